@@ -1,0 +1,1 @@
+//! SPIFFE identities, the certificate authority, and TLS configurations.

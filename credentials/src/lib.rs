@@ -1,0 +1,1 @@
+//! What a credential is: tokens, API keys, roles, and the pushed snapshot.

@@ -1,0 +1,1 @@
+//! Networks, algorithms and environments: pure computation.

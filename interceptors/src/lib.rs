@@ -1,0 +1,1 @@
+//! One tower layer a file: what happens to every call.

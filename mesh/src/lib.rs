@@ -1,0 +1,1 @@
+//! Connections: the serve loop, client channels, health.

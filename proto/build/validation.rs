@@ -1,0 +1,160 @@
+//! Turns `tars.policy.v1.field` options into `impl Validate` blocks.
+
+use prost_reflect::{
+    Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
+};
+use std::{error::Error, fmt::Write};
+
+/// What the field option says; zeroes mean "the default".
+#[derive(Default)]
+struct Limits {
+    required: bool,
+    format: i32,
+    min_len: u32,
+    max_len: u32,
+    gte: Option<f64>,
+    lte: Option<f64>,
+    max_items: u32,
+}
+
+pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
+    let mut code = String::new();
+    for message in pool.all_messages() {
+        let package = message.package_name();
+        let ours = package.starts_with("tars.") && package != "tars.policy.v1";
+        if ours && !message.is_map_entry() {
+            write_message(&mut code, pool, &message)?;
+        }
+    }
+    Ok(code)
+}
+
+fn write_message(
+    code: &mut String,
+    pool: &DescriptorPool,
+    message: &MessageDescriptor,
+) -> Result<(), Box<dyn Error>> {
+    let mut body = String::new();
+    for field in message.fields() {
+        if field.containing_oneof().is_some_and(|o| !o.is_synthetic()) {
+            return Err(format!("{}: oneofs have no validation yet", field.full_name()).into());
+        }
+        write_field(&mut body, &field, &limits(pool, &field)?)?;
+    }
+    let (at, out) = if body.is_empty() { ("_at", "_out") } else { ("at", "out") };
+    writeln!(
+        code,
+        "impl Validate for {} {{\n    fn validate(&self, {at}: &Path<'_>, {out}: &mut Violations) {{\n{body}    }}\n}}",
+        rust_type(message.package_name(), message.name())
+    )?;
+    Ok(())
+}
+
+fn write_field(body: &mut String, field: &FieldDescriptor, l: &Limits) -> Result<(), Box<dyn Error>> {
+    let name = field.name();
+    let ident = rust_ident(name);
+    let path = format!("&at.field({name:?})");
+    if field.is_map() {
+        let Kind::Message(entry) = field.kind() else {
+            return Err("a map without an entry".into());
+        };
+        let value = check("&here", "v", &entry.map_entry_value_field(), l)?;
+        writeln!(body, "        check::count({path}, self.{ident}.len(), {}, {}, out);", l.required, l.max_items)?;
+        writeln!(body, "        for (k, v) in &self.{ident} {{\n            let field = at.field({name:?});\n            let here = field.key(k);\n            check::text(&here, k, &TextRule::KEY, out);\n            {value}\n        }}")?;
+    } else if field.cardinality() == Cardinality::Repeated {
+        let required = l.required && field.kind() == Kind::String;
+        let item = check("&here", "v", field, &Limits { required, ..copy(l) })?;
+        writeln!(body, "        check::count({path}, self.{ident}.len(), {}, {}, out);", l.required, l.max_items)?;
+        if !item.is_empty() {
+            writeln!(body, "        for (i, v) in self.{ident}.iter().enumerate() {{\n            let field = at.field({name:?});\n            let here = field.index(i);\n            {item}\n        }}")?;
+        }
+    } else if matches!(field.kind(), Kind::Message(_)) {
+        writeln!(body, "        check::message({path}, self.{ident}.as_ref(), {}, {}, out);", l.required, l.max_items)?;
+    } else if field.supports_presence() {
+        let value = check(&path, "v", field, l)?;
+        writeln!(body, "        if let Some(v) = &self.{ident} {{\n            {value}\n        }}")?;
+    } else {
+        let value = check(&path, &format!("&self.{ident}"), field, l)?;
+        if !value.is_empty() {
+            writeln!(body, "        {value}")?;
+        }
+    }
+    Ok(())
+}
+
+/// The statement that checks one value, given an expression for a reference to it.
+fn check(path: &str, v: &str, field: &FieldDescriptor, l: &Limits) -> Result<String, Box<dyn Error>> {
+    Ok(match field.kind() {
+        Kind::String => format!(
+            "check::text({path}, {v}, &TextRule {{ required: {}, format: {}, min_len: {}, max_len: {} }}, out);",
+            l.required, l.format, l.min_len, l.max_len
+        ),
+        Kind::Bytes => format!("check::bytes({path}, {v}, {}, {}, out);", l.required, l.max_len),
+        Kind::Enum(e) => format!(
+            "check::enumeration({path}, i32::clone({v}), {}, {}::try_from(i32::clone({v})).is_ok(), out);",
+            l.required,
+            rust_type(e.package_name(), e.name())
+        ),
+        Kind::Message(_) => format!("{v}.validate({path}, out);"),
+        Kind::Bool => String::new(),
+        Kind::Double | Kind::Float => number(path, &format!("f64::from(*({v}))"), l),
+        _ if l.required || l.gte.is_some() || l.lte.is_some() => number(path, &format!("*({v}) as f64"), l),
+        _ => String::new(),
+    })
+}
+
+fn number(path: &str, v: &str, l: &Limits) -> String {
+    format!(
+        "check::number({path}, {v}, {}, {:?}, {:?}, out);",
+        l.required, l.gte, l.lte
+    )
+}
+
+fn limits(pool: &DescriptorPool, field: &FieldDescriptor) -> Result<Limits, Box<dyn Error>> {
+    let extension = pool
+        .get_extension_by_name("tars.policy.v1.field")
+        .ok_or("tars.policy.v1.field is not declared")?;
+    let options = field.options();
+    if !options.has_extension(&extension) {
+        return Ok(Limits::default());
+    }
+    let value = options.get_extension(&extension);
+    let rule = value.as_message().ok_or("the field option is a message")?;
+    Ok(Limits {
+        required: get(rule, "required").as_bool().unwrap_or_default(),
+        format: get(rule, "format").as_enum_number().unwrap_or_default(),
+        min_len: get(rule, "min_len").as_u32().unwrap_or_default(),
+        max_len: get(rule, "max_len").as_u32().unwrap_or_default(),
+        gte: bound(rule, "gte"),
+        lte: bound(rule, "lte"),
+        max_items: get(rule, "max_items").as_u32().unwrap_or_default(),
+    })
+}
+
+fn get(rule: &DynamicMessage, name: &str) -> Value {
+    rule.get_field_by_name(name)
+        .map_or(Value::Bool(false), |v| v.into_owned())
+}
+
+fn bound(rule: &DynamicMessage, name: &str) -> Option<f64> {
+    rule.has_field_by_name(name)
+        .then(|| get(rule, name).as_f64())
+        .flatten()
+}
+
+fn copy(l: &Limits) -> Limits {
+    Limits { ..*l }
+}
+
+/// `tars.auth.v1` + `User` is `crate::auth::v1::User`.
+fn rust_type(package: &str, name: &str) -> String {
+    let module = package.trim_start_matches("tars.").replace('.', "::");
+    format!("crate::{module}::{name}")
+}
+
+fn rust_ident(name: &str) -> String {
+    match name {
+        "use" | "type" | "ref" | "match" | "move" => format!("r#{name}"),
+        _ => name.to_owned(),
+    }
+}

@@ -1,0 +1,1 @@
+//! What a process needs: configuration, clock, telemetry, storage, blobs.

@@ -1,0 +1,1 @@
+//! Users, sessions, API keys, signing keys, the audit list, the credential watch.

@@ -1,0 +1,1 @@
+//! Studies and trials: ask, report, tell, optimize.

@@ -1,0 +1,1 @@
+//! Proposals: approve, apply, verify, roll back.

@@ -1,0 +1,1 @@
+//! Agents: training, evaluation, serving, reload, games.
