@@ -1,1 +1,13 @@
-//! What a credential is: tokens, API keys, roles, and the pushed snapshot.
+//! What a credential is and what it proves: access tokens, API keys, roles and permissions, and
+//! the pushed view of all that is valid now. Nothing here asks the network.
+
+pub mod apikey;
+pub mod caller;
+pub mod permission;
+pub mod token;
+pub mod view;
+
+pub use caller::{Caller, Credential};
+pub use permission::{PERMISSIONS, Permissions};
+pub use token::{Claims, TokenError};
+pub use view::View;

@@ -1,1 +1,27 @@
-//! One tower layer a file: what happens to every call.
+//! What happens to every call, one tower layer a file.
+//!
+//! Three shapes: an *observer* sees a call begin and end (trace, metrics, audit); a *check* lets
+//! it pass or answers in its place (peer policy, flood guard, authentication, authorisation); the
+//! rest (panic, shed, deadline, rate limit) have a form of their own. All futures are named: the
+//! stack allocates one shared record a call, and nothing a layer.
+
+pub mod audit;
+pub mod authenticate;
+pub mod authorise;
+pub mod call;
+pub mod check;
+pub mod client;
+pub mod deadline;
+pub mod flood;
+pub mod limiter;
+pub mod metrics;
+pub mod observe;
+pub mod panic;
+pub mod peer_policy;
+pub mod rate_limit;
+pub mod shed;
+pub mod stack;
+pub mod trace;
+
+pub use call::{Call, contract};
+pub use stack::{Stack, StackOptions};

@@ -1,1 +1,15 @@
-//! Connections: the serve loop, client channels, health.
+//! Connections: the serve loop on one side, client channels on the other.
+//!
+//! Both are ours, on hyper: tonic's own server cannot swap its TLS configuration, end a connection
+//! at the peer's expiry, or shut down with a deadline; its channel cannot move to a new connection
+//! when the own certificate was renewed.
+
+pub mod channel;
+pub mod connections;
+pub mod metrics;
+pub mod serve;
+
+pub use channel::{Channel, ChannelOptions};
+pub use connections::ConnectionTable;
+pub use metrics::MeshMetrics;
+pub use serve::{ServeOptions, serve};

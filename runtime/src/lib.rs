@@ -1,1 +1,14 @@
-//! What a process needs: configuration, clock, telemetry, storage, blobs.
+//! What a process needs before it can serve anything: configuration, a clock, telemetry, storage,
+//! blobs, event logs, and its own ports.
+
+pub mod audit;
+pub mod blobs;
+pub mod clock;
+pub mod config;
+pub mod db;
+pub mod events;
+pub mod log;
+pub mod metrics;
+pub mod page;
+pub mod ports;
+pub mod trace;

@@ -1,1 +1,108 @@
-//! Users, sessions, API keys, signing keys, the audit list, the credential watch.
+//! Auth: users and their sessions, API keys, signing keys, the audit list, and the watch stream
+//! that tells every process what is valid now.
+
+mod api;
+mod audit;
+mod error;
+mod keys;
+mod password;
+mod publish;
+mod sessions;
+mod signing;
+mod store;
+mod throttle;
+mod users;
+
+pub use api::{Api, routes};
+pub use error::AuthError;
+
+use publish::Publisher;
+use signing::Signer;
+use std::{path::Path, sync::Arc, time::Duration};
+use store::Store;
+use tars_credentials::View;
+use tars_runtime::{clock::Clock, config::Credentials, db::Db};
+use zeroize::Zeroizing;
+
+/// The service without its transport.
+#[derive(Debug)]
+pub struct Auth {
+    store: Store,
+    signer: Signer,
+    publisher: Publisher,
+    passwords: password::Passwords,
+    throttle: throttle::Throttle,
+    refresh_key: Zeroizing<[u8; 32]>,
+    settings: Credentials,
+    clock: Clock,
+}
+
+/// An administrator made at the first start.
+#[derive(Debug)]
+pub struct FirstAdmin {
+    pub username: String,
+    pub password: Zeroizing<String>,
+}
+
+impl Auth {
+    /// Opens the service's part of the data directory, and makes the first administrator when
+    /// there are no users.
+    pub async fn open(
+        dir: &Path,
+        settings: Credentials,
+        clock: Clock,
+        view: View,
+    ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
+        tars_certs::secret::create_dir(dir)?;
+        let store = Store::new(Db::open(&dir.join("auth.db"), store::STEPS).await?);
+        let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
+        let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
+        let signer = Signer::open(&store, &seal, &clock).await?;
+        let publisher = Publisher::new(view, clock.clone());
+        let auth = Arc::new(Self {
+            store,
+            signer,
+            publisher,
+            passwords: password::Passwords::new()?,
+            throttle: throttle::Throttle::default(),
+            refresh_key,
+            settings,
+            clock,
+        });
+        let first = auth.create_first_admin().await?;
+        auth.publish_all().await?;
+        Ok((auth, first))
+    }
+
+    async fn create_first_admin(&self) -> Result<Option<FirstAdmin>, AuthError> {
+        if self.store.user_count().await? > 0 {
+            return Ok(None);
+        }
+        let password = password::random();
+        self.create_user("system", "admin", &password, vec!["admin".to_owned()]).await?;
+        Ok(Some(FirstAdmin { username: "admin".to_owned(), password }))
+    }
+
+    /// Keeps the own view fresh and moves audit records into the log, until cancelled.
+    pub async fn run(self: Arc<Self>) {
+        let mut tick = tokio::time::interval(Duration::from_millis(250));
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            self.publisher.heartbeat();
+            if let Err(e) = self.sequence_audit().await {
+                tracing::warn!(error = %e, "audit records wait");
+            }
+        }
+    }
+
+    /// For readiness.
+    pub async fn check(&self) -> Result<(), AuthError> {
+        self.store.check().await
+    }
+
+    /// Where the audit layer's records go.
+    pub fn db(&self) -> &Db {
+        self.store.db()
+    }
+}

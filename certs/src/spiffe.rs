@@ -1,0 +1,106 @@
+//! SPIFFE ids, parsed strictly: what the standard does not allow is refused, not repaired.
+
+use std::{fmt, str::FromStr};
+
+const MAX_LEN: usize = 2048;
+
+/// `spiffe://<trust domain>/<path>`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpiffeId {
+    text: String,
+    domain_len: usize,
+}
+
+const SCHEME: &str = "spiffe://";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SpiffeError {
+    #[error("a SPIFFE id starts with spiffe://")]
+    Scheme,
+    #[error("a SPIFFE id has at most {MAX_LEN} bytes")]
+    TooLong,
+    #[error("a trust domain is 1 to 255 of a-z, 0-9, '.', '-', '_'")]
+    TrustDomain,
+    #[error("a SPIFFE path is one or more segments of letters, digits, '.', '-', '_', none of them '.' or '..'")]
+    Path,
+}
+
+impl SpiffeId {
+    pub fn new(trust_domain: &str, path: &str) -> Result<Self, SpiffeError> {
+        format!("{SCHEME}{trust_domain}{path}").parse()
+    }
+
+    pub fn trust_domain(&self) -> &str {
+        &self.text[SCHEME.len()..SCHEME.len() + self.domain_len]
+    }
+
+    /// With its leading slash.
+    pub fn path(&self) -> &str {
+        &self.text[SCHEME.len() + self.domain_len..]
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+}
+
+impl FromStr for SpiffeId {
+    type Err = SpiffeError;
+
+    fn from_str(text: &str) -> Result<Self, SpiffeError> {
+        let rest = text.strip_prefix(SCHEME).ok_or(SpiffeError::Scheme)?;
+        if text.len() > MAX_LEN {
+            return Err(SpiffeError::TooLong);
+        }
+        let slash = rest.find('/').ok_or(SpiffeError::Path)?;
+        let (domain, path) = rest.split_at(slash);
+        if !is_trust_domain(domain) {
+            return Err(SpiffeError::TrustDomain);
+        }
+        if !path[1..].split('/').all(is_segment) {
+            return Err(SpiffeError::Path);
+        }
+        Ok(Self { text: text.to_owned(), domain_len: domain.len() })
+    }
+}
+
+fn is_trust_domain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    (1..=255).contains(&text.len()) && text.bytes().all(plain)
+}
+
+fn is_segment(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'-' | b'_');
+    !text.is_empty() && text != "." && text != ".." && text.bytes().all(plain)
+}
+
+impl fmt::Display for SpiffeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn good_ids_come_apart() {
+        let id: SpiffeId = "spiffe://tars.local/ns/prod/sa/auth".parse().unwrap();
+        assert_eq!((id.trust_domain(), id.path()), ("tars.local", "/ns/prod/sa/auth"));
+        assert_eq!(SpiffeId::new("tars.local", "/auth").unwrap().to_string(), "spiffe://tars.local/auth");
+    }
+
+    #[test]
+    fn everything_else_is_refused() {
+        let long = format!("spiffe://d/{}", "a".repeat(2048));
+        for bad in [
+            "", "http://d/a", "SPIFFE://d/a", "spiffe://d", "spiffe://d/", "spiffe:///a", "spiffe://D/a",
+            "spiffe://d:1/a", "spiffe://u@d/a", "spiffe://d/a?q", "spiffe://d/a#f", "spiffe://d//a",
+            "spiffe://d/a/", "spiffe://d/./a", "spiffe://d/../a", "spiffe://d/a%2Fb", "spiffe://d/a b",
+            "spiffe://d/\0", "spiffe://dé/a", " spiffe://d/a", &long,
+        ] {
+            assert!(bad.parse::<SpiffeId>().is_err(), "{bad:?} was accepted");
+        }
+    }
+}

@@ -1,0 +1,30 @@
+//! Who calls: a person or a key, as opposed to the peer whose certificate opened the connection.
+
+use crate::Permissions;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Credential {
+    Session { id: String },
+    ApiKey { id: String },
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Caller {
+    /// The user; for a key, its owner. Four eyes compares these.
+    pub owner_id: String,
+    pub username: String,
+    pub roles: Vec<String>,
+    /// The roles' permissions, narrowed by the credential's scopes.
+    pub permissions: Permissions,
+    pub credential: Credential,
+}
+
+impl Caller {
+    /// As audit records and limits name the caller.
+    pub fn label(&self) -> String {
+        match &self.credential {
+            Credential::Session { .. } => format!("user:{}", self.username),
+            Credential::ApiKey { id } => format!("key:{id}"),
+        }
+    }
+}

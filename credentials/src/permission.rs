@@ -1,0 +1,101 @@
+//! Permissions, and the roles that hold them. A role is a set; `viewer < developer < admin`.
+
+use std::fmt;
+
+/// Every permission a rule may name, in a fixed order: the position is the bit.
+pub const PERMISSIONS: &[&str] = &[
+    "session.self",
+    "agents.read",
+    "training.read",
+    "studies.read",
+    "proposals.read",
+    "agents.step",
+    "games.solve",
+    "agents.reload",
+    "training.write",
+    "studies.write",
+    "proposals.write",
+    "proposals.approve",
+    "proposals.apply",
+    "users.read",
+    "users.write",
+    "apikeys.read",
+    "apikeys.write",
+    "signingkeys.read",
+    "audit.read",
+    "mesh.reflect",
+];
+
+const VIEWER: usize = 6;
+const DEVELOPER: usize = 11;
+
+/// The roles that a new installation starts with.
+pub fn default_roles() -> Vec<(&'static str, &'static [&'static str])> {
+    vec![
+        ("viewer", &PERMISSIONS[..VIEWER]),
+        ("developer", &PERMISSIONS[..DEVELOPER]),
+        ("admin", PERMISSIONS),
+    ]
+}
+
+/// A set of permissions.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Permissions(u64);
+
+impl Permissions {
+    pub const ALL: Self = Self(u64::MAX >> (64 - PERMISSIONS.len()));
+
+    /// Unknown names grant nothing.
+    pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(names.into_iter().filter_map(bit).fold(0, |all, b| all | b))
+    }
+
+    #[must_use]
+    pub fn union(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    #[must_use]
+    pub fn intersect(self, other: Self) -> Self {
+        Self(self.0 & other.0)
+    }
+
+    pub fn contains(self, name: &str) -> bool {
+        bit(name).is_some_and(|b| self.0 & b != 0)
+    }
+
+    pub fn names(self) -> Vec<&'static str> {
+        PERMISSIONS.iter().copied().filter(|p| self.contains(p)).collect()
+    }
+}
+
+fn bit(name: &str) -> Option<u64> {
+    PERMISSIONS.iter().position(|p| *p == name).map(|at| 1 << at)
+}
+
+impl fmt::Debug for Permissions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.names()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn roles_nest() {
+        let sets: Vec<Permissions> =
+            default_roles().into_iter().map(|(_, p)| Permissions::of(p.iter().copied())).collect();
+        assert_eq!(sets[0].intersect(sets[1]), sets[0]);
+        assert_eq!(sets[1].intersect(sets[2]), sets[1]);
+        assert_eq!(sets[2], Permissions::ALL);
+        assert!(!sets[0].contains("studies.write") && sets[1].contains("studies.write"));
+        assert!(!sets[1].contains("proposals.approve") && sets[2].contains("proposals.approve"));
+    }
+
+    #[test]
+    fn unknown_names_grant_nothing() {
+        assert_eq!(Permissions::of(["root", "ADMIN", "agents.read "]), Permissions::default());
+    }
+}

@@ -1,0 +1,363 @@
+//! The pushed view of everything that is valid now: each process holds one, filled by Auth's watch
+//! stream, and decides from it alone.
+//!
+//! Tokens whose user is not in the view yet are taken by their word: the stream carries every user
+//! that was ever disabled or changed, so that absence means "new", not "gone".
+
+use crate::{
+    Caller, Credential, Permissions, apikey,
+    token::{self, Claims, TokenError},
+};
+use arc_swap::ArcSwap;
+use jsonwebtoken::DecodingKey;
+use parking_lot::Mutex;
+use quick_cache::sync::Cache;
+use sha2::{Digest, Sha256};
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::Arc,
+    time::Duration,
+};
+use subtle::ConstantTimeEq;
+use tars_proto::{
+    Timestamp,
+    auth::v1::{Jwk, KeyView, RoleView, SessionView, UserView, WatchCredentialsResponse},
+};
+use tokio::time::Instant;
+
+const CACHED_TOKENS: usize = 16_384;
+
+#[derive(Clone, Default)]
+struct Snapshot {
+    keys: HashMap<String, Arc<DecodingKey>>,
+    api_keys: HashMap<String, Arc<Key>>,
+    users: HashMap<String, Arc<User>>,
+    roles: HashMap<String, Permissions>,
+    /// Session to the second after which none of its tokens can be valid.
+    revoked_sessions: HashMap<String, u64>,
+}
+
+#[derive(Debug)]
+struct Key {
+    /// Hash, and the second at which it stops working.
+    secrets: Vec<(apikey::Hash, Option<u64>)>,
+    owner_id: String,
+    scopes: Permissions,
+    expires_s: Option<u64>,
+    revoked: bool,
+}
+
+#[derive(Debug)]
+struct User {
+    username: String,
+    roles: Vec<String>,
+    disabled: bool,
+    version: u64,
+}
+
+struct Verified {
+    kid: String,
+    claims: Claims,
+}
+
+/// Shared by everything in a process that checks credentials.
+#[derive(Clone)]
+pub struct View(Arc<Inner>);
+
+struct Inner {
+    snapshot: ArcSwap<Snapshot>,
+    /// When something was last heard; `None` before the first whole view.
+    heard: Mutex<Option<Instant>>,
+    cache: Cache<[u8; 32], Arc<Verified>>,
+    update: Mutex<()>,
+}
+
+impl Default for View {
+    fn default() -> Self {
+        Self(Arc::new(Inner {
+            snapshot: ArcSwap::default(),
+            heard: Mutex::new(None),
+            cache: Cache::new(CACHED_TOKENS),
+            update: Mutex::new(()),
+        }))
+    }
+}
+
+impl fmt::Debug for View {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let s = self.0.snapshot.load();
+        write!(f, "View({} keys, {} users, {} API keys)", s.keys.len(), s.users.len(), s.api_keys.len())
+    }
+}
+
+impl View {
+    /// Applies one item of the watch stream.
+    pub fn apply(&self, item: &WatchCredentialsResponse, now_s: u64) {
+        let _one_writer = self.0.update.lock();
+        let mut next = if item.reset { Snapshot::default() } else { Snapshot::clone(&self.0.snapshot.load()) };
+        next.put_roles(&item.roles);
+        next.put_keys(&item.keys, &item.removed_kids);
+        next.put_api_keys(&item.api_keys);
+        next.put_users(&item.users);
+        next.put_sessions(&item.revoked_sessions, now_s);
+        self.0.snapshot.store(Arc::new(next));
+        let mut heard = self.0.heard.lock();
+        if item.reset || heard.is_some() {
+            *heard = Some(Instant::now());
+        }
+    }
+
+    /// How old the view is; `None` before the first whole one.
+    pub fn age(&self) -> Option<Duration> {
+        self.0.heard.lock().map(|at| at.elapsed())
+    }
+
+    /// Who holds this access token.
+    pub fn check_token(&self, text: &str, now_s: u64) -> Result<Caller, TokenError> {
+        let snapshot = self.0.snapshot.load();
+        let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
+        let verified = match self.0.cache.get(&digest) {
+            Some(hit) if snapshot.keys.contains_key(&hit.kid) => hit,
+            _ => {
+                let fresh = Arc::new(snapshot.verify(text)?);
+                token::check_time(&fresh.claims, now_s)?;
+                self.0.cache.insert(digest, Arc::clone(&fresh));
+                fresh
+            }
+        };
+        token::check_time(&verified.claims, now_s)?;
+        snapshot.caller_of(&verified.claims)
+    }
+
+    /// Who holds this API key; `None` for every kind of refusal.
+    pub fn check_api_key(&self, text: &str, now_s: u64) -> Option<Caller> {
+        let (id, hash) = apikey::parse(text)?;
+        let snapshot = self.0.snapshot.load();
+        let key = snapshot.api_keys.get(id);
+        // An unknown id costs the same comparison as a known one.
+        let dummy = [([0u8; 32], None)];
+        let secrets = key.map_or(dummy.as_slice(), |k| k.secrets.as_slice());
+        let live = |until: &Option<u64>| until.is_none_or(|end| now_s < end);
+        let proven = secrets
+            .iter()
+            .fold(false, |found, (secret, until)| found | (bool::from(secret.ct_eq(&hash)) & live(until)));
+        let key = key.filter(|k| proven && !k.revoked && live(&k.expires_s))?;
+        let owner = snapshot.users.get(&key.owner_id).filter(|u| !u.disabled)?;
+        Some(Caller {
+            owner_id: key.owner_id.clone(),
+            username: owner.username.clone(),
+            roles: owner.roles.clone(),
+            permissions: snapshot.permissions(&owner.roles).intersect(key.scopes),
+            credential: Credential::ApiKey { id: id.to_owned() },
+        })
+    }
+
+    /// Whether the credential behind a caller still holds; for calls that outlast their start.
+    pub fn still_valid(&self, caller: &Caller) -> bool {
+        let snapshot = self.0.snapshot.load();
+        let owner = snapshot.users.get(&caller.owner_id);
+        if owner.is_some_and(|u| u.disabled) {
+            return false;
+        }
+        match &caller.credential {
+            Credential::Session { id } => !snapshot.revoked_sessions.contains_key(id),
+            Credential::ApiKey { id } => snapshot.api_keys.get(id).is_some_and(|k| !k.revoked),
+        }
+    }
+
+    /// Roles that exist.
+    pub fn roles(&self) -> BTreeSet<String> {
+        self.0.snapshot.load().roles.keys().cloned().collect()
+    }
+}
+
+impl Snapshot {
+    fn verify(&self, text: &str) -> Result<Verified, TokenError> {
+        let kid = token::key_id(text)?;
+        let key = self.keys.get(&kid).ok_or(TokenError::UnknownKey)?;
+        Ok(Verified { claims: token::verify(text, key)?, kid })
+    }
+
+    fn caller_of(&self, claims: &Claims) -> Result<Caller, TokenError> {
+        if self.revoked_sessions.contains_key(&claims.sid) {
+            return Err(TokenError::Revoked);
+        }
+        let user = self.users.get(&claims.sub);
+        if user.is_some_and(|u| u.disabled || claims.ver < u.version) {
+            return Err(TokenError::Revoked);
+        }
+        let roles = user.map_or(&claims.roles, |u| &u.roles);
+        Ok(Caller {
+            owner_id: claims.sub.clone(),
+            username: claims.username.clone(),
+            roles: roles.clone(),
+            permissions: self.permissions(roles),
+            credential: Credential::Session { id: claims.sid.clone() },
+        })
+    }
+
+    fn permissions(&self, roles: &[String]) -> Permissions {
+        roles
+            .iter()
+            .filter_map(|r| self.roles.get(r))
+            .fold(Permissions::default(), |all, p| all.union(*p))
+    }
+
+    fn put_roles(&mut self, roles: &[RoleView]) {
+        for role in roles {
+            let permissions = Permissions::of(role.permissions.iter().map(String::as_str));
+            self.roles.insert(role.name.clone(), permissions);
+        }
+    }
+
+    fn put_keys(&mut self, keys: &[Jwk], removed: &[String]) {
+        for jwk in keys {
+            match DecodingKey::from_ed_components(&jwk.x) {
+                Ok(key) => drop(self.keys.insert(jwk.kid.clone(), Arc::new(key))),
+                Err(e) => tracing::error!(kid = jwk.kid, error = %e, "a pushed signing key does not parse"),
+            }
+        }
+        for kid in removed {
+            self.keys.remove(kid);
+        }
+    }
+
+    fn put_api_keys(&mut self, keys: &[KeyView]) {
+        for view in keys {
+            let secrets = view
+                .secrets
+                .iter()
+                .filter_map(|s| Some((s.sha256.as_slice().try_into().ok()?, s.expires_at.as_ref().map(seconds))))
+                .collect();
+            let scopes = if view.scopes.is_empty() {
+                Permissions::ALL
+            } else {
+                Permissions::of(view.scopes.iter().map(String::as_str))
+            };
+            let key = Key {
+                secrets,
+                owner_id: view.owner_id.clone(),
+                scopes,
+                expires_s: view.expires_at.as_ref().map(seconds),
+                revoked: view.revoked,
+            };
+            self.api_keys.insert(view.key_id.clone(), Arc::new(key));
+        }
+    }
+
+    fn put_users(&mut self, users: &[UserView]) {
+        for view in users {
+            let user = User {
+                username: view.username.clone(),
+                roles: view.roles.clone(),
+                disabled: view.disabled,
+                version: view.version,
+            };
+            self.users.insert(view.user_id.clone(), Arc::new(user));
+        }
+    }
+
+    fn put_sessions(&mut self, sessions: &[SessionView], now_s: u64) {
+        self.revoked_sessions.retain(|_, until| *until + token::LEEWAY_S > now_s);
+        for view in sessions {
+            let until = view.expires_at.as_ref().map_or(u64::MAX, seconds);
+            self.revoked_sessions.insert(view.session_id.clone(), until);
+        }
+    }
+}
+
+fn seconds(at: &Timestamp) -> u64 {
+    u64::try_from(at.seconds).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_proto::auth::v1::SecretView;
+
+    const NOW: u64 = 1_000_000;
+
+    fn user(disabled: bool) -> UserView {
+        UserView { user_id: "u".into(), username: "ada".into(), roles: vec!["viewer".into()], disabled, version: 1 }
+    }
+
+    fn at(seconds: u64) -> Option<Timestamp> {
+        Some(Timestamp { seconds: i64::try_from(seconds).unwrap(), nanos: 0 })
+    }
+
+    fn key_view(key: &apikey::ApiKey, expires: Option<u64>) -> KeyView {
+        KeyView {
+            key_id: key.id.clone(),
+            secrets: vec![SecretView { sha256: key.hash.to_vec(), expires_at: expires.and_then(at) }],
+            owner_id: "u".into(),
+            scopes: vec!["agents.read".into(), "users.write".into()],
+            expires_at: at(NOW + 100),
+            revoked: false,
+        }
+    }
+
+    fn view(key: &apikey::ApiKey) -> View {
+        let view = View::default();
+        let item = WatchCredentialsResponse {
+            sequence: 1,
+            reset: true,
+            users: vec![user(false)],
+            api_keys: vec![key_view(key, None)],
+            roles: vec![RoleView { name: "viewer".into(), permissions: vec!["agents.read".into(), "session.self".into()] }],
+            ..Default::default()
+        };
+        view.apply(&item, NOW);
+        view
+    }
+
+    #[test]
+    fn scopes_narrow_and_never_widen() {
+        let key = apikey::ApiKey::generate();
+        let caller = view(&key).check_api_key(&key.text, NOW).unwrap();
+        assert_eq!(caller.permissions.names(), ["agents.read"]);
+        assert_eq!((caller.owner_id.as_str(), caller.username.as_str()), ("u", "ada"));
+    }
+
+    #[test]
+    fn a_key_ends_with_its_time_its_owner_and_its_revocation() {
+        let key = apikey::ApiKey::generate();
+        let v = view(&key);
+        assert!(v.check_api_key(&key.text, NOW + 100).is_none());
+        assert!(v.check_api_key(&apikey::ApiKey::with_id(&key.id).text, NOW).is_none());
+        assert!(v.check_api_key(&apikey::ApiKey::generate().text, NOW).is_none());
+        v.apply(&WatchCredentialsResponse { users: vec![user(true)], ..Default::default() }, NOW);
+        assert!(v.check_api_key(&key.text, NOW).is_none());
+
+        let v = view(&key);
+        let caller = v.check_api_key(&key.text, NOW).unwrap();
+        assert!(v.still_valid(&caller));
+        let revoked = KeyView { revoked: true, ..key_view(&key, None) };
+        v.apply(&WatchCredentialsResponse { api_keys: vec![revoked], ..Default::default() }, NOW);
+        assert!(v.check_api_key(&key.text, NOW).is_none());
+        assert!(!v.still_valid(&caller));
+    }
+
+    #[test]
+    fn an_old_secret_works_until_its_overlap_ends() {
+        let (old, v) = (apikey::ApiKey::generate(), View::default());
+        let new = apikey::ApiKey::with_id(&old.id);
+        let mut both = key_view(&new, None);
+        both.secrets.push(SecretView { sha256: old.hash.to_vec(), expires_at: at(NOW + 10) });
+        v.apply(&WatchCredentialsResponse { reset: true, users: vec![user(false)], api_keys: vec![both], ..Default::default() }, NOW);
+        assert!(v.check_api_key(&old.text, NOW + 9).is_some());
+        assert!(v.check_api_key(&old.text, NOW + 10).is_none());
+        assert!(v.check_api_key(&new.text, NOW + 10).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn age_counts_from_what_was_heard_last() {
+        let v = View::default();
+        assert_eq!(v.age(), None);
+        v.apply(&WatchCredentialsResponse::default(), NOW);
+        assert_eq!(v.age(), None, "a delta before the first whole view counts for nothing");
+        v.apply(&WatchCredentialsResponse { reset: true, ..Default::default() }, NOW);
+        tokio::time::advance(Duration::from_secs(3)).await;
+        assert_eq!(v.age(), Some(Duration::from_secs(3)));
+    }
+}

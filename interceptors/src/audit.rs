@@ -1,0 +1,103 @@
+//! Records calls that the rule wants recorded, and every refusal of a caller that is known.
+//!
+//! A record needs a place in the queue before the call may begin: when the audit trail cannot take
+//! more, calls that must be recorded are refused rather than done in the dark. What a call changed
+//! is recorded by its service, in the transaction of the change.
+
+use crate::{
+    Call,
+    observe::{Observe, Watch},
+};
+use http::Request;
+use std::{sync::Arc, time::Duration};
+use tars_proto::{fault, table::AuditLevel};
+use tars_runtime::{
+    audit::{Record, Severity},
+    clock::Clock,
+};
+use tokio::sync::mpsc;
+use tonic::{Code, Status};
+
+#[derive(Debug, Clone)]
+pub struct Audit {
+    service: Arc<str>,
+    clock: Clock,
+    queue: mpsc::Sender<Record>,
+}
+
+impl Audit {
+    pub fn new(service: &str, clock: Clock, queue: mpsc::Sender<Record>) -> Self {
+        Self { service: service.into(), clock, queue }
+    }
+}
+
+impl Observe for Audit {
+    type Watch = AuditWatch;
+
+    fn begin<B>(&self, request: &mut Request<B>) -> Result<AuditWatch, Status> {
+        let call = Call::in_extensions(request.extensions()).map(Arc::clone);
+        let call = call.ok_or_else(|| Status::internal("the call has no record"))?;
+        let place = if call.method.rule.audit >= AuditLevel::High {
+            let place = self.queue.clone().try_reserve_owned();
+            let full = |_| fault::unavailable("AUDIT_FULL", "the audit trail cannot take more now", Duration::from_secs(1));
+            Some(place.map_err(full)?)
+        } else {
+            None
+        };
+        Ok(AuditWatch { audit: self.clone(), call, place })
+    }
+}
+
+#[derive(Debug)]
+pub struct AuditWatch {
+    audit: Audit,
+    call: Arc<Call>,
+    place: Option<mpsc::OwnedPermit<Record>>,
+}
+
+impl AuditWatch {
+    fn is_wanted(&self, code: Code) -> bool {
+        let known = self.call.caller().is_some();
+        match code {
+            // Strangers must not be able to fill the trail; metrics count them.
+            Code::Unauthenticated | Code::ResourceExhausted | Code::InvalidArgument if !known => false,
+            Code::PermissionDenied => true,
+            _ => self.call.method.rule.audit > AuditLevel::None,
+        }
+    }
+
+    fn record(&self, code: Code) -> Record {
+        let denied = code == Code::PermissionDenied;
+        let kind = if denied { "authz.access.denied" } else { "call" };
+        let severity = match self.call.method.rule.audit {
+            _ if denied => Severity::Warning,
+            AuditLevel::Critical => Severity::Critical,
+            _ => Severity::Info,
+        };
+        let mut record = Record::new(&self.audit.clock, &self.audit.service, kind)
+            .severity(severity)
+            .caller(self.call.actor())
+            .result(fault::code_name(code));
+        record.peer = self.call.peer.certificate.id.to_string();
+        record.method = self.call.method.path.clone();
+        record.trace_id = self.call.trace.trace_id_hex();
+        record
+    }
+}
+
+impl Watch for AuditWatch {
+    fn end(mut self, code: Code) {
+        if !self.is_wanted(code) {
+            return;
+        }
+        let record = self.record(code);
+        match self.place.take() {
+            Some(place) => drop(place.send(record)),
+            None => {
+                if self.audit.queue.try_send(record).is_err() {
+                    tracing::warn!(method = self.call.method.path, "audit queue full: a low-level record was dropped");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+//! Who calls: exactly one credential, a bearer token or an API key, checked against the pushed view
+//! of what is valid now. A refusal never says which check failed; the metric does.
+
+use crate::{Call, check::Check};
+use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use std::{sync::Arc, time::Duration};
+use tars_credentials::{Caller, View};
+use tars_proto::{fault, table::Principal};
+use tars_runtime::{clock::Clock, metrics::Metrics};
+use tonic::{Code, Status};
+
+pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Reason {
+    reason: &'static str,
+}
+
+#[derive(Debug, Clone)]
+pub struct Authenticate {
+    view: View,
+    clock: Clock,
+    stale_after: Duration,
+    failures: Family<Reason, Counter>,
+}
+
+impl Authenticate {
+    pub fn new(view: View, clock: Clock, stale_after: Duration, metrics: &Metrics) -> Self {
+        let failures = metrics.register("auth_failures", "Refused credentials by reason", Family::default());
+        Self { view, clock, stale_after, failures }
+    }
+
+    fn refuse(&self, reason: &'static str) -> Status {
+        self.failures.get_or_create(&Reason { reason }).inc();
+        tracing::debug!(reason, "credential refused");
+        fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", "the call needs a valid credential")
+    }
+
+    /// Calls that change something need a fresh view; others need to have seen one.
+    fn check_freshness(&self, call: &Call) -> Result<(), Status> {
+        let fresh = match self.view.age() {
+            None => false,
+            Some(age) => age <= self.stale_after || call.method.read_only,
+        };
+        if fresh {
+            return Ok(());
+        }
+        let message = "this process has no fresh view of credentials";
+        Err(fault::unavailable("STALE_CREDENTIALS", message, Duration::from_secs(1)))
+    }
+
+    fn identify(&self, call: &Call, headers: &HeaderMap) -> Result<Caller, Status> {
+        let now = self.clock.now_s();
+        let (bearer, key) = (headers.get(AUTHORIZATION), headers.get(API_KEY));
+        let single = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_none();
+        if !single(&AUTHORIZATION) || !single(&API_KEY) {
+            return Err(self.refuse("several_values"));
+        }
+        match (bearer, key) {
+            (None, None) => Err(self.refuse("missing")),
+            (Some(_), Some(_)) => Err(fault::status(
+                Code::InvalidArgument,
+                "AMBIGUOUS_CREDENTIALS",
+                "send either authorization or x-api-key, not both",
+            )),
+            (Some(value), None) => {
+                let token = value.to_str().ok().and_then(bearer_token).ok_or_else(|| self.refuse("scheme"))?;
+                let caller = self.view.check_token(token, now).map_err(|e| self.refuse(e.reason()))?;
+                call.set_credential(AUTHORIZATION, sensitive(value));
+                Ok(caller)
+            }
+            (None, Some(value)) => {
+                let text = value.to_str().map_err(|_| self.refuse("api_key"))?;
+                let caller = self.view.check_api_key(text, now).ok_or_else(|| self.refuse("api_key"))?;
+                call.set_credential(API_KEY, sensitive(value));
+                Ok(caller)
+            }
+        }
+    }
+}
+
+fn sensitive(value: &http::HeaderValue) -> http::HeaderValue {
+    let mut value = value.clone();
+    value.set_sensitive(true);
+    value
+}
+
+fn bearer_token(value: &str) -> Option<&str> {
+    let (scheme, token) = value.split_once(' ')?;
+    let shape = !token.is_empty() && !token.contains([' ', ',']);
+    (scheme.eq_ignore_ascii_case("bearer") && shape).then_some(token)
+}
+
+impl Check for Authenticate {
+    fn check(&self, call: &Arc<Call>, headers: &HeaderMap) -> Result<(), Status> {
+        match call.method.rule.principal {
+            Principal::Public => Ok(()),
+            // The peer is the principal, and the peer policy has let it in.
+            Principal::Workload => self.check_freshness(call),
+            Principal::Permission(_) => {
+                self.check_freshness(call)?;
+                call.set_caller(self.identify(call, headers)?);
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::bearer_token;
+
+    #[test]
+    fn schemes_are_read_strictly() {
+        assert_eq!(bearer_token("Bearer abc"), Some("abc"));
+        assert_eq!(bearer_token("bEARER abc"), Some("abc"));
+        for bad in ["", "Bearer", "Bearer ", "Bearer  abc", "Bearer a b", "Bearer a,b", "Basic abc", "abc"] {
+            assert_eq!(bearer_token(bad), None, "{bad}");
+        }
+    }
+}

@@ -1,0 +1,29 @@
+//! What the caller may do: the rule's permission must be in the caller's set.
+
+use crate::{Call, check::Check};
+use std::sync::Arc;
+use tars_certs::PeerClass;
+use tars_proto::{fault, table::Principal};
+use tonic::{Code, Status};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Authorise;
+
+fn denied() -> Status {
+    fault::status(Code::PermissionDenied, "PERMISSION_DENIED", "the caller may not do this")
+}
+
+impl Check for Authorise {
+    fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
+        let allowed = match &call.method.rule.principal {
+            Principal::Public => true,
+            Principal::Workload => call.peer.class.is_some_and(PeerClass::is_workload),
+            Principal::Permission(needed) => call.caller().is_some_and(|c| c.permissions.contains(needed)),
+        };
+        if allowed {
+            return Ok(());
+        }
+        tracing::info!(actor = call.actor(), method = call.method.path, "permission denied");
+        Err(denied())
+    }
+}

@@ -1,0 +1,112 @@
+//! The record of one call, shared by all layers and visible to the handler.
+
+use http::Extensions;
+use std::{
+    net::IpAddr,
+    sync::{Arc, LazyLock, OnceLock},
+};
+use tars_certs::{PEER_CLASSES, PeerClass, peer::PeerInfo};
+use tars_credentials::{Caller, PERMISSIONS};
+use tars_proto::table::{ContractErrors, Method, MethodTable, Vocabulary};
+use tars_runtime::trace::TraceContext;
+use tokio::time::Instant;
+use tonic::{Request, Status};
+
+/// The contract of this build. `main` looks at it first, so that a mistake stops the process.
+pub fn contract() -> Result<&'static MethodTable, &'static ContractErrors> {
+    static TABLE: LazyLock<Result<MethodTable, ContractErrors>> =
+        LazyLock::new(|| MethodTable::build(Vocabulary { peer_classes: PEER_CLASSES, permissions: PERMISSIONS }));
+    TABLE.as_ref()
+}
+
+/// One call in flight.
+#[derive(Debug)]
+pub struct Call {
+    pub method: &'static Method,
+    pub peer: Arc<PeerInfo>,
+    /// The peer's address, or what the gateway says its client's is.
+    pub client: IpAddr,
+    pub trace: TraceContext,
+    pub started: Instant,
+    caller: OnceLock<Caller>,
+    deadline: OnceLock<Instant>,
+    /// The caller's own credential header, to pass on to the next service.
+    credential: OnceLock<(http::HeaderName, http::HeaderValue)>,
+}
+
+tokio::task_local! {
+    pub(crate) static CURRENT: Arc<Call>;
+}
+
+impl Call {
+    pub fn new(method: &'static Method, peer: Arc<PeerInfo>, client: IpAddr, trace: TraceContext) -> Self {
+        Self {
+            method,
+            peer,
+            client,
+            trace,
+            started: Instant::now(),
+            caller: OnceLock::new(),
+            deadline: OnceLock::new(),
+            credential: OnceLock::new(),
+        }
+    }
+
+    /// The call that the running task serves.
+    pub fn current() -> Option<Arc<Self>> {
+        CURRENT.try_with(Arc::clone).ok()
+    }
+
+    pub fn of<T>(request: &Request<T>) -> Result<Arc<Self>, Status> {
+        request
+            .extensions()
+            .get::<Arc<Self>>()
+            .cloned()
+            .ok_or_else(|| Status::internal("the call has no record"))
+    }
+
+    pub(crate) fn in_extensions(extensions: &Extensions) -> Option<&Arc<Self>> {
+        extensions.get()
+    }
+
+    pub fn caller(&self) -> Option<&Caller> {
+        self.caller.get()
+    }
+
+    /// The caller, where the rule guarantees that there is one.
+    pub fn require_caller(&self) -> Result<&Caller, Status> {
+        self.caller.get().ok_or_else(|| Status::internal("the call has no caller"))
+    }
+
+    pub(crate) fn set_caller(&self, caller: Caller) {
+        // Set once, by the authentication layer.
+        self.caller.set(caller).ok();
+    }
+
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline.get().copied()
+    }
+
+    pub(crate) fn set_deadline(&self, at: Instant) {
+        // Set once, by the deadline layer.
+        self.deadline.set(at).ok();
+    }
+
+    pub(crate) fn credential(&self) -> Option<&(http::HeaderName, http::HeaderValue)> {
+        self.credential.get()
+    }
+
+    pub(crate) fn set_credential(&self, name: http::HeaderName, value: http::HeaderValue) {
+        // Set once, by the authentication layer.
+        self.credential.set((name, value)).ok();
+    }
+
+    pub fn peer_class(&self) -> Option<PeerClass> {
+        self.peer.class
+    }
+
+    /// The person or key, else the peer: who an audit record names.
+    pub fn actor(&self) -> String {
+        self.caller.get().map_or_else(|| self.peer.certificate.id.to_string(), Caller::label)
+    }
+}

@@ -1,0 +1,89 @@
+//! A layer that lets a call pass or answers in its place.
+
+use crate::Call;
+use http::{Request, Response};
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tonic::{Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub trait Check: Clone {
+    fn check(&self, call: &Arc<Call>, headers: &http::HeaderMap) -> Result<(), Status>;
+}
+
+#[derive(Debug, Clone)]
+pub struct CheckLayer<C>(pub C);
+
+impl<S, C: Clone> Layer<S> for CheckLayer<C> {
+    type Service = Checked<S, C>;
+
+    fn layer(&self, inner: S) -> Checked<S, C> {
+        Checked { inner, check: self.0.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Checked<S, C> {
+    inner: S,
+    check: C,
+}
+
+impl<S, C, B> Service<Request<B>> for Checked<S, C>
+where
+    S: Service<Request<B>, Response = Response<Body>>,
+    C: Check,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = CheckFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let verdict = match Call::in_extensions(request.extensions()) {
+            Some(call) => self.check.check(call, request.headers()),
+            None => Err(Status::internal("the call has no record")),
+        };
+        match verdict {
+            Ok(()) => CheckFuture::Passed { future: self.inner.call(request) },
+            Err(status) => CheckFuture::refused(status),
+        }
+    }
+}
+
+pin_project! {
+    #[project = Projected]
+    pub enum CheckFuture<F> {
+        Passed { #[pin] future: F },
+        Refused { response: Option<Response<Body>> },
+    }
+}
+
+impl<F> CheckFuture<F> {
+    pub(crate) fn refused(status: Status) -> Self {
+        Self::Refused { response: Some(status.into_http()) }
+    }
+}
+
+impl<F, E> Future for CheckFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Passed { future } => future.poll(cx),
+            Projected::Refused { response } => {
+                Poll::Ready(Ok(response.take().expect("a future is not polled after it is ready")))
+            }
+        }
+    }
+}

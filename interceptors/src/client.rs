@@ -1,0 +1,101 @@
+//! The client-side twins: an outgoing call carries its trace, what is left of the deadline, and the
+//! credential of the caller it is made for.
+
+use crate::{
+    Call, deadline,
+    observe::{Observe, ObserveLayer, Observed, Watch},
+};
+use http::{HeaderValue, Request};
+use std::time::Duration;
+use tars_proto::fault;
+use tars_runtime::trace::{Kind, Scope, Span};
+use tokio::time::Instant;
+use tonic::{Code, Status};
+use tower_layer::Layer;
+
+/// Whose credential an outgoing call carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Credentials {
+    /// The caller's that this call is made for, if there is one.
+    Forward,
+    /// None: the peer is the principal.
+    Own,
+}
+
+#[derive(Debug, Clone)]
+pub struct Outgoing {
+    credentials: Credentials,
+}
+
+pub type OutgoingService<S> = Observed<S, Outgoing>;
+
+pub fn outgoing<S>(inner: S, credentials: Credentials) -> OutgoingService<S> {
+    ObserveLayer(Outgoing { credentials }).layer(inner)
+}
+
+impl Observe for Outgoing {
+    type Watch = ClientWatch;
+
+    fn begin<B>(&self, request: &mut Request<B>) -> Result<ClientWatch, Status> {
+        let call = Call::current();
+        if let Some(at) = call.as_ref().and_then(|c| c.deadline()) {
+            shorten(request, at)?;
+        }
+        if self.credentials == Credentials::Forward
+            && let Some((name, value)) = call.as_ref().and_then(|c| c.credential())
+        {
+            request.headers_mut().insert(name.clone(), value.clone());
+        }
+        let span = Scope::current().map(|s| start(&s, request));
+        Ok(ClientWatch { span })
+    }
+}
+
+/// The next service gets what is left, or less if the call asks for less.
+fn shorten<B>(request: &mut Request<B>, at: Instant) -> Result<(), Status> {
+    let left = at.saturating_duration_since(Instant::now());
+    if left < Duration::from_millis(1) {
+        return Err(deadline::expired());
+    }
+    let headers = request.headers_mut();
+    let asked = headers.get(deadline::HEADER).and_then(|v| deadline::parse(v.to_str().ok()?));
+    let text = deadline::format(asked.map_or(left, |asked| asked.min(left)));
+    let value = HeaderValue::try_from(text).map_err(|_| Status::internal("a timeout is ASCII"))?;
+    headers.insert(deadline::HEADER, value);
+    Ok(())
+}
+
+fn start<B>(scope: &Scope, request: &mut Request<B>) -> Span {
+    let method = request.uri().path().trim_start_matches('/').to_owned();
+    let mut span = scope.child(method.clone(), Kind::Client);
+    if span.is_recording() {
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", method);
+        if let Some(host) = request.uri().host() {
+            span.set("server.address", host.to_owned());
+        }
+    }
+    if let Ok(value) = HeaderValue::try_from(span.context().to_header()) {
+        request.headers_mut().insert("traceparent", value);
+    }
+    span
+}
+
+#[derive(Debug)]
+pub struct ClientWatch {
+    span: Option<Span>,
+}
+
+impl Watch for ClientWatch {
+    fn end(self, code: Code) {
+        let Some(mut span) = self.span.filter(Span::is_recording) else {
+            return;
+        };
+        let name = fault::code_name(code);
+        span.set("rpc.response.status_code", name);
+        if code != Code::Ok {
+            span.set("error.type", name);
+            span.fail(name);
+        }
+    }
+}

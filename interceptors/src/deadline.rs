@@ -1,0 +1,220 @@
+//! Deadlines: absolute from the moment a call arrives, never later than the rule's, kept for
+//! outgoing calls, and in force until the last byte of a stream.
+//!
+//! The timer is made only when a call has to wait: most unary calls never do.
+
+use crate::Call;
+use http::{HeaderMap, HeaderValue, Request, Response};
+use http_body::Frame;
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tars_proto::fault;
+use tokio::time::{Instant, Sleep};
+use tonic::{Code, Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub const HEADER: &str = "grpc-timeout";
+
+/// Reads a `grpc-timeout`: at most eight digits and a unit.
+pub fn parse(text: &str) -> Option<Duration> {
+    let at = text.len().checked_sub(1)?;
+    let (digits, unit) = (text.get(..at)?, text.get(at..)?);
+    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
+        return None;
+    }
+    let n: u64 = digits.parse().ok()?;
+    match unit {
+        "H" => Some(Duration::from_secs(n * 3600)),
+        "M" => Some(Duration::from_secs(n * 60)),
+        "S" => Some(Duration::from_secs(n)),
+        "m" => Some(Duration::from_millis(n)),
+        "u" => Some(Duration::from_micros(n)),
+        "n" => Some(Duration::from_nanos(n)),
+        _ => None,
+    }
+}
+
+/// Writes a `grpc-timeout`, in the finest unit that fits eight digits.
+pub fn format(timeout: Duration) -> String {
+    let units = [("n", 1u128), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000)];
+    units
+        .iter()
+        .map(|(unit, nanos)| (timeout.as_nanos() / nanos, unit))
+        .find(|(n, _)| *n < 100_000_000)
+        .map_or_else(|| "99999999S".to_owned(), |(n, unit)| format!("{n}{unit}"))
+}
+
+pub(crate) fn expired() -> Status {
+    fault::status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline of the call has passed")
+}
+
+#[derive(Debug, Clone, Copy)]
+pub struct DeadlineLayer;
+
+impl<S> Layer<S> for DeadlineLayer {
+    type Service = Deadline<S>;
+
+    fn layer(&self, inner: S) -> Deadline<S> {
+        Deadline { inner }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Deadline<S> {
+    inner: S,
+}
+
+/// The instant by which the call must have ended.
+fn decide(call: &Call, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
+    let asked = match headers.get(HEADER) {
+        None => None,
+        Some(value) => {
+            let parsed = value.to_str().ok().and_then(parse);
+            Some(parsed.ok_or_else(|| {
+                fault::status(Code::InvalidArgument, "INVALID_TIMEOUT", "grpc-timeout does not parse")
+            })?)
+        }
+    };
+    let timeout = match (asked, call.method.rule.deadline) {
+        (Some(asked), Some(most)) => Some(asked.min(most)),
+        (asked, most) => asked.or(most),
+    };
+    Ok(timeout.and_then(|t| call.started.checked_add(t)))
+}
+
+impl<S, A> Service<Request<A>> for Deadline<S>
+where
+    S: Service<Request<A>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = DeadlineFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let Some(call) = Call::in_extensions(request.extensions()).map(Arc::clone) else {
+            return DeadlineFuture::Refused { status: Some(Status::internal("the call has no record")) };
+        };
+        match decide(&call, request.headers()) {
+            Ok(Some(at)) if at <= Instant::now() => DeadlineFuture::Refused { status: Some(expired()) },
+            Ok(at) => {
+                if let Some(at) = at {
+                    call.set_deadline(at);
+                }
+                let streams = call.method.server_streaming;
+                DeadlineFuture::Running { inner: self.inner.call(request), timer: Timer { at, sleep: None }, streams }
+            }
+            Err(status) => DeadlineFuture::Refused { status: Some(status) },
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Timer {
+    at: Option<Instant>,
+    sleep: Option<Pin<Box<Sleep>>>,
+}
+
+impl Timer {
+    /// Whether time is up; called only when the call has to wait.
+    fn is_up(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(at) = self.at else {
+            return false;
+        };
+        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        sleep.as_mut().poll(cx).is_ready()
+    }
+}
+
+pin_project! {
+    #[project = Projected]
+    pub enum DeadlineFuture<F> {
+        Running { #[pin] inner: F, timer: Timer, streams: bool },
+        Refused { status: Option<Status> },
+    }
+}
+
+impl<F, E> Future for DeadlineFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Refused { status } => {
+                let status = status.take().expect("a future is not polled after it is ready");
+                Poll::Ready(Ok(status.into_http()))
+            }
+            Projected::Running { inner, timer, streams } => {
+                let Poll::Ready(result) = inner.poll(cx) else {
+                    return if timer.is_up(cx) { Poll::Ready(Ok(expired().into_http())) } else { Poll::Pending };
+                };
+                let (at, streams) = (timer.at, *streams);
+                Poll::Ready(result.map(|r| if streams && at.is_some() { r.map(|b| bound(b, at)) } else { r }))
+            }
+        }
+    }
+}
+
+fn bound(body: Body, at: Option<Instant>) -> Body {
+    Body::new(DeadlineBody { inner: Some(body), timer: Timer { at, sleep: None } })
+}
+
+/// A stream that ends with DEADLINE_EXCEEDED when its time is up.
+#[derive(Debug)]
+struct DeadlineBody {
+    inner: Option<Body>,
+    timer: Timer,
+}
+
+impl http_body::Body for DeadlineBody {
+    type Data = bytes::Bytes;
+    type Error = Status;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(inner) = &mut this.inner else {
+            return Poll::Ready(None);
+        };
+        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
+            return Poll::Ready(frame);
+        }
+        ready!(if this.timer.is_up(cx) { Poll::Ready(()) } else { Poll::Pending });
+        this.inner = None;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from(Code::DeadlineExceeded as i32));
+        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn timeouts_parse_strictly() {
+        assert_eq!(parse("1S"), Some(Duration::from_secs(1)));
+        assert_eq!(parse("99999999m"), Some(Duration::from_millis(99_999_999)));
+        for bad in ["", "S", "1", "-1S", "+1S", "1s", "1.5S", "123456789S", " 1S", "1SS", "é"] {
+            assert_eq!(parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_is_written_reads_back_no_later() {
+        for t in [0, 1, 999_999_999, 1_500_000_000, 86_400_000_000_000u64].map(Duration::from_nanos) {
+            let back = parse(&format(t)).unwrap();
+            assert!(back <= t && t - back < Duration::from_millis(1) || back == t, "{t:?} {back:?}");
+        }
+    }
+}

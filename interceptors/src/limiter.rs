@@ -1,0 +1,196 @@
+//! Two limiters that decide in process, over bounded maps: GCRA for volume, an exact sliding log
+//! for the small numbers that guard logins. Time is passed in.
+
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    hash::{BuildHasher, Hash, RandomState},
+    time::Duration,
+};
+
+/// Keys past this evict the stalest of their shard, so that strangers cannot fill the memory.
+const MAX_KEYS: usize = 65_536;
+const SHARDS: usize = 16;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    pub limit: u32,
+    pub remaining: u32,
+    /// Until the limit is whole again.
+    pub reset: Duration,
+    /// Until another call may pass; zero when this one passed.
+    pub retry: Duration,
+}
+
+impl Decision {
+    pub fn passed(&self) -> bool {
+        self.retry.is_zero()
+    }
+}
+
+/// A sharded map with a hard bound.
+#[derive(Debug)]
+struct Bounded<V> {
+    shards: Vec<Mutex<HashMap<String, (Duration, V)>>>,
+    hasher: RandomState,
+}
+
+impl<V: Default> Bounded<V> {
+    fn new() -> Self {
+        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+    }
+
+    fn with<T>(&self, key: &str, now: Duration, work: impl FnOnce(&mut V) -> T) -> T {
+        let shard = &self.shards[shard_of(&self.hasher, key)];
+        let mut map = shard.lock();
+        if let Some((used, value)) = map.get_mut(key) {
+            *used = now;
+            return work(value);
+        }
+        if map.len() >= MAX_KEYS / SHARDS {
+            evict(&mut map);
+        }
+        let (_, value) = map.entry(key.to_owned()).or_insert((now, V::default()));
+        work(value)
+    }
+}
+
+fn shard_of(hasher: &RandomState, key: &(impl Hash + ?Sized)) -> usize {
+    usize::try_from(hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
+}
+
+/// Drops the half that was used longest ago.
+fn evict<V>(map: &mut HashMap<String, (Duration, V)>) {
+    let mut ages: Vec<Duration> = map.values().map(|(used, _)| *used).collect();
+    let middle = ages.len() / 2;
+    let (_, median, _) = ages.select_nth_unstable(middle);
+    let median = *median;
+    map.retain(|_, (used, _)| *used > median);
+}
+
+/// The generic cell rate algorithm: `limit` a period, of which at most a quarter at once.
+#[derive(Debug)]
+pub struct Gcra {
+    limit: u32,
+    interval: Duration,
+    tolerance: Duration,
+    cells: Bounded<Duration>,
+}
+
+impl Gcra {
+    pub fn new(limit: u32, period: Duration) -> Self {
+        let interval = period / limit.max(1);
+        let burst = (limit / 4).max(1);
+        Self { limit, interval, tolerance: interval * (burst - 1), cells: Bounded::new() }
+    }
+
+    /// Takes one, if there is one.
+    pub fn take(&self, key: &str, now: Duration) -> Decision {
+        self.cells.with(key, now, |arrival| {
+            let due = (*arrival).max(now);
+            let allowed_at = due.saturating_sub(self.tolerance);
+            let passed = now >= allowed_at;
+            if passed {
+                *arrival = due + self.interval;
+            }
+            let ahead = arrival.saturating_sub(now);
+            let room = (self.tolerance + self.interval).saturating_sub(ahead);
+            Decision {
+                limit: self.limit,
+                remaining: u32::try_from(room.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX),
+                reset: ahead,
+                retry: if passed { Duration::ZERO } else { allowed_at - now },
+            }
+        })
+    }
+}
+
+/// Exactly `limit` in any period. Calls that are refused do not count.
+#[derive(Debug)]
+pub struct SlidingLog {
+    limit: u32,
+    period: Duration,
+    logs: Bounded<VecDeque<Duration>>,
+}
+
+impl SlidingLog {
+    pub fn new(limit: u32, period: Duration) -> Self {
+        Self { limit, period, logs: Bounded::new() }
+    }
+
+    pub fn take(&self, key: &str, now: Duration) -> Decision {
+        self.logs.with(key, now, |log| {
+            while log.front().is_some_and(|at| *at + self.period <= now) {
+                log.pop_front();
+            }
+            let passed = log.len() < self.limit as usize;
+            if passed {
+                log.push_back(now);
+            }
+            let oldest = log.front().copied().unwrap_or(now);
+            let reset = (oldest + self.period).saturating_sub(now);
+            Decision {
+                limit: self.limit,
+                remaining: self.limit - u32::try_from(log.len()).unwrap_or(self.limit),
+                reset,
+                retry: if passed { Duration::ZERO } else { reset },
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const T: Duration = Duration::from_secs(1000);
+
+    #[test]
+    fn the_log_admits_exactly_the_limit_in_any_window() {
+        let log = SlidingLog::new(10, Duration::from_secs(60));
+        let mut admitted = Vec::new();
+        for tenth in 0..3000u32 {
+            let now = T + Duration::from_millis(100) * tenth;
+            if log.take("a", now).passed() {
+                admitted.push(now);
+            }
+        }
+        for window in admitted.windows(11) {
+            assert!(window[10] - window[0] >= Duration::from_secs(60));
+        }
+        assert_eq!(admitted.len(), 50);
+        assert!(log.take("b", T).passed(), "another key has its own limit");
+    }
+
+    #[test]
+    fn a_refusal_says_when_to_come_back_and_does_not_prolong() {
+        let log = SlidingLog::new(1, Duration::from_secs(60));
+        assert!(log.take("a", T).passed());
+        for second in 1..60 {
+            let refused = log.take("a", T + Duration::from_secs(second));
+            assert_eq!(refused.retry, Duration::from_secs(60 - second));
+        }
+        assert!(log.take("a", T + Duration::from_secs(60)).passed());
+    }
+
+    #[test]
+    fn gcra_bursts_a_quarter_and_then_keeps_the_rate() {
+        let gcra = Gcra::new(100, Duration::from_secs(60));
+        let burst = (0..100).filter(|_| gcra.take("a", T).passed()).count();
+        assert_eq!(burst, 25);
+        let refused = gcra.take("a", T);
+        assert!(!refused.passed() && gcra.take("a", T + refused.retry).passed());
+        let minute = (0..6000u32).filter(|i| gcra.take("a", T + Duration::from_millis(u64::from(*i) * 10)).passed());
+        assert!(minute.count() <= 100);
+    }
+
+    #[test]
+    fn strangers_cannot_fill_the_memory() {
+        let gcra = Gcra::new(10, Duration::from_secs(1));
+        for n in 0..200_000u32 {
+            gcra.take(&n.to_string(), T + Duration::from_micros(u64::from(n)));
+        }
+        let kept: usize = gcra.cells.shards.iter().map(|s| s.lock().len()).sum();
+        assert!(kept <= MAX_KEYS, "{kept}");
+    }
+}

@@ -1,0 +1,209 @@
+//! A layer that sees a call begin and end. The end of a call is in its trailers, or in its headers
+//! when there are no others, or nowhere when the client went away: an observer is told which,
+//! exactly once.
+
+use http::{HeaderMap, Request, Response};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    task::{Context, Poll},
+};
+use tonic::{Code, Status};
+use tower_layer::Layer;
+use tower_service::Service;
+
+pub trait Observe: Clone {
+    type Watch: Watch;
+
+    /// Called before the call; may refuse it.
+    fn begin<B>(&self, request: &mut Request<B>) -> Result<Self::Watch, Status>;
+}
+
+pub trait Watch {
+    /// Called once, when the call has ended.
+    fn end(self, code: Code);
+
+    /// Called around every piece of work done for the call.
+    fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        work()
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct ObserveLayer<O>(pub O);
+
+impl<S, O: Clone> Layer<S> for ObserveLayer<O> {
+    type Service = Observed<S, O>;
+
+    fn layer(&self, inner: S) -> Observed<S, O> {
+        Observed { inner, observer: self.0.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct Observed<S, O> {
+    inner: S,
+    observer: O,
+}
+
+impl<S, O, A, B> Service<Request<A>> for Observed<S, O>
+where
+    S: Service<Request<A>, Response = Response<B>>,
+    O: Observe,
+    B: Body,
+{
+    type Response = Response<ObservedBody<B, O::Watch>>;
+    type Error = S::Error;
+    type Future = ObserveFuture<S::Future, O::Watch>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, mut request: Request<A>) -> Self::Future {
+        match self.observer.begin(&mut request) {
+            Ok(mut watch) => {
+                let future = watch.enter(|| self.inner.call(request));
+                ObserveFuture { state: State::Running { future }, guard: Guard(Some(watch)) }
+            }
+            Err(status) => ObserveFuture { state: State::Refused { status: Some(status) }, guard: Guard(None) },
+        }
+    }
+}
+
+/// Ends the watch when the call is dropped before its end.
+#[derive(Debug)]
+struct Guard<W: Watch>(Option<W>);
+
+impl<W: Watch> Guard<W> {
+    fn end(&mut self, code: Code) {
+        if let Some(watch) = self.0.take() {
+            watch.end(code);
+        }
+    }
+
+    fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        match &mut self.0 {
+            Some(watch) => watch.enter(work),
+            None => work(),
+        }
+    }
+}
+
+impl<W: Watch> Drop for Guard<W> {
+    fn drop(&mut self) {
+        self.end(Code::Cancelled);
+    }
+}
+
+pin_project! {
+    #[project = Projected]
+    enum State<F> {
+        Running { #[pin] future: F },
+        Refused { status: Option<Status> },
+    }
+}
+
+pin_project! {
+    pub struct ObserveFuture<F, W: Watch> {
+        #[pin]
+        state: State<F>,
+        guard: Guard<W>,
+    }
+}
+
+impl<F, W, B, E> Future for ObserveFuture<F, W>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+    W: Watch,
+    B: Body,
+{
+    type Output = Result<Response<ObservedBody<B, W>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let response = match this.state.project() {
+            Projected::Refused { status } => {
+                let status = status.take().expect("a future is not polled after it is ready");
+                return Poll::Ready(Ok(status.into_http::<Empty>().map(|_| ObservedBody::empty())));
+            }
+            Projected::Running { future } => std::task::ready!(this.guard.enter(|| future.poll(cx))),
+        };
+        match response {
+            Ok(response) => {
+                if let Some(code) = code_in(response.headers()) {
+                    this.guard.end(code);
+                }
+                let guard = Guard(this.guard.0.take());
+                Poll::Ready(Ok(response.map(|body| ObservedBody { body: Some(body), guard })))
+            }
+            Err(e) => {
+                this.guard.end(Code::Unavailable);
+                Poll::Ready(Err(e))
+            }
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Empty;
+
+impl Body for Empty {
+    type Data = bytes::Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
+fn code_in(headers: &HeaderMap) -> Option<Code> {
+    headers.get("grpc-status").map(|v| Code::from_bytes(v.as_bytes()))
+}
+
+pin_project! {
+    #[derive(Debug)]
+    pub struct ObservedBody<B, W: Watch> {
+        #[pin]
+        body: Option<B>,
+        guard: Guard<W>,
+    }
+}
+
+impl<B, W: Watch> ObservedBody<B, W> {
+    fn empty() -> Self {
+        Self { body: None, guard: Guard(None) }
+    }
+}
+
+impl<B: Body, W: Watch> Body for ObservedBody<B, W> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        let this = self.project();
+        let Some(body) = this.body.as_pin_mut() else {
+            return Poll::Ready(None);
+        };
+        let frame = std::task::ready!(this.guard.enter(|| body.poll_frame(cx)));
+        match &frame {
+            Some(Ok(frame)) => {
+                if let Some(code) = frame.trailers_ref().and_then(code_in) {
+                    this.guard.end(code);
+                }
+            }
+            Some(Err(_)) => this.guard.end(Code::Unavailable),
+            None => this.guard.end(Code::Unknown),
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}

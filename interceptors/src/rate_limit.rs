@@ -1,0 +1,160 @@
+//! Rate limits by class. A call is charged once, where it enters the mesh: hops between workloads
+//! charge the INTERNAL class only.
+
+use crate::{
+    Call,
+    check::CheckFuture,
+    flood,
+    limiter::{Decision, Gcra, SlidingLog},
+};
+use http::{HeaderValue, Request, Response};
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, ready},
+    time::Duration,
+};
+use tars_certs::PeerClass;
+use tars_proto::{fault, table::RateClass};
+use tars_runtime::{clock::Clock, config::Limits};
+use tonic::{Status, body::Body};
+use tower_layer::Layer;
+use tower_service::Service;
+
+const MINUTE: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub struct RateLimits(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    auth: SlidingLog,
+    public: SlidingLog,
+    user: Gcra,
+    internal: Gcra,
+    clock: Clock,
+}
+
+impl RateLimits {
+    pub fn new(limits: &Limits, clock: Clock) -> Self {
+        Self(Arc::new(Inner {
+            auth: SlidingLog::new(limits.auth_per_minute, MINUTE),
+            public: SlidingLog::new(limits.public_per_minute, MINUTE),
+            user: Gcra::new(limits.user_per_minute, MINUTE),
+            internal: Gcra::new(limits.internal_per_second, Duration::from_secs(1)),
+            clock,
+        }))
+    }
+
+    fn charge(&self, call: &Call) -> Decision {
+        let now = self.0.clock.now();
+        match class_of(call) {
+            RateClass::Auth => self.0.auth.take(&flood::bucket(call.client), now),
+            RateClass::Public => self.0.public.take(&flood::bucket(call.client), now),
+            RateClass::User => self.0.user.take(&call.actor(), now),
+            RateClass::Internal => self.0.internal.take(call.peer.certificate.id.as_str(), now),
+        }
+    }
+}
+
+/// A workload that forwards a caller's call has charged the caller already.
+fn class_of(call: &Call) -> RateClass {
+    let hop = call.peer.class.is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
+    if hop { RateClass::Internal } else { call.method.rule.rate }
+}
+
+#[derive(Debug, Clone)]
+pub struct RateLimitLayer(pub RateLimits);
+
+impl<S> Layer<S> for RateLimitLayer {
+    type Service = RateLimit<S>;
+
+    fn layer(&self, inner: S) -> RateLimit<S> {
+        RateLimit { inner, limits: self.0.clone() }
+    }
+}
+
+#[derive(Debug, Clone)]
+pub struct RateLimit<S> {
+    inner: S,
+    limits: RateLimits,
+}
+
+impl<S, A> Service<Request<A>> for RateLimit<S>
+where
+    S: Service<Request<A>, Response = Response<Body>>,
+{
+    type Response = Response<Body>;
+    type Error = S::Error;
+    type Future = LimitFuture<S::Future>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(cx)
+    }
+
+    fn call(&mut self, request: Request<A>) -> Self::Future {
+        let Some(call) = Call::in_extensions(request.extensions()).map(Arc::clone) else {
+            let status = Status::internal("the call has no record");
+            return LimitFuture { inner: CheckFuture::refused(status), told: None };
+        };
+        let decision = self.limits.charge(&call);
+        // Only the gateway turns these into headers that somebody reads.
+        let told = (call.peer.class == Some(PeerClass::Gateway)).then(|| Told::new(&decision, &self.limits.0.clock));
+        if decision.passed() {
+            return LimitFuture { inner: CheckFuture::Passed { future: self.inner.call(request) }, told };
+        }
+        let status = fault::exhausted("RATE_LIMITED", class_name(class_of(&call)), decision.retry);
+        LimitFuture { inner: CheckFuture::refused(status), told }
+    }
+}
+
+fn class_name(class: RateClass) -> &'static str {
+    match class {
+        RateClass::Auth => "auth",
+        RateClass::Public => "public",
+        RateClass::User => "user",
+        RateClass::Internal => "internal",
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Told {
+    limit: u32,
+    remaining: u32,
+    reset_at_s: u64,
+}
+
+impl Told {
+    fn new(decision: &Decision, clock: &Clock) -> Self {
+        let reset_at_s = (clock.now() + decision.reset).as_secs_f64().ceil() as u64;
+        Self { limit: decision.limit, remaining: decision.remaining, reset_at_s }
+    }
+}
+
+pin_project! {
+    pub struct LimitFuture<F> {
+        #[pin]
+        inner: CheckFuture<F>,
+        told: Option<Told>,
+    }
+}
+
+impl<F, E> Future for LimitFuture<F>
+where
+    F: Future<Output = Result<Response<Body>, E>>,
+{
+    type Output = Result<Response<Body>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut result = ready!(this.inner.poll(cx));
+        if let (Ok(response), Some(told)) = (&mut result, this.told) {
+            let headers = response.headers_mut();
+            headers.insert("x-ratelimit-limit", HeaderValue::from(told.limit));
+            headers.insert("x-ratelimit-remaining", HeaderValue::from(told.remaining));
+            headers.insert("x-ratelimit-reset", HeaderValue::from(told.reset_at_s));
+        }
+        Poll::Ready(result)
+    }
+}

@@ -1,0 +1,87 @@
+//! The layers in their order, as one service.
+
+use crate::{
+    audit::Audit,
+    authenticate::Authenticate,
+    authorise::Authorise,
+    check::{CheckLayer, Checked},
+    deadline::{Deadline, DeadlineLayer},
+    flood::FloodGuard,
+    metrics::CallMetrics,
+    observe::{ObserveLayer, Observed},
+    panic::{CatchPanic, PanicLayer},
+    peer_policy::PeerPolicy,
+    rate_limit::{RateLimit, RateLimitLayer, RateLimits},
+    shed::Shed,
+    trace::Trace,
+};
+use std::time::Duration;
+use tars_credentials::View;
+use tars_runtime::{audit::Record, clock::Clock, config::Config, metrics::Metrics, trace::Tracer};
+use tokio::sync::mpsc;
+use tower_layer::Layer;
+
+/// What the layers of one service need.
+#[derive(Debug)]
+pub struct StackOptions<'a> {
+    pub service: &'a str,
+    pub config: &'a Config,
+    pub view: View,
+    pub clock: Clock,
+    pub tracer: Tracer,
+    pub metrics: &'a Metrics,
+    pub call_metrics: CallMetrics,
+    pub audit: mpsc::Sender<Record>,
+}
+
+/// Everything around a service's handlers.
+#[derive(Debug, Clone)]
+pub struct Stack {
+    trace: Trace,
+    metrics: CallMetrics,
+    audit: Audit,
+    shed: Shed,
+    peers: PeerPolicy,
+    flood: FloodGuard,
+    authenticate: Authenticate,
+    limits: RateLimits,
+}
+
+type Checks<S> = Checked<Checked<Checked<Checked<RateLimit<S>, Authorise>, Authenticate>, FloodGuard>, PeerPolicy>;
+
+pub type Stacked<S> =
+    Observed<Observed<Observed<Observed<CatchPanic<Deadline<Checks<S>>>, Shed>, Audit>, CallMetrics>, Trace>;
+
+impl Stack {
+    pub fn new(options: StackOptions<'_>) -> Self {
+        let StackOptions { service, config, view, clock, tracer, metrics, call_metrics, audit } = options;
+        let stale = Duration::from_secs(config.credentials.stale_after_seconds);
+        Self {
+            trace: Trace { tracer },
+            metrics: call_metrics,
+            audit: Audit::new(service, clock.clone(), audit),
+            shed: Shed::new(config.connections.max_in_flight),
+            peers: PeerPolicy::new(),
+            flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
+            authenticate: Authenticate::new(view, clock.clone(), stale, metrics),
+            limits: RateLimits::new(&config.limits, clock),
+        }
+    }
+}
+
+impl<S> Layer<S> for Stack {
+    type Service = Stacked<S>;
+
+    fn layer(&self, inner: S) -> Stacked<S> {
+        let checks = RateLimitLayer(self.limits.clone()).layer(inner);
+        let checks = CheckLayer(Authorise).layer(checks);
+        let checks = CheckLayer(self.authenticate.clone()).layer(checks);
+        let checks = CheckLayer(self.flood.clone()).layer(checks);
+        let checks = CheckLayer(self.peers.clone()).layer(checks);
+        let core = PanicLayer.layer(DeadlineLayer.layer(checks));
+        let observed = ObserveLayer(self.shed.clone()).layer(core);
+        let observed = ObserveLayer(self.audit.clone()).layer(observed);
+        let observed = ObserveLayer(self.metrics.clone()).layer(observed);
+        ObserveLayer(self.trace.clone()).layer(observed)
+    }
+}

@@ -1,0 +1,105 @@
+//! W3C trace context in, a server span out, and the record of the call made: the outermost layer.
+//!
+//! Only a mesh workload's word is taken on whether a trace is sampled; an outside client's trace
+//! id is kept, so that it can find its call.
+
+use crate::{
+    call::{CURRENT, Call},
+    contract,
+    observe::{Observe, Watch},
+};
+use http::Request;
+use std::{net::IpAddr, sync::Arc};
+use tars_certs::{PeerClass, peer::PeerInfo};
+use tars_proto::fault;
+use tars_runtime::trace::{Kind, Scope, Span, TraceContext, Tracer};
+use tonic::{Code, Status};
+
+/// Set by the gateway, and believed from nobody else.
+pub const CLIENT_ADDR: &str = "x-tars-client-addr";
+
+#[derive(Debug, Clone)]
+pub struct Trace {
+    pub tracer: Tracer,
+}
+
+impl Observe for Trace {
+    type Watch = TraceWatch;
+
+    fn begin<B>(&self, request: &mut Request<B>) -> Result<TraceWatch, Status> {
+        let peer = request
+            .extensions()
+            .get::<Arc<PeerInfo>>()
+            .cloned()
+            .ok_or_else(|| Status::internal("the connection has no peer"))?;
+        let table = contract().map_err(|_| Status::internal("the contract is broken"))?;
+        let method = table
+            .get(request.uri().path())
+            .ok_or_else(|| fault::status(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method"))?;
+        let parent = request.headers().get("traceparent").and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let mut span = self.tracer.start(&method.path[1..], Kind::Server, parent);
+        describe(&mut span, &method.path[1..], &peer);
+        let client = client_addr(request.headers(), &peer);
+        let call = Arc::new(Call::new(method, peer, client, span.context()));
+        request.extensions_mut().insert(Arc::clone(&call));
+        Ok(TraceWatch { scope: span.scope(), span, call })
+    }
+}
+
+fn describe(span: &mut Span, method: &str, peer: &PeerInfo) {
+    if span.is_recording() {
+        span.set("rpc.system.name", "grpc");
+        span.set("rpc.method", method.to_owned());
+        span.set("network.peer.address", peer.addr.ip().to_string());
+        span.set("tars.peer.id", peer.certificate.id.to_string());
+    }
+}
+
+fn client_addr(headers: &http::HeaderMap, peer: &PeerInfo) -> IpAddr {
+    let told = (peer.class == Some(PeerClass::Gateway))
+        .then(|| headers.get(CLIENT_ADDR)?.to_str().ok()?.parse().ok())
+        .flatten();
+    told.unwrap_or_else(|| peer.addr.ip())
+}
+
+#[derive(Debug)]
+pub struct TraceWatch {
+    span: Span,
+    scope: Scope,
+    call: Arc<Call>,
+}
+
+impl Watch for TraceWatch {
+    fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
+        let call = Arc::clone(&self.call);
+        self.scope.clone().enter(|| CURRENT.sync_scope(call, work))
+    }
+
+    fn end(mut self, code: Code) {
+        if !self.span.is_recording() {
+            return;
+        }
+        let name = fault::code_name(code);
+        self.span.set("rpc.response.status_code", name);
+        if let Some(caller) = self.call.caller() {
+            self.span.set("tars.caller", caller.label());
+        }
+        if is_server_fault(code) {
+            self.span.set("error.type", name);
+            self.span.fail(name);
+        }
+    }
+}
+
+/// The codes that are the server's fault, by the RPC semantic conventions.
+fn is_server_fault(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
+}

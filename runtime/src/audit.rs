@@ -1,0 +1,148 @@
+//! Audit records: written as an outbox row in the transaction of the change they describe, in the
+//! service where it happened, and carried from there to the audit list.
+
+use crate::{clock::Clock, trace};
+use serde::{Deserialize, Serialize};
+use sqlx::SqliteConnection;
+use std::collections::BTreeMap;
+use uuid::Uuid;
+
+/// Part of the first migration of every service.
+pub const MIGRATION: &str = "
+CREATE TABLE audit_outbox (
+    position BIGINT PRIMARY KEY,
+    record TEXT NOT NULL
+);
+CREATE TABLE audit_position (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
+INSERT INTO audit_position (id, last) VALUES (1, 0);
+";
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    Info,
+    Warning,
+    Error,
+    Critical,
+}
+
+impl Severity {
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Record {
+    pub event_id: Uuid,
+    pub at_us: i64,
+    pub event_type: String,
+    pub severity: Severity,
+    pub service: String,
+    #[serde(default)]
+    pub peer: String,
+    #[serde(default)]
+    pub caller: String,
+    #[serde(default)]
+    pub method: String,
+    #[serde(default)]
+    pub resource: String,
+    pub result: String,
+    #[serde(default)]
+    pub trace_id: String,
+    #[serde(default)]
+    pub details: BTreeMap<String, String>,
+}
+
+impl Record {
+    pub fn new(clock: &Clock, service: &str, event_type: &str) -> Self {
+        Self {
+            event_id: Uuid::now_v7(),
+            at_us: clock.now_us(),
+            event_type: event_type.to_owned(),
+            severity: Severity::Info,
+            service: service.to_owned(),
+            peer: String::new(),
+            caller: String::new(),
+            method: String::new(),
+            resource: String::new(),
+            result: "OK".to_owned(),
+            trace_id: trace::current().map(|c| c.trace_id_hex()).unwrap_or_default(),
+            details: BTreeMap::new(),
+        }
+    }
+
+    #[must_use]
+    pub fn severity(mut self, severity: Severity) -> Self {
+        self.severity = severity;
+        self
+    }
+
+    #[must_use]
+    pub fn caller(mut self, caller: impl Into<String>) -> Self {
+        self.caller = caller.into();
+        self
+    }
+
+    #[must_use]
+    pub fn resource(mut self, resource: impl Into<String>) -> Self {
+        self.resource = resource.into();
+        self
+    }
+
+    #[must_use]
+    pub fn result(mut self, result: impl Into<String>) -> Self {
+        self.result = result.into();
+        self
+    }
+
+    #[must_use]
+    pub fn detail(mut self, name: &str, value: impl ToString) -> Self {
+        let text: String = value.to_string().chars().take(1024).collect();
+        self.details.insert(name.to_owned(), text);
+        self
+    }
+}
+
+/// Writes a record into the outbox, in the caller's transaction.
+pub async fn insert(tx: &mut SqliteConnection, record: &Record) -> Result<(), sqlx::Error> {
+    let text = serde_json::to_string(record).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
+    let (position,): (i64,) =
+        sqlx::query_as("UPDATE audit_position SET last = last + 1 WHERE id = 1 RETURNING last")
+            .fetch_one(&mut *tx)
+            .await?;
+    sqlx::query("INSERT INTO audit_outbox (position, record) VALUES ($1, $2)")
+        .bind(position)
+        .bind(text)
+        .execute(tx)
+        .await
+        .map(drop)
+}
+
+/// The oldest records that have not been carried away, with the position of the last.
+pub async fn peek(tx: &mut SqliteConnection, limit: i64) -> Result<Option<(i64, Vec<Record>)>, sqlx::Error> {
+    let rows: Vec<(i64, String)> =
+        sqlx::query_as("SELECT position, record FROM audit_outbox ORDER BY position LIMIT $1")
+            .bind(limit)
+            .fetch_all(tx)
+            .await?;
+    let Some(last) = rows.last().map(|r| r.0) else {
+        return Ok(None);
+    };
+    let records = rows
+        .iter()
+        .map(|(_, text)| serde_json::from_str(text))
+        .collect::<Result<_, _>>()
+        .map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+    Ok(Some((last, records)))
+}
+
+/// Removes what has been carried away.
+pub async fn remove(tx: &mut SqliteConnection, up_to: i64) -> Result<(), sqlx::Error> {
+    sqlx::query("DELETE FROM audit_outbox WHERE position <= $1").bind(up_to).execute(tx).await.map(drop)
+}

@@ -1,0 +1,525 @@
+//! Configuration: one structure, filled from a TOML file, then `TARS__SECTION__KEY` variables,
+//! then flags; whatever is wrong is reported all at once, before a port is bound.
+
+use serde::{Deserialize, Serialize};
+use std::{
+    fmt,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use toml::{Table, Value};
+
+pub const ENV_PREFIX: &str = "TARS__";
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+#[derive(Default)]
+pub struct Config {
+    pub data: Data,
+    pub trust: Trust,
+    pub listen: Listen,
+    pub connect: Connect,
+    pub connections: Connections,
+    pub certificates: Certificates,
+    pub credentials: Credentials,
+    pub limits: Limits,
+    pub log: Log,
+    pub telemetry: Telemetry,
+    pub gateway: Gateway,
+    pub orchestration: Orchestration,
+    pub automl: Automl,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Data {
+    /// Where everything that lasts is kept.
+    pub dir: PathBuf,
+}
+
+impl Default for Data {
+    fn default() -> Self {
+        let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
+        let base = std::env::var_os("XDG_DATA_HOME").map_or_else(|| home.join(".local/share"), PathBuf::from);
+        Self { dir: base.join("tars") }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Trust {
+    pub domain: String,
+}
+
+impl Default for Trust {
+    fn default() -> Self {
+        Self { domain: "tars.local".to_owned() }
+    }
+}
+
+/// Where to listen; port 0 takes any free port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Listen {
+    pub auth: SocketAddr,
+    pub orchestration: SocketAddr,
+    pub automl: SocketAddr,
+    pub hypersync: SocketAddr,
+    pub gateway: SocketAddr,
+    pub admin: SocketAddr,
+    pub observe: SocketAddr,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
+        Self {
+            auth: local(8093),
+            orchestration: local(8094),
+            automl: local(8097),
+            hypersync: local(8098),
+            gateway: local(3001),
+            admin: local(9900),
+            observe: local(9901),
+        }
+    }
+}
+
+impl Listen {
+    /// Any free loopback port for each.
+    pub fn free() -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self { auth: any, orchestration: any, automl: any, hypersync: any, gateway: any, admin: any, observe: any }
+    }
+}
+
+/// Where `tars serve` finds the other services, as `host:port`; `tars up` knows by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Connect {
+    pub auth: String,
+    pub orchestration: String,
+    pub automl: String,
+    pub hypersync: String,
+}
+
+impl Default for Connect {
+    fn default() -> Self {
+        Self {
+            auth: "127.0.0.1:8093".to_owned(),
+            orchestration: "127.0.0.1:8094".to_owned(),
+            automl: "127.0.0.1:8097".to_owned(),
+            hypersync: "127.0.0.1:8098".to_owned(),
+        }
+    }
+}
+
+/// Bounds of what a stranger can hold open.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Connections {
+    pub max: usize,
+    pub max_handshakes: usize,
+    pub handshake_timeout_seconds: u64,
+    pub max_age_seconds: u64,
+    pub max_age_grace_seconds: u64,
+    pub max_streams: u32,
+    pub max_message_bytes: usize,
+    /// How long calls in flight may go on after a request to stop.
+    pub drain_seconds: u64,
+    /// Calls handled at once; more are shed.
+    pub max_in_flight: usize,
+}
+
+impl Default for Connections {
+    fn default() -> Self {
+        Self {
+            max: 4096,
+            max_handshakes: 256,
+            handshake_timeout_seconds: 5,
+            max_age_seconds: 1800,
+            max_age_grace_seconds: 300,
+            max_streams: 200,
+            max_message_bytes: 1 << 20,
+            drain_seconds: 10,
+            max_in_flight: 4096,
+        }
+    }
+}
+
+impl Connections {
+    pub fn handshake_timeout(&self) -> Duration {
+        Duration::from_secs(self.handshake_timeout_seconds)
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Certificates {
+    pub leaf_life_seconds: u64,
+    pub intermediate_life_days: u64,
+    pub root_life_days: u64,
+    /// Life of the operator identity that `tars up` writes.
+    pub operator_life_days: u64,
+    /// What a SPIFFE path may call itself: pattern to class.
+    pub classes: Vec<ClassRule>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClassRule {
+    /// A path; `*` stands for one segment.
+    pub pattern: String,
+    pub class: String,
+}
+
+impl Default for Certificates {
+    fn default() -> Self {
+        let rule = |pattern: &str, class: &str| ClassRule { pattern: pattern.to_owned(), class: class.to_owned() };
+        let mut classes = Vec::new();
+        for workload in ["auth", "orchestration", "automl", "hypersync", "gateway", "worker"] {
+            classes.push(rule(&format!("/{workload}"), workload));
+            classes.push(rule(&format!("/ns/*/sa/{workload}"), workload));
+        }
+        classes.push(rule("/user/*", "operator"));
+        classes.push(rule("/client/*", "client"));
+        Self {
+            leaf_life_seconds: 3600,
+            intermediate_life_days: 30,
+            root_life_days: 3650,
+            operator_life_days: 30,
+            classes,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Credentials {
+    pub access_token_seconds: u64,
+    pub refresh_token_days: u64,
+    pub session_max_days: u64,
+    /// Past this, calls that change something are refused.
+    pub stale_after_seconds: u64,
+}
+
+impl Default for Credentials {
+    fn default() -> Self {
+        Self { access_token_seconds: 900, refresh_token_days: 7, session_max_days: 30, stale_after_seconds: 10 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Limits {
+    pub auth_per_minute: u32,
+    pub public_per_minute: u32,
+    pub user_per_minute: u32,
+    pub internal_per_second: u32,
+    pub flood_per_second: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            auth_per_minute: 10,
+            public_per_minute: 30,
+            user_per_minute: 600,
+            internal_per_second: 1000,
+            flood_per_second: 100,
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum LogFormat {
+    #[default]
+    Human,
+    Json,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Log {
+    pub format: LogFormat,
+    pub level: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: LogFormat::Human, level: "info".to_owned() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Telemetry {
+    /// An OTLP collector (gRPC), as `http://host:4317`; traces are exported only when it is set.
+    pub otlp_endpoint: Option<String>,
+    /// The share of new traces that is recorded.
+    pub sample_ratio: f64,
+}
+
+impl Default for Telemetry {
+    fn default() -> Self {
+        Self { otlp_endpoint: None, sample_ratio: 1.0 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Gateway {
+    pub max_body_bytes: usize,
+    pub max_header_bytes: usize,
+}
+
+impl Default for Gateway {
+    fn default() -> Self {
+        Self { max_body_bytes: 1 << 20, max_header_bytes: 16 << 10 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Orchestration {
+    /// Threads that train at once.
+    pub learners: usize,
+    /// Training and evaluation runs that may wait for a thread.
+    pub queue: usize,
+}
+
+impl Default for Orchestration {
+    fn default() -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { learners: cores, queue: 64 }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Automl {
+    /// Trials that one study runs at once.
+    pub parallel_trials: usize,
+    /// Studies that the server runs at once.
+    pub max_running_studies: usize,
+}
+
+impl Default for Automl {
+    fn default() -> Self {
+        Self { parallel_trials: 2, max_running_studies: 8 }
+    }
+}
+
+/// All that is wrong with the configuration.
+#[derive(Debug)]
+pub struct ConfigErrors(pub Vec<String>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the configuration has {} mistake(s):", self.0.len())?;
+        for mistake in &self.0 {
+            write!(f, "\n  - {mistake}")?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for ConfigErrors {}
+
+impl Config {
+    /// Reads file, variables and flags, in rising order of authority.
+    pub fn load(
+        file: Option<&Path>,
+        env: impl IntoIterator<Item = (String, String)>,
+        flags: Table,
+    ) -> Result<Self, ConfigErrors> {
+        let mut mistakes = Vec::new();
+        let mut merged = Table::new();
+        match file.map(read_file).transpose() {
+            Ok(table) => merge(&mut merged, table.unwrap_or_default()),
+            Err(mistake) => mistakes.push(mistake),
+        }
+        merge(&mut merged, from_env(env, &mut mistakes));
+        merge(&mut merged, flags);
+        mistakes.extend(wrong_leaves(&merged));
+        if !mistakes.is_empty() {
+            return Err(ConfigErrors(mistakes));
+        }
+        let config: Self = Value::Table(merged)
+            .try_into()
+            .map_err(|e: toml::de::Error| ConfigErrors(vec![e.message().to_owned()]))?;
+        let mistakes = config.mistakes();
+        if mistakes.is_empty() { Ok(config) } else { Err(ConfigErrors(mistakes)) }
+    }
+
+    fn mistakes(&self) -> Vec<String> {
+        let mut out = Vec::new();
+        let mut require = |ok: bool, text: &str| {
+            if !ok {
+                out.push(text.to_owned());
+            }
+        };
+        require(self.listen.admin.ip().is_loopback(), "listen.admin must be a loopback address");
+        require(
+            self.listen.gateway.ip().is_loopback(),
+            "listen.gateway must be a loopback address: the gateway has no TLS yet",
+        );
+        require((0.0..=1.0).contains(&self.telemetry.sample_ratio), "telemetry.sample_ratio must be between 0 and 1");
+        require(is_trust_domain(&self.trust.domain), "trust.domain must be lower-case letters, digits, '.', '-', '_'");
+        require(self.certificates.leaf_life_seconds >= 30, "certificates.leaf_life_seconds must be at least 30");
+        require(self.credentials.access_token_seconds >= 10, "credentials.access_token_seconds must be at least 10");
+        require(self.orchestration.learners >= 1, "orchestration.learners must be at least 1");
+        require(self.automl.parallel_trials >= 1, "automl.parallel_trials must be at least 1");
+        let limits = &self.limits;
+        let all = [
+            limits.auth_per_minute, limits.public_per_minute, limits.user_per_minute,
+            limits.internal_per_second, limits.flood_per_second,
+        ];
+        require(all.iter().all(|l| *l > 0), "limits must be above 0");
+        let c = &self.connections;
+        require(c.max > 0 && c.max_handshakes > 0 && c.max_in_flight > 0, "connections: bounds must be above 0");
+        let endpoint = self.telemetry.otlp_endpoint.as_deref();
+        require(
+            endpoint.is_none_or(|e| e.starts_with("http://")),
+            "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",
+        );
+        out
+    }
+
+    /// The effective configuration as TOML; it holds no secrets.
+    pub fn to_toml(&self) -> String {
+        toml::to_string_pretty(self).unwrap_or_default()
+    }
+}
+
+fn is_trust_domain(text: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    (1..=255).contains(&text.len()) && text.bytes().all(plain)
+}
+
+fn read_file(path: &Path) -> Result<Table, String> {
+    let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
+    text.parse::<Table>().map_err(|e| format!("{}: {}", path.display(), e.message()))
+}
+
+fn merge(into: &mut Table, from: Table) {
+    for (key, value) in from {
+        match (into.get_mut(&key), value) {
+            (Some(Value::Table(old)), Value::Table(new)) => merge(old, new),
+            (_, value) => {
+                into.insert(key, value);
+            }
+        }
+    }
+}
+
+fn from_env(env: impl IntoIterator<Item = (String, String)>, mistakes: &mut Vec<String>) -> Table {
+    let mut table = Table::new();
+    for (name, text) in env {
+        let Some(path) = name.strip_prefix(ENV_PREFIX) else {
+            continue;
+        };
+        let parts: Vec<String> = path.split("__").map(str::to_lowercase).collect();
+        let [section, key] = parts.as_slice() else {
+            mistakes.push(format!("{name}: must be {ENV_PREFIX}SECTION__KEY"));
+            continue;
+        };
+        merge(&mut table, leaf(section, key, env_value(section, key, &text)));
+    }
+    table
+}
+
+/// One setting as a table.
+pub fn leaf(section: &str, key: &str, value: Value) -> Table {
+    let mut inner = Table::new();
+    inner.insert(key.to_owned(), value);
+    let mut table = Table::new();
+    table.insert(section.to_owned(), Value::Table(inner));
+    table
+}
+
+/// A variable is text; what is no text in the structure is read as TOML.
+fn env_value(section: &str, key: &str, text: &str) -> Value {
+    let as_text = Value::String(text.to_owned());
+    let fits = Config::deserialize(Value::Table(leaf(section, key, as_text.clone()))).is_ok();
+    let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
+    match parsed {
+        Some(value) if !fits => value,
+        _ => as_text,
+    }
+}
+
+/// Tries each setting alone, so that one mistake does not hide the next.
+fn wrong_leaves(table: &Table) -> Vec<String> {
+    let mut mistakes = Vec::new();
+    for (section, value) in table {
+        let Value::Table(settings) = value else {
+            mistakes.push(format!("{section} must be a section"));
+            continue;
+        };
+        for (key, value) in settings {
+            let alone = Value::Table(leaf(section, key, value.clone()));
+            if let Err(e) = Config::deserialize(alone) {
+                mistakes.push(format!("{section}.{key}: {}", e.message().lines().next().unwrap_or_default()));
+            }
+        }
+    }
+    mistakes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+    }
+
+    #[test]
+    fn nothing_given_is_the_default() {
+        assert_eq!(Config::load(None, env(&[]), Table::new()).unwrap(), Config::default());
+    }
+
+    #[test]
+    fn flags_win_over_variables_over_the_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("tars.toml");
+        std::fs::write(&file, "[limits]\nauth_per_minute = 1\npublic_per_minute = 1\nuser_per_minute = 1\n").unwrap();
+        let vars = env(&[("TARS__LIMITS__PUBLIC_PER_MINUTE", "2"), ("TARS__LIMITS__USER_PER_MINUTE", "2"), ("HOME", "x")]);
+        let flags = leaf("limits", "user_per_minute", Value::Integer(3));
+        let config = Config::load(Some(&file), vars, flags).unwrap();
+        let limits = config.limits;
+        assert_eq!((limits.auth_per_minute, limits.public_per_minute, limits.user_per_minute), (1, 2, 3));
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once() {
+        let vars = env(&[
+            ("TARS__LIMITS__AUTH_PER_MINUTE", "many"),
+            ("TARS__LISTEN__AUTH", "nowhere"),
+            ("TARS__NOSUCH__KEY", "1"),
+            ("TARS__LOG__NOSUCH", "1"),
+            ("TARS__ALONE", "1"),
+        ]);
+        let text = Config::load(Some(Path::new("/nonexistent.toml")), vars, Table::new()).unwrap_err().to_string();
+        for expected in ["limits.auth_per_minute", "listen.auth", "nosuch", "log.nosuch", "TARS__ALONE", "/nonexistent.toml"] {
+            assert!(text.contains(expected), "{expected} in {text}");
+        }
+    }
+
+    #[test]
+    fn values_that_cannot_work_are_refused_together() {
+        let vars = env(&[("TARS__LISTEN__ADMIN", "0.0.0.0:1"), ("TARS__LISTEN__GATEWAY", "0.0.0.0:1"), ("TARS__TELEMETRY__SAMPLE_RATIO", "2.0")]);
+        let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
+        assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    }
+
+    #[test]
+    fn the_printed_configuration_reads_back() {
+        let config = Config::default();
+        let table: Table = config.to_toml().parse().unwrap();
+        assert_eq!(Config::load(None, env(&[]), table).unwrap(), config);
+    }
+}

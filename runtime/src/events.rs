@@ -1,0 +1,155 @@
+//! Bounded logs of numbered events that streams read from and resume into.
+//!
+//! Numbers start at 1. A reader asks for what came after a number; when that has been trimmed it
+//! is told so, instead of silently missing events.
+
+use parking_lot::Mutex;
+use std::{collections::VecDeque, sync::Arc};
+use tokio::sync::watch;
+
+#[derive(Debug)]
+struct State<T> {
+    /// The events from `last - items.len() + 1` to `last`.
+    items: VecDeque<T>,
+    last: u64,
+    closed: bool,
+}
+
+#[derive(Debug)]
+pub struct EventLog<T> {
+    state: Arc<Mutex<State<T>>>,
+    /// Changes whenever there is something new to read.
+    changed: watch::Sender<u64>,
+    capacity: usize,
+}
+
+/// What was asked for is no longer kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("events up to {first_kept} are no longer kept")]
+pub struct Trimmed {
+    pub first_kept: u64,
+}
+
+impl<T: Clone> EventLog<T> {
+    pub fn new(capacity: usize) -> Self {
+        let state = State { items: VecDeque::new(), last: 0, closed: false };
+        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(0), capacity }
+    }
+
+    /// Adds an event and returns its number.
+    pub fn push(&self, item: T) -> u64 {
+        let last = {
+            let mut state = self.state.lock();
+            if state.items.len() == self.capacity {
+                state.items.pop_front();
+            }
+            state.items.push_back(item);
+            state.last += 1;
+            state.last
+        };
+        self.changed.send_modify(|n| *n += 1);
+        last
+    }
+
+    /// Ends the log: readers get what is left, then the end.
+    pub fn close(&self) {
+        self.state.lock().closed = true;
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn last(&self) -> u64 {
+        self.state.lock().last
+    }
+
+    /// A reader of what comes after `after`.
+    pub fn read(&self, after: u64) -> Result<Reader<T>, Trimmed> {
+        let state = self.state.lock();
+        let first = state.last - state.items.len() as u64 + 1;
+        if after + 1 < first || after > state.last {
+            return Err(Trimmed { first_kept: first });
+        }
+        Ok(Reader { state: Arc::clone(&self.state), changed: self.changed.subscribe(), after })
+    }
+}
+
+#[derive(Debug)]
+pub struct Reader<T> {
+    state: Arc<Mutex<State<T>>>,
+    changed: watch::Receiver<u64>,
+    after: u64,
+}
+
+impl<T: Clone> Reader<T> {
+    /// The next event with its number; `None` at the end; an error when this reader was too slow.
+    pub async fn next(&mut self) -> Result<Option<(u64, T)>, Trimmed> {
+        loop {
+            self.changed.borrow_and_update();
+            match self.take()? {
+                Taken::Item(n, item) => return Ok(Some((n, item))),
+                Taken::End => return Ok(None),
+                Taken::Wait if self.changed.changed().await.is_err() => return Ok(None),
+                Taken::Wait => {}
+            }
+        }
+    }
+
+    fn take(&mut self) -> Result<Taken<T>, Trimmed> {
+        let state = self.state.lock();
+        let first = state.last - state.items.len() as u64 + 1;
+        if self.after + 1 < first {
+            return Err(Trimmed { first_kept: first });
+        }
+        let offset = usize::try_from(self.after + 1 - first).unwrap_or(usize::MAX);
+        if let Some(item) = state.items.get(offset) {
+            self.after += 1;
+            return Ok(Taken::Item(self.after, item.clone()));
+        }
+        Ok(if state.closed { Taken::End } else { Taken::Wait })
+    }
+}
+
+enum Taken<T> {
+    Item(u64, T),
+    End,
+    Wait,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn readers_resume_where_they_left() {
+        let log = EventLog::new(10);
+        for n in 1..=3 {
+            log.push(n);
+        }
+        log.close();
+        let mut reader = log.read(1).unwrap();
+        assert_eq!(reader.next().await.unwrap(), Some((2, 2)));
+        assert_eq!(reader.next().await.unwrap(), Some((3, 3)));
+        assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn what_was_trimmed_is_refused_and_slow_readers_are_told() {
+        let log = EventLog::new(2);
+        let mut slow = log.read(0).unwrap();
+        for n in 1..=4 {
+            log.push(n);
+        }
+        assert_eq!(log.read(1).unwrap_err(), Trimmed { first_kept: 3 });
+        assert_eq!(log.read(9).unwrap_err(), Trimmed { first_kept: 3 });
+        assert_eq!(slow.next().await.unwrap_err(), Trimmed { first_kept: 3 });
+        assert!(log.read(2).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_waiting_reader_wakes() {
+        let log = Arc::new(EventLog::new(4));
+        let mut reader = log.read(0).unwrap();
+        let waiting = tokio::spawn(async move { reader.next().await });
+        log.push("x");
+        assert_eq!(waiting.await.unwrap().unwrap(), Some((1, "x")));
+    }
+}
