@@ -1,1 +1,15 @@
-//! The REST bridge: transcoder, SSE, OpenAPI.
+//! The REST bridge: a dynamic transcoder from HTTP and JSON to gRPC, driven by the embedded
+//! descriptors. A method with a `google.api.http` route is reachable here with no code of its own.
+//!
+//! The gateway decides nothing about callers: it passes their credential on, and the service that
+//! it calls checks it. Its own identity only says that it is the gateway.
+
+mod backend;
+mod error;
+mod openapi;
+mod server;
+mod stream;
+mod transcode;
+
+pub use backend::Backends;
+pub use server::{Gateway, serve};

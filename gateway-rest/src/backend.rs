@@ -1,0 +1,94 @@
+//! Calls to the services, in bytes: the transcoder encodes and decodes by itself.
+
+use bytes::{Buf, BufMut, Bytes};
+use http::uri::PathAndQuery;
+use std::collections::HashMap;
+use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
+use tars_mesh::Channel;
+use tonic::{
+    Code, Request, Response, Status, Streaming,
+    client::Grpc,
+    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
+};
+
+/// A connection for calls and one for streams, to each workload.
+#[derive(Debug, Clone, Default)]
+pub struct Backends {
+    channels: HashMap<String, (Channel, Channel)>,
+}
+
+impl Backends {
+    pub fn add(&mut self, workload: &str, channel: Channel) {
+        let streams = channel.separate();
+        self.channels.insert(workload.to_owned(), (channel, streams));
+    }
+
+    fn client(&self, workload: &str, streams: bool) -> Result<Grpc<OutgoingService<Channel>>, Status> {
+        let (calls, separate) = self
+            .channels
+            .get(workload)
+            .ok_or_else(|| Status::new(Code::Unimplemented, "no service behind this method"))?;
+        let channel = if streams { separate } else { calls };
+        Ok(Grpc::new(outgoing(channel.clone(), Credentials::Own)).max_decoding_message_size(16 << 20))
+    }
+
+    pub(crate) async fn unary(
+        &self,
+        workload: &str,
+        path: PathAndQuery,
+        request: Request<Bytes>,
+    ) -> Result<Response<Bytes>, Status> {
+        let mut client = self.client(workload, false)?;
+        client.ready().await?;
+        client.unary(request, path, Raw).await
+    }
+
+    pub(crate) async fn stream(
+        &self,
+        workload: &str,
+        path: PathAndQuery,
+        request: Request<Bytes>,
+    ) -> Result<Response<Streaming<Bytes>>, Status> {
+        let mut client = self.client(workload, true)?;
+        client.ready().await?;
+        client.server_streaming(request, path, Raw).await
+    }
+}
+
+/// Passes messages through as they are.
+#[derive(Debug, Clone, Copy)]
+struct Raw;
+
+impl Codec for Raw {
+    type Encode = Bytes;
+    type Decode = Bytes;
+    type Encoder = Self;
+    type Decoder = Self;
+
+    fn encoder(&mut self) -> Self {
+        Self
+    }
+
+    fn decoder(&mut self) -> Self {
+        Self
+    }
+}
+
+impl Encoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
+        dst.put(item);
+        Ok(())
+    }
+}
+
+impl Decoder for Raw {
+    type Item = Bytes;
+    type Error = Status;
+
+    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
+        Ok(Some(src.copy_to_bytes(src.remaining())))
+    }
+}

@@ -1,0 +1,258 @@
+//! The HTTP side: routing, limits, the trace's first span, and the answer's headers.
+
+use crate::{
+    Backends,
+    error::{self, Refusal},
+    openapi,
+    stream::{self, Format},
+    transcode::{self, Target},
+};
+use axum::{
+    Json, Router,
+    extract::{ConnectInfo, State},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, uri::PathAndQuery};
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
+use serde_json::{Value, json};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+use tars_interceptors::{contract, trace::CLIENT_ADDR};
+use tars_proto::route::{Binding, Found, Router as Routes};
+use tars_runtime::{
+    config::Gateway as Settings,
+    ports::Readiness,
+    trace::{Kind, Span, TraceContext, Tracer},
+};
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Status, metadata::MetadataMap};
+use tower::ServiceExt;
+
+const MAX_CONNECTIONS: usize = 1024;
+const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+const DRAIN: Duration = Duration::from_secs(10);
+
+#[derive(Clone)]
+pub struct Gateway(Arc<Inner>);
+
+struct Inner {
+    backends: Backends,
+    routes: Routes<Target>,
+    openapi: Value,
+    settings: Settings,
+    tracer: Tracer,
+    readiness: Readiness,
+}
+
+impl Gateway {
+    /// The contract has been checked at start, so that every route can be inserted.
+    pub fn new(backends: Backends, settings: Settings, tracer: Tracer, readiness: Readiness) -> Result<Self, String> {
+        let table = contract().map_err(ToString::to_string)?;
+        let mut routes = Routes::default();
+        for method in table.iter() {
+            for route in &method.routes {
+                routes
+                    .insert(&route.method, route.template.clone(), Target { method, route })
+                    .map_err(|taken| format!("{taken} is routed twice"))?;
+            }
+        }
+        let openapi = openapi::document(table);
+        Ok(Self(Arc::new(Inner { backends, routes, openapi, settings, tracer, readiness })))
+    }
+
+    fn router(self) -> Router {
+        Router::new()
+            .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
+            .route("/ready", get(ready))
+            .route("/openapi.json", get(async |State(g): State<Self>| Json(g.0.openapi.clone())))
+            .fallback(handle)
+            .with_state(self)
+    }
+}
+
+async fn ready(State(gateway): State<Gateway>) -> Response {
+    let (ready, report) = gateway.0.readiness.report().await;
+    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    (code, Json(report)).into_response()
+}
+
+/// Serves HTTP/1.1 until `stop`, then lets open requests finish for a while.
+pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
+    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    let tasks = TaskTracker::new();
+    let max_header = gateway.0.settings.max_header_bytes;
+    let router = gateway.router();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = stop.cancelled() => break,
+        };
+        let Ok((tcp, addr)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+            continue;
+        };
+        if tcp.set_nodelay(true).is_err() {
+            continue;
+        }
+        let service = router.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
+            request.extensions_mut().insert(ConnectInfo(addr));
+            request.map(axum::body::Body::new)
+        });
+        let stop = stop.clone();
+        tasks.spawn(async move {
+            let connection = hyper::server::conn::http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEADER_TIMEOUT)
+                .max_buf_size(max_header.max(8192))
+                .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(service))
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                _ = connection.as_mut() => {}
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    // Streams do not end by themselves; they are cut after the drain.
+                    tokio::time::timeout(DRAIN, connection).await.ok();
+                }
+            }
+            drop(place);
+        });
+    }
+    drop(listener);
+    tasks.close();
+    tasks.wait().await;
+}
+
+async fn handle(
+    State(gateway): State<Gateway>,
+    ConnectInfo(addr): ConnectInfo<SocketAddr>,
+    request: Request<axum::body::Body>,
+) -> Response {
+    let path = request.uri().path().to_owned();
+    let inner = &gateway.0;
+    let (target, bindings) = match inner.routes.find(request.method().as_str(), &path) {
+        Found::Route(target, bindings) => (target.clone(), bindings),
+        Found::OtherMethods(allowed) => return secured(Refusal::MethodNotAllowed(allowed).into_response()),
+        Found::BadPath => return secured(error::bad_request("", "the path has a broken escape").into_response()),
+        Found::Nothing => return secured(Refusal::NotFound.into_response()),
+    };
+    let mut span = inner.start_span(&target, request.headers(), &path, addr.ip());
+    let trace = span.context();
+    let work = inner.transcode(&target, &bindings, addr.ip(), request);
+    let mut response = match span.scope().run(work).await {
+        Ok(response) => response,
+        Err(refusal) => refusal.into_response(),
+    };
+    finish_span(&mut span, response.status());
+    if let Ok(id) = HeaderValue::try_from(trace.trace_id_hex()) {
+        response.headers_mut().insert("x-trace-id", id);
+    }
+    secured(response)
+}
+
+fn finish_span(span: &mut Span, status: StatusCode) {
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.set("error.type", status.as_str().to_owned());
+        span.fail(status.as_str());
+    }
+}
+
+fn secured(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    response
+}
+
+impl Inner {
+    /// An outside client's trace id is kept; whether the trace is sampled is decided here.
+    fn start_span(&self, target: &Target, headers: &HeaderMap, path: &str, client: IpAddr) -> Span {
+        let parent = headers.get("traceparent").and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let name = format!("{} {}", target.route.method, target.route.template);
+        let mut span = self.tracer.start(name, Kind::Server, parent);
+        if span.is_recording() {
+            span.set("http.request.method", target.route.method.clone());
+            span.set("http.route", target.route.template.to_string());
+            span.set("url.path", path.to_owned());
+            span.set("client.address", client.to_string());
+        }
+        span
+    }
+
+    async fn transcode(
+        &self,
+        target: &Target,
+        bindings: &[Binding],
+        client: IpAddr,
+        request: Request<axum::body::Body>,
+    ) -> Result<Response, Refusal> {
+        let (parts, body) = request.into_parts();
+        let body = self.read(body).await?;
+        transcode::check_content_type(&parts.headers, &body)?;
+        let last = if target.method.server_streaming { text(&parts.headers, "last-event-id") } else { None };
+        let query = parts.uri.query().unwrap_or_default();
+        let message = transcode::request_bytes(target, bindings, query, &body, last)?;
+        let mut call = tonic::Request::new(message);
+        *call.metadata_mut() = metadata(&parts.headers, client)?;
+        let workload = target.method.workload().ok_or(Refusal::NotFound)?;
+        let path = PathAndQuery::try_from(target.method.path.as_str()).map_err(|_| Refusal::NotFound)?;
+        if target.method.server_streaming {
+            let response = self.backends.stream(workload, path, call).await?;
+            let items = response.into_inner();
+            return Ok(stream::respond(target.method, items, Format::asked_by(&parts.headers)));
+        }
+        let response = self.backends.unary(workload, path, call).await?;
+        let limits = response.metadata().clone().into_headers();
+        let value = transcode::response_json(target.method, response.get_ref())?;
+        let mut response = Json(value).into_response();
+        error::copy_limits(limits, response.headers_mut());
+        Ok(response)
+    }
+
+    async fn read(&self, body: axum::body::Body) -> Result<Bytes, Refusal> {
+        let limited = Limited::new(body, self.settings.max_body_bytes);
+        match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
+            Ok(Ok(collected)) => Ok(collected.to_bytes()),
+            Ok(Err(e)) if e.is::<LengthLimitError>() => Err(Refusal::TooLarge),
+            Ok(Err(_)) => Err(error::bad_request("", "the body did not arrive whole")),
+            Err(_) => Err(Status::deadline_exceeded("the body did not arrive in time").into()),
+        }
+    }
+}
+
+fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    headers.get(name).and_then(|v| v.to_str().ok())
+}
+
+/// What is passed on: the caller's credential, and where the caller is. Nothing else.
+fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal> {
+    let mut out = HeaderMap::new();
+    for name in [header::AUTHORIZATION, HeaderName::from_static("x-api-key")] {
+        for value in headers.get_all(&name) {
+            out.append(name.clone(), value.clone());
+        }
+    }
+    let address = HeaderValue::try_from(client.to_string()).map_err(|_| Refusal::NotFound)?;
+    out.insert(HeaderName::from_static(CLIENT_ADDR), address);
+    if let Some(timeout) = text(headers, "x-request-timeout") {
+        let seconds = timeout.parse::<u32>().map_err(|_| error::bad_request("X-Request-Timeout", "must be seconds"))?;
+        out.insert("grpc-timeout", HeaderValue::try_from(format!("{seconds}S")).map_err(|_| Refusal::NotFound)?);
+    }
+    Ok(MetadataMap::from_headers(out))
+}
