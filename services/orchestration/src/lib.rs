@@ -1,1 +1,62 @@
-//! Agents: training, evaluation, serving, reload, games.
+//! Orchestration: the agents, what they decide, how they learn, and which hyperparameters are live.
+
+mod agents;
+mod api;
+mod error;
+mod learners;
+mod store;
+mod training;
+
+pub use api::routes;
+pub use error::OrchestrationError;
+
+use agents::Agents;
+use learners::Learners;
+use std::{path::Path, sync::Arc};
+use store::Store;
+use tars_runtime::{
+    blobs::Blobs,
+    clock::Clock,
+    config,
+    db::Db,
+};
+use training::Trainings;
+
+/// The service without its transport.
+#[derive(Debug)]
+pub struct Orchestration {
+    agents: Agents,
+    trainings: Trainings,
+    learners: Learners,
+    store: Store,
+    clock: Clock,
+    /// Games solved at once.
+    solvers: Arc<tokio::sync::Semaphore>,
+}
+
+impl Orchestration {
+    pub async fn open(dir: &Path, settings: config::Orchestration, clock: Clock) -> Result<Arc<Self>, OrchestrationError> {
+        tars_certs::secret::create_dir(dir)?;
+        let store = Store::new(Db::open(&dir.join("orchestration.db"), store::STEPS).await?);
+        let blobs = Blobs::open(dir.join("blobs"))?;
+        store.interrupt_running(clock.now_us()).await?;
+        let agents = Agents::open(&store, blobs, clock.clone()).await?;
+        let solvers = settings.learners.max(1);
+        Ok(Arc::new(Self {
+            agents,
+            trainings: Trainings::default(),
+            learners: Learners::new(settings.learners, settings.queue),
+            store,
+            clock,
+            solvers: Arc::new(tokio::sync::Semaphore::new(solvers)),
+        }))
+    }
+
+    pub async fn check(&self) -> Result<(), OrchestrationError> {
+        Ok(self.store.db().check().await?)
+    }
+
+    pub fn db(&self) -> &Db {
+        self.store.db()
+    }
+}

@@ -1,0 +1,94 @@
+//! What can go wrong in Orchestration, and how each is told to clients.
+
+use std::{io, time::Duration};
+use tars_games::GameError;
+use tars_learn::{RunError, hyper::Wrong};
+use tars_proto::{fault, params::NotScalar};
+use tonic::{Code, Status};
+use tonic_types::FieldViolation;
+
+#[derive(Debug, thiserror::Error)]
+pub enum OrchestrationError {
+    #[error("there is no {0} {1:?}")]
+    NotFound(&'static str, String),
+    #[error("the agent {0:?} is not built yet")]
+    NotBuilt(&'static str),
+    #[error("the agent has no weights yet: train it first")]
+    Untrained,
+    #[error("the state has {given} values; {agent} observes {needed}")]
+    Observation { agent: String, given: usize, needed: usize },
+    #[error("the observation is for another type of agent")]
+    AgentType,
+    #[error("hyperparameters out of bounds")]
+    Hyperparameters(Vec<Wrong>),
+    #[error(transparent)]
+    NotScalar(#[from] NotScalar),
+    #[error("the live version is {live}, not {expected}")]
+    Version { live: i64, expected: i64 },
+    #[error("the agent is being trained already")]
+    TrainingRuns,
+    #[error("too many runs wait for a learner")]
+    QueueFull,
+    #[error(transparent)]
+    Run(#[from] RunError),
+    #[error("games of {0} players are not solved yet; two are")]
+    Players(usize),
+    #[error(transparent)]
+    Game(#[from] GameError),
+    #[error("player names must differ")]
+    PlayerNames,
+    #[error("too many games are being solved")]
+    SolversBusy,
+    #[error("{0} is not a token of this list")]
+    PageToken(&'static str),
+    #[error("weights: {0}")]
+    Weights(#[from] tars_learn::weights::BadWeights),
+    #[error("database: {0}")]
+    Store(#[from] tars_runtime::db::Error),
+    #[error("file: {0}")]
+    Io(#[from] io::Error),
+    #[error("a worker stopped: {0}")]
+    Worker(&'static str),
+}
+
+impl From<OrchestrationError> for Status {
+    fn from(error: OrchestrationError) -> Self {
+        let text = error.to_string();
+        match error {
+            OrchestrationError::NotFound(kind, name) => fault::not_found(kind, &name),
+            OrchestrationError::NotBuilt(_) => fault::status(Code::Unimplemented, "AGENT_NOT_BUILT", &text),
+            OrchestrationError::Untrained => fault::precondition("UNTRAINED", "agent", &text),
+            OrchestrationError::Observation { .. } => fault::invalid_field("state_vector", &text),
+            OrchestrationError::AgentType => fault::invalid_field("agent_type", &text),
+            OrchestrationError::Hyperparameters(wrong) | OrchestrationError::Run(RunError::Hyperparameters(wrong)) => {
+                fault::invalid(wrong.into_iter().map(violation).collect())
+            }
+            OrchestrationError::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
+            OrchestrationError::Version { .. } => fault::status(Code::Aborted, "VERSION_CHANGED", &text),
+            OrchestrationError::TrainingRuns => fault::precondition("TRAINING_RUNS", "agent", &text),
+            OrchestrationError::QueueFull => fault::exhausted("LEARNERS_BUSY", "learners", Duration::from_secs(5)),
+            OrchestrationError::SolversBusy => fault::exhausted("SOLVERS_BUSY", "solvers", Duration::from_secs(1)),
+            OrchestrationError::Run(RunError::Algorithm(_)) => fault::invalid_field("agent_type", &text),
+            OrchestrationError::Run(RunError::Environment(_)) => fault::invalid_field("environment", &text),
+            OrchestrationError::Run(RunError::Diverged) => fault::status(Code::Aborted, "DIVERGED", &text),
+            OrchestrationError::Players(_) => fault::status(Code::Unimplemented, "TOO_MANY_PLAYERS", &text),
+            OrchestrationError::Game(_) | OrchestrationError::PlayerNames => fault::invalid_field("players", &text),
+            OrchestrationError::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            OrchestrationError::Store(e) => {
+                tracing::error!(error = %e, "the database failed");
+                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+            }
+            OrchestrationError::Run(RunError::Weights)
+            | OrchestrationError::Weights(_)
+            | OrchestrationError::Io(_)
+            | OrchestrationError::Worker(_) => {
+                tracing::error!(error = text, "orchestration failed");
+                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+            }
+        }
+    }
+}
+
+fn violation(wrong: Wrong) -> FieldViolation {
+    FieldViolation::new(format!("hyperparameters[{}]", wrong.name), wrong.problem)
+}
