@@ -1,5 +1,6 @@
 //! The record of one call, shared by all layers and visible to the handler.
 
+use futures_util::future::BoxFuture;
 use http::Extensions;
 use std::{
     net::IpAddr,
@@ -8,7 +9,7 @@ use std::{
 use tars_certs::{PEER_CLASSES, PeerClass, peer::PeerInfo};
 use tars_credentials::{Caller, PERMISSIONS};
 use tars_proto::table::{ContractErrors, Method, MethodTable, Vocabulary};
-use tars_runtime::trace::TraceContext;
+use tars_runtime::trace::{Scope, Span, TraceContext};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
@@ -17,6 +18,22 @@ pub fn contract() -> Result<&'static MethodTable, &'static ContractErrors> {
     static TABLE: LazyLock<Result<MethodTable, ContractErrors>> =
         LazyLock::new(|| MethodTable::build(Vocabulary { peer_classes: PEER_CLASSES, permissions: PERMISSIONS }));
     TABLE.as_ref()
+}
+
+/// Runs work that outlives a call inside a span of its own; what it spawns through
+/// [`in_current_trace`] stays in that trace.
+pub async fn with_trace<F: Future>(span: Span, work: F) -> F::Output {
+    let output = span.scope().run(work).await;
+    drop(span);
+    output
+}
+
+/// A future that stays in the trace of whoever makes it, wherever it runs.
+pub fn in_current_trace<F: Future + Send + 'static>(work: F) -> BoxFuture<'static, F::Output> {
+    match Scope::current() {
+        Some(scope) => Box::pin(scope.run(work)),
+        None => Box::pin(work),
+    }
 }
 
 /// One call in flight.

@@ -9,6 +9,7 @@ pub mod fault;
 pub mod params;
 pub mod route;
 pub mod table;
+pub mod time;
 pub mod validate;
 
 #[allow(clippy::all, clippy::pedantic, unreachable_pub)]

@@ -1,6 +1,7 @@
 //! Hyperparameter search by pure computation: spaces, samplers, pruners. Parameters are matched by
 //! name; a seed and the history decide what is suggested.
 
+pub mod interval;
 pub mod pruner;
 pub mod sampler;
 pub mod space;

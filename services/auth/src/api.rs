@@ -4,14 +4,16 @@ use crate::{
     Auth,
     audit::Filter,
     keys::{KeySummary, NewKey},
-    publish::timestamp,
     sessions::{Origin, Tokens, UserSummary},
     signing,
 };
 use futures_util::{Stream, StreamExt, stream};
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tars_interceptors::Call;
-use tars_proto::auth::v1::{self as pb, *};
+use tars_proto::{
+    auth::v1::{self as pb, *},
+    time::{micros, timestamp},
+};
 use tars_runtime::audit::{Record, Severity};
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
@@ -268,10 +270,6 @@ impl signing_key_service_server::SigningKeyService for Api {
     }
 }
 
-fn us(at: Option<tars_proto::Timestamp>) -> Option<i64> {
-    at.map(|t| t.seconds.saturating_mul(1_000_000).saturating_add(i64::from(t.nanos / 1000)))
-}
-
 fn event(record: Record) -> AuditEvent {
     AuditEvent {
         event_id: record.event_id.to_string(),
@@ -300,7 +298,7 @@ fn record(event: AuditEvent, service: &str) -> Result<Record, Status> {
     };
     Ok(Record {
         event_id: Uuid::try_parse(&event.event_id).map_err(|_| bad("events.event_id"))?,
-        at_us: us(event.timestamp).ok_or_else(|| bad("events.timestamp"))?,
+        at_us: event.timestamp.as_ref().map(micros).ok_or_else(|| bad("events.timestamp"))?,
         event_type: event.event_type,
         severity,
         // A service speaks for itself only.
@@ -326,8 +324,8 @@ impl audit_service_server::AuditService for Api {
             event_type: asked.event_type,
             caller: asked.caller,
             service: asked.service,
-            from_us: us(asked.start_time),
-            to_us: us(asked.end_time),
+            from_us: asked.start_time.as_ref().map(micros),
+            to_us: asked.end_time.as_ref().map(micros),
         };
         let (records, next_page_token) = self.0.list_audit(&filter, &asked.page_token, asked.page_size).await?;
         Ok(Response::new(ListAuditEventsResponse { events: records.into_iter().map(event).collect(), next_page_token }))

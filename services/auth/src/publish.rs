@@ -10,6 +10,7 @@ use tars_credentials::{View, permission};
 use tars_proto::{
     Timestamp,
     auth::v1::{KeyView, RoleView, SecretView, SessionView, UserView, WatchCredentialsResponse},
+    time::timestamp,
 };
 use tars_runtime::{
     clock::Clock,
@@ -49,13 +50,6 @@ impl Publisher {
 
     pub(crate) fn read(&self, after: u64) -> Result<Reader<WatchCredentialsResponse>, Trimmed> {
         self.log.read(after)
-    }
-}
-
-pub(crate) fn timestamp(us: i64) -> Timestamp {
-    Timestamp {
-        seconds: us.div_euclid(1_000_000),
-        nanos: i32::try_from(us.rem_euclid(1_000_000) * 1000).unwrap_or_default(),
     }
 }
 

@@ -24,9 +24,10 @@ use tars_learn::{
     hyper::{Value, Values, Wrong},
 };
 use tars_proto::{
-    Struct, Timestamp, fault,
+    Struct, fault,
     orchestration::v1::*,
     params::{self, Param},
+    time::timestamp,
 };
 use tonic::{Code, Request, Response, Status, service::Routes};
 use uuid::Uuid;
@@ -46,13 +47,6 @@ pub fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes {
             training_service_server::TrainingServiceServer::new(api).max_decoding_message_size(max_message),
         );
     routes.routes()
-}
-
-fn timestamp(us: i64) -> Timestamp {
-    Timestamp {
-        seconds: us.div_euclid(1_000_000),
-        nanos: i32::try_from(us.rem_euclid(1_000_000) * 1000).unwrap_or_default(),
-    }
 }
 
 fn unsigned(n: i64) -> u64 {

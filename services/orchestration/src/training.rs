@@ -14,12 +14,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
+use tars_interceptors::call::in_current_trace;
 use tars_learn::{Outcome, Progress, Run, RunError};
 use tars_runtime::{
     audit::{self, Record},
     events::EventLog,
     page,
-    trace::Scope,
 };
 use uuid::Uuid;
 
@@ -127,10 +127,7 @@ impl Orchestration {
         });
         self.trainings.insert(row.id, Arc::clone(&training));
         let follow = Arc::clone(self).follow(training, Arc::clone(&agent), running, row.clone());
-        match Scope::current() {
-            Some(scope) => tokio::spawn(scope.run(follow)),
-            None => tokio::spawn(follow),
-        };
+        tokio::spawn(in_current_trace(follow));
         Ok(row)
     }
 

@@ -1,0 +1,346 @@
+//! AutoML's gRPC handlers.
+
+use crate::{
+    Automl, AutomlError,
+    runner::to_params,
+    store::{StudyState as State, TrialRow, TrialState as Ended},
+    studies::{NewStudy, StudyEvent, StudyView},
+};
+use futures_util::{Stream, stream};
+use std::{pin::Pin, sync::Arc};
+use tars_interceptors::Call;
+use tars_learn::{
+    hyper::{Kind, Search, Spec},
+    spec_of,
+};
+use tars_proto::{
+    automl::v1::*,
+    fault,
+    params::{self, Param},
+    time::timestamp,
+};
+use tars_runtime::trace::Tracer;
+use tars_search::{Range, Space, Value};
+use tonic::{Code, Request, Response, Status, service::Routes};
+use uuid::Uuid;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    automl: Arc<Automl>,
+    tracer: Tracer,
+}
+
+pub fn routes(automl: Arc<Automl>, tracer: Tracer, max_message: usize) -> Routes {
+    let server = study_service_server::StudyServiceServer::new(Api { automl, tracer });
+    Routes::new(server.max_decoding_message_size(max_message))
+}
+
+fn id(text: &str) -> Result<Uuid, Status> {
+    Uuid::try_parse(text).map_err(|_| fault::invalid_field("study_id", "must be a UUID"))
+}
+
+fn invalid(field: &'static str, problem: impl Into<String>) -> AutomlError {
+    AutomlError::Invalid { field, problem: problem.into() }
+}
+
+fn range(parameter: Parameter) -> Result<tars_search::Parameter, AutomlError> {
+    let name = parameter.name;
+    let range = match (parameter.float, parameter.int, parameter.categorical) {
+        (Some(f), None, None) => Range::Float { low: f.low, high: f.high, log: f.log },
+        (None, Some(i), None) => Range::Int { low: i.low, high: i.high, log: i.log },
+        (None, None, Some(c)) => {
+            let values = c.values.into_iter().map(|v| params::from_value(&name, v).map(value));
+            Range::Categorical { values: values.collect::<Result<_, _>>()? }
+        }
+        _ => return Err(invalid("search_space", format!("{name} must have exactly one of float, int, categorical"))),
+    };
+    Ok(tars_search::Parameter { name, range })
+}
+
+fn value(param: Param) -> Value {
+    match param {
+        Param::Flag(b) => Value::Flag(b),
+        Param::Number(n) => Value::Number(n),
+        Param::Text(s) => Value::Text(s),
+    }
+}
+
+fn space(parameters: Vec<Parameter>) -> Result<Space, AutomlError> {
+    let parameters = parameters.into_iter().map(range).collect::<Result<Vec<_>, _>>()?;
+    Ok(Space::new(parameters)?)
+}
+
+/// The ranges that an algorithm is searched in.
+fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
+    let parameters = spec.parameters.iter().map(|p| {
+        let range = match p.search {
+            Search::Float { low, high, log } => Range::Float { low, high, log },
+            Search::Int { low, high, log } => Range::Int { low, high, log },
+            Search::Choices(all) => Range::Categorical { values: all.iter().map(|n| Value::Number(*n)).collect() },
+            Search::Flag => Range::Categorical { values: vec![Value::Flag(false), Value::Flag(true)] },
+        };
+        tars_search::Parameter { name: p.name.to_owned(), range }
+    });
+    Ok(Space::new(parameters.collect())?)
+}
+
+/// A space for an agent may only hold what the agent would take.
+fn check_against(space: &Space, spec: &Spec) -> Result<(), AutomlError> {
+    for p in space.parameters() {
+        let known = spec.parameters.iter().find(|known| known.name == p.name);
+        let known = known.ok_or_else(|| invalid("search_space", format!("{} is no parameter of this agent", p.name)))?;
+        let inside = |low: f64, high: f64| match known.kind {
+            Kind::Float { low: l, high: h } => low >= l && high <= h,
+            Kind::Int { low: l, high: h } => low >= l as f64 && high <= h as f64,
+            Kind::Flag => false,
+        };
+        let good = match &p.range {
+            Range::Float { low, high, .. } => matches!(known.kind, Kind::Float { .. }) && inside(*low, *high),
+            Range::Int { low, high, .. } => inside(*low as f64, *high as f64),
+            Range::Categorical { values } => values.iter().all(|v| match v {
+                Value::Number(n) => inside(*n, *n),
+                Value::Flag(_) => known.kind == Kind::Flag,
+                Value::Text(_) => false,
+            }),
+        };
+        if !good {
+            return Err(invalid("search_space", format!("{} leaves the agent's bounds", p.name)));
+        }
+    }
+    Ok(())
+}
+
+fn parameter(from: &tars_search::Parameter) -> Parameter {
+    let mut out = Parameter { name: from.name.clone(), ..Parameter::default() };
+    match &from.range {
+        Range::Float { low, high, log } => out.float = Some(FloatRange { low: *low, high: *high, log: *log }),
+        Range::Int { low, high, log } => out.int = Some(IntRange { low: *low, high: *high, log: *log }),
+        Range::Categorical { values } => {
+            let assignment = values.iter().enumerate().map(|(i, v)| (i.to_string(), v.clone())).collect();
+            let mut all: Vec<(usize, Param)> =
+                to_params(&assignment).into_iter().filter_map(|(i, p)| Some((i.parse().ok()?, p))).collect();
+            all.sort_by_key(|(i, _)| *i);
+            out.categorical = Some(Choices { values: all.into_iter().map(|(_, p)| p.into()).collect() });
+        }
+    }
+    out
+}
+
+fn trial(row: TrialRow) -> Trial {
+    let state = match row.state {
+        Ended::Running => TrialState::Running,
+        Ended::Complete => TrialState::Complete,
+        Ended::Pruned => TrialState::Pruned,
+        Ended::Failed => TrialState::Failed,
+    };
+    Trial {
+        number: row.number,
+        state: state.into(),
+        parameters: Some(params::to_struct(&to_params(&row.parameters))),
+        score: row.score,
+        intermediate_values: row
+            .intermediate
+            .into_iter()
+            .map(|(step, value)| IntermediateValue { step, value })
+            .collect(),
+        attempt: row.attempt,
+        error: row.error,
+        started_at: Some(timestamp(row.started_us)),
+        ended_at: row.ended_us.map(timestamp),
+    }
+}
+
+fn state(from: State) -> StudyState {
+    match from {
+        State::Running => StudyState::Running,
+        State::Completed => StudyState::Completed,
+        State::Failed => StudyState::Failed,
+        State::Cancelled => StudyState::Cancelled,
+    }
+}
+
+fn study(view: StudyView) -> Study {
+    let StudyView { row, complete, pruned, failed, best } = view;
+    Study {
+        study_id: row.id.to_string(),
+        agent_id: row.agent_id,
+        agent_type: row.agent_type,
+        environment: row.environment,
+        state: state(row.state).into(),
+        server_run: row.server_run,
+        sampler_type: row.sampler,
+        pruner_type: row.pruner,
+        n_trials: row.n_trials,
+        n_completed_trials: complete,
+        n_pruned_trials: pruned,
+        n_failed_trials: failed,
+        best_trial: best.map(trial),
+        search_space: row.space.parameters().iter().map(parameter).collect(),
+        seed: row.seed,
+        steps: row.steps,
+        owner: row.owner,
+        error: row.error,
+        started_at: Some(timestamp(row.started_us)),
+        completed_at: row.completed_us.map(timestamp),
+    }
+}
+
+impl Api {
+    /// A study whose trials the caller runs, and that is still open.
+    async fn own_study(&self, study_id: &str) -> Result<crate::store::StudyRow, Status> {
+        let row = self.automl.store.study(id(study_id)?).await?;
+        if row.server_run {
+            return Err(AutomlError::ServerRun.into());
+        }
+        if row.state != State::Running {
+            return Err(AutomlError::StudyEnded(row.state.as_str()).into());
+        }
+        Ok(row)
+    }
+}
+
+type Items = Pin<Box<dyn Stream<Item = Result<WatchStudyResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl study_service_server::StudyService for Api {
+    async fn optimize(&self, request: Request<OptimizeRequest>) -> Result<Response<OptimizeResponse>, Status> {
+        let owner = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        if !self.automl.has_room() {
+            return Err(AutomlError::Busy.into());
+        }
+        let agent_id = if asked.agent_id.is_empty() { "policy".to_owned() } else { asked.agent_id };
+        let kind = self.automl.agent_kind(&agent_id).await?;
+        if !asked.agent_type.is_empty() && asked.agent_type != kind.agent_type {
+            let problem = format!("the agent {agent_id} is of type {}", kind.agent_type);
+            return Err(invalid("agent_type", problem).into());
+        }
+        let spec = spec_of(&kind.agent_type).ok_or_else(|| invalid("agent_type", "has no search space"))?;
+        let space = if asked.search_space.is_empty() { own_space(&spec)? } else { space(asked.search_space)? };
+        check_against(&space, &spec)?;
+        let new = NewStudy {
+            agent_id,
+            agent_type: kind.agent_type,
+            environment: kind.environment,
+            server_run: true,
+            sampler: asked.sampler_type,
+            pruner: asked.pruner_type,
+            n_trials: asked.n_trials,
+            space,
+            seed: asked.seed,
+            steps: asked.steps,
+            owner,
+        };
+        let row = self.automl.create_study(new).await?;
+        let optimization_id = row.id.to_string();
+        let message = format!("{} trials of {} steps", row.n_trials, row.steps);
+        self.automl.run_in_background(row, &self.tracer);
+        Ok(Response::new(OptimizeResponse { optimization_id, status: StudyState::Running.into(), message }))
+    }
+
+    async fn create_study(&self, request: Request<CreateStudyRequest>) -> Result<Response<CreateStudyResponse>, Status> {
+        let owner = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let new = NewStudy {
+            agent_id: String::new(),
+            agent_type: String::new(),
+            environment: String::new(),
+            server_run: false,
+            sampler: asked.sampler_type,
+            pruner: asked.pruner_type,
+            n_trials: asked.n_trials,
+            space: space(asked.search_space)?,
+            seed: asked.seed,
+            steps: 0,
+            owner,
+        };
+        let row = self.automl.create_study(new).await?;
+        Ok(Response::new(CreateStudyResponse { study: Some(study(self.automl.view(row).await?)) }))
+    }
+
+    async fn get_study(&self, request: Request<GetStudyRequest>) -> Result<Response<GetStudyResponse>, Status> {
+        let view = self.automl.study_view(id(&request.get_ref().study_id)?).await?;
+        Ok(Response::new(GetStudyResponse { study: Some(study(view)) }))
+    }
+
+    async fn list_studies(&self, request: Request<ListStudiesRequest>) -> Result<Response<ListStudiesResponse>, Status> {
+        let ListStudiesRequest { page_size, page_token } = request.into_inner();
+        let (views, next_page_token) = self.automl.list_studies(&page_token, page_size).await?;
+        Ok(Response::new(ListStudiesResponse { studies: views.into_iter().map(study).collect(), next_page_token }))
+    }
+
+    async fn list_trials(&self, request: Request<ListTrialsRequest>) -> Result<Response<ListTrialsResponse>, Status> {
+        let asked = request.into_inner();
+        let study_id = id(&asked.study_id)?;
+        let (rows, next_page_token) = self.automl.list_trials(study_id, &asked.page_token, asked.page_size).await?;
+        Ok(Response::new(ListTrialsResponse { trials: rows.into_iter().map(trial).collect(), next_page_token }))
+    }
+
+    async fn ask_trial(&self, request: Request<AskTrialRequest>) -> Result<Response<AskTrialResponse>, Status> {
+        let row = self.own_study(&request.get_ref().study_id).await?;
+        let asked = self.automl.ask(&row).await?;
+        Ok(Response::new(AskTrialResponse { trial: Some(trial(asked)) }))
+    }
+
+    async fn report_trial(&self, request: Request<ReportTrialRequest>) -> Result<Response<ReportTrialResponse>, Status> {
+        let asked = request.into_inner();
+        let row = self.own_study(&asked.study_id).await?;
+        let should_prune = self.automl.report(&row, asked.number, asked.step, asked.value).await?;
+        Ok(Response::new(ReportTrialResponse { should_prune }))
+    }
+
+    async fn tell_trial(&self, request: Request<TellTrialRequest>) -> Result<Response<TellTrialResponse>, Status> {
+        let asked = request.into_inner();
+        let row = self.automl.store.study(id(&asked.study_id)?).await?;
+        if row.server_run {
+            return Err(AutomlError::ServerRun.into());
+        }
+        let (ended, score) = match (asked.state(), asked.score) {
+            (TrialState::Complete, Some(score)) => (Ended::Complete, Some(score)),
+            (TrialState::Complete, None) => return Err(fault::invalid_field("score", "is required when complete")),
+            (TrialState::Pruned, None) => (Ended::Pruned, None),
+            (TrialState::Failed, None) => (Ended::Failed, None),
+            (TrialState::Pruned | TrialState::Failed, Some(_)) => {
+                return Err(fault::invalid_field("score", "is for complete trials"));
+            }
+            _ => return Err(fault::invalid_field("state", "must be complete, pruned or failed")),
+        };
+        let told = self.automl.tell(&row, asked.number, ended, score, &asked.error).await?;
+        Ok(Response::new(TellTrialResponse { trial: Some(trial(told)) }))
+    }
+
+    async fn cancel_study(&self, request: Request<CancelStudyRequest>) -> Result<Response<CancelStudyResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let view = self.automl.cancel(id(&request.get_ref().study_id)?, &by).await?;
+        Ok(Response::new(CancelStudyResponse { study: Some(study(view)) }))
+    }
+
+    type WatchStudyStream = Items;
+
+    async fn watch_study(&self, request: Request<WatchStudyRequest>) -> Result<Response<Items>, Status> {
+        let asked = request.into_inner();
+        let study_id = id(&asked.study_id)?;
+        let view = self.automl.study_view(study_id).await?;
+        let watched = self.automl.watched(study_id);
+        if view.row.state != State::Running && watched.log.last() == 0 {
+            // It ended before this process started: its log is gone, its end is not.
+            let sequence = asked.after_sequence + 1;
+            let item = WatchStudyResponse { sequence, trial: None, ended: Some(study(view)) };
+            return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
+        }
+        let trimmed = |e: tars_runtime::events::Trimmed| fault::status(Code::OutOfRange, "TRIMMED", &e.to_string());
+        let reader = watched.log.read(asked.after_sequence).map_err(trimmed)?;
+        let automl = Arc::clone(&self.automl);
+        let items = stream::try_unfold((reader, automl), move |(mut reader, automl)| async move {
+            let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {
+                return Ok(None);
+            };
+            let (trial, ended) = match event {
+                StudyEvent::Trial(row) => (Some(trial(*row)), None),
+                StudyEvent::Ended => (None, Some(study(automl.study_view(study_id).await?))),
+            };
+            Ok(Some((WatchStudyResponse { sequence, trial, ended }, (reader, automl))))
+        });
+        Ok(Response::new(Box::pin(items)))
+    }
+}

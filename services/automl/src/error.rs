@@ -1,0 +1,70 @@
+//! What can go wrong in AutoML, and how each is told to clients.
+
+use std::{io, time::Duration};
+use tars_proto::{fault, params::NotScalar};
+use tars_search::SpaceError;
+use tonic::{Code, Status};
+
+#[derive(Debug, thiserror::Error)]
+pub enum AutomlError {
+    #[error("there is no {0} {1}")]
+    NotFound(&'static str, String),
+    #[error("{field}: {problem}")]
+    Invalid { field: &'static str, problem: String },
+    #[error(transparent)]
+    Space(#[from] SpaceError),
+    #[error(transparent)]
+    NotScalar(#[from] NotScalar),
+    #[error("the study is {0}")]
+    StudyEnded(&'static str),
+    #[error("the study has all its trials")]
+    StudyFull,
+    #[error("the server runs this study's trials")]
+    ServerRun,
+    #[error("the trial is {0}")]
+    TrialEnded(&'static str),
+    #[error("too many studies are running")]
+    Busy,
+    #[error("somebody else changed it at the same time")]
+    Conflict,
+    #[error("orchestration: {0}")]
+    Call(#[from] Box<Status>),
+    #[error("database: {0}")]
+    Store(#[from] tars_runtime::db::Error),
+    #[error("file: {0}")]
+    Io(#[from] io::Error),
+    #[error("a worker stopped")]
+    Worker,
+}
+
+impl From<AutomlError> for Status {
+    fn from(error: AutomlError) -> Self {
+        let text = error.to_string();
+        match error {
+            AutomlError::NotFound(kind, name) => fault::not_found(kind, &name),
+            AutomlError::Invalid { field, problem } => fault::invalid_field(field, &problem),
+            AutomlError::Space(_) | AutomlError::NotScalar(_) => fault::invalid_field("search_space", &text),
+            AutomlError::StudyEnded(_) => fault::precondition("STUDY_ENDED", "study", &text),
+            AutomlError::StudyFull => fault::precondition("STUDY_FULL", "study", &text),
+            AutomlError::ServerRun => fault::precondition("SERVER_RUN", "study", &text),
+            AutomlError::TrialEnded(_) => fault::precondition("TRIAL_ENDED", "trial", &text),
+            AutomlError::Busy => fault::exhausted("STUDIES_BUSY", "studies", Duration::from_secs(10)),
+            AutomlError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
+            AutomlError::Call(status) => *status,
+            AutomlError::Store(e) => {
+                tracing::error!(error = %e, "the database failed");
+                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+            }
+            AutomlError::Io(_) | AutomlError::Worker => {
+                tracing::error!(error = text, "automl failed");
+                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+            }
+        }
+    }
+}
+
+impl From<Status> for AutomlError {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
+}

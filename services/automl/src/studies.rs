@@ -1,0 +1,363 @@
+//! Studies: made, asked, told, reported to, cancelled. Suggestions are computed from a snapshot,
+//! outside any lock; a number that was taken meanwhile means another try.
+
+use crate::{
+    Automl, AutomlError,
+    store::{self, StudyRow, StudyState, TrialRow, TrialState},
+};
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
+};
+use tars_runtime::{
+    audit::{self, Record},
+    events::EventLog,
+    page,
+    trace,
+};
+use tars_search::{Observation, Pruner, Sampler, Space};
+use uuid::Uuid;
+
+const EVENTS: usize = 4096;
+/// Logs of studies that are kept for watchers.
+const KEPT: usize = 128;
+const MAX_INTERMEDIATE: usize = 1000;
+const DEFAULT_TRIALS: u32 = 100;
+const DEFAULT_STEPS: u64 = 20_000;
+
+#[derive(Debug, Clone)]
+pub(crate) enum StudyEvent {
+    Trial(Box<TrialRow>),
+    Ended,
+}
+
+/// What watchers of a study read, and how it is stopped.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) log: EventLog<StudyEvent>,
+    pub(crate) cancelled: AtomicBool,
+    pub(crate) stop: tokio::sync::Notify,
+}
+
+/// A study as it is made.
+#[derive(Debug)]
+pub(crate) struct NewStudy {
+    pub(crate) agent_id: String,
+    pub(crate) agent_type: String,
+    pub(crate) environment: String,
+    pub(crate) server_run: bool,
+    pub(crate) sampler: String,
+    pub(crate) pruner: String,
+    pub(crate) n_trials: u32,
+    pub(crate) space: Space,
+    pub(crate) seed: u64,
+    pub(crate) steps: u64,
+    pub(crate) owner: String,
+}
+
+/// A study with its counts and its best trial.
+#[derive(Debug)]
+pub(crate) struct StudyView {
+    pub(crate) row: StudyRow,
+    pub(crate) complete: u32,
+    pub(crate) pruned: u32,
+    pub(crate) failed: u32,
+    pub(crate) best: Option<TrialRow>,
+}
+
+fn or(text: String, default: &str) -> String {
+    if text.is_empty() { default.to_owned() } else { text }
+}
+
+/// Before this many steps no trial is pruned.
+fn warmup(steps: u64) -> u64 {
+    steps * 3 / 10
+}
+
+pub(crate) fn pruner_of(study: &StudyRow) -> Pruner {
+    Pruner::parse(&study.pruner, warmup(study.steps)).unwrap_or(Pruner::None)
+}
+
+impl Automl {
+    pub(crate) async fn create_study(&self, new: NewStudy) -> Result<StudyRow, AutomlError> {
+        let invalid = |field, problem: &str| AutomlError::Invalid { field, problem: problem.to_owned() };
+        let sampler = or(new.sampler, "tpe");
+        let pruner = or(new.pruner, "median");
+        Sampler::parse(&sampler).ok_or_else(|| invalid("sampler_type", "must be tpe or random"))?;
+        Pruner::parse(&pruner, 0).ok_or_else(|| invalid("pruner_type", "must be median or none"))?;
+        let row = StudyRow {
+            id: Uuid::now_v7(),
+            agent_id: new.agent_id,
+            agent_type: new.agent_type,
+            environment: new.environment,
+            state: StudyState::Running,
+            server_run: new.server_run,
+            sampler,
+            pruner,
+            n_trials: if new.n_trials == 0 { DEFAULT_TRIALS } else { new.n_trials },
+            space: new.space,
+            seed: new.seed,
+            steps: if new.steps == 0 && new.server_run { DEFAULT_STEPS } else { new.steps },
+            owner: new.owner,
+            error: String::new(),
+            traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
+            started_us: self.clock.now_us(),
+            completed_us: None,
+        };
+        let record = Record::new(&self.clock, "automl", "study.created")
+            .caller(&row.owner)
+            .resource(row.id.to_string())
+            .detail("agent", &row.agent_id)
+            .detail("trials", row.n_trials);
+        let mut tx = self.store.begin("studies.create").await?;
+        store::insert_study(&mut tx, &row).await?;
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        self.watched(row.id);
+        Ok(row)
+    }
+
+    /// The watchers' side of a study, made when it is first needed.
+    pub(crate) fn watched(&self, id: Uuid) -> Arc<Watched> {
+        let mut all = self.watched.lock();
+        if all.len() >= KEPT && !all.contains_key(&id) {
+            // The oldest goes; who watches it keeps what it has.
+            if let Some(oldest) = all.keys().min().copied() {
+                all.remove(&oldest);
+            }
+        }
+        let fresh = || {
+            Arc::new(Watched {
+                log: EventLog::new(EVENTS),
+                cancelled: AtomicBool::new(false),
+                stop: tokio::sync::Notify::new(),
+            })
+        };
+        Arc::clone(all.entry(id).or_insert_with(fresh))
+    }
+
+    pub(crate) async fn study_view(&self, id: Uuid) -> Result<StudyView, AutomlError> {
+        let row = self.store.study(id).await?;
+        self.view(row).await
+    }
+
+    pub(crate) async fn view(&self, row: StudyRow) -> Result<StudyView, AutomlError> {
+        let trials = self.store.all_trials(row.id).await?;
+        let count = |state| u32::try_from(trials.iter().filter(|t| t.state == state).count()).unwrap_or(u32::MAX);
+        let (complete, pruned, failed) =
+            (count(TrialState::Complete), count(TrialState::Pruned), count(TrialState::Failed));
+        let best = trials
+            .into_iter()
+            .filter(|t| t.state == TrialState::Complete)
+            .max_by(|a, b| a.score.unwrap_or(f64::MIN).total_cmp(&b.score.unwrap_or(f64::MIN)));
+        Ok(StudyView { row, complete, pruned, failed, best })
+    }
+
+    pub(crate) async fn list_studies(&self, token: &str, size: u32) -> Result<(Vec<StudyView>, String), AutomlError> {
+        let before = if token.is_empty() { Ok(Uuid::max()) } else { Uuid::try_parse(token) };
+        let wrong = AutomlError::Invalid { field: "page_token", problem: "is not a token of this list".to_owned() };
+        let before = before.map_err(|_| wrong)?;
+        let size = page::size(size);
+        let (rows, next) = page::cut(self.store.studies(before, size + 1).await?, size, |s| s.id.to_string());
+        let mut views = Vec::with_capacity(rows.len());
+        for row in rows {
+            views.push(self.view(row).await?);
+        }
+        Ok((views, next))
+    }
+
+    pub(crate) async fn list_trials(
+        &self,
+        study: Uuid,
+        token: &str,
+        size: u32,
+    ) -> Result<(Vec<TrialRow>, String), AutomlError> {
+        self.store.study(study).await?;
+        let from: u32 = if token.is_empty() { Ok(0) } else { token.parse() }.map_err(|_| AutomlError::Invalid {
+            field: "page_token",
+            problem: "is not a token of this list".to_owned(),
+        })?;
+        let size = page::size(size);
+        let rows = self.store.trials(study, from, size + 1).await?;
+        let (rows, more) = page::cut(rows, size, |t| (t.number + 1).to_string());
+        Ok((rows, more))
+    }
+
+    /// The next trial of a study, with its parameters.
+    pub(crate) async fn ask(&self, study: &StudyRow) -> Result<TrialRow, AutomlError> {
+        loop {
+            let trials = self.store.all_trials(study.id).await?;
+            let number = u32::try_from(trials.len()).unwrap_or(u32::MAX);
+            if number >= study.n_trials {
+                return Err(AutomlError::StudyFull);
+            }
+            let parameters = suggest(study.clone(), trials, number).await?;
+            let row = TrialRow {
+                study_id: study.id,
+                number,
+                state: TrialState::Running,
+                parameters,
+                score: None,
+                intermediate: Vec::new(),
+                attempt: 1,
+                error: String::new(),
+                started_us: self.clock.now_us(),
+                ended_us: None,
+            };
+            let mut tx = self.store.begin("trials.ask").await?;
+            let state = store::study_state(&mut tx, study.id).await?;
+            if state != StudyState::Running {
+                return Err(AutomlError::StudyEnded(state.as_str()));
+            }
+            if store::insert_trial(&mut tx, &row).await? {
+                tx.commit().await?;
+                self.announce(&row);
+                return Ok(row);
+            }
+        }
+    }
+
+    fn announce(&self, row: &TrialRow) {
+        self.watched(row.study_id).log.push(StudyEvent::Trial(Box::new(row.clone())));
+    }
+
+    /// Starts a trial again that was running when the process stopped.
+    pub(crate) async fn restart_trial(&self, mut row: TrialRow) -> Result<TrialRow, AutomlError> {
+        row.attempt += 1;
+        row.intermediate.clear();
+        self.write_running(&row, "trials.restart").await?;
+        Ok(row)
+    }
+
+    async fn write_running(&self, row: &TrialRow, name: &'static str) -> Result<(), AutomlError> {
+        let mut tx = self.store.begin(name).await?;
+        if !store::update_running_trial(&mut tx, row).await? {
+            let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
+            return Err(AutomlError::TrialEnded(now.state.as_str()));
+        }
+        tx.commit().await?;
+        self.announce(row);
+        Ok(())
+    }
+
+    /// Records an intermediate value; a step that is there already keeps its value.
+    pub(crate) async fn report(&self, study: &StudyRow, number: u32, step: u64, value: f64) -> Result<bool, AutomlError> {
+        let mut tx = self.store.begin("trials.report").await?;
+        let mut row = store::trial_in(&mut tx, study.id, number).await?;
+        if row.state != TrialState::Running {
+            return Err(AutomlError::TrialEnded(row.state.as_str()));
+        }
+        if row.intermediate.len() >= MAX_INTERMEDIATE {
+            return Err(AutomlError::Invalid { field: "step", problem: "the trial has too many reports".to_owned() });
+        }
+        match row.intermediate.binary_search_by_key(&step, |(s, _)| *s) {
+            Ok(_) => {}
+            Err(at) => row.intermediate.insert(at, (step, value)),
+        }
+        store::update_running_trial(&mut tx, &row).await?;
+        tx.commit().await?;
+        self.announce(&row);
+        let others = self.store.all_trials(study.id).await?;
+        let others: Vec<&[(u64, f64)]> = others
+            .iter()
+            .filter(|t| t.state == TrialState::Complete)
+            .map(|t| t.intermediate.as_slice())
+            .collect();
+        Ok(pruner_of(study).should_prune(&row.intermediate, &others))
+    }
+
+    /// Ends a trial, and its study with the last. The same end twice is the same as once.
+    pub(crate) async fn tell(
+        &self,
+        study: &StudyRow,
+        number: u32,
+        state: TrialState,
+        score: Option<f64>,
+        error: &str,
+    ) -> Result<TrialRow, AutomlError> {
+        let mut tx = self.store.begin("trials.tell").await?;
+        let mut row = store::trial_in(&mut tx, study.id, number).await?;
+        if row.state != TrialState::Running {
+            let same = row.state == state && row.score == score;
+            return if same { Ok(row) } else { Err(AutomlError::TrialEnded(row.state.as_str())) };
+        }
+        row.state = state;
+        row.score = score;
+        row.error = error.chars().take(1024).collect();
+        row.ended_us = Some(self.clock.now_us());
+        store::update_running_trial(&mut tx, &row).await?;
+        let last = store::count_ended(&mut tx, study.id).await? >= i64::from(study.n_trials);
+        tx.commit().await?;
+        self.announce(&row);
+        if last {
+            self.finish(study.id).await?;
+        }
+        Ok(row)
+    }
+
+    /// Ends a study whose trials have all ended: failed when none of them is complete.
+    pub(crate) async fn finish(&self, id: Uuid) -> Result<(), AutomlError> {
+        let view = self.study_view(id).await?;
+        let (state, error) = match view.best {
+            Some(_) => (StudyState::Completed, ""),
+            None => (StudyState::Failed, "no trial was completed"),
+        };
+        self.end_study(id, state, error, "automl").await
+    }
+
+    pub(crate) async fn end_study(
+        &self,
+        id: Uuid,
+        state: StudyState,
+        error: &str,
+        by: &str,
+    ) -> Result<(), AutomlError> {
+        let kind = format!("study.{}", state.as_str());
+        let record = Record::new(&self.clock, "automl", &kind).caller(by).resource(id.to_string());
+        let mut tx = self.store.begin("studies.end").await?;
+        if !store::end_study(&mut tx, id, state, error, self.clock.now_us()).await? {
+            return Ok(());
+        }
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        let watched = self.watched(id);
+        watched.log.push(StudyEvent::Ended);
+        watched.log.close();
+        Ok(())
+    }
+
+    /// Stops a study. One that has ended stays as it is.
+    pub(crate) async fn cancel(&self, id: Uuid, by: &str) -> Result<StudyView, AutomlError> {
+        self.store.study(id).await?;
+        let watched = self.watched(id);
+        watched.cancelled.store(true, Ordering::Relaxed);
+        watched.stop.notify_waiters();
+        self.end_study(id, StudyState::Cancelled, "", by).await?;
+        self.study_view(id).await
+    }
+}
+
+/// Off the async threads: a long history takes milliseconds.
+async fn suggest(
+    study: StudyRow,
+    trials: Vec<TrialRow>,
+    number: u32,
+) -> Result<tars_search::Assignment, AutomlError> {
+    let work = move || {
+        let history: Vec<Observation> = trials.into_iter().filter_map(observation).collect();
+        let sampler = Sampler::parse(&study.sampler).unwrap_or(Sampler::Random);
+        sampler.suggest(&study.space, &history, study.seed, number)
+    };
+    tokio::task::spawn_blocking(work).await.map_err(|_| AutomlError::Worker)
+}
+
+/// A pruned trial counts with what it had reached; a failed one not at all.
+fn observation(trial: TrialRow) -> Option<Observation> {
+    let score = match trial.state {
+        TrialState::Complete => trial.score,
+        TrialState::Pruned => trial.intermediate.last().map(|(_, v)| *v),
+        TrialState::Running => None,
+        TrialState::Failed => return None,
+    };
+    Some(Observation { assignment: trial.parameters, score })
+}
