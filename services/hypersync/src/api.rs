@@ -1,0 +1,190 @@
+//! HyperSync's gRPC handlers.
+
+use crate::{
+    HyperSync,
+    proposals::Decision,
+    store::{Proposal as Row, State, Verification as Verified},
+};
+use futures_util::{Stream, stream};
+use std::{pin::Pin, sync::Arc};
+use tars_interceptors::Call;
+use tars_proto::{fault, hypersync::v1::*, params, time::timestamp};
+use tars_runtime::trace::Tracer;
+use tonic::{Request, Response, Status, service::Routes};
+use uuid::Uuid;
+
+#[derive(Debug, Clone)]
+pub(crate) struct Api {
+    service: Arc<HyperSync>,
+    tracer: Tracer,
+}
+
+pub fn routes(service: Arc<HyperSync>, tracer: Tracer, max_message: usize) -> Routes {
+    let server = sync_service_server::SyncServiceServer::new(Api { service, tracer });
+    Routes::new(server.max_decoding_message_size(max_message))
+}
+
+fn id(text: &str) -> Result<Uuid, Status> {
+    Uuid::try_parse(text).map_err(|_| fault::invalid_field("update_id", "must be a UUID"))
+}
+
+fn state(from: State) -> ProposalState {
+    match from {
+        State::PendingApproval => ProposalState::PendingApproval,
+        State::Approved => ProposalState::Approved,
+        State::Rejected => ProposalState::Rejected,
+        State::Applying => ProposalState::Applying,
+        State::Verifying => ProposalState::Verifying,
+        State::Completed => ProposalState::Completed,
+        State::RollingBack => ProposalState::RollingBack,
+        State::RolledBack => ProposalState::RolledBack,
+        State::Failed => ProposalState::Failed,
+    }
+}
+
+fn verification(from: Verified) -> Verification {
+    Verification {
+        seeds: from.seeds,
+        baseline_returns: from.baseline,
+        candidate_returns: from.candidate,
+        improvement: from.improvement,
+        improvement_low: from.low,
+        improvement_high: from.high,
+        steps: from.steps,
+    }
+}
+
+fn proposal(row: Row) -> Proposal {
+    Proposal {
+        update_id: row.id.to_string(),
+        agent_id: row.agent_id,
+        agent_type: row.agent_type,
+        study_id: row.study_id,
+        trial_number: row.trial_number,
+        current_params: Some(params::to_struct(&row.current_params)),
+        new_params: Some(params::to_struct(&row.new_params)),
+        new_score: row.new_score,
+        state: state(row.state).into(),
+        proposed_by: row.proposed_by,
+        decided_by: row.decided_by,
+        applied_by: row.applied_by,
+        reason: row.reason,
+        base_version: row.base_version,
+        applied_version: row.applied_version,
+        verification: row.verification.map(verification),
+        error_message: row.error,
+        revision: u64::try_from(row.revision).unwrap_or_default(),
+        created_at: Some(timestamp(row.created_us)),
+        approved_at: row.decided_us.map(timestamp),
+        applied_at: row.applied_us.map(timestamp),
+        ended_at: row.ended_us.map(timestamp),
+        environment: row.environment,
+    }
+}
+
+type Items = Pin<Box<dyn Stream<Item = Result<WatchProposalResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl sync_service_server::SyncService for Api {
+    async fn propose_update(
+        &self,
+        request: Request<ProposeUpdateRequest>,
+    ) -> Result<Response<ProposeUpdateResponse>, Status> {
+        let call = Call::of(&request)?;
+        let ProposeUpdateRequest { study_id, note, verification_seeds } = request.into_inner();
+        let row = self.service.propose(call.require_caller()?, &study_id, &note, verification_seeds).await?;
+        Ok(Response::new(ProposeUpdateResponse { proposal: Some(proposal(row)) }))
+    }
+
+    async fn approve_proposal(
+        &self,
+        request: Request<ApproveProposalRequest>,
+    ) -> Result<Response<ApproveProposalResponse>, Status> {
+        let call = Call::of(&request)?;
+        let asked = request.into_inner();
+        let caller = call.require_caller()?;
+        let row = self.service.decide(caller, id(&asked.update_id)?, Decision::Approve, &asked.reason).await?;
+        Ok(Response::new(ApproveProposalResponse { proposal: Some(proposal(row)) }))
+    }
+
+    async fn reject_proposal(
+        &self,
+        request: Request<RejectProposalRequest>,
+    ) -> Result<Response<RejectProposalResponse>, Status> {
+        let call = Call::of(&request)?;
+        let asked = request.into_inner();
+        let caller = call.require_caller()?;
+        let row = self.service.decide(caller, id(&asked.update_id)?, Decision::Reject, &asked.reason).await?;
+        Ok(Response::new(RejectProposalResponse { proposal: Some(proposal(row)) }))
+    }
+
+    async fn apply_proposal(
+        &self,
+        request: Request<ApplyProposalRequest>,
+    ) -> Result<Response<ApplyProposalResponse>, Status> {
+        let call = Call::of(&request)?;
+        let update_id = id(&request.get_ref().update_id)?;
+        let row = self.service.begin_apply(call.require_caller()?, update_id).await?;
+        self.service.run_in_background(row.clone(), &self.tracer);
+        Ok(Response::new(ApplyProposalResponse { proposal: Some(proposal(row)) }))
+    }
+
+    async fn get_proposal(&self, request: Request<GetProposalRequest>) -> Result<Response<GetProposalResponse>, Status> {
+        let row = self.service.get(id(&request.get_ref().update_id)?).await?;
+        Ok(Response::new(GetProposalResponse { proposal: Some(proposal(row)) }))
+    }
+
+    async fn list_pending_proposals(
+        &self,
+        request: Request<ListPendingProposalsRequest>,
+    ) -> Result<Response<ListPendingProposalsResponse>, Status> {
+        let ListPendingProposalsRequest { page_size, page_token } = request.into_inner();
+        let (rows, next_page_token) = self.service.list(true, &page_token, page_size).await?;
+        let proposals = rows.into_iter().map(proposal).collect();
+        Ok(Response::new(ListPendingProposalsResponse { proposals, next_page_token }))
+    }
+
+    async fn list_proposal_history(
+        &self,
+        request: Request<ListProposalHistoryRequest>,
+    ) -> Result<Response<ListProposalHistoryResponse>, Status> {
+        let ListProposalHistoryRequest { page_size, page_token } = request.into_inner();
+        let (rows, next_page_token) = self.service.list(false, &page_token, page_size).await?;
+        let proposals = rows.into_iter().map(proposal).collect();
+        Ok(Response::new(ListProposalHistoryResponse { proposals, next_page_token }))
+    }
+
+    type WatchProposalStream = Items;
+
+    /// An item's number is the proposal's revision: a watcher that comes back is told what is new
+    /// since, and revisions in between that it slept through are folded into the newest.
+    async fn watch_proposal(
+        &self,
+        request: Request<WatchProposalRequest>,
+    ) -> Result<Response<Items>, Status> {
+        let asked = request.into_inner();
+        let update_id = id(&asked.update_id)?;
+        self.service.get(update_id).await?;
+        let changed = self.service.subscribe();
+        let start = (Arc::clone(&self.service), changed, asked.after_sequence, false);
+        let items = stream::try_unfold(start, move |(service, mut changed, seen, done)| async move {
+            if done {
+                return Ok(None);
+            }
+            loop {
+                changed.borrow_and_update();
+                let row = service.get(update_id).await?;
+                let sequence = u64::try_from(row.revision).unwrap_or_default();
+                let ended = row.state.is_final();
+                if sequence > seen {
+                    let item = WatchProposalResponse { sequence, proposal: Some(proposal(row)) };
+                    return Ok(Some((item, (service, changed, sequence, ended))));
+                }
+                if ended || changed.changed().await.is_err() {
+                    return Ok(None);
+                }
+            }
+        });
+        Ok(Response::new(Box::pin(items)))
+    }
+}

@@ -1,0 +1,74 @@
+//! What can go wrong in HyperSync, and how each is told to clients.
+
+use crate::store::State;
+use std::{io, time::Duration};
+use tars_learn::hyper::Wrong;
+use tars_proto::{fault, params::NotScalar};
+use tonic::{Code, Status};
+use tonic_types::FieldViolation;
+
+#[derive(Debug, thiserror::Error)]
+pub enum HyperSyncError {
+    #[error("there is no proposal {0}")]
+    NotFound(String),
+    #[error("the study has no finished trial to propose")]
+    NothingFinished,
+    #[error("the study belongs to no agent")]
+    NoAgent,
+    #[error("the proposal changes nothing: its values are live")]
+    NoChange,
+    #[error("hyperparameters out of bounds")]
+    OutOfBounds(Vec<Wrong>),
+    #[error("who proposes does not decide")]
+    FourEyes,
+    #[error("the proposal is {state}, not {needed}", state = now.as_str(), needed = needed.as_str())]
+    State { now: State, needed: State },
+    #[error("somebody else decided at the same time")]
+    Conflict,
+    #[error("{0} is not a token of this list")]
+    PageToken(&'static str),
+    #[error(transparent)]
+    NotScalar(#[from] NotScalar),
+    #[error("{0}")]
+    Call(#[from] Box<Status>),
+    #[error("database: {0}")]
+    Store(#[from] tars_runtime::db::Error),
+    #[error("file: {0}")]
+    Io(#[from] io::Error),
+    #[error("an answer lacks {0}")]
+    Answer(&'static str),
+}
+
+impl From<Status> for HyperSyncError {
+    fn from(status: Status) -> Self {
+        Self::Call(Box::new(status))
+    }
+}
+
+impl From<HyperSyncError> for Status {
+    fn from(error: HyperSyncError) -> Self {
+        let text = error.to_string();
+        match error {
+            HyperSyncError::NotFound(id) => fault::not_found("proposal", &id),
+            HyperSyncError::NothingFinished => fault::precondition("NO_FINISHED_TRIAL", "study", &text),
+            HyperSyncError::NoAgent => fault::precondition("NO_AGENT", "study", &text),
+            HyperSyncError::NoChange => fault::precondition("NO_CHANGE", "proposal", &text),
+            HyperSyncError::OutOfBounds(wrong) => fault::invalid(
+                wrong.into_iter().map(|w| FieldViolation::new(format!("new_params[{}]", w.name), w.problem)).collect(),
+            ),
+            HyperSyncError::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
+            HyperSyncError::State { .. } => fault::precondition("WRONG_STATE", "proposal", &text),
+            HyperSyncError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
+            HyperSyncError::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            HyperSyncError::Call(status) => *status,
+            HyperSyncError::Store(e) => {
+                tracing::error!(error = %e, "the database failed");
+                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+            }
+            HyperSyncError::Io(_) | HyperSyncError::Answer(_) | HyperSyncError::NotScalar(_) => {
+                tracing::error!(error = text, "hypersync failed");
+                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+            }
+        }
+    }
+}
