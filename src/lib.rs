@@ -1,1 +1,5 @@
-//! The TARS application.
+//! The TARS application: the mesh put together, and the commands around it.
+
+pub mod app;
+pub mod commands;
+pub mod rest;

@@ -20,22 +20,31 @@ struct Reason {
     reason: &'static str,
 }
 
+/// Counts refused credentials; one a process.
+#[derive(Debug, Clone)]
+pub struct Failures(Family<Reason, Counter>);
+
+impl Failures {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self(metrics.register("auth_failures", "Refused credentials by reason", Family::default()))
+    }
+}
+
 #[derive(Debug, Clone)]
 pub struct Authenticate {
     view: View,
     clock: Clock,
     stale_after: Duration,
-    failures: Family<Reason, Counter>,
+    failures: Failures,
 }
 
 impl Authenticate {
-    pub fn new(view: View, clock: Clock, stale_after: Duration, metrics: &Metrics) -> Self {
-        let failures = metrics.register("auth_failures", "Refused credentials by reason", Family::default());
+    pub fn new(view: View, clock: Clock, stale_after: Duration, failures: Failures) -> Self {
         Self { view, clock, stale_after, failures }
     }
 
     fn refuse(&self, reason: &'static str) -> Status {
-        self.failures.get_or_create(&Reason { reason }).inc();
+        self.failures.0.get_or_create(&Reason { reason }).inc();
         tracing::debug!(reason, "credential refused");
         fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", "the call needs a valid credential")
     }

@@ -2,7 +2,7 @@
 
 use crate::{
     audit::Audit,
-    authenticate::Authenticate,
+    authenticate::{Authenticate, Failures},
     authorise::Authorise,
     check::{CheckLayer, Checked},
     deadline::{Deadline, DeadlineLayer},
@@ -17,7 +17,7 @@ use crate::{
 };
 use std::time::Duration;
 use tars_credentials::View;
-use tars_runtime::{audit::Record, clock::Clock, config::Config, metrics::Metrics, trace::Tracer};
+use tars_runtime::{audit::Record, clock::Clock, config::Config, trace::Tracer};
 use tokio::sync::mpsc;
 use tower_layer::Layer;
 
@@ -29,8 +29,8 @@ pub struct StackOptions<'a> {
     pub view: View,
     pub clock: Clock,
     pub tracer: Tracer,
-    pub metrics: &'a Metrics,
     pub call_metrics: CallMetrics,
+    pub failures: Failures,
     pub audit: mpsc::Sender<Record>,
 }
 
@@ -54,7 +54,7 @@ pub type Stacked<S> =
 
 impl Stack {
     pub fn new(options: StackOptions<'_>) -> Self {
-        let StackOptions { service, config, view, clock, tracer, metrics, call_metrics, audit } = options;
+        let StackOptions { service, config, view, clock, tracer, call_metrics, failures, audit } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
         Self {
             trace: Trace { tracer },
@@ -63,7 +63,7 @@ impl Stack {
             shed: Shed::new(config.connections.max_in_flight),
             peers: PeerPolicy::new(),
             flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
-            authenticate: Authenticate::new(view, clock.clone(), stale, metrics),
+            authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limits: RateLimits::new(&config.limits, clock),
         }
     }

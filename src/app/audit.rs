@@ -1,0 +1,100 @@
+//! The audit trail's way: from the layer's queue into the service's outbox, and from there to Auth.
+
+use std::{sync::Arc, time::Duration};
+use tars_interceptors::client::OutgoingService;
+use tars_mesh::Channel;
+use tars_proto::{
+    auth::v1::{AppendAuditEventsRequest, AuditEvent, audit_service_client::AuditServiceClient},
+    time::timestamp,
+};
+use tars_runtime::{
+    audit::{self, Record},
+    db::{Db, Error},
+};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+const BATCH: usize = 200;
+const PAUSE: Duration = Duration::from_millis(250);
+
+/// Writes the layer's records until every sender is gone.
+pub(crate) async fn write(db: Db, mut queue: mpsc::Receiver<Record>) {
+    let mut batch = Vec::with_capacity(BATCH);
+    while queue.recv_many(&mut batch, BATCH).await > 0 {
+        while let Err(e) = store(&db, &batch).await {
+            tracing::error!(error = %e, records = batch.len(), "audit records wait for the database");
+            tokio::time::sleep(PAUSE).await;
+        }
+        batch.clear();
+    }
+}
+
+async fn store(db: &Db, batch: &[Record]) -> Result<(), Error> {
+    let mut tx = db.write("audit.store").await?;
+    for record in batch {
+        audit::insert(&mut tx, record).await?;
+    }
+    tx.commit().await
+}
+
+/// Carries the outbox to Auth; what Auth has not taken stays.
+pub(crate) async fn ship(
+    db: Db,
+    client: AuditServiceClient<OutgoingService<Channel>>,
+    stop: CancellationToken,
+    service: Arc<str>,
+) {
+    loop {
+        match ship_some(&db, &client).await {
+            Ok(true) => continue,
+            Ok(false) => {}
+            Err(e) => tracing::debug!(service = %service, error = %e, "audit records wait for Auth"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = stop.cancelled() => return,
+        }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ShipError {
+    #[error("{0}")]
+    Db(#[from] Error),
+    #[error("{0}")]
+    Call(#[from] tonic::Status),
+}
+
+async fn ship_some(db: &Db, client: &AuditServiceClient<OutgoingService<Channel>>) -> Result<bool, ShipError> {
+    let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
+    let peeked = {
+        let mut connection = db.read("audit.outbox").acquire().await?;
+        audit::peek(&mut connection, limit).await?
+    };
+    let Some((last, records)) = peeked else {
+        return Ok(false);
+    };
+    let events = records.into_iter().map(event).collect();
+    client.clone().append_audit_events(AppendAuditEventsRequest { events }).await?;
+    let mut tx = db.write("audit.shipped").await?;
+    audit::remove(&mut tx, last).await?;
+    tx.commit().await?;
+    Ok(true)
+}
+
+fn event(record: Record) -> AuditEvent {
+    AuditEvent {
+        event_id: record.event_id.to_string(),
+        timestamp: Some(timestamp(record.at_us)),
+        event_type: record.event_type,
+        severity: record.severity.as_str().to_owned(),
+        service: record.service,
+        peer: record.peer,
+        caller: record.caller,
+        method: record.method,
+        resource: record.resource,
+        result: record.result,
+        trace_id: record.trace_id,
+        details: record.details,
+    }
+}

@@ -1,0 +1,315 @@
+//! Each service put together: its domain, its layers, its listener.
+
+use crate::app::{Process, Ready, StartError, audit, watch};
+use std::{net::SocketAddr, sync::Arc};
+use tars_auth::{Auth, FirstAdmin};
+use tars_automl::{Automl, Trainers};
+use tars_credentials::View;
+use tars_gateway::{Backends, Gateway};
+use tars_hypersync::{HyperSync, Peers};
+use tars_interceptors::{
+    Stack, StackOptions, contract,
+    client::{Credentials, OutgoingService, outgoing},
+};
+use tars_mesh::{Channel, ServeOptions};
+use tars_orchestration::Orchestration;
+use tars_proto::{
+    DESCRIPTOR_SET,
+    auth::v1::{audit_service_client::AuditServiceClient, credential_service_client::CredentialServiceClient},
+    automl::v1::study_service_client::StudyServiceClient,
+    orchestration::v1::{
+        orchestration_service_client::OrchestrationServiceClient, training_service_client::TrainingServiceClient,
+    },
+};
+use tars_runtime::{
+    audit::Record,
+    config::{Config, Listen},
+    db::Db,
+    ports::Check,
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tonic::service::Routes;
+use tonic_health::ServingStatus;
+use tower_layer::Layer;
+
+const AUDIT_QUEUE: usize = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
+pub enum Service {
+    Auth,
+    Orchestration,
+    Automl,
+    Hypersync,
+    Gateway,
+}
+
+impl Service {
+    pub(crate) const ALL: &[Self] =
+        &[Self::Auth, Self::Orchestration, Self::Automl, Self::Hypersync, Self::Gateway];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auth => "auth",
+            Self::Orchestration => "orchestration",
+            Self::Automl => "automl",
+            Self::Hypersync => "hypersync",
+            Self::Gateway => "gateway",
+        }
+    }
+
+    pub(crate) fn listen(self, listen: &Listen) -> SocketAddr {
+        match self {
+            Self::Auth => listen.auth,
+            Self::Orchestration => listen.orchestration,
+            Self::Automl => listen.automl,
+            Self::Hypersync => listen.hypersync,
+            Self::Gateway => listen.gateway,
+        }
+    }
+}
+
+/// Where the services are, as `host:port`.
+#[derive(Debug, Clone)]
+pub(crate) struct Endpoints {
+    auth: String,
+    orchestration: String,
+    automl: String,
+    hypersync: String,
+}
+
+impl Endpoints {
+    pub(crate) fn from_ready(ready: &Ready) -> Self {
+        let host = |url: &str| url.trim_start_matches("https://").to_owned();
+        Self {
+            auth: host(&ready.auth),
+            orchestration: host(&ready.orchestration),
+            automl: host(&ready.automl),
+            hypersync: host(&ready.hypersync),
+        }
+    }
+
+    pub(crate) fn from_config(config: &Config) -> Self {
+        let connect = config.connect.clone();
+        Self {
+            auth: connect.auth,
+            orchestration: connect.orchestration,
+            automl: connect.automl,
+            hypersync: connect.hypersync,
+        }
+    }
+}
+
+/// What goes on behind the services: resumed work, and queues to close at the end.
+#[derive(Debug, Default)]
+pub(crate) struct Background {
+    automl: Option<Arc<Automl>>,
+    hypersync: Option<Arc<HyperSync>>,
+    audit: Vec<mpsc::Sender<Record>>,
+}
+
+impl Background {
+    /// Lets the audit writers end: the layers' own senders went with the serving.
+    pub(crate) fn drop_queues(&mut self) {
+        self.audit.clear();
+    }
+}
+
+fn check<S, F, E>(service: &Arc<S>, look: impl Fn(Arc<S>) -> F + Send + Sync + 'static) -> Check
+where
+    S: Send + Sync + 'static,
+    F: Future<Output = Result<(), E>> + Send + 'static,
+    E: std::fmt::Display,
+{
+    let service = Arc::clone(service);
+    Arc::new(move || {
+        let looking = look(Arc::clone(&service));
+        Box::pin(async move { looking.await.map_err(|e| e.to_string()) })
+    })
+}
+
+/// Serves routes behind the full stack of layers.
+async fn serve(
+    process: &Process,
+    service: Service,
+    listener: TcpListener,
+    routes: Routes,
+    view: View,
+    db: Db,
+) -> Result<(), StartError> {
+    let (queue, records) = mpsc::channel(AUDIT_QUEUE);
+    process.background.lock().audit.push(queue.clone());
+    process.spawn_last(audit::write(db, records));
+    let stack = Stack::new(StackOptions {
+        service: service.as_str(),
+        config: process.config(),
+        view,
+        clock: process.clock().clone(),
+        tracer: process.tracer().clone(),
+        call_metrics: process.call_metrics.clone(),
+        failures: process.failures.clone(),
+        audit: queue,
+    });
+    let routes = with_infrastructure(process, service, routes).await?;
+    let options = ServeOptions {
+        service: service.as_str(),
+        identity: process.identity(service)?,
+        classes: Arc::clone(&process.classes),
+        clock: process.clock().clone(),
+        limits: process.config().connections.clone(),
+        metrics: process.mesh_metrics.clone(),
+        table: process.connections.clone(),
+    };
+    let stop = process.stop_token();
+    process.spawn(tars_mesh::serve(listener, stack.layer(routes.prepare()), options, stop));
+    Ok(())
+}
+
+/// Health, and reflection in both versions that clients speak.
+async fn with_infrastructure(process: &Process, service: Service, routes: Routes) -> Result<Routes, StartError> {
+    let (reporter, health) = tonic_health::server::health_reporter();
+    for method in contract().into_iter().flat_map(|t| t.iter()) {
+        if method.workload() == Some(service.as_str()) {
+            reporter.set_service_status(&method.service, ServingStatus::Serving).await;
+        }
+    }
+    let stop = process.stop_token();
+    process.spawn(async move {
+        stop.cancelled().await;
+        reporter.set_service_status("", ServingStatus::NotServing).await;
+    });
+    let reflection = || {
+        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+    };
+    let failed = |e: tonic_reflection::server::Error| StartError::Reflection(e.to_string());
+    let routes = routes
+        .add_service(health)
+        .add_service(reflection().build_v1().map_err(failed)?)
+        .add_service(reflection().build_v1alpha().map_err(failed)?);
+    Ok(routes)
+}
+
+/// A view that Auth's stream fills, and an outbox that is carried to Auth.
+fn follow_auth(process: &Process, service: Service, endpoints: &Endpoints, db: Db) -> Result<View, StartError> {
+    let view = View::default();
+    let channel = process.channel(service, Service::Auth, &endpoints.auth)?;
+    let watching = CredentialServiceClient::new(outgoing(channel.separate(), Credentials::Own));
+    process.spawn_background(watch::credentials(watching, view.clone(), process.clock().clone(), service.as_str()));
+    let shipping = AuditServiceClient::new(outgoing(channel, Credentials::Own));
+    process.spawn_last(audit::ship(db, shipping, process.background_token(), service.as_str().into()));
+    let seen = view.clone();
+    let check: Check = Arc::new(move || {
+        let seen = seen.age().map(drop).ok_or_else(|| "no view of credentials yet".to_owned());
+        Box::pin(async move { seen })
+    });
+    process.add_check(&format!("{}.credentials", service.as_str()), check);
+    Ok(view)
+}
+
+pub(crate) async fn auth(process: &Process, listener: TcpListener) -> Result<Option<FirstAdmin>, StartError> {
+    let view = View::default();
+    let settings = process.config().credentials.clone();
+    let dir = process.service_dir(Service::Auth);
+    let (auth, first) = Auth::open(&dir, settings, process.clock().clone(), view.clone()).await?;
+    process.add_check("auth.store", check(&auth, async |a: Arc<Auth>| a.check().await));
+    process.spawn_background(Arc::clone(&auth).run());
+    let db = auth.db().clone();
+    let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);
+    serve(process, Service::Auth, listener, routes, view, db).await?;
+    Ok(first)
+}
+
+pub(crate) async fn orchestration(
+    process: &Process,
+    listener: TcpListener,
+    endpoints: &Endpoints,
+) -> Result<(), StartError> {
+    let settings = process.config().orchestration.clone();
+    let dir = process.service_dir(Service::Orchestration);
+    let service = Orchestration::open(&dir, settings, process.clock().clone()).await?;
+    process.add_check("orchestration.store", check(&service, async |s: Arc<Orchestration>| s.check().await));
+    let db = service.db().clone();
+    let view = follow_auth(process, Service::Orchestration, endpoints, db.clone())?;
+    let routes = tars_orchestration::routes(service, process.config().connections.max_message_bytes);
+    serve(process, Service::Orchestration, listener, routes, view, db).await
+}
+
+type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
+type Training = TrainingServiceClient<OutgoingService<Channel>>;
+
+fn trainers(process: &Process, from: Service, endpoints: &Endpoints) -> Result<(Agents, Training), StartError> {
+    let channel = process.channel(from, Service::Orchestration, &endpoints.orchestration)?;
+    let training = TrainingServiceClient::new(outgoing(channel.separate(), Credentials::Own));
+    Ok((OrchestrationServiceClient::new(outgoing(channel, Credentials::Own)), training))
+}
+
+pub(crate) async fn automl(process: &Process, listener: TcpListener, endpoints: &Endpoints) -> Result<(), StartError> {
+    let (agents, training) = trainers(process, Service::Automl, endpoints)?;
+    let settings = process.config().automl.clone();
+    let dir = process.service_dir(Service::Automl);
+    let service = Automl::open(&dir, settings, Trainers { agents, training }, process.clock().clone()).await?;
+    process.add_check("automl.store", check(&service, async |s: Arc<Automl>| s.check().await));
+    let db = service.db().clone();
+    let view = follow_auth(process, Service::Automl, endpoints, db.clone())?;
+    process.background.lock().automl = Some(Arc::clone(&service));
+    let max = process.config().connections.max_message_bytes;
+    let routes = tars_automl::routes(service, process.tracer().clone(), max);
+    serve(process, Service::Automl, listener, routes, view, db).await
+}
+
+pub(crate) async fn hypersync(
+    process: &Process,
+    listener: TcpListener,
+    endpoints: &Endpoints,
+) -> Result<(), StartError> {
+    let from = Service::Hypersync;
+    let (agents, training) = trainers(process, from, endpoints)?;
+    let to_agents = process.channel(from, Service::Orchestration, &endpoints.orchestration)?;
+    let to_studies = process.channel(from, Service::Automl, &endpoints.automl)?;
+    let peers = Peers {
+        studies_for_caller: StudyServiceClient::new(outgoing(to_studies, Credentials::Forward)),
+        agents_for_caller: OrchestrationServiceClient::new(outgoing(to_agents, Credentials::Forward)),
+        agents,
+        training,
+    };
+    let dir = process.service_dir(from);
+    let service = HyperSync::open(&dir, peers, process.clock().clone()).await?;
+    process.add_check("hypersync.store", check(&service, async |s: Arc<HyperSync>| s.check().await));
+    let db = service.db().clone();
+    let view = follow_auth(process, from, endpoints, db.clone())?;
+    process.background.lock().hypersync = Some(Arc::clone(&service));
+    let max = process.config().connections.max_message_bytes;
+    let routes = tars_hypersync::routes(service, process.tracer().clone(), max);
+    serve(process, from, listener, routes, view, db).await
+}
+
+pub(crate) async fn gateway(process: &Process, listener: TcpListener, endpoints: &Endpoints) -> Result<(), StartError> {
+    let mut backends = Backends::default();
+    for (to, target) in [
+        (Service::Auth, &endpoints.auth),
+        (Service::Orchestration, &endpoints.orchestration),
+        (Service::Automl, &endpoints.automl),
+        (Service::Hypersync, &endpoints.hypersync),
+    ] {
+        backends.add(to.as_str(), process.channel(Service::Gateway, to, target)?);
+    }
+    let settings = process.config().gateway.clone();
+    let gateway = Gateway::new(backends, settings, process.tracer().clone(), process.readiness());
+    let gateway = gateway.map_err(StartError::Gateway)?;
+    process.spawn(tars_gateway::serve(listener, gateway, process.stop_token()));
+    Ok(())
+}
+
+/// Goes on with what the last process left unfinished.
+pub(crate) async fn resume(process: &Process) -> Result<(), StartError> {
+    let (automl, hypersync) = {
+        let background = process.background.lock();
+        (background.automl.clone(), background.hypersync.clone())
+    };
+    if let Some(automl) = automl {
+        automl.resume(process.tracer()).await?;
+    }
+    if let Some(hypersync) = hypersync {
+        hypersync.resume(process.tracer()).await?;
+    }
+    Ok(())
+}

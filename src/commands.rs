@@ -1,0 +1,186 @@
+//! The command line: parsing, configuration, and the exit code. One file a subcommand.
+
+mod audit;
+mod certs;
+mod config;
+mod demo;
+mod login;
+mod output;
+mod probe;
+mod serve;
+mod session;
+mod up;
+mod users;
+
+use crate::{
+    app::{Ready, StartError},
+    rest::RestError,
+};
+use clap::{Args, Parser, Subcommand};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tars_runtime::{
+    config::{Config, ConfigErrors, leaf},
+    log,
+};
+use toml::{Table, Value};
+
+/// A gRPC service mesh, mTLS first, that carries a governed multi-agent learning platform.
+#[derive(Debug, Parser)]
+#[command(
+    version,
+    after_help = "Examples:\n  tars demo                 start a fresh mesh and run the main job\n  \
+                  tars up                   serve everything in one process\n  \
+                  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  \
+                  tars audit list --json    what happened, for scripts"
+)]
+pub struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// A TOML file; TARS__SECTION__KEY variables and flags win over it.
+    #[arg(long, global = true, env = "TARS_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where everything that lasts is kept [default: $XDG_DATA_HOME/tars or ~/.local/share/tars].
+    #[arg(long, global = true, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// What is logged, as in `info` or `info,tars_mesh=debug`.
+    #[arg(long, global = true, value_name = "FILTER")]
+    log_level: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve all services in one process, over mTLS between them.
+    Up(up::Up),
+    /// Serve one service in this process.
+    Serve(serve::Serve),
+    /// Start a fresh mesh and run the main job: train, search, propose, approve, apply, verify.
+    Demo(demo::Demo),
+    /// Make and look at certificates.
+    Certs(certs::Certs),
+    /// Log in to a running mesh and keep the session.
+    Login(login::Login),
+    /// Print the session's access token, refreshed when it is due.
+    Token(login::Token),
+    /// List users, create, disable, enable them, change their roles.
+    Users(users::Users),
+    /// Read the audit list.
+    Audit(audit::Audit),
+    /// Print the effective configuration.
+    Config(config::ConfigCommand),
+    /// Check a service's health over mTLS, with an identity of one's own.
+    Probe(probe::Probe),
+}
+
+/// Everything that ends a command with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error(transparent)]
+    Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Log(#[from] log::LevelError),
+    #[error(transparent)]
+    Start(#[from] StartError),
+    #[error(transparent)]
+    Rest(#[from] RestError),
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    #[error("{0}")]
+    Usage(String),
+    #[error("{0}")]
+    Failed(String),
+    #[error("the runtime could not start: {0}")]
+    Runtime(io::Error),
+    #[error("certificates: {0}")]
+    Ca(#[from] tars_certs::CaError),
+}
+
+impl CommandError {
+    fn file(path: &Path, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), source }
+    }
+
+    /// As in sysexits.h: 64 usage and configuration, 69 unavailable, 77 not permitted, 1 the rest.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
+            Self::Start(StartError::Bind(_) | StartError::Locked(_)) | Self::Rest(RestError::Unreachable { .. }) => 69,
+            Self::Rest(RestError::Refused { status, .. }) if matches!(status.as_u16(), 401 | 403) => 77,
+            _ => 1,
+        }
+    }
+}
+
+pub fn run(cli: Cli) -> ExitCode {
+    match execute(cli) {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("tars: {e}");
+            ExitCode::from(e.exit_code())
+        }
+    }
+}
+
+fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
+    let Cli { global, command } = cli;
+    match command {
+        Command::Up(up) => up.run(&global),
+        Command::Serve(serve) => serve.run(&global),
+        Command::Demo(demo) => demo.run(&global),
+        Command::Certs(certs) => certs.run(&global),
+        Command::Login(login) => login.run(&global),
+        Command::Token(token) => token.run(&global),
+        Command::Users(users) => users.run(&global),
+        Command::Audit(audit) => audit.run(&global),
+        Command::Config(config) => config.run(&global),
+        Command::Probe(probe) => probe.run(&global),
+    }
+}
+
+impl Global {
+    /// The configuration, with these flags and the command's own on top.
+    fn load(&self, mut flags: Table) -> Result<Config, CommandError> {
+        let mut put = |section: &str, key: &str, value: String| {
+            for (section, inner) in leaf(section, key, Value::String(value)) {
+                match (flags.get_mut(&section), inner) {
+                    (Some(Value::Table(old)), Value::Table(new)) => old.extend(new),
+                    (_, inner) => drop(flags.insert(section, inner)),
+                }
+            }
+        };
+        if let Some(dir) = &self.data_dir {
+            put("data", "dir", dir.display().to_string());
+        }
+        if let Some(level) = &self.log_level {
+            put("log", "level", level.clone());
+        }
+        Ok(Config::load(self.config.as_deref(), std::env::vars(), flags)?)
+    }
+
+    /// Where the running mesh is.
+    fn ready(&self) -> Result<Ready, CommandError> {
+        let config = self.load(Table::new())?;
+        let path = Ready::default_path(&config.data.dir);
+        Ready::load(&path).map_err(|e| {
+            CommandError::Failed(format!("{}: {e}; start the mesh with `tars up`, or name its --data-dir", path.display()))
+        })
+    }
+}
+
+fn init_log(config: &Config) -> Result<(), CommandError> {
+    Ok(log::init(config.log.format, &config.log.level)?)
+}
+
+fn block_on<F: Future>(work: F) -> Result<F::Output, CommandError> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    Ok(runtime.block_on(work))
+}

@@ -1,0 +1,78 @@
+//! `tars probe`: a true health check over mTLS, that also proves who answers.
+
+use super::{CommandError, Global, block_on};
+use crate::app::ServiceName;
+use clap::Args;
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use tars_certs::{Identity, IdentityHandle, SpiffeId, ca::IdentityFiles};
+use tars_interceptors::client::{Credentials, outgoing};
+use tars_mesh::{Channel, ChannelOptions};
+use tars_runtime::{clock::Clock, config::Config};
+use toml::Table;
+use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tars probe auth\n  tars probe automl --target 10.0.0.7:8097 --identity /var/run/tars --timeout 2\n\nExits with 0 when the service answers, proves its SPIFFE id and says that it serves.")]
+pub(crate) struct Probe {
+    service: ServiceName,
+    /// `host:port`; that of the mesh in the data directory when left out.
+    #[arg(long)]
+    target: Option<String>,
+    /// A folder with tls.crt, tls.key and ca.crt; the operator's when left out.
+    #[arg(long, value_name = "DIR")]
+    identity: Option<PathBuf>,
+    #[arg(long, default_value_t = 5, value_name = "SECONDS")]
+    timeout: u64,
+}
+
+impl Probe {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let config = global.load(Table::new())?;
+        let target = match &self.target {
+            Some(target) => target.clone(),
+            None => self.known_target(global)?,
+        };
+        let limit = Duration::from_secs(self.timeout);
+        let late = || CommandError::Failed(format!("{target}: no answer in {limit:?}"));
+        block_on(async { tokio::time::timeout(limit, self.check(&config, &target)).await })?.map_err(|_| late())??;
+        println!("{}: serving", self.service.as_str());
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn known_target(&self, global: &Global) -> Result<String, CommandError> {
+        let ready = global.ready()?;
+        let url = match self.service {
+            ServiceName::Auth => ready.auth,
+            ServiceName::Orchestration => ready.orchestration,
+            ServiceName::Automl => ready.automl,
+            ServiceName::Hypersync => ready.hypersync,
+            ServiceName::Gateway => {
+                return Err(CommandError::Usage("the gateway speaks HTTP; look at its /ready".to_owned()));
+            }
+        };
+        Ok(url.trim_start_matches("https://").to_owned())
+    }
+
+    async fn check(&self, config: &Config, target: &str) -> Result<(), CommandError> {
+        let clock = Clock::system();
+        let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
+        let dir = self.identity.clone().unwrap_or_else(|| config.data.dir.join("operator"));
+        let failed = |e: &dyn std::fmt::Display| CommandError::Failed(e.to_string());
+        let identity = Identity::from_files(&IdentityFiles::in_dir(&dir), &time).map_err(|e| failed(&e))?;
+        let expected = SpiffeId::new(identity.id().trust_domain(), &format!("/{}", self.service.as_str()));
+        let options = ChannelOptions {
+            target: target.to_owned(),
+            expected: expected.map_err(|e| failed(&e))?,
+            identity: IdentityHandle::new(identity),
+            clock,
+        };
+        let channel = Channel::new(options).map_err(|e| failed(&e))?;
+        let mut client = HealthClient::new(outgoing(channel, Credentials::Own));
+        let answer = client.check(HealthCheckRequest { service: String::new() }).await;
+        let answer = answer.map_err(|e| CommandError::Failed(format!("{target}: {}", e.message())))?;
+        match answer.get_ref().status() {
+            ServingStatus::Serving => Ok(()),
+            other => Err(CommandError::Failed(format!("{target}: {}", other.as_str_name()))),
+        }
+    }
+}

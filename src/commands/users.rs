@@ -1,0 +1,101 @@
+//! `tars users`.
+
+use super::{CommandError, Global, block_on, login::read_password, output, session::Session};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::{path::PathBuf, process::ExitCode};
+
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:\n  tars users list\n  tars users create ada --role developer < password.txt\n  tars users disable ada\n  tars users roles ada viewer")]
+pub(crate) struct Users {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List all users.
+    List {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Create a user; the password (12 characters or more) comes from a file or standard input.
+    Create {
+        username: String,
+        #[arg(long = "role", required = true)]
+        roles: Vec<String>,
+        #[arg(long, value_name = "FILE")]
+        password_file: Option<PathBuf>,
+    },
+    /// End a user's sessions and keys, and let nobody in by that name.
+    Disable { username: String },
+    /// Let a disabled user in again.
+    Enable { username: String },
+    /// Replace a user's roles.
+    Roles {
+        username: String,
+        #[arg(required = true)]
+        roles: Vec<String>,
+    },
+}
+
+impl Users {
+    pub(crate) fn run(self, _: &Global) -> Result<ExitCode, CommandError> {
+        block_on(async {
+            let rest = Session::open().await?.rest();
+            match self.command {
+                Command::List { json } => {
+                    let users = list(&rest).await?;
+                    print(&users, json);
+                }
+                Command::Create { username, roles, password_file } => {
+                    let password = read_password(password_file)?;
+                    let body = json!({ "username": username, "password": password.trim_end_matches('\n'), "roles": roles });
+                    print(&[rest.post("/admin/users", body).await?["user"].clone()], false);
+                }
+                Command::Disable { username } => {
+                    let path = format!("/admin/users/{username}/disable");
+                    print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
+                }
+                Command::Enable { username } => {
+                    let path = format!("/admin/users/{username}/enable");
+                    print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
+                }
+                Command::Roles { username, roles } => {
+                    let path = format!("/admin/users/{username}/roles");
+                    print(&[rest.put(&path, json!({ "roles": roles })).await?["user"].clone()], false);
+                }
+            }
+            Ok(ExitCode::SUCCESS)
+        })?
+    }
+}
+
+async fn list(rest: &crate::rest::Rest) -> Result<Vec<Value>, CommandError> {
+    let (mut users, mut token) = (Vec::new(), String::new());
+    loop {
+        let page = rest.get(&format!("/admin/users?page_token={token}")).await?;
+        users.extend(page["users"].as_array().cloned().unwrap_or_default());
+        token = page["next_page_token"].as_str().unwrap_or_default().to_owned();
+        if token.is_empty() {
+            return Ok(users);
+        }
+    }
+}
+
+fn print(users: &[Value], json: bool) {
+    if json {
+        println!("{}", Value::from(users));
+        return;
+    }
+    let rows: Vec<Vec<String>> = users
+        .iter()
+        .map(|u| {
+            let text = |name: &str| u[name].as_str().unwrap_or_default().to_owned();
+            let roles = u["roles"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
+            let state = if u["disabled"] == true { "disabled" } else { "active" };
+            vec![text("username"), roles.join(","), state.to_owned(), text("created_at")]
+        })
+        .collect();
+    output::table(&["user", "roles", "state", "created"], &rows);
+}

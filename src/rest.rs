@@ -1,0 +1,144 @@
+//! A small REST client of the gateway, for our own commands.
+
+use bytes::Bytes;
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full};
+use hyper_util::rt::TokioIo;
+use serde_json::{Value, json};
+use tokio::net::TcpStream;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    #[error("cannot reach the gateway at {base}: {source}; is `tars up` running?")]
+    Unreachable { base: String, source: std::io::Error },
+    #[error("{method} {path}: {message} ({status})")]
+    Refused { method: Method, path: String, status: StatusCode, message: String, body: Value },
+    #[error("{0}")]
+    Http(String),
+    #[error("{path}: the answer is not JSON")]
+    NotJson { path: String },
+    #[error("{path}: the stream ended with {message}")]
+    Stream { path: String, message: String },
+}
+
+#[derive(Debug, Clone)]
+pub struct Rest {
+    base: String,
+    token: Option<String>,
+    traceparent: Option<String>,
+}
+
+impl Rest {
+    pub fn new(base: &str) -> Self {
+        Self { base: base.trim_end_matches('/').to_owned(), token: None, traceparent: None }
+    }
+
+    #[must_use]
+    pub fn with_token(mut self, token: &str) -> Self {
+        self.token = Some(token.to_owned());
+        self
+    }
+
+    /// All calls of this client belong to one trace.
+    #[must_use]
+    pub fn in_trace(mut self, traceparent: &str) -> Self {
+        self.traceparent = Some(traceparent.to_owned());
+        self
+    }
+
+    pub async fn get(&self, path: &str) -> Result<Value, RestError> {
+        self.call(Method::GET, path, None).await
+    }
+
+    pub async fn post(&self, path: &str, body: Value) -> Result<Value, RestError> {
+        self.call(Method::POST, path, Some(body)).await
+    }
+
+    pub async fn put(&self, path: &str, body: Value) -> Result<Value, RestError> {
+        self.call(Method::PUT, path, Some(body)).await
+    }
+
+    pub async fn login(&self, username: &str, password: &str) -> Result<Self, RestError> {
+        let answer = self.post("/auth/login", json!({ "username": username, "password": password })).await?;
+        let token = answer["access_token"].as_str().ok_or(RestError::NotJson { path: "/auth/login".to_owned() })?;
+        Ok(self.clone().with_token(token))
+    }
+
+    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, RestError> {
+        let response = self.send(&method, path, body).await?;
+        let status = response.status();
+        let bytes = response.into_body().collect().await.map_err(|e| RestError::Http(e.to_string()))?.to_bytes();
+        let value: Value =
+            serde_json::from_slice(&bytes).map_err(|_| RestError::NotJson { path: path.to_owned() })?;
+        if status.is_success() {
+            return Ok(value);
+        }
+        let message = value["message"].as_str().unwrap_or_default().to_owned();
+        Err(RestError::Refused { method, path: path.to_owned(), status, message, body: value })
+    }
+
+    /// Follows a stream; `each` gets every item until it says that it has seen enough.
+    pub async fn follow(&self, path: &str, mut each: impl FnMut(&Value) -> bool) -> Result<(), RestError> {
+        let response = self.send(&Method::GET, path, None).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        let mut pending = Vec::new();
+        while let Some(frame) = body.frame().await {
+            let frame = frame.map_err(|e| RestError::Http(e.to_string()))?;
+            pending.extend_from_slice(frame.data_ref().map_or(&[][..], |d| d));
+            if !status.is_success() {
+                continue;
+            }
+            while let Some(end) = pending.iter().position(|b| *b == b'\n') {
+                let line: Vec<u8> = pending.drain(..=end).collect();
+                if line.len() > 1 && !take(path, &line, &mut each)? {
+                    return Ok(());
+                }
+            }
+        }
+        if status.is_success() {
+            return Ok(());
+        }
+        let body: Value = serde_json::from_slice(&pending).unwrap_or_default();
+        let message = body["message"].as_str().unwrap_or_default().to_owned();
+        Err(RestError::Refused { method: Method::GET, path: path.to_owned(), status, message, body })
+    }
+
+    async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
+        let host = self.base.trim_start_matches("http://").to_owned();
+        let unreachable = |source| RestError::Unreachable { base: self.base.clone(), source };
+        let tcp = TcpStream::connect(&host).await.map_err(unreachable)?;
+        tcp.set_nodelay(true).map_err(unreachable)?;
+        let failed = |e: hyper::Error| RestError::Http(e.to_string());
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(failed)?;
+        tokio::spawn(connection);
+        let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, host);
+        if let Some(token) = &self.token {
+            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(traceparent) = &self.traceparent {
+            request = request.header("traceparent", traceparent);
+        }
+        if body.is_some() {
+            request = request.header(header::CONTENT_TYPE, "application/json");
+        }
+        let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
+        let request = request.body(Full::new(bytes)).map_err(|e| RestError::Http(e.to_string()))?;
+        sender.send_request(request).await.map_err(failed)
+    }
+}
+
+fn take(path: &str, line: &[u8], each: &mut impl FnMut(&Value) -> bool) -> Result<bool, RestError> {
+    let item: Value = serde_json::from_slice(line).map_err(|_| RestError::NotJson { path: path.to_owned() })?;
+    if let Some(error) = item.get("error") {
+        let message = error["message"].as_str().unwrap_or_default().to_owned();
+        return Err(RestError::Stream { path: path.to_owned(), message });
+    }
+    Ok(each(&item["result"]))
+}
