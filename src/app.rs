@@ -42,7 +42,15 @@ impl Mesh {
         let listeners = Listeners::bind(&process).await?;
         let ready = listeners.ready(&process)?;
         let endpoints = Endpoints::from_ready(&ready);
-        let Listeners { auth, orchestration, automl, hypersync, gateway, admin, observe } = listeners;
+        let Listeners {
+            auth,
+            orchestration,
+            automl,
+            hypersync,
+            gateway,
+            admin,
+            observe,
+        } = listeners;
         let first = services::auth(&process, auth).await?;
         save_first_admin(&process, first)?;
         services::orchestration(&process, orchestration, &endpoints).await?;
@@ -66,7 +74,11 @@ impl Mesh {
 }
 
 /// One service alone, with an identity from files.
-pub async fn serve_one(config: Config, service: Service, identity: &IdentityFiles) -> Result<Process, StartError> {
+pub async fn serve_one(
+    config: Config,
+    service: Service,
+    identity: &IdentityFiles,
+) -> Result<Process, StartError> {
     let endpoints = Endpoints::from_config(&config);
     let process = Process::with_identity(config, service, identity)?;
     let listen = process.config().listen.clone();
@@ -110,9 +122,16 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
     let pages = process.pages();
     let (readiness, metrics) = (process.readiness(), process.metrics().clone());
     let stopped = stop.clone();
-    process.spawn(async move { ports::serve(admin, ports::admin(pages), stopped.cancelled_owned()).await });
     process.spawn(async move {
-        ports::serve(observe, ports::observe(metrics, readiness), stop.cancelled_owned()).await;
+        ports::serve(admin, ports::admin(pages), stopped.cancelled_owned()).await;
+    });
+    process.spawn(async move {
+        ports::serve(
+            observe,
+            ports::observe(metrics, readiness),
+            stop.cancelled_owned(),
+        )
+        .await;
     });
 }
 
@@ -134,7 +153,11 @@ impl Binder {
     }
 
     fn finish(self) -> Result<(), StartError> {
-        if self.failed.is_empty() { Ok(()) } else { Err(StartError::Bind(self.failed)) }
+        if self.failed.is_empty() {
+            Ok(())
+        } else {
+            Err(StartError::Bind(self.failed))
+        }
     }
 }
 
@@ -160,20 +183,45 @@ impl Listeners {
         let admin = binder.bind(listen.admin, "admin").await;
         let observe = binder.bind(listen.observe, "observe").await;
         binder.finish()?;
-        let all = (auth, orchestration, automl, hypersync, gateway, admin, observe);
-        let (Some(auth), Some(orchestration), Some(automl), Some(hypersync), Some(gateway), Some(admin), Some(observe)) =
-            all
+        let all = (
+            auth,
+            orchestration,
+            automl,
+            hypersync,
+            gateway,
+            admin,
+            observe,
+        );
+        let (
+            Some(auth),
+            Some(orchestration),
+            Some(automl),
+            Some(hypersync),
+            Some(gateway),
+            Some(admin),
+            Some(observe),
+        ) = all
         else {
             return Err(StartError::Bind(Vec::new()));
         };
-        Ok(Self { auth, orchestration, automl, hypersync, gateway, admin, observe })
+        Ok(Self {
+            auth,
+            orchestration,
+            automl,
+            hypersync,
+            gateway,
+            admin,
+            observe,
+        })
     }
 
     /// What a user needs to reach the mesh, with an operator identity made for it.
     fn ready(&self, process: &Process) -> Result<Ready, StartError> {
         let files = operator_identity(process)?;
         let at = |listener: &TcpListener, scheme: &str| -> Result<String, StartError> {
-            let addr = listener.local_addr().map_err(|e| StartError::Bind(vec![e.to_string()]))?;
+            let addr = listener
+                .local_addr()
+                .map_err(|e| StartError::Bind(vec![e.to_string()]))?;
             Ok(format!("{scheme}://{addr}"))
         };
         Ok(Ready {
@@ -198,7 +246,8 @@ fn operator_identity(process: &Process) -> Result<IdentityFiles, StartError> {
     let config = process.config();
     let files = IdentityFiles::in_dir(&config.data.dir.join("operator"));
     let request = tars_certs::ca::Request {
-        id: SpiffeId::new(&config.trust.domain, "/user/operator").map_err(StartError::TrustDomain)?,
+        id: SpiffeId::new(&config.trust.domain, "/user/operator")
+            .map_err(StartError::TrustDomain)?,
         dns: Vec::new(),
         ips: Vec::new(),
         life: Duration::from_secs(config.certificates.operator_life_days * 86_400),

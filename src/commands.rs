@@ -106,15 +106,23 @@ pub enum CommandError {
 
 impl CommandError {
     fn file(path: &Path, source: io::Error) -> Self {
-        Self::File { path: path.to_owned(), source }
+        Self::File {
+            path: path.to_owned(),
+            source,
+        }
     }
 
     /// As in sysexits.h: 64 usage and configuration, 69 unavailable, 77 not permitted, 1 the rest.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
-            Self::Start(StartError::Bind(_) | StartError::Locked(_)) | Self::Rest(RestError::Unreachable { .. }) => 69,
-            Self::Rest(RestError::Refused { status, .. }) if matches!(status.as_u16(), 401 | 403) => 77,
+            Self::Start(StartError::Bind(_) | StartError::Locked(_))
+            | Self::Rest(RestError::Unreachable { .. }) => 69,
+            Self::Rest(RestError::Refused { status, .. })
+                if matches!(status.as_u16(), 401 | 403) =>
+            {
+                77
+            }
             _ => 1,
         }
     }
@@ -163,7 +171,11 @@ impl Global {
         if let Some(level) = &self.log_level {
             put("log", "level", level.clone());
         }
-        Ok(Config::load(self.config.as_deref(), std::env::vars(), flags)?)
+        Ok(Config::load(
+            self.config.as_deref(),
+            std::env::vars(),
+            flags,
+        )?)
     }
 
     /// Where the running mesh is.
@@ -171,7 +183,10 @@ impl Global {
         let config = self.load(Table::new())?;
         let path = Ready::default_path(&config.data.dir);
         Ready::load(&path).map_err(|e| {
-            CommandError::Failed(format!("{}: {e}; start the mesh with `tars up`, or name its --data-dir", path.display()))
+            CommandError::Failed(format!(
+                "{}: {e}; start the mesh with `tars up`, or name its --data-dir",
+                path.display()
+            ))
         })
     }
 }
@@ -181,6 +196,9 @@ fn init_log(config: &Config) -> Result<(), CommandError> {
 }
 
 fn block_on<F: Future>(work: F) -> Result<F::Output, CommandError> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(CommandError::Runtime)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(CommandError::Runtime)?;
     Ok(runtime.block_on(work))
 }

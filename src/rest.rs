@@ -10,9 +10,18 @@ use tokio::net::TcpStream;
 #[derive(Debug, thiserror::Error)]
 pub enum RestError {
     #[error("cannot reach the gateway at {base}: {source}; is `tars up` running?")]
-    Unreachable { base: String, source: std::io::Error },
+    Unreachable {
+        base: String,
+        source: std::io::Error,
+    },
     #[error("{method} {path}: {message} ({status})")]
-    Refused { method: Method, path: String, status: StatusCode, message: String, body: Value },
+    Refused {
+        method: Method,
+        path: String,
+        status: StatusCode,
+        message: String,
+        body: Value,
+    },
     #[error("{0}")]
     Http(String),
     #[error("{path}: the answer is not JSON")]
@@ -30,7 +39,11 @@ pub struct Rest {
 
 impl Rest {
     pub fn new(base: &str) -> Self {
-        Self { base: base.trim_end_matches('/').to_owned(), token: None, traceparent: None }
+        Self {
+            base: base.trim_end_matches('/').to_owned(),
+            token: None,
+            traceparent: None,
+        }
     }
 
     #[must_use]
@@ -59,26 +72,54 @@ impl Rest {
     }
 
     pub async fn login(&self, username: &str, password: &str) -> Result<Self, RestError> {
-        let answer = self.post("/auth/login", json!({ "username": username, "password": password })).await?;
-        let token = answer["access_token"].as_str().ok_or(RestError::NotJson { path: "/auth/login".to_owned() })?;
+        let answer = self
+            .post(
+                "/auth/login",
+                json!({ "username": username, "password": password }),
+            )
+            .await?;
+        let token = answer["access_token"].as_str().ok_or(RestError::NotJson {
+            path: "/auth/login".to_owned(),
+        })?;
         Ok(self.clone().with_token(token))
     }
 
-    pub async fn call(&self, method: Method, path: &str, body: Option<Value>) -> Result<Value, RestError> {
+    pub async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, RestError> {
         let response = self.send(&method, path, body).await?;
         let status = response.status();
-        let bytes = response.into_body().collect().await.map_err(|e| RestError::Http(e.to_string()))?.to_bytes();
-        let value: Value =
-            serde_json::from_slice(&bytes).map_err(|_| RestError::NotJson { path: path.to_owned() })?;
+        let bytes = response
+            .into_body()
+            .collect()
+            .await
+            .map_err(|e| RestError::Http(e.to_string()))?
+            .to_bytes();
+        let value: Value = serde_json::from_slice(&bytes).map_err(|_| RestError::NotJson {
+            path: path.to_owned(),
+        })?;
         if status.is_success() {
             return Ok(value);
         }
         let message = value["message"].as_str().unwrap_or_default().to_owned();
-        Err(RestError::Refused { method, path: path.to_owned(), status, message, body: value })
+        Err(RestError::Refused {
+            method,
+            path: path.to_owned(),
+            status,
+            message,
+            body: value,
+        })
     }
 
     /// Follows a stream; `each` gets every item until it says that it has seen enough.
-    pub async fn follow(&self, path: &str, mut each: impl FnMut(&Value) -> bool) -> Result<(), RestError> {
+    pub async fn follow(
+        &self,
+        path: &str,
+        mut each: impl FnMut(&Value) -> bool,
+    ) -> Result<(), RestError> {
         let response = self.send(&Method::GET, path, None).await?;
         let status = response.status();
         let mut body = response.into_body();
@@ -101,7 +142,13 @@ impl Rest {
         }
         let body: Value = serde_json::from_slice(&pending).unwrap_or_default();
         let message = body["message"].as_str().unwrap_or_default().to_owned();
-        Err(RestError::Refused { method: Method::GET, path: path.to_owned(), status, message, body })
+        Err(RestError::Refused {
+            method: Method::GET,
+            path: path.to_owned(),
+            status,
+            message,
+            body,
+        })
     }
 
     async fn send(
@@ -111,14 +158,21 @@ impl Rest {
         body: Option<Value>,
     ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
         let host = self.base.trim_start_matches("http://").to_owned();
-        let unreachable = |source| RestError::Unreachable { base: self.base.clone(), source };
+        let unreachable = |source| RestError::Unreachable {
+            base: self.base.clone(),
+            source,
+        };
         let tcp = TcpStream::connect(&host).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
         let failed = |e: hyper::Error| RestError::Http(e.to_string());
-        let (mut sender, connection) =
-            hyper::client::conn::http1::handshake(TokioIo::new(tcp)).await.map_err(failed)?;
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
+            .await
+            .map_err(failed)?;
         tokio::spawn(connection);
-        let mut request = Request::builder().method(method.clone()).uri(path).header(header::HOST, host);
+        let mut request = Request::builder()
+            .method(method.clone())
+            .uri(path)
+            .header(header::HOST, host);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
         }
@@ -129,16 +183,23 @@ impl Rest {
             request = request.header(header::CONTENT_TYPE, "application/json");
         }
         let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
-        let request = request.body(Full::new(bytes)).map_err(|e| RestError::Http(e.to_string()))?;
+        let request = request
+            .body(Full::new(bytes))
+            .map_err(|e| RestError::Http(e.to_string()))?;
         sender.send_request(request).await.map_err(failed)
     }
 }
 
 fn take(path: &str, line: &[u8], each: &mut impl FnMut(&Value) -> bool) -> Result<bool, RestError> {
-    let item: Value = serde_json::from_slice(line).map_err(|_| RestError::NotJson { path: path.to_owned() })?;
+    let item: Value = serde_json::from_slice(line).map_err(|_| RestError::NotJson {
+        path: path.to_owned(),
+    })?;
     if let Some(error) = item.get("error") {
         let message = error["message"].as_str().unwrap_or_default().to_owned();
-        return Err(RestError::Stream { path: path.to_owned(), message });
+        return Err(RestError::Stream {
+            path: path.to_owned(),
+            message,
+        });
     }
     Ok(each(&item["result"]))
 }

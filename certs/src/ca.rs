@@ -7,8 +7,8 @@
 use crate::{SpiffeId, peer::PeerCertificate, secret};
 use parking_lot::RwLock;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType, SerialNumber,
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
+    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
 use std::{
@@ -29,12 +29,17 @@ pub enum CaError {
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{path}: {problem}")]
-    Unusable { path: PathBuf, problem: &'static str },
+    Unusable {
+        path: PathBuf,
+        problem: &'static str,
+    },
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
     #[error("there is already a certificate authority in {0}")]
     Exists(PathBuf),
-    #[error("the intermediate ends before a certificate could be issued, and root.key is not here to sign a new one")]
+    #[error(
+        "the intermediate ends before a certificate could be issued, and root.key is not here to sign a new one"
+    )]
     Expired,
 }
 
@@ -85,7 +90,12 @@ pub struct Authority {
 
 impl Authority {
     /// Makes a new authority in an empty directory.
-    pub fn init(dir: &Path, trust_domain: &str, lives: Lives, now: Duration) -> Result<Self, CaError> {
+    pub fn init(
+        dir: &Path,
+        trust_domain: &str,
+        lives: Lives,
+        now: Duration,
+    ) -> Result<Self, CaError> {
         let root_path = dir.join("root.crt");
         if root_path.exists() {
             return Err(CaError::Exists(dir.to_owned()));
@@ -96,13 +106,21 @@ impl Authority {
         let cert = params.self_signed(&key)?;
         save_secret(&dir.join("root.key"), &key.serialize_pem())?;
         save_public(&root_path, &cert.pem())?;
-        let root = Root { cert: cert.der().clone(), key };
+        let root = Root {
+            cert: cert.der().clone(),
+            key,
+        };
         new_intermediate(dir, trust_domain, &root, lives, now)?;
         Self::open(dir, trust_domain, lives, now)
     }
 
     /// Opens what `init` made; renews the intermediate when it is due and the root key is here.
-    pub fn open(dir: &Path, trust_domain: &str, lives: Lives, now: Duration) -> Result<Self, CaError> {
+    pub fn open(
+        dir: &Path,
+        trust_domain: &str,
+        lives: Lives,
+        now: Duration,
+    ) -> Result<Self, CaError> {
         let root_path = dir.join("root.crt");
         let root_pem = read(&root_path)?;
         let root = certificate(&root_path, &root_pem, now)?;
@@ -118,7 +136,12 @@ impl Authority {
         Ok(authority)
     }
 
-    pub fn open_or_init(dir: &Path, trust_domain: &str, lives: Lives, now: Duration) -> Result<Self, CaError> {
+    pub fn open_or_init(
+        dir: &Path,
+        trust_domain: &str,
+        lives: Lives,
+        now: Duration,
+    ) -> Result<Self, CaError> {
         if dir.join("root.crt").exists() {
             Self::open(dir, trust_domain, lives, now)
         } else {
@@ -173,7 +196,10 @@ impl Authority {
             return Ok(());
         }
         let key = KeyPair::from_pem(&read_secret(&key_path)?)?;
-        let root = Root { cert: self.root.clone(), key };
+        let root = Root {
+            cert: self.root.clone(),
+            key,
+        };
         new_intermediate(&self.dir, &self.trust_domain, &root, self.lives, now)?;
         *self.intermediate.write() = load_intermediate(&self.dir)?;
         Ok(())
@@ -185,11 +211,23 @@ struct Root {
     key: KeyPair,
 }
 
-fn new_intermediate(dir: &Path, trust_domain: &str, root: &Root, lives: Lives, now: Duration) -> Result<(), CaError> {
+fn new_intermediate(
+    dir: &Path,
+    trust_domain: &str,
+    root: &Root,
+    lives: Lives,
+    now: Duration,
+) -> Result<(), CaError> {
     let key = KeyPair::generate()?;
-    let (_, until) = validity(&root.cert).ok_or_else(|| unusable(&dir.join("root.crt"), "is not a certificate"))?;
+    let (_, until) = validity(&root.cert)
+        .ok_or_else(|| unusable(&dir.join("root.crt"), "is not a certificate"))?;
     let end = (now + lives.intermediate).min(until);
-    let params = ca_params(&format!("{trust_domain} intermediate {}", now.as_secs()), 0, now, end);
+    let params = ca_params(
+        &format!("{trust_domain} intermediate {}", now.as_secs()),
+        0,
+        now,
+        end,
+    );
     let issuer = Issuer::from_ca_cert_der(&root.cert, &root.key)?;
     let cert = params.signed_by(&key, &issuer)?;
     save_secret(&dir.join("intermediate.key"), &key.serialize_pem())?;
@@ -199,20 +237,30 @@ fn new_intermediate(dir: &Path, trust_domain: &str, root: &Root, lives: Lives, n
 fn load_intermediate(dir: &Path) -> Result<Intermediate, CaError> {
     let path = dir.join("intermediate.crt");
     let pem = read(&path)?;
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| unusable(&path, "is not a certificate"))?;
-    let (not_before, not_after) = validity(&der).ok_or_else(|| unusable(&path, "is not a certificate"))?;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| unusable(&path, "is not a certificate"))?;
+    let (not_before, not_after) =
+        validity(&der).ok_or_else(|| unusable(&path, "is not a certificate"))?;
     let key_pem = read_secret(&dir.join("intermediate.key"))?.into();
-    Ok(Intermediate { der, pem, key_pem, not_before, not_after })
+    Ok(Intermediate {
+        der,
+        pem,
+        key_pem,
+        not_before,
+        not_after,
+    })
 }
 
 /// Reads a CA certificate and refuses one that cannot be a CA any more.
 fn certificate(path: &Path, pem: &str, now: Duration) -> Result<CertificateDer<'static>, CaError> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| unusable(path, "is not a certificate"))?;
+    let der = CertificateDer::from_pem_slice(pem.as_bytes())
+        .map_err(|_| unusable(path, "is not a certificate"))?;
     let (_, not_after) = validity(&der).ok_or_else(|| unusable(path, "is not a certificate"))?;
     if not_after <= now {
         return Err(unusable(path, "has expired"));
     }
-    let (_, parsed) = X509Certificate::from_der(&der).map_err(|_| unusable(path, "is not a certificate"))?;
+    let (_, parsed) =
+        X509Certificate::from_der(&der).map_err(|_| unusable(path, "is not a certificate"))?;
     if !parsed.is_ca() {
         return Err(unusable(path, "lacks the CA bit"));
     }
@@ -223,7 +271,10 @@ fn validity(der: &CertificateDer<'_>) -> Option<(Duration, Duration)> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     let seconds = |t: i64| Duration::from_secs(u64::try_from(t).unwrap_or(0));
     let validity = cert.validity();
-    Some((seconds(validity.not_before.timestamp()), seconds(validity.not_after.timestamp())))
+    Some((
+        seconds(validity.not_before.timestamp()),
+        seconds(validity.not_after.timestamp()),
+    ))
 }
 
 fn ca_params(name: &str, path_len: u8, now: Duration, end: Duration) -> CertificateParams {
@@ -233,16 +284,27 @@ fn ca_params(name: &str, path_len: u8, now: Duration, end: Duration) -> Certific
     params
 }
 
-fn leaf_params(request: &Request, now: Duration, issuer_end: Duration) -> Result<CertificateParams, CaError> {
+fn leaf_params(
+    request: &Request,
+    now: Duration,
+    issuer_end: Duration,
+) -> Result<CertificateParams, CaError> {
     let name = request.id.path().rsplit('/').next().unwrap_or_default();
     let mut params = base_params(name, now, (now + request.life).min(issuer_end));
     params.subject_alt_names = vec![SanType::URI(request.id.as_str().try_into()?)];
     for dns in &request.dns {
-        params.subject_alt_names.push(SanType::DnsName(dns.as_str().try_into()?));
+        params
+            .subject_alt_names
+            .push(SanType::DnsName(dns.as_str().try_into()?));
     }
-    params.subject_alt_names.extend(request.ips.iter().copied().map(SanType::IpAddress));
+    params
+        .subject_alt_names
+        .extend(request.ips.iter().copied().map(SanType::IpAddress));
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.extended_key_usages = vec![
+        ExtendedKeyUsagePurpose::ServerAuth,
+        ExtendedKeyUsagePurpose::ClientAuth,
+    ];
     Ok(params)
 }
 
@@ -265,11 +327,17 @@ fn serial() -> SerialNumber {
 }
 
 fn file(path: &Path, source: io::Error) -> CaError {
-    CaError::File { path: path.to_owned(), source }
+    CaError::File {
+        path: path.to_owned(),
+        source,
+    }
 }
 
 fn unusable(path: &Path, problem: &'static str) -> CaError {
-    CaError::Unusable { path: path.to_owned(), problem }
+    CaError::Unusable {
+        path: path.to_owned(),
+        problem,
+    }
 }
 
 fn read(path: &Path) -> Result<String, CaError> {
@@ -299,7 +367,11 @@ pub struct IdentityFiles {
 impl IdentityFiles {
     /// The names that Kubernetes and cert-manager use.
     pub fn in_dir(dir: &Path) -> Self {
-        Self { cert: dir.join("tls.crt"), key: dir.join("tls.key"), ca: dir.join("ca.crt") }
+        Self {
+            cert: dir.join("tls.crt"),
+            key: dir.join("tls.key"),
+            ca: dir.join("ca.crt"),
+        }
     }
 
     pub fn save(&self, issued: &Issued, roots_pem: &str) -> Result<(), CaError> {
@@ -338,7 +410,10 @@ pub fn summarise(der: &[u8]) -> Option<Summary> {
 
 impl Default for Lives {
     fn default() -> Self {
-        Self { root: DAY * 3650, intermediate: DAY * 30 }
+        Self {
+            root: DAY * 3650,
+            intermediate: DAY * 30,
+        }
     }
 }
 
@@ -374,7 +449,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let ca = Authority::init(dir.path(), "tars.local", Lives::default(), NOW).unwrap();
         let issued = ca.issue(&request(DAY * 400), NOW).unwrap();
-        assert_eq!(PeerCertificate::parse(&issued.chain[0]).unwrap().not_after, NOW + DAY * 30);
+        assert_eq!(
+            PeerCertificate::parse(&issued.chain[0]).unwrap().not_after,
+            NOW + DAY * 30
+        );
     }
 
     #[test]

@@ -27,8 +27,16 @@ const ALL: [PeerClass; 8] = [
 ];
 
 /// The words that rules may use.
-pub const PEER_CLASSES: &[&str] =
-    &["auth", "orchestration", "automl", "hypersync", "gateway", "worker", "operator", "client"];
+pub const PEER_CLASSES: &[&str] = &[
+    "auth",
+    "orchestration",
+    "automl",
+    "hypersync",
+    "gateway",
+    "worker",
+    "operator",
+    "client",
+];
 
 impl PeerClass {
     pub fn as_str(self) -> &'static str {
@@ -71,25 +79,39 @@ pub enum ClassError {
 }
 
 impl ClassTable {
-    pub fn new<'a>(rules: impl IntoIterator<Item = (&'a str, &'a str)>) -> Result<Self, ClassError> {
+    pub fn new<'a>(
+        rules: impl IntoIterator<Item = (&'a str, &'a str)>,
+    ) -> Result<Self, ClassError> {
         let mut table = Self::default();
         for (pattern, class) in rules {
-            let class = PeerClass::parse(class).ok_or_else(|| ClassError::Class(class.to_owned()))?;
-            let rest = pattern.strip_prefix('/').filter(|r| r.split('/').all(|s| !s.is_empty()));
+            let class =
+                PeerClass::parse(class).ok_or_else(|| ClassError::Class(class.to_owned()))?;
+            let rest = pattern
+                .strip_prefix('/')
+                .filter(|r| r.split('/').all(|s| !s.is_empty()));
             let rest = rest.ok_or_else(|| ClassError::Pattern(pattern.to_owned()))?;
-            table.rules.push((rest.split('/').map(str::to_owned).collect(), class));
+            table
+                .rules
+                .push((rest.split('/').map(str::to_owned).collect(), class));
         }
         Ok(table)
     }
 
     pub fn classify(&self, id: &SpiffeId) -> Option<PeerClass> {
         let parts: Vec<&str> = id.path()[1..].split('/').collect();
-        self.rules.iter().find(|(pattern, _)| matches(pattern, &parts)).map(|(_, class)| *class)
+        self.rules
+            .iter()
+            .find(|(pattern, _)| matches(pattern, &parts))
+            .map(|(_, class)| *class)
     }
 }
 
 fn matches(pattern: &[String], parts: &[&str]) -> bool {
-    pattern.len() == parts.len() && pattern.iter().zip(parts).all(|(p, part)| p == "*" || p == part)
+    pattern.len() == parts.len()
+        && pattern
+            .iter()
+            .zip(parts)
+            .all(|(p, part)| p == "*" || p == part)
 }
 
 #[cfg(test)]
@@ -97,7 +119,12 @@ mod tests {
     use super::*;
 
     fn table() -> ClassTable {
-        ClassTable::new([("/auth", "auth"), ("/ns/*/sa/auth", "auth"), ("/user/*", "operator")]).unwrap()
+        ClassTable::new([
+            ("/auth", "auth"),
+            ("/ns/*/sa/auth", "auth"),
+            ("/user/*", "operator"),
+        ])
+        .unwrap()
     }
 
     fn class(path: &str) -> Option<PeerClass> {
@@ -109,7 +136,15 @@ mod tests {
         assert_eq!(class("/auth"), Some(PeerClass::Auth));
         assert_eq!(class("/ns/prod/sa/auth"), Some(PeerClass::Auth));
         assert_eq!(class("/user/ada"), Some(PeerClass::Operator));
-        for other in ["/autho", "/auth/x", "/x/auth", "/user", "/user/a/b", "/ns/prod/sa/other", "/Auth"] {
+        for other in [
+            "/autho",
+            "/auth/x",
+            "/x/auth",
+            "/user",
+            "/user/a/b",
+            "/ns/prod/sa/other",
+            "/Auth",
+        ] {
             assert_eq!(class(other), None, "{other}");
         }
     }

@@ -47,30 +47,48 @@ impl Identity {
         time: &Arc<dyn TimeProvider>,
     ) -> Result<Self, IdentityError> {
         let leaf = PeerCertificate::parse(chain.first().ok_or(IdentityError::Empty)?)?;
-        let identity = Self { chain, key, roots, leaf };
+        let identity = Self {
+            chain,
+            key,
+            roots,
+            leaf,
+        };
         tls::server(&identity, Arc::clone(time))?;
         identity.check_as_peer(time.as_ref())?;
         Ok(identity)
     }
 
-    pub fn from_files(files: &crate::ca::IdentityFiles, time: &Arc<dyn TimeProvider>) -> Result<Self, IdentityError> {
-        let bad = |path: &Path, problem: String| IdentityError::File { path: path.display().to_string(), problem };
+    pub fn from_files(
+        files: &crate::ca::IdentityFiles,
+        time: &Arc<dyn TimeProvider>,
+    ) -> Result<Self, IdentityError> {
+        let bad = |path: &Path, problem: String| IdentityError::File {
+            path: path.display().to_string(),
+            problem,
+        };
         let certs = |path: &Path| -> Result<Vec<CertificateDer<'static>>, IdentityError> {
             CertificateDer::pem_file_iter(path)
                 .and_then(Iterator::collect)
                 .map_err(|e| bad(path, e.to_string()))
         };
         let key = crate::secret::read(&files.key).map_err(|e| bad(&files.key, e.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|e| bad(&files.key, e.to_string()))?;
+        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
+            .map_err(|e| bad(&files.key, e.to_string()))?;
         Self::new(certs(&files.cert)?, key, certs(&files.ca)?, time)
     }
 
     fn check_as_peer(&self, time: &dyn TimeProvider) -> Result<(), IdentityError> {
-        let verifier = crate::verify::ClientVerifier::new(tls::roots(self)?, tls::provider(), self.id().trust_domain())
-            .map_err(TlsError::Verifier)?;
+        let verifier = crate::verify::ClientVerifier::new(
+            tls::roots(self)?,
+            tls::provider(),
+            self.id().trust_domain(),
+        )
+        .map_err(TlsError::Verifier)?;
         let now = time.current_time().ok_or(IdentityError::Empty)?;
         let (leaf, rest) = self.chain.split_first().ok_or(IdentityError::Empty)?;
-        verifier.verify_client_cert(leaf, rest, now).map_err(IdentityError::Refused)?;
+        verifier
+            .verify_client_cert(leaf, rest, now)
+            .map_err(IdentityError::Refused)?;
         Ok(())
     }
 
@@ -92,7 +110,10 @@ pub struct IdentityHandle {
 
 impl IdentityHandle {
     pub fn new(identity: Identity) -> Self {
-        Self { current: Arc::new(ArcSwap::from_pointee(identity)), changed: watch::Sender::new(0) }
+        Self {
+            current: Arc::new(ArcSwap::from_pointee(identity)),
+            changed: watch::Sender::new(0),
+        }
     }
 
     pub fn current(&self) -> Arc<Identity> {
@@ -111,13 +132,18 @@ impl IdentityHandle {
 }
 
 /// Issues from an authority in this process.
-pub fn issue(authority: &Authority, request: &Request, time: &Arc<dyn TimeProvider>) -> Result<Identity, IdentityError> {
+pub fn issue(
+    authority: &Authority,
+    request: &Request,
+    time: &Arc<dyn TimeProvider>,
+) -> Result<Identity, IdentityError> {
     let Issued { chain, key, .. } = authority.issue(request, now(time.as_ref()))?;
     Identity::new(chain, key, authority.roots(), time)
 }
 
 fn now(time: &dyn TimeProvider) -> Duration {
-    time.current_time().map_or(Duration::ZERO, |t| Duration::from_secs(t.as_secs()))
+    time.current_time()
+        .map_or(Duration::ZERO, |t| Duration::from_secs(t.as_secs()))
 }
 
 /// When to renew: two thirds into the life, moved by `jitter` in -1..=1 times a twentieth of it.
@@ -138,7 +164,11 @@ pub async fn keep_fresh(
     let mut failures = 0u32;
     loop {
         let leaf = handle.current().leaf().clone();
-        let due = renew_at(leaf.not_before, leaf.not_after, rand::random::<f64>() * 2.0 - 1.0);
+        let due = renew_at(
+            leaf.not_before,
+            leaf.not_after,
+            rand::random::<f64>() * 2.0 - 1.0,
+        );
         let backoff = Duration::from_secs(1 << failures.min(6));
         let wait = due.saturating_sub(now(time.as_ref()));
         tokio::time::sleep(if failures == 0 { wait } else { backoff }).await;
@@ -175,11 +205,22 @@ mod tests {
 
     fn request() -> Request {
         let id = SpiffeId::new("tars.local", "/auth").unwrap();
-        Request { id, dns: vec![], ips: vec![], life: Duration::from_secs(3600) }
+        Request {
+            id,
+            dns: vec![],
+            ips: vec![],
+            life: Duration::from_secs(3600),
+        }
     }
 
     fn authority(dir: &Path) -> Authority {
-        Authority::init(dir, "tars.local", Lives::default(), Duration::from_secs(NOW)).unwrap()
+        Authority::init(
+            dir,
+            "tars.local",
+            Lives::default(),
+            Duration::from_secs(NOW),
+        )
+        .unwrap()
     }
 
     #[test]
@@ -189,7 +230,10 @@ mod tests {
         let issued = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
         let late: Arc<dyn TimeProvider> = Arc::new(At(NOW + 7200));
         let expired = Identity::new(issued.chain, issued.key, ca.roots(), &late);
-        assert!(matches!(expired, Err(IdentityError::Refused(_))), "{expired:?}");
+        assert!(
+            matches!(expired, Err(IdentityError::Refused(_))),
+            "{expired:?}"
+        );
 
         let other = tempfile::tempdir().unwrap();
         let stranger = authority(other.path());
@@ -208,7 +252,10 @@ mod tests {
         let time: Arc<dyn TimeProvider> = Arc::new(At(NOW));
         let one = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
         let two = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
-        assert!(matches!(Identity::new(one.chain, two.key, ca.roots(), &time), Err(IdentityError::Tls(_))));
+        assert!(matches!(
+            Identity::new(one.chain, two.key, ca.roots(), &time),
+            Err(IdentityError::Tls(_))
+        ));
     }
 
     #[test]

@@ -57,10 +57,16 @@ impl PeerCertificate {
             .map_err(|_| PeerError::Malformed)?
             .ok_or(PeerError::NoExtendedKeyUsage)?
             .value;
-        let seconds = |t: x509_parser::time::ASN1Time| Duration::from_secs(u64::try_from(t.timestamp()).unwrap_or(0));
+        let seconds = |t: x509_parser::time::ASN1Time| {
+            Duration::from_secs(u64::try_from(t.timestamp()).unwrap_or(0))
+        };
         Ok(Self {
             id: only_uri(&cert)?,
-            serial: cert.raw_serial().iter().map(|b| format!("{b:02x}")).collect(),
+            serial: cert
+                .raw_serial()
+                .iter()
+                .map(|b| format!("{b:02x}"))
+                .collect(),
             not_before: seconds(cert.validity().not_before),
             not_after: seconds(cert.validity().not_after),
             client_auth: usage.client_auth,
@@ -80,7 +86,9 @@ impl PeerCertificate {
 }
 
 fn only_uri(cert: &X509Certificate<'_>) -> Result<SpiffeId, PeerError> {
-    let names = cert.subject_alternative_name().map_err(|_| PeerError::Malformed)?;
+    let names = cert
+        .subject_alternative_name()
+        .map_err(|_| PeerError::Malformed)?;
     let uris: Vec<&str> = names
         .iter()
         .flat_map(|san| &san.value.general_names)

@@ -9,7 +9,10 @@ use std::{
 
 /// Creates a directory, and its parents, that only the owner may enter.
 pub fn create_dir(path: &Path) -> io::Result<()> {
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
 }
 
 /// Writes a `0600` file whole: readers see the old content or the new, never a part.
@@ -43,7 +46,11 @@ fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 pub fn read(path: &Path) -> io::Result<String> {
     let mode = fs::metadata(path)?.permissions().mode();
     if mode & 0o077 != 0 {
-        let message = format!("{} may be read by others (mode {:o}); chmod 600 it", path.display(), mode & 0o777);
+        let message = format!(
+            "{} may be read by others (mode {:o}); chmod 600 it",
+            path.display(),
+            mode & 0o777
+        );
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
     fs::read_to_string(path)
@@ -60,7 +67,10 @@ mod tests {
         write(&path, b"one").unwrap();
         write(&path, b"two").unwrap();
         assert_eq!(read(&path).unwrap(), "two");
-        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
+        assert_eq!(
+            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
+            0o600
+        );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -21,7 +21,9 @@ pub enum SpiffeError {
     TooLong,
     #[error("a trust domain is 1 to 255 of a-z, 0-9, '.', '-', '_'")]
     TrustDomain,
-    #[error("a SPIFFE path is one or more segments of letters, digits, '.', '-', '_', none of them '.' or '..'")]
+    #[error(
+        "a SPIFFE path is one or more segments of letters, digits, '.', '-', '_', none of them '.' or '..'"
+    )]
     Path,
 }
 
@@ -60,12 +62,16 @@ impl FromStr for SpiffeId {
         if !path[1..].split('/').all(is_segment) {
             return Err(SpiffeError::Path);
         }
-        Ok(Self { text: text.to_owned(), domain_len: domain.len() })
+        Ok(Self {
+            text: text.to_owned(),
+            domain_len: domain.len(),
+        })
     }
 }
 
 fn is_trust_domain(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    let plain =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     (1..=255).contains(&text.len()) && text.bytes().all(plain)
 }
 
@@ -87,18 +93,41 @@ mod tests {
     #[test]
     fn good_ids_come_apart() {
         let id: SpiffeId = "spiffe://tars.local/ns/prod/sa/auth".parse().unwrap();
-        assert_eq!((id.trust_domain(), id.path()), ("tars.local", "/ns/prod/sa/auth"));
-        assert_eq!(SpiffeId::new("tars.local", "/auth").unwrap().to_string(), "spiffe://tars.local/auth");
+        assert_eq!(
+            (id.trust_domain(), id.path()),
+            ("tars.local", "/ns/prod/sa/auth")
+        );
+        assert_eq!(
+            SpiffeId::new("tars.local", "/auth").unwrap().to_string(),
+            "spiffe://tars.local/auth"
+        );
     }
 
     #[test]
     fn everything_else_is_refused() {
         let long = format!("spiffe://d/{}", "a".repeat(2048));
         for bad in [
-            "", "http://d/a", "SPIFFE://d/a", "spiffe://d", "spiffe://d/", "spiffe:///a", "spiffe://D/a",
-            "spiffe://d:1/a", "spiffe://u@d/a", "spiffe://d/a?q", "spiffe://d/a#f", "spiffe://d//a",
-            "spiffe://d/a/", "spiffe://d/./a", "spiffe://d/../a", "spiffe://d/a%2Fb", "spiffe://d/a b",
-            "spiffe://d/\0", "spiffe://dé/a", " spiffe://d/a", &long,
+            "",
+            "http://d/a",
+            "SPIFFE://d/a",
+            "spiffe://d",
+            "spiffe://d/",
+            "spiffe:///a",
+            "spiffe://D/a",
+            "spiffe://d:1/a",
+            "spiffe://u@d/a",
+            "spiffe://d/a?q",
+            "spiffe://d/a#f",
+            "spiffe://d//a",
+            "spiffe://d/a/",
+            "spiffe://d/./a",
+            "spiffe://d/../a",
+            "spiffe://d/a%2Fb",
+            "spiffe://d/a b",
+            "spiffe://d/\0",
+            "spiffe://dé/a",
+            " spiffe://d/a",
+            &long,
         ] {
             assert!(bad.parse::<SpiffeId>().is_err(), "{bad:?} was accepted");
         }

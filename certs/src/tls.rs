@@ -31,7 +31,8 @@ pub enum TlsError {
 
 /// The one provider of the process. Call it first in `main`.
 pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
     Arc::clone(&PROVIDER)
 }
 
@@ -41,7 +42,11 @@ pub(crate) fn roots(identity: &Identity) -> Result<Arc<RootCertStore>, TlsError>
     for root in &identity.roots {
         store.add(root.clone()).map_err(TlsError::Root)?;
     }
-    if store.is_empty() { Err(TlsError::NoRoots) } else { Ok(Arc::new(store)) }
+    if store.is_empty() {
+        Err(TlsError::NoRoots)
+    } else {
+        Ok(Arc::new(store))
+    }
 }
 
 pub fn server(identity: &Identity, time: Arc<dyn TimeProvider>) -> Result<ServerConfig, TlsError> {
@@ -60,7 +65,11 @@ pub fn server(identity: &Identity, time: Arc<dyn TimeProvider>) -> Result<Server
 }
 
 /// For calls to the one workload `expected`.
-pub fn client(identity: &Identity, expected: SpiffeId, time: Arc<dyn TimeProvider>) -> Result<ClientConfig, TlsError> {
+pub fn client(
+    identity: &Identity,
+    expected: SpiffeId,
+    time: Arc<dyn TimeProvider>,
+) -> Result<ClientConfig, TlsError> {
     let verifier = ServerVerifier::new(roots(identity)?, provider(), expected);
     let mut config = ClientConfig::builder_with_details(provider(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])

@@ -3,7 +3,8 @@
 
 use crate::{PeerCertificate, PeerError, SpiffeId};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore, SignatureScheme,
+    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
+    SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     client::verify_server_cert_signed_by_trust_anchor,
     crypto::CryptoProvider,
@@ -29,7 +30,10 @@ impl ClientVerifier {
         trust_domain: &str,
     ) -> Result<Self, rustls::server::VerifierBuilderError> {
         let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
-        Ok(Self { chain, trust_domain: trust_domain.to_owned() })
+        Ok(Self {
+            chain,
+            trust_domain: trust_domain.to_owned(),
+        })
     }
 }
 
@@ -38,7 +42,11 @@ fn refused(error: PeerError) -> Error {
 }
 
 fn purpose(ok: bool) -> Result<(), Error> {
-    if ok { Ok(()) } else { Err(Error::InvalidCertificate(CertificateError::InvalidPurpose)) }
+    if ok {
+        Ok(())
+    } else {
+        Err(Error::InvalidCertificate(CertificateError::InvalidPurpose))
+    }
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -53,7 +61,9 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self.chain.verify_client_cert(end_entity, intermediates, now)?;
+        let verified = self
+            .chain
+            .verify_client_cert(end_entity, intermediates, now)?;
         let peer = PeerCertificate::parse_in(end_entity, &self.trust_domain).map_err(refused)?;
         purpose(peer.client_auth)?;
         Ok(verified)
@@ -91,8 +101,16 @@ pub(crate) struct ServerVerifier {
 }
 
 impl ServerVerifier {
-    pub(crate) fn new(roots: Arc<RootCertStore>, provider: Arc<CryptoProvider>, expected: SpiffeId) -> Self {
-        Self { roots, provider, expected }
+    pub(crate) fn new(
+        roots: Arc<RootCertStore>,
+        provider: Arc<CryptoProvider>,
+        expected: SpiffeId,
+    ) -> Self {
+        Self {
+            roots,
+            provider,
+            expected,
+        }
     }
 }
 
@@ -107,8 +125,15 @@ impl ServerCertVerifier for ServerVerifier {
     ) -> Result<ServerCertVerified, Error> {
         let cert = ParsedCertificate::try_from(end_entity)?;
         let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(&cert, &self.roots, intermediates, now, algorithms)?;
-        let peer = PeerCertificate::parse_in(end_entity, self.expected.trust_domain()).map_err(refused)?;
+        verify_server_cert_signed_by_trust_anchor(
+            &cert,
+            &self.roots,
+            intermediates,
+            now,
+            algorithms,
+        )?;
+        let peer =
+            PeerCertificate::parse_in(end_entity, self.expected.trust_domain()).map_err(refused)?;
         purpose(peer.server_auth)?;
         if peer.id == self.expected {
             Ok(ServerCertVerified::assertion())
@@ -137,6 +162,8 @@ impl ServerCertVerifier for ServerVerifier {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -33,7 +33,11 @@ impl ApiKey {
         let body = Zeroizing::new(format!("{PREFIX}{id}_{}", random(SECRET_LEN)));
         let text = Zeroizing::new(format!("{}{}", *body, checksum(&body)));
         let hash = hash(&text);
-        Self { id: id.to_owned(), text, hash }
+        Self {
+            id: id.to_owned(),
+            text,
+            hash,
+        }
     }
 }
 
@@ -62,7 +66,9 @@ fn hash(text: &str) -> Hash {
 
 fn random(len: usize) -> String {
     let mut rng = rand::rng();
-    (0..len).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+    (0..len)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 fn checksum(body: &str) -> String {
@@ -94,9 +100,19 @@ mod tests {
         for at in 0..key.text.len() {
             let mut bytes = key.text.as_bytes().to_vec();
             bytes[at] = if bytes[at] == b'0' { b'1' } else { b'0' };
-            assert_eq!(parse(std::str::from_utf8(&bytes).unwrap()), None, "position {at}");
+            assert_eq!(
+                parse(std::str::from_utf8(&bytes).unwrap()),
+                None,
+                "position {at}"
+            );
         }
-        for bad in ["", "tars_live_svc_", &key.text[1..], &format!("{}x", *key.text), &"é".repeat(38)] {
+        for bad in [
+            "",
+            "tars_live_svc_",
+            &key.text[1..],
+            &format!("{}x", *key.text),
+            &"é".repeat(38),
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

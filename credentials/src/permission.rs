@@ -65,12 +65,19 @@ impl Permissions {
     }
 
     pub fn names(self) -> Vec<&'static str> {
-        PERMISSIONS.iter().copied().filter(|p| self.contains(p)).collect()
+        PERMISSIONS
+            .iter()
+            .copied()
+            .filter(|p| self.contains(p))
+            .collect()
     }
 }
 
 fn bit(name: &str) -> Option<u64> {
-    PERMISSIONS.iter().position(|p| *p == name).map(|at| 1 << at)
+    PERMISSIONS
+        .iter()
+        .position(|p| *p == name)
+        .map(|at| 1 << at)
 }
 
 impl fmt::Debug for Permissions {
@@ -85,8 +92,10 @@ mod tests {
 
     #[test]
     fn roles_nest() {
-        let sets: Vec<Permissions> =
-            default_roles().into_iter().map(|(_, p)| Permissions::of(p.iter().copied())).collect();
+        let sets: Vec<Permissions> = default_roles()
+            .into_iter()
+            .map(|(_, p)| Permissions::of(p.iter().copied()))
+            .collect();
         assert_eq!(sets[0].intersect(sets[1]), sets[0]);
         assert_eq!(sets[1].intersect(sets[2]), sets[1]);
         assert_eq!(sets[2], Permissions::ALL);
@@ -96,6 +105,9 @@ mod tests {
 
     #[test]
     fn unknown_names_grant_nothing() {
-        assert_eq!(Permissions::of(["root", "ADMIN", "agents.read "]), Permissions::default());
+        assert_eq!(
+            Permissions::of(["root", "ADMIN", "agents.read "]),
+            Permissions::default()
+        );
     }
 }

@@ -93,10 +93,14 @@ pub fn key_id(token: &str) -> Result<String, TokenError> {
         return Err(TokenError::Oversize);
     }
     let mut parts = token.split('.');
-    let (Some(header), Some(_), Some(_), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+    let (Some(header), Some(_), Some(_), None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
         return Err(TokenError::Malformed);
     };
-    let bytes = URL_SAFE_NO_PAD.decode(header).map_err(|_| TokenError::Malformed)?;
+    let bytes = URL_SAFE_NO_PAD
+        .decode(header)
+        .map_err(|_| TokenError::Malformed)?;
     let header: Header = serde_json::from_slice(&bytes).map_err(|_| TokenError::Header)?;
     let good = header.alg == ALG && header.typ == TYPE && is_kid(&header.kid);
     good.then_some(header.kid).ok_or(TokenError::Header)
@@ -148,7 +152,10 @@ mod tests {
     /// An Ed25519 key made for these tests and used nowhere else.
     const PRIVATE: [u8; 48] = {
         let mut der = [0x42; 48];
-        let head = [0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22, 0x04, 0x20];
+        let head = [
+            0x30, 0x2e, 0x02, 0x01, 0x00, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x04, 0x22,
+            0x04, 0x20,
+        ];
         let mut i = 0;
         while i < head.len() {
             der[i] = head[i];
@@ -162,7 +169,6 @@ mod tests {
     fn public() -> DecodingKey {
         DecodingKey::from_ed_components(PUBLIC_X).unwrap()
     }
-
 
     fn claims() -> Value {
         json!({
@@ -193,19 +199,38 @@ mod tests {
 
     #[test]
     fn missing_unknown_and_odd_claims_are_refused() {
-        for name in ["iss", "aud", "sub", "sid", "jti", "iat", "nbf", "exp", "ver", "username", "roles"] {
+        for name in [
+            "iss", "aud", "sub", "sid", "jti", "iat", "nbf", "exp", "ver", "username", "roles",
+        ] {
             let mut missing = claims();
             missing.as_object_mut().unwrap().remove(name);
-            assert!(verify(&sign(&missing), &public()).is_err(), "without {name}");
-            assert!(verify(&sign(&with(name, Value::Null)), &public()).is_err(), "null {name}");
+            assert!(
+                verify(&sign(&missing), &public()).is_err(),
+                "without {name}"
+            );
+            assert!(
+                verify(&sign(&with(name, Value::Null)), &public()).is_err(),
+                "null {name}"
+            );
         }
         for (name, value) in [
-            ("iss", json!("tars-auth/")), ("iss", json!(["tars-auth"])), ("aud", json!(["tars", "evil"])),
-            ("aud", json!("TARS")), ("exp", json!(1900.5)), ("exp", json!("1900")), ("exp", json!(u64::MAX)),
-            ("exp", json!(-1)), ("exp", json!(1000)), ("sub", json!("")), ("admin", json!(true)),
+            ("iss", json!("tars-auth/")),
+            ("iss", json!(["tars-auth"])),
+            ("aud", json!(["tars", "evil"])),
+            ("aud", json!("TARS")),
+            ("exp", json!(1900.5)),
+            ("exp", json!("1900")),
+            ("exp", json!(u64::MAX)),
+            ("exp", json!(-1)),
+            ("exp", json!(1000)),
+            ("sub", json!("")),
+            ("admin", json!(true)),
             ("type", json!("refresh")),
         ] {
-            assert!(verify(&sign(&with(name, value.clone())), &public()).is_err(), "{name} = {value}");
+            assert!(
+                verify(&sign(&with(name, value.clone())), &public()).is_err(),
+                "{name} = {value}"
+            );
         }
     }
 
@@ -224,7 +249,8 @@ mod tests {
             r#"{"alg":"EdDSA","typ":"at+jwt","kid":"key-12345678","crit":[]}"#,
             r#"{"alg":"EdDSA","typ":"at+jwt","kid":"key-12345678","jku":"http://x"}"#,
             r#"{"alg":"EdDSA","alg":"EdDSA","typ":"at+jwt","kid":"key-12345678"}"#,
-            r#"[]"#, "",
+            r#"[]"#,
+            "",
         ] {
             let token = format!("{}.{rest}", URL_SAFE_NO_PAD.encode(header));
             assert!(key_id(&token).is_err(), "{header}");
@@ -239,7 +265,17 @@ mod tests {
         let at = good.rfind('.').unwrap() + 5;
         flipped[at] = if flipped[at] == b'A' { b'B' } else { b'A' };
         let flipped = String::from_utf8(flipped).unwrap();
-        for bad in ["", ".", "..", "a.b", "a.b.c.d", &"x".repeat(5000), &padded, &flipped, &good[..good.len() - 2]] {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "a.b",
+            "a.b.c.d",
+            &"x".repeat(5000),
+            &padded,
+            &flipped,
+            &good[..good.len() - 2],
+        ] {
             let refused = key_id(bad).is_err() || verify(bad, &public()).is_err();
             assert!(refused, "{bad}");
         }

@@ -87,7 +87,13 @@ impl Default for View {
 impl fmt::Debug for View {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let s = self.0.snapshot.load();
-        write!(f, "View({} keys, {} users, {} API keys)", s.keys.len(), s.users.len(), s.api_keys.len())
+        write!(
+            f,
+            "View({} keys, {} users, {} API keys)",
+            s.keys.len(),
+            s.users.len(),
+            s.api_keys.len()
+        )
     }
 }
 
@@ -95,7 +101,11 @@ impl View {
     /// Applies one item of the watch stream.
     pub fn apply(&self, item: &WatchCredentialsResponse, now_s: u64) {
         let _one_writer = self.0.update.lock();
-        let mut next = if item.reset { Snapshot::default() } else { Snapshot::clone(&self.0.snapshot.load()) };
+        let mut next = if item.reset {
+            Snapshot::default()
+        } else {
+            Snapshot::clone(&self.0.snapshot.load())
+        };
         next.put_roles(&item.roles);
         next.put_keys(&item.keys, &item.removed_kids);
         next.put_api_keys(&item.api_keys);
@@ -139,9 +149,9 @@ impl View {
         let dummy = [([0u8; 32], None)];
         let secrets = key.map_or(dummy.as_slice(), |k| k.secrets.as_slice());
         let live = |until: &Option<u64>| until.is_none_or(|end| now_s < end);
-        let proven = secrets
-            .iter()
-            .fold(false, |found, (secret, until)| found | (bool::from(secret.ct_eq(&hash)) & live(until)));
+        let proven = secrets.iter().fold(false, |found, (secret, until)| {
+            found | (bool::from(secret.ct_eq(&hash)) & live(until))
+        });
         let key = key.filter(|k| proven && !k.revoked && live(&k.expires_s))?;
         let owner = snapshot.users.get(&key.owner_id).filter(|u| !u.disabled)?;
         Some(Caller {
@@ -176,7 +186,10 @@ impl Snapshot {
     fn verify(&self, text: &str) -> Result<Verified, TokenError> {
         let kid = token::key_id(text)?;
         let key = self.keys.get(&kid).ok_or(TokenError::UnknownKey)?;
-        Ok(Verified { claims: token::verify(text, key)?, kid })
+        Ok(Verified {
+            claims: token::verify(text, key)?,
+            kid,
+        })
     }
 
     fn caller_of(&self, claims: &Claims) -> Result<Caller, TokenError> {
@@ -193,7 +206,9 @@ impl Snapshot {
             username: claims.username.clone(),
             roles: roles.clone(),
             permissions: self.permissions(roles),
-            credential: Credential::Session { id: claims.sid.clone() },
+            credential: Credential::Session {
+                id: claims.sid.clone(),
+            },
         })
     }
 
@@ -215,7 +230,9 @@ impl Snapshot {
         for jwk in keys {
             match DecodingKey::from_ed_components(&jwk.x) {
                 Ok(key) => drop(self.keys.insert(jwk.kid.clone(), Arc::new(key))),
-                Err(e) => tracing::error!(kid = jwk.kid, error = %e, "a pushed signing key does not parse"),
+                Err(e) => {
+                    tracing::error!(kid = jwk.kid, error = %e, "a pushed signing key does not parse");
+                }
             }
         }
         for kid in removed {
@@ -228,7 +245,12 @@ impl Snapshot {
             let secrets = view
                 .secrets
                 .iter()
-                .filter_map(|s| Some((s.sha256.as_slice().try_into().ok()?, s.expires_at.as_ref().map(seconds))))
+                .filter_map(|s| {
+                    Some((
+                        s.sha256.as_slice().try_into().ok()?,
+                        s.expires_at.as_ref().map(seconds),
+                    ))
+                })
                 .collect();
             let scopes = if view.scopes.is_empty() {
                 Permissions::ALL
@@ -259,7 +281,8 @@ impl Snapshot {
     }
 
     fn put_sessions(&mut self, sessions: &[SessionView], now_s: u64) {
-        self.revoked_sessions.retain(|_, until| *until + token::LEEWAY_S > now_s);
+        self.revoked_sessions
+            .retain(|_, until| *until + token::LEEWAY_S > now_s);
         for view in sessions {
             let until = view.expires_at.as_ref().map_or(u64::MAX, seconds);
             self.revoked_sessions.insert(view.session_id.clone(), until);
@@ -279,17 +302,29 @@ mod tests {
     const NOW: u64 = 1_000_000;
 
     fn user(disabled: bool) -> UserView {
-        UserView { user_id: "u".into(), username: "ada".into(), roles: vec!["viewer".into()], disabled, version: 1 }
+        UserView {
+            user_id: "u".into(),
+            username: "ada".into(),
+            roles: vec!["viewer".into()],
+            disabled,
+            version: 1,
+        }
     }
 
     fn at(seconds: u64) -> Option<Timestamp> {
-        Some(Timestamp { seconds: i64::try_from(seconds).unwrap(), nanos: 0 })
+        Some(Timestamp {
+            seconds: i64::try_from(seconds).unwrap(),
+            nanos: 0,
+        })
     }
 
     fn key_view(key: &apikey::ApiKey, expires: Option<u64>) -> KeyView {
         KeyView {
             key_id: key.id.clone(),
-            secrets: vec![SecretView { sha256: key.hash.to_vec(), expires_at: expires.and_then(at) }],
+            secrets: vec![SecretView {
+                sha256: key.hash.to_vec(),
+                expires_at: expires.and_then(at),
+            }],
             owner_id: "u".into(),
             scopes: vec!["agents.read".into(), "users.write".into()],
             expires_at: at(NOW + 100),
@@ -304,7 +339,10 @@ mod tests {
             reset: true,
             users: vec![user(false)],
             api_keys: vec![key_view(key, None)],
-            roles: vec![RoleView { name: "viewer".into(), permissions: vec!["agents.read".into(), "session.self".into()] }],
+            roles: vec![RoleView {
+                name: "viewer".into(),
+                permissions: vec!["agents.read".into(), "session.self".into()],
+            }],
             ..Default::default()
         };
         view.apply(&item, NOW);
@@ -316,7 +354,10 @@ mod tests {
         let key = apikey::ApiKey::generate();
         let caller = view(&key).check_api_key(&key.text, NOW).unwrap();
         assert_eq!(caller.permissions.names(), ["agents.read"]);
-        assert_eq!((caller.owner_id.as_str(), caller.username.as_str()), ("u", "ada"));
+        assert_eq!(
+            (caller.owner_id.as_str(), caller.username.as_str()),
+            ("u", "ada")
+        );
     }
 
     #[test]
@@ -324,16 +365,37 @@ mod tests {
         let key = apikey::ApiKey::generate();
         let v = view(&key);
         assert!(v.check_api_key(&key.text, NOW + 100).is_none());
-        assert!(v.check_api_key(&apikey::ApiKey::with_id(&key.id).text, NOW).is_none());
-        assert!(v.check_api_key(&apikey::ApiKey::generate().text, NOW).is_none());
-        v.apply(&WatchCredentialsResponse { users: vec![user(true)], ..Default::default() }, NOW);
+        assert!(
+            v.check_api_key(&apikey::ApiKey::with_id(&key.id).text, NOW)
+                .is_none()
+        );
+        assert!(
+            v.check_api_key(&apikey::ApiKey::generate().text, NOW)
+                .is_none()
+        );
+        v.apply(
+            &WatchCredentialsResponse {
+                users: vec![user(true)],
+                ..Default::default()
+            },
+            NOW,
+        );
         assert!(v.check_api_key(&key.text, NOW).is_none());
 
         let v = view(&key);
         let caller = v.check_api_key(&key.text, NOW).unwrap();
         assert!(v.still_valid(&caller));
-        let revoked = KeyView { revoked: true, ..key_view(&key, None) };
-        v.apply(&WatchCredentialsResponse { api_keys: vec![revoked], ..Default::default() }, NOW);
+        let revoked = KeyView {
+            revoked: true,
+            ..key_view(&key, None)
+        };
+        v.apply(
+            &WatchCredentialsResponse {
+                api_keys: vec![revoked],
+                ..Default::default()
+            },
+            NOW,
+        );
         assert!(v.check_api_key(&key.text, NOW).is_none());
         assert!(!v.still_valid(&caller));
     }
@@ -343,8 +405,19 @@ mod tests {
         let (old, v) = (apikey::ApiKey::generate(), View::default());
         let new = apikey::ApiKey::with_id(&old.id);
         let mut both = key_view(&new, None);
-        both.secrets.push(SecretView { sha256: old.hash.to_vec(), expires_at: at(NOW + 10) });
-        v.apply(&WatchCredentialsResponse { reset: true, users: vec![user(false)], api_keys: vec![both], ..Default::default() }, NOW);
+        both.secrets.push(SecretView {
+            sha256: old.hash.to_vec(),
+            expires_at: at(NOW + 10),
+        });
+        v.apply(
+            &WatchCredentialsResponse {
+                reset: true,
+                users: vec![user(false)],
+                api_keys: vec![both],
+                ..Default::default()
+            },
+            NOW,
+        );
         assert!(v.check_api_key(&old.text, NOW + 9).is_some());
         assert!(v.check_api_key(&old.text, NOW + 10).is_none());
         assert!(v.check_api_key(&new.text, NOW + 10).is_some());
@@ -355,8 +428,18 @@ mod tests {
         let v = View::default();
         assert_eq!(v.age(), None);
         v.apply(&WatchCredentialsResponse::default(), NOW);
-        assert_eq!(v.age(), None, "a delta before the first whole view counts for nothing");
-        v.apply(&WatchCredentialsResponse { reset: true, ..Default::default() }, NOW);
+        assert_eq!(
+            v.age(),
+            None,
+            "a delta before the first whole view counts for nothing"
+        );
+        v.apply(
+            &WatchCredentialsResponse {
+                reset: true,
+                ..Default::default()
+            },
+            NOW,
+        );
         tokio::time::advance(Duration::from_secs(3)).await;
         assert_eq!(v.age(), Some(Duration::from_secs(3)));
     }

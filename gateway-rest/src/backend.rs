@@ -20,16 +20,22 @@ pub struct Backends {
 impl Backends {
     pub fn add(&mut self, workload: &str, channel: Channel) {
         let streams = channel.separate();
-        self.channels.insert(workload.to_owned(), (channel, streams));
+        self.channels
+            .insert(workload.to_owned(), (channel, streams));
     }
 
-    fn client(&self, workload: &str, streams: bool) -> Result<Grpc<OutgoingService<Channel>>, Status> {
+    fn client(
+        &self,
+        workload: &str,
+        streams: bool,
+    ) -> Result<Grpc<OutgoingService<Channel>>, Status> {
         let (calls, separate) = self
             .channels
             .get(workload)
             .ok_or_else(|| Status::new(Code::Unimplemented, "no service behind this method"))?;
         let channel = if streams { separate } else { calls };
-        Ok(Grpc::new(outgoing(channel.clone(), Credentials::Own)).max_decoding_message_size(16 << 20))
+        Ok(Grpc::new(outgoing(channel.clone(), Credentials::Own))
+            .max_decoding_message_size(16 << 20))
     }
 
     pub(crate) async fn unary(

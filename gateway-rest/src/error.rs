@@ -31,18 +31,27 @@ impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         match self {
             Self::Status(status) => from_status(&status),
-            Self::NotFound => plain(StatusCode::NOT_FOUND, Code::NotFound, "there is no such path"),
+            Self::NotFound => plain(
+                StatusCode::NOT_FOUND,
+                Code::NotFound,
+                "there is no such path",
+            ),
             Self::UnsupportedMediaType => plain(
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Code::InvalidArgument,
                 "the body must be application/json",
             ),
-            Self::TooLarge => {
-                plain(StatusCode::PAYLOAD_TOO_LARGE, Code::InvalidArgument, "the body is too large")
-            }
+            Self::TooLarge => plain(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                Code::InvalidArgument,
+                "the body is too large",
+            ),
             Self::MethodNotAllowed(allowed) => {
-                let mut response =
-                    plain(StatusCode::METHOD_NOT_ALLOWED, Code::Unimplemented, "the path has no such method");
+                let mut response = plain(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    Code::Unimplemented,
+                    "the path has no such method",
+                );
                 if let Ok(value) = HeaderValue::try_from(allowed.join(", ")) {
                     response.headers_mut().insert(header::ALLOW, value);
                 }
@@ -53,12 +62,20 @@ impl IntoResponse for Refusal {
 }
 
 fn plain(http: StatusCode, code: Code, message: &str) -> Response {
-    respond(http, &json!({ "code": code as i32, "message": message, "details": [] }))
+    respond(
+        http,
+        &json!({ "code": code as i32, "message": message, "details": [] }),
+    )
 }
 
 fn respond(http: StatusCode, body: &Value) -> Response {
     let kind = HeaderValue::from_static("application/json");
-    (http, [(header::CONTENT_TYPE, kind)], Body::from(body.to_string())).into_response()
+    (
+        http,
+        [(header::CONTENT_TYPE, kind)],
+        Body::from(body.to_string()),
+    )
+        .into_response()
 }
 
 /// The table of `google.rpc.Code`.
@@ -66,7 +83,9 @@ pub(crate) fn http_status(code: Code) -> StatusCode {
     match code {
         Code::Ok => StatusCode::OK,
         Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
+            StatusCode::BAD_REQUEST
+        }
         Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
         Code::NotFound => StatusCode::NOT_FOUND,
         Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
@@ -96,7 +115,11 @@ pub(crate) fn from_status(status: &Status) -> Response {
 
 /// The services' limit headers, which they send to the gateway only.
 pub(crate) fn copy_limits(from: HeaderMap, to: &mut HeaderMap) {
-    for name in ["x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset"] {
+    for name in [
+        "x-ratelimit-limit",
+        "x-ratelimit-remaining",
+        "x-ratelimit-reset",
+    ] {
         if let Some(value) = from.get(name) {
             to.insert(HeaderName::from_static(name), value.clone());
         }
@@ -105,9 +128,9 @@ pub(crate) fn copy_limits(from: HeaderMap, to: &mut HeaderMap) {
 
 /// The whole status with its details, each with its type.
 pub(crate) fn to_json(status: &Status) -> Value {
-    details(status).unwrap_or_else(|| {
-        json!({ "code": status.code() as i32, "message": status.message(), "details": [] })
-    })
+    details(status).unwrap_or_else(
+        || json!({ "code": status.code() as i32, "message": status.message(), "details": [] }),
+    )
 }
 
 fn details(status: &Status) -> Option<Value> {
@@ -117,7 +140,9 @@ fn details(status: &Status) -> Option<Value> {
     let descriptor = table::pool().get_message_by_name("google.rpc.Status")?;
     let message = DynamicMessage::decode(descriptor, status.details()).ok()?;
     let options = SerializeOptions::new().use_proto_field_name(true);
-    message.serialize_with_options(serde_json::value::Serializer, &options).ok()
+    message
+        .serialize_with_options(serde_json::value::Serializer, &options)
+        .ok()
 }
 
 pub(crate) fn bad_request(field: &str, problem: &str) -> Refusal {

@@ -33,10 +33,22 @@ fn operation(method: &Method, route: &Route, schemas: &mut Schemas) -> Value {
     let Some(descriptor) = &method.descriptor else {
         return json!({});
     };
-    let binding = method.routes.iter().position(|r| std::ptr::eq(r, route)).unwrap_or(0);
-    let suffix = if binding == 0 { String::new() } else { format!("_{binding}") };
+    let binding = method
+        .routes
+        .iter()
+        .position(|r| std::ptr::eq(r, route))
+        .unwrap_or(0);
+    let suffix = if binding == 0 {
+        String::new()
+    } else {
+        format!("_{binding}")
+    };
     let output = schemas.reference(&descriptor.output());
-    let kind = if method.server_streaming { "text/event-stream" } else { "application/json" };
+    let kind = if method.server_streaming {
+        "text/event-stream"
+    } else {
+        "application/json"
+    };
     let error = json!({ "$ref": "#/components/schemas/google.rpc.Status" });
     schemas.add_status();
     let mut operation = json!({
@@ -55,7 +67,8 @@ fn operation(method: &Method, route: &Route, schemas: &mut Schemas) -> Value {
     }
     if route.body != Body::None {
         let schema = schemas.reference(&descriptor.input());
-        operation["requestBody"] = json!({ "content": { "application/json": { "schema": schema } } });
+        operation["requestBody"] =
+            json!({ "content": { "application/json": { "schema": schema } } });
     }
     operation
 }
@@ -69,7 +82,11 @@ fn rule(method: &Method) -> Value {
 }
 
 fn parameters(input: &MessageDescriptor, route: &Route) -> Vec<Value> {
-    let bound: BTreeSet<&str> = route.template.variables().filter_map(|v| v.first().map(String::as_str)).collect();
+    let bound: BTreeSet<&str> = route
+        .template
+        .variables()
+        .filter_map(|v| v.first().map(String::as_str))
+        .collect();
     let in_query = |f: &FieldDescriptor| route.body == Body::None && !f.is_map() && is_parameter(f);
     input
         .fields()
@@ -114,8 +131,10 @@ impl Schemas {
     }
 
     fn object(&mut self, message: &MessageDescriptor) -> Value {
-        let properties: Map<String, Value> =
-            message.fields().map(|f| (f.name().to_owned(), field_schema(&f, self))).collect();
+        let properties: Map<String, Value> = message
+            .fields()
+            .map(|f| (f.name().to_owned(), field_schema(&f, self)))
+            .collect();
         json!({ "type": "object", "properties": properties, "additionalProperties": false })
     }
 
@@ -151,7 +170,11 @@ fn field_schema(field: &FieldDescriptor, schemas: &mut Schemas) -> Value {
         return json!({ "type": "object", "additionalProperties": value });
     }
     let one = kind_schema(&field.kind(), schemas);
-    if field.is_list() { json!({ "type": "array", "items": one }) } else { one }
+    if field.is_list() {
+        json!({ "type": "array", "items": one })
+    } else {
+        one
+    }
 }
 
 fn kind_schema(kind: &Kind, schemas: &mut Schemas) -> Value {
@@ -184,14 +207,23 @@ mod tests {
         let document = document(table);
         for method in table.iter() {
             for route in &method.routes {
-                let operation = &document["paths"][route.template.to_string()][route.method.to_lowercase()];
-                assert!(operation["operationId"].is_string(), "{} {}", route.method, route.template);
+                let operation =
+                    &document["paths"][route.template.to_string()][route.method.to_lowercase()];
+                assert!(
+                    operation["operationId"].is_string(),
+                    "{} {}",
+                    route.method,
+                    route.template
+                );
             }
         }
         let text = document.to_string();
         for part in text.split("\"#/components/schemas/").skip(1) {
             let name = part.split('"').next().unwrap();
-            assert!(document["components"]["schemas"][name].is_object(), "{name}");
+            assert!(
+                document["components"]["schemas"][name].is_object(),
+                "{name}"
+            );
         }
     }
 }

@@ -57,25 +57,44 @@ struct Inner {
 
 impl Gateway {
     /// The contract has been checked at start, so that every route can be inserted.
-    pub fn new(backends: Backends, settings: Settings, tracer: Tracer, readiness: Readiness) -> Result<Self, String> {
+    pub fn new(
+        backends: Backends,
+        settings: Settings,
+        tracer: Tracer,
+        readiness: Readiness,
+    ) -> Result<Self, String> {
         let table = contract().map_err(ToString::to_string)?;
         let mut routes = Routes::default();
         for method in table.iter() {
             for route in &method.routes {
                 routes
-                    .insert(&route.method, route.template.clone(), Target { method, route })
+                    .insert(
+                        &route.method,
+                        route.template.clone(),
+                        Target { method, route },
+                    )
                     .map_err(|taken| format!("{taken} is routed twice"))?;
             }
         }
         let openapi = openapi::document(table);
-        Ok(Self(Arc::new(Inner { backends, routes, openapi, settings, tracer, readiness })))
+        Ok(Self(Arc::new(Inner {
+            backends,
+            routes,
+            openapi,
+            settings,
+            tracer,
+            readiness,
+        })))
     }
 
     fn router(self) -> Router {
         Router::new()
             .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
             .route("/ready", get(ready))
-            .route("/openapi.json", get(async |State(g): State<Self>| Json(g.0.openapi.clone())))
+            .route(
+                "/openapi.json",
+                get(async |State(g): State<Self>| Json(g.0.openapi.clone())),
+            )
             .fallback(handle)
             .with_state(self)
     }
@@ -83,7 +102,11 @@ impl Gateway {
 
 async fn ready(State(gateway): State<Gateway>) -> Response {
     let (ready, report) = gateway.0.readiness.report().await;
-    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(report)).into_response()
 }
 
@@ -108,10 +131,13 @@ pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationTo
         if tcp.set_nodelay(true).is_err() {
             continue;
         }
-        let service = router.clone().map_request(move |mut request: Request<hyper::body::Incoming>| {
-            request.extensions_mut().insert(ConnectInfo(addr));
-            request.map(axum::body::Body::new)
-        });
+        let service =
+            router
+                .clone()
+                .map_request(move |mut request: Request<hyper::body::Incoming>| {
+                    request.extensions_mut().insert(ConnectInfo(addr));
+                    request.map(axum::body::Body::new)
+                });
         let stop = stop.clone();
         tasks.spawn(async move {
             let connection = hyper::server::conn::http1::Builder::new()
@@ -146,8 +172,12 @@ async fn handle(
     let inner = &gateway.0;
     let (target, bindings) = match inner.routes.find(request.method().as_str(), &path) {
         Found::Route(target, bindings) => (target.clone(), bindings),
-        Found::OtherMethods(allowed) => return secured(Refusal::MethodNotAllowed(allowed).into_response()),
-        Found::BadPath => return secured(error::bad_request("", "the path has a broken escape").into_response()),
+        Found::OtherMethods(allowed) => {
+            return secured(Refusal::MethodNotAllowed(allowed).into_response());
+        }
+        Found::BadPath => {
+            return secured(error::bad_request("", "the path has a broken escape").into_response());
+        }
         Found::Nothing => return secured(Refusal::NotFound.into_response()),
     };
     let mut span = inner.start_span(&target, request.headers(), &path, addr.ip());
@@ -174,7 +204,10 @@ fn finish_span(span: &mut Span, status: StatusCode) {
 
 fn secured(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.insert(
+        header::X_CONTENT_TYPE_OPTIONS,
+        HeaderValue::from_static("nosniff"),
+    );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
     response
@@ -183,7 +216,9 @@ fn secured(mut response: Response) -> Response {
 impl Inner {
     /// An outside client's trace id is kept; whether the trace is sampled is decided here.
     fn start_span(&self, target: &Target, headers: &HeaderMap, path: &str, client: IpAddr) -> Span {
-        let parent = headers.get("traceparent").and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let parent = headers
+            .get("traceparent")
+            .and_then(|v| TraceContext::parse(v.to_str().ok()?));
         let name = format!("{} {}", target.route.method, target.route.template);
         let mut span = self.tracer.start(name, Kind::Server, parent);
         if span.is_recording() {
@@ -205,17 +240,26 @@ impl Inner {
         let (parts, body) = request.into_parts();
         let body = self.read(body).await?;
         transcode::check_content_type(&parts.headers, &body)?;
-        let last = if target.method.server_streaming { text(&parts.headers, "last-event-id") } else { None };
+        let last = if target.method.server_streaming {
+            text(&parts.headers, "last-event-id")
+        } else {
+            None
+        };
         let query = parts.uri.query().unwrap_or_default();
         let message = transcode::request_bytes(target, bindings, query, &body, last)?;
         let mut call = tonic::Request::new(message);
         *call.metadata_mut() = metadata(&parts.headers, client)?;
         let workload = target.method.workload().ok_or(Refusal::NotFound)?;
-        let path = PathAndQuery::try_from(target.method.path.as_str()).map_err(|_| Refusal::NotFound)?;
+        let path =
+            PathAndQuery::try_from(target.method.path.as_str()).map_err(|_| Refusal::NotFound)?;
         if target.method.server_streaming {
             let response = self.backends.stream(workload, path, call).await?;
             let items = response.into_inner();
-            return Ok(stream::respond(target.method, items, Format::asked_by(&parts.headers)));
+            return Ok(stream::respond(
+                target.method,
+                items,
+                Format::asked_by(&parts.headers),
+            ));
         }
         let response = self.backends.unary(workload, path, call).await?;
         let limits = response.metadata().clone().into_headers();
@@ -251,8 +295,13 @@ fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal>
     let address = HeaderValue::try_from(client.to_string()).map_err(|_| Refusal::NotFound)?;
     out.insert(HeaderName::from_static(CLIENT_ADDR), address);
     if let Some(timeout) = text(headers, "x-request-timeout") {
-        let seconds = timeout.parse::<u32>().map_err(|_| error::bad_request("X-Request-Timeout", "must be seconds"))?;
-        out.insert("grpc-timeout", HeaderValue::try_from(format!("{seconds}S")).map_err(|_| Refusal::NotFound)?);
+        let seconds = timeout
+            .parse::<u32>()
+            .map_err(|_| error::bad_request("X-Request-Timeout", "must be seconds"))?;
+        out.insert(
+            "grpc-timeout",
+            HeaderValue::try_from(format!("{seconds}S")).map_err(|_| Refusal::NotFound)?,
+        );
     }
     Ok(MetadataMap::from_headers(out))
 }

@@ -25,8 +25,15 @@ pub(crate) enum Format {
 
 impl Format {
     pub(crate) fn asked_by(headers: &HeaderMap) -> Self {
-        let accept = headers.get(header::ACCEPT).and_then(|v| v.to_str().ok()).unwrap_or_default();
-        if accept.contains("text/event-stream") { Self::Events } else { Self::Lines }
+        let accept = headers
+            .get(header::ACCEPT)
+            .and_then(|v| v.to_str().ok())
+            .unwrap_or_default();
+        if accept.contains("text/event-stream") {
+            Self::Events
+        } else {
+            Self::Lines
+        }
     }
 
     fn content_type(self) -> HeaderValue {
@@ -62,7 +69,11 @@ impl Format {
     }
 }
 
-pub(crate) fn respond(method: &'static Method, items: Streaming<Bytes>, format: Format) -> Response {
+pub(crate) fn respond(
+    method: &'static Method,
+    items: Streaming<Bytes>,
+    format: Format,
+) -> Response {
     let mut response = Body::from_stream(chunks(method, items, format)).into_response();
     let headers = response.headers_mut();
     headers.insert(header::CONTENT_TYPE, format.content_type());
@@ -80,7 +91,8 @@ fn chunks(
         let (text, more) = match tokio::time::timeout(HEARTBEAT, items.next()).await {
             Err(_) => (format.heartbeat().to_owned(), true),
             Ok(None) => return None,
-            Ok(Some(item)) => match item.and_then(|bytes| transcode::response_json(method, &bytes)) {
+            Ok(Some(item)) => match item.and_then(|bytes| transcode::response_json(method, &bytes))
+            {
                 Ok(value) => (format.item(&value), true),
                 Err(status) => (format.error(&status), false),
             },
@@ -96,7 +108,10 @@ mod tests {
     #[test]
     fn events_carry_their_number() {
         let value = json!({ "sequence": "7", "x": "a\nb" });
-        assert_eq!(Format::Events.item(&value), "id: 7\ndata: {\"sequence\":\"7\",\"x\":\"a\\nb\"}\n\n");
+        assert_eq!(
+            Format::Events.item(&value),
+            "id: 7\ndata: {\"sequence\":\"7\",\"x\":\"a\\nb\"}\n\n"
+        );
         assert_eq!(Format::Lines.item(&json!({})), "{\"result\":{}}\n");
     }
 }

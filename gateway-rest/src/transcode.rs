@@ -47,13 +47,18 @@ pub(crate) fn request_bytes(
         resume(&descriptor, &mut json, id)?;
     }
     let options = DeserializeOptions::new().deny_unknown_fields(true);
-    let message = DynamicMessage::deserialize_with_options(descriptor, Value::Object(json), &options)
-        .map_err(|e| malformed(&e.to_string()))?;
+    let message =
+        DynamicMessage::deserialize_with_options(descriptor, Value::Object(json), &options)
+            .map_err(|e| malformed(&e.to_string()))?;
     Ok(message.encode_to_vec().into())
 }
 
 fn malformed(problem: &str) -> Refusal {
-    Refusal::Status(fault::status(Code::InvalidArgument, "MALFORMED_JSON", problem))
+    Refusal::Status(fault::status(
+        Code::InvalidArgument,
+        "MALFORMED_JSON",
+        problem,
+    ))
 }
 
 fn read_body(target: &Target, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
@@ -70,13 +75,19 @@ fn read_body(target: &Target, body: &[u8]) -> Result<Map<String, Value>, Refusal
     }
 }
 
-fn merge_query(descriptor: &MessageDescriptor, json: &mut Map<String, Value>, query: &str) -> Result<(), Refusal> {
+fn merge_query(
+    descriptor: &MessageDescriptor,
+    json: &mut Map<String, Value>,
+    query: &str,
+) -> Result<(), Refusal> {
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name = unescape(name).ok_or_else(|| bad_request("", "the query has a broken escape"))?;
+        let name =
+            unescape(name).ok_or_else(|| bad_request("", "the query has a broken escape"))?;
         let value = unescape(value).ok_or_else(|| bad_request(&name, "has a broken escape"))?;
         let path: Vec<String> = name.split('.').map(str::to_owned).collect();
-        let field = resolve(descriptor, &path).ok_or_else(|| bad_request(&name, "is no parameter of this path"))?;
+        let field = resolve(descriptor, &path)
+            .ok_or_else(|| bad_request(&name, "is no parameter of this path"))?;
         put(json, descriptor, &path, &field, &value, false)?;
     }
     Ok(())
@@ -91,7 +102,9 @@ fn unescape(text: &str) -> Option<String> {
             b'+' => out.push(b' '),
             b'%' => {
                 let pair = [bytes.next()?, bytes.next()?];
-                let digits = std::str::from_utf8(&pair).ok().filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
+                let digits = std::str::from_utf8(&pair)
+                    .ok()
+                    .filter(|d| d.bytes().all(|b| b.is_ascii_hexdigit()))?;
                 out.push(u8::from_str_radix(digits, 16).ok()?);
             }
             _ => out.push(b),
@@ -117,7 +130,12 @@ fn is_leaf(field: &FieldDescriptor) -> bool {
     match field.kind() {
         Kind::Message(m) => {
             let name = m.full_name();
-            matches!(name, "google.protobuf.Timestamp" | "google.protobuf.Duration" | "google.protobuf.FieldMask")
+            matches!(
+                name,
+                "google.protobuf.Timestamp"
+                    | "google.protobuf.Duration"
+                    | "google.protobuf.FieldMask"
+            )
         }
         _ => true,
     }
@@ -132,9 +150,20 @@ fn leaf(field: &FieldDescriptor, text: &str) -> Result<Value, Refusal> {
     }
 }
 
-fn bind(descriptor: &MessageDescriptor, json: &mut Map<String, Value>, binding: &Binding) -> Result<(), Refusal> {
+fn bind(
+    descriptor: &MessageDescriptor,
+    json: &mut Map<String, Value>,
+    binding: &Binding,
+) -> Result<(), Refusal> {
     let field = resolve(descriptor, &binding.field).ok_or(Refusal::NotFound)?;
-    put(json, descriptor, &binding.field, &field, &binding.value, true)
+    put(
+        json,
+        descriptor,
+        &binding.field,
+        &field,
+        &binding.value,
+        true,
+    )
 }
 
 /// Puts a value at a path of fields. `fixed` values come from the path: whatever else gives the
@@ -148,7 +177,9 @@ fn put(
     fixed: bool,
 ) -> Result<(), Refusal> {
     let (first, rest) = path.split_first().ok_or(Refusal::NotFound)?;
-    let here = descriptor.get_field_by_name(first).ok_or(Refusal::NotFound)?;
+    let here = descriptor
+        .get_field_by_name(first)
+        .ok_or(Refusal::NotFound)?;
     let name = here.name().to_owned();
     if here.json_name() != name
         && let Some(given) = json.remove(here.json_name())
@@ -159,7 +190,9 @@ fn put(
         let Kind::Message(inner) = here.kind() else {
             return Err(Refusal::NotFound);
         };
-        let entry = json.entry(name.clone()).or_insert_with(|| Value::Object(Map::new()));
+        let entry = json
+            .entry(name.clone())
+            .or_insert_with(|| Value::Object(Map::new()));
         let Value::Object(object) = entry else {
             return Err(bad_request(&name, "must be an object"));
         };
@@ -177,26 +210,40 @@ fn put(
 }
 
 fn same(given: &Value, value: &Value) -> bool {
-    given == value || value.as_str().is_some_and(|text| given.to_string() == text)
+    given == value || value.as_str().is_some_and(|text| *given == text)
 }
 
 /// `Last-Event-ID` is the number of the last event seen.
-fn resume(descriptor: &MessageDescriptor, json: &mut Map<String, Value>, id: &str) -> Result<(), Refusal> {
+fn resume(
+    descriptor: &MessageDescriptor,
+    json: &mut Map<String, Value>,
+    id: &str,
+) -> Result<(), Refusal> {
     let known = descriptor.get_field_by_name("after_sequence").is_some();
-    let number: u64 = id.parse().map_err(|_| bad_request("Last-Event-ID", "must be the number of an event"))?;
+    let number: u64 = id
+        .parse()
+        .map_err(|_| bad_request("Last-Event-ID", "must be the number of an event"))?;
     if known {
-        json.insert("after_sequence".to_owned(), Value::String(number.to_string()));
+        json.insert(
+            "after_sequence".to_owned(),
+            Value::String(number.to_string()),
+        );
     }
     Ok(())
 }
 
 /// A response message as JSON, with field names as in the protos.
 pub(crate) fn response_json(method: &Method, bytes: &[u8]) -> Result<Value, Status> {
-    let descriptor = method.descriptor.as_ref().map(prost_reflect::MethodDescriptor::output);
+    let descriptor = method
+        .descriptor
+        .as_ref()
+        .map(prost_reflect::MethodDescriptor::output);
     let descriptor = descriptor.ok_or_else(|| Status::internal("the method has no descriptor"))?;
     let message = DynamicMessage::decode(descriptor, bytes)
         .map_err(|e| Status::internal(format!("the service answered with something else: {e}")))?;
-    let options = SerializeOptions::new().use_proto_field_name(true).skip_default_fields(false);
+    let options = SerializeOptions::new()
+        .use_proto_field_name(true)
+        .skip_default_fields(false);
     message
         .serialize_with_options(serde_json::value::Serializer, &options)
         .map_err(|e| Status::internal(format!("the answer has no JSON form: {e}")))
@@ -207,9 +254,16 @@ pub(crate) fn check_content_type(headers: &HeaderMap, body: &[u8]) -> Result<(),
     if body.is_empty() {
         return Ok(());
     }
-    let kind = headers.get(http::header::CONTENT_TYPE).and_then(|v| v.to_str().ok()).unwrap_or_default();
+    let kind = headers
+        .get(http::header::CONTENT_TYPE)
+        .and_then(|v| v.to_str().ok())
+        .unwrap_or_default();
     let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(Refusal::UnsupportedMediaType) }
+    if essence.eq_ignore_ascii_case("application/json") {
+        Ok(())
+    } else {
+        Err(Refusal::UnsupportedMediaType)
+    }
 }
 
 #[cfg(test)]
@@ -219,17 +273,26 @@ mod tests {
 
     fn target(path: &str) -> Target {
         let method = contract().unwrap().get(path).unwrap();
-        Target { method, route: &method.routes[0] }
+        Target {
+            method,
+            route: &method.routes[0],
+        }
     }
 
     fn binding(field: &str, value: &str) -> Binding {
-        Binding { field: vec![field.to_owned()], value: value.to_owned() }
+        Binding {
+            field: vec![field.to_owned()],
+            value: value.to_owned(),
+        }
     }
 
     fn decode(target: &Target, bytes: &Bytes) -> Value {
-        let message = DynamicMessage::decode(target.method.input().unwrap(), bytes.clone()).unwrap();
+        let message =
+            DynamicMessage::decode(target.method.input().unwrap(), bytes.clone()).unwrap();
         let options = SerializeOptions::new().use_proto_field_name(true);
-        message.serialize_with_options(serde_json::value::Serializer, &options).unwrap()
+        message
+            .serialize_with_options(serde_json::value::Serializer, &options)
+            .unwrap()
     }
 
     const RELOAD: &str = "/tars.orchestration.v1.OrchestrationService/ReloadAgent";
@@ -266,18 +329,47 @@ mod tests {
     fn what_does_not_fit_is_refused() {
         let path = [binding("agent_id", "policy")];
         for body in [
-            &br#"{"unknown":1}"#[..], br#"{"agent_id":"other"}"#, br#"{"agentId":"other"}"#, b"[]", b"{", b"null",
-            br#"{"expected_version":-1}"#, br#"{"expected_version":1.5}"#, br#"{"reason":7}"#,
-            br#"{"hyperparameters":[]}"#, br#"{"reason":"a"}{"#, b"\xff",
+            &br#"{"unknown":1}"#[..],
+            br#"{"agent_id":"other"}"#,
+            br#"{"agentId":"other"}"#,
+            b"[]",
+            b"{",
+            b"null",
+            br#"{"expected_version":-1}"#,
+            br#"{"expected_version":1.5}"#,
+            br#"{"reason":7}"#,
+            br#"{"hyperparameters":[]}"#,
+            br#"{"reason":"a"}{"#,
+            b"\xff",
         ] {
             let refused = request_bytes(&target(RELOAD), &path, "", body, None);
-            assert!(matches!(refused, Err(Refusal::Status(_))), "{}", String::from_utf8_lossy(body));
+            assert!(
+                matches!(refused, Err(Refusal::Status(_))),
+                "{}",
+                String::from_utf8_lossy(body)
+            );
         }
-        for query in ["nope=1", "page_size=-1", "page_size=x", "event_type=%zz", "page_size=1&page_size=2", "start_time=yesterday"] {
-            assert!(request_bytes(&target(AUDIT), &[], query, b"", None).is_err(), "{query}");
+        for query in [
+            "nope=1",
+            "page_size=-1",
+            "page_size=x",
+            "event_type=%zz",
+            "page_size=1&page_size=2",
+            "start_time=yesterday",
+        ] {
+            assert!(
+                request_bytes(&target(AUDIT), &[], query, b"", None).is_err(),
+                "{query}"
+            );
         }
-        assert!(request_bytes(&target(AUDIT), &[], "", b"{}", None).is_err(), "a body on GET");
-        assert!(request_bytes(&target(RELOAD), &path, "reason=x", b"{}", None).is_err(), "a query beside a whole body");
+        assert!(
+            request_bytes(&target(AUDIT), &[], "", b"{}", None).is_err(),
+            "a body on GET"
+        );
+        assert!(
+            request_bytes(&target(RELOAD), &path, "reason=x", b"{}", None).is_err(),
+            "a query beside a whole body"
+        );
     }
 
     #[test]
@@ -294,7 +386,9 @@ mod tests {
             headers.insert(http::header::CONTENT_TYPE, kind.parse().unwrap());
             check_content_type(&headers, b"{}")
         };
-        assert!(with("application/json").is_ok() && with("Application/JSON; charset=utf-8").is_ok());
+        assert!(
+            with("application/json").is_ok() && with("Application/JSON; charset=utf-8").is_ok()
+        );
         assert!(with("text/plain").is_err() && with("application/x-www-form-urlencoded").is_err());
         assert!(check_content_type(&HeaderMap::new(), b"{}").is_err());
     }

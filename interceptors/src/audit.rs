@@ -27,7 +27,11 @@ pub struct Audit {
 
 impl Audit {
     pub fn new(service: &str, clock: Clock, queue: mpsc::Sender<Record>) -> Self {
-        Self { service: service.into(), clock, queue }
+        Self {
+            service: service.into(),
+            clock,
+            queue,
+        }
     }
 }
 
@@ -39,12 +43,22 @@ impl Observe for Audit {
         let call = call.ok_or_else(|| Status::internal("the call has no record"))?;
         let place = if call.method.rule.audit >= AuditLevel::High {
             let place = self.queue.clone().try_reserve_owned();
-            let full = |_| fault::unavailable("AUDIT_FULL", "the audit trail cannot take more now", Duration::from_secs(1));
+            let full = |_| {
+                fault::unavailable(
+                    "AUDIT_FULL",
+                    "the audit trail cannot take more now",
+                    Duration::from_secs(1),
+                )
+            };
             Some(place.map_err(full)?)
         } else {
             None
         };
-        Ok(AuditWatch { audit: self.clone(), call, place })
+        Ok(AuditWatch {
+            audit: self.clone(),
+            call,
+            place,
+        })
     }
 }
 
@@ -60,7 +74,9 @@ impl AuditWatch {
         let known = self.call.caller().is_some();
         match code {
             // Strangers must not be able to fill the trail; metrics count them.
-            Code::Unauthenticated | Code::ResourceExhausted | Code::InvalidArgument if !known => false,
+            Code::Unauthenticated | Code::ResourceExhausted | Code::InvalidArgument if !known => {
+                false
+            }
             Code::PermissionDenied => true,
             _ => self.call.method.rule.audit > AuditLevel::None,
         }
@@ -68,7 +84,11 @@ impl AuditWatch {
 
     fn record(&self, code: Code) -> Record {
         let denied = code == Code::PermissionDenied;
-        let kind = if denied { "authz.access.denied" } else { "call" };
+        let kind = if denied {
+            "authz.access.denied"
+        } else {
+            "call"
+        };
         let severity = match self.call.method.rule.audit {
             _ if denied => Severity::Warning,
             AuditLevel::Critical => Severity::Critical,
@@ -95,7 +115,10 @@ impl Watch for AuditWatch {
             Some(place) => drop(place.send(record)),
             None => {
                 if self.audit.queue.try_send(record).is_err() {
-                    tracing::warn!(method = self.call.method.path, "audit queue full: a low-level record was dropped");
+                    tracing::warn!(
+                        method = self.call.method.path,
+                        "audit queue full: a low-level record was dropped"
+                    );
                 }
             }
         }

@@ -26,7 +26,11 @@ pub struct Failures(Family<Reason, Counter>);
 
 impl Failures {
     pub fn new(metrics: &Metrics) -> Self {
-        Self(metrics.register("auth_failures", "Refused credentials by reason", Family::default()))
+        Self(metrics.register(
+            "auth_failures",
+            "Refused credentials by reason",
+            Family::default(),
+        ))
     }
 }
 
@@ -40,13 +44,22 @@ pub struct Authenticate {
 
 impl Authenticate {
     pub fn new(view: View, clock: Clock, stale_after: Duration, failures: Failures) -> Self {
-        Self { view, clock, stale_after, failures }
+        Self {
+            view,
+            clock,
+            stale_after,
+            failures,
+        }
     }
 
     fn refuse(&self, reason: &'static str) -> Status {
         self.failures.0.get_or_create(&Reason { reason }).inc();
         tracing::debug!(reason, "credential refused");
-        fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", "the call needs a valid credential")
+        fault::status(
+            Code::Unauthenticated,
+            "INVALID_CREDENTIALS",
+            "the call needs a valid credential",
+        )
     }
 
     /// Calls that change something need a fresh view; others need to have seen one.
@@ -59,7 +72,11 @@ impl Authenticate {
             return Ok(());
         }
         let message = "this process has no fresh view of credentials";
-        Err(fault::unavailable("STALE_CREDENTIALS", message, Duration::from_secs(1)))
+        Err(fault::unavailable(
+            "STALE_CREDENTIALS",
+            message,
+            Duration::from_secs(1),
+        ))
     }
 
     fn identify(&self, call: &Call, headers: &HeaderMap) -> Result<Caller, Status> {
@@ -77,14 +94,24 @@ impl Authenticate {
                 "send either authorization or x-api-key, not both",
             )),
             (Some(value), None) => {
-                let token = value.to_str().ok().and_then(bearer_token).ok_or_else(|| self.refuse("scheme"))?;
-                let caller = self.view.check_token(token, now).map_err(|e| self.refuse(e.reason()))?;
+                let token = value
+                    .to_str()
+                    .ok()
+                    .and_then(bearer_token)
+                    .ok_or_else(|| self.refuse("scheme"))?;
+                let caller = self
+                    .view
+                    .check_token(token, now)
+                    .map_err(|e| self.refuse(e.reason()))?;
                 call.set_credential(AUTHORIZATION, sensitive(value));
                 Ok(caller)
             }
             (None, Some(value)) => {
                 let text = value.to_str().map_err(|_| self.refuse("api_key"))?;
-                let caller = self.view.check_api_key(text, now).ok_or_else(|| self.refuse("api_key"))?;
+                let caller = self
+                    .view
+                    .check_api_key(text, now)
+                    .ok_or_else(|| self.refuse("api_key"))?;
                 call.set_credential(API_KEY, sensitive(value));
                 Ok(caller)
             }
@@ -127,7 +154,16 @@ mod tests {
     fn schemes_are_read_strictly() {
         assert_eq!(bearer_token("Bearer abc"), Some("abc"));
         assert_eq!(bearer_token("bEARER abc"), Some("abc"));
-        for bad in ["", "Bearer", "Bearer ", "Bearer  abc", "Bearer a b", "Bearer a,b", "Basic abc", "abc"] {
+        for bad in [
+            "",
+            "Bearer",
+            "Bearer ",
+            "Bearer  abc",
+            "Bearer a b",
+            "Bearer a,b",
+            "Basic abc",
+            "abc",
+        ] {
             assert_eq!(bearer_token(bad), None, "{bad}");
         }
     }

@@ -10,7 +10,11 @@ use tonic::{Code, Status};
 pub struct Authorise;
 
 fn denied() -> Status {
-    fault::status(Code::PermissionDenied, "PERMISSION_DENIED", "the caller may not do this")
+    fault::status(
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+        "the caller may not do this",
+    )
 }
 
 impl Check for Authorise {
@@ -18,12 +22,18 @@ impl Check for Authorise {
         let allowed = match &call.method.rule.principal {
             Principal::Public => true,
             Principal::Workload => call.peer.class.is_some_and(PeerClass::is_workload),
-            Principal::Permission(needed) => call.caller().is_some_and(|c| c.permissions.contains(needed)),
+            Principal::Permission(needed) => call
+                .caller()
+                .is_some_and(|c| c.permissions.contains(needed)),
         };
         if allowed {
             return Ok(());
         }
-        tracing::info!(actor = call.actor(), method = call.method.path, "permission denied");
+        tracing::info!(
+            actor = call.actor(),
+            method = call.method.path,
+            "permission denied"
+        );
         Err(denied())
     }
 }

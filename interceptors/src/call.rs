@@ -15,8 +15,12 @@ use tonic::{Request, Status};
 
 /// The contract of this build. `main` looks at it first, so that a mistake stops the process.
 pub fn contract() -> Result<&'static MethodTable, &'static ContractErrors> {
-    static TABLE: LazyLock<Result<MethodTable, ContractErrors>> =
-        LazyLock::new(|| MethodTable::build(Vocabulary { peer_classes: PEER_CLASSES, permissions: PERMISSIONS }));
+    static TABLE: LazyLock<Result<MethodTable, ContractErrors>> = LazyLock::new(|| {
+        MethodTable::build(Vocabulary {
+            peer_classes: PEER_CLASSES,
+            permissions: PERMISSIONS,
+        })
+    });
     TABLE.as_ref()
 }
 
@@ -56,7 +60,12 @@ tokio::task_local! {
 }
 
 impl Call {
-    pub fn new(method: &'static Method, peer: Arc<PeerInfo>, client: IpAddr, trace: TraceContext) -> Self {
+    pub fn new(
+        method: &'static Method,
+        peer: Arc<PeerInfo>,
+        client: IpAddr,
+        trace: TraceContext,
+    ) -> Self {
         Self {
             method,
             peer,
@@ -92,7 +101,9 @@ impl Call {
 
     /// The caller, where the rule guarantees that there is one.
     pub fn require_caller(&self) -> Result<&Caller, Status> {
-        self.caller.get().ok_or_else(|| Status::internal("the call has no caller"))
+        self.caller
+            .get()
+            .ok_or_else(|| Status::internal("the call has no caller"))
     }
 
     pub(crate) fn set_caller(&self, caller: Caller) {
@@ -124,6 +135,8 @@ impl Call {
 
     /// The person or key, else the peer: who an audit record names.
     pub fn actor(&self) -> String {
-        self.caller.get().map_or_else(|| self.peer.certificate.id.to_string(), Caller::label)
+        self.caller
+            .get()
+            .map_or_else(|| self.peer.certificate.id.to_string(), Caller::label)
     }
 }

@@ -23,7 +23,10 @@ impl<S, C: Clone> Layer<S> for CheckLayer<C> {
     type Service = Checked<S, C>;
 
     fn layer(&self, inner: S) -> Checked<S, C> {
-        Checked { inner, check: self.0.clone() }
+        Checked {
+            inner,
+            check: self.0.clone(),
+        }
     }
 }
 
@@ -52,7 +55,9 @@ where
             None => Err(Status::internal("the call has no record")),
         };
         match verdict {
-            Ok(()) => CheckFuture::Passed { future: self.inner.call(request) },
+            Ok(()) => CheckFuture::Passed {
+                future: self.inner.call(request),
+            },
             Err(status) => CheckFuture::refused(status),
         }
     }
@@ -68,7 +73,9 @@ pin_project! {
 
 impl<F> CheckFuture<F> {
     pub(crate) fn refused(status: Status) -> Self {
-        Self::Refused { response: Some(status.into_http()) }
+        Self::Refused {
+            response: Some(status.into_http()),
+        }
     }
 }
 
@@ -81,9 +88,9 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Passed { future } => future.poll(cx),
-            Projected::Refused { response } => {
-                Poll::Ready(Ok(response.take().expect("a future is not polled after it is ready")))
-            }
+            Projected::Refused { response } => Poll::Ready(Ok(response
+                .take()
+                .expect("a future is not polled after it is ready"))),
         }
     }
 }

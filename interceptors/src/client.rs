@@ -58,7 +58,9 @@ fn shorten<B>(request: &mut Request<B>, at: Instant) -> Result<(), Status> {
         return Err(deadline::expired());
     }
     let headers = request.headers_mut();
-    let asked = headers.get(deadline::HEADER).and_then(|v| deadline::parse(v.to_str().ok()?));
+    let asked = headers
+        .get(deadline::HEADER)
+        .and_then(|v| deadline::parse(v.to_str().ok()?));
     let text = deadline::format(asked.map_or(left, |asked| asked.min(left)));
     let value = HeaderValue::try_from(text).map_err(|_| Status::internal("a timeout is ASCII"))?;
     headers.insert(deadline::HEADER, value);

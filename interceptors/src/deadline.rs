@@ -42,7 +42,12 @@ pub fn parse(text: &str) -> Option<Duration> {
 
 /// Writes a `grpc-timeout`, in the finest unit that fits eight digits.
 pub fn format(timeout: Duration) -> String {
-    let units = [("n", 1u128), ("u", 1_000), ("m", 1_000_000), ("S", 1_000_000_000)];
+    let units = [
+        ("n", 1u128),
+        ("u", 1_000),
+        ("m", 1_000_000),
+        ("S", 1_000_000_000),
+    ];
     units
         .iter()
         .map(|(unit, nanos)| (timeout.as_nanos() / nanos, unit))
@@ -51,7 +56,11 @@ pub fn format(timeout: Duration) -> String {
 }
 
 pub(crate) fn expired() -> Status {
-    fault::status(Code::DeadlineExceeded, "DEADLINE_EXCEEDED", "the deadline of the call has passed")
+    fault::status(
+        Code::DeadlineExceeded,
+        "DEADLINE_EXCEEDED",
+        "the deadline of the call has passed",
+    )
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -77,7 +86,11 @@ fn decide(call: &Call, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
         Some(value) => {
             let parsed = value.to_str().ok().and_then(parse);
             Some(parsed.ok_or_else(|| {
-                fault::status(Code::InvalidArgument, "INVALID_TIMEOUT", "grpc-timeout does not parse")
+                fault::status(
+                    Code::InvalidArgument,
+                    "INVALID_TIMEOUT",
+                    "grpc-timeout does not parse",
+                )
             })?)
         }
     };
@@ -102,18 +115,28 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let Some(call) = Call::in_extensions(request.extensions()).map(Arc::clone) else {
-            return DeadlineFuture::Refused { status: Some(Status::internal("the call has no record")) };
+            return DeadlineFuture::Refused {
+                status: Some(Status::internal("the call has no record")),
+            };
         };
         match decide(&call, request.headers()) {
-            Ok(Some(at)) if at <= Instant::now() => DeadlineFuture::Refused { status: Some(expired()) },
+            Ok(Some(at)) if at <= Instant::now() => DeadlineFuture::Refused {
+                status: Some(expired()),
+            },
             Ok(at) => {
                 if let Some(at) = at {
                     call.set_deadline(at);
                 }
                 let streams = call.method.server_streaming;
-                DeadlineFuture::Running { inner: self.inner.call(request), timer: Timer { at, sleep: None }, streams }
+                DeadlineFuture::Running {
+                    inner: self.inner.call(request),
+                    timer: Timer { at, sleep: None },
+                    streams,
+                }
             }
-            Err(status) => DeadlineFuture::Refused { status: Some(status) },
+            Err(status) => DeadlineFuture::Refused {
+                status: Some(status),
+            },
         }
     }
 }
@@ -130,7 +153,9 @@ impl Timer {
         let Some(at) = self.at else {
             return false;
         };
-        let sleep = self.sleep.get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
+        let sleep = self
+            .sleep
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(at)));
         sleep.as_mut().poll(cx).is_ready()
     }
 }
@@ -152,22 +177,41 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
             Projected::Refused { status } => {
-                let status = status.take().expect("a future is not polled after it is ready");
+                let status = status
+                    .take()
+                    .expect("a future is not polled after it is ready");
                 Poll::Ready(Ok(status.into_http()))
             }
-            Projected::Running { inner, timer, streams } => {
+            Projected::Running {
+                inner,
+                timer,
+                streams,
+            } => {
                 let Poll::Ready(result) = inner.poll(cx) else {
-                    return if timer.is_up(cx) { Poll::Ready(Ok(expired().into_http())) } else { Poll::Pending };
+                    return if timer.is_up(cx) {
+                        Poll::Ready(Ok(expired().into_http()))
+                    } else {
+                        Poll::Pending
+                    };
                 };
                 let (at, streams) = (timer.at, *streams);
-                Poll::Ready(result.map(|r| if streams && at.is_some() { r.map(|b| bound(b, at)) } else { r }))
+                Poll::Ready(result.map(|r| {
+                    if streams && at.is_some() {
+                        r.map(|b| bound(b, at))
+                    } else {
+                        r
+                    }
+                }))
             }
         }
     }
 }
 
 fn bound(body: Body, at: Option<Instant>) -> Body {
-    Body::new(DeadlineBody { inner: Some(body), timer: Timer { at, sleep: None } })
+    Body::new(DeadlineBody {
+        inner: Some(body),
+        timer: Timer { at, sleep: None },
+    })
 }
 
 /// A stream that ends with DEADLINE_EXCEEDED when its time is up.
@@ -181,7 +225,10 @@ impl http_body::Body for DeadlineBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
         let Some(inner) = &mut this.inner else {
             return Poll::Ready(None);
@@ -189,10 +236,17 @@ impl http_body::Body for DeadlineBody {
         if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
             return Poll::Ready(frame);
         }
-        ready!(if this.timer.is_up(cx) { Poll::Ready(()) } else { Poll::Pending });
+        ready!(if this.timer.is_up(cx) {
+            Poll::Ready(())
+        } else {
+            Poll::Pending
+        });
         this.inner = None;
         let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from(Code::DeadlineExceeded as i32));
+        trailers.insert(
+            "grpc-status",
+            HeaderValue::from(Code::DeadlineExceeded as i32),
+        );
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
 }
@@ -205,16 +259,32 @@ mod tests {
     fn timeouts_parse_strictly() {
         assert_eq!(parse("1S"), Some(Duration::from_secs(1)));
         assert_eq!(parse("99999999m"), Some(Duration::from_millis(99_999_999)));
-        for bad in ["", "S", "1", "-1S", "+1S", "1s", "1.5S", "123456789S", " 1S", "1SS", "é"] {
+        for bad in [
+            "",
+            "S",
+            "1",
+            "-1S",
+            "+1S",
+            "1s",
+            "1.5S",
+            "123456789S",
+            " 1S",
+            "1SS",
+            "é",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }
 
     #[test]
     fn what_is_written_reads_back_no_later() {
-        for t in [0, 1, 999_999_999, 1_500_000_000, 86_400_000_000_000u64].map(Duration::from_nanos) {
+        for t in [0, 1, 999_999_999, 1_500_000_000, 86_400_000_000_000u64].map(Duration::from_nanos)
+        {
             let back = parse(&format(t)).unwrap();
-            assert!(back <= t && t - back < Duration::from_millis(1) || back == t, "{t:?} {back:?}");
+            assert!(
+                back <= t && t - back < Duration::from_millis(1) || back == t,
+                "{t:?} {back:?}"
+            );
         }
     }
 }

@@ -18,7 +18,10 @@ impl FloodGuard {
     pub fn new(per_second: u32, clock: Clock) -> Self {
         // A burst is a quarter of the limit; over four seconds that is one second's worth.
         let limiter = Gcra::new(per_second.saturating_mul(4), Duration::from_secs(4));
-        Self { limiter: Arc::new(limiter), clock }
+        Self {
+            limiter: Arc::new(limiter),
+            clock,
+        }
     }
 }
 
@@ -35,12 +38,19 @@ pub(crate) fn bucket(addr: IpAddr) -> String {
 
 impl Check for FloodGuard {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
-        let trusted = call.peer.class.is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
+        let trusted = call
+            .peer
+            .class
+            .is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
         if trusted {
             return Ok(());
         }
         let decision = self.limiter.take(&bucket(call.client), self.clock.now());
-        if decision.passed() { Ok(()) } else { Err(fault::exhausted("FLOOD", "address", decision.retry)) }
+        if decision.passed() {
+            Ok(())
+        } else {
+            Err(fault::exhausted("FLOOD", "address", decision.retry))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ pub mod call;
 pub mod check;
 pub mod client;
 pub mod deadline;
+pub mod drain;
 pub mod flood;
 pub mod limiter;
 pub mod metrics;

@@ -37,7 +37,10 @@ struct Bounded<V> {
 
 impl<V: Default> Bounded<V> {
     fn new() -> Self {
-        Self { shards: (0..SHARDS).map(|_| Mutex::default()).collect(), hasher: RandomState::new() }
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+        }
     }
 
     fn with<T>(&self, key: &str, now: Duration, work: impl FnOnce(&mut V) -> T) -> T {
@@ -81,7 +84,12 @@ impl Gcra {
     pub fn new(limit: u32, period: Duration) -> Self {
         let interval = period / limit.max(1);
         let burst = (limit / 4).max(1);
-        Self { limit, interval, tolerance: interval * (burst - 1), cells: Bounded::new() }
+        Self {
+            limit,
+            interval,
+            tolerance: interval * (burst - 1),
+            cells: Bounded::new(),
+        }
     }
 
     /// Takes one, if there is one.
@@ -97,9 +105,14 @@ impl Gcra {
             let room = (self.tolerance + self.interval).saturating_sub(ahead);
             Decision {
                 limit: self.limit,
-                remaining: u32::try_from(room.as_nanos() / self.interval.as_nanos().max(1)).unwrap_or(u32::MAX),
+                remaining: u32::try_from(room.as_nanos() / self.interval.as_nanos().max(1))
+                    .unwrap_or(u32::MAX),
                 reset: ahead,
-                retry: if passed { Duration::ZERO } else { allowed_at - now },
+                retry: if passed {
+                    Duration::ZERO
+                } else {
+                    allowed_at - now
+                },
             }
         })
     }
@@ -115,7 +128,11 @@ pub struct SlidingLog {
 
 impl SlidingLog {
     pub fn new(limit: u32, period: Duration) -> Self {
-        Self { limit, period, logs: Bounded::new() }
+        Self {
+            limit,
+            period,
+            logs: Bounded::new(),
+        }
     }
 
     pub fn take(&self, key: &str, now: Duration) -> Decision {
@@ -180,7 +197,10 @@ mod tests {
         assert_eq!(burst, 25);
         let refused = gcra.take("a", T);
         assert!(!refused.passed() && gcra.take("a", T + refused.retry).passed());
-        let minute = (0..6000u32).filter(|i| gcra.take("a", T + Duration::from_millis(u64::from(*i) * 10)).passed());
+        let minute = (0..6000u32).filter(|i| {
+            gcra.take("a", T + Duration::from_millis(u64::from(*i) * 10))
+                .passed()
+        });
         assert!(minute.count() <= 100);
     }
 

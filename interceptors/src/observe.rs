@@ -37,7 +37,10 @@ impl<S, O: Clone> Layer<S> for ObserveLayer<O> {
     type Service = Observed<S, O>;
 
     fn layer(&self, inner: S) -> Observed<S, O> {
-        Observed { inner, observer: self.0.clone() }
+        Observed {
+            inner,
+            observer: self.0.clone(),
+        }
     }
 }
 
@@ -65,9 +68,17 @@ where
         match self.observer.begin(&mut request) {
             Ok(mut watch) => {
                 let future = watch.enter(|| self.inner.call(request));
-                ObserveFuture { state: State::Running { future }, guard: Guard(Some(watch)) }
+                ObserveFuture {
+                    state: State::Running { future },
+                    guard: Guard(Some(watch)),
+                }
             }
-            Err(status) => ObserveFuture { state: State::Refused { status: Some(status) }, guard: Guard(None) },
+            Err(status) => ObserveFuture {
+                state: State::Refused {
+                    status: Some(status),
+                },
+                guard: Guard(None),
+            },
         }
     }
 }
@@ -125,10 +136,16 @@ where
         let this = self.project();
         let response = match this.state.project() {
             Projected::Refused { status } => {
-                let status = status.take().expect("a future is not polled after it is ready");
-                return Poll::Ready(Ok(status.into_http::<Empty>().map(|_| ObservedBody::empty())));
+                let status = status
+                    .take()
+                    .expect("a future is not polled after it is ready");
+                return Poll::Ready(Ok(status
+                    .into_http::<Empty>()
+                    .map(|_| ObservedBody::empty())));
             }
-            Projected::Running { future } => std::task::ready!(this.guard.enter(|| future.poll(cx))),
+            Projected::Running { future } => {
+                std::task::ready!(this.guard.enter(|| future.poll(cx)))
+            }
         };
         match response {
             Ok(response) => {
@@ -136,7 +153,10 @@ where
                     this.guard.end(code);
                 }
                 let guard = Guard(this.guard.0.take());
-                Poll::Ready(Ok(response.map(|body| ObservedBody { body: Some(body), guard })))
+                Poll::Ready(Ok(response.map(|body| ObservedBody {
+                    body: Some(body),
+                    guard,
+                })))
             }
             Err(e) => {
                 this.guard.end(Code::Unavailable);
@@ -153,13 +173,18 @@ impl Body for Empty {
     type Data = bytes::Bytes;
     type Error = std::convert::Infallible;
 
-    fn poll_frame(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Self::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Self::Error>>> {
         Poll::Ready(None)
     }
 }
 
 fn code_in(headers: &HeaderMap) -> Option<Code> {
-    headers.get("grpc-status").map(|v| Code::from_bytes(v.as_bytes()))
+    headers
+        .get("grpc-status")
+        .map(|v| Code::from_bytes(v.as_bytes()))
 }
 
 pin_project! {
@@ -173,7 +198,10 @@ pin_project! {
 
 impl<B, W: Watch> ObservedBody<B, W> {
     fn empty() -> Self {
-        Self { body: None, guard: Guard(None) }
+        Self {
+            body: None,
+            guard: Guard(None),
+        }
     }
 }
 
@@ -181,7 +209,10 @@ impl<B: Body, W: Watch> Body for ObservedBody<B, W> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let this = self.project();
         let Some(body) = this.body.as_pin_mut() else {
             return Poll::Ready(None);
@@ -204,6 +235,8 @@ impl<B: Body, W: Watch> Body for ObservedBody<B, W> {
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+        self.body
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
     }
 }

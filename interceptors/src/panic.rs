@@ -42,7 +42,9 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        CatchFuture { inner: self.inner.call(request) }
+        CatchFuture {
+            inner: self.inner.call(request),
+        }
     }
 }
 
@@ -75,7 +77,9 @@ where
 
 fn report(panic: &(dyn Any + Send)) {
     let text = panic.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    let text = text.or_else(|| panic.downcast_ref::<String>().cloned()).unwrap_or_default();
+    let text = text
+        .or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_default();
     tracing::error!(panic = text, "a handler panicked");
 }
 
@@ -95,7 +99,10 @@ impl http_body::Body for CatchBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let Some(inner) = &mut self.inner else {
             return Poll::Ready(None);
         };
@@ -112,11 +119,16 @@ impl http_body::Body for CatchBody {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.inner.as_ref().is_none_or(http_body::Body::is_end_stream)
+        self.inner
+            .as_ref()
+            .is_none_or(http_body::Body::is_end_stream)
     }
 
     fn size_hint(&self) -> http_body::SizeHint {
-        self.inner.as_ref().map(http_body::Body::size_hint).unwrap_or_default()
+        self.inner
+            .as_ref()
+            .map(http_body::Body::size_hint)
+            .unwrap_or_default()
     }
 }
 

@@ -60,8 +60,15 @@ impl RateLimits {
 
 /// A workload that forwards a caller's call has charged the caller already.
 fn class_of(call: &Call) -> RateClass {
-    let hop = call.peer.class.is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
-    if hop { RateClass::Internal } else { call.method.rule.rate }
+    let hop = call
+        .peer
+        .class
+        .is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
+    if hop {
+        RateClass::Internal
+    } else {
+        call.method.rule.rate
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -71,7 +78,10 @@ impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;
 
     fn layer(&self, inner: S) -> RateLimit<S> {
-        RateLimit { inner, limits: self.0.clone() }
+        RateLimit {
+            inner,
+            limits: self.0.clone(),
+        }
     }
 }
 
@@ -96,16 +106,28 @@ where
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let Some(call) = Call::in_extensions(request.extensions()).map(Arc::clone) else {
             let status = Status::internal("the call has no record");
-            return LimitFuture { inner: CheckFuture::refused(status), told: None };
+            return LimitFuture {
+                inner: CheckFuture::refused(status),
+                told: None,
+            };
         };
         let decision = self.limits.charge(&call);
         // Only the gateway turns these into headers that somebody reads.
-        let told = (call.peer.class == Some(PeerClass::Gateway)).then(|| Told::new(&decision, &self.limits.0.clock));
+        let told = (call.peer.class == Some(PeerClass::Gateway))
+            .then(|| Told::new(&decision, &self.limits.0.clock));
         if decision.passed() {
-            return LimitFuture { inner: CheckFuture::Passed { future: self.inner.call(request) }, told };
+            return LimitFuture {
+                inner: CheckFuture::Passed {
+                    future: self.inner.call(request),
+                },
+                told,
+            };
         }
         let status = fault::exhausted("RATE_LIMITED", class_name(class_of(&call)), decision.retry);
-        LimitFuture { inner: CheckFuture::refused(status), told }
+        LimitFuture {
+            inner: CheckFuture::refused(status),
+            told,
+        }
     }
 }
 
@@ -128,7 +150,11 @@ struct Told {
 impl Told {
     fn new(decision: &Decision, clock: &Clock) -> Self {
         let reset_at_s = (clock.now() + decision.reset).as_secs_f64().ceil() as u64;
-        Self { limit: decision.limit, remaining: decision.remaining, reset_at_s }
+        Self {
+            limit: decision.limit,
+            remaining: decision.remaining,
+            reset_at_s,
+        }
     }
 }
 

@@ -14,7 +14,9 @@ pub struct Shed {
 
 impl Shed {
     pub fn new(max_in_flight: usize) -> Self {
-        Self { slots: Arc::new(Semaphore::new(max_in_flight)) }
+        Self {
+            slots: Arc::new(Semaphore::new(max_in_flight)),
+        }
     }
 }
 
@@ -25,7 +27,13 @@ impl Observe for Shed {
         Arc::clone(&self.slots)
             .try_acquire_owned()
             .map(Slot)
-            .map_err(|_| fault::unavailable("OVERLOADED", "too many calls in flight", Duration::from_secs(1)))
+            .map_err(|_| {
+                fault::unavailable(
+                    "OVERLOADED",
+                    "too many calls in flight",
+                    Duration::from_secs(1),
+                )
+            })
     }
 }
 

@@ -6,6 +6,7 @@ use crate::{
     authorise::Authorise,
     check::{CheckLayer, Checked},
     deadline::{Deadline, DeadlineLayer},
+    drain::{Drain, DrainLayer},
     flood::FloodGuard,
     metrics::CallMetrics,
     observe::{ObserveLayer, Observed},
@@ -19,6 +20,7 @@ use std::time::Duration;
 use tars_credentials::View;
 use tars_runtime::{audit::Record, clock::Clock, config::Config, trace::Tracer};
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 use tower_layer::Layer;
 
 /// What the layers of one service need.
@@ -32,6 +34,7 @@ pub struct StackOptions<'a> {
     pub call_metrics: CallMetrics,
     pub failures: Failures,
     pub audit: mpsc::Sender<Record>,
+    pub stop: CancellationToken,
 }
 
 /// Everything around a service's handlers.
@@ -45,16 +48,32 @@ pub struct Stack {
     flood: FloodGuard,
     authenticate: Authenticate,
     limits: RateLimits,
+    drain: DrainLayer,
 }
 
-type Checks<S> = Checked<Checked<Checked<Checked<RateLimit<S>, Authorise>, Authenticate>, FloodGuard>, PeerPolicy>;
+type Checks<S> = Checked<
+    Checked<Checked<Checked<RateLimit<S>, Authorise>, Authenticate>, FloodGuard>,
+    PeerPolicy,
+>;
 
-pub type Stacked<S> =
-    Observed<Observed<Observed<Observed<CatchPanic<Deadline<Checks<S>>>, Shed>, Audit>, CallMetrics>, Trace>;
+pub type Stacked<S> = Observed<
+    Observed<Observed<Observed<CatchPanic<Deadline<Drain<Checks<S>>>>, Shed>, Audit>, CallMetrics>,
+    Trace,
+>;
 
 impl Stack {
     pub fn new(options: StackOptions<'_>) -> Self {
-        let StackOptions { service, config, view, clock, tracer, call_metrics, failures, audit } = options;
+        let StackOptions {
+            service,
+            config,
+            view,
+            clock,
+            tracer,
+            call_metrics,
+            failures,
+            audit,
+            stop,
+        } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
         Self {
             trace: Trace { tracer },
@@ -65,6 +84,7 @@ impl Stack {
             flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limits: RateLimits::new(&config.limits, clock),
+            drain: DrainLayer(stop),
         }
     }
 }
@@ -78,7 +98,7 @@ impl<S> Layer<S> for Stack {
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);
         let checks = CheckLayer(self.flood.clone()).layer(checks);
         let checks = CheckLayer(self.peers.clone()).layer(checks);
-        let core = PanicLayer.layer(DeadlineLayer.layer(checks));
+        let core = PanicLayer.layer(DeadlineLayer.layer(self.drain.layer(checks)));
         let observed = ObserveLayer(self.shed.clone()).layer(core);
         let observed = ObserveLayer(self.audit.clone()).layer(observed);
         let observed = ObserveLayer(self.metrics.clone()).layer(observed);

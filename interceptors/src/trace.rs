@@ -33,16 +33,27 @@ impl Observe for Trace {
             .cloned()
             .ok_or_else(|| Status::internal("the connection has no peer"))?;
         let table = contract().map_err(|_| Status::internal("the contract is broken"))?;
-        let method = table
-            .get(request.uri().path())
-            .ok_or_else(|| fault::status(Code::Unimplemented, "UNKNOWN_METHOD", "there is no such method"))?;
-        let parent = request.headers().get("traceparent").and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let method = table.get(request.uri().path()).ok_or_else(|| {
+            fault::status(
+                Code::Unimplemented,
+                "UNKNOWN_METHOD",
+                "there is no such method",
+            )
+        })?;
+        let parent = request
+            .headers()
+            .get("traceparent")
+            .and_then(|v| TraceContext::parse(v.to_str().ok()?));
         let mut span = self.tracer.start(&method.path[1..], Kind::Server, parent);
         describe(&mut span, &method.path[1..], &peer);
         let client = client_addr(request.headers(), &peer);
         let call = Arc::new(Call::new(method, peer, client, span.context()));
         request.extensions_mut().insert(Arc::clone(&call));
-        Ok(TraceWatch { scope: span.scope(), span, call })
+        Ok(TraceWatch {
+            scope: span.scope(),
+            span,
+            call,
+        })
     }
 }
 

@@ -58,7 +58,10 @@ struct Live {
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
     #[error("cannot reach {target}: {source}")]
-    Connect { target: String, source: std::io::Error },
+    Connect {
+        target: String,
+        source: std::io::Error,
+    },
     #[error("cannot reach {target}: no answer in {CONNECT_TIMEOUT:?}")]
     Timeout { target: String },
     #[error("{target} does not speak HTTP/2")]
@@ -66,16 +69,29 @@ pub enum ChannelError {
     #[error("the own identity is not usable: {0}")]
     Identity(#[from] tls::TlsError),
     #[error("{target}: {source}")]
-    Http { target: String, source: hyper::Error },
+    Http {
+        target: String,
+        source: hyper::Error,
+    },
     #[error("{0:?} is not a host and port")]
     Target(String),
 }
 
 impl Channel {
     pub fn new(options: ChannelOptions) -> Result<Self, ChannelError> {
-        let authority = options.target.parse().map_err(|_| ChannelError::Target(options.target.clone()))?;
-        let shared = Shared { options, authority, live: ArcSwapOption::empty(), connecting: Mutex::new(()) };
-        Ok(Self { shared: Arc::new(shared) })
+        let authority = options
+            .target
+            .parse()
+            .map_err(|_| ChannelError::Target(options.target.clone()))?;
+        let shared = Shared {
+            options,
+            authority,
+            live: ArcSwapOption::empty(),
+            connecting: Mutex::new(()),
+        };
+        Ok(Self {
+            shared: Arc::new(shared),
+        })
     }
 
     /// Another channel to the same workload, with a connection of its own: streams that nobody
@@ -88,7 +104,9 @@ impl Channel {
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
         };
-        Self { shared: Arc::new(shared) }
+        Self {
+            shared: Arc::new(shared),
+        }
     }
 }
 
@@ -109,7 +127,9 @@ impl Shared {
             return Ok(live);
         }
         let attempt = timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let live = Arc::new(attempt.map_err(|_| ChannelError::Timeout { target: self.target() })??);
+        let live = Arc::new(attempt.map_err(|_| ChannelError::Timeout {
+            target: self.target(),
+        })??);
         self.live.store(Some(Arc::clone(&live)));
         Ok(live)
     }
@@ -119,16 +139,30 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Live, ChannelError> {
-        let failed = |source| ChannelError::Connect { target: self.target(), source };
+        let failed = |source| ChannelError::Connect {
+            target: self.target(),
+            source,
+        };
         let identity = self.options.identity.current();
-        let config = tls::client(&identity, self.options.expected.clone(), Arc::new(self.options.clock.clone()))?;
-        let tcp = TcpStream::connect(&self.options.target).await.map_err(failed)?;
+        let config = tls::client(
+            &identity,
+            self.options.expected.clone(),
+            Arc::new(self.options.clock.clone()),
+        )?;
+        let tcp = TcpStream::connect(&self.options.target)
+            .await
+            .map_err(failed)?;
         tcp.set_nodelay(true).map_err(failed)?;
         // The verifier looks at the SPIFFE id, never at a host name.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.map_err(failed)?;
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(name, tcp)
+            .await
+            .map_err(failed)?;
         if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
-            return Err(ChannelError::NoH2 { target: self.target() });
+            return Err(ChannelError::NoH2 {
+                target: self.target(),
+            });
         }
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
@@ -138,7 +172,10 @@ impl Shared {
             .initial_connection_window_size(4 << 20)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ChannelError::Http { target: self.target(), source })?;
+            .map_err(|source| ChannelError::Http {
+                target: self.target(),
+                source,
+            })?;
         let target = self.target();
         tokio::spawn(async move {
             if let Err(e) = connection.await {
@@ -150,14 +187,26 @@ impl Shared {
 
     /// tonic's generated clients give a path; HTTP/2 wants scheme and authority as well.
     fn absolute(&self, path: &Uri) -> Result<Uri, http::Error> {
-        let path = path.path_and_query().cloned().unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Uri::builder().scheme("https").authority(self.authority.clone()).path_and_query(path).build()
+        let path = path
+            .path_and_query()
+            .cloned()
+            .unwrap_or_else(|| PathAndQuery::from_static("/"));
+        Uri::builder()
+            .scheme("https")
+            .authority(self.authority.clone())
+            .path_and_query(path)
+            .build()
     }
 
     async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Status> {
-        let uri = self.absolute(request.uri()).map_err(|e| Status::internal(e.to_string()))?;
+        let uri = self
+            .absolute(request.uri())
+            .map_err(|e| Status::internal(e.to_string()))?;
         *request.uri_mut() = uri;
-        let mut live = self.connection().await.map_err(|e| unreachable_status(&e))?;
+        let mut live = self
+            .connection()
+            .await
+            .map_err(|e| unreachable_status(&e))?;
         let mut again = true;
         loop {
             let mut sender = live.sender.clone();
@@ -169,11 +218,17 @@ impl Shared {
                         again = false;
                         request = unsent;
                         self.live.store(None);
-                        live = self.connection().await.map_err(|e| unreachable_status(&e))?;
+                        live = self
+                            .connection()
+                            .await
+                            .map_err(|e| unreachable_status(&e))?;
                     }
                     _ => {
                         let source = e.into_error();
-                        return Err(unreachable_status(&ChannelError::Http { target: self.target(), source }));
+                        return Err(unreachable_status(&ChannelError::Http {
+                            target: self.target(),
+                            source,
+                        }));
                     }
                 },
             }

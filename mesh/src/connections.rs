@@ -25,7 +25,10 @@ impl ConnectionTable {
     pub fn enter(&self, service: &'static str, peer: Arc<PeerInfo>) -> Listed {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
         self.0.open.lock().insert(id, (service, peer));
-        Listed { table: self.clone(), id }
+        Listed {
+            table: self.clone(),
+            id,
+        }
     }
 
     pub fn len(&self) -> usize {

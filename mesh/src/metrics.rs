@@ -21,9 +21,21 @@ pub struct MeshMetrics {
 impl MeshMetrics {
     pub fn new(metrics: &Metrics) -> Self {
         Self {
-            connections: metrics.register("mesh_connections", "Open server connections", Gauge::default()),
-            accepted: metrics.register("mesh_connections_accepted", "Accepted connections", Counter::default()),
-            refused: metrics.register("mesh_handshakes_refused", "Refused handshakes by reason", Family::default()),
+            connections: metrics.register(
+                "mesh_connections",
+                "Open server connections",
+                Gauge::default(),
+            ),
+            accepted: metrics.register(
+                "mesh_connections_accepted",
+                "Accepted connections",
+                Counter::default(),
+            ),
+            refused: metrics.register(
+                "mesh_handshakes_refused",
+                "Refused handshakes by reason",
+                Family::default(),
+            ),
         }
     }
 

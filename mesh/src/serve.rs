@@ -39,9 +39,17 @@ pub struct ServeOptions {
 }
 
 /// Serves until `stop` is cancelled, then drains. Returns when every connection has ended.
-pub async fn serve<S, B>(listener: TcpListener, service: S, options: ServeOptions, stop: CancellationToken)
-where
-    S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+pub async fn serve<S, B>(
+    listener: TcpListener,
+    service: S,
+    options: ServeOptions,
+    stop: CancellationToken,
+) where
+    S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
+        + Clone
+        + Send
+        + Sync
+        + 'static,
     S::Future: Send,
     B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -65,9 +73,10 @@ where
                 continue;
             }
         };
-        let (Ok(place), Ok(handshake)) =
-            (Arc::clone(&room).try_acquire_owned(), Arc::clone(&handshakes).try_acquire_owned())
-        else {
+        let (Ok(place), Ok(handshake)) = (
+            Arc::clone(&room).try_acquire_owned(),
+            Arc::clone(&handshakes).try_acquire_owned(),
+        ) else {
             options.metrics.refuse("busy");
             continue;
         };
@@ -85,7 +94,11 @@ where
     tasks.close();
     let drain = Duration::from_secs(options.limits.drain_seconds);
     if timeout(drain, tasks.wait()).await.is_err() {
-        tracing::warn!(service = options.service, connections = tasks.len(), "drain took too long; connections are cut");
+        tracing::warn!(
+            service = options.service,
+            connections = tasks.len(),
+            "drain took too long; connections are cut"
+        );
         force.cancel();
         tasks.wait().await;
     }
@@ -98,7 +111,9 @@ struct TlsConfigs {
 
 impl TlsConfigs {
     fn new(options: &ServeOptions) -> Self {
-        let configs = Self { built: parking_lot::Mutex::new(None) };
+        let configs = Self {
+            built: parking_lot::Mutex::new(None),
+        };
         configs.current(options);
         configs
     }
@@ -134,9 +149,18 @@ struct Connection {
 }
 
 impl Connection {
-    async fn run<S, B>(self, tcp: TcpStream, config: Option<Arc<ServerConfig>>, slot: OwnedSemaphorePermit, service: S)
-    where
-        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+    async fn run<S, B>(
+        self,
+        tcp: TcpStream,
+        config: Option<Arc<ServerConfig>>,
+        slot: OwnedSemaphorePermit,
+        service: S,
+    ) where
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send,
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -144,7 +168,10 @@ impl Connection {
         let Some(config) = config else {
             return self.options.metrics.refuse("no_identity");
         };
-        let handshake = timeout(self.options.limits.handshake_timeout(), self.handshake(tcp, config));
+        let handshake = timeout(
+            self.options.limits.handshake_timeout(),
+            self.handshake(tcp, config),
+        );
         let handshake = tokio::select! {
             done = handshake => done,
             () = self.stop.cancelled() => return,
@@ -166,20 +193,37 @@ impl Connection {
         config: Arc<ServerConfig>,
     ) -> Result<(TlsStream<TcpStream>, PeerInfo), &'static str> {
         tcp.set_nodelay(true).map_err(|_| "socket")?;
-        let stream = TlsAcceptor::from(config).accept(tcp).await.map_err(|e| reason(&e))?;
+        let stream = TlsAcceptor::from(config)
+            .accept(tcp)
+            .await
+            .map_err(|e| reason(&e))?;
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(tls::ALPN) {
             return Err("no_h2");
         }
-        let leaf = session.peer_certificates().and_then(|c| c.first()).ok_or("no_certificate")?;
+        let leaf = session
+            .peer_certificates()
+            .and_then(|c| c.first())
+            .ok_or("no_certificate")?;
         let certificate = PeerCertificate::parse(leaf).map_err(|e| e.reason())?;
         let class = self.options.classes.classify(&certificate.id);
-        Ok((stream, PeerInfo { certificate, class, addr: self.addr }))
+        Ok((
+            stream,
+            PeerInfo {
+                certificate,
+                class,
+                addr: self.addr,
+            },
+        ))
     }
 
     async fn serve<S, B>(self, stream: TlsStream<TcpStream>, peer: PeerInfo, service: S)
     where
-        S: Service<Request<Body>, Response = Response<B>, Error = Infallible> + Clone + Send + Sync + 'static,
+        S: Service<Request<Body>, Response = Response<B>, Error = Infallible>
+            + Clone
+            + Send
+            + Sync
+            + 'static,
         S::Future: Send,
         B: http_body::Body<Data = bytes::Bytes> + Send + 'static,
         B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
@@ -188,14 +232,19 @@ impl Connection {
         let metrics = &self.options.metrics;
         metrics.accepted.inc();
         metrics.connections.inc();
-        let _listed = self.options.table.enter(self.options.service, Arc::clone(&peer));
+        let _listed = self
+            .options
+            .table
+            .enter(self.options.service, Arc::clone(&peer));
         let certificate_end = self.expiry(&peer);
         let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Arc::clone(&peer));
             service.clone().call(request)
         });
-        let connection = self.builder().serve_connection(TokioIo::new(stream), handler);
+        let connection = self
+            .builder()
+            .serve_connection(TokioIo::new(stream), handler);
         let mut connection = pin!(connection);
         let ended = tokio::select! {
             ended = connection.as_mut() => Some(ended),
@@ -205,7 +254,8 @@ impl Connection {
         };
         if ended.is_none() {
             connection.as_mut().graceful_shutdown();
-            let grace = Instant::now() + Duration::from_secs(self.options.limits.max_age_grace_seconds);
+            let grace =
+                Instant::now() + Duration::from_secs(self.options.limits.max_age_grace_seconds);
             tokio::select! {
                 _ = connection.as_mut() => {}
                 () = sleep_until(grace.min(certificate_end + Duration::from_secs(5))) => {}
@@ -235,7 +285,11 @@ impl Connection {
     }
 
     fn expiry(&self, peer: &PeerInfo) -> Instant {
-        Instant::now() + peer.certificate.not_after.saturating_sub(self.options.clock.now())
+        Instant::now()
+            + peer
+                .certificate
+                .not_after
+                .saturating_sub(self.options.clock.now())
     }
 }
 
@@ -257,13 +311,18 @@ fn reason(error: &std::io::Error) -> &'static str {
         Error::PeerIncompatible(_) => "incompatible",
         Error::InvalidCertificate(e) => match e {
             CertificateError::Expired | CertificateError::ExpiredContext { .. } => "expired",
-            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => "not_yet_valid",
-            CertificateError::UnknownIssuer => "unknown_issuer",
-            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => "purpose",
-            CertificateError::BadSignature => "signature",
-            CertificateError::Other(other) => {
-                other.0.downcast_ref::<PeerError>().map_or("certificate", PeerError::reason)
+            CertificateError::NotValidYet | CertificateError::NotValidYetContext { .. } => {
+                "not_yet_valid"
             }
+            CertificateError::UnknownIssuer => "unknown_issuer",
+            CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
+                "purpose"
+            }
+            CertificateError::BadSignature => "signature",
+            CertificateError::Other(other) => other
+                .0
+                .downcast_ref::<PeerError>()
+                .map_or("certificate", PeerError::reason),
             _ => "certificate",
         },
         _ => "tls",

@@ -41,7 +41,11 @@ fn write_message(
         }
         write_field(&mut body, &field, &limits(pool, &field)?)?;
     }
-    let (at, out) = if body.is_empty() { ("_at", "_out") } else { ("at", "out") };
+    let (at, out) = if body.is_empty() {
+        ("_at", "_out")
+    } else {
+        ("at", "out")
+    };
     writeln!(
         code,
         "impl Validate for {} {{\n    fn validate(&self, {at}: &Path<'_>, {out}: &mut Violations) {{\n{body}    }}\n}}",
@@ -50,7 +54,11 @@ fn write_message(
     Ok(())
 }
 
-fn write_field(body: &mut String, field: &FieldDescriptor, l: &Limits) -> Result<(), Box<dyn Error>> {
+fn write_field(
+    body: &mut String,
+    field: &FieldDescriptor,
+    l: &Limits,
+) -> Result<(), Box<dyn Error>> {
     let name = field.name();
     let ident = rust_ident(name);
     let path = format!("&at.field({name:?})");
@@ -59,20 +67,49 @@ fn write_field(body: &mut String, field: &FieldDescriptor, l: &Limits) -> Result
             return Err("a map without an entry".into());
         };
         let value = check("&here", "v", &entry.map_entry_value_field(), l)?;
-        writeln!(body, "        check::count({path}, self.{ident}.len(), {}, {}, out);", l.required, l.max_items)?;
-        writeln!(body, "        for (k, v) in &self.{ident} {{\n            let field = at.field({name:?});\n            let here = field.key(k);\n            check::text(&here, k, &TextRule::KEY, out);\n            {value}\n        }}")?;
+        writeln!(
+            body,
+            "        check::count({path}, self.{ident}.len(), {}, {}, out);",
+            l.required, l.max_items
+        )?;
+        writeln!(
+            body,
+            "        for (k, v) in &self.{ident} {{\n            let field = at.field({name:?});\n            let here = field.key(k);\n            check::text(&here, k, &TextRule::KEY, out);\n            {value}\n        }}"
+        )?;
     } else if field.cardinality() == Cardinality::Repeated {
         let required = l.required && field.kind() == Kind::String;
-        let item = check("&here", "v", field, &Limits { required, ..copy(l) })?;
-        writeln!(body, "        check::count({path}, self.{ident}.len(), {}, {}, out);", l.required, l.max_items)?;
+        let item = check(
+            "&here",
+            "v",
+            field,
+            &Limits {
+                required,
+                ..copy(l)
+            },
+        )?;
+        writeln!(
+            body,
+            "        check::count({path}, self.{ident}.len(), {}, {}, out);",
+            l.required, l.max_items
+        )?;
         if !item.is_empty() {
-            writeln!(body, "        for (i, v) in self.{ident}.iter().enumerate() {{\n            let field = at.field({name:?});\n            let here = field.index(i);\n            {item}\n        }}")?;
+            writeln!(
+                body,
+                "        for (i, v) in self.{ident}.iter().enumerate() {{\n            let field = at.field({name:?});\n            let here = field.index(i);\n            {item}\n        }}"
+            )?;
         }
     } else if matches!(field.kind(), Kind::Message(_)) {
-        writeln!(body, "        check::message({path}, self.{ident}.as_ref(), {}, {}, out);", l.required, l.max_items)?;
+        writeln!(
+            body,
+            "        check::message({path}, self.{ident}.as_ref(), {}, {}, out);",
+            l.required, l.max_items
+        )?;
     } else if field.supports_presence() {
         let value = check(&path, "v", field, l)?;
-        writeln!(body, "        if let Some(v) = &self.{ident} {{\n            {value}\n        }}")?;
+        writeln!(
+            body,
+            "        if let Some(v) = &self.{ident} {{\n            {value}\n        }}"
+        )?;
     } else {
         let value = check(&path, &format!("&self.{ident}"), field, l)?;
         if !value.is_empty() {
@@ -83,13 +120,21 @@ fn write_field(body: &mut String, field: &FieldDescriptor, l: &Limits) -> Result
 }
 
 /// The statement that checks one value, given an expression for a reference to it.
-fn check(path: &str, v: &str, field: &FieldDescriptor, l: &Limits) -> Result<String, Box<dyn Error>> {
+fn check(
+    path: &str,
+    v: &str,
+    field: &FieldDescriptor,
+    l: &Limits,
+) -> Result<String, Box<dyn Error>> {
     Ok(match field.kind() {
         Kind::String => format!(
             "check::text({path}, {v}, &TextRule {{ required: {}, format: {}, min_len: {}, max_len: {} }}, out);",
             l.required, l.format, l.min_len, l.max_len
         ),
-        Kind::Bytes => format!("check::bytes({path}, {v}, {}, {}, out);", l.required, l.max_len),
+        Kind::Bytes => format!(
+            "check::bytes({path}, {v}, {}, {}, out);",
+            l.required, l.max_len
+        ),
         Kind::Enum(e) => format!(
             "check::enumeration({path}, i32::clone({v}), {}, {}::try_from(i32::clone({v})).is_ok(), out);",
             l.required,
@@ -98,7 +143,9 @@ fn check(path: &str, v: &str, field: &FieldDescriptor, l: &Limits) -> Result<Str
         Kind::Message(_) => format!("{v}.validate({path}, out);"),
         Kind::Bool => String::new(),
         Kind::Double | Kind::Float => number(path, &format!("f64::from(*({v}))"), l),
-        _ if l.required || l.gte.is_some() || l.lte.is_some() => number(path, &format!("*({v}) as f64"), l),
+        _ if l.required || l.gte.is_some() || l.lte.is_some() => {
+            number(path, &format!("*({v}) as f64"), l)
+        }
         _ => String::new(),
     })
 }

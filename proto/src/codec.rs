@@ -106,7 +106,11 @@ mod tests {
 
     fn fields(status: &Status) -> Vec<String> {
         let details = status.get_details_bad_request().unwrap();
-        details.field_violations.into_iter().map(|v| v.field).collect()
+        details
+            .field_violations
+            .into_iter()
+            .map(|v| v.field)
+            .collect()
     }
 
     #[test]
@@ -128,9 +132,15 @@ mod tests {
 
     #[test]
     fn missing_oversized_and_nul_texts_are_refused() {
-        assert_eq!(fields(&refusal(&auth::LoginRequest::default())), ["username", "password"]);
+        assert_eq!(
+            fields(&refusal(&auth::LoginRequest::default())),
+            ["username", "password"]
+        );
         for bad in ["a\0b".to_owned(), "x".repeat(65)] {
-            let request = auth::LoginRequest { username: bad, password: "p".into() };
+            let request = auth::LoginRequest {
+                username: bad,
+                password: "p".into(),
+            };
             assert_eq!(fields(&refusal(&request)), ["username"]);
         }
     }
@@ -166,7 +176,13 @@ mod tests {
 
     #[test]
     fn good_messages_pass() {
-        let request = auth::LoginRequest { username: "ada".into(), password: "p".into() };
-        assert_eq!(decode::<auth::LoginRequest>(request.encode_to_vec().as_slice()).unwrap(), request);
+        let request = auth::LoginRequest {
+            username: "ada".into(),
+            password: "p".into(),
+        };
+        assert_eq!(
+            decode::<auth::LoginRequest>(request.encode_to_vec().as_slice()).unwrap(),
+            request
+        );
     }
 }

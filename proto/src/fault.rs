@@ -33,7 +33,11 @@ pub fn invalid_field(field: &str, description: &str) -> Status {
 pub fn not_found(kind: &str, name: &str) -> Status {
     let mut details = info("NOT_FOUND");
     details.set_resource_info(kind, name, "", "");
-    Status::with_error_details(Code::NotFound, format!("there is no {kind} {name:?}"), details)
+    Status::with_error_details(
+        Code::NotFound,
+        format!("there is no {kind} {name:?}"),
+        details,
+    )
 }
 
 /// A state that does not allow the call.

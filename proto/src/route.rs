@@ -39,8 +39,13 @@ pub struct TemplateError {
 
 impl Template {
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
-        let fail = |problem| TemplateError { template: text.to_owned(), problem };
-        let rest = text.strip_prefix('/').ok_or_else(|| fail("must start with '/'"))?;
+        let fail = |problem| TemplateError {
+            template: text.to_owned(),
+            problem,
+        };
+        let rest = text
+            .strip_prefix('/')
+            .ok_or_else(|| fail("must start with '/'"))?;
         let mut template = Self {
             text: text.to_owned(),
             segments: Vec::new(),
@@ -111,7 +116,10 @@ impl Template {
                     .map(|p| decode(p, single))
                     .collect::<Option<Vec<_>>>()?
                     .join("/");
-                Some(Binding { field: v.field.clone(), value: text })
+                Some(Binding {
+                    field: v.field.clone(),
+                    value: text,
+                })
             })
             .collect()
     }
@@ -181,7 +189,9 @@ fn decode(text: &str, slash: bool) -> Option<String> {
 }
 
 fn hex(byte: u8) -> Option<u8> {
-    char::from(byte).to_digit(16).and_then(|d| u8::try_from(d).ok())
+    char::from(byte)
+        .to_digit(16)
+        .and_then(|d| u8::try_from(d).ok())
 }
 
 /// A field and the text that the path gave it.
@@ -202,7 +212,12 @@ struct Node<T> {
 
 impl<T> Default for Node<T> {
     fn default() -> Self {
-        Self { literals: BTreeMap::new(), one: None, many: None, ends: BTreeMap::new() }
+        Self {
+            literals: BTreeMap::new(),
+            one: None,
+            many: None,
+            ends: BTreeMap::new(),
+        }
     }
 }
 
@@ -214,7 +229,9 @@ pub struct Router<T> {
 
 impl<T> Default for Router<T> {
     fn default() -> Self {
-        Self { root: Node::default() }
+        Self {
+            root: Node::default(),
+        }
     }
 }
 
@@ -260,7 +277,14 @@ impl<T> Router<T> {
         {
             let end = bound.len() - 1;
             bound[end] = last;
-            found = find(&self.root, &bound, 0, &Some(verb.to_owned()), method, &mut others);
+            found = find(
+                &self.root,
+                &bound,
+                0,
+                &Some(verb.to_owned()),
+                method,
+                &mut others,
+            );
         }
         match found {
             Some((template, target)) => match template.bind(&bound) {
@@ -288,11 +312,18 @@ fn find<'a, T>(
     let Some(part) = parts.get(at) else {
         return end(node, verb, method, others);
     };
-    let literal = node.literals.get(*part).and_then(|n| find(n, parts, at + 1, verb, method, others));
+    let literal = node
+        .literals
+        .get(*part)
+        .and_then(|n| find(n, parts, at + 1, verb, method, others));
     let one = || node.one.as_deref().filter(|_| !part.is_empty());
     literal
         .or_else(|| one().and_then(|n| find(n, parts, at + 1, verb, method, others)))
-        .or_else(|| node.many.as_deref().and_then(|n| end(n, verb, method, others)))
+        .or_else(|| {
+            node.many
+                .as_deref()
+                .and_then(|n| end(n, verb, method, others))
+        })
 }
 
 fn end<'a, T>(
@@ -316,7 +347,9 @@ mod tests {
     fn router(routes: &[(&str, &str, u32)]) -> Router<u32> {
         let mut router = Router::default();
         for (method, path, target) in routes {
-            router.insert(method, Template::parse(path).unwrap(), *target).unwrap();
+            router
+                .insert(method, Template::parse(path).unwrap(), *target)
+                .unwrap();
         }
         router
     }
@@ -331,8 +364,22 @@ mod tests {
     #[test]
     fn refuses_broken_templates() {
         for bad in [
-            "", "a", "/", "/a//b", "/{", "/{a", "/{a}/{a}", "/{1}", "/**/a", "/a b", "/{a=**}/b",
-            "/a:", "/a:b:c", "/{a=}", "/%20", "/{a.}",
+            "",
+            "a",
+            "/",
+            "/a//b",
+            "/{",
+            "/{a",
+            "/{a}/{a}",
+            "/{1}",
+            "/**/a",
+            "/a b",
+            "/{a=**}/b",
+            "/a:",
+            "/a:b:c",
+            "/{a=}",
+            "/%20",
+            "/{a.}",
         ] {
             assert!(Template::parse(bad).is_err(), "{bad:?} was accepted");
         }
@@ -340,25 +387,45 @@ mod tests {
 
     #[test]
     fn literals_win_over_wildcards() {
-        let r = router(&[("GET", "/a/{x}", 1), ("GET", "/a/b", 2), ("GET", "/{x=**}", 3), ("GET", "/a/{x}/c", 4)]);
+        let r = router(&[
+            ("GET", "/a/{x}", 1),
+            ("GET", "/a/b", 2),
+            ("GET", "/{x=**}", 3),
+            ("GET", "/a/{x}/c", 4),
+        ]);
         assert_eq!(target(&r, "GET", "/a/b").unwrap().0, 2);
         assert_eq!(target(&r, "GET", "/a/z").unwrap(), (1, vec!["z".into()]));
         assert_eq!(target(&r, "GET", "/a/b/c").unwrap(), (4, vec!["b".into()]));
-        assert_eq!(target(&r, "GET", "/q/r/s").unwrap(), (3, vec!["q/r/s".into()]));
+        assert_eq!(
+            target(&r, "GET", "/q/r/s").unwrap(),
+            (3, vec!["q/r/s".into()])
+        );
     }
 
     #[test]
     fn verbs_and_colons_in_values() {
-        let r = router(&[("POST", "/v1/{name=agents/*}:reload", 1), ("GET", "/v1/{id}", 2)]);
-        assert_eq!(target(&r, "POST", "/v1/agents/a:reload").unwrap(), (1, vec!["agents/a".into()]));
-        assert_eq!(target(&r, "GET", "/v1/a:b").unwrap(), (2, vec!["a:b".into()]));
+        let r = router(&[
+            ("POST", "/v1/{name=agents/*}:reload", 1),
+            ("GET", "/v1/{id}", 2),
+        ]);
+        assert_eq!(
+            target(&r, "POST", "/v1/agents/a:reload").unwrap(),
+            (1, vec!["agents/a".into()])
+        );
+        assert_eq!(
+            target(&r, "GET", "/v1/a:b").unwrap(),
+            (2, vec!["a:b".into()])
+        );
     }
 
     #[test]
     fn slashes_in_escapes_stay_where_they_are() {
         let r = router(&[("GET", "/one/{x}", 1), ("GET", "/many/{x=**}", 2)]);
         assert_eq!(target(&r, "GET", "/one/a%2Fb").unwrap().1, ["a/b"]);
-        assert_eq!(target(&r, "GET", "/many/a%2Fb/c%20d").unwrap().1, ["a%2Fb/c d"]);
+        assert_eq!(
+            target(&r, "GET", "/many/a%2Fb/c%20d").unwrap().1,
+            ["a%2Fb/c d"]
+        );
     }
 
     #[test]
@@ -384,6 +451,9 @@ mod tests {
     #[test]
     fn the_same_path_twice_is_ambiguous() {
         let mut r = router(&[("GET", "/a/{x}", 1)]);
-        assert!(r.insert("GET", Template::parse("/a/{y}").unwrap(), 2).is_err());
+        assert!(
+            r.insert("GET", Template::parse("/a/{y}").unwrap(), 2)
+                .is_err()
+        );
     }
 }

@@ -131,7 +131,10 @@ impl MethodTable {
     pub fn from_pool(pool: &DescriptorPool, words: Vocabulary<'_>) -> Result<Self, ContractErrors> {
         let mut mistakes = Vec::new();
         let mut methods = Vec::new();
-        for service in pool.services().filter(|s| s.package_name().starts_with("tars.")) {
+        for service in pool
+            .services()
+            .filter(|s| s.package_name().starts_with("tars."))
+        {
             for method in service.methods() {
                 match read_method(pool, &method, words) {
                     Ok(read) => methods.push(read),
@@ -172,9 +175,18 @@ impl MethodTable {
 fn infrastructure() -> Vec<Method> {
     let health = Rule {
         principal: Principal::Public,
-        peers: ["auth", "orchestration", "automl", "hypersync", "gateway", "operator", "client", "worker"]
-            .map(str::to_owned)
-            .into(),
+        peers: [
+            "auth",
+            "orchestration",
+            "automl",
+            "hypersync",
+            "gateway",
+            "operator",
+            "client",
+            "worker",
+        ]
+        .map(str::to_owned)
+        .into(),
         rate: RateClass::Internal,
         audit: AuditLevel::None,
         deadline: Some(Duration::from_secs(5)),
@@ -199,12 +211,25 @@ fn infrastructure() -> Vec<Method> {
         summary: String::new(),
         descriptor: None,
     };
-    let watch = Rule { deadline: None, ..health.clone() };
+    let watch = Rule {
+        deadline: None,
+        ..health.clone()
+    };
     vec![
         entry("grpc.health.v1.Health", "Check", &health, false),
         entry("grpc.health.v1.Health", "Watch", &watch, true),
-        entry("grpc.reflection.v1.ServerReflection", "ServerReflectionInfo", &reflection, true),
-        entry("grpc.reflection.v1alpha.ServerReflection", "ServerReflectionInfo", &reflection, true),
+        entry(
+            "grpc.reflection.v1.ServerReflection",
+            "ServerReflectionInfo",
+            &reflection,
+            true,
+        ),
+        entry(
+            "grpc.reflection.v1alpha.ServerReflection",
+            "ServerReflectionInfo",
+            &reflection,
+            true,
+        ),
     ]
 }
 
@@ -232,15 +257,25 @@ fn read_method(
     let service = method.parent_service().full_name().to_owned();
     let path = format!("/{service}/{}", method.name());
     let label = |mistakes: Vec<String>| -> Vec<String> {
-        mistakes.into_iter().map(|m| format!("{path}: {m}")).collect()
+        mistakes
+            .into_iter()
+            .map(|m| format!("{path}: {m}"))
+            .collect()
     };
     let mut mistakes = Vec::new();
-    let rule = read_rule(pool, method, words).map_err(|e| mistakes.extend(e)).ok();
-    let routes = read_routes(pool, method).map_err(|e| mistakes.extend(e)).ok();
+    let rule = read_rule(pool, method, words)
+        .map_err(|e| mistakes.extend(e))
+        .ok();
+    let routes = read_routes(pool, method)
+        .map_err(|e| mistakes.extend(e))
+        .ok();
     let (Some(rule), Some(routes)) = (rule, routes) else {
         return Err(label(mistakes));
     };
-    let level = method.options().get_field_by_name("idempotency_level").and_then(|v| v.as_enum_number());
+    let level = method
+        .options()
+        .get_field_by_name("idempotency_level")
+        .and_then(|v| v.as_enum_number());
     Ok(Method {
         index: 0,
         path: path.clone(),
@@ -271,9 +306,9 @@ fn comment(method: &MethodDescriptor) -> String {
         .unwrap_or_default()
 }
 
-fn extension<'a>(
+fn extension(
     pool: &DescriptorPool,
-    method: &'a MethodDescriptor,
+    method: &MethodDescriptor,
     name: &str,
 ) -> Option<DynamicMessage> {
     let extension = pool.get_extension_by_name(name)?;
@@ -296,7 +331,9 @@ fn text(message: &DynamicMessage, name: &str) -> Option<String> {
 }
 
 fn number(message: &DynamicMessage, name: &str) -> i32 {
-    field(message, name).and_then(|v| v.as_enum_number()).unwrap_or_default()
+    field(message, name)
+        .and_then(|v| v.as_enum_number())
+        .unwrap_or_default()
 }
 
 fn read_rule(
@@ -308,12 +345,17 @@ fn read_rule(
         return Err(vec!["has no rule (tars.policy.v1.rule)".into()]);
     };
     let mut mistakes = Vec::new();
-    let principal = read_principal(&option, words).map_err(|e| mistakes.push(e)).ok();
+    let principal = read_principal(&option, words)
+        .map_err(|e| mistakes.push(e))
+        .ok();
     let peers = read_peers(&option);
     if peers.is_empty() {
         mistakes.push("lists no peers".into());
     }
-    for unknown in peers.iter().filter(|p| !words.peer_classes.contains(&p.as_str())) {
+    for unknown in peers
+        .iter()
+        .filter(|p| !words.peer_classes.contains(&p.as_str()))
+    {
         mistakes.push(format!("names the unknown peer class {unknown:?}"));
     }
     let rate = match number(&option, "rate") {
@@ -341,21 +383,29 @@ fn read_rule(
         mistakes.push("is unary and has no deadline".into());
     }
     match (principal, rate, audit) {
-        (Some(principal), Some(rate), Some(audit)) if mistakes.is_empty() => {
-            Ok(Rule { principal, peers, rate, audit, deadline })
-        }
+        (Some(principal), Some(rate), Some(audit)) if mistakes.is_empty() => Ok(Rule {
+            principal,
+            peers,
+            rate,
+            audit,
+            deadline,
+        }),
         _ => Err(mistakes),
     }
 }
 
 fn read_principal(option: &DynamicMessage, words: Vocabulary<'_>) -> Result<Principal, String> {
-    let public = field(option, "public").and_then(|v| v.as_bool()).unwrap_or_default();
+    let public = field(option, "public")
+        .and_then(|v| v.as_bool())
+        .unwrap_or_default();
     let permission = text(option, "permission");
     let workload = number(option, "caller") == 1;
     match (public, permission, workload) {
         (true, None, false) => Ok(Principal::Public),
         (false, None, true) => Ok(Principal::Workload),
-        (false, Some(p), false) if words.permissions.contains(&p.as_str()) => Ok(Principal::Permission(p)),
+        (false, Some(p), false) if words.permissions.contains(&p.as_str()) => {
+            Ok(Principal::Permission(p))
+        }
         (false, Some(p), false) => Err(format!("names the unknown permission {p:?}")),
         _ => Err("must have exactly one of public, permission and caller".into()),
     }
@@ -365,18 +415,32 @@ fn read_peers(option: &DynamicMessage) -> Vec<String> {
     let Some(Value::List(peers)) = field(option, "peers") else {
         return Vec::new();
     };
-    peers.iter().filter_map(Value::as_str).map(str::to_owned).collect()
+    peers
+        .iter()
+        .filter_map(Value::as_str)
+        .map(str::to_owned)
+        .collect()
 }
 
 fn read_deadline(option: &DynamicMessage) -> Option<Duration> {
     let value = field(option, "deadline")?;
     let message = value.as_message()?;
-    let seconds = field(message, "seconds").and_then(|v| v.as_i64()).unwrap_or_default();
-    let nanos = field(message, "nanos").and_then(|v| v.as_i32()).unwrap_or_default();
-    Some(Duration::new(u64::try_from(seconds).ok()?, u32::try_from(nanos).ok()?))
+    let seconds = field(message, "seconds")
+        .and_then(|v| v.as_i64())
+        .unwrap_or_default();
+    let nanos = field(message, "nanos")
+        .and_then(|v| v.as_i32())
+        .unwrap_or_default();
+    Some(Duration::new(
+        u64::try_from(seconds).ok()?,
+        u32::try_from(nanos).ok()?,
+    ))
 }
 
-fn read_routes(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Vec<Route>, Vec<String>> {
+fn read_routes(
+    pool: &DescriptorPool,
+    method: &MethodDescriptor,
+) -> Result<Vec<Route>, Vec<String>> {
     let Some(rule) = extension(pool, method, "google.api.http") else {
         return Ok(Vec::new());
     };
@@ -391,7 +455,11 @@ fn read_routes(pool: &DescriptorPool, method: &MethodDescriptor) -> Result<Vec<R
             Err(mistake) => mistakes.push(mistake),
         }
     }
-    if mistakes.is_empty() { Ok(routes) } else { Err(mistakes) }
+    if mistakes.is_empty() {
+        Ok(routes)
+    } else {
+        Err(mistakes)
+    }
 }
 
 fn read_route(method: &MethodDescriptor, binding: &DynamicMessage) -> Result<Route, String> {
@@ -402,16 +470,29 @@ fn read_route(method: &MethodDescriptor, binding: &DynamicMessage) -> Result<Rou
     let template = Template::parse(&path).map_err(|e| e.to_string())?;
     for variable in template.variables() {
         if !resolves(method.input(), variable) {
-            return Err(format!("{path} binds the unknown field {}", variable.join(".")));
+            return Err(format!(
+                "{path} binds the unknown field {}",
+                variable.join(".")
+            ));
         }
     }
     let body = match text(binding, "body").as_deref() {
         None | Some("") => Body::None,
         Some("*") => Body::Whole,
-        Some(name) if method.input().get_field_by_name(name).is_some() => Body::Field(name.to_owned()),
-        Some(name) => return Err(format!("{path} takes its body into the unknown field {name}")),
+        Some(name) if method.input().get_field_by_name(name).is_some() => {
+            Body::Field(name.to_owned())
+        }
+        Some(name) => {
+            return Err(format!(
+                "{path} takes its body into the unknown field {name}"
+            ));
+        }
     };
-    Ok(Route { method: verb, template, body })
+    Ok(Route {
+        method: verb,
+        template,
+        body,
+    })
 }
 
 fn resolves(mut message: MessageDescriptor, path: &[String]) -> bool {
@@ -434,21 +515,48 @@ fn resolves(mut message: MessageDescriptor, path: &[String]) -> bool {
 mod tests {
     use super::*;
 
-    const CLASSES: &[&str] =
-        &["auth", "orchestration", "automl", "hypersync", "gateway", "worker", "operator", "client"];
+    const CLASSES: &[&str] = &[
+        "auth",
+        "orchestration",
+        "automl",
+        "hypersync",
+        "gateway",
+        "worker",
+        "operator",
+        "client",
+    ];
 
     fn permissions() -> Vec<&'static str> {
         vec![
-            "session.self", "users.read", "users.write", "apikeys.read", "apikeys.write",
-            "signingkeys.read", "audit.read", "agents.read", "agents.step", "agents.reload",
-            "games.solve", "training.read", "training.write", "studies.read", "studies.write",
-            "proposals.read", "proposals.write", "proposals.approve", "proposals.apply",
+            "session.self",
+            "users.read",
+            "users.write",
+            "apikeys.read",
+            "apikeys.write",
+            "signingkeys.read",
+            "audit.read",
+            "agents.read",
+            "agents.step",
+            "agents.reload",
+            "games.solve",
+            "training.read",
+            "training.write",
+            "studies.read",
+            "studies.write",
+            "proposals.read",
+            "proposals.write",
+            "proposals.approve",
+            "proposals.apply",
         ]
     }
 
     #[test]
     fn the_embedded_contract_is_sound() {
-        let table = MethodTable::build(Vocabulary { peer_classes: CLASSES, permissions: &permissions() }).unwrap();
+        let table = MethodTable::build(Vocabulary {
+            peer_classes: CLASSES,
+            permissions: &permissions(),
+        })
+        .unwrap();
         let login = table.get("/tars.auth.v1.AuthService/Login").unwrap();
         assert_eq!(login.rule.principal, Principal::Public);
         assert_eq!(login.routes[0].template.to_string(), "/auth/login");
@@ -459,11 +567,17 @@ mod tests {
 
     #[test]
     fn unknown_words_are_all_reported() {
-        let words = Vocabulary { peer_classes: &["gateway"], permissions: &[] };
+        let words = Vocabulary {
+            peer_classes: &["gateway"],
+            permissions: &[],
+        };
         let errors = MethodTable::build(words).unwrap_err();
         let text = errors.to_string();
         assert!(text.contains("unknown peer class \"operator\""), "{text}");
-        assert!(text.contains("unknown permission \"users.write\""), "{text}");
+        assert!(
+            text.contains("unknown permission \"users.write\""),
+            "{text}"
+        );
     }
 
     fn compile(methods: &str) -> DescriptorPool {
@@ -475,7 +589,9 @@ mod tests {
         );
         let mut files = protox::file::ChainFileResolver::new();
         files.add(Source(source));
-        files.add(protox::file::IncludeFileResolver::new(env!("CARGO_MANIFEST_DIR").into()));
+        files.add(protox::file::IncludeFileResolver::new(
+            env!("CARGO_MANIFEST_DIR").into(),
+        ));
         files.add(protox::file::GoogleFileResolver::new());
         let mut compiler = protox::Compiler::with_file_resolver(files);
         compiler.include_imports(true).open_file("x.proto").unwrap();
@@ -505,8 +621,13 @@ mod tests {
                option (tars.policy.v1.rule) = { public: true peers: [\"gateway\"] rate: RATE_CLASS_USER audit: AUDIT_LEVEL_NONE deadline { seconds: 1 } }; }
              rpc E(Q) returns (R) { option (tars.policy.v1.rule) = { public: true }; }",
         );
-        let words = Vocabulary { peer_classes: CLASSES, permissions: &[] };
-        let text = MethodTable::from_pool(&pool, words).unwrap_err().to_string();
+        let words = Vocabulary {
+            peer_classes: CLASSES,
+            permissions: &[],
+        };
+        let text = MethodTable::from_pool(&pool, words)
+            .unwrap_err()
+            .to_string();
         for expected in [
             "/tars.x.v1.S/A: has no rule",
             "/tars.x.v1.S/B: must have exactly one of",

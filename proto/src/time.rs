@@ -10,7 +10,9 @@ pub fn timestamp(us: i64) -> Timestamp {
 }
 
 pub fn micros(at: &Timestamp) -> i64 {
-    at.seconds.saturating_mul(1_000_000).saturating_add(i64::from(at.nanos / 1000))
+    at.seconds
+        .saturating_mul(1_000_000)
+        .saturating_add(i64::from(at.nanos / 1000))
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ pub trait Validate {
 
 #[derive(Debug, Clone, Copy)]
 pub struct Path<'a> {
-    parent: Option<&'a Path<'a>>,
+    parent: Option<&'a Self>,
     step: Step<'a>,
 }
 
@@ -31,18 +31,30 @@ enum Step<'a> {
 }
 
 impl<'a> Path<'a> {
-    pub const ROOT: Path<'static> = Path { parent: None, step: Step::Root };
+    pub const ROOT: Path<'static> = Path {
+        parent: None,
+        step: Step::Root,
+    };
 
-    pub fn field(&'a self, name: &'a str) -> Path<'a> {
-        Path { parent: Some(self), step: Step::Field(name) }
+    pub fn field(&'a self, name: &'a str) -> Self {
+        Path {
+            parent: Some(self),
+            step: Step::Field(name),
+        }
     }
 
-    pub fn index(&'a self, index: usize) -> Path<'a> {
-        Path { parent: Some(self), step: Step::Index(index) }
+    pub fn index(&'a self, index: usize) -> Self {
+        Path {
+            parent: Some(self),
+            step: Step::Index(index),
+        }
     }
 
-    pub fn key(&'a self, key: &'a str) -> Path<'a> {
-        Path { parent: Some(self), step: Step::Key(key) }
+    pub fn key(&'a self, key: &'a str) -> Self {
+        Path {
+            parent: Some(self),
+            step: Step::Key(key),
+        }
     }
 
     fn is_root(&self) -> bool {
@@ -74,7 +86,8 @@ pub struct Violations {
 impl Violations {
     pub fn add(&mut self, at: &Path<'_>, description: impl Into<String>) {
         if self.found.len() < MAX_VIOLATIONS {
-            self.found.push(FieldViolation::new(at.to_string(), description));
+            self.found
+                .push(FieldViolation::new(at.to_string(), description));
         } else {
             self.more += 1;
         }
@@ -101,7 +114,12 @@ pub struct TextRule {
 }
 
 impl TextRule {
-    pub const KEY: Self = Self { required: true, format: 0, min_len: 0, max_len: 128 };
+    pub const KEY: Self = Self {
+        required: true,
+        format: 0,
+        min_len: 0,
+        max_len: 128,
+    };
 }
 
 /// Lower-case letters, digits, `-`, `_`, `.`; starts with a letter or digit; at most 64.
@@ -137,7 +155,10 @@ pub(crate) mod check {
         let max = or(rule.max_len, DEFAULT_MAX_LEN);
         let length = value.chars().count();
         if length < rule.min_len {
-            out.add(at, format!("must have at least {} characters", rule.min_len));
+            out.add(
+                at,
+                format!("must have at least {} characters", rule.min_len),
+            );
         } else if length > max {
             out.add(at, format!("must have at most {max} characters"));
         } else if value.contains('\0') {
@@ -149,7 +170,13 @@ pub(crate) mod check {
         }
     }
 
-    pub(crate) fn bytes(at: &Path<'_>, value: &[u8], required: bool, max: usize, out: &mut Violations) {
+    pub(crate) fn bytes(
+        at: &Path<'_>,
+        value: &[u8],
+        required: bool,
+        max: usize,
+        out: &mut Violations,
+    ) {
         let max = or(max, DEFAULT_MAX_LEN);
         if required && value.is_empty() {
             out.add(at, "is required");
@@ -177,7 +204,13 @@ pub(crate) mod check {
         }
     }
 
-    pub(crate) fn enumeration(at: &Path<'_>, value: i32, required: bool, known: bool, out: &mut Violations) {
+    pub(crate) fn enumeration(
+        at: &Path<'_>,
+        value: i32,
+        required: bool,
+        known: bool,
+        out: &mut Violations,
+    ) {
         if !known {
             out.add(at, format!("has no value {value}"));
         } else if required && value == 0 {
@@ -185,7 +218,13 @@ pub(crate) mod check {
         }
     }
 
-    pub(crate) fn count(at: &Path<'_>, items: usize, required: bool, max: usize, out: &mut Violations) {
+    pub(crate) fn count(
+        at: &Path<'_>,
+        items: usize,
+        required: bool,
+        max: usize,
+        out: &mut Violations,
+    ) {
         let max = or(max, DEFAULT_MAX_ITEMS);
         if required && items == 0 {
             out.add(at, "is required");
@@ -248,7 +287,12 @@ fn validate_value(value: &prost_types::Value, at: &Path<'_>, out: &mut Violation
     match &value.kind {
         Some(Kind::NumberValue(n)) => check::number(at, *n, false, None, None, out),
         Some(Kind::StringValue(s)) => {
-            let rule = TextRule { required: false, format: 0, min_len: 0, max_len: 0 };
+            let rule = TextRule {
+                required: false,
+                format: 0,
+                min_len: 0,
+                max_len: 0,
+            };
             check::text(at, s, &rule, out);
         }
         Some(Kind::StructValue(s)) => validate_struct(s, at, out, depth),

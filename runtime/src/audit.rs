@@ -72,7 +72,9 @@ impl Record {
             method: String::new(),
             resource: String::new(),
             result: "OK".to_owned(),
-            trace_id: trace::current().map(|c| c.trace_id_hex()).unwrap_or_default(),
+            trace_id: trace::current()
+                .map(|c| c.trace_id_hex())
+                .unwrap_or_default(),
             details: BTreeMap::new(),
         }
     }
@@ -125,7 +127,10 @@ pub async fn insert(tx: &mut SqliteConnection, record: &Record) -> Result<(), sq
 }
 
 /// The oldest records that have not been carried away, with the position of the last.
-pub async fn peek(tx: &mut SqliteConnection, limit: i64) -> Result<Option<(i64, Vec<Record>)>, sqlx::Error> {
+pub async fn peek(
+    tx: &mut SqliteConnection,
+    limit: i64,
+) -> Result<Option<(i64, Vec<Record>)>, sqlx::Error> {
     let rows: Vec<(i64, String)> =
         sqlx::query_as("SELECT position, record FROM audit_outbox ORDER BY position LIMIT $1")
             .bind(limit)
@@ -144,5 +149,9 @@ pub async fn peek(tx: &mut SqliteConnection, limit: i64) -> Result<Option<(i64, 
 
 /// Removes what has been carried away.
 pub async fn remove(tx: &mut SqliteConnection, up_to: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM audit_outbox WHERE position <= $1").bind(up_to).execute(tx).await.map(drop)
+    sqlx::query("DELETE FROM audit_outbox WHERE position <= $1")
+        .bind(up_to)
+        .execute(tx)
+        .await
+        .map(drop)
 }

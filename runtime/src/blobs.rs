@@ -1,8 +1,8 @@
 //! Blobs in a local folder, named by the SHA-256 of their content.
 
-use tars_certs::secret;
 use sha2::{Digest, Sha256};
 use std::{io, path::PathBuf};
+use tars_certs::secret;
 
 #[derive(Debug, Clone)]
 pub struct Blobs {
@@ -31,13 +31,19 @@ impl Blobs {
         if digest(&content) == name {
             Ok(content)
         } else {
-            Err(io::Error::new(io::ErrorKind::InvalidData, format!("blob {name} is damaged")))
+            Err(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("blob {name} is damaged"),
+            ))
         }
     }
 }
 
 fn digest(content: &[u8]) -> String {
-    Sha256::digest(content).iter().map(|b| format!("{b:02x}")).collect()
+    Sha256::digest(content)
+        .iter()
+        .map(|b| format!("{b:02x}"))
+        .collect()
 }
 
 #[cfg(test)]
@@ -51,6 +57,9 @@ mod tests {
         let name = blobs.put(b"weights").unwrap();
         assert_eq!(blobs.get(&name).unwrap(), b"weights");
         std::fs::write(dir.path().join("b").join(&name), b"weightz").unwrap();
-        assert_eq!(blobs.get(&name).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(
+            blobs.get(&name).unwrap_err().kind(),
+            io::ErrorKind::InvalidData
+        );
     }
 }

@@ -41,8 +41,11 @@ pub struct Data {
 impl Default for Data {
     fn default() -> Self {
         let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-        let base = std::env::var_os("XDG_DATA_HOME").map_or_else(|| home.join(".local/share"), PathBuf::from);
-        Self { dir: base.join("tars") }
+        let base = std::env::var_os("XDG_DATA_HOME")
+            .map_or_else(|| home.join(".local/share"), PathBuf::from);
+        Self {
+            dir: base.join("tars"),
+        }
     }
 }
 
@@ -54,7 +57,9 @@ pub struct Trust {
 
 impl Default for Trust {
     fn default() -> Self {
-        Self { domain: "tars.local".to_owned() }
+        Self {
+            domain: "tars.local".to_owned(),
+        }
     }
 }
 
@@ -90,7 +95,15 @@ impl Listen {
     /// Any free loopback port for each.
     pub fn free() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self { auth: any, orchestration: any, automl: any, hypersync: any, gateway: any, admin: any, observe: any }
+        Self {
+            auth: any,
+            orchestration: any,
+            automl: any,
+            hypersync: any,
+            gateway: any,
+            admin: any,
+            observe: any,
+        }
     }
 }
 
@@ -176,9 +189,19 @@ pub struct ClassRule {
 
 impl Default for Certificates {
     fn default() -> Self {
-        let rule = |pattern: &str, class: &str| ClassRule { pattern: pattern.to_owned(), class: class.to_owned() };
+        let rule = |pattern: &str, class: &str| ClassRule {
+            pattern: pattern.to_owned(),
+            class: class.to_owned(),
+        };
         let mut classes = Vec::new();
-        for workload in ["auth", "orchestration", "automl", "hypersync", "gateway", "worker"] {
+        for workload in [
+            "auth",
+            "orchestration",
+            "automl",
+            "hypersync",
+            "gateway",
+            "worker",
+        ] {
             classes.push(rule(&format!("/{workload}"), workload));
             classes.push(rule(&format!("/ns/*/sa/{workload}"), workload));
         }
@@ -206,7 +229,12 @@ pub struct Credentials {
 
 impl Default for Credentials {
     fn default() -> Self {
-        Self { access_token_seconds: 900, refresh_token_days: 7, session_max_days: 30, stale_after_seconds: 10 }
+        Self {
+            access_token_seconds: 900,
+            refresh_token_days: 7,
+            session_max_days: 30,
+            stale_after_seconds: 10,
+        }
     }
 }
 
@@ -249,7 +277,10 @@ pub struct Log {
 
 impl Default for Log {
     fn default() -> Self {
-        Self { format: LogFormat::Human, level: "info".to_owned() }
+        Self {
+            format: LogFormat::Human,
+            level: "info".to_owned(),
+        }
     }
 }
 
@@ -264,7 +295,10 @@ pub struct Telemetry {
 
 impl Default for Telemetry {
     fn default() -> Self {
-        Self { otlp_endpoint: None, sample_ratio: 1.0 }
+        Self {
+            otlp_endpoint: None,
+            sample_ratio: 1.0,
+        }
     }
 }
 
@@ -277,7 +311,10 @@ pub struct Gateway {
 
 impl Default for Gateway {
     fn default() -> Self {
-        Self { max_body_bytes: 1 << 20, max_header_bytes: 16 << 10 }
+        Self {
+            max_body_bytes: 1 << 20,
+            max_header_bytes: 16 << 10,
+        }
     }
 }
 
@@ -293,7 +330,10 @@ pub struct Orchestration {
 impl Default for Orchestration {
     fn default() -> Self {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Self { learners: cores, queue: 64 }
+        Self {
+            learners: cores,
+            queue: 64,
+        }
     }
 }
 
@@ -308,7 +348,10 @@ pub struct Automl {
 
 impl Default for Automl {
     fn default() -> Self {
-        Self { parallel_trials: 2, max_running_studies: 8 }
+        Self {
+            parallel_trials: 2,
+            max_running_studies: 8,
+        }
     }
 }
 
@@ -351,7 +394,11 @@ impl Config {
             .try_into()
             .map_err(|e: toml::de::Error| ConfigErrors(vec![e.message().to_owned()]))?;
         let mistakes = config.mistakes();
-        if mistakes.is_empty() { Ok(config) } else { Err(ConfigErrors(mistakes)) }
+        if mistakes.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigErrors(mistakes))
+        }
     }
 
     fn mistakes(&self) -> Vec<String> {
@@ -361,25 +408,52 @@ impl Config {
                 out.push(text.to_owned());
             }
         };
-        require(self.listen.admin.ip().is_loopback(), "listen.admin must be a loopback address");
+        require(
+            self.listen.admin.ip().is_loopback(),
+            "listen.admin must be a loopback address",
+        );
         require(
             self.listen.gateway.ip().is_loopback(),
             "listen.gateway must be a loopback address: the gateway has no TLS yet",
         );
-        require((0.0..=1.0).contains(&self.telemetry.sample_ratio), "telemetry.sample_ratio must be between 0 and 1");
-        require(is_trust_domain(&self.trust.domain), "trust.domain must be lower-case letters, digits, '.', '-', '_'");
-        require(self.certificates.leaf_life_seconds >= 30, "certificates.leaf_life_seconds must be at least 30");
-        require(self.credentials.access_token_seconds >= 10, "credentials.access_token_seconds must be at least 10");
-        require(self.orchestration.learners >= 1, "orchestration.learners must be at least 1");
-        require(self.automl.parallel_trials >= 1, "automl.parallel_trials must be at least 1");
+        require(
+            (0.0..=1.0).contains(&self.telemetry.sample_ratio),
+            "telemetry.sample_ratio must be between 0 and 1",
+        );
+        require(
+            is_trust_domain(&self.trust.domain),
+            "trust.domain must be lower-case letters, digits, '.', '-', '_'",
+        );
+        require(
+            self.certificates.leaf_life_seconds >= 30,
+            "certificates.leaf_life_seconds must be at least 30",
+        );
+        require(
+            self.credentials.access_token_seconds >= 10,
+            "credentials.access_token_seconds must be at least 10",
+        );
+        require(
+            self.orchestration.learners >= 1,
+            "orchestration.learners must be at least 1",
+        );
+        require(
+            self.automl.parallel_trials >= 1,
+            "automl.parallel_trials must be at least 1",
+        );
         let limits = &self.limits;
         let all = [
-            limits.auth_per_minute, limits.public_per_minute, limits.user_per_minute,
-            limits.internal_per_second, limits.flood_per_second,
+            limits.auth_per_minute,
+            limits.public_per_minute,
+            limits.user_per_minute,
+            limits.internal_per_second,
+            limits.flood_per_second,
         ];
         require(all.iter().all(|l| *l > 0), "limits must be above 0");
         let c = &self.connections;
-        require(c.max > 0 && c.max_handshakes > 0 && c.max_in_flight > 0, "connections: bounds must be above 0");
+        require(
+            c.max > 0 && c.max_handshakes > 0 && c.max_in_flight > 0,
+            "connections: bounds must be above 0",
+        );
         let endpoint = self.telemetry.otlp_endpoint.as_deref();
         require(
             endpoint.is_none_or(|e| e.starts_with("http://")),
@@ -395,13 +469,15 @@ impl Config {
 }
 
 fn is_trust_domain(text: &str) -> bool {
-    let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
+    let plain =
+        |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'.' | b'-' | b'_');
     (1..=255).contains(&text.len()) && text.bytes().all(plain)
 }
 
 fn read_file(path: &Path) -> Result<Table, String> {
     let text = std::fs::read_to_string(path).map_err(|e| format!("{}: {e}", path.display()))?;
-    text.parse::<Table>().map_err(|e| format!("{}: {}", path.display(), e.message()))
+    text.parse::<Table>()
+        .map_err(|e| format!("{}: {}", path.display(), e.message()))
 }
 
 fn merge(into: &mut Table, from: Table) {
@@ -426,7 +502,10 @@ fn from_env(env: impl IntoIterator<Item = (String, String)>, mistakes: &mut Vec<
             mistakes.push(format!("{name}: must be {ENV_PREFIX}SECTION__KEY"));
             continue;
         };
-        merge(&mut table, leaf(section, key, env_value(section, key, &text)));
+        merge(
+            &mut table,
+            leaf(section, key, env_value(section, key, &text)),
+        );
     }
     table
 }
@@ -444,7 +523,10 @@ pub fn leaf(section: &str, key: &str, value: Value) -> Table {
 fn env_value(section: &str, key: &str, text: &str) -> Value {
     let as_text = Value::String(text.to_owned());
     let fits = Config::deserialize(Value::Table(leaf(section, key, as_text.clone()))).is_ok();
-    let parsed = format!("x = {text}").parse::<Table>().ok().and_then(|mut t| t.remove("x"));
+    let parsed = format!("x = {text}")
+        .parse::<Table>()
+        .ok()
+        .and_then(|mut t| t.remove("x"));
     match parsed {
         Some(value) if !fits => value,
         _ => as_text,
@@ -462,7 +544,10 @@ fn wrong_leaves(table: &Table) -> Vec<String> {
         for (key, value) in settings {
             let alone = Value::Table(leaf(section, key, value.clone()));
             if let Err(e) = Config::deserialize(alone) {
-                mistakes.push(format!("{section}.{key}: {}", e.message().lines().next().unwrap_or_default()));
+                mistakes.push(format!(
+                    "{section}.{key}: {}",
+                    e.message().lines().next().unwrap_or_default()
+                ));
             }
         }
     }
@@ -474,24 +559,45 @@ mod tests {
     use super::*;
 
     fn env(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
-        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
+        pairs
+            .iter()
+            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+            .collect()
     }
 
     #[test]
     fn nothing_given_is_the_default() {
-        assert_eq!(Config::load(None, env(&[]), Table::new()).unwrap(), Config::default());
+        assert_eq!(
+            Config::load(None, env(&[]), Table::new()).unwrap(),
+            Config::default()
+        );
     }
 
     #[test]
     fn flags_win_over_variables_over_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tars.toml");
-        std::fs::write(&file, "[limits]\nauth_per_minute = 1\npublic_per_minute = 1\nuser_per_minute = 1\n").unwrap();
-        let vars = env(&[("TARS__LIMITS__PUBLIC_PER_MINUTE", "2"), ("TARS__LIMITS__USER_PER_MINUTE", "2"), ("HOME", "x")]);
+        std::fs::write(
+            &file,
+            "[limits]\nauth_per_minute = 1\npublic_per_minute = 1\nuser_per_minute = 1\n",
+        )
+        .unwrap();
+        let vars = env(&[
+            ("TARS__LIMITS__PUBLIC_PER_MINUTE", "2"),
+            ("TARS__LIMITS__USER_PER_MINUTE", "2"),
+            ("HOME", "x"),
+        ]);
         let flags = leaf("limits", "user_per_minute", Value::Integer(3));
         let config = Config::load(Some(&file), vars, flags).unwrap();
         let limits = config.limits;
-        assert_eq!((limits.auth_per_minute, limits.public_per_minute, limits.user_per_minute), (1, 2, 3));
+        assert_eq!(
+            (
+                limits.auth_per_minute,
+                limits.public_per_minute,
+                limits.user_per_minute
+            ),
+            (1, 2, 3)
+        );
     }
 
     #[test]
@@ -503,15 +609,28 @@ mod tests {
             ("TARS__LOG__NOSUCH", "1"),
             ("TARS__ALONE", "1"),
         ]);
-        let text = Config::load(Some(Path::new("/nonexistent.toml")), vars, Table::new()).unwrap_err().to_string();
-        for expected in ["limits.auth_per_minute", "listen.auth", "nosuch", "log.nosuch", "TARS__ALONE", "/nonexistent.toml"] {
+        let text = Config::load(Some(Path::new("/nonexistent.toml")), vars, Table::new())
+            .unwrap_err()
+            .to_string();
+        for expected in [
+            "limits.auth_per_minute",
+            "listen.auth",
+            "nosuch",
+            "log.nosuch",
+            "TARS__ALONE",
+            "/nonexistent.toml",
+        ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
     }
 
     #[test]
     fn values_that_cannot_work_are_refused_together() {
-        let vars = env(&[("TARS__LISTEN__ADMIN", "0.0.0.0:1"), ("TARS__LISTEN__GATEWAY", "0.0.0.0:1"), ("TARS__TELEMETRY__SAMPLE_RATIO", "2.0")]);
+        let vars = env(&[
+            ("TARS__LISTEN__ADMIN", "0.0.0.0:1"),
+            ("TARS__LISTEN__GATEWAY", "0.0.0.0:1"),
+            ("TARS__TELEMETRY__SAMPLE_RATIO", "2.0"),
+        ]);
         let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
     }

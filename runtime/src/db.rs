@@ -6,7 +6,7 @@
 
 use crate::trace::{self, Kind, Span};
 use sqlx::{
-    Sqlite, SqliteConnection, SqlitePool, SqlStr, Transaction,
+    SqlStr, Sqlite, SqliteConnection, SqlitePool, Transaction,
     migrate::{Migration, MigrationType, Migrator},
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -53,7 +53,10 @@ impl Db {
 
     /// A place to read from, named for the trace.
     pub fn read(&self, name: &'static str) -> Read<'_> {
-        Read { pool: &self.reader, _span: span(name) }
+        Read {
+            pool: &self.reader,
+            _span: span(name),
+        }
     }
 
     /// A transaction that may write, named for the trace. Dropped without a commit it changes
@@ -61,12 +64,18 @@ impl Db {
     pub async fn write(&self, name: &'static str) -> Result<Write, Error> {
         let span = span(name);
         let transaction = self.writer.begin_with("BEGIN IMMEDIATE").await?;
-        Ok(Write { transaction, _span: span })
+        Ok(Write {
+            transaction,
+            _span: span,
+        })
     }
 
     /// Whether the database answers.
     pub async fn check(&self) -> Result<(), Error> {
-        sqlx::query("SELECT 1").execute(&self.reader).await.map(drop)
+        sqlx::query("SELECT 1")
+            .execute(&self.reader)
+            .await
+            .map(drop)
     }
 
     pub async fn close(&self) {
@@ -88,7 +97,13 @@ fn migrator(steps: &[Step]) -> Migrator {
             .iter()
             .map(|(version, name, sql)| {
                 let kind = MigrationType::Simple;
-                Migration::new(*version, (*name).into(), kind, SqlStr::from_static(sql), false)
+                Migration::new(
+                    *version,
+                    (*name).into(),
+                    kind,
+                    SqlStr::from_static(sql),
+                    false,
+                )
             })
             .collect(),
     )
@@ -143,7 +158,11 @@ pub fn is_taken(error: &Error) -> bool {
 mod tests {
     use super::*;
 
-    const STEPS: &[Step] = &[(1, "first", "CREATE TABLE item (id BIGINT PRIMARY KEY, text TEXT NOT NULL)")];
+    const STEPS: &[Step] = &[(
+        1,
+        "first",
+        "CREATE TABLE item (id BIGINT PRIMARY KEY, text TEXT NOT NULL)",
+    )];
 
     #[tokio::test]
     async fn commits_survive_and_drops_do_not() {
@@ -151,16 +170,24 @@ mod tests {
         let path = dir.path().join("x.db");
         let db = Db::open(&path, STEPS).await.unwrap();
         let mut kept = db.write("test.keep").await.unwrap();
-        sqlx::query("INSERT INTO item VALUES (1, 'kept')").execute(&mut *kept).await.unwrap();
+        sqlx::query("INSERT INTO item VALUES (1, 'kept')")
+            .execute(&mut *kept)
+            .await
+            .unwrap();
         kept.commit().await.unwrap();
         let mut dropped = db.write("test.drop").await.unwrap();
-        sqlx::query("INSERT INTO item VALUES (2, 'dropped')").execute(&mut *dropped).await.unwrap();
+        sqlx::query("INSERT INTO item VALUES (2, 'dropped')")
+            .execute(&mut *dropped)
+            .await
+            .unwrap();
         drop(dropped);
         db.close().await;
 
         let db = Db::open(&path, STEPS).await.unwrap();
-        let rows: Vec<(i64, String)> =
-            sqlx::query_as("SELECT id, text FROM item").fetch_all(&*db.read("test.all")).await.unwrap();
+        let rows: Vec<(i64, String)> = sqlx::query_as("SELECT id, text FROM item")
+            .fetch_all(&*db.read("test.all"))
+            .await
+            .unwrap();
         assert_eq!(rows, [(1, "kept".to_owned())]);
     }
 
@@ -171,6 +198,8 @@ mod tests {
         let mut tx = db.write("test.twice").await.unwrap();
         let insert = "INSERT INTO item VALUES (1, 'x')";
         sqlx::query(insert).execute(&mut *tx).await.unwrap();
-        assert!(is_taken(&sqlx::query(insert).execute(&mut *tx).await.unwrap_err()));
+        assert!(is_taken(
+            &sqlx::query(insert).execute(&mut *tx).await.unwrap_err()
+        ));
     }
 }

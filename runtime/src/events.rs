@@ -32,8 +32,16 @@ pub struct Trimmed {
 
 impl<T: Clone> EventLog<T> {
     pub fn new(capacity: usize) -> Self {
-        let state = State { items: VecDeque::new(), last: 0, closed: false };
-        Self { state: Arc::new(Mutex::new(state)), changed: watch::Sender::new(0), capacity }
+        let state = State {
+            items: VecDeque::new(),
+            last: 0,
+            closed: false,
+        };
+        Self {
+            state: Arc::new(Mutex::new(state)),
+            changed: watch::Sender::new(0),
+            capacity,
+        }
     }
 
     /// Adds an event and returns its number.
@@ -68,7 +76,11 @@ impl<T: Clone> EventLog<T> {
         if after + 1 < first || after > state.last {
             return Err(Trimmed { first_kept: first });
         }
-        Ok(Reader { state: Arc::clone(&self.state), changed: self.changed.subscribe(), after })
+        Ok(Reader {
+            state: Arc::clone(&self.state),
+            changed: self.changed.subscribe(),
+            after,
+        })
     }
 }
 
@@ -104,7 +116,11 @@ impl<T: Clone> Reader<T> {
             self.after += 1;
             return Ok(Taken::Item(self.after, item.clone()));
         }
-        Ok(if state.closed { Taken::End } else { Taken::Wait })
+        Ok(if state.closed {
+            Taken::End
+        } else {
+            Taken::Wait
+        })
     }
 }
 

@@ -20,7 +20,10 @@ pub struct LevelError {
 pub fn init(format: LogFormat, level: &str) -> Result<(), LevelError> {
     let filter = EnvFilter::builder()
         .parse(level)
-        .map_err(|source| LevelError { level: level.to_owned(), source })?;
+        .map_err(|source| LevelError {
+            level: level.to_owned(),
+            source,
+        })?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
@@ -37,7 +40,12 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     N: for<'a> FormatFields<'a> + 'static,
 {
-    fn format_event(&self, _: &FmtContext<'_, S, N>, writer: Writer<'_>, event: &Event<'_>) -> fmt::Result {
+    fn format_event(
+        &self,
+        _: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
         match self.0 {
@@ -99,7 +107,8 @@ fn timestamp() -> String {
         .duration_since(std::time::UNIX_EPOCH)
         .unwrap_or_default();
     let at = time::OffsetDateTime::UNIX_EPOCH + since;
-    at.format(&time::format_description::well_known::Rfc3339).unwrap_or_default()
+    at.format(&time::format_description::well_known::Rfc3339)
+        .unwrap_or_default()
 }
 
 fn json(mut writer: Writer<'_>, event: &Event<'_>, fields: Fields) -> fmt::Result {
@@ -116,7 +125,12 @@ fn json(mut writer: Writer<'_>, event: &Event<'_>, fields: Fields) -> fmt::Resul
 }
 
 fn human(mut writer: Writer<'_>, event: &Event<'_>, fields: &Fields) -> fmt::Result {
-    let mut line = format!("{} {:>5} {}", timestamp(), event.metadata().level(), escape(&fields.message));
+    let mut line = format!(
+        "{} {:>5} {}",
+        timestamp(),
+        event.metadata().level(),
+        escape(&fields.message)
+    );
     for (name, value) in &fields.rest {
         match value.as_str() {
             Some(text) => write!(line, " {name}={}", escape(text))?,
@@ -131,7 +145,15 @@ fn human(mut writer: Writer<'_>, event: &Event<'_>, fields: &Fields) -> fmt::Res
 
 /// Control characters in what strangers send must not forge lines or colours.
 fn escape(text: &str) -> String {
-    text.chars().flat_map(|c| if c.is_control() { c.escape_default().collect::<Vec<_>>() } else { vec![c] }).collect()
+    text.chars()
+        .flat_map(|c| {
+            if c.is_control() {
+                c.escape_default().collect::<Vec<_>>()
+            } else {
+                vec![c]
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]

@@ -36,7 +36,10 @@ impl Readiness {
         for (name, check) in &self.checks {
             let result = check().await;
             all &= result.is_ok();
-            found.insert(name.clone(), result.map_or_else(Value::String, |()| json!("ok")));
+            found.insert(
+                name.clone(),
+                result.map_or_else(Value::String, |()| json!("ok")),
+            );
         }
         (all, json!({ "ready": all, "checks": found }))
     }
@@ -60,12 +63,19 @@ pub fn observe(metrics: Metrics, readiness: Readiness) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(render))
-        .with_state(Observe { metrics, readiness: Arc::new(readiness) })
+        .with_state(Observe {
+            metrics,
+            readiness: Arc::new(readiness),
+        })
 }
 
 async fn readyz(State(state): State<Observe>) -> Response {
     let (ready, report) = state.readiness.report().await;
-    let code = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let code = if ready {
+        StatusCode::OK
+    } else {
+        StatusCode::SERVICE_UNAVAILABLE
+    };
     (code, Json(report)).into_response()
 }
 
@@ -82,15 +92,28 @@ async fn render(State(state): State<Observe>) -> Response {
 /// One JSON page a name.
 pub fn admin(pages: BTreeMap<&'static str, Page>) -> Router {
     let names: Vec<String> = pages.keys().map(|n| format!("/{n}")).collect();
-    let index = Router::new().route("/", get(move || async move { Json(json!({ "pages": names })) }));
+    let index = Router::new().route(
+        "/",
+        get(move || async move { Json(json!({ "pages": names })) }),
+    );
     pages.into_iter().fold(index, |router, (name, page)| {
-        router.route(&format!("/{name}"), get(move || async move { Json(page()) }))
+        router.route(
+            &format!("/{name}"),
+            get(move || async move { Json(page()) }),
+        )
     })
 }
 
 /// Serves a router until the process ends or `stop` resolves.
-pub async fn serve(listener: TcpListener, router: Router, stop: impl Future<Output = ()> + Send + 'static) {
-    if let Err(e) = axum::serve(listener, router).with_graceful_shutdown(stop).await {
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    stop: impl Future<Output = ()> + Send + 'static,
+) {
+    if let Err(e) = axum::serve(listener, router)
+        .with_graceful_shutdown(stop)
+        .await
+    {
         tracing::error!(error = %e, "a port of the process stopped serving");
     }
 }

@@ -7,7 +7,10 @@
 
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer as _, TracerProvider as _},
+    trace::{
+        Span as _, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer as _,
+        TracerProvider as _,
+    },
 };
 use opentelemetry_otlp::{SpanExporter, WithExportConfig};
 use opentelemetry_sdk::{
@@ -28,9 +31,15 @@ impl TraceContext {
     /// Reads a `traceparent` of any version that this one can read; `None` when it is malformed.
     pub fn parse(header: &str) -> Option<Self> {
         let mut parts = header.split('-');
-        let (version, trace, span, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let lower_hex = |s: &str, n: usize| s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-        let shape = lower_hex(version, 2) && lower_hex(trace, 32) && lower_hex(span, 16) && lower_hex(flags, 2);
+        let (version, trace, span, flags) =
+            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
+        let lower_hex = |s: &str, n: usize| {
+            s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
+        };
+        let shape = lower_hex(version, 2)
+            && lower_hex(trace, 32)
+            && lower_hex(span, 16)
+            && lower_hex(flags, 2);
         if !shape || version == "ff" || (version == "00" && parts.next().is_some()) {
             return None;
         }
@@ -43,7 +52,12 @@ impl TraceContext {
     }
 
     pub fn to_header(&self) -> String {
-        format!("00-{:032x}-{:016x}-{:02x}", self.trace_id, self.span_id, u8::from(self.sampled))
+        format!(
+            "00-{:032x}-{:016x}-{:02x}",
+            self.trace_id,
+            self.span_id,
+            u8::from(self.sampled)
+        )
     }
 
     pub fn trace_id_hex(&self) -> String {
@@ -72,7 +86,12 @@ struct Inner {
 
 impl fmt::Debug for Tracer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Tracer(ratio {}, exporting {})", self.0.ratio, self.0.sdk.is_some())
+        write!(
+            f,
+            "Tracer(ratio {}, exporting {})",
+            self.0.ratio,
+            self.0.sdk.is_some()
+        )
     }
 }
 
@@ -86,7 +105,10 @@ pub struct ExporterError {
 impl Tracer {
     /// Contexts only: nothing is exported.
     pub fn disabled() -> Self {
-        Self(Arc::new(Inner { ratio: 0.0, sdk: None }))
+        Self(Arc::new(Inner {
+            ratio: 0.0,
+            sdk: None,
+        }))
     }
 
     /// Exports to an OTLP collector over gRPC. Export failures are logged by the SDK and never
@@ -97,14 +119,24 @@ impl Tracer {
             .with_endpoint(endpoint)
             .with_timeout(Duration::from_secs(5))
             .build()
-            .map_err(|source| ExporterError { endpoint: endpoint.to_owned(), source })?;
+            .map_err(|source| ExporterError {
+                endpoint: endpoint.to_owned(),
+                source,
+            })?;
         let provider = SdkTracerProvider::builder()
             .with_batch_exporter(exporter)
             .with_sampler(Sampler::AlwaysOn)
-            .with_resource(Resource::builder().with_service_name(service.to_owned()).build())
+            .with_resource(
+                Resource::builder()
+                    .with_service_name(service.to_owned())
+                    .build(),
+            )
             .build();
         let tracer = provider.tracer("tars");
-        Ok(Self(Arc::new(Inner { ratio, sdk: Some((provider, tracer)) })))
+        Ok(Self(Arc::new(Inner {
+            ratio,
+            sdk: Some((provider, tracer)),
+        })))
     }
 
     fn samples(&self) -> bool {
@@ -112,7 +144,12 @@ impl Tracer {
     }
 
     /// Starts a span under `parent`, or the root of a new trace.
-    pub fn start(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind, parent: Option<TraceContext>) -> Span {
+    pub fn start(
+        &self,
+        name: impl Into<Cow<'static, str>>,
+        kind: SpanKind,
+        parent: Option<TraceContext>,
+    ) -> Span {
         let sampled = parent.map_or_else(|| self.samples(), |p| p.sampled);
         match &self.0.sdk {
             Some((_, tracer)) if sampled => self.record(tracer, name.into(), kind, parent),
@@ -128,8 +165,16 @@ impl Tracer {
         }
     }
 
-    fn record(&self, tracer: &SdkTracer, name: Cow<'static, str>, kind: SpanKind, parent: Option<TraceContext>) -> Span {
-        let context = parent.map_or_else(Context::new, |p| Context::new().with_remote_span_context(p.otel()));
+    fn record(
+        &self,
+        tracer: &SdkTracer,
+        name: Cow<'static, str>,
+        kind: SpanKind,
+        parent: Option<TraceContext>,
+    ) -> Span {
+        let context = parent.map_or_else(Context::new, |p| {
+            Context::new().with_remote_span_context(p.otel())
+        });
         let builder = tracer.span_builder(name).with_kind(kind);
         let span = tracer.build_with_context(builder, &context);
         let id = span.span_context();
@@ -175,7 +220,10 @@ impl Span {
     }
 
     pub fn scope(&self) -> Scope {
-        Scope { context: self.context, tracer: self.tracer.clone() }
+        Scope {
+            context: self.context,
+            tracer: self.tracer.clone(),
+        }
     }
 
     pub fn set(&mut self, key: &'static str, value: impl Into<opentelemetry::Value>) {
@@ -239,7 +287,10 @@ pub fn current() -> Option<TraceContext> {
 
 /// A child of the running task's span; `None` outside a trace.
 pub fn child(name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Option<Span> {
-    CURRENT.try_with(|s| s.context.sampled.then(|| s.child(name, kind))).ok().flatten()
+    CURRENT
+        .try_with(|s| s.context.sampled.then(|| s.child(name, kind)))
+        .ok()
+        .flatten()
 }
 
 pub use opentelemetry::trace::SpanKind as Kind;
@@ -259,7 +310,9 @@ mod tests {
     #[test]
     fn malformed_headers_are_refused() {
         for bad in [
-            "", "00", "00-0-0-0",
+            "",
+            "00",
+            "00-0-0-0",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
             "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
             "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",

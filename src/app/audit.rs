@@ -48,7 +48,9 @@ pub(crate) async fn ship(
         match ship_some(&db, &client).await {
             Ok(true) => continue,
             Ok(false) => {}
-            Err(e) => tracing::debug!(service = %service, error = %e, "audit records wait for Auth"),
+            Err(e) => {
+                tracing::debug!(service = %service, error = %e, "audit records wait for Auth");
+            }
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}
@@ -65,7 +67,10 @@ enum ShipError {
     Call(#[from] tonic::Status),
 }
 
-async fn ship_some(db: &Db, client: &AuditServiceClient<OutgoingService<Channel>>) -> Result<bool, ShipError> {
+async fn ship_some(
+    db: &Db,
+    client: &AuditServiceClient<OutgoingService<Channel>>,
+) -> Result<bool, ShipError> {
     let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
     let peeked = {
         let mut connection = db.read("audit.outbox").acquire().await?;
@@ -75,7 +80,10 @@ async fn ship_some(db: &Db, client: &AuditServiceClient<OutgoingService<Channel>
         return Ok(false);
     };
     let events = records.into_iter().map(event).collect();
-    client.clone().append_audit_events(AppendAuditEventsRequest { events }).await?;
+    client
+        .clone()
+        .append_audit_events(AppendAuditEventsRequest { events })
+        .await?;
     let mut tx = db.write("audit.shipped").await?;
     audit::remove(&mut tx, last).await?;
     tx.commit().await?;

@@ -69,7 +69,10 @@ pub enum StartError {
 
 impl StartError {
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
-        Self::File { path: path.to_owned(), source }
+        Self::File {
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -117,16 +120,27 @@ impl Process {
             renewals.push((handle.clone(), request));
             identities.insert(*service, handle);
         }
-        let process = Self::assemble(config, clock, Some(Arc::clone(&authority)), identities, lock)?;
+        let process = Self::assemble(
+            config,
+            clock,
+            Some(Arc::clone(&authority)),
+            identities,
+            lock,
+        )?;
         for (handle, request) in renewals {
-            let work = identity::keep_fresh(handle, Arc::clone(&authority), request, Arc::clone(&time));
+            let work =
+                identity::keep_fresh(handle, Arc::clone(&authority), request, Arc::clone(&time));
             process.spawn_background(work);
         }
         Ok(process)
     }
 
     /// With one identity from files.
-    pub(crate) fn with_identity(config: Config, service: Service, files: &IdentityFiles) -> Result<Self, StartError> {
+    pub(crate) fn with_identity(
+        config: Config,
+        service: Service,
+        files: &IdentityFiles,
+    ) -> Result<Self, StartError> {
         let dir = config.data.dir.join(service.as_str());
         let lock = lock(&dir)?;
         let clock = Clock::system();
@@ -144,7 +158,11 @@ impl Process {
         lock: File,
     ) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
-        let rules = config.certificates.classes.iter().map(|r| (r.pattern.as_str(), r.class.as_str()));
+        let rules = config
+            .certificates
+            .classes
+            .iter()
+            .map(|r| (r.pattern.as_str(), r.class.as_str()));
         let classes = Arc::new(ClassTable::new(rules)?);
         let tracer = match &config.telemetry.otlp_endpoint {
             Some(endpoint) => Tracer::exporting("tars", endpoint, config.telemetry.sample_ratio)?,
@@ -192,12 +210,22 @@ impl Process {
     }
 
     pub(crate) fn identity(&self, service: Service) -> Result<IdentityHandle, StartError> {
-        let missing = || StartError::Gateway(format!("this process has no identity for {}", service.as_str()));
+        let missing = || {
+            StartError::Gateway(format!(
+                "this process has no identity for {}",
+                service.as_str()
+            ))
+        };
         self.identities.get(&service).cloned().ok_or_else(missing)
     }
 
     /// A channel from one service of this process to another.
-    pub(crate) fn channel(&self, from: Service, to: Service, target: &str) -> Result<Channel, StartError> {
+    pub(crate) fn channel(
+        &self,
+        from: Service,
+        to: Service,
+        target: &str,
+    ) -> Result<Channel, StartError> {
         let options = ChannelOptions {
             target: target.to_owned(),
             expected: workload_id(&self.config, to)?,
@@ -211,9 +239,15 @@ impl Process {
         self.config.data.dir.join(service.as_str())
     }
 
-    pub(crate) fn issue_files(&self, request: &Request, files: &IdentityFiles) -> Result<(), StartError> {
+    pub(crate) fn issue_files(
+        &self,
+        request: &Request,
+        files: &IdentityFiles,
+    ) -> Result<(), StartError> {
         let Some(authority) = &self.authority else {
-            return Err(StartError::Gateway("this process has no certificate authority".to_owned()));
+            return Err(StartError::Gateway(
+                "this process has no certificate authority".to_owned(),
+            ));
         };
         let issued = authority.issue(request, self.clock.now())?;
         Ok(files.save(&issued, authority.root_pem())?)
@@ -260,8 +294,16 @@ impl Process {
         for (service, handle) in &self.identities {
             let (handle, clock) = (handle.clone(), self.clock.clone());
             let check: Check = Arc::new(move || {
-                let left = handle.current().leaf().not_after.saturating_sub(clock.now());
-                let fresh = if left.is_zero() { Err("the own certificate has expired".to_owned()) } else { Ok(()) };
+                let left = handle
+                    .current()
+                    .leaf()
+                    .not_after
+                    .saturating_sub(clock.now());
+                let fresh = if left.is_zero() {
+                    Err("the own certificate has expired".to_owned())
+                } else {
+                    Ok(())
+                };
                 Box::pin(async move { fresh })
             });
             self.add_check(&format!("{}.certificate", service.as_str()), check);
@@ -272,8 +314,11 @@ impl Process {
     pub(crate) fn pages(&self) -> BTreeMap<&'static str, Page> {
         let config = self.config.clone();
         let connections = self.connections.clone();
-        let identities: Vec<(Service, IdentityHandle)> =
-            self.identities.iter().map(|(s, h)| (*s, h.clone())).collect();
+        let identities: Vec<(Service, IdentityHandle)> = self
+            .identities
+            .iter()
+            .map(|(s, h)| (*s, h.clone()))
+            .collect();
         let certs: Page = Arc::new(move || {
             let rows: Vec<_> = identities
                 .iter()
@@ -301,8 +346,14 @@ impl Process {
         BTreeMap::from([
             ("certs", certs),
             ("policy", policy),
-            ("connections", Arc::new(move || connections.report()) as Page),
-            ("config", Arc::new(move || serde_json::to_value(&config).unwrap_or_default()) as Page),
+            (
+                "connections",
+                Arc::new(move || connections.report()) as Page,
+            ),
+            (
+                "config",
+                Arc::new(move || serde_json::to_value(&config).unwrap_or_default()) as Page,
+            ),
         ])
     }
 
@@ -329,11 +380,17 @@ impl Process {
         self.background.lock().drop_queues();
         self.stop_background.cancel();
         self.later.close();
-        if tokio::time::timeout(Duration::from_secs(10), self.later.wait()).await.is_err() {
+        if tokio::time::timeout(Duration::from_secs(10), self.later.wait())
+            .await
+            .is_err()
+        {
             tracing::warn!("background work did not end in time");
         }
         let tracer = self.tracer.clone();
-        if tokio::task::spawn_blocking(move || tracer.shutdown()).await.is_err() {
+        if tokio::task::spawn_blocking(move || tracer.shutdown())
+            .await
+            .is_err()
+        {
             tracing::warn!("the tracer's shutdown failed");
         }
     }
@@ -344,7 +401,8 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     secret::create_dir(dir).map_err(|e| StartError::file(dir, e))?;
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|e| StartError::file(&path, e))?;
-    file.try_lock().map_err(|_| StartError::Locked(dir.to_owned()))?;
+    file.try_lock()
+        .map_err(|_| StartError::Locked(dir.to_owned()))?;
     Ok(file)
 }
 
@@ -355,11 +413,17 @@ pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority
         root: days(config.certificates.root_life_days),
         intermediate: days(config.certificates.intermediate_life_days),
     };
-    Authority::open_or_init(&config.data.dir.join("ca"), &config.trust.domain, lives, clock.now())
+    Authority::open_or_init(
+        &config.data.dir.join("ca"),
+        &config.trust.domain,
+        lives,
+        clock.now(),
+    )
 }
 
 pub(crate) fn workload_id(config: &Config, service: Service) -> Result<SpiffeId, StartError> {
-    SpiffeId::new(&config.trust.domain, &format!("/{}", service.as_str())).map_err(StartError::TrustDomain)
+    SpiffeId::new(&config.trust.domain, &format!("/{}", service.as_str()))
+        .map_err(StartError::TrustDomain)
 }
 
 fn workload_request(config: &Config, service: Service) -> Result<Request, StartError> {

@@ -8,17 +8,22 @@ use tars_credentials::View;
 use tars_gateway::{Backends, Gateway};
 use tars_hypersync::{HyperSync, Peers};
 use tars_interceptors::{
-    Stack, StackOptions, contract,
+    Stack, StackOptions,
     client::{Credentials, OutgoingService, outgoing},
+    contract,
 };
 use tars_mesh::{Channel, ServeOptions};
 use tars_orchestration::Orchestration;
 use tars_proto::{
     DESCRIPTOR_SET,
-    auth::v1::{audit_service_client::AuditServiceClient, credential_service_client::CredentialServiceClient},
+    auth::v1::{
+        audit_service_client::AuditServiceClient,
+        credential_service_client::CredentialServiceClient,
+    },
     automl::v1::study_service_client::StudyServiceClient,
     orchestration::v1::{
-        orchestration_service_client::OrchestrationServiceClient, training_service_client::TrainingServiceClient,
+        orchestration_service_client::OrchestrationServiceClient,
+        training_service_client::TrainingServiceClient,
     },
 };
 use tars_runtime::{
@@ -44,8 +49,13 @@ pub enum Service {
 }
 
 impl Service {
-    pub(crate) const ALL: &[Self] =
-        &[Self::Auth, Self::Orchestration, Self::Automl, Self::Hypersync, Self::Gateway];
+    pub(crate) const ALL: &[Self] = &[
+        Self::Auth,
+        Self::Orchestration,
+        Self::Automl,
+        Self::Hypersync,
+        Self::Gateway,
+    ];
 
     pub fn as_str(self) -> &'static str {
         match self {
@@ -148,6 +158,7 @@ async fn serve(
         call_metrics: process.call_metrics.clone(),
         failures: process.failures.clone(),
         audit: queue,
+        stop: process.stop_token(),
     });
     let routes = with_infrastructure(process, service, routes).await?;
     let options = ServeOptions {
@@ -160,25 +171,39 @@ async fn serve(
         table: process.connections.clone(),
     };
     let stop = process.stop_token();
-    process.spawn(tars_mesh::serve(listener, stack.layer(routes.prepare()), options, stop));
+    process.spawn(tars_mesh::serve(
+        listener,
+        stack.layer(routes.prepare()),
+        options,
+        stop,
+    ));
     Ok(())
 }
 
 /// Health, and reflection in both versions that clients speak.
-async fn with_infrastructure(process: &Process, service: Service, routes: Routes) -> Result<Routes, StartError> {
+async fn with_infrastructure(
+    process: &Process,
+    service: Service,
+    routes: Routes,
+) -> Result<Routes, StartError> {
     let (reporter, health) = tonic_health::server::health_reporter();
     for method in contract().into_iter().flat_map(|t| t.iter()) {
         if method.workload() == Some(service.as_str()) {
-            reporter.set_service_status(&method.service, ServingStatus::Serving).await;
+            reporter
+                .set_service_status(&method.service, ServingStatus::Serving)
+                .await;
         }
     }
     let stop = process.stop_token();
     process.spawn(async move {
         stop.cancelled().await;
-        reporter.set_service_status("", ServingStatus::NotServing).await;
+        reporter
+            .set_service_status("", ServingStatus::NotServing)
+            .await;
     });
     let reflection = || {
-        tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
     };
     let failed = |e: tonic_reflection::server::Error| StartError::Reflection(e.to_string());
     let routes = routes
@@ -189,28 +214,52 @@ async fn with_infrastructure(process: &Process, service: Service, routes: Routes
 }
 
 /// A view that Auth's stream fills, and an outbox that is carried to Auth.
-fn follow_auth(process: &Process, service: Service, endpoints: &Endpoints, db: Db) -> Result<View, StartError> {
+fn follow_auth(
+    process: &Process,
+    service: Service,
+    endpoints: &Endpoints,
+    db: Db,
+) -> Result<View, StartError> {
     let view = View::default();
     let channel = process.channel(service, Service::Auth, &endpoints.auth)?;
     let watching = CredentialServiceClient::new(outgoing(channel.separate(), Credentials::Own));
-    process.spawn_background(watch::credentials(watching, view.clone(), process.clock().clone(), service.as_str()));
+    process.spawn_background(watch::credentials(
+        watching,
+        view.clone(),
+        process.clock().clone(),
+        service.as_str(),
+    ));
     let shipping = AuditServiceClient::new(outgoing(channel, Credentials::Own));
-    process.spawn_last(audit::ship(db, shipping, process.background_token(), service.as_str().into()));
+    process.spawn_last(audit::ship(
+        db,
+        shipping,
+        process.background_token(),
+        service.as_str().into(),
+    ));
     let seen = view.clone();
     let check: Check = Arc::new(move || {
-        let seen = seen.age().map(drop).ok_or_else(|| "no view of credentials yet".to_owned());
+        let seen = seen
+            .age()
+            .map(drop)
+            .ok_or_else(|| "no view of credentials yet".to_owned());
         Box::pin(async move { seen })
     });
     process.add_check(&format!("{}.credentials", service.as_str()), check);
     Ok(view)
 }
 
-pub(crate) async fn auth(process: &Process, listener: TcpListener) -> Result<Option<FirstAdmin>, StartError> {
+pub(crate) async fn auth(
+    process: &Process,
+    listener: TcpListener,
+) -> Result<Option<FirstAdmin>, StartError> {
     let view = View::default();
     let settings = process.config().credentials.clone();
     let dir = process.service_dir(Service::Auth);
     let (auth, first) = Auth::open(&dir, settings, process.clock().clone(), view.clone()).await?;
-    process.add_check("auth.store", check(&auth, async |a: Arc<Auth>| a.check().await));
+    process.add_check(
+        "auth.store",
+        check(&auth, async |a: Arc<Auth>| a.check().await),
+    );
     process.spawn_background(Arc::clone(&auth).run());
     let db = auth.db().clone();
     let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);
@@ -226,28 +275,52 @@ pub(crate) async fn orchestration(
     let settings = process.config().orchestration.clone();
     let dir = process.service_dir(Service::Orchestration);
     let service = Orchestration::open(&dir, settings, process.clock().clone()).await?;
-    process.add_check("orchestration.store", check(&service, async |s: Arc<Orchestration>| s.check().await));
+    process.add_check(
+        "orchestration.store",
+        check(&service, async |s: Arc<Orchestration>| s.check().await),
+    );
     let db = service.db().clone();
     let view = follow_auth(process, Service::Orchestration, endpoints, db.clone())?;
-    let routes = tars_orchestration::routes(service, process.config().connections.max_message_bytes);
+    let routes =
+        tars_orchestration::routes(service, process.config().connections.max_message_bytes);
     serve(process, Service::Orchestration, listener, routes, view, db).await
 }
 
 type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
 type Training = TrainingServiceClient<OutgoingService<Channel>>;
 
-fn trainers(process: &Process, from: Service, endpoints: &Endpoints) -> Result<(Agents, Training), StartError> {
+fn trainers(
+    process: &Process,
+    from: Service,
+    endpoints: &Endpoints,
+) -> Result<(Agents, Training), StartError> {
     let channel = process.channel(from, Service::Orchestration, &endpoints.orchestration)?;
     let training = TrainingServiceClient::new(outgoing(channel.separate(), Credentials::Own));
-    Ok((OrchestrationServiceClient::new(outgoing(channel, Credentials::Own)), training))
+    Ok((
+        OrchestrationServiceClient::new(outgoing(channel, Credentials::Own)),
+        training,
+    ))
 }
 
-pub(crate) async fn automl(process: &Process, listener: TcpListener, endpoints: &Endpoints) -> Result<(), StartError> {
+pub(crate) async fn automl(
+    process: &Process,
+    listener: TcpListener,
+    endpoints: &Endpoints,
+) -> Result<(), StartError> {
     let (agents, training) = trainers(process, Service::Automl, endpoints)?;
     let settings = process.config().automl.clone();
     let dir = process.service_dir(Service::Automl);
-    let service = Automl::open(&dir, settings, Trainers { agents, training }, process.clock().clone()).await?;
-    process.add_check("automl.store", check(&service, async |s: Arc<Automl>| s.check().await));
+    let service = Automl::open(
+        &dir,
+        settings,
+        Trainers { agents, training },
+        process.clock().clone(),
+    )
+    .await?;
+    process.add_check(
+        "automl.store",
+        check(&service, async |s: Arc<Automl>| s.check().await),
+    );
     let db = service.db().clone();
     let view = follow_auth(process, Service::Automl, endpoints, db.clone())?;
     process.background.lock().automl = Some(Arc::clone(&service));
@@ -267,13 +340,19 @@ pub(crate) async fn hypersync(
     let to_studies = process.channel(from, Service::Automl, &endpoints.automl)?;
     let peers = Peers {
         studies_for_caller: StudyServiceClient::new(outgoing(to_studies, Credentials::Forward)),
-        agents_for_caller: OrchestrationServiceClient::new(outgoing(to_agents, Credentials::Forward)),
+        agents_for_caller: OrchestrationServiceClient::new(outgoing(
+            to_agents,
+            Credentials::Forward,
+        )),
         agents,
         training,
     };
     let dir = process.service_dir(from);
     let service = HyperSync::open(&dir, peers, process.clock().clone()).await?;
-    process.add_check("hypersync.store", check(&service, async |s: Arc<HyperSync>| s.check().await));
+    process.add_check(
+        "hypersync.store",
+        check(&service, async |s: Arc<HyperSync>| s.check().await),
+    );
     let db = service.db().clone();
     let view = follow_auth(process, from, endpoints, db.clone())?;
     process.background.lock().hypersync = Some(Arc::clone(&service));
@@ -282,7 +361,11 @@ pub(crate) async fn hypersync(
     serve(process, from, listener, routes, view, db).await
 }
 
-pub(crate) async fn gateway(process: &Process, listener: TcpListener, endpoints: &Endpoints) -> Result<(), StartError> {
+pub(crate) async fn gateway(
+    process: &Process,
+    listener: TcpListener,
+    endpoints: &Endpoints,
+) -> Result<(), StartError> {
     let mut backends = Backends::default();
     for (to, target) in [
         (Service::Auth, &endpoints.auth),
@@ -293,7 +376,12 @@ pub(crate) async fn gateway(process: &Process, listener: TcpListener, endpoints:
         backends.add(to.as_str(), process.channel(Service::Gateway, to, target)?);
     }
     let settings = process.config().gateway.clone();
-    let gateway = Gateway::new(backends, settings, process.tracer().clone(), process.readiness());
+    let gateway = Gateway::new(
+        backends,
+        settings,
+        process.tracer().clone(),
+        process.readiness(),
+    );
     let gateway = gateway.map_err(StartError::Gateway)?;
     process.spawn(tars_gateway::serve(listener, gateway, process.stop_token()));
     Ok(())

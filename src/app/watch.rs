@@ -6,7 +6,9 @@ use std::time::Duration;
 use tars_credentials::View;
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
-use tars_proto::auth::v1::{WatchCredentialsRequest, credential_service_client::CredentialServiceClient};
+use tars_proto::auth::v1::{
+    WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
+};
 use tars_runtime::clock::Clock;
 use tonic::Status;
 
@@ -27,7 +29,11 @@ pub(crate) async fn credentials(
         if heard {
             pause = FIRST_PAUSE;
         }
-        tracing::debug!(service, error = status.message(), "the credential stream ended");
+        tracing::debug!(
+            service,
+            error = status.message(),
+            "the credential stream ended"
+        );
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         pause = (pause * 2).min(MAX_PAUSE);
     }
@@ -39,7 +45,10 @@ async fn follow(
     clock: &Clock,
 ) -> (bool, Status) {
     let mut heard = false;
-    let mut items = match client.watch_credentials(WatchCredentialsRequest { after_sequence: 0 }).await {
+    let mut items = match client
+        .watch_credentials(WatchCredentialsRequest { after_sequence: 0 })
+        .await
+    {
         Ok(response) => response.into_inner(),
         Err(status) => return (heard, status),
     };

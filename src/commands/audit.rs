@@ -6,7 +6,9 @@ use serde_json::Value;
 use std::process::ExitCode;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars audit list\n  tars audit list --event-type auth.login.failure --limit 20 --json")]
+#[command(
+    after_help = "Examples:\n  tars audit list\n  tars audit list --event-type auth.login.failure --limit 20 --json"
+)]
 pub(crate) struct Audit {
     #[command(subcommand)]
     command: Command,
@@ -32,12 +34,23 @@ enum Command {
 
 impl Audit {
     pub(crate) fn run(self, _: &Global) -> Result<ExitCode, CommandError> {
-        let Command::List { event_type, caller, service, limit, json } = self.command;
-        let filters: Vec<String> = [("event_type", event_type), ("caller", caller), ("service", service)]
-            .into_iter()
-            .filter_map(|(name, value)| Some(format!("&{name}={}", escape(&value?))))
-            .collect();
-        let events = block_on(async { list(&Session::open().await?, &filters.concat(), limit).await })??;
+        let Command::List {
+            event_type,
+            caller,
+            service,
+            limit,
+            json,
+        } = self.command;
+        let filters: Vec<String> = [
+            ("event_type", event_type),
+            ("caller", caller),
+            ("service", service),
+        ]
+        .into_iter()
+        .filter_map(|(name, value)| Some(format!("&{name}={}", escape(&value?))))
+        .collect();
+        let events =
+            block_on(async { list(&Session::open().await?, &filters.concat(), limit).await })??;
         if json {
             println!("{}", Value::from(events));
         } else {
@@ -51,9 +64,16 @@ async fn list(session: &Session, filters: &str, limit: usize) -> Result<Vec<Valu
     let (rest, mut events, mut token) = (session.rest(), Vec::new(), String::new());
     while events.len() < limit {
         let size = (limit - events.len()).min(500);
-        let page = rest.get(&format!("/admin/audit/logs?page_size={size}&page_token={token}{filters}")).await?;
+        let page = rest
+            .get(&format!(
+                "/admin/audit/logs?page_size={size}&page_token={token}{filters}"
+            ))
+            .await?;
         events.extend(page["events"].as_array().cloned().unwrap_or_default());
-        token = page["next_page_token"].as_str().unwrap_or_default().to_owned();
+        token = page["next_page_token"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         if token.is_empty() {
             break;
         }
@@ -63,16 +83,41 @@ async fn list(session: &Session, filters: &str, limit: usize) -> Result<Vec<Valu
 
 fn escape(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
-    text.bytes().map(|b| if plain(b) { char::from(b).to_string() } else { format!("%{b:02X}") }).collect()
+    text.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
 }
 
 fn print(events: &[Value]) {
     let rows: Vec<Vec<String>> = events
         .iter()
         .map(|e| {
-            let names = ["timestamp", "severity", "service", "event_type", "caller", "resource", "method", "result"];
-            names.iter().map(|n| e[*n].as_str().unwrap_or_default().to_owned()).collect()
+            let names = [
+                "timestamp",
+                "severity",
+                "service",
+                "event_type",
+                "caller",
+                "resource",
+                "method",
+                "result",
+            ];
+            names
+                .iter()
+                .map(|n| e[*n].as_str().unwrap_or_default().to_owned())
+                .collect()
         })
         .collect();
-    output::table(&["time", "severity", "service", "event", "caller", "resource", "method", "result"], &rows);
+    output::table(
+        &[
+            "time", "severity", "service", "event", "caller", "resource", "method", "result",
+        ],
+        &rows,
+    );
 }

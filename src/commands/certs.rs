@@ -13,7 +13,9 @@ use tars_runtime::{clock::Clock, config::Config};
 use toml::Table;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs inspect certs/auth/tls.crt")]
+#[command(
+    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs inspect certs/auth/tls.crt"
+)]
 pub(crate) struct Certs {
     #[command(subcommand)]
     command: Command,
@@ -66,7 +68,11 @@ impl Certs {
                 println!("{}", authority.root_path().display());
             }
             Command::Issue { workload, leaf } => {
-                let path = if workload.starts_with('/') { workload } else { format!("/{workload}") };
+                let path = if workload.starts_with('/') {
+                    workload
+                } else {
+                    format!("/{workload}")
+                };
                 issue(&config, &path, leaf)?;
             }
             Command::Client { name, leaf } => issue(&config, &format!("/client/{name}"), leaf)?,
@@ -79,13 +85,22 @@ impl Certs {
 fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
     let clock = Clock::system();
     let authority = open_authority(config, &clock)?;
-    let id = SpiffeId::new(&config.trust.domain, path).map_err(|e| CommandError::Usage(e.to_string()))?;
+    let id = SpiffeId::new(&config.trust.domain, path)
+        .map_err(|e| CommandError::Usage(e.to_string()))?;
     let mut dns = leaf.dns;
     dns.push("localhost".to_owned());
     let mut ips = leaf.ip;
     ips.push([127, 0, 0, 1].into());
     let life = Duration::from_secs(leaf.days.saturating_mul(86_400));
-    let issued = authority.issue(&Request { id: id.clone(), dns, ips, life }, clock.now())?;
+    let issued = authority.issue(
+        &Request {
+            id: id.clone(),
+            dns,
+            ips,
+            life,
+        },
+        clock.now(),
+    )?;
     let files = IdentityFiles::in_dir(&leaf.out);
     files.save(&issued, authority.root_pem())?;
     println!("{id}  {}", files.cert.display());
@@ -98,10 +113,16 @@ fn inspect(file: &std::path::Path, json: bool) -> Result<(), CommandError> {
         .map_err(|e| CommandError::Failed(format!("{}: {e}", file.display())))?;
     let summaries: Vec<Summary> = certs.iter().filter_map(|c| summarise(c)).collect();
     if summaries.is_empty() || summaries.len() != certs.len() {
-        return Err(CommandError::Failed(format!("{}: no certificate that parses", file.display())));
+        return Err(CommandError::Failed(format!(
+            "{}: no certificate that parses",
+            file.display()
+        )));
     }
     if json {
-        println!("{}", serde_json::to_string_pretty(&summaries).unwrap_or_default());
+        println!(
+            "{}",
+            serde_json::to_string_pretty(&summaries).unwrap_or_default()
+        );
         return Ok(());
     }
     let now = i64::try_from(Clock::system().now_s()).unwrap_or(i64::MAX);
@@ -109,8 +130,18 @@ fn inspect(file: &std::path::Path, json: bool) -> Result<(), CommandError> {
         .into_iter()
         .map(|s| {
             let hours = (s.not_after - now) / 3600;
-            let left = if s.not_after <= now { "EXPIRED".to_owned() } else { format!("{hours} h") };
-            vec![s.spiffe_id.unwrap_or(s.subject), s.issuer, s.serial, if s.is_ca { "yes" } else { "no" }.to_owned(), left]
+            let left = if s.not_after <= now {
+                "EXPIRED".to_owned()
+            } else {
+                format!("{hours} h")
+            };
+            vec![
+                s.spiffe_id.unwrap_or(s.subject),
+                s.issuer,
+                s.serial,
+                if s.is_ca { "yes" } else { "no" }.to_owned(),
+                left,
+            ]
         })
         .collect();
     output::table(&["identity", "issuer", "serial", "ca", "expires in"], &rows);

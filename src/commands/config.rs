@@ -6,7 +6,9 @@ use std::process::ExitCode;
 use toml::Table;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars config\n  TARS__LIMITS__USER_PER_MINUTE=6000 tars config --json\n\nExits with 64 when the configuration has mistakes, all of them listed.")]
+#[command(
+    after_help = "Examples:\n  tars config\n  TARS__LIMITS__USER_PER_MINUTE=6000 tars config --json\n\nExits with 64 when the configuration has mistakes, all of them listed."
+)]
 pub(crate) struct ConfigCommand {
     #[arg(long)]
     json: bool,
@@ -16,7 +18,10 @@ impl ConfigCommand {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(Table::new())?;
         if self.json {
-            println!("{}", serde_json::to_string_pretty(&config).unwrap_or_default());
+            println!(
+                "{}",
+                serde_json::to_string_pretty(&config).unwrap_or_default()
+            );
         } else {
             print!("{}", config.to_toml());
         }

@@ -17,7 +17,9 @@ use std::{process::ExitCode, time::Duration};
 use tars_runtime::config::{Config, Listen};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars demo                    run the main job, then keep serving\n  tars demo --quick --exit     the short form, and leave\n  tars demo --exit --json      one JSON object on standard output\n\nExits with 1 when the job did not truly succeed.")]
+#[command(
+    after_help = "Examples:\n  tars demo                    run the main job, then keep serving\n  tars demo --quick --exit     the short form, and leave\n  tars demo --exit --json      one JSON object on standard output\n\nExits with 1 when the job did not truly succeed."
+)]
 pub(crate) struct Demo {
     /// Fewer trials, fewer steps, five seeds: under a minute.
     #[arg(long)]
@@ -93,18 +95,32 @@ impl Demo {
 
     fn size(&self) -> Size {
         let base = if self.quick {
-            Size { trials: 14, steps: 8_000, seeds: 5 }
+            Size {
+                trials: 14,
+                steps: 8_000,
+                seeds: 5,
+            }
         } else {
-            Size { trials: 30, steps: 20_000, seeds: 8 }
+            Size {
+                trials: 30,
+                steps: 20_000,
+                seeds: 8,
+            }
         };
-        Size { trials: self.trials.unwrap_or(base.trials), steps: self.steps.unwrap_or(base.steps), ..base }
+        Size {
+            trials: self.trials.unwrap_or(base.trials),
+            steps: self.steps.unwrap_or(base.steps),
+            ..base
+        }
     }
 
     async fn serve(self, config: Config) -> Result<ExitCode, CommandError> {
         let mut signals = Signals::new()?;
         let own = Ready::default_path(&config.data.dir);
         let mesh = Mesh::start(config).await?;
-        mesh.ready.save(&own).map_err(|e| CommandError::file(&own, e))?;
+        mesh.ready
+            .save(&own)
+            .map_err(|e| CommandError::file(&own, e))?;
         let outcome = tokio::select! {
             outcome = self.job(&mesh.ready) => outcome,
             () = signals.wait() => Err(CommandError::Failed("stopped".to_owned())),
@@ -123,7 +139,11 @@ impl Demo {
         }
         mesh.stop().await;
         outcome?;
-        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        Ok(if good {
+            ExitCode::SUCCESS
+        } else {
+            ExitCode::FAILURE
+        })
     }
 
     async fn job(&self, ready: &Ready) -> Result<Report, CommandError> {
@@ -138,14 +158,22 @@ impl Demo {
         let admin = gateway.login(&ready.admin_user, &password).await?;
         let name = format!("demo-{:08x}", rand::random::<u32>());
         let developer_password = random_password();
-        let body = json!({ "username": name, "password": developer_password, "roles": ["developer"] });
+        let body =
+            json!({ "username": name, "password": developer_password, "roles": ["developer"] });
         admin.post("/admin/users", body).await?;
         let developer = gateway.login(&name, &developer_password).await?;
-        steps.done(&format!("logged in as {} and, as a new developer, {name}", ready.admin_user));
+        steps.done(&format!(
+            "logged in as {} and, as a new developer, {name}",
+            ready.admin_user
+        ));
 
-        let job = self.govern(&admin, &developer, size, &steps, trace_id).await;
+        let job = self
+            .govern(&admin, &developer, size, &steps, trace_id)
+            .await;
         // The developer was made for this job only.
-        let disabled = admin.post(&format!("/admin/users/{name}/disable"), json!({})).await;
+        let disabled = admin
+            .post(&format!("/admin/users/{name}/disable"), json!({}))
+            .await;
         let report = job?;
         disabled?;
         Ok(report)
@@ -162,28 +190,42 @@ impl Demo {
         let agent = "/api/v1/orchestration/agents/policy";
         let before = developer.get(agent).await?["agent"].clone();
         let trained = train(developer, size, self.seed, steps).await?;
-        steps.done(&format!("trained the live agent as it is: return {trained:.1}"));
+        steps.done(&format!(
+            "trained the live agent as it is: return {trained:.1}"
+        ));
 
         let body = json!({
             "agent_id": "policy", "n_trials": size.trials, "steps": size.steps.to_string(), "seed": self.seed.to_string(),
         });
-        let study = text(&developer.post("/api/v1/optimize", body).await?, "optimization_id")?;
+        let study = text(
+            &developer.post("/api/v1/optimize", body).await?,
+            "optimization_id",
+        )?;
         let best = search(developer, &study, size, steps).await?;
-        steps.done(&format!("searched {} trials: best return {best:.1}", size.trials));
+        steps.done(&format!(
+            "searched {} trials: best return {best:.1}",
+            size.trials
+        ));
 
         let body = json!({ "study_id": study, "verification_seeds": size.seeds, "note": "demo" });
         let proposal = developer.post("/api/v1/sync/propose", body).await?["proposal"].clone();
         let update = text(&proposal, "update_id")?;
         steps.done(&format!("proposed {update}"));
-        let own = developer.post("/api/v1/sync/approve", json!({ "update_id": update })).await;
+        let own = developer
+            .post("/api/v1/sync/approve", json!({ "update_id": update }))
+            .await;
         if own.is_ok() {
-            return Err(CommandError::Failed("a developer could approve its own proposal".to_owned()));
+            return Err(CommandError::Failed(
+                "a developer could approve its own proposal".to_owned(),
+            ));
         }
         let body = json!({ "update_id": update, "reason": "measured improvement" });
         admin.post("/api/v1/sync/approve", body).await?;
         steps.done("approved as admin; the developer's own attempt was refused");
 
-        admin.post(&format!("/api/v1/sync/apply/{update}"), json!({})).await?;
+        admin
+            .post(&format!("/api/v1/sync/apply/{update}"), json!({}))
+            .await?;
         let applied = apply(admin, &update, steps).await?;
         let after = admin.get(agent).await?["agent"].clone();
         report(&before, &after, &applied, size, trace_id)
@@ -200,11 +242,20 @@ impl Demo {
             println!("{name:<16} {old:>12} {new:>12}");
         }
         println!();
-        println!("baseline return     {:.1}  (mean of {} seeds)", report.baseline_return, report.seeds);
+        println!(
+            "baseline return     {:.1}  (mean of {} seeds)",
+            report.baseline_return, report.seeds
+        );
         println!("approved return     {:.1}", report.best_return);
-        println!("improvement, 95 %   {:.1} to {:.1}", report.improvement_low, report.improvement_high);
+        println!(
+            "improvement, 95 %   {:.1} to {:.1}",
+            report.improvement_low, report.improvement_high
+        );
         println!("proposal            {}", report.proposal_state);
-        println!("agent version       {} -> {}", report.version_before, report.version_after);
+        println!(
+            "agent version       {} -> {}",
+            report.version_before, report.version_after
+        );
         println!("verified            {}", report.verified);
         println!("trace               {}", report.trace_id);
     }
@@ -212,8 +263,14 @@ impl Demo {
 
 async fn train(rest: &Rest, size: Size, seed: u64, steps: &Steps) -> Result<f64, CommandError> {
     let body = json!({ "steps": size.steps.to_string(), "seed": seed.to_string() });
-    let run = rest.post("/api/v1/orchestration/agents/policy/train", body).await?["run"].clone();
-    let path = format!("/api/v1/orchestration/training/{}/events", text(&run, "run_id")?);
+    let run = rest
+        .post("/api/v1/orchestration/agents/policy/train", body)
+        .await?["run"]
+        .clone();
+    let path = format!(
+        "/api/v1/orchestration/training/{}/events",
+        text(&run, "run_id")?
+    );
     let bar = steps.bar("training", size.steps);
     let mut ended = None;
     rest.follow(&path, |item| {
@@ -226,8 +283,12 @@ async fn train(rest: &Rest, size: Size, seed: u64, steps: &Steps) -> Result<f64,
     .await?;
     bar.finish_and_clear();
     let ended = ended.ok_or_else(|| CommandError::Failed("training did not end".to_owned()))?;
-    number(&ended["final_return"])
-        .ok_or_else(|| CommandError::Failed(format!("training ended as {}: {}", ended["state"], ended["error"])))
+    number(&ended["final_return"]).ok_or_else(|| {
+        CommandError::Failed(format!(
+            "training ended as {}: {}",
+            ended["state"], ended["error"]
+        ))
+    })
 }
 
 async fn search(rest: &Rest, study: &str, size: Size, steps: &Steps) -> Result<f64, CommandError> {
@@ -235,7 +296,10 @@ async fn search(rest: &Rest, study: &str, size: Size, steps: &Steps) -> Result<f
     let mut ended = None;
     rest.follow(&format!("/api/v1/studies/{study}/events"), |item| {
         let state = item["trial"]["state"].as_str().unwrap_or_default();
-        if matches!(state, "TRIAL_STATE_COMPLETE" | "TRIAL_STATE_PRUNED" | "TRIAL_STATE_FAILED") {
+        if matches!(
+            state,
+            "TRIAL_STATE_COMPLETE" | "TRIAL_STATE_PRUNED" | "TRIAL_STATE_FAILED"
+        ) {
             bar.inc(1);
         }
         ended = item.get("ended").filter(|e| e.is_object()).cloned();
@@ -244,8 +308,12 @@ async fn search(rest: &Rest, study: &str, size: Size, steps: &Steps) -> Result<f
     .await?;
     bar.finish_and_clear();
     let ended = ended.ok_or_else(|| CommandError::Failed("the search did not end".to_owned()))?;
-    number(&ended["best_trial"]["score"])
-        .ok_or_else(|| CommandError::Failed(format!("the search ended as {}: {}", ended["state"], ended["error"])))
+    number(&ended["best_trial"]["score"]).ok_or_else(|| {
+        CommandError::Failed(format!(
+            "the search ended as {}: {}",
+            ended["state"], ended["error"]
+        ))
+    })
 }
 
 async fn apply(rest: &Rest, update: &str, steps: &Steps) -> Result<Value, CommandError> {
@@ -253,13 +321,20 @@ async fn apply(rest: &Rest, update: &str, steps: &Steps) -> Result<Value, Comman
     let mut last = Value::Null;
     rest.follow(&format!("/api/v1/sync/proposals/{update}/events"), |item| {
         last = item["proposal"].clone();
-        let state = last["state"].as_str().unwrap_or_default().trim_start_matches("PROPOSAL_STATE_").to_lowercase();
+        let state = last["state"]
+            .as_str()
+            .unwrap_or_default()
+            .trim_start_matches("PROPOSAL_STATE_")
+            .to_lowercase();
         bar.set_message(state);
         true
     })
     .await?;
     bar.finish_and_clear();
-    steps.done(&format!("applied by hot reload: {}", last["state"].as_str().unwrap_or_default()));
+    steps.done(&format!(
+        "applied by hot reload: {}",
+        last["state"].as_str().unwrap_or_default()
+    ));
     Ok(last)
 }
 
@@ -271,29 +346,54 @@ fn report(
     trace_id: String,
 ) -> Result<Report, CommandError> {
     let v = &applied["verification"];
-    let missing = |what: &str| CommandError::Failed(format!("the proposal has no {what}: {}", applied["error_message"]));
+    let missing = |what: &str| {
+        CommandError::Failed(format!(
+            "the proposal has no {what}: {}",
+            applied["error_message"]
+        ))
+    };
     let mean = |name: &str| -> Option<f64> {
-        let all: Vec<f64> = v[name].as_array()?.iter().filter_map(Value::as_f64).collect();
+        let all: Vec<f64> = v[name]
+            .as_array()?
+            .iter()
+            .filter_map(Value::as_f64)
+            .collect();
         (!all.is_empty()).then(|| all.iter().sum::<f64>() / all.len() as f64)
     };
     let state = text(applied, "state")?;
     let live = &after["hyperparameters"];
-    let wanted = applied["new_params"].as_object().ok_or_else(|| missing("parameters"))?;
-    let is_live = wanted.iter().all(|(name, value)| live.get(name) == Some(value));
+    let wanted = applied["new_params"]
+        .as_object()
+        .ok_or_else(|| missing("parameters"))?;
+    let is_live = wanted
+        .iter()
+        .all(|(name, value)| live.get(name) == Some(value));
     let (version_before, version_after) = (version(before), version(after));
     let changes = wanted
         .iter()
         .filter(|(name, value)| before["hyperparameters"].get(name.as_str()) != Some(value))
-        .map(|(name, value)| (name.clone(), short(&before["hyperparameters"][name.as_str()]), short(value)))
+        .map(|(name, value)| {
+            (
+                name.clone(),
+                short(&before["hyperparameters"][name.as_str()]),
+                short(value),
+            )
+        })
         .collect();
     Ok(Report {
         baseline_return: mean("baseline_returns").ok_or_else(|| missing("verification"))?,
         best_return: mean("candidate_returns").ok_or_else(|| missing("verification"))?,
-        improvement_low: v["improvement_low"].as_f64().ok_or_else(|| missing("interval"))?,
-        improvement_high: v["improvement_high"].as_f64().ok_or_else(|| missing("interval"))?,
+        improvement_low: v["improvement_low"]
+            .as_f64()
+            .ok_or_else(|| missing("interval"))?,
+        improvement_high: v["improvement_high"]
+            .as_f64()
+            .ok_or_else(|| missing("interval"))?,
         seeds: v["seeds"].as_array().map_or(0, Vec::len),
         trials: u64::from(size.trials),
-        verified: state == "PROPOSAL_STATE_COMPLETED" && is_live && version_after == version_before + 1,
+        verified: state == "PROPOSAL_STATE_COMPLETED"
+            && is_live
+            && version_after == version_before + 1,
         proposal_state: state,
         version_before,
         version_after,
@@ -327,7 +427,9 @@ fn text(value: &Value, name: &str) -> Result<String, CommandError> {
 fn random_password() -> String {
     const ALPHABET: &[u8] = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     let mut rng = rand::rng();
-    (0..32).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect()
+    (0..32)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
 }
 
 /// Progress on standard error; the result is what goes to standard output.
@@ -347,7 +449,11 @@ impl Steps {
     }
 
     fn target(&self) -> ProgressDrawTarget {
-        if self.quiet { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() }
+        if self.quiet {
+            ProgressDrawTarget::hidden()
+        } else {
+            ProgressDrawTarget::stderr()
+        }
     }
 
     fn bar(&self, what: &'static str, length: u64) -> ProgressBar {

@@ -9,7 +9,9 @@ use std::{
 };
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, or from standard input; never from an argument.")]
+#[command(
+    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, or from standard input; never from an argument."
+)]
 pub(crate) struct Login {
     #[arg(long)]
     username: String,
@@ -27,7 +29,11 @@ impl Login {
             None => global.ready()?.gateway,
         };
         let password = read_password(self.password_file)?;
-        let session = block_on(Session::login(&gateway, &self.username, password.trim_end_matches('\n')))??;
+        let session = block_on(Session::login(
+            &gateway,
+            &self.username,
+            password.trim_end_matches('\n'),
+        ))??;
         eprintln!("logged in to {} as {}", session.gateway, session.username);
         Ok(ExitCode::SUCCESS)
     }
@@ -41,12 +47,17 @@ pub(crate) fn read_password(file: Option<PathBuf>) -> Result<String, CommandErro
         eprint!("password (will be shown): ");
     }
     let mut line = String::new();
-    io::stdin().lock().read_line(&mut line).map_err(|e| CommandError::Failed(e.to_string()))?;
+    io::stdin()
+        .lock()
+        .read_line(&mut line)
+        .map_err(|e| CommandError::Failed(e.to_string()))?;
     Ok(line)
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:\n  curl -H \"Authorization: Bearer $(tars token)\" http://127.0.0.1:3001/auth/me")]
+#[command(
+    after_help = "Example:\n  curl -H \"Authorization: Bearer $(tars token)\" http://127.0.0.1:3001/auth/me"
+)]
 pub(crate) struct Token {}
 
 impl Token {

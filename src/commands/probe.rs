@@ -9,10 +9,14 @@ use tars_interceptors::client::{Credentials, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::{clock::Clock, config::Config};
 use toml::Table;
-use tonic_health::pb::{HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars probe auth\n  tars probe automl --target 10.0.0.7:8097 --identity /var/run/tars --timeout 2\n\nExits with 0 when the service answers, proves its SPIFFE id and says that it serves.")]
+#[command(
+    after_help = "Examples:\n  tars probe auth\n  tars probe automl --target 10.0.0.7:8097 --identity /var/run/tars --timeout 2\n\nExits with 0 when the service answers, proves its SPIFFE id and says that it serves."
+)]
 pub(crate) struct Probe {
     service: ServiceName,
     /// `host:port`; that of the mesh in the data directory when left out.
@@ -34,7 +38,8 @@ impl Probe {
         };
         let limit = Duration::from_secs(self.timeout);
         let late = || CommandError::Failed(format!("{target}: no answer in {limit:?}"));
-        block_on(async { tokio::time::timeout(limit, self.check(&config, &target)).await })?.map_err(|_| late())??;
+        block_on(async { tokio::time::timeout(limit, self.check(&config, &target)).await })?
+            .map_err(|_| late())??;
         println!("{}: serving", self.service.as_str());
         Ok(ExitCode::SUCCESS)
     }
@@ -47,7 +52,9 @@ impl Probe {
             ServiceName::Automl => ready.automl,
             ServiceName::Hypersync => ready.hypersync,
             ServiceName::Gateway => {
-                return Err(CommandError::Usage("the gateway speaks HTTP; look at its /ready".to_owned()));
+                return Err(CommandError::Usage(
+                    "the gateway speaks HTTP; look at its /ready".to_owned(),
+                ));
             }
         };
         Ok(url.trim_start_matches("https://").to_owned())
@@ -56,10 +63,17 @@ impl Probe {
     async fn check(&self, config: &Config, target: &str) -> Result<(), CommandError> {
         let clock = Clock::system();
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
-        let dir = self.identity.clone().unwrap_or_else(|| config.data.dir.join("operator"));
+        let dir = self
+            .identity
+            .clone()
+            .unwrap_or_else(|| config.data.dir.join("operator"));
         let failed = |e: &dyn std::fmt::Display| CommandError::Failed(e.to_string());
-        let identity = Identity::from_files(&IdentityFiles::in_dir(&dir), &time).map_err(|e| failed(&e))?;
-        let expected = SpiffeId::new(identity.id().trust_domain(), &format!("/{}", self.service.as_str()));
+        let identity =
+            Identity::from_files(&IdentityFiles::in_dir(&dir), &time).map_err(|e| failed(&e))?;
+        let expected = SpiffeId::new(
+            identity.id().trust_domain(),
+            &format!("/{}", self.service.as_str()),
+        );
         let options = ChannelOptions {
             target: target.to_owned(),
             expected: expected.map_err(|e| failed(&e))?,
@@ -68,11 +82,19 @@ impl Probe {
         };
         let channel = Channel::new(options).map_err(|e| failed(&e))?;
         let mut client = HealthClient::new(outgoing(channel, Credentials::Own));
-        let answer = client.check(HealthCheckRequest { service: String::new() }).await;
-        let answer = answer.map_err(|e| CommandError::Failed(format!("{target}: {}", e.message())))?;
+        let answer = client
+            .check(HealthCheckRequest {
+                service: String::new(),
+            })
+            .await;
+        let answer =
+            answer.map_err(|e| CommandError::Failed(format!("{target}: {}", e.message())))?;
         match answer.get_ref().status() {
             ServingStatus::Serving => Ok(()),
-            other => Err(CommandError::Failed(format!("{target}: {}", other.as_str_name()))),
+            other => Err(CommandError::Failed(format!(
+                "{target}: {}",
+                other.as_str_name()
+            ))),
         }
     }
 }

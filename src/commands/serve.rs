@@ -1,13 +1,18 @@
 //! `tars serve SERVICE`.
 
-use super::{CommandError, Global, block_on, init_log, up::{Addresses, Signals}};
+use super::{
+    CommandError, Global, block_on, init_log,
+    up::{Addresses, Signals},
+};
 use crate::app::{self, ServiceName};
 use clap::Args;
 use std::{path::PathBuf, process::ExitCode};
 use tars_certs::ca::IdentityFiles;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars certs issue auth --out certs/auth\n  tars serve auth --identity certs/auth\n\nWhere the other services are is in the configuration, section [connect].")]
+#[command(
+    after_help = "Examples:\n  tars certs issue auth --out certs/auth\n  tars serve auth --identity certs/auth\n\nWhere the other services are is in the configuration, section [connect]."
+)]
 pub(crate) struct Serve {
     service: ServiceName,
     /// A folder with tls.crt, tls.key and ca.crt.

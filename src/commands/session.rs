@@ -24,16 +24,24 @@ pub(crate) struct Session {
 
 fn path() -> PathBuf {
     let home = std::env::var_os("HOME").map_or_else(|| PathBuf::from("."), PathBuf::from);
-    let base = std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
+    let base =
+        std::env::var_os("XDG_CONFIG_HOME").map_or_else(|| home.join(".config"), PathBuf::from);
     base.join("tars").join("session.json")
 }
 
 fn now_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs()
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 impl Session {
-    pub(crate) async fn login(gateway: &str, username: &str, password: &str) -> Result<Self, CommandError> {
+    pub(crate) async fn login(
+        gateway: &str,
+        username: &str,
+        password: &str,
+    ) -> Result<Self, CommandError> {
         let body = json!({ "username": username, "password": password });
         let answer = Rest::new(gateway).post("/auth/login", body).await?;
         let mut session = Self {
@@ -62,24 +70,33 @@ impl Session {
     fn save(&self) -> Result<(), CommandError> {
         let path = path();
         let text = serde_json::to_string(self).map_err(|e| CommandError::Failed(e.to_string()))?;
-        let dir = path.parent().map_or_else(|| PathBuf::from("."), PathBuf::from);
+        let dir = path
+            .parent()
+            .map_or_else(|| PathBuf::from("."), PathBuf::from);
         secret::create_dir(&dir).map_err(|e| CommandError::file(&dir, e))?;
         secret::write(&path, text.as_bytes()).map_err(|e| CommandError::file(&path, e))
     }
 
     /// The kept session, refreshed when its access token is about to expire.
     pub(crate) async fn open() -> Result<Self, CommandError> {
-        let missing = |e: &dyn std::fmt::Display| CommandError::Failed(format!("no session ({e}); run `tars login` first"));
+        let missing = |e: &dyn std::fmt::Display| {
+            CommandError::Failed(format!("no session ({e}); run `tars login` first"))
+        };
         let text = secret::read(&path()).map_err(|e| missing(&e))?;
         let mut session: Self = serde_json::from_str(&text).map_err(|e| missing(&e))?;
         if session.expires_s > now_s() + MARGIN_S {
             return Ok(session);
         }
         let body = json!({ "refresh_token": session.refresh_token });
-        match Rest::new(&session.gateway).post("/auth/refresh", body).await {
+        match Rest::new(&session.gateway)
+            .post("/auth/refresh", body)
+            .await
+        {
             Ok(answer) => session.take(&answer)?,
             Err(RestError::Refused { status, .. }) if status.as_u16() == 401 => {
-                return Err(CommandError::Failed("the session has ended; run `tars login` again".to_owned()));
+                return Err(CommandError::Failed(
+                    "the session has ended; run `tars login` again".to_owned(),
+                ));
             }
             Err(e) => return Err(e.into()),
         }

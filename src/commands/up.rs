@@ -9,7 +9,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use toml::{Table, Value};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars up\n  tars up --data-dir /var/lib/tars --gateway-addr 127.0.0.1:0 --ready-file ready.json")]
+#[command(
+    after_help = "Examples:\n  tars up\n  tars up --data-dir /var/lib/tars --gateway-addr 127.0.0.1:0 --ready-file ready.json"
+)]
 pub(crate) struct Up {
     #[command(flatten)]
     addresses: Addresses,
@@ -57,7 +59,11 @@ impl Addresses {
                 }
             }
         }
-        if listen.is_empty() { Table::new() } else { Table::from_iter([("listen".to_owned(), Value::Table(listen))]) }
+        if listen.is_empty() {
+            Table::new()
+        } else {
+            Table::from_iter([("listen".to_owned(), Value::Table(listen))])
+        }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -77,7 +83,9 @@ impl Up {
         let mut signals = Signals::new()?;
         let mesh = Mesh::start(config).await?;
         for path in [Some(own.clone()), self.ready_file].into_iter().flatten() {
-            mesh.ready.save(&path).map_err(|e| CommandError::file(&path, e))?;
+            mesh.ready
+                .save(&path)
+                .map_err(|e| CommandError::file(&path, e))?;
         }
         announce(&mesh.ready);
         signals.wait().await;
@@ -106,7 +114,11 @@ pub(crate) fn announce(ready: &Ready) {
     eprintln!("  metrics, probes   {}", ready.observe);
     eprintln!("  admin             {}", ready.admin);
     eprintln!("  operator identity {}", ready.client_cert.display());
-    eprintln!("  user {} with the password in {}", ready.admin_user, ready.admin_password_file.display());
+    eprintln!(
+        "  user {} with the password in {}",
+        ready.admin_user,
+        ready.admin_password_file.display()
+    );
 }
 
 /// SIGINT and SIGTERM.

@@ -6,7 +6,9 @@ use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars users list\n  tars users create ada --role developer < password.txt\n  tars users disable ada\n  tars users roles ada viewer")]
+#[command(
+    after_help = "Examples:\n  tars users list\n  tars users create ada --role developer < password.txt\n  tars users disable ada\n  tars users roles ada viewer"
+)]
 pub(crate) struct Users {
     #[command(subcommand)]
     command: Command,
@@ -48,10 +50,17 @@ impl Users {
                     let users = list(&rest).await?;
                     print(&users, json);
                 }
-                Command::Create { username, roles, password_file } => {
+                Command::Create {
+                    username,
+                    roles,
+                    password_file,
+                } => {
                     let password = read_password(password_file)?;
                     let body = json!({ "username": username, "password": password.trim_end_matches('\n'), "roles": roles });
-                    print(&[rest.post("/admin/users", body).await?["user"].clone()], false);
+                    print(
+                        &[rest.post("/admin/users", body).await?["user"].clone()],
+                        false,
+                    );
                 }
                 Command::Disable { username } => {
                     let path = format!("/admin/users/{username}/disable");
@@ -63,7 +72,10 @@ impl Users {
                 }
                 Command::Roles { username, roles } => {
                     let path = format!("/admin/users/{username}/roles");
-                    print(&[rest.put(&path, json!({ "roles": roles })).await?["user"].clone()], false);
+                    print(
+                        &[rest.put(&path, json!({ "roles": roles })).await?["user"].clone()],
+                        false,
+                    );
                 }
             }
             Ok(ExitCode::SUCCESS)
@@ -74,9 +86,14 @@ impl Users {
 async fn list(rest: &crate::rest::Rest) -> Result<Vec<Value>, CommandError> {
     let (mut users, mut token) = (Vec::new(), String::new());
     loop {
-        let page = rest.get(&format!("/admin/users?page_token={token}")).await?;
+        let page = rest
+            .get(&format!("/admin/users?page_token={token}"))
+            .await?;
         users.extend(page["users"].as_array().cloned().unwrap_or_default());
-        token = page["next_page_token"].as_str().unwrap_or_default().to_owned();
+        token = page["next_page_token"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned();
         if token.is_empty() {
             return Ok(users);
         }
@@ -92,9 +109,23 @@ fn print(users: &[Value], json: bool) {
         .iter()
         .map(|u| {
             let text = |name: &str| u[name].as_str().unwrap_or_default().to_owned();
-            let roles = u["roles"].as_array().into_iter().flatten().filter_map(Value::as_str).collect::<Vec<_>>();
-            let state = if u["disabled"] == true { "disabled" } else { "active" };
-            vec![text("username"), roles.join(","), state.to_owned(), text("created_at")]
+            let roles = u["roles"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_str)
+                .collect::<Vec<_>>();
+            let state = if u["disabled"] == true {
+                "disabled"
+            } else {
+                "active"
+            };
+            vec![
+                text("username"),
+                roles.join(","),
+                state.to_owned(),
+                text("created_at"),
+            ]
         })
         .collect();
     output::table(&["user", "roles", "state", "created"], &rows);

@@ -1,1 +1,160 @@
-//! Whole-system tests.
+//! A mesh for a test: its own data directory, free ports, wide limits unless the test narrows them.
+
+use serde_json::{Value, json};
+use std::{sync::Arc, time::Duration};
+use tars::{
+    app::Mesh,
+    rest::{Rest, RestError},
+};
+use tars_certs::{
+    Authority, Identity, IdentityHandle, SpiffeId,
+    ca::{Lives, Request},
+    identity,
+};
+use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
+use tars_mesh::{Channel, ChannelOptions};
+use tars_runtime::{
+    clock::Clock,
+    config::{Config, Limits, Listen},
+};
+use tempfile::TempDir;
+
+pub struct TestMesh {
+    pub mesh: Mesh,
+    pub dir: TempDir,
+    pub config: Config,
+}
+
+/// Wide enough that no test meets a limit by accident.
+pub fn config() -> Config {
+    let mut config = Config::default();
+    config.listen = Listen::free();
+    config.limits = Limits {
+        auth_per_minute: 100_000,
+        public_per_minute: 100_000,
+        user_per_minute: 1_000_000,
+        internal_per_second: 100_000,
+        flood_per_second: 100_000,
+    };
+    config.connections.drain_seconds = 5;
+    config
+}
+
+impl TestMesh {
+    pub async fn start() -> Self {
+        Self::with(config()).await
+    }
+
+    pub async fn with(mut config: Config) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        config.data.dir = dir.path().to_owned();
+        let mesh = Mesh::start(config.clone()).await.expect("the mesh starts");
+        Self { mesh, dir, config }
+    }
+
+    /// Stops it and starts it again on the same data.
+    pub async fn restart(self) -> Self {
+        let Self { mesh, dir, config } = self;
+        mesh.stop().await;
+        let mesh = Mesh::start(config.clone()).await.expect("the mesh starts again");
+        Self { mesh, dir, config }
+    }
+
+    pub fn rest(&self) -> Rest {
+        Rest::new(&self.mesh.ready.gateway)
+    }
+
+    pub async fn admin(&self) -> Rest {
+        let ready = &self.mesh.ready;
+        let password = std::fs::read_to_string(&ready.admin_password_file).expect("the password file");
+        self.rest().login(&ready.admin_user, &password).await.expect("the administrator logs in")
+    }
+
+    /// A new user with a role, logged in.
+    pub async fn user(&self, name: &str, role: &str) -> Rest {
+        let body = json!({ "username": name, "password": PASSWORD, "roles": [role] });
+        self.admin().await.post("/admin/users", body).await.expect("the user is created");
+        self.rest().login(name, PASSWORD).await.expect("the user logs in")
+    }
+
+    pub fn authority(&self) -> Authority {
+        let clock = Clock::system();
+        let dir = self.dir.path().join("ca");
+        Authority::open(&dir, &self.config.trust.domain, Lives::default(), clock.now()).expect("the authority opens")
+    }
+
+    /// An identity of this mesh.
+    pub fn identity(&self, path: &str) -> Identity {
+        issue(&self.authority(), path)
+    }
+
+    /// A channel to one service as some peer.
+    pub fn channel(&self, service: &str, peer: &str) -> Channel {
+        self.channel_as(service, self.identity(peer))
+    }
+
+    pub fn channel_as(&self, service: &str, identity: Identity) -> Channel {
+        let options = ChannelOptions {
+            target: self.target(service),
+            expected: SpiffeId::new(&self.config.trust.domain, &format!("/{service}")).expect("an id"),
+            identity: IdentityHandle::new(identity),
+            clock: Clock::system(),
+        };
+        Channel::new(options).expect("a channel")
+    }
+
+    /// The same for generated clients.
+    pub fn client(&self, service: &str, peer: &str) -> OutgoingService<Channel> {
+        outgoing(self.channel(service, peer), Credentials::Own)
+    }
+
+    /// `host:port` of a service.
+    pub fn target(&self, service: &str) -> String {
+        let ready = &self.mesh.ready;
+        let url = match service {
+            "auth" => &ready.auth,
+            "orchestration" => &ready.orchestration,
+            "automl" => &ready.automl,
+            "hypersync" => &ready.hypersync,
+            other => panic!("no service {other}"),
+        };
+        url.trim_start_matches("https://").to_owned()
+    }
+}
+
+pub const PASSWORD: &str = "a password of tests";
+
+pub fn issue(authority: &Authority, path: &str) -> Identity {
+    let request = Request {
+        id: SpiffeId::new(authority.trust_domain(), path).expect("an id"),
+        dns: Vec::new(),
+        ips: Vec::new(),
+        life: Duration::from_secs(3600),
+    };
+    let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(Clock::system());
+    identity::issue(authority, &request, &time).expect("an identity")
+}
+
+/// The HTTP status and body of a refusal.
+pub fn refusal<T: std::fmt::Debug>(result: Result<T, RestError>) -> (u16, Value) {
+    match result {
+        Err(RestError::Refused { status, body, .. }) => (status.as_u16(), body),
+        other => panic!("not refused: {other:?}"),
+    }
+}
+
+/// The reason in an error body.
+pub fn reason(body: &Value) -> String {
+    let details = body["details"].as_array().into_iter().flatten();
+    let mut reasons = details.filter_map(|d| d["reason"].as_str());
+    reasons.next().unwrap_or_default().to_owned()
+}
+
+/// Looks until something holds, for a bounded time.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() -> F) {
+    let end = tokio::time::Instant::now() + Duration::from_secs(60);
+    while !look().await {
+        assert!(tokio::time::Instant::now() < end, "never happened: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

@@ -5,7 +5,9 @@ pub(crate) fn solve(matrix: &mut [f64], right: &mut [f64]) -> Option<()> {
     let n = right.len();
     for column in 0..n {
         let pivot = (column..n).max_by(|i, j| {
-            matrix[i * n + column].abs().total_cmp(&matrix[j * n + column].abs())
+            matrix[i * n + column]
+                .abs()
+                .total_cmp(&matrix[j * n + column].abs())
         })?;
         if matrix[pivot * n + column].abs() < 1e-13 {
             return None;

@@ -9,7 +9,12 @@ use crate::{
 /// How many candidates between two looks at the clock.
 const CHECK_EVERY: u64 = 64;
 
-pub(crate) fn search(game: &Bimatrix, mut best: Solution, tolerance: f64, stopped: &dyn Fn() -> bool) -> Solution {
+pub(crate) fn search(
+    game: &Bimatrix,
+    mut best: Solution,
+    tolerance: f64,
+    stopped: &dyn Fn() -> bool,
+) -> Solution {
     let mut seen = best.iterations;
     for (own, other) in sizes(game.rows, game.columns) {
         let mut rows = Subset::first(game.rows, own);
@@ -38,7 +43,9 @@ pub(crate) fn search(game: &Bimatrix, mut best: Solution, tolerance: f64, stoppe
 
 /// Pairs of support sizes: by their difference, then by their sum. Pure pairs have been tried.
 fn sizes(rows: usize, columns: usize) -> Vec<(usize, usize)> {
-    let mut all: Vec<(usize, usize)> = (1..=rows).flat_map(|i| (1..=columns).map(move |j| (i, j))).collect();
+    let mut all: Vec<(usize, usize)> = (1..=rows)
+        .flat_map(|i| (1..=columns).map(move |j| (i, j)))
+        .collect();
     all.retain(|pair| *pair != (1, 1));
     all.sort_by_key(|(i, j)| (i.abs_diff(*j), i + j));
     all
@@ -55,15 +62,28 @@ fn indifferent(game: &Bimatrix, support: &[usize], against: &[usize]) -> Option<
 /// Weights over `over` that make every action in `equal` earn the same. With supports of different
 /// sizes there are too many or too few equations: least squares then finds a solution if there is
 /// one, and the certificate judges it.
-fn mix(equal: &[usize], over: &[usize], len: usize, payoff: impl Fn(usize, usize) -> f64) -> Option<Vec<f64>> {
+fn mix(
+    equal: &[usize],
+    over: &[usize],
+    len: usize,
+    payoff: impl Fn(usize, usize) -> f64,
+) -> Option<Vec<f64>> {
     let k = over.len();
     let scale = equal
         .iter()
-        .flat_map(|i| over.iter().map(|j| payoff(*i, *j).abs()).collect::<Vec<_>>())
+        .flat_map(|i| {
+            over.iter()
+                .map(|j| payoff(*i, *j).abs())
+                .collect::<Vec<_>>()
+        })
         .fold(f64::MIN_POSITIVE, f64::max);
     let mut rows: Vec<Vec<f64>> = equal
         .windows(2)
-        .map(|pair| over.iter().map(|j| payoff(pair[0], *j) / scale - payoff(pair[1], *j) / scale).collect())
+        .map(|pair| {
+            over.iter()
+                .map(|j| payoff(pair[0], *j) / scale - payoff(pair[1], *j) / scale)
+                .collect()
+        })
         .collect();
     rows.push(vec![1.0; k]);
     let right = |r: usize| if r + 1 == rows.len() { 1.0 } else { 0.0 };
@@ -113,7 +133,10 @@ struct Subset {
 
 impl Subset {
     fn first(len: usize, size: usize) -> Self {
-        Self { len, next: Some((0..size).collect()) }
+        Self {
+            len,
+            next: Some((0..size).collect()),
+        }
     }
 
     fn next(&mut self) -> Option<Vec<usize>> {

@@ -52,7 +52,10 @@ impl Space {
 
 impl Dqn {
     pub fn new(inputs: usize, actions: usize, params: DqnParams, rng: &mut StdRng) -> Self {
-        let online = Mlp::new(&[inputs, params.hidden_dim, params.hidden_dim, actions], rng);
+        let online = Mlp::new(
+            &[inputs, params.hidden_dim, params.hidden_dim, actions],
+            rng,
+        );
         Self {
             target: online.clone(),
             adam: Adam::new(&online),
@@ -98,7 +101,10 @@ impl Dqn {
         for (row, pick) in space.picks.iter_mut().enumerate() {
             *pick = self.replay.pick(rng);
             let fill = |into: &mut Array2<f32>, from: &[f32]| {
-                into.row_mut(row).iter_mut().zip(from).for_each(|(a, b)| *a = *b);
+                into.row_mut(row)
+                    .iter_mut()
+                    .zip(from)
+                    .for_each(|(a, b)| *a = *b);
             };
             fill(&mut space.states, self.replay.state(*pick));
             fill(&mut space.nexts, self.replay.next(*pick));
@@ -107,7 +113,11 @@ impl Dqn {
         let nexts = space.nexts.view();
         let chosen: Option<Vec<usize>> = self.params.double_dqn.then(|| {
             let values = space.other.forward(&self.online, &nexts);
-            values.rows().into_iter().map(|r| best(r.as_slice().unwrap_or_default())).collect()
+            values
+                .rows()
+                .into_iter()
+                .map(|r| best(r.as_slice().unwrap_or_default()))
+                .collect()
         });
         let values = space.other.forward(&self.target, &nexts);
         for (row, pick) in space.picks.iter().enumerate() {
@@ -127,12 +137,19 @@ impl Dqn {
         for (row, pick) in space.picks.iter().enumerate() {
             let action = self.replay.action(*pick);
             let error = outputs[(row, action)] - space.targets[row];
-            loss += if error.abs() <= 1.0 { 0.5 * error * error } else { error.abs() - 0.5 };
+            loss += if error.abs() <= 1.0 {
+                0.5 * error * error
+            } else {
+                error.abs() - 0.5
+            };
             space.gradient[(row, action)] = error.clamp(-1.0, 1.0) / rows;
         }
-        space.online.backward(&self.online, &states, &space.gradient);
+        space
+            .online
+            .backward(&self.online, &states, &space.gradient);
         space.online.clip(MAX_GRADIENT);
-        self.adam.step(&mut self.online, &space.online, self.params.learning_rate);
+        self.adam
+            .step(&mut self.online, &space.online, self.params.learning_rate);
         loss / rows
     }
 

@@ -52,11 +52,21 @@ pub struct Spec {
 }
 
 const fn float(name: &'static str, low: f64, high: f64, default: f64, search: Search) -> Parameter {
-    Parameter { name, kind: Kind::Float { low, high }, default: Value::Number(default), search }
+    Parameter {
+        name,
+        kind: Kind::Float { low, high },
+        default: Value::Number(default),
+        search,
+    }
 }
 
 const fn int(name: &'static str, low: i64, high: i64, default: f64, search: Search) -> Parameter {
-    Parameter { name, kind: Kind::Int { low, high }, default: Value::Number(default), search }
+    Parameter {
+        name,
+        kind: Kind::Int { low, high },
+        default: Value::Number(default),
+        search,
+    }
 }
 
 const fn range(low: f64, high: f64, log: bool) -> Search {
@@ -68,13 +78,56 @@ const DQN: &[Parameter] = &[
     float("gamma", 0.9, 0.9999, 0.95, range(0.95, 0.999, false)),
     float("epsilon_start", 0.5, 1.0, 1.0, range(0.9, 1.0, false)),
     float("epsilon_end", 0.001, 0.2, 0.01, range(0.01, 0.1, true)),
-    float("epsilon_decay", 0.9, 0.99999, 0.995, range(0.9, 0.9999, false)),
-    int("buffer_size", 1_000, 10_000_000, 10_000.0, Search::Int { low: 5_000, high: 100_000, log: true }),
-    int("batch_size", 8, 1024, 64.0, Search::Choices(&[16.0, 32.0, 64.0, 128.0])),
-    int("target_update", 1, 10_000, 10.0, Search::Int { low: 1, high: 50, log: true }),
+    float(
+        "epsilon_decay",
+        0.9,
+        0.99999,
+        0.995,
+        range(0.9, 0.9999, false),
+    ),
+    int(
+        "buffer_size",
+        1_000,
+        10_000_000,
+        10_000.0,
+        Search::Int {
+            low: 5_000,
+            high: 100_000,
+            log: true,
+        },
+    ),
+    int(
+        "batch_size",
+        8,
+        1024,
+        64.0,
+        Search::Choices(&[16.0, 32.0, 64.0, 128.0]),
+    ),
+    int(
+        "target_update",
+        1,
+        10_000,
+        10.0,
+        Search::Int {
+            low: 1,
+            high: 50,
+            log: true,
+        },
+    ),
     float("tau", 1e-4, 1.0, 0.005, range(0.005, 1.0, true)),
-    int("hidden_dim", 16, 1024, 64.0, Search::Choices(&[32.0, 64.0, 128.0])),
-    Parameter { name: "double_dqn", kind: Kind::Flag, default: Value::Flag(true), search: Search::Flag },
+    int(
+        "hidden_dim",
+        16,
+        1024,
+        64.0,
+        Search::Choices(&[32.0, 64.0, 128.0]),
+    ),
+    Parameter {
+        name: "double_dqn",
+        kind: Kind::Flag,
+        default: Value::Flag(true),
+        search: Search::Flag,
+    },
 ];
 
 /// The parameters of an algorithm by its name.
@@ -84,7 +137,10 @@ pub fn spec_of(algorithm: &str) -> Option<Spec> {
 
 impl Spec {
     pub fn defaults(&self) -> Values {
-        self.parameters.iter().map(|p| (p.name.to_owned(), p.default)).collect()
+        self.parameters
+            .iter()
+            .map(|p| (p.name.to_owned(), p.default))
+            .collect()
     }
 
     /// Everything that is wrong: unknown names, wrong kinds, values out of bounds.
@@ -96,7 +152,10 @@ impl Spec {
                     None => Some("is no parameter of this algorithm".to_owned()),
                     Some(parameter) => parameter.problem(*value),
                 };
-                problem.map(|problem| Wrong { name: name.clone(), problem })
+                problem.map(|problem| Wrong {
+                    name: name.clone(),
+                    problem,
+                })
             })
             .collect();
         if wrong.is_empty() { Ok(()) } else { Err(wrong) }
@@ -119,10 +178,14 @@ impl Parameter {
             (_, Value::Flag(_)) => Some("must be a number".to_owned()),
             (Kind::Float { low, high }, Value::Number(n)) if n >= low && n <= high => None,
             (Kind::Float { low, high }, _) => Some(format!("must be between {low} and {high}")),
-            (Kind::Int { low, high }, Value::Number(n)) if n.fract() == 0.0 && n >= low as f64 && n <= high as f64 => {
+            (Kind::Int { low, high }, Value::Number(n))
+                if n.fract() == 0.0 && n >= low as f64 && n <= high as f64 =>
+            {
                 None
             }
-            (Kind::Int { low, high }, _) => Some(format!("must be a whole number between {low} and {high}")),
+            (Kind::Int { low, high }, _) => {
+                Some(format!("must be a whole number between {low} and {high}"))
+            }
         }
     }
 }
@@ -196,9 +259,14 @@ mod tests {
     fn wrong_values_are_named() {
         let spec = spec_of("dqn").unwrap();
         for (name, value) in [
-            ("gamma", Value::Number(-7.0)), ("gamma", Value::Number(f64::NAN)), ("gamma", Value::Flag(true)),
-            ("learning_rate", Value::Number(99_999.0)), ("batch_size", Value::Number(32.5)),
-            ("double_dqn", Value::Number(1.0)), ("lr", Value::Number(0.1)), ("hidden_dim", Value::Number(1e9)),
+            ("gamma", Value::Number(-7.0)),
+            ("gamma", Value::Number(f64::NAN)),
+            ("gamma", Value::Flag(true)),
+            ("learning_rate", Value::Number(99_999.0)),
+            ("batch_size", Value::Number(32.5)),
+            ("double_dqn", Value::Number(1.0)),
+            ("lr", Value::Number(0.1)),
+            ("hidden_dim", Value::Number(1e9)),
         ] {
             let wrong = spec.check(&one(name, value)).unwrap_err();
             assert_eq!(wrong[0].name, name);

@@ -26,11 +26,15 @@ impl Mlp {
             let gain = if i == last { 0.1 } else { 1.0 };
             let scale = gain * (6.0 / pair[0] as f32).sqrt();
             Layer {
-                weights: Array2::from_shape_fn((pair[0], pair[1]), |_| rng.random_range(-scale..scale)),
+                weights: Array2::from_shape_fn((pair[0], pair[1]), |_| {
+                    rng.random_range(-scale..scale)
+                }),
                 bias: Array1::zeros(pair[1]),
             }
         });
-        Self { layers: layers.collect() }
+        Self {
+            layers: layers.collect(),
+        }
     }
 
     pub fn inputs(&self) -> usize {
@@ -58,8 +62,12 @@ impl Mlp {
     /// Moves towards another network: `self = (1 - rate) self + rate other`.
     pub fn blend(&mut self, other: &Self, rate: f32) {
         for (mine, theirs) in self.layers.iter_mut().zip(&other.layers) {
-            Zip::from(&mut mine.weights).and(&theirs.weights).for_each(|m, t| *m += rate * (t - *m));
-            Zip::from(&mut mine.bias).and(&theirs.bias).for_each(|m, t| *m += rate * (t - *m));
+            Zip::from(&mut mine.weights)
+                .and(&theirs.weights)
+                .for_each(|m, t| *m += rate * (t - *m));
+            Zip::from(&mut mine.bias)
+                .and(&theirs.bias)
+                .for_each(|m, t| *m += rate * (t - *m));
         }
     }
 }
@@ -70,7 +78,10 @@ impl Layer {
         output.extend(self.bias.iter());
         for (x, row) in input.iter().zip(self.weights.rows()) {
             if *x != 0.0 {
-                output.iter_mut().zip(row).for_each(|(out, w)| *out += x * w);
+                output
+                    .iter_mut()
+                    .zip(row)
+                    .for_each(|(out, w)| *out += x * w);
             }
         }
     }
@@ -95,12 +106,23 @@ impl Batch {
     pub fn new(net: &Mlp, rows: usize) -> Self {
         let space = |columns| Array2::zeros((rows, columns));
         Self {
-            activations: net.layers.iter().map(|l| space(l.weights.ncols())).collect(),
-            deltas: net.layers.iter().map(|l| space(l.weights.ncols())).collect(),
+            activations: net
+                .layers
+                .iter()
+                .map(|l| space(l.weights.ncols()))
+                .collect(),
+            deltas: net
+                .layers
+                .iter()
+                .map(|l| space(l.weights.ncols()))
+                .collect(),
             gradients: net
                 .layers
                 .iter()
-                .map(|l| Layer { weights: Array2::zeros(l.weights.dim()), bias: Array1::zeros(l.bias.dim()) })
+                .map(|l| Layer {
+                    weights: Array2::zeros(l.weights.dim()),
+                    bias: Array1::zeros(l.bias.dim()),
+                })
                 .collect(),
         }
     }
@@ -124,22 +146,45 @@ impl Batch {
     }
 
     /// Gradients of the last forward pass, given the loss's gradient by the outputs.
-    pub fn backward(&mut self, net: &Mlp, input: &ArrayView2<'_, f32>, output_gradient: &Array2<f32>) -> &[Layer] {
+    pub fn backward(
+        &mut self,
+        net: &Mlp,
+        input: &ArrayView2<'_, f32>,
+        output_gradient: &Array2<f32>,
+    ) -> &[Layer] {
         let last = net.layers.len() - 1;
         self.deltas[last].assign(output_gradient);
         for i in (0..=last).rev() {
             if i < last {
                 let (below, above) = self.deltas.split_at_mut(i + 1);
-                general_mat_mul(1.0, &above[0], &net.layers[i + 1].weights.t(), 0.0, &mut below[i]);
-                Zip::from(&mut below[i]).and(&self.activations[i]).for_each(|d, a| {
-                    if *a <= 0.0 {
-                        *d = 0.0;
-                    }
-                });
+                general_mat_mul(
+                    1.0,
+                    &above[0],
+                    &net.layers[i + 1].weights.t(),
+                    0.0,
+                    &mut below[i],
+                );
+                Zip::from(&mut below[i])
+                    .and(&self.activations[i])
+                    .for_each(|d, a| {
+                        if *a <= 0.0 {
+                            *d = 0.0;
+                        }
+                    });
             }
-            let source = if i == 0 { input.view() } else { self.activations[i - 1].view() };
+            let source = if i == 0 {
+                input.view()
+            } else {
+                self.activations[i - 1].view()
+            };
             let gradient = &mut self.gradients[i];
-            general_mat_mul(1.0, &source.t(), &self.deltas[i], 0.0, &mut gradient.weights);
+            general_mat_mul(
+                1.0,
+                &source.t(),
+                &self.deltas[i],
+                0.0,
+                &mut gradient.weights,
+            );
             gradient.bias.assign(&self.deltas[i].sum_axis(Axis(0)));
         }
         &self.gradients
@@ -173,7 +218,10 @@ pub struct Adam {
 
 impl Adam {
     pub fn new(net: &Mlp) -> Self {
-        let zero = |l: &Layer| Layer { weights: Array2::zeros(l.weights.dim()), bias: Array1::zeros(l.bias.dim()) };
+        let zero = |l: &Layer| Layer {
+            weights: Array2::zeros(l.weights.dim()),
+            bias: Array1::zeros(l.bias.dim()),
+        };
         Self {
             steps: 0,
             mean: net.layers.iter().map(zero).collect(),
@@ -192,8 +240,16 @@ impl Adam {
         };
         for (i, layer) in net.layers.iter_mut().enumerate() {
             let (g, m, s) = (&batch.gradients[i], &mut self.mean[i], &mut self.square[i]);
-            Zip::from(&mut layer.weights).and(&g.weights).and(&mut m.weights).and(&mut s.weights).for_each(update);
-            Zip::from(&mut layer.bias).and(&g.bias).and(&mut m.bias).and(&mut s.bias).for_each(update);
+            Zip::from(&mut layer.weights)
+                .and(&g.weights)
+                .and(&mut m.weights)
+                .and(&mut s.weights)
+                .for_each(update);
+            Zip::from(&mut layer.bias)
+                .and(&g.bias)
+                .and(&mut m.bias)
+                .and(&mut s.bias)
+                .for_each(update);
         }
     }
 }
@@ -214,7 +270,11 @@ mod tests {
     /// Half the sum of squares of the outputs: its gradient by the outputs is the outputs.
     fn loss(net: &Mlp) -> f64 {
         let mut batch = Batch::new(net, 4);
-        batch.forward(net, &input().view()).iter().map(|v| 0.5 * f64::from(v * v)).sum()
+        batch
+            .forward(net, &input().view())
+            .iter()
+            .map(|v| 0.5 * f64::from(v * v))
+            .sum()
     }
 
     #[test]
@@ -234,21 +294,29 @@ mod tests {
                 down.layers[i].weights[at] -= h;
                 let numeric = (loss(&up) - loss(&down)) / f64::from(2.0 * h);
                 let exact = f64::from(gradient.weights[at]);
-                assert!((numeric - exact).abs() < 2e-2 * exact.abs().max(0.1), "layer {i} {at:?}: {numeric} {exact}");
+                assert!(
+                    (numeric - exact).abs() < 2e-2 * exact.abs().max(0.1),
+                    "layer {i} {at:?}: {numeric} {exact}"
+                );
             }
             let (mut up, mut down) = (net.clone(), net.clone());
             up.layers[i].bias[1] += h;
             down.layers[i].bias[1] -= h;
             let numeric = (loss(&up) - loss(&down)) / f64::from(2.0 * h);
             let exact = f64::from(gradient.bias[1]);
-            assert!((numeric - exact).abs() < 2e-2 * exact.abs().max(0.1), "bias {i}: {numeric} {exact}");
+            assert!(
+                (numeric - exact).abs() < 2e-2 * exact.abs().max(0.1),
+                "bias {i}: {numeric} {exact}"
+            );
         }
     }
 
     #[test]
     fn one_and_many_agree() {
         let net = net();
-        let many = Batch::new(&net, 4).forward(&net, &input().view()).to_owned();
+        let many = Batch::new(&net, 4)
+            .forward(&net, &input().view())
+            .to_owned();
         let mut scratch = Scratch::default();
         for (row, out) in input().rows().into_iter().zip(many.rows()) {
             let one = net.forward_one(row.as_slice().unwrap(), &mut scratch);

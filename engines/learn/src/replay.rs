@@ -102,12 +102,21 @@ mod tests {
         let mut replay = Replay::new(1, 3);
         for n in 0..5u8 {
             let v = [f32::from(n)];
-            replay.push(Transition { state: &v, action: usize::from(n), reward: 0.0, next: &v, terminated: n == 4 });
+            replay.push(Transition {
+                state: &v,
+                action: usize::from(n),
+                reward: 0.0,
+                next: &v,
+                terminated: n == 4,
+            });
         }
         let mut kept: Vec<usize> = (0..replay.len()).map(|i| replay.action(i)).collect();
         kept.sort_unstable();
         assert_eq!(kept, [2, 3, 4]);
         let last = (0..3).find(|i| replay.action(*i) == 4).unwrap();
-        assert_eq!((replay.state(last), replay.goes_on(last)), (&[4.0][..], 0.0));
+        assert_eq!(
+            (replay.state(last), replay.goes_on(last)),
+            (&[4.0][..], 0.0)
+        );
     }
 }

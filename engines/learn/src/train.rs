@@ -104,12 +104,18 @@ impl Run {
         if let Some(start) = &self.start {
             agent.start_from(start)?;
         }
-        let Some((steps, episodes)) = self.learn(env.as_mut(), &mut agent, &mut rng, control)? else {
+        let Some((steps, episodes)) = self.learn(env.as_mut(), &mut agent, &mut rng, control)?
+        else {
             return Ok(None);
         };
         let seed = self.seed ^ EVALUATION_STREAM;
         let evaluation = evaluate(env.as_mut(), &agent.online, self.eval_episodes, seed);
-        Ok(Some(Outcome { steps, episodes, evaluation, weights: agent.online }))
+        Ok(Some(Outcome {
+            steps,
+            episodes,
+            evaluation,
+            weights: agent.online,
+        }))
     }
 
     fn learn(
@@ -132,7 +138,13 @@ impl Run {
             let outcome = env.step(action, rng, &mut next);
             total += f64::from(outcome.reward);
             let terminated = outcome.terminated;
-            let transition = Transition { state: &state, action, reward: outcome.reward, next: &next, terminated };
+            let transition = Transition {
+                state: &state,
+                action,
+                reward: outcome.reward,
+                next: &next,
+                terminated,
+            };
             if let Some(loss) = agent.observe(transition, rng) {
                 if !loss.is_finite() {
                     return Err(RunError::Diverged);
@@ -146,7 +158,9 @@ impl Run {
                 total = 0.0;
                 agent.end_episode();
                 if let Some(values) = control.reloaded() {
-                    agent.reload(DqnParams::from_values(&values).map_err(RunError::Hyperparameters)?);
+                    agent.reload(
+                        DqnParams::from_values(&values).map_err(RunError::Hyperparameters)?,
+                    );
                 }
                 env.reset(rng, &mut state);
             }
@@ -160,7 +174,12 @@ impl Run {
 
 impl Dqn {
     fn start_from(&mut self, weights: &Mlp) -> Result<(), RunError> {
-        let shape = |net: &Mlp| net.layers.iter().map(|l| l.weights.dim()).collect::<Vec<_>>();
+        let shape = |net: &Mlp| {
+            net.layers
+                .iter()
+                .map(|l| l.weights.dim())
+                .collect::<Vec<_>>()
+        };
         if shape(weights) != shape(&self.online) {
             return Err(RunError::Weights);
         }
@@ -178,7 +197,12 @@ struct Meter {
 
 impl Meter {
     fn new(every: u64) -> Self {
-        Self { every, episodes: 0, returns: Mean::default(), losses: Mean::default() }
+        Self {
+            every,
+            episodes: 0,
+            returns: Mean::default(),
+            losses: Mean::default(),
+        }
     }
 
     fn take(&mut self, step: u64, epsilon: f64) -> Progress {
@@ -227,7 +251,9 @@ pub fn evaluate(env: &mut dyn Environment, net: &Mlp, episodes: u32, seed: u64) 
             }
         }
     };
-    Evaluation { returns: (0..episodes.max(1)).map(play).collect() }
+    Evaluation {
+        returns: (0..episodes.max(1)).map(play).collect(),
+    }
 }
 
 #[cfg(test)]
@@ -257,7 +283,10 @@ mod tests {
     }
 
     fn values(pairs: &[(&str, f64)]) -> Values {
-        pairs.iter().map(|(n, v)| ((*n).to_owned(), Value::Number(*v))).collect()
+        pairs
+            .iter()
+            .map(|(n, v)| ((*n).to_owned(), Value::Number(*v)))
+            .collect()
     }
 
     fn run(environment: &str, steps: u64, pairs: &[(&str, f64)]) -> Run {
@@ -274,20 +303,38 @@ mod tests {
     }
 
     const GOOD: &[(&str, f64)] = &[
-        ("learning_rate", 1e-3), ("gamma", 0.99), ("epsilon_decay", 0.97), ("tau", 1.0), ("target_update", 5.0),
+        ("learning_rate", 1e-3),
+        ("gamma", 0.99),
+        ("epsilon_decay", 0.97),
+        ("tau", 1.0),
+        ("target_update", 5.0),
     ];
 
     #[test]
     fn the_grid_is_solved_to_its_exact_optimum() {
-        let outcome = run("gridworld", 8_000, GOOD).execute(&mut Collect::default()).unwrap().unwrap();
+        let outcome = run("gridworld", 8_000, GOOD)
+            .execute(&mut Collect::default())
+            .unwrap()
+            .unwrap();
         let best = f64::from(GridWorld::BEST_RETURN);
-        assert!((outcome.evaluation.mean() - best).abs() < 0.01 * best, "{}", outcome.evaluation.mean());
+        assert!(
+            (outcome.evaluation.mean() - best).abs() < 0.01 * best,
+            "{}",
+            outcome.evaluation.mean()
+        );
     }
 
     #[test]
     fn the_pole_is_balanced_far_longer_than_by_chance() {
-        let outcome = run("cartpole", 15_000, GOOD).execute(&mut Collect::default()).unwrap().unwrap();
-        assert!(outcome.evaluation.mean() > 150.0, "{}", outcome.evaluation.mean());
+        let outcome = run("cartpole", 15_000, GOOD)
+            .execute(&mut Collect::default())
+            .unwrap()
+            .unwrap();
+        assert!(
+            outcome.evaluation.mean() > 150.0,
+            "{}",
+            outcome.evaluation.mean()
+        );
     }
 
     #[test]
@@ -300,8 +347,14 @@ mod tests {
 
     #[test]
     fn a_run_reports_and_stops() {
-        let mut control = Collect { stop_after: Some(3), ..Collect::default() };
-        assert_eq!(run("cartpole", 5_000, GOOD).execute(&mut control).unwrap(), None);
+        let mut control = Collect {
+            stop_after: Some(3),
+            ..Collect::default()
+        };
+        assert_eq!(
+            run("cartpole", 5_000, GOOD).execute(&mut control).unwrap(),
+            None
+        );
         let steps: Vec<u64> = control.seen.iter().map(|p| p.step).collect();
         assert_eq!(steps, [500, 1000, 1500]);
     }
@@ -310,7 +363,10 @@ mod tests {
     fn a_reload_takes_effect_in_a_running_learner() {
         let mut changed = values(GOOD);
         changed.extend(values(&[("epsilon_decay", 0.9), ("batch_size", 16.0)]));
-        let mut control = Collect { reload: Some(changed), ..Collect::default() };
+        let mut control = Collect {
+            reload: Some(changed),
+            ..Collect::default()
+        };
         run("cartpole", 2_000, GOOD).execute(&mut control).unwrap();
         let mut plain = Collect::default();
         run("cartpole", 2_000, GOOD).execute(&mut plain).unwrap();
@@ -321,10 +377,19 @@ mod tests {
     fn what_cannot_run_says_why() {
         let mut control = Collect::default();
         let error = |r: Run, c: &mut Collect| r.execute(c).unwrap_err();
-        assert!(matches!(error(run("nowhere", 10, GOOD), &mut control), RunError::Environment(_)));
+        assert!(matches!(
+            error(run("nowhere", 10, GOOD), &mut control),
+            RunError::Environment(_)
+        ));
         let wrong = run("cartpole", 10, &[("gamma", 7.0)]);
-        assert!(matches!(error(wrong, &mut control), RunError::Hyperparameters(_)));
-        let other = Run { algorithm: "a2c".into(), ..run("cartpole", 10, GOOD) };
+        assert!(matches!(
+            error(wrong, &mut control),
+            RunError::Hyperparameters(_)
+        ));
+        let other = Run {
+            algorithm: "a2c".into(),
+            ..run("cartpole", 10, GOOD)
+        };
         assert!(matches!(error(other, &mut control), RunError::Algorithm(_)));
     }
 }

@@ -21,8 +21,20 @@ pub fn save(net: &Mlp) -> Vec<u8> {
     let (mut header, mut data) = (BTreeMap::new(), Vec::new());
     for (i, layer) in net.layers.iter().enumerate() {
         let (rows, columns) = layer.weights.dim();
-        put(&mut header, &mut data, format!("layers.{i}.weight"), vec![rows, columns], layer.weights.iter());
-        put(&mut header, &mut data, format!("layers.{i}.bias"), vec![columns], layer.bias.iter());
+        put(
+            &mut header,
+            &mut data,
+            format!("layers.{i}.weight"),
+            vec![rows, columns],
+            layer.weights.iter(),
+        );
+        put(
+            &mut header,
+            &mut data,
+            format!("layers.{i}.bias"),
+            vec![columns],
+            layer.bias.iter(),
+        );
     }
     let header = serde_json::to_vec(&header).unwrap_or_default();
     let mut out = (header.len() as u64).to_le_bytes().to_vec();
@@ -40,21 +52,37 @@ fn put<'a>(
 ) {
     let from = data.len();
     data.extend(values.flat_map(|v| v.to_le_bytes()));
-    header.insert(name, Tensor { dtype: "F32".to_owned(), shape, data_offsets: (from, data.len()) });
+    header.insert(
+        name,
+        Tensor {
+            dtype: "F32".to_owned(),
+            shape,
+            data_offsets: (from, data.len()),
+        },
+    );
 }
 
 pub fn load(bytes: &[u8]) -> Result<Mlp, BadWeights> {
-    let (length, rest) = bytes.split_first_chunk::<8>().ok_or(BadWeights("too short"))?;
-    let length = usize::try_from(u64::from_le_bytes(*length)).map_err(|_| BadWeights("header length"))?;
-    let (header, data) = rest.split_at_checked(length).ok_or(BadWeights("header length"))?;
-    let header: BTreeMap<String, Tensor> = serde_json::from_slice(header).map_err(|_| BadWeights("header"))?;
+    let (length, rest) = bytes
+        .split_first_chunk::<8>()
+        .ok_or(BadWeights("too short"))?;
+    let length =
+        usize::try_from(u64::from_le_bytes(*length)).map_err(|_| BadWeights("header length"))?;
+    let (header, data) = rest
+        .split_at_checked(length)
+        .ok_or(BadWeights("header length"))?;
+    let header: BTreeMap<String, Tensor> =
+        serde_json::from_slice(header).map_err(|_| BadWeights("header"))?;
     let mut layers: Vec<Layer> = Vec::new();
     while let Some(weight) = header.get(&format!("layers.{}.weight", layers.len())) {
-        let bias = header.get(&format!("layers.{}.bias", layers.len())).ok_or(BadWeights("a bias is missing"))?;
+        let bias = header
+            .get(&format!("layers.{}.bias", layers.len()))
+            .ok_or(BadWeights("a bias is missing"))?;
         let [rows, columns] = weight.shape[..] else {
             return Err(BadWeights("a weight is no matrix"));
         };
-        let fits = layers.last().is_none_or(|l| l.weights.ncols() == rows) && bias.shape == [columns];
+        let fits =
+            layers.last().is_none_or(|l| l.weights.ncols() == rows) && bias.shape == [columns];
         if !fits {
             return Err(BadWeights("the layers do not fit"));
         }
@@ -73,12 +101,22 @@ pub fn load(bytes: &[u8]) -> Result<Mlp, BadWeights> {
 fn read(tensor: &Tensor, data: &[u8]) -> Result<Vec<f32>, BadWeights> {
     let (from, to) = tensor.data_offsets;
     let bytes = data.get(from..to).ok_or(BadWeights("offsets"))?;
-    let size = tensor.shape.iter().try_fold(4usize, |n, d| n.checked_mul(*d));
+    let size = tensor
+        .shape
+        .iter()
+        .try_fold(4usize, |n, d| n.checked_mul(*d));
     if tensor.dtype != "F32" || size != Some(bytes.len()) {
         return Err(BadWeights("a tensor's type or size"));
     }
-    let values: Vec<f32> = bytes.chunks_exact(4).map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]])).collect();
-    if values.iter().all(|v| v.is_finite()) { Ok(values) } else { Err(BadWeights("a number is not finite")) }
+    let values: Vec<f32> = bytes
+        .chunks_exact(4)
+        .map(|c| f32::from_le_bytes([c[0], c[1], c[2], c[3]]))
+        .collect();
+    if values.iter().all(|v| v.is_finite()) {
+        Ok(values)
+    } else {
+        Err(BadWeights("a number is not finite"))
+    }
 }
 
 #[cfg(test)]

@@ -23,7 +23,11 @@ pub fn bootstrap(values: &[f64], seed: u64) -> Option<Interval> {
         .collect();
     means.sort_by(f64::total_cmp);
     let at = |share: f64| means[((RESAMPLES as f64 - 1.0) * share).round() as usize];
-    Some(Interval { mean: values.iter().sum::<f64>() / n as f64, low: at(0.025), high: at(0.975) })
+    Some(Interval {
+        mean: values.iter().sum::<f64>() / n as f64,
+        low: at(0.025),
+        high: at(0.975),
+    })
 }
 
 #[cfg(test)]
@@ -37,16 +41,28 @@ mod tests {
         let many = bootstrap(&many, 1).unwrap();
         assert!(few.low < 3.0 && 3.0 < few.high && few.mean == 3.0);
         assert!(many.high - many.low < 0.5 * (few.high - few.low));
-        assert_eq!(bootstrap(&[2.0, 2.0], 1).unwrap(), Interval { mean: 2.0, low: 2.0, high: 2.0 });
+        assert_eq!(
+            bootstrap(&[2.0, 2.0], 1).unwrap(),
+            Interval {
+                mean: 2.0,
+                low: 2.0,
+                high: 2.0
+            }
+        );
         assert_eq!(bootstrap(&[1.0], 1), None);
     }
 
     /// Of a normal mean, the textbook interval is 1.96 standard errors to each side.
     #[test]
     fn it_agrees_with_the_textbook() {
-        let values: Vec<f64> = (0..200).map(|i| ((f64::from(i) * 0.618).fract() - 0.5) * 12f64.sqrt()).collect();
+        let values: Vec<f64> = (0..200)
+            .map(|i| ((f64::from(i) * 0.618).fract() - 0.5) * 12f64.sqrt())
+            .collect();
         let i = bootstrap(&values, 3).unwrap();
         let expected = 1.96 / 200f64.sqrt();
-        assert!(((i.high - i.low) / 2.0 / expected - 1.0).abs() < 0.1, "{i:?}");
+        assert!(
+            ((i.high - i.low) / 2.0 / expected - 1.0).abs() < 0.1,
+            "{i:?}"
+        );
     }
 }

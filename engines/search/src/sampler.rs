@@ -21,7 +21,13 @@ impl Sampler {
 
     /// Suggests the parameters of trial `number`. The same seed, number and history give the same
     /// suggestion, so that a restarted study goes on as it would have.
-    pub fn suggest(self, space: &Space, history: &[Observation], seed: u64, number: u32) -> Assignment {
+    pub fn suggest(
+        self,
+        space: &Space,
+        history: &[Observation],
+        seed: u64,
+        number: u32,
+    ) -> Assignment {
         let mut rng = StdRng::seed_from_u64(mix(seed, number));
         match self {
             Self::Random => space.sample(&mut rng),
@@ -32,7 +38,11 @@ impl Sampler {
 
 /// splitmix64 (Steele, Lea and Flood, 2014): neighbouring numbers give unrelated streams.
 fn mix(seed: u64, number: u32) -> u64 {
-    let mut z = seed.wrapping_add(u64::from(number).wrapping_add(1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    let mut z = seed.wrapping_add(
+        u64::from(number)
+            .wrapping_add(1)
+            .wrapping_mul(0x9e37_79b9_7f4a_7c15),
+    );
     z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     z ^ (z >> 31)

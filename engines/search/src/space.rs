@@ -53,8 +53,20 @@ const MAX_INT: i64 = 1 << 53;
 
 impl Range {
     fn check(&self, name: &str) -> Result<(), SpaceError> {
-        let bounds = |ok: bool| if ok { Ok(()) } else { Err(SpaceError::Bounds(name.to_owned())) };
-        let positive = |ok: bool| if ok { Ok(()) } else { Err(SpaceError::Log(name.to_owned())) };
+        let bounds = |ok: bool| {
+            if ok {
+                Ok(())
+            } else {
+                Err(SpaceError::Bounds(name.to_owned()))
+            }
+        };
+        let positive = |ok: bool| {
+            if ok {
+                Ok(())
+            } else {
+                Err(SpaceError::Log(name.to_owned()))
+            }
+        };
         match self {
             Self::Float { low, high, log } => {
                 bounds(low.is_finite() && high.is_finite() && low <= high)?;
@@ -65,9 +77,16 @@ impl Range {
                 positive(!log || *low > 0)
             }
             Self::Categorical { values } => {
-                let distinct = values.iter().enumerate().all(|(i, v)| !values[..i].contains(v));
+                let distinct = values
+                    .iter()
+                    .enumerate()
+                    .all(|(i, v)| !values[..i].contains(v));
                 let good = !values.is_empty() && distinct;
-                if good { Ok(()) } else { Err(SpaceError::Values(name.to_owned())) }
+                if good {
+                    Ok(())
+                } else {
+                    Err(SpaceError::Values(name.to_owned()))
+                }
             }
         }
     }
@@ -77,8 +96,12 @@ impl Range {
             Self::Categorical { values } => values[rng.random_range(0..values.len())].clone(),
             numeric => {
                 let (low, high) = numeric.ends();
-                let at = if low < high { rng.random_range(low..high) } else { low };
-                numeric.from_inner(at)
+                let at = if low < high {
+                    rng.random_range(low..high)
+                } else {
+                    low
+                };
+                numeric.outer(at)
             }
         }
     }
@@ -89,12 +112,15 @@ impl Range {
         let inner = |v: f64, log: bool| if log { v.ln() } else { v };
         match self {
             Self::Float { low, high, log } => (inner(*low, *log), inner(*high, *log)),
-            Self::Int { low, high, log } => (inner(*low as f64 - 0.5, *log), inner(*high as f64 + 0.5, *log)),
+            Self::Int { low, high, log } => (
+                inner(*low as f64 - 0.5, *log),
+                inner(*high as f64 + 0.5, *log),
+            ),
             Self::Categorical { .. } => (0.0, 0.0),
         }
     }
 
-    pub(crate) fn to_inner(&self, value: &Value) -> Option<f64> {
+    pub(crate) fn inner_of(&self, value: &Value) -> Option<f64> {
         let Value::Number(n) = value else {
             return None;
         };
@@ -104,7 +130,7 @@ impl Range {
         }
     }
 
-    pub(crate) fn from_inner(&self, at: f64) -> Value {
+    pub(crate) fn outer(&self, at: f64) -> Value {
         Value::Number(match self {
             Self::Float { low, high, log } => (if *log { at.exp() } else { at }).clamp(*low, *high),
             Self::Int { low, high, log } => {
@@ -136,7 +162,10 @@ impl Space {
     }
 
     pub fn sample(&self, rng: &mut StdRng) -> Assignment {
-        self.parameters.iter().map(|p| (p.name.clone(), p.range.sample(rng))).collect()
+        self.parameters
+            .iter()
+            .map(|p| (p.name.clone(), p.range.sample(rng)))
+            .collect()
     }
 }
 
@@ -146,7 +175,10 @@ mod tests {
     use rand::SeedableRng;
 
     fn parameter(name: &str, range: Range) -> Parameter {
-        Parameter { name: name.into(), range }
+        Parameter {
+            name: name.into(),
+            range,
+        }
     }
 
     #[test]
@@ -154,23 +186,64 @@ mod tests {
         let float = |low, high, log| Range::Float { low, high, log };
         let refused = |p: Vec<Parameter>| Space::new(p).unwrap_err();
         assert_eq!(refused(vec![]), SpaceError::Empty);
-        assert!(matches!(refused(vec![parameter("a", float(1.0, 0.0, false))]), SpaceError::Bounds(_)));
-        assert!(matches!(refused(vec![parameter("a", float(f64::NAN, 1.0, false))]), SpaceError::Bounds(_)));
-        assert!(matches!(refused(vec![parameter("a", float(0.0, 1.0, true))]), SpaceError::Log(_)));
-        let two = vec![parameter("a", float(0.0, 1.0, false)), parameter("a", float(0.0, 1.0, false))];
+        assert!(matches!(
+            refused(vec![parameter("a", float(1.0, 0.0, false))]),
+            SpaceError::Bounds(_)
+        ));
+        assert!(matches!(
+            refused(vec![parameter("a", float(f64::NAN, 1.0, false))]),
+            SpaceError::Bounds(_)
+        ));
+        assert!(matches!(
+            refused(vec![parameter("a", float(0.0, 1.0, true))]),
+            SpaceError::Log(_)
+        ));
+        let two = vec![
+            parameter("a", float(0.0, 1.0, false)),
+            parameter("a", float(0.0, 1.0, false)),
+        ];
         assert!(matches!(refused(two), SpaceError::Twice(_)));
         let values = |v: Vec<Value>| vec![parameter("a", Range::Categorical { values: v })];
         assert!(matches!(refused(values(vec![])), SpaceError::Values(_)));
-        assert!(matches!(refused(values(vec![Value::Flag(true), Value::Flag(true)])), SpaceError::Values(_)));
+        assert!(matches!(
+            refused(values(vec![Value::Flag(true), Value::Flag(true)])),
+            SpaceError::Values(_)
+        ));
     }
 
     #[test]
     fn samples_stay_inside_and_reach_the_ends() {
         let space = Space::new(vec![
-            parameter("f", Range::Float { low: 1e-5, high: 1e-2, log: true }),
-            parameter("i", Range::Int { low: 1, high: 3, log: true }),
-            parameter("c", Range::Categorical { values: vec![Value::Text("x".into()), Value::Flag(false)] }),
-            parameter("one", Range::Float { low: 2.0, high: 2.0, log: false }),
+            parameter(
+                "f",
+                Range::Float {
+                    low: 1e-5,
+                    high: 1e-2,
+                    log: true,
+                },
+            ),
+            parameter(
+                "i",
+                Range::Int {
+                    low: 1,
+                    high: 3,
+                    log: true,
+                },
+            ),
+            parameter(
+                "c",
+                Range::Categorical {
+                    values: vec![Value::Text("x".into()), Value::Flag(false)],
+                },
+            ),
+            parameter(
+                "one",
+                Range::Float {
+                    low: 2.0,
+                    high: 2.0,
+                    log: false,
+                },
+            ),
         ])
         .unwrap();
         let mut rng = StdRng::seed_from_u64(1);
@@ -179,7 +252,9 @@ mod tests {
             let a = space.sample(&mut rng);
             let Value::Number(f) = a["f"] else { panic!() };
             let Value::Number(i) = a["i"] else { panic!() };
-            assert!((1e-5..=1e-2).contains(&f) && i.fract() == 0.0 && a["one"] == Value::Number(2.0));
+            assert!(
+                (1e-5..=1e-2).contains(&f) && i.fract() == 0.0 && a["one"] == Value::Number(2.0)
+            );
             ints.insert(i as i64);
         }
         assert_eq!(ints, [1, 2, 3].into());

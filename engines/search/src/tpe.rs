@@ -16,7 +16,8 @@ const CANDIDATES: usize = 24;
 const MAX_GOOD: usize = 25;
 
 pub(crate) fn suggest(space: &Space, history: &[Observation], rng: &mut StdRng) -> Assignment {
-    let done: Vec<(&Observation, f64)> = history.iter().filter_map(|o| Some((o, o.score?))).collect();
+    let done: Vec<(&Observation, f64)> =
+        history.iter().filter_map(|o| Some((o, o.score?))).collect();
     if done.len() < STARTUP {
         return space.sample(rng);
     }
@@ -35,22 +36,33 @@ pub(crate) fn suggest(space: &Space, history: &[Observation], rng: &mut StdRng) 
         .collect()
 }
 
-fn pick(parameter: &Parameter, good: &[&Observation], bad: &[&Observation], rng: &mut StdRng) -> Value {
+fn pick(
+    parameter: &Parameter,
+    good: &[&Observation],
+    bad: &[&Observation],
+    rng: &mut StdRng,
+) -> Value {
     match &parameter.range {
         Range::Categorical { values } => pick_choice(parameter, values, good, bad, rng),
         range => {
             let inner = |from: &[&Observation]| -> Vec<f64> {
-                from.iter().filter_map(|o| range.to_inner(o.assignment.get(&parameter.name)?)).collect()
+                from.iter()
+                    .filter_map(|o| range.inner_of(o.assignment.get(&parameter.name)?))
+                    .collect()
             };
             let ends = range.ends();
             if ends.0 >= ends.1 {
-                return range.from_inner(ends.0);
+                return range.outer(ends.0);
             }
-            let (l, g) = (Parzen::new(inner(good), ends), Parzen::new(inner(bad), ends));
-            let best = (0..CANDIDATES)
-                .map(|_| l.sample(rng))
-                .max_by(|a, b| (l.log_density(*a) - g.log_density(*a)).total_cmp(&(l.log_density(*b) - g.log_density(*b))));
-            range.from_inner(best.unwrap_or(ends.0))
+            let (l, g) = (
+                Parzen::new(inner(good), ends),
+                Parzen::new(inner(bad), ends),
+            );
+            let best = (0..CANDIDATES).map(|_| l.sample(rng)).max_by(|a, b| {
+                (l.log_density(*a) - g.log_density(*a))
+                    .total_cmp(&(l.log_density(*b) - g.log_density(*b)))
+            });
+            range.outer(best.unwrap_or(ends.0))
         }
     }
 }
@@ -65,7 +77,10 @@ fn pick_choice(
     let weights = |from: &[&Observation]| -> Vec<f64> {
         let mut counts = vec![1.0; values.len()];
         for o in from {
-            let at = o.assignment.get(&parameter.name).and_then(|v| values.iter().position(|c| c == v));
+            let at = o
+                .assignment
+                .get(&parameter.name)
+                .and_then(|v| values.iter().position(|c| c == v));
             if let Some(at) = at {
                 counts[at] += 1.0;
             }
@@ -74,7 +89,9 @@ fn pick_choice(
         counts.iter().map(|c| c / total).collect()
     };
     let (l, g) = (weights(good), weights(bad));
-    let best = (0..CANDIDATES).map(|_| draw(&l, rng)).max_by(|a, b| (l[*a] / g[*a]).total_cmp(&(l[*b] / g[*b])));
+    let best = (0..CANDIDATES)
+        .map(|_| draw(&l, rng))
+        .max_by(|a, b| (l[*a] / g[*a]).total_cmp(&(l[*b] / g[*b])));
     values[best.unwrap_or(0)].clone()
 }
 
@@ -108,11 +125,19 @@ impl Parzen {
         let widths = (0..points.len())
             .map(|i| {
                 let left = points[i] - if i == 0 { low } else { points[i - 1] };
-                let right = if i + 1 == points.len() { high } else { points[i + 1] } - points[i];
+                let right = if i + 1 == points.len() {
+                    high
+                } else {
+                    points[i + 1]
+                } - points[i];
                 left.max(right).clamp(narrowest, span)
             })
             .collect::<Vec<f64>>();
-        let mut parzen = Self { means: points, widths, ends };
+        let mut parzen = Self {
+            means: points,
+            widths,
+            ends,
+        };
         if let Some(at) = parzen.means.iter().position(|m| *m == prior) {
             parzen.widths[at] = span;
         }
@@ -146,7 +171,9 @@ impl Parzen {
                 (-0.5 * z * z).exp() / (width * inside.max(1e-12))
             })
             .sum();
-        (density / self.means.len() as f64).max(f64::MIN_POSITIVE).ln()
+        (density / self.means.len() as f64)
+            .max(f64::MIN_POSITIVE)
+            .ln()
     }
 }
 
@@ -154,9 +181,16 @@ impl Parzen {
 fn cdf(x: f64) -> f64 {
     let z = x.abs() / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
-    let poly = t * (0.254_829_592 + t * (-0.284_496_736 + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
+    let poly = t
+        * (0.254_829_592
+            + t * (-0.284_496_736
+                + t * (1.421_413_741 + t * (-1.453_152_027 + t * 1.061_405_429))));
     let erf = 1.0 - poly * (-z * z).exp();
-    if x >= 0.0 { 0.5 * (1.0 + erf) } else { 0.5 * (1.0 - erf) }
+    if x >= 0.0 {
+        0.5 * (1.0 + erf)
+    } else {
+        0.5 * (1.0 - erf)
+    }
 }
 
 #[cfg(test)]
@@ -165,7 +199,14 @@ mod tests {
     use crate::Sampler;
 
     fn float(name: &str, low: f64, high: f64) -> Parameter {
-        Parameter { name: name.into(), range: Range::Float { low, high, log: false } }
+        Parameter {
+            name: name.into(),
+            range: Range::Float {
+                low,
+                high,
+                log: false,
+            },
+        }
     }
 
     fn number(a: &Assignment, name: &str) -> f64 {
@@ -180,13 +221,21 @@ mod tests {
         for n in 0..100 {
             let assignment = sampler.suggest(space, &history, seed, n);
             let score = -f(&assignment);
-            history.push(Observation { assignment, score: Some(score) });
+            history.push(Observation {
+                assignment,
+                score: Some(score),
+            });
         }
-        -history.iter().filter_map(|o| o.score).fold(f64::MIN, f64::max)
+        -history
+            .iter()
+            .filter_map(|o| o.score)
+            .fold(f64::MIN, f64::max)
     }
 
     fn median(sampler: Sampler, space: &Space, f: &dyn Fn(&Assignment) -> f64) -> f64 {
-        let mut all: Vec<f64> = (0..20).map(|seed| best_of(sampler, space, seed, f)).collect();
+        let mut all: Vec<f64> = (0..20)
+            .map(|seed| best_of(sampler, space, seed, f))
+            .collect();
         all.sort_by(f64::total_cmp);
         f64::midpoint(all[9], all[10])
     }
@@ -203,30 +252,55 @@ mod tests {
     #[test]
     fn branin_is_searched_well() {
         let space = Space::new(vec![float("x", -5.0, 10.0), float("y", 0.0, 15.0)]).unwrap();
-        let (tpe, random) = (median(Sampler::Tpe, &space, &branin), median(Sampler::Random, &space, &branin));
+        let (tpe, random) = (
+            median(Sampler::Tpe, &space, &branin),
+            median(Sampler::Random, &space, &branin),
+        );
         assert!(tpe < 0.5 && tpe < random, "{tpe} {random}");
     }
 
     /// Parameters of equal ranges are not mixed up: each has its own optimum.
     #[test]
     fn parameters_are_matched_by_name() {
-        let space = Space::new((0..4).map(|i| float(&format!("p{i}"), 0.0, 1.0)).collect()).unwrap();
-        let f = |a: &Assignment| (0..4).map(|i| (number(a, &format!("p{i}")) - 0.2 * f64::from(i)).powi(2)).sum();
-        let (tpe, random) = (median(Sampler::Tpe, &space, &f), median(Sampler::Random, &space, &f));
+        let space =
+            Space::new((0..4).map(|i| float(&format!("p{i}"), 0.0, 1.0)).collect()).unwrap();
+        let f = |a: &Assignment| {
+            (0..4)
+                .map(|i| (number(a, &format!("p{i}")) - 0.2 * f64::from(i)).powi(2))
+                .sum()
+        };
+        let (tpe, random) = (
+            median(Sampler::Tpe, &space, &f),
+            median(Sampler::Random, &space, &f),
+        );
         assert!(tpe < 0.5 * random, "{tpe} {random}");
     }
 
     #[test]
     fn choices_are_learned() {
         let values: Vec<Value> = (0..6).map(|i| Value::Text(format!("v{i}"))).collect();
-        let space = Space::new(vec![Parameter { name: "c".into(), range: Range::Categorical { values } }]).unwrap();
+        let space = Space::new(vec![Parameter {
+            name: "c".into(),
+            range: Range::Categorical { values },
+        }])
+        .unwrap();
         let mut history = Vec::new();
         for n in 0..60 {
             let assignment = Sampler::Tpe.suggest(&space, &history, 5, n);
-            let score = if assignment["c"] == Value::Text("v4".into()) { 1.0 } else { 0.0 };
-            history.push(Observation { assignment, score: Some(score) });
+            let score = if assignment["c"] == Value::Text("v4".into()) {
+                1.0
+            } else {
+                0.0
+            };
+            history.push(Observation {
+                assignment,
+                score: Some(score),
+            });
         }
-        let late = history[30..].iter().filter(|o| o.score == Some(1.0)).count();
+        let late = history[30..]
+            .iter()
+            .filter(|o| o.score == Some(1.0))
+            .count();
         assert!(late > 15, "{late} of 30");
     }
 
@@ -234,7 +308,10 @@ mod tests {
     fn the_same_history_gives_the_same_suggestion() {
         let space = Space::new(vec![float("x", 0.0, 1.0)]).unwrap();
         let history: Vec<Observation> = (0..20)
-            .map(|n| Observation { assignment: Sampler::Random.suggest(&space, &[], 1, n), score: Some(f64::from(n)) })
+            .map(|n| Observation {
+                assignment: Sampler::Random.suggest(&space, &[], 1, n),
+                score: Some(f64::from(n)),
+            })
             .collect();
         let suggest = |n| Sampler::Tpe.suggest(&space, &history, 7, n);
         assert_eq!(suggest(20), suggest(20));
@@ -243,7 +320,12 @@ mod tests {
 
     #[test]
     fn the_distribution_function_is_right() {
-        for (x, p) in [(0.0, 0.5), (1.0, 0.841_344_746), (-2.0, 0.022_750_132), (4.0, 0.999_968_329)] {
+        for (x, p) in [
+            (0.0, 0.5),
+            (1.0, 0.841_344_746),
+            (-2.0, 0.022_750_132),
+            (4.0, 0.999_968_329),
+        ] {
             assert!((cdf(x) - p).abs() < 2e-7, "{x}");
         }
     }

@@ -29,18 +29,35 @@ pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     let api = Api(auth);
     let mut routes = Routes::builder();
     routes
-        .add_service(auth_service_server::AuthServiceServer::new(api.clone()).max_decoding_message_size(64 << 10))
-        .add_service(user_service_server::UserServiceServer::new(api.clone()).max_decoding_message_size(64 << 10))
-        .add_service(api_key_service_server::ApiKeyServiceServer::new(api.clone()).max_decoding_message_size(64 << 10))
-        .add_service(signing_key_service_server::SigningKeyServiceServer::new(api.clone()))
-        .add_service(audit_service_server::AuditServiceServer::new(api.clone()).max_decoding_message_size(max_message))
+        .add_service(
+            auth_service_server::AuthServiceServer::new(api.clone())
+                .max_decoding_message_size(64 << 10),
+        )
+        .add_service(
+            user_service_server::UserServiceServer::new(api.clone())
+                .max_decoding_message_size(64 << 10),
+        )
+        .add_service(
+            api_key_service_server::ApiKeyServiceServer::new(api.clone())
+                .max_decoding_message_size(64 << 10),
+        )
+        .add_service(signing_key_service_server::SigningKeyServiceServer::new(
+            api.clone(),
+        ))
+        .add_service(
+            audit_service_server::AuditServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
         .add_service(credential_service_server::CredentialServiceServer::new(api));
     routes.routes()
 }
 
 fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
     let call = Call::of(request)?;
-    Ok(Origin { peer: call.peer.certificate.id.to_string(), address: call.client.to_string() })
+    Ok(Origin {
+        peer: call.peer.certificate.id.to_string(),
+        address: call.client.to_string(),
+    })
 }
 
 fn user(summary: UserSummary) -> User {
@@ -57,11 +74,21 @@ const BEARER: &str = "bearer";
 
 #[tonic::async_trait]
 impl auth_service_server::AuthService for Api {
-    async fn login(&self, request: Request<LoginRequest>) -> Result<Response<LoginResponse>, Status> {
+    async fn login(
+        &self,
+        request: Request<LoginRequest>,
+    ) -> Result<Response<LoginResponse>, Status> {
         let from = origin(&request)?;
         let LoginRequest { username, password } = request.into_inner();
         let password = zeroize::Zeroizing::new(password);
-        let (summary, Tokens { access, refresh, expires_in_s }) = self.0.login(&username, &password, &from).await?;
+        let (
+            summary,
+            Tokens {
+                access,
+                refresh,
+                expires_in_s,
+            },
+        ) = self.0.login(&username, &password, &from).await?;
         Ok(Response::new(LoginResponse {
             access_token: access,
             refresh_token: refresh.to_string(),
@@ -71,9 +98,15 @@ impl auth_service_server::AuthService for Api {
         }))
     }
 
-    async fn refresh(&self, request: Request<RefreshRequest>) -> Result<Response<RefreshResponse>, Status> {
+    async fn refresh(
+        &self,
+        request: Request<RefreshRequest>,
+    ) -> Result<Response<RefreshResponse>, Status> {
         let from = origin(&request)?;
-        let tokens = self.0.refresh(&request.into_inner().refresh_token, &from).await?;
+        let tokens = self
+            .0
+            .refresh(&request.into_inner().refresh_token, &from)
+            .await?;
         Ok(Response::new(RefreshResponse {
             access_token: tokens.access,
             refresh_token: tokens.refresh.to_string(),
@@ -82,19 +115,30 @@ impl auth_service_server::AuthService for Api {
         }))
     }
 
-    async fn logout(&self, request: Request<LogoutRequest>) -> Result<Response<LogoutResponse>, Status> {
+    async fn logout(
+        &self,
+        request: Request<LogoutRequest>,
+    ) -> Result<Response<LogoutResponse>, Status> {
         self.0.logout(Call::of(&request)?.require_caller()?).await?;
         Ok(Response::new(LogoutResponse {}))
     }
 
-    async fn get_me(&self, request: Request<GetMeRequest>) -> Result<Response<GetMeResponse>, Status> {
+    async fn get_me(
+        &self,
+        request: Request<GetMeRequest>,
+    ) -> Result<Response<GetMeResponse>, Status> {
         let call = Call::of(&request)?;
         let caller = call.require_caller()?;
         Ok(Response::new(GetMeResponse {
             user_id: caller.owner_id.clone(),
             username: caller.username.clone(),
             roles: caller.roles.clone(),
-            permissions: caller.permissions.names().into_iter().map(str::to_owned).collect(),
+            permissions: caller
+                .permissions
+                .names()
+                .into_iter()
+                .map(str::to_owned)
+                .collect(),
         }))
     }
 
@@ -103,27 +147,53 @@ impl auth_service_server::AuthService for Api {
         request: Request<ChangePasswordRequest>,
     ) -> Result<Response<ChangePasswordResponse>, Status> {
         let call = Call::of(&request)?;
-        let ChangePasswordRequest { current_password, new_password } = request.into_inner();
-        let (current, new) = (zeroize::Zeroizing::new(current_password), zeroize::Zeroizing::new(new_password));
-        self.0.change_password(call.require_caller()?, &current, &new).await?;
+        let ChangePasswordRequest {
+            current_password,
+            new_password,
+        } = request.into_inner();
+        let (current, new) = (
+            zeroize::Zeroizing::new(current_password),
+            zeroize::Zeroizing::new(new_password),
+        );
+        self.0
+            .change_password(call.require_caller()?, &current, &new)
+            .await?;
         Ok(Response::new(ChangePasswordResponse {}))
     }
 }
 
 #[tonic::async_trait]
 impl user_service_server::UserService for Api {
-    async fn create_user(&self, request: Request<CreateUserRequest>) -> Result<Response<CreateUserResponse>, Status> {
+    async fn create_user(
+        &self,
+        request: Request<CreateUserRequest>,
+    ) -> Result<Response<CreateUserResponse>, Status> {
         let by = Call::of(&request)?.actor();
-        let CreateUserRequest { username, password, roles } = request.into_inner();
+        let CreateUserRequest {
+            username,
+            password,
+            roles,
+        } = request.into_inner();
         let password = zeroize::Zeroizing::new(password);
         let created = self.0.create_user(&by, &username, &password, roles).await?;
-        Ok(Response::new(CreateUserResponse { user: Some(user(created)) }))
+        Ok(Response::new(CreateUserResponse {
+            user: Some(user(created)),
+        }))
     }
 
-    async fn list_users(&self, request: Request<ListUsersRequest>) -> Result<Response<ListUsersResponse>, Status> {
-        let ListUsersRequest { page_size, page_token } = request.into_inner();
+    async fn list_users(
+        &self,
+        request: Request<ListUsersRequest>,
+    ) -> Result<Response<ListUsersResponse>, Status> {
+        let ListUsersRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let (users, next_page_token) = self.0.list_users(&page_token, page_size).await?;
-        Ok(Response::new(ListUsersResponse { users: users.into_iter().map(user).collect(), next_page_token }))
+        Ok(Response::new(ListUsersResponse {
+            users: users.into_iter().map(user).collect(),
+            next_page_token,
+        }))
     }
 
     async fn disable_user(
@@ -131,14 +201,27 @@ impl user_service_server::UserService for Api {
         request: Request<DisableUserRequest>,
     ) -> Result<Response<DisableUserResponse>, Status> {
         let by = Call::of(&request)?.actor();
-        let changed = self.0.set_disabled(&by, &request.into_inner().username, true).await?;
-        Ok(Response::new(DisableUserResponse { user: Some(user(changed)) }))
+        let changed = self
+            .0
+            .set_disabled(&by, &request.into_inner().username, true)
+            .await?;
+        Ok(Response::new(DisableUserResponse {
+            user: Some(user(changed)),
+        }))
     }
 
-    async fn enable_user(&self, request: Request<EnableUserRequest>) -> Result<Response<EnableUserResponse>, Status> {
+    async fn enable_user(
+        &self,
+        request: Request<EnableUserRequest>,
+    ) -> Result<Response<EnableUserResponse>, Status> {
         let by = Call::of(&request)?.actor();
-        let changed = self.0.set_disabled(&by, &request.into_inner().username, false).await?;
-        Ok(Response::new(EnableUserResponse { user: Some(user(changed)) }))
+        let changed = self
+            .0
+            .set_disabled(&by, &request.into_inner().username, false)
+            .await?;
+        Ok(Response::new(EnableUserResponse {
+            user: Some(user(changed)),
+        }))
     }
 
     async fn set_user_roles(
@@ -148,7 +231,9 @@ impl user_service_server::UserService for Api {
         let by = Call::of(&request)?.actor();
         let SetUserRolesRequest { username, roles } = request.into_inner();
         let changed = self.0.set_roles(&by, &username, roles).await?;
-        Ok(Response::new(SetUserRolesResponse { user: Some(user(changed)) }))
+        Ok(Response::new(SetUserRolesResponse {
+            user: Some(user(changed)),
+        }))
     }
 }
 
@@ -172,9 +257,27 @@ impl api_key_service_server::ApiKeyService for Api {
         request: Request<CreateApiKeyRequest>,
     ) -> Result<Response<CreateApiKeyResponse>, Status> {
         let call = Call::of(&request)?;
-        let CreateApiKeyRequest { service_name, scopes, expires_in_days } = request.into_inner();
-        let created = self.0.create_key(call.require_caller()?, &service_name, scopes, expires_in_days).await?;
-        let NewKey { id, text, service_name, created_us, expires_us } = created;
+        let CreateApiKeyRequest {
+            service_name,
+            scopes,
+            expires_in_days,
+        } = request.into_inner();
+        let created = self
+            .0
+            .create_key(
+                call.require_caller()?,
+                &service_name,
+                scopes,
+                expires_in_days,
+            )
+            .await?;
+        let NewKey {
+            id,
+            text,
+            service_name,
+            created_us,
+            expires_us,
+        } = created;
         Ok(Response::new(CreateApiKeyResponse {
             key_id: id,
             api_key: text.to_string(),
@@ -188,11 +291,17 @@ impl api_key_service_server::ApiKeyService for Api {
         &self,
         request: Request<ListApiKeysRequest>,
     ) -> Result<Response<ListApiKeysResponse>, Status> {
-        let ListApiKeysRequest { page_size, page_token } = request.into_inner();
+        let ListApiKeysRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let (keys, next_page_token) = self.0.list_keys(&page_token, page_size).await?;
         let now_us = self.0.clock.now_us();
         let keys = keys.into_iter().map(|k| api_key(k, now_us)).collect();
-        Ok(Response::new(ListApiKeysResponse { keys, next_page_token }))
+        Ok(Response::new(ListApiKeysResponse {
+            keys,
+            next_page_token,
+        }))
     }
 
     async fn rotate_api_key(
@@ -200,9 +309,15 @@ impl api_key_service_server::ApiKeyService for Api {
         request: Request<RotateApiKeyRequest>,
     ) -> Result<Response<RotateApiKeyResponse>, Status> {
         let call = Call::of(&request)?;
-        let RotateApiKeyRequest { key_id, overlap_seconds } = request.into_inner();
+        let RotateApiKeyRequest {
+            key_id,
+            overlap_seconds,
+        } = request.into_inner();
         let overlap = Duration::from_secs(u64::from(overlap_seconds));
-        let key = self.0.rotate_key(call.require_caller()?, &key_id, overlap).await?;
+        let key = self
+            .0
+            .rotate_key(call.require_caller()?, &key_id, overlap)
+            .await?;
         Ok(Response::new(RotateApiKeyResponse {
             key_id: key.id,
             new_api_key: key.text.to_string(),
@@ -216,7 +331,9 @@ impl api_key_service_server::ApiKeyService for Api {
     ) -> Result<Response<RevokeApiKeyResponse>, Status> {
         let call = Call::of(&request)?;
         let RevokeApiKeyRequest { key_id, reason } = request.into_inner();
-        self.0.revoke_key(call.require_caller()?, &key_id, &reason).await?;
+        self.0
+            .revoke_key(call.require_caller()?, &key_id, &reason)
+            .await?;
         Ok(Response::new(RevokeApiKeyResponse { key_id }))
     }
 }
@@ -229,7 +346,10 @@ impl signing_key_service_server::SigningKeyService for Api {
     ) -> Result<Response<GetSigningStatusResponse>, Status> {
         let keys = self.0.store.signing_keys().await?;
         let kids = |wanted: &[&str]| -> Vec<String> {
-            keys.iter().filter(|k| wanted.contains(&k.state.as_str())).map(|k| k.kid.clone()).collect()
+            keys.iter()
+                .filter(|k| wanted.contains(&k.state.as_str()))
+                .map(|k| k.kid.clone())
+                .collect()
         };
         let (active, valid) = (kids(&["current"]), kids(&["current", "grace"]));
         Ok(Response::new(GetSigningStatusResponse {
@@ -264,8 +384,18 @@ impl signing_key_service_server::SigningKeyService for Api {
         }))
     }
 
-    async fn get_jwks(&self, _: Request<GetJwksRequest>) -> Result<Response<GetJwksResponse>, Status> {
-        let keys = self.0.store.signing_keys().await?.iter().map(signing::jwk).collect();
+    async fn get_jwks(
+        &self,
+        _: Request<GetJwksRequest>,
+    ) -> Result<Response<GetJwksResponse>, Status> {
+        let keys = self
+            .0
+            .store
+            .signing_keys()
+            .await?
+            .iter()
+            .map(signing::jwk)
+            .collect();
         Ok(Response::new(GetJwksResponse { keys }))
     }
 }
@@ -298,7 +428,11 @@ fn record(event: AuditEvent, service: &str) -> Result<Record, Status> {
     };
     Ok(Record {
         event_id: Uuid::try_parse(&event.event_id).map_err(|_| bad("events.event_id"))?,
-        at_us: event.timestamp.as_ref().map(micros).ok_or_else(|| bad("events.timestamp"))?,
+        at_us: event
+            .timestamp
+            .as_ref()
+            .map(micros)
+            .ok_or_else(|| bad("events.timestamp"))?,
         event_type: event.event_type,
         severity,
         // A service speaks for itself only.
@@ -327,8 +461,14 @@ impl audit_service_server::AuditService for Api {
             from_us: asked.start_time.as_ref().map(micros),
             to_us: asked.end_time.as_ref().map(micros),
         };
-        let (records, next_page_token) = self.0.list_audit(&filter, &asked.page_token, asked.page_size).await?;
-        Ok(Response::new(ListAuditEventsResponse { events: records.into_iter().map(event).collect(), next_page_token }))
+        let (records, next_page_token) = self
+            .0
+            .list_audit(&filter, &asked.page_token, asked.page_size)
+            .await?;
+        Ok(Response::new(ListAuditEventsResponse {
+            events: records.into_iter().map(event).collect(),
+            next_page_token,
+        }))
     }
 
     async fn append_audit_events(
@@ -336,9 +476,14 @@ impl audit_service_server::AuditService for Api {
         request: Request<AppendAuditEventsRequest>,
     ) -> Result<Response<AppendAuditEventsResponse>, Status> {
         let class = Call::of(&request)?.peer_class();
-        let service = class.ok_or_else(|| Status::internal("the peer policy lets only known classes in"))?.as_str();
+        let service = class
+            .ok_or_else(|| Status::internal("the peer policy lets only known classes in"))?
+            .as_str();
         let events = request.into_inner().events;
-        let records = events.into_iter().map(|e| record(e, service)).collect::<Result<Vec<_>, _>>()?;
+        let records = events
+            .into_iter()
+            .map(|e| record(e, service))
+            .collect::<Result<Vec<_>, _>>()?;
         self.0.append_audit(&records).await?;
         Ok(Response::new(AppendAuditEventsResponse {}))
     }
@@ -356,7 +501,11 @@ impl credential_service_server::CredentialService for Api {
     ) -> Result<Response<WatchStream>, Status> {
         let after = request.into_inner().after_sequence;
         // Read the position first: a change in between is sent twice, never missed.
-        let whole = if after == 0 { Some(self.0.whole_view().await?) } else { None };
+        let whole = if after == 0 {
+            Some(self.0.whole_view().await?)
+        } else {
+            None
+        };
         let start = whole.as_ref().map_or(after, |w| w.sequence);
         let reader = self.0.publisher.read(start).map_err(|e| {
             tars_proto::fault::status(tonic::Code::OutOfRange, "TRIMMED", &e.to_string())
@@ -369,12 +518,20 @@ impl credential_service_server::CredentialService for Api {
                     Ok(item)
                 }
                 Ok(Ok(None)) => return None,
-                Ok(Err(e)) => Err(tars_proto::fault::status(tonic::Code::OutOfRange, "TRIMMED", &e.to_string())),
-                Err(_) => Ok(WatchCredentialsResponse { sequence: auth.publisher.last(), ..Default::default() }),
+                Ok(Err(e)) => Err(tars_proto::fault::status(
+                    tonic::Code::OutOfRange,
+                    "TRIMMED",
+                    &e.to_string(),
+                )),
+                Err(_) => Ok(WatchCredentialsResponse {
+                    sequence: auth.publisher.last(),
+                    ..Default::default()
+                }),
             };
             Some((item, (reader, auth)))
         });
-        Ok(Response::new(Box::pin(stream::iter(whole.map(Ok)).chain(deltas))))
+        Ok(Response::new(Box::pin(
+            stream::iter(whole.map(Ok)).chain(deltas),
+        )))
     }
 }
-

@@ -34,7 +34,9 @@ impl Auth {
         let before: i64 = if token.is_empty() {
             i64::MAX
         } else {
-            token.parse().map_err(|_| AuthError::PageToken("page_token"))?
+            token
+                .parse()
+                .map_err(|_| AuthError::PageToken("page_token"))?
         };
         let db = self.db().read("audit.list");
         let rows: Vec<(i64, String)> = sqlx::query_as(LIST)
@@ -50,7 +52,9 @@ impl Auth {
         let (rows, next) = page::cut(rows, size, |r| r.0.to_string());
         let records = rows
             .iter()
-            .map(|(_, text)| serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)).into()))
+            .map(|(_, text)| {
+                serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)).into())
+            })
             .collect::<Result<_, AuthError>>()?;
         Ok((records, next))
     }
@@ -92,9 +96,11 @@ async fn append(tx: &mut SqliteConnection, record: &Record) -> Result<(), AuthEr
     if known > 0 {
         return Ok(());
     }
-    let seq: i64 = sqlx::query_scalar("UPDATE audit_log_position SET last = last + 1 WHERE id = 1 RETURNING last")
-        .fetch_one(&mut *tx)
-        .await?;
+    let seq: i64 = sqlx::query_scalar(
+        "UPDATE audit_log_position SET last = last + 1 WHERE id = 1 RETURNING last",
+    )
+    .fetch_one(&mut *tx)
+    .await?;
     sqlx::query("INSERT INTO audit_log VALUES ($1, $2, $3, $4, $5, $6, $7)")
         .bind(seq)
         .bind(record.event_id)

@@ -42,7 +42,9 @@ impl From<AuthError> for Status {
     fn from(error: AuthError) -> Self {
         let text = error.to_string();
         match error {
-            AuthError::InvalidCredentials => fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", &text),
+            AuthError::InvalidCredentials => {
+                fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", &text)
+            }
             AuthError::Throttled(retry) => fault::exhausted("LOGIN_THROTTLED", "login", retry),
             AuthError::Busy => fault::exhausted("LOGIN_BUSY", "login", Duration::from_secs(1)),
             AuthError::NotFound(kind, name) => fault::not_found(kind, &name),
@@ -52,15 +54,25 @@ impl From<AuthError> for Status {
             AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
             AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
             AuthError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
-            AuthError::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            AuthError::PageToken(field) => {
+                fault::invalid_field(field, "is not a token of this list")
+            }
             AuthError::SamePassword => fault::invalid_field("new_password", &text),
             AuthError::Store(e) => {
                 tracing::error!(error = %e, "the database failed");
-                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+                fault::unavailable(
+                    "STORE",
+                    "the database is not available",
+                    Duration::from_secs(1),
+                )
             }
             AuthError::Io(_) | AuthError::Crypto(_) => {
                 tracing::error!(error = text, "auth failed");
-                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+                fault::status(
+                    Code::Internal,
+                    "INTERNAL",
+                    "the service failed; see its log",
+                )
             }
         }
     }

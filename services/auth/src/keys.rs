@@ -59,21 +59,30 @@ impl Auth {
         days: u32,
     ) -> Result<NewKey, AuthError> {
         // A key never holds more than whoever makes it, so that no key can make a stronger one.
-        let unheld = |s: &&String| !PERMISSIONS.contains(&s.as_str()) || !caller.permissions.contains(s);
+        let unheld =
+            |s: &&String| !PERMISSIONS.contains(&s.as_str()) || !caller.permissions.contains(s);
         if let Some(scope) = scopes.iter().find(unheld) {
             return Err(AuthError::Scope(scope.clone()));
         }
         let held = caller.permissions.names().into_iter().map(str::to_owned);
-        let scopes = if scopes.is_empty() { held.collect() } else { scopes };
+        let scopes = if scopes.is_empty() {
+            held.collect()
+        } else {
+            scopes
+        };
         let key = ApiKey::generate();
         let days = if days == 0 { DEFAULT_DAYS } else { days };
         let created_us = self.clock.now_us();
         let row = KeyRow {
             id: key.id.clone(),
             service_name: service_name.to_owned(),
-            owner_id: Uuid::try_parse(&caller.owner_id).map_err(|_| AuthError::InvalidCredentials)?,
+            owner_id: Uuid::try_parse(&caller.owner_id)
+                .map_err(|_| AuthError::InvalidCredentials)?,
             scopes,
-            secrets: vec![Secret { sha256: hex(&key.hash), expires_us: None }],
+            secrets: vec![Secret {
+                sha256: hex(&key.hash),
+                expires_us: None,
+            }],
             created_us,
             expires_us: created_us + i64::from(days) * 86_400_000_000,
             revoked_us: None,
@@ -98,7 +107,11 @@ impl Auth {
         })
     }
 
-    pub async fn list_keys(&self, token: &str, page_size: u32) -> Result<(Vec<KeySummary>, String), AuthError> {
+    pub async fn list_keys(
+        &self,
+        token: &str,
+        page_size: u32,
+    ) -> Result<(Vec<KeySummary>, String), AuthError> {
         let size = page::size(page_size);
         let before = parse_token(token).ok_or(AuthError::PageToken("page_token"))?;
         let rows = self.store.keys((before.0, &before.1), size + 1).await?;
@@ -107,22 +120,36 @@ impl Auth {
     }
 
     /// A new secret; the old ones end now or after the overlap.
-    pub async fn rotate_key(&self, caller: &Caller, id: &str, overlap: Duration) -> Result<NewKey, AuthError> {
+    pub async fn rotate_key(
+        &self,
+        caller: &Caller,
+        id: &str,
+        overlap: Duration,
+    ) -> Result<NewKey, AuthError> {
         let key = ApiKey::with_id(id);
         let now_us = self.clock.now_us();
         let ends = now_us + i64::try_from(overlap.as_micros()).unwrap_or(0);
-        let record = Record::new(&self.clock, "auth", "api_key.rotated").caller(caller.label()).resource(id);
+        let record = Record::new(&self.clock, "auth", "api_key.rotated")
+            .caller(caller.label())
+            .resource(id);
         let row = self
             .change_key(id, record, |row| {
                 if row.revoked_us.is_some() {
                     return Err(AuthError::KeyRevoked);
                 }
                 // The newest old secret overlaps; older overlaps end early.
-                row.secrets.retain(|s| s.expires_us.is_none() && !overlap.is_zero());
+                row.secrets
+                    .retain(|s| s.expires_us.is_none() && !overlap.is_zero());
                 for old in &mut row.secrets {
                     old.expires_us = Some(ends);
                 }
-                row.secrets.insert(0, Secret { sha256: hex(&key.hash), expires_us: None });
+                row.secrets.insert(
+                    0,
+                    Secret {
+                        sha256: hex(&key.hash),
+                        expires_us: None,
+                    },
+                );
                 Ok(())
             })
             .await?;
@@ -136,7 +163,12 @@ impl Auth {
     }
 
     /// Revoking twice is the same as once.
-    pub async fn revoke_key(&self, caller: &Caller, id: &str, reason: &str) -> Result<(), AuthError> {
+    pub async fn revoke_key(
+        &self,
+        caller: &Caller,
+        id: &str,
+        reason: &str,
+    ) -> Result<(), AuthError> {
         let now_us = self.clock.now_us();
         let record = Record::new(&self.clock, "auth", "api_key.revoked")
             .caller(caller.label())
@@ -186,9 +218,17 @@ mod tests {
     use tars_runtime::{clock::Clock, config::Credentials};
 
     async fn auth(dir: &std::path::Path) -> (Arc<Auth>, Clock, View, Caller) {
-        let (clock, view) = (Clock::manual(Duration::from_secs(1_800_000_000)), View::default());
-        let (auth, _) = Auth::open(dir, Credentials::default(), clock.clone(), view.clone()).await.unwrap();
-        let owner = auth.create_user("t", "dev", "a long password", vec!["developer".into()]).await.unwrap();
+        let (clock, view) = (
+            Clock::manual(Duration::from_secs(1_800_000_000)),
+            View::default(),
+        );
+        let (auth, _) = Auth::open(dir, Credentials::default(), clock.clone(), view.clone())
+            .await
+            .unwrap();
+        let owner = auth
+            .create_user("t", "dev", "a long password", vec!["developer".into()])
+            .await
+            .unwrap();
         let caller = Caller {
             owner_id: owner.id.to_string(),
             username: "dev".into(),
@@ -209,10 +249,19 @@ mod tests {
         auth.revoke_key(&caller, &key.id, "again").await.unwrap();
         assert!(view.check_api_key(&key.text, clock.now_s()).is_none());
         auth.create_key(&caller, "svc", vec![], 0).await.unwrap();
-        assert!(view.check_api_key(&key.text, clock.now_s()).is_none(), "a new key of the same name");
-        assert!(matches!(auth.rotate_key(&caller, &key.id, Duration::ZERO).await, Err(AuthError::KeyRevoked)));
+        assert!(
+            view.check_api_key(&key.text, clock.now_s()).is_none(),
+            "a new key of the same name"
+        );
+        assert!(matches!(
+            auth.rotate_key(&caller, &key.id, Duration::ZERO).await,
+            Err(AuthError::KeyRevoked)
+        ));
         auth.publish_all().await.unwrap();
-        assert!(view.check_api_key(&key.text, clock.now_s()).is_none(), "after a whole view");
+        assert!(
+            view.check_api_key(&key.text, clock.now_s()).is_none(),
+            "after a whole view"
+        );
     }
 
     #[tokio::test]
@@ -220,12 +269,18 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (auth, clock, view, caller) = auth(dir.path()).await;
         let old = auth.create_key(&caller, "svc", vec![], 0).await.unwrap();
-        let new = auth.rotate_key(&caller, &old.id, Duration::from_secs(60)).await.unwrap();
+        let new = auth
+            .rotate_key(&caller, &old.id, Duration::from_secs(60))
+            .await
+            .unwrap();
         assert!(view.check_api_key(&old.text, clock.now_s()).is_some());
         assert!(view.check_api_key(&new.text, clock.now_s()).is_some());
         clock.advance(Duration::from_secs(60));
         assert!(view.check_api_key(&old.text, clock.now_s()).is_none());
-        let last = auth.rotate_key(&caller, &old.id, Duration::ZERO).await.unwrap();
+        let last = auth
+            .rotate_key(&caller, &old.id, Duration::ZERO)
+            .await
+            .unwrap();
         assert!(view.check_api_key(&new.text, clock.now_s()).is_none());
         assert!(view.check_api_key(&last.text, clock.now_s()).is_some());
     }
@@ -240,7 +295,11 @@ mod tests {
         }
         let key = auth.create_key(&caller, "svc", vec![], 0).await.unwrap();
         let holder = view.check_api_key(&key.text, clock.now_s()).unwrap();
-        assert_eq!(holder.permissions.names(), ["agents.read", "studies.read"], "and its role lacks apikeys.write");
+        assert_eq!(
+            holder.permissions.names(),
+            ["agents.read", "studies.read"],
+            "and its role lacks apikeys.write"
+        );
         auth.set_disabled("t", "dev", true).await.unwrap();
         assert!(view.check_api_key(&key.text, clock.now_s()).is_none());
     }

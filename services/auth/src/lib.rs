@@ -79,8 +79,12 @@ impl Auth {
             return Ok(None);
         }
         let password = password::random();
-        self.create_user("system", "admin", &password, vec!["admin".to_owned()]).await?;
-        Ok(Some(FirstAdmin { username: "admin".to_owned(), password }))
+        self.create_user("system", "admin", &password, vec!["admin".to_owned()])
+            .await?;
+        Ok(Some(FirstAdmin {
+            username: "admin".to_owned(),
+            password,
+        }))
     }
 
     /// Keeps the own view fresh and moves audit records into the log, until cancelled.

@@ -40,7 +40,10 @@ impl Passwords {
     async fn permit(&self) -> Result<OwnedSemaphorePermit, AuthError> {
         let _place = self.queue.try_acquire().map_err(|_| AuthError::Busy)?;
         let running = Arc::clone(&self.running).acquire_owned();
-        timeout(WAIT, running).await.map_err(|_| AuthError::Busy)?.map_err(|_| AuthError::Busy)
+        timeout(WAIT, running)
+            .await
+            .map_err(|_| AuthError::Busy)?
+            .map_err(|_| AuthError::Busy)
     }
 
     pub(crate) async fn hash(&self, password: &str) -> Result<String, AuthError> {
@@ -49,31 +52,46 @@ impl Passwords {
     }
 
     /// Whether the password is the stored one; `stored` is `None` for unknown users.
-    pub(crate) async fn verify(&self, password: &str, stored: Option<&str>) -> Result<bool, AuthError> {
+    pub(crate) async fn verify(
+        &self,
+        password: &str,
+        stored: Option<&str>,
+    ) -> Result<bool, AuthError> {
         let known = stored.is_some();
         let phc = stored.unwrap_or(&self.dummy).to_owned();
         let password = Zeroizing::new(password.to_owned());
         let matches = self
             .run(move || {
-                let parsed = PasswordHash::new(&phc).map_err(|_| AuthError::Crypto("a stored hash does not parse"))?;
-                Ok::<_, AuthError>(Argon2::default().verify_password(password.as_bytes(), &parsed).is_ok())
+                let parsed = PasswordHash::new(&phc)
+                    .map_err(|_| AuthError::Crypto("a stored hash does not parse"))?;
+                Ok::<_, AuthError>(
+                    Argon2::default()
+                        .verify_password(password.as_bytes(), &parsed)
+                        .is_ok(),
+                )
             })
             .await??;
         Ok(matches && known)
     }
 
-    async fn run<T: Send + 'static>(&self, work: impl FnOnce() -> T + Send + 'static) -> Result<T, AuthError> {
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> T + Send + 'static,
+    ) -> Result<T, AuthError> {
         let permit = self.permit().await?;
         let task = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             work()
         });
-        task.await.map_err(|_| AuthError::Crypto("a hashing task failed"))
+        task.await
+            .map_err(|_| AuthError::Crypto("a hashing task failed"))
     }
 }
 
 fn hash(password: &[u8]) -> Result<String, AuthError> {
-    let hash = Argon2::default().hash_password(password).map_err(|_| AuthError::Crypto("hashing failed"))?;
+    let hash = Argon2::default()
+        .hash_password(password)
+        .map_err(|_| AuthError::Crypto("hashing failed"))?;
     Ok(hash.to_string())
 }
 
@@ -81,7 +99,11 @@ fn hash(password: &[u8]) -> Result<String, AuthError> {
 pub(crate) fn random() -> Zeroizing<String> {
     const ALPHABET: &[u8] = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     let mut rng = rand::rng();
-    Zeroizing::new((0..32).map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())])).collect())
+    Zeroizing::new(
+        (0..32)
+            .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -93,8 +115,23 @@ mod tests {
         let passwords = Passwords::new().unwrap();
         let stored = passwords.hash("correct horse").await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        assert!(passwords.verify("correct horse", Some(&stored)).await.unwrap());
-        assert!(!passwords.verify("correct horse ", Some(&stored)).await.unwrap());
-        assert!(!passwords.verify("no user has this password", None).await.unwrap());
+        assert!(
+            passwords
+                .verify("correct horse", Some(&stored))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .verify("correct horse ", Some(&stored))
+                .await
+                .unwrap()
+        );
+        assert!(
+            !passwords
+                .verify("no user has this password", None)
+                .await
+                .unwrap()
+        );
     }
 }

@@ -31,7 +31,11 @@ pub(crate) struct Publisher {
 
 impl Publisher {
     pub(crate) fn new(view: View, clock: Clock) -> Self {
-        Self { log: EventLog::new(KEPT), view, clock }
+        Self {
+            log: EventLog::new(KEPT),
+            view,
+            clock,
+        }
     }
 
     pub(crate) fn publish(&self, item: WatchCredentialsResponse) {
@@ -41,7 +45,8 @@ impl Publisher {
 
     /// The own view is never stale: it hears of every change before anybody.
     pub(crate) fn heartbeat(&self) {
-        self.view.apply(&WatchCredentialsResponse::default(), self.clock.now_s());
+        self.view
+            .apply(&WatchCredentialsResponse::default(), self.clock.now_s());
     }
 
     pub(crate) fn last(&self) -> u64 {
@@ -83,7 +88,10 @@ pub(crate) fn hex(bytes: &[u8]) -> String {
 }
 
 fn unhex(text: &str) -> Vec<u8> {
-    let pair = |at| text.get(at..at + 2).and_then(|p| u8::from_str_radix(p, 16).ok());
+    let pair = |at| {
+        text.get(at..at + 2)
+            .and_then(|p| u8::from_str_radix(p, 16).ok())
+    };
     (0..text.len()).step_by(2).filter_map(pair).collect()
 }
 
@@ -91,10 +99,12 @@ impl Auth {
     /// Everything that is valid now, as one item that replaces all that was known.
     pub(crate) async fn whole_view(&self) -> Result<WatchCredentialsResponse, AuthError> {
         let sequence = self.publisher.last();
-        let roles = permission::default_roles().into_iter().map(|(name, permissions)| RoleView {
-            name: name.to_owned(),
-            permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
-        });
+        let roles = permission::default_roles()
+            .into_iter()
+            .map(|(name, permissions)| RoleView {
+                name: name.to_owned(),
+                permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
+            });
         Ok(WatchCredentialsResponse {
             sequence,
             reset: true,
@@ -133,7 +143,12 @@ impl Auth {
 
     async fn revoked_views(&self) -> Result<Vec<SessionView>, AuthError> {
         let now = self.clock.now_us();
-        let ids: HashSet<Uuid> = self.store.revoked_sessions(now).await?.into_iter().collect();
+        let ids: HashSet<Uuid> = self
+            .store
+            .revoked_sessions(now)
+            .await?
+            .into_iter()
+            .collect();
         Ok(ids.into_iter().map(|id| self.session_view(id)).collect())
     }
 
@@ -141,7 +156,10 @@ impl Auth {
     pub(crate) fn session_view(&self, id: Uuid) -> SessionView {
         let until = self.clock.now_s() + self.settings.access_token_seconds;
         let seconds = i64::try_from(until).unwrap_or(i64::MAX);
-        SessionView { session_id: id.to_string(), expires_at: Some(Timestamp { seconds, nanos: 0 }) }
+        SessionView {
+            session_id: id.to_string(),
+            expires_at: Some(Timestamp { seconds, nanos: 0 }),
+        }
     }
 
     pub(crate) async fn publish_all(&self) -> Result<(), AuthError> {
@@ -151,17 +169,26 @@ impl Auth {
     }
 
     pub(crate) fn publish_user(&self, row: &UserRow) {
-        let item = WatchCredentialsResponse { users: vec![user_view(row)], ..Default::default() };
+        let item = WatchCredentialsResponse {
+            users: vec![user_view(row)],
+            ..Default::default()
+        };
         self.publisher.publish(item);
     }
 
     pub(crate) fn publish_key(&self, row: &KeyRow) {
-        let item = WatchCredentialsResponse { api_keys: vec![key_view(row)], ..Default::default() };
+        let item = WatchCredentialsResponse {
+            api_keys: vec![key_view(row)],
+            ..Default::default()
+        };
         self.publisher.publish(item);
     }
 
     pub(crate) fn publish_revoked_session(&self, id: Uuid) {
-        let item = WatchCredentialsResponse { revoked_sessions: vec![self.session_view(id)], ..Default::default() };
+        let item = WatchCredentialsResponse {
+            revoked_sessions: vec![self.session_view(id)],
+            ..Default::default()
+        };
         self.publisher.publish(item);
     }
 }

@@ -82,10 +82,18 @@ impl Auth {
             .detail("from", from.label());
         let mut tx = self.store.begin("sessions.open").await?;
         // The user may have been disabled since the password was looked at.
-        let current = store::user_by_id(&mut tx, user.id).await?.filter(|u| !u.disabled);
+        let current = store::user_by_id(&mut tx, user.id)
+            .await?
+            .filter(|u| !u.disabled);
         let user = current.ok_or(AuthError::InvalidCredentials)?;
         store::insert_session(&mut tx, &session, now_us).await?;
-        store::insert_refresh(&mut tx, &hash(&refresh), session.id, self.refresh_end(&session)).await?;
+        store::insert_refresh(
+            &mut tx,
+            &hash(&refresh),
+            session.id,
+            self.refresh_end(&session),
+        )
+        .await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
         self.tokens(&user, session.id, refresh)
@@ -94,7 +102,9 @@ impl Auth {
     /// The first of a row is recorded at once, then each power of two: a guesser cannot fill the
     /// log, and the count is not lost.
     async fn record_failed_login(&self, username: &str, from: &Origin) -> Result<(), AuthError> {
-        let count = self.throttle.failed(username, &from.address, self.clock.now());
+        let count = self
+            .throttle
+            .failed(username, &from.address, self.clock.now());
         if !count.is_power_of_two() {
             return Ok(());
         }
@@ -114,9 +124,15 @@ impl Auth {
         let now_us = self.clock.now_us();
         let presented_hash = hash(presented);
         let mut tx = self.store.begin("sessions.refresh").await?;
-        let row = store::refresh(&mut tx, &presented_hash).await?.ok_or(AuthError::InvalidCredentials)?;
-        let session = store::session(&mut tx, row.session_id).await?.ok_or(AuthError::InvalidCredentials)?;
-        let user = store::user_by_id(&mut tx, session.user_id).await?.filter(|u| !u.disabled);
+        let row = store::refresh(&mut tx, &presented_hash)
+            .await?
+            .ok_or(AuthError::InvalidCredentials)?;
+        let session = store::session(&mut tx, row.session_id)
+            .await?
+            .ok_or(AuthError::InvalidCredentials)?;
+        let user = store::user_by_id(&mut tx, session.user_id)
+            .await?
+            .filter(|u| !u.disabled);
         let user = user.ok_or(AuthError::InvalidCredentials)?;
         if session.revoked || session.ends_us <= now_us || row.expires_us <= now_us {
             return Err(AuthError::InvalidCredentials);
@@ -125,12 +141,20 @@ impl Auth {
         let repeat_us = i64::try_from(REPEAT.as_micros()).unwrap_or(i64::MAX);
         let same_client = row.used_by.as_deref() == Some(&from.label());
         let recent = row.used_us.is_some_and(|at| now_us - at <= repeat_us);
-        if !fresh && !(same_client && recent) {
+        let lost_reply = same_client && recent;
+        if !fresh && !lost_reply {
             return self.end_stolen_session(tx, &session, &user, from).await;
         }
         let successor = self.successor(presented);
-        store::insert_refresh(&mut tx, &hash(&successor), session.id, self.refresh_end(&session)).await?;
-        let record = Record::new(&self.clock, "auth", "auth.token.refresh").caller(format!("user:{}", user.username));
+        store::insert_refresh(
+            &mut tx,
+            &hash(&successor),
+            session.id,
+            self.refresh_end(&session),
+        )
+        .await?;
+        let record = Record::new(&self.clock, "auth", "auth.token.refresh")
+            .caller(format!("user:{}", user.username));
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
         self.tokens(&user, session.id, successor)
@@ -170,7 +194,12 @@ impl Auth {
         Ok(())
     }
 
-    fn tokens(&self, user: &UserRow, session: Uuid, refresh: Zeroizing<String>) -> Result<Tokens, AuthError> {
+    fn tokens(
+        &self,
+        user: &UserRow,
+        session: Uuid,
+        refresh: Zeroizing<String>,
+    ) -> Result<Tokens, AuthError> {
         let now = self.clock.now_s();
         let life = self.settings.access_token_seconds;
         let claims = Claims {
@@ -187,11 +216,17 @@ impl Auth {
             roles: user.roles.clone(),
         };
         let access = self.signer.sign(&claims)?;
-        Ok(Tokens { access, refresh, expires_in_s: u32::try_from(life).unwrap_or(u32::MAX) })
+        Ok(Tokens {
+            access,
+            refresh,
+            expires_in_s: u32::try_from(life).unwrap_or(u32::MAX),
+        })
     }
 
     fn refresh_end(&self, session: &SessionRow) -> i64 {
-        session.ends_us.min(self.clock.now_us() + days(self.settings.refresh_token_days))
+        session
+            .ends_us
+            .min(self.clock.now_us() + days(self.settings.refresh_token_days))
     }
 
     fn successor(&self, presented: &str) -> Zeroizing<String> {
@@ -244,13 +279,21 @@ mod tests {
     use tars_runtime::{clock::Clock, config::Credentials};
 
     async fn auth(dir: &std::path::Path) -> (Arc<Auth>, Clock, View, Zeroizing<String>) {
-        let (clock, view) = (Clock::manual(Duration::from_secs(1_800_000_000)), View::default());
-        let (auth, first) = Auth::open(dir, Credentials::default(), clock.clone(), view.clone()).await.unwrap();
+        let (clock, view) = (
+            Clock::manual(Duration::from_secs(1_800_000_000)),
+            View::default(),
+        );
+        let (auth, first) = Auth::open(dir, Credentials::default(), clock.clone(), view.clone())
+            .await
+            .unwrap();
         (auth, clock, view, first.unwrap().password)
     }
 
     fn from() -> Origin {
-        Origin { peer: "p".into(), address: "a".into() }
+        Origin {
+            peer: "p".into(),
+            address: "a".into(),
+        }
     }
 
     #[tokio::test]
@@ -259,8 +302,18 @@ mod tests {
         let (auth, _, view, password) = auth(dir.path()).await;
         let (user, tokens) = auth.login("admin", &password, &from()).await.unwrap();
         assert_eq!(user.roles, ["admin"]);
-        assert_eq!(view.check_token(&tokens.access, auth.clock.now_s()).unwrap().username, "admin");
-        for (name, word) in [("admin", "wrong"), ("nobody", password.as_str()), ("Admin", &password), ("", "")] {
+        assert_eq!(
+            view.check_token(&tokens.access, auth.clock.now_s())
+                .unwrap()
+                .username,
+            "admin"
+        );
+        for (name, word) in [
+            ("admin", "wrong"),
+            ("nobody", password.as_str()),
+            ("Admin", &password),
+            ("", ""),
+        ] {
             let refused = auth.login(name, word, &from()).await.unwrap_err();
             assert!(matches!(refused, AuthError::InvalidCredentials), "{name}");
         }
@@ -275,7 +328,10 @@ mod tests {
         }
         let waiting = auth.login("admin", &password, &from()).await.unwrap_err();
         assert!(matches!(waiting, AuthError::Throttled(_)));
-        let elsewhere = Origin { address: "b".into(), ..from() };
+        let elsewhere = Origin {
+            address: "b".into(),
+            ..from()
+        };
         assert!(auth.login("admin", &password, &elsewhere).await.is_ok());
         clock.advance(Duration::from_secs(1));
         assert!(auth.login("admin", &password, &from()).await.is_ok());
@@ -292,8 +348,14 @@ mod tests {
         assert_ne!(first.refresh, second.refresh);
         let third = auth.refresh(&second.refresh, &from()).await.unwrap();
         clock.advance(Duration::from_secs(11));
-        assert!(auth.refresh(&first.refresh, &from()).await.is_err(), "a late repeat is theft");
-        assert!(auth.refresh(&third.refresh, &from()).await.is_err(), "the whole family ended");
+        assert!(
+            auth.refresh(&first.refresh, &from()).await.is_err(),
+            "a late repeat is theft"
+        );
+        assert!(
+            auth.refresh(&third.refresh, &from()).await.is_err(),
+            "the whole family ended"
+        );
         assert!(view.check_token(&third.access, clock.now_s()).is_err());
     }
 
@@ -303,7 +365,10 @@ mod tests {
         let (auth, _, _, password) = auth(dir.path()).await;
         let (_, first) = auth.login("admin", &password, &from()).await.unwrap();
         let second = auth.refresh(&first.refresh, &from()).await.unwrap();
-        let thief = Origin { address: "elsewhere".into(), ..from() };
+        let thief = Origin {
+            address: "elsewhere".into(),
+            ..from()
+        };
         assert!(auth.refresh(&first.refresh, &thief).await.is_err());
         assert!(auth.refresh(&second.refresh, &from()).await.is_err());
     }
@@ -332,14 +397,19 @@ mod tests {
         assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
         assert!(auth.refresh(&tokens.refresh, &from()).await.is_err());
 
-        auth.create_user("t", "dev", "a long password", vec!["developer".into()]).await.unwrap();
+        auth.create_user("t", "dev", "a long password", vec!["developer".into()])
+            .await
+            .unwrap();
         let (_, tokens) = auth.login("dev", "a long password", &from()).await.unwrap();
         auth.set_disabled("t", "dev", true).await.unwrap();
         assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
         assert!(auth.login("dev", "a long password", &from()).await.is_err());
         assert!(auth.refresh(&tokens.refresh, &from()).await.is_err());
         auth.set_disabled("t", "dev", false).await.unwrap();
-        assert!(auth.refresh(&tokens.refresh, &from()).await.is_err(), "old sessions stay ended");
+        assert!(
+            auth.refresh(&tokens.refresh, &from()).await.is_err(),
+            "old sessions stay ended"
+        );
     }
 
     #[tokio::test]
@@ -351,7 +421,14 @@ mod tests {
         auth.logout(&caller).await.unwrap();
         auth.store.db().close().await;
         let view = View::default();
-        let (again, first) = Auth::open(dir.path(), Credentials::default(), clock.clone(), view.clone()).await.unwrap();
+        let (again, first) = Auth::open(
+            dir.path(),
+            Credentials::default(),
+            clock.clone(),
+            view.clone(),
+        )
+        .await
+        .unwrap();
         assert!(first.is_none(), "one administrator is enough");
         assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
         assert!(again.login("admin", &password, &from()).await.is_ok());

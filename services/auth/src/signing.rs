@@ -1,6 +1,9 @@
 //! Signing keys: Ed25519, their private halves encrypted at rest under a key of their own.
 
-use crate::{AuthError, store::{SigningKeyRow, Store}};
+use crate::{
+    AuthError,
+    store::{SigningKeyRow, Store},
+};
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     encoding::{AsDer, Pkcs8V1Der},
@@ -30,7 +33,11 @@ impl fmt::Debug for Signer {
 
 impl Signer {
     /// Loads the current key, or makes the first.
-    pub(crate) async fn open(store: &Store, seal: &[u8; 32], clock: &Clock) -> Result<Self, AuthError> {
+    pub(crate) async fn open(
+        store: &Store,
+        seal: &[u8; 32],
+        clock: &Clock,
+    ) -> Result<Self, AuthError> {
         let row = match store.current_signing_key().await? {
             Some(row) => row,
             None => {
@@ -40,7 +47,10 @@ impl Signer {
             }
         };
         let private = unseal(seal, &row.private_sealed)?;
-        Ok(Self { kid: row.kid, key: EncodingKey::from_ed_der(&private) })
+        Ok(Self {
+            kid: row.kid,
+            key: EncodingKey::from_ed_der(&private),
+        })
     }
 
     pub(crate) fn kid(&self) -> &str {
@@ -51,7 +61,8 @@ impl Signer {
         let mut header = Header::new(Algorithm::EdDSA);
         header.typ = Some(token::TYPE.to_owned());
         header.kid = Some(self.kid.clone());
-        jsonwebtoken::encode(&header, claims, &self.key).map_err(|_| AuthError::Crypto("signing a token failed"))
+        jsonwebtoken::encode(&header, claims, &self.key)
+            .map_err(|_| AuthError::Crypto("signing a token failed"))
     }
 }
 
@@ -78,7 +89,8 @@ fn thumbprint(x: &str) -> String {
 }
 
 fn cipher(seal: &[u8; 32]) -> Result<LessSafeKey, AuthError> {
-    let key = UnboundKey::new(&AES_256_GCM, seal).map_err(|_| AuthError::Crypto("the sealing key is not usable"))?;
+    let key = UnboundKey::new(&AES_256_GCM, seal)
+        .map_err(|_| AuthError::Crypto("the sealing key is not usable"))?;
     Ok(LessSafeKey::new(key))
 }
 
@@ -116,7 +128,10 @@ pub(crate) fn load_or_create_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, Aut
     let text = Zeroizing::new(secret::read(path)?);
     let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.trim()).unwrap_or_default());
     let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| {
-        io::Error::new(io::ErrorKind::InvalidData, format!("{} does not hold a 256-bit key", path.display()))
+        io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("{} does not hold a 256-bit key", path.display()),
+        )
     })?;
     Ok(Zeroizing::new(key))
 }
@@ -151,10 +166,22 @@ mod tests {
     fn a_made_key_signs_what_the_public_half_verifies() {
         let row = generate(&[1; 32], &Clock::system()).unwrap();
         let private = unseal(&[1; 32], &row.private_sealed).unwrap();
-        let signer = Signer { kid: row.kid.clone(), key: EncodingKey::from_ed_der(&private) };
+        let signer = Signer {
+            kid: row.kid.clone(),
+            key: EncodingKey::from_ed_der(&private),
+        };
         let claims = Claims {
-            iss: token::ISSUER.into(), aud: token::AUDIENCE.into(), sub: "u".into(), sid: "s".into(), jti: "j".into(),
-            iat: 1, nbf: 1, exp: 901, ver: 1, username: "ada".into(), roles: vec![],
+            iss: token::ISSUER.into(),
+            aud: token::AUDIENCE.into(),
+            sub: "u".into(),
+            sid: "s".into(),
+            jti: "j".into(),
+            iat: 1,
+            nbf: 1,
+            exp: 901,
+            ver: 1,
+            username: "ada".into(),
+            roles: vec![],
         };
         let text = signer.sign(&claims).unwrap();
         assert_eq!(token::key_id(&text).unwrap(), row.kid);

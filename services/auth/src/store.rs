@@ -71,11 +71,22 @@ pub(crate) struct SigningKeyRow {
 }
 
 type UserTuple = (Uuid, String, String, String, bool, i64, i64);
-type KeyTuple = (String, String, Uuid, String, String, i64, i64, Option<i64>, i64);
+type KeyTuple = (
+    String,
+    String,
+    Uuid,
+    String,
+    String,
+    i64,
+    i64,
+    Option<i64>,
+    i64,
+);
 type SigningTuple = (String, String, String, Vec<u8>, i64, Option<i64>);
 
 const USER: &str = "SELECT id, username, password, roles, disabled, version, created_us FROM users WHERE username = $1";
-const USER_BY_ID: &str = "SELECT id, username, password, roles, disabled, version, created_us FROM users WHERE id = $1";
+const USER_BY_ID: &str =
+    "SELECT id, username, password, roles, disabled, version, created_us FROM users WHERE id = $1";
 const USERS: &str = "SELECT id, username, password, roles, disabled, version, created_us FROM users \
                      WHERE username > $1 ORDER BY username LIMIT $2";
 const KEY: &str = "SELECT id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version \
@@ -95,11 +106,20 @@ fn to_json<T: Serialize>(value: &T) -> Result<String, AuthError> {
 
 fn user(row: UserTuple) -> Result<UserRow, AuthError> {
     let (id, username, password, roles, disabled, version, created_us) = row;
-    Ok(UserRow { id, username, password, roles: from_json(&roles)?, disabled, version, created_us })
+    Ok(UserRow {
+        id,
+        username,
+        password,
+        roles: from_json(&roles)?,
+        disabled,
+        version,
+        created_us,
+    })
 }
 
 fn key(row: KeyTuple) -> Result<KeyRow, AuthError> {
-    let (id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version) = row;
+    let (id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version) =
+        row;
     Ok(KeyRow {
         id,
         service_name,
@@ -115,7 +135,14 @@ fn key(row: KeyTuple) -> Result<KeyRow, AuthError> {
 
 fn signing(row: SigningTuple) -> SigningKeyRow {
     let (kid, state, public_x, private_sealed, created_us, expires_us) = row;
-    SigningKeyRow { kid, state, public_x, private_sealed, created_us, expires_us }
+    SigningKeyRow {
+        kid,
+        state,
+        public_x,
+        private_sealed,
+        created_us,
+        expires_us,
+    }
 }
 
 #[derive(Debug)]
@@ -142,23 +169,41 @@ impl Store {
 
     pub(crate) async fn user_count(&self) -> Result<i64, AuthError> {
         let db = self.db.read("users.count");
-        Ok(sqlx::query_scalar("SELECT COUNT(*) FROM users").fetch_one(&*db).await?)
+        Ok(sqlx::query_scalar("SELECT COUNT(*) FROM users")
+            .fetch_one(&*db)
+            .await?)
     }
 
     pub(crate) async fn user(&self, username: &str) -> Result<Option<UserRow>, AuthError> {
         let db = self.db.read("users.by_name");
-        sqlx::query_as(USER).bind(username).fetch_optional(&*db).await?.map(user).transpose()
+        sqlx::query_as(USER)
+            .bind(username)
+            .fetch_optional(&*db)
+            .await?
+            .map(user)
+            .transpose()
     }
 
     pub(crate) async fn users(&self, after: &str, limit: i64) -> Result<Vec<UserRow>, AuthError> {
         let db = self.db.read("users.list");
-        let rows: Vec<UserTuple> = sqlx::query_as(USERS).bind(after).bind(limit).fetch_all(&*db).await?;
+        let rows: Vec<UserTuple> = sqlx::query_as(USERS)
+            .bind(after)
+            .bind(limit)
+            .fetch_all(&*db)
+            .await?;
         rows.into_iter().map(user).collect()
     }
 
-    pub(crate) async fn keys(&self, before: (i64, &str), limit: i64) -> Result<Vec<KeyRow>, AuthError> {
+    pub(crate) async fn keys(
+        &self,
+        before: (i64, &str),
+        limit: i64,
+    ) -> Result<Vec<KeyRow>, AuthError> {
         let db = self.db.read("api_keys.list");
-        let query = sqlx::query_as(KEYS).bind(before.0).bind(before.1).bind(limit);
+        let query = sqlx::query_as(KEYS)
+            .bind(before.0)
+            .bind(before.1)
+            .bind(limit);
         let rows: Vec<KeyTuple> = query.fetch_all(&*db).await?;
         rows.into_iter().map(key).collect()
     }
@@ -170,7 +215,11 @@ impl Store {
     }
 
     pub(crate) async fn current_signing_key(&self) -> Result<Option<SigningKeyRow>, AuthError> {
-        Ok(self.signing_keys().await?.into_iter().find(|k| k.state == "current"))
+        Ok(self
+            .signing_keys()
+            .await?
+            .into_iter()
+            .find(|k| k.state == "current"))
     }
 
     pub(crate) async fn add_signing_key(&self, row: &SigningKeyRow) -> Result<(), AuthError> {
@@ -190,7 +239,10 @@ impl Store {
     pub(crate) async fn revoked_sessions(&self, since_us: i64) -> Result<Vec<Uuid>, AuthError> {
         let db = self.db.read("sessions.revoked");
         let query = "SELECT id FROM sessions WHERE revoked AND ends_us > $1";
-        Ok(sqlx::query_scalar(query).bind(since_us).fetch_all(&*db).await?)
+        Ok(sqlx::query_scalar(query)
+            .bind(since_us)
+            .fetch_all(&*db)
+            .await?)
     }
 }
 
@@ -224,22 +276,48 @@ pub(crate) async fn update_user(tx: &mut SqliteConnection, row: &UserRow) -> Res
     .bind(row.version - 1)
     .execute(tx)
     .await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(AuthError::Conflict) }
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(AuthError::Conflict)
+    }
 }
 
-pub(crate) async fn user_in(tx: &mut SqliteConnection, username: &str) -> Result<Option<UserRow>, AuthError> {
-    sqlx::query_as(USER).bind(username).fetch_optional(tx).await?.map(user).transpose()
+pub(crate) async fn user_in(
+    tx: &mut SqliteConnection,
+    username: &str,
+) -> Result<Option<UserRow>, AuthError> {
+    sqlx::query_as(USER)
+        .bind(username)
+        .fetch_optional(tx)
+        .await?
+        .map(user)
+        .transpose()
 }
 
-pub(crate) async fn user_by_id(tx: &mut SqliteConnection, id: Uuid) -> Result<Option<UserRow>, AuthError> {
-    sqlx::query_as(USER_BY_ID).bind(id).fetch_optional(tx).await?.map(user).transpose()
+pub(crate) async fn user_by_id(
+    tx: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Option<UserRow>, AuthError> {
+    sqlx::query_as(USER_BY_ID)
+        .bind(id)
+        .fetch_optional(tx)
+        .await?
+        .map(user)
+        .transpose()
 }
 
 /// Enabled users that hold a role, by the roles' JSON text.
-pub(crate) async fn enabled_with_role(tx: &mut SqliteConnection, role: &str) -> Result<i64, AuthError> {
+pub(crate) async fn enabled_with_role(
+    tx: &mut SqliteConnection,
+    role: &str,
+) -> Result<i64, AuthError> {
     let pattern = format!("%\"{role}\"%");
     let query = "SELECT COUNT(*) FROM users WHERE NOT disabled AND roles LIKE $1";
-    Ok(sqlx::query_scalar(query).bind(pattern).fetch_one(tx).await?)
+    Ok(sqlx::query_scalar(query)
+        .bind(pattern)
+        .fetch_one(tx)
+        .await?)
 }
 
 pub(crate) async fn insert_session(
@@ -258,21 +336,35 @@ pub(crate) async fn insert_session(
     Ok(())
 }
 
-pub(crate) async fn session(tx: &mut SqliteConnection, id: Uuid) -> Result<Option<SessionRow>, AuthError> {
+pub(crate) async fn session(
+    tx: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Option<SessionRow>, AuthError> {
     let row: Option<(Uuid, Uuid, i64, bool)> =
         sqlx::query_as("SELECT id, user_id, ends_us, revoked FROM sessions WHERE id = $1")
             .bind(id)
             .fetch_optional(tx)
             .await?;
-    Ok(row.map(|(id, user_id, ends_us, revoked)| SessionRow { id, user_id, ends_us, revoked }))
+    Ok(row.map(|(id, user_id, ends_us, revoked)| SessionRow {
+        id,
+        user_id,
+        ends_us,
+        revoked,
+    }))
 }
 
 pub(crate) async fn revoke_session(tx: &mut SqliteConnection, id: Uuid) -> Result<(), AuthError> {
-    sqlx::query("UPDATE sessions SET revoked = TRUE WHERE id = $1").bind(id).execute(tx).await?;
+    sqlx::query("UPDATE sessions SET revoked = TRUE WHERE id = $1")
+        .bind(id)
+        .execute(tx)
+        .await?;
     Ok(())
 }
 
-pub(crate) async fn revoke_sessions_of(tx: &mut SqliteConnection, user_id: Uuid) -> Result<(), AuthError> {
+pub(crate) async fn revoke_sessions_of(
+    tx: &mut SqliteConnection,
+    user_id: Uuid,
+) -> Result<(), AuthError> {
     sqlx::query("UPDATE sessions SET revoked = TRUE WHERE user_id = $1 AND NOT revoked")
         .bind(user_id)
         .execute(tx)
@@ -298,13 +390,24 @@ pub(crate) async fn insert_refresh(
     Ok(())
 }
 
-pub(crate) async fn refresh(tx: &mut SqliteConnection, hash: &[u8]) -> Result<Option<RefreshRow>, AuthError> {
-    let row: Option<(Uuid, i64, Option<i64>, Option<String>)> =
-        sqlx::query_as("SELECT session_id, expires_us, used_us, used_by FROM refresh_tokens WHERE hash = $1")
-            .bind(hash)
-            .fetch_optional(tx)
-            .await?;
-    Ok(row.map(|(session_id, expires_us, used_us, used_by)| RefreshRow { session_id, expires_us, used_us, used_by }))
+pub(crate) async fn refresh(
+    tx: &mut SqliteConnection,
+    hash: &[u8],
+) -> Result<Option<RefreshRow>, AuthError> {
+    let row: Option<(Uuid, i64, Option<i64>, Option<String>)> = sqlx::query_as(
+        "SELECT session_id, expires_us, used_us, used_by FROM refresh_tokens WHERE hash = $1",
+    )
+    .bind(hash)
+    .fetch_optional(tx)
+    .await?;
+    Ok(
+        row.map(|(session_id, expires_us, used_us, used_by)| RefreshRow {
+            session_id,
+            expires_us,
+            used_us,
+            used_by,
+        }),
+    )
 }
 
 /// Uses a token up; false when it was used already.
@@ -314,13 +417,14 @@ pub(crate) async fn use_refresh(
     now_us: i64,
     by: &str,
 ) -> Result<bool, AuthError> {
-    let done =
-        sqlx::query("UPDATE refresh_tokens SET used_us = $1, used_by = $2 WHERE hash = $3 AND used_us IS NULL")
-            .bind(now_us)
-            .bind(by)
-            .bind(hash)
-            .execute(tx)
-            .await?;
+    let done = sqlx::query(
+        "UPDATE refresh_tokens SET used_us = $1, used_by = $2 WHERE hash = $3 AND used_us IS NULL",
+    )
+    .bind(now_us)
+    .bind(by)
+    .bind(hash)
+    .execute(tx)
+    .await?;
     Ok(done.rows_affected() == 1)
 }
 
@@ -340,8 +444,16 @@ pub(crate) async fn insert_key(tx: &mut SqliteConnection, row: &KeyRow) -> Resul
     Ok(())
 }
 
-pub(crate) async fn key_in(tx: &mut SqliteConnection, id: &str) -> Result<Option<KeyRow>, AuthError> {
-    sqlx::query_as(KEY).bind(id).fetch_optional(tx).await?.map(key).transpose()
+pub(crate) async fn key_in(
+    tx: &mut SqliteConnection,
+    id: &str,
+) -> Result<Option<KeyRow>, AuthError> {
+    sqlx::query_as(KEY)
+        .bind(id)
+        .fetch_optional(tx)
+        .await?
+        .map(key)
+        .transpose()
 }
 
 /// Writes a key whose version must be the one before `row.version`.
@@ -355,5 +467,9 @@ pub(crate) async fn update_key(tx: &mut SqliteConnection, row: &KeyRow) -> Resul
             .bind(row.version - 1)
             .execute(tx)
             .await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(AuthError::Conflict) }
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(AuthError::Conflict)
+    }
 }

@@ -45,7 +45,12 @@ impl Throttle {
                 map.clear();
             }
         }
-        let entry = map.entry((account.to_owned(), address.to_owned())).or_insert(Failures { count: 0, last: now });
+        let entry = map
+            .entry((account.to_owned(), address.to_owned()))
+            .or_insert(Failures {
+                count: 0,
+                last: now,
+            });
         if entry.last + FORGET <= now {
             entry.count = 0;
         }
@@ -55,7 +60,9 @@ impl Throttle {
     }
 
     pub(crate) fn succeeded(&self, account: &str, address: &str) {
-        self.failures.lock().remove(&(account.to_owned(), address.to_owned()));
+        self.failures
+            .lock()
+            .remove(&(account.to_owned(), address.to_owned()));
     }
 }
 
@@ -80,7 +87,11 @@ mod tests {
             assert_eq!(throttle.wait("ada", "a", now), None, "never a lockout");
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
-        assert_eq!(throttle.wait("ada", "b", now), None, "another address is free");
+        assert_eq!(
+            throttle.wait("ada", "b", now),
+            None,
+            "another address is free"
+        );
         throttle.succeeded("ada", "a");
         assert_eq!(throttle.failed("ada", "a", now), 1);
     }

@@ -42,27 +42,49 @@ impl Auth {
         Ok(UserSummary::from(&row))
     }
 
-    pub async fn list_users(&self, after: &str, page_size: u32) -> Result<(Vec<UserSummary>, String), AuthError> {
+    pub async fn list_users(
+        &self,
+        after: &str,
+        page_size: u32,
+    ) -> Result<(Vec<UserSummary>, String), AuthError> {
         let size = page::size(page_size);
         let rows = self.store.users(after, size + 1).await?;
         let (rows, next) = page::cut(rows, size, |u| u.username.clone());
         Ok((rows.iter().map(UserSummary::from).collect(), next))
     }
 
-    pub async fn set_disabled(&self, by: &str, username: &str, disabled: bool) -> Result<UserSummary, AuthError> {
-        let kind = if disabled { "user.disabled" } else { "user.enabled" };
-        let record = Record::new(&self.clock, "auth", kind).caller(by).resource(username);
-        self.change_user(username, record, |user| user.disabled = disabled).await
+    pub async fn set_disabled(
+        &self,
+        by: &str,
+        username: &str,
+        disabled: bool,
+    ) -> Result<UserSummary, AuthError> {
+        let kind = if disabled {
+            "user.disabled"
+        } else {
+            "user.enabled"
+        };
+        let record = Record::new(&self.clock, "auth", kind)
+            .caller(by)
+            .resource(username);
+        self.change_user(username, record, |user| user.disabled = disabled)
+            .await
     }
 
-    pub async fn set_roles(&self, by: &str, username: &str, roles: Vec<String>) -> Result<UserSummary, AuthError> {
+    pub async fn set_roles(
+        &self,
+        by: &str,
+        username: &str,
+        roles: Vec<String>,
+    ) -> Result<UserSummary, AuthError> {
         check_roles(&roles)?;
         let record = Record::new(&self.clock, "auth", "user.roles_changed")
             .severity(Severity::Critical)
             .caller(by)
             .resource(username)
             .detail("roles", roles.join(","));
-        self.change_user(username, record, |user| user.roles = roles).await
+        self.change_user(username, record, |user| user.roles = roles)
+            .await
     }
 
     /// Applies a change and ends the user's sessions, in one transaction.
@@ -88,11 +110,20 @@ impl Auth {
         Ok(UserSummary::from(&user))
     }
 
-    pub async fn change_password(&self, caller: &Caller, current: &str, new: &str) -> Result<(), AuthError> {
+    pub async fn change_password(
+        &self,
+        caller: &Caller,
+        current: &str,
+        new: &str,
+    ) -> Result<(), AuthError> {
         if matches!(caller.credential, Credential::ApiKey { .. }) {
             return Err(AuthError::InvalidCredentials);
         }
-        let user = self.store.user(&caller.username).await?.ok_or(AuthError::InvalidCredentials)?;
+        let user = self
+            .store
+            .user(&caller.username)
+            .await?
+            .ok_or(AuthError::InvalidCredentials)?;
         if !self.passwords.verify(current, Some(&user.password)).await? {
             return Err(AuthError::InvalidCredentials);
         }
@@ -100,15 +131,20 @@ impl Auth {
             return Err(AuthError::SamePassword);
         }
         let hashed = self.passwords.hash(new).await?;
-        let record = Record::new(&self.clock, "auth", "user.password_changed").caller(caller.label());
-        self.change_user(&caller.username, record, |u| u.password = hashed).await?;
+        let record =
+            Record::new(&self.clock, "auth", "user.password_changed").caller(caller.label());
+        self.change_user(&caller.username, record, |u| u.password = hashed)
+            .await?;
         Ok(())
     }
 }
 
 fn check_roles(roles: &[String]) -> Result<(), AuthError> {
     let known = tars_credentials::permission::default_roles();
-    match roles.iter().find(|r| !known.iter().any(|(name, _)| name == r)) {
+    match roles
+        .iter()
+        .find(|r| !known.iter().any(|(name, _)| name == r))
+    {
         Some(unknown) => Err(AuthError::UnknownRole(unknown.clone())),
         None => Ok(()),
     }

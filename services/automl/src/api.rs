@@ -40,19 +40,40 @@ fn id(text: &str) -> Result<Uuid, Status> {
 }
 
 fn invalid(field: &'static str, problem: impl Into<String>) -> AutomlError {
-    AutomlError::Invalid { field, problem: problem.into() }
+    AutomlError::Invalid {
+        field,
+        problem: problem.into(),
+    }
 }
 
 fn range(parameter: Parameter) -> Result<tars_search::Parameter, AutomlError> {
     let name = parameter.name;
     let range = match (parameter.float, parameter.int, parameter.categorical) {
-        (Some(f), None, None) => Range::Float { low: f.low, high: f.high, log: f.log },
-        (None, Some(i), None) => Range::Int { low: i.low, high: i.high, log: i.log },
+        (Some(f), None, None) => Range::Float {
+            low: f.low,
+            high: f.high,
+            log: f.log,
+        },
+        (None, Some(i), None) => Range::Int {
+            low: i.low,
+            high: i.high,
+            log: i.log,
+        },
         (None, None, Some(c)) => {
-            let values = c.values.into_iter().map(|v| params::from_value(&name, v).map(value));
-            Range::Categorical { values: values.collect::<Result<_, _>>()? }
+            let values = c
+                .values
+                .into_iter()
+                .map(|v| params::from_value(&name, v).map(value));
+            Range::Categorical {
+                values: values.collect::<Result<_, _>>()?,
+            }
         }
-        _ => return Err(invalid("search_space", format!("{name} must have exactly one of float, int, categorical"))),
+        _ => {
+            return Err(invalid(
+                "search_space",
+                format!("{name} must have exactly one of float, int, categorical"),
+            ));
+        }
     };
     Ok(tars_search::Parameter { name, range })
 }
@@ -66,7 +87,10 @@ fn value(param: Param) -> Value {
 }
 
 fn space(parameters: Vec<Parameter>) -> Result<Space, AutomlError> {
-    let parameters = parameters.into_iter().map(range).collect::<Result<Vec<_>, _>>()?;
+    let parameters = parameters
+        .into_iter()
+        .map(range)
+        .collect::<Result<Vec<_>, _>>()?;
     Ok(Space::new(parameters)?)
 }
 
@@ -76,10 +100,17 @@ fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
         let range = match p.search {
             Search::Float { low, high, log } => Range::Float { low, high, log },
             Search::Int { low, high, log } => Range::Int { low, high, log },
-            Search::Choices(all) => Range::Categorical { values: all.iter().map(|n| Value::Number(*n)).collect() },
-            Search::Flag => Range::Categorical { values: vec![Value::Flag(false), Value::Flag(true)] },
+            Search::Choices(all) => Range::Categorical {
+                values: all.iter().map(|n| Value::Number(*n)).collect(),
+            },
+            Search::Flag => Range::Categorical {
+                values: vec![Value::Flag(false), Value::Flag(true)],
+            },
         };
-        tars_search::Parameter { name: p.name.to_owned(), range }
+        tars_search::Parameter {
+            name: p.name.to_owned(),
+            range,
+        }
     });
     Ok(Space::new(parameters.collect())?)
 }
@@ -88,14 +119,21 @@ fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
 fn check_against(space: &Space, spec: &Spec) -> Result<(), AutomlError> {
     for p in space.parameters() {
         let known = spec.parameters.iter().find(|known| known.name == p.name);
-        let known = known.ok_or_else(|| invalid("search_space", format!("{} is no parameter of this agent", p.name)))?;
+        let known = known.ok_or_else(|| {
+            invalid(
+                "search_space",
+                format!("{} is no parameter of this agent", p.name),
+            )
+        })?;
         let inside = |low: f64, high: f64| match known.kind {
             Kind::Float { low: l, high: h } => low >= l && high <= h,
             Kind::Int { low: l, high: h } => low >= l as f64 && high <= h as f64,
             Kind::Flag => false,
         };
         let good = match &p.range {
-            Range::Float { low, high, .. } => matches!(known.kind, Kind::Float { .. }) && inside(*low, *high),
+            Range::Float { low, high, .. } => {
+                matches!(known.kind, Kind::Float { .. }) && inside(*low, *high)
+            }
             Range::Int { low, high, .. } => inside(*low as f64, *high as f64),
             Range::Categorical { values } => values.iter().all(|v| match v {
                 Value::Number(n) => inside(*n, *n),
@@ -104,23 +142,49 @@ fn check_against(space: &Space, spec: &Spec) -> Result<(), AutomlError> {
             }),
         };
         if !good {
-            return Err(invalid("search_space", format!("{} leaves the agent's bounds", p.name)));
+            return Err(invalid(
+                "search_space",
+                format!("{} leaves the agent's bounds", p.name),
+            ));
         }
     }
     Ok(())
 }
 
 fn parameter(from: &tars_search::Parameter) -> Parameter {
-    let mut out = Parameter { name: from.name.clone(), ..Parameter::default() };
+    let mut out = Parameter {
+        name: from.name.clone(),
+        ..Parameter::default()
+    };
     match &from.range {
-        Range::Float { low, high, log } => out.float = Some(FloatRange { low: *low, high: *high, log: *log }),
-        Range::Int { low, high, log } => out.int = Some(IntRange { low: *low, high: *high, log: *log }),
+        Range::Float { low, high, log } => {
+            out.float = Some(FloatRange {
+                low: *low,
+                high: *high,
+                log: *log,
+            });
+        }
+        Range::Int { low, high, log } => {
+            out.int = Some(IntRange {
+                low: *low,
+                high: *high,
+                log: *log,
+            });
+        }
         Range::Categorical { values } => {
-            let assignment = values.iter().enumerate().map(|(i, v)| (i.to_string(), v.clone())).collect();
-            let mut all: Vec<(usize, Param)> =
-                to_params(&assignment).into_iter().filter_map(|(i, p)| Some((i.parse().ok()?, p))).collect();
+            let assignment = values
+                .iter()
+                .enumerate()
+                .map(|(i, v)| (i.to_string(), v.clone()))
+                .collect();
+            let mut all: Vec<(usize, Param)> = to_params(&assignment)
+                .into_iter()
+                .filter_map(|(i, p)| Some((i.parse().ok()?, p)))
+                .collect();
             all.sort_by_key(|(i, _)| *i);
-            out.categorical = Some(Choices { values: all.into_iter().map(|(_, p)| p.into()).collect() });
+            out.categorical = Some(Choices {
+                values: all.into_iter().map(|(_, p)| p.into()).collect(),
+            });
         }
     }
     out
@@ -160,7 +224,13 @@ fn state(from: State) -> StudyState {
 }
 
 fn study(view: StudyView) -> Study {
-    let StudyView { row, complete, pruned, failed, best } = view;
+    let StudyView {
+        row,
+        complete,
+        pruned,
+        failed,
+        best,
+    } = view;
     Study {
         study_id: row.id.to_string(),
         agent_id: row.agent_id,
@@ -203,20 +273,32 @@ type Items = Pin<Box<dyn Stream<Item = Result<WatchStudyResponse, Status>> + Sen
 
 #[tonic::async_trait]
 impl study_service_server::StudyService for Api {
-    async fn optimize(&self, request: Request<OptimizeRequest>) -> Result<Response<OptimizeResponse>, Status> {
+    async fn optimize(
+        &self,
+        request: Request<OptimizeRequest>,
+    ) -> Result<Response<OptimizeResponse>, Status> {
         let owner = Call::of(&request)?.actor();
         let asked = request.into_inner();
         if !self.automl.has_room() {
             return Err(AutomlError::Busy.into());
         }
-        let agent_id = if asked.agent_id.is_empty() { "policy".to_owned() } else { asked.agent_id };
+        let agent_id = if asked.agent_id.is_empty() {
+            "policy".to_owned()
+        } else {
+            asked.agent_id
+        };
         let kind = self.automl.agent_kind(&agent_id).await?;
         if !asked.agent_type.is_empty() && asked.agent_type != kind.agent_type {
             let problem = format!("the agent {agent_id} is of type {}", kind.agent_type);
             return Err(invalid("agent_type", problem).into());
         }
-        let spec = spec_of(&kind.agent_type).ok_or_else(|| invalid("agent_type", "has no search space"))?;
-        let space = if asked.search_space.is_empty() { own_space(&spec)? } else { space(asked.search_space)? };
+        let spec = spec_of(&kind.agent_type)
+            .ok_or_else(|| invalid("agent_type", "has no search space"))?;
+        let space = if asked.search_space.is_empty() {
+            own_space(&spec)?
+        } else {
+            space(asked.search_space)?
+        };
         check_against(&space, &spec)?;
         let new = NewStudy {
             agent_id,
@@ -235,10 +317,17 @@ impl study_service_server::StudyService for Api {
         let optimization_id = row.id.to_string();
         let message = format!("{} trials of {} steps", row.n_trials, row.steps);
         self.automl.run_in_background(row, &self.tracer);
-        Ok(Response::new(OptimizeResponse { optimization_id, status: StudyState::Running.into(), message }))
+        Ok(Response::new(OptimizeResponse {
+            optimization_id,
+            status: StudyState::Running.into(),
+            message,
+        }))
     }
 
-    async fn create_study(&self, request: Request<CreateStudyRequest>) -> Result<Response<CreateStudyResponse>, Status> {
+    async fn create_study(
+        &self,
+        request: Request<CreateStudyRequest>,
+    ) -> Result<Response<CreateStudyResponse>, Status> {
         let owner = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let new = NewStudy {
@@ -255,41 +344,83 @@ impl study_service_server::StudyService for Api {
             owner,
         };
         let row = self.automl.create_study(new).await?;
-        Ok(Response::new(CreateStudyResponse { study: Some(study(self.automl.view(row).await?)) }))
+        Ok(Response::new(CreateStudyResponse {
+            study: Some(study(self.automl.view(row).await?)),
+        }))
     }
 
-    async fn get_study(&self, request: Request<GetStudyRequest>) -> Result<Response<GetStudyResponse>, Status> {
-        let view = self.automl.study_view(id(&request.get_ref().study_id)?).await?;
-        Ok(Response::new(GetStudyResponse { study: Some(study(view)) }))
+    async fn get_study(
+        &self,
+        request: Request<GetStudyRequest>,
+    ) -> Result<Response<GetStudyResponse>, Status> {
+        let view = self
+            .automl
+            .study_view(id(&request.get_ref().study_id)?)
+            .await?;
+        Ok(Response::new(GetStudyResponse {
+            study: Some(study(view)),
+        }))
     }
 
-    async fn list_studies(&self, request: Request<ListStudiesRequest>) -> Result<Response<ListStudiesResponse>, Status> {
-        let ListStudiesRequest { page_size, page_token } = request.into_inner();
+    async fn list_studies(
+        &self,
+        request: Request<ListStudiesRequest>,
+    ) -> Result<Response<ListStudiesResponse>, Status> {
+        let ListStudiesRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let (views, next_page_token) = self.automl.list_studies(&page_token, page_size).await?;
-        Ok(Response::new(ListStudiesResponse { studies: views.into_iter().map(study).collect(), next_page_token }))
+        Ok(Response::new(ListStudiesResponse {
+            studies: views.into_iter().map(study).collect(),
+            next_page_token,
+        }))
     }
 
-    async fn list_trials(&self, request: Request<ListTrialsRequest>) -> Result<Response<ListTrialsResponse>, Status> {
+    async fn list_trials(
+        &self,
+        request: Request<ListTrialsRequest>,
+    ) -> Result<Response<ListTrialsResponse>, Status> {
         let asked = request.into_inner();
         let study_id = id(&asked.study_id)?;
-        let (rows, next_page_token) = self.automl.list_trials(study_id, &asked.page_token, asked.page_size).await?;
-        Ok(Response::new(ListTrialsResponse { trials: rows.into_iter().map(trial).collect(), next_page_token }))
+        let (rows, next_page_token) = self
+            .automl
+            .list_trials(study_id, &asked.page_token, asked.page_size)
+            .await?;
+        Ok(Response::new(ListTrialsResponse {
+            trials: rows.into_iter().map(trial).collect(),
+            next_page_token,
+        }))
     }
 
-    async fn ask_trial(&self, request: Request<AskTrialRequest>) -> Result<Response<AskTrialResponse>, Status> {
+    async fn ask_trial(
+        &self,
+        request: Request<AskTrialRequest>,
+    ) -> Result<Response<AskTrialResponse>, Status> {
         let row = self.own_study(&request.get_ref().study_id).await?;
         let asked = self.automl.ask(&row).await?;
-        Ok(Response::new(AskTrialResponse { trial: Some(trial(asked)) }))
+        Ok(Response::new(AskTrialResponse {
+            trial: Some(trial(asked)),
+        }))
     }
 
-    async fn report_trial(&self, request: Request<ReportTrialRequest>) -> Result<Response<ReportTrialResponse>, Status> {
+    async fn report_trial(
+        &self,
+        request: Request<ReportTrialRequest>,
+    ) -> Result<Response<ReportTrialResponse>, Status> {
         let asked = request.into_inner();
         let row = self.own_study(&asked.study_id).await?;
-        let should_prune = self.automl.report(&row, asked.number, asked.step, asked.value).await?;
+        let should_prune = self
+            .automl
+            .report(&row, asked.number, asked.step, asked.value)
+            .await?;
         Ok(Response::new(ReportTrialResponse { should_prune }))
     }
 
-    async fn tell_trial(&self, request: Request<TellTrialRequest>) -> Result<Response<TellTrialResponse>, Status> {
+    async fn tell_trial(
+        &self,
+        request: Request<TellTrialRequest>,
+    ) -> Result<Response<TellTrialResponse>, Status> {
         let asked = request.into_inner();
         let row = self.automl.store.study(id(&asked.study_id)?).await?;
         if row.server_run {
@@ -297,27 +428,50 @@ impl study_service_server::StudyService for Api {
         }
         let (ended, score) = match (asked.state(), asked.score) {
             (TrialState::Complete, Some(score)) => (Ended::Complete, Some(score)),
-            (TrialState::Complete, None) => return Err(fault::invalid_field("score", "is required when complete")),
+            (TrialState::Complete, None) => {
+                return Err(fault::invalid_field("score", "is required when complete"));
+            }
             (TrialState::Pruned, None) => (Ended::Pruned, None),
             (TrialState::Failed, None) => (Ended::Failed, None),
             (TrialState::Pruned | TrialState::Failed, Some(_)) => {
                 return Err(fault::invalid_field("score", "is for complete trials"));
             }
-            _ => return Err(fault::invalid_field("state", "must be complete, pruned or failed")),
+            _ => {
+                return Err(fault::invalid_field(
+                    "state",
+                    "must be complete, pruned or failed",
+                ));
+            }
         };
-        let told = self.automl.tell(&row, asked.number, ended, score, &asked.error).await?;
-        Ok(Response::new(TellTrialResponse { trial: Some(trial(told)) }))
+        let told = self
+            .automl
+            .tell(&row, asked.number, ended, score, &asked.error)
+            .await?;
+        Ok(Response::new(TellTrialResponse {
+            trial: Some(trial(told)),
+        }))
     }
 
-    async fn cancel_study(&self, request: Request<CancelStudyRequest>) -> Result<Response<CancelStudyResponse>, Status> {
+    async fn cancel_study(
+        &self,
+        request: Request<CancelStudyRequest>,
+    ) -> Result<Response<CancelStudyResponse>, Status> {
         let by = Call::of(&request)?.actor();
-        let view = self.automl.cancel(id(&request.get_ref().study_id)?, &by).await?;
-        Ok(Response::new(CancelStudyResponse { study: Some(study(view)) }))
+        let view = self
+            .automl
+            .cancel(id(&request.get_ref().study_id)?, &by)
+            .await?;
+        Ok(Response::new(CancelStudyResponse {
+            study: Some(study(view)),
+        }))
     }
 
     type WatchStudyStream = Items;
 
-    async fn watch_study(&self, request: Request<WatchStudyRequest>) -> Result<Response<Items>, Status> {
+    async fn watch_study(
+        &self,
+        request: Request<WatchStudyRequest>,
+    ) -> Result<Response<Items>, Status> {
         let asked = request.into_inner();
         let study_id = id(&asked.study_id)?;
         let view = self.automl.study_view(study_id).await?;
@@ -325,10 +479,16 @@ impl study_service_server::StudyService for Api {
         if view.row.state != State::Running && watched.log.last() == 0 {
             // It ended before this process started: its log is gone, its end is not.
             let sequence = asked.after_sequence + 1;
-            let item = WatchStudyResponse { sequence, trial: None, ended: Some(study(view)) };
+            let item = WatchStudyResponse {
+                sequence,
+                trial: None,
+                ended: Some(study(view)),
+            };
             return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
         }
-        let trimmed = |e: tars_runtime::events::Trimmed| fault::status(Code::OutOfRange, "TRIMMED", &e.to_string());
+        let trimmed = |e: tars_runtime::events::Trimmed| {
+            fault::status(Code::OutOfRange, "TRIMMED", &e.to_string())
+        };
         let reader = watched.log.read(asked.after_sequence).map_err(trimmed)?;
         let automl = Arc::clone(&self.automl);
         let items = stream::try_unfold((reader, automl), move |(mut reader, automl)| async move {
@@ -339,7 +499,14 @@ impl study_service_server::StudyService for Api {
                 StudyEvent::Trial(row) => (Some(trial(*row)), None),
                 StudyEvent::Ended => (None, Some(study(automl.study_view(study_id).await?))),
             };
-            Ok(Some((WatchStudyResponse { sequence, trial, ended }, (reader, automl))))
+            Ok(Some((
+                WatchStudyResponse {
+                    sequence,
+                    trial,
+                    ended,
+                },
+                (reader, automl),
+            )))
         });
         Ok(Response::new(Box::pin(items)))
     }

@@ -10,7 +10,10 @@ pub enum AutomlError {
     #[error("there is no {0} {1}")]
     NotFound(&'static str, String),
     #[error("{field}: {problem}")]
-    Invalid { field: &'static str, problem: String },
+    Invalid {
+        field: &'static str,
+        problem: String,
+    },
     #[error(transparent)]
     Space(#[from] SpaceError),
     #[error(transparent)]
@@ -43,21 +46,33 @@ impl From<AutomlError> for Status {
         match error {
             AutomlError::NotFound(kind, name) => fault::not_found(kind, &name),
             AutomlError::Invalid { field, problem } => fault::invalid_field(field, &problem),
-            AutomlError::Space(_) | AutomlError::NotScalar(_) => fault::invalid_field("search_space", &text),
+            AutomlError::Space(_) | AutomlError::NotScalar(_) => {
+                fault::invalid_field("search_space", &text)
+            }
             AutomlError::StudyEnded(_) => fault::precondition("STUDY_ENDED", "study", &text),
             AutomlError::StudyFull => fault::precondition("STUDY_FULL", "study", &text),
             AutomlError::ServerRun => fault::precondition("SERVER_RUN", "study", &text),
             AutomlError::TrialEnded(_) => fault::precondition("TRIAL_ENDED", "trial", &text),
-            AutomlError::Busy => fault::exhausted("STUDIES_BUSY", "studies", Duration::from_secs(10)),
+            AutomlError::Busy => {
+                fault::exhausted("STUDIES_BUSY", "studies", Duration::from_secs(10))
+            }
             AutomlError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
             AutomlError::Call(status) => *status,
             AutomlError::Store(e) => {
                 tracing::error!(error = %e, "the database failed");
-                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+                fault::unavailable(
+                    "STORE",
+                    "the database is not available",
+                    Duration::from_secs(1),
+                )
             }
             AutomlError::Io(_) | AutomlError::Worker => {
                 tracing::error!(error = text, "automl failed");
-                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+                fault::status(
+                    Code::Internal,
+                    "INTERNAL",
+                    "the service failed; see its log",
+                )
             }
         }
     }

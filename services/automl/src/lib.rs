@@ -17,7 +17,8 @@ use studies::Watched;
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
 use tars_proto::orchestration::v1::{
-    orchestration_service_client::OrchestrationServiceClient, training_service_client::TrainingServiceClient,
+    orchestration_service_client::OrchestrationServiceClient,
+    training_service_client::TrainingServiceClient,
 };
 use tars_runtime::{clock::Clock, config, db::Db};
 use tokio::sync::Semaphore;
@@ -51,7 +52,14 @@ impl Automl {
         let store = Store::new(Db::open(&dir.join("automl.db"), store::STEPS).await?);
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
         let watched = parking_lot::Mutex::default();
-        Ok(Arc::new(Self { store, trainers, settings, running, watched, clock }))
+        Ok(Arc::new(Self {
+            store,
+            trainers,
+            settings,
+            running,
+            watched,
+            clock,
+        }))
     }
 
     pub async fn check(&self) -> Result<(), AutomlError> {

@@ -13,7 +13,9 @@ use std::{
 use tars_interceptors::call::{in_current_trace, with_trace};
 use tars_proto::{
     fault,
-    orchestration::v1::{EvaluateHyperparametersRequest, EvaluationResult, ReadHyperparametersRequest},
+    orchestration::v1::{
+        EvaluateHyperparametersRequest, EvaluationResult, ReadHyperparametersRequest,
+    },
     params::{self, Param},
 };
 use tars_runtime::trace::{Kind, TraceContext, Tracer};
@@ -42,9 +44,20 @@ pub(crate) struct AgentKind {
 
 impl Automl {
     pub(crate) async fn agent_kind(&self, agent_id: &str) -> Result<AgentKind, AutomlError> {
-        let request = ReadHyperparametersRequest { agent_id: agent_id.to_owned() };
-        let answer = self.trainers.agents.clone().read_hyperparameters(request).await?.into_inner();
-        Ok(AgentKind { agent_type: answer.agent_type, environment: answer.environment })
+        let request = ReadHyperparametersRequest {
+            agent_id: agent_id.to_owned(),
+        };
+        let answer = self
+            .trainers
+            .agents
+            .clone()
+            .read_hyperparameters(request)
+            .await?
+            .into_inner();
+        Ok(AgentKind {
+            agent_type: answer.agent_type,
+            environment: answer.environment,
+        })
     }
 
     /// Goes on with every study that had not ended.
@@ -73,7 +86,9 @@ impl Automl {
             };
             if let Err(e) = this.run(&study).await {
                 tracing::warn!(study = %study.id, error = %e, "study failed");
-                let ended = this.end_study(study.id, StudyState::Failed, &e.to_string(), "automl").await;
+                let ended = this
+                    .end_study(study.id, StudyState::Failed, &e.to_string(), "automl")
+                    .await;
                 if let Err(e) = ended {
                     tracing::error!(study = %study.id, error = %e, "the end of a study could not be stored");
                 }
@@ -85,10 +100,15 @@ impl Automl {
     async fn run(self: &Arc<Self>, study: &StudyRow) -> Result<(), AutomlError> {
         let watched = self.watched(study.id);
         let trials = self.store.all_trials(study.id).await?;
-        let mut again: Vec<TrialRow> = trials.into_iter().filter(|t| t.state == TrialState::Running).collect();
+        let mut again: Vec<TrialRow> = trials
+            .into_iter()
+            .filter(|t| t.state == TrialState::Running)
+            .collect();
         let mut workers: JoinSet<Result<(), AutomlError>> = JoinSet::new();
         loop {
-            while workers.len() < self.settings.parallel_trials && !watched.cancelled.load(Ordering::Relaxed) {
+            while workers.len() < self.settings.parallel_trials
+                && !watched.cancelled.load(Ordering::Relaxed)
+            {
                 let next = match again.pop() {
                     Some(old) => self.restart_trial(old).await,
                     None => self.ask(study).await,
@@ -98,8 +118,11 @@ impl Automl {
                     Err(AutomlError::StudyFull | AutomlError::StudyEnded(_)) => break,
                     Err(e) => return Err(e),
                 };
-                let (this, study, watched) = (Arc::clone(self), study.clone(), Arc::clone(&watched));
-                workers.spawn(in_current_trace(async move { this.run_trial(&study, trial, &watched).await }));
+                let (this, study, watched) =
+                    (Arc::clone(self), study.clone(), Arc::clone(&watched));
+                workers.spawn(in_current_trace(async move {
+                    this.run_trial(&study, trial, &watched).await
+                }));
             }
             match workers.join_next().await {
                 None => break,
@@ -107,10 +130,19 @@ impl Automl {
                 Some(Err(_)) => return Err(AutomlError::Worker),
             }
         }
-        if watched.cancelled.load(Ordering::Relaxed) { Ok(()) } else { self.finish(study.id).await }
+        if watched.cancelled.load(Ordering::Relaxed) {
+            Ok(())
+        } else {
+            self.finish(study.id).await
+        }
     }
 
-    async fn run_trial(&self, study: &StudyRow, trial: TrialRow, watched: &Watched) -> Result<(), AutomlError> {
+    async fn run_trial(
+        &self,
+        study: &StudyRow,
+        trial: TrialRow,
+        watched: &Watched,
+    ) -> Result<(), AutomlError> {
         let mut retries = 0;
         let ended = loop {
             match self.train(study, &trial, watched).await {
@@ -124,11 +156,18 @@ impl Automl {
         };
         let number = trial.number;
         let told = match ended {
-            Ok(Ended::Score(score)) => self.tell(study, number, TrialState::Complete, Some(score), "").await,
+            Ok(Ended::Score(score)) => {
+                self.tell(study, number, TrialState::Complete, Some(score), "")
+                    .await
+            }
             Ok(Ended::Pruned) => self.tell(study, number, TrialState::Pruned, None, "").await,
-            Ok(Ended::Cancelled) => self.tell(study, number, TrialState::Failed, None, "cancelled").await,
+            Ok(Ended::Cancelled) => {
+                self.tell(study, number, TrialState::Failed, None, "cancelled")
+                    .await
+            }
             Err(AutomlError::Call(status)) => {
-                self.tell(study, number, TrialState::Failed, None, status.message()).await
+                self.tell(study, number, TrialState::Failed, None, status.message())
+                    .await
             }
             Err(e) => return Err(e),
         };
@@ -136,7 +175,12 @@ impl Automl {
     }
 
     /// One training run, followed to its end.
-    async fn train(&self, study: &StudyRow, trial: &TrialRow, watched: &Watched) -> Result<Ended, AutomlError> {
+    async fn train(
+        &self,
+        study: &StudyRow,
+        trial: &TrialRow,
+        watched: &Watched,
+    ) -> Result<Ended, AutomlError> {
         let request = EvaluateHyperparametersRequest {
             agent_type: study.agent_type.clone(),
             environment: study.environment.clone(),
@@ -148,7 +192,13 @@ impl Automl {
             after_sequence: 0,
             on_behalf_of: study.owner.clone(),
         };
-        let mut items = self.trainers.training.clone().evaluate_hyperparameters(request).await?.into_inner();
+        let mut items = self
+            .trainers
+            .training
+            .clone()
+            .evaluate_hyperparameters(request)
+            .await?
+            .into_inner();
         loop {
             if watched.cancelled.load(Ordering::Relaxed) {
                 return Ok(Ended::Cancelled);
@@ -164,7 +214,8 @@ impl Automl {
             if let Some(EvaluationResult { mean_return, .. }) = item.result {
                 return Ok(Ended::Score(mean_return));
             }
-            let Some((step, value)) = item.progress.and_then(|p| Some((p.step, p.mean_return?))) else {
+            let Some((step, value)) = item.progress.and_then(|p| Some((p.step, p.mean_return?)))
+            else {
                 continue;
             };
             if self.report(study, trial.number, step, value).await? {
@@ -181,7 +232,9 @@ fn is_passing(status: &Status) -> bool {
 
 /// Even numbers: verification uses odd ones, so that it never repeats a search's run.
 pub(crate) fn training_seed(study: u64, number: u32) -> u64 {
-    let mixed = (study ^ 0x5851_f42d_4c95_7f2d).wrapping_mul(0x9e37_79b9_7f4a_7c15).wrapping_add(u64::from(number));
+    let mixed = (study ^ 0x5851_f42d_4c95_7f2d)
+        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+        .wrapping_add(u64::from(number));
     (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 12 << 1
 }
 
@@ -205,7 +258,8 @@ mod tests {
 
     #[test]
     fn training_seeds_are_even_and_differ() {
-        let seeds: std::collections::BTreeSet<u64> = (0..1000).map(|n| training_seed(7, n)).collect();
+        let seeds: std::collections::BTreeSet<u64> =
+            (0..1000).map(|n| training_seed(7, n)).collect();
         assert_eq!(seeds.len(), 1000);
         assert!(seeds.iter().all(|s| s % 2 == 0 && *s < 1 << 53));
     }

@@ -112,7 +112,18 @@ type StudyTuple = (
     (i64, String, i64, i64, String, String, String, i64),
     Option<i64>,
 );
-type TrialTuple = (Uuid, i64, String, String, Option<f64>, String, i64, String, i64, Option<i64>);
+type TrialTuple = (
+    Uuid,
+    i64,
+    String,
+    String,
+    Option<f64>,
+    String,
+    i64,
+    String,
+    i64,
+    Option<i64>,
+);
 
 fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
     serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)))
@@ -175,7 +186,18 @@ fn study(row: &sqlx::sqlite::SqliteRow) -> Result<StudyRow, sqlx::Error> {
 }
 
 fn trial(row: TrialTuple) -> Result<TrialRow, sqlx::Error> {
-    let (study_id, number, state, parameters, score, intermediate, attempt, error, started_us, ended_us) = row;
+    let (
+        study_id,
+        number,
+        state,
+        parameters,
+        score,
+        intermediate,
+        attempt,
+        error,
+        started_us,
+        ended_us,
+    ) = row;
     Ok(TrialRow {
         study_id,
         number: small(number),
@@ -190,8 +212,7 @@ fn trial(row: TrialTuple) -> Result<TrialRow, sqlx::Error> {
     })
 }
 
-const TRIAL_COLUMNS: &str =
-    "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, ended_us FROM trials";
+const TRIAL_COLUMNS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, ended_us FROM trials";
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -213,12 +234,19 @@ impl Store {
 
     pub(crate) async fn study(&self, id: Uuid) -> Result<StudyRow, AutomlError> {
         let db = self.db.read("studies.get");
-        let row = sqlx::query("SELECT * FROM studies WHERE id = $1").bind(id).fetch_optional(&*db).await?;
+        let row = sqlx::query("SELECT * FROM studies WHERE id = $1")
+            .bind(id)
+            .fetch_optional(&*db)
+            .await?;
         let row = row.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
         Ok(study(&row)?)
     }
 
-    pub(crate) async fn studies(&self, before: Uuid, limit: i64) -> Result<Vec<StudyRow>, AutomlError> {
+    pub(crate) async fn studies(
+        &self,
+        before: Uuid,
+        limit: i64,
+    ) -> Result<Vec<StudyRow>, AutomlError> {
         let db = self.db.read("studies.list");
         let rows = sqlx::query("SELECT * FROM studies WHERE id < $1 ORDER BY id DESC LIMIT $2")
             .bind(before)
@@ -231,15 +259,26 @@ impl Store {
     /// Studies that the server runs and that have not ended.
     pub(crate) async fn unfinished(&self) -> Result<Vec<StudyRow>, AutomlError> {
         let db = self.db.read("studies.unfinished");
-        let rows = sqlx::query("SELECT * FROM studies WHERE state = 'running' AND server_run").fetch_all(&*db).await?;
+        let rows = sqlx::query("SELECT * FROM studies WHERE state = 'running' AND server_run")
+            .fetch_all(&*db)
+            .await?;
         Ok(rows.iter().map(study).collect::<Result<_, _>>()?)
     }
 
-    pub(crate) async fn trials(&self, study: Uuid, from: u32, limit: i64) -> Result<Vec<TrialRow>, AutomlError> {
+    pub(crate) async fn trials(
+        &self,
+        study: Uuid,
+        from: u32,
+        limit: i64,
+    ) -> Result<Vec<TrialRow>, AutomlError> {
         let db = self.db.read("trials.list");
         let text = const_format(" WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3");
-        let rows: Vec<TrialTuple> =
-            sqlx::query_as(text).bind(study).bind(i64::from(from)).bind(limit).fetch_all(&*db).await?;
+        let rows: Vec<TrialTuple> = sqlx::query_as(text)
+            .bind(study)
+            .bind(i64::from(from))
+            .bind(limit)
+            .fetch_all(&*db)
+            .await?;
         Ok(rows.into_iter().map(trial).collect::<Result<_, _>>()?)
     }
 
@@ -253,7 +292,10 @@ fn const_format(condition: &'static str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("{TRIAL_COLUMNS}{condition}"))
 }
 
-pub(crate) async fn insert_study(tx: &mut SqliteConnection, row: &StudyRow) -> Result<(), AutomlError> {
+pub(crate) async fn insert_study(
+    tx: &mut SqliteConnection,
+    row: &StudyRow,
+) -> Result<(), AutomlError> {
     sqlx::query(
         "INSERT INTO studies (id, agent_id, agent_type, environment, state, server_run, sampler, pruner, n_trials, \
          space, seed, steps, owner, error, traceparent, started_us, completed_us) \
@@ -301,34 +343,53 @@ pub(crate) async fn end_study(
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn study_state(tx: &mut SqliteConnection, id: Uuid) -> Result<StudyState, AutomlError> {
+pub(crate) async fn study_state(
+    tx: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<StudyState, AutomlError> {
     let query = "SELECT state FROM studies WHERE id = $1";
-    let text: Option<String> = sqlx::query_scalar(query).bind(id).fetch_optional(tx).await?;
-    text.map(|t| StudyState::parse(&t)).ok_or_else(|| AutomlError::NotFound("study", id.to_string()))
+    let text: Option<String> = sqlx::query_scalar(query)
+        .bind(id)
+        .fetch_optional(tx)
+        .await?;
+    text.map(|t| StudyState::parse(&t))
+        .ok_or_else(|| AutomlError::NotFound("study", id.to_string()))
 }
 
-pub(crate) async fn trial_in(tx: &mut SqliteConnection, study: Uuid, number: u32) -> Result<TrialRow, AutomlError> {
+pub(crate) async fn trial_in(
+    tx: &mut SqliteConnection,
+    study: Uuid,
+    number: u32,
+) -> Result<TrialRow, AutomlError> {
     let text = const_format(" WHERE study_id = $1 AND number = $2");
-    let row: Option<TrialTuple> = sqlx::query_as(text).bind(study).bind(i64::from(number)).fetch_optional(tx).await?;
+    let row: Option<TrialTuple> = sqlx::query_as(text)
+        .bind(study)
+        .bind(i64::from(number))
+        .fetch_optional(tx)
+        .await?;
     let row = row.ok_or_else(|| AutomlError::NotFound("trial", format!("{study}/{number}")))?;
     Ok(trial(row)?)
 }
 
 /// Adds a trial; false when its number is taken.
-pub(crate) async fn insert_trial(tx: &mut SqliteConnection, row: &TrialRow) -> Result<bool, AutomlError> {
-    let inserted = sqlx::query("INSERT INTO trials VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-        .bind(row.study_id)
-        .bind(i64::from(row.number))
-        .bind(row.state.as_str())
-        .bind(to_json(&row.parameters)?)
-        .bind(row.score)
-        .bind(to_json(&row.intermediate)?)
-        .bind(i64::from(row.attempt))
-        .bind(&row.error)
-        .bind(row.started_us)
-        .bind(row.ended_us)
-        .execute(tx)
-        .await;
+pub(crate) async fn insert_trial(
+    tx: &mut SqliteConnection,
+    row: &TrialRow,
+) -> Result<bool, AutomlError> {
+    let inserted =
+        sqlx::query("INSERT INTO trials VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
+            .bind(row.study_id)
+            .bind(i64::from(row.number))
+            .bind(row.state.as_str())
+            .bind(to_json(&row.parameters)?)
+            .bind(row.score)
+            .bind(to_json(&row.intermediate)?)
+            .bind(i64::from(row.attempt))
+            .bind(&row.error)
+            .bind(row.started_us)
+            .bind(row.ended_us)
+            .execute(tx)
+            .await;
     match inserted {
         Err(e) if is_taken(&e) => Ok(false),
         other => Ok(other.map(|_| true)?),
@@ -336,7 +397,10 @@ pub(crate) async fn insert_trial(tx: &mut SqliteConnection, row: &TrialRow) -> R
 }
 
 /// Writes a trial that is still running in the database.
-pub(crate) async fn update_running_trial(tx: &mut SqliteConnection, row: &TrialRow) -> Result<bool, AutomlError> {
+pub(crate) async fn update_running_trial(
+    tx: &mut SqliteConnection,
+    row: &TrialRow,
+) -> Result<bool, AutomlError> {
     let done = sqlx::query(
         "UPDATE trials SET state = $1, score = $2, intermediate = $3, attempt = $4, error = $5, ended_us = $6 \
          WHERE study_id = $7 AND number = $8 AND state = 'running'",
@@ -354,7 +418,10 @@ pub(crate) async fn update_running_trial(tx: &mut SqliteConnection, row: &TrialR
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn count_ended(tx: &mut SqliteConnection, study: Uuid) -> Result<i64, AutomlError> {
+pub(crate) async fn count_ended(
+    tx: &mut SqliteConnection,
+    study: Uuid,
+) -> Result<i64, AutomlError> {
     let query = "SELECT COUNT(*) FROM trials WHERE study_id = $1 AND state <> 'running'";
     Ok(sqlx::query_scalar(query).bind(study).fetch_one(tx).await?)
 }

@@ -12,8 +12,7 @@ use std::sync::{
 use tars_runtime::{
     audit::{self, Record},
     events::EventLog,
-    page,
-    trace,
+    page, trace,
 };
 use tars_search::{Observation, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -66,7 +65,11 @@ pub(crate) struct StudyView {
 }
 
 fn or(text: String, default: &str) -> String {
-    if text.is_empty() { default.to_owned() } else { text }
+    if text.is_empty() {
+        default.to_owned()
+    } else {
+        text
+    }
 }
 
 /// Before this many steps no trial is pruned.
@@ -80,11 +83,15 @@ pub(crate) fn pruner_of(study: &StudyRow) -> Pruner {
 
 impl Automl {
     pub(crate) async fn create_study(&self, new: NewStudy) -> Result<StudyRow, AutomlError> {
-        let invalid = |field, problem: &str| AutomlError::Invalid { field, problem: problem.to_owned() };
+        let invalid = |field, problem: &str| AutomlError::Invalid {
+            field,
+            problem: problem.to_owned(),
+        };
         let sampler = or(new.sampler, "tpe");
         let pruner = or(new.pruner, "median");
         Sampler::parse(&sampler).ok_or_else(|| invalid("sampler_type", "must be tpe or random"))?;
-        Pruner::parse(&pruner, 0).ok_or_else(|| invalid("pruner_type", "must be median or none"))?;
+        Pruner::parse(&pruner, 0)
+            .ok_or_else(|| invalid("pruner_type", "must be median or none"))?;
         let row = StudyRow {
             id: Uuid::now_v7(),
             agent_id: new.agent_id,
@@ -94,10 +101,18 @@ impl Automl {
             server_run: new.server_run,
             sampler,
             pruner,
-            n_trials: if new.n_trials == 0 { DEFAULT_TRIALS } else { new.n_trials },
+            n_trials: if new.n_trials == 0 {
+                DEFAULT_TRIALS
+            } else {
+                new.n_trials
+            },
             space: new.space,
             seed: new.seed,
-            steps: if new.steps == 0 && new.server_run { DEFAULT_STEPS } else { new.steps },
+            steps: if new.steps == 0 && new.server_run {
+                DEFAULT_STEPS
+            } else {
+                new.steps
+            },
             owner: new.owner,
             error: String::new(),
             traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
@@ -143,22 +158,50 @@ impl Automl {
 
     pub(crate) async fn view(&self, row: StudyRow) -> Result<StudyView, AutomlError> {
         let trials = self.store.all_trials(row.id).await?;
-        let count = |state| u32::try_from(trials.iter().filter(|t| t.state == state).count()).unwrap_or(u32::MAX);
-        let (complete, pruned, failed) =
-            (count(TrialState::Complete), count(TrialState::Pruned), count(TrialState::Failed));
+        let count = |state| {
+            u32::try_from(trials.iter().filter(|t| t.state == state).count()).unwrap_or(u32::MAX)
+        };
+        let (complete, pruned, failed) = (
+            count(TrialState::Complete),
+            count(TrialState::Pruned),
+            count(TrialState::Failed),
+        );
         let best = trials
             .into_iter()
             .filter(|t| t.state == TrialState::Complete)
-            .max_by(|a, b| a.score.unwrap_or(f64::MIN).total_cmp(&b.score.unwrap_or(f64::MIN)));
-        Ok(StudyView { row, complete, pruned, failed, best })
+            .max_by(|a, b| {
+                a.score
+                    .unwrap_or(f64::MIN)
+                    .total_cmp(&b.score.unwrap_or(f64::MIN))
+            });
+        Ok(StudyView {
+            row,
+            complete,
+            pruned,
+            failed,
+            best,
+        })
     }
 
-    pub(crate) async fn list_studies(&self, token: &str, size: u32) -> Result<(Vec<StudyView>, String), AutomlError> {
-        let before = if token.is_empty() { Ok(Uuid::max()) } else { Uuid::try_parse(token) };
-        let wrong = AutomlError::Invalid { field: "page_token", problem: "is not a token of this list".to_owned() };
+    pub(crate) async fn list_studies(
+        &self,
+        token: &str,
+        size: u32,
+    ) -> Result<(Vec<StudyView>, String), AutomlError> {
+        let before = if token.is_empty() {
+            Ok(Uuid::max())
+        } else {
+            Uuid::try_parse(token)
+        };
+        let wrong = AutomlError::Invalid {
+            field: "page_token",
+            problem: "is not a token of this list".to_owned(),
+        };
         let before = before.map_err(|_| wrong)?;
         let size = page::size(size);
-        let (rows, next) = page::cut(self.store.studies(before, size + 1).await?, size, |s| s.id.to_string());
+        let (rows, next) = page::cut(self.store.studies(before, size + 1).await?, size, |s| {
+            s.id.to_string()
+        });
         let mut views = Vec::with_capacity(rows.len());
         for row in rows {
             views.push(self.view(row).await?);
@@ -173,7 +216,12 @@ impl Automl {
         size: u32,
     ) -> Result<(Vec<TrialRow>, String), AutomlError> {
         self.store.study(study).await?;
-        let from: u32 = if token.is_empty() { Ok(0) } else { token.parse() }.map_err(|_| AutomlError::Invalid {
+        let from: u32 = if token.is_empty() {
+            Ok(0)
+        } else {
+            token.parse()
+        }
+        .map_err(|_| AutomlError::Invalid {
             field: "page_token",
             problem: "is not a token of this list".to_owned(),
         })?;
@@ -218,7 +266,9 @@ impl Automl {
     }
 
     fn announce(&self, row: &TrialRow) {
-        self.watched(row.study_id).log.push(StudyEvent::Trial(Box::new(row.clone())));
+        self.watched(row.study_id)
+            .log
+            .push(StudyEvent::Trial(Box::new(row.clone())));
     }
 
     /// Starts a trial again that was running when the process stopped.
@@ -241,14 +291,23 @@ impl Automl {
     }
 
     /// Records an intermediate value; a step that is there already keeps its value.
-    pub(crate) async fn report(&self, study: &StudyRow, number: u32, step: u64, value: f64) -> Result<bool, AutomlError> {
+    pub(crate) async fn report(
+        &self,
+        study: &StudyRow,
+        number: u32,
+        step: u64,
+        value: f64,
+    ) -> Result<bool, AutomlError> {
         let mut tx = self.store.begin("trials.report").await?;
         let mut row = store::trial_in(&mut tx, study.id, number).await?;
         if row.state != TrialState::Running {
             return Err(AutomlError::TrialEnded(row.state.as_str()));
         }
         if row.intermediate.len() >= MAX_INTERMEDIATE {
-            return Err(AutomlError::Invalid { field: "step", problem: "the trial has too many reports".to_owned() });
+            return Err(AutomlError::Invalid {
+                field: "step",
+                problem: "the trial has too many reports".to_owned(),
+            });
         }
         match row.intermediate.binary_search_by_key(&step, |(s, _)| *s) {
             Ok(_) => {}
@@ -279,7 +338,11 @@ impl Automl {
         let mut row = store::trial_in(&mut tx, study.id, number).await?;
         if row.state != TrialState::Running {
             let same = row.state == state && row.score == score;
-            return if same { Ok(row) } else { Err(AutomlError::TrialEnded(row.state.as_str())) };
+            return if same {
+                Ok(row)
+            } else {
+                Err(AutomlError::TrialEnded(row.state.as_str()))
+            };
         }
         row.state = state;
         row.score = score;
@@ -313,7 +376,9 @@ impl Automl {
         by: &str,
     ) -> Result<(), AutomlError> {
         let kind = format!("study.{}", state.as_str());
-        let record = Record::new(&self.clock, "automl", &kind).caller(by).resource(id.to_string());
+        let record = Record::new(&self.clock, "automl", &kind)
+            .caller(by)
+            .resource(id.to_string());
         let mut tx = self.store.begin("studies.end").await?;
         if !store::end_study(&mut tx, id, state, error, self.clock.now_us()).await? {
             return Ok(());
@@ -348,7 +413,9 @@ async fn suggest(
         let sampler = Sampler::parse(&study.sampler).unwrap_or(Sampler::Random);
         sampler.suggest(&study.space, &history, study.seed, number)
     };
-    tokio::task::spawn_blocking(work).await.map_err(|_| AutomlError::Worker)
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| AutomlError::Worker)
 }
 
 /// A pruned trial counts with what it had reached; a failed one not at all.
@@ -359,5 +426,8 @@ fn observation(trial: TrialRow) -> Option<Observation> {
         TrialState::Running => None,
         TrialState::Failed => return None,
     };
-    Some(Observation { assignment: trial.parameters, score })
+    Some(Observation {
+        assignment: trial.parameters,
+        score,
+    })
 }

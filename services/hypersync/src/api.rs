@@ -91,9 +91,18 @@ impl sync_service_server::SyncService for Api {
         request: Request<ProposeUpdateRequest>,
     ) -> Result<Response<ProposeUpdateResponse>, Status> {
         let call = Call::of(&request)?;
-        let ProposeUpdateRequest { study_id, note, verification_seeds } = request.into_inner();
-        let row = self.service.propose(call.require_caller()?, &study_id, &note, verification_seeds).await?;
-        Ok(Response::new(ProposeUpdateResponse { proposal: Some(proposal(row)) }))
+        let ProposeUpdateRequest {
+            study_id,
+            note,
+            verification_seeds,
+        } = request.into_inner();
+        let row = self
+            .service
+            .propose(call.require_caller()?, &study_id, &note, verification_seeds)
+            .await?;
+        Ok(Response::new(ProposeUpdateResponse {
+            proposal: Some(proposal(row)),
+        }))
     }
 
     async fn approve_proposal(
@@ -103,8 +112,18 @@ impl sync_service_server::SyncService for Api {
         let call = Call::of(&request)?;
         let asked = request.into_inner();
         let caller = call.require_caller()?;
-        let row = self.service.decide(caller, id(&asked.update_id)?, Decision::Approve, &asked.reason).await?;
-        Ok(Response::new(ApproveProposalResponse { proposal: Some(proposal(row)) }))
+        let row = self
+            .service
+            .decide(
+                caller,
+                id(&asked.update_id)?,
+                Decision::Approve,
+                &asked.reason,
+            )
+            .await?;
+        Ok(Response::new(ApproveProposalResponse {
+            proposal: Some(proposal(row)),
+        }))
     }
 
     async fn reject_proposal(
@@ -114,8 +133,18 @@ impl sync_service_server::SyncService for Api {
         let call = Call::of(&request)?;
         let asked = request.into_inner();
         let caller = call.require_caller()?;
-        let row = self.service.decide(caller, id(&asked.update_id)?, Decision::Reject, &asked.reason).await?;
-        Ok(Response::new(RejectProposalResponse { proposal: Some(proposal(row)) }))
+        let row = self
+            .service
+            .decide(
+                caller,
+                id(&asked.update_id)?,
+                Decision::Reject,
+                &asked.reason,
+            )
+            .await?;
+        Ok(Response::new(RejectProposalResponse {
+            proposal: Some(proposal(row)),
+        }))
     }
 
     async fn apply_proposal(
@@ -124,34 +153,56 @@ impl sync_service_server::SyncService for Api {
     ) -> Result<Response<ApplyProposalResponse>, Status> {
         let call = Call::of(&request)?;
         let update_id = id(&request.get_ref().update_id)?;
-        let row = self.service.begin_apply(call.require_caller()?, update_id).await?;
+        let row = self
+            .service
+            .begin_apply(call.require_caller()?, update_id)
+            .await?;
         self.service.run_in_background(row.clone(), &self.tracer);
-        Ok(Response::new(ApplyProposalResponse { proposal: Some(proposal(row)) }))
+        Ok(Response::new(ApplyProposalResponse {
+            proposal: Some(proposal(row)),
+        }))
     }
 
-    async fn get_proposal(&self, request: Request<GetProposalRequest>) -> Result<Response<GetProposalResponse>, Status> {
+    async fn get_proposal(
+        &self,
+        request: Request<GetProposalRequest>,
+    ) -> Result<Response<GetProposalResponse>, Status> {
         let row = self.service.get(id(&request.get_ref().update_id)?).await?;
-        Ok(Response::new(GetProposalResponse { proposal: Some(proposal(row)) }))
+        Ok(Response::new(GetProposalResponse {
+            proposal: Some(proposal(row)),
+        }))
     }
 
     async fn list_pending_proposals(
         &self,
         request: Request<ListPendingProposalsRequest>,
     ) -> Result<Response<ListPendingProposalsResponse>, Status> {
-        let ListPendingProposalsRequest { page_size, page_token } = request.into_inner();
+        let ListPendingProposalsRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let (rows, next_page_token) = self.service.list(true, &page_token, page_size).await?;
         let proposals = rows.into_iter().map(proposal).collect();
-        Ok(Response::new(ListPendingProposalsResponse { proposals, next_page_token }))
+        Ok(Response::new(ListPendingProposalsResponse {
+            proposals,
+            next_page_token,
+        }))
     }
 
     async fn list_proposal_history(
         &self,
         request: Request<ListProposalHistoryRequest>,
     ) -> Result<Response<ListProposalHistoryResponse>, Status> {
-        let ListProposalHistoryRequest { page_size, page_token } = request.into_inner();
+        let ListProposalHistoryRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let (rows, next_page_token) = self.service.list(false, &page_token, page_size).await?;
         let proposals = rows.into_iter().map(proposal).collect();
-        Ok(Response::new(ListProposalHistoryResponse { proposals, next_page_token }))
+        Ok(Response::new(ListProposalHistoryResponse {
+            proposals,
+            next_page_token,
+        }))
     }
 
     type WatchProposalStream = Items;
@@ -166,25 +217,36 @@ impl sync_service_server::SyncService for Api {
         let update_id = id(&asked.update_id)?;
         self.service.get(update_id).await?;
         let changed = self.service.subscribe();
-        let start = (Arc::clone(&self.service), changed, asked.after_sequence, false);
-        let items = stream::try_unfold(start, move |(service, mut changed, seen, done)| async move {
-            if done {
-                return Ok(None);
-            }
-            loop {
-                changed.borrow_and_update();
-                let row = service.get(update_id).await?;
-                let sequence = u64::try_from(row.revision).unwrap_or_default();
-                let ended = row.state.is_final();
-                if sequence > seen {
-                    let item = WatchProposalResponse { sequence, proposal: Some(proposal(row)) };
-                    return Ok(Some((item, (service, changed, sequence, ended))));
-                }
-                if ended || changed.changed().await.is_err() {
+        let start = (
+            Arc::clone(&self.service),
+            changed,
+            asked.after_sequence,
+            false,
+        );
+        let items = stream::try_unfold(
+            start,
+            move |(service, mut changed, seen, done)| async move {
+                if done {
                     return Ok(None);
                 }
-            }
-        });
+                loop {
+                    changed.borrow_and_update();
+                    let row = service.get(update_id).await?;
+                    let sequence = u64::try_from(row.revision).unwrap_or_default();
+                    let ended = row.state.is_final();
+                    if sequence > seen {
+                        let item = WatchProposalResponse {
+                            sequence,
+                            proposal: Some(proposal(row)),
+                        };
+                        return Ok(Some((item, (service, changed, sequence, ended))));
+                    }
+                    if ended || changed.changed().await.is_err() {
+                        return Ok(None);
+                    }
+                }
+            },
+        );
         Ok(Response::new(Box::pin(items)))
     }
 }

@@ -50,24 +50,39 @@ impl From<HyperSyncError> for Status {
         let text = error.to_string();
         match error {
             HyperSyncError::NotFound(id) => fault::not_found("proposal", &id),
-            HyperSyncError::NothingFinished => fault::precondition("NO_FINISHED_TRIAL", "study", &text),
+            HyperSyncError::NothingFinished => {
+                fault::precondition("NO_FINISHED_TRIAL", "study", &text)
+            }
             HyperSyncError::NoAgent => fault::precondition("NO_AGENT", "study", &text),
             HyperSyncError::NoChange => fault::precondition("NO_CHANGE", "proposal", &text),
             HyperSyncError::OutOfBounds(wrong) => fault::invalid(
-                wrong.into_iter().map(|w| FieldViolation::new(format!("new_params[{}]", w.name), w.problem)).collect(),
+                wrong
+                    .into_iter()
+                    .map(|w| FieldViolation::new(format!("new_params[{}]", w.name), w.problem))
+                    .collect(),
             ),
             HyperSyncError::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
             HyperSyncError::State { .. } => fault::precondition("WRONG_STATE", "proposal", &text),
             HyperSyncError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
-            HyperSyncError::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            HyperSyncError::PageToken(field) => {
+                fault::invalid_field(field, "is not a token of this list")
+            }
             HyperSyncError::Call(status) => *status,
             HyperSyncError::Store(e) => {
                 tracing::error!(error = %e, "the database failed");
-                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+                fault::unavailable(
+                    "STORE",
+                    "the database is not available",
+                    Duration::from_secs(1),
+                )
             }
             HyperSyncError::Io(_) | HyperSyncError::Answer(_) | HyperSyncError::NotScalar(_) => {
                 tracing::error!(error = text, "hypersync failed");
-                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+                fault::status(
+                    Code::Internal,
+                    "INTERNAL",
+                    "the service failed; see its log",
+                )
             }
         }
     }

@@ -19,7 +19,8 @@ use tars_mesh::Channel;
 use tars_proto::{
     automl::v1::study_service_client::StudyServiceClient,
     orchestration::v1::{
-        orchestration_service_client::OrchestrationServiceClient, training_service_client::TrainingServiceClient,
+        orchestration_service_client::OrchestrationServiceClient,
+        training_service_client::TrainingServiceClient,
     },
 };
 use tars_runtime::{clock::Clock, db::Db};
@@ -48,7 +49,12 @@ impl HyperSync {
     pub async fn open(dir: &Path, peers: Peers, clock: Clock) -> Result<Arc<Self>, HyperSyncError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("hypersync.db"), store::STEPS).await?);
-        Ok(Arc::new(Self { store, peers, clock, changed: watch::Sender::new(0) }))
+        Ok(Arc::new(Self {
+            store,
+            peers,
+            clock,
+            changed: watch::Sender::new(0),
+        }))
     }
 
     pub async fn check(&self) -> Result<(), HyperSyncError> {

@@ -40,21 +40,42 @@ impl HyperSync {
         note: &str,
         seeds: u32,
     ) -> Result<Proposal, HyperSyncError> {
-        let request = GetStudyRequest { study_id: study_id.to_owned() };
-        let study = self.peers.studies_for_caller.clone().get_study(request).await?.into_inner().study;
+        let request = GetStudyRequest {
+            study_id: study_id.to_owned(),
+        };
+        let study = self
+            .peers
+            .studies_for_caller
+            .clone()
+            .get_study(request)
+            .await?
+            .into_inner()
+            .study;
         let study = study.ok_or(HyperSyncError::Answer("the study"))?;
         if study.agent_id.is_empty() {
             return Err(HyperSyncError::NoAgent);
         }
         let best = study.best_trial.ok_or(HyperSyncError::NothingFinished)?;
         let score = best.score.ok_or(HyperSyncError::NothingFinished)?;
-        let request = GetAgentRequest { agent_id: study.agent_id.clone() };
-        let agent = self.peers.agents_for_caller.clone().get_agent(request).await?.into_inner().agent;
+        let request = GetAgentRequest {
+            agent_id: study.agent_id.clone(),
+        };
+        let agent = self
+            .peers
+            .agents_for_caller
+            .clone()
+            .get_agent(request)
+            .await?
+            .into_inner()
+            .agent;
         let agent = agent.ok_or(HyperSyncError::Answer("the agent"))?;
         let current = params::from_struct(agent.hyperparameters.unwrap_or_default())?;
         let new = params::from_struct(best.parameters.unwrap_or_default())?;
         check_bounds(&agent.agent_type, &new)?;
-        if new.iter().all(|(name, value)| current.get(name) == Some(value)) {
+        if new
+            .iter()
+            .all(|(name, value)| current.get(name) == Some(value))
+        {
             return Err(HyperSyncError::NoChange);
         }
         let proposal = Proposal {
@@ -75,7 +96,11 @@ impl HyperSync {
             reason: note.to_owned(),
             base_version: agent.version,
             applied_version: 0,
-            verification_seeds: if seeds == 0 { DEFAULT_SEEDS } else { seeds.max(MIN_SEEDS) },
+            verification_seeds: if seeds == 0 {
+                DEFAULT_SEEDS
+            } else {
+                seeds.max(MIN_SEEDS)
+            },
             steps: study.steps,
             verification: None,
             error: String::new(),
@@ -137,7 +162,11 @@ impl HyperSync {
     }
 
     /// Takes an approved proposal over for applying; the rest happens in the background.
-    pub(crate) async fn begin_apply(&self, caller: &Caller, id: Uuid) -> Result<Proposal, HyperSyncError> {
+    pub(crate) async fn begin_apply(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+    ) -> Result<Proposal, HyperSyncError> {
         let mut tx = self.store.begin("proposals.apply").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         expect(&proposal, State::Approved)?;
@@ -154,14 +183,20 @@ impl HyperSync {
     }
 
     /// Writes the next state of a proposal that this process is applying.
-    pub(crate) async fn advance(&self, proposal: &mut Proposal, next: State) -> Result<(), HyperSyncError> {
+    pub(crate) async fn advance(
+        &self,
+        proposal: &mut Proposal,
+        next: State,
+    ) -> Result<(), HyperSyncError> {
         proposal.state = next;
         proposal.revision += 1;
         if next.is_final() {
             proposal.ended_us = Some(self.clock.now_us());
         }
         let kind = format!("hypersync.{}", next.as_str());
-        let record = self.record(proposal, &kind, &proposal.applied_by).detail("error", &proposal.error);
+        let record = self
+            .record(proposal, &kind, &proposal.applied_by)
+            .detail("error", &proposal.error);
         let mut tx = self.store.begin("proposals.advance").await?;
         store::update(&mut tx, proposal).await?;
         audit::insert(&mut tx, &record).await?;
@@ -180,10 +215,18 @@ impl HyperSync {
         token: &str,
         size: u32,
     ) -> Result<(Vec<Proposal>, String), HyperSyncError> {
-        let before = if token.is_empty() { Ok(Uuid::max()) } else { Uuid::try_parse(token) };
+        let before = if token.is_empty() {
+            Ok(Uuid::max())
+        } else {
+            Uuid::try_parse(token)
+        };
         let before = before.map_err(|_| HyperSyncError::PageToken("page_token"))?;
         let size = page::size(size);
-        let state = if pending { State::PendingApproval.as_str() } else { "" };
+        let state = if pending {
+            State::PendingApproval.as_str()
+        } else {
+            ""
+        };
         let rows = self.store.list(state, before, size + 1).await?;
         Ok(page::cut(rows, size, |p| p.id.to_string()))
     }
@@ -212,12 +255,22 @@ impl HyperSync {
 }
 
 fn expect(proposal: &Proposal, needed: State) -> Result<(), HyperSyncError> {
-    if proposal.state == needed { Ok(()) } else { Err(HyperSyncError::State { now: proposal.state, needed }) }
+    if proposal.state == needed {
+        Ok(())
+    } else {
+        Err(HyperSyncError::State {
+            now: proposal.state,
+            needed,
+        })
+    }
 }
 
 fn check_bounds(agent_type: &str, new: &Params) -> Result<(), HyperSyncError> {
     let wrong = |name: &str, problem: &str| {
-        HyperSyncError::OutOfBounds(vec![Wrong { name: name.to_owned(), problem: problem.to_owned() }])
+        HyperSyncError::OutOfBounds(vec![Wrong {
+            name: name.to_owned(),
+            problem: problem.to_owned(),
+        }])
     };
     let spec = spec_of(agent_type).ok_or_else(|| wrong("agent_type", "has no bounds"))?;
     let mut values = Values::new();
@@ -246,7 +299,13 @@ mod tests {
             one("double_dqn", Param::Number(1.0)),
             one("nothing", Param::Flag(true)),
         ] {
-            assert!(matches!(check_bounds("dqn", &bad), Err(HyperSyncError::OutOfBounds(_))), "{bad:?}");
+            assert!(
+                matches!(
+                    check_bounds("dqn", &bad),
+                    Err(HyperSyncError::OutOfBounds(_))
+                ),
+                "{bad:?}"
+            );
         }
         assert!(check_bounds("other", &Params::new()).is_err());
     }

@@ -12,7 +12,9 @@ use std::{sync::Arc, time::Duration};
 use tars_interceptors::call::{in_current_trace, with_trace};
 use tars_proto::{
     fault,
-    orchestration::v1::{ApplyHyperparametersRequest, EvaluateHyperparametersRequest, ReadHyperparametersRequest},
+    orchestration::v1::{
+        ApplyHyperparametersRequest, EvaluateHyperparametersRequest, ReadHyperparametersRequest,
+    },
     params::{self, Params},
 };
 use tars_runtime::trace::{Kind, TraceContext, Tracer};
@@ -38,7 +40,11 @@ impl HyperSync {
 
     pub(crate) fn run_in_background(self: &Arc<Self>, proposal: Proposal, tracer: &Tracer) {
         let this = Arc::clone(self);
-        let span = tracer.start("hypersync.apply", Kind::Internal, TraceContext::parse(&proposal.traceparent));
+        let span = tracer.start(
+            "hypersync.apply",
+            Kind::Internal,
+            TraceContext::parse(&proposal.traceparent),
+        );
         tokio::spawn(with_trace(span, async move {
             let id = proposal.id;
             if let Err(e) = this.run(proposal).await {
@@ -58,7 +64,9 @@ impl HyperSync {
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
                 }
-                Err(HyperSyncError::Call(status)) => self.give_up(&mut proposal, status.message()).await?,
+                Err(HyperSyncError::Call(status)) => {
+                    self.give_up(&mut proposal, status.message()).await?;
+                }
                 Err(e) => return Err(e),
             }
         }
@@ -78,17 +86,31 @@ impl HyperSync {
     /// back; a rollback that cannot be done is a failure that somebody must look at.
     async fn give_up(&self, proposal: &mut Proposal, why: &str) -> Result<(), HyperSyncError> {
         why.clone_into(&mut proposal.error);
-        let next = if proposal.state == State::Verifying { State::RollingBack } else { State::Failed };
+        let next = if proposal.state == State::Verifying {
+            State::RollingBack
+        } else {
+            State::Failed
+        };
         self.advance(proposal, next).await
     }
 
     async fn apply(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
         let operation = proposal.id.to_string();
-        let version = self.set(proposal, &proposal.new_params, proposal.base_version, &operation).await?;
+        let version = self
+            .set(
+                proposal,
+                &proposal.new_params,
+                proposal.base_version,
+                &operation,
+            )
+            .await?;
         let (live, live_version) = self.read_back(&proposal.agent_id).await?;
         proposal.applied_version = version;
         proposal.applied_us = Some(self.clock.now_us());
-        let same = proposal.new_params.iter().all(|(name, value)| live.get(name) == Some(value));
+        let same = proposal
+            .new_params
+            .iter()
+            .all(|(name, value)| live.get(name) == Some(value));
         if live_version == version && same {
             return self.advance(proposal, State::Verifying).await;
         }
@@ -105,17 +127,25 @@ impl HyperSync {
         for (i, seed) in seeds.iter().enumerate() {
             for (is_candidate, values) in [(false, &proposal.current_params), (true, &candidate)] {
                 let run = self.evaluation(proposal, values.clone(), *seed);
-                runs.spawn(in_current_trace(async move { (i, is_candidate, run.await) }));
+                runs.spawn(in_current_trace(
+                    async move { (i, is_candidate, run.await) },
+                ));
             }
         }
         let mut returns = [vec![0.0; seeds.len()], vec![0.0; seeds.len()]];
         while let Some(done) = runs.join_next().await {
-            let (i, is_candidate, result) = done.map_err(|_| HyperSyncError::Answer("a training run's end"))?;
+            let (i, is_candidate, result) =
+                done.map_err(|_| HyperSyncError::Answer("a training run's end"))?;
             returns[usize::from(is_candidate)][i] = result?;
         }
         let [baseline, candidate] = returns;
-        let differences: Vec<f64> = candidate.iter().zip(&baseline).map(|(c, b)| c - b).collect();
-        let interval = bootstrap(&differences, seeds[0]).ok_or(HyperSyncError::Answer("enough seeds"))?;
+        let differences: Vec<f64> = candidate
+            .iter()
+            .zip(&baseline)
+            .map(|(c, b)| c - b)
+            .collect();
+        let interval =
+            bootstrap(&differences, seeds[0]).ok_or(HyperSyncError::Answer("enough seeds"))?;
         proposal.verification = Some(Verification {
             seeds,
             baseline,
@@ -134,12 +164,24 @@ impl HyperSync {
 
     async fn roll_back(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
         let operation = format!("{}:rollback", proposal.id);
-        self.set(proposal, &proposal.current_params, proposal.applied_version, &operation).await?;
+        self.set(
+            proposal,
+            &proposal.current_params,
+            proposal.applied_version,
+            &operation,
+        )
+        .await?;
         let (live, _) = self.read_back(&proposal.agent_id).await?;
-        if proposal.current_params.iter().all(|(name, value)| live.get(name) == Some(value)) {
+        if proposal
+            .current_params
+            .iter()
+            .all(|(name, value)| live.get(name) == Some(value))
+        {
             return self.advance(proposal, State::RolledBack).await;
         }
-        proposal.error.push_str("; and the agent does not have its old values back");
+        proposal
+            .error
+            .push_str("; and the agent does not have its old values back");
         self.advance(proposal, State::Failed).await
     }
 
@@ -157,13 +199,31 @@ impl HyperSync {
             operation_id: operation.to_owned(),
             on_behalf_of: proposal.applied_by.clone(),
         };
-        Ok(self.peers.agents.clone().apply_hyperparameters(request).await?.into_inner().version)
+        Ok(self
+            .peers
+            .agents
+            .clone()
+            .apply_hyperparameters(request)
+            .await?
+            .into_inner()
+            .version)
     }
 
     async fn read_back(&self, agent_id: &str) -> Result<(Params, u64), HyperSyncError> {
-        let request = ReadHyperparametersRequest { agent_id: agent_id.to_owned() };
-        let answer = self.peers.agents.clone().read_hyperparameters(request).await?.into_inner();
-        Ok((params::from_struct(answer.hyperparameters.unwrap_or_default())?, answer.version))
+        let request = ReadHyperparametersRequest {
+            agent_id: agent_id.to_owned(),
+        };
+        let answer = self
+            .peers
+            .agents
+            .clone()
+            .read_hyperparameters(request)
+            .await?
+            .into_inner();
+        Ok((
+            params::from_struct(answer.hyperparameters.unwrap_or_default())?,
+            answer.version,
+        ))
     }
 
     /// One training run to its end, as a future of its own.
@@ -186,7 +246,10 @@ impl HyperSync {
         };
         let mut training = self.peers.training.clone();
         async move {
-            let mut items = training.evaluate_hyperparameters(request).await?.into_inner();
+            let mut items = training
+                .evaluate_hyperparameters(request)
+                .await?
+                .into_inner();
             while let Some(item) = items.message().await? {
                 if let Some(result) = item.result {
                     return Ok(result.mean_return);
@@ -198,16 +261,25 @@ impl HyperSync {
 }
 
 fn steps(proposal: &Proposal) -> u64 {
-    if proposal.steps == 0 { DEFAULT_STEPS } else { proposal.steps }
+    if proposal.steps == 0 {
+        DEFAULT_STEPS
+    } else {
+        proposal.steps
+    }
 }
 
 /// Odd numbers: a search trains on even ones.
 fn verification_seeds(proposal: &Proposal) -> Vec<u64> {
     let base = (proposal.id.as_u128() as u64) >> 13;
-    (0..u64::from(proposal.verification_seeds)).map(|i| ((base + i) << 1 | 1) & ((1 << 53) - 1)).collect()
+    (0..u64::from(proposal.verification_seeds))
+        .map(|i| ((base + i) << 1 | 1) & ((1 << 53) - 1))
+        .collect()
 }
 
 fn is_passing(status: &Status) -> bool {
     let busy = fault::reason(status).is_some_and(|r| r == "LEARNERS_BUSY" || r == "RATE_LIMITED");
-    matches!(status.code(), Code::Unavailable | Code::Unknown | Code::Cancelled) || busy
+    matches!(
+        status.code(),
+        Code::Unavailable | Code::Unknown | Code::Cancelled
+    ) || busy
 }

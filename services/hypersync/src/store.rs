@@ -45,7 +45,10 @@ impl State {
     }
 
     pub(crate) fn is_final(self) -> bool {
-        matches!(self, Self::Rejected | Self::Completed | Self::RolledBack | Self::Failed)
+        matches!(
+            self,
+            Self::Rejected | Self::Completed | Self::RolledBack | Self::Failed
+        )
     }
 }
 
@@ -120,12 +123,22 @@ impl Store {
     pub(crate) async fn get(&self, id: Uuid) -> Result<Proposal, HyperSyncError> {
         let db = self.db.read("proposals.get");
         let query = "SELECT document FROM proposals WHERE id = $1";
-        let text: Option<String> = sqlx::query_scalar(query).bind(id).fetch_optional(&*db).await?;
-        Ok(decode(&text.ok_or_else(|| HyperSyncError::NotFound(id.to_string()))?)?)
+        let text: Option<String> = sqlx::query_scalar(query)
+            .bind(id)
+            .fetch_optional(&*db)
+            .await?;
+        Ok(decode(&text.ok_or_else(|| {
+            HyperSyncError::NotFound(id.to_string())
+        })?)?)
     }
 
     /// Newest first; of one state, or of all when it is empty.
-    pub(crate) async fn list(&self, state: &str, before: Uuid, limit: i64) -> Result<Vec<Proposal>, HyperSyncError> {
+    pub(crate) async fn list(
+        &self,
+        state: &str,
+        before: Uuid,
+        limit: i64,
+    ) -> Result<Vec<Proposal>, HyperSyncError> {
         let db = self.db.read("proposals.list");
         let rows: Vec<String> = sqlx::query_scalar(
             "SELECT document FROM proposals WHERE id < $1 AND ($2 = '' OR state = $2) ORDER BY id DESC LIMIT $3",
@@ -147,7 +160,10 @@ impl Store {
     }
 }
 
-pub(crate) async fn insert(tx: &mut SqliteConnection, proposal: &Proposal) -> Result<(), HyperSyncError> {
+pub(crate) async fn insert(
+    tx: &mut SqliteConnection,
+    proposal: &Proposal,
+) -> Result<(), HyperSyncError> {
     sqlx::query("INSERT INTO proposals VALUES ($1, $2, $3, $4, $5, $6)")
         .bind(proposal.id)
         .bind(&proposal.agent_id)
@@ -160,14 +176,25 @@ pub(crate) async fn insert(tx: &mut SqliteConnection, proposal: &Proposal) -> Re
     Ok(())
 }
 
-pub(crate) async fn get_in(tx: &mut SqliteConnection, id: Uuid) -> Result<Proposal, HyperSyncError> {
+pub(crate) async fn get_in(
+    tx: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Proposal, HyperSyncError> {
     let query = "SELECT document FROM proposals WHERE id = $1";
-    let text: Option<String> = sqlx::query_scalar(query).bind(id).fetch_optional(tx).await?;
-    Ok(decode(&text.ok_or_else(|| HyperSyncError::NotFound(id.to_string()))?)?)
+    let text: Option<String> = sqlx::query_scalar(query)
+        .bind(id)
+        .fetch_optional(tx)
+        .await?;
+    Ok(decode(&text.ok_or_else(|| {
+        HyperSyncError::NotFound(id.to_string())
+    })?)?)
 }
 
 /// Writes a proposal whose revision must be the one before `proposal.revision`.
-pub(crate) async fn update(tx: &mut SqliteConnection, proposal: &Proposal) -> Result<(), HyperSyncError> {
+pub(crate) async fn update(
+    tx: &mut SqliteConnection,
+    proposal: &Proposal,
+) -> Result<(), HyperSyncError> {
     let done = sqlx::query(
         "UPDATE proposals SET state = $1, revision = $2, document = $3 WHERE id = $4 AND revision = $5",
     )
@@ -178,5 +205,9 @@ pub(crate) async fn update(tx: &mut SqliteConnection, proposal: &Proposal) -> Re
     .bind(proposal.revision - 1)
     .execute(tx)
     .await?;
-    if done.rows_affected() == 1 { Ok(()) } else { Err(HyperSyncError::Conflict) }
+    if done.rows_affected() == 1 {
+        Ok(())
+    } else {
+        Err(HyperSyncError::Conflict)
+    }
 }

@@ -9,8 +9,9 @@ use crate::{
 use arc_swap::ArcSwap;
 use std::{collections::BTreeMap, sync::Arc};
 use tars_learn::{
-    dqn, make_environment,
+    dqn,
     hyper::{Spec, Values},
+    make_environment,
     nn::{Mlp, Scratch},
     spec_of, weights,
 };
@@ -29,7 +30,11 @@ pub(crate) struct Definition {
     pub(crate) environment: &'static str,
 }
 
-const BUILT: &[Definition] = &[Definition { id: "policy", algorithm: "dqn", environment: "cartpole" }];
+const BUILT: &[Definition] = &[Definition {
+    id: "policy",
+    algorithm: "dqn",
+    environment: "cartpole",
+}];
 
 /// The others of the four, whose algorithms do not exist yet.
 const NOT_BUILT: &[&str] = &["consensus", "ethical", "resource"];
@@ -79,10 +84,17 @@ pub(crate) struct Change<'a> {
 }
 
 impl Agents {
-    pub(crate) async fn open(store: &Store, blobs: Blobs, clock: Clock) -> Result<Self, OrchestrationError> {
+    pub(crate) async fn open(
+        store: &Store,
+        blobs: Blobs,
+        clock: Clock,
+    ) -> Result<Self, OrchestrationError> {
         let mut all = BTreeMap::new();
         for definition in BUILT {
-            all.insert(definition.id, Arc::new(Agent::open(definition, store, &blobs, &clock).await?));
+            all.insert(
+                definition.id,
+                Arc::new(Agent::open(definition, store, &blobs, &clock).await?),
+            );
         }
         Ok(Self { all, blobs, clock })
     }
@@ -110,7 +122,10 @@ impl Agents {
         change: &Change<'_>,
         values: Values,
     ) -> Result<Arc<LiveAgent>, OrchestrationError> {
-        agent.spec.check(&values).map_err(OrchestrationError::Hyperparameters)?;
+        agent
+            .spec
+            .check(&values)
+            .map_err(OrchestrationError::Hyperparameters)?;
         let _one = agent.changing.lock().await;
         let mut tx = store.begin("agents.reload").await?;
         if let Some(id) = change.operation
@@ -121,17 +136,30 @@ impl Agents {
         let mut next = LiveAgent::clone(&agent.live());
         let expected = change.expected_version;
         if expected != 0 && expected != next.row.version {
-            return Err(OrchestrationError::Version { live: next.row.version, expected });
+            return Err(OrchestrationError::Version {
+                live: next.row.version,
+                expected,
+            });
         }
         let changed: Vec<String> = values.keys().cloned().collect();
         next.row.hyperparameters.extend(values);
         next.row.version += 1;
         next.row.updated_us = self.clock.now_us();
         if !store::update_hyperparameters(&mut tx, &next.row).await? {
-            return Err(OrchestrationError::Version { live: next.row.version, expected: next.row.version - 1 });
+            return Err(OrchestrationError::Version {
+                live: next.row.version,
+                expected: next.row.version - 1,
+            });
         }
         if let Some(id) = change.operation {
-            store::insert_operation(&mut tx, id, &next.row.id, next.row.version, next.row.updated_us).await?;
+            store::insert_operation(
+                &mut tx,
+                id,
+                &next.row.id,
+                next.row.version,
+                next.row.updated_us,
+            )
+            .await?;
         }
         let record = Record::new(&self.clock, "orchestration", "admin.agent.reload")
             .caller(change.by)
@@ -177,8 +205,10 @@ impl Agent {
         blobs: &Blobs,
         clock: &Clock,
     ) -> Result<Self, OrchestrationError> {
-        let spec = spec_of(definition.algorithm).ok_or(OrchestrationError::NotBuilt(definition.id))?;
-        let env = make_environment(definition.environment).ok_or(OrchestrationError::NotBuilt(definition.id))?;
+        let spec =
+            spec_of(definition.algorithm).ok_or(OrchestrationError::NotBuilt(definition.id))?;
+        let env = make_environment(definition.environment)
+            .ok_or(OrchestrationError::NotBuilt(definition.id))?;
         let row = match store.agent(definition.id).await? {
             Some(row) => row,
             None => first(definition, &spec, store, clock).await?,
@@ -212,12 +242,17 @@ impl Agent {
     }
 
     pub(crate) fn publish(&self, next: LiveAgent) {
-        self.values.store(Arc::new(next.row.hyperparameters.clone()));
+        self.values
+            .store(Arc::new(next.row.hyperparameters.clone()));
         self.live.store(Arc::new(next));
     }
 
     /// The best known action in a state.
-    pub(crate) fn act(&self, agent_type: &str, state: &[f64]) -> Result<Action, OrchestrationError> {
+    pub(crate) fn act(
+        &self,
+        agent_type: &str,
+        state: &[f64],
+    ) -> Result<Action, OrchestrationError> {
         if !agent_type.is_empty() && agent_type != self.definition.algorithm {
             return Err(OrchestrationError::AgentType);
         }
@@ -234,7 +269,12 @@ impl Agent {
         let values = net.forward_one(&input, &mut Scratch::default());
         let action = dqn::best(&values);
         let name = self.action_names.get(action).copied().unwrap_or_default();
-        Ok(Action { action, name, values, weights_version: live.row.weights_version })
+        Ok(Action {
+            action,
+            name,
+            values,
+            weights_version: live.row.weights_version,
+        })
     }
 }
 

@@ -44,7 +44,8 @@ pub fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes {
                 .max_decoding_message_size(max_message),
         )
         .add_service(
-            training_service_server::TrainingServiceServer::new(api).max_decoding_message_size(max_message),
+            training_service_server::TrainingServiceServer::new(api)
+                .max_decoding_message_size(max_message),
         );
     routes.routes()
 }
@@ -61,7 +62,10 @@ fn values(from: Option<Struct>) -> Result<Values, OrchestrationError> {
             Param::Number(n) => Value::Number(n),
             Param::Text(_) => {
                 let problem = "must be a number or a boolean".to_owned();
-                return Err(OrchestrationError::Hyperparameters(vec![Wrong { name, problem }]));
+                return Err(OrchestrationError::Hyperparameters(vec![Wrong {
+                    name,
+                    problem,
+                }]));
             }
         };
         out.insert(name, value);
@@ -115,7 +119,11 @@ impl orchestration_service_server::OrchestrationService for Api {
         let mut agent_actions = BTreeMap::new();
         for (id, state) in states {
             let Some(state) = state else { continue };
-            let acted = self.0.agents.get(id)?.act(&state.agent_type, &state.state_vector)?;
+            let acted = self
+                .0
+                .agents
+                .get(id)?
+                .act(&state.agent_type, &state.state_vector)?;
             let action = AgentAction {
                 action: u32::try_from(acted.action).unwrap_or(u32::MAX),
                 action_name: acted.name.to_owned(),
@@ -125,7 +133,10 @@ impl orchestration_service_server::OrchestrationService for Api {
             agent_actions.insert(id.to_owned(), action);
         }
         if agent_actions.is_empty() {
-            return Err(fault::invalid_field("policy_state", "at least one agent's state is required"));
+            return Err(fault::invalid_field(
+                "policy_state",
+                "at least one agent's state is required",
+            ));
         }
         Ok(Response::new(StepResponse {
             step_id: Uuid::now_v7().to_string(),
@@ -149,11 +160,20 @@ impl orchestration_service_server::OrchestrationService for Api {
         let solving = tokio::task::spawn_blocking(move || {
             let _permit = permit;
             game.solve(&|| {
-                gone.load(Ordering::Relaxed) || deadline.is_some_and(|at| tokio::time::Instant::now() >= at)
+                gone.load(Ordering::Relaxed)
+                    || deadline.is_some_and(|at| tokio::time::Instant::now() >= at)
             })
         });
-        let solution = solving.await.map_err(|_| OrchestrationError::Worker("the solver stopped"))?;
-        let by_name = |values: [f64; 2]| names.iter().cloned().zip(values).collect::<BTreeMap<_, _>>();
+        let solution = solving
+            .await
+            .map_err(|_| OrchestrationError::Worker("the solver stopped"))?;
+        let by_name = |values: [f64; 2]| {
+            names
+                .iter()
+                .cloned()
+                .zip(values)
+                .collect::<BTreeMap<_, _>>()
+        };
         Ok(Response::new(ComputeNashResponse {
             converged: solution.converged(),
             expected_payoffs: by_name(solution.payoffs),
@@ -166,18 +186,32 @@ impl orchestration_service_server::OrchestrationService for Api {
             strategy_profile: names
                 .iter()
                 .cloned()
-                .zip(solution.profile.map(|probabilities| Strategy { probabilities }))
+                .zip(
+                    solution
+                        .profile
+                        .map(|probabilities| Strategy { probabilities }),
+                )
                 .collect(),
         }))
     }
 
-    async fn list_agents(&self, _: Request<ListAgentsRequest>) -> Result<Response<ListAgentsResponse>, Status> {
-        Ok(Response::new(ListAgentsResponse { agents: self.0.agents.iter().map(|a| agent(a)).collect() }))
+    async fn list_agents(
+        &self,
+        _: Request<ListAgentsRequest>,
+    ) -> Result<Response<ListAgentsResponse>, Status> {
+        Ok(Response::new(ListAgentsResponse {
+            agents: self.0.agents.iter().map(|a| agent(a)).collect(),
+        }))
     }
 
-    async fn get_agent(&self, request: Request<GetAgentRequest>) -> Result<Response<GetAgentResponse>, Status> {
+    async fn get_agent(
+        &self,
+        request: Request<GetAgentRequest>,
+    ) -> Result<Response<GetAgentResponse>, Status> {
         let slot = self.0.agents.get(&request.get_ref().agent_id)?;
-        Ok(Response::new(GetAgentResponse { agent: Some(agent(slot)) }))
+        Ok(Response::new(GetAgentResponse {
+            agent: Some(agent(slot)),
+        }))
     }
 
     async fn reload_agent(
@@ -193,7 +227,11 @@ impl orchestration_service_server::OrchestrationService for Api {
             expected_version: i64::try_from(asked.expected_version).unwrap_or(i64::MAX),
             operation: None,
         };
-        let live = self.0.agents.reload(&self.0.store, slot, &change, values(asked.hyperparameters)?).await?;
+        let live = self
+            .0
+            .agents
+            .reload(&self.0.store, slot, &change, values(asked.hyperparameters)?)
+            .await?;
         Ok(Response::new(ReloadAgentResponse {
             status: "success".to_owned(),
             agent_id: asked.agent_id,
@@ -217,8 +255,14 @@ impl orchestration_service_server::OrchestrationService for Api {
             expected_version: i64::try_from(asked.expected_version).unwrap_or(i64::MAX),
             operation: Some(&asked.operation_id),
         };
-        let live = self.0.agents.reload(&self.0.store, slot, &change, values(asked.hyperparameters)?).await?;
-        Ok(Response::new(ApplyHyperparametersResponse { version: unsigned(live.row.version) }))
+        let live = self
+            .0
+            .agents
+            .reload(&self.0.store, slot, &change, values(asked.hyperparameters)?)
+            .await?;
+        Ok(Response::new(ApplyHyperparametersResponse {
+            version: unsigned(live.row.version),
+        }))
     }
 
     async fn read_hyperparameters(
@@ -246,11 +290,17 @@ impl Drop for SetOnDrop {
 
 fn two_player(players: Vec<Player>) -> Result<([String; 2], Bimatrix), OrchestrationError> {
     let count = players.len();
-    let [row, column] = <[Player; 2]>::try_from(players).map_err(|_| OrchestrationError::Players(count))?;
+    let [row, column] =
+        <[Player; 2]>::try_from(players).map_err(|_| OrchestrationError::Players(count))?;
     if row.name == column.name {
         return Err(OrchestrationError::PlayerNames);
     }
-    let game = Bimatrix::new(row.actions.len(), column.actions.len(), row.payoffs, column.payoffs)?;
+    let game = Bimatrix::new(
+        row.actions.len(),
+        column.actions.len(),
+        row.payoffs,
+        column.payoffs,
+    )?;
     Ok(([row.name, column.name], game))
 }
 
@@ -301,32 +351,54 @@ impl training_service_server::TrainingService for Api {
         request: Request<StartTrainingRequest>,
     ) -> Result<Response<StartTrainingResponse>, Status> {
         let by = Call::of(&request)?.actor();
-        let StartTrainingRequest { agent_id, steps, seed } = request.into_inner();
+        let StartTrainingRequest {
+            agent_id,
+            steps,
+            seed,
+        } = request.into_inner();
         let row = self.0.start_training(&by, &agent_id, steps, seed).await?;
-        Ok(Response::new(StartTrainingResponse { run: Some(training_run(row)) }))
+        Ok(Response::new(StartTrainingResponse {
+            run: Some(training_run(row)),
+        }))
     }
 
-    async fn get_training(&self, request: Request<GetTrainingRequest>) -> Result<Response<GetTrainingResponse>, Status> {
+    async fn get_training(
+        &self,
+        request: Request<GetTrainingRequest>,
+    ) -> Result<Response<GetTrainingResponse>, Status> {
         let row = self.0.training(id(&request.get_ref().run_id)?).await?;
-        Ok(Response::new(GetTrainingResponse { run: Some(training_run(row)) }))
+        Ok(Response::new(GetTrainingResponse {
+            run: Some(training_run(row)),
+        }))
     }
 
     async fn list_trainings(
         &self,
         request: Request<ListTrainingsRequest>,
     ) -> Result<Response<ListTrainingsResponse>, Status> {
-        let ListTrainingsRequest { page_size, page_token } = request.into_inner();
+        let ListTrainingsRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
         let (rows, next_page_token) = self.0.list_trainings(&page_token, page_size).await?;
         let runs = rows.into_iter().map(training_run).collect();
-        Ok(Response::new(ListTrainingsResponse { runs, next_page_token }))
+        Ok(Response::new(ListTrainingsResponse {
+            runs,
+            next_page_token,
+        }))
     }
 
     async fn cancel_training(
         &self,
         request: Request<CancelTrainingRequest>,
     ) -> Result<Response<CancelTrainingResponse>, Status> {
-        let row = self.0.cancel_training(id(&request.get_ref().run_id)?).await?;
-        Ok(Response::new(CancelTrainingResponse { run: Some(training_run(row)) }))
+        let row = self
+            .0
+            .cancel_training(id(&request.get_ref().run_id)?)
+            .await?;
+        Ok(Response::new(CancelTrainingResponse {
+            run: Some(training_run(row)),
+        }))
     }
 
     type WatchTrainingStream = Items<WatchTrainingResponse>;
@@ -340,20 +412,36 @@ impl training_service_server::TrainingService for Api {
         let Some(training) = self.0.trainings.get(run_id) else {
             // Its log is gone; how it ended is not.
             let ended = training_run(self.0.training(run_id).await?);
-            let item = WatchTrainingResponse { sequence: asked.after_sequence + 1, progress: None, ended: Some(ended) };
+            let item = WatchTrainingResponse {
+                sequence: asked.after_sequence + 1,
+                progress: None,
+                ended: Some(ended),
+            };
             return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
         };
-        let trimmed = |e: tars_runtime::events::Trimmed| fault::status(Code::OutOfRange, "TRIMMED", &e.to_string());
+        let trimmed = |e: tars_runtime::events::Trimmed| {
+            fault::status(Code::OutOfRange, "TRIMMED", &e.to_string())
+        };
         let reader = training.log.read(asked.after_sequence).map_err(trimmed)?;
         let items = stream::try_unfold(reader, move |mut reader| async move {
             let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {
                 return Ok(None);
             };
             let (progress, ended) = match event {
-                TrainingEvent::Progress { progress: p, version } => (Some(progress(p, version)), None),
+                TrainingEvent::Progress {
+                    progress: p,
+                    version,
+                } => (Some(progress(p, version)), None),
                 TrainingEvent::Ended(row) => (None, Some(training_run(*row))),
             };
-            Ok(Some((WatchTrainingResponse { sequence, progress, ended }, reader)))
+            Ok(Some((
+                WatchTrainingResponse {
+                    sequence,
+                    progress,
+                    ended,
+                },
+                reader,
+            )))
         });
         Ok(Response::new(Box::pin(items)))
     }
@@ -371,41 +459,68 @@ impl training_service_server::TrainingService for Api {
             values: values(asked.hyperparameters)?,
             seed: asked.seed,
             steps: asked.steps,
-            reports: if asked.reports == 0 { 10 } else { u64::from(asked.reports) },
-            eval_episodes: if asked.eval_episodes == 0 { 20 } else { asked.eval_episodes },
+            reports: if asked.reports == 0 {
+                10
+            } else {
+                u64::from(asked.reports)
+            },
+            eval_episodes: if asked.eval_episodes == 0 {
+                20
+            } else {
+                asked.eval_episodes
+            },
             start: None,
         };
         let running = self.0.evaluate(run)?;
-        Ok(Response::new(Box::pin(evaluation(running, asked.after_sequence))))
+        Ok(Response::new(Box::pin(evaluation(
+            running,
+            asked.after_sequence,
+        ))))
     }
 }
 
 /// A run's reports as a stream. The run is the same every time, so that resuming is running it
 /// again without what was sent. Dropping the stream drops the run.
-fn evaluation(running: Running, after: u64) -> impl Stream<Item = Result<EvaluateHyperparametersResponse, Status>> {
-    stream::try_unfold((Some(running), 0u64), move |(running, mut sequence)| async move {
-        let Some(mut running) = running else {
-            return Ok(None);
-        };
-        loop {
-            sequence += 1;
-            let item = match running.next().await {
-                Some(Event::Progress(p)) if sequence > after => {
-                    let progress = Some(progress(p, 0));
-                    let item = EvaluateHyperparametersResponse { sequence, progress, result: None };
-                    return Ok(Some((item, (Some(running), sequence))));
-                }
-                Some(Event::Progress(_)) => continue,
-                Some(Event::Ended(Ok(Some(outcome)))) => {
-                    EvaluateHyperparametersResponse { sequence, progress: None, result: Some(result(outcome)) }
-                }
-                Some(Event::Ended(Ok(None))) => return Err(Status::cancelled("the run was stopped")),
-                Some(Event::Ended(Err(e))) => return Err(OrchestrationError::from(e).into()),
-                None => return Err(OrchestrationError::Worker("the learner thread died").into()),
+fn evaluation(
+    running: Running,
+    after: u64,
+) -> impl Stream<Item = Result<EvaluateHyperparametersResponse, Status>> {
+    stream::try_unfold(
+        (Some(running), 0u64),
+        move |(running, mut sequence)| async move {
+            let Some(mut running) = running else {
+                return Ok(None);
             };
-            return Ok(Some((item, (None, sequence))));
-        }
-    })
+            loop {
+                sequence += 1;
+                let item = match running.next().await {
+                    Some(Event::Progress(p)) if sequence > after => {
+                        let progress = Some(progress(p, 0));
+                        let item = EvaluateHyperparametersResponse {
+                            sequence,
+                            progress,
+                            result: None,
+                        };
+                        return Ok(Some((item, (Some(running), sequence))));
+                    }
+                    Some(Event::Progress(_)) => continue,
+                    Some(Event::Ended(Ok(Some(outcome)))) => EvaluateHyperparametersResponse {
+                        sequence,
+                        progress: None,
+                        result: Some(result(outcome)),
+                    },
+                    Some(Event::Ended(Ok(None))) => {
+                        return Err(Status::cancelled("the run was stopped"));
+                    }
+                    Some(Event::Ended(Err(e))) => return Err(OrchestrationError::from(e).into()),
+                    None => {
+                        return Err(OrchestrationError::Worker("the learner thread died").into());
+                    }
+                };
+                return Ok(Some((item, (None, sequence))));
+            }
+        },
+    )
 }
 
 fn result(outcome: Outcome) -> EvaluationResult {

@@ -16,7 +16,11 @@ pub enum OrchestrationError {
     #[error("the agent has no weights yet: train it first")]
     Untrained,
     #[error("the state has {given} values; {agent} observes {needed}")]
-    Observation { agent: String, given: usize, needed: usize },
+    Observation {
+        agent: String,
+        given: usize,
+        needed: usize,
+    },
     #[error("the observation is for another type of agent")]
     AgentType,
     #[error("hyperparameters out of bounds")]
@@ -56,34 +60,65 @@ impl From<OrchestrationError> for Status {
         let text = error.to_string();
         match error {
             OrchestrationError::NotFound(kind, name) => fault::not_found(kind, &name),
-            OrchestrationError::NotBuilt(_) => fault::status(Code::Unimplemented, "AGENT_NOT_BUILT", &text),
+            OrchestrationError::NotBuilt(_) => {
+                fault::status(Code::Unimplemented, "AGENT_NOT_BUILT", &text)
+            }
             OrchestrationError::Untrained => fault::precondition("UNTRAINED", "agent", &text),
             OrchestrationError::Observation { .. } => fault::invalid_field("state_vector", &text),
             OrchestrationError::AgentType => fault::invalid_field("agent_type", &text),
-            OrchestrationError::Hyperparameters(wrong) | OrchestrationError::Run(RunError::Hyperparameters(wrong)) => {
+            OrchestrationError::Hyperparameters(wrong)
+            | OrchestrationError::Run(RunError::Hyperparameters(wrong)) => {
                 fault::invalid(wrong.into_iter().map(violation).collect())
             }
             OrchestrationError::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
-            OrchestrationError::Version { .. } => fault::status(Code::Aborted, "VERSION_CHANGED", &text),
-            OrchestrationError::TrainingRuns => fault::precondition("TRAINING_RUNS", "agent", &text),
-            OrchestrationError::QueueFull => fault::exhausted("LEARNERS_BUSY", "learners", Duration::from_secs(5)),
-            OrchestrationError::SolversBusy => fault::exhausted("SOLVERS_BUSY", "solvers", Duration::from_secs(1)),
-            OrchestrationError::Run(RunError::Algorithm(_)) => fault::invalid_field("agent_type", &text),
-            OrchestrationError::Run(RunError::Environment(_)) => fault::invalid_field("environment", &text),
-            OrchestrationError::Run(RunError::Diverged) => fault::status(Code::Aborted, "DIVERGED", &text),
-            OrchestrationError::Players(_) => fault::status(Code::Unimplemented, "TOO_MANY_PLAYERS", &text),
-            OrchestrationError::Game(_) | OrchestrationError::PlayerNames => fault::invalid_field("players", &text),
-            OrchestrationError::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            OrchestrationError::Version { .. } => {
+                fault::status(Code::Aborted, "VERSION_CHANGED", &text)
+            }
+            OrchestrationError::TrainingRuns => {
+                fault::precondition("TRAINING_RUNS", "agent", &text)
+            }
+            OrchestrationError::QueueFull => {
+                fault::exhausted("LEARNERS_BUSY", "learners", Duration::from_secs(5))
+            }
+            OrchestrationError::SolversBusy => {
+                fault::exhausted("SOLVERS_BUSY", "solvers", Duration::from_secs(1))
+            }
+            OrchestrationError::Run(RunError::Algorithm(_)) => {
+                fault::invalid_field("agent_type", &text)
+            }
+            OrchestrationError::Run(RunError::Environment(_)) => {
+                fault::invalid_field("environment", &text)
+            }
+            OrchestrationError::Run(RunError::Diverged) => {
+                fault::status(Code::Aborted, "DIVERGED", &text)
+            }
+            OrchestrationError::Players(_) => {
+                fault::status(Code::Unimplemented, "TOO_MANY_PLAYERS", &text)
+            }
+            OrchestrationError::Game(_) | OrchestrationError::PlayerNames => {
+                fault::invalid_field("players", &text)
+            }
+            OrchestrationError::PageToken(field) => {
+                fault::invalid_field(field, "is not a token of this list")
+            }
             OrchestrationError::Store(e) => {
                 tracing::error!(error = %e, "the database failed");
-                fault::unavailable("STORE", "the database is not available", Duration::from_secs(1))
+                fault::unavailable(
+                    "STORE",
+                    "the database is not available",
+                    Duration::from_secs(1),
+                )
             }
             OrchestrationError::Run(RunError::Weights)
             | OrchestrationError::Weights(_)
             | OrchestrationError::Io(_)
             | OrchestrationError::Worker(_) => {
                 tracing::error!(error = text, "orchestration failed");
-                fault::status(Code::Internal, "INTERNAL", "the service failed; see its log")
+                fault::status(
+                    Code::Internal,
+                    "INTERNAL",
+                    "the service failed; see its log",
+                )
             }
         }
     }

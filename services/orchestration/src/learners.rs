@@ -7,11 +7,7 @@ use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use tars_learn::{
-    Outcome, Progress, Run, RunError,
-    hyper::Values,
-    train::Control,
-};
+use tars_learn::{Outcome, Progress, Run, RunError, hyper::Values, train::Control};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
 /// Reports wait here for their listener; a slow one slows the run down.
@@ -58,16 +54,30 @@ pub(crate) type Live = Arc<ArcSwap<Values>>;
 
 impl Learners {
     pub(crate) fn new(threads: usize, queue: usize) -> Self {
-        Self { threads: Arc::new(Semaphore::new(threads)), places: Arc::new(Semaphore::new(threads + queue)) }
+        Self {
+            threads: Arc::new(Semaphore::new(threads)),
+            places: Arc::new(Semaphore::new(threads + queue)),
+        }
     }
 
     /// Starts a run, now or when a thread is free.
-    pub(crate) fn start(&self, run: Run, live: Option<Live>) -> Result<Running, OrchestrationError> {
-        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| OrchestrationError::QueueFull)?;
+    pub(crate) fn start(
+        &self,
+        run: Run,
+        live: Option<Live>,
+    ) -> Result<Running, OrchestrationError> {
+        let place = Arc::clone(&self.places)
+            .try_acquire_owned()
+            .map_err(|_| OrchestrationError::QueueFull)?;
         let (sender, events) = mpsc::channel(REPORTS);
         let stop = Arc::new(AtomicBool::new(false));
         let threads = Arc::clone(&self.threads);
-        let job = Job { run, live, sender, stop: Arc::clone(&stop) };
+        let job = Job {
+            run,
+            live,
+            sender,
+            stop: Arc::clone(&stop),
+        };
         tokio::spawn(async move {
             let Ok(thread) = threads.acquire_owned().await else {
                 return;
@@ -87,15 +97,27 @@ struct Job {
 
 impl Job {
     fn spawn(self, permits: (OwnedSemaphorePermit, OwnedSemaphorePermit)) {
-        let Self { run, live, sender, stop } = self;
-        let started = std::thread::Builder::new().name("learner".to_owned()).spawn(move || {
-            let seen = live.as_ref().map(|l| l.load_full());
-            let mut steering = Steering { sender: sender.clone(), stop, live, seen };
-            let result = run.execute(&mut steering);
-            // A listener that went away does not need the result.
-            sender.blocking_send(Event::Ended(result)).ok();
-            drop(permits);
-        });
+        let Self {
+            run,
+            live,
+            sender,
+            stop,
+        } = self;
+        let started = std::thread::Builder::new()
+            .name("learner".to_owned())
+            .spawn(move || {
+                let seen = live.as_ref().map(|l| l.load_full());
+                let mut steering = Steering {
+                    sender: sender.clone(),
+                    stop,
+                    live,
+                    seen,
+                };
+                let result = run.execute(&mut steering);
+                // A listener that went away does not need the result.
+                sender.blocking_send(Event::Ended(result)).ok();
+                drop(permits);
+            });
         if let Err(e) = started {
             tracing::error!(error = %e, "cannot start a learner thread");
         }
@@ -111,7 +133,11 @@ struct Steering {
 
 impl Control for Steering {
     fn report(&mut self, progress: Progress) {
-        if self.sender.blocking_send(Event::Progress(progress)).is_err() {
+        if self
+            .sender
+            .blocking_send(Event::Progress(progress))
+            .is_err()
+        {
             self.stop.store(true, Ordering::Relaxed);
         }
     }
@@ -122,7 +148,11 @@ impl Control for Steering {
 
     fn reloaded(&mut self) -> Option<Values> {
         let current = self.live.as_ref()?.load_full();
-        if self.seen.as_ref().is_some_and(|seen| Arc::ptr_eq(seen, &current)) {
+        if self
+            .seen
+            .as_ref()
+            .is_some_and(|seen| Arc::ptr_eq(seen, &current))
+        {
             return None;
         }
         self.seen = Some(Arc::clone(&current));

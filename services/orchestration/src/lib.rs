@@ -14,12 +14,7 @@ use agents::Agents;
 use learners::Learners;
 use std::{path::Path, sync::Arc};
 use store::Store;
-use tars_runtime::{
-    blobs::Blobs,
-    clock::Clock,
-    config,
-    db::Db,
-};
+use tars_runtime::{blobs::Blobs, clock::Clock, config, db::Db};
 use training::Trainings;
 
 /// The service without its transport.
@@ -35,7 +30,11 @@ pub struct Orchestration {
 }
 
 impl Orchestration {
-    pub async fn open(dir: &Path, settings: config::Orchestration, clock: Clock) -> Result<Arc<Self>, OrchestrationError> {
+    pub async fn open(
+        dir: &Path,
+        settings: config::Orchestration,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("orchestration.db"), store::STEPS).await?);
         let blobs = Blobs::open(dir.join("blobs"))?;

@@ -73,8 +73,30 @@ pub(crate) struct RunRow {
     pub(crate) ended_us: Option<i64>,
 }
 
-type AgentTuple = (String, String, i64, Option<String>, i64, Option<f64>, i64, i64, i64);
-type RunTuple = (Uuid, String, String, i64, i64, i64, i64, Option<f64>, String, i64, Option<i64>);
+type AgentTuple = (
+    String,
+    String,
+    i64,
+    Option<String>,
+    i64,
+    Option<f64>,
+    i64,
+    i64,
+    i64,
+);
+type RunTuple = (
+    Uuid,
+    String,
+    String,
+    i64,
+    i64,
+    i64,
+    i64,
+    Option<f64>,
+    String,
+    i64,
+    Option<i64>,
+);
 
 const RUN: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
                    started_us, ended_us FROM training_runs WHERE id = $1";
@@ -82,9 +104,33 @@ const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done
                     started_us, ended_us FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 
 fn run(row: RunTuple) -> RunRow {
-    let (id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, started_us, ended_us) = row;
+    let (
+        id,
+        agent_id,
+        state,
+        steps,
+        steps_done,
+        episodes_done,
+        seed,
+        final_return,
+        error,
+        started_us,
+        ended_us,
+    ) = row;
     let state = RunState::parse(&state);
-    RunRow { id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, started_us, ended_us }
+    RunRow {
+        id,
+        agent_id,
+        state,
+        steps,
+        steps_done,
+        episodes_done,
+        seed,
+        final_return,
+        error,
+        started_us,
+        ended_us,
+    }
 }
 
 fn values(text: &str) -> Result<Values, sqlx::Error> {
@@ -122,8 +168,17 @@ impl Store {
         .bind(id)
         .fetch_optional(&*db)
         .await?;
-        let Some((id, hyper, version, weights, weights_version, last_return, total_steps, total_episodes, updated_us)) =
-            row
+        let Some((
+            id,
+            hyper,
+            version,
+            weights,
+            weights_version,
+            last_return,
+            total_steps,
+            total_episodes,
+            updated_us,
+        )) = row
         else {
             return Ok(None);
         };
@@ -147,24 +202,37 @@ impl Store {
         Ok(row.map(run))
     }
 
-    pub(crate) async fn runs(&self, before: Uuid, limit: i64) -> Result<Vec<RunRow>, OrchestrationError> {
+    pub(crate) async fn runs(
+        &self,
+        before: Uuid,
+        limit: i64,
+    ) -> Result<Vec<RunRow>, OrchestrationError> {
         let db = self.db.read("training_runs.list");
-        let rows: Vec<RunTuple> = sqlx::query_as(RUNS).bind(before).bind(limit).fetch_all(&*db).await?;
+        let rows: Vec<RunTuple> = sqlx::query_as(RUNS)
+            .bind(before)
+            .bind(limit)
+            .fetch_all(&*db)
+            .await?;
         Ok(rows.into_iter().map(run).collect())
     }
 
     /// What was running when the process stopped is running no more.
     pub(crate) async fn interrupt_running(&self, now_us: i64) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("training_runs.interrupt").await?;
-        sqlx::query("UPDATE training_runs SET state = 'interrupted', ended_us = $1 WHERE state = 'running'")
-            .bind(now_us)
-            .execute(&mut *tx)
-            .await?;
+        sqlx::query(
+            "UPDATE training_runs SET state = 'interrupted', ended_us = $1 WHERE state = 'running'",
+        )
+        .bind(now_us)
+        .execute(&mut *tx)
+        .await?;
         Ok(tx.commit().await?)
     }
 }
 
-pub(crate) async fn insert_agent(tx: &mut SqliteConnection, row: &AgentRow) -> Result<(), OrchestrationError> {
+pub(crate) async fn insert_agent(
+    tx: &mut SqliteConnection,
+    row: &AgentRow,
+) -> Result<(), OrchestrationError> {
     sqlx::query("INSERT INTO agents VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
         .bind(&row.id)
         .bind(text(&row.hyperparameters)?)
@@ -198,7 +266,10 @@ pub(crate) async fn update_hyperparameters(
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn update_weights(tx: &mut SqliteConnection, row: &AgentRow) -> Result<(), OrchestrationError> {
+pub(crate) async fn update_weights(
+    tx: &mut SqliteConnection,
+    row: &AgentRow,
+) -> Result<(), OrchestrationError> {
     sqlx::query(
         "UPDATE agents SET weights = $1, weights_version = $2, last_return = $3, total_steps = $4, \
          total_episodes = $5, updated_us = $6 WHERE id = $7",
@@ -215,9 +286,15 @@ pub(crate) async fn update_weights(tx: &mut SqliteConnection, row: &AgentRow) ->
     Ok(())
 }
 
-pub(crate) async fn operation(tx: &mut SqliteConnection, id: &str) -> Result<Option<i64>, OrchestrationError> {
+pub(crate) async fn operation(
+    tx: &mut SqliteConnection,
+    id: &str,
+) -> Result<Option<i64>, OrchestrationError> {
     let query = "SELECT version FROM applied_operations WHERE id = $1";
-    Ok(sqlx::query_scalar(query).bind(id).fetch_optional(tx).await?)
+    Ok(sqlx::query_scalar(query)
+        .bind(id)
+        .fetch_optional(tx)
+        .await?)
 }
 
 pub(crate) async fn insert_operation(
@@ -237,7 +314,10 @@ pub(crate) async fn insert_operation(
     Ok(())
 }
 
-pub(crate) async fn insert_run(tx: &mut SqliteConnection, row: &RunRow) -> Result<(), OrchestrationError> {
+pub(crate) async fn insert_run(
+    tx: &mut SqliteConnection,
+    row: &RunRow,
+) -> Result<(), OrchestrationError> {
     sqlx::query("INSERT INTO training_runs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
         .bind(row.id)
         .bind(&row.agent_id)
@@ -255,7 +335,10 @@ pub(crate) async fn insert_run(tx: &mut SqliteConnection, row: &RunRow) -> Resul
     Ok(())
 }
 
-pub(crate) async fn end_run(tx: &mut SqliteConnection, row: &RunRow) -> Result<(), OrchestrationError> {
+pub(crate) async fn end_run(
+    tx: &mut SqliteConnection,
+    row: &RunRow,
+) -> Result<(), OrchestrationError> {
     sqlx::query(
         "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, error = $5, \
          ended_us = $6 WHERE id = $7",

@@ -55,13 +55,20 @@ impl Trainings {
     }
 
     fn is_training(&self, agent: &str) -> bool {
-        self.runs.lock().values().any(|t| t.agent_id == agent && !t.ended.load(Ordering::Relaxed))
+        self.runs
+            .lock()
+            .values()
+            .any(|t| t.agent_id == agent && !t.ended.load(Ordering::Relaxed))
     }
 
     fn insert(&self, id: Uuid, training: Arc<Training>) {
         let mut runs = self.runs.lock();
         if runs.len() >= KEPT {
-            let oldest = runs.iter().filter(|(_, t)| t.ended.load(Ordering::Relaxed)).map(|(id, _)| *id).min();
+            let oldest = runs
+                .iter()
+                .filter(|(_, t)| t.ended.load(Ordering::Relaxed))
+                .map(|(id, _)| *id)
+                .min();
             if let Some(id) = oldest {
                 runs.remove(&id);
             }
@@ -93,7 +100,11 @@ impl Orchestration {
             steps,
             reports: REPORTS,
             eval_episodes: EVAL_EPISODES,
-            start: live.weights.as_deref().filter(|net| fits(net, &live.row.hyperparameters)).cloned(),
+            start: live
+                .weights
+                .as_deref()
+                .filter(|net| fits(net, &live.row.hyperparameters))
+                .cloned(),
         };
         let row = RunRow {
             id: Uuid::now_v7(),
@@ -131,13 +142,21 @@ impl Orchestration {
         Ok(row)
     }
 
-    async fn follow(self: Arc<Self>, training: Arc<Training>, agent: Arc<Agent>, mut running: Running, mut row: RunRow) {
+    async fn follow(
+        self: Arc<Self>,
+        training: Arc<Training>,
+        agent: Arc<Agent>,
+        mut running: Running,
+        mut row: RunRow,
+    ) {
         let result = loop {
             match running.next().await {
                 Some(Event::Progress(progress)) => {
                     *training.latest.lock() = (progress.step, progress.episode);
                     let version = agent.live().row.version;
-                    training.log.push(TrainingEvent::Progress { progress, version });
+                    training
+                        .log
+                        .push(TrainingEvent::Progress { progress, version });
                 }
                 Some(Event::Ended(result)) => break result.map_err(OrchestrationError::from),
                 None => break Err(OrchestrationError::Worker("the learner thread died")),
@@ -191,8 +210,13 @@ impl Orchestration {
     /// The run as it is now: a running one with what its learner last said.
     pub(crate) async fn training(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
         let found = self.store.run(id).await?;
-        let mut row = found.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
-        if let Some(training) = self.trainings.get(id).filter(|_| row.state == RunState::Running) {
+        let mut row =
+            found.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
+        if let Some(training) = self
+            .trainings
+            .get(id)
+            .filter(|_| row.state == RunState::Running)
+        {
             let (steps, episodes) = *training.latest.lock();
             row.steps_done = i64::try_from(steps).unwrap_or(i64::MAX);
             row.episodes_done = i64::try_from(episodes).unwrap_or(i64::MAX);
@@ -205,7 +229,11 @@ impl Orchestration {
         token: &str,
         page_size: u32,
     ) -> Result<(Vec<RunRow>, String), OrchestrationError> {
-        let before = if token.is_empty() { Ok(Uuid::max()) } else { Uuid::try_parse(token) };
+        let before = if token.is_empty() {
+            Ok(Uuid::max())
+        } else {
+            Uuid::try_parse(token)
+        };
         let before = before.map_err(|_| OrchestrationError::PageToken("page_token"))?;
         let size = page::size(page_size);
         let rows = self.store.runs(before, size + 1).await?;
@@ -225,8 +253,10 @@ impl Orchestration {
 
     /// A run off to the side: nothing of it becomes live.
     pub(crate) fn evaluate(&self, run: Run) -> Result<Running, OrchestrationError> {
-        let spec = tars_learn::spec_of(&run.algorithm).ok_or_else(|| RunError::Algorithm(run.algorithm.clone()))?;
-        spec.check(&run.values).map_err(OrchestrationError::Hyperparameters)?;
+        let spec = tars_learn::spec_of(&run.algorithm)
+            .ok_or_else(|| RunError::Algorithm(run.algorithm.clone()))?;
+        spec.check(&run.values)
+            .map_err(OrchestrationError::Hyperparameters)?;
         if tars_learn::make_environment(&run.environment).is_none() {
             return Err(RunError::Environment(run.environment).into());
         }
@@ -236,6 +266,9 @@ impl Orchestration {
 
 /// Whether weights have the width that the hyperparameters ask for.
 fn fits(net: &tars_learn::nn::Mlp, values: &tars_learn::hyper::Values) -> bool {
-    tars_learn::hyper::DqnParams::from_values(values)
-        .is_ok_and(|p| net.layers.first().is_some_and(|l| l.weights.ncols() == p.hidden_dim))
+    tars_learn::hyper::DqnParams::from_values(values).is_ok_and(|p| {
+        net.layers
+            .first()
+            .is_some_and(|l| l.weights.ncols() == p.hidden_dim)
+    })
 }

@@ -24,7 +24,12 @@ pub struct CartPole {
 
 impl Environment for CartPole {
     fn observation_names(&self) -> &'static [&'static str] {
-        &["cart_position_m", "cart_velocity_m_s", "pole_angle_rad", "pole_velocity_rad_s"]
+        &[
+            "cart_position_m",
+            "cart_velocity_m_s",
+            "pole_angle_rad",
+            "pole_velocity_rad_s",
+        ]
     }
 
     fn action_names(&self) -> &'static [&'static str] {
@@ -45,11 +50,20 @@ impl Environment for CartPole {
         let spin_rate = (GRAVITY * sin - cos * pull)
             / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos * cos / TOTAL_MASS));
         let rate = pull - POLE_MASS * HALF_LENGTH * spin_rate * cos / TOTAL_MASS;
-        self.state = [x + DT * v, v + DT * rate, angle + DT * spin, spin + DT * spin_rate];
+        self.state = [
+            x + DT * v,
+            v + DT * rate,
+            angle + DT * spin,
+            spin + DT * spin_rate,
+        ];
         self.steps += 1;
         observation.copy_from_slice(&self.state);
         let fallen = self.state[0].abs() > MAX_POSITION || self.state[2].abs() > MAX_ANGLE;
-        Step { reward: 1.0, terminated: fallen, truncated: !fallen && self.steps >= MAX_STEPS }
+        Step {
+            reward: 1.0,
+            terminated: fallen,
+            truncated: !fallen && self.steps >= MAX_STEPS,
+        }
     }
 }
 

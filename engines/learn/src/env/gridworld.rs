@@ -26,9 +26,10 @@ impl GridWorld {
 impl Environment for GridWorld {
     fn observation_names(&self) -> &'static [&'static str] {
         &[
-            "at_0_0", "at_0_1", "at_0_2", "at_0_3", "at_0_4", "at_1_0", "at_1_1", "at_1_2", "at_1_3", "at_1_4",
-            "at_2_0", "at_2_1", "at_2_2", "at_2_3", "at_2_4", "at_3_0", "at_3_1", "at_3_2", "at_3_3", "at_3_4",
-            "at_4_0", "at_4_1", "at_4_2", "at_4_3", "at_4_4",
+            "at_0_0", "at_0_1", "at_0_2", "at_0_3", "at_0_4", "at_1_0", "at_1_1", "at_1_2",
+            "at_1_3", "at_1_4", "at_2_0", "at_2_1", "at_2_2", "at_2_3", "at_2_4", "at_3_0",
+            "at_3_1", "at_3_2", "at_3_3", "at_3_4", "at_4_0", "at_4_1", "at_4_2", "at_4_3",
+            "at_4_4",
         ]
     }
 
@@ -52,7 +53,11 @@ impl Environment for GridWorld {
         self.observe(observation);
         let goal = self.row == SIZE - 1 && self.column == SIZE - 1;
         let reward = if goal { 1.0 } else { -0.01 };
-        Step { reward, terminated: goal, truncated: !goal && self.steps >= MAX_STEPS }
+        Step {
+            reward,
+            terminated: goal,
+            truncated: !goal && self.steps >= MAX_STEPS,
+        }
     }
 }
 
@@ -72,7 +77,10 @@ mod tests {
         }
         assert!((total - GridWorld::BEST_RETURN).abs() < 1e-6);
         env.reset(&mut rng, &mut obs);
-        let last = (0..50).map(|_| env.step(0, &mut rng, &mut obs)).last().unwrap();
+        let last = (0..50)
+            .map(|_| env.step(0, &mut rng, &mut obs))
+            .last()
+            .unwrap();
         assert!(last.truncated && !last.terminated);
     }
 }
