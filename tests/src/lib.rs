@@ -56,7 +56,9 @@ impl TestMesh {
     pub async fn restart(self) -> Self {
         let Self { mesh, dir, config } = self;
         mesh.stop().await;
-        let mesh = Mesh::start(config.clone()).await.expect("the mesh starts again");
+        let mesh = Mesh::start(config.clone())
+            .await
+            .expect("the mesh starts again");
         Self { mesh, dir, config }
     }
 
@@ -66,21 +68,38 @@ impl TestMesh {
 
     pub async fn admin(&self) -> Rest {
         let ready = &self.mesh.ready;
-        let password = std::fs::read_to_string(&ready.admin_password_file).expect("the password file");
-        self.rest().login(&ready.admin_user, &password).await.expect("the administrator logs in")
+        let password =
+            std::fs::read_to_string(&ready.admin_password_file).expect("the password file");
+        self.rest()
+            .login(&ready.admin_user, &password)
+            .await
+            .expect("the administrator logs in")
     }
 
     /// A new user with a role, logged in.
     pub async fn user(&self, name: &str, role: &str) -> Rest {
         let body = json!({ "username": name, "password": PASSWORD, "roles": [role] });
-        self.admin().await.post("/admin/users", body).await.expect("the user is created");
-        self.rest().login(name, PASSWORD).await.expect("the user logs in")
+        self.admin()
+            .await
+            .post("/admin/users", body)
+            .await
+            .expect("the user is created");
+        self.rest()
+            .login(name, PASSWORD)
+            .await
+            .expect("the user logs in")
     }
 
     pub fn authority(&self) -> Authority {
         let clock = Clock::system();
         let dir = self.dir.path().join("ca");
-        Authority::open(&dir, &self.config.trust.domain, Lives::default(), clock.now()).expect("the authority opens")
+        Authority::open(
+            &dir,
+            &self.config.trust.domain,
+            Lives::default(),
+            clock.now(),
+        )
+        .expect("the authority opens")
     }
 
     /// An identity of this mesh.
@@ -96,7 +115,8 @@ impl TestMesh {
     pub fn channel_as(&self, service: &str, identity: Identity) -> Channel {
         let options = ChannelOptions {
             target: self.target(service),
-            expected: SpiffeId::new(&self.config.trust.domain, &format!("/{service}")).expect("an id"),
+            expected: SpiffeId::new(&self.config.trust.domain, &format!("/{service}"))
+                .expect("an id"),
             identity: IdentityHandle::new(identity),
             clock: Clock::system(),
         };

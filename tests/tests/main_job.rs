@@ -6,7 +6,8 @@ use tars_tests::{TestMesh, eventually, reason, refusal};
 
 /// A search with a known winner: one parameter set learns, the default does not.
 async fn study(rest: &Rest, trials: u32) -> String {
-    let fixed = |name: &str, value: Value| json!({ "name": name, "categorical": { "values": [value] } });
+    let fixed =
+        |name: &str, value: Value| json!({ "name": name, "categorical": { "values": [value] } });
     let body = json!({
         "n_trials": trials, "steps": "6000", "seed": "5", "sampler_type": "random", "pruner_type": "none",
         "search_space": [
@@ -15,7 +16,10 @@ async fn study(rest: &Rest, trials: u32) -> String {
             { "name": "epsilon_decay", "float": { "low": 0.95, "high": 0.97 } },
         ],
     });
-    rest.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].as_str().unwrap().to_owned()
+    rest.post("/api/v1/optimize", body).await.unwrap()["optimization_id"]
+        .as_str()
+        .unwrap()
+        .to_owned()
 }
 
 async fn finished(rest: &Rest, study: &str) -> Value {
@@ -54,20 +58,32 @@ async fn search_propose_approve_apply_verify() {
     let mesh = TestMesh::start().await;
     let (admin, developer) = (mesh.admin().await, mesh.user("dev", "developer").await);
     let before = developer.get(POLICY).await.unwrap()["agent"].clone();
-    assert_eq!((&before["version"], &before["weights_version"]), (&json!("1"), &json!("0")));
+    assert_eq!(
+        (&before["version"], &before["weights_version"]),
+        (&json!("1"), &json!("0"))
+    );
 
     let study_id = study(&developer, 2).await;
     let ended = finished(&developer, &study_id).await;
     assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{ended}");
-    let trials = developer.get(&format!("/api/v1/studies/{study_id}/trials")).await.unwrap();
+    let trials = developer
+        .get(&format!("/api/v1/studies/{study_id}/trials"))
+        .await
+        .unwrap();
     for trial in trials["trials"].as_array().unwrap() {
         assert_eq!(trial["state"], "TRIAL_STATE_COMPLETE");
-        assert!(!trial["intermediate_values"].as_array().unwrap().is_empty(), "values were streamed");
+        assert!(
+            !trial["intermediate_values"].as_array().unwrap().is_empty(),
+            "values were streamed"
+        );
     }
 
     let proposal = proposed(&developer, &study_id).await;
     let id = proposal["update_id"].as_str().unwrap();
-    assert_eq!(proposal["current_params"], before["hyperparameters"], "read from the live agent");
+    assert_eq!(
+        proposal["current_params"], before["hyperparameters"],
+        "read from the live agent"
+    );
     let pending = admin.get("/api/v1/sync/pending").await.unwrap();
     assert_eq!(pending["proposals"][0]["update_id"], id);
 
@@ -75,8 +91,14 @@ async fn search_propose_approve_apply_verify() {
     let apply = format!("/api/v1/sync/apply/{id}");
     let (status, early) = refusal(admin.post(&apply, json!({})).await);
     assert_eq!((status, reason(&early).as_str()), (400, "WRONG_STATE"));
-    assert_eq!(refusal(developer.post("/api/v1/sync/approve", body.clone()).await).0, 403);
-    admin.post("/api/v1/sync/approve", body.clone()).await.unwrap();
+    assert_eq!(
+        refusal(developer.post("/api/v1/sync/approve", body.clone()).await).0,
+        403
+    );
+    admin
+        .post("/api/v1/sync/approve", body.clone())
+        .await
+        .unwrap();
     let (status, twice) = refusal(admin.post("/api/v1/sync/approve", body).await);
     assert_eq!((status, reason(&twice).as_str()), (400, "WRONG_STATE"));
     assert_eq!(refusal(developer.post(&apply, json!({})).await).0, 403);
@@ -87,7 +109,10 @@ async fn search_propose_approve_apply_verify() {
     let v = &applied["verification"];
     assert!(v["improvement_low"].as_f64().unwrap() > 0.0, "{v}");
     let odd = |s: &Value| s.as_str().unwrap().parse::<u64>().unwrap() % 2 == 1;
-    assert!(v["seeds"].as_array().unwrap().iter().all(odd), "searches use even seeds");
+    assert!(
+        v["seeds"].as_array().unwrap().iter().all(odd),
+        "searches use even seeds"
+    );
 
     let after = developer.get(POLICY).await.unwrap()["agent"].clone();
     assert_eq!(after["version"], "2");
@@ -97,18 +122,33 @@ async fn search_propose_approve_apply_verify() {
 
     // The whole story is in the audit list, and survives a restart with everything else.
     eventually("the audit list has it all", || async {
-        let events = admin.get("/admin/audit/logs?service=hypersync&page_size=100").await.unwrap();
-        let kinds: Vec<&str> =
-            events["events"].as_array().unwrap().iter().filter_map(|e| e["event_type"].as_str()).collect();
-        ["hypersync.proposed", "admin.hypersync.approve", "hypersync.applying", "hypersync.completed"]
+        let events = admin
+            .get("/admin/audit/logs?service=hypersync&page_size=100")
+            .await
+            .unwrap();
+        let kinds: Vec<&str> = events["events"]
+            .as_array()
+            .unwrap()
             .iter()
-            .all(|k| kinds.contains(k))
+            .filter_map(|e| e["event_type"].as_str())
+            .collect();
+        [
+            "hypersync.proposed",
+            "admin.hypersync.approve",
+            "hypersync.applying",
+            "hypersync.completed",
+        ]
+        .iter()
+        .all(|k| kinds.contains(k))
     })
     .await;
     let mesh = mesh.restart().await;
     let admin = mesh.admin().await;
     assert_eq!(admin.get(POLICY).await.unwrap()["agent"], after);
-    assert_eq!(final_state(&admin, id).await["state"], "PROPOSAL_STATE_COMPLETED");
+    assert_eq!(
+        final_state(&admin, id).await["state"],
+        "PROPOSAL_STATE_COMPLETED"
+    );
     mesh.mesh.stop().await;
 }
 
@@ -123,11 +163,21 @@ async fn what_does_not_improve_is_rolled_back() {
         "search_space": [{ "name": "learning_rate", "float": { "low": 1e-6, "high": 2e-6 } },
                          { "name": "epsilon_end", "float": { "low": 0.19, "high": 0.2 } }],
     });
-    let study_id = developer.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].clone();
+    let study_id =
+        developer.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].clone();
     finished(&developer, study_id.as_str().unwrap()).await;
-    let id = proposed(&developer, study_id.as_str().unwrap()).await["update_id"].as_str().unwrap().to_owned();
-    admin.post("/api/v1/sync/approve", json!({ "update_id": id })).await.unwrap();
-    admin.post(&format!("/api/v1/sync/apply/{id}"), json!({})).await.unwrap();
+    let id = proposed(&developer, study_id.as_str().unwrap()).await["update_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    admin
+        .post("/api/v1/sync/approve", json!({ "update_id": id }))
+        .await
+        .unwrap();
+    admin
+        .post(&format!("/api/v1/sync/apply/{id}"), json!({}))
+        .await
+        .unwrap();
     let ended = final_state(&admin, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
     assert!(ended["verification"]["improvement_low"].as_f64().unwrap() <= 0.0);
@@ -144,12 +194,18 @@ async fn four_eyes_see_through_keys_and_races_have_one_winner() {
     let second = mesh.user("second", "admin").await;
     let study_id = study(&admin, 1).await;
     finished(&admin, &study_id).await;
-    let id = proposed(&admin, &study_id).await["update_id"].as_str().unwrap().to_owned();
+    let id = proposed(&admin, &study_id).await["update_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
     let body = json!({ "update_id": id, "reason": "looks good" });
 
     let (status, own) = refusal(admin.post("/api/v1/sync/approve", body.clone()).await);
     assert_eq!((status, reason(&own).as_str()), (403, "FOUR_EYES"));
-    let key = admin.post("/auth/service-token", json!({ "service_name": "robot" })).await.unwrap();
+    let key = admin
+        .post("/auth/service-token", json!({ "service_name": "robot" }))
+        .await
+        .unwrap();
     let by_key = tars_proto::hypersync::v1::sync_service_client::SyncServiceClient::new(
         mesh.client("hypersync", "/client/robot"),
     );
@@ -158,17 +214,28 @@ async fn four_eyes_see_through_keys_and_races_have_one_winner() {
         reason: String::new(),
     });
     let text = key["api_key"].as_str().unwrap();
-    request.metadata_mut().insert("x-api-key", text.parse().unwrap());
+    request
+        .metadata_mut()
+        .insert("x-api-key", text.parse().unwrap());
     let refused = by_key.clone().approve_proposal(request).await.unwrap_err();
-    assert_eq!(tars_proto::fault::reason(&refused).unwrap(), "FOUR_EYES", "a key counts as its owner");
+    assert_eq!(
+        tars_proto::fault::reason(&refused).unwrap(),
+        "FOUR_EYES",
+        "a key counts as its owner"
+    );
 
     let third = mesh.user("third", "admin").await;
     let reject = json!({ "update_id": id, "reason": "no" });
-    let (a, b) =
-        tokio::join!(second.post("/api/v1/sync/approve", body), third.post("/api/v1/sync/reject", reject));
+    let (a, b) = tokio::join!(
+        second.post("/api/v1/sync/approve", body),
+        third.post("/api/v1/sync/reject", reject)
+    );
     assert!(a.is_ok() != b.is_ok(), "one winner: {a:?} {b:?}");
     let loser = if a.is_err() { refusal(a) } else { refusal(b) };
-    assert!(["WRONG_STATE", "CONFLICT"].contains(&reason(&loser.1).as_str()), "{loser:?}");
+    assert!(
+        ["WRONG_STATE", "CONFLICT"].contains(&reason(&loser.1).as_str()),
+        "{loser:?}"
+    );
     mesh.mesh.stop().await;
 }
 
@@ -179,11 +246,18 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
     let body = json!({ "n_trials": 500, "steps": "100000" });
     let long = developer.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].clone();
     let path = format!("/api/v1/studies/{}", long.as_str().unwrap());
-    let cancelled = developer.post(&format!("{path}/cancel"), json!({})).await.unwrap();
+    let cancelled = developer
+        .post(&format!("{path}/cancel"), json!({}))
+        .await
+        .unwrap();
     assert_eq!(cancelled["study"]["state"], "STUDY_STATE_CANCELLED");
     eventually("its trials have ended", || async {
         let trials = developer.get(&format!("{path}/trials")).await.unwrap();
-        trials["trials"].as_array().unwrap().iter().all(|t| t["state"] == "TRIAL_STATE_FAILED")
+        trials["trials"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .all(|t| t["state"] == "TRIAL_STATE_FAILED")
     })
     .await;
 
@@ -192,16 +266,33 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
     let own = developer.post("/api/v1/studies", body).await.unwrap()["study"].clone();
     let path = format!("/api/v1/studies/{}", own["study_id"].as_str().unwrap());
     for n in 0..12 {
-        let trial = developer.post(&format!("{path}/ask"), json!({})).await.unwrap()["trial"].clone();
+        let trial = developer
+            .post(&format!("{path}/ask"), json!({}))
+            .await
+            .unwrap()["trial"]
+            .clone();
         assert_eq!(trial["number"], n);
         let x = trial["parameters"]["x"].as_f64().unwrap();
         let report = json!({ "step": "1", "value": -x * x });
-        developer.post(&format!("{path}/trials/{n}/report"), report).await.unwrap();
+        developer
+            .post(&format!("{path}/trials/{n}/report"), report)
+            .await
+            .unwrap();
         let told = json!({ "state": "TRIAL_STATE_COMPLETE", "score": -x * x });
-        developer.post(&format!("{path}/trials/{n}/tell"), told.clone()).await.unwrap();
-        developer.post(&format!("{path}/trials/{n}/tell"), told).await.expect("the same end twice is once");
+        developer
+            .post(&format!("{path}/trials/{n}/tell"), told.clone())
+            .await
+            .unwrap();
+        developer
+            .post(&format!("{path}/trials/{n}/tell"), told)
+            .await
+            .expect("the same end twice is once");
         let other = json!({ "state": "TRIAL_STATE_PRUNED" });
-        let (_, refused) = refusal(developer.post(&format!("{path}/trials/{n}/tell"), other).await);
+        let (_, refused) = refusal(
+            developer
+                .post(&format!("{path}/trials/{n}/tell"), other)
+                .await,
+        );
         assert_eq!(reason(&refused), "TRIAL_ENDED");
     }
     let ended = developer.get(&path).await.unwrap()["study"].clone();
@@ -209,7 +300,14 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
     assert_eq!(ended["n_completed_trials"], 12);
     let (_, full) = refusal(developer.post(&format!("{path}/ask"), json!({})).await);
     assert_eq!(reason(&full), "STUDY_ENDED");
-    let (_, none) = refusal(developer.post("/api/v1/sync/propose", json!({ "study_id": own["study_id"] })).await);
+    let (_, none) = refusal(
+        developer
+            .post(
+                "/api/v1/sync/propose",
+                json!({ "study_id": own["study_id"] }),
+            )
+            .await,
+    );
     assert_eq!(reason(&none), "NO_AGENT");
     mesh.mesh.stop().await;
 }
@@ -219,29 +317,56 @@ async fn agents_train_reload_act_and_refuse() {
     let mesh = TestMesh::start().await;
     let developer = mesh.user("dev", "developer").await;
     let step = "/api/v1/orchestration/step";
-    let state = json!({ "policy_state": { "agent_type": "dqn", "state_vector": [0.0, 0.1, 0.02, -0.1] } });
+    let state =
+        json!({ "policy_state": { "agent_type": "dqn", "state_vector": [0.0, 0.1, 0.02, -0.1] } });
     let (status, untrained) = refusal(developer.post(step, state.clone()).await);
     assert_eq!((status, reason(&untrained).as_str()), (400, "UNTRAINED"));
 
-    let run = developer.post(&format!("{POLICY}/train"), json!({ "steps": "200000", "seed": "1" })).await.unwrap();
-    let run = format!("/api/v1/orchestration/training/{}", run["run"]["run_id"].as_str().unwrap());
+    let run = developer
+        .post(
+            &format!("{POLICY}/train"),
+            json!({ "steps": "200000", "seed": "1" }),
+        )
+        .await
+        .unwrap();
+    let run = format!(
+        "/api/v1/orchestration/training/{}",
+        run["run"]["run_id"].as_str().unwrap()
+    );
     let (_, busy) = refusal(developer.post(&format!("{POLICY}/train"), json!({})).await);
     assert_eq!(reason(&busy), "TRAINING_RUNS");
     // A reload reaches the running learner.
     let reload = json!({ "hyperparameters": { "epsilon_decay": 0.9, "tau": 1 }, "reason": "test", "expected_version": "1" });
-    let live = developer.post(&format!("{POLICY}/reload"), reload.clone()).await.unwrap();
-    assert_eq!((&live["version"], &live["updated_config"]["epsilon_decay"]), (&json!("2"), &json!(0.9)));
+    let live = developer
+        .post(&format!("{POLICY}/reload"), reload.clone())
+        .await
+        .unwrap();
+    assert_eq!(
+        (&live["version"], &live["updated_config"]["epsilon_decay"]),
+        (&json!("2"), &json!(0.9))
+    );
     let (status, stale) = refusal(developer.post(&format!("{POLICY}/reload"), reload).await);
     assert_eq!((status, reason(&stale).as_str()), (409, "VERSION_CHANGED"));
     developer
-        .follow(&format!("{run}/events"), |item| item["progress"]["version"] != "2")
+        .follow(&format!("{run}/events"), |item| {
+            item["progress"]["version"] != "2"
+        })
         .await
         .expect("the learner follows version 2");
-    let cancelled = developer.post(&format!("{run}/cancel"), json!({})).await.unwrap();
+    let cancelled = developer
+        .post(&format!("{run}/cancel"), json!({}))
+        .await
+        .unwrap();
     assert_eq!(cancelled["run"]["state"], "TRAINING_STATE_CANCELLED");
 
-    let short = developer.post(&format!("{POLICY}/train"), json!({ "steps": "1000" })).await.unwrap();
-    let short = format!("/api/v1/orchestration/training/{}", short["run"]["run_id"].as_str().unwrap());
+    let short = developer
+        .post(&format!("{POLICY}/train"), json!({ "steps": "1000" }))
+        .await
+        .unwrap();
+    let short = format!(
+        "/api/v1/orchestration/training/{}",
+        short["run"]["run_id"].as_str().unwrap()
+    );
     let mut sequences = Vec::new();
     developer
         .follow(&format!("{short}/events"), |item| {
@@ -263,14 +388,24 @@ async fn agents_train_reload_act_and_refuse() {
 
     let acted = developer.post(step, state).await.unwrap();
     let action = &acted["agent_actions"]["policy"];
-    assert!(["push_left", "push_right"].contains(&action["action_name"].as_str().unwrap()), "{acted}");
+    assert!(
+        ["push_left", "push_right"].contains(&action["action_name"].as_str().unwrap()),
+        "{acted}"
+    );
     for (body, expected) in [
         (json!({}), 400),
         (json!({ "policy_state": { "state_vector": [1, 2] } }), 400),
-        (json!({ "policy_state": { "agent_type": "ppo", "state_vector": [0, 0, 0, 0] } }), 400),
+        (
+            json!({ "policy_state": { "agent_type": "ppo", "state_vector": [0, 0, 0, 0] } }),
+            400,
+        ),
         (json!({ "ethical_state": { "state_vector": [0] } }), 501),
     ] {
-        assert_eq!(refusal(developer.post(step, body.clone()).await).0, expected, "{body}");
+        assert_eq!(
+            refusal(developer.post(step, body.clone()).await).0,
+            expected,
+            "{body}"
+        );
     }
     for bad in [
         json!({ "hyperparameters": { "gamma": -7 } }),
@@ -280,10 +415,25 @@ async fn agents_train_reload_act_and_refuse() {
         json!({ "config": { "gamma": 0.9 } }),
         json!({}),
     ] {
-        assert_eq!(refusal(developer.post(&format!("{POLICY}/reload"), bad.clone()).await).0, 400, "{bad}");
+        assert_eq!(
+            refusal(
+                developer
+                    .post(&format!("{POLICY}/reload"), bad.clone())
+                    .await
+            )
+            .0,
+            400,
+            "{bad}"
+        );
     }
-    assert_eq!(refusal(developer.get("/api/v1/orchestration/agents/nobody").await).0, 404);
-    assert_eq!(refusal(developer.get("/api/v1/orchestration/agents/ethical").await).0, 501);
+    assert_eq!(
+        refusal(developer.get("/api/v1/orchestration/agents/nobody").await).0,
+        404
+    );
+    assert_eq!(
+        refusal(developer.get("/api/v1/orchestration/agents/ethical").await).0,
+        501
+    );
     mesh.mesh.stop().await;
 }
 
@@ -298,13 +448,26 @@ async fn games_are_answered_with_their_regret() {
     ]});
     let solved = developer.post(nash, game.clone()).await.unwrap();
     assert_eq!(solved["converged"], true);
-    assert_eq!(solved["strategy_profile"]["row"]["probabilities"], json!([0.5, 0.5]));
+    assert_eq!(
+        solved["strategy_profile"]["row"]["probabilities"],
+        json!([0.5, 0.5])
+    );
     assert!(solved["nash_conv"].as_f64().unwrap() < 1e-9);
-    assert_eq!(developer.post(nash, game.clone()).await.unwrap(), solved, "the same game, the same answer");
+    assert_eq!(
+        developer.post(nash, game.clone()).await.unwrap(),
+        solved,
+        "the same game, the same answer"
+    );
     let mut three = game.clone();
-    three["players"].as_array_mut().unwrap().push(json!({ "name": "third", "actions": ["x"], "payoffs": [0] }));
+    three["players"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({ "name": "third", "actions": ["x"], "payoffs": [0] }));
     let (status, refused) = refusal(developer.post(nash, three).await);
-    assert_eq!((status, reason(&refused).as_str()), (501, "TOO_MANY_PLAYERS"));
+    assert_eq!(
+        (status, reason(&refused).as_str()),
+        (501, "TOO_MANY_PLAYERS")
+    );
     let mut short = game.clone();
     short["players"][0]["payoffs"] = json!([1, 2, 3]);
     let mut twins = game;
