@@ -27,8 +27,10 @@ pub struct TestMesh {
 
 /// Wide enough that no test meets a limit by accident.
 pub fn config() -> Config {
-    let mut config = Config::default();
-    config.listen = Listen::free();
+    let mut config = Config {
+        listen: Listen::free(),
+        ..Config::default()
+    };
     config.limits = Limits {
         auth_per_minute: 100_000,
         public_per_minute: 100_000,

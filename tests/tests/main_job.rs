@@ -1,5 +1,7 @@
 //! The main job and its governance, through the front door.
 
+#![allow(clippy::unwrap_used)]
+
 use serde_json::{Value, json};
 use tars::rest::Rest;
 use tars_tests::{TestMesh, eventually, reason, refusal};

@@ -1,6 +1,8 @@
 //! Every method of the contract against every kind of caller, generated from the descriptors: a
 //! method that is added is tested the moment it exists.
 
+#![allow(clippy::unwrap_used)]
+
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use std::collections::BTreeMap;

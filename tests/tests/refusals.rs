@@ -1,6 +1,8 @@
 //! Who is not let in, at the handshake and behind it. In TLS 1.3 a client learns that it was
 //! refused on its first read: its own side of the handshake is done by then.
 
+#![allow(clippy::unwrap_used)]
+
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, Issuer, KeyPair, SanType};
 use rustls::{
     ClientConfig,

@@ -1,5 +1,7 @@
 //! One trace from the REST call to the SQL, caught by an OTLP receiver in this process.
 
+#![allow(clippy::unwrap_used)]
+
 use opentelemetry_proto::tonic::{
     collector::trace::v1::{
         ExportTraceServiceRequest, ExportTraceServiceResponse,
@@ -7,14 +9,14 @@ use opentelemetry_proto::tonic::{
     },
     trace::v1::Span,
 };
+use parking_lot::Mutex;
 use serde_json::json;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use tars_tests::{TestMesh, config};
 use tokio::net::TcpListener;
 use tonic::{Request, Response, Status};
 
 #[derive(Clone, Default)]
-#[allow(clippy::disallowed_types)]
 struct Receiver(Arc<Mutex<Vec<Span>>>);
 
 #[tonic::async_trait]
@@ -28,7 +30,7 @@ impl TraceService for Receiver {
             .resource_spans
             .into_iter()
             .flat_map(|r| r.scope_spans);
-        self.0.lock().unwrap().extend(spans.flat_map(|s| s.spans));
+        self.0.lock().extend(spans.flat_map(|s| s.spans));
         Ok(Response::new(ExportTraceServiceResponse {
             partial_success: None,
         }))
@@ -54,7 +56,6 @@ impl Receiver {
         let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
         self.0
             .lock()
-            .unwrap()
             .iter()
             .filter(|s| hex(&s.trace_id) == trace_id)
             .cloned()

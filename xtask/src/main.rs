@@ -1,1 +1,55 @@
-fn main() {}
+//! What a contributor runs: `cargo xtask test | lint | bench NAME | docs`.
+
+mod bench;
+mod docs;
+mod lint;
+mod test;
+mod tools;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", about = "What a contributor runs")]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Install what the tests need, then run every check and every test.
+    Test,
+    /// Formatting, clippy, the dependency graph, the protos, the generated docs.
+    Lint,
+    /// Run a benchmark against its baseline.
+    Bench {
+        name: bench::Bench,
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        #[arg(long)]
+        quick: bool,
+    },
+    /// Write the generated parts of the documentation anew.
+    Docs,
+}
+
+/// What went wrong, for people.
+type Outcome = Result<(), String>;
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Test => test::run(),
+        Command::Lint => lint::run(),
+        Command::Bench { name, json, quick } => bench::run(name, json, quick),
+        Command::Docs => docs::write(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(e) => {
+            eprintln!("xtask: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! The real binary, killed in the middle of its work: what was acknowledged is there afterwards,
+//! and the study goes on.
+
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tars::{app::Ready, rest::Rest};
+
+struct Running {
+    process: Started,
+    ready: Ready,
+}
+
+/// Only what this test started; ended with it.
+struct Started(Child);
+
+impl Started {
+    fn kill(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+fn up(data: &Path) -> Running {
+    let file = data.join("test-ready.json");
+    std::fs::remove_file(&file).ok();
+    let any = "127.0.0.1:0";
+    let mut command = Command::new(env!("CARGO_BIN_EXE_tars"));
+    command
+        .arg("up")
+        .arg("--data-dir")
+        .arg(data)
+        .arg("--ready-file")
+        .arg(&file);
+    for name in [
+        "auth",
+        "orchestration",
+        "automl",
+        "hypersync",
+        "gateway",
+        "admin",
+        "observe",
+    ] {
+        command.args([format!("--{name}-addr"), any.to_owned()]);
+    }
+    command
+        .env("TARS__LIMITS__AUTH_PER_MINUTE", "1000")
+        .env("TARS__LIMITS__USER_PER_MINUTE", "100000");
+    let process = Started(command.stderr(Stdio::null()).spawn().unwrap());
+    let started = Instant::now();
+    loop {
+        if let Ok(ready) = Ready::load(&file) {
+            return Running { process, ready };
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "the mesh did not start"
+        );
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+async fn admin(mesh: &Running) -> Rest {
+    let password = std::fs::read_to_string(&mesh.ready.admin_password_file).unwrap();
+    Rest::new(&mesh.ready.gateway)
+        .login("admin", &password)
+        .await
+        .unwrap()
+}
+
+fn completed(trials: &Value) -> Vec<Value> {
+    let all = trials["trials"].as_array().unwrap();
+    all.iter()
+        .filter(|t| t["state"] == "TRIAL_STATE_COMPLETE")
+        .cloned()
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_mesh_goes_on_where_it_was() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    let body = json!({ "username": "ada", "password": "a long password", "roles": ["viewer"] });
+    rest.post("/admin/users", body).await.unwrap();
+    let key = rest
+        .post("/auth/service-token", json!({ "service_name": "gone" }))
+        .await
+        .unwrap();
+    let key_id = key["key_id"].as_str().unwrap().to_owned();
+    rest.post(
+        &format!("/admin/api-keys/{key_id}/revoke"),
+        json!({ "reason": "test" }),
+    )
+    .await
+    .unwrap();
+    let reload = json!({ "hyperparameters": { "gamma": 0.97 } });
+    rest.post("/api/v1/orchestration/agents/policy/reload", reload)
+        .await
+        .unwrap();
+    let body = json!({ "n_trials": 8, "steps": "6000", "seed": "1", "pruner_type": "none" });
+    let study = rest.post("/api/v1/optimize", body).await.unwrap()["optimization_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let trials = format!("/api/v1/studies/{study}/trials");
+    let before = loop {
+        let done = completed(&rest.get(&trials).await.unwrap());
+        if done.len() >= 2 {
+            break done;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    mesh.process.kill();
+
+    let mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    let users = rest.get("/admin/users").await.unwrap();
+    assert!(
+        users["users"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .any(|u| u["username"] == "ada")
+    );
+    let keys = rest.get("/admin/api-keys").await.unwrap();
+    let kept = keys["keys"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|k| k["key_id"] == *key_id)
+        .unwrap();
+    assert_eq!(kept["is_active"], false, "a revoked key stays revoked");
+    let agent = rest
+        .get("/api/v1/orchestration/agents/policy")
+        .await
+        .unwrap()["agent"]
+        .clone();
+    assert_eq!(
+        (&agent["version"], &agent["hyperparameters"]["gamma"]),
+        (&json!("2"), &json!(0.97))
+    );
+
+    let mut ended = Value::Null;
+    rest.follow(&format!("/api/v1/studies/{study}/events"), |item| {
+        ended = item["ended"].clone();
+        ended.is_null()
+    })
+    .await
+    .unwrap();
+    assert_eq!(
+        ended["state"], "STUDY_STATE_COMPLETED",
+        "resumed with no user's token: {ended}"
+    );
+    let after = completed(&rest.get(&trials).await.unwrap());
+    assert_eq!(after.len(), 8);
+    for trial in &before {
+        assert!(
+            after.contains(trial),
+            "an ended trial stays as it was: {trial}"
+        );
+    }
+    let events = rest.get("/admin/audit/logs?page_size=500").await.unwrap();
+    let kinds: Vec<&str> = events["events"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter_map(|e| e["event_type"].as_str())
+        .collect();
+    for kind in [
+        "user.created",
+        "api_key.revoked",
+        "admin.agent.reload",
+        "study.created",
+    ] {
+        assert!(kinds.contains(&kind), "{kind} in {kinds:?}");
+    }
+}
+
+#[test]
+fn mistakes_are_all_told_before_anything_starts() {
+    let data = tempfile::tempdir().unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_tars"))
+        .args(["up", "--data-dir"])
+        .arg(data.path())
+        .env("TARS__LISTEN__AUTH", "nowhere")
+        .env("TARS__LIMITS__NOSUCH", "1")
+        .env("TARS__TELEMETRY__SAMPLE_RATIO", "lots")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(64), "{text}");
+    for mistake in ["listen.auth", "limits.nosuch", "telemetry.sample_ratio"] {
+        assert!(text.contains(mistake), "{mistake} in {text}");
+    }
+}
+
+#[test]
+fn a_data_directory_belongs_to_one_process() {
+    let data = tempfile::tempdir().unwrap();
+    let mesh = up(data.path());
+    let second = Command::new(env!("CARGO_BIN_EXE_tars"))
+        .args(["up", "--data-dir"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    let text = String::from_utf8(second.stderr).unwrap();
+    assert_eq!(second.status.code(), Some(69), "{text}");
+    assert!(text.contains("used by another process"), "{text}");
+    let probe = Command::new(env!("CARGO_BIN_EXE_tars"))
+        .args(["probe", "hypersync", "--data-dir"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    assert!(
+        probe.status.success(),
+        "{}",
+        String::from_utf8_lossy(&probe.stderr)
+    );
+    drop(mesh);
+    let gone = Command::new(env!("CARGO_BIN_EXE_tars"))
+        .args(["probe", "auth", "--data-dir"])
+        .arg(data.path())
+        .output()
+        .unwrap();
+    assert!(!gone.status.success());
+}
+
+#[test]
+fn the_demo_does_the_main_job() {
+    let output = Command::new(env!("CARGO_BIN_EXE_tars"))
+        .args(["demo", "--quick", "--exit", "--json"])
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        report["improvement_low"].as_f64().unwrap() > 0.0,
+        "{report}"
+    );
+    assert_eq!(
+        (&report["verified"], &report["proposal_state"]),
+        (&json!(true), &json!("PROPOSAL_STATE_COMPLETED"))
+    );
+    assert_eq!(
+        (&report["version_before"], &report["version_after"]),
+        (&json!(1), &json!(2))
+    );
+    assert_eq!(report["trace_id"].as_str().unwrap().len(), 32);
+}

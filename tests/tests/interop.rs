@@ -1,0 +1,113 @@
+//! Clients that are not ours. `cargo xtask test` installs them and sets `TARS_TEST_TOOLS`.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+use tars_tests::TestMesh;
+
+fn tool(name: &str) -> PathBuf {
+    let dir = std::env::var_os("TARS_TEST_TOOLS").expect("`cargo xtask test` sets TARS_TEST_TOOLS");
+    Path::new(&dir).join("venv/bin").join(name)
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .unwrap()
+        .to_owned()
+}
+
+async fn run(mut command: Command) -> (bool, String) {
+    let output = tokio::task::spawn_blocking(move || command.output())
+        .await
+        .unwrap()
+        .unwrap();
+    let text = [output.stdout, output.stderr].concat();
+    (
+        output.status.success(),
+        String::from_utf8_lossy(&text).into_owned(),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Python with grpcio: cargo xtask test"]
+async fn a_python_client_does_the_job_over_mtls() {
+    let mesh = TestMesh::start().await;
+    let ready = mesh.dir.path().join("python-ready.json");
+    mesh.mesh.ready.save(&ready).unwrap();
+    let mut command = Command::new(tool("python"));
+    command
+        .arg(repository().join("tests/interop/client.py"))
+        .arg(ready)
+        .arg(repository().join("proto"));
+    let (good, text) = run(command).await;
+    assert!(good && text.trim_end().ends_with("ok"), "{text}");
+    mesh.mesh.stop().await;
+}
+
+fn grpcurl(mesh: &TestMesh, service: &str, token: Option<&str>, args: &[&str]) -> Command {
+    let ready = &mesh.mesh.ready;
+    let mut command = Command::new(tool("grpcurl"));
+    command
+        .arg("-cacert")
+        .arg(&ready.ca)
+        .arg("-cert")
+        .arg(&ready.client_cert)
+        .arg("-key")
+        .arg(&ready.client_key);
+    if let Some(token) = token {
+        command.args(["-H", &format!("authorization: Bearer {token}")]);
+    }
+    let (options, call) = args.split_at(
+        args.iter()
+            .position(|a| !a.starts_with('-') && !a.starts_with('{'))
+            .unwrap(),
+    );
+    command.args(options).arg(mesh.target(service)).args(call);
+    command
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs grpcurl: cargo xtask test"]
+async fn grpcurl_lists_describes_and_calls_by_reflection() {
+    let mesh = TestMesh::start().await;
+    let password = std::fs::read_to_string(&mesh.mesh.ready.admin_password_file).unwrap();
+    let body = serde_json::json!({ "username": "admin", "password": password });
+    let token = mesh.rest().post("/auth/login", body).await.unwrap()["access_token"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+
+    let (good, text) = run(grpcurl(&mesh, "automl", Some(&token), &["list"])).await;
+    assert!(
+        good && text.contains("tars.automl.v1.StudyService"),
+        "{text}"
+    );
+    let describe = ["describe", "tars.automl.v1.StudyService.Optimize"];
+    let (good, text) = run(grpcurl(&mesh, "automl", Some(&token), &describe)).await;
+    assert!(
+        good && text.contains("tars.policy.v1.rule") && text.contains("/api/v1/optimize"),
+        "{text}"
+    );
+    let call = ["tars.orchestration.v1.OrchestrationService/ListAgents"];
+    let (good, text) = run(grpcurl(&mesh, "orchestration", Some(&token), &call)).await;
+    assert!(good && text.contains("\"policy\""), "{text}");
+    let (good, text) = run(grpcurl(&mesh, "automl", None, &["list"])).await;
+    assert!(
+        !good && text.contains("Unauthenticated"),
+        "reflection is for administrators: {text}"
+    );
+    let mut bare = Command::new(tool("grpcurl"));
+    bare.arg("-cacert").arg(&mesh.mesh.ready.ca).args([
+        "-connect-timeout",
+        "2",
+        &mesh.target("auth"),
+        "list",
+    ]);
+    let (good, text) = run(bare).await;
+    assert!(!good, "no certificate, no answer: {text}");
+    mesh.mesh.stop().await;
+}

