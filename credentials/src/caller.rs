@@ -17,14 +17,10 @@ pub struct Caller {
     /// The roles' permissions, narrowed by the credential's scopes.
     pub permissions: Permissions,
     pub credential: Credential,
-}
-
-impl Caller {
-    /// As audit records and limits name the caller.
-    pub fn label(&self) -> String {
-        match &self.credential {
-            Credential::Session { .. } => format!("user:{}", self.username),
-            Credential::ApiKey { id } => format!("key:{id}"),
-        }
-    }
+    /// As audit records and limits name the caller: `user:ada` or `key:…`.
+    pub label: String,
+    /// The user's version that the credential was checked against.
+    pub version: u64,
+    /// The second at which the credential ends by itself.
+    pub expires_s: u64,
 }

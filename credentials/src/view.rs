@@ -16,7 +16,7 @@ use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},
     fmt,
-    sync::Arc,
+    sync::{Arc, Weak},
     time::Duration,
 };
 use subtle::ConstantTimeEq;
@@ -59,6 +59,8 @@ struct User {
 struct Verified {
     kid: String,
     claims: Claims,
+    /// Who that was, when this snapshot was looked at.
+    caller: Mutex<Option<(Weak<Snapshot>, Arc<Caller>)>>,
 }
 
 /// Shared by everything in a process that checks credentials.
@@ -101,6 +103,9 @@ impl View {
     /// Applies one item of the watch stream.
     pub fn apply(&self, item: &WatchCredentialsResponse, now_s: u64) {
         let _one_writer = self.0.update.lock();
+        if !item.reset && is_heartbeat(item) {
+            return self.hear(false);
+        }
         let mut next = if item.reset {
             Snapshot::default()
         } else {
@@ -112,8 +117,13 @@ impl View {
         next.put_users(&item.users);
         next.put_sessions(&item.revoked_sessions, now_s);
         self.0.snapshot.store(Arc::new(next));
+        self.hear(item.reset);
+    }
+
+    /// Only a whole view starts the clock.
+    fn hear(&self, whole: bool) {
         let mut heard = self.0.heard.lock();
-        if item.reset || heard.is_some() {
+        if whole || heard.is_some() {
             *heard = Some(Instant::now());
         }
     }
@@ -124,7 +134,7 @@ impl View {
     }
 
     /// Who holds this access token.
-    pub fn check_token(&self, text: &str, now_s: u64) -> Result<Caller, TokenError> {
+    pub fn check_token(&self, text: &str, now_s: u64) -> Result<Arc<Caller>, TokenError> {
         let snapshot = self.0.snapshot.load();
         let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
         let verified = match self.0.cache.get(&digest) {
@@ -137,7 +147,15 @@ impl View {
             }
         };
         token::check_time(&verified.claims, now_s)?;
-        snapshot.caller_of(&verified.claims)
+        let mut known = verified.caller.lock();
+        if let Some((seen, caller)) = known.as_ref()
+            && std::ptr::eq(seen.as_ptr(), Arc::as_ptr(&snapshot))
+        {
+            return Ok(Arc::clone(caller));
+        }
+        let caller = Arc::new(snapshot.caller_of(&verified.claims)?);
+        *known = Some((Arc::downgrade(&snapshot), Arc::clone(&caller)));
+        Ok(caller)
     }
 
     /// Who holds this API key; `None` for every kind of refusal.
@@ -160,14 +178,18 @@ impl View {
             roles: owner.roles.clone(),
             permissions: snapshot.permissions(&owner.roles).intersect(key.scopes),
             credential: Credential::ApiKey { id: id.to_owned() },
+            label: format!("key:{id}"),
+            version: owner.version,
+            expires_s: key.expires_s.unwrap_or(u64::MAX),
         })
     }
 
-    /// Whether the credential behind a caller still holds; for calls that outlast their start.
-    pub fn still_valid(&self, caller: &Caller) -> bool {
+    /// Whether the credential behind a caller still holds; for streams, which outlast their start.
+    pub fn still_valid(&self, caller: &Caller, now_s: u64) -> bool {
         let snapshot = self.0.snapshot.load();
         let owner = snapshot.users.get(&caller.owner_id);
-        if owner.is_some_and(|u| u.disabled) {
+        let changed = owner.is_some_and(|u| u.disabled || u.version > caller.version);
+        if changed || now_s >= caller.expires_s {
             return false;
         }
         match &caller.credential {
@@ -182,6 +204,16 @@ impl View {
     }
 }
 
+/// Nothing changed: the snapshot stays as it is, and with it what was worked out from it.
+fn is_heartbeat(item: &WatchCredentialsResponse) -> bool {
+    item.keys.is_empty()
+        && item.api_keys.is_empty()
+        && item.users.is_empty()
+        && item.revoked_sessions.is_empty()
+        && item.roles.is_empty()
+        && item.removed_kids.is_empty()
+}
+
 impl Snapshot {
     fn verify(&self, text: &str) -> Result<Verified, TokenError> {
         let kid = token::key_id(text)?;
@@ -189,6 +221,7 @@ impl Snapshot {
         Ok(Verified {
             claims: token::verify(text, key)?,
             kid,
+            caller: Mutex::new(None),
         })
     }
 
@@ -209,6 +242,9 @@ impl Snapshot {
             credential: Credential::Session {
                 id: claims.sid.clone(),
             },
+            label: format!("user:{}", claims.username),
+            version: user.map_or(claims.ver, |u| u.version),
+            expires_s: claims.exp.saturating_add(token::LEEWAY_S),
         })
     }
 
@@ -384,7 +420,8 @@ mod tests {
 
         let v = view(&key);
         let caller = v.check_api_key(&key.text, NOW).unwrap();
-        assert!(v.still_valid(&caller));
+        assert!(v.still_valid(&caller, NOW));
+        assert!(!v.still_valid(&caller, NOW + 100), "expired");
         let revoked = KeyView {
             revoked: true,
             ..key_view(&key, None)
@@ -397,7 +434,7 @@ mod tests {
             NOW,
         );
         assert!(v.check_api_key(&key.text, NOW).is_none());
-        assert!(!v.still_valid(&caller));
+        assert!(!v.still_valid(&caller, NOW));
     }
 
     #[test]

@@ -19,19 +19,22 @@ use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
 #[derive(Debug, Clone)]
-pub struct Audit {
-    service: Arc<str>,
+pub struct Audit(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    service: String,
     clock: Clock,
     queue: mpsc::Sender<Record>,
 }
 
 impl Audit {
     pub fn new(service: &str, clock: Clock, queue: mpsc::Sender<Record>) -> Self {
-        Self {
-            service: service.into(),
+        Self(Arc::new(Inner {
+            service: service.to_owned(),
             clock,
             queue,
-        }
+        }))
     }
 }
 
@@ -42,7 +45,7 @@ impl Observe for Audit {
         let call = Call::in_extensions(request.extensions()).map(Arc::clone);
         let call = call.ok_or_else(|| Status::internal("the call has no record"))?;
         let place = if call.method.rule.audit >= AuditLevel::High {
-            let place = self.queue.clone().try_reserve_owned();
+            let place = self.0.queue.clone().try_reserve_owned();
             let full = |_| {
                 fault::unavailable(
                     "AUDIT_FULL",
@@ -94,7 +97,7 @@ impl AuditWatch {
             AuditLevel::Critical => Severity::Critical,
             _ => Severity::Info,
         };
-        let mut record = Record::new(&self.audit.clock, &self.audit.service, kind)
+        let mut record = Record::new(&self.audit.0.clock, &self.audit.0.service, kind)
             .severity(severity)
             .caller(self.call.actor())
             .result(fault::code_name(code));
@@ -114,7 +117,7 @@ impl Watch for AuditWatch {
         match self.place.take() {
             Some(place) => drop(place.send(record)),
             None => {
-                if self.audit.queue.try_send(record).is_err() {
+                if self.audit.0.queue.try_send(record).is_err() {
                     tracing::warn!(
                         method = self.call.method.path,
                         "audit queue full: a low-level record was dropped"

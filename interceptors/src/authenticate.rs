@@ -79,7 +79,7 @@ impl Authenticate {
         ))
     }
 
-    fn identify(&self, call: &Call, headers: &HeaderMap) -> Result<Caller, Status> {
+    fn identify(&self, call: &Call, headers: &HeaderMap) -> Result<Arc<Caller>, Status> {
         let now = self.clock.now_s();
         let (bearer, key) = (headers.get(AUTHORIZATION), headers.get(API_KEY));
         let single = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_none();
@@ -113,7 +113,7 @@ impl Authenticate {
                     .check_api_key(text, now)
                     .ok_or_else(|| self.refuse("api_key"))?;
                 call.set_credential(API_KEY, sensitive(value));
-                Ok(caller)
+                Ok(Arc::new(caller))
             }
         }
     }

@@ -49,7 +49,7 @@ pub struct Call {
     pub client: IpAddr,
     pub trace: TraceContext,
     pub started: Instant,
-    caller: OnceLock<Caller>,
+    caller: OnceLock<Arc<Caller>>,
     deadline: OnceLock<Instant>,
     /// The caller's own credential header, to pass on to the next service.
     credential: OnceLock<(http::HeaderName, http::HeaderValue)>,
@@ -96,17 +96,16 @@ impl Call {
     }
 
     pub fn caller(&self) -> Option<&Caller> {
-        self.caller.get()
+        self.caller.get().map(Arc::as_ref)
     }
 
     /// The caller, where the rule guarantees that there is one.
     pub fn require_caller(&self) -> Result<&Caller, Status> {
-        self.caller
-            .get()
+        self.caller()
             .ok_or_else(|| Status::internal("the call has no caller"))
     }
 
-    pub(crate) fn set_caller(&self, caller: Caller) {
+    pub(crate) fn set_caller(&self, caller: Arc<Caller>) {
         // Set once, by the authentication layer.
         self.caller.set(caller).ok();
     }
@@ -133,10 +132,17 @@ impl Call {
         self.peer.class
     }
 
+    /// What a caller's limit counts by: the caller, else the peer.
+    pub(crate) fn limit_key(&self) -> &str {
+        self.caller
+            .get()
+            .map_or(self.peer.certificate.id.as_str(), |c| &c.label)
+    }
+
     /// The person or key, else the peer: who an audit record names.
     pub fn actor(&self) -> String {
         self.caller
             .get()
-            .map_or_else(|| self.peer.certificate.id.to_string(), Caller::label)
+            .map_or_else(|| self.peer.certificate.id.to_string(), |c| c.label.clone())
     }
 }

@@ -1,5 +1,6 @@
-//! Ends server streams when the process stops: a stream has no end of its own that a shutdown
-//! could wait for. Clients are told UNAVAILABLE and resume elsewhere by sequence number.
+//! Ends server streams that have no end of their own: when the process stops, and when the
+//! credential that opened them no longer holds. Clients of a stopping process are told UNAVAILABLE
+//! and resume elsewhere by sequence number; the others UNAUTHENTICATED.
 
 use crate::Call;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -7,31 +8,37 @@ use http_body::Frame;
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
+use tars_credentials::View;
+use tars_runtime::clock::Clock;
+use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tonic::{Code, Status, body::Body};
-use tower_layer::Layer;
 use tower_service::Service;
 
-#[derive(Debug, Clone)]
-pub struct DrainLayer(pub CancellationToken);
+/// How often an open stream's credential is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 
-impl<S> Layer<S> for DrainLayer {
-    type Service = Drain<S>;
-
-    fn layer(&self, inner: S) -> Drain<S> {
-        Drain {
-            inner,
-            stop: self.0.clone(),
-        }
-    }
+#[derive(Debug)]
+pub struct StreamEnds {
+    pub stop: CancellationToken,
+    pub view: View,
+    pub clock: Clock,
 }
 
 #[derive(Debug, Clone)]
 pub struct Drain<S> {
     inner: S,
-    stop: CancellationToken,
+    layer: Arc<StreamEnds>,
+}
+
+impl<S> Drain<S> {
+    pub(crate) fn new(inner: S, layer: Arc<StreamEnds>) -> Self {
+        Self { inner, layer }
+    }
 }
 
 impl<S, A> Service<Request<A>> for Drain<S>
@@ -47,11 +54,11 @@ where
     }
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
-        let streams =
-            Call::in_extensions(request.extensions()).is_some_and(|c| c.method.server_streaming);
+        let call = Call::in_extensions(request.extensions()).map(Arc::clone);
+        let streams = call.filter(|c| c.method.server_streaming);
         DrainFuture {
             inner: self.inner.call(request),
-            stop: streams.then(|| self.stop.clone()),
+            guard: streams.map(|call| (call, Arc::clone(&self.layer))),
         }
     }
 }
@@ -60,7 +67,7 @@ pin_project! {
     pub struct DrainFuture<F> {
         #[pin]
         inner: F,
-        stop: Option<CancellationToken>,
+        guard: Option<(Arc<Call>, Arc<StreamEnds>)>,
     }
 }
 
@@ -73,8 +80,10 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
-        Poll::Ready(match this.stop.take() {
-            Some(stop) => result.map(|r| r.map(|body| Body::new(DrainBody::new(body, stop)))),
+        Poll::Ready(match this.guard.take() {
+            Some((call, layer)) => {
+                result.map(|r| r.map(|body| Body::new(DrainBody::new(body, call, layer))))
+            }
             None => result,
         })
     }
@@ -82,15 +91,46 @@ where
 
 struct DrainBody {
     inner: Option<Body>,
+    call: Option<Arc<Call>>,
+    layer: Arc<StreamEnds>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    look: Interval,
 }
 
 impl DrainBody {
-    fn new(inner: Body, stop: CancellationToken) -> Self {
+    fn new(inner: Body, call: impl Into<Option<Arc<Call>>>, layer: Arc<StreamEnds>) -> Self {
+        let mut look = tokio::time::interval(LOOK_EVERY);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stopped = Box::pin(layer.stop.clone().cancelled_owned());
         Self {
             inner: Some(inner),
-            stopped: Box::pin(stop.cancelled_owned()),
+            call: call.into(),
+            layer,
+            stopped,
+            look,
         }
+    }
+
+    fn revoked(&mut self, cx: &mut Context<'_>) -> bool {
+        let Some(caller) = self.call.as_ref().and_then(|c| c.caller()) else {
+            return false;
+        };
+        let mut due = false;
+        while self.look.poll_tick(cx).is_ready() {
+            due = true;
+        }
+        due && !self
+            .layer
+            .view
+            .still_valid(caller, self.layer.clock.now_s())
+    }
+
+    fn end(&mut self, code: Code, message: &'static str) -> Frame<bytes::Bytes> {
+        self.inner = None;
+        let mut trailers = HeaderMap::new();
+        trailers.insert("grpc-status", HeaderValue::from(code as i32));
+        trailers.insert("grpc-message", HeaderValue::from_static(message));
+        Frame::trailers(trailers)
     }
 }
 
@@ -103,21 +143,22 @@ impl http_body::Body for DrainBody {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         let this = &mut *self;
-        let Some(inner) = &mut this.inner else {
+        if this.inner.is_none() {
             return Poll::Ready(None);
-        };
-        if let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx) {
+        }
+        // First, so that a stream that always has something to say ends as well.
+        if this.revoked(cx) {
+            let end = this.end(Code::Unauthenticated, "the credential no longer holds");
+            return Poll::Ready(Some(Ok(end)));
+        }
+        if let Some(inner) = &mut this.inner
+            && let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx)
+        {
             return Poll::Ready(frame);
         }
         ready!(this.stopped.as_mut().poll(cx));
-        this.inner = None;
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from(Code::Unavailable as i32));
-        trailers.insert(
-            "grpc-message",
-            HeaderValue::from_static("the server is stopping"),
-        );
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        let end = this.end(Code::Unavailable, "the server is stopping");
+        Poll::Ready(Some(Ok(end)))
     }
 }
 
@@ -129,10 +170,15 @@ mod tests {
     #[tokio::test]
     async fn a_quiet_stream_ends_when_the_process_stops() {
         let stop = CancellationToken::new();
+        let layer = Arc::new(StreamEnds {
+            stop: stop.clone(),
+            view: View::default(),
+            clock: Clock::system(),
+        });
         let silent = Body::new(http_body_util::StreamBody::new(
             futures_util::stream::pending::<Result<Frame<bytes::Bytes>, Status>>(),
         ));
-        let mut body = DrainBody::new(silent, stop.clone());
+        let mut body = DrainBody::new(silent, None, layer);
         stop.cancel();
         let trailers = body
             .frame()

@@ -28,10 +28,11 @@ impl Decision {
     }
 }
 
-/// A sharded map with a hard bound.
+/// A sharded map with a hard bound. Keys are kept as 64-bit hashes under a secret of the process:
+/// nobody outside can make two keys collide, and a look-up allocates nothing.
 #[derive(Debug)]
 struct Bounded<V> {
-    shards: Vec<Mutex<HashMap<String, (Duration, V)>>>,
+    shards: Vec<Mutex<HashMap<u64, (Duration, V)>>>,
     hasher: RandomState,
 }
 
@@ -43,27 +44,24 @@ impl<V: Default> Bounded<V> {
         }
     }
 
-    fn with<T>(&self, key: &str, now: Duration, work: impl FnOnce(&mut V) -> T) -> T {
-        let shard = &self.shards[shard_of(&self.hasher, key)];
-        let mut map = shard.lock();
-        if let Some((used, value)) = map.get_mut(key) {
+    fn with<T>(&self, key: impl Hash, now: Duration, work: impl FnOnce(&mut V) -> T) -> T {
+        let key = self.hasher.hash_one(key);
+        let shard = usize::try_from(key % SHARDS as u64).unwrap_or(0);
+        let mut map = self.shards[shard].lock();
+        if let Some((used, value)) = map.get_mut(&key) {
             *used = now;
             return work(value);
         }
         if map.len() >= MAX_KEYS / SHARDS {
             evict(&mut map);
         }
-        let (_, value) = map.entry(key.to_owned()).or_insert((now, V::default()));
+        let (_, value) = map.entry(key).or_insert((now, V::default()));
         work(value)
     }
 }
 
-fn shard_of(hasher: &RandomState, key: &(impl Hash + ?Sized)) -> usize {
-    usize::try_from(hasher.hash_one(key) % SHARDS as u64).unwrap_or(0)
-}
-
 /// Drops the half that was used longest ago.
-fn evict<V>(map: &mut HashMap<String, (Duration, V)>) {
+fn evict<V>(map: &mut HashMap<u64, (Duration, V)>) {
     let mut ages: Vec<Duration> = map.values().map(|(used, _)| *used).collect();
     let middle = ages.len() / 2;
     let (_, median, _) = ages.select_nth_unstable(middle);
@@ -93,7 +91,7 @@ impl Gcra {
     }
 
     /// Takes one, if there is one.
-    pub fn take(&self, key: &str, now: Duration) -> Decision {
+    pub fn take(&self, key: impl Hash, now: Duration) -> Decision {
         self.cells.with(key, now, |arrival| {
             let due = (*arrival).max(now);
             let allowed_at = due.saturating_sub(self.tolerance);
@@ -135,7 +133,7 @@ impl SlidingLog {
         }
     }
 
-    pub fn take(&self, key: &str, now: Duration) -> Decision {
+    pub fn take(&self, key: impl Hash, now: Duration) -> Decision {
         self.logs.with(key, now, |log| {
             while log.front().is_some_and(|at| *at + self.period <= now) {
                 log.pop_front();
@@ -208,7 +206,7 @@ mod tests {
     fn strangers_cannot_fill_the_memory() {
         let gcra = Gcra::new(10, Duration::from_secs(1));
         for n in 0..200_000u32 {
-            gcra.take(&n.to_string(), T + Duration::from_micros(u64::from(n)));
+            gcra.take(n, T + Duration::from_micros(u64::from(n)));
         }
         let kept: usize = gcra.cells.shards.iter().map(|s| s.lock().len()).sum();
         assert!(kept <= MAX_KEYS, "{kept}");

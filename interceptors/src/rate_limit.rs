@@ -50,9 +50,9 @@ impl RateLimits {
     fn charge(&self, call: &Call) -> Decision {
         let now = self.0.clock.now();
         match class_of(call) {
-            RateClass::Auth => self.0.auth.take(&flood::bucket(call.client), now),
-            RateClass::Public => self.0.public.take(&flood::bucket(call.client), now),
-            RateClass::User => self.0.user.take(&call.actor(), now),
+            RateClass::Auth => self.0.auth.take(flood::bucket(call.client), now),
+            RateClass::Public => self.0.public.take(flood::bucket(call.client), now),
+            RateClass::User => self.0.user.take(call.limit_key(), now),
             RateClass::Internal => self.0.internal.take(call.peer.certificate.id.as_str(), now),
         }
     }

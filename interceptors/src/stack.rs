@@ -6,7 +6,7 @@ use crate::{
     authorise::Authorise,
     check::{CheckLayer, Checked},
     deadline::{Deadline, DeadlineLayer},
-    drain::{Drain, DrainLayer},
+    drain::{Drain, StreamEnds},
     flood::FloodGuard,
     metrics::CallMetrics,
     observe::{ObserveLayer, Observed},
@@ -16,7 +16,7 @@ use crate::{
     shed::Shed,
     trace::Trace,
 };
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 use tars_credentials::View;
 use tars_runtime::{audit::Record, clock::Clock, config::Config, trace::Tracer};
 use tokio::sync::mpsc;
@@ -48,7 +48,7 @@ pub struct Stack {
     flood: FloodGuard,
     authenticate: Authenticate,
     limits: RateLimits,
-    drain: DrainLayer,
+    drain: Arc<StreamEnds>,
 }
 
 type Checks<S> = Checked<
@@ -75,6 +75,7 @@ impl Stack {
             stop,
         } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
+        let drain_view = view.clone();
         Self {
             trace: Trace { tracer },
             metrics: call_metrics,
@@ -83,8 +84,12 @@ impl Stack {
             peers: PeerPolicy::new(),
             flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
-            limits: RateLimits::new(&config.limits, clock),
-            drain: DrainLayer(stop),
+            limits: RateLimits::new(&config.limits, clock.clone()),
+            drain: Arc::new(StreamEnds {
+                stop,
+                view: drain_view,
+                clock,
+            }),
         }
     }
 }
@@ -98,7 +103,8 @@ impl<S> Layer<S> for Stack {
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);
         let checks = CheckLayer(self.flood.clone()).layer(checks);
         let checks = CheckLayer(self.peers.clone()).layer(checks);
-        let core = PanicLayer.layer(DeadlineLayer.layer(self.drain.layer(checks)));
+        let core =
+            PanicLayer.layer(DeadlineLayer.layer(Drain::new(checks, Arc::clone(&self.drain))));
         let observed = ObserveLayer(self.shed.clone()).layer(core);
         let observed = ObserveLayer(self.audit.clone()).layer(observed);
         let observed = ObserveLayer(self.metrics.clone()).layer(observed);

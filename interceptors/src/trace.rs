@@ -93,7 +93,7 @@ impl Watch for TraceWatch {
         let name = fault::code_name(code);
         self.span.set("rpc.response.status_code", name);
         if let Some(caller) = self.call.caller() {
-            self.span.set("tars.caller", caller.label());
+            self.span.set("tars.caller", caller.label.clone());
         }
         if is_server_fault(code) {
             self.span.set("error.type", name);

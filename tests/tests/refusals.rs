@@ -552,6 +552,14 @@ async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
     println!("revoked everywhere after {:?}", revoked.elapsed());
 
     assert!(developer.get("/api/v1/studies").await.is_ok());
+    // A stream that is open ends with the credential that opened it.
+    let body = json!({ "search_space": [{ "name": "x", "float": { "low": 0.0, "high": 1.0 } }] });
+    let study = developer.post("/api/v1/studies", body).await.unwrap()["study"]["study_id"].clone();
+    let watching = developer.clone();
+    let stream = tokio::spawn(async move {
+        let path = format!("/api/v1/studies/{}/events", study.as_str().unwrap());
+        watching.follow(&path, |_| true).await
+    });
     admin
         .post("/admin/users/dev/disable", json!({}))
         .await
@@ -567,6 +575,11 @@ async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
         })
         .await;
     }
+    let ended = tokio::time::timeout(Duration::from_secs(30), stream)
+        .await
+        .unwrap()
+        .unwrap();
+    assert!(ended.unwrap_err().to_string().contains("no longer holds"));
     let again = mesh.rest().login("dev", PASSWORD).await;
     assert_eq!(refusal(again.map(drop)).0, 401);
     let last = refusal(admin.post("/admin/users/admin/disable", json!({})).await);

@@ -89,7 +89,7 @@ impl Auth {
             version: 1,
         };
         let record = Record::new(&self.clock, "auth", "api_key.created")
-            .caller(caller.label())
+            .caller(caller.label.clone())
             .resource(&key.id)
             .detail("service_name", service_name)
             .detail("scopes", row.scopes.join(","));
@@ -130,7 +130,7 @@ impl Auth {
         let now_us = self.clock.now_us();
         let ends = now_us + i64::try_from(overlap.as_micros()).unwrap_or(0);
         let record = Record::new(&self.clock, "auth", "api_key.rotated")
-            .caller(caller.label())
+            .caller(caller.label.clone())
             .resource(id);
         let row = self
             .change_key(id, record, |row| {
@@ -171,7 +171,7 @@ impl Auth {
     ) -> Result<(), AuthError> {
         let now_us = self.clock.now_us();
         let record = Record::new(&self.clock, "auth", "api_key.revoked")
-            .caller(caller.label())
+            .caller(caller.label.clone())
             .resource(id)
             .detail("reason", reason);
         self.change_key(id, record, |row| {
@@ -235,6 +235,9 @@ mod tests {
             roles: owner.roles,
             permissions: Permissions::of(["studies.read", "agents.read", "apikeys.write"]),
             credential: Credential::Session { id: "s".into() },
+            label: "user:dev".into(),
+            version: 1,
+            expires_s: u64::MAX,
         };
         (auth, clock, view, caller)
     }

@@ -185,7 +185,7 @@ impl Auth {
             return Ok(());
         };
         let id = Uuid::try_parse(id).map_err(|_| AuthError::InvalidCredentials)?;
-        let record = Record::new(&self.clock, "auth", "auth.logout").caller(caller.label());
+        let record = Record::new(&self.clock, "auth", "auth.logout").caller(caller.label.clone());
         let mut tx = self.store.begin("sessions.close").await?;
         store::revoke_session(&mut tx, id).await?;
         audit::insert(&mut tx, &record).await?;

@@ -132,7 +132,7 @@ impl Auth {
         }
         let hashed = self.passwords.hash(new).await?;
         let record =
-            Record::new(&self.clock, "auth", "user.password_changed").caller(caller.label());
+            Record::new(&self.clock, "auth", "user.password_changed").caller(caller.label.clone());
         self.change_user(&caller.username, record, |u| u.password = hashed)
             .await?;
         Ok(())

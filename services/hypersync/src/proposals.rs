@@ -89,7 +89,7 @@ impl HyperSync {
             new_params: new,
             new_score: score,
             state: State::PendingApproval,
-            proposed_by: caller.label(),
+            proposed_by: caller.label.clone(),
             proposer_owner: caller.owner_id.clone(),
             decided_by: String::new(),
             applied_by: String::new(),
@@ -136,7 +136,7 @@ impl HyperSync {
         }
         expect(&proposal, State::PendingApproval)?;
         let now = self.clock.now_us();
-        proposal.decided_by = caller.label();
+        proposal.decided_by = caller.label.clone();
         proposal.decided_us = Some(now);
         if !reason.is_empty() {
             reason.clone_into(&mut proposal.reason);
@@ -171,7 +171,7 @@ impl HyperSync {
         let mut proposal = store::get_in(&mut tx, id).await?;
         expect(&proposal, State::Approved)?;
         proposal.state = State::Applying;
-        proposal.applied_by = caller.label();
+        proposal.applied_by = caller.label.clone();
         proposal.traceparent = trace::current().map(|c| c.to_header()).unwrap_or_default();
         proposal.revision += 1;
         store::update(&mut tx, &proposal).await?;
