@@ -249,6 +249,12 @@ impl http_body::Body for DeadlineBody {
         );
         Poll::Ready(Some(Ok(Frame::trailers(trailers))))
     }
+
+    fn is_end_stream(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_none_or(http_body::Body::is_end_stream)
+    }
 }
 
 #[cfg(test)]

@@ -160,6 +160,14 @@ impl http_body::Body for DrainBody {
         let end = this.end(Code::Unavailable, "the server is stopping");
         Poll::Ready(Some(Ok(end)))
     }
+
+    /// A refusal has no body, and must be sent as one frame of headers: some clients take anything
+    /// else for a stream without its trailers.
+    fn is_end_stream(&self) -> bool {
+        self.inner
+            .as_ref()
+            .is_none_or(http_body::Body::is_end_stream)
+    }
 }
 
 #[cfg(test)]
@@ -192,5 +200,19 @@ mod tests {
             Code::Unavailable
         );
         assert!(body.frame().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn an_empty_body_stays_empty() {
+        let layer = Arc::new(StreamEnds {
+            stop: CancellationToken::new(),
+            view: View::default(),
+            clock: Clock::system(),
+        });
+        assert!(http_body::Body::is_end_stream(&DrainBody::new(
+            Body::empty(),
+            None,
+            layer
+        )));
     }
 }
