@@ -201,9 +201,21 @@ async fn with_infrastructure(
             .set_service_status("", ServingStatus::NotServing)
             .await;
     });
+    let served: std::collections::BTreeSet<&str> = contract()
+        .into_iter()
+        .flat_map(|t| t.iter())
+        .filter(|m| m.workload() == Some(service.as_str()))
+        .map(|m| m.service.as_str())
+        .collect();
+    // All descriptors are known, so that types resolve; only what is served here is listed.
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
-            .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+        served.iter().fold(
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+                .with_service_name("grpc.health.v1.Health"),
+            |builder, name| builder.with_service_name(*name),
+        )
     };
     let failed = |e: tonic_reflection::server::Error| StartError::Reflection(e.to_string());
     let routes = routes

@@ -260,3 +260,114 @@ fn the_demo_does_the_main_job() {
     );
     assert_eq!(report["trace_id"].as_str().unwrap().len(), 32);
 }
+
+fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+/// One process a service, each with an identity from files, as in production.
+#[tokio::test(flavor = "multi_thread")]
+async fn services_work_each_in_its_own_process() {
+    let data = tempfile::tempdir().unwrap();
+    let tars = |args: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tars"));
+        command.args(args).arg("--data-dir").arg(data.path());
+        command.env("TARS__LIMITS__AUTH_PER_MINUTE", "1000");
+        command
+    };
+    let names = ["auth", "orchestration", "automl", "hypersync", "gateway"];
+    let ports: Vec<u16> = names.iter().map(|_| free_port()).collect();
+    let mut running = Vec::new();
+    for (name, port) in names.iter().zip(&ports) {
+        let identity = data.path().join("identities").join(name);
+        let out = identity.display().to_string();
+        let mut issue = tars(&["certs", "issue", name, "--out", &out]);
+        assert!(issue.stdout(Stdio::null()).status().unwrap().success());
+        let mut serve = tars(&[
+            "serve",
+            name,
+            &format!("--{name}-addr"),
+            &format!("127.0.0.1:{port}"),
+        ]);
+        serve
+            .args([
+                "--admin-addr",
+                "127.0.0.1:0",
+                "--observe-addr",
+                "127.0.0.1:0",
+                "--identity",
+            ])
+            .arg(&identity);
+        for (other, port) in names.iter().zip(&ports).take(4) {
+            let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
+            serve.env(variable, format!("127.0.0.1:{port}"));
+        }
+        running.push(Started(serve.stderr(Stdio::null()).spawn().unwrap()));
+    }
+    let gateway = Rest::new(&format!("http://127.0.0.1:{}", ports[4]));
+    let password = data.path().join("admin-password");
+    let started = Instant::now();
+    let rest = loop {
+        if let Ok(password) = std::fs::read_to_string(&password)
+            && let Ok(rest) = gateway.login("admin", &password).await
+            && rest.get("/api/v1/sync/pending").await.is_ok()
+        {
+            break rest;
+        }
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "the services did not come up"
+        );
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    };
+    let body = json!({ "n_trials": 1, "steps": "500", "sampler_type": "random" });
+    let study = rest.post("/api/v1/optimize", body).await.unwrap()["optimization_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let mut ended = Value::Null;
+    rest.follow(&format!("/api/v1/studies/{study}/events"), |item| {
+        ended = item["ended"].clone();
+        ended.is_null()
+    })
+    .await
+    .unwrap();
+    assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{ended}");
+    rest.post("/api/v1/sync/propose", json!({ "study_id": study }))
+        .await
+        .unwrap();
+
+    // Auth goes and comes back: reads go on, and so do changes afterwards.
+    running.remove(0);
+    assert!(
+        rest.get("/api/v1/studies").await.is_ok(),
+        "reading needs no Auth"
+    );
+    let mut serve = tars(&[
+        "serve",
+        "auth",
+        "--auth-addr",
+        &format!("127.0.0.1:{}", ports[0]),
+    ]);
+    serve.args([
+        "--admin-addr",
+        "127.0.0.1:0",
+        "--observe-addr",
+        "127.0.0.1:0",
+        "--identity",
+    ]);
+    serve.arg(data.path().join("identities/auth"));
+    running.push(Started(serve.stderr(Stdio::null()).spawn().unwrap()));
+    let started = Instant::now();
+    while rest.get("/auth/me").await.is_err() {
+        assert!(
+            started.elapsed() < Duration::from_secs(60),
+            "Auth did not come back"
+        );
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+}
