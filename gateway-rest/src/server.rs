@@ -219,6 +219,7 @@ impl Inner {
         let parent = headers
             .get("traceparent")
             .and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let parent = parent.map(|p| self.tracer.adopt(p));
         let name = format!("{} {}", target.route.method, target.route.template);
         let mut span = self.tracer.start(name, Kind::Server, parent);
         if span.is_recording() {

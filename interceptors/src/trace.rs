@@ -44,6 +44,8 @@ impl Observe for Trace {
             .headers()
             .get("traceparent")
             .and_then(|v| TraceContext::parse(v.to_str().ok()?));
+        let known = peer.class.is_some_and(PeerClass::is_workload);
+        let parent = parent.map(|p| if known { p } else { self.tracer.adopt(p) });
         let mut span = self.tracer.start(&method.path[1..], Kind::Server, parent);
         describe(&mut span, &method.path[1..], &peer);
         let client = client_addr(request.headers(), &peer);

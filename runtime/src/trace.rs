@@ -143,6 +143,14 @@ impl Tracer {
         self.0.sdk.is_some() && (self.0.ratio >= 1.0 || rand::random::<f64>() < self.0.ratio)
     }
 
+    /// A stranger's position in a trace: its id is kept, whether it is sampled is decided here.
+    pub fn adopt(&self, stranger: TraceContext) -> TraceContext {
+        TraceContext {
+            sampled: self.samples(),
+            ..stranger
+        }
+    }
+
     /// Starts a span under `parent`, or the root of a new trace.
     pub fn start(
         &self,
@@ -323,6 +331,17 @@ mod tests {
         ] {
             assert_eq!(TraceContext::parse(bad), None, "{bad}");
         }
+    }
+
+    #[test]
+    fn a_stranger_does_not_decide_what_is_recorded() {
+        let stranger = TraceContext {
+            trace_id: 7,
+            span_id: 8,
+            sampled: true,
+        };
+        let adopted = Tracer::disabled().adopt(stranger);
+        assert_eq!((adopted.trace_id, adopted.sampled), (7, false));
     }
 
     #[test]

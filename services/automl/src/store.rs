@@ -2,7 +2,7 @@
 
 use crate::AutomlError;
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::SqliteConnection;
+use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tars_runtime::{
     audit,
     db::{Db, Step, Write, is_taken},
@@ -106,12 +106,6 @@ pub(crate) struct TrialRow {
     pub(crate) ended_us: Option<i64>,
 }
 
-/// Columns are read in two halves: tuples have at most sixteen.
-type StudyTuple = (
-    (Uuid, String, String, String, String, bool, String, String),
-    (i64, String, i64, i64, String, String, String, i64),
-    Option<i64>,
-);
 type TrialTuple = (
     Uuid,
     i64,
@@ -137,51 +131,29 @@ fn small(n: i64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX)
 }
 
-fn study(row: &sqlx::sqlite::SqliteRow) -> Result<StudyRow, sqlx::Error> {
-    use sqlx::Row;
-    let (first, second, completed_us): StudyTuple = (
-        (
-            row.try_get("id")?,
-            row.try_get("agent_id")?,
-            row.try_get("agent_type")?,
-            row.try_get("environment")?,
-            row.try_get("state")?,
-            row.try_get("server_run")?,
-            row.try_get("sampler")?,
-            row.try_get("pruner")?,
-        ),
-        (
-            row.try_get("n_trials")?,
-            row.try_get("space")?,
-            row.try_get("seed")?,
-            row.try_get("steps")?,
-            row.try_get("owner")?,
-            row.try_get("error")?,
-            row.try_get("traceparent")?,
-            row.try_get("started_us")?,
-        ),
-        row.try_get("completed_us")?,
-    );
-    let (id, agent_id, agent_type, environment, state, server_run, sampler, pruner) = first;
-    let (n_trials, space, seed, steps, owner, error, traceparent, started_us) = second;
+fn study(row: &SqliteRow) -> Result<StudyRow, sqlx::Error> {
+    let state: String = row.try_get("state")?;
+    let space: String = row.try_get("space")?;
+    let seed: i64 = row.try_get("seed")?;
+    let steps: i64 = row.try_get("steps")?;
     Ok(StudyRow {
-        id,
-        agent_id,
-        agent_type,
-        environment,
+        id: row.try_get("id")?,
+        agent_id: row.try_get("agent_id")?,
+        agent_type: row.try_get("agent_type")?,
+        environment: row.try_get("environment")?,
         state: StudyState::parse(&state),
-        server_run,
-        sampler,
-        pruner,
-        n_trials: small(n_trials),
+        server_run: row.try_get("server_run")?,
+        sampler: row.try_get("sampler")?,
+        pruner: row.try_get("pruner")?,
+        n_trials: small(row.try_get("n_trials")?),
         space: from_json(&space)?,
         seed: seed as u64,
         steps: u64::try_from(steps).unwrap_or_default(),
-        owner,
-        error,
-        traceparent,
-        started_us,
-        completed_us,
+        owner: row.try_get("owner")?,
+        error: row.try_get("error")?,
+        traceparent: row.try_get("traceparent")?,
+        started_us: row.try_get("started_us")?,
+        completed_us: row.try_get("completed_us")?,
     })
 }
 
@@ -272,7 +244,7 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<TrialRow>, AutomlError> {
         let db = self.db.read("trials.list");
-        let text = const_format(" WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3");
+        let text = trials_where(" WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3");
         let rows: Vec<TrialTuple> = sqlx::query_as(text)
             .bind(study)
             .bind(i64::from(from))
@@ -287,8 +259,8 @@ impl Store {
     }
 }
 
-/// The columns of a trial and a condition, as one text for the life of the process.
-fn const_format(condition: &'static str) -> sqlx::AssertSqlSafe<String> {
+/// The columns of a trial, and a condition of ours.
+fn trials_where(condition: &'static str) -> sqlx::AssertSqlSafe<String> {
     sqlx::AssertSqlSafe(format!("{TRIAL_COLUMNS}{condition}"))
 }
 
@@ -361,7 +333,7 @@ pub(crate) async fn trial_in(
     study: Uuid,
     number: u32,
 ) -> Result<TrialRow, AutomlError> {
-    let text = const_format(" WHERE study_id = $1 AND number = $2");
+    let text = trials_where(" WHERE study_id = $1 AND number = $2");
     let row: Option<TrialTuple> = sqlx::query_as(text)
         .bind(study)
         .bind(i64::from(number))

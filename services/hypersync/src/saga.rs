@@ -57,12 +57,20 @@ impl HyperSync {
     async fn run(&self, mut proposal: Proposal) -> Result<(), HyperSyncError> {
         let mut backoff = Duration::from_millis(500);
         while !proposal.state.is_final() {
+            let committed = proposal.clone();
             match self.step(&mut proposal).await {
                 Ok(()) => backoff = Duration::from_millis(500),
                 Err(HyperSyncError::Call(status)) if is_passing(&status) => {
                     tracing::info!(proposal = %proposal.id, error = status.message(), "applying waits");
                     tokio::time::sleep(backoff).await;
                     backoff = (backoff * 2).min(MAX_BACKOFF);
+                }
+                Err(HyperSyncError::Store(e)) => {
+                    tracing::warn!(proposal = %proposal.id, error = %e, "applying waits for the database");
+                    tokio::time::sleep(backoff).await;
+                    backoff = (backoff * 2).min(MAX_BACKOFF);
+                    // Whether the step was committed is not known: look, or try it again.
+                    proposal = self.get(committed.id).await.unwrap_or(committed);
                 }
                 Err(HyperSyncError::Call(status)) => {
                     self.give_up(&mut proposal, status.message()).await?;
