@@ -98,12 +98,19 @@ fn write_field(
                 "        for (i, v) in self.{ident}.iter().enumerate() {{\n            let field = at.field({name:?});\n            let here = field.index(i);\n            {item}\n        }}"
             )?;
         }
-    } else if matches!(field.kind(), Kind::Message(_)) {
+    } else if let Kind::Message(message) = field.kind() {
         writeln!(
             body,
-            "        check::message({path}, self.{ident}.as_ref(), {}, {}, out);",
-            l.required, l.max_items
+            "        check::message({path}, self.{ident}.as_ref(), {}, out);",
+            l.required
         )?;
+        if l.max_items > 0 && message.full_name() == "google.protobuf.Struct" {
+            writeln!(
+                body,
+                "        if let Some(v) = &self.{ident} {{ check::count({path}, v.fields.len(), false, {}, out); }}",
+                l.max_items
+            )?;
+        }
     } else if field.supports_presence() {
         let value = check(&path, "v", field, l)?;
         writeln!(

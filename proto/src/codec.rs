@@ -175,6 +175,30 @@ mod tests {
     }
 
     #[test]
+    fn structs_have_at_most_what_their_field_allows() {
+        let one = |n: usize| {
+            (
+                format!("p{n}"),
+                prost_types::Value {
+                    kind: Some(prost_types::value::Kind::BoolValue(true)),
+                },
+            )
+        };
+        let request = |n: usize| orchestration::ReloadAgentRequest {
+            agent_id: "policy".into(),
+            hyperparameters: Some(prost_types::Struct {
+                fields: (0..n).map(one).collect(),
+            }),
+            ..Default::default()
+        };
+        assert_eq!(fields(&refusal(&request(65))), ["hyperparameters"]);
+        assert!(
+            decode::<orchestration::ReloadAgentRequest>(request(64).encode_to_vec().as_slice())
+                .is_ok()
+        );
+    }
+
+    #[test]
     fn good_messages_pass() {
         let request = auth::LoginRequest {
             username: "ada".into(),

@@ -237,7 +237,6 @@ pub(crate) mod check {
         at: &Path<'_>,
         value: Option<&M>,
         required: bool,
-        _max_items: usize,
         out: &mut Violations,
     ) {
         match value {
