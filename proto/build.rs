@@ -8,6 +8,7 @@ mod validation;
 const FILES: &[&str] = &[
     "tars/auth/v1/auth.proto",
     "tars/auth/v1/admin.proto",
+    "tars/auth/v1/certificate.proto",
     "tars/auth/v1/credential.proto",
     "tars/orchestration/v1/orchestration.proto",
     "tars/orchestration/v1/training.proto",

@@ -4,13 +4,15 @@
 //! announced as ready before all of it serves.
 
 mod audit;
+mod identity;
+pub(crate) mod policy;
 mod process;
 mod ready;
 mod services;
 mod watch;
 
-pub(crate) use process::open_authority;
-pub use process::{Process, StartError};
+pub use process::{Origin, Process, StartError};
+pub(crate) use process::{ca_dir, open_authority};
 pub use ready::Ready;
 
 use crate::app::services::{Endpoints, Service};
@@ -19,7 +21,7 @@ use std::{
     time::Duration,
 };
 use tars_auth::FirstAdmin;
-use tars_certs::{SpiffeId, ca::IdentityFiles, secret};
+use tars_certs::{IdentityFiles, SpiffeId, secret};
 use tars_runtime::{config::Config, ports};
 use tokio::net::TcpListener;
 
@@ -50,8 +52,9 @@ impl Mesh {
             gateway,
             admin,
             observe,
+            bootstrap,
         } = listeners;
-        let first = services::auth(&process, auth).await?;
+        let first = services::auth(&process, auth, bootstrap).await?;
         save_first_admin(&process, first)?;
         services::orchestration(&process, orchestration, &endpoints).await?;
         services::automl(&process, automl, &endpoints).await?;
@@ -73,26 +76,33 @@ impl Mesh {
     }
 }
 
-/// One service alone, with an identity from files.
+/// One service alone.
 pub async fn serve_one(
     config: Config,
     service: Service,
-    identity: &IdentityFiles,
+    origin: &Origin,
 ) -> Result<Process, StartError> {
     let endpoints = Endpoints::from_config(&config);
-    let process = Process::with_identity(config, service, identity)?;
+    let process = Process::alone(config, service, origin).await?;
     let listen = process.config().listen.clone();
     let mut binder = Binder::default();
     let main = binder.bind(service.listen(&listen), service.as_str()).await;
     let admin = binder.bind(listen.admin, "admin").await;
     let observe = binder.bind(listen.observe, "observe").await;
+    let bootstrap = match listen.bootstrap.filter(|_| service == Service::Auth) {
+        Some(addr) => binder.bind(addr, "bootstrap").await,
+        None => None,
+    };
     binder.finish()?;
     let (Some(main), Some(admin), Some(observe)) = (main, admin, observe) else {
         return Err(StartError::Bind(Vec::new()));
     };
     match service {
         Service::Auth => {
-            let first = services::auth(&process, main).await?;
+            if process.authority.is_some() {
+                operator_identity(&process)?;
+            }
+            let first = services::auth(&process, main, bootstrap).await?;
             save_first_admin(&process, first)?;
         }
         Service::Orchestration => services::orchestration(&process, main, &endpoints).await?,
@@ -169,6 +179,7 @@ struct Listeners {
     gateway: TcpListener,
     admin: TcpListener,
     observe: TcpListener,
+    bootstrap: Option<TcpListener>,
 }
 
 impl Listeners {
@@ -182,6 +193,10 @@ impl Listeners {
         let gateway = binder.bind(listen.gateway, "gateway").await;
         let admin = binder.bind(listen.admin, "admin").await;
         let observe = binder.bind(listen.observe, "observe").await;
+        let bootstrap = match listen.bootstrap {
+            Some(addr) => binder.bind(addr, "bootstrap").await,
+            None => None,
+        };
         binder.finish()?;
         let all = (
             auth,
@@ -212,6 +227,7 @@ impl Listeners {
             gateway,
             admin,
             observe,
+            bootstrap,
         })
     }
 
@@ -232,6 +248,11 @@ impl Listeners {
             gateway: at(&self.gateway, "http")?,
             admin: at(&self.admin, "http")?,
             observe: at(&self.observe, "http")?,
+            bootstrap: self
+                .bootstrap
+                .as_ref()
+                .map(|l| at(l, "https"))
+                .transpose()?,
             ca: files.ca,
             client_cert: files.cert,
             client_key: files.key,
@@ -245,13 +266,9 @@ impl Listeners {
 fn operator_identity(process: &Process) -> Result<IdentityFiles, StartError> {
     let config = process.config();
     let files = IdentityFiles::in_dir(&config.data.dir.join("operator"));
-    let request = tars_certs::ca::Request {
-        id: SpiffeId::new(&config.trust.domain, "/user/operator")
-            .map_err(StartError::TrustDomain)?,
-        dns: Vec::new(),
-        ips: Vec::new(),
-        life: Duration::from_secs(config.certificates.operator_life_days * 86_400),
-    };
-    process.issue_files(&request, &files)?;
+    let id =
+        SpiffeId::new(&config.trust.domain, "/user/operator").map_err(StartError::TrustDomain)?;
+    let life = Duration::from_secs(config.certificates.operator_life_days * 86_400);
+    process.keep_files(tars_certs::ca::Request::new(id, life), &files)?;
     Ok(files)
 }

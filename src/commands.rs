@@ -6,6 +6,7 @@ mod config;
 mod demo;
 mod login;
 mod output;
+mod policy;
 mod probe;
 mod serve;
 mod session;
@@ -65,7 +66,7 @@ enum Command {
     Serve(serve::Serve),
     /// Start a fresh mesh and run the main job: train, search, propose, approve, apply, verify.
     Demo(demo::Demo),
-    /// Make and look at certificates.
+    /// Make, look at, renew and revoke certificates; rotate the roots.
     Certs(certs::Certs),
     /// Log in to a running mesh and keep the session.
     Login(login::Login),
@@ -75,6 +76,8 @@ enum Command {
     Users(users::Users),
     /// Read the audit list.
     Audit(audit::Audit),
+    /// Check a peer policy, and explain what it decides.
+    Policy(policy::PolicyCommand),
     /// Print the effective configuration.
     Config(config::ConfigCommand),
     /// Check a service's health over mTLS, with an identity of one's own.
@@ -149,6 +152,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Token(token) => token.run(&global),
         Command::Users(users) => users.run(&global),
         Command::Audit(audit) => audit.run(&global),
+        Command::Policy(policy) => policy.run(&global),
         Command::Config(config) => config.run(&global),
         Command::Probe(probe) => probe.run(&global),
     }

@@ -1,27 +1,37 @@
-//! The built-in certificate authority: a root that may be taken offline, and a short-lived
-//! intermediate that signs leaves.
+//! The built-in certificate authority: roots that may be taken offline, each with short-lived
+//! intermediates that sign leaves.
 //!
-//! Files in the CA directory: `root.crt`, `root.key`, `intermediate.crt`, `intermediate.key`.
-//! Without `root.key` leaves are still issued until the intermediate ends.
+//! Files in its directory: `ca.json` (which root is in what state, and every step that led there),
+//! `bundle.crt` (all roots that are trusted now), `join.key` (proves join tokens), and a folder a
+//! root: `root-N/root.crt`, `root.key`, `intermediate-*.crt`, `intermediate-*.key`. Without
+//! `root.key` leaves are still issued until the newest intermediate ends.
 
-use crate::{SpiffeId, peer::PeerCertificate, secret};
+pub mod csr;
+mod generation;
+mod profile;
+pub mod rotation;
+
+use crate::{CertName, KeyId, SpiffeId, identity::Parts, secret};
+use generation::Generation;
 use parking_lot::RwLock;
+use profile::serial;
 use rcgen::{
-    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa,
-    Issuer, KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    CertificateRevocationListParams, KeyIdMethod, KeyPair, PublicKeyData, RevokedCertParams,
+    SerialNumber,
 };
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, pem::PemObject};
+use rotation::{Ledger, RootState, Step};
+use rustls::pki_types::{
+    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+};
 use std::{
     fs, io,
     net::IpAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
-use time::OffsetDateTime;
-use x509_parser::prelude::{FromDer, X509Certificate};
+use tokio::sync::watch;
+use zeroize::Zeroizing;
 
-/// Clocks of peers may be behind by this much.
-const BACKDATE: Duration = Duration::from_secs(60);
 const DAY: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, thiserror::Error)]
@@ -29,10 +39,7 @@ pub enum CaError {
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{path}: {problem}")]
-    Unusable {
-        path: PathBuf,
-        problem: &'static str,
-    },
+    Unusable { path: PathBuf, problem: String },
     #[error("cannot make a certificate: {0}")]
     Make(#[from] rcgen::Error),
     #[error("there is already a certificate authority in {0}")]
@@ -41,6 +48,12 @@ pub enum CaError {
         "the intermediate ends before a certificate could be issued, and root.key is not here to sign a new one"
     )]
     Expired,
+    #[error("the certificate was issued for a key that is elsewhere")]
+    NoKey,
+    #[error(transparent)]
+    Order(#[from] rotation::OrderError),
+    #[error(transparent)]
+    Csr(#[from] csr::CsrError),
 }
 
 /// How long things live.
@@ -48,6 +61,15 @@ pub enum CaError {
 pub struct Lives {
     pub root: Duration,
     pub intermediate: Duration,
+}
+
+impl Default for Lives {
+    fn default() -> Self {
+        Self {
+            root: DAY * 3650,
+            intermediate: DAY * 30,
+        }
+    }
 }
 
 /// A leaf to issue.
@@ -59,23 +81,72 @@ pub struct Request {
     pub life: Duration,
 }
 
-/// A leaf with its chain and private key.
+impl Request {
+    pub fn new(id: SpiffeId, life: Duration) -> Self {
+        Self {
+            id,
+            dns: Vec::new(),
+            ips: Vec::new(),
+            life,
+        }
+    }
+
+    /// Names by which ordinary clients on this machine verify a server.
+    #[must_use]
+    pub fn with_local_names(mut self) -> Self {
+        self.dns.push("localhost".to_owned());
+        self.ips.extend([
+            [127, 0, 0, 1].into(),
+            IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
+        ]);
+        self
+    }
+}
+
+/// A leaf with its chain, and its private key when it was made here.
 #[derive(Debug)]
 pub struct Issued {
     /// The leaf, then the intermediate.
     pub chain: Vec<CertificateDer<'static>>,
-    pub key: PrivateKeyDer<'static>,
     pub chain_pem: String,
-    pub key_pem: zeroize::Zeroizing<String>,
+    pub key_pem: Option<Zeroizing<String>>,
+    pub name: CertName,
+    pub not_after: Duration,
+    key: Option<PrivateKeyDer<'static>>,
+}
+
+impl Issued {
+    /// For a leaf whose key was made here.
+    pub fn into_parts(self, roots: Vec<CertificateDer<'static>>) -> Parts {
+        Parts {
+            chain: self.chain,
+            key: self
+                .key
+                .unwrap_or_else(|| PrivatePkcs8KeyDer::from(Vec::new()).into()),
+            roots,
+            crls: Vec::new(),
+        }
+    }
+}
+
+/// A root as others see it.
+#[derive(Debug, Clone)]
+pub struct RootInfo {
+    pub generation: u32,
+    pub state: RootState,
+    pub key: KeyId,
+    pub subject: String,
+    pub der: CertificateDer<'static>,
+    pub not_before: Duration,
+    pub not_after: Duration,
+    /// Whether its private key is here.
+    pub online: bool,
 }
 
 #[derive(Debug)]
-struct Intermediate {
-    der: CertificateDer<'static>,
-    pem: String,
-    key_pem: zeroize::Zeroizing<String>,
-    not_before: Duration,
-    not_after: Duration,
+struct Inner {
+    ledger: Ledger,
+    roots: Vec<Generation>,
 }
 
 #[derive(Debug)]
@@ -83,9 +154,9 @@ pub struct Authority {
     dir: PathBuf,
     lives: Lives,
     trust_domain: String,
-    root: CertificateDer<'static>,
-    root_pem: String,
-    intermediate: RwLock<Intermediate>,
+    join_key: Zeroizing<Vec<u8>>,
+    inner: RwLock<Inner>,
+    changed: watch::Sender<u64>,
 }
 
 impl Authority {
@@ -96,22 +167,19 @@ impl Authority {
         lives: Lives,
         now: Duration,
     ) -> Result<Self, CaError> {
-        let root_path = dir.join("root.crt");
-        if root_path.exists() {
+        if Self::exists(dir) {
             return Err(CaError::Exists(dir.to_owned()));
         }
         secret::create_dir(dir).map_err(|e| file(dir, e))?;
-        let key = KeyPair::generate()?;
-        let params = ca_params(&format!("{trust_domain} root"), 1, now, now + lives.root);
-        let cert = params.self_signed(&key)?;
-        save_secret(&dir.join("root.key"), &key.serialize_pem())?;
-        save_public(&root_path, &cert.pem())?;
-        let root = Root {
-            cert: cert.der().clone(),
-            key,
-        };
-        new_intermediate(dir, trust_domain, &root, lives, now)?;
+        let join_key = Zeroizing::new(crate::name::hex(&rand::random::<[u8; 32]>()));
+        save_secret(&dir.join("join.key"), &join_key)?;
+        Generation::create(dir, 1, trust_domain, lives, now)?;
+        Ledger::first(now).save(dir)?;
         Self::open(dir, trust_domain, lives, now)
+    }
+
+    pub fn exists(dir: &Path) -> bool {
+        Ledger::path(dir).exists()
     }
 
     /// Opens what `init` made; renews the intermediate when it is due and the root key is here.
@@ -121,18 +189,27 @@ impl Authority {
         lives: Lives,
         now: Duration,
     ) -> Result<Self, CaError> {
-        let root_path = dir.join("root.crt");
-        let root_pem = read(&root_path)?;
-        let root = certificate(&root_path, &root_pem, now)?;
+        let ledger = Ledger::load(dir)?;
+        let roots = ledger
+            .roots
+            .iter()
+            .map(|r| Generation::load(dir, r.generation, r.state, now))
+            .collect::<Result<Vec<_>, _>>()?;
+        let path = dir.join("join.key");
+        let join_key = Zeroizing::new(read_secret(&path)?);
+        let join_key = crate::name::unhex(join_key.trim())
+            .filter(|k| k.len() == 32)
+            .ok_or_else(|| unusable(&path, "does not hold a 256-bit key"))?;
         let authority = Self {
             dir: dir.to_owned(),
             lives,
             trust_domain: trust_domain.to_owned(),
-            root,
-            root_pem,
-            intermediate: RwLock::new(load_intermediate(dir)?),
+            join_key: Zeroizing::new(join_key),
+            changed: watch::Sender::new(ledger.version),
+            inner: RwLock::new(Inner { ledger, roots }),
         };
         authority.renew_intermediate_if_due(now)?;
+        authority.save_bundle()?;
         Ok(authority)
     }
 
@@ -142,7 +219,7 @@ impl Authority {
         lives: Lives,
         now: Duration,
     ) -> Result<Self, CaError> {
-        if dir.join("root.crt").exists() {
+        if Self::exists(dir) {
             Self::open(dir, trust_domain, lives, now)
         } else {
             Self::init(dir, trust_domain, lives, now)
@@ -153,190 +230,232 @@ impl Authority {
         &self.trust_domain
     }
 
+    pub(crate) fn join_key(&self) -> &[u8] {
+        &self.join_key
+    }
+
     /// What peers must trust.
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
-        vec![self.root.clone()]
+        let inner = self.inner.read();
+        inner.roots.iter().map(|g| g.cert.clone()).collect()
     }
 
-    pub fn root_pem(&self) -> &str {
-        &self.root_pem
+    pub fn bundle_pem(&self) -> String {
+        let inner = self.inner.read();
+        inner.roots.iter().map(|g| g.pem.as_str()).collect()
     }
 
-    pub fn root_path(&self) -> PathBuf {
-        self.dir.join("root.crt")
+    pub fn bundle_path(&self) -> PathBuf {
+        self.dir.join("bundle.crt")
+    }
+
+    /// Counts the steps of the roots.
+    pub fn version(&self) -> u64 {
+        self.inner.read().ledger.version
+    }
+
+    /// Told of each change of the roots.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    pub fn root_infos(&self) -> Vec<RootInfo> {
+        let inner = self.inner.read();
+        inner.roots.iter().map(Generation::info).collect()
+    }
+
+    /// Which root stands above a leaf that `issuer` signed.
+    pub fn root_above(&self, issuer: &KeyId) -> Option<RootInfo> {
+        let inner = self.inner.read();
+        let mut roots = inner.roots.iter();
+        roots.find(|g| g.signs_as(issuer)).map(Generation::info)
+    }
+
+    /// The key of the active root: what a join token pins.
+    pub fn active_root(&self) -> KeyId {
+        let inner = self.inner.read();
+        inner.active().key
     }
 
     /// Signs a leaf with a new key. Its life never exceeds the intermediate's.
     pub fn issue(&self, request: &Request, now: Duration) -> Result<Issued, CaError> {
-        self.renew_intermediate_if_due(now)?;
-        let signer = self.intermediate.read();
-        if signer.not_after <= now {
-            return Err(CaError::Expired);
-        }
         let key = KeyPair::generate()?;
-        let params = leaf_params(request, now, signer.not_after)?;
-        let issuer = Issuer::from_ca_cert_der(&signer.der, KeyPair::from_pem(&signer.key_pem)?)?;
-        let cert = params.signed_by(&key, &issuer)?;
+        let mut issued = self.sign(&key, request, now)?;
+        issued.key = Some(PrivatePkcs8KeyDer::from(key.serialize_der()).into());
+        issued.key_pem = Some(key.serialize_pem().into());
+        Ok(issued)
+    }
+
+    /// Signs a leaf for a key that is elsewhere.
+    pub fn sign(
+        &self,
+        public_key: &impl PublicKeyData,
+        request: &Request,
+        now: Duration,
+    ) -> Result<Issued, CaError> {
+        self.renew_intermediate_if_due(now)?;
+        let inner = self.inner.read();
+        let signer = inner.active().signer(now).ok_or(CaError::Expired)?;
+        let serial = serial();
+        let earliest = inner.ledger.earliest(&request.id);
+        let span = (earliest, now, signer.not_after);
+        let params = profile::leaf(request, serial.clone(), span)?;
+        let not_after = params.not_after.unix_timestamp();
+        let cert = params.signed_by(public_key, &signer.issuer()?)?;
         Ok(Issued {
-            chain: vec![cert.der().clone(), signer.der.clone()],
-            key: PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())),
             chain_pem: format!("{}{}", cert.pem(), signer.pem),
-            key_pem: key.serialize_pem().into(),
+            chain: vec![cert.der().clone(), signer.der.clone()],
+            key_pem: None,
+            name: CertName {
+                issuer: signer.key,
+                serial,
+            },
+            not_after: Duration::from_secs(u64::try_from(not_after).unwrap_or(0)),
+            key: None,
         })
+    }
+
+    /// One signed list a key that may have signed leaves which still live.
+    pub fn revocation_lists(
+        &self,
+        revoked: &[(CertName, Duration)],
+        now: Duration,
+        life: Duration,
+    ) -> Result<Vec<CertificateRevocationListDer<'static>>, CaError> {
+        let inner = self.inner.read();
+        let signers = inner.roots.iter().flat_map(|g| &g.intermediates);
+        let at = profile::date;
+        signers
+            .filter(|s| s.not_after > now)
+            .map(|signer| {
+                let entries = revoked.iter().filter(|(name, _)| name.issuer == signer.key);
+                let params = CertificateRevocationListParams {
+                    this_update: at(now.saturating_sub(profile::BACKDATE)),
+                    next_update: at(now + life),
+                    crl_number: SerialNumber::from(now.as_secs()),
+                    issuing_distribution_point: None,
+                    revoked_certs: entries
+                        .map(|(name, since)| RevokedCertParams {
+                            serial_number: SerialNumber::from_slice(&name.serial.bytes()),
+                            revocation_time: at(*since),
+                            reason_code: None,
+                            invalidity_date: None,
+                        })
+                        .collect(),
+                    key_identifier_method: KeyIdMethod::Sha256,
+                };
+                let list = params.signed_by(&signer.issuer()?)?;
+                Ok(list.der().clone())
+            })
+            .collect()
+    }
+
+    /// Takes one step of the rotation of roots; any other order is refused.
+    pub fn step(&self, step: Step, by: &str, now: Duration) -> Result<RootInfo, CaError> {
+        let mut inner = self.inner.write();
+        let next = inner.ledger.after(step, by, now)?;
+        let generation = next.last().generation;
+        if step == Step::Prepare {
+            let fresh =
+                Generation::create(&self.dir, generation, &self.trust_domain, self.lives, now)?;
+            inner.roots.push(fresh);
+        }
+        // The ledger is what counts: a crash before this leaves a folder that nobody looks at.
+        next.save(&self.dir)?;
+        inner.ledger = next;
+        let gone = inner
+            .roots
+            .iter()
+            .find(|g| g.number == generation)
+            .map(Generation::info);
+        let states = inner.ledger.roots.clone();
+        inner
+            .roots
+            .retain(|g| states.iter().any(|r| r.generation == g.number));
+        for root in &mut inner.roots {
+            root.state = states
+                .iter()
+                .find(|r| r.generation == root.number)
+                .map_or(root.state, |r| r.state);
+        }
+        let now_is = inner
+            .roots
+            .iter()
+            .find(|g| g.number == generation)
+            .map(Generation::info);
+        let version = inner.ledger.version;
+        drop(inner);
+        self.save_bundle()?;
+        self.changed.send_replace(version);
+        now_is
+            .or(gone)
+            .ok_or_else(|| unusable(&self.dir, "has lost a root"))
+    }
+
+    /// Leaves of `id` begin no earlier than `at`, from now on: they are backdated for clocks that
+    /// are behind, and must not be backdated to before their identity was revoked.
+    pub fn begin_no_earlier(&self, id: &SpiffeId, at: Duration) -> Result<(), CaError> {
+        let mut inner = self.inner.write();
+        let mut next = inner.ledger.clone();
+        next.not_before.insert(id.as_str().to_owned(), at.as_secs());
+        next.save(&self.dir)?;
+        inner.ledger = next;
+        Ok(())
+    }
+
+    /// The steps after a version, for whoever must record them.
+    pub fn steps_after(&self, version: u64) -> Vec<rotation::Taken> {
+        let inner = self.inner.read();
+        let steps = inner.ledger.steps.iter();
+        steps.filter(|s| s.version > version).cloned().collect()
+    }
+
+    fn save_bundle(&self) -> Result<(), CaError> {
+        save_public(&self.bundle_path(), &self.bundle_pem())
     }
 
     /// The intermediate is replaced at two thirds of its life.
     fn renew_intermediate_if_due(&self, now: Duration) -> Result<(), CaError> {
-        let due = {
-            let current = self.intermediate.read();
-            current.not_before + (current.not_after.saturating_sub(current.not_before)) * 2 / 3
-        };
-        let key_path = self.dir.join("root.key");
-        if now < due || !key_path.exists() {
+        if !self.inner.read().active().is_due(now) {
             return Ok(());
         }
-        let key = KeyPair::from_pem(&read_secret(&key_path)?)?;
-        let root = Root {
-            cert: self.root.clone(),
-            key,
-        };
-        new_intermediate(&self.dir, &self.trust_domain, &root, self.lives, now)?;
-        *self.intermediate.write() = load_intermediate(&self.dir)?;
+        let mut inner = self.inner.write();
+        let (dir, domain, lives) = (&self.dir, &self.trust_domain, self.lives);
+        let active = inner.active_mut();
+        if active.is_due(now) {
+            active.renew_intermediate(dir, domain, lives, now)?;
+        }
         Ok(())
     }
 }
 
-struct Root {
-    cert: CertificateDer<'static>,
-    key: KeyPair,
-}
-
-fn new_intermediate(
-    dir: &Path,
-    trust_domain: &str,
-    root: &Root,
-    lives: Lives,
-    now: Duration,
-) -> Result<(), CaError> {
-    let key = KeyPair::generate()?;
-    let (_, until) = validity(&root.cert)
-        .ok_or_else(|| unusable(&dir.join("root.crt"), "is not a certificate"))?;
-    let end = (now + lives.intermediate).min(until);
-    let params = ca_params(
-        &format!("{trust_domain} intermediate {}", now.as_secs()),
-        0,
-        now,
-        end,
-    );
-    let issuer = Issuer::from_ca_cert_der(&root.cert, &root.key)?;
-    let cert = params.signed_by(&key, &issuer)?;
-    save_secret(&dir.join("intermediate.key"), &key.serialize_pem())?;
-    save_public(&dir.join("intermediate.crt"), &cert.pem())
-}
-
-fn load_intermediate(dir: &Path) -> Result<Intermediate, CaError> {
-    let path = dir.join("intermediate.crt");
-    let pem = read(&path)?;
-    let der = CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|_| unusable(&path, "is not a certificate"))?;
-    let (not_before, not_after) =
-        validity(&der).ok_or_else(|| unusable(&path, "is not a certificate"))?;
-    let key_pem = read_secret(&dir.join("intermediate.key"))?.into();
-    Ok(Intermediate {
-        der,
-        pem,
-        key_pem,
-        not_before,
-        not_after,
-    })
-}
-
-/// Reads a CA certificate and refuses one that cannot be a CA any more.
-fn certificate(path: &Path, pem: &str, now: Duration) -> Result<CertificateDer<'static>, CaError> {
-    let der = CertificateDer::from_pem_slice(pem.as_bytes())
-        .map_err(|_| unusable(path, "is not a certificate"))?;
-    let (_, not_after) = validity(&der).ok_or_else(|| unusable(path, "is not a certificate"))?;
-    if not_after <= now {
-        return Err(unusable(path, "has expired"));
+impl Inner {
+    fn active(&self) -> &Generation {
+        let mut roots = self.roots.iter();
+        roots
+            .find(|g| g.state == RootState::Active)
+            .expect("a ledger always has one active root; loading checks it")
     }
-    let (_, parsed) =
-        X509Certificate::from_der(&der).map_err(|_| unusable(path, "is not a certificate"))?;
-    if !parsed.is_ca() {
-        return Err(unusable(path, "lacks the CA bit"));
+
+    fn active_mut(&mut self) -> &mut Generation {
+        let mut roots = self.roots.iter_mut();
+        roots
+            .find(|g| g.state == RootState::Active)
+            .expect("a ledger always has one active root; loading checks it")
     }
-    Ok(der)
 }
 
-fn validity(der: &CertificateDer<'_>) -> Option<(Duration, Duration)> {
-    let (_, cert) = X509Certificate::from_der(der).ok()?;
-    let seconds = |t: i64| Duration::from_secs(u64::try_from(t).unwrap_or(0));
-    let validity = cert.validity();
-    Some((
-        seconds(validity.not_before.timestamp()),
-        seconds(validity.not_after.timestamp()),
-    ))
-}
-
-fn ca_params(name: &str, path_len: u8, now: Duration, end: Duration) -> CertificateParams {
-    let mut params = base_params(name, now, end);
-    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(path_len));
-    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    params
-}
-
-fn leaf_params(
-    request: &Request,
-    now: Duration,
-    issuer_end: Duration,
-) -> Result<CertificateParams, CaError> {
-    let name = request.id.path().rsplit('/').next().unwrap_or_default();
-    let mut params = base_params(name, now, (now + request.life).min(issuer_end));
-    params.subject_alt_names = vec![SanType::URI(request.id.as_str().try_into()?)];
-    for dns in &request.dns {
-        params
-            .subject_alt_names
-            .push(SanType::DnsName(dns.as_str().try_into()?));
-    }
-    params
-        .subject_alt_names
-        .extend(request.ips.iter().copied().map(SanType::IpAddress));
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
-    params.extended_key_usages = vec![
-        ExtendedKeyUsagePurpose::ServerAuth,
-        ExtendedKeyUsagePurpose::ClientAuth,
-    ];
-    Ok(params)
-}
-
-fn base_params(name: &str, now: Duration, end: Duration) -> CertificateParams {
-    let mut params = CertificateParams::default();
-    params.distinguished_name = DistinguishedName::new();
-    params.distinguished_name.push(DnType::CommonName, name);
-    params.not_before = OffsetDateTime::UNIX_EPOCH + now.saturating_sub(BACKDATE);
-    params.not_after = OffsetDateTime::UNIX_EPOCH + end;
-    params.serial_number = Some(serial());
-    params.use_authority_key_identifier_extension = true;
-    params
-}
-
-/// 127 random bits: positive, and never repeated.
-fn serial() -> SerialNumber {
-    let mut bytes = rand::random::<[u8; 16]>();
-    bytes[0] = bytes[0] & 0x7f | 0x40;
-    SerialNumber::from_slice(&bytes)
-}
-
-fn file(path: &Path, source: io::Error) -> CaError {
+pub(crate) fn file(path: &Path, source: io::Error) -> CaError {
     CaError::File {
         path: path.to_owned(),
         source,
     }
 }
 
-fn unusable(path: &Path, problem: &'static str) -> CaError {
+fn unusable(path: &Path, problem: &str) -> CaError {
     CaError::Unusable {
         path: path.to_owned(),
-        problem,
+        problem: problem.to_owned(),
     }
 }
 
@@ -356,140 +475,5 @@ fn save_public(path: &Path, text: &str) -> Result<(), CaError> {
     secret::write_public(path, text.as_bytes()).map_err(|e| file(path, e))
 }
 
-/// Where an identity's three files are.
-#[derive(Debug, Clone)]
-pub struct IdentityFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
-    pub ca: PathBuf,
-}
-
-impl IdentityFiles {
-    /// The names that Kubernetes and cert-manager use.
-    pub fn in_dir(dir: &Path) -> Self {
-        Self {
-            cert: dir.join("tls.crt"),
-            key: dir.join("tls.key"),
-            ca: dir.join("ca.crt"),
-        }
-    }
-
-    pub fn save(&self, issued: &Issued, roots_pem: &str) -> Result<(), CaError> {
-        let dir = self.cert.parent().unwrap_or(Path::new("."));
-        secret::create_dir(dir).map_err(|e| file(dir, e))?;
-        save_secret(&self.key, &issued.key_pem)?;
-        save_public(&self.cert, &issued.chain_pem)?;
-        save_public(&self.ca, roots_pem)
-    }
-}
-
-/// What `tars certs inspect` shows of one certificate.
-#[derive(Debug, serde::Serialize)]
-pub struct Summary {
-    pub subject: String,
-    pub issuer: String,
-    pub serial: String,
-    pub is_ca: bool,
-    pub spiffe_id: Option<String>,
-    pub not_before: i64,
-    pub not_after: i64,
-}
-
-pub fn summarise(der: &[u8]) -> Option<Summary> {
-    let (_, cert) = X509Certificate::from_der(der).ok()?;
-    Some(Summary {
-        subject: cert.subject().to_string(),
-        issuer: cert.issuer().to_string(),
-        serial: cert.raw_serial_as_string(),
-        is_ca: cert.is_ca(),
-        spiffe_id: PeerCertificate::parse(der).ok().map(|p| p.id.to_string()),
-        not_before: cert.validity().not_before.timestamp(),
-        not_after: cert.validity().not_after.timestamp(),
-    })
-}
-
-impl Default for Lives {
-    fn default() -> Self {
-        Self {
-            root: DAY * 3650,
-            intermediate: DAY * 30,
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
-
-    fn request(life: Duration) -> Request {
-        Request {
-            id: SpiffeId::new("tars.local", "/auth").unwrap(),
-            dns: vec!["localhost".into()],
-            ips: vec![IpAddr::from([127, 0, 0, 1])],
-            life,
-        }
-    }
-
-    #[test]
-    fn a_leaf_says_who_it_is_and_not_more() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Authority::init(dir.path(), "tars.local", Lives::default(), NOW).unwrap();
-        let issued = ca.issue(&request(Duration::from_secs(3600)), NOW).unwrap();
-        let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
-        assert_eq!(peer.id.as_str(), "spiffe://tars.local/auth");
-        assert!(peer.client_auth && peer.server_auth);
-        assert_eq!(peer.not_after, NOW + Duration::from_secs(3600));
-        assert_eq!(issued.chain.len(), 2);
-    }
-
-    #[test]
-    fn a_leaf_never_outlives_its_issuer() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Authority::init(dir.path(), "tars.local", Lives::default(), NOW).unwrap();
-        let issued = ca.issue(&request(DAY * 400), NOW).unwrap();
-        assert_eq!(
-            PeerCertificate::parse(&issued.chain[0]).unwrap().not_after,
-            NOW + DAY * 30
-        );
-    }
-
-    #[test]
-    fn the_intermediate_is_replaced_in_time_and_only_with_the_root_key() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Authority::init(dir.path(), "tars.local", Lives::default(), NOW).unwrap();
-        let first = ca.issue(&request(DAY), NOW).unwrap().chain[1].clone();
-        let second = ca.issue(&request(DAY), NOW + DAY * 21).unwrap().chain[1].clone();
-        assert_ne!(first, second);
-        fs::remove_file(dir.path().join("root.key")).unwrap();
-        let late = ca.issue(&request(DAY), NOW + DAY * 60);
-        assert!(matches!(late, Err(CaError::Expired)));
-    }
-
-    #[test]
-    fn an_authority_is_never_overwritten_and_its_keys_are_private() {
-        let dir = tempfile::tempdir().unwrap();
-        Authority::init(dir.path(), "tars.local", Lives::default(), NOW).unwrap();
-        let again = Authority::init(dir.path(), "tars.local", Lives::default(), NOW);
-        assert!(matches!(again, Err(CaError::Exists(_))));
-        secret::write_public(&dir.path().join("intermediate.key"), b"x").unwrap();
-        let open = Authority::open(dir.path(), "tars.local", Lives::default(), NOW);
-        assert!(matches!(open, Err(CaError::File { .. })));
-    }
-
-    #[test]
-    fn a_root_that_is_none_is_refused_with_the_reason() {
-        let dir = tempfile::tempdir().unwrap();
-        let ca = Authority::init(dir.path(), "tars.local", Lives::default(), NOW).unwrap();
-        let reason = |e: CaError| e.to_string();
-        let late = Authority::open(dir.path(), "tars.local", Lives::default(), NOW + DAY * 4000);
-        assert!(reason(late.unwrap_err()).contains("has expired"));
-        let leaf = ca.issue(&request(DAY), NOW).unwrap();
-        fs::write(dir.path().join("root.crt"), leaf.chain_pem).unwrap();
-        let not_ca = Authority::open(dir.path(), "tars.local", Lives::default(), NOW);
-        assert!(reason(not_ca.unwrap_err()).contains("lacks the CA bit"));
-        fs::write(dir.path().join("root.crt"), "nonsense").unwrap();
-        assert!(Authority::open(dir.path(), "tars.local", Lives::default(), NOW).is_err());
-    }
-}
+mod tests;

@@ -1,7 +1,7 @@
 //! What kind of peer a SPIFFE id is. Rules in the contract name classes, never ids.
 
 use crate::SpiffeId;
-use std::fmt;
+use std::{fmt, str::FromStr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum PeerClass {
@@ -13,18 +13,9 @@ pub enum PeerClass {
     Worker,
     Operator,
     Client,
+    /// Whoever is on the bootstrap listener; no certificate makes one.
+    Joiner,
 }
-
-const ALL: [PeerClass; 8] = [
-    PeerClass::Auth,
-    PeerClass::Orchestration,
-    PeerClass::Automl,
-    PeerClass::Hypersync,
-    PeerClass::Gateway,
-    PeerClass::Worker,
-    PeerClass::Operator,
-    PeerClass::Client,
-];
 
 /// The words that rules may use.
 pub const PEER_CLASSES: &[&str] = &[
@@ -36,20 +27,33 @@ pub const PEER_CLASSES: &[&str] = &[
     "worker",
     "operator",
     "client",
+    "joiner",
 ];
 
 impl PeerClass {
+    pub const ALL: [Self; 9] = [
+        Self::Auth,
+        Self::Orchestration,
+        Self::Automl,
+        Self::Hypersync,
+        Self::Gateway,
+        Self::Worker,
+        Self::Operator,
+        Self::Client,
+        Self::Joiner,
+    ];
+
     pub fn as_str(self) -> &'static str {
         PEER_CLASSES[self as usize]
     }
 
     pub fn parse(text: &str) -> Option<Self> {
-        ALL.into_iter().find(|c| c.as_str() == text)
+        Self::ALL.into_iter().find(|c| c.as_str() == text)
     }
 
     /// A service of the mesh, as opposed to a person or an outside program.
     pub fn is_workload(self) -> bool {
-        !matches!(self, Self::Operator | Self::Client)
+        !matches!(self, Self::Operator | Self::Client | Self::Joiner)
     }
 
     /// One bit a class, for sets.
@@ -64,18 +68,52 @@ impl fmt::Display for PeerClass {
     }
 }
 
+/// A SPIFFE path in which `*` stands for one segment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PathPattern(Vec<String>);
+
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("pattern {0:?} must be a path of segments, '*' standing for one")]
+pub struct PatternError(String);
+
+impl FromStr for PathPattern {
+    type Err = PatternError;
+
+    fn from_str(text: &str) -> Result<Self, PatternError> {
+        let rest = text
+            .strip_prefix('/')
+            .filter(|r| r.split('/').all(|s| !s.is_empty()));
+        let rest = rest.ok_or_else(|| PatternError(text.to_owned()))?;
+        Ok(Self(rest.split('/').map(str::to_owned).collect()))
+    }
+}
+
+impl PathPattern {
+    pub fn matches(&self, id: &SpiffeId) -> bool {
+        let mut parts = id.path()[1..].split('/');
+        let all = self.0.iter().all(|pattern| {
+            parts
+                .next()
+                .is_some_and(|part| pattern == "*" || pattern == part)
+        });
+        all && parts.next().is_none()
+    }
+}
+
 /// Patterns of SPIFFE paths, first match wins.
 #[derive(Debug, Clone, Default)]
 pub struct ClassTable {
-    rules: Vec<(Vec<String>, PeerClass)>,
+    rules: Vec<(PathPattern, PeerClass)>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClassError {
     #[error("unknown peer class {0:?}")]
     Class(String),
-    #[error("pattern {0:?} must be a path of segments, '*' standing for one")]
-    Pattern(String),
+    #[error("no pattern can make a joiner: that is who has no certificate")]
+    Joiner,
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
 }
 
 impl ClassTable {
@@ -86,32 +124,20 @@ impl ClassTable {
         for (pattern, class) in rules {
             let class =
                 PeerClass::parse(class).ok_or_else(|| ClassError::Class(class.to_owned()))?;
-            let rest = pattern
-                .strip_prefix('/')
-                .filter(|r| r.split('/').all(|s| !s.is_empty()));
-            let rest = rest.ok_or_else(|| ClassError::Pattern(pattern.to_owned()))?;
-            table
-                .rules
-                .push((rest.split('/').map(str::to_owned).collect(), class));
+            if class == PeerClass::Joiner {
+                return Err(ClassError::Joiner);
+            }
+            table.rules.push((pattern.parse()?, class));
         }
         Ok(table)
     }
 
     pub fn classify(&self, id: &SpiffeId) -> Option<PeerClass> {
-        let parts: Vec<&str> = id.path()[1..].split('/').collect();
-        self.rules
-            .iter()
-            .find(|(pattern, _)| matches(pattern, &parts))
+        let mut rules = self.rules.iter();
+        rules
+            .find(|(pattern, _)| pattern.matches(id))
             .map(|(_, class)| *class)
     }
-}
-
-fn matches(pattern: &[String], parts: &[&str]) -> bool {
-    pattern.len() == parts.len()
-        && pattern
-            .iter()
-            .zip(parts)
-            .all(|(p, part)| p == "*" || p == part)
 }
 
 #[cfg(test)]
@@ -152,6 +178,7 @@ mod tests {
     #[test]
     fn broken_rules_are_refused() {
         assert!(ClassTable::new([("/a", "king")]).is_err());
+        assert!(ClassTable::new([("/a", "joiner")]).is_err());
         for bad in ["", "a", "/", "//a"] {
             assert!(ClassTable::new([(bad, "auth")]).is_err(), "{bad:?}");
         }
@@ -159,7 +186,7 @@ mod tests {
 
     #[test]
     fn names_and_classes_agree() {
-        for class in ALL {
+        for class in PeerClass::ALL {
             assert_eq!(PeerClass::parse(class.as_str()), Some(class));
         }
     }

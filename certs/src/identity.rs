@@ -1,25 +1,26 @@
 //! A workload's identity: one immutable snapshot, swapped whole when it is renewed.
 
 use crate::{
-    Authority, CaError, PeerCertificate, PeerError, SpiffeId,
-    ca::{Issued, Request},
+    CaError, Revocations, SpiffeId,
+    peer::{PeerCertificate, PeerError, Verified},
     tls::{self, TlsError},
+    trust::{Refusal, Side, Trust, TrustError, key_id},
 };
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use rustls::{
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
-    server::danger::ClientCertVerifier,
+    pki_types::{CertificateDer, PrivateKeyDer},
     time_provider::TimeProvider,
 };
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 #[derive(Debug)]
 pub struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
     pub(crate) key: PrivateKeyDer<'static>,
-    pub(crate) roots: Vec<CertificateDer<'static>>,
-    leaf: PeerCertificate,
+    pub(crate) trust: Arc<Trust>,
+    verified: Verified,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -29,76 +30,108 @@ pub enum IdentityError {
     #[error(transparent)]
     Leaf(#[from] PeerError),
     #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("peers would refuse the certificate: {0}")]
-    Refused(rustls::Error),
+    Refused(#[from] Refusal),
     #[error(transparent)]
     Ca(#[from] CaError),
     #[error("{path}: {problem}")]
     File { path: String, problem: String },
 }
 
+/// The parts of a snapshot, as they come from a source.
+#[derive(Debug)]
+pub struct Parts {
+    /// The leaf, then its intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+    pub key: PrivateKeyDer<'static>,
+    pub roots: Vec<CertificateDer<'static>>,
+    pub crls: Vec<rustls::pki_types::CertificateRevocationListDer<'static>>,
+}
+
 impl Identity {
-    /// Checks a snapshot with the eyes of a peer before anybody may use it.
-    pub fn new(
-        chain: Vec<CertificateDer<'static>>,
-        key: PrivateKeyDer<'static>,
-        roots: Vec<CertificateDer<'static>>,
-        time: &Arc<dyn TimeProvider>,
-    ) -> Result<Self, IdentityError> {
-        let leaf = PeerCertificate::parse(chain.first().ok_or(IdentityError::Empty)?)?;
+    /// Checks a snapshot with the eyes of a peer, on both sides of a connection, before anybody may
+    /// use it.
+    pub fn new(parts: Parts, time: &Arc<dyn TimeProvider>) -> Result<Self, IdentityError> {
+        let (leaf, rest) = parts.chain.split_first().ok_or(IdentityError::Empty)?;
+        let domain = PeerCertificate::parse(leaf)?.id.trust_domain().to_owned();
+        let now = time.current_time().ok_or(IdentityError::Empty)?;
+        let trust = Trust::new(
+            &domain,
+            parts.roots,
+            parts.crls,
+            Duration::from_secs(now.as_secs()),
+        )?;
+        let none = Revocations::default();
+        trust.verify(leaf, rest, now, Side::Client, &none)?;
+        let verified = trust.verify(leaf, rest, now, Side::Server, &none)?;
         let identity = Self {
-            chain,
-            key,
-            roots,
-            leaf,
+            chain: parts.chain,
+            key: parts.key,
+            trust: Arc::new(trust),
+            verified,
         };
-        tls::server(&identity, Arc::clone(time))?;
-        identity.check_as_peer(time.as_ref())?;
+        // rustls compares the key with the certificate here.
+        tls::server(&identity, &none, Arc::clone(time))?;
         Ok(identity)
     }
 
-    pub fn from_files(
-        files: &crate::ca::IdentityFiles,
+    /// The same leaf and key under other roots.
+    pub fn with_roots(
+        &self,
+        roots: Vec<CertificateDer<'static>>,
         time: &Arc<dyn TimeProvider>,
     ) -> Result<Self, IdentityError> {
-        let bad = |path: &Path, problem: String| IdentityError::File {
-            path: path.display().to_string(),
-            problem,
+        let parts = Parts {
+            chain: self.chain.clone(),
+            key: self.key.clone_key(),
+            roots,
+            crls: self.trust.crls().to_vec(),
         };
-        let certs = |path: &Path| -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-            CertificateDer::pem_file_iter(path)
-                .and_then(Iterator::collect)
-                .map_err(|e| bad(path, e.to_string()))
-        };
-        let key = crate::secret::read(&files.key).map_err(|e| bad(&files.key, e.to_string()))?;
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|e| bad(&files.key, e.to_string()))?;
-        Self::new(certs(&files.cert)?, key, certs(&files.ca)?, time)
-    }
-
-    fn check_as_peer(&self, time: &dyn TimeProvider) -> Result<(), IdentityError> {
-        let verifier = crate::verify::ClientVerifier::new(
-            tls::roots(self)?,
-            tls::provider(),
-            self.id().trust_domain(),
-        )
-        .map_err(TlsError::Verifier)?;
-        let now = time.current_time().ok_or(IdentityError::Empty)?;
-        let (leaf, rest) = self.chain.split_first().ok_or(IdentityError::Empty)?;
-        verifier
-            .verify_client_cert(leaf, rest, now)
-            .map_err(IdentityError::Refused)?;
-        Ok(())
+        Self::new(parts, time)
     }
 
     pub fn id(&self) -> &SpiffeId {
-        &self.leaf.id
+        &self.leaf().id
     }
 
     pub fn leaf(&self) -> &PeerCertificate {
-        &self.leaf
+        &self.verified.certificate
     }
+
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
+    pub fn trust(&self) -> &Trust {
+        &self.trust
+    }
+
+    pub fn chain(&self) -> &[CertificateDer<'static>] {
+        &self.chain
+    }
+
+    pub fn key(&self) -> &PrivateKeyDer<'static> {
+        &self.key
+    }
+
+    /// The root that the own chain ends in.
+    pub(crate) fn own_root(&self) -> Option<&CertificateDer<'static>> {
+        let anchor = self.verified.anchor;
+        let mut roots = self.trust.roots().iter();
+        roots.find(|r| key_id(r) == Some(anchor))
+    }
+}
+
+/// How the renewal of an identity fares, for readiness and for whoever asks why.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Health {
+    /// Since the last success.
+    pub failures: u32,
+    pub last_error: Option<String>,
+    pub revoked: bool,
 }
 
 /// The current identity of a workload. Cheap to clone.
@@ -106,6 +139,7 @@ impl Identity {
 pub struct IdentityHandle {
     current: Arc<ArcSwap<Identity>>,
     changed: watch::Sender<u64>,
+    health: Arc<Mutex<Health>>,
 }
 
 impl IdentityHandle {
@@ -113,6 +147,7 @@ impl IdentityHandle {
         Self {
             current: Arc::new(ArcSwap::from_pointee(identity)),
             changed: watch::Sender::new(0),
+            health: Arc::default(),
         }
     }
 
@@ -122,6 +157,7 @@ impl IdentityHandle {
 
     pub fn publish(&self, identity: Identity) {
         self.current.store(Arc::new(identity));
+        *self.health.lock() = Health::default();
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -129,68 +165,52 @@ impl IdentityHandle {
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
-}
 
-/// Issues from an authority in this process.
-pub fn issue(
-    authority: &Authority,
-    request: &Request,
-    time: &Arc<dyn TimeProvider>,
-) -> Result<Identity, IdentityError> {
-    let Issued { chain, key, .. } = authority.issue(request, now(time.as_ref()))?;
-    Identity::new(chain, key, authority.roots(), time)
-}
+    pub fn health(&self) -> Health {
+        self.health.lock().clone()
+    }
 
-fn now(time: &dyn TimeProvider) -> Duration {
-    time.current_time()
-        .map_or(Duration::ZERO, |t| Duration::from_secs(t.as_secs()))
-}
+    pub(crate) fn failed(&self, error: &str) -> u32 {
+        let mut health = self.health.lock();
+        health.failures += 1;
+        health.last_error = Some(error.to_owned());
+        health.failures
+    }
 
-/// When to renew: two thirds into the life, moved by `jitter` in -1..=1 times a twentieth of it.
-pub fn renew_at(not_before: Duration, not_after: Duration, jitter: f64) -> Duration {
-    let life = not_after.saturating_sub(not_before);
-    let offset = life.as_secs_f64() * (2.0 / 3.0 + jitter.clamp(-1.0, 1.0) / 20.0);
-    not_before + Duration::from_secs_f64(offset)
-}
+    pub(crate) fn revoked(&self) {
+        self.health.lock().revoked = true;
+    }
 
-/// Keeps a handle fresh from an authority in this process; the old identity stays while a renewal
-/// fails.
-pub async fn keep_fresh(
-    handle: IdentityHandle,
-    authority: Arc<Authority>,
-    request: Request,
-    time: Arc<dyn TimeProvider>,
-) {
-    let mut failures = 0u32;
-    loop {
-        let leaf = handle.current().leaf().clone();
-        let due = renew_at(
-            leaf.not_before,
-            leaf.not_after,
-            rand::random::<f64>() * 2.0 - 1.0,
-        );
-        let backoff = Duration::from_secs(1 << failures.min(6));
-        let wait = due.saturating_sub(now(time.as_ref()));
-        tokio::time::sleep(if failures == 0 { wait } else { backoff }).await;
-        match issue(&authority, &request, &time) {
-            Ok(identity) => {
-                tracing::debug!(id = %identity.id(), serial = identity.leaf().serial, "certificate renewed");
-                handle.publish(identity);
-                failures = 0;
-            }
-            Err(e) => {
-                failures += 1;
-                tracing::warn!(id = %request.id, error = %e, failures, "certificate not renewed; the old one stays");
-            }
+    /// Why this identity cannot be used now, if so.
+    pub fn problem(&self, now: Duration) -> Option<String> {
+        let health = self.health();
+        let leaf = self.current();
+        let why = health
+            .last_error
+            .map(|e| format!("; renewal fails: {e}"))
+            .unwrap_or_default();
+        if health.revoked {
+            return Some("the own certificate is revoked".to_owned());
         }
+        let end = leaf.leaf().not_after;
+        (end <= now).then(|| {
+            format!(
+                "the own certificate expired {} s ago{why}",
+                (now - end).as_secs()
+            )
+        })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ca::Lives;
+    use crate::{
+        Authority, IdentityFiles,
+        ca::{Lives, Request},
+    };
     use rustls::pki_types::UnixTime;
+    use std::path::Path;
 
     #[derive(Debug)]
     struct At(u64);
@@ -204,13 +224,10 @@ mod tests {
     const NOW: u64 = 1_800_000_000;
 
     fn request() -> Request {
-        let id = SpiffeId::new("tars.local", "/auth").unwrap();
-        Request {
-            id,
-            dns: vec![],
-            ips: vec![],
-            life: Duration::from_secs(3600),
-        }
+        Request::new(
+            SpiffeId::new("tars.local", "/auth").unwrap(),
+            Duration::from_secs(3600),
+        )
     }
 
     fn authority(dir: &Path) -> Authority {
@@ -229,18 +246,18 @@ mod tests {
         let ca = authority(dir.path());
         let issued = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
         let late: Arc<dyn TimeProvider> = Arc::new(At(NOW + 7200));
-        let expired = Identity::new(issued.chain, issued.key, ca.roots(), &late);
-        assert!(
-            matches!(expired, Err(IdentityError::Refused(_))),
-            "{expired:?}"
-        );
+        let expired = Identity::new(issued.into_parts(ca.roots()), &late);
+        let Err(IdentityError::Refused(refusal)) = expired else {
+            panic!("{expired:?}");
+        };
+        assert_eq!(refusal.reason(), "expired");
 
         let other = tempfile::tempdir().unwrap();
         let stranger = authority(other.path());
         let issued = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
         let time: Arc<dyn TimeProvider> = Arc::new(At(NOW));
         assert!(matches!(
-            Identity::new(issued.chain, issued.key, stranger.roots(), &time),
+            Identity::new(issued.into_parts(stranger.roots()), &time),
             Err(IdentityError::Refused(_))
         ));
     }
@@ -252,8 +269,10 @@ mod tests {
         let time: Arc<dyn TimeProvider> = Arc::new(At(NOW));
         let one = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
         let two = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
+        let mut parts = one.into_parts(ca.roots());
+        parts.key = two.into_parts(ca.roots()).key;
         assert!(matches!(
-            Identity::new(one.chain, two.key, ca.roots(), &time),
+            Identity::new(parts, &time),
             Err(IdentityError::Tls(_))
         ));
     }
@@ -262,19 +281,40 @@ mod tests {
     fn files_come_back_as_the_same_identity() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(&dir.path().join("ca"));
-        let files = crate::ca::IdentityFiles::in_dir(&dir.path().join("id"));
+        let files = IdentityFiles::in_dir(&dir.path().join("id"));
         let issued = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
-        files.save(&issued, ca.root_pem()).unwrap();
+        files.save(&issued, &ca.bundle_pem()).unwrap();
         let time: Arc<dyn TimeProvider> = Arc::new(At(NOW));
-        let identity = Identity::from_files(&files, &time).unwrap();
+        let identity = files.load(&time).unwrap();
         assert_eq!(identity.id().as_str(), "spiffe://tars.local/auth");
+        let again = IdentityFiles::in_dir(&dir.path().join("again"));
+        again.save_identity(&identity).unwrap();
+        let copy = again.load(&time).unwrap();
+        assert_eq!(copy.leaf(), identity.leaf());
     }
 
     #[test]
-    fn renewal_comes_at_two_thirds_of_the_life() {
-        let (from, to) = (Duration::from_secs(1000), Duration::from_secs(4000));
-        assert_eq!(renew_at(from, to, 0.0), Duration::from_secs(3000));
-        assert_eq!(renew_at(from, to, 1.0), Duration::from_secs(3150));
-        assert_eq!(renew_at(from, to, -9.0), Duration::from_secs(2850));
+    fn a_handle_says_why_it_cannot_be_used() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = authority(dir.path());
+        let time: Arc<dyn TimeProvider> = Arc::new(At(NOW));
+        let issued = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
+        let handle =
+            IdentityHandle::new(Identity::new(issued.into_parts(ca.roots()), &time).unwrap());
+        assert_eq!(handle.problem(Duration::from_secs(NOW)), None);
+        handle.failed("auth is away");
+        assert_eq!(handle.problem(Duration::from_secs(NOW)), None, "still good");
+        let late = handle.problem(Duration::from_secs(NOW + 3605)).unwrap();
+        assert!(
+            late.contains("expired 5 s ago") && late.contains("auth is away"),
+            "{late}"
+        );
+        handle.revoked();
+        assert!(
+            handle
+                .problem(Duration::from_secs(NOW))
+                .unwrap()
+                .contains("revoked")
+        );
     }
 }

@@ -7,15 +7,26 @@
 
 pub mod ca;
 pub mod class;
+pub mod files;
 pub mod identity;
+pub mod inspect;
+pub mod join;
+pub mod name;
 pub mod peer;
+pub mod renew;
+pub mod revocation;
 pub mod secret;
 pub mod spiffe;
 pub mod tls;
+pub mod trust;
 mod verify;
 
 pub use ca::{Authority, CaError};
 pub use class::{ClassTable, PEER_CLASSES, PeerClass};
+pub use files::IdentityFiles;
 pub use identity::{Identity, IdentityError, IdentityHandle};
+pub use name::{CertName, KeyId, Serial};
 pub use peer::{PeerCertificate, PeerError};
+pub use revocation::{RevocationSet, Revocations};
 pub use spiffe::{SpiffeError, SpiffeId};
+pub use trust::Trust;

@@ -1,14 +1,18 @@
 //! What a peer's certificate says, read once per connection.
 
-use crate::{SpiffeError, SpiffeId};
-use std::{fmt, time::Duration};
-use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+use crate::{CertName, KeyId, PeerClass, Serial, SpiffeError, SpiffeId};
+use std::{cell::RefCell, fmt, net::SocketAddr, time::Duration};
+use tokio_util::sync::CancellationToken;
+use x509_parser::{
+    prelude::{FromDer, GeneralName, X509Certificate},
+    public_key::PublicKey,
+    x509::SubjectPublicKeyInfo,
+};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
     pub id: SpiffeId,
-    /// Lower-case hex.
-    pub serial: String,
+    pub serial: Serial,
     /// Since the Unix epoch.
     pub not_before: Duration,
     pub not_after: Duration,
@@ -30,6 +34,10 @@ pub enum PeerError {
     NoExtendedKeyUsage,
     #[error("the certificate belongs to the trust domain {0:?}")]
     TrustDomain(String),
+    #[error(
+        "the certificate's key is weak: it takes P-256, P-384, P-521, Ed25519, or RSA of 2048 bits and more"
+    )]
+    WeakKey,
 }
 
 impl PeerError {
@@ -42,6 +50,7 @@ impl PeerError {
             Self::Id(_) => "bad_id",
             Self::NoExtendedKeyUsage => "no_eku",
             Self::TrustDomain(_) => "trust_domain",
+            Self::WeakKey => "weak_key",
         }
     }
 }
@@ -52,23 +61,19 @@ impl PeerCertificate {
         if !rest.is_empty() {
             return Err(PeerError::Malformed);
         }
+        if !is_strong(cert.public_key()) {
+            return Err(PeerError::WeakKey);
+        }
         let usage = cert
             .extended_key_usage()
             .map_err(|_| PeerError::Malformed)?
             .ok_or(PeerError::NoExtendedKeyUsage)?
             .value;
-        let seconds = |t: x509_parser::time::ASN1Time| {
-            Duration::from_secs(u64::try_from(t.timestamp()).unwrap_or(0))
-        };
         Ok(Self {
             id: only_uri(&cert)?,
-            serial: cert
-                .raw_serial()
-                .iter()
-                .map(|b| format!("{b:02x}"))
-                .collect(),
-            not_before: seconds(cert.validity().not_before),
-            not_after: seconds(cert.validity().not_after),
+            serial: Serial::from_bytes(cert.raw_serial()).map_err(|_| PeerError::Malformed)?,
+            not_before: since_epoch(cert.validity().not_before),
+            not_after: since_epoch(cert.validity().not_after),
             client_auth: usage.client_auth,
             server_auth: usage.server_auth,
         })
@@ -82,6 +87,35 @@ impl PeerCertificate {
         } else {
             Err(PeerError::TrustDomain(cert.id.trust_domain().to_owned()))
         }
+    }
+
+    pub fn life(&self) -> Duration {
+        self.not_after.saturating_sub(self.not_before)
+    }
+}
+
+pub(crate) fn since_epoch(t: x509_parser::time::ASN1Time) -> Duration {
+    Duration::from_secs(u64::try_from(t.timestamp()).unwrap_or(0))
+}
+
+const RSA_MIN_BITS: usize = 2048;
+const EC_CURVES: [&str; 3] = [
+    "1.2.840.10045.3.1.7", // P-256
+    "1.3.132.0.34",        // P-384
+    "1.3.132.0.35",        // P-521
+];
+const ED25519: &str = "1.3.101.112";
+
+/// Path building checks the keys that sign certificates; nothing else looks at the leaf's own.
+pub(crate) fn is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
+    let curve = || {
+        let oid = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
+        Some(oid.to_id_string())
+    };
+    match key.parsed() {
+        Ok(PublicKey::RSA(rsa)) => rsa.key_size() >= RSA_MIN_BITS,
+        Ok(PublicKey::EC(_)) => curve().is_some_and(|c| EC_CURVES.contains(&c.as_str())),
+        _ => key.algorithm.algorithm.to_id_string() == ED25519,
     }
 }
 
@@ -110,11 +144,75 @@ impl fmt::Display for PeerCertificate {
     }
 }
 
+/// A certificate whose chain was followed up to a trusted root.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    pub certificate: PeerCertificate,
+    /// The leaf, then each intermediate that was used.
+    pub chain: Vec<CertName>,
+    /// The root's key.
+    pub anchor: KeyId,
+}
+
+impl Verified {
+    /// The leaf's own name.
+    pub fn name(&self) -> &CertName {
+        &self.chain[0]
+    }
+}
+
 /// The other end of a connection, worked out once when it opened.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
-    pub certificate: PeerCertificate,
+    /// `None` on the bootstrap listener alone, where nobody has a certificate yet.
+    pub verified: Option<Verified>,
     /// `None` when no pattern knows the id: such a peer may do nothing.
-    pub class: Option<crate::PeerClass>,
-    pub addr: std::net::SocketAddr,
+    pub class: Option<PeerClass>,
+    pub addr: SocketAddr,
+    /// Cancelled when the connection is about to close for good: open streams say so and end.
+    pub closing: CancellationToken,
+}
+
+impl PeerInfo {
+    pub fn id(&self) -> Option<&SpiffeId> {
+        self.verified.as_ref().map(|v| &v.certificate.id)
+    }
+
+    /// For logs, limits and records.
+    pub fn name(&self) -> &str {
+        self.id().map_or("anonymous", SpiffeId::as_str)
+    }
+}
+
+/// What the verifier of a handshake found out.
+#[derive(Debug, Default)]
+pub struct Seen {
+    pub peer: Option<Verified>,
+    /// A metric label: why the peer's certificate was refused.
+    pub refusal: Option<&'static str>,
+}
+
+tokio::task_local! {
+    static SEEN: RefCell<Seen>;
+}
+
+/// Runs a handshake and hands over what its verifier found: rustls has no way to carry it, and
+/// neither parsing nor path building should happen twice.
+pub async fn observed<F: Future>(handshake: F) -> (F::Output, Seen) {
+    let watched = async {
+        let output = handshake.await;
+        (output, SEEN.with(RefCell::take))
+    };
+    SEEN.scope(RefCell::default(), watched).await
+}
+
+pub(crate) fn found(result: Result<&Verified, &'static str>) {
+    // Outside of `observed` nobody wants to know.
+    let _unobserved = SEEN.try_with(|seen| {
+        let mut seen = seen.borrow_mut();
+        match result {
+            Ok(peer) => seen.peer = Some(peer.clone()),
+            Err(reason) => seen.refusal = Some(reason),
+        }
+    });
 }

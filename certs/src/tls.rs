@@ -2,12 +2,12 @@
 //! step, never one without the other.
 
 use crate::{
-    SpiffeId,
+    KeyId, Revocations, SpiffeId,
     identity::Identity,
-    verify::{ClientVerifier, ServerVerifier},
+    verify::{ClientVerifier, PinVerifier, ServerVerifier},
 };
 use rustls::{
-    ClientConfig, RootCertStore, ServerConfig,
+    ClientConfig, ServerConfig,
     client::Resumption,
     crypto::{CryptoProvider, aws_lc_rs},
     server::NoServerSessionStorage,
@@ -18,16 +18,8 @@ use std::sync::{Arc, LazyLock};
 pub const ALPN: &[u8] = b"h2";
 
 #[derive(Debug, thiserror::Error)]
-pub enum TlsError {
-    #[error("a root certificate is not usable: {0}")]
-    Root(rustls::Error),
-    #[error("there are no root certificates")]
-    NoRoots,
-    #[error("the own certificate is not usable: {0}")]
-    Own(rustls::Error),
-    #[error("client verification cannot be set up: {0}")]
-    Verifier(#[from] rustls::server::VerifierBuilderError),
-}
+#[error("the own certificate is not usable: {0}")]
+pub struct TlsError(#[from] rustls::Error);
 
 /// The one provider of the process. Call it first in `main`.
 pub fn provider() -> Arc<CryptoProvider> {
@@ -36,48 +28,80 @@ pub fn provider() -> Arc<CryptoProvider> {
     Arc::clone(&PROVIDER)
 }
 
-/// Every root must be good: one that is skipped silently is found out when it is needed.
-pub(crate) fn roots(identity: &Identity) -> Result<Arc<RootCertStore>, TlsError> {
-    let mut store = RootCertStore::empty();
-    for root in &identity.roots {
-        store.add(root.clone()).map_err(TlsError::Root)?;
-    }
-    if store.is_empty() {
-        Err(TlsError::NoRoots)
-    } else {
-        Ok(Arc::new(store))
-    }
+/// For a listener that takes nobody without a certificate.
+pub fn server(
+    identity: &Identity,
+    revocations: &Revocations,
+    time: Arc<dyn TimeProvider>,
+) -> Result<ServerConfig, TlsError> {
+    let verifier = ClientVerifier {
+        trust: Arc::clone(&identity.trust),
+        revocations: revocations.clone(),
+    };
+    let config = ServerConfig::builder_with_details(provider(), time)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_single_cert(identity.chain.clone(), identity.key.clone_key())?;
+    Ok(hardened(config))
 }
 
-pub fn server(identity: &Identity, time: Arc<dyn TimeProvider>) -> Result<ServerConfig, TlsError> {
-    let verifier = ClientVerifier::new(roots(identity)?, provider(), identity.id().trust_domain())?;
-    let mut config = ServerConfig::builder_with_details(provider(), time)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(TlsError::Own)?
-        .with_client_cert_verifier(Arc::new(verifier))
-        .with_single_cert(identity.chain.clone(), identity.key.clone_key())
-        .map_err(TlsError::Own)?;
+/// For the bootstrap listener: whoever comes has no certificate yet. The chain ends with the root,
+/// so that a joiner can compare it with what its token names.
+pub fn bootstrap_server(
+    identity: &Identity,
+    time: Arc<dyn TimeProvider>,
+) -> Result<ServerConfig, TlsError> {
+    let mut chain = identity.chain.clone();
+    chain.extend(identity.own_root().cloned());
+    let config = ServerConfig::builder_with_details(provider(), time)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(chain, identity.key.clone_key())?;
+    Ok(hardened(config))
+}
+
+fn hardened(mut config: ServerConfig) -> ServerConfig {
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.max_early_data_size = 0;
-    Ok(config)
+    config
 }
 
 /// For calls to the one workload `expected`.
 pub fn client(
     identity: &Identity,
     expected: SpiffeId,
+    revocations: &Revocations,
     time: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, TlsError> {
-    let verifier = ServerVerifier::new(roots(identity)?, provider(), expected);
+    let verifier = ServerVerifier {
+        trust: Arc::clone(&identity.trust),
+        revocations: revocations.clone(),
+        expected,
+    };
     let mut config = ClientConfig::builder_with_details(provider(), time)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .map_err(TlsError::Own)?
+        .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
-        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())
-        .map_err(TlsError::Own)?;
+        .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.resumption = Resumption::disabled();
+    config.enable_sni = false;
+    Ok(config)
+}
+
+/// For a joiner: no certificate of its own, and belief in one root by the hash of its key.
+pub fn pinned_client(
+    root: KeyId,
+    expected: SpiffeId,
+    time: Arc<dyn TimeProvider>,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_details(provider(), time)
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(PinVerifier { root, expected }))
+        .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
     config.enable_sni = false;

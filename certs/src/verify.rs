@@ -1,52 +1,57 @@
-//! Verifiers for both sides: chain, validity and key usage by webpki, then the SPIFFE id, which
-//! webpki never looks at. A verifier that forgets the second half accepts any workload of the mesh.
+//! [`Trust`] in the shape that rustls asks for, one verifier a side; and the one that a joiner uses
+//! before it trusts anybody.
 
-use crate::{PeerCertificate, PeerError, SpiffeId};
-use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, RootCertStore,
-    SignatureScheme,
-    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    client::verify_server_cert_signed_by_trust_anchor,
-    crypto::CryptoProvider,
-    pki_types::{CertificateDer, ServerName, UnixTime},
-    server::{
-        ParsedCertificate, WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
+use crate::{
+    KeyId, Revocations, SpiffeId,
+    peer::{self, Verified},
+    tls,
+    trust::{Refusal, Side, Trust, key_id},
 };
-use std::sync::Arc;
+use rustls::{
+    DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
+    client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    pki_types::{CertificateDer, ServerName, UnixTime},
+    server::danger::{ClientCertVerified, ClientCertVerifier},
+};
+use std::{sync::Arc, time::Duration};
+
+fn report(result: Result<Verified, Refusal>) -> Result<(), Error> {
+    match result {
+        Ok(verified) => {
+            peer::found(Ok(&verified));
+            Ok(())
+        }
+        Err(refusal) => {
+            peer::found(Err(refusal.reason()));
+            Err(refusal.into_rustls())
+        }
+    }
+}
+
+fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
+    Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+}
+
+fn check_signature(
+    message: &[u8],
+    cert: &CertificateDer<'_>,
+    dss: &DigitallySignedStruct,
+) -> Result<HandshakeSignatureValid, Error> {
+    let algorithms = &tls::provider().signature_verification_algorithms;
+    rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+}
+
+fn schemes() -> Vec<SignatureScheme> {
+    tls::provider()
+        .signature_verification_algorithms
+        .supported_schemes()
+}
 
 /// Checks who a client is.
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
-    chain: Arc<dyn ClientCertVerifier>,
-    trust_domain: String,
-}
-
-impl ClientVerifier {
-    pub(crate) fn new(
-        roots: Arc<RootCertStore>,
-        provider: Arc<CryptoProvider>,
-        trust_domain: &str,
-    ) -> Result<Self, rustls::server::VerifierBuilderError> {
-        let chain = WebPkiClientVerifier::builder_with_provider(roots, provider).build()?;
-        Ok(Self {
-            chain,
-            trust_domain: trust_domain.to_owned(),
-        })
-    }
-}
-
-fn refused(error: PeerError) -> Error {
-    Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error))))
-}
-
-fn purpose(ok: bool) -> Result<(), Error> {
-    if ok {
-        Ok(())
-    } else {
-        Err(Error::InvalidCertificate(CertificateError::InvalidPurpose))
-    }
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) revocations: Revocations,
 }
 
 impl ClientCertVerifier for ClientVerifier {
@@ -61,21 +66,23 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        let verified = self
-            .chain
-            .verify_client_cert(end_entity, intermediates, now)?;
-        let peer = PeerCertificate::parse_in(end_entity, &self.trust_domain).map_err(refused)?;
-        purpose(peer.client_auth)?;
-        Ok(verified)
+        let result = self.trust.verify(
+            end_entity,
+            intermediates,
+            now,
+            Side::Client,
+            &self.revocations,
+        );
+        report(result).map(|()| ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls12_signature(message, cert, dss)
+        no_tls12()
     }
 
     fn verify_tls13_signature(
@@ -84,33 +91,35 @@ impl ClientCertVerifier for ClientVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        self.chain.verify_tls13_signature(message, cert, dss)
+        check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.chain.supported_verify_schemes()
+        schemes()
     }
 }
 
 /// Checks that a server is the one workload that was meant.
 #[derive(Debug)]
 pub(crate) struct ServerVerifier {
-    roots: Arc<RootCertStore>,
-    provider: Arc<CryptoProvider>,
-    expected: SpiffeId,
+    pub(crate) trust: Arc<Trust>,
+    pub(crate) revocations: Revocations,
+    pub(crate) expected: SpiffeId,
 }
 
-impl ServerVerifier {
-    pub(crate) fn new(
-        roots: Arc<RootCertStore>,
-        provider: Arc<CryptoProvider>,
-        expected: SpiffeId,
-    ) -> Self {
-        Self {
-            roots,
-            provider,
-            expected,
-        }
+/// A chain alone would let any workload of the mesh answer for any other.
+fn check_server(
+    trust: &Trust,
+    revocations: &Revocations,
+    expected: &SpiffeId,
+    chain: (&CertificateDer<'_>, &[CertificateDer<'_>]),
+    now: UnixTime,
+) -> Result<Verified, Refusal> {
+    let verified = trust.verify(chain.0, chain.1, now, Side::Server, revocations)?;
+    if verified.certificate.id == *expected {
+        Ok(verified)
+    } else {
+        Err(Refusal::OtherId(verified.certificate.id.to_string()))
     }
 }
 
@@ -123,32 +132,18 @@ impl ServerCertVerifier for ServerVerifier {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let cert = ParsedCertificate::try_from(end_entity)?;
-        let algorithms = self.provider.signature_verification_algorithms.all;
-        verify_server_cert_signed_by_trust_anchor(
-            &cert,
-            &self.roots,
-            intermediates,
-            now,
-            algorithms,
-        )?;
-        let peer =
-            PeerCertificate::parse_in(end_entity, self.expected.trust_domain()).map_err(refused)?;
-        purpose(peer.server_auth)?;
-        if peer.id == self.expected {
-            Ok(ServerCertVerified::assertion())
-        } else {
-            Err(Error::InvalidCertificate(CertificateError::NotValidForName))
-        }
+        let chain = (end_entity, intermediates);
+        let result = check_server(&self.trust, &self.revocations, &self.expected, chain, now);
+        report(result).map(|()| ServerCertVerified::assertion())
     }
 
     fn verify_tls12_signature(
         &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+        no_tls12()
     }
 
     fn verify_tls13_signature(
@@ -157,13 +152,76 @@ impl ServerCertVerifier for ServerVerifier {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        let algorithms = &self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+        check_signature(message, cert, dss)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
+        schemes()
+    }
+}
+
+/// Checks that a bootstrap listener stands under the root that a join token names: the server sends
+/// that root as the last of its chain, and it is believed for its hash alone.
+#[derive(Debug)]
+pub(crate) struct PinVerifier {
+    pub(crate) root: KeyId,
+    pub(crate) expected: SpiffeId,
+}
+
+impl PinVerifier {
+    fn check(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Verified, Refusal> {
+        let root = rest
+            .iter()
+            .find(|c| key_id(c).is_some_and(|id| id == self.root))
+            .ok_or(Refusal::Chain(webpki::Error::UnknownIssuer))?;
+        let trust = Trust::new(
+            self.expected.trust_domain(),
+            vec![root.clone().into_owned()],
+            Vec::new(),
+            Duration::from_secs(now.as_secs()),
+        )
+        .map_err(|_| Refusal::ExpiredRoot)?;
+        let chain = (end_entity, rest);
+        check_server(&trust, &Revocations::default(), &self.expected, chain, now)
+    }
+}
+
+impl ServerCertVerifier for PinVerifier {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        report(self.check(end_entity, intermediates, now)).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        schemes()
     }
 }

@@ -5,9 +5,11 @@ pub mod apikey;
 pub mod caller;
 pub mod permission;
 pub mod token;
+pub mod trust;
 pub mod view;
 
 pub use caller::{Caller, Credential};
 pub use permission::{PERMISSIONS, Permissions};
 pub use token::{Claims, TokenError};
+pub use trust::{Bundle, TrustFeed};
 pub use view::View;

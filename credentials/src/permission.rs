@@ -24,6 +24,10 @@ pub const PERMISSIONS: &[&str] = &[
     "signingkeys.read",
     "audit.read",
     "mesh.reflect",
+    "certificates.read",
+    "certificates.issue",
+    "certificates.revoke",
+    "certificates.roots",
 ];
 
 const VIEWER: usize = 6;

@@ -204,7 +204,7 @@ impl View {
     }
 }
 
-/// Nothing changed: the snapshot stays as it is, and with it what was worked out from it.
+/// Nothing of ours changed: the snapshot stays as it is, and with it what was worked out from it.
 fn is_heartbeat(item: &WatchCredentialsResponse) -> bool {
     item.keys.is_empty()
         && item.api_keys.is_empty()

@@ -101,7 +101,7 @@ impl AuditWatch {
             .severity(severity)
             .caller(self.call.actor())
             .result(fault::code_name(code));
-        record.peer = self.call.peer.certificate.id.to_string();
+        record.peer = self.call.peer.name().to_owned();
         record.method = self.call.method.path.clone();
         record.trace_id = self.call.trace.trace_id_hex();
         record

@@ -136,7 +136,7 @@ impl Check for Authenticate {
         match call.method.rule.principal {
             Principal::Public => Ok(()),
             // The peer is the principal, and the peer policy has let it in.
-            Principal::Workload => self.check_freshness(call),
+            Principal::Workload | Principal::Peer => self.check_freshness(call),
             Principal::Permission(_) => {
                 self.check_freshness(call)?;
                 call.set_caller(self.identify(call, headers)?);

@@ -20,6 +20,8 @@ fn denied() -> Status {
 impl Check for Authorise {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
         let allowed = match &call.method.rule.principal {
+            // The peer policy has let the peer in, and it has a certificate.
+            Principal::Peer => call.peer.verified.is_some(),
             Principal::Public => true,
             Principal::Workload => call.peer.class.is_some_and(PeerClass::is_workload),
             Principal::Permission(needed) => call

@@ -136,13 +136,13 @@ impl Call {
     pub(crate) fn limit_key(&self) -> &str {
         self.caller
             .get()
-            .map_or(self.peer.certificate.id.as_str(), |c| &c.label)
+            .map_or_else(|| self.peer.name(), |c| c.label.as_str())
     }
 
     /// The person or key, else the peer: who an audit record names.
     pub fn actor(&self) -> String {
         self.caller
             .get()
-            .map_or_else(|| self.peer.certificate.id.to_string(), |c| c.label.clone())
+            .map_or_else(|| self.peer.name().to_owned(), |c| c.label.clone())
     }
 }

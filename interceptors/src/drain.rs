@@ -1,9 +1,10 @@
-//! Ends server streams that have no end of their own: when the process stops, and when the
-//! credential that opened them no longer holds. Clients of a stopping process are told UNAVAILABLE
-//! and resume elsewhere by sequence number; the others UNAUTHENTICATED.
+//! Ends server streams that have no end of their own: when the process stops or the connection is
+//! about to close (UNAVAILABLE: resume elsewhere by sequence number), when the credential that
+//! opened them no longer holds (UNAUTHENTICATED), and when the policy no longer lets the peer in
+//! (PERMISSION_DENIED).
 
-use crate::Call;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use crate::{Call, peer_policy, policy::PolicyHandle};
+use http::{Request, Response, header::CONTENT_TYPE};
 use http_body::Frame;
 use pin_project_lite::pin_project;
 use std::{
@@ -13,6 +14,7 @@ use std::{
     time::Duration,
 };
 use tars_credentials::View;
+use tars_proto::fault;
 use tars_runtime::clock::Clock;
 use tokio::time::{Interval, MissedTickBehavior};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
@@ -25,6 +27,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(250);
 #[derive(Debug)]
 pub struct StreamEnds {
     pub stop: CancellationToken,
+    pub policy: PolicyHandle,
     pub view: View,
     pub clock: Clock,
 }
@@ -94,6 +97,7 @@ struct DrainBody {
     call: Option<Arc<Call>>,
     layer: Arc<StreamEnds>,
     stopped: Pin<Box<WaitForCancellationFutureOwned>>,
+    closing: Pin<Box<WaitForCancellationFutureOwned>>,
     look: Interval,
 }
 
@@ -101,35 +105,64 @@ impl DrainBody {
     fn new(inner: Body, call: impl Into<Option<Arc<Call>>>, layer: Arc<StreamEnds>) -> Self {
         let mut look = tokio::time::interval(LOOK_EVERY);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let stopped = Box::pin(layer.stop.clone().cancelled_owned());
+        let call = call.into();
+        let closing = call
+            .as_ref()
+            .map_or_else(CancellationToken::new, |c| c.peer.closing.clone());
         Self {
             inner: Some(inner),
-            call: call.into(),
+            closing: Box::pin(closing.cancelled_owned()),
+            stopped: Box::pin(layer.stop.clone().cancelled_owned()),
+            call,
             layer,
-            stopped,
             look,
         }
     }
 
-    fn revoked(&mut self, cx: &mut Context<'_>) -> bool {
-        let Some(caller) = self.call.as_ref().and_then(|c| c.caller()) else {
-            return false;
-        };
+    /// Why the stream may not go on, looked at a few times a second.
+    fn denied(&mut self, cx: &mut Context<'_>) -> Option<Status> {
         let mut due = false;
         while self.look.poll_tick(cx).is_ready() {
             due = true;
         }
-        due && !self
-            .layer
-            .view
-            .still_valid(caller, self.layer.clock.now_s())
+        let call = self.call.as_ref().filter(|_| due)?;
+        let layer = &self.layer;
+        let now = layer.clock.now_s();
+        if call
+            .caller()
+            .is_some_and(|c| !layer.view.still_valid(c, now))
+        {
+            return Some(fault::status(
+                Code::Unauthenticated,
+                "INVALID_CREDENTIALS",
+                "the credential no longer holds",
+            ));
+        }
+        layer.policy.decide(call).err().map(|why| {
+            tracing::info!(peer = call.peer.name(), method = call.method.path, %why, "an open stream is not allowed any more");
+            peer_policy::refusal()
+        })
     }
 
-    fn end(&mut self, code: Code, message: &'static str) -> Frame<bytes::Bytes> {
+    /// Why the stream must move, whenever that happens.
+    fn moved(&mut self, cx: &mut Context<'_>) -> Option<Status> {
+        let again = Duration::from_millis(100);
+        if self.stopped.as_mut().poll(cx).is_ready() {
+            return Some(fault::unavailable(
+                "STOPPING",
+                "the server is stopping",
+                again,
+            ));
+        }
+        let message = "the connection is closing; go on from the last sequence on another one";
+        let closing = self.closing.as_mut().poll(cx).is_ready();
+        closing.then(|| fault::unavailable("CONNECTION_CLOSING", message, again))
+    }
+
+    fn end(&mut self, status: Status) -> Frame<bytes::Bytes> {
         self.inner = None;
-        let mut trailers = HeaderMap::new();
-        trailers.insert("grpc-status", HeaderValue::from(code as i32));
-        trailers.insert("grpc-message", HeaderValue::from_static(message));
+        let mut trailers = status.into_http::<()>().into_parts().0.headers;
+        trailers.remove(CONTENT_TYPE);
         Frame::trailers(trailers)
     }
 }
@@ -147,18 +180,13 @@ impl http_body::Body for DrainBody {
             return Poll::Ready(None);
         }
         // First, so that a stream that always has something to say ends as well.
-        if this.revoked(cx) {
-            let end = this.end(Code::Unauthenticated, "the credential no longer holds");
-            return Poll::Ready(Some(Ok(end)));
+        if let Some(status) = this.denied(cx).or_else(|| this.moved(cx)) {
+            return Poll::Ready(Some(Ok(this.end(status))));
         }
-        if let Some(inner) = &mut this.inner
-            && let Poll::Ready(frame) = Pin::new(inner).poll_frame(cx)
-        {
-            return Poll::Ready(frame);
+        match &mut this.inner {
+            Some(inner) => Pin::new(inner).poll_frame(cx),
+            None => Poll::Ready(None),
         }
-        ready!(this.stopped.as_mut().poll(cx));
-        let end = this.end(Code::Unavailable, "the server is stopping");
-        Poll::Ready(Some(Ok(end)))
     }
 
     /// A refusal has no body, and must be sent as one frame of headers: some clients take anything
@@ -180,6 +208,7 @@ mod tests {
         let stop = CancellationToken::new();
         let layer = Arc::new(StreamEnds {
             stop: stop.clone(),
+            policy: PolicyHandle::default(),
             view: View::default(),
             clock: Clock::system(),
         });
@@ -206,6 +235,7 @@ mod tests {
     async fn an_empty_body_stays_empty() {
         let layer = Arc::new(StreamEnds {
             stop: CancellationToken::new(),
+            policy: PolicyHandle::default(),
             view: View::default(),
             clock: Clock::system(),
         });

@@ -19,10 +19,12 @@ pub mod metrics;
 pub mod observe;
 pub mod panic;
 pub mod peer_policy;
+pub mod policy;
 pub mod rate_limit;
 pub mod shed;
 pub mod stack;
 pub mod trace;
 
 pub use call::{Call, contract};
+pub use policy::{Policy, PolicyHandle};
 pub use stack::{Stack, StackOptions};

@@ -53,7 +53,7 @@ impl RateLimits {
             RateClass::Auth => self.0.auth.take(flood::bucket(call.client), now),
             RateClass::Public => self.0.public.take(flood::bucket(call.client), now),
             RateClass::User => self.0.user.take(call.limit_key(), now),
-            RateClass::Internal => self.0.internal.take(call.peer.certificate.id.as_str(), now),
+            RateClass::Internal => self.0.internal.take(call.peer.name(), now),
         }
     }
 }

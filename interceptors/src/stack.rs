@@ -12,6 +12,7 @@ use crate::{
     observe::{ObserveLayer, Observed},
     panic::{CatchPanic, PanicLayer},
     peer_policy::PeerPolicy,
+    policy::PolicyHandle,
     rate_limit::{RateLimit, RateLimitLayer, RateLimits},
     shed::Shed,
     trace::Trace,
@@ -34,6 +35,7 @@ pub struct StackOptions<'a> {
     pub call_metrics: CallMetrics,
     pub failures: Failures,
     pub audit: mpsc::Sender<Record>,
+    pub policy: PolicyHandle,
     pub stop: CancellationToken,
 }
 
@@ -72,6 +74,7 @@ impl Stack {
             call_metrics,
             failures,
             audit,
+            policy,
             stop,
         } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
@@ -81,12 +84,13 @@ impl Stack {
             metrics: call_metrics,
             audit: Audit::new(service, clock.clone(), audit),
             shed: Shed::new(config.connections.max_in_flight),
-            peers: PeerPolicy::new(),
+            peers: PeerPolicy(policy.clone()),
             flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limits: RateLimits::new(&config.limits, clock.clone()),
             drain: Arc::new(StreamEnds {
                 stop,
+                policy,
                 view: drain_view,
                 clock,
             }),

@@ -64,7 +64,7 @@ fn describe(span: &mut Span, method: &str, peer: &PeerInfo) {
         span.set("rpc.system.name", "grpc");
         span.set("rpc.method", method.to_owned());
         span.set("network.peer.address", peer.addr.ip().to_string());
-        span.set("tars.peer.id", peer.certificate.id.to_string());
+        span.set("tars.peer.id", peer.name().to_owned());
     }
 }
 

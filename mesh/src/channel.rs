@@ -1,24 +1,35 @@
 //! A client channel to one workload: it verifies the server's SPIFFE id, reconnects by itself, and
 //! moves to a new connection when the own certificate was renewed, leaving the old one to finish
-//! the calls it carries.
+//! the calls it carries. A connection to a server that is revoked ends at once.
 
+use crate::{ConnectionTable, serve::key_exchange};
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri, uri::PathAndQuery};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
+use std::net::SocketAddr;
 use std::{
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
-use tars_certs::{Identity, IdentityHandle, SpiffeId, tls};
+use tars_certs::{
+    Identity, IdentityHandle, Revocations, SpiffeId,
+    peer::{PeerInfo, observed},
+    tls,
+};
 use tars_proto::fault;
 use tars_runtime::clock::Clock;
-use tokio::{net::TcpStream, sync::Mutex, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio::{
+    net::TcpStream,
+    sync::Mutex,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::sync::CancellationToken;
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
@@ -31,7 +42,26 @@ pub struct ChannelOptions {
     /// The only identity that may answer.
     pub expected: SpiffeId,
     pub identity: IdentityHandle,
+    pub revocations: Revocations,
     pub clock: Clock,
+    /// Where the connection is listed, and under whose name.
+    pub table: ConnectionTable,
+    pub service: &'static str,
+}
+
+impl ChannelOptions {
+    /// For a program that is no service: nothing is pushed to it.
+    pub fn alone(target: &str, expected: SpiffeId, identity: Identity, clock: Clock) -> Self {
+        Self {
+            target: target.to_owned(),
+            expected,
+            identity: IdentityHandle::new(identity),
+            revocations: Revocations::default(),
+            clock,
+            table: ConnectionTable::default(),
+            service: "client",
+        }
+    }
 }
 
 /// Cheap to clone; clones share one connection.
@@ -53,6 +83,14 @@ struct Live {
     sender: SendRequest<Body>,
     /// The identity that opened it.
     identity: Arc<Identity>,
+    server: Server,
+}
+
+/// What a server has proven.
+#[derive(Debug, Clone)]
+pub struct Server {
+    pub peer: Arc<PeerInfo>,
+    pub key_exchange: &'static str,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +104,10 @@ pub enum ChannelError {
     Timeout { target: String },
     #[error("{target} does not speak HTTP/2")]
     NoH2 { target: String },
+    #[error("cannot trust {target}: {why}")]
+    Refused { target: String, why: String },
+    #[error("{0}")]
+    Own(String),
     #[error("the own identity is not usable: {0}")]
     Identity(#[from] tls::TlsError),
     #[error("{target}: {source}")]
@@ -110,6 +152,13 @@ impl Channel {
     }
 }
 
+impl Channel {
+    /// Connects, if need be, and tells who answers.
+    pub async fn server(&self) -> Result<Server, ChannelError> {
+        Ok(self.shared.connection().await?.server.clone())
+    }
+}
+
 impl Shared {
     fn usable(&self) -> Option<Arc<Live>> {
         let live = self.live.load_full()?;
@@ -139,31 +188,12 @@ impl Shared {
     }
 
     async fn connect(&self) -> Result<Live, ChannelError> {
-        let failed = |source| ChannelError::Connect {
-            target: self.target(),
-            source,
-        };
-        let identity = self.options.identity.current();
-        let config = tls::client(
-            &identity,
-            self.options.expected.clone(),
-            Arc::new(self.options.clock.clone()),
-        )?;
-        let tcp = TcpStream::connect(&self.options.target)
-            .await
-            .map_err(failed)?;
-        tcp.set_nodelay(true).map_err(failed)?;
-        // The verifier looks at the SPIFFE id, never at a host name.
-        let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(name, tcp)
-            .await
-            .map_err(failed)?;
-        if stream.get_ref().1.alpn_protocol() != Some(tls::ALPN) {
-            return Err(ChannelError::NoH2 {
-                target: self.target(),
-            });
+        let options = &self.options;
+        if let Some(problem) = options.identity.problem(options.clock.now()) {
+            return Err(ChannelError::Own(problem));
         }
+        let identity = options.identity.current();
+        let (stream, server) = self.handshake(&identity).await?;
         let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
@@ -176,13 +206,84 @@ impl Shared {
                 target: self.target(),
                 source,
             })?;
+        let end = self.certificates_end(&identity, &server.peer);
+        let listed = options.table.enter(options.service, "out", &server.peer);
+        let (revocations, peer) = (options.revocations.clone(), Arc::clone(&server.peer));
         let target = self.target();
         tokio::spawn(async move {
-            if let Err(e) = connection.await {
-                tracing::debug!(target, error = %e, "connection ended");
+            let _listed = listed;
+            let denied = async {
+                match &peer.verified {
+                    Some(verified) => revocations.until_denied(verified).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                ended = connection => {
+                    if let Err(e) = ended {
+                        tracing::debug!(target, error = %e, "connection ended");
+                    }
+                }
+                () = denied => tracing::warn!(target, peer = peer.name(), "the server is revoked; connection cut"),
+                () = sleep_until(end) => tracing::debug!(target, "a certificate of the connection has ended"),
             }
         });
-        Ok(Live { sender, identity })
+        Ok(Live {
+            sender,
+            identity,
+            server,
+        })
+    }
+
+    async fn handshake(
+        &self,
+        identity: &Identity,
+    ) -> Result<(TlsStream<TcpStream>, Server), ChannelError> {
+        let options = &self.options;
+        let failed = |source| ChannelError::Connect {
+            target: self.target(),
+            source,
+        };
+        let config = tls::client(
+            identity,
+            options.expected.clone(),
+            &options.revocations,
+            Arc::new(options.clock.clone()),
+        )?;
+        let tcp = TcpStream::connect(&options.target).await.map_err(failed)?;
+        tcp.set_nodelay(true).map_err(failed)?;
+        let addr = tcp.peer_addr().map_err(failed)?;
+        // The verifier looks at the SPIFFE id, never at a host name.
+        let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        let (connected, seen) = observed(connecting).await;
+        let stream = match (connected, seen.refusal) {
+            (Ok(stream), _) => stream,
+            (Err(e), Some(reason)) => {
+                return Err(ChannelError::Refused {
+                    target: self.target(),
+                    why: format!("{e} ({reason})"),
+                });
+            }
+            (Err(e), None) => return Err(failed(e)),
+        };
+        let session = stream.get_ref().1;
+        if session.alpn_protocol() != Some(tls::ALPN) {
+            return Err(ChannelError::NoH2 {
+                target: self.target(),
+            });
+        }
+        let key_exchange = key_exchange(session.negotiated_key_exchange_group());
+        let peer = server_info(seen.peer, addr);
+        Ok((stream, Server { peer, key_exchange }))
+    }
+
+    /// Past this, one side has no identity any more.
+    fn certificates_end(&self, own: &Identity, peer: &PeerInfo) -> Instant {
+        let own = own.leaf().not_after;
+        let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
+        let end = theirs.map_or(own, |t| t.min(own));
+        Instant::now() + end.saturating_sub(self.options.clock.now())
     }
 
     /// tonic's generated clients give a path; HTTP/2 wants scheme and authority as well.
@@ -234,6 +335,15 @@ impl Shared {
             }
         }
     }
+}
+
+fn server_info(verified: Option<tars_certs::peer::Verified>, addr: SocketAddr) -> Arc<PeerInfo> {
+    Arc::new(PeerInfo {
+        verified,
+        class: None,
+        addr,
+        closing: CancellationToken::new(),
+    })
 }
 
 fn unreachable_status(error: &ChannelError) -> Status {

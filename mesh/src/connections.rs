@@ -17,14 +17,31 @@ pub struct ConnectionTable(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     next: AtomicU64,
-    open: Mutex<BTreeMap<u64, (&'static str, Arc<PeerInfo>)>>,
+    open: Mutex<BTreeMap<u64, Row>>,
+}
+
+#[derive(Debug)]
+struct Row {
+    service: &'static str,
+    direction: &'static str,
+    peer: Arc<PeerInfo>,
 }
 
 impl ConnectionTable {
     /// Lists a connection until the guard is dropped.
-    pub fn enter(&self, service: &'static str, peer: Arc<PeerInfo>) -> Listed {
+    pub fn enter(
+        &self,
+        service: &'static str,
+        direction: &'static str,
+        peer: &Arc<PeerInfo>,
+    ) -> Listed {
         let id = self.0.next.fetch_add(1, Ordering::Relaxed);
-        self.0.open.lock().insert(id, (service, peer));
+        let row = Row {
+            service,
+            direction,
+            peer: Arc::clone(peer),
+        };
+        self.0.open.lock().insert(id, row);
         Listed {
             table: self.clone(),
             id,
@@ -43,15 +60,18 @@ impl ConnectionTable {
         let open = self.0.open.lock();
         let rows: Vec<Value> = open
             .iter()
-            .map(|(id, (service, peer))| {
+            .map(|(id, row)| {
+                let certificate = row.peer.verified.as_ref();
                 json!({
                     "id": id,
-                    "service": service,
-                    "peer": peer.certificate.id.to_string(),
-                    "class": peer.class.map(tars_certs::PeerClass::as_str),
-                    "serial": peer.certificate.serial,
-                    "not_after": peer.certificate.not_after.as_secs(),
-                    "address": peer.addr.to_string(),
+                    "service": row.service,
+                    "direction": row.direction,
+                    "peer": row.peer.name(),
+                    "class": row.peer.class.map(tars_certs::PeerClass::as_str),
+                    "serial": certificate.map(|v| v.certificate.serial.as_str()),
+                    "issuer": certificate.map(|v| v.name().issuer.to_string()),
+                    "not_after": certificate.map(|v| v.certificate.not_after.as_secs()),
+                    "address": row.peer.addr.to_string(),
                 })
             })
             .collect();

@@ -4,12 +4,13 @@
 //! at the peer's expiry, or shut down with a deadline; its channel cannot move to a new connection
 //! when the own certificate was renewed.
 
+pub mod bootstrap;
 pub mod channel;
 pub mod connections;
 pub mod metrics;
 pub mod serve;
 
-pub use channel::{Channel, ChannelOptions};
+pub use channel::{Channel, ChannelOptions, Server};
 pub use connections::ConnectionTable;
 pub use metrics::MeshMetrics;
-pub use serve::{ServeOptions, serve};
+pub use serve::{Admission, ServeOptions, serve};

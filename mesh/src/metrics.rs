@@ -11,11 +11,18 @@ pub struct Reason {
     pub reason: &'static str,
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct KeyExchange {
+    pub group: &'static str,
+}
+
 #[derive(Debug, Clone)]
 pub struct MeshMetrics {
-    pub connections: Gauge,
-    pub accepted: Counter,
-    pub refused: Family<Reason, Counter>,
+    connections: Gauge,
+    accepted: Counter,
+    refused: Family<Reason, Counter>,
+    handshakes: Family<KeyExchange, Counter>,
+    cut: Family<Reason, Counter>,
 }
 
 impl MeshMetrics {
@@ -36,10 +43,44 @@ impl MeshMetrics {
                 "Refused handshakes by reason",
                 Family::default(),
             ),
+            handshakes: metrics.register(
+                "mesh_handshakes",
+                "Handshakes by key exchange group",
+                Family::default(),
+            ),
+            cut: metrics.register(
+                "mesh_connections_cut",
+                "Connections that were ended while they were in use, by reason",
+                Family::default(),
+            ),
         }
     }
 
-    pub fn refuse(&self, reason: &'static str) {
+    pub(crate) fn refuse(&self, reason: &'static str) {
         self.refused.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn shook(&self, group: &'static str) {
+        self.handshakes.get_or_create(&KeyExchange { group }).inc();
+    }
+
+    pub(crate) fn cut(&self, reason: &'static str) {
+        self.cut.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn connected(&self) -> Connected {
+        self.accepted.inc();
+        self.connections.inc();
+        Connected(self.connections.clone())
+    }
+}
+
+/// An open connection, counted until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Connected(Gauge);
+
+impl Drop for Connected {
+    fn drop(&mut self) {
+        self.0.dec();
     }
 }

@@ -12,6 +12,8 @@ pub enum Principal {
     Public,
     Permission(String),
     Workload,
+    /// The peer's certificate, of whatever class.
+    Peer,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -399,14 +401,14 @@ fn read_principal(option: &DynamicMessage, words: Vocabulary<'_>) -> Result<Prin
         .and_then(|v| v.as_bool())
         .unwrap_or_default();
     let permission = text(option, "permission");
-    let workload = number(option, "caller") == 1;
-    match (public, permission, workload) {
-        (true, None, false) => Ok(Principal::Public),
-        (false, None, true) => Ok(Principal::Workload),
-        (false, Some(p), false) if words.permissions.contains(&p.as_str()) => {
+    match (public, permission, number(option, "caller")) {
+        (true, None, 0) => Ok(Principal::Public),
+        (false, None, 1) => Ok(Principal::Workload),
+        (false, None, 2) => Ok(Principal::Peer),
+        (false, Some(p), 0) if words.permissions.contains(&p.as_str()) => {
             Ok(Principal::Permission(p))
         }
-        (false, Some(p), false) => Err(format!("names the unknown permission {p:?}")),
+        (false, Some(p), 0) => Err(format!("names the unknown permission {p:?}")),
         _ => Err("must have exactly one of public, permission and caller".into()),
     }
 }
@@ -524,6 +526,7 @@ mod tests {
         "worker",
         "operator",
         "client",
+        "joiner",
     ];
 
     fn permissions() -> Vec<&'static str> {
@@ -535,6 +538,10 @@ mod tests {
             "apikeys.write",
             "signingkeys.read",
             "audit.read",
+            "certificates.read",
+            "certificates.issue",
+            "certificates.revoke",
+            "certificates.roots",
             "agents.read",
             "agents.step",
             "agents.reload",

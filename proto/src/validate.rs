@@ -257,6 +257,18 @@ impl Validate for prost_types::Timestamp {
     }
 }
 
+impl Validate for prost_types::Duration {
+    fn validate(&self, at: &Path<'_>, out: &mut Violations) {
+        // Ten thousand years, as the well-known type allows; both parts of one sign.
+        let seconds = (-315_576_000_000..=315_576_000_000).contains(&self.seconds);
+        let nanos = (-999_999_999..=999_999_999).contains(&self.nanos);
+        let signs = self.seconds == 0 || self.nanos == 0 || (self.seconds < 0) == (self.nanos < 0);
+        if !seconds || !nanos || !signs {
+            out.add(at, "must be a duration of at most ten thousand years");
+        }
+    }
+}
+
 impl Validate for prost_types::Struct {
     fn validate(&self, at: &Path<'_>, out: &mut Violations) {
         validate_struct(self, at, out, 0);

@@ -23,6 +23,7 @@ pub struct Config {
     pub connections: Connections,
     pub certificates: Certificates,
     pub credentials: Credentials,
+    pub policy: Policy,
     pub limits: Limits,
     pub log: Log,
     pub telemetry: Telemetry,
@@ -53,12 +54,22 @@ impl Default for Data {
 #[serde(default, deny_unknown_fields)]
 pub struct Trust {
     pub domain: String,
+    /// The SPIFFE path of a workload, `{workload}` standing for its name: `/ns/prod/sa/{workload}`
+    /// where a cluster's accounts are the identities.
+    pub workload_path: String,
+}
+
+impl Trust {
+    pub fn path_of(&self, workload: &str) -> String {
+        self.workload_path.replace("{workload}", workload)
+    }
 }
 
 impl Default for Trust {
     fn default() -> Self {
         Self {
             domain: "tars.local".to_owned(),
+            workload_path: "/{workload}".to_owned(),
         }
     }
 }
@@ -74,6 +85,8 @@ pub struct Listen {
     pub gateway: SocketAddr,
     pub admin: SocketAddr,
     pub observe: SocketAddr,
+    /// Where a process without a certificate gets its first; off unless it is set.
+    pub bootstrap: Option<SocketAddr>,
 }
 
 impl Default for Listen {
@@ -87,6 +100,7 @@ impl Default for Listen {
             gateway: local(3001),
             admin: local(9900),
             observe: local(9901),
+            bootstrap: None,
         }
     }
 }
@@ -103,6 +117,7 @@ impl Listen {
             gateway: any,
             admin: any,
             observe: any,
+            bootstrap: None,
         }
     }
 }
@@ -115,6 +130,8 @@ pub struct Connect {
     pub orchestration: String,
     pub automl: String,
     pub hypersync: String,
+    /// Auth's bootstrap listener, for a process that joins.
+    pub bootstrap: String,
 }
 
 impl Default for Connect {
@@ -124,6 +141,7 @@ impl Default for Connect {
             orchestration: "127.0.0.1:8094".to_owned(),
             automl: "127.0.0.1:8097".to_owned(),
             hypersync: "127.0.0.1:8098".to_owned(),
+            bootstrap: "127.0.0.1:8092".to_owned(),
         }
     }
 }
@@ -133,7 +151,10 @@ impl Default for Connect {
 #[serde(default, deny_unknown_fields)]
 pub struct Connections {
     pub max: usize,
+    /// Handshakes under way, silent peers among them: enough that a crowd of those keeps nobody out.
     pub max_handshakes: usize,
+    /// Handshakes under way from one address.
+    pub max_handshakes_by_address: usize,
     pub handshake_timeout_seconds: u64,
     pub max_age_seconds: u64,
     pub max_age_grace_seconds: u64,
@@ -149,7 +170,8 @@ impl Default for Connections {
     fn default() -> Self {
         Self {
             max: 4096,
-            max_handshakes: 256,
+            max_handshakes: 2048,
+            max_handshakes_by_address: 64,
             handshake_timeout_seconds: 5,
             max_age_seconds: 1800,
             max_age_grace_seconds: 300,
@@ -173,8 +195,14 @@ pub struct Certificates {
     pub leaf_life_seconds: u64,
     pub intermediate_life_days: u64,
     pub root_life_days: u64,
-    /// Life of the operator identity that `tars up` writes.
+    /// Life of the certificates of people and outside clients.
     pub operator_life_days: u64,
+    /// How long a first certificate can be renewed.
+    pub lineage_life_days: u64,
+    /// `.tars.svc` makes a workload's certificate say `auth.tars.svc`, too.
+    pub dns_suffixes: Vec<String>,
+    /// Where `tars serve` finds its first join token; it keeps its identity in the data directory.
+    pub join_token_file: Option<PathBuf>,
     /// What a SPIFFE path may call itself: pattern to class.
     pub classes: Vec<ClassRule>,
 }
@@ -212,6 +240,9 @@ impl Default for Certificates {
             intermediate_life_days: 30,
             root_life_days: 3650,
             operator_life_days: 30,
+            lineage_life_days: 90,
+            dns_suffixes: Vec::new(),
+            join_token_file: None,
             classes,
         }
     }
@@ -355,6 +386,13 @@ impl Default for Automl {
     }
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Default)]
+#[serde(default, deny_unknown_fields)]
+pub struct Policy {
+    /// A file that narrows who may call what; replaced live.
+    pub file: Option<PathBuf>,
+}
+
 /// All that is wrong with the configuration.
 #[derive(Debug)]
 pub struct ConfigErrors(pub Vec<String>);
@@ -425,8 +463,13 @@ impl Config {
             "trust.domain must be lower-case letters, digits, '.', '-', '_'",
         );
         require(
-            self.certificates.leaf_life_seconds >= 30,
-            "certificates.leaf_life_seconds must be at least 30",
+            self.trust.workload_path.starts_with('/')
+                && self.trust.workload_path.contains("{workload}"),
+            "trust.workload_path must be a path with {workload} in it",
+        );
+        require(
+            self.certificates.leaf_life_seconds >= 3,
+            "certificates.leaf_life_seconds must be at least 3",
         );
         require(
             self.credentials.access_token_seconds >= 10,
@@ -451,7 +494,10 @@ impl Config {
         require(all.iter().all(|l| *l > 0), "limits must be above 0");
         let c = &self.connections;
         require(
-            c.max > 0 && c.max_handshakes > 0 && c.max_in_flight > 0,
+            c.max > 0
+                && c.max_handshakes > 0
+                && c.max_handshakes_by_address > 0
+                && c.max_in_flight > 0,
             "connections: bounds must be above 0",
         );
         let endpoint = self.telemetry.otlp_endpoint.as_deref();

@@ -1,9 +1,13 @@
 //! What all services of one process share: configuration, clock, telemetry, identities, readiness,
 //! and the way to stop.
 
-use crate::app::services::{Background, Service};
+use crate::app::{
+    identity::{IdentityMetrics, JoinSource, Joining, Keeper, Kept},
+    policy::PolicyFile,
+    services::{Background, Service},
+};
 use parking_lot::Mutex;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
     fs::File,
@@ -13,11 +17,13 @@ use std::{
     time::Duration,
 };
 use tars_certs::{
-    Authority, CaError, ClassTable, Identity, IdentityError, IdentityHandle, SpiffeError, SpiffeId,
-    ca::{IdentityFiles, Lives, Request},
+    Authority, CaError, ClassTable, IdentityError, IdentityFiles, IdentityHandle, SpiffeError,
+    SpiffeId,
+    ca::{Lives, Request},
     class::ClassError,
-    identity, secret,
+    secret,
 };
+use tars_credentials::TrustFeed;
 use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::ChannelError};
 use tars_runtime::{
@@ -61,6 +67,10 @@ pub enum StartError {
     Gateway(String),
     #[error(transparent)]
     Channel(#[from] ChannelError),
+    #[error("policy: {0}")]
+    Policy(String),
+    #[error("cannot join the mesh: {0}")]
+    Join(String),
     #[error("reflection: {0}")]
     Reflection(String),
     #[error("not ready in time: {0}")]
@@ -76,6 +86,15 @@ impl StartError {
     }
 }
 
+/// What a service of this process is to its peers.
+pub(crate) struct Member {
+    pub(crate) identity: IdentityHandle,
+    pub(crate) source: &'static str,
+    /// What Auth pushes to this service. Services of one process each have their own: a push that
+    /// comes late to one must not take back what another has heard.
+    pub(crate) feed: TrustFeed,
+}
+
 pub struct Process {
     config: Config,
     clock: Clock,
@@ -86,8 +105,10 @@ pub struct Process {
     pub(crate) mesh_metrics: MeshMetrics,
     pub(crate) connections: ConnectionTable,
     pub(crate) classes: Arc<ClassTable>,
-    authority: Option<Arc<Authority>>,
-    identities: HashMap<Service, IdentityHandle>,
+    pub(crate) policy: PolicyFile,
+    pub(crate) authority: Option<Arc<Authority>>,
+    keeper: Keeper,
+    members: HashMap<Service, Member>,
     readiness: Mutex<Readiness>,
     pub(crate) background: Mutex<Background>,
     /// Ends the serving.
@@ -99,6 +120,16 @@ pub struct Process {
     _lock: File,
 }
 
+/// Where the identity of a lone service comes from.
+#[derive(Debug)]
+pub enum Origin {
+    /// The own authority in the data directory; for Auth.
+    Authority,
+    Files(IdentityFiles),
+    /// Auth, for a join token first.
+    Join,
+}
+
 impl std::fmt::Debug for Process {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Process({})", self.config.data.dir.display())
@@ -106,57 +137,94 @@ impl std::fmt::Debug for Process {
 }
 
 impl Process {
-    /// With the built-in authority in the data directory.
+    /// All services, below the built-in authority in the data directory.
     pub(crate) fn new(config: Config, services: &[Service]) -> Result<Self, StartError> {
         let lock = lock(&config.data.dir)?;
-        let clock = Clock::system();
-        let authority = Arc::new(open_authority(&config, &clock)?);
-        let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
-        let mut identities = HashMap::new();
-        let mut renewals = Vec::new();
+        let mut process = Self::assemble(config, lock)?;
+        let authority = Arc::new(open_authority(&process.config, &process.clock)?);
+        process.authority = Some(Arc::clone(&authority));
         for service in services {
-            let request = workload_request(&config, *service)?;
-            let handle = IdentityHandle::new(identity::issue(&authority, &request, &time)?);
-            renewals.push((handle.clone(), request));
-            identities.insert(*service, handle);
-        }
-        let process = Self::assemble(
-            config,
-            clock,
-            Some(Arc::clone(&authority)),
-            identities,
-            lock,
-        )?;
-        for (handle, request) in renewals {
-            let work =
-                identity::keep_fresh(handle, Arc::clone(&authority), request, Arc::clone(&time));
-            process.spawn_background(work);
+            let request = workload_request(&process.config, *service)?;
+            let feed = TrustFeed::default();
+            let revocations = feed.revocations.clone();
+            let kept = process
+                .keeper
+                .by_authority(*service, &authority, request, revocations)?;
+            process.admit(*service, kept, feed);
         }
         Ok(process)
     }
 
-    /// With one identity from files.
-    pub(crate) fn with_identity(
+    /// One service.
+    pub(crate) async fn alone(
         config: Config,
         service: Service,
-        files: &IdentityFiles,
+        origin: &Origin,
     ) -> Result<Self, StartError> {
         let dir = config.data.dir.join(service.as_str());
         let lock = lock(&dir)?;
-        let clock = Clock::system();
-        let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
-        let identity = Identity::from_files(files, &time)?;
-        let identities = HashMap::from([(service, IdentityHandle::new(identity))]);
-        Self::assemble(config, clock, None, identities, lock)
+        let mut process = Self::assemble(config, lock)?;
+        let own_authority = service == Service::Auth
+            && (matches!(origin, Origin::Authority) || Authority::exists(&process.ca_dir()));
+        if own_authority {
+            let authority = open_authority(&process.config, &process.clock)?;
+            process.authority = Some(Arc::new(authority));
+        }
+        let feed = TrustFeed::default();
+        let revocations = feed.revocations.clone();
+        let kept = match (origin, &process.authority) {
+            (Origin::Files(files), _) => process.keeper.by_files(service, files, revocations)?,
+            (Origin::Authority, Some(authority)) => {
+                let request = workload_request(&process.config, service)?;
+                process
+                    .keeper
+                    .by_authority(service, authority, request, revocations)?
+            }
+            _ => process.join(service, &feed).await?,
+        };
+        process.admit(service, kept, feed);
+        Ok(process)
     }
 
-    fn assemble(
-        config: Config,
-        clock: Clock,
-        authority: Option<Arc<Authority>>,
-        identities: HashMap<Service, IdentityHandle>,
-        lock: File,
-    ) -> Result<Self, StartError> {
+    async fn join(&self, service: Service, feed: &TrustFeed) -> Result<Kept, StartError> {
+        let joining = Joining {
+            file: self.service_dir(service).join("identity.json"),
+            bootstrap: self.config.connect.bootstrap.clone(),
+            auth: workload_id(&self.config, Service::Auth)?,
+            token_file: self.config.certificates.join_token_file.clone(),
+            own: workload_id(&self.config, service)?,
+            clock: self.clock.clone(),
+        };
+        let first = joining.start().await?;
+        let handle = IdentityHandle::new(first);
+        let to_auth = Channel::new(ChannelOptions {
+            target: self.config.connect.auth.clone(),
+            expected: joining.auth.clone(),
+            identity: handle.clone(),
+            revocations: feed.revocations.clone(),
+            clock: self.clock.clone(),
+            table: self.connections.clone(),
+            service: service.as_str(),
+        })?;
+        let source = JoinSource::new(joining, &handle.current(), to_auth, feed);
+        let revocations = feed.revocations.clone();
+        Ok(self
+            .keeper
+            .keep(service.as_str(), handle, source, revocations, |_| {}))
+    }
+
+    fn admit(&mut self, service: Service, kept: Kept, feed: TrustFeed) {
+        self.watch_own_leaf(service, &kept.handle);
+        let member = Member {
+            identity: kept.handle,
+            source: kept.source,
+            feed,
+        };
+        self.members.insert(service, member);
+        self.spawn_background(kept.work);
+    }
+
+    fn assemble(config: Config, lock: File) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
         let rules = config
             .certificates
@@ -168,15 +236,21 @@ impl Process {
             Some(endpoint) => Tracer::exporting("tars", endpoint, config.telemetry.sample_ratio)?,
             None => Tracer::disabled(),
         };
-        let metrics = Metrics::default();
+        let (clock, metrics) = (Clock::system(), Metrics::default());
+        let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
         let process = Self {
             call_metrics: CallMetrics::new(&metrics),
             failures: Failures::new(&metrics),
             mesh_metrics: MeshMetrics::new(&metrics),
             connections: ConnectionTable::default(),
             classes,
-            authority,
-            identities,
+            policy,
+            authority: None,
+            keeper: Keeper {
+                clock: clock.clone(),
+                metrics: IdentityMetrics::new(&metrics),
+            },
+            members: HashMap::new(),
             readiness: Mutex::default(),
             background: Mutex::default(),
             stop: CancellationToken::new(),
@@ -189,7 +263,7 @@ impl Process {
             metrics,
             tracer,
         };
-        process.watch_own_leaves();
+        process.spawn_background(process.policy.clone().follow());
         Ok(process)
     }
 
@@ -209,14 +283,14 @@ impl Process {
         &self.tracer
     }
 
-    pub(crate) fn identity(&self, service: Service) -> Result<IdentityHandle, StartError> {
+    pub(crate) fn member(&self, service: Service) -> Result<&Member, StartError> {
         let missing = || {
             StartError::Gateway(format!(
                 "this process has no identity for {}",
                 service.as_str()
             ))
         };
-        self.identities.get(&service).cloned().ok_or_else(missing)
+        self.members.get(&service).ok_or_else(missing)
     }
 
     /// A channel from one service of this process to another.
@@ -226,11 +300,15 @@ impl Process {
         to: Service,
         target: &str,
     ) -> Result<Channel, StartError> {
+        let member = self.member(from)?;
         let options = ChannelOptions {
             target: target.to_owned(),
             expected: workload_id(&self.config, to)?,
-            identity: self.identity(from)?,
+            identity: member.identity.clone(),
+            revocations: member.feed.revocations.clone(),
             clock: self.clock.clone(),
+            table: self.connections.clone(),
+            service: from.as_str(),
         };
         Ok(Channel::new(options)?)
     }
@@ -239,9 +317,14 @@ impl Process {
         self.config.data.dir.join(service.as_str())
     }
 
-    pub(crate) fn issue_files(
+    fn ca_dir(&self) -> PathBuf {
+        ca_dir(&self.config)
+    }
+
+    /// Writes an identity as files, and keeps them fresh.
+    pub(crate) fn keep_files(
         &self,
-        request: &Request,
+        request: Request,
         files: &IdentityFiles,
     ) -> Result<(), StartError> {
         let Some(authority) = &self.authority else {
@@ -249,8 +332,9 @@ impl Process {
                 "this process has no certificate authority".to_owned(),
             ));
         };
-        let issued = authority.issue(request, self.clock.now())?;
-        Ok(files.save(&issued, authority.root_pem())?)
+        let kept = self.keeper.written_out(authority, request, files.clone())?;
+        self.spawn_background(kept.work);
+        Ok(())
     }
 
     pub(crate) fn stop_token(&self) -> CancellationToken {
@@ -290,62 +374,34 @@ impl Process {
         self.readiness.lock().clone()
     }
 
-    fn watch_own_leaves(&self) {
-        for (service, handle) in &self.identities {
-            let (handle, clock) = (handle.clone(), self.clock.clone());
-            let check: Check = Arc::new(move || {
-                let left = handle
-                    .current()
-                    .leaf()
-                    .not_after
-                    .saturating_sub(clock.now());
-                let fresh = if left.is_zero() {
-                    Err("the own certificate has expired".to_owned())
-                } else {
-                    Ok(())
-                };
-                Box::pin(async move { fresh })
-            });
-            self.add_check(&format!("{}.certificate", service.as_str()), check);
-        }
+    fn watch_own_leaf(&self, service: Service, handle: &IdentityHandle) {
+        let (handle, clock) = (handle.clone(), self.clock.clone());
+        let check: Check = Arc::new(move || {
+            let problem = handle.problem(clock.now());
+            Box::pin(async move { problem.map_or(Ok(()), Err) })
+        });
+        self.add_check(&format!("{}.certificate", service.as_str()), check);
     }
 
     /// The admin port's pages.
     pub(crate) fn pages(&self) -> BTreeMap<&'static str, Page> {
         let config = self.config.clone();
-        let connections = self.connections.clone();
-        let identities: Vec<(Service, IdentityHandle)> = self
-            .identities
+        let (connections, policy) = (self.connections.clone(), self.policy.clone());
+        let members: Vec<_> = self
+            .members
             .iter()
-            .map(|(s, h)| (*s, h.clone()))
+            .map(|(s, m)| (*s, m.source, m.identity.clone(), m.feed.clone()))
             .collect();
         let certs: Page = Arc::new(move || {
-            let rows: Vec<_> = identities
+            let rows: Vec<_> = members
                 .iter()
-                .map(|(service, handle)| {
-                    let leaf = handle.current().leaf().clone();
-                    json!({
-                        "service": service.as_str(),
-                        "spiffe_id": leaf.id.to_string(),
-                        "serial": leaf.serial,
-                        "not_before": leaf.not_before.as_secs(),
-                        "not_after": leaf.not_after.as_secs(),
-                    })
-                })
+                .map(|(service, source, handle, feed)| describe(*service, source, handle, feed))
                 .collect();
             json!({ "certificates": rows })
         });
-        let policy: Page = Arc::new(|| {
-            let rows: Vec<_> = contract()
-                .into_iter()
-                .flat_map(|table| table.iter())
-                .map(|m| json!({ "method": m.path, "peers": m.rule.peers, "principal": format!("{:?}", m.rule.principal) }))
-                .collect();
-            json!({ "methods": rows })
-        });
         BTreeMap::from([
             ("certs", certs),
-            ("policy", policy),
+            ("policy", Arc::new(move || policy.report()) as Page),
             (
                 "connections",
                 Arc::new(move || connections.report()) as Page,
@@ -406,6 +462,36 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     Ok(file)
 }
 
+/// One line of the admin port's `/certs`.
+fn describe(service: Service, source: &str, handle: &IdentityHandle, feed: &TrustFeed) -> Value {
+    let (identity, health) = (handle.current(), handle.health());
+    let leaf = identity.leaf();
+    let roots: Vec<String> = identity
+        .trust()
+        .root_keys()
+        .map(|k| k.to_string())
+        .collect();
+    json!({
+        "service": service.as_str(),
+        "source": source,
+        "spiffe_id": leaf.id.to_string(),
+        "serial": leaf.serial.as_str(),
+        "issuer": identity.verified().name().issuer.to_string(),
+        "root": identity.verified().anchor.to_string(),
+        "not_before": leaf.not_before.as_secs(),
+        "not_after": leaf.not_after.as_secs(),
+        "trusted_roots": roots,
+        "revocations": feed.revocations.current().len(),
+        "revoked": health.revoked,
+        "failures": health.failures,
+        "last_error": health.last_error,
+    })
+}
+
+pub(crate) fn ca_dir(config: &Config) -> PathBuf {
+    config.data.dir.join("ca")
+}
+
 pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority, CaError> {
     let day = Duration::from_secs(86_400);
     let days = |n: u64| day * u32::try_from(n).unwrap_or(u32::MAX);
@@ -413,24 +499,22 @@ pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority
         root: days(config.certificates.root_life_days),
         intermediate: days(config.certificates.intermediate_life_days),
     };
-    Authority::open_or_init(
-        &config.data.dir.join("ca"),
-        &config.trust.domain,
-        lives,
-        clock.now(),
-    )
+    Authority::open_or_init(&ca_dir(config), &config.trust.domain, lives, clock.now())
 }
 
 pub(crate) fn workload_id(config: &Config, service: Service) -> Result<SpiffeId, StartError> {
-    SpiffeId::new(&config.trust.domain, &format!("/{}", service.as_str()))
-        .map_err(StartError::TrustDomain)
+    let path = config.trust.path_of(service.as_str());
+    SpiffeId::new(&config.trust.domain, &path).map_err(StartError::TrustDomain)
 }
 
 fn workload_request(config: &Config, service: Service) -> Result<Request, StartError> {
-    Ok(Request {
-        id: workload_id(config, service)?,
-        dns: vec!["localhost".to_owned(), service.as_str().to_owned()],
-        ips: vec![[127, 0, 0, 1].into(), std::net::Ipv6Addr::LOCALHOST.into()],
-        life: Duration::from_secs(config.certificates.leaf_life_seconds),
-    })
+    let life = Duration::from_secs(config.certificates.leaf_life_seconds);
+    let name = service.as_str();
+    let mut request = Request::new(workload_id(config, service)?, life).with_local_names();
+    request.dns.push(name.to_owned());
+    let suffixes = &config.certificates.dns_suffixes;
+    request
+        .dns
+        .extend(suffixes.iter().map(|s| format!("{name}{s}")));
+    Ok(request)
 }

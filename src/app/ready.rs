@@ -16,6 +16,8 @@ pub struct Ready {
     pub gateway: String,
     pub admin: String,
     pub observe: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bootstrap: Option<String>,
     pub ca: PathBuf,
     pub client_cert: PathBuf,
     pub client_key: PathBuf,

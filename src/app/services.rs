@@ -2,7 +2,7 @@
 
 use crate::app::{Process, Ready, StartError, audit, watch};
 use std::{net::SocketAddr, sync::Arc};
-use tars_auth::{Auth, FirstAdmin};
+use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
 use tars_credentials::View;
 use tars_gateway::{Backends, Gateway};
@@ -12,7 +12,7 @@ use tars_interceptors::{
     client::{Credentials, OutgoingService, outgoing},
     contract,
 };
-use tars_mesh::{Channel, ServeOptions};
+use tars_mesh::{Admission, Channel, ServeOptions};
 use tars_orchestration::Orchestration;
 use tars_proto::{
     DESCRIPTOR_SET,
@@ -149,7 +149,13 @@ async fn serve(
     let (queue, records) = mpsc::channel(AUDIT_QUEUE);
     process.background.lock().audit.push(queue.clone());
     process.spawn_last(audit::write(db, records));
-    let stack = Stack::new(StackOptions {
+    let stack = stack(process, service, view, queue);
+    let routes = with_infrastructure(process, service, routes).await?;
+    listen(process, service, Admission::Mutual, listener, stack, routes)
+}
+
+fn stack(process: &Process, service: Service, view: View, audit: mpsc::Sender<Record>) -> Stack {
+    Stack::new(StackOptions {
         service: service.as_str(),
         config: process.config(),
         view,
@@ -157,13 +163,26 @@ async fn serve(
         tracer: process.tracer().clone(),
         call_metrics: process.call_metrics.clone(),
         failures: process.failures.clone(),
-        audit: queue,
+        audit,
+        policy: process.policy.handle.clone(),
         stop: process.stop_token(),
-    });
-    let routes = with_infrastructure(process, service, routes).await?;
+    })
+}
+
+fn listen(
+    process: &Process,
+    service: Service,
+    admission: Admission,
+    listener: TcpListener,
+    stack: Stack,
+    routes: Routes,
+) -> Result<(), StartError> {
+    let member = process.member(service)?;
     let options = ServeOptions {
         service: service.as_str(),
-        identity: process.identity(service)?,
+        admission,
+        identity: member.identity.clone(),
+        revocations: member.feed.revocations.clone(),
         classes: Arc::clone(&process.classes),
         clock: process.clock().clone(),
         limits: process.config().connections.clone(),
@@ -178,6 +197,22 @@ async fn serve(
         stop,
     ));
     Ok(())
+}
+
+/// The listener for those who have no certificate yet.
+fn bootstrap(
+    process: &Process,
+    listener: TcpListener,
+    routes: Routes,
+    view: View,
+    db: Db,
+) -> Result<(), StartError> {
+    let (queue, records) = mpsc::channel(AUDIT_QUEUE);
+    process.background.lock().audit.push(queue.clone());
+    process.spawn_last(audit::write(db, records));
+    let stack = stack(process, Service::Auth, view, queue);
+    let admission = Admission::Joiners;
+    listen(process, Service::Auth, admission, listener, stack, routes)
 }
 
 /// Health, and reflection in both versions that clients speak.
@@ -232,15 +267,7 @@ fn follow_auth(
     endpoints: &Endpoints,
     db: Db,
 ) -> Result<View, StartError> {
-    let view = View::default();
-    let channel = process.channel(service, Service::Auth, &endpoints.auth)?;
-    let watching = CredentialServiceClient::new(outgoing(channel.separate(), Credentials::Own));
-    process.spawn_background(watch::credentials(
-        watching,
-        view.clone(),
-        process.clock().clone(),
-        service.as_str(),
-    ));
+    let (view, channel) = watch_auth(process, service, endpoints)?;
     let shipping = AuditServiceClient::new(outgoing(channel, Credentials::Own));
     process.spawn_last(audit::ship(
         db,
@@ -260,20 +287,61 @@ fn follow_auth(
     Ok(view)
 }
 
+/// Follows what Auth pushes, and tells Auth what is trusted here.
+fn watch_auth(
+    process: &Process,
+    service: Service,
+    endpoints: &Endpoints,
+) -> Result<(View, Channel), StartError> {
+    let view = View::default();
+    let channel = process.channel(service, Service::Auth, &endpoints.auth)?;
+    let client =
+        |channel: Channel| CredentialServiceClient::new(outgoing(channel, Credentials::Own));
+    let member = process.member(service)?;
+    process.spawn_background(watch::credentials(
+        client(channel.separate()),
+        view.clone(),
+        member.feed.clone(),
+        process.clock().clone(),
+        service.as_str(),
+    ));
+    process.spawn_background(watch::report_trust(
+        client(channel.clone()),
+        member.identity.clone(),
+        service.as_str(),
+    ));
+    Ok((view, channel))
+}
+
 pub(crate) async fn auth(
     process: &Process,
     listener: TcpListener,
+    joiners: Option<TcpListener>,
 ) -> Result<Option<FirstAdmin>, StartError> {
     let view = View::default();
     let settings = process.config().credentials.clone();
     let dir = process.service_dir(Service::Auth);
-    let (auth, first) = Auth::open(&dir, settings, process.clock().clone(), view.clone()).await?;
+    let member = process.member(Service::Auth)?;
+    let certificates = Certificates {
+        authority: process.authority.clone(),
+        own: member.identity.clone(),
+        classes: Arc::clone(&process.classes),
+        feed: member.feed.clone(),
+        trust_domain: process.config().trust.domain.clone(),
+        settings: process.config().certificates.clone(),
+    };
+    let clock = process.clock().clone();
+    let (auth, first) = Auth::open(&dir, settings, clock, view.clone(), certificates).await?;
     process.add_check(
         "auth.store",
         check(&auth, async |a: Arc<Auth>| a.check().await),
     );
     process.spawn_background(Arc::clone(&auth).run());
     let db = auth.db().clone();
+    if let Some(joiners) = joiners {
+        let routes = tars_auth::bootstrap_routes(Arc::clone(&auth));
+        bootstrap(process, joiners, routes, view.clone(), db.clone())?;
+    }
     let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);
     serve(process, Service::Auth, listener, routes, view, db).await?;
     Ok(first)
@@ -378,6 +446,7 @@ pub(crate) async fn gateway(
     listener: TcpListener,
     endpoints: &Endpoints,
 ) -> Result<(), StartError> {
+    watch_auth(process, Service::Gateway, endpoints)?;
     let mut backends = Backends::default();
     for (to, target) in [
         (Service::Auth, &endpoints.auth),

@@ -3,11 +3,12 @@
 //! looks at.
 
 use std::time::Duration;
-use tars_credentials::View;
+use tars_certs::IdentityHandle;
+use tars_credentials::{TrustFeed, View};
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
 use tars_proto::auth::v1::{
-    WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
+    ReportTrustRequest, WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
 };
 use tars_runtime::clock::Clock;
 use tonic::Status;
@@ -17,15 +18,18 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Auth sends something every second; this long without means that the stream is dead.
 const SILENCE: Duration = Duration::from_secs(5);
 
+type Client = CredentialServiceClient<OutgoingService<Channel>>;
+
 pub(crate) async fn credentials(
-    client: CredentialServiceClient<OutgoingService<Channel>>,
+    client: Client,
     view: View,
+    feed: TrustFeed,
     clock: Clock,
     service: &'static str,
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
-        let (heard, status) = follow(client.clone(), &view, &clock).await;
+        let (heard, status) = follow(client.clone(), &view, &feed, &clock).await;
         if heard {
             pause = FIRST_PAUSE;
         }
@@ -40,8 +44,9 @@ pub(crate) async fn credentials(
 }
 
 async fn follow(
-    mut client: CredentialServiceClient<OutgoingService<Channel>>,
+    mut client: Client,
     view: &View,
+    feed: &TrustFeed,
     clock: &Clock,
 ) -> (bool, Status) {
     let mut heard = false;
@@ -56,11 +61,51 @@ async fn follow(
         match tokio::time::timeout(SILENCE, items.message()).await {
             Ok(Ok(Some(item))) => {
                 heard = true;
+                feed.apply(&item);
                 view.apply(&item, clock.now_s());
             }
             Ok(Ok(None)) => return (heard, Status::unavailable("the stream ended")),
             Ok(Err(status)) => return (heard, status),
             Err(_) => return (heard, Status::unavailable("the stream fell silent")),
+        }
+    }
+}
+
+/// How often Auth is told again, in case it lost what it knew.
+const REPORT_EVERY: Duration = Duration::from_secs(30);
+
+/// Tells Auth which roots are trusted here, after each change of the identity. The call comes with
+/// the current certificate, which shows what root that stands under.
+pub(crate) async fn report_trust(client: Client, identity: IdentityHandle, service: &'static str) {
+    let instance = uuid::Uuid::now_v7().to_string();
+    let mut changes = identity.subscribe();
+    let mut pause = FIRST_PAUSE;
+    loop {
+        changes.borrow_and_update();
+        let roots = identity.current();
+        let roots = roots.trust().root_keys();
+        let request = ReportTrustRequest {
+            instance: instance.clone(),
+            roots: roots.map(|k| k.as_bytes().to_vec()).collect(),
+        };
+        let wait = match client.clone().report_trust(request).await {
+            Ok(_) => {
+                pause = FIRST_PAUSE;
+                REPORT_EVERY
+            }
+            Err(status) => {
+                tracing::debug!(
+                    service,
+                    error = status.message(),
+                    "trust is not reported yet"
+                );
+                pause = (pause * 2).min(MAX_PAUSE);
+                pause
+            }
+        };
+        tokio::select! {
+            _ = changes.changed() => {}
+            () = tokio::time::sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)) => {}
         }
     }
 }

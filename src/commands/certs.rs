@@ -1,20 +1,18 @@
-//! `tars certs`.
+//! `tars certs`: the authority's files, certificates of a running mesh, and its roots.
 
-use super::{CommandError, Global, output};
-use crate::app::open_authority;
+mod local;
+mod remote;
+mod roots;
+
+use super::{CommandError, Global, block_on};
 use clap::{Args, Subcommand};
-use rustls::pki_types::{CertificateDer, pem::PemObject};
-use std::{net::IpAddr, path::PathBuf, process::ExitCode, time::Duration};
-use tars_certs::{
-    SpiffeId,
-    ca::{IdentityFiles, Request, Summary, summarise},
-};
-use tars_runtime::{clock::Clock, config::Config};
+use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use tars_runtime::config::Config;
 use toml::Table;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs inspect certs/auth/tls.crt"
+    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect certs/auth/tls.crt\n  tars certs revoke --file certs/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no mesh is running on them, issue, client and\njoin-token work on the files; else they ask the mesh that `tars login` logged in to."
 )]
 pub(crate) struct Certs {
     #[command(subcommand)]
@@ -44,6 +42,51 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// List what the mesh has issued.
+    List {
+        /// Only this identity: a SPIFFE id or path.
+        #[arg(long)]
+        id: Option<String>,
+        #[arg(long)]
+        json: bool,
+    },
+    /// Renew an identity's files by its own certificate, with a new key.
+    Renew {
+        /// The folder with tls.crt, tls.key and ca.crt.
+        #[arg(value_name = "DIR")]
+        identity: PathBuf,
+        /// Auth's `host:port`; that of the mesh in the data directory when left out.
+        #[arg(long)]
+        auth: Option<String>,
+    },
+    /// Cut off a certificate, of any issuer, or all of an identity: everywhere and at once.
+    Revoke(remote::Revoke),
+    /// List what is cut off.
+    Revoked {
+        #[arg(long)]
+        json: bool,
+    },
+    /// Rotate the roots.
+    Root {
+        #[command(subcommand)]
+        command: roots::Root,
+    },
+    /// Make a join token: one first certificate, for one identity.
+    JoinToken {
+        /// As for `issue`.
+        workload: String,
+        /// A private file; standard output when left out.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        ttl: u32,
+    },
+    /// Write the roots that are trusted now, as PEM.
+    Bundle {
+        /// Standard output when left out.
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+    },
 }
 
 #[derive(Debug, Args)]
@@ -59,91 +102,69 @@ struct Leaf {
     ip: Vec<IpAddr>,
 }
 
+fn workload_path(config: &Config, workload: &str) -> String {
+    if workload.starts_with('/') {
+        workload.to_owned()
+    } else {
+        config.trust.path_of(workload)
+    }
+}
+
 impl Certs {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(Table::new())?;
         match self.command {
-            Command::Init => {
-                let authority = open_authority(&config, &Clock::system())?;
-                println!("{}", authority.root_path().display());
-            }
+            Command::Init => local::init(&config)?,
             Command::Issue { workload, leaf } => {
-                let path = if workload.starts_with('/') {
-                    workload
-                } else {
-                    format!("/{workload}")
-                };
-                issue(&config, &path, leaf)?;
+                issue(&config, &workload_path(&config, &workload), leaf)?;
             }
-            Command::Client { name, leaf } => issue(&config, &format!("/client/{name}"), leaf)?,
-            Command::Inspect { file, json } => inspect(&file, json)?,
+            Command::Client { name, leaf } => {
+                issue(&config, &format!("/client/{name}"), leaf)?;
+            }
+            Command::Inspect { file, json } => return local::inspect(&file, json),
+            Command::List { id, json } => {
+                block_on(remote::list(&config, id.as_deref(), json))??;
+            }
+            Command::Renew { identity, auth } => {
+                let target = match auth {
+                    Some(target) => target,
+                    None => global
+                        .ready()?
+                        .auth
+                        .trim_start_matches("https://")
+                        .to_owned(),
+                };
+                block_on(remote::renew(&config, &identity, &target))??;
+            }
+            Command::Revoke(revoke) => block_on(revoke.run(&config))??,
+            Command::Revoked { json } => block_on(remote::revoked(json))??,
+            Command::Root { command } => block_on(command.run())??,
+            Command::JoinToken { workload, out, ttl } => {
+                let path = workload_path(&config, &workload);
+                let token = if local::is_at_hand(&config) {
+                    local::join_token(&config, &path, ttl)?
+                } else {
+                    block_on(remote::join_token(&path, ttl))??
+                };
+                local::hand_over(&token, out.as_deref())?;
+            }
+            Command::Bundle { out } => {
+                let pem = if local::is_at_hand(&config) {
+                    local::bundle(&config)?
+                } else {
+                    block_on(remote::bundle())??
+                };
+                local::write_public(&pem, out.as_deref())?;
+            }
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
 fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
-    let clock = Clock::system();
-    let authority = open_authority(config, &clock)?;
-    let id = SpiffeId::new(&config.trust.domain, path)
-        .map_err(|e| CommandError::Usage(e.to_string()))?;
-    let mut dns = leaf.dns;
-    dns.push("localhost".to_owned());
-    let mut ips = leaf.ip;
-    ips.push([127, 0, 0, 1].into());
-    let life = Duration::from_secs(leaf.days.saturating_mul(86_400));
-    let issued = authority.issue(
-        &Request {
-            id: id.clone(),
-            dns,
-            ips,
-            life,
-        },
-        clock.now(),
-    )?;
-    let files = IdentityFiles::in_dir(&leaf.out);
-    files.save(&issued, authority.root_pem())?;
-    println!("{id}  {}", files.cert.display());
-    Ok(())
-}
-
-fn inspect(file: &std::path::Path, json: bool) -> Result<(), CommandError> {
-    let certs: Vec<CertificateDer<'_>> = CertificateDer::pem_file_iter(file)
-        .and_then(Iterator::collect)
-        .map_err(|e| CommandError::Failed(format!("{}: {e}", file.display())))?;
-    let summaries: Vec<Summary> = certs.iter().filter_map(|c| summarise(c)).collect();
-    if summaries.is_empty() || summaries.len() != certs.len() {
-        return Err(CommandError::Failed(format!(
-            "{}: no certificate that parses",
-            file.display()
-        )));
+    if local::is_at_hand(config) {
+        local::issue(config, path, leaf)
+    } else {
+        block_on(remote::issue(path, leaf))?
     }
-    if json {
-        println!(
-            "{}",
-            serde_json::to_string_pretty(&summaries).unwrap_or_default()
-        );
-        return Ok(());
-    }
-    let now = i64::try_from(Clock::system().now_s()).unwrap_or(i64::MAX);
-    let rows: Vec<Vec<String>> = summaries
-        .into_iter()
-        .map(|s| {
-            let hours = (s.not_after - now) / 3600;
-            let left = if s.not_after <= now {
-                "EXPIRED".to_owned()
-            } else {
-                format!("{hours} h")
-            };
-            vec![
-                s.spiffe_id.unwrap_or(s.subject),
-                s.issuer,
-                s.serial,
-                if s.is_ca { "yes" } else { "no" }.to_owned(),
-                left,
-            ]
-        })
-        .collect();
-    output::table(&["identity", "issuer", "serial", "ca", "expires in"], &rows);
-    Ok(())
 }

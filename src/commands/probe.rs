@@ -3,10 +3,11 @@
 use super::{CommandError, Global, block_on};
 use crate::app::ServiceName;
 use clap::Args;
+use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
-use tars_certs::{Identity, IdentityHandle, SpiffeId, ca::IdentityFiles};
+use tars_certs::{IdentityFiles, SpiffeId};
 use tars_interceptors::client::{Credentials, outgoing};
-use tars_mesh::{Channel, ChannelOptions};
+use tars_mesh::{Channel, ChannelOptions, Server};
 use tars_runtime::{clock::Clock, config::Config};
 use toml::Table;
 use tonic_health::pb::{
@@ -27,6 +28,8 @@ pub(crate) struct Probe {
     identity: Option<PathBuf>,
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     timeout: u64,
+    #[arg(long)]
+    json: bool,
 }
 
 impl Probe {
@@ -38,9 +41,10 @@ impl Probe {
         };
         let limit = Duration::from_secs(self.timeout);
         let late = || CommandError::Failed(format!("{target}: no answer in {limit:?}"));
-        block_on(async { tokio::time::timeout(limit, self.check(&config, &target)).await })?
-            .map_err(|_| late())??;
-        println!("{}: serving", self.service.as_str());
+        let server =
+            block_on(async { tokio::time::timeout(limit, self.check(&config, &target)).await })?
+                .map_err(|_| late())??;
+        self.print(&server);
         Ok(ExitCode::SUCCESS)
     }
 
@@ -60,7 +64,30 @@ impl Probe {
         Ok(url.trim_start_matches("https://").to_owned())
     }
 
-    async fn check(&self, config: &Config, target: &str) -> Result<(), CommandError> {
+    fn print(&self, server: &Server) {
+        let leaf = server.peer.verified.as_ref().map(|v| &v.certificate);
+        let left = leaf.map(|l| l.not_after.saturating_sub(Clock::system().now()).as_secs());
+        if self.json {
+            println!(
+                "{:#}",
+                json!({ "service": self.service.as_str(), "status": "SERVING", "peer": server.peer.name(),
+                        "serial": leaf.map(|l| l.serial.as_str()), "certificate_seconds_left": left,
+                        "tls": "1.3", "key_exchange": server.key_exchange })
+            );
+            return;
+        }
+        println!("{}: serving", self.service.as_str());
+        println!("  proven        {}", server.peer.name());
+        if let (Some(leaf), Some(left)) = (leaf, left) {
+            println!("  certificate   serial {}, ends in {left} s", leaf.serial);
+            if u128::from(left) * 1000 < leaf.life().as_millis() / 6 {
+                eprintln!("warning: the server's certificate is near its end, and was not renewed");
+            }
+        }
+        println!("  key exchange  TLS 1.3, {}", server.key_exchange);
+    }
+
+    async fn check(&self, config: &Config, target: &str) -> Result<Server, CommandError> {
         let clock = Clock::system();
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
         let dir = self
@@ -68,19 +95,15 @@ impl Probe {
             .clone()
             .unwrap_or_else(|| config.data.dir.join("operator"));
         let failed = |e: &dyn std::fmt::Display| CommandError::Failed(e.to_string());
-        let identity =
-            Identity::from_files(&IdentityFiles::in_dir(&dir), &time).map_err(|e| failed(&e))?;
-        let expected = SpiffeId::new(
-            identity.id().trust_domain(),
-            &format!("/{}", self.service.as_str()),
-        );
-        let options = ChannelOptions {
-            target: target.to_owned(),
-            expected: expected.map_err(|e| failed(&e))?,
-            identity: IdentityHandle::new(identity),
-            clock,
-        };
-        let channel = Channel::new(options).map_err(|e| failed(&e))?;
+        let identity = IdentityFiles::in_dir(&dir)
+            .load(&time)
+            .map_err(|e| failed(&e))?;
+        let path = config.trust.path_of(self.service.as_str());
+        let expected = SpiffeId::new(identity.id().trust_domain(), &path);
+        let expected = expected.map_err(|e| failed(&e))?;
+        let channel = Channel::new(ChannelOptions::alone(target, expected, identity, clock))
+            .map_err(|e| failed(&e))?;
+        let server = channel.server().await.map_err(|e| failed(&e))?;
         let mut client = HealthClient::new(outgoing(channel, Credentials::Own));
         let answer = client
             .check(HealthCheckRequest {
@@ -90,7 +113,7 @@ impl Probe {
         let answer =
             answer.map_err(|e| CommandError::Failed(format!("{target}: {}", e.message())))?;
         match answer.get_ref().status() {
-            ServingStatus::Serving => Ok(()),
+            ServingStatus::Serving => Ok(server),
             other => Err(CommandError::Failed(format!(
                 "{target}: {}",
                 other.as_str_name()

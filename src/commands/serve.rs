@@ -4,32 +4,49 @@ use super::{
     CommandError, Global, block_on, init_log,
     up::{Addresses, Signals},
 };
-use crate::app::{self, ServiceName};
+use crate::app::{self, Origin, ServiceName};
 use clap::Args;
 use std::{path::PathBuf, process::ExitCode};
-use tars_certs::ca::IdentityFiles;
+use tars_certs::IdentityFiles;
+use tars_runtime::config::leaf;
+use toml::Value;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars certs issue auth --out certs/auth\n  tars serve auth --identity certs/auth\n\nWhere the other services are is in the configuration, section [connect]."
+    after_help = "Examples:\n  tars serve auth --bootstrap-addr 0.0.0.0:8092\n  tars serve automl --join-token-file automl.token --data-dir /var/lib/tars\n  tars serve automl --identity /var/run/secrets/tls\n\nAuth alone has the certificate authority of its data directory. The others take their identity\nfrom mounted files, which are followed, or join with a token and renew by themselves. Where the\nother services are is in the configuration, section [connect]."
 )]
 pub(crate) struct Serve {
     service: ServiceName,
-    /// A folder with tls.crt, tls.key and ca.crt.
+    /// A folder with tls.crt, tls.key and ca.crt, which somebody else keeps fresh.
     #[arg(long, value_name = "DIR")]
-    identity: PathBuf,
+    identity: Option<PathBuf>,
+    /// A join token, for the first start; see `tars certs join-token`.
+    #[arg(long, value_name = "FILE", conflicts_with = "identity")]
+    join_token_file: Option<PathBuf>,
     #[command(flatten)]
     addresses: Addresses,
 }
 
 impl Serve {
+    fn origin(&self) -> Origin {
+        match &self.identity {
+            Some(dir) => Origin::Files(IdentityFiles::in_dir(dir)),
+            None if self.service == ServiceName::Auth => Origin::Authority,
+            None => Origin::Join,
+        }
+    }
+
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let config = global.load(self.addresses.flags())?;
+        let mut flags = self.addresses.flags();
+        if let Some(path) = &self.join_token_file {
+            let value = Value::String(path.display().to_string());
+            flags.extend(leaf("certificates", "join_token_file", value));
+        }
+        let config = global.load(flags)?;
         init_log(&config)?;
         block_on(async move {
             let mut signals = Signals::new()?;
-            let files = IdentityFiles::in_dir(&self.identity);
-            let process = app::serve_one(config, self.service, &files).await?;
+            let process = app::serve_one(config, self.service, &self.origin()).await?;
             tracing::info!(service = self.service.as_str(), "serving");
             signals.wait().await;
             tokio::select! {

@@ -37,6 +37,9 @@ pub(crate) struct Addresses {
     admin_addr: Option<SocketAddr>,
     #[arg(long, value_name = "ADDR")]
     observe_addr: Option<SocketAddr>,
+    /// Where those without a certificate join with a token; off unless it is given.
+    #[arg(long, value_name = "ADDR")]
+    bootstrap_addr: Option<SocketAddr>,
 }
 
 impl Addresses {
@@ -50,6 +53,7 @@ impl Addresses {
             ("gateway", self.gateway_addr),
             ("admin", self.admin_addr),
             ("observe", self.observe_addr),
+            ("bootstrap", self.bootstrap_addr),
         ] {
             if let Some(addr) = addr {
                 for (_, value) in leaf("listen", key, Value::String(addr.to_string())) {

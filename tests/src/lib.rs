@@ -1,5 +1,8 @@
 //! A mesh for a test: its own data directory, free ports, wide limits unless the test narrows them.
 
+pub mod door;
+pub mod forge;
+
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tars::{
@@ -7,9 +10,8 @@ use tars::{
     rest::{Rest, RestError},
 };
 use tars_certs::{
-    Authority, Identity, IdentityHandle, SpiffeId,
+    Authority, Identity, SpiffeId,
     ca::{Lives, Request},
-    identity,
 };
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
@@ -115,13 +117,10 @@ impl TestMesh {
     }
 
     pub fn channel_as(&self, service: &str, identity: Identity) -> Channel {
-        let options = ChannelOptions {
-            target: self.target(service),
-            expected: SpiffeId::new(&self.config.trust.domain, &format!("/{service}"))
-                .expect("an id"),
-            identity: IdentityHandle::new(identity),
-            clock: Clock::system(),
-        };
+        let expected =
+            SpiffeId::new(&self.config.trust.domain, &format!("/{service}")).expect("an id");
+        let options =
+            ChannelOptions::alone(&self.target(service), expected, identity, Clock::system());
         Channel::new(options).expect("a channel")
     }
 
@@ -147,14 +146,17 @@ impl TestMesh {
 pub const PASSWORD: &str = "a password of tests";
 
 pub fn issue(authority: &Authority, path: &str) -> Identity {
-    let request = Request {
-        id: SpiffeId::new(authority.trust_domain(), path).expect("an id"),
-        dns: Vec::new(),
-        ips: Vec::new(),
-        life: Duration::from_secs(3600),
-    };
-    let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(Clock::system());
-    identity::issue(authority, &request, &time).expect("an identity")
+    issue_for(authority, path, Duration::from_secs(3600))
+}
+
+pub fn issue_for(authority: &Authority, path: &str, life: Duration) -> Identity {
+    let id = SpiffeId::new(authority.trust_domain(), path).expect("an id");
+    let clock = Clock::system();
+    let issued = authority
+        .issue(&Request::new(id, life), clock.now())
+        .expect("a certificate");
+    let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock);
+    Identity::new(issued.into_parts(authority.roots()), &time).expect("an identity")
 }
 
 /// The HTTP status and body of a refusal.

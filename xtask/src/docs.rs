@@ -19,6 +19,7 @@ fn table() -> Result<String, String> {
             .collect();
         let who = match &method.rule.principal {
             Principal::Public => "anybody".to_owned(),
+            Principal::Peer => format!("any of: {}", method.rule.peers.join(", ")),
             Principal::Workload => format!("workloads: {}", method.rule.peers.join(", ")),
             Principal::Permission(p) => format!("`{p}`"),
         };

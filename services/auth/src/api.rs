@@ -1,5 +1,7 @@
 //! Auth's gRPC handlers: thin translations between messages and the domain.
 
+mod certificates;
+
 use crate::{
     Auth,
     audit::Filter,
@@ -48,14 +50,31 @@ pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
             audit_service_server::AuditServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
-        .add_service(credential_service_server::CredentialServiceServer::new(api));
+        .add_service(
+            certificate_service_server::CertificateServiceServer::new(api.clone())
+                .max_decoding_message_size(64 << 10),
+        )
+        .add_service(
+            credential_service_server::CredentialServiceServer::new(api)
+                .max_decoding_message_size(64 << 10),
+        );
+    routes.routes()
+}
+
+/// All that the bootstrap listener serves.
+pub fn bootstrap_routes(auth: Arc<Auth>) -> Routes {
+    let mut routes = Routes::builder();
+    routes.add_service(
+        bootstrap_service_server::BootstrapServiceServer::new(Api(auth))
+            .max_decoding_message_size(16 << 10),
+    );
     routes.routes()
 }
 
 fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
     let call = Call::of(request)?;
     Ok(Origin {
-        peer: call.peer.certificate.id.to_string(),
+        peer: call.peer.name().to_owned(),
         address: call.client.to_string(),
     })
 }
@@ -533,5 +552,19 @@ impl credential_service_server::CredentialService for Api {
         Ok(Response::new(Box::pin(
             stream::iter(whole.map(Ok)).chain(deltas),
         )))
+    }
+
+    async fn report_trust(
+        &self,
+        request: Request<ReportTrustRequest>,
+    ) -> Result<Response<ReportTrustResponse>, Status> {
+        let call = Call::of(&request)?;
+        let ReportTrustRequest { instance, roots } = request.into_inner();
+        let instance = Uuid::try_parse(&instance)
+            .map_err(|e| tars_proto::fault::invalid_field("instance", &e.to_string()))?;
+        let roots = certificates::key_ids(&roots)?;
+        let peer = certificates::verified(&call)?;
+        self.0.report_trust(peer, instance, &roots).await?;
+        Ok(Response::new(ReportTrustResponse {}))
     }
 }

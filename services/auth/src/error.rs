@@ -1,6 +1,7 @@
 //! What can go wrong in Auth, and how each is told to clients.
 
 use std::{io, time::Duration};
+use tars_certs::{CaError, ca::csr::CsrError};
 use tars_proto::fault;
 use tonic::{Code, Status};
 
@@ -36,6 +37,26 @@ pub enum AuthError {
     Io(#[from] io::Error),
     #[error("cryptography failed: {0}")]
     Crypto(&'static str),
+    #[error("this mesh's certificates come from elsewhere: there is no own authority")]
+    NoAuthority,
+    #[error("the join token is not valid")]
+    JoinToken,
+    #[error("the certificate was not issued by this mesh's authority")]
+    NotIssuedHere,
+    #[error(
+        "the certificate can be renewed no more: its lineage has ended or is revoked; join anew"
+    )]
+    LineageEnded,
+    #[error("not every peer is ready: {}", .0.join(", "))]
+    PeersNotReady(Vec<String>),
+    #[error("this would cut off: {}; reissue these, or allow it with cut_off", .0.join(", "))]
+    WouldCutOff(Vec<String>),
+    #[error("{1}")]
+    Field(&'static str, String),
+    #[error(transparent)]
+    Csr(#[from] CsrError),
+    #[error("certificate authority: {0}")]
+    Ca(#[from] CaError),
 }
 
 impl From<AuthError> for Status {
@@ -66,7 +87,22 @@ impl From<AuthError> for Status {
                     Duration::from_secs(1),
                 )
             }
-            AuthError::Io(_) | AuthError::Crypto(_) => {
+            AuthError::NoAuthority => fault::precondition("NO_AUTHORITY", "certificates", &text),
+            AuthError::JoinToken => {
+                fault::status(Code::Unauthenticated, "INVALID_JOIN_TOKEN", &text)
+            }
+            AuthError::NotIssuedHere => {
+                fault::precondition("NOT_ISSUED_HERE", "certificates", &text)
+            }
+            AuthError::LineageEnded => fault::precondition("LINEAGE_ENDED", "certificates", &text),
+            AuthError::PeersNotReady(_) => fault::precondition("PEERS_NOT_READY", "roots", &text),
+            AuthError::WouldCutOff(_) => fault::precondition("WOULD_CUT_OFF", "roots", &text),
+            AuthError::Ca(CaError::Order(_)) => fault::precondition("ROOT_ORDER", "roots", &text),
+            AuthError::Field(field, problem) => fault::invalid_field(field, &problem),
+            AuthError::Csr(e) | AuthError::Ca(CaError::Csr(e)) => {
+                fault::invalid_field("csr", &e.to_string())
+            }
+            AuthError::Io(_) | AuthError::Crypto(_) | AuthError::Ca(_) => {
                 tracing::error!(error = text, "auth failed");
                 fault::status(
                     Code::Internal,

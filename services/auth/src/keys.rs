@@ -222,9 +222,15 @@ mod tests {
             Clock::manual(Duration::from_secs(1_800_000_000)),
             View::default(),
         );
-        let (auth, _) = Auth::open(dir, Credentials::default(), clock.clone(), view.clone())
-            .await
-            .unwrap();
+        let (auth, _) = Auth::open(
+            dir,
+            Credentials::default(),
+            clock.clone(),
+            view.clone(),
+            crate::certificates::tests::certificates(dir, &clock),
+        )
+        .await
+        .unwrap();
         let owner = auth
             .create_user("t", "dev", "a long password", vec!["developer".into()])
             .await

@@ -1,8 +1,9 @@
-//! Auth: users and their sessions, API keys, signing keys, the audit list, and the watch stream
-//! that tells every process what is valid now.
+//! Auth: users and their sessions, API keys, signing keys, certificates, the audit list, and the
+//! watch stream that tells every process what is valid now.
 
 mod api;
 mod audit;
+mod certificates;
 mod error;
 mod keys;
 mod password;
@@ -13,7 +14,8 @@ mod store;
 mod throttle;
 mod users;
 
-pub use api::{Api, routes};
+pub use api::{Api, bootstrap_routes, routes};
+pub use certificates::Certificates;
 pub use error::AuthError;
 
 use publish::Publisher;
@@ -33,6 +35,10 @@ pub struct Auth {
     passwords: password::Passwords,
     throttle: throttle::Throttle,
     refresh_key: Zeroizing<[u8; 32]>,
+    certificates: Certificates,
+    signed_lists: certificates::SignedLists,
+    /// One step of the roots at a time.
+    rotating: tokio::sync::Mutex<()>,
     settings: Credentials,
     clock: Clock,
 }
@@ -52,13 +58,14 @@ impl Auth {
         settings: Credentials,
         clock: Clock,
         view: View,
+        certificates: Certificates,
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("auth.db"), store::STEPS).await?);
         let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
         let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
         let signer = Signer::open(&store, &seal, &clock).await?;
-        let publisher = Publisher::new(view, clock.clone());
+        let publisher = Publisher::new(view, certificates.feed.clone(), clock.clone());
         let auth = Arc::new(Self {
             store,
             signer,
@@ -66,10 +73,14 @@ impl Auth {
             passwords: password::Passwords::new()?,
             throttle: throttle::Throttle::default(),
             refresh_key,
+            certificates,
+            signed_lists: certificates::SignedLists::default(),
+            rotating: tokio::sync::Mutex::default(),
             settings,
             clock,
         });
         let first = auth.create_first_admin().await?;
+        auth.record_steps().await?;
         auth.publish_all().await?;
         Ok((auth, first))
     }

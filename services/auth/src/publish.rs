@@ -1,12 +1,12 @@
 //! Tells every process what is valid: the own view at once, the others by the watch stream.
 
 use crate::{
-    Auth, AuthError,
+    Auth, AuthError, certificates,
     signing::jwk,
     store::{KeyRow, UserRow},
 };
 use std::collections::HashSet;
-use tars_credentials::{View, permission};
+use tars_credentials::{TrustFeed, View, permission};
 use tars_proto::{
     Timestamp,
     auth::v1::{KeyView, RoleView, SecretView, SessionView, UserView, WatchCredentialsResponse},
@@ -26,20 +26,23 @@ const BATCH: i64 = 500;
 pub(crate) struct Publisher {
     log: EventLog<WatchCredentialsResponse>,
     view: View,
+    feed: TrustFeed,
     clock: Clock,
 }
 
 impl Publisher {
-    pub(crate) fn new(view: View, clock: Clock) -> Self {
+    pub(crate) fn new(view: View, feed: TrustFeed, clock: Clock) -> Self {
         Self {
             log: EventLog::new(KEPT),
             view,
+            feed,
             clock,
         }
     }
 
     pub(crate) fn publish(&self, item: WatchCredentialsResponse) {
         self.view.apply(&item, self.clock.now_s());
+        self.feed.apply(&item);
         self.log.push(item);
     }
 
@@ -99,6 +102,8 @@ impl Auth {
     /// Everything that is valid now, as one item that replaces all that was known.
     pub(crate) async fn whole_view(&self) -> Result<WatchCredentialsResponse, AuthError> {
         let sequence = self.publisher.last();
+        let (revoked_certificates, revoked_identities) =
+            certificates::pushed(&self.all_revocations().await?);
         let roles = permission::default_roles()
             .into_iter()
             .map(|(name, permissions)| RoleView {
@@ -114,6 +119,9 @@ impl Auth {
             revoked_sessions: self.revoked_views().await?,
             roles: roles.collect(),
             removed_kids: Vec::new(),
+            revoked_certificates,
+            revoked_identities,
+            bundle: self.certificates().bundle(),
         })
     }
 

@@ -283,9 +283,15 @@ mod tests {
             Clock::manual(Duration::from_secs(1_800_000_000)),
             View::default(),
         );
-        let (auth, first) = Auth::open(dir, Credentials::default(), clock.clone(), view.clone())
-            .await
-            .unwrap();
+        let (auth, first) = Auth::open(
+            dir,
+            Credentials::default(),
+            clock.clone(),
+            view.clone(),
+            crate::certificates::tests::certificates(dir, &clock),
+        )
+        .await
+        .unwrap();
         (auth, clock, view, first.unwrap().password)
     }
 
@@ -426,6 +432,7 @@ mod tests {
             Credentials::default(),
             clock.clone(),
             view.clone(),
+            crate::certificates::tests::certificates(dir.path(), &clock),
         )
         .await
         .unwrap();

@@ -12,6 +12,11 @@ use uuid::Uuid;
 pub(crate) const STEPS: &[Step] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "audit outbox", audit::MIGRATION),
+    (
+        3,
+        "certificates",
+        include_str!("../migrations/0003_certificates.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

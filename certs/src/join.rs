@@ -1,0 +1,209 @@
+//! Join tokens: what a process that has no certificate yet shows to get its first.
+//!
+//! A token is bound to one SPIFFE id, ends soon, is good for one use, and carries the hash of the
+//! root's key, so that the joiner knows whom it talks to. It is proven by a key that lies beside
+//! the roots: whoever may read that could sign certificates anyway. That it was not used before is
+//! looked up by its id, in the transaction that issues the certificate.
+
+use crate::{Authority, KeyId, SpiffeId};
+use aws_lc_rs::hmac;
+use std::{fmt, time::Duration};
+use zeroize::Zeroizing;
+
+const PREFIX: &str = "tars_join_";
+const VERSION: u8 = 1;
+const TAG: usize = 32;
+/// Version, kind, id, lineage, expiry, root.
+const FIXED: usize = 1 + 1 + 16 + 16 + 8 + 32;
+const MAX_TEXT: usize = 4096;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum JoinKind {
+    /// Handed out by an operator: begins a lineage.
+    First,
+    /// Kept by a process beside its key, for a machine that slept past the end of its certificate:
+    /// goes on with a lineage.
+    Again,
+}
+
+/// What a token says. Only [`JoinClaims::verify`] makes it more than a claim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JoinClaims {
+    pub kind: JoinKind,
+    pub id: [u8; 16],
+    pub lineage: [u8; 16],
+    /// Since the Unix epoch.
+    pub expires: Duration,
+    /// The key of the root that the bootstrap listener must stand under.
+    pub root: KeyId,
+    pub spiffe_id: SpiffeId,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JoinError {
+    #[error("this is not a join token")]
+    Malformed,
+    #[error("the join token was not made by this authority")]
+    Forged,
+    #[error("the join token has expired")]
+    Expired,
+}
+
+/// A token as text; a secret.
+#[derive(Clone)]
+pub struct JoinToken(Zeroizing<String>);
+
+impl fmt::Debug for JoinToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JoinToken(…)")
+    }
+}
+
+impl JoinToken {
+    pub fn mint(authority: &Authority, claims: &JoinClaims) -> Self {
+        let mut bytes = claims.encode();
+        let tag = hmac::sign(&key(authority), &bytes);
+        bytes.extend_from_slice(tag.as_ref());
+        Self(Zeroizing::new(format!(
+            "{PREFIX}{}",
+            crate::name::hex(&bytes)
+        )))
+    }
+
+    pub fn new(text: &str) -> Self {
+        Self(Zeroizing::new(text.trim().to_owned()))
+    }
+
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+
+    fn bytes(&self) -> Result<Vec<u8>, JoinError> {
+        let hex = self.0.strip_prefix(PREFIX).filter(|h| h.len() <= MAX_TEXT);
+        hex.and_then(crate::name::unhex)
+            .filter(|b| b.len() > FIXED + TAG)
+            .ok_or(JoinError::Malformed)
+    }
+
+    /// What the token says, for the joiner, who cannot prove it.
+    pub fn read(&self) -> Result<JoinClaims, JoinError> {
+        let bytes = self.bytes()?;
+        JoinClaims::decode(&bytes[..bytes.len() - TAG])
+    }
+
+    /// What the token says, if this authority made it and it has not ended.
+    pub fn verify(&self, authority: &Authority, now: Duration) -> Result<JoinClaims, JoinError> {
+        let bytes = self.bytes()?;
+        let (said, tag) = bytes.split_at(bytes.len() - TAG);
+        hmac::verify(&key(authority), said, tag).map_err(|_| JoinError::Forged)?;
+        let claims = JoinClaims::decode(said)?;
+        if claims.expires <= now {
+            return Err(JoinError::Expired);
+        }
+        Ok(claims)
+    }
+}
+
+fn key(authority: &Authority) -> hmac::Key {
+    hmac::Key::new(hmac::HMAC_SHA256, authority.join_key())
+}
+
+impl JoinClaims {
+    fn encode(&self) -> Vec<u8> {
+        let kind = match self.kind {
+            JoinKind::First => 0,
+            JoinKind::Again => 1,
+        };
+        let mut bytes = vec![VERSION, kind];
+        bytes.extend_from_slice(&self.id);
+        bytes.extend_from_slice(&self.lineage);
+        bytes.extend_from_slice(&self.expires.as_secs().to_be_bytes());
+        bytes.extend_from_slice(self.root.as_bytes());
+        bytes.extend_from_slice(self.spiffe_id.as_str().as_bytes());
+        bytes
+    }
+
+    fn decode(bytes: &[u8]) -> Result<Self, JoinError> {
+        let (fixed, id) = bytes.split_at_checked(FIXED).ok_or(JoinError::Malformed)?;
+        let part = |from: usize, len: usize| &fixed[from..from + len];
+        let sixteen = |from: usize| {
+            let mut out = [0; 16];
+            out.copy_from_slice(part(from, 16));
+            out
+        };
+        let kind = match (fixed[0], fixed[1]) {
+            (VERSION, 0) => JoinKind::First,
+            (VERSION, 1) => JoinKind::Again,
+            _ => return Err(JoinError::Malformed),
+        };
+        let mut expires = [0; 8];
+        expires.copy_from_slice(part(34, 8));
+        let text = std::str::from_utf8(id).map_err(|_| JoinError::Malformed)?;
+        Ok(Self {
+            kind,
+            id: sixteen(2),
+            lineage: sixteen(18),
+            expires: Duration::from_secs(u64::from_be_bytes(expires)),
+            root: KeyId::from_bytes(part(42, 32)).map_err(|_| JoinError::Malformed)?,
+            spiffe_id: text.parse().map_err(|_| JoinError::Malformed)?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ca::Lives;
+
+    const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+    fn claims(ca: &Authority) -> JoinClaims {
+        JoinClaims {
+            kind: JoinKind::First,
+            id: [7; 16],
+            lineage: [0; 16],
+            expires: NOW + Duration::from_secs(60),
+            root: ca.active_root(),
+            spiffe_id: "spiffe://tars.local/automl".parse().unwrap(),
+        }
+    }
+
+    fn authority(dir: &std::path::Path) -> Authority {
+        Authority::init(dir, "tars.local", Lives::default(), NOW).unwrap()
+    }
+
+    #[test]
+    fn a_token_says_what_was_put_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = authority(dir.path());
+        let token = JoinToken::mint(&ca, &claims(&ca));
+        assert_eq!(token.verify(&ca, NOW).unwrap(), claims(&ca));
+        assert_eq!(token.read().unwrap(), claims(&ca));
+        assert_eq!(format!("{token:?}"), "JoinToken(…)");
+    }
+
+    #[test]
+    fn tokens_that_were_changed_or_are_over_are_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = authority(&dir.path().join("a"));
+        let token = JoinToken::mint(&ca, &claims(&ca));
+        let late = NOW + Duration::from_secs(60);
+        assert_eq!(token.verify(&ca, late).unwrap_err(), JoinError::Expired);
+        let text = token.as_str();
+        for at in (PREFIX.len()..text.len()).step_by(7) {
+            let mut other = text.to_owned();
+            let digit = if &text[at..=at] == "0" { "1" } else { "0" };
+            other.replace_range(at..=at, digit);
+            assert!(JoinToken::new(&other).verify(&ca, NOW).is_err(), "at {at}");
+        }
+        let other = authority(&dir.path().join("b"));
+        assert_eq!(token.verify(&other, NOW).unwrap_err(), JoinError::Forged);
+        for bad in ["", "tars_join_", "tars_join_zz", &text[10..], &text[..40]] {
+            assert_eq!(
+                JoinToken::new(bad).verify(&ca, NOW).unwrap_err(),
+                JoinError::Malformed,
+                "{bad}"
+            );
+        }
+    }
+}

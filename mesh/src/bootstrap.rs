@@ -1,0 +1,104 @@
+//! One connection to a bootstrap listener: before there is a certificate, and again when the last
+//! one ran out. The server is believed for the one root that the token names.
+
+use futures_util::future::BoxFuture;
+use http::{Request, Response, Uri};
+use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::pki_types::ServerName;
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tars_certs::{KeyId, SpiffeId, peer::observed, tls};
+use tars_proto::fault;
+use tars_runtime::clock::Clock;
+use tokio::{net::TcpStream, time::timeout};
+use tokio_rustls::TlsConnector;
+use tonic::{Status, body::Body};
+use tower_service::Service;
+
+const LIMIT: Duration = Duration::from_secs(10);
+
+#[derive(Debug, Clone)]
+pub struct Bootstrap {
+    sender: SendRequest<Body>,
+    target: String,
+}
+
+impl Bootstrap {
+    /// Connects to `target` (`host:port`), where `expected` must answer from below `root`.
+    pub async fn connect(
+        target: &str,
+        root: KeyId,
+        expected: SpiffeId,
+        clock: &Clock,
+    ) -> Result<Self, String> {
+        let connecting = Self::open(target, root, expected, clock);
+        let late = |_| format!("{target}: no answer in {LIMIT:?}");
+        timeout(LIMIT, connecting).await.map_err(late)?
+    }
+
+    async fn open(
+        target: &str,
+        root: KeyId,
+        expected: SpiffeId,
+        clock: &Clock,
+    ) -> Result<Self, String> {
+        let failed = |e: &dyn std::fmt::Display| format!("{target}: {e}");
+        let config =
+            tls::pinned_client(root, expected, Arc::new(clock.clone())).map_err(|e| failed(&e))?;
+        let tcp = TcpStream::connect(target).await.map_err(|e| failed(&e))?;
+        tcp.set_nodelay(true).map_err(|e| failed(&e))?;
+        let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        let (stream, seen) = observed(handshake).await;
+        let stream = stream.map_err(|e| match seen.refusal {
+            Some(reason) => format!("{target} is not whom the join token means: {e} ({reason})"),
+            None => failed(&e),
+        })?;
+        let (sender, connection) =
+            hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+                .await
+                .map_err(|e| failed(&e))?;
+        tokio::spawn(async move {
+            if let Err(e) = connection.await {
+                tracing::debug!(error = %e, "the bootstrap connection ended");
+            }
+        });
+        Ok(Self {
+            sender,
+            target: target.to_owned(),
+        })
+    }
+}
+
+impl Service<Request<Body>> for Bootstrap {
+    type Response = Response<Incoming>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Incoming>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
+        let (mut sender, target) = (self.sender.clone(), self.target.clone());
+        Box::pin(async move {
+            let failed = |e: &dyn std::fmt::Display| {
+                let text = format!("{target}: {e}");
+                fault::unavailable("UNREACHABLE", &text, Duration::from_secs(1))
+            };
+            let path = request.uri().path().to_owned();
+            let uri = Uri::builder()
+                .scheme("https")
+                .authority(target.as_str())
+                .path_and_query(path)
+                .build();
+            *request.uri_mut() = uri.map_err(|e| failed(&e))?;
+            sender.send_request(request).await.map_err(|e| failed(&e))
+        })
+    }
+}

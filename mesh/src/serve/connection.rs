@@ -1,0 +1,224 @@
+//! One connection, from the handshake to its end.
+
+use super::{
+    Admission, Handler, Reply, ServeOptions,
+    handshake::{Own, Slot, key_exchange, reason},
+};
+use http::Request;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use tars_certs::{
+    PeerClass,
+    peer::{PeerInfo, Verified, observed},
+    tls,
+};
+use tokio::{
+    net::TcpStream,
+    sync::OwnedSemaphorePermit,
+    time::{Instant, sleep_until, timeout},
+};
+use tokio_rustls::{TlsAcceptor, server::TlsStream};
+use tokio_util::sync::CancellationToken;
+use tonic::body::Body;
+
+pub(super) struct Connection {
+    pub(super) options: ServeOptions,
+    pub(super) addr: SocketAddr,
+    pub(super) own: Own,
+    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) stop: CancellationToken,
+    pub(super) force: CancellationToken,
+}
+
+/// What ends a connection.
+enum End {
+    /// By itself, or by the peer.
+    Closed,
+    /// At once: nothing more is said to a revoked peer.
+    Revoked,
+    /// With GOAWAY, then until the instant for what is under way.
+    Gracefully(Instant),
+}
+
+impl Connection {
+    pub(super) async fn run<S: Handler<B>, B: Reply>(self, tcp: TcpStream, slot: Slot, service: S) {
+        let handshake = timeout(self.options.limits.handshake_timeout(), self.handshake(tcp));
+        let handshake = tokio::select! {
+            done = handshake => done,
+            () = self.stop.cancelled() => return,
+        };
+        drop(slot);
+        match handshake {
+            Ok(Ok((stream, peer))) => self.serve(stream, peer, service).await,
+            Ok(Err(reason)) => self.refused(reason),
+            Err(_) => self.refused("timeout"),
+        }
+    }
+
+    fn refused(&self, reason: &'static str) {
+        tracing::debug!(service = self.options.service, addr = %self.addr, reason, "handshake refused");
+        self.options.metrics.refuse(reason);
+    }
+
+    async fn handshake(
+        &self,
+        tcp: TcpStream,
+    ) -> Result<(TlsStream<TcpStream>, PeerInfo), &'static str> {
+        tcp.set_nodelay(true).map_err(|_| "socket")?;
+        let accepting = TlsAcceptor::from(Arc::clone(&self.own.config)).accept(tcp);
+        let (accepted, seen) = observed(accepting).await;
+        let stream = accepted.map_err(|e| seen.refusal.unwrap_or_else(|| reason(&e)))?;
+        let (_, session) = stream.get_ref();
+        if session.alpn_protocol() != Some(tls::ALPN) {
+            return Err("no_h2");
+        }
+        let group = key_exchange(session.negotiated_key_exchange_group());
+        self.options.metrics.shook(group);
+        let class = match (self.options.admission, &seen.peer) {
+            (Admission::Mutual, None) => return Err("no_certificate"),
+            (Admission::Mutual, Some(peer)) => self.options.classes.classify(&peer.certificate.id),
+            (Admission::Joiners, _) => Some(PeerClass::Joiner),
+        };
+        Ok((
+            stream,
+            PeerInfo {
+                verified: seen.peer,
+                class,
+                addr: self.addr,
+                closing: CancellationToken::new(),
+            },
+        ))
+    }
+
+    async fn serve<S: Handler<B>, B: Reply>(
+        self,
+        stream: TlsStream<TcpStream>,
+        peer: PeerInfo,
+        service: S,
+    ) {
+        let peer = Arc::new(peer);
+        let metrics = &self.options.metrics;
+        let _counted = metrics.connected();
+        let _listed = self.options.table.enter(self.options.service, "in", &peer);
+        let shared = Arc::clone(&peer);
+        let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
+            let mut request = request.map(Body::new);
+            request.extensions_mut().insert(Arc::clone(&shared));
+            service.clone().call(request)
+        });
+        let connection = self
+            .builder()
+            .serve_connection(TokioIo::new(stream), handler);
+        let mut connection = pin!(connection);
+        let end = tokio::select! {
+            _ = connection.as_mut() => End::Closed,
+            end = self.end(&peer) => end,
+        };
+        let last = match end {
+            End::Closed => return,
+            End::Revoked => return metrics.cut("revoked"),
+            End::Gracefully(last) => last,
+        };
+        connection.as_mut().graceful_shutdown();
+        // Open streams are told shortly before the end, so that they end with a status.
+        let told = last - (last.saturating_duration_since(Instant::now()) / 10).min(LAST_WORDS);
+        let tell = async {
+            sleep_until(told).await;
+            peer.closing.cancel();
+            sleep_until(last).await;
+        };
+        tokio::select! {
+            _ = connection.as_mut() => {}
+            () = tell => metrics.cut("grace"),
+            () = self.denied(&peer) => metrics.cut("revoked"),
+            () = self.force.cancelled() => metrics.cut("drain"),
+        }
+    }
+
+    /// Waits for whatever ends this connection first.
+    async fn end(&self, peer: &PeerInfo) -> End {
+        let grace = Duration::from_secs(self.options.limits.max_age_grace_seconds);
+        let certificates = self.certificates_end(peer);
+        let last_by_now = |grace: Duration| (Instant::now() + grace).min(certificates);
+        let goaway = self.goaway_before(certificates, peer, grace);
+        tokio::select! {
+            // Looked at first: whoever is revoked gets no grace.
+            biased;
+            () = self.denied(peer) => End::Revoked,
+            () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
+            () = sleep_until(goaway) => End::Gracefully(certificates),
+            () = self.distrusted(peer) => End::Gracefully(last_by_now(grace)),
+            () = self.stop.cancelled() => End::Gracefully(certificates),
+        }
+    }
+
+    async fn denied(&self, peer: &PeerInfo) {
+        match &peer.verified {
+            Some(verified) => self.options.revocations.until_denied(verified).await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Returns when the root above the peer is trusted no more.
+    async fn distrusted(&self, peer: &PeerInfo) {
+        let mut renewals = self.options.identity.subscribe();
+        let Some(Verified { anchor, .. }) = &peer.verified else {
+            return std::future::pending().await;
+        };
+        while self.options.identity.current().trust().trusts(anchor) {
+            if renewals.changed().await.is_err() {
+                return std::future::pending().await;
+            }
+        }
+    }
+
+    /// When the first of the two certificates ends.
+    fn certificates_end(&self, peer: &PeerInfo) -> Instant {
+        let own = self.own.identity.leaf().not_after;
+        let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
+        let end = theirs.map_or(own, |t| t.min(own));
+        Instant::now() + end.saturating_sub(self.options.clock.now())
+    }
+
+    /// Early enough for what is under way; for a certificate that is short of time already, at half
+    /// of what it has left.
+    fn goaway_before(&self, end: Instant, peer: &PeerInfo, grace: Duration) -> Instant {
+        let own = self.own.identity.leaf().life();
+        let life = peer
+            .verified
+            .as_ref()
+            .map_or(own, |v| v.certificate.life().min(own));
+        let left = end.saturating_duration_since(Instant::now());
+        end - grace.min(life / 4).min(left / 2)
+    }
+
+    fn builder(&self) -> hyper::server::conn::http2::Builder<TokioExecutor> {
+        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.options.limits.max_streams)
+            .max_header_list_size(16 << 10)
+            .initial_stream_window_size(1 << 20)
+            .initial_connection_window_size(4 << 20)
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10));
+        builder
+    }
+
+    /// The connection's age, moved by a tenth so that clients do not come back all at once.
+    fn age(&self) -> Instant {
+        let age = Duration::from_secs(self.options.limits.max_age_seconds);
+        Instant::now() + age.mul_f64(0.9 + 0.2 * jitter(self.addr))
+    }
+}
+
+/// The most that streams have between being told and the end.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// In 0..1, and the same for the same client: no randomness is needed to spread clients.
+fn jitter(addr: SocketAddr) -> f64 {
+    use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+    let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(addr);
+    (hash >> 11) as f64 / (1u64 << 53) as f64
+}

@@ -1,0 +1,112 @@
+//! Certificates: who gets one, for how long, what is cut off, and when the roots may change.
+//!
+//! Without an own authority (certificates come from elsewhere) nothing is issued; revocation works
+//! for certificates of any issuer.
+
+mod issue;
+mod revoke;
+mod roots;
+pub(crate) mod store;
+
+pub(crate) use issue::NewIdentity;
+pub(crate) use revoke::{SignedLists, Target};
+
+use crate::{Auth, AuthError};
+use std::{sync::Arc, time::Duration};
+use tars_certs::{Authority, ClassTable, IdentityHandle, PeerClass, SpiffeId};
+use tars_credentials::TrustFeed;
+use tars_proto::{
+    Timestamp,
+    auth::v1::{CertificateRevocation, IdentityRevocation, TrustBundle},
+};
+use tars_runtime::config;
+
+/// What Auth needs to keep certificates.
+#[derive(Debug, Clone)]
+pub struct Certificates {
+    pub authority: Option<Arc<Authority>>,
+    /// Auth's own identity: it stands under the roots like everybody.
+    pub own: IdentityHandle,
+    pub classes: Arc<ClassTable>,
+    pub feed: TrustFeed,
+    pub trust_domain: String,
+    pub settings: config::Certificates,
+}
+
+impl Certificates {
+    pub(crate) fn authority(&self) -> Result<&Arc<Authority>, AuthError> {
+        self.authority.as_ref().ok_or(AuthError::NoAuthority)
+    }
+
+    fn id(&self, path: &str) -> Result<SpiffeId, AuthError> {
+        SpiffeId::new(&self.trust_domain, path).map_err(|e| AuthError::Field("path", e.to_string()))
+    }
+
+    /// An identity that no class pattern knows could do nothing: whoever asks for one is mistaken.
+    fn class(&self, id: &SpiffeId) -> Result<PeerClass, AuthError> {
+        let unknown = || AuthError::Field("path", format!("no class pattern knows {id}"));
+        self.classes.classify(id).ok_or_else(unknown)
+    }
+
+    fn life(&self, class: PeerClass) -> Duration {
+        if class.is_workload() {
+            Duration::from_secs(self.settings.leaf_life_seconds)
+        } else {
+            days(self.settings.operator_life_days)
+        }
+    }
+
+    fn lineage_life(&self) -> Duration {
+        days(self.settings.lineage_life_days)
+    }
+
+    pub(crate) fn bundle(&self) -> Option<TrustBundle> {
+        let authority = self.authority.as_ref()?;
+        let roots = authority.root_infos();
+        let tainted = roots
+            .iter()
+            .filter(|r| r.state == tars_certs::ca::rotation::RootState::Tainted);
+        Some(TrustBundle {
+            version: authority.version(),
+            tainted: tainted.map(|r| r.key.as_bytes().to_vec()).collect(),
+            roots: roots.iter().map(|r| r.der.to_vec()).collect(),
+        })
+    }
+}
+
+fn days(n: u64) -> Duration {
+    Duration::from_secs(n.saturating_mul(86_400))
+}
+
+fn micros(at: Duration) -> i64 {
+    i64::try_from(at.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// Revocations as they are pushed.
+pub(crate) fn pushed(
+    rows: &[store::RevocationRow],
+) -> (Vec<CertificateRevocation>, Vec<IdentityRevocation>) {
+    let (identities, certificates): (Vec<_>, Vec<_>) =
+        rows.iter().partition(|r| r.serial.is_empty());
+    let certificates = certificates.into_iter().map(|r| CertificateRevocation {
+        issuer: tars_certs::name::unhex(&r.issuer).unwrap_or_default(),
+        serial: r.serial.clone(),
+    });
+    let identities = identities.into_iter().map(|r| IdentityRevocation {
+        spiffe_id: r.spiffe_id.clone(),
+        not_before: Some(Timestamp {
+            seconds: r.not_before_s,
+            nanos: 0,
+        }),
+    });
+    (certificates.collect(), identities.collect())
+}
+
+impl Auth {
+    pub(crate) fn certificates(&self) -> &Certificates {
+        &self.certificates
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

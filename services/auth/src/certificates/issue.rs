@@ -1,0 +1,333 @@
+//! Issuing and renewing.
+//!
+//! A first certificate begins a lineage; each renewal goes on with it. A lineage ends after its
+//! life, however often it was renewed, and when any certificate of it is revoked: whoever stole one
+//! cannot renew it for ever.
+
+use super::{
+    micros,
+    store::{self, IssuedRow, LineageRow},
+};
+use crate::{Auth, AuthError};
+use std::{net::IpAddr, time::Duration};
+use tars_certs::{
+    SpiffeId,
+    ca::{Request, csr},
+    join::{JoinClaims, JoinKind, JoinToken},
+    peer::Verified,
+};
+use tars_proto::auth::v1::TrustBundle;
+use tars_runtime::{
+    audit::{self, Record, Severity},
+    db::Write,
+    page,
+};
+use uuid::Uuid;
+
+const TOKEN_TTL: Duration = Duration::from_secs(600);
+
+/// What the holder of the key gets.
+#[derive(Debug)]
+pub(crate) struct NewIdentity {
+    pub(crate) spiffe_id: SpiffeId,
+    pub(crate) chain: Vec<Vec<u8>>,
+    pub(crate) bundle: TrustBundle,
+    pub(crate) not_after: Duration,
+    pub(crate) rejoin: JoinToken,
+}
+
+/// A certificate as it is listed.
+#[derive(Debug)]
+pub(crate) struct Listed {
+    pub(crate) row: IssuedRow,
+    pub(crate) lineage_ends_us: i64,
+    pub(crate) revoked: bool,
+}
+
+fn token_id(bytes: &[u8; 16]) -> String {
+    tars_certs::name::hex(bytes)
+}
+
+impl Auth {
+    /// The names by which ordinary clients find a workload.
+    fn request(&self, id: SpiffeId, life: Duration) -> Request {
+        let name = id.path().rsplit('/').next().unwrap_or_default().to_owned();
+        let suffixes = &self.certificates().settings.dns_suffixes;
+        let mut request = Request::new(id, life).with_local_names();
+        request
+            .dns
+            .extend(suffixes.iter().map(|s| format!("{name}{s}")));
+        request.dns.push(name);
+        request
+    }
+
+    fn new_lineage(&self, id: &SpiffeId, started_us: i64) -> LineageRow {
+        LineageRow {
+            id: Uuid::now_v7(),
+            spiffe_id: id.as_str().to_owned(),
+            started_us,
+            ends_us: started_us.saturating_add(micros(self.certificates().lineage_life())),
+            revoked: false,
+            latest_serial: String::new(),
+            rejoin: String::new(),
+            rejoin_before: String::new(),
+        }
+    }
+
+    /// Signs the next certificate of a lineage and writes both down.
+    async fn issue_in(
+        &self,
+        tx: &mut Write,
+        mut lineage: LineageRow,
+        csr: &[u8],
+        mut request: Request,
+        record: Record,
+    ) -> Result<NewIdentity, AuthError> {
+        let authority = self.certificates().authority()?;
+        let key = csr::public_key(csr)?;
+        let now = self.clock.now();
+        let left = u64::try_from(lineage.ends_us.saturating_sub(micros(now))).unwrap_or(0);
+        if lineage.revoked || left < 1_000_000 {
+            return Err(AuthError::LineageEnded);
+        }
+        request.life = request.life.min(Duration::from_micros(left));
+        let issued = authority.sign(&key, &request, now)?;
+        let rejoin = JoinClaims {
+            kind: JoinKind::Again,
+            id: rand::random(),
+            lineage: *lineage.id.as_bytes(),
+            expires: Duration::from_micros(u64::try_from(lineage.ends_us).unwrap_or(0)),
+            root: authority.active_root(),
+            spiffe_id: request.id.clone(),
+        };
+        lineage.latest_serial = issued.name.serial.to_string();
+        lineage.rejoin_before = std::mem::replace(&mut lineage.rejoin, token_id(&rejoin.id));
+        let generation = authority.root_above(&issued.name.issuer);
+        let row = IssuedRow {
+            issuer: issued.name.issuer.to_string(),
+            serial: issued.name.serial.to_string(),
+            spiffe_id: request.id.as_str().to_owned(),
+            lineage: lineage.id,
+            issued_us: micros(now),
+            not_after_us: micros(issued.not_after),
+            generation: generation.map_or(0, |g| i64::from(g.generation)),
+        };
+        store::save_lineage(tx, &lineage).await?;
+        store::insert_issued(tx, &row).await?;
+        let record = record
+            .resource(request.id.as_str())
+            .detail("serial", &row.serial)
+            .detail("issuer", &row.issuer)
+            .detail("lineage", lineage.id);
+        audit::insert(tx, &record).await?;
+        Ok(NewIdentity {
+            chain: issued.chain.iter().map(|c| c.to_vec()).collect(),
+            bundle: self.certificates().bundle().unwrap_or_default(),
+            not_after: issued.not_after,
+            rejoin: JoinToken::mint(authority, &rejoin),
+            spiffe_id: request.id,
+        })
+    }
+
+    /// The first certificate of whoever shows a join token; or the next, after its last ran out.
+    pub(crate) async fn issue_with_token(
+        &self,
+        token: &str,
+        csr: &[u8],
+        address: &str,
+    ) -> Result<NewIdentity, AuthError> {
+        let authority = self.certificates().authority()?;
+        let claims = JoinToken::new(token)
+            .verify(authority, self.clock.now())
+            .map_err(|why| {
+                tracing::info!(%why, address, "join token refused");
+                AuthError::JoinToken
+            })?;
+        // Before the token is used up: a mistake in the request must not cost it.
+        csr::public_key(csr)?;
+        let class = self.certificates().class(&claims.spiffe_id)?;
+        let request = self.request(claims.spiffe_id.clone(), self.certificates().life(class));
+        let mut tx = self.store.begin("certificates.join").await?;
+        let lineage = match claims.kind {
+            JoinKind::First => self.first_lineage(&mut tx, &claims).await?,
+            JoinKind::Again => again(&mut tx, &claims).await?,
+        };
+        let record = Record::new(&self.clock, "auth", "certificate.issued")
+            .caller("join-token")
+            .detail("address", address)
+            .detail("rejoin", claims.kind == JoinKind::Again);
+        let identity = self
+            .issue_in(&mut tx, lineage, csr, request, record)
+            .await?;
+        tx.commit().await?;
+        Ok(identity)
+    }
+
+    async fn first_lineage(
+        &self,
+        tx: &mut Write,
+        claims: &JoinClaims,
+    ) -> Result<LineageRow, AuthError> {
+        let now_us = self.clock.now_us();
+        let expires = micros(claims.expires);
+        if !store::use_token(tx, &token_id(&claims.id), expires, now_us).await? {
+            tracing::warn!(id = %claims.spiffe_id, "a join token was shown again");
+            return Err(AuthError::JoinToken);
+        }
+        Ok(self.new_lineage(&claims.spiffe_id, now_us))
+    }
+
+    /// The next certificate of the peer that asks. Who that is, its own certificate says.
+    pub(crate) async fn renew_certificate(
+        &self,
+        peer: &Verified,
+        csr: &[u8],
+    ) -> Result<NewIdentity, AuthError> {
+        let certificates = self.certificates();
+        let authority = certificates.authority()?;
+        let name = peer.name();
+        if authority.root_above(&name.issuer).is_none() {
+            return Err(AuthError::NotIssuedHere);
+        }
+        let id = peer.certificate.id.clone();
+        let request = self.request(id.clone(), certificates.life(certificates.class(&id)?));
+        let mut tx = self.store.begin("certificates.renew").await?;
+        let known =
+            store::find_issued(&mut tx, &name.issuer.to_string(), name.serial.as_str()).await?;
+        let lineage = match &known {
+            Some(row) => store::find_lineage(&mut tx, row.lineage).await?,
+            None => None,
+        };
+        // One that was issued where Auth did not see it begins its lineage now, as of its begin.
+        let lineage = match lineage {
+            Some(lineage) => lineage,
+            None => {
+                let lineage = self.new_lineage(&id, micros(peer.certificate.not_before));
+                store::save_lineage(&mut tx, &lineage).await?;
+                let above = authority.root_above(&name.issuer);
+                let row = IssuedRow {
+                    issuer: name.issuer.to_string(),
+                    serial: name.serial.to_string(),
+                    spiffe_id: id.as_str().to_owned(),
+                    lineage: lineage.id,
+                    issued_us: micros(peer.certificate.not_before),
+                    not_after_us: micros(peer.certificate.not_after),
+                    generation: above.map_or(0, |g| i64::from(g.generation)),
+                };
+                store::insert_issued(&mut tx, &row).await?;
+                lineage
+            }
+        };
+        let record = Record::new(&self.clock, "auth", "certificate.renewed")
+            .caller(id.as_str())
+            .detail("of", &name.serial);
+        let identity = self
+            .issue_in(&mut tx, lineage, csr, request, record)
+            .await?;
+        tx.commit().await?;
+        Ok(identity)
+    }
+
+    /// A certificate that an administrator asks for.
+    pub(crate) async fn issue_certificate(
+        &self,
+        by: &str,
+        path: &str,
+        csr: &[u8],
+        names: (Vec<String>, Vec<IpAddr>),
+        life: Option<Duration>,
+    ) -> Result<NewIdentity, AuthError> {
+        let certificates = self.certificates();
+        let id = certificates.id(path)?;
+        let most = certificates.life(certificates.class(&id)?);
+        let mut request = self.request(id.clone(), life.map_or(most, |l| l.min(most)));
+        request.dns.extend(names.0);
+        request.ips.extend(names.1);
+        let record = Record::new(&self.clock, "auth", "certificate.issued").caller(by);
+        let lineage = self.new_lineage(&id, self.clock.now_us());
+        let mut tx = self.store.begin("certificates.issue").await?;
+        let identity = self
+            .issue_in(&mut tx, lineage, csr, request, record)
+            .await?;
+        tx.commit().await?;
+        Ok(identity)
+    }
+
+    /// A token for one first certificate.
+    pub(crate) async fn create_join_token(
+        &self,
+        by: &str,
+        path: &str,
+        ttl: Duration,
+    ) -> Result<(JoinToken, JoinClaims), AuthError> {
+        let certificates = self.certificates();
+        let authority = certificates.authority()?;
+        let id = certificates.id(path)?;
+        certificates.class(&id)?;
+        let ttl = if ttl.is_zero() { TOKEN_TTL } else { ttl };
+        let claims = JoinClaims {
+            kind: JoinKind::First,
+            id: rand::random(),
+            lineage: [0; 16],
+            expires: self.clock.now() + ttl,
+            root: authority.active_root(),
+            spiffe_id: id,
+        };
+        let record = Record::new(&self.clock, "auth", "join_token.created")
+            .severity(Severity::Warning)
+            .caller(by)
+            .resource(claims.spiffe_id.as_str());
+        let mut tx = self.store.begin("join_tokens.create").await?;
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        Ok((JoinToken::mint(authority, &claims), claims))
+    }
+
+    pub(crate) async fn list_certificates(
+        &self,
+        spiffe_id: &str,
+        token: &str,
+        page_size: u32,
+    ) -> Result<(Vec<Listed>, String), AuthError> {
+        let size = page::size(page_size);
+        let before = before(token).ok_or(AuthError::PageToken("page_token"))?;
+        let rows = self
+            .store
+            .issued_list(spiffe_id, (before.0, &before.1), size + 1)
+            .await?;
+        let (rows, next) = page::cut(rows, size, |r| format!("{}_{}", r.issued_us, r.serial));
+        let lineages = self.store.lineages().await?;
+        let denied = self.certificates().feed.revocations.current();
+        let listed = rows.into_iter().map(|row| {
+            let lineage = lineages.iter().find(|l| l.id == row.lineage);
+            let name = row.issuer.parse().ok().zip(row.serial.parse().ok());
+            let name = name.map(|(issuer, serial)| tars_certs::CertName { issuer, serial });
+            Listed {
+                lineage_ends_us: lineage.map_or(0, |l| l.ends_us),
+                revoked: name.is_some_and(|n| denied.certificates.contains(&n)),
+                row,
+            }
+        });
+        Ok((listed.collect(), next))
+    }
+}
+
+async fn again(tx: &mut Write, claims: &JoinClaims) -> Result<LineageRow, AuthError> {
+    let lineage = store::find_lineage(tx, Uuid::from_bytes(claims.lineage)).await?;
+    let shown = token_id(&claims.id);
+    let mut lineage = lineage
+        .filter(|l| l.rejoin == shown || l.rejoin_before == shown)
+        .ok_or(AuthError::JoinToken)?;
+    // Both are used up by either.
+    lineage.rejoin.clear();
+    Ok(lineage)
+}
+
+/// Where a page begins.
+fn before(token: &str) -> Option<(i64, String)> {
+    if token.is_empty() {
+        return Some((i64::MAX, String::new()));
+    }
+    let (at, serial) = token.split_once('_')?;
+    Some((at.parse().ok()?, serial.to_owned()))
+}

@@ -1,0 +1,368 @@
+//! The SQL of certificates.
+
+use crate::{AuthError, store::Store};
+use sqlx::SqliteConnection;
+use tars_runtime::db::is_taken;
+use uuid::Uuid;
+
+#[derive(Debug, Clone)]
+pub(crate) struct IssuedRow {
+    pub(crate) issuer: String,
+    pub(crate) serial: String,
+    pub(crate) spiffe_id: String,
+    pub(crate) lineage: Uuid,
+    pub(crate) issued_us: i64,
+    pub(crate) not_after_us: i64,
+    pub(crate) generation: i64,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct LineageRow {
+    pub(crate) id: Uuid,
+    pub(crate) spiffe_id: String,
+    pub(crate) started_us: i64,
+    pub(crate) ends_us: i64,
+    pub(crate) revoked: bool,
+    pub(crate) latest_serial: String,
+    /// The rejoin token that works, and the one before it: a reply that was lost must not leave a
+    /// sleeper without a way back.
+    pub(crate) rejoin: String,
+    pub(crate) rejoin_before: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RevocationRow {
+    pub(crate) issuer: String,
+    /// Empty for an identity.
+    pub(crate) serial: String,
+    pub(crate) spiffe_id: String,
+    pub(crate) not_before_s: i64,
+    pub(crate) expires_us: i64,
+    pub(crate) reason: String,
+    pub(crate) revoked_us: i64,
+    pub(crate) revoked_by: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct ReportRow {
+    pub(crate) spiffe_id: String,
+    pub(crate) instance: Uuid,
+    /// Key ids in hexadecimal, with commas.
+    pub(crate) roots: String,
+    pub(crate) anchor: String,
+    pub(crate) not_after_us: i64,
+}
+
+type IssuedTuple = (String, String, String, Uuid, i64, i64, i64);
+type LineageTuple = (Uuid, String, i64, i64, bool, String, String, String);
+type RevocationTuple = (i64, String, String, String, i64, i64, String, i64, String);
+type ReportTuple = (String, Uuid, String, String, i64);
+
+fn issued(row: IssuedTuple) -> IssuedRow {
+    let (issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation) = row;
+    IssuedRow {
+        issuer,
+        serial,
+        spiffe_id,
+        lineage,
+        issued_us,
+        not_after_us,
+        generation,
+    }
+}
+
+fn lineage(row: LineageTuple) -> LineageRow {
+    let (id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before) = row;
+    LineageRow {
+        id,
+        spiffe_id,
+        started_us,
+        ends_us,
+        revoked,
+        latest_serial,
+        rejoin,
+        rejoin_before,
+    }
+}
+
+fn revocation(row: RevocationTuple) -> (i64, RevocationRow) {
+    let (position, issuer, serial, spiffe_id, not_before_s, expires_us, reason, at, by) = row;
+    let row = RevocationRow {
+        issuer,
+        serial,
+        spiffe_id,
+        not_before_s,
+        expires_us,
+        reason,
+        revoked_us: at,
+        revoked_by: by,
+    };
+    (position, row)
+}
+
+fn report(row: ReportTuple) -> ReportRow {
+    let (spiffe_id, instance, roots, anchor, not_after_us) = row;
+    ReportRow {
+        spiffe_id,
+        instance,
+        roots,
+        anchor,
+        not_after_us,
+    }
+}
+
+const ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation \
+                      FROM issued_certificates";
+const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
+                       FROM certificate_lineages";
+const REVOCATIONS: &str = "SELECT position, issuer, serial, spiffe_id, not_before_s, expires_us, reason, \
+                           revoked_us, revoked_by FROM revocations WHERE expires_us > $1 AND position < $2 \
+                           ORDER BY position DESC LIMIT $3";
+
+impl Store {
+    pub(crate) async fn issued_list(
+        &self,
+        spiffe_id: &str,
+        before: (i64, &str),
+        limit: i64,
+    ) -> Result<Vec<IssuedRow>, AuthError> {
+        let query = format!(
+            "{ISSUED} WHERE (issued_us, serial) < ($1, $2) AND ($3 = '' OR spiffe_id = $3) \
+             ORDER BY issued_us DESC, serial DESC LIMIT $4"
+        );
+        let db = self.db().read("certificates.list");
+        let rows: Vec<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+            .bind(before.0)
+            .bind(before.1)
+            .bind(spiffe_id)
+            .bind(limit)
+            .fetch_all(&*db)
+            .await?;
+        Ok(rows.into_iter().map(issued).collect())
+    }
+
+    pub(crate) async fn lineages(&self) -> Result<Vec<LineageRow>, AuthError> {
+        let db = self.db().read("certificates.lineages");
+        let rows: Vec<LineageTuple> = sqlx::query_as(LINEAGE).fetch_all(&*db).await?;
+        Ok(rows.into_iter().map(lineage).collect())
+    }
+
+    /// What the newest leaf of each lineage is.
+    pub(crate) async fn newest(&self) -> Result<Vec<IssuedRow>, AuthError> {
+        let query = "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation \
+                     FROM issued_certificates i JOIN certificate_lineages l \
+                     ON l.id = i.lineage AND l.latest_serial = i.serial WHERE NOT l.revoked";
+        let db = self.db().read("certificates.newest");
+        let rows: Vec<IssuedTuple> = sqlx::query_as(query).fetch_all(&*db).await?;
+        Ok(rows.into_iter().map(issued).collect())
+    }
+
+    /// Newest first, with their positions.
+    pub(crate) async fn revocations(
+        &self,
+        now_us: i64,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<(i64, RevocationRow)>, AuthError> {
+        let db = self.db().read("revocations.list");
+        let rows: Vec<RevocationTuple> = sqlx::query_as(REVOCATIONS)
+            .bind(now_us)
+            .bind(before)
+            .bind(limit)
+            .fetch_all(&*db)
+            .await?;
+        Ok(rows.into_iter().map(revocation).collect())
+    }
+
+    pub(crate) async fn reports(&self, now_us: i64) -> Result<Vec<ReportRow>, AuthError> {
+        let query = "SELECT spiffe_id, instance, roots, anchor, not_after_us FROM trust_reports \
+                     WHERE not_after_us > $1 ORDER BY spiffe_id, instance";
+        let db = self.db().read("trust.reports");
+        let rows: Vec<ReportTuple> = sqlx::query_as(query).bind(now_us).fetch_all(&*db).await?;
+        Ok(rows.into_iter().map(report).collect())
+    }
+}
+
+pub(crate) async fn find_issued(
+    tx: &mut SqliteConnection,
+    issuer: &str,
+    serial: &str,
+) -> Result<Option<IssuedRow>, AuthError> {
+    let query = format!("{ISSUED} WHERE serial = $1 AND ($2 = '' OR issuer = $2)");
+    let row: Option<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(serial)
+        .bind(issuer)
+        .fetch_optional(tx)
+        .await?;
+    Ok(row.map(issued))
+}
+
+/// Leaves that still live, of a lineage or of an identity.
+pub(crate) async fn living(
+    tx: &mut SqliteConnection,
+    lineage: Option<Uuid>,
+    spiffe_id: &str,
+    now_us: i64,
+) -> Result<Vec<IssuedRow>, AuthError> {
+    let query = format!("{ISSUED} WHERE not_after_us > $1 AND (lineage = $2 OR spiffe_id = $3)");
+    let rows: Vec<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(now_us)
+        .bind(lineage.unwrap_or_default())
+        .bind(spiffe_id)
+        .fetch_all(tx)
+        .await?;
+    Ok(rows.into_iter().map(issued).collect())
+}
+
+pub(crate) async fn insert_issued(
+    tx: &mut SqliteConnection,
+    row: &IssuedRow,
+) -> Result<(), AuthError> {
+    sqlx::query("INSERT INTO issued_certificates VALUES ($1, $2, $3, $4, $5, $6, $7)")
+        .bind(&row.issuer)
+        .bind(&row.serial)
+        .bind(&row.spiffe_id)
+        .bind(row.lineage)
+        .bind(row.issued_us)
+        .bind(row.not_after_us)
+        .bind(row.generation)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub(crate) async fn find_lineage(
+    tx: &mut SqliteConnection,
+    id: Uuid,
+) -> Result<Option<LineageRow>, AuthError> {
+    let query = format!("{LINEAGE} WHERE id = $1");
+    let row: Option<LineageTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(id)
+        .fetch_optional(tx)
+        .await?;
+    Ok(row.map(lineage))
+}
+
+pub(crate) async fn save_lineage(
+    tx: &mut SqliteConnection,
+    row: &LineageRow,
+) -> Result<(), AuthError> {
+    sqlx::query(
+        "INSERT INTO certificate_lineages VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) \
+         DO UPDATE SET latest_serial = $6, rejoin = $7, rejoin_before = $8",
+    )
+    .bind(row.id)
+    .bind(&row.spiffe_id)
+    .bind(row.started_us)
+    .bind(row.ends_us)
+    .bind(row.revoked)
+    .bind(&row.latest_serial)
+    .bind(&row.rejoin)
+    .bind(&row.rejoin_before)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+/// Ends lineages: nothing is renewed from them any more.
+pub(crate) async fn end_lineages(
+    tx: &mut SqliteConnection,
+    id: Option<Uuid>,
+    spiffe_id: &str,
+) -> Result<(), AuthError> {
+    sqlx::query("UPDATE certificate_lineages SET revoked = TRUE WHERE id = $1 OR spiffe_id = $2")
+        .bind(id.unwrap_or_default())
+        .bind(spiffe_id)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+/// Uses a join token up; false when it was used already.
+pub(crate) async fn use_token(
+    tx: &mut SqliteConnection,
+    id: &str,
+    expires_us: i64,
+    now_us: i64,
+) -> Result<bool, AuthError> {
+    sqlx::query("DELETE FROM used_join_tokens WHERE expires_us < $1")
+        .bind(now_us)
+        .execute(&mut *tx)
+        .await?;
+    let done = sqlx::query("INSERT INTO used_join_tokens VALUES ($1, $2)")
+        .bind(id)
+        .bind(expires_us)
+        .execute(tx)
+        .await;
+    match done {
+        Ok(_) => Ok(true),
+        Err(e) if is_taken(&e) => Ok(false),
+        Err(e) => Err(e.into()),
+    }
+}
+
+/// Puts an entry on the list; what is there already stays, but for an identity's later cut. Tells
+/// whether anything changed.
+pub(crate) async fn insert_revocation(
+    tx: &mut SqliteConnection,
+    row: &RevocationRow,
+) -> Result<bool, AuthError> {
+    let done = sqlx::query(
+        "INSERT INTO revocations SELECT COALESCE(MAX(position), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8 \
+         FROM revocations WHERE TRUE ON CONFLICT (issuer, serial, spiffe_id) DO UPDATE \
+         SET not_before_s = $4, position = (SELECT MAX(position) + 1 FROM revocations), reason = $6, \
+         revoked_us = $7, revoked_by = $8 WHERE revocations.not_before_s < $4",
+    )
+    .bind(&row.issuer)
+    .bind(&row.serial)
+    .bind(&row.spiffe_id)
+    .bind(row.not_before_s)
+    .bind(row.expires_us)
+    .bind(&row.reason)
+    .bind(row.revoked_us)
+    .bind(&row.revoked_by)
+    .execute(tx)
+    .await?;
+    Ok(done.rows_affected() == 1)
+}
+
+pub(crate) async fn drop_expired(tx: &mut SqliteConnection, now_us: i64) -> Result<(), AuthError> {
+    for query in [
+        "DELETE FROM revocations WHERE expires_us < $1",
+        "DELETE FROM trust_reports WHERE not_after_us < $1",
+    ] {
+        sqlx::query(query).bind(now_us).execute(&mut *tx).await?;
+    }
+    Ok(())
+}
+
+pub(crate) async fn save_report(
+    tx: &mut SqliteConnection,
+    row: &ReportRow,
+) -> Result<(), AuthError> {
+    sqlx::query(
+        "INSERT INTO trust_reports VALUES ($1, $2, $3, $4, $5) ON CONFLICT (spiffe_id, instance) \
+         DO UPDATE SET roots = $3, anchor = $4, not_after_us = $5",
+    )
+    .bind(&row.spiffe_id)
+    .bind(row.instance)
+    .bind(&row.roots)
+    .bind(&row.anchor)
+    .bind(row.not_after_us)
+    .execute(tx)
+    .await?;
+    Ok(())
+}
+
+pub(crate) async fn recorded_step(tx: &mut SqliteConnection) -> Result<i64, AuthError> {
+    let query = "SELECT version FROM recorded_steps WHERE id = 1";
+    Ok(sqlx::query_scalar(query).fetch_one(tx).await?)
+}
+
+pub(crate) async fn record_step(tx: &mut SqliteConnection, version: i64) -> Result<(), AuthError> {
+    sqlx::query("UPDATE recorded_steps SET version = $1 WHERE id = 1")
+        .bind(version)
+        .execute(tx)
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,394 @@
+use super::*;
+use rcgen::KeyPair;
+use rustls::time_provider::TimeProvider;
+use std::path::Path;
+use tars_certs::{
+    CertName, Identity, KeyId, Revocations,
+    ca::{Lives, Request, csr, rotation::Step},
+    identity::Parts,
+    join::JoinToken,
+    peer::Verified,
+    trust::{Side, Trust},
+};
+use tars_credentials::View;
+use tars_runtime::{clock::Clock, config::Credentials};
+use uuid::Uuid;
+
+const NOW: Duration = Duration::from_secs(1_800_000_000);
+
+/// The authority in `dir`, with Auth's own identity below it.
+pub(crate) fn certificates(dir: &Path, clock: &Clock) -> Certificates {
+    let config = config::Config::default();
+    let authority =
+        Authority::open_or_init(&dir.join("ca"), "tars.local", Lives::default(), clock.now())
+            .unwrap();
+    let request = Request::new(
+        "spiffe://tars.local/auth".parse().unwrap(),
+        Duration::from_secs(3600),
+    );
+    let time: Arc<dyn TimeProvider> = Arc::new(clock.clone());
+    let issued = authority.issue(&request, clock.now()).unwrap();
+    let own = Identity::new(issued.into_parts(authority.roots()), &time).unwrap();
+    let rules = config.certificates.classes.iter();
+    Certificates {
+        authority: Some(Arc::new(authority)),
+        own: IdentityHandle::new(own),
+        classes: Arc::new(
+            ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str()))).unwrap(),
+        ),
+        feed: TrustFeed::default(),
+        trust_domain: "tars.local".to_owned(),
+        settings: config.certificates,
+    }
+}
+
+struct World {
+    _dir: tempfile::TempDir,
+    auth: Arc<Auth>,
+    clock: Clock,
+}
+
+async fn world() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let clock = Clock::manual(NOW);
+    let (auth, _) = Auth::open(
+        dir.path(),
+        Credentials::default(),
+        clock.clone(),
+        View::default(),
+        certificates(dir.path(), &clock),
+    )
+    .await
+    .unwrap();
+    World {
+        _dir: dir,
+        auth,
+        clock,
+    }
+}
+
+fn key_and_csr() -> (KeyPair, Vec<u8>) {
+    let key = KeyPair::generate().unwrap();
+    let csr = csr::create(&key).unwrap();
+    (key, csr)
+}
+
+impl World {
+    /// What a peer that shows this chain has proven.
+    fn verified(&self, new: &NewIdentity) -> Verified {
+        let chain: Vec<_> = new.chain.iter().map(|c| c.clone().into()).collect();
+        let roots = self.auth.certificates().authority().unwrap().roots();
+        let now = self.clock.now();
+        let trust = Trust::new("tars.local", roots, Vec::new(), now).unwrap();
+        let at = rustls::pki_types::UnixTime::since_unix_epoch(now);
+        trust
+            .verify(
+                &chain[0],
+                &chain[1..],
+                at,
+                Side::Client,
+                &Revocations::default(),
+            )
+            .unwrap()
+    }
+
+    async fn token(&self, path: &str) -> JoinToken {
+        let made = self
+            .auth
+            .create_join_token("ada", path, Duration::ZERO)
+            .await;
+        made.unwrap().0
+    }
+
+    async fn join(&self, path: &str) -> NewIdentity {
+        let token = self.token(path).await;
+        self.auth
+            .issue_with_token(token.as_str(), &key_and_csr().1, "127.0.0.1")
+            .await
+            .unwrap()
+    }
+
+    async fn renew(&self, of: &NewIdentity) -> Result<NewIdentity, AuthError> {
+        let peer = self.verified(of);
+        self.auth.renew_certificate(&peer, &key_and_csr().1).await
+    }
+
+    /// Auth's own identity under the roots of the day.
+    fn refresh_own(&self) {
+        let certificates = self.auth.certificates();
+        let time: Arc<dyn TimeProvider> = Arc::new(self.clock.clone());
+        let id = "spiffe://tars.local/auth".parse().unwrap();
+        let authority = certificates.authority().unwrap();
+        let request = Request::new(id, Duration::from_secs(3600));
+        let issued = authority.issue(&request, self.clock.now()).unwrap();
+        let own = Identity::new(issued.into_parts(authority.roots()), &time).unwrap();
+        certificates.own.publish(own);
+    }
+
+    fn denied(&self, new: &NewIdentity) -> bool {
+        self.auth
+            .certificates()
+            .feed
+            .revocations
+            .denies(&self.verified(new))
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_good_for_one_certificate_of_its_identity() {
+    let w = world().await;
+    let token = w.token("/automl").await;
+    let (key, csr) = key_and_csr();
+    let new = w
+        .auth
+        .issue_with_token(token.as_str(), &csr, "x")
+        .await
+        .unwrap();
+    assert_eq!(new.spiffe_id.as_str(), "spiffe://tars.local/automl");
+    let time: Arc<dyn TimeProvider> = Arc::new(w.clock.clone());
+    let parts = Parts {
+        chain: new.chain.iter().map(|c| c.clone().into()).collect(),
+        key: rustls::pki_types::PrivatePkcs8KeyDer::from(key.serialize_der()).into(),
+        roots: new.bundle.roots.iter().map(|r| r.clone().into()).collect(),
+        crls: Vec::new(),
+    };
+    let identity = Identity::new(parts, &time).unwrap();
+    assert_eq!(identity.id().path(), "/automl");
+    let again = w
+        .auth
+        .issue_with_token(token.as_str(), &key_and_csr().1, "x")
+        .await;
+    assert!(matches!(again, Err(AuthError::JoinToken)), "{again:?}");
+    w.clock.advance(Duration::from_secs(3600));
+    let late = w.auth.issue_with_token(token.as_str(), &csr, "x").await;
+    assert!(matches!(late, Err(AuthError::JoinToken)));
+    let nobody = w
+        .auth
+        .create_join_token("ada", "/nobody", Duration::ZERO)
+        .await;
+    assert!(matches!(nobody, Err(AuthError::Field("path", _))));
+}
+
+#[tokio::test]
+async fn a_bad_request_does_not_cost_the_token() {
+    let w = world().await;
+    let token = w.token("/automl").await;
+    let bad = w
+        .auth
+        .issue_with_token(token.as_str(), b"nonsense", "x")
+        .await;
+    assert!(matches!(bad, Err(AuthError::Csr(_))));
+    assert!(
+        w.auth
+            .issue_with_token(token.as_str(), &key_and_csr().1, "x")
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn renewals_end_with_their_lineage_however_often_they_are_made() {
+    let w = world().await;
+    let mut new = w.join("/client/bot").await;
+    let mut renewals = 0;
+    let ended = loop {
+        let peer = w.verified(&new);
+        w.clock.advance(Duration::from_secs(20 * 86_400));
+        match w.auth.renew_certificate(&peer, &key_and_csr().1).await {
+            Ok(next) => new = next,
+            Err(e) => break e,
+        }
+        renewals += 1;
+        assert!(renewals < 10, "for ever");
+    };
+    assert!(matches!(ended, AuthError::LineageEnded), "{ended:?}");
+    assert_eq!(renewals, 4, "90 days");
+    assert_eq!(new.not_after, NOW + Duration::from_secs(90 * 86_400));
+}
+
+#[tokio::test]
+async fn a_revoked_certificate_takes_its_renewals_along() {
+    let w = world().await;
+    let (first, other) = (w.join("/automl").await, w.join("/hypersync").await);
+    let second = w.renew(&first).await.unwrap();
+    let serial = w.verified(&first).certificate.serial;
+    let target = Target::Certificate {
+        issuer: None,
+        serial,
+    };
+    let rows = w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    assert_eq!(rows.len(), 2);
+    assert!(w.denied(&first) && w.denied(&second) && !w.denied(&other));
+    let renewed = w.renew(&second).await;
+    assert!(matches!(renewed, Err(AuthError::LineageEnded)));
+    let (_, csr) = key_and_csr();
+    let rejoined = w
+        .auth
+        .issue_with_token(second.rejoin.as_str(), &csr, "x")
+        .await;
+    assert!(
+        matches!(rejoined, Err(AuthError::LineageEnded)),
+        "{rejoined:?}"
+    );
+    let again = w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    assert!(again.is_empty(), "nothing new");
+    let lists = w.auth.signed_lists().await.unwrap();
+    assert_eq!(lists.len(), 1);
+}
+
+#[tokio::test]
+async fn a_revoked_identity_may_join_anew() {
+    let w = world().await;
+    let old = w.join("/automl").await;
+    w.clock.advance(Duration::from_secs(10));
+    let id: SpiffeId = "spiffe://tars.local/automl".parse().unwrap();
+    let target = Target::Identity { id, before: None };
+    w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    assert!(w.denied(&old));
+    let new = w.join("/automl").await;
+    assert!(!w.denied(&new), "issued after the cut, though backdated");
+    let foreign = Target::Identity {
+        id: "spiffe://other.local/automl".parse().unwrap(),
+        before: None,
+    };
+    assert!(matches!(
+        w.auth.revoke("ada", &foreign, "x").await,
+        Err(AuthError::Field("spiffe_id", _))
+    ));
+}
+
+#[tokio::test]
+async fn certificates_of_other_issuers_are_revoked_by_name() {
+    let w = world().await;
+    let issuer = KeyId::of_spki(b"cert-manager");
+    let serial: tars_certs::Serial = "0A:BC".parse().unwrap();
+    let target = Target::Certificate {
+        issuer: Some(issuer),
+        serial: serial.clone(),
+    };
+    w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    let list = w.auth.certificates().feed.revocations.current();
+    assert!(list.certificates.contains(&CertName { issuer, serial }));
+    let unknown = Target::Certificate {
+        issuer: None,
+        serial: "77".parse().unwrap(),
+    };
+    assert!(matches!(
+        w.auth.revoke("ada", &unknown, "x").await,
+        Err(AuthError::NotFound(..))
+    ));
+}
+
+#[tokio::test]
+async fn a_sleeper_comes_back_once_by_its_rejoin_token() {
+    let w = world().await;
+    let first = w.join("/automl").await;
+    let second = w.renew(&first).await.unwrap();
+    w.clock.advance(Duration::from_secs(86_400));
+    let (_, csr) = key_and_csr();
+    // The reply of the last renewal may have been lost: the token before it works as well.
+    let back = w
+        .auth
+        .issue_with_token(first.rejoin.as_str(), &csr, "x")
+        .await
+        .unwrap();
+    for used in [&first.rejoin, &second.rejoin] {
+        let again = w.auth.issue_with_token(used.as_str(), &csr, "x").await;
+        assert!(matches!(again, Err(AuthError::JoinToken)));
+    }
+    assert!(
+        w.auth
+            .issue_with_token(back.rejoin.as_str(), &csr, "x")
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
+    let w = world().await;
+    let auth = &w.auth;
+    let peer = w.join("/automl").await;
+    let (instance, before) = (
+        Uuid::now_v7(),
+        auth.certificates().authority().unwrap().root_infos(),
+    );
+    let known: Vec<KeyId> = before.iter().map(|r| r.key).collect();
+    auth.report_trust(&w.verified(&peer), instance, &known)
+        .await
+        .unwrap();
+    let order = auth
+        .step_roots("ada", Step::Activate, false)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&order, AuthError::Ca(tars_certs::CaError::Order(_))),
+        "{order}"
+    );
+
+    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    let early = auth
+        .step_roots("ada", Step::Activate, false)
+        .await
+        .unwrap_err();
+    let AuthError::PeersNotReady(names) = early else {
+        panic!("{early}");
+    };
+    assert_eq!(names.len(), 2, "the peer and Auth itself: {names:?}");
+    w.refresh_own();
+    let all = auth.certificates().authority().unwrap().root_infos();
+    let both: Vec<KeyId> = all.iter().map(|r| r.key).collect();
+    auth.report_trust(&w.verified(&peer), instance, &both)
+        .await
+        .unwrap();
+    auth.step_roots("ada", Step::Activate, false).await.unwrap();
+    auth.step_roots("ada", Step::Taint, false).await.unwrap();
+    w.refresh_own();
+    let early = auth
+        .step_roots("ada", Step::Remove, false)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&early, AuthError::PeersNotReady(n) if n.len() == 1),
+        "{early}"
+    );
+
+    let moved = w.renew(&peer).await.unwrap();
+    auth.report_trust(&w.verified(&moved), instance, &both)
+        .await
+        .unwrap();
+    assert_eq!(auth.roots().await.unwrap().cut_off, Vec::<String>::new());
+    auth.step_roots("ada", Step::Remove, false).await.unwrap();
+    let recorded = auth.sequence_audit().await;
+    recorded.unwrap();
+    let filter = crate::audit::Filter {
+        event_type: "root.stepped".to_owned(),
+        ..Default::default()
+    };
+    let (records, _) = auth.list_audit(&filter, "", 50).await.unwrap();
+    assert_eq!(records.len(), 5, "init and four steps, each once");
+}
+
+#[tokio::test]
+async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
+    let w = world().await;
+    let auth = &w.auth;
+    let person = auth
+        .issue_certificate("ada", "/user/bob", &key_and_csr().1, (vec![], vec![]), None)
+        .await
+        .unwrap();
+    for step in [Step::Prepare, Step::Activate, Step::Taint] {
+        auth.step_roots("ada", step, false).await.unwrap();
+        w.refresh_own();
+    }
+    let refused = auth
+        .step_roots("ada", Step::Remove, false)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&refused, AuthError::WouldCutOff(n) if n[0].contains("/user/bob")),
+        "{refused}"
+    );
+    w.renew(&person).await.unwrap();
+    auth.step_roots("ada", Step::Remove, false).await.unwrap();
+}

@@ -1,0 +1,173 @@
+//! Where the identities of a process come from: the own authority, mounted files, or Auth over
+//! gRPC; and what is counted about them.
+
+mod join;
+
+pub(crate) use join::{JoinSource, Joining};
+
+use crate::app::{StartError, services::Service};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+use std::sync::Arc;
+use tars_certs::{
+    Authority, Identity, IdentityFiles, IdentityHandle, Revocations,
+    ca::Request,
+    renew::{AuthoritySource, Event, FileSource, IdentitySource, Renewal},
+};
+use tars_runtime::{clock::Clock, metrics::Metrics};
+
+type Time = Arc<dyn rustls::time_provider::TimeProvider>;
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Of {
+    service: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Outcome {
+    service: &'static str,
+    result: &'static str,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct IdentityMetrics {
+    not_after: Family<Of, Gauge>,
+    root_not_after: Family<Of, Gauge>,
+    renewals: Family<Outcome, Counter>,
+}
+
+impl IdentityMetrics {
+    pub(crate) fn new(metrics: &Metrics) -> Self {
+        Self {
+            not_after: metrics.register(
+                "certificate_not_after_seconds",
+                "When the own certificate ends, in seconds since the Unix epoch",
+                Family::default(),
+            ),
+            root_not_after: metrics.register(
+                "root_not_after_seconds",
+                "When the first trusted root ends, in seconds since the Unix epoch",
+                Family::default(),
+            ),
+            renewals: metrics.register(
+                "certificate_renewals",
+                "Renewals of the own certificate by result",
+                Family::default(),
+            ),
+        }
+    }
+
+    fn see(&self, service: &'static str, identity: &Identity) {
+        let seconds = |t: std::time::Duration| i64::try_from(t.as_secs()).unwrap_or(i64::MAX);
+        let of = Of { service };
+        let end = identity.leaf().not_after;
+        self.not_after.get_or_create(&of).set(seconds(end));
+        if let Some(end) = identity.trust().first_root_end() {
+            self.root_not_after.get_or_create(&of).set(seconds(end));
+        }
+    }
+
+    fn count(&self, service: &'static str, event: &Event) {
+        let result = match event {
+            Event::Renewed => "renewed",
+            Event::Failed => "failed",
+            Event::Revoked => "revoked",
+        };
+        let outcome = Outcome { service, result };
+        self.renewals.get_or_create(&outcome).inc();
+    }
+}
+
+/// An identity that keeps itself fresh.
+pub(crate) struct Kept {
+    pub(crate) handle: IdentityHandle,
+    pub(crate) source: &'static str,
+    pub(crate) work: futures_util::future::BoxFuture<'static, ()>,
+}
+
+/// What every source needs.
+#[derive(Clone)]
+pub(crate) struct Keeper {
+    pub(crate) clock: Clock,
+    pub(crate) metrics: IdentityMetrics,
+}
+
+impl Keeper {
+    pub(crate) fn time(&self) -> Time {
+        Arc::new(self.clock.clone())
+    }
+
+    pub(crate) fn by_authority(
+        &self,
+        service: Service,
+        authority: &Arc<Authority>,
+        request: Request,
+        revocations: Revocations,
+    ) -> Result<Kept, StartError> {
+        let source = AuthoritySource::new(Arc::clone(authority), request, self.time());
+        let handle = IdentityHandle::new(source.issue()?);
+        Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
+    }
+
+    pub(crate) fn by_files(
+        &self,
+        service: Service,
+        files: &IdentityFiles,
+        revocations: Revocations,
+    ) -> Result<Kept, StartError> {
+        let handle = IdentityHandle::new(files.load(&self.time())?);
+        let source = FileSource::new(files.clone(), self.time());
+        Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
+    }
+
+    /// Files that we write, for somebody else to use: the operator's.
+    pub(crate) fn written_out(
+        &self,
+        authority: &Arc<Authority>,
+        request: Request,
+        files: IdentityFiles,
+    ) -> Result<Kept, StartError> {
+        let source = AuthoritySource::new(Arc::clone(authority), request, self.time());
+        let identity = source.issue()?;
+        files.save_identity(&identity)?;
+        let write = move |identity: &Identity| {
+            if let Err(e) = files.save_identity(identity) {
+                tracing::error!(error = %e, "the operator's identity was not written");
+            }
+        };
+        let handle = IdentityHandle::new(identity);
+        let revocations = Revocations::default();
+        Ok(self.keep("operator", handle, source, revocations, write))
+    }
+
+    pub(crate) fn keep(
+        &self,
+        name: &'static str,
+        handle: IdentityHandle,
+        source: impl IdentitySource,
+        revocations: Revocations,
+        on_renewal: impl Fn(&Identity) + Send + Sync + 'static,
+    ) -> Kept {
+        let metrics = self.metrics.clone();
+        metrics.see(name, &handle.current());
+        let renewal = Renewal {
+            handle: handle.clone(),
+            revocations,
+            time: self.time(),
+            on_event: Arc::new(move |event, identity| {
+                metrics.count(name, event);
+                metrics.see(name, identity);
+                if matches!(event, Event::Renewed) {
+                    on_renewal(identity);
+                }
+            }),
+        };
+        Kept {
+            source: source.name(),
+            work: Box::pin(renewal.run(source)),
+            handle,
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! What is done on files alone.
+
+use super::Leaf;
+use crate::{
+    app::{Ready, ca_dir, open_authority},
+    commands::{CommandError, output},
+};
+use std::{path::Path, process::ExitCode, time::Duration};
+use tars_certs::{
+    Authority, IdentityFiles, SpiffeId,
+    ca::Request,
+    files::certificates,
+    inspect::{Summary, summarise},
+    join::{JoinClaims, JoinKind, JoinToken},
+    secret,
+};
+use tars_runtime::{clock::Clock, config::Config};
+use zeroize::Zeroizing;
+
+/// Whether the authority's files are here, and no mesh runs on them that should be asked instead.
+pub(super) fn is_at_hand(config: &Config) -> bool {
+    Authority::exists(&ca_dir(config)) && !Ready::default_path(&config.data.dir).exists()
+}
+
+pub(super) fn init(config: &Config) -> Result<(), CommandError> {
+    let authority = open_authority(config, &Clock::system())?;
+    println!("{}", authority.bundle_path().display());
+    Ok(())
+}
+
+pub(super) fn id(config: &Config, path: &str) -> Result<SpiffeId, CommandError> {
+    SpiffeId::new(&config.trust.domain, path).map_err(|e| CommandError::Usage(e.to_string()))
+}
+
+pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
+    let clock = Clock::system();
+    let id = id(config, path)?;
+    let authority = open_authority(config, &clock)?;
+    let life = Duration::from_secs(leaf.days.saturating_mul(86_400));
+    let mut request = Request::new(id.clone(), life).with_local_names();
+    request.dns.extend(leaf.dns);
+    request.ips.extend(leaf.ip);
+    let issued = authority.issue(&request, clock.now())?;
+    let files = IdentityFiles::in_dir(&leaf.out);
+    files.save(&issued, &authority.bundle_pem())?;
+    println!("{id}  {}", files.cert.display());
+    Ok(())
+}
+
+pub(super) fn join_token(
+    config: &Config,
+    path: &str,
+    ttl: u32,
+) -> Result<Zeroizing<String>, CommandError> {
+    let clock = Clock::system();
+    let authority = open_authority(config, &clock)?;
+    let claims = JoinClaims {
+        kind: JoinKind::First,
+        id: rand::random(),
+        lineage: [0; 16],
+        expires: clock.now() + Duration::from_secs(u64::from(ttl)),
+        root: authority.active_root(),
+        spiffe_id: id(config, path)?,
+    };
+    let token = JoinToken::mint(&authority, &claims);
+    Ok(Zeroizing::new(token.as_str().to_owned()))
+}
+
+/// A secret goes to a private file, or to standard output for a pipe.
+pub(super) fn hand_over(token: &str, out: Option<&Path>) -> Result<(), CommandError> {
+    match out {
+        None => println!("{token}"),
+        Some(path) => {
+            secret::write(path, token.as_bytes()).map_err(|e| CommandError::file(path, e))?;
+            eprintln!("{}: good for one use", path.display());
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn bundle(config: &Config) -> Result<String, CommandError> {
+    Ok(open_authority(config, &Clock::system())?.bundle_pem())
+}
+
+pub(super) fn write_public(text: &str, out: Option<&Path>) -> Result<(), CommandError> {
+    match out {
+        None => print!("{text}"),
+        Some(path) => {
+            secret::write_public(path, text.as_bytes()).map_err(|e| CommandError::file(path, e))?;
+        }
+    }
+    Ok(())
+}
+
+/// How near its end a certificate is: `soon` in the last third of its life, when a renewal is late.
+fn standing(summary: &Summary, now: i64) -> &'static str {
+    let life = summary.not_after - summary.not_before;
+    match summary.not_after - now {
+        left if left <= 0 => "EXPIRED",
+        left if left < life / 3 => "soon",
+        _ => "ok",
+    }
+}
+
+pub(super) fn left(not_after: i64, now: i64) -> String {
+    match not_after - now {
+        s if s <= 0 => "-".to_owned(),
+        s if s < 7200 => format!("{} min", s / 60),
+        s if s < 172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
+}
+
+/// Exits with 1 when a certificate has expired.
+pub(super) fn inspect(file: &Path, json: bool) -> Result<ExitCode, CommandError> {
+    let certs = certificates(file).map_err(|e| CommandError::Failed(e.to_string()))?;
+    let summaries: Vec<Summary> = certs.iter().filter_map(|c| summarise(c)).collect();
+    if summaries.len() != certs.len() {
+        return Err(CommandError::Failed(format!(
+            "{}: holds something that is no certificate",
+            file.display()
+        )));
+    }
+    let now = i64::try_from(Clock::system().now_s()).unwrap_or(i64::MAX);
+    if json {
+        let text = serde_json::to_string_pretty(&summaries);
+        println!("{}", text.unwrap_or_default());
+    } else {
+        let rows: Vec<Vec<String>> = summaries
+            .iter()
+            .map(|s| {
+                vec![
+                    s.spiffe_id.clone().unwrap_or_else(|| s.subject.clone()),
+                    s.issuer.clone(),
+                    s.serial.clone(),
+                    if s.is_ca { "yes" } else { "no" }.to_owned(),
+                    left(s.not_after, now),
+                    standing(s, now).to_owned(),
+                ]
+            })
+            .collect();
+        let head = [
+            "identity",
+            "issuer",
+            "serial",
+            "ca",
+            "expires in",
+            "standing",
+        ];
+        output::table(&head, &rows);
+    }
+    let mut expired = false;
+    for summary in &summaries {
+        let name = summary.spiffe_id.as_ref().unwrap_or(&summary.subject);
+        match standing(summary, now) {
+            "EXPIRED" => {
+                expired = true;
+                eprintln!("warning: {name} has expired");
+            }
+            "soon" => eprintln!("warning: {name} is in the last third of its life"),
+            _ => {}
+        }
+    }
+    Ok(ExitCode::from(u8::from(expired)))
+}

@@ -1,0 +1,112 @@
+//! A listener of the mesh with nothing behind it but a health service: for tests of who gets in,
+//! under any authority, with any lists.
+
+use std::{net::SocketAddr, sync::Arc};
+use tars_certs::{ClassTable, Identity, IdentityHandle, Revocations, SpiffeId, identity::Parts};
+use tars_mesh::{Admission, Channel, ChannelOptions, ConnectionTable, MeshMetrics, ServeOptions};
+use tars_runtime::{
+    clock::Clock,
+    config::{Config, Connections},
+    metrics::Metrics,
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic_health::server::HealthReporter;
+
+pub struct Door {
+    pub addr: SocketAddr,
+    pub identity: IdentityHandle,
+    pub revocations: Revocations,
+    pub table: ConnectionTable,
+    pub reporter: HealthReporter,
+    metrics: Metrics,
+    stop: CancellationToken,
+}
+
+impl Door {
+    pub async fn open(parts: Parts) -> Self {
+        Self::with(parts, Config::default().connections).await
+    }
+
+    pub async fn with(parts: Parts, limits: Connections) -> Self {
+        let clock = Clock::system();
+        let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
+        let identity = IdentityHandle::new(Identity::new(parts, &time).expect("an identity"));
+        let config = Config::default();
+        let rules = config.certificates.classes.iter();
+        let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())));
+        let (metrics, stop) = (Metrics::default(), CancellationToken::new());
+        let options = ServeOptions {
+            service: "door",
+            admission: Admission::Mutual,
+            identity: identity.clone(),
+            revocations: Revocations::default(),
+            classes: Arc::new(classes.expect("classes")),
+            clock,
+            limits,
+            metrics: MeshMetrics::new(&metrics),
+            table: ConnectionTable::default(),
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let (revocations, table) = (options.revocations.clone(), options.table.clone());
+        let (reporter, health) = tonic_health::server::health_reporter();
+        let mut routes = Routes::builder();
+        routes.add_service(health);
+        let service = routes.routes().prepare();
+        tokio::spawn(tars_mesh::serve(listener, service, options, stop.clone()));
+        Self {
+            addr,
+            identity,
+            revocations,
+            table,
+            reporter,
+            metrics,
+            stop,
+        }
+    }
+
+    /// How often handshakes were refused for a reason.
+    pub fn refused(&self, reason: &str) -> u64 {
+        self.count(&format!(
+            "mesh_handshakes_refused_total{{reason=\"{reason}\"}} "
+        ))
+    }
+
+    pub fn count(&self, line: &str) -> u64 {
+        let text = self.metrics.render().expect("metrics");
+        text.lines()
+            .find_map(|l| l.strip_prefix(line))
+            .map_or(0, |n| n.parse().expect("a number"))
+    }
+
+    pub fn metrics(&self) -> String {
+        self.metrics.render().expect("metrics")
+    }
+
+    /// A channel that holds `identity`, to this door.
+    pub fn channel(&self, identity: IdentityHandle, revocations: Revocations) -> Channel {
+        let expected: SpiffeId = self.identity.current().id().clone();
+        let options = ChannelOptions {
+            target: self.addr.to_string(),
+            expected,
+            identity,
+            revocations,
+            clock: Clock::system(),
+            table: ConnectionTable::default(),
+            service: "test",
+        };
+        Channel::new(options).expect("a channel")
+    }
+
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+}
+
+impl Drop for Door {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}

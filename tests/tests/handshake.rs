@@ -1,0 +1,676 @@
+//! Who is not let in at the handshake, each with its own reason. `mN` is a row of the mTLS attack
+//! catalogue, `s8_N` an acceptance test of the mesh survey.
+
+#![allow(clippy::unwrap_used)]
+
+use rcgen::{
+    BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
+    IsCa, KeyPair, NameConstraints, SanType,
+};
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+};
+use std::{sync::Arc, time::Duration};
+use tars_certs::{
+    Identity, IdentityHandle, Revocations, SpiffeId,
+    peer::Verified,
+    tls::provider,
+    trust::{Side, Trust},
+};
+use tars_runtime::config::{Config, Connections};
+use tars_tests::{
+    door::Door,
+    eventually,
+    forge::{
+        AnyServer, Forge, HOUR, Leaf, client, client_without_key, connect, connect_from, is_let_in,
+        now, uri,
+    },
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+struct World {
+    root: Forge,
+    issuer: Forge,
+    door: Door,
+}
+
+async fn world() -> World {
+    world_with(Config::default().connections).await
+}
+
+async fn world_with(limits: Connections) -> World {
+    let root = Forge::root("root");
+    let issuer = root.below("intermediate", |_| {});
+    let parts = issuer.parts("/door", vec![root.der.clone()]);
+    let door = Door::with(parts, limits).await;
+    World { root, issuer, door }
+}
+
+impl World {
+    async fn lets_in(&self, config: ClientConfig) -> bool {
+        is_let_in(self.door.addr, config).await
+    }
+
+    async fn refuses(&self, what: &str, reason: &str, leaf: Option<Leaf>) {
+        refuses(&self.door, what, reason, client(leaf)).await;
+    }
+}
+
+async fn refuses(door: &Door, what: &str, reason: &str, config: ClientConfig) {
+    let before = door.refused(reason);
+    assert!(!is_let_in(door.addr, config).await, "{what} was let in");
+    eventually(
+        &format!("{what} is counted as {reason}: {}", door.metrics()),
+        || async { door.refused(reason) > before },
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_6_nine_refusals_each_with_its_own_reason() {
+    let w = world().await;
+    assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
+    let other = Forge::root("another");
+    let mut tls12 = TcpStream::connect(w.door.addr).await.unwrap();
+    tls12
+        .write_all(&hello(0x0303, &[0xc0, 0x2b]))
+        .await
+        .unwrap();
+    let mut alert = [0u8; 7];
+    tls12.read_exact(&mut alert).await.unwrap();
+    eventually("TLS 1.2 is counted", || async {
+        w.door.refused("incompatible") == 1
+    })
+    .await;
+    let cases: Vec<(&str, &str, Option<Leaf>)> = vec![
+        ("no certificate", "no_certificate", None),
+        (
+            "a wrong authority",
+            "unknown_issuer",
+            Some(other.below("x", |_| {}).leaf(|_| {})),
+        ),
+        (
+            "a wrong trust domain",
+            "trust_domain",
+            Some(
+                w.issuer
+                    .leaf(|p| p.subject_alt_names = vec![uri("spiffe://evil.local/client/x")]),
+            ),
+        ),
+        (
+            "two ids",
+            "several_ids",
+            Some(
+                w.issuer
+                    .leaf(|p| p.subject_alt_names.push(uri("spiffe://tars.local/auth"))),
+            ),
+        ),
+        (
+            "no client usage",
+            "purpose",
+            Some(
+                w.issuer
+                    .leaf(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth]),
+            ),
+        ),
+        (
+            "expired",
+            "expired",
+            Some(w.issuer.leaf(|p| p.not_after = now() - HOUR)),
+        ),
+        (
+            "not yet valid",
+            "not_yet_valid",
+            Some(w.issuer.leaf(|p| p.not_before = now() + HOUR / 2)),
+        ),
+    ];
+    for (what, reason, leaf) in cases {
+        w.refuses(what, reason, leaf).await;
+    }
+    // Right trust domain, wrong id: the client is who looks.
+    let identity = || {
+        let parts = w.issuer.parts("/client/x", vec![w.root.der.clone()]);
+        let time: Arc<dyn rustls::time_provider::TimeProvider> =
+            Arc::new(rustls::time_provider::DefaultTimeProvider);
+        Identity::new(parts, &time).unwrap()
+    };
+    let misled = tars_mesh::Channel::new(tars_mesh::ChannelOptions::alone(
+        &w.door.addr.to_string(),
+        "spiffe://tars.local/automl".parse().unwrap(),
+        identity(),
+        tars_runtime::clock::Clock::system(),
+    ));
+    let refused = misled.unwrap().server().await.unwrap_err().to_string();
+    assert!(refused.contains("other_id"), "{refused}");
+    let own = IdentityHandle::new(identity());
+    let good = w.door.channel(own, Revocations::default());
+    assert!(good.server().await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m1_no_certificate() {
+    let w = world().await;
+    w.refuses("nobody", "no_certificate", None).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m2_other_authorities() {
+    let w = world().await;
+    let own = Forge::root_with("self", |p| {
+        p.is_ca = IsCa::NoCa;
+        p.subject_alt_names = vec![uri("spiffe://tars.local/client/x")];
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
+    });
+    let self_signed = (
+        vec![own.der.clone()],
+        PrivateKeyDer::try_from(own.key.serialize_der()).unwrap(),
+    );
+    w.refuses(
+        "a self-signed certificate",
+        "unknown_issuer",
+        Some(self_signed),
+    )
+    .await;
+    // The same names and the same key identifiers, another key.
+    let same = |p: &mut CertificateParams| {
+        p.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
+    };
+    let (ours, theirs) = (
+        Forge::root_with("root", same),
+        Forge::root_with("root", same),
+    );
+    let door = Door::open(ours.parts("/door", vec![ours.der.clone()])).await;
+    assert!(is_let_in(door.addr, client(Some(ours.leaf(|_| {})))).await);
+    refuses(
+        &door,
+        "a namesake",
+        "signature",
+        client(Some(theirs.leaf(|_| {}))),
+    )
+    .await;
+    // A leaf that a server's certificate signed.
+    let server = w.issuer.below("server", |p| {
+        p.is_ca = IsCa::NoCa;
+        p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
+    });
+    let leaf = server.leaf(|_| {});
+    w.refuses(
+        "a leaf below a server's leaf",
+        "issuer_is_no_ca",
+        Some(leaf),
+    )
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m3_out_of_time() {
+    let w = world().await;
+    let late = w.issuer.leaf(|p| p.not_after = now() - HOUR);
+    w.refuses("expired", "expired", Some(late)).await;
+    let early = w.issuer.leaf(|p| p.not_before = now() + HOUR / 2);
+    w.refuses("not yet valid", "not_yet_valid", Some(early))
+        .await;
+    let ended = w.root.below("ended", |p| p.not_after = now() - HOUR);
+    w.refuses(
+        "an expired intermediate",
+        "expired",
+        Some(ended.leaf(|_| {})),
+    )
+    .await;
+}
+
+/// Judges a client's chain at a second of its own.
+fn judge(trust: &Trust, leaf: &Leaf, at: time::OffsetDateTime) -> Result<Verified, &'static str> {
+    let seconds = Duration::from_secs(u64::try_from(at.unix_timestamp()).unwrap());
+    let at = rustls::pki_types::UnixTime::since_unix_epoch(seconds);
+    let (first, rest) = leaf.0.split_first().unwrap();
+    trust
+        .verify(first, rest, at, Side::Client, &Revocations::default())
+        .map_err(|refusal| refusal.reason())
+}
+
+fn trust(roots: Vec<CertificateDer<'static>>, at: time::OffsetDateTime) -> Trust {
+    let now = Duration::from_secs(u64::try_from(at.unix_timestamp()).unwrap());
+    Trust::new("tars.local", roots, Vec::new(), now).unwrap()
+}
+
+#[test]
+fn m3_boundary_seconds_and_expired_roots() {
+    let second = time::Duration::SECOND;
+    let (start, end) = (
+        now().replace_nanosecond(0).unwrap(),
+        now().replace_nanosecond(0).unwrap() + HOUR,
+    );
+    let root = Forge::root("root");
+    let leaf = root.leaf(|p| {
+        p.not_before = start;
+        p.not_after = end;
+    });
+    let all = trust(vec![root.der.clone()], start);
+    assert_eq!(judge(&all, &leaf, start - second), Err("not_yet_valid"));
+    assert!(judge(&all, &leaf, start).is_ok());
+    assert!(judge(&all, &leaf, end).is_ok());
+    assert_eq!(judge(&all, &leaf, end + second), Err("expired"));
+    // Path building does not look at a root's end.
+    let short = Forge::root_with("short", |p| p.not_after = start + HOUR / 2);
+    let leaf = short.leaf(|p| p.not_after = end);
+    let all = trust(vec![root.der.clone(), short.der.clone()], start);
+    assert!(judge(&all, &leaf, start + HOUR / 4).is_ok());
+    assert_eq!(judge(&all, &leaf, start + HOUR / 2), Err("expired_root"));
+    let pruned = trust(vec![root.der, short.der], start + HOUR / 2);
+    assert_eq!(pruned.roots().len(), 1, "left out at load");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m4_key_usages() {
+    let w = world().await;
+    let usages =
+        |usages: Vec<ExtendedKeyUsagePurpose>| w.issuer.leaf(|p| p.extended_key_usages = usages);
+    let server = usages(vec![ExtendedKeyUsagePurpose::ServerAuth]);
+    w.refuses("for servers only", "purpose", Some(server)).await;
+    let any = usages(vec![ExtendedKeyUsagePurpose::Any]);
+    w.refuses("for anything", "purpose", Some(any)).await;
+    w.refuses("for nothing in particular", "no_eku", Some(usages(vec![])))
+        .await;
+    let empty = w.issuer.leaf(|p| {
+        p.extended_key_usages.clear();
+        let extension = CustomExtension::from_oid_content(&[2, 5, 29, 37], vec![0x30, 0x00]);
+        p.custom_extensions.push(extension);
+    });
+    w.refuses("for an empty list", "purpose", Some(empty)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m5_names() {
+    let w = world().await;
+    let named = |names: Vec<SanType>| w.issuer.leaf(|p| p.subject_alt_names = names);
+    let good_name = w.issuer.leaf(|p| {
+        p.subject_alt_names.clear();
+        p.distinguished_name
+            .push(rcgen::DnType::CommonName, "spiffe://tars.local/auth");
+    });
+    w.refuses("no name but a good common name", "no_id", Some(good_name))
+        .await;
+    let dns = named(vec![SanType::DnsName("auth".try_into().unwrap())]);
+    w.refuses("a DNS name alone", "no_id", Some(dns)).await;
+    for (what, reason, text) in [
+        ("a wildcard", "bad_id", "spiffe://tars.local/*"),
+        ("a NUL", "bad_id", "spiffe://tars.local/auth\0evil"),
+        ("a web address", "bad_id", "https://tars.local/auth"),
+        ("upper case", "bad_id", "spiffe://TARS.local/auth"),
+        ("a port", "bad_id", "spiffe://tars.local:443/auth"),
+        ("a query", "bad_id", "spiffe://tars.local/auth?admin"),
+        ("dots", "bad_id", "spiffe://tars.local/a/../auth"),
+        ("no path", "bad_id", "spiffe://tars.local"),
+        (
+            "another trust domain",
+            "trust_domain",
+            "spiffe://tars.local.evil/auth",
+        ),
+    ] {
+        w.refuses(what, reason, Some(named(vec![uri(text)]))).await;
+    }
+    let two = named(vec![uri("spiffe://tars.local/auth"), uri("https://x")]);
+    w.refuses("two URI names", "several_ids", Some(two)).await;
+    // An id that no class knows is let in, and may do nothing: `refusals.rs` shows the denial.
+    let unknown: SpiffeId = "spiffe://tars.local/nobody".parse().unwrap();
+    assert!(
+        w.lets_in(client(Some(named(vec![uri(unknown.as_str())]))))
+            .await
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m6_revocation_lists_of_another_authority() {
+    let serial = [0x0a, 0xbc];
+    let root = Forge::root("root");
+    let issuer = root.below("intermediate", |_| {});
+    let other = root.below("other", |_| {});
+    let with_serial = |of: &Forge, serial: &[u8]| {
+        let serial = rcgen::SerialNumber::from_slice(serial);
+        of.leaf(|p| p.serial_number = Some(serial))
+    };
+    let open = async |list| {
+        // The door's own leaf comes from the root, which has a list of its own.
+        let mut parts = root.parts("/door", vec![root.der.clone()]);
+        parts.crls = vec![root.revocation_list(&[], now() + HOUR), list];
+        Door::open(parts).await
+    };
+    let door = open(issuer.revocation_list(&[&serial], now() + HOUR)).await;
+    assert!(is_let_in(door.addr, client(Some(with_serial(&issuer, &[0x0d])))).await);
+    let revoked = client(Some(with_serial(&issuer, &serial)));
+    refuses(&door, "a listed serial", "revoked", revoked).await;
+    let unlisted = client(Some(with_serial(&other, &[0x0d])));
+    refuses(&door, "an issuer without a list", "crl_missing", unlisted).await;
+
+    let door = open(issuer.revocation_list(&[], now() - HOUR)).await;
+    let good = || client(Some(with_serial(&issuer, &[0x0d])));
+    refuses(&door, "an expired list", "crl_expired", good()).await;
+
+    // A list in the issuer's name, signed by another key.
+    let impostor = Forge::root("intermediate");
+    let door = open(impostor.revocation_list(&[], now() + HOUR)).await;
+    refuses(&door, "a forged list", "crl_signature", good()).await;
+}
+
+fn fixture(name: &str) -> Vec<CertificateDer<'static>> {
+    let path = format!("{}/fixtures/weak/{name}.crt", env!("CARGO_MANIFEST_DIR"));
+    vec![CertificateDer::from_pem_file(path).unwrap()]
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m7_weak_keys_and_signatures() {
+    let own = Forge::root("own");
+    let mut parts = own.parts("/door", vec![own.der.clone()]);
+    parts.roots.extend(fixture("ca"));
+    let door = Door::open(parts).await;
+    for (name, reason) in [
+        ("rsa1024", "weak_key"),
+        ("p192", "weak_key"),
+        ("dsa", "weak_key"),
+        ("sha1", "weak_signature"),
+    ] {
+        refuses(&door, name, reason, client_without_key(fixture(name))).await;
+    }
+    let path = format!("{}/fixtures/weak/good.key", env!("CARGO_MANIFEST_DIR"));
+    let key = PrivateKeyDer::from_pem_file(path).unwrap();
+    assert!(is_let_in(door.addr, client(Some((fixture("good"), key)))).await);
+    let other_key = client_without_key(fixture("good"));
+    refuses(&door, "a chain without its key", "proof", other_key).await;
+    let ed = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
+    assert!(
+        is_let_in(door.addr, client(Some(own.leaf_of(ed, |_| {})))).await,
+        "Ed25519"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m8_chains_that_are_none() {
+    let w = world().await;
+    let as_ca = w
+        .issuer
+        .leaf(|p| p.is_ca = IsCa::Ca(BasicConstraints::Unconstrained));
+    w.refuses("an authority as a leaf", "leaf_is_ca", Some(as_ca))
+        .await;
+    let no_ca = w
+        .root
+        .below("no authority", |p| p.is_ca = IsCa::ExplicitNoCa);
+    w.refuses(
+        "an issuer that is none",
+        "issuer_is_no_ca",
+        Some(no_ca.leaf(|_| {})),
+    )
+    .await;
+    let short = w.root.below("short", |p| {
+        p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    });
+    let long = short.below("below", |_| {}).leaf(|_| {});
+    w.refuses("a path too long", "path_length", Some(long))
+        .await;
+    let bound = w.root.below("bound", |p| {
+        p.name_constraints = Some(NameConstraints {
+            permitted_subtrees: vec![GeneralSubtree::DnsName("good.local".into())],
+            excluded_subtrees: vec![],
+        });
+    });
+    let outside = bound.leaf(|p| {
+        let name = SanType::DnsName("evil.local".try_into().unwrap());
+        p.subject_alt_names.push(name);
+    });
+    w.refuses("a name out of bounds", "name_constraint", Some(outside))
+        .await;
+    let strange = w.issuer.leaf(|p| {
+        let mut extension = CustomExtension::from_oid_content(&[1, 2, 3, 4], vec![5, 0]);
+        extension.set_criticality(true);
+        p.custom_extensions.push(extension);
+    });
+    let strange = client_without_key(strange.0);
+    refuses(
+        &w.door,
+        "an unknown critical extension",
+        "critical_extension",
+        strange,
+    )
+    .await;
+    let (leaf, key) = w.issuer.leaf(|_| {});
+    let hundred: Vec<_> = std::iter::once(leaf[0].clone())
+        .chain((0..100).map(|_| w.issuer.der.clone()))
+        .collect();
+    let hundred = (hundred, key.clone_key());
+    w.refuses("a hundred intermediates", "chain_too_long", Some(hundred))
+        .await;
+    // Two authorities that sign each other, and no way out: a search must end.
+    let (a, b) = (Forge::root("a"), Forge::root("b"));
+    let (a_by_b, b_by_a) = (cross(&a, &b), cross(&b, &a));
+    let (mut chain, key) = a.leaf(|_| {});
+    for _ in 0..3 {
+        chain.extend([a_by_b.clone(), b_by_a.clone()]);
+    }
+    w.refuses("a circle", "unknown_issuer", Some((chain, key)))
+        .await;
+    let cut = (
+        vec![leaf[0].clone(), leaf[0].clone()],
+        w.issuer.leaf(|_| {}).1,
+    );
+    let config = client_without_key(cut.0);
+    refuses(
+        &w.door,
+        "a chain without its middle",
+        "unknown_issuer",
+        config,
+    )
+    .await;
+}
+
+/// `subject` signed by `issuer`.
+fn cross(subject: &Forge, issuer: &Forge) -> CertificateDer<'static> {
+    let by = rcgen::Issuer::from_params(&issuer.params, &issuer.key);
+    subject
+        .params
+        .signed_by(&subject.key, &by)
+        .unwrap()
+        .der()
+        .clone()
+}
+
+/// A ClientHello of one version and suite, byte by byte: no library here speaks the old ones.
+fn hello(version: u16, suite: &[u8; 2]) -> Vec<u8> {
+    let mut body = version.to_be_bytes().to_vec();
+    body.extend([7u8; 32]);
+    body.push(0);
+    body.extend([0x00, 0x02]);
+    body.extend(suite);
+    body.extend([0x01, 0x00]);
+    let extensions: &[u8] = &[
+        0x00, 0x0a, 0x00, 0x04, 0x00, 0x02, 0x00, 0x17, // groups: P-256
+        0x00, 0x0d, 0x00, 0x04, 0x00, 0x02, 0x04, 0x03, // signatures: ECDSA with SHA-256
+    ];
+    body.extend(u16::try_from(extensions.len()).unwrap().to_be_bytes());
+    body.extend(extensions);
+    let mut handshake = vec![0x01, 0x00];
+    handshake.extend(u16::try_from(body.len()).unwrap().to_be_bytes());
+    handshake.extend(body);
+    let mut record = vec![0x16, 0x03, 0x01];
+    record.extend(u16::try_from(handshake.len()).unwrap().to_be_bytes());
+    record.extend(handshake);
+    record
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m9_nothing_but_tls13_and_h2() {
+    let w = world().await;
+    for (what, version, suite) in [
+        ("TLS 1.2", 0x0303, [0xc0, 0x2b]),
+        ("TLS 1.1", 0x0302, [0xc0, 0x09]),
+        ("TLS 1.0", 0x0301, [0xc0, 0x09]),
+        ("SSL 3", 0x0300, [0x00, 0x0a]),
+        ("NULL", 0x0303, [0x00, 0x02]),
+        ("an anonymous suite", 0x0303, [0x00, 0x6d]),
+    ] {
+        let mut tcp = TcpStream::connect(w.door.addr).await.unwrap();
+        tcp.write_all(&hello(version, &suite)).await.unwrap();
+        let mut answer = Vec::new();
+        let read = tokio::time::timeout(Duration::from_secs(20), tcp.read_to_end(&mut answer));
+        read.await.expect("an answer").ok();
+        // A fatal alert and nothing else: protocol_version, or handshake_failure.
+        assert_eq!(answer[..2], [0x15, 0x03], "{what}: {answer:?}");
+        assert_eq!(answer[5], 2, "{what}: {answer:?}");
+        assert!(matches!(answer[6], 70 | 40 | 47), "{what}: {answer:?}");
+    }
+    let config = |protocols: Vec<Vec<u8>>| {
+        let mut config = client(Some(w.issuer.leaf(|_| {})));
+        config.alpn_protocols = protocols;
+        config
+    };
+    refuses(&w.door, "no protocol", "no_h2", config(vec![])).await;
+    refuses(
+        &w.door,
+        "HTTP/1.1",
+        "no_h2",
+        config(vec![b"http/1.1".to_vec()]),
+    )
+    .await;
+    let mut garbage = TcpStream::connect(w.door.addr).await.unwrap();
+    garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+    let mut rest = Vec::new();
+    garbage.read_to_end(&mut rest).await.ok();
+    assert!(
+        rest.is_empty() || rest[0] == 0x15,
+        "no HTTP answer: {rest:?}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_4_m10_a_revoked_peer_cannot_resume() {
+    let w = world().await;
+    let leaf = w
+        .issuer
+        .leaf(|p| p.serial_number = Some(rcgen::SerialNumber::from_slice(&[9])));
+    let mut config = client(Some(leaf));
+    // As eager a client as there is.
+    config.resumption = rustls::client::Resumption::in_memory_sessions(16);
+    config.enable_early_data = true;
+    for _ in 0..3 {
+        let mut stream = connect(w.door.addr, config.clone()).await.unwrap();
+        let mut byte = [0u8; 1];
+        stream.read_exact(&mut byte).await.unwrap();
+        let session = stream.get_ref().1;
+        assert_eq!(session.handshake_kind(), Some(rustls::HandshakeKind::Full));
+        assert_eq!(session.tls13_tickets_received(), 0, "no tickets");
+        assert!(!session.is_early_data_accepted());
+    }
+    w.door.revocations.update(|set| {
+        let issuer = tars_certs::trust::key_id(&w.issuer.der).unwrap();
+        let serial = "09".parse().unwrap();
+        set.certificates
+            .insert(tars_certs::CertName { issuer, serial });
+    });
+    refuses(
+        &w.door,
+        "a revoked client with its old session",
+        "revoked",
+        config,
+    )
+    .await;
+    assert!(
+        w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await,
+        "others are untouched"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn m11_stalled_and_greedy_handshakes() {
+    let limits = Connections {
+        handshake_timeout_seconds: 1,
+        max_handshakes: 64,
+        max_handshakes_by_address: 8,
+        ..Config::default().connections
+    };
+    let w = world_with(limits).await;
+    // One byte now and then keeps no handshake alive.
+    let mut slow = connect_from([127, 0, 0, 2], w.door.addr).await.unwrap();
+    let dropped = async {
+        for byte in hello(0x0303, &[0x13, 0x01]) {
+            tokio::time::sleep(Duration::from_millis(100)).await;
+            if slow.write_all(&[byte]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), dropped)
+        .await
+        .unwrap();
+    eventually("the slow one is counted", || async {
+        w.door.refused("timeout") > 0
+    })
+    .await;
+    // 64 KiB of certificates.
+    let (chain, key) = w.issuer.leaf(|_| {});
+    let filler = w.issuer.leaf(|p| {
+        let content = vec![0u8; 12_000];
+        p.custom_extensions
+            .push(CustomExtension::from_oid_content(&[1, 2, 3, 4], content));
+    });
+    let mut fat = vec![chain[0].clone()];
+    fat.extend((0..5).map(|_| filler.0[0].clone()));
+    w.refuses("64 KiB of certificates", "unknown_issuer", Some((fat, key)))
+        .await;
+    // One address holds no more than its share of handshakes; another still gets in.
+    let mut held = Vec::new();
+    for _ in 0..20 {
+        held.push(connect_from([127, 0, 0, 3], w.door.addr).await.unwrap());
+    }
+    eventually("the rest is dropped", || async {
+        w.door.refused("busy") >= 12
+    })
+    .await;
+    assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_9_a_thousand_silent_peers_delay_nobody() {
+    let w = world().await;
+    let mut silent = Vec::new();
+    for at in 0..1000u16 {
+        let from = [
+            127,
+            0,
+            1 + u8::try_from(at / 250).unwrap(),
+            1 + u8::try_from(at % 250).unwrap(),
+        ];
+        silent.push(connect_from(from, w.door.addr).await.unwrap());
+        if at % 100 == 0 {
+            assert!(
+                w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await,
+                "after {at}"
+            );
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_key_exchange_is_hybrid_and_counted() {
+    let w = world().await;
+    assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
+    let line = "mesh_handshakes_total{group=\"X25519MLKEM768\"} ";
+    eventually("it is counted", || async { w.door.count(line) == 1 }).await;
+    // An older client falls back to X25519, and shows in the metrics.
+    let mut old = rustls::crypto::CryptoProvider::clone(&provider());
+    old.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
+    let (chain, key) = w.issuer.leaf(|_| {});
+    let mut config = ClientConfig::builder_with_provider(Arc::new(old))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(AnyServer))
+        .with_client_auth_cert(chain, key)
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    assert!(w.lets_in(config).await);
+    let line = "mesh_handshakes_total{group=\"X25519\"} ";
+    eventually("it is counted", || async { w.door.count(line) == 1 }).await;
+}
