@@ -27,6 +27,8 @@ pub struct Identity {
 pub enum IdentityError {
     #[error("no certificate in the chain")]
     Empty,
+    #[error("the certificate is for clients only, and a service needs one for servers, too")]
+    NotForServers,
     #[error(transparent)]
     Leaf(#[from] PeerError),
     #[error(transparent)]
@@ -52,8 +54,8 @@ pub struct Parts {
 }
 
 impl Identity {
-    /// Checks a snapshot with the eyes of a peer, on both sides of a connection, before anybody may
-    /// use it.
+    /// Checks a snapshot with the eyes of a peer, on each side of a connection that it is for, before
+    /// anybody may use it.
     pub fn new(parts: Parts, time: &Arc<dyn TimeProvider>) -> Result<Self, IdentityError> {
         let (leaf, rest) = parts.chain.split_first().ok_or(IdentityError::Empty)?;
         let domain = PeerCertificate::parse(leaf)?.id.trust_domain().to_owned();
@@ -65,8 +67,10 @@ impl Identity {
             Duration::from_secs(now.as_secs()),
         )?;
         let none = Revocations::default();
-        trust.verify(leaf, rest, now, Side::Client, &none)?;
-        let verified = trust.verify(leaf, rest, now, Side::Server, &none)?;
+        let verified = trust.verify(leaf, rest, now, Side::Client, &none)?;
+        if verified.certificate.server_auth {
+            trust.verify(leaf, rest, now, Side::Server, &none)?;
+        }
         let identity = Self {
             chain: parts.chain,
             key: parts.key,
@@ -74,7 +78,7 @@ impl Identity {
             verified,
         };
         // rustls compares the key with the certificate here.
-        tls::server(&identity, &none, Arc::clone(time))?;
+        tls::client(&identity, identity.id().clone(), &none, Arc::clone(time))?;
         Ok(identity)
     }
 
@@ -91,6 +95,15 @@ impl Identity {
             crls: self.trust.crls().to_vec(),
         };
         Self::new(parts, time)
+    }
+
+    /// Whether a service can be served with it.
+    pub fn for_servers(self) -> Result<Self, IdentityError> {
+        if self.leaf().server_auth {
+            Ok(self)
+        } else {
+            Err(IdentityError::NotForServers)
+        }
     }
 
     pub fn id(&self) -> &SpiffeId {

@@ -27,8 +27,12 @@ const FETCH_LIMIT: Duration = Duration::from_secs(15);
 pub enum SourceError {
     #[error(transparent)]
     Identity(#[from] IdentityError),
+    /// Who issues said no.
     #[error("{0}")]
     Remote(String),
+    /// Who issues cannot be asked now.
+    #[error("{0}")]
+    Away(String),
     #[error("no answer in {FETCH_LIMIT:?}")]
     Timeout,
 }
@@ -77,11 +81,13 @@ impl fmt::Debug for Renewal {
     }
 }
 
-/// When to renew: two thirds into the life, moved by `jitter` in -1..=1 times a twentieth of it.
-pub fn renew_at(not_before: Duration, not_after: Duration, jitter: f64) -> Duration {
-    let life = not_after.saturating_sub(not_before);
-    let offset = life.as_secs_f64() * (2.0 / 3.0 + jitter.clamp(-1.0, 1.0) / 20.0);
-    not_before + Duration::from_secs_f64(offset)
+/// When to renew: two thirds into the life that was left when the identity was `got`, moved by
+/// `jitter` in -1..=1 times a twentieth of it. Certificates are backdated: the begin that they name
+/// says nothing. Never at once: whoever issues lives that are over already must not be flooded.
+pub fn renew_at(got: Duration, not_after: Duration, jitter: f64) -> Duration {
+    let left = not_after.saturating_sub(got);
+    let offset = left.as_secs_f64() * (2.0 / 3.0 + jitter.clamp(-1.0, 1.0) / 20.0);
+    got + Duration::from_secs_f64(offset).max(Duration::from_secs(1))
 }
 
 /// The pause after a number of failures: doubled each time, capped, and never so long that a
@@ -105,14 +111,15 @@ impl Renewal {
     /// Runs until it is dropped.
     pub async fn run(self, source: impl IdentitySource) {
         let mut retry: Option<Duration> = None;
+        let mut got = self.now();
         loop {
-            self.until_due(&source, retry).await;
+            self.until_due(&source, got, retry).await;
             let current = self.handle.current();
             let fetched = tokio::time::timeout(FETCH_LIMIT, source.fetch(&current)).await;
             match fetched.unwrap_or(Err(SourceError::Timeout)) {
                 Ok(identity) => {
                     self.publish(identity, &source);
-                    retry = None;
+                    (got, retry) = (self.now(), None);
                 }
                 Err(e) => {
                     let failures = self.handle.failed(&e.to_string());
@@ -132,7 +139,12 @@ impl Renewal {
     }
 
     /// Returns when it is time to fetch.
-    async fn until_due(&self, source: &impl IdentitySource, retry: Option<Duration>) {
+    async fn until_due(
+        &self,
+        source: &impl IdentitySource,
+        got: Duration,
+        retry: Option<Duration>,
+    ) {
         if let Some(pause) = retry {
             return tokio::select! {
                 () = tokio::time::sleep(pause) => {}
@@ -141,15 +153,14 @@ impl Renewal {
         }
         let current = self.handle.current();
         tokio::select! {
-            () = self.scheduled(&current), if source.issues() => {}
+            () = self.scheduled(&current, got), if source.issues() => {}
             () = source.changed() => {}
             () = self.cut_off(&current) => {}
         }
     }
 
-    async fn scheduled(&self, current: &Identity) {
-        let leaf = current.leaf();
-        let due = renew_at(leaf.not_before, leaf.not_after, jitter());
+    async fn scheduled(&self, current: &Identity, got: Duration) {
+        let due = renew_at(got, current.leaf().not_after, jitter());
         loop {
             let left = due.saturating_sub(self.now());
             if left.is_zero() {
@@ -244,7 +255,7 @@ impl IdentitySource for FileSource {
     async fn fetch(&self, _: &Identity) -> Result<Identity, SourceError> {
         // Before the content: what changes while we read is read again.
         *self.seen.lock() = self.files.fingerprint();
-        Ok(self.files.load(&self.time)?)
+        Ok(self.files.load(&self.time)?.for_servers()?)
     }
 
     /// Looks at the paths instead of subscribing to them: a symlink swap, a network mount and a
@@ -365,6 +376,7 @@ mod tests {
         assert_eq!(renew_at(from, to, 0.0), Duration::from_secs(3000));
         assert_eq!(renew_at(from, to, 1.0), Duration::from_secs(3150));
         assert_eq!(renew_at(from, to, -9.0), Duration::from_secs(2850));
+        assert_eq!(renew_at(to, from, 0.0), to + Duration::from_secs(1), "over");
     }
 
     #[test]
@@ -389,9 +401,9 @@ mod tests {
         let handle = renewal.handle.clone();
         let first = serial(&handle);
         tokio::spawn(renewal.run(source));
-        tokio::time::sleep(Duration::from_secs(2000)).await;
+        tokio::time::sleep(Duration::from_secs(2200)).await;
         assert_eq!(serial(&handle), first, "not before its time");
-        tokio::time::sleep(Duration::from_secs(700)).await;
+        tokio::time::sleep(Duration::from_secs(400)).await;
         let second = serial(&handle);
         assert_ne!(second, first);
         tokio::time::sleep(Duration::from_secs(2700)).await;

@@ -22,6 +22,14 @@ use tower_service::Service;
 
 const LIMIT: Duration = Duration::from_secs(10);
 
+#[derive(Debug, thiserror::Error)]
+pub enum BootstrapError {
+    #[error("{0}")]
+    Away(String),
+    #[error("{target} is not whom the join token means: {why}")]
+    NotMeant { target: String, why: String },
+}
+
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
     sender: SendRequest<Body>,
@@ -35,9 +43,9 @@ impl Bootstrap {
         root: KeyId,
         expected: SpiffeId,
         clock: &Clock,
-    ) -> Result<Self, String> {
+    ) -> Result<Self, BootstrapError> {
         let connecting = Self::open(target, root, expected, clock);
-        let late = |_| format!("{target}: no answer in {LIMIT:?}");
+        let late = |_| BootstrapError::Away(format!("{target}: no answer in {LIMIT:?}"));
         timeout(LIMIT, connecting).await.map_err(late)?
     }
 
@@ -46,8 +54,8 @@ impl Bootstrap {
         root: KeyId,
         expected: SpiffeId,
         clock: &Clock,
-    ) -> Result<Self, String> {
-        let failed = |e: &dyn std::fmt::Display| format!("{target}: {e}");
+    ) -> Result<Self, BootstrapError> {
+        let failed = |e: &dyn std::fmt::Display| BootstrapError::Away(format!("{target}: {e}"));
         let config =
             tls::pinned_client(root, expected, Arc::new(clock.clone())).map_err(|e| failed(&e))?;
         let tcp = TcpStream::connect(target).await.map_err(|e| failed(&e))?;
@@ -56,7 +64,10 @@ impl Bootstrap {
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
         let (stream, seen) = observed(handshake).await;
         let stream = stream.map_err(|e| match seen.refusal {
-            Some(reason) => format!("{target} is not whom the join token means: {e} ({reason})"),
+            Some(reason) => BootstrapError::NotMeant {
+                target: target.to_owned(),
+                why: format!("{e} ({reason})"),
+            },
             None => failed(&e),
         })?;
         let (sender, connection) =

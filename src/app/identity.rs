@@ -117,7 +117,7 @@ impl Keeper {
         files: &IdentityFiles,
         revocations: Revocations,
     ) -> Result<Kept, StartError> {
-        let handle = IdentityHandle::new(files.load(&self.time())?);
+        let handle = IdentityHandle::new(files.load(&self.time())?.for_servers()?);
         let source = FileSource::new(files.clone(), self.time());
         Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
     }

@@ -413,6 +413,16 @@ impl Process {
         ])
     }
 
+    /// One page of the admin port.
+    pub fn admin_page(&self, name: &str) -> Option<Value> {
+        self.pages().get(name).map(|page| page())
+    }
+
+    /// The open connections of this process, as the admin port shows them.
+    pub fn connections(&self) -> Value {
+        self.connections.report()
+    }
+
     /// Looks at readiness until it holds.
     pub(crate) async fn wait_until_ready(&self, most: Duration) -> Result<(), StartError> {
         let readiness = self.readiness();

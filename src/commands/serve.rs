@@ -46,7 +46,11 @@ impl Serve {
         init_log(&config)?;
         block_on(async move {
             let mut signals = Signals::new()?;
-            let process = app::serve_one(config, self.service, &self.origin()).await?;
+            let origin = self.origin();
+            let process = tokio::select! {
+                started = app::serve_one(config, self.service, &origin) => started?,
+                () = signals.wait() => return Ok(ExitCode::from(130)),
+            };
             tracing::info!(service = self.service.as_str(), "serving");
             signals.wait().await;
             tokio::select! {

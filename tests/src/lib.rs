@@ -1,6 +1,7 @@
 //! A mesh for a test: its own data directory, free ports, wide limits unless the test narrows them.
 
 pub mod door;
+pub mod fleet;
 pub mod forge;
 
 use serde_json::{Value, json};
@@ -143,6 +144,11 @@ impl TestMesh {
     }
 }
 
+/// The machine's clock, for certificates.
+pub fn time() -> Arc<dyn rustls::time_provider::TimeProvider> {
+    Arc::new(Clock::system())
+}
+
 pub const PASSWORD: &str = "a password of tests";
 
 pub fn issue(authority: &Authority, path: &str) -> Identity {
@@ -155,8 +161,7 @@ pub fn issue_for(authority: &Authority, path: &str, life: Duration) -> Identity 
     let issued = authority
         .issue(&Request::new(id, life), clock.now())
         .expect("a certificate");
-    let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock);
-    Identity::new(issued.into_parts(authority.roots()), &time).expect("an identity")
+    Identity::new(issued.into_parts(authority.roots()), &time()).expect("an identity")
 }
 
 /// The HTTP status and body of a refusal.

@@ -25,6 +25,8 @@ use uuid::Uuid;
 
 const DEFAULT_STEPS: u64 = 20_000;
 const REPORTS: u64 = 100;
+/// A long run reports more often: who watches should not wait for minutes.
+const MOST_STEPS_A_REPORT: u64 = 2000;
 const EVAL_EPISODES: u32 = 20;
 /// Logs of ended runs that are kept for late watchers.
 const KEPT: usize = 64;
@@ -98,7 +100,7 @@ impl Orchestration {
             values: live.row.hyperparameters.clone(),
             seed,
             steps,
-            reports: REPORTS,
+            reports: REPORTS.max(steps / MOST_STEPS_A_REPORT),
             eval_episodes: EVAL_EPISODES,
             start: live
                 .weights

@@ -20,12 +20,15 @@ use tars_certs::{
     files::IdentityPem,
     identity::Parts,
     join::JoinToken,
-    renew::{IdentitySource, SourceError, renew_at},
+    renew::{IdentitySource, SourceError, pause},
     secret,
 };
 use tars_credentials::{Bundle, TrustFeed};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
-use tars_mesh::{Channel, bootstrap::Bootstrap};
+use tars_mesh::{
+    Channel,
+    bootstrap::{Bootstrap, BootstrapError},
+};
 use tars_proto::auth::v1::{
     IssueWithTokenRequest, IssuedIdentity, RenewCertificateRequest,
     bootstrap_service_client::BootstrapServiceClient,
@@ -33,9 +36,12 @@ use tars_proto::auth::v1::{
 };
 use tars_runtime::clock::Clock;
 use tokio::sync::watch;
+use tonic::{Code, Status};
 use zeroize::Zeroizing;
 
 type Time = Arc<dyn rustls::time_provider::TimeProvider>;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 /// The file that is kept.
 #[derive(Serialize, Deserialize)]
@@ -90,8 +96,20 @@ impl Joining {
                 )));
             }
         };
-        let joined = self.join(&token).await;
-        joined.map_err(|e| StartError::Join(e.to_string()))
+        let mut tries = 0;
+        loop {
+            match self.join(&token).await {
+                Ok(identity) => return Ok(identity),
+                // Services start in any order.
+                Err(SourceError::Away(why)) => {
+                    tries += 1;
+                    let wait = pause(tries, HOUR, rand::random::<f64>() * 2.0 - 1.0);
+                    tracing::warn!(why, ?wait, "cannot join yet");
+                    tokio::time::sleep(wait).await;
+                }
+                Err(e) => return Err(StartError::Join(e.to_string())),
+            }
+        }
     }
 
     fn kept(&self) -> Result<Option<Kept>, StartError> {
@@ -115,7 +133,10 @@ impl Joining {
         let connection =
             Bootstrap::connect(&self.bootstrap, claims.root, self.auth.clone(), &self.clock)
                 .await
-                .map_err(remote)?;
+                .map_err(|e| match e {
+                    BootstrapError::Away(why) => SourceError::Away(why),
+                    BootstrapError::NotMeant { .. } => remote(e),
+                })?;
         let (key, csr) = new_key()?;
         let request = IssueWithTokenRequest {
             token: token.as_str().to_owned(),
@@ -124,8 +145,16 @@ impl Joining {
         let answer = BootstrapServiceClient::new(connection)
             .issue_with_token(request)
             .await
-            .map_err(|s| remote(format!("{}: {}", self.bootstrap, s.message())))?;
+            .map_err(|s| self.failed(&s))?;
         self.take(&key, answer.into_inner().identity)
+    }
+
+    fn failed(&self, status: &Status) -> SourceError {
+        let text = format!("{}: {}", self.bootstrap, status.message());
+        match status.code() {
+            Code::Unavailable | Code::DeadlineExceeded => SourceError::Away(text),
+            _ => SourceError::Remote(text),
+        }
     }
 
     /// Checks what Auth sent, and keeps it.
@@ -236,12 +265,10 @@ impl JoinSource {
         current: &Identity,
         bundle: &Bundle,
     ) -> Option<Result<Identity, IdentityError>> {
-        let leaf = current.leaf();
-        let due = renew_at(leaf.not_before, leaf.not_after, -1.0);
         let tainted = bundle.tainted.contains(&current.verified().anchor);
         let other = current.trust().roots() != bundle.roots.as_slice();
-        let young = self.joining.clock.now() + Duration::from_secs(1) < due;
-        (other && young && !tainted)
+        let over = current.leaf().not_after <= self.joining.clock.now();
+        (other && !over && !tainted)
             .then(|| current.with_roots(bundle.roots.clone(), &self.joining.time()))
     }
 }

@@ -1,0 +1,174 @@
+//! Auth is away for most of a leaf's life, and then for longer: what goes on, what refuses and
+//! says why, and that all of it comes back by itself.
+
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value, json};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
+use tars::rest::{Rest, RestError};
+use tars_tests::{
+    eventually,
+    fleet::{Fleet, Source},
+    reason, refusal,
+};
+
+/// Seconds that a leaf lives here.
+const LIFE: u64 = 24;
+
+async fn change(rest: &Rest) -> Result<Value, RestError> {
+    let reload = json!({ "hyperparameters": { "gamma": 0.97 } });
+    let path = "/api/v1/orchestration/agents/policy/reload";
+    rest.post(path, reload).await
+}
+
+async fn read(rest: &Rest) -> Result<Value, RestError> {
+    rest.get("/api/v1/orchestration/agents/state").await
+}
+
+/// Waits until every leaf is fresh, so that what follows begins with most of their lives ahead.
+/// Returns when the first of them ends.
+async fn fresh(fleet: &Fleet) -> u64 {
+    let first_end = async || {
+        let mut first = u64::MAX;
+        for name in JOINED {
+            let end = fleet.certificate(name).await["not_after"].as_u64();
+            first = first.min(end.unwrap_or(0));
+        }
+        first
+    };
+    eventually("fresh leaves", || async {
+        first_end().await > now() + LIFE - 6
+    })
+    .await;
+    first_end().await
+}
+
+const JOINED: [&str; 4] = ["orchestration", "automl", "hypersync", "gateway"];
+
+fn now() -> u64 {
+    tars_runtime::clock::Clock::system().now_s()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn s8_15_auth_away_for_most_of_a_leafs_life_and_for_longer() {
+    let life = LIFE.to_string();
+    let env = [
+        ("TARS__CERTIFICATES__LEAF_LIFE_SECONDS", life.as_str()),
+        ("TARS__CONNECTIONS__MAX_AGE_GRACE_SECONDS", "4"),
+    ];
+    let binary = Path::new(env!("CARGO_BIN_EXE_tars"));
+    let mut fleet = Fleet::start(binary, Source::Join, &env).await;
+    let rest = fleet.admin().await;
+    change(&rest).await.unwrap();
+    let run = json!({ "steps": "1000000", "seed": "1" });
+    let run = rest
+        .post("/api/v1/orchestration/agents/policy/train", run)
+        .await
+        .unwrap();
+    let run = run["run"]["run_id"].as_str().unwrap().to_owned();
+
+    // Away until nine tenths of the leaf's life are over.
+    let end = fresh(&fleet).await;
+    fleet.kill("auth");
+    let gone = Instant::now();
+    let back_at = end - LIFE / 10;
+    let mut stale_since = None;
+    let mut after = 0;
+    while now() < back_at {
+        read(&rest).await.expect("reading needs no Auth");
+        // A stream that is opened now goes on from where the last one was.
+        let path = format!("/api/v1/orchestration/training/{run}/events?after_sequence={after}");
+        let followed = rest
+            .follow(&path, |item| {
+                let sequence: u64 = item["sequence"].as_str().unwrap().parse().unwrap();
+                assert_eq!(sequence, after + 1, "none lost, none twice");
+                after = sequence;
+                false
+            })
+            .await;
+        // The connection's certificates end in time; the stream goes on with the next one.
+        if let Err(ended) = followed {
+            assert!(ended.to_string().contains("go on from the last"), "{ended}");
+        }
+        if let Err(refused) = change(&rest).await {
+            let (status, body) = refusal::<Value>(Err(refused));
+            assert_eq!((status, reason(&body).as_str()), (503, "STALE_CREDENTIALS"));
+            stale_since.get_or_insert(gone.elapsed());
+        } else {
+            assert!(stale_since.is_none(), "stale, and then not, without Auth");
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(after > 5, "the stream went on");
+    // The view was at most a heartbeat old when Auth went.
+    let stale = stale_since.expect("changes were refused in the end");
+    assert!(stale > Duration::from_secs(7), "{stale:?}");
+    let mine = fleet.certificate("orchestration").await;
+    assert!(
+        mine["failures"].as_u64().unwrap() > 0,
+        "renewal was tried: {mine}"
+    );
+    assert!(mine["last_error"].is_string());
+    assert!(
+        fleet.is_ready("orchestration").await,
+        "the loss of Auth is no reason to be unready"
+    );
+    fleet.spawn("auth");
+    eventually("changes are taken again", || async {
+        change(&rest).await.is_ok()
+    })
+    .await;
+    eventually("the leaf is renewed", || async {
+        let mine = fleet.certificate("orchestration").await;
+        mine["not_after"].as_u64().unwrap() > end && mine["failures"] == 0
+    })
+    .await;
+
+    // Away for longer than the leaf lives.
+    let end = fresh(&fleet).await;
+    fleet.kill("auth");
+    eventually("readiness says that the certificate is over", || async {
+        now() > end && !fleet.is_ready("orchestration").await
+    })
+    .await;
+    eventually("calls are refused, and say why", || async {
+        let (status, body) = match read(&rest).await {
+            Err(refused) => refusal::<Value>(Err(refused)),
+            Ok(_) => return false,
+        };
+        let message = body["message"].as_str().unwrap().to_owned();
+        status == 503 && message.contains("expired")
+    })
+    .await;
+    fleet.spawn("auth");
+    eventually("all of it comes back by itself", || async {
+        read(&rest).await.is_ok() && change(&rest).await.is_ok()
+    })
+    .await;
+    for name in JOINED {
+        eventually(&format!("{name} is ready"), || async {
+            fleet.is_ready(name).await
+        })
+        .await;
+        let mine = fleet.certificate(name).await;
+        assert!(mine["not_after"].as_u64().unwrap() > end, "{mine}");
+    }
+    let listed = fleet
+        .admin()
+        .await
+        .get("/admin/audit/logs?event_type=certificate.issued")
+        .await;
+    let events = listed.unwrap()["events"].clone();
+    let rejoined = events
+        .as_array()
+        .unwrap()
+        .iter()
+        .filter(|e| e["details"]["rejoin"] == "true");
+    assert!(
+        rejoined.count() >= 4,
+        "each came back by its rejoin token: {events}"
+    );
+}

@@ -1,0 +1,269 @@
+//! A mesh of one process a service, as in production: for tests and benchmarks that stop, revoke
+//! and rotate across processes. Processes are ended with the fleet, by their own handles.
+
+use crate::forge::Forge;
+use serde_json::Value;
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    time::{Duration, Instant},
+};
+use tars::rest::Rest;
+use tars_certs::{Identity, IdentityFiles};
+use tempfile::TempDir;
+
+pub const SERVICES: [&str; 5] = ["auth", "orchestration", "automl", "hypersync", "gateway"];
+
+/// Where identities come from.
+pub enum Source {
+    /// Auth has the authority; the others join with a token and renew over gRPC.
+    Join,
+    /// Mounted files of an authority that the mesh knows nothing of.
+    Files(Box<Forge>),
+}
+
+struct Running(Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+#[derive(Clone, Copy)]
+struct Ports {
+    main: SocketAddr,
+    admin: SocketAddr,
+    observe: SocketAddr,
+}
+
+pub struct Fleet {
+    binary: PathBuf,
+    dir: TempDir,
+    source: Source,
+    env: Vec<(String, String)>,
+    ports: BTreeMap<&'static str, Ports>,
+    bootstrap: SocketAddr,
+    running: BTreeMap<&'static str, Running>,
+}
+
+/// A port that was free a moment ago: `tars serve` is told its ports, as in production.
+fn free_addr() -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+    listener.local_addr().expect("an address")
+}
+
+impl Fleet {
+    /// Starts every service and waits until the whole answers.
+    pub async fn start(binary: &Path, source: Source, env: &[(&str, &str)]) -> Self {
+        let ports = SERVICES.map(|name| {
+            let [main, admin, observe] = [free_addr(), free_addr(), free_addr()];
+            let ports = Ports {
+                main,
+                admin,
+                observe,
+            };
+            (name, ports)
+        });
+        let mut fleet = Self {
+            binary: binary.to_owned(),
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            source,
+            env: env
+                .iter()
+                .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
+                .collect(),
+            ports: ports.into(),
+            bootstrap: free_addr(),
+            running: BTreeMap::new(),
+        };
+        fleet.prepare();
+        for name in SERVICES {
+            fleet.spawn(name);
+        }
+        fleet.admin().await;
+        fleet
+    }
+
+    fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command.args(args).arg("--data-dir").arg(self.dir.path());
+        for (name, value) in [
+            ("TARS__LIMITS__AUTH_PER_MINUTE", "100000"),
+            ("TARS__LIMITS__PUBLIC_PER_MINUTE", "100000"),
+            ("TARS__LIMITS__USER_PER_MINUTE", "10000000"),
+            ("TARS__LIMITS__INTERNAL_PER_SECOND", "100000"),
+            ("TARS__LIMITS__FLOOD_PER_SECOND", "1000000"),
+            ("TARS__LOG__LEVEL", "warn"),
+        ] {
+            command.env(name, value);
+        }
+        command.envs(self.env.iter().map(|(k, v)| (k, v)));
+        command
+    }
+
+    /// What each service needs before its first start.
+    fn prepare(&self) {
+        match &self.source {
+            Source::Join => {
+                let init = self
+                    .command(&["certs", "init"])
+                    .stdout(Stdio::null())
+                    .status();
+                assert!(init.expect("tars runs").success());
+                for name in SERVICES.into_iter().filter(|n| *n != "auth") {
+                    let token = self.token_file(name);
+                    let out = token.display().to_string();
+                    let args = ["certs", "join-token", name, "--out", &out, "--ttl", "3600"];
+                    let made = self.command(&args).stderr(Stdio::null()).status();
+                    assert!(made.expect("tars runs").success());
+                }
+            }
+            Source::Files(_) => {
+                for name in SERVICES {
+                    self.write_identity(name);
+                }
+            }
+        }
+    }
+
+    fn token_file(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.token"))
+    }
+
+    pub fn identity_dir(&self, name: &str) -> PathBuf {
+        self.dir.path().join("identities").join(name)
+    }
+
+    /// Mounts a fresh identity, as whoever keeps the files would.
+    pub fn write_identity(&self, name: &str) {
+        let Source::Files(authority) = &self.source else {
+            return;
+        };
+        let root = authority.above.last().cloned();
+        let parts = authority.parts(
+            &format!("/{name}"),
+            vec![root.unwrap_or(authority.der.clone())],
+        );
+        let identity = Identity::new(parts, &crate::time()).expect("an identity");
+        let files = IdentityFiles::in_dir(&self.identity_dir(name));
+        files.save_identity(&identity).expect("files");
+    }
+
+    pub fn spawn(&mut self, name: &'static str) {
+        let ports = self.ports[name];
+        let mut command = self.command(&["serve", name]);
+        command.args([format!("--{name}-addr"), ports.main.to_string()]);
+        command.args(["--admin-addr".to_owned(), ports.admin.to_string()]);
+        command.args(["--observe-addr".to_owned(), ports.observe.to_string()]);
+        for (other, ports) in &self.ports {
+            if *other != "gateway" {
+                let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
+                command.env(variable, ports.main.to_string());
+            }
+        }
+        command.env("TARS__CONNECT__BOOTSTRAP", self.bootstrap.to_string());
+        match &self.source {
+            Source::Files(_) => {
+                command.arg("--identity").arg(self.identity_dir(name));
+            }
+            Source::Join if name == "auth" => {
+                command.args(["--bootstrap-addr".to_owned(), self.bootstrap.to_string()]);
+            }
+            Source::Join => {
+                command.arg("--join-token-file").arg(self.token_file(name));
+            }
+        }
+        let log = fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log(name))
+            .expect("a log file");
+        let child = command.stderr(log).spawn().expect("tars runs");
+        self.running.insert(name, Running(child));
+    }
+
+    pub fn log(&self, name: &str) -> PathBuf {
+        self.dir.path().join(format!("{name}.log"))
+    }
+
+    pub fn pid(&self, name: &str) -> u32 {
+        self.running[name].0.id()
+    }
+
+    /// SIGKILL.
+    pub fn kill(&mut self, name: &str) {
+        self.running.remove(name);
+    }
+
+    pub fn addr(&self, name: &str) -> SocketAddr {
+        self.ports[name].main
+    }
+
+    pub fn data(&self) -> &Path {
+        self.dir.path()
+    }
+
+    pub fn authority_dir(&self) -> PathBuf {
+        self.dir.path().join("ca")
+    }
+
+    pub fn forge(&self) -> Option<&Forge> {
+        match &self.source {
+            Source::Files(forge) => Some(forge),
+            Source::Join => None,
+        }
+    }
+
+    pub fn rest(&self) -> Rest {
+        Rest::new(&format!("http://{}", self.ports["gateway"].main))
+    }
+
+    /// A page of a process's admin port.
+    pub async fn page(&self, name: &str, page: &str) -> Option<Value> {
+        let rest = Rest::new(&format!("http://{}", self.ports[name].admin));
+        rest.get(&format!("/{page}")).await.ok()
+    }
+
+    /// The own certificate of a process, as its admin port shows it.
+    pub async fn certificate(&self, name: &str) -> Value {
+        let page = self.page(name, "certs").await.unwrap_or_default();
+        page["certificates"][0].clone()
+    }
+
+    pub async fn is_ready(&self, name: &str) -> bool {
+        let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
+        rest.get("/readyz").await.is_ok()
+    }
+
+    /// Logs in, once everything answers.
+    pub async fn admin(&self) -> Rest {
+        let password = self.dir.path().join("admin-password");
+        let started = Instant::now();
+        loop {
+            if let Ok(password) = fs::read_to_string(&password)
+                && let Ok(rest) = self.rest().login("admin", &password).await
+                && rest.get("/api/v1/sync/pending").await.is_ok()
+                && rest.get("/api/v1/studies").await.is_ok()
+                && rest.get("/api/v1/orchestration/agents/state").await.is_ok()
+            {
+                return rest;
+            }
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "the services did not come up: {}",
+                self.logs()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    fn logs(&self) -> String {
+        let read = |name: &&str| fs::read_to_string(self.log(name)).unwrap_or_default();
+        SERVICES.iter().map(read).collect()
+    }
+}
