@@ -71,6 +71,14 @@ impl Rest {
         self.call(Method::PUT, path, Some(body)).await
     }
 
+    /// What is no JSON, as metrics.
+    pub async fn text(&self, path: &str) -> Result<String, RestError> {
+        let response = self.send(&Method::GET, path, None).await?;
+        let body = response.into_body().collect().await;
+        let bytes = body.map_err(|e| RestError::Http(e.to_string()))?.to_bytes();
+        Ok(String::from_utf8_lossy(&bytes).into_owned())
+    }
+
     pub async fn login(&self, username: &str, password: &str) -> Result<Self, RestError> {
         let answer = self
             .post(

@@ -26,7 +26,11 @@ pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
 }
 
 fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    let parent = path.parent().unwrap_or(Path::new("."));
+    // The parent of a bare name is empty.
+    let parent = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let staged = parent.join(format!(".{name}.{}.tmp", std::process::id()));
     let mut file = OpenOptions::new()

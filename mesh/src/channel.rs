@@ -2,12 +2,17 @@
 //! moves to a new connection when the own certificate was renewed, leaving the old one to finish
 //! the calls it carries. A connection to a server that is revoked ends at once.
 
-use crate::{ConnectionTable, serve::key_exchange};
+use crate::{
+    ConnectionTable,
+    connections::Listed,
+    replay::{Replay, never_processed},
+    serve::key_exchange,
+};
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri, uri::PathAndQuery};
 use hyper::{body::Incoming, client::conn::http2::SendRequest};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::{
@@ -29,7 +34,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
@@ -61,6 +66,54 @@ impl ChannelOptions {
             table: ConnectionTable::default(),
             service: "client",
         }
+    }
+}
+
+/// Runs hyper's own tasks for a connection until it is cut: dropping the futures that hyper hands
+/// out leaves the socket to whatever streams are still open.
+#[derive(Debug, Clone, Default)]
+struct Cuttable {
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<F> hyper::rt::Executor<F> for Cuttable
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl Cuttable {
+    /// Cuts the connection when its server is revoked, or when a certificate of it has ended.
+    async fn watch(
+        self,
+        end: Instant,
+        revocations: Revocations,
+        server: Arc<PeerInfo>,
+        _listed: Listed,
+    ) {
+        let denied = async {
+            match &server.verified {
+                Some(verified) => revocations.until_denied(verified).await,
+                None => std::future::pending().await,
+            }
+        };
+        self.tasks.close();
+        tokio::select! {
+            () = self.tasks.wait() => return,
+            () = denied => tracing::warn!(server = server.name(), "the server is revoked; connection cut"),
+            () = sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
+        }
+        self.cut.cancel();
     }
 }
 
@@ -110,11 +163,13 @@ pub enum ChannelError {
     Own(String),
     #[error("the own identity is not usable: {0}")]
     Identity(#[from] tls::TlsError),
-    #[error("{target}: {source}")]
+    #[error("{target}: {}", with_causes(source))]
     Http {
         target: String,
         source: hyper::Error,
     },
+    #[error("{target}: the connection went away in the middle of a long request")]
+    Moved { target: String },
     #[error("{0:?} is not a host and port")]
     Target(String),
 }
@@ -194,7 +249,8 @@ impl Shared {
         }
         let identity = options.identity.current();
         let (stream, server) = self.handshake(&identity).await?;
-        let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        let tasks = Cuttable::default();
+        let (sender, dispatch) = hyper::client::conn::http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
@@ -206,28 +262,18 @@ impl Shared {
                 target: self.target(),
                 source,
             })?;
-        let end = self.certificates_end(&identity, &server.peer);
-        let listed = options.table.enter(options.service, "out", &server.peer);
-        let (revocations, peer) = (options.revocations.clone(), Arc::clone(&server.peer));
         let target = self.target();
-        tokio::spawn(async move {
-            let _listed = listed;
-            let denied = async {
-                match &peer.verified {
-                    Some(verified) => revocations.until_denied(verified).await,
-                    None => std::future::pending().await,
-                }
-            };
-            tokio::select! {
-                ended = connection => {
-                    if let Err(e) = ended {
-                        tracing::debug!(target, error = %e, "connection ended");
-                    }
-                }
-                () = denied => tracing::warn!(target, peer = peer.name(), "the server is revoked; connection cut"),
-                () = sleep_until(end) => tracing::debug!(target, "a certificate of the connection has ended"),
+        hyper::rt::Executor::execute(&tasks, async move {
+            if let Err(e) = dispatch.await {
+                tracing::debug!(target, error = %e, "connection ended");
             }
         });
+        tokio::spawn(tasks.watch(
+            self.certificates_end(&identity, &server.peer),
+            options.revocations.clone(),
+            Arc::clone(&server.peer),
+            options.table.enter(options.service, "out", &server.peer),
+        ));
         Ok(Live {
             sender,
             identity,
@@ -304,35 +350,46 @@ impl Shared {
             .absolute(request.uri())
             .map_err(|e| Status::internal(e.to_string()))?;
         *request.uri_mut() = uri;
-        let mut live = self
-            .connection()
-            .await
-            .map_err(|e| unreachable_status(&e))?;
-        let mut again = true;
-        loop {
-            let mut sender = live.sender.clone();
-            match sender.try_send_request(request).await {
+        let (head, body) = request.into_parts();
+        let replay = Replay::new(body);
+        for again in [true, false] {
+            let live = self
+                .connection()
+                .await
+                .map_err(|e| unreachable_status(&e))?;
+            let Some(body) = replay.body() else {
+                break;
+            };
+            let request = Request::from_parts(head.clone(), body);
+            let mut error = match live.sender.clone().try_send_request(request).await {
                 Ok(response) => return Ok(response),
-                Err(mut e) => match e.take_message() {
-                    // It never left: the connection was going away. Once more on a new one.
-                    Some(unsent) if again => {
-                        again = false;
-                        request = unsent;
-                        self.live.store(None);
-                        live = self
-                            .connection()
-                            .await
-                            .map_err(|e| unreachable_status(&e))?;
-                    }
-                    _ => {
-                        let source = e.into_error();
-                        return Err(unreachable_status(&ChannelError::Http {
-                            target: self.target(),
-                            source,
-                        }));
-                    }
-                },
+                Err(error) => error,
+            };
+            // It never left, or the server says that it did not look at it: the connection was
+            // going away. It belongs on the next one.
+            let unsent = error.take_message().is_some();
+            if !(again && (unsent || never_processed(error.error()))) {
+                return Err(self.failed(error.into_error()));
             }
+            self.forget(&live);
+        }
+        Err(unreachable_status(&ChannelError::Moved {
+            target: self.target(),
+        }))
+    }
+
+    fn failed(&self, source: hyper::Error) -> Status {
+        unreachable_status(&ChannelError::Http {
+            target: self.target(),
+            source,
+        })
+    }
+
+    /// The next call opens another connection, unless somebody has already.
+    fn forget(&self, gone: &Arc<Live>) {
+        let current = self.live.load();
+        if current.as_ref().is_some_and(|live| Arc::ptr_eq(live, gone)) {
+            self.live.compare_and_swap(&current, None);
         }
     }
 }
@@ -344,6 +401,20 @@ fn server_info(verified: Option<tars_certs::peer::Verified>, addr: SocketAddr) -
         addr,
         closing: CancellationToken::new(),
     })
+}
+
+/// An error with what stands behind it: an alert of the peer's TLS, most often.
+fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(next) = cause {
+        let more = next.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        cause = next.source();
+    }
+    text
 }
 
 fn unreachable_status(error: &ChannelError) -> Status {

@@ -8,6 +8,7 @@ pub mod bootstrap;
 pub mod channel;
 pub mod connections;
 pub mod metrics;
+mod replay;
 pub mod serve;
 
 pub use channel::{Channel, ChannelOptions, Server};

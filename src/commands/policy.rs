@@ -29,7 +29,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Say whether a peer may open a call, and why. Exits with 2 when it may not.
+    /// Say whether a peer may open a call, and why. Exits with 77 when it may not.
     Explain {
         /// `package.Service/Method`.
         method: String,
@@ -166,5 +166,5 @@ fn explain(
         );
         println!("  because       {why}");
     }
-    Ok(ExitCode::from(if allowed { 0 } else { 2 }))
+    Ok(ExitCode::from(if allowed { 0 } else { 77 }))
 }

@@ -110,8 +110,7 @@ impl Probe {
                 service: String::new(),
             })
             .await;
-        let answer =
-            answer.map_err(|e| CommandError::Failed(format!("{target}: {}", e.message())))?;
+        let answer = answer.map_err(|e| CommandError::Failed(e.message().to_owned()))?;
         match answer.get_ref().status() {
             ServingStatus::Serving => Ok(server),
             other => Err(CommandError::Failed(format!(

@@ -115,13 +115,11 @@ async fn a_killed_mesh_goes_on_where_it_was() {
         .unwrap()
         .to_owned();
     let trials = format!("/api/v1/studies/{study}/trials");
-    let before = loop {
-        let done = completed(&rest.get(&trials).await.unwrap());
-        if done.len() >= 2 {
-            break done;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    };
+    tars_tests::eventually("two trials are complete", || async {
+        completed(&rest.get(&trials).await.unwrap()).len() >= 2
+    })
+    .await;
+    let before = completed(&rest.get(&trials).await.unwrap());
     mesh.process.kill();
 
     let mesh = up(data.path());

@@ -235,6 +235,14 @@ impl Fleet {
         page["certificates"][0].clone()
     }
 
+    /// The metrics of a process.
+    pub async fn metrics(&self, name: &str) -> Option<String> {
+        Rest::new(&format!("http://{}", self.ports[name].observe))
+            .text("/metrics")
+            .await
+            .ok()
+    }
+
     pub async fn is_ready(&self, name: &str) -> bool {
         let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
         rest.get("/readyz").await.is_ok()

@@ -3,6 +3,7 @@
 pub mod door;
 pub mod fleet;
 pub mod forge;
+pub mod fuzz;
 
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};

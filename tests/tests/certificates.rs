@@ -756,3 +756,31 @@ async fn a_root_that_is_trusted_no_more_ends_its_connections() {
     let leaf = old.leaf(|_| {});
     assert!(!is_let_in(door.addr, client(Some(leaf))).await);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_open_stream_of_a_revoked_server_is_cut() {
+    let root = Forge::root("root");
+    let door = Door::open(root.parts("/door", vec![root.der.clone()])).await;
+    let parts = root.parts("/client/x", vec![root.der.clone()]);
+    let own = IdentityHandle::new(Identity::new(parts, &time()).unwrap());
+    let list = Revocations::default();
+    let channel = door.channel(own, list.clone());
+    let watching = HealthClient::new(channel.clone());
+    let mut watch = watching
+        .clone()
+        .watch(HealthCheckRequest::default())
+        .await
+        .unwrap()
+        .into_inner();
+    watch.message().await.unwrap().unwrap();
+    let server = channel.server().await.unwrap();
+    list.update(|set| {
+        let name = server.peer.verified.as_ref().unwrap().name().clone();
+        set.certificates.insert(name);
+    });
+    let ended = tokio::time::timeout(Duration::from_secs(60), watch.message()).await;
+    assert!(ended.unwrap().is_err(), "the stream is cut");
+    eventually("the connection is gone", || async { door.table.is_empty() }).await;
+    let refused = watching.clone().check(HealthCheckRequest::default()).await;
+    assert!(refused.unwrap_err().message().contains("revoked"));
+}

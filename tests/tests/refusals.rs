@@ -161,6 +161,31 @@ async fn m12_credentials_are_refused_without_a_hint_and_headers_make_nobody() {
     mesh.mesh.stop().await;
 }
 
+/// Follows a study's events until the stream ends; returns once it is open, which its first event
+/// shows.
+async fn open_stream(
+    rest: &tars::rest::Rest,
+    study: &str,
+) -> tokio::task::JoinHandle<Result<(), tars::rest::RestError>> {
+    let opened = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let (watching, seen) = (rest.clone(), std::sync::Arc::clone(&opened));
+    let path = format!("/api/v1/studies/{study}/events");
+    let stream = tokio::spawn(async move {
+        let each = |_: &serde_json::Value| {
+            seen.store(true, std::sync::atomic::Ordering::Relaxed);
+            true
+        };
+        watching.follow(&path, each).await
+    });
+    let ask = format!("/api/v1/studies/{study}/ask");
+    eventually("the stream is open", || async {
+        rest.post(&ask, json!({})).await.unwrap();
+        opened.load(std::sync::atomic::Ordering::Relaxed)
+    })
+    .await;
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
     let mesh = TestMesh::start().await;
@@ -248,12 +273,11 @@ async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
     assert!(developer.get("/api/v1/studies").await.is_ok());
     // A stream that is open ends with the credential that opened it.
     let body = json!({ "search_space": [{ "name": "x", "float": { "low": 0.0, "high": 1.0 } }] });
-    let study = developer.post("/api/v1/studies", body).await.unwrap()["study"]["study_id"].clone();
-    let watching = developer.clone();
-    let stream = tokio::spawn(async move {
-        let path = format!("/api/v1/studies/{}/events", study.as_str().unwrap());
-        watching.follow(&path, |_| true).await
-    });
+    let study = developer.post("/api/v1/studies", body).await.unwrap()["study"]["study_id"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    let stream = open_stream(&developer, &study).await;
     admin
         .post("/admin/users/dev/disable", json!({}))
         .await

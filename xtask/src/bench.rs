@@ -6,12 +6,38 @@ use crate::{Outcome, tools};
 pub(crate) enum Bench {
     /// A small unary call through the full stack, against bare tonic over its own mTLS.
     Call,
+    /// A mutual TLS handshake, in CPU time, against bare rustls with the same certificates.
+    Handshake,
+    /// Leaves and roots rotate under load, one process a service: failed calls, broken streams.
+    Rotation,
+    /// How long a revoked certificate still works in other processes.
+    Revocation,
+}
+
+impl Bench {
+    fn example(self) -> &'static str {
+        match self {
+            Self::Call => "bench_call",
+            Self::Handshake => "bench_handshake",
+            Self::Rotation => "bench_rotation",
+            Self::Revocation => "bench_revocation",
+        }
+    }
+
+    /// Whether it starts the real binary.
+    fn needs_binary(self) -> bool {
+        matches!(self, Self::Rotation | Self::Revocation)
+    }
 }
 
 pub(crate) fn run(bench: Bench, json: bool, quick: bool) -> Outcome {
-    let example = match bench {
-        Bench::Call => "bench_call",
-    };
+    let example = bench.example();
+    let target = tools::target_dir();
+    if bench.needs_binary() {
+        let mut build = tools::cargo();
+        build.args(["build", "--release", "--quiet", "--locked", "--bin", "tars"]);
+        tools::run(&mut build)?;
+    }
     let mut command = tools::cargo();
     command.args([
         "run",
@@ -24,6 +50,7 @@ pub(crate) fn run(bench: Bench, json: bool, quick: bool) -> Outcome {
         example,
         "--",
     ]);
+    command.env("TARS_BINARY", target.join("release/tars"));
     if json {
         command.arg("--json");
     }

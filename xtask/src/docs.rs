@@ -18,6 +18,9 @@ fn table() -> Result<String, String> {
             .map(|r| format!("`{} {}`", r.method, r.template))
             .collect();
         let who = match &method.rule.principal {
+            Principal::Public if method.rule.peers == ["joiner"] => {
+                "a join token, on the bootstrap listener".to_owned()
+            }
             Principal::Public => "anybody".to_owned(),
             Principal::Peer => format!("any of: {}", method.rule.peers.join(", ")),
             Principal::Workload => format!("workloads: {}", method.rule.peers.join(", ")),

@@ -1,0 +1,150 @@
+//! A request body that can be sent once more, for requests that a server has not looked at: when a
+//! connection goes away, HTTP/2 says which streams were never processed (RFC 9113, 6.8), and those
+//! belong on the next connection. That is no retry: nothing happened yet.
+
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+use parking_lot::Mutex;
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+use tonic::{Status, body::Body};
+
+/// A request that has sent more than this stays where it is.
+const MOST: usize = 256 << 10;
+
+#[derive(Debug)]
+struct Source {
+    inner: Body,
+    sent: Vec<Bytes>,
+    bytes: usize,
+    /// Trailers went out, or too much to keep.
+    lost: bool,
+}
+
+/// The body, and the way to have it again.
+#[derive(Debug, Clone)]
+pub(crate) struct Replay(Arc<Mutex<Source>>);
+
+impl Replay {
+    pub(crate) fn new(inner: Body) -> Self {
+        Self(Arc::new(Mutex::new(Source {
+            inner,
+            sent: Vec::new(),
+            bytes: 0,
+            lost: false,
+        })))
+    }
+
+    /// The body from its beginning; `None` when that is gone.
+    pub(crate) fn body(&self) -> Option<Body> {
+        if self.0.lock().lost {
+            return None;
+        }
+        // Looks into the body, so that the lock must be free again.
+        Some(Body::new(Again {
+            source: Arc::clone(&self.0),
+            at: 0,
+        }))
+    }
+}
+
+struct Again {
+    source: Arc<Mutex<Source>>,
+    at: usize,
+}
+
+impl http_body::Body for Again {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let mut source = this.source.lock();
+        if let Some(sent) = source.sent.get(this.at) {
+            this.at += 1;
+            return Poll::Ready(Some(Ok(Frame::data(sent.clone()))));
+        }
+        let polled = Pin::new(&mut source.inner).poll_frame(cx);
+        if let Poll::Ready(Some(Ok(frame))) = &polled {
+            match frame.data_ref() {
+                Some(data) if source.bytes + data.len() <= MOST && !source.lost => {
+                    let data = data.clone();
+                    source.bytes += data.len();
+                    source.sent.push(data);
+                    this.at += 1;
+                }
+                _ => source.lost = true,
+            }
+        }
+        polled
+    }
+
+    fn is_end_stream(&self) -> bool {
+        let source = self.source.lock();
+        self.at >= source.sent.len() && source.inner.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let source = self.source.lock();
+        let again: usize = source.sent.iter().skip(self.at).map(Bytes::len).sum();
+        let again = u64::try_from(again).unwrap_or(u64::MAX);
+        let rest = source.inner.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + again);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + again);
+        }
+        hint
+    }
+}
+
+/// Whether a server certainly did nothing for a request that failed so.
+pub(crate) fn never_processed(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error);
+    let Some(h2) = source.and_then(|e| e.downcast_ref::<h2::Error>()) else {
+        return false;
+    };
+    let away = h2.is_go_away() && h2.is_remote() && h2.reason() == Some(h2::Reason::NO_ERROR);
+    away || (h2.is_reset() && h2.reason() == Some(h2::Reason::REFUSED_STREAM))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full, StreamBody};
+
+    async fn read(body: Body) -> Vec<u8> {
+        body.collect().await.unwrap().to_bytes().to_vec()
+    }
+
+    #[tokio::test]
+    async fn a_body_is_the_same_again_however_far_it_went() {
+        let replay = Replay::new(Body::new(Full::new(Bytes::from_static(b"hello"))));
+        assert_eq!(read(replay.body().unwrap()).await, b"hello");
+        assert_eq!(read(replay.body().unwrap()).await, b"hello");
+
+        let frames = [b"one".as_slice(), b"two", b"three"]
+            .map(|b| Ok::<_, Status>(Frame::data(Bytes::from_static(b))));
+        let replay = Replay::new(Body::new(StreamBody::new(futures_util::stream::iter(
+            frames,
+        ))));
+        let mut first = replay.body().unwrap();
+        first.frame().await.unwrap().unwrap();
+        drop(first);
+        assert_eq!(read(replay.body().unwrap()).await, b"onetwothree");
+    }
+
+    #[tokio::test]
+    async fn what_is_too_long_to_keep_is_not_sent_again() {
+        let long = Bytes::from(vec![7u8; MOST + 1]);
+        let replay = Replay::new(Body::new(Full::new(long)));
+        assert_eq!(read(replay.body().unwrap()).await.len(), MOST + 1);
+        assert!(replay.body().is_none());
+    }
+}

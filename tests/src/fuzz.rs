@@ -1,0 +1,201 @@
+//! What parses outside bytes in the certificates plane, as functions of bytes: each must return,
+//! whatever comes, and what it accepts must hold together. `tests/fuzz.rs` runs them over mutated
+//! good input; any fuzzer can be put in front of them.
+
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
+use std::{sync::LazyLock, time::Duration};
+use tars_certs::{
+    PeerCertificate, Revocations, Serial, SpiffeId,
+    ca::csr,
+    files::IdentityPem,
+    inspect::summarise,
+    join::JoinToken,
+    trust::{Side, Trust},
+};
+use tars_interceptors::{Policy, contract};
+
+/// A target, and good inputs to begin with.
+pub struct Target {
+    pub name: &'static str,
+    pub run: fn(&[u8]),
+    pub seeds: fn() -> Vec<Vec<u8>>,
+}
+
+pub const TARGETS: [Target; 8] = [
+    Target {
+        name: "spiffe_id",
+        run: spiffe_id,
+        seeds: || {
+            vec![
+                b"spiffe://tars.local/ns/prod/sa/auth".to_vec(),
+                b"spiffe://tars.local/user/ada".to_vec(),
+            ]
+        },
+    },
+    Target {
+        name: "certificate",
+        run: certificate,
+        seeds: || world().certificates.clone(),
+    },
+    Target {
+        name: "chain",
+        run: chain,
+        seeds: || world().certificates.clone(),
+    },
+    Target {
+        name: "csr",
+        run: signing_request,
+        seeds: || world().requests.clone(),
+    },
+    Target {
+        name: "crl",
+        run: revocation_list,
+        seeds: || world().lists.clone(),
+    },
+    Target {
+        name: "policy",
+        run: policy,
+        seeds: || vec![include_bytes!("../fixtures/policy.toml").to_vec()],
+    },
+    Target {
+        name: "join_token",
+        run: join_token,
+        seeds: || {
+            let hex = "00".repeat(74);
+            vec![format!("tars_join_0100{hex}2f2f{}", "11".repeat(32)).into_bytes()]
+        },
+    },
+    Target {
+        name: "identity_pem",
+        run: identity_pem,
+        seeds: || vec![world().pem.clone()],
+    },
+];
+
+struct World {
+    certificates: Vec<Vec<u8>>,
+    requests: Vec<Vec<u8>>,
+    lists: Vec<Vec<u8>>,
+    pem: Vec<u8>,
+    root: CertificateDer<'static>,
+}
+
+fn world() -> &'static World {
+    static WORLD: LazyLock<World> = LazyLock::new(|| {
+        let root = crate::forge::Forge::root("root");
+        let issuer = root.below("intermediate", |_| {});
+        let leaf = issuer.leaf(|_| {});
+        let parts = issuer.parts("/client/x", vec![root.der.clone()]);
+        let key = rcgen::KeyPair::generate().expect("a key");
+        let identity = tars_certs::Identity::new(parts, &crate::time()).expect("a good identity");
+        let ends = crate::forge::now() + crate::forge::HOUR;
+        World {
+            certificates: vec![leaf.0[0].to_vec(), issuer.der.to_vec(), root.der.to_vec()],
+            requests: vec![csr::create(&key).expect("a request")],
+            lists: vec![issuer.revocation_list(&[&[1, 2, 3]], ends).to_vec()],
+            pem: serde_json::to_vec(&IdentityPem::of(&identity)).expect("JSON"),
+            root: root.der,
+        }
+    });
+    &WORLD
+}
+
+fn spiffe_id(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(id) = text.parse::<SpiffeId>() {
+        assert_eq!(id.to_string(), text, "nothing is repaired");
+        let again = SpiffeId::new(id.trust_domain(), id.path());
+        assert_eq!(again.as_ref(), Ok(&id), "its parts make it again");
+        assert!(id.path().starts_with('/') && !id.path().contains(".."));
+    }
+}
+
+fn certificate(data: &[u8]) {
+    if let Ok(peer) = PeerCertificate::parse(data) {
+        let serial = peer.serial.as_str().parse::<Serial>();
+        assert_eq!(serial.as_ref(), Ok(&peer.serial));
+    }
+    summarise(data);
+}
+
+/// As a leaf, and as an intermediate behind a good leaf.
+fn chain(data: &[u8]) {
+    let now = crate::forge::now().unix_timestamp();
+    let now = Duration::from_secs(u64::try_from(now).unwrap_or(0));
+    let roots = vec![world().root.clone()];
+    let trust = Trust::new("tars.local", roots, Vec::new(), now).expect("a good root");
+    let at = UnixTime::since_unix_epoch(now);
+    let (odd, list) = (CertificateDer::from(data.to_vec()), Revocations::default());
+    let good: Vec<CertificateDer<'_>> = world()
+        .certificates
+        .iter()
+        .map(|c| CertificateDer::from(c.as_slice()))
+        .collect();
+    if let Ok(peer) = trust.verify(&odd, &good[1..2], at, Side::Client, &list) {
+        assert_eq!(
+            data,
+            world().certificates[0],
+            "only the good one is accepted: {peer:?}"
+        );
+    }
+    // What goes before a good chain must not decide about it, either way, but for the search's end.
+    trust
+        .verify(
+            &good[0],
+            &[odd.clone(), good[1].clone()],
+            at,
+            Side::Client,
+            &list,
+        )
+        .ok();
+    Trust::new("tars.local", vec![odd.into_owned()], Vec::new(), now).ok();
+}
+
+fn signing_request(data: &[u8]) {
+    if let Ok(key) = csr::public_key(data) {
+        use rcgen::PublicKeyData;
+        assert!(!key.der_bytes().is_empty());
+    }
+}
+
+fn revocation_list(data: &[u8]) {
+    let list = CertificateRevocationListDer::from(data.to_vec());
+    let roots = vec![world().root.clone()];
+    Trust::new("tars.local", roots, vec![list], Duration::ZERO).ok();
+}
+
+/// Whatever a policy says, it lets nobody in whom the contract does not.
+fn policy(data: &[u8]) {
+    let (Ok(text), Ok(table)) = (std::str::from_utf8(data), contract()) else {
+        return;
+    };
+    let Ok(policy) = Policy::parse(text, table) else {
+        return;
+    };
+    for method in table.iter() {
+        let (left, _) = policy.describe(method);
+        for class in left {
+            assert!(
+                method.rule.peers.iter().any(|p| p == class),
+                "widened: {text}"
+            );
+        }
+    }
+}
+
+fn join_token(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(claims) = JoinToken::new(text).read() {
+        assert!(claims.spiffe_id.as_str().starts_with("spiffe://"));
+    }
+}
+
+fn identity_pem(data: &[u8]) {
+    if let Ok(pem) = serde_json::from_slice::<IdentityPem>(data) {
+        pem.load(&crate::time()).ok();
+    }
+}
