@@ -4,7 +4,7 @@
 use crate::{
     KeyId, Revocations, SpiffeId,
     identity::Identity,
-    verify::{ClientVerifier, PinVerifier, ServerVerifier},
+    verify::{ClientVerifier, Meant, Pinned, ServerVerifier},
 };
 use rustls::{
     ClientConfig, ServerConfig,
@@ -75,7 +75,7 @@ pub fn client(
     revocations: &Revocations,
     time: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, TlsError> {
-    let verifier = ServerVerifier {
+    let meant = Meant {
         trust: Arc::clone(&identity.trust),
         revocations: revocations.clone(),
         expected,
@@ -83,7 +83,7 @@ pub fn client(
     let mut config = ClientConfig::builder_with_details(provider(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier(meant)))
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
@@ -100,7 +100,7 @@ pub fn pinned_client(
     let mut config = ClientConfig::builder_with_details(provider(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(PinVerifier { root, expected }))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier(Pinned { root, expected })))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();

@@ -99,12 +99,74 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Checks that a server is the one workload that was meant.
+/// Who a server must be.
+pub(crate) trait Judge: std::fmt::Debug + Send + Sync {
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Verified, Refusal>;
+}
+
+/// Checks servers by a judge.
 #[derive(Debug)]
-pub(crate) struct ServerVerifier {
+pub(crate) struct ServerVerifier<J>(pub(crate) J);
+
+impl<J: Judge> ServerCertVerifier for ServerVerifier<J> {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        let verdict = self.0.judge(end_entity, intermediates, now);
+        report(verdict).map(|()| ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _: &[u8],
+        _: &CertificateDer<'_>,
+        _: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        no_tls12()
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        check_signature(message, cert, dss)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        schemes()
+    }
+}
+
+/// A server that is the one workload that was meant.
+#[derive(Debug)]
+pub(crate) struct Meant {
     pub(crate) trust: Arc<Trust>,
     pub(crate) revocations: Revocations,
     pub(crate) expected: SpiffeId,
+}
+
+impl Judge for Meant {
+    fn judge(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        rest: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<Verified, Refusal> {
+        let chain = (end_entity, rest);
+        check_server(&self.trust, &self.revocations, &self.expected, chain, now)
+    }
 }
 
 /// A chain alone would let any workload of the mesh answer for any other.
@@ -123,53 +185,16 @@ fn check_server(
     }
 }
 
-impl ServerCertVerifier for ServerVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        let chain = (end_entity, intermediates);
-        let result = check_server(&self.trust, &self.revocations, &self.expected, chain, now);
-        report(result).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        check_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        schemes()
-    }
-}
-
 /// Checks that a bootstrap listener stands under the root that a join token names: the server sends
 /// that root as the last of its chain, and it is believed for its hash alone.
 #[derive(Debug)]
-pub(crate) struct PinVerifier {
+pub(crate) struct Pinned {
     pub(crate) root: KeyId,
     pub(crate) expected: SpiffeId,
 }
 
-impl PinVerifier {
-    fn check(
+impl Judge for Pinned {
+    fn judge(
         &self,
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
@@ -188,40 +213,5 @@ impl PinVerifier {
         .map_err(|_| Refusal::ExpiredRoot)?;
         let chain = (end_entity, rest);
         check_server(&trust, &Revocations::default(), &self.expected, chain, now)
-    }
-}
-
-impl ServerCertVerifier for PinVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
-        report(self.check(end_entity, intermediates, now)).map(|()| ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _: &[u8],
-        _: &CertificateDer<'_>,
-        _: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        no_tls12()
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        check_signature(message, cert, dss)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        schemes()
     }
 }

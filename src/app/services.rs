@@ -146,12 +146,17 @@ async fn serve(
     view: View,
     db: Db,
 ) -> Result<(), StartError> {
+    let stack = stack(process, service, view, audit_queue(process, db));
+    let routes = with_infrastructure(process, service, routes).await?;
+    listen(process, service, Admission::Mutual, listener, stack, routes)
+}
+
+/// Where the audit layer puts its records, with a writer behind it that outlives the serving.
+fn audit_queue(process: &Process, db: Db) -> mpsc::Sender<Record> {
     let (queue, records) = mpsc::channel(AUDIT_QUEUE);
     process.background.lock().audit.push(queue.clone());
     process.spawn_last(audit::write(db, records));
-    let stack = stack(process, service, view, queue);
-    let routes = with_infrastructure(process, service, routes).await?;
-    listen(process, service, Admission::Mutual, listener, stack, routes)
+    queue
 }
 
 fn stack(process: &Process, service: Service, view: View, audit: mpsc::Sender<Record>) -> Stack {
@@ -207,10 +212,7 @@ fn bootstrap(
     view: View,
     db: Db,
 ) -> Result<(), StartError> {
-    let (queue, records) = mpsc::channel(AUDIT_QUEUE);
-    process.background.lock().audit.push(queue.clone());
-    process.spawn_last(audit::write(db, records));
-    let stack = stack(process, Service::Auth, view, queue);
+    let stack = stack(process, Service::Auth, view, audit_queue(process, db));
     let admission = Admission::Joiners;
     listen(process, Service::Auth, admission, listener, stack, routes)
 }
