@@ -19,7 +19,7 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::body::Body;
 
 pub(super) struct Connection {
@@ -97,23 +97,28 @@ impl Connection {
         peer: PeerInfo,
         service: S,
     ) {
-        let peer = Arc::new(peer);
-        let metrics = &self.options.metrics;
+        let (this, peer) = (Arc::new(self), Arc::new(peer));
+        let metrics = &this.options.metrics;
         let _counted = metrics.connected();
-        let _listed = self.options.table.enter(self.options.service, "in", &peer);
+        let _listed = this.options.table.enter(this.options.service, "in", &peer);
         let shared = Arc::clone(&peer);
         let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
             let mut request = request.map(Body::new);
             request.extensions_mut().insert(Arc::clone(&shared));
             service.clone().call(request)
         });
-        let connection = self
+        let connection = this
             .builder()
             .serve_connection(TokioIo::new(stream), handler);
         let mut connection = pin!(connection);
+        // In a task of its own: this one is woken for every frame, and should look at one thing more
+        // and not at all that can end a connection.
+        let (watched, by) = (Arc::clone(&this), Arc::clone(&peer));
+        let mut watch = AbortOnDropHandle::new(tokio::spawn(async move { watched.end(&by).await }));
         let end = tokio::select! {
+            biased;
             _ = connection.as_mut() => End::Closed,
-            end = self.end(&peer) => end,
+            end = &mut watch => end.unwrap_or(End::Closed),
         };
         let last = match end {
             End::Closed => return,
@@ -131,8 +136,8 @@ impl Connection {
         tokio::select! {
             _ = connection.as_mut() => {}
             () = tell => metrics.cut("grace"),
-            () = self.denied(&peer) => metrics.cut("revoked"),
-            () = self.force.cancelled() => metrics.cut("drain"),
+            () = this.denied(&peer) => metrics.cut("revoked"),
+            () = this.force.cancelled() => metrics.cut("drain"),
         }
     }
 
