@@ -5,8 +5,10 @@ mod remote;
 mod roots;
 
 use super::{CommandError, Global, block_on};
+use crate::app::ca_dir;
 use clap::{Args, Subcommand};
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use tars_certs::Authority;
 use tars_runtime::config::Config;
 use toml::Table;
 
@@ -163,8 +165,16 @@ impl Certs {
 
 fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
     if local::is_at_hand(config) {
-        local::issue(config, path, leaf)
-    } else {
-        block_on(remote::issue(path, leaf))?
+        return local::issue(config, path, leaf);
     }
+    block_on(remote::issue(path, leaf))?.map_err(|e| match e {
+        // Whoever has neither an authority nor a session may mean either.
+        CommandError::Failed(why) if !Authority::exists(&ca_dir(config)) => {
+            CommandError::Failed(format!(
+                "{why}; or make an authority in {} with `tars certs init`",
+                config.data.dir.display()
+            ))
+        }
+        other => other,
+    })
 }

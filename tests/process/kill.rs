@@ -277,6 +277,8 @@ async fn services_work_each_in_its_own_process() {
         command.env("TARS__LIMITS__AUTH_PER_MINUTE", "1000");
         command
     };
+    let mut init = tars(&["certs", "init"]);
+    assert!(init.stdout(Stdio::null()).status().unwrap().success());
     let names = ["auth", "orchestration", "automl", "hypersync", "gateway"];
     let ports: Vec<u16> = names.iter().map(|_| free_port()).collect();
     let mut running = Vec::new();
