@@ -28,22 +28,25 @@ async fn read(rest: &Rest) -> Result<Value, RestError> {
     rest.get("/api/v1/orchestration/agents/state").await
 }
 
-/// Waits until every leaf is fresh, so that what follows begins with most of their lives ahead.
-/// Returns when the first of them ends.
-async fn fresh(fleet: &Fleet) -> u64 {
-    let first_end = async || {
-        let mut first = u64::MAX;
-        for name in JOINED {
-            let end = fleet.certificate(name).await["not_after"].as_u64();
-            first = first.min(end.unwrap_or(0));
-        }
-        first
-    };
-    eventually("fresh leaves", || async {
-        first_end().await > now() + LIFE - 6
-    })
-    .await;
-    first_end().await
+/// Rotates the roots, so that every leaf is renewed at once and what follows begins with all of
+/// their lives ahead. Returns when the first of them ends.
+async fn fresh(fleet: &Fleet, rest: &Rest) -> u64 {
+    for step in ["PREPARE", "ACTIVATE", "TAINT", "REMOVE"] {
+        eventually("everybody is ready", || async {
+            let status = rest.get("/admin/roots").await.unwrap();
+            status["waiting_for"].as_array().unwrap().is_empty()
+        })
+        .await;
+        let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": true });
+        rest.post("/admin/roots/step", body).await.unwrap();
+    }
+    let mut first = u64::MAX;
+    for name in JOINED {
+        let end = fleet.certificate(name).await["not_after"].as_u64();
+        first = first.min(end.unwrap());
+    }
+    assert!(first > now() + LIFE / 2, "renewed just now");
+    first
 }
 
 const JOINED: [&str; 4] = ["orchestration", "automl", "hypersync", "gateway"];
@@ -71,7 +74,7 @@ async fn s8_15_auth_away_for_most_of_a_leafs_life_and_for_longer() {
     let run = run["run"]["run_id"].as_str().unwrap().to_owned();
 
     // Away until nine tenths of the leaf's life are over.
-    let end = fresh(&fleet).await;
+    let end = fresh(&fleet, &rest).await;
     fleet.kill("auth");
     let gone = Instant::now();
     let back_at = end - LIFE / 10;
@@ -128,7 +131,7 @@ async fn s8_15_auth_away_for_most_of_a_leafs_life_and_for_longer() {
     .await;
 
     // Away for longer than the leaf lives.
-    let end = fresh(&fleet).await;
+    let end = fresh(&fleet, &rest).await;
     fleet.kill("auth");
     eventually("readiness says that the certificate is over", || async {
         now() > end && !fleet.is_ready("orchestration").await
