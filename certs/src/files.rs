@@ -45,10 +45,6 @@ impl IdentityFiles {
         }
     }
 
-    pub fn exist(&self) -> bool {
-        [&self.cert, &self.key, &self.ca].iter().all(|p| p.exists())
-    }
-
     pub fn save(&self, issued: &Issued, roots_pem: &str) -> Result<(), CaError> {
         let key = issued.key_pem.as_ref().ok_or(CaError::NoKey)?;
         self.write(&issued.chain_pem, key, roots_pem)

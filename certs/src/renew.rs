@@ -7,7 +7,7 @@
 
 use crate::{
     Authority, Identity, IdentityError, IdentityHandle, Revocations,
-    ca::{Request, rotation::RootState},
+    ca::Request,
     files::{Fingerprint, IdentityFiles},
 };
 use parking_lot::Mutex;
@@ -125,7 +125,9 @@ impl Renewal {
                     let failures = self.handle.failed(&e.to_string());
                     tracing::warn!(id = %current.id(), source = source.name(), error = %e, failures, "certificate not renewed; the old one stays");
                     (self.on_event)(&Event::Failed, &current);
-                    retry = Some(pause(failures, current.leaf().life(), jitter()));
+                    // The begin that a certificate names is backdated: only what was left counts.
+                    let life = current.leaf().not_after.saturating_sub(got);
+                    retry = Some(pause(failures, life, jitter()));
                 }
             }
         }
@@ -269,14 +271,6 @@ impl IdentitySource for FileSource {
     fn issues(&self) -> bool {
         false
     }
-}
-
-/// Whether a leaf should be renewed now because its root is on its way out.
-pub fn is_tainted(authority: &Authority, identity: &Identity) -> bool {
-    let issuer = identity.verified().name().issuer;
-    authority
-        .root_above(&issuer)
-        .is_none_or(|root| root.state == RootState::Tainted)
 }
 
 #[cfg(test)]
@@ -450,7 +444,12 @@ mod tests {
             changes.changed().await.unwrap();
             assert_eq!(handle.current().trust().roots().len(), roots, "{step}");
         }
-        assert!(!is_tainted(&world.authority, &handle.current()));
+        assert!(
+            handle
+                .current()
+                .trust()
+                .trusts(&world.authority.active_root())
+        );
     }
 
     #[tokio::test(start_paused = true)]

@@ -191,10 +191,6 @@ impl Fleet {
         self.dir.path().join(format!("{name}.log"))
     }
 
-    pub fn pid(&self, name: &str) -> u32 {
-        self.running[name].0.id()
-    }
-
     /// SIGKILL.
     pub fn kill(&mut self, name: &str) {
         self.running.remove(name);

@@ -6,8 +6,8 @@ use super::{
 };
 use crate::{Auth, AuthError};
 use parking_lot::Mutex;
-use std::time::Duration;
-use tars_certs::{CertName, KeyId, Serial, SpiffeId};
+use std::{sync::Arc, time::Duration};
+use tars_certs::{CertName, KeyId, RevocationSet, Serial, SpiffeId};
 use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
     audit::{self, Record, Severity},
@@ -39,8 +39,8 @@ pub(crate) struct SignedLists(Mutex<Option<Signed>>);
 #[derive(Debug)]
 struct Signed {
     at: Duration,
-    /// The length of the deny-list then.
-    of: usize,
+    /// The deny-list that they were made from.
+    of: Arc<RevocationSet>,
     lists: Vec<Vec<u8>>,
 }
 
@@ -186,9 +186,9 @@ impl Auth {
         let certificates = self.certificates();
         let authority = certificates.authority()?;
         let now = self.clock.now();
-        let size = certificates.feed.revocations.current().len();
+        let list = certificates.feed.revocations.current();
         if let Some(kept) = self.signed_lists.0.lock().as_ref()
-            && kept.of == size
+            && Arc::ptr_eq(&kept.of, &list)
             && kept.at + LIST_AGE > now
         {
             return Ok(kept.lists.clone());
@@ -214,7 +214,7 @@ impl Auth {
             .collect();
         *self.signed_lists.0.lock() = Some(Signed {
             at: now,
-            of: size,
+            of: list,
             lists: lists.clone(),
         });
         Ok(lists)
