@@ -10,6 +10,7 @@ const FILES: &[&str] = &[
     "tars/auth/v1/admin.proto",
     "tars/auth/v1/certificate.proto",
     "tars/auth/v1/credential.proto",
+    "tars/orchestration/v1/game.proto",
     "tars/orchestration/v1/orchestration.proto",
     "tars/orchestration/v1/training.proto",
     "tars/automl/v1/automl.proto",

@@ -126,9 +126,20 @@ impl Rest {
     pub async fn follow(
         &self,
         path: &str,
+        each: impl FnMut(&Value) -> bool,
+    ) -> Result<(), RestError> {
+        self.stream(Method::GET, path, None, each).await
+    }
+
+    /// The same for a stream that takes a body.
+    pub async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
         mut each: impl FnMut(&Value) -> bool,
     ) -> Result<(), RestError> {
-        let response = self.send(&Method::GET, path, None).await?;
+        let response = self.send(&method, path, body).await?;
         let status = response.status();
         let mut body = response.into_body();
         let mut pending = Vec::new();
@@ -151,7 +162,7 @@ impl Rest {
         let body: Value = serde_json::from_slice(&pending).unwrap_or_default();
         let message = body["message"].as_str().unwrap_or_default().to_owned();
         Err(RestError::Refused {
-            method: Method::GET,
+            method,
             path: path.to_owned(),
             status,
             message,

@@ -1,9 +1,36 @@
 //! Equilibria of games, by pure computation. Every answer carries its certificate: what each player
 //! could still gain by deviating alone.
 
-pub mod bimatrix;
+mod alpha_rank;
+pub mod bargaining;
+mod correlated;
+mod game;
+mod kernel;
+mod learning;
+mod lemke_howson;
 mod linear;
-mod support;
+mod logit;
+mod lottery;
+mod newton;
+pub mod pareto;
+mod polymatrix;
+mod pure;
+mod random;
+mod search;
+mod solve;
+mod supports;
+mod tableau;
+#[cfg(test)]
+mod testing;
+mod vertices;
 mod zero_sum;
 
-pub use bimatrix::{Bimatrix, GameError, Method, Solution};
+pub use alpha_rank::{MAX_STATES, RankError, Selection};
+pub use correlated::{Concept, Correlated, Objective};
+pub use game::{
+    Game, GameError, MAX_ACTIONS, MAX_PAYOFF, MAX_PAYOFFS, MAX_PLAYERS, ProfileError, joint_actions,
+};
+pub use learning::Process;
+pub use search::{Control, Free, Method, Point, Solution};
+pub use solve::{Algorithm, Equilibria, Options, Preference, Unsuitable};
+pub use vertices::MAX_ALL;

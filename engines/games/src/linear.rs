@@ -1,36 +1,55 @@
 //! Small dense linear systems.
 
+/// A pivot below this is zero.
+const SINGULAR: f64 = 1e-13;
+
 /// Solves `matrix · x = right` in place by elimination with partial pivoting; `None` when singular.
 pub(crate) fn solve(matrix: &mut [f64], right: &mut [f64]) -> Option<()> {
     let n = right.len();
     for column in 0..n {
         let pivot = (column..n).max_by(|i, j| {
-            matrix[i * n + column]
-                .abs()
-                .total_cmp(&matrix[j * n + column].abs())
+            let at = |row: &usize| matrix[row * n + column].abs();
+            at(i).total_cmp(&at(j))
         })?;
-        if matrix[pivot * n + column].abs() < 1e-13 {
+        let size = matrix[pivot * n + column].abs();
+        if size.is_nan() || size <= SINGULAR {
             return None;
         }
         if pivot != column {
-            for k in 0..n {
-                matrix.swap(pivot * n + k, column * n + k);
-            }
+            let (above, below) = matrix.split_at_mut(pivot * n);
+            above[column * n..(column + 1) * n].swap_with_slice(&mut below[..n]);
             right.swap(pivot, column);
         }
-        for row in column + 1..n {
-            let factor = matrix[row * n + column] / matrix[column * n + column];
+        let (done, rest) = matrix.split_at_mut((column + 1) * n);
+        let pivot_row = &done[column * n + column..];
+        for (index, row) in rest.chunks_exact_mut(n).enumerate() {
+            let factor = row[column] / pivot_row[0];
             if factor != 0.0 {
-                for k in column..n {
-                    matrix[row * n + k] -= factor * matrix[column * n + k];
-                }
-                right[row] -= factor * right[column];
+                crate::kernel::add_scaled(&mut row[column..], -factor, pivot_row);
+                right[column + 1 + index] -= factor * right[column];
             }
         }
     }
     for row in (0..n).rev() {
-        let known: f64 = (row + 1..n).map(|k| matrix[row * n + k] * right[k]).sum();
+        let known =
+            crate::kernel::dot(&matrix[row * n + row + 1..(row + 1) * n], &right[row + 1..]);
         right[row] = (right[row] - known) / matrix[row * n + row];
     }
     Some(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn systems_are_solved_or_singular() {
+        let mut matrix = vec![0.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 0.0, 3.0];
+        let mut right = vec![7.0, 6.0, 11.0];
+        solve(&mut matrix, &mut right).unwrap();
+        let truth = [1.0, 2.0, 3.0];
+        assert!(right.iter().zip(truth).all(|(x, t)| (x - t).abs() < 1e-12));
+        assert!(solve(&mut [1.0, 2.0, 2.0, 4.0], &mut [1.0, 1.0]).is_none());
+        assert!(solve(&mut [f64::NAN], &mut [1.0]).is_none());
+    }
 }

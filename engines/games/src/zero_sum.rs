@@ -1,43 +1,59 @@
-//! Zero-sum games by linear programming (von Neumann, 1928; Dantzig, 1951): each player maximises
-//! what it earns against the best answer.
+//! Games where one player's loss is the other's gain, as one linear programme (Dantzig, 1951):
+//! the optimal basis holds the one's strategy, its prices the other's.
 
-use crate::bimatrix::Bimatrix;
-use microlp::{ComparisonOp, OptimizationDirection, Problem, SolveOutcome};
+use crate::{
+    Game,
+    lemke_howson::Polytopes,
+    newton::Newton,
+    search::{Method, Search},
+};
 
-pub(crate) fn solve(game: &Bimatrix) -> Option<[Vec<f64>; 2]> {
-    let (m, n) = (game.rows, game.columns);
-    let row = max_min(m, n, |i, j| game.a[i * n + j])?;
-    let column = max_min(n, m, |j, i| game.b[i * n + j])?;
-    Some([row, column])
+/// Reduced costs below this are none.
+const COST: f64 = 1e-12;
+
+/// Whether unit payoffs sum to one everywhere: the payoffs are then opposed, up to units.
+pub(crate) fn applies(game: &Game) -> bool {
+    game.players() == 2
+        && game
+            .unit(0)
+            .iter()
+            .zip(game.unit(1))
+            .all(|(a, b)| (a + b - 1.0).abs() <= 1e-12)
 }
 
-/// The strategy over `own` actions that maximises the least payoff over `other` actions.
-fn max_min(own: usize, other: usize, payoff: impl Fn(usize, usize) -> f64) -> Option<Vec<f64>> {
-    // Payoffs are scaled to about one: the solver's tolerances are absolute.
-    let scale = (0..own * other)
-        .map(|k| payoff(k / other, k % other).abs())
-        .fold(f64::MIN_POSITIVE, f64::max);
-    let mut problem = Problem::new(OptimizationDirection::Maximize);
-    let value = problem.add_var(1.0, (f64::NEG_INFINITY, f64::INFINITY));
-    let weights: Vec<_> = (0..own).map(|_| problem.add_var(0.0, (0.0, 1.0))).collect();
-    problem.add_constraint(
-        weights.iter().map(|w| (*w, 1.0)).collect::<Vec<_>>(),
-        ComparisonOp::Eq,
-        1.0,
-    );
-    for j in 0..other {
-        let mut terms: Vec<_> = weights
-            .iter()
-            .enumerate()
-            .map(|(i, w)| (*w, payoff(i, j) / scale))
-            .collect();
-        terms.push((value, -1.0));
-        problem.add_constraint(terms, ComparisonOp::Ge, 0.0);
+pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
+    let polytopes = Polytopes::new(search.game);
+    let (m, n) = (polytopes.rows, polytopes.columns);
+    let [_, mut tableau] = polytopes.tableaux;
+    // What one more unit of each column's variable is worth.
+    let mut costs = vec![1.0f64; n];
+    while let Some(column) = (0..n)
+        .max_by(|a, b| costs[*a].total_cmp(&costs[*b]))
+        .filter(|c| costs[*c] > COST)
+    {
+        let Some(row) = tableau.leaving(column) else {
+            return;
+        };
+        if search.iterations % 8 == 7 && search.stopped() {
+            return;
+        }
+        search.iterations += 1;
+        tableau.pivot(row, column);
+        let cost = std::mem::take(&mut costs[column]);
+        crate::kernel::add_scaled(&mut costs, -cost, &tableau.row(row)[..n]);
     }
-    let SolveOutcome::Solution(solution) = problem.solve().ok()? else {
-        return None;
-    };
-    let raw: Vec<f64> = weights.iter().map(|w| solution[*w].max(0.0)).collect();
-    let total: f64 = raw.iter().sum();
-    (total > 0.5).then(|| raw.iter().map(|p| p / total).collect())
+    let mut weights = vec![0.0; m + n];
+    for (variable, value) in tableau.solution().filter(|(v, _)| *v >= m) {
+        weights[variable] = value;
+    }
+    for (variable, cost) in tableau.columns().iter().zip(&costs) {
+        if *variable < m {
+            weights[*variable] = -cost;
+        }
+    }
+    for strategy in [0..m, m..m + n] {
+        let sum: f64 = weights[strategy.clone()].iter().sum();
+        weights[strategy].iter_mut().for_each(|w| *w /= sum);
+    }
+    crate::lemke_howson::offer(search, newton, Method::LinearProgramme, &weights);
 }

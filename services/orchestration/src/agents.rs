@@ -64,8 +64,9 @@ pub(crate) struct LiveAgent {
     pub(crate) weights: Option<Arc<Mlp>>,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Action {
+    pub(crate) agent: &'static str,
     pub(crate) action: usize,
     pub(crate) name: &'static str,
     pub(crate) values: Vec<f32>,
@@ -247,6 +248,15 @@ impl Agent {
         self.live.store(Arc::new(next));
     }
 
+    /// The same decision with another of its actions.
+    pub(crate) fn instead(&self, acted: &Action, action: usize) -> Action {
+        Action {
+            action,
+            name: self.action_names.get(action).copied().unwrap_or_default(),
+            ..acted.clone()
+        }
+    }
+
     /// The best known action in a state.
     pub(crate) fn act(
         &self,
@@ -270,6 +280,7 @@ impl Agent {
         let action = dqn::best(&values);
         let name = self.action_names.get(action).copied().unwrap_or_default();
         Ok(Action {
+            agent: self.definition.id,
             action,
             name,
             values,

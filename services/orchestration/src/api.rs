@@ -1,36 +1,27 @@
 //! Orchestration's gRPC handlers.
 
+mod games;
+mod training;
+mod wire;
+
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent as Slot, Change},
-    learners::{Event, Running},
-    store::{RunRow, RunState},
-    training::TrainingEvent,
+    steps::{Observed, Stepped},
 };
-use futures_util::{Stream, stream};
-use std::{
-    collections::BTreeMap,
-    pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tars_games::Bimatrix;
+use futures_util::Stream;
+use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
-use tars_learn::{
-    Outcome, Progress, Run,
-    hyper::{Value, Values, Wrong},
-};
+use tars_learn::hyper::{Value, Values, Wrong};
 use tars_proto::{
-    Struct, fault,
+    Struct,
     orchestration::v1::*,
     params::{self, Param},
     time::timestamp,
 };
-use tonic::{Code, Request, Response, Status, service::Routes};
-use uuid::Uuid;
+use tonic::{Request, Response, Status, service::Routes};
+
+type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Api(Arc<Orchestration>);
@@ -41,6 +32,10 @@ pub fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes {
     routes
         .add_service(
             orchestration_service_server::OrchestrationServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            game_service_server::GameServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
         .add_service(
@@ -106,6 +101,33 @@ fn agent(slot: &Slot) -> Agent {
     }
 }
 
+fn step_response(stepped: Stepped) -> StepResponse {
+    let Stepped {
+        step_id,
+        at_us,
+        raw,
+        resolved,
+        dispute,
+        resolution,
+    } = stepped;
+    let actions = |all: Vec<crate::agents::Action>| {
+        all.into_iter()
+            .map(|acted| (acted.agent.to_owned(), wire::action(acted)))
+            .collect()
+    };
+    let resolution = wire::resolution(&dispute, resolution);
+    StepResponse {
+        step_id,
+        timestamp: Some(timestamp(at_us)),
+        agent_actions: actions(raw),
+        resolved_actions: actions(resolved),
+        conflicts_detected: resolution.conflicts.clone(),
+        resolution_method: resolution.method.clone(),
+        nash_equilibrium_reached: resolution.nash_equilibrium_reached,
+        resolution: Some(resolution),
+    }
+}
+
 #[tonic::async_trait]
 impl orchestration_service_server::OrchestrationService for Api {
     async fn step(&self, request: Request<StepRequest>) -> Result<Response<StepResponse>, Status> {
@@ -116,82 +138,44 @@ impl orchestration_service_server::OrchestrationService for Api {
             ("ethical", asked.ethical_state),
             ("resource", asked.resource_state),
         ];
-        let mut agent_actions = BTreeMap::new();
-        for (id, state) in states {
-            let Some(state) = state else { continue };
-            let acted = self
-                .0
-                .agents
-                .get(id)?
-                .act(&state.agent_type, &state.state_vector)?;
-            let action = AgentAction {
-                action: u32::try_from(acted.action).unwrap_or(u32::MAX),
-                action_name: acted.name.to_owned(),
-                action_values: acted.values.into_iter().map(f64::from).collect(),
-                weights_version: unsigned(acted.weights_version),
-            };
-            agent_actions.insert(id.to_owned(), action);
-        }
-        if agent_actions.is_empty() {
-            return Err(fault::invalid_field(
-                "policy_state",
-                "at least one agent's state is required",
-            ));
-        }
-        Ok(Response::new(StepResponse {
-            step_id: Uuid::now_v7().to_string(),
-            agent_actions,
-            timestamp: Some(timestamp(self.0.clock.now_us())),
-        }))
+        let observed = states.into_iter().filter_map(|(agent, state)| {
+            let Observation {
+                agent_type,
+                state_vector,
+            } = state?;
+            Some(Observed {
+                agent,
+                agent_type,
+                state: state_vector,
+            })
+        });
+        let constraints = asked.constraints.into_iter().map(wire::constraint);
+        let stepped = self
+            .0
+            .step(
+                observed.collect(),
+                constraints.collect::<Result<_, _>>()?,
+                wire::rule(asked.rule),
+            )
+            .await?;
+        Ok(Response::new(step_response(stepped)))
     }
 
     async fn compute_nash(
         &self,
         request: Request<ComputeNashRequest>,
     ) -> Result<Response<ComputeNashResponse>, Status> {
-        let call = Call::of(&request)?;
-        let deadline = call.deadline().map(|at| at - Duration::from_millis(50));
-        let players = request.into_inner().players;
-        let (names, game) = two_player(players)?;
-        let permit = Arc::clone(&self.0.solvers).try_acquire_owned();
-        let permit = permit.map_err(|_| OrchestrationError::SolversBusy)?;
-        let gone = Arc::new(AtomicBool::new(false));
-        let _guard = SetOnDrop(Arc::clone(&gone));
-        let solving = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            game.solve(&|| {
-                gone.load(Ordering::Relaxed)
-                    || deadline.is_some_and(|at| tokio::time::Instant::now() >= at)
-            })
-        });
-        let solution = solving
-            .await
-            .map_err(|_| OrchestrationError::Worker("the solver stopped"))?;
-        let by_name = |values: [f64; 2]| {
-            names
-                .iter()
-                .cloned()
-                .zip(values)
-                .collect::<BTreeMap<_, _>>()
-        };
-        Ok(Response::new(ComputeNashResponse {
-            converged: solution.converged(),
-            expected_payoffs: by_name(solution.payoffs),
-            regret: by_name(solution.regret),
-            nash_conv: solution.nash_conv(),
-            tolerance: solution.tolerance,
-            iterations: solution.iterations,
-            method: solution.method.as_str().to_owned(),
-            is_pure: solution.is_pure(),
-            strategy_profile: names
-                .iter()
-                .cloned()
-                .zip(
-                    solution
-                        .profile
-                        .map(|probabilities| Strategy { probabilities }),
-                )
-                .collect(),
+        Ok(Response::new(self.nash(request).await?))
+    }
+
+    async fn list_conflicts(
+        &self,
+        _: Request<ListConflictsRequest>,
+    ) -> Result<Response<ListConflictsResponse>, Status> {
+        let (records, total) = self.0.conflicts().await?;
+        Ok(Response::new(ListConflictsResponse {
+            conflicts: records.into_iter().map(wire::record).collect(),
+            total: unsigned(total),
         }))
     }
 
@@ -277,258 +261,5 @@ impl orchestration_service_server::OrchestrationService for Api {
             hyperparameters: Some(to_struct(&live.row.hyperparameters)),
             version: unsigned(live.row.version),
         }))
-    }
-}
-
-struct SetOnDrop(Arc<AtomicBool>);
-
-impl Drop for SetOnDrop {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
-fn two_player(players: Vec<Player>) -> Result<([String; 2], Bimatrix), OrchestrationError> {
-    let count = players.len();
-    let [row, column] =
-        <[Player; 2]>::try_from(players).map_err(|_| OrchestrationError::Players(count))?;
-    if row.name == column.name {
-        return Err(OrchestrationError::PlayerNames);
-    }
-    let game = Bimatrix::new(
-        row.actions.len(),
-        column.actions.len(),
-        row.payoffs,
-        column.payoffs,
-    )?;
-    Ok(([row.name, column.name], game))
-}
-
-fn training_run(row: RunRow) -> TrainingRun {
-    let state = match row.state {
-        RunState::Running => TrainingState::Running,
-        RunState::Completed => TrainingState::Completed,
-        RunState::Cancelled => TrainingState::Cancelled,
-        RunState::Failed => TrainingState::Failed,
-        RunState::Interrupted => TrainingState::Interrupted,
-    };
-    TrainingRun {
-        run_id: row.id.to_string(),
-        agent_id: row.agent_id,
-        state: state.into(),
-        steps: unsigned(row.steps),
-        steps_done: unsigned(row.steps_done),
-        episodes_done: unsigned(row.episodes_done),
-        seed: row.seed as u64,
-        final_return: row.final_return,
-        error: row.error,
-        started_at: Some(timestamp(row.started_us)),
-        ended_at: row.ended_us.map(timestamp),
-    }
-}
-
-fn progress(from: Progress, version: i64) -> TrainingProgress {
-    TrainingProgress {
-        step: from.step,
-        episode: from.episode,
-        mean_return: from.mean_return,
-        loss: from.loss,
-        epsilon: from.epsilon,
-        version: unsigned(version),
-    }
-}
-
-fn id(text: &str) -> Result<Uuid, Status> {
-    Uuid::try_parse(text).map_err(|_| fault::invalid_field("run_id", "must be a UUID"))
-}
-
-type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
-
-#[tonic::async_trait]
-impl training_service_server::TrainingService for Api {
-    async fn start_training(
-        &self,
-        request: Request<StartTrainingRequest>,
-    ) -> Result<Response<StartTrainingResponse>, Status> {
-        let by = Call::of(&request)?.actor();
-        let StartTrainingRequest {
-            agent_id,
-            steps,
-            seed,
-        } = request.into_inner();
-        let row = self.0.start_training(&by, &agent_id, steps, seed).await?;
-        Ok(Response::new(StartTrainingResponse {
-            run: Some(training_run(row)),
-        }))
-    }
-
-    async fn get_training(
-        &self,
-        request: Request<GetTrainingRequest>,
-    ) -> Result<Response<GetTrainingResponse>, Status> {
-        let row = self.0.training(id(&request.get_ref().run_id)?).await?;
-        Ok(Response::new(GetTrainingResponse {
-            run: Some(training_run(row)),
-        }))
-    }
-
-    async fn list_trainings(
-        &self,
-        request: Request<ListTrainingsRequest>,
-    ) -> Result<Response<ListTrainingsResponse>, Status> {
-        let ListTrainingsRequest {
-            page_size,
-            page_token,
-        } = request.into_inner();
-        let (rows, next_page_token) = self.0.list_trainings(&page_token, page_size).await?;
-        let runs = rows.into_iter().map(training_run).collect();
-        Ok(Response::new(ListTrainingsResponse {
-            runs,
-            next_page_token,
-        }))
-    }
-
-    async fn cancel_training(
-        &self,
-        request: Request<CancelTrainingRequest>,
-    ) -> Result<Response<CancelTrainingResponse>, Status> {
-        let row = self
-            .0
-            .cancel_training(id(&request.get_ref().run_id)?)
-            .await?;
-        Ok(Response::new(CancelTrainingResponse {
-            run: Some(training_run(row)),
-        }))
-    }
-
-    type WatchTrainingStream = Items<WatchTrainingResponse>;
-
-    async fn watch_training(
-        &self,
-        request: Request<WatchTrainingRequest>,
-    ) -> Result<Response<Items<WatchTrainingResponse>>, Status> {
-        let asked = request.into_inner();
-        let run_id = id(&asked.run_id)?;
-        let Some(training) = self.0.trainings.get(run_id) else {
-            // Its log is gone; how it ended is not.
-            let ended = training_run(self.0.training(run_id).await?);
-            let item = WatchTrainingResponse {
-                sequence: asked.after_sequence + 1,
-                progress: None,
-                ended: Some(ended),
-            };
-            return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
-        };
-        let trimmed = |e: tars_runtime::events::Trimmed| {
-            fault::status(Code::OutOfRange, "TRIMMED", &e.to_string())
-        };
-        let reader = training.log.read(asked.after_sequence).map_err(trimmed)?;
-        let items = stream::try_unfold(reader, move |mut reader| async move {
-            let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {
-                return Ok(None);
-            };
-            let (progress, ended) = match event {
-                TrainingEvent::Progress {
-                    progress: p,
-                    version,
-                } => (Some(progress(p, version)), None),
-                TrainingEvent::Ended(row) => (None, Some(training_run(*row))),
-            };
-            Ok(Some((
-                WatchTrainingResponse {
-                    sequence,
-                    progress,
-                    ended,
-                },
-                reader,
-            )))
-        });
-        Ok(Response::new(Box::pin(items)))
-    }
-
-    type EvaluateHyperparametersStream = Items<EvaluateHyperparametersResponse>;
-
-    async fn evaluate_hyperparameters(
-        &self,
-        request: Request<EvaluateHyperparametersRequest>,
-    ) -> Result<Response<Items<EvaluateHyperparametersResponse>>, Status> {
-        let asked = request.into_inner();
-        let run = Run {
-            algorithm: asked.agent_type,
-            environment: asked.environment,
-            values: values(asked.hyperparameters)?,
-            seed: asked.seed,
-            steps: asked.steps,
-            reports: if asked.reports == 0 {
-                10
-            } else {
-                u64::from(asked.reports)
-            },
-            eval_episodes: if asked.eval_episodes == 0 {
-                20
-            } else {
-                asked.eval_episodes
-            },
-            start: None,
-        };
-        let running = self.0.evaluate(run)?;
-        Ok(Response::new(Box::pin(evaluation(
-            running,
-            asked.after_sequence,
-        ))))
-    }
-}
-
-/// A run's reports as a stream. The run is the same every time, so that resuming is running it
-/// again without what was sent. Dropping the stream drops the run.
-fn evaluation(
-    running: Running,
-    after: u64,
-) -> impl Stream<Item = Result<EvaluateHyperparametersResponse, Status>> {
-    stream::try_unfold(
-        (Some(running), 0u64),
-        move |(running, mut sequence)| async move {
-            let Some(mut running) = running else {
-                return Ok(None);
-            };
-            loop {
-                sequence += 1;
-                let item = match running.next().await {
-                    Some(Event::Progress(p)) if sequence > after => {
-                        let progress = Some(progress(p, 0));
-                        let item = EvaluateHyperparametersResponse {
-                            sequence,
-                            progress,
-                            result: None,
-                        };
-                        return Ok(Some((item, (Some(running), sequence))));
-                    }
-                    Some(Event::Progress(_)) => continue,
-                    Some(Event::Ended(Ok(Some(outcome)))) => EvaluateHyperparametersResponse {
-                        sequence,
-                        progress: None,
-                        result: Some(result(outcome)),
-                    },
-                    Some(Event::Ended(Ok(None))) => {
-                        return Err(Status::cancelled("the run was stopped"));
-                    }
-                    Some(Event::Ended(Err(e))) => return Err(OrchestrationError::from(e).into()),
-                    None => {
-                        return Err(OrchestrationError::Worker("the learner thread died").into());
-                    }
-                };
-                return Ok(Some((item, (None, sequence))));
-            }
-        },
-    )
-}
-
-fn result(outcome: Outcome) -> EvaluationResult {
-    EvaluationResult {
-        mean_return: outcome.evaluation.mean(),
-        std_return: outcome.evaluation.std(),
-        returns: outcome.evaluation.returns,
-        steps: outcome.steps,
-        episodes: outcome.episodes,
     }
 }

@@ -1,7 +1,7 @@
 //! What can go wrong in Orchestration, and how each is told to clients.
 
 use std::{io, time::Duration};
-use tars_games::GameError;
+use tars_games::{GameError, ProfileError, RankError, Unsuitable};
 use tars_learn::{RunError, hyper::Wrong};
 use tars_proto::{fault, params::NotScalar};
 use tonic::{Code, Status};
@@ -21,6 +21,8 @@ pub enum OrchestrationError {
         given: usize,
         needed: usize,
     },
+    #[error("at least one agent's state is required")]
+    NoState,
     #[error("the observation is for another type of agent")]
     AgentType,
     #[error("hyperparameters out of bounds")]
@@ -35,12 +37,16 @@ pub enum OrchestrationError {
     QueueFull,
     #[error(transparent)]
     Run(#[from] RunError),
-    #[error("games of {0} players are not solved yet; two are")]
-    Players(usize),
     #[error(transparent)]
     Game(#[from] GameError),
-    #[error("player names must differ")]
-    PlayerNames,
+    #[error(transparent)]
+    Profile(#[from] ProfileError),
+    #[error(transparent)]
+    Unsuitable(#[from] Unsuitable),
+    #[error(transparent)]
+    Rank(#[from] RankError),
+    #[error("the constraints forbid all of {0} joint actions")]
+    NothingAllowed(usize),
     #[error("too many games are being solved")]
     SolversBusy,
     #[error("{0} is not a token of this list")]
@@ -65,6 +71,7 @@ impl From<OrchestrationError> for Status {
             }
             OrchestrationError::Untrained => fault::precondition("UNTRAINED", "agent", &text),
             OrchestrationError::Observation { .. } => fault::invalid_field("state_vector", &text),
+            OrchestrationError::NoState => fault::invalid_field("policy_state", &text),
             OrchestrationError::AgentType => fault::invalid_field("agent_type", &text),
             OrchestrationError::Hyperparameters(wrong)
             | OrchestrationError::Run(RunError::Hyperparameters(wrong)) => {
@@ -92,11 +99,20 @@ impl From<OrchestrationError> for Status {
             OrchestrationError::Run(RunError::Diverged) => {
                 fault::status(Code::Aborted, "DIVERGED", &text)
             }
-            OrchestrationError::Players(_) => {
-                fault::status(Code::Unimplemented, "TOO_MANY_PLAYERS", &text)
+            OrchestrationError::Game(_) => fault::invalid_field("game", &text),
+            OrchestrationError::Profile(_) => fault::invalid_field("strategy_profile", &text),
+            OrchestrationError::Unsuitable(_) => fault::invalid_field("options.algorithm", &text),
+            OrchestrationError::Rank(RankError::Stopped) => {
+                fault::status(Code::DeadlineExceeded, "TIME_LIMIT", &text)
             }
-            OrchestrationError::Game(_) | OrchestrationError::PlayerNames => {
-                fault::invalid_field("players", &text)
+            OrchestrationError::Rank(RankError::TooLarge(_)) => {
+                fault::invalid_field("game.players", &text)
+            }
+            OrchestrationError::Rank(RankError::Selection) => {
+                fault::invalid_field("intensity", &text)
+            }
+            OrchestrationError::NothingAllowed(_) => {
+                fault::precondition("NOTHING_ALLOWED", "constraints", &text)
             }
             OrchestrationError::PageToken(field) => {
                 fault::invalid_field(field, "is not a token of this list")

@@ -2,8 +2,11 @@
 
 mod agents;
 mod api;
+mod conflicts;
 mod error;
 mod learners;
+mod solvers;
+mod steps;
 mod store;
 mod training;
 
@@ -12,6 +15,7 @@ pub use error::OrchestrationError;
 
 use agents::Agents;
 use learners::Learners;
+use solvers::Solvers;
 use std::{path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{blobs::Blobs, clock::Clock, config, db::Db};
@@ -25,8 +29,7 @@ pub struct Orchestration {
     learners: Learners,
     store: Store,
     clock: Clock,
-    /// Games solved at once.
-    solvers: Arc<tokio::sync::Semaphore>,
+    solvers: Solvers,
 }
 
 impl Orchestration {
@@ -47,7 +50,7 @@ impl Orchestration {
             learners: Learners::new(settings.learners, settings.queue),
             store,
             clock,
-            solvers: Arc::new(tokio::sync::Semaphore::new(solvers)),
+            solvers: Solvers::new(solvers),
         }))
     }
 

@@ -1,7 +1,9 @@
 //! Orchestration's SQL.
 
-use crate::OrchestrationError;
+use crate::{OrchestrationError, conflicts::Conflict, steps::Stepped};
+use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
+use std::collections::BTreeMap;
 use tars_learn::hyper::Values;
 use tars_runtime::{
     audit,
@@ -12,6 +14,11 @@ use uuid::Uuid;
 pub(crate) const STEPS: &[Step] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "audit outbox", audit::MIGRATION),
+    (
+        3,
+        "conflicts",
+        include_str!("../migrations/0003_conflicts.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -71,6 +78,49 @@ pub(crate) struct RunRow {
     pub(crate) error: String,
     pub(crate) started_us: i64,
     pub(crate) ended_us: Option<i64>,
+}
+
+/// A step that met a conflict.
+#[derive(Debug, Clone)]
+pub(crate) struct ConflictRow {
+    pub(crate) step_id: String,
+    pub(crate) at_us: i64,
+    pub(crate) body: ConflictBody,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct ConflictBody {
+    pub(crate) conflicts: Vec<Conflict>,
+    pub(crate) method: String,
+    pub(crate) raw: BTreeMap<String, String>,
+    pub(crate) resolved: BTreeMap<String, String>,
+    pub(crate) explanation: String,
+}
+
+impl ConflictRow {
+    pub(crate) fn of(stepped: &Stepped) -> Self {
+        let resolution = &stepped.resolution;
+        let named = |joint: &[usize]| {
+            let parties = stepped.dispute.parties.iter().enumerate().zip(joint);
+            parties
+                .map(|((i, party), action)| {
+                    let name = stepped.dispute.name(i, *action).to_owned();
+                    (party.name.clone(), name)
+                })
+                .collect()
+        };
+        Self {
+            step_id: stepped.step_id.clone(),
+            at_us: stepped.at_us,
+            body: ConflictBody {
+                conflicts: resolution.conflicts.clone(),
+                method: resolution.rule.map_or("", |r| r.as_str()).to_owned(),
+                raw: named(&resolution.raw),
+                resolved: named(&resolution.resolved),
+                explanation: resolution.explanation.clone(),
+            },
+        }
+    }
 }
 
 type AgentTuple = (
@@ -216,6 +266,34 @@ impl Store {
         Ok(rows.into_iter().map(run).collect())
     }
 
+    /// The last conflicts, and how many there ever were.
+    pub(crate) async fn conflicts(
+        &self,
+        limit: i64,
+    ) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
+        let db = self.db.read("conflicts.list");
+        let rows: Vec<(i64, String, i64, String)> = sqlx::query_as(
+            "SELECT number, step_id, at_us, body FROM conflicts ORDER BY number DESC LIMIT $1",
+        )
+        .bind(limit)
+        .fetch_all(&*db)
+        .await?;
+        let total = rows.first().map_or(0, |row| row.0);
+        let row = |(_, step_id, at_us, body): (i64, String, i64, String)| {
+            let body = serde_json::from_str(&body).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+            Ok(ConflictRow {
+                step_id,
+                at_us,
+                body,
+            })
+        };
+        let rows = rows
+            .into_iter()
+            .map(row)
+            .collect::<Result<_, sqlx::Error>>()?;
+        Ok((rows, total))
+    }
+
     /// What was running when the process stopped is running no more.
     pub(crate) async fn interrupt_running(&self, now_us: i64) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("training_runs.interrupt").await?;
@@ -352,5 +430,28 @@ pub(crate) async fn end_run(
     .bind(row.id)
     .execute(tx)
     .await?;
+    Ok(())
+}
+
+/// Adds a conflict and lets go of those that are too old to be kept.
+pub(crate) async fn insert_conflict(
+    tx: &mut SqliteConnection,
+    row: &ConflictRow,
+    kept: i64,
+) -> Result<(), OrchestrationError> {
+    let body = serde_json::to_string(&row.body).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
+    let number: i64 = sqlx::query_scalar(
+        "INSERT INTO conflicts (number, step_id, at_us, body) \
+         SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM conflicts RETURNING number",
+    )
+    .bind(&row.step_id)
+    .bind(row.at_us)
+    .bind(body)
+    .fetch_one(&mut *tx)
+    .await?;
+    sqlx::query("DELETE FROM conflicts WHERE number <= $1")
+        .bind(number - kept)
+        .execute(tx)
+        .await?;
     Ok(())
 }

@@ -1,0 +1,194 @@
+//! Correlated equilibria (Aumann, 1974) and coarse ones (Moulin and Vial, 1978): lotteries on joint
+//! actions from whose draws nobody gains by deviating, the best of them by a stated objective.
+
+use crate::{Game, Options, game::ProfileError, lottery::Programme, search::Control};
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concept {
+    /// Nobody gains by answering a recommendation with another action.
+    Correlated,
+    /// Nobody gains by ignoring the lottery for one fixed action.
+    Coarse,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub enum Objective {
+    /// The sum of the payoffs.
+    Welfare,
+    /// The least payoff, as a share of each player's range.
+    Fairness,
+    /// The payoffs' sum with a weight for each player.
+    Weighted(Vec<f64>),
+}
+
+/// A lottery on joint actions and what certifies it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Correlated {
+    pub lottery: Vec<f64>,
+    pub payoffs: Vec<f64>,
+    /// What each player could gain by deviating, in units of the payoffs.
+    pub regret: Vec<f64>,
+    pub relative_regret: f64,
+    pub tolerance: f64,
+    /// Whether nothing better by the objective exists; false for what is only an equilibrium.
+    pub optimal: bool,
+}
+
+impl Correlated {
+    pub fn converged(&self) -> bool {
+        self.relative_regret <= self.tolerance
+    }
+}
+
+/// Programmes are solved to this accuracy.
+const TOLERANCE: f64 = 1e-6;
+
+impl Game {
+    /// The best equilibrium of its kind. When the programme is stopped, the lottery of a Nash
+    /// equilibrium as far as that was found.
+    pub fn correlated(
+        &self,
+        concept: Concept,
+        objective: &Objective,
+        options: &Options,
+        control: &dyn Control,
+    ) -> Correlated {
+        let programme = self.programme(concept, objective);
+        let best = programme.solve(&|| control.stopped());
+        let optimal = best.is_some();
+        let lottery = best.unwrap_or_else(|| {
+            let nash = self.any(options, control);
+            self.product(&nash.profile.concat())
+        });
+        let tolerance = options.tolerance.unwrap_or(TOLERANCE);
+        self.certify_lottery(lottery, concept, tolerance, optimal)
+    }
+
+    /// Certifies a lottery from outside.
+    pub fn verify_lottery(
+        &self,
+        lottery: &[f64],
+        concept: Concept,
+        tolerance: f64,
+    ) -> Result<Correlated, ProfileError> {
+        let lottery = crate::game::strategy(lottery, 0, self.cells())?;
+        Ok(self.certify_lottery(lottery, concept, tolerance, false))
+    }
+
+    fn programme(&self, concept: Concept, objective: &Objective) -> Programme {
+        let players = 0..self.players();
+        let weights: Vec<f64> = match objective {
+            Objective::Welfare => players.map(|i| self.span(i)).collect(),
+            Objective::Weighted(w) => players.map(|i| w[i] * self.span(i)).collect(),
+            Objective::Fairness => vec![0.0; self.players()],
+        };
+        let largest = weights.iter().fold(0.0f64, |l, w| l.max(w.abs()));
+        let scale = if largest > 0.0 { largest } else { 1.0 };
+        let worth = |cell: usize| -> f64 {
+            let payoffs = weights.iter().enumerate();
+            payoffs.map(|(i, w)| w / scale * self.unit(i)[cell]).sum()
+        };
+        let fair = *objective == Objective::Fairness;
+        let mut programme = Programme::new((0..self.cells()).map(worth), f64::from(u8::from(fair)));
+        if fair {
+            for player in 0..self.players() {
+                let earned = self.unit(player).iter().copied().enumerate();
+                programme.at_least(earned, 1.0, 0.0);
+            }
+        }
+        self.deviations(concept, |cells| programme.at_least(cells, 0.0, 0.0));
+        programme
+    }
+
+    /// What a player keeps by not deviating, as coefficients of joint actions: one row for each
+    /// deviation.
+    fn deviations(
+        &self,
+        concept: Concept,
+        mut row: impl FnMut(&mut dyn Iterator<Item = (usize, f64)>),
+    ) {
+        for player in 0..self.players() {
+            let (actions, stride) = (self.shape()[player], self.stride(player));
+            let own = |cell: usize| cell / stride % actions;
+            let unit = self.unit(player);
+            let loss =
+                |cell: usize, to: usize| unit[cell] - unit[cell + to * stride - own(cell) * stride];
+            for to in 0..actions {
+                match concept {
+                    Concept::Coarse => {
+                        row(&mut (0..self.cells()).map(|cell| (cell, loss(cell, to))));
+                    }
+                    Concept::Correlated => {
+                        for from in (0..actions).filter(|a| *a != to) {
+                            let told = (0..self.cells()).filter(|cell| own(*cell) == from);
+                            row(&mut told.map(|cell| (cell, loss(cell, to))));
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn product(&self, profile: &[f64]) -> Vec<f64> {
+        (0..self.cells())
+            .map(|cell| {
+                let joint = self.joint(cell).into_iter().enumerate();
+                joint
+                    .map(|(i, a)| profile[self.actions(i).start + a])
+                    .product()
+            })
+            .collect()
+    }
+
+    fn certify_lottery(
+        &self,
+        lottery: Vec<f64>,
+        concept: Concept,
+        tolerance: f64,
+        optimal: bool,
+    ) -> Correlated {
+        let relative: Vec<f64> = (0..self.players())
+            .map(|player| self.lottery_regret(&lottery, concept, player))
+            .collect();
+        let payoffs = (0..self.players())
+            .map(|i| self.low(i) + self.span(i) * crate::kernel::dot(&lottery, self.unit(i)))
+            .collect();
+        Correlated {
+            payoffs,
+            regret: relative
+                .iter()
+                .enumerate()
+                .map(|(i, r)| r * self.span(i))
+                .collect(),
+            relative_regret: relative.iter().copied().fold(0.0, f64::max),
+            tolerance,
+            optimal,
+            lottery,
+        }
+    }
+
+    /// What the best deviation gains: by one action for all draws, or by the best one for each
+    /// recommendation.
+    fn lottery_regret(&self, lottery: &[f64], concept: Concept, player: usize) -> f64 {
+        let (actions, stride) = (self.shape()[player], self.stride(player));
+        let unit = self.unit(player);
+        let mut gains = vec![0.0f64; actions * actions];
+        for (cell, weight) in lottery.iter().enumerate().filter(|(_, w)| **w > 0.0) {
+            let from = cell / stride % actions;
+            let first = cell - from * stride;
+            for to in 0..actions {
+                gains[from * actions + to] += weight * (unit[first + to * stride] - unit[cell]);
+            }
+        }
+        let best = |gains: &mut dyn Iterator<Item = f64>| gains.fold(0.0, f64::max);
+        match concept {
+            Concept::Correlated => gains
+                .chunks_exact(actions)
+                .map(|row| best(&mut row.iter().copied()))
+                .sum(),
+            Concept::Coarse => {
+                best(&mut (0..actions).map(|to| gains.iter().skip(to).step_by(actions).sum()))
+            }
+        }
+    }
+}

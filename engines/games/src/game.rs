@@ -1,0 +1,398 @@
+//! A finite game in normal form: players, their actions, and what each earns for every joint
+//! action.
+//!
+//! Solvers work on payoffs that are mapped onto 0..=1 for each player by itself: no equilibrium
+//! changes by that, and tolerances then mean the same for payoffs of any size.
+
+/// Players of one game.
+pub const MAX_PLAYERS: usize = 16;
+/// Actions of one player.
+pub const MAX_ACTIONS: usize = 256;
+/// Joint actions times players.
+pub const MAX_PAYOFFS: usize = 1 << 18;
+/// Payoffs beyond this could overflow when they are subtracted.
+pub const MAX_PAYOFF: f64 = 1e300;
+
+#[derive(Debug, Clone, PartialEq)]
+pub struct Game {
+    shape: Vec<usize>,
+    /// Where each player's actions begin among all; one more at the end.
+    offsets: Vec<usize>,
+    payoffs: Vec<Vec<f64>>,
+    unit: Vec<Vec<f64>>,
+    low: Vec<f64>,
+    span: Vec<f64>,
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum GameError {
+    #[error("a game has 1 to {MAX_PLAYERS} players, not {0}")]
+    Players(usize),
+    #[error("player {player} has {given} actions; 1 to {MAX_ACTIONS} are possible")]
+    Actions { player: usize, given: usize },
+    #[error("the game has more than {MAX_PAYOFFS} payoffs")]
+    TooLarge,
+    #[error("player {player} has {given} payoffs; {needed} joint actions need as many")]
+    Payoffs {
+        player: usize,
+        given: usize,
+        needed: usize,
+    },
+    #[error("payoff {index} of player {player} is not a number within ±{MAX_PAYOFF:e}")]
+    NotFinite { player: usize, index: usize },
+}
+
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+pub enum ProfileError {
+    #[error("the profile has {given} strategies; the game has {needed} players")]
+    Players { given: usize, needed: usize },
+    #[error("player {player} has {given} probabilities and {needed} actions")]
+    Actions {
+        player: usize,
+        given: usize,
+        needed: usize,
+    },
+    #[error("probability {index} of player {player} is not within 0 and 1")]
+    Probability { player: usize, index: usize },
+    #[error("the probabilities of player {player} sum to {sum}, not to 1")]
+    Sum { player: usize, sum: f64 },
+}
+
+/// How far a given strategy's sum may be from one.
+const SUM_SLACK: f64 = 1e-6;
+
+/// The number of joint actions of a game of this shape.
+pub fn joint_actions(shape: &[usize]) -> Result<usize, GameError> {
+    if !(1..=MAX_PLAYERS).contains(&shape.len()) {
+        return Err(GameError::Players(shape.len()));
+    }
+    for (player, given) in shape.iter().copied().enumerate() {
+        if !(1..=MAX_ACTIONS).contains(&given) {
+            return Err(GameError::Actions { player, given });
+        }
+    }
+    shape
+        .iter()
+        .try_fold(1usize, |total, a| {
+            total
+                .checked_mul(*a)
+                .filter(|t| t * shape.len() <= MAX_PAYOFFS)
+        })
+        .ok_or(GameError::TooLarge)
+}
+
+impl Game {
+    /// `payoffs` holds one tensor for each player, row-major: the first player's action varies
+    /// slowest.
+    pub fn new(shape: Vec<usize>, payoffs: Vec<Vec<f64>>) -> Result<Self, GameError> {
+        let needed = joint_actions(&shape)?;
+        if payoffs.len() != shape.len() {
+            return Err(GameError::Players(payoffs.len()));
+        }
+        for (player, tensor) in payoffs.iter().enumerate() {
+            if tensor.len() != needed {
+                let given = tensor.len();
+                return Err(GameError::Payoffs {
+                    player,
+                    given,
+                    needed,
+                });
+            }
+            if let Some(index) = tensor
+                .iter()
+                .position(|v| v.is_nan() || v.abs() > MAX_PAYOFF)
+            {
+                return Err(GameError::NotFinite { player, index });
+            }
+        }
+        Ok(Self::of(shape, payoffs))
+    }
+
+    fn of(shape: Vec<usize>, payoffs: Vec<Vec<f64>>) -> Self {
+        let mut offsets = vec![0];
+        for actions in &shape {
+            offsets.push(offsets[offsets.len() - 1] + actions);
+        }
+        let (low, span): (Vec<f64>, Vec<f64>) = payoffs.iter().map(|t| range(t)).unzip();
+        let unit = payoffs
+            .iter()
+            .enumerate()
+            .map(|(i, tensor)| {
+                let to_unit = |v: &f64| (v - low[i]) / span[i];
+                tensor
+                    .iter()
+                    .map(|v| if span[i] > 0.0 { to_unit(v) } else { 0.0 })
+                    .collect()
+            })
+            .collect();
+        Self {
+            shape,
+            offsets,
+            payoffs,
+            unit,
+            low,
+            span,
+        }
+    }
+
+    pub fn players(&self) -> usize {
+        self.shape.len()
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The number of joint actions.
+    pub fn cells(&self) -> usize {
+        self.payoffs[0].len()
+    }
+
+    /// A player's payoffs as they were given.
+    pub fn payoffs(&self, player: usize) -> &[f64] {
+        &self.payoffs[player]
+    }
+
+    /// A player's payoffs mapped onto 0..=1.
+    pub(crate) fn unit(&self, player: usize) -> &[f64] {
+        &self.unit[player]
+    }
+
+    pub(crate) fn low(&self, player: usize) -> f64 {
+        self.low[player]
+    }
+
+    /// The difference between a player's best and worst payoff.
+    pub fn span(&self, player: usize) -> f64 {
+        self.span[player]
+    }
+
+    /// All players' actions counted together.
+    pub(crate) fn total_actions(&self) -> usize {
+        self.offsets[self.players()]
+    }
+
+    pub(crate) fn actions(&self, player: usize) -> std::ops::Range<usize> {
+        self.offsets[player]..self.offsets[player + 1]
+    }
+
+    /// How far apart two joint actions are that differ by one in a player's action.
+    pub(crate) fn stride(&self, player: usize) -> usize {
+        self.shape[player + 1..].iter().product()
+    }
+
+    /// The actions that make up a joint action.
+    pub fn joint(&self, cell: usize) -> Vec<usize> {
+        (0..self.players())
+            .map(|i| cell / self.stride(i) % self.shape[i])
+            .collect()
+    }
+
+    /// Where a joint action's payoffs are.
+    pub fn cell(&self, joint: &[usize]) -> usize {
+        joint
+            .iter()
+            .zip(&self.shape)
+            .fold(0, |cell, (action, actions)| cell * actions + action)
+    }
+
+    /// The game that is left when each player keeps only these actions.
+    pub(crate) fn restricted(&self, kept: &[Vec<usize>]) -> Self {
+        let shape: Vec<usize> = kept.iter().map(Vec::len).collect();
+        let small: usize = shape.iter().product();
+        let mut payoffs = vec![Vec::with_capacity(small); self.players()];
+        let mut at = vec![0; self.players()];
+        for _ in 0..small {
+            let joint: Vec<usize> = at.iter().zip(kept).map(|(k, list)| list[*k]).collect();
+            let cell = self.cell(&joint);
+            for (to, from) in payoffs.iter_mut().zip(&self.payoffs) {
+                to.push(from[cell]);
+            }
+            step(&mut at, &shape);
+        }
+        Self::of(shape, payoffs)
+    }
+
+    /// The game among those who have a choice.
+    pub(crate) fn without_idle(self) -> Self {
+        if self.shape.iter().all(|a| *a > 1) {
+            return self;
+        }
+        let choosing = |i: &usize| self.shape[*i] > 1;
+        let shape = self.shape.iter().copied().filter(|a| *a > 1).collect();
+        let players = (0..self.players()).filter(choosing);
+        Self::of(shape, players.map(|i| self.payoffs[i].clone()).collect())
+    }
+
+    /// Checks a profile from outside and makes its sums exact.
+    pub fn profile(&self, strategies: &[Vec<f64>]) -> Result<Vec<f64>, ProfileError> {
+        if strategies.len() != self.players() {
+            return Err(ProfileError::Players {
+                given: strategies.len(),
+                needed: self.players(),
+            });
+        }
+        let mut flat = Vec::with_capacity(self.total_actions());
+        for (player, strategy) in strategies.iter().enumerate() {
+            flat.extend(self::strategy(strategy, player, self.shape[player])?);
+        }
+        Ok(flat)
+    }
+
+    pub(crate) fn split(&self, flat: &[f64]) -> Vec<Vec<f64>> {
+        (0..self.players())
+            .map(|i| flat[self.actions(i)].to_vec())
+            .collect()
+    }
+
+    /// Everybody mixes evenly.
+    pub(crate) fn uniform(&self) -> Vec<f64> {
+        self.shape
+            .iter()
+            .flat_map(|a| vec![1.0 / *a as f64; *a])
+            .collect()
+    }
+}
+
+/// Checks probabilities from outside and makes their sum exact.
+pub(crate) fn strategy(
+    given: &[f64],
+    player: usize,
+    needed: usize,
+) -> Result<Vec<f64>, ProfileError> {
+    if given.len() != needed {
+        let given = given.len();
+        return Err(ProfileError::Actions {
+            player,
+            given,
+            needed,
+        });
+    }
+    if let Some(index) = given.iter().position(|p| !(0.0..=1.0).contains(p)) {
+        return Err(ProfileError::Probability { player, index });
+    }
+    let sum: f64 = given.iter().sum();
+    if (sum - 1.0).abs() > SUM_SLACK {
+        return Err(ProfileError::Sum { player, sum });
+    }
+    Ok(given.iter().map(|p| p / sum).collect())
+}
+
+fn range(values: &[f64]) -> (f64, f64) {
+    let (low, high) = values
+        .iter()
+        .fold((f64::MAX, f64::MIN), |(l, h), v| (l.min(*v), h.max(*v)));
+    (low, high - low)
+}
+
+/// The next index of a row-major walk; wraps around at the end.
+pub(crate) fn step(at: &mut [usize], shape: &[usize]) {
+    for (digit, base) in at.iter_mut().zip(shape).rev() {
+        *digit += 1;
+        if *digit < *base {
+            return;
+        }
+        *digit = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn broken_games_are_refused() {
+        let new = |shape: &[usize], payoffs: Vec<Vec<f64>>| {
+            Game::new(shape.to_vec(), payoffs).unwrap_err()
+        };
+        assert_eq!(new(&[], vec![]), GameError::Players(0));
+        assert_eq!(new(&[1; 17], vec![]), GameError::Players(17));
+        assert_eq!(
+            new(&[2, 0], vec![]),
+            GameError::Actions {
+                player: 1,
+                given: 0
+            }
+        );
+        assert_eq!(
+            new(&[257], vec![]),
+            GameError::Actions {
+                player: 0,
+                given: 257
+            }
+        );
+        assert_eq!(new(&[256, 256, 256], vec![]), GameError::TooLarge);
+        assert_eq!(new(&[256; 16], vec![]), GameError::TooLarge);
+        assert_eq!(new(&[2, 2], vec![vec![0.0; 4]]), GameError::Players(1));
+        assert_eq!(
+            new(&[2, 2], vec![vec![0.0; 4], vec![0.0; 3]]),
+            GameError::Payoffs {
+                player: 1,
+                given: 3,
+                needed: 4
+            }
+        );
+        for bad in [f64::NAN, f64::INFINITY, -f64::INFINITY, 1e301] {
+            assert_eq!(
+                new(&[1, 2], vec![vec![0.0; 2], vec![0.0, bad]]),
+                GameError::NotFinite {
+                    player: 1,
+                    index: 1
+                }
+            );
+        }
+    }
+
+    #[test]
+    fn broken_profiles_are_refused() {
+        let game = Game::new(vec![2, 2], vec![vec![0.0; 4]; 2]).unwrap();
+        let half = vec![0.5, 0.5];
+        let refused = |strategies: &[Vec<f64>]| game.profile(strategies).unwrap_err();
+        assert_eq!(
+            refused(std::slice::from_ref(&half)),
+            ProfileError::Players {
+                given: 1,
+                needed: 2
+            }
+        );
+        assert_eq!(
+            refused(&[half.clone(), vec![1.0]]),
+            ProfileError::Actions {
+                player: 1,
+                given: 1,
+                needed: 2
+            }
+        );
+        for bad in [-0.1, 1.1, f64::NAN] {
+            assert_eq!(
+                refused(&[half.clone(), vec![bad, 0.5]]),
+                ProfileError::Probability {
+                    player: 1,
+                    index: 0
+                }
+            );
+        }
+        assert!(matches!(
+            refused(&[vec![0.2, 0.2], half.clone()]),
+            ProfileError::Sum { player: 0, .. }
+        ));
+        assert_eq!(
+            game.profile(&[half, vec![1.0, 0.0]]).unwrap(),
+            [0.5, 0.5, 1.0, 0.0]
+        );
+    }
+
+    #[test]
+    fn joint_actions_are_counted_row_major() {
+        let tensor: Vec<f64> = (0..24).map(f64::from).collect();
+        let game = Game::new(vec![2, 3, 4], vec![tensor.clone(), tensor.clone(), tensor]).unwrap();
+        assert_eq!(game.cell(&[1, 2, 3]), 23);
+        assert_eq!(game.joint(17), [1, 1, 1]);
+        assert_eq!(game.cell(&game.joint(17)), 17);
+        let small = game.restricted(&[vec![1], vec![0, 2], vec![3]]);
+        assert_eq!(
+            (small.shape(), small.payoffs(0)),
+            (&[1, 2, 1][..], &[15.0, 23.0][..])
+        );
+    }
+}

@@ -1,0 +1,111 @@
+//! Two-player games by the path of Lemke and Howson (1964), lexicographically, from every label.
+
+use crate::{
+    newton::Newton,
+    search::{Method, Search},
+    tableau::Tableau,
+};
+
+/// Makes all payoffs positive, as the polytopes of best responses need it.
+const LIFT: f64 = 0.5;
+/// A path on which rounding went wrong does not end.
+const PIVOTS_PER_LABEL: usize = 100_000;
+
+/// The polytopes of best responses: of the first player's strategies (a row for each action of the
+/// second), and of the second's. Variables are numbered by their labels.
+#[derive(Debug)]
+pub(crate) struct Polytopes {
+    pub(crate) tableaux: [Tableau; 2],
+    pub(crate) rows: usize,
+    pub(crate) columns: usize,
+}
+
+impl Polytopes {
+    pub(crate) fn new(game: &crate::Game) -> Self {
+        let (m, n) = (game.shape()[0], game.shape()[1]);
+        let (a, b) = (game.unit(0), game.unit(1));
+        let first = Tableau::new(m..m + n, 0..m, |j, i| match i {
+            i if i < m => b[i * n + j] + LIFT,
+            _ => 1.0,
+        });
+        let second = Tableau::new(0..m, m..m + n, |i, j| match j {
+            j if j < n => a[i * n + j] + LIFT,
+            _ => 1.0,
+        });
+        Self {
+            tableaux: [first, second],
+            rows: m,
+            columns: n,
+        }
+    }
+}
+
+/// Follows the paths of all labels until one ends in an equilibrium.
+pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
+    let start = Polytopes::new(search.game);
+    let mut work = start.tableaux.clone();
+    let mut weights = vec![0.0; start.rows + start.columns];
+    for label in 0..start.rows + start.columns {
+        work[0].reset(&start.tableaux[0]);
+        work[1].reset(&start.tableaux[1]);
+        if !follow(search, &mut work, label, start.rows) {
+            continue;
+        }
+        read(&work, start.rows, &mut weights);
+        offer(search, newton, Method::LemkeHowson, &weights);
+        if search.solved() || search.stopped() {
+            return;
+        }
+    }
+}
+
+/// Offers a profile, and what Newton's method makes of it when it is not exact.
+pub(crate) fn offer(search: &mut Search<'_>, newton: &mut Newton, method: Method, weights: &[f64]) {
+    let regret = search.offer(method, weights);
+    if regret <= crate::search::EXACT || !regret.is_finite() {
+        return;
+    }
+    let support = |k: usize| weights[k] > 1e-9;
+    if let Some(better) = newton.solve(search.game, &mut search.kernel, support, weights) {
+        search.offer(method, better);
+    }
+}
+
+/// Drops a label, and each that is doubled in turn, until it is found again.
+fn follow(search: &mut Search<'_>, work: &mut [Tableau; 2], label: usize, rows: usize) -> bool {
+    let mut side = usize::from(label >= rows);
+    let mut entering = label;
+    for pivot in 0..PIVOTS_PER_LABEL {
+        if pivot % 8 == 7 && search.stopped() {
+            return false;
+        }
+        let tableau = &mut work[side];
+        let pivot = tableau
+            .column(entering)
+            .and_then(|column| Some((tableau.leaving(column)?, column)));
+        let Some((row, column)) = pivot else {
+            return false;
+        };
+        search.iterations += 1;
+        entering = tableau.pivot(row, column);
+        if entering == label {
+            return true;
+        }
+        side = 1 - side;
+    }
+    false
+}
+
+fn read(work: &[Tableau; 2], rows: usize, weights: &mut [f64]) {
+    weights.fill(0.0);
+    for (variable, value) in work[0].solution().filter(|(v, _)| *v < rows) {
+        weights[variable] = value;
+    }
+    for (variable, value) in work[1].solution().filter(|(v, _)| *v >= rows) {
+        weights[variable] = value;
+    }
+    for strategy in [0..rows, rows..weights.len()] {
+        let sum: f64 = weights[strategy.clone()].iter().sum();
+        weights[strategy].iter_mut().for_each(|w| *w /= sum);
+    }
+}

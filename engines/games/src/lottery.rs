@@ -1,0 +1,80 @@
+//! Linear programmes over lotteries on joint actions, solved in slices so that a solve can be
+//! stopped.
+
+use microlp::{ComparisonOp, LinearExpr, OptimizationDirection, Problem, Variable};
+use std::time::Duration;
+
+/// How long the solver works between two looks at whether to stop.
+const SLICE: Duration = Duration::from_micros(500);
+/// Weights below this are rounding.
+const DUST: f64 = 1e-12;
+
+/// A lottery to be found, and one more free variable for what is to be maximised over it.
+pub(crate) struct Programme {
+    problem: Problem,
+    weights: Vec<Variable>,
+    level: Variable,
+}
+
+impl Programme {
+    /// `objective` values each joint action; `level` values the free variable.
+    pub(crate) fn new(objective: impl Iterator<Item = f64>, level: f64) -> Self {
+        let mut problem = Problem::new(OptimizationDirection::Maximize);
+        problem.set_time_limit(SLICE);
+        let level = match level {
+            0.0 => problem.add_var(0.0, (0.0, 0.0)),
+            worth => problem.add_var(worth, (f64::NEG_INFINITY, f64::INFINITY)),
+        };
+        let weights: Vec<Variable> = objective
+            .map(|worth| problem.add_var(worth, (0.0, f64::INFINITY)))
+            .collect();
+        let mut sum = LinearExpr::empty();
+        weights.iter().for_each(|w| sum.add(*w, 1.0));
+        problem.add_constraint(sum, ComparisonOp::Eq, 1.0);
+        Self {
+            problem,
+            weights,
+            level,
+        }
+    }
+
+    /// Asks that the lottery's mean of `coefficients` less `level` times the free variable is at
+    /// least `bound`.
+    pub(crate) fn at_least(
+        &mut self,
+        coefficients: impl Iterator<Item = (usize, f64)>,
+        level: f64,
+        bound: f64,
+    ) {
+        let mut row = LinearExpr::empty();
+        for (cell, coefficient) in coefficients.filter(|(_, c)| *c != 0.0) {
+            row.add(self.weights[cell], coefficient);
+        }
+        if level != 0.0 {
+            row.add(self.level, -level);
+        }
+        self.problem.add_constraint(row, ComparisonOp::Ge, bound);
+    }
+
+    /// The best lottery; `None` when there is none or the solve was stopped.
+    pub(crate) fn solve(&self, stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
+        let mut outcome = self.problem.solve().ok()?;
+        loop {
+            if outcome.is_optimal() {
+                let solution = outcome.solution()?;
+                return tidy(self.weights.iter().map(|w| solution[*w]));
+            }
+            if stopped() {
+                return None;
+            }
+            outcome = outcome.resume().ok()?;
+        }
+    }
+}
+
+fn tidy(weights: impl Iterator<Item = f64>) -> Option<Vec<f64>> {
+    let mut lottery: Vec<f64> = weights.map(|w| if w > DUST { w } else { 0.0 }).collect();
+    let sum: f64 = lottery.iter().sum();
+    lottery.iter_mut().for_each(|w| *w /= sum);
+    (sum > 0.5).then_some(lottery)
+}

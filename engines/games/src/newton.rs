@@ -1,0 +1,160 @@
+//! Newton's method on the equations of a support: everything in it earns the same, probabilities
+//! sum to one. From a point nearby it ends at machine precision.
+
+use crate::{Game, kernel::Kernel, linear};
+
+/// Equations that hold to this are solved.
+const SOLVED: f64 = 1e-15;
+/// Steps beyond this one do not help.
+const STEPS: usize = 12;
+/// How far outside of the simplex is still rounding.
+const OUTSIDE: f64 = -1e-9;
+
+#[derive(Debug)]
+pub(crate) struct Newton {
+    slopes: Vec<f64>,
+    matrix: Vec<f64>,
+    right: Vec<f64>,
+    unknowns: Vec<usize>,
+    profile: Vec<f64>,
+    levels: Vec<f64>,
+}
+
+impl Newton {
+    pub(crate) fn new(game: &Game) -> Self {
+        let (total, n) = (game.total_actions(), game.players());
+        let widest = game.shape().iter().copied().max().unwrap_or(1);
+        Self {
+            slopes: vec![0.0; widest * total],
+            matrix: vec![0.0; (total + n) * (total + n)],
+            right: vec![0.0; total + n],
+            unknowns: Vec::with_capacity(total),
+            profile: vec![0.0; total],
+            levels: vec![0.0; n],
+        }
+    }
+
+    /// The profile on the support, beginning at `start`; `None` when the equations are singular or
+    /// lead out of the simplex.
+    pub(crate) fn solve(
+        &mut self,
+        game: &Game,
+        kernel: &mut Kernel,
+        support: impl Fn(usize) -> bool,
+        start: &[f64],
+    ) -> Option<&[f64]> {
+        self.unknowns.clear();
+        self.unknowns
+            .extend((0..game.total_actions()).filter(|k| support(*k)));
+        self.profile.fill(0.0);
+        for k in &self.unknowns {
+            self.profile[*k] = start[*k];
+        }
+        self.levels.fill(0.0);
+        let mut last = f64::INFINITY;
+        for step in 0..STEPS {
+            let error = self.linearise(game, kernel);
+            if error <= SOLVED || (step > 2 && error >= last) {
+                last = last.min(error);
+                break;
+            }
+            last = error;
+            let size = self.unknowns.len() + game.players();
+            linear::solve(&mut self.matrix[..size * size], &mut self.right[..size])?;
+            for (k, change) in self.unknowns.iter().zip(&self.right) {
+                self.profile[*k] -= change;
+            }
+            for (level, change) in self
+                .levels
+                .iter_mut()
+                .zip(&self.right[self.unknowns.len()..])
+            {
+                *level -= change;
+            }
+            if !self.profile.iter().all(|p| p.abs() < 1e3) {
+                return None;
+            }
+        }
+        let inside = self.profile.iter().all(|p| *p >= OUTSIDE);
+        (inside && last < 1e-6).then_some(&self.profile)
+    }
+
+    /// Fills in matrix and right side at the present point; returns the largest error.
+    fn linearise(&mut self, game: &Game, kernel: &mut Kernel) -> f64 {
+        let (n, total, known) = (game.players(), game.total_actions(), self.unknowns.len());
+        let size = known + n;
+        self.matrix[..size * size].fill(0.0);
+        let mut row = 0;
+        for player in 0..n {
+            let own = game.actions(player);
+            let slopes = &mut self.slopes[..own.len() * total];
+            kernel.jacobian(game, player, &self.profile, slopes);
+            let anchor = game.actions(if player == 0 { 1 } else { 0 });
+            while row < known && own.contains(&self.unknowns[row]) {
+                let line = &slopes[(self.unknowns[row] - own.start) * total..][..total];
+                let value =
+                    crate::kernel::dot(&line[anchor.clone()], &self.profile[anchor.clone()]);
+                let cells = &mut self.matrix[row * size..(row + 1) * size];
+                for (cell, k) in cells.iter_mut().zip(&self.unknowns) {
+                    *cell = line[*k];
+                }
+                cells[known + player] = -1.0;
+                self.right[row] = value - self.levels[player];
+                row += 1;
+            }
+        }
+        for player in 0..n {
+            let own = game.actions(player);
+            let cells = &mut self.matrix[(known + player) * size..(known + player + 1) * size];
+            for (cell, k) in cells.iter_mut().zip(&self.unknowns) {
+                *cell = if own.contains(k) { 1.0 } else { 0.0 };
+            }
+            let sum: f64 = self.profile[own].iter().sum();
+            self.right[known + player] = sum - 1.0;
+        }
+        self.right[..size]
+            .iter()
+            .fold(0.0, |worst, e| worst.max(e.abs()))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing;
+
+    #[test]
+    fn a_known_support_is_solved_from_anywhere() {
+        // Matching pennies with stakes: rows mix by the column player's stakes.
+        let payoffs = vec![vec![3.0, -1.0, -1.0, 1.0], vec![-3.0, 1.0, 1.0, -1.0]];
+        let game = Game::new(vec![2, 2], payoffs).unwrap();
+        let mut newton = Newton::new(&game);
+        let mut kernel = Kernel::new(&game);
+        let found = newton.solve(&game, &mut kernel, |_| true, &game.uniform());
+        let truth = [1.0 / 3.0, 2.0 / 3.0, 1.0 / 3.0, 2.0 / 3.0];
+        let found = found.unwrap();
+        assert!(found.iter().zip(truth).all(|(p, t)| (p - t).abs() < 1e-14));
+    }
+
+    #[test]
+    fn supports_without_an_equilibrium_are_refused() {
+        let game = testing::random(5, &[2, 3]);
+        let mut newton = Newton::new(&game);
+        let mut kernel = Kernel::new(&game);
+        // Two against three: singular.
+        assert!(
+            newton
+                .solve(&game, &mut kernel, |_| true, &game.uniform())
+                .is_none()
+        );
+        let dilemma = vec![vec![3.0, 0.0, 5.0, 1.0], vec![3.0, 5.0, 0.0, 1.0]];
+        let game = Game::new(vec![2, 2], dilemma).unwrap();
+        let mut newton = Newton::new(&game);
+        // Nobody can be indifferent: the solution is outside of the simplex.
+        assert!(
+            newton
+                .solve(&game, &mut kernel, |_| true, &game.uniform())
+                .is_none()
+        );
+    }
+}

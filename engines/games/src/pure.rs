@@ -1,0 +1,108 @@
+//! What can be said before any search: pure equilibria, and actions that nobody should play.
+
+use crate::Game;
+
+/// Every joint action from which no player gains by deviating alone, in order.
+pub(crate) fn equilibria(game: &Game) -> Vec<usize> {
+    let mut is_best = vec![true; game.cells()];
+    for player in 0..game.players() {
+        let (actions, stride) = (game.shape()[player], game.stride(player));
+        let payoffs = game.payoffs(player);
+        for first in (0..game.cells()).filter(|c| c / stride % actions == 0) {
+            let column = || (0..actions).map(|a| first + a * stride);
+            let best = column().map(|c| payoffs[c]).fold(f64::MIN, f64::max);
+            column()
+                .filter(|c| payoffs[*c] < best)
+                .for_each(|c| is_best[c] = false);
+        }
+    }
+    (0..game.cells()).filter(|c| is_best[*c]).collect()
+}
+
+/// The pure profile of a joint action.
+pub(crate) fn profile(game: &Game, cell: usize) -> Vec<f64> {
+    let mut flat = vec![0.0; game.total_actions()];
+    for (player, action) in game.joint(cell).into_iter().enumerate() {
+        flat[game.actions(player).start + action] = 1.0;
+    }
+    flat
+}
+
+/// The actions of each player that survive when those that another action strictly beats are taken
+/// away, again and again. No equilibrium uses what falls away (Gale, Kuhn and Tucker, 1950).
+pub(crate) fn undominated(game: &Game, stopped: &dyn Fn() -> bool) -> Vec<Vec<usize>> {
+    let mut kept: Vec<Vec<usize>> = game.shape().iter().map(|a| (0..*a).collect()).collect();
+    let mut quiet = 0;
+    let mut player = 0;
+    while quiet < game.players() && !stopped() {
+        let others = opponents(game, player, &kept);
+        let before = kept[player].len();
+        remove_dominated(game, player, &mut kept[player], &others);
+        quiet = if kept[player].len() == before {
+            quiet + 1
+        } else {
+            1
+        };
+        player = (player + 1) % game.players();
+    }
+    kept
+}
+
+/// The cells of the others' surviving joint actions, with the player's first action.
+fn opponents(game: &Game, player: usize, kept: &[Vec<usize>]) -> Vec<usize> {
+    let mut cells = vec![0];
+    for (other, actions) in kept.iter().enumerate().filter(|(j, _)| *j != player) {
+        let stride = game.stride(other);
+        cells = cells
+            .iter()
+            .flat_map(|cell| actions.iter().map(move |a| cell + a * stride))
+            .collect();
+    }
+    cells
+}
+
+fn remove_dominated(game: &Game, player: usize, own: &mut Vec<usize>, others: &[usize]) {
+    let (payoffs, stride) = (game.payoffs(player), game.stride(player));
+    let beaten = |weak: usize, strong: usize| {
+        others
+            .iter()
+            .all(|c| payoffs[c + strong * stride] > payoffs[c + weak * stride])
+    };
+    let mut index = 0;
+    while index < own.len() {
+        let weak = own[index];
+        if own.iter().any(|strong| beaten(weak, *strong)) {
+            own.remove(index);
+        } else {
+            index += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_beaten_falls_away_again_and_again() {
+        // The second column loses to the first only after the second row is gone.
+        let game = Game::new(
+            vec![2, 3],
+            vec![
+                vec![1.0, 1.0, 1.0, 0.0, 0.0, 0.0],
+                vec![2.0, 1.0, 0.0, 0.0, 1.0, 2.0],
+            ],
+        )
+        .unwrap();
+        assert_eq!(undominated(&game, &|| false), [vec![0], vec![0]]);
+        assert_eq!(equilibria(&game), [0]);
+        assert_eq!(profile(&game, 4), [0.0, 1.0, 0.0, 1.0, 0.0]);
+    }
+
+    #[test]
+    fn what_ties_stays() {
+        let game = Game::new(vec![2, 2], vec![vec![1.0, 1.0, 1.0, 0.0], vec![0.0; 4]]).unwrap();
+        assert_eq!(undominated(&game, &|| false), [vec![0, 1], vec![0, 1]]);
+        assert_eq!(equilibria(&game), [0, 1, 2]);
+    }
+}

@@ -1,0 +1,268 @@
+//! Supports in order of size (Porter, Nudelman and Shoham, 2008): for each that no player would
+//! leave at sight, Newton's method finds the strategies that make everybody indifferent.
+//!
+//! In a nondegenerate game of two players this finds every equilibrium.
+
+use crate::{
+    Game,
+    newton::Newton,
+    search::{Method, Search},
+};
+
+/// What an enumeration may cost.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    /// Supports looked at.
+    pub(crate) supports: u64,
+    /// Systems solved.
+    pub(crate) systems: u64,
+}
+
+impl Budget {
+    pub(crate) const ENDLESS: Self = Self {
+        supports: u64::MAX,
+        systems: u64::MAX,
+    };
+}
+
+/// Looks at mixed supports until `found` has enough, the budget is used, or the search is stopped.
+/// True when every support was looked at.
+pub(crate) fn search(
+    search: &mut Search<'_>,
+    newton: &mut Newton,
+    mut budget: Budget,
+    found: &mut dyn FnMut(&[f64]) -> bool,
+) -> bool {
+    let game = search.game;
+    let mut start = vec![0.0; game.total_actions()];
+    let mut used = vec![false; game.total_actions()];
+    let mut sizes = Sizes::new(game);
+    let mut supports = Supports::new(game);
+    while let Some(size) = sizes.next() {
+        supports.begin(size);
+        loop {
+            budget.supports = budget.supports.saturating_sub(1);
+            search.iterations += 1;
+            if budget.supports == 0 || (search.iterations.is_multiple_of(16) && search.stopped()) {
+                return false;
+            }
+            if supports.is_plausible(game) {
+                budget.systems = budget.systems.saturating_sub(1);
+                if budget.systems == 0 {
+                    return false;
+                }
+                supports.spread(game, &mut start, &mut used);
+                let solved = newton.solve(game, &mut search.kernel, |k| used[k], &start);
+                if let Some(profile) = solved
+                    && search.offer(Method::SupportEnumeration, profile) <= search.tolerance
+                    && found(profile)
+                {
+                    return false;
+                }
+            }
+            if !supports.advance(game) {
+                break;
+            }
+        }
+    }
+    true
+}
+
+/// Combinations of support sizes: with two players balanced ones first, with more small ones.
+/// All-pure ones are left out.
+struct Sizes {
+    order: std::vec::IntoIter<Vec<usize>>,
+}
+
+/// Combinations beyond this many are not sorted; nobody gets that far.
+const MOST_SIZES: usize = 100_000;
+
+impl Sizes {
+    fn new(game: &Game) -> Self {
+        let mut all = Vec::new();
+        let mut at = vec![0; game.players()];
+        let combinations = game.cells().min(MOST_SIZES);
+        for _ in 0..combinations {
+            crate::game::step(&mut at, game.shape());
+            let sizes: Vec<usize> = at.iter().map(|a| a + 1).collect();
+            if sizes.iter().any(|s| *s > 1) {
+                all.push(sizes);
+            }
+        }
+        let pair = game.players() == 2;
+        all.sort_by_key(|sizes| {
+            let (least, most) = sizes
+                .iter()
+                .fold((usize::MAX, 0), |(l, m), s| (l.min(*s), m.max(*s)));
+            let (balance, total) = (most - least, sizes.iter().sum());
+            if pair {
+                (balance, total)
+            } else {
+                (total, balance)
+            }
+        });
+        Self {
+            order: all.into_iter(),
+        }
+    }
+
+    fn next(&mut self) -> Option<Vec<usize>> {
+        self.order.next()
+    }
+}
+
+/// One support for each player; walks through all of the same sizes.
+struct Supports {
+    sets: Vec<Vec<usize>>,
+    at: Vec<usize>,
+    lengths: Vec<usize>,
+}
+
+impl Supports {
+    fn new(game: &Game) -> Self {
+        Self {
+            sets: game
+                .shape()
+                .iter()
+                .map(|a| Vec::with_capacity(*a))
+                .collect(),
+            at: vec![0; game.players()],
+            lengths: vec![0; game.players()],
+        }
+    }
+
+    fn begin(&mut self, sizes: Vec<usize>) {
+        for (set, size) in self.sets.iter_mut().zip(&sizes) {
+            set.clear();
+            set.extend(0..*size);
+        }
+        self.lengths = sizes;
+    }
+
+    fn advance(&mut self, game: &Game) -> bool {
+        let sets = self.sets.iter_mut().zip(game.shape()).rev();
+        for (set, actions) in sets {
+            if next_subset(set, *actions) {
+                return true;
+            }
+            let size = set.len();
+            set.clear();
+            set.extend(0..size);
+        }
+        false
+    }
+
+    /// Whether nobody mixes an action that another one beats against all of the others' supports,
+    /// and whoever does not mix would stay.
+    fn is_plausible(&mut self, game: &Game) -> bool {
+        (0..game.players()).all(|player| {
+            (0..self.sets[player].len()).all(|index| {
+                let own = self.sets[player][index];
+                (0..game.shape()[player])
+                    .all(|other| other == own || !self.beats(game, player, other, own))
+            })
+        })
+    }
+
+    fn beats(&mut self, game: &Game, player: usize, strong: usize, weak: usize) -> bool {
+        let payoffs = game.unit(player);
+        let stride = game.stride(player);
+        self.at.fill(0);
+        let cells: usize = self.lengths.iter().product::<usize>() / self.lengths[player];
+        for _ in 0..cells {
+            let mut cell = 0;
+            for (j, index) in self.at.iter().enumerate() {
+                let action = if j == player { 0 } else { self.sets[j][*index] };
+                cell = cell * game.shape()[j] + action;
+            }
+            if payoffs[cell + strong * stride] <= payoffs[cell + weak * stride] {
+                return false;
+            }
+            for (j, digit) in self.at.iter_mut().enumerate().rev() {
+                if j == player {
+                    continue;
+                }
+                *digit += 1;
+                if *digit < self.lengths[j] {
+                    break;
+                }
+                *digit = 0;
+            }
+        }
+        true
+    }
+
+    /// Everybody mixes evenly over the support.
+    fn spread(&self, game: &Game, start: &mut [f64], used: &mut [bool]) {
+        start.fill(0.0);
+        used.fill(false);
+        for (player, set) in self.sets.iter().enumerate() {
+            for action in set {
+                let k = game.actions(player).start + action;
+                start[k] = 1.0 / set.len() as f64;
+                used[k] = true;
+            }
+        }
+    }
+}
+
+/// The next subset of the same size in lexicographic order.
+fn next_subset(set: &mut [usize], of: usize) -> bool {
+    let size = set.len();
+    let Some(movable) = (0..size).rev().find(|i| set[*i] + size - i < of) else {
+        return false;
+    };
+    set[movable] += 1;
+    for i in movable + 1..size {
+        set[i] = set[i - 1] + 1;
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Free, testing};
+
+    #[test]
+    fn subsets_are_all_there_once() {
+        let mut set = vec![0, 1, 2];
+        let mut all = vec![set.clone()];
+        while next_subset(&mut set, 5) {
+            all.push(set.clone());
+        }
+        assert_eq!(all.len(), 10);
+        assert!(all.windows(2).all(|w| w[0] < w[1]));
+        assert_eq!(all[9], [2, 3, 4]);
+    }
+
+    #[test]
+    fn small_supports_come_first_and_balanced_ones_with_two_players() {
+        let sizes = |shape: &[usize]| {
+            let game = testing::random(1, shape);
+            let mut sizes = Sizes::new(&game);
+            std::iter::from_fn(move || sizes.next()).collect::<Vec<_>>()
+        };
+        assert_eq!(sizes(&[2, 3]), [[2, 2], [1, 2], [2, 1], [2, 3], [1, 3]]);
+        let three = sizes(&[2, 2, 2]);
+        assert_eq!(three.len(), 7);
+        assert_eq!(three[6], [2, 2, 2]);
+    }
+
+    #[test]
+    fn a_budget_ends_the_enumeration() {
+        let game = testing::constant_sum(3, &[3, 3, 3]);
+        let mut search_state = Search::new(&game, 1e-9, &Free);
+        let budget = Budget {
+            supports: 10,
+            systems: 10,
+        };
+        let all = search(
+            &mut search_state,
+            &mut Newton::new(&game),
+            budget,
+            &mut |_| false,
+        );
+        assert!(!all && search_state.iterations <= 10);
+    }
+}

@@ -1,0 +1,482 @@
+//! Conflicts between what agents would do, and their resolution: by the payoffs of the joint
+//! actions that are allowed, with a rule that is named and an answer that says why.
+
+use crate::OrchestrationError;
+use serde::{Deserialize, Serialize};
+use tars_games::{
+    Game,
+    bargaining::{self, Rule},
+    pareto,
+};
+
+/// Efficient alternatives that an answer lists.
+const LISTED: usize = 16;
+/// Regrets below this share of a player's payoff range are none.
+const REGRET: f64 = 1e-9;
+
+/// One of those whose actions may be in conflict.
+#[derive(Debug, Clone)]
+pub(crate) struct Party {
+    pub(crate) name: String,
+    /// Its actions and their numbers.
+    pub(crate) actions: Vec<(String, f64)>,
+    /// What it would do by itself.
+    pub(crate) raw: usize,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Comparison {
+    Above,
+    Below,
+    Equal,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Condition {
+    pub(crate) party: String,
+    pub(crate) comparison: Comparison,
+    pub(crate) value: f64,
+}
+
+/// What must not hold all together.
+#[derive(Debug, Clone)]
+pub(crate) struct Constraint {
+    pub(crate) name: String,
+    pub(crate) conditions: Vec<Condition>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) enum ResolutionRule {
+    #[default]
+    NashBargaining,
+    KalaiSmorodinsky,
+    MaxMin,
+    Weighted,
+}
+
+impl ResolutionRule {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::NashBargaining => "nash_bargaining",
+            Self::KalaiSmorodinsky => "kalai_smorodinsky",
+            Self::MaxMin => "max_min",
+            Self::Weighted => "weighted",
+        }
+    }
+
+    fn rule(self) -> Rule {
+        match self {
+            Self::NashBargaining => Rule::NashProduct,
+            Self::KalaiSmorodinsky => Rule::KalaiSmorodinsky,
+            Self::MaxMin => Rule::MaxMin,
+            Self::Weighted => Rule::Utilitarian,
+        }
+    }
+}
+
+/// Joint actions, who takes them, and what they are worth.
+#[derive(Debug)]
+pub(crate) struct Dispute {
+    pub(crate) parties: Vec<Party>,
+    pub(crate) game: Game,
+    pub(crate) constraints: Vec<Constraint>,
+    pub(crate) rule: ResolutionRule,
+    /// What each has without an agreement, where that is known.
+    pub(crate) disagreement: Option<Vec<f64>>,
+    pub(crate) weights: Option<Vec<f64>>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum ConflictKind {
+    Constraint,
+    Regret,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Conflict {
+    pub(crate) name: String,
+    pub(crate) kind: ConflictKind,
+    pub(crate) parties: Vec<String>,
+    pub(crate) description: String,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Resolution {
+    pub(crate) conflicts: Vec<Conflict>,
+    /// Without a conflict there is none.
+    pub(crate) rule: Option<ResolutionRule>,
+    pub(crate) raw: Vec<usize>,
+    pub(crate) resolved: Vec<usize>,
+    pub(crate) raw_payoffs: Vec<f64>,
+    pub(crate) resolved_payoffs: Vec<f64>,
+    pub(crate) disagreement: Vec<f64>,
+    pub(crate) regret: Vec<f64>,
+    pub(crate) is_equilibrium: bool,
+    pub(crate) allowed: usize,
+    pub(crate) joint_actions: usize,
+    pub(crate) efficient: Vec<(Vec<usize>, Vec<f64>)>,
+    pub(crate) explanation: String,
+}
+
+/// The rules that always hold among the four agents.
+pub(crate) fn built_in() -> Vec<Constraint> {
+    let condition = |party: &str, comparison, value| Condition {
+        party: party.to_owned(),
+        comparison,
+        value,
+    };
+    vec![
+        Constraint {
+            name: "policy_ethical_mismatch".to_owned(),
+            conditions: vec![
+                condition("policy", Comparison::Above, 7.0),
+                condition("ethical", Comparison::Below, 3.0),
+            ],
+        },
+        Constraint {
+            name: "resource_over_allocation".to_owned(),
+            conditions: vec![condition("resource", Comparison::Above, 0.95)],
+        },
+    ]
+}
+
+/// The game of agents whose payoffs are their own values of their own actions.
+pub(crate) fn own_values(values: &[Vec<f64>]) -> Result<Game, OrchestrationError> {
+    let shape: Vec<usize> = values.iter().map(Vec::len).collect();
+    let cells: usize = shape.iter().product();
+    let mut payoffs = vec![Vec::with_capacity(cells); values.len()];
+    let mut stride = cells;
+    for ((tensor, own), actions) in payoffs.iter_mut().zip(values).zip(&shape) {
+        stride /= actions;
+        tensor.extend((0..cells).map(|cell| own[cell / stride % actions]));
+    }
+    Ok(Game::new(shape, payoffs)?)
+}
+
+impl Dispute {
+    /// What is in conflict in the raw joint action, and the joint action that the rule prefers.
+    pub(crate) fn resolve(&self) -> Result<Resolution, OrchestrationError> {
+        let raw: Vec<usize> = self.parties.iter().map(|p| p.raw).collect();
+        let conflicts = self.conflicts(&raw)?;
+        let allowed: Vec<usize> = (0..self.game.cells())
+            .filter(|cell| self.violated(&self.game.joint(*cell)).next().is_none())
+            .collect();
+        let disagreement = match &self.disagreement {
+            Some(given) => given.clone(),
+            None => (0..self.parties.len()).map(|i| self.security(i)).collect(),
+        };
+        let (resolved, explanation) = if conflicts.is_empty() {
+            (self.game.cell(&raw), "nothing is in conflict".to_owned())
+        } else {
+            self.choose(&allowed, &disagreement)?
+        };
+        let resolved = self.game.joint(resolved);
+        let (regret, is_equilibrium) = self.regrets(&resolved)?;
+        Ok(Resolution {
+            rule: (!conflicts.is_empty()).then_some(self.rule),
+            raw_payoffs: self.payoffs(&raw),
+            resolved_payoffs: self.payoffs(&resolved),
+            efficient: self.efficient(&allowed),
+            allowed: allowed.len(),
+            joint_actions: self.game.cells(),
+            conflicts,
+            raw,
+            resolved,
+            disagreement,
+            regret,
+            is_equilibrium,
+            explanation,
+        })
+    }
+
+    fn conflicts(&self, raw: &[usize]) -> Result<Vec<Conflict>, OrchestrationError> {
+        let mut conflicts: Vec<Conflict> = self
+            .violated(raw)
+            .map(|constraint| Conflict {
+                name: constraint.name.clone(),
+                kind: ConflictKind::Constraint,
+                parties: constraint
+                    .conditions
+                    .iter()
+                    .map(|c| c.party.clone())
+                    .collect(),
+                description: self.describe(constraint, raw),
+            })
+            .collect();
+        let (regrets, _) = self.regrets(raw)?;
+        for (i, party) in self.parties.iter().enumerate() {
+            if regrets[i] > REGRET * self.game.span(i) {
+                conflicts.push(Conflict {
+                    name: "unilateral_gain".to_owned(),
+                    kind: ConflictKind::Regret,
+                    parties: vec![party.name.clone()],
+                    description: format!(
+                        "{} could gain {} by another action than {}",
+                        party.name,
+                        short(regrets[i]),
+                        self.name(i, raw[i])
+                    ),
+                });
+            }
+        }
+        Ok(conflicts)
+    }
+
+    fn describe(&self, constraint: &Constraint, joint: &[usize]) -> String {
+        let parts = constraint.conditions.iter().map(|c| {
+            let relation = match c.comparison {
+                Comparison::Above => "above",
+                Comparison::Below => "below",
+                Comparison::Equal => "equal to",
+            };
+            let at = self.parties.iter().position(|p| p.name == c.party);
+            let action = at.map_or("?", |i| self.name(i, joint[i]));
+            format!("{} would do {action}, {relation} {}", c.party, c.value)
+        });
+        parts.collect::<Vec<_>>().join(" and ")
+    }
+
+    /// The constraints that a joint action breaks. One that names an absent party cannot be broken.
+    fn violated<'a>(&'a self, joint: &'a [usize]) -> impl Iterator<Item = &'a Constraint> {
+        self.constraints.iter().filter(move |constraint| {
+            constraint.conditions.iter().all(|condition| {
+                let party = self.parties.iter().position(|p| p.name == condition.party);
+                party.is_some_and(|i| {
+                    let (number, value) = (self.parties[i].actions[joint[i]].1, condition.value);
+                    match condition.comparison {
+                        Comparison::Above => number > value,
+                        Comparison::Below => number < value,
+                        Comparison::Equal => number == value,
+                    }
+                })
+            })
+        })
+    }
+
+    /// The rule's choice among what is allowed.
+    fn choose(
+        &self,
+        allowed: &[usize],
+        disagreement: &[f64],
+    ) -> Result<(usize, String), OrchestrationError> {
+        let gains: Vec<Vec<f64>> = allowed
+            .iter()
+            .map(|cell| self.gains(*cell, disagreement))
+            .collect();
+        let rule = self.rule.as_str();
+        if let Some(best) = bargaining::outcome(self.rule.rule(), &gains) {
+            let text = format!(
+                "{rule}: the best of {} allowed joint actions, of {}, in which nobody has less than \
+                 without an agreement",
+                allowed.len(),
+                self.game.cells()
+            );
+            return Ok((allowed[best], text));
+        }
+        let least = |gains: &Vec<f64>| gains.iter().copied().fold(f64::INFINITY, f64::min);
+        let best = (0..allowed.len())
+            .max_by(|a, b| least(&gains[*a]).total_cmp(&least(&gains[*b])))
+            .ok_or(OrchestrationError::NothingAllowed(self.game.cells()))?;
+        let text = format!(
+            "in every allowed joint action somebody has less than without an agreement, so that {rule} \
+             has no answer: the one with the least loss"
+        );
+        Ok((allowed[best], text))
+    }
+
+    /// What a joint action gives beyond the disagreement, as shares of each one's payoff range.
+    fn gains(&self, cell: usize, disagreement: &[f64]) -> Vec<f64> {
+        (0..self.parties.len())
+            .map(|i| {
+                let (gain, span) = (
+                    self.game.payoffs(i)[cell] - disagreement[i],
+                    self.game.span(i),
+                );
+                let weight = match (&self.weights, self.rule) {
+                    (Some(weights), ResolutionRule::Weighted) => weights[i],
+                    _ => 1.0,
+                };
+                if span > 0.0 {
+                    weight * gain / span
+                } else {
+                    0.0
+                }
+            })
+            .collect()
+    }
+
+    /// What a party can have whatever the others do.
+    fn security(&self, party: usize) -> f64 {
+        let actions = self.parties[party].actions.len();
+        let mut worst = vec![f64::INFINITY; actions];
+        for (cell, payoff) in self.game.payoffs(party).iter().enumerate() {
+            let own = self.game.joint(cell)[party];
+            worst[own] = worst[own].min(*payoff);
+        }
+        worst.into_iter().fold(f64::NEG_INFINITY, f64::max)
+    }
+
+    fn regrets(&self, joint: &[usize]) -> Result<(Vec<f64>, bool), OrchestrationError> {
+        let strategies: Vec<Vec<f64>> = self
+            .parties
+            .iter()
+            .zip(joint)
+            .map(|(party, action)| {
+                let mut strategy = vec![0.0; party.actions.len()];
+                strategy[*action] = 1.0;
+                strategy
+            })
+            .collect();
+        let certified = self.game.verify(&strategies, REGRET)?;
+        let converged = certified.converged();
+        Ok((certified.regret, converged))
+    }
+
+    fn payoffs(&self, joint: &[usize]) -> Vec<f64> {
+        let cell = self.game.cell(joint);
+        (0..self.parties.len())
+            .map(|i| self.game.payoffs(i)[cell])
+            .collect()
+    }
+
+    fn efficient(&self, allowed: &[usize]) -> Vec<(Vec<usize>, Vec<f64>)> {
+        let points: Vec<Vec<f64>> = allowed
+            .iter()
+            .map(|cell| self.payoffs(&self.game.joint(*cell)))
+            .collect();
+        let front = pareto::front(&points).into_iter().take(LISTED);
+        front
+            .map(|k| (self.game.joint(allowed[k]), points[k].clone()))
+            .collect()
+    }
+
+    pub(crate) fn name(&self, party: usize, action: usize) -> &str {
+        &self.parties[party].actions[action].0
+    }
+}
+
+fn short(value: f64) -> String {
+    let text = format!("{value:.4}");
+    text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(name: &str, actions: usize, raw: usize) -> Party {
+        Party {
+            name: name.to_owned(),
+            actions: (0..actions)
+                .map(|a| (format!("{name}_{a}"), a as f64))
+                .collect(),
+            raw,
+        }
+    }
+
+    fn dispute(parties: Vec<Party>, payoffs: Vec<Vec<f64>>) -> Dispute {
+        let shape = parties.iter().map(|p| p.actions.len()).collect();
+        Dispute {
+            game: Game::new(shape, payoffs).unwrap(),
+            parties,
+            constraints: built_in(),
+            rule: ResolutionRule::default(),
+            disagreement: None,
+            weights: None,
+        }
+    }
+
+    #[test]
+    fn the_built_in_rules_hold_among_the_agents() {
+        let values = vec![
+            (0..10).map(f64::from).collect::<Vec<_>>(),
+            vec![5.0, 1.0, 0.0, 4.0],
+        ];
+        let mut mismatch = dispute(
+            vec![party("policy", 10, 9), party("ethical", 4, 0)],
+            vec![vec![0.0; 40]; 2],
+        );
+        mismatch.game = own_values(&values).unwrap();
+        let found = mismatch.resolve().unwrap();
+        assert_eq!(found.conflicts.len(), 1);
+        assert_eq!(found.conflicts[0].name, "policy_ethical_mismatch");
+        assert_eq!(found.conflicts[0].parties, ["policy", "ethical"]);
+        assert_eq!(found.raw, [9, 0]);
+        // Ethical loses less by its second best than policy by staying at 7.
+        assert_eq!(
+            (found.resolved, found.raw_payoffs),
+            (vec![9, 3], vec![9.0, 5.0])
+        );
+        assert_eq!(found.resolved_payoffs, [9.0, 4.0]);
+        assert!(
+            !found.is_equilibrium,
+            "ethical would rather do what is forbidden"
+        );
+        assert_eq!((found.allowed, found.joint_actions), (40 - 2 * 3, 40));
+
+        let mut greedy = party("resource", 3, 2);
+        greedy.actions = vec![
+            ("low".into(), 0.1),
+            ("half".into(), 0.5),
+            ("all".into(), 1.0),
+        ];
+        let found = dispute(vec![greedy], vec![vec![0.1, 0.4, 0.9]])
+            .resolve()
+            .unwrap();
+        assert_eq!(found.conflicts[0].name, "resource_over_allocation");
+        assert_eq!((found.raw, found.resolved), (vec![2], vec![1]));
+    }
+
+    #[test]
+    fn what_is_not_in_conflict_stays() {
+        let calm = dispute(
+            vec![party("policy", 2, 1), party("ethical", 2, 1)],
+            vec![vec![4.0, 0.0, 3.0, 3.5], vec![4.0, 3.0, 0.0, 3.5]],
+        );
+        let found = calm.resolve().unwrap();
+        assert!(found.conflicts.is_empty() && found.rule.is_none() && found.is_equilibrium);
+        assert_eq!(found.resolved, [1, 1]);
+    }
+
+    #[test]
+    fn regret_is_a_conflict_and_rules_differ() {
+        // Each insists on its own way.
+        let mut sexes = dispute(
+            vec![party("a", 2, 0), party("b", 2, 1)],
+            vec![vec![5.0, 0.0, 0.0, 2.0], vec![1.0, 0.0, 0.0, 4.0]],
+        );
+        let found = sexes.resolve().unwrap();
+        assert_eq!(found.conflicts.len(), 2);
+        assert!(
+            found
+                .conflicts
+                .iter()
+                .all(|c| c.kind == ConflictKind::Regret)
+        );
+        assert_eq!(found.resolved, [1, 1]);
+        assert!(found.is_equilibrium);
+        sexes.rule = ResolutionRule::Weighted;
+        sexes.weights = Some(vec![0.9, 0.1]);
+        assert_eq!(sexes.resolve().unwrap().resolved, [0, 0]);
+        sexes.disagreement = Some(vec![0.0, 2.0]);
+        assert_eq!(sexes.resolve().unwrap().resolved, [1, 1]);
+        sexes.disagreement = Some(vec![9.0, 9.0]);
+        assert!(sexes.resolve().unwrap().explanation.contains("least loss"));
+    }
+
+    #[test]
+    fn when_nothing_is_allowed_that_is_said() {
+        let mut shut = dispute(vec![party("policy", 2, 0)], vec![vec![1.0, 2.0]]);
+        shut.constraints.push(Constraint {
+            name: "closed".to_owned(),
+            conditions: vec![Condition {
+                party: "policy".to_owned(),
+                comparison: Comparison::Above,
+                value: -1.0,
+            }],
+        });
+        let refused = shut.resolve().unwrap_err();
+        assert!(matches!(refused, OrchestrationError::NothingAllowed(2)));
+    }
+}

@@ -1,0 +1,184 @@
+//! Where games are solved: on threads of their own, a few at once, with a bounded number waiting and
+//! a bounded number of each caller. A solve whose caller goes away stops.
+
+use crate::OrchestrationError;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tars_games::{Control, Point};
+use tokio::{
+    sync::{Semaphore, mpsc},
+    time::Instant,
+};
+
+/// Solves under way or waiting, of one caller.
+const OF_ONE_CALLER: usize = 8;
+/// The same of all callers.
+const OF_ALL: usize = 64;
+
+#[derive(Debug)]
+pub(crate) struct Solvers {
+    threads: Arc<Semaphore>,
+    callers: Arc<Mutex<HashMap<String, usize>>>,
+}
+
+/// What may end a solve, and who hears of its progress.
+#[derive(Debug, Default)]
+pub(crate) struct Watch {
+    until: Option<Instant>,
+    points: Option<mpsc::Sender<Point>>,
+    gone: Arc<AtomicBool>,
+}
+
+impl Watch {
+    pub(crate) fn until(until: Option<Instant>) -> Self {
+        Self {
+            until,
+            ..Self::default()
+        }
+    }
+
+    pub(crate) fn told(self, points: mpsc::Sender<Point>) -> Self {
+        Self {
+            points: Some(points),
+            ..self
+        }
+    }
+}
+
+impl Control for Watch {
+    fn stopped(&self) -> bool {
+        self.gone.load(Ordering::Relaxed)
+            || self.until.is_some_and(|at| Instant::now() >= at)
+            || self.points.as_ref().is_some_and(mpsc::Sender::is_closed)
+    }
+
+    fn progress(&self, point: &Point) {
+        if let Some(points) = &self.points {
+            // A watcher that went away stops the solve at its next question.
+            points.blocking_send(*point).ok();
+        }
+    }
+}
+
+/// A place among the solves; given back when dropped.
+struct Place {
+    callers: Arc<Mutex<HashMap<String, usize>>>,
+    caller: String,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut callers = self.callers.lock();
+        if let Some(count) = callers.get_mut(&self.caller) {
+            *count -= 1;
+            if *count == 0 {
+                callers.remove(&self.caller);
+            }
+        }
+    }
+}
+
+struct StopOnDrop(Arc<AtomicBool>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Solvers {
+    pub(crate) fn new(threads: usize) -> Self {
+        Self {
+            threads: Arc::new(Semaphore::new(threads)),
+            callers: Arc::default(),
+        }
+    }
+
+    fn place(&self, caller: &str) -> Result<Place, OrchestrationError> {
+        let mut callers = self.callers.lock();
+        let all: usize = callers.values().sum();
+        let own = callers.get(caller).copied().unwrap_or(0);
+        if own >= OF_ONE_CALLER || all >= OF_ALL {
+            return Err(OrchestrationError::SolversBusy);
+        }
+        callers.insert(caller.to_owned(), own + 1);
+        Ok(Place {
+            callers: Arc::clone(&self.callers),
+            caller: caller.to_owned(),
+        })
+    }
+
+    /// Runs a solve when a thread is free.
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        caller: &str,
+        watch: Watch,
+        work: impl FnOnce(&Watch) -> T + Send + 'static,
+    ) -> Result<T, OrchestrationError> {
+        let place = self.place(caller)?;
+        let thread = Arc::clone(&self.threads)
+            .acquire_owned()
+            .await
+            .map_err(|_| OrchestrationError::Worker("the solvers are closed"))?;
+        let _stop = StopOnDrop(Arc::clone(&watch.gone));
+        let solving = tokio::task::spawn_blocking(move || {
+            let _held = (place, thread);
+            work(&watch)
+        });
+        solving
+            .await
+            .map_err(|_| OrchestrationError::Worker("the solver stopped"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn until_stopped(watch: &Watch) {
+        while !watch.stopped() {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_caller_has_a_bounded_number_of_solves() {
+        let solvers = Arc::new(Solvers::new(2));
+        let waiting: Vec<_> = (0..OF_ONE_CALLER)
+            .map(|_| {
+                let solvers = Arc::clone(&solvers);
+                tokio::spawn(
+                    async move { solvers.run("one", Watch::default(), until_stopped).await },
+                )
+            })
+            .collect();
+        while solvers.callers.lock().get("one") != Some(&OF_ONE_CALLER) {
+            tokio::task::yield_now().await;
+        }
+        let refused = solvers.run("one", Watch::default(), |_| ()).await;
+        assert!(matches!(refused, Err(OrchestrationError::SolversBusy)));
+        waiting.iter().for_each(tokio::task::JoinHandle::abort);
+        // Who went away stopped its solves; others have their turn.
+        solvers.run("two", Watch::default(), |_| ()).await.unwrap();
+        for solve in waiting {
+            assert!(solve.await.unwrap_err().is_cancelled());
+        }
+        while !solvers.callers.lock().is_empty() {
+            tokio::task::yield_now().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn time_that_is_over_stops_a_solve() {
+        let solvers = Solvers::new(1);
+        let watch = Watch::until(Some(Instant::now() + Duration::from_millis(5)));
+        solvers.run("one", watch, until_stopped).await.unwrap();
+    }
+}

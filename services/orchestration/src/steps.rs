@@ -1,0 +1,128 @@
+//! A step: what each agent would do in its state, what is in conflict, and what each is to do.
+//!
+//! The payoffs of a joint action are the agents' own values of their own actions. They say what an
+//! agent gives up by another action; what it costs the others is for the constraints to say.
+
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::Action,
+    conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
+    store::{self, ConflictRow},
+};
+use uuid::Uuid;
+
+/// Conflicts that are kept.
+const KEPT: i64 = 1_000;
+/// Conflicts that a list shows.
+const SHOWN: i64 = 50;
+
+#[derive(Debug)]
+pub(crate) struct Observed {
+    pub(crate) agent: &'static str,
+    pub(crate) agent_type: String,
+    pub(crate) state: Vec<f64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Stepped {
+    pub(crate) step_id: String,
+    pub(crate) at_us: i64,
+    pub(crate) raw: Vec<Action>,
+    pub(crate) resolved: Vec<Action>,
+    pub(crate) dispute: Dispute,
+    pub(crate) resolution: Resolution,
+}
+
+impl Orchestration {
+    pub(crate) async fn step(
+        &self,
+        observed: Vec<Observed>,
+        constraints: Vec<Constraint>,
+        rule: ResolutionRule,
+    ) -> Result<Stepped, OrchestrationError> {
+        if observed.is_empty() {
+            return Err(OrchestrationError::NoState);
+        }
+        let raw = observed
+            .iter()
+            .map(|o| self.agents.get(o.agent)?.act(&o.agent_type, &o.state))
+            .collect::<Result<Vec<Action>, _>>()?;
+        let dispute = self.dispute(&raw, constraints, rule)?;
+        let resolution = dispute.resolve()?;
+        let resolved = raw
+            .iter()
+            .zip(&resolution.resolved)
+            .map(|(acted, action)| Ok(self.agents.get(acted.agent)?.instead(acted, *action)))
+            .collect::<Result<Vec<Action>, OrchestrationError>>()?;
+        let stepped = Stepped {
+            step_id: Uuid::now_v7().to_string(),
+            at_us: self.clock.now_us(),
+            raw,
+            resolved,
+            dispute,
+            resolution,
+        };
+        if !stepped.resolution.conflicts.is_empty() {
+            self.remember(&stepped).await?;
+        }
+        Ok(stepped)
+    }
+
+    fn dispute(
+        &self,
+        raw: &[Action],
+        constraints: Vec<Constraint>,
+        rule: ResolutionRule,
+    ) -> Result<Dispute, OrchestrationError> {
+        let mut parties = Vec::with_capacity(raw.len());
+        for acted in raw {
+            let names = self.agents.get(acted.agent)?.action_names;
+            parties.push(Party {
+                name: acted.agent.to_owned(),
+                actions: names
+                    .iter()
+                    .enumerate()
+                    .map(|(number, name)| ((*name).to_owned(), number as f64))
+                    .collect(),
+                raw: acted.action,
+            });
+        }
+        let values: Vec<Vec<f64>> = raw
+            .iter()
+            .map(|a| a.values.iter().copied().map(f64::from).collect())
+            .collect();
+        // Without an agreement nobody can count on more than its worst action.
+        let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
+        Ok(Dispute {
+            parties,
+            game: conflicts::own_values(&values)?,
+            constraints: conflicts::built_in()
+                .into_iter()
+                .chain(constraints)
+                .collect(),
+            rule,
+            disagreement: Some(values.iter().map(worst).collect()),
+            weights: Some(raw.iter().map(|a| weight(a.agent)).collect()),
+        })
+    }
+
+    async fn remember(&self, stepped: &Stepped) -> Result<(), OrchestrationError> {
+        let mut tx = self.store.begin("conflicts.insert").await?;
+        store::insert_conflict(&mut tx, &ConflictRow::of(stepped), KEPT).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// The last conflicts, and how many there ever were.
+    pub(crate) async fn conflicts(&self) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
+        self.store.conflicts(SHOWN).await
+    }
+}
+
+/// How much an agent's payoff counts where payoffs are added up.
+fn weight(agent: &str) -> f64 {
+    match agent {
+        "policy" => 0.30,
+        "resource" => 0.20,
+        _ => 0.25,
+    }
+}
