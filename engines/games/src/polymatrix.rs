@@ -19,7 +19,7 @@ const FROM_PROFILE: usize = 2;
 /// Approximations from one start.
 const ROUNDS: u32 = 40;
 /// From here on a support is worth an attempt of Newton's method.
-const NEAR: f64 = 0.2;
+const NEAR: f64 = 0.05;
 
 /// The equilibrium conditions of a game of pairs, as a linear complementarity problem: slacks come
 /// first, then what they are slacks of (probabilities, then each player's level), then the
@@ -262,22 +262,30 @@ fn rounds(search: &mut Search<'_>, newton: &mut Newton, work: &mut Work) {
         if search.solved() || search.stopped() {
             return;
         }
-        merit = advance(search, work, merit, round);
+        merit = advance(search, work, merit, regret, round);
     }
 }
 
 /// Goes as far towards the approximation's equilibrium as that helps, and else a shrinking part of
-/// the way.
-fn advance(search: &mut Search<'_>, work: &mut Work, merit: f64, round: u32) -> f64 {
-    let mut part = 1.0;
-    while part > 0.1 {
+/// the way. Returns the regret there.
+fn advance(
+    search: &mut Search<'_>,
+    work: &mut Work,
+    merit: f64,
+    at_the_end: f64,
+    round: u32,
+) -> f64 {
+    if at_the_end < merit {
+        work.at.copy_from_slice(&work.towards);
+        return at_the_end;
+    }
+    for part in [0.5, 0.25, 0.125] {
         mix(work, part);
         let regret = search.offer(Method::IteratedPolymatrix, &work.middle);
         if regret < merit {
             work.at.copy_from_slice(&work.middle);
             return regret;
         }
-        part *= 0.5;
     }
     mix(work, 1.0 / f64::from(round + 2));
     work.at.copy_from_slice(&work.middle);

@@ -170,6 +170,11 @@ impl<'a> Search<'a> {
         self.best_regret <= self.tolerance
     }
 
+    /// The profile that was made of the last offer.
+    pub(crate) fn candidate(&self) -> &[f64] {
+        &self.candidate
+    }
+
     pub(crate) fn best(&self) -> &[f64] {
         &self.best
     }

@@ -9,6 +9,9 @@ use crate::{
     search::{Method, Search},
 };
 
+/// Less weight than this is none.
+const LEAST: f64 = 1e-9;
+
 /// What an enumeration may cost.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
@@ -55,7 +58,9 @@ pub(crate) fn search(
                 let solved = newton.solve(game, &mut search.kernel, |k| used[k], &start);
                 if let Some(profile) = solved
                     && search.offer(Method::SupportEnumeration, profile) <= search.tolerance
-                    && found(profile)
+                    // What uses less than the support is found on that.
+                    && (0..used.len()).all(|k| !used[k] || search.candidate()[k] > LEAST)
+                    && found(search.candidate())
                 {
                     return false;
                 }

@@ -276,6 +276,25 @@ fn all_equilibria_of_games_with_ties_hold_every_pure_one() {
 }
 
 #[test]
+fn equilibria_of_more_players_are_profiles_and_differ() {
+    for seed in 0..30 {
+        let shape = [2, 3, 2];
+        let tensors = match seed % 2 {
+            0 => random(seed, &shape),
+            _ => ties(seed, &shape, 3),
+        };
+        let all = game(&shape, &tensors).all(&Options::default(), &Free);
+        assert!(!all.complete && !all.found.is_empty());
+        for (a, one) in all.found.iter().enumerate() {
+            assert!(one.converged() && one.profile.iter().flatten().all(|p| *p >= 0.0));
+            let twin =
+                |other: &Solution| near(&one.profile.concat(), &other.profile.concat(), 1e-9);
+            assert!(!all.found[..a].iter().any(twin), "{tensors:?}");
+        }
+    }
+}
+
+#[test]
 fn symmetric_games_have_a_symmetric_equilibrium() {
     for seed in 0..40 {
         let n = 2 + seed as usize % 4;
