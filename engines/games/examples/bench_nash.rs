@@ -13,7 +13,7 @@ use std::{
     sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
-use tars_games::{Free, Game, Options, Solution};
+use tars_games::{Algorithm, Concept, Control, Free, Game, Objective, Options, Process, Solution};
 
 type Failure = Box<dyn Error>;
 
@@ -460,6 +460,85 @@ fn report(class: &Class, own: &Tally, confirmed: u32, peers: &[(Talker, Tally)])
     })
 }
 
+/// Stops when the thread has worked until a moment.
+struct At(Duration);
+
+impl Control for At {
+    fn stopped(&self) -> bool {
+        cpu_time() >= self.0
+    }
+}
+
+/// The largest games that are taken, and how they are solved.
+const LARGE: &[(Kind, &[usize])] = &[
+    (Kind::ZeroSum, &[128, 128]),
+    (Kind::NearlyOpposed, &[128, 128]),
+    (Kind::ConstantSum, &[35, 35, 35]),
+    (Kind::ConstantSum, &[13, 13, 13, 13]),
+    (Kind::ConstantSum, &[2; 13]),
+];
+const ALGORITHMS: [Algorithm; 5] = [
+    Algorithm::Automatic,
+    Algorithm::SupportEnumeration,
+    Algorithm::IteratedPolymatrix,
+    Algorithm::LogitHomotopy,
+    Algorithm::Learning(Process::RegretMatchingPlus),
+];
+
+/// Processor time from the moment of a stop to the answer, in microseconds.
+fn cancel(settings: &Settings) -> Result<Value, Failure> {
+    let mut times = Vec::new();
+    let mut worst = (0.0, String::new());
+    let mut note = |name: String, at: Duration| {
+        let us = cpu_time().saturating_sub(at).as_secs_f64() * 1e6;
+        times.push(us);
+        if std::env::var_os("TARS_CANCEL_ALL").is_some() && us > 700.0 {
+            eprintln!("{us:9.0} {name} {at:?}");
+        }
+        if us > worst.0 {
+            worst = (us, name);
+        }
+    };
+    for (kind, shape) in LARGE {
+        let drawn = class("large", *kind, shape, &[]).draw(settings.seed)?;
+        for algorithm in ALGORITHMS {
+            let options = Options {
+                algorithm,
+                tolerance: Some(0.0),
+                rounds: u64::MAX,
+                ..Options::default()
+            };
+            for stop in [1, 3, 5, 10, 20, 40, 80, 160] {
+                let at = cpu_time() + Duration::from_millis(stop);
+                drawn.game.solve(&options, &At(at))?;
+                note(format!("{algorithm:?} of {kind:?} {shape:?}"), at);
+            }
+        }
+        for stop in [1, 5, 20, 80] {
+            let at = cpu_time() + Duration::from_millis(stop);
+            drawn.game.all(&Options::default(), &At(at));
+            note(format!("all of {kind:?} {shape:?}"), at);
+        }
+    }
+    let drawn = class("correlated", Kind::Random, &[50, 50], &[]).draw(settings.seed)?;
+    for stop in [5, 20, 80, 160] {
+        let at = cpu_time() + Duration::from_millis(stop);
+        let (options, objective) = (Options::default(), Objective::Welfare);
+        drawn
+            .game
+            .correlated(Concept::Correlated, &objective, &options, &At(at))?;
+        note("correlated of Random [50, 50]".to_owned(), at);
+    }
+    let (p50, p99) = (
+        Tally::percentile_of(&times, 0.5),
+        Tally::percentile_of(&times, 0.99),
+    );
+    eprintln!("cancel                     p50 {p50} us  p99 {p99} us, worst {worst:?}");
+    Ok(json!({
+        "p50_us": p50, "p99_us": p99, "max_us": worst.0.round(), "worst": worst.1, "runs": times.len(),
+    }))
+}
+
 fn main() -> Result<(), Failure> {
     let args: Vec<String> = std::env::args().collect();
     let has = |flag: &str| args.iter().any(|a| a == flag);
@@ -485,6 +564,9 @@ fn main() -> Result<(), Failure> {
             let result = run(class, &settings, &mut checker)?;
             out.insert(class.name.to_owned(), result);
         }
+    }
+    if only.as_ref().is_none_or(|o| o == "cancel") {
+        out.insert("cancel".to_owned(), cancel(&settings)?);
     }
     if has("--json") {
         println!("{}", Value::Object(out));

@@ -40,6 +40,15 @@ impl Correlated {
     }
 }
 
+/// Entries of the programme's rows.
+pub const MAX_ENTRIES: usize = 1 << 18;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the game's incentives are {0} numbers; correlated equilibria are computed up to {MAX_ENTRIES}"
+)]
+pub struct ProgrammeTooLarge(pub usize);
+
 /// Programmes are solved to this accuracy.
 const TOLERANCE: f64 = 1e-6;
 
@@ -52,16 +61,22 @@ impl Game {
         objective: &Objective,
         options: &Options,
         control: &dyn Control,
-    ) -> Correlated {
-        let programme = self.programme(concept, objective);
-        let best = programme.solve(&|| control.stopped());
+    ) -> Result<Correlated, ProgrammeTooLarge> {
+        let entries = self.cells() * self.shape().iter().map(|a| a - 1).sum::<usize>();
+        if entries > MAX_ENTRIES {
+            return Err(ProgrammeTooLarge(entries));
+        }
+        let stopped = || control.stopped();
+        let best = self
+            .programme(concept, objective, &stopped)
+            .and_then(|programme| programme.solve(&stopped));
         let optimal = best.is_some();
         let lottery = best.unwrap_or_else(|| {
             let nash = self.any(options, control);
             self.product(&nash.profile.concat())
         });
         let tolerance = options.tolerance.unwrap_or(TOLERANCE);
-        self.certify_lottery(lottery, concept, tolerance, optimal)
+        Ok(self.certify_lottery(lottery, concept, tolerance, optimal))
     }
 
     /// Certifies a lottery from outside.
@@ -75,7 +90,13 @@ impl Game {
         Ok(self.certify_lottery(lottery, concept, tolerance, false))
     }
 
-    fn programme(&self, concept: Concept, objective: &Objective) -> Programme {
+    /// `None` when it was stopped before it was written.
+    fn programme(
+        &self,
+        concept: Concept,
+        objective: &Objective,
+        stopped: &dyn Fn() -> bool,
+    ) -> Option<Programme> {
         let players = 0..self.players();
         let weights: Vec<f64> = match objective {
             Objective::Welfare => players.map(|i| self.span(i)).collect(),
@@ -96,8 +117,14 @@ impl Game {
                 programme.at_least(earned, 1.0, 0.0);
             }
         }
-        self.deviations(concept, |cells| programme.at_least(cells, 0.0, 0.0));
-        programme
+        let mut written = true;
+        self.deviations(concept, |cells| {
+            written = written && !stopped();
+            if written {
+                programme.at_least(cells, 0.0, 0.0);
+            }
+        });
+        written.then_some(programme)
     }
 
     /// What a player keeps by not deviating, as coefficients of joint actions: one row for each

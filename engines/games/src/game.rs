@@ -7,9 +7,9 @@
 /// Players of one game.
 pub const MAX_PLAYERS: usize = 16;
 /// Actions of one player.
-pub const MAX_ACTIONS: usize = 256;
+pub const MAX_ACTIONS: usize = 128;
 /// Joint actions times players.
-pub const MAX_PAYOFFS: usize = 1 << 18;
+pub const MAX_PAYOFFS: usize = 1 << 17;
 /// Payoffs beyond this could overflow when they are subtracted.
 pub const MAX_PAYOFF: f64 = 1e300;
 
@@ -315,14 +315,14 @@ mod tests {
             }
         );
         assert_eq!(
-            new(&[257], vec![]),
+            new(&[129], vec![]),
             GameError::Actions {
                 player: 0,
-                given: 257
+                given: 129
             }
         );
-        assert_eq!(new(&[256, 256, 256], vec![]), GameError::TooLarge);
-        assert_eq!(new(&[256; 16], vec![]), GameError::TooLarge);
+        assert_eq!(new(&[128, 128, 128], vec![]), GameError::TooLarge);
+        assert_eq!(new(&[128; 16], vec![]), GameError::TooLarge);
         assert_eq!(new(&[2, 2], vec![vec![0.0; 4]]), GameError::Players(1));
         assert_eq!(
             new(&[2, 2], vec![vec![0.0; 4], vec![0.0; 3]]),

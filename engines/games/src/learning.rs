@@ -12,6 +12,8 @@ use crate::{
 
 /// Time of one step of the dynamics, in units where payoffs span one.
 const TIME: f64 = 0.2;
+/// How many payoffs are summed between two looks at whether to stop.
+const PAYOFFS_BETWEEN_CHECKS: usize = 50_000;
 /// The least weight that projected replicators keep on all of a player's actions together.
 const EXPLORE: f64 = 1e-6;
 
@@ -55,6 +57,8 @@ pub(crate) fn search(search: &mut Search<'_>, process: Process, rounds: u64, see
         // An even mix can be at rest without being an equilibrium.
         Stream::new(seed).profile(game, &mut state.now);
     }
+    let payoffs = game.cells() * game.players();
+    let check_every = (PAYOFFS_BETWEEN_CHECKS / payoffs).clamp(1, 64) as u64;
     let mut look = 1;
     for round in 1..=rounds {
         search.iterations += 1;
@@ -67,7 +71,7 @@ pub(crate) fn search(search: &mut Search<'_>, process: Process, rounds: u64, see
                 return;
             }
         }
-        if round % 8 == 0 && search.stopped() {
+        if round.is_multiple_of(check_every) && search.stopped() {
             search.offer(process.method(), &state.mean);
             return;
         }

@@ -48,11 +48,10 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
     for label in 0..start.rows + start.columns {
         work[0].reset(&start.tableaux[0]);
         work[1].reset(&start.tableaux[1]);
-        if !follow(search, &mut work, label, start.rows) {
-            continue;
+        if follow(search, &mut work, label, start.rows) {
+            read(&work, start.rows, &mut weights);
+            offer(search, newton, Method::LemkeHowson, &weights);
         }
-        read(&work, start.rows, &mut weights);
-        offer(search, newton, Method::LemkeHowson, &weights);
         if search.solved() || search.stopped() {
             return;
         }
@@ -66,7 +65,7 @@ pub(crate) fn offer(search: &mut Search<'_>, newton: &mut Newton, method: Method
         return;
     }
     let support = |k: usize| weights[k] > 1e-9;
-    if let Some(better) = newton.solve(search.game, &mut search.kernel, support, weights) {
+    if let Some(better) = newton.solve(search, support, weights) {
         search.offer(method, better);
     }
 }

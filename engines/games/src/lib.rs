@@ -26,7 +26,7 @@ mod vertices;
 mod zero_sum;
 
 pub use alpha_rank::{MAX_STATES, RankError, Selection};
-pub use correlated::{Concept, Correlated, Objective};
+pub use correlated::{Concept, Correlated, MAX_ENTRIES, Objective, ProgrammeTooLarge};
 pub use game::{
     Game, GameError, MAX_ACTIONS, MAX_PAYOFF, MAX_PAYOFFS, MAX_PLAYERS, ProfileError, joint_actions,
 };

@@ -1,12 +1,22 @@
 //! Small dense linear systems.
 
+/// Columns between two looks at whether to stop.
+const CHECK_EVERY: usize = 16;
 /// A pivot below this is zero.
 const SINGULAR: f64 = 1e-13;
 
-/// Solves `matrix · x = right` in place by elimination with partial pivoting; `None` when singular.
-pub(crate) fn solve(matrix: &mut [f64], right: &mut [f64]) -> Option<()> {
+/// Solves `matrix · x = right` in place by elimination with partial pivoting; `None` when singular
+/// or stopped.
+pub(crate) fn solve(
+    matrix: &mut [f64],
+    right: &mut [f64],
+    stopped: &dyn Fn() -> bool,
+) -> Option<()> {
     let n = right.len();
     for column in 0..n {
+        if column % CHECK_EVERY == CHECK_EVERY - 1 && stopped() {
+            return None;
+        }
         let pivot = (column..n).max_by(|i, j| {
             let at = |row: &usize| matrix[row * n + column].abs();
             at(i).total_cmp(&at(j))
@@ -46,10 +56,10 @@ mod tests {
     fn systems_are_solved_or_singular() {
         let mut matrix = vec![0.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 0.0, 3.0];
         let mut right = vec![7.0, 6.0, 11.0];
-        solve(&mut matrix, &mut right).unwrap();
+        solve(&mut matrix, &mut right, &|| false).unwrap();
         let truth = [1.0, 2.0, 3.0];
         assert!(right.iter().zip(truth).all(|(x, t)| (x - t).abs() < 1e-12));
-        assert!(solve(&mut [1.0, 2.0, 2.0, 4.0], &mut [1.0, 1.0]).is_none());
-        assert!(solve(&mut [f64::NAN], &mut [1.0]).is_none());
+        assert!(solve(&mut [1.0, 2.0, 2.0, 4.0], &mut [1.0, 1.0], &|| false).is_none());
+        assert!(solve(&mut [f64::NAN], &mut [1.0], &|| false).is_none());
     }
 }

@@ -101,7 +101,7 @@ impl Branch {
     fn finish(&self, search: &mut Search<'_>, newton: &mut Newton) {
         for least in SUPPORT {
             let support = |k: usize| self.profile[k] > least;
-            let found = newton.solve(search.game, &mut search.kernel, support, &self.profile);
+            let found = newton.solve(search, support, &self.profile);
             if let Some(better) = found {
                 search.offer(Method::LogitHomotopy, better);
             }
@@ -120,6 +120,9 @@ impl Branch {
         self.matrix.fill(0.0);
         let mut row = 0;
         for player in 0..game.players() {
+            if search.stopped() {
+                return f64::NAN;
+            }
             let own = game.actions(player);
             let slopes = &mut self.slopes[..own.len() * total];
             search.kernel.jacobian(game, player, &self.profile, slopes);
@@ -162,7 +165,7 @@ impl Branch {
         self.right.fill(0.0);
         self.right[total] = 1.0;
         self.work.copy_from_slice(&self.matrix);
-        if linear::solve(&mut self.work, &mut self.right).is_none() {
+        if linear::solve(&mut self.work, &mut self.right, &|| search.stopped()).is_none() {
             return false;
         }
         let norm = crate::kernel::dot(&self.right, &self.right).sqrt();
@@ -181,6 +184,9 @@ impl Branch {
         }
         let mut last = f64::INFINITY;
         for correction in 0..=CORRECTIONS {
+            if search.stopped() {
+                return None;
+            }
             self.exponentiate(true);
             let error = self.linearise(search);
             if error < ON_BRANCH * (1.0 + self.trial[total].abs() * 1e-3) {
@@ -193,7 +199,7 @@ impl Branch {
             self.matrix[total * size..].copy_from_slice(&self.tangent);
             self.right[total] = 0.0;
             self.work.copy_from_slice(&self.matrix);
-            linear::solve(&mut self.work, &mut self.right)?;
+            linear::solve(&mut self.work, &mut self.right, &|| search.stopped())?;
             for (trial, change) in self.trial.iter_mut().zip(&self.right) {
                 *trial -= change.clamp(-2.0, 2.0);
             }

@@ -1,7 +1,7 @@
 //! Newton's method on the equations of a support: everything in it earns the same, probabilities
 //! sum to one. From a point nearby it ends at machine precision.
 
-use crate::{Game, kernel::Kernel, linear};
+use crate::{Game, linear, search::Search};
 
 /// Equations that hold to this are solved.
 const SOLVED: f64 = 1e-15;
@@ -38,11 +38,11 @@ impl Newton {
     /// lead out of the simplex.
     pub(crate) fn solve(
         &mut self,
-        game: &Game,
-        kernel: &mut Kernel,
+        search: &mut Search<'_>,
         support: impl Fn(usize) -> bool,
         start: &[f64],
     ) -> Option<&[f64]> {
+        let game = search.game;
         self.unknowns.clear();
         self.unknowns
             .extend((0..game.total_actions()).filter(|k| support(*k)));
@@ -53,14 +53,22 @@ impl Newton {
         self.levels.fill(0.0);
         let mut last = f64::INFINITY;
         for step in 0..STEPS {
-            let error = self.linearise(game, kernel);
+            let error = self.linearise(search);
+            let stopped = || search.stopped();
+            if stopped() {
+                return None;
+            }
             if error <= SOLVED || (step > 2 && error >= last) {
                 last = last.min(error);
                 break;
             }
             last = error;
             let size = self.unknowns.len() + game.players();
-            linear::solve(&mut self.matrix[..size * size], &mut self.right[..size])?;
+            linear::solve(
+                &mut self.matrix[..size * size],
+                &mut self.right[..size],
+                &stopped,
+            )?;
             for (k, change) in self.unknowns.iter().zip(&self.right) {
                 self.profile[*k] -= change;
             }
@@ -80,15 +88,19 @@ impl Newton {
     }
 
     /// Fills in matrix and right side at the present point; returns the largest error.
-    fn linearise(&mut self, game: &Game, kernel: &mut Kernel) -> f64 {
+    fn linearise(&mut self, search: &mut Search<'_>) -> f64 {
+        let game = search.game;
         let (n, total, known) = (game.players(), game.total_actions(), self.unknowns.len());
         let size = known + n;
         self.matrix[..size * size].fill(0.0);
         let mut row = 0;
         for player in 0..n {
+            if search.stopped() {
+                return f64::NAN;
+            }
             let own = game.actions(player);
             let slopes = &mut self.slopes[..own.len() * total];
-            kernel.jacobian(game, player, &self.profile, slopes);
+            search.kernel.jacobian(game, player, &self.profile, slopes);
             let anchor = game.actions(if player == 0 { 1 } else { 0 });
             while row < known && own.contains(&self.unknowns[row]) {
                 let line = &slopes[(self.unknowns[row] - own.start) * total..][..total];
@@ -121,7 +133,7 @@ impl Newton {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::testing;
+    use crate::{Free, testing};
 
     #[test]
     fn a_known_support_is_solved_from_anywhere() {
@@ -129,8 +141,8 @@ mod tests {
         let payoffs = vec![vec![3.0, -1.0, -1.0, 1.0], vec![-3.0, 1.0, 1.0, -1.0]];
         let game = Game::new(vec![2, 2], payoffs).unwrap();
         let mut newton = Newton::new(&game);
-        let mut kernel = Kernel::new(&game);
-        let found = newton.solve(&game, &mut kernel, |_| true, &game.uniform());
+        let mut search = Search::new(&game, 1e-9, &Free);
+        let found = newton.solve(&mut search, |_| true, &game.uniform());
         let truth = [1.0 / 3.0, 2.0 / 3.0, 1.0 / 3.0, 2.0 / 3.0];
         let found = found.unwrap();
         assert!(found.iter().zip(truth).all(|(p, t)| (p - t).abs() < 1e-14));
@@ -140,20 +152,21 @@ mod tests {
     fn supports_without_an_equilibrium_are_refused() {
         let game = testing::random(5, &[2, 3]);
         let mut newton = Newton::new(&game);
-        let mut kernel = Kernel::new(&game);
+        let mut search = Search::new(&game, 1e-9, &Free);
         // Two against three: singular.
         assert!(
             newton
-                .solve(&game, &mut kernel, |_| true, &game.uniform())
+                .solve(&mut search, |_| true, &game.uniform())
                 .is_none()
         );
         let dilemma = vec![vec![3.0, 0.0, 5.0, 1.0], vec![3.0, 5.0, 0.0, 1.0]];
         let game = Game::new(vec![2, 2], dilemma).unwrap();
         let mut newton = Newton::new(&game);
+        let mut search = Search::new(&game, 1e-9, &Free);
         // Nobody can be indifferent: the solution is outside of the simplex.
         assert!(
             newton
-                .solve(&game, &mut kernel, |_| true, &game.uniform())
+                .solve(&mut search, |_| true, &game.uniform())
                 .is_none()
         );
     }

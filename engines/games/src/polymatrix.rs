@@ -53,6 +53,9 @@ impl Pairs {
         let (total, n, size) = (game.total_actions(), game.players(), self.size);
         self.tableau.reset(&self.start);
         for player in 0..n {
+            if search.stopped() {
+                return;
+            }
             let own = game.actions(player);
             let slopes = &mut slopes[..own.len() * total];
             search.kernel.jacobian(game, player, at, slopes);
@@ -81,7 +84,8 @@ impl Pairs {
 
     /// The artificial variable covers what a profile lacks, and its support is made basic: the path
     /// then leads away from this profile. False when its equations are singular.
-    fn start_at(&mut self, game: &Game, at: &[f64]) -> bool {
+    fn start_at(&mut self, search: &Search<'_>, at: &[f64]) -> bool {
+        let game = search.game;
         let (total, size) = (game.total_actions(), self.size);
         for player in 0..game.players() {
             let own = game.actions(player);
@@ -106,7 +110,7 @@ impl Pairs {
             self.wanted[total + player] = true;
             self.tableau.row_mut(total + player)[size] = 0.0;
         }
-        (0..size).all(|k| !self.wanted[k] || self.enter(k))
+        (0..size).all(|k| !self.wanted[k] || (!search.stopped() && self.enter(k)))
     }
 
     /// Makes a variable basic in place of a slack that is to leave.
@@ -152,8 +156,8 @@ impl Pairs {
             return true;
         };
         let mut left = self.tableau.pivot(row, size);
-        for pivot in 0..longest * size {
-            if pivot % 8 == 7 && search.stopped() {
+        for _ in 0..longest * size {
+            if search.stopped() {
                 return false;
             }
             let entering = if left < size {
@@ -201,7 +205,7 @@ impl Work {
     fn approximate(&mut self, search: &mut Search<'_>, near: bool) -> bool {
         self.pairs.fill(search, &self.at, &mut self.slopes);
         if near {
-            if !self.pairs.start_at(search.game, &self.at) {
+            if !self.pairs.start_at(search, &self.at) {
                 return false;
             }
         } else {
@@ -255,7 +259,7 @@ fn rounds(search: &mut Search<'_>, newton: &mut Newton, work: &mut Work) {
         if regret < NEAR {
             let Work { towards, .. } = work;
             let support = |k: usize| towards[k] > 1e-9;
-            if let Some(better) = newton.solve(search.game, &mut search.kernel, support, towards) {
+            if let Some(better) = newton.solve(search, support, towards) {
                 search.offer(Method::IteratedPolymatrix, better);
             }
         }
@@ -280,6 +284,9 @@ fn advance(
         return at_the_end;
     }
     for part in [0.5, 0.25, 0.125] {
+        if search.stopped() {
+            return merit;
+        }
         mix(work, part);
         let regret = search.offer(Method::IteratedPolymatrix, &work.middle);
         if regret < merit {

@@ -8,12 +8,14 @@ pub(crate) fn equilibria(game: &Game) -> Vec<usize> {
     for player in 0..game.players() {
         let (actions, stride) = (game.shape()[player], game.stride(player));
         let payoffs = game.payoffs(player);
-        for first in (0..game.cells()).filter(|c| c / stride % actions == 0) {
-            let column = || (0..actions).map(|a| first + a * stride);
-            let best = column().map(|c| payoffs[c]).fold(f64::MIN, f64::max);
-            column()
-                .filter(|c| payoffs[*c] < best)
-                .for_each(|c| is_best[c] = false);
+        for block in (0..game.cells()).step_by(actions * stride) {
+            for first in block..block + stride {
+                let column = || (first..).step_by(stride).take(actions);
+                let best = column().map(|c| payoffs[c]).fold(f64::MIN, f64::max);
+                column()
+                    .filter(|c| payoffs[*c] < best)
+                    .for_each(|c| is_best[c] = false);
+            }
         }
     }
     (0..game.cells()).filter(|c| is_best[*c]).collect()
@@ -37,7 +39,7 @@ pub(crate) fn undominated(game: &Game, stopped: &dyn Fn() -> bool) -> Vec<Vec<us
     while quiet < game.players() && !stopped() {
         let others = opponents(game, player, &kept);
         let before = kept[player].len();
-        remove_dominated(game, player, &mut kept[player], &others);
+        remove_dominated(game, player, &mut kept[player], &others, stopped);
         quiet = if kept[player].len() == before {
             quiet + 1
         } else {
@@ -61,7 +63,13 @@ fn opponents(game: &Game, player: usize, kept: &[Vec<usize>]) -> Vec<usize> {
     cells
 }
 
-fn remove_dominated(game: &Game, player: usize, own: &mut Vec<usize>, others: &[usize]) {
+fn remove_dominated(
+    game: &Game,
+    player: usize,
+    own: &mut Vec<usize>,
+    others: &[usize],
+    stopped: &dyn Fn() -> bool,
+) {
     let (payoffs, stride) = (game.payoffs(player), game.stride(player));
     let beaten = |weak: usize, strong: usize| {
         others
@@ -69,7 +77,7 @@ fn remove_dominated(game: &Game, player: usize, own: &mut Vec<usize>, others: &[
             .all(|c| payoffs[c + strong * stride] > payoffs[c + weak * stride])
     };
     let mut index = 0;
-    while index < own.len() {
+    while index < own.len() && !stopped() {
         let weak = own[index];
         if own.iter().any(|strong| beaten(weak, *strong)) {
             own.remove(index);

@@ -306,9 +306,19 @@ fn nash_conv(game: &Game, profile: &[f64], values: &[f64]) -> f64 {
 
 /// Certifies a profile from the payoffs alone.
 pub(crate) fn certify(game: &Game, profile: &[f64], method: Method, tolerance: f64) -> Solution {
-    let mut kernel = Kernel::new(game);
+    certify_with(&mut Kernel::new(game), game, profile, method, tolerance)
+}
+
+/// The same for one of many.
+pub(crate) fn certify_with(
+    kernel: &mut Kernel,
+    game: &Game,
+    profile: &[f64],
+    method: Method,
+    tolerance: f64,
+) -> Solution {
     let mut values = vec![0.0; game.total_actions()];
-    let relative = relative_regret(game, &mut kernel, profile, &mut values);
+    let relative = relative_regret(game, kernel, profile, &mut values);
     let mut payoffs = Vec::with_capacity(game.players());
     let mut regrets = Vec::with_capacity(game.players());
     for i in 0..game.players() {

@@ -169,18 +169,22 @@ impl Game {
             portfolio(&mut search, options.seed);
             profiles.push(search.best().to_vec());
         }
-        let found: Vec<Solution> = profiles
-            .iter()
-            .enumerate()
-            .map(|(index, profile)| {
-                let method = match index < pure_ones {
-                    true => Method::Pure,
-                    false => Method::SupportEnumeration,
-                };
-                search::certify(self, profile, method, tolerance)
-            })
-            .filter(Solution::converged)
-            .collect();
+        let mut found = Vec::with_capacity(profiles.len());
+        for (index, profile) in profiles.iter().enumerate() {
+            // The first is worth its certificate even when the time is over.
+            if index > 0 && control.stopped() {
+                break;
+            }
+            let method = match index < pure_ones {
+                true => Method::Pure,
+                false => Method::SupportEnumeration,
+            };
+            let kernel = &mut search.kernel;
+            let solution = search::certify_with(kernel, self, profile, method, tolerance);
+            if solution.converged() {
+                found.push(solution);
+            }
+        }
         Equilibria {
             components: (0..found.len()).collect(),
             // With one player nothing but pure ones matters.

@@ -9,6 +9,8 @@ use crate::{
     search::{Method, Search},
 };
 
+/// Supports of so many joint actions are worth a look at whether to stop for each action.
+const LARGE: usize = 256;
 /// Less weight than this is none.
 const LEAST: f64 = 1e-9;
 
@@ -39,9 +41,9 @@ pub(crate) fn search(
     let game = search.game;
     let mut start = vec![0.0; game.total_actions()];
     let mut used = vec![false; game.total_actions()];
-    let mut sizes = Sizes::new(game);
+    let sizes = Sizes::new(game.shape());
     let mut supports = Supports::new(game);
-    while let Some(size) = sizes.next() {
+    for size in sizes {
         supports.begin(size);
         loop {
             budget.supports = budget.supports.saturating_sub(1);
@@ -49,13 +51,13 @@ pub(crate) fn search(
             if budget.supports == 0 || (search.iterations.is_multiple_of(16) && search.stopped()) {
                 return false;
             }
-            if supports.is_plausible(game) {
+            if supports.is_plausible(game, &|| search.stopped()) {
                 budget.systems = budget.systems.saturating_sub(1);
                 if budget.systems == 0 {
                     return false;
                 }
                 supports.spread(game, &mut start, &mut used);
-                let solved = newton.solve(game, &mut search.kernel, |k| used[k], &start);
+                let solved = newton.solve(search, |k| used[k], &start);
                 if let Some(profile) = solved
                     && search.offer(Method::SupportEnumeration, profile) <= search.tolerance
                     // What uses less than the support is found on that.
@@ -74,45 +76,86 @@ pub(crate) fn search(
 }
 
 /// Combinations of support sizes: with two players balanced ones first, with more small ones.
-/// All-pure ones are left out.
-struct Sizes {
-    order: std::vec::IntoIter<Vec<usize>>,
+/// All-pure ones are left out. Made a handful at a time.
+struct Sizes<'a> {
+    shape: &'a [usize],
+    /// How unbalanced a pair is, or the sum of more.
+    stage: usize,
+    ready: std::vec::IntoIter<Vec<usize>>,
 }
 
-/// Combinations beyond this many are not sorted; nobody gets that far.
-const MOST_SIZES: usize = 100_000;
-
-impl Sizes {
-    fn new(game: &Game) -> Self {
-        let mut all = Vec::new();
-        let mut at = vec![0; game.players()];
-        let combinations = game.cells().min(MOST_SIZES);
-        for _ in 0..combinations {
-            crate::game::step(&mut at, game.shape());
-            let sizes: Vec<usize> = at.iter().map(|a| a + 1).collect();
-            if sizes.iter().any(|s| *s > 1) {
-                all.push(sizes);
-            }
+impl<'a> Sizes<'a> {
+    fn new(shape: &'a [usize]) -> Self {
+        Self {
+            shape,
+            stage: if shape.len() == 2 { 0 } else { shape.len() + 1 },
+            ready: Vec::new().into_iter(),
         }
-        let pair = game.players() == 2;
+    }
+
+    fn pairs(&self, apart: usize) -> Vec<Vec<usize>> {
+        let largest = self.shape[0].max(self.shape[1]);
+        let both = (1..=largest).flat_map(|k| [vec![k, k + apart], vec![k + apart, k]]);
+        let mut pairs: Vec<Vec<usize>> = both
+            .filter(|p| p[0] <= self.shape[0] && p[1] <= self.shape[1] && p[0] + p[1] > 2)
+            .collect();
+        pairs.dedup();
+        pairs
+    }
+
+    /// Sizes with this sum, the most balanced first.
+    fn sums(&self, sum: usize) -> Vec<Vec<usize>> {
+        let mut all = Vec::new();
+        compose(self.shape, sum, &mut Vec::new(), &mut all);
         all.sort_by_key(|sizes| {
             let (least, most) = sizes
                 .iter()
                 .fold((usize::MAX, 0), |(l, m), s| (l.min(*s), m.max(*s)));
-            let (balance, total) = (most - least, sizes.iter().sum());
-            if pair {
-                (balance, total)
-            } else {
-                (total, balance)
-            }
+            most - least
         });
-        Self {
-            order: all.into_iter(),
-        }
+        all
     }
+}
+
+impl Iterator for Sizes<'_> {
+    type Item = Vec<usize>;
 
     fn next(&mut self) -> Option<Vec<usize>> {
-        self.order.next()
+        let pair = self.shape.len() == 2;
+        let last = if pair {
+            self.shape[0].max(self.shape[1]) - 1
+        } else {
+            self.shape.iter().sum()
+        };
+        loop {
+            if let Some(sizes) = self.ready.next() {
+                return Some(sizes);
+            }
+            if self.stage > last {
+                return None;
+            }
+            let stage = if pair {
+                self.pairs(self.stage)
+            } else {
+                self.sums(self.stage)
+            };
+            self.ready = stage.into_iter();
+            self.stage += 1;
+        }
+    }
+}
+
+/// All ways to write a sum as sizes that fit the shape.
+fn compose(shape: &[usize], sum: usize, begun: &mut Vec<usize>, out: &mut Vec<Vec<usize>>) {
+    let Some((first, rest)) = shape.split_first() else {
+        out.push(begun.clone());
+        return;
+    };
+    let (least, most) = (rest.len(), rest.iter().sum::<usize>());
+    for size in sum.saturating_sub(most).max(1)..=(*first).min(sum - least) {
+        begun.push(size);
+        compose(rest, sum - size, begun, out);
+        begun.pop();
     }
 }
 
@@ -159,10 +202,14 @@ impl Supports {
 
     /// Whether nobody mixes an action that another one beats against all of the others' supports,
     /// and whoever does not mix would stay.
-    fn is_plausible(&mut self, game: &Game) -> bool {
+    fn is_plausible(&mut self, game: &Game, stopped: &dyn Fn() -> bool) -> bool {
+        let large = self.lengths.iter().product::<usize>() > LARGE;
         (0..game.players()).all(|player| {
             (0..self.sets[player].len()).all(|index| {
                 let own = self.sets[player][index];
+                if large && stopped() {
+                    return false;
+                }
                 (0..game.shape()[player])
                     .all(|other| other == own || !self.beats(game, player, other, own))
             })
@@ -243,15 +290,19 @@ mod tests {
 
     #[test]
     fn small_supports_come_first_and_balanced_ones_with_two_players() {
-        let sizes = |shape: &[usize]| {
-            let game = testing::random(1, shape);
-            let mut sizes = Sizes::new(&game);
-            std::iter::from_fn(move || sizes.next()).collect::<Vec<_>>()
-        };
+        let sizes = |shape: &[usize]| Sizes::new(shape).collect::<Vec<_>>();
         assert_eq!(sizes(&[2, 3]), [[2, 2], [1, 2], [2, 1], [2, 3], [1, 3]]);
+        assert_eq!(sizes(&[1, 3]), [[1, 2], [1, 3]]);
+        assert_eq!(sizes(&[3]), [[2], [3]]);
         let three = sizes(&[2, 2, 2]);
         assert_eq!(three.len(), 7);
         assert_eq!(three[6], [2, 2, 2]);
+        assert_eq!(sizes(&[2, 3, 4]).len(), 2 * 3 * 4 - 1);
+        assert!(
+            sizes(&[2, 3, 4])
+                .windows(2)
+                .all(|w| { w[0].iter().sum::<usize>() <= w[1].iter().sum() })
+        );
     }
 
     #[test]

@@ -125,7 +125,7 @@ fn match_labels(
         .collect();
     let mut pairs = Vec::new();
     for (x, vertex) in xs.iter().enumerate() {
-        if x % 64 == 63 && stopped() {
+        if (ys.len() > 1_000 || x % 64 == 63) && stopped() {
             break;
         }
         let fits = |y: &usize| ys[*y].labels | vertex.labels == all;

@@ -104,7 +104,9 @@ fn certificates_are_confirmed_by_another_program() {
                 ("coarse", Concept::Coarse),
             ] {
                 let options = Options::default();
-                let found = game.correlated(concept, &Objective::Welfare, &options, &Free);
+                let found = game
+                    .correlated(concept, &Objective::Welfare, &options, &Free)
+                    .unwrap();
                 claims.push(lottery(shape, &tensors, name, &found));
             }
             if shape.iter().product::<usize>() <= 40 {

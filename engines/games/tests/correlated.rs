@@ -8,7 +8,9 @@ use common::*;
 use tars_games::{Concept, Control, Correlated, Free, Game, Objective, Options};
 
 fn best(game: &Game, concept: Concept, objective: &Objective) -> Correlated {
-    let found = game.correlated(concept, objective, &Options::default(), &Free);
+    let found = game
+        .correlated(concept, objective, &Options::default(), &Free)
+        .unwrap();
     assert!(found.converged() && found.optimal, "{found:?}");
     found
 }
@@ -110,12 +112,14 @@ fn a_programme_that_is_stopped_says_that_it_is_not_the_best() {
     let shape = [6, 6, 6];
     let game = game(&shape, &random(1, &shape));
     let objective = Objective::Welfare;
-    let found = game.correlated(
-        Concept::Correlated,
-        &objective,
-        &Options::default(),
-        &Stopped,
-    );
+    let found = game
+        .correlated(
+            Concept::Correlated,
+            &objective,
+            &Options::default(),
+            &Stopped,
+        )
+        .unwrap();
     assert!(!found.optimal || found.converged());
     assert!((found.lottery.iter().sum::<f64>() - 1.0).abs() < 1e-9);
 }

@@ -11,6 +11,8 @@ use tars_games::{
 
 /// Efficient alternatives that an answer lists.
 const LISTED: usize = 16;
+/// Joint actions that are looked at.
+const MAX_JOINT_ACTIONS: usize = 8_192;
 /// Regrets below this share of a player's payoff range are none.
 const REGRET: f64 = 1e-9;
 
@@ -157,6 +159,13 @@ pub(crate) fn own_values(values: &[Vec<f64>]) -> Result<Game, OrchestrationError
 impl Dispute {
     /// What is in conflict in the raw joint action, and the joint action that the rule prefers.
     pub(crate) fn resolve(&self) -> Result<Resolution, OrchestrationError> {
+        if self.game.cells() > MAX_JOINT_ACTIONS {
+            let given = self.game.cells();
+            return Err(OrchestrationError::DisputeTooLarge(
+                given,
+                MAX_JOINT_ACTIONS,
+            ));
+        }
         let raw: Vec<usize> = self.parties.iter().map(|p| p.raw).collect();
         let conflicts = self.conflicts(&raw)?;
         let allowed: Vec<usize> = (0..self.game.cells())

@@ -1,7 +1,7 @@
 //! What can go wrong in Orchestration, and how each is told to clients.
 
 use std::{io, time::Duration};
-use tars_games::{GameError, ProfileError, RankError, Unsuitable};
+use tars_games::{GameError, ProfileError, ProgrammeTooLarge, RankError, Unsuitable};
 use tars_learn::{RunError, hyper::Wrong};
 use tars_proto::{fault, params::NotScalar};
 use tonic::{Code, Status};
@@ -45,6 +45,10 @@ pub enum OrchestrationError {
     Unsuitable(#[from] Unsuitable),
     #[error(transparent)]
     Rank(#[from] RankError),
+    #[error(transparent)]
+    ProgrammeTooLarge(#[from] ProgrammeTooLarge),
+    #[error("{0} joint actions; conflicts are resolved among up to {1}")]
+    DisputeTooLarge(usize, usize),
     #[error("the constraints forbid all of {0} joint actions")]
     NothingAllowed(usize),
     #[error("too many games are being solved")]
@@ -105,7 +109,9 @@ impl From<OrchestrationError> for Status {
             OrchestrationError::Rank(RankError::Stopped) => {
                 fault::status(Code::DeadlineExceeded, "TIME_LIMIT", &text)
             }
-            OrchestrationError::Rank(RankError::TooLarge(_)) => {
+            OrchestrationError::Rank(RankError::TooLarge(_))
+            | OrchestrationError::ProgrammeTooLarge(_)
+            | OrchestrationError::DisputeTooLarge(..) => {
                 fault::invalid_field("game.players", &text)
             }
             OrchestrationError::Rank(RankError::Selection) => {

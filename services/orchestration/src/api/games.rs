@@ -219,12 +219,12 @@ impl game_service_server::GameService for Api {
         let work = move |watch: &Watch| {
             let found = named
                 .game
-                .correlated(concept, &objective, &asked.options, watch);
-            wire::correlated(&named, found)
+                .correlated(concept, &objective, &asked.options, watch)?;
+            Ok::<_, OrchestrationError>(wire::correlated(&named, found))
         };
         let watch = Watch::until(asked.until);
         Ok(Response::new(
-            self.0.solvers.run(&asked.caller, watch, work).await?,
+            self.0.solvers.run(&asked.caller, watch, work).await??,
         ))
     }
 
