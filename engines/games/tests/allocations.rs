@@ -59,8 +59,8 @@ fn longer_searches_do_not_allocate_more() {
     ];
     cases.extend(processes.map(|p| (&four, Algorithm::Learning(p))));
     for (game, algorithm) in cases {
-        let (short, few) = cost(game, algorithm, 4);
-        let (long, many) = cost(game, algorithm, 40);
+        let (short, few) = cost(game, algorithm, 200);
+        let (long, many) = cost(game, algorithm, 2_000);
         assert!(many > few, "{algorithm:?}: {few} and {many} iterations");
         assert_eq!(short, long, "{algorithm:?}: {few} and {many} iterations");
     }
