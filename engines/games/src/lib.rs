@@ -1,6 +1,7 @@
 //! Equilibria of games, by pure computation. Every answer carries its certificate: what each player
 //! could still gain by deviating alone.
 
+mod all;
 mod alpha_rank;
 pub mod bargaining;
 mod correlated;
@@ -25,6 +26,7 @@ mod testing;
 mod vertices;
 mod zero_sum;
 
+pub use all::{Equilibria, Preference};
 pub use alpha_rank::{MAX_STATES, RankError, Selection};
 pub use correlated::{Concept, Correlated, MAX_ENTRIES, Objective, ProgrammeTooLarge};
 pub use game::{
@@ -32,5 +34,5 @@ pub use game::{
 };
 pub use learning::Process;
 pub use search::{Control, Free, Method, Point, Solution};
-pub use solve::{Algorithm, Equilibria, Options, Preference, Unsuitable};
+pub use solve::{Algorithm, Options, Unsuitable};
 pub use vertices::MAX_ALL;

@@ -175,6 +175,10 @@ impl<'a> Search<'a> {
         &self.candidate
     }
 
+    pub(crate) fn method(&self) -> Method {
+        self.method
+    }
+
     pub(crate) fn best(&self) -> &[f64] {
         &self.best
     }

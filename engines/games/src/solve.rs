@@ -1,5 +1,4 @@
-//! Equilibria of any game: one, by what is quick and certain first and what always arrives last;
-//! all, where that can be said; the best of those found, by a stated preference.
+//! One equilibrium of any game, by what is quick and certain first and what always arrives last.
 
 use crate::{
     Game,
@@ -10,7 +9,6 @@ use crate::{
     polymatrix, pure,
     search::{self, Control, Method, Search, Solution},
     supports::{self, Budget},
-    vertices::{self, MAX_ALL},
     zero_sum,
 };
 
@@ -27,19 +25,6 @@ pub enum Algorithm {
     LogitHomotopy,
     /// An approximation; it arrives where the theory says so.
     Learning(Process),
-}
-
-/// Which equilibrium is wanted when there are several.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Preference {
-    #[default]
-    Any,
-    /// The largest sum of payoffs.
-    Welfare,
-    /// The largest least payoff, each as a share of its player's range.
-    Fairness,
-    /// The limit of the logit branch, which needs no comparison.
-    Logit,
 }
 
 #[derive(Debug, Clone, PartialEq)]
@@ -65,7 +50,7 @@ impl Default for Options {
 }
 
 impl Options {
-    fn tolerance(&self, game: &Game) -> f64 {
+    pub(crate) fn tolerance(&self, game: &Game) -> f64 {
         self.tolerance.unwrap_or_else(|| game.usual_tolerance())
     }
 }
@@ -78,17 +63,6 @@ pub enum Unsuitable {
     ZeroSum,
 }
 
-/// Equilibria, each with its certificate.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Equilibria {
-    /// With two players the extreme ones: all others are mixtures of these within a component.
-    pub found: Vec<Solution>,
-    /// The connected component of each.
-    pub components: Vec<usize>,
-    /// Whether there are no others.
-    pub complete: bool,
-}
-
 /// Starts of the polymatrix iteration before the homotopy is followed.
 const STARTS: u32 = 8;
 /// Starts before small supports are looked at.
@@ -98,14 +72,6 @@ const SMALL_SUPPORTS: Budget = Budget {
     supports: 300,
     systems: 20,
 };
-/// What looking for equilibria to choose from may cost, where not all can be found.
-const TO_CHOOSE_FROM: Budget = Budget {
-    supports: 50_000,
-    systems: 2_000,
-};
-/// Equilibria kept of a game that has more.
-const MAX_FOUND: usize = 4_096;
-
 impl Game {
     /// The largest regret of a solution where none is asked for, as a share of a player's payoff
     /// range.
@@ -140,134 +106,6 @@ impl Game {
         }
     }
 
-    /// Finds all equilibria that it can, until it is stopped: all extreme ones of a two-player game
-    /// that has no more than [`MAX_ALL`] undominated actions a player; otherwise pure ones, then
-    /// one on each support where there is one.
-    pub fn all(&self, options: &Options, control: &dyn Control) -> Equilibria {
-        self.within(Budget::ENDLESS, options, control)
-    }
-
-    fn within(&self, budget: Budget, options: &Options, control: &dyn Control) -> Equilibria {
-        let tolerance = options.tolerance(self);
-        let kept = pure::undominated(self, &|| control.stopped());
-        if self.players() == 2 && kept.iter().all(|k| k.len() <= MAX_ALL) {
-            return self.extremes(&kept, tolerance, control);
-        }
-        let mut profiles: Vec<Vec<f64>> = pure::equilibria(self)
-            .into_iter()
-            .take(MAX_FOUND)
-            .map(|cell| pure::profile(self, cell))
-            .collect();
-        let pure_ones = profiles.len();
-        let mut search = Search::new(self, tolerance, control);
-        let mut newton = Newton::new(self);
-        let looked_at_all = supports::search(&mut search, &mut newton, budget, &mut |found| {
-            profiles.push(found.to_vec());
-            profiles.len() >= MAX_FOUND
-        });
-        if profiles.is_empty() && !control.stopped() {
-            portfolio(&mut search, options.seed);
-            profiles.push(search.best().to_vec());
-        }
-        let mut found = Vec::with_capacity(profiles.len());
-        for (index, profile) in profiles.iter().enumerate() {
-            // The first is worth its certificate even when the time is over.
-            if index > 0 && control.stopped() {
-                break;
-            }
-            let method = match index < pure_ones {
-                true => Method::Pure,
-                false => Method::SupportEnumeration,
-            };
-            let kernel = &mut search.kernel;
-            let solution = search::certify_with(kernel, self, profile, method, tolerance);
-            if solution.converged() {
-                found.push(solution);
-            }
-        }
-        Equilibria {
-            components: (0..found.len()).collect(),
-            // With one player nothing but pure ones matters.
-            complete: looked_at_all && self.players() == 1,
-            found,
-        }
-    }
-
-    fn extremes(&self, kept: &[Vec<usize>], tolerance: f64, control: &dyn Control) -> Equilibria {
-        let small = self.restricted(kept);
-        let extremes = vertices::search(&small, &|| control.stopped());
-        let mut complete = extremes.complete && extremes.profiles.len() <= MAX_FOUND;
-        let mut out = Equilibria {
-            found: Vec::new(),
-            components: Vec::new(),
-            complete: false,
-        };
-        let pairs = extremes.profiles.iter().zip(&extremes.components);
-        for (profile, component) in pairs.take(MAX_FOUND) {
-            let whole = embed(self, kept, profile);
-            let mut solution = search::certify(self, &whole, Method::VertexEnumeration, tolerance);
-            solution.iterations = extremes.bases;
-            if solution.converged() {
-                out.found.push(solution);
-                out.components.push(*component);
-            } else {
-                complete = false;
-            }
-        }
-        out.complete = complete;
-        out
-    }
-
-    /// The preferred one of the equilibria that were found, and those it was chosen from.
-    pub fn select(
-        &self,
-        preference: Preference,
-        options: &Options,
-        control: &dyn Control,
-    ) -> (Solution, Equilibria) {
-        let mut all = match preference {
-            Preference::Any | Preference::Logit => Equilibria {
-                found: Vec::new(),
-                components: Vec::new(),
-                complete: false,
-            },
-            _ => self.within(TO_CHOOSE_FROM, options, control),
-        };
-        let chosen = all
-            .found
-            .iter()
-            .max_by(|a, b| {
-                self.worth(preference, a)
-                    .total_cmp(&self.worth(preference, b))
-            })
-            .cloned();
-        let chosen = chosen.unwrap_or_else(|| {
-            let mut search = Search::new(self, options.tolerance(self), control);
-            if preference == Preference::Logit {
-                logit::search(&mut search, &mut Newton::new(self));
-            } else {
-                portfolio(&mut search, options.seed);
-            }
-            search.finish()
-        });
-        if all.found.is_empty() && chosen.converged() {
-            all.found.push(chosen.clone());
-            all.components.push(0);
-        }
-        (chosen, all)
-    }
-
-    fn worth(&self, preference: Preference, solution: &Solution) -> f64 {
-        let shares = solution.payoffs.iter().enumerate();
-        match preference {
-            Preference::Fairness => shares
-                .filter(|(i, _)| self.span(*i) > 0.0)
-                .map(|(i, p)| (p - self.low(i)) / self.span(i))
-                .fold(f64::INFINITY, f64::min),
-            _ => solution.payoffs.iter().sum(),
-        }
-    }
-
     /// Certifies a profile from outside.
     pub fn verify(
         &self,
@@ -280,7 +118,7 @@ impl Game {
 }
 
 /// A profile of the game without dominated actions, in the whole game.
-fn embed(game: &Game, kept: &[Vec<usize>], profile: &[f64]) -> Vec<f64> {
+pub(crate) fn embed(game: &Game, kept: &[Vec<usize>], profile: &[f64]) -> Vec<f64> {
     let mut whole = vec![0.0; game.total_actions()];
     let mut weights = profile.iter();
     for (player, actions) in kept.iter().enumerate() {
@@ -292,7 +130,7 @@ fn embed(game: &Game, kept: &[Vec<usize>], profile: &[f64]) -> Vec<f64> {
     whole
 }
 
-fn portfolio(search: &mut Search<'_>, seed: u64) {
+pub(crate) fn portfolio(search: &mut Search<'_>, seed: u64) {
     let game = search.game;
     if let Some(cell) = pure::equilibria(game).first() {
         search.iterations += 1;

@@ -295,6 +295,33 @@ fn equilibria_of_more_players_are_profiles_and_differ() {
 }
 
 #[test]
+fn one_player_takes_what_is_best() {
+    let alone = game(&[4], &vec![vec![1.0, 3.0, 2.0, 3.0]]);
+    let all = alone.all(&Options::default(), &Free);
+    assert_eq!((all.found.len(), all.complete), (2, true));
+    assert_eq!(all.components, [0, 0]);
+    for preference in [Preference::Welfare, Preference::Fairness, Preference::Logit] {
+        let (best, _) = alone.select(preference, &Options::default(), &Free);
+        assert!(best.converged() && best.payoffs == [3.0]);
+    }
+    for algorithm in [
+        Algorithm::SupportEnumeration,
+        Algorithm::IteratedPolymatrix,
+        Algorithm::LogitHomotopy,
+        Algorithm::Learning(Process::FictitiousPlay),
+    ] {
+        let options = Options {
+            algorithm,
+            ..Options::default()
+        };
+        assert!(
+            alone.solve(&options, &Free).unwrap().converged(),
+            "{algorithm:?}"
+        );
+    }
+}
+
+#[test]
 fn symmetric_games_have_a_symmetric_equilibrium() {
     for seed in 0..40 {
         let n = 2 + seed as usize % 4;

@@ -47,6 +47,12 @@ pub(crate) struct Constraint {
     pub(crate) conditions: Vec<Condition>,
 }
 
+/// A constraint among parties that are there.
+struct Bound<'a> {
+    constraint: &'a Constraint,
+    conditions: Vec<(usize, Comparison, f64)>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(crate) enum ResolutionRule {
     #[default]
@@ -167,9 +173,17 @@ impl Dispute {
             ));
         }
         let raw: Vec<usize> = self.parties.iter().map(|p| p.raw).collect();
-        let conflicts = self.conflicts(&raw)?;
+        let bound: Vec<Bound<'_>> = self
+            .constraints
+            .iter()
+            .filter_map(|c| self.bind(c))
+            .collect();
+        let conflicts = self.conflicts(&bound, &raw)?;
         let allowed: Vec<usize> = (0..self.game.cells())
-            .filter(|cell| self.violated(&self.game.joint(*cell)).next().is_none())
+            .filter(|cell| {
+                let joint = self.game.joint(*cell);
+                !bound.iter().any(|b| self.forbids(b, &joint))
+            })
             .collect();
         let disagreement = match &self.disagreement {
             Some(given) => given.clone(),
@@ -199,18 +213,21 @@ impl Dispute {
         })
     }
 
-    fn conflicts(&self, raw: &[usize]) -> Result<Vec<Conflict>, OrchestrationError> {
-        let mut conflicts: Vec<Conflict> = self
-            .violated(raw)
-            .map(|constraint| Conflict {
-                name: constraint.name.clone(),
+    fn conflicts(
+        &self,
+        bound: &[Bound<'_>],
+        raw: &[usize],
+    ) -> Result<Vec<Conflict>, OrchestrationError> {
+        let mut conflicts: Vec<Conflict> = bound
+            .iter()
+            .filter(|b| self.forbids(b, raw))
+            .map(|b| Conflict {
+                name: b.constraint.name.clone(),
                 kind: ConflictKind::Constraint,
-                parties: constraint
-                    .conditions
-                    .iter()
-                    .map(|c| c.party.clone())
+                parties: (b.conditions.iter())
+                    .map(|(party, ..)| self.parties[*party].name.clone())
                     .collect(),
-                description: self.describe(constraint, raw),
+                description: self.describe(b, raw),
             })
             .collect();
         let (regrets, _) = self.regrets(raw)?;
@@ -232,34 +249,42 @@ impl Dispute {
         Ok(conflicts)
     }
 
-    fn describe(&self, constraint: &Constraint, joint: &[usize]) -> String {
-        let parts = constraint.conditions.iter().map(|c| {
-            let relation = match c.comparison {
+    fn describe(&self, bound: &Bound<'_>, joint: &[usize]) -> String {
+        let parts = bound.conditions.iter().map(|(party, comparison, value)| {
+            let relation = match comparison {
                 Comparison::Above => "above",
                 Comparison::Below => "below",
                 Comparison::Equal => "equal to",
             };
-            let at = self.parties.iter().position(|p| p.name == c.party);
-            let action = at.map_or("?", |i| self.name(i, joint[i]));
-            format!("{} would do {action}, {relation} {}", c.party, c.value)
+            let (name, action) = (&self.parties[*party].name, self.name(*party, joint[*party]));
+            format!("{name} would do {action}, {relation} {value}")
         });
         parts.collect::<Vec<_>>().join(" and ")
     }
 
-    /// The constraints that a joint action breaks. One that names an absent party cannot be broken.
-    fn violated<'a>(&'a self, joint: &'a [usize]) -> impl Iterator<Item = &'a Constraint> {
-        self.constraints.iter().filter(move |constraint| {
-            constraint.conditions.iter().all(|condition| {
-                let party = self.parties.iter().position(|p| p.name == condition.party);
-                party.is_some_and(|i| {
-                    let (number, value) = (self.parties[i].actions[joint[i]].1, condition.value);
-                    match condition.comparison {
-                        Comparison::Above => number > value,
-                        Comparison::Below => number < value,
-                        Comparison::Equal => number == value,
-                    }
-                })
-            })
+    /// Finds a constraint's parties. One that names an absent party cannot be broken.
+    fn bind<'a>(&self, constraint: &'a Constraint) -> Option<Bound<'a>> {
+        let conditions = constraint.conditions.iter().map(|condition| {
+            let party = self
+                .parties
+                .iter()
+                .position(|p| p.name == condition.party)?;
+            Some((party, condition.comparison, condition.value))
+        });
+        Some(Bound {
+            constraint,
+            conditions: conditions.collect::<Option<_>>()?,
+        })
+    }
+
+    fn forbids(&self, bound: &Bound<'_>, joint: &[usize]) -> bool {
+        bound.conditions.iter().all(|(party, comparison, value)| {
+            let number = self.parties[*party].actions[joint[*party]].1;
+            match comparison {
+                Comparison::Above => number > *value,
+                Comparison::Below => number < *value,
+                Comparison::Equal => number == *value,
+            }
         })
     }
 

@@ -1,5 +1,5 @@
 //! Where games are solved: on threads of their own, a few at once, with a bounded number waiting and
-//! a bounded number of each caller. A solve whose caller goes away stops.
+//! a bounded number of each caller, who never has all threads. A solve whose caller goes away stops.
 
 use crate::OrchestrationError;
 use parking_lot::Mutex;
@@ -24,7 +24,15 @@ const OF_ALL: usize = 64;
 #[derive(Debug)]
 pub(crate) struct Solvers {
     threads: Arc<Semaphore>,
-    callers: Arc<Mutex<HashMap<String, usize>>>,
+    /// Threads that one caller may have at once.
+    share: usize,
+    callers: Arc<Mutex<HashMap<String, Caller>>>,
+}
+
+#[derive(Debug)]
+struct Caller {
+    solves: usize,
+    turns: Arc<Semaphore>,
 }
 
 /// What may end a solve, and who hears of its progress.
@@ -68,17 +76,18 @@ impl Control for Watch {
 
 /// A place among the solves; given back when dropped.
 struct Place {
-    callers: Arc<Mutex<HashMap<String, usize>>>,
-    caller: String,
+    callers: Arc<Mutex<HashMap<String, Caller>>>,
+    name: String,
+    turns: Arc<Semaphore>,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
         let mut callers = self.callers.lock();
-        if let Some(count) = callers.get_mut(&self.caller) {
-            *count -= 1;
-            if *count == 0 {
-                callers.remove(&self.caller);
+        if let Some(caller) = callers.get_mut(&self.name) {
+            caller.solves -= 1;
+            if caller.solves == 0 {
+                callers.remove(&self.name);
             }
         }
     }
@@ -96,21 +105,27 @@ impl Solvers {
     pub(crate) fn new(threads: usize) -> Self {
         Self {
             threads: Arc::new(Semaphore::new(threads)),
+            share: (threads / 2).max(1),
             callers: Arc::default(),
         }
     }
 
-    fn place(&self, caller: &str) -> Result<Place, OrchestrationError> {
+    fn place(&self, name: &str) -> Result<Place, OrchestrationError> {
         let mut callers = self.callers.lock();
-        let all: usize = callers.values().sum();
-        let own = callers.get(caller).copied().unwrap_or(0);
+        let all: usize = callers.values().map(|c| c.solves).sum();
+        let own = callers.get(name).map_or(0, |c| c.solves);
         if own >= OF_ONE_CALLER || all >= OF_ALL {
             return Err(OrchestrationError::SolversBusy);
         }
-        callers.insert(caller.to_owned(), own + 1);
+        let caller = callers.entry(name.to_owned()).or_insert_with(|| Caller {
+            solves: 0,
+            turns: Arc::new(Semaphore::new(self.share)),
+        });
+        caller.solves += 1;
         Ok(Place {
             callers: Arc::clone(&self.callers),
-            caller: caller.to_owned(),
+            name: name.to_owned(),
+            turns: Arc::clone(&caller.turns),
         })
     }
 
@@ -122,13 +137,18 @@ impl Solvers {
         work: impl FnOnce(&Watch) -> T + Send + 'static,
     ) -> Result<T, OrchestrationError> {
         let place = self.place(caller)?;
+        let closed = |_| OrchestrationError::Worker("the solvers are closed");
+        let turn = Arc::clone(&place.turns)
+            .acquire_owned()
+            .await
+            .map_err(closed)?;
         let thread = Arc::clone(&self.threads)
             .acquire_owned()
             .await
-            .map_err(|_| OrchestrationError::Worker("the solvers are closed"))?;
+            .map_err(closed)?;
         let _stop = StopOnDrop(Arc::clone(&watch.gone));
         let solving = tokio::task::spawn_blocking(move || {
-            let _held = (place, thread);
+            let _held = (place, turn, thread);
             work(&watch)
         });
         solving
@@ -159,9 +179,12 @@ mod tests {
                 )
             })
             .collect();
-        while solvers.callers.lock().get("one") != Some(&OF_ONE_CALLER) {
+        let solves = || solvers.callers.lock().get("one").map(|c| c.solves);
+        while solves() != Some(OF_ONE_CALLER) {
             tokio::task::yield_now().await;
         }
+        // One has its share of the threads; another is served meanwhile.
+        solvers.run("two", Watch::default(), |_| ()).await.unwrap();
         let refused = solvers.run("one", Watch::default(), |_| ()).await;
         assert!(matches!(refused, Err(OrchestrationError::SolversBusy)));
         waiting.iter().for_each(tokio::task::JoinHandle::abort);

@@ -11,6 +11,8 @@ use crate::{
 };
 use uuid::Uuid;
 
+/// Joint actions that are looked at while a call is served.
+const AT_ONCE: usize = 64;
 /// Conflicts that are kept.
 const KEPT: i64 = 1_000;
 /// Conflicts that a list shows.
@@ -48,7 +50,7 @@ impl Orchestration {
             .map(|o| self.agents.get(o.agent)?.act(&o.agent_type, &o.state))
             .collect::<Result<Vec<Action>, _>>()?;
         let dispute = self.dispute(&raw, constraints, rule)?;
-        let resolution = dispute.resolve()?;
+        let (dispute, resolution) = resolve(dispute).await?;
         let resolved = raw
             .iter()
             .zip(&resolution.resolved)
@@ -116,6 +118,21 @@ impl Orchestration {
     pub(crate) async fn conflicts(&self) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
         self.store.conflicts(SHOWN).await
     }
+}
+
+/// Where there are few joint actions, at once; otherwise off the threads that serve.
+async fn resolve(dispute: Dispute) -> Result<(Dispute, Resolution), OrchestrationError> {
+    let few = dispute.game.cells() <= AT_ONCE;
+    let work = move || {
+        let resolution = dispute.resolve()?;
+        Ok((dispute, resolution))
+    };
+    if few {
+        return work();
+    }
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| OrchestrationError::Worker("resolving a conflict"))?
 }
 
 /// How much an agent's payoff counts where payoffs are added up.
