@@ -1,6 +1,7 @@
 """An independent client in another language: stubs generated from the protos, grpcio, mTLS."""
 
 import json
+import random
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,7 @@ from google.protobuf import struct_pb2
 from tars.auth.v1 import admin_pb2, admin_pb2_grpc, auth_pb2, auth_pb2_grpc
 from tars.automl.v1 import automl_pb2, automl_pb2_grpc
 from tars.hypersync.v1 import hypersync_pb2, hypersync_pb2_grpc
+from tars.orchestration.v1 import game_pb2, game_pb2_grpc
 from tars.orchestration.v1 import orchestration_pb2, orchestration_pb2_grpc, training_pb2, training_pb2_grpc
 
 
@@ -79,6 +81,52 @@ items = list(training.WatchTraining(training_pb2.WatchTrainingRequest(run_id=run
 assert [i.sequence for i in items] == list(range(1, len(items) + 1))
 assert items[-1].ended.state == training_pb2.TRAINING_STATE_COMPLETED
 assert items[-1].ended.HasField("final_return")
+
+# A game over the wire; its certificate is confirmed here, from the payoffs that were sent.
+sys.path.insert(0, str(Path(__file__).parent.parent / "games"))
+import check
+
+drawn = random.Random(11)
+names, shape = ["a", "b", "c"], [3, 2, 3]
+payoffs = [[drawn.random() for _ in range(18)] for _ in names]
+
+
+def game(payoffs):
+    return game_pb2.Game(
+        players=[
+            game_pb2.Player(name=name, actions=[str(k) for k in range(size)], payoffs=own)
+            for name, size, own in zip(names, shape, payoffs)
+        ]
+    )
+
+
+games = game_pb2_grpc.GameServiceStub(channel("orchestration"))
+solving = list(games.WatchNash(game_pb2.WatchNashRequest(game=game(payoffs)), metadata=grace))
+assert [i.sequence for i in solving] == list(range(1, len(solving) + 1))
+found = solving[-1].equilibrium
+assert found.converged
+check.check(
+    {
+        "shape": shape,
+        "payoffs": payoffs,
+        "profile": [list(found.strategy_profile[n].probabilities) for n in names],
+        "regret": [found.regret[n] for n in names],
+        "expected": [found.expected_payoffs[n] for n in names],
+        "nash_conv": found.nash_conv,
+        "relative_regret": found.relative_regret,
+        "tolerance": found.tolerance,
+        "converged": found.converged,
+    }
+)
+broken = [payoffs[0], payoffs[1][:-1] + [float("nan")], payoffs[2]]
+refused(
+    grpc.StatusCode.INVALID_ARGUMENT,
+    lambda: games.FindEquilibria(game_pb2.FindEquilibriaRequest(game=game(broken)), metadata=grace),
+)
+refused(
+    grpc.StatusCode.UNAUTHENTICATED,
+    lambda: games.FindEquilibria(game_pb2.FindEquilibriaRequest(game=game(payoffs))),
+)
 
 agents = orchestration_pb2_grpc.OrchestrationServiceStub(channel("orchestration"))
 acted = agents.Step(

@@ -36,13 +36,7 @@ impl Kernel {
 
     /// The derivatives of a player's action values by every other player's probabilities: a row for
     /// each action, a column for each action of all players; the own columns are zero.
-    pub(crate) fn jacobian(
-        &mut self,
-        game: &Game,
-        player: usize,
-        profile: &[f64],
-        out: &mut [f64],
-    ) {
+    fn jacobian(&mut self, game: &Game, player: usize, profile: &[f64], out: &mut [f64]) {
         out.fill(0.0);
         let mut others = [0; crate::game::MAX_PLAYERS];
         let mut count = 0;
@@ -52,6 +46,24 @@ impl Kernel {
         }
         if count > 0 {
             self.descend(game, player, profile, 0, dims(game), &others[..count], out);
+        }
+    }
+
+    /// What each of a player's actions earns, and the derivatives of that.
+    pub(crate) fn linearise(
+        &mut self,
+        game: &Game,
+        player: usize,
+        profile: &[f64],
+        slopes: &mut [f64],
+        values: &mut [f64],
+    ) {
+        self.jacobian(game, player, profile, slopes);
+        // Payoffs are linear in the strategy of any one of the others.
+        let other = game.actions(if player == 0 { 1 } else { 0 });
+        let lines = slopes.chunks_exact(game.total_actions());
+        for (value, line) in values.iter_mut().zip(lines) {
+            *value = dot(&line[other.clone()], &profile[other.clone()]);
         }
     }
 

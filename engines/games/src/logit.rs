@@ -29,6 +29,7 @@ struct Branch {
     trial: Vec<f64>,
     profile: Vec<f64>,
     slopes: Vec<f64>,
+    values: Vec<f64>,
     matrix: Vec<f64>,
     work: Vec<f64>,
     right: Vec<f64>,
@@ -45,6 +46,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
         trial: vec![0.0; size],
         profile: vec![0.0; size - 1],
         slopes: vec![0.0; widest * (size - 1)],
+        values: vec![0.0; size - 1],
         matrix: vec![0.0; size * size],
         work: vec![0.0; size * size],
         right: vec![0.0; size],
@@ -125,13 +127,10 @@ impl Branch {
             }
             let own = game.actions(player);
             let slopes = &mut self.slopes[..own.len() * total];
-            search.kernel.jacobian(game, player, &self.profile, slopes);
-            let anchor = game.actions(if player == 0 { 1 } else { 0 });
+            let values = &mut self.values[own.clone()];
+            let kernel = &mut search.kernel;
+            kernel.linearise(game, player, &self.profile, slopes, values);
             let (reference, others) = slopes.split_at(total);
-            let value = |line: &[f64]| {
-                crate::kernel::dot(&line[anchor.clone()], &self.profile[anchor.clone()])
-            };
-            let base = value(reference);
             for (line, action) in others.chunks_exact(total).zip(own.start + 1..own.end) {
                 let cells = &mut self.matrix[row * size..(row + 1) * size];
                 for (k, cell) in cells[..total].iter_mut().enumerate() {
@@ -139,7 +138,7 @@ impl Branch {
                 }
                 cells[action] += 1.0;
                 cells[own.start] -= 1.0;
-                let ahead = value(line) - base;
+                let ahead = self.values[action] - self.values[own.start];
                 cells[total] = -ahead;
                 self.right[row] = self.trial[action] - self.trial[own.start] - precision * ahead;
                 row += 1;

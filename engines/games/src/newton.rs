@@ -13,6 +13,7 @@ const OUTSIDE: f64 = -1e-9;
 #[derive(Debug)]
 pub(crate) struct Newton {
     slopes: Vec<f64>,
+    values: Vec<f64>,
     matrix: Vec<f64>,
     right: Vec<f64>,
     unknowns: Vec<usize>,
@@ -26,6 +27,7 @@ impl Newton {
         let widest = game.shape().iter().copied().max().unwrap_or(1);
         Self {
             slopes: vec![0.0; widest * total],
+            values: vec![0.0; total],
             matrix: vec![0.0; (total + n) * (total + n)],
             right: vec![0.0; total + n],
             unknowns: Vec::with_capacity(total),
@@ -100,18 +102,18 @@ impl Newton {
             }
             let own = game.actions(player);
             let slopes = &mut self.slopes[..own.len() * total];
-            search.kernel.jacobian(game, player, &self.profile, slopes);
-            let anchor = game.actions(if player == 0 { 1 } else { 0 });
+            let values = &mut self.values[own.clone()];
+            let kernel = &mut search.kernel;
+            kernel.linearise(game, player, &self.profile, slopes, values);
             while row < known && own.contains(&self.unknowns[row]) {
-                let line = &slopes[(self.unknowns[row] - own.start) * total..][..total];
-                let value =
-                    crate::kernel::dot(&line[anchor.clone()], &self.profile[anchor.clone()]);
+                let action = self.unknowns[row];
+                let line = &slopes[(action - own.start) * total..][..total];
                 let cells = &mut self.matrix[row * size..(row + 1) * size];
                 for (cell, k) in cells.iter_mut().zip(&self.unknowns) {
                     *cell = line[*k];
                 }
                 cells[known + player] = -1.0;
-                self.right[row] = value - self.levels[player];
+                self.right[row] = self.values[action] - self.levels[player];
                 row += 1;
             }
         }

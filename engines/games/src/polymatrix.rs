@@ -58,10 +58,11 @@ impl Pairs {
             }
             let own = game.actions(player);
             let slopes = &mut slopes[..own.len() * total];
-            search.kernel.jacobian(game, player, at, slopes);
-            let anchor = game.actions(if player == 0 { 1 } else { 0 });
+            let values = &mut self.values[own.clone()];
+            let kernel = &mut search.kernel;
+            kernel.linearise(game, player, at, slopes, values);
             for (line, row) in slopes.chunks_exact(total).zip(own.clone()) {
-                let value = crate::kernel::dot(&line[anchor.clone()], &at[anchor.clone()]);
+                let value = self.values[row];
                 let cells = self.tableau.row_mut(row);
                 for (cell, slope) in cells.iter_mut().zip(line) {
                     *cell = slope - LIFT;

@@ -5,7 +5,7 @@ use crate::{
     conflicts::{self, Dispute, Party},
     store::ConflictRow,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use tars_games::{Algorithm, Correlated, GameError, Point, Preference, Process, Solution};
 use tars_proto::{
     Struct, fault,
@@ -96,6 +96,15 @@ fn sparse(
     let shape: Vec<usize> = actions.iter().map(Vec::len).collect();
     let cells = tars_games::joint_actions(&shape).map_err(|e| broken(at, &e))?;
     let mut payoffs = vec![vec![default; cells]; actions.len()];
+    let places: Vec<HashMap<&str, usize>> = actions
+        .iter()
+        .map(|own| {
+            own.iter()
+                .enumerate()
+                .map(|(k, a)| (a.as_str(), k))
+                .collect()
+        })
+        .collect();
     let mut listed = BTreeSet::new();
     for (index, outcome) in outcomes.into_iter().enumerate() {
         let at = |part: &str| format!("{at}outcomes[{index}].{part}");
@@ -112,8 +121,8 @@ fn sparse(
             ));
         }
         let mut cell = 0;
-        for (own, name) in actions.iter().zip(&outcome.actions) {
-            let Some(action) = own.iter().position(|a| a == name) else {
+        for (own, name) in places.iter().zip(&outcome.actions) {
+            let Some(action) = own.get(name.as_str()) else {
                 return Err(fault::invalid_field(
                     &at("actions"),
                     &format!("{name:?} is no action of its player"),
