@@ -93,7 +93,7 @@ impl Game {
         for (profile, component) in pairs.take(MAX_FOUND) {
             let whole = embed(self, kept, profile);
             let mut solution = search::certify(self, &whole, Method::VertexEnumeration, tolerance);
-            solution.iterations = extremes.bases;
+            solution.seen_at(extremes.bases);
             if solution.converged() {
                 out.found.push(solution);
                 out.components.push(*component);

@@ -104,6 +104,16 @@ impl Solution {
         self.regret.iter().sum()
     }
 
+    /// A solution that was certified, not improved: its history is one point.
+    pub(crate) fn seen_at(&mut self, iteration: u64) {
+        self.iterations = iteration;
+        self.history = vec![Point {
+            iteration,
+            method: self.method,
+            nash_conv: self.nash_conv(),
+        }];
+    }
+
     pub fn converged(&self) -> bool {
         self.relative_regret <= self.tolerance
     }
@@ -322,7 +332,7 @@ pub(crate) fn certify_with(
     tolerance: f64,
 ) -> Solution {
     let mut values = vec![0.0; game.total_actions()];
-    let relative = relative_regret(game, kernel, profile, &mut values);
+    let mut relative = relative_regret(game, kernel, profile, &mut values);
     let mut payoffs = Vec::with_capacity(game.players());
     let mut regrets = Vec::with_capacity(game.players());
     for i in 0..game.players() {
@@ -332,7 +342,16 @@ pub(crate) fn certify_with(
         payoffs.push(game.low(i) + game.span(i) * mean);
         regrets.push(game.span(i) * regret(own, earned));
     }
-    Solution {
+    if let Some(cell) = pure_cell(game, profile) {
+        // Nothing is rounded where nothing is mixed.
+        payoffs = (0..game.players()).map(|i| game.payoffs(i)[cell]).collect();
+        regrets = (0..game.players())
+            .map(|i| pure_regret(game, i, cell))
+            .collect();
+        let shares = regrets.iter().enumerate().filter(|(_, r)| **r > 0.0);
+        relative = shares.map(|(i, r)| r / game.span(i)).fold(0.0, f64::max);
+    }
+    let mut solution = Solution {
         profile: game.split(profile),
         payoffs,
         regret: regrets,
@@ -341,5 +360,24 @@ pub(crate) fn certify_with(
         method,
         iterations: 0,
         history: Vec::new(),
-    }
+    };
+    solution.seen_at(0);
+    solution
+}
+
+/// The joint action that a profile plays, if it mixes none.
+fn pure_cell(game: &Game, profile: &[f64]) -> Option<usize> {
+    (0..game.players()).try_fold(0, |cell, player| {
+        let own = &profile[game.actions(player)];
+        let action = own.iter().position(|p| *p == 1.0)?;
+        Some(cell + action * game.stride(player))
+    })
+}
+
+fn pure_regret(game: &Game, player: usize, cell: usize) -> f64 {
+    let (actions, stride) = (game.shape()[player], game.stride(player));
+    let payoffs = game.payoffs(player);
+    let first = cell - cell / stride % actions * stride;
+    let column = (0..actions).map(|a| payoffs[first + a * stride]);
+    column.fold(f64::MIN, f64::max) - payoffs[cell]
 }
