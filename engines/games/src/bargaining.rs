@@ -24,7 +24,7 @@ pub struct Agreement {
 }
 
 /// Gains below this are none.
-const NONE: f64 = 1e-12;
+const NONE: f64 = 1e-9;
 /// The concave search ends when no outcome promises more than this share.
 const GAP: f64 = 1e-9;
 const STEPS: u32 = 20_000;
@@ -50,10 +50,13 @@ pub fn outcome(rule: Rule, gains: &[Vec<f64>]) -> Option<usize> {
     best.map(|(index, _)| index)
 }
 
-/// The same over lotteries. `None` when there is no lottery in which nobody loses, or when it was
-/// stopped.
+/// The same over lotteries. `None` when there is no lottery in which nobody loses, when outcomes
+/// are not of the same players, or when it was stopped.
 pub fn lottery(rule: Rule, gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Option<Agreement> {
     let players = gains.first()?.len();
+    if gains.iter().any(|o| o.len() != players) {
+        return None;
+    }
     let scale = gains
         .iter()
         .flatten()
@@ -62,47 +65,67 @@ pub fn lottery(rule: Rule, gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Op
         .iter()
         .map(|o| o.iter().map(|g| g / scale).collect())
         .collect();
-    let rational = |programme: &mut Programme| {
-        for player in 0..players {
-            programme.at_least(column(&scaled, player), 0.0, 0.0);
-        }
-    };
-    let best_of = |player: usize| {
-        let mut programme = Programme::new(scaled.iter().map(|o| o[player]), 0.0);
-        rational(&mut programme);
-        programme.solve(stopped).map(|l| mean(&scaled, &l, player))
-    };
     let lottery = match rule {
-        Rule::Utilitarian => {
-            let mut programme = Programme::new(scaled.iter().map(|o| o.iter().sum()), 0.0);
-            rational(&mut programme);
-            programme.solve(stopped)?
-        }
-        Rule::MaxMin | Rule::KalaiSmorodinsky => {
-            // A little of the sum decides between equals.
-            let mut programme =
-                Programme::new(scaled.iter().map(|o| 1e-6 * o.iter().sum::<f64>()), 1.0);
-            rational(&mut programme);
-            for player in 0..players {
-                let unit = match rule {
-                    Rule::MaxMin => 1.0,
-                    _ => best_of(player)?,
-                };
-                if unit > NONE {
-                    programme.at_least(column(&scaled, player), unit, 0.0);
-                }
-            }
-            programme.solve(stopped)?
+        Rule::Utilitarian => most_in_sum(&scaled, stopped)?,
+        Rule::MaxMin => best_least_share(&scaled, &vec![1.0; players], stopped)?,
+        Rule::KalaiSmorodinsky => {
+            best_least_share(&scaled, &best_possible(&scaled, players, stopped)?, stopped)?
         }
         Rule::NashProduct => {
-            let start = lottery_inside(&scaled, players, &best_of)?;
-            product(&scaled, start, stopped)?
+            let best = best_possible(&scaled, players, stopped)?;
+            let start = best_least_share(&scaled, &best, stopped)?;
+            let able = (0..players).filter(|p| best[*p] > NONE).collect();
+            product(&scaled, able, start, stopped)?
         }
     };
     Some(Agreement {
         gains: (0..players).map(|i| mean(gains, &lottery, i)).collect(),
         lottery,
     })
+}
+
+/// A programme over the lotteries in which nobody loses.
+fn rational(gains: &[Vec<f64>], objective: impl Iterator<Item = f64>, level: f64) -> Programme {
+    let mut programme = Programme::new(objective, level);
+    for player in 0..gains[0].len() {
+        programme.at_least(column(gains, player), 0.0, 0.0);
+    }
+    programme
+}
+
+fn most_in_sum(gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
+    rational(gains, gains.iter().map(|o| o.iter().sum()), 0.0).solve(stopped)
+}
+
+/// The most that each player could have in a lottery in which nobody loses.
+fn best_possible(
+    gains: &[Vec<f64>],
+    players: usize,
+    stopped: &dyn Fn() -> bool,
+) -> Option<Vec<f64>> {
+    let best_of = |player: usize| {
+        let best = rational(gains, gains.iter().map(|o| o[player]), 0.0).solve(stopped)?;
+        Some(mean(gains, &best, player))
+    };
+    (0..players).map(best_of).collect()
+}
+
+/// The lottery whose least gain, in each player's unit, is largest. Who has no unit does not count;
+/// a little of the sum decides between equals.
+fn best_least_share(
+    gains: &[Vec<f64>],
+    units: &[f64],
+    stopped: &dyn Fn() -> bool,
+) -> Option<Vec<f64>> {
+    if units.iter().all(|u| *u <= NONE) {
+        return most_in_sum(gains, stopped);
+    }
+    let sums = gains.iter().map(|o| 1e-6 * o.iter().sum::<f64>());
+    let mut programme = rational(gains, sums, 1.0);
+    for (player, unit) in units.iter().enumerate().filter(|(_, u)| **u > NONE) {
+        programme.at_least(column(gains, player), *unit, 0.0);
+    }
+    programme.solve(stopped)
 }
 
 fn is_rational(outcome: &[f64]) -> bool {
@@ -137,37 +160,6 @@ fn mean(gains: &[Vec<f64>], lottery: &[f64], player: usize) -> f64 {
     pairs.map(|(o, w)| o[player] * w).sum()
 }
 
-/// A lottery in which everybody gains who can: each one's best, mixed evenly. Players who can gain
-/// nothing are left out of the product.
-fn lottery_inside(
-    gains: &[Vec<f64>],
-    players: usize,
-    best_of: &dyn Fn(usize) -> Option<f64>,
-) -> Option<(Vec<usize>, Vec<f64>)> {
-    let mut able = Vec::new();
-    for player in 0..players {
-        if best_of(player)? > 1e-9 {
-            able.push(player);
-        }
-    }
-    // The largest least share is inside whenever anything is.
-    let mut programme = Programme::new(gains.iter().map(|_| 0.0), 1.0);
-    for player in 0..players {
-        programme.at_least(column(gains, player), 0.0, 0.0);
-    }
-    for player in &able {
-        programme.at_least(column(gains, *player), 1.0, 0.0);
-    }
-    let start = if able.is_empty() {
-        let mut any = Programme::new(gains.iter().map(|o| o.iter().sum()), 0.0);
-        (0..players).for_each(|p| any.at_least(column(gains, p), 0.0, 0.0));
-        any.solve(&|| false)?
-    } else {
-        programme.solve(&|| false)?
-    };
-    Some((able, start))
-}
-
 /// A lottery in use, what it gives those who can gain, and its weight.
 struct Atom {
     lottery: Vec<f64>,
@@ -179,7 +171,8 @@ struct Atom {
 /// from the worst lottery in use to the best possible one, as far as that helps.
 fn product(
     gains: &[Vec<f64>],
-    (able, start): (Vec<usize>, Vec<f64>),
+    able: Vec<usize>,
+    start: Vec<f64>,
     stopped: &dyn Fn() -> bool,
 ) -> Option<Vec<f64>> {
     let players = gains[0].len();
@@ -319,6 +312,19 @@ mod tests {
         assert!((nash.gains[1] - 3.0).abs() < 1e-6, "{nash:?}");
         assert!(lottery(Rule::NashProduct, &gains(&[&[-1.0, -1.0]]), &|| false).is_none());
         assert!(lottery(Rule::MaxMin, &[], &|| false).is_none());
+        assert!(lottery(Rule::MaxMin, &gains(&[&[1.0], &[1.0, 2.0]]), &|| false).is_none());
+        for rule in [
+            Rule::NashProduct,
+            Rule::KalaiSmorodinsky,
+            Rule::MaxMin,
+            Rule::Utilitarian,
+        ] {
+            let nothing = gains(&[&[0.0, 0.0], &[-1.0, 0.0]]);
+            assert_eq!(
+                lottery(rule, &nothing, &|| false).unwrap().gains,
+                [0.0, 0.0]
+            );
+        }
     }
 
     #[test]
