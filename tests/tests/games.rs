@@ -6,7 +6,7 @@
 use http::Method;
 use serde_json::{Value, json};
 use tars::rest::Rest;
-use tars_tests::{TestMesh, reason, refusal};
+use tars_tests::{TestMesh, eventually, reason, refusal};
 
 const NASH: &str = "/api/v1/orchestration/nash";
 
@@ -296,25 +296,22 @@ async fn time_that_is_over_gives_the_best_so_far() {
     assert_eq!(sequence(&resumed[0]), 3);
     assert_eq!(resumed[0]["progress"], items[2]["progress"]);
 
-    // Who goes away stops its solve: the threads are free again.
-    let forever = with(
-        hard(),
-        "options",
-        json!({ "algorithm": "NASH_ALGORITHM_REGRET_MATCHING_PLUS", "rounds": "100000000" }),
-    );
+    // Who goes away stops its solve: more of them than one caller may have, and there is room again.
+    let forever =
+        json!({ "algorithm": "NASH_ALGORITHM_REGRET_MATCHING_PLUS", "rounds": "100000000" });
+    let body = json!({ "game": hard(), "options": forever });
+    let path = format!("{NASH}/watch");
     for _ in 0..20 {
-        let path = format!("{NASH}/watch");
-        developer
-            .stream(
-                Method::POST,
-                &path,
-                Some(json!({ "game": forever.clone(), "options": forever["options"].clone() })),
-                |_| false,
-            )
-            .await
-            .ok();
+        eventually("a solve begins", || async {
+            let mut begun = false;
+            let watched = developer.stream(Method::POST, &path, Some(body.clone()), |_| {
+                begun = true;
+                false
+            });
+            watched.await.is_ok() && begun
+        })
+        .await;
     }
-    solved(&developer, pennies()).await;
     mesh.mesh.stop().await;
 }
 
