@@ -517,14 +517,14 @@ fn cancel(settings: &Settings) -> Result<Value, Failure> {
             note(format!("all of {kind:?} {shape:?}"), at);
         }
     }
-    let drawn = class("correlated", Kind::Random, &[50, 50], &[]).draw(settings.seed)?;
+    let drawn = class("correlated", Kind::Random, &[25, 25], &[]).draw(settings.seed)?;
     for stop in [5, 20, 80, 160] {
         let at = cpu_time() + Duration::from_millis(stop);
         let (options, objective) = (Options::default(), Objective::Welfare);
         drawn
             .game
             .correlated(Concept::Correlated, &objective, &options, &At(at))?;
-        note("correlated of Random [50, 50]".to_owned(), at);
+        note("correlated of Random [25, 25]".to_owned(), at);
     }
     let (p50, p99) = (
         Tally::percentile_of(&times, 0.5),

@@ -40,8 +40,8 @@ impl Correlated {
     }
 }
 
-/// Entries of the programme's rows.
-pub const MAX_ENTRIES: usize = 1 << 18;
+/// Entries of the programme's rows: larger ones are not solved in the time that a call has.
+pub const MAX_ENTRIES: usize = 1 << 15;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(

@@ -1,11 +1,14 @@
 //! Linear programmes over lotteries on joint actions, solved in slices so that a solve can be
 //! stopped.
 
-use microlp::{ComparisonOp, LinearExpr, OptimizationDirection, Problem, Variable};
+use microlp::{ComparisonOp, LinearExpr, OptimizationDirection, Problem, ResumeOptions, Variable};
 use std::time::Duration;
 
 /// How long the solver works between two looks at whether to stop.
 const SLICE: Duration = Duration::from_micros(500);
+/// Slices grow to this: to take a large programme up again costs some milliseconds, and one that
+/// only did that would never end.
+const LONGEST_SLICE: Duration = Duration::from_millis(20);
 /// Weights below this are rounding.
 const DUST: f64 = 1e-12;
 
@@ -59,6 +62,7 @@ impl Programme {
     /// The best lottery; `None` when there is none or the solve was stopped.
     pub(crate) fn solve(&self, stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
         let mut outcome = self.problem.solve().ok()?;
+        let mut slice = SLICE;
         loop {
             if outcome.is_optimal() {
                 let solution = outcome.solution()?;
@@ -67,7 +71,10 @@ impl Programme {
             if stopped() {
                 return None;
             }
-            outcome = outcome.resume().ok()?;
+            slice = (slice * 2).min(LONGEST_SLICE);
+            let mut options = ResumeOptions::default();
+            options.time_limit = Some(slice);
+            outcome = outcome.resume_with(options).ok()?;
         }
     }
 }

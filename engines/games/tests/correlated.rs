@@ -99,6 +99,15 @@ fn lotteries_from_outside_are_judged() {
     assert!(verify(&[0.5, 0.5, 0.5, -0.5], Concept::Coarse).is_err());
 }
 
+#[test]
+fn programmes_that_are_too_large_are_refused() {
+    let shape = [30, 30];
+    let large = game(&shape, &random(1, &shape));
+    let options = Options::default();
+    let refused = large.correlated(Concept::Coarse, &Objective::Welfare, &options, &Free);
+    assert_eq!(refused.unwrap_err().0, 30 * 30 * 58);
+}
+
 struct Stopped;
 
 impl Control for Stopped {
