@@ -11,4 +11,5 @@ pub mod log;
 pub mod metrics;
 pub mod page;
 pub mod ports;
+pub mod shares;
 pub mod trace;

@@ -1,0 +1,141 @@
+//! Places that strangers may take, bounded in all and by whoever takes them, so that one cannot take
+//! all.
+//!
+//! A place is given back when its guard is dropped, and a key that holds nothing is forgotten: the
+//! map is never larger than the number of places held, whatever keys strangers invent.
+
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    hash::Hash,
+    sync::Arc,
+};
+
+/// Why there was no place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Full {
+    /// Every place is taken.
+    #[error("every place is taken")]
+    All,
+    /// The key has its share; there may be room for others.
+    #[error("the share of this key is taken")]
+    Share,
+}
+
+/// A number of places, shared among keys. Clones share the places.
+#[derive(Debug)]
+pub struct Shares<K: Hash + Eq>(Arc<Inner<K>>);
+
+#[derive(Debug)]
+struct Inner<K> {
+    total: usize,
+    held: Mutex<Held<K>>,
+}
+
+#[derive(Debug)]
+struct Held<K> {
+    all: usize,
+    by_key: HashMap<K, usize>,
+}
+
+impl<K: Hash + Eq> Clone for Shares<K> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<K: Hash + Eq + Clone> Shares<K> {
+    /// Returns `total` places, all of them free.
+    pub fn new(total: usize) -> Self {
+        let held = Held {
+            all: 0,
+            by_key: HashMap::new(),
+        };
+        Self(Arc::new(Inner {
+            total,
+            held: Mutex::new(held),
+        }))
+    }
+
+    /// Takes a place for `key`, which may hold up to `share` of them.
+    ///
+    /// # Errors
+    ///
+    /// [`Full::All`] when no place is free, [`Full::Share`] when `key` holds `share` already.
+    pub fn take(&self, key: K, share: usize) -> Result<Place<K>, Full> {
+        let mut held = self.0.held.lock();
+        if held.all >= self.0.total {
+            return Err(Full::All);
+        }
+        match held.by_key.entry(key.clone()) {
+            Entry::Occupied(entry) if *entry.get() >= share => return Err(Full::Share),
+            Entry::Vacant(_) if share == 0 => return Err(Full::Share),
+            entry => *entry.or_default() += 1,
+        }
+        held.all += 1;
+        Ok(Place {
+            of: self.clone(),
+            key,
+        })
+    }
+
+    /// How many places are taken.
+    pub fn taken(&self) -> usize {
+        self.0.held.lock().all
+    }
+
+    /// How many keys hold a place.
+    pub fn keys(&self) -> usize {
+        self.0.held.lock().by_key.len()
+    }
+
+    fn give_back(&self, key: &K) {
+        let mut held = self.0.held.lock();
+        held.all -= 1;
+        if let Some(count) = held.by_key.get_mut(key) {
+            *count -= 1;
+            if *count == 0 {
+                held.by_key.remove(key);
+            }
+        }
+    }
+}
+
+/// A place that is held until it is dropped.
+#[derive(Debug)]
+#[must_use = "a place is given back when it is dropped"]
+pub struct Place<K: Hash + Eq + Clone> {
+    of: Shares<K>,
+    key: K,
+}
+
+impl<K: Hash + Eq + Clone> Drop for Place<K> {
+    fn drop(&mut self) {
+        self.of.give_back(&self.key);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_key_cannot_take_every_place() {
+        let shares = Shares::new(3);
+        let held = [shares.take("a", 2).unwrap(), shares.take("a", 2).unwrap()];
+        assert_eq!(shares.take("a", 2).unwrap_err(), Full::Share);
+        let other = shares.take("b", 2).unwrap();
+        assert_eq!(shares.take("b", 2).unwrap_err(), Full::All);
+        drop(held);
+        assert!(shares.take("a", 2).is_ok());
+        drop(other);
+        assert_eq!((shares.taken(), shares.keys()), (0, 0), "nothing is kept");
+    }
+
+    #[test]
+    fn no_share_is_no_place() {
+        let shares = Shares::new(3);
+        assert_eq!(shares.take("a", 0).unwrap_err(), Full::Share);
+        assert_eq!((shares.taken(), shares.keys()), (0, 0));
+    }
+}
