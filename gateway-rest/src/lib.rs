@@ -6,10 +6,12 @@
 
 mod backend;
 mod error;
+mod listen;
 mod openapi;
 mod server;
 mod stream;
 mod transcode;
 
 pub use backend::Backends;
-pub use server::{Gateway, serve};
+pub use listen::serve;
+pub use server::Gateway;

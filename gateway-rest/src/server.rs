@@ -3,29 +3,22 @@
 use crate::{
     Backends,
     error::{self, Refusal},
+    listen::Client,
     openapi,
     stream::{self, Format},
     transcode::{self, Target},
 };
 use axum::{
     Json, Router,
-    extract::{ConnectInfo, State},
+    extract::{Extension, State},
     response::{IntoResponse, Response},
     routing::get,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
-};
 use serde_json::{Value, json};
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_interceptors::{contract, trace::CLIENT_ADDR};
 use tars_proto::route::{Binding, Found, Router as Routes};
 use tars_runtime::{
@@ -33,15 +26,9 @@ use tars_runtime::{
     ports::Readiness,
     trace::{Kind, Span, TraceContext, Tracer},
 };
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, metadata::MetadataMap};
-use tower::ServiceExt;
 
-const MAX_CONNECTIONS: usize = 1024;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
-const DRAIN: Duration = Duration::from_secs(10);
 
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
@@ -87,7 +74,11 @@ impl Gateway {
         })))
     }
 
-    fn router(self) -> Router {
+    pub(crate) fn settings(&self) -> &Settings {
+        &self.0.settings
+    }
+
+    pub(crate) fn router(self) -> Router {
         Router::new()
             .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
             .route("/ready", get(ready))
@@ -110,62 +101,9 @@ async fn ready(State(gateway): State<Gateway>) -> Response {
     (code, Json(report)).into_response()
 }
 
-/// Serves HTTP/1.1 until `stop`, then lets open requests finish for a while.
-pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let tasks = TaskTracker::new();
-    let max_header = gateway.0.settings.max_header_bytes;
-    let router = gateway.router();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let Ok((tcp, addr)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            continue;
-        };
-        if tcp.set_nodelay(true).is_err() {
-            continue;
-        }
-        let service =
-            router
-                .clone()
-                .map_request(move |mut request: Request<hyper::body::Incoming>| {
-                    request.extensions_mut().insert(ConnectInfo(addr));
-                    request.map(axum::body::Body::new)
-                });
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_buf_size(max_header.max(8192))
-                .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(service))
-                .with_upgrades();
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    // Streams do not end by themselves; they are cut after the drain.
-                    tokio::time::timeout(DRAIN, connection).await.ok();
-                }
-            }
-            drop(place);
-        });
-    }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
-}
-
 async fn handle(
     State(gateway): State<Gateway>,
-    ConnectInfo(addr): ConnectInfo<SocketAddr>,
+    Extension(Client(client)): Extension<Client>,
     request: Request<axum::body::Body>,
 ) -> Response {
     let path = request.uri().path().to_owned();
@@ -180,9 +118,9 @@ async fn handle(
         }
         Found::Nothing => return secured(Refusal::NotFound.into_response()),
     };
-    let mut span = inner.start_span(&target, request.headers(), &path, addr.ip());
+    let mut span = inner.start_span(&target, request.headers(), &path, client);
     let trace = span.context();
-    let work = inner.transcode(&target, &bindings, addr.ip(), request);
+    let work = inner.transcode(&target, &bindings, client, request);
     let mut response = match span.scope().run(work).await {
         Ok(response) => response,
         Err(refusal) => refusal.into_response(),
