@@ -4,6 +4,8 @@ use crate::{Outcome, tools};
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Bench {
+    /// What an honest client notices while a stranger attacks the real binary.
+    Abuse,
     /// A small unary call through the full stack, against bare tonic over its own mTLS.
     Call,
     /// A mutual TLS handshake, in CPU time, against bare rustls with the same certificates.
@@ -19,6 +21,7 @@ pub(crate) enum Bench {
 impl Bench {
     fn example(self) -> &'static str {
         match self {
+            Self::Abuse => "bench_abuse",
             Self::Call => "bench_call",
             Self::Handshake => "bench_handshake",
             Self::Rotation => "bench_rotation",
@@ -36,7 +39,7 @@ impl Bench {
 
     /// Whether it starts the real binary.
     fn needs_binary(self) -> bool {
-        matches!(self, Self::Rotation | Self::Revocation)
+        matches!(self, Self::Abuse | Self::Rotation | Self::Revocation)
     }
 }
 
