@@ -22,7 +22,7 @@ use std::{
 };
 use tars_auth::FirstAdmin;
 use tars_certs::{IdentityFiles, SpiffeId, secret};
-use tars_runtime::{config::Config, ports};
+use tars_runtime::{clock::Clock, config::Config, ports};
 use tokio::net::TcpListener;
 
 /// A running mesh.
@@ -40,7 +40,12 @@ pub fn password_file(data: &Path) -> PathBuf {
 impl Mesh {
     /// Starts all services. Returns once everything serves.
     pub async fn start(config: Config) -> Result<Self, StartError> {
-        let process = Process::new(config, Service::ALL)?;
+        Self::start_with(config, Clock::system()).await
+    }
+
+    /// The same by another clock.
+    pub async fn start_with(config: Config, clock: Clock) -> Result<Self, StartError> {
+        let process = Process::new(config, clock, Service::ALL)?;
         let listeners = Listeners::bind(&process).await?;
         let ready = listeners.ready(&process)?;
         let endpoints = Endpoints::from_ready(&ready);

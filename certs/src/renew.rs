@@ -381,9 +381,8 @@ mod tests {
     #[tokio::test]
     async fn files_are_followed_and_a_half_written_set_is_not_taken() {
         let dir = tempfile::tempdir().unwrap();
-        let now = std::time::SystemTime::now()
-            .duration_since(std::time::UNIX_EPOCH)
-            .unwrap();
+        let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
+        let now = Duration::from_secs(time.current_time().unwrap().as_secs());
         let ca =
             Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), now).unwrap();
         let files = IdentityFiles::in_dir(&dir.path().join("id"));
@@ -394,7 +393,6 @@ mod tests {
         files
             .save(&ca.issue(&request, now).unwrap(), &ca.bundle_pem())
             .unwrap();
-        let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
         let handle = IdentityHandle::new(files.load(&time).unwrap());
         let renewal = Renewal {
             handle: handle.clone(),

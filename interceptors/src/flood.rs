@@ -43,7 +43,9 @@ impl Check for FloodGuard {
         if trusted {
             return Ok(());
         }
-        let decision = self.limiter.take(bucket(call.client), self.clock.now());
+        let decision = self
+            .limiter
+            .take(bucket(call.client), self.clock.monotonic());
         if decision.passed() {
             Ok(())
         } else {

@@ -1,5 +1,6 @@
 //! Two limiters that decide in process, over bounded maps: GCRA for volume, an exact sliding log
-//! for the small numbers that guard logins. Time is passed in.
+//! for the small numbers that guard logins. What they measure with is passed in, and is
+//! never the wall: a clock that is set back would refuse everybody for as long.
 
 use parking_lot::Mutex;
 use std::{
@@ -7,6 +8,7 @@ use std::{
     hash::{BuildHasher, Hash, RandomState},
     time::Duration,
 };
+use tars_runtime::clock::Monotonic;
 
 /// Keys past this evict the stalest of their shard, so that strangers cannot fill the memory.
 const MAX_KEYS: usize = 65_536;
@@ -32,7 +34,7 @@ impl Decision {
 /// nobody outside can make two keys collide, and a look-up allocates nothing.
 #[derive(Debug)]
 struct Bounded<V> {
-    shards: Vec<Mutex<HashMap<u64, (Duration, V)>>>,
+    shards: Vec<Mutex<HashMap<u64, (Monotonic, V)>>>,
     hasher: RandomState,
 }
 
@@ -44,7 +46,7 @@ impl<V: Default> Bounded<V> {
         }
     }
 
-    fn with<T>(&self, key: impl Hash, now: Duration, work: impl FnOnce(&mut V) -> T) -> T {
+    fn with<T>(&self, key: impl Hash, now: Monotonic, work: impl FnOnce(&mut V) -> T) -> T {
         let key = self.hasher.hash_one(key);
         let shard = usize::try_from(key % SHARDS as u64).unwrap_or(0);
         let mut map = self.shards[shard].lock();
@@ -61,8 +63,8 @@ impl<V: Default> Bounded<V> {
 }
 
 /// Drops the half that was used longest ago.
-fn evict<V>(map: &mut HashMap<u64, (Duration, V)>) {
-    let mut ages: Vec<Duration> = map.values().map(|(used, _)| *used).collect();
+fn evict<V>(map: &mut HashMap<u64, (Monotonic, V)>) {
+    let mut ages: Vec<Monotonic> = map.values().map(|(used, _)| *used).collect();
     let middle = ages.len() / 2;
     let (_, median, _) = ages.select_nth_unstable(middle);
     let median = *median;
@@ -75,7 +77,7 @@ pub struct Gcra {
     limit: u32,
     interval: Duration,
     tolerance: Duration,
-    cells: Bounded<Duration>,
+    cells: Bounded<Monotonic>,
 }
 
 impl Gcra {
@@ -91,7 +93,7 @@ impl Gcra {
     }
 
     /// Takes one, if there is one.
-    pub fn take(&self, key: impl Hash, now: Duration) -> Decision {
+    pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
         self.cells.with(key, now, |arrival| {
             let due = (*arrival).max(now);
             let allowed_at = due.saturating_sub(self.tolerance);
@@ -99,7 +101,7 @@ impl Gcra {
             if passed {
                 *arrival = due + self.interval;
             }
-            let ahead = arrival.saturating_sub(now);
+            let ahead = arrival.since(now);
             let room = (self.tolerance + self.interval).saturating_sub(ahead);
             Decision {
                 limit: self.limit,
@@ -109,7 +111,7 @@ impl Gcra {
                 retry: if passed {
                     Duration::ZERO
                 } else {
-                    allowed_at - now
+                    allowed_at.since(now)
                 },
             }
         })
@@ -121,7 +123,7 @@ impl Gcra {
 pub struct SlidingLog {
     limit: u32,
     period: Duration,
-    logs: Bounded<VecDeque<Duration>>,
+    logs: Bounded<VecDeque<Monotonic>>,
 }
 
 impl SlidingLog {
@@ -133,7 +135,7 @@ impl SlidingLog {
         }
     }
 
-    pub fn take(&self, key: impl Hash, now: Duration) -> Decision {
+    pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
         self.logs.with(key, now, |log| {
             while log.front().is_some_and(|at| *at + self.period <= now) {
                 log.pop_front();
@@ -143,7 +145,7 @@ impl SlidingLog {
                 log.push_back(now);
             }
             let oldest = log.front().copied().unwrap_or(now);
-            let reset = (oldest + self.period).saturating_sub(now);
+            let reset = (oldest + self.period).since(now);
             Decision {
                 limit: self.limit,
                 remaining: self.limit - u32::try_from(log.len()).unwrap_or(self.limit),
@@ -158,7 +160,7 @@ impl SlidingLog {
 mod tests {
     use super::*;
 
-    const T: Duration = Duration::from_secs(1000);
+    const T: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
 
     #[test]
     fn the_log_admits_exactly_the_limit_in_any_window() {
@@ -171,7 +173,7 @@ mod tests {
             }
         }
         for window in admitted.windows(11) {
-            assert!(window[10] - window[0] >= Duration::from_secs(60));
+            assert!(window[10].since(window[0]) >= Duration::from_secs(60));
         }
         assert_eq!(admitted.len(), 50);
         assert!(log.take("b", T).passed(), "another key has its own limit");
@@ -200,6 +202,21 @@ mod tests {
                 .passed()
         });
         assert!(minute.count() <= 100);
+    }
+
+    #[test]
+    fn a_machine_that_has_just_started_limits_as_any_other() {
+        let start = Monotonic::default();
+        let gcra = Gcra::new(100, Duration::from_secs(60));
+        assert_eq!(
+            (0..100).filter(|_| gcra.take("a", start).passed()).count(),
+            25
+        );
+        let log = SlidingLog::new(10, Duration::from_secs(60));
+        assert_eq!(
+            (0..100).filter(|_| log.take("a", start).passed()).count(),
+            10
+        );
     }
 
     #[test]

@@ -48,7 +48,7 @@ impl RateLimits {
     }
 
     fn charge(&self, call: &Call) -> Decision {
-        let now = self.0.clock.now();
+        let now = self.0.clock.monotonic();
         match class_of(call) {
             RateClass::Auth => self.0.auth.take(flood::bucket(call.client), now),
             RateClass::Public => self.0.public.take(flood::bucket(call.client), now),
@@ -148,6 +148,7 @@ struct Told {
 }
 
 impl Told {
+    /// Clients are told a wall time: they have no other hand in common with us.
     fn new(decision: &Decision, clock: &Clock) -> Self {
         let reset_at_s = (clock.now() + decision.reset).as_secs_f64().ceil() as u64;
         Self {

@@ -1,6 +1,6 @@
 //! Logs: one line an event, for people or as JSON, each with the trace it belongs to.
 
-use crate::{config::LogFormat, trace};
+use crate::{clock::Clock, config::LogFormat, trace};
 use std::fmt::{self, Write as _};
 use tracing::{Event, Subscriber, field::Field};
 use tracing_subscriber::{
@@ -103,10 +103,7 @@ impl tracing::field::Visit for Fields {
 }
 
 fn timestamp() -> String {
-    let since = std::time::SystemTime::now()
-        .duration_since(std::time::UNIX_EPOCH)
-        .unwrap_or_default();
-    let at = time::OffsetDateTime::UNIX_EPOCH + since;
+    let at = time::OffsetDateTime::UNIX_EPOCH + Clock::system().now();
     at.format(&time::format_description::well_known::Rfc3339)
         .unwrap_or_default()
 }

@@ -138,9 +138,13 @@ impl std::fmt::Debug for Process {
 
 impl Process {
     /// All services, below the built-in authority in the data directory.
-    pub(crate) fn new(config: Config, services: &[Service]) -> Result<Self, StartError> {
+    pub(crate) fn new(
+        config: Config,
+        clock: Clock,
+        services: &[Service],
+    ) -> Result<Self, StartError> {
         let lock = lock(&config.data.dir)?;
-        let mut process = Self::assemble(config, lock)?;
+        let mut process = Self::assemble(config, clock, lock)?;
         let authority = Arc::new(open_authority(&process.config, &process.clock)?);
         process.authority = Some(Arc::clone(&authority));
         for service in services {
@@ -163,7 +167,7 @@ impl Process {
     ) -> Result<Self, StartError> {
         let dir = config.data.dir.join(service.as_str());
         let lock = lock(&dir)?;
-        let mut process = Self::assemble(config, lock)?;
+        let mut process = Self::assemble(config, Clock::system(), lock)?;
         let own_authority = service == Service::Auth
             && (matches!(origin, Origin::Authority) || Authority::exists(&process.ca_dir()));
         if own_authority {
@@ -224,7 +228,7 @@ impl Process {
         self.spawn_background(kept.work);
     }
 
-    fn assemble(config: Config, lock: File) -> Result<Self, StartError> {
+    fn assemble(config: Config, clock: Clock, lock: File) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
         let rules = config
             .certificates
@@ -236,7 +240,7 @@ impl Process {
             Some(endpoint) => Tracer::exporting("tars", endpoint, config.telemetry.sample_ratio)?,
             None => Tracer::disabled(),
         };
-        let (clock, metrics) = (Clock::system(), Metrics::default());
+        let metrics = Metrics::default();
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
         let process = Self {
             call_metrics: CallMetrics::new(&metrics),

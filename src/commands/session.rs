@@ -4,11 +4,9 @@ use super::CommandError;
 use crate::rest::{Rest, RestError};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 use tars_certs::secret;
+use tars_runtime::clock::Clock;
 
 /// Refreshed when less than this is left.
 const MARGIN_S: u64 = 60;
@@ -30,10 +28,7 @@ fn path() -> PathBuf {
 }
 
 fn now_s() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs()
+    Clock::system().now_s()
 }
 
 impl Session {

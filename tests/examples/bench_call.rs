@@ -7,12 +7,13 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tars_proto::auth::v1::{
     GetMeRequest, GetMeResponse, LoginRequest, auth_service_client::AuthServiceClient,
 };
 use tars_tests::TestMesh;
+use tokio::time::Instant;
 use tonic::{
     Request, Response, Status,
     transport::{

@@ -12,7 +12,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tars::rest::Rest;
 use tars_certs::{Authority, IdentityHandle, Revocations, SpiffeId, ca::Lives};
@@ -33,6 +33,7 @@ use tars_tests::{
     fleet::{Fleet, SERVICES, Source},
     issue_for,
 };
+use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;

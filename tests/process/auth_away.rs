@@ -4,16 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use std::{
-    path::Path,
-    time::{Duration, Instant},
-};
+use std::{path::Path, time::Duration};
 use tars::rest::{Rest, RestError};
 use tars_tests::{
     eventually,
     fleet::{Fleet, Source},
     reason, refusal,
 };
+use tokio::time::Instant;
 
 /// Seconds that a leaf lives here.
 const LIFE: u64 = 24;

@@ -7,9 +7,10 @@ use serde_json::{Value, json};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tars::{app::Ready, rest::Rest};
+use tokio::time::Instant;
 
 struct Running {
     process: Started,

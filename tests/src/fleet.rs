@@ -9,11 +9,12 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    time::{Duration, Instant},
+    time::Duration,
 };
 use tars::rest::Rest;
 use tars_certs::{Identity, IdentityFiles};
 use tempfile::TempDir;
+use tokio::time::Instant;
 
 pub const SERVICES: [&str; 5] = ["auth", "orchestration", "automl", "hypersync", "gateway"];
 

@@ -51,10 +51,17 @@ impl TestMesh {
         Self::with(config()).await
     }
 
-    pub async fn with(mut config: Config) -> Self {
+    pub async fn with(config: Config) -> Self {
+        Self::by_clock(config, Clock::system()).await
+    }
+
+    /// A mesh that goes by a clock of the test's.
+    pub async fn by_clock(mut config: Config, clock: Clock) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         config.data.dir = dir.path().to_owned();
-        let mesh = Mesh::start(config.clone()).await.expect("the mesh starts");
+        let mesh = Mesh::start_with(config.clone(), clock)
+            .await
+            .expect("the mesh starts");
         Self { mesh, dir, config }
     }
 

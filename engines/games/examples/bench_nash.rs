@@ -4,6 +4,11 @@
 //!
 //! `cargo xtask bench nash` installs the peers and starts this.
 
+#![expect(
+    clippy::disallowed_types,
+    reason = "a benchmark measures, and has no clock to be given"
+)]
+
 use serde_json::{Map, Value, json};
 use std::{
     error::Error,

@@ -8,6 +8,7 @@ mod error;
 mod keys;
 mod password;
 mod publish;
+mod repeats;
 mod sessions;
 mod signing;
 mod store;
@@ -34,6 +35,7 @@ pub struct Auth {
     publisher: Publisher,
     passwords: password::Passwords,
     throttle: throttle::Throttle,
+    repeats: repeats::Repeats,
     refresh_key: Zeroizing<[u8; 32]>,
     certificates: Certificates,
     signed_lists: certificates::SignedLists,
@@ -72,6 +74,7 @@ impl Auth {
             publisher,
             passwords: password::Passwords::new()?,
             throttle: throttle::Throttle::default(),
+            repeats: repeats::Repeats::default(),
             refresh_key,
             certificates,
             signed_lists: certificates::SignedLists::default(),

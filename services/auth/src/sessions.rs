@@ -11,14 +11,11 @@ use crate::{
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use sha2::{Digest, Sha256};
-use std::time::Duration;
 use tars_credentials::{Caller, Claims, Credential, token};
 use tars_runtime::audit::{self, Record, Severity};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
-/// Within this a repeat gets the same successor.
-const REPEAT: Duration = Duration::from_secs(10);
 const DAY_US: i64 = 86_400_000_000;
 
 #[derive(Debug)]
@@ -48,7 +45,7 @@ impl Auth {
         password: &str,
         from: &Origin,
     ) -> Result<(UserSummary, Tokens), AuthError> {
-        let now = self.clock.now();
+        let now = self.clock.monotonic();
         if let Some(wait) = self.throttle.wait(username, &from.address, now) {
             return Err(AuthError::Throttled(wait));
         }
@@ -104,7 +101,7 @@ impl Auth {
     async fn record_failed_login(&self, username: &str, from: &Origin) -> Result<(), AuthError> {
         let count = self
             .throttle
-            .failed(username, &from.address, self.clock.now());
+            .failed(username, &from.address, self.clock.monotonic());
         if !count.is_power_of_two() {
             return Ok(());
         }
@@ -138,9 +135,13 @@ impl Auth {
             return Err(AuthError::InvalidCredentials);
         }
         let fresh = store::use_refresh(&mut tx, &presented_hash, now_us, &from.label()).await?;
-        let repeat_us = i64::try_from(REPEAT.as_micros()).unwrap_or(i64::MAX);
+        if fresh {
+            self.repeats.used(presented_hash, &self.clock);
+        }
         let same_client = row.used_by.as_deref() == Some(&from.label());
-        let recent = row.used_us.is_some_and(|at| now_us - at <= repeat_us);
+        let recent = self
+            .repeats
+            .is_recent(&presented_hash, row.used_us, &self.clock);
         let lost_reply = same_client && recent;
         if !fresh && !lost_reply {
             return self.end_stolen_session(tx, &session, &user, from).await;
@@ -274,7 +275,7 @@ impl From<&UserRow> for UserSummary {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::sync::Arc;
+    use std::{sync::Arc, time::Duration};
     use tars_credentials::View;
     use tars_runtime::{clock::Clock, config::Credentials};
 
@@ -341,6 +342,33 @@ mod tests {
         assert!(auth.login("admin", &password, &elsewhere).await.is_ok());
         clock.advance(Duration::from_secs(1));
         assert!(auth.login("admin", &password, &from()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_step_of_the_wall_neither_locks_out_nor_lets_in() {
+        let hour = Duration::from_secs(3600);
+        let dir = tempfile::tempdir().unwrap();
+        let (auth, clock, _, password) = auth(dir.path()).await;
+        for _ in 0..5 {
+            auth.login("admin", "guess", &from()).await.unwrap_err();
+        }
+        for step in [Clock::step_forward, Clock::step_back, Clock::step_back] {
+            step(&clock, hour);
+            let waiting = auth.login("admin", &password, &from()).await;
+            assert!(matches!(waiting, Err(AuthError::Throttled(_))));
+        }
+        clock.advance(Duration::from_secs(1));
+        let (_, first) = auth.login("admin", &password, &from()).await.unwrap();
+        let second = auth.refresh(&first.refresh, &from()).await.unwrap();
+        clock.step_forward(hour);
+        let repeat = auth.refresh(&first.refresh, &from()).await.unwrap();
+        assert_eq!(second.refresh, repeat.refresh, "a lost reply, not a thief");
+        clock.step_back(hour * 2);
+        clock.advance(Duration::from_secs(11));
+        assert!(
+            auth.refresh(&first.refresh, &from()).await.is_err(),
+            "a late repeat is theft, however early the wall says it is"
+        );
     }
 
     #[tokio::test]

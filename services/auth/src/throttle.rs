@@ -3,6 +3,7 @@
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, time::Duration};
+use tars_runtime::clock::Monotonic;
 
 const FREE: u32 = 5;
 const MAX_DELAY: Duration = Duration::from_secs(60);
@@ -17,7 +18,7 @@ pub(crate) struct Throttle {
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
-    last: Duration,
+    last: Monotonic,
 }
 
 fn delay(count: u32) -> Duration {
@@ -29,15 +30,15 @@ fn delay(count: u32) -> Duration {
 
 impl Throttle {
     /// How long this account must wait at this address; `None` when it may try.
-    pub(crate) fn wait(&self, account: &str, address: &str, now: Duration) -> Option<Duration> {
+    pub(crate) fn wait(&self, account: &str, address: &str, now: Monotonic) -> Option<Duration> {
         let key = (account.to_owned(), address.to_owned());
         let failures = *self.failures.lock().get(&key)?;
         let until = failures.last + delay(failures.count);
-        (until > now).then(|| until - now)
+        (until > now).then(|| until.since(now))
     }
 
     /// Counts a failure, and returns how many there were.
-    pub(crate) fn failed(&self, account: &str, address: &str, now: Duration) -> u32 {
+    pub(crate) fn failed(&self, account: &str, address: &str, now: Monotonic) -> u32 {
         let mut map = self.failures.lock();
         if map.len() >= MAX_KEYS {
             map.retain(|_, f| f.last + FORGET > now);
@@ -73,7 +74,7 @@ mod tests {
     #[test]
     fn delays_grow_and_end() {
         let throttle = Throttle::default();
-        let mut now = Duration::from_secs(1000);
+        let mut now = Monotonic::default();
         for _ in 0..FREE - 1 {
             throttle.failed("ada", "a", now);
             assert_eq!(throttle.wait("ada", "a", now), None);
@@ -83,7 +84,7 @@ mod tests {
             throttle.failed("ada", "a", now);
             let wait = throttle.wait("ada", "a", now).unwrap();
             waits.push(wait.as_secs());
-            now += wait;
+            now = now + wait;
             assert_eq!(throttle.wait("ada", "a", now), None, "never a lockout");
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);

@@ -1,0 +1,91 @@
+//! Which refresh tokens were used a moment ago, and so may be presented once more by whoever lost
+//! the reply.
+//!
+//! The window is measured, not read off rows: a wall clock that is set back would leave it open for
+//! as long, and one that is set forward would take a second tab for a thief. After a restart, or on
+//! another replica, the row is all there is, and its time must lie in the past.
+
+use parking_lot::Mutex;
+use std::{collections::HashMap, time::Duration};
+use tars_runtime::clock::{Clock, Monotonic};
+
+/// Within this a repeat gets the same successor.
+const WINDOW: Duration = Duration::from_secs(10);
+/// Uses remembered before old ones are swept.
+const SWEEP_AT: usize = 4096;
+
+#[derive(Debug, Default)]
+pub(crate) struct Repeats {
+    used: Mutex<HashMap<[u8; 32], Monotonic>>,
+}
+
+impl Repeats {
+    /// Remembers a token by its hash.
+    pub(crate) fn used(&self, token: [u8; 32], clock: &Clock) {
+        let now = clock.monotonic();
+        let mut used = self.used.lock();
+        if used.len() >= SWEEP_AT {
+            used.retain(|_, at| now.since(*at) <= WINDOW);
+        }
+        used.insert(token, now);
+    }
+
+    /// Whether a token that was used, by its row at `used_us`, was used within the window.
+    pub(crate) fn is_recent(&self, token: &[u8; 32], used_us: Option<i64>, clock: &Clock) -> bool {
+        if let Some(at) = self.used.lock().get(token) {
+            return clock.monotonic().since(*at) <= WINDOW;
+        }
+        let age = used_us.map(|at| clock.now_us() - at);
+        age.and_then(|us| u64::try_from(us).ok())
+            .is_some_and(|us| Duration::from_micros(us) <= WINDOW)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TOKEN: [u8; 32] = [7; 32];
+    const HOUR: Duration = Duration::from_secs(3600);
+
+    fn clock() -> Clock {
+        Clock::manual(Duration::from_secs(1_800_000_000))
+    }
+
+    #[test]
+    fn the_window_is_measured_and_no_step_of_the_wall_moves_it() {
+        let (clock, repeats) = (clock(), Repeats::default());
+        let row = Some(clock.now_us());
+        repeats.used(TOKEN, &clock);
+        clock.step_forward(HOUR);
+        assert!(repeats.is_recent(&TOKEN, row, &clock));
+        clock.step_back(HOUR * 2);
+        assert!(repeats.is_recent(&TOKEN, row, &clock));
+        clock.advance(WINDOW + Duration::from_secs(1));
+        assert!(!repeats.is_recent(&TOKEN, row, &clock), "still set back");
+    }
+
+    #[test]
+    fn a_row_alone_counts_only_when_it_lies_in_the_past() {
+        let (clock, repeats) = (clock(), Repeats::default());
+        let row = Some(clock.now_us());
+        assert!(repeats.is_recent(&TOKEN, row, &clock));
+        assert!(!repeats.is_recent(&TOKEN, None, &clock));
+        clock.step_back(HOUR);
+        assert!(!repeats.is_recent(&TOKEN, row, &clock), "in the future");
+        clock.step_forward(HOUR * 2);
+        assert!(!repeats.is_recent(&TOKEN, row, &clock), "long ago");
+    }
+
+    #[test]
+    fn what_is_over_is_swept() {
+        let (clock, repeats) = (clock(), Repeats::default());
+        for n in 0..10 * SWEEP_AT {
+            let mut token = TOKEN;
+            token[..8].copy_from_slice(&n.to_be_bytes());
+            repeats.used(token, &clock);
+            clock.advance(Duration::from_millis(10));
+        }
+        assert!(repeats.used.lock().len() <= SWEEP_AT);
+    }
+}
