@@ -136,6 +136,11 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
     let stop = process.stop_token();
     let pages = process.pages();
     let (readiness, metrics) = (process.readiness(), process.metrics().clone());
+    process.spawn_background(
+        readiness
+            .clone()
+            .watch(metrics.clone(), process.clock().clone()),
+    );
     let stopped = stop.clone();
     process.spawn(async move {
         ports::serve(admin, ports::admin(pages), stopped.cancelled_owned()).await;

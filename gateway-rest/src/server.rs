@@ -23,8 +23,8 @@ use tars_interceptors::{contract, trace::CLIENT_ADDR};
 use tars_proto::route::{Binding, Found, Router as Routes};
 use tars_runtime::{
     config::Gateway as Settings,
-    ports::Readiness,
-    trace::{Kind, Span, TraceContext, Tracer},
+    health::Readiness,
+    trace::{Entry, Parent, Span, Tracer},
 };
 use tonic::{Status, metadata::MetadataMap};
 
@@ -92,8 +92,8 @@ impl Gateway {
 }
 
 async fn ready(State(gateway): State<Gateway>) -> Response {
-    let (ready, report) = gateway.0.readiness.report().await;
-    let code = if ready {
+    let report = gateway.0.readiness.report().await;
+    let code = if report.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -129,7 +129,7 @@ async fn handle(
     if let Ok(id) = HeaderValue::try_from(trace.trace_id_hex()) {
         response.headers_mut().insert("x-trace-id", id);
     }
-    secured(response)
+    secured(response.map(|body| stream::spanned(body, span)))
 }
 
 fn finish_span(span: &mut Span, status: StatusCode) {
@@ -154,12 +154,12 @@ fn secured(mut response: Response) -> Response {
 impl Inner {
     /// An outside client's trace id is kept; whether the trace is sampled is decided here.
     fn start_span(&self, target: &Target, headers: &HeaderMap, path: &str, client: IpAddr) -> Span {
-        let parent = headers
-            .get("traceparent")
-            .and_then(|v| TraceContext::parse(v.to_str().ok()?));
-        let parent = parent.map(|p| self.tracer.adopt(p));
         let name = format!("{} {}", target.route.method, target.route.template);
-        let mut span = self.tracer.start(name, Kind::Server, parent);
+        let entry = Entry {
+            parent: Parent::read(headers),
+            ..Entry::default()
+        };
+        let mut span = self.tracer.enter(name, entry);
         if span.is_recording() {
             span.set("http.request.method", target.route.method.clone());
             span.set("http.route", target.route.template.to_string());

@@ -8,7 +8,10 @@ use std::{
 };
 use tars_certs::{PEER_CLASSES, PeerClass, peer::PeerInfo};
 use tars_credentials::{Caller, PERMISSIONS};
-use tars_proto::table::{ContractErrors, Method, MethodTable, Vocabulary};
+use tars_proto::{
+    fault,
+    table::{ContractErrors, Method, MethodTable, Vocabulary},
+};
 use tars_runtime::trace::{Scope, Span, TraceContext};
 use tokio::time::Instant;
 use tonic::{Request, Status};
@@ -53,6 +56,8 @@ pub struct Call {
     deadline: OnceLock<Instant>,
     /// The caller's own credential header, to pass on to the next service.
     credential: OnceLock<(http::HeaderName, http::HeaderValue)>,
+    /// Why a layer refused the call, as the answer says it.
+    refusal: OnceLock<String>,
 }
 
 tokio::task_local! {
@@ -75,6 +80,7 @@ impl Call {
             caller: OnceLock::new(),
             deadline: OnceLock::new(),
             credential: OnceLock::new(),
+            refusal: OnceLock::new(),
         }
     }
 
@@ -126,6 +132,19 @@ impl Call {
     pub(crate) fn set_credential(&self, name: http::HeaderName, value: http::HeaderValue) {
         // Set once, by the authentication layer.
         self.credential.set((name, value)).ok();
+    }
+
+    /// The reason by which a layer refused the call.
+    pub(crate) fn refusal(&self) -> Option<&str> {
+        self.refusal.get().map(String::as_str)
+    }
+
+    pub(crate) fn set_refusal(&self, status: &Status) {
+        // The first layer that refuses answers.
+        let reason = fault::reason(status);
+        self.refusal
+            .set(reason.unwrap_or_else(|| fault::code_name(status.code()).to_owned()))
+            .ok();
     }
 
     pub fn peer_class(&self) -> Option<PeerClass> {

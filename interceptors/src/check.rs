@@ -51,7 +51,10 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let verdict = match Call::in_extensions(request.extensions()) {
-            Some(call) => self.check.check(call, request.headers()),
+            Some(call) => self
+                .check
+                .check(call, request.headers())
+                .inspect_err(|status| call.set_refusal(status)),
             None => Err(Status::internal("the call has no record")),
         };
         match verdict {

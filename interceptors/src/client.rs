@@ -10,7 +10,7 @@ use std::time::Duration;
 use tars_proto::fault;
 use tars_runtime::trace::{Kind, Scope, Span};
 use tokio::time::Instant;
-use tonic::{Code, Status};
+use tonic::{Code, Status, Streaming};
 use tower_layer::Layer;
 
 /// Whose credential an outgoing call carries.
@@ -77,10 +77,18 @@ fn start<B>(scope: &Scope, request: &mut Request<B>) -> Span {
             span.set("server.address", host.to_owned());
         }
     }
-    if let Ok(value) = HeaderValue::try_from(span.context().to_header()) {
-        request.headers_mut().insert("traceparent", value);
-    }
+    span.inject(request.headers_mut());
     span
+}
+
+/// How long a stream's last word is waited for.
+const LAST_WORD: Duration = Duration::from_secs(1);
+
+/// Reads a stream that has said all there is to its end, so that the call ends with its status and
+/// not by being cancelled.
+pub async fn finish<T>(mut items: Streaming<T>) {
+    let end = async { while let Ok(Some(_)) = items.message().await {} };
+    tokio::time::timeout(LAST_WORD, end).await.ok();
 }
 
 #[derive(Debug)]
@@ -95,7 +103,8 @@ impl Watch for ClientWatch {
         };
         let name = fault::code_name(code);
         span.set("rpc.response.status_code", name);
-        if code != Code::Ok {
+        // Whoever stops listening, or is not waited for any more, has not failed.
+        if !matches!(code, Code::Ok | Code::Cancelled) {
             span.set("error.type", name);
             span.fail(name);
         }

@@ -25,12 +25,19 @@ struct MethodLabel {
     method: &'static str,
 }
 
+/// The reasons are those of our layers, so that they are bounded.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct Refusal {
+    reason: String,
+}
+
 #[derive(Debug, Clone)]
 pub struct CallMetrics(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     handled: Family<Labels, Counter>,
+    refused: Family<Refusal, Counter>,
     seconds: Family<MethodLabel, Histogram>,
     in_flight: Gauge,
     /// By method index: what nearly every call needs, without a look-up by labels.
@@ -54,6 +61,11 @@ impl CallMetrics {
             handled: metrics.register(
                 "rpc_server_calls",
                 "Calls that have ended",
+                Family::default(),
+            ),
+            refused: metrics.register(
+                "rpc_server_calls_refused",
+                "Calls that were refused before their handler, by reason",
                 Family::default(),
             ),
             seconds: metrics.register(
@@ -84,6 +96,10 @@ impl Inner {
                 self.seconds.get_or_create(&MethodLabel { method }).clone(),
             )
         });
+        if let Some(reason) = call.refusal() {
+            let reason = reason.to_owned();
+            self.refused.get_or_create(&Refusal { reason }).inc();
+        }
         self.in_flight.dec();
         usual.1.observe(call.started.elapsed().as_secs_f64());
         if code == Code::Ok {

@@ -2,6 +2,7 @@
 //! when there are no others, or nowhere when the client went away: an observer is told which,
 //! exactly once.
 
+use crate::Call;
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -73,12 +74,17 @@ where
                     guard: Guard(Some(watch)),
                 }
             }
-            Err(status) => ObserveFuture {
-                state: State::Refused {
-                    status: Some(status),
-                },
-                guard: Guard(None),
-            },
+            Err(status) => {
+                if let Some(call) = Call::in_extensions(request.extensions()) {
+                    call.set_refusal(&status);
+                }
+                ObserveFuture {
+                    state: State::Refused {
+                        status: Some(status),
+                    },
+                    guard: Guard(None),
+                }
+            }
         }
     }
 }

@@ -124,6 +124,7 @@ where
             };
         }
         let status = fault::exhausted("RATE_LIMITED", class_name(class_of(&call)), decision.retry);
+        call.set_refusal(&status);
         LimitFuture {
             inner: CheckFuture::refused(status),
             told,

@@ -1,7 +1,7 @@
 //! W3C trace context in, a server span out, and the record of the call made: the outermost layer.
 //!
 //! Only a mesh workload's word is taken on whether a trace is sampled; an outside client's trace
-//! id is kept, so that it can find its call.
+//! id is kept, so that it can find its call. What the mesh calls for itself begins no sampled trace.
 
 use crate::{
     call::{CURRENT, Call},
@@ -12,7 +12,7 @@ use http::Request;
 use std::{net::IpAddr, sync::Arc};
 use tars_certs::{PeerClass, peer::PeerInfo};
 use tars_proto::fault;
-use tars_runtime::trace::{Kind, Scope, Span, TraceContext, Tracer};
+use tars_runtime::trace::{Entry, Parent, Scope, Span, Tracer};
 use tonic::{Code, Status};
 
 /// Set by the gateway, and believed from nobody else.
@@ -40,13 +40,12 @@ impl Observe for Trace {
                 "there is no such method",
             )
         })?;
-        let parent = request
-            .headers()
-            .get("traceparent")
-            .and_then(|v| TraceContext::parse(v.to_str().ok()?));
-        let known = peer.class.is_some_and(PeerClass::is_workload);
-        let parent = parent.map(|p| if known { p } else { self.tracer.adopt(p) });
-        let mut span = self.tracer.start(&method.path[1..], Kind::Server, parent);
+        let entry = Entry {
+            parent: Parent::read(request.headers()),
+            trusted: peer.class.is_some_and(PeerClass::is_workload),
+            infrastructure: method.is_infrastructure(),
+        };
+        let mut span = self.tracer.enter(&method.path[1..], entry);
         describe(&mut span, &method.path[1..], &peer);
         let client = client_addr(request.headers(), &peer);
         let call = Arc::new(Call::new(method, peer, client, span.context()));

@@ -82,6 +82,12 @@ impl Method {
         self.service.strip_prefix("tars.")?.split('.').next()
     }
 
+    /// Whether the mesh calls it for itself rather than for somebody: what begins with it is not
+    /// worth a trace.
+    pub fn is_infrastructure(&self) -> bool {
+        self.rule.rate == RateClass::Internal || self.workload().is_none()
+    }
+
     pub fn input(&self) -> Option<MessageDescriptor> {
         self.descriptor.as_ref().map(MethodDescriptor::input)
     }

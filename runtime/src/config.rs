@@ -1,8 +1,12 @@
 //! Configuration: one structure, filled from a TOML file, then `TARS__SECTION__KEY` variables,
-//! then flags; whatever is wrong is reported all at once, before a port is bound.
+//! then flags; whatever is wrong is reported all at once, before a port is bound. What OpenTelemetry
+//! names in variables of its own stands below all of these.
+
+mod otel;
 
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     fmt,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -318,10 +322,27 @@ impl Default for Log {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
-    /// An OTLP collector (gRPC), as `http://host:4317`; traces are exported only when it is set.
+    /// An OTLP collector (gRPC), as `http://host:4317`. Traces are exported only when it is set;
+    /// empty is unset. Else `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub otlp_endpoint: Option<String>,
-    /// The share of new traces that is recorded.
+    /// The share of new traces that is recorded, 0 to 1. Else `OTEL_TRACES_SAMPLER` and its `_ARG`;
+    /// 1 by default.
     pub sample_ratio: f64,
+    /// Whether what a peer decided on a trace is followed. False only for those of
+    /// `OTEL_TRACES_SAMPLER` that are not parent-based.
+    pub follow_parent: bool,
+    /// Records what the mesh does for itself, too: reports of trust, audit records, health.
+    pub sample_infrastructure: bool,
+    /// What every service of this process is called in traces. Else `OTEL_SERVICE_NAME`;
+    /// `tars-auth`, `tars-gateway`, … by default.
+    pub service_name: Option<String>,
+    /// More about this process, on every span. Else `OTEL_RESOURCE_ATTRIBUTES`.
+    pub resource_attributes: BTreeMap<String, String>,
+    /// Exports nothing, whatever the endpoint. Else `OTEL_SDK_DISABLED`.
+    pub disabled: bool,
+    /// Values of `OTEL_` variables that were of no use, for the log.
+    #[serde(skip)]
+    pub ignored: Vec<String>,
 }
 
 impl Default for Telemetry {
@@ -329,7 +350,21 @@ impl Default for Telemetry {
         Self {
             otlp_endpoint: None,
             sample_ratio: 1.0,
+            follow_parent: true,
+            sample_infrastructure: false,
+            service_name: None,
+            resource_attributes: BTreeMap::new(),
+            disabled: false,
+            ignored: Vec::new(),
         }
+    }
+}
+
+impl Telemetry {
+    /// Where traces go, if anywhere.
+    pub fn endpoint(&self) -> Option<&str> {
+        let endpoint = self.otlp_endpoint.as_deref();
+        endpoint.filter(|e| !e.is_empty() && !self.disabled)
     }
 }
 
@@ -416,21 +451,26 @@ impl Config {
         env: impl IntoIterator<Item = (String, String)>,
         flags: Table,
     ) -> Result<Self, ConfigErrors> {
+        let env: Vec<(String, String)> = env.into_iter().collect();
         let mut mistakes = Vec::new();
-        let mut merged = Table::new();
+        let (mut merged, ignored) = otel::settings(&env);
         match file.map(read_file).transpose() {
-            Ok(table) => merge(&mut merged, table.unwrap_or_default()),
+            Ok(table) => merge(&mut merged, otel::without_empty(table.unwrap_or_default())),
             Err(mistake) => mistakes.push(mistake),
         }
-        merge(&mut merged, from_env(env, &mut mistakes));
+        merge(
+            &mut merged,
+            otel::without_empty(from_env(env, &mut mistakes)),
+        );
         merge(&mut merged, flags);
         mistakes.extend(wrong_leaves(&merged));
         if !mistakes.is_empty() {
             return Err(ConfigErrors(mistakes));
         }
-        let config: Self = Value::Table(merged)
+        let mut config: Self = Value::Table(merged)
             .try_into()
             .map_err(|e: toml::de::Error| ConfigErrors(vec![e.message().to_owned()]))?;
+        config.telemetry.ignored = ignored;
         let mistakes = config.mistakes();
         if mistakes.is_empty() {
             Ok(config)
@@ -500,7 +540,7 @@ impl Config {
                 && c.max_in_flight > 0,
             "connections: bounds must be above 0",
         );
-        let endpoint = self.telemetry.otlp_endpoint.as_deref();
+        let endpoint = self.telemetry.endpoint();
         require(
             endpoint.is_none_or(|e| e.starts_with("http://")),
             "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",

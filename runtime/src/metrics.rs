@@ -1,25 +1,72 @@
-//! The process's metrics, in the OpenMetrics text format.
+//! The process's metrics, and the two formats that scrapers ask for: OpenMetrics and the older text
+//! format of Prometheus. Whoever asks for neither by name gets the older one, which everything reads.
+
+mod text;
 
 use parking_lot::Mutex;
 use prometheus_client::{
-    encoding::text,
+    collector::Collector,
+    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
+    metrics::{MetricType, gauge::ConstGauge},
     registry::{Metric, Registry},
 };
 use std::{fmt, sync::Arc};
 
-#[derive(Clone, Default)]
-pub struct Metrics(Arc<Mutex<Registry>>);
+#[derive(Clone)]
+pub struct Metrics(Arc<Inner>);
+
+struct Inner {
+    registry: Mutex<Registry>,
+    measured: Measured,
+}
+
+/// Tells a value at the moment of a scrape; `None` leaves it out.
+type Measure = Arc<dyn Fn() -> Option<f64> + Send + Sync>;
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let measured = Measured::default();
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(measured.clone()));
+        Self(Arc::new(Inner {
+            registry: Mutex::new(registry),
+            measured,
+        }))
+    }
+}
 
 impl Metrics {
     /// Adds a metric and hands it back.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
-        self.0.lock().register(name, help, metric.clone());
+        let mut registry = self.0.registry.lock();
+        registry.register(name, help, metric.clone());
         metric
     }
 
-    pub fn render(&self) -> Result<String, fmt::Error> {
+    /// Adds a gauge of one service whose value is looked up at each scrape.
+    pub fn measure(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        service: &'static str,
+        value: impl Fn() -> Option<f64> + Send + Sync + 'static,
+    ) {
+        self.0.measured.add(name, help, (service, Arc::new(value)));
+    }
+
+    /// The body in the format that an `Accept` header asks for, and its content type.
+    pub fn render(&self, accept: &str) -> Result<(&'static str, String), fmt::Error> {
+        let open = self.open_metrics()?;
+        Ok(if text::wants_open_metrics(accept) {
+            (text::OPEN_METRICS, open)
+        } else {
+            (text::PLAIN, text::plain(&open))
+        })
+    }
+
+    pub fn open_metrics(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
-        text::encode(&mut out, &self.0.lock())?;
+        encode(&mut out, &self.0.registry.lock())?;
         Ok(out)
     }
 }
@@ -27,5 +74,52 @@ impl Metrics {
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Metrics")
+    }
+}
+
+struct Gauges {
+    name: &'static str,
+    help: &'static str,
+    services: Vec<(&'static str, Measure)>,
+}
+
+#[derive(Clone, Default)]
+struct Measured(Arc<Mutex<Vec<Gauges>>>);
+
+impl Measured {
+    fn add(&self, name: &'static str, help: &'static str, service: (&'static str, Measure)) {
+        let mut all = self.0.lock();
+        match all.iter_mut().find(|g| g.name == name) {
+            Some(gauges) => gauges.services.push(service),
+            None => all.push(Gauges {
+                name,
+                help,
+                services: vec![service],
+            }),
+        }
+    }
+}
+
+impl fmt::Debug for Measured {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list()
+            .entries(self.0.lock().iter().map(|g| g.name))
+            .finish()
+    }
+}
+
+impl Collector for Measured {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
+        for gauges in self.0.lock().iter() {
+            let kind = MetricType::Gauge;
+            let mut family = encoder.encode_descriptor(gauges.name, gauges.help, None, kind)?;
+            for (service, measure) in &gauges.services {
+                if let Some(value) = measure() {
+                    let labels = [("service", *service)];
+                    ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
+                }
+            }
+        }
+        Ok(())
     }
 }

@@ -1,55 +1,19 @@
 //! The process's own two ports: *admin*, loopback only, and *observe*, for probes and Prometheus.
 
-use crate::metrics::Metrics;
+use crate::{health::Readiness, metrics::Metrics};
 use axum::{
     Json, Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
-use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, fmt, net::SocketAddr, sync::Arc};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 use tokio::net::TcpListener;
-
-/// One thing that must hold for the process to be ready.
-pub type Check = Arc<dyn Fn() -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
 
 /// What a page of the admin port shows.
 pub type Page = Arc<dyn Fn() -> Value + Send + Sync>;
-
-#[derive(Clone, Default)]
-pub struct Readiness {
-    checks: BTreeMap<String, Check>,
-}
-
-impl Readiness {
-    pub fn add(&mut self, name: &str, check: Check) {
-        self.checks.insert(name.to_owned(), check);
-    }
-
-    /// Every check with what it found.
-    pub async fn report(&self) -> (bool, Value) {
-        let mut all = true;
-        let mut found = serde_json::Map::new();
-        for (name, check) in &self.checks {
-            let result = check().await;
-            all &= result.is_ok();
-            found.insert(
-                name.clone(),
-                result.map_or_else(Value::String, |()| json!("ok")),
-            );
-        }
-        (all, json!({ "ready": all, "checks": found }))
-    }
-}
-
-impl fmt::Debug for Readiness {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_set().entries(self.checks.keys()).finish()
-    }
-}
 
 #[derive(Clone)]
 struct Observe {
@@ -70,8 +34,8 @@ pub fn observe(metrics: Metrics, readiness: Readiness) -> Router {
 }
 
 async fn readyz(State(state): State<Observe>) -> Response {
-    let (ready, report) = state.readiness.report().await;
-    let code = if ready {
+    let report = state.readiness.report().await;
+    let code = if report.ready {
         StatusCode::OK
     } else {
         StatusCode::SERVICE_UNAVAILABLE
@@ -79,12 +43,11 @@ async fn readyz(State(state): State<Observe>) -> Response {
     (code, Json(report)).into_response()
 }
 
-async fn render(State(state): State<Observe>) -> Response {
-    match state.metrics.render() {
-        Ok(text) => {
-            let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
-            ([(header::CONTENT_TYPE, kind)], text).into_response()
-        }
+async fn render(State(state): State<Observe>, headers: HeaderMap) -> Response {
+    let asked = headers.get_all(header::ACCEPT).iter();
+    let asked: Vec<&str> = asked.filter_map(|v| v.to_str().ok()).collect();
+    match state.metrics.render(&asked.join(",")) {
+        Ok((kind, text)) => ([(header::CONTENT_TYPE, kind)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
     }
 }

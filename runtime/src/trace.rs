@@ -3,21 +3,36 @@
 //! A call that is not sampled costs a few random bytes and one header: spans of the OpenTelemetry
 //! SDK are made only for sampled calls. The current position in the trace is task-local, so that
 //! SQL and outgoing calls find their parent without its being passed by hand; the tracer travels
-//! with it, so that two meshes in one process do not share an exporter.
+//! with it, so that two services in one process do not share a name or an exporter.
+//!
+//! Whether a trace is recorded is decided where it enters the mesh, and followed from there on. An
+//! outsider's trace id is kept, but not its word on that. What the mesh does for itself (reports of
+//! trust, audit records, health) begins no recorded trace unless it is asked for: it would drown
+//! everything else.
 
+mod export;
+mod state;
+
+pub use export::{ExporterError, SpanMetrics};
+pub use state::TraceState;
+
+use crate::config::Telemetry;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId,
-    trace::{
-        Span as _, SpanContext, SpanKind, Status, TraceContextExt, TraceState, Tracer as _,
-        TracerProvider as _,
-    },
+    trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer as _},
 };
-use opentelemetry_otlp::{SpanExporter, WithExportConfig};
-use opentelemetry_sdk::{
-    Resource,
-    trace::{Sampler, SdkTracer, SdkTracerProvider},
+use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
+use std::{
+    borrow::Cow,
+    fmt,
+    hash::{BuildHasher, RandomState},
+    sync::Arc,
+    time::Duration,
 };
-use std::{borrow::Cow, fmt, sync::Arc, time::Duration};
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A position in a trace, as W3C `traceparent` carries it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -63,16 +78,64 @@ impl TraceContext {
     pub fn trace_id_hex(&self) -> String {
         format!("{:032x}", self.trace_id)
     }
+}
+
+/// What a span goes under: a position, and what other systems want passed on with it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Parent {
+    pub context: TraceContext,
+    pub state: TraceState,
+}
+
+impl From<TraceContext> for Parent {
+    fn from(context: TraceContext) -> Self {
+        Self {
+            context,
+            state: TraceState::default(),
+        }
+    }
+}
+
+impl Parent {
+    /// What a message's headers say. Two positions are none, and then there is nothing to pass on.
+    pub fn read(headers: &HeaderMap) -> Option<Self> {
+        let mut positions = headers.get_all(TRACEPARENT).iter();
+        let (Some(position), None) = (positions.next(), positions.next()) else {
+            return None;
+        };
+        Some(Self {
+            context: TraceContext::parse(position.to_str().ok()?)?,
+            state: TraceState::read(headers.get_all(TRACESTATE)),
+        })
+    }
+
+    /// A position that was kept as text: where work came from that outlives its call.
+    pub fn kept(traceparent: &str) -> Option<Self> {
+        let context = TraceContext::parse(traceparent)?;
+        let here = Scope::current().filter(|s| s.context.trace_id == context.trace_id);
+        let state = here.map(|s| s.state).unwrap_or_default();
+        Some(Self { context, state })
+    }
 
     fn otel(&self) -> SpanContext {
         SpanContext::new(
-            TraceId::from(self.trace_id),
-            SpanId::from(self.span_id),
-            TraceFlags::new(u8::from(self.sampled)),
+            TraceId::from(self.context.trace_id),
+            SpanId::from(self.context.span_id),
+            TraceFlags::new(u8::from(self.context.sampled)),
             true,
-            TraceState::NONE,
+            self.state.otel(),
         )
     }
+}
+
+/// How a call enters a service.
+#[derive(Debug, Clone, Default)]
+pub struct Entry {
+    pub parent: Option<Parent>,
+    /// Whether the word of whoever calls is taken on what is recorded.
+    pub trusted: bool,
+    /// Something that the mesh does for itself.
+    pub infrastructure: bool,
 }
 
 /// Starts spans and decides which traces are sampled.
@@ -81,7 +144,17 @@ pub struct Tracer(Arc<Inner>);
 
 struct Inner {
     ratio: f64,
-    sdk: Option<(SdkTracerProvider, SdkTracer)>,
+    follow_parent: bool,
+    infrastructure: bool,
+    /// Decides on strangers' traces, always the same for one: nobody outside can choose an id that
+    /// is recorded.
+    strangers: RandomState,
+    recorder: Option<Recorder>,
+}
+
+struct Recorder {
+    provider: SdkTracerProvider,
+    tracer: SdkTracer,
 }
 
 impl fmt::Debug for Tracer {
@@ -90,121 +163,139 @@ impl fmt::Debug for Tracer {
             f,
             "Tracer(ratio {}, exporting {})",
             self.0.ratio,
-            self.0.sdk.is_some()
+            self.0.recorder.is_some()
         )
     }
-}
-
-#[derive(Debug, thiserror::Error)]
-#[error("cannot export traces to {endpoint}: {source}")]
-pub struct ExporterError {
-    endpoint: String,
-    source: opentelemetry_otlp::ExporterBuildError,
 }
 
 impl Tracer {
     /// Contexts only: nothing is exported.
     pub fn disabled() -> Self {
+        Self::with(None, &Telemetry::default())
+    }
+
+    fn recording(recorder: Recorder, settings: &Telemetry) -> Self {
+        Self::with(Some(recorder), settings)
+    }
+
+    fn with(recorder: Option<Recorder>, settings: &Telemetry) -> Self {
         Self(Arc::new(Inner {
-            ratio: 0.0,
-            sdk: None,
+            ratio: settings.sample_ratio,
+            follow_parent: settings.follow_parent,
+            infrastructure: settings.sample_infrastructure,
+            strangers: RandomState::new(),
+            recorder,
         }))
     }
 
-    /// Exports to an OTLP collector over gRPC. Export failures are logged by the SDK and never
-    /// reach a call.
-    pub fn exporting(service: &str, endpoint: &str, ratio: f64) -> Result<Self, ExporterError> {
-        let exporter = SpanExporter::builder()
-            .with_tonic()
-            .with_endpoint(endpoint)
-            .with_timeout(Duration::from_secs(5))
-            .build()
-            .map_err(|source| ExporterError {
-                endpoint: endpoint.to_owned(),
-                source,
-            })?;
-        let provider = SdkTracerProvider::builder()
-            .with_batch_exporter(exporter)
-            .with_sampler(Sampler::AlwaysOn)
-            .with_resource(
-                Resource::builder()
-                    .with_service_name(service.to_owned())
-                    .build(),
-            )
-            .build();
-        let tracer = provider.tracer("tars");
-        Ok(Self(Arc::new(Inner {
-            ratio,
-            sdk: Some((provider, tracer)),
-        })))
+    /// Whether a share of 0..1 falls to what is recorded.
+    fn samples(&self, share: impl FnOnce() -> f64) -> bool {
+        self.0.recorder.is_some() && (self.0.ratio >= 1.0 || share() < self.0.ratio)
     }
 
-    fn samples(&self) -> bool {
-        self.0.sdk.is_some() && (self.0.ratio >= 1.0 || rand::random::<f64>() < self.0.ratio)
-    }
-
-    /// A stranger's position in a trace: its id is kept, whether it is sampled is decided here.
-    pub fn adopt(&self, stranger: TraceContext) -> TraceContext {
-        TraceContext {
-            sampled: self.samples(),
-            ..stranger
+    /// Starts the span of a call that enters this service.
+    pub fn enter(&self, name: impl Into<Cow<'static, str>>, entry: Entry) -> Span {
+        let begins = |this: &Self| !entry.infrastructure || this.0.infrastructure;
+        match entry.parent {
+            Some(parent) if entry.trusted => self.start(name, SpanKind::Server, Some(parent)),
+            Some(mut parent) => {
+                let share = || unit(self.0.strangers.hash_one(parent.context.trace_id));
+                parent.context.sampled = begins(self) && self.samples(share);
+                self.begin(
+                    name.into(),
+                    SpanKind::Server,
+                    parent.context.sampled,
+                    Some(parent),
+                )
+            }
+            None => {
+                let sampled = begins(self) && self.samples(rand::random::<f64>);
+                self.begin(name.into(), SpanKind::Server, sampled, None)
+            }
         }
     }
 
-    /// Starts a span under `parent`, or the root of a new trace.
+    /// Starts a span under a parent of our own, or the root of a new trace.
     pub fn start(
         &self,
         name: impl Into<Cow<'static, str>>,
         kind: SpanKind,
-        parent: Option<TraceContext>,
+        parent: Option<Parent>,
     ) -> Span {
-        let sampled = parent.map_or_else(|| self.samples(), |p| p.sampled);
-        match &self.0.sdk {
-            Some((_, tracer)) if sampled => self.record(tracer, name.into(), kind, parent),
-            _ => Span {
-                tracer: self.clone(),
-                context: TraceContext {
-                    trace_id: parent.map_or_else(random_u128, |p| p.trace_id),
-                    span_id: random_u64(),
-                    sampled,
-                },
-                recording: None,
-            },
-        }
+        let sampled = match &parent {
+            Some(parent) if self.0.follow_parent => parent.context.sampled,
+            // As other SDKs do it, so that all of them record the same traces.
+            Some(parent) => self.samples(|| unit(parent.context.trace_id as u64)),
+            None => self.samples(rand::random::<f64>),
+        };
+        self.begin(name.into(), kind, sampled, parent)
     }
 
-    fn record(
+    fn begin(
         &self,
-        tracer: &SdkTracer,
         name: Cow<'static, str>,
         kind: SpanKind,
-        parent: Option<TraceContext>,
+        sampled: bool,
+        parent: Option<Parent>,
     ) -> Span {
-        let context = parent.map_or_else(Context::new, |p| {
-            Context::new().with_remote_span_context(p.otel())
-        });
-        let builder = tracer.span_builder(name).with_kind(kind);
-        let span = tracer.build_with_context(builder, &context);
-        let id = span.span_context();
+        let recorder = self.0.recorder.as_ref().filter(|_| sampled);
+        let recording = recorder.map(|r| Box::new(r.start(name, kind, parent.as_ref())));
+        let context = match (&recording, &parent) {
+            (Some(span), _) => position(span.span_context()),
+            (None, parent) => TraceContext {
+                trace_id: parent
+                    .as_ref()
+                    .map_or_else(random_u128, |p| p.context.trace_id),
+                span_id: random_u64(),
+                sampled,
+            },
+        };
         Span {
             tracer: self.clone(),
-            context: TraceContext {
-                trace_id: u128::from_be_bytes(id.trace_id().to_bytes()),
-                span_id: u64::from_be_bytes(id.span_id().to_bytes()),
-                sampled: true,
-            },
-            recording: Some(Box::new(span)),
+            context,
+            state: parent.map(|p| p.state).unwrap_or_default(),
+            recording,
         }
     }
 
     /// Sends what is still queued; blocks, so call it off the async threads.
     pub fn shutdown(&self) {
-        if let Some((provider, _)) = &self.0.sdk
-            && let Err(e) = provider.shutdown_with_timeout(Duration::from_secs(5))
+        if let Some(recorder) = &self.0.recorder
+            && let Err(e) = recorder
+                .provider
+                .shutdown_with_timeout(Duration::from_secs(5))
         {
             tracing::warn!(error = %e, "traces were lost at shutdown");
         }
     }
+}
+
+impl Recorder {
+    fn start(
+        &self,
+        name: Cow<'static, str>,
+        kind: SpanKind,
+        parent: Option<&Parent>,
+    ) -> opentelemetry_sdk::trace::Span {
+        let context = parent.map_or_else(Context::new, |p| {
+            Context::new().with_remote_span_context(p.otel())
+        });
+        let builder = self.tracer.span_builder(name).with_kind(kind);
+        self.tracer.build_with_context(builder, &context)
+    }
+}
+
+fn position(id: &SpanContext) -> TraceContext {
+    TraceContext {
+        trace_id: u128::from_be_bytes(id.trace_id().to_bytes()),
+        span_id: u64::from_be_bytes(id.span_id().to_bytes()),
+        sampled: true,
+    }
+}
+
+/// The upper 53 bits as a number of 0..1.
+fn unit(bits: u64) -> f64 {
+    (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
 fn random_u128() -> u128 {
@@ -219,6 +310,7 @@ fn random_u64() -> u64 {
 pub struct Span {
     tracer: Tracer,
     context: TraceContext,
+    state: TraceState,
     recording: Option<Box<opentelemetry_sdk::trace::Span>>,
 }
 
@@ -230,7 +322,20 @@ impl Span {
     pub fn scope(&self) -> Scope {
         Scope {
             context: self.context,
+            state: self.state.clone(),
             tracer: self.tracer.clone(),
+        }
+    }
+
+    /// Tells the next process where this one is in the trace.
+    pub fn inject(&self, headers: &mut HeaderMap) {
+        headers.remove(TRACESTATE);
+        if let Ok(value) = HeaderValue::try_from(self.context.to_header()) {
+            headers.insert(TRACEPARENT, value);
+        }
+        let state = self.state.as_str().map(HeaderValue::try_from);
+        if let Some(Ok(value)) = state {
+            headers.insert(TRACESTATE, value);
         }
     }
 
@@ -261,6 +366,7 @@ impl fmt::Debug for Span {
 #[derive(Debug, Clone)]
 pub struct Scope {
     pub context: TraceContext,
+    state: TraceState,
     tracer: Tracer,
 }
 
@@ -284,7 +390,12 @@ impl Scope {
     }
 
     pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
-        self.tracer.start(name, kind, Some(self.context))
+        let parent = Parent {
+            context: self.context,
+            state: self.state.clone(),
+        };
+        let sampled = self.context.sampled;
+        self.tracer.begin(name.into(), kind, sampled, Some(parent))
     }
 }
 
@@ -333,22 +444,128 @@ mod tests {
         }
     }
 
+    const SAMPLED: TraceContext = TraceContext {
+        trace_id: 7,
+        span_id: 8,
+        sampled: true,
+    };
+
+    /// Records, and exports nothing.
+    fn tracer(settings: &Telemetry) -> Tracer {
+        let provider = SdkTracerProvider::builder().build();
+        let tracer = opentelemetry::trace::TracerProvider::tracer(&provider, "test");
+        Tracer::recording(Recorder { provider, tracer }, settings)
+    }
+
+    fn entry(context: TraceContext, trusted: bool, infrastructure: bool) -> Entry {
+        Entry {
+            parent: Some(context.into()),
+            trusted,
+            infrastructure,
+        }
+    }
+
     #[test]
     fn a_stranger_does_not_decide_what_is_recorded() {
-        let stranger = TraceContext {
-            trace_id: 7,
-            span_id: 8,
-            sampled: true,
+        let none = Telemetry {
+            sample_ratio: 0.0,
+            ..Telemetry::default()
         };
-        let adopted = Tracer::disabled().adopt(stranger);
-        assert_eq!((adopted.trace_id, adopted.sampled), (7, false));
+        for tracer in [Tracer::disabled(), tracer(&none)] {
+            let span = tracer.enter("a", entry(SAMPLED, false, false));
+            assert_eq!((span.context.trace_id, span.context.sampled), (7, false));
+            let span = tracer.enter("a", entry(SAMPLED, true, false));
+            assert!(span.context.sampled, "a workload does");
+        }
+        let unsampled = TraceContext {
+            sampled: false,
+            ..SAMPLED
+        };
+        let span = tracer(&Telemetry::default()).enter("a", entry(unsampled, false, false));
+        assert!(span.is_recording(), "nor what is not");
+    }
+
+    #[test]
+    fn a_strangers_trace_is_recorded_whole_or_not_at_all() {
+        let half = tracer(&Telemetry {
+            sample_ratio: 0.5,
+            ..Telemetry::default()
+        });
+        let mut recorded = 0;
+        for trace_id in 1..1000 {
+            let stranger = TraceContext {
+                trace_id,
+                ..SAMPLED
+            };
+            let calls = [(); 3].map(|()| half.enter("a", entry(stranger, false, false)));
+            let sampled = calls.iter().filter(|s| s.is_recording()).count();
+            assert!(sampled == 0 || sampled == 3);
+            recorded += sampled / 3;
+        }
+        assert!((300..700).contains(&recorded), "{recorded}");
+    }
+
+    #[test]
+    fn what_the_mesh_does_for_itself_begins_no_recorded_trace() {
+        let usual = tracer(&Telemetry::default());
+        let root = Entry {
+            infrastructure: true,
+            ..Entry::default()
+        };
+        assert!(!usual.enter("a", root.clone()).is_recording());
+        assert!(!usual.enter("a", entry(SAMPLED, false, true)).is_recording());
+        let part = usual.enter("a", entry(SAMPLED, true, true));
+        assert!(part.is_recording(), "a part of a recorded trace");
+        let asked = tracer(&Telemetry {
+            sample_infrastructure: true,
+            ..Telemetry::default()
+        });
+        assert!(asked.enter("a", root).is_recording());
+    }
+
+    #[test]
+    fn a_parent_is_followed_unless_the_settings_say_otherwise() {
+        let settings = |ratio| Telemetry {
+            sample_ratio: ratio,
+            follow_parent: false,
+            ..Telemetry::default()
+        };
+        let start = |t: Tracer| t.start("a", SpanKind::Server, Some(SAMPLED.into()));
+        assert!(!start(tracer(&settings(0.0))).is_recording());
+        assert!(start(tracer(&settings(1.0))).is_recording());
+        assert!(start(tracer(&settings(0.5))).is_recording(), "a small id");
+    }
+
+    #[test]
+    fn what_others_want_passed_on_is_passed_on() {
+        let mut headers = HeaderMap::new();
+        let parent = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
+        headers.insert(TRACEPARENT, parent.unwrap().to_header().parse().unwrap());
+        headers.append(TRACESTATE, HeaderValue::from_static("a=1"));
+        headers.append(TRACESTATE, HeaderValue::from_static("b=2"));
+        for tracer in [Tracer::disabled(), tracer(&Telemetry::default())] {
+            let read = Parent::read(&headers);
+            let server = tracer.start("a", SpanKind::Server, read);
+            let client = server.scope().child("b", SpanKind::Client);
+            let mut sent = HeaderMap::new();
+            sent.insert(TRACESTATE, HeaderValue::from_static("old=1"));
+            client.inject(&mut sent);
+            assert_eq!(sent[TRACESTATE], "a=1,b=2");
+            let next = Parent::read(&sent).unwrap().context;
+            assert_eq!(next.trace_id, parent.unwrap().trace_id);
+            assert_eq!(next.span_id, client.context().span_id);
+        }
+        headers.append(TRACEPARENT, HeaderValue::from_static("00-x"));
+        assert_eq!(Parent::read(&headers), None, "two positions are none");
+        headers.remove(TRACEPARENT);
+        assert_eq!(Parent::read(&headers), None, "nothing to pass on");
     }
 
     #[test]
     fn an_unsampled_child_stays_in_its_trace() {
         let tracer = Tracer::disabled();
         let root = tracer.start("a", SpanKind::Server, None);
-        let child = tracer.start("b", SpanKind::Client, Some(root.context()));
+        let child = tracer.start("b", SpanKind::Client, Some(root.context().into()));
         assert_eq!(child.context().trace_id, root.context().trace_id);
         assert_ne!(child.context().span_id, root.context().span_id);
         assert!(!child.is_recording());

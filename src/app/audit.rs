@@ -1,6 +1,6 @@
 //! The audit trail's way: from the layer's queue into the service's outbox, and from there to Auth.
 
-use std::{sync::Arc, time::Duration};
+use std::time::Duration;
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
 use tars_proto::{
@@ -10,6 +10,7 @@ use tars_proto::{
 use tars_runtime::{
     audit::{self, Record},
     db::{Db, Error},
+    health::Condition,
 };
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -18,13 +19,14 @@ const BATCH: usize = 200;
 const PAUSE: Duration = Duration::from_millis(250);
 
 /// Writes the layer's records until every sender is gone.
-pub(crate) async fn write(db: Db, mut queue: mpsc::Receiver<Record>) {
+pub(crate) async fn write(db: Db, mut queue: mpsc::Receiver<Record>, stored: Condition) {
     let mut batch = Vec::with_capacity(BATCH);
     while queue.recv_many(&mut batch, BATCH).await > 0 {
         while let Err(e) = store(&db, &batch).await {
-            tracing::error!(error = %e, records = batch.len(), "audit records wait for the database");
+            stored.fails(e);
             tokio::time::sleep(PAUSE).await;
         }
+        stored.well();
         batch.clear();
     }
 }
@@ -42,15 +44,17 @@ pub(crate) async fn ship(
     db: Db,
     client: AuditServiceClient<OutgoingService<Channel>>,
     stop: CancellationToken,
-    service: Arc<str>,
+    shipped: Condition,
 ) {
     loop {
         match ship_some(&db, &client).await {
-            Ok(true) => continue,
-            Ok(false) => {}
-            Err(e) => {
-                tracing::debug!(service = %service, error = %e, "audit records wait for Auth");
+            Ok(more) => {
+                shipped.well();
+                if more {
+                    continue;
+                }
             }
+            Err(e) => shipped.fails(e),
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}

@@ -16,7 +16,10 @@ use std::{
     time::Duration,
 };
 use tars_interceptors::{Policy, PolicyHandle, contract};
-use tars_runtime::metrics::Metrics;
+use tars_runtime::{
+    health::{Check, State, check},
+    metrics::Metrics,
+};
 
 /// Open streams are looked at four times a second; the file as often.
 const LOOK: Duration = Duration::from_millis(250);
@@ -98,6 +101,15 @@ impl PolicyFile {
             }
         };
         self.reloads.get_or_create(&Outcome { result }).inc();
+    }
+
+    /// Degraded while the file is not what is in force.
+    pub(crate) fn check(&self) -> Check {
+        let error = Arc::clone(&self.error);
+        check(move || match &*error.lock() {
+            Some(why) => State::Degraded(format!("the policy before the file stays: {why}")),
+            None => State::Ok,
+        })
     }
 
     /// For the admin port.

@@ -29,9 +29,10 @@ use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::
 use tars_runtime::{
     clock::Clock,
     config::Config,
+    health::{Check, Condition, Readiness, State, check},
     metrics::Metrics,
-    ports::{Check, Page, Readiness},
-    trace::Tracer,
+    ports::Page,
+    trace::{ExporterError, SpanMetrics, Tracer},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -52,7 +53,7 @@ pub enum StartError {
     #[error("certificates.classes: {0}")]
     Classes(#[from] ClassError),
     #[error("traces: {0}")]
-    Tracer(#[from] tars_runtime::trace::ExporterError),
+    Tracer(#[from] ExporterError),
     #[error("cannot listen:\n  - {}", .0.join("\n  - "))]
     Bind(Vec<String>),
     #[error("auth: {0}")]
@@ -99,7 +100,11 @@ pub struct Process {
     config: Config,
     clock: Clock,
     metrics: Metrics,
-    tracer: Tracer,
+    /// Each service of the process is one in traces.
+    tracers: HashMap<Service, Tracer>,
+    span_metrics: SpanMetrics,
+    /// How the collector of traces is.
+    collector: Condition,
     pub(crate) call_metrics: CallMetrics,
     pub(crate) failures: Failures,
     pub(crate) mesh_metrics: MeshMetrics,
@@ -154,7 +159,7 @@ impl Process {
             let kept = process
                 .keeper
                 .by_authority(*service, &authority, request, revocations)?;
-            process.admit(*service, kept, feed);
+            process.admit(*service, kept, feed)?;
         }
         Ok(process)
     }
@@ -186,7 +191,7 @@ impl Process {
             }
             _ => process.join(service, &feed).await?,
         };
-        process.admit(service, kept, feed);
+        process.admit(service, kept, feed)?;
         Ok(process)
     }
 
@@ -217,8 +222,10 @@ impl Process {
             .keep(service.as_str(), handle, source, revocations, |_| {}))
     }
 
-    fn admit(&mut self, service: Service, kept: Kept, feed: TrustFeed) {
+    fn admit(&mut self, service: Service, kept: Kept, feed: TrustFeed) -> Result<(), StartError> {
         self.watch_own_leaf(service, &kept.handle);
+        let tracer = self.exporting(service.as_str())?;
+        self.tracers.insert(service, tracer);
         let member = Member {
             identity: kept.handle,
             source: kept.source,
@@ -226,6 +233,30 @@ impl Process {
         };
         self.members.insert(service, member);
         self.spawn_background(kept.work);
+        Ok(())
+    }
+
+    /// A tracer of its own for one name of this process; whoever asks for it ends it.
+    pub(crate) fn exporting(&self, name: &str) -> Result<Tracer, ExporterError> {
+        let settings = &self.config.telemetry;
+        let Some(endpoint) = settings.endpoint() else {
+            return Ok(Tracer::disabled());
+        };
+        let (metrics, collector) = (&self.span_metrics, self.collector.clone());
+        Tracer::exporting(name, endpoint, settings, metrics, collector)
+    }
+
+    /// What concerns the whole process.
+    fn watch_own_work(&self) {
+        for why in &self.config.telemetry.ignored {
+            tracing::warn!(why, "a variable of OpenTelemetry is ignored");
+        }
+        if self.config.telemetry.endpoint().is_some() {
+            let what = "the collector takes no traces";
+            self.add_check("telemetry", self.collector.check(what, Duration::ZERO));
+        }
+        self.add_check("policy", self.policy.check());
+        self.spawn_background(self.policy.clone().follow());
     }
 
     fn assemble(config: Config, clock: Clock, lock: File) -> Result<Self, StartError> {
@@ -236,13 +267,12 @@ impl Process {
             .iter()
             .map(|r| (r.pattern.as_str(), r.class.as_str()));
         let classes = Arc::new(ClassTable::new(rules)?);
-        let tracer = match &config.telemetry.otlp_endpoint {
-            Some(endpoint) => Tracer::exporting("tars", endpoint, config.telemetry.sample_ratio)?,
-            None => Tracer::disabled(),
-        };
         let metrics = Metrics::default();
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
         let process = Self {
+            tracers: HashMap::new(),
+            span_metrics: SpanMetrics::new(&metrics),
+            collector: Condition::new(clock.clone()),
             call_metrics: CallMetrics::new(&metrics),
             failures: Failures::new(&metrics),
             mesh_metrics: MeshMetrics::new(&metrics),
@@ -265,9 +295,8 @@ impl Process {
             config,
             clock,
             metrics,
-            tracer,
         };
-        process.spawn_background(process.policy.clone().follow());
+        process.watch_own_work();
         Ok(process)
     }
 
@@ -283,8 +312,13 @@ impl Process {
         &self.metrics
     }
 
-    pub(crate) fn tracer(&self) -> &Tracer {
-        &self.tracer
+    pub(crate) fn tracer(&self, service: Service) -> Tracer {
+        let known = self.tracers.get(&service).cloned();
+        known.unwrap_or_else(Tracer::disabled)
+    }
+
+    pub(crate) fn condition(&self) -> Condition {
+        Condition::new(self.clock.clone())
     }
 
     pub(crate) fn member(&self, service: Service) -> Result<&Member, StartError> {
@@ -380,11 +414,12 @@ impl Process {
 
     fn watch_own_leaf(&self, service: Service, handle: &IdentityHandle) {
         let (handle, clock) = (handle.clone(), self.clock.clone());
-        let check: Check = Arc::new(move || {
-            let problem = handle.problem(clock.now());
-            Box::pin(async move { problem.map_or(Ok(()), Err) })
-        });
-        self.add_check(&format!("{}.certificate", service.as_str()), check);
+        let look = move || match (handle.problem(clock.now()), handle.health().last_error) {
+            (Some(problem), _) => State::Failed(problem),
+            (None, Some(why)) => State::Degraded(format!("renewal fails: {why}")),
+            (None, None) => State::Ok,
+        };
+        self.add_check(&format!("{}.certificate", service.as_str()), check(look));
     }
 
     /// The admin port's pages.
@@ -432,12 +467,12 @@ impl Process {
         let readiness = self.readiness();
         let deadline = tokio::time::Instant::now() + most;
         loop {
-            let (ready, report) = readiness.report().await;
-            if ready {
+            let report = readiness.report().await;
+            if report.ready {
                 return Ok(());
             }
             if tokio::time::Instant::now() > deadline {
-                return Err(StartError::NotReady(report.to_string()));
+                return Err(StartError::NotReady(format!("{:?}", report.checks)));
             }
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
@@ -456,12 +491,12 @@ impl Process {
         {
             tracing::warn!("background work did not end in time");
         }
-        let tracer = self.tracer.clone();
-        if tokio::task::spawn_blocking(move || tracer.shutdown())
-            .await
-            .is_err()
-        {
-            tracing::warn!("the tracer's shutdown failed");
+        let tracers = self.tracers.into_values();
+        let ending = tracers.map(|t| tokio::task::spawn_blocking(move || t.shutdown()));
+        for ended in ending.collect::<Vec<_>>() {
+            if ended.await.is_err() {
+                tracing::warn!("a tracer's shutdown failed");
+            }
         }
     }
 }

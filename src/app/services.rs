@@ -1,7 +1,7 @@
 //! Each service put together: its domain, its layers, its listener.
 
 use crate::app::{Process, Ready, StartError, audit, watch};
-use std::{net::SocketAddr, sync::Arc};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
 use tars_credentials::View;
@@ -30,7 +30,7 @@ use tars_runtime::{
     audit::Record,
     config::{Config, Listen},
     db::Db,
-    ports::Check,
+    health::{self, Check, State},
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tonic::service::Routes;
@@ -38,6 +38,8 @@ use tonic_health::ServingStatus;
 use tower_layer::Layer;
 
 const AUDIT_QUEUE: usize = 4096;
+/// What Auth was not told for this long is worth a word: a restart of it is not.
+const SHIPPING_GRACE: Duration = Duration::from_secs(10);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
 pub enum Service {
@@ -133,7 +135,7 @@ where
     let service = Arc::clone(service);
     Arc::new(move || {
         let looking = look(Arc::clone(&service));
-        Box::pin(async move { looking.await.map_err(|e| e.to_string()) })
+        Box::pin(async move { looking.await.into() })
     })
 }
 
@@ -146,17 +148,37 @@ async fn serve(
     view: View,
     db: Db,
 ) -> Result<(), StartError> {
-    let stack = stack(process, service, view, audit_queue(process, db));
+    let stack = stack(
+        process,
+        service,
+        view,
+        audit_queue(process, service.as_str(), db),
+    );
     let routes = with_infrastructure(process, service, routes).await?;
     listen(process, service, Admission::Mutual, listener, stack, routes)
 }
 
 /// Where the audit layer puts its records, with a writer behind it that outlives the serving.
-fn audit_queue(process: &Process, db: Db) -> mpsc::Sender<Record> {
+fn audit_queue(process: &Process, listener: &str, db: Db) -> mpsc::Sender<Record> {
     let (queue, records) = mpsc::channel(AUDIT_QUEUE);
     process.background.lock().audit.push(queue.clone());
-    process.spawn_last(audit::write(db, records));
+    let stored = process.condition();
+    let check = stored.check("audit records wait for the database", Duration::ZERO);
+    process.add_check(&format!("{listener}.audit_store"), check);
+    process.add_check(&format!("{listener}.audit_queue"), room_in(&queue));
+    process.spawn_last(audit::write(db, records, stored));
     queue
+}
+
+/// Holds no place in the queue itself, which ends with its senders.
+fn room_in(queue: &mpsc::Sender<Record>) -> Check {
+    let queue = queue.downgrade();
+    health::check(move || match queue.upgrade() {
+        Some(queue) if queue.capacity() == 0 => {
+            State::Degraded("the queue is full; calls that must be recorded are refused".to_owned())
+        }
+        _ => State::Ok,
+    })
 }
 
 fn stack(process: &Process, service: Service, view: View, audit: mpsc::Sender<Record>) -> Stack {
@@ -165,7 +187,7 @@ fn stack(process: &Process, service: Service, view: View, audit: mpsc::Sender<Re
         config: process.config(),
         view,
         clock: process.clock().clone(),
-        tracer: process.tracer().clone(),
+        tracer: process.tracer(service),
         call_metrics: process.call_metrics.clone(),
         failures: process.failures.clone(),
         audit,
@@ -212,7 +234,12 @@ fn bootstrap(
     view: View,
     db: Db,
 ) -> Result<(), StartError> {
-    let stack = stack(process, Service::Auth, view, audit_queue(process, db));
+    let stack = stack(
+        process,
+        Service::Auth,
+        view,
+        audit_queue(process, "bootstrap", db),
+    );
     let admission = Admission::Joiners;
     listen(process, Service::Auth, admission, listener, stack, routes)
 }
@@ -270,22 +297,11 @@ fn follow_auth(
     db: Db,
 ) -> Result<View, StartError> {
     let (view, channel) = watch_auth(process, service, endpoints)?;
-    let shipping = AuditServiceClient::new(outgoing(channel, Credentials::Own));
-    process.spawn_last(audit::ship(
-        db,
-        shipping,
-        process.background_token(),
-        service.as_str().into(),
-    ));
-    let seen = view.clone();
-    let check: Check = Arc::new(move || {
-        let seen = seen
-            .age()
-            .map(drop)
-            .ok_or_else(|| "no view of credentials yet".to_owned());
-        Box::pin(async move { seen })
-    });
-    process.add_check(&format!("{}.credentials", service.as_str()), check);
+    let client = AuditServiceClient::new(outgoing(channel, Credentials::Own));
+    let (stop, shipped) = (process.background_token(), process.condition());
+    let check = shipped.check("audit records wait for Auth", SHIPPING_GRACE);
+    process.add_check(&format!("{}.audit_shipping", service.as_str()), check);
+    process.spawn_last(audit::ship(db, client, stop, shipped));
     Ok(view)
 }
 
@@ -307,12 +323,44 @@ fn watch_auth(
         process.clock().clone(),
         service.as_str(),
     ));
+    let reported = process.condition();
+    let check = reported.check("Auth is not told what is trusted here", SHIPPING_GRACE);
+    process.add_check(&format!("{}.trust_report", service.as_str()), check);
     process.spawn_background(watch::report_trust(
         client(channel.clone()),
         member.identity.clone(),
-        service.as_str(),
+        reported,
     ));
+    watch_freshness(process, service, &view);
     Ok((view, channel))
+}
+
+/// Shows how old the view of credentials is, and says so when it is too old.
+fn watch_freshness(process: &Process, service: Service, view: &View) {
+    let stale_after = Duration::from_secs(process.config().credentials.stale_after_seconds);
+    let consequence = match service {
+        Service::Gateway => "revocations are not heard of",
+        _ => "calls that change something are refused",
+    };
+    let seen = view.clone();
+    let look = move || match seen.age() {
+        None => State::Failed("no view of credentials yet".to_owned()),
+        Some(age) if age > stale_after => {
+            State::Degraded(format!("stale for {} s; {consequence}", age.as_secs()))
+        }
+        Some(_) => State::Ok,
+    };
+    process.add_check(
+        &format!("{}.credentials", service.as_str()),
+        health::check(look),
+    );
+    let seen = view.clone();
+    process.metrics().measure(
+        "credentials_age_seconds",
+        "Time since the view of credentials was last heard to be right",
+        service.as_str(),
+        move || seen.age().map(|age| age.as_secs_f64()),
+    );
 }
 
 pub(crate) async fn auth(
@@ -338,6 +386,11 @@ pub(crate) async fn auth(
         "auth.store",
         check(&auth, async |a: Arc<Auth>| a.check().await),
     );
+    let listed = auth
+        .sequencing()
+        .check("audit records wait", SHIPPING_GRACE);
+    process.add_check("auth.audit_sequence", listed);
+    watch_freshness(process, Service::Auth, &view);
     process.spawn_background(Arc::clone(&auth).run());
     let db = auth.db().clone();
     if let Some(joiners) = joiners {
@@ -407,7 +460,7 @@ pub(crate) async fn automl(
     let view = follow_auth(process, Service::Automl, endpoints, db.clone())?;
     process.background.lock().automl = Some(Arc::clone(&service));
     let max = process.config().connections.max_message_bytes;
-    let routes = tars_automl::routes(service, process.tracer().clone(), max);
+    let routes = tars_automl::routes(service, process.tracer(Service::Automl), max);
     serve(process, Service::Automl, listener, routes, view, db).await
 }
 
@@ -439,7 +492,7 @@ pub(crate) async fn hypersync(
     let view = follow_auth(process, from, endpoints, db.clone())?;
     process.background.lock().hypersync = Some(Arc::clone(&service));
     let max = process.config().connections.max_message_bytes;
-    let routes = tars_hypersync::routes(service, process.tracer().clone(), max);
+    let routes = tars_hypersync::routes(service, process.tracer(from), max);
     serve(process, from, listener, routes, view, db).await
 }
 
@@ -462,7 +515,7 @@ pub(crate) async fn gateway(
     let gateway = Gateway::new(
         backends,
         settings,
-        process.tracer().clone(),
+        process.tracer(Service::Gateway),
         process.readiness(),
     );
     let gateway = gateway.map_err(StartError::Gateway)?;
@@ -477,10 +530,12 @@ pub(crate) async fn resume(process: &Process) -> Result<(), StartError> {
         (background.automl.clone(), background.hypersync.clone())
     };
     if let Some(automl) = automl {
-        automl.resume(process.tracer()).await?;
+        automl.resume(&process.tracer(Service::Automl)).await?;
     }
     if let Some(hypersync) = hypersync {
-        hypersync.resume(process.tracer()).await?;
+        hypersync
+            .resume(&process.tracer(Service::Hypersync))
+            .await?;
     }
     Ok(())
 }

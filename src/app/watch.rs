@@ -10,7 +10,7 @@ use tars_mesh::Channel;
 use tars_proto::auth::v1::{
     ReportTrustRequest, WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
 };
-use tars_runtime::clock::Clock;
+use tars_runtime::{clock::Clock, health::Condition};
 use tonic::Status;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -76,7 +76,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(30);
 
 /// Tells Auth which roots are trusted here, after each change of the identity. The call comes with
 /// the current certificate, which shows what root that stands under.
-pub(crate) async fn report_trust(client: Client, identity: IdentityHandle, service: &'static str) {
+pub(crate) async fn report_trust(client: Client, identity: IdentityHandle, reported: Condition) {
     let instance = uuid::Uuid::now_v7().to_string();
     let mut changes = identity.subscribe();
     let mut pause = FIRST_PAUSE;
@@ -90,15 +90,12 @@ pub(crate) async fn report_trust(client: Client, identity: IdentityHandle, servi
         };
         let wait = match client.clone().report_trust(request).await {
             Ok(_) => {
+                reported.well();
                 pause = FIRST_PAUSE;
                 REPORT_EVERY
             }
             Err(status) => {
-                tracing::debug!(
-                    service,
-                    error = status.message(),
-                    "trust is not reported yet"
-                );
+                reported.fails(status.message());
                 pause = (pause * 2).min(MAX_PAUSE);
                 pause
             }

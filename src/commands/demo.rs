@@ -5,7 +5,7 @@ use super::{
     up::{Addresses, Signals, announce},
 };
 use crate::{
-    app::{Mesh, Ready},
+    app::{Mesh, Ready, StartError},
     rest::Rest,
 };
 use clap::Args;
@@ -14,7 +14,10 @@ use rand::RngExt;
 use serde::Serialize;
 use serde_json::{Value, json};
 use std::{process::ExitCode, time::Duration};
-use tars_runtime::config::{Config, Listen};
+use tars_runtime::{
+    config::{Config, Listen},
+    trace::{Kind, Tracer},
+};
 
 #[derive(Debug, Args)]
 #[command(
@@ -121,10 +124,20 @@ impl Demo {
         mesh.ready
             .save(&own)
             .map_err(|e| CommandError::file(&own, e))?;
+        let tracer = mesh
+            .process()
+            .exporting("demo")
+            .map_err(StartError::Tracer)?;
         let outcome = tokio::select! {
-            outcome = self.job(&mesh.ready) => outcome,
+            outcome = self.job(&mesh.ready, &tracer) => outcome,
             () = signals.wait() => Err(CommandError::Failed("stopped".to_owned())),
         };
+        if tokio::task::spawn_blocking(move || tracer.shutdown())
+            .await
+            .is_err()
+        {
+            tracing::warn!("the tracer's shutdown failed");
+        }
         let good = match &outcome {
             Ok(report) => {
                 self.print(report);
@@ -146,11 +159,12 @@ impl Demo {
         })
     }
 
-    async fn job(&self, ready: &Ready) -> Result<Report, CommandError> {
+    async fn job(&self, ready: &Ready, tracer: &Tracer) -> Result<Report, CommandError> {
         let size = self.size();
-        let trace_id = format!("{:032x}", rand::random::<u128>().max(1));
-        let traceparent = format!("00-{trace_id}-{:016x}-01", rand::random::<u64>().max(1));
-        let gateway = Rest::new(&ready.gateway).in_trace(&traceparent);
+        // All calls are under one span, which ends with the job.
+        let span = tracer.start("demo", Kind::Internal, None);
+        let trace_id = span.context().trace_id_hex();
+        let gateway = Rest::new(&ready.gateway).in_trace(&span.context().to_header());
         let steps = Steps::new(self.json);
 
         let password = std::fs::read_to_string(&ready.admin_password_file)

@@ -75,14 +75,14 @@ impl Door {
     }
 
     pub fn count(&self, line: &str) -> u64 {
-        let text = self.metrics.render().expect("metrics");
+        let text = self.metrics.open_metrics().expect("metrics");
         text.lines()
             .find_map(|l| l.strip_prefix(line))
             .map_or(0, |n| n.parse().expect("a number"))
     }
 
     pub fn metrics(&self) -> String {
-        self.metrics.render().expect("metrics")
+        self.metrics.open_metrics().expect("metrics")
     }
 
     /// A channel that holds `identity`, to this door.

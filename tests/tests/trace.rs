@@ -2,66 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
-use opentelemetry_proto::tonic::{
-    collector::trace::v1::{
-        ExportTraceServiceRequest, ExportTraceServiceResponse,
-        trace_service_server::{TraceService, TraceServiceServer},
-    },
-    trace::v1::Span,
-};
-use parking_lot::Mutex;
+use opentelemetry_proto::tonic::trace::v1::Span;
 use serde_json::json;
-use std::sync::Arc;
-use tars_tests::{TestMesh, config};
-use tokio::net::TcpListener;
-use tonic::{Request, Response, Status};
-
-#[derive(Clone, Default)]
-struct Receiver(Arc<Mutex<Vec<Span>>>);
-
-#[tonic::async_trait]
-impl TraceService for Receiver {
-    async fn export(
-        &self,
-        request: Request<ExportTraceServiceRequest>,
-    ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let spans = request
-            .into_inner()
-            .resource_spans
-            .into_iter()
-            .flat_map(|r| r.scope_spans);
-        self.0.lock().extend(spans.flat_map(|s| s.spans));
-        Ok(Response::new(ExportTraceServiceResponse {
-            partial_success: None,
-        }))
-    }
-}
-
-impl Receiver {
-    async fn start() -> (Self, String) {
-        let receiver = Self::default();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let endpoint = format!("http://{}", listener.local_addr().unwrap());
-        let incoming = tonic::transport::server::TcpIncoming::from(listener);
-        let service = TraceServiceServer::new(receiver.clone());
-        tokio::spawn(
-            tonic::transport::Server::builder()
-                .add_service(service)
-                .serve_with_incoming(incoming),
-        );
-        (receiver, endpoint)
-    }
-
-    fn of(&self, trace_id: &str) -> Vec<Span> {
-        let hex = |bytes: &[u8]| bytes.iter().map(|b| format!("{b:02x}")).collect::<String>();
-        self.0
-            .lock()
-            .iter()
-            .filter(|s| hex(&s.trace_id) == trace_id)
-            .cloned()
-            .collect()
-    }
-}
+use std::{collections::BTreeSet, net::SocketAddr};
+use tars_interceptors::client::{Credentials, outgoing};
+use tars_tests::{
+    TestMesh, config,
+    otlp::{Received, Receiver, hex},
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_trace_from_rest_to_sql_through_every_service() {
@@ -103,8 +52,14 @@ async fn one_trace_from_rest_to_sql_through_every_service() {
     // Stopping flushes what is queued.
     mesh.mesh.stop().await;
 
-    let spans = receiver.of(trace_id);
-    let parent_of = |span: &Span| spans.iter().find(|s| s.span_id == span.parent_span_id);
+    let received = receiver.of(trace_id);
+    let spans: Vec<&Span> = received.iter().map(|r| &r.span).collect();
+    let parent_of = |span: &Span| {
+        spans
+            .iter()
+            .find(|s| s.span_id == span.parent_span_id)
+            .copied()
+    };
     // Each name, with the names of its ancestors that the trace must show.
     let chains: &[&[&str]] = &[
         &[
@@ -151,7 +106,7 @@ async fn one_trace_from_rest_to_sql_through_every_service() {
     ];
     for chain in chains {
         let found = spans.iter().filter(|s| s.name == chain[0]).any(|leaf| {
-            let mut at = Some(leaf);
+            let mut at = Some(*leaf);
             chain.iter().all(|name| {
                 let good = at.is_some_and(|s| s.name == *name);
                 at = at.and_then(parent_of);
@@ -177,5 +132,139 @@ async fn one_trace_from_rest_to_sql_through_every_service() {
     }
     for span in &spans {
         assert!(span.end_time_unix_nano >= span.start_time_unix_nano);
+    }
+    services_name_themselves(&receiver.all());
+    streams_that_went_well_are_no_errors(&received);
+    background_work_says_what_it_is(&received, &study, id);
+    let infrastructure = receiver.all();
+    let infrastructure = infrastructure.iter().filter(|r| is_infrastructure(r));
+    assert_eq!(infrastructure.count(), 0, "nobody asked for these");
+}
+
+fn services_name_themselves(received: &[Received]) {
+    let names: BTreeSet<&str> = received.iter().map(Received::service).collect();
+    let expected = [
+        "tars-auth",
+        "tars-automl",
+        "tars-gateway",
+        "tars-hypersync",
+        "tars-orchestration",
+    ];
+    assert_eq!(names, BTreeSet::from(expected));
+    let instances: BTreeSet<&str> = received
+        .iter()
+        .map(|r| r.resource["service.instance.id"].as_str())
+        .collect();
+    assert_eq!(instances.len(), expected.len());
+    assert!(
+        received
+            .iter()
+            .all(|r| r.resource["service.version"] == env!("CARGO_PKG_VERSION"))
+    );
+}
+
+fn streams_that_went_well_are_no_errors(received: &[Received]) {
+    let clients = received.iter().filter(|r| r.is_client());
+    let calls: Vec<_> = clients
+        .filter(|r| r.attribute("rpc.method").is_some())
+        .collect();
+    for call in &calls {
+        assert!(!call.is_error(), "{call:?}");
+        let status = call.attribute("rpc.response.status_code");
+        assert_eq!(status.as_deref(), Some("OK"), "{call:?}");
+    }
+    let streams = ["EvaluateHyperparameters", "WatchStudy", "WatchProposal"];
+    for stream in streams {
+        let found = calls.iter().any(|c| c.span.name.ends_with(stream));
+        assert!(found, "{stream}");
+    }
+    // The span of a streamed answer lasts as long as what it waits for.
+    for rest in received.iter().filter(|r| r.span.name.ends_with("/events")) {
+        let below = received
+            .iter()
+            .filter(|r| r.span.parent_span_id == rest.span.span_id);
+        for child in below {
+            assert!(child.span.end_time_unix_nano <= rest.span.end_time_unix_nano);
+        }
+    }
+}
+
+fn background_work_says_what_it_is(received: &[Received], study: &str, proposal: &str) {
+    let named = |name: &str| received.iter().find(|r| r.span.name == name).unwrap();
+    let searched = named("automl.study");
+    assert_eq!(searched.attribute("tars.study.id").as_deref(), Some(study));
+    let applied = named("hypersync.apply");
+    let shown = applied.attribute("tars.proposal.id");
+    assert_eq!(shown.as_deref(), Some(proposal));
+    for work in [searched, applied] {
+        assert_eq!(work.attribute("tars.agent.id").as_deref(), Some("policy"));
+    }
+}
+
+fn is_infrastructure(received: &Received) -> bool {
+    let own = ["ReportTrust", "WatchCredentials", "AppendAuditEvents"];
+    let name = &received.span.name;
+    own.iter().any(|m| name.ends_with(m)) || name.starts_with("grpc.")
+}
+
+/// A call with headers of one's own, whatever its answer.
+async fn raw(gateway: &str, headers: &str) {
+    let addr: SocketAddr = gateway.trim_start_matches("http://").parse().unwrap();
+    let mut tcp = tokio::net::TcpStream::connect(addr).await.unwrap();
+    let body = r#"{"username":"nobody","password":"wrong"}"#;
+    let request = format!(
+        "POST /auth/login HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n\
+         content-length: {}\r\n{headers}\r\n{body}",
+        body.len()
+    );
+    tcp.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    tcp.read_to_string(&mut answer).await.unwrap();
+    assert!(answer.starts_with("HTTP/1.1 401"), "{answer}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_state_of_other_tracing_systems_is_passed_on_or_dropped_whole() {
+    let (receiver, endpoint) = Receiver::start().await;
+    let mut settings = config();
+    settings.telemetry.otlp_endpoint = Some(endpoint);
+    settings.telemetry.sample_infrastructure = true;
+    let mesh = TestMesh::with(settings).await;
+    let (good, bad) = ("1".repeat(32), "2".repeat(32));
+    let headers =
+        |id: &str, state: &str| format!("traceparent: 00-{id}-00f067aa0ba902b7-00\r\n{state}");
+    let gateway = &mesh.mesh.ready.gateway;
+    let state = "tracestate: vendor=a b,t@sys=1\r\ntracestate: last=x\r\n";
+    raw(gateway, &headers(&good, state)).await;
+    raw(gateway, &headers(&bad, "tracestate: vendor=a,Bad=1\r\n")).await;
+    let health = outgoing(mesh.channel("auth", "/user/ada"), Credentials::Own);
+    let mut health = tonic_health::pb::health_client::HealthClient::new(health);
+    let whole = tonic_health::pb::HealthCheckRequest::default();
+    health.check(whole).await.unwrap();
+    mesh.mesh.stop().await;
+
+    // From the gateway's side of the bridge to the service behind it.
+    let states = |trace_id: &str| -> Vec<(String, String)> {
+        let of = receiver.of(trace_id).into_iter();
+        of.map(|r| (r.service().to_owned(), r.span.trace_state))
+            .collect()
+    };
+    let passed = states(&good);
+    for service in ["tars-gateway", "tars-auth"] {
+        assert!(passed.iter().any(|(s, _)| s == service), "{passed:?}");
+    }
+    for (service, state) in passed {
+        assert_eq!(state, "vendor=a b,t@sys=1,last=x", "{service}");
+    }
+    let dropped = states(&bad);
+    assert!(!dropped.is_empty() && dropped.iter().all(|(_, state)| state.is_empty()));
+    let seen = receiver.all();
+    assert!(seen.iter().any(is_infrastructure), "asked for");
+    assert!(seen.iter().any(|r| r.span.name.starts_with("grpc.health")));
+    for span in seen
+        .iter()
+        .filter(|r| r.is_server() && !r.span.parent_span_id.is_empty())
+    {
+        assert_ne!(hex(&span.span.span_id), hex(&span.span.parent_span_id));
     }
 }

@@ -24,7 +24,7 @@ use signing::Signer;
 use std::{path::Path, sync::Arc, time::Duration};
 use store::Store;
 use tars_credentials::View;
-use tars_runtime::{clock::Clock, config::Credentials, db::Db};
+use tars_runtime::{clock::Clock, config::Credentials, db::Db, health::Condition};
 use zeroize::Zeroizing;
 
 /// The service without its transport.
@@ -41,6 +41,7 @@ pub struct Auth {
     signed_lists: certificates::SignedLists,
     /// One step of the roots at a time.
     rotating: tokio::sync::Mutex<()>,
+    sequencing: Condition,
     settings: Credentials,
     clock: Clock,
 }
@@ -79,6 +80,7 @@ impl Auth {
             certificates,
             signed_lists: certificates::SignedLists::default(),
             rotating: tokio::sync::Mutex::default(),
+            sequencing: Condition::new(clock.clone()),
             settings,
             clock,
         });
@@ -108,10 +110,16 @@ impl Auth {
         loop {
             tick.tick().await;
             self.publisher.heartbeat();
-            if let Err(e) = self.sequence_audit().await {
-                tracing::warn!(error = %e, "audit records wait");
+            match self.sequence_audit().await {
+                Ok(_) => self.sequencing.well(),
+                Err(e) => self.sequencing.fails(e),
             }
         }
+    }
+
+    /// How moving audit records into the log goes.
+    pub fn sequencing(&self) -> &Condition {
+        &self.sequencing
     }
 
     /// For readiness.

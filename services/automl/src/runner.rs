@@ -10,7 +10,10 @@ use std::{
     sync::{Arc, atomic::Ordering},
     time::Duration,
 };
-use tars_interceptors::call::{in_current_trace, with_trace};
+use tars_interceptors::{
+    call::{in_current_trace, with_trace},
+    client::finish,
+};
 use tars_proto::{
     fault,
     orchestration::v1::{
@@ -18,7 +21,7 @@ use tars_proto::{
     },
     params::{self, Param},
 };
-use tars_runtime::trace::{Kind, TraceContext, Tracer};
+use tars_runtime::trace::{Kind, Parent, Tracer};
 use tars_search::{Assignment, Value};
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -78,8 +81,10 @@ impl Automl {
 
     pub(crate) fn run_in_background(self: &Arc<Self>, study: StudyRow, tracer: &Tracer) {
         let this = Arc::clone(self);
-        let parent = TraceContext::parse(&study.traceparent);
-        let span = tracer.start("automl.study", Kind::Internal, parent);
+        let parent = Parent::kept(&study.traceparent);
+        let mut span = tracer.start("automl.study", Kind::Internal, parent);
+        span.set("tars.study.id", study.id.to_string());
+        span.set("tars.agent.id", study.agent_id.clone());
         let work = async move {
             let Ok(_permit) = Arc::clone(&this.running).acquire_owned().await else {
                 return;
@@ -212,6 +217,7 @@ impl Automl {
                 return Err(Status::unavailable("the trainer's stream ended early").into());
             };
             if let Some(EvaluationResult { mean_return, .. }) = item.result {
+                finish(items).await;
                 return Ok(Ended::Score(mean_return));
             }
             let Some((step, value)) = item.progress.and_then(|p| Some((p.step, p.mean_return?)))

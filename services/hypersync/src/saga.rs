@@ -9,7 +9,10 @@ use crate::{
     store::{Proposal, State, Verification},
 };
 use std::{sync::Arc, time::Duration};
-use tars_interceptors::call::{in_current_trace, with_trace};
+use tars_interceptors::{
+    call::{in_current_trace, with_trace},
+    client::finish,
+};
 use tars_proto::{
     fault,
     orchestration::v1::{
@@ -17,7 +20,7 @@ use tars_proto::{
     },
     params::{self, Params},
 };
-use tars_runtime::trace::{Kind, TraceContext, Tracer};
+use tars_runtime::trace::{Kind, Parent, Tracer};
 use tars_search::interval::bootstrap;
 use tokio::task::JoinSet;
 use tonic::{Code, Status};
@@ -40,11 +43,10 @@ impl HyperSync {
 
     pub(crate) fn run_in_background(self: &Arc<Self>, proposal: Proposal, tracer: &Tracer) {
         let this = Arc::clone(self);
-        let span = tracer.start(
-            "hypersync.apply",
-            Kind::Internal,
-            TraceContext::parse(&proposal.traceparent),
-        );
+        let parent = Parent::kept(&proposal.traceparent);
+        let mut span = tracer.start("hypersync.apply", Kind::Internal, parent);
+        span.set("tars.proposal.id", proposal.id.to_string());
+        span.set("tars.agent.id", proposal.agent_id.clone());
         tokio::spawn(with_trace(span, async move {
             let id = proposal.id;
             if let Err(e) = this.run(proposal).await {
@@ -260,6 +262,7 @@ impl HyperSync {
                 .into_inner();
             while let Some(item) = items.message().await? {
                 if let Some(result) = item.result {
+                    finish(items).await;
                     return Ok(result.mean_return);
                 }
             }
