@@ -34,6 +34,7 @@ pub enum RestError {
 pub struct Rest {
     base: String,
     token: Option<String>,
+    key: Option<String>,
     traceparent: Option<String>,
 }
 
@@ -42,6 +43,7 @@ impl Rest {
         Self {
             base: base.trim_end_matches('/').to_owned(),
             token: None,
+            key: None,
             traceparent: None,
         }
     }
@@ -49,6 +51,13 @@ impl Rest {
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
+        self
+    }
+
+    /// Calls by an API key.
+    #[must_use]
+    pub fn with_key(mut self, key: &str) -> Self {
+        self.key = Some(key.to_owned());
         self
     }
 
@@ -194,6 +203,9 @@ impl Rest {
             .header(header::HOST, host);
         if let Some(token) = &self.token {
             request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
+        }
+        if let Some(key) = &self.key {
+            request = request.header("x-api-key", key);
         }
         if let Some(traceparent) = &self.traceparent {
             request = request.header("traceparent", traceparent);

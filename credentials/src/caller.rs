@@ -1,11 +1,17 @@
 //! Who calls: a person or a key, as opposed to the peer whose certificate opened the connection.
 
-use crate::Permissions;
+use crate::{Permissions, apikey};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Credential {
-    Session { id: String },
-    ApiKey { id: String },
+    Session {
+        id: String,
+    },
+    ApiKey {
+        id: String,
+        /// Which of its secrets was shown, by its hash.
+        secret: apikey::Hash,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

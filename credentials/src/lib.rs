@@ -3,12 +3,16 @@
 
 pub mod apikey;
 pub mod caller;
+pub mod follow;
+pub mod grant;
 pub mod permission;
 pub mod token;
 pub mod trust;
 pub mod view;
 
 pub use caller::{Caller, Credential};
+pub use follow::{Follower, Gap};
+pub use grant::{Exceeds, StoredKey};
 pub use permission::{PERMISSIONS, Permissions};
 pub use token::{Claims, TokenError};
 pub use trust::{Bundle, TrustFeed};

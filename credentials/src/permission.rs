@@ -28,6 +28,10 @@ pub const PERMISSIONS: &[&str] = &[
     "certificates.issue",
     "certificates.revoke",
     "certificates.roots",
+    "certificates.issue_operator",
+    "certificates.issue_workload",
+    "certificates.revoke_workload",
+    "apikeys.revoke_any",
 ];
 
 const VIEWER: usize = 6;
@@ -40,6 +44,16 @@ pub fn default_roles() -> Vec<(&'static str, &'static [&'static str])> {
         ("developer", &PERMISSIONS[..DEVELOPER]),
         ("admin", PERMISSIONS),
     ]
+}
+
+/// What roles hold together; a role that does not exist holds nothing.
+pub fn of_roles<'a>(roles: impl IntoIterator<Item = &'a str>) -> Permissions {
+    let known = default_roles();
+    let names = roles
+        .into_iter()
+        .filter_map(|role| known.iter().find(|(name, _)| *name == role))
+        .flat_map(|(_, permissions)| permissions.iter().copied());
+    Permissions::of(names)
 }
 
 /// A set of permissions.
@@ -62,6 +76,16 @@ impl Permissions {
     #[must_use]
     pub fn intersect(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// What is in this set and not in the other.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        Self(self.0 & !other.0)
+    }
+
+    pub fn is_empty(self) -> bool {
+        self.0 == 0
     }
 
     pub fn contains(self, name: &str) -> bool {
@@ -105,6 +129,22 @@ mod tests {
         assert_eq!(sets[2], Permissions::ALL);
         assert!(!sets[0].contains("studies.write") && sets[1].contains("studies.write"));
         assert!(!sets[1].contains("proposals.approve") && sets[2].contains("proposals.approve"));
+    }
+
+    #[test]
+    fn roles_add_up_and_unknown_ones_hold_nothing() {
+        assert_eq!(of_roles(["viewer", "admin"]), Permissions::ALL);
+        assert_eq!(of_roles(["nobody", ""]), Permissions::default());
+        assert!(
+            of_roles(["developer"])
+                .without(of_roles(["viewer"]))
+                .contains("studies.write")
+        );
+        assert!(
+            of_roles(["viewer"])
+                .without(of_roles(["developer"]))
+                .is_empty()
+        );
     }
 
     #[test]

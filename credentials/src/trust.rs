@@ -56,13 +56,19 @@ impl TrustFeed {
         } else if !news.is_empty() {
             self.revocations.update(|set| {
                 set.certificates.extend(news.certificates.iter().cloned());
-                set.identities.extend(news.identities.clone());
+                for (id, cut) in &news.identities {
+                    let known = set.identities.entry(id.clone()).or_default();
+                    *known = (*known).max(*cut);
+                }
             });
         }
         if let Some(message) = &item.bundle {
             let bundle = Arc::new(Bundle::from(message));
             self.bundle.send_if_modified(|known| {
-                let newer = known.as_ref().is_none_or(|k| **k != *bundle);
+                let newer = known.as_ref().is_none_or(|k| match item.reset {
+                    true => **k != *bundle,
+                    false => bundle.version > k.version,
+                });
                 if newer {
                     *known = Some(bundle);
                 }
@@ -149,6 +155,41 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(feed.revocations.current().len(), 1);
+    }
+
+    #[test]
+    fn an_older_cut_and_an_older_bundle_take_nothing_back() {
+        let feed = TrustFeed::default();
+        let id: SpiffeId = "spiffe://tars.local/automl".parse().unwrap();
+        let push = |seconds, version| {
+            let cut = IdentityRevocation {
+                spiffe_id: id.to_string(),
+                not_before: Some(Timestamp { seconds, nanos: 0 }),
+            };
+            let bundle = TrustBundle {
+                version,
+                roots: vec![vec![u8::try_from(version).unwrap()]],
+                tainted: vec![],
+            };
+            feed.apply(&WatchCredentialsResponse {
+                revoked_identities: vec![cut],
+                bundle: Some(bundle),
+                ..Default::default()
+            });
+        };
+        push(50, 2);
+        push(40, 1);
+        assert_eq!(
+            feed.revocations.current().identities[&id],
+            Duration::from_secs(50)
+        );
+        assert_eq!(feed.bundles().borrow().as_ref().unwrap().version, 2);
+        push(60, 3);
+        assert_eq!(
+            feed.revocations.current().identities[&id],
+            Duration::from_secs(60)
+        );
+        assert_eq!(feed.bundles().borrow().as_ref().unwrap().version, 3);
     }
 
     #[test]

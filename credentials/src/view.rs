@@ -3,6 +3,9 @@
 //!
 //! Tokens whose user is not in the view yet are taken by their word: the stream carries every user
 //! that was ever disabled or changed, so that absence means "new", not "gone".
+//!
+//! Users and keys carry a revision, and an older one never replaces a newer one, whatever order items
+//! come in. That no item is missed is the [`Follower`](crate::Follower)'s to see.
 
 use crate::{
     Caller, Credential, Permissions, apikey,
@@ -43,9 +46,11 @@ struct Key {
     /// Hash, and the second at which it stops working.
     secrets: Vec<(apikey::Hash, Option<u64>)>,
     owner_id: String,
+    /// The most that the key may do. Without any it may do nothing.
     scopes: Permissions,
     expires_s: Option<u64>,
     revoked: bool,
+    revision: u64,
 }
 
 #[derive(Debug)]
@@ -53,7 +58,44 @@ struct User {
     username: String,
     roles: Vec<String>,
     disabled: bool,
+    /// Tokens with a lower one are refused, but for those of the kept session.
     version: u64,
+    kept_session: String,
+    revision: u64,
+}
+
+impl User {
+    fn refuses(&self, version: u64, session: &str) -> bool {
+        let outdated = version < self.version;
+        self.disabled
+            || (outdated && (self.kept_session.is_empty() || self.kept_session != session))
+    }
+}
+
+impl Key {
+    /// The secret with this hash, if it works now; otherwise `None`. Looks at every secret.
+    fn secret(&self, hash: &apikey::Hash, now_s: u64) -> Option<Option<u64>> {
+        find_secret(&self.secrets, hash, now_s)
+    }
+}
+
+type Secrets = [(apikey::Hash, Option<u64>)];
+
+/// When the secret with this hash stops working, `Some(None)` for never; `None` when there is no such
+/// secret or it has stopped. In constant time for the number of secrets.
+fn find_secret(secrets: &Secrets, hash: &apikey::Hash, now_s: u64) -> Option<Option<u64>> {
+    let found = secrets.iter().fold(None, |found, (secret, until)| {
+        if bool::from(secret.ct_eq(hash)) {
+            Some(*until)
+        } else {
+            found
+        }
+    });
+    found.filter(|until| is_live(*until, now_s))
+}
+
+fn is_live(until: Option<u64>, now_s: u64) -> bool {
+    until.is_none_or(|end| now_s < end)
 }
 
 struct Verified {
@@ -120,6 +162,11 @@ impl View {
         self.hear(item.reset);
     }
 
+    /// Something was heard, and nothing has changed.
+    pub(crate) fn heard(&self) {
+        self.hear(false);
+    }
+
     /// Only a whole view starts the clock.
     fn hear(&self, whole: bool) {
         let mut heard = self.0.heard.lock();
@@ -166,35 +213,35 @@ impl View {
         // An unknown id costs the same comparison as a known one.
         let dummy = [([0u8; 32], None)];
         let secrets = key.map_or(dummy.as_slice(), |k| k.secrets.as_slice());
-        let live = |until: &Option<u64>| until.is_none_or(|end| now_s < end);
-        let proven = secrets.iter().fold(false, |found, (secret, until)| {
-            found | (bool::from(secret.ct_eq(&hash)) & live(until))
-        });
-        let key = key.filter(|k| proven && !k.revoked && live(&k.expires_s))?;
+        let proven = find_secret(secrets, &hash, now_s);
+        let key = key.filter(|k| !k.revoked && is_live(k.expires_s, now_s))?;
+        let until = proven?;
         let owner = snapshot.users.get(&key.owner_id).filter(|u| !u.disabled)?;
+        let ends = [until, key.expires_s].into_iter().flatten().min();
         Some(Caller {
             owner_id: key.owner_id.clone(),
             username: owner.username.clone(),
             roles: owner.roles.clone(),
             permissions: snapshot.permissions(&owner.roles).intersect(key.scopes),
-            credential: Credential::ApiKey { id: id.to_owned() },
+            credential: Credential::ApiKey {
+                id: id.to_owned(),
+                secret: hash,
+            },
             label: format!("key:{id}"),
             version: owner.version,
-            expires_s: key.expires_s.unwrap_or(u64::MAX),
+            expires_s: ends.unwrap_or(u64::MAX),
         })
     }
 
     /// Whether the credential behind a caller still holds; for streams, which outlast their start.
     pub fn still_valid(&self, caller: &Caller, now_s: u64) -> bool {
-        let snapshot = self.0.snapshot.load();
-        let owner = snapshot.users.get(&caller.owner_id);
-        let changed = owner.is_some_and(|u| u.disabled || u.version > caller.version);
-        if changed || now_s >= caller.expires_s {
+        if now_s >= caller.expires_s {
             return false;
         }
+        let snapshot = self.0.snapshot.load();
         match &caller.credential {
-            Credential::Session { id } => !snapshot.revoked_sessions.contains_key(id),
-            Credential::ApiKey { id } => snapshot.api_keys.get(id).is_some_and(|k| !k.revoked),
+            Credential::Session { id } => snapshot.session_holds(caller, id),
+            Credential::ApiKey { id, secret } => snapshot.key_holds(caller, id, secret, now_s),
         }
     }
 
@@ -230,7 +277,7 @@ impl Snapshot {
             return Err(TokenError::Revoked);
         }
         let user = self.users.get(&claims.sub);
-        if user.is_some_and(|u| u.disabled || claims.ver < u.version) {
+        if user.is_some_and(|u| u.refuses(claims.ver, &claims.sid)) {
             return Err(TokenError::Revoked);
         }
         let roles = user.map_or(&claims.roles, |u| &u.roles);
@@ -246,6 +293,23 @@ impl Snapshot {
             version: user.map_or(claims.ver, |u| u.version),
             expires_s: claims.exp.saturating_add(token::LEEWAY_S),
         })
+    }
+
+    fn session_holds(&self, caller: &Caller, session: &str) -> bool {
+        let user = self.users.get(&caller.owner_id);
+        let refused = user.is_some_and(|u| u.refuses(caller.version, session));
+        !refused && !self.revoked_sessions.contains_key(session)
+    }
+
+    /// A key does not end with its owner's sessions; it does with what it was let in for.
+    fn key_holds(&self, caller: &Caller, id: &str, secret: &apikey::Hash, now_s: u64) -> bool {
+        let owner = self.users.get(&caller.owner_id).filter(|u| !u.disabled);
+        let key = self.api_keys.get(id).filter(|k| !k.revoked);
+        let (Some(owner), Some(key)) = (owner, key) else {
+            return false;
+        };
+        let held = self.permissions(&owner.roles).intersect(key.scopes);
+        key.secret(secret, now_s).is_some() && caller.permissions.without(held).is_empty()
     }
 
     fn permissions(&self, roles: &[String]) -> Permissions {
@@ -278,6 +342,10 @@ impl Snapshot {
 
     fn put_api_keys(&mut self, keys: &[KeyView]) {
         for view in keys {
+            let known = self.api_keys.get(&view.key_id);
+            if known.is_some_and(|k| k.revision > view.revision) {
+                continue;
+            }
             let secrets = view
                 .secrets
                 .iter()
@@ -288,17 +356,13 @@ impl Snapshot {
                     ))
                 })
                 .collect();
-            let scopes = if view.scopes.is_empty() {
-                Permissions::ALL
-            } else {
-                Permissions::of(view.scopes.iter().map(String::as_str))
-            };
             let key = Key {
                 secrets,
                 owner_id: view.owner_id.clone(),
-                scopes,
+                scopes: Permissions::of(view.scopes.iter().map(String::as_str)),
                 expires_s: view.expires_at.as_ref().map(seconds),
                 revoked: view.revoked,
+                revision: view.revision,
             };
             self.api_keys.insert(view.key_id.clone(), Arc::new(key));
         }
@@ -306,11 +370,17 @@ impl Snapshot {
 
     fn put_users(&mut self, users: &[UserView]) {
         for view in users {
+            let known = self.users.get(&view.user_id);
+            if known.is_some_and(|u| u.revision > view.revision) {
+                continue;
+            }
             let user = User {
                 username: view.username.clone(),
                 roles: view.roles.clone(),
                 disabled: view.disabled,
                 version: view.version,
+                kept_session: view.kept_session.clone(),
+                revision: view.revision,
             };
             self.users.insert(view.user_id.clone(), Arc::new(user));
         }
@@ -321,7 +391,9 @@ impl Snapshot {
             .retain(|_, until| *until + token::LEEWAY_S > now_s);
         for view in sessions {
             let until = view.expires_at.as_ref().map_or(u64::MAX, seconds);
-            self.revoked_sessions.insert(view.session_id.clone(), until);
+            let known = self.revoked_sessions.entry(view.session_id.clone());
+            let known = known.or_insert(until);
+            *known = until.max(*known);
         }
     }
 }
@@ -333,6 +405,7 @@ fn seconds(at: &Timestamp) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::PERMISSIONS;
     use tars_proto::auth::v1::SecretView;
 
     const NOW: u64 = 1_000_000;
@@ -344,6 +417,7 @@ mod tests {
             roles: vec!["viewer".into()],
             disabled,
             version: 1,
+            ..Default::default()
         }
     }
 
@@ -365,7 +439,204 @@ mod tests {
             scopes: vec!["agents.read".into(), "users.write".into()],
             expires_at: at(NOW + 100),
             revoked: false,
+            revision: 1,
         }
+    }
+
+    fn push(view: &View, item: WatchCredentialsResponse) {
+        view.apply(&item, NOW);
+    }
+
+    fn session(id: &str, version: u64) -> Caller {
+        Caller {
+            owner_id: "u".into(),
+            username: "ada".into(),
+            roles: vec!["viewer".into()],
+            permissions: Permissions::default(),
+            credential: Credential::Session { id: id.into() },
+            label: "user:ada".into(),
+            version,
+            expires_s: NOW + 100,
+        }
+    }
+
+    #[test]
+    fn what_is_older_never_replaces_what_is_newer() {
+        let key = apikey::ApiKey::generate();
+        let v = view(&key);
+        let users = |revision, disabled| WatchCredentialsResponse {
+            users: vec![UserView {
+                revision,
+                ..user(disabled)
+            }],
+            ..Default::default()
+        };
+        push(&v, users(3, true));
+        push(&v, users(2, false));
+        assert!(
+            v.check_api_key(&key.text, NOW).is_none(),
+            "disabled stays disabled"
+        );
+        push(&v, users(4, false));
+        assert!(v.check_api_key(&key.text, NOW).is_some());
+        let keys = |revision, revoked| WatchCredentialsResponse {
+            api_keys: vec![KeyView {
+                revision,
+                revoked,
+                ..key_view(&key, None)
+            }],
+            ..Default::default()
+        };
+        push(&v, keys(3, true));
+        push(&v, keys(2, false));
+        assert!(
+            v.check_api_key(&key.text, NOW).is_none(),
+            "revoked stays revoked"
+        );
+        let session = |until| WatchCredentialsResponse {
+            revoked_sessions: vec![SessionView {
+                session_id: "s".into(),
+                expires_at: at(until),
+            }],
+            ..Default::default()
+        };
+        push(&v, session(NOW + 50));
+        push(&v, session(NOW + 10));
+        let later = WatchCredentialsResponse {
+            users: vec![UserView {
+                revision: 5,
+                ..user(false)
+            }],
+            ..Default::default()
+        };
+        v.apply(&later, NOW + 49);
+        assert!(!v.still_valid(&self::session("s", 1), NOW));
+    }
+
+    #[test]
+    fn only_the_session_that_changed_the_password_outlives_the_change() {
+        let v = view(&apikey::ApiKey::generate());
+        let changed = UserView {
+            version: 2,
+            revision: 2,
+            kept_session: "mine".into(),
+            ..user(false)
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                users: vec![changed.clone()],
+                ..Default::default()
+            },
+        );
+        assert!(v.still_valid(&session("mine", 1), NOW));
+        assert!(!v.still_valid(&session("other", 1), NOW));
+        assert!(!v.still_valid(&session("", 1), NOW));
+        assert!(v.still_valid(&session("other", 2), NOW), "a login since");
+        let roles = UserView {
+            version: 3,
+            revision: 3,
+            kept_session: String::new(),
+            ..changed
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                users: vec![roles],
+                ..Default::default()
+            },
+        );
+        assert!(!v.still_valid(&session("mine", 1), NOW));
+        assert!(
+            !v.still_valid(&session("", 1), NOW),
+            "no session is no kept session"
+        );
+    }
+
+    #[test]
+    fn what_a_key_opened_ends_with_its_secret_and_with_what_it_was_let_in_for() {
+        let old = apikey::ApiKey::generate();
+        let v = view(&old);
+        let caller = v.check_api_key(&old.text, NOW).unwrap();
+        let sessions_ended = UserView {
+            version: 2,
+            revision: 2,
+            ..user(false)
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                users: vec![sessions_ended],
+                ..Default::default()
+            },
+        );
+        assert!(v.still_valid(&caller, NOW), "a key is no session");
+        let demoted = UserView {
+            revision: 3,
+            roles: vec![],
+            ..user(false)
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                users: vec![demoted],
+                ..Default::default()
+            },
+        );
+        assert!(!v.still_valid(&caller, NOW));
+
+        let v = view(&old);
+        let new = KeyView {
+            revision: 2,
+            ..key_view(&apikey::ApiKey::with_id(&old.id), None)
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                api_keys: vec![new],
+                ..Default::default()
+            },
+        );
+        assert!(!v.still_valid(&caller, NOW), "its secret was replaced");
+    }
+
+    #[test]
+    fn a_key_without_scopes_may_do_nothing_and_a_role_that_grows_does_not_widen_one() {
+        let key = apikey::ApiKey::generate();
+        let v = view(&key);
+        let none = KeyView {
+            scopes: vec![],
+            revision: 2,
+            ..key_view(&key, None)
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                api_keys: vec![none],
+                ..Default::default()
+            },
+        );
+        let caller = v.check_api_key(&key.text, NOW).unwrap();
+        assert_eq!(caller.permissions, Permissions::default());
+
+        let v = view(&key);
+        let grown = RoleView {
+            name: "viewer".into(),
+            permissions: PERMISSIONS.iter().map(|p| (*p).to_owned()).collect(),
+        };
+        push(
+            &v,
+            WatchCredentialsResponse {
+                roles: vec![grown],
+                ..Default::default()
+            },
+        );
+        let caller = v.check_api_key(&key.text, NOW).unwrap();
+        assert_eq!(
+            caller.permissions.names(),
+            ["agents.read", "users.write"],
+            "its scopes"
+        );
     }
 
     fn view(key: &apikey::ApiKey) -> View {

@@ -47,13 +47,18 @@ pub fn precondition(reason: &str, subject: &str, message: &str) -> Status {
     Status::with_error_details(Code::FailedPrecondition, message, details)
 }
 
-/// A spent quota, and when to come back.
+/// A spent rate limit, and when to come back.
 pub fn exhausted(reason: &str, subject: &str, retry: Duration) -> Status {
+    spent(reason, subject, "rate limit exceeded", retry)
+}
+
+/// A spent quota of any kind, what it was, and when to come back.
+pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status {
     let mut details = info(reason);
     details.set_retry_info(Some(retry));
-    details.add_quota_failure_violation(subject, "rate limit exceeded");
+    details.add_quota_failure_violation(subject, what);
     let seconds = retry.as_secs_f64().ceil().max(1.0);
-    let message = format!("rate limit exceeded; retry after {seconds:.0} seconds");
+    let message = format!("{what}; retry after {seconds:.0} seconds");
     Status::with_error_details(Code::ResourceExhausted, message, details)
 }
 

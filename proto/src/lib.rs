@@ -40,7 +40,8 @@ pub mod hypersync {
     }
 }
 
-pub use prost_types::{Struct, Timestamp, Value};
+pub use prost::Message;
+pub use prost_types::{Duration, Struct, Timestamp, Value};
 
 /// The descriptors of everything above, custom options included.
 pub const DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/descriptor.bin"));

@@ -39,6 +39,18 @@ pub struct Rule {
     pub rate: RateClass,
     pub audit: AuditLevel,
     pub deadline: Option<Duration>,
+    /// `None` where a method cannot grant anything.
+    pub grants: Option<Grants>,
+}
+
+/// What a call may leave somebody with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Grants {
+    Nothing,
+    /// What the call itself proves a right to.
+    Proven,
+    /// At most what the caller holds.
+    Capped,
 }
 
 /// What a request's body fills.
@@ -198,6 +210,7 @@ fn infrastructure() -> Vec<Method> {
         rate: RateClass::Internal,
         audit: AuditLevel::None,
         deadline: Some(Duration::from_secs(5)),
+        grants: None,
     };
     let reflection = Rule {
         principal: Principal::Permission("mesh.reflect".into()),
@@ -205,6 +218,7 @@ fn infrastructure() -> Vec<Method> {
         rate: RateClass::User,
         audit: AuditLevel::None,
         deadline: None,
+        grants: None,
     };
     let entry = |service: &str, name: &str, rule: &Rule, streaming| Method {
         index: 0,
@@ -280,10 +294,7 @@ fn read_method(
     let (Some(rule), Some(routes)) = (rule, routes) else {
         return Err(label(mistakes));
     };
-    let level = method
-        .options()
-        .get_field_by_name("idempotency_level")
-        .and_then(|v| v.as_enum_number());
+    let level = idempotency(method);
     Ok(Method {
         index: 0,
         path: path.clone(),
@@ -292,8 +303,8 @@ fn read_method(
         rule,
         routes,
         server_streaming: method.is_server_streaming(),
-        read_only: level == Some(1),
-        idempotent: matches!(level, Some(1 | 2)),
+        read_only: level == Some(READ_ONLY),
+        idempotent: matches!(level, Some(READ_ONLY | IDEMPOTENT)),
         summary: comment(method),
         descriptor: Some(method.clone()),
     })
@@ -390,6 +401,10 @@ fn read_rule(
     if deadline.is_none() && !method.is_server_streaming() {
         mistakes.push("is unary and has no deadline".into());
     }
+    let grants = read_grants(&option, method)
+        .map_err(|e| mistakes.push(e))
+        .ok()
+        .flatten();
     match (principal, rate, audit) {
         (Some(principal), Some(rate), Some(audit)) if mistakes.is_empty() => Ok(Rule {
             principal,
@@ -397,6 +412,7 @@ fn read_rule(
             rate,
             audit,
             deadline,
+            grants,
         }),
         _ => Err(mistakes),
     }
@@ -417,6 +433,35 @@ fn read_principal(option: &DynamicMessage, words: Vocabulary<'_>) -> Result<Prin
         (false, Some(p), 0) => Err(format!("names the unknown permission {p:?}")),
         _ => Err("must have exactly one of public, permission and caller".into()),
     }
+}
+
+/// Only Auth keeps credentials. Whoever adds a method there that changes something must have thought
+/// about what it gives away.
+fn read_grants(
+    option: &DynamicMessage,
+    method: &MethodDescriptor,
+) -> Result<Option<Grants>, String> {
+    let service = method.parent_service();
+    let keeps_credentials = service.package_name().starts_with("tars.auth.");
+    match number(option, "grants") {
+        1 => Ok(Some(Grants::Nothing)),
+        2 => Ok(Some(Grants::Proven)),
+        3 => Ok(Some(Grants::Capped)),
+        _ if keeps_credentials && idempotency(method) != Some(READ_ONLY) => {
+            Err("changes something in Auth and does not say what it grants".into())
+        }
+        _ => Ok(None),
+    }
+}
+
+/// `NO_SIDE_EFFECTS` and `IDEMPOTENT` of descriptor.proto.
+const READ_ONLY: i32 = 1;
+const IDEMPOTENT: i32 = 2;
+
+fn idempotency(method: &MethodDescriptor) -> Option<i32> {
+    let options = method.options();
+    let level = options.get_field_by_name("idempotency_level");
+    level.and_then(|v| v.as_enum_number())
 }
 
 fn read_peers(option: &DynamicMessage) -> Vec<String> {
@@ -594,8 +639,12 @@ mod tests {
     }
 
     fn compile(methods: &str) -> DescriptorPool {
+        compile_in("tars.x.v1", methods)
+    }
+
+    fn compile_in(package: &str, methods: &str) -> DescriptorPool {
         let source = format!(
-            "syntax = \"proto3\"; package tars.x.v1; import \"google/api/annotations.proto\";
+            "syntax = \"proto3\"; package {package}; import \"google/api/annotations.proto\";
              import \"tars/policy/v1/policy.proto\";
              message Q {{ string id = 1; repeated string many = 2; }} message R {{}}
              service S {{ {methods} }}"
@@ -652,5 +701,36 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected}\n{text}");
         }
+    }
+
+    #[test]
+    fn what_changes_something_in_auth_says_what_it_grants() {
+        let rule = |grants: &str| {
+            format!(
+                "option (tars.policy.v1.rule) = {{ public: true peers: [\"gateway\"] rate: RATE_CLASS_USER \
+                 audit: AUDIT_LEVEL_NONE {grants} deadline {{ seconds: 1 }} }};"
+            )
+        };
+        let methods = format!(
+            "rpc Silent(Q) returns (R) {{ {} }}
+             rpc Reads(Q) returns (R) {{ option idempotency_level = NO_SIDE_EFFECTS; {} }}
+             rpc Says(Q) returns (R) {{ {} }}",
+            rule(""),
+            rule(""),
+            rule("grants: GRANTS_CAPPED")
+        );
+        let words = Vocabulary {
+            peer_classes: CLASSES,
+            permissions: &[],
+        };
+        let pool = compile_in("tars.auth.v9", &methods);
+        let ContractErrors(mistakes) = MethodTable::from_pool(&pool, words).unwrap_err();
+        assert_eq!(
+            mistakes,
+            ["/tars.auth.v9.S/Silent: changes something in Auth and does not say what it grants"]
+        );
+        let elsewhere = MethodTable::from_pool(&compile(&methods), words).unwrap();
+        let says = elsewhere.get("/tars.x.v1.S/Says").unwrap();
+        assert_eq!(says.rule.grants, Some(Grants::Capped));
     }
 }

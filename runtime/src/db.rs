@@ -149,6 +149,22 @@ impl DerefMut for Write {
     }
 }
 
+/// Whether a failure may pass by itself: the database is busy, full or away, and the same call may go
+/// well later. Everything else is a mistake of ours.
+pub fn is_passing(error: &Error) -> bool {
+    /// SQLite's BUSY, LOCKED, IOERR, FULL and CANTOPEN.
+    const PASSING: [u32; 5] = [5, 6, 10, 13, 14];
+    match error {
+        Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => true,
+        Error::Database(e) => {
+            // The low byte is the primary code; what is above says more.
+            let code = e.code().and_then(|c| c.parse::<u32>().ok());
+            code.is_some_and(|c| PASSING.contains(&(c & 0xff)))
+        }
+        _ => false,
+    }
+}
+
 /// Whether an error says that a unique value is taken.
 pub fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Database(e) if e.is_unique_violation())
@@ -189,6 +205,27 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(rows, [(1, "kept".to_owned())]);
+    }
+
+    #[tokio::test]
+    async fn a_busy_database_passes_and_a_broken_rule_does_not() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let db = Db::open(&path, STEPS).await.unwrap();
+        let _held = db.write("test.hold").await.unwrap();
+        let options = SqliteConnectOptions::new()
+            .filename(&path)
+            .busy_timeout(Duration::ZERO);
+        let other = SqlitePoolOptions::new().connect_lazy_with(options);
+        let busy = other.begin_with("BEGIN IMMEDIATE").await.unwrap_err();
+        assert!(is_passing(&busy), "{busy}");
+        let wrong = sqlx::query("SELECT nothing FROM item")
+            .execute(&other)
+            .await;
+        assert!(!is_passing(&wrong.unwrap_err()));
+        db.close().await;
+        let closed = db.check().await.unwrap_err();
+        assert!(is_passing(&closed), "{closed}");
     }
 
     #[tokio::test]

@@ -32,9 +32,14 @@ pub struct Trimmed {
 
 impl<T: Clone> EventLog<T> {
     pub fn new(capacity: usize) -> Self {
+        Self::after(0, capacity)
+    }
+
+    /// A log whose first event will have the number after `last`.
+    pub fn after(last: u64, capacity: usize) -> Self {
         let state = State {
             items: VecDeque::new(),
-            last: 0,
+            last,
             closed: false,
         };
         Self {
@@ -59,6 +64,17 @@ impl<T: Clone> EventLog<T> {
         last
     }
 
+    /// Forgets everything and goes on after `last`: readers that have not come so far are told that
+    /// they were too slow.
+    pub fn skip_to(&self, last: u64) {
+        {
+            let mut state = self.state.lock();
+            state.items.clear();
+            state.last = last;
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+
     /// Ends the log: readers get what is left, then the end.
     pub fn close(&self) {
         self.state.lock().closed = true;
@@ -73,7 +89,7 @@ impl<T: Clone> EventLog<T> {
     pub fn read(&self, after: u64) -> Result<Reader<T>, Trimmed> {
         let state = self.state.lock();
         let first = state.last - state.items.len() as u64 + 1;
-        if after + 1 < first || after > state.last {
+        if after.saturating_add(1) < first || after > state.last {
             return Err(Trimmed { first_kept: first });
         }
         Ok(Reader {
@@ -92,6 +108,11 @@ pub struct Reader<T> {
 }
 
 impl<T: Clone> Reader<T> {
+    /// The number of the last event that was read.
+    pub fn position(&self) -> u64 {
+        self.after
+    }
+
     /// The next event with its number; `None` at the end; an error when this reader was too slow.
     pub async fn next(&mut self) -> Result<Option<(u64, T)>, Trimmed> {
         loop {
@@ -108,7 +129,7 @@ impl<T: Clone> Reader<T> {
     fn take(&mut self) -> Result<Taken<T>, Trimmed> {
         let state = self.state.lock();
         let first = state.last - state.items.len() as u64 + 1;
-        if self.after + 1 < first {
+        if self.after + 1 < first || self.after > state.last {
             return Err(Trimmed { first_kept: first });
         }
         let offset = usize::try_from(self.after + 1 - first).unwrap_or(usize::MAX);
@@ -155,9 +176,29 @@ mod tests {
             log.push(n);
         }
         assert_eq!(log.read(1).unwrap_err(), Trimmed { first_kept: 3 });
-        assert_eq!(log.read(9).unwrap_err(), Trimmed { first_kept: 3 });
+        for ahead in [9, u64::MAX] {
+            assert_eq!(log.read(ahead).unwrap_err(), Trimmed { first_kept: 3 });
+        }
         assert_eq!(slow.next().await.unwrap_err(), Trimmed { first_kept: 3 });
         assert!(log.read(2).is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_log_goes_on_where_another_ended_and_can_skip() {
+        let log = EventLog::after(40, 2);
+        assert_eq!(log.read(0).unwrap_err(), Trimmed { first_kept: 41 });
+        let mut reader = log.read(40).unwrap();
+        assert_eq!(log.push("a"), 41);
+        assert_eq!(reader.next().await.unwrap(), Some((41, "a")));
+        assert_eq!(reader.position(), 41);
+        log.skip_to(60);
+        assert_eq!(reader.next().await.unwrap_err(), Trimmed { first_kept: 61 });
+        let mut reader = log.read(60).unwrap();
+        log.push("b");
+        assert_eq!(reader.next().await.unwrap(), Some((61, "b")));
+        let mut ahead = log.read(61).unwrap();
+        log.skip_to(50);
+        assert_eq!(ahead.next().await.unwrap_err(), Trimmed { first_kept: 51 });
     }
 
     #[tokio::test]

@@ -1,10 +1,10 @@
-//! Keeps a service's view of credentials filled from Auth's watch stream. A stream that ends is
-//! opened again with a whole view; meanwhile the view grows stale, which the authentication layer
-//! looks at.
+//! Keeps a service's view of credentials filled from Auth's watch stream. A stream that ends, or in
+//! which a change is missing, is opened again with a whole view; meanwhile the view grows stale, which
+//! the authentication layer looks at.
 
 use std::time::Duration;
 use tars_certs::IdentityHandle;
-use tars_credentials::{TrustFeed, View};
+use tars_credentials::{Follower, TrustFeed, View};
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
 use tars_proto::auth::v1::{
@@ -50,6 +50,7 @@ async fn follow(
     clock: &Clock,
 ) -> (bool, Status) {
     let mut heard = false;
+    let mut follower = Follower::new(view.clone(), feed.clone());
     let mut items = match client
         .watch_credentials(WatchCredentialsRequest { after_sequence: 0 })
         .await
@@ -61,8 +62,9 @@ async fn follow(
         match tokio::time::timeout(SILENCE, items.message()).await {
             Ok(Ok(Some(item))) => {
                 heard = true;
-                feed.apply(&item);
-                view.apply(&item, clock.now_s());
+                if let Err(gap) = follower.take(&item, clock.now_s()) {
+                    return (heard, Status::data_loss(gap.to_string()));
+                }
             }
             Ok(Ok(None)) => return (heard, Status::unavailable("the stream ended")),
             Ok(Err(status)) => return (heard, status),

@@ -5,11 +5,13 @@
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
+use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use tars::rest::Rest;
 use tars_interceptors::{client::OutgoingService, contract};
 use tars_mesh::Channel;
-use tars_proto::table::{Method, Principal};
-use tars_tests::{PASSWORD, TestMesh};
+use tars_proto::table::{Grants, Method, Principal};
+use tars_tests::{PASSWORD, TestMesh, reason, refusal};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -331,5 +333,215 @@ async fn every_method_answers_bad_messages() {
         mesh.admin().await.get("/auth/me").await.is_ok(),
         "the mesh still serves"
     );
+    mesh.mesh.stop().await;
+}
+
+/// A message for each method that grants something, with which a caller who holds the method's own
+/// permission and nothing else reaches for more. Whoever adds such a method adds its message here.
+fn greedy(method: &str, target: &Target) -> Vec<Vec<u8>> {
+    use tars_proto::{Message, auth::v1::*};
+    let victim = || target.user.clone();
+    let workloads = [
+        "/auth",
+        "/gateway",
+        "/ns/prod/sa/orchestration",
+        "/worker",
+        "/user/victim",
+    ];
+    match method {
+        "CreateUser" => ["viewer", "admin"]
+            .map(|role| CreateUserRequest {
+                username: "greedy".into(),
+                password: PASSWORD.into(),
+                roles: vec![role.into()],
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "SetUserRoles" => ["viewer", "admin"]
+            .map(|role| SetUserRolesRequest {
+                username: victim(),
+                roles: vec![role.into()],
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "DisableUser" => vec![DisableUserRequest { username: victim() }.encode_to_vec()],
+        "EnableUser" => vec![EnableUserRequest { username: victim() }.encode_to_vec()],
+        "CreateApiKey" => ["users.write", "session.self"]
+            .map(|scope| CreateApiKeyRequest {
+                service_name: "greedy".into(),
+                scopes: vec![scope.into()],
+                expires_in_days: None,
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "RotateApiKey" => [&target.own_key, &target.other_key]
+            .map(|key_id| RotateApiKeyRequest {
+                key_id: key_id.clone(),
+                overlap_seconds: 60,
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "RevokeApiKey" => [&target.own_key, &target.other_key]
+            .map(|key_id| RevokeApiKeyRequest {
+                key_id: key_id.clone(),
+                reason: String::new(),
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "ChangePassword" => vec![
+            ChangePasswordRequest {
+                current_password: target.password.clone(),
+                new_password: "a greedy password".into(),
+            }
+            .encode_to_vec(),
+        ],
+        "IssueCertificate" => workloads
+            .map(|path| IssueCertificateRequest {
+                csr: target.csr.clone(),
+                path: path.into(),
+                ..Default::default()
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "CreateJoinToken" => workloads
+            .map(|path| CreateJoinTokenRequest {
+                path: path.into(),
+                ttl_seconds: None,
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        "RevokeCertificate" => ["/auth", "/gateway", "/ns/prod/sa/orchestration", "/nobody"]
+            .map(|path| RevokeCertificateRequest {
+                spiffe_id: format!("spiffe://tars.local{path}"),
+                reason: "greed".into(),
+                ..Default::default()
+            })
+            .map(|m| m.encode_to_vec())
+            .into(),
+        other => panic!("{other} grants something, and nobody has said how to reach for more"),
+    }
+}
+
+struct Target {
+    /// Another administrator.
+    user: String,
+    /// The password of the narrow keys' owner.
+    password: String,
+    /// An unscoped key of the same owner.
+    own_key: String,
+    /// A key of another owner, with one scope.
+    other_key: String,
+    csr: Vec<u8>,
+}
+
+async fn new_key(by: &Rest, scopes: &[&str]) -> Value {
+    let body = json!({ "service_name": "matrix", "scopes": scopes });
+    by.post("/auth/service-token", body).await.unwrap()
+}
+
+fn field(value: &Value, name: &str) -> String {
+    value[name].as_str().unwrap().to_owned()
+}
+
+/// All that could be taken: it must be the same before and after.
+async fn holdings(admin: &Rest) -> [Value; 4] {
+    [
+        admin.get("/admin/users?page_size=500").await.unwrap(),
+        admin.get("/admin/api-keys?page_size=500").await.unwrap(),
+        admin
+            .get("/admin/certificates?page_size=500")
+            .await
+            .unwrap(),
+        admin
+            .get("/admin/certificates/revoked?page_size=500")
+            .await
+            .unwrap(),
+    ]
+}
+
+/// Every method that gives or takes a credential, by a key that has the method's own permission and no
+/// other, and by one that has every permission but the ones that are needed besides.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_takes_more_than_a_narrow_key_holds() {
+    let mesh = TestMesh::start().await;
+    let admin = mesh.admin().await;
+    let owner = mesh.user("owner", "admin").await;
+    let victim = mesh.user("victim", "admin").await;
+    let (own, other) = (
+        new_key(&owner, &[]).await,
+        new_key(&victim, &["studies.read"]).await,
+    );
+    let signing = rcgen::KeyPair::generate().unwrap();
+    let target = Target {
+        user: "victim".into(),
+        password: PASSWORD.into(),
+        own_key: field(&own, "key_id"),
+        other_key: field(&other, "key_id"),
+        csr: tars_certs::ca::csr::create(&signing).unwrap(),
+    };
+    let mut attacks = Vec::new();
+    for method in contract()
+        .unwrap()
+        .iter()
+        .filter(|m| m.rule.grants == Some(Grants::Capped))
+    {
+        let Principal::Permission(permission) = &method.rule.principal else {
+            panic!("{}: what is capped by the caller has a caller", method.path);
+        };
+        let narrow = new_key(&owner, &[permission.as_str()]).await;
+        attacks.push((method, field(&narrow, "api_key")));
+    }
+    assert!(attacks.len() >= 11, "{}", attacks.len());
+    let before = holdings(&admin).await;
+    for (method, key) in &attacks {
+        for (at, message) in greedy(&method.name, &target).into_iter().enumerate() {
+            let header = Some(("x-api-key", key.as_str()));
+            let client = mesh.client("auth", "/client/m");
+            let code = call(client, method, header, Bytes::from(message)).await;
+            assert_eq!(code, Code::PermissionDenied, "{} #{at}", method.path);
+        }
+    }
+    assert_eq!(holdings(&admin).await, before, "nothing was given or taken");
+    for key in [&own, &other] {
+        let text = field(key, "api_key");
+        let method = contract()
+            .unwrap()
+            .get("/tars.automl.v1.StudyService/ListStudies")
+            .unwrap();
+        let client = mesh.client("automl", "/client/k");
+        let code = call(client, method, Some(("x-api-key", &text)), Bytes::new()).await;
+        assert_eq!(code, Code::Ok, "the keys that were reached for still work");
+    }
+    mesh.rest().login("owner", PASSWORD).await.unwrap();
+
+    // Without scopes a key is as narrow as the key that makes it, over REST as well.
+    let maker = new_key(&owner, &["apikeys.write", "studies.read"]).await;
+    let by_key = mesh.rest().with_key(&field(&maker, "api_key"));
+    let made = new_key(&by_key, &[]).await;
+    let listed = admin.get("/admin/api-keys?page_size=500").await.unwrap();
+    let keys = listed["keys"].as_array().unwrap();
+    let found = keys.iter().find(|k| k["key_id"] == made["key_id"]).unwrap();
+    assert_eq!(found["scopes"], json!(["studies.read", "apikeys.write"]));
+    let (status, refused) = refusal(
+        by_key
+            .post(
+                "/auth/service-token",
+                json!({ "service_name": "x", "scopes": ["users.write"] }),
+            )
+            .await,
+    );
+    assert_eq!((status, reason(&refused).as_str()), (403, "EXCEEDS_CALLER"));
+    assert!(
+        refused["message"].as_str().unwrap().contains("users.write"),
+        "{refused}"
+    );
+    for days in [0, 366] {
+        let body = json!({ "service_name": "x", "expires_in_days": days });
+        assert_eq!(
+            refusal(owner.post("/auth/service-token", body).await).0,
+            400,
+            "{days} days"
+        );
+    }
     mesh.mesh.stop().await;
 }

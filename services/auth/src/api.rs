@@ -1,15 +1,19 @@
 //! Auth's gRPC handlers: thin translations between messages and the domain.
 
 mod certificates;
+mod watch;
+
+#[cfg(test)]
+pub(crate) use watch::start as watch_stream;
 
 use crate::{
-    Auth,
+    Auth, Origin,
     audit::Filter,
     keys::{KeySummary, NewKey},
-    sessions::{Origin, Tokens, UserSummary},
+    sessions::{Tokens, UserSummary},
     signing,
 };
-use futures_util::{Stream, StreamExt, stream};
+use futures_util::Stream;
 use std::{pin::Pin, sync::Arc, time::Duration};
 use tars_interceptors::Call;
 use tars_proto::{
@@ -19,9 +23,6 @@ use tars_proto::{
 use tars_runtime::audit::{Record, Severity};
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
-
-/// A heartbeat at least this often.
-const HEARTBEAT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Auth>);
@@ -73,10 +74,7 @@ pub fn bootstrap_routes(auth: Arc<Auth>) -> Routes {
 
 fn origin<T>(request: &Request<T>) -> Result<Origin, Status> {
     let call = Call::of(request)?;
-    Ok(Origin {
-        peer: call.peer.name().to_owned(),
-        address: call.client.to_string(),
-    })
+    Ok(Origin::new(call.peer.name(), call.client))
 }
 
 fn user(summary: UserSummary) -> User {
@@ -165,7 +163,7 @@ impl auth_service_server::AuthService for Api {
         &self,
         request: Request<ChangePasswordRequest>,
     ) -> Result<Response<ChangePasswordResponse>, Status> {
-        let call = Call::of(&request)?;
+        let (call, from) = (Call::of(&request)?, origin(&request)?);
         let ChangePasswordRequest {
             current_password,
             new_password,
@@ -175,7 +173,7 @@ impl auth_service_server::AuthService for Api {
             zeroize::Zeroizing::new(new_password),
         );
         self.0
-            .change_password(call.require_caller()?, &current, &new)
+            .change_password(call.require_caller()?, &from, &current, &new)
             .await?;
         Ok(Response::new(ChangePasswordResponse {}))
     }
@@ -187,14 +185,18 @@ impl user_service_server::UserService for Api {
         &self,
         request: Request<CreateUserRequest>,
     ) -> Result<Response<CreateUserResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let (call, from) = (Call::of(&request)?, origin(&request)?);
         let CreateUserRequest {
             username,
             password,
             roles,
         } = request.into_inner();
         let password = zeroize::Zeroizing::new(password);
-        let created = self.0.create_user(&by, &username, &password, roles).await?;
+        let caller = call.require_caller()?;
+        let created = self
+            .0
+            .create_user(caller, &from, &username, &password, roles)
+            .await?;
         Ok(Response::new(CreateUserResponse {
             user: Some(user(created)),
         }))
@@ -219,10 +221,11 @@ impl user_service_server::UserService for Api {
         &self,
         request: Request<DisableUserRequest>,
     ) -> Result<Response<DisableUserResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
+        let username = request.into_inner().username;
         let changed = self
             .0
-            .set_disabled(&by, &request.into_inner().username, true)
+            .set_disabled(call.require_caller()?, &username, true)
             .await?;
         Ok(Response::new(DisableUserResponse {
             user: Some(user(changed)),
@@ -233,10 +236,11 @@ impl user_service_server::UserService for Api {
         &self,
         request: Request<EnableUserRequest>,
     ) -> Result<Response<EnableUserResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
+        let username = request.into_inner().username;
         let changed = self
             .0
-            .set_disabled(&by, &request.into_inner().username, false)
+            .set_disabled(call.require_caller()?, &username, false)
             .await?;
         Ok(Response::new(EnableUserResponse {
             user: Some(user(changed)),
@@ -247,9 +251,10 @@ impl user_service_server::UserService for Api {
         &self,
         request: Request<SetUserRolesRequest>,
     ) -> Result<Response<SetUserRolesResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
         let SetUserRolesRequest { username, roles } = request.into_inner();
-        let changed = self.0.set_roles(&by, &username, roles).await?;
+        let caller = call.require_caller()?;
+        let changed = self.0.set_roles(caller, &username, roles).await?;
         Ok(Response::new(SetUserRolesResponse {
             user: Some(user(changed)),
         }))
@@ -286,7 +291,7 @@ impl api_key_service_server::ApiKeyService for Api {
             .create_key(
                 call.require_caller()?,
                 &service_name,
-                scopes,
+                &scopes,
                 expires_in_days,
             )
             .await?;
@@ -363,7 +368,7 @@ impl signing_key_service_server::SigningKeyService for Api {
         &self,
         _: Request<GetSigningStatusRequest>,
     ) -> Result<Response<GetSigningStatusResponse>, Status> {
-        let keys = self.0.store.signing_keys().await?;
+        let keys = self.0.signing_keys().await?;
         let kids = |wanted: &[&str]| -> Vec<String> {
             keys.iter()
                 .filter(|k| wanted.contains(&k.state.as_str()))
@@ -384,7 +389,7 @@ impl signing_key_service_server::SigningKeyService for Api {
         &self,
         _: Request<ListSigningKeysRequest>,
     ) -> Result<Response<ListSigningKeysResponse>, Status> {
-        let rows = self.0.store.signing_keys().await?;
+        let rows = self.0.signing_keys().await?;
         let keys: Vec<SigningKey> = rows
             .into_iter()
             .map(|k| SigningKey {
@@ -407,14 +412,8 @@ impl signing_key_service_server::SigningKeyService for Api {
         &self,
         _: Request<GetJwksRequest>,
     ) -> Result<Response<GetJwksResponse>, Status> {
-        let keys = self
-            .0
-            .store
-            .signing_keys()
-            .await?
-            .iter()
-            .map(signing::jwk)
-            .collect();
+        let keys = self.0.signing_keys().await?;
+        let keys = keys.iter().map(signing::jwk).collect();
         Ok(Response::new(GetJwksResponse { keys }))
     }
 }
@@ -519,39 +518,8 @@ impl credential_service_server::CredentialService for Api {
         request: Request<WatchCredentialsRequest>,
     ) -> Result<Response<WatchStream>, Status> {
         let after = request.into_inner().after_sequence;
-        // Read the position first: a change in between is sent twice, never missed.
-        let whole = if after == 0 {
-            Some(self.0.whole_view().await?)
-        } else {
-            None
-        };
-        let start = whole.as_ref().map_or(after, |w| w.sequence);
-        let reader = self.0.publisher.read(start).map_err(|e| {
-            tars_proto::fault::status(tonic::Code::OutOfRange, "TRIMMED", &e.to_string())
-        })?;
-        let auth = Arc::clone(&self.0);
-        let deltas = stream::unfold((reader, auth), |(mut reader, auth)| async move {
-            let item = match tokio::time::timeout(HEARTBEAT, reader.next()).await {
-                Ok(Ok(Some((sequence, mut item)))) => {
-                    item.sequence = sequence;
-                    Ok(item)
-                }
-                Ok(Ok(None)) => return None,
-                Ok(Err(e)) => Err(tars_proto::fault::status(
-                    tonic::Code::OutOfRange,
-                    "TRIMMED",
-                    &e.to_string(),
-                )),
-                Err(_) => Ok(WatchCredentialsResponse {
-                    sequence: auth.publisher.last(),
-                    ..Default::default()
-                }),
-            };
-            Some((item, (reader, auth)))
-        });
-        Ok(Response::new(Box::pin(
-            stream::iter(whole.map(Ok)).chain(deltas),
-        )))
+        let watch = watch::start(&self.0, after).await?;
+        Ok(Response::new(Box::pin(watch)))
     }
 
     async fn report_trust(

@@ -43,7 +43,7 @@ impl Certificates {
     }
 
     /// An identity that no class pattern knows could do nothing: whoever asks for one is mistaken.
-    fn class(&self, id: &SpiffeId) -> Result<PeerClass, AuthError> {
+    pub(crate) fn class(&self, id: &SpiffeId) -> Result<PeerClass, AuthError> {
         let unknown = || AuthError::Field("path", format!("no class pattern knows {id}"));
         self.classes.classify(id).ok_or_else(unknown)
     }

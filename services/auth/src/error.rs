@@ -2,25 +2,34 @@
 
 use std::{io, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
+use tars_credentials::Exceeds;
 use tars_proto::fault;
+use tars_runtime::db;
 use tonic::{Code, Status};
+
+/// When to come back after what passes by itself.
+const SOON: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
     #[error("the credentials are not valid")]
     InvalidCredentials,
-    #[error("too many failures; try again later")]
+    #[error("too many failed logins to this account from here")]
     Throttled(Duration),
-    #[error("too many logins at once")]
+    #[error("more passwords wait to be checked than can be; try again soon")]
     Busy,
+    #[error("too many passwords from this address wait to be checked")]
+    BusyHere,
     #[error("there is no {0} {1:?}")]
     NotFound(&'static str, String),
     #[error("there is already a user {0:?}")]
     UserExists(String),
     #[error("unknown role {0:?}")]
     UnknownRole(String),
-    #[error("unknown or unheld permission {0:?}")]
-    Scope(String),
+    #[error("there is no permission {0:?}")]
+    UnknownScope(String),
+    #[error(transparent)]
+    Exceeds(#[from] Exceeds),
     #[error("the last administrator must stay")]
     LastAdmin,
     #[error("the key is revoked")]
@@ -31,8 +40,10 @@ pub enum AuthError {
     PageToken(&'static str),
     #[error("the new password is the old one")]
     SamePassword,
-    #[error("the audit list is not reachable: {0}")]
-    Store(#[from] tars_runtime::db::Error),
+    #[error("the database failed: {0}")]
+    Store(#[from] db::Error),
+    #[error("the change is stored, but could not be announced yet")]
+    Unannounced,
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("cryptography failed: {0}")]
@@ -66,12 +77,15 @@ impl From<AuthError> for Status {
             AuthError::InvalidCredentials => {
                 fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", &text)
             }
-            AuthError::Throttled(retry) => fault::exhausted("LOGIN_THROTTLED", "login", retry),
-            AuthError::Busy => fault::exhausted("LOGIN_BUSY", "login", Duration::from_secs(1)),
+            AuthError::Throttled(retry) => fault::spent("LOGIN_THROTTLED", "login", &text, retry),
+            AuthError::Busy => fault::unavailable("LOGIN_BUSY", &text, SOON),
+            AuthError::BusyHere => fault::spent("LOGIN_SHARE", "address", &text, SOON),
             AuthError::NotFound(kind, name) => fault::not_found(kind, &name),
             AuthError::UserExists(_) => fault::status(Code::AlreadyExists, "USER_EXISTS", &text),
             AuthError::UnknownRole(_) => fault::invalid_field("roles", &text),
-            AuthError::Scope(_) => fault::invalid_field("scopes", &text),
+            AuthError::UnknownScope(_) => fault::invalid_field("scopes", &text),
+            AuthError::Exceeds(Exceeds::Life) => fault::invalid_field("expires_in_days", &text),
+            AuthError::Exceeds(_) => fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text),
             AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
             AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
             AuthError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
@@ -79,14 +93,12 @@ impl From<AuthError> for Status {
                 fault::invalid_field(field, "is not a token of this list")
             }
             AuthError::SamePassword => fault::invalid_field("new_password", &text),
-            AuthError::Store(e) => {
-                tracing::error!(error = %e, "the database failed");
-                fault::unavailable(
-                    "STORE",
-                    "the database is not available",
-                    Duration::from_secs(1),
-                )
+            AuthError::Store(e) if db::is_passing(&e) => {
+                tracing::warn!(error = %e, "the database is busy or away");
+                let message = "the database cannot take this now; try again soon";
+                fault::unavailable("STORE", message, SOON)
             }
+            AuthError::Unannounced => fault::unavailable("UNANNOUNCED", &text, SOON),
             AuthError::NoAuthority => fault::precondition("NO_AUTHORITY", "certificates", &text),
             AuthError::JoinToken => {
                 fault::status(Code::Unauthenticated, "INVALID_JOIN_TOKEN", &text)
@@ -102,7 +114,7 @@ impl From<AuthError> for Status {
             AuthError::Csr(e) | AuthError::Ca(CaError::Csr(e)) => {
                 fault::invalid_field("csr", &e.to_string())
             }
-            AuthError::Io(_) | AuthError::Crypto(_) | AuthError::Ca(_) => {
+            AuthError::Store(_) | AuthError::Io(_) | AuthError::Crypto(_) | AuthError::Ca(_) => {
                 tracing::error!(error = text, "auth failed");
                 fault::status(
                     Code::Internal,
@@ -111,5 +123,72 @@ impl From<AuthError> for Status {
                 )
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn told(error: AuthError) -> (Code, String, String) {
+        let status = Status::from(error);
+        let reason = fault::reason(&status).unwrap();
+        (status.code(), reason, status.message().to_owned())
+    }
+
+    #[test]
+    fn a_failing_database_is_told_as_what_it_is_and_leaks_nothing() {
+        let secret = "SELECT password FROM users at /var/lib/tars/auth.db";
+        let passing = [
+            db::Error::PoolTimedOut,
+            db::Error::Io(io::Error::other(secret)),
+        ];
+        for error in passing {
+            let (code, reason, message) = told(error.into());
+            assert_eq!((code, reason.as_str()), (Code::Unavailable, "STORE"));
+            assert!(
+                message.contains("database") && !message.contains("SELECT"),
+                "{message}"
+            );
+        }
+        for error in [
+            db::Error::RowNotFound,
+            db::Error::Protocol(secret.to_owned()),
+        ] {
+            let (code, reason, message) = told(error.into());
+            assert_eq!((code, reason.as_str()), (Code::Internal, "INTERNAL"));
+            assert!(
+                !message.contains("SELECT") && !message.contains("/var"),
+                "{message}"
+            );
+        }
+        let logged = AuthError::from(db::Error::PoolTimedOut).to_string();
+        assert!(logged.starts_with("the database failed"), "{logged}");
+    }
+
+    #[test]
+    fn a_busy_login_is_no_spent_rate() {
+        let (code, reason, message) = told(AuthError::Busy);
+        assert_eq!((code, reason.as_str()), (Code::Unavailable, "LOGIN_BUSY"));
+        assert!(!message.contains("rate limit"), "{message}");
+        for error in [AuthError::BusyHere, AuthError::Throttled(SOON * 7)] {
+            let (code, _, message) = told(error);
+            assert_eq!(code, Code::ResourceExhausted);
+            assert!(
+                !message.contains("rate limit") && message.contains("retry after"),
+                "{message}"
+            );
+        }
+    }
+
+    #[test]
+    fn what_exceeds_the_caller_is_denied_and_named() {
+        let lacking = Exceeds::Permissions(vec!["users.write"]);
+        let (code, reason, message) = told(lacking.into());
+        assert_eq!(
+            (code, reason.as_str()),
+            (Code::PermissionDenied, "EXCEEDS_CALLER")
+        );
+        assert!(message.contains("users.write"), "{message}");
     }
 }

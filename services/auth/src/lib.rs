@@ -6,25 +6,32 @@ mod audit;
 mod certificates;
 mod error;
 mod keys;
+mod origin;
 mod password;
 mod publish;
 mod repeats;
 mod sessions;
 mod signing;
+mod snapshot;
 mod store;
+#[cfg(test)]
+mod testing;
 mod throttle;
 mod users;
 
 pub use api::{Api, bootstrap_routes, routes};
 pub use certificates::Certificates;
 pub use error::AuthError;
+pub use origin::Origin;
 
-use publish::Publisher;
+use publish::{Change, Publisher};
 use signing::Signer;
+use snapshot::Snapshots;
 use std::{path::Path, sync::Arc, time::Duration};
 use store::Store;
-use tars_credentials::View;
+use tars_credentials::{Follower, View};
 use tars_runtime::{clock::Clock, config::Credentials, db::Db, health::Condition};
+use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
 /// The service without its transport.
@@ -32,11 +39,14 @@ use zeroize::Zeroizing;
 pub struct Auth {
     store: Store,
     signer: Signer,
-    publisher: Publisher,
+    publisher: Arc<Publisher>,
+    _publishing: AbortOnDropHandle<()>,
+    snapshots: Snapshots,
     passwords: password::Passwords,
     throttle: throttle::Throttle,
     repeats: repeats::Repeats,
     refresh_key: Zeroizing<[u8; 32]>,
+    sweep: sessions::Sweep,
     certificates: Certificates,
     signed_lists: certificates::SignedLists,
     /// One step of the roots at a time.
@@ -68,15 +78,26 @@ impl Auth {
         let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
         let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
         let signer = Signer::open(&store, &seal, &clock).await?;
-        let publisher = Publisher::new(view, certificates.feed.clone(), clock.clone());
+        let own = Follower::new(view, certificates.feed.clone());
+        let snapshots = Snapshots {
+            store: store.clone(),
+            certificates: certificates.clone(),
+            clock: clock.clone(),
+            access_token_s: settings.access_token_seconds,
+        };
+        let publisher = Publisher::start(snapshots.clone(), own).await?;
+        let publishing = tokio::spawn(Arc::clone(&publisher).run());
         let auth = Arc::new(Self {
             store,
             signer,
             publisher,
+            _publishing: AbortOnDropHandle::new(publishing),
+            snapshots,
             passwords: password::Passwords::new()?,
             throttle: throttle::Throttle::default(),
             repeats: repeats::Repeats::default(),
             refresh_key,
+            sweep: sessions::Sweep::default(),
             certificates,
             signed_lists: certificates::SignedLists::default(),
             rotating: tokio::sync::Mutex::default(),
@@ -86,16 +107,15 @@ impl Auth {
         });
         let first = auth.create_first_admin().await?;
         auth.record_steps().await?;
-        auth.publish_all().await?;
         Ok((auth, first))
     }
 
     async fn create_first_admin(&self) -> Result<Option<FirstAdmin>, AuthError> {
-        if self.store.user_count().await? > 0 {
+        if store::user_count(&*self.store.read("users.count")).await? > 0 {
             return Ok(None);
         }
         let password = password::random();
-        self.create_user("system", "admin", &password, vec!["admin".to_owned()])
+        self.add_user("system", "admin", &password, vec!["admin".to_owned()])
             .await?;
         Ok(Some(FirstAdmin {
             username: "admin".to_owned(),
@@ -103,16 +123,24 @@ impl Auth {
         }))
     }
 
-    /// Keeps the own view fresh and moves audit records into the log, until cancelled.
+    /// A transaction that may change what is valid.
+    async fn change(&self, name: &'static str) -> Result<Change, AuthError> {
+        let tx = self.store.begin(name).await?;
+        Ok(Change::new(tx, Arc::clone(&self.publisher)))
+    }
+
+    /// Moves audit records into the log and forgets what has ended, until cancelled.
     pub async fn run(self: Arc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            self.publisher.heartbeat();
             match self.sequence_audit().await {
                 Ok(_) => self.sequencing.well(),
                 Err(e) => self.sequencing.fails(e),
+            }
+            if let Err(e) = self.drop_ended_sessions().await {
+                tracing::warn!(error = %e, "sessions that have ended are kept on");
             }
         }
     }

@@ -1,98 +1,79 @@
-//! Password hashing: argon2id with OWASP's parameters, on a bounded pool off the async threads.
-//!
-//! The permit moves into the blocking task: a client that goes away must not free a slot whose
-//! memory is still in use.
+//! Passwords: hashed and compared on threads of their own, within a bounded time.
+
+mod kdf;
+mod pool;
 
 use crate::AuthError;
-use argon2::{
-    Argon2,
-    password_hash::{PasswordHasher, PasswordVerifier, phc::PasswordHash},
-};
+use pool::Pool;
 use rand::RngExt;
-use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use std::{fmt, net::IpAddr, sync::Arc, time::Duration};
+use tars_runtime::shares::Full;
+use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-const QUEUE: usize = 64;
+/// Longer in the queue is too long for whoever waits.
 const WAIT: Duration = Duration::from_secs(2);
 
-#[derive(Debug, Clone)]
 pub(crate) struct Passwords {
-    running: Arc<Semaphore>,
-    queue: Arc<Semaphore>,
+    pool: Pool,
     /// Verified for unknown users, so that they cost what known ones cost.
     dummy: Arc<str>,
 }
 
+impl fmt::Debug for Passwords {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Passwords")
+    }
+}
+
+impl From<Full> for AuthError {
+    fn from(full: Full) -> Self {
+        match full {
+            Full::All => Self::Busy,
+            Full::Share => Self::BusyHere,
+        }
+    }
+}
+
 impl Passwords {
     pub(crate) fn new() -> Result<Self, AuthError> {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let dummy = kdf::hash(&mut kdf::Matrix::new(), b"no user has this password")?;
         Ok(Self {
-            running: Arc::new(Semaphore::new(cores)),
-            queue: Arc::new(Semaphore::new(QUEUE)),
-            dummy: hash(b"no user has this password")?.into(),
+            pool: Pool::start()?,
+            dummy: dummy.into(),
         })
     }
 
-    async fn permit(&self) -> Result<OwnedSemaphorePermit, AuthError> {
-        let _place = self.queue.try_acquire().map_err(|_| AuthError::Busy)?;
-        let running = Arc::clone(&self.running).acquire_owned();
-        timeout(WAIT, running)
-            .await
-            .map_err(|_| AuthError::Busy)?
-            .map_err(|_| AuthError::Busy)
-    }
-
-    pub(crate) async fn hash(&self, password: &str) -> Result<String, AuthError> {
+    pub(crate) async fn hash(&self, network: IpAddr, password: &str) -> Result<String, AuthError> {
         let password = Zeroizing::new(password.to_owned());
-        self.run(move || hash(password.as_bytes())).await?
+        self.run(network, move |m| kdf::hash(m, password.as_bytes()))
+            .await?
     }
 
     /// Whether the password is the stored one; `stored` is `None` for unknown users.
     pub(crate) async fn verify(
         &self,
+        network: IpAddr,
         password: &str,
         stored: Option<&str>,
     ) -> Result<bool, AuthError> {
         let known = stored.is_some();
         let phc = stored.unwrap_or(&self.dummy).to_owned();
         let password = Zeroizing::new(password.to_owned());
-        let matches = self
-            .run(move || {
-                let parsed = PasswordHash::new(&phc)
-                    .map_err(|_| AuthError::Crypto("a stored hash does not parse"))?;
-                Ok::<_, AuthError>(
-                    Argon2::default()
-                        .verify_password(password.as_bytes(), &parsed)
-                        .is_ok(),
-                )
-            })
-            .await??;
+        let work = move |m: &mut kdf::Matrix| kdf::verify(m, password.as_bytes(), &phc);
+        let matches = self.run(network, work).await??;
         Ok(matches && known)
     }
 
     async fn run<T: Send + 'static>(
         &self,
-        work: impl FnOnce() -> T + Send + 'static,
+        network: IpAddr,
+        work: impl FnOnce(&mut kdf::Matrix) -> T + Send + 'static,
     ) -> Result<T, AuthError> {
-        let permit = self.permit().await?;
-        let task = tokio::task::spawn_blocking(move || {
-            let _permit = permit;
-            work()
-        });
-        task.await
-            .map_err(|_| AuthError::Crypto("a hashing task failed"))
+        let answer = self.pool.submit(network, work)?;
+        let answer = timeout(WAIT, answer).await.map_err(|_| AuthError::Busy)?;
+        answer.map_err(|_| AuthError::Crypto("a hashing thread failed"))
     }
-}
-
-fn hash(password: &[u8]) -> Result<String, AuthError> {
-    let hash = Argon2::default()
-        .hash_password(password)
-        .map_err(|_| AuthError::Crypto("hashing failed"))?;
-    Ok(hash.to_string())
 }
 
 /// 32 letters and digits: 190 bits.
@@ -110,28 +91,30 @@ pub(crate) fn random() -> Zeroizing<String> {
 mod tests {
     use super::*;
 
+    const HERE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+
     #[tokio::test]
     async fn only_the_right_password_of_a_known_user_passes() {
         let passwords = Passwords::new().unwrap();
-        let stored = passwords.hash("correct horse").await.unwrap();
+        let stored = passwords.hash(HERE, "correct horse").await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
-        assert!(
-            passwords
-                .verify("correct horse", Some(&stored))
-                .await
-                .unwrap()
-        );
-        assert!(
-            !passwords
-                .verify("correct horse ", Some(&stored))
-                .await
-                .unwrap()
-        );
-        assert!(
-            !passwords
-                .verify("no user has this password", None)
-                .await
-                .unwrap()
-        );
+        let verify =
+            async |password: &str, stored| passwords.verify(HERE, password, stored).await.unwrap();
+        assert!(verify("correct horse", Some(&stored)).await);
+        assert!(!verify("correct horse ", Some(&stored)).await);
+        assert!(!verify("no user has this password", None).await);
+    }
+
+    #[tokio::test]
+    async fn a_busy_pool_says_whose_doing_it_is() {
+        let passwords = Passwords::new().unwrap();
+        let waiting: Vec<_> = (0..20u8)
+            .map(|_| passwords.pool.submit(HERE, |m| kdf::hash(m, b"x").is_ok()))
+            .collect();
+        assert!(waiting.iter().any(Result::is_err));
+        let refused = passwords.hash(HERE, "mine").await.unwrap_err();
+        assert!(matches!(refused, AuthError::BusyHere), "{refused}");
+        let elsewhere = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+        assert!(passwords.hash(elsewhere, "mine").await.is_ok());
     }
 }

@@ -1,202 +1,234 @@
 //! Tells every process what is valid: the own view at once, the others by the watch stream.
+//!
+//! A change is written down under the next number, in its own transaction ([`Change`]); one task reads
+//! what was committed, in that order, and passes it on. So racing administrators cannot be announced in
+//! another order than the database has, and what a crash or a cancelled call leaves unannounced is
+//! found in the table. The reply to whoever changed something waits for the task to have come so far.
 
-use crate::{
-    Auth, AuthError, certificates,
-    signing::jwk,
-    store::{KeyRow, UserRow},
+use crate::{AuthError, snapshot::Snapshots, store};
+use parking_lot::Mutex;
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+    time::Duration,
 };
-use std::collections::HashSet;
-use tars_credentials::{TrustFeed, View, permission};
-use tars_proto::{
-    Timestamp,
-    auth::v1::{KeyView, RoleView, SecretView, SessionView, UserView, WatchCredentialsResponse},
-    time::timestamp,
-};
+use tars_credentials::Follower;
+use tars_proto::{Message, auth::v1::WatchCredentialsResponse};
 use tars_runtime::{
-    clock::Clock,
+    db::Write,
     events::{EventLog, Reader, Trimmed},
 };
-use uuid::Uuid;
+use tokio::{
+    sync::{Notify, watch},
+    time::{Instant, timeout},
+};
 
-/// Deltas kept for watchers that fall behind; past that they get a whole view again.
+/// Changes kept in memory for watchers that fall behind; past that they get a whole view again.
 const KEPT: usize = 4096;
-const BATCH: i64 = 500;
+const BATCH: i64 = 256;
+/// The table is looked at this often without a hint: from another process there is none, nor from a
+/// commit whose caller went away.
+const TICK: Duration = Duration::from_millis(250);
+/// How long a reply waits for its change to be announced.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// Past this without a look at the table nobody is told that they are up to date.
+const BLIND: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Publisher {
     log: EventLog<WatchCredentialsResponse>,
-    view: View,
-    feed: TrustFeed,
-    clock: Clock,
+    /// Fills the view of Auth's own process.
+    own: Mutex<Follower>,
+    snapshots: Snapshots,
+    hint: Notify,
+    announced: watch::Sender<u64>,
+    looked: Mutex<Instant>,
 }
 
 impl Publisher {
-    pub(crate) fn new(view: View, feed: TrustFeed, clock: Clock) -> Self {
-        Self {
-            log: EventLog::new(KEPT),
-            view,
-            feed,
-            clock,
+    /// Begins with a whole view, as the database has it.
+    pub(crate) async fn start(
+        snapshots: Snapshots,
+        mut own: Follower,
+    ) -> Result<Arc<Self>, AuthError> {
+        let whole = snapshots.take().await?;
+        let last = whole.sequence;
+        own.take(&whole, snapshots.clock().now_s())
+            .expect("a whole view leaves no gap");
+        Ok(Arc::new(Self {
+            log: EventLog::after(last, KEPT),
+            own: Mutex::new(own),
+            snapshots,
+            hint: Notify::new(),
+            announced: watch::Sender::new(last),
+            looked: Mutex::new(Instant::now()),
+        }))
+    }
+
+    /// Announces what is committed, for ever.
+    pub(crate) async fn run(self: Arc<Self>) {
+        loop {
+            match self.catch_up().await {
+                Ok(()) => *self.looked.lock() = Instant::now(),
+                Err(e) => tracing::error!(error = %e, "changes of credentials wait"),
+            }
+            timeout(TICK, self.hint.notified()).await.ok();
         }
     }
 
-    pub(crate) fn publish(&self, item: WatchCredentialsResponse) {
-        self.view.apply(&item, self.clock.now_s());
-        self.feed.apply(&item);
+    async fn catch_up(&self) -> Result<(), AuthError> {
+        loop {
+            let last = self.log.last();
+            let rows = {
+                let db = self.snapshots.store().read("credentials.changes");
+                store::changes_after(&*db, last, BATCH).await?
+            };
+            let Some((first, _)) = rows.first() else {
+                self.own_is_fresh(last);
+                return Ok(());
+            };
+            if *first != last + 1 {
+                self.start_anew().await?;
+                continue;
+            }
+            for (sequence, bytes) in rows {
+                let mut item = WatchCredentialsResponse::decode(bytes.as_slice())
+                    .map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+                item.sequence = sequence;
+                self.announce(item);
+            }
+        }
+    }
+
+    fn announce(&self, item: WatchCredentialsResponse) {
+        let sequence = item.sequence;
+        self.take(&item);
         self.log.push(item);
+        self.announced.send_replace(sequence);
     }
 
-    /// The own view is never stale: it hears of every change before anybody.
-    pub(crate) fn heartbeat(&self) {
-        self.view
-            .apply(&WatchCredentialsResponse::default(), self.clock.now_s());
+    fn take(&self, item: &WatchCredentialsResponse) {
+        let now_s = self.snapshots.clock().now_s();
+        // In order: `catch_up` has looked.
+        if let Err(gap) = self.own.lock().take(item, now_s) {
+            tracing::error!(%gap, "a change was announced out of order");
+        }
     }
 
-    pub(crate) fn last(&self) -> u64 {
-        self.log.last()
-    }
-
-    pub(crate) fn read(&self, after: u64) -> Result<Reader<WatchCredentialsResponse>, Trimmed> {
-        self.log.read(after)
-    }
-}
-
-pub(crate) fn user_view(row: &UserRow) -> UserView {
-    UserView {
-        user_id: row.id.to_string(),
-        username: row.username.clone(),
-        roles: row.roles.clone(),
-        disabled: row.disabled,
-        version: u64::try_from(row.version).unwrap_or_default(),
-    }
-}
-
-pub(crate) fn key_view(row: &KeyRow) -> KeyView {
-    let secrets = row.secrets.iter().map(|s| SecretView {
-        sha256: unhex(&s.sha256),
-        expires_at: s.expires_us.map(timestamp),
-    });
-    KeyView {
-        key_id: row.id.clone(),
-        secrets: secrets.collect(),
-        owner_id: row.owner_id.to_string(),
-        scopes: row.scopes.clone(),
-        expires_at: Some(timestamp(row.expires_us)),
-        revoked: row.revoked_us.is_some(),
-    }
-}
-
-pub(crate) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|b| format!("{b:02x}")).collect()
-}
-
-fn unhex(text: &str) -> Vec<u8> {
-    let pair = |at| {
-        text.get(at..at + 2)
-            .and_then(|p| u8::from_str_radix(p, 16).ok())
-    };
-    (0..text.len()).step_by(2).filter_map(pair).collect()
-}
-
-impl Auth {
-    /// Everything that is valid now, as one item that replaces all that was known.
-    pub(crate) async fn whole_view(&self) -> Result<WatchCredentialsResponse, AuthError> {
-        let sequence = self.publisher.last();
-        let (revoked_certificates, revoked_identities) =
-            certificates::pushed(&self.all_revocations().await?);
-        let roles = permission::default_roles()
-            .into_iter()
-            .map(|(name, permissions)| RoleView {
-                name: name.to_owned(),
-                permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
-            });
-        Ok(WatchCredentialsResponse {
+    /// The own view hears of everything before anybody; without news it is told so.
+    fn own_is_fresh(&self, sequence: u64) {
+        self.take(&WatchCredentialsResponse {
             sequence,
-            reset: true,
-            keys: self.store.signing_keys().await?.iter().map(jwk).collect(),
-            api_keys: self.all_key_views().await?,
-            users: self.all_user_views().await?,
-            revoked_sessions: self.revoked_views().await?,
-            roles: roles.collect(),
-            removed_kids: Vec::new(),
-            revoked_certificates,
-            revoked_identities,
-            bundle: self.certificates().bundle(),
-        })
+            ..Default::default()
+        });
     }
 
-    async fn all_user_views(&self) -> Result<Vec<UserView>, AuthError> {
-        let (mut views, mut after) = (Vec::new(), String::new());
-        loop {
-            let rows = self.store.users(&after, BATCH).await?;
-            let Some(last) = rows.last() else {
-                return Ok(views);
-            };
-            after.clone_from(&last.username);
-            views.extend(rows.iter().map(user_view));
-        }
-    }
-
-    async fn all_key_views(&self) -> Result<Vec<KeyView>, AuthError> {
-        let (mut views, mut before) = (Vec::new(), (i64::MAX, String::new()));
-        loop {
-            let rows = self.store.keys((before.0, &before.1), BATCH).await?;
-            let Some(last) = rows.last() else {
-                return Ok(views);
-            };
-            before = (last.created_us, last.id.clone());
-            views.extend(rows.iter().filter(|k| k.revoked_us.is_none()).map(key_view));
-        }
-    }
-
-    async fn revoked_views(&self) -> Result<Vec<SessionView>, AuthError> {
-        let now = self.clock.now_us();
-        let ids: HashSet<Uuid> = self
-            .store
-            .revoked_sessions(now)
-            .await?
-            .into_iter()
-            .collect();
-        Ok(ids.into_iter().map(|id| self.session_view(id)).collect())
-    }
-
-    /// A revoked session is remembered until its last access token has expired.
-    pub(crate) fn session_view(&self, id: Uuid) -> SessionView {
-        let until = self.clock.now_s() + self.settings.access_token_seconds;
-        let seconds = i64::try_from(until).unwrap_or(i64::MAX);
-        SessionView {
-            session_id: id.to_string(),
-            expires_at: Some(Timestamp { seconds, nanos: 0 }),
-        }
-    }
-
-    pub(crate) async fn publish_all(&self) -> Result<(), AuthError> {
-        let whole = self.whole_view().await?;
-        self.publisher.publish(whole);
+    /// The table no longer has what comes next: everybody gets a whole view.
+    async fn start_anew(&self) -> Result<(), AuthError> {
+        let whole = self.snapshots.take().await?;
+        let sequence = whole.sequence;
+        tracing::warn!(
+            sequence,
+            "changes are no longer kept; starting from a whole view"
+        );
+        self.take(&whole);
+        self.log.skip_to(sequence);
+        self.announced.send_replace(sequence);
         Ok(())
     }
 
-    pub(crate) fn publish_user(&self, row: &UserRow) {
-        let item = WatchCredentialsResponse {
-            users: vec![user_view(row)],
-            ..Default::default()
-        };
-        self.publisher.publish(item);
+    /// Everything that is valid now, and the changes that come after.
+    pub(crate) async fn whole(
+        &self,
+    ) -> Result<(WatchCredentialsResponse, Reader<WatchCredentialsResponse>), AuthError> {
+        let whole = self.snapshots.take().await?;
+        self.reached(whole.sequence).await?;
+        let reader = self.log.read(whole.sequence);
+        Ok((whole, reader.map_err(|_| AuthError::Unannounced)?))
     }
 
-    pub(crate) fn publish_key(&self, row: &KeyRow) {
-        let item = WatchCredentialsResponse {
-            api_keys: vec![key_view(row)],
-            ..Default::default()
-        };
-        self.publisher.publish(item);
+    /// The changes after a number.
+    pub(crate) fn read(&self, after: u64) -> Result<Reader<WatchCredentialsResponse>, Trimmed> {
+        self.log.read(after)
     }
 
-    pub(crate) fn publish_revoked_session(&self, id: Uuid) {
-        let item = WatchCredentialsResponse {
-            revoked_sessions: vec![self.session_view(id)],
-            ..Default::default()
-        };
-        self.publisher.publish(item);
+    /// Whether nothing that is committed can have gone unannounced for long.
+    pub(crate) fn is_current(&self) -> bool {
+        self.looked.lock().elapsed() < BLIND
+    }
+
+    async fn reached(&self, sequence: u64) -> Result<(), AuthError> {
+        let mut announced = self.announced.subscribe();
+        let there = timeout(PATIENCE, announced.wait_for(|at| *at >= sequence));
+        there
+            .await
+            .map_err(|_| AuthError::Unannounced)?
+            .map_err(|_| AuthError::Unannounced)?;
+        Ok(())
     }
 }
+
+/// A transaction that may change what is valid.
+#[derive(Debug)]
+pub(crate) struct Change {
+    tx: Write,
+    publisher: Arc<Publisher>,
+    last: Option<u64>,
+}
+
+impl Change {
+    pub(crate) fn new(tx: Write, publisher: Arc<Publisher>) -> Self {
+        Self {
+            tx,
+            publisher,
+            last: None,
+        }
+    }
+
+    /// Writes down what the others are to be told. Comes last before the commit: from here on other
+    /// changes wait.
+    pub(crate) async fn announce(
+        &mut self,
+        item: &WatchCredentialsResponse,
+    ) -> Result<(), AuthError> {
+        self.last = Some(store::append_change(&mut self.tx, &item.encode_to_vec()).await?);
+        Ok(())
+    }
+
+    /// Returns once it is durable and the own view has it.
+    pub(crate) async fn commit(self) -> Result<(), AuthError> {
+        // Also when the caller goes away in the middle.
+        let hint = Hint(&self.publisher);
+        self.tx.commit().await?;
+        drop(hint);
+        match self.last {
+            Some(sequence) => self.publisher.reached(sequence).await,
+            None => Ok(()),
+        }
+    }
+}
+
+impl Deref for Change {
+    type Target = sqlx::SqliteConnection;
+
+    fn deref(&self) -> &Self::Target {
+        &self.tx
+    }
+}
+
+impl DerefMut for Change {
+    fn deref_mut(&mut self) -> &mut Self::Target {
+        &mut self.tx
+    }
+}
+
+struct Hint<'a>(&'a Publisher);
+
+impl Drop for Hint<'_> {
+    fn drop(&mut self) {
+        self.0.hint.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,36 +6,35 @@
 
 use crate::{
     Auth, AuthError,
+    origin::Origin,
+    publish::Change,
     store::{self, SessionRow, UserRow},
 };
 use aws_lc_rs::hmac;
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
+use std::time::Duration;
 use tars_credentials::{Caller, Claims, Credential, token};
-use tars_runtime::audit::{self, Record, Severity};
+use tars_proto::auth::v1::WatchCredentialsResponse;
+use tars_runtime::{
+    audit::{self, Record, Severity},
+    clock::Monotonic,
+};
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 const DAY_US: i64 = 86_400_000_000;
+/// Rows of sessions that have ended, forgotten in one transaction.
+const SWEEP: i64 = 200;
+/// How often they are looked for.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub struct Tokens {
     pub access: String,
     pub refresh: Zeroizing<String>,
     pub expires_in_s: u32,
-}
-
-/// Where a call comes from: the peer and the client behind it.
-#[derive(Debug, Clone)]
-pub struct Origin {
-    pub peer: String,
-    pub address: String,
-}
-
-impl Origin {
-    fn label(&self) -> String {
-        format!("{} {}", self.peer, self.address)
-    }
 }
 
 impl Auth {
@@ -46,15 +45,18 @@ impl Auth {
         from: &Origin,
     ) -> Result<(UserSummary, Tokens), AuthError> {
         let now = self.clock.monotonic();
-        if let Some(wait) = self.throttle.wait(username, &from.address, now) {
+        if let Some(wait) = self.throttle.wait(username, from.network(), now) {
             return Err(AuthError::Throttled(wait));
         }
-        let user = self.store.user(username).await?;
+        let user = store::user_by_name(&*self.store.read("users.by_name"), username).await?;
         let stored = user.as_ref().map(|u| u.password.as_str());
-        let proven = self.passwords.verify(password, stored).await?;
+        let proven = self
+            .passwords
+            .verify(from.network(), password, stored)
+            .await?;
         match user.filter(|u| proven && !u.disabled) {
             Some(user) => {
-                self.throttle.succeeded(username, &from.address);
+                self.throttle.succeeded(username, from.network());
                 let tokens = self.open_session(&user, from).await?;
                 Ok((UserSummary::from(&user), tokens))
             }
@@ -79,7 +81,7 @@ impl Auth {
             .detail("from", from.label());
         let mut tx = self.store.begin("sessions.open").await?;
         // The user may have been disabled since the password was looked at.
-        let current = store::user_by_id(&mut tx, user.id)
+        let current = store::user_by_id(&mut *tx, user.id)
             .await?
             .filter(|u| !u.disabled);
         let user = current.ok_or(AuthError::InvalidCredentials)?;
@@ -96,22 +98,23 @@ impl Auth {
         self.tokens(&user, session.id, refresh)
     }
 
-    /// The first of a row is recorded at once, then each power of two: a guesser cannot fill the
-    /// log, and the count is not lost.
-    async fn record_failed_login(&self, username: &str, from: &Origin) -> Result<(), AuthError> {
-        let count = self
-            .throttle
-            .failed(username, &from.address, self.clock.monotonic());
-        if !count.is_power_of_two() {
+    pub(crate) async fn record_failed_login(
+        &self,
+        username: &str,
+        from: &Origin,
+    ) -> Result<(), AuthError> {
+        let now = self.clock.monotonic();
+        let Some(failed) = self.throttle.failed(username, from.network(), now) else {
             return Ok(());
-        }
+        };
         let name: String = username.chars().take(64).collect();
         let record = Record::new(&self.clock, "auth", "auth.login.failure")
             .severity(Severity::Warning)
             .caller(format!("user:{name}"))
             .result("UNAUTHENTICATED")
             .detail("from", from.label())
-            .detail("failures_in_a_row", count);
+            .detail("failures_in_a_row", failed.in_a_row)
+            .detail("failures_not_recorded", failed.unwritten);
         let mut tx = self.store.begin("audit.login_failure").await?;
         audit::insert(&mut tx, &record).await?;
         Ok(tx.commit().await?)
@@ -120,14 +123,14 @@ impl Auth {
     pub async fn refresh(&self, presented: &str, from: &Origin) -> Result<Tokens, AuthError> {
         let now_us = self.clock.now_us();
         let presented_hash = hash(presented);
-        let mut tx = self.store.begin("sessions.refresh").await?;
+        let mut tx = self.change("sessions.refresh").await?;
         let row = store::refresh(&mut tx, &presented_hash)
             .await?
             .ok_or(AuthError::InvalidCredentials)?;
         let session = store::session(&mut tx, row.session_id)
             .await?
             .ok_or(AuthError::InvalidCredentials)?;
-        let user = store::user_by_id(&mut tx, session.user_id)
+        let user = store::user_by_id(&mut *tx, session.user_id)
             .await?
             .filter(|u| !u.disabled);
         let user = user.ok_or(AuthError::InvalidCredentials)?;
@@ -163,12 +166,12 @@ impl Auth {
 
     async fn end_stolen_session(
         &self,
-        mut tx: tars_runtime::db::Write,
+        mut tx: Change,
         session: &SessionRow,
         user: &UserRow,
         from: &Origin,
     ) -> Result<Tokens, AuthError> {
-        store::revoke_session(&mut tx, session.id).await?;
+        self.end_session(&mut tx, session.id).await?;
         let record = Record::new(&self.clock, "auth", "auth.token.reuse")
             .severity(Severity::Critical)
             .caller(format!("user:{}", user.username))
@@ -177,21 +180,47 @@ impl Auth {
             .detail("session", session.id);
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
-        self.publish_revoked_session(session.id);
         Err(AuthError::InvalidCredentials)
     }
 
+    /// Ends a session everywhere, once the change is committed; one that has ended stays as it is.
+    async fn end_session(&self, tx: &mut Change, id: Uuid) -> Result<bool, AuthError> {
+        let now_us = self.clock.now_us();
+        if !store::revoke_session(tx, id, now_us).await? {
+            return Ok(false);
+        }
+        let item = WatchCredentialsResponse {
+            revoked_sessions: vec![self.snapshots.session_view(id, now_us)],
+            ..Default::default()
+        };
+        tx.announce(&item).await?;
+        Ok(true)
+    }
+
     pub async fn logout(&self, caller: &Caller) -> Result<(), AuthError> {
-        let Credential::Session { id } = &caller.credential else {
+        let Some(id) = session_of(caller)? else {
             return Ok(());
         };
-        let id = Uuid::try_parse(id).map_err(|_| AuthError::InvalidCredentials)?;
         let record = Record::new(&self.clock, "auth", "auth.logout").caller(caller.label.clone());
-        let mut tx = self.store.begin("sessions.close").await?;
-        store::revoke_session(&mut tx, id).await?;
-        audit::insert(&mut tx, &record).await?;
+        let mut tx = self.change("sessions.close").await?;
+        if self.end_session(&mut tx, id).await? {
+            audit::insert(&mut tx, &record).await?;
+        }
+        tx.commit().await
+    }
+
+    /// Forgets sessions and refresh tokens whose time is over, a few at a time.
+    pub(crate) async fn drop_ended_sessions(&self) -> Result<(), AuthError> {
+        let now = self.clock.monotonic();
+        if !self.sweep.is_due(now) {
+            return Ok(());
+        }
+        let mut tx = self.store.begin("sessions.drop_ended").await?;
+        let more = store::drop_ended(&mut tx, self.clock.now_us(), SWEEP).await?;
         tx.commit().await?;
-        self.publish_revoked_session(id);
+        if !more {
+            self.sweep.done(now);
+        }
         Ok(())
     }
 
@@ -212,7 +241,7 @@ impl Auth {
             iat: now,
             nbf: now,
             exp: now + life,
-            ver: u64::try_from(user.version).unwrap_or_default(),
+            ver: u64::try_from(user.token_version).unwrap_or_default(),
             username: user.username.clone(),
             roles: user.roles.clone(),
         };
@@ -234,6 +263,32 @@ impl Auth {
         let key = hmac::Key::new(hmac::HMAC_SHA256, self.refresh_key.as_slice());
         let tag = hmac::sign(&key, presented.as_bytes());
         Zeroizing::new(URL_SAFE_NO_PAD.encode(tag.as_ref()))
+    }
+}
+
+/// The session that a caller came with; `None` for a key.
+pub(crate) fn session_of(caller: &Caller) -> Result<Option<Uuid>, AuthError> {
+    match &caller.credential {
+        Credential::Session { id } => Uuid::try_parse(id)
+            .map(Some)
+            .map_err(|_| AuthError::InvalidCredentials),
+        Credential::ApiKey { .. } => Ok(None),
+    }
+}
+
+/// When ended sessions are looked for next.
+#[derive(Debug, Default)]
+pub(crate) struct Sweep(Mutex<Option<Monotonic>>);
+
+impl Sweep {
+    fn is_due(&self, now: Monotonic) -> bool {
+        self.0
+            .lock()
+            .is_none_or(|last| now.since(last) >= SWEEP_EVERY)
+    }
+
+    fn done(&self, now: Monotonic) {
+        *self.0.lock() = Some(now);
     }
 }
 
@@ -273,199 +328,4 @@ impl From<&UserRow> for UserSummary {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use std::{sync::Arc, time::Duration};
-    use tars_credentials::View;
-    use tars_runtime::{clock::Clock, config::Credentials};
-
-    async fn auth(dir: &std::path::Path) -> (Arc<Auth>, Clock, View, Zeroizing<String>) {
-        let (clock, view) = (
-            Clock::manual(Duration::from_secs(1_800_000_000)),
-            View::default(),
-        );
-        let (auth, first) = Auth::open(
-            dir,
-            Credentials::default(),
-            clock.clone(),
-            view.clone(),
-            crate::certificates::tests::certificates(dir, &clock),
-        )
-        .await
-        .unwrap();
-        (auth, clock, view, first.unwrap().password)
-    }
-
-    fn from() -> Origin {
-        Origin {
-            peer: "p".into(),
-            address: "a".into(),
-        }
-    }
-
-    #[tokio::test]
-    async fn every_failed_login_gets_the_same_answer() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, _, view, password) = auth(dir.path()).await;
-        let (user, tokens) = auth.login("admin", &password, &from()).await.unwrap();
-        assert_eq!(user.roles, ["admin"]);
-        assert_eq!(
-            view.check_token(&tokens.access, auth.clock.now_s())
-                .unwrap()
-                .username,
-            "admin"
-        );
-        for (name, word) in [
-            ("admin", "wrong"),
-            ("nobody", password.as_str()),
-            ("Admin", &password),
-            ("", ""),
-        ] {
-            let refused = auth.login(name, word, &from()).await.unwrap_err();
-            assert!(matches!(refused, AuthError::InvalidCredentials), "{name}");
-        }
-    }
-
-    #[tokio::test]
-    async fn guessing_is_slowed_for_the_guesser_only() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, clock, _, password) = auth(dir.path()).await;
-        for _ in 0..5 {
-            auth.login("admin", "guess", &from()).await.unwrap_err();
-        }
-        let waiting = auth.login("admin", &password, &from()).await.unwrap_err();
-        assert!(matches!(waiting, AuthError::Throttled(_)));
-        let elsewhere = Origin {
-            address: "b".into(),
-            ..from()
-        };
-        assert!(auth.login("admin", &password, &elsewhere).await.is_ok());
-        clock.advance(Duration::from_secs(1));
-        assert!(auth.login("admin", &password, &from()).await.is_ok());
-    }
-
-    #[tokio::test]
-    async fn a_step_of_the_wall_neither_locks_out_nor_lets_in() {
-        let hour = Duration::from_secs(3600);
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, clock, _, password) = auth(dir.path()).await;
-        for _ in 0..5 {
-            auth.login("admin", "guess", &from()).await.unwrap_err();
-        }
-        for step in [Clock::step_forward, Clock::step_back, Clock::step_back] {
-            step(&clock, hour);
-            let waiting = auth.login("admin", &password, &from()).await;
-            assert!(matches!(waiting, Err(AuthError::Throttled(_))));
-        }
-        clock.advance(Duration::from_secs(1));
-        let (_, first) = auth.login("admin", &password, &from()).await.unwrap();
-        let second = auth.refresh(&first.refresh, &from()).await.unwrap();
-        clock.step_forward(hour);
-        let repeat = auth.refresh(&first.refresh, &from()).await.unwrap();
-        assert_eq!(second.refresh, repeat.refresh, "a lost reply, not a thief");
-        clock.step_back(hour * 2);
-        clock.advance(Duration::from_secs(11));
-        assert!(
-            auth.refresh(&first.refresh, &from()).await.is_err(),
-            "a late repeat is theft, however early the wall says it is"
-        );
-    }
-
-    #[tokio::test]
-    async fn a_repeated_refresh_gets_the_same_successor_and_a_late_one_ends_the_session() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, clock, view, password) = auth(dir.path()).await;
-        let (_, first) = auth.login("admin", &password, &from()).await.unwrap();
-        let second = auth.refresh(&first.refresh, &from()).await.unwrap();
-        let repeat = auth.refresh(&first.refresh, &from()).await.unwrap();
-        assert_eq!(second.refresh, repeat.refresh);
-        assert_ne!(first.refresh, second.refresh);
-        let third = auth.refresh(&second.refresh, &from()).await.unwrap();
-        clock.advance(Duration::from_secs(11));
-        assert!(
-            auth.refresh(&first.refresh, &from()).await.is_err(),
-            "a late repeat is theft"
-        );
-        assert!(
-            auth.refresh(&third.refresh, &from()).await.is_err(),
-            "the whole family ended"
-        );
-        assert!(view.check_token(&third.access, clock.now_s()).is_err());
-    }
-
-    #[tokio::test]
-    async fn a_repeat_from_another_client_ends_the_session_at_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, _, _, password) = auth(dir.path()).await;
-        let (_, first) = auth.login("admin", &password, &from()).await.unwrap();
-        let second = auth.refresh(&first.refresh, &from()).await.unwrap();
-        let thief = Origin {
-            address: "elsewhere".into(),
-            ..from()
-        };
-        assert!(auth.refresh(&first.refresh, &thief).await.is_err());
-        assert!(auth.refresh(&second.refresh, &from()).await.is_err());
-    }
-
-    #[tokio::test]
-    async fn parallel_refreshes_make_one_successor() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, _, _, password) = auth(dir.path()).await;
-        let (_, first) = auth.login("admin", &password, &from()).await.unwrap();
-        let mut tasks = tokio::task::JoinSet::new();
-        for _ in 0..16 {
-            let (auth, token) = (Arc::clone(&auth), first.refresh.clone());
-            tasks.spawn(async move { auth.refresh(&token, &from()).await.unwrap().refresh });
-        }
-        let all = tasks.join_all().await;
-        assert!(all.windows(2).all(|w| w[0] == w[1]));
-    }
-
-    #[tokio::test]
-    async fn logout_and_disabling_end_tokens() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, clock, view, password) = auth(dir.path()).await;
-        let (_, tokens) = auth.login("admin", &password, &from()).await.unwrap();
-        let caller = view.check_token(&tokens.access, clock.now_s()).unwrap();
-        auth.logout(&caller).await.unwrap();
-        assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
-        assert!(auth.refresh(&tokens.refresh, &from()).await.is_err());
-
-        auth.create_user("t", "dev", "a long password", vec!["developer".into()])
-            .await
-            .unwrap();
-        let (_, tokens) = auth.login("dev", "a long password", &from()).await.unwrap();
-        auth.set_disabled("t", "dev", true).await.unwrap();
-        assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
-        assert!(auth.login("dev", "a long password", &from()).await.is_err());
-        assert!(auth.refresh(&tokens.refresh, &from()).await.is_err());
-        auth.set_disabled("t", "dev", false).await.unwrap();
-        assert!(
-            auth.refresh(&tokens.refresh, &from()).await.is_err(),
-            "old sessions stay ended"
-        );
-    }
-
-    #[tokio::test]
-    async fn what_was_ended_stays_ended_after_a_restart() {
-        let dir = tempfile::tempdir().unwrap();
-        let (auth, clock, view, password) = auth(dir.path()).await;
-        let (_, tokens) = auth.login("admin", &password, &from()).await.unwrap();
-        let caller = view.check_token(&tokens.access, clock.now_s()).unwrap();
-        auth.logout(&caller).await.unwrap();
-        auth.store.db().close().await;
-        let view = View::default();
-        let (again, first) = Auth::open(
-            dir.path(),
-            Credentials::default(),
-            clock.clone(),
-            view.clone(),
-            crate::certificates::tests::certificates(dir.path(), &clock),
-        )
-        .await
-        .unwrap();
-        assert!(first.is_none(), "one administrator is enough");
-        assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
-        assert!(again.login("admin", &password, &from()).await.is_ok());
-    }
-}
+mod tests;

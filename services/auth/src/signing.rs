@@ -1,8 +1,8 @@
 //! Signing keys: Ed25519, their private halves encrypted at rest under a key of their own.
 
 use crate::{
-    AuthError,
-    store::{SigningKeyRow, Store},
+    Auth, AuthError,
+    store::{self, SigningKeyRow, Store},
 };
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -38,13 +38,11 @@ impl Signer {
         seal: &[u8; 32],
         clock: &Clock,
     ) -> Result<Self, AuthError> {
-        let row = match store.current_signing_key().await? {
+        let known = store::signing_keys(&*store.read("signing_keys.list")).await?;
+        let current = known.into_iter().find(|k| k.state == "current");
+        let row = match current {
             Some(row) => row,
-            None => {
-                let row = generate(seal, clock)?;
-                store.add_signing_key(&row).await?;
-                row
-            }
+            None => first(store, seal, clock).await?,
         };
         let private = unseal(seal, &row.private_sealed)?;
         Ok(Self {
@@ -64,6 +62,14 @@ impl Signer {
         jsonwebtoken::encode(&header, claims, &self.key)
             .map_err(|_| AuthError::Crypto("signing a token failed"))
     }
+}
+
+async fn first(store: &Store, seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> {
+    let row = generate(seal, clock)?;
+    let mut tx = store.begin("signing_keys.add").await?;
+    store::insert_signing_key(&mut tx, &row).await?;
+    tx.commit().await?;
+    Ok(row)
 }
 
 fn generate(seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> {
@@ -116,6 +122,13 @@ fn unseal(seal: &[u8; 32], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, AuthErro
         return Err(damaged);
     };
     Ok(Zeroizing::new(plain.to_vec()))
+}
+
+impl Auth {
+    /// Newest first.
+    pub(crate) async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, AuthError> {
+        store::signing_keys(&*self.store.read("signing_keys.list")).await
+    }
 }
 
 /// A 256-bit key in a private file, made at the first start.

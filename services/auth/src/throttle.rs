@@ -1,24 +1,55 @@
-//! Growing delays for failed logins, by account and address together: a guesser waits, the real
-//! user on another address does not, and nobody is ever locked out for good.
+//! Growing delays for failed logins, by account and network together: a guesser waits, the real user
+//! elsewhere does not, and nobody is ever locked out for good.
+//!
+//! Strangers choose the keys, so the table is small and its keys are kept as hashes under a secret of
+//! the process. When it is full, whoever failed least goes first: a stranger who invents accounts to
+//! fill it pushes out his own inventions, not the account that he has been guessing at.
 
 use parking_lot::Mutex;
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, RandomState},
+    net::IpAddr,
+    time::Duration,
+};
 use tars_runtime::clock::Monotonic;
 
 const FREE: u32 = 5;
 const MAX_DELAY: Duration = Duration::from_secs(60);
 const FORGET: Duration = Duration::from_secs(900);
-const MAX_KEYS: usize = 50_000;
+const MAX_KEYS: usize = 16_384;
+
+/// Records of failures that a minute may have; what is more is counted in the next.
+const RECORDS: u32 = 30;
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
-    failures: Mutex<HashMap<(String, String), Failures>>,
+    failures: Mutex<HashMap<u64, Failures>>,
+    hasher: RandomState,
+    records: Mutex<Records>,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Failures {
     count: u32,
     last: Monotonic,
+}
+
+#[derive(Debug, Default)]
+struct Records {
+    minute: Monotonic,
+    written: u32,
+    unwritten: u64,
+}
+
+/// A failure that is to be recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Failed {
+    /// Failures of this account from this network in a row.
+    pub(crate) in_a_row: u32,
+    /// Failures of anybody that were recorded nowhere.
+    pub(crate) unwritten: u64,
 }
 
 fn delay(count: u32) -> Duration {
@@ -29,29 +60,49 @@ fn delay(count: u32) -> Duration {
 }
 
 impl Throttle {
-    /// How long this account must wait at this address; `None` when it may try.
-    pub(crate) fn wait(&self, account: &str, address: &str, now: Monotonic) -> Option<Duration> {
-        let key = (account.to_owned(), address.to_owned());
+    fn key(&self, account: &str, network: IpAddr) -> u64 {
+        self.hasher.hash_one((account, network))
+    }
+
+    /// How long this account must wait on this network; `None` when it may try.
+    pub(crate) fn wait(&self, account: &str, network: IpAddr, now: Monotonic) -> Option<Duration> {
+        let key = self.key(account, network);
         let failures = *self.failures.lock().get(&key)?;
         let until = failures.last + delay(failures.count);
         (until > now).then(|| until.since(now))
     }
 
-    /// Counts a failure, and returns how many there were.
-    pub(crate) fn failed(&self, account: &str, address: &str, now: Monotonic) -> u32 {
-        let mut map = self.failures.lock();
-        if map.len() >= MAX_KEYS {
-            map.retain(|_, f| f.last + FORGET > now);
-            if map.len() >= MAX_KEYS {
-                map.clear();
-            }
+    /// Counts a failure. It is recorded at the first and at each power of two, within what a minute may
+    /// have: a guesser cannot fill the audit list, and no count is lost.
+    pub(crate) fn failed(&self, account: &str, network: IpAddr, now: Monotonic) -> Option<Failed> {
+        let in_a_row = self.count(account, network, now);
+        let mut records = self.records.lock();
+        if now.since(records.minute) >= MINUTE {
+            records.minute = now;
+            records.written = 0;
         }
-        let entry = map
-            .entry((account.to_owned(), address.to_owned()))
-            .or_insert(Failures {
-                count: 0,
-                last: now,
-            });
+        if !in_a_row.is_power_of_two() || records.written >= RECORDS {
+            records.unwritten += 1;
+            return None;
+        }
+        records.written += 1;
+        Some(Failed {
+            in_a_row,
+            unwritten: std::mem::take(&mut records.unwritten),
+        })
+    }
+
+    fn count(&self, account: &str, network: IpAddr, now: Monotonic) -> u32 {
+        let key = self.key(account, network);
+        let mut map = self.failures.lock();
+        if map.len() >= MAX_KEYS && !map.contains_key(&key) {
+            make_room(&mut map, now);
+        }
+        let fresh = Failures {
+            count: 0,
+            last: now,
+        };
+        let entry = map.entry(key).or_insert(fresh);
         if entry.last + FORGET <= now {
             entry.count = 0;
         }
@@ -60,10 +111,24 @@ impl Throttle {
         entry.count
     }
 
-    pub(crate) fn succeeded(&self, account: &str, address: &str) {
-        self.failures
-            .lock()
-            .remove(&(account.to_owned(), address.to_owned()));
+    pub(crate) fn succeeded(&self, account: &str, network: IpAddr) {
+        let key = self.key(account, network);
+        self.failures.lock().remove(&key);
+    }
+}
+
+/// Drops what is forgotten, else the half that failed least, the longest ago first.
+fn make_room(map: &mut HashMap<u64, Failures>, now: Monotonic) {
+    map.retain(|_, f| f.last + FORGET > now);
+    if map.len() < MAX_KEYS {
+        return;
+    }
+    let mut ranks: Vec<(u32, Monotonic, u64)> =
+        map.iter().map(|(key, f)| (f.count, f.last, *key)).collect();
+    let middle = ranks.len() / 2;
+    let (least, _, _) = ranks.select_nth_unstable(middle);
+    for (_, _, key) in least {
+        map.remove(key);
     }
 }
 
@@ -71,29 +136,53 @@ impl Throttle {
 mod tests {
     use super::*;
 
+    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
+    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const NOW: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
+
     #[test]
     fn delays_grow_and_end() {
         let throttle = Throttle::default();
-        let mut now = Monotonic::default();
+        let mut now = NOW;
         for _ in 0..FREE - 1 {
-            throttle.failed("ada", "a", now);
-            assert_eq!(throttle.wait("ada", "a", now), None);
+            throttle.failed("ada", A, now);
+            assert_eq!(throttle.wait("ada", A, now), None);
         }
         let mut waits = Vec::new();
         for _ in 0..9 {
-            throttle.failed("ada", "a", now);
-            let wait = throttle.wait("ada", "a", now).unwrap();
+            throttle.failed("ada", A, now);
+            let wait = throttle.wait("ada", A, now).unwrap();
             waits.push(wait.as_secs());
             now = now + wait;
-            assert_eq!(throttle.wait("ada", "a", now), None, "never a lockout");
+            assert_eq!(throttle.wait("ada", A, now), None, "never a lockout");
         }
         assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60, 60]);
         assert_eq!(
-            throttle.wait("ada", "b", now),
+            throttle.wait("ada", B, now),
             None,
             "another address is free"
         );
-        throttle.succeeded("ada", "a");
-        assert_eq!(throttle.failed("ada", "a", now), 1);
+        throttle.succeeded("ada", A);
+        assert_eq!(throttle.failed("ada", A, now).unwrap().in_a_row, 1);
+    }
+
+    #[test]
+    fn strangers_fill_neither_the_table_nor_the_audit_list() {
+        let throttle = Throttle::default();
+        for _ in 0..FREE + 3 {
+            throttle.failed("ada", A, NOW);
+        }
+        let mut written = 0;
+        for n in 0..100_000u32 {
+            written += u32::from(throttle.failed(&format!("invented-{n}"), A, NOW).is_some());
+        }
+        assert!(throttle.failures.lock().len() <= MAX_KEYS);
+        assert!(
+            throttle.wait("ada", A, NOW).is_some(),
+            "the account that was guessed at still waits"
+        );
+        assert!(written < RECORDS, "{written}");
+        let next = throttle.failed("next", A, NOW + MINUTE).unwrap();
+        assert_eq!(u64::from(written) + next.unwritten, 100_000, "none is lost");
     }
 }

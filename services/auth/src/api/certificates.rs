@@ -62,6 +62,18 @@ fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, AuthError> {
     texts.iter().map(parse).collect()
 }
 
+/// Whole seconds, as certificates count.
+fn life(asked: &tars_proto::Duration) -> Result<Duration, AuthError> {
+    let seconds = u64::try_from(asked.seconds).unwrap_or(0);
+    if seconds == 0 {
+        return Err(AuthError::Field(
+            "life",
+            "must be at least a second".to_owned(),
+        ));
+    }
+    Ok(Duration::from_secs(seconds))
+}
+
 fn target(request: &RevokeCertificateRequest) -> Result<Target, AuthError> {
     let bad = |field, e: &dyn std::fmt::Display| AuthError::Field(field, e.to_string());
     match (request.serial.as_str(), request.spiffe_id.as_str()) {
@@ -159,15 +171,19 @@ impl certificate_service_server::CertificateService for Api {
         &self,
         request: Request<IssueCertificateRequest>,
     ) -> Result<Response<IssueCertificateResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
         let message = request.into_inner();
         let names = (message.dns_names, addresses(&message.ip_addresses)?);
-        let life = message.life.map(|d| {
-            Duration::from_secs(u64::try_from(d.seconds).unwrap_or(0)).max(Duration::from_secs(1))
-        });
+        let life = message.life.as_ref().map(life).transpose()?;
         let new = self
             .0
-            .issue_certificate(&by, &message.path, &message.csr, names, life)
+            .issue_certificate(
+                call.require_caller()?,
+                &message.path,
+                &message.csr,
+                names,
+                life,
+            )
             .await?;
         Ok(Response::new(IssueCertificateResponse {
             identity: Some(identity(new)),
@@ -178,10 +194,11 @@ impl certificate_service_server::CertificateService for Api {
         &self,
         request: Request<CreateJoinTokenRequest>,
     ) -> Result<Response<CreateJoinTokenResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
         let CreateJoinTokenRequest { path, ttl_seconds } = request.into_inner();
-        let ttl = Duration::from_secs(u64::from(ttl_seconds));
-        let (token, claims) = self.0.create_join_token(&by, &path, ttl).await?;
+        let ttl = ttl_seconds.map(|s| Duration::from_secs(u64::from(s)));
+        let caller = call.require_caller()?;
+        let (token, claims) = self.0.create_join_token(caller, &path, ttl).await?;
         Ok(Response::new(CreateJoinTokenResponse {
             token: token.as_str().to_owned(),
             spiffe_id: claims.spiffe_id.to_string(),
@@ -223,10 +240,11 @@ impl certificate_service_server::CertificateService for Api {
         &self,
         request: Request<RevokeCertificateRequest>,
     ) -> Result<Response<RevokeCertificateResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
         let message = request.into_inner();
         let target = target(&message)?;
-        let rows = self.0.revoke(&by, &target, &message.reason).await?;
+        let caller = call.require_caller()?;
+        let rows = self.0.revoke(caller, &target, &message.reason).await?;
         Ok(Response::new(RevokeCertificateResponse {
             revocations: rows.into_iter().map(revocation).collect(),
         }))

@@ -11,11 +11,12 @@ use super::{
 use crate::{Auth, AuthError};
 use std::{net::IpAddr, time::Duration};
 use tars_certs::{
-    SpiffeId,
+    PeerClass, SpiffeId,
     ca::{Request, csr},
     join::{JoinClaims, JoinKind, JoinToken},
     peer::Verified,
 };
+use tars_credentials::{Caller, grant};
 use tars_proto::auth::v1::TrustBundle;
 use tars_runtime::{
     audit::{self, Record, Severity},
@@ -49,8 +50,13 @@ fn token_id(bytes: &[u8; 16]) -> String {
 }
 
 impl Auth {
-    /// The names by which ordinary clients find a workload.
-    fn request(&self, id: SpiffeId, life: Duration) -> Request {
+    /// A workload's certificate has the names by which ordinary clients find it. A person or an outside
+    /// client has none: whatever their path ends in, they are nobody's server.
+    fn request(&self, id: SpiffeId, class: PeerClass) -> Request {
+        let life = self.certificates().life(class);
+        if !class.is_workload() {
+            return Request::new(id, life);
+        }
         let name = id.path().rsplit('/').next().unwrap_or_default().to_owned();
         let suffixes = &self.certificates().settings.dns_suffixes;
         let mut request = Request::new(id, life).with_local_names();
@@ -146,7 +152,7 @@ impl Auth {
         // Before the token is used up: a mistake in the request must not cost it.
         csr::public_key(csr)?;
         let class = self.certificates().class(&claims.spiffe_id)?;
-        let request = self.request(claims.spiffe_id.clone(), self.certificates().life(class));
+        let request = self.request(claims.spiffe_id.clone(), class);
         let mut tx = self.store.begin("certificates.join").await?;
         let lineage = match claims.kind {
             JoinKind::First => self.first_lineage(&mut tx, &claims).await?,
@@ -190,7 +196,7 @@ impl Auth {
             return Err(AuthError::NotIssuedHere);
         }
         let id = peer.certificate.id.clone();
-        let request = self.request(id.clone(), certificates.life(certificates.class(&id)?));
+        let request = self.request(id.clone(), certificates.class(&id)?);
         let mut tx = self.store.begin("certificates.renew").await?;
         let known =
             store::find_issued(&mut tx, &name.issuer.to_string(), name.serial.as_str()).await?;
@@ -231,19 +237,22 @@ impl Auth {
     /// A certificate that an administrator asks for.
     pub(crate) async fn issue_certificate(
         &self,
-        by: &str,
+        caller: &Caller,
         path: &str,
         csr: &[u8],
-        names: (Vec<String>, Vec<IpAddr>),
+        (dns, ips): (Vec<String>, Vec<IpAddr>),
         life: Option<Duration>,
     ) -> Result<NewIdentity, AuthError> {
         let certificates = self.certificates();
         let id = certificates.id(path)?;
-        let most = certificates.life(certificates.class(&id)?);
-        let mut request = self.request(id.clone(), life.map_or(most, |l| l.min(most)));
-        request.dns.extend(names.0);
-        request.ips.extend(names.1);
-        let record = Record::new(&self.clock, "auth", "certificate.issued").caller(by);
+        let class = certificates.class(&id)?;
+        let server_names = !dns.is_empty() || !ips.is_empty();
+        grant::issue_identity(caller, class, server_names)?;
+        let mut request = self.request(id.clone(), class);
+        request.life = life.map_or(request.life, |l| l.min(request.life));
+        request.dns.extend(dns);
+        request.ips.extend(ips);
+        let record = Record::new(&self.clock, "auth", "certificate.issued").caller(&caller.label);
         let lineage = self.new_lineage(&id, self.clock.now_us());
         let mut tx = self.store.begin("certificates.issue").await?;
         let identity = self
@@ -256,26 +265,25 @@ impl Auth {
     /// A token for one first certificate.
     pub(crate) async fn create_join_token(
         &self,
-        by: &str,
+        caller: &Caller,
         path: &str,
-        ttl: Duration,
+        ttl: Option<Duration>,
     ) -> Result<(JoinToken, JoinClaims), AuthError> {
         let certificates = self.certificates();
-        let authority = certificates.authority()?;
         let id = certificates.id(path)?;
-        certificates.class(&id)?;
-        let ttl = if ttl.is_zero() { TOKEN_TTL } else { ttl };
+        grant::issue_identity(caller, certificates.class(&id)?, false)?;
+        let authority = certificates.authority()?;
         let claims = JoinClaims {
             kind: JoinKind::First,
             id: rand::random(),
             lineage: [0; 16],
-            expires: self.clock.now() + ttl,
+            expires: self.clock.now() + ttl.unwrap_or(TOKEN_TTL),
             root: authority.active_root(),
             spiffe_id: id,
         };
         let record = Record::new(&self.clock, "auth", "join_token.created")
             .severity(Severity::Warning)
-            .caller(by)
+            .caller(&caller.label)
             .resource(claims.spiffe_id.as_str());
         let mut tx = self.store.begin("join_tokens.create").await?;
         audit::insert(&mut tx, &record).await?;

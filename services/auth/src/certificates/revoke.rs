@@ -2,19 +2,19 @@
 
 use super::{
     micros, pushed,
-    store::{self, RevocationRow},
+    store::{self, IssuedRow, RevocationRow},
 };
-use crate::{Auth, AuthError};
+use crate::{Auth, AuthError, publish::Change};
 use parking_lot::Mutex;
 use std::{sync::Arc, time::Duration};
 use tars_certs::{CertName, KeyId, RevocationSet, Serial, SpiffeId};
+use tars_credentials::{Caller, grant};
 use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
     audit::{self, Record, Severity},
     page,
 };
 
-const BATCH: i64 = 500;
 /// A signed list is made anew when this old, or when the deny-list changed.
 const LIST_AGE: Duration = Duration::from_secs(60);
 
@@ -44,78 +44,118 @@ struct Signed {
     lists: Vec<Vec<u8>>,
 }
 
-impl Auth {
-    /// Returns all that the call cut off, once it is durable and pushed.
-    pub(crate) async fn revoke(
-        &self,
-        by: &str,
-        target: &Target,
-        reason: &str,
-    ) -> Result<Vec<RevocationRow>, AuthError> {
-        let (now, now_us) = (self.clock.now(), self.clock.now_us());
-        let entry = |issuer: String, serial: String, id: String, expires_us: i64| RevocationRow {
+/// What a revocation is about, as it goes through one transaction.
+struct Cut<'a> {
+    by: &'a str,
+    reason: &'a str,
+    now: Duration,
+}
+
+impl Cut<'_> {
+    fn row(&self, issuer: String, serial: String, id: String, expires_us: i64) -> RevocationRow {
+        RevocationRow {
             issuer,
             serial,
             spiffe_id: id,
             not_before_s: 0,
             expires_us,
-            reason: reason.to_owned(),
-            revoked_us: now_us,
-            revoked_by: by.to_owned(),
+            reason: self.reason.to_owned(),
+            revoked_us: micros(self.now),
+            revoked_by: self.by.to_owned(),
+        }
+    }
+
+    fn of(&self, living: Vec<IssuedRow>) -> impl Iterator<Item = RevocationRow> + '_ {
+        living
+            .into_iter()
+            .map(|c| self.row(c.issuer, c.serial, c.spiffe_id, c.not_after_us))
+    }
+}
+
+impl Auth {
+    /// Returns all that the call cut off, once it is durable and announced.
+    pub(crate) async fn revoke(
+        &self,
+        caller: &Caller,
+        target: &Target,
+        reason: &str,
+    ) -> Result<Vec<RevocationRow>, AuthError> {
+        let cut = Cut {
+            by: &caller.label,
+            reason,
+            now: self.clock.now(),
         };
-        let mut tx = self.store.begin("certificates.revoke").await?;
-        let mut rows = Vec::new();
-        let living = match target {
+        let mut tx = self.change("certificates.revoke").await?;
+        let rows = match target {
             Target::Certificate { issuer, serial } => {
-                let issuer = issuer.map(|i| i.to_string()).unwrap_or_default();
-                let known = store::find_issued(&mut tx, &issuer, serial.as_str()).await?;
-                let Some(known) = known else {
-                    if issuer.is_empty() {
-                        return Err(AuthError::NotFound("certificate", serial.to_string()));
-                    }
-                    // Of another issuer: it says nothing of when it ends, so the entry stays.
-                    rows.push(entry(issuer, serial.to_string(), String::new(), i64::MAX));
-                    return self.put(tx, rows, by, reason).await;
-                };
-                store::end_lineages(&mut tx, Some(known.lineage), "").await?;
-                store::living(&mut tx, Some(known.lineage), "", now_us).await?
+                self.cut_certificate(&mut tx, caller, &cut, (*issuer, serial))
+                    .await?
             }
             Target::Identity { id, before } => {
-                if id.trust_domain() != self.certificates().trust_domain {
-                    let text = "is not of this trust domain".to_owned();
-                    return Err(AuthError::Field("spiffe_id", text));
-                }
-                let cut = before.unwrap_or(now).min(now);
-                if let Some(authority) = &self.certificates().authority {
-                    authority.begin_no_earlier(id, cut)?;
-                }
-                let name = id.as_str();
-                rows.push(RevocationRow {
-                    not_before_s: i64::try_from(cut.as_secs()).unwrap_or(i64::MAX),
-                    ..entry(String::new(), String::new(), name.to_owned(), i64::MAX)
-                });
-                store::end_lineages(&mut tx, None, name).await?;
-                let living = store::living(&mut tx, None, name, now_us).await?;
-                living
-                    .into_iter()
-                    .filter(|c| c.issued_us < micros(cut))
-                    .collect()
+                grant::cut_off(caller, self.certificates().class(id).ok())?;
+                self.cut_identity(&mut tx, &cut, (id, *before)).await?
             }
         };
-        rows.extend(
-            living
-                .into_iter()
-                .map(|c| entry(c.issuer, c.serial, c.spiffe_id, c.not_after_us)),
-        );
-        self.put(tx, rows, by, reason).await
+        self.put(tx, rows, &cut).await
+    }
+
+    /// A certificate, and with it its lineage.
+    async fn cut_certificate(
+        &self,
+        tx: &mut Change,
+        caller: &Caller,
+        cut: &Cut<'_>,
+        (issuer, serial): (Option<KeyId>, &Serial),
+    ) -> Result<Vec<RevocationRow>, AuthError> {
+        let issuer = issuer.map(|i| i.to_string()).unwrap_or_default();
+        let known = store::find_issued(tx, &issuer, serial.as_str()).await?;
+        let id = known.as_ref().and_then(|k| k.spiffe_id.parse().ok());
+        let class = id.and_then(|id| self.certificates().class(&id).ok());
+        grant::cut_off(caller, class)?;
+        let Some(known) = known else {
+            if issuer.is_empty() {
+                return Err(AuthError::NotFound("certificate", serial.to_string()));
+            }
+            // Of another issuer: it says nothing of when it ends, so the entry stays.
+            let row = cut.row(issuer, serial.to_string(), String::new(), i64::MAX);
+            return Ok(vec![row]);
+        };
+        store::end_lineages(tx, Some(known.lineage), "").await?;
+        let living = store::living(tx, Some(known.lineage), "", micros(cut.now)).await?;
+        Ok(cut.of(living).collect())
+    }
+
+    /// Everything that an identity holds, and its lineages.
+    async fn cut_identity(
+        &self,
+        tx: &mut Change,
+        cut: &Cut<'_>,
+        (id, before): (&SpiffeId, Option<Duration>),
+    ) -> Result<Vec<RevocationRow>, AuthError> {
+        if id.trust_domain() != self.certificates().trust_domain {
+            let text = "is not of this trust domain".to_owned();
+            return Err(AuthError::Field("spiffe_id", text));
+        }
+        let at = before.unwrap_or(cut.now).min(cut.now);
+        if let Some(authority) = &self.certificates().authority {
+            authority.begin_no_earlier(id, at)?;
+        }
+        let name = id.as_str();
+        let identity = RevocationRow {
+            not_before_s: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
+            ..cut.row(String::new(), String::new(), name.to_owned(), i64::MAX)
+        };
+        store::end_lineages(tx, None, name).await?;
+        let mut living = store::living(tx, None, name, micros(cut.now)).await?;
+        living.retain(|c| c.issued_us < micros(at));
+        Ok(std::iter::once(identity).chain(cut.of(living)).collect())
     }
 
     async fn put(
         &self,
-        mut tx: tars_runtime::db::Write,
+        mut tx: Change,
         rows: Vec<RevocationRow>,
-        by: &str,
-        reason: &str,
+        cut: &Cut<'_>,
     ) -> Result<Vec<RevocationRow>, AuthError> {
         store::drop_expired(&mut tx, self.clock.now_us()).await?;
         let mut changed = Vec::new();
@@ -125,7 +165,7 @@ impl Auth {
             }
             let record = Record::new(&self.clock, "auth", "certificate.revoked")
                 .severity(Severity::Critical)
-                .caller(by)
+                .caller(cut.by)
                 .resource(if row.serial.is_empty() {
                     &row.spiffe_id
                 } else {
@@ -133,19 +173,20 @@ impl Auth {
                 })
                 .detail("issuer", &row.issuer)
                 .detail("spiffe_id", &row.spiffe_id)
-                .detail("reason", reason);
+                .detail("reason", cut.reason);
             audit::insert(&mut tx, &record).await?;
             changed.push(row);
         }
-        tx.commit().await?;
-        let (revoked_certificates, revoked_identities) = pushed(&changed);
         if !changed.is_empty() {
-            self.publisher.publish(WatchCredentialsResponse {
+            let (revoked_certificates, revoked_identities) = pushed(&changed);
+            let item = WatchCredentialsResponse {
                 revoked_certificates,
                 revoked_identities,
                 ..Default::default()
-            });
+            };
+            tx.announce(&item).await?;
         }
+        tx.commit().await?;
         Ok(changed)
     }
 
@@ -167,20 +208,6 @@ impl Auth {
         Ok((rows.into_iter().map(|r| r.1).collect(), next))
     }
 
-    /// All that is in force.
-    pub(crate) async fn all_revocations(&self) -> Result<Vec<RevocationRow>, AuthError> {
-        let (mut all, mut before) = (Vec::new(), i64::MAX);
-        loop {
-            let now_us = self.clock.now_us();
-            let rows = self.store.revocations(now_us, before, BATCH).await?;
-            let Some(last) = rows.last() else {
-                return Ok(all);
-            };
-            before = last.0;
-            all.extend(rows.into_iter().map(|r| r.1));
-        }
-    }
-
     /// Our issuers' lists, signed; in force for at least twice a leaf's life.
     pub(crate) async fn signed_lists(&self) -> Result<Vec<Vec<u8>>, AuthError> {
         let certificates = self.certificates();
@@ -193,7 +220,8 @@ impl Auth {
         {
             return Ok(kept.lists.clone());
         }
-        let rows = self.all_revocations().await?;
+        let rows =
+            store::in_force(&*self.store.read("revocations.all"), self.clock.now_us()).await?;
         let names: Vec<(CertName, Duration)> = rows
             .iter()
             .filter_map(|r| {

@@ -177,26 +177,22 @@ impl Auth {
         }
         let root = authority.step(step, by, self.clock.now())?;
         self.record_steps().await?;
-        self.publish_bundle();
         Ok((authority.version(), root))
     }
 
-    pub(crate) fn publish_bundle(&self) {
-        self.publisher.publish(WatchCredentialsResponse {
-            bundle: self.certificates().bundle(),
-            ..Default::default()
-        });
-    }
-
-    /// Writes the audit records of steps that have none yet: a step is a file, and a crash can come
-    /// between it and the database.
+    /// Writes the audit records of steps that have none yet, and announces what is trusted after them:
+    /// a step is a file, and a crash can come between it and the database.
     pub(crate) async fn record_steps(&self) -> Result<(), AuthError> {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
         };
-        let mut tx = self.store.begin("roots.record").await?;
+        let mut tx = self.change("roots.record").await?;
         let recorded = store::recorded_step(&mut tx).await?;
-        for taken in authority.steps_after(u64::try_from(recorded).unwrap_or(0)) {
+        let steps = authority.steps_after(u64::try_from(recorded).unwrap_or(0));
+        if steps.is_empty() {
+            return Ok(());
+        }
+        for taken in steps {
             let record = Record::new(&self.clock, "auth", "root.stepped")
                 .severity(Severity::Critical)
                 .caller(&taken.by)
@@ -207,6 +203,11 @@ impl Auth {
             let version = i64::try_from(taken.version).unwrap_or(i64::MAX);
             store::record_step(&mut tx, version).await?;
         }
-        Ok(tx.commit().await?)
+        let item = WatchCredentialsResponse {
+            bundle: self.certificates().bundle(),
+            ..Default::default()
+        };
+        tx.announce(&item).await?;
+        tx.commit().await
     }
 }

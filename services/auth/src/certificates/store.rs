@@ -1,7 +1,7 @@
 //! The SQL of certificates.
 
 use crate::{AuthError, store::Store};
-use sqlx::SqliteConnection;
+use sqlx::{SqliteConnection, SqliteExecutor};
 use tars_runtime::db::is_taken;
 use uuid::Uuid;
 
@@ -181,6 +181,20 @@ impl Store {
         let rows: Vec<ReportTuple> = sqlx::query_as(query).bind(now_us).fetch_all(&*db).await?;
         Ok(rows.into_iter().map(report).collect())
     }
+}
+
+/// All that is in force.
+pub(crate) async fn in_force(
+    db: impl SqliteExecutor<'_>,
+    now_us: i64,
+) -> Result<Vec<RevocationRow>, AuthError> {
+    let rows: Vec<RevocationTuple> = sqlx::query_as(REVOCATIONS)
+        .bind(now_us)
+        .bind(i64::MAX)
+        .bind(i64::MAX)
+        .fetch_all(db)
+        .await?;
+    Ok(rows.into_iter().map(|r| revocation(r).1).collect())
 }
 
 pub(crate) async fn find_issued(

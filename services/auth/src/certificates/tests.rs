@@ -1,4 +1,5 @@
 use super::*;
+use crate::testing::person;
 use rcgen::KeyPair;
 use rustls::time_provider::TimeProvider;
 use std::path::Path;
@@ -10,7 +11,7 @@ use tars_certs::{
     peer::Verified,
     trust::{Side, Trust},
 };
-use tars_credentials::View;
+use tars_credentials::{Caller, Exceeds, Permissions, View};
 use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
@@ -67,6 +68,10 @@ async fn world() -> World {
     }
 }
 
+fn ada() -> Caller {
+    person(Permissions::ALL)
+}
+
 fn key_and_csr() -> (KeyPair, Vec<u8>) {
     let key = KeyPair::generate().unwrap();
     let csr = csr::create(&key).unwrap();
@@ -93,10 +98,7 @@ impl World {
     }
 
     async fn token(&self, path: &str) -> JoinToken {
-        let made = self
-            .auth
-            .create_join_token("ada", path, Duration::ZERO)
-            .await;
+        let made = self.auth.create_join_token(&ada(), path, None).await;
         made.unwrap().0
     }
 
@@ -162,10 +164,7 @@ async fn a_token_is_good_for_one_certificate_of_its_identity() {
     w.clock.advance(Duration::from_secs(3600));
     let late = w.auth.issue_with_token(token.as_str(), &csr, "x").await;
     assert!(matches!(late, Err(AuthError::JoinToken)));
-    let nobody = w
-        .auth
-        .create_join_token("ada", "/nobody", Duration::ZERO)
-        .await;
+    let nobody = w.auth.create_join_token(&ada(), "/nobody", None).await;
     assert!(matches!(nobody, Err(AuthError::Field("path", _))));
 }
 
@@ -216,7 +215,7 @@ async fn a_revoked_certificate_takes_its_renewals_along() {
         issuer: None,
         serial,
     };
-    let rows = w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    let rows = w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     assert_eq!(rows.len(), 2);
     assert!(w.denied(&first) && w.denied(&second) && !w.denied(&other));
     let renewed = w.renew(&second).await;
@@ -230,7 +229,7 @@ async fn a_revoked_certificate_takes_its_renewals_along() {
         matches!(rejoined, Err(AuthError::LineageEnded)),
         "{rejoined:?}"
     );
-    let again = w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    let again = w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     assert!(again.is_empty(), "nothing new");
     let lists = w.auth.signed_lists().await.unwrap();
     assert_eq!(lists.len(), 1);
@@ -243,7 +242,7 @@ async fn a_revoked_identity_may_join_anew() {
     w.clock.advance(Duration::from_secs(10));
     let id: SpiffeId = "spiffe://tars.local/automl".parse().unwrap();
     let target = Target::Identity { id, before: None };
-    w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     assert!(w.denied(&old));
     let new = w.join("/automl").await;
     assert!(!w.denied(&new), "issued after the cut, though backdated");
@@ -252,7 +251,7 @@ async fn a_revoked_identity_may_join_anew() {
         before: None,
     };
     assert!(matches!(
-        w.auth.revoke("ada", &foreign, "x").await,
+        w.auth.revoke(&ada(), &foreign, "x").await,
         Err(AuthError::Field("spiffe_id", _))
     ));
 }
@@ -266,7 +265,7 @@ async fn certificates_of_other_issuers_are_revoked_by_name() {
         issuer: Some(issuer),
         serial: serial.clone(),
     };
-    w.auth.revoke("ada", &target, "stolen").await.unwrap();
+    w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     let list = w.auth.certificates().feed.revocations.current();
     assert!(list.certificates.contains(&CertName { issuer, serial }));
     let unknown = Target::Certificate {
@@ -274,7 +273,7 @@ async fn certificates_of_other_issuers_are_revoked_by_name() {
         serial: "77".parse().unwrap(),
     };
     assert!(matches!(
-        w.auth.revoke("ada", &unknown, "x").await,
+        w.auth.revoke(&ada(), &unknown, "x").await,
         Err(AuthError::NotFound(..))
     ));
 }
@@ -374,7 +373,13 @@ async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
     let w = world().await;
     let auth = &w.auth;
     let person = auth
-        .issue_certificate("ada", "/user/bob", &key_and_csr().1, (vec![], vec![]), None)
+        .issue_certificate(
+            &ada(),
+            "/user/bob",
+            &key_and_csr().1,
+            (vec![], vec![]),
+            None,
+        )
         .await
         .unwrap();
     for step in [Step::Prepare, Step::Activate, Step::Taint] {
@@ -391,4 +396,112 @@ async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
     );
     w.renew(&person).await.unwrap();
     auth.step_roots("ada", Step::Remove, false).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_identity_needs_the_permission_of_its_class() {
+    let w = world().await;
+    let narrow = |names: &[&'static str]| person(Permissions::of(names.iter().copied()));
+    let issue = async |by: &Caller, path: &str, dns: &[&str]| {
+        let names = (dns.iter().map(|d| (*d).to_owned()).collect(), vec![]);
+        let csr = key_and_csr().1;
+        w.auth.issue_certificate(by, path, &csr, names, None).await
+    };
+    let client = narrow(&["certificates.issue"]);
+    let mut paths = vec!["/user/ada".to_owned(), "/user/bob".to_owned()];
+    for workload in [
+        "auth",
+        "orchestration",
+        "automl",
+        "hypersync",
+        "gateway",
+        "worker",
+    ] {
+        paths.extend([format!("/{workload}"), format!("/ns/prod/sa/{workload}")]);
+    }
+    for path in &paths {
+        let refused = issue(&client, path, &[]).await;
+        assert!(
+            matches!(refused, Err(AuthError::Exceeds(_))),
+            "{path}: {refused:?}"
+        );
+        let token = w.auth.create_join_token(&client, path, None).await;
+        assert!(
+            matches!(token, Err(AuthError::Exceeds(_))),
+            "{path}: {token:?}"
+        );
+        assert!(issue(&ada(), path, &[]).await.is_ok(), "{path}");
+    }
+    let operator = narrow(&["certificates.issue", "certificates.issue_operator"]);
+    assert!(issue(&operator, "/user/bob", &[]).await.is_ok());
+    assert!(issue(&operator, "/auth", &[]).await.is_err());
+    assert!(
+        w.auth
+            .create_join_token(&client, "/client/bot", None)
+            .await
+            .is_ok()
+    );
+    let named = issue(&client, "/client/bot", &["auth.tars.svc"]).await;
+    assert!(
+        matches!(&named, Err(AuthError::Exceeds(Exceeds::Permissions(p))) if p == &["certificates.issue_workload"]),
+        "{named:?}"
+    );
+}
+
+#[tokio::test]
+async fn an_outside_client_has_no_name_of_a_server() {
+    let w = world().await;
+    // The tag and the bytes of an IP address in subjectAltName.
+    let local = [0x87, 4, 127, 0, 0, 1];
+    let is_local = |new: &NewIdentity| new.chain[0].windows(6).any(|w| w == local);
+    for path in ["/client/auth", "/user/localhost"] {
+        let new = w
+            .auth
+            .issue_certificate(&ada(), path, &key_and_csr().1, (vec![], vec![]), None)
+            .await
+            .unwrap();
+        let (joined, renewed) = (w.join(path).await, w.renew(&new).await.unwrap());
+        for new in [&new, &joined, &renewed] {
+            assert!(!is_local(new), "{path}");
+        }
+    }
+    assert!(is_local(&w.join("/automl").await));
+}
+
+#[tokio::test]
+async fn a_workload_and_the_unknown_are_not_cut_off_by_a_narrow_key() {
+    let w = world().await;
+    let narrow = person(Permissions::of(["certificates.revoke"]));
+    let (service, client) = (w.join("/automl").await, w.join("/client/bot").await);
+    let by_serial = |new: &NewIdentity, issuer| Target::Certificate {
+        issuer,
+        serial: w.verified(new).certificate.serial,
+    };
+    let issuer = w.verified(&client).name().issuer;
+    let of = |path: &str| Target::Identity {
+        id: SpiffeId::new("tars.local", path).unwrap(),
+        before: None,
+    };
+    let unknown = Target::Certificate {
+        issuer: Some(issuer),
+        serial: "0A:BC".parse().unwrap(),
+    };
+    for target in [
+        of("/auth"),
+        of("/ns/prod/sa/gateway"),
+        of("/nobody/knows"),
+        by_serial(&service, None),
+        by_serial(&service, Some(issuer)),
+        unknown,
+    ] {
+        let refused = w.auth.revoke(&narrow, &target, "x").await;
+        assert!(
+            matches!(refused, Err(AuthError::Exceeds(_))),
+            "{target:?}: {refused:?}"
+        );
+    }
+    assert!(w.auth.certificates().feed.revocations.current().is_empty());
+    let gone = w.auth.revoke(&narrow, &by_serial(&client, None), "x").await;
+    assert_eq!(gone.unwrap().len(), 1);
+    assert!(w.auth.revoke(&narrow, &of("/user/bob"), "x").await.is_ok());
 }

@@ -1,0 +1,186 @@
+use super::*;
+use crate::{PERMISSIONS, permission::of_roles};
+
+fn caller(permissions: Permissions, credential: Credential) -> Caller {
+    Caller {
+        owner_id: "ada".into(),
+        username: "ada".into(),
+        roles: vec!["admin".into()],
+        permissions,
+        credential,
+        label: "ada".into(),
+        version: 1,
+        expires_s: 100,
+    }
+}
+
+fn session(permissions: Permissions) -> Caller {
+    caller(permissions, Credential::Session { id: "s".into() })
+}
+
+fn key(permissions: Permissions) -> Caller {
+    let credential = Credential::ApiKey {
+        id: "k".into(),
+        secret: [0; 32],
+    };
+    caller(permissions, credential)
+}
+
+fn stored(id: &str, owner_id: &str, scopes: Permissions) -> StoredKey {
+    StoredKey {
+        id: id.into(),
+        owner_id: owner_id.into(),
+        scopes,
+        expires_s: 100,
+    }
+}
+
+fn one(name: &'static str) -> Permissions {
+    Permissions::of([name])
+}
+
+/// Every set of up to two permissions, the roles, nothing and everything.
+fn sets() -> Vec<Permissions> {
+    let roles = ["viewer", "developer", "admin"].map(|r| of_roles([r]));
+    let pairs = PERMISSIONS
+        .iter()
+        .flat_map(|a| PERMISSIONS.iter().map(move |b| Permissions::of([*a, *b])));
+    roles
+        .into_iter()
+        .chain([Permissions::default()])
+        .chain(pairs)
+        .collect()
+}
+
+#[test]
+fn whatever_is_given_is_held_for_every_pair_of_sets() {
+    for held in sets() {
+        for what in sets() {
+            let within = what.without(held).is_empty();
+            for caller in [session(held), key(held)] {
+                let made = new_key(&caller, Some(what));
+                assert_eq!(made.is_ok(), within, "{held:?} makes {what:?}");
+                let rotated = rotate_key(&caller, &stored("other", "ada", what));
+                assert_eq!(rotated.is_ok(), within, "{held:?} rotates {what:?}");
+                let user = change_user(&caller, Permissions::default(), what);
+                assert_eq!(user.is_ok(), within, "{held:?} gives {what:?}");
+                let weakened = change_user(&caller, what, Permissions::default());
+                assert_eq!(weakened.is_ok(), within, "{held:?} takes {what:?}");
+                let revoked = revoke_key(&caller, &stored("other", "ada", what)).is_ok();
+                let any = held.contains("apikeys.revoke_any");
+                assert_eq!(revoked, within || any, "{held:?} revokes {what:?}");
+            }
+        }
+    }
+}
+
+#[test]
+fn no_scopes_mean_what_the_caller_holds_and_never_the_owner() {
+    for held in sets() {
+        assert_eq!(new_key(&key(held), None), Ok(held));
+    }
+}
+
+#[test]
+fn a_refusal_names_what_is_lacking() {
+    let refused = new_key(&key(one("apikeys.write")), Some(of_roles(["viewer"]))).unwrap_err();
+    let text = refused.to_string();
+    assert!(
+        text.contains("agents.read") && text.contains("session.self"),
+        "{text}"
+    );
+    assert!(!text.contains("apikeys.write"), "{text}");
+}
+
+#[test]
+fn nobody_is_given_the_secret_of_anothers_key() {
+    for caller in [session(Permissions::ALL), key(Permissions::ALL)] {
+        let theirs = stored("x", "bob", Permissions::default());
+        assert_eq!(rotate_key(&caller, &theirs), Err(Exceeds::NotOwn));
+        assert_eq!(revoke_key(&caller, &theirs), Ok(()), "ending it is enough");
+    }
+    let theirs = stored("x", "bob", Permissions::default());
+    let without = Permissions::ALL.without(one("apikeys.revoke_any"));
+    assert_eq!(
+        revoke_key(&session(without), &theirs),
+        Err(Exceeds::Permissions(vec!["apikeys.revoke_any"]))
+    );
+}
+
+#[test]
+fn a_key_may_always_renew_and_end_itself() {
+    let narrow = key(one("apikeys.write"));
+    assert_eq!(
+        rotate_key(&narrow, &stored("k", "ada", Permissions::ALL)),
+        Ok(())
+    );
+    assert_eq!(
+        revoke_key(&narrow, &stored("k", "ada", Permissions::ALL)),
+        Ok(())
+    );
+    let namesake = stored("k", "bob", Permissions::default());
+    assert_eq!(rotate_key(&narrow, &namesake), Err(Exceeds::NotOwn));
+}
+
+#[test]
+fn what_a_key_makes_ends_with_it() {
+    let maker = key(Permissions::ALL);
+    assert_eq!(new_key_end(&maker, Some(101), 50), Err(Exceeds::Life));
+    assert_eq!(new_key_end(&maker, Some(100), 50), Ok(100));
+    assert_eq!(new_key_end(&maker, None, 101), Ok(100));
+    assert_eq!(new_key_end(&maker, None, 99), Ok(99));
+    let longer = StoredKey {
+        expires_s: 101,
+        ..stored("other", "ada", Permissions::default())
+    };
+    assert_eq!(rotate_key(&maker, &longer), Err(Exceeds::Life));
+    let person = session(Permissions::ALL);
+    assert_eq!(new_key_end(&person, Some(10_000), 50), Ok(10_000));
+    assert_eq!(rotate_key(&person, &longer), Ok(()));
+}
+
+#[test]
+fn a_password_is_the_persons() {
+    assert_eq!(change_password(&session(Permissions::default())), Ok(()));
+    let refused = change_password(&key(Permissions::ALL));
+    assert_eq!(refused, Err(Exceeds::NeedsSession));
+}
+
+#[test]
+fn each_kind_of_identity_needs_its_own_permission_and_none_implies_it() {
+    for class in PeerClass::ALL {
+        let own = match class {
+            PeerClass::Client => "certificates.issue",
+            PeerClass::Operator => "certificates.issue_operator",
+            _ => "certificates.issue_workload",
+        };
+        let all_but = Permissions::ALL.without(one(own));
+        for caller in [session(all_but), key(all_but)] {
+            let refused = issue_identity(&caller, class, false);
+            assert_eq!(refused, Err(Exceeds::Permissions(vec![own])), "{class}");
+        }
+        let enough = Permissions::of(["certificates.issue", own]);
+        assert_eq!(
+            issue_identity(&key(enough), class, false),
+            Ok(()),
+            "{class}"
+        );
+    }
+    let client = one("certificates.issue");
+    assert!(
+        issue_identity(&key(client), PeerClass::Client, true).is_err(),
+        "a server's names are a server's"
+    );
+}
+
+#[test]
+fn cutting_off_a_workload_or_the_unknown_needs_more_than_cutting_off_people() {
+    let narrow = key(one("certificates.revoke"));
+    for class in PeerClass::ALL {
+        let people = matches!(class, PeerClass::Client | PeerClass::Operator);
+        assert_eq!(cut_off(&narrow, Some(class)).is_ok(), people, "{class}");
+    }
+    assert!(cut_off(&narrow, None).is_err());
+    assert!(cut_off(&key(one("certificates.revoke_workload")), None).is_err());
+    assert!(cut_off(&key(Permissions::ALL), None).is_ok());
+}

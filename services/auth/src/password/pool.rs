@@ -1,0 +1,233 @@
+//! The threads that hash. Each has one matrix, made when it starts and used again for every password,
+//! so that the memory of hashing is what it was at the start, whoever logs in however often.
+//!
+//! Whoever waits holds a place; there are few, and one network may hold only some of them. A thread
+//! takes the first password of each network before anybody's second: who floods waits for his own.
+
+use super::kdf::Matrix;
+use parking_lot::{Condvar, Mutex};
+use std::{
+    collections::{BTreeMap, HashMap},
+    io,
+    net::IpAddr,
+    sync::Arc,
+    thread,
+};
+use tars_runtime::shares::{Full, Place, Shares};
+use tokio::sync::oneshot;
+
+/// More would cost memory that nothing else needs: 19 MiB each.
+const MAX_THREADS: usize = 4;
+const PLACES: usize = 64;
+/// Of one network.
+const SHARE: usize = 16;
+
+type Work = Box<dyn FnOnce(&mut Matrix) + Send>;
+
+struct Job {
+    work: Work,
+    network: IpAddr,
+    _place: Place<IpAddr>,
+}
+
+#[derive(Default)]
+struct State {
+    /// By how many of the same network came before, then by arrival.
+    waiting: BTreeMap<(usize, u64), Job>,
+    by_network: HashMap<IpAddr, usize>,
+    arrivals: u64,
+    closed: bool,
+}
+
+#[derive(Default)]
+struct Queue {
+    state: Mutex<State>,
+    changed: Condvar,
+}
+
+/// Ends its threads when it is dropped.
+pub(super) struct Pool {
+    queue: Arc<Queue>,
+    places: Shares<IpAddr>,
+}
+
+impl Pool {
+    pub(super) fn start() -> io::Result<Self> {
+        let pool = Self {
+            queue: Arc::default(),
+            places: Shares::new(PLACES),
+        };
+        let cores = thread::available_parallelism().map_or(1, usize::from);
+        for n in 0..cores.min(MAX_THREADS) {
+            let queue = Arc::clone(&pool.queue);
+            let named = thread::Builder::new().name(format!("password-{n}"));
+            named.spawn(move || queue.work())?;
+        }
+        Ok(pool)
+    }
+
+    /// Has a thread do the work. When nobody waits for the answer any more, it is not begun.
+    pub(super) fn submit<T: Send + 'static>(
+        &self,
+        network: IpAddr,
+        work: impl FnOnce(&mut Matrix) -> T + Send + 'static,
+    ) -> Result<oneshot::Receiver<T>, Full> {
+        let place = self.places.take(network, SHARE)?;
+        let (answer, result) = oneshot::channel();
+        let work = Box::new(move |matrix: &mut Matrix| {
+            if !answer.is_closed() {
+                answer.send(work(matrix)).ok();
+            }
+        });
+        self.queue.add(Job {
+            work,
+            network,
+            _place: place,
+        });
+        Ok(result)
+    }
+}
+
+impl Drop for Pool {
+    fn drop(&mut self) {
+        self.queue.state.lock().closed = true;
+        self.queue.changed.notify_all();
+    }
+}
+
+impl Queue {
+    fn add(&self, job: Job) {
+        self.state.lock().add(job);
+        self.changed.notify_one();
+    }
+
+    fn work(&self) {
+        let mut matrix = Matrix::new();
+        while let Some(job) = self.next(&mut matrix) {
+            (job.work)(&mut matrix);
+        }
+    }
+
+    /// The next job; `None` at the end. Who finds none leaves nothing of the last password behind.
+    fn next(&self, matrix: &mut Matrix) -> Option<Job> {
+        let job = self.state.lock().take();
+        if job.is_some() {
+            return job;
+        }
+        matrix.wipe();
+        let mut state = self.state.lock();
+        loop {
+            if let Some(job) = state.take() {
+                return Some(job);
+            }
+            if state.closed {
+                return None;
+            }
+            self.changed.wait(&mut state);
+        }
+    }
+}
+
+impl State {
+    fn add(&mut self, job: Job) {
+        let before = self.by_network.entry(job.network).or_default();
+        let at = (*before, self.arrivals);
+        *before += 1;
+        self.arrivals += 1;
+        self.waiting.insert(at, job);
+    }
+
+    fn take(&mut self) -> Option<Job> {
+        let (_, job) = self.waiting.pop_first()?;
+        if let Some(count) = self.by_network.get_mut(&job.network) {
+            *count -= 1;
+            if *count == 0 {
+                self.by_network.remove(&job.network);
+            }
+        }
+        Some(job)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    fn network(n: u8) -> IpAddr {
+        Ipv4Addr::new(10, 0, 0, n).into()
+    }
+
+    #[test]
+    fn the_first_of_each_network_comes_before_anybodys_second() {
+        let places = Shares::new(10);
+        let mut state = State::default();
+        for n in [1, 1, 1, 2, 3, 2] {
+            state.add(Job {
+                work: Box::new(|_| ()),
+                network: network(n),
+                _place: places.take(network(n), 10).unwrap(),
+            });
+        }
+        let order: Vec<IpAddr> = std::iter::from_fn(|| state.take())
+            .map(|j| j.network)
+            .collect();
+        assert_eq!(order, [1, 2, 3, 1, 2, 1].map(network));
+        assert!(
+            state.by_network.is_empty(),
+            "nothing is kept of who is gone"
+        );
+        assert_eq!(places.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_one_network_leaves_places_for_others() {
+        let pool = Pool::start().unwrap();
+        let mut answers = Vec::new();
+        let (go, stop) = std::sync::mpsc::channel::<()>();
+        let stop = Arc::new(Mutex::new(stop));
+        let full = loop {
+            let stop = Arc::clone(&stop);
+            match pool.submit(network(1), move |_| stop.lock().recv().ok()) {
+                Ok(answer) => answers.push(answer),
+                Err(full) => break full,
+            }
+        };
+        assert_eq!((full, answers.len()), (Full::Share, SHARE));
+        let honest = pool.submit(network(2), |_| "served").unwrap();
+        drop(go);
+        assert_eq!(honest.await.unwrap(), "served");
+        for answer in answers {
+            answer.await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_waits_for_is_not_done() {
+        let pool = Pool::start().unwrap();
+        let (go, stop) = std::sync::mpsc::channel::<()>();
+        let stop = Arc::new(Mutex::new(stop));
+        let busy: Vec<_> = (0..MAX_THREADS)
+            .map(|_| {
+                let stop = Arc::clone(&stop);
+                pool.submit(network(1), move |_| stop.lock().recv().ok())
+                    .unwrap()
+            })
+            .collect();
+        let (done, was_done) = std::sync::mpsc::channel();
+        drop(
+            pool.submit(network(2), move |_| done.send(()).ok())
+                .unwrap(),
+        );
+        drop(go);
+        for answer in busy {
+            answer.await.unwrap();
+        }
+        let after = pool.submit(network(2), |_| ()).unwrap();
+        after.await.unwrap();
+        assert!(
+            was_done.recv().is_err(),
+            "the work was dropped, and with it the sender"
+        );
+    }
+}

@@ -1,0 +1,227 @@
+use super::*;
+use crate::{
+    keys::NewKey,
+    testing::{PASSWORD, World, here, open},
+};
+use futures_util::StreamExt;
+use std::collections::BTreeMap;
+use tars_credentials::{Caller, TrustFeed, View};
+
+const ROUNDS: usize = 100;
+const FOLLOWERS: usize = 3;
+
+/// A process that follows Auth, as others do.
+struct Other {
+    view: View,
+    position: watch::Receiver<u64>,
+    _task: tokio_util::task::AbortOnDropHandle<()>,
+}
+
+impl Other {
+    fn follow(w: &World, after: u64) -> Self {
+        let (view, auth) = (View::default(), Arc::clone(&w.auth));
+        let (moved, position) = watch::channel(0);
+        let mut follower = Follower::new(view.clone(), TrustFeed::default());
+        let task = tokio::spawn(async move {
+            let items = crate::api::watch_stream(&auth, after).await.unwrap();
+            let mut items = Box::pin(items);
+            while let Some(item) = items.next().await {
+                follower.take(&item.unwrap(), 0).unwrap();
+                moved.send_replace(follower.position().unwrap());
+            }
+        });
+        Self {
+            view,
+            position,
+            _task: tokio_util::task::AbortOnDropHandle::new(task),
+        }
+    }
+
+    async fn reached(&mut self, sequence: u64) {
+        let there = self.position.wait_for(|at| *at >= sequence);
+        timeout(Duration::from_secs(20), there)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+}
+
+async fn last(w: &World) -> u64 {
+    store::last_change(&*w.auth.store.read("test.last"))
+        .await
+        .unwrap()
+}
+
+/// What the database says of each key's secret: whether it works.
+async fn stored(w: &World, secrets: &[NewKey]) -> BTreeMap<String, bool> {
+    let db = w.auth.store.read("test.keys");
+    let now_us = w.clock.now_us();
+    let live = store::live_keys(&*db, now_us).await.unwrap();
+    let users = store::all_users(&*db).await.unwrap();
+    let works = |text: &str| {
+        let (id, hash) = tars_credentials::apikey::parse(text).unwrap();
+        let key = live.iter().find(|k| k.id == id);
+        key.is_some_and(|key| {
+            let enabled = users.iter().any(|u| u.id == key.owner_id && !u.disabled);
+            let hash = crate::snapshot::hex(&hash);
+            enabled && key.secrets.iter().any(|s| s.sha256 == hash)
+        })
+    };
+    secrets
+        .iter()
+        .map(|k| (k.text.to_string(), works(&k.text)))
+        .collect()
+}
+
+async fn all_agree(w: &World, others: &mut [Other], secrets: &[NewKey]) {
+    let (sequence, expected) = (last(w).await, stored(w, secrets).await);
+    let now_s = w.clock.now_s();
+    let seen = |view: &View| -> BTreeMap<String, bool> {
+        let works = |k: &NewKey| view.check_api_key(&k.text, now_s).is_some();
+        secrets
+            .iter()
+            .map(|k| (k.text.to_string(), works(k)))
+            .collect()
+    };
+    assert_eq!(seen(&w.view), expected, "Auth itself");
+    for other in others {
+        other.reached(sequence).await;
+        assert_eq!(seen(&other.view), expected);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn racing_administrators_leave_every_process_with_what_the_database_says() {
+    let w = World::new().await;
+    let (auth, admin) = (&w.auth, w.admin().await);
+    let eve = w.user("eve", "admin").await;
+    let mut others: Vec<Other> = (0..FOLLOWERS).map(|_| Other::follow(&w, 0)).collect();
+    let mut outcomes = BTreeMap::<&str, usize>::new();
+    for _ in 0..ROUNDS {
+        let key = auth.create_key(&eve, "svc", &[], None).await.unwrap();
+        let (disable, enable, roles, rotate, revoke) = tokio::join!(
+            race(auth, async |a| a
+                .set_disabled(&admin, "eve", true)
+                .await
+                .map(drop)),
+            race(auth, async |a| a
+                .set_disabled(&admin, "eve", false)
+                .await
+                .map(drop)),
+            race(auth, async |a| {
+                let roles = vec!["admin".to_owned(), "viewer".to_owned()];
+                a.set_roles(&admin, "eve", roles).await.map(drop)
+            }),
+            auth.rotate_key(&eve, &key.id, Duration::ZERO),
+            auth.revoke_key(&eve, &key.id, "race"),
+        );
+        for done in [disable, enable, roles, revoke] {
+            done.unwrap();
+        }
+        let mut secrets = vec![key];
+        *outcomes
+            .entry(if rotate.is_ok() { "rotated" } else { "refused" })
+            .or_default() += 1;
+        secrets.extend(rotate.ok());
+        all_agree(&w, &mut others, &secrets).await;
+        let back = vec!["admin".to_owned()];
+        auth.set_roles(&admin, "eve", back).await.unwrap();
+        auth.set_disabled(&admin, "eve", false).await.unwrap();
+    }
+    assert_eq!(outcomes.values().sum::<usize>(), ROUNDS, "{outcomes:?}");
+}
+
+async fn race<T>(
+    auth: &Arc<crate::Auth>,
+    act: impl AsyncFnOnce(&crate::Auth) -> Result<T, AuthError>,
+) -> Result<T, AuthError> {
+    tokio::task::yield_now().await;
+    act(auth).await
+}
+
+#[tokio::test]
+async fn a_change_whose_caller_went_away_is_announced_all_the_same() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let dev = w.user("dev", "developer").await;
+    let mut tx = w.auth.change("test.change").await.unwrap();
+    let mut user = store::user_by_name(&mut *tx, "dev").await.unwrap().unwrap();
+    user.disabled = true;
+    user.version += 1;
+    store::update_user(&mut tx, &user).await.unwrap();
+    tx.announce(&crate::snapshot::user_changed(&user))
+        .await
+        .unwrap();
+    // Committed, and never waited for: as when the call is cancelled at that moment.
+    let Change { tx, .. } = tx;
+    tx.commit().await.unwrap();
+    let end = Instant::now() + Duration::from_secs(10);
+    while w.holds(&dev) {
+        assert!(Instant::now() < end, "never announced");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert!(w.holds(&admin));
+}
+
+#[tokio::test]
+async fn numbers_go_on_after_a_restart_and_whoever_is_ahead_starts_anew() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    w.user("dev", "developer").await;
+    w.auth.set_disabled(&admin, "dev", true).await.unwrap();
+    let before = last(&w).await;
+    assert!(before >= 3, "{before}");
+    w.auth.store.db().close().await;
+    let (auth, view, _) = open(w.dir.path(), &w.clock).await;
+    let w = World { auth, view, ..w };
+    assert_eq!(last(&w).await, before);
+    w.auth.set_disabled(&admin, "dev", false).await.unwrap();
+    assert_eq!(last(&w).await, before + 1);
+
+    let first = async |after| {
+        let items = crate::api::watch_stream(&w.auth, after).await.unwrap();
+        Box::pin(items).next().await.unwrap().unwrap()
+    };
+    let resumed = first(before).await;
+    assert_eq!((resumed.reset, resumed.sequence), (false, before + 1));
+    for after in [0, 1, before - 1, before + 2, u64::MAX] {
+        let whole = first(after).await;
+        assert_eq!(
+            (whole.reset, whole.sequence),
+            (true, before + 1),
+            "after {after}"
+        );
+        assert_eq!(whole.users.len(), 2);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_trimmed_past_the_publisher_starts_everybody_anew() {
+    let w = World::new().await;
+    let dev = w.user("dev", "developer").await;
+    let mut other = Other::follow(&w, 0);
+    other.reached(last(&w).await).await;
+    let mut tx = w.auth.store.begin("test.gap").await.unwrap();
+    for query in [
+        "UPDATE users SET disabled = TRUE, version = 9, token_version = 9 WHERE username = 'dev'",
+        "UPDATE credential_position SET last = last + 7",
+        "INSERT INTO credential_changes SELECT last, x'' FROM credential_position",
+    ] {
+        sqlx::query(query).execute(&mut *tx).await.unwrap();
+    }
+    tx.commit().await.unwrap();
+    let sequence = last(&w).await;
+    w.auth.publisher.hint.notify_one();
+    other.reached(sequence).await;
+    assert!(!w.holds(&dev));
+    assert!(!other.view.still_valid(
+        &Caller {
+            expires_s: u64::MAX,
+            ..dev
+        },
+        0
+    ));
+    let again = w.auth.login("admin", &w.password, &here()).await;
+    assert!(again.is_ok() && w.auth.add_user("t", "x", PASSWORD, vec![]).await.is_ok());
+    other.reached(sequence + 1).await;
+}

@@ -1,0 +1,157 @@
+//! Everything that is valid now, as one item that replaces all that was known, and each thing in it as
+//! it is pushed.
+//!
+//! A whole view is read in one transaction, together with the number of the last change: it is exactly
+//! the state after that change, and what comes after is told after it.
+
+use crate::{
+    AuthError,
+    certificates::{self, Certificates},
+    signing::jwk,
+    store::{self, KeyRow, Store, UserRow},
+};
+use tars_credentials::permission;
+use tars_proto::{
+    Timestamp,
+    auth::v1::{KeyView, RoleView, SecretView, SessionView, UserView, WatchCredentialsResponse},
+    time::timestamp,
+};
+use tars_runtime::clock::Clock;
+use uuid::Uuid;
+
+/// Clocks may disagree, and a token is good for a while past its end.
+const LEEWAY_S: u64 = 2 * tars_credentials::token::LEEWAY_S;
+
+/// What whole views are made from.
+#[derive(Debug, Clone)]
+pub(crate) struct Snapshots {
+    pub(crate) store: Store,
+    pub(crate) certificates: Certificates,
+    pub(crate) clock: Clock,
+    pub(crate) access_token_s: u64,
+}
+
+impl Snapshots {
+    pub(crate) fn store(&self) -> &Store {
+        &self.store
+    }
+
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
+    }
+
+    pub(crate) async fn take(&self) -> Result<WatchCredentialsResponse, AuthError> {
+        let db = self.store.read("credentials.snapshot");
+        let mut tx = db.begin().await?;
+        // The first statement decides what the others see.
+        let sequence = store::last_change(&mut *tx).await?;
+        let now_us = self.clock.now_us();
+        let users = store::all_users(&mut *tx).await?;
+        let keys = store::live_keys(&mut *tx, now_us).await?;
+        let sessions = store::revoked_sessions(&mut *tx, now_us - self.access_life_us()).await?;
+        let signing = store::signing_keys(&mut *tx).await?;
+        let revocations = certificates::store::in_force(&mut *tx, now_us).await?;
+        tx.commit().await?;
+        let (revoked_certificates, revoked_identities) = certificates::pushed(&revocations);
+        let ended = |(id, at_us)| self.session_view(id, at_us);
+        Ok(WatchCredentialsResponse {
+            sequence,
+            reset: true,
+            keys: signing.iter().map(jwk).collect(),
+            api_keys: keys.iter().map(key_view).collect(),
+            users: users.iter().map(user_view).collect(),
+            revoked_sessions: sessions.into_iter().map(ended).collect(),
+            roles: role_views(),
+            removed_kids: Vec::new(),
+            revoked_certificates,
+            revoked_identities,
+            bundle: self.certificates.bundle(),
+        })
+    }
+
+    fn access_life_us(&self) -> i64 {
+        let seconds = self.access_token_s.saturating_add(LEEWAY_S);
+        i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
+    }
+
+    /// A session that has ended is remembered until its last access token has expired.
+    pub(crate) fn session_view(&self, id: Uuid, ended_us: i64) -> SessionView {
+        let until_us = ended_us.saturating_add(self.access_life_us());
+        SessionView {
+            session_id: id.to_string(),
+            expires_at: Some(Timestamp {
+                seconds: until_us.div_euclid(1_000_000),
+                nanos: 0,
+            }),
+        }
+    }
+}
+
+fn role_views() -> Vec<RoleView> {
+    let roles = permission::default_roles().into_iter();
+    let view = |(name, permissions): (&str, &[&str])| RoleView {
+        name: name.to_owned(),
+        permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
+    };
+    roles.map(view).collect()
+}
+
+fn user_view(row: &UserRow) -> UserView {
+    let count = |n: i64| u64::try_from(n).unwrap_or_default();
+    UserView {
+        user_id: row.id.to_string(),
+        username: row.username.clone(),
+        roles: row.roles.clone(),
+        disabled: row.disabled,
+        version: count(row.token_version),
+        revision: count(row.version),
+        kept_session: row
+            .kept_session
+            .map(|id| id.to_string())
+            .unwrap_or_default(),
+    }
+}
+
+fn key_view(row: &KeyRow) -> KeyView {
+    let secrets = row.secrets.iter().map(|s| SecretView {
+        sha256: unhex(&s.sha256),
+        expires_at: s.expires_us.map(timestamp),
+    });
+    KeyView {
+        key_id: row.id.clone(),
+        secrets: secrets.collect(),
+        owner_id: row.owner_id.to_string(),
+        scopes: row.scopes.clone(),
+        expires_at: Some(timestamp(row.expires_us)),
+        revoked: row.revoked_us.is_some(),
+        revision: u64::try_from(row.version).unwrap_or_default(),
+    }
+}
+
+/// A user, as a change.
+pub(crate) fn user_changed(row: &UserRow) -> WatchCredentialsResponse {
+    WatchCredentialsResponse {
+        users: vec![user_view(row)],
+        ..Default::default()
+    }
+}
+
+/// A key, as a change.
+pub(crate) fn key_changed(row: &KeyRow) -> WatchCredentialsResponse {
+    WatchCredentialsResponse {
+        api_keys: vec![key_view(row)],
+        ..Default::default()
+    }
+}
+
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+fn unhex(text: &str) -> Vec<u8> {
+    let pair = |at| {
+        text.get(at..at + 2)
+            .and_then(|p| u8::from_str_radix(p, 16).ok())
+    };
+    (0..text.len()).step_by(2).filter_map(pair).collect()
+}

@@ -1,0 +1,99 @@
+//! What the tests of several modules need.
+
+use crate::{Auth, Origin, certificates::tests::certificates};
+use std::{path::Path, sync::Arc, time::Duration};
+use tars_credentials::{Caller, Credential, Permissions, View};
+use tars_runtime::{clock::Clock, config::Credentials};
+use tempfile::TempDir;
+use uuid::Uuid;
+
+pub(crate) const PASSWORD: &str = "a long password";
+
+/// Auth over a directory, with a clock that stands.
+pub(crate) struct World {
+    pub(crate) dir: TempDir,
+    pub(crate) auth: Arc<Auth>,
+    pub(crate) clock: Clock,
+    pub(crate) view: View,
+    /// The first administrator's.
+    pub(crate) password: String,
+}
+
+impl World {
+    pub(crate) async fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let clock = Clock::manual(Duration::from_secs(1_800_000_000));
+        let (auth, view, first) = open(dir.path(), &clock).await;
+        Self {
+            dir,
+            auth,
+            clock,
+            view,
+            password: first.unwrap(),
+        }
+    }
+
+    /// A caller that the view knows, by a session.
+    pub(crate) async fn login(&self, name: &str, password: &str) -> Caller {
+        let (_, tokens) = self.auth.login(name, password, &here()).await.unwrap();
+        let checked = self.view.check_token(&tokens.access, self.clock.now_s());
+        Caller::clone(&checked.unwrap())
+    }
+
+    pub(crate) async fn admin(&self) -> Caller {
+        self.login("admin", &self.password).await
+    }
+
+    /// A new user with a role, logged in.
+    pub(crate) async fn user(&self, name: &str, role: &str) -> Caller {
+        let made = self.auth.add_user("t", name, PASSWORD, vec![role.into()]);
+        made.await.unwrap();
+        self.login(name, PASSWORD).await
+    }
+
+    /// Who shows a key.
+    pub(crate) fn by_key(&self, text: &str) -> Option<Caller> {
+        self.view.check_api_key(text, self.clock.now_s())
+    }
+
+    pub(crate) fn holds(&self, caller: &Caller) -> bool {
+        self.view.still_valid(caller, self.clock.now_s())
+    }
+}
+
+pub(crate) async fn open(dir: &Path, clock: &Clock) -> (Arc<Auth>, View, Option<String>) {
+    let view = View::default();
+    let opened = Auth::open(
+        dir,
+        Credentials::default(),
+        clock.clone(),
+        view.clone(),
+        certificates(dir, clock),
+    );
+    let (auth, first) = opened.await.unwrap();
+    (auth, view, first.map(|f| f.password.to_string()))
+}
+
+pub(crate) fn here() -> Origin {
+    Origin::new("p", [10, 0, 0, 1].into())
+}
+
+pub(crate) fn elsewhere() -> Origin {
+    Origin::new("p", [10, 0, 0, 2].into())
+}
+
+/// A caller made up: by a session, with these permissions.
+pub(crate) fn person(permissions: Permissions) -> Caller {
+    Caller {
+        owner_id: Uuid::nil().to_string(),
+        username: "ada".into(),
+        roles: vec![],
+        permissions,
+        credential: Credential::Session {
+            id: Uuid::nil().to_string(),
+        },
+        label: "user:ada".into(),
+        version: 1,
+        expires_s: u64::MAX,
+    }
+}
