@@ -141,18 +141,26 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
             .clone()
             .watch(metrics.clone(), process.clock().clone()),
     );
-    let stopped = stop.clone();
-    process.spawn(async move {
-        ports::serve(admin, ports::admin(pages), stopped.cancelled_owned()).await;
-    });
-    process.spawn(async move {
-        ports::serve(
-            observe,
-            ports::observe(metrics, readiness),
-            stop.cancelled_owned(),
-        )
-        .await;
-    });
+    let options = ports::PortOptions {
+        metrics: process.listener_metrics.clone(),
+        times: process.config().timeouts.clone(),
+        places: process.config().ports.clone(),
+    };
+    let (admin_page, observe_page) = (ports::admin(pages), ports::observe(metrics, readiness));
+    process.spawn(ports::serve(
+        "admin",
+        admin,
+        admin_page,
+        options.clone(),
+        stop.clone(),
+    ));
+    process.spawn(ports::serve(
+        "observe",
+        observe,
+        observe_page,
+        options,
+        stop,
+    ));
 }
 
 /// Binds ports and remembers what went wrong, so that all of it is told at once.

@@ -19,6 +19,7 @@ pub(crate) enum Refusal {
     MethodNotAllowed(Vec<String>),
     UnsupportedMediaType,
     TooLarge,
+    TooSlow,
 }
 
 impl From<Status> for Refusal {
@@ -46,6 +47,17 @@ impl IntoResponse for Refusal {
                 Code::InvalidArgument,
                 "the body is too large",
             ),
+            Self::TooSlow => {
+                let mut response = with_reason(
+                    StatusCode::REQUEST_TIMEOUT,
+                    Code::DeadlineExceeded,
+                    "REQUEST_TOO_SLOW",
+                    "the body did not arrive in time",
+                );
+                let close = HeaderValue::from_static("close");
+                response.headers_mut().insert(header::CONNECTION, close);
+                response
+            }
             Self::MethodNotAllowed(allowed) => {
                 let mut response = plain(
                     StatusCode::METHOD_NOT_ALLOWED,
@@ -66,6 +78,10 @@ fn plain(http: StatusCode, code: Code, message: &str) -> Response {
         http,
         &json!({ "code": code as i32, "message": message, "details": [] }),
     )
+}
+
+fn with_reason(http: StatusCode, code: Code, reason: &str, message: &str) -> Response {
+    respond(http, &to_json(&fault::status(code, reason, message)))
 }
 
 fn respond(http: StatusCode, body: &Value) -> Response {

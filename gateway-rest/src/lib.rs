@@ -5,7 +5,9 @@
 //! it calls checks it. Its own identity only says that it is the gateway.
 
 mod backend;
+mod documents;
 mod error;
+pub mod forwarded;
 mod listen;
 mod openapi;
 mod server;
@@ -13,5 +15,6 @@ mod stream;
 mod transcode;
 
 pub use backend::Backends;
-pub use listen::serve;
+pub use documents::Documents;
+pub use listen::Listening;
 pub use server::Gateway;

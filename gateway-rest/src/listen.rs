@@ -1,72 +1,102 @@
 //! The gateway's listener: connections, and who is behind each request.
 
-use crate::Gateway;
-use http::Request;
-use hyper_util::{
-    rt::{TokioIo, TokioTimer},
-    service::TowerToHyperService,
+use crate::{Gateway, error, forwarded};
+use axum::body::Body;
+use bytes::Bytes;
+use http::{Request, StatusCode};
+use std::{
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
 };
-use std::{net::IpAddr, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::Semaphore};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tars_proto::fault;
+use tars_runtime::{
+    config::{Gateway as Settings, Timeouts},
+    listen::{self, Answers, Http1, Peer, PortMetrics},
+    network::{NetworkError, Networks},
+};
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+use tonic::{Code, Status};
 use tower::ServiceExt;
 
-const MAX_CONNECTIONS: usize = 1024;
-const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(10);
+/// When to come back to a gateway that is full: shares shrink and grow within a second.
+const COME_BACK: Duration = Duration::from_secs(1);
 
 /// The address that a request is counted, limited and audited by; in every request's extensions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Client(pub(crate) IpAddr);
 
-/// Serves HTTP/1.1 until `stop`, then lets open requests finish for a while.
-pub async fn serve(listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
-    let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let tasks = TaskTracker::new();
-    let max_header = gateway.settings().max_header_bytes;
-    let router = gateway.router();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
+/// How the gateway treats those who connect.
+#[derive(Debug, Clone)]
+pub struct Listening {
+    http: Http1,
+    proxies: Arc<Networks>,
+}
+
+impl Listening {
+    /// # Errors
+    ///
+    /// What is wrong with the list of proxies; a configuration that was loaded has nothing wrong.
+    pub fn new(
+        settings: &Settings,
+        times: &Timeouts,
+        metrics: PortMetrics,
+    ) -> Result<Self, Vec<NetworkError>> {
+        let proxies = Networks::parse(&settings.trusted_proxies)?;
+        let http = Http1 {
+            metrics,
+            times: times.clone(),
+            max_head_bytes: settings.max_header_bytes,
+            max: settings.max_connections,
+            by_address: settings.max_connections_by_address,
+            proxies: proxies.clone(),
+            by_proxy: settings.max_connections_by_proxy,
+            answers: answers(),
+            drain: DRAIN,
         };
-        let Ok((tcp, addr)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-            continue;
-        };
-        if tcp.set_nodelay(true).is_err() {
-            continue;
-        }
-        let service =
-            router
-                .clone()
-                .map_request(move |mut request: Request<hyper::body::Incoming>| {
-                    request.extensions_mut().insert(Client(addr.ip()));
-                    request.map(axum::body::Body::new)
-                });
-        let stop = stop.clone();
-        tasks.spawn(async move {
-            let connection = hyper::server::conn::http1::Builder::new()
-                .timer(TokioTimer::new())
-                .header_read_timeout(HEADER_TIMEOUT)
-                .max_buf_size(max_header.max(8192))
-                .serve_connection(TokioIo::new(tcp), TowerToHyperService::new(service));
-            let mut connection = std::pin::pin!(connection);
-            tokio::select! {
-                _ = connection.as_mut() => {}
-                () = stop.cancelled() => {
-                    connection.as_mut().graceful_shutdown();
-                    // Streams do not end by themselves; they are cut after the drain.
-                    tokio::time::timeout(DRAIN, connection).await.ok();
-                }
-            }
-            drop(place);
-        });
+        Ok(Self {
+            http,
+            proxies: Arc::new(proxies),
+        })
     }
-    drop(listener);
-    tasks.close();
-    tasks.wait().await;
+
+    /// Serves HTTP/1.1 until `stop`, then lets open requests finish for a while.
+    pub async fn serve(self, listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
+        let proxies = self.proxies;
+        let named = gateway
+            .router()
+            .map_request(move |mut request: Request<Body>| {
+                let peer = request.extensions().get::<Peer>().copied();
+                // The listener puts a peer into every request.
+                let peer = peer.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |Peer(addr)| addr);
+                let client = forwarded::client(peer.ip(), request.headers(), &proxies);
+                request.extensions_mut().insert(Client(client));
+                request
+            });
+        self.http.serve(listener, named, stop).await;
+    }
+}
+
+fn answers() -> Answers {
+    let full = fault::unavailable(
+        "TOO_MANY_CONNECTIONS",
+        "there are too many connections, from this address or in all",
+        COME_BACK,
+    );
+    let late = fault::status(
+        Code::DeadlineExceeded,
+        "REQUEST_TOO_SLOW",
+        "the request did not arrive in time",
+    );
+    Answers {
+        full: rendered(StatusCode::SERVICE_UNAVAILABLE, Some(COME_BACK), &full),
+        late: rendered(StatusCode::REQUEST_TIMEOUT, None, &late),
+    }
+}
+
+fn rendered(code: StatusCode, retry: Option<Duration>, status: &Status) -> Bytes {
+    let body = error::to_json(status).to_string();
+    listen::answer(code, "application/json", retry, &body)
 }

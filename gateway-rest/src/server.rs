@@ -1,10 +1,9 @@
 //! The HTTP side: routing, limits, the trace's first span, and the answer's headers.
 
 use crate::{
-    Backends,
+    Backends, Documents,
     error::{self, Refusal},
     listen::Client,
-    openapi,
     stream::{self, Format},
     transcode::{self, Target},
 };
@@ -12,23 +11,22 @@ use axum::{
     Json, Router,
     extract::{Extension, State},
     response::{IntoResponse, Response},
-    routing::get,
 };
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, uri::PathAndQuery};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde_json::{Value, json};
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::{net::IpAddr, sync::Arc};
 use tars_interceptors::{contract, trace::CLIENT_ADDR};
-use tars_proto::route::{Binding, Found, Router as Routes};
+use tars_proto::{
+    route::{Binding, Found, Router as Routes},
+    table::MethodTable,
+};
 use tars_runtime::{
     config::Gateway as Settings,
-    health::Readiness,
+    listen::TooSlow,
     trace::{Entry, Parent, Span, Tracer},
 };
-use tonic::{Status, metadata::MetadataMap};
-
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+use tonic::metadata::MetadataMap;
 
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
@@ -36,10 +34,10 @@ pub struct Gateway(Arc<Inner>);
 struct Inner {
     backends: Backends,
     routes: Routes<Target>,
-    openapi: Value,
+    table: &'static MethodTable,
     settings: Settings,
     tracer: Tracer,
-    readiness: Readiness,
+    documents: Documents,
 }
 
 impl Gateway {
@@ -48,7 +46,7 @@ impl Gateway {
         backends: Backends,
         settings: Settings,
         tracer: Tracer,
-        readiness: Readiness,
+        documents: Documents,
     ) -> Result<Self, String> {
         let table = contract().map_err(ToString::to_string)?;
         let mut routes = Routes::default();
@@ -63,42 +61,24 @@ impl Gateway {
                     .map_err(|taken| format!("{taken} is routed twice"))?;
             }
         }
-        let openapi = openapi::document(table);
         Ok(Self(Arc::new(Inner {
             backends,
             routes,
-            openapi,
+            table,
             settings,
             tracer,
-            readiness,
+            documents,
         })))
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.0.settings
-    }
-
     pub(crate) fn router(self) -> Router {
-        Router::new()
-            .route("/health", get(|| async { Json(json!({ "status": "ok" })) }))
-            .route("/ready", get(ready))
-            .route(
-                "/openapi.json",
-                get(async |State(g): State<Self>| Json(g.0.openapi.clone())),
-            )
+        self.0
+            .documents
+            .clone()
+            .router(self.0.table)
             .fallback(handle)
             .with_state(self)
     }
-}
-
-async fn ready(State(gateway): State<Gateway>) -> Response {
-    let report = gateway.0.readiness.report().await;
-    let code = if report.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (code, Json(report)).into_response()
 }
 
 async fn handle(
@@ -210,11 +190,11 @@ impl Inner {
 
     async fn read(&self, body: axum::body::Body) -> Result<Bytes, Refusal> {
         let limited = Limited::new(body, self.settings.max_body_bytes);
-        match tokio::time::timeout(BODY_TIMEOUT, limited.collect()).await {
-            Ok(Ok(collected)) => Ok(collected.to_bytes()),
-            Ok(Err(e)) if e.is::<LengthLimitError>() => Err(Refusal::TooLarge),
-            Ok(Err(_)) => Err(error::bad_request("", "the body did not arrive whole")),
-            Err(_) => Err(Status::deadline_exceeded("the body did not arrive in time").into()),
+        match limited.collect().await {
+            Ok(collected) => Ok(collected.to_bytes()),
+            Err(e) if e.is::<LengthLimitError>() => Err(Refusal::TooLarge),
+            Err(e) if TooSlow::caused(&*e) => Err(Refusal::TooSlow),
+            Err(_) => Err(error::bad_request("", "the body did not arrive whole")),
         }
     }
 }

@@ -5,7 +5,7 @@ use crate::{Call, check::Check, limiter::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_proto::fault;
-use tars_runtime::clock::Clock;
+use tars_runtime::{clock::Clock, network::bucket};
 use tonic::Status;
 
 #[derive(Debug, Clone)]
@@ -23,14 +23,15 @@ impl FloodGuard {
             clock,
         }
     }
-}
 
-/// One bucket an IPv4 address, or an IPv6 network: a host can pick any address of its /64.
-pub(crate) fn bucket(addr: IpAddr) -> u64 {
-    match addr.to_canonical() {
-        IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        // The top half; no network of real hosts has the first 32 bits zero.
-        IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
+    /// Charges an address for one call.
+    pub fn admit(&self, client: IpAddr) -> Result<(), Status> {
+        let decision = self.limiter.take(bucket(client), self.clock.monotonic());
+        if decision.passed() {
+            Ok(())
+        } else {
+            Err(fault::exhausted("FLOOD", "address", decision.retry))
+        }
     }
 }
 
@@ -43,26 +44,6 @@ impl Check for FloodGuard {
         if trusted {
             return Ok(());
         }
-        let decision = self
-            .limiter
-            .take(bucket(call.client), self.clock.monotonic());
-        if decision.passed() {
-            Ok(())
-        } else {
-            Err(fault::exhausted("FLOOD", "address", decision.retry))
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::bucket;
-
-    #[test]
-    fn addresses_of_one_host_share_a_bucket() {
-        let of = |text: &str| bucket(text.parse().unwrap());
-        assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
-        assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));
-        assert_eq!(of("::ffff:10.0.0.1"), of("10.0.0.1"));
+        self.admit(call.client)
     }
 }

@@ -4,7 +4,6 @@
 use crate::{
     Call,
     check::CheckFuture,
-    flood,
     limiter::{Decision, Gcra, SlidingLog},
 };
 use http::{HeaderValue, Request, Response};
@@ -17,7 +16,7 @@ use std::{
 };
 use tars_certs::PeerClass;
 use tars_proto::{fault, table::RateClass};
-use tars_runtime::{clock::Clock, config::Limits};
+use tars_runtime::{clock::Clock, config::Limits, network::bucket};
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -50,8 +49,8 @@ impl RateLimits {
     fn charge(&self, call: &Call) -> Decision {
         let now = self.0.clock.monotonic();
         match class_of(call) {
-            RateClass::Auth => self.0.auth.take(flood::bucket(call.client), now),
-            RateClass::Public => self.0.public.take(flood::bucket(call.client), now),
+            RateClass::Auth => self.0.auth.take(bucket(call.client), now),
+            RateClass::Public => self.0.public.take(bucket(call.client), now),
             RateClass::User => self.0.user.take(call.limit_key(), now),
             RateClass::Internal => self.0.internal.take(call.peer.name(), now),
         }

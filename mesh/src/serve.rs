@@ -3,20 +3,29 @@
 //! A connection ends at the earliest of: its age, the end of either certificate, a root that is
 //! trusted no more, and the drain of the process (each with GOAWAY, then a grace, then an end); and
 //! at once when its peer is revoked. Handshakes are bounded in number and time, in all and by
-//! address, and never block the accept loop, so that silent peers cannot keep good ones out.
+//! address, and never block the accept loop, so that silent peers cannot keep good ones out. So are
+//! connections, by address and by identity; a peer that does not begin to speak HTTP/2, does not
+//! read, or does not answer when it is asked whether it lives, is cut.
 
 mod connection;
 mod handshake;
+mod opening;
+mod places;
 
 use crate::{ConnectionTable, MeshMetrics};
 use connection::Connection;
+use handshake::TlsConfigs;
 pub(crate) use handshake::key_exchange;
-use handshake::{Handshakes, TlsConfigs};
 use http::{Request, Response};
+use places::Places;
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tars_certs::{ClassTable, IdentityHandle, Revocations};
-use tars_runtime::{clock::Clock, config::Connections};
-use tokio::{net::TcpListener, sync::Semaphore, time::timeout};
+use tars_runtime::{
+    clock::Clock,
+    config::{Connections, Timeouts},
+    listen::{Acceptor, Gate},
+};
+use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower_service::Service;
@@ -40,6 +49,7 @@ pub struct ServeOptions {
     pub classes: Arc<ClassTable>,
     pub clock: Clock,
     pub limits: Connections,
+    pub times: Timeouts,
     pub metrics: MeshMetrics,
     pub table: ConnectionTable,
 }
@@ -89,27 +99,15 @@ pub async fn serve<S, B>(
 {
     let tasks = TaskTracker::new();
     let force = CancellationToken::new();
-    let room = Arc::new(Semaphore::new(options.limits.max));
-    let handshakes = Handshakes::new(&options.limits);
+    let handshakes = Gate::new(options.limits.max_handshakes);
+    let places = Places::new(&options.limits);
     let tls = TlsConfigs::new(&options);
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            () = stop.cancelled() => break,
-        };
-        let (tcp, addr) = match accepted {
-            Ok(accepted) => accepted,
-            Err(e) => {
-                // Out of file descriptors, most likely: give closing connections a moment.
-                tracing::warn!(service = options.service, error = %e, "accept failed");
-                tokio::time::sleep(Duration::from_millis(50)).await;
-                continue;
-            }
-        };
-        let (Ok(place), Some(slot)) = (
-            Arc::clone(&room).try_acquire_owned(),
-            handshakes.enter(addr.ip()),
-        ) else {
+    let metrics = options.metrics.clone();
+    let refuse = move |reason| metrics.refuse(reason);
+    let mut acceptor = Acceptor::new(listener, options.service, refuse, stop.clone());
+    while let Some((tcp, addr)) = acceptor.next().await {
+        let share = options.limits.max_handshakes_by_address;
+        let Ok(slot) = handshakes.enter(addr.ip(), share) else {
             options.metrics.refuse("busy");
             continue;
         };
@@ -121,13 +119,13 @@ pub async fn serve<S, B>(
             options: options.clone(),
             addr,
             own,
-            _place: place,
+            places: places.clone(),
             stop: stop.clone(),
             force: force.clone(),
         };
         tasks.spawn(connection.run(tcp, slot, service.clone()));
     }
-    drop(listener);
+    drop(acceptor);
     tasks.close();
     let drain = Duration::from_secs(options.limits.drain_seconds);
     if timeout(drain, tasks.wait()).await.is_err() {

@@ -4,6 +4,7 @@
 
 mod otel;
 
+use crate::{listen::Pace, network::Networks};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -25,6 +26,8 @@ pub struct Config {
     pub listen: Listen,
     pub connect: Connect,
     pub connections: Connections,
+    pub timeouts: Timeouts,
+    pub ports: Ports,
     pub certificates: Certificates,
     pub credentials: Credentials,
     pub policy: Policy,
@@ -150,15 +153,29 @@ impl Default for Connect {
     }
 }
 
-/// Bounds of what a stranger can hold open.
+/// Bounds of what a stranger can hold open on a listener of the mesh. A share is the most that one
+/// may hold while there is room; as places run out all shares shrink with what is free, so that a
+/// newcomer finds a place even when several have taken what they could.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connections {
+    /// Open connections.
     pub max: usize,
+    /// Connections from one IPv4 address or IPv6 /64. Workloads of the mesh are not counted here,
+    /// so that people and services behind one NAT, as all of `tars up` on one host, cannot keep the
+    /// services from each other; it bounds all clients behind one NAT together.
+    pub max_by_address: usize,
+    /// Connections that show one SPIFFE id. A client needs one or two.
+    pub max_by_identity: usize,
+    /// Connections that show one workload's SPIFFE id: all its replicas, twice while identities are
+    /// renewed.
+    pub max_by_workload: usize,
     /// Handshakes under way, silent peers among them: enough that a crowd of those keeps nobody out.
     pub max_handshakes: usize,
-    /// Handshakes under way from one address.
+    /// Handshakes under way from one address; past these, the one that has waited longest, and for
+    /// half a second at least, makes way.
     pub max_handshakes_by_address: usize,
+    /// From the connection to the HTTP/2 preface, TLS included.
     pub handshake_timeout_seconds: u64,
     pub max_age_seconds: u64,
     pub max_age_grace_seconds: u64,
@@ -174,6 +191,9 @@ impl Default for Connections {
     fn default() -> Self {
         Self {
             max: 4096,
+            max_by_address: 512,
+            max_by_identity: 256,
+            max_by_workload: 1024,
             max_handshakes: 2048,
             max_handshakes_by_address: 64,
             handshake_timeout_seconds: 5,
@@ -190,6 +210,114 @@ impl Default for Connections {
 impl Connections {
     pub fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(self.handshake_timeout_seconds)
+    }
+}
+
+/// How long a peer is waited for, on every listener. What a peer sends or reads must go on at a
+/// least rate: the stall is the longest time with nothing, and a slower peer uses it up.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Timeouts {
+    /// From a connection, or from the first byte of a later request, to the end of its head; HTTP/1.
+    pub head_seconds: u64,
+    /// Between an answer and the next request of a kept connection; HTTP/1.
+    pub idle_seconds: u64,
+    /// The stall of a request's body; HTTP/1.
+    pub body_stall_seconds: u64,
+    /// The least rate of a request's body.
+    pub body_bytes_per_second: u32,
+    /// The stall of a peer that does not read what is written to it.
+    pub write_stall_seconds: u64,
+    /// The least rate of reading.
+    pub write_bytes_per_second: u32,
+    /// Silence on an HTTP/2 connection before the peer is asked whether it lives; a connection may
+    /// be idle for as long as it answers.
+    pub ping_seconds: u64,
+    /// How long the answer to that may take.
+    pub ping_timeout_seconds: u64,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            head_seconds: 5,
+            idle_seconds: 20,
+            body_stall_seconds: 5,
+            body_bytes_per_second: 2048,
+            write_stall_seconds: 15,
+            write_bytes_per_second: 1024,
+            ping_seconds: 20,
+            ping_timeout_seconds: 10,
+        }
+    }
+}
+
+impl Timeouts {
+    pub fn head(&self) -> Duration {
+        Duration::from_secs(self.head_seconds)
+    }
+
+    pub fn idle(&self) -> Duration {
+        Duration::from_secs(self.idle_seconds)
+    }
+
+    pub fn body_pace(&self) -> Pace {
+        Pace {
+            grace: Duration::from_secs(self.body_stall_seconds),
+            rate: self.body_bytes_per_second,
+        }
+    }
+
+    pub fn write_pace(&self) -> Pace {
+        Pace {
+            grace: Duration::from_secs(self.write_stall_seconds),
+            rate: self.write_bytes_per_second,
+        }
+    }
+
+    /// None of them longer than `most` seconds; for listeners whose answers are short.
+    #[must_use]
+    pub fn at_most(&self, most: u64) -> Self {
+        Self {
+            head_seconds: self.head_seconds.min(most),
+            idle_seconds: self.idle_seconds.min(most),
+            body_stall_seconds: self.body_stall_seconds.min(most),
+            write_stall_seconds: self.write_stall_seconds.min(most),
+            ping_seconds: self.ping_seconds.min(most),
+            ping_timeout_seconds: self.ping_timeout_seconds.min(most),
+            ..self.clone()
+        }
+    }
+
+    fn all_seconds(&self) -> [u64; 6] {
+        [
+            self.head_seconds,
+            self.idle_seconds,
+            self.body_stall_seconds,
+            self.write_stall_seconds,
+            self.ping_seconds,
+            self.ping_timeout_seconds,
+        ]
+    }
+}
+
+/// The admin and the observe port, each. Their file descriptors are set aside before those of all
+/// other listeners.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ports {
+    /// Open connections.
+    pub max_connections: usize,
+    /// Connections from one address: a probe, a scraper and a person with a browser fit easily.
+    pub max_connections_by_address: usize,
+}
+
+impl Default for Ports {
+    fn default() -> Self {
+        Self {
+            max_connections: 64,
+            max_connections_by_address: 32,
+        }
     }
 }
 
@@ -373,6 +501,20 @@ impl Telemetry {
 pub struct Gateway {
     pub max_body_bytes: usize,
     pub max_header_bytes: usize,
+    /// Open connections.
+    pub max_connections: usize,
+    /// Connections from one IPv4 address or IPv6 /64; a browser opens six. Like all shares, this
+    /// shrinks as places run out.
+    pub max_connections_by_address: usize,
+    /// Connections from one address in `trusted_proxies`, behind which many people are.
+    pub max_connections_by_proxy: usize,
+    /// Networks (`10.0.0.0/8`) and addresses of the proxies in front of the gateway. Their
+    /// `Forwarded` and `X-Forwarded-For` say who the client is, for limits, audit and traces: read
+    /// from right to left, the first address that is not in this list. From anybody else, and when
+    /// what is read is broken, the client is the peer itself; so it is, too, when both headers are
+    /// there and name different clients, since a proxy that sets one of them may let a client's own
+    /// other one through.
+    pub trusted_proxies: Vec<String>,
 }
 
 impl Default for Gateway {
@@ -380,6 +522,10 @@ impl Default for Gateway {
         Self {
             max_body_bytes: 1 << 20,
             max_header_bytes: 16 << 10,
+            max_connections: 1024,
+            max_connections_by_address: 128,
+            max_connections_by_proxy: 768,
+            trusted_proxies: Vec::new(),
         }
     }
 }
@@ -540,12 +686,61 @@ impl Config {
                 && c.max_in_flight > 0,
             "connections: bounds must be above 0",
         );
+        self.listeners_mistakes(&mut require);
         let endpoint = self.telemetry.endpoint();
         require(
             endpoint.is_none_or(|e| e.starts_with("http://")),
             "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",
         );
         out
+    }
+
+    /// What is wrong with the bounds and times of listeners.
+    fn listeners_mistakes(&self, require: &mut impl FnMut(bool, &str)) {
+        let (c, g, p) = (&self.connections, &self.gateway, &self.ports);
+        for (share, max, name) in [
+            (c.max_by_address, c.max, "connections.max_by_address"),
+            (c.max_by_identity, c.max, "connections.max_by_identity"),
+            (c.max_by_workload, c.max, "connections.max_by_workload"),
+            (
+                g.max_connections_by_address,
+                g.max_connections,
+                "gateway.max_connections_by_address",
+            ),
+            (
+                g.max_connections_by_proxy,
+                g.max_connections,
+                "gateway.max_connections_by_proxy",
+            ),
+            (
+                p.max_connections_by_address,
+                p.max_connections,
+                "ports.max_connections_by_address",
+            ),
+        ] {
+            let text = format!("{name} must be above 0, and no more than all connections");
+            require((1..=max).contains(&share), &text);
+        }
+        let times = self.timeouts.all_seconds();
+        require(
+            times.iter().all(|t| (1..=3600).contains(t)),
+            "timeouts: seconds must be between 1 and 3600",
+        );
+        require(
+            (1..=120).contains(&c.handshake_timeout_seconds),
+            "connections.handshake_timeout_seconds must be between 1 and 120",
+        );
+        require(
+            self.timeouts.body_bytes_per_second > 0 && self.timeouts.write_bytes_per_second > 0,
+            "timeouts: rates must be above 0",
+        );
+        for mistake in Networks::parse(&g.trusted_proxies)
+            .err()
+            .into_iter()
+            .flatten()
+        {
+            require(false, &format!("gateway.trusted_proxies: {mistake}"));
+        }
     }
 
     /// The effective configuration as TOML; it holds no secrets.
@@ -719,6 +914,26 @@ mod tests {
         ]);
         let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    }
+
+    #[test]
+    fn every_mistake_about_listeners_is_reported() {
+        let vars = env(&[
+            (
+                "TARS__GATEWAY__TRUSTED_PROXIES",
+                r#"["10.0.0.0/8", "10.0.0.1/8", "proxy", "0.0.0.0/0"]"#,
+            ),
+            ("TARS__GATEWAY__MAX_CONNECTIONS_BY_ADDRESS", "5000"),
+            ("TARS__CONNECTIONS__MAX_BY_IDENTITY", "0"),
+            ("TARS__TIMEOUTS__HEAD_SECONDS", "0"),
+            ("TARS__TIMEOUTS__BODY_BYTES_PER_SECOND", "0"),
+            ("TARS__CONNECTIONS__HANDSHAKE_TIMEOUT_SECONDS", "9999"),
+        ]);
+        let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
+        assert_eq!(mistakes.len(), 8, "{mistakes:#?}");
+        let vars = env(&[("TARS__GATEWAY__TRUSTED_PROXIES", r#"["10.0.0.0/8", "::1"]"#)]);
+        let config = Config::load(None, vars, Table::new()).unwrap();
+        assert_eq!(config.gateway.trusted_proxies.len(), 2);
     }
 
     #[test]

@@ -1,6 +1,12 @@
 //! The process's own two ports: *admin*, loopback only, and *observe*, for probes and Prometheus.
 
-use crate::{health::Readiness, metrics::Metrics};
+use crate::{
+    config::{Ports, Timeouts},
+    health::Readiness,
+    listen::{self, Answers, Http1, ListenerMetrics},
+    metrics::Metrics,
+    network::Networks,
+};
 use axum::{
     Json, Router,
     extract::State,
@@ -8,17 +14,59 @@ use axum::{
     response::{IntoResponse, Response},
     routing::get,
 };
+use bytes::Bytes;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
-use tokio::net::TcpListener;
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, time::Instant};
+use tokio_util::sync::CancellationToken;
 
 /// What a page of the admin port shows.
 pub type Page = Arc<dyn Fn() -> Value + Send + Sync>;
 
+/// A report is made anew after this; until then everybody gets the last one.
+const FRESH: Duration = Duration::from_millis(200);
+
+/// The readiness report as a page, made once for all who ask at the same time: whoever asks often
+/// costs the databases nothing.
+#[derive(Debug, Clone)]
+pub struct ReadyPage(Arc<Cached>);
+
+#[derive(Debug)]
+struct Cached {
+    readiness: Readiness,
+    last: tokio::sync::Mutex<Option<(Instant, StatusCode, Bytes)>>,
+}
+
+impl ReadyPage {
+    pub fn new(readiness: Readiness) -> Self {
+        let last = tokio::sync::Mutex::new(None);
+        Self(Arc::new(Cached { readiness, last }))
+    }
+
+    /// The status and the JSON.
+    pub async fn render(&self) -> (StatusCode, Bytes) {
+        let mut last = self.0.last.lock().await;
+        if let Some((at, code, page)) = &*last
+            && at.elapsed() < FRESH
+        {
+            return (*code, page.clone());
+        }
+        let report = self.0.readiness.report().await;
+        let code = if report.ready {
+            StatusCode::OK
+        } else {
+            StatusCode::SERVICE_UNAVAILABLE
+        };
+        let page = Bytes::from(json!(report).to_string());
+        *last = Some((Instant::now(), code, page.clone()));
+        (code, page)
+    }
+}
+
 #[derive(Clone)]
 struct Observe {
     metrics: Metrics,
-    readiness: Arc<Readiness>,
+    ready: ReadyPage,
 }
 
 /// `/livez`, `/readyz`, `/metrics`, nothing else.
@@ -29,18 +77,13 @@ pub fn observe(metrics: Metrics, readiness: Readiness) -> Router {
         .route("/metrics", get(render))
         .with_state(Observe {
             metrics,
-            readiness: Arc::new(readiness),
+            ready: ReadyPage::new(readiness),
         })
 }
 
 async fn readyz(State(state): State<Observe>) -> Response {
-    let report = state.readiness.report().await;
-    let code = if report.ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
-    };
-    (code, Json(report)).into_response()
+    let (code, page) = state.ready.render().await;
+    (code, [(header::CONTENT_TYPE, "application/json")], page).into_response()
 }
 
 async fn render(State(state): State<Observe>, headers: HeaderMap) -> Response {
@@ -67,18 +110,44 @@ pub fn admin(pages: BTreeMap<&'static str, Page>) -> Router {
     })
 }
 
-/// Serves a router until the process ends or `stop` resolves.
+/// How both ports treat their peers.
+#[derive(Debug, Clone)]
+pub struct PortOptions {
+    pub metrics: ListenerMetrics,
+    pub times: Timeouts,
+    pub places: Ports,
+}
+
+/// Probes and scrapers are quick; whoever is not must not keep them out.
+const SLOWEST: u64 = 5;
+/// Probes are to be answered until the end, but a stop does not wait for them.
+const DRAIN: Duration = Duration::from_secs(1);
+const HEAD_BYTES: usize = 8 << 10;
+
+/// Serves a router on the port called `name` until `stop`.
 pub async fn serve(
+    name: &'static str,
     listener: TcpListener,
     router: Router,
-    stop: impl Future<Output = ()> + Send + 'static,
+    options: PortOptions,
+    stop: CancellationToken,
 ) {
-    if let Err(e) = axum::serve(listener, router)
-        .with_graceful_shutdown(stop)
-        .await
-    {
-        tracing::error!(error = %e, "a port of the process stopped serving");
-    }
+    let plain = |status, text| listen::answer(status, "text/plain", None, text);
+    let listening = Http1 {
+        metrics: options.metrics.of(name),
+        times: options.times.at_most(SLOWEST),
+        max_head_bytes: HEAD_BYTES,
+        max: options.places.max_connections,
+        by_address: options.places.max_connections_by_address,
+        proxies: Networks::default(),
+        by_proxy: 0,
+        answers: Answers {
+            full: plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n"),
+            late: plain(StatusCode::REQUEST_TIMEOUT, "the request came too slowly\n"),
+        },
+        drain: DRAIN,
+    };
+    listening.serve(listener, router, stop).await;
 }
 
 /// The admin port shows what strangers must not see, so it binds to loopback or not at all.

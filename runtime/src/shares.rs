@@ -22,6 +22,16 @@ pub enum Full {
     Share,
 }
 
+impl Full {
+    /// A label for metrics.
+    pub fn reason(self) -> &'static str {
+        match self {
+            Self::All => "full",
+            Self::Share => "share",
+        }
+    }
+}
+
 /// A number of places, shared among keys. Clones share the places.
 #[derive(Debug)]
 pub struct Shares<K: Hash + Eq>(Arc<Inner<K>>);
@@ -63,10 +73,35 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     ///
     /// [`Full::All`] when no place is free, [`Full::Share`] when `key` holds `share` already.
     pub fn take(&self, key: K, share: usize) -> Result<Place<K>, Full> {
+        self.take_with(key, |_| share)
+    }
+
+    /// Takes a place for `key` as [`take`](Self::take) does, with a share that shrinks as the
+    /// places run out, in proportion to what is free beyond the reach of one key. One key alone gets
+    /// its whole share; many at once leave some places free for whoever comes next, where fixed
+    /// shares would let `total / share` keys take all of them.
+    ///
+    /// # Errors
+    ///
+    /// As [`take`](Self::take).
+    pub fn take_fairly(&self, key: K, share: usize) -> Result<Place<K>, Full> {
+        self.take_with(key, |free| self.shrunk(share, free))
+    }
+
+    fn shrunk(&self, share: usize, free: usize) -> usize {
+        match self.0.total.checked_sub(share) {
+            None | Some(0) => share,
+            Some(others) => (share.saturating_mul(free) / others).clamp(1, share.max(1)),
+        }
+    }
+
+    fn take_with(&self, key: K, share: impl Fn(usize) -> usize) -> Result<Place<K>, Full> {
         let mut held = self.0.held.lock();
-        if held.all >= self.0.total {
+        let free = self.0.total.saturating_sub(held.all);
+        if free == 0 {
             return Err(Full::All);
         }
+        let share = share(free);
         match held.by_key.entry(key.clone()) {
             Entry::Occupied(entry) if *entry.get() >= share => return Err(Full::Share),
             Entry::Vacant(_) if share == 0 => return Err(Full::Share),
@@ -82,6 +117,11 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     /// How many places are taken.
     pub fn taken(&self) -> usize {
         self.0.held.lock().all
+    }
+
+    /// How many places `key` holds.
+    pub fn held(&self, key: &K) -> usize {
+        self.0.held.lock().by_key.get(key).copied().unwrap_or(0)
     }
 
     /// How many keys hold a place.
@@ -130,6 +170,28 @@ mod tests {
         assert!(shares.take("a", 2).is_ok());
         drop(other);
         assert_eq!((shares.taken(), shares.keys()), (0, 0), "nothing is kept");
+    }
+
+    #[test]
+    fn many_greedy_keys_leave_places_for_a_newcomer() {
+        let shares = Shares::new(1024);
+        let mut held = Vec::new();
+        for key in 0..16 {
+            held.extend(std::iter::from_fn(|| shares.take_fairly(key, 128).ok()));
+        }
+        assert!(shares.taken() < 1024, "{}", shares.taken());
+        let newcomer: Vec<_> = std::iter::from_fn(|| shares.take_fairly(99, 128).ok()).collect();
+        assert!(newcomer.len() >= 8, "{}", newcomer.len());
+        drop((held, newcomer));
+        let alone: Vec<_> = std::iter::from_fn(|| shares.take_fairly(1, 128).ok()).collect();
+        assert_eq!(alone.len(), 128, "one key alone has its whole share");
+    }
+
+    #[test]
+    fn a_share_of_all_does_not_shrink() {
+        let shares = Shares::new(4);
+        let held: Vec<_> = std::iter::from_fn(|| shares.take_fairly("a", 9).ok()).collect();
+        assert_eq!(held.len(), 4);
     }
 
     #[test]

@@ -29,7 +29,9 @@ use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::
 use tars_runtime::{
     clock::Clock,
     config::Config,
+    descriptors,
     health::{Check, Condition, Readiness, State, check},
+    listen::ListenerMetrics,
     metrics::Metrics,
     ports::Page,
     trace::{ExporterError, SpanMetrics, Tracer},
@@ -108,6 +110,7 @@ pub struct Process {
     pub(crate) call_metrics: CallMetrics,
     pub(crate) failures: Failures,
     pub(crate) mesh_metrics: MeshMetrics,
+    pub(crate) listener_metrics: ListenerMetrics,
     pub(crate) connections: ConnectionTable,
     pub(crate) classes: Arc<ClassTable>,
     pub(crate) policy: PolicyFile,
@@ -148,6 +151,7 @@ impl Process {
         clock: Clock,
         services: &[Service],
     ) -> Result<Self, StartError> {
+        let config = fit_descriptors(config, services);
         let lock = lock(&config.data.dir)?;
         let mut process = Self::assemble(config, clock, lock)?;
         let authority = Arc::new(open_authority(&process.config, &process.clock)?);
@@ -170,6 +174,7 @@ impl Process {
         service: Service,
         origin: &Origin,
     ) -> Result<Self, StartError> {
+        let config = fit_descriptors(config, &[service]);
         let dir = config.data.dir.join(service.as_str());
         let lock = lock(&dir)?;
         let mut process = Self::assemble(config, Clock::system(), lock)?;
@@ -276,6 +281,7 @@ impl Process {
             call_metrics: CallMetrics::new(&metrics),
             failures: Failures::new(&metrics),
             mesh_metrics: MeshMetrics::new(&metrics),
+            listener_metrics: ListenerMetrics::new(&metrics),
             connections: ConnectionTable::default(),
             classes,
             policy,
@@ -499,6 +505,21 @@ impl Process {
             }
         }
     }
+}
+
+/// Gives the listeners no more connections than the process can have files open.
+fn fit_descriptors(mut config: Config, services: &[Service]) -> Config {
+    let gateway = services.contains(&Service::Gateway);
+    let bootstrap = services.contains(&Service::Auth) && config.listen.bootstrap.is_some();
+    let listeners = descriptors::Listeners {
+        mesh: services.len() - usize::from(gateway) + usize::from(bootstrap),
+        gateway,
+    };
+    let lowered = descriptors::fit(&mut config, listeners, descriptors::raise_limit());
+    if let Some(lowered) = lowered {
+        tracing::warn!("{lowered}");
+    }
+    config
 }
 
 /// One process a data directory.

@@ -5,7 +5,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
 use tars_credentials::View;
-use tars_gateway::{Backends, Gateway};
+use tars_gateway::{Backends, Documents, Gateway, Listening};
 use tars_hypersync::{HyperSync, Peers};
 use tars_interceptors::{
     Stack, StackOptions,
@@ -213,6 +213,7 @@ fn listen(
         classes: Arc::clone(&process.classes),
         clock: process.clock().clone(),
         limits: process.config().connections.clone(),
+        times: process.config().timeouts.clone(),
         metrics: process.mesh_metrics.clone(),
         table: process.connections.clone(),
     };
@@ -511,15 +512,24 @@ pub(crate) async fn gateway(
     ] {
         backends.add(to.as_str(), process.channel(Service::Gateway, to, target)?);
     }
-    let settings = process.config().gateway.clone();
-    let gateway = Gateway::new(
-        backends,
-        settings,
-        process.tracer(Service::Gateway),
+    let config = process.config();
+    let documents = Documents::new(
         process.readiness(),
+        config.limits.flood_per_second,
+        process.clock().clone(),
+        process.metrics(),
     );
+    let settings = config.gateway.clone();
+    let tracer = process.tracer(Service::Gateway);
+    let gateway = Gateway::new(backends, settings, tracer, documents);
     let gateway = gateway.map_err(StartError::Gateway)?;
-    process.spawn(tars_gateway::serve(listener, gateway, process.stop_token()));
+    let metrics = process.listener_metrics.of(Service::Gateway.as_str());
+    let listening = Listening::new(&config.gateway, &config.timeouts, metrics);
+    let listening = listening.map_err(|wrong| {
+        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        StartError::Gateway(wrong.join("; "))
+    })?;
+    process.spawn(listening.serve(listener, gateway, process.stop_token()));
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use tars_certs::{ClassTable, Identity, IdentityHandle, Revocations, SpiffeId, id
 use tars_mesh::{Admission, Channel, ChannelOptions, ConnectionTable, MeshMetrics, ServeOptions};
 use tars_runtime::{
     clock::Clock,
-    config::{Config, Connections},
+    config::{Config, Connections, Timeouts},
     metrics::Metrics,
 };
 use tokio::net::TcpListener;
@@ -30,6 +30,10 @@ impl Door {
     }
 
     pub async fn with(parts: Parts, limits: Connections) -> Self {
+        Self::with_times(parts, limits, Timeouts::default()).await
+    }
+
+    pub async fn with_times(parts: Parts, limits: Connections, times: Timeouts) -> Self {
         let clock = Clock::system();
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
         let identity = IdentityHandle::new(Identity::new(parts, &time).expect("an identity"));
@@ -45,6 +49,7 @@ impl Door {
             classes: Arc::new(classes.expect("classes")),
             clock,
             limits,
+            times,
             metrics: MeshMetrics::new(&metrics),
             table: ConnectionTable::default(),
         };

@@ -2,7 +2,9 @@
 
 use super::{
     Admission, Handler, Reply, ServeOptions,
-    handshake::{Own, Slot, key_exchange, reason},
+    handshake::{Own, key_exchange, reason},
+    opening::Opening,
+    places::Places,
 };
 use http::Request;
 use hyper::body::Incoming;
@@ -13,10 +15,10 @@ use tars_certs::{
     peer::{PeerInfo, Verified, observed},
     tls,
 };
+use tars_runtime::listen::{PacedStream, Seat};
 use tokio::{
     net::TcpStream,
-    sync::OwnedSemaphorePermit,
-    time::{Instant, sleep_until, timeout},
+    time::{Instant, sleep_until},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -26,9 +28,19 @@ pub(super) struct Connection {
     pub(super) options: ServeOptions,
     pub(super) addr: SocketAddr,
     pub(super) own: Own,
-    pub(super) _place: OwnedSemaphorePermit,
+    pub(super) places: Places,
     pub(super) stop: CancellationToken,
     pub(super) force: CancellationToken,
+}
+
+/// What TLS runs on: a peer that does not read fails its writes.
+type Tcp = PacedStream<TcpStream>;
+
+/// How far a peer has come: a handshake's slot until it speaks HTTP/2.
+struct Begun {
+    opened: CancellationToken,
+    slot: Seat,
+    most: Instant,
 }
 
 /// What ends a connection.
@@ -37,22 +49,39 @@ enum End {
     Closed,
     /// At once: nothing more is said to a revoked peer.
     Revoked,
+    /// At once: the peer never spoke HTTP/2.
+    Silent,
     /// With GOAWAY, then until the instant for what is under way.
     Gracefully(Instant),
 }
 
 impl Connection {
-    pub(super) async fn run<S: Handler<B>, B: Reply>(self, tcp: TcpStream, slot: Slot, service: S) {
-        let handshake = timeout(self.options.limits.handshake_timeout(), self.handshake(tcp));
+    pub(super) async fn run<S: Handler<B>, B: Reply>(self, tcp: TcpStream, slot: Seat, service: S) {
+        let most = Instant::now() + self.options.limits.handshake_timeout();
+        let tcp = PacedStream::new(tcp, self.options.times.write_pace());
+        let unread = tcp.unread();
         let handshake = tokio::select! {
-            done = handshake => done,
+            done = self.handshake(tcp) => done,
+            () = sleep_until(most) => Err("timeout"),
+            () = slot.displaced() => Err("displaced"),
             () = self.stop.cancelled() => return,
         };
-        drop(slot);
-        match handshake {
-            Ok(Ok((stream, peer))) => self.serve(stream, peer, service).await,
-            Ok(Err(reason)) => self.refused(reason),
-            Err(_) => self.refused("timeout"),
+        let (stream, peer) = match handshake {
+            Ok(shaken) => shaken,
+            Err(reason) => return self.refused(reason),
+        };
+        let held = match self.places.take(&peer) {
+            Ok(held) => held,
+            Err(reason) => return self.refused(reason),
+        };
+        let metrics = self.options.metrics.clone();
+        let stream = Opening::new(stream);
+        let opened = stream.opened();
+        let begun = Begun { opened, slot, most };
+        self.serve(stream, peer, begun, service).await;
+        drop(held);
+        if unread.is_set() {
+            metrics.cut("write");
         }
     }
 
@@ -61,11 +90,7 @@ impl Connection {
         self.options.metrics.refuse(reason);
     }
 
-    async fn handshake(
-        &self,
-        tcp: TcpStream,
-    ) -> Result<(TlsStream<TcpStream>, PeerInfo), &'static str> {
-        tcp.set_nodelay(true).map_err(|_| "socket")?;
+    async fn handshake(&self, tcp: Tcp) -> Result<(TlsStream<Tcp>, PeerInfo), &'static str> {
         let accepting = TlsAcceptor::from(Arc::clone(&self.own.config)).accept(tcp);
         let (accepted, seen) = observed(accepting).await;
         let stream = accepted.map_err(|e| seen.refusal.unwrap_or_else(|| reason(&e)))?;
@@ -93,8 +118,9 @@ impl Connection {
 
     async fn serve<S: Handler<B>, B: Reply>(
         self,
-        stream: TlsStream<TcpStream>,
+        stream: Opening<TlsStream<Tcp>>,
         peer: PeerInfo,
+        begun: Begun,
         service: S,
     ) {
         let (this, peer) = (Arc::new(self), Arc::new(peer));
@@ -114,7 +140,8 @@ impl Connection {
         // In a task of its own: this one is woken for every frame, and should look at one thing more
         // and not at all that can end a connection.
         let (watched, by) = (Arc::clone(&this), Arc::clone(&peer));
-        let mut watch = AbortOnDropHandle::new(tokio::spawn(async move { watched.end(&by).await }));
+        let mut watch =
+            AbortOnDropHandle::new(tokio::spawn(async move { watched.end(&by, begun).await }));
         let end = tokio::select! {
             biased;
             _ = connection.as_mut() => End::Closed,
@@ -123,6 +150,7 @@ impl Connection {
         let last = match end {
             End::Closed => return,
             End::Revoked => return metrics.cut("revoked"),
+            End::Silent => return metrics.cut("silent"),
             End::Gracefully(last) => last,
         };
         connection.as_mut().graceful_shutdown();
@@ -142,7 +170,7 @@ impl Connection {
     }
 
     /// Waits for whatever ends this connection first.
-    async fn end(&self, peer: &PeerInfo) -> End {
+    async fn end(&self, peer: &PeerInfo, begun: Begun) -> End {
         let grace = Duration::from_secs(self.options.limits.max_age_grace_seconds);
         let certificates = self.certificates_end(peer);
         let last_by_now = |grace: Duration| (Instant::now() + grace).min(certificates);
@@ -151,6 +179,7 @@ impl Connection {
             // Looked at first: whoever is revoked gets no grace.
             biased;
             () = self.denied(peer) => End::Revoked,
+            () = begun.never() => End::Silent,
             () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
             () = sleep_until(goaway) => End::Gracefully(certificates),
             () = self.distrusted(peer) => End::Gracefully(last_by_now(grace)),
@@ -206,17 +235,41 @@ impl Connection {
             .max_header_list_size(16 << 10)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10));
+            .keep_alive_interval(Duration::from_secs(self.options.times.ping_seconds))
+            .keep_alive_timeout(Duration::from_secs(self.options.times.ping_timeout_seconds));
         builder
     }
 
     /// The connection's age, moved by a tenth so that clients do not come back all at once.
     fn age(&self) -> Instant {
         let age = Duration::from_secs(self.options.limits.max_age_seconds);
+        let age = match self.options.admission {
+            Admission::Mutual => age,
+            Admission::Joiners => age.min(JOINING),
+        };
         Instant::now() + age.mul_f64(0.9 + 0.2 * jitter(self.addr))
     }
 }
+
+impl Begun {
+    /// Returns when the preface did not come in time, or when the slot was needed for somebody else;
+    /// gives the slot back once it has come.
+    async fn never(self) {
+        let came = tokio::select! {
+            biased;
+            () = self.opened.cancelled() => true,
+            () = sleep_until(self.most) => false,
+            () = self.slot.displaced() => false,
+        };
+        drop(self.slot);
+        if came {
+            std::future::pending::<()>().await;
+        }
+    }
+}
+
+/// Joining is one call; whoever has no certificate has no reason to stay.
+const JOINING: Duration = Duration::from_secs(60);
 
 /// The most that streams have between being told and the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);

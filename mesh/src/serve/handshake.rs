@@ -1,69 +1,10 @@
-//! What a connection needs before it is one: a slot, and the TLS configuration of the day.
+//! What a connection needs before it is one: the TLS configuration of the day.
 
 use super::{Admission, ServeOptions};
 use parking_lot::Mutex;
 use rustls::{NamedGroup, ServerConfig, crypto::SupportedKxGroup};
-use std::{collections::HashMap, net::IpAddr, sync::Arc};
+use std::sync::Arc;
 use tars_certs::{Identity, tls};
-use tars_runtime::config::Connections;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-
-/// Bounds the handshakes under way, in all and by address.
-#[derive(Debug, Clone)]
-pub(super) struct Handshakes(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    all: Arc<Semaphore>,
-    most_by_address: usize,
-    /// No more entries than handshakes under way.
-    by_address: Mutex<HashMap<IpAddr, usize>>,
-}
-
-/// A handshake under way; dropped when it is over.
-#[derive(Debug)]
-pub(super) struct Slot {
-    of: Handshakes,
-    address: IpAddr,
-    _all: OwnedSemaphorePermit,
-}
-
-impl Handshakes {
-    pub(super) fn new(limits: &Connections) -> Self {
-        Self(Arc::new(Inner {
-            all: Arc::new(Semaphore::new(limits.max_handshakes)),
-            most_by_address: limits.max_handshakes_by_address,
-            by_address: Mutex::default(),
-        }))
-    }
-
-    pub(super) fn enter(&self, address: IpAddr) -> Option<Slot> {
-        let all = Arc::clone(&self.0.all).try_acquire_owned().ok()?;
-        let mut by_address = self.0.by_address.lock();
-        let under_way = by_address.entry(address).or_default();
-        if *under_way >= self.0.most_by_address {
-            return None;
-        }
-        *under_way += 1;
-        Some(Slot {
-            of: self.clone(),
-            address,
-            _all: all,
-        })
-    }
-}
-
-impl Drop for Slot {
-    fn drop(&mut self) {
-        let mut by_address = self.of.0.by_address.lock();
-        if let Some(under_way) = by_address.get_mut(&self.address) {
-            *under_way -= 1;
-            if *under_way == 0 {
-                by_address.remove(&self.address);
-            }
-        }
-    }
-}
 
 /// An identity with the configuration that was built from it.
 #[derive(Debug, Clone)]
@@ -136,35 +77,5 @@ pub(super) fn reason(error: &std::io::Error) -> &'static str {
         Some(Error::InvalidCertificate(_)) => "certificate",
         Some(Error::AlertReceived(_)) => "alert",
         Some(_) => "tls",
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn one_address_cannot_take_every_slot() {
-        let limits = Connections {
-            max_handshakes: 3,
-            max_handshakes_by_address: 2,
-            ..Connections::default()
-        };
-        let handshakes = Handshakes::new(&limits);
-        let (one, two) = (IpAddr::from([1, 1, 1, 1]), IpAddr::from([2, 2, 2, 2]));
-        let held = [
-            handshakes.enter(one).unwrap(),
-            handshakes.enter(one).unwrap(),
-        ];
-        assert!(handshakes.enter(one).is_none(), "its share is taken");
-        let other = handshakes.enter(two).unwrap();
-        assert!(handshakes.enter(two).is_none(), "all are taken");
-        drop(held);
-        assert!(handshakes.enter(one).is_some());
-        drop(other);
-        assert!(
-            handshakes.0.by_address.lock().is_empty(),
-            "nothing is remembered"
-        );
     }
 }

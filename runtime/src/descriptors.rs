@@ -1,0 +1,238 @@
+//! The process's file descriptors, budgeted over its listeners.
+//!
+//! A connection costs one. When they run out nothing can be accepted, opened or dialled any more, on
+//! no port: so what databases, files and outgoing channels need is set aside, then what the own
+//! ports need, so that probes answer under attack, and the other listeners share what is left.
+
+use crate::{config::Config, listen};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::fmt;
+
+/// For the runtime, logs, the data directory, and one listener each.
+const OF_THE_PROCESS: usize = 64;
+/// For what stands behind one listener: its database with write-ahead log and readers, blobs, and
+/// its channels to other services.
+const BEHIND_A_LISTENER: usize = 40;
+/// Fewer are of no use.
+const LEAST: usize = 8;
+
+/// Raises the soft limit on open files to the hard one, and returns what holds now. The default
+/// soft limit of 1,024 is for programs that use `select`; this one does not.
+pub fn raise_limit() -> usize {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(e) => {
+            tracing::warn!(error = %e, "the limit on open files cannot be raised");
+            limit.current
+        }
+    };
+    current
+        .and_then(|n| usize::try_from(n).ok())
+        .unwrap_or(usize::MAX)
+}
+
+/// Which listeners a process has, beside its own ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Listeners {
+    /// Those that speak mutual TLS, and the bootstrap listener.
+    pub mesh: usize,
+    pub gateway: bool,
+}
+
+/// What each listener got because the descriptors do not suffice for what was configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lowered {
+    pub limit: usize,
+    /// Open connections of each mesh listener.
+    pub connections: usize,
+    /// Handshakes under way on each mesh listener.
+    pub handshakes: usize,
+    /// Open connections of the gateway.
+    pub gateway: usize,
+}
+
+impl fmt::Display for Lowered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "the limit of {} open files does not suffice for the configured connections; a listener \
+             of the mesh has {} and {} handshakes, the gateway has {}",
+            self.limit, self.connections, self.handshakes, self.gateway
+        )
+    }
+}
+
+/// Lowers the configured connections to what `limit` descriptors allow; returns what they are now
+/// if that was needed.
+pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lowered> {
+    let left = limit.saturating_sub(set_aside(config, listeners));
+    let connections = &config.connections;
+    let mesh = connections.max.saturating_add(connections.max_handshakes);
+    let gateway = config.gateway.max_connections + listen::FAREWELLS;
+    let (to_mesh, to_gateway) = share_out(left, listeners, mesh, gateway);
+    if to_mesh >= mesh && to_gateway >= gateway {
+        return None;
+    }
+    if to_mesh < mesh {
+        lower_mesh(config, to_mesh.max(LEAST));
+    }
+    if to_gateway < gateway {
+        let most = to_gateway.saturating_sub(listen::FAREWELLS).max(LEAST);
+        lower_gateway(config, most);
+    }
+    Some(Lowered {
+        limit,
+        connections: config.connections.max,
+        handshakes: config.connections.max_handshakes,
+        gateway: config.gateway.max_connections,
+    })
+}
+
+fn set_aside(config: &Config, listeners: Listeners) -> usize {
+    let own = 2 * (config.ports.max_connections + listen::FAREWELLS);
+    let behind = listeners.mesh + usize::from(listeners.gateway);
+    OF_THE_PROCESS + own + BEHIND_A_LISTENER * behind
+}
+
+/// Everybody gets the same, and what one does not want goes to the others.
+fn share_out(left: usize, of: Listeners, mesh: usize, gateway: usize) -> (usize, usize) {
+    let (many, one) = (of.mesh, usize::from(of.gateway));
+    let equal = left / (many + one).max(1);
+    let mesh_beside = (left - gateway.min(left)) / many.max(1);
+    let gateway_beside = left.saturating_sub(mesh.saturating_mul(many));
+    let to_mesh = if one == 0 || gateway <= equal {
+        mesh_beside.max(equal)
+    } else {
+        equal
+    };
+    (
+        if many == 0 { mesh } else { to_mesh.min(mesh) },
+        if one == 0 {
+            gateway
+        } else {
+            gateway_beside.max(equal).min(gateway)
+        },
+    )
+}
+
+/// A quarter goes to handshakes: they are short, and past them nobody gets in.
+fn lower_mesh(config: &mut Config, places: usize) {
+    let c = &mut config.connections;
+    let handshakes = c.max_handshakes.min((places / 4).max(1));
+    let max = c.max.min(places - handshakes);
+    for share in [
+        &mut c.max_by_address,
+        &mut c.max_by_identity,
+        &mut c.max_by_workload,
+    ] {
+        *share = scaled(*share, max, c.max);
+    }
+    c.max_handshakes_by_address = scaled(c.max_handshakes_by_address, handshakes, c.max_handshakes);
+    (c.max, c.max_handshakes) = (max, handshakes);
+}
+
+fn lower_gateway(config: &mut Config, max: usize) {
+    let g = &mut config.gateway;
+    for share in [
+        &mut g.max_connections_by_address,
+        &mut g.max_connections_by_proxy,
+    ] {
+        *share = scaled(*share, max, g.max_connections);
+    }
+    g.max_connections = max;
+}
+
+fn scaled(share: usize, new: usize, old: usize) -> usize {
+    (share.saturating_mul(new) / old.max(1)).clamp(1, new.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UP: Listeners = Listeners {
+        mesh: 4,
+        gateway: true,
+    };
+
+    fn used(config: &Config, listeners: Listeners) -> usize {
+        let mesh = config.connections.max + config.connections.max_handshakes;
+        let gateway = if listeners.gateway {
+            config.gateway.max_connections + listen::FAREWELLS
+        } else {
+            0
+        };
+        set_aside(config, listeners) + mesh * listeners.mesh + gateway
+    }
+
+    #[test]
+    fn what_fits_is_left_alone() {
+        let mut config = Config::default();
+        assert_eq!(fit(&mut config, UP, 1 << 20), None);
+        assert_eq!(config, Config::default());
+    }
+
+    #[test]
+    fn a_small_limit_is_shared_and_never_exceeded() {
+        for limit in [640, 1024, 4096, 20_000, 26_000] {
+            for listeners in [
+                UP,
+                Listeners {
+                    mesh: 1,
+                    gateway: false,
+                },
+                Listeners {
+                    mesh: 0,
+                    gateway: true,
+                },
+                Listeners {
+                    mesh: 2,
+                    gateway: false,
+                },
+            ] {
+                let mut config = Config::default();
+                fit(&mut config, listeners, limit);
+                let used = used(&config, listeners);
+                assert!(used <= limit, "{listeners:?}: {used} of {limit}");
+                assert!(config.connections.max >= LEAST / 2);
+            }
+        }
+    }
+
+    #[test]
+    fn shares_are_lowered_alike_and_the_result_holds_together() {
+        let mut config = Config::default();
+        let lowered = fit(&mut config, UP, 1024).unwrap();
+        assert_eq!(lowered.gateway, config.gateway.max_connections);
+        assert!(config.gateway.max_connections < 200 && config.connections.max < 200);
+        assert!(config.connections.max_by_address <= config.connections.max / 4 + 1);
+        let again: Result<Config, _> =
+            Config::load(None, Vec::new(), config.to_toml().parse().unwrap());
+        assert_eq!(again.unwrap(), config);
+        assert!(lowered.to_string().contains("1024 open files"));
+    }
+
+    #[test]
+    fn a_lone_gateway_gets_what_there_is() {
+        let mut config = Config::default();
+        let gateway = Listeners {
+            mesh: 0,
+            gateway: true,
+        };
+        fit(&mut config, gateway, 1024);
+        assert!(config.gateway.max_connections > 600);
+        assert_eq!(config.connections, Config::default().connections);
+    }
+
+    #[test]
+    fn even_a_limit_that_is_far_too_small_leaves_something() {
+        let mut config = Config::default();
+        fit(&mut config, UP, 64);
+        assert!(config.connections.max >= 1 && config.gateway.max_connections >= LEAST);
+    }
+}

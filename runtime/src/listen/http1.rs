@@ -1,0 +1,247 @@
+//! HTTP/1.1 listeners: the gateway's, and the process's own two.
+
+use super::{
+    Acceptor, Gate, PacedBody, PacedStream, PortMetrics,
+    farewell::Farewells,
+    gate::Seat,
+    phase::{Overdue, PhasedStream, Phases},
+    stream::Unread,
+};
+use crate::{config::Timeouts, network::Networks};
+use axum::{body::Body, response::Response};
+use bytes::Bytes;
+use http::Request;
+use http_body::{Frame, SizeHint};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, SocketAddr},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    time::timeout,
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tower_service::Service;
+
+/// Who is at the other end of the connection; in every request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer(pub SocketAddr);
+
+/// What is answered without a handler; see [`answer`](super::answer).
+#[derive(Debug, Clone)]
+pub struct Answers {
+    /// To a newcomer for whom there is no place.
+    pub full: Bytes,
+    /// To a peer whose request's head did not come in time.
+    pub late: Bytes,
+}
+
+/// How an HTTP/1.1 listener treats its peers.
+#[derive(Debug, Clone)]
+pub struct Http1 {
+    pub metrics: PortMetrics,
+    pub times: Timeouts,
+    pub max_head_bytes: usize,
+    /// Connections in all.
+    pub max: usize,
+    /// Connections of one address.
+    pub by_address: usize,
+    /// Who has more people behind one address, and how many connections that gives it.
+    pub proxies: Networks,
+    pub by_proxy: usize,
+    pub answers: Answers,
+    /// How long requests under way may go on after a stop.
+    pub drain: Duration,
+}
+
+/// What answers requests.
+pub trait Handler:
+    Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+    + Clone
+    + Send
+    + Sync
+    + 'static
+{
+}
+
+impl<S> Handler for S where
+    S: Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
+        + Clone
+        + Send
+        + Sync
+        + 'static
+{
+}
+
+impl Http1 {
+    /// Serves until `stop`, then lets requests under way finish for a while.
+    pub async fn serve(
+        self,
+        listener: TcpListener,
+        handler: impl Handler,
+        stop: CancellationToken,
+    ) {
+        let tasks = TaskTracker::new();
+        let (gate, farewells) = (Gate::new(self.max), Farewells::new(tasks.clone()));
+        let (name, metrics) = (self.metrics.listener(), self.metrics.clone());
+        let refuse = move |reason| metrics.refuse(reason);
+        let mut acceptor = Acceptor::new(listener, name, refuse, stop.clone());
+        let options = Arc::new(self);
+        while let Some((tcp, addr)) = acceptor.next().await {
+            match gate.enter(addr.ip(), options.share(addr.ip())) {
+                Ok(seat) => {
+                    let connection = Connection {
+                        options: Arc::clone(&options),
+                        farewells: farewells.clone(),
+                        stop: stop.clone(),
+                        addr,
+                    };
+                    tasks.spawn(connection.run(tcp, seat, handler.clone()));
+                }
+                Err(full) => {
+                    options.metrics.refuse(full.reason());
+                    farewells.say(tcp, options.answers.full.clone());
+                }
+            }
+        }
+        drop(acceptor);
+        tasks.close();
+        tasks.wait().await;
+    }
+
+    fn share(&self, addr: IpAddr) -> usize {
+        if self.proxies.contains(addr) {
+            self.by_proxy
+        } else {
+            self.by_address
+        }
+    }
+
+    fn builder(&self) -> http1::Builder {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            // The phases have a time for this, which tells an idle connection from a slow head.
+            .header_read_timeout(None)
+            // hyper wants at least 8 KiB.
+            .max_buf_size(self.max_head_bytes.max(8192));
+        builder
+    }
+}
+
+struct Connection {
+    options: Arc<Http1>,
+    farewells: Farewells,
+    stop: CancellationToken,
+    addr: SocketAddr,
+}
+
+/// Why a connection ended.
+enum End {
+    Closed,
+    Overdue(Overdue),
+    Displaced,
+    Stopped,
+}
+
+impl Connection {
+    async fn run(self, tcp: TcpStream, seat: Seat, handler: impl Handler) {
+        let metrics = &self.options.metrics;
+        let (_counted, phases) = (metrics.connected(), Phases::new(seat));
+        let stream = PacedStream::new(tcp, self.options.times.write_pace());
+        let unread = stream.unread();
+        let io = TokioIo::new(PhasedStream::new(stream, phases.clone()));
+        let service = service_fn(|request| self.handle(request, &phases, handler.clone()));
+        let mut connection = self.options.builder().serve_connection(io, service);
+        let end = tokio::select! {
+            biased;
+            _ = &mut connection => End::Closed,
+            late = phases.overdue(&self.options.times) => End::Overdue(late),
+            () = phases.displaced() => End::Displaced,
+            () = self.stop.cancelled() => End::Stopped,
+        };
+        match end {
+            End::Closed => self.count(&unread),
+            End::Displaced => metrics.cut("displaced"),
+            End::Overdue(late) => {
+                metrics.cut(late.reason());
+                if late == Overdue::Head {
+                    let tcp = connection.into_parts().io.into_inner().into_inner();
+                    self.farewells.say(tcp, self.options.answers.late.clone());
+                }
+            }
+            End::Stopped if phases.is_busy() => {
+                Pin::new(&mut connection).graceful_shutdown();
+                // Streams do not end by themselves; they are cut after the drain.
+                if timeout(self.options.drain, connection).await.is_err() {
+                    metrics.cut("drain");
+                }
+                self.count(&unread);
+            }
+            End::Stopped => {}
+        }
+    }
+
+    fn count(&self, unread: &Unread) {
+        if unread.is_set() {
+            self.options.metrics.cut("write");
+        }
+    }
+
+    fn handle<H: Handler>(
+        &self,
+        request: Request<Incoming>,
+        phases: &Phases,
+        mut handler: H,
+    ) -> impl Future<Output = Result<http::Response<Answering>, Infallible>> + use<H> {
+        phases.busy();
+        let (pace, cut) = (self.options.times.body_pace(), &self.options.metrics);
+        let mut request =
+            request.map(|body| Body::new(PacedBody::new(body, pace, cut.cut_counter("body"))));
+        request.extensions_mut().insert(Peer(self.addr));
+        let answering = handler.call(request);
+        let phases = phases.clone();
+        async move {
+            let response = answering.await?;
+            Ok(response.map(|body| Answering { body, phases }))
+        }
+    }
+}
+
+/// An answer's body; when hyper is done with it, the connection is idle.
+struct Answering {
+    body: Body,
+    phases: Phases,
+}
+
+impl http_body::Body for Answering {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl Drop for Answering {
+    fn drop(&mut self) {
+        self.phases.idle();
+    }
+}
