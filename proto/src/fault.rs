@@ -1,27 +1,60 @@
 //! Errors as every client sees them: a `google.rpc.Status` with an `ErrorInfo` whose domain is
 //! `tars`, so that programs can branch on the reason and people can read the message.
+//!
+//! A status travels in trailers, and clients bound those: grpcio takes 8 KiB of metadata in all, and
+//! answers `RESOURCE_EXHAUSTED` in the place of what it refuses. What names a caller's own input can
+//! be as large as that input, so every status with details is built by [`bounded`], which is the only
+//! place that may.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub const DOMAIN: &str = "tars";
 
+/// What a status takes at most, encoded, with all its details.
+pub const MAX_DETAILS: usize = 4096;
+/// What a message takes at most as `grpc-message`, which percent-encodes it.
+pub const MAX_MESSAGE: usize = 1280;
+/// What all field violations of a status take. With the longest message and the other details of
+/// one status it stays under [`MAX_DETAILS`].
+const MAX_VIOLATIONS: usize = 2048;
+/// A name, a field or a description; longer ones are cut.
+const MAX_TEXT: usize = 240;
+/// What a field violation takes beside its two texts: tags and lengths.
+const VIOLATION_OVERHEAD: usize = 12;
+
 /// A status with a reason.
 pub fn status(code: Code, reason: &str, message: &str) -> Status {
-    Status::with_error_details(code, message, info(reason))
+    bounded(code, message, info(reason))
+}
+
+/// A status with a reason, and names that belong to it.
+pub fn status_with(code: Code, reason: &str, message: &str, names: &[(&str, &str)]) -> Status {
+    let names = names.iter().map(|(k, v)| (cut(k), cut(v)));
+    let details =
+        ErrorDetails::with_error_info(cut(reason), DOMAIN, names.collect::<HashMap<_, _>>());
+    bounded(code, message, details)
 }
 
 /// A refusal that names the fields at fault.
 pub fn invalid(violations: Vec<FieldViolation>) -> Status {
-    let message = violations
-        .iter()
-        .map(|v| format!("{}: {}", v.field, v.description))
-        .collect::<Vec<_>>()
-        .join("; ");
+    invalid_and_more(violations, 0)
+}
+
+/// The same when `more` of them were found than are listed.
+pub(crate) fn invalid_and_more(violations: Vec<FieldViolation>, more: usize) -> Status {
+    let (mut listed, left) = fit(&violations);
+    if left + more > 0 {
+        listed.push(FieldViolation::new("", format!("and {} more", left + more)));
+    }
+    let message = listed.iter().map(sentence).collect::<Vec<_>>().join("; ");
     let mut details = info("INVALID_FIELD");
-    details.set_bad_request(violations);
-    Status::with_error_details(Code::InvalidArgument, message, details)
+    details.set_bad_request(listed);
+    bounded(Code::InvalidArgument, &message, details)
 }
 
 /// A refusal that names one field at fault.
@@ -31,11 +64,12 @@ pub fn invalid_field(field: &str, description: &str) -> Status {
 
 /// A missing resource, named by kind and id.
 pub fn not_found(kind: &str, name: &str) -> Status {
+    let name = cut(name);
     let mut details = info("NOT_FOUND");
-    details.set_resource_info(kind, name, "", "");
-    Status::with_error_details(
+    details.set_resource_info(kind, &name, "", "");
+    bounded(
         Code::NotFound,
-        format!("there is no {kind} {name:?}"),
+        &format!("there is no {kind} {name:?}"),
         details,
     )
 }
@@ -43,8 +77,8 @@ pub fn not_found(kind: &str, name: &str) -> Status {
 /// A state that does not allow the call.
 pub fn precondition(reason: &str, subject: &str, message: &str) -> Status {
     let mut details = info(reason);
-    details.add_precondition_failure_violation(reason, subject, message);
-    Status::with_error_details(Code::FailedPrecondition, message, details)
+    details.add_precondition_failure_violation(cut(reason), cut(subject), cut(message));
+    bounded(Code::FailedPrecondition, message, details)
 }
 
 /// A spent rate limit, and when to come back.
@@ -56,17 +90,28 @@ pub fn exhausted(reason: &str, subject: &str, retry: Duration) -> Status {
 pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status {
     let mut details = info(reason);
     details.set_retry_info(Some(retry));
-    details.add_quota_failure_violation(subject, what);
+    details.add_quota_failure_violation(cut(subject), cut(what));
     let seconds = retry.as_secs_f64().ceil().max(1.0);
     let message = format!("{what}; retry after {seconds:.0} seconds");
-    Status::with_error_details(Code::ResourceExhausted, message, details)
+    bounded(Code::ResourceExhausted, &message, details)
 }
 
 /// A passing failure, and when to come back.
 pub fn unavailable(reason: &str, message: &str, retry: Duration) -> Status {
     let mut details = info(reason);
     details.set_retry_info(Some(retry));
-    Status::with_error_details(Code::Unavailable, message, details)
+    bounded(Code::Unavailable, message, details)
+}
+
+/// A status that others made, with a reason when it came without one: the name of its code.
+pub fn explained(status: Status) -> Status {
+    if status.details().is_empty() {
+        let details = info(code_name(status.code()));
+        let mut explained = bounded(status.code(), status.message(), details);
+        *explained.metadata_mut() = status.metadata().clone();
+        return explained;
+    }
+    status
 }
 
 /// The reason in a status, when it is one of ours.
@@ -99,5 +144,171 @@ pub fn code_name(code: Code) -> &'static str {
 }
 
 fn info(reason: &str) -> ErrorDetails {
-    ErrorDetails::with_error_info(reason, DOMAIN, HashMap::new())
+    ErrorDetails::with_error_info(cut(reason), DOMAIN, HashMap::new())
+}
+
+/// The one place where a status gets its details. Its callers have cut what they list; should that
+/// still be too much, what names input goes and the reason stays.
+#[expect(clippy::disallowed_methods, reason = "this is where the bound is kept")]
+fn bounded(code: Code, message: &str, details: ErrorDetails) -> Status {
+    let message = cut_message(message);
+    let status = Status::with_error_details(code, &message, details);
+    if status.details().len() < MAX_DETAILS {
+        return status;
+    }
+    let reason = reason(&status).unwrap_or_else(|| code_name(code).to_owned());
+    Status::with_error_details(code, &message, info(&reason))
+}
+
+/// Each violation once, short, as many as there is room for; and how many there was no room for.
+fn fit(violations: &[FieldViolation]) -> (Vec<FieldViolation>, usize) {
+    let mut seen = HashSet::new();
+    let (mut listed, mut room, mut left) = (Vec::new(), MAX_VIOLATIONS, 0);
+    for violation in violations {
+        if !seen.insert((violation.field.as_str(), violation.description.as_str())) {
+            continue;
+        }
+        let short = FieldViolation::new(cut(&violation.field), cut(&violation.description));
+        let size = short.field.len() + short.description.len() + VIOLATION_OVERHEAD;
+        match room.checked_sub(size) {
+            Some(rest) if left == 0 => {
+                room = rest;
+                listed.push(short);
+            }
+            _ => left += 1,
+        }
+    }
+    (listed, left)
+}
+
+fn sentence(violation: &FieldViolation) -> String {
+    if violation.field.is_empty() {
+        return violation.description.clone();
+    }
+    format!("{}: {}", violation.field, violation.description)
+}
+
+/// Cut where a character ends.
+fn cut(text: &str) -> String {
+    if text.len() <= MAX_TEXT {
+        return text.to_owned();
+    }
+    format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT)])
+}
+
+/// Cut so that its percent-encoded form is no longer than [`MAX_MESSAGE`].
+fn cut_message(message: &str) -> String {
+    let encoded = |c: char| if is_plain(c) { 1 } else { 3 * c.len_utf8() };
+    let (mut length, mut end) = (0, 0);
+    for (at, c) in message.char_indices() {
+        length += encoded(c);
+        if length <= MAX_MESSAGE - encoded('…') {
+            end = at + c.len_utf8();
+        } else if length > MAX_MESSAGE {
+            return format!("{}…", &message[..end]);
+        }
+    }
+    message.to_owned()
+}
+
+/// What `grpc-message` carries as it is; a subset of what it may.
+fn is_plain(c: char) -> bool {
+    c.is_ascii_graphic() && !matches!(c, '"' | '#' | '%' | '<' | '>' | '`' | '?' | '{' | '}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn violations(status: &Status) -> Vec<FieldViolation> {
+        let details = status.get_details_bad_request().expect("a bad request");
+        details.field_violations
+    }
+
+    fn assert_small(status: &Status) {
+        assert!(
+            status.details().len() < MAX_DETAILS,
+            "{}",
+            status.details().len()
+        );
+        let headers = status.clone().into_http::<()>().into_parts().0.headers;
+        let size: usize = headers
+            .iter()
+            .map(|(n, v)| n.as_str().len() + v.len() + 32)
+            .sum();
+        assert!(size < 7 << 10, "{size}");
+    }
+
+    #[test]
+    fn all_fields_at_fault_stay_under_four_kibibytes() {
+        let many = |n: usize, name: &str, text: &str| {
+            (0..n)
+                .map(|i| FieldViolation::new(format!("{name}[{i}]"), text))
+                .collect::<Vec<_>>()
+        };
+        for (n, name, text) in [
+            (
+                40,
+                "roles",
+                "must be a name: a-z, 0-9, '-', '_', '.', at most 64",
+            ),
+            (20, &*"ä".repeat(130), "must have at most 128 characters"),
+            (1, &*"€".repeat(100_000), &*"%".repeat(100_000)),
+            (100_000, "x", "y"),
+        ] {
+            let status = invalid(many(n, name, text));
+            assert_small(&status);
+            let listed = violations(&status);
+            let shown = listed.iter().filter(|v| !v.field.is_empty()).count();
+            assert!(shown > 0);
+            if shown < n {
+                let last = &listed.last().unwrap().description;
+                assert_eq!(*last, format!("and {} more", n - shown));
+            }
+        }
+    }
+
+    #[test]
+    fn a_violation_is_listed_once() {
+        let twice = vec![FieldViolation::new("a", "is required"); 3];
+        let status = invalid(twice);
+        assert_eq!(violations(&status).len(), 1);
+        assert_eq!(status.message(), "a: is required");
+    }
+
+    #[test]
+    fn other_details_are_bounded_as_well() {
+        let long = "\u{1F600}\"\n".repeat(10_000);
+        for status in [
+            not_found("agent", &long),
+            precondition("R", &long, &long),
+            precondition(&long, &long, &long),
+            exhausted("R", &long, Duration::from_secs(1)),
+            unavailable("R", &long, Duration::from_secs(1)),
+            status_with(Code::Aborted, "R", &long, &[("a", &long), ("b", &long)]),
+            explained(Status::internal(long.clone())),
+        ] {
+            assert_small(&status);
+            assert!(reason(&status).is_some());
+        }
+    }
+
+    #[test]
+    fn texts_are_cut_where_a_character_ends() {
+        for unit in ["a", "ä", "€", "\u{1F600}"] {
+            let text = unit.repeat(10_000);
+            assert!(cut(&text).ends_with('…') && cut(&text).starts_with(unit));
+            let message = cut_message(&text);
+            assert!(message.ends_with('…') && message.starts_with(unit));
+        }
+        assert_eq!(cut_message("as it is"), "as it is");
+    }
+
+    #[test]
+    fn a_foreign_status_gets_the_name_of_its_code_as_reason() {
+        let status = explained(Status::unavailable("no route"));
+        assert_eq!(reason(&status).as_deref(), Some("UNAVAILABLE"));
+        let ours = explained(super::status(Code::Aborted, "LOST", "x"));
+        assert_eq!(reason(&ours).as_deref(), Some("LOST"));
+    }
 }

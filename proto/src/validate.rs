@@ -10,7 +10,10 @@ use tonic_types::FieldViolation;
 const MAX_VIOLATIONS: usize = 32;
 const DEFAULT_MAX_LEN: usize = 1024;
 const DEFAULT_MAX_ITEMS: usize = 1000;
-const MAX_STRUCT_DEPTH: usize = 8;
+/// How deep values in a `google.protobuf.Struct` may nest.
+pub const MAX_STRUCT_DEPTH: usize = 8;
+/// How much of a name that a caller chose is shown, in bytes.
+const MAX_SHOWN: usize = 64;
 
 pub trait Validate {
     fn validate(&self, at: &Path<'_>, out: &mut Violations);
@@ -69,11 +72,35 @@ impl fmt::Display for Path<'_> {
         }
         match self.step {
             Step::Root => Ok(()),
+            Step::Field(name) if !is_word(name) => write!(f, "[{}]", Quoted(name)),
             Step::Field(name) if self.parent.is_none_or(Path::is_root) => f.write_str(name),
             Step::Field(name) => write!(f, ".{name}"),
             Step::Index(i) => write!(f, "[{i}]"),
-            Step::Key(k) => write!(f, "[{}]", k.chars().take(64).collect::<String>()),
+            Step::Key(key) if is_word(key) => write!(f, "[{key}]"),
+            Step::Key(key) => write!(f, "[{}]", Quoted(key)),
         }
+    }
+}
+
+/// A name that cannot be taken for anything else in a path.
+fn is_word(name: &str) -> bool {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
+    (1..=MAX_SHOWN).contains(&name.len()) && name.bytes().all(plain)
+}
+
+/// A name that somebody else chose: in quotes, short, and with nothing in it that could pass for the
+/// path, a line's end or a terminal's command.
+struct Quoted<'a>(&'a str);
+
+impl fmt::Display for Quoted<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = &self.0[..self.0.floor_char_boundary(MAX_SHOWN)];
+        let more = if shown.len() < self.0.len() {
+            "…"
+        } else {
+            ""
+        };
+        write!(f, "\"{}{more}\"", shown.escape_debug())
     }
 }
 
@@ -93,15 +120,13 @@ impl Violations {
         }
     }
 
-    pub fn into_status(mut self) -> Option<Status> {
-        if self.found.is_empty() {
-            return None;
-        }
-        if self.more > 0 {
-            let more = format!("and {} more violations", self.more);
-            self.found.push(FieldViolation::new("", more));
-        }
-        Some(fault::invalid(self.found))
+    pub fn is_empty(&self) -> bool {
+        self.found.is_empty()
+    }
+
+    pub fn into_status(self) -> Option<Status> {
+        let some = !self.found.is_empty();
+        some.then(|| fault::invalid_and_more(self.found, self.more))
     }
 }
 
