@@ -234,6 +234,42 @@ mod tests {
         }
     }
 
+    /// A signed token with these claims, as they are written.
+    fn sign_text(claims: &str) -> String {
+        let header = r#"{"alg":"EdDSA","typ":"at+jwt","kid":"key-12345678"}"#;
+        let (header, claims) = (
+            URL_SAFE_NO_PAD.encode(header),
+            URL_SAFE_NO_PAD.encode(claims),
+        );
+        let message = format!("{header}.{claims}");
+        let key = EncodingKey::from_ed_der(&PRIVATE);
+        let signature =
+            jsonwebtoken::crypto::sign(message.as_bytes(), &key, Algorithm::EdDSA).unwrap();
+        format!("{message}.{signature}")
+    }
+
+    #[test]
+    fn a_claim_that_is_given_twice_is_refused() {
+        let good = claims().to_string();
+        assert!(verify(&sign_text(&good), &public()).is_ok());
+        for more in [
+            r#""roles":["admin"]"#,
+            r#""\u0072oles":["admin"]"#,
+            r#""exp":1901"#,
+            r#""sub":"u""#,
+        ] {
+            for twice in [
+                good.replacen('{', &format!("{{{more},"), 1),
+                format!("{},{more}}}", good.trim_end_matches('}')),
+            ] {
+                assert!(verify(&sign_text(&twice), &public()).is_err(), "{twice}");
+            }
+        }
+        for odd in [format!("{good} {{}}"), format!("\u{feff}{good}")] {
+            assert!(verify(&sign_text(&odd), &public()).is_err(), "{odd}");
+        }
+    }
+
     #[test]
     fn foreign_headers_are_refused_before_any_key_is_looked_up() {
         let rest = "e30.AAAA";

@@ -125,8 +125,10 @@ fn sensitive(value: &http::HeaderValue) -> http::HeaderValue {
     value
 }
 
+/// The scheme in any case, one space or more, and a token.
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
+    let token = token.trim_start_matches(' ');
     let shape = !token.is_empty() && !token.contains([' ', ',']);
     (scheme.eq_ignore_ascii_case("bearer") && shape).then_some(token)
 }
@@ -154,11 +156,15 @@ mod tests {
     fn schemes_are_read_strictly() {
         assert_eq!(bearer_token("Bearer abc"), Some("abc"));
         assert_eq!(bearer_token("bEARER abc"), Some("abc"));
+        assert_eq!(bearer_token("Bearer   abc"), Some("abc"));
         for bad in [
             "",
             "Bearer",
             "Bearer ",
-            "Bearer  abc",
+            "Bearer   ",
+            "Bearer\tabc",
+            " Bearer abc",
+            "Bearer abc ",
             "Bearer a b",
             "Bearer a,b",
             "Basic abc",

@@ -81,18 +81,15 @@ pub struct Deadline<S> {
 
 /// The instant by which the call must have ended.
 fn decide(call: &Call, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
-    let asked = match headers.get(HEADER) {
-        None => None,
-        Some(value) => {
+    let refused = |problem| fault::status(Code::InvalidArgument, "INVALID_TIMEOUT", problem);
+    let mut values = headers.get_all(HEADER).iter();
+    let asked = match (values.next(), values.next()) {
+        (None, _) => None,
+        (Some(value), None) => {
             let parsed = value.to_str().ok().and_then(parse);
-            Some(parsed.ok_or_else(|| {
-                fault::status(
-                    Code::InvalidArgument,
-                    "INVALID_TIMEOUT",
-                    "grpc-timeout does not parse",
-                )
-            })?)
+            Some(parsed.ok_or_else(|| refused("grpc-timeout does not parse"))?)
         }
+        (Some(_), Some(_)) => return Err(refused("grpc-timeout is given twice")),
     };
     let timeout = match (asked, call.method.rule.deadline) {
         (Some(asked), Some(most)) => Some(asked.min(most)),
