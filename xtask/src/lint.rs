@@ -1,7 +1,7 @@
 //! What machines hold the line on: formatting, clippy, the resolved dependency graph, licences,
-//! duplicate versions, the protos, and the generated docs.
+//! duplicate versions, the protos and whether they break, and the generated docs.
 
-use crate::{Outcome, docs, tools};
+use crate::{Outcome, breaking, docs, tools};
 use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -79,10 +79,11 @@ pub(crate) fn run() -> Outcome {
     docs::check()?;
     let buf = tools::buf()?;
     tools::run(
-        Command::new(buf)
+        Command::new(&buf)
             .arg("lint")
             .current_dir(tools::root().join("proto")),
     )?;
+    breaking::check(&buf)?;
     eprintln!("lint: good");
     Ok(())
 }

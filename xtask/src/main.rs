@@ -1,6 +1,7 @@
 //! What a contributor runs: `cargo xtask test | lint | bench NAME | docs`.
 
 mod bench;
+mod breaking;
 mod docs;
 mod lint;
 mod test;
