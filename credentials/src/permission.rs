@@ -32,6 +32,7 @@ pub const PERMISSIONS: &[&str] = &[
     "certificates.issue_workload",
     "certificates.revoke_workload",
     "apikeys.revoke_any",
+    "agents.release",
 ];
 
 const VIEWER: usize = 6;

@@ -112,11 +112,23 @@ fn write_field(
             )?;
         }
     } else if field.supports_presence() {
-        let value = check(&path, "v", field, l)?;
-        writeln!(
-            body,
-            "        if let Some(v) = &self.{ident} {{\n            {value}\n        }}"
+        // An empty text that was given is not the same as none.
+        let required = l.required || (field.kind() == Kind::String && l.min_len > 0);
+        let value = check(
+            &path,
+            "v",
+            field,
+            &Limits {
+                required,
+                ..copy(l)
+            },
         )?;
+        if !value.is_empty() {
+            writeln!(
+                body,
+                "        if let Some(v) = &self.{ident} {{\n            {value}\n        }}"
+            )?;
+        }
     } else {
         let value = check(&path, &format!("&self.{ident}"), field, l)?;
         if !value.is_empty() {

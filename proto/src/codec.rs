@@ -150,7 +150,7 @@ mod tests {
         for bad in [f64::NAN, f64::INFINITY, f64::NEG_INFINITY] {
             let request = orchestration::StepRequest {
                 policy_state: Some(orchestration::Observation {
-                    agent_type: String::new(),
+                    agent_type: None,
                     state_vector: vec![0.0, bad],
                 }),
                 ..Default::default()

@@ -81,6 +81,21 @@ pub fn precondition(reason: &str, subject: &str, message: &str) -> Status {
     bounded(Code::FailedPrecondition, message, details)
 }
 
+/// A state that does not allow the call because of another resource, which is named.
+pub fn held(reason: &str, kind: &str, name: &str, message: &str) -> Status {
+    let mut details = info(reason);
+    details.add_precondition_failure_violation(cut(reason), cut(name), cut(message));
+    details.set_resource_info(kind, cut(name), "", cut(message));
+    bounded(Code::FailedPrecondition, message, details)
+}
+
+/// A resource that exists already, named by kind and id.
+pub fn exists(kind: &str, name: &str, message: &str) -> Status {
+    let mut details = info("ALREADY_EXISTS");
+    details.set_resource_info(kind, cut(name), "", cut(message));
+    bounded(Code::AlreadyExists, message, details)
+}
+
 /// A spent rate limit, and when to come back.
 pub fn exhausted(reason: &str, subject: &str, retry: Duration) -> Status {
     spent(reason, subject, "rate limit exceeded", retry)

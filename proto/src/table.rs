@@ -596,6 +596,7 @@ mod tests {
             "agents.read",
             "agents.step",
             "agents.reload",
+            "agents.release",
             "games.solve",
             "training.read",
             "training.write",

@@ -533,9 +533,10 @@ impl Default for Gateway {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Orchestration {
-    /// Threads that train at once.
+    /// Threads that train at once. A class of work (trainings, searches, verifications) of which
+    /// none runs has one more.
     pub learners: usize,
-    /// Training and evaluation runs that may wait for a thread.
+    /// Runs of each class that may wait for a thread; a quarter of them of one caller.
     pub queue: usize,
 }
 

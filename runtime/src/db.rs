@@ -165,6 +165,25 @@ pub fn is_passing(error: &Error) -> bool {
     }
 }
 
+/// A row that cannot be read: its content is not what this version writes. Never guessed at.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("row {row} of {table}: {problem}")]
+pub struct Corrupt {
+    pub table: &'static str,
+    pub row: String,
+    pub problem: String,
+}
+
+impl Corrupt {
+    pub fn new(table: &'static str, row: impl ToString, problem: impl ToString) -> Self {
+        Self {
+            table,
+            row: row.to_string(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
 /// Whether an error says that a unique value is taken.
 pub fn is_taken(error: &Error) -> bool {
     matches!(error, Error::Database(e) if e.is_unique_violation())

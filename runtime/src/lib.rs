@@ -15,5 +15,6 @@ pub mod metrics;
 pub mod network;
 pub mod page;
 pub mod ports;
+pub mod seeds;
 pub mod shares;
 pub mod trace;

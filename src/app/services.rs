@@ -31,6 +31,7 @@ use tars_runtime::{
     config::{Config, Listen},
     db::Db,
     health::{self, Check, State},
+    seeds::Seeds,
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tonic::service::Routes;
@@ -410,7 +411,8 @@ pub(crate) async fn orchestration(
 ) -> Result<(), StartError> {
     let settings = process.config().orchestration.clone();
     let dir = process.service_dir(Service::Orchestration);
-    let service = Orchestration::open(&dir, settings, process.clock().clone()).await?;
+    let (clock, seeds) = (process.clock().clone(), Seeds::system());
+    let service = Orchestration::open(&dir, settings, clock, seeds).await?;
     process.add_check(
         "orchestration.store",
         check(&service, async |s: Arc<Orchestration>| s.check().await),
@@ -451,6 +453,7 @@ pub(crate) async fn automl(
         settings,
         Trainers { agents, training },
         process.clock().clone(),
+        Seeds::system(),
     )
     .await?;
     process.add_check(

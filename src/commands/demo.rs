@@ -225,6 +225,8 @@ impl Demo {
         let proposal = developer.post("/api/v1/sync/propose", body).await?["proposal"].clone();
         let update = text(&proposal, "update_id")?;
         steps.done(&format!("proposed {update}"));
+        let assessed = assessment(admin, &update, steps).await?;
+        steps.done(&format!("assessed on seeds of its own: {assessed}"));
         let own = developer
             .post("/api/v1/sync/approve", json!({ "update_id": update }))
             .await;
@@ -330,6 +332,36 @@ async fn search(rest: &Rest, study: &str, size: Size, steps: &Steps) -> Result<f
     })
 }
 
+/// What whoever approves is shown, in one line.
+async fn assessment(rest: &Rest, update: &str, steps: &Steps) -> Result<String, CommandError> {
+    let bar = steps.spinner("assessing");
+    let mut last = Value::Null;
+    rest.follow(&format!("/api/v1/sync/proposals/{update}/events"), |item| {
+        last = item["proposal"].clone();
+        let failed = last["assessment_error"].as_str();
+        last["assessment"].is_null() && failed.is_none_or(str::is_empty)
+    })
+    .await?;
+    bar.finish_and_clear();
+    let measured = &last["assessment"];
+    let of = |name: &str| measured[name].as_f64();
+    let values = [
+        "baseline_return",
+        "candidate_return",
+        "improvement_low",
+        "improvement_high",
+    ];
+    match values.map(of) {
+        [Some(old), Some(new), Some(low), Some(high)] => Ok(format!(
+            "{old:.1} -> {new:.1}, improvement {low:.1} to {high:.1}"
+        )),
+        _ => Err(CommandError::Failed(format!(
+            "the proposal was not assessed: {}",
+            last["assessment_error"]
+        ))),
+    }
+}
+
 async fn apply(rest: &Rest, update: &str, steps: &Steps) -> Result<Value, CommandError> {
     let bar = steps.spinner("applying");
     let mut last = Value::Null;
@@ -341,7 +373,7 @@ async fn apply(rest: &Rest, update: &str, steps: &Steps) -> Result<Value, Comman
             .trim_start_matches("PROPOSAL_STATE_")
             .to_lowercase();
         bar.set_message(state);
-        true
+        last["state"] != "PROPOSAL_STATE_NEEDS_ATTENTION"
     })
     .await?;
     bar.finish_and_clear();

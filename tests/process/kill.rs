@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 use tars::{app::Ready, rest::Rest};
+use tars_tests::{PASSWORD, governed};
 use tokio::time::Instant;
 
 struct Running {
@@ -185,6 +186,49 @@ async fn a_killed_mesh_goes_on_where_it_was() {
     ] {
         assert!(kinds.contains(&kind), "{kind} in {kinds:?}");
     }
+}
+
+/// Killed while what it applied is being verified: the agent is still held afterwards, and the saga
+/// goes on to its end by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    let body = json!({ "username": "dev", "password": PASSWORD, "roles": ["developer"] });
+    rest.post("/admin/users", body).await.unwrap();
+    let gateway = Rest::new(&mesh.ready.gateway);
+    let developer = gateway.login("dev", PASSWORD).await.unwrap();
+    let study = governed::study(&developer, 1).await;
+    governed::finished(&developer, &study).await;
+    let proposed = governed::proposed_with(&developer, &study, 16).await;
+    let id = governed::text(&proposed["update_id"]);
+    governed::approve_and_apply(&rest, &id).await;
+    let verifying = governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
+    assert_eq!(verifying["state"], "PROPOSAL_STATE_VERIFYING");
+    mesh.process.kill();
+
+    let mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    let held = governed::agent(&rest).await;
+    assert_eq!(held["hold"]["change_id"], id.as_str(), "{held}");
+    let reload = json!({ "hyperparameters": { "gamma": 0.91 } });
+    let path = format!("{}/reload", governed::POLICY);
+    let (_, refused) = tars_tests::refusal(rest.post(&path, reload.clone()).await);
+    assert_eq!(tars_tests::reason(&refused), "CHANGE_IN_PROGRESS");
+    let ended = governed::final_state(&rest, &id).await;
+    assert_eq!(ended["state"], "PROPOSAL_STATE_COMPLETED", "{ended}");
+    let after = governed::agent(&rest).await;
+    assert_eq!(
+        (
+            &after["version"],
+            &after["approved_version"],
+            &after["hold"]
+        ),
+        (&json!("2"), &json!("2"), &Value::Null),
+        "applied once"
+    );
+    rest.post(&path, reload).await.expect("the agent is free");
 }
 
 #[test]

@@ -4,6 +4,7 @@ pub mod door;
 pub mod fleet;
 pub mod forge;
 pub mod fuzz;
+pub mod governed;
 pub mod otlp;
 
 use serde_json::{Value, json};

@@ -3,57 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use tars::rest::Rest;
-use tars_tests::{TestMesh, eventually, reason, refusal};
-
-/// A search with a known winner: one parameter set learns, the default does not.
-async fn study(rest: &Rest, trials: u32) -> String {
-    let fixed =
-        |name: &str, value: Value| json!({ "name": name, "categorical": { "values": [value] } });
-    let body = json!({
-        "n_trials": trials, "steps": "6000", "seed": "5", "sampler_type": "random", "pruner_type": "none",
-        "search_space": [
-            fixed("learning_rate", json!(0.002)), fixed("tau", json!(1)), fixed("target_update", json!(5)),
-            fixed("gamma", json!(0.99)), fixed("batch_size", json!(32)),
-            { "name": "epsilon_decay", "float": { "low": 0.95, "high": 0.97 } },
-        ],
-    });
-    rest.post("/api/v1/optimize", body).await.unwrap()["optimization_id"]
-        .as_str()
-        .unwrap()
-        .to_owned()
-}
-
-async fn finished(rest: &Rest, study: &str) -> Value {
-    let mut ended = Value::Null;
-    let path = format!("/api/v1/studies/{study}/events");
-    rest.follow(&path, |item| {
-        ended = item["ended"].clone();
-        ended.is_null()
-    })
-    .await
-    .unwrap();
-    ended
-}
-
-async fn proposed(rest: &Rest, study: &str) -> Value {
-    let body = json!({ "study_id": study, "verification_seeds": 3 });
-    rest.post("/api/v1/sync/propose", body).await.unwrap()["proposal"].clone()
-}
-
-async fn final_state(rest: &Rest, id: &str) -> Value {
-    let mut last = Value::Null;
-    let path = format!("/api/v1/sync/proposals/{id}/events");
-    rest.follow(&path, |item| {
-        last = item["proposal"].clone();
-        true
-    })
-    .await
-    .unwrap();
-    last
-}
-
-const POLICY: &str = "/api/v1/orchestration/agents/policy";
+use tars_tests::{
+    TestMesh, eventually,
+    governed::{POLICY, final_state, finished, proposed, study},
+    reason, refusal,
+};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn search_propose_approve_apply_verify() {

@@ -7,7 +7,7 @@ use serde_json::json;
 use std::{collections::BTreeSet, net::SocketAddr};
 use tars_interceptors::client::{Credentials, outgoing};
 use tars_tests::{
-    TestMesh, config,
+    TestMesh, config, eventually, governed,
     otlp::{Received, Receiver, hex},
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -37,6 +37,11 @@ async fn one_trace_from_rest_to_sql_through_every_service() {
     let body = json!({ "study_id": study, "verification_seeds": 2 });
     let proposal = developer.post("/api/v1/sync/propose", body).await.unwrap();
     let id = proposal["proposal"]["update_id"].as_str().unwrap();
+    // An assessment that a decision cuts short is a stream that was cancelled.
+    eventually("it is assessed", || async {
+        governed::proposal(&admin, id).await["assessment"].is_object()
+    })
+    .await;
     admin
         .post("/api/v1/sync/approve", json!({ "update_id": id }))
         .await

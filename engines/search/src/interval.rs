@@ -1,5 +1,6 @@
 //! The bootstrap interval of a mean (Efron, 1979), by percentiles.
 
+use crate::quantile::quantile;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 const RESAMPLES: usize = 10_000;
@@ -22,11 +23,10 @@ pub fn bootstrap(values: &[f64], seed: u64) -> Option<Interval> {
         .map(|_| (0..n).map(|_| values[rng.random_range(0..n)]).sum::<f64>() / n as f64)
         .collect();
     means.sort_by(f64::total_cmp);
-    let at = |share: f64| means[((RESAMPLES as f64 - 1.0) * share).round() as usize];
     Some(Interval {
         mean: values.iter().sum::<f64>() / n as f64,
-        low: at(0.025),
-        high: at(0.975),
+        low: quantile(&means, 0.025)?,
+        high: quantile(&means, 0.975)?,
     })
 }
 

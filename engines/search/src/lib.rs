@@ -3,11 +3,12 @@
 
 pub mod interval;
 pub mod pruner;
+pub mod quantile;
 pub mod sampler;
 pub mod space;
 mod tpe;
 
-pub use pruner::Pruner;
+pub use pruner::{Direction, Pruner};
 pub use sampler::Sampler;
 pub use space::{Assignment, Parameter, Range, Space, SpaceError, Value};
 

@@ -19,6 +19,13 @@ impl Sampler {
         }
     }
 
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Random => "random",
+            Self::Tpe => "tpe",
+        }
+    }
+
     /// Suggests the parameters of trial `number`. The same seed, number and history give the same
     /// suggestion, so that a restarted study goes on as it would have.
     pub fn suggest(

@@ -233,11 +233,8 @@ mod tests {
     }
 
     fn median(sampler: Sampler, space: &Space, f: &dyn Fn(&Assignment) -> f64) -> f64 {
-        let mut all: Vec<f64> = (0..20)
-            .map(|seed| best_of(sampler, space, seed, f))
-            .collect();
-        all.sort_by(f64::total_cmp);
-        f64::midpoint(all[9], all[10])
+        let all = (0..20).map(|seed| best_of(sampler, space, seed, f));
+        crate::quantile::median(all.collect()).unwrap()
     }
 
     fn branin(a: &Assignment) -> f64 {

@@ -24,6 +24,8 @@ use tars_search::{Range, Space, Value};
 use tonic::{Code, Request, Response, Status, service::Routes};
 use uuid::Uuid;
 
+const DEFAULT_AGENT: &str = "policy";
+
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     automl: Arc<Automl>,
@@ -238,8 +240,8 @@ fn study(view: StudyView) -> Study {
         environment: row.environment,
         state: state(row.state).into(),
         server_run: row.server_run,
-        sampler_type: row.sampler,
-        pruner_type: row.pruner,
+        sampler_type: row.sampler.as_str().to_owned(),
+        pruner_type: row.pruner.as_str().to_owned(),
         n_trials: row.n_trials,
         n_completed_trials: complete,
         n_pruned_trials: pruned,
@@ -247,7 +249,7 @@ fn study(view: StudyView) -> Study {
         best_trial: best.map(trial),
         search_space: row.space.parameters().iter().map(parameter).collect(),
         seed: row.seed,
-        steps: row.steps,
+        steps: row.server_run.then_some(row.steps),
         owner: row.owner,
         error: row.error,
         started_at: Some(timestamp(row.started_us)),
@@ -282,13 +284,9 @@ impl study_service_server::StudyService for Api {
         if !self.automl.has_room() {
             return Err(AutomlError::Busy.into());
         }
-        let agent_id = if asked.agent_id.is_empty() {
-            "policy".to_owned()
-        } else {
-            asked.agent_id
-        };
+        let agent_id = asked.agent_id.unwrap_or_else(|| DEFAULT_AGENT.to_owned());
         let kind = self.automl.agent_kind(&agent_id).await?;
-        if !asked.agent_type.is_empty() && asked.agent_type != kind.agent_type {
+        if asked.agent_type.is_some_and(|t| t != kind.agent_type) {
             let problem = format!("the agent {agent_id} is of type {}", kind.agent_type);
             return Err(invalid("agent_type", problem).into());
         }
@@ -313,10 +311,9 @@ impl study_service_server::StudyService for Api {
             steps: asked.steps,
             owner,
         };
-        let row = self.automl.create_study(new).await?;
+        let row = self.automl.start_study(new, &self.tracer).await?;
         let optimization_id = row.id.to_string();
         let message = format!("{} trials of {} steps", row.n_trials, row.steps);
-        self.automl.run_in_background(row, &self.tracer);
         Ok(Response::new(OptimizeResponse {
             optimization_id,
             status: StudyState::Running.into(),
@@ -340,7 +337,7 @@ impl study_service_server::StudyService for Api {
             n_trials: asked.n_trials,
             space: space(asked.search_space)?,
             seed: asked.seed,
-            steps: 0,
+            steps: None,
             owner,
         };
         let row = self.automl.create_study(new).await?;

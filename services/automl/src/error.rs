@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 use tars_proto::{fault, params::NotScalar};
+use tars_runtime::db::Corrupt;
 use tars_search::SpaceError;
 use tonic::{Code, Status};
 
@@ -32,6 +33,8 @@ pub enum AutomlError {
     Conflict,
     #[error("orchestration: {0}")]
     Call(#[from] Box<Status>),
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
     #[error("database: {0}")]
     Store(#[from] tars_runtime::db::Error),
     #[error("file: {0}")]
@@ -54,10 +57,19 @@ impl From<AutomlError> for Status {
             AutomlError::ServerRun => fault::precondition("SERVER_RUN", "study", &text),
             AutomlError::TrialEnded(_) => fault::precondition("TRIAL_ENDED", "trial", &text),
             AutomlError::Busy => {
-                fault::exhausted("STUDIES_BUSY", "studies", Duration::from_secs(10))
+                fault::spent("STUDIES_BUSY", "studies", &text, Duration::from_secs(10))
             }
             AutomlError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
             AutomlError::Call(status) => *status,
+            AutomlError::Corrupt(row) => {
+                tracing::error!(
+                    table = row.table,
+                    row = row.row,
+                    problem = row.problem,
+                    "a row cannot be read"
+                );
+                fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
+            }
             AutomlError::Store(e) => {
                 tracing::error!(error = %e, "the database failed");
                 fault::unavailable(

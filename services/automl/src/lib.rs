@@ -20,7 +20,7 @@ use tars_proto::orchestration::v1::{
     orchestration_service_client::OrchestrationServiceClient,
     training_service_client::TrainingServiceClient,
 };
-use tars_runtime::{clock::Clock, config, db::Db};
+use tars_runtime::{clock::Clock, config, db::Db, seeds::Seeds};
 use tokio::sync::Semaphore;
 use uuid::Uuid;
 
@@ -39,6 +39,7 @@ pub struct Automl {
     running: Arc<Semaphore>,
     watched: parking_lot::Mutex<HashMap<Uuid, Arc<Watched>>>,
     clock: Clock,
+    seeds: Seeds,
 }
 
 impl Automl {
@@ -47,6 +48,7 @@ impl Automl {
         settings: config::Automl,
         trainers: Trainers,
         clock: Clock,
+        seeds: Seeds,
     ) -> Result<Arc<Self>, AutomlError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("automl.db"), store::STEPS).await?);
@@ -59,6 +61,7 @@ impl Automl {
             running,
             watched,
             clock,
+            seeds,
         }))
     }
 

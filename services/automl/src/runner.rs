@@ -192,10 +192,11 @@ impl Automl {
             hyperparameters: Some(params::to_struct(&to_params(&trial.parameters))),
             seed: training_seed(study.seed, trial.number),
             steps: study.steps,
-            eval_episodes: EVAL_EPISODES,
-            reports: REPORTS,
+            eval_episodes: Some(EVAL_EPISODES),
+            reports: Some(REPORTS),
             after_sequence: 0,
             on_behalf_of: study.owner.clone(),
+            verification: false,
         };
         let mut items = self
             .trainers

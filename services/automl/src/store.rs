@@ -5,9 +5,9 @@ use serde::{Serialize, de::DeserializeOwned};
 use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
 use tars_runtime::{
     audit,
-    db::{Db, Step, Write, is_taken},
+    db::{Corrupt, Db, Step, Write, is_taken},
 };
-use tars_search::{Assignment, Space};
+use tars_search::{Assignment, Pruner, Sampler, Space};
 use uuid::Uuid;
 
 pub(crate) const STEPS: &[Step] = &[
@@ -24,6 +24,13 @@ pub(crate) enum StudyState {
 }
 
 impl StudyState {
+    const ALL: [Self; 4] = [
+        Self::Running,
+        Self::Completed,
+        Self::Failed,
+        Self::Cancelled,
+    ];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -33,13 +40,8 @@ impl StudyState {
         }
     }
 
-    fn parse(text: &str) -> Self {
-        match text {
-            "running" => Self::Running,
-            "completed" => Self::Completed,
-            "cancelled" => Self::Cancelled,
-            _ => Self::Failed,
-        }
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 }
 
@@ -52,6 +54,8 @@ pub(crate) enum TrialState {
 }
 
 impl TrialState {
+    const ALL: [Self; 4] = [Self::Running, Self::Complete, Self::Pruned, Self::Failed];
+
     pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Running => "running",
@@ -61,13 +65,8 @@ impl TrialState {
         }
     }
 
-    fn parse(text: &str) -> Self {
-        match text {
-            "running" => Self::Running,
-            "complete" => Self::Complete,
-            "pruned" => Self::Pruned,
-            _ => Self::Failed,
-        }
+    fn parse(text: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == text)
     }
 }
 
@@ -79,11 +78,12 @@ pub(crate) struct StudyRow {
     pub(crate) environment: String,
     pub(crate) state: StudyState,
     pub(crate) server_run: bool,
-    pub(crate) sampler: String,
-    pub(crate) pruner: String,
+    pub(crate) sampler: Sampler,
+    pub(crate) pruner: Pruner,
     pub(crate) n_trials: u32,
     pub(crate) space: Space,
     pub(crate) seed: u64,
+    /// Zero when the caller runs the trials.
     pub(crate) steps: u64,
     pub(crate) owner: String,
     pub(crate) error: String,
@@ -119,36 +119,63 @@ type TrialTuple = (
     Option<i64>,
 );
 
-fn from_json<T: DeserializeOwned>(text: &str) -> Result<T, sqlx::Error> {
-    serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)))
+/// Before this many steps no trial is pruned.
+pub(crate) fn warmup(steps: u64) -> u64 {
+    steps / 10 * 3 + steps % 10 * 3 / 10
 }
 
 fn to_json<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
     serde_json::to_string(value).map_err(|e| sqlx::Error::Encode(Box::new(e)))
 }
 
-fn small(n: i64) -> u32 {
-    u32::try_from(n).unwrap_or(u32::MAX)
+/// Reads what a row holds as text or number; what it cannot be names the row.
+struct Reading {
+    table: &'static str,
+    row: String,
 }
 
-fn study(row: &SqliteRow) -> Result<StudyRow, sqlx::Error> {
+impl Reading {
+    fn corrupt(&self, problem: impl ToString) -> Corrupt {
+        Corrupt::new(self.table, &self.row, problem)
+    }
+
+    fn json<T: DeserializeOwned>(&self, text: &str) -> Result<T, Corrupt> {
+        serde_json::from_str(text).map_err(|e| self.corrupt(e))
+    }
+
+    fn number<T: TryFrom<i64>>(&self, n: i64) -> Result<T, Corrupt> {
+        T::try_from(n).map_err(|_| self.corrupt(format!("{n} is out of bounds")))
+    }
+
+    fn known<T>(&self, what: &str, text: &str, value: Option<T>) -> Result<T, Corrupt> {
+        value.ok_or_else(|| self.corrupt(format!("there is no {what} {text:?}")))
+    }
+}
+
+fn study(row: &SqliteRow) -> Result<StudyRow, AutomlError> {
+    let id: Uuid = row.try_get("id")?;
+    let reading = Reading {
+        table: "studies",
+        row: id.to_string(),
+    };
     let state: String = row.try_get("state")?;
     let space: String = row.try_get("space")?;
     let seed: i64 = row.try_get("seed")?;
-    let steps: i64 = row.try_get("steps")?;
+    let steps: u64 = reading.number(row.try_get("steps")?)?;
+    let (sampler, pruner): (String, String) = (row.try_get("sampler")?, row.try_get("pruner")?);
     Ok(StudyRow {
-        id: row.try_get("id")?,
+        id,
         agent_id: row.try_get("agent_id")?,
         agent_type: row.try_get("agent_type")?,
         environment: row.try_get("environment")?,
-        state: StudyState::parse(&state),
+        state: reading.known("state", &state, StudyState::parse(&state))?,
         server_run: row.try_get("server_run")?,
-        sampler: row.try_get("sampler")?,
-        pruner: row.try_get("pruner")?,
-        n_trials: small(row.try_get("n_trials")?),
-        space: from_json(&space)?,
+        sampler: reading.known("sampler", &sampler, Sampler::parse(&sampler))?,
+        pruner: reading.known("pruner", &pruner, Pruner::parse(&pruner, warmup(steps)))?,
+        n_trials: reading.number(row.try_get("n_trials")?)?,
+        space: reading.json(&space)?,
         seed: seed as u64,
-        steps: u64::try_from(steps).unwrap_or_default(),
+        steps,
         owner: row.try_get("owner")?,
         error: row.try_get("error")?,
         traceparent: row.try_get("traceparent")?,
@@ -157,7 +184,7 @@ fn study(row: &SqliteRow) -> Result<StudyRow, sqlx::Error> {
     })
 }
 
-fn trial(row: TrialTuple) -> Result<TrialRow, sqlx::Error> {
+fn trial(row: TrialTuple) -> Result<TrialRow, Corrupt> {
     let (
         study_id,
         number,
@@ -170,14 +197,18 @@ fn trial(row: TrialTuple) -> Result<TrialRow, sqlx::Error> {
         started_us,
         ended_us,
     ) = row;
+    let reading = Reading {
+        table: "trials",
+        row: format!("{study_id}/{number}"),
+    };
     Ok(TrialRow {
         study_id,
-        number: small(number),
-        state: TrialState::parse(&state),
-        parameters: from_json(&parameters)?,
+        number: reading.number(number)?,
+        state: reading.known("state", &state, TrialState::parse(&state))?,
+        parameters: reading.json(&parameters)?,
         score,
-        intermediate: from_json(&intermediate)?,
-        attempt: small(attempt),
+        intermediate: reading.json(&intermediate)?,
+        attempt: reading.number(attempt)?,
         error,
         started_us,
         ended_us,
@@ -211,7 +242,7 @@ impl Store {
             .fetch_optional(&*db)
             .await?;
         let row = row.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
-        Ok(study(&row)?)
+        study(&row)
     }
 
     pub(crate) async fn studies(
@@ -225,16 +256,24 @@ impl Store {
             .bind(limit)
             .fetch_all(&*db)
             .await?;
-        Ok(rows.iter().map(study).collect::<Result<_, _>>()?)
+        rows.iter().map(study).collect()
     }
 
-    /// Studies that the server runs and that have not ended.
+    /// Studies that the server runs and that have not ended. One that cannot be read is no reason
+    /// not to go on with the others.
     pub(crate) async fn unfinished(&self) -> Result<Vec<StudyRow>, AutomlError> {
         let db = self.db.read("studies.unfinished");
         let rows = sqlx::query("SELECT * FROM studies WHERE state = 'running' AND server_run")
             .fetch_all(&*db)
             .await?;
-        Ok(rows.iter().map(study).collect::<Result<_, _>>()?)
+        let read = |row: &SqliteRow| match study(row) {
+            Ok(study) => Some(study),
+            Err(e) => {
+                tracing::error!(error = %e, "a study cannot be resumed");
+                None
+            }
+        };
+        Ok(rows.iter().filter_map(read).collect())
     }
 
     pub(crate) async fn trials(
@@ -279,8 +318,8 @@ pub(crate) async fn insert_study(
     .bind(&row.environment)
     .bind(row.state.as_str())
     .bind(row.server_run)
-    .bind(&row.sampler)
-    .bind(&row.pruner)
+    .bind(row.sampler.as_str())
+    .bind(row.pruner.as_str())
     .bind(i64::from(row.n_trials))
     .bind(to_json(&row.space)?)
     .bind(row.seed as i64)
@@ -324,8 +363,12 @@ pub(crate) async fn study_state(
         .bind(id)
         .fetch_optional(tx)
         .await?;
-    text.map(|t| StudyState::parse(&t))
-        .ok_or_else(|| AutomlError::NotFound("study", id.to_string()))
+    let text = text.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
+    let reading = Reading {
+        table: "studies",
+        row: id.to_string(),
+    };
+    Ok(reading.known("state", &text, StudyState::parse(&text))?)
 }
 
 pub(crate) async fn trial_in(
@@ -396,4 +439,113 @@ pub(crate) async fn count_ended(
 ) -> Result<i64, AutomlError> {
     let query = "SELECT COUNT(*) FROM trials WHERE study_id = $1 AND state <> 'running'";
     Ok(sqlx::query_scalar(query).bind(study).fetch_one(tx).await?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_search::{Parameter, Range};
+    use tonic::{Code, Status};
+
+    fn study_row() -> StudyRow {
+        let space = Space::new(vec![Parameter {
+            name: "x".into(),
+            range: Range::Float {
+                low: 0.0,
+                high: 1.0,
+                log: false,
+            },
+        }]);
+        StudyRow {
+            id: Uuid::now_v7(),
+            agent_id: "policy".into(),
+            agent_type: "dqn".into(),
+            environment: "cartpole".into(),
+            state: StudyState::Running,
+            server_run: true,
+            sampler: Sampler::Tpe,
+            pruner: Pruner::None,
+            n_trials: 3,
+            space: space.unwrap(),
+            seed: u64::MAX,
+            steps: 10,
+            owner: "user:dev".into(),
+            error: String::new(),
+            traceparent: String::new(),
+            started_us: 1,
+            completed_us: None,
+        }
+    }
+
+    fn trial_row(study_id: Uuid) -> TrialRow {
+        TrialRow {
+            study_id,
+            number: 0,
+            state: TrialState::Running,
+            parameters: Assignment::new(),
+            score: None,
+            intermediate: vec![],
+            attempt: 1,
+            error: String::new(),
+            started_us: 1,
+            ended_us: None,
+        }
+    }
+
+    async fn spoilt(spoil: &'static str) -> (Store, StudyRow, tempfile::TempDir) {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::new(Db::open(&dir.path().join("x.db"), STEPS).await.unwrap());
+        let row = study_row();
+        let mut tx = store.begin("test.insert").await.unwrap();
+        insert_study(&mut tx, &row).await.unwrap();
+        insert_trial(&mut tx, &trial_row(row.id)).await.unwrap();
+        sqlx::query(spoil).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+        (store, row, dir)
+    }
+
+    fn names_the_row(error: AutomlError, row: &str) {
+        let status = Status::from(error);
+        assert_eq!(status.code(), Code::DataLoss, "{status}");
+        assert!(status.message().contains(row), "{status}");
+    }
+
+    #[tokio::test]
+    async fn a_study_that_is_not_understood_is_an_error_that_names_it() {
+        for spoil in [
+            "UPDATE studies SET state = 'paused'",
+            "UPDATE studies SET sampler = 'grid'",
+            "UPDATE studies SET pruner = 'hyperband'",
+            "UPDATE studies SET space = '['",
+            "UPDATE studies SET n_trials = -1",
+        ] {
+            let (store, row, _dir) = spoilt(spoil).await;
+            names_the_row(store.study(row.id).await.unwrap_err(), &row.id.to_string());
+            let all = store.studies(Uuid::max(), 10).await;
+            names_the_row(all.unwrap_err(), &row.id.to_string());
+            assert!(store.unfinished().await.unwrap().is_empty(), "{spoil}");
+        }
+        let (store, row, _dir) = spoilt("UPDATE studies SET state = 'paused'").await;
+        let mut tx = store.begin("test.state").await.unwrap();
+        let state = study_state(&mut tx, row.id).await;
+        names_the_row(state.unwrap_err(), &row.id.to_string());
+    }
+
+    #[tokio::test]
+    async fn a_trial_that_is_not_understood_is_an_error_that_names_it() {
+        for spoil in [
+            "UPDATE trials SET state = 'paused'",
+            "UPDATE trials SET parameters = '['",
+            "UPDATE trials SET intermediate = '{}'",
+        ] {
+            let (store, row, _dir) = spoilt(spoil).await;
+            let name = format!("{}/0", row.id);
+            names_the_row(store.all_trials(row.id).await.unwrap_err(), &name);
+            let mut tx = store.begin("test.trial").await.unwrap();
+            names_the_row(trial_in(&mut tx, row.id, 0).await.unwrap_err(), &name);
+        }
+        let (store, row, _dir) = spoilt("UPDATE trials SET error = ''").await;
+        assert_eq!(store.study(row.id).await.unwrap().seed, u64::MAX);
+        assert_eq!(store.all_trials(row.id).await.unwrap().len(), 1);
+    }
 }

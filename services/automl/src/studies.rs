@@ -3,18 +3,20 @@
 
 use crate::{
     Automl, AutomlError,
-    store::{self, StudyRow, StudyState, TrialRow, TrialState},
+    store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
 };
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
+use tars_interceptors::call::in_current_trace;
 use tars_runtime::{
     audit::{self, Record},
     events::EventLog,
-    page, trace,
+    page,
+    trace::{self, Tracer},
 };
-use tars_search::{Observation, Pruner, Sampler, Space};
+use tars_search::{Direction, Observation, Pruner, Sampler, Space};
 use uuid::Uuid;
 
 const EVENTS: usize = 4096;
@@ -45,12 +47,12 @@ pub(crate) struct NewStudy {
     pub(crate) agent_type: String,
     pub(crate) environment: String,
     pub(crate) server_run: bool,
-    pub(crate) sampler: String,
-    pub(crate) pruner: String,
-    pub(crate) n_trials: u32,
+    pub(crate) sampler: Option<String>,
+    pub(crate) pruner: Option<String>,
+    pub(crate) n_trials: Option<u32>,
     pub(crate) space: Space,
-    pub(crate) seed: u64,
-    pub(crate) steps: u64,
+    pub(crate) seed: Option<u64>,
+    pub(crate) steps: Option<u64>,
     pub(crate) owner: String,
 }
 
@@ -64,33 +66,36 @@ pub(crate) struct StudyView {
     pub(crate) best: Option<TrialRow>,
 }
 
-fn or(text: String, default: &str) -> String {
-    if text.is_empty() {
-        default.to_owned()
-    } else {
-        text
-    }
-}
-
-/// Before this many steps no trial is pruned.
-fn warmup(steps: u64) -> u64 {
-    steps * 3 / 10
-}
-
-pub(crate) fn pruner_of(study: &StudyRow) -> Pruner {
-    Pruner::parse(&study.pruner, warmup(study.steps)).unwrap_or(Pruner::None)
-}
-
 impl Automl {
+    /// Creates a study and runs it; what is created is run also when whoever asked for it is gone.
+    pub(crate) async fn start_study(
+        self: &Arc<Self>,
+        new: NewStudy,
+        tracer: &Tracer,
+    ) -> Result<StudyRow, AutomlError> {
+        let (this, tracer) = (Arc::clone(self), tracer.clone());
+        let work = async move {
+            let row = this.create_study(new).await?;
+            this.run_in_background(row.clone(), &tracer);
+            Ok(row)
+        };
+        tokio::spawn(in_current_trace(work))
+            .await
+            .map_err(|_| AutomlError::Worker)?
+    }
+
     pub(crate) async fn create_study(&self, new: NewStudy) -> Result<StudyRow, AutomlError> {
         let invalid = |field, problem: &str| AutomlError::Invalid {
             field,
             problem: problem.to_owned(),
         };
-        let sampler = or(new.sampler, "tpe");
-        let pruner = or(new.pruner, "median");
-        Sampler::parse(&sampler).ok_or_else(|| invalid("sampler_type", "must be tpe or random"))?;
-        Pruner::parse(&pruner, 0)
+        let steps = match new.server_run {
+            true => new.steps.unwrap_or(DEFAULT_STEPS),
+            false => 0,
+        };
+        let sampler = Sampler::parse(new.sampler.as_deref().unwrap_or("tpe"))
+            .ok_or_else(|| invalid("sampler_type", "must be tpe or random"))?;
+        let pruner = Pruner::parse(new.pruner.as_deref().unwrap_or("median"), warmup(steps))
             .ok_or_else(|| invalid("pruner_type", "must be median or none"))?;
         let row = StudyRow {
             id: Uuid::now_v7(),
@@ -101,18 +106,10 @@ impl Automl {
             server_run: new.server_run,
             sampler,
             pruner,
-            n_trials: if new.n_trials == 0 {
-                DEFAULT_TRIALS
-            } else {
-                new.n_trials
-            },
+            n_trials: new.n_trials.unwrap_or(DEFAULT_TRIALS),
             space: new.space,
-            seed: new.seed,
-            steps: if new.steps == 0 && new.server_run {
-                DEFAULT_STEPS
-            } else {
-                new.steps
-            },
+            seed: new.seed.unwrap_or_else(|| self.seeds.draw()),
+            steps,
             owner: new.owner,
             error: String::new(),
             traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
@@ -322,7 +319,9 @@ impl Automl {
             .filter(|t| t.state == TrialState::Complete)
             .map(|t| t.intermediate.as_slice())
             .collect();
-        Ok(pruner_of(study).should_prune(&row.intermediate, &others))
+        Ok(study
+            .pruner
+            .should_prune(Direction::Maximise, &row.intermediate, &others))
     }
 
     /// Ends a trial, and its study with the last. The same end twice is the same as once.
@@ -410,8 +409,9 @@ async fn suggest(
 ) -> Result<tars_search::Assignment, AutomlError> {
     let work = move || {
         let history: Vec<Observation> = trials.into_iter().filter_map(observation).collect();
-        let sampler = Sampler::parse(&study.sampler).unwrap_or(Sampler::Random);
-        sampler.suggest(&study.space, &history, study.seed, number)
+        study
+            .sampler
+            .suggest(&study.space, &history, study.seed, number)
     };
     tokio::task::spawn_blocking(work)
         .await

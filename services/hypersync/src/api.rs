@@ -2,13 +2,19 @@
 
 use crate::{
     HyperSync,
-    proposals::Decision,
+    proposals::{Decision, Resolution as Resolve, View},
+    saga::measure::{self, Purpose},
     store::{Proposal as Row, State, Verification as Verified},
 };
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
-use tars_proto::{fault, hypersync::v1::*, params, time::timestamp};
+use tars_proto::{
+    fault,
+    hypersync::v1::*,
+    params::{self, Param, Params},
+    time::timestamp,
+};
 use tars_runtime::trace::Tracer;
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
@@ -33,17 +39,22 @@ fn state(from: State) -> ProposalState {
         State::PendingApproval => ProposalState::PendingApproval,
         State::Approved => ProposalState::Approved,
         State::Rejected => ProposalState::Rejected,
+        State::Withdrawn => ProposalState::Withdrawn,
         State::Applying => ProposalState::Applying,
         State::Verifying => ProposalState::Verifying,
         State::Completed => ProposalState::Completed,
         State::RollingBack => ProposalState::RollingBack,
         State::RolledBack => ProposalState::RolledBack,
         State::Failed => ProposalState::Failed,
+        State::NeedsAttention => ProposalState::NeedsAttention,
+        State::Kept => ProposalState::Kept,
     }
 }
 
 fn verification(from: Verified) -> Verification {
     Verification {
+        baseline_return: measure::mean(&from.baseline),
+        candidate_return: measure::mean(&from.candidate),
         seeds: from.seeds,
         baseline_returns: from.baseline,
         candidate_returns: from.candidate,
@@ -54,7 +65,24 @@ fn verification(from: Verified) -> Verification {
     }
 }
 
-fn proposal(row: Row) -> Proposal {
+fn changes(view: &View) -> Vec<ParameterChange> {
+    let row = &view.proposal;
+    let live = view.live.as_ref().map(|live| &live.0);
+    let value = |params: &Params, name: &String| params.get(name).cloned().map(Into::into);
+    let change = |(name, proposed): (&String, &Param)| ParameterChange {
+        name: name.clone(),
+        current: value(&row.current_params, name),
+        live: live.and_then(|live| value(live, name)),
+        proposed: Some(proposed.clone().into()),
+    };
+    row.new_params.iter().map(change).collect()
+}
+
+fn proposal(view: View) -> Proposal {
+    let (changes, stale) = (changes(&view), view.is_stale());
+    let live_version = view.live.as_ref().map(|live| live.1);
+    let row = view.proposal;
+    let verification_seeds = measure::seeds(&row, Purpose::Verification);
     Proposal {
         update_id: row.id.to_string(),
         agent_id: row.agent_id,
@@ -70,7 +98,7 @@ fn proposal(row: Row) -> Proposal {
         applied_by: row.applied_by,
         reason: row.reason,
         base_version: row.base_version,
-        applied_version: row.applied_version,
+        applied_version: (row.applied_version > 0).then_some(row.applied_version),
         verification: row.verification.map(verification),
         error_message: row.error,
         revision: u64::try_from(row.revision).unwrap_or_default(),
@@ -79,6 +107,25 @@ fn proposal(row: Row) -> Proposal {
         applied_at: row.applied_us.map(timestamp),
         ended_at: row.ended_us.map(timestamp),
         environment: row.environment,
+        note: row.note,
+        changes,
+        assessment: row.assessment.map(verification),
+        assessment_error: row.assessment_error,
+        verification_seeds,
+        live_version,
+        stale,
+        attention: row.attention,
+    }
+}
+
+impl Api {
+    async fn shown(&self, row: Row) -> Option<Proposal> {
+        Some(proposal(self.service.view(row).await))
+    }
+
+    async fn all_shown(&self, rows: Vec<Row>) -> Vec<Proposal> {
+        let views = self.service.views(rows).await;
+        views.into_iter().map(proposal).collect()
     }
 }
 
@@ -100,8 +147,9 @@ impl sync_service_server::SyncService for Api {
             .service
             .propose(call.require_caller()?, &study_id, &note, verification_seeds)
             .await?;
+        self.service.assess_in_background(&row, &self.tracer);
         Ok(Response::new(ProposeUpdateResponse {
-            proposal: Some(proposal(row)),
+            proposal: self.shown(row).await,
         }))
     }
 
@@ -122,7 +170,7 @@ impl sync_service_server::SyncService for Api {
             )
             .await?;
         Ok(Response::new(ApproveProposalResponse {
-            proposal: Some(proposal(row)),
+            proposal: self.shown(row).await,
         }))
     }
 
@@ -143,7 +191,7 @@ impl sync_service_server::SyncService for Api {
             )
             .await?;
         Ok(Response::new(RejectProposalResponse {
-            proposal: Some(proposal(row)),
+            proposal: self.shown(row).await,
         }))
     }
 
@@ -155,11 +203,50 @@ impl sync_service_server::SyncService for Api {
         let update_id = id(&request.get_ref().update_id)?;
         let row = self
             .service
-            .begin_apply(call.require_caller()?, update_id)
+            .apply_approved(call.require_caller()?, update_id, &self.tracer)
             .await?;
-        self.service.run_in_background(row.clone(), &self.tracer);
         Ok(Response::new(ApplyProposalResponse {
-            proposal: Some(proposal(row)),
+            proposal: self.shown(row).await,
+        }))
+    }
+
+    async fn withdraw_proposal(
+        &self,
+        request: Request<WithdrawProposalRequest>,
+    ) -> Result<Response<WithdrawProposalResponse>, Status> {
+        let call = Call::of(&request)?;
+        let asked = request.into_inner();
+        let caller = call.require_caller()?;
+        let update_id = id(&asked.update_id)?;
+        let row = self
+            .service
+            .withdraw(caller, update_id, &asked.reason)
+            .await?;
+        Ok(Response::new(WithdrawProposalResponse {
+            proposal: self.shown(row).await,
+        }))
+    }
+
+    async fn resolve_proposal(
+        &self,
+        request: Request<ResolveProposalRequest>,
+    ) -> Result<Response<ResolveProposalResponse>, Status> {
+        let call = Call::of(&request)?;
+        let asked = request.into_inner();
+        let resolution = match asked.resolution() {
+            Resolution::RollBack => Resolve::RollBack,
+            Resolution::KeepLive => Resolve::KeepLive,
+            Resolution::Unspecified => {
+                return Err(fault::invalid_field("resolution", "is required"));
+            }
+        };
+        let (caller, update_id) = (call.require_caller()?, id(&asked.update_id)?);
+        let row = self
+            .service
+            .resolve(caller, update_id, resolution, asked.reason, &self.tracer)
+            .await?;
+        Ok(Response::new(ResolveProposalResponse {
+            proposal: self.shown(row).await,
         }))
     }
 
@@ -169,7 +256,7 @@ impl sync_service_server::SyncService for Api {
     ) -> Result<Response<GetProposalResponse>, Status> {
         let row = self.service.get(id(&request.get_ref().update_id)?).await?;
         Ok(Response::new(GetProposalResponse {
-            proposal: Some(proposal(row)),
+            proposal: self.shown(row).await,
         }))
     }
 
@@ -182,7 +269,7 @@ impl sync_service_server::SyncService for Api {
             page_token,
         } = request.into_inner();
         let (rows, next_page_token) = self.service.list(true, &page_token, page_size).await?;
-        let proposals = rows.into_iter().map(proposal).collect();
+        let proposals = self.all_shown(rows).await;
         Ok(Response::new(ListPendingProposalsResponse {
             proposals,
             next_page_token,
@@ -198,7 +285,7 @@ impl sync_service_server::SyncService for Api {
             page_token,
         } = request.into_inner();
         let (rows, next_page_token) = self.service.list(false, &page_token, page_size).await?;
-        let proposals = rows.into_iter().map(proposal).collect();
+        let proposals = self.all_shown(rows).await;
         Ok(Response::new(ListProposalHistoryResponse {
             proposals,
             next_page_token,
@@ -237,7 +324,7 @@ impl sync_service_server::SyncService for Api {
                     if sequence > seen {
                         let item = WatchProposalResponse {
                             sequence,
-                            proposal: Some(proposal(row)),
+                            proposal: Some(proposal(service.view(row).await)),
                         };
                         return Ok(Some((item, (service, changed, sequence, ended))));
                     }

@@ -4,8 +4,10 @@ use crate::store::State;
 use std::{io, time::Duration};
 use tars_learn::hyper::Wrong;
 use tars_proto::{fault, params::NotScalar};
+use tars_runtime::db::Corrupt;
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
+use uuid::Uuid;
 
 #[derive(Debug, thiserror::Error)]
 pub enum HyperSyncError {
@@ -19,6 +21,18 @@ pub enum HyperSyncError {
     NoChange,
     #[error("hyperparameters out of bounds")]
     OutOfBounds(Vec<Wrong>),
+    #[error("the trial is proposed already, by {0}")]
+    AlreadyOpen(Uuid),
+    #[error(
+        "the proposal is stale: version {live} of the agent is live, and it was made against {base}; withdraw it and propose anew"
+    )]
+    Stale { live: u64, base: u64 },
+    #[error("the change {0} of this agent is under way")]
+    ChangeInProgress(String),
+    #[error("who proposed it, or may approve, can withdraw it")]
+    NotYours,
+    #[error("a {from} proposal cannot become {to}", from = from.as_str(), to = to.as_str())]
+    NoWay { from: State, to: State },
     #[error("who proposes does not decide")]
     FourEyes,
     #[error("the proposal is {state}, not {needed}", state = now.as_str(), needed = needed.as_str())]
@@ -29,14 +43,18 @@ pub enum HyperSyncError {
     PageToken(&'static str),
     #[error(transparent)]
     NotScalar(#[from] NotScalar),
-    #[error("{0}")]
+    #[error("{}", .0.message())]
     Call(#[from] Box<Status>),
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
     #[error("database: {0}")]
     Store(#[from] tars_runtime::db::Error),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("an answer lacks {0}")]
     Answer(&'static str),
+    #[error("a worker stopped")]
+    Worker,
 }
 
 impl From<Status> for HyperSyncError {
@@ -61,6 +79,21 @@ impl From<HyperSyncError> for Status {
                     .map(|w| FieldViolation::new(format!("new_params[{}]", w.name), w.problem))
                     .collect(),
             ),
+            HyperSyncError::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
+            HyperSyncError::Stale { .. } => fault::precondition("STALE", "proposal", &text),
+            HyperSyncError::ChangeInProgress(id) => {
+                fault::held("CHANGE_IN_PROGRESS", "proposal", &id, &text)
+            }
+            HyperSyncError::NotYours => fault::status(Code::PermissionDenied, "NOT_YOURS", &text),
+            HyperSyncError::Corrupt(row) => {
+                tracing::error!(
+                    table = row.table,
+                    row = row.row,
+                    problem = row.problem,
+                    "a row cannot be read"
+                );
+                fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
+            }
             HyperSyncError::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
             HyperSyncError::State { .. } => fault::precondition("WRONG_STATE", "proposal", &text),
             HyperSyncError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
@@ -76,7 +109,11 @@ impl From<HyperSyncError> for Status {
                     Duration::from_secs(1),
                 )
             }
-            HyperSyncError::Io(_) | HyperSyncError::Answer(_) | HyperSyncError::NotScalar(_) => {
+            HyperSyncError::Io(_)
+            | HyperSyncError::Answer(_)
+            | HyperSyncError::NotScalar(_)
+            | HyperSyncError::NoWay { .. }
+            | HyperSyncError::Worker => {
                 tracing::error!(error = text, "hypersync failed");
                 fault::status(
                     Code::Internal,

@@ -4,6 +4,7 @@
 //! racing approvers one wins, and a restart goes on where the last step was committed.
 
 mod api;
+mod assess;
 mod error;
 mod proposals;
 mod saga;
@@ -24,7 +25,7 @@ use tars_proto::{
     },
 };
 use tars_runtime::{clock::Clock, db::Db};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// Calls to other services: some for the caller, with the caller's credential; some as this
 /// workload.
@@ -43,17 +44,20 @@ pub struct HyperSync {
     clock: Clock,
     /// Moves whenever a proposal does; watchers then look.
     changed: watch::Sender<u64>,
+    assessing: Semaphore,
 }
 
 impl HyperSync {
     pub async fn open(dir: &Path, peers: Peers, clock: Clock) -> Result<Arc<Self>, HyperSyncError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(&dir.join("hypersync.db"), store::STEPS).await?);
+        let db = Db::open(&dir.join("hypersync.db"), store::STEPS).await?;
+        let store = Store::open(db).await?;
         Ok(Arc::new(Self {
             store,
             peers,
             clock,
             changed: watch::Sender::new(0),
+            assessing: Semaphore::new(assess::AT_ONCE),
         }))
     }
 

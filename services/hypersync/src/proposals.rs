@@ -1,10 +1,17 @@
-//! Proposals: made from a study's best trial, decided by somebody else.
+//! Proposals: made from a study's best trial, decided by somebody else or taken back.
 
 use crate::{
     HyperSync, HyperSyncError,
     store::{self, Proposal, State},
 };
+use futures_util::future::join_all;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 use tars_credentials::Caller;
+use tars_interceptors::call::in_current_trace;
 use tars_learn::{
     hyper::{Value, Values, Wrong},
     spec_of,
@@ -16,18 +23,46 @@ use tars_proto::{
 };
 use tars_runtime::{
     audit::{self, Record, Severity},
-    page, trace,
+    db::Write,
+    page,
+    trace::{self, Tracer},
 };
 use uuid::Uuid;
 
 const DEFAULT_SEEDS: u32 = 8;
-/// Fewer make no interval.
-const MIN_SEEDS: u32 = 2;
+/// What a list shows does not wait for an agent that does not answer.
+const LIVE_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
     Approve,
     Reject,
+}
+
+/// How a proposal that needs attention goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    RollBack,
+    KeepLive,
+}
+
+/// What is live of an agent.
+pub(crate) type LiveParams = Arc<(Params, u64)>;
+
+/// A proposal with what is live of its agent, where that matters and could be asked.
+#[derive(Debug, Clone)]
+pub(crate) struct View {
+    pub(crate) proposal: Proposal,
+    pub(crate) live: Option<LiveParams>,
+}
+
+impl View {
+    /// Whether the agent has changed since the proposal was made.
+    pub(crate) fn is_stale(&self) -> Option<bool> {
+        let live = self.live.as_ref()?;
+        let waits = self.proposal.state.waits();
+        waits.then_some(live.1 != self.proposal.base_version)
+    }
 }
 
 impl HyperSync {
@@ -38,7 +73,7 @@ impl HyperSync {
         caller: &Caller,
         study_id: &str,
         note: &str,
-        seeds: u32,
+        seeds: Option<u32>,
     ) -> Result<Proposal, HyperSyncError> {
         let request = GetStudyRequest {
             study_id: study_id.to_owned(),
@@ -69,6 +104,10 @@ impl HyperSync {
             .into_inner()
             .agent;
         let agent = agent.ok_or(HyperSyncError::Answer("the agent"))?;
+        // What a change is only trying is nobody's baseline.
+        if let Some(hold) = agent.hold {
+            return Err(HyperSyncError::ChangeInProgress(hold.change_id));
+        }
         let current = params::from_struct(agent.hyperparameters.unwrap_or_default())?;
         let new = params::from_struct(best.parameters.unwrap_or_default())?;
         check_bounds(&agent.agent_type, &new)?;
@@ -93,17 +132,20 @@ impl HyperSync {
             proposer_owner: caller.owner_id.clone(),
             decided_by: String::new(),
             applied_by: String::new(),
-            reason: note.to_owned(),
+            note: note.to_owned(),
+            reason: String::new(),
             base_version: agent.version,
             applied_version: 0,
-            verification_seeds: if seeds == 0 {
-                DEFAULT_SEEDS
-            } else {
-                seeds.max(MIN_SEEDS)
-            },
-            steps: study.steps,
+            verification_seeds: seeds.unwrap_or(DEFAULT_SEEDS),
+            steps: study
+                .steps
+                .ok_or(HyperSyncError::Answer("the study's steps"))?,
+            assessment: None,
+            assessment_error: String::new(),
             verification: None,
             error: String::new(),
+            attention: String::new(),
+            forced: false,
             traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
             revision: 1,
             created_us: self.clock.now_us(),
@@ -121,7 +163,7 @@ impl HyperSync {
     }
 
     /// Approves or rejects under four eyes: owners are compared, so that a key of the proposer
-    /// counts as the proposer.
+    /// counts as the proposer. What the agent has moved away from is not approved.
     pub(crate) async fn decide(
         &self,
         caller: &Caller,
@@ -129,57 +171,158 @@ impl HyperSync {
         decision: Decision,
         reason: &str,
     ) -> Result<Proposal, HyperSyncError> {
-        let mut tx = self.store.begin("proposals.decide").await?;
-        let mut proposal = store::get_in(&mut tx, id).await?;
-        if proposal.proposer_owner == caller.owner_id {
+        let seen = self.get(id).await?;
+        if seen.proposer_owner == caller.owner_id {
             return Err(HyperSyncError::FourEyes);
         }
-        expect(&proposal, State::PendingApproval)?;
-        let now = self.clock.now_us();
-        proposal.decided_by = caller.label.clone();
-        proposal.decided_us = Some(now);
-        if !reason.is_empty() {
-            reason.clone_into(&mut proposal.reason);
+        expect(&seen, State::PendingApproval)?;
+        if decision == Decision::Approve {
+            self.not_stale(&seen).await?;
         }
-        let kind = match decision {
-            Decision::Approve => {
-                proposal.state = State::Approved;
-                "admin.hypersync.approve"
-            }
-            Decision::Reject => {
-                proposal.state = State::Rejected;
-                proposal.ended_us = Some(now);
-                "admin.hypersync.deny"
-            }
+        let mut tx = self.store.begin("proposals.decide").await?;
+        let mut proposal = store::get_in(&mut tx, id).await?;
+        expect(&proposal, State::PendingApproval)?;
+        proposal.decided_by = caller.label.clone();
+        proposal.decided_us = Some(self.clock.now_us());
+        reason.clone_into(&mut proposal.reason);
+        let (next, kind) = match decision {
+            Decision::Approve => (State::Approved, "admin.hypersync.approve"),
+            Decision::Reject => (State::Rejected, "admin.hypersync.deny"),
         };
-        proposal.revision += 1;
-        store::update(&mut tx, &proposal).await?;
-        let record = self.record(&proposal, kind, &proposal.decided_by);
-        audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        self.announce();
+        self.write(tx, &mut proposal, next, kind, &caller.label)
+            .await?;
         Ok(proposal)
     }
 
-    /// Takes an approved proposal over for applying; the rest happens in the background.
-    pub(crate) async fn begin_apply(
+    /// Takes back what is not being applied yet.
+    pub(crate) async fn withdraw(
         &self,
         caller: &Caller,
         id: Uuid,
+        reason: &str,
     ) -> Result<Proposal, HyperSyncError> {
+        let mut tx = self.store.begin("proposals.withdraw").await?;
+        let mut proposal = store::get_in(&mut tx, id).await?;
+        let own = proposal.proposer_owner == caller.owner_id;
+        if !own && !caller.permissions.contains("proposals.approve") {
+            return Err(HyperSyncError::NotYours);
+        }
+        if !proposal.state.waits() {
+            return expect(&proposal, State::PendingApproval).map(|()| proposal);
+        }
+        if !reason.is_empty() {
+            reason.clone_into(&mut proposal.reason);
+        }
+        let kind = "hypersync.withdrawn";
+        self.write(tx, &mut proposal, State::Withdrawn, kind, &caller.label)
+            .await?;
+        Ok(proposal)
+    }
+
+    /// Takes an approved proposal over and applies it in the background, also when whoever asked is
+    /// gone.
+    pub(crate) async fn apply_approved(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: Uuid,
+        tracer: &Tracer,
+    ) -> Result<Proposal, HyperSyncError> {
+        let (by, tracer) = (caller.label.clone(), tracer.clone());
+        self.to_the_end(async move |this| {
+            let proposal = this.begin_apply(&by, id).await?;
+            this.run_in_background(proposal.clone(), &tracer);
+            Ok(proposal)
+        })
+        .await
+    }
+
+    async fn begin_apply(&self, by: &str, id: Uuid) -> Result<Proposal, HyperSyncError> {
+        let seen = self.get(id).await?;
+        expect(&seen, State::Approved)?;
+        self.not_stale(&seen).await?;
         let mut tx = self.store.begin("proposals.apply").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         expect(&proposal, State::Approved)?;
-        proposal.state = State::Applying;
-        proposal.applied_by = caller.label.clone();
+        by.clone_into(&mut proposal.applied_by);
         proposal.traceparent = trace::current().map(|c| c.to_header()).unwrap_or_default();
-        proposal.revision += 1;
-        store::update(&mut tx, &proposal).await?;
-        let record = self.record(&proposal, "hypersync.applying", &proposal.applied_by);
-        audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        self.announce();
+        self.write(tx, &mut proposal, State::Applying, "hypersync.applying", by)
+            .await?;
         Ok(proposal)
+    }
+
+    /// Does what a person decided about a proposal that needs attention.
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: Uuid,
+        resolution: Resolution,
+        reason: String,
+        tracer: &Tracer,
+    ) -> Result<Proposal, HyperSyncError> {
+        let (by, tracer) = (caller.label.clone(), tracer.clone());
+        self.to_the_end(async move |this| {
+            let proposal = this.begin_resolve(&by, id, resolution, reason).await?;
+            if proposal.state.is_driven() {
+                this.run_in_background(proposal.clone(), &tracer);
+            }
+            Ok(proposal)
+        })
+        .await
+    }
+
+    async fn begin_resolve(
+        &self,
+        by: &str,
+        id: Uuid,
+        resolution: Resolution,
+        reason: String,
+    ) -> Result<Proposal, HyperSyncError> {
+        let seen = self.get(id).await?;
+        expect(&seen, State::NeedsAttention)?;
+        if resolution == Resolution::KeepLive {
+            self.settle(&seen, None).await?;
+        }
+        let mut tx = self.store.begin("proposals.resolve").await?;
+        let mut proposal = store::get_in(&mut tx, id).await?;
+        expect(&proposal, State::NeedsAttention)?;
+        proposal.reason = reason;
+        proposal.attention.clear();
+        let next = match resolution {
+            Resolution::RollBack => {
+                proposal.forced = true;
+                State::RollingBack
+            }
+            Resolution::KeepLive => State::Kept,
+        };
+        self.write(tx, &mut proposal, next, "admin.hypersync.resolve", by)
+            .await?;
+        Ok(proposal)
+    }
+
+    /// Runs what must not stop in the middle when its call is dropped.
+    pub(crate) async fn to_the_end<T, F>(
+        self: &Arc<Self>,
+        work: impl FnOnce(Arc<Self>) -> F,
+    ) -> Result<T, HyperSyncError>
+    where
+        T: Send + 'static,
+        F: Future<Output = Result<T, HyperSyncError>> + Send + 'static,
+    {
+        tokio::spawn(in_current_trace(work(Arc::clone(self))))
+            .await
+            .map_err(|_| HyperSyncError::Worker)?
+    }
+
+    /// Refuses what was made against another version than the live one, and what meets a change
+    /// under way.
+    async fn not_stale(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
+        let (_, live) = self.read_back(&proposal.agent_id).await?;
+        let base = proposal.base_version;
+        if live == base {
+            Ok(())
+        } else {
+            Err(HyperSyncError::Stale { live, base })
+        }
     }
 
     /// Writes the next state of a proposal that this process is applying.
@@ -188,21 +331,66 @@ impl HyperSync {
         proposal: &mut Proposal,
         next: State,
     ) -> Result<(), HyperSyncError> {
+        let kind = if proposal.state == next {
+            "hypersync.measured".to_owned()
+        } else {
+            format!("hypersync.{}", next.as_str())
+        };
+        let by = proposal.applied_by.clone();
+        let tx = self.store.begin("proposals.advance").await?;
+        self.write(tx, proposal, next, &kind, &by).await
+    }
+
+    /// Writes a proposal's next state with its audit record.
+    async fn write(
+        &self,
+        mut tx: Write,
+        proposal: &mut Proposal,
+        next: State,
+        kind: &str,
+        by: &str,
+    ) -> Result<(), HyperSyncError> {
+        let from = proposal.state;
+        if !from.may_become(next) {
+            return Err(HyperSyncError::NoWay { from, to: next });
+        }
         proposal.state = next;
         proposal.revision += 1;
         if next.is_final() {
             proposal.ended_us = Some(self.clock.now_us());
         }
-        let kind = format!("hypersync.{}", next.as_str());
-        let record = self
-            .record(proposal, &kind, &proposal.applied_by)
-            .detail("error", &proposal.error);
-        let mut tx = self.store.begin("proposals.advance").await?;
         store::update(&mut tx, proposal).await?;
+        let record = self
+            .record(proposal, kind, by)
+            .detail("reason", &proposal.reason)
+            .detail("error", &proposal.error);
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
         self.announce();
         Ok(())
+    }
+
+    /// A proposal as it is shown: an open one beside what is live.
+    pub(crate) async fn view(&self, proposal: Proposal) -> View {
+        let mut views = self.views(vec![proposal]).await;
+        views.remove(0)
+    }
+
+    pub(crate) async fn views(&self, proposals: Vec<Proposal>) -> Vec<View> {
+        let open = proposals.iter().filter(|p| !p.state.is_final());
+        let agents: BTreeSet<String> = open.map(|p| p.agent_id.clone()).collect();
+        let asked = agents.into_iter().map(|agent| async move {
+            let live = tokio::time::timeout(LIVE_WITHIN, self.read_back(&agent)).await;
+            Some((agent, Arc::new(live.ok()?.ok()?)))
+        });
+        let live: BTreeMap<String, LiveParams> =
+            join_all(asked).await.into_iter().flatten().collect();
+        let view = |proposal: Proposal| {
+            let shown = !proposal.state.is_final();
+            let live = live.get(&proposal.agent_id).filter(|_| shown).cloned();
+            View { proposal, live }
+        };
+        proposals.into_iter().map(view).collect()
     }
 
     pub(crate) async fn get(&self, id: Uuid) -> Result<Proposal, HyperSyncError> {
@@ -231,9 +419,13 @@ impl HyperSync {
         Ok(page::cut(rows, size, |p| p.id.to_string()))
     }
 
-    fn record(&self, proposal: &Proposal, kind: &str, by: &str) -> Record {
+    pub(crate) fn record(&self, proposal: &Proposal, kind: &str, by: &str) -> Record {
         let severity = match proposal.state {
-            State::Applying | State::RollingBack | State::Failed => Severity::Critical,
+            State::Applying
+            | State::RollingBack
+            | State::Failed
+            | State::NeedsAttention
+            | State::Kept => Severity::Critical,
             _ => Severity::Info,
         };
         Record::new(&self.clock, "hypersync", kind)
@@ -244,7 +436,7 @@ impl HyperSync {
             .detail("state", proposal.state.as_str())
     }
 
-    fn announce(&self) {
+    pub(crate) fn announce(&self) {
         self.changed.send_modify(|n| *n += 1);
     }
 

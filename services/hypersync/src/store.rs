@@ -1,4 +1,11 @@
 //! HyperSync's SQL. What is searched for is in columns; the rest of a proposal is one document.
+//!
+//! Two columns are claims, each unique: the trial of an open proposal, and the agent of one that is
+//! changing it. They say who wins where two proposals race.
+
+mod state;
+
+pub(crate) use state::State;
 
 use crate::HyperSyncError;
 use serde::{Deserialize, Serialize};
@@ -6,52 +13,17 @@ use sqlx::SqliteConnection;
 use tars_proto::params::Params;
 use tars_runtime::{
     audit,
-    db::{Db, Step, Write},
+    db::{Corrupt, Db, Step, Write, is_taken},
 };
 use uuid::Uuid;
 
 pub(crate) const STEPS: &[Step] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "audit outbox", audit::MIGRATION),
+    (3, "claims", include_str!("../migrations/0003_claims.sql")),
 ];
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum State {
-    PendingApproval,
-    Approved,
-    Rejected,
-    Applying,
-    Verifying,
-    Completed,
-    RollingBack,
-    RolledBack,
-    Failed,
-}
-
-impl State {
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::PendingApproval => "pending_approval",
-            Self::Approved => "approved",
-            Self::Rejected => "rejected",
-            Self::Applying => "applying",
-            Self::Verifying => "verifying",
-            Self::Completed => "completed",
-            Self::RollingBack => "rolling_back",
-            Self::RolledBack => "rolled_back",
-            Self::Failed => "failed",
-        }
-    }
-
-    pub(crate) fn is_final(self) -> bool {
-        matches!(
-            self,
-            Self::Rejected | Self::Completed | Self::RolledBack | Self::Failed
-        )
-    }
-}
-
+/// Old and new parameters trained on the same seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verification {
     pub(crate) seeds: Vec<u64>,
@@ -79,13 +51,27 @@ pub(crate) struct Proposal {
     pub(crate) proposer_owner: String,
     pub(crate) decided_by: String,
     pub(crate) applied_by: String,
+    #[serde(default)]
+    pub(crate) note: String,
     pub(crate) reason: String,
     pub(crate) base_version: u64,
+    /// Zero until applied.
     pub(crate) applied_version: u64,
     pub(crate) verification_seeds: u32,
     pub(crate) steps: u64,
+    /// Measured while it waits for a decision.
+    #[serde(default)]
+    pub(crate) assessment: Option<Verification>,
+    #[serde(default)]
+    pub(crate) assessment_error: String,
     pub(crate) verification: Option<Verification>,
     pub(crate) error: String,
+    /// What a person has to do.
+    #[serde(default)]
+    pub(crate) attention: String,
+    /// A person has decided that the agent gets its old values back, whatever is live.
+    #[serde(default)]
+    pub(crate) forced: bool,
     pub(crate) traceparent: String,
     pub(crate) revision: i64,
     pub(crate) created_us: i64,
@@ -94,8 +80,22 @@ pub(crate) struct Proposal {
     pub(crate) ended_us: Option<i64>,
 }
 
-fn decode(text: &str) -> Result<Proposal, sqlx::Error> {
-    serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)))
+impl Proposal {
+    fn trial(&self) -> String {
+        format!("{}/{}", self.study_id, self.trial_number)
+    }
+
+    fn open_trial(&self) -> Option<String> {
+        (!self.state.is_final()).then(|| self.trial())
+    }
+
+    fn changing_agent(&self) -> Option<&str> {
+        self.state.changes_agent().then_some(self.agent_id.as_str())
+    }
+}
+
+fn decode((id, text): (Uuid, String)) -> Result<Proposal, Corrupt> {
+    serde_json::from_str(&text).map_err(|e| Corrupt::new("proposals", id, e))
 }
 
 fn encode(proposal: &Proposal) -> Result<String, sqlx::Error> {
@@ -108,8 +108,10 @@ pub(crate) struct Store {
 }
 
 impl Store {
-    pub(crate) fn new(db: Db) -> Self {
-        Self { db }
+    pub(crate) async fn open(db: Db) -> Result<Self, HyperSyncError> {
+        let store = Self { db };
+        store.claim_what_is_open().await?;
+        Ok(store)
     }
 
     pub(crate) fn db(&self) -> &Db {
@@ -120,14 +122,37 @@ impl Store {
         Ok(self.db.write(name).await?)
     }
 
+    /// Gives claims to proposals of a time before there were any; of two for one claim the older
+    /// has it.
+    async fn claim_what_is_open(&self) -> Result<(), HyperSyncError> {
+        let mut tx = self.begin("proposals.claim").await?;
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(
+            "SELECT id, document FROM proposals WHERE open_trial IS NULL ORDER BY id",
+        )
+        .fetch_all(&mut *tx)
+        .await?;
+        for proposal in readable(rows).filter(|p| !p.state.is_final()) {
+            let free = open_trial(&mut tx, &proposal.trial()).await?.is_none();
+            let trial = proposal.open_trial().filter(|_| free);
+            let free = changing(&mut tx, &proposal.agent_id).await?.is_none();
+            let agent = proposal.changing_agent().filter(|_| free);
+            let query = "UPDATE proposals SET open_trial = $1, changing_agent = $2 WHERE id = $3";
+            sqlx::query(query)
+                .bind(trial)
+                .bind(agent)
+                .bind(proposal.id)
+                .execute(&mut *tx)
+                .await?;
+        }
+        Ok(tx.commit().await?)
+    }
+
     pub(crate) async fn get(&self, id: Uuid) -> Result<Proposal, HyperSyncError> {
         let db = self.db.read("proposals.get");
-        let query = "SELECT document FROM proposals WHERE id = $1";
-        let text: Option<String> = sqlx::query_scalar(query)
-            .bind(id)
-            .fetch_optional(&*db)
-            .await?;
-        Ok(decode(&text.ok_or_else(|| {
+        let query = "SELECT id, document FROM proposals WHERE id = $1";
+        let row: Option<(Uuid, String)> =
+            sqlx::query_as(query).bind(id).fetch_optional(&*db).await?;
+        Ok(decode(row.ok_or_else(|| {
             HyperSyncError::NotFound(id.to_string())
         })?)?)
     }
@@ -140,74 +165,132 @@ impl Store {
         limit: i64,
     ) -> Result<Vec<Proposal>, HyperSyncError> {
         let db = self.db.read("proposals.list");
-        let rows: Vec<String> = sqlx::query_scalar(
-            "SELECT document FROM proposals WHERE id < $1 AND ($2 = '' OR state = $2) ORDER BY id DESC LIMIT $3",
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(
+            "SELECT id, document FROM proposals WHERE id < $1 AND ($2 = '' OR state = $2) ORDER BY id DESC LIMIT $3",
         )
         .bind(before)
         .bind(state)
         .bind(limit)
         .fetch_all(&*db)
         .await?;
-        Ok(rows.iter().map(|t| decode(t)).collect::<Result<_, _>>()?)
+        Ok(rows.into_iter().map(decode).collect::<Result<_, _>>()?)
     }
 
-    /// Proposals in the middle of being applied.
+    /// Proposals that this service has work with: those being applied, and those that wait for a
+    /// decision. One that cannot be read is no reason not to go on with the others.
     pub(crate) async fn unfinished(&self) -> Result<Vec<Proposal>, HyperSyncError> {
         let db = self.db.read("proposals.unfinished");
-        let query = "SELECT document FROM proposals WHERE state IN ('applying', 'verifying', 'rolling_back')";
-        let rows: Vec<String> = sqlx::query_scalar(query).fetch_all(&*db).await?;
-        Ok(rows.iter().map(|t| decode(t)).collect::<Result<_, _>>()?)
+        let query = "SELECT id, document FROM proposals WHERE state IN \
+                     ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(query).fetch_all(&*db).await?;
+        Ok(readable(rows).collect())
     }
 }
 
+fn readable(rows: Vec<(Uuid, String)>) -> impl Iterator<Item = Proposal> {
+    rows.into_iter().filter_map(|row| match decode(row) {
+        Ok(proposal) => Some(proposal),
+        Err(e) => {
+            tracing::error!(error = %e, "a proposal cannot be read");
+            None
+        }
+    })
+}
+
+/// The open proposal of a trial.
+async fn open_trial(tx: &mut SqliteConnection, trial: &str) -> Result<Option<Uuid>, sqlx::Error> {
+    let query = "SELECT id FROM proposals WHERE open_trial = $1";
+    sqlx::query_scalar(query)
+        .bind(trial)
+        .fetch_optional(tx)
+        .await
+}
+
+/// The proposal that is changing an agent.
+async fn changing(tx: &mut SqliteConnection, agent: &str) -> Result<Option<Uuid>, sqlx::Error> {
+    let query = "SELECT id FROM proposals WHERE changing_agent = $1";
+    sqlx::query_scalar(query)
+        .bind(agent)
+        .fetch_optional(tx)
+        .await
+}
+
+/// Adds a proposal, unless its trial has an open one. The look before names the other; the unique
+/// column decides.
 pub(crate) async fn insert(
     tx: &mut SqliteConnection,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
-    sqlx::query("INSERT INTO proposals VALUES ($1, $2, $3, $4, $5, $6)")
-        .bind(proposal.id)
-        .bind(&proposal.agent_id)
-        .bind(proposal.state.as_str())
-        .bind(proposal.revision)
-        .bind(&proposal.proposer_owner)
-        .bind(encode(proposal)?)
-        .execute(tx)
-        .await?;
-    Ok(())
+    if let Some(open) = open_trial(tx, &proposal.trial()).await? {
+        return Err(HyperSyncError::AlreadyOpen(open));
+    }
+    let inserted = sqlx::query(
+        "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, open_trial, changing_agent) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+    )
+    .bind(proposal.id)
+    .bind(&proposal.agent_id)
+    .bind(proposal.state.as_str())
+    .bind(proposal.revision)
+    .bind(&proposal.proposer_owner)
+    .bind(encode(proposal)?)
+    .bind(proposal.open_trial())
+    .bind(proposal.changing_agent())
+    .execute(tx)
+    .await;
+    taken(inserted.map(drop))
 }
 
 pub(crate) async fn get_in(
     tx: &mut SqliteConnection,
     id: Uuid,
 ) -> Result<Proposal, HyperSyncError> {
-    let query = "SELECT document FROM proposals WHERE id = $1";
-    let text: Option<String> = sqlx::query_scalar(query)
-        .bind(id)
-        .fetch_optional(tx)
-        .await?;
-    Ok(decode(&text.ok_or_else(|| {
+    let query = "SELECT id, document FROM proposals WHERE id = $1";
+    let row: Option<(Uuid, String)> = sqlx::query_as(query).bind(id).fetch_optional(tx).await?;
+    Ok(decode(row.ok_or_else(|| {
         HyperSyncError::NotFound(id.to_string())
     })?)?)
 }
 
-/// Writes a proposal whose revision must be the one before `proposal.revision`.
+/// Writes a proposal whose revision must be the one before `proposal.revision`. One that begins to
+/// change an agent must be the only one.
 pub(crate) async fn update(
     tx: &mut SqliteConnection,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
+    if let Some(agent) = proposal.changing_agent()
+        && let Some(other) = changing(tx, agent).await?
+        && other != proposal.id
+    {
+        return Err(HyperSyncError::ChangeInProgress(other.to_string()));
+    }
     let done = sqlx::query(
-        "UPDATE proposals SET state = $1, revision = $2, document = $3 WHERE id = $4 AND revision = $5",
+        "UPDATE proposals SET state = $1, revision = $2, document = $3, open_trial = $4, changing_agent = $5 \
+         WHERE id = $6 AND revision = $7",
     )
     .bind(proposal.state.as_str())
     .bind(proposal.revision)
     .bind(encode(proposal)?)
+    .bind(proposal.open_trial())
+    .bind(proposal.changing_agent())
     .bind(proposal.id)
     .bind(proposal.revision - 1)
     .execute(tx)
-    .await?;
-    if done.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(HyperSyncError::Conflict)
+    .await;
+    match done {
+        Ok(done) if done.rows_affected() == 1 => Ok(()),
+        Ok(_) => Err(HyperSyncError::Conflict),
+        Err(e) => taken(Err(e)),
     }
 }
+
+/// A claim that somebody else took at the same moment.
+fn taken(result: Result<(), sqlx::Error>) -> Result<(), HyperSyncError> {
+    match result {
+        Err(e) if is_taken(&e) => Err(HyperSyncError::Conflict),
+        other => Ok(other?),
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -1,10 +1,10 @@
-//! The agents and what is live of each: hyperparameters with their version, weights with theirs.
-//! A change is committed first, then swapped in.
+//! The agents and what is live of each: hyperparameters with their version, weights with theirs,
+//! what of it was approved and whether a governed change is under way.
 
 use crate::{
     OrchestrationError,
-    learners::Live,
-    store::{self, AgentRow, Store},
+    learners::{Followed, Live},
+    store::{self, AgentRow, ApprovalRow, HoldRow, Store},
 };
 use arc_swap::ArcSwap;
 use std::{collections::BTreeMap, sync::Arc};
@@ -15,12 +15,8 @@ use tars_learn::{
     nn::{Mlp, Scratch},
     spec_of, weights,
 };
-use tars_runtime::{
-    audit::{self, Record},
-    blobs::Blobs,
-    clock::Clock,
-};
-use tokio::sync::Mutex;
+use tars_runtime::{blobs::Blobs, clock::Clock};
+use tokio::sync::{Mutex, watch};
 
 /// What an agent is; the live part is in [`LiveAgent`].
 #[derive(Debug, Clone, Copy)]
@@ -53,8 +49,9 @@ pub(crate) struct Agent {
     pub(crate) action_names: &'static [&'static str],
     spec: Spec,
     live: ArcSwap<LiveAgent>,
-    /// What running learners follow.
-    values: Live,
+    /// What running learners follow: what is live, but for what a governed change is only trying.
+    followed: Live,
+    held: watch::Sender<bool>,
     changing: Mutex<()>,
 }
 
@@ -62,6 +59,8 @@ pub(crate) struct Agent {
 pub(crate) struct LiveAgent {
     pub(crate) row: AgentRow,
     pub(crate) weights: Option<Arc<Mlp>>,
+    pub(crate) approved: ApprovalRow,
+    pub(crate) hold: Option<HoldRow>,
 }
 
 #[derive(Debug, Clone)]
@@ -71,17 +70,6 @@ pub(crate) struct Action {
     pub(crate) name: &'static str,
     pub(crate) values: Vec<f32>,
     pub(crate) weights_version: i64,
-}
-
-/// Who changes an agent, and under which conditions.
-#[derive(Debug)]
-pub(crate) struct Change<'a> {
-    pub(crate) by: &'a str,
-    pub(crate) reason: &'a str,
-    /// Zero asks for none.
-    pub(crate) expected_version: i64,
-    /// The same operation is done once.
-    pub(crate) operation: Option<&'a str>,
 }
 
 impl Agents {
@@ -112,66 +100,6 @@ impl Agents {
             Some(known) => Err(OrchestrationError::NotBuilt(known)),
             None => Err(OrchestrationError::NotFound("agent", id.to_owned())),
         }
-    }
-
-    /// Changes hyperparameters: names that are left out keep their values. Returns what is live
-    /// afterwards, read back.
-    pub(crate) async fn reload(
-        &self,
-        store: &Store,
-        agent: &Agent,
-        change: &Change<'_>,
-        values: Values,
-    ) -> Result<Arc<LiveAgent>, OrchestrationError> {
-        agent
-            .spec
-            .check(&values)
-            .map_err(OrchestrationError::Hyperparameters)?;
-        let _one = agent.changing.lock().await;
-        let mut tx = store.begin("agents.reload").await?;
-        if let Some(id) = change.operation
-            && store::operation(&mut tx, id).await?.is_some()
-        {
-            return Ok(agent.live());
-        }
-        let mut next = LiveAgent::clone(&agent.live());
-        let expected = change.expected_version;
-        if expected != 0 && expected != next.row.version {
-            return Err(OrchestrationError::Version {
-                live: next.row.version,
-                expected,
-            });
-        }
-        let changed: Vec<String> = values.keys().cloned().collect();
-        next.row.hyperparameters.extend(values);
-        next.row.version += 1;
-        next.row.updated_us = self.clock.now_us();
-        if !store::update_hyperparameters(&mut tx, &next.row).await? {
-            return Err(OrchestrationError::Version {
-                live: next.row.version,
-                expected: next.row.version - 1,
-            });
-        }
-        if let Some(id) = change.operation {
-            store::insert_operation(
-                &mut tx,
-                id,
-                &next.row.id,
-                next.row.version,
-                next.row.updated_us,
-            )
-            .await?;
-        }
-        let record = Record::new(&self.clock, "orchestration", "admin.agent.reload")
-            .caller(change.by)
-            .resource(&next.row.id)
-            .detail("version", next.row.version)
-            .detail("changed", changed.join(","))
-            .detail("reason", change.reason);
-        audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        agent.publish(next);
-        Ok(agent.live())
     }
 
     /// Makes new weights live: the blob first, then the row, then the swap.
@@ -214,18 +142,25 @@ impl Agent {
             Some(row) => row,
             None => first(definition, &spec, store, clock).await?,
         };
+        let (approved, hold) = governance(&row, store, clock).await?;
         let net = match &row.weights {
             Some(name) => Some(Arc::new(weights::load(&blobs.get(name)?)?)),
             None => None,
         };
-        let values = Arc::new(ArcSwap::from_pointee(row.hyperparameters.clone()));
+        let live = LiveAgent {
+            row,
+            weights: net,
+            approved,
+            hold,
+        };
         Ok(Self {
             definition: *definition,
             observation_names: env.observation_names(),
             action_names: env.action_names(),
             spec,
-            live: ArcSwap::from_pointee(LiveAgent { row, weights: net }),
-            values,
+            followed: Arc::new(ArcSwap::from_pointee(live.followed())),
+            held: watch::Sender::new(live.hold.is_some()),
+            live: ArcSwap::from_pointee(live),
             changing: Mutex::new(()),
         })
     }
@@ -234,18 +169,40 @@ impl Agent {
         self.live.load_full()
     }
 
-    pub(crate) fn values(&self) -> Live {
-        Arc::clone(&self.values)
+    pub(crate) fn id(&self) -> &'static str {
+        self.definition.id
+    }
+
+    pub(crate) fn check(&self, values: &Values) -> Result<(), OrchestrationError> {
+        let checked = self.spec.check(values);
+        checked.map_err(OrchestrationError::Hyperparameters)
+    }
+
+    pub(crate) fn followed(&self) -> Live {
+        Arc::clone(&self.followed)
+    }
+
+    /// Waits until no governed change holds the agent.
+    pub(crate) async fn free(&self) {
+        // The sender lives as long as the agent.
+        self.held.subscribe().wait_for(|held| !held).await.ok();
     }
 
     pub(crate) fn changing(&self) -> &Mutex<()> {
         &self.changing
     }
 
-    pub(crate) fn publish(&self, next: LiveAgent) {
-        self.values
-            .store(Arc::new(next.row.hyperparameters.clone()));
-        self.live.store(Arc::new(next));
+    /// Swaps in what was committed. What a change that is not settled yet only tries is not for
+    /// learners: nothing that it leads to could be taken back.
+    pub(crate) fn publish(&self, next: LiveAgent) -> Arc<LiveAgent> {
+        let next = Arc::new(next);
+        self.live.store(Arc::clone(&next));
+        let (held, followed) = (next.hold.is_some(), next.followed());
+        if !held && **self.followed.load() != followed {
+            self.followed.store(Arc::new(followed));
+        }
+        self.held.send_replace(held);
+        next
     }
 
     /// The same decision with another of its actions.
@@ -260,10 +217,10 @@ impl Agent {
     /// The best known action in a state.
     pub(crate) fn act(
         &self,
-        agent_type: &str,
+        agent_type: Option<&str>,
         state: &[f64],
     ) -> Result<Action, OrchestrationError> {
-        if !agent_type.is_empty() && agent_type != self.definition.algorithm {
+        if agent_type.is_some_and(|t| t != self.definition.algorithm) {
             return Err(OrchestrationError::AgentType);
         }
         let live = self.live();
@@ -287,6 +244,37 @@ impl Agent {
             weights_version: live.row.weights_version,
         })
     }
+}
+
+impl LiveAgent {
+    fn followed(&self) -> Followed {
+        Followed {
+            version: self.row.version,
+            values: self.row.hyperparameters.clone(),
+        }
+    }
+}
+
+/// What was approved of an agent, and who holds it. Where nothing was ever approved, the record
+/// begins with what is live.
+async fn governance(
+    row: &AgentRow,
+    store: &Store,
+    clock: &Clock,
+) -> Result<(ApprovalRow, Option<HoldRow>), OrchestrationError> {
+    let mut tx = store.begin("agents.governance").await?;
+    let hold = store::hold(&mut tx, &row.id).await?;
+    if let Some(approved) = store::approval(&mut tx, &row.id).await? {
+        return Ok((approved, hold));
+    }
+    let approved = ApprovalRow {
+        hyperparameters: row.hyperparameters.clone(),
+        version: row.version,
+        change_id: String::new(),
+    };
+    store::put_approval(&mut tx, &row.id, &approved, clock.now_us()).await?;
+    tx.commit().await?;
+    Ok((approved, hold))
 }
 
 async fn first(

@@ -6,8 +6,10 @@ mod wire;
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::{Agent as Slot, Change},
+    agents::Agent as Slot,
+    changes::{Drifted, Release, Reload, Settle, Step},
     steps::{Observed, Stepped},
+    store::HoldRow,
 };
 use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
@@ -71,15 +73,38 @@ fn values(from: Option<Struct>) -> Result<Values, OrchestrationError> {
 fn to_struct(values: &Values) -> Struct {
     let params = values
         .iter()
-        .map(|(name, value)| {
-            let param = match value {
-                Value::Flag(b) => Param::Flag(*b),
-                Value::Number(n) => Param::Number(*n),
-            };
-            (name.clone(), param)
-        })
+        .map(|(name, value)| (name.clone(), param(*value)))
         .collect();
     params::to_struct(&params)
+}
+
+fn signed(n: u64) -> i64 {
+    i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+fn param(value: Value) -> Param {
+    match value {
+        Value::Flag(b) => Param::Flag(b),
+        Value::Number(n) => Param::Number(n),
+    }
+}
+
+fn hold(row: &HoldRow) -> Hold {
+    Hold {
+        change_id: row.change_id.clone(),
+        on_behalf_of: row.on_behalf_of.clone(),
+        since: Some(timestamp(row.since_us)),
+    }
+}
+
+fn drift(from: Vec<Drifted>) -> Option<Drift> {
+    let parameter = |d: Drifted| DriftedParameter {
+        name: d.name,
+        approved: d.approved.map(|v| param(v).into()),
+        live: d.live.map(|v| param(v).into()),
+    };
+    let parameters: Vec<DriftedParameter> = from.into_iter().map(parameter).collect();
+    (!parameters.is_empty()).then_some(Drift { parameters })
 }
 
 fn agent(slot: &Slot) -> Agent {
@@ -98,6 +123,9 @@ fn agent(slot: &Slot) -> Agent {
         observation_names: names(slot.observation_names),
         action_names: names(slot.action_names),
         updated_at: Some(timestamp(live.row.updated_us)),
+        approved_version: unsigned(live.approved.version),
+        drift: drift(live.drift()),
+        hold: live.hold.as_ref().map(hold),
     }
 }
 
@@ -205,17 +233,13 @@ impl orchestration_service_server::OrchestrationService for Api {
         let by = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let change = Change {
-            by: &by,
-            reason: &asked.reason,
-            expected_version: i64::try_from(asked.expected_version).unwrap_or(i64::MAX),
-            operation: None,
+        let reload = Reload {
+            by,
+            reason: asked.reason,
+            expected_version: asked.expected_version.map(signed),
+            values: values(asked.hyperparameters)?,
         };
-        let live = self
-            .0
-            .agents
-            .reload(&self.0.store, slot, &change, values(asked.hyperparameters)?)
-            .await?;
+        let live = self.0.reload(Arc::clone(slot), reload).await?;
         Ok(Response::new(ReloadAgentResponse {
             status: "success".to_owned(),
             agent_id: asked.agent_id,
@@ -232,20 +256,54 @@ impl orchestration_service_server::OrchestrationService for Api {
         let peer = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let by = format!("{peer} for {}", asked.on_behalf_of);
-        let change = Change {
-            by: &by,
-            reason: &asked.operation_id,
-            expected_version: i64::try_from(asked.expected_version).unwrap_or(i64::MAX),
-            operation: Some(&asked.operation_id),
+        let step = Step {
+            by: peer,
+            on_behalf_of: asked.on_behalf_of,
+            change_id: asked.change_id,
+            operation_id: asked.operation_id,
+            expected_version: signed(asked.expected_version),
+            values: values(asked.hyperparameters)?,
         };
-        let live = self
-            .0
-            .agents
-            .reload(&self.0.store, slot, &change, values(asked.hyperparameters)?)
-            .await?;
+        let version = self.0.apply(Arc::clone(slot), step).await?;
         Ok(Response::new(ApplyHyperparametersResponse {
-            version: unsigned(live.row.version),
+            version: unsigned(version),
+        }))
+    }
+
+    async fn settle_hyperparameters(
+        &self,
+        request: Request<SettleHyperparametersRequest>,
+    ) -> Result<Response<SettleHyperparametersResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let settle = Settle {
+            by,
+            on_behalf_of: asked.on_behalf_of,
+            change_id: asked.change_id,
+            approved_version: asked.approved_version.map(signed),
+        };
+        let version = self.0.settle(Arc::clone(slot), settle).await?;
+        Ok(Response::new(SettleHyperparametersResponse {
+            version: unsigned(version),
+        }))
+    }
+
+    async fn release_agent(
+        &self,
+        request: Request<ReleaseAgentRequest>,
+    ) -> Result<Response<ReleaseAgentResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let release = Release {
+            by,
+            change_id: asked.change_id,
+            reason: asked.reason,
+        };
+        self.0.release(Arc::clone(slot), release).await?;
+        Ok(Response::new(ReleaseAgentResponse {
+            agent: Some(agent(slot)),
         }))
     }
 
@@ -260,6 +318,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             environment: slot.definition.environment.to_owned(),
             hyperparameters: Some(to_struct(&live.row.hyperparameters)),
             version: unsigned(live.row.version),
+            hold: live.hold.as_ref().map(hold),
         }))
     }
 }

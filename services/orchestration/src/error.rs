@@ -4,6 +4,7 @@ use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgrammeTooLarge, RankError, Unsuitable};
 use tars_learn::{RunError, hyper::Wrong};
 use tars_proto::{fault, params::NotScalar};
+use tars_runtime::db::Corrupt;
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
@@ -31,6 +32,16 @@ pub enum OrchestrationError {
     NotScalar(#[from] NotScalar),
     #[error("the live version is {live}, not {expected}")]
     Version { live: i64, expected: i64 },
+    #[error(
+        "the change {change} of {agent} is under way for {on_behalf_of}; wait for its end, or release the agent"
+    )]
+    ChangeInProgress {
+        agent: String,
+        change: String,
+        on_behalf_of: String,
+    },
+    #[error("the change {0:?} does not hold the agent")]
+    NotHeld(String),
     #[error("the agent is being trained already")]
     TrainingRuns,
     #[error("too many runs wait for a learner")]
@@ -57,6 +68,8 @@ pub enum OrchestrationError {
     PageToken(&'static str),
     #[error("weights: {0}")]
     Weights(#[from] tars_learn::weights::BadWeights),
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
     #[error("database: {0}")]
     Store(#[from] tars_runtime::db::Error),
     #[error("file: {0}")]
@@ -85,14 +98,27 @@ impl From<OrchestrationError> for Status {
             OrchestrationError::Version { .. } => {
                 fault::status(Code::Aborted, "VERSION_CHANGED", &text)
             }
+            OrchestrationError::ChangeInProgress { change, .. } => {
+                fault::held("CHANGE_IN_PROGRESS", "proposal", &change, &text)
+            }
+            OrchestrationError::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
+            OrchestrationError::Corrupt(row) => {
+                tracing::error!(
+                    table = row.table,
+                    row = row.row,
+                    problem = row.problem,
+                    "a row cannot be read"
+                );
+                fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
+            }
             OrchestrationError::TrainingRuns => {
                 fault::precondition("TRAINING_RUNS", "agent", &text)
             }
             OrchestrationError::QueueFull => {
-                fault::exhausted("LEARNERS_BUSY", "learners", Duration::from_secs(5))
+                fault::spent("LEARNERS_BUSY", "learners", &text, Duration::from_secs(5))
             }
             OrchestrationError::SolversBusy => {
-                fault::exhausted("SOLVERS_BUSY", "solvers", Duration::from_secs(1))
+                fault::spent("SOLVERS_BUSY", "solvers", &text, Duration::from_secs(1))
             }
             OrchestrationError::Run(RunError::Algorithm(_)) => {
                 fault::invalid_field("agent_type", &text)

@@ -1,26 +1,70 @@
-//! The threads that train: plain threads, as many as configured, with a bounded queue in front. A
-//! run whose listener goes away stops.
+//! The threads that train: plain threads, with a bounded queue in front. A run whose listener goes
+//! away stops, or leaves the queue.
+//!
+//! Work is of three classes, so that none waits behind the others' long runs: a run begins when one
+//! of the shared threads is free, or when none of its class runs. There are thus two threads more
+//! than configured at most. Who waits is bounded for each class, and within it for each caller.
 
 use crate::OrchestrationError;
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
 use tars_learn::{Outcome, Progress, Run, RunError, hyper::Values, train::Control};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 
 /// Reports wait here for their listener; a slow one slows the run down.
 const REPORTS: usize = 16;
+/// One caller has at most this part of the places in a class's queue.
+const SHARE: usize = 4;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Class {
+    /// What somebody trains an agent with.
+    Training,
+    /// Trials, and what proposals are assessed by.
+    Search,
+    /// What an applied proposal is verified by.
+    Verification,
+}
+
+/// Who asks for a run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Owner {
+    pub(crate) class: Class,
+    pub(crate) caller: String,
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Learners(Arc<Queue>);
 
 #[derive(Debug)]
-pub(crate) struct Learners {
-    threads: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+struct Queue {
+    state: Mutex<State>,
+    threads: usize,
+    places: usize,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    running: Vec<Owner>,
+    waiting: Vec<Waiting>,
+    last_ticket: u64,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    ticket: u64,
+    owner: Owner,
+    job: Job,
 }
 
 #[derive(Debug)]
 pub(crate) enum Event {
+    /// A learner began with the run.
+    Began,
     Progress(Progress),
     Ended(Result<Option<Outcome>, RunError>),
 }
@@ -29,94 +73,230 @@ pub(crate) enum Event {
 #[derive(Debug)]
 pub(crate) struct Running {
     events: mpsc::Receiver<Event>,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
 }
 
+/// Stops a run, whether it waits or runs.
+#[derive(Debug, Clone)]
+pub(crate) struct Stop {
+    flag: Arc<AtomicBool>,
+    ticket: u64,
+    queue: Arc<Queue>,
+}
+
+/// Live hyperparameters that a run follows.
+pub(crate) type Live = Arc<ArcSwap<Followed>>;
+
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Followed {
+    pub(crate) version: i64,
+    pub(crate) values: Values,
+}
+
+// === impl Learners ===
+
+impl Learners {
+    pub(crate) fn new(threads: usize, places: usize) -> Self {
+        Self(Arc::new(Queue {
+            state: Mutex::default(),
+            threads,
+            places,
+        }))
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_idle(&self) -> bool {
+        self.0.state.lock().running.is_empty()
+    }
+
+    /// Starts a run, now or when its turn comes.
+    pub(crate) fn start(
+        &self,
+        owner: Owner,
+        run: Run,
+        live: Option<Live>,
+    ) -> Result<Running, OrchestrationError> {
+        let (sender, events) = mpsc::channel(REPORTS);
+        let flag = Arc::new(AtomicBool::new(false));
+        let seen = live.as_ref().map(|l| l.load_full());
+        let stopped = Arc::clone(&flag);
+        let job = Job {
+            run,
+            steering: Steering {
+                sender,
+                stop: stopped,
+                live,
+                seen,
+            },
+        };
+        let ticket = self.0.enter(owner, job)?;
+        self.0.begin_next();
+        let queue = Arc::clone(&self.0);
+        Ok(Running {
+            events,
+            stop: Stop {
+                flag,
+                ticket,
+                queue,
+            },
+        })
+    }
+}
+
+// === impl Queue ===
+
+impl Queue {
+    /// Takes a place in the queue, unless the class or the caller has too many.
+    fn enter(&self, owner: Owner, job: Job) -> Result<u64, OrchestrationError> {
+        let mut state = self.state.lock();
+        let in_class = state
+            .waiting
+            .iter()
+            .filter(|w| w.owner.class == owner.class)
+            .count();
+        let own = state.waiting.iter().filter(|w| w.owner == owner).count();
+        let at_once = state.may_begin(owner.class, self.threads);
+        if !at_once && (in_class >= self.places || own >= (self.places / SHARE).max(1)) {
+            return Err(OrchestrationError::QueueFull);
+        }
+        state.last_ticket += 1;
+        let ticket = state.last_ticket;
+        state.waiting.push(Waiting { ticket, owner, job });
+        Ok(ticket)
+    }
+
+    /// Begins whatever may begin.
+    fn begin_next(self: &Arc<Self>) {
+        while let Some((owner, job)) = self.take_next() {
+            let busy = Busy {
+                queue: Arc::clone(self),
+                owner,
+            };
+            job.spawn(busy);
+        }
+    }
+
+    fn take_next(&self) -> Option<(Owner, Job)> {
+        let mut state = self.state.lock();
+        let next = state.order(self.threads).into_iter().next()?;
+        let Waiting { owner, job, .. } = state.waiting.remove(next);
+        state.running.push(owner.clone());
+        Some((owner, job))
+    }
+}
+
+// === impl State ===
+
+impl State {
+    fn may_begin(&self, class: Class, threads: usize) -> bool {
+        self.running.len() < threads || !self.running.iter().any(|o| o.class == class)
+    }
+
+    /// The waiting runs that may begin, the next first: of a class with nothing running, of the
+    /// caller with the fewest running, the oldest.
+    fn order(&self, threads: usize) -> Vec<usize> {
+        let mut free: Vec<usize> = (0..self.waiting.len())
+            .filter(|i| self.may_begin(self.waiting[*i].owner.class, threads))
+            .collect();
+        free.sort_by_key(|i| self.rank(&self.waiting[*i]));
+        free
+    }
+
+    fn rank(&self, waiting: &Waiting) -> (usize, usize, u64) {
+        let count = |same: &dyn Fn(&Owner) -> bool| self.running.iter().filter(|o| same(o)).count();
+        let owner = &waiting.owner;
+        (
+            count(&|o| o.class == owner.class).min(1),
+            count(&|o| o == owner),
+            waiting.ticket,
+        )
+    }
+}
+
+/// A thread that is taken; given back when dropped.
+#[derive(Debug)]
+struct Busy {
+    queue: Arc<Queue>,
+    owner: Owner,
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        {
+            let mut state = self.queue.state.lock();
+            if let Some(at) = state.running.iter().position(|o| *o == self.owner) {
+                state.running.swap_remove(at);
+            }
+        }
+        self.queue.begin_next();
+    }
+}
+
+// === impl Running ===
+
 impl Running {
-    /// The next report; `None` after the end, or when the thread died.
+    /// The next report; `None` after the end, when it was stopped while it waited, or when the
+    /// thread died.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
     }
 
-    pub(crate) fn stop_flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.stop)
+    pub(crate) fn stop(&self) -> Stop {
+        self.stop.clone()
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        self.stop.store(true, Ordering::Relaxed);
+        self.stop.stop();
     }
 }
 
-/// Live hyperparameters that a run follows.
-pub(crate) type Live = Arc<ArcSwap<Values>>;
+// === impl Stop ===
 
-impl Learners {
-    pub(crate) fn new(threads: usize, queue: usize) -> Self {
-        Self {
-            threads: Arc::new(Semaphore::new(threads)),
-            places: Arc::new(Semaphore::new(threads + queue)),
-        }
+impl Stop {
+    pub(crate) fn stop(&self) {
+        self.flag.store(true, Ordering::Relaxed);
+        let mut state = self.queue.state.lock();
+        let left = state.waiting.iter().position(|w| w.ticket == self.ticket);
+        // Without its sender the listener hears that the run has ended.
+        drop(left.map(|at| state.waiting.remove(at)));
     }
 
-    /// Starts a run, now or when a thread is free.
-    pub(crate) fn start(
-        &self,
-        run: Run,
-        live: Option<Live>,
-    ) -> Result<Running, OrchestrationError> {
-        let place = Arc::clone(&self.places)
-            .try_acquire_owned()
-            .map_err(|_| OrchestrationError::QueueFull)?;
-        let (sender, events) = mpsc::channel(REPORTS);
-        let stop = Arc::new(AtomicBool::new(false));
-        let threads = Arc::clone(&self.threads);
-        let job = Job {
-            run,
-            live,
-            sender,
-            stop: Arc::clone(&stop),
-        };
-        tokio::spawn(async move {
-            let Ok(thread) = threads.acquire_owned().await else {
-                return;
-            };
-            job.spawn((thread, place));
-        });
-        Ok(Running { events, stop })
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.flag.load(Ordering::Relaxed)
+    }
+
+    /// The place in the queue of its class; `None` when it does not wait.
+    pub(crate) fn position(&self) -> Option<u32> {
+        let state = self.queue.state.lock();
+        let own = state.waiting.iter().find(|w| w.ticket == self.ticket)?;
+        let rank = state.rank(own);
+        let before = state
+            .waiting
+            .iter()
+            .filter(|w| w.owner.class == own.owner.class && state.rank(w) < rank);
+        u32::try_from(before.count() + 1).ok()
     }
 }
 
+#[derive(Debug)]
 struct Job {
     run: Run,
-    live: Option<Live>,
-    sender: mpsc::Sender<Event>,
-    stop: Arc<AtomicBool>,
+    steering: Steering,
 }
 
 impl Job {
-    fn spawn(self, permits: (OwnedSemaphorePermit, OwnedSemaphorePermit)) {
-        let Self {
-            run,
-            live,
-            sender,
-            stop,
-        } = self;
+    fn spawn(self, busy: Busy) {
+        let Self { run, mut steering } = self;
         let started = std::thread::Builder::new()
             .name("learner".to_owned())
             .spawn(move || {
-                let seen = live.as_ref().map(|l| l.load_full());
-                let mut steering = Steering {
-                    sender: sender.clone(),
-                    stop,
-                    live,
-                    seen,
-                };
+                let _busy = busy;
+                // A listener that went away needs neither the beginning nor the result.
+                steering.sender.blocking_send(Event::Began).ok();
                 let result = run.execute(&mut steering);
-                // A listener that went away does not need the result.
-                sender.blocking_send(Event::Ended(result)).ok();
-                drop(permits);
+                steering.sender.blocking_send(Event::Ended(result)).ok();
             });
         if let Err(e) = started {
             tracing::error!(error = %e, "cannot start a learner thread");
@@ -124,11 +304,12 @@ impl Job {
     }
 }
 
+#[derive(Debug)]
 struct Steering {
     sender: mpsc::Sender<Event>,
     stop: Arc<AtomicBool>,
     live: Option<Live>,
-    seen: Option<Arc<Values>>,
+    seen: Option<Arc<Followed>>,
 }
 
 impl Control for Steering {
@@ -156,6 +337,126 @@ impl Control for Steering {
             return None;
         }
         self.seen = Some(Arc::clone(&current));
-        Some(Values::clone(&current))
+        Some(current.values.clone())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn run(steps: u64) -> Run {
+        Run {
+            algorithm: "dqn".into(),
+            environment: "gridworld".into(),
+            values: Values::new(),
+            seed: 1,
+            steps,
+            reports: 1,
+            eval_episodes: 1,
+            start: None,
+        }
+    }
+
+    /// Far longer than a test.
+    const LONG: u64 = 1 << 40;
+
+    fn owner(class: Class, caller: &str) -> Owner {
+        Owner {
+            class,
+            caller: caller.to_owned(),
+        }
+    }
+
+    fn start(learners: &Learners, class: Class, caller: &str, steps: u64) -> Running {
+        learners
+            .start(owner(class, caller), run(steps), None)
+            .unwrap()
+    }
+
+    async fn ended(mut running: Running) -> bool {
+        while let Some(event) = running.next().await {
+            if let Event::Ended(Ok(Some(_))) = event {
+                return true;
+            }
+        }
+        false
+    }
+
+    #[tokio::test]
+    async fn short_governed_work_does_not_wait_behind_long_trainings_and_searches() {
+        let learners = Learners::new(1, 8);
+        let trainings: Vec<_> = (0..2)
+            .map(|_| start(&learners, Class::Training, "ada", LONG))
+            .collect();
+        let searches: Vec<_> = (0..2)
+            .map(|_| start(&learners, Class::Search, "bob", LONG))
+            .collect();
+        assert_eq!(trainings[0].stop().position(), None, "it runs");
+        assert_eq!(
+            searches[0].stop().position(),
+            None,
+            "its class has a thread of its own"
+        );
+        assert_eq!(trainings[1].stop().position(), Some(1));
+        assert_eq!(searches[1].stop().position(), Some(1));
+        assert!(ended(start(&learners, Class::Verification, "eve", 100)).await);
+        assert_eq!(trainings[1].stop().position(), Some(1), "and still waits");
+    }
+
+    #[tokio::test]
+    async fn a_caller_has_a_share_of_the_queue_and_the_queue_an_end() {
+        let learners = Learners::new(1, 8);
+        let refused = |caller: &str| {
+            let tried = learners.start(owner(Class::Training, caller), run(LONG), None);
+            matches!(tried, Err(OrchestrationError::QueueFull))
+        };
+        let mut held = vec![start(&learners, Class::Training, "ada", LONG)];
+        for _ in 0..2 {
+            held.push(start(&learners, Class::Training, "ada", LONG));
+        }
+        assert!(refused("ada"), "two of eight places are one caller's share");
+        for caller in ["bob", "eve", "joe"] {
+            held.push(start(&learners, Class::Training, caller, LONG));
+            held.push(start(&learners, Class::Training, caller, LONG));
+        }
+        assert!(refused("zoe"), "all places are taken");
+        held.push(start(&learners, Class::Search, "ada", LONG));
+        held.push(start(&learners, Class::Search, "ada", LONG));
+    }
+
+    #[tokio::test]
+    async fn a_caller_with_many_runs_lets_others_go_first() {
+        let learners = Learners::new(2, 16);
+        let _running = [
+            start(&learners, Class::Training, "ada", LONG),
+            start(&learners, Class::Training, "ada", LONG),
+        ];
+        let own = start(&learners, Class::Training, "ada", LONG);
+        let other = start(&learners, Class::Training, "bob", LONG);
+        assert_eq!(other.stop().position(), Some(1));
+        assert_eq!(own.stop().position(), Some(2));
+    }
+
+    #[tokio::test]
+    async fn what_is_stopped_while_it_waits_ends_at_once_and_gives_its_place_back() {
+        let learners = Learners::new(1, 1);
+        let _running = start(&learners, Class::Training, "ada", LONG);
+        let mut waits = start(&learners, Class::Training, "ada", LONG);
+        waits.stop().stop();
+        assert!(waits.next().await.is_none());
+        assert_eq!(waits.stop().position(), None);
+        let again = start(&learners, Class::Training, "ada", LONG);
+        drop(again);
+        start(&learners, Class::Training, "ada", LONG);
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_is_given_back_is_taken_again() {
+        let learners = Learners::new(1, 4);
+        let first = start(&learners, Class::Training, "ada", LONG);
+        let second = start(&learners, Class::Training, "ada", 50);
+        first.stop().stop();
+        assert!(ended(second).await);
     }
 }

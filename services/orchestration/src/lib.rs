@@ -2,6 +2,7 @@
 
 mod agents;
 mod api;
+mod changes;
 mod conflicts;
 mod error;
 mod learners;
@@ -18,7 +19,7 @@ use learners::Learners;
 use solvers::Solvers;
 use std::{path::Path, sync::Arc};
 use store::Store;
-use tars_runtime::{blobs::Blobs, clock::Clock, config, db::Db};
+use tars_runtime::{blobs::Blobs, clock::Clock, config, db::Db, seeds::Seeds};
 use training::Trainings;
 
 /// The service without its transport.
@@ -30,6 +31,7 @@ pub struct Orchestration {
     store: Store,
     clock: Clock,
     solvers: Solvers,
+    seeds: Seeds,
 }
 
 impl Orchestration {
@@ -37,11 +39,12 @@ impl Orchestration {
         dir: &Path,
         settings: config::Orchestration,
         clock: Clock,
+        seeds: Seeds,
     ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("orchestration.db"), store::STEPS).await?);
         let blobs = Blobs::open(dir.join("blobs"))?;
-        store.interrupt_running(clock.now_us()).await?;
+        store.end_all_runs(clock.now_us()).await?;
         let agents = Agents::open(&store, blobs, clock.clone()).await?;
         let solvers = settings.learners.max(1);
         Ok(Arc::new(Self {
@@ -51,6 +54,7 @@ impl Orchestration {
             store,
             clock,
             solvers: Solvers::new(solvers),
+            seeds,
         }))
     }
 

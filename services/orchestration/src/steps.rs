@@ -21,7 +21,7 @@ const SHOWN: i64 = 50;
 #[derive(Debug)]
 pub(crate) struct Observed {
     pub(crate) agent: &'static str,
-    pub(crate) agent_type: String,
+    pub(crate) agent_type: Option<String>,
     pub(crate) state: Vec<f64>,
 }
 
@@ -47,7 +47,11 @@ impl Orchestration {
         }
         let raw = observed
             .iter()
-            .map(|o| self.agents.get(o.agent)?.act(&o.agent_type, &o.state))
+            .map(|o| {
+                self.agents
+                    .get(o.agent)?
+                    .act(o.agent_type.as_deref(), &o.state)
+            })
             .collect::<Result<Vec<Action>, _>>()?;
         let dispute = self.dispute(&raw, constraints, rule)?;
         let (dispute, resolution) = resolve(dispute).await?;

@@ -1,5 +1,13 @@
 //! Orchestration's SQL.
 
+mod holds;
+mod runs;
+
+pub(crate) use holds::{
+    ApprovalRow, HoldRow, approval, delete_hold, hold, insert_hold, put_approval,
+};
+pub(crate) use runs::{RunRow, RunState, end_run, insert_run};
+
 use crate::{OrchestrationError, conflicts::Conflict, steps::Stepped};
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
@@ -7,9 +15,8 @@ use std::collections::BTreeMap;
 use tars_learn::hyper::Values;
 use tars_runtime::{
     audit,
-    db::{Db, Step, Write},
+    db::{Corrupt, Db, Step, Write},
 };
-use uuid::Uuid;
 
 pub(crate) const STEPS: &[Step] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
@@ -18,6 +25,11 @@ pub(crate) const STEPS: &[Step] = &[
         3,
         "conflicts",
         include_str!("../migrations/0003_conflicts.sql"),
+    ),
+    (
+        4,
+        "governance",
+        include_str!("../migrations/0004_governance.sql"),
     ),
 ];
 
@@ -32,52 +44,6 @@ pub(crate) struct AgentRow {
     pub(crate) total_steps: i64,
     pub(crate) total_episodes: i64,
     pub(crate) updated_us: i64,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RunState {
-    Running,
-    Completed,
-    Cancelled,
-    Failed,
-    Interrupted,
-}
-
-impl RunState {
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Running => "running",
-            Self::Completed => "completed",
-            Self::Cancelled => "cancelled",
-            Self::Failed => "failed",
-            Self::Interrupted => "interrupted",
-        }
-    }
-
-    fn parse(text: &str) -> Self {
-        match text {
-            "running" => Self::Running,
-            "completed" => Self::Completed,
-            "cancelled" => Self::Cancelled,
-            "interrupted" => Self::Interrupted,
-            _ => Self::Failed,
-        }
-    }
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct RunRow {
-    pub(crate) id: Uuid,
-    pub(crate) agent_id: String,
-    pub(crate) state: RunState,
-    pub(crate) steps: i64,
-    pub(crate) steps_done: i64,
-    pub(crate) episodes_done: i64,
-    pub(crate) seed: i64,
-    pub(crate) final_return: Option<f64>,
-    pub(crate) error: String,
-    pub(crate) started_us: i64,
-    pub(crate) ended_us: Option<i64>,
 }
 
 /// A step that met a conflict.
@@ -134,57 +100,8 @@ type AgentTuple = (
     i64,
     i64,
 );
-type RunTuple = (
-    Uuid,
-    String,
-    String,
-    i64,
-    i64,
-    i64,
-    i64,
-    Option<f64>,
-    String,
-    i64,
-    Option<i64>,
-);
-
-const RUN: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
-                   started_us, ended_us FROM training_runs WHERE id = $1";
-const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
-                    started_us, ended_us FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
-
-fn run(row: RunTuple) -> RunRow {
-    let (
-        id,
-        agent_id,
-        state,
-        steps,
-        steps_done,
-        episodes_done,
-        seed,
-        final_return,
-        error,
-        started_us,
-        ended_us,
-    ) = row;
-    let state = RunState::parse(&state);
-    RunRow {
-        id,
-        agent_id,
-        state,
-        steps,
-        steps_done,
-        episodes_done,
-        seed,
-        final_return,
-        error,
-        started_us,
-        ended_us,
-    }
-}
-
-fn values(text: &str) -> Result<Values, sqlx::Error> {
-    serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)))
+fn values(text: &str) -> Result<Values, serde_json::Error> {
+    serde_json::from_str(text)
 }
 
 fn text(values: &Values) -> Result<String, sqlx::Error> {
@@ -232,7 +149,7 @@ impl Store {
         else {
             return Ok(None);
         };
-        let hyperparameters = values(&hyper)?;
+        let hyperparameters = values(&hyper).map_err(|e| Corrupt::new("agents", &id, e))?;
         Ok(Some(AgentRow {
             id,
             hyperparameters,
@@ -244,26 +161,6 @@ impl Store {
             total_episodes,
             updated_us,
         }))
-    }
-
-    pub(crate) async fn run(&self, id: Uuid) -> Result<Option<RunRow>, OrchestrationError> {
-        let db = self.db.read("training_runs.get");
-        let row: Option<RunTuple> = sqlx::query_as(RUN).bind(id).fetch_optional(&*db).await?;
-        Ok(row.map(run))
-    }
-
-    pub(crate) async fn runs(
-        &self,
-        before: Uuid,
-        limit: i64,
-    ) -> Result<Vec<RunRow>, OrchestrationError> {
-        let db = self.db.read("training_runs.list");
-        let rows: Vec<RunTuple> = sqlx::query_as(RUNS)
-            .bind(before)
-            .bind(limit)
-            .fetch_all(&*db)
-            .await?;
-        Ok(rows.into_iter().map(run).collect())
     }
 
     /// The last conflicts, and how many there ever were.
@@ -279,31 +176,17 @@ impl Store {
         .fetch_all(&*db)
         .await?;
         let total = rows.first().map_or(0, |row| row.0);
-        let row = |(_, step_id, at_us, body): (i64, String, i64, String)| {
-            let body = serde_json::from_str(&body).map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
+        let row = |(number, step_id, at_us, body): (i64, String, i64, String)| {
+            let body =
+                serde_json::from_str(&body).map_err(|e| Corrupt::new("conflicts", number, e))?;
             Ok(ConflictRow {
                 step_id,
                 at_us,
                 body,
             })
         };
-        let rows = rows
-            .into_iter()
-            .map(row)
-            .collect::<Result<_, sqlx::Error>>()?;
+        let rows = rows.into_iter().map(row).collect::<Result<_, Corrupt>>()?;
         Ok((rows, total))
-    }
-
-    /// What was running when the process stopped is running no more.
-    pub(crate) async fn interrupt_running(&self, now_us: i64) -> Result<(), OrchestrationError> {
-        let mut tx = self.begin("training_runs.interrupt").await?;
-        sqlx::query(
-            "UPDATE training_runs SET state = 'interrupted', ended_us = $1 WHERE state = 'running'",
-        )
-        .bind(now_us)
-        .execute(&mut *tx)
-        .await?;
-        Ok(tx.commit().await?)
     }
 }
 
@@ -389,47 +272,6 @@ pub(crate) async fn insert_operation(
         .bind(now_us)
         .execute(tx)
         .await?;
-    Ok(())
-}
-
-pub(crate) async fn insert_run(
-    tx: &mut SqliteConnection,
-    row: &RunRow,
-) -> Result<(), OrchestrationError> {
-    sqlx::query("INSERT INTO training_runs VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)")
-        .bind(row.id)
-        .bind(&row.agent_id)
-        .bind(row.state.as_str())
-        .bind(row.steps)
-        .bind(row.steps_done)
-        .bind(row.episodes_done)
-        .bind(row.seed)
-        .bind(row.final_return)
-        .bind(&row.error)
-        .bind(row.started_us)
-        .bind(row.ended_us)
-        .execute(tx)
-        .await?;
-    Ok(())
-}
-
-pub(crate) async fn end_run(
-    tx: &mut SqliteConnection,
-    row: &RunRow,
-) -> Result<(), OrchestrationError> {
-    sqlx::query(
-        "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, error = $5, \
-         ended_us = $6 WHERE id = $7",
-    )
-    .bind(row.state.as_str())
-    .bind(row.steps_done)
-    .bind(row.episodes_done)
-    .bind(row.final_return)
-    .bind(&row.error)
-    .bind(row.ended_us)
-    .bind(row.id)
-    .execute(tx)
-    .await?;
     Ok(())
 }
 

@@ -2,8 +2,9 @@
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::Agent,
-    learners::{Event, Running},
+    agents::{Agent, LiveAgent},
+    changes::{not_held, to_the_end},
+    learners::{Class, Event, Owner, Running, Stop},
     store::{self, RunRow, RunState},
 };
 use parking_lot::Mutex;
@@ -13,14 +14,17 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 use tars_interceptors::call::in_current_trace;
 use tars_learn::{Outcome, Progress, Run, RunError};
 use tars_runtime::{
     audit::{self, Record},
+    db::Write,
     events::EventLog,
     page,
 };
+use tokio::sync::{MutexGuard, Notify};
 use uuid::Uuid;
 
 const DEFAULT_STEPS: u64 = 20_000;
@@ -30,11 +34,20 @@ const MOST_STEPS_A_REPORT: u64 = 2000;
 const EVAL_EPISODES: u32 = 20;
 /// Logs of ended runs that are kept for late watchers.
 const KEPT: usize = 64;
+/// A running learner looks whether it should stop before every step.
+const STOPS_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone)]
 pub(crate) enum TrainingEvent {
     Progress { progress: Progress, version: i64 },
-    Ended(Box<RunRow>),
+    Ended(Box<RunView>),
+}
+
+/// A run with its place in the queue.
+#[derive(Debug, Clone)]
+pub(crate) struct RunView {
+    pub(crate) row: RunRow,
+    pub(crate) position: Option<u32>,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +59,9 @@ pub(crate) struct Trainings {
 pub(crate) struct Training {
     pub(crate) log: EventLog<TrainingEvent>,
     agent_id: String,
-    stop: Arc<AtomicBool>,
+    stop: Stop,
+    /// Told once the run is stopped.
+    stopped: Notify,
     latest: Mutex<(u64, u64)>,
     ended: AtomicBool,
 }
@@ -82,66 +97,72 @@ impl Trainings {
 impl Orchestration {
     pub(crate) async fn start_training(
         self: &Arc<Self>,
-        by: &str,
+        by: String,
         agent_id: &str,
+        steps: Option<u64>,
+        seed: Option<u64>,
+    ) -> Result<RunView, OrchestrationError> {
+        let agent = Arc::clone(self.agents.get(agent_id)?);
+        let this = Arc::clone(self);
+        let steps = steps.unwrap_or(DEFAULT_STEPS);
+        let seed = seed.unwrap_or_else(|| self.seeds.draw());
+        to_the_end(async move { this.enqueue(by, agent, steps, seed).await }).await
+    }
+
+    async fn enqueue(
+        self: &Arc<Self>,
+        by: String,
+        agent: Arc<Agent>,
         steps: u64,
         seed: u64,
-    ) -> Result<RunRow, OrchestrationError> {
-        let agent = Arc::clone(self.agents.get(agent_id)?);
+    ) -> Result<RunView, OrchestrationError> {
         let _one = agent.changing().lock().await;
-        if self.trainings.is_training(agent_id) {
+        let mut tx = self.store.begin("training_runs.start").await?;
+        not_held(&mut tx, agent.id(), None).await?;
+        if self.trainings.is_training(agent.id()) {
             return Err(OrchestrationError::TrainingRuns);
         }
-        let live = agent.live();
-        let steps = if steps == 0 { DEFAULT_STEPS } else { steps };
-        let run = Run {
-            algorithm: agent.definition.algorithm.to_owned(),
-            environment: agent.definition.environment.to_owned(),
-            values: live.row.hyperparameters.clone(),
-            seed,
-            steps,
-            reports: REPORTS.max(steps / MOST_STEPS_A_REPORT),
-            eval_episodes: EVAL_EPISODES,
-            start: live
-                .weights
-                .as_deref()
-                .filter(|net| fits(net, &live.row.hyperparameters))
-                .cloned(),
-        };
         let row = RunRow {
             id: Uuid::now_v7(),
-            agent_id: agent_id.to_owned(),
-            state: RunState::Running,
+            agent_id: agent.id().to_owned(),
+            state: RunState::Queued,
             steps: i64::try_from(steps).unwrap_or(i64::MAX),
             steps_done: 0,
             episodes_done: 0,
             seed: seed as i64,
             final_return: None,
             error: String::new(),
-            started_us: self.clock.now_us(),
+            queued_us: self.clock.now_us(),
+            running_us: None,
             ended_us: None,
         };
-        let running = self.learners.start(run, Some(agent.values()))?;
         let record = Record::new(&self.clock, "orchestration", "training.started")
-            .caller(by)
-            .resource(agent_id)
+            .caller(&by)
+            .resource(agent.id())
             .detail("run", row.id)
             .detail("steps", steps);
-        let mut tx = self.store.begin("training_runs.start").await?;
         store::insert_run(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
+        let owner = Owner {
+            class: Class::Training,
+            caller: by,
+        };
+        let run = run_of(&agent.live(), &agent, steps, seed);
+        let running = self.learners.start(owner, run, Some(agent.followed()))?;
         tx.commit().await?;
         let training = Arc::new(Training {
             log: EventLog::new(1024),
-            agent_id: agent_id.to_owned(),
-            stop: running.stop_flag(),
+            agent_id: agent.id().to_owned(),
+            stop: running.stop(),
+            stopped: Notify::new(),
             latest: Mutex::new((0, 0)),
             ended: AtomicBool::new(false),
         });
         self.trainings.insert(row.id, Arc::clone(&training));
-        let follow = Arc::clone(self).follow(training, Arc::clone(&agent), running, row.clone());
+        let view = training.view(row.clone());
+        let follow = Arc::clone(self).follow(training, Arc::clone(&agent), running, row);
         tokio::spawn(in_current_trace(follow));
-        Ok(row)
+        Ok(view)
     }
 
     async fn follow(
@@ -153,49 +174,58 @@ impl Orchestration {
     ) {
         let result = loop {
             match running.next().await {
+                Some(Event::Began) => self.began(&mut row).await,
                 Some(Event::Progress(progress)) => {
                     *training.latest.lock() = (progress.step, progress.episode);
-                    let version = agent.live().row.version;
+                    let version = agent.followed().load().version;
                     training
                         .log
                         .push(TrainingEvent::Progress { progress, version });
                 }
                 Some(Event::Ended(result)) => break result.map_err(OrchestrationError::from),
+                None if training.stop.is_stopped() => break Ok(None),
                 None => break Err(OrchestrationError::Worker("the learner thread died")),
             }
         };
-        let (steps, episodes) = *training.latest.lock();
-        row.steps_done = i64::try_from(steps).unwrap_or(i64::MAX);
-        row.episodes_done = i64::try_from(episodes).unwrap_or(i64::MAX);
-        if let Err(e) = self.end(&agent, &mut row, result).await {
+        training.take_latest(&mut row);
+        if let Err(e) = self.end(&training, &agent, &mut row, result).await {
             tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
             row.state = RunState::Failed;
             row.error = e.to_string();
         }
         training.ended.store(true, Ordering::Relaxed);
-        training.log.push(TrainingEvent::Ended(Box::new(row)));
+        let ended = RunView::from(row);
+        training.log.push(TrainingEvent::Ended(Box::new(ended)));
         training.log.close();
+    }
+
+    async fn began(&self, row: &mut RunRow) {
+        let now = self.clock.now_us();
+        row.running_us = Some(now);
+        if let Err(e) = self.store.begin_run(row.id, now).await {
+            tracing::warn!(run = %row.id, error = %e, "the beginning of a training run could not be stored");
+        }
     }
 
     async fn end(
         &self,
+        training: &Training,
         agent: &Agent,
         row: &mut RunRow,
         result: Result<Option<Outcome>, OrchestrationError>,
     ) -> Result<(), OrchestrationError> {
-        let _one = agent.changing().lock().await;
+        let (_one, mut tx) = self.turn_to_end(training, agent, &result).await?;
         row.ended_us = Some(self.clock.now_us());
-        let mut tx = self.store.begin("training_runs.end").await?;
         let mut next = None;
         match result {
-            Ok(Some(outcome)) => {
+            Ok(Some(outcome)) if !training.stop.is_stopped() => {
                 row.state = RunState::Completed;
                 row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
                 row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
                 row.final_return = Some(outcome.evaluation.mean());
                 next = Some(self.agents.install(&mut tx, agent, &outcome).await?);
             }
-            Ok(None) => row.state = RunState::Cancelled,
+            Ok(_) => row.state = RunState::Cancelled,
             Err(e) => {
                 row.state = RunState::Failed;
                 row.error = e.to_string();
@@ -209,28 +239,50 @@ impl Orchestration {
         Ok(())
     }
 
-    /// The run as it is now: a running one with what its learner last said.
-    pub(crate) async fn training(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
-        let found = self.store.run(id).await?;
-        let mut row =
-            found.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
-        if let Some(training) = self
-            .trainings
-            .get(id)
-            .filter(|_| row.state == RunState::Running)
-        {
-            let (steps, episodes) = *training.latest.lock();
-            row.steps_done = i64::try_from(steps).unwrap_or(i64::MAX);
-            row.episodes_done = i64::try_from(episodes).unwrap_or(i64::MAX);
+    /// The turn to change the agent. A run that has new weights waits for the end of a governed
+    /// change, unless it is stopped meanwhile.
+    async fn turn_to_end<'a>(
+        &self,
+        training: &Training,
+        agent: &'a Agent,
+        result: &Result<Option<Outcome>, OrchestrationError>,
+    ) -> Result<(MutexGuard<'a, ()>, Write), OrchestrationError> {
+        loop {
+            let turn = agent.changing().lock().await;
+            let mut tx = self.store.begin("training_runs.end").await?;
+            let installs = matches!(result, Ok(Some(_))) && !training.stop.is_stopped();
+            if !installs || store::hold(&mut tx, agent.id()).await?.is_none() {
+                return Ok((turn, tx));
+            }
+            drop((tx, turn));
+            tokio::select! {
+                () = agent.free() => {}
+                () = training.stopped.notified() => {}
+            }
         }
-        Ok(row)
+    }
+
+    /// The run as it is now.
+    pub(crate) async fn training(&self, id: Uuid) -> Result<RunView, OrchestrationError> {
+        let found = self.store.run(id).await?;
+        let row =
+            found.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
+        Ok(self.view(row))
+    }
+
+    /// A run that has not ended, with what its learner last said.
+    fn view(&self, row: RunRow) -> RunView {
+        match self.trainings.get(row.id) {
+            Some(training) if !row.state.has_ended() => training.view(row),
+            _ => RunView::from(row),
+        }
     }
 
     pub(crate) async fn list_trainings(
         &self,
         token: &str,
         page_size: u32,
-    ) -> Result<(Vec<RunRow>, String), OrchestrationError> {
+    ) -> Result<(Vec<RunView>, String), OrchestrationError> {
         let before = if token.is_empty() {
             Ok(Uuid::max())
         } else {
@@ -239,22 +291,37 @@ impl Orchestration {
         let before = before.map_err(|_| OrchestrationError::PageToken("page_token"))?;
         let size = page::size(page_size);
         let rows = self.store.runs(before, size + 1).await?;
-        Ok(page::cut(rows, size, |r| r.id.to_string()))
+        let (rows, next) = page::cut(rows, size, |r| r.id.to_string());
+        Ok((rows.into_iter().map(|r| self.view(r)).collect(), next))
     }
 
-    /// Asks a run to stop and waits until it has. One that has ended stays as it is.
-    pub(crate) async fn cancel_training(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
+    /// Stops a run, and waits a moment for its end. One that has ended stays as it is.
+    pub(crate) async fn cancel_training(
+        self: &Arc<Self>,
+        id: Uuid,
+    ) -> Result<RunView, OrchestrationError> {
         if let Some(training) = self.trainings.get(id) {
-            training.stop.store(true, Ordering::Relaxed);
-            if let Ok(mut reader) = training.log.read(training.log.last()) {
-                while let Ok(Some(_)) = reader.next().await {}
-            }
+            let agent = Arc::clone(self.agents.get(&training.agent_id)?);
+            let (this, stopping) = (Arc::clone(self), Arc::clone(&training));
+            to_the_end(async move {
+                // A run that is being ended has ended, or ends as it was told.
+                let _one = agent.changing().lock().await;
+                this.store.cancel_run(id).await?;
+                stopping.stop.stop();
+                stopping.stopped.notify_one();
+                Ok(())
+            })
+            .await?;
+            // Who is not told in time is told by the state.
+            tokio::time::timeout(STOPS_WITHIN, training.ended())
+                .await
+                .ok();
         }
         self.training(id).await
     }
 
     /// A run off to the side: nothing of it becomes live.
-    pub(crate) fn evaluate(&self, run: Run) -> Result<Running, OrchestrationError> {
+    pub(crate) fn evaluate(&self, owner: Owner, run: Run) -> Result<Running, OrchestrationError> {
         let spec = tars_learn::spec_of(&run.algorithm)
             .ok_or_else(|| RunError::Algorithm(run.algorithm.clone()))?;
         spec.check(&run.values)
@@ -262,7 +329,56 @@ impl Orchestration {
         if tars_learn::make_environment(&run.environment).is_none() {
             return Err(RunError::Environment(run.environment).into());
         }
-        self.learners.start(run, None)
+        self.learners.start(owner, run, None)
+    }
+}
+
+impl Training {
+    /// Waits for the end.
+    async fn ended(&self) {
+        if let Ok(mut reader) = self.log.read(self.log.last()) {
+            while let Ok(Some(_)) = reader.next().await {}
+        }
+    }
+
+    fn take_latest(&self, row: &mut RunRow) {
+        let (steps, episodes) = *self.latest.lock();
+        row.steps_done = i64::try_from(steps).unwrap_or(i64::MAX);
+        row.episodes_done = i64::try_from(episodes).unwrap_or(i64::MAX);
+    }
+
+    fn view(&self, mut row: RunRow) -> RunView {
+        self.take_latest(&mut row);
+        RunView {
+            row,
+            position: self.stop.position(),
+        }
+    }
+}
+
+impl From<RunRow> for RunView {
+    fn from(row: RunRow) -> Self {
+        Self {
+            row,
+            position: None,
+        }
+    }
+}
+
+/// Training that goes on from the live weights, where they fit.
+fn run_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Run {
+    let weights = live.weights.as_deref();
+    Run {
+        algorithm: agent.definition.algorithm.to_owned(),
+        environment: agent.definition.environment.to_owned(),
+        values: live.row.hyperparameters.clone(),
+        seed,
+        steps,
+        reports: REPORTS.max(steps / MOST_STEPS_A_REPORT),
+        eval_episodes: EVAL_EPISODES,
+        start: weights
+            .filter(|net| fits(net, &live.row.hyperparameters))
+            .cloned(),
     }
 }
 

@@ -60,11 +60,7 @@ impl Asked {
                 tolerance: from.tolerance,
                 seed: from.seed,
                 algorithm,
-                rounds: if from.rounds == 0 {
-                    usual.rounds
-                } else {
-                    from.rounds
-                },
+                rounds: from.rounds.unwrap_or(usual.rounds),
             },
             preference,
             until: limit
@@ -268,16 +264,8 @@ impl game_service_server::GameService for Api {
         let named = wire::game("game.", game)?;
         let usual = Selection::default();
         let selection = Selection {
-            intensity: if intensity == 0.0 {
-                usual.intensity
-            } else {
-                intensity
-            },
-            population: if population == 0 {
-                usual.population
-            } else {
-                population
-            },
+            intensity: intensity.unwrap_or(usual.intensity),
+            population: population.unwrap_or(usual.population),
         };
         let work = move |watch: &Watch| {
             let mass = named.game.alpha_rank(selection, &|| watch.stopped())?;

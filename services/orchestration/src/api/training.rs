@@ -3,20 +3,27 @@
 use super::{Api, Items, unsigned, values};
 use crate::{
     OrchestrationError,
-    learners::{Event, Running},
-    store::{RunRow, RunState},
-    training::TrainingEvent,
+    learners::{Class, Event, Owner, Running},
+    store::RunState,
+    training::{RunView, TrainingEvent},
 };
 use futures_util::{Stream, stream};
+use tars_certs::PeerClass;
 use tars_interceptors::Call;
 use tars_learn::{Outcome, Progress, Run};
 use tars_proto::{fault, orchestration::v1::*, time::timestamp};
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
-fn training_run(row: RunRow) -> TrainingRun {
+const REPORTS: u32 = 10;
+const EVAL_EPISODES: u32 = 20;
+
+fn training_run(view: RunView) -> TrainingRun {
+    let RunView { row, position } = view;
     let state = match row.state {
+        RunState::Queued => TrainingState::Queued,
         RunState::Running => TrainingState::Running,
+        RunState::Cancelling => TrainingState::Cancelling,
         RunState::Completed => TrainingState::Completed,
         RunState::Cancelled => TrainingState::Cancelled,
         RunState::Failed => TrainingState::Failed,
@@ -32,19 +39,21 @@ fn training_run(row: RunRow) -> TrainingRun {
         seed: row.seed as u64,
         final_return: row.final_return,
         error: row.error,
-        started_at: Some(timestamp(row.started_us)),
+        started_at: row.running_us.map(timestamp),
         ended_at: row.ended_us.map(timestamp),
+        queued_at: Some(timestamp(row.queued_us)),
+        queue_position: position,
     }
 }
 
-fn progress(from: Progress, version: i64) -> TrainingProgress {
+fn progress(from: Progress, version: Option<i64>) -> TrainingProgress {
     TrainingProgress {
         step: from.step,
         episode: from.episode,
         mean_return: from.mean_return,
         loss: from.loss,
         epsilon: from.epsilon,
-        version: unsigned(version),
+        version: version.map(unsigned),
     }
 }
 
@@ -64,7 +73,7 @@ impl training_service_server::TrainingService for Api {
             steps,
             seed,
         } = request.into_inner();
-        let row = self.0.start_training(&by, &agent_id, steps, seed).await?;
+        let row = self.0.start_training(by, &agent_id, steps, seed).await?;
         Ok(Response::new(StartTrainingResponse {
             run: Some(training_run(row)),
         }))
@@ -139,7 +148,7 @@ impl training_service_server::TrainingService for Api {
                 TrainingEvent::Progress {
                     progress: p,
                     version,
-                } => (Some(progress(p, version)), None),
+                } => (Some(progress(p, Some(version))), None),
                 TrainingEvent::Ended(row) => (None, Some(training_run(*row))),
             };
             Ok(Some((
@@ -160,26 +169,28 @@ impl training_service_server::TrainingService for Api {
         &self,
         request: Request<EvaluateHyperparametersRequest>,
     ) -> Result<Response<Items<EvaluateHyperparametersResponse>>, Status> {
+        let class = Call::of(&request)?.peer_class();
         let asked = request.into_inner();
+        let verifies = asked.verification && class == Some(PeerClass::Hypersync);
+        let owner = Owner {
+            class: if verifies {
+                Class::Verification
+            } else {
+                Class::Search
+            },
+            caller: asked.on_behalf_of,
+        };
         let run = Run {
             algorithm: asked.agent_type,
             environment: asked.environment,
             values: values(asked.hyperparameters)?,
             seed: asked.seed,
             steps: asked.steps,
-            reports: if asked.reports == 0 {
-                10
-            } else {
-                u64::from(asked.reports)
-            },
-            eval_episodes: if asked.eval_episodes == 0 {
-                20
-            } else {
-                asked.eval_episodes
-            },
+            reports: u64::from(asked.reports.unwrap_or(REPORTS)),
+            eval_episodes: asked.eval_episodes.unwrap_or(EVAL_EPISODES),
             start: None,
         };
-        let running = self.0.evaluate(run)?;
+        let running = self.0.evaluate(owner, run)?;
         Ok(Response::new(Box::pin(evaluation(
             running,
             asked.after_sequence,
@@ -203,7 +214,7 @@ fn evaluation(
                 sequence += 1;
                 let item = match running.next().await {
                     Some(Event::Progress(p)) if sequence > after => {
-                        let progress = Some(progress(p, 0));
+                        let progress = Some(progress(p, None));
                         let item = EvaluateHyperparametersResponse {
                             sequence,
                             progress,
@@ -212,6 +223,10 @@ fn evaluation(
                         return Ok(Some((item, (Some(running), sequence))));
                     }
                     Some(Event::Progress(_)) => continue,
+                    Some(Event::Began) => {
+                        sequence -= 1;
+                        continue;
+                    }
                     Some(Event::Ended(Ok(Some(outcome)))) => EvaluateHyperparametersResponse {
                         sequence,
                         progress: None,

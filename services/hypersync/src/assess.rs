@@ -1,0 +1,102 @@
+//! Assessing: a proposal that waits for a decision is measured as its verification would, on seeds
+//! of its own, so that whoever decides sees a baseline and a difference with its interval. The
+//! search's score alone flatters: it is the best of many, on one seed.
+
+use crate::{
+    HyperSync, HyperSyncError,
+    saga::{measure::Purpose, plan::is_passing},
+    store::{self, Proposal, Verification},
+};
+use std::{sync::Arc, time::Duration};
+use tars_interceptors::call::with_trace;
+use tars_runtime::{
+    audit,
+    trace::{Kind, Parent, Tracer},
+};
+use uuid::Uuid;
+
+/// Proposals that are assessed at once.
+pub(crate) const AT_ONCE: usize = 2;
+const BACKOFF: Duration = Duration::from_secs(5);
+
+impl HyperSync {
+    /// Assesses a proposal for as long as it waits.
+    pub(crate) fn assess_in_background(self: &Arc<Self>, proposal: &Proposal, tracer: &Tracer) {
+        let this = Arc::clone(self);
+        let parent = Parent::kept(&proposal.traceparent);
+        let mut span = tracer.start("hypersync.assess", Kind::Internal, parent);
+        span.set("tars.proposal.id", proposal.id.to_string());
+        span.set("tars.agent.id", proposal.agent_id.clone());
+        let id = proposal.id;
+        tokio::spawn(with_trace(span, async move {
+            tokio::select! {
+                () = this.no_longer_waits(id) => {}
+                () = this.assess(id) => {}
+            }
+        }));
+    }
+
+    /// Comes back when a proposal is being applied or has ended.
+    async fn no_longer_waits(&self, id: Uuid) {
+        let mut changed = self.subscribe();
+        loop {
+            changed.borrow_and_update();
+            match self.get(id).await {
+                Ok(proposal) if !proposal.state.waits() => return,
+                Err(HyperSyncError::NotFound(_) | HyperSyncError::Corrupt(_)) => return,
+                // The next change asks again.
+                Ok(_) | Err(_) => {}
+            }
+            if changed.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    async fn assess(&self, id: Uuid) {
+        let Ok(_turn) = self.assessing.acquire().await else {
+            return;
+        };
+        while let Err(error) = self.try_assess(id).await {
+            tracing::info!(proposal = %id, %error, "assessing waits");
+            tokio::time::sleep(BACKOFF).await;
+        }
+    }
+
+    /// An error that passes is for another try; another is what the assessment ended with.
+    async fn try_assess(&self, id: Uuid) -> Result<(), HyperSyncError> {
+        let proposal = self.get(id).await?;
+        if proposal.assessment.is_some() || !proposal.assessment_error.is_empty() {
+            return Ok(());
+        }
+        match self.measure(&proposal, Purpose::Assessment).await {
+            Err(HyperSyncError::Call(status)) if is_passing(&status) => {
+                Err(HyperSyncError::Call(status))
+            }
+            measured => self.assessed(id, measured).await,
+        }
+    }
+
+    async fn assessed(
+        &self,
+        id: Uuid,
+        measured: Result<Verification, HyperSyncError>,
+    ) -> Result<(), HyperSyncError> {
+        let mut tx = self.store.begin("proposals.assess").await?;
+        let mut proposal = store::get_in(&mut tx, id).await?;
+        if !proposal.state.waits() {
+            return Ok(());
+        }
+        match measured {
+            Ok(measured) => proposal.assessment = Some(measured),
+            Err(e) => proposal.assessment_error = e.to_string(),
+        }
+        proposal.revision += 1;
+        store::update(&mut tx, &proposal).await?;
+        let record = self.record(&proposal, "hypersync.assessed", "hypersync");
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        self.announce();
+        Ok(())
+    }
+}

@@ -1,0 +1,179 @@
+//! Measuring: old and new parameters are trained on the same seeds, and the mean of the paired
+//! differences gets its interval. Done twice on different seeds: for who decides about a proposal,
+//! and when it has been applied.
+
+use super::plan::is_busy;
+use crate::{
+    HyperSync, HyperSyncError,
+    store::{Proposal, Verification},
+};
+use futures_util::{StreamExt, TryStreamExt, stream};
+use std::time::Duration;
+use tars_interceptors::client::{OutgoingService, finish};
+use tars_mesh::Channel;
+use tars_proto::{
+    orchestration::v1::{
+        EvaluateHyperparametersRequest, training_service_client::TrainingServiceClient,
+    },
+    params::{self, Params},
+};
+use tars_search::interval::bootstrap;
+use tonic::Status;
+
+const EVAL_EPISODES: u32 = 20;
+/// Training runs that one measurement has under way or in the learners' queue.
+const AT_ONCE: usize = 8;
+const BUSY: Duration = Duration::from_secs(1);
+
+type Training = TrainingServiceClient<OutgoingService<Channel>>;
+
+/// What a measurement is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Purpose {
+    Assessment,
+    Verification,
+}
+
+/// The seeds of a measurement. Odd numbers: a search trains on even ones.
+pub(crate) fn seeds(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
+    let base = (proposal.id.as_u128() as u64) >> 13;
+    let count = u64::from(proposal.verification_seeds);
+    let first = match purpose {
+        Purpose::Verification => 0,
+        Purpose::Assessment => count,
+    };
+    (first..first + count)
+        .map(|i| ((base + i) << 1 | 1) & ((1 << 53) - 1))
+        .collect()
+}
+
+pub(crate) fn mean(values: &[f64]) -> f64 {
+    values.iter().sum::<f64>() / values.len() as f64
+}
+
+fn summary(
+    seeds: Vec<u64>,
+    [baseline, candidate]: [Vec<f64>; 2],
+    steps: u64,
+) -> Result<Verification, HyperSyncError> {
+    let paired = candidate.iter().zip(&baseline);
+    let differences: Vec<f64> = paired.map(|(c, b)| c - b).collect();
+    let seed = seeds.first().copied().unwrap_or_default();
+    let interval = bootstrap(&differences, seed).ok_or(HyperSyncError::Answer("enough seeds"))?;
+    Ok(Verification {
+        seeds,
+        baseline,
+        candidate,
+        improvement: interval.mean,
+        low: interval.low,
+        high: interval.high,
+        steps,
+    })
+}
+
+impl HyperSync {
+    pub(crate) async fn measure(
+        &self,
+        proposal: &Proposal,
+        purpose: Purpose,
+    ) -> Result<Verification, HyperSyncError> {
+        let seeds = seeds(proposal, purpose);
+        let mut candidate = proposal.current_params.clone();
+        candidate.extend(proposal.new_params.clone());
+        let mut runs = Vec::with_capacity(2 * seeds.len());
+        for seed in &seeds {
+            for values in [&proposal.current_params, &candidate] {
+                let request = request(proposal, purpose, values, *seed);
+                runs.push(mean_return(self.peers.training.clone(), request));
+            }
+        }
+        let runs = stream::iter(runs).buffered(AT_ONCE);
+        let returns: Vec<f64> = runs.try_collect().await?;
+        let of = |side: usize| returns.iter().skip(side).step_by(2).copied().collect();
+        let sides = [of(0), of(1)];
+        summary(seeds, sides, proposal.steps)
+    }
+}
+
+fn request(
+    proposal: &Proposal,
+    purpose: Purpose,
+    values: &Params,
+    seed: u64,
+) -> EvaluateHyperparametersRequest {
+    let on_behalf_of = match purpose {
+        Purpose::Assessment => &proposal.proposed_by,
+        Purpose::Verification => &proposal.applied_by,
+    };
+    EvaluateHyperparametersRequest {
+        agent_type: proposal.agent_type.clone(),
+        environment: proposal.environment.clone(),
+        hyperparameters: Some(params::to_struct(values)),
+        seed,
+        steps: proposal.steps,
+        eval_episodes: Some(EVAL_EPISODES),
+        reports: Some(1),
+        after_sequence: 0,
+        on_behalf_of: on_behalf_of.clone(),
+        verification: purpose == Purpose::Verification,
+    }
+}
+
+/// What one training run returned; a busy learner is waited for.
+async fn mean_return(
+    training: Training,
+    request: EvaluateHyperparametersRequest,
+) -> Result<f64, HyperSyncError> {
+    loop {
+        match train(training.clone(), request.clone()).await {
+            Err(HyperSyncError::Call(status)) if is_busy(&status) => {
+                tokio::time::sleep(BUSY).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+async fn train(
+    mut training: Training,
+    request: EvaluateHyperparametersRequest,
+) -> Result<f64, HyperSyncError> {
+    let answer = training.evaluate_hyperparameters(request).await?;
+    let mut items = answer.into_inner();
+    while let Some(item) = items.message().await? {
+        if let Some(result) = item.result {
+            finish(items).await;
+            return Ok(result.mean_return);
+        }
+    }
+    Err(Status::unavailable("the trainer's stream ended early").into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{State, tests::proposal};
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn seeds_are_odd_and_no_two_measurements_share_one() {
+        let proposal = proposal(State::Approved);
+        let verification = seeds(&proposal, Purpose::Verification);
+        let assessment = seeds(&proposal, Purpose::Assessment);
+        let all: BTreeSet<u64> = verification.iter().chain(&assessment).copied().collect();
+        assert_eq!(all.len(), 2 * proposal.verification_seeds as usize);
+        assert!(all.iter().all(|s| s % 2 == 1 && *s < 1 << 53));
+        assert_eq!(seeds(&proposal, Purpose::Verification), verification);
+    }
+
+    #[test]
+    fn a_measurement_is_about_paired_differences() {
+        let sides = [vec![10.0, 20.0, 30.0], vec![11.0, 21.0, 31.0]];
+        let measured = summary(vec![1, 3, 5], sides, 100).unwrap();
+        assert_eq!(
+            (measured.improvement, measured.low, measured.high),
+            (1.0, 1.0, 1.0)
+        );
+        assert!(summary(vec![1], [vec![1.0], vec![2.0]], 100).is_err());
+    }
+}

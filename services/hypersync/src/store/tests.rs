@@ -1,0 +1,235 @@
+use super::*;
+use tars_proto::params::Param;
+use tonic::{Code, Status};
+
+pub(crate) fn proposal(state: State) -> Proposal {
+    let one = |value| Params::from([("gamma".to_owned(), Param::Number(value))]);
+    Proposal {
+        id: Uuid::now_v7(),
+        agent_id: "policy".into(),
+        agent_type: "dqn".into(),
+        environment: "cartpole".into(),
+        study_id: "study".into(),
+        trial_number: 3,
+        current_params: one(0.95),
+        new_params: one(0.99),
+        new_score: 100.0,
+        state,
+        proposed_by: "user:dev".into(),
+        proposer_owner: "dev".into(),
+        decided_by: String::new(),
+        applied_by: String::new(),
+        note: String::new(),
+        reason: String::new(),
+        base_version: 1,
+        applied_version: 0,
+        verification_seeds: 8,
+        steps: 100,
+        assessment: None,
+        assessment_error: String::new(),
+        verification: None,
+        error: String::new(),
+        attention: String::new(),
+        forced: false,
+        traceparent: String::new(),
+        revision: 1,
+        created_us: 1,
+        decided_us: None,
+        applied_us: None,
+        ended_us: None,
+    }
+}
+
+async fn store() -> (Store, tempfile::TempDir) {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&dir.path().join("x.db"), STEPS).await.unwrap();
+    (Store::open(db).await.unwrap(), dir)
+}
+
+async fn insert_one(store: &Store, proposal: &Proposal) -> Result<(), HyperSyncError> {
+    let mut tx = store.begin("test.insert").await?;
+    insert(&mut tx, proposal).await?;
+    Ok(tx.commit().await?)
+}
+
+async fn becomes(
+    store: &Store,
+    proposal: &mut Proposal,
+    state: State,
+) -> Result<(), HyperSyncError> {
+    let mut next = proposal.clone();
+    next.state = state;
+    next.revision += 1;
+    let mut tx = store.begin("test.update").await?;
+    update(&mut tx, &next).await?;
+    tx.commit().await?;
+    *proposal = next;
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_trial_has_one_open_proposal() {
+    let (store, _dir) = store().await;
+    let mut first = proposal(State::PendingApproval);
+    insert_one(&store, &first).await.unwrap();
+    let refused = insert_one(&store, &proposal(State::PendingApproval)).await;
+    let Err(HyperSyncError::AlreadyOpen(open)) = refused else {
+        panic!("{refused:?}");
+    };
+    assert_eq!(open, first.id, "the open one is named");
+    let status = Status::from(HyperSyncError::AlreadyOpen(open));
+    assert_eq!(status.code(), Code::AlreadyExists);
+    let other = Proposal {
+        trial_number: 4,
+        ..proposal(State::PendingApproval)
+    };
+    insert_one(&store, &other).await.unwrap();
+    for open in [State::Approved, State::Applying, State::NeedsAttention] {
+        becomes(&store, &mut first, open).await.unwrap();
+        let refused = insert_one(&store, &proposal(State::PendingApproval)).await;
+        assert!(
+            matches!(refused, Err(HyperSyncError::AlreadyOpen(_))),
+            "{open:?}"
+        );
+    }
+    becomes(&store, &mut first, State::Kept).await.unwrap();
+    insert_one(&store, &proposal(State::PendingApproval))
+        .await
+        .unwrap();
+}
+
+#[tokio::test]
+async fn the_database_decides_where_two_proposals_race() {
+    let (store, _dir) = store().await;
+    insert_one(&store, &proposal(State::PendingApproval))
+        .await
+        .unwrap();
+    let mut tx = store.begin("test.race").await.unwrap();
+    let twice = "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, open_trial) \
+                 VALUES ($1, 'policy', 'pending_approval', 1, 'dev', '{}', 'study/3')";
+    let refused = sqlx::query(twice)
+        .bind(Uuid::now_v7())
+        .execute(&mut *tx)
+        .await;
+    assert!(is_taken(&refused.unwrap_err()));
+    let racing = taken(Err(sqlx::Error::RowNotFound));
+    assert!(
+        matches!(racing, Err(HyperSyncError::Store(_))),
+        "only a claim is a conflict"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_has_one_change_under_way() {
+    let (store, _dir) = store().await;
+    let mut first = proposal(State::Approved);
+    let mut second = Proposal {
+        trial_number: 4,
+        ..proposal(State::Approved)
+    };
+    let mut elsewhere = Proposal {
+        trial_number: 5,
+        agent_id: "resource".into(),
+        ..proposal(State::Approved)
+    };
+    for row in [&first, &second, &elsewhere] {
+        insert_one(&store, row).await.unwrap();
+    }
+    becomes(&store, &mut first, State::Applying).await.unwrap();
+    becomes(&store, &mut elsewhere, State::Applying)
+        .await
+        .unwrap();
+    for next in [State::Verifying, State::RollingBack, State::NeedsAttention] {
+        becomes(&store, &mut first, next).await.unwrap();
+        let refused = becomes(&store, &mut second, State::Applying).await;
+        let Err(HyperSyncError::ChangeInProgress(change)) = refused else {
+            panic!("{refused:?}");
+        };
+        assert_eq!(change, first.id.to_string());
+    }
+    becomes(&store, &mut first, State::Kept).await.unwrap();
+    becomes(&store, &mut second, State::Applying).await.unwrap();
+}
+
+#[tokio::test]
+async fn proposals_of_before_there_were_claims_get_theirs() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("x.db");
+    let db = Db::open(&path, &STEPS[..2]).await.unwrap();
+    let old = [
+        proposal(State::Verifying),
+        proposal(State::PendingApproval),
+        Proposal {
+            trial_number: 4,
+            ..proposal(State::Rejected)
+        },
+    ];
+    let mut tx = db.write("test.old").await.unwrap();
+    for row in &old {
+        let mut document = serde_json::to_value(row).unwrap();
+        for new in [
+            "note",
+            "assessment",
+            "assessment_error",
+            "attention",
+            "forced",
+        ] {
+            document.as_object_mut().unwrap().remove(new);
+        }
+        sqlx::query("INSERT INTO proposals VALUES ($1, $2, $3, $4, $5, $6)")
+            .bind(row.id)
+            .bind(&row.agent_id)
+            .bind(row.state.as_str())
+            .bind(row.revision)
+            .bind(&row.proposer_owner)
+            .bind(document.to_string())
+            .execute(&mut *tx)
+            .await
+            .unwrap();
+    }
+    tx.commit().await.unwrap();
+    db.close().await;
+
+    let store = Store::open(Db::open(&path, STEPS).await.unwrap())
+        .await
+        .unwrap();
+    assert_eq!(store.get(old[0].id).await.unwrap(), old[0]);
+    let refused = insert_one(&store, &proposal(State::PendingApproval)).await;
+    assert!(matches!(refused, Err(HyperSyncError::AlreadyOpen(id)) if id == old[0].id));
+    let mut other = Proposal {
+        trial_number: 5,
+        ..proposal(State::Approved)
+    };
+    insert_one(&store, &other).await.unwrap();
+    let refused = becomes(&store, &mut other, State::Applying).await;
+    assert!(matches!(refused, Err(HyperSyncError::ChangeInProgress(_))));
+    assert_eq!(store.unfinished().await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn a_state_that_is_not_known_is_an_error_that_names_its_row() {
+    let (store, _dir) = store().await;
+    let row = proposal(State::PendingApproval);
+    insert_one(&store, &row).await.unwrap();
+    let mut tx = store.begin("test.spoil").await.unwrap();
+    let spoil =
+        "UPDATE proposals SET document = REPLACE(document, '\"pending_approval\"', '\"paused\"')";
+    sqlx::query(spoil).execute(&mut *tx).await.unwrap();
+    tx.commit().await.unwrap();
+    for error in [
+        store.get(row.id).await.unwrap_err(),
+        store.list("", Uuid::max(), 10).await.unwrap_err(),
+    ] {
+        let status = Status::from(error);
+        assert_eq!(status.code(), Code::DataLoss);
+        let text = status.message();
+        assert!(
+            text.contains(&row.id.to_string()) && text.contains("paused"),
+            "{text}"
+        );
+    }
+    assert!(
+        store.unfinished().await.unwrap().is_empty(),
+        "and stops no start"
+    );
+}

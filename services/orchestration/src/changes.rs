@@ -1,0 +1,318 @@
+//! Changes of what is live of an agent.
+//!
+//! A governed change goes through three steps of the service that carries it out: it applies, which
+//! takes a hold on the agent, applies again to roll back, and settles, which says what was approved
+//! and lets go. While an agent is held nothing else changes what is live of it: no reload, no new
+//! training, and a training that ends meanwhile waits with its weights. The hold is a row, written
+//! with the change itself, so that it outlives both processes; a person can release it.
+//!
+//! A change is committed first, then swapped in, and goes on to its end when whoever asked for it
+//! goes away: what is committed is always published.
+
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::{Agent, LiveAgent},
+    store::{self, ApprovalRow, HoldRow},
+};
+use sqlx::SqliteConnection;
+use std::{collections::BTreeSet, sync::Arc};
+use tars_interceptors::call::in_current_trace;
+use tars_learn::hyper::{Value, Values};
+use tars_runtime::audit::{self, Record, Severity};
+
+/// Somebody changes an agent directly.
+#[derive(Debug, Clone)]
+pub(crate) struct Reload {
+    pub(crate) by: String,
+    pub(crate) reason: String,
+    pub(crate) expected_version: Option<i64>,
+    /// Names that are left out keep their values.
+    pub(crate) values: Values,
+}
+
+/// A step of a governed change; the same operation is done once.
+#[derive(Debug, Clone)]
+pub(crate) struct Step {
+    pub(crate) by: String,
+    pub(crate) on_behalf_of: String,
+    pub(crate) change_id: String,
+    pub(crate) operation_id: String,
+    pub(crate) expected_version: i64,
+    pub(crate) values: Values,
+}
+
+/// The end of a governed change.
+#[derive(Debug, Clone)]
+pub(crate) struct Settle {
+    pub(crate) by: String,
+    pub(crate) on_behalf_of: String,
+    pub(crate) change_id: String,
+    /// The version that was verified, when the change is approved.
+    pub(crate) approved_version: Option<i64>,
+}
+
+/// A person lets go of an agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Release {
+    pub(crate) by: String,
+    pub(crate) change_id: String,
+    pub(crate) reason: String,
+}
+
+/// One parameter whose live value is not the approved one.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Drifted {
+    pub(crate) name: String,
+    pub(crate) approved: Option<Value>,
+    pub(crate) live: Option<Value>,
+}
+
+/// Runs a change to its end, also when the call that asked for it is dropped.
+pub(crate) async fn to_the_end<T: Send + 'static>(
+    work: impl Future<Output = Result<T, OrchestrationError>> + Send + 'static,
+) -> Result<T, OrchestrationError> {
+    tokio::spawn(in_current_trace(work))
+        .await
+        .map_err(|_| OrchestrationError::Worker("a change of an agent"))?
+}
+
+impl Orchestration {
+    /// Changes hyperparameters directly. Returns what is live afterwards.
+    pub(crate) async fn reload(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        reload: Reload,
+    ) -> Result<Arc<LiveAgent>, OrchestrationError> {
+        agent.check(&reload.values)?;
+        let this = Arc::clone(self);
+        to_the_end(async move { this.do_reload(&agent, reload).await }).await
+    }
+
+    async fn do_reload(
+        &self,
+        agent: &Agent,
+        reload: Reload,
+    ) -> Result<Arc<LiveAgent>, OrchestrationError> {
+        let _one = agent.changing().lock().await;
+        let mut tx = self.store.begin("agents.reload").await?;
+        not_held(&mut tx, agent.id(), None).await?;
+        let live = agent.live();
+        let expected = reload.expected_version.unwrap_or(live.row.version);
+        let changed: Vec<String> = reload.values.keys().cloned().collect();
+        let next = self.write(&mut tx, &live, expected, reload.values).await?;
+        let record = self
+            .record("admin.agent.reload", &reload.by, &next)
+            .detail("changed", changed.join(","))
+            .detail("reason", &reload.reason);
+        audit::insert(&mut tx, &record).await?;
+        let drifted = next.drift();
+        if !drifted.is_empty() {
+            let names: Vec<&str> = drifted.iter().map(|d| d.name.as_str()).collect();
+            let record = self
+                .record("agent.drift", &reload.by, &next)
+                .severity(Severity::Warning)
+                .detail("approved_version", next.approved.version)
+                .detail("parameters", names.join(","));
+            audit::insert(&mut tx, &record).await?;
+        }
+        tx.commit().await?;
+        Ok(agent.publish(next))
+    }
+
+    /// Does one step of a governed change and holds the agent for it. Returns the version that the
+    /// step made.
+    pub(crate) async fn apply(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        step: Step,
+    ) -> Result<i64, OrchestrationError> {
+        agent.check(&step.values)?;
+        let this = Arc::clone(self);
+        to_the_end(async move { this.do_apply(&agent, step).await }).await
+    }
+
+    async fn do_apply(&self, agent: &Agent, step: Step) -> Result<i64, OrchestrationError> {
+        let _one = agent.changing().lock().await;
+        let mut tx = self.store.begin("agents.reload").await?;
+        let held = not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
+        let live = agent.live();
+        let hold = HoldRow {
+            change_id: step.change_id.clone(),
+            on_behalf_of: step.on_behalf_of.clone(),
+            since_us: self.clock.now_us(),
+        };
+        let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
+            // Done before. Held again when somebody let go, unless something else is live by now.
+            Some(version) if held || version != live.row.version => return Ok(version),
+            Some(version) => (LiveAgent::clone(&live), version),
+            None => {
+                let next = self
+                    .write(&mut tx, &live, step.expected_version, step.values)
+                    .await?;
+                let (id, version) = (&step.operation_id, next.row.version);
+                store::insert_operation(&mut tx, id, agent.id(), version, next.row.updated_us)
+                    .await?;
+                (next, version)
+            }
+        };
+        if !held {
+            store::insert_hold(&mut tx, agent.id(), &hold).await?;
+            next.hold = Some(hold);
+        }
+        let record = self
+            .record("agent.applied", &step.by, &next)
+            .detail("on_behalf_of", &step.on_behalf_of)
+            .detail("change", &step.change_id)
+            .detail("operation", &step.operation_id);
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        agent.publish(next);
+        Ok(version)
+    }
+
+    /// Ends a governed change. Returns the live version.
+    pub(crate) async fn settle(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        settle: Settle,
+    ) -> Result<i64, OrchestrationError> {
+        let this = Arc::clone(self);
+        to_the_end(async move { this.do_settle(&agent, settle).await }).await
+    }
+
+    async fn do_settle(&self, agent: &Agent, settle: Settle) -> Result<i64, OrchestrationError> {
+        let _one = agent.changing().lock().await;
+        let mut tx = self.store.begin("agents.settle").await?;
+        let mut next = LiveAgent::clone(&agent.live());
+        let change = settle.change_id.as_str();
+        let mut released = store::delete_hold(&mut tx, agent.id(), change).await?;
+        if let Some(version) = settle.approved_version
+            && !(next.approved.change_id == change && next.approved.version == version)
+        {
+            not_held(&mut tx, agent.id(), None).await?;
+            expect(version, next.row.version)?;
+            next.approved = ApprovalRow {
+                hyperparameters: next.row.hyperparameters.clone(),
+                version,
+                change_id: settle.change_id.clone(),
+            };
+            store::put_approval(&mut tx, agent.id(), &next.approved, self.clock.now_us()).await?;
+            released = true;
+        }
+        if !released {
+            return Ok(next.row.version);
+        }
+        let record = self
+            .record("agent.settled", &settle.by, &next)
+            .detail("on_behalf_of", &settle.on_behalf_of)
+            .detail("change", change)
+            .detail("approved", settle.approved_version.is_some());
+        audit::insert(&mut tx, &record).await?;
+        next.hold = store::hold(&mut tx, agent.id()).await?;
+        tx.commit().await?;
+        Ok(agent.publish(next).row.version)
+    }
+
+    /// Lets go of an agent that a change holds.
+    pub(crate) async fn release(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        release: Release,
+    ) -> Result<(), OrchestrationError> {
+        let this = Arc::clone(self);
+        to_the_end(async move { this.do_release(&agent, release).await }).await
+    }
+
+    async fn do_release(&self, agent: &Agent, release: Release) -> Result<(), OrchestrationError> {
+        let _one = agent.changing().lock().await;
+        let mut tx = self.store.begin("agents.release").await?;
+        if !store::delete_hold(&mut tx, agent.id(), &release.change_id).await? {
+            return Err(OrchestrationError::NotHeld(release.change_id));
+        }
+        let mut next = LiveAgent::clone(&agent.live());
+        next.hold = None;
+        let record = self
+            .record("admin.agent.release", &release.by, &next)
+            .severity(Severity::Critical)
+            .detail("change", &release.change_id)
+            .detail("reason", &release.reason);
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        agent.publish(next);
+        Ok(())
+    }
+
+    /// Writes the next version of an agent's hyperparameters.
+    async fn write(
+        &self,
+        tx: &mut SqliteConnection,
+        live: &LiveAgent,
+        expected: i64,
+        values: Values,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        expect(expected, live.row.version)?;
+        let mut next = LiveAgent::clone(live);
+        next.row.hyperparameters.extend(values);
+        next.row.version += 1;
+        next.row.updated_us = self.clock.now_us();
+        if store::update_hyperparameters(tx, &next.row).await? {
+            return Ok(next);
+        }
+        Err(OrchestrationError::Version {
+            live: next.row.version,
+            expected,
+        })
+    }
+
+    fn record(&self, kind: &str, by: &str, live: &LiveAgent) -> Record {
+        Record::new(&self.clock, "orchestration", kind)
+            .caller(by)
+            .resource(&live.row.id)
+            .detail("version", live.row.version)
+    }
+}
+
+fn expect(expected: i64, live: i64) -> Result<(), OrchestrationError> {
+    if expected == live {
+        Ok(())
+    } else {
+        Err(OrchestrationError::Version { live, expected })
+    }
+}
+
+/// Refuses while another change holds the agent; says whether this one does.
+pub(crate) async fn not_held(
+    tx: &mut SqliteConnection,
+    agent: &str,
+    change: Option<&str>,
+) -> Result<bool, OrchestrationError> {
+    match store::hold(tx, agent).await? {
+        None => Ok(false),
+        Some(hold) if change == Some(hold.change_id.as_str()) => Ok(true),
+        Some(hold) => Err(OrchestrationError::ChangeInProgress {
+            agent: agent.to_owned(),
+            change: hold.change_id,
+            on_behalf_of: hold.on_behalf_of,
+        }),
+    }
+}
+
+impl LiveAgent {
+    /// Every parameter whose live value is not the approved one.
+    pub(crate) fn drift(&self) -> Vec<Drifted> {
+        let (approved, live) = (&self.approved.hyperparameters, &self.row.hyperparameters);
+        let names: BTreeSet<&String> = approved.keys().chain(live.keys()).collect();
+        names
+            .into_iter()
+            .filter(|name| approved.get(*name) != live.get(*name))
+            .map(|name| Drifted {
+                name: name.clone(),
+                approved: approved.get(name).copied(),
+                live: live.get(name).copied(),
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests;

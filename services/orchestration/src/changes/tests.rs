@@ -1,0 +1,405 @@
+use super::*;
+use crate::{
+    Orchestration,
+    learners::{Class, Owner},
+    store::RunState,
+    training::RunView,
+};
+use std::{path::Path, time::Duration};
+use tars_learn::Run;
+use tars_runtime::{clock::Clock, config, seeds::Seeds};
+use uuid::Uuid;
+
+async fn open(dir: &Path) -> Arc<Orchestration> {
+    let settings = config::Orchestration {
+        learners: 1,
+        queue: 8,
+    };
+    let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+    Orchestration::open(dir, settings, clock, Seeds::counted(41))
+        .await
+        .unwrap()
+}
+
+fn policy(service: &Orchestration) -> Arc<Agent> {
+    Arc::clone(service.agents.get("policy").unwrap())
+}
+
+fn gamma(value: f64) -> Values {
+    Values::from([("gamma".to_owned(), Value::Number(value))])
+}
+
+async fn reload(service: &Arc<Orchestration>, value: f64) -> Result<i64, OrchestrationError> {
+    let reload = Reload {
+        by: "user:dev".into(),
+        reason: "test".into(),
+        expected_version: None,
+        values: gamma(value),
+    };
+    Ok(service.reload(policy(service), reload).await?.row.version)
+}
+
+fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> Step {
+    Step {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: change.into(),
+        operation_id: operation.into(),
+        expected_version,
+        values: gamma(value),
+    }
+}
+
+async fn apply(service: &Arc<Orchestration>, step: Step) -> Result<i64, OrchestrationError> {
+    service.apply(policy(service), step).await
+}
+
+async fn settle(
+    service: &Arc<Orchestration>,
+    change: &str,
+    approved_version: Option<i64>,
+) -> Result<i64, OrchestrationError> {
+    let settle = Settle {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: change.into(),
+        approved_version,
+    };
+    service.settle(policy(service), settle).await
+}
+
+async fn release(service: &Arc<Orchestration>, change: &str) -> Result<(), OrchestrationError> {
+    let release = Release {
+        by: "user:admin".into(),
+        change_id: change.into(),
+        reason: "the saga is gone".into(),
+    };
+    service.release(policy(service), release).await
+}
+
+async fn train(
+    service: &Arc<Orchestration>,
+    steps: u64,
+    seed: Option<u64>,
+) -> Result<RunView, OrchestrationError> {
+    service
+        .start_training("user:dev".into(), "policy", Some(steps), seed)
+        .await
+}
+
+fn held_by<T: std::fmt::Debug>(result: Result<T, OrchestrationError>) -> String {
+    match result {
+        Err(OrchestrationError::ChangeInProgress { change, .. }) => change,
+        other => panic!("not held: {other:?}"),
+    }
+}
+
+async fn eventually<F: Future<Output = bool>>(mut look: impl FnMut() -> F) {
+    for _ in 0..6000 {
+        if look().await {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    panic!("it did not come about");
+}
+
+async fn kinds(service: &Orchestration) -> Vec<String> {
+    let mut tx = service.store.begin("test.audit").await.unwrap();
+    let found = audit::peek(&mut tx, 100).await.unwrap();
+    let records = found.into_iter().flat_map(|(_, records)| records);
+    records.map(|r| r.event_type).collect()
+}
+
+const LONG: u64 = 10_000_000;
+
+#[tokio::test]
+async fn while_a_change_is_under_way_nothing_else_changes_the_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    assert_eq!(apply(&service, step("a", "a", 1, 0.97)).await.unwrap(), 2);
+    let before = policy(&service).live();
+    assert_eq!(held_by(reload(&service, 0.91).await), "a");
+    assert_eq!(
+        held_by(reload(&service, 0.97).await),
+        "a",
+        "not even the same values"
+    );
+    assert_eq!(held_by(apply(&service, step("b", "b", 2, 0.91)).await), "a");
+    assert_eq!(held_by(train(&service, 100, None).await), "a");
+    assert_eq!(held_by(settle(&service, "b", Some(2)).await), "a");
+    assert_eq!(
+        settle(&service, "b", None).await.unwrap(),
+        2,
+        "lets go of nothing"
+    );
+    assert_eq!(held_by(reload(&service, 0.91).await), "a");
+    assert_eq!(policy(&service).live().row.version, before.row.version);
+
+    settle(&service, "a", None).await.unwrap();
+    assert_eq!(reload(&service, 0.91).await.unwrap(), 3);
+    assert!(train(&service, 100, None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_hold_outlives_the_process_and_a_person_can_release_it() {
+    let dir = tempfile::tempdir().unwrap();
+    apply(&open(dir.path()).await, step("a", "a", 1, 0.97))
+        .await
+        .unwrap();
+    let service = open(dir.path()).await;
+    assert_eq!(held_by(reload(&service, 0.91).await), "a");
+    let wrong = release(&service, "b").await;
+    assert!(matches!(wrong, Err(OrchestrationError::NotHeld(_))));
+    release(&service, "a").await.unwrap();
+    let again = release(&service, "a").await;
+    assert!(matches!(again, Err(OrchestrationError::NotHeld(_))));
+    assert_eq!(reload(&service, 0.91).await.unwrap(), 3);
+    assert!(
+        kinds(&service)
+            .await
+            .contains(&"admin.agent.release".to_owned())
+    );
+}
+
+#[tokio::test]
+async fn an_operation_is_done_once_and_takes_its_hold_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let first = step("a", "a", 1, 0.97);
+    assert_eq!(apply(&service, first.clone()).await.unwrap(), 2);
+    assert_eq!(apply(&service, first.clone()).await.unwrap(), 2);
+    release(&service, "a").await.unwrap();
+    assert_eq!(apply(&service, first.clone()).await.unwrap(), 2);
+    assert_eq!(held_by(reload(&service, 0.91).await), "a");
+    release(&service, "a").await.unwrap();
+    reload(&service, 0.91).await.unwrap();
+    assert_eq!(
+        apply(&service, first).await.unwrap(),
+        2,
+        "what it made, not what is live"
+    );
+    assert_eq!(
+        reload(&service, 0.92).await.unwrap(),
+        4,
+        "and holds nothing of others"
+    );
+}
+
+#[tokio::test]
+async fn only_the_verified_version_is_approved() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
+    let lost = settle(&service, "a", Some(7)).await;
+    assert!(matches!(
+        lost,
+        Err(OrchestrationError::Version {
+            live: 2,
+            expected: 7
+        })
+    ));
+    assert_eq!(
+        held_by(reload(&service, 0.91).await),
+        "a",
+        "a refusal lets go of nothing"
+    );
+    assert_eq!(policy(&service).live().drift().len(), 1);
+    settle(&service, "a", Some(2)).await.unwrap();
+    settle(&service, "a", Some(2)).await.expect("twice is once");
+    let service = open(dir.path()).await;
+    let live = policy(&service).live();
+    assert_eq!((live.approved.version, live.drift()), (2, vec![]));
+    assert_eq!(live.hold, None);
+}
+
+#[tokio::test]
+async fn a_direct_reload_is_drift_from_what_was_approved() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    assert_eq!(policy(&service).live().drift(), []);
+    reload(&service, 0.91).await.unwrap();
+    let service = open(dir.path()).await;
+    let drifted = policy(&service).live().drift();
+    assert_eq!(drifted.len(), 1);
+    assert_eq!(
+        (
+            drifted[0].name.as_str(),
+            drifted[0].approved,
+            drifted[0].live
+        ),
+        (
+            "gamma",
+            Some(Value::Number(0.95)),
+            Some(Value::Number(0.91))
+        )
+    );
+    assert!(kinds(&service).await.contains(&"agent.drift".to_owned()));
+    let before = kinds(&service).await.len();
+    reload(&service, 0.95).await.unwrap();
+    assert_eq!(policy(&service).live().drift(), []);
+    assert_eq!(
+        kinds(&service).await.len(),
+        before + 1,
+        "no drift, no event of it"
+    );
+}
+
+#[tokio::test]
+async fn learners_follow_a_change_when_it_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let followed = || policy(&service).followed().load_full();
+    apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
+    assert_eq!(followed().version, 1);
+    apply(&service, step("a", "a:back:2", 2, 0.95))
+        .await
+        .unwrap();
+    settle(&service, "a", None).await.unwrap();
+    assert_eq!(followed().version, 3);
+    reload(&service, 0.91).await.unwrap();
+    assert_eq!(followed().values["gamma"], Value::Number(0.91));
+}
+
+#[tokio::test]
+async fn weights_that_are_ready_during_a_change_wait_for_its_end() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let run = train(&service, 2_000, None).await.unwrap().row.id;
+    apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
+    eventually(async || service.learners.is_idle()).await;
+    assert_eq!(policy(&service).live().row.weights_version, 0);
+    assert_eq!(
+        service.training(run).await.unwrap().row.state,
+        RunState::Running
+    );
+    settle(&service, "a", Some(2)).await.unwrap();
+    eventually(async || service.training(run).await.unwrap().row.state == RunState::Completed)
+        .await;
+    let live = policy(&service).live();
+    assert_eq!((live.row.weights_version, live.row.version), (1, 2));
+}
+
+#[tokio::test]
+async fn a_run_that_waits_for_the_end_of_a_change_can_be_cancelled() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let run = train(&service, 500, None).await.unwrap().row.id;
+    apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
+    eventually(async || service.training(run).await.unwrap().row.steps_done == 500).await;
+    let cancelled = service.cancel_training(run).await.unwrap();
+    assert_eq!(cancelled.row.state, RunState::Cancelled);
+    assert_eq!(policy(&service).live().row.weights_version, 0);
+}
+
+/// Takes all threads that trainings may have.
+fn busy(service: &Orchestration) -> crate::learners::Running {
+    let owner = Owner {
+        class: Class::Training,
+        caller: "user:other".into(),
+    };
+    let run = Run {
+        algorithm: "dqn".into(),
+        environment: "gridworld".into(),
+        values: Values::new(),
+        seed: 1,
+        steps: LONG,
+        reports: 1,
+        eval_episodes: 1,
+        start: None,
+    };
+    service.learners.start(owner, run, None).unwrap()
+}
+
+#[tokio::test]
+async fn a_queued_training_says_so_and_is_cancelled_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let other = busy(&service);
+    let queued = train(&service, LONG, None).await.unwrap();
+    assert_eq!(
+        (queued.row.state, queued.position),
+        (RunState::Queued, Some(1))
+    );
+    assert_eq!(queued.row.running_us, None);
+    let id = queued.row.id;
+    assert_eq!(service.training(id).await.unwrap().position, Some(1));
+    let cancelled = service.cancel_training(id).await.unwrap();
+    assert_eq!(
+        (
+            cancelled.row.state,
+            cancelled.position,
+            cancelled.row.running_us
+        ),
+        (RunState::Cancelled, None, None),
+        "no learner was needed"
+    );
+    let again = service.cancel_training(id).await.unwrap();
+    assert_eq!(again.row.state, RunState::Cancelled, "what has ended stays");
+    // Its turn comes when the other ends.
+    let id = train(&service, LONG, None).await.unwrap().row.id;
+    drop(other);
+    eventually(async || service.training(id).await.unwrap().row.state == RunState::Running).await;
+    assert!(service.training(id).await.unwrap().row.running_us.is_some());
+    let cancelled = service.cancel_training(id).await.unwrap();
+    assert_eq!(cancelled.row.state, RunState::Cancelled);
+}
+
+#[tokio::test]
+async fn what_waited_or_ran_when_the_process_stopped_is_interrupted() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let _other = busy(&service);
+    let id = train(&service, LONG, None).await.unwrap().row.id;
+    let cancelled = Uuid::now_v7();
+    let mut tx = service.store.begin("test.copy").await.unwrap();
+    let mut row = service.training(id).await.unwrap().row;
+    row.id = cancelled;
+    crate::store::insert_run(&mut tx, &row).await.unwrap();
+    tx.commit().await.unwrap();
+    service.store.cancel_run(cancelled).await.unwrap();
+    let service = open(dir.path()).await;
+    let state = async |id| service.training(id).await.unwrap().row.state;
+    assert_eq!(state(id).await, RunState::Interrupted);
+    assert_eq!(
+        state(cancelled).await,
+        RunState::Cancelled,
+        "as it was told"
+    );
+}
+
+#[tokio::test]
+async fn a_seed_is_drawn_when_none_is_given_and_zero_is_zero() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let mut seeds = Vec::new();
+    for seed in [None, Some(0), None, Some(u64::MAX)] {
+        let run = train(&service, LONG, seed).await.unwrap().row;
+        seeds.push(run.seed as u64);
+        service.cancel_training(run.id).await.unwrap();
+    }
+    assert_eq!(seeds, [41, 0, 42, u64::MAX]);
+}
+
+#[tokio::test]
+async fn a_state_that_is_not_known_is_an_error_that_names_its_row() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let run = train(&service, LONG, None).await.unwrap().row;
+    service.cancel_training(run.id).await.unwrap();
+    let mut tx = service.store.begin("test.spoil").await.unwrap();
+    sqlx::query("UPDATE training_runs SET state = 'paused'")
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    for error in [
+        service.training(run.id).await.unwrap_err(),
+        service.list_trainings("", 10).await.unwrap_err(),
+    ] {
+        let status = tonic::Status::from(error);
+        assert_eq!(status.code(), tonic::Code::DataLoss);
+        assert!(status.message().contains(&run.id.to_string()), "{status}");
+        assert!(status.message().contains("paused"), "{status}");
+    }
+}
