@@ -161,8 +161,10 @@ impl Renewal {
     async fn scheduled(&self, current: &Identity, got: Duration) {
         let due = renew_at(got, current.leaf().not_after, jitter());
         loop {
-            let left = due.saturating_sub(self.now());
-            if left.is_zero() {
+            let now = self.now();
+            let left = due.saturating_sub(now);
+            // A wall that was set back to before the begin: peers would refuse it until then.
+            if left.is_zero() || now < current.leaf().not_before {
                 return;
             }
             tokio::time::sleep(left.min(LOOK)).await;
@@ -188,23 +190,30 @@ mod tests {
         ca::{Lives, Request, rotation::Step},
     };
     use rustls::pki_types::UnixTime;
-    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-    /// A wall clock that follows tokio's, so that a paused test moves both.
+    /// A wall clock that follows tokio's, so that a paused test moves both, and can be set back.
     #[derive(Debug)]
-    struct Wall(tokio::time::Instant);
+    struct Wall {
+        start: tokio::time::Instant,
+        back_s: AtomicU64,
+    }
 
     const NOW: Duration = Duration::from_secs(1_800_000_000);
 
     impl TimeProvider for Wall {
         fn current_time(&self) -> Option<UnixTime> {
-            Some(UnixTime::since_unix_epoch(NOW + self.0.elapsed()))
+            let back = Duration::from_secs(self.back_s.load(Ordering::Relaxed));
+            Some(UnixTime::since_unix_epoch(
+                NOW + self.start.elapsed() - back,
+            ))
         }
     }
 
     struct World {
         _dir: tempfile::TempDir,
         authority: Arc<Authority>,
+        wall: Arc<Wall>,
         time: Arc<dyn TimeProvider>,
         request: Request,
     }
@@ -213,10 +222,15 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let authority =
             Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), NOW).unwrap();
+        let wall = Arc::new(Wall {
+            start: tokio::time::Instant::now(),
+            back_s: AtomicU64::new(0),
+        });
         World {
             _dir: dir,
             authority: Arc::new(authority),
-            time: Arc::new(Wall(tokio::time::Instant::now())),
+            time: wall.clone(),
+            wall,
             request: Request::new(
                 SpiffeId::new("tars.local", "/auth").unwrap(),
                 Duration::from_secs(life),
@@ -293,6 +307,23 @@ mod tests {
             Duration::from_secs(2)
         );
         assert_eq!(pause(1, hour, 1.0), Duration::from_millis(600));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_certificate_that_a_step_back_makes_early_is_renewed() {
+        let world = world(3600);
+        let (renewal, source) = renewal(&world);
+        let handle = renewal.handle.clone();
+        tokio::spawn(renewal.run(source));
+        let mut changes = handle.subscribe();
+        changes.changed().await.unwrap();
+        let early = serial(&handle);
+        world.wall.back_s.store(1200, Ordering::Relaxed);
+        let limit = tokio::time::timeout(LOOK * 2, changes.changed());
+        limit.await.expect("at the next look").unwrap();
+        assert_ne!(serial(&handle), early);
+        let now = world.time.current_time().unwrap().as_secs();
+        assert!(handle.current().leaf().not_before.as_secs() <= now);
     }
 
     #[tokio::test(start_paused = true)]

@@ -132,11 +132,19 @@ pub fn verify(token: &str, key: &DecodingKey) -> Result<Claims, TokenError> {
     Ok(claims)
 }
 
+/// Checks that the claims are not over.
+pub fn check_end(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
+    let over = now_s >= claims.exp.saturating_add(LEEWAY_S);
+    if over {
+        Err(TokenError::Expired)
+    } else {
+        Ok(())
+    }
+}
+
 /// Checks the claims' times.
 pub fn check_time(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
-    if now_s >= claims.exp.saturating_add(LEEWAY_S) {
-        return Err(TokenError::Expired);
-    }
+    check_end(claims, now_s)?;
     if claims.nbf > now_s + LEEWAY_S || claims.iat > now_s + LEEWAY_S {
         return Err(TokenError::NotYet);
     }

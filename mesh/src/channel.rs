@@ -28,11 +28,7 @@ use tars_certs::{
 };
 use tars_proto::fault;
 use tars_runtime::clock::Clock;
-use tokio::{
-    net::TcpStream,
-    sync::Mutex,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::{net::TcpStream, sync::Mutex, time::timeout};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body};
@@ -96,7 +92,8 @@ impl Cuttable {
     /// Cuts the connection when its server is revoked, or when a certificate of it has ended.
     async fn watch(
         self,
-        end: Instant,
+        end: Duration,
+        clock: Clock,
         revocations: Revocations,
         server: Arc<PeerInfo>,
         _listed: Listed,
@@ -111,10 +108,17 @@ impl Cuttable {
         tokio::select! {
             () = self.tasks.wait() => return,
             () = denied => tracing::warn!(server = server.name(), "the server is revoked; connection cut"),
-            () = sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
+            () = clock.sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
         }
         self.cut.cancel();
     }
+}
+
+/// Past this time of the wall, one side has no identity any more.
+fn certificates_end(own: &Identity, peer: &PeerInfo) -> Duration {
+    let own = own.leaf().not_after;
+    let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
+    theirs.map_or(own, |t| t.min(own))
 }
 
 /// Cheap to clone; clones share one connection.
@@ -269,7 +273,8 @@ impl Shared {
             }
         });
         tokio::spawn(tasks.watch(
-            self.certificates_end(&identity, &server.peer),
+            certificates_end(&identity, &server.peer),
+            options.clock.clone(),
             options.revocations.clone(),
             Arc::clone(&server.peer),
             options.table.enter(options.service, "out", &server.peer),
@@ -322,14 +327,6 @@ impl Shared {
         let key_exchange = key_exchange(session.negotiated_key_exchange_group());
         let peer = server_info(seen.peer, addr);
         Ok((stream, Server { peer, key_exchange }))
-    }
-
-    /// Past this, one side has no identity any more.
-    fn certificates_end(&self, own: &Identity, peer: &PeerInfo) -> Instant {
-        let own = own.leaf().not_after;
-        let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
-        let end = theirs.map_or(own, |t| t.min(own));
-        Instant::now() + end.saturating_sub(self.options.clock.now())
     }
 
     /// tonic's generated clients give a path; HTTP/2 wants scheme and authority as well.

@@ -2,7 +2,8 @@
 //!
 //! A [`Check`] says `ok`, `degraded` or `failed`. Only a failure makes the process unready; the rest
 //! is detail that `/readyz` shows. One watcher looks at every check once a second, keeps a gauge of
-//! each and logs when one changes: once when it begins, once when it is over, never once a call.
+//! each and logs when one changes: once when it begins, once when it is over, never once a call. What
+//! is over before it looks is counted where it happens, and not worth a line.
 //!
 //! Code that meets a fault again and again keeps a [`Condition`] and makes a check of it.
 
@@ -18,7 +19,7 @@ use prometheus_client::{
 };
 use serde::Serialize;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt::{self, Display},
     sync::Arc,
     time::Duration,
@@ -124,11 +125,14 @@ struct CheckLabel {
 /// What the watcher remembers of each check: its level, and since when it is not well.
 struct Seen {
     levels: Family<CheckLabel, Gauge>,
+    well: BTreeSet<String>,
     troubles: BTreeMap<String, (i64, Monotonic)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
+    /// It fails and was never well: the process is starting.
+    Awaited(State),
     Began(State),
     Over(Duration),
 }
@@ -141,6 +145,7 @@ impl Seen {
                 "What a check found: 0 ok, 1 degraded, 2 failed",
                 Family::default(),
             ),
+            well: BTreeSet::new(),
             troubles: BTreeMap::new(),
         }
     }
@@ -151,8 +156,12 @@ impl Seen {
         let check = name.to_owned();
         self.levels.get_or_create(&CheckLabel { check }).set(level);
         match (self.troubles.get(name).copied(), level) {
-            (None, 0) => None,
+            (None, 0) => {
+                self.well.insert(name.to_owned());
+                None
+            }
             (Some((_, since)), 0) => {
+                self.well.insert(name.to_owned());
                 self.troubles.remove(name);
                 Some(Change::Over(now.since(since)))
             }
@@ -160,7 +169,13 @@ impl Seen {
             (before, _) => {
                 let since = before.map_or(now, |(_, since)| since);
                 self.troubles.insert(name.to_owned(), (level, since));
-                Some(Change::Began(state.clone()))
+                let state = state.clone();
+                let awaited = level == 2 && !self.well.contains(name);
+                Some(if awaited {
+                    Change::Awaited(state)
+                } else {
+                    Change::Began(state)
+                })
             }
         }
     }
@@ -171,7 +186,10 @@ impl Change {
         match self {
             Self::Began(State::Degraded(detail)) => tracing::warn!(check, detail, "degraded"),
             Self::Began(State::Failed(detail)) => tracing::error!(check, detail, "not ready"),
-            Self::Began(State::Ok) => {}
+            Self::Awaited(State::Degraded(detail) | State::Failed(detail)) => {
+                tracing::info!(check, detail, "not well yet");
+            }
+            Self::Began(State::Ok) | Self::Awaited(State::Ok) => {}
             Self::Over(lasted) => tracing::info!(check, seconds = lasted.as_secs(), "well again"),
         }
     }
@@ -292,6 +310,9 @@ mod tests {
             seen.take("x", state, clock.monotonic())
         };
         let degraded = |text: &str| State::Degraded(text.to_owned());
+        let early = State::Failed("no view yet".to_owned());
+        assert_eq!(look(&early), Some(Change::Awaited(early.clone())));
+        assert!(matches!(look(&State::Ok), Some(Change::Over(_))));
         assert_eq!(look(&State::Ok), None);
         assert!(matches!(look(&degraded("for 1 s")), Some(Change::Began(_))));
         for seconds in 2..60 {

@@ -240,6 +240,12 @@ impl Fleet {
             .ok()
     }
 
+    /// What a process says of its readiness; `None` unless it is ready.
+    pub async fn readiness(&self, name: &str) -> Option<Value> {
+        let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
+        rest.get("/readyz").await.ok()
+    }
+
     pub async fn is_ready(&self, name: &str) -> bool {
         let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
         rest.get("/readyz").await.is_ok()

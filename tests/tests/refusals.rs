@@ -10,9 +10,90 @@ use tars_proto::auth::v1::{
     GetMeRequest, LoginRequest, WatchCredentialsRequest, auth_service_client::AuthServiceClient,
     credential_service_client::CredentialServiceClient,
 };
-use tars_runtime::clock::Clock;
-use tars_tests::{PASSWORD, TestMesh, eventually, issue, reason, refusal};
+use tars_runtime::{clock::Clock, config::Limits};
+use tars_tests::{PASSWORD, TestMesh, config, eventually, issue, reason, refusal};
 use tonic::{Code, Request};
+
+const MINUTES: Duration = Duration::from_secs(60);
+
+/// A mesh whose wall can be set, with the limits of the defaults, half an hour old.
+async fn settable() -> (TestMesh, Clock) {
+    let clock = Clock::settable();
+    let mut settings = config();
+    settings.limits = Limits::default();
+    let mesh = TestMesh::by_clock(settings, clock.clone()).await;
+    clock.step_forward(30 * MINUTES);
+    (mesh, clock)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_refuses_nobody_who_was_let_in() {
+    let (mesh, clock) = settable().await;
+    let developer = mesh.user("dev", "developer").await;
+    let state = "/api/v1/orchestration/agents/state";
+    let calls = |n: usize| {
+        let developer = developer.clone();
+        async move {
+            for _ in 0..n {
+                developer.get(state).await.unwrap();
+            }
+        }
+    };
+    calls(60).await;
+    clock.step_back(10 * MINUTES);
+    calls(20).await;
+    let reload = json!({ "hyperparameters": { "gamma": 0.97 } });
+    let path = "/api/v1/orchestration/agents/policy/reload";
+    developer.post(path, reload).await.unwrap();
+    mesh.rest().login("dev", PASSWORD).await.unwrap();
+    let operator = mesh.client("orchestration", "/user/ada");
+    let mut health = tonic_health::pb::health_client::HealthClient::new(operator);
+    let whole = tonic_health::pb::HealthCheckRequest::default();
+    health.check(whole).await.unwrap();
+    clock.step_forward(12 * MINUTES);
+    calls(20).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_set_lets_in_nobody_who_is_refused() {
+    let (mesh, clock) = settable().await;
+    let guess = || async {
+        let answer = mesh.rest().login("nobody", "guess").await.map(drop);
+        let (status, body) = refusal(answer);
+        (status, reason(&body))
+    };
+    let mut guesses = 0;
+    let refused = loop {
+        let (status, why) = guess().await;
+        if status == 429 {
+            break why;
+        }
+        guesses += 1;
+        assert!(guesses <= 10, "ten a minute");
+    };
+    for step in [Clock::step_forward, Clock::step_back, Clock::step_back] {
+        step(&clock, 10 * MINUTES);
+        assert_eq!(guess().await, (429, refused.clone()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_does_not_outlive_its_certificates_on_a_clock_that_is_set() {
+    let (mesh, clock) = settable().await;
+    let mut client = AuthServiceClient::new(mesh.client("auth", "/user/ada"));
+    let login = LoginRequest {
+        username: "admin".into(),
+        password: "x".into(),
+    };
+    client.login(login).await.unwrap_err();
+    let open = || {
+        let page = mesh.mesh.process().connections();
+        page.to_string().contains("/user/ada")
+    };
+    assert!(open());
+    clock.step_forward(60 * MINUTES);
+    eventually("it is closed", || async { !open() }).await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn m5_the_right_authority_with_the_wrong_id_may_do_nothing() {

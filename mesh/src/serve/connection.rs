@@ -173,7 +173,7 @@ impl Connection {
     async fn end(&self, peer: &PeerInfo, begun: Begun) -> End {
         let grace = Duration::from_secs(self.options.limits.max_age_grace_seconds);
         let certificates = self.certificates_end(peer);
-        let last_by_now = |grace: Duration| (Instant::now() + grace).min(certificates);
+        let last_by_now = |grace| (Instant::now() + grace).min(self.instant(certificates));
         let goaway = self.goaway_before(certificates, peer, grace);
         tokio::select! {
             // Looked at first: whoever is revoked gets no grace.
@@ -181,9 +181,9 @@ impl Connection {
             () = self.denied(peer) => End::Revoked,
             () = begun.never() => End::Silent,
             () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
-            () = sleep_until(goaway) => End::Gracefully(certificates),
+            () = self.options.clock.sleep_until(goaway) => End::Gracefully(self.instant(certificates)),
             () = self.distrusted(peer) => End::Gracefully(last_by_now(grace)),
-            () = self.stop.cancelled() => End::Gracefully(certificates),
+            () = self.stop.cancelled() => End::Gracefully(self.instant(certificates)),
         }
     }
 
@@ -207,24 +207,29 @@ impl Connection {
         }
     }
 
-    /// When the first of the two certificates ends.
-    fn certificates_end(&self, peer: &PeerInfo) -> Instant {
+    /// When the first of the two certificates ends, on the wall: a clock that is set, or a machine
+    /// that wakes, must not make a connection outlive it.
+    fn certificates_end(&self, peer: &PeerInfo) -> Duration {
         let own = self.own.identity.leaf().not_after;
         let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
-        let end = theirs.map_or(own, |t| t.min(own));
-        Instant::now() + end.saturating_sub(self.options.clock.now())
+        theirs.map_or(own, |t| t.min(own))
+    }
+
+    /// A time of the wall as the timers see it now.
+    fn instant(&self, wall: Duration) -> Instant {
+        Instant::now() + wall.saturating_sub(self.options.clock.now())
     }
 
     /// Early enough for what is under way; for a certificate that is short of time already, at half
     /// of what it has left.
-    fn goaway_before(&self, end: Instant, peer: &PeerInfo, grace: Duration) -> Instant {
+    fn goaway_before(&self, end: Duration, peer: &PeerInfo, grace: Duration) -> Duration {
         let own = self.own.identity.leaf().life();
         let life = peer
             .verified
             .as_ref()
             .map_or(own, |v| v.certificate.life().min(own));
-        let left = end.saturating_duration_since(Instant::now());
-        end - grace.min(life / 4).min(left / 2)
+        let left = end.saturating_sub(self.options.clock.now());
+        end.saturating_sub(grace.min(life / 4).min(left / 2))
     }
 
     fn builder(&self) -> hyper::server::conn::http2::Builder<TokioExecutor> {
