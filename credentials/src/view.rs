@@ -30,6 +30,7 @@ use tars_proto::{
 use tokio::time::Instant;
 
 const CACHED_TOKENS: usize = 16_384;
+const LEEWAY: Duration = Duration::from_secs(token::LEEWAY_S);
 
 #[derive(Clone, Default)]
 struct Snapshot {
@@ -37,8 +38,8 @@ struct Snapshot {
     api_keys: HashMap<String, Arc<Key>>,
     users: HashMap<String, Arc<User>>,
     roles: HashMap<String, Permissions>,
-    /// Session to the second after which none of its tokens can be valid.
-    revoked_sessions: HashMap<String, u64>,
+    /// Session to the moment after which none of its tokens can be valid.
+    revoked_sessions: HashMap<String, Gone>,
 }
 
 #[derive(Debug)]
@@ -98,6 +99,38 @@ fn is_live(until: Option<u64>, now_s: u64) -> bool {
     until.is_none_or(|end| now_s < end)
 }
 
+/// When a revoked session can be forgotten: when its end is over on the wall and by what was
+/// measured. A wall that was set forward for a while must not revive it.
+#[derive(Debug, Clone, Copy)]
+struct Gone {
+    wall_s: u64,
+    measured: Duration,
+}
+
+impl Gone {
+    fn is_over(self, now: Now) -> bool {
+        let wall = self.wall_s.saturating_add(token::LEEWAY_S) <= now.wall_s;
+        wall && self.measured.saturating_add(LEEWAY) <= now.measured
+    }
+
+    fn later(self, other: Self) -> Self {
+        Self {
+            wall_s: self.wall_s.max(other.wall_s),
+            measured: self.measured.max(other.measured),
+        }
+    }
+}
+
+/// Both hands of the clock.
+#[derive(Debug, Clone, Copy)]
+struct Now {
+    wall_s: u64,
+    measured: Duration,
+}
+
+/// Time since an arbitrary beginning, by a hand that nobody can set.
+type Elapsed = Box<dyn Fn() -> Duration + Send + Sync>;
+
 struct Verified {
     kid: String,
     claims: Claims,
@@ -112,16 +145,27 @@ pub struct View(Arc<Inner>);
 struct Inner {
     snapshot: ArcSwap<Snapshot>,
     /// When something was last heard; `None` before the first whole view.
-    heard: Mutex<Option<Instant>>,
+    heard: Mutex<Option<Duration>>,
+    elapsed: Elapsed,
     cache: Cache<[u8; 32], Arc<Verified>>,
     update: Mutex<()>,
 }
 
+/// Measures with the timers' clock, which sleeps with the machine.
 impl Default for View {
     fn default() -> Self {
+        let start = Instant::now();
+        Self::measured_by(move || start.elapsed())
+    }
+}
+
+impl View {
+    /// A view whose age is what `elapsed` says, time since an arbitrary beginning.
+    pub fn measured_by(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             snapshot: ArcSwap::default(),
             heard: Mutex::new(None),
+            elapsed: Box::new(elapsed),
             cache: Cache::new(CACHED_TOKENS),
             update: Mutex::new(()),
         }))
@@ -157,7 +201,12 @@ impl View {
         next.put_keys(&item.keys, &item.removed_kids);
         next.put_api_keys(&item.api_keys);
         next.put_users(&item.users);
-        next.put_sessions(&item.revoked_sessions, now_s);
+        let measured = (self.0.elapsed)();
+        let now = Now {
+            wall_s: now_s,
+            measured,
+        };
+        next.put_sessions(&item.revoked_sessions, now);
         self.0.snapshot.store(Arc::new(next));
         self.hear(item.reset);
     }
@@ -171,13 +220,14 @@ impl View {
     fn hear(&self, whole: bool) {
         let mut heard = self.0.heard.lock();
         if whole || heard.is_some() {
-            *heard = Some(Instant::now());
+            *heard = Some((self.0.elapsed)());
         }
     }
 
     /// How old the view is; `None` before the first whole one.
     pub fn age(&self) -> Option<Duration> {
-        self.0.heard.lock().map(|at| at.elapsed())
+        let heard = *self.0.heard.lock();
+        heard.map(|at| (self.0.elapsed)().saturating_sub(at))
     }
 
     /// Who holds this access token.
@@ -387,14 +437,15 @@ impl Snapshot {
         }
     }
 
-    fn put_sessions(&mut self, sessions: &[SessionView], now_s: u64) {
-        self.revoked_sessions
-            .retain(|_, until| *until + token::LEEWAY_S > now_s);
+    fn put_sessions(&mut self, sessions: &[SessionView], now: Now) {
+        self.revoked_sessions.retain(|_, gone| !gone.is_over(now));
         for view in sessions {
-            let until = view.expires_at.as_ref().map_or(u64::MAX, seconds);
+            let wall_s = view.expires_at.as_ref().map_or(u64::MAX, seconds);
+            let left = Duration::from_secs(wall_s.saturating_sub(now.wall_s));
+            let measured = now.measured.saturating_add(left);
+            let gone = Gone { wall_s, measured };
             let known = self.revoked_sessions.entry(view.session_id.clone());
-            let known = known.or_insert(until);
-            *known = until.max(*known);
+            known.and_modify(|k| *k = k.later(gone)).or_insert(gone);
         }
     }
 }
@@ -730,6 +781,30 @@ mod tests {
         assert!(v.check_api_key(&old.text, NOW + 9).is_some());
         assert!(v.check_api_key(&old.text, NOW + 10).is_none());
         assert!(v.check_api_key(&new.text, NOW + 10).is_some());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_wall_that_was_set_forward_for_a_while_revives_no_session() {
+        let v = view(&apikey::ApiKey::generate());
+        let revoked = WatchCredentialsResponse {
+            revoked_sessions: vec![SessionView {
+                session_id: "s".into(),
+                expires_at: at(NOW + 900),
+            }],
+            ..Default::default()
+        };
+        v.apply(&revoked, NOW);
+        let something = || WatchCredentialsResponse {
+            removed_kids: vec!["k".into()],
+            ..Default::default()
+        };
+        v.apply(&something(), NOW + 7200);
+        assert!(!v.still_valid(&session("s", 1), NOW), "set back since");
+        tokio::time::advance(Duration::from_secs(1000)).await;
+        v.apply(&something(), NOW);
+        assert!(!v.still_valid(&session("s", 1), NOW), "early on the wall");
+        v.apply(&something(), NOW + 1000);
+        assert!(v.0.snapshot.load().revoked_sessions.is_empty(), "forgotten");
     }
 
     #[tokio::test(start_paused = true)]

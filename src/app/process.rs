@@ -23,11 +23,11 @@ use tars_certs::{
     class::ClassError,
     secret,
 };
-use tars_credentials::TrustFeed;
+use tars_credentials::{TrustFeed, View};
 use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::ChannelError};
 use tars_runtime::{
-    clock::Clock,
+    clock::{Clock, Monotonic},
     config::Config,
     descriptors,
     health::{Check, Condition, Readiness, State, check},
@@ -321,6 +321,12 @@ impl Process {
     pub(crate) fn tracer(&self, service: Service) -> Tracer {
         let known = self.tracers.get(&service).cloned();
         known.unwrap_or_else(Tracer::disabled)
+    }
+
+    /// A view of credentials that is as old as the clock says, a machine's sleep included.
+    pub(crate) fn view(&self) -> View {
+        let clock = self.clock.clone();
+        View::measured_by(move || clock.monotonic().since(Monotonic::default()))
     }
 
     pub(crate) fn condition(&self) -> Condition {

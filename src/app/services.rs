@@ -313,7 +313,7 @@ fn watch_auth(
     service: Service,
     endpoints: &Endpoints,
 ) -> Result<(View, Channel), StartError> {
-    let view = View::default();
+    let view = process.view();
     let channel = process.channel(service, Service::Auth, &endpoints.auth)?;
     let client =
         |channel: Channel| CredentialServiceClient::new(outgoing(channel, Credentials::Own));
@@ -370,7 +370,7 @@ pub(crate) async fn auth(
     listener: TcpListener,
     joiners: Option<TcpListener>,
 ) -> Result<Option<FirstAdmin>, StartError> {
-    let view = View::default();
+    let view = process.view();
     let settings = process.config().credentials.clone();
     let dir = process.service_dir(Service::Auth);
     let member = process.member(Service::Auth)?;
