@@ -416,3 +416,54 @@ async fn services_work_each_in_its_own_process() {
         tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
+
+/// Of the process, in MiB.
+#[cfg(target_os = "linux")]
+fn resident_mib(process: &Child) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
+    let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
+    let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    kib / 1024
+}
+
+/// Logins of nobody, each under another name, as many at once as are let in.
+#[cfg(target_os = "linux")]
+async fn strangers_log_in(gateway: &str, logins: usize) {
+    let mut tasks = tokio::task::JoinSet::new();
+    for worker in 0..16 {
+        let rest = Rest::new(gateway);
+        tasks.spawn(async move {
+            for n in 0..logins / 16 {
+                let name = format!("nobody-{worker}-{n}");
+                rest.login(&name, "a wrong password").await.unwrap_err();
+            }
+        });
+    }
+    tasks.join_all().await;
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn anonymous_logins_leave_memory_where_it_was() {
+    let data = tempfile::tempdir().unwrap();
+    let mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    strangers_log_in(&mesh.ready.gateway, 32).await;
+    let before = resident_mib(&mesh.process.0);
+    strangers_log_in(&mesh.ready.gateway, 480).await;
+    let after = resident_mib(&mesh.process.0);
+    assert!(
+        after <= before + 20,
+        "{before} MiB before, {after} MiB after"
+    );
+    let failures = rest
+        .get("/admin/audit/logs?event_type=auth.login.failure&page_size=500")
+        .await
+        .unwrap();
+    let recorded = failures["events"].as_array().unwrap().len();
+    assert!(
+        recorded < 100,
+        "strangers filled the audit list: {recorded}"
+    );
+    assert!(rest.get("/auth/me").await.is_ok());
+}

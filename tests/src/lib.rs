@@ -6,6 +6,7 @@ pub mod forge;
 pub mod fuzz;
 pub mod governed;
 pub mod otlp;
+pub mod races;
 
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};

@@ -1,9 +1,10 @@
-//! What a contributor runs: `cargo xtask test | lint | bench NAME | docs`.
+//! What a contributor runs: `cargo xtask test | lint | bench NAME | soak NAME | docs`.
 
 mod bench;
 mod breaking;
 mod docs;
 mod lint;
+mod soak;
 mod test;
 mod tools;
 
@@ -35,6 +36,16 @@ enum Command {
         #[arg(long)]
         seed: Option<u64>,
     },
+    /// Do something for long, until it is done or wrong.
+    Soak {
+        name: soak::Soak,
+        /// Print one JSON object on standard output.
+        #[arg(long)]
+        json: bool,
+        /// Other than 1,000.
+        #[arg(long)]
+        rounds: Option<usize>,
+    },
     /// Write the generated parts of the documentation anew.
     Docs,
 }
@@ -52,6 +63,7 @@ fn main() -> ExitCode {
             quick,
             seed,
         } => bench::run(name, json, quick, seed),
+        Command::Soak { name, json, rounds } => soak::run(name, json, rounds),
         Command::Docs => docs::write(),
     };
     match outcome {
