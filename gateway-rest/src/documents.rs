@@ -3,13 +3,8 @@
 //! No service counts these calls, so they are counted here: against the limit of their address, and
 //! by document. Nothing is made anew for a call.
 
-use crate::{error, listen::Client, openapi};
-use axum::{
-    Router,
-    extract::{Extension, State},
-    response::{IntoResponse, Response},
-    routing::{MethodRouter, get},
-};
+use crate::listen::Client;
+use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{StatusCode, header};
 use prometheus_client::{
@@ -17,12 +12,40 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
 };
 use tars_interceptors::flood::FloodGuard;
-use tars_proto::table::MethodTable;
 use tars_runtime::{clock::Clock, health::Readiness, metrics::Metrics, ports::ReadyPage};
 use tonic::Status;
 
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Document {
+    Health,
+    OpenApi,
+    Ready,
+}
+
+impl Document {
+    pub(crate) const ALL: [Self; 3] = [Self::Health, Self::OpenApi, Self::Ready];
+
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::Health => "/health",
+            Self::OpenApi => "/openapi.json",
+            Self::Ready => "/ready",
+        }
+    }
+
+    fn label(self) -> Label {
+        Label {
+            document: match self {
+                Self::Health => "health",
+                Self::OpenApi => "openapi",
+                Self::Ready => "ready",
+            },
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct Document {
+struct Label {
     document: &'static str,
 }
 
@@ -31,7 +54,7 @@ struct Document {
 pub struct Documents {
     ready: ReadyPage,
     guard: FloodGuard,
-    served: Family<Document, Counter>,
+    served: Family<Label, Counter>,
 }
 
 impl Documents {
@@ -48,45 +71,25 @@ impl Documents {
         }
     }
 
-    pub(crate) fn router<S: Clone + Send + Sync + 'static>(self, table: &MethodTable) -> Router<S> {
-        let openapi = Bytes::from(openapi::document(table).to_string());
-        let health = Bytes::from_static(br#"{"status":"ok"}"#);
-        Router::new()
-            .route("/health", fixed("health", health))
-            .route("/openapi.json", fixed("openapi", openapi))
-            .route("/ready", get(ready))
-            .with_state(self)
-    }
-
-    fn admit(&self, document: &'static str, Client(client): Client) -> Result<(), Status> {
+    /// `openapi` is the description of what the gateway serves.
+    pub(crate) async fn show(
+        &self,
+        document: Document,
+        Client(client): Client,
+        openapi: &Bytes,
+    ) -> Result<Response, Status> {
         self.guard.admit(client)?;
-        self.served.get_or_create(&Document { document }).inc();
-        Ok(())
+        self.served.get_or_create(&document.label()).inc();
+        let (code, page) = match document {
+            Document::Health => (StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),
+            Document::OpenApi => (StatusCode::OK, openapi.clone()),
+            Document::Ready => self.ready.render().await,
+        };
+        Ok(json(code, page))
     }
 }
 
-fn fixed(name: &'static str, page: Bytes) -> MethodRouter<Documents> {
-    get(
-        async move |State(documents): State<Documents>, Extension(client): Extension<Client>| {
-            match documents.admit(name, client) {
-                Ok(()) => json(StatusCode::OK, page),
-                Err(status) => error::from_status(&status),
-            }
-        },
-    )
-}
-
-async fn ready(
-    State(documents): State<Documents>,
-    Extension(client): Extension<Client>,
-) -> Response {
-    if let Err(status) = documents.admit("ready", client) {
-        return error::from_status(&status);
-    }
-    let (code, page) = documents.ready.render().await;
-    json(code, page)
-}
-
-fn json(code: StatusCode, page: Bytes) -> Response {
+/// A JSON answer.
+pub(crate) fn json(code: StatusCode, page: Bytes) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], page).into_response()
 }

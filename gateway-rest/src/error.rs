@@ -1,5 +1,6 @@
 //! Errors as HTTP: one table of codes, and a `google.rpc.Status` as JSON in the body.
 
+use crate::challenge::{Sent, challenge};
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -11,15 +12,21 @@ use tars_proto::{fault, table};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// What the transcoder answers in a service's place.
+/// What the gateway answers in a service's place.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     Status(Status),
     NotFound,
-    MethodNotAllowed(Vec<String>),
+    /// With the methods that the path has.
+    MethodNotAllowed(HeaderValue),
     UnsupportedMediaType,
-    TooLarge,
+    UnsupportedEncoding,
+    BodyTooLarge,
     TooSlow,
+    PathTooLong,
+    HeadersTooLarge,
+    /// Something that cannot be, and was.
+    Broken(&'static str),
 }
 
 impl From<Status> for Refusal {
@@ -28,60 +35,117 @@ impl From<Status> for Refusal {
     }
 }
 
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        match self {
-            Self::Status(status) => from_status(&status),
-            Self::NotFound => plain(
+impl Refusal {
+    /// The answer to somebody who sent this kind of credential.
+    pub(crate) fn answer(self, sent: Sent) -> Response {
+        let (http, status) = self.status();
+        let mut response = respond(http, &to_json(&status));
+        let headers = response.headers_mut();
+        self.add_headers(headers);
+        challenge(sent, &status, headers);
+        if let Some(delay) = status.get_details_retry_info().and_then(|r| r.retry_delay) {
+            let seconds = delay.as_secs_f64().ceil().max(1.0) as u64;
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        copy_limits(&status.metadata().clone().into_headers(), headers);
+        response
+    }
+
+    fn status(&self) -> (StatusCode, Status) {
+        let (http, code, reason, message) = match self {
+            Self::Status(status) => {
+                let status = fault::explained(status.clone());
+                return (http_status(status.code()), status);
+            }
+            Self::NotFound => (
                 StatusCode::NOT_FOUND,
                 Code::NotFound,
+                "NO_SUCH_PATH",
                 "there is no such path",
             ),
-            Self::UnsupportedMediaType => plain(
+            Self::MethodNotAllowed(_) => (
+                StatusCode::METHOD_NOT_ALLOWED,
+                Code::Unimplemented,
+                "METHOD_NOT_ALLOWED",
+                "the path has no such method",
+            ),
+            Self::UnsupportedMediaType => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Code::InvalidArgument,
-                "the body must be application/json",
+                "UNSUPPORTED_MEDIA_TYPE",
+                "the body must say, once, that it is application/json in UTF-8",
             ),
-            Self::TooLarge => plain(
-                StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedEncoding => (
+                StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Code::InvalidArgument,
+                "UNSUPPORTED_ENCODING",
+                "the body must not be compressed",
+            ),
+            Self::BodyTooLarge => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                Code::ResourceExhausted,
+                "BODY_TOO_LARGE",
                 "the body is too large",
             ),
-            Self::TooSlow => {
-                let mut response = with_reason(
-                    StatusCode::REQUEST_TIMEOUT,
-                    Code::DeadlineExceeded,
-                    "REQUEST_TOO_SLOW",
-                    "the body did not arrive in time",
-                );
-                let close = HeaderValue::from_static("close");
-                response.headers_mut().insert(header::CONNECTION, close);
-                response
+            Self::TooSlow => (
+                StatusCode::REQUEST_TIMEOUT,
+                Code::DeadlineExceeded,
+                "REQUEST_TOO_SLOW",
+                "the body did not arrive in time",
+            ),
+            Self::PathTooLong => (
+                StatusCode::URI_TOO_LONG,
+                Code::InvalidArgument,
+                "PATH_TOO_LONG",
+                "the path and its query are too long",
+            ),
+            Self::HeadersTooLarge => (
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                Code::ResourceExhausted,
+                "HEADERS_TOO_LARGE",
+                "the headers are too large",
+            ),
+            Self::Broken(what) => {
+                tracing::error!(what, "the gateway broke one of its own rules");
+                (
+                    StatusCode::INTERNAL_SERVER_ERROR,
+                    Code::Internal,
+                    "INTERNAL",
+                    "the gateway failed",
+                )
             }
-            Self::MethodNotAllowed(allowed) => {
-                let mut response = plain(
-                    StatusCode::METHOD_NOT_ALLOWED,
-                    Code::Unimplemented,
-                    "the path has no such method",
-                );
-                if let Ok(value) = HeaderValue::try_from(allowed.join(", ")) {
-                    response.headers_mut().insert(header::ALLOW, value);
-                }
-                response
+        };
+        (http, fault::status(code, reason, message))
+    }
+
+    fn add_headers(self, headers: &mut HeaderMap) {
+        let (name, value) = match self {
+            Self::MethodNotAllowed(methods) => (header::ALLOW, methods),
+            Self::UnsupportedMediaType => {
+                (header::ACCEPT, HeaderValue::from_static("application/json"))
             }
-        }
+            Self::UnsupportedEncoding => (
+                header::ACCEPT_ENCODING,
+                HeaderValue::from_static("identity"),
+            ),
+            // What is left of the body would be taken for the next request.
+            Self::BodyTooLarge | Self::TooSlow => {
+                (header::CONNECTION, HeaderValue::from_static("close"))
+            }
+            _ => return,
+        };
+        headers.insert(name, value);
     }
 }
 
-fn plain(http: StatusCode, code: Code, message: &str) -> Response {
-    respond(
-        http,
-        &json!({ "code": code as i32, "message": message, "details": [] }),
-    )
-}
-
-fn with_reason(http: StatusCode, code: Code, reason: &str, message: &str) -> Response {
-    respond(http, &to_json(&fault::status(code, reason, message)))
+/// `Allow`: `HEAD` wherever `GET` is, and `OPTIONS` everywhere.
+pub(crate) fn allow(methods: &[String]) -> HeaderValue {
+    let mut all: Vec<&str> = methods.iter().map(String::as_str).collect();
+    if let Some(get) = all.iter().position(|m| *m == "GET") {
+        all.insert(get + 1, "HEAD");
+    }
+    all.push("OPTIONS");
+    HeaderValue::try_from(all.join(", ")).expect("methods are tokens")
 }
 
 fn respond(http: StatusCode, body: &Value) -> Response {
@@ -114,23 +178,8 @@ pub(crate) fn http_status(code: Code) -> StatusCode {
     }
 }
 
-pub(crate) fn from_status(status: &Status) -> Response {
-    let mut response = respond(http_status(status.code()), &to_json(status));
-    let headers = response.headers_mut();
-    if status.code() == Code::Unauthenticated {
-        let challenge = HeaderValue::from_static("Bearer error=\"invalid_token\"");
-        headers.insert(header::WWW_AUTHENTICATE, challenge);
-    }
-    if let Some(delay) = status.get_details_retry_info().and_then(|r| r.retry_delay) {
-        let seconds = delay.as_secs_f64().ceil().max(1.0) as u64;
-        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-    }
-    copy_limits(status.metadata().clone().into_headers(), headers);
-    response
-}
-
 /// The services' limit headers, which they send to the gateway only.
-pub(crate) fn copy_limits(from: HeaderMap, to: &mut HeaderMap) {
+pub(crate) fn copy_limits(from: &HeaderMap, to: &mut HeaderMap) {
     for name in [
         "x-ratelimit-limit",
         "x-ratelimit-remaining",
@@ -144,6 +193,7 @@ pub(crate) fn copy_limits(from: HeaderMap, to: &mut HeaderMap) {
 
 /// The whole status with its details, each with its type.
 pub(crate) fn to_json(status: &Status) -> Value {
+    let status = &fault::explained(status.clone());
     details(status).unwrap_or_else(
         || json!({ "code": status.code() as i32, "message": status.message(), "details": [] }),
     )
@@ -163,4 +213,46 @@ fn details(status: &Status) -> Option<Value> {
 
 pub(crate) fn bad_request(field: &str, problem: &str) -> Refusal {
     Refusal::Status(fault::invalid_field(field, problem))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_refusal_has_a_reason() {
+        for refusal in [
+            Refusal::Status(Status::unknown("x")),
+            Refusal::NotFound,
+            Refusal::MethodNotAllowed(allow(&[])),
+            Refusal::UnsupportedMediaType,
+            Refusal::UnsupportedEncoding,
+            Refusal::BodyTooLarge,
+            Refusal::TooSlow,
+            Refusal::PathTooLong,
+            Refusal::HeadersTooLarge,
+            Refusal::Broken("x"),
+        ] {
+            let (http, status) = refusal.status();
+            assert!(http.is_client_error() || http.is_server_error());
+            let body = to_json(&status);
+            let reason = body["details"][0]["reason"].as_str();
+            assert!(reason.is_some_and(|r| !r.is_empty()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_broken_rule_is_our_fault() {
+        let (http, status) = Refusal::Broken("x").status();
+        assert_eq!(http, StatusCode::INTERNAL_SERVER_ERROR);
+        assert_eq!(fault::reason(&status).as_deref(), Some("INTERNAL"));
+    }
+
+    #[test]
+    fn head_is_allowed_where_get_is() {
+        let methods =
+            |all: &[&str]| allow(&all.iter().map(|m| (*m).to_owned()).collect::<Vec<_>>());
+        assert_eq!(methods(&["GET", "PUT"]), "GET, HEAD, PUT, OPTIONS");
+        assert_eq!(methods(&["POST"]), "POST, OPTIONS");
+    }
 }

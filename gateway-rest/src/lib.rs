@@ -5,9 +5,11 @@
 //! it calls checks it. Its own identity only says that it is the gateway.
 
 mod backend;
+mod challenge;
 mod documents;
 mod error;
 pub mod forwarded;
+mod json;
 mod listen;
 mod openapi;
 mod server;

@@ -1,6 +1,6 @@
 //! The gateway's listener: connections, and who is behind each request.
 
-use crate::{Gateway, error, forwarded};
+use crate::{Gateway, error, forwarded, server};
 use axum::body::Body;
 use bytes::Bytes;
 use http::{Request, StatusCode};
@@ -48,7 +48,8 @@ impl Listening {
         let http = Http1 {
             metrics,
             times: times.clone(),
-            max_head_bytes: settings.max_header_bytes,
+            // Room for what `server` refuses in words: headers somewhat too large, a path too long.
+            max_head_bytes: 2 * settings.max_header_bytes + server::MAX_PATH,
             max: settings.max_connections,
             by_address: settings.max_connections_by_address,
             proxies: proxies.clone(),

@@ -3,7 +3,10 @@
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeSet;
-use tars_proto::table::{AuditLevel, Body, Method, MethodTable, Principal, Route};
+use tars_proto::{
+    table::{AuditLevel, Body, Method, MethodTable, Principal, Route},
+    validate::MAX_STRUCT_DEPTH,
+};
 
 pub(crate) fn document(table: &MethodTable) -> Value {
     let mut schemas = Schemas::default();
@@ -17,7 +20,11 @@ pub(crate) fn document(table: &MethodTable) -> Value {
     }
     json!({
         "openapi": "3.1.0",
-        "info": { "title": "TARS", "version": env!("CARGO_PKG_VERSION") },
+        "info": {
+            "title": "TARS",
+            "version": env!("CARGO_PKG_VERSION"),
+            "description": description(),
+        },
         "paths": paths,
         "components": {
             "schemas": schemas.done,
@@ -27,6 +34,19 @@ pub(crate) fn document(table: &MethodTable) -> Value {
             },
         },
     })
+}
+
+/// What holds for every operation.
+fn description() -> String {
+    format!(
+        "JSON follows the proto3 mapping, with field names as in the protos (lowerCamelCase is read \
+         as well). Bodies are read strictly: a name that is given twice, in whatever spelling, or \
+         that the message does not have, is refused on every level; null is absence. What a path \
+         gives, the body and the query may repeat with an equal value. Values in a \
+         google.protobuf.Struct nest at most {MAX_STRUCT_DEPTH} deep, and integers there must lie \
+         within 2^53; what a field cannot hold exactly is refused. HEAD is answered where GET is, \
+         and OPTIONS with Allow. Every answer has x-trace-id, and every error an ErrorInfo."
+    )
 }
 
 fn operation(method: &Method, route: &Route, schemas: &mut Schemas) -> Value {

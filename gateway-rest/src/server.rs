@@ -2,42 +2,63 @@
 
 use crate::{
     Backends, Documents,
-    error::{self, Refusal},
+    challenge::Sent,
+    documents::{self, Document},
+    error::{self, Refusal, allow},
     listen::Client,
+    openapi,
     stream::{self, Format},
     transcode::{self, Target},
 };
 use axum::{
-    Json, Router,
+    Router,
+    body::{Body, HttpBody},
     extract::{Extension, State},
     response::{IntoResponse, Response},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Request, StatusCode, header, uri::PathAndQuery};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
+    uri::PathAndQuery,
+};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::{net::IpAddr, sync::Arc};
 use tars_interceptors::{contract, trace::CLIENT_ADDR};
-use tars_proto::{
-    route::{Binding, Found, Router as Routes},
-    table::MethodTable,
-};
+use tars_proto::route::{Binding, Found, Router as Routes, Template};
 use tars_runtime::{
     config::Gateway as Settings,
     listen::TooSlow,
-    trace::{Entry, Parent, Span, Tracer},
+    trace::{Entry, Parent, Span, TraceContext, Tracer},
 };
 use tonic::metadata::MetadataMap;
+
+/// A path with its query; our longest parameters together take a tenth of it.
+pub(crate) const MAX_PATH: usize = 8 << 10;
 
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
 
 struct Inner {
     backends: Backends,
-    routes: Routes<Target>,
-    table: &'static MethodTable,
+    routes: Routes<Endpoint>,
+    documents: Documents,
+    openapi: Bytes,
     settings: Settings,
     tracer: Tracer,
-    documents: Documents,
+}
+
+/// What a path leads to.
+#[derive(Debug, Clone)]
+enum Endpoint {
+    Call(Target),
+    Document(Document),
+}
+
+/// What a request asks for.
+enum Asked {
+    Call(Target, Vec<Binding>),
+    Document(Document),
+    Methods(HeaderValue),
 }
 
 impl Gateway {
@@ -50,66 +71,55 @@ impl Gateway {
     ) -> Result<Self, String> {
         let table = contract().map_err(ToString::to_string)?;
         let mut routes = Routes::default();
+        let mut add = |method: &str, template: Template, endpoint| {
+            let added = routes.insert(method, template, endpoint);
+            added.map_err(|taken| format!("{taken} is routed twice"))
+        };
+        for document in Document::ALL {
+            let template = Template::parse(document.path()).map_err(|e| e.to_string())?;
+            add("GET", template, Endpoint::Document(document))?;
+        }
         for method in table.iter() {
             for route in &method.routes {
-                routes
-                    .insert(
-                        &route.method,
-                        route.template.clone(),
-                        Target { method, route },
-                    )
-                    .map_err(|taken| format!("{taken} is routed twice"))?;
+                let target = Endpoint::Call(Target { method, route });
+                add(&route.method, route.template.clone(), target)?;
             }
         }
         Ok(Self(Arc::new(Inner {
             backends,
             routes,
-            table,
+            documents,
+            openapi: openapi::document(table).to_string().into(),
             settings,
             tracer,
-            documents,
         })))
     }
 
     pub(crate) fn router(self) -> Router {
-        self.0
-            .documents
-            .clone()
-            .router(self.0.table)
-            .fallback(handle)
-            .with_state(self)
+        Router::new().fallback(handle).with_state(self)
     }
 }
 
 async fn handle(
     State(gateway): State<Gateway>,
     Extension(Client(client)): Extension<Client>,
-    request: Request<axum::body::Body>,
+    request: Request<Body>,
 ) -> Response {
-    let path = request.uri().path().to_owned();
     let inner = &gateway.0;
-    let (target, bindings) = match inner.routes.find(request.method().as_str(), &path) {
-        Found::Route(target, bindings) => (target.clone(), bindings),
-        Found::OtherMethods(allowed) => {
-            return secured(Refusal::MethodNotAllowed(allowed).into_response());
-        }
-        Found::BadPath => {
-            return secured(error::bad_request("", "the path has a broken escape").into_response());
-        }
-        Found::Nothing => return secured(Refusal::NotFound.into_response()),
-    };
-    let mut span = inner.start_span(&target, request.headers(), &path, client);
+    let (parts, body) = request.into_parts();
+    let (sent, head) = (Sent::of(&parts.headers), parts.method == Method::HEAD);
+    let asked = inner.find(&parts);
+    let mut span = inner.start_span(&asked, &parts, client);
     let trace = span.context();
-    let work = inner.transcode(&target, &bindings, client, request);
-    let mut response = match span.scope().run(work).await {
-        Ok(response) => response,
-        Err(refusal) => refusal.into_response(),
-    };
+    let work = inner.answer(asked, client, parts, body);
+    let answer = span.scope().run(work).await;
+    let response = answer.unwrap_or_else(|refusal| refusal.answer(sent));
     finish_span(&mut span, response.status());
-    if let Ok(id) = HeaderValue::try_from(trace.trace_id_hex()) {
-        response.headers_mut().insert("x-trace-id", id);
+    let mut response = with_headers(response, trace);
+    if head {
+        response = without_body(response);
     }
-    secured(response.map(|body| stream::spanned(body, span)))
+    response.map(|body| stream::spanned(body, span))
 }
 
 fn finish_span(span: &mut Span, status: StatusCode) {
@@ -120,33 +130,100 @@ fn finish_span(span: &mut Span, status: StatusCode) {
     }
 }
 
-fn secured(mut response: Response) -> Response {
+/// What every answer carries.
+fn with_headers(mut response: Response, trace: TraceContext) -> Response {
     let headers = response.headers_mut();
-    headers.insert(
-        header::X_CONTENT_TYPE_OPTIONS,
-        HeaderValue::from_static("nosniff"),
-    );
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
+    let id = HeaderValue::try_from(trace.trace_id_hex()).expect("an id is hexadecimal");
+    headers.insert("x-trace-id", id);
+    for (name, value) in [
+        (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+        (header::CACHE_CONTROL, "no-store"),
+        (header::X_FRAME_OPTIONS, "DENY"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 
+/// An answer to `HEAD`: what `GET` would have said, but for the body.
+fn without_body(response: Response) -> Response {
+    let (mut parts, body) = response.into_parts();
+    if let Some(length) = body.size_hint().exact() {
+        parts.headers.insert(header::CONTENT_LENGTH, length.into());
+    }
+    Response::from_parts(parts, Body::empty())
+}
+
 impl Inner {
+    fn find(&self, parts: &Parts) -> Result<Asked, Refusal> {
+        check_size(parts, self.settings.max_header_bytes)?;
+        let options = parts.method == Method::OPTIONS;
+        if options && parts.uri.path() == "*" {
+            let all = ["GET", "POST", "PUT", "DELETE"].map(str::to_owned);
+            return Ok(Asked::Methods(allow(&all)));
+        }
+        let method = match &parts.method {
+            head if head == Method::HEAD => "GET",
+            other => other.as_str(),
+        };
+        match self.routes.find(method, parts.uri.path()) {
+            Found::Route(Endpoint::Call(target), bindings) => {
+                Ok(Asked::Call(target.clone(), bindings))
+            }
+            Found::Route(Endpoint::Document(document), _) => Ok(Asked::Document(*document)),
+            Found::OtherMethods(methods) if options => Ok(Asked::Methods(allow(&methods))),
+            Found::OtherMethods(methods) => Err(Refusal::MethodNotAllowed(allow(&methods))),
+            Found::BadPath => Err(error::bad_request("", "the path has a broken escape")),
+            Found::Nothing => Err(Refusal::NotFound),
+        }
+    }
+
     /// An outside client's trace id is kept; whether the trace is sampled is decided here.
-    fn start_span(&self, target: &Target, headers: &HeaderMap, path: &str, client: IpAddr) -> Span {
-        let name = format!("{} {}", target.route.method, target.route.template);
+    fn start_span(&self, asked: &Result<Asked, Refusal>, parts: &Parts, client: IpAddr) -> Span {
+        let target = match asked {
+            Ok(Asked::Call(target, _)) => Some(target),
+            _ => None,
+        };
         let entry = Entry {
-            parent: Parent::read(headers),
+            parent: Parent::read(&parts.headers),
+            // What is no call of the contract has a trace id, and nobody wants to look at it.
+            infrastructure: target.is_none(),
             ..Entry::default()
         };
+        let name = target.map_or_else(
+            || "HTTP".to_owned(),
+            |t| format!("{} {}", t.route.method, t.route.template),
+        );
         let mut span = self.tracer.enter(name, entry);
-        if span.is_recording() {
-            span.set("http.request.method", target.route.method.clone());
+        if let (true, Some(target)) = (span.is_recording(), target) {
+            span.set("http.request.method", parts.method.to_string());
             span.set("http.route", target.route.template.to_string());
-            span.set("url.path", path.to_owned());
+            span.set("url.path", parts.uri.path().to_owned());
             span.set("client.address", client.to_string());
         }
         span
+    }
+
+    async fn answer(
+        &self,
+        asked: Result<Asked, Refusal>,
+        client: IpAddr,
+        parts: Parts,
+        body: Body,
+    ) -> Result<Response, Refusal> {
+        match asked? {
+            Asked::Call(target, bindings) => {
+                self.transcode(&target, &bindings, client, parts, body)
+                    .await
+            }
+            Asked::Document(document) => {
+                let shown = self.documents.show(document, Client(client), &self.openapi);
+                Ok(shown.await?)
+            }
+            Asked::Methods(allowed) => {
+                Ok((StatusCode::NO_CONTENT, [(header::ALLOW, allowed)]).into_response())
+            }
+        }
     }
 
     async fn transcode(
@@ -154,53 +231,75 @@ impl Inner {
         target: &Target,
         bindings: &[Binding],
         client: IpAddr,
-        request: Request<axum::body::Body>,
+        parts: Parts,
+        body: Body,
     ) -> Result<Response, Refusal> {
-        let (parts, body) = request.into_parts();
+        let method = target.method;
         let body = self.read(body).await?;
         transcode::check_content_type(&parts.headers, &body)?;
-        let last = if target.method.server_streaming {
-            text(&parts.headers, "last-event-id")
-        } else {
-            None
+        let last = match single(&parts.headers, "last-event-id")? {
+            Some(id) if method.server_streaming => Some(id),
+            _ => None,
         };
         let query = parts.uri.query().unwrap_or_default();
         let message = transcode::request_bytes(target, bindings, query, &body, last)?;
         let mut call = tonic::Request::new(message);
         *call.metadata_mut() = metadata(&parts.headers, client)?;
-        let workload = target.method.workload().ok_or(Refusal::NotFound)?;
-        let path =
-            PathAndQuery::try_from(target.method.path.as_str()).map_err(|_| Refusal::NotFound)?;
-        if target.method.server_streaming {
-            let response = self.backends.stream(workload, path, call).await?;
-            let items = response.into_inner();
-            return Ok(stream::respond(
-                target.method,
-                items,
-                Format::asked_by(&parts.headers),
-            ));
+        let workload = method.workload();
+        let workload = workload.ok_or(Refusal::Broken("a method with a route has no service"))?;
+        let path = PathAndQuery::try_from(method.path.as_str())
+            .map_err(|_| Refusal::Broken("a method's name is no path"))?;
+        if method.server_streaming {
+            let items = self.backends.stream(workload, path, call).await?;
+            let format = Format::asked_by(&parts.headers);
+            return Ok(stream::respond(method, items.into_inner(), format));
         }
-        let response = self.backends.unary(workload, path, call).await?;
-        let limits = response.metadata().clone().into_headers();
-        let value = transcode::response_json(target.method, response.get_ref())?;
-        let mut response = Json(value).into_response();
-        error::copy_limits(limits, response.headers_mut());
+        let answer = self.backends.unary(workload, path, call).await?;
+        let message = transcode::response(method, answer.get_ref())?;
+        let json = transcode::to_json(&message)?;
+        let mut response = documents::json(StatusCode::OK, json.into());
+        let limits = answer.metadata().clone().into_headers();
+        error::copy_limits(&limits, response.headers_mut());
         Ok(response)
     }
 
-    async fn read(&self, body: axum::body::Body) -> Result<Bytes, Refusal> {
+    async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
         let limited = Limited::new(body, self.settings.max_body_bytes);
         match limited.collect().await {
             Ok(collected) => Ok(collected.to_bytes()),
-            Err(e) if e.is::<LengthLimitError>() => Err(Refusal::TooLarge),
+            Err(e) if e.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge),
             Err(e) if TooSlow::caused(&*e) => Err(Refusal::TooSlow),
             Err(_) => Err(error::bad_request("", "the body did not arrive whole")),
         }
     }
 }
 
-fn text<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
-    headers.get(name).and_then(|v| v.to_str().ok())
+/// The listener reads somewhat more than this, so that the refusal is ours and says what is wrong.
+fn check_size(parts: &Parts, max_headers: usize) -> Result<(), Refusal> {
+    let path = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
+    // Each field is written with ": " and a line's end.
+    let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
+    if path > MAX_PATH {
+        Err(Refusal::PathTooLong)
+    } else if parts.headers.iter().map(field).sum::<usize>() > max_headers {
+        Err(Refusal::HeadersTooLarge)
+    } else {
+        Ok(())
+    }
+}
+
+/// A header that may be there once: given twice, it could be read in two ways.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(error::bad_request(name, "is given twice"));
+    }
+    let text = first.map(|v| {
+        v.to_str()
+            .map_err(|_| error::bad_request(name, "must be ASCII"))
+    });
+    text.transpose()
 }
 
 /// What is passed on: the caller's credential, and where the caller is. Nothing else.
@@ -211,16 +310,19 @@ fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal>
             out.append(name.clone(), value.clone());
         }
     }
-    let address = HeaderValue::try_from(client.to_string()).map_err(|_| Refusal::NotFound)?;
+    let address = HeaderValue::try_from(client.to_string());
+    let address = address.map_err(|_| Refusal::Broken("an address is no header"))?;
     out.insert(HeaderName::from_static(CLIENT_ADDR), address);
-    if let Some(timeout) = text(headers, "x-request-timeout") {
-        let seconds = timeout
-            .parse::<u32>()
-            .map_err(|_| error::bad_request("X-Request-Timeout", "must be seconds"))?;
-        out.insert(
-            "grpc-timeout",
-            HeaderValue::try_from(format!("{seconds}S")).map_err(|_| Refusal::NotFound)?,
-        );
+    if let Some(timeout) = single(headers, "x-request-timeout")? {
+        let digits = timeout.bytes().all(|b| b.is_ascii_digit());
+        let seconds = timeout.parse::<u32>().ok().filter(|_| digits);
+        let seconds =
+            seconds.ok_or_else(|| error::bad_request("x-request-timeout", "must be seconds"))?;
+        // `grpc-timeout` has eight digits at most.
+        let value = format!("{}S", seconds.min(99_999_999));
+        let value = HeaderValue::try_from(value);
+        let value = value.map_err(|_| Refusal::Broken("a timeout is no header"))?;
+        out.insert("grpc-timeout", value);
     }
     Ok(MetadataMap::from_headers(out))
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, header};
 use http_body::{Frame, SizeHint};
-use serde_json::{Value, json};
+use serde_json::json;
 use std::{
     convert::Infallible,
     pin::Pin,
@@ -50,13 +50,11 @@ impl Format {
         })
     }
 
-    fn item(self, value: &Value) -> String {
-        match self {
-            Self::Events => match value.get("sequence").and_then(Value::as_str) {
-                Some(id) => format!("id: {id}\ndata: {value}\n\n"),
-                None => format!("data: {value}\n\n"),
-            },
-            Self::Lines => format!("{}\n", json!({ "result": value })),
+    fn item(self, json: &str, id: Option<u64>) -> String {
+        match (self, id) {
+            (Self::Events, Some(id)) => format!("id: {id}\ndata: {json}\n\n"),
+            (Self::Events, None) => format!("data: {json}\n\n"),
+            (Self::Lines, _) => format!("{{\"result\":{json}}}\n"),
         }
     }
 
@@ -132,14 +130,22 @@ fn chunks(
         let (text, more) = match tokio::time::timeout(HEARTBEAT, items.next()).await {
             Err(_) => (format.heartbeat().to_owned(), true),
             Ok(None) => return None,
-            Ok(Some(item)) => match item.and_then(|bytes| transcode::response_json(method, &bytes))
-            {
-                Ok(value) => (format.item(&value), true),
+            Ok(Some(item)) => match item.and_then(|bytes| one(method, &bytes, format)) {
+                Ok(text) => (text, true),
                 Err(status) => (format.error(&status), false),
             },
         };
         Some((Ok(Bytes::from(text)), more.then_some(items)))
     })
+}
+
+fn one(method: &Method, bytes: &[u8], format: Format) -> Result<String, Status> {
+    let message = transcode::response(method, bytes)?;
+    let id = message
+        .get_field_by_name("sequence")
+        .and_then(|v| v.as_u64());
+    let json = transcode::to_json(&message)?;
+    Ok(format.item(&String::from_utf8_lossy(&json), id))
 }
 
 #[cfg(test)]
@@ -148,11 +154,11 @@ mod tests {
 
     #[test]
     fn events_carry_their_number() {
-        let value = json!({ "sequence": "7", "x": "a\nb" });
+        let json = "{\"sequence\":\"7\",\"x\":\"a\\nb\"}";
         assert_eq!(
-            Format::Events.item(&value),
+            Format::Events.item(json, Some(7)),
             "id: 7\ndata: {\"sequence\":\"7\",\"x\":\"a\\nb\"}\n\n"
         );
-        assert_eq!(Format::Lines.item(&json!({})), "{\"result\":{}}\n");
+        assert_eq!(Format::Lines.item("{}", None), "{\"result\":{}}\n");
     }
 }

@@ -1,20 +1,23 @@
 //! From an HTTP request to a message, and back to JSON.
 //!
-//! Path and query are merged into the JSON of the body, which is then read strictly: unknown
-//! fields are refused by name. A field that the path binds cannot be changed by the body.
+//! The path gives its fields first. The query and the body may repeat what the path says, and
+//! nothing may contradict it or be given twice.
 
-use crate::error::{Refusal, bad_request};
+use crate::{
+    error::{Refusal, bad_request},
+    json::{self, Reader, Source},
+};
 use bytes::Bytes;
 use http::HeaderMap;
 use prost::Message;
 use prost_reflect::{
-    DeserializeOptions, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, SerializeOptions,
+    DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
 };
-use serde_json::{Map, Value};
 use tars_proto::{
     fault,
     route::Binding,
     table::{Body, Method, Route},
+    validate::Path,
 };
 use tonic::{Code, Status};
 
@@ -33,24 +36,27 @@ pub(crate) fn request_bytes(
     body: &[u8],
     last_event_id: Option<&str>,
 ) -> Result<Bytes, Refusal> {
-    let descriptor = target.method.input().ok_or(Refusal::NotFound)?;
-    let mut json = read_body(target, body)?;
-    if target.route.body != Body::Whole {
-        merge_query(&descriptor, &mut json, query)?;
-    } else if !query.is_empty() {
-        return Err(bad_request("", "this path takes no query parameters"));
-    }
+    let input = target.method.input();
+    let descriptor = input.ok_or(Refusal::Broken("a method with a route has no input"))?;
+    let mut message = DynamicMessage::new(descriptor);
+    let mut reader = Reader::default();
     for binding in bindings {
-        bind(&descriptor, &mut json, binding)?;
+        let fields = resolve(
+            &message.descriptor(),
+            binding.field.iter().map(String::as_str),
+        );
+        let fields = fields.ok_or(Refusal::Broken("a path binds a field that is not there"))?;
+        reader.put(&mut message, &fields, &binding.value, Source::Path);
     }
+    read_query(&mut reader, &mut message, target, query)?;
+    read_body(&mut reader, &mut message, target, body)?;
     if let Some(id) = last_event_id {
-        resume(&descriptor, &mut json, id)?;
+        resume(&mut message, id)?;
     }
-    let options = DeserializeOptions::new().deny_unknown_fields(true);
-    let message =
-        DynamicMessage::deserialize_with_options(descriptor, Value::Object(json), &options)
-            .map_err(|e| malformed(&e.to_string()))?;
-    Ok(message.encode_to_vec().into())
+    match reader.finish() {
+        Some(status) => Err(status.into()),
+        None => Ok(message.encode_to_vec().into()),
+    }
 }
 
 fn malformed(problem: &str) -> Refusal {
@@ -61,34 +67,53 @@ fn malformed(problem: &str) -> Refusal {
     ))
 }
 
-fn read_body(target: &Target, body: &[u8]) -> Result<Map<String, Value>, Refusal> {
-    let parse = || serde_json::from_slice::<Value>(body).map_err(|e| malformed(&e.to_string()));
+fn read_body(
+    reader: &mut Reader,
+    message: &mut DynamicMessage,
+    target: &Target,
+    body: &[u8],
+) -> Result<(), Refusal> {
+    let parse = || json::parse(body).map_err(|e| malformed(&format!("the body is not JSON: {e}")));
     match &target.route.body {
-        Body::None if body.is_empty() => Ok(Map::new()),
-        Body::None => Err(bad_request("", "this method takes no body")),
-        Body::Whole if body.is_empty() => Ok(Map::new()),
+        Body::None if body.is_empty() => {}
+        Body::None => return Err(bad_request("", "this method takes no body")),
+        Body::Whole if body.is_empty() => {}
         Body::Whole => match parse()? {
-            Value::Object(object) => Ok(object),
-            _ => Err(malformed("the body must be a JSON object")),
+            object if object.get().starts_with('{') => reader.fill(message, object, &Path::ROOT),
+            _ => return Err(malformed("the body must be a JSON object")),
         },
-        Body::Field(name) => Ok([(name.clone(), parse()?)].into_iter().collect()),
+        Body::Field(name) => {
+            let field = message.descriptor().get_field_by_name(name);
+            let field = field.ok_or(Refusal::Broken("the body fills a field that is not there"))?;
+            reader.member(message, &field, parse()?, &Path::ROOT.field(name));
+        }
     }
+    Ok(())
 }
 
-fn merge_query(
-    descriptor: &MessageDescriptor,
-    json: &mut Map<String, Value>,
+fn read_query(
+    reader: &mut Reader,
+    message: &mut DynamicMessage,
+    target: &Target,
     query: &str,
 ) -> Result<(), Refusal> {
+    if target.route.body == Body::Whole && !query.is_empty() {
+        return Err(bad_request("", "this path takes no query parameters"));
+    }
     for pair in query.split('&').filter(|p| !p.is_empty()) {
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let name =
-            unescape(name).ok_or_else(|| bad_request("", "the query has a broken escape"))?;
-        let value = unescape(value).ok_or_else(|| bad_request(&name, "has a broken escape"))?;
-        let path: Vec<String> = name.split('.').map(str::to_owned).collect();
-        let field = resolve(descriptor, &path)
-            .ok_or_else(|| bad_request(&name, "is no parameter of this path"))?;
-        put(json, descriptor, &path, &field, &value, false)?;
+        let Some(name) = unescape(name) else {
+            return Err(bad_request("", "the query has a broken escape"));
+        };
+        let at = Path::ROOT.field(&name);
+        let Some(fields) = resolve(&message.descriptor(), name.split('.')) else {
+            reader.refuse(&at, "is no parameter of this path");
+            continue;
+        };
+        match unescape(value) {
+            Some(value) => reader.put(message, &fields, &value, Source::Query),
+            None => reader.refuse(&at, "has a broken escape"),
+        }
     }
     Ok(())
 }
@@ -113,157 +138,91 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-fn resolve(descriptor: &MessageDescriptor, path: &[String]) -> Option<FieldDescriptor> {
-    let (first, rest) = path.split_first()?;
-    let field = descriptor.get_field_by_name(first)?;
-    if rest.is_empty() {
-        return Some(field).filter(|f| !f.is_map() && is_leaf(f));
-    }
-    match field.kind() {
-        Kind::Message(inner) if !field.is_list() && !field.is_map() => resolve(&inner, rest),
-        _ => None,
-    }
-}
-
-/// A value that fits into a path or a query: scalars, enums, and times.
-fn is_leaf(field: &FieldDescriptor) -> bool {
-    match field.kind() {
-        Kind::Message(m) => {
-            let name = m.full_name();
-            matches!(
-                name,
-                "google.protobuf.Timestamp"
-                    | "google.protobuf.Duration"
-                    | "google.protobuf.FieldMask"
-            )
-        }
-        _ => true,
-    }
-}
-
-fn leaf(field: &FieldDescriptor, text: &str) -> Result<Value, Refusal> {
-    match (field.kind(), text) {
-        (Kind::Bool, "true") => Ok(Value::Bool(true)),
-        (Kind::Bool, "false") => Ok(Value::Bool(false)),
-        (Kind::Bool, _) => Err(bad_request(field.name(), "must be true or false")),
-        _ => Ok(Value::String(text.to_owned())),
-    }
-}
-
-fn bind(
+/// The fields that a path of names goes through, if it ends at one that a text can give.
+fn resolve<'a>(
     descriptor: &MessageDescriptor,
-    json: &mut Map<String, Value>,
-    binding: &Binding,
-) -> Result<(), Refusal> {
-    let field = resolve(descriptor, &binding.field).ok_or(Refusal::NotFound)?;
-    put(
-        json,
-        descriptor,
-        &binding.field,
-        &field,
-        &binding.value,
-        true,
-    )
-}
-
-/// Puts a value at a path of fields. `fixed` values come from the path: whatever else gives the
-/// field must give the same.
-fn put(
-    json: &mut Map<String, Value>,
-    descriptor: &MessageDescriptor,
-    path: &[String],
-    field: &FieldDescriptor,
-    text: &str,
-    fixed: bool,
-) -> Result<(), Refusal> {
-    let (first, rest) = path.split_first().ok_or(Refusal::NotFound)?;
-    let here = descriptor
-        .get_field_by_name(first)
-        .ok_or(Refusal::NotFound)?;
-    let name = here.name().to_owned();
-    if here.json_name() != name
-        && let Some(given) = json.remove(here.json_name())
-    {
-        json.entry(name.clone()).or_insert(given);
-    }
-    if !rest.is_empty() {
-        let Kind::Message(inner) = here.kind() else {
-            return Err(Refusal::NotFound);
+    mut names: impl Iterator<Item = &'a str>,
+) -> Option<Vec<FieldDescriptor>> {
+    let first = json::named(descriptor, names.next()?)?;
+    let (mut fields, mut last) = (Vec::new(), first);
+    for name in names {
+        let inner = match last.kind() {
+            Kind::Message(inner) if !last.is_list() && !last.is_map() => inner,
+            _ => return None,
         };
-        let entry = json
-            .entry(name.clone())
-            .or_insert_with(|| Value::Object(Map::new()));
-        let Value::Object(object) = entry else {
-            return Err(bad_request(&name, "must be an object"));
-        };
-        return put(object, &inner, rest, field, text, fixed);
+        fields.push(std::mem::replace(&mut last, json::named(&inner, name)?));
     }
-    let value = leaf(field, text)?;
-    match json.get_mut(&name) {
-        None if field.is_list() => drop(json.insert(name, Value::Array(vec![value]))),
-        Some(Value::Array(list)) if field.is_list() && !fixed => list.push(value),
-        None => drop(json.insert(name, value)),
-        Some(given) if same(given, &value) => {}
-        Some(_) => return Err(bad_request(&name, "is given twice")),
-    }
-    Ok(())
+    let leaf = json::fits_text(&last);
+    fields.push(last);
+    leaf.then_some(fields)
 }
 
-fn same(given: &Value, value: &Value) -> bool {
-    given == value || value.as_str().is_some_and(|text| *given == text)
-}
-
-/// `Last-Event-ID` is the number of the last event seen.
-fn resume(
-    descriptor: &MessageDescriptor,
-    json: &mut Map<String, Value>,
-    id: &str,
-) -> Result<(), Refusal> {
-    let known = descriptor.get_field_by_name("after_sequence").is_some();
+/// `Last-Event-ID` is the number of the last event seen. A browser that reconnects sends it beside
+/// the address that it began with, so that it is the later word and wins over `after_sequence`.
+fn resume(message: &mut DynamicMessage, id: &str) -> Result<(), Refusal> {
     let number: u64 = id
         .parse()
         .map_err(|_| bad_request("Last-Event-ID", "must be the number of an event"))?;
-    if known {
-        json.insert(
-            "after_sequence".to_owned(),
-            Value::String(number.to_string()),
-        );
+    if let Some(field) = message.descriptor().get_field_by_name("after_sequence") {
+        message.set_field(&field, Value::U64(number));
     }
     Ok(())
 }
 
-/// A response message as JSON, with field names as in the protos.
-pub(crate) fn response_json(method: &Method, bytes: &[u8]) -> Result<Value, Status> {
+/// What a service answered.
+pub(crate) fn response(method: &Method, bytes: &[u8]) -> Result<DynamicMessage, Status> {
     let descriptor = method
         .descriptor
         .as_ref()
-        .map(prost_reflect::MethodDescriptor::output);
-    let descriptor = descriptor.ok_or_else(|| Status::internal("the method has no descriptor"))?;
-    let message = DynamicMessage::decode(descriptor, bytes)
-        .map_err(|e| Status::internal(format!("the service answered with something else: {e}")))?;
-    let options = SerializeOptions::new()
-        .use_proto_field_name(true)
-        .skip_default_fields(false);
-    message
-        .serialize_with_options(serde_json::value::Serializer, &options)
-        .map_err(|e| Status::internal(format!("the answer has no JSON form: {e}")))
+        .ok_or_else(|| broken("no descriptor"))?;
+    DynamicMessage::decode(descriptor.output(), bytes).map_err(|e| broken(&e.to_string()))
 }
 
-/// Whether a body that is there says that it is JSON.
+/// An answer as JSON.
+pub(crate) fn to_json(message: &DynamicMessage) -> Result<Vec<u8>, Status> {
+    json::write(message).map_err(|e| broken(&e.to_string()))
+}
+
+fn broken(problem: &str) -> Status {
+    tracing::error!(problem, "an answer cannot be passed on");
+    let message = "the service's answer cannot be passed on";
+    fault::status(Code::Internal, "INTERNAL", message)
+}
+
+/// Whether a body that is there says, once, that it is JSON in UTF-8 as it stands.
 pub(crate) fn check_content_type(headers: &HeaderMap, body: &[u8]) -> Result<(), Refusal> {
     if body.is_empty() {
         return Ok(());
     }
-    let kind = headers
-        .get(http::header::CONTENT_TYPE)
-        .and_then(|v| v.to_str().ok())
-        .unwrap_or_default();
-    let essence = kind.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(Refusal::UnsupportedMediaType)
+    let coded = headers.get_all(http::header::CONTENT_ENCODING).iter();
+    if coded
+        .into_iter()
+        .any(|v| !v.as_bytes().eq_ignore_ascii_case(b"identity"))
+    {
+        return Err(Refusal::UnsupportedEncoding);
     }
+    let mut kinds = headers.get_all(http::header::CONTENT_TYPE).iter();
+    match (kinds.next().and_then(|v| v.to_str().ok()), kinds.next()) {
+        (Some(kind), None) if is_json(kind) => Ok(()),
+        _ => Err(Refusal::UnsupportedMediaType),
+    }
+}
+
+/// JSON has no charset but UTF-8, which it may name.
+fn is_json(kind: &str) -> bool {
+    let mut parts = kind.split(';').map(str::trim);
+    let essence = parts.next().unwrap_or_default();
+    let charset = |part: &str| {
+        let (name, value) = part.split_once('=')?;
+        let value = value.trim().trim_matches('"');
+        name.trim()
+            .eq_ignore_ascii_case("charset")
+            .then(|| value.to_owned())
+    };
+    essence.eq_ignore_ascii_case("application/json")
+        && parts
+            .filter_map(charset)
+            .all(|c| c.eq_ignore_ascii_case("utf-8"))
 }
 
 #[cfg(test)]
@@ -286,10 +245,10 @@ mod tests {
         }
     }
 
-    fn decode(target: &Target, bytes: &Bytes) -> Value {
+    fn decode(target: &Target, bytes: &Bytes) -> serde_json::Value {
         let message =
             DynamicMessage::decode(target.method.input().unwrap(), bytes.clone()).unwrap();
-        let options = SerializeOptions::new().use_proto_field_name(true);
+        let options = prost_reflect::SerializeOptions::new().use_proto_field_name(true);
         message
             .serialize_with_options(serde_json::value::Serializer, &options)
             .unwrap()
@@ -372,11 +331,78 @@ mod tests {
         );
     }
 
+    const TELL: &str = "/tars.automl.v1.StudyService/TellTrial";
+
     #[test]
     fn a_field_bound_by_the_path_may_be_repeated_the_same() {
-        let t = target(RELOAD);
-        let path = [binding("agent_id", "policy")];
-        assert!(request_bytes(&t, &path, "", br#"{"agent_id":"policy"}"#, None).is_ok());
+        let study = "018f0000-0000-7000-8000-000000000000";
+        let path = [binding("study_id", study), binding("number", "0")];
+        for same in ["0", "0.0", "\"0\"", "0e3", "-0", "null"] {
+            let body = format!(r#"{{"number":{same},"state":"TRIAL_STATE_FAILED"}}"#);
+            let read = request_bytes(&target(TELL), &path, "", body.as_bytes(), None);
+            assert!(read.is_ok(), "{same}: {read:?}");
+        }
+        for other in ["1", "\"1\"", "-1", "\"\"", "false", "[]", "0.5"] {
+            let body = format!(r#"{{"number":{other},"state":"TRIAL_STATE_FAILED"}}"#);
+            let fields = fields_at_fault(request_bytes(
+                &target(TELL),
+                &path,
+                "",
+                body.as_bytes(),
+                None,
+            ));
+            assert_eq!(fields, ["number"], "{other}");
+        }
+        let five = [binding("study_id", study), binding("number", "5")];
+        let body = br#"{"number":0,"state":4}"#;
+        let fields = fields_at_fault(request_bytes(&target(TELL), &five, "", body, None));
+        assert_eq!(
+            fields,
+            ["number"],
+            "the default is a value when it is given"
+        );
+    }
+
+    #[test]
+    fn a_query_may_repeat_the_path_and_nothing_else() {
+        const EVENTS: &str = "/tars.automl.v1.StudyService/WatchStudy";
+        let study = "018f0000-0000-7000-8000-000000000000";
+        let path = [binding("study_id", study)];
+        for good in [
+            "after_sequence=3",
+            "afterSequence=3",
+            &format!("study_id={study}"),
+            "after_sequence=18446744073709551615",
+        ] {
+            let read = request_bytes(&target(EVENTS), &path, good, b"", None);
+            assert!(read.is_ok(), "{good}: {read:?}");
+        }
+        for bad in [
+            "after_sequence=3&after_sequence=3",
+            "after_sequence=3&afterSequence=4",
+            "study_id=018f0000-0000-7000-8000-000000000001",
+            "studyId=018f0000-0000-7000-8000-000000000001",
+            "after_sequence=+3",
+            "after_sequence=",
+            "after_sequence=18446744073709551616",
+            "study_id.x=1",
+        ] {
+            let read = request_bytes(&target(EVENTS), &path, bad, b"", None);
+            assert!(read.is_err(), "{bad}");
+        }
+    }
+
+    fn fields_at_fault(read: Result<Bytes, Refusal>) -> Vec<String> {
+        use tonic_types::StatusExt;
+        let Err(Refusal::Status(status)) = read else {
+            panic!("not refused: {read:?}");
+        };
+        let details = status.get_details_bad_request().expect("fields");
+        details
+            .field_violations
+            .into_iter()
+            .map(|v| v.field)
+            .collect()
     }
 
     #[test]
@@ -389,7 +415,29 @@ mod tests {
         assert!(
             with("application/json").is_ok() && with("Application/JSON; charset=utf-8").is_ok()
         );
-        assert!(with("text/plain").is_err() && with("application/x-www-form-urlencoded").is_err());
+        assert!(with("application/json;charset=\"UTF-8\"").is_ok());
+        for bad in [
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "application/json; charset=utf-16",
+            "application/jsonp",
+            "",
+        ] {
+            assert!(with(bad).is_err(), "{bad}");
+        }
         assert!(check_content_type(&HeaderMap::new(), b"{}").is_err());
+        let mut two = HeaderMap::new();
+        for kind in ["application/json", "text/plain"] {
+            two.append(http::header::CONTENT_TYPE, kind.parse().unwrap());
+        }
+        assert!(check_content_type(&two, b"{}").is_err());
+        let mut packed = HeaderMap::new();
+        packed.insert(
+            http::header::CONTENT_TYPE,
+            "application/json".parse().unwrap(),
+        );
+        packed.insert(http::header::CONTENT_ENCODING, "gzip".parse().unwrap());
+        let refused = check_content_type(&packed, b"{}");
+        assert!(matches!(refused, Err(Refusal::UnsupportedEncoding)));
     }
 }

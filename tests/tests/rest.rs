@@ -11,6 +11,13 @@ use tars_interceptors::contract;
 use tars_tests::{TestMesh, reason};
 use tokio::net::TcpStream;
 
+#[path = "rest/numbers.rs"]
+mod numbers;
+#[path = "rest/semantics.rs"]
+mod semantics;
+#[path = "rest/strict.rs"]
+mod strict;
+
 struct Http {
     host: String,
     token: String,
@@ -119,7 +126,7 @@ async fn http_says_what_http_says() {
     let wrong_method = http.json("DELETE", "/auth/login", "").await;
     assert_eq!(
         (wrong_method.status, wrong_method.header("allow")),
-        (StatusCode::METHOD_NOT_ALLOWED, "POST")
+        (StatusCode::METHOD_NOT_ALLOWED, "POST, OPTIONS")
     );
     let overridden = http
         .raw(
