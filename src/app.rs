@@ -9,11 +9,13 @@ pub(crate) mod policy;
 mod process;
 mod ready;
 mod services;
+mod standing;
 mod watch;
 
 pub use process::{Origin, Process, StartError};
-pub(crate) use process::{ca_dir, open_authority};
+pub(crate) use process::{ca_bundle, ca_dir, open_authority};
 pub use ready::Ready;
+pub(crate) use standing::CERTIFICATE;
 
 use crate::app::services::{Endpoints, Service};
 use std::{
@@ -141,6 +143,8 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
             .clone()
             .watch(metrics.clone(), process.clock().clone()),
     );
+    services::say_serving("admin", &admin);
+    services::say_serving("observe", &observe);
     let options = ports::PortOptions {
         metrics: process.listener_metrics.clone(),
         times: process.config().timeouts.clone(),
@@ -287,6 +291,7 @@ fn operator_identity(process: &Process) -> Result<IdentityFiles, StartError> {
     let id =
         SpiffeId::new(&config.trust.domain, "/user/operator").map_err(StartError::TrustDomain)?;
     let life = Duration::from_secs(config.certificates.operator_life_days * 86_400);
-    process.keep_files(tars_certs::ca::Request::new(id, life), &files)?;
+    let request = tars_certs::ca::Request::new(id, life).kept_by_authority();
+    process.keep_files(request, &files)?;
     Ok(files)
 }

@@ -5,6 +5,7 @@ mod certs;
 mod config;
 mod demo;
 mod login;
+mod mesh;
 mod output;
 mod policy;
 mod probe;
@@ -18,13 +19,14 @@ use crate::{
     rest::RestError,
 };
 use clap::{Args, Parser, Subcommand};
+use mesh::{Mesh, MeshArg, Named};
 use std::{
     io,
     path::{Path, PathBuf},
     process::ExitCode,
 };
 use tars_runtime::{
-    config::{Config, ConfigErrors, leaf},
+    config::{Config, ConfigErrors, Data, leaf},
     log,
 };
 use toml::{Table, Value};
@@ -70,6 +72,8 @@ enum Command {
     Certs(certs::Certs),
     /// Log in to a running mesh and keep the session.
     Login(login::Login),
+    /// End the session with a mesh, and forget it.
+    Logout(login::Logout),
     /// Print the session's access token, refreshed when it is due.
     Token(login::Token),
     /// List users, create, disable, enable them, change their roles.
@@ -149,6 +153,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Demo(demo) => demo.run(&global),
         Command::Certs(certs) => certs.run(&global),
         Command::Login(login) => login.run(&global),
+        Command::Logout(logout) => logout.run(&global),
         Command::Token(token) => token.run(&global),
         Command::Users(users) => users.run(&global),
         Command::Audit(audit) => audit.run(&global),
@@ -180,6 +185,19 @@ impl Global {
             std::env::vars(),
             flags,
         )?)
+    }
+
+    /// The mesh that a command means.
+    fn mesh(&self, arg: &MeshArg) -> Result<Mesh, CommandError> {
+        let config = self.load(Table::new())?;
+        let default = Data::default().dir;
+        let named = Named::new(
+            arg.gateway.as_deref(),
+            self.data_dir.as_deref(),
+            &config.data.dir,
+            &default,
+        )?;
+        Ok(Mesh::new(named, default))
     }
 
     /// Where the running mesh is.

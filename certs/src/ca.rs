@@ -2,17 +2,21 @@
 //! intermediates that sign leaves.
 //!
 //! Files in its directory: `ca.json` (which root is in what state, and every step that led there),
-//! `bundle.crt` (all roots that are trusted now), `join.key` (proves join tokens), and a folder a
-//! root: `root-N/root.crt`, `root.key`, `intermediate-*.crt`, `intermediate-*.key`. Without
+//! `bundle.crt` (all roots that are trusted now), `join.key` (proves join tokens), `issued/` (what
+//! Auth has not yet taken into its list), and a folder a root: `root-N/root.crt`, `root.key`, `intermediate-*.crt`, `intermediate-*.key`. Without
 //! `root.key` leaves are still issued until the newest intermediate ends.
 
 pub mod csr;
 mod generation;
+pub mod journal;
+mod leaf;
 mod profile;
 pub mod rotation;
 
-use crate::{CertName, KeyId, SpiffeId, identity::Parts, secret};
+use crate::{CertName, KeyId, Revocations, SpiffeId, peer::Verified, secret};
 use generation::Generation;
+use journal::{Entry, Journal};
+pub use leaf::{Issued, Request};
 use parking_lot::RwLock;
 use profile::serial;
 use rcgen::{
@@ -20,13 +24,11 @@ use rcgen::{
     SerialNumber,
 };
 use rotation::{Ledger, RootState, Step};
-use rustls::pki_types::{
-    CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
-};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer};
 use std::{
     fs, io,
-    net::IpAddr,
     path::{Path, PathBuf},
+    sync::OnceLock,
     time::Duration,
 };
 use tokio::sync::watch;
@@ -50,6 +52,8 @@ pub enum CaError {
     Expired,
     #[error("the certificate was issued for a key that is elsewhere")]
     NoKey,
+    #[error("{0} is revoked, and a revoked certificate is not renewed")]
+    Revoked(String),
     #[error(transparent)]
     Order(#[from] rotation::OrderError),
     #[error(transparent)]
@@ -68,63 +72,6 @@ impl Default for Lives {
         Self {
             root: DAY * 3650,
             intermediate: DAY * 30,
-        }
-    }
-}
-
-/// A leaf to issue.
-#[derive(Debug, Clone)]
-pub struct Request {
-    pub id: SpiffeId,
-    pub dns: Vec<String>,
-    pub ips: Vec<IpAddr>,
-    pub life: Duration,
-}
-
-impl Request {
-    pub fn new(id: SpiffeId, life: Duration) -> Self {
-        Self {
-            id,
-            dns: Vec::new(),
-            ips: Vec::new(),
-            life,
-        }
-    }
-
-    /// Names by which ordinary clients on this machine verify a server.
-    #[must_use]
-    pub fn with_local_names(mut self) -> Self {
-        self.dns.push("localhost".to_owned());
-        self.ips.extend([
-            [127, 0, 0, 1].into(),
-            IpAddr::from(std::net::Ipv6Addr::LOCALHOST),
-        ]);
-        self
-    }
-}
-
-/// A leaf with its chain, and its private key when it was made here.
-#[derive(Debug)]
-pub struct Issued {
-    /// The leaf, then the intermediate.
-    pub chain: Vec<CertificateDer<'static>>,
-    pub chain_pem: String,
-    pub key_pem: Option<Zeroizing<String>>,
-    pub name: CertName,
-    pub not_after: Duration,
-    key: Option<PrivateKeyDer<'static>>,
-}
-
-impl Issued {
-    /// For a leaf whose key was made here.
-    pub fn into_parts(self, roots: Vec<CertificateDer<'static>>) -> Parts {
-        Parts {
-            chain: self.chain,
-            key: self
-                .key
-                .unwrap_or_else(|| PrivatePkcs8KeyDer::from(Vec::new()).into()),
-            roots,
-            crls: Vec::new(),
         }
     }
 }
@@ -157,6 +104,9 @@ pub struct Authority {
     join_key: Zeroizing<Vec<u8>>,
     inner: RwLock<Inner>,
     changed: watch::Sender<u64>,
+    journal: Journal,
+    /// Who is cut off, where that is known: no renewal undoes it.
+    revocations: OnceLock<Revocations>,
 }
 
 impl Authority {
@@ -207,7 +157,10 @@ impl Authority {
             join_key: Zeroizing::new(join_key),
             changed: watch::Sender::new(ledger.version),
             inner: RwLock::new(Inner { ledger, roots }),
+            journal: Journal::new(dir),
+            revocations: OnceLock::new(),
         };
+        authority.journal.prune(now)?;
         authority.renew_intermediate_if_due(now)?;
         authority.save_bundle()?;
         Ok(authority)
@@ -246,7 +199,12 @@ impl Authority {
     }
 
     pub fn bundle_path(&self) -> PathBuf {
-        self.dir.join("bundle.crt")
+        Self::bundle_in(&self.dir)
+    }
+
+    /// Where the authority in a directory keeps its roots for others.
+    pub fn bundle_in(dir: &Path) -> PathBuf {
+        dir.join("bundle.crt")
     }
 
     /// Counts the steps of the roots.
@@ -277,10 +235,41 @@ impl Authority {
         inner.active().key
     }
 
+    /// Follows a deny-list from now on. The first one counts.
+    pub fn heed(&self, revocations: Revocations) {
+        self.revocations.get_or_init(|| revocations);
+    }
+
     /// Signs a leaf with a new key. Its life never exceeds the intermediate's.
     pub fn issue(&self, request: &Request, now: Duration) -> Result<Issued, CaError> {
+        self.issue_after(None, request, now)
+    }
+
+    /// The same, for a new key of the holder of `current`; refused when that is revoked.
+    pub fn renew(
+        &self,
+        current: &Verified,
+        request: &Request,
+        now: Duration,
+    ) -> Result<Issued, CaError> {
+        let leaf = &current.certificate;
+        let denied = self.revocations.get().is_some_and(|r| r.denies(current));
+        if denied || leaf.not_before < self.inner.read().ledger.earliest(&leaf.id) {
+            return Err(CaError::Revoked(leaf.to_string()));
+        }
+        self.issue_after(Some(current.name()), request, now)
+    }
+
+    fn issue_after(
+        &self,
+        renews: Option<&CertName>,
+        request: &Request,
+        now: Duration,
+    ) -> Result<Issued, CaError> {
         let key = KeyPair::generate()?;
         let mut issued = self.sign(&key, request, now)?;
+        let entry = Entry::new(&issued.name, request, (now, issued.not_after), renews);
+        self.journal.write(&entry)?;
         issued.key = Some(PrivatePkcs8KeyDer::from(key.serialize_der()).into());
         issued.key_pem = Some(key.serialize_pem().into());
         Ok(issued)
@@ -408,6 +397,16 @@ impl Authority {
         let inner = self.inner.read();
         let steps = inner.ledger.steps.iter();
         steps.filter(|s| s.version > version).cloned().collect()
+    }
+
+    /// What was issued with keys made here and is in no list yet, oldest first.
+    pub fn journal(&self) -> Result<Vec<Entry>, CaError> {
+        self.journal.entries()
+    }
+
+    /// The certificate with this serial is in a list now.
+    pub fn taken_up(&self, serial: &str) -> Result<(), CaError> {
+        self.journal.taken_up(serial)
     }
 
     fn save_bundle(&self) -> Result<(), CaError> {

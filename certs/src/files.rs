@@ -1,13 +1,15 @@
 //! An identity as mounted files, under the names that Kubernetes and cert-manager use.
 
 use crate::{
-    Identity, IdentityError,
+    Identity, IdentityError, Trust,
+    blocks::{self, Problem},
     ca::{CaError, Issued, file},
     identity::Parts,
-    secret,
+    secret, tls,
+    trust::RevocationList,
 };
 use rustls::{
-    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer},
     time_provider::TimeProvider,
 };
 use std::{
@@ -15,7 +17,9 @@ use std::{
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     sync::Arc,
+    time::Duration,
 };
+use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
 #[derive(Debug, Clone)]
@@ -65,15 +69,28 @@ impl IdentityFiles {
 
     /// Reads the files and checks them together.
     pub fn load(&self, time: &Arc<dyn TimeProvider>) -> Result<Identity, IdentityError> {
-        let key =
+        self.load_after(None, time)
+    }
+
+    /// The same, after another identity: a revocation list never goes back to an older one.
+    pub fn load_after(
+        &self,
+        current: Option<&Trust>,
+        time: &Arc<dyn TimeProvider>,
+    ) -> Result<Identity, IdentityError> {
+        let text =
             Zeroizing::new(secret::read(&self.key).map_err(|e| bad(&self.key, &e.to_string()))?);
-        let key = PrivateKeyDer::from_pem_slice(key.as_bytes())
-            .map_err(|e| bad(&self.key, &e.to_string()))?;
+        let key = private_key(text.as_bytes()).map_err(|e| bad(&self.key, &e))?;
+        let now = time.current_time().map_or(0, |t| t.as_secs());
+        let mut crls = self.revocation_lists()?;
+        if let Some(current) = current {
+            crls = current.newest_lists(crls, Duration::from_secs(now));
+        }
         let parts = Parts {
             chain: certificates(&self.cert)?,
             key,
             roots: certificates(&self.ca)?,
-            crls: self.revocation_lists()?,
+            crls,
         };
         Identity::new(parts, time)
     }
@@ -86,12 +103,7 @@ impl IdentityFiles {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(e) => return Err(bad(&self.crl, &e.to_string())),
         };
-        if !bytes.starts_with(b"-----") {
-            return Ok(vec![bytes.into()]);
-        }
-        CertificateRevocationListDer::pem_slice_iter(&bytes)
-            .collect::<Result<_, _>>()
-            .map_err(|e| bad(&self.crl, &e.to_string()))
+        lists_in(bytes).map_err(|e| bad(&self.crl, &e))
     }
 
     pub fn fingerprint(&self) -> Fingerprint {
@@ -129,16 +141,11 @@ impl IdentityPem {
     }
 
     pub fn load(&self, time: &Arc<dyn TimeProvider>) -> Result<Identity, IdentityError> {
-        let text = |e: rustls::pki_types::pem::Error| bad(Path::new("identity"), &e.to_string());
-        let certificates = |pem: &str| -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-            CertificateDer::pem_slice_iter(pem.as_bytes())
-                .collect::<Result<_, _>>()
-                .map_err(text)
-        };
+        let text = |e: String| bad(Path::new("identity"), &e);
         let parts = Parts {
-            chain: certificates(&self.chain)?,
-            key: PrivateKeyDer::from_pem_slice(self.key.as_bytes()).map_err(text)?,
-            roots: certificates(&self.roots)?,
+            chain: certificates_in(self.chain.as_bytes()).map_err(text)?,
+            key: private_key(self.key.as_bytes()).map_err(text)?,
+            roots: certificates_in(self.roots.as_bytes()).map_err(text)?,
             crls: Vec::new(),
         };
         Identity::new(parts, time)
@@ -159,13 +166,66 @@ fn bad(path: &Path, problem: &str) -> IdentityError {
 
 /// The certificates of a PEM file, at least one.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
-    let certs: Vec<_> = CertificateDer::pem_file_iter(path)
-        .and_then(Iterator::collect)
-        .map_err(|e| bad(path, &e.to_string()))?;
-    if certs.is_empty() {
-        return Err(bad(path, "holds no certificate"));
+    let bytes = fs::read(path).map_err(|e| bad(path, &e.to_string()))?;
+    certificates_in(&bytes).map_err(|e| bad(path, &e))
+}
+
+fn certificates_in(bytes: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
+    let blocks = blocks::parse(bytes).map_err(|e| e.to_string())?;
+    let certificates = blocks.iter().filter(|b| b.is("CERTIFICATE"));
+    let certificates: Vec<CertificateDer<'static>> = certificates
+        .map(|block| match is_certificate(&block.der) {
+            true => Ok(block.der.to_vec().into()),
+            false => Err(block.bad(Problem::NotACertificate).to_string()),
+        })
+        .collect::<Result<_, _>>()?;
+    if certificates.is_empty() {
+        return Err("holds no certificate (PEM, BEGIN CERTIFICATE)".to_owned());
     }
-    Ok(certs)
+    Ok(certificates)
+}
+
+fn is_certificate(der: &[u8]) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty())
+}
+
+/// The first private key, as OpenSSL takes it.
+fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
+    for block in blocks::parse(bytes).map_err(|e| e.to_string())? {
+        let Some(key) = block.private_key() else {
+            continue;
+        };
+        let usable = tls::provider()
+            .key_provider
+            .load_private_key(key.clone_key());
+        return match usable {
+            Ok(_) => Ok(key),
+            Err(_) => Err(block.bad(Problem::NotAKey).to_string()),
+        };
+    }
+    Err("holds no private key (PEM, BEGIN PRIVATE KEY)".to_owned())
+}
+
+/// Revocation lists in PEM, or one in DER, as authorities publish them.
+fn lists_in(bytes: Vec<u8>) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
+    if !blocks::is_pem(&bytes) {
+        return match RevocationList::parse(&bytes) {
+            Ok(_) => Ok(vec![bytes.into()]),
+            Err(e) => Err(format!("is neither PEM nor a revocation list in DER: {e}")),
+        };
+    }
+    let blocks = blocks::parse(&bytes).map_err(|e| e.to_string())?;
+    let lists = blocks.iter().filter(|b| b.is("X509 CRL"));
+    let lists: Vec<CertificateRevocationListDer<'static>> = lists
+        .map(|block| match RevocationList::parse(&block.der) {
+            Ok(_) => Ok(block.der.to_vec().into()),
+            Err(e) => Err(format!("{}: {e}", block.bad(Problem::NotAList))),
+        })
+        .collect::<Result<_, _>>()?;
+    if lists.is_empty() {
+        return Err("holds no revocation list (PEM, BEGIN X509 CRL)".to_owned());
+    }
+    Ok(lists)
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! A workload's identity: one immutable snapshot, swapped whole when it is renewed.
 
 use crate::{
-    CaError, Revocations, SpiffeId,
+    CaError, Revocations, Serial, SpiffeId,
     peer::{PeerCertificate, PeerError, Verified},
     tls::{self, TlsError},
     trust::{Refusal, Side, Trust, TrustError, key_id},
@@ -92,7 +92,7 @@ impl Identity {
             chain: self.chain.clone(),
             key: self.key.clone_key(),
             roots,
-            crls: self.trust.crls().to_vec(),
+            crls: self.trust.crls(),
         };
         Self::new(parts, time)
     }
@@ -138,6 +138,17 @@ impl Identity {
     }
 }
 
+impl IdentityError {
+    /// Whether a list that came with the identity revokes it.
+    pub(crate) fn is_revocation(&self) -> bool {
+        match self {
+            Self::Refused(refusal) => refusal.is_revocation(),
+            Self::Ca(CaError::Revoked(_)) => true,
+            _ => false,
+        }
+    }
+}
+
 /// How the renewal of an identity fares, for readiness and for whoever asks why.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
@@ -147,12 +158,18 @@ pub struct Health {
     pub revoked: bool,
 }
 
+/// What a revoked workload says of itself.
+pub const REVOKED: &str = "the own certificate is revoked";
+
 /// The current identity of a workload. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct IdentityHandle {
     current: Arc<ArcSwap<Identity>>,
     changed: watch::Sender<u64>,
     health: Arc<Mutex<Health>>,
+    /// The serial of an own certificate that a peer calls revoked.
+    reported: watch::Sender<Option<Serial>>,
+    revoked: watch::Sender<bool>,
 }
 
 impl IdentityHandle {
@@ -161,6 +178,8 @@ impl IdentityHandle {
             current: Arc::new(ArcSwap::from_pointee(identity)),
             changed: watch::Sender::new(0),
             health: Arc::default(),
+            reported: watch::Sender::new(None),
+            revoked: watch::Sender::new(false),
         }
     }
 
@@ -171,6 +190,7 @@ impl IdentityHandle {
     pub fn publish(&self, identity: Identity) {
         self.current.store(Arc::new(identity));
         *self.health.lock() = Health::default();
+        self.revoked.send_replace(false);
         self.changed.send_modify(|n| *n += 1);
     }
 
@@ -192,6 +212,53 @@ impl IdentityHandle {
 
     pub(crate) fn revoked(&self) {
         self.health.lock().revoked = true;
+        self.revoked.send_replace(true);
+    }
+
+    /// Whether the identity is revoked, for whoever must tell others.
+    pub fn is_revoked(&self) -> watch::Receiver<bool> {
+        self.revoked.subscribe()
+    }
+
+    /// Returns once this identity refuses a peer whom `then`, the identity of the handshake, has let
+    /// in, for a reason that `counts`: its root is gone, or a list revokes a certificate of its chain.
+    pub async fn until_refused(
+        &self,
+        then: &Identity,
+        peer: &Verified,
+        side: Side,
+        time: &dyn TimeProvider,
+        counts: impl Fn(&Refusal) -> bool,
+    ) -> Refusal {
+        let mut changes = self.changed.subscribe();
+        let mut judged = Arc::clone(&then.trust);
+        loop {
+            let current = Arc::clone(&self.current().trust);
+            let now = time.current_time();
+            if let Some(now) = now.filter(|_| !current.judges_as(&judged)) {
+                match current.verify_again(peer, now, side) {
+                    Err(refusal) if counts(&refusal) => return refusal,
+                    _ => judged = current,
+                }
+            }
+            if changes.changed().await.is_err() {
+                // The sender is in `self`: this cannot be.
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    /// Somebody who would know says that this certificate is revoked.
+    pub fn report_revoked(&self, serial: &Serial) {
+        self.reported.send_replace(Some(serial.clone()));
+    }
+
+    pub(crate) async fn until_reported(&self, serial: &Serial) {
+        let mut reports = self.reported.subscribe();
+        let same = |r: &Option<Serial>| r.as_ref() == Some(serial);
+        if reports.wait_for(same).await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 
     /// Why this identity cannot be used now, if so.
@@ -203,7 +270,7 @@ impl IdentityHandle {
             .map(|e| format!("; renewal fails: {e}"))
             .unwrap_or_default();
         if health.revoked {
-            return Some("the own certificate is revoked".to_owned());
+            return Some(REVOKED.to_owned());
         }
         let end = leaf.leaf().not_after;
         (end <= now).then(|| {

@@ -5,6 +5,7 @@
 //! resumed handshake does not look at the client's certificate again, so that an expired or
 //! revoked one would keep getting in.
 
+mod blocks;
 pub mod ca;
 pub mod class;
 pub mod files;

@@ -1,7 +1,8 @@
 //! What a peer's certificate says, read once per connection.
 
 use crate::{CertName, KeyId, PeerClass, Serial, SpiffeError, SpiffeId};
-use std::{cell::RefCell, fmt, net::SocketAddr, time::Duration};
+use rustls::pki_types::CertificateDer;
+use std::{cell::RefCell, fmt, net::SocketAddr, sync::Arc, time::Duration};
 use tokio_util::sync::CancellationToken;
 use x509_parser::{
     prelude::{FromDer, GeneralName, X509Certificate},
@@ -32,6 +33,14 @@ pub enum PeerError {
     Id(#[from] SpiffeError),
     #[error("the certificate does not name what its key may be used for")]
     NoExtendedKeyUsage,
+    #[error(
+        "the certificate's key usage must be there, be critical, and allow digital signatures (digitalSignature)"
+    )]
+    KeyUsage,
+    #[error(
+        "the certificate may sign others or revocation lists (keyCertSign, cRLSign): it is an authority's, and no workload's"
+    )]
+    Signs,
     #[error("the certificate belongs to the trust domain {0:?}")]
     TrustDomain(String),
     #[error(
@@ -49,6 +58,8 @@ impl PeerError {
             Self::SeveralIds(_) => "several_ids",
             Self::Id(_) => "bad_id",
             Self::NoExtendedKeyUsage => "no_eku",
+            Self::KeyUsage => "key_usage",
+            Self::Signs => "leaf_signs",
             Self::TrustDomain(_) => "trust_domain",
             Self::WeakKey => "weak_key",
         }
@@ -64,6 +75,7 @@ impl PeerCertificate {
         if !is_strong(cert.public_key()) {
             return Err(PeerError::WeakKey);
         }
+        check_key_usage(&cert)?;
         let usage = cert
             .extended_key_usage()
             .map_err(|_| PeerError::Malformed)?
@@ -92,6 +104,20 @@ impl PeerCertificate {
     pub fn life(&self) -> Duration {
         self.not_after.saturating_sub(self.not_before)
     }
+}
+
+/// X509-SVID 4.3 and 5.2. An extension that is there twice says two things.
+fn check_key_usage(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
+    cert.extensions_map().map_err(|_| PeerError::Malformed)?;
+    let usage = cert.key_usage().map_err(|_| PeerError::Malformed)?;
+    let usage = usage.ok_or(PeerError::KeyUsage)?;
+    if usage.value.key_cert_sign() || usage.value.crl_sign() || cert.is_ca() {
+        return Err(PeerError::Signs);
+    }
+    if !usage.critical || !usage.value.digital_signature() {
+        return Err(PeerError::KeyUsage);
+    }
+    Ok(())
 }
 
 pub(crate) fn since_epoch(t: x509_parser::time::ASN1Time) -> Duration {
@@ -152,6 +178,8 @@ pub struct Verified {
     pub chain: Vec<CertName>,
     /// The root's key.
     pub anchor: KeyId,
+    /// What it showed, to be judged again when roots or lists change.
+    pub shown: Arc<[CertificateDer<'static>]>,
 }
 
 impl Verified {

@@ -1,9 +1,21 @@
-//! Keeps an identity fresh, from whichever source it comes.
+//! Keeps an identity fresh, from whichever source it comes, as a state machine:
+//!
+//! ```text
+//!            due, or the source has news
+//!   ┌── Valid ──────────────> fetch ── good ──> Valid
+//!   │     ^                     │
+//!   │     └── pause, news ── Failing <── error
+//!   │
+//!   └─ revoked, in any state ──> Revoked ── another identity that is not revoked ──> Valid
+//! ```
 //!
 //! One task an identity, so that no renewal runs twice. A failure keeps the old identity and comes
 //! again with a growing pause, jittered so that a fleet does not come at once. Pauses are cut into
 //! short ones and the wall clock is looked at in between: after a machine's sleep the monotonic
 //! clock knows nothing of the hours that passed.
+//!
+//! A revoked identity asks for nothing any more: a renewal would undo the revocation. Only what an
+//! operator does ends that state: other files, or a new start.
 
 mod source;
 
@@ -34,6 +46,13 @@ pub enum SourceError {
     Timeout,
 }
 
+impl SourceError {
+    /// Whether the current identity is revoked, as far as the source knows.
+    fn is_revocation(&self) -> bool {
+        matches!(self, Self::Identity(e) if e.is_revocation())
+    }
+}
+
 /// Where identities come from.
 pub trait IdentitySource: Send + Sync + 'static {
     /// For logs and metrics.
@@ -51,6 +70,23 @@ pub trait IdentitySource: Send + Sync + 'static {
 
     /// Whether asking gives a new certificate. Files change when somebody else changes them.
     fn issues(&self) -> bool;
+
+    /// What an operator does about a revoked identity, for the log.
+    fn remedy(&self) -> &'static str;
+
+    /// Called once when the identity is revoked.
+    fn on_revoked(&self) {}
+}
+
+/// Where an identity stands.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum State {
+    /// Good since this moment.
+    Valid(Duration),
+    /// The last attempt failed; the next comes after the pause.
+    Failing { since: Duration, pause: Duration },
+    /// Cut off.
+    Revoked,
 }
 
 /// What happened to an identity.
@@ -107,55 +143,91 @@ impl Renewal {
 
     /// Runs until it is dropped.
     pub async fn run(self, source: impl IdentitySource) {
-        let mut retry: Option<Duration> = None;
-        let mut got = self.now();
+        let mut state = State::Valid(self.now());
         loop {
-            self.until_due(&source, got, retry).await;
-            let current = self.handle.current();
-            let fetched = tokio::time::timeout(FETCH_LIMIT, source.fetch(&current)).await;
-            match fetched.unwrap_or(Err(SourceError::Timeout)) {
-                Ok(identity) => {
-                    self.publish(identity, &source);
-                    (got, retry) = (self.now(), None);
-                }
-                Err(e) => {
-                    let failures = self.handle.failed(&e.to_string());
-                    tracing::warn!(id = %current.id(), source = source.name(), error = %e, failures, "certificate not renewed; the old one stays");
-                    (self.on_event)(&Event::Failed, &current);
-                    // The begin that a certificate names is backdated: only what was left counts.
-                    let life = current.leaf().not_after.saturating_sub(got);
-                    retry = Some(pause(failures, life, jitter()));
-                }
-            }
+            state = self.next(state, &source).await;
         }
     }
 
-    fn publish(&self, identity: Identity, source: &impl IdentitySource) {
+    async fn next(&self, state: State, source: &impl IdentitySource) -> State {
+        let current = self.handle.current();
+        let since = match state {
+            State::Valid(since) | State::Failing { since, .. } => since,
+            State::Revoked => return self.reinstated(&current, source).await,
+        };
+        tokio::select! {
+            // Looked at first: whoever is revoked renews nothing.
+            biased;
+            () = self.cut_off(&current) => self.revoked(&current, source),
+            next = self.renewed(&current, (state, since), source) => next,
+        }
+    }
+
+    /// Waits until it is time, and fetches.
+    async fn renewed(
+        &self,
+        current: &Identity,
+        (state, since): (State, Duration),
+        source: &impl IdentitySource,
+    ) -> State {
+        let due = async {
+            match state {
+                State::Failing { pause, .. } => tokio::time::sleep(pause).await,
+                _ if source.issues() => self.scheduled(current, since).await,
+                _ => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = due => {}
+            () = source.changed() => {}
+        }
+        match self.fetch(current, source).await {
+            Ok(identity) => self.publish(identity, source),
+            Err(e) if e.is_revocation() => self.revoked(current, source),
+            Err(e) => self.failed(current, &e, since, source),
+        }
+    }
+
+    async fn fetch(
+        &self,
+        current: &Identity,
+        source: &impl IdentitySource,
+    ) -> Result<Identity, SourceError> {
+        let fetched = tokio::time::timeout(FETCH_LIMIT, source.fetch(current)).await;
+        let identity = fetched.unwrap_or(Err(SourceError::Timeout))?;
+        if self.revocations.denies(identity.verified()) {
+            let serial = &identity.leaf().serial;
+            return Err(SourceError::Remote(format!(
+                "the next certificate (serial {serial}) is revoked already"
+            )));
+        }
+        Ok(identity)
+    }
+
+    fn failed(
+        &self,
+        current: &Identity,
+        error: &SourceError,
+        since: Duration,
+        source: &impl IdentitySource,
+    ) -> State {
+        let failures = self.handle.failed(&error.to_string());
+        tracing::warn!(id = %current.id(), source = source.name(), error = %error, failures, "certificate not renewed; the old one stays");
+        (self.on_event)(&Event::Failed, current);
+        // The begin that a certificate names is backdated: only what was left counts.
+        let life = current.leaf().not_after.saturating_sub(since);
+        State::Failing {
+            since,
+            pause: pause(failures, life, jitter()),
+        }
+    }
+
+    fn publish(&self, identity: Identity, source: &impl IdentitySource) -> State {
         let leaf = identity.leaf();
         tracing::debug!(id = %leaf.id, serial = %leaf.serial, source = source.name(), "identity renewed");
         self.handle.publish(identity);
         (self.on_event)(&Event::Renewed, &self.handle.current());
-    }
-
-    /// Returns when it is time to fetch.
-    async fn until_due(
-        &self,
-        source: &impl IdentitySource,
-        got: Duration,
-        retry: Option<Duration>,
-    ) {
-        if let Some(pause) = retry {
-            return tokio::select! {
-                () = tokio::time::sleep(pause) => {}
-                () = source.changed() => {}
-            };
-        }
-        let current = self.handle.current();
-        tokio::select! {
-            () = self.scheduled(&current, got), if source.issues() => {}
-            () = source.changed() => {}
-            () = self.cut_off(&current) => {}
-        }
+        State::Valid(self.now())
     }
 
     async fn scheduled(&self, current: &Identity, got: Duration) {
@@ -171,286 +243,47 @@ impl Renewal {
         }
     }
 
-    /// A revoked identity is not renewed by itself: that would undo the revocation. It waits for
-    /// other files, or for a new start.
+    /// Returns once the identity is revoked, whoever says so.
     async fn cut_off(&self, current: &Identity) {
-        self.revocations.until_denied(current.verified()).await;
+        tokio::select! {
+            () = self.revocations.until_denied(current.verified()) => {}
+            () = self.handle.until_reported(&current.leaf().serial) => {}
+        }
+    }
+
+    fn revoked(&self, current: &Identity, source: &impl IdentitySource) -> State {
         self.handle.revoked();
-        tracing::error!(id = %current.id(), serial = %current.leaf().serial, "the own certificate is revoked");
+        let leaf = current.leaf();
+        tracing::error!(
+            id = %leaf.id,
+            serial = %leaf.serial,
+            remedy = source.remedy(),
+            "the own certificate is revoked; peers refuse it, and it is not renewed"
+        );
+        source.on_revoked();
         (self.on_event)(&Event::Revoked, current);
-        std::future::pending::<()>().await;
+        State::Revoked
+    }
+
+    /// Waits for another identity that an operator puts in the place of the revoked one.
+    async fn reinstated(&self, current: &Identity, source: &impl IdentitySource) -> State {
+        if source.issues() {
+            return std::future::pending().await;
+        }
+        loop {
+            source.changed().await;
+            match self.fetch(current, source).await {
+                Ok(next) if next.leaf().serial != current.leaf().serial => {
+                    return self.publish(next, source);
+                }
+                Ok(_) => {}
+                Err(e) => {
+                    tracing::warn!(id = %current.id(), error = %e, "no other identity yet; the own certificate is revoked");
+                }
+            }
+        }
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{
-        Authority, IdentityFiles, SpiffeId,
-        ca::{Lives, Request, rotation::Step},
-    };
-    use rustls::pki_types::UnixTime;
-    use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-
-    /// A wall clock that follows tokio's, so that a paused test moves both, and can be set back.
-    #[derive(Debug)]
-    struct Wall {
-        start: tokio::time::Instant,
-        back_s: AtomicU64,
-    }
-
-    const NOW: Duration = Duration::from_secs(1_800_000_000);
-
-    impl TimeProvider for Wall {
-        fn current_time(&self) -> Option<UnixTime> {
-            let back = Duration::from_secs(self.back_s.load(Ordering::Relaxed));
-            Some(UnixTime::since_unix_epoch(
-                NOW + self.start.elapsed() - back,
-            ))
-        }
-    }
-
-    struct World {
-        _dir: tempfile::TempDir,
-        authority: Arc<Authority>,
-        wall: Arc<Wall>,
-        time: Arc<dyn TimeProvider>,
-        request: Request,
-    }
-
-    fn world(life: u64) -> World {
-        let dir = tempfile::tempdir().unwrap();
-        let authority =
-            Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), NOW).unwrap();
-        let wall = Arc::new(Wall {
-            start: tokio::time::Instant::now(),
-            back_s: AtomicU64::new(0),
-        });
-        World {
-            _dir: dir,
-            authority: Arc::new(authority),
-            time: wall.clone(),
-            wall,
-            request: Request::new(
-                SpiffeId::new("tars.local", "/auth").unwrap(),
-                Duration::from_secs(life),
-            ),
-        }
-    }
-
-    fn renewal(world: &World) -> (Renewal, AuthoritySource) {
-        let source = AuthoritySource::new(
-            Arc::clone(&world.authority),
-            world.request.clone(),
-            Arc::clone(&world.time),
-        );
-        let renewal = Renewal {
-            handle: IdentityHandle::new(source.issue().unwrap()),
-            revocations: Revocations::default(),
-            time: Arc::clone(&world.time),
-            on_event: Arc::new(|_, _| {}),
-        };
-        (renewal, source)
-    }
-
-    fn serial(handle: &IdentityHandle) -> String {
-        handle.current().leaf().serial.to_string()
-    }
-
-    /// Fails as often as it is told to.
-    struct Flaky {
-        inner: AuthoritySource,
-        failures: AtomicU32,
-    }
-
-    impl IdentitySource for Flaky {
-        fn name(&self) -> &'static str {
-            "flaky"
-        }
-
-        async fn fetch(&self, current: &Identity) -> Result<Identity, SourceError> {
-            if self.failures.load(Ordering::Relaxed) == 0 {
-                return self.inner.fetch(current).await;
-            }
-            self.failures.fetch_sub(1, Ordering::Relaxed);
-            Err(SourceError::Remote("away".to_owned()))
-        }
-
-        async fn changed(&self) {
-            std::future::pending::<()>().await;
-        }
-
-        fn issues(&self) -> bool {
-            true
-        }
-    }
-
-    #[test]
-    fn renewal_comes_at_two_thirds_of_the_life() {
-        let (from, to) = (Duration::from_secs(1000), Duration::from_secs(4000));
-        assert_eq!(renew_at(from, to, 0.0), Duration::from_secs(3000));
-        assert_eq!(renew_at(from, to, 1.0), Duration::from_secs(3150));
-        assert_eq!(renew_at(from, to, -9.0), Duration::from_secs(2850));
-        assert_eq!(renew_at(to, from, 0.0), to + Duration::from_secs(1), "over");
-    }
-
-    #[test]
-    fn pauses_grow_to_a_cap_that_fits_the_life() {
-        let hour = Duration::from_secs(3600);
-        let steps: Vec<u128> = (1..=9).map(|n| pause(n, hour, 0.0).as_millis()).collect();
-        assert_eq!(
-            steps,
-            [500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]
-        );
-        assert_eq!(
-            pause(9, Duration::from_secs(20), 0.0),
-            Duration::from_secs(2)
-        );
-        assert_eq!(pause(1, hour, 1.0), Duration::from_millis(600));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_certificate_that_a_step_back_makes_early_is_renewed() {
-        let world = world(3600);
-        let (renewal, source) = renewal(&world);
-        let handle = renewal.handle.clone();
-        tokio::spawn(renewal.run(source));
-        let mut changes = handle.subscribe();
-        changes.changed().await.unwrap();
-        let early = serial(&handle);
-        world.wall.back_s.store(1200, Ordering::Relaxed);
-        let limit = tokio::time::timeout(LOOK * 2, changes.changed());
-        limit.await.expect("at the next look").unwrap();
-        assert_ne!(serial(&handle), early);
-        let now = world.time.current_time().unwrap().as_secs();
-        assert!(handle.current().leaf().not_before.as_secs() <= now);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_identity_is_renewed_in_time_and_again() {
-        let world = world(3600);
-        let (renewal, source) = renewal(&world);
-        let handle = renewal.handle.clone();
-        let first = serial(&handle);
-        tokio::spawn(renewal.run(source));
-        tokio::time::sleep(Duration::from_secs(2200)).await;
-        assert_eq!(serial(&handle), first, "not before its time");
-        tokio::time::sleep(Duration::from_secs(400)).await;
-        let second = serial(&handle);
-        assert_ne!(second, first);
-        tokio::time::sleep(Duration::from_secs(2700)).await;
-        assert_ne!(serial(&handle), second);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn failures_keep_the_old_identity_and_end_with_the_first_success() {
-        let world = world(3600);
-        let (renewal, inner) = renewal(&world);
-        let handle = renewal.handle.clone();
-        let first = serial(&handle);
-        let failures = AtomicU32::new(5);
-        tokio::spawn(renewal.run(Flaky { inner, failures }));
-        while handle.health().failures == 0 {
-            tokio::time::sleep(Duration::from_millis(100)).await;
-        }
-        assert_eq!(serial(&handle), first);
-        let health = handle.health();
-        assert!(
-            health.failures > 0 && health.last_error.as_deref() == Some("away"),
-            "{health:?}"
-        );
-        tokio::time::sleep(Duration::from_secs(120)).await;
-        assert_ne!(serial(&handle), first);
-        assert_eq!(handle.health(), crate::identity::Health::default());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_step_of_the_roots_renews_at_once() {
-        let world = world(3600);
-        let (renewal, source) = renewal(&world);
-        let handle = renewal.handle.clone();
-        tokio::spawn(renewal.run(source));
-        let mut changes = handle.subscribe();
-        for (step, roots) in [
-            (Step::Prepare, 2),
-            (Step::Activate, 2),
-            (Step::Taint, 2),
-            (Step::Remove, 1),
-        ] {
-            tokio::task::yield_now().await;
-            world.authority.step(step, "test", NOW).unwrap();
-            changes.changed().await.unwrap();
-            assert_eq!(handle.current().trust().roots().len(), roots, "{step}");
-        }
-        assert!(
-            handle
-                .current()
-                .trust()
-                .trusts(&world.authority.active_root())
-        );
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_revoked_identity_does_not_come_back_by_itself() {
-        let world = world(3600);
-        let (renewal, source) = renewal(&world);
-        let (handle, list) = (renewal.handle.clone(), renewal.revocations.clone());
-        let first = serial(&handle);
-        tokio::spawn(renewal.run(source));
-        list.update(|set| {
-            set.certificates
-                .insert(handle.current().verified().name().clone());
-        });
-        tokio::time::sleep(Duration::from_secs(1)).await;
-        assert!(handle.health().revoked);
-        let now = NOW + Duration::from_secs(1);
-        assert!(handle.problem(now).unwrap().contains("revoked"));
-        tokio::time::sleep(Duration::from_secs(100)).await;
-        assert_eq!(serial(&handle), first);
-    }
-
-    #[tokio::test]
-    async fn files_are_followed_and_a_half_written_set_is_not_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
-        let now = Duration::from_secs(time.current_time().unwrap().as_secs());
-        let ca =
-            Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), now).unwrap();
-        let files = IdentityFiles::in_dir(&dir.path().join("id"));
-        let request = Request::new(
-            SpiffeId::new("tars.local", "/auth").unwrap(),
-            Duration::from_secs(600),
-        );
-        files
-            .save(&ca.issue(&request, now).unwrap(), &ca.bundle_pem())
-            .unwrap();
-        let handle = IdentityHandle::new(files.load(&time).unwrap());
-        let renewal = Renewal {
-            handle: handle.clone(),
-            revocations: Revocations::default(),
-            time: Arc::clone(&time),
-            on_event: Arc::new(|_, _| {}),
-        };
-        tokio::spawn(renewal.run(FileSource::new(files.clone(), time)));
-        let first = serial(&handle);
-        let next = ca.issue(&request, now).unwrap();
-        // The certificate is there before its key.
-        std::fs::write(&files.cert, &next.chain_pem).unwrap();
-        let limit = Duration::from_secs(20);
-        tokio::time::timeout(limit, async {
-            while handle.health().failures == 0 {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-            }
-        })
-        .await
-        .unwrap();
-        assert_eq!(serial(&handle), first);
-        let mut changes = handle.subscribe();
-        files.save(&next, &ca.bundle_pem()).unwrap();
-        tokio::time::timeout(limit, changes.changed())
-            .await
-            .unwrap()
-            .unwrap();
-        assert_eq!(serial(&handle), next.name.serial.to_string());
-    }
-}
+mod tests;

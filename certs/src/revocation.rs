@@ -22,11 +22,14 @@ pub struct RevocationSet {
 
 impl RevocationSet {
     pub fn denies(&self, peer: &Verified) -> bool {
-        peer.chain.iter().any(|c| self.certificates.contains(c))
-            || self
-                .identities
-                .get(&peer.certificate.id)
-                .is_some_and(|cut| peer.certificate.not_before < *cut)
+        let leaf = &peer.certificate;
+        self.denies_chain(&peer.chain, &leaf.id, leaf.not_before)
+    }
+
+    /// The same for a chain that is known by its names alone.
+    pub fn denies_chain(&self, chain: &[CertName], id: &SpiffeId, not_before: Duration) -> bool {
+        let cut = self.identities.get(id);
+        chain.iter().any(|c| self.certificates.contains(c)) || cut.is_some_and(|c| not_before < *c)
     }
 
     pub fn len(&self) -> usize {
@@ -110,6 +113,7 @@ mod tests {
             },
             chain: vec![name(serial), name("77")],
             anchor: issuer,
+            shown: Arc::default(),
         }
     }
 

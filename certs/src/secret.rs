@@ -1,9 +1,9 @@
-//! Files that only their owner may read.
+//! Files that hold secrets: written for their owner alone, read when nobody else can.
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
-    os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt},
+    io::{self, Read, Write},
+    os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
     path::Path,
 };
 
@@ -46,18 +46,50 @@ fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Reads a secret, and refuses one that others may read.
+/// Reads a secret, and refuses one that more than the owner and the own group may read, or that
+/// anybody but the owner may change.
+///
+/// The own group may read it, because that is all that Kubernetes offers to a process that is not
+/// root: with `fsGroup`, what it mounts belongs to root and to the pod's group, with mode 0440
+/// whatever `defaultMode` says. A symlink is judged by what it points to, and what is read is the
+/// file that was judged. Pipes and terminals have no permissions to speak of.
 pub fn read(path: &Path) -> io::Result<String> {
-    let mode = fs::metadata(path)?.permissions().mode();
-    if mode & 0o077 != 0 {
-        let message = format!(
-            "{} may be read by others (mode {:o}); chmod 600 it",
-            path.display(),
-            mode & 0o777
-        );
+    let mut file = File::open(path)?;
+    let about = file.metadata()?;
+    let (mode, group) = (about.permissions().mode(), about.gid());
+    if about.is_file()
+        && let Some(objection) = objection(mode, is_own_group(group)?)
+    {
+        let message = format!("{} {objection}", path.display());
         return Err(io::Error::new(io::ErrorKind::PermissionDenied, message));
     }
-    fs::read_to_string(path)
+    let mut text = String::new();
+    file.read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn is_own_group(group: u32) -> io::Result<bool> {
+    use rustix::process::{getegid, getgroups};
+    Ok(getegid().as_raw() == group || getgroups()?.iter().any(|g| g.as_raw() == group))
+}
+
+/// Why a file with this mode is no place for a secret.
+fn objection(mode: u32, own_group: bool) -> Option<String> {
+    let bits = mode & 0o777;
+    let (who, cure) = match bits {
+        b if b & 0o002 != 0 => ("may be changed by everybody", "chmod 600 it"),
+        b if b & 0o004 != 0 => (
+            "may be read by everybody",
+            "chmod 600 it; in Kubernetes, set fsGroup and a defaultMode of 0440 or less",
+        ),
+        b if b & 0o020 != 0 => ("may be changed by its group", "chmod g-w it"),
+        b if b & 0o040 != 0 && !own_group => (
+            "may be read by a group that this process is not in",
+            "chmod 600 it, or give it to a group of this process",
+        ),
+        _ => return None,
+    };
+    Some(format!("{who} (mode {bits:04o}): {cure}"))
 }
 
 #[cfg(test)]
@@ -76,6 +108,70 @@ mod tests {
             0o600
         );
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn who_may_read_or_change_a_secret_decides_whether_it_is_taken() {
+        for mode in [0o600, 0o400, 0o700, 0o440, 0o640, 0o500] {
+            assert_eq!(objection(mode | 0o100_000, true), None, "{mode:o}");
+        }
+        for (mode, own_group, why) in [
+            (0o440, false, "not in"),
+            (0o640, false, "not in"),
+            (0o644, true, "by everybody"),
+            (0o444, true, "by everybody"),
+            (0o604, true, "by everybody"),
+            (0o606, true, "changed by everybody"),
+            (0o602, true, "changed by everybody"),
+            (0o660, true, "changed by its group"),
+            (0o620, true, "changed by its group"),
+            (0o666, false, "changed by everybody"),
+            (0o777, true, "changed by everybody"),
+        ] {
+            let said = objection(mode | 0o100_000, own_group).unwrap_or_default();
+            assert!(said.contains(why), "{mode:o}: {said:?}");
+            assert!(said.contains(&format!("{mode:04o}")), "{said}");
+            assert!(said.contains("chmod"), "it says what to do: {said}");
+        }
+    }
+
+    fn set_mode(path: &Path, mode: u32) {
+        fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    #[test]
+    fn what_kubernetes_mounts_is_judged_behind_its_symlinks() {
+        let dir = tempfile::tempdir().unwrap();
+        let version = dir.path().join("..2026_01_01");
+        fs::create_dir(&version).unwrap();
+        fs::write(version.join("tls.key"), "key").unwrap();
+        std::os::unix::fs::symlink("..2026_01_01", dir.path().join("..data")).unwrap();
+        let path = dir.path().join("tls.key");
+        std::os::unix::fs::symlink("..data/tls.key", &path).unwrap();
+        // The links themselves have mode 0777.
+        set_mode(&version.join("tls.key"), 0o440);
+        assert_eq!(read(&path).unwrap(), "key");
+        set_mode(&version.join("tls.key"), 0o644);
+        let refused = read(&path).unwrap_err().to_string();
+        assert!(refused.contains("everybody"), "{refused}");
+        assert!(refused.contains("fsGroup"), "{refused}");
+    }
+
+    #[test]
+    fn the_group_of_the_file_must_be_one_of_the_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        write(&path, b"x").unwrap();
+        let own = rustix::process::getegid().as_raw();
+        assert!(is_own_group(own).unwrap());
+        // Only root can give a file away.
+        if std::os::unix::fs::chown(&path, None, Some(own + 54_321)).is_ok() {
+            set_mode(&path, 0o440);
+            let refused = read(&path).unwrap_err().to_string();
+            assert!(refused.contains("not in"), "{refused}");
+            set_mode(&path, 0o400);
+            assert!(read(&path).is_ok());
+        }
     }
 
     #[test]

@@ -1,24 +1,29 @@
 //! Whom an identity trusts: roots, and the revocation lists that came with them; and the one way in
-//! which a peer's chain is judged, by both sides of a handshake.
+//! which a peer's chain is judged, by both sides of a handshake, when an own identity is loaded, and
+//! again on open connections when roots or lists have changed.
 //!
-//! webpki follows the chain; what it leaves open is decided here. It never looks at expired roots,
-//! at the leaf's own key, at URI names, or at a missing key usage, and takes an expired revocation
-//! list for a good one unless told otherwise.
+//! webpki follows the chain; what it leaves open is decided here, for each path that it proposes. It
+//! never looks at a root's validity, path length or key usage, at the leaf's own key, at URI names,
+//! or at a missing key usage.
+
+mod issuer;
+mod lists;
+mod refusal;
+
+pub use issuer::IssuerError;
+pub(crate) use issuer::SigningCertificate;
+pub(crate) use lists::RevocationList;
+pub use refusal::Refusal;
 
 use crate::{
     CertName, KeyId, PeerError, Revocations, Serial,
-    peer::{PeerCertificate, Verified, is_strong, since_epoch},
+    peer::{PeerCertificate, Verified},
     tls,
 };
-use rustls::{
-    CertificateError, Error, OtherError,
-    pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime},
-};
-use std::{sync::Arc, time::Duration};
-use webpki::{
-    CertRevocationList, EndEntityCert, ExpirationPolicy, KeyUsage, OwnedCertRevocationList,
-    RevocationCheckDepth, RevocationOptionsBuilder, UnknownStatusPolicy,
-};
+use lists::{Asked, Issuer, Lists};
+use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
+use std::{cell::RefCell, time::Duration};
+use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 /// A chain of more is no workload's: deep chains only cost time.
@@ -40,82 +45,12 @@ pub enum TrustError {
     Crl(String),
 }
 
-/// Why a peer's chain is refused.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
-    #[error(transparent)]
-    Peer(#[from] PeerError),
-    #[error("the chain: {0}")]
-    Chain(webpki::Error),
-    #[error("the chain has {0} intermediates; at most {MAX_INTERMEDIATES} are looked at")]
-    TooLong(usize),
-    #[error("the root has expired")]
-    ExpiredRoot,
-    #[error("the certificate is revoked")]
-    Revoked,
-    #[error("the certificate is not for this use")]
-    Purpose,
-    #[error("another workload answers: {0}")]
-    OtherId(String),
-}
-
-impl Refusal {
-    /// A metric label.
-    pub fn reason(&self) -> &'static str {
-        use webpki::Error as E;
-        match self {
-            Self::Peer(e) => e.reason(),
-            Self::TooLong(_) => "chain_too_long",
-            Self::ExpiredRoot => "expired_root",
-            Self::Revoked => "revoked",
-            Self::Purpose => "purpose",
-            Self::OtherId(_) => "other_id",
-            Self::Chain(e) => match e {
-                E::CertExpired { .. } => "expired",
-                E::CertNotValidYet { .. } => "not_yet_valid",
-                E::UnknownIssuer => "unknown_issuer",
-                E::CertRevoked => "revoked",
-                E::CrlExpired { .. } => "crl_expired",
-                E::UnknownRevocationStatus => "crl_missing",
-                E::InvalidCrlSignatureForPublicKey => "crl_signature",
-                E::InvalidSignatureForPublicKey => "signature",
-                E::CaUsedAsEndEntity => "leaf_is_ca",
-                E::EndEntityUsedAsCa => "issuer_is_no_ca",
-                E::PathLenConstraintViolated => "path_length",
-                E::NameConstraintViolation => "name_constraint",
-                E::UnsupportedCriticalExtension => "critical_extension",
-                E::RequiredEkuNotFoundContext(_) | E::EmptyEkuExtension => "purpose",
-                E::MaximumPathBuildCallsExceeded
-                | E::MaximumPathDepthExceeded
-                | E::MaximumSignatureChecksExceeded => "chain_too_long",
-                E::UnsupportedSignatureAlgorithmContext(_)
-                | E::UnsupportedSignatureAlgorithmForPublicKeyContext(_) => "weak_signature",
-                _ => "chain",
-            },
-        }
-    }
-
-    /// With the alert that says the most.
-    pub(crate) fn into_rustls(self) -> Error {
-        let kind = match self.reason() {
-            "expired" | "expired_root" => CertificateError::Expired,
-            "not_yet_valid" => CertificateError::NotValidYet,
-            "unknown_issuer" => CertificateError::UnknownIssuer,
-            "signature" => CertificateError::BadSignature,
-            "revoked" => CertificateError::Revoked,
-            "purpose" => CertificateError::InvalidPurpose,
-            "crl_missing" | "crl_signature" => CertificateError::UnknownRevocationStatus,
-            _ => CertificateError::Other(OtherError(Arc::new(self))),
-        };
-        Error::InvalidCertificate(kind)
-    }
-}
-
 #[derive(Debug)]
 struct Root {
     anchor: TrustAnchor<'static>,
-    key: KeyId,
-    not_after: Duration,
+    is: SigningCertificate,
+    /// Its SubjectPublicKeyInfo.
+    spki: Vec<u8>,
 }
 
 /// Roots and revocation lists, ready for use.
@@ -125,9 +60,11 @@ pub struct Trust {
     ders: Vec<CertificateDer<'static>>,
     roots: Vec<Root>,
     anchors: Vec<TrustAnchor<'static>>,
-    crls: Vec<CertRevocationList<'static>>,
-    crl_ders: Vec<CertificateRevocationListDer<'static>>,
+    lists: Lists,
 }
+
+/// The names along a path, leaf first, and the root's key.
+type Followed = (Vec<CertName>, KeyId);
 
 impl Trust {
     /// Every root must be good: one that is skipped silently is found out when it is needed. Only
@@ -143,24 +80,17 @@ impl Trust {
             ders: Vec::new(),
             roots: Vec::new(),
             anchors: Vec::new(),
-            crls: Vec::new(),
-            crl_ders: Vec::new(),
+            lists: Lists::new(crls).map_err(|e| TrustError::Crl(e.to_string()))?,
         };
         for der in ders {
-            let root = root(&der)?;
-            if root.not_after <= now {
-                tracing::warn!(root = %root.key, "an expired root is left out of the bundle");
+            let root = root(&der, trust_domain)?;
+            if root.is.not_after <= now {
+                tracing::warn!(root = %root.is.key, "an expired root is left out of the bundle");
                 continue;
             }
             trust.anchors.push(root.anchor.clone());
             trust.roots.push(root);
             trust.ders.push(der);
-        }
-        for der in crls {
-            let crl = OwnedCertRevocationList::from_der(&der)
-                .map_err(|e| TrustError::Crl(e.to_string()))?;
-            trust.crls.push(crl.into());
-            trust.crl_ders.push(der);
         }
         if trust.roots.is_empty() {
             return Err(TrustError::NoRoots);
@@ -176,21 +106,33 @@ impl Trust {
         &self.ders
     }
 
-    pub fn crls(&self) -> &[CertificateRevocationListDer<'static>] {
-        &self.crl_ders
+    pub fn crls(&self) -> Vec<CertificateRevocationListDer<'static>> {
+        self.lists.ders().cloned().collect()
+    }
+
+    /// What is offered, but for lists that go back to before one that is in use here.
+    pub(crate) fn newest_lists(
+        &self,
+        offered: Vec<CertificateRevocationListDer<'static>>,
+        now: Duration,
+    ) -> Vec<CertificateRevocationListDer<'static>> {
+        self.lists.newest(offered, now)
     }
 
     pub fn root_keys(&self) -> impl Iterator<Item = KeyId> {
-        self.roots.iter().map(|r| r.key)
+        self.roots.iter().map(|r| r.is.key)
     }
 
-    pub fn trusts(&self, anchor: &KeyId) -> bool {
-        self.roots.iter().any(|r| r.key == *anchor)
+    /// Whether every chain has the same verdict here as there.
+    pub(crate) fn judges_as(&self, other: &Self) -> bool {
+        self.trust_domain == other.trust_domain
+            && self.ders == other.ders
+            && self.lists.ders().eq(other.lists.ders())
     }
 
     /// When the first of the roots ends: someone should be told long before.
     pub fn first_root_end(&self) -> Option<Duration> {
-        self.roots.iter().map(|r| r.not_after).min()
+        self.roots.iter().map(|r| r.is.not_after).min()
     }
 
     /// Judges a peer's chain.
@@ -214,10 +156,12 @@ impl Trust {
         if !fits {
             return Err(Refusal::Purpose);
         }
+        let shown = std::iter::once(end_entity).chain(intermediates);
         let peer = Verified {
             certificate,
             chain,
             anchor,
+            shown: shown.map(|c| c.clone().into_owned()).collect(),
         };
         if revocations.denies(&peer) {
             return Err(Refusal::Revoked);
@@ -225,65 +169,138 @@ impl Trust {
         Ok(peer)
     }
 
+    /// Judges a peer once more, who was let in under other roots or lists.
+    pub(crate) fn verify_again(
+        &self,
+        peer: &Verified,
+        now: UnixTime,
+        side: Side,
+    ) -> Result<(), Refusal> {
+        let Some((leaf, rest)) = peer.shown.split_first() else {
+            return Ok(());
+        };
+        self.verify(leaf, rest, now, side, &Revocations::default())
+            .map(drop)
+    }
+
+    /// Finds a path that webpki and this file both take.
     fn follow(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         side: Side,
-    ) -> Result<(Vec<CertName>, KeyId), Refusal> {
-        let cert = EndEntityCert::try_from(end_entity).map_err(Refusal::Chain)?;
+    ) -> Result<Followed, Refusal> {
+        let leaf = EndEntityCert::try_from(end_entity).map_err(Refusal::Chain)?;
         let usage = match side {
             Side::Client => KeyUsage::client_auth(),
             Side::Server => KeyUsage::server_auth(),
         };
-        let crls: Vec<&CertRevocationList<'_>> = self.crls.iter().collect();
-        // Where lists are configured, a leaf that none of them speaks for is refused.
-        let revocation = RevocationOptionsBuilder::new(&crls).ok().map(|builder| {
-            builder
-                .with_depth(RevocationCheckDepth::EndEntity)
-                .with_status_policy(UnknownStatusPolicy::Deny)
-                .with_expiration_policy(ExpirationPolicy::Enforce)
-                .build()
-        });
+        let verdict = RefCell::new(None);
+        let judge = |path: &VerifiedPath<'_>| {
+            let judged = self.judge(path, now);
+            let good = judged.is_ok();
+            verdict.replace(Some(judged));
+            good.then_some(()).ok_or(webpki::Error::UnknownIssuer)
+        };
         let algorithms = tls::provider().signature_verification_algorithms.all;
-        let path = cert
-            .verify_for_usage(
-                algorithms,
-                &self.anchors,
-                intermediates,
-                now,
-                usage,
-                revocation,
-                None,
-            )
-            .map_err(Refusal::Chain)?;
-        let root = self
-            .anchors
-            .iter()
-            .position(|a| {
-                a.subject_public_key_info == path.anchor().subject_public_key_info
-                    && a.subject == path.anchor().subject
-            })
-            .and_then(|at| self.roots.get(at))
-            .ok_or(Refusal::Chain(webpki::Error::UnknownIssuer))?;
-        if root.not_after.as_secs() <= now.as_secs() {
+        let found = leaf.verify_for_usage(
+            algorithms,
+            &self.anchors,
+            intermediates,
+            now,
+            usage,
+            None,
+            Some(&judge),
+        );
+        // What was judged here went all the way up to a root: its refusal says the most.
+        let found = found.map(drop).map_err(Refusal::Chain);
+        let judged = verdict.into_inner();
+        judged.unwrap_or_else(|| {
+            Err(found
+                .err()
+                .unwrap_or(Refusal::Chain(webpki::Error::UnknownIssuer)))
+        })
+    }
+
+    /// What webpki leaves open of a path whose signatures, times and names are good.
+    fn judge(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Followed, Refusal> {
+        let root = self.root_of(path)?;
+        let at = Duration::from_secs(now.as_secs());
+        if root.is.not_after <= at {
             return Err(Refusal::ExpiredRoot);
         }
-        let mut serials = vec![cert.serial().to_vec()];
-        let mut issuers = Vec::new();
-        for intermediate in path.intermediate_certificates() {
-            issuers.push(KeyId::of_spki(&intermediate.subject_public_key_info()));
-            serials.push(intermediate.serial().to_vec());
+        if root.is.not_before > at {
+            return Err(Refusal::EarlyRoot);
         }
-        issuers.push(root.key);
-        let names = serials.iter().zip(issuers).map(|(serial, issuer)| {
-            Serial::from_bytes(serial).map(|serial| CertName { issuer, serial })
-        });
-        let chain = names
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|_| PeerError::Malformed)?;
-        Ok((chain, root.key))
+        let (mut names, mut below) = (Vec::new(), 0u32);
+        let mut issuer = Issuer {
+            is: root.is,
+            spki: &root.spki,
+        };
+        // From the root down: each issuer is judged before what it signed.
+        let ders: Vec<CertificateDer<'_>> = path
+            .intermediate_certificates()
+            .rev()
+            .map(|c| c.der())
+            .collect();
+        for (cert, der) in path.intermediate_certificates().rev().zip(&ders) {
+            let asked = Asked {
+                serial: cert.serial(),
+                issuer_name: cert.issuer(),
+                is_authority: true,
+                der,
+            };
+            names.push(self.standing(&asked, &issuer, now)?);
+            issuer = self.intermediate(der)?;
+            below += 1;
+        }
+        if root.is.path_len.is_some_and(|most| below > most) {
+            return Err(Refusal::Chain(webpki::Error::PathLenConstraintViolated));
+        }
+        let (leaf, der) = (path.end_entity(), path.end_entity().der());
+        let asked = Asked {
+            serial: leaf.serial(),
+            issuer_name: leaf.issuer(),
+            is_authority: false,
+            der: &der,
+        };
+        names.push(self.standing(&asked, &issuer, now)?);
+        names.reverse();
+        Ok((names, root.is.key))
+    }
+
+    fn root_of(&self, path: &VerifiedPath<'_>) -> Result<&Root, Refusal> {
+        let anchor = path.anchor();
+        let same = |r: &&Root| {
+            r.anchor.subject_public_key_info == anchor.subject_public_key_info
+                && r.anchor.subject == anchor.subject
+        };
+        let found = self.roots.iter().find(same);
+        found.ok_or(Refusal::Chain(webpki::Error::UnknownIssuer))
+    }
+
+    fn intermediate<'a>(&self, der: &'a CertificateDer<'_>) -> Result<Issuer<'a>, Refusal> {
+        let (_, cert) = X509Certificate::from_der(der).map_err(|_| IssuerError::Malformed)?;
+        Ok(Issuer {
+            is: SigningCertificate::of(&cert, Some(&self.trust_domain))?,
+            spki: cert.tbs_certificate.subject_pki.raw,
+        })
+    }
+
+    /// The name of a certificate that no list revokes.
+    fn standing(
+        &self,
+        asked: &Asked<'_>,
+        issuer: &Issuer<'_>,
+        now: UnixTime,
+    ) -> Result<CertName, Refusal> {
+        self.lists.check(asked, issuer, now)?;
+        let serial = Serial::from_bytes(asked.serial).map_err(|_| PeerError::Malformed)?;
+        Ok(CertName {
+            issuer: issuer.is.key,
+            serial,
+        })
     }
 }
 
@@ -293,29 +310,19 @@ pub fn key_id(der: &[u8]) -> Option<KeyId> {
     Some(KeyId::of_spki(cert.public_key().raw))
 }
 
-fn root(der: &CertificateDer<'static>) -> Result<Root, TrustError> {
-    let malformed = |problem: &str| TrustError::Root {
-        subject: "?".to_owned(),
-        problem: problem.to_owned(),
-    };
-    let (_, cert) =
-        X509Certificate::from_der(der).map_err(|_| malformed("is not a certificate"))?;
-    let bad = |problem: &str| TrustError::Root {
-        subject: cert.subject().to_string(),
-        problem: problem.to_owned(),
-    };
-    if !cert.is_ca() {
-        return Err(bad("lacks the CA bit"));
-    }
-    if !is_strong(cert.public_key()) {
-        return Err(bad("has a weak key"));
-    }
+fn root(der: &CertificateDer<'static>, trust_domain: &str) -> Result<Root, TrustError> {
+    let bad = |subject: String, problem: String| TrustError::Root { subject, problem };
+    let (_, cert) = X509Certificate::from_der(der)
+        .map_err(|_| bad("?".to_owned(), "is not a certificate".to_owned()))?;
+    let subject = || cert.subject().to_string();
+    let is = SigningCertificate::of(&cert, Some(trust_domain))
+        .map_err(|e| bad(subject(), e.to_string()))?;
     let anchor = webpki::anchor_from_trusted_cert(der)
-        .map_err(|e| bad(&e.to_string()))?
+        .map_err(|e| bad(subject(), e.to_string()))?
         .to_owned();
     Ok(Root {
         anchor,
-        key: KeyId::of_spki(cert.public_key().raw),
-        not_after: since_epoch(cert.validity().not_after),
+        is,
+        spki: cert.public_key().raw.to_vec(),
     })
 }

@@ -25,6 +25,7 @@ use tars_certs::{
     Identity, IdentityHandle, Revocations, SpiffeId,
     peer::{PeerInfo, observed},
     tls,
+    trust::{Refusal, Side},
 };
 use tars_proto::fault;
 use tars_runtime::clock::Clock;
@@ -89,26 +90,31 @@ where
 }
 
 impl Cuttable {
-    /// Cuts the connection when its server is revoked, or when a certificate of it has ended.
+    /// Cuts the connection when its server is revoked, or when a certificate of it has ended. A root
+    /// that is trusted no more ends it from the server's side, in peace.
     async fn watch(
         self,
         end: Duration,
-        clock: Clock,
-        revocations: Revocations,
-        server: Arc<PeerInfo>,
+        options: ChannelOptions,
+        (own, server): (Arc<Identity>, Arc<PeerInfo>),
         _listed: Listed,
     ) {
-        let denied = async {
-            match &server.verified {
-                Some(verified) => revocations.until_denied(verified).await,
-                None => std::future::pending().await,
+        let revoked = async {
+            let Some(verified) = &server.verified else {
+                return std::future::pending().await;
+            };
+            let (current, clock) = (&options.identity, &options.clock);
+            let by_list = Refusal::is_revocation;
+            tokio::select! {
+                () = options.revocations.until_denied(verified) => {}
+                _ = current.until_refused(&own, verified, Side::Server, clock, by_list) => {}
             }
         };
         self.tasks.close();
         tokio::select! {
             () = self.tasks.wait() => return,
-            () = denied => tracing::warn!(server = server.name(), "the server is revoked; connection cut"),
-            () = clock.sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
+            () = revoked => tracing::warn!(server = server.name(), "the server is revoked; connection cut"),
+            () = options.clock.sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
         }
         self.cut.cancel();
     }
@@ -165,6 +171,8 @@ pub enum ChannelError {
     Refused { target: String, why: String },
     #[error("{0}")]
     Own(String),
+    #[error("{target} refuses the own certificate: it is revoked")]
+    OwnRevoked { target: String },
     #[error("the own identity is not usable: {0}")]
     Identity(#[from] tls::TlsError),
     #[error("{target}: {}", with_causes(source))]
@@ -262,9 +270,14 @@ impl Shared {
             .initial_connection_window_size(4 << 20)
             .handshake(TokioIo::new(stream))
             .await
-            .map_err(|source| ChannelError::Http {
-                target: self.target(),
-                source,
+            .map_err(|source| match says_revoked(&source) {
+                true => ChannelError::OwnRevoked {
+                    target: self.target(),
+                },
+                false => ChannelError::Http {
+                    target: self.target(),
+                    source,
+                },
             })?;
         let target = self.target();
         hyper::rt::Executor::execute(&tasks, async move {
@@ -274,9 +287,8 @@ impl Shared {
         });
         tokio::spawn(tasks.watch(
             certificates_end(&identity, &server.peer),
-            options.clock.clone(),
-            options.revocations.clone(),
-            Arc::clone(&server.peer),
+            options.clone(),
+            (Arc::clone(&identity), Arc::clone(&server.peer)),
             options.table.enter(options.service, "out", &server.peer),
         ));
         Ok(Live {
@@ -376,9 +388,10 @@ impl Shared {
     }
 
     fn failed(&self, source: hyper::Error) -> Status {
-        unreachable_status(&ChannelError::Http {
-            target: self.target(),
-            source,
+        let target = self.target();
+        unreachable_status(&match says_revoked(&source) {
+            true => ChannelError::OwnRevoked { target },
+            false => ChannelError::Http { target, source },
         })
     }
 
@@ -414,8 +427,23 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Whether the other side ended the handshake because the own certificate is revoked. In TLS 1.3 the
+/// alert comes after the own side is done with it, behind the proof of who sends it; h2 keeps of it
+/// what it says, and not what it is.
+fn says_revoked(error: &hyper::Error) -> bool {
+    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
+    with_causes(error).contains(&alert.to_string())
+}
+
+/// The reason of a call that failed because the server refuses the own certificate as revoked.
+pub const OWN_CERTIFICATE_REVOKED: &str = "OWN_CERTIFICATE_REVOKED";
+
 fn unreachable_status(error: &ChannelError) -> Status {
-    fault::unavailable("UNREACHABLE", &error.to_string(), Duration::from_secs(1))
+    let reason = match error {
+        ChannelError::OwnRevoked { .. } => OWN_CERTIFICATE_REVOKED,
+        _ => "UNREACHABLE",
+    };
+    fault::unavailable(reason, &error.to_string(), Duration::from_secs(1))
 }
 
 impl Service<Request<Body>> for Channel {

@@ -331,6 +331,9 @@ pub struct Certificates {
     pub operator_life_days: u64,
     /// How long a first certificate can be renewed.
     pub lineage_life_days: u64,
+    /// After how many quiet seconds a process counts as gone, so that a rotation of the roots names it
+    /// and does not wait for it [default: 90]. Processes report three times in this.
+    pub departed_after_seconds: u64,
     /// `.tars.svc` makes a workload's certificate say `auth.tars.svc`, too.
     pub dns_suffixes: Vec<String>,
     /// Where `tars serve` finds its first join token; it keeps its identity in the data directory.
@@ -373,6 +376,7 @@ impl Default for Certificates {
             root_life_days: 3650,
             operator_life_days: 30,
             lineage_life_days: 90,
+            departed_after_seconds: 90,
             dns_suffixes: Vec::new(),
             join_token_file: None,
             classes,
@@ -657,6 +661,10 @@ impl Config {
         require(
             self.certificates.leaf_life_seconds >= 3,
             "certificates.leaf_life_seconds must be at least 3",
+        );
+        require(
+            self.certificates.departed_after_seconds >= 3,
+            "certificates.departed_after_seconds must be at least 3",
         );
         require(
             self.credentials.access_token_seconds >= 10,

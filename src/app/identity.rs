@@ -128,6 +128,7 @@ impl Keeper {
         authority: &Arc<Authority>,
         request: Request,
         files: IdentityFiles,
+        revocations: Revocations,
     ) -> Result<Kept, StartError> {
         let source = AuthoritySource::new(Arc::clone(authority), request, self.time());
         let identity = source.issue()?;
@@ -138,7 +139,6 @@ impl Keeper {
             }
         };
         let handle = IdentityHandle::new(identity);
-        let revocations = Revocations::default();
         Ok(self.keep("operator", handle, source, revocations, write))
     }
 

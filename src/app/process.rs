@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::File,
+    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -44,6 +44,10 @@ pub enum StartError {
     Contract(String),
     #[error("the data directory {0} is used by another process")]
     Locked(PathBuf),
+    #[error("this process has no identity for {0}")]
+    NoIdentity(&'static str),
+    #[error("this process has no certificate authority to issue {0} with")]
+    NoAuthority(SpiffeId),
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("certificates: {0}")]
@@ -165,6 +169,8 @@ impl Process {
                 .by_authority(*service, &authority, request, revocations)?;
             process.admit(*service, kept, feed)?;
         }
+        // Auth's own list is the first to know.
+        authority.heed(process.member(Service::Auth)?.feed.revocations.clone());
         Ok(process)
     }
 
@@ -186,6 +192,9 @@ impl Process {
         }
         let feed = TrustFeed::default();
         let revocations = feed.revocations.clone();
+        if let Some(authority) = &process.authority {
+            authority.heed(revocations.clone());
+        }
         let kept = match (origin, &process.authority) {
             (Origin::Files(files), _) => process.keeper.by_files(service, files, revocations)?,
             (Origin::Authority, Some(authority)) => {
@@ -334,13 +343,8 @@ impl Process {
     }
 
     pub(crate) fn member(&self, service: Service) -> Result<&Member, StartError> {
-        let missing = || {
-            StartError::Gateway(format!(
-                "this process has no identity for {}",
-                service.as_str()
-            ))
-        };
-        self.members.get(&service).ok_or_else(missing)
+        let missing = StartError::NoIdentity(service.as_str());
+        self.members.get(&service).ok_or(missing)
     }
 
     /// A channel from one service of this process to another.
@@ -378,11 +382,12 @@ impl Process {
         files: &IdentityFiles,
     ) -> Result<(), StartError> {
         let Some(authority) = &self.authority else {
-            return Err(StartError::Gateway(
-                "this process has no certificate authority".to_owned(),
-            ));
+            return Err(StartError::NoAuthority(request.id));
         };
-        let kept = self.keeper.written_out(authority, request, files.clone())?;
+        let revocations = self.member(Service::Auth)?.feed.revocations.clone();
+        let kept = self
+            .keeper
+            .written_out(authority, request, files.clone(), revocations)?;
         self.spawn_background(kept.work);
         Ok(())
     }
@@ -533,8 +538,10 @@ fn lock(dir: &Path) -> Result<File, StartError> {
     secret::create_dir(dir).map_err(|e| StartError::file(dir, e))?;
     let path = dir.join("lock");
     let file = File::create(&path).map_err(|e| StartError::file(&path, e))?;
-    file.try_lock()
-        .map_err(|_| StartError::Locked(dir.to_owned()))?;
+    file.try_lock().map_err(|e| match e {
+        TryLockError::WouldBlock => StartError::Locked(dir.to_owned()),
+        TryLockError::Error(e) => StartError::file(&path, e),
+    })?;
     Ok(file)
 }
 
@@ -568,6 +575,11 @@ pub(crate) fn ca_dir(config: &Config) -> PathBuf {
     config.data.dir.join("ca")
 }
 
+/// What the authority of a data directory trusts, as PEM.
+pub(crate) fn ca_bundle(data: &Path) -> PathBuf {
+    Authority::bundle_in(&data.join("ca"))
+}
+
 pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority, CaError> {
     let day = Duration::from_secs(86_400);
     let days = |n: u64| day * u32::try_from(n).unwrap_or(u32::MAX);
@@ -586,7 +598,9 @@ pub(crate) fn workload_id(config: &Config, service: Service) -> Result<SpiffeId,
 fn workload_request(config: &Config, service: Service) -> Result<Request, StartError> {
     let life = Duration::from_secs(config.certificates.leaf_life_seconds);
     let name = service.as_str();
-    let mut request = Request::new(workload_id(config, service)?, life).with_local_names();
+    let mut request = Request::new(workload_id(config, service)?, life)
+        .with_local_names()
+        .kept_by_authority();
     request.dns.push(name.to_owned());
     let suffixes = &config.certificates.dns_suffixes;
     request

@@ -1,6 +1,6 @@
 //! Each service put together: its domain, its layers, its listener.
 
-use crate::app::{Process, Ready, StartError, audit, watch};
+use crate::app::{Process, Ready, StartError, audit, standing, watch};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
@@ -219,6 +219,11 @@ fn listen(
         table: process.connections.clone(),
     };
     let stop = process.stop_token();
+    let name = match admission {
+        Admission::Mutual => service.as_str(),
+        Admission::Joiners => "bootstrap",
+    };
+    say_serving(name, &listener);
     process.spawn(tars_mesh::serve(
         listener,
         stack.layer(routes.prepare()),
@@ -226,6 +231,14 @@ fn listen(
         stop,
     ));
     Ok(())
+}
+
+/// One line a listener: what it is, and where.
+pub(crate) fn say_serving(service: &str, listener: &TcpListener) {
+    match listener.local_addr() {
+        Ok(addr) => tracing::info!(service, %addr, "serving"),
+        Err(e) => tracing::warn!(service, error = %e, "serving, and the address is not known"),
+    }
 }
 
 /// The listener for those who have no certificate yet.
@@ -260,6 +273,12 @@ async fn with_infrastructure(
                 .await;
         }
     }
+    let revoked = process.member(service)?.identity.is_revoked();
+    process.spawn_background(standing::follow_certificate(
+        service,
+        reporter.clone(),
+        revoked,
+    ));
     let stop = process.stop_token();
     process.spawn(async move {
         stop.cancelled().await;
@@ -323,14 +342,17 @@ fn watch_auth(
         view.clone(),
         member.feed.clone(),
         process.clock().clone(),
+        member.identity.clone(),
         service.as_str(),
     ));
     let reported = process.condition();
     let check = reported.check("Auth is not told what is trusted here", SHIPPING_GRACE);
     process.add_check(&format!("{}.trust_report", service.as_str()), check);
+    let patience = process.config().certificates.departed_after_seconds;
     process.spawn_background(watch::report_trust(
         client(channel.clone()),
         member.identity.clone(),
+        Duration::from_secs(patience) / 3,
         reported,
     ));
     watch_freshness(process, service, &view);
@@ -532,6 +554,7 @@ pub(crate) async fn gateway(
         let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         StartError::Gateway(wrong.join("; "))
     })?;
+    say_serving(Service::Gateway.as_str(), &listener);
     process.spawn(listening.serve(listener, gateway, process.stop_token()));
     Ok(())
 }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use tars_certs::IdentityHandle;
 use tars_credentials::{Follower, TrustFeed, View};
 use tars_interceptors::client::OutgoingService;
-use tars_mesh::Channel;
+use tars_mesh::{Channel, channel::OWN_CERTIFICATE_REVOKED};
 use tars_proto::auth::v1::{
     ReportTrustRequest, WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
 };
+use tars_proto::fault;
 use tars_runtime::{clock::Clock, health::Condition};
 use tonic::Status;
 
@@ -25,10 +26,12 @@ pub(crate) async fn credentials(
     view: View,
     feed: TrustFeed,
     clock: Clock,
+    identity: IdentityHandle,
     service: &'static str,
 ) {
     let mut pause = FIRST_PAUSE;
     loop {
+        let serial = identity.current().leaf().serial.clone();
         let (heard, status) = follow(client.clone(), &view, &feed, &clock).await;
         if heard {
             pause = FIRST_PAUSE;
@@ -38,6 +41,10 @@ pub(crate) async fn credentials(
             error = status.message(),
             "the credential stream ended"
         );
+        // Whoever is revoked is told nothing any more, but for this.
+        if fault::reason(&status).as_deref() == Some(OWN_CERTIFICATE_REVOKED) {
+            identity.report_revoked(&serial);
+        }
         tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
         pause = (pause * 2).min(MAX_PAUSE);
     }
@@ -73,12 +80,15 @@ async fn follow(
     }
 }
 
-/// How often Auth is told again, in case it lost what it knew.
-const REPORT_EVERY: Duration = Duration::from_secs(30);
-
 /// Tells Auth which roots are trusted here, after each change of the identity. The call comes with
-/// the current certificate, which shows what root that stands under.
-pub(crate) async fn report_trust(client: Client, identity: IdentityHandle, reported: Condition) {
+/// the current certificate, which shows what root that stands under. Told again at least as often as
+/// `every`, so that Auth knows that this process is still there.
+pub(crate) async fn report_trust(
+    client: Client,
+    identity: IdentityHandle,
+    every: Duration,
+    reported: Condition,
+) {
     let instance = uuid::Uuid::now_v7().to_string();
     let mut changes = identity.subscribe();
     let mut pause = FIRST_PAUSE;
@@ -94,7 +104,7 @@ pub(crate) async fn report_trust(client: Client, identity: IdentityHandle, repor
             Ok(_) => {
                 reported.well();
                 pause = FIRST_PAUSE;
-                REPORT_EVERY
+                every
             }
             Err(status) => {
                 reported.fails(status.message());

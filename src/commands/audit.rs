@@ -1,6 +1,6 @@
 //! `tars audit`.
 
-use super::{CommandError, Global, block_on, output, session::Session};
+use super::{CommandError, Global, block_on, mesh::MeshArg, output, session::Session};
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -10,6 +10,8 @@ use std::process::ExitCode;
     after_help = "Examples:\n  tars audit list\n  tars audit list --event-type auth.login.failure --limit 20 --json"
 )]
 pub(crate) struct Audit {
+    #[command(flatten)]
+    mesh: MeshArg,
     #[command(subcommand)]
     command: Command,
 }
@@ -33,7 +35,8 @@ enum Command {
 }
 
 impl Audit {
-    pub(crate) fn run(self, _: &Global) -> Result<ExitCode, CommandError> {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let mesh = global.mesh(&self.mesh)?;
         let Command::List {
             event_type,
             caller,
@@ -50,7 +53,7 @@ impl Audit {
         .filter_map(|(name, value)| Some(format!("&{name}={}", escape(&value?))))
         .collect();
         let events =
-            block_on(async { list(&Session::open().await?, &filters.concat(), limit).await })??;
+            block_on(async { list(&mesh.session().await?, &filters.concat(), limit).await })??;
         if json {
             println!("{}", Value::from(events));
         } else {

@@ -4,7 +4,10 @@ mod local;
 mod remote;
 mod roots;
 
-use super::{CommandError, Global, block_on};
+use super::{
+    CommandError, Global, block_on,
+    mesh::{Mesh, MeshArg},
+};
 use crate::app::ca_dir;
 use clap::{Args, Subcommand};
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
@@ -14,9 +17,11 @@ use toml::Table;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect certs/auth/tls.crt\n  tars certs revoke --file certs/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no mesh is running on them, issue, client and\njoin-token work on the files; else they ask the mesh that `tars login` logged in to."
+    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect certs/auth/tls.crt\n  tars certs revoke --file certs/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no mesh is running on them, issue, client,\njoin-token and bundle work on the files; else they ask the mesh that --gateway or --data-dir names,\nby the session that `tars login` made with it.\n\nPrivate keys go where --out says; without it into `identities` in the data directory."
 )]
 pub(crate) struct Certs {
+    #[command(flatten)]
+    mesh: MeshArg,
     #[command(subcommand)]
     command: Command,
 }
@@ -93,15 +98,25 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct Leaf {
-    /// The folder for tls.crt, tls.key and ca.crt.
+    /// The folder for tls.crt, tls.key and ca.crt [default: identities/NAME in the data directory].
     #[arg(long, value_name = "DIR")]
-    out: PathBuf,
+    out: Option<PathBuf>,
     #[arg(long, default_value_t = 30)]
     days: u64,
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
     #[arg(long, value_name = "ADDR")]
     ip: Vec<IpAddr>,
+}
+
+impl Leaf {
+    /// Keys that nobody named a place for stay in the data directory, out of any source tree.
+    fn folder(&self, config: &Config, path: &str) -> PathBuf {
+        let own = || config.data.dir.join("identities");
+        self.out
+            .clone()
+            .unwrap_or_else(|| own().join(path.trim_matches('/')))
+    }
 }
 
 fn workload_path(config: &Config, workload: &str) -> String {
@@ -112,22 +127,41 @@ fn workload_path(config: &Config, workload: &str) -> String {
     }
 }
 
+/// What works on files of this machine, and has no use for a gateway.
+fn no_gateway(mesh: &Mesh, command: &str) -> Result<(), CommandError> {
+    if mesh.is_named_by_gateway() {
+        let text = format!("`tars certs {command}` asks no gateway; leave --gateway out");
+        return Err(CommandError::Usage(text));
+    }
+    Ok(())
+}
+
 impl Certs {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(Table::new())?;
+        let mesh = global.mesh(&self.mesh)?;
+        let at_hand = !mesh.is_named_by_gateway() && local::is_at_hand(&config);
         match self.command {
-            Command::Init => local::init(&config)?,
+            Command::Init => {
+                no_gateway(&mesh, "init")?;
+                local::init(&config)?;
+            }
             Command::Issue { workload, leaf } => {
-                issue(&config, &workload_path(&config, &workload), leaf)?;
+                let path = workload_path(&config, &workload);
+                issue(&config, &mesh, at_hand, &path, leaf)?;
             }
             Command::Client { name, leaf } => {
-                issue(&config, &format!("/client/{name}"), leaf)?;
+                issue(&config, &mesh, at_hand, &format!("/client/{name}"), leaf)?;
             }
-            Command::Inspect { file, json } => return local::inspect(&file, json),
+            Command::Inspect { file, json } => {
+                no_gateway(&mesh, "inspect")?;
+                return local::inspect(&file, json);
+            }
             Command::List { id, json } => {
-                block_on(remote::list(&config, id.as_deref(), json))??;
+                block_on(remote::list(&config, &mesh, id.as_deref(), json))??;
             }
             Command::Renew { identity, auth } => {
+                no_gateway(&mesh, "renew")?;
                 let target = match auth {
                     Some(target) => target,
                     None => global
@@ -138,23 +172,23 @@ impl Certs {
                 };
                 block_on(remote::renew(&config, &identity, &target))??;
             }
-            Command::Revoke(revoke) => block_on(revoke.run(&config))??,
-            Command::Revoked { json } => block_on(remote::revoked(json))??,
-            Command::Root { command } => block_on(command.run())??,
+            Command::Revoke(revoke) => block_on(revoke.run(&config, &mesh))??,
+            Command::Revoked { json } => block_on(remote::revoked(&mesh, json))??,
+            Command::Root { command } => block_on(command.run(&mesh))??,
             Command::JoinToken { workload, out, ttl } => {
                 let path = workload_path(&config, &workload);
-                let token = if local::is_at_hand(&config) {
+                let token = if at_hand {
                     local::join_token(&config, &path, ttl)?
                 } else {
-                    block_on(remote::join_token(&path, ttl))??
+                    block_on(remote::join_token(&mesh, &path, ttl))??
                 };
                 local::hand_over(&token, out.as_deref())?;
             }
             Command::Bundle { out } => {
-                let pem = if local::is_at_hand(&config) {
+                let pem = if at_hand {
                     local::bundle(&config)?
                 } else {
-                    block_on(remote::bundle())??
+                    block_on(remote::bundle(&mesh))??
                 };
                 local::write_public(&pem, out.as_deref())?;
             }
@@ -163,13 +197,21 @@ impl Certs {
     }
 }
 
-fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
-    if local::is_at_hand(config) {
+fn issue(
+    config: &Config,
+    mesh: &Mesh,
+    at_hand: bool,
+    path: &str,
+    leaf: Leaf,
+) -> Result<(), CommandError> {
+    if at_hand {
         return local::issue(config, path, leaf);
     }
-    block_on(remote::issue(path, leaf))?.map_err(|e| match e {
+    block_on(remote::issue(config, mesh, path, leaf))?.map_err(|e| match e {
         // Whoever has neither an authority nor a session may mean either.
-        CommandError::Failed(why) if !Authority::exists(&ca_dir(config)) => {
+        CommandError::Failed(why)
+            if !mesh.is_named_by_gateway() && !Authority::exists(&ca_dir(config)) =>
+        {
             CommandError::Failed(format!(
                 "{why}; or make an authority in {} with `tars certs init`",
                 config.data.dir.display()

@@ -1,47 +1,44 @@
-//! `tars login` and `tars token`.
+//! `tars login`, `tars logout` and `tars token`.
 
-use super::{CommandError, Global, block_on, session::Session};
+use super::{CommandError, Global, block_on, mesh::MeshArg, session::Session};
 use clap::Args;
 use std::{
     io::{self, BufRead, IsTerminal},
     path::PathBuf,
     process::ExitCode,
 };
+use tars_certs::secret;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, or from standard input; never from an argument."
+    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  tars login --gateway http://127.0.0.1:3001 --username ada --password-file ada.password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, which nobody else may read, or from standard input; never from\nan argument. Each mesh has a session of its own; logging in to one leaves the others as they are."
 )]
 pub(crate) struct Login {
     #[arg(long)]
     username: String,
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
-    /// The gateway's URL; that of the mesh in the data directory when left out.
-    #[arg(long, value_name = "URL")]
-    gateway: Option<String>,
+    #[command(flatten)]
+    mesh: MeshArg,
 }
 
 impl Login {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let gateway = match self.gateway {
-            Some(url) => url,
-            None => global.ready()?.gateway,
-        };
+        let mesh = global.mesh(&self.mesh)?;
         let password = read_password(self.password_file)?;
-        let session = block_on(Session::login(
-            &gateway,
-            &self.username,
-            password.trim_end_matches('\n'),
-        ))??;
-        eprintln!("logged in to {} as {}", session.gateway, session.username);
+        let session = block_on(async {
+            let known = mesh.to_log_in().await?;
+            Session::login(known, &self.username, &password).await
+        })??;
+        eprintln!("logged in to {session}");
         Ok(ExitCode::SUCCESS)
     }
 }
 
 pub(crate) fn read_password(file: Option<PathBuf>) -> Result<String, CommandError> {
     if let Some(path) = file {
-        return std::fs::read_to_string(&path).map_err(|e| CommandError::file(&path, e));
+        let text = secret::read(&path).map_err(|e| CommandError::file(&path, e))?;
+        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     if io::stdin().is_terminal() {
         eprint!("password (will be shown): ");
@@ -51,18 +48,44 @@ pub(crate) fn read_password(file: Option<PathBuf>) -> Result<String, CommandErro
         .lock()
         .read_line(&mut line)
         .map_err(|e| CommandError::Failed(e.to_string()))?;
-    Ok(line)
+    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tars logout\n  tars logout --gateway http://127.0.0.1:3001\n\nEnds the session, with every token that was refreshed from it, and removes its file."
+)]
+pub(crate) struct Logout {
+    #[command(flatten)]
+    mesh: MeshArg,
+}
+
+impl Logout {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let mesh = global.mesh(&self.mesh)?;
+        block_on(async {
+            let session = mesh.session().await?;
+            let name = session.to_string();
+            session.end().await?;
+            eprintln!("logged out of {name}");
+            Ok(ExitCode::SUCCESS)
+        })?
+    }
 }
 
 #[derive(Debug, Args)]
 #[command(
     after_help = "Example:\n  curl -H \"Authorization: Bearer $(tars token)\" http://127.0.0.1:3001/auth/me"
 )]
-pub(crate) struct Token {}
+pub(crate) struct Token {
+    #[command(flatten)]
+    mesh: MeshArg,
+}
 
 impl Token {
-    pub(crate) fn run(self, _: &Global) -> Result<ExitCode, CommandError> {
-        let session = block_on(Session::open())??;
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let mesh = global.mesh(&self.mesh)?;
+        let session = block_on(mesh.session())??;
         println!("{}", session.token());
         Ok(ExitCode::SUCCESS)
     }

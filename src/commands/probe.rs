@@ -1,12 +1,12 @@
 //! `tars probe`: a true health check over mTLS, that also proves who answers.
 
 use super::{CommandError, Global, block_on};
-use crate::app::ServiceName;
+use crate::app::{CERTIFICATE, ServiceName};
 use clap::Args;
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tars_certs::{IdentityFiles, SpiffeId};
-use tars_interceptors::client::{Credentials, outgoing};
+use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions, Server};
 use tars_runtime::{clock::Clock, config::Config};
 use toml::Table;
@@ -30,6 +30,15 @@ pub(crate) struct Probe {
     timeout: u64,
     #[arg(long)]
     json: bool,
+}
+
+/// What a service that does not serve says of its own certificate.
+async fn is_revoked(client: &mut HealthClient<OutgoingService<Channel>>) -> bool {
+    let request = HealthCheckRequest {
+        service: CERTIFICATE.to_owned(),
+    };
+    let answer = client.check(request).await;
+    answer.is_ok_and(|a| a.get_ref().status() == ServingStatus::NotServing)
 }
 
 impl Probe {
@@ -111,12 +120,16 @@ impl Probe {
             })
             .await;
         let answer = answer.map_err(|e| CommandError::Failed(e.message().to_owned()))?;
-        match answer.get_ref().status() {
-            ServingStatus::Serving => Ok(server),
-            other => Err(CommandError::Failed(format!(
-                "{target}: {}",
-                other.as_str_name()
-            ))),
-        }
+        let why = match answer.get_ref().status() {
+            ServingStatus::Serving => return Ok(server),
+            _ if is_revoked(&mut client).await => {
+                "revoked: its certificate is cut off, and peers refuse it".to_owned()
+            }
+            other => other.as_str_name().to_owned(),
+        };
+        let service = self.service.as_str();
+        Err(CommandError::Failed(format!(
+            "{service} at {target}: {why}"
+        )))
     }
 }

@@ -51,7 +51,6 @@ impl Serve {
                 started = app::serve_one(config, self.service, &origin) => started?,
                 () = signals.wait() => return Ok(ExitCode::from(130)),
             };
-            tracing::info!(service = self.service.as_str(), "serving");
             signals.wait().await;
             tokio::select! {
                 () = process.stop() => Ok(ExitCode::SUCCESS),

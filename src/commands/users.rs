@@ -1,6 +1,6 @@
 //! `tars users`.
 
-use super::{CommandError, Global, block_on, login::read_password, output, session::Session};
+use super::{CommandError, Global, block_on, login::read_password, mesh::MeshArg, output};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
@@ -10,6 +10,8 @@ use std::{path::PathBuf, process::ExitCode};
     after_help = "Examples:\n  tars users list\n  tars users create ada --role developer < password.txt\n  tars users disable ada\n  tars users roles ada viewer"
 )]
 pub(crate) struct Users {
+    #[command(flatten)]
+    mesh: MeshArg,
     #[command(subcommand)]
     command: Command,
 }
@@ -42,9 +44,10 @@ enum Command {
 }
 
 impl Users {
-    pub(crate) fn run(self, _: &Global) -> Result<ExitCode, CommandError> {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let mesh = global.mesh(&self.mesh)?;
         block_on(async {
-            let rest = Session::open().await?.rest();
+            let rest = mesh.session().await?.rest();
             match self.command {
                 Command::List { json } => {
                     let users = list(&rest).await?;
@@ -56,7 +59,8 @@ impl Users {
                     password_file,
                 } => {
                     let password = read_password(password_file)?;
-                    let body = json!({ "username": username, "password": password.trim_end_matches('\n'), "roles": roles });
+                    let body =
+                        json!({ "username": username, "password": password, "roles": roles });
                     print(
                         &[rest.post("/admin/users", body).await?["user"].clone()],
                         false,

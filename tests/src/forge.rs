@@ -1,13 +1,16 @@
 //! Certificates as wrong as a test wants them, and clients that show them.
 
 use rcgen::{
-    BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
-    KeyUsagePurpose, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, ExtendedKeyUsagePurpose,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
 };
 use rustls::{
     ClientConfig,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime},
+    pki_types::{
+        CertificateDer, CertificateRevocationListDer, PrivateKeyDer, PrivatePkcs8KeyDer,
+        ServerName, UnixTime,
+    },
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_certs::{identity::Parts, tls::provider};
@@ -222,6 +225,7 @@ impl Forge {
         params.not_before = now() - HOUR * 2;
         params.not_after = now() + HOUR;
         params.subject_alt_names = vec![uri("spiffe://tars.local/client/test")];
+        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
         params.use_authority_key_identifier_extension = true;
         shape(&mut params);
@@ -251,21 +255,31 @@ impl Forge {
         &self,
         serials: &[&[u8]],
         ends: OffsetDateTime,
-    ) -> rustls::pki_types::CertificateRevocationListDer<'static> {
+    ) -> CertificateRevocationListDer<'static> {
+        self.revocation_list_with(serials, |list| list.next_update = ends)
+    }
+
+    /// The same, but for what `shape` does to it.
+    pub fn revocation_list_with(
+        &self,
+        serials: &[&[u8]],
+        shape: impl FnOnce(&mut CertificateRevocationListParams),
+    ) -> CertificateRevocationListDer<'static> {
         let revoked = serials.iter().map(|s| rcgen::RevokedCertParams {
             serial_number: rcgen::SerialNumber::from_slice(s),
             revocation_time: now() - HOUR,
             reason_code: None,
             invalidity_date: None,
         });
-        let params = rcgen::CertificateRevocationListParams {
+        let mut params = CertificateRevocationListParams {
             this_update: now() - HOUR * 2,
-            next_update: ends,
+            next_update: now() + HOUR,
             crl_number: rcgen::SerialNumber::from(1u64),
             issuing_distribution_point: None,
             revoked_certs: revoked.collect(),
             key_identifier_method: rcgen::KeyIdMethod::Sha256,
         };
+        shape(&mut params);
         let list = params.signed_by(&self.issuer()).expect("a list");
         list.der().clone()
     }

@@ -104,11 +104,11 @@ async fn s8_1_leaves_rotate_fifty_times_under_load() {
         let leaf = server.peer.verified.as_ref().unwrap().certificate.clone();
         serials.insert(leaf.serial);
         let mine = own.current().leaf().serial.to_string();
-        let seen = door.table.report().to_string();
-        assert!(
-            seen.contains(&mine),
-            "the server sees the client's new serial"
-        );
+        // In TLS 1.3 the client is connected before the server knows of it.
+        eventually("the server sees the client's new serial", || async {
+            door.table.report().to_string().contains(&mine)
+        })
+        .await;
     }
     assert!(load.end().await > 1000);
     assert_eq!(
@@ -272,7 +272,12 @@ async fn s8_3_a_revoked_peer_is_cut_off_everywhere_and_others_are_not() {
     );
     assert!(admin.get("/api/v1/sync/pending").await.is_ok());
     let listed = admin.get("/admin/certificates/revoked").await.unwrap();
-    assert_eq!(listed["revocations"].as_array().unwrap().len(), 2);
+    let listed = listed["revocations"].as_array().unwrap();
+    assert_eq!(
+        listed.len(),
+        3,
+        "with the certificate that the identity held"
+    );
     // What is revoked stays revoked; an identity that starts anew is let in.
     let mesh = mesh.restart().await;
     let admin = mesh.admin().await;

@@ -4,7 +4,7 @@ use super::{
     CaError, Lives, RootInfo, file, profile, read, read_secret, rotation::RootState, save_public,
     save_secret, unusable,
 };
-use crate::{KeyId, peer::is_strong, peer::since_epoch, secret};
+use crate::{KeyId, secret, trust::SigningCertificate};
 use rcgen::{Issuer, KeyPair};
 use rustls::pki_types::{CertificateDer, pem::PemObject};
 use std::{
@@ -237,28 +237,18 @@ fn authority(path: &Path, pem: &str, now: Duration) -> Result<Parsed, CaError> {
     let none = || unusable(path, "is not a certificate");
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| none())?;
     let (_, cert) = X509Certificate::from_der(&der).map_err(|_| none())?;
-    let not_after = since_epoch(cert.validity().not_after);
-    if !cert.is_ca() {
-        return Err(unusable(path, "lacks the CA bit"));
-    }
-    let usage = cert.key_usage().map_err(|_| none())?.map(|u| u.value);
-    if !usage.is_some_and(x509_parser::extensions::KeyUsage::key_cert_sign) {
-        return Err(unusable(path, "may not sign certificates (keyCertSign)"));
-    }
-    if !usage.is_some_and(x509_parser::extensions::KeyUsage::crl_sign) {
+    let is = SigningCertificate::of(&cert, None).map_err(|e| unusable(path, &e.to_string()))?;
+    if !is.signs_lists {
         return Err(unusable(path, "may not sign revocation lists (cRLSign)"));
     }
-    if !is_strong(cert.public_key()) {
-        return Err(unusable(path, "has a weak key"));
-    }
-    if not_after <= now {
+    if is.not_after <= now {
         return Err(unusable(path, EXPIRED));
     }
     Ok(Parsed {
-        key: KeyId::of_spki(cert.public_key().raw),
+        key: is.key,
         subject: cert.subject().to_string(),
-        not_before: since_epoch(cert.validity().not_before),
-        not_after,
+        not_before: is.not_before,
+        not_after: is.not_after,
         der: der.into_owned(),
     })
 }

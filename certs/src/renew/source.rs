@@ -3,7 +3,7 @@
 use super::{IdentitySource, SourceError};
 use crate::{
     Authority, Identity, IdentityError,
-    ca::Request,
+    ca::{Issued, Request},
     files::{Fingerprint, IdentityFiles},
 };
 use parking_lot::Mutex;
@@ -33,10 +33,18 @@ impl AuthoritySource {
         }
     }
 
+    /// The first identity. Starting a process is an operator's act: it begins anew, whatever was
+    /// revoked before.
     pub fn issue(&self) -> Result<Identity, IdentityError> {
+        self.identity(self.authority.issue(&self.request, self.now())?)
+    }
+
+    fn now(&self) -> Duration {
         let now = self.time.current_time();
-        let now = now.map_or(Duration::ZERO, |t| Duration::from_secs(t.as_secs()));
-        let issued = self.authority.issue(&self.request, now)?;
+        now.map_or(Duration::ZERO, |t| Duration::from_secs(t.as_secs()))
+    }
+
+    fn identity(&self, issued: Issued) -> Result<Identity, IdentityError> {
         Identity::new(issued.into_parts(self.authority.roots()), &self.time)
     }
 }
@@ -46,8 +54,10 @@ impl IdentitySource for AuthoritySource {
         "authority"
     }
 
-    async fn fetch(&self, _: &Identity) -> Result<Identity, SourceError> {
-        Ok(self.issue()?)
+    async fn fetch(&self, current: &Identity) -> Result<Identity, SourceError> {
+        let verified = current.verified();
+        let issued = self.authority.renew(verified, &self.request, self.now());
+        Ok(self.identity(issued.map_err(IdentityError::from)?)?)
     }
 
     async fn changed(&self) {
@@ -58,6 +68,10 @@ impl IdentitySource for AuthoritySource {
 
     fn issues(&self) -> bool {
         true
+    }
+
+    fn remedy(&self) -> &'static str {
+        "find out why, then start the process anew: it begins with another certificate"
     }
 }
 
@@ -84,10 +98,11 @@ impl IdentitySource for FileSource {
         "files"
     }
 
-    async fn fetch(&self, _: &Identity) -> Result<Identity, SourceError> {
+    async fn fetch(&self, current: &Identity) -> Result<Identity, SourceError> {
         // Before the content: what changes while we read is read again.
         *self.seen.lock() = self.files.fingerprint();
-        Ok(self.files.load(&self.time)?.for_servers()?)
+        let loaded = self.files.load_after(Some(current.trust()), &self.time);
+        Ok(loaded?.for_servers()?)
     }
 
     /// Looks at the paths instead of subscribing to them: a symlink swap, a network mount and a
@@ -100,5 +115,9 @@ impl IdentitySource for FileSource {
 
     fn issues(&self) -> bool {
         false
+    }
+
+    fn remedy(&self) -> &'static str {
+        "find out why, then put another certificate and key in the place of the files"
     }
 }

@@ -12,8 +12,9 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tars_certs::{
     PeerClass,
-    peer::{PeerInfo, Verified, observed},
+    peer::{PeerInfo, observed},
     tls,
+    trust::{Refusal, Side},
 };
 use tars_runtime::listen::{PacedStream, Seat};
 use tokio::{
@@ -164,7 +165,7 @@ impl Connection {
         tokio::select! {
             _ = connection.as_mut() => {}
             () = tell => metrics.cut("grace"),
-            () = this.denied(&peer) => metrics.cut("revoked"),
+            () = this.revoked(&peer) => metrics.cut("revoked"),
             () = this.force.cancelled() => metrics.cut("drain"),
         }
     }
@@ -178,33 +179,35 @@ impl Connection {
         tokio::select! {
             // Looked at first: whoever is revoked gets no grace.
             biased;
-            () = self.denied(peer) => End::Revoked,
+            () = self.revoked(peer) => End::Revoked,
             () = begun.never() => End::Silent,
             () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
             () = self.options.clock.sleep_until(goaway) => End::Gracefully(self.instant(certificates)),
-            () = self.distrusted(peer) => End::Gracefully(last_by_now(grace)),
+            () = self.refused_later(peer, |_| true) => End::Gracefully(last_by_now(grace)),
             () = self.stop.cancelled() => End::Gracefully(self.instant(certificates)),
         }
     }
 
-    async fn denied(&self, peer: &PeerInfo) {
-        match &peer.verified {
-            Some(verified) => self.options.revocations.until_denied(verified).await,
-            None => std::future::pending().await,
+    /// Returns when the peer is revoked, by what was pushed or by a list that was mounted.
+    async fn revoked(&self, peer: &PeerInfo) {
+        let Some(verified) = &peer.verified else {
+            return std::future::pending().await;
+        };
+        tokio::select! {
+            () = self.options.revocations.until_denied(verified) => {}
+            () = self.refused_later(peer, Refusal::is_revocation) => {}
         }
     }
 
-    /// Returns when the root above the peer is trusted no more.
-    async fn distrusted(&self, peer: &PeerInfo) {
-        let mut renewals = self.options.identity.subscribe();
-        let Some(Verified { anchor, .. }) = &peer.verified else {
+    /// Returns when the own roots and lists of a later day refuse the peer's chain, for a reason that
+    /// `counts`.
+    async fn refused_later(&self, peer: &PeerInfo, counts: impl Fn(&Refusal) -> bool) {
+        let Some(verified) = &peer.verified else {
             return std::future::pending().await;
         };
-        while self.options.identity.current().trust().trusts(anchor) {
-            if renewals.changed().await.is_err() {
-                return std::future::pending().await;
-            }
-        }
+        let (now, clock) = (&self.options.identity, &self.options.clock);
+        now.until_refused(&self.own.identity, verified, Side::Client, clock, counts)
+            .await;
     }
 
     /// When the first of the two certificates ends, on the wall: a clock that is set, or a machine

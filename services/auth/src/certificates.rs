@@ -4,12 +4,14 @@
 //! for certificates of any issuer.
 
 mod issue;
+mod journal;
 mod revoke;
 mod roots;
 pub(crate) mod store;
 
 pub(crate) use issue::NewIdentity;
 pub(crate) use revoke::{SignedLists, Target};
+pub(crate) use roots::Heard;
 
 use crate::{Auth, AuthError};
 use std::{sync::Arc, time::Duration};
@@ -54,6 +56,11 @@ impl Certificates {
         } else {
             days(self.settings.operator_life_days)
         }
+    }
+
+    /// How long a process may be quiet before it counts as gone.
+    fn patience(&self) -> Duration {
+        Duration::from_secs(self.settings.departed_after_seconds)
     }
 
     fn lineage_life(&self) -> Duration {

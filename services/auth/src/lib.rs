@@ -49,6 +49,7 @@ pub struct Auth {
     sweep: sessions::Sweep,
     certificates: Certificates,
     signed_lists: certificates::SignedLists,
+    heard: certificates::Heard,
     /// One step of the roots at a time.
     rotating: tokio::sync::Mutex<()>,
     sequencing: Condition,
@@ -100,6 +101,7 @@ impl Auth {
             sweep: sessions::Sweep::default(),
             certificates,
             signed_lists: certificates::SignedLists::default(),
+            heard: certificates::Heard::new(clock.monotonic()),
             rotating: tokio::sync::Mutex::default(),
             sequencing: Condition::new(clock.clone()),
             settings,
@@ -107,6 +109,7 @@ impl Auth {
         });
         let first = auth.create_first_admin().await?;
         auth.record_steps().await?;
+        auth.take_up().await?;
         Ok((auth, first))
     }
 
@@ -135,6 +138,9 @@ impl Auth {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
+            if let Err(e) = self.take_up().await {
+                tracing::warn!(error = %e, "certificates wait to be listed");
+            }
             match self.sequence_audit().await {
                 Ok(_) => self.sequencing.well(),
                 Err(e) => self.sequencing.fails(e),

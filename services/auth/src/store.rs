@@ -34,6 +34,11 @@ pub(crate) const STEPS: &[Step] = &[
         include_str!("../migrations/0003_certificates.sql"),
     ),
     (4, "changes", include_str!("../migrations/0004_changes.sql")),
+    (
+        5,
+        "issued by the process",
+        include_str!("../migrations/0005_issued_by_the_process.sql"),
+    ),
 ];
 
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, AuthError> {

@@ -48,6 +48,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Kept {
     identity: IdentityPem,
     rejoin_token: Zeroizing<String>,
+    /// Neither the identity nor the token is of use any more.
+    #[serde(default)]
+    revoked: bool,
 }
 
 /// Where and how to join.
@@ -76,26 +79,15 @@ impl Joining {
     /// The kept identity, if it still lives; else a new one for a token.
     pub(crate) async fn start(&self) -> Result<Identity, StartError> {
         let kept = self.kept()?;
+        let revoked = kept.as_ref().is_some_and(|k| k.revoked);
+        let kept = kept.filter(|k| !k.revoked);
         if let Some(kept) = &kept {
             match kept.identity.load(&self.time()) {
                 Ok(identity) => return Ok(identity),
                 Err(e) => tracing::warn!(error = %e, "the kept identity is of no use any more"),
             }
         }
-        let token = match (&self.token_file, kept) {
-            // What an operator put there goes before what was kept.
-            (Some(path), _) if path.exists() => {
-                let text = secret::read(path).map_err(|e| StartError::file(path, e))?;
-                JoinToken::new(&Zeroizing::new(text))
-            }
-            (_, Some(kept)) => JoinToken::new(&kept.rejoin_token),
-            _ => {
-                return Err(StartError::Join(format!(
-                    "no identity in {} and no join token: make one with `tars certs join-token`, and name its file with --join-token-file",
-                    self.file.display()
-                )));
-            }
-        };
+        let token = self.token(kept, revoked)?;
         let mut tries = 0;
         loop {
             match self.join(&token).await {
@@ -107,9 +99,42 @@ impl Joining {
                     tracing::warn!(why, ?wait, "cannot join yet");
                     tokio::time::sleep(wait).await;
                 }
+                Err(e) if revoked => {
+                    return Err(StartError::Join(format!(
+                        "{e}; the identity in {} is revoked, and only a new join token gives another",
+                        self.file.display()
+                    )));
+                }
                 Err(e) => return Err(StartError::Join(e.to_string())),
             }
         }
+    }
+
+    /// What to show: a token that an operator put there goes before the one that was kept.
+    fn token(&self, kept: Option<Kept>, revoked: bool) -> Result<JoinToken, StartError> {
+        match (&self.token_file, kept) {
+            (Some(path), _) if path.exists() => {
+                let text = secret::read(path).map_err(|e| StartError::file(path, e))?;
+                Ok(JoinToken::new(&Zeroizing::new(text)))
+            }
+            (_, Some(kept)) => Ok(JoinToken::new(&kept.rejoin_token)),
+            _ => Err(StartError::Join(format!(
+                "{} identity in {} and no join token: make one with `tars certs join-token`, and name its file with --join-token-file",
+                if revoked { "a revoked" } else { "no" },
+                self.file.display()
+            ))),
+        }
+    }
+
+    /// What was kept of a revoked identity is shown to nobody again.
+    fn forget(&self) -> Result<(), SourceError> {
+        let kept = self.kept().map_err(remote)?;
+        kept.map_or(Ok(()), |kept| {
+            self.write(&Kept {
+                revoked: true,
+                ..kept
+            })
+        })
     }
 
     fn kept(&self) -> Result<Option<Kept>, StartError> {
@@ -181,11 +206,15 @@ impl Joining {
     }
 
     fn keep(&self, identity: &Identity, rejoin_token: &str) -> Result<(), SourceError> {
-        let kept = Kept {
+        self.write(&Kept {
             identity: IdentityPem::of(identity),
             rejoin_token: Zeroizing::new(rejoin_token.to_owned()),
-        };
-        let text = Zeroizing::new(serde_json::to_string(&kept).map_err(remote)?);
+            revoked: false,
+        })
+    }
+
+    fn write(&self, kept: &Kept) -> Result<(), SourceError> {
+        let text = Zeroizing::new(serde_json::to_string(kept).map_err(remote)?);
         let failed = |e: std::io::Error| remote(format!("{}: {e}", self.file.display()));
         secret::create_dir(self.file.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         secret::write(&self.file, text.as_bytes()).map_err(failed)
@@ -310,5 +339,14 @@ impl IdentitySource for JoinSource {
 
     fn issues(&self) -> bool {
         true
+    }
+    fn remedy(&self) -> &'static str {
+        "find out why, then make a join token with `tars certs join-token` and start the process with it"
+    }
+
+    fn on_revoked(&self) {
+        if let Err(e) = self.joining.forget() {
+            tracing::error!(error = %e, "the kept identity could not be marked as revoked");
+        }
     }
 }

@@ -38,10 +38,10 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     let authority = open_authority(config, &clock)?;
     let life = Duration::from_secs(leaf.days.saturating_mul(86_400));
     let mut request = Request::new(id.clone(), life).with_local_names();
+    let files = IdentityFiles::in_dir(&leaf.folder(config, path));
     request.dns.extend(leaf.dns);
     request.ips.extend(leaf.ip);
     let issued = authority.issue(&request, clock.now())?;
-    let files = IdentityFiles::in_dir(&leaf.out);
     files.save(&issued, &authority.bundle_pem())?;
     println!("{id}  {}", files.cert.display());
     Ok(())

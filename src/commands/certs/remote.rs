@@ -2,7 +2,7 @@
 
 use super::{Leaf, local, workload_path};
 use crate::{
-    commands::{CommandError, output, session::Session},
+    commands::{CommandError, mesh::Mesh, output},
     rest::Rest,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -72,10 +72,11 @@ fn print(rows: &[Value], json: bool, head: &[&str], row: impl Fn(&Value) -> Vec<
 
 pub(super) async fn list(
     config: &Config,
+    mesh: &Mesh,
     id: Option<&str>,
     json: bool,
 ) -> Result<(), CommandError> {
-    let rest = Session::open().await?.rest();
+    let rest = mesh.session().await?.rest();
     let filter = match id {
         Some(text) => format!("?spiffe_id={}", full_id(config, text)?),
         None => String::new(),
@@ -88,6 +89,7 @@ pub(super) async fn list(
     .await?;
     let head = [
         "identity",
+        "source",
         "serial",
         "issued",
         "ends",
@@ -98,6 +100,7 @@ pub(super) async fn list(
     print(&rows, json, &head, |c| {
         vec![
             text(&c["spiffe_id"]),
+            text(&c["source"]),
             text(&c["serial"]),
             text(&c["issued_at"]),
             text(&c["not_after"]),
@@ -109,8 +112,8 @@ pub(super) async fn list(
     Ok(())
 }
 
-pub(super) async fn revoked(json: bool) -> Result<(), CommandError> {
-    let rest = Session::open().await?.rest();
+pub(super) async fn revoked(mesh: &Mesh, json: bool) -> Result<(), CommandError> {
+    let rest = mesh.session().await?.rest();
     let rows = pages(&rest, "/admin/certificates/revoked", "revocations").await?;
     print_revocations(&rows, json);
     Ok(())
@@ -155,7 +158,7 @@ pub(crate) struct Revoke {
 }
 
 impl Revoke {
-    pub(super) async fn run(self, config: &Config) -> Result<(), CommandError> {
+    pub(super) async fn run(self, config: &Config, mesh: &Mesh) -> Result<(), CommandError> {
         let mut body = json!({ "reason": self.reason });
         match (&self.file, &self.serial, &self.id) {
             (Some(file), ..) => {
@@ -172,7 +175,7 @@ impl Revoke {
                 body["spiffe_id"] = id.as_str().into();
             }
         }
-        let rest = Session::open().await?.rest();
+        let rest = mesh.session().await?.rest();
         let answer = rest.post("/admin/certificates/revoke", body).await?;
         let rows = answer["revocations"]
             .as_array()
@@ -220,8 +223,14 @@ fn base64_list(value: &Value) -> Result<Vec<CertificateDer<'static>>, CommandErr
         .collect()
 }
 
-pub(super) async fn issue(path: &str, leaf: Leaf) -> Result<(), CommandError> {
-    let rest = Session::open().await?.rest();
+pub(super) async fn issue(
+    config: &Config,
+    mesh: &Mesh,
+    path: &str,
+    leaf: Leaf,
+) -> Result<(), CommandError> {
+    let out = leaf.folder(config, path);
+    let rest = mesh.session().await?.rest();
     let key = KeyPair::generate().map_err(failed)?;
     let csr = csr::create(&key).map_err(failed)?;
     let ips: Vec<String> = leaf.ip.iter().map(ToString::to_string).collect();
@@ -239,7 +248,7 @@ pub(super) async fn issue(path: &str, leaf: Leaf) -> Result<(), CommandError> {
         roots: base64_list(&answer["bundle"]["roots"])?,
         crls: Vec::new(),
     };
-    save(parts, &leaf.out)
+    save(parts, &out)
 }
 
 /// Checks what was issued, and writes it.
@@ -252,15 +261,19 @@ fn save(parts: Parts, out: &Path) -> Result<(), CommandError> {
     Ok(())
 }
 
-pub(super) async fn join_token(path: &str, ttl: u32) -> Result<Zeroizing<String>, CommandError> {
-    let rest = Session::open().await?.rest();
+pub(super) async fn join_token(
+    mesh: &Mesh,
+    path: &str,
+    ttl: u32,
+) -> Result<Zeroizing<String>, CommandError> {
+    let rest = mesh.session().await?.rest();
     let body = json!({ "path": path, "ttl_seconds": ttl });
     let answer = rest.post("/admin/join-tokens", body).await?;
     Ok(Zeroizing::new(text(&answer["token"])))
 }
 
-pub(super) async fn bundle() -> Result<String, CommandError> {
-    let rest = Session::open().await?.rest();
+pub(super) async fn bundle(mesh: &Mesh) -> Result<String, CommandError> {
+    let rest = mesh.session().await?.rest();
     let answer = rest.get("/api/v1/certificates/bundle").await?;
     let roots = base64_list(&answer["bundle"]["roots"])?;
     Ok(roots

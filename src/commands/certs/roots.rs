@@ -1,13 +1,16 @@
 //! `tars certs root`.
 
 use crate::{
-    commands::{CommandError, output, session::Session},
+    commands::{CommandError, mesh::Mesh, output},
     rest::Rest,
 };
 use clap::Subcommand;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::{
+    io::{self, IsTerminal},
+    time::Duration,
+};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Root {
@@ -35,20 +38,28 @@ pub(crate) enum Root {
         /// How long to wait for the peers before a step.
         #[arg(long, default_value_t = 600, value_name = "SECONDS")]
         timeout: u64,
+        /// One JSON object a line: what is waited for, who is not, and each step.
+        #[arg(long)]
+        json: bool,
     },
 }
 
 impl Root {
-    pub(super) async fn run(self) -> Result<(), CommandError> {
-        let rest = Session::open().await?.rest();
+    pub(super) async fn run(self, mesh: &Mesh) -> Result<(), CommandError> {
+        let rest = mesh.session().await?.rest();
         match self {
             Self::Status { json } => status(&rest, json).await,
             Self::Prepare => step(&rest, "PREPARE", false).await,
             Self::Activate => step(&rest, "ACTIVATE", false).await,
             Self::Taint => step(&rest, "TAINT", false).await,
             Self::Remove { cut_off } => step(&rest, "REMOVE", cut_off).await,
-            Self::Rotate { cut_off, timeout } => {
-                rotate(&rest, cut_off, Duration::from_secs(timeout)).await
+            Self::Rotate {
+                cut_off,
+                timeout,
+                json,
+            } => {
+                let progress = Progress::new(json)?;
+                rotate(&rest, cut_off, Duration::from_secs(timeout), progress).await
             }
         }
     }
@@ -94,31 +105,103 @@ async fn status(rest: &Rest, json: bool) -> Result<(), CommandError> {
     for name in names(&status["waiting_for"]) {
         println!("  waits for {name}");
     }
+    for name in names(&status["departed"]) {
+        println!("  does not wait for {name}");
+    }
     for name in names(&status["cut_off"]) {
         println!("  would cut off {name}");
     }
     Ok(())
 }
 
-async fn step(rest: &Rest, step: &str, cut_off: bool) -> Result<(), CommandError> {
+/// Takes one step; returns the root that it was about.
+async fn take(rest: &Rest, step: &str, cut_off: bool) -> Result<Value, CommandError> {
     let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": cut_off });
-    let done = rest.post("/admin/roots/step", body).await?;
-    let root = &done["root"]["generation"];
+    let mut done = rest.post("/admin/roots/step", body).await?;
+    Ok(done["root"]["generation"].take())
+}
+
+async fn step(rest: &Rest, step: &str, cut_off: bool) -> Result<(), CommandError> {
+    let root = take(rest, step, cut_off).await?;
     println!("{}: root {root}", step.to_lowercase());
     Ok(())
 }
 
-async fn rotate(rest: &Rest, cut_off: bool, limit: Duration) -> Result<(), CommandError> {
-    let style = ProgressStyle::with_template("{spinner} {msg}")
-        .map_err(|e| CommandError::Failed(e.to_string()))?;
-    let bar = ProgressBar::new_spinner().with_style(style);
-    bar.enable_steady_tick(Duration::from_millis(100));
+/// How a rotation is told: a line that moves on a terminal, plain lines elsewhere, or JSON.
+enum Progress {
+    Bar(ProgressBar),
+    Plain(Option<String>),
+    Json(Option<Value>),
+}
+
+impl Progress {
+    fn new(json: bool) -> Result<Self, CommandError> {
+        if json {
+            return Ok(Self::Json(None));
+        }
+        if !io::stderr().is_terminal() {
+            return Ok(Self::Plain(None));
+        }
+        let style = ProgressStyle::with_template("{spinner} {msg}")
+            .map_err(|e| CommandError::Failed(e.to_string()))?;
+        let bar = ProgressBar::new_spinner().with_style(style);
+        bar.enable_steady_tick(Duration::from_millis(100));
+        Ok(Self::Bar(bar))
+    }
+
+    /// Told again only when it is something else.
+    fn waits(&mut self, step: &str, who: &[String]) {
+        let text = format!("{step} waits for {}", who.join(", "));
+        match self {
+            Self::Bar(bar) => bar.set_message(text),
+            Self::Plain(last) if last.as_ref() == Some(&text) => {}
+            Self::Plain(last) => {
+                eprintln!("{text}");
+                *last = Some(text);
+            }
+            Self::Json(last) => {
+                let now = json!({ "step": step, "waiting_for": who });
+                if last.as_ref() != Some(&now) {
+                    println!("{now}");
+                    *last = Some(now);
+                }
+            }
+        }
+    }
+
+    fn goes_without(&self, step: &str, who: &[String]) {
+        for name in who {
+            let text = format!(
+                "{step} does not wait for {name}: should it come back, it needs a join token"
+            );
+            match self {
+                Self::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
+                Self::Plain(_) => eprintln!("{text}"),
+                Self::Json(_) => println!("{}", json!({ "step": step, "departed": name })),
+            }
+        }
+    }
+
+    fn took(&self, step: &str, root: &Value) {
+        match self {
+            Self::Bar(bar) => bar.suspend(|| println!("{step}: root {root}")),
+            Self::Plain(_) => println!("{step}: root {root}"),
+            Self::Json(_) => println!("{}", json!({ "step": step, "root": root })),
+        }
+    }
+}
+
+async fn rotate(
+    rest: &Rest,
+    cut_off: bool,
+    limit: Duration,
+    mut progress: Progress,
+) -> Result<(), CommandError> {
     loop {
-        let next = ready_for(rest, limit, &bar).await?;
-        bar.suspend(|| ());
-        step(rest, &next.to_uppercase(), cut_off).await?;
+        let next = ready_for(rest, limit, &mut progress).await?;
+        let root = take(rest, &next.to_uppercase(), cut_off).await?;
+        progress.took(&next, &root);
         if next == "remove" {
-            bar.finish_and_clear();
             return Ok(());
         }
     }
@@ -128,7 +211,7 @@ async fn rotate(rest: &Rest, cut_off: bool, limit: Duration) -> Result<(), Comma
 async fn ready_for(
     rest: &Rest,
     limit: Duration,
-    bar: &ProgressBar,
+    progress: &mut Progress,
 ) -> Result<String, CommandError> {
     let end = tokio::time::Instant::now() + limit;
     loop {
@@ -136,14 +219,15 @@ async fn ready_for(
         let next = word(&status["next"], "ROOT_STEP_");
         let waiting = names(&status["waiting_for"]);
         if waiting.is_empty() {
+            progress.goes_without(&next, &names(&status["departed"]));
             return Ok(next);
         }
-        let who = waiting.join(", ");
-        bar.set_message(format!("{next} waits for {who}"));
+        progress.waits(&next, &waiting);
         if tokio::time::Instant::now() > end {
             return Err(CommandError::Failed(format!(
-                "not ready to {next} after {} s: {who}; run it again to go on",
-                limit.as_secs()
+                "not ready to {next} after {} s: {}; run it again to go on",
+                limit.as_secs(),
+                waiting.join(", ")
             )));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;

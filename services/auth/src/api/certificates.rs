@@ -229,6 +229,7 @@ impl certificate_service_server::CertificateService for Api {
             lineage_ends_at: Some(timestamp(listed.lineage_ends_us)),
             revoked: listed.revoked,
             root_generation: u32::try_from(listed.row.generation).unwrap_or(0),
+            source: listed.row.source,
         });
         Ok(Response::new(ListCertificatesResponse {
             certificates: certificates.collect(),
@@ -295,6 +296,7 @@ impl certificate_service_server::CertificateService for Api {
             roots: status.roots.iter().map(root).collect(),
             next: shown(status.next).into(),
             waiting_for: status.waiting_for,
+            departed: status.departed,
             cut_off: status.cut_off,
         }))
     }

@@ -67,10 +67,10 @@ impl Auth {
         request
     }
 
-    fn new_lineage(&self, id: &SpiffeId, started_us: i64) -> LineageRow {
+    pub(super) fn new_lineage(&self, spiffe_id: &str, started_us: i64) -> LineageRow {
         LineageRow {
             id: Uuid::now_v7(),
-            spiffe_id: id.as_str().to_owned(),
+            spiffe_id: spiffe_id.to_owned(),
             started_us,
             ends_us: started_us.saturating_add(micros(self.certificates().lineage_life())),
             revoked: false,
@@ -87,7 +87,7 @@ impl Auth {
         mut lineage: LineageRow,
         csr: &[u8],
         mut request: Request,
-        record: Record,
+        (source, record): (&str, Record),
     ) -> Result<NewIdentity, AuthError> {
         let authority = self.certificates().authority()?;
         let key = csr::public_key(csr)?;
@@ -117,6 +117,7 @@ impl Auth {
             issued_us: micros(now),
             not_after_us: micros(issued.not_after),
             generation: generation.map_or(0, |g| i64::from(g.generation)),
+            source: source.to_owned(),
         };
         store::save_lineage(tx, &lineage).await?;
         store::insert_issued(tx, &row).await?;
@@ -163,7 +164,7 @@ impl Auth {
             .detail("address", address)
             .detail("rejoin", claims.kind == JoinKind::Again);
         let identity = self
-            .issue_in(&mut tx, lineage, csr, request, record)
+            .issue_in(&mut tx, lineage, csr, request, ("join-token", record))
             .await?;
         tx.commit().await?;
         Ok(identity)
@@ -180,7 +181,7 @@ impl Auth {
             tracing::warn!(id = %claims.spiffe_id, "a join token was shown again");
             return Err(AuthError::JoinToken);
         }
-        Ok(self.new_lineage(&claims.spiffe_id, now_us))
+        Ok(self.new_lineage(claims.spiffe_id.as_str(), now_us))
     }
 
     /// The next certificate of the peer that asks. Who that is, its own certificate says.
@@ -195,6 +196,11 @@ impl Auth {
         if authority.root_above(&name.issuer).is_none() {
             return Err(AuthError::NotIssuedHere);
         }
+        // Its connection is about to be cut.
+        if certificates.feed.revocations.denies(peer) {
+            return Err(AuthError::LineageEnded);
+        }
+        self.take_up().await?;
         let id = peer.certificate.id.clone();
         let request = self.request(id.clone(), certificates.class(&id)?);
         let mut tx = self.store.begin("certificates.renew").await?;
@@ -208,7 +214,7 @@ impl Auth {
         let lineage = match lineage {
             Some(lineage) => lineage,
             None => {
-                let lineage = self.new_lineage(&id, micros(peer.certificate.not_before));
+                let lineage = self.new_lineage(id.as_str(), micros(peer.certificate.not_before));
                 store::save_lineage(&mut tx, &lineage).await?;
                 let above = authority.root_above(&name.issuer);
                 let row = IssuedRow {
@@ -219,6 +225,7 @@ impl Auth {
                     issued_us: micros(peer.certificate.not_before),
                     not_after_us: micros(peer.certificate.not_after),
                     generation: above.map_or(0, |g| i64::from(g.generation)),
+                    source: "elsewhere".to_owned(),
                 };
                 store::insert_issued(&mut tx, &row).await?;
                 lineage
@@ -228,7 +235,7 @@ impl Auth {
             .caller(id.as_str())
             .detail("of", &name.serial);
         let identity = self
-            .issue_in(&mut tx, lineage, csr, request, record)
+            .issue_in(&mut tx, lineage, csr, request, ("renewal", record))
             .await?;
         tx.commit().await?;
         Ok(identity)
@@ -253,10 +260,10 @@ impl Auth {
         request.dns.extend(dns);
         request.ips.extend(ips);
         let record = Record::new(&self.clock, "auth", "certificate.issued").caller(&caller.label);
-        let lineage = self.new_lineage(&id, self.clock.now_us());
+        let lineage = self.new_lineage(id.as_str(), self.clock.now_us());
         let mut tx = self.store.begin("certificates.issue").await?;
         let identity = self
-            .issue_in(&mut tx, lineage, csr, request, record)
+            .issue_in(&mut tx, lineage, csr, request, ("administrator", record))
             .await?;
         tx.commit().await?;
         Ok(identity)
@@ -299,6 +306,7 @@ impl Auth {
     ) -> Result<(Vec<Listed>, String), AuthError> {
         let size = page::size(page_size);
         let before = before(token).ok_or(AuthError::PageToken("page_token"))?;
+        self.take_up().await?;
         let rows = self
             .store
             .issued_list(spiffe_id, (before.0, &before.1), size + 1)

@@ -45,14 +45,20 @@ struct Signed {
 }
 
 /// What a revocation is about, as it goes through one transaction.
-struct Cut<'a> {
-    by: &'a str,
-    reason: &'a str,
-    now: Duration,
+pub(super) struct Cut<'a> {
+    pub(super) by: &'a str,
+    pub(super) reason: &'a str,
+    pub(super) now: Duration,
 }
 
 impl Cut<'_> {
-    fn row(&self, issuer: String, serial: String, id: String, expires_us: i64) -> RevocationRow {
+    pub(super) fn row(
+        &self,
+        issuer: String,
+        serial: String,
+        id: String,
+        expires_us: i64,
+    ) -> RevocationRow {
         RevocationRow {
             issuer,
             serial,
@@ -85,6 +91,7 @@ impl Auth {
             reason,
             now: self.clock.now(),
         };
+        self.take_up().await?;
         let mut tx = self.change("certificates.revoke").await?;
         let rows = match target {
             Target::Certificate { issuer, serial } => {
@@ -151,7 +158,7 @@ impl Auth {
         Ok(std::iter::once(identity).chain(cut.of(living)).collect())
     }
 
-    async fn put(
+    pub(super) async fn put(
         &self,
         mut tx: Change,
         rows: Vec<RevocationRow>,

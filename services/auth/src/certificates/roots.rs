@@ -1,23 +1,31 @@
 //! The rotation of roots: each step only when every peer is ready for it.
 //!
 //! A process tells which roots it trusts and, by the certificate it comes with, which it stands
-//! under. A process that is gone counts until its last certificate has ended: it may come back.
+//! under. Nobody waits for one that is revoked: it is to trust nothing, and nobody trusts it. One
+//! that was not heard for `certificates.departed_after_seconds` has departed: it is named and not
+//! waited for, unless it comes back in time. Should it come back later, it may need a join token.
 
 use super::{
     micros,
-    store::{self, ReportRow},
+    store::{self, IssuedRow, ReportRow},
 };
 use crate::{Auth, AuthError};
+use parking_lot::Mutex;
+use std::{collections::HashMap, time::Duration};
 use tars_certs::{
-    KeyId,
+    CertName, KeyId, RevocationSet,
     ca::{
         RootInfo,
+        journal::Keeper,
         rotation::{RootState, Step},
     },
     peer::Verified,
 };
 use tars_proto::auth::v1::WatchCredentialsResponse;
-use tars_runtime::audit::{self, Record, Severity};
+use tars_runtime::{
+    audit::{self, Record, Severity},
+    clock::Monotonic,
+};
 use uuid::Uuid;
 
 /// Where the rotation stands.
@@ -28,6 +36,8 @@ pub(crate) struct RootsStatus {
     pub(crate) next: Step,
     /// Who must hear of the last step, or renew, before the next.
     pub(crate) waiting_for: Vec<String>,
+    /// Who would be waited for, had anything been heard of it lately.
+    pub(crate) departed: Vec<String>,
     /// Who holds a certificate that the next step cuts off, and is not reached by a push.
     pub(crate) cut_off: Vec<String>,
 }
@@ -81,6 +91,74 @@ impl ReportRow {
         let anchor: Option<KeyId> = self.anchor.parse().ok();
         anchor.is_some_and(|anchor| needs.met(trusted, anchor))
     }
+
+    fn is_revoked(&self, list: &RevocationSet) -> bool {
+        let name = |text: &str| {
+            let (issuer, serial) = text.split_once(':')?;
+            Some(CertName {
+                issuer: issuer.parse().ok()?,
+                serial: serial.parse().ok()?,
+            })
+        };
+        let chain: Vec<CertName> = self.names.split(',').filter_map(name).collect();
+        let begun = Duration::from_micros(u64::try_from(self.not_before_us).unwrap_or(0));
+        let id = self.spiffe_id.parse();
+        id.is_ok_and(|id| list.denies_chain(&chain, &id, begun))
+    }
+}
+
+/// When each process was last heard, by the hand of the clock that nobody sets. Kept in memory: what
+/// was heard before Auth's own start says nothing of who is still there, so that everybody gets the
+/// whole time anew.
+#[derive(Debug)]
+pub(crate) struct Heard {
+    since: Monotonic,
+    processes: Mutex<HashMap<Uuid, Monotonic>>,
+}
+
+/// More processes than a mesh has.
+const MAX_HEARD: usize = 4096;
+
+impl Heard {
+    pub(crate) fn new(now: Monotonic) -> Self {
+        Self {
+            since: now,
+            processes: Mutex::default(),
+        }
+    }
+
+    fn of(&self, instance: Uuid, now: Monotonic) {
+        let mut processes = self.processes.lock();
+        if processes.len() >= MAX_HEARD {
+            let day = Duration::from_secs(86_400);
+            processes.retain(|_, at| now.since(*at) < day);
+        }
+        processes.insert(instance, now);
+    }
+
+    fn last(&self, instance: Uuid) -> Monotonic {
+        let heard = self.processes.lock().get(&instance).copied();
+        heard.unwrap_or(self.since)
+    }
+}
+
+/// Peers that are not ready for a step.
+#[derive(Debug, Default)]
+struct Late {
+    waiting_for: Vec<String>,
+    departed: Vec<String>,
+}
+
+fn names(chain: &[CertName]) -> String {
+    let texts: Vec<String> = chain
+        .iter()
+        .map(|c| format!("{}:{}", c.issuer, c.serial))
+        .collect();
+    texts.join(",")
+}
+
+fn named(row: &IssuedRow) -> String {
+    format!("{} (serial {})", row.spiffe_id, row.serial)
 }
 
 impl Auth {
@@ -98,62 +176,102 @@ impl Auth {
             roots: texts.join(","),
             anchor: peer.anchor.to_string(),
             not_after_us: micros(peer.certificate.not_after),
+            names: names(&peer.chain),
+            not_before_us: micros(peer.certificate.not_before),
         };
         let mut tx = self.store.begin("trust.report").await?;
         store::drop_expired(&mut tx, self.clock.now_us()).await?;
         store::save_report(&mut tx, &row).await?;
-        Ok(tx.commit().await?)
+        tx.commit().await?;
+        self.heard.of(instance, self.clock.monotonic());
+        Ok(())
     }
 
     pub(crate) async fn roots(&self) -> Result<RootsStatus, AuthError> {
         let authority = self.certificates().authority()?;
+        self.take_up().await?;
         let roots = authority.root_infos();
         let step = next(&roots);
         let reports = self.store.reports(self.clock.now_us()).await?;
+        let Late {
+            mut waiting_for,
+            departed,
+        } = self.late(step, &roots, &reports);
+        let below = self.below_tainted(step, &roots, &reports).await?;
+        // The operator's files are renewed by this process itself: a matter of moments.
+        let (own, cut_off): (Vec<_>, Vec<_>) = below
+            .into_iter()
+            .partition(|c| c.source == Keeper::Authority.as_str());
+        waiting_for.extend(own.iter().map(named));
         Ok(RootsStatus {
             version: authority.version(),
-            waiting_for: self.waiting_for(step, &roots, &reports),
-            cut_off: self.cut_off(step, &roots, &reports).await?,
+            cut_off: cut_off.iter().map(named).collect(),
+            waiting_for,
+            departed,
             next: step,
             roots,
         })
     }
 
-    fn waiting_for(&self, step: Step, roots: &[RootInfo], reports: &[ReportRow]) -> Vec<String> {
+    /// Who is not ready for a step.
+    fn late(&self, step: Step, roots: &[RootInfo], reports: &[ReportRow]) -> Late {
+        let certificates = self.certificates();
         let needs = Needs::of(step, roots);
-        let late = reports.iter().filter(|r| !r.meets(needs));
-        let mut names: Vec<String> = late
-            .map(|r| format!("{} ({})", r.spiffe_id, r.instance))
-            .collect();
-        let own = self.certificates().own.current();
-        if !needs.met(own.trust().root_keys(), own.verified().anchor) {
-            names.push(own.id().to_string());
+        let revoked = certificates.feed.revocations.current();
+        let now = self.clock.monotonic();
+        let mut late = Late::default();
+        for report in reports {
+            if report.meets(needs) || report.is_revoked(&revoked) {
+                continue;
+            }
+            let quiet = now.since(self.heard.last(report.instance));
+            let name = format!("{} ({})", report.spiffe_id, report.instance);
+            if quiet > certificates.patience() {
+                let seconds = quiet.as_secs();
+                late.departed
+                    .push(format!("{name}, last heard {seconds} s ago"));
+            } else {
+                late.waiting_for.push(name);
+            }
         }
-        names
+        let own = certificates.own.current();
+        if !needs.met(own.trust().root_keys(), own.verified().anchor) {
+            late.waiting_for.push(own.id().to_string());
+        }
+        late
     }
 
     /// People and outside clients hear of no push: they are known by what was issued to them.
-    async fn cut_off(
+    async fn below_tainted(
         &self,
         step: Step,
         roots: &[RootInfo],
         reports: &[ReportRow],
-    ) -> Result<Vec<String>, AuthError> {
+    ) -> Result<Vec<IssuedRow>, AuthError> {
         let Some(tainted) = in_state(roots, RootState::Tainted) else {
             return Ok(Vec::new());
         };
         if step != Step::Remove {
             return Ok(Vec::new());
         }
-        let now_us = self.clock.now_us();
-        let newest = self.store.newest().await?.into_iter().filter(|c| {
+        let (now_us, certificates) = (self.clock.now_us(), self.certificates());
+        // Workloads that this process or their own keeps are heard of by their reports.
+        let is_workload = |c: &IssuedRow| {
+            let class = c.spiffe_id.parse().ok();
+            let class = class.and_then(|id| certificates.class(&id).ok());
+            class.is_some_and(tars_certs::PeerClass::is_workload)
+        };
+        let kept_here = |c: &IssuedRow| c.source == Keeper::Authority.as_str() && is_workload(c);
+        let own = certificates.own.current().id().to_string();
+        let mut newest = self.store.newest().await?;
+        newest.retain(|c| {
             c.generation == i64::from(tainted.generation)
                 && c.not_after_us > now_us
+                && !kept_here(c)
+                && c.spiffe_id != own
                 && !reports.iter().any(|r| r.spiffe_id == c.spiffe_id)
         });
-        Ok(newest
-            .map(|c| format!("{} (serial {})", c.spiffe_id, c.serial))
-            .collect())
+        Ok(newest)
     }
 
     /// Takes the next step, if it is this one and everybody is ready.

@@ -14,6 +14,8 @@ pub(crate) struct IssuedRow {
     pub(crate) issued_us: i64,
     pub(crate) not_after_us: i64,
     pub(crate) generation: i64,
+    /// How it came to be.
+    pub(crate) source: String,
 }
 
 #[derive(Debug, Clone)]
@@ -51,15 +53,18 @@ pub(crate) struct ReportRow {
     pub(crate) roots: String,
     pub(crate) anchor: String,
     pub(crate) not_after_us: i64,
+    /// The chain of its certificate, leaf first: `issuer:serial`, with commas.
+    pub(crate) names: String,
+    pub(crate) not_before_us: i64,
 }
 
-type IssuedTuple = (String, String, String, Uuid, i64, i64, i64);
+type IssuedTuple = (String, String, String, Uuid, i64, i64, i64, String);
 type LineageTuple = (Uuid, String, i64, i64, bool, String, String, String);
 type RevocationTuple = (i64, String, String, String, i64, i64, String, i64, String);
-type ReportTuple = (String, Uuid, String, String, i64);
+type ReportTuple = (String, Uuid, String, String, i64, String, i64);
 
 fn issued(row: IssuedTuple) -> IssuedRow {
-    let (issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation) = row;
+    let (issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source) = row;
     IssuedRow {
         issuer,
         serial,
@@ -68,6 +73,7 @@ fn issued(row: IssuedTuple) -> IssuedRow {
         issued_us,
         not_after_us,
         generation,
+        source,
     }
 }
 
@@ -101,17 +107,19 @@ fn revocation(row: RevocationTuple) -> (i64, RevocationRow) {
 }
 
 fn report(row: ReportTuple) -> ReportRow {
-    let (spiffe_id, instance, roots, anchor, not_after_us) = row;
+    let (spiffe_id, instance, roots, anchor, not_after_us, names, not_before_us) = row;
     ReportRow {
         spiffe_id,
         instance,
         roots,
         anchor,
         not_after_us,
+        names,
+        not_before_us,
     }
 }
 
-const ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation \
+const ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
                       FROM issued_certificates";
 const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
                        FROM certificate_lineages";
@@ -149,7 +157,7 @@ impl Store {
 
     /// What the newest leaf of each lineage is.
     pub(crate) async fn newest(&self) -> Result<Vec<IssuedRow>, AuthError> {
-        let query = "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation \
+        let query = "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation, i.source \
                      FROM issued_certificates i JOIN certificate_lineages l \
                      ON l.id = i.lineage AND l.latest_serial = i.serial WHERE NOT l.revoked";
         let db = self.db().read("certificates.newest");
@@ -175,7 +183,7 @@ impl Store {
     }
 
     pub(crate) async fn reports(&self, now_us: i64) -> Result<Vec<ReportRow>, AuthError> {
-        let query = "SELECT spiffe_id, instance, roots, anchor, not_after_us FROM trust_reports \
+        let query = "SELECT spiffe_id, instance, roots, anchor, not_after_us, names, not_before_us FROM trust_reports \
                      WHERE not_after_us > $1 ORDER BY spiffe_id, instance";
         let db = self.db().read("trust.reports");
         let rows: Vec<ReportTuple> = sqlx::query_as(query).bind(now_us).fetch_all(&*db).await?;
@@ -232,7 +240,7 @@ pub(crate) async fn insert_issued(
     tx: &mut SqliteConnection,
     row: &IssuedRow,
 ) -> Result<(), AuthError> {
-    sqlx::query("INSERT INTO issued_certificates VALUES ($1, $2, $3, $4, $5, $6, $7)")
+    sqlx::query("INSERT INTO issued_certificates VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
         .bind(&row.issuer)
         .bind(&row.serial)
         .bind(&row.spiffe_id)
@@ -240,6 +248,7 @@ pub(crate) async fn insert_issued(
         .bind(row.issued_us)
         .bind(row.not_after_us)
         .bind(row.generation)
+        .bind(&row.source)
         .execute(tx)
         .await?;
     Ok(())
@@ -257,13 +266,42 @@ pub(crate) async fn find_lineage(
     Ok(row.map(lineage))
 }
 
+/// The lineage of an identity that the authority's own process keeps.
+pub(crate) async fn kept_lineage(
+    tx: &mut SqliteConnection,
+    spiffe_id: &str,
+) -> Result<Option<LineageRow>, AuthError> {
+    let query = format!(
+        "{LINEAGE} WHERE spiffe_id = $1 AND EXISTS (SELECT 1 FROM issued_certificates i \
+         WHERE i.lineage = certificate_lineages.id AND i.source = 'authority') \
+         ORDER BY started_us DESC LIMIT 1"
+    );
+    let row: Option<LineageTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(spiffe_id)
+        .fetch_optional(tx)
+        .await?;
+    Ok(row.map(lineage))
+}
+
+/// Forgets what ended before a moment.
+pub(crate) async fn drop_issued(
+    tx: &mut SqliteConnection,
+    before_us: i64,
+) -> Result<(), AuthError> {
+    sqlx::query("DELETE FROM issued_certificates WHERE not_after_us < $1")
+        .bind(before_us)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn save_lineage(
     tx: &mut SqliteConnection,
     row: &LineageRow,
 ) -> Result<(), AuthError> {
     sqlx::query(
         "INSERT INTO certificate_lineages VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) \
-         DO UPDATE SET latest_serial = $6, rejoin = $7, rejoin_before = $8",
+         DO UPDATE SET ends_us = $4, latest_serial = $6, rejoin = $7, rejoin_before = $8",
     )
     .bind(row.id)
     .bind(&row.spiffe_id)
@@ -355,14 +393,16 @@ pub(crate) async fn save_report(
     row: &ReportRow,
 ) -> Result<(), AuthError> {
     sqlx::query(
-        "INSERT INTO trust_reports VALUES ($1, $2, $3, $4, $5) ON CONFLICT (spiffe_id, instance) \
-         DO UPDATE SET roots = $3, anchor = $4, not_after_us = $5",
+        "INSERT INTO trust_reports VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (spiffe_id, instance) \
+         DO UPDATE SET roots = $3, anchor = $4, not_after_us = $5, names = $6, not_before_us = $7",
     )
     .bind(&row.spiffe_id)
     .bind(row.instance)
     .bind(&row.roots)
     .bind(&row.anchor)
     .bind(row.not_after_us)
+    .bind(&row.names)
+    .bind(row.not_before_us)
     .execute(tx)
     .await?;
     Ok(())

@@ -15,6 +15,8 @@ use tars_credentials::{Caller, Exceeds, Permissions, View};
 use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
+mod kept;
+
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 
 /// The authority in `dir`, with Auth's own identity below it.

@@ -1,0 +1,130 @@
+//! What the authority issued with keys made beside it: to the services of its own process, to the
+//! operator's files, and by `tars certs issue` while no mesh ran. It writes each down; here it is
+//! taken into the list that everything else is in, so that it can be looked at and revoked.
+//!
+//! The renewals of one identity by the process that has the authority are one lineage, over its
+//! restarts; what is revoked is left behind, and the next start begins another.
+
+use super::{
+    micros,
+    revoke::Cut,
+    store::{self, IssuedRow, LineageRow, RevocationRow},
+};
+use crate::{Auth, AuthError, publish::Change};
+use std::time::Duration;
+use tars_certs::ca::journal::{Entry, Keeper};
+use tars_runtime::audit::{self, Record};
+
+/// Rows are kept for this long after their certificate's end.
+const KEPT: Duration = Duration::from_secs(90 * 86_400);
+
+impl Auth {
+    pub(crate) async fn take_up(&self) -> Result<(), AuthError> {
+        let Some(authority) = &self.certificates().authority else {
+            return Ok(());
+        };
+        let entries = authority.journal()?;
+        if entries.is_empty() {
+            return Ok(());
+        }
+        let cut = Cut {
+            by: "authority",
+            reason: "a renewal of a revoked certificate, under way when that was revoked",
+            now: self.clock.now(),
+        };
+        let mut tx = self.change("certificates.take_up").await?;
+        store::drop_issued(&mut tx, micros(cut.now) - micros(KEPT)).await?;
+        let mut late = Vec::new();
+        for entry in &entries {
+            late.extend(self.take_up_one(&mut tx, entry, &cut).await?);
+        }
+        self.put(tx, late, &cut).await?;
+        for entry in &entries {
+            authority.taken_up(&entry.serial)?;
+        }
+        Ok(())
+    }
+
+    /// Returns what must be revoked with the lineage that the certificate goes on from.
+    async fn take_up_one(
+        &self,
+        tx: &mut Change,
+        entry: &Entry,
+        cut: &Cut<'_>,
+    ) -> Result<Option<RevocationRow>, AuthError> {
+        if store::find_issued(tx, &entry.issuer, &entry.serial)
+            .await?
+            .is_some()
+        {
+            return Ok(None);
+        }
+        let (lineage, renewed) = self.lineage_of(tx, entry).await?;
+        let row = self.issued(entry, &lineage);
+        store::save_lineage(tx, &lineage).await?;
+        store::insert_issued(tx, &row).await?;
+        let event = match renewed {
+            true => "certificate.renewed",
+            false => "certificate.issued",
+        };
+        let record = Record::new(&self.clock, "auth", event)
+            .caller(&row.source)
+            .resource(&row.spiffe_id)
+            .detail("serial", &row.serial)
+            .detail("issuer", &row.issuer)
+            .detail("lineage", lineage.id);
+        audit::insert(tx, &record).await?;
+        let late = || cut.row(row.issuer, row.serial, row.spiffe_id, row.not_after_us);
+        Ok(lineage.revoked.then(late))
+    }
+
+    /// The lineage that the certificate goes on with or begins, and whether it is a renewal.
+    async fn lineage_of(
+        &self,
+        tx: &mut Change,
+        entry: &Entry,
+    ) -> Result<(LineageRow, bool), AuthError> {
+        let before = match &entry.renews {
+            Some(serial) => store::find_issued(tx, "", serial).await?,
+            None => None,
+        };
+        let kept = match (&before, entry.keeper) {
+            (Some(before), _) => store::find_lineage(tx, before.lineage).await?,
+            (None, Keeper::Authority) => store::kept_lineage(tx, &entry.spiffe_id)
+                .await?
+                .filter(|l| !l.revoked),
+            (None, Keeper::Files) => None,
+        };
+        let id = &entry.spiffe_id;
+        let fresh = self.new_lineage(id, seconds(entry.issued));
+        let lineage = LineageRow {
+            latest_serial: entry.serial.clone(),
+            ..kept.unwrap_or_else(|| fresh.clone())
+        };
+        // Whoever has the authority renews for as long as it likes.
+        let ends_us = match entry.keeper {
+            Keeper::Authority => fresh.ends_us.max(lineage.ends_us),
+            Keeper::Files => lineage.ends_us,
+        };
+        Ok((LineageRow { ends_us, ..lineage }, before.is_some()))
+    }
+
+    fn issued(&self, entry: &Entry, lineage: &LineageRow) -> IssuedRow {
+        let issuer = entry.issuer.parse().ok();
+        let authority = self.certificates().authority.as_ref();
+        let above = issuer.and_then(|issuer| authority?.root_above(&issuer));
+        IssuedRow {
+            issuer: entry.issuer.clone(),
+            serial: entry.serial.clone(),
+            spiffe_id: entry.spiffe_id.clone(),
+            lineage: lineage.id,
+            issued_us: seconds(entry.issued),
+            not_after_us: seconds(entry.not_after),
+            generation: above.map_or(0, |g| i64::from(g.generation)),
+            source: entry.keeper.as_str().to_owned(),
+        }
+    }
+}
+
+fn seconds(since_epoch: u64) -> i64 {
+    micros(Duration::from_secs(since_epoch))
+}

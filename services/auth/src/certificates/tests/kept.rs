@@ -1,0 +1,178 @@
+//! What the process of the authority keeps for itself, and rotations without the revoked and the gone.
+
+use super::*;
+
+/// An identity that the process of the authority keeps, renewed as often as asked.
+async fn kept(w: &World, path: &str, renewals: usize) -> Vec<Verified> {
+    let authority = w.auth.certificates().authority().unwrap();
+    let id = SpiffeId::new("tars.local", path).unwrap();
+    let request = Request::new(id, Duration::from_secs(3600)).kept_by_authority();
+    let verified = |issued: tars_certs::ca::Issued| {
+        let time: Arc<dyn TimeProvider> = Arc::new(w.clock.clone());
+        let parts = issued.into_parts(authority.roots());
+        Identity::new(parts, &time).unwrap().verified().clone()
+    };
+    let mut all = vec![verified(authority.issue(&request, w.clock.now()).unwrap())];
+    for _ in 0..renewals {
+        w.clock.advance(Duration::from_secs(60));
+        let next = authority.renew(&all[all.len() - 1], &request, w.clock.now());
+        all.push(verified(next.unwrap()));
+    }
+    all
+}
+
+async fn listed(w: &World, id: &str) -> Vec<(String, String, Uuid, bool)> {
+    let (rows, _) = w.auth.list_certificates(id, "", 100).await.unwrap();
+    rows.into_iter()
+        .map(|l| (l.row.serial, l.row.source, l.row.lineage, l.revoked))
+        .collect()
+}
+
+#[tokio::test]
+async fn what_the_authority_issued_by_itself_is_in_the_list() {
+    let w = world().await;
+    let authority = w.auth.certificates().authority().unwrap();
+    let automl = "spiffe://tars.local/automl";
+    let made = kept(&w, "/automl", 2).await;
+    let rows = listed(&w, automl).await;
+    assert_eq!(rows.len(), 3, "{rows:?}");
+    let newest = &made[2].certificate.serial;
+    assert_eq!(rows[0].0, newest.as_str(), "newest first");
+    assert!(
+        rows.iter()
+            .all(|r| r.1 == "authority" && r.2 == rows[0].2 && !r.3)
+    );
+    assert!(authority.journal().unwrap().is_empty(), "taken up");
+    // Once more is not twice; another start goes on with the lineage.
+    w.auth.take_up().await.unwrap();
+    kept(&w, "/automl", 0).await;
+    let rows = listed(&w, automl).await;
+    assert_eq!(rows.len(), 4);
+    assert!(
+        rows.iter().all(|r| r.2 == rows[0].2),
+        "one lineage: {rows:?}"
+    );
+    // Into files, each begins a lineage of its own.
+    let id = SpiffeId::new("tars.local", "/client/bot").unwrap();
+    let request = Request::new(id.clone(), Duration::from_secs(60));
+    for _ in 0..2 {
+        authority.issue(&request, w.clock.now()).unwrap();
+    }
+    let rows = listed(&w, id.as_str()).await;
+    assert_eq!(rows.len(), 2);
+    assert!(rows[0].2 != rows[1].2 && rows.iter().all(|r| r.1 == "files"));
+    let filter = crate::audit::Filter {
+        event_type: "certificate.renewed".to_owned(),
+        ..Default::default()
+    };
+    w.auth.sequence_audit().await.unwrap();
+    let (records, _) = w.auth.list_audit(&filter, "", 50).await.unwrap();
+    assert_eq!(records.len(), 2);
+}
+
+#[tokio::test]
+async fn a_revoked_lineage_is_not_gone_on_with_by_the_authority_itself() {
+    let w = world().await;
+    let authority = Arc::clone(w.auth.certificates().authority().unwrap());
+    authority.heed(w.auth.certificates().feed.revocations.clone());
+    let automl = "spiffe://tars.local/automl";
+    let made = kept(&w, "/automl", 1).await;
+    // By the first serial: the newest goes with it.
+    let target = Target::Certificate {
+        issuer: None,
+        serial: made[0].certificate.serial.clone(),
+    };
+    let rows = w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
+    assert_eq!(rows.len(), 2);
+    let id = SpiffeId::new("tars.local", "/automl").unwrap();
+    let request = Request::new(id, Duration::from_secs(3600)).kept_by_authority();
+    let refused = authority.renew(&made[1], &request, w.clock.now());
+    assert!(matches!(refused, Err(tars_certs::CaError::Revoked(_))));
+    // Another start begins another lineage, which is good.
+    let again = kept(&w, "/automl", 0).await;
+    let rows = listed(&w, automl).await;
+    assert_eq!(rows.iter().filter(|r| r.3).count(), 2, "{rows:?}");
+    assert!(!w.auth.certificates().feed.revocations.denies(&again[0]));
+    assert!(rows.iter().any(|r| !r.3 && r.2 != rows[rows.len() - 1].2));
+}
+
+#[tokio::test]
+async fn a_renewal_under_way_when_its_lineage_is_revoked_is_revoked_too() {
+    let w = world().await;
+    let made = kept(&w, "/automl", 0).await;
+    let authority = Arc::clone(w.auth.certificates().authority().unwrap());
+    let id = SpiffeId::new("tars.local", "/automl").unwrap();
+    let request = Request::new(id, Duration::from_secs(3600)).kept_by_authority();
+    let target = Target::Certificate {
+        issuer: None,
+        serial: made[0].certificate.serial.clone(),
+    };
+    w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
+    // The authority has not heard of it: as when both happen at once.
+    let raced = authority.renew(&made[0], &request, w.clock.now()).unwrap();
+    w.auth.take_up().await.unwrap();
+    let list = w.auth.certificates().feed.revocations.current();
+    assert!(list.certificates.contains(&raced.name));
+}
+
+#[tokio::test]
+async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
+    let w = world().await;
+    let auth = &w.auth;
+    let (good, bad, gone) = (
+        w.join("/automl").await,
+        w.join("/hypersync").await,
+        w.join("/gateway").await,
+    );
+    let report = async |of: &NewIdentity, instance: Uuid| {
+        let roots = auth.certificates().authority().unwrap().root_infos();
+        let keys: Vec<KeyId> = roots.iter().map(|r| r.key).collect();
+        let told = auth.report_trust(&w.verified(of), instance, &keys).await;
+        told.unwrap();
+    };
+    let [g, b, x] = [Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7()];
+    for (of, instance) in [(&good, g), (&bad, b), (&gone, x)] {
+        report(of, instance).await;
+    }
+    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    w.refresh_own();
+    let status = auth.roots().await.unwrap();
+    assert_eq!(status.waiting_for.len(), 3, "{status:?}");
+    // A revoked one does not count, by its certificate or by its identity.
+    let target = Target::Certificate {
+        issuer: None,
+        serial: w.verified(&bad).certificate.serial,
+    };
+    auth.revoke(&ada(), &target, "stolen").await.unwrap();
+    let status = auth.roots().await.unwrap();
+    assert_eq!(status.waiting_for.len(), 2, "{status:?}");
+    assert!(status.departed.is_empty());
+    // One that is quiet for long is named; one that is late is waited for.
+    w.clock.advance(Duration::from_secs(80));
+    report(&good, g).await;
+    assert!(auth.roots().await.unwrap().departed.is_empty());
+    w.clock.advance(Duration::from_secs(11));
+    let status = auth.roots().await.unwrap();
+    assert!(status.waiting_for.is_empty(), "{status:?}");
+    let [departed] = status.departed.as_slice() else {
+        panic!("{status:?}");
+    };
+    assert!(
+        departed.contains("/gateway") && departed.contains("last heard 91 s ago"),
+        "{departed}"
+    );
+    assert!(departed.contains(&x.to_string()), "{departed}");
+    auth.step_roots("ada", Step::Activate, false).await.unwrap();
+    // It comes back: it is waited for again.
+    auth.step_roots("ada", Step::Taint, false).await.unwrap();
+    w.refresh_own();
+    report(&gone, x).await;
+    let early = auth
+        .step_roots("ada", Step::Remove, false)
+        .await
+        .unwrap_err();
+    assert!(
+        matches!(&early, AuthError::PeersNotReady(n) if n.len() == 2),
+        "{early}"
+    );
+}

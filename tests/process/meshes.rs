@@ -1,0 +1,460 @@
+//! The command line with more than one mesh: a command speaks to the mesh that it names, or to none.
+
+#![allow(clippy::unwrap_used)]
+
+use serde_json::{Value, json};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    process::{Child, Command, Output, Stdio},
+    time::Duration,
+};
+use tars::app::Ready;
+use tars_tests::{
+    eventually,
+    fleet::{Fleet, Source},
+};
+use tempfile::TempDir;
+use tokio::time::Instant;
+
+/// A mesh of this test's own; ended with it.
+struct Up {
+    data: PathBuf,
+    _process: Started,
+    ready: Ready,
+}
+
+/// Only what this test started.
+struct Started(Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        self.0.kill().ok();
+        self.0.wait().ok();
+    }
+}
+
+/// A user's machine: a home of its own.
+struct Home(TempDir);
+
+impl Home {
+    fn new() -> Self {
+        Self(tempfile::tempdir().unwrap())
+    }
+
+    fn tars(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tars"));
+        command
+            .args(args)
+            .env("HOME", self.0.path())
+            .env_remove("XDG_CONFIG_HOME")
+            .env_remove("XDG_DATA_HOME")
+            .current_dir(self.0.path());
+        command
+    }
+
+    fn run(&self, args: &[&str]) -> Output {
+        self.tars(args).stdin(Stdio::null()).output().unwrap()
+    }
+
+    fn good(&self, args: &[&str]) -> String {
+        let done = self.run(args);
+        let said = String::from_utf8_lossy(&done.stderr);
+        assert!(done.status.success(), "{args:?}: {said}");
+        String::from_utf8(done.stdout).unwrap()
+    }
+
+    /// What a command that must not work says.
+    fn refused(&self, args: &[&str]) -> String {
+        let done = self.run(args);
+        assert!(!done.status.success(), "{args:?} worked");
+        String::from_utf8(done.stderr).unwrap()
+    }
+
+    fn up(&self, data: &Path, gateway: &str) -> Up {
+        let file = self.0.path().join("ready.json");
+        fs::remove_file(&file).ok();
+        let any = "127.0.0.1:0";
+        let mut args = vec!["up".to_owned(), "--data-dir".to_owned()];
+        args.push(data.display().to_string());
+        args.push("--ready-file".to_owned());
+        args.push(file.display().to_string());
+        for name in [
+            "auth",
+            "orchestration",
+            "automl",
+            "hypersync",
+            "admin",
+            "observe",
+        ] {
+            args.extend([format!("--{name}-addr"), any.to_owned()]);
+        }
+        args.extend(["--gateway-addr".to_owned(), gateway.to_owned()]);
+        let args: Vec<&str> = args.iter().map(String::as_str).collect();
+        let mut command = self.tars(&args);
+        command.env("TARS__LIMITS__AUTH_PER_MINUTE", "10000");
+        command.env("TARS__LIMITS__PUBLIC_PER_MINUTE", "10000");
+        let log = fs::File::create(self.0.path().join("up.log")).unwrap();
+        let process = Started(command.stderr(log).spawn().unwrap());
+        let started = Instant::now();
+        loop {
+            if let Ok(ready) = Ready::load(&file) {
+                return Up {
+                    data: data.to_owned(),
+                    _process: process,
+                    ready,
+                };
+            }
+            assert!(started.elapsed() < Duration::from_secs(60), "no mesh");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn log_in(&self, mesh: &Up, named: [&str; 2]) {
+        let password = mesh.ready.admin_password_file.display().to_string();
+        let [flag, value] = named;
+        self.good(&[
+            "login",
+            flag,
+            value,
+            "--username",
+            "admin",
+            "--password-file",
+            &password,
+        ]);
+    }
+
+    fn sessions(&self) -> Vec<PathBuf> {
+        let listed = fs::read_dir(self.0.path().join(".config/tars/sessions"));
+        listed.map_or_else(|_| Vec::new(), |l| l.map(|e| e.unwrap().path()).collect())
+    }
+}
+
+fn text(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[test]
+fn every_command_speaks_to_the_mesh_that_it_names_or_to_none() {
+    let home = Home::new();
+    let dir = |name: &str| home.0.path().join(name);
+    let a = home.up(&dir("a"), "127.0.0.1:0");
+    let b = home.up(&dir("b"), "127.0.0.1:0");
+    let (in_a, in_b) = (text(&a.data), text(&b.data));
+    home.log_in(&a, ["--gateway", &a.ready.gateway]);
+
+    // With a session for A alone, what names B is refused, and A is not touched.
+    let before = home.good(&["certs", "revoked", "--data-dir", &in_a, "--json"]);
+    let out = text(&dir("x"));
+    for args in [
+        vec!["users", "list"],
+        vec!["audit", "list"],
+        vec!["token"],
+        vec!["logout"],
+        vec!["certs", "list"],
+        vec!["certs", "revoked"],
+        vec!["certs", "issue", "/client/x", "--out", &out],
+        vec!["certs", "client", "x", "--out", &out],
+        vec!["certs", "join-token", "automl"],
+        vec!["certs", "bundle"],
+        vec!["certs", "revoke", "--id", "/client/x", "--reason", "x"],
+        vec!["certs", "root", "status"],
+        vec!["certs", "root", "rotate"],
+    ] {
+        for named in [["--data-dir", &in_b], ["--gateway", &b.ready.gateway]] {
+            let mut args = args.clone();
+            args.extend(named);
+            let said = home.refused(&args);
+            assert!(said.contains("no session for"), "{args:?}: {said}");
+            assert!(said.contains("tars login"), "{args:?}: {said}");
+        }
+    }
+    assert!(!dir("x").exists(), "no key was written");
+    let after = home.good(&["certs", "revoked", "--data-dir", &in_a, "--json"]);
+    assert_eq!(before, after);
+    let nowhere = home.refused(&["users", "list", "--data-dir", &text(&dir("c"))]);
+    assert!(nowhere.contains("there is no mesh in"), "{nowhere}");
+    let both = home.refused(&[
+        "users",
+        "list",
+        "--data-dir",
+        &in_a,
+        "--gateway",
+        &b.ready.gateway,
+    ]);
+    assert!(both.contains("both name a mesh"), "{both}");
+    let offline = home.refused(&["certs", "init", "--gateway", &a.ready.gateway]);
+    assert!(offline.contains("asks no gateway"), "{offline}");
+
+    // Logged in to both, each command is answered by its own; nothing else is guessed.
+    home.log_in(&b, ["--data-dir", &in_b]);
+    assert_eq!(home.sessions().len(), 2);
+    for session in home.sessions() {
+        let mode = fs::metadata(&session).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", session.display());
+    }
+    let issue = |named: [&str; 2], name: &str| {
+        let out = text(&dir(name));
+        home.good(&["certs", "client", "bot", "--out", &out, named[0], named[1]]);
+        fs::read_to_string(dir(name).join("ca.crt")).unwrap()
+    };
+    let roots = |mesh: &Up| fs::read_to_string(mesh.data.join("ca/bundle.crt")).unwrap();
+    let plain = |pem: String| pem.split_whitespace().collect::<String>();
+    assert_eq!(
+        plain(issue(["--data-dir", &in_b], "by-dir")),
+        plain(roots(&b))
+    );
+    assert_eq!(
+        plain(issue(["--gateway", &a.ready.gateway], "by-url")),
+        plain(roots(&a))
+    );
+    let mut by_env = home.tars(&["token"]);
+    let by_env = by_env.env("TARS__DATA__DIR", &in_b).output().unwrap();
+    let token_b = home.good(&["token", "--gateway", &b.ready.gateway]);
+    assert_eq!(String::from_utf8(by_env.stdout).unwrap(), token_b);
+    let token_a = home.good(&["token", "--data-dir", &in_a]);
+    assert_ne!(token_a, token_b);
+    let which = home.refused(&["users", "list"]);
+    for part in [
+        a.ready.gateway.as_str(),
+        b.ready.gateway.as_str(),
+        "--gateway",
+        "--data-dir",
+    ] {
+        assert!(which.contains(part), "{which}");
+    }
+
+    // Logged out of one, the other goes on; the one that is left needs no name.
+    home.good(&["logout", "--data-dir", &in_a]);
+    assert_eq!(home.sessions().len(), 1);
+    assert!(home.good(&["users", "list"]).contains("admin"));
+    let over = home.refused(&["users", "list", "--data-dir", &in_a]);
+    assert!(over.contains("no session for"), "{over}");
+}
+
+#[test]
+fn a_session_is_not_shown_to_another_mesh_in_the_same_place() {
+    let home = Home::new();
+    let dir = |name: &str| home.0.path().join(name);
+    let first = home.up(&dir("a"), "127.0.0.1:0");
+    let gateway = first.ready.gateway.clone();
+    home.log_in(&first, ["--gateway", &gateway]);
+    let file = home.sessions().remove(0);
+    drop(first);
+    // Made anew, on the same port.
+    let second = home.up(&dir("b"), gateway.trim_start_matches("http://"));
+    let confirmed = fs::read_to_string(&file).unwrap();
+    let mut session: Value = serde_json::from_str(&confirmed).unwrap();
+    // As if a minute had passed.
+    session["confirmed_s"] = 0.into();
+    fs::write(&file, session.to_string()).unwrap();
+    for args in [vec!["users", "list"], vec!["token", "--gateway", &gateway]] {
+        let said = home.refused(&args);
+        assert!(said.contains("another mesh"), "{args:?}: {said}");
+    }
+    let said = home.refused(&["users", "list", "--data-dir", &text(&second.data)]);
+    assert!(
+        said.contains("another mesh") && said.contains("tars login"),
+        "{said}"
+    );
+    // A data directory whose port somebody else has is not logged in to.
+    fs::copy(second.data.join("ready.json"), dir("a").join("ready.json")).unwrap();
+    let password = text(&second.ready.admin_password_file);
+    let args = [
+        "login",
+        "--data-dir",
+        &text(&dir("a")),
+        "--username",
+        "admin",
+        "--password-file",
+        &password,
+    ];
+    let said = home.refused(&args);
+    assert!(said.contains("another mesh answers"), "{said}");
+}
+
+#[test]
+fn passwords_lie_in_private_files_and_sessions_of_old_are_named() {
+    let home = Home::new();
+    let mesh = home.up(&home.0.path().join("a"), "127.0.0.1:0");
+    let old = home.0.path().join(".config/tars/session.json");
+    fs::create_dir_all(old.parent().unwrap()).unwrap();
+    fs::write(&old, "{}").unwrap();
+    let said = home.refused(&["users", "list", "--gateway", &mesh.ready.gateway]);
+    assert!(said.contains("earlier version"), "{said}");
+    let password = fs::read_to_string(&mesh.ready.admin_password_file).unwrap();
+    let file = home.0.path().join("password");
+    fs::write(&file, format!("{password}\r\n")).unwrap();
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    let args = [
+        "login",
+        "--gateway",
+        &mesh.ready.gateway,
+        "--username",
+        "admin",
+        "--password-file",
+        "password",
+    ];
+    let said = home.refused(&args);
+    assert!(said.contains("may be read by everybody"), "{said}");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
+    home.good(&args);
+    assert!(!old.exists(), "it went with the login");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_service_says_so_and_stays_revoked() {
+    let home = Home::new();
+    let data = home.0.path().join("a");
+    let mesh = home.up(&data, "127.0.0.1:0");
+    let in_a = text(&data);
+    home.log_in(&mesh, ["--data-dir", &in_a]);
+    let listed = home.good(&["certs", "list", "--data-dir", &in_a, "--json"]);
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let of = |id: &str| {
+        let id = format!("spiffe://tars.local{id}");
+        let rows = listed.as_array().unwrap().iter();
+        let mut rows = rows.filter(|r| r["spiffe_id"] == *id);
+        let row = rows
+            .next()
+            .unwrap_or_else(|| panic!("{id} is not in {listed}"));
+        assert!(rows.next().is_none(), "{id} once");
+        row.clone()
+    };
+    for id in [
+        "/auth",
+        "/orchestration",
+        "/automl",
+        "/hypersync",
+        "/gateway",
+        "/user/operator",
+    ] {
+        let row = of(id);
+        assert_eq!(row["source"], "authority", "{row}");
+        assert_eq!(row["revoked"], false, "{row}");
+        assert!(row["not_after"].is_string(), "{row}");
+    }
+    assert!(
+        home.good(&["probe", "automl", "--data-dir", &in_a])
+            .contains("serving")
+    );
+    let serial = of("/automl")["serial"].as_str().unwrap().to_owned();
+    home.good(&[
+        "certs",
+        "revoke",
+        "--serial",
+        &serial,
+        "--reason",
+        "stolen",
+        "--data-dir",
+        &in_a,
+    ]);
+    eventually("the probe says so", || async {
+        let probe = home.run(&["probe", "automl", "--data-dir", &in_a]);
+        !probe.status.success() && String::from_utf8_lossy(&probe.stderr).contains("revoked")
+    })
+    .await;
+    let admin = tars::rest::Rest::new(&mesh.ready.admin);
+    let page = admin.get("/certs").await.unwrap();
+    let rows = page["certificates"].as_array().unwrap();
+    for row in rows {
+        assert_eq!(row["revoked"], row["service"] == "automl", "{row}");
+    }
+    let observe = tars::rest::Rest::new(&mesh.ready.observe);
+    assert!(observe.get("/readyz").await.is_err(), "not ready");
+    // A change of the roots renews everybody else, and waits for nobody that is cut off.
+    let rotated = home.run(&[
+        "certs",
+        "root",
+        "rotate",
+        "--data-dir",
+        &in_a,
+        "--timeout",
+        "60",
+    ]);
+    let said = String::from_utf8_lossy(&rotated.stderr).into_owned();
+    assert!(rotated.status.success(), "{said}");
+    let page = admin.get("/certs").await.unwrap();
+    let rows = page["certificates"].as_array().unwrap();
+    let automl = rows.iter().find(|r| r["service"] == "automl").unwrap();
+    assert_eq!(
+        (&automl["revoked"], &automl["serial"]),
+        (&true.into(), &serial.into())
+    );
+    let log = fs::read_to_string(home.0.path().join("up.log")).unwrap();
+    let told = log
+        .matches("the own certificate is revoked; peers refuse it")
+        .count();
+    assert_eq!(told, 1, "{log}");
+    assert!(
+        log.contains("start the process anew"),
+        "it says what to do: {log}"
+    );
+    for name in ["auth", "gateway", "admin", "observe"] {
+        let line = log
+            .lines()
+            .find(|l| l.contains("serving") && l.contains(name));
+        assert!(
+            line.is_some_and(|l| l.contains("127.0.0.1:")),
+            "{name}: {log}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_fleet_goes_on_without_whoever_is_revoked_or_gone() {
+    let env = [("TARS__CERTIFICATES__DEPARTED_AFTER_SECONDS", "6")];
+    let binary = Path::new(env!("CARGO_BIN_EXE_tars"));
+    let mut fleet = Fleet::start(binary, Source::Join, &env).await;
+    let admin = fleet.admin().await;
+    let log = |fleet: &Fleet| fs::read_to_string(fleet.log("automl")).unwrap();
+    let id = json!({ "spiffe_id": "spiffe://tars.local/automl", "reason": "stolen" });
+    admin.post("/admin/certificates/revoke", id).await.unwrap();
+    // It is told nothing any more; that nobody lets it in tells it.
+    eventually("it knows that it is revoked", || async {
+        fleet.certificate("automl").await["revoked"] == true
+    })
+    .await;
+    assert!(!fleet.is_ready("automl").await);
+    let told = log(&fleet);
+    assert_eq!(told.matches("peers refuse it").count(), 1, "{told}");
+    assert!(told.contains("tars certs join-token"), "what to do: {told}");
+
+    // What it kept brings it back no more; a new token does.
+    fleet.kill("automl");
+    fleet.spawn("automl");
+    eventually("it does not start", || async {
+        log(&fleet).contains("only a new join token gives another")
+    })
+    .await;
+    let made = admin
+        .post("/admin/join-tokens", json!({ "path": "/automl" }))
+        .await
+        .unwrap();
+    let token = made["token"].as_str().unwrap();
+    tars_certs::secret::write(&fleet.data().join("automl.token"), token.as_bytes()).unwrap();
+    fleet.spawn("automl");
+    eventually("it is back", || async { fleet.is_ready("automl").await }).await;
+
+    // A process that is gone holds back nothing, and is named.
+    fleet.kill("hypersync");
+    let mut named = String::new();
+    for step in ["PREPARE", "ACTIVATE", "TAINT", "REMOVE"] {
+        eventually(&format!("everybody is ready to {step}"), || async {
+            let status = admin.get("/admin/roots").await.unwrap();
+            status["waiting_for"].as_array().unwrap().is_empty()
+        })
+        .await;
+        let status = admin.get("/admin/roots").await.unwrap();
+        named.push_str(&status["departed"].to_string());
+        let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": true });
+        admin.post("/admin/roots/step", body).await.unwrap();
+    }
+    assert!(named.contains("spiffe://tars.local/hypersync"), "{named}");
+    assert!(!named.contains("orchestration"), "{named}");
+    eventually("the rest goes on", || async {
+        fleet.is_ready("automl").await
+    })
+    .await;
+}
