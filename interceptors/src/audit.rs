@@ -9,6 +9,7 @@ use crate::{
     observe::{Observe, Watch},
 };
 use http::Request;
+use prometheus_client::metrics::counter::Counter;
 use std::{sync::Arc, time::Duration};
 use tars_proto::{fault, table::AuditLevel};
 use tars_runtime::{
@@ -26,14 +27,16 @@ struct Inner {
     service: String,
     clock: Clock,
     queue: mpsc::Sender<Record>,
+    dropped: Counter,
 }
 
 impl Audit {
-    pub fn new(service: &str, clock: Clock, queue: mpsc::Sender<Record>) -> Self {
+    pub fn new(service: &str, clock: Clock, queue: mpsc::Sender<Record>, dropped: Counter) -> Self {
         Self(Arc::new(Inner {
             service: service.to_owned(),
             clock,
             queue,
+            dropped,
         }))
     }
 }
@@ -117,11 +120,9 @@ impl Watch for AuditWatch {
         match self.place.take() {
             Some(place) => drop(place.send(record)),
             None => {
+                // That the queue is full is said by its check, once.
                 if self.audit.0.queue.try_send(record).is_err() {
-                    tracing::warn!(
-                        method = self.call.method.path,
-                        "audit queue full: a low-level record was dropped"
-                    );
+                    self.audit.0.dropped.inc();
                 }
             }
         }

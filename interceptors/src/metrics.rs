@@ -40,6 +40,7 @@ struct Inner {
     refused: Family<Refusal, Counter>,
     seconds: Family<MethodLabel, Histogram>,
     in_flight: Gauge,
+    unrecorded: Counter,
     /// By method index: what nearly every call needs, without a look-up by labels.
     usual: Vec<OnceLock<(Counter, Histogram)>>,
 }
@@ -78,8 +79,20 @@ impl CallMetrics {
                 "Calls going on",
                 Gauge::default(),
             ),
+            unrecorded: metrics.register(
+                "audit_records_dropped",
+                "Records of low level for which the audit queue had no room",
+                Counter::default(),
+            ),
             usual: (0..methods).map(|_| OnceLock::new()).collect(),
         }))
+    }
+}
+
+impl CallMetrics {
+    /// Counts records that the audit layer could not keep.
+    pub(crate) fn unrecorded(&self) -> Counter {
+        self.0.unrecorded.clone()
     }
 }
 

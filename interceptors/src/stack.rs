@@ -81,8 +81,8 @@ impl Stack {
         let drain_view = view.clone();
         Self {
             trace: Trace { tracer },
-            metrics: call_metrics,
-            audit: Audit::new(service, clock.clone(), audit),
+            metrics: call_metrics.clone(),
+            audit: Audit::new(service, clock.clone(), audit, call_metrics.unrecorded()),
             shed: Shed::new(config.connections.max_in_flight),
             peers: PeerPolicy(policy.clone()),
             flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
