@@ -17,11 +17,13 @@ const FILES: &[&str] = &[
     "tars/hypersync/v1/hypersync.proto",
     "google/rpc/error_details.proto",
     "google/rpc/status.proto",
+    "grpc/health/v1/health.proto",
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=tars");
     println!("cargo:rerun-if-changed=google");
+    println!("cargo:rerun-if-changed=grpc");
     println!("cargo:rerun-if-changed=build");
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["."])?;

@@ -4,6 +4,7 @@ mod audit;
 mod certs;
 mod config;
 mod demo;
+mod descriptors;
 mod login;
 mod mesh;
 mod output;
@@ -84,6 +85,8 @@ enum Command {
     Policy(policy::PolicyCommand),
     /// Print the effective configuration.
     Config(config::ConfigCommand),
+    /// Write the contract's descriptors, for clients that do not reflect.
+    Descriptors(descriptors::Descriptors),
     /// Check a service's health over mTLS, with an identity of one's own.
     Probe(probe::Probe),
 }
@@ -159,6 +162,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Audit(audit) => audit.run(&global),
         Command::Policy(policy) => policy.run(&global),
         Command::Config(config) => config.run(&global),
+        Command::Descriptors(descriptors) => descriptors.run(),
         Command::Probe(probe) => probe.run(&global),
     }
 }

@@ -4,7 +4,7 @@ use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
 use std::collections::HashMap;
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
-use tars_mesh::Channel;
+use tars_mesh::{Channel, MAX_RESPONSE};
 use tonic::{
     Code, Request, Response, Status, Streaming,
     client::Grpc,
@@ -35,7 +35,7 @@ impl Backends {
             .ok_or_else(|| Status::new(Code::Unimplemented, "no service behind this method"))?;
         let channel = if streams { separate } else { calls };
         Ok(Grpc::new(outgoing(channel.clone(), Credentials::Own))
-            .max_decoding_message_size(16 << 20))
+            .max_decoding_message_size(MAX_RESPONSE))
     }
 
     pub(crate) async fn unary(

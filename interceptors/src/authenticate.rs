@@ -135,7 +135,7 @@ fn bearer_token(value: &str) -> Option<&str> {
 
 impl Check for Authenticate {
     fn check(&self, call: &Arc<Call>, headers: &HeaderMap) -> Result<(), Status> {
-        match call.method.rule.principal {
+        match call.principal() {
             Principal::Public => Ok(()),
             // The peer is the principal, and the peer policy has let it in.
             Principal::Workload | Principal::Peer => self.check_freshness(call),

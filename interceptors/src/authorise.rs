@@ -9,17 +9,22 @@ use tonic::{Code, Status};
 #[derive(Debug, Clone, Copy)]
 pub struct Authorise;
 
-fn denied() -> Status {
-    fault::status(
-        Code::PermissionDenied,
-        "PERMISSION_DENIED",
-        "the caller may not do this",
-    )
+/// Names the permission that is missing, so that whoever gives permissions can be asked for it; not
+/// the caller, their key or their roles.
+fn denied(principal: &Principal) -> Status {
+    match principal {
+        Principal::Permission(needed) => fault::missing_permission(needed),
+        _ => fault::status(
+            Code::PermissionDenied,
+            "PERMISSION_DENIED",
+            "only a workload of the mesh may do this",
+        ),
+    }
 }
 
 impl Check for Authorise {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
-        let allowed = match &call.method.rule.principal {
+        let allowed = match call.principal() {
             // The peer policy has let the peer in, and it has a certificate.
             Principal::Peer => call.peer.verified.is_some(),
             Principal::Public => true,
@@ -36,6 +41,6 @@ impl Check for Authorise {
             method = call.method.path,
             "permission denied"
         );
-        Err(denied())
+        Err(denied(call.principal()))
     }
 }

@@ -1,5 +1,6 @@
 //! The record of one call, shared by all layers and visible to the handler.
 
+use crate::places::Holder;
 use futures_util::future::BoxFuture;
 use http::Extensions;
 use std::{
@@ -10,7 +11,7 @@ use tars_certs::{PEER_CLASSES, PeerClass, peer::PeerInfo};
 use tars_credentials::{Caller, PERMISSIONS};
 use tars_proto::{
     fault,
-    table::{ContractErrors, Method, MethodTable, Vocabulary},
+    table::{ContractErrors, Method, MethodTable, Principal, Vocabulary},
 };
 use tars_runtime::trace::{Scope, Span, TraceContext};
 use tokio::time::Instant;
@@ -58,6 +59,8 @@ pub struct Call {
     credential: OnceLock<(http::HeaderName, http::HeaderValue)>,
     /// Why a layer refused the call, as the answer says it.
     refusal: OnceLock<String>,
+    /// Where the caller's place is counted.
+    holder: OnceLock<Arc<Holder>>,
 }
 
 tokio::task_local! {
@@ -81,6 +84,7 @@ impl Call {
             deadline: OnceLock::new(),
             credential: OnceLock::new(),
             refusal: OnceLock::new(),
+            holder: OnceLock::new(),
         }
     }
 
@@ -145,6 +149,25 @@ impl Call {
         self.refusal
             .set(reason.unwrap_or_else(|| fault::code_name(status.code()).to_owned()))
             .ok();
+    }
+
+    pub(crate) fn holder(&self) -> Option<&Holder> {
+        self.holder.get().map(Arc::as_ref)
+    }
+
+    pub(crate) fn set_holder(&self, holder: Arc<Holder>) {
+        // Set once, by the places' check.
+        self.holder.set(holder).ok();
+    }
+
+    /// Whom the rule asks for; the peer alone where its class is enough.
+    pub(crate) fn principal(&self) -> &Principal {
+        let rule = &self.method.rule;
+        let enough = |class: PeerClass| rule.enough.iter().any(|c| c == class.as_str());
+        if !rule.enough.is_empty() && self.peer.class.is_some_and(enough) {
+            return &Principal::Peer;
+        }
+        &rule.principal
     }
 
     pub fn peer_class(&self) -> Option<PeerClass> {

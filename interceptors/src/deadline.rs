@@ -1,5 +1,10 @@
 //! Deadlines: absolute from the moment a call arrives, never later than the rule's, kept for
-//! outgoing calls, and in force until the last byte of a stream.
+//! outgoing calls, and in force until the last byte of a stream. While an answer waits for the
+//! peer's window, nothing here is polled: the connection's side then keeps the deadline, which it is
+//! told of (`tars_runtime::stream`).
+//!
+//! A stream without a deadline must at least begin in time: a client that sends its headers and
+//! never its request would hold its place for ever.
 //!
 //! The timer is made only when a call has to wait: most unary calls never do.
 
@@ -14,6 +19,7 @@ use std::{
     time::Duration,
 };
 use tars_proto::fault;
+use tars_runtime::stream::Stream;
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
@@ -63,20 +69,35 @@ pub(crate) fn expired() -> Status {
     )
 }
 
+fn not_begun() -> Status {
+    fault::status(
+        Code::DeadlineExceeded,
+        "REQUEST_TIMEOUT",
+        "the request did not arrive in time",
+    )
+}
+
 #[derive(Debug, Clone, Copy)]
-pub struct DeadlineLayer;
+pub struct DeadlineLayer {
+    /// By when a stream without a deadline must have begun to answer.
+    pub open: Duration,
+}
 
 impl<S> Layer<S> for DeadlineLayer {
     type Service = Deadline<S>;
 
     fn layer(&self, inner: S) -> Deadline<S> {
-        Deadline { inner }
+        Deadline {
+            inner,
+            open: self.open,
+        }
     }
 }
 
 #[derive(Debug, Clone)]
 pub struct Deadline<S> {
     inner: S,
+    open: Duration,
 }
 
 /// The instant by which the call must have ended.
@@ -125,9 +146,11 @@ where
                     call.set_deadline(at);
                 }
                 let streams = call.method.server_streaming;
+                let begun = call.started.checked_add(self.open).filter(|_| streams);
                 DeadlineFuture::Running {
                     inner: self.inner.call(request),
-                    timer: Timer { at, sleep: None },
+                    timer: Timer::new([at, begun].into_iter().flatten().min()),
+                    deadline: at,
                     streams,
                 }
             }
@@ -145,6 +168,10 @@ struct Timer {
 }
 
 impl Timer {
+    fn new(at: Option<Instant>) -> Self {
+        Self { at, sleep: None }
+    }
+
     /// Whether time is up; called only when the call has to wait.
     fn is_up(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(at) = self.at else {
@@ -160,7 +187,7 @@ impl Timer {
 pin_project! {
     #[project = Projected]
     pub enum DeadlineFuture<F> {
-        Running { #[pin] inner: F, timer: Timer, streams: bool },
+        Running { #[pin] inner: F, timer: Timer, deadline: Option<Instant>, streams: bool },
         Refused { status: Option<Status> },
     }
 }
@@ -182,16 +209,22 @@ where
             Projected::Running {
                 inner,
                 timer,
+                deadline,
                 streams,
             } => {
+                if let Some(at) = *deadline {
+                    Stream::set_deadline(at);
+                }
                 let Poll::Ready(result) = inner.poll(cx) else {
                     return if timer.is_up(cx) {
-                        Poll::Ready(Ok(expired().into_http()))
+                        let late = deadline.is_some_and(|at| at <= Instant::now());
+                        let status = if late { expired() } else { not_begun() };
+                        Poll::Ready(Ok(status.into_http()))
                     } else {
                         Poll::Pending
                     };
                 };
-                let (at, streams) = (timer.at, *streams);
+                let (at, streams) = (*deadline, *streams);
                 Poll::Ready(result.map(|r| {
                     if streams && at.is_some() {
                         r.map(|b| bound(b, at))
@@ -207,7 +240,7 @@ where
 fn bound(body: Body, at: Option<Instant>) -> Body {
     Body::new(DeadlineBody {
         inner: Some(body),
-        timer: Timer { at, sleep: None },
+        timer: Timer::new(at),
     })
 }
 

@@ -1,9 +1,11 @@
 //! Ends server streams that have no end of their own: when the process stops or the connection is
 //! about to close (UNAVAILABLE: resume elsewhere by sequence number), when the credential that
 //! opened them no longer holds (UNAUTHENTICATED), and when the policy no longer lets the peer in
-//! (PERMISSION_DENIED).
+//! (PERMISSION_DENIED). While the peer takes nothing, the connection's side looks in the body's
+//! place, and resets the stream.
 
-use crate::{Call, peer_policy, policy::PolicyHandle};
+use crate::{Call, deadline, peer_policy, policy::PolicyHandle};
+use futures_util::future::BoxFuture;
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body::Frame;
 use pin_project_lite::pin_project;
@@ -15,9 +17,12 @@ use std::{
 };
 use tars_credentials::View;
 use tars_proto::fault;
-use tars_runtime::clock::Clock;
-use tokio::time::{Interval, MissedTickBehavior};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
+use tars_runtime::{
+    clock::Clock,
+    stream::{Cut, Stream},
+};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 
@@ -85,78 +90,90 @@ where
         let result = ready!(this.inner.poll(cx));
         Poll::Ready(match this.guard.take() {
             Some((call, layer)) => {
-                result.map(|r| r.map(|body| Body::new(DrainBody::new(body, call, layer))))
+                // For while the peer takes nothing, and the body is not polled.
+                Stream::set_ends(Box::pin(Arc::clone(&layer).ended(Some(Arc::clone(&call)))));
+                result.map(|r| r.map(|body| Body::new(DrainBody::new(body, Some(call), layer))))
             }
             None => result,
         })
     }
 }
 
-struct DrainBody {
-    inner: Option<Body>,
-    call: Option<Arc<Call>>,
-    layer: Arc<StreamEnds>,
-    stopped: Pin<Box<WaitForCancellationFutureOwned>>,
-    closing: Pin<Box<WaitForCancellationFutureOwned>>,
-    look: Interval,
-}
-
-impl DrainBody {
-    fn new(inner: Body, call: impl Into<Option<Arc<Call>>>, layer: Arc<StreamEnds>) -> Self {
-        let mut look = tokio::time::interval(LOOK_EVERY);
-        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let call = call.into();
+impl StreamEnds {
+    /// Why a stream may not go on, once that is so. Looks again and again at what can change
+    /// without telling.
+    async fn ended(self: Arc<Self>, call: Option<Arc<Call>>) -> Cut {
         let closing = call
             .as_ref()
             .map_or_else(CancellationToken::new, |c| c.peer.closing.clone());
-        Self {
-            inner: Some(inner),
-            closing: Box::pin(closing.cancelled_owned()),
-            stopped: Box::pin(layer.stop.clone().cancelled_owned()),
-            call,
-            layer,
-            look,
+        let denied = async {
+            let Some(call) = &call else {
+                return std::future::pending().await;
+            };
+            let mut look = tokio::time::interval(LOOK_EVERY);
+            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            loop {
+                look.tick().await;
+                if let Some(why) = self.denied(call) {
+                    return why;
+                }
+            }
+        };
+        tokio::select! {
+            biased;
+            why = denied => why,
+            () = self.stop.cancelled() => Cut::Stopping,
+            () = closing.cancelled() => Cut::Closing,
         }
     }
 
-    /// Why the stream may not go on, looked at a few times a second.
-    fn denied(&mut self, cx: &mut Context<'_>) -> Option<Status> {
-        let mut due = false;
-        while self.look.poll_tick(cx).is_ready() {
-            due = true;
-        }
-        let call = self.call.as_ref().filter(|_| due)?;
-        let layer = &self.layer;
-        let now = layer.clock.now_s();
+    fn denied(&self, call: &Call) -> Option<Cut> {
+        let now = self.clock.now_s();
         if call
             .caller()
-            .is_some_and(|c| !layer.view.still_valid(c, now))
+            .is_some_and(|c| !self.view.still_valid(c, now))
         {
-            return Some(fault::status(
-                Code::Unauthenticated,
-                "INVALID_CREDENTIALS",
-                "the credential no longer holds",
-            ));
+            return Some(Cut::Credential);
         }
-        layer.policy.decide(call).err().map(|why| {
+        self.policy.decide(call).err().map(|why| {
             tracing::info!(peer = call.peer.name(), method = call.method.path, %why, "an open stream is not allowed any more");
-            peer_policy::refusal()
+            Cut::Policy
         })
     }
+}
 
-    /// Why the stream must move, whenever that happens.
-    fn moved(&mut self, cx: &mut Context<'_>) -> Option<Status> {
-        let again = Duration::from_millis(100);
-        if self.stopped.as_mut().poll(cx).is_ready() {
-            return Some(fault::unavailable(
-                "STOPPING",
-                "the server is stopping",
-                again,
-            ));
+/// How the client reads it.
+pub(crate) fn status_of(why: Cut) -> Status {
+    let again = Duration::from_millis(100);
+    match why {
+        Cut::Deadline => deadline::expired(),
+        Cut::Stalled => fault::unavailable("STALLED", "nothing of the answer was taken", again),
+        Cut::Stopping => fault::unavailable("STOPPING", "the server is stopping", again),
+        Cut::Closing => fault::unavailable(
+            "CONNECTION_CLOSING",
+            "the connection is closing; go on from the last sequence on another one",
+            again,
+        ),
+        Cut::Credential => fault::status(
+            Code::Unauthenticated,
+            "INVALID_CREDENTIALS",
+            "the credential no longer holds",
+        ),
+        Cut::Policy => peer_policy::refusal(),
+    }
+}
+
+struct DrainBody {
+    inner: Option<Body>,
+    ended: BoxFuture<'static, Cut>,
+}
+
+impl DrainBody {
+    fn new(inner: Body, call: Option<Arc<Call>>, layer: Arc<StreamEnds>) -> Self {
+        Self {
+            inner: Some(inner),
+            ended: Box::pin(layer.ended(call)),
         }
-        let message = "the connection is closing; go on from the last sequence on another one";
-        let closing = self.closing.as_mut().poll(cx).is_ready();
-        closing.then(|| fault::unavailable("CONNECTION_CLOSING", message, again))
     }
 
     fn end(&mut self, status: Status) -> Frame<bytes::Bytes> {
@@ -180,8 +197,8 @@ impl http_body::Body for DrainBody {
             return Poll::Ready(None);
         }
         // First, so that a stream that always has something to say ends as well.
-        if let Some(status) = this.denied(cx).or_else(|| this.moved(cx)) {
-            return Poll::Ready(Some(Ok(this.end(status))));
+        if let Poll::Ready(why) = this.ended.as_mut().poll(cx) {
+            return Poll::Ready(Some(Ok(this.end(status_of(why)))));
         }
         match &mut this.inner {
             Some(inner) => Pin::new(inner).poll_frame(cx),

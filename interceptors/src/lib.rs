@@ -1,8 +1,9 @@
 //! What happens to every call, one tower layer a file.
 //!
 //! Three shapes: an *observer* sees a call begin and end (trace, metrics, audit); a *check* lets
-//! it pass or answers in its place (peer policy, flood guard, authentication, authorisation); the
-//! rest (panic, shed, deadline, rate limit) have a form of their own. All futures are named: the
+//! it pass or answers in its place (peer policy, served here, flood guard, authentication,
+//! authorisation); places are both; the rest (panic, deadline, stream ends, rate limit) have a form
+//! of their own. All futures are named: the
 //! stack allocates one shared record a call, and nothing a layer.
 
 pub mod audit;
@@ -19,9 +20,10 @@ pub mod metrics;
 pub mod observe;
 pub mod panic;
 pub mod peer_policy;
+pub mod places;
 pub mod policy;
 pub mod rate_limit;
-pub mod shed;
+pub mod served;
 pub mod stack;
 pub mod trace;
 

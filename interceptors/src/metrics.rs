@@ -3,6 +3,7 @@
 use crate::{
     Call, contract,
     observe::{Observe, Watch},
+    places::PlaceMetrics,
 };
 use http::Request;
 use prometheus_client::{
@@ -41,6 +42,7 @@ struct Inner {
     seconds: Family<MethodLabel, Histogram>,
     in_flight: Gauge,
     unrecorded: Counter,
+    places: PlaceMetrics,
     /// By method index: what nearly every call needs, without a look-up by labels.
     usual: Vec<OnceLock<(Counter, Histogram)>>,
 }
@@ -84,6 +86,7 @@ impl CallMetrics {
                 "Records of low level for which the audit queue had no room",
                 Counter::default(),
             ),
+            places: PlaceMetrics::new(metrics),
             usual: (0..methods).map(|_| OnceLock::new()).collect(),
         }))
     }
@@ -93,6 +96,10 @@ impl CallMetrics {
     /// Counts records that the audit layer could not keep.
     pub(crate) fn unrecorded(&self) -> Counter {
         self.0.unrecorded.clone()
+    }
+
+    pub(crate) fn places(&self) -> &PlaceMetrics {
+        &self.0.places
     }
 }
 

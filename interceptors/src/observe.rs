@@ -2,7 +2,7 @@
 //! when there are no others, or nowhere when the client went away: an observer is told which,
 //! exactly once.
 
-use crate::Call;
+use crate::{Call, drain};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -10,6 +10,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll},
 };
+use tars_runtime::stream::Stream;
 use tonic::{Code, Status};
 use tower_layer::Layer;
 use tower_service::Service;
@@ -24,6 +25,9 @@ pub trait Observe: Clone {
 pub trait Watch {
     /// Called once, when the call has ended.
     fn end(self, code: Code);
+
+    /// Called with the headers of the answer, before they are sent.
+    fn answer(&self, _headers: &mut HeaderMap) {}
 
     /// Called around every piece of work done for the call.
     fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
@@ -100,6 +104,12 @@ impl<W: Watch> Guard<W> {
         }
     }
 
+    fn answer(&self, headers: &mut HeaderMap) {
+        if let Some(watch) = &self.0 {
+            watch.answer(headers);
+        }
+    }
+
     fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
         match &mut self.0 {
             Some(watch) => watch.enter(work),
@@ -110,7 +120,11 @@ impl<W: Watch> Guard<W> {
 
 impl<W: Watch> Drop for Guard<W> {
     fn drop(&mut self) {
-        self.end(Code::Cancelled);
+        if self.0.is_some() {
+            // By its connection, or because the client went away.
+            let cut = Stream::cut().map(|why| drain::status_of(why).code());
+            self.end(cut.unwrap_or(Code::Cancelled));
+        }
     }
 }
 
@@ -154,7 +168,8 @@ where
             }
         };
         match response {
-            Ok(response) => {
+            Ok(mut response) => {
+                this.guard.answer(response.headers_mut());
                 if let Some(code) = code_in(response.headers()) {
                     this.guard.end(code);
                 }

@@ -12,9 +12,10 @@ use crate::{
     observe::{ObserveLayer, Observed},
     panic::{CatchPanic, PanicLayer},
     peer_policy::PeerPolicy,
+    places::Places,
     policy::PolicyHandle,
     rate_limit::{RateLimit, RateLimitLayer, RateLimits},
-    shed::Shed,
+    served::Served,
     trace::Trace,
 };
 use std::{sync::Arc, time::Duration};
@@ -28,6 +29,8 @@ use tower_layer::Layer;
 #[derive(Debug)]
 pub struct StackOptions<'a> {
     pub service: &'a str,
+    /// Whose places it has: a service may listen twice.
+    pub listener: &'a str,
     pub config: &'a Config,
     pub view: View,
     pub clock: Clock,
@@ -36,6 +39,8 @@ pub struct StackOptions<'a> {
     pub failures: Failures,
     pub audit: mpsc::Sender<Record>,
     pub policy: PolicyHandle,
+    /// What the listener serves of the contract.
+    pub served: Served,
     pub stop: CancellationToken,
 }
 
@@ -45,21 +50,24 @@ pub struct Stack {
     trace: Trace,
     metrics: CallMetrics,
     audit: Audit,
-    shed: Shed,
+    places: Places,
+    served: Served,
     peers: PeerPolicy,
     flood: FloodGuard,
     authenticate: Authenticate,
     limits: RateLimits,
     drain: Arc<StreamEnds>,
+    open: Duration,
 }
 
-type Checks<S> = Checked<
-    Checked<Checked<Checked<RateLimit<S>, Authorise>, Authenticate>, FloodGuard>,
-    PeerPolicy,
->;
+type Known<S> = Checked<Checked<Checked<RateLimit<S>, Places>, Authorise>, Authenticate>;
+type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, PeerPolicy>;
 
 pub type Stacked<S> = Observed<
-    Observed<Observed<Observed<CatchPanic<Deadline<Drain<Checks<S>>>>, Shed>, Audit>, CallMetrics>,
+    Observed<
+        Observed<Observed<CatchPanic<Deadline<Drain<Checks<S>>>>, Places>, Audit>,
+        CallMetrics,
+    >,
     Trace,
 >;
 
@@ -67,6 +75,7 @@ impl Stack {
     pub fn new(options: StackOptions<'_>) -> Self {
         let StackOptions {
             service,
+            listener,
             config,
             view,
             clock,
@@ -75,15 +84,18 @@ impl Stack {
             failures,
             audit,
             policy,
+            served,
             stop,
         } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
         let drain_view = view.clone();
         Self {
             trace: Trace { tracer },
+            places: Places::new(listener, config, call_metrics.places()),
             metrics: call_metrics.clone(),
+            served,
+            open: Duration::from_secs(config.connections.open_seconds),
             audit: Audit::new(service, clock.clone(), audit, call_metrics.unrecorded()),
-            shed: Shed::new(config.connections.max_in_flight),
             peers: PeerPolicy(policy.clone()),
             flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
@@ -103,13 +115,15 @@ impl<S> Layer<S> for Stack {
 
     fn layer(&self, inner: S) -> Stacked<S> {
         let checks = RateLimitLayer(self.limits.clone()).layer(inner);
+        let checks = CheckLayer(self.places.clone()).layer(checks);
         let checks = CheckLayer(Authorise).layer(checks);
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);
         let checks = CheckLayer(self.flood.clone()).layer(checks);
+        let checks = CheckLayer(self.served.clone()).layer(checks);
         let checks = CheckLayer(self.peers.clone()).layer(checks);
-        let core =
-            PanicLayer.layer(DeadlineLayer.layer(Drain::new(checks, Arc::clone(&self.drain))));
-        let observed = ObserveLayer(self.shed.clone()).layer(core);
+        let deadline = DeadlineLayer { open: self.open };
+        let core = PanicLayer.layer(deadline.layer(Drain::new(checks, Arc::clone(&self.drain))));
+        let observed = ObserveLayer(self.places.clone()).layer(core);
         let observed = ObserveLayer(self.audit.clone()).layer(observed);
         let observed = ObserveLayer(self.metrics.clone()).layer(observed);
         ObserveLayer(self.trace.clone()).layer(observed)

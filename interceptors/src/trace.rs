@@ -8,12 +8,15 @@ use crate::{
     contract,
     observe::{Observe, Watch},
 };
-use http::Request;
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use std::{net::IpAddr, sync::Arc};
 use tars_certs::{PeerClass, peer::PeerInfo};
-use tars_proto::fault;
+use tars_proto::{fault, table::Method};
 use tars_runtime::trace::{Entry, Parent, Scope, Span, Tracer};
-use tonic::{Code, Status};
+use tonic::{Code, Status, metadata::MetadataValue};
+
+/// The trace that an answer belongs to.
+pub const TRACE_ID: &str = "x-trace-id";
 
 /// Set by the gateway, and believed from nobody else.
 pub const CLIENT_ADDR: &str = "x-tars-client-addr";
@@ -33,17 +36,14 @@ impl Observe for Trace {
             .cloned()
             .ok_or_else(|| Status::internal("the connection has no peer"))?;
         let table = contract().map_err(|_| Status::internal("the contract is broken"))?;
-        let method = table.get(request.uri().path()).ok_or_else(|| {
-            fault::status(
-                Code::Unimplemented,
-                "UNKNOWN_METHOD",
-                "there is no such method",
-            )
-        })?;
+        let method = table.get(request.uri().path());
         let entry = Entry {
             parent: Parent::read(request.headers()),
             trusted: peer.class.is_some_and(PeerClass::is_workload),
-            infrastructure: method.is_infrastructure(),
+            infrastructure: method.is_some_and(Method::is_infrastructure),
+        };
+        let Some(method) = method else {
+            return Err(unknown(&self.tracer.enter("unknown method", entry)));
         };
         let mut span = self.tracer.enter(&method.path[1..], entry);
         describe(&mut span, &method.path[1..], &peer);
@@ -56,6 +56,29 @@ impl Observe for Trace {
             call,
         })
     }
+}
+
+fn unknown(span: &Span) -> Status {
+    let message = "the contract has no such method";
+    let mut status = fault::status(Code::Unimplemented, "UNKNOWN_METHOD", message);
+    let id = MetadataValue::try_from(span.context().trace_id_hex());
+    if let Ok(id) = id {
+        status.metadata_mut().insert(TRACE_ID, id);
+    }
+    status
+}
+
+/// The id as a header, made without the machinery of formatting: every answer has one.
+fn id_header(id: u128) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (at, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(id >> (124 - 4 * at)) as usize & 0xf];
+    }
+    let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits");
+    // Never the same twice: HPACK must not put it into its table.
+    value.set_sensitive(true);
+    value
 }
 
 fn describe(span: &mut Span, method: &str, peer: &PeerInfo) {
@@ -85,6 +108,11 @@ impl Watch for TraceWatch {
     fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
         let call = Arc::clone(&self.call);
         self.scope.clone().enter(|| CURRENT.sync_scope(call, work))
+    }
+
+    fn answer(&self, headers: &mut HeaderMap) {
+        let id = self.call.trace.trace_id;
+        headers.insert(HeaderName::from_static(TRACE_ID), id_header(id));
     }
 
     fn end(mut self, code: Code) {

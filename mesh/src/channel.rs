@@ -2,6 +2,8 @@
 //! moves to a new connection when the own certificate was renewed, leaving the old one to finish
 //! the calls it carries. A connection to a server that is revoked ends at once.
 
+mod lanes;
+
 use crate::{
     ConnectionTable,
     connections::Listed,
@@ -11,12 +13,16 @@ use crate::{
 use arc_swap::ArcSwapOption;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri, uri::PathAndQuery};
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::client::conn::http2::SendRequest;
 use hyper_util::rt::{TokioIo, TokioTimer};
+use lanes::Lanes;
+pub use lanes::{ChannelBody, MAX_RESPONSE};
 use rustls::pki_types::ServerName;
 use std::net::SocketAddr;
 use std::{
+    future::poll_fn,
     net::{IpAddr, Ipv4Addr},
+    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
@@ -36,6 +42,42 @@ use tonic::{Status, body::Body};
 use tower_service::Service;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Assumed of a server until it has said how many streams it takes.
+const STREAMS: usize = 200;
+
+/// What a channel carries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carries {
+    /// Short exchanges: each may fill the connection's window for a moment, and one that finds no
+    /// stream free waits for another to end.
+    Calls,
+    /// Streams that stay: the connection's window holds all of theirs, so that one that nobody
+    /// reads takes nothing from the others, and waiting for one to end would be silence.
+    Streams,
+}
+
+impl Carries {
+    fn stream_window(self) -> u32 {
+        match self {
+            Self::Calls => 1 << 20,
+            Self::Streams => 64 << 10,
+        }
+    }
+
+    fn connection_window(self) -> u32 {
+        match self {
+            Self::Calls => 4 << 20,
+            Self::Streams => 16 << 20,
+        }
+    }
+
+    fn patience(self) -> Duration {
+        match self {
+            Self::Calls => Duration::from_secs(1),
+            Self::Streams => Duration::ZERO,
+        }
+    }
+}
 
 #[derive(Debug, Clone)]
 pub struct ChannelOptions {
@@ -137,6 +179,7 @@ pub struct Channel {
 struct Shared {
     options: ChannelOptions,
     authority: http::uri::Authority,
+    carries: Carries,
     live: ArcSwapOption<Live>,
     connecting: Mutex<()>,
 }
@@ -147,6 +190,7 @@ struct Live {
     /// The identity that opened it.
     identity: Arc<Identity>,
     server: Server,
+    lanes: Arc<Lanes>,
 }
 
 /// What a server has proven.
@@ -195,6 +239,7 @@ impl Channel {
         let shared = Shared {
             options,
             authority,
+            carries: Carries::Calls,
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
         };
@@ -203,13 +248,14 @@ impl Channel {
         })
     }
 
-    /// Another channel to the same workload, with a connection of its own: streams that nobody
-    /// reads must not take the window that calls need.
+    /// Another channel to the same workload for streams, with a connection of its own: those that
+    /// nobody reads must not take the window that calls need.
     #[must_use]
     pub fn separate(&self) -> Self {
         let shared = Shared {
             options: self.shared.options.clone(),
             authority: self.shared.authority.clone(),
+            carries: Carries::Streams,
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
         };
@@ -266,8 +312,9 @@ impl Shared {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
-            .initial_stream_window_size(1 << 20)
-            .initial_connection_window_size(4 << 20)
+            .initial_stream_window_size(self.carries.stream_window())
+            .initial_connection_window_size(self.carries.connection_window())
+            .initial_max_send_streams(STREAMS)
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| match says_revoked(&source) {
@@ -280,8 +327,16 @@ impl Shared {
                 },
             })?;
         let target = self.target();
+        let lanes = Lanes::new(STREAMS);
+        let told = Arc::clone(&lanes);
         hyper::rt::Executor::execute(&tasks, async move {
-            if let Err(e) = dispatch.await {
+            let mut dispatch = pin!(dispatch);
+            let ended = poll_fn(|cx| {
+                let polled = dispatch.as_mut().poll(cx);
+                told.set_most(dispatch.current_max_send_streams());
+                polled
+            });
+            if let Err(e) = ended.await {
                 tracing::debug!(target, error = %e, "connection ended");
             }
         });
@@ -295,6 +350,7 @@ impl Shared {
             sender,
             identity,
             server,
+            lanes,
         })
     }
 
@@ -354,7 +410,7 @@ impl Shared {
             .build()
     }
 
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Incoming>, Status> {
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<ChannelBody>, Status> {
         let uri = self
             .absolute(request.uri())
             .map_err(|e| Status::internal(e.to_string()))?;
@@ -366,12 +422,15 @@ impl Shared {
                 .connection()
                 .await
                 .map_err(|e| unreachable_status(&e))?;
+            let Some(lane) = live.lanes.take(self.carries.patience()).await else {
+                return Err(self.overloaded());
+            };
             let Some(body) = replay.body() else {
                 break;
             };
             let request = Request::from_parts(head.clone(), body);
             let mut error = match live.sender.clone().try_send_request(request).await {
-                Ok(response) => return Ok(response),
+                Ok(response) => return Ok(response.map(|body| ChannelBody::new(body, lane))),
                 Err(error) => error,
             };
             // It never left, or the server says that it did not look at it: the connection was
@@ -385,6 +444,11 @@ impl Shared {
         Err(unreachable_status(&ChannelError::Moved {
             target: self.target(),
         }))
+    }
+
+    fn overloaded(&self) -> Status {
+        let message = format!("every stream to {} is taken", self.options.target);
+        fault::unavailable("OVERLOADED", &message, Duration::from_secs(1))
     }
 
     fn failed(&self, source: hyper::Error) -> Status {
@@ -447,9 +511,9 @@ fn unreachable_status(error: &ChannelError) -> Status {
 }
 
 impl Service<Request<Body>> for Channel {
-    type Response = Response<Incoming>;
+    type Response = Response<ChannelBody>;
     type Error = Status;
-    type Future = BoxFuture<'static, Result<Response<Incoming>, Status>>;
+    type Future = BoxFuture<'static, Result<Response<ChannelBody>, Status>>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
         Poll::Ready(Ok(()))

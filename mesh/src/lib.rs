@@ -7,11 +7,14 @@
 pub mod bootstrap;
 pub mod channel;
 pub mod connections;
+mod framed;
+pub mod health;
 pub mod metrics;
 mod replay;
 pub mod serve;
 
-pub use channel::{Channel, ChannelOptions, Server};
+pub use channel::{Channel, ChannelBody, ChannelOptions, MAX_RESPONSE, Server};
 pub use connections::ConnectionTable;
+pub use health::Health;
 pub use metrics::MeshMetrics;
 pub use serve::{Admission, ServeOptions, serve};

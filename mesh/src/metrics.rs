@@ -23,6 +23,8 @@ pub struct MeshMetrics {
     refused: Family<Reason, Counter>,
     handshakes: Family<KeyExchange, Counter>,
     cut: Family<Reason, Counter>,
+    not_grpc: Family<Reason, Counter>,
+    streams_cut: Family<Reason, Counter>,
 }
 
 impl MeshMetrics {
@@ -53,6 +55,16 @@ impl MeshMetrics {
                 "Connections that were ended while they were in use, by reason",
                 Family::default(),
             ),
+            not_grpc: metrics.register(
+                "mesh_requests_refused",
+                "Requests that are no gRPC calls, by what is wrong",
+                Family::default(),
+            ),
+            streams_cut: metrics.register(
+                "mesh_streams_cut",
+                "Streams that were reset while their peer took nothing, by reason",
+                Family::default(),
+            ),
         }
     }
 
@@ -66,6 +78,14 @@ impl MeshMetrics {
 
     pub(crate) fn cut(&self, reason: &'static str) {
         self.cut.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn refuse_request(&self, reason: &'static str) {
+        self.not_grpc.get_or_create(&Reason { reason }).inc();
+    }
+
+    pub(crate) fn cut_stream(&self, reason: &'static str) {
+        self.streams_cut.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn connected(&self) -> Connected {

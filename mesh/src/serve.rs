@@ -7,10 +7,12 @@
 //! connections, by address and by identity; a peer that does not begin to speak HTTP/2, does not
 //! read, or does not answer when it is asked whether it lives, is cut.
 
+mod answer;
 mod connection;
 mod handshake;
 mod opening;
 mod places;
+mod streams;
 
 use crate::{ConnectionTable, MeshMetrics};
 use connection::Connection;

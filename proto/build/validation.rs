@@ -21,7 +21,8 @@ pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> 
     let mut code = String::new();
     for message in pool.all_messages() {
         let package = message.package_name();
-        let ours = package.starts_with("tars.") && package != "tars.policy.v1";
+        let tars = package.starts_with("tars.") && package != "tars.policy.v1";
+        let ours = tars || package == "grpc.health.v1";
         if ours && !message.is_map_entry() {
             write_message(&mut code, pool, &message)?;
         }
@@ -49,7 +50,7 @@ fn write_message(
     writeln!(
         code,
         "impl Validate for {} {{\n    fn validate(&self, {at}: &Path<'_>, {out}: &mut Violations) {{\n{body}    }}\n}}",
-        rust_type(message.package_name(), message.name())
+        rust_type(message.package_name(), message.full_name())
     )?;
     Ok(())
 }
@@ -72,9 +73,16 @@ fn write_field(
             "        check::count({path}, self.{ident}.len(), {}, {}, out);",
             l.required, l.max_items
         )?;
+        // Others' contracts may have a meaning for the empty key.
+        let ours = field.parent_message().package_name().starts_with("tars.");
+        let key = if ours {
+            "check::text(&here, k, &TextRule::KEY, out);"
+        } else {
+            ""
+        };
         writeln!(
             body,
-            "        for (k, v) in &self.{ident} {{\n            let field = at.field({name:?});\n            let here = field.key(k);\n            check::text(&here, k, &TextRule::KEY, out);\n            {value}\n        }}"
+            "        for (k, v) in &self.{ident} {{\n            let field = at.field({name:?});\n            let here = field.key(k);\n            {key}\n            {value}\n        }}"
         )?;
     } else if field.cardinality() == Cardinality::Repeated {
         let required = l.required && field.kind() == Kind::String;
@@ -157,7 +165,7 @@ fn check(
         Kind::Enum(e) => format!(
             "check::enumeration({path}, i32::clone({v}), {}, {}::try_from(i32::clone({v})).is_ok(), out);",
             l.required,
-            rust_type(e.package_name(), e.name())
+            rust_type(e.package_name(), e.full_name())
         ),
         Kind::Message(_) => format!("{v}.validate({path}, out);"),
         Kind::Bool => String::new(),
@@ -212,10 +220,29 @@ fn copy(l: &Limits) -> Limits {
     Limits { ..*l }
 }
 
-/// `tars.auth.v1` + `User` is `crate::auth::v1::User`.
-fn rust_type(package: &str, name: &str) -> String {
+/// `tars.auth.v1.User` is `crate::auth::v1::User`; what is nested is in its parent's module.
+fn rust_type(package: &str, full_name: &str) -> String {
     let module = package.trim_start_matches("tars.").replace('.', "::");
-    format!("crate::{module}::{name}")
+    let mut path: Vec<String> = full_name[package.len() + 1..]
+        .split('.')
+        .map(str::to_owned)
+        .collect();
+    let parents = path.len() - 1;
+    for parent in &mut path[..parents] {
+        *parent = snake_case(parent);
+    }
+    format!("crate::{module}::{}", path.join("::"))
+}
+
+fn snake_case(name: &str) -> String {
+    let mut out = String::new();
+    for (at, c) in name.chars().enumerate() {
+        if c.is_uppercase() && at > 0 {
+            out.push('_');
+        }
+        out.extend(c.to_lowercase());
+    }
+    out
 }
 
 fn rust_ident(name: &str) -> String {

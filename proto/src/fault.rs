@@ -111,6 +111,22 @@ pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status
     bounded(Code::ResourceExhausted, &message, details)
 }
 
+/// A share of the places that is taken: whose, and of what.
+pub fn share_full(subject: &str, of: &str, retry: Duration) -> Status {
+    let what = format!("the {subject} has as many {of} open as it may");
+    spent("SHARE_FULL", subject, &what, retry)
+}
+
+/// A caller without the permission that the call needs.
+pub fn missing_permission(permission: &str) -> Status {
+    status_with(
+        Code::PermissionDenied,
+        "PERMISSION_DENIED",
+        &format!("this needs the permission {permission}"),
+        &[("permission", permission)],
+    )
+}
+
 /// A passing failure, and when to come back.
 pub fn unavailable(reason: &str, message: &str, retry: Duration) -> Status {
     let mut details = info(reason);

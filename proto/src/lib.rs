@@ -40,6 +40,15 @@ pub mod hypersync {
     }
 }
 
+#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
+pub mod grpc {
+    pub mod health {
+        pub mod v1 {
+            include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
+        }
+    }
+}
+
 pub use prost::Message;
 pub use prost_types::{Duration, Struct, Timestamp, Value};
 

@@ -36,6 +36,8 @@ pub enum AuditLevel {
 pub struct Rule {
     pub principal: Principal,
     pub peers: Vec<String>,
+    /// Peer classes whose certificate is enough, without the principal's credential.
+    pub enough: Vec<String>,
     pub rate: RateClass,
     pub audit: AuditLevel,
     pub deadline: Option<Duration>,
@@ -207,6 +209,7 @@ fn infrastructure() -> Vec<Method> {
         ]
         .map(str::to_owned)
         .into(),
+        enough: Vec::new(),
         rate: RateClass::Internal,
         audit: AuditLevel::None,
         deadline: Some(Duration::from_secs(5)),
@@ -215,9 +218,12 @@ fn infrastructure() -> Vec<Method> {
     let reflection = Rule {
         principal: Principal::Permission("mesh.reflect".into()),
         peers: ["operator", "client"].map(str::to_owned).into(),
+        // Whoever holds it reads the contract before there is a login to be had.
+        enough: vec!["operator".to_owned()],
         rate: RateClass::User,
         audit: AuditLevel::None,
-        deadline: None,
+        // Clients keep the stream for as long as they work, and open another when it ends.
+        deadline: Some(Duration::from_secs(300)),
         grants: None,
     };
     let entry = |service: &str, name: &str, rule: &Rule, streaming| Method {
@@ -239,6 +245,7 @@ fn infrastructure() -> Vec<Method> {
     };
     vec![
         entry("grpc.health.v1.Health", "Check", &health, false),
+        entry("grpc.health.v1.Health", "List", &health, false),
         entry("grpc.health.v1.Health", "Watch", &watch, true),
         entry(
             "grpc.reflection.v1.ServerReflection",
@@ -409,6 +416,7 @@ fn read_rule(
         (Some(principal), Some(rate), Some(audit)) if mistakes.is_empty() => Ok(Rule {
             principal,
             peers,
+            enough: Vec::new(),
             rate,
             audit,
             deadline,

@@ -183,8 +183,18 @@ pub struct Connections {
     pub max_message_bytes: usize,
     /// How long calls in flight may go on after a request to stop.
     pub drain_seconds: u64,
-    /// Calls handled at once; more are shed.
+    /// Calls in flight at once in one service; more are shed. Those that workloads make for
+    /// themselves have as many places of their own.
     pub max_in_flight: usize,
+    /// Server streams open at once in one service; more are shed. Those that workloads open for
+    /// themselves have as many places of their own.
+    pub max_open_streams: usize,
+    /// Seconds until a stream without a deadline of its own must have answered, the receiving of
+    /// its request included.
+    pub open_seconds: u64,
+    /// Seconds that a peer may take nothing of an answer, or less than 16 KiB of a long one, before
+    /// its stream is reset.
+    pub stream_stall_seconds: u64,
 }
 
 impl Default for Connections {
@@ -203,6 +213,9 @@ impl Default for Connections {
             max_message_bytes: 1 << 20,
             drain_seconds: 10,
             max_in_flight: 4096,
+            max_open_streams: 4096,
+            open_seconds: 10,
+            stream_stall_seconds: 30,
         }
     }
 }
@@ -413,6 +426,18 @@ pub struct Limits {
     pub user_per_minute: u32,
     pub internal_per_second: u32,
     pub flood_per_second: u32,
+    /// Calls that one caller may have in flight at once in one service. A caller is a user or a
+    /// key; whoever shows neither counts by address.
+    pub calls_by_caller: u32,
+    /// Server streams that one caller may have open at once in one service. Well below
+    /// `connections.max_streams`, which all callers behind one gateway share.
+    pub streams_by_caller: u32,
+    /// Calls that one peer, by its SPIFFE id, may have in flight at once in one service. Workloads
+    /// of the mesh carry others, and may have three quarters of all.
+    pub calls_by_peer: u32,
+    /// Server streams that one peer may have open at once in one service; the same holds for
+    /// workloads.
+    pub streams_by_peer: u32,
 }
 
 impl Default for Limits {
@@ -423,6 +448,10 @@ impl Default for Limits {
             user_per_minute: 600,
             internal_per_second: 1000,
             flood_per_second: 100,
+            calls_by_caller: 256,
+            streams_by_caller: 32,
+            calls_by_peer: 1024,
+            streams_by_peer: 256,
         }
     }
 }
@@ -685,6 +714,10 @@ impl Config {
             limits.user_per_minute,
             limits.internal_per_second,
             limits.flood_per_second,
+            limits.calls_by_caller,
+            limits.streams_by_caller,
+            limits.calls_by_peer,
+            limits.streams_by_peer,
         ];
         require(all.iter().all(|l| *l > 0), "limits must be above 0");
         let c = &self.connections;
@@ -692,7 +725,10 @@ impl Config {
             c.max > 0
                 && c.max_handshakes > 0
                 && c.max_handshakes_by_address > 0
-                && c.max_in_flight > 0,
+                && c.max_in_flight > 0
+                && c.max_open_streams > 0
+                && c.open_seconds > 0
+                && c.stream_stall_seconds > 0,
             "connections: bounds must be above 0",
         );
         self.listeners_mistakes(&mut require);

@@ -17,4 +17,5 @@ pub mod page;
 pub mod ports;
 pub mod seeds;
 pub mod shares;
+pub mod stream;
 pub mod trace;

@@ -4,6 +4,7 @@ use crate::app::{Process, Ready, StartError, audit, standing, watch};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
+use tars_certs::PeerClass;
 use tars_credentials::View;
 use tars_gateway::{Backends, Documents, Gateway, Listening};
 use tars_hypersync::{HyperSync, Peers};
@@ -11,8 +12,9 @@ use tars_interceptors::{
     Stack, StackOptions,
     client::{Credentials, OutgoingService, outgoing},
     contract,
+    served::Served,
 };
-use tars_mesh::{Admission, Channel, ServeOptions};
+use tars_mesh::{Admission, Channel, Health, MAX_RESPONSE, ServeOptions};
 use tars_orchestration::Orchestration;
 use tars_proto::{
     DESCRIPTOR_SET,
@@ -21,10 +23,12 @@ use tars_proto::{
         credential_service_client::CredentialServiceClient,
     },
     automl::v1::study_service_client::StudyServiceClient,
+    grpc::health::v1::health_check_response::ServingStatus,
     orchestration::v1::{
         orchestration_service_client::OrchestrationServiceClient,
         training_service_client::TrainingServiceClient,
     },
+    table::Method,
 };
 use tars_runtime::{
     audit::Record,
@@ -35,7 +39,6 @@ use tars_runtime::{
 };
 use tokio::{net::TcpListener, sync::mpsc};
 use tonic::service::Routes;
-use tonic_health::ServingStatus;
 use tower_layer::Layer;
 
 const AUDIT_QUEUE: usize = 4096;
@@ -149,12 +152,10 @@ async fn serve(
     view: View,
     db: Db,
 ) -> Result<(), StartError> {
-    let stack = stack(
-        process,
-        service,
-        view,
-        audit_queue(process, service.as_str(), db),
-    );
+    let served =
+        Served::new(|m| m.workload().is_none_or(|w| w == service.as_str()) && !for_joiners(m));
+    let (name, audit) = (service.as_str(), audit_queue(process, service.as_str(), db));
+    let stack = stack(process, service, name, served, view, audit);
     let routes = with_infrastructure(process, service, routes).await?;
     listen(process, service, Admission::Mutual, listener, stack, routes)
 }
@@ -182,9 +183,26 @@ fn room_in(queue: &mpsc::Sender<Record>) -> Check {
     })
 }
 
-fn stack(process: &Process, service: Service, view: View, audit: mpsc::Sender<Record>) -> Stack {
+/// Of the bootstrap listener, which serves nothing else.
+fn for_joiners(method: &Method) -> bool {
+    method
+        .rule
+        .peers
+        .iter()
+        .any(|p| p == PeerClass::Joiner.as_str())
+}
+
+fn stack(
+    process: &Process,
+    service: Service,
+    listener: &str,
+    served: Served,
+    view: View,
+    audit: mpsc::Sender<Record>,
+) -> Stack {
     Stack::new(StackOptions {
         service: service.as_str(),
+        listener,
         config: process.config(),
         view,
         clock: process.clock().clone(),
@@ -193,6 +211,7 @@ fn stack(process: &Process, service: Service, view: View, audit: mpsc::Sender<Re
         failures: process.failures.clone(),
         audit,
         policy: process.policy.handle.clone(),
+        served,
         stop: process.stop_token(),
     })
 }
@@ -249,12 +268,11 @@ fn bootstrap(
     view: View,
     db: Db,
 ) -> Result<(), StartError> {
-    let stack = stack(
-        process,
-        Service::Auth,
-        view,
+    let (served, audit) = (
+        Served::new(for_joiners),
         audit_queue(process, "bootstrap", db),
     );
+    let stack = stack(process, Service::Auth, "bootstrap", served, view, audit);
     let admission = Admission::Joiners;
     listen(process, Service::Auth, admission, listener, stack, routes)
 }
@@ -265,26 +283,22 @@ async fn with_infrastructure(
     service: Service,
     routes: Routes,
 ) -> Result<Routes, StartError> {
-    let (reporter, health) = tonic_health::server::health_reporter();
+    let health = Health::default();
     for method in contract().into_iter().flat_map(|t| t.iter()) {
         if method.workload() == Some(service.as_str()) {
-            reporter
-                .set_service_status(&method.service, ServingStatus::Serving)
-                .await;
+            health.set(&method.service, ServingStatus::Serving);
         }
     }
     let revoked = process.member(service)?.identity.is_revoked();
     process.spawn_background(standing::follow_certificate(
         service,
-        reporter.clone(),
+        health.clone(),
         revoked,
     ));
-    let stop = process.stop_token();
+    let (stop, stopping) = (process.stop_token(), health.clone());
     process.spawn(async move {
         stop.cancelled().await;
-        reporter
-            .set_service_status("", ServingStatus::NotServing)
-            .await;
+        stopping.stop();
     });
     let served: std::collections::BTreeSet<&str> = contract()
         .into_iter()
@@ -297,14 +311,13 @@ async fn with_infrastructure(
         served.iter().fold(
             tonic_reflection::server::Builder::configure()
                 .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
-                .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
                 .with_service_name("grpc.health.v1.Health"),
             |builder, name| builder.with_service_name(*name),
         )
     };
     let failed = |e: tonic_reflection::server::Error| StartError::Reflection(e.to_string());
     let routes = routes
-        .add_service(health)
+        .add_service(health.server())
         .add_service(reflection().build_v1().map_err(failed)?)
         .add_service(reflection().build_v1alpha().map_err(failed)?);
     Ok(routes)
@@ -318,7 +331,8 @@ fn follow_auth(
     db: Db,
 ) -> Result<View, StartError> {
     let (view, channel) = watch_auth(process, service, endpoints)?;
-    let client = AuditServiceClient::new(outgoing(channel, Credentials::Own));
+    let client = AuditServiceClient::new(outgoing(channel, Credentials::Own))
+        .max_decoding_message_size(MAX_RESPONSE);
     let (stop, shipped) = (process.background_token(), process.condition());
     let check = shipped.check("audit records wait for Auth", SHIPPING_GRACE);
     process.add_check(&format!("{}.audit_shipping", service.as_str()), check);
@@ -334,8 +348,10 @@ fn watch_auth(
 ) -> Result<(View, Channel), StartError> {
     let view = process.view();
     let channel = process.channel(service, Service::Auth, &endpoints.auth)?;
-    let client =
-        |channel: Channel| CredentialServiceClient::new(outgoing(channel, Credentials::Own));
+    let client = |channel: Channel| {
+        CredentialServiceClient::new(outgoing(channel, Credentials::Own))
+            .max_decoding_message_size(MAX_RESPONSE)
+    };
     let member = process.member(service)?;
     process.spawn_background(watch::credentials(
         client(channel.separate()),
@@ -455,9 +471,11 @@ fn trainers(
     endpoints: &Endpoints,
 ) -> Result<(Agents, Training), StartError> {
     let channel = process.channel(from, Service::Orchestration, &endpoints.orchestration)?;
-    let training = TrainingServiceClient::new(outgoing(channel.separate(), Credentials::Own));
+    let training = TrainingServiceClient::new(outgoing(channel.separate(), Credentials::Own))
+        .max_decoding_message_size(MAX_RESPONSE);
     Ok((
-        OrchestrationServiceClient::new(outgoing(channel, Credentials::Own)),
+        OrchestrationServiceClient::new(outgoing(channel, Credentials::Own))
+            .max_decoding_message_size(MAX_RESPONSE),
         training,
     ))
 }
@@ -500,11 +518,13 @@ pub(crate) async fn hypersync(
     let to_agents = process.channel(from, Service::Orchestration, &endpoints.orchestration)?;
     let to_studies = process.channel(from, Service::Automl, &endpoints.automl)?;
     let peers = Peers {
-        studies_for_caller: StudyServiceClient::new(outgoing(to_studies, Credentials::Forward)),
+        studies_for_caller: StudyServiceClient::new(outgoing(to_studies, Credentials::Forward))
+            .max_decoding_message_size(MAX_RESPONSE),
         agents_for_caller: OrchestrationServiceClient::new(outgoing(
             to_agents,
             Credentials::Forward,
-        )),
+        ))
+        .max_decoding_message_size(MAX_RESPONSE),
         agents,
         training,
     };

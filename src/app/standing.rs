@@ -3,8 +3,9 @@
 
 use crate::app::services::Service;
 use tars_interceptors::contract;
+use tars_mesh::Health;
+use tars_proto::grpc::health::v1::health_check_response::ServingStatus;
 use tokio::sync::watch;
-use tonic_health::{ServingStatus, server::HealthReporter};
 
 /// The name under which a service reports its own certificate.
 pub(crate) const CERTIFICATE: &str = "tars.certificate";
@@ -12,7 +13,7 @@ pub(crate) const CERTIFICATE: &str = "tars.certificate";
 /// Reports what the own certificate allows, until it is dropped.
 pub(crate) async fn follow_certificate(
     service: Service,
-    reporter: HealthReporter,
+    health: Health,
     mut revoked: watch::Receiver<bool>,
 ) {
     let served = contract().into_iter().flat_map(|t| t.iter());
@@ -26,7 +27,7 @@ pub(crate) async fn follow_certificate(
             false => ServingStatus::Serving,
         };
         for name in &names {
-            reporter.set_service_status(*name, status).await;
+            health.set(name, status);
         }
         if revoked.changed().await.is_err() {
             return;

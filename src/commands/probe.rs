@@ -8,11 +8,11 @@ use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tars_certs::{IdentityFiles, SpiffeId};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions, Server};
-use tars_runtime::{clock::Clock, config::Config};
-use toml::Table;
-use tonic_health::pb::{
+use tars_proto::grpc::health::v1::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
 };
+use tars_runtime::{clock::Clock, config::Config};
+use toml::Table;
 
 #[derive(Debug, Args)]
 #[command(

@@ -3,7 +3,9 @@
 
 use std::{net::SocketAddr, sync::Arc};
 use tars_certs::{ClassTable, Identity, IdentityHandle, Revocations, SpiffeId, identity::Parts};
-use tars_mesh::{Admission, Channel, ChannelOptions, ConnectionTable, MeshMetrics, ServeOptions};
+use tars_mesh::{
+    Admission, Channel, ChannelOptions, ConnectionTable, Health, MeshMetrics, ServeOptions,
+};
 use tars_runtime::{
     clock::Clock,
     config::{Config, Connections, Timeouts},
@@ -12,14 +14,13 @@ use tars_runtime::{
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic_health::server::HealthReporter;
 
 pub struct Door {
     pub addr: SocketAddr,
     pub identity: IdentityHandle,
     pub revocations: Revocations,
     pub table: ConnectionTable,
-    pub reporter: HealthReporter,
+    pub health: Health,
     metrics: Metrics,
     stop: CancellationToken,
 }
@@ -56,9 +57,9 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (revocations, table) = (options.revocations.clone(), options.table.clone());
-        let (reporter, health) = tonic_health::server::health_reporter();
+        let health = Health::default();
         let mut routes = Routes::builder();
-        routes.add_service(health);
+        routes.add_service(health.server());
         let service = routes.routes().prepare();
         tokio::spawn(tars_mesh::serve(listener, service, options, stop.clone()));
         Self {
@@ -66,7 +67,7 @@ impl Door {
             identity,
             revocations,
             table,
-            reporter,
+            health,
             metrics,
             stop,
         }

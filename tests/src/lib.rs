@@ -44,6 +44,7 @@ pub fn config() -> Config {
         user_per_minute: 1_000_000,
         internal_per_second: 100_000,
         flood_per_second: 100_000,
+        ..Limits::default()
     };
     config.connections.drain_seconds = 5;
     config

@@ -25,6 +25,7 @@ use tars_proto::auth::v1::{
     bootstrap_service_client::BootstrapServiceClient,
     certificate_service_client::CertificateServiceClient,
 };
+use tars_proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
 use tars_runtime::clock::Clock;
 use tars_tests::{
     TestMesh,
@@ -34,7 +35,6 @@ use tars_tests::{
     issue_for, reason, refusal, time,
 };
 use tonic::{Code, Request, Status};
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 /// Calls as fast as it may until told to stop; any failure is kept.
 struct Load {
@@ -116,9 +116,7 @@ async fn s8_1_leaves_rotate_fifty_times_under_load() {
         50,
         "the client sees each of the server's new serials"
     );
-    door.reporter
-        .set_service_status("", tonic_health::ServingStatus::NotServing)
-        .await;
+    door.health.stop();
     let last = watch.message().await.unwrap().unwrap();
     assert_eq!(last.status, 2, "the stream lived through all of them");
 }
@@ -170,9 +168,11 @@ async fn s8_2_roots_rotate_under_load_and_in_one_order_only() {
     let roots = admin.get("/admin/roots").await.unwrap()["roots"].clone();
     assert_eq!(roots.as_array().unwrap().len(), 1);
     assert_ne!(roots[0]["key_id"], first);
-    // The operator's files went along.
-    let now = std::fs::read_to_string(&mesh.mesh.ready.ca).unwrap();
-    assert_eq!(now.matches("BEGIN").count(), 1);
+    eventually("the operator's files went along", || async {
+        let now = std::fs::read_to_string(&mesh.mesh.ready.ca).unwrap();
+        now.matches("BEGIN").count() == 1
+    })
+    .await;
     eventually("init and four steps are in the audit list", || async {
         let path = "/admin/audit/logs?event_type=root.stepped";
         let events = admin.get(path).await.unwrap();

@@ -14,13 +14,13 @@ use tars_certs::{
     identity::Parts,
     trust::{Side, Trust},
 };
+use tars_proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
 use tars_tests::{
     door::Door,
     eventually,
     forge::{Forge, HOUR, Leaf, client, is_let_in, now, uri},
     time,
 };
-use tonic_health::pb::{HealthCheckRequest, health_client::HealthClient};
 
 type Crl = CertificateRevocationListDer<'static>;
 
@@ -579,7 +579,7 @@ async fn a_revoked_intermediate_serves_nobody_and_is_served_by_nobody() {
 
 async fn watch(
     channel: &tars_mesh::Channel,
-) -> tonic::Streaming<tonic_health::pb::HealthCheckResponse> {
+) -> tonic::Streaming<tars_proto::grpc::health::v1::HealthCheckResponse> {
     let mut client = HealthClient::new(channel.clone());
     let opened = client.watch(HealthCheckRequest::default()).await;
     let mut stream = opened.unwrap().into_inner();

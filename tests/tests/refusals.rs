@@ -47,8 +47,8 @@ async fn a_clock_that_is_set_refuses_nobody_who_was_let_in() {
     developer.post(path, reload).await.unwrap();
     mesh.rest().login("dev", PASSWORD).await.unwrap();
     let operator = mesh.client("orchestration", "/user/ada");
-    let mut health = tonic_health::pb::health_client::HealthClient::new(operator);
-    let whole = tonic_health::pb::HealthCheckRequest::default();
+    let mut health = tars_proto::grpc::health::v1::health_client::HealthClient::new(operator);
+    let whole = tars_proto::grpc::health::v1::HealthCheckRequest::default();
     health.check(whole).await.unwrap();
     clock.step_forward(12 * MINUTES);
     calls(20).await;

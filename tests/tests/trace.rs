@@ -243,8 +243,8 @@ async fn the_state_of_other_tracing_systems_is_passed_on_or_dropped_whole() {
     raw(gateway, &headers(&good, state)).await;
     raw(gateway, &headers(&bad, "tracestate: vendor=a,Bad=1\r\n")).await;
     let health = outgoing(mesh.channel("auth", "/user/ada"), Credentials::Own);
-    let mut health = tonic_health::pb::health_client::HealthClient::new(health);
-    let whole = tonic_health::pb::HealthCheckRequest::default();
+    let mut health = tars_proto::grpc::health::v1::health_client::HealthClient::new(health);
+    let whole = tars_proto::grpc::health::v1::HealthCheckRequest::default();
     health.check(whole).await.unwrap();
     mesh.mesh.stop().await;
 

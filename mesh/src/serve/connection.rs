@@ -2,13 +2,16 @@
 
 use super::{
     Admission, Handler, Reply, ServeOptions,
+    answer::{self, Answering},
     handshake::{Own, key_exchange, reason},
     opening::Opening,
     places::Places,
+    streams::Streams,
 };
+use crate::framed::Framed;
 use http::Request;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tars_certs::{
     PeerClass,
@@ -128,11 +131,18 @@ impl Connection {
         let metrics = &this.options.metrics;
         let _counted = metrics.connected();
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
-        let shared = Arc::clone(&peer);
+        let (shared, counts) = (Arc::clone(&peer), metrics.clone());
+        let most = this.options.limits.max_message_bytes;
         let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(Body::new);
+            if let Some((reason, response)) = answer::refusal(&request) {
+                counts.refuse_request(reason);
+                let response = Some(response);
+                return Answering::Refused { response };
+            }
+            let mut request = request.map(|body| Body::new(Framed::new(body, most)));
             request.extensions_mut().insert(Arc::clone(&shared));
-            service.clone().call(request)
+            let future = service.clone().call(request);
+            Answering::Passed { future }
         });
         let connection = this
             .builder()
@@ -235,11 +245,17 @@ impl Connection {
         end.saturating_sub(grace.min(life / 4).min(left / 2))
     }
 
-    fn builder(&self) -> hyper::server::conn::http2::Builder<TokioExecutor> {
-        let mut builder = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+    fn builder(&self) -> hyper::server::conn::http2::Builder<Streams> {
+        let limits = &self.options.limits;
+        let streams = Streams {
+            stall: Duration::from_secs(limits.stream_stall_seconds),
+            metrics: self.options.metrics.clone(),
+        };
+        let mut builder = hyper::server::conn::http2::Builder::new(streams);
         builder
             .timer(TokioTimer::new())
-            .max_concurrent_streams(self.options.limits.max_streams)
+            .max_concurrent_streams(limits.max_streams)
+            .max_send_buf_size(SEND_BUFFER)
             .max_header_list_size(16 << 10)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
@@ -278,6 +294,9 @@ impl Begun {
 
 /// Joining is one call; whoever has no certificate has no reason to stay.
 const JOINING: Duration = Duration::from_secs(60);
+
+/// What h2 may hold of one answer, however much window the peer has opened.
+const SEND_BUFFER: usize = 64 << 10;
 
 /// The most that streams have between being told and the end.
 const LAST_WORDS: Duration = Duration::from_secs(1);

@@ -1,0 +1,631 @@
+//! Places of the calls in flight and of the open streams of one service.
+//!
+//! Each kind is bounded in all, by peer and by caller, so that neither a certificate nor a
+//! credential takes what others need: past its own share a caller or a peer is told
+//! RESOURCE_EXHAUSTED, and when every place is taken, whoever comes is told UNAVAILABLE, at once.
+//! Streams without a caller count like any other. What workloads do for themselves has places of
+//! its own: users cannot starve the streams that push credentials.
+//!
+//! The peer's place is taken before anything is known of the caller, the caller's when it is; both
+//! are given back when the call has ended, which for a stream is when its body is dropped.
+//! `tars_runtime::shares` has one lock and counts by key in it; every call passes here twice, so
+//! that a holder is looked up once, in one of many shards, and counted by atomics.
+
+use crate::{
+    Call,
+    check::Check,
+    observe::{Observe, Watch},
+};
+use http::Request;
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+use std::{
+    collections::HashMap,
+    hash::{BuildHasher, Hash, RandomState},
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+use tars_certs::PeerClass;
+use tars_proto::{fault, table::Principal};
+use tars_runtime::{config::Config, metrics::Metrics, network::bucket};
+use tonic::{Code, Status};
+
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// What a place is for. The index of a pool.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Calls,
+    Streams,
+    OwnCalls,
+    OwnStreams,
+}
+
+const KINDS: [Kind; 4] = [Kind::Calls, Kind::Streams, Kind::OwnCalls, Kind::OwnStreams];
+
+impl Kind {
+    fn of(call: &Call) -> Self {
+        let workload = call.peer.class.is_some_and(PeerClass::is_workload);
+        let itself = matches!(
+            call.method.rule.principal,
+            Principal::Workload | Principal::Peer
+        );
+        match (workload && itself, call.method.server_streaming) {
+            (false, false) => Self::Calls,
+            (false, true) => Self::Streams,
+            (true, false) => Self::OwnCalls,
+            (true, true) => Self::OwnStreams,
+        }
+    }
+
+    /// A metric label.
+    fn label(self) -> &'static str {
+        match self {
+            Self::Calls => "calls",
+            Self::Streams => "streams",
+            Self::OwnCalls => "own_calls",
+            Self::OwnStreams => "own_streams",
+        }
+    }
+
+    fn is_stream(self) -> bool {
+        matches!(self, Self::Streams | Self::OwnStreams)
+    }
+
+    /// As a refused client reads it.
+    fn plural(self) -> &'static str {
+        if self.is_stream() { "streams" } else { "calls" }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct PoolLabels {
+    service: String,
+    kind: &'static str,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct RefusalLabels {
+    service: String,
+    kind: &'static str,
+    full: &'static str,
+}
+
+/// Places in use and refusals; one a process.
+#[derive(Debug, Clone)]
+pub struct PlaceMetrics {
+    in_use: Family<PoolLabels, Gauge>,
+    refused: Family<RefusalLabels, Counter>,
+}
+
+impl PlaceMetrics {
+    pub fn new(metrics: &Metrics) -> Self {
+        Self {
+            in_use: metrics.register(
+                "rpc_server_places",
+                "Places in use, by what they are for",
+                Family::default(),
+            ),
+            refused: metrics.register(
+                "rpc_server_places_refused",
+                "Calls and streams that found no place, by whose share was full",
+                Family::default(),
+            ),
+        }
+    }
+}
+
+/// How many places there are of a kind, and how many one holder may have.
+#[derive(Debug, Clone, Copy)]
+struct Bounds {
+    all: usize,
+    by_workload: usize,
+    by_peer: usize,
+    by_caller: usize,
+}
+
+#[derive(Debug)]
+struct Pool {
+    bounds: Bounds,
+    /// The count itself, so that the metric cannot differ from it.
+    in_use: Gauge,
+}
+
+impl Pool {
+    /// A share as it is now. It shrinks as places run out, in proportion to what is free beyond the
+    /// reach of one holder, so that several who take what they can leave some for a newcomer.
+    fn shrunk(&self, share: usize) -> usize {
+        let used = usize::try_from(self.in_use.get()).unwrap_or(0);
+        let free = self.bounds.all.saturating_sub(used);
+        match self.bounds.all.checked_sub(share) {
+            Some(others) if free < others => (share * free).div_ceil(others).max(1),
+            _ => share,
+        }
+    }
+
+    fn enter(&self) -> bool {
+        let all = i64::try_from(self.bounds.all).unwrap_or(i64::MAX);
+        let free = self.in_use.inc() < all;
+        if !free {
+            self.in_use.dec();
+        }
+        free
+    }
+}
+
+/// What one peer or caller holds, by kind.
+#[derive(Debug, Default)]
+pub(crate) struct Holder([AtomicU32; KINDS.len()]);
+
+impl Holder {
+    fn enter(&self, kind: Kind, most: usize) -> bool {
+        let count = &self.0[kind as usize];
+        let free = (count.fetch_add(1, Ordering::Relaxed) as usize) < most;
+        if !free {
+            count.fetch_sub(1, Ordering::Relaxed);
+        }
+        free
+    }
+
+    fn leave(&self, kind: Kind) {
+        self.0[kind as usize].fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+const SHARDS: usize = 16;
+/// Holders of nothing that a shard may remember before it forgets them.
+const IDLE: usize = 1024;
+
+/// Holders by key. Keys are kept as 64-bit hashes under a secret of the process: nobody outside can
+/// make two of them collide, and a look-up allocates nothing.
+#[derive(Debug)]
+struct Holders {
+    shards: Vec<Mutex<HashMap<u64, Arc<Holder>>>>,
+    hasher: RandomState,
+}
+
+impl Holders {
+    fn new() -> Self {
+        Self {
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            hasher: RandomState::new(),
+        }
+    }
+
+    fn get(&self, key: impl Hash) -> Arc<Holder> {
+        let key = self.hasher.hash_one(key);
+        let shard = usize::try_from(key % SHARDS as u64).unwrap_or(0);
+        let mut held = self.shards[shard].lock();
+        if let Some(holder) = held.get(&key) {
+            return Arc::clone(holder);
+        }
+        if held.len() >= IDLE {
+            // Nobody can take another reference while the shard is locked.
+            held.retain(|_, holder| Arc::strong_count(holder) > 1);
+        }
+        Arc::clone(held.entry(key).or_default())
+    }
+}
+
+/// Who holds a place.
+#[derive(Debug, Hash)]
+enum Key<'a> {
+    Peer(&'a str),
+    Caller(&'a str),
+    Address(u64),
+}
+
+impl<'a> Key<'a> {
+    fn of_peer(call: &'a Call) -> Self {
+        match call.peer.id() {
+            Some(id) => Self::Peer(id.as_str()),
+            None => Self::Address(bucket(call.peer.addr.ip())),
+        }
+    }
+
+    /// `None` for a workload that calls for nobody: its share is the peer's.
+    fn of_caller(call: &'a Call) -> Option<Self> {
+        if let Some(caller) = call.caller() {
+            return Some(Self::Caller(&caller.label));
+        }
+        let carries = |class| class == PeerClass::Gateway;
+        let alone = (call.peer.class).is_some_and(|c| c.is_workload() && !carries(c));
+        (!alone).then(|| Self::Address(bucket(call.client)))
+    }
+
+    fn subject(&self) -> &'static str {
+        match self {
+            Self::Peer(_) => "peer",
+            Self::Caller(_) => "caller",
+            Self::Address(_) => "address",
+        }
+    }
+}
+
+/// The places of one service. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Places(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    service: String,
+    pools: [Pool; KINDS.len()],
+    peers: Holders,
+    callers: Holders,
+    refused: Family<RefusalLabels, Counter>,
+}
+
+fn bounds(config: &Config, kind: Kind) -> Bounds {
+    let (limits, connections) = (&config.limits, &config.connections);
+    let (all, by_peer, by_caller) = if kind.is_stream() {
+        (
+            connections.max_open_streams,
+            limits.streams_by_peer,
+            limits.streams_by_caller,
+        )
+    } else {
+        (
+            connections.max_in_flight,
+            limits.calls_by_peer,
+            limits.calls_by_caller,
+        )
+    };
+    Bounds {
+        all,
+        by_workload: (all - all / 4).max(1),
+        by_peer: by_peer as usize,
+        by_caller: by_caller as usize,
+    }
+}
+
+impl Places {
+    pub fn new(service: &str, config: &Config, metrics: &PlaceMetrics) -> Self {
+        let pool = |kind: Kind| Pool {
+            bounds: bounds(config, kind),
+            in_use: (metrics.in_use)
+                .get_or_create(&PoolLabels {
+                    service: service.to_owned(),
+                    kind: kind.label(),
+                })
+                .clone(),
+        };
+        Self(Arc::new(Inner {
+            service: service.to_owned(),
+            pools: KINDS.map(pool),
+            peers: Holders::new(),
+            callers: Holders::new(),
+            refused: metrics.refused.clone(),
+        }))
+    }
+
+    fn pool(&self, kind: Kind) -> &Pool {
+        &self.0.pools[kind as usize]
+    }
+
+    fn enter(&self, call: &Arc<Call>) -> Result<Slot, Status> {
+        let (kind, key) = (Kind::of(call), Key::of_peer(call));
+        let pool = self.pool(kind);
+        let carries = call.peer.class.is_some_and(PeerClass::is_workload);
+        let most = if carries {
+            pool.bounds.by_workload
+        } else {
+            pool.shrunk(pool.bounds.by_peer)
+        };
+        let peer = self.0.peers.get(&key);
+        if !peer.enter(kind, most) {
+            return Err(self.share_full(kind, key.subject()));
+        }
+        if !pool.enter() {
+            peer.leave(kind);
+            return Err(self.all_full(kind));
+        }
+        Ok(Slot {
+            places: self.clone(),
+            kind,
+            peer,
+            call: Arc::clone(call),
+        })
+    }
+
+    fn count_refusal(&self, kind: Kind, full: &'static str) {
+        let labels = RefusalLabels {
+            service: self.0.service.clone(),
+            kind: kind.label(),
+            full,
+        };
+        self.0.refused.get_or_create(&labels).inc();
+    }
+
+    fn share_full(&self, kind: Kind, subject: &'static str) -> Status {
+        self.count_refusal(kind, subject);
+        fault::share_full(subject, kind.plural(), AGAIN)
+    }
+
+    fn all_full(&self, kind: Kind) -> Status {
+        self.count_refusal(kind, "all");
+        let message = match kind.is_stream() {
+            true => "too many streams are open",
+            false => "too many calls are in flight",
+        };
+        fault::unavailable("OVERLOADED", message, AGAIN)
+    }
+}
+
+impl Observe for Places {
+    type Watch = Slot;
+
+    fn begin<B>(&self, request: &mut Request<B>) -> Result<Slot, Status> {
+        let call = Call::in_extensions(request.extensions());
+        self.enter(call.ok_or_else(|| Status::internal("the call has no record"))?)
+    }
+}
+
+/// The caller's share, once it is known who calls.
+impl Check for Places {
+    fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
+        let Some(key) = Key::of_caller(call) else {
+            return Ok(());
+        };
+        let kind = Kind::of(call);
+        let (pool, holder) = (self.pool(kind), self.0.callers.get(&key));
+        if !holder.enter(kind, pool.shrunk(pool.bounds.by_caller)) {
+            return Err(self.share_full(kind, key.subject()));
+        }
+        call.set_holder(holder);
+        Ok(())
+    }
+}
+
+/// The places of one call; given back when it is dropped.
+#[derive(Debug)]
+pub struct Slot {
+    places: Places,
+    kind: Kind,
+    peer: Arc<Holder>,
+    call: Arc<Call>,
+}
+
+impl Watch for Slot {
+    fn end(self, _: Code) {
+        drop(self);
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        if let Some(caller) = self.call.holder() {
+            caller.leave(self.kind);
+        }
+        self.peer.leave(self.kind);
+        self.places.pool(self.kind).in_use.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract;
+    use std::net::{IpAddr, SocketAddr};
+    use tars_certs::{
+        KeyId, Serial,
+        name::CertName,
+        peer::{PeerCertificate, PeerInfo, Verified},
+    };
+    use tars_credentials::{Caller, Credential, Permissions};
+    use tars_runtime::trace::{Kind as SpanKind, Tracer};
+    use tokio_util::sync::CancellationToken;
+
+    const WATCH: &str = "/grpc.health.v1.Health/Watch";
+    const LOGIN: &str = "/tars.auth.v1.AuthService/Login";
+    const ME: &str = "/tars.auth.v1.AuthService/GetMe";
+    const EVENTS: &str = "/tars.automl.v1.StudyService/WatchStudy";
+    const CREDENTIALS: &str = "/tars.auth.v1.CredentialService/WatchCredentials";
+
+    fn places() -> (Places, Metrics) {
+        let (mut config, metrics) = (Config::default(), Metrics::default());
+        config.connections.max_in_flight = 8;
+        config.connections.max_open_streams = 8;
+        config.limits.calls_by_caller = 2;
+        config.limits.streams_by_caller = 2;
+        config.limits.calls_by_peer = 4;
+        config.limits.streams_by_peer = 4;
+        let places = Places::new("test", &config, &PlaceMetrics::new(&metrics));
+        (places, metrics)
+    }
+
+    fn verified(path: &str) -> Verified {
+        let (key, serial) = (KeyId::of_spki(b"key"), Serial::from_bytes(&[1]).unwrap());
+        Verified {
+            certificate: PeerCertificate {
+                id: tars_certs::SpiffeId::new("tars.local", path).unwrap(),
+                serial: serial.clone(),
+                not_before: Duration::ZERO,
+                not_after: Duration::MAX,
+                client_auth: true,
+                server_auth: true,
+            },
+            chain: vec![CertName {
+                issuer: key,
+                serial,
+            }],
+            anchor: key,
+            shown: Default::default(),
+        }
+    }
+
+    fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) -> Arc<Call> {
+        let peer = PeerInfo {
+            verified: Some(verified(path)),
+            class: Some(class),
+            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
+            closing: CancellationToken::new(),
+        };
+        let trace = Tracer::disabled().start("test", SpanKind::Server, None);
+        let method = contract().unwrap().get(method).unwrap();
+        let client = IpAddr::from(client);
+        Arc::new(Call::new(method, Arc::new(peer), client, trace.context()))
+    }
+
+    fn by_user(method: &str, peer: &str, user: &str) -> Arc<Call> {
+        let call = call(method, PeerClass::Gateway, peer, [10, 0, 0, 1]);
+        call.set_caller(Arc::new(Caller {
+            owner_id: user.to_owned(),
+            username: user.to_owned(),
+            roles: Vec::new(),
+            permissions: Permissions::ALL,
+            credential: Credential::Session { id: String::new() },
+            label: format!("user:{user}"),
+            version: 1,
+            expires_s: u64::MAX,
+        }));
+        call
+    }
+
+    /// Takes the peer's place, then the caller's; the answer is who has no more.
+    fn take(places: &Places, call: &Arc<Call>) -> Result<Slot, String> {
+        let told = |status: Status| {
+            let details = tonic_types::StatusExt::get_details_quota_failure(&status);
+            let subject = details.map(|d| d.violations[0].subject.clone());
+            let full = matches!(
+                (status.code(), &subject),
+                (Code::ResourceExhausted, Some(_)) | (Code::Unavailable, None)
+            );
+            assert!(full, "{status:?}");
+            subject.unwrap_or_else(|| "all".to_owned())
+        };
+        let slot = places.enter(call).map_err(told)?;
+        places.check(call, &http::HeaderMap::new()).map_err(told)?;
+        Ok(slot)
+    }
+
+    fn in_use(metrics: &Metrics, kind: &str) -> String {
+        let line = format!("rpc_server_places{{service=\"test\",kind=\"{kind}\"}} ");
+        let (_, text) = metrics.render("").unwrap();
+        let found = text.lines().find_map(|l| l.strip_prefix(line.as_str()));
+        found.unwrap().to_owned()
+    }
+
+    #[test]
+    fn a_caller_has_a_share_and_others_have_theirs() {
+        let (places, metrics) = places();
+        let held = [0, 1].map(|_| take(&places, &by_user(ME, "/gateway", "ada")).unwrap());
+        let refused = take(&places, &by_user(ME, "/gateway", "ada"));
+        assert_eq!(refused.unwrap_err(), "caller");
+        let other = take(&places, &by_user(ME, "/gateway", "bob")).unwrap();
+        assert_eq!(in_use(&metrics, "calls"), "3");
+        drop(held);
+        assert!(take(&places, &by_user(ME, "/gateway", "ada")).is_ok());
+        drop(other);
+        assert_eq!(in_use(&metrics, "calls"), "0");
+    }
+
+    #[test]
+    fn streams_and_calls_are_counted_apart() {
+        let (places, metrics) = places();
+        let _streams = [0, 1].map(|_| take(&places, &by_user(EVENTS, "/gateway", "ada")).unwrap());
+        let refused = take(&places, &by_user(EVENTS, "/gateway", "ada"));
+        assert_eq!(refused.unwrap_err(), "caller");
+        let _calls = [0, 1].map(|_| take(&places, &by_user(ME, "/gateway", "ada")).unwrap());
+        assert_eq!(
+            (in_use(&metrics, "streams"), in_use(&metrics, "calls")),
+            ("2".to_owned(), "2".to_owned())
+        );
+    }
+
+    #[test]
+    fn whoever_shows_no_credential_counts_by_address_and_by_peer() {
+        let (places, _) = places();
+        let from = |n| call(WATCH, PeerClass::Client, "/client/x", [10, 0, 0, n]);
+        let _one = [0, 1].map(|_| take(&places, &from(1)).unwrap());
+        assert_eq!(take(&places, &from(1)).unwrap_err(), "address");
+        let _two = [0, 1].map(|_| take(&places, &from(2)).unwrap());
+        assert_eq!(take(&places, &from(3)).unwrap_err(), "peer");
+        let other = call(WATCH, PeerClass::Client, "/client/y", [10, 0, 0, 3]);
+        assert!(take(&places, &other).is_ok());
+        let login = |n| call(LOGIN, PeerClass::Gateway, "/gateway", [10, 0, 0, n]);
+        let _logins = [0, 1].map(|_| take(&places, &login(1)).unwrap());
+        assert_eq!(take(&places, &login(1)).unwrap_err(), "address");
+        assert!(take(&places, &login(2)).is_ok());
+    }
+
+    #[test]
+    fn what_workloads_do_for_themselves_finds_a_place_when_all_are_taken() {
+        let (places, metrics) = places();
+        let gateway = (0..6).map(|n| by_user(EVENTS, "/gateway", &format!("u{n}")));
+        let mut held: Vec<Slot> = gateway.map(|c| take(&places, &c).unwrap()).collect();
+        // Three quarters of all, however many it carries.
+        let refused = take(&places, &by_user(EVENTS, "/gateway", "late"));
+        assert_eq!(refused.unwrap_err(), "peer");
+        let client = |n| {
+            call(
+                EVENTS,
+                PeerClass::Client,
+                &format!("/client/{n}"),
+                [1, 1, 1, n],
+            )
+        };
+        held.extend([1, 2].map(|n| take(&places, &client(n)).unwrap()));
+        assert_eq!(take(&places, &client(3)).unwrap_err(), "all");
+        for class in [PeerClass::Gateway, PeerClass::Automl] {
+            let own = call(CREDENTIALS, class, "/some", [127, 0, 0, 1]);
+            held.push(take(&places, &own).unwrap());
+        }
+        assert_eq!(in_use(&metrics, "own_streams"), "2");
+        drop(held);
+        assert_eq!(
+            (in_use(&metrics, "streams"), in_use(&metrics, "own_streams")),
+            ("0".to_owned(), "0".to_owned())
+        );
+    }
+
+    #[test]
+    fn several_who_take_what_they_can_leave_some_for_a_newcomer() {
+        let mut config = Config::default();
+        config.connections.max_open_streams = 256;
+        config.limits.streams_by_peer = 64;
+        config.limits.streams_by_caller = 64;
+        let places = Places::new("test", &config, &PlaceMetrics::new(&Metrics::default()));
+        let greedy = |n: u8| {
+            let path = format!("/client/{n}");
+            let open = || call(WATCH, PeerClass::Client, &path, [10, 0, 0, n]);
+            std::iter::from_fn(|| take(&places, &open()).ok()).collect::<Vec<_>>()
+        };
+        let held: Vec<Vec<Slot>> = (0..8).map(greedy).collect();
+        assert_eq!(held[0].len(), 64, "one alone has its whole share");
+        assert!(!greedy(99).is_empty(), "a newcomer finds a place");
+    }
+
+    #[test]
+    fn a_refusal_leaves_nothing_behind_and_is_counted() {
+        let (places, metrics) = places();
+        let refuse = by_user(ME, "/gateway", "ada");
+        let held = [0, 1].map(|_| take(&places, &by_user(ME, "/gateway", "ada")).unwrap());
+        for _ in 0..20 {
+            assert!(take(&places, &refuse).is_err());
+        }
+        drop(held);
+        assert_eq!(in_use(&metrics, "calls"), "0");
+        let line =
+            "rpc_server_places_refused_total{service=\"test\",kind=\"calls\",full=\"caller\"} 20";
+        assert!(metrics.render("").unwrap().1.contains(line));
+    }
+
+    #[test]
+    fn holders_of_nothing_are_forgotten() {
+        let holders = Holders::new();
+        let kept = holders.get("kept");
+        kept.enter(Kind::Calls, 1);
+        for n in 0..4 * IDLE * SHARDS {
+            holders.get(n);
+        }
+        let known: usize = holders.shards.iter().map(|s| s.lock().len()).sum();
+        assert!(known <= IDLE * SHARDS + SHARDS, "{known}");
+        assert!(Arc::ptr_eq(&kept, &holders.get("kept")));
+    }
+}

@@ -1,0 +1,41 @@
+//! Methods of the contract that this listener does not serve: whoever calls one is told where it
+//! is served, and no address.
+
+use crate::{Call, check::Check, contract};
+use std::sync::Arc;
+use tars_proto::{fault, table::Method};
+use tonic::{Code, Status};
+
+#[derive(Debug, Clone)]
+pub struct Served {
+    /// By method index.
+    here: Arc<[bool]>,
+}
+
+impl Served {
+    pub fn new(is_here: impl Fn(&Method) -> bool) -> Self {
+        let here = contract().map(|table| table.iter().map(is_here).collect());
+        Self {
+            here: here.unwrap_or_default(),
+        }
+    }
+}
+
+fn elsewhere(method: &Method) -> Status {
+    let (service, name) = (&method.service, &method.name);
+    let workload = method.workload().unwrap_or_default();
+    let message = format!("{service}/{name} is not served on this port; {workload} serves it");
+    let names = [("workload", workload)];
+    fault::status_with(Code::Unimplemented, "WRONG_SERVICE", &message, &names)
+}
+
+impl Check for Served {
+    fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
+        let here = self.here.get(call.method.index).copied().unwrap_or(false);
+        if here {
+            Ok(())
+        } else {
+            Err(elsewhere(call.method))
+        }
+    }
+}

@@ -1,0 +1,234 @@
+//! What goes back on a stream: a refusal in HTTP's own words to what is no gRPC call, or the
+//! layers' answer, in pieces that tell when the peer has room for it.
+//!
+//! hyper hands a piece to h2 as soon as the peer's window has room for one byte of it, and forgets
+//! the stream once the last piece is handed over; what the window did not cover stays in h2's
+//! buffer, where no deadline reaches it. So pieces are no longer than a frame, and the last byte
+//! of a longer answer is a piece of its own: an answer is over when the peer has room for all of
+//! it but a little.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use pin_project_lite::pin_project;
+use std::{
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tars_runtime::stream::Stream;
+
+/// The longest DATA frame that peers take without having said so.
+const PIECE: usize = 16 << 10;
+/// At most this much of an answer may be left in h2's buffer when its stream is over.
+const TAIL: usize = 1 << 10;
+
+const GRPC: &str = "application/grpc";
+const GRPC_PROTO: &str = "application/grpc+proto";
+
+/// The refusal of a request that is no gRPC call, with its reason.
+pub(super) fn refusal<B>(request: &Request<B>) -> Option<(&'static str, Response<()>)> {
+    if request.method() != Method::POST {
+        let allow = (header::ALLOW, HeaderValue::from_static("POST"));
+        return Some(("method", answer(StatusCode::METHOD_NOT_ALLOWED, allow)));
+    }
+    if !is_grpc(request.headers()) {
+        let accept = (header::ACCEPT, HeaderValue::from_static(GRPC));
+        let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
+        return Some(("content_type", answer(unsupported, accept)));
+    }
+    None
+}
+
+fn answer(status: StatusCode, (name, value): (header::HeaderName, HeaderValue)) -> Response<()> {
+    let mut response = Response::new(());
+    *response.status_mut() = status;
+    response.headers_mut().insert(name, value);
+    response
+}
+
+/// gRPC in protobuf's encoding, which is also what no encoding means; parameters are ignored.
+fn is_grpc(headers: &HeaderMap) -> bool {
+    let mut values = headers.get_all(header::CONTENT_TYPE).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return false;
+    };
+    if value == GRPC {
+        return true;
+    }
+    let kind = value.to_str().ok().and_then(|v| v.split(';').next());
+    kind.map(str::trim_ascii).is_some_and(|kind| {
+        kind.eq_ignore_ascii_case(GRPC) || kind.eq_ignore_ascii_case(GRPC_PROTO)
+    })
+}
+
+pin_project! {
+    #[project = Projected]
+    pub(super) enum Answering<F> {
+        Passed { #[pin] future: F },
+        Refused { response: Option<Response<()>> },
+    }
+}
+
+impl<F, B, E> Future for Answering<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<Answer<B>>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        match self.project() {
+            Projected::Passed { future } => {
+                let response = ready!(future.poll(cx))?;
+                Poll::Ready(Ok(response.map(|body| Answer::new(Some(body)))))
+            }
+            Projected::Refused { response } => {
+                let response = response
+                    .take()
+                    .expect("a future is not polled after it is ready");
+                Poll::Ready(Ok(response.map(|()| Answer::new(None))))
+            }
+        }
+    }
+}
+
+pin_project! {
+    /// A body in pieces; none at all for a refusal.
+    #[derive(Debug)]
+    pub(super) struct Answer<B> {
+        #[pin]
+        body: Option<B>,
+        rest: Bytes,
+    }
+}
+
+impl<B> Answer<B> {
+    fn new(body: Option<B>) -> Self {
+        Self {
+            body,
+            rest: Bytes::new(),
+        }
+    }
+}
+
+/// How much of `length` bytes goes next.
+fn piece(length: usize) -> usize {
+    match length {
+        0..=TAIL => length,
+        _ => PIECE.min(length - 1),
+    }
+}
+
+impl<B> Body for Answer<B>
+where
+    B: Body<Data = Bytes>,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.project();
+        Stream::asked();
+        if this.rest.is_empty() {
+            let Some(body) = this.body.as_pin_mut() else {
+                return Poll::Ready(None);
+            };
+            let frame = match ready!(body.poll_frame(cx)) {
+                Some(Ok(frame)) => frame,
+                other => return Poll::Ready(other),
+            };
+            match frame.into_data() {
+                Ok(data) => *this.rest = data,
+                Err(other) => return Poll::Ready(Some(Ok(other))),
+            }
+        }
+        Stream::handed_over();
+        let next = piece(this.rest.len());
+        Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(next)))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let rest = self.rest.len() as u64;
+        let inner = self
+            .body
+            .as_ref()
+            .map_or_else(|| SizeHint::with_exact(0), Body::size_hint);
+        let mut hint = SizeHint::new();
+        hint.set_lower(inner.lower() + rest);
+        if let Some(upper) = inner.upper() {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use http_body_util::{BodyExt, Full};
+
+    fn status(method: Method, content_types: &[&str]) -> Option<u16> {
+        let mut request = Request::builder().method(method).uri("/no.Such/Method");
+        for value in content_types {
+            request = request.header(header::CONTENT_TYPE, *value);
+        }
+        refusal(&request.body(()).unwrap()).map(|(_, r)| r.status().as_u16())
+    }
+
+    #[test]
+    fn what_is_no_grpc_call_is_told_so_in_http() {
+        for good in [
+            "application/grpc",
+            "application/grpc+proto",
+            "application/grpc;charset=utf-8",
+            "Application/gRPC",
+        ] {
+            assert_eq!(status(Method::POST, &[good]), None, "{good}");
+        }
+        for bad in [
+            "application/json",
+            "application/grpc-web",
+            "application/grpc-web+proto",
+            "application/grpc+json",
+            "application/grpcx",
+            "",
+        ] {
+            assert_eq!(status(Method::POST, &[bad]), Some(415), "{bad}");
+        }
+        assert_eq!(status(Method::POST, &[]), Some(415));
+        assert_eq!(status(Method::POST, &[GRPC, GRPC]), Some(415));
+        for method in [Method::GET, Method::HEAD, Method::OPTIONS, Method::CONNECT] {
+            assert_eq!(status(method, &[GRPC]), Some(405));
+        }
+        let get = Request::get("/").body(()).unwrap();
+        assert_eq!(refusal(&get).unwrap().1.headers()[header::ALLOW], "POST");
+    }
+
+    #[tokio::test]
+    async fn a_long_answer_goes_in_frames_and_its_last_byte_alone() {
+        let long = Bytes::from(vec![7u8; 2 * PIECE + 100]);
+        let mut answer = Answer::new(Some(Full::new(long.clone())));
+        assert_eq!(answer.size_hint().exact(), Some(long.len() as u64));
+        let mut pieces = Vec::new();
+        while let Some(frame) = answer.frame().await {
+            pieces.push(frame.unwrap().into_data().unwrap());
+        }
+        let lengths: Vec<usize> = pieces.iter().map(Bytes::len).collect();
+        assert_eq!(lengths, [PIECE, PIECE, 100]);
+        assert_eq!(pieces.concat(), long);
+        assert!(answer.is_end_stream());
+
+        let mut answer = Answer::new(Some(Full::new(Bytes::from(vec![7u8; PIECE]))));
+        let mut lengths = Vec::new();
+        while let Some(frame) = answer.frame().await {
+            lengths.push(frame.unwrap().into_data().unwrap().len());
+        }
+        assert_eq!(lengths, [PIECE - 1, 1]);
+    }
+}
