@@ -2,8 +2,9 @@
 //! whatever comes, and what it accepts must hold together. `tests/fuzz.rs` runs them over mutated
 //! good input; any fuzzer can be put in front of them.
 
+use http::{HeaderMap, HeaderName, HeaderValue};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, UnixTime};
-use std::{sync::LazyLock, time::Duration};
+use std::{net::IpAddr, sync::LazyLock, time::Duration};
 use tars_certs::{
     PeerCertificate, Revocations, Serial, SpiffeId,
     ca::csr,
@@ -12,7 +13,9 @@ use tars_certs::{
     join::JoinToken,
     trust::{Side, Trust},
 };
+use tars_gateway::forwarded::client;
 use tars_interceptors::{Policy, contract};
+use tars_runtime::network::{Network, Networks};
 
 /// A target, and good inputs to begin with.
 pub struct Target {
@@ -21,7 +24,7 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: [Target; 8] = [
+pub const TARGETS: [Target; 10] = [
     Target {
         name: "spiffe_id",
         run: spiffe_id,
@@ -64,6 +67,22 @@ pub const TARGETS: [Target; 8] = [
             let hex = "00".repeat(74);
             vec![format!("tars_join_0100{hex}2f2f{}", "11".repeat(32)).into_bytes()]
         },
+    },
+    Target {
+        name: "forwarded",
+        run: forwarded,
+        seeds: || {
+            vec![
+                b"for=192.0.2.43, for=\"[2001:db8::17]:4711\";proto=https;by=10.0.0.1".to_vec(),
+                b"for=\"_gaze\\\"pho\", For=10.0.0.2\nfor=198.51.100.7".to_vec(),
+                b"6.6.6.6, 192.0.2.43, [2001:db8::17]:80,10.0.0.2\n10.0.0.3".to_vec(),
+            ]
+        },
+    },
+    Target {
+        name: "network",
+        run: network,
+        seeds: || vec![b"10.0.0.0/8".to_vec(), b"2001:db8::/33".to_vec()],
     },
     Target {
         name: "identity_pem",
@@ -197,5 +216,52 @@ fn join_token(data: &[u8]) {
 fn identity_pem(data: &[u8]) {
     if let Ok(pem) = serde_json::from_slice::<IdentityPem>(data) {
         pem.load(&crate::time()).ok();
+    }
+}
+
+/// Lines of either header. Whatever they say, a stranger is whom it connects as, and what a client
+/// wrote to the left of a proxy's own words changes nothing, or hides the client behind the proxy.
+fn forwarded(data: &[u8]) {
+    let proxies = Networks::parse(&["10.0.0.0/8".to_owned()]).expect("a network");
+    let proxy = IpAddr::from([10, 0, 0, 1]);
+    let told = IpAddr::from([198, 51, 100, 99]);
+    let own = [
+        ("forwarded", "for=198.51.100.99"),
+        ("x-forwarded-for", "198.51.100.99"),
+    ];
+    for (name, value) in own {
+        let mut headers = HeaderMap::new();
+        for line in data.split(|b| *b == b'\n') {
+            if let Ok(value) = HeaderValue::from_bytes(line) {
+                headers.append(name, value);
+            }
+        }
+        let stranger = IpAddr::from([203, 0, 113, 1]);
+        assert_eq!(client(stranger, &headers, &proxies), stranger);
+        let alone = client(proxy, &headers, &proxies);
+        assert_eq!(alone, alone.to_canonical());
+        headers.append(name, HeaderValue::from_static(value));
+        assert_eq!(client(proxy, &headers, &proxies), told, "a line of its own");
+        let last = [data, b", ", value.as_bytes()].concat();
+        if let Ok(last) = HeaderValue::from_bytes(&last) {
+            let headers = HeaderMap::from_iter([(HeaderName::from_static(name), last)]);
+            let seen = client(proxy, &headers, &proxies);
+            assert!(
+                seen == told || (seen == proxy && name == "forwarded"),
+                "{seen}"
+            );
+        }
+    }
+}
+
+fn network(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else {
+        return;
+    };
+    if let Ok(network) = text.parse::<Network>() {
+        let again = network.to_string().parse::<Network>();
+        assert_eq!(again, Ok(network), "what it prints is what it is");
+        let host = text.split('/').next().and_then(|a| a.parse().ok());
+        assert!(host.is_some_and(|addr| network.contains(addr)));
     }
 }

@@ -9,7 +9,7 @@ use rcgen::{
 };
 use rustls::{
     ClientConfig,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
 use std::{sync::Arc, time::Duration};
 use tars_certs::{
@@ -18,7 +18,7 @@ use tars_certs::{
     tls::provider,
     trust::{Side, Trust},
 };
-use tars_runtime::config::{Config, Connections};
+use tars_runtime::config::{Config, Connections, Timeouts};
 use tars_tests::{
     door::Door,
     eventually,
@@ -31,6 +31,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 struct World {
     root: Forge,
@@ -43,10 +44,14 @@ async fn world() -> World {
 }
 
 async fn world_with(limits: Connections) -> World {
+    world_with_times(limits, Timeouts::default()).await
+}
+
+async fn world_with_times(limits: Connections, times: Timeouts) -> World {
     let root = Forge::root("root");
     let issuer = root.below("intermediate", |_| {});
     let parts = issuer.parts("/door", vec![root.der.clone()]);
-    let door = Door::with(parts, limits).await;
+    let door = Door::with_times(parts, limits, times).await;
     World { root, issuer, door }
 }
 
@@ -650,6 +655,174 @@ async fn s8_9_a_thousand_silent_peers_delay_nobody() {
             );
         }
     }
+}
+
+/// A TLS connection from another address, with the server's first byte: it was let in, or not.
+async fn open_from(w: &World, from: [u8; 4], leaf: Leaf) -> Option<TlsStream<TcpStream>> {
+    let tcp = connect_from(from, w.door.addr).await.ok()?;
+    let name = ServerName::try_from("localhost").unwrap();
+    let connector = TlsConnector::from(Arc::new(client(Some(leaf))));
+    let mut stream = connector.connect(name, tcp).await.ok()?;
+    stream.read_u8().await.ok().map(|_| stream)
+}
+
+fn named(w: &World, path: &str) -> Leaf {
+    let id = format!("spiffe://tars.local{path}");
+    w.issuer.leaf(|p| p.subject_alt_names = vec![uri(&id)])
+}
+
+/// The client's preface with its settings, and nothing after it.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+
+async fn ends(stream: &mut TlsStream<TcpStream>) {
+    let mut all = Vec::new();
+    let reading = stream.read_to_end(&mut all);
+    // A reset, or an end without a word, is an end as well.
+    tokio::time::timeout(Duration::from_secs(60), reading)
+        .await
+        .expect("the server ends the connection")
+        .ok();
+}
+
+fn cut(reason: &str) -> String {
+    format!("mesh_connections_cut_total{{reason=\"{reason}\"}} ")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_does_not_speak_http2_is_cut_in_seconds() {
+    let limits = Connections {
+        handshake_timeout_seconds: 1,
+        ..Config::default().connections
+    };
+    let w = world_with(limits).await;
+    let leaf = || named(&w, "/client/x");
+    let mut silent = open_from(&w, [127, 0, 0, 2], leaf()).await.unwrap();
+    let mut half = open_from(&w, [127, 0, 0, 2], leaf()).await.unwrap();
+    half.write_all(&PREFACE[..23]).await.unwrap();
+    let mut honest = open_from(&w, [127, 0, 0, 2], leaf()).await.unwrap();
+    honest.write_all(PREFACE).await.unwrap();
+    ends(&mut silent).await;
+    ends(&mut half).await;
+    eventually("both are counted", || async {
+        w.door.count(&cut("silent")) == 2
+    })
+    .await;
+    assert_eq!(w.door.table.len(), 1, "whoever spoke is still there");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_quiet_channel_lives_on_and_a_dead_one_does_not() {
+    let times = Timeouts {
+        ping_seconds: 1,
+        ping_timeout_seconds: 1,
+        ..Timeouts::default()
+    };
+    let w = world_with_times(Config::default().connections, times).await;
+    let parts = w.issuer.parts("/client/quiet", vec![w.root.der.clone()]);
+    let own = IdentityHandle::new(Identity::new(parts, &tars_tests::time()).unwrap());
+    let quiet = w.door.channel(own, Revocations::default());
+    quiet.server().await.unwrap();
+    let mut dead = open_from(&w, [127, 0, 0, 2], named(&w, "/client/dead"))
+        .await
+        .unwrap();
+    dead.write_all(PREFACE).await.unwrap();
+    ends(&mut dead).await;
+    eventually("only the quiet one is left", || async {
+        let open = w.door.table.report().to_string();
+        w.door.table.len() == 1 && open.contains("/client/quiet")
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_never_reads_is_cut() {
+    let times = Timeouts {
+        write_stall_seconds: 1,
+        ping_seconds: 600,
+        ..Timeouts::default()
+    };
+    let w = world_with_times(Config::default().connections, times).await;
+    let leaf = named(&w, "/client/deaf");
+    let mut deaf = open_from(&w, [127, 0, 0, 2], leaf).await.unwrap();
+    deaf.write_all(PREFACE).await.unwrap();
+    // Each is answered, until nothing more fits on the way back.
+    let pings = b"\0\0\x08\x06\0\0\0\0\0deafdeaf".repeat(4096);
+    let asking = async { while deaf.write_all(&pings).await.is_ok() {} };
+    tokio::time::timeout(Duration::from_secs(60), asking)
+        .await
+        .expect("the server ends the connection");
+    eventually("it is counted", || async {
+        w.door.count(&cut("write")) == 1
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_identity_cannot_hold_every_connection() {
+    let limits = Connections {
+        max: 64,
+        max_by_address: 32,
+        max_by_identity: 8,
+        max_by_workload: 32,
+        handshake_timeout_seconds: 60,
+        ..Config::default().connections
+    };
+    let w = world_with(limits).await;
+    let mut held = Vec::new();
+    for at in 0..64 {
+        let from = [127, 0, 1, 1 + at];
+        held.extend(open_from(&w, from, named(&w, "/client/greedy")).await);
+    }
+    assert_eq!(held.len(), 8, "from however many addresses");
+    assert_eq!(w.door.refused("identity"), 56);
+    // Others get in; many of them, from one address, have that address's share.
+    for at in 0..64 {
+        let leaf = named(&w, &format!("/client/{at}"));
+        held.extend(open_from(&w, [127, 0, 2, 1], leaf).await);
+    }
+    assert!((16..=32).contains(&(held.len() - 8)), "{}", held.len());
+    assert!(w.door.refused("address") >= 32);
+    // Which keeps out neither a workload on that address nor a client on another.
+    let gateway = open_from(&w, [127, 0, 2, 1], named(&w, "/gateway")).await;
+    assert!(gateway.is_some());
+    let honest = open_from(&w, [127, 0, 2, 2], named(&w, "/client/honest")).await;
+    assert!(honest.is_some());
+    drop(held);
+    eventually("places come back", || async {
+        open_from(&w, [127, 0, 1, 1], named(&w, "/client/greedy"))
+            .await
+            .is_some()
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn half_handshakes_make_way_for_whole_ones_of_the_same_address() {
+    let limits = Connections {
+        handshake_timeout_seconds: 60,
+        max_handshakes: 64,
+        max_handshakes_by_address: 8,
+        ..Config::default().connections
+    };
+    let w = world_with(limits).await;
+    let mut half = Vec::new();
+    for _ in 0..8 {
+        let mut tcp = connect_from([127, 0, 0, 3], w.door.addr).await.unwrap();
+        tcp.write_all(&hello(0x0303, &[0x13, 0x01])[..20])
+            .await
+            .unwrap();
+        half.push(tcp);
+    }
+    eventually("an honest one of the same address gets in", || async {
+        open_from(&w, [127, 0, 0, 3], named(&w, "/client/x"))
+            .await
+            .is_some()
+    })
+    .await;
+    eventually("one made way", || async {
+        w.door.refused("displaced") == 1
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
