@@ -16,7 +16,7 @@ use axum::{
 };
 use bytes::Bytes;
 use serde_json::{Value, json};
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
@@ -148,9 +148,4 @@ pub async fn serve(
         drain: DRAIN,
     };
     listening.serve(listener, router, stop).await;
-}
-
-/// The admin port shows what strangers must not see, so it binds to loopback or not at all.
-pub fn is_loopback(addr: &SocketAddr) -> bool {
-    addr.ip().is_loopback()
 }
