@@ -252,6 +252,8 @@ impl Renewal {
     }
 
     fn revoked(&self, current: &Identity, source: &impl IdentitySource) -> State {
+        // First what lasts: a process that dies after it has told anybody must come back revoked.
+        source.on_revoked();
         self.handle.revoked();
         let leaf = current.leaf();
         tracing::error!(
@@ -260,7 +262,6 @@ impl Renewal {
             remedy = source.remedy(),
             "the own certificate is revoked; peers refuse it, and it is not renewed"
         );
-        source.on_revoked();
         (self.on_event)(&Event::Revoked, current);
         State::Revoked
     }
