@@ -55,7 +55,7 @@ impl Refusal {
         let (http, code, reason, message) = match self {
             Self::Status(status) => {
                 let status = fault::explained(status.clone());
-                return (http_status(status.code()), status);
+                return (http_status(&status), status);
             }
             Self::NotFound => (
                 StatusCode::NOT_FOUND,
@@ -158,9 +158,15 @@ fn respond(http: StatusCode, body: &Value) -> Response {
         .into_response()
 }
 
-/// The table of `google.rpc.Code`.
-pub(crate) fn http_status(code: Code) -> StatusCode {
-    match code {
+/// The table of `google.rpc.Code`. One reason stands out: a message over its limit is spoken of as
+/// HTTP does, as no waiting makes it smaller.
+fn http_status(status: &Status) -> StatusCode {
+    match status.code() {
+        Code::ResourceExhausted
+            if fault::reason(status).as_deref() == Some(fault::MESSAGE_TOO_LARGE) =>
+        {
+            StatusCode::PAYLOAD_TOO_LARGE
+        }
         Code::Ok => StatusCode::OK,
         Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
         Code::InvalidArgument | Code::FailedPrecondition | Code::OutOfRange => {
@@ -246,6 +252,13 @@ mod tests {
         let (http, status) = Refusal::Broken("x").status();
         assert_eq!(http, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(fault::reason(&status).as_deref(), Some("INTERNAL"));
+    }
+
+    #[test]
+    fn a_message_over_its_limit_is_no_rate_limit() {
+        let of = |reason| http_status(&fault::status(Code::ResourceExhausted, reason, "x"));
+        assert_eq!(of(fault::MESSAGE_TOO_LARGE), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(of("RATE_LIMITED"), StatusCode::TOO_MANY_REQUESTS);
     }
 
     #[test]

@@ -88,7 +88,7 @@ impl Messages {
 fn too_large(length: usize, most: usize) -> Status {
     fault::status(
         Code::ResourceExhausted,
-        "MESSAGE_TOO_LARGE",
+        fault::MESSAGE_TOO_LARGE,
         &format!("the message has {length} bytes; at most {most} are taken"),
     )
 }

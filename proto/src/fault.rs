@@ -14,6 +14,8 @@ use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 pub const DOMAIN: &str = "tars";
+/// The reason of a message that is over its limit.
+pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
 
 /// What a status takes at most, encoded, with all its details.
 pub const MAX_DETAILS: usize = 4096;

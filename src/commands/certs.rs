@@ -17,7 +17,7 @@ use toml::Table;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --out certs/auth --dns auth.tars.svc\n  tars certs client ci-bot --out certs/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect certs/auth/tls.crt\n  tars certs revoke --file certs/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no mesh is running on them, issue, client,\njoin-token and bundle work on the files; else they ask the mesh that --gateway or --data-dir names,\nby the session that `tars login` made with it.\n\nPrivate keys go where --out says; without it into `identities` in the data directory."
+    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --dns auth.tars.svc\n  tars certs client ci-bot --out ~/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect ~/ci-bot/tls.crt\n  tars certs revoke --file ~/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no mesh is running on them, issue, client,\njoin-token and bundle work on the files; else they ask the mesh that --gateway or --data-dir names,\nby the session that `tars login` made with it.\n\nPrivate keys go where --out says; without it into `identities` in the data directory."
 )]
 pub(crate) struct Certs {
     #[command(flatten)]

@@ -10,6 +10,7 @@ use std::{
     time::Duration,
 };
 use tars::{app::Ready, rest::Rest};
+use tars_tests::fleet::free_addr;
 use tars_tests::{PASSWORD, governed};
 use tokio::time::Instant;
 
@@ -304,14 +305,6 @@ fn the_demo_does_the_main_job() {
     assert_eq!(report["trace_id"].as_str().unwrap().len(), 32);
 }
 
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
-}
-
 /// One process a service, each with an identity from files, as in production.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_work_each_in_its_own_process() {
@@ -325,7 +318,7 @@ async fn services_work_each_in_its_own_process() {
     let mut init = tars(&["certs", "init"]);
     assert!(init.stdout(Stdio::null()).status().unwrap().success());
     let names = ["auth", "orchestration", "automl", "hypersync", "gateway"];
-    let ports: Vec<u16> = names.iter().map(|_| free_port()).collect();
+    let ports: Vec<u16> = names.iter().map(|_| free_addr().port()).collect();
     let mut running = Vec::new();
     for (name, port) in names.iter().zip(&ports) {
         let identity = data.path().join("identities").join(name);

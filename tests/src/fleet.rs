@@ -9,6 +9,7 @@ use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
 use tars::rest::Rest;
@@ -52,10 +53,22 @@ pub struct Fleet {
     running: BTreeMap<&'static str, Running>,
 }
 
-/// A port that was free a moment ago: `tars serve` is told its ports, as in production.
-fn free_addr() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
-    listener.local_addr().expect("an address")
+/// A port that is free now: `tars serve` is told its ports, as in production. It lies below those
+/// that the system gives to outgoing connections, or one of them could take it before its service
+/// starts; each process of tests begins elsewhere.
+pub fn free_addr() -> SocketAddr {
+    const PORTS: std::ops::Range<u16> = 12_000..32_000;
+    static TAKEN: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id().wrapping_mul(977);
+    for _ in PORTS {
+        let at = start.wrapping_add(TAKEN.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + u16::try_from(at % PORTS.len() as u32).expect("fits");
+        let addr = SocketAddr::from(([127, 0, 0, 1], port));
+        if TcpListener::bind(addr).is_ok() {
+            return addr;
+        }
+    }
+    panic!("no port between {PORTS:?} is free");
 }
 
 impl Fleet {

@@ -34,8 +34,10 @@ pub async fn finished(rest: &Rest, study: &str) -> Value {
     ended
 }
 
+/// A proposal that is measured on so many seeds that one which happens to learn, or not to, decides
+/// nothing.
 pub async fn proposed(rest: &Rest, study: &str) -> Value {
-    proposed_with(rest, study, 3).await
+    proposed_with(rest, study, 6).await
 }
 
 /// A proposal of a study's best trial that is verified on so many seeds.

@@ -116,7 +116,7 @@ async fn what_does_not_improve_is_rolled_back() {
     // With so many steps the live parameters learn, and a learning rate this small does not: were
     // neither to learn, luck alone could put the interval above zero.
     let body = json!({
-        "n_trials": 1, "steps": "4000", "sampler_type": "random",
+        "n_trials": 1, "steps": "4000", "seed": "1", "sampler_type": "random",
         "search_space": [{ "name": "learning_rate", "float": { "low": 1e-6, "high": 2e-6 } },
                          { "name": "epsilon_end", "float": { "low": 0.19, "high": 0.2 } }],
     });

@@ -87,8 +87,11 @@ impl<'a> Decimal<'a> {
     /// fraction; but a whole number must be the one that the double is usually written as, in short
     /// or in full.
     fn is_kept_by(&self, value: f64) -> bool {
+        if value.abs() < EXACT as f64 {
+            return true;
+        }
         let written = self.significant();
-        if written.1 < 0 || value.abs() < EXACT as f64 {
+        if written.1 < 0 {
             return true;
         }
         [format!("{value:e}"), format!("{value:.0}")]

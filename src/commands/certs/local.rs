@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{path::Path, process::ExitCode, time::Duration};
 use tars_certs::{
-    Authority, IdentityFiles, SpiffeId,
+    Authority, ClassTable, IdentityFiles, PeerClass, SpiffeId,
     ca::Request,
     files::certificates,
     inspect::{Summary, summarise},
@@ -37,7 +37,14 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     let id = id(config, path)?;
     let authority = open_authority(config, &clock)?;
     let life = Duration::from_secs(leaf.days.saturating_mul(86_400));
-    let mut request = Request::new(id.clone(), life).with_local_names();
+    let mut request = Request::new(id.clone(), life);
+    let rules = config.certificates.classes.iter();
+    let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())))
+        .map_err(|e| CommandError::Failed(e.to_string()))?;
+    // Who is nobody's server has no names of one.
+    if classes.classify(&id).is_some_and(PeerClass::is_workload) {
+        request = request.with_local_names();
+    }
     let files = IdentityFiles::in_dir(&leaf.folder(config, path));
     request.dns.extend(leaf.dns);
     request.ips.extend(leaf.ip);
