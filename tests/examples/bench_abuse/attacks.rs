@@ -19,7 +19,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
     sync::Mutex,
-    time::{Instant, Interval, interval, sleep_until, timeout_at},
+    time::{Instant, Interval, interval, sleep, sleep_until, timeout_at},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -106,6 +106,7 @@ const SOCKETS: usize = 1100;
 /// Connections of an attack over TLS.
 const TLS_CONNECTIONS: usize = 300;
 const STREAMS: usize = 200;
+const AGAIN: Duration = Duration::from_millis(500);
 /// How many connections an attack may open in its first fifth, which is not measured; it goes on at
 /// that pace, so that it is the bounds that are measured and not who has more processor time.
 const OPENED_FIRST: u32 = 2000;
@@ -280,6 +281,8 @@ async fn calls(ground: &Ground, to: SocketAddr, path: &str, message: &[u8], wind
         _ = connection => {}
         () = opening => {}
     }
+    // Who is refused everything comes back, but does not spin.
+    sleep(AGAIN).await;
 }
 
 async fn health_watches(ground: Arc<Ground>) {
