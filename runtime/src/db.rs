@@ -231,7 +231,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
         let db = Db::open(&path, STEPS).await.unwrap();
-        let _held = db.write("test.hold").await.unwrap();
+        let held = db.write("test.hold").await.unwrap();
         let options = SqliteConnectOptions::new()
             .filename(&path)
             .busy_timeout(Duration::ZERO);
@@ -242,6 +242,8 @@ mod tests {
             .execute(&other)
             .await;
         assert!(!is_passing(&wrong.unwrap_err()));
+        // Closing waits for whoever has a connection.
+        drop(held);
         db.close().await;
         let closed = db.check().await.unwrap_err();
         assert!(is_passing(&closed), "{closed}");
