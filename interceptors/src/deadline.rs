@@ -73,7 +73,7 @@ fn not_begun() -> Status {
     fault::status(
         Code::DeadlineExceeded,
         "REQUEST_TIMEOUT",
-        "the request did not arrive in time",
+        "the answer did not begin in time: the request was not whole, or its handler was slow",
     )
 }
 
@@ -290,6 +290,18 @@ impl http_body::Body for DeadlineBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_late_beginning_is_told_whoever_was_slow() {
+        let status = not_begun();
+        assert_eq!(fault::reason(&status).as_deref(), Some("REQUEST_TIMEOUT"));
+        let message = status.message();
+        assert!(message.contains("the answer did not begin in time"));
+        assert!(
+            message.contains("request") && message.contains("handler"),
+            "{message}"
+        );
+    }
 
     #[test]
     fn timeouts_parse_strictly() {

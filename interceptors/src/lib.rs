@@ -25,6 +25,7 @@ pub mod policy;
 pub mod rate_limit;
 pub mod served;
 pub mod stack;
+pub mod store;
 pub mod trace;
 
 pub use call::{Call, contract};

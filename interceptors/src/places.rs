@@ -353,7 +353,7 @@ impl Places {
             true => "too many streams are open",
             false => "too many calls are in flight",
         };
-        fault::unavailable("OVERLOADED", message, AGAIN)
+        fault::overloaded(message, AGAIN)
     }
 }
 

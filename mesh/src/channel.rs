@@ -448,7 +448,7 @@ impl Shared {
 
     fn overloaded(&self) -> Status {
         let message = format!("every stream to {} is taken", self.options.target);
-        fault::unavailable("OVERLOADED", &message, Duration::from_secs(1))
+        fault::overloaded(&message, Duration::from_secs(1))
     }
 
     fn failed(&self, source: hyper::Error) -> Status {

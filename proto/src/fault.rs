@@ -16,6 +16,8 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 pub const DOMAIN: &str = "tars";
 /// The reason of a message that is over its limit.
 pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
+/// The reason of a call that finds every place taken.
+pub const OVERLOADED: &str = "OVERLOADED";
 
 /// What a status takes at most, encoded, with all its details.
 pub const MAX_DETAILS: usize = 4096;
@@ -119,6 +121,31 @@ pub fn share_full(subject: &str, of: &str, retry: Duration) -> Status {
     spent("SHARE_FULL", subject, &what, retry)
 }
 
+/// Every place is taken, whoever asks.
+pub fn overloaded(message: &str, retry: Duration) -> Status {
+    unavailable(OVERLOADED, message, retry)
+}
+
+/// A mistake of the service's own; what it was is in its log alone.
+pub fn internal() -> Status {
+    status(
+        Code::Internal,
+        "INTERNAL",
+        "the service failed; see its log",
+    )
+}
+
+/// The number of the event that follows `after`, a number of the caller's.
+pub fn sequence_after(after: u64) -> Result<u64, Status> {
+    after.checked_add(1).ok_or_else(|| {
+        status(
+            Code::OutOfRange,
+            "PAST_END",
+            "no event follows after_sequence",
+        )
+    })
+}
+
 /// A caller without the permission that the call needs.
 pub fn missing_permission(permission: &str) -> Status {
     status_with(
@@ -151,6 +178,16 @@ pub fn explained(status: Status) -> Status {
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     (info.domain == DOMAIN).then_some(info.reason)
+}
+
+/// Whether a status says that there is no room now and asks to come again: a spent limit or share, a
+/// full queue, an overloaded service. Nothing was done, and the same call may go well later.
+pub fn is_busy(status: &Status) -> bool {
+    let Some(reason) = reason(status) else {
+        return false;
+    };
+    let is_spent = status.code() == Code::ResourceExhausted;
+    reason == OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
 /// The canonical upper-case name of a code.
@@ -324,6 +361,36 @@ mod tests {
             assert_small(&status);
             assert!(reason(&status).is_some());
         }
+    }
+
+    #[test]
+    fn what_is_busy_asks_to_come_again() {
+        let soon = Duration::from_secs(1);
+        for busy in [
+            spent("LEARNERS_BUSY", "learners", "too many runs wait", soon),
+            exhausted("RATE_LIMITED", "caller", soon),
+            share_full("peer", "calls", soon),
+            overloaded("too many calls are in flight", soon),
+        ] {
+            assert!(is_busy(&busy), "{busy:?}");
+        }
+        for other in [
+            super::status(Code::ResourceExhausted, MESSAGE_TOO_LARGE, "x"),
+            unavailable("STORE", "x", soon),
+            internal(),
+            Status::resource_exhausted("of somebody else"),
+            Status::unavailable("no route"),
+        ] {
+            assert!(!is_busy(&other), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn nothing_follows_the_last_number_there_is() {
+        assert_eq!(sequence_after(0).unwrap(), 1);
+        assert_eq!(sequence_after(u64::MAX - 1).unwrap(), u64::MAX);
+        let refused = sequence_after(u64::MAX).unwrap_err();
+        assert_eq!(refused.code(), Code::OutOfRange);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::{io, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::Exceeds;
+use tars_interceptors::store;
 use tars_proto::fault;
 use tars_runtime::db;
 use tonic::{Code, Status};
@@ -93,11 +94,7 @@ impl From<AuthError> for Status {
                 fault::invalid_field(field, "is not a token of this list")
             }
             AuthError::SamePassword => fault::invalid_field("new_password", &text),
-            AuthError::Store(e) if db::is_passing(&e) => {
-                tracing::warn!(error = %e, "the database is busy or away");
-                let message = "the database cannot take this now; try again soon";
-                fault::unavailable("STORE", message, SOON)
-            }
+            AuthError::Store(e) => store::failed(&e),
             AuthError::Unannounced => fault::unavailable("UNANNOUNCED", &text, SOON),
             AuthError::NoAuthority => fault::precondition("NO_AUTHORITY", "certificates", &text),
             AuthError::JoinToken => {
@@ -114,13 +111,9 @@ impl From<AuthError> for Status {
             AuthError::Csr(e) | AuthError::Ca(CaError::Csr(e)) => {
                 fault::invalid_field("csr", &e.to_string())
             }
-            AuthError::Store(_) | AuthError::Io(_) | AuthError::Crypto(_) | AuthError::Ca(_) => {
+            AuthError::Io(_) | AuthError::Crypto(_) | AuthError::Ca(_) => {
                 tracing::error!(error = text, "auth failed");
-                fault::status(
-                    Code::Internal,
-                    "INTERNAL",
-                    "the service failed; see its log",
-                )
+                fault::internal()
             }
         }
     }

@@ -475,7 +475,7 @@ impl study_service_server::StudyService for Api {
         let watched = self.automl.watched(study_id);
         if view.row.state != State::Running && watched.log.last() == 0 {
             // It ended before this process started: its log is gone, its end is not.
-            let sequence = asked.after_sequence + 1;
+            let sequence = fault::sequence_after(asked.after_sequence)?;
             let item = WatchStudyResponse {
                 sequence,
                 trial: None,

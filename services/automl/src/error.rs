@@ -1,6 +1,7 @@
 //! What can go wrong in AutoML, and how each is told to clients.
 
 use std::{io, time::Duration};
+use tars_interceptors::store;
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::db::Corrupt;
 use tars_search::SpaceError;
@@ -35,7 +36,7 @@ pub enum AutomlError {
     Call(#[from] Box<Status>),
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
-    #[error("database: {0}")]
+    #[error("the database failed")]
     Store(#[from] tars_runtime::db::Error),
     #[error("file: {0}")]
     Io(#[from] io::Error),
@@ -70,21 +71,10 @@ impl From<AutomlError> for Status {
                 );
                 fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
             }
-            AutomlError::Store(e) => {
-                tracing::error!(error = %e, "the database failed");
-                fault::unavailable(
-                    "STORE",
-                    "the database is not available",
-                    Duration::from_secs(1),
-                )
-            }
+            AutomlError::Store(e) => store::failed(&e),
             AutomlError::Io(_) | AutomlError::Worker => {
                 tracing::error!(error = text, "automl failed");
-                fault::status(
-                    Code::Internal,
-                    "INTERNAL",
-                    "the service failed; see its log",
-                )
+                fault::internal()
             }
         }
     }

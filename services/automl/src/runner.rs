@@ -29,7 +29,7 @@ use tonic::{Code, Status};
 /// Reports of a trial, for the pruner.
 const REPORTS: u32 = 10;
 const EVAL_EPISODES: u32 = 20;
-/// A trial is tried again while Orchestration is away, for about ten minutes.
+/// How often in succession a trial is tried again while Orchestration is away.
 const MAX_RETRIES: u32 = 20;
 
 enum Ended {
@@ -90,7 +90,7 @@ impl Automl {
                 return;
             };
             if let Err(e) = this.run(&study).await {
-                tracing::warn!(study = %study.id, error = %e, "study failed");
+                tracing::warn!(study = %study.id, error = ?e, "study failed");
                 let ended = this
                     .end_study(study.id, StudyState::Failed, &e.to_string(), "automl")
                     .await;
@@ -148,19 +148,8 @@ impl Automl {
         trial: TrialRow,
         watched: &Watched,
     ) -> Result<(), AutomlError> {
-        let mut retries = 0;
-        let ended = loop {
-            match self.train(study, &trial, watched).await {
-                Err(AutomlError::Call(status)) if is_passing(&status) && retries < MAX_RETRIES => {
-                    retries += 1;
-                    tracing::info!(study = %study.id, trial = trial.number, retries, "trial waits for a trainer");
-                    tokio::time::sleep(Duration::from_secs(u64::from(retries.min(30)))).await;
-                }
-                other => break other,
-            }
-        };
         let number = trial.number;
-        let told = match ended {
+        let told = match self.train_patiently(study, &trial, watched).await {
             Ok(Ended::Score(score)) => {
                 self.tell(study, number, TrialState::Complete, Some(score), "")
                     .await
@@ -177,6 +166,30 @@ impl Automl {
             Err(e) => return Err(e),
         };
         told.map(drop)
+    }
+
+    /// Trains, again while there is no room or no trainer, until there is an outcome.
+    async fn train_patiently(
+        &self,
+        study: &StudyRow,
+        trial: &TrialRow,
+        watched: &Watched,
+    ) -> Result<Ended, AutomlError> {
+        let mut retries = Retries::default();
+        loop {
+            let status = match self.train(study, trial, watched).await {
+                Err(AutomlError::Call(status)) => status,
+                other => return other,
+            };
+            let Some(pause) = retries.after(&status) else {
+                return Err(AutomlError::Call(status));
+            };
+            let (number, reason) = (trial.number, status.message());
+            tracing::info!(study = %study.id, trial = number, reason, "trial waits for a trainer");
+            if watched.is_cancelled_within(pause).await {
+                return Ok(Ended::Cancelled);
+            }
+        }
     }
 
     /// One training run, followed to its end.
@@ -232,9 +245,29 @@ impl Automl {
     }
 }
 
-fn is_passing(status: &Status) -> bool {
-    let busy = fault::reason(status).is_some_and(|r| r == "LEARNERS_BUSY" || r == "RATE_LIMITED");
-    matches!(status.code(), Code::Unavailable | Code::Unknown) || busy
+/// The tries of one trial. There is no end to waiting for room: a full queue or share says nothing of
+/// the trial.
+#[derive(Debug, Default)]
+struct Retries {
+    all: u64,
+    away: u32,
+}
+
+impl Retries {
+    /// How long to wait before the next try; `None` when the failure is the outcome.
+    fn after(&mut self, status: &Status) -> Option<Duration> {
+        if fault::is_busy(status) {
+            self.away = 0;
+        } else {
+            let passes = matches!(status.code(), Code::Unavailable | Code::Unknown);
+            if !passes || self.away == MAX_RETRIES {
+                return None;
+            }
+            self.away += 1;
+        }
+        self.all += 1;
+        Some(Duration::from_secs(self.all.min(30)))
+    }
 }
 
 /// Even numbers: verification uses odd ones, so that it never repeats a search's run.
@@ -262,6 +295,47 @@ pub(crate) fn to_params(assignment: &Assignment) -> params::Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_full_queue_or_share_never_fails_a_trial() {
+        let soon = Duration::from_secs(1);
+        let full = [
+            fault::share_full("peer", "calls", soon),
+            fault::overloaded("too many calls are in flight", soon),
+            fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon),
+        ];
+        let mut retries = Retries::default();
+        for status in full.iter().cycle().take(1000) {
+            let pause = retries.after(status).expect("waits");
+            assert!(pause >= soon && pause <= soon * 30);
+        }
+    }
+
+    #[test]
+    fn an_absent_trainer_is_waited_for_a_bounded_number_of_times() {
+        let away = Status::unavailable("no route");
+        let mut retries = Retries::default();
+        for _ in 0..MAX_RETRIES {
+            assert!(retries.after(&away).is_some());
+        }
+        assert_eq!(retries.after(&away), None);
+        assert_eq!(Retries::default().after(&fault::internal()), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_that_waits_hears_of_its_cancellation() {
+        let watched = Watched::default();
+        assert!(!watched.is_cancelled_within(Duration::from_secs(1)).await);
+        let day = Duration::from_secs(86_400);
+        let begun = tokio::time::Instant::now();
+        let cancel = async {
+            tokio::task::yield_now().await;
+            watched.cancel();
+        };
+        let (cancelled, ()) = tokio::join!(watched.is_cancelled_within(day), cancel);
+        assert!(cancelled && begun.elapsed() < day);
+        assert!(watched.is_cancelled_within(day).await);
+    }
 
     #[test]
     fn training_seeds_are_even_and_differ() {

@@ -5,9 +5,12 @@ use crate::{
     Automl, AutomlError,
     store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
 };
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use tars_interceptors::call::in_current_trace;
 use tars_runtime::{
@@ -38,6 +41,30 @@ pub(crate) struct Watched {
     pub(crate) log: EventLog<StudyEvent>,
     pub(crate) cancelled: AtomicBool,
     pub(crate) stop: tokio::sync::Notify,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            log: EventLog::new(EVENTS),
+            cancelled: AtomicBool::new(false),
+            stop: tokio::sync::Notify::new(),
+        }
+    }
+}
+
+impl Watched {
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.stop.notify_waiters();
+    }
+
+    /// Waits, and says whether the study was cancelled before or meanwhile.
+    pub(crate) async fn is_cancelled_within(&self, pause: Duration) -> bool {
+        // Made before the look, so that no cancellation falls in between.
+        let stopped = self.stop.notified();
+        self.cancelled.load(Ordering::Relaxed) || tokio::time::timeout(pause, stopped).await.is_ok()
+    }
 }
 
 /// A study as it is made.
@@ -138,14 +165,7 @@ impl Automl {
                 all.remove(&oldest);
             }
         }
-        let fresh = || {
-            Arc::new(Watched {
-                log: EventLog::new(EVENTS),
-                cancelled: AtomicBool::new(false),
-                stop: tokio::sync::Notify::new(),
-            })
-        };
-        Arc::clone(all.entry(id).or_insert_with(fresh))
+        Arc::clone(all.entry(id).or_default())
     }
 
     pub(crate) async fn study_view(&self, id: Uuid) -> Result<StudyView, AutomlError> {
@@ -394,8 +414,7 @@ impl Automl {
     pub(crate) async fn cancel(&self, id: Uuid, by: &str) -> Result<StudyView, AutomlError> {
         self.store.study(id).await?;
         let watched = self.watched(id);
-        watched.cancelled.store(true, Ordering::Relaxed);
-        watched.stop.notify_waiters();
+        watched.cancel();
         self.end_study(id, StudyState::Cancelled, "", by).await?;
         self.study_view(id).await
     }

@@ -10,7 +10,7 @@ use crate::{
 use std::{sync::Arc, time::Duration};
 use tars_interceptors::call::with_trace;
 use tars_runtime::{
-    audit,
+    audit, db,
     trace::{Kind, Parent, Tracer},
 };
 use uuid::Uuid;
@@ -58,7 +58,11 @@ impl HyperSync {
             return;
         };
         while let Err(error) = self.try_assess(id).await {
-            tracing::info!(proposal = %id, %error, "assessing waits");
+            if matches!(&error, HyperSyncError::Store(e) if !db::is_passing(e)) {
+                tracing::error!(proposal = %id, ?error, "assessing ends: the database fails");
+                return;
+            }
+            tracing::info!(proposal = %id, ?error, "assessing waits");
             tokio::time::sleep(BACKOFF).await;
         }
     }

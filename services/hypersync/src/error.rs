@@ -1,7 +1,8 @@
 //! What can go wrong in HyperSync, and how each is told to clients.
 
 use crate::store::State;
-use std::{io, time::Duration};
+use std::io;
+use tars_interceptors::store;
 use tars_learn::hyper::Wrong;
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::db::Corrupt;
@@ -37,6 +38,11 @@ pub enum HyperSyncError {
     FourEyes,
     #[error("the proposal is {state}, not {needed}", state = now.as_str(), needed = needed.as_str())]
     State { now: State, needed: State },
+    #[error(
+        "a proposal that is {} cannot be withdrawn; one that is pending_approval or approved can",
+        .0.as_str()
+    )]
+    NotWithdrawable(State),
     #[error("somebody else decided at the same time")]
     Conflict,
     #[error("{0} is not a token of this list")]
@@ -47,7 +53,7 @@ pub enum HyperSyncError {
     Call(#[from] Box<Status>),
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
-    #[error("database: {0}")]
+    #[error("the database failed")]
     Store(#[from] tars_runtime::db::Error),
     #[error("file: {0}")]
     Io(#[from] io::Error),
@@ -95,31 +101,48 @@ impl From<HyperSyncError> for Status {
                 fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
             }
             HyperSyncError::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
-            HyperSyncError::State { .. } => fault::precondition("WRONG_STATE", "proposal", &text),
+            HyperSyncError::State { .. } | HyperSyncError::NotWithdrawable(_) => {
+                fault::precondition("WRONG_STATE", "proposal", &text)
+            }
             HyperSyncError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
             HyperSyncError::PageToken(field) => {
                 fault::invalid_field(field, "is not a token of this list")
             }
             HyperSyncError::Call(status) => *status,
-            HyperSyncError::Store(e) => {
-                tracing::error!(error = %e, "the database failed");
-                fault::unavailable(
-                    "STORE",
-                    "the database is not available",
-                    Duration::from_secs(1),
-                )
-            }
+            HyperSyncError::Store(e) => store::failed(&e),
             HyperSyncError::Io(_)
             | HyperSyncError::Answer(_)
             | HyperSyncError::NotScalar(_)
             | HyperSyncError::NoWay { .. }
             | HyperSyncError::Worker => {
                 tracing::error!(error = text, "hypersync failed");
-                fault::status(
-                    Code::Internal,
-                    "INTERNAL",
-                    "the service failed; see its log",
-                )
+                fault::internal()
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_proposal_shows_of_a_failed_database_names_no_query() {
+        let secret = "SELECT * FROM proposals at /var/lib/tars/hypersync.db";
+        let error = HyperSyncError::from(tars_runtime::db::Error::Protocol(secret.to_owned()));
+        assert_eq!(error.to_string(), "the database failed");
+        assert!(format!("{error:?}").contains(secret), "the log says it");
+        assert_eq!(Status::from(error).code(), Code::Internal);
+    }
+
+    #[test]
+    fn who_withdraws_too_late_hears_what_may_be_withdrawn() {
+        for state in [State::Applying, State::Completed, State::Withdrawn] {
+            let status = Status::from(HyperSyncError::NotWithdrawable(state));
+            assert_eq!(fault::reason(&status).as_deref(), Some("WRONG_STATE"));
+            let message = status.message();
+            for named in [state, State::PendingApproval, State::Approved] {
+                assert!(message.contains(named.as_str()), "{message}");
             }
         }
     }

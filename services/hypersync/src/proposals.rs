@@ -208,7 +208,7 @@ impl HyperSync {
             return Err(HyperSyncError::NotYours);
         }
         if !proposal.state.waits() {
-            return expect(&proposal, State::PendingApproval).map(|()| proposal);
+            return Err(HyperSyncError::NotWithdrawable(proposal.state));
         }
         if !reason.is_empty() {
             reason.clone_into(&mut proposal.reason);

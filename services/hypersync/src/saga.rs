@@ -14,8 +14,8 @@ use crate::{
     store::{Proposal, State},
 };
 use measure::Purpose;
-use plan::{Rollback, Then};
-use std::{sync::Arc, time::Duration};
+use plan::{Pauses, Rollback, Then};
+use std::sync::Arc;
 use tars_interceptors::call::with_trace;
 use tars_proto::{
     orchestration::v1::{
@@ -24,9 +24,6 @@ use tars_proto::{
     params::{self, Params},
 };
 use tars_runtime::trace::{Kind, Parent, Tracer};
-
-const FIRST_BACKOFF: Duration = Duration::from_millis(500);
-const MAX_BACKOFF: Duration = Duration::from_secs(30);
 
 impl HyperSync {
     /// Goes on with every proposal that was being applied, or assessed.
@@ -54,15 +51,14 @@ impl HyperSync {
     }
 
     async fn run(&self, mut proposal: Proposal) {
-        let mut backoff = FIRST_BACKOFF;
+        let mut pauses = Pauses::default();
         while proposal.state.is_driven() {
             let committed = proposal.clone();
             let Err(error) = self.step(&mut proposal).await else {
-                backoff = FIRST_BACKOFF;
+                pauses = Pauses::default();
                 continue;
             };
-            proposal = self.recover(committed, &error, backoff).await;
-            backoff = (backoff * 2).min(MAX_BACKOFF);
+            proposal = self.recover(committed, &error, &mut pauses).await;
         }
     }
 
@@ -71,20 +67,20 @@ impl HyperSync {
         &self,
         committed: Proposal,
         error: &HyperSyncError,
-        backoff: Duration,
+        pauses: &mut Pauses,
     ) -> Proposal {
-        let next = match plan::after(committed.state, error) {
+        let next = match plan::after(committed.state, error, pauses) {
             Then::Go(next) => next,
             then => {
-                tracing::info!(proposal = %committed.id, %error, "applying waits");
-                tokio::time::sleep(backoff).await;
+                tracing::info!(proposal = %committed.id, ?error, "applying waits");
+                tokio::time::sleep(pauses.after(error)).await;
                 if then == Then::Wait {
                     return committed;
                 }
                 return self.get(committed.id).await.unwrap_or(committed);
             }
         };
-        tracing::warn!(proposal = %committed.id, %error, next = next.as_str(), "a step of applying failed");
+        tracing::warn!(proposal = %committed.id, ?error, next = next.as_str(), "a step of applying failed");
         let mut turned = committed.clone();
         turned.error = error.to_string();
         if next == State::NeedsAttention {
@@ -93,10 +89,13 @@ impl HyperSync {
             );
         }
         match self.advance(&mut turned, next).await {
-            Ok(()) => turned,
+            Ok(()) => {
+                *pauses = Pauses::default();
+                turned
+            }
             Err(e) => {
-                tracing::warn!(proposal = %committed.id, error = %e, "applying waits for the database");
-                tokio::time::sleep(backoff).await;
+                tracing::warn!(proposal = %committed.id, error = ?e, "applying waits for the database");
+                tokio::time::sleep(pauses.after(&e)).await;
                 self.get(committed.id).await.unwrap_or(committed)
             }
         }

@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgrammeTooLarge, RankError, Unsuitable};
+use tars_interceptors::store;
 use tars_learn::{RunError, hyper::Wrong};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::db::Corrupt;
@@ -149,24 +150,13 @@ impl From<OrchestrationError> for Status {
             OrchestrationError::PageToken(field) => {
                 fault::invalid_field(field, "is not a token of this list")
             }
-            OrchestrationError::Store(e) => {
-                tracing::error!(error = %e, "the database failed");
-                fault::unavailable(
-                    "STORE",
-                    "the database is not available",
-                    Duration::from_secs(1),
-                )
-            }
+            OrchestrationError::Store(e) => store::failed(&e),
             OrchestrationError::Run(RunError::Weights)
             | OrchestrationError::Weights(_)
             | OrchestrationError::Io(_)
             | OrchestrationError::Worker(_) => {
                 tracing::error!(error = text, "orchestration failed");
-                fault::status(
-                    Code::Internal,
-                    "INTERNAL",
-                    "the service failed; see its log",
-                )
+                fault::internal()
             }
         }
     }

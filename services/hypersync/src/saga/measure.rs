@@ -2,7 +2,6 @@
 //! differences gets its interval. Done twice on different seeds: for who decides about a proposal,
 //! and when it has been applied.
 
-use super::plan::is_busy;
 use crate::{
     HyperSync, HyperSyncError,
     store::{Proposal, Verification},
@@ -12,6 +11,7 @@ use std::time::Duration;
 use tars_interceptors::client::{OutgoingService, finish};
 use tars_mesh::Channel;
 use tars_proto::{
+    fault,
     orchestration::v1::{
         EvaluateHyperparametersRequest, training_service_client::TrainingServiceClient,
     },
@@ -126,7 +126,7 @@ async fn mean_return(
 ) -> Result<f64, HyperSyncError> {
     loop {
         match train(training.clone(), request.clone()).await {
-            Err(HyperSyncError::Call(status)) if is_busy(&status) => {
+            Err(HyperSyncError::Call(status)) if fault::is_busy(&status) => {
                 tokio::time::sleep(BUSY).await;
             }
             other => return other,

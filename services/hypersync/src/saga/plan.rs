@@ -4,7 +4,9 @@ use crate::{
     HyperSyncError,
     store::{Proposal, State, Verification},
 };
+use std::time::Duration;
 use tars_proto::{fault, params::Params};
+use tars_runtime::db;
 use tonic::{Code, Status};
 
 /// Where a step that failed leads.
@@ -15,6 +17,47 @@ pub(crate) enum Then {
     /// Whether the step was committed is not known: look, then go on.
     LookAgain,
     Go(State),
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long one state waits for what should pass by itself, its pauses added up. An agent is held
+/// meanwhile, so whatever lasts longer is not waited for but taken back, or told to a person.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// The pauses between the tries of a step.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Pauses {
+    next: Duration,
+    waited: Duration,
+}
+
+impl Default for Pauses {
+    fn default() -> Self {
+        Self {
+            next: FIRST_PAUSE,
+            waited: Duration::ZERO,
+        }
+    }
+}
+
+impl Pauses {
+    /// How long to wait after an error. What is busy is there and answers: patience begins anew.
+    pub(crate) fn after(&mut self, error: &HyperSyncError) -> Duration {
+        let pause = self.next;
+        self.next = (pause * 2).min(LONGEST_PAUSE);
+        let busy = matches!(error, HyperSyncError::Call(status) if fault::is_busy(status));
+        self.waited = if busy {
+            Duration::ZERO
+        } else {
+            self.waited + pause
+        };
+        pause
+    }
+
+    fn is_patient(&self) -> bool {
+        self.waited < PATIENCE
+    }
 }
 
 /// What is done to take a change back.
@@ -31,11 +74,14 @@ pub(crate) enum Rollback {
 }
 
 /// What a refusal before anything was done ends as fails the proposal; anything that may have left
-/// the change live leads to a rollback, and a rollback that cannot be done to a person.
-pub(crate) fn after(state: State, error: &HyperSyncError) -> Then {
+/// the change live leads to a rollback, and a rollback that cannot be done to a person. There is no
+/// end to waiting for room, and there is one to waiting for what is away.
+pub(crate) fn after(state: State, error: &HyperSyncError, pauses: &Pauses) -> Then {
     match error {
-        HyperSyncError::Store(_) | HyperSyncError::Conflict => Then::LookAgain,
-        HyperSyncError::Call(status) if is_passing(status) => Then::Wait,
+        HyperSyncError::Store(e) if db::is_passing(e) => Then::LookAgain,
+        HyperSyncError::Conflict => Then::LookAgain,
+        HyperSyncError::Call(status) if fault::is_busy(status) => Then::Wait,
+        HyperSyncError::Call(status) if is_passing(status) && pauses.is_patient() => Then::Wait,
         // The live version moved between the look and the step: look anew.
         HyperSyncError::Call(status) if state == State::RollingBack && is_lost_version(status) => {
             Then::Wait
@@ -91,16 +137,11 @@ fn is_lost_version(status: &Status) -> bool {
     fault::reason(status).is_some_and(|r| r == "VERSION_CHANGED")
 }
 
-/// Whether the learners or a limit ask to come again.
-pub(crate) fn is_busy(status: &Status) -> bool {
-    fault::reason(status).is_some_and(|r| r == "LEARNERS_BUSY" || r == "RATE_LIMITED")
-}
-
 pub(crate) fn is_passing(status: &Status) -> bool {
     matches!(
         status.code(),
         Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
-    ) || is_busy(status)
+    ) || fault::is_busy(status)
 }
 
 /// Refused, and not done by an earlier try whose answer was lost: a step that was done is told so
@@ -119,6 +160,15 @@ mod tests {
 
     fn call(code: Code, reason: &str) -> HyperSyncError {
         fault::status(code, reason, "test").into()
+    }
+
+    fn busy() -> HyperSyncError {
+        let soon = Duration::from_secs(1);
+        fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon).into()
+    }
+
+    fn fresh(state: State, error: &HyperSyncError) -> Then {
+        after(state, error, &Pauses::default())
     }
 
     fn params(pairs: &[(&str, f64)]) -> Params {
@@ -148,23 +198,70 @@ mod tests {
                 Code::DeadlineExceeded,
             ] {
                 assert_eq!(
-                    after(state, &call(code, "X")),
+                    fresh(state, &call(code, "X")),
                     Then::Wait,
                     "{state:?} {code:?}"
                 );
             }
-            let busy = call(Code::ResourceExhausted, "LEARNERS_BUSY");
-            assert_eq!(after(state, &busy), Then::Wait);
-            assert_eq!(after(state, &HyperSyncError::Conflict), Then::LookAgain);
+            assert_eq!(fresh(state, &busy()), Then::Wait);
+            assert_eq!(fresh(state, &HyperSyncError::Conflict), Then::LookAgain);
+            let passing = db::Error::PoolTimedOut.into();
+            assert_eq!(fresh(state, &passing), Then::LookAgain);
         }
+    }
+
+    #[test]
+    fn what_is_away_for_too_long_ends_with_a_person() {
+        let away = call(Code::Unavailable, "UNREACHABLE");
+        for (state, next) in [
+            (State::Applying, State::RollingBack),
+            (State::Verifying, State::RollingBack),
+            (State::RollingBack, State::NeedsAttention),
+        ] {
+            let (mut pauses, mut tries) = (Pauses::default(), 0);
+            while after(state, &away, &pauses) == Then::Wait {
+                assert!(pauses.after(&away) <= LONGEST_PAUSE);
+                tries += 1;
+                assert!(tries < 1000, "{state:?} waits for ever");
+            }
+            assert_eq!(after(state, &away, &pauses), Then::Go(next));
+        }
+    }
+
+    #[test]
+    fn room_is_waited_for_however_long_it_takes() {
+        let soon = Duration::from_secs(1);
+        let full = [
+            busy(),
+            fault::share_full("peer", "calls", soon).into(),
+            fault::overloaded("too many calls are in flight", soon).into(),
+            fault::exhausted("RATE_LIMITED", "caller", soon).into(),
+        ];
+        for state in DRIVEN {
+            let mut pauses = Pauses::default();
+            for error in full.iter().cycle().take(1000) {
+                assert_eq!(after(state, error, &pauses), Then::Wait, "{error:?}");
+                pauses.after(error);
+            }
+            assert!(pauses.is_patient());
+        }
+    }
+
+    #[test]
+    fn a_database_that_refuses_for_good_is_not_asked_for_ever() {
+        let broken = db::Error::Protocol("no such column".to_owned()).into();
+        let next = [State::Applying, State::Verifying, State::RollingBack]
+            .map(|state| fresh(state, &broken));
+        let back = Then::Go(State::RollingBack);
+        assert_eq!(next, [back, back, Then::Go(State::NeedsAttention)]);
     }
 
     #[test]
     fn a_lost_version_never_ends_as_failed_once_the_change_was_live() {
         let lost = call(Code::Aborted, "VERSION_CHANGED");
-        assert_eq!(after(State::Applying, &lost), Then::Go(State::Failed));
-        assert_eq!(after(State::Verifying, &lost), Then::Go(State::RollingBack));
-        assert_eq!(after(State::RollingBack, &lost), Then::Wait);
+        assert_eq!(fresh(State::Applying, &lost), Then::Go(State::Failed));
+        assert_eq!(fresh(State::Verifying, &lost), Then::Go(State::RollingBack));
+        assert_eq!(fresh(State::RollingBack, &lost), Then::Wait);
     }
 
     #[test]
@@ -183,7 +280,7 @@ mod tests {
         for state in DRIVEN {
             let errors = codes.iter().map(|code| call(*code, "X"));
             for error in errors.chain([HyperSyncError::Answer("something")]) {
-                let Then::Go(next) = after(state, &error) else {
+                let Then::Go(next) = fresh(state, &error) else {
                     panic!("{error:?} is not waited for");
                 };
                 assert!(state.may_become(next), "{state:?} to {next:?}");
@@ -200,7 +297,7 @@ mod tests {
             Code::PermissionDenied,
             Code::FailedPrecondition,
         ] {
-            let next = after(State::Applying, &call(code, "X"));
+            let next = fresh(State::Applying, &call(code, "X"));
             assert_eq!(next, Then::Go(State::RollingBack), "{code:?}");
         }
     }

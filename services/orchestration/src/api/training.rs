@@ -130,7 +130,7 @@ impl training_service_server::TrainingService for Api {
             // Its log is gone; how it ended is not.
             let ended = training_run(self.0.training(run_id).await?);
             let item = WatchTrainingResponse {
-                sequence: asked.after_sequence + 1,
+                sequence: fault::sequence_after(asked.after_sequence)?,
                 progress: None,
                 ended: Some(ended),
             };

@@ -1,0 +1,60 @@
+//! How a service tells that its database failed: what passes by itself asks the client to come
+//! again, everything else is a mistake of ours. The query, the path and the cause go to the log alone.
+
+use std::time::Duration;
+use tars_proto::fault;
+use tars_runtime::db;
+use tonic::Status;
+
+/// When to come back after what passes by itself.
+const SOON: Duration = Duration::from_secs(1);
+
+/// Logs the failure and says what a client may know of it.
+pub fn failed(error: &db::Error) -> Status {
+    if db::is_passing(error) {
+        tracing::warn!(error = %error, "the database is busy or away");
+        let message = "the database cannot take this now; try again soon";
+        return fault::unavailable("STORE", message, SOON);
+    }
+    tracing::error!(error = %error, "the database failed");
+    fault::internal()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io;
+    use tonic::Code;
+    use tonic_types::StatusExt;
+
+    const SECRET: &str = "SELECT password FROM users at /var/lib/tars/auth.db";
+
+    fn told(error: &db::Error) -> (Code, String, bool) {
+        let status = failed(error);
+        assert!(!status.message().contains("SELECT") && !status.message().contains("/var"));
+        let comes_again = status.get_details_retry_info().is_some();
+        (status.code(), fault::reason(&status).unwrap(), comes_again)
+    }
+
+    #[test]
+    fn what_passes_asks_to_come_again() {
+        for error in [
+            db::Error::PoolTimedOut,
+            db::Error::PoolClosed,
+            db::Error::Io(io::Error::other(SECRET)),
+        ] {
+            assert_eq!(told(&error), (Code::Unavailable, "STORE".to_owned(), true));
+        }
+    }
+
+    #[test]
+    fn what_lasts_never_asks_to_come_again() {
+        for error in [
+            db::Error::RowNotFound,
+            db::Error::Protocol(SECRET.to_owned()),
+            db::Error::ColumnNotFound(SECRET.to_owned()),
+        ] {
+            assert_eq!(told(&error), (Code::Internal, "INTERNAL".to_owned(), false));
+        }
+    }
+}
