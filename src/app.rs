@@ -138,11 +138,7 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
     let stop = process.stop_token();
     let pages = process.pages();
     let (readiness, metrics) = (process.readiness(), process.metrics().clone());
-    process.spawn_background(
-        readiness
-            .clone()
-            .watch(metrics.clone(), process.clock().clone()),
-    );
+    process.watch_checks();
     services::say_serving("admin", &admin);
     services::say_serving("observe", &observe);
     let options = ports::PortOptions {

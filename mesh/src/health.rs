@@ -29,8 +29,9 @@ impl Default for Health {
 
 impl Health {
     pub fn set(&self, service: &str, status: ServingStatus) {
-        self.0.send_modify(|all| {
-            all.insert(service.to_owned(), status);
+        self.0.send_if_modified(|all| {
+            let before = all.insert(service.to_owned(), status);
+            before != Some(status)
         });
     }
 

@@ -28,6 +28,9 @@ use std::{
 /// A check that does not answer is one that fails.
 const LIMIT: Duration = Duration::from_secs(2);
 const LOOK: Duration = Duration::from_secs(1);
+/// Between looks until the process is ready for the first time: who waits for its start waits for
+/// them.
+const FIRST_LOOKS: Duration = Duration::from_millis(20);
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", content = "detail", rename_all = "lowercase")]
@@ -95,10 +98,10 @@ impl Readiness {
         Report { ready, checks }
     }
 
-    /// Looks at every check until it is dropped, and says once when one begins to fail and once
-    /// when it is over.
-    pub async fn watch(self, metrics: Metrics, clock: Clock) {
-        let mut seen = Seen::new(&metrics);
+    /// Looks at every check until it is dropped, says once when one begins to fail and once when it
+    /// is over, and tells whoever listens what each look finds.
+    pub async fn watch(self, metrics: Metrics, clock: Clock, tell: impl Fn(&Report)) {
+        let (mut seen, mut pause) = (Seen::new(&metrics), FIRST_LOOKS);
         loop {
             let report = self.report().await;
             for (name, state) in &report.checks {
@@ -106,7 +109,11 @@ impl Readiness {
                     change.log(name);
                 }
             }
-            tokio::time::sleep(LOOK).await;
+            tell(&report);
+            if report.ready {
+                pause = LOOK;
+            }
+            tokio::time::sleep(pause).await;
         }
     }
 }
@@ -300,6 +307,27 @@ mod tests {
         let report = asked.await.expect("both are waited for at once");
         assert_eq!(report.checks["0"], State::Ok);
         assert!(matches!(&report.checks["b"], State::Failed(why) if why.contains("no answer")));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn every_look_is_told_soon_while_the_process_starts() {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let looks = Mutex::new(0);
+        let mut readiness = Readiness::default();
+        let starting = check(move || {
+            *looks.lock() += 1;
+            match *looks.lock() {
+                1..4 => State::Failed("no view yet".to_owned()),
+                _ => State::Ok,
+            }
+        });
+        readiness.add("x", starting);
+        let tell = move |report: &Report| sender.send(report.ready).unwrap();
+        let watched = readiness.watch(Metrics::default(), clock(), tell);
+        let started = LOOK / 2;
+        tokio::time::timeout(started, watched).await.unwrap_err();
+        let told: Vec<bool> = receiver.try_iter().collect();
+        assert_eq!(told, [false, false, false, true]);
     }
 
     #[test]

@@ -5,6 +5,7 @@ use crate::app::{
     identity::{IdentityMetrics, JoinSource, Joining, Keeper, Kept},
     policy::PolicyFile,
     services::{Background, Service},
+    standing::Standing,
 };
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -30,12 +31,13 @@ use tars_runtime::{
     clock::{Clock, Monotonic},
     config::Config,
     descriptors,
-    health::{Check, Condition, Readiness, State, check},
+    health::{Check, Condition, Readiness, Report, State, check},
     listen::ListenerMetrics,
     metrics::Metrics,
     ports::Page,
     trace::{ExporterError, SpanMetrics, Tracer},
 };
+use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 #[derive(Debug, thiserror::Error)]
@@ -122,6 +124,10 @@ pub struct Process {
     keeper: Keeper,
     members: HashMap<Service, Member>,
     readiness: Mutex<Readiness>,
+    /// What the services say of themselves to their peers.
+    standings: Mutex<Vec<Standing>>,
+    /// Whether the last look at the checks found the process ready.
+    ready: watch::Sender<bool>,
     pub(crate) background: Mutex<Background>,
     /// Ends the serving.
     stop: CancellationToken,
@@ -301,6 +307,8 @@ impl Process {
             },
             members: HashMap::new(),
             readiness: Mutex::default(),
+            standings: Mutex::default(),
+            ready: watch::Sender::new(false),
             background: Mutex::default(),
             stop: CancellationToken::new(),
             serving: TaskTracker::new(),
@@ -429,6 +437,23 @@ impl Process {
         self.readiness.lock().clone()
     }
 
+    pub(crate) fn add_standing(&self, standing: Standing) {
+        self.standings.lock().push(standing);
+    }
+
+    /// Looks at every check from now on. What a look finds is what the services tell their peers.
+    pub(crate) fn watch_checks(&self) {
+        let (standings, ready) = (self.standings.lock().clone(), self.ready.clone());
+        let tell = move |report: &Report| {
+            for standing in &standings {
+                standing.take(report);
+            }
+            ready.send_replace(report.ready);
+        };
+        let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
+        self.spawn_background(self.readiness().watch(metrics, clock, tell));
+    }
+
     fn watch_own_leaf(&self, service: Service, handle: &IdentityHandle) {
         let (handle, clock) = (handle.clone(), self.clock.clone());
         let look = move || match (handle.problem(clock.now()), handle.health().last_error) {
@@ -479,20 +504,15 @@ impl Process {
         self.connections.report()
     }
 
-    /// Looks at readiness until it holds.
+    /// Waits until a look finds the process ready, and the services have been told.
     pub(crate) async fn wait_until_ready(&self, most: Duration) -> Result<(), StartError> {
-        let readiness = self.readiness();
-        let deadline = tokio::time::Instant::now() + most;
-        loop {
-            let report = readiness.report().await;
-            if report.ready {
-                return Ok(());
-            }
-            if tokio::time::Instant::now() > deadline {
-                return Err(StartError::NotReady(format!("{:?}", report.checks)));
-            }
-            tokio::time::sleep(Duration::from_millis(5)).await;
+        let mut ready = self.ready.subscribe();
+        let told = ready.wait_for(|ready| *ready);
+        if let Ok(Ok(_)) = tokio::time::timeout(most, told).await {
+            return Ok(());
         }
+        let report = self.readiness().report().await;
+        Err(StartError::NotReady(format!("{:?}", report.checks)))
     }
 
     pub async fn stop(self) {

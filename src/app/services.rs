@@ -1,6 +1,6 @@
 //! Each service put together: its domain, its layers, its listener.
 
-use crate::app::{Process, Ready, StartError, audit, standing, watch};
+use crate::app::{Process, Ready, StartError, audit, standing::Standing, watch};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
@@ -23,7 +23,6 @@ use tars_proto::{
         credential_service_client::CredentialServiceClient,
     },
     automl::v1::study_service_client::StudyServiceClient,
-    grpc::health::v1::health_check_response::ServingStatus,
     orchestration::v1::{
         orchestration_service_client::OrchestrationServiceClient,
         training_service_client::TrainingServiceClient,
@@ -284,22 +283,10 @@ async fn with_infrastructure(
     routes: Routes,
 ) -> Result<Routes, StartError> {
     let health = Health::default();
-    for method in contract().into_iter().flat_map(|t| t.iter()) {
-        if method.workload() == Some(service.as_str()) {
-            health.set(&method.service, ServingStatus::Serving);
-        }
-    }
     let revoked = process.member(service)?.identity.is_revoked();
-    process.spawn_background(standing::follow_certificate(
-        service,
-        health.clone(),
-        revoked,
-    ));
-    let (stop, stopping) = (process.stop_token(), health.clone());
-    process.spawn(async move {
-        stop.cancelled().await;
-        stopping.stop();
-    });
+    let standing = Standing::new(service, health.clone(), revoked, process.stop_token());
+    process.spawn(standing.clone().follow());
+    process.add_standing(standing);
     let served: std::collections::BTreeSet<&str> = contract()
         .into_iter()
         .flat_map(|t| t.iter())
