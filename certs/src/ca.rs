@@ -382,11 +382,12 @@ impl Authority {
     }
 
     /// Leaves of `id` begin no earlier than `at`, from now on: they are backdated for clocks that
-    /// are behind, and must not be backdated to before their identity was revoked.
+    /// are behind, and must not be backdated to before their identity was revoked. The latest counts.
     pub fn begin_no_earlier(&self, id: &SpiffeId, at: Duration) -> Result<(), CaError> {
         let mut inner = self.inner.write();
         let mut next = inner.ledger.clone();
-        next.not_before.insert(id.as_str().to_owned(), at.as_secs());
+        let floor = next.not_before.entry(id.as_str().to_owned()).or_default();
+        *floor = (*floor).max(at.as_secs());
         next.save(&self.dir)?;
         inner.ledger = next;
         Ok(())

@@ -5,12 +5,17 @@
 
 use super::{CaError, file, unusable};
 use crate::{CertName, secret};
+use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
     time::Duration,
 };
+
+/// Entries are kept for this long after their certificate's end: the clock may be ahead for a while.
+const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
 /// Who keeps a certificate fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,12 +54,15 @@ pub struct Entry {
 #[derive(Debug)]
 pub(super) struct Journal {
     dir: PathBuf,
+    /// Told of once: somebody looks many times a second.
+    unusable: Mutex<HashSet<PathBuf>>,
 }
 
 impl Journal {
     pub(super) fn new(ca: &Path) -> Self {
         Self {
             dir: ca.join("issued"),
+            unusable: Mutex::default(),
         }
     }
 
@@ -69,7 +77,7 @@ impl Journal {
         secret::write(&path, text.as_bytes()).map_err(|e| file(&path, e))
     }
 
-    /// Oldest first.
+    /// Oldest first. What is no entry is left where it is, and holds up none of the others.
     pub(super) fn entries(&self) -> Result<Vec<Entry>, CaError> {
         let listed = match fs::read_dir(&self.dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -79,11 +87,20 @@ impl Journal {
         for listed in listed {
             let path = listed.map_err(|e| file(&self.dir, e))?.path();
             if path.extension().is_some_and(|e| e == "json") {
-                entries.extend(read(&path)?);
+                entries.extend(self.read(path));
             }
         }
         entries.sort_by(|a: &Entry, b| (a.issued, &a.serial).cmp(&(b.issued, &b.serial)));
         Ok(entries)
+    }
+
+    fn read(&self, path: PathBuf) -> Option<Entry> {
+        read(&path).unwrap_or_else(|e| {
+            if self.unusable.lock().insert(path) {
+                tracing::error!(error = %e, "an issued certificate cannot be listed");
+            }
+            None
+        })
     }
 
     pub(super) fn taken_up(&self, serial: &str) -> Result<(), CaError> {
@@ -94,10 +111,10 @@ impl Journal {
         }
     }
 
-    /// Forgets what has expired: an authority that no Auth runs on must not grow for ever.
+    /// Forgets what expired long ago: an authority that no Auth runs on must not grow for ever.
     pub(super) fn prune(&self, now: Duration) -> Result<(), CaError> {
         for entry in self.entries()? {
-            if entry.not_after <= now.as_secs() {
+            if entry.not_after.saturating_add(KEPT.as_secs()) <= now.as_secs() {
                 self.taken_up(&entry.serial)?;
             }
         }
@@ -105,13 +122,20 @@ impl Journal {
     }
 }
 
-/// `None` for one that was taken up meanwhile.
+/// `None` for one that was taken up meanwhile. The file is found again by the serial: it must be
+/// the entry's own.
 fn read(path: &Path) -> Result<Option<Entry>, CaError> {
     let text = match fs::read_to_string(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
         other => other.map_err(|e| file(path, e))?,
     };
-    let entry = serde_json::from_str(&text).map_err(|e| unusable(path, &e.to_string()))?;
+    let entry: Entry = serde_json::from_str(&text).map_err(|e| unusable(path, &e.to_string()))?;
+    if path
+        .file_stem()
+        .is_none_or(|name| name != entry.serial.as_str())
+    {
+        return Err(unusable(path, "is not named after its serial"));
+    }
     Ok(Some(entry))
 }
 

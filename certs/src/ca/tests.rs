@@ -174,3 +174,38 @@ fn revocation_lists_name_what_their_key_signed() {
     assert!(list.find_serial(&mine.serial.bytes()).unwrap().is_some());
     assert!(list.find_serial(&[1]).unwrap().is_none());
 }
+
+#[test]
+fn a_later_revocation_with_an_earlier_cut_lowers_no_floor() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = init(dir.path());
+    let id = request(DAY).id;
+    let cut = NOW - Duration::from_secs(5);
+    ca.begin_no_earlier(&id, cut).unwrap();
+    ca.begin_no_earlier(&id, cut - DAY).unwrap();
+    for ca in [ca, open(dir.path(), NOW).unwrap()] {
+        let issued = ca.issue(&request(DAY), NOW).unwrap();
+        let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
+        assert_eq!(peer.not_before, cut);
+    }
+}
+
+#[test]
+fn a_bad_entry_of_the_journal_hides_no_good_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = init(dir.path());
+    let issued = ca.issue(&request(DAY), NOW).unwrap();
+    let folder = dir.path().join("issued");
+    let good = folder.join(format!("{}.json", issued.name.serial));
+    fs::create_dir(folder.join("folder.json")).unwrap();
+    fs::write(folder.join("empty.json"), "").unwrap();
+    fs::write(folder.join("bytes.json"), [0xff]).unwrap();
+    fs::copy(&good, folder.join("copy.json")).unwrap();
+    for ca in [ca, open(dir.path(), NOW).unwrap()] {
+        let entries = ca.journal().unwrap();
+        assert_eq!(entries.len(), 1);
+        assert_eq!(entries[0].serial, issued.name.serial.to_string());
+    }
+    let long_after = open(dir.path(), NOW + DAY * 20).unwrap();
+    assert_eq!(long_after.journal().unwrap().len(), 1, "not yet forgotten");
+}

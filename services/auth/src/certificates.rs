@@ -13,7 +13,7 @@ pub(crate) use issue::NewIdentity;
 pub(crate) use revoke::{SignedLists, Target};
 pub(crate) use roots::Heard;
 
-use crate::{Auth, AuthError};
+use crate::{Auth, AuthError, horizon::DAY};
 use std::{sync::Arc, time::Duration};
 use tars_certs::{Authority, ClassTable, IdentityHandle, PeerClass, SpiffeId};
 use tars_credentials::TrustFeed;
@@ -22,6 +22,9 @@ use tars_proto::{
     auth::v1::{CertificateRevocation, IdentityRevocation, TrustBundle},
 };
 use tars_runtime::config;
+
+/// Rows are kept for this long after what they are about has ended.
+pub(crate) const KEPT: Duration = DAY.saturating_mul(90);
 
 /// What Auth needs to keep certificates.
 #[derive(Debug, Clone)]

@@ -43,7 +43,7 @@ pub enum AuthError {
     SamePassword,
     #[error("the database failed: {0}")]
     Store(#[from] db::Error),
-    #[error("the change is stored, but could not be announced yet")]
+    #[error("what is stored could not be announced yet; try again soon")]
     Unannounced,
     #[error("file: {0}")]
     Io(#[from] io::Error),

@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod certificates;
 mod error;
+mod horizon;
 mod keys;
 mod origin;
 mod password;
@@ -24,6 +25,7 @@ pub use certificates::Certificates;
 pub use error::AuthError;
 pub use origin::Origin;
 
+use horizon::Horizon;
 use publish::{Change, Publisher};
 use signing::Signer;
 use snapshot::Snapshots;
@@ -42,6 +44,7 @@ pub struct Auth {
     publisher: Arc<Publisher>,
     _publishing: AbortOnDropHandle<()>,
     snapshots: Snapshots,
+    horizon: Horizon,
     passwords: password::Passwords,
     throttle: throttle::Throttle,
     repeats: repeats::Repeats,
@@ -80,10 +83,12 @@ impl Auth {
         let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
         let signer = Signer::open(&store, &seal, &clock).await?;
         let own = Follower::new(view, certificates.feed.clone());
+        let horizon = Horizon::new(clock.clone());
         let snapshots = Snapshots {
             store: store.clone(),
             certificates: certificates.clone(),
             clock: clock.clone(),
+            horizon: horizon.clone(),
             access_token_s: settings.access_token_seconds,
         };
         let publisher = Publisher::start(snapshots.clone(), own).await?;
@@ -94,6 +99,7 @@ impl Auth {
             publisher,
             _publishing: AbortOnDropHandle::new(publishing),
             snapshots,
+            horizon,
             passwords: password::Passwords::new()?,
             throttle: throttle::Throttle::default(),
             repeats: repeats::Repeats::default(),

@@ -1,9 +1,7 @@
 //! Where a call comes from: the peer, and the client behind it.
 
-use std::net::{IpAddr, Ipv6Addr};
-
-/// Bits of an IPv6 address that a host cannot choose.
-const NETWORK: u32 = 64;
+use std::net::IpAddr;
+use tars_runtime::network::bucket;
 
 #[derive(Debug, Clone)]
 pub struct Origin {
@@ -24,16 +22,9 @@ impl Origin {
         format!("{} {}", self.peer, self.address)
     }
 
-    /// What delays and shares count by: an IPv4 address, or an IPv6 network, since a host can pick any
-    /// address of its /64.
-    pub(crate) fn network(&self) -> IpAddr {
-        match self.address {
-            IpAddr::V4(_) => self.address,
-            IpAddr::V6(v6) => {
-                let mask = u128::MAX << NETWORK;
-                IpAddr::V6(Ipv6Addr::from_bits(v6.to_bits() & mask))
-            }
-        }
+    /// What delays and shares count by: whatever one host may call itself counts as one.
+    pub(crate) fn network(&self) -> u64 {
+        bucket(self.address)
     }
 }
 

@@ -3,7 +3,8 @@
 //! A change is written down under the next number, in its own transaction ([`Change`]); one task reads
 //! what was committed, in that order, and passes it on. So racing administrators cannot be announced in
 //! another order than the database has, and what a crash or a cancelled call leaves unannounced is
-//! found in the table. The reply to whoever changed something waits for the task to have come so far.
+//! found in the table. The reply to whoever changed something waits a while for the task to have come so
+//! far.
 
 use crate::{AuthError, snapshot::Snapshots, store};
 use parking_lot::Mutex;
@@ -29,7 +30,7 @@ const BATCH: i64 = 256;
 /// The table is looked at this often without a hint: from another process there is none, nor from a
 /// commit whose caller went away.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a reply waits for its change to be announced.
+/// How long a reply, or a whole view, waits for a change to be announced.
 const PATIENCE: Duration = Duration::from_secs(5);
 /// Past this without a look at the table nobody is told that they are up to date.
 const BLIND: Duration = Duration::from_secs(2);
@@ -195,16 +196,19 @@ impl Change {
         Ok(())
     }
 
-    /// Returns once it is durable and the own view has it.
+    /// Returns once it is durable and the own view has it, or should have had it: what is durable
+    /// will be announced, and the answer of whoever changed it (a new key) is not to be had again.
     pub(crate) async fn commit(self) -> Result<(), AuthError> {
         // Also when the caller goes away in the middle.
         let hint = Hint(&self.publisher);
         self.tx.commit().await?;
         drop(hint);
-        match self.last {
-            Some(sequence) => self.publisher.reached(sequence).await,
-            None => Ok(()),
+        if let Some(sequence) = self.last
+            && self.publisher.reached(sequence).await.is_err()
+        {
+            tracing::warn!(sequence, "a change is durable, and is announced late");
         }
+        Ok(())
     }
 }
 

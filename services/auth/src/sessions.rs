@@ -6,6 +6,7 @@
 
 use crate::{
     Auth, AuthError,
+    horizon::DAY,
     origin::Origin,
     publish::Change,
     store::{self, SessionRow, UserRow},
@@ -25,6 +26,8 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 const DAY_US: i64 = 86_400_000_000;
+/// Rows are kept for this long after the last token of a session has expired.
+const KEPT: Duration = DAY.saturating_mul(7);
 /// Rows of sessions that have ended, forgotten in one transaction.
 const SWEEP: i64 = 200;
 /// How often they are looked for.
@@ -95,7 +98,7 @@ impl Auth {
         .await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
-        self.tokens(&user, session.id, refresh)
+        self.tokens(&user, &session, refresh)
     }
 
     pub(crate) async fn record_failed_login(
@@ -161,7 +164,7 @@ impl Auth {
             .caller(format!("user:{}", user.username));
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
-        self.tokens(&user, session.id, successor)
+        self.tokens(&user, &session, successor)
     }
 
     async fn end_stolen_session(
@@ -209,14 +212,15 @@ impl Auth {
         tx.commit().await
     }
 
-    /// Forgets sessions and refresh tokens whose time is over, a few at a time.
+    /// Forgets sessions and refresh tokens whose time is long over, a few at a time.
     pub(crate) async fn drop_ended_sessions(&self) -> Result<(), AuthError> {
         let now = self.clock.monotonic();
         if !self.sweep.is_due(now) {
             return Ok(());
         }
         let mut tx = self.store.begin("sessions.drop_ended").await?;
-        let more = store::drop_ended(&mut tx, self.clock.now_us(), SWEEP).await?;
+        let past_us = self.horizon.ended_us(KEPT) - self.snapshots.access_life_us();
+        let more = store::drop_ended(&mut tx, past_us, SWEEP).await?;
         tx.commit().await?;
         if !more {
             self.sweep.done(now);
@@ -224,19 +228,23 @@ impl Auth {
         Ok(())
     }
 
+    /// The access token ends with its session at the latest.
     fn tokens(
         &self,
         user: &UserRow,
-        session: Uuid,
+        session: &SessionRow,
         refresh: Zeroizing<String>,
     ) -> Result<Tokens, AuthError> {
         let now = self.clock.now_s();
-        let life = self.settings.access_token_seconds;
+        let ends = u64::try_from(session.ends_us / 1_000_000).unwrap_or_default();
+        let life = ends
+            .saturating_sub(now)
+            .min(self.settings.access_token_seconds);
         let claims = Claims {
             iss: token::ISSUER.to_owned(),
             aud: token::AUDIENCE.to_owned(),
             sub: user.id.to_string(),
-            sid: session.to_string(),
+            sid: session.id.to_string(),
             jti: Uuid::now_v7().to_string(),
             iat: now,
             nbf: now,

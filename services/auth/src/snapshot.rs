@@ -2,11 +2,13 @@
 //! it is pushed.
 //!
 //! A whole view is read in one transaction, together with the number of the last change: it is exactly
-//! the state after that change, and what comes after is told after it.
+//! the state after that change, and what comes after is told after it. It has more than is in force:
+//! what ended a while ago still is in it, lest a step of the wall clock leave out what has not ended.
 
 use crate::{
     AuthError,
     certificates::{self, Certificates},
+    horizon::{DAY, Horizon},
     signing::jwk,
     store::{self, KeyRow, Store, UserRow},
 };
@@ -28,6 +30,7 @@ pub(crate) struct Snapshots {
     pub(crate) store: Store,
     pub(crate) certificates: Certificates,
     pub(crate) clock: Clock,
+    pub(crate) horizon: Horizon,
     pub(crate) access_token_s: u64,
 }
 
@@ -45,12 +48,14 @@ impl Snapshots {
         let mut tx = db.begin().await?;
         // The first statement decides what the others see.
         let sequence = store::last_change(&mut *tx).await?;
-        let now_us = self.clock.now_us();
+        let past_us = self.horizon.ended_us(DAY);
         let users = store::all_users(&mut *tx).await?;
-        let keys = store::live_keys(&mut *tx, now_us).await?;
-        let sessions = store::revoked_sessions(&mut *tx, now_us - self.access_life_us()).await?;
+        let keys = store::live_keys(&mut *tx, past_us).await?;
+        let sessions = store::revoked_sessions(&mut *tx, past_us - self.access_life_us()).await?;
         let signing = store::signing_keys(&mut *tx).await?;
-        let revocations = certificates::store::in_force(&mut *tx, now_us).await?;
+        let revocations =
+            certificates::store::in_force(&mut *tx, self.horizon.ended_us(certificates::KEPT))
+                .await?;
         tx.commit().await?;
         let (revoked_certificates, revoked_identities) = certificates::pushed(&revocations);
         let ended = |(id, at_us)| self.session_view(id, at_us);
@@ -69,7 +74,7 @@ impl Snapshots {
         })
     }
 
-    fn access_life_us(&self) -> i64 {
+    pub(crate) fn access_life_us(&self) -> i64 {
         let seconds = self.access_token_s.saturating_add(LEEWAY_S);
         i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
     }

@@ -9,7 +9,6 @@ use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     hash::{BuildHasher, RandomState},
-    net::IpAddr,
     time::Duration,
 };
 use tars_runtime::clock::Monotonic;
@@ -60,12 +59,12 @@ fn delay(count: u32) -> Duration {
 }
 
 impl Throttle {
-    fn key(&self, account: &str, network: IpAddr) -> u64 {
+    fn key(&self, account: &str, network: u64) -> u64 {
         self.hasher.hash_one((account, network))
     }
 
     /// How long this account must wait on this network; `None` when it may try.
-    pub(crate) fn wait(&self, account: &str, network: IpAddr, now: Monotonic) -> Option<Duration> {
+    pub(crate) fn wait(&self, account: &str, network: u64, now: Monotonic) -> Option<Duration> {
         let key = self.key(account, network);
         let failures = *self.failures.lock().get(&key)?;
         let until = failures.last + delay(failures.count);
@@ -74,7 +73,7 @@ impl Throttle {
 
     /// Counts a failure. It is recorded at the first and at each power of two, within what a minute may
     /// have: a guesser cannot fill the audit list, and no count is lost.
-    pub(crate) fn failed(&self, account: &str, network: IpAddr, now: Monotonic) -> Option<Failed> {
+    pub(crate) fn failed(&self, account: &str, network: u64, now: Monotonic) -> Option<Failed> {
         let in_a_row = self.count(account, network, now);
         let mut records = self.records.lock();
         if now.since(records.minute) >= MINUTE {
@@ -92,7 +91,7 @@ impl Throttle {
         })
     }
 
-    fn count(&self, account: &str, network: IpAddr, now: Monotonic) -> u32 {
+    fn count(&self, account: &str, network: u64, now: Monotonic) -> u32 {
         let key = self.key(account, network);
         let mut map = self.failures.lock();
         if map.len() >= MAX_KEYS && !map.contains_key(&key) {
@@ -111,7 +110,7 @@ impl Throttle {
         entry.count
     }
 
-    pub(crate) fn succeeded(&self, account: &str, network: IpAddr) {
+    pub(crate) fn succeeded(&self, account: &str, network: u64) {
         let key = self.key(account, network);
         self.failures.lock().remove(&key);
     }
@@ -136,8 +135,8 @@ fn make_room(map: &mut HashMap<u64, Failures>, now: Monotonic) {
 mod tests {
     use super::*;
 
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 2));
+    const A: u64 = 1;
+    const B: u64 = 2;
     const NOW: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
 
     #[test]

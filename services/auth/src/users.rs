@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use tars_credentials::{Caller, Permissions, grant, permission};
 use tars_runtime::{
     audit::{self, Record, Severity},
+    network::bucket,
     page,
 };
 use uuid::Uuid;
@@ -57,7 +58,7 @@ impl Auth {
         password: &str,
         roles: Vec<String>,
     ) -> Result<UserSummary, AuthError> {
-        let here = std::net::Ipv4Addr::LOCALHOST.into();
+        let here = bucket(std::net::Ipv4Addr::LOCALHOST.into());
         let hashed = self.passwords.hash(here, password).await?;
         self.insert_user(by, username, hashed, roles).await
     }

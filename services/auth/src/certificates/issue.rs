@@ -5,7 +5,7 @@
 //! cannot renew it for ever.
 
 use super::{
-    micros,
+    KEPT, micros,
     store::{self, IssuedRow, LineageRow},
 };
 use crate::{Auth, AuthError};
@@ -26,6 +26,29 @@ use tars_runtime::{
 use uuid::Uuid;
 
 const TOKEN_TTL: Duration = Duration::from_secs(600);
+
+/// How a certificate that the service knows of came to be; those that were made beside it name their
+/// keeper.
+#[derive(Debug, Clone, Copy)]
+enum Source {
+    JoinToken,
+    Administrator,
+    Renewal,
+    /// Where Auth did not see it.
+    Elsewhere,
+}
+
+impl Source {
+    /// As rows have it.
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::JoinToken => "join-token",
+            Self::Administrator => "administrator",
+            Self::Renewal => "renewal",
+            Self::Elsewhere => "elsewhere",
+        }
+    }
+}
 
 /// What the holder of the key gets.
 #[derive(Debug)]
@@ -87,7 +110,7 @@ impl Auth {
         mut lineage: LineageRow,
         csr: &[u8],
         mut request: Request,
-        (source, record): (&str, Record),
+        (source, record): (Source, Record),
     ) -> Result<NewIdentity, AuthError> {
         let authority = self.certificates().authority()?;
         let key = csr::public_key(csr)?;
@@ -117,7 +140,7 @@ impl Auth {
             issued_us: micros(now),
             not_after_us: micros(issued.not_after),
             generation: generation.map_or(0, |g| i64::from(g.generation)),
-            source: source.to_owned(),
+            source: source.as_str().to_owned(),
         };
         store::save_lineage(tx, &lineage).await?;
         store::insert_issued(tx, &row).await?;
@@ -160,11 +183,11 @@ impl Auth {
             JoinKind::Again => again(&mut tx, &claims).await?,
         };
         let record = Record::new(&self.clock, "auth", "certificate.issued")
-            .caller("join-token")
+            .caller(Source::JoinToken.as_str())
             .detail("address", address)
             .detail("rejoin", claims.kind == JoinKind::Again);
         let identity = self
-            .issue_in(&mut tx, lineage, csr, request, ("join-token", record))
+            .issue_in(&mut tx, lineage, csr, request, (Source::JoinToken, record))
             .await?;
         tx.commit().await?;
         Ok(identity)
@@ -175,9 +198,9 @@ impl Auth {
         tx: &mut Write,
         claims: &JoinClaims,
     ) -> Result<LineageRow, AuthError> {
-        let now_us = self.clock.now_us();
+        let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(KEPT));
         let expires = micros(claims.expires);
-        if !store::use_token(tx, &token_id(&claims.id), expires, now_us).await? {
+        if !store::use_token(tx, &token_id(&claims.id), expires, past_us).await? {
             tracing::warn!(id = %claims.spiffe_id, "a join token was shown again");
             return Err(AuthError::JoinToken);
         }
@@ -225,7 +248,7 @@ impl Auth {
                     issued_us: micros(peer.certificate.not_before),
                     not_after_us: micros(peer.certificate.not_after),
                     generation: above.map_or(0, |g| i64::from(g.generation)),
-                    source: "elsewhere".to_owned(),
+                    source: Source::Elsewhere.as_str().to_owned(),
                 };
                 store::insert_issued(&mut tx, &row).await?;
                 lineage
@@ -235,7 +258,7 @@ impl Auth {
             .caller(id.as_str())
             .detail("of", &name.serial);
         let identity = self
-            .issue_in(&mut tx, lineage, csr, request, ("renewal", record))
+            .issue_in(&mut tx, lineage, csr, request, (Source::Renewal, record))
             .await?;
         tx.commit().await?;
         Ok(identity)
@@ -263,7 +286,13 @@ impl Auth {
         let lineage = self.new_lineage(id.as_str(), self.clock.now_us());
         let mut tx = self.store.begin("certificates.issue").await?;
         let identity = self
-            .issue_in(&mut tx, lineage, csr, request, ("administrator", record))
+            .issue_in(
+                &mut tx,
+                lineage,
+                csr,
+                request,
+                (Source::Administrator, record),
+            )
             .await?;
         tx.commit().await?;
         Ok(identity)

@@ -6,7 +6,7 @@
 //! restarts; what is revoked is left behind, and the next start begins another.
 
 use super::{
-    micros,
+    KEPT, micros,
     revoke::Cut,
     store::{self, IssuedRow, LineageRow, RevocationRow},
 };
@@ -15,15 +15,16 @@ use std::time::Duration;
 use tars_certs::ca::journal::{Entry, Keeper};
 use tars_runtime::audit::{self, Record};
 
-/// Rows are kept for this long after their certificate's end.
-const KEPT: Duration = Duration::from_secs(90 * 86_400);
-
 impl Auth {
     pub(crate) async fn take_up(&self) -> Result<(), AuthError> {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
         };
-        let entries = authority.journal()?;
+        // What cannot be listed now must not keep anything from being revoked.
+        let entries = authority.journal().unwrap_or_else(|e| {
+            tracing::warn!(error = %e, "certificates wait to be listed");
+            Vec::new()
+        });
         if entries.is_empty() {
             return Ok(());
         }
@@ -33,14 +34,16 @@ impl Auth {
             now: self.clock.now(),
         };
         let mut tx = self.change("certificates.take_up").await?;
-        store::drop_issued(&mut tx, micros(cut.now) - micros(KEPT)).await?;
+        store::drop_issued(&mut tx, self.horizon.ended_us(KEPT)).await?;
         let mut late = Vec::new();
         for entry in &entries {
             late.extend(self.take_up_one(&mut tx, entry, &cut).await?);
         }
         self.put(tx, late, &cut).await?;
         for entry in &entries {
-            authority.taken_up(&entry.serial)?;
+            if let Err(e) = authority.taken_up(&entry.serial) {
+                tracing::warn!(error = %e, "a certificate is listed, and its file stays");
+            }
         }
         Ok(())
     }

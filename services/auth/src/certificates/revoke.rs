@@ -1,7 +1,7 @@
 //! Cutting off: a certificate of any issuer, or everything that an identity holds.
 
 use super::{
-    micros, pushed,
+    KEPT, micros, pushed,
     store::{self, IssuedRow, RevocationRow},
 };
 use crate::{Auth, AuthError, publish::Change};
@@ -128,7 +128,13 @@ impl Auth {
             return Ok(vec![row]);
         };
         store::end_lineages(tx, Some(known.lineage), "").await?;
-        let living = store::living(tx, Some(known.lineage), "", micros(cut.now)).await?;
+        let living = store::living(
+            tx,
+            Some(known.lineage),
+            "",
+            self.horizon.ended_us(Duration::ZERO),
+        )
+        .await?;
         Ok(cut.of(living).collect())
     }
 
@@ -153,7 +159,8 @@ impl Auth {
             ..cut.row(String::new(), String::new(), name.to_owned(), i64::MAX)
         };
         store::end_lineages(tx, None, name).await?;
-        let mut living = store::living(tx, None, name, micros(cut.now)).await?;
+        let mut living =
+            store::living(tx, None, name, self.horizon.ended_us(Duration::ZERO)).await?;
         living.retain(|c| c.issued_us < micros(at));
         Ok(std::iter::once(identity).chain(cut.of(living)).collect())
     }
@@ -164,7 +171,7 @@ impl Auth {
         rows: Vec<RevocationRow>,
         cut: &Cut<'_>,
     ) -> Result<Vec<RevocationRow>, AuthError> {
-        store::drop_expired(&mut tx, self.clock.now_us()).await?;
+        store::drop_expired(&mut tx, self.horizon.ended_us(KEPT)).await?;
         let mut changed = Vec::new();
         for row in rows {
             if !store::insert_revocation(&mut tx, &row).await? {
@@ -209,8 +216,8 @@ impl Auth {
                 .parse()
                 .map_err(|_| AuthError::PageToken("page_token"))?,
         };
-        let now_us = self.clock.now_us();
-        let rows = self.store.revocations(now_us, before, size + 1).await?;
+        let past_us = self.horizon.ended_us(Duration::ZERO);
+        let rows = self.store.revocations(past_us, before, size + 1).await?;
         let (rows, next) = page::cut(rows, size, |r| r.0.to_string());
         Ok((rows.into_iter().map(|r| r.1).collect(), next))
     }
@@ -227,8 +234,11 @@ impl Auth {
         {
             return Ok(kept.lists.clone());
         }
-        let rows =
-            store::in_force(&*self.store.read("revocations.all"), self.clock.now_us()).await?;
+        let rows = store::in_force(
+            &*self.store.read("revocations.all"),
+            self.horizon.ended_us(KEPT),
+        )
+        .await?;
         let names: Vec<(CertName, Duration)> = rows
             .iter()
             .filter_map(|r| {

@@ -6,12 +6,12 @@
 //! waited for, unless it comes back in time. Should it come back later, it may need a join token.
 
 use super::{
-    micros,
+    KEPT, micros,
     store::{self, IssuedRow, ReportRow},
 };
 use crate::{Auth, AuthError};
 use parking_lot::Mutex;
-use std::{collections::HashMap, time::Duration};
+use std::{collections::HashMap, hash::Hash, time::Duration};
 use tars_certs::{
     CertName, KeyId, RevocationSet,
     ca::{
@@ -113,11 +113,16 @@ impl ReportRow {
 #[derive(Debug)]
 pub(crate) struct Heard {
     since: Monotonic,
-    processes: Mutex<HashMap<Uuid, Monotonic>>,
+    processes: Mutex<HashMap<String, Processes>>,
 }
 
-/// More processes than a mesh has.
-const MAX_HEARD: usize = 4096;
+/// Of one identity, by the numbers that they give themselves.
+type Processes = HashMap<Uuid, Monotonic>;
+
+/// Processes of one identity that are remembered: the ones heard last. It may invent as many as it
+/// likes, and pushes out its own.
+const MAX_INSTANCES: usize = 256;
+const MAX_IDENTITIES: usize = 256;
 
 impl Heard {
     pub(crate) fn new(now: Monotonic) -> Self {
@@ -127,18 +132,37 @@ impl Heard {
         }
     }
 
-    fn of(&self, instance: Uuid, now: Monotonic) {
-        let mut processes = self.processes.lock();
-        if processes.len() >= MAX_HEARD {
-            let day = Duration::from_secs(86_400);
-            processes.retain(|_, at| now.since(*at) < day);
+    fn of(&self, id: &str, instance: Uuid, now: Monotonic) {
+        let mut all = self.processes.lock();
+        if !all.contains_key(id) {
+            make_room(&mut all, MAX_IDENTITIES, |own| own.values().max().copied());
         }
-        processes.insert(instance, now);
+        let own = all.entry(id.to_owned()).or_default();
+        if !own.contains_key(&instance) {
+            make_room(own, MAX_INSTANCES, |at| *at);
+        }
+        own.insert(instance, now);
     }
 
-    fn last(&self, instance: Uuid) -> Monotonic {
-        let heard = self.processes.lock().get(&instance).copied();
-        heard.unwrap_or(self.since)
+    fn last(&self, id: &str, instance: Uuid) -> Monotonic {
+        let all = self.processes.lock();
+        let heard = all.get(id).and_then(|own| own.get(&instance));
+        heard.copied().unwrap_or(self.since)
+    }
+}
+
+/// Leaves a place for one more: what was heard longest ago goes.
+fn make_room<K: Clone + Eq + Hash, V, T: Ord>(
+    map: &mut HashMap<K, V>,
+    most: usize,
+    heard: impl Fn(&V) -> T,
+) {
+    while map.len() >= most {
+        let oldest = map.iter().min_by_key(|(_, v)| heard(v));
+        let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
+            return;
+        };
+        map.remove(&oldest);
     }
 }
 
@@ -180,10 +204,11 @@ impl Auth {
             not_before_us: micros(peer.certificate.not_before),
         };
         let mut tx = self.store.begin("trust.report").await?;
-        store::drop_expired(&mut tx, self.clock.now_us()).await?;
-        store::save_report(&mut tx, &row).await?;
+        store::drop_expired(&mut tx, self.horizon.ended_us(KEPT)).await?;
+        store::save_report(&mut tx, &row, MAX_INSTANCES).await?;
         tx.commit().await?;
-        self.heard.of(instance, self.clock.monotonic());
+        self.heard
+            .of(&row.spiffe_id, instance, self.clock.monotonic());
         Ok(())
     }
 
@@ -192,7 +217,10 @@ impl Auth {
         self.take_up().await?;
         let roots = authority.root_infos();
         let step = next(&roots);
-        let reports = self.store.reports(self.clock.now_us()).await?;
+        let reports = self
+            .store
+            .reports(self.horizon.ended_us(Duration::ZERO))
+            .await?;
         let Late {
             mut waiting_for,
             departed,
@@ -224,7 +252,7 @@ impl Auth {
             if report.meets(needs) || report.is_revoked(&revoked) {
                 continue;
             }
-            let quiet = now.since(self.heard.last(report.instance));
+            let quiet = now.since(self.heard.last(&report.spiffe_id, report.instance));
             let name = format!("{} ({})", report.spiffe_id, report.instance);
             if quiet > certificates.patience() {
                 let seconds = quiet.as_secs();
@@ -254,7 +282,8 @@ impl Auth {
         if step != Step::Remove {
             return Ok(Vec::new());
         }
-        let (now_us, certificates) = (self.clock.now_us(), self.certificates());
+        let certificates = self.certificates();
+        let past_us = self.horizon.ended_us(Duration::ZERO);
         // Workloads that this process or their own keeps are heard of by their reports.
         let is_workload = |c: &IssuedRow| {
             let class = c.spiffe_id.parse().ok();
@@ -266,7 +295,7 @@ impl Auth {
         let mut newest = self.store.newest().await?;
         newest.retain(|c| {
             c.generation == i64::from(tainted.generation)
-                && c.not_after_us > now_us
+                && c.not_after_us > past_us
                 && !kept_here(c)
                 && c.spiffe_id != own
                 && !reports.iter().any(|r| r.spiffe_id == c.spiffe_id)
@@ -327,5 +356,46 @@ impl Auth {
         };
         tx.announce(&item).await?;
         tx.commit().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: u64) -> Monotonic {
+        Monotonic::from_start(Duration::from_secs(seconds))
+    }
+
+    #[test]
+    fn an_identity_is_heard_for_itself_alone_and_pushes_out_its_own() {
+        let heard = Heard::new(at(0));
+        let (mine, gone) = (Uuid::now_v7(), Uuid::now_v7());
+        heard.of("a", mine, at(1));
+        heard.of("b", gone, at(2));
+        heard.of("b", mine, at(3));
+        assert_eq!(heard.last("a", mine), at(1), "not what another says");
+        for n in 0..1000 {
+            heard.of("b", Uuid::now_v7(), at(4 + n));
+            heard.of("b", mine, at(4 + n));
+        }
+        assert_eq!(heard.last("a", mine), at(1));
+        assert_eq!(heard.last("b", mine), at(1003), "heard again and again");
+        assert_eq!(heard.last("b", gone), at(0), "as if never heard");
+        assert_eq!(heard.processes.lock()["b"].len(), MAX_INSTANCES);
+    }
+
+    #[test]
+    fn identities_are_bounded_and_the_quietest_goes_first() {
+        let heard = Heard::new(at(0));
+        let one = Uuid::now_v7();
+        heard.of("quiet", one, at(1));
+        for n in 0..1000 {
+            heard.of(&n.to_string(), one, at(2 + n));
+            heard.of("awake", one, at(2 + n));
+        }
+        assert_eq!(heard.processes.lock().len(), MAX_IDENTITIES);
+        assert_eq!(heard.last("quiet", one), at(0));
+        assert_eq!(heard.last("awake", one), at(1001));
     }
 }

@@ -168,13 +168,13 @@ impl Store {
     /// Newest first, with their positions.
     pub(crate) async fn revocations(
         &self,
-        now_us: i64,
+        past_us: i64,
         before: i64,
         limit: i64,
     ) -> Result<Vec<(i64, RevocationRow)>, AuthError> {
         let db = self.db().read("revocations.list");
         let rows: Vec<RevocationTuple> = sqlx::query_as(REVOCATIONS)
-            .bind(now_us)
+            .bind(past_us)
             .bind(before)
             .bind(limit)
             .fetch_all(&*db)
@@ -182,22 +182,22 @@ impl Store {
         Ok(rows.into_iter().map(revocation).collect())
     }
 
-    pub(crate) async fn reports(&self, now_us: i64) -> Result<Vec<ReportRow>, AuthError> {
+    pub(crate) async fn reports(&self, past_us: i64) -> Result<Vec<ReportRow>, AuthError> {
         let query = "SELECT spiffe_id, instance, roots, anchor, not_after_us, names, not_before_us FROM trust_reports \
                      WHERE not_after_us > $1 ORDER BY spiffe_id, instance";
         let db = self.db().read("trust.reports");
-        let rows: Vec<ReportTuple> = sqlx::query_as(query).bind(now_us).fetch_all(&*db).await?;
+        let rows: Vec<ReportTuple> = sqlx::query_as(query).bind(past_us).fetch_all(&*db).await?;
         Ok(rows.into_iter().map(report).collect())
     }
 }
 
-/// All that is in force.
+/// All that was in force past a moment.
 pub(crate) async fn in_force(
     db: impl SqliteExecutor<'_>,
-    now_us: i64,
+    past_us: i64,
 ) -> Result<Vec<RevocationRow>, AuthError> {
     let rows: Vec<RevocationTuple> = sqlx::query_as(REVOCATIONS)
-        .bind(now_us)
+        .bind(past_us)
         .bind(i64::MAX)
         .bind(i64::MAX)
         .fetch_all(db)
@@ -219,16 +219,16 @@ pub(crate) async fn find_issued(
     Ok(row.map(issued))
 }
 
-/// Leaves that still live, of a lineage or of an identity.
+/// Leaves that live past a moment, of a lineage or of an identity.
 pub(crate) async fn living(
     tx: &mut SqliteConnection,
     lineage: Option<Uuid>,
     spiffe_id: &str,
-    now_us: i64,
+    past_us: i64,
 ) -> Result<Vec<IssuedRow>, AuthError> {
     let query = format!("{ISSUED} WHERE not_after_us > $1 AND (lineage = $2 OR spiffe_id = $3)");
     let rows: Vec<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-        .bind(now_us)
+        .bind(past_us)
         .bind(lineage.unwrap_or_default())
         .bind(spiffe_id)
         .fetch_all(tx)
@@ -335,10 +335,10 @@ pub(crate) async fn use_token(
     tx: &mut SqliteConnection,
     id: &str,
     expires_us: i64,
-    now_us: i64,
+    past_us: i64,
 ) -> Result<bool, AuthError> {
     sqlx::query("DELETE FROM used_join_tokens WHERE expires_us < $1")
-        .bind(now_us)
+        .bind(past_us)
         .execute(&mut *tx)
         .await?;
     let done = sqlx::query("INSERT INTO used_join_tokens VALUES ($1, $2)")
@@ -378,19 +378,21 @@ pub(crate) async fn insert_revocation(
     Ok(done.rows_affected() == 1)
 }
 
-pub(crate) async fn drop_expired(tx: &mut SqliteConnection, now_us: i64) -> Result<(), AuthError> {
+pub(crate) async fn drop_expired(tx: &mut SqliteConnection, past_us: i64) -> Result<(), AuthError> {
     for query in [
         "DELETE FROM revocations WHERE expires_us < $1",
         "DELETE FROM trust_reports WHERE not_after_us < $1",
     ] {
-        sqlx::query(query).bind(now_us).execute(&mut *tx).await?;
+        sqlx::query(query).bind(past_us).execute(&mut *tx).await?;
     }
     Ok(())
 }
 
+/// Keeps no more than `most` of one identity: those that end last, and this one.
 pub(crate) async fn save_report(
     tx: &mut SqliteConnection,
     row: &ReportRow,
+    most: usize,
 ) -> Result<(), AuthError> {
     sqlx::query(
         "INSERT INTO trust_reports VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (spiffe_id, instance) \
@@ -403,6 +405,16 @@ pub(crate) async fn save_report(
     .bind(row.not_after_us)
     .bind(&row.names)
     .bind(row.not_before_us)
+    .execute(&mut *tx)
+    .await?;
+    sqlx::query(
+        "DELETE FROM trust_reports WHERE spiffe_id = $1 AND instance <> $2 AND instance NOT IN \
+         (SELECT instance FROM trust_reports WHERE spiffe_id = $1 AND instance <> $2 \
+         ORDER BY not_after_us DESC LIMIT $3)",
+    )
+    .bind(&row.spiffe_id)
+    .bind(row.instance)
+    .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1)
     .execute(tx)
     .await?;
     Ok(())

@@ -16,6 +16,7 @@ use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
 mod kept;
+mod steps;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 
@@ -46,7 +47,7 @@ pub(crate) fn certificates(dir: &Path, clock: &Clock) -> Certificates {
 }
 
 struct World {
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
     auth: Arc<Auth>,
     clock: Clock,
 }
@@ -63,11 +64,7 @@ async fn world() -> World {
     )
     .await
     .unwrap();
-    World {
-        _dir: dir,
-        auth,
-        clock,
-    }
+    World { dir, auth, clock }
 }
 
 fn ada() -> Caller {

@@ -9,7 +9,6 @@ use parking_lot::{Condvar, Mutex};
 use std::{
     collections::{BTreeMap, HashMap},
     io,
-    net::IpAddr,
     sync::Arc,
     thread,
 };
@@ -19,22 +18,22 @@ use tokio::sync::oneshot;
 /// More would cost memory that nothing else needs: 19 MiB each.
 const MAX_THREADS: usize = 4;
 const PLACES: usize = 64;
-/// Of one network.
+/// Of one network, while there is room; less when many networks wait.
 const SHARE: usize = 16;
 
 type Work = Box<dyn FnOnce(&mut Matrix) + Send>;
 
 struct Job {
     work: Work,
-    network: IpAddr,
-    _place: Place<IpAddr>,
+    network: u64,
+    _place: Place<u64>,
 }
 
 #[derive(Default)]
 struct State {
     /// By how many of the same network came before, then by arrival.
     waiting: BTreeMap<(usize, u64), Job>,
-    by_network: HashMap<IpAddr, usize>,
+    by_network: HashMap<u64, usize>,
     arrivals: u64,
     closed: bool,
 }
@@ -48,7 +47,7 @@ struct Queue {
 /// Ends its threads when it is dropped.
 pub(super) struct Pool {
     queue: Arc<Queue>,
-    places: Shares<IpAddr>,
+    places: Shares<u64>,
 }
 
 impl Pool {
@@ -69,10 +68,10 @@ impl Pool {
     /// Has a thread do the work. When nobody waits for the answer any more, it is not begun.
     pub(super) fn submit<T: Send + 'static>(
         &self,
-        network: IpAddr,
+        network: u64,
         work: impl FnOnce(&mut Matrix) -> T + Send + 'static,
     ) -> Result<oneshot::Receiver<T>, Full> {
-        let place = self.places.take(network, SHARE)?;
+        let place = self.places.take_fairly(network, SHARE)?;
         let (answer, result) = oneshot::channel();
         let work = Box::new(move |matrix: &mut Matrix| {
             if !answer.is_closed() {
@@ -152,12 +151,6 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::net::Ipv4Addr;
-
-    fn network(n: u8) -> IpAddr {
-        Ipv4Addr::new(10, 0, 0, n).into()
-    }
-
     #[test]
     fn the_first_of_each_network_comes_before_anybodys_second() {
         let places = Shares::new(10);
@@ -165,14 +158,14 @@ mod tests {
         for n in [1, 1, 1, 2, 3, 2] {
             state.add(Job {
                 work: Box::new(|_| ()),
-                network: network(n),
-                _place: places.take(network(n), 10).unwrap(),
+                network: n,
+                _place: places.take(n, 10).unwrap(),
             });
         }
-        let order: Vec<IpAddr> = std::iter::from_fn(|| state.take())
+        let order: Vec<u64> = std::iter::from_fn(|| state.take())
             .map(|j| j.network)
             .collect();
-        assert_eq!(order, [1, 2, 3, 1, 2, 1].map(network));
+        assert_eq!(order, [1, 2, 3, 1, 2, 1]);
         assert!(
             state.by_network.is_empty(),
             "nothing is kept of who is gone"
@@ -188,18 +181,38 @@ mod tests {
         let stop = Arc::new(Mutex::new(stop));
         let full = loop {
             let stop = Arc::clone(&stop);
-            match pool.submit(network(1), move |_| stop.lock().recv().ok()) {
+            match pool.submit(1, move |_| stop.lock().recv().ok()) {
                 Ok(answer) => answers.push(answer),
                 Err(full) => break full,
             }
         };
         assert_eq!((full, answers.len()), (Full::Share, SHARE));
-        let honest = pool.submit(network(2), |_| "served").unwrap();
+        let honest = pool.submit(2, |_| "served").unwrap();
         drop(go);
         assert_eq!(honest.await.unwrap(), "served");
         for answer in answers {
             answer.await.unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_many_networks_leaves_a_place_for_a_newcomer() {
+        let pool = Pool::start().unwrap();
+        let (go, stop) = std::sync::mpsc::channel::<()>();
+        let stop = Arc::new(Mutex::new(stop));
+        let mut held = Vec::new();
+        for network in 0..8 {
+            let flood = || {
+                let stop = Arc::clone(&stop);
+                pool.submit(network, move |_| stop.lock().recv().ok()).ok()
+            };
+            let before = held.len();
+            held.extend(std::iter::from_fn(flood));
+            assert!(held.len() > before, "network {network} has a place, too");
+        }
+        let honest = pool.submit(99, |_| "served").unwrap();
+        drop(go);
+        assert_eq!(honest.await.unwrap(), "served");
     }
 
     #[tokio::test]
@@ -210,20 +223,16 @@ mod tests {
         let busy: Vec<_> = (0..MAX_THREADS)
             .map(|_| {
                 let stop = Arc::clone(&stop);
-                pool.submit(network(1), move |_| stop.lock().recv().ok())
-                    .unwrap()
+                pool.submit(1, move |_| stop.lock().recv().ok()).unwrap()
             })
             .collect();
         let (done, was_done) = std::sync::mpsc::channel();
-        drop(
-            pool.submit(network(2), move |_| done.send(()).ok())
-                .unwrap(),
-        );
+        drop(pool.submit(2, move |_| done.send(()).ok()).unwrap());
         drop(go);
         for answer in busy {
             answer.await.unwrap();
         }
-        let after = pool.submit(network(2), |_| ()).unwrap();
+        let after = pool.submit(2, |_| ()).unwrap();
         after.await.unwrap();
         assert!(
             was_done.recv().is_err(),

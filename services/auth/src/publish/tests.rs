@@ -225,3 +225,31 @@ async fn a_log_that_was_trimmed_past_the_publisher_starts_everybody_anew() {
     assert!(again.is_ok() && w.auth.add_user("t", "x", PASSWORD, vec![]).await.is_ok());
     other.reached(sequence + 1).await;
 }
+
+#[tokio::test]
+async fn what_is_durable_is_answered_though_it_is_announced_late() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let old = w.auth.create_key(&admin, "old", &[], None).await.unwrap();
+    let mut other = Box::pin(
+        crate::api::watch_stream(&w.auth, last(&w).await)
+            .await
+            .unwrap(),
+    );
+    w.auth._publishing.abort();
+    let (made, rotated) = tokio::join!(
+        w.auth.create_key(&admin, "new", &[], None),
+        w.auth.rotate_key(&admin, &old.id, Duration::ZERO),
+    );
+    let secrets = [made.unwrap(), rotated.unwrap()];
+    assert!(w.by_key(&secrets[0].text).is_none(), "not announced yet");
+    let blind = timeout(Duration::from_secs(2), other.next()).await;
+    assert!(blind.is_err(), "no heartbeat while nobody knows");
+    let announcing = tokio::spawn(Arc::clone(&w.auth.publisher).run());
+    w.auth.publisher.reached(last(&w).await).await.unwrap();
+    for secret in &secrets {
+        assert!(w.by_key(&secret.text).is_some());
+    }
+    assert!(w.by_key(&old.text).is_none());
+    announcing.abort();
+}

@@ -188,3 +188,43 @@ async fn what_was_ended_stays_ended_after_a_restart() {
     assert!(view.check_token(&tokens.access, clock.now_s()).is_err());
     assert!(again.login("admin", password, &from()).await.is_ok());
 }
+
+#[tokio::test]
+async fn a_wall_that_was_ahead_for_a_while_ends_and_revives_no_session() {
+    let ahead = DAY * 400;
+    let w = World::new().await;
+    let (_, kept) = w.auth.login("admin", &w.password, &from()).await.unwrap();
+    let gone = w.admin().await;
+    w.auth.logout(&gone).await.unwrap();
+    w.clock.step_forward(ahead);
+    w.auth.drop_ended_sessions().await.unwrap();
+    let meanwhile = w.auth.snapshots.take().await.unwrap();
+    w.clock.step_back(ahead);
+    let view = tars_credentials::View::default();
+    view.apply(&meanwhile, w.clock.now_s());
+    assert!(!view.still_valid(&gone, w.clock.now_s()));
+    assert!(view.check_token(&kept.access, w.clock.now_s()).is_ok());
+    assert!(w.auth.refresh(&kept.refresh, &from()).await.is_ok());
+}
+
+#[tokio::test]
+async fn an_access_token_ends_with_its_session_which_is_remembered_past_that() {
+    let w = World::new().await;
+    let (_, mut tokens) = w.auth.login("admin", &w.password, &from()).await.unwrap();
+    for _ in 0..4 {
+        w.clock.advance(DAY * 6);
+        tokens = w.auth.refresh(&tokens.refresh, &from()).await.unwrap();
+        assert_eq!(tokens.expires_in_s, 900);
+    }
+    w.clock.advance(DAY * 6 - Duration::from_secs(600));
+    tokens = w.auth.refresh(&tokens.refresh, &from()).await.unwrap();
+    assert_eq!(tokens.expires_in_s, 600);
+    let now = w.clock.now_s();
+    let caller = w.view.check_token(&tokens.access, now).unwrap();
+    assert_eq!(caller.expires_s, now + 600 + token::LEEWAY_S);
+    w.auth.logout(&caller).await.unwrap();
+    w.clock.advance(Duration::from_secs(601));
+    w.auth.drop_ended_sessions().await.unwrap();
+    let whole = w.auth.snapshots.take().await.unwrap();
+    assert_eq!(whole.revoked_sessions.len(), 1);
+}

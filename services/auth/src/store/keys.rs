@@ -81,13 +81,13 @@ pub(crate) async fn keys(
     rows.into_iter().map(key).collect()
 }
 
-/// All that are not revoked and have not ended.
+/// All that are not revoked and end past a moment.
 pub(crate) async fn live_keys(
     db: impl SqliteExecutor<'_>,
-    now_us: i64,
+    past_us: i64,
 ) -> Result<Vec<KeyRow>, AuthError> {
     let rows: Vec<Tuple> = sqlx::query_as(select!("WHERE revoked_us IS NULL AND expires_us > $1"))
-        .bind(now_us)
+        .bind(past_us)
         .fetch_all(db)
         .await?;
     rows.into_iter().map(key).collect()

@@ -92,10 +92,10 @@ pub(crate) async fn revoked_sessions(
     Ok(sqlx::query_as(query).bind(since_us).fetch_all(db).await?)
 }
 
-/// Forgets some of what has ended by itself; true when there may be more.
+/// Forgets some of what ended by itself before a moment; true when there may be more.
 pub(crate) async fn drop_ended(
     tx: &mut SqliteConnection,
-    now_us: i64,
+    past_us: i64,
     most: i64,
 ) -> Result<bool, AuthError> {
     let mut more = false;
@@ -105,7 +105,7 @@ pub(crate) async fn drop_ended(
          (SELECT 1 FROM refresh_tokens r WHERE r.session_id = s.id) LIMIT $2)",
     ] {
         let done = sqlx::query(query)
-            .bind(now_us)
+            .bind(past_us)
             .bind(most)
             .execute(&mut *tx)
             .await?;
