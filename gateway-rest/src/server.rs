@@ -18,8 +18,8 @@ use axum::{
 };
 use bytes::Bytes;
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, header, request::Parts,
-    uri::PathAndQuery,
+    HeaderMap, HeaderName, HeaderValue, Method, Request, StatusCode, Version, header,
+    request::Parts, uri::PathAndQuery,
 };
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use std::{net::IpAddr, sync::Arc};
@@ -157,6 +157,7 @@ fn without_body(response: Response) -> Response {
 impl Inner {
     fn find(&self, parts: &Parts) -> Result<Asked, Refusal> {
         check_size(parts, self.settings.max_header_bytes)?;
+        check_host(parts)?;
         let options = parts.method == Method::OPTIONS;
         if options && parts.uri.path() == "*" {
             let all = ["GET", "POST", "PUT", "DELETE"].map(str::to_owned);
@@ -288,6 +289,16 @@ fn check_size(parts: &Parts, max_headers: usize) -> Result<(), Refusal> {
     }
 }
 
+/// RFC 9112, 3.2: a request of HTTP/1.1 names one host, or is refused.
+fn check_host(parts: &Parts) -> Result<(), Refusal> {
+    let named = single(&parts.headers, "host")?.is_some();
+    if named || parts.version < Version::HTTP_11 {
+        Ok(())
+    } else {
+        Err(error::bad_request("host", "is missing"))
+    }
+}
+
 /// A header that may be there once: given twice, it could be read in two ways.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
@@ -325,4 +336,31 @@ fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal>
         out.insert("grpc-timeout", value);
     }
     Ok(MetadataMap::from_headers(out))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(version: Version, hosts: &[&str]) -> Parts {
+        let mut request = Request::builder().version(version).uri("/health");
+        for host in hosts {
+            request = request.header("host", *host);
+        }
+        request.body(()).unwrap().into_parts().0
+    }
+
+    #[test]
+    fn a_request_names_one_host() {
+        assert!(check_host(&asked(Version::HTTP_11, &["a"])).is_ok());
+        assert!(check_host(&asked(Version::HTTP_10, &[])).is_ok());
+        for (version, hosts) in [
+            (Version::HTTP_11, &[][..]),
+            (Version::HTTP_11, &["a", "b"]),
+            (Version::HTTP_11, &["a", "a"]),
+            (Version::HTTP_10, &["a", "b"]),
+        ] {
+            assert!(check_host(&asked(version, hosts)).is_err(), "{hosts:?}");
+        }
+    }
 }
