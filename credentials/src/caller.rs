@@ -16,14 +16,14 @@ pub enum Credential {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Caller {
-    /// The user; for a key, its owner. Four eyes compares these.
+    /// The user; for a key, its owner. Four eyes compares these, and limits and shares count them.
     pub owner_id: String,
     pub username: String,
     pub roles: Vec<String>,
     /// The roles' permissions, narrowed by the credential's scopes.
     pub permissions: Permissions,
     pub credential: Credential,
-    /// As audit records and limits name the caller: `user:ada` or `key:…`.
+    /// As audit records name the caller: `user:ada` or `key:…`.
     pub label: String,
     /// The user's version that the credential was checked against.
     pub version: u64,

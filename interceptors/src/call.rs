@@ -174,11 +174,12 @@ impl Call {
         self.peer.class
     }
 
-    /// What a caller's limit counts by: the caller, else the peer.
-    pub(crate) fn limit_key(&self) -> &str {
+    /// Whom limits and shares count: the person, whichever of their keys the call shows, else the
+    /// peer.
+    pub fn owner(&self) -> &str {
         self.caller
             .get()
-            .map_or_else(|| self.peer.name(), |c| c.label.as_str())
+            .map_or_else(|| self.peer.name(), |c| c.owner_id.as_str())
     }
 
     /// The person or key, else the peer: who an audit record names.

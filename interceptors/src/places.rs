@@ -3,7 +3,9 @@
 //! Each kind is bounded in all, by peer and by caller, so that neither a certificate nor a
 //! credential takes what others need: past its own share a caller or a peer is told
 //! RESOURCE_EXHAUSTED, and when every place is taken, whoever comes is told UNAVAILABLE, at once.
-//! Streams without a caller count like any other. What workloads do for themselves has places of
+//! A caller is a person: keys share the places of their owner. Whoever shows no credential counts as
+//! the peer that its certificate proves; an address, which many may share, counts only where nothing
+//! is proven, which is behind the gateway. What workloads do for themselves has places of
 //! its own: users cannot starve the streams that push credentials.
 //!
 //! The peer's place is taken before anything is known of the caller, the caller's when it is; both
@@ -231,12 +233,14 @@ impl<'a> Key<'a> {
 
     /// `None` for a workload that calls for nobody: its share is the peer's.
     fn of_caller(call: &'a Call) -> Option<Self> {
-        if let Some(caller) = call.caller() {
-            return Some(Self::Caller(&caller.label));
+        if call.caller().is_some() {
+            return Some(Self::Caller(call.owner()));
         }
-        let carries = |class| class == PeerClass::Gateway;
-        let alone = (call.peer.class).is_some_and(|c| c.is_workload() && !carries(c));
-        (!alone).then(|| Self::Address(bucket(call.client)))
+        match call.peer.class {
+            Some(PeerClass::Gateway) => Some(Self::Address(bucket(call.client))),
+            Some(class) if class.is_workload() => None,
+            _ => Some(Self::of_peer(call)),
+        }
     }
 
     fn subject(&self) -> &'static str {
@@ -408,7 +412,7 @@ impl Drop for Slot {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
     use crate::contract;
     use std::net::{IpAddr, SocketAddr};
@@ -423,7 +427,7 @@ mod tests {
 
     const WATCH: &str = "/grpc.health.v1.Health/Watch";
     const LOGIN: &str = "/tars.auth.v1.AuthService/Login";
-    const ME: &str = "/tars.auth.v1.AuthService/GetMe";
+    pub(crate) const ME: &str = "/tars.auth.v1.AuthService/GetMe";
     const EVENTS: &str = "/tars.automl.v1.StudyService/WatchStudy";
     const CREDENTIALS: &str = "/tars.auth.v1.CredentialService/WatchCredentials";
 
@@ -473,6 +477,10 @@ mod tests {
     }
 
     fn by_user(method: &str, peer: &str, user: &str) -> Arc<Call> {
+        by_credential(method, peer, user, &format!("user:{user}"))
+    }
+
+    pub(crate) fn by_credential(method: &str, peer: &str, user: &str, label: &str) -> Arc<Call> {
         let call = call(method, PeerClass::Gateway, peer, [10, 0, 0, 1]);
         call.set_caller(Arc::new(Caller {
             owner_id: user.to_owned(),
@@ -480,7 +488,7 @@ mod tests {
             roles: Vec::new(),
             permissions: Permissions::ALL,
             credential: Credential::Session { id: String::new() },
-            label: format!("user:{user}"),
+            label: label.to_owned(),
             version: 1,
             expires_s: u64::MAX,
         }));
@@ -539,15 +547,26 @@ mod tests {
     }
 
     #[test]
-    fn whoever_shows_no_credential_counts_by_address_and_by_peer() {
+    fn keys_share_the_places_of_their_owner() {
         let (places, _) = places();
-        let from = |n| call(WATCH, PeerClass::Client, "/client/x", [10, 0, 0, n]);
-        let _one = [0, 1].map(|_| take(&places, &from(1)).unwrap());
-        assert_eq!(take(&places, &from(1)).unwrap_err(), "address");
-        let _two = [0, 1].map(|_| take(&places, &from(2)).unwrap());
-        assert_eq!(take(&places, &from(3)).unwrap_err(), "peer");
-        let other = call(WATCH, PeerClass::Client, "/client/y", [10, 0, 0, 3]);
-        assert!(take(&places, &other).is_ok());
+        let ada = |label: &str| by_credential(EVENTS, "/gateway", "ada", label);
+        let _held = ["key:1", "key:2"].map(|key| take(&places, &ada(key)).unwrap());
+        for other in ["key:3", "user:ada"] {
+            assert_eq!(take(&places, &ada(other)).unwrap_err(), "caller");
+        }
+        assert!(take(&places, &by_user(EVENTS, "/gateway", "bob")).is_ok());
+    }
+
+    #[test]
+    fn whoever_shows_no_credential_counts_by_what_is_proven() {
+        let (places, _) = places();
+        let from = |path, n| call(WATCH, PeerClass::Client, path, [10, 0, 0, n]);
+        let _held = [1, 2].map(|n| take(&places, &from("/client/x", n)).unwrap());
+        assert_eq!(take(&places, &from("/client/x", 3)).unwrap_err(), "peer");
+        assert!(
+            take(&places, &from("/client/y", 1)).is_ok(),
+            "another certificate on the same address has its own share"
+        );
         let login = |n| call(LOGIN, PeerClass::Gateway, "/gateway", [10, 0, 0, n]);
         let _logins = [0, 1].map(|_| take(&places, &login(1)).unwrap());
         assert_eq!(take(&places, &login(1)).unwrap_err(), "address");

@@ -51,7 +51,7 @@ impl RateLimits {
         match class_of(call) {
             RateClass::Auth => self.0.auth.take(bucket(call.client), now),
             RateClass::Public => self.0.public.take(bucket(call.client), now),
-            RateClass::User => self.0.user.take(call.limit_key(), now),
+            RateClass::User => self.0.user.take(call.owner(), now),
             RateClass::Internal => self.0.internal.take(call.peer.name(), now),
         }
     }
@@ -183,5 +183,27 @@ where
             headers.insert("x-ratelimit-reset", HeaderValue::from(told.reset_at_s));
         }
         Poll::Ready(result)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places::tests::{ME, by_credential};
+
+    #[test]
+    fn keys_share_the_limit_of_their_owner() {
+        let limits = Limits {
+            user_per_minute: 8,
+            ..Limits::default()
+        };
+        let limits = RateLimits::new(&limits, Clock::manual(Duration::from_secs(1)));
+        let passes = |user: &str, label: &str| {
+            let call = by_credential(ME, "/gateway", user, label);
+            limits.charge(&call).passed()
+        };
+        assert!(passes("ada", "key:1") && passes("ada", "key:2"));
+        assert!(!passes("ada", "key:3") && !passes("ada", "user:ada"));
+        assert!(passes("bob", "user:bob"));
     }
 }

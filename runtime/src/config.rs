@@ -426,8 +426,8 @@ pub struct Limits {
     pub user_per_minute: u32,
     pub internal_per_second: u32,
     pub flood_per_second: u32,
-    /// Calls that one caller may have in flight at once in one service. A caller is a user or a
-    /// key; whoever shows neither counts by address.
+    /// Calls that one caller may have in flight at once in one service. A caller is a user, with all
+    /// their keys; whoever shows no credential counts by SPIFFE id, behind the gateway by address.
     pub calls_by_caller: u32,
     /// Server streams that one caller may have open at once in one service. Well below
     /// `connections.max_streams`, which all callers behind one gateway share.

@@ -279,7 +279,8 @@ impl study_service_server::StudyService for Api {
         &self,
         request: Request<OptimizeRequest>,
     ) -> Result<Response<OptimizeResponse>, Status> {
-        let owner = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
+        let (owner, owner_id) = (call.actor(), call.owner().to_owned());
         let asked = request.into_inner();
         if !self.automl.has_room() {
             return Err(AutomlError::Busy.into());
@@ -310,6 +311,7 @@ impl study_service_server::StudyService for Api {
             seed: asked.seed,
             steps: asked.steps,
             owner,
+            owner_id,
         };
         let row = self.automl.start_study(new, &self.tracer).await?;
         let optimization_id = row.id.to_string();
@@ -325,7 +327,8 @@ impl study_service_server::StudyService for Api {
         &self,
         request: Request<CreateStudyRequest>,
     ) -> Result<Response<CreateStudyResponse>, Status> {
-        let owner = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
+        let (owner, owner_id) = (call.actor(), call.owner().to_owned());
         let asked = request.into_inner();
         let new = NewStudy {
             agent_id: String::new(),
@@ -339,6 +342,7 @@ impl study_service_server::StudyService for Api {
             seed: asked.seed,
             steps: None,
             owner,
+            owner_id,
         };
         let row = self.automl.create_study(new).await?;
         Ok(Response::new(CreateStudyResponse {

@@ -208,7 +208,7 @@ impl Automl {
             eval_episodes: Some(EVAL_EPISODES),
             reports: Some(REPORTS),
             after_sequence: 0,
-            on_behalf_of: study.owner.clone(),
+            on_behalf_of: study.owner_id.clone(),
             verification: false,
         };
         let mut items = self

@@ -13,6 +13,7 @@ use uuid::Uuid;
 pub(crate) const STEPS: &[Step] = &[
     (1, "initial", include_str!("../migrations/0001_initial.sql")),
     (2, "audit outbox", audit::MIGRATION),
+    (3, "owners", include_str!("../migrations/0003_owners.sql")),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,6 +87,8 @@ pub(crate) struct StudyRow {
     /// Zero when the caller runs the trials.
     pub(crate) steps: u64,
     pub(crate) owner: String,
+    /// Whose share of the learners its trials take: the person, also behind a key.
+    pub(crate) owner_id: String,
     pub(crate) error: String,
     pub(crate) traceparent: String,
     pub(crate) started_us: i64,
@@ -177,6 +180,7 @@ fn study(row: &SqliteRow) -> Result<StudyRow, AutomlError> {
         seed: seed as u64,
         steps,
         owner: row.try_get("owner")?,
+        owner_id: row.try_get("owner_id")?,
         error: row.try_get("error")?,
         traceparent: row.try_get("traceparent")?,
         started_us: row.try_get("started_us")?,
@@ -309,8 +313,8 @@ pub(crate) async fn insert_study(
 ) -> Result<(), AutomlError> {
     sqlx::query(
         "INSERT INTO studies (id, agent_id, agent_type, environment, state, server_run, sampler, pruner, n_trials, \
-         space, seed, steps, owner, error, traceparent, started_us, completed_us) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)",
+         space, seed, steps, owner, error, traceparent, started_us, completed_us, owner_id) \
+         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
     )
     .bind(row.id)
     .bind(&row.agent_id)
@@ -329,6 +333,7 @@ pub(crate) async fn insert_study(
     .bind(&row.traceparent)
     .bind(row.started_us)
     .bind(row.completed_us)
+    .bind(&row.owner_id)
     .execute(tx)
     .await?;
     Ok(())
@@ -470,6 +475,7 @@ mod tests {
             seed: u64::MAX,
             steps: 10,
             owner: "user:dev".into(),
+            owner_id: "dev".into(),
             error: String::new(),
             traceparent: String::new(),
             started_us: 1,

@@ -81,6 +81,7 @@ pub(crate) struct NewStudy {
     pub(crate) seed: Option<u64>,
     pub(crate) steps: Option<u64>,
     pub(crate) owner: String,
+    pub(crate) owner_id: String,
 }
 
 /// A study with its counts and its best trial.
@@ -138,6 +139,7 @@ impl Automl {
             seed: new.seed.unwrap_or_else(|| self.seeds.draw()),
             steps,
             owner: new.owner,
+            owner_id: new.owner_id,
             error: String::new(),
             traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
             started_us: self.clock.now_us(),

@@ -98,6 +98,7 @@ impl Orchestration {
     pub(crate) async fn start_training(
         self: &Arc<Self>,
         by: String,
+        owner: String,
         agent_id: &str,
         steps: Option<u64>,
         seed: Option<u64>,
@@ -106,12 +107,13 @@ impl Orchestration {
         let this = Arc::clone(self);
         let steps = steps.unwrap_or(DEFAULT_STEPS);
         let seed = seed.unwrap_or_else(|| self.seeds.draw());
-        to_the_end(async move { this.enqueue(by, agent, steps, seed).await }).await
+        to_the_end(async move { this.enqueue(by, owner, agent, steps, seed).await }).await
     }
 
     async fn enqueue(
         self: &Arc<Self>,
         by: String,
+        owner: String,
         agent: Arc<Agent>,
         steps: u64,
         seed: u64,
@@ -145,7 +147,7 @@ impl Orchestration {
         audit::insert(&mut tx, &record).await?;
         let owner = Owner {
             class: Class::Training,
-            caller: by,
+            caller: owner,
         };
         let run = run_of(&agent.live(), &agent, steps, seed);
         let running = self.learners.start(owner, run, Some(agent.followed()))?;

@@ -102,7 +102,7 @@ fn request(
     seed: u64,
 ) -> EvaluateHyperparametersRequest {
     let on_behalf_of = match purpose {
-        Purpose::Assessment => &proposal.proposed_by,
+        Purpose::Assessment => &proposal.proposer_owner,
         Purpose::Verification => &proposal.applied_by,
     };
     EvaluateHyperparametersRequest {

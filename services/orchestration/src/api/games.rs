@@ -68,7 +68,7 @@ impl Asked {
                 .into_iter()
                 .chain(deadline)
                 .min(),
-            caller: call.actor(),
+            caller: call.owner().to_owned(),
         })
     }
 }

@@ -67,13 +67,17 @@ impl training_service_server::TrainingService for Api {
         &self,
         request: Request<StartTrainingRequest>,
     ) -> Result<Response<StartTrainingResponse>, Status> {
-        let by = Call::of(&request)?.actor();
+        let call = Call::of(&request)?;
+        let (by, owner) = (call.actor(), call.owner().to_owned());
         let StartTrainingRequest {
             agent_id,
             steps,
             seed,
         } = request.into_inner();
-        let row = self.0.start_training(by, &agent_id, steps, seed).await?;
+        let row = self
+            .0
+            .start_training(by, owner, &agent_id, steps, seed)
+            .await?;
         Ok(Response::new(StartTrainingResponse {
             run: Some(training_run(row)),
         }))

@@ -83,7 +83,7 @@ async fn train(
     seed: Option<u64>,
 ) -> Result<RunView, OrchestrationError> {
     service
-        .start_training("user:dev".into(), "policy", Some(steps), seed)
+        .start_training("user:dev".into(), "dev".into(), "policy", Some(steps), seed)
         .await
 }
 
