@@ -4,6 +4,7 @@
 //! announced as ready before all of it serves.
 
 mod audit;
+mod hold;
 mod identity;
 pub(crate) mod policy;
 mod process;
@@ -12,6 +13,7 @@ mod services;
 mod standing;
 mod watch;
 
+pub(crate) use hold::Hold;
 pub use process::{Origin, Process, StartError};
 pub(crate) use process::{ca_bundle, ca_dir, open_authority};
 pub use ready::Ready;

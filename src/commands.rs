@@ -126,7 +126,7 @@ impl CommandError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
-            Self::Start(StartError::Bind(_) | StartError::Locked(_))
+            Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. }) => 69,
             Self::Rest(RestError::Refused { status, .. })
                 if matches!(status.as_u16(), 401 | 403) =>

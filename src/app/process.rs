@@ -2,6 +2,7 @@
 //! and the way to stop.
 
 use crate::app::{
+    hold::Hold,
     identity::{IdentityMetrics, JoinSource, Joining, Keeper, Kept},
     policy::PolicyFile,
     services::{Background, Service},
@@ -11,7 +12,6 @@ use parking_lot::Mutex;
 use serde_json::{Value, json};
 use std::{
     collections::{BTreeMap, HashMap},
-    fs::{File, TryLockError},
     io,
     path::{Path, PathBuf},
     sync::Arc,
@@ -22,7 +22,6 @@ use tars_certs::{
     SpiffeId,
     ca::{Lives, Request},
     class::ClassError,
-    secret,
 };
 use tars_credentials::{TrustFeed, View};
 use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
@@ -44,8 +43,10 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 pub enum StartError {
     #[error("{0}")]
     Contract(String),
-    #[error("the data directory {0} is used by another process")]
-    Locked(PathBuf),
+    #[error(
+        "the data directory {dir} is used by another process: {why}, or name another with --data-dir"
+    )]
+    Locked { dir: PathBuf, why: &'static str },
     #[error("this process has no identity for {0}")]
     NoIdentity(&'static str),
     #[error("this process has no certificate authority to issue {0} with")]
@@ -135,7 +136,7 @@ pub struct Process {
     /// Ends what must outlive the serving: audit, watch streams, renewal.
     stop_background: CancellationToken,
     later: TaskTracker,
-    _lock: File,
+    _hold: Hold,
 }
 
 /// Where the identity of a lone service comes from.
@@ -162,8 +163,8 @@ impl Process {
         services: &[Service],
     ) -> Result<Self, StartError> {
         let config = fit_descriptors(config, services);
-        let lock = lock(&config.data.dir)?;
-        let mut process = Self::assemble(config, clock, lock)?;
+        let hold = Hold::whole(&config.data.dir)?;
+        let mut process = Self::assemble(config, clock, hold)?;
         let authority = Arc::new(open_authority(&process.config, &process.clock)?);
         process.authority = Some(Arc::clone(&authority));
         for service in services {
@@ -187,9 +188,8 @@ impl Process {
         origin: &Origin,
     ) -> Result<Self, StartError> {
         let config = fit_descriptors(config, &[service]);
-        let dir = config.data.dir.join(service.as_str());
-        let lock = lock(&dir)?;
-        let mut process = Self::assemble(config, Clock::system(), lock)?;
+        let hold = Hold::part(&config.data.dir, service.as_str())?;
+        let mut process = Self::assemble(config, Clock::system(), hold)?;
         let own_authority = service == Service::Auth
             && (matches!(origin, Origin::Authority) || Authority::exists(&process.ca_dir()));
         if own_authority {
@@ -279,7 +279,7 @@ impl Process {
         self.spawn_background(self.policy.clone().follow());
     }
 
-    fn assemble(config: Config, clock: Clock, lock: File) -> Result<Self, StartError> {
+    fn assemble(config: Config, clock: Clock, hold: Hold) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
         let rules = config
             .certificates
@@ -314,7 +314,7 @@ impl Process {
             serving: TaskTracker::new(),
             stop_background: CancellationToken::new(),
             later: TaskTracker::new(),
-            _lock: lock,
+            _hold: hold,
             config,
             clock,
             metrics,
@@ -551,18 +551,6 @@ fn fit_descriptors(mut config: Config, services: &[Service]) -> Config {
         tracing::warn!("{lowered}");
     }
     config
-}
-
-/// One process a data directory.
-fn lock(dir: &Path) -> Result<File, StartError> {
-    secret::create_dir(dir).map_err(|e| StartError::file(dir, e))?;
-    let path = dir.join("lock");
-    let file = File::create(&path).map_err(|e| StartError::file(&path, e))?;
-    file.try_lock().map_err(|e| match e {
-        TryLockError::WouldBlock => StartError::Locked(dir.to_owned()),
-        TryLockError::Error(e) => StartError::file(&path, e),
-    })?;
-    Ok(file)
 }
 
 /// One line of the admin port's `/certs`.

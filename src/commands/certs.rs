@@ -17,7 +17,7 @@ use toml::Table;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --dns auth.tars.svc\n  tars certs client ci-bot --out ~/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect ~/ci-bot/tls.crt\n  tars certs revoke --file ~/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no mesh is running on them, issue, client,\njoin-token and bundle work on the files; else they ask the mesh that --gateway or --data-dir names,\nby the session that `tars login` made with it.\n\nPrivate keys go where --out says; without it into `identities` in the data directory."
+    after_help = "Examples:\n  tars certs init\n  tars certs issue auth --dns auth.tars.svc\n  tars certs client ci-bot --out ~/ci-bot --days 7\n  tars certs join-token automl --out automl.token\n  tars certs inspect ~/ci-bot/tls.crt\n  tars certs revoke --file ~/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised'\n  tars certs root rotate\n\nWhere the authority's files are (--data-dir) and no process works on them, issue, client,\njoin-token and bundle work on the files; else they ask the mesh that --gateway or --data-dir names,\nby the session that `tars login` made with it.\n\nPrivate keys go where --out says; without it into `identities` in the data directory."
 )]
 pub(crate) struct Certs {
     #[command(flatten)]
@@ -96,6 +96,16 @@ enum Command {
     },
 }
 
+impl Command {
+    /// Whether it is done on the authority's files where they are at hand.
+    fn works_on_files(&self) -> bool {
+        matches!(
+            self,
+            Self::Issue { .. } | Self::Client { .. } | Self::JoinToken { .. } | Self::Bundle { .. }
+        )
+    }
+}
+
 #[derive(Debug, Args)]
 struct Leaf {
     /// The folder for tls.crt, tls.key and ca.crt [default: identities/NAME in the data directory].
@@ -140,7 +150,14 @@ impl Certs {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(Table::new())?;
         let mesh = global.mesh(&self.mesh)?;
-        let at_hand = !mesh.is_named_by_gateway() && local::is_at_hand(&config);
+        // Kept until the command ends.
+        let hold = match &self.command {
+            command if command.works_on_files() && !mesh.is_named_by_gateway() => {
+                local::take_at_hand(&config)?
+            }
+            _ => None,
+        };
+        let at_hand = hold.is_some();
         match self.command {
             Command::Init => {
                 no_gateway(&mesh, "init")?;

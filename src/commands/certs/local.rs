@@ -2,7 +2,7 @@
 
 use super::Leaf;
 use crate::{
-    app::{Ready, ca_dir, open_authority},
+    app::{Hold, StartError, ca_dir, open_authority},
     commands::{CommandError, output},
 };
 use std::{path::Path, process::ExitCode, time::Duration};
@@ -17,12 +17,19 @@ use tars_certs::{
 use tars_runtime::{clock::Clock, config::Config};
 use zeroize::Zeroizing;
 
-/// Whether the authority's files are here, and no mesh runs on them that should be asked instead.
-pub(super) fn is_at_hand(config: &Config) -> bool {
-    Authority::exists(&ca_dir(config)) && !Ready::default_path(&config.data.dir).exists()
+/// The authority's files, unless a process works on them that must be asked instead.
+pub(super) fn take_at_hand(config: &Config) -> Result<Option<Hold>, CommandError> {
+    if !Authority::exists(&ca_dir(config)) {
+        return Ok(None);
+    }
+    match Hold::whole(&config.data.dir) {
+        Err(StartError::Locked { .. }) => Ok(None),
+        other => Ok(Some(other?)),
+    }
 }
 
 pub(super) fn init(config: &Config) -> Result<(), CommandError> {
+    let _hold = Hold::whole(&config.data.dir)?;
     let authority = open_authority(config, &Clock::system())?;
     println!("{}", authority.bundle_path().display());
     Ok(())
