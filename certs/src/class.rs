@@ -1,6 +1,6 @@
 //! What kind of peer a SPIFFE id is. Rules in the contract name classes, never ids.
 
-use crate::SpiffeId;
+use crate::{SpiffeId, spiffe::is_segment};
 use std::{fmt, str::FromStr};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -73,7 +73,9 @@ impl fmt::Display for PeerClass {
 pub struct PathPattern(Vec<String>);
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("pattern {0:?} must be a path of segments, '*' standing for one")]
+#[error(
+    "pattern {0:?} must be a path of segments, as in \"/user/*\": `*` stands for one segment, and each other is of letters, digits, '.', '-', '_'"
+)]
 pub struct PatternError(String);
 
 impl FromStr for PathPattern {
@@ -82,7 +84,7 @@ impl FromStr for PathPattern {
     fn from_str(text: &str) -> Result<Self, PatternError> {
         let rest = text
             .strip_prefix('/')
-            .filter(|r| r.split('/').all(|s| !s.is_empty()));
+            .filter(|r| r.split('/').all(|s| s == "*" || is_segment(s)));
         let rest = rest.ok_or_else(|| PatternError(text.to_owned()))?;
         Ok(Self(rest.split('/').map(str::to_owned).collect()))
     }
@@ -181,6 +183,32 @@ mod tests {
         assert!(ClassTable::new([("/a", "joiner")]).is_err());
         for bad in ["", "a", "/", "//a"] {
             assert!(ClassTable::new([(bad, "auth")]).is_err(), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn what_can_match_no_id_is_no_pattern() {
+        for good in ["/*", "/user/*", "/ns/*/sa/*", "/a.b-c_D"] {
+            good.parse::<PathPattern>().unwrap();
+        }
+        for bad in [
+            "/user/**",
+            "/user/",
+            "/user//ada",
+            "/a*",
+            "/*a",
+            "/.",
+            "/..",
+            "/a b",
+            "/{name}",
+            "/user/?",
+            "/ü",
+            "spiffe://tars.local/user/ada",
+            "/user/*/",
+        ] {
+            let refused = bad.parse::<PathPattern>().unwrap_err().to_string();
+            assert!(refused.contains("`*` stands for one segment"), "{refused}");
+            assert!(refused.contains(bad), "{refused}");
         }
     }
 
