@@ -1,5 +1,11 @@
 //! The command line: parsing, configuration, and the exit code. One file a subcommand.
 
+// All of it prints through `output`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
+#[macro_use]
+mod output;
+
 mod audit;
 mod certs;
 mod config;
@@ -7,7 +13,6 @@ mod demo;
 mod descriptors;
 mod login;
 mod mesh;
-mod output;
 mod policy;
 mod probe;
 mod serve;
@@ -16,7 +21,7 @@ mod up;
 mod users;
 
 use crate::{
-    app::{Ready, StartError},
+    app::{Ready, ServiceName, StartError},
     rest::RestError,
 };
 use clap::{Args, Parser, Subcommand};
@@ -27,7 +32,7 @@ use std::{
     process::ExitCode,
 };
 use tars_runtime::{
-    config::{Config, ConfigErrors, Data, leaf},
+    config::{Config, ConfigErrors, Connect, Data, Listen, leaf},
     log,
 };
 use toml::{Table, Value};
@@ -142,7 +147,7 @@ pub fn run(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err(e) => {
-            eprintln!("tars: {e}");
+            note!("tars: {e}");
             ExitCode::from(e.exit_code())
         }
     }
@@ -201,19 +206,58 @@ impl Global {
             &config.data.dir,
             &default,
         )?;
-        Ok(Mesh::new(named, default))
+        let listens = self.says(
+            "TARS__LISTEN__GATEWAY",
+            config.listen.gateway != Listen::default().gateway,
+        );
+        let gateway = listens.then(|| mesh::url_of(config.listen.gateway));
+        Ok(Mesh::new(named, default, gateway))
     }
 
-    /// Where the running mesh is.
-    fn ready(&self) -> Result<Ready, CommandError> {
+    /// Whether the configuration says something, and it is not merely what it is anyway.
+    fn says(&self, variable: &str, differs: bool) -> bool {
+        self.config.is_some() || differs || std::env::var_os(variable).is_some()
+    }
+
+    /// Where a service of the mesh is, as `host:port`: what runs on the data directory says so;
+    /// else the configuration may.
+    fn target(&self, service: ServiceName) -> Result<String, CommandError> {
         let config = self.load(Table::new())?;
         let path = Ready::default_path(&config.data.dir);
-        Ready::load(&path).map_err(|e| {
-            CommandError::Failed(format!(
-                "{}: {e}; start the mesh with `tars up`, or name its --data-dir",
-                path.display()
-            ))
-        })
+        let ready = Ready::load(&path);
+        let of = |ready: Ready| match service {
+            ServiceName::Auth => Some(ready.auth),
+            ServiceName::Orchestration => Some(ready.orchestration),
+            ServiceName::Automl => Some(ready.automl),
+            ServiceName::Hypersync => Some(ready.hypersync),
+            ServiceName::Gateway => None,
+        };
+        let connect = |connect: Connect| match service {
+            ServiceName::Auth => Some(connect.auth),
+            ServiceName::Orchestration => Some(connect.orchestration),
+            ServiceName::Automl => Some(connect.automl),
+            ServiceName::Hypersync => Some(connect.hypersync),
+            ServiceName::Gateway => None,
+        };
+        let variable = format!("TARS__CONNECT__{}", service.as_str().to_uppercase());
+        let differs = connect(config.connect.clone()) != connect(Connect::default());
+        let found = match ready {
+            Ok(ready) => of(ready),
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.says(&variable, differs) => {
+                connect(config.connect)
+            }
+            Err(e) => {
+                return Err(CommandError::Failed(format!(
+                    "{}: {e}; start the mesh with `tars up`, or name its --data-dir, or a --config whose [connect] says where {} is",
+                    path.display(),
+                    service.as_str()
+                )));
+            }
+        };
+        let url = found.ok_or_else(|| {
+            CommandError::Usage("the gateway speaks HTTP; look at its /ready".to_owned())
+        })?;
+        Ok(url.trim_start_matches("https://").to_owned())
     }
 }
 

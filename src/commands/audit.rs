@@ -55,7 +55,7 @@ impl Audit {
         let events =
             block_on(async { list(&mesh.session().await?, &filters.concat(), limit).await })??;
         if json {
-            println!("{}", Value::from(events));
+            say!("{}", Value::from(events));
         } else {
             print(&events);
         }

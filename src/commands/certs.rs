@@ -8,7 +8,7 @@ use super::{
     CommandError, Global, block_on,
     mesh::{Mesh, MeshArg},
 };
-use crate::app::ca_dir;
+use crate::app::{ServiceName, ca_dir};
 use clap::{Args, Subcommand};
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 use tars_certs::Authority;
@@ -181,11 +181,7 @@ impl Certs {
                 no_gateway(&mesh, "renew")?;
                 let target = match auth {
                     Some(target) => target,
-                    None => global
-                        .ready()?
-                        .auth
-                        .trim_start_matches("https://")
-                        .to_owned(),
+                    None => global.target(ServiceName::Auth)?,
                 };
                 block_on(remote::renew(&config, &identity, &target))??;
             }

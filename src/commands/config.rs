@@ -18,12 +18,12 @@ impl ConfigCommand {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(Table::new())?;
         if self.json {
-            println!(
+            say!(
                 "{}",
                 serde_json::to_string_pretty(&config).unwrap_or_default()
             );
         } else {
-            print!("{}", config.to_toml());
+            super::output::print(format_args!("{}", config.to_toml()));
         }
         Ok(ExitCode::SUCCESS)
     }

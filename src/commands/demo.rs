@@ -147,7 +147,7 @@ impl Demo {
         };
         if good && !self.exit {
             announce(&mesh.ready);
-            eprintln!("Serving on; Ctrl-C ends it.");
+            note!("Serving on; Ctrl-C ends it.");
             signals.wait().await;
         }
         mesh.stop().await;
@@ -249,31 +249,34 @@ impl Demo {
 
     fn print(&self, report: &Report) {
         if self.json {
-            println!("{}", serde_json::to_string(report).unwrap_or_default());
+            say!("{}", serde_json::to_string(report).unwrap_or_default());
             return;
         }
-        println!();
-        println!("{:<16} {:>12} {:>12}", "HYPERPARAMETER", "BEFORE", "AFTER");
+        say!("");
+        say!("{:<16} {:>12} {:>12}", "HYPERPARAMETER", "BEFORE", "AFTER");
         for (name, old, new) in &report.changes {
-            println!("{name:<16} {old:>12} {new:>12}");
+            say!("{name:<16} {old:>12} {new:>12}");
         }
-        println!();
-        println!(
+        say!("");
+        say!(
             "baseline return     {:.1}  (mean of {} seeds)",
-            report.baseline_return, report.seeds
+            report.baseline_return,
+            report.seeds
         );
-        println!("approved return     {:.1}", report.best_return);
-        println!(
+        say!("approved return     {:.1}", report.best_return);
+        say!(
             "improvement, 95 %   {:.1} to {:.1}",
-            report.improvement_low, report.improvement_high
+            report.improvement_low,
+            report.improvement_high
         );
-        println!("proposal            {}", report.proposal_state);
-        println!(
+        say!("proposal            {}", report.proposal_state);
+        say!(
             "agent version       {} -> {}",
-            report.version_before, report.version_after
+            report.version_before,
+            report.version_after
         );
-        println!("verified            {}", report.verified);
-        println!("trace               {}", report.trace_id);
+        say!("verified            {}", report.verified);
+        say!("trace               {}", report.trace_id);
     }
 }
 
@@ -490,7 +493,7 @@ impl Steps {
 
     fn done(&self, text: &str) {
         if !self.quiet {
-            eprintln!("✓ {text}");
+            note!("✓ {text}");
         }
     }
 

@@ -30,7 +30,7 @@ impl Login {
             let known = mesh.to_log_in().await?;
             Session::login(known, &self.username, &password).await
         })??;
-        eprintln!("logged in to {session}");
+        note!("logged in to {session}");
         Ok(ExitCode::SUCCESS)
     }
 }
@@ -41,7 +41,7 @@ pub(crate) fn read_password(file: Option<PathBuf>) -> Result<String, CommandErro
         return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
     }
     if io::stdin().is_terminal() {
-        eprint!("password (will be shown): ");
+        super::output::remark(format_args!("password (will be shown): "));
     }
     let mut line = String::new();
     io::stdin()
@@ -53,7 +53,7 @@ pub(crate) fn read_password(file: Option<PathBuf>) -> Result<String, CommandErro
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars logout\n  tars logout --gateway http://127.0.0.1:3001\n\nEnds the session, with every token that was refreshed from it, and removes its file."
+    after_help = "Examples:\n  tars logout\n  tars logout --gateway http://127.0.0.1:3001\n\nEnds the session, with every token that was refreshed from it, and removes its file,\nwhatever the mesh answers."
 )]
 pub(crate) struct Logout {
     #[command(flatten)]
@@ -64,10 +64,14 @@ impl Logout {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
         block_on(async {
-            let session = mesh.session().await?;
+            let session = mesh.session_to_end().await?;
             let name = session.to_string();
-            session.end().await?;
-            eprintln!("logged out of {name}");
+            match session.end().await? {
+                Ok(()) => note!("logged out of {name}"),
+                Err(why) => note!(
+                    "forgot the session of {name}; the mesh did not end it, so it lasts there until it expires: {why}"
+                ),
+            }
             Ok(ExitCode::SUCCESS)
         })?
     }
@@ -86,7 +90,7 @@ impl Token {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
         let session = block_on(mesh.session())??;
-        println!("{}", session.token());
+        say!("{}", session.token());
         Ok(ExitCode::SUCCESS)
     }
 }

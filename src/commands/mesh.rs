@@ -15,7 +15,10 @@ use crate::{
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
-use std::path::{Path, PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::{Path, PathBuf},
+};
 use tars_certs::{files::certificates, trust::key_id};
 use tars_proto::fault;
 
@@ -47,12 +50,33 @@ impl Named {
             (Some(_), Some(_)) => Err(CommandError::Usage(
                 "--gateway and --data-dir both name a mesh; give one of them".to_owned(),
             )),
-            (Some(url), None) => Ok(Self::Gateway(url.trim_end_matches('/').to_owned())),
+            (Some(url), None) => Ok(Self::Gateway(plain_url(url))),
             (None, Some(dir)) => Ok(Self::DataDir(dir.to_owned())),
             (None, None) if configured != default => Ok(Self::DataDir(configured.to_owned())),
             (None, None) => Ok(Self::Nothing),
         }
     }
+}
+
+/// A gateway's URL in one spelling: with its scheme, in small letters, without slashes at its end.
+pub(crate) fn plain_url(text: &str) -> String {
+    let url = text.trim().trim_end_matches('/').to_ascii_lowercase();
+    if url.contains("://") {
+        url
+    } else {
+        format!("http://{url}")
+    }
+}
+
+/// Where one connects to what listens at an address.
+pub(crate) fn url_of(mut listens: SocketAddr) -> String {
+    if listens.ip().is_unspecified() {
+        listens.set_ip(match listens.ip() {
+            IpAddr::V4(_) => Ipv4Addr::LOCALHOST.into(),
+            IpAddr::V6(_) => Ipv6Addr::LOCALHOST.into(),
+        });
+    }
+    format!("http://{listens}")
 }
 
 /// What is known of a mesh without asking it.
@@ -94,19 +118,6 @@ impl Known {
         })
     }
 
-    /// A gateway alone says nothing of whose mesh is behind it now: that is asked, unless the one
-    /// session there was confirmed a moment ago.
-    async fn ask_unless_sure(&mut self, sessions: &[Session]) -> Result<(), CommandError> {
-        let Some(url) = self.gateway.as_ref().filter(|_| self.roots.is_empty()) else {
-            return Ok(());
-        };
-        let there: Vec<&Session> = sessions.iter().filter(|s| s.gateway == *url).collect();
-        if !matches!(there.as_slice(), [one] if one.is_confirmed()) {
-            self.roots = roots_at(url).await?;
-        }
-        Ok(())
-    }
-
     pub(crate) fn shares_a_root(&self, roots: &[String]) -> bool {
         self.roots.iter().any(|r| roots.contains(r))
     }
@@ -121,11 +132,17 @@ fn text(key: tars_certs::KeyId) -> String {
 pub(crate) struct Mesh {
     named: Named,
     default: PathBuf,
+    /// Where the configuration says that its gateway is.
+    configured: Option<String>,
 }
 
 impl Mesh {
-    pub(crate) fn new(named: Named, default: PathBuf) -> Self {
-        Self { named, default }
+    pub(crate) fn new(named: Named, default: PathBuf, configured: Option<String>) -> Self {
+        Self {
+            named,
+            default,
+            configured,
+        }
     }
 
     pub(crate) fn is_named_by_gateway(&self) -> bool {
@@ -136,7 +153,22 @@ impl Mesh {
         match &self.named {
             Named::Nothing => Ok(None),
             Named::Gateway(url) => Ok(Some(Known::at(url))),
-            Named::DataDir(dir) => Known::in_dir(dir).map(Some).ok_or_else(|| no_mesh_in(dir)),
+            Named::DataDir(dir) => self.in_dir(dir).map(Some),
+        }
+    }
+
+    /// The mesh of a data directory. Services that run by themselves leave nothing there that says
+    /// where the gateway is; their configuration does.
+    fn in_dir(&self, dir: &Path) -> Result<Known, CommandError> {
+        match (Known::in_dir(dir), &self.configured) {
+            (Some(known), Some(url)) if known.gateway.is_none() => Ok(Known {
+                gateway: Some(url.clone()),
+                name: format!("{url} (data directory {})", dir.display()),
+                ..known
+            }),
+            (Some(known), _) => Ok(known),
+            (None, Some(url)) => Ok(Known::at(url)),
+            (None, None) => Err(no_mesh_in(dir)),
         }
     }
 
@@ -144,28 +176,68 @@ impl Mesh {
     pub(crate) async fn session(&self) -> Result<Session, CommandError> {
         let sessions = store::all()?;
         let mut known = self.known()?;
-        if let Some(known) = &mut known {
-            known.ask_unless_sure(&sessions).await?;
+        // A gateway alone says nothing of whose mesh is behind it now.
+        let mut there = None;
+        if let Some(Known {
+            gateway: Some(url),
+            roots,
+            ..
+        }) = &mut known
+            && roots.is_empty()
+        {
+            roots.clone_from(there.insert(roots_at(url).await?));
         }
         let default = Known::in_dir(&self.default);
-        let chosen = choose(&sessions, known.as_ref(), default.as_ref()).cloned();
-        let mut session = chosen.map_err(|why| CommandError::Failed(why.to_string()))?;
-        if let Some(url) = known.and_then(|k| k.gateway) {
+        let mut session = chosen(&sessions, known.as_ref(), default.as_ref())?;
+        let now = match known {
+            Some(known) => known.gateway,
+            None => session.running_at(),
+        };
+        if let Some(url) = now {
             session.move_to(url);
         }
-        session.freshen().await?;
+        session.freshen(there).await?;
         Ok(session)
+    }
+
+    /// The session to end: the one that is kept for what is named, whatever answers there now.
+    pub(crate) async fn session_to_end(&self) -> Result<Session, CommandError> {
+        let sessions = store::all()?;
+        let kept = sessions.iter().find(|s| match &self.named {
+            Named::Nothing => false,
+            Named::Gateway(url) => s.is_at(url),
+            Named::DataDir(dir) => s.is_in(dir),
+        });
+        if let Some(kept) = kept {
+            return Ok(kept.clone());
+        }
+        let mut known = self.known()?;
+        if let (Named::Gateway(url), Some(known)) = (&self.named, &mut known) {
+            // Nobody needs to answer there.
+            known.roots = roots_at(url).await.unwrap_or_default();
+        }
+        let default = Known::in_dir(&self.default);
+        match choose(&sessions, known.as_ref(), default.as_ref()) {
+            Ok(kept) => Ok(kept.clone()),
+            Err(why) => {
+                let url = known.as_ref().and_then(|k| k.gateway.as_deref());
+                let there = sessions.iter().find(|s| url.is_some_and(|u| s.is_at(u)));
+                there
+                    .cloned()
+                    .ok_or_else(|| CommandError::Failed(why.to_string()))
+            }
+        }
     }
 
     /// Where to log in, and what is there.
     pub(crate) async fn to_log_in(&self) -> Result<Known, CommandError> {
         let known = match self.known()? {
             Some(known) => known,
-            None => Known::in_dir(&self.default).ok_or_else(|| no_mesh_in(&self.default))?,
+            None => self.in_dir(&self.default)?,
         };
         let Some(url) = &known.gateway else {
             return Err(CommandError::Failed(format!(
-                "no gateway runs on {}; name it with --gateway URL",
+                "no gateway runs on {}; name it with --gateway URL, or by the --config that it runs with",
                 known.name
             )));
         };
@@ -178,6 +250,15 @@ impl Mesh {
         }
         Ok(Known { roots, ..known })
     }
+}
+
+fn chosen(
+    sessions: &[Session],
+    known: Option<&Known>,
+    default: Option<&Known>,
+) -> Result<Session, CommandError> {
+    let found = choose(sessions, known, default).cloned();
+    found.map_err(|why| CommandError::Failed(why.to_string()))
 }
 
 fn no_mesh_in(dir: &Path) -> CommandError {
@@ -225,7 +306,7 @@ pub(crate) fn choose<'a>(
     let Some(known) = known else {
         return only(sessions, default);
     };
-    let same = |s: &&Session| s.gateway == *known.gateway.as_deref().unwrap_or_default();
+    let same = |s: &&Session| known.gateway.as_deref().is_some_and(|url| s.is_at(url));
     if known.roots.is_empty() {
         let found = sessions.iter().find(same);
         return found.ok_or_else(|| NoSession::Unknown(known.name.clone()));

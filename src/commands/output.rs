@@ -1,4 +1,47 @@
-//! Tables for people.
+//! The one place where commands print: to people and to pipes.
+//!
+//! A reader that has seen enough, as `head`, closes the pipe; that ends a command quietly, where
+//! `println!` would panic.
+
+use std::{
+    fmt::Arguments,
+    io::{self, ErrorKind, Write},
+};
+
+/// What a shell says of a program that SIGPIPE has ended.
+const CLOSED: i32 = 141;
+
+/// A line of standard output, as `println!`.
+macro_rules! say {
+    ($($what:tt)*) => {
+        $crate::commands::output::print(format_args!("{}\n", format_args!($($what)*)))
+    };
+}
+
+/// A line of standard error, as `eprintln!`; lost when nobody reads it.
+macro_rules! note {
+    ($($what:tt)*) => {
+        $crate::commands::output::remark(format_args!("{}\n", format_args!($($what)*)))
+    };
+}
+
+/// Standard output, without a line's end.
+pub(crate) fn print(text: Arguments<'_>) {
+    let mut out = io::stdout().lock();
+    let Err(e) = out.write_fmt(text).and_then(|()| out.flush()) else {
+        return;
+    };
+    if e.kind() == ErrorKind::BrokenPipe {
+        std::process::exit(CLOSED);
+    }
+    remark(format_args!("tars: standard output: {e}\n"));
+    std::process::exit(1);
+}
+
+/// Standard error, without a line's end. Nothing else could tell that it is closed.
+pub(crate) fn remark(text: Arguments<'_>) {
+    let _closed = io::stderr().lock().write_fmt(text);
+}
 
 /// Prints columns as wide as their widest cell.
 pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
@@ -13,7 +56,7 @@ pub(crate) fn table(header: &[&str], rows: &[Vec<String>]) {
             .iter()
             .zip(&widths)
             .map(|(cell, width)| format!("{cell:<width$}"));
-        println!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
+        say!("{}", padded.collect::<Vec<_>>().join("  ").trim_end());
     };
     line(&header.iter().map(|h| h.to_uppercase()).collect::<Vec<_>>());
     rows.iter().for_each(|row| line(row));

@@ -66,7 +66,10 @@ impl PolicyCommand {
             } => {
                 let policy = match file.as_ref().or(config.policy.file.as_ref()) {
                     Some(file) => policy::read(file).map_err(failed)?,
-                    None => Policy::contract(table),
+                    None => {
+                        note!("no policy file is configured: the contract alone");
+                        Policy::contract(table)
+                    }
                 };
                 let path = format!("/{}", method.trim_start_matches('/'));
                 let method = table
@@ -89,10 +92,10 @@ fn show(policy: &Policy, table: &MethodTable, as_json: bool) {
             .iter()
             .map(|(method, peers, rules)| json!({ "method": method, "peers": peers, "rules": rules }))
             .collect();
-        println!("{:#}", json!({ "rules": policy.rules(), "narrowed": rows }));
+        say!("{:#}", json!({ "rules": policy.rules(), "narrowed": rows }));
         return;
     }
-    println!(
+    say!(
         "{} rules, {} methods narrowed",
         policy.rules(),
         narrowed.len()
@@ -137,26 +140,26 @@ fn explain(
     let allowed = verdict.is_ok() && !foreign;
     let (left, names) = policy.describe(method);
     if as_json {
-        println!(
+        say!(
             "{:#}",
             json!({ "method": &method.path[1..], "peer": id.as_str(), "class": class.map(|c| c.as_str()),
                     "allowed": allowed, "why": why, "contract": method.rule.peers, "classes_left": left,
                     "rules": names })
         );
     } else {
-        println!(
+        say!(
             "{}  {} -> {}",
             if allowed { "ALLOWED" } else { "DENIED" },
             id,
             &method.path[1..]
         );
-        println!(
+        say!(
             "  class         {}",
             class.map_or("unknown", |c| c.as_str())
         );
-        println!("  contract      {}", method.rule.peers.join(" "));
-        println!("  classes left  {}", left.join(" "));
-        println!(
+        say!("  contract      {}", method.rule.peers.join(" "));
+        say!("  classes left  {}", left.join(" "));
+        say!(
             "  rules         {}",
             if names.is_empty() {
                 "none".to_owned()
@@ -164,7 +167,7 @@ fn explain(
                 names.join(", ")
             }
         );
-        println!("  because       {why}");
+        say!("  because       {why}");
     }
     Ok(ExitCode::from(if allowed { 0 } else { 77 }))
 }

@@ -20,7 +20,7 @@ use toml::Table;
 )]
 pub(crate) struct Probe {
     service: ServiceName,
-    /// `host:port`; that of the mesh in the data directory when left out.
+    /// `host:port`; that of the mesh in the data directory when left out, or of [connect].
     #[arg(long)]
     target: Option<String>,
     /// A folder with tls.crt, tls.key and ca.crt; the operator's when left out.
@@ -46,7 +46,7 @@ impl Probe {
         let config = global.load(Table::new())?;
         let target = match &self.target {
             Some(target) => target.clone(),
-            None => self.known_target(global)?,
+            None => global.target(self.service)?,
         };
         let limit = Duration::from_secs(self.timeout);
         let late = || CommandError::Failed(format!("{target}: no answer in {limit:?}"));
@@ -57,27 +57,26 @@ impl Probe {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn known_target(&self, global: &Global) -> Result<String, CommandError> {
-        let ready = global.ready()?;
-        let url = match self.service {
-            ServiceName::Auth => ready.auth,
-            ServiceName::Orchestration => ready.orchestration,
-            ServiceName::Automl => ready.automl,
-            ServiceName::Hypersync => ready.hypersync,
-            ServiceName::Gateway => {
-                return Err(CommandError::Usage(
-                    "the gateway speaks HTTP; look at its /ready".to_owned(),
-                ));
-            }
-        };
-        Ok(url.trim_start_matches("https://").to_owned())
+    /// The identity to probe with: the one that is named, or the operator's.
+    fn files(&self, config: &Config) -> Result<IdentityFiles, CommandError> {
+        let own = || config.data.dir.join("operator");
+        let files = IdentityFiles::in_dir(&self.identity.clone().unwrap_or_else(own));
+        let parts = [&files.cert, &files.key, &files.ca];
+        let missing = parts.into_iter().find(|path| !path.exists()).cloned();
+        match missing {
+            None => Ok(files),
+            Some(missing) => Err(CommandError::Failed(format!(
+                "there is no {}: a probe shows an identity of its own; name a folder with tls.crt, tls.key and ca.crt by --identity",
+                missing.display()
+            ))),
+        }
     }
 
     fn print(&self, server: &Server) {
         let leaf = server.peer.verified.as_ref().map(|v| &v.certificate);
         let left = leaf.map(|l| l.not_after.saturating_sub(Clock::system().now()).as_secs());
         if self.json {
-            println!(
+            say!(
                 "{:#}",
                 json!({ "service": self.service.as_str(), "status": "SERVING", "peer": server.peer.name(),
                         "serial": leaf.map(|l| l.serial.as_str()), "certificate_seconds_left": left,
@@ -85,28 +84,23 @@ impl Probe {
             );
             return;
         }
-        println!("{}: serving", self.service.as_str());
-        println!("  proven        {}", server.peer.name());
+        say!("{}: serving", self.service.as_str());
+        say!("  proven        {}", server.peer.name());
         if let (Some(leaf), Some(left)) = (leaf, left) {
-            println!("  certificate   serial {}, ends in {left} s", leaf.serial);
+            say!("  certificate   serial {}, ends in {left} s", leaf.serial);
             if u128::from(left) * 1000 < leaf.life().as_millis() / 6 {
-                eprintln!("warning: the server's certificate is near its end, and was not renewed");
+                note!("warning: the server's certificate is near its end, and was not renewed");
             }
         }
-        println!("  key exchange  TLS 1.3, {}", server.key_exchange);
+        say!("  key exchange  TLS 1.3, {}", server.key_exchange);
     }
 
     async fn check(&self, config: &Config, target: &str) -> Result<Server, CommandError> {
         let clock = Clock::system();
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
-        let dir = self
-            .identity
-            .clone()
-            .unwrap_or_else(|| config.data.dir.join("operator"));
         let failed = |e: &dyn std::fmt::Display| CommandError::Failed(e.to_string());
-        let identity = IdentityFiles::in_dir(&dir)
-            .load(&time)
-            .map_err(|e| failed(&e))?;
+        let files = self.files(config)?;
+        let identity = files.load(&time).map_err(|e| failed(&e))?;
         let path = config.trust.path_of(self.service.as_str());
         let expected = SpiffeId::new(identity.id().trust_domain(), &path);
         let expected = expected.map_err(|e| failed(&e))?;

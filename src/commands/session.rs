@@ -4,18 +4,22 @@ pub(crate) mod store;
 
 use super::{
     CommandError,
-    mesh::{Known, NoSession, roots_at},
+    mesh::{Known, NoSession, plain_url, roots_at},
 };
-use crate::rest::{Rest, RestError};
+use crate::{
+    app::Ready,
+    rest::{Rest, RestError},
+};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
-use std::{fmt, path::PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 use tars_runtime::clock::Clock;
 
 /// Refreshed when less than this is left.
 const MARGIN_S: u64 = 60;
-/// Whose mesh answers is asked again after this long: not for each call of a script.
-const CONFIRM_EVERY_S: u64 = 60;
 
 #[derive(Clone, Serialize, Deserialize)]
 pub(crate) struct Session {
@@ -28,9 +32,11 @@ pub(crate) struct Session {
     access_token: String,
     refresh_token: String,
     expires_s: u64,
-    confirmed_s: u64,
     #[serde(skip)]
     path: PathBuf,
+    /// Where the mesh answers now, when that is elsewhere.
+    #[serde(skip)]
+    at: Option<String>,
 }
 
 fn now_s() -> u64 {
@@ -64,8 +70,8 @@ impl Session {
             access_token: String::new(),
             refresh_token: String::new(),
             expires_s: 0,
-            confirmed_s: 0,
             path: PathBuf::new(),
+            at: None,
         }
     }
 
@@ -78,7 +84,7 @@ impl Session {
         let body = json!({ "username": username, "password": password });
         let answer = Rest::new(&gateway).post("/auth/login", body).await?;
         let mut session = Self {
-            path: store::place(&mesh)?,
+            path: store::place(&mesh),
             gateway,
             username: username.to_owned(),
             roots: mesh.roots,
@@ -86,10 +92,10 @@ impl Session {
             access_token: String::new(),
             refresh_token: String::new(),
             expires_s: 0,
-            confirmed_s: now_s(),
+            at: None,
         };
         session.take(&answer)?;
-        store::save(&session.path, &session)?;
+        store::replace(&session)?;
         store::forget_old()?;
         Ok(session)
     }
@@ -105,12 +111,36 @@ impl Session {
         Ok(())
     }
 
-    /// The mesh answers there now.
+    /// The mesh answers there now. What the session is called stays as it was.
     pub(super) fn move_to(&mut self, gateway: String) {
-        if self.gateway != gateway {
-            self.gateway = gateway;
-            self.confirmed_s = 0;
-        }
+        self.at = Some(gateway);
+    }
+
+    fn url(&self) -> &str {
+        self.at.as_deref().unwrap_or(&self.gateway)
+    }
+
+    /// Where the mesh of this session runs, if a data directory tells.
+    pub(super) fn running_at(&self) -> Option<String> {
+        let ready = Ready::load(&Ready::default_path(self.data_dir.as_ref()?));
+        Some(ready.ok()?.gateway)
+    }
+
+    pub(super) fn is_at(&self, gateway: &str) -> bool {
+        plain_url(&self.gateway) == plain_url(gateway)
+    }
+
+    pub(super) fn is_in(&self, dir: &Path) -> bool {
+        self.data_dir
+            .as_deref()
+            .is_some_and(|own| own == dir || dir.canonicalize().is_ok_and(|dir| own == dir))
+    }
+
+    /// Whether a login to one takes the place of the other.
+    fn stands_where(&self, other: &Self) -> bool {
+        self.roots.iter().any(|r| other.roots.contains(r))
+            || self.is_at(&other.gateway)
+            || self.data_dir.as_deref().is_some_and(|d| other.is_in(d))
     }
 
     pub(super) fn of_another_mesh(&self) -> NoSession {
@@ -120,42 +150,44 @@ impl Session {
         }
     }
 
-    pub(super) fn is_confirmed(&self) -> bool {
-        self.confirmed_s + CONFIRM_EVERY_S > now_s()
-    }
-
     /// Makes sure that the same mesh still answers, and that the access token lasts for a call.
-    pub(super) async fn freshen(&mut self) -> Result<(), CommandError> {
-        let confirm = !self.is_confirmed();
+    /// Before each command, and before anything secret goes out; `there` are the roots of whatever
+    /// answers, when they are known already.
+    pub(super) async fn freshen(&mut self, there: Option<Vec<String>>) -> Result<(), CommandError> {
+        let there = match there {
+            Some(roots) => roots,
+            None => roots_at(self.url()).await?,
+        };
+        let followed = self.follow(there)?;
         let refresh = self.expires_s <= now_s() + MARGIN_S;
-        if confirm {
-            self.confirm().await?;
-        }
         if refresh {
             self.refresh().await?;
         }
-        if confirm || refresh {
+        if followed || refresh {
             store::save(&self.path, self)?;
         }
         Ok(())
     }
 
-    async fn confirm(&mut self) -> Result<(), CommandError> {
-        let roots = roots_at(&self.gateway).await?;
-        let nobodys = roots.is_empty() && self.roots.is_empty();
-        let same = nobodys || roots.iter().any(|r| self.roots.contains(r));
-        if !same {
+    /// After a change of the roots.
+    pub(crate) async fn go_along(&mut self) -> Result<(), CommandError> {
+        self.freshen(None).await
+    }
+
+    /// Roots rotate: a mesh that still has one that is known is the same, with all that it has now.
+    fn follow(&mut self, there: Vec<String>) -> Result<bool, CommandError> {
+        let nobodys = there.is_empty() && self.roots.is_empty();
+        if !nobodys && !there.iter().any(|r| self.roots.contains(r)) {
             return Err(CommandError::Failed(self.of_another_mesh().to_string()));
         }
-        // Roots rotate: a session that is used goes along.
-        self.roots = roots;
-        self.confirmed_s = now_s();
-        Ok(())
+        let changed = self.roots != there;
+        self.roots = there;
+        Ok(changed)
     }
 
     async fn refresh(&mut self) -> Result<(), CommandError> {
         let body = json!({ "refresh_token": self.refresh_token });
-        match Rest::new(&self.gateway).post("/auth/refresh", body).await {
+        match Rest::new(self.url()).post("/auth/refresh", body).await {
             Ok(answer) => self.take(&answer),
             Err(RestError::Refused { status, .. }) if status.as_u16() == 401 => {
                 Err(CommandError::Failed(format!(
@@ -166,11 +198,17 @@ impl Session {
         }
     }
 
-    /// Ends the session, with all that was refreshed from it, and forgets it.
-    pub(crate) async fn end(self) -> Result<(), CommandError> {
-        let ended = self.rest().post("/auth/logout", json!({})).await;
+    /// Forgets the session, and ends it with all that was refreshed from it; the error says why the
+    /// mesh did not end it.
+    pub(crate) async fn end(mut self) -> Result<Result<(), CommandError>, CommandError> {
+        let ended = self.end_there().await;
         store::remove(&self.path)?;
-        match ended {
+        Ok(ended)
+    }
+
+    async fn end_there(&mut self) -> Result<(), CommandError> {
+        self.freshen(None).await?;
+        match self.rest().post("/auth/logout", json!({})).await {
             // It was over already.
             Err(RestError::Refused { status, .. }) if status.as_u16() == 401 => Ok(()),
             other => other.map(drop).map_err(CommandError::from),
@@ -183,7 +221,7 @@ impl Session {
     }
 
     pub(crate) fn rest(&self) -> Rest {
-        Rest::new(&self.gateway).with_token(&self.access_token)
+        Rest::new(self.url()).with_token(&self.access_token)
     }
 
     pub(crate) fn token(&self) -> &str {

@@ -105,20 +105,20 @@ impl Up {
 }
 
 pub(crate) fn announce(ready: &Ready) {
-    eprintln!("TARS is ready");
-    eprintln!("  REST and OpenAPI  {0}  ({0}/openapi.json)", ready.gateway);
+    note!("TARS is ready");
+    note!("  REST and OpenAPI  {0}  ({0}/openapi.json)", ready.gateway);
     for (name, url) in [
         ("auth", &ready.auth),
         ("orchestration", &ready.orchestration),
         ("automl", &ready.automl),
         ("hypersync", &ready.hypersync),
     ] {
-        eprintln!("  {name:<16}  {url}  (gRPC, mTLS)");
+        note!("  {name:<16}  {url}  (gRPC, mTLS)");
     }
-    eprintln!("  metrics, probes   {}", ready.observe);
-    eprintln!("  admin             {}", ready.admin);
-    eprintln!("  operator identity {}", ready.client_cert.display());
-    eprintln!(
+    note!("  metrics, probes   {}", ready.observe);
+    note!("  admin             {}", ready.admin);
+    note!("  operator identity {}", ready.client_cert.display());
+    note!(
         "  user {} with the password in {}",
         ready.admin_user,
         ready.admin_password_file.display()

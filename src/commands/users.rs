@@ -106,7 +106,7 @@ async fn list(rest: &crate::rest::Rest) -> Result<Vec<Value>, CommandError> {
 
 fn print(users: &[Value], json: bool) {
     if json {
-        println!("{}", Value::from(users));
+        say!("{}", Value::from(users));
         return;
     }
     let rows: Vec<Vec<String>> = users

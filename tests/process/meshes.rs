@@ -229,6 +229,17 @@ fn every_command_speaks_to_the_mesh_that_it_names_or_to_none() {
     home.good(&["logout", "--data-dir", &in_a]);
     assert_eq!(home.sessions().len(), 1);
     assert!(home.good(&["users", "list"]).contains("admin"));
+    // A reader that has seen enough ends a command without a word.
+    let mut listing = home.tars(&["audit", "list"]);
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let done = listing
+        .stdout(writer)
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap();
+    assert_eq!(done.status.code(), Some(141));
+    assert!(done.stderr.is_empty(), "{done:?}");
     let over = home.refused(&["users", "list", "--data-dir", &in_a]);
     assert!(over.contains("no session for"), "{over}");
 }
@@ -244,11 +255,7 @@ fn a_session_is_not_shown_to_another_mesh_in_the_same_place() {
     drop(first);
     // Made anew, on the same port.
     let second = home.up(&dir("b"), gateway.trim_start_matches("http://"));
-    let confirmed = fs::read_to_string(&file).unwrap();
-    let mut session: Value = serde_json::from_str(&confirmed).unwrap();
-    // As if a minute had passed.
-    session["confirmed_s"] = 0.into();
-    fs::write(&file, session.to_string()).unwrap();
+    let kept = fs::read_to_string(&file).unwrap();
     for args in [vec!["users", "list"], vec!["token", "--gateway", &gateway]] {
         let said = home.refused(&args);
         assert!(said.contains("another mesh"), "{args:?}: {said}");
@@ -272,6 +279,84 @@ fn a_session_is_not_shown_to_another_mesh_in_the_same_place() {
     ];
     let said = home.refused(&args);
     assert!(said.contains("another mesh answers"), "{said}");
+    // The refused commands left the session as it was; logging out forgets it, and says how.
+    assert_eq!(fs::read_to_string(&file).unwrap(), kept);
+    let done = home.run(&["logout", "--gateway", &gateway]);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        done.status.success() && said.contains("did not end it"),
+        "{said}"
+    );
+    assert!(home.sessions().is_empty());
+}
+
+#[test]
+fn a_session_follows_the_roots_and_is_one_a_place() {
+    let home = Home::new();
+    let dir = |name: &str| home.0.path().join(name);
+    let mesh = home.up(&dir("a"), "127.0.0.1:0");
+    let gateway = mesh.ready.gateway.clone();
+    let bare = gateway.trim_start_matches("http://").to_owned();
+    home.log_in(&mesh, ["--gateway", &format!("{bare}/")]);
+    let file = home.sessions().remove(0);
+    let kept = || -> Value { serde_json::from_str(&fs::read_to_string(&file).unwrap()).unwrap() };
+    assert_eq!(kept()["gateway"], *gateway, "one spelling");
+    for spelling in [
+        &bare,
+        &format!("{gateway}//"),
+        &gateway.replace("http", "HTTP"),
+    ] {
+        home.good(&["users", "list", "--gateway", spelling]);
+    }
+    home.good(&[
+        "users",
+        "list",
+        "--gateway",
+        &gateway.replace("127.0.0.1", "localhost"),
+    ]);
+    assert_eq!(kept()["gateway"], *gateway, "looking renames nothing");
+
+    let before = kept()["roots"].clone();
+    home.good(&[
+        "certs",
+        "root",
+        "rotate",
+        "--gateway",
+        &gateway,
+        "--timeout",
+        "60",
+    ]);
+    assert_ne!(kept()["roots"], before);
+    assert!(home.good(&["users", "list"]).contains("admin"));
+
+    // What is held by a process is not worked on by another.
+    let in_a = text(&mesh.data);
+    for args in [
+        vec!["serve", "auth", "--data-dir", &in_a],
+        vec!["up", "--data-dir", &in_a],
+        vec!["certs", "init", "--data-dir", &in_a],
+    ] {
+        let said = home.refused(&args);
+        assert!(
+            said.contains("is used by another process"),
+            "{args:?}: {said}"
+        );
+    }
+    drop(mesh);
+
+    // Another mesh in the same place: its login takes the place of the old session.
+    let second = home.up(&dir("b"), &bare);
+    home.log_in(&second, ["--gateway", &gateway]);
+    assert_eq!(home.sessions().len(), 1);
+    assert!(home.good(&["users", "list"]).contains("admin"));
+    drop(second);
+    let done = home.run(&["logout", "--gateway", &bare]);
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(
+        done.status.success() && said.contains("did not end it"),
+        "{said}"
+    );
+    assert!(home.sessions().is_empty());
 }
 
 #[test]
@@ -436,6 +521,45 @@ async fn a_fleet_goes_on_without_whoever_is_revoked_or_gone() {
     tars_certs::secret::write(&fleet.data().join("automl.token"), token.as_bytes()).unwrap();
     fleet.spawn("automl");
     eventually("it is back", || async { fleet.is_ready("automl").await }).await;
+
+    // The commands find it by the configuration that it runs with.
+    let home = Home::new();
+    let config = home.0.path().join("fleet.toml");
+    let places = format!(
+        "[data]\ndir = {:?}\n[listen]\ngateway = \"{}\"\n[connect]\nauth = \"{}\"\n",
+        fleet.data(),
+        fleet.addr("gateway"),
+        fleet.addr("auth"),
+    );
+    fs::write(&config, places).unwrap();
+    let (config, data) = (text(&config), text(fleet.data()));
+    let password = text(&fleet.data().join("admin-password"));
+    let login = ["login", "--username", "admin", "--password-file", &password];
+    let said = home.refused(&[&login[..], &["--data-dir", &data]].concat());
+    assert!(said.contains("--config"), "{said}");
+    home.good(&[&login[..], &["--config", &config]].concat());
+    assert!(
+        home.good(&["users", "list", "--config", &config])
+            .contains("admin")
+    );
+    assert!(
+        home.good(&["probe", "auth", "--config", &config])
+            .contains("serving")
+    );
+    let said = home.refused(&[
+        "probe",
+        "auth",
+        "--config",
+        &config,
+        "--identity",
+        "nowhere",
+    ]);
+    assert!(
+        said.contains("nowhere/tls.crt") && said.contains("--identity"),
+        "{said}"
+    );
+    let said = home.refused(&["up", "--data-dir", &data]);
+    assert!(said.contains("tars serve"), "who has the directory: {said}");
 
     // A process that is gone holds back nothing, and is named.
     fleet.kill("hypersync");

@@ -31,7 +31,7 @@ pub(super) fn take_at_hand(config: &Config) -> Result<Option<Hold>, CommandError
 pub(super) fn init(config: &Config) -> Result<(), CommandError> {
     let _hold = Hold::whole(&config.data.dir)?;
     let authority = open_authority(config, &Clock::system())?;
-    println!("{}", authority.bundle_path().display());
+    say!("{}", authority.bundle_path().display());
     Ok(())
 }
 
@@ -57,7 +57,7 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     request.ips.extend(leaf.ip);
     let issued = authority.issue(&request, clock.now())?;
     files.save(&issued, &authority.bundle_pem())?;
-    println!("{id}  {}", files.cert.display());
+    say!("{id}  {}", files.cert.display());
     Ok(())
 }
 
@@ -83,10 +83,10 @@ pub(super) fn join_token(
 /// A secret goes to a private file, or to standard output for a pipe.
 pub(super) fn hand_over(token: &str, out: Option<&Path>) -> Result<(), CommandError> {
     match out {
-        None => println!("{token}"),
+        None => say!("{token}"),
         Some(path) => {
             secret::write(path, token.as_bytes()).map_err(|e| CommandError::file(path, e))?;
-            eprintln!("{}: good for one use", path.display());
+            note!("{}: good for one use", path.display());
         }
     }
     Ok(())
@@ -98,7 +98,7 @@ pub(super) fn bundle(config: &Config) -> Result<String, CommandError> {
 
 pub(super) fn write_public(text: &str, out: Option<&Path>) -> Result<(), CommandError> {
     match out {
-        None => print!("{text}"),
+        None => output::print(format_args!("{text}")),
         Some(path) => {
             secret::write_public(path, text.as_bytes()).map_err(|e| CommandError::file(path, e))?;
         }
@@ -138,7 +138,7 @@ pub(super) fn inspect(file: &Path, json: bool) -> Result<ExitCode, CommandError>
     let now = i64::try_from(Clock::system().now_s()).unwrap_or(i64::MAX);
     if json {
         let text = serde_json::to_string_pretty(&summaries);
-        println!("{}", text.unwrap_or_default());
+        say!("{}", text.unwrap_or_default());
     } else {
         let rows: Vec<Vec<String>> = summaries
             .iter()
@@ -169,9 +169,9 @@ pub(super) fn inspect(file: &Path, json: bool) -> Result<ExitCode, CommandError>
         match standing(summary, now) {
             "EXPIRED" => {
                 expired = true;
-                eprintln!("warning: {name} has expired");
+                note!("warning: {name} has expired");
             }
-            "soon" => eprintln!("warning: {name} is in the last third of its life"),
+            "soon" => note!("warning: {name} is in the last third of its life"),
             _ => {}
         }
     }

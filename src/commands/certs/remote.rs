@@ -63,7 +63,7 @@ fn text(value: &Value) -> String {
 
 fn print(rows: &[Value], json: bool, head: &[&str], row: impl Fn(&Value) -> Vec<String>) {
     if json {
-        println!("{:#}", Value::from(rows));
+        say!("{:#}", Value::from(rows));
     } else {
         let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
         output::table(head, &rows);
@@ -182,7 +182,7 @@ impl Revoke {
             .cloned()
             .unwrap_or_default();
         if rows.is_empty() && !self.json {
-            println!("it was revoked before");
+            say!("it was revoked before");
         } else {
             print_revocations(&rows, self.json);
         }
@@ -257,7 +257,7 @@ fn save(parts: Parts, out: &Path) -> Result<(), CommandError> {
     let identity = Identity::new(parts, &time).map_err(failed)?;
     let files = IdentityFiles::in_dir(out);
     files.save_identity(&identity)?;
-    println!("{}  {}", identity.id(), files.cert.display());
+    say!("{}  {}", identity.id(), files.cert.display());
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! `tars certs root`.
 
 use crate::{
-    commands::{CommandError, mesh::Mesh, output},
+    commands::{CommandError, mesh::Mesh, output, session::Session},
     rest::Rest,
 };
 use clap::Subcommand;
@@ -46,20 +46,20 @@ pub(crate) enum Root {
 
 impl Root {
     pub(super) async fn run(self, mesh: &Mesh) -> Result<(), CommandError> {
-        let rest = mesh.session().await?.rest();
+        let session = &mut mesh.session().await?;
         match self {
-            Self::Status { json } => status(&rest, json).await,
-            Self::Prepare => step(&rest, "PREPARE", false).await,
-            Self::Activate => step(&rest, "ACTIVATE", false).await,
-            Self::Taint => step(&rest, "TAINT", false).await,
-            Self::Remove { cut_off } => step(&rest, "REMOVE", cut_off).await,
+            Self::Status { json } => status(&session.rest(), json).await,
+            Self::Prepare => step(session, "PREPARE", false).await,
+            Self::Activate => step(session, "ACTIVATE", false).await,
+            Self::Taint => step(session, "TAINT", false).await,
+            Self::Remove { cut_off } => step(session, "REMOVE", cut_off).await,
             Self::Rotate {
                 cut_off,
                 timeout,
                 json,
             } => {
                 let progress = Progress::new(json)?;
-                rotate(&rest, cut_off, Duration::from_secs(timeout), progress).await
+                rotate(session, cut_off, Duration::from_secs(timeout), progress).await
             }
         }
     }
@@ -78,7 +78,7 @@ fn names(value: &Value) -> Vec<String> {
 async fn status(rest: &Rest, json: bool) -> Result<(), CommandError> {
     let status = rest.get("/admin/roots").await?;
     if json {
-        println!("{status:#}");
+        say!("{status:#}");
         return Ok(());
     }
     let roots = status["roots"].as_array().cloned().unwrap_or_default();
@@ -101,15 +101,15 @@ async fn status(rest: &Rest, json: bool) -> Result<(), CommandError> {
         })
         .collect();
     output::table(&["root", "state", "key", "ends", "private key"], &rows);
-    println!("next: {}", word(&status["next"], "ROOT_STEP_"));
+    say!("next: {}", word(&status["next"], "ROOT_STEP_"));
     for name in names(&status["waiting_for"]) {
-        println!("  waits for {name}");
+        say!("  waits for {name}");
     }
     for name in names(&status["departed"]) {
-        println!("  does not wait for {name}");
+        say!("  does not wait for {name}");
     }
     for name in names(&status["cut_off"]) {
-        println!("  would cut off {name}");
+        say!("  would cut off {name}");
     }
     Ok(())
 }
@@ -121,10 +121,10 @@ async fn take(rest: &Rest, step: &str, cut_off: bool) -> Result<Value, CommandEr
     Ok(done["root"]["generation"].take())
 }
 
-async fn step(rest: &Rest, step: &str, cut_off: bool) -> Result<(), CommandError> {
-    let root = take(rest, step, cut_off).await?;
-    println!("{}: root {root}", step.to_lowercase());
-    Ok(())
+async fn step(session: &mut Session, step: &str, cut_off: bool) -> Result<(), CommandError> {
+    let root = take(&session.rest(), step, cut_off).await?;
+    say!("{}: root {root}", step.to_lowercase());
+    session.go_along().await
 }
 
 /// How a rotation is told: a line that moves on a terminal, plain lines elsewhere, or JSON.
@@ -156,13 +156,13 @@ impl Progress {
             Self::Bar(bar) => bar.set_message(text),
             Self::Plain(last) if last.as_ref() == Some(&text) => {}
             Self::Plain(last) => {
-                eprintln!("{text}");
+                note!("{text}");
                 *last = Some(text);
             }
             Self::Json(last) => {
                 let now = json!({ "step": step, "waiting_for": who });
                 if last.as_ref() != Some(&now) {
-                    println!("{now}");
+                    say!("{now}");
                     *last = Some(now);
                 }
             }
@@ -175,32 +175,34 @@ impl Progress {
                 "{step} does not wait for {name}: should it come back, it needs a join token"
             );
             match self {
-                Self::Bar(bar) => bar.suspend(|| eprintln!("{text}")),
-                Self::Plain(_) => eprintln!("{text}"),
-                Self::Json(_) => println!("{}", json!({ "step": step, "departed": name })),
+                Self::Bar(bar) => bar.suspend(|| note!("{text}")),
+                Self::Plain(_) => note!("{text}"),
+                Self::Json(_) => say!("{}", json!({ "step": step, "departed": name })),
             }
         }
     }
 
     fn took(&self, step: &str, root: &Value) {
         match self {
-            Self::Bar(bar) => bar.suspend(|| println!("{step}: root {root}")),
-            Self::Plain(_) => println!("{step}: root {root}"),
-            Self::Json(_) => println!("{}", json!({ "step": step, "root": root })),
+            Self::Bar(bar) => bar.suspend(|| say!("{step}: root {root}")),
+            Self::Plain(_) => say!("{step}: root {root}"),
+            Self::Json(_) => say!("{}", json!({ "step": step, "root": root })),
         }
     }
 }
 
 async fn rotate(
-    rest: &Rest,
+    session: &mut Session,
     cut_off: bool,
     limit: Duration,
     mut progress: Progress,
 ) -> Result<(), CommandError> {
     loop {
-        let next = ready_for(rest, limit, &mut progress).await?;
-        let root = take(rest, &next.to_uppercase(), cut_off).await?;
+        let rest = session.rest();
+        let next = ready_for(&rest, limit, &mut progress).await?;
+        let root = take(&rest, &next.to_uppercase(), cut_off).await?;
         progress.took(&next, &root);
+        session.go_along().await?;
         if next == "remove" {
             return Ok(());
         }

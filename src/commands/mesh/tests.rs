@@ -55,6 +55,38 @@ fn what_names_a_mesh() {
     assert!(both.to_string().contains("both name a mesh"), "{both}");
 }
 
+#[test]
+fn an_address_has_one_spelling() {
+    for text in [
+        "http://127.0.0.1:3101",
+        "127.0.0.1:3101",
+        "http://127.0.0.1:3101/",
+        " HTTP://127.0.0.1:3101// ",
+    ] {
+        assert_eq!(plain_url(text), "http://127.0.0.1:3101", "{text:?}");
+    }
+    assert_ne!(plain_url("127.0.0.1:3102"), plain_url("127.0.0.1:3101"));
+    for (listens, url) in [
+        ("127.0.0.1:3101", "http://127.0.0.1:3101"),
+        ("0.0.0.0:3101", "http://127.0.0.1:3101"),
+        ("[::]:3101", "http://[::1]:3101"),
+    ] {
+        assert_eq!(url_of(listens.parse().unwrap()), url);
+    }
+}
+
+#[test]
+fn the_configuration_says_where_a_fleet_is() {
+    let dir = tempfile::tempdir().unwrap();
+    let mesh = |url: Option<&str>| {
+        let named = Named::DataDir(dir.path().to_owned());
+        Mesh::new(named, PathBuf::from("/default"), url.map(str::to_owned)).known()
+    };
+    assert_eq!(mesh(Some(A)).unwrap().unwrap().gateway.as_deref(), Some(A));
+    let nowhere = mesh(None).unwrap_err().to_string();
+    assert!(nowhere.contains("there is no mesh in"), "{nowhere}");
+}
+
 const A: &str = "http://127.0.0.1:1";
 const B: &str = "http://127.0.0.1:2";
 

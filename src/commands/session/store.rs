@@ -54,20 +54,24 @@ fn load(path: PathBuf) -> Result<Session, CommandError> {
     Ok(session.at(path))
 }
 
-/// Where the session for a mesh is kept, or will be.
-pub(super) fn place(mesh: &Known) -> Result<PathBuf, CommandError> {
-    let same = |s: &Session| match (mesh.roots.is_empty(), s.roots.is_empty()) {
-        (true, true) => mesh.gateway.as_ref() == Some(&s.gateway),
-        _ => mesh.shares_a_root(&s.roots),
-    };
-    if let Some(kept) = all()?.into_iter().find(same) {
-        return Ok(kept.path);
-    }
+/// Where the session for a mesh will be kept.
+pub(super) fn place(mesh: &Known) -> PathBuf {
     let name = match mesh.roots.first() {
         Some(root) => root.get(..16).unwrap_or(root).to_owned(),
         None => plain(mesh.gateway.as_deref().unwrap_or_default()),
     };
-    Ok(dir().join(format!("{name}.json")))
+    dir().join(format!("{name}.json"))
+}
+
+/// Keeps a session, in place of those of the same mesh, gateway or data directory.
+pub(super) fn replace(session: &Session) -> Result<(), CommandError> {
+    let kept = all()?;
+    save(&session.path, session)?;
+    let mut old = kept.iter().filter(|s| s.stands_where(session));
+    old.try_for_each(|s| match s.path == session.path {
+        true => Ok(()),
+        false => remove(&s.path),
+    })
 }
 
 fn plain(url: &str) -> String {
