@@ -10,9 +10,10 @@
 //! ```
 //!
 //! One task an identity, so that no renewal runs twice. A failure keeps the old identity and comes
-//! again with a growing pause, jittered so that a fleet does not come at once. Pauses are cut into
-//! short ones and the wall clock is looked at in between: after a machine's sleep the monotonic
-//! clock knows nothing of the hours that passed.
+//! again with a growing pause, jittered so that a fleet does not come at once; it is little more than a
+//! minute at most. The wait for the next renewal can be days: it is cut into short ones, and the wall
+//! clock is looked at in between, since after a machine's sleep the monotonic clock knows nothing of
+//! the hours that passed.
 //!
 //! A revoked identity asks for nothing any more: a renewal would undo the revocation. Only what an
 //! operator does ends that state: other files, or a new start.

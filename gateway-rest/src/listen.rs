@@ -2,7 +2,6 @@
 
 use crate::{Gateway, error, forwarded, server};
 use axum::body::Body;
-use bytes::Bytes;
 use http::{Request, StatusCode};
 use std::{
     net::{IpAddr, SocketAddr},
@@ -12,7 +11,7 @@ use std::{
 use tars_proto::fault;
 use tars_runtime::{
     config::{Gateway as Settings, Timeouts},
-    listen::{self, Answers, Http1, Peer, PortMetrics},
+    listen::{Answers, Farewell, Http1, Peer, PortMetrics},
     network::{NetworkError, Networks},
 };
 use tokio::net::TcpListener;
@@ -92,12 +91,12 @@ fn answers() -> Answers {
         "the request did not arrive in time",
     );
     Answers {
-        full: rendered(StatusCode::SERVICE_UNAVAILABLE, Some(COME_BACK), &full),
-        late: rendered(StatusCode::REQUEST_TIMEOUT, None, &late),
+        full: farewell(StatusCode::SERVICE_UNAVAILABLE, Some(COME_BACK), &full),
+        late: farewell(StatusCode::REQUEST_TIMEOUT, None, &late),
     }
 }
 
-fn rendered(code: StatusCode, retry: Option<Duration>, status: &Status) -> Bytes {
+fn farewell(code: StatusCode, retry: Option<Duration>, status: &Status) -> Farewell {
     let body = error::to_json(status).to_string();
-    listen::answer(code, "application/json", retry, &body)
+    Farewell::new(code, "application/json", retry, body)
 }

@@ -28,7 +28,7 @@ use tars_proto::route::{Binding, Found, Router as Routes, Template};
 use tars_runtime::{
     config::Gateway as Settings,
     listen::TooSlow,
-    trace::{Entry, Parent, Span, TraceContext, Tracer},
+    trace::{Entry, Parent, Span, TRACE_ID, TraceContext, Tracer, id_header},
 };
 use tonic::metadata::MetadataMap;
 
@@ -133,8 +133,7 @@ fn finish_span(span: &mut Span, status: StatusCode) {
 /// What every answer carries.
 fn with_headers(mut response: Response, trace: TraceContext) -> Response {
     let headers = response.headers_mut();
-    let id = HeaderValue::try_from(trace.trace_id_hex()).expect("an id is hexadecimal");
-    headers.insert("x-trace-id", id);
+    headers.insert(TRACE_ID, id_header(trace.trace_id));
     for (name, value) in [
         (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
         (header::CACHE_CONTROL, "no-store"),

@@ -9,16 +9,10 @@ use axum::{
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt, stream};
 use http::{HeaderMap, HeaderValue, header};
-use http_body::{Frame, SizeHint};
 use serde_json::json;
-use std::{
-    convert::Infallible,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::{convert::Infallible, time::Duration};
 use tars_proto::table::Method;
-use tars_runtime::trace::Span;
+use tars_runtime::{listen::HoldingBody, trace::Span};
 use tonic::{Status, Streaming};
 
 /// Keeps proxies from closing a quiet stream.
@@ -77,34 +71,9 @@ impl Format {
 /// A body that is part of a span: the answer of a stream is not over with its headers.
 pub(crate) fn spanned(body: Body, span: Span) -> Body {
     if span.is_recording() {
-        Body::new(Spanned { body, _span: span })
+        Body::new(HoldingBody::new(body, span))
     } else {
         body
-    }
-}
-
-struct Spanned {
-    body: Body,
-    _span: Span,
-}
-
-impl http_body::Body for Spanned {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -35,7 +35,7 @@ use std::{
 };
 use tars_certs::PeerClass;
 use tars_proto::{fault, table::Principal};
-use tars_runtime::{config::Config, metrics::Metrics, network::bucket};
+use tars_runtime::{config::Config, metrics::Metrics, network::bucket, shares::shrunk};
 use tonic::{Code, Status};
 
 const AGAIN: Duration = Duration::from_secs(1);
@@ -140,15 +140,11 @@ struct Pool {
 }
 
 impl Pool {
-    /// A share as it is now. It shrinks as places run out, in proportion to what is free beyond the
-    /// reach of one holder, so that several who take what they can leave some for a newcomer.
+    /// A share as it is now.
     fn shrunk(&self, share: usize) -> usize {
         let used = usize::try_from(self.in_use.get()).unwrap_or(0);
         let free = self.bounds.all.saturating_sub(used);
-        match self.bounds.all.checked_sub(share) {
-            Some(others) if free < others => (share * free).div_ceil(others).max(1),
-            _ => share,
-        }
+        shrunk(self.bounds.all, share, free)
     }
 
     fn enter(&self) -> bool {

@@ -8,15 +8,12 @@ use crate::{
     contract,
     observe::{Observe, Watch},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use http::{HeaderMap, HeaderName, Request};
 use std::{net::IpAddr, sync::Arc};
 use tars_certs::{PeerClass, peer::PeerInfo};
 use tars_proto::{fault, table::Method};
-use tars_runtime::trace::{Entry, Parent, Scope, Span, Tracer};
+use tars_runtime::trace::{Entry, Parent, Scope, Span, TRACE_ID, Tracer, id_header};
 use tonic::{Code, Status, metadata::MetadataValue};
-
-/// The trace that an answer belongs to.
-pub const TRACE_ID: &str = "x-trace-id";
 
 /// Set by the gateway, and believed from nobody else.
 pub const CLIENT_ADDR: &str = "x-tars-client-addr";
@@ -66,19 +63,6 @@ fn unknown(span: &Span) -> Status {
         status.metadata_mut().insert(TRACE_ID, id);
     }
     status
-}
-
-/// The id as a header, made without the machinery of formatting: every answer has one.
-fn id_header(id: u128) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (at, digit) in text.iter_mut().enumerate() {
-        *digit = DIGITS[(id >> (124 - 4 * at)) as usize & 0xf];
-    }
-    let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits");
-    // Never the same twice: HPACK must not put it into its table.
-    value.set_sensitive(true);
-    value
 }
 
 fn describe(span: &mut Span, method: &str, peer: &PeerInfo) {

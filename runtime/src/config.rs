@@ -3,6 +3,7 @@
 //! names in variables of its own stands below all of these.
 
 mod otel;
+mod ranges;
 
 use crate::{listen::Pace, network::Networks};
 use serde::{Deserialize, Serialize};
@@ -172,8 +173,8 @@ pub struct Connections {
     pub max_by_workload: usize,
     /// Handshakes under way, silent peers among them: enough that a crowd of those keeps nobody out.
     pub max_handshakes: usize,
-    /// Handshakes under way from one address; past these, the one that has waited longest, and for
-    /// half a second at least, makes way.
+    /// Handshakes under way from one address; past these, one of them makes way: the one that has
+    /// waited longest, or when none has for half a second, one at random.
     pub max_handshakes_by_address: usize,
     /// From the connection to the HTTP/2 preface, TLS included.
     pub handshake_timeout_seconds: u64,
@@ -300,17 +301,6 @@ impl Timeouts {
             ping_timeout_seconds: self.ping_timeout_seconds.min(most),
             ..self.clone()
         }
-    }
-
-    fn all_seconds(&self) -> [u64; 6] {
-        [
-            self.head_seconds,
-            self.idle_seconds,
-            self.body_stall_seconds,
-            self.write_stall_seconds,
-            self.ping_seconds,
-            self.ping_timeout_seconds,
-        ]
     }
 }
 
@@ -687,105 +677,16 @@ impl Config {
                 && self.trust.workload_path.contains("{workload}"),
             "trust.workload_path must be a path with {workload} in it",
         );
-        require(
-            self.certificates.leaf_life_seconds >= 3,
-            "certificates.leaf_life_seconds must be at least 3",
-        );
-        require(
-            self.certificates.departed_after_seconds >= 3,
-            "certificates.departed_after_seconds must be at least 3",
-        );
-        require(
-            self.credentials.access_token_seconds >= 10,
-            "credentials.access_token_seconds must be at least 10",
-        );
-        require(
-            self.orchestration.learners >= 1,
-            "orchestration.learners must be at least 1",
-        );
-        require(
-            self.automl.parallel_trials >= 1,
-            "automl.parallel_trials must be at least 1",
-        );
-        let limits = &self.limits;
-        let all = [
-            limits.auth_per_minute,
-            limits.public_per_minute,
-            limits.user_per_minute,
-            limits.internal_per_second,
-            limits.flood_per_second,
-            limits.calls_by_caller,
-            limits.streams_by_caller,
-            limits.calls_by_peer,
-            limits.streams_by_peer,
-        ];
-        require(all.iter().all(|l| *l > 0), "limits must be above 0");
-        let c = &self.connections;
-        require(
-            c.max > 0
-                && c.max_handshakes > 0
-                && c.max_handshakes_by_address > 0
-                && c.max_in_flight > 0
-                && c.max_open_streams > 0
-                && c.open_seconds > 0
-                && c.stream_stall_seconds > 0,
-            "connections: bounds must be above 0",
-        );
-        self.listeners_mistakes(&mut require);
         let endpoint = self.telemetry.endpoint();
         require(
             endpoint.is_none_or(|e| e.starts_with("http://")),
             "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",
         );
+        out.extend(ranges::mistakes(self));
+        let proxies = Networks::parse(&self.gateway.trusted_proxies).err();
+        let proxies = proxies.into_iter().flatten();
+        out.extend(proxies.map(|mistake| format!("gateway.trusted_proxies: {mistake}")));
         out
-    }
-
-    /// What is wrong with the bounds and times of listeners.
-    fn listeners_mistakes(&self, require: &mut impl FnMut(bool, &str)) {
-        let (c, g, p) = (&self.connections, &self.gateway, &self.ports);
-        for (share, max, name) in [
-            (c.max_by_address, c.max, "connections.max_by_address"),
-            (c.max_by_identity, c.max, "connections.max_by_identity"),
-            (c.max_by_workload, c.max, "connections.max_by_workload"),
-            (
-                g.max_connections_by_address,
-                g.max_connections,
-                "gateway.max_connections_by_address",
-            ),
-            (
-                g.max_connections_by_proxy,
-                g.max_connections,
-                "gateway.max_connections_by_proxy",
-            ),
-            (
-                p.max_connections_by_address,
-                p.max_connections,
-                "ports.max_connections_by_address",
-            ),
-        ] {
-            let text = format!("{name} must be above 0, and no more than all connections");
-            require((1..=max).contains(&share), &text);
-        }
-        let times = self.timeouts.all_seconds();
-        require(
-            times.iter().all(|t| (1..=3600).contains(t)),
-            "timeouts: seconds must be between 1 and 3600",
-        );
-        require(
-            (1..=120).contains(&c.handshake_timeout_seconds),
-            "connections.handshake_timeout_seconds must be between 1 and 120",
-        );
-        require(
-            self.timeouts.body_bytes_per_second > 0 && self.timeouts.write_bytes_per_second > 0,
-            "timeouts: rates must be above 0",
-        );
-        for mistake in Networks::parse(&g.trusted_proxies)
-            .err()
-            .into_iter()
-            .flatten()
-        {
-            require(false, &format!("gateway.trusted_proxies: {mistake}"));
-        }
     }
 
     /// The effective configuration as TOML; it holds no secrets.

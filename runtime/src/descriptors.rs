@@ -73,7 +73,7 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
     let left = limit.saturating_sub(set_aside(config, listeners));
     let connections = &config.connections;
     let mesh = connections.max.saturating_add(connections.max_handshakes);
-    let gateway = config.gateway.max_connections + listen::FAREWELLS;
+    let gateway = (config.gateway.max_connections).saturating_add(listen::FAREWELLS);
     let (to_mesh, to_gateway) = share_out(left, listeners, mesh, gateway);
     if to_mesh >= mesh && to_gateway >= gateway {
         return None;
@@ -94,9 +94,10 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
 }
 
 fn set_aside(config: &Config, listeners: Listeners) -> usize {
-    let own = 2 * (config.ports.max_connections + listen::FAREWELLS);
+    let port = (config.ports.max_connections).saturating_add(listen::FAREWELLS);
     let behind = listeners.mesh + usize::from(listeners.gateway);
-    OF_THE_PROCESS + own + BEHIND_A_LISTENER * behind
+    port.saturating_mul(2)
+        .saturating_add(OF_THE_PROCESS + BEHIND_A_LISTENER * behind)
 }
 
 /// Everybody gets the same, and what one does not want goes to the others.
@@ -227,6 +228,17 @@ mod tests {
         fit(&mut config, gateway, 1024);
         assert!(config.gateway.max_connections > 600);
         assert_eq!(config.connections, Config::default().connections);
+    }
+
+    #[test]
+    fn no_configured_number_overflows() {
+        let mut config = Config::default();
+        config.ports.max_connections = usize::MAX;
+        config.gateway.max_connections = usize::MAX;
+        config.connections.max = usize::MAX;
+        config.connections.max_handshakes = usize::MAX;
+        assert!(fit(&mut config, UP, 1024).is_some());
+        assert!(config.connections.max <= 1024 && config.gateway.max_connections <= 1024);
     }
 
     #[test]

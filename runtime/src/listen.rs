@@ -4,8 +4,7 @@
 //! A peer costs a place and a file descriptor from the moment it is accepted, so each phase in which
 //! the process waits for the peer has an end: a request's head, its body and the reading of answers
 //! must go on at a least rate, and a kept connection without a request is closed. Places are shared
-//! by address, and whoever has waited longest without a request makes way for a newcomer from the
-//! same address. Refusals and cuts are counted by reason.
+//! by address, and a connection that only waits for its peer makes way for a newcomer. Refusals and cuts are counted by reason.
 //!
 //! hyper has a timer for the head alone, and none for bodies and writes, and a timeout a read, as
 //! others have it, is kept off for ever with a byte now and then; hence rates.
@@ -14,6 +13,7 @@ mod accept;
 mod body;
 mod farewell;
 mod gate;
+mod holding;
 mod http1;
 mod metrics;
 mod pace;
@@ -23,8 +23,9 @@ mod stream;
 pub use accept::Acceptor;
 pub use body::{PacedBody, TooSlow};
 pub(crate) use farewell::AT_ONCE as FAREWELLS;
-pub use farewell::answer;
+pub use farewell::Farewell;
 pub use gate::{Gate, Seat};
+pub use holding::HoldingBody;
 pub use http1::{Answers, Handler, Http1, Peer};
 pub use metrics::{ListenerMetrics, PortMetrics};
 pub use pace::Pace;

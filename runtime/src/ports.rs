@@ -3,7 +3,7 @@
 use crate::{
     config::{Ports, Timeouts},
     health::Readiness,
-    listen::{self, Answers, Http1, ListenerMetrics},
+    listen::{Answers, Farewell, Http1, ListenerMetrics},
     metrics::Metrics,
     network::Networks,
 };
@@ -132,7 +132,7 @@ pub async fn serve(
     options: PortOptions,
     stop: CancellationToken,
 ) {
-    let plain = |status, text| listen::answer(status, "text/plain", None, text);
+    let plain = |status, text: &str| Farewell::new(status, "text/plain", None, text.to_owned());
     let listening = Http1 {
         metrics: options.metrics.of(name),
         times: options.times.at_most(SLOWEST),

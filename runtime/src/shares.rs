@@ -32,6 +32,19 @@ impl Full {
     }
 }
 
+/// A key's share of `total` places while `free` of them are free: all of `share` at first, and less as
+/// places run out, in proportion to what is free beyond the reach of one key. Never less than one
+/// place, so that a newcomer gets the last ones.
+pub fn shrunk(total: usize, share: usize, free: usize) -> usize {
+    match total.checked_sub(share) {
+        Some(others) if free < others => share
+            .saturating_mul(free)
+            .div_ceil(others)
+            .clamp(1, share.max(1)),
+        _ => share,
+    }
+}
+
 /// A number of places, shared among keys. Clones share the places.
 #[derive(Debug)]
 pub struct Shares<K: Hash + Eq>(Arc<Inner<K>>);
@@ -85,14 +98,7 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     ///
     /// As [`take`](Self::take).
     pub fn take_fairly(&self, key: K, share: usize) -> Result<Place<K>, Full> {
-        self.take_with(key, |free| self.shrunk(share, free))
-    }
-
-    fn shrunk(&self, share: usize, free: usize) -> usize {
-        match self.0.total.checked_sub(share) {
-            None | Some(0) => share,
-            Some(others) => (share.saturating_mul(free) / others).clamp(1, share.max(1)),
-        }
+        self.take_with(key, |free| shrunk(self.0.total, share, free))
     }
 
     fn take_with(&self, key: K, share: impl Fn(usize) -> usize) -> Result<Place<K>, Full> {
@@ -125,7 +131,8 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     }
 
     /// How many keys hold a place.
-    pub fn keys(&self) -> usize {
+    #[cfg(test)]
+    fn keys(&self) -> usize {
         self.0.held.lock().by_key.len()
     }
 
@@ -192,6 +199,18 @@ mod tests {
         let shares = Shares::new(4);
         let held: Vec<_> = std::iter::from_fn(|| shares.take_fairly("a", 9).ok()).collect();
         assert_eq!(held.len(), 4);
+    }
+
+    #[test]
+    fn a_share_shrinks_with_what_is_free_and_never_to_nothing() {
+        assert_eq!(shrunk(1024, 128, 1024), 128);
+        assert_eq!(shrunk(1024, 128, 896), 128, "one key's reach is not missed");
+        assert_eq!(shrunk(1024, 128, 448), 64);
+        assert_eq!(shrunk(1024, 128, 1), 1);
+        assert_eq!(shrunk(1024, 128, 0), 1);
+        assert_eq!((shrunk(4, 4, 0), shrunk(4, 9, 1)), (4, 9), "a share of all");
+        assert_eq!(shrunk(4, 0, 4), 0, "no share at all");
+        assert_eq!(shrunk(usize::MAX, usize::MAX / 2, usize::MAX / 2), 2);
     }
 
     #[test]

@@ -31,6 +31,9 @@ use std::{
     time::Duration,
 };
 
+/// The trace that an answer belongs to.
+pub const TRACE_ID: &str = "x-trace-id";
+
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -78,6 +81,19 @@ impl TraceContext {
     pub fn trace_id_hex(&self) -> String {
         format!("{:032x}", self.trace_id)
     }
+}
+
+/// A trace's id as a header, made without the machinery of formatting: every answer has one.
+pub fn id_header(id: u128) -> HeaderValue {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let mut text = [0; 32];
+    for (at, digit) in text.iter_mut().enumerate() {
+        *digit = DIGITS[(id >> (124 - 4 * at)) as usize & 0xf];
+    }
+    let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits");
+    // Never the same twice: HPACK must not put it into its table.
+    value.set_sensitive(true);
+    value
 }
 
 /// What a span goes under: a position, and what other systems want passed on with it.
@@ -245,7 +261,7 @@ impl Tracer {
             (None, parent) => TraceContext {
                 trace_id: parent
                     .as_ref()
-                    .map_or_else(random_u128, |p| p.context.trace_id),
+                    .map_or_else(fresh_trace_id, |p| p.context.trace_id),
                 span_id: random_u64(),
                 sampled,
             },
@@ -298,7 +314,8 @@ fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
 }
 
-fn random_u128() -> u128 {
+/// The id of a new trace.
+pub fn fresh_trace_id() -> u128 {
     rand::random::<u128>().max(1)
 }
 

@@ -629,8 +629,8 @@ async fn m11_stalled_and_greedy_handshakes() {
     for _ in 0..20 {
         held.push(connect_from([127, 0, 0, 3], w.door.addr).await.unwrap());
     }
-    eventually("the rest is dropped", || async {
-        w.door.refused("busy") >= 12
+    eventually("the rest makes way", || async {
+        w.door.refused("displaced") >= 12
     })
     .await;
     assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);

@@ -8,14 +8,17 @@
 //! it but a little.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tars_runtime::stream::Stream;
+use tars_runtime::{
+    stream::Stream,
+    trace::{Parent, TRACE_ID, fresh_trace_id, id_header},
+};
 
 /// The longest DATA frame that peers take without having said so.
 const PIECE: usize = 16 << 10;
@@ -27,22 +30,32 @@ const GRPC_PROTO: &str = "application/grpc+proto";
 
 /// The refusal of a request that is no gRPC call, with its reason.
 pub(super) fn refusal<B>(request: &Request<B>) -> Option<(&'static str, Response<()>)> {
+    let headers = request.headers();
     if request.method() != Method::POST {
         let allow = (header::ALLOW, HeaderValue::from_static("POST"));
-        return Some(("method", answer(StatusCode::METHOD_NOT_ALLOWED, allow)));
+        let refused = answer(StatusCode::METHOD_NOT_ALLOWED, allow, headers);
+        return Some(("method", refused));
     }
-    if !is_grpc(request.headers()) {
+    if !is_grpc(headers) {
         let accept = (header::ACCEPT, HeaderValue::from_static(GRPC));
-        let unsupported = StatusCode::UNSUPPORTED_MEDIA_TYPE;
-        return Some(("content_type", answer(unsupported, accept)));
+        let refused = answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, accept, headers);
+        return Some(("content_type", refused));
     }
     None
 }
 
-fn answer(status: StatusCode, (name, value): (header::HeaderName, HeaderValue)) -> Response<()> {
+/// With the id of the request's trace, as every answer, or of a new one.
+fn answer(
+    status: StatusCode,
+    (name, value): (HeaderName, HeaderValue),
+    asked: &HeaderMap,
+) -> Response<()> {
+    let trace = Parent::read(asked).map(|parent| parent.context.trace_id);
+    let id = id_header(trace.unwrap_or_else(fresh_trace_id));
     let mut response = Response::new(());
     *response.status_mut() = status;
     response.headers_mut().insert(name, value);
+    response.headers_mut().insert(TRACE_ID, id);
     response
 }
 
@@ -208,6 +221,24 @@ mod tests {
         }
         let get = Request::get("/").body(()).unwrap();
         assert_eq!(refusal(&get).unwrap().1.headers()[header::ALLOW], "POST");
+    }
+
+    #[test]
+    fn a_refusal_names_the_trace_of_its_request_or_a_new_one() {
+        let id = |request: http::request::Builder| {
+            let (_, response) = refusal(&request.body(()).unwrap()).unwrap();
+            let id = response.headers()[TRACE_ID].to_str().unwrap().to_owned();
+            assert!(id.len() == 32 && id.bytes().any(|b| b != b'0'), "{id}");
+            id
+        };
+        let trace = "0af7651916cd43dd8448eb211c80319c";
+        let position = format!("00-{trace}-b7ad6b7169203331-01");
+        for method in [Method::GET, Method::POST] {
+            let asked = || Request::builder().method(&method).uri("/");
+            assert_eq!(id(asked().header("traceparent", &position)), trace);
+            assert_ne!(id(asked()), id(asked()));
+            assert_ne!(id(asked().header("traceparent", "broken")), trace);
+        }
     }
 
     #[tokio::test]

@@ -65,6 +65,9 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
     }
 }
 
+/// Longer than any connection lives, and short enough to be a time from now.
+const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+
 /// A piece of an answer that waits for the peer. Timers are made only when one does.
 struct Stall {
     most: Duration,
@@ -76,7 +79,7 @@ struct Stall {
 impl Stall {
     fn new(most: Duration) -> Self {
         Self {
-            most,
+            most: most.min(LONGEST),
             piece: 0,
             since: None,
             sleep: None,
@@ -110,5 +113,24 @@ impl Stall {
             Some(sleep) => sleep.as_mut().reset(end),
             None => self.sleep = Some(Box::pin(sleep_until(end))),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::time::timeout;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stall_of_any_length_can_be_waited_for() {
+        let cut = |most| async move {
+            let mut stall = Stall::new(most);
+            stall.begin(1);
+            timeout(Duration::from_secs(60), stall.sleep.unwrap())
+                .await
+                .is_ok()
+        };
+        assert!(Stream::scope(cut(Duration::from_secs(30))).await);
+        assert!(!Stream::scope(cut(Duration::MAX)).await);
     }
 }

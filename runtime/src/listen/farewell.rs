@@ -1,7 +1,7 @@
-//! The last words to a peer whose connection ends before a request of it was read: an answer made
-//! once, written without a handler.
+//! The last words to a peer whose connection ends before a request of it was read: an answer that is
+//! written without a handler.
 
-use bytes::Bytes;
+use crate::trace::{TRACE_ID, fresh_trace_id};
 use http::StatusCode;
 use std::{sync::Arc, time::Duration};
 use tokio::{
@@ -17,24 +17,38 @@ pub(crate) const AT_ONCE: usize = 16;
 /// How long one of them may take to read it.
 const MOST: Duration = Duration::from_secs(1);
 
-/// Renders a whole HTTP/1.1 answer after which the connection ends.
-pub fn answer(
-    status: StatusCode,
-    content_type: &str,
-    retry: Option<Duration>,
-    body: &str,
-) -> Bytes {
-    let retry = retry.map_or_else(String::new, |after| {
-        format!("retry-after: {}\r\n", after.as_secs().max(1))
-    });
-    let reason = status.canonical_reason().unwrap_or_default();
-    let length = body.len();
-    format!(
-        "HTTP/1.1 {} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\
-         cache-control: no-store\r\nx-content-type-options: nosniff\r\n{retry}connection: close\r\n\r\n{body}",
-        status.as_u16(),
-    )
-    .into()
+/// A whole HTTP/1.1 answer after which the connection ends. Like every answer it has a trace id; that
+/// is a new one each time it is said.
+#[derive(Debug, Clone)]
+pub struct Farewell {
+    head: String,
+    body: String,
+}
+
+impl Farewell {
+    pub fn new(
+        status: StatusCode,
+        content_type: &str,
+        retry: Option<Duration>,
+        body: String,
+    ) -> Self {
+        let retry = retry.map_or_else(String::new, |after| {
+            format!("retry-after: {}\r\n", after.as_secs().max(1))
+        });
+        let reason = status.canonical_reason().unwrap_or_default();
+        let length = body.len();
+        let head = format!(
+            "HTTP/1.1 {} {reason}\r\ncontent-type: {content_type}\r\ncontent-length: {length}\r\n\
+             cache-control: no-store\r\nx-content-type-options: nosniff\r\n{retry}connection: close\r\n",
+            status.as_u16(),
+        );
+        Self { head, body }
+    }
+
+    fn render(&self, trace_id: u128) -> String {
+        let Self { head, body } = self;
+        format!("{head}{TRACE_ID}: {trace_id:032x}\r\n\r\n{body}")
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -52,10 +66,11 @@ impl Farewells {
     }
 
     /// Tells a peer why its connection ends, if there is room for that.
-    pub(super) fn say(&self, tcp: TcpStream, answer: Bytes) {
+    pub(super) fn say(&self, tcp: TcpStream, farewell: &Farewell) {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
+            let answer = farewell.render(fresh_trace_id());
             self.tasks.spawn(async move {
-                timeout(MOST, tell(tcp, &answer)).await.ok();
+                timeout(MOST, tell(tcp, answer.as_bytes())).await.ok();
                 drop(room);
             });
         }
@@ -70,4 +85,24 @@ async fn tell(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     let mut rest = [0; 1024];
     while tcp.read(&mut rest).await? > 0 {}
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_farewell_is_a_whole_answer_with_a_trace_id() {
+        let retry = Some(Duration::from_secs(2));
+        let full = StatusCode::SERVICE_UNAVAILABLE;
+        let farewell = Farewell::new(full, "text/plain", retry, "full".to_owned());
+        let text = farewell.render(0xab);
+        assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let id = format!("x-trace-id: {:032x}", 0xab);
+        for line in [id.as_str(), "content-length: 4", "retry-after: 2"] {
+            assert!(head.lines().any(|l| l == line), "{line} in {head}");
+        }
+        assert_eq!(body, "full");
+    }
 }

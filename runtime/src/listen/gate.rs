@@ -1,15 +1,22 @@
 //! Places for connections, with a share for each address.
 //!
-//! A connection without a request is only a hope for one, so when an address has its share, the one
-//! of its connections that has waited longest makes way for the newcomer; and when places run out
-//! for everybody, one of the address that holds most. Half requests and silent handshakes do not
-//! keep out honest ones, from however many addresses they come, or even from the same one.
+//! A connection without a request is only a hope for one, so when an address has its share, one of
+//! its connections that wait makes way for the newcomer; and when places run out for everybody, one
+//! of the address that holds most. Half requests and silent handshakes do not keep out honest ones,
+//! from however many addresses they come, or even from the same one.
+//!
+//! The one that has waited longest goes, if that is longer than an honest peer needs. When newcomers
+//! come so fast that nobody has waited for that long, one goes at random: with `n` places and `r`
+//! newcomers a second, whoever needs `t` seconds stays with a chance of about `exp(-r * t / n)`,
+//! where refusing newcomers would leave the places to those who take them fastest, and displacing
+//! the oldest would end everybody who needs longer than `n / r`.
 
 use crate::{
     network::bucket,
     shares::{Full, Place, Shares},
 };
 use parking_lot::Mutex;
+use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -19,8 +26,7 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// Nobody makes way sooner: an honest handshake or request head is there by then, and a crowd of
-/// honest newcomers must not push each other out.
+/// An honest handshake or request head is there by then: whoever has waited longer goes first.
 const UNDISTURBED: Duration = Duration::from_millis(500);
 
 /// Clones share the places.
@@ -35,8 +41,9 @@ struct Inner {
 
 /// Those that wait for their peer, by address and in the order in which they began to. No more
 /// entries than places taken.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Waiting {
+    chance: StdRng,
     next: u64,
     by_key: HashMap<u64, BTreeMap<u64, (Instant, Arc<Holder>)>>,
 }
@@ -61,9 +68,17 @@ pub struct Seat {
 
 impl Gate {
     pub fn new(places: usize) -> Self {
+        Self::with_seed(places, rand::random())
+    }
+
+    fn with_seed(places: usize, seed: u64) -> Self {
         Self(Arc::new(Inner {
             places: Shares::new(places),
-            waiting: Mutex::default(),
+            waiting: Mutex::new(Waiting {
+                chance: StdRng::seed_from_u64(seed),
+                next: 0,
+                by_key: HashMap::new(),
+            }),
         }))
     }
 
@@ -72,15 +87,12 @@ impl Gate {
     ///
     /// # Errors
     ///
-    /// [`Full`] when neither a place is free nor another connection of the address makes way.
+    /// [`Full`] when neither a place is free nor another connection makes way.
     pub fn enter(&self, addr: IpAddr, share: usize) -> Result<Seat, Full> {
         let key = bucket(addr);
         let places = &self.0.places;
         let place = match places.take_fairly(key, share) {
-            Err(_) if self.own_makes_way(key) => places.take(key, share)?,
-            Err(_) if places.held(&key) < share && self.greediest_makes_way(key) => {
-                places.take(key, share)?
-            }
+            Err(full) if self.makes_room(full, key, share) => places.take(key, share)?,
             taken => taken?,
         };
         let seat = Seat {
@@ -96,40 +108,51 @@ impl Gate {
         Ok(seat)
     }
 
-    /// Displaces the connection of `key` that has waited longest, if that is long enough.
-    fn own_makes_way(&self, key: u64) -> bool {
-        self.0.waiting.lock().displace(key, false)
+    /// Displaces whoever owes the newcomer from `key` a place.
+    fn makes_room(&self, full: Full, key: u64, share: usize) -> bool {
+        let mut waiting = self.0.waiting.lock();
+        let greedier = |waiting: &mut Waiting| {
+            let newcomer = self.0.places.held(&key);
+            let greediest = self.greediest(waiting);
+            let greedier = greediest.filter(|(_, held)| *held > newcomer && newcomer < share);
+            greedier.is_some_and(|(greediest, _)| waiting.displace(greediest))
+        };
+        match full {
+            Full::Share => waiting.displace(key) || greedier(&mut waiting),
+            Full::All => greedier(&mut waiting) || waiting.displace(key),
+        }
     }
 
-    /// Displaces a connection of the address that holds most, at once if that is more than the
-    /// newcomer will hold.
-    fn greediest_makes_way(&self, newcomer: u64) -> bool {
-        let mut waiting = self.0.waiting.lock();
-        let held = |key: &u64| self.0.places.held(key);
-        let Some(greediest) = waiting.by_key.keys().copied().max_by_key(held) else {
-            return false;
-        };
-        let greedy = held(&greediest) > held(&newcomer) + 1;
-        waiting.displace(greediest, greedy)
+    /// Of the addresses with a connection that waits, one that holds most, and how many.
+    fn greediest(&self, waiting: &mut Waiting) -> Option<(u64, usize)> {
+        let Waiting { chance, by_key, .. } = waiting;
+        let held = by_key.keys().map(|key| (*key, self.0.places.held(key)));
+        // Among equals, at random: none of them is always the first to go.
+        held.max_by_key(|(_, held)| (*held, chance.random::<u32>()))
     }
 }
 
 // === impl Waiting ===
 
 impl Waiting {
-    fn displace(&mut self, key: u64, at_once: bool) -> bool {
+    /// Ends one connection of `key` that waits, if there is one.
+    fn displace(&mut self, key: u64) -> bool {
         let Some(of_key) = self.by_key.get_mut(&key) else {
             return false;
         };
-        let oldest = of_key.first_entry();
-        let long_enough = |since: &Instant| at_once || since.elapsed() >= UNDISTURBED;
-        let Some(oldest) = oldest.filter(|e| long_enough(&e.get().0)) else {
-            return false;
-        };
-        let (_, holder) = oldest.remove();
+        let overdue = |(_, (since, _)): &(&u64, &(Instant, _))| since.elapsed() >= UNDISTURBED;
+        let oldest = of_key.first_key_value().filter(overdue);
+        let id = oldest.map(|(id, _)| *id).or_else(|| {
+            let at = self.chance.random_range(0..of_key.len());
+            of_key.keys().nth(at).copied()
+        });
+        let displaced = id.and_then(|id| of_key.remove(&id));
         if of_key.is_empty() {
             self.by_key.remove(&key);
         }
+        let Some((_, holder)) = displaced else {
+            return false;
+        };
         holder.displaced.cancel();
         holder.place.lock().take();
         true
@@ -186,6 +209,7 @@ impl Drop for Seat {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::VecDeque;
     use tokio::time::advance;
 
     const ONE: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
@@ -195,11 +219,14 @@ mod tests {
         seat.holder.displaced.is_cancelled()
     }
 
+    fn ended(seats: &[Seat]) -> usize {
+        seats.iter().filter(|seat| displaced(seat)).count()
+    }
+
     #[tokio::test(start_paused = true)]
     async fn whoever_waited_longest_makes_way_for_the_same_address() {
         let gate = Gate::new(10);
         let (first, second) = (gate.enter(ONE, 2).unwrap(), gate.enter(ONE, 2).unwrap());
-        assert_eq!(gate.enter(ONE, 2).unwrap_err(), Full::Share, "too soon");
         advance(UNDISTURBED).await;
         let third = gate.enter(ONE, 2).unwrap();
         assert!(displaced(&first) && !displaced(&second) && !displaced(&third));
@@ -225,32 +252,82 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_greediest_address_makes_way_when_there_is_no_place() {
         let gate = Gate::new(6);
-        let seats: Vec<_> = std::iter::from_fn(|| gate.enter(ONE, 6).ok()).collect();
-        assert_eq!(seats.len(), 6);
+        let seats: Vec<_> = (0..6).map(|_| gate.enter(ONE, 6).unwrap()).collect();
         let second = gate.enter(TWO, 3).unwrap();
-        assert!(displaced(&seats[0]), "at once");
-        seats[1].works();
+        assert_eq!(ended(&seats), 1, "at once");
+        let works = seats.iter().find(|s| !displaced(s)).unwrap();
+        works.works();
+        advance(UNDISTURBED).await;
         let third = gate.enter(TWO, 3).unwrap();
-        assert!(displaced(&seats[2]), "whoever works is left alone");
-        assert_eq!(gate.enter(TWO, 2).unwrap_err(), Full::All, "its share");
-        drop((seats, second, third));
+        assert!(!displaced(works), "whoever works is left alone");
+        assert_eq!((ended(&seats), displaced(&second)), (2, false));
+        let fourth = gate.enter(TWO, 2).unwrap();
+        assert!(displaced(&second), "past its share, at its own cost");
+        assert_eq!(ended(&seats), 2);
+        drop((seats, second, third, fourth));
         assert_eq!(gate.0.places.taken(), 0);
         assert!(gate.0.waiting.lock().by_key.is_empty());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn among_equals_whoever_waited_makes_way() {
+    async fn the_greediest_goes_before_an_old_connection_of_the_newcomer() {
+        let gate = Gate::new(6);
+        let own = gate.enter(TWO, 3).unwrap();
+        advance(UNDISTURBED * 2).await;
+        let greedy: Vec<_> = (0..5).map(|_| gate.enter(ONE, 6).unwrap()).collect();
+        let _second = gate.enter(TWO, 3).unwrap();
+        assert_eq!((displaced(&own), ended(&greedy)), (false, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn among_equals_one_makes_way_for_another_address_at_once() {
         let gate = Gate::new(2);
-        let one = gate.enter(ONE, 1).unwrap();
-        let two = gate.enter(TWO, 1).unwrap();
-        let three = IpAddr::from([192, 0, 2, 3]);
-        assert!(
-            gate.enter(three, 1).is_err(),
-            "nobody is greedy, nobody is old"
-        );
-        advance(UNDISTURBED).await;
-        let _third = gate.enter(three, 1).unwrap();
-        assert!(displaced(&one) != displaced(&two));
+        let seats = [gate.enter(ONE, 1).unwrap(), gate.enter(TWO, 1).unwrap()];
+        let third = gate.enter(IpAddr::from([192, 0, 2, 3]), 1).unwrap();
+        assert_eq!(ended(&seats), 1);
+        let _again = gate.enter(IpAddr::from([192, 0, 2, 3]), 1).unwrap();
+        assert!(displaced(&third), "past its share, at its own cost");
+        assert_eq!(ended(&seats), 1);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_works_is_not_displaced_at_any_rate() {
+        let gate = Gate::new(8);
+        let seats: Vec<_> = (0..4).map(|_| gate.enter(ONE, 4).unwrap()).collect();
+        seats.iter().for_each(Seat::works);
+        assert_eq!(gate.enter(ONE, 4).unwrap_err(), Full::Share);
+        assert_eq!(ended(&seats), 0);
+    }
+
+    /// How many of a hundred honest newcomers get through that need `needs` each, while the same
+    /// address opens one connection a millisecond and keeps it.
+    async fn honest_under_attack(needs: u64) -> u32 {
+        const SHARE: usize = 64;
+        let gate = Gate::with_seed(2048, 7);
+        let mut held = VecDeque::new();
+        let mut attack = async |milliseconds| {
+            for _ in 0..milliseconds {
+                advance(Duration::from_millis(1)).await;
+                held.push_back(gate.enter(ONE, SHARE).unwrap());
+                held.retain(|seat| !displaced(seat));
+                assert!(held.len() <= SHARE, "{}", held.len());
+            }
+        };
+        attack(1000).await;
+        let mut through = 0;
+        for _ in 0..100 {
+            let honest = gate.enter(ONE, SHARE).expect("nobody is told to go away");
+            attack(needs).await;
+            through += u32::from(!displaced(&honest));
+        }
+        through
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_steady_rush_does_not_keep_out_an_honest_newcomer_of_the_same_address() {
+        assert!(honest_under_attack(5).await >= 80);
+        // Longer than it takes to fill the share anew: the oldest would never get through.
+        assert!(honest_under_attack(80).await >= 10);
     }
 
     #[tokio::test(start_paused = true)]

@@ -1,17 +1,15 @@
 //! HTTP/1.1 listeners: the gateway's, and the process's own two.
 
 use super::{
-    Acceptor, Gate, PacedBody, PacedStream, PortMetrics,
-    farewell::Farewells,
+    Acceptor, Gate, HoldingBody, PacedBody, PacedStream, PortMetrics,
+    farewell::{Farewell, Farewells},
     gate::Seat,
     phase::{Overdue, PhasedStream, Phases},
     stream::Unread,
 };
 use crate::{config::Timeouts, network::Networks};
 use axum::{body::Body, response::Response};
-use bytes::Bytes;
 use http::Request;
-use http_body::{Frame, SizeHint};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
@@ -19,7 +17,6 @@ use std::{
     net::{IpAddr, SocketAddr},
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 use tokio::{
@@ -33,13 +30,13 @@ use tower_service::Service;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// What is answered without a handler; see [`answer`](super::answer).
+/// What is answered without a handler.
 #[derive(Debug, Clone)]
 pub struct Answers {
-    /// To a newcomer for whom there is no place.
-    pub full: Bytes,
+    /// To a newcomer for whom there is no place, or whose place is given to another.
+    pub full: Farewell,
     /// To a peer whose request's head did not come in time.
-    pub late: Bytes,
+    pub late: Farewell,
 }
 
 /// How an HTTP/1.1 listener treats its peers.
@@ -106,7 +103,7 @@ impl Http1 {
                 }
                 Err(full) => {
                     options.metrics.refuse(full.reason());
-                    farewells.say(tcp, options.answers.full.clone());
+                    farewells.say(tcp, &options.answers.full);
                 }
             }
         }
@@ -168,12 +165,18 @@ impl Connection {
         };
         match end {
             End::Closed => self.count(&unread),
-            End::Displaced => metrics.cut("displaced"),
+            End::Displaced => {
+                metrics.cut("displaced");
+                if phases.is_head() {
+                    let tcp = connection.into_parts().io.into_inner().into_inner();
+                    self.farewells.say(tcp, &self.options.answers.full);
+                }
+            }
             End::Overdue(late) => {
                 metrics.cut(late.reason());
                 if late == Overdue::Head {
                     let tcp = connection.into_parts().io.into_inner().into_inner();
-                    self.farewells.say(tcp, self.options.answers.late.clone());
+                    self.farewells.say(tcp, &self.options.answers.late);
                 }
             }
             End::Stopped if phases.is_busy() => {
@@ -199,7 +202,8 @@ impl Connection {
         request: Request<Incoming>,
         phases: &Phases,
         mut handler: H,
-    ) -> impl Future<Output = Result<http::Response<Answering>, Infallible>> + use<H> {
+    ) -> impl Future<Output = Result<http::Response<HoldingBody<Body, Answering>>, Infallible>> + use<H>
+    {
         phases.busy();
         let (pace, cut) = (self.options.times.body_pace(), &self.options.metrics);
         let mut request =
@@ -209,39 +213,16 @@ impl Connection {
         let phases = phases.clone();
         async move {
             let response = answering.await?;
-            Ok(response.map(|body| Answering { body, phases }))
+            Ok(response.map(|body| HoldingBody::new(body, Answering(phases))))
         }
     }
 }
 
-/// An answer's body; when hyper is done with it, the connection is idle.
-struct Answering {
-    body: Body,
-    phases: Phases,
-}
-
-impl http_body::Body for Answering {
-    type Data = Bytes;
-    type Error = axum::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
+/// Held by an answer's body; when hyper is done with that, the connection is idle.
+struct Answering(Phases);
 
 impl Drop for Answering {
     fn drop(&mut self) {
-        self.phases.idle();
+        self.0.idle();
     }
 }

@@ -80,6 +80,11 @@ impl Phases {
         matches!(*self.phase.borrow(), Phase::Busy)
     }
 
+    /// Whether a request's head is waited for, on a connection that is not merely kept.
+    pub(super) fn is_head(&self) -> bool {
+        matches!(*self.phase.borrow(), Phase::Head { .. })
+    }
+
     fn heard(&self) {
         let now = Instant::now();
         self.phase.send_if_modified(|phase| match phase {

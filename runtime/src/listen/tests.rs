@@ -1,7 +1,7 @@
 //! Slow, silent and greedy peers of an HTTP/1 listener, over real sockets. Times are short; no test
 //! asserts how long something took.
 
-use super::{Answers, Http1, ListenerMetrics, Peer, answer};
+use super::{Answers, Farewell, Http1, ListenerMetrics, Peer};
 use crate::{config::Timeouts, metrics::Metrics, network::Networks};
 use axum::{
     Router,
@@ -21,6 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 const BIG: usize = 8 << 20;
+const SECOND: Duration = Duration::from_secs(1);
 
 struct Listening {
     addr: SocketAddr,
@@ -62,6 +63,10 @@ fn router() -> Router {
         )
 }
 
+fn plain(status: StatusCode, retry: Option<Duration>, text: &str) -> Farewell {
+    Farewell::new(status, "text/plain", retry, text.to_owned())
+}
+
 async fn listening(times: Timeouts, max: usize, by_address: usize) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, metrics) = (listener.local_addr().unwrap(), Metrics::default());
@@ -74,13 +79,8 @@ async fn listening(times: Timeouts, max: usize, by_address: usize) -> Listening 
         proxies: Networks::parse(&["127.0.0.9".to_owned()]).unwrap(),
         by_proxy: max,
         answers: Answers {
-            full: answer(
-                StatusCode::SERVICE_UNAVAILABLE,
-                "text/plain",
-                Some(Duration::from_secs(1)),
-                "full",
-            ),
-            late: answer(StatusCode::REQUEST_TIMEOUT, "text/plain", None, "late"),
+            full: plain(StatusCode::SERVICE_UNAVAILABLE, Some(SECOND), "full"),
+            late: plain(StatusCode::REQUEST_TIMEOUT, None, "late"),
         },
         drain: Duration::from_millis(200),
     };
@@ -294,17 +294,19 @@ async fn half_requests_make_way_for_whole_ones_of_the_same_address() {
     for _ in 0..4 {
         half.push(l.said(2, "GET / HT").await);
     }
-    let served = async {
-        while !is_served(&l, 2).await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    // Well before the time for a head is over.
-    timeout(Duration::from_secs(4), served).await.unwrap();
+    assert!(is_served(&l, 2).await, "at once");
     assert_eq!(
         (l.count("cut", "displaced"), l.count("cut", "head")),
         (1, 0)
     );
+    l.stop.cancel();
+    let mut told = Vec::new();
+    for mut tcp in half {
+        told.push(rest(&mut tcp).await);
+    }
+    told.retain(|answer| !answer.is_empty());
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].starts_with("HTTP/1.1 503 ") && told[0].contains("x-trace-id: "));
 }
 
 #[tokio::test]
@@ -327,13 +329,7 @@ async fn silent_crowds_make_way_for_a_newcomer() {
     for host in 10..110 {
         held.push(l.said(host, "GET / HT").await);
     }
-    let served = async {
-        while !is_served(&l, 200).await {
-            sleep(Duration::from_millis(20)).await;
-        }
-    };
-    // Well before the time for a head is over.
-    timeout(Duration::from_secs(4), served).await.unwrap();
+    assert!(is_served(&l, 200).await, "at once");
     l.counted("cut", "displaced", 1).await;
     assert_eq!(l.count("cut", "head"), 0);
 }
