@@ -18,6 +18,7 @@ use generation::Generation;
 use journal::{Entry, Journal};
 pub use leaf::{Issued, Request};
 use parking_lot::RwLock;
+pub use profile::BACKDATE;
 use profile::serial;
 use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, KeyPair, PublicKeyData, RevokedCertParams,

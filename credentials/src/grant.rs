@@ -21,6 +21,10 @@ pub enum Exceeds {
     Permissions(Vec<&'static str>),
     #[error("this would outlive the key that calls")]
     Life,
+    #[error(
+        "the secret that calls is being rotated out and ends before its key does; use the newest"
+    )]
+    Outgoing,
     #[error("the secret of another's key is handed to nobody; revoke it instead")]
     NotOwn,
     #[error("this needs a session: an API key cannot do it for its owner")]
@@ -82,9 +86,13 @@ pub fn rotate_key(caller: &Caller, key: &StoredKey) -> Result<(), Exceeds> {
     if !key.is_of(caller) {
         return Err(Exceeds::NotOwn);
     }
-    // A key that calls holds its scopes only as far as its owner does: it stays what it is.
+    // A key that calls holds its scopes only as far as its owner does: it stays what it is. But whoever
+    // has only a secret that was rotated out does not take the key back with it.
     if key.is_the_one_that_calls(caller) {
-        return Ok(());
+        return match outlives(caller, key.expires_s) {
+            true => Err(Exceeds::Outgoing),
+            false => Ok(()),
+        };
     }
     holds(caller, key.scopes)?;
     if outlives(caller, key.expires_s) {
@@ -114,8 +122,8 @@ pub fn change_user(
     holds(caller, before.union(after))
 }
 
-/// Whether the caller may change the own password.
-pub fn change_password(caller: &Caller) -> Result<(), Exceeds> {
+/// Whether the caller may change the own password or end the own session.
+pub fn own_session(caller: &Caller) -> Result<(), Exceeds> {
     match caller.credential {
         Credential::Session { .. } => Ok(()),
         Credential::ApiKey { .. } => Err(Exceeds::NeedsSession),
@@ -128,6 +136,11 @@ pub fn issue_identity(
     class: PeerClass,
     server_names: bool,
 ) -> Result<(), Exceeds> {
+    holds(caller, to_issue(class, server_names))
+}
+
+/// What an identity of a class needs of whoever has it made.
+pub fn to_issue(class: PeerClass, server_names: bool) -> Permissions {
     let kind = match class {
         PeerClass::Client => "certificates.issue",
         PeerClass::Operator => "certificates.issue_operator",
@@ -137,7 +150,7 @@ pub fn issue_identity(
     if server_names {
         needed.push("certificates.issue_workload");
     }
-    holds(caller, Permissions::of(needed))
+    Permissions::of(needed)
 }
 
 /// Whether the caller may cut off an identity of a class; `None` for a certificate of which it is not

@@ -31,7 +31,7 @@ use tars_proto::{
 };
 use tars_runtime::{
     audit::Record,
-    config::{Config, Listen},
+    config::{Config, Connections, Listen},
     db::Db,
     health::{self, Check, State},
     seeds::Seeds,
@@ -41,6 +41,8 @@ use tonic::service::Routes;
 use tower_layer::Layer;
 
 const AUDIT_QUEUE: usize = 4096;
+/// A token and a certificate request, with their bounds.
+const MAX_FROM_JOINERS: usize = 16 << 10;
 /// What Auth was not told for this long is worth a word: a restart of it is not.
 const SHIPPING_GRACE: Duration = Duration::from_secs(10);
 
@@ -231,7 +233,7 @@ fn listen(
         revocations: member.feed.revocations.clone(),
         classes: Arc::clone(&process.classes),
         clock: process.clock().clone(),
-        limits: process.config().connections.clone(),
+        limits: limits(process, admission),
         times: process.config().timeouts.clone(),
         metrics: process.mesh_metrics.clone(),
         table: process.connections.clone(),
@@ -249,6 +251,15 @@ fn listen(
         stop,
     ));
     Ok(())
+}
+
+/// Anybody may send to the bootstrap listener: it takes small messages alone.
+fn limits(process: &Process, admission: Admission) -> Connections {
+    let mut limits = process.config().connections.clone();
+    if matches!(admission, Admission::Joiners) {
+        limits.max_message_bytes = limits.max_message_bytes.min(MAX_FROM_JOINERS);
+    }
+    limits
 }
 
 /// One line a listener: what it is, and where.
@@ -421,7 +432,8 @@ pub(crate) async fn auth(
     process.spawn_background(Arc::clone(&auth).run());
     let db = auth.db().clone();
     if let Some(joiners) = joiners {
-        let routes = tars_auth::bootstrap_routes(Arc::clone(&auth));
+        let most = limits(process, Admission::Joiners).max_message_bytes;
+        let routes = tars_auth::bootstrap_routes(Arc::clone(&auth), most);
         bootstrap(process, joiners, routes, view.clone(), db.clone())?;
     }
     let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);

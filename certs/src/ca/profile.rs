@@ -9,8 +9,9 @@ use rcgen::{
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Clocks of peers may be behind by this much.
-pub(super) const BACKDATE: Duration = Duration::from_secs(60);
+/// Clocks of peers may be behind by this much: leaves begin so long before they are signed, unless their
+/// identity was revoked since.
+pub const BACKDATE: Duration = Duration::from_secs(60);
 
 pub(super) fn authority(
     name: &str,

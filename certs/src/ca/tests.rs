@@ -37,10 +37,12 @@ fn a_leaf_is_not_backdated_to_before_a_revocation() {
     let ca = init(dir.path());
     let cut = NOW - Duration::from_secs(5);
     ca.begin_no_earlier(&request(DAY).id, cut).unwrap();
+    let earlier = cut - DAY;
+    ca.begin_no_earlier(&request(DAY).id, earlier).unwrap();
     let reopened = open(dir.path(), NOW).unwrap();
     let issued = reopened.issue(&request(DAY), NOW).unwrap();
     let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
-    assert_eq!(peer.not_before, cut);
+    assert_eq!(peer.not_before, cut, "an earlier one takes nothing back");
 }
 
 #[test]

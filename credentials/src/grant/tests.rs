@@ -123,6 +123,17 @@ fn a_key_may_always_renew_and_end_itself() {
 }
 
 #[test]
+fn a_secret_that_is_rotated_out_takes_its_key_back_no_more_but_may_end_it() {
+    let outgoing = key(Permissions::ALL);
+    let itself = StoredKey {
+        expires_s: 101,
+        ..stored("k", "ada", Permissions::ALL)
+    };
+    assert_eq!(rotate_key(&outgoing, &itself), Err(Exceeds::Outgoing));
+    assert_eq!(revoke_key(&outgoing, &itself), Ok(()));
+}
+
+#[test]
 fn what_a_key_makes_ends_with_it() {
     let maker = key(Permissions::ALL);
     assert_eq!(new_key_end(&maker, Some(101), 50), Err(Exceeds::Life));
@@ -140,9 +151,9 @@ fn what_a_key_makes_ends_with_it() {
 }
 
 #[test]
-fn a_password_is_the_persons() {
-    assert_eq!(change_password(&session(Permissions::default())), Ok(()));
-    let refused = change_password(&key(Permissions::ALL));
+fn a_password_and_a_session_are_the_persons() {
+    assert_eq!(own_session(&session(Permissions::default())), Ok(()));
+    let refused = own_session(&key(Permissions::ALL));
     assert_eq!(refused, Err(Exceeds::NeedsSession));
 }
 

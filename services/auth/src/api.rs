@@ -27,47 +27,49 @@ use uuid::Uuid;
 #[derive(Debug, Clone)]
 pub struct Api(Arc<Auth>);
 
-/// All of Auth's services.
+/// All of Auth's services. `max_message` is what the listener takes, which refuses larger ones with the
+/// contract's status; a lower limit of tonic's own would answer before it.
 pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     let api = Api(auth);
     let mut routes = Routes::builder();
     routes
         .add_service(
             auth_service_server::AuthServiceServer::new(api.clone())
-                .max_decoding_message_size(64 << 10),
+                .max_decoding_message_size(max_message),
         )
         .add_service(
             user_service_server::UserServiceServer::new(api.clone())
-                .max_decoding_message_size(64 << 10),
+                .max_decoding_message_size(max_message),
         )
         .add_service(
             api_key_service_server::ApiKeyServiceServer::new(api.clone())
-                .max_decoding_message_size(64 << 10),
+                .max_decoding_message_size(max_message),
         )
-        .add_service(signing_key_service_server::SigningKeyServiceServer::new(
-            api.clone(),
-        ))
+        .add_service(
+            signing_key_service_server::SigningKeyServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
         .add_service(
             audit_service_server::AuditServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
         .add_service(
             certificate_service_server::CertificateServiceServer::new(api.clone())
-                .max_decoding_message_size(64 << 10),
+                .max_decoding_message_size(max_message),
         )
         .add_service(
             credential_service_server::CredentialServiceServer::new(api)
-                .max_decoding_message_size(64 << 10),
+                .max_decoding_message_size(max_message),
         );
     routes.routes()
 }
 
 /// All that the bootstrap listener serves.
-pub fn bootstrap_routes(auth: Arc<Auth>) -> Routes {
+pub fn bootstrap_routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     let mut routes = Routes::builder();
     routes.add_service(
         bootstrap_service_server::BootstrapServiceServer::new(Api(auth))
-            .max_decoding_message_size(16 << 10),
+            .max_decoding_message_size(max_message),
     );
     routes.routes()
 }

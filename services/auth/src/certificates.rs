@@ -8,6 +8,7 @@ mod journal;
 mod revoke;
 mod roots;
 pub(crate) mod store;
+mod tokens;
 
 pub(crate) use issue::NewIdentity;
 pub(crate) use revoke::{SignedLists, Target};

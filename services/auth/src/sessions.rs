@@ -16,7 +16,7 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use std::time::Duration;
-use tars_credentials::{Caller, Claims, Credential, token};
+use tars_credentials::{Caller, Claims, Credential, grant, token};
 use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
     audit::{self, Record, Severity},
@@ -201,9 +201,7 @@ impl Auth {
     }
 
     pub async fn logout(&self, caller: &Caller) -> Result<(), AuthError> {
-        let Some(id) = session_of(caller)? else {
-            return Ok(());
-        };
+        let id = session_of(caller)?;
         let record = Record::new(&self.clock, "auth", "auth.logout").caller(caller.label.clone());
         let mut tx = self.change("sessions.close").await?;
         if self.end_session(&mut tx, id).await? {
@@ -274,14 +272,14 @@ impl Auth {
     }
 }
 
-/// The session that a caller came with; `None` for a key.
-pub(crate) fn session_of(caller: &Caller) -> Result<Option<Uuid>, AuthError> {
+/// The session that a caller came with; a key has none.
+pub(crate) fn session_of(caller: &Caller) -> Result<Uuid, AuthError> {
+    grant::own_session(caller)?;
     match &caller.credential {
-        Credential::Session { id } => Uuid::try_parse(id)
-            .map(Some)
-            .map_err(|_| AuthError::InvalidCredentials),
-        Credential::ApiKey { .. } => Ok(None),
+        Credential::Session { id } => Uuid::try_parse(id).ok(),
+        Credential::ApiKey { .. } => None,
     }
+    .ok_or(AuthError::InvalidCredentials)
 }
 
 /// When ended sessions are looked for next.

@@ -39,6 +39,11 @@ pub(crate) const STEPS: &[Step] = &[
         "issued by the process",
         include_str!("../migrations/0005_issued_by_the_process.sql"),
     ),
+    (
+        6,
+        "join tokens",
+        include_str!("../migrations/0006_join_tokens.sql"),
+    ),
 ];
 
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, AuthError> {

@@ -7,6 +7,7 @@
 use super::{
     KEPT, micros,
     store::{self, IssuedRow, LineageRow},
+    tokens::{self, TokenRow},
 };
 use crate::{Auth, AuthError};
 use std::{net::IpAddr, time::Duration};
@@ -45,7 +46,7 @@ impl Source {
             Self::JoinToken => "join-token",
             Self::Administrator => "administrator",
             Self::Renewal => "renewal",
-            Self::Elsewhere => "elsewhere",
+            Self::Elsewhere => store::ELSEWHERE,
         }
     }
 }
@@ -179,7 +180,7 @@ impl Auth {
         let request = self.request(claims.spiffe_id.clone(), class);
         let mut tx = self.store.begin("certificates.join").await?;
         let lineage = match claims.kind {
-            JoinKind::First => self.first_lineage(&mut tx, &claims).await?,
+            JoinKind::First => self.first_lineage(&mut tx, &claims, class).await?,
             JoinKind::Again => again(&mut tx, &claims).await?,
         };
         let record = Record::new(&self.clock, "auth", "certificate.issued")
@@ -197,10 +198,17 @@ impl Auth {
         &self,
         tx: &mut Write,
         claims: &JoinClaims,
+        class: PeerClass,
     ) -> Result<LineageRow, AuthError> {
         let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(KEPT));
-        let expires = micros(claims.expires);
-        if !store::use_token(tx, &token_id(&claims.id), expires, past_us).await? {
+        let (id, expires) = (token_id(&claims.id), micros(claims.expires));
+        if let Some(made) = tokens::find(tx, &id).await?
+            && !made.holds(tx, class, now_us).await?
+        {
+            tracing::warn!(id = %claims.spiffe_id, "a join token that was taken back was shown");
+            return Err(AuthError::JoinToken);
+        }
+        if !store::use_token(tx, &id, expires, past_us).await? {
             tracing::warn!(id = %claims.spiffe_id, "a join token was shown again");
             return Err(AuthError::JoinToken);
         }
@@ -227,6 +235,11 @@ impl Auth {
         let id = peer.certificate.id.clone();
         let request = self.request(id.clone(), certificates.class(&id)?);
         let mut tx = self.store.begin("certificates.renew").await?;
+        // The list may have been behind: what is shown is looked at again where nobody is faster.
+        let begin_s = i64::try_from(peer.certificate.not_before.as_secs()).unwrap_or(0);
+        if store::cut_of(&mut tx, id.as_str()).await? > Some(begin_s) {
+            return Err(AuthError::LineageEnded);
+        }
         let known =
             store::find_issued(&mut tx, &name.issuer.to_string(), name.serial.as_str()).await?;
         let lineage = match &known {
@@ -309,6 +322,7 @@ impl Auth {
         let id = certificates.id(path)?;
         grant::issue_identity(caller, certificates.class(&id)?, false)?;
         let authority = certificates.authority()?;
+        let (maker, api_key) = TokenRow::made_by(caller)?;
         let claims = JoinClaims {
             kind: JoinKind::First,
             id: rand::random(),
@@ -321,7 +335,17 @@ impl Auth {
             .severity(Severity::Warning)
             .caller(&caller.label)
             .resource(claims.spiffe_id.as_str());
+        let row = TokenRow {
+            id: token_id(&claims.id),
+            spiffe_id: claims.spiffe_id.as_str().to_owned(),
+            maker,
+            api_key,
+            created_us: self.clock.now_us(),
+            expires_us: micros(claims.expires),
+            revoked: false,
+        };
         let mut tx = self.store.begin("join_tokens.create").await?;
+        tokens::insert(&mut tx, &row, self.horizon.ended_us(KEPT)).await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
         Ok((JoinToken::mint(authority, &claims), claims))

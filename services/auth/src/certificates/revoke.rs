@@ -3,6 +3,7 @@
 use super::{
     KEPT, micros, pushed,
     store::{self, IssuedRow, RevocationRow},
+    tokens,
 };
 use crate::{Auth, AuthError, publish::Change};
 use parking_lot::Mutex;
@@ -127,7 +128,7 @@ impl Auth {
             let row = cut.row(issuer, serial.to_string(), String::new(), i64::MAX);
             return Ok(vec![row]);
         };
-        store::end_lineages(tx, Some(known.lineage), "").await?;
+        store::end_lineage(tx, known.lineage).await?;
         let living = store::living(
             tx,
             Some(known.lineage),
@@ -138,7 +139,8 @@ impl Auth {
         Ok(cut.of(living).collect())
     }
 
-    /// Everything that an identity holds, and its lineages.
+    /// Everything that an identity holds: its certificates that begin before the cut, their lineages, and
+    /// the join tokens that were made for it before then. What begins later goes on.
     async fn cut_identity(
         &self,
         tx: &mut Change,
@@ -149,19 +151,27 @@ impl Auth {
             let text = "is not of this trust domain".to_owned();
             return Err(AuthError::Field("spiffe_id", text));
         }
-        let at = before.unwrap_or(cut.now).min(cut.now);
+        // All there is, when that is now: a begin is told in seconds.
+        let before = before.filter(|b| *b < cut.now);
+        let at = before.unwrap_or(cut.now);
+        let before_us = before.map_or(i64::MAX, micros);
         if let Some(authority) = &self.certificates().authority {
             authority.begin_no_earlier(id, at)?;
         }
         let name = id.as_str();
+        let not_before_s = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
+        if before.is_some() && store::cut_of(tx, name).await? >= Some(not_before_s) {
+            return Ok(Vec::new());
+        }
         let identity = RevocationRow {
-            not_before_s: i64::try_from(at.as_secs()).unwrap_or(i64::MAX),
+            not_before_s,
             ..cut.row(String::new(), String::new(), name.to_owned(), i64::MAX)
         };
-        store::end_lineages(tx, None, name).await?;
+        store::end_lineages(tx, name, before_us).await?;
+        tokens::revoke(tx, name, before_us).await?;
         let mut living =
             store::living(tx, None, name, self.horizon.ended_us(Duration::ZERO)).await?;
-        living.retain(|c| c.issued_us < micros(at));
+        living.retain(|c| c.begins_before(before_us));
         Ok(std::iter::once(identity).chain(cut.of(living)).collect())
     }
 

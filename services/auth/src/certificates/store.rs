@@ -58,6 +58,8 @@ pub(crate) struct ReportRow {
     pub(crate) not_before_us: i64,
 }
 
+const BACKDATE_US: i64 = tars_certs::ca::BACKDATE.as_micros() as i64;
+
 type IssuedTuple = (String, String, String, Uuid, i64, i64, i64, String);
 type LineageTuple = (Uuid, String, i64, i64, bool, String, String, String);
 type RevocationTuple = (i64, String, String, String, i64, i64, String, i64, String);
@@ -126,6 +128,20 @@ const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, lates
 const REVOCATIONS: &str = "SELECT position, issuer, serial, spiffe_id, not_before_s, expires_us, reason, \
                            revoked_us, revoked_by FROM revocations WHERE expires_us > $1 AND position < $2 \
                            ORDER BY position DESC LIMIT $3";
+
+/// Its begin was in its certificate; every other is backdated when it is signed.
+pub(crate) const ELSEWHERE: &str = "elsewhere";
+
+impl IssuedRow {
+    /// Whether its certificate begins before a moment.
+    pub(crate) fn begins_before(&self, at_us: i64) -> bool {
+        let backdated = match self.source.as_str() {
+            ELSEWHERE => 0,
+            _ => BACKDATE_US,
+        };
+        self.issued_us - backdated < at_us
+    }
+}
 
 impl Store {
     pub(crate) async fn issued_list(
@@ -316,18 +332,52 @@ pub(crate) async fn save_lineage(
     Ok(())
 }
 
-/// Ends lineages: nothing is renewed from them any more.
-pub(crate) async fn end_lineages(
-    tx: &mut SqliteConnection,
-    id: Option<Uuid>,
-    spiffe_id: &str,
-) -> Result<(), AuthError> {
-    sqlx::query("UPDATE certificate_lineages SET revoked = TRUE WHERE id = $1 OR spiffe_id = $2")
-        .bind(id.unwrap_or_default())
-        .bind(spiffe_id)
+/// Ends a lineage: nothing is renewed from it any more.
+pub(crate) async fn end_lineage(tx: &mut SqliteConnection, id: Uuid) -> Result<(), AuthError> {
+    sqlx::query("UPDATE certificate_lineages SET revoked = TRUE WHERE id = $1")
+        .bind(id)
         .execute(tx)
         .await?;
     Ok(())
+}
+
+/// Ends the lineages of an identity whose latest certificate begins before a moment. Those that go on
+/// keep no rejoin token of a certificate before their latest.
+pub(crate) async fn end_lineages(
+    tx: &mut SqliteConnection,
+    spiffe_id: &str,
+    before_us: i64,
+) -> Result<(), AuthError> {
+    let query = format!("{LINEAGE} WHERE spiffe_id = $1 AND NOT revoked");
+    let lineages: Vec<LineageTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        .bind(spiffe_id)
+        .fetch_all(&mut *tx)
+        .await?;
+    for lineage in lineages.into_iter().map(lineage) {
+        let latest = find_issued(tx, "", &lineage.latest_serial).await?;
+        if latest.is_none_or(|c| c.begins_before(before_us)) {
+            end_lineage(tx, lineage.id).await?;
+        } else {
+            let row = LineageRow {
+                rejoin_before: String::new(),
+                ..lineage
+            };
+            save_lineage(tx, &row).await?;
+        }
+    }
+    Ok(())
+}
+
+/// The second before which every certificate of an identity is cut off already.
+pub(crate) async fn cut_of(
+    tx: &mut SqliteConnection,
+    spiffe_id: &str,
+) -> Result<Option<i64>, AuthError> {
+    let query = "SELECT MAX(not_before_s) FROM revocations WHERE serial = '' AND spiffe_id = $1";
+    Ok(sqlx::query_scalar(query)
+        .bind(spiffe_id)
+        .fetch_one(tx)
+        .await?)
 }
 
 /// Uses a join token up; false when it was used already.

@@ -15,8 +15,10 @@ use tars_credentials::{Caller, Exceeds, Permissions, View};
 use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
+mod cuts;
 mod kept;
 mod steps;
+mod tokens;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 
@@ -64,7 +66,26 @@ async fn world() -> World {
     )
     .await
     .unwrap();
+    enroll_ada(&auth).await;
     World { dir, auth, clock }
+}
+
+/// Whoever makes a join token must be there when it is shown.
+async fn enroll_ada(auth: &Auth) {
+    let ada = crate::store::UserRow {
+        id: Uuid::nil(),
+        username: "ada".to_owned(),
+        password: String::new(),
+        roles: vec!["admin".to_owned()],
+        disabled: false,
+        version: 1,
+        created_us: 0,
+        token_version: 1,
+        kept_session: None,
+    };
+    let mut tx = auth.store.begin("test.users").await.unwrap();
+    crate::store::insert_user(&mut tx, &ada).await.unwrap();
+    tx.commit().await.unwrap();
 }
 
 fn ada() -> Caller {

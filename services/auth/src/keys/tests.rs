@@ -72,6 +72,23 @@ async fn rotation_keeps_the_new_secret_and_ends_the_old() {
 }
 
 #[tokio::test]
+async fn a_secret_that_is_rotated_out_does_not_take_its_key_back() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let (old, holder) = w.key(&admin, &[]).await;
+    let overlap = Duration::from_secs(5);
+    let new = w.auth.rotate_key(&holder, &old.id, overlap).await.unwrap();
+    let outgoing = w.by_key(&old.text).unwrap();
+    let back = w.auth.rotate_key(&outgoing, &old.id, overlap * 1000).await;
+    assert_eq!(exceeds(back), Exceeds::Outgoing);
+    w.clock.advance(overlap);
+    assert!(w.by_key(&old.text).is_none());
+    let incoming = w.by_key(&new.text).unwrap();
+    let next = w.auth.rotate_key(&incoming, &old.id, overlap).await;
+    assert!(w.by_key(&next.unwrap().text).is_some());
+}
+
+#[tokio::test]
 async fn a_narrow_key_makes_none_that_is_wider() {
     let w = World::new().await;
     let admin = w.admin().await;

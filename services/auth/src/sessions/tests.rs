@@ -1,6 +1,7 @@
 use super::*;
 use crate::testing::{PASSWORD, World, elsewhere, here as from, open};
 use std::{sync::Arc, time::Duration};
+use tars_credentials::Exceeds;
 use tars_runtime::clock::Clock;
 
 #[tokio::test]
@@ -147,6 +148,20 @@ async fn logout_and_disabling_end_tokens() {
     );
     assert!(!w.holds(&dev));
     assert!(auth.login("dev", PASSWORD, &from()).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_key_has_no_session_to_end() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let key = w.auth.create_key(&admin, "svc", &[], None).await.unwrap();
+    let refused = w.auth.logout(&w.by_key(&key.text).unwrap()).await;
+    let why = refused.unwrap_err();
+    assert!(
+        matches!(&why, AuthError::Exceeds(Exceeds::NeedsSession)),
+        "{why}"
+    );
+    assert!(w.by_key(&key.text).is_some() && w.holds(&admin));
 }
 
 #[tokio::test]

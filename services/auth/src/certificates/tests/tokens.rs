@@ -1,0 +1,120 @@
+//! Join tokens end with the permission of their maker and with a revocation of their identity.
+
+use super::{NOW, key_and_csr};
+use crate::{AuthError, certificates::Target, testing::World};
+use std::time::Duration;
+use tars_certs::{
+    SpiffeId,
+    join::{JoinClaims, JoinKind, JoinToken},
+};
+use tars_credentials::Caller;
+
+const PATH: &str = "/automl";
+
+impl World {
+    async fn token(&self, maker: &Caller) -> JoinToken {
+        let made = self.auth.create_join_token(maker, PATH, None).await;
+        made.unwrap().0
+    }
+
+    async fn shown(&self, token: &JoinToken) -> Result<(), AuthError> {
+        let csr = key_and_csr().1;
+        let shown = self.auth.issue_with_token(token.as_str(), &csr, "x").await;
+        shown.map(drop)
+    }
+
+    async fn refuses(&self, token: &JoinToken) -> bool {
+        matches!(self.shown(token).await, Err(AuthError::JoinToken))
+    }
+
+    async fn revoke(&self, by: &Caller, before: Option<Duration>) {
+        let id = SpiffeId::new("tars.local", PATH).unwrap();
+        let target = Target::Identity { id, before };
+        self.auth.revoke(by, &target, "stolen").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_token_ends_with_its_makers_account_and_permission() {
+    let w = World::new().await;
+    let (admin, eve) = (w.admin().await, w.user("eve", "admin").await);
+    let (token, theirs) = (w.token(&eve).await, w.token(&admin).await);
+    w.auth.set_disabled(&admin, "eve", true).await.unwrap();
+    assert!(w.refuses(&token).await, "disabled");
+    w.auth.set_disabled(&admin, "eve", false).await.unwrap();
+    let roles = |role: &str| vec![role.to_owned()];
+    w.auth
+        .set_roles(&admin, "eve", roles("developer"))
+        .await
+        .unwrap();
+    assert!(w.refuses(&token).await, "no longer permitted");
+    w.auth
+        .set_roles(&admin, "eve", roles("admin"))
+        .await
+        .unwrap();
+    assert!(w.shown(&token).await.is_ok(), "a refusal does not cost it");
+    assert!(w.refuses(&token).await, "used");
+    assert!(w.shown(&theirs).await.is_ok(), "another's");
+}
+
+#[tokio::test]
+async fn a_token_ends_with_the_key_that_made_it() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let key = async || {
+        let made = w.auth.create_key(&admin, "svc", &[], Some(1)).await;
+        let key = made.unwrap();
+        let caller = w.by_key(&key.text).unwrap();
+        (key, caller)
+    };
+    let ((lost, maker), (_, other)) = (key().await, key().await);
+    let (token, good) = (w.token(&maker).await, w.token(&other).await);
+    w.auth.revoke_key(&admin, &lost.id, "lost").await.unwrap();
+    assert!(w.refuses(&token).await);
+    assert!(w.shown(&good).await.is_ok());
+    let day = Duration::from_secs(86_400);
+    let made = w.auth.create_join_token(&other, PATH, Some(day * 2)).await;
+    w.clock.advance(day);
+    assert!(w.refuses(&made.unwrap().0).await, "the key has ended");
+}
+
+#[tokio::test]
+async fn a_revoked_identity_has_no_tokens_of_before() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let (before, spent) = (w.token(&admin).await, w.token(&admin).await);
+    assert!(w.shown(&spent).await.is_ok());
+    w.clock.advance(Duration::from_millis(200));
+    w.revoke(&admin, None).await;
+    assert!(w.refuses(&before).await, "in the same second");
+    assert!(w.shown(&w.token(&admin).await).await.is_ok(), "anew");
+}
+
+#[tokio::test]
+async fn a_cut_in_the_past_leaves_the_tokens_that_were_made_after_it() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let old = w.token(&admin).await;
+    w.clock.advance(Duration::from_secs(120));
+    let young = w.token(&admin).await;
+    w.revoke(&admin, Some(NOW + Duration::from_secs(60))).await;
+    assert!(w.refuses(&old).await);
+    assert!(w.shown(&young).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_token_of_the_authoritys_files_has_no_maker_to_lose() {
+    let w = World::new().await;
+    let authority = w.auth.certificates().authority().unwrap();
+    let claims = JoinClaims {
+        kind: JoinKind::First,
+        id: [7; 16],
+        lineage: [0; 16],
+        expires: NOW + Duration::from_secs(60),
+        root: authority.active_root(),
+        spiffe_id: SpiffeId::new("tars.local", PATH).unwrap(),
+    };
+    let token = JoinToken::mint(authority, &claims);
+    assert!(w.shown(&token).await.is_ok());
+    assert!(w.refuses(&token).await, "once");
+}

@@ -1,0 +1,124 @@
+//! The join tokens that were made over the service, until they expire. A token is an identity that
+//! somebody may have: it ends with the permission of whoever made it, and with a revocation of that
+//! identity. What the authority made on its files has no maker here, and is good by itself.
+
+use crate::{
+    AuthError,
+    store::{key_in, user_by_id},
+};
+use sqlx::SqliteConnection;
+use tars_certs::PeerClass;
+use tars_credentials::{Caller, Credential, Permissions, grant, permission};
+use uuid::Uuid;
+
+#[derive(Debug)]
+pub(super) struct TokenRow {
+    pub(super) id: String,
+    pub(super) spiffe_id: String,
+    pub(super) maker: Uuid,
+    /// Empty for a session.
+    pub(super) api_key: String,
+    pub(super) created_us: i64,
+    pub(super) expires_us: i64,
+    pub(super) revoked: bool,
+}
+
+impl TokenRow {
+    pub(super) fn made_by(caller: &Caller) -> Result<(Uuid, String), AuthError> {
+        let maker = Uuid::try_parse(&caller.owner_id).map_err(|_| AuthError::InvalidCredentials)?;
+        let api_key = match &caller.credential {
+            Credential::ApiKey { id, .. } => id.clone(),
+            Credential::Session { .. } => String::new(),
+        };
+        Ok((maker, api_key))
+    }
+
+    /// Whether it is not revoked, and its maker could make it now.
+    pub(super) async fn holds(
+        &self,
+        tx: &mut SqliteConnection,
+        class: PeerClass,
+        now_us: i64,
+    ) -> Result<bool, AuthError> {
+        let held = self.held_by_maker(tx, now_us).await?;
+        let needed = grant::to_issue(class, false);
+        Ok(!self.revoked && held.is_some_and(|held| needed.without(held).is_empty()))
+    }
+
+    /// What the maker holds now, by the key if it was one; `None` when either has ended.
+    async fn held_by_maker(
+        &self,
+        tx: &mut SqliteConnection,
+        now_us: i64,
+    ) -> Result<Option<Permissions>, AuthError> {
+        let user = user_by_id(&mut *tx, self.maker).await?;
+        let Some(user) = user.filter(|u| !u.disabled) else {
+            return Ok(None);
+        };
+        let held = permission::of_roles(user.roles.iter().map(String::as_str));
+        if self.api_key.is_empty() {
+            return Ok(Some(held));
+        }
+        let key = key_in(tx, &self.api_key).await?;
+        let key = key.filter(|k| k.revoked_us.is_none() && k.expires_us > now_us);
+        Ok(key.map(|k| held.intersect(Permissions::of(k.scopes.iter().map(String::as_str)))))
+    }
+}
+
+/// Writes a token down, and forgets those that had expired at a moment that is surely past.
+pub(super) async fn insert(
+    tx: &mut SqliteConnection,
+    row: &TokenRow,
+    past_us: i64,
+) -> Result<(), AuthError> {
+    sqlx::query("DELETE FROM join_tokens WHERE expires_us < $1")
+        .bind(past_us)
+        .execute(&mut *tx)
+        .await?;
+    sqlx::query("INSERT INTO join_tokens VALUES ($1, $2, $3, $4, $5, $6, $7)")
+        .bind(&row.id)
+        .bind(&row.spiffe_id)
+        .bind(row.maker)
+        .bind(&row.api_key)
+        .bind(row.created_us)
+        .bind(row.expires_us)
+        .bind(row.revoked)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
+pub(super) async fn find(
+    tx: &mut SqliteConnection,
+    id: &str,
+) -> Result<Option<TokenRow>, AuthError> {
+    type Tuple = (String, String, Uuid, String, i64, i64, bool);
+    let query = "SELECT id, spiffe_id, maker, api_key, created_us, expires_us, revoked \
+                 FROM join_tokens WHERE id = $1";
+    let row: Option<Tuple> = sqlx::query_as(query).bind(id).fetch_optional(tx).await?;
+    Ok(row.map(
+        |(id, spiffe_id, maker, api_key, created_us, expires_us, revoked)| TokenRow {
+            id,
+            spiffe_id,
+            maker,
+            api_key,
+            created_us,
+            expires_us,
+            revoked,
+        },
+    ))
+}
+
+/// Ends what was made for an identity before a moment.
+pub(super) async fn revoke(
+    tx: &mut SqliteConnection,
+    spiffe_id: &str,
+    before_us: i64,
+) -> Result<(), AuthError> {
+    sqlx::query("UPDATE join_tokens SET revoked = TRUE WHERE spiffe_id = $1 AND created_us < $2")
+        .bind(spiffe_id)
+        .bind(before_us)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
