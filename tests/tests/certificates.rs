@@ -423,6 +423,14 @@ async fn s8_7_signing_requests_are_not_believed() {
     let refused = joiner.shows(&first, &forged).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument, "{refused:?}");
 
+    // Anybody may send here, and not much.
+    let refused = joiner.shows(&first, &[0; 60_000]).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
+    assert_eq!(
+        tars_proto::fault::reason(&refused).as_deref(),
+        Some(tars_proto::fault::MESSAGE_TOO_LARGE)
+    );
+
     // Another id, more names, another use: only the key counts.
     let issued = joiner
         .shows(&first, &greedy_csr(&key))

@@ -140,3 +140,49 @@ async fn zero_is_refused_where_absence_means_a_default() {
     admin.post("/admin/api-keys", key).await.unwrap();
     mesh.mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_long_is_refused_with_the_reason_that_the_contract_has() {
+    let mesh = TestMesh::start().await;
+    let admin = mesh.admin().await;
+    let password = "p".repeat(100_000);
+    for (path, body) in [
+        (
+            "/auth/login",
+            json!({ "username": "x", "password": password }),
+        ),
+        (
+            "/admin/users",
+            json!({ "username": "x", "password": password, "roles": ["viewer"] }),
+        ),
+        (
+            "/admin/api-keys",
+            json!({ "service_name": password, "scopes": [] }),
+        ),
+    ] {
+        let (status, answer) = refusal(admin.post(path, body).await);
+        assert_eq!(
+            (status, reason(&answer).as_str()),
+            (400, "INVALID_FIELD"),
+            "{path}: {answer}"
+        );
+    }
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_cannot_log_its_owner_out() {
+    let mesh = TestMesh::start().await;
+    let admin = mesh.admin().await;
+    let asked = json!({ "service_name": "x", "scopes": ["session.self"] });
+    let made = admin.post("/admin/api-keys", asked).await.unwrap();
+    let by_key = mesh.rest().with_key(made["api_key"].as_str().unwrap());
+    let (status, answer) = refusal(by_key.post("/auth/logout", json!({})).await);
+    assert_eq!(
+        (status, reason(&answer).as_str()),
+        (403, "EXCEEDS_CALLER"),
+        "{answer}"
+    );
+    admin.get("/auth/me").await.unwrap();
+    mesh.mesh.stop().await;
+}
