@@ -319,12 +319,15 @@ async fn services_work_each_in_its_own_process() {
     assert!(init.stdout(Stdio::null()).status().unwrap().success());
     let names = ["auth", "orchestration", "automl", "hypersync", "gateway"];
     let ports: Vec<u16> = names.iter().map(|_| free_addr().port()).collect();
-    let mut running = Vec::new();
-    for (name, port) in names.iter().zip(&ports) {
-        let identity = data.path().join("identities").join(name);
-        let out = identity.display().to_string();
+    let identity = |name: &str| data.path().join("identities").join(name);
+    // Before any of them runs: a running service has the directory.
+    for name in names {
+        let out = identity(name).display().to_string();
         let mut issue = tars(&["certs", "issue", name, "--out", &out]);
         assert!(issue.stdout(Stdio::null()).status().unwrap().success());
+    }
+    let mut running = Vec::new();
+    for (name, port) in names.iter().zip(&ports) {
         let mut serve = tars(&[
             "serve",
             name,
@@ -339,7 +342,7 @@ async fn services_work_each_in_its_own_process() {
                 "127.0.0.1:0",
                 "--identity",
             ])
-            .arg(&identity);
+            .arg(identity(name));
         for (other, port) in names.iter().zip(&ports).take(4) {
             let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
             serve.env(variable, format!("127.0.0.1:{port}"));
