@@ -2,7 +2,7 @@
 //! of what is valid now. A refusal never says which check failed; the metric does.
 
 use crate::{Call, check::Check};
-use http::{HeaderMap, HeaderName, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family},
@@ -81,11 +81,9 @@ impl Authenticate {
 
     fn identify(&self, call: &Call, headers: &HeaderMap) -> Result<Arc<Caller>, Status> {
         let now = self.clock.now_s();
-        let (bearer, key) = (headers.get(AUTHORIZATION), headers.get(API_KEY));
-        let single = |name: &HeaderName| headers.get_all(name).iter().nth(1).is_none();
-        if !single(&AUTHORIZATION) || !single(&API_KEY) {
-            return Err(self.refuse("several_values"));
-        }
+        let several = |()| self.refuse("several_values");
+        let bearer = single(headers, &AUTHORIZATION).map_err(several)?;
+        let key = single(headers, &API_KEY).map_err(several)?;
         match (bearer, key) {
             (None, None) => Err(self.refuse("missing")),
             (Some(_), Some(_)) => Err(fault::status(
@@ -119,7 +117,16 @@ impl Authenticate {
     }
 }
 
-fn sensitive(value: &http::HeaderValue) -> http::HeaderValue {
+/// The one value of a header, if it is there.
+fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, ()> {
+    let mut values = headers.get_all(name).iter();
+    match (values.next(), values.next()) {
+        (first, None) => Ok(first),
+        (_, Some(_)) => Err(()),
+    }
+}
+
+fn sensitive(value: &HeaderValue) -> HeaderValue {
     let mut value = value.clone();
     value.set_sensitive(true);
     value

@@ -13,7 +13,10 @@ use tars_proto::{
     fault,
     table::{ContractErrors, Method, MethodTable, Principal, Vocabulary},
 };
-use tars_runtime::trace::{Scope, Span, TraceContext};
+use tars_runtime::{
+    lent::{self, Lent},
+    trace::{Scope, Span, TraceContext},
+};
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
@@ -63,8 +66,8 @@ pub struct Call {
     holder: OnceLock<Arc<Holder>>,
 }
 
-tokio::task_local! {
-    pub(crate) static CURRENT: Arc<Call>;
+thread_local! {
+    static CURRENT: Lent<Arc<Call>> = const { Lent::nothing() };
 }
 
 impl Call {
@@ -90,7 +93,12 @@ impl Call {
 
     /// The call that the running task serves.
     pub fn current() -> Option<Arc<Self>> {
-        CURRENT.try_with(Arc::clone).ok()
+        lent::look(&CURRENT, Arc::clone)
+    }
+
+    /// Runs work for a call, which is back in its place afterwards.
+    pub(crate) fn enter<T>(call: &mut Option<Arc<Self>>, work: impl FnOnce() -> T) -> T {
+        lent::lend(&CURRENT, call, work)
     }
 
     pub fn of<T>(request: &Request<T>) -> Result<Arc<Self>, Status> {

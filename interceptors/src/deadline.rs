@@ -138,7 +138,8 @@ where
             };
         };
         match decide(&call, request.headers()) {
-            Ok(Some(at)) if at <= Instant::now() => DeadlineFuture::Refused {
+            // It has just begun: the clock is not asked again.
+            Ok(Some(at)) if at <= call.started => DeadlineFuture::Refused {
                 status: Some(expired()),
             },
             Ok(at) => {

@@ -4,8 +4,7 @@
 //! id is kept, so that it can find its call. What the mesh calls for itself begins no sampled trace.
 
 use crate::{
-    call::{CURRENT, Call},
-    contract,
+    Call, contract,
     observe::{Observe, Watch},
 };
 use http::{HeaderMap, HeaderName, Request};
@@ -17,6 +16,8 @@ use tonic::{Code, Status, metadata::MetadataValue};
 
 /// Set by the gateway, and believed from nobody else.
 pub const CLIENT_ADDR: &str = "x-tars-client-addr";
+
+const TRACE_ID_HEADER: HeaderName = HeaderName::from_static(TRACE_ID);
 
 #[derive(Debug, Clone)]
 pub struct Trace {
@@ -48,9 +49,10 @@ impl Observe for Trace {
         let call = Arc::new(Call::new(method, peer, client, span.context()));
         request.extensions_mut().insert(Arc::clone(&call));
         Ok(TraceWatch {
-            scope: span.scope(),
+            id: span.context().trace_id,
+            scope: Some(span.scope()),
             span,
-            call,
+            call: Some(call),
         })
     }
 }
@@ -83,20 +85,20 @@ fn client_addr(headers: &http::HeaderMap, peer: &PeerInfo) -> IpAddr {
 
 #[derive(Debug)]
 pub struct TraceWatch {
+    id: u128,
     span: Span,
-    scope: Scope,
-    call: Arc<Call>,
+    /// Both are in their places but while the call runs.
+    scope: Option<Scope>,
+    call: Option<Arc<Call>>,
 }
 
 impl Watch for TraceWatch {
     fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
-        let call = Arc::clone(&self.call);
-        self.scope.clone().enter(|| CURRENT.sync_scope(call, work))
+        Scope::enter(&mut self.scope, || Call::enter(&mut self.call, work))
     }
 
     fn answer(&self, headers: &mut HeaderMap) {
-        let id = self.call.trace.trace_id;
-        headers.insert(HeaderName::from_static(TRACE_ID), id_header(id));
+        headers.insert(TRACE_ID_HEADER, id_header(self.id));
     }
 
     fn end(mut self, code: Code) {
@@ -105,7 +107,7 @@ impl Watch for TraceWatch {
         }
         let name = fault::code_name(code);
         self.span.set("rpc.response.status_code", name);
-        if let Some(caller) = self.call.caller() {
+        if let Some(caller) = self.call.as_ref().and_then(|call| call.caller()) {
             self.span.set("tars.caller", caller.label.clone());
         }
         if is_server_fault(code) {

@@ -4,6 +4,7 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
+use std::sync::Arc;
 use tars_runtime::metrics::Metrics;
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -16,8 +17,12 @@ pub struct KeyExchange {
     pub group: &'static str,
 }
 
+/// Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct MeshMetrics {
+pub struct MeshMetrics(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
     connections: Gauge,
     accepted: Counter,
     refused: Family<Reason, Counter>,
@@ -29,7 +34,7 @@ pub struct MeshMetrics {
 
 impl MeshMetrics {
     pub fn new(metrics: &Metrics) -> Self {
-        Self {
+        Self(Arc::new(Inner {
             connections: metrics.register(
                 "mesh_connections",
                 "Open server connections",
@@ -65,33 +70,36 @@ impl MeshMetrics {
                 "Streams that were reset while their peer took nothing, by reason",
                 Family::default(),
             ),
-        }
+        }))
     }
 
     pub(crate) fn refuse(&self, reason: &'static str) {
-        self.refused.get_or_create(&Reason { reason }).inc();
+        self.0.refused.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn shook(&self, group: &'static str) {
-        self.handshakes.get_or_create(&KeyExchange { group }).inc();
+        self.0
+            .handshakes
+            .get_or_create(&KeyExchange { group })
+            .inc();
     }
 
     pub(crate) fn cut(&self, reason: &'static str) {
-        self.cut.get_or_create(&Reason { reason }).inc();
+        self.0.cut.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn refuse_request(&self, reason: &'static str) {
-        self.not_grpc.get_or_create(&Reason { reason }).inc();
+        self.0.not_grpc.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn cut_stream(&self, reason: &'static str) {
-        self.streams_cut.get_or_create(&Reason { reason }).inc();
+        self.0.streams_cut.get_or_create(&Reason { reason }).inc();
     }
 
     pub(crate) fn connected(&self) -> Connected {
-        self.accepted.inc();
-        self.connections.inc();
-        Connected(self.connections.clone())
+        self.0.accepted.inc();
+        self.0.connections.inc();
+        Connected(self.0.connections.clone())
     }
 }
 

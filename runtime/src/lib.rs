@@ -9,6 +9,7 @@ pub mod db;
 pub mod descriptors;
 pub mod events;
 pub mod health;
+pub mod lent;
 pub mod listen;
 pub mod log;
 pub mod metrics;

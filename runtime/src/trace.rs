@@ -1,7 +1,7 @@
 //! Trace context and spans.
 //!
 //! A call that is not sampled costs a few random bytes and one header: spans of the OpenTelemetry
-//! SDK are made only for sampled calls. The current position in the trace is task-local, so that
+//! SDK are made only for sampled calls. The current position in the trace goes with the task, so that
 //! SQL and outgoing calls find their parent without its being passed by hand; the tracer travels
 //! with it, so that two services in one process do not share a name or an exporter.
 //!
@@ -16,7 +16,10 @@ mod state;
 pub use export::{ExporterError, SpanMetrics};
 pub use state::TraceState;
 
-use crate::config::Telemetry;
+use crate::{
+    config::Telemetry,
+    lent::{self, Lending, Lent},
+};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use opentelemetry::{
     Context, KeyValue, SpanId, TraceFlags, TraceId,
@@ -387,23 +390,23 @@ pub struct Scope {
     tracer: Tracer,
 }
 
-tokio::task_local! {
-    static CURRENT: Scope;
+thread_local! {
+    static CURRENT: Lent<Scope> = const { Lent::nothing() };
 }
 
 impl Scope {
     pub fn current() -> Option<Self> {
-        CURRENT.try_with(Clone::clone).ok()
+        lent::look(&CURRENT, Self::clone)
     }
 
     /// Runs a future inside this scope.
-    pub fn run<F: Future>(self, future: F) -> tokio::task::futures::TaskLocalFuture<Self, F> {
-        CURRENT.scope(self, future)
+    pub fn run<F: Future>(self, future: F) -> Lending<Self, F> {
+        Lending::new(&CURRENT, self, future)
     }
 
-    /// Runs something now inside this scope.
-    pub fn enter<T>(self, work: impl FnOnce() -> T) -> T {
-        CURRENT.sync_scope(self, work)
+    /// Runs something now inside the scope, which is back in its place afterwards.
+    pub fn enter<T>(scope: &mut Option<Self>, work: impl FnOnce() -> T) -> T {
+        lent::lend(&CURRENT, scope, work)
     }
 
     pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
@@ -418,15 +421,12 @@ impl Scope {
 
 /// The trace context of the running task.
 pub fn current() -> Option<TraceContext> {
-    CURRENT.try_with(|s| s.context).ok()
+    lent::look(&CURRENT, |s| s.context)
 }
 
 /// A child of the running task's span; `None` outside a trace.
 pub fn child(name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Option<Span> {
-    CURRENT
-        .try_with(|s| s.context.sampled.then(|| s.child(name, kind)))
-        .ok()
-        .flatten()
+    lent::look(&CURRENT, |s| s.context.sampled.then(|| s.child(name, kind))).flatten()
 }
 
 pub use opentelemetry::trace::SpanKind as Kind;

@@ -1,6 +1,8 @@
 //! A small unary call (`GetMe`, with a token) through the full stack, against the same handler on
 //! bare tonic over tonic's own mTLS. Both servers run in this process; slices of load alternate,
 //! so that both see the same machine. The client is tonic's channel for both.
+//!
+//! For a profiler, `--only=mesh` and `--only=baseline` load one of the two and nothing else.
 
 use std::{
     sync::{
@@ -24,6 +26,7 @@ use tonic::{
 type Failure = Box<dyn std::error::Error>;
 
 const WORKERS: usize = 64;
+const PROFILED: Duration = Duration::from_secs(20);
 
 /// The same answer as the mesh's, with nothing around it.
 mod bare {
@@ -146,6 +149,8 @@ fn cpu_us(slice: &Slice) -> f64 {
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let has = |flag: &str| std::env::args().any(|a| a == flag);
+    let only = ["mesh", "baseline"];
+    let only = only.into_iter().find(|one| has(&format!("--only={one}")));
     let (rounds, length) = if has("--quick") {
         (5, Duration::from_millis(400))
     } else {
@@ -200,6 +205,16 @@ async fn main() -> Result<(), Failure> {
     );
     let baseline = AuthServiceClient::new(connect(&target, tls()).await?);
 
+    if let Some(one) = only {
+        let client = if one == "mesh" { &full } else { &baseline };
+        let slice = load(client, &token, PROFILED).await?;
+        println!(
+            "{one}: {} calls, {:.2} us of CPU each",
+            slice.calls,
+            cpu_us(&slice)
+        );
+        return Ok(());
+    }
     load(&full, &token, length).await?;
     load(&baseline, &token, length).await?;
     let (mut ours, mut theirs) = (Vec::new(), Vec::new());

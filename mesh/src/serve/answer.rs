@@ -12,6 +12,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, Status
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 use std::{
+    mem,
     pin::Pin,
     task::{Context, Poll, ready},
 };
@@ -158,8 +159,11 @@ where
             }
         }
         Stream::handed_over();
-        let next = piece(this.rest.len());
-        Poll::Ready(Some(Ok(Frame::data(this.rest.split_to(next)))))
+        let next = match piece(this.rest.len()) {
+            all if all == this.rest.len() => mem::take(this.rest),
+            some => this.rest.split_to(some),
+        };
+        Poll::Ready(Some(Ok(Frame::data(next))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -12,7 +12,7 @@ use crate::framed::Framed;
 use http::Request;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{cell::RefCell, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tars_certs::{
     PeerClass,
     peer::{PeerInfo, observed},
@@ -133,6 +133,8 @@ impl Connection {
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
         let (shared, counts) = (Arc::clone(&peer), metrics.clone());
         let most = this.options.limits.max_message_bytes;
+        // One after the other: a clone for each call would count up and down what all layers share.
+        let service = RefCell::new(service);
         let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
             if let Some((reason, response)) = answer::refusal(&request) {
                 counts.refuse_request(reason);
@@ -141,7 +143,7 @@ impl Connection {
             }
             let mut request = request.map(|body| Body::new(Framed::new(body, most)));
             request.extensions_mut().insert(Arc::clone(&shared));
-            let future = service.clone().call(request);
+            let future = service.borrow_mut().call(request);
             Answering::Passed { future }
         });
         let connection = this
