@@ -4,6 +4,9 @@
 //! root's key, so that the joiner knows whom it talks to. It is proven by a key that lies beside
 //! the roots: whoever may read that could sign certificates anyway. That it was not used before is
 //! looked up by its id, in the transaction that issues the certificate.
+//!
+//! A first token says when it was made, and lives a day at most: what is revoked takes the tokens of
+//! before with it, those that were made on the authority's files too, of which nobody else knows.
 
 use crate::{Authority, KeyId, SpiffeId};
 use aws_lc_rs::hmac;
@@ -11,16 +14,21 @@ use std::{fmt, time::Duration};
 use zeroize::Zeroizing;
 
 const PREFIX: &str = "tars_join_";
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 const TAG: usize = 32;
-/// Version, kind, id, lineage, expiry, root.
-const FIXED: usize = 1 + 1 + 16 + 16 + 8 + 32;
+/// Version, kind, id, lineage, making, expiry, root.
+const FIXED: usize = 1 + 1 + 16 + 16 + 8 + 8 + 32;
 const MAX_TEXT: usize = 4096;
+
+/// The longest life of a first token.
+pub const MAX_LIFE: Duration = Duration::from_secs(86_400);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinKind {
-    /// Handed out by an operator: begins a lineage.
+    /// Handed out by Auth, which has written it down: begins a lineage.
     First,
+    /// The same, made on the authority's files: nobody else knows of it.
+    Unrecorded,
     /// Kept by a process beside its key, for a machine that slept past the end of its certificate:
     /// goes on with a lineage.
     Again,
@@ -32,6 +40,8 @@ pub struct JoinClaims {
     pub kind: JoinKind,
     pub id: [u8; 16],
     pub lineage: [u8; 16],
+    /// When it was made, in whole seconds since the Unix epoch.
+    pub made: Duration,
     /// Since the Unix epoch.
     pub expires: Duration,
     /// The key of the root that the bootstrap listener must stand under.
@@ -47,6 +57,8 @@ pub enum JoinError {
     Forged,
     #[error("the join token has expired")]
     Expired,
+    #[error("the join token lives longer than a first token may")]
+    TooLong,
 }
 
 /// A token as text; a secret.
@@ -97,10 +109,7 @@ impl JoinToken {
         let (said, tag) = bytes.split_at(bytes.len() - TAG);
         hmac::verify(&key(authority), said, tag).map_err(|_| JoinError::Forged)?;
         let claims = JoinClaims::decode(said)?;
-        if claims.expires <= now {
-            return Err(JoinError::Expired);
-        }
-        Ok(claims)
+        claims.check_time(now).map(|()| claims)
     }
 }
 
@@ -109,15 +118,47 @@ fn key(authority: &Authority) -> hmac::Key {
 }
 
 impl JoinClaims {
+    /// A token for the first certificate of an identity. Its life is cut to [`MAX_LIFE`].
+    pub fn first(
+        authority: &Authority,
+        kind: JoinKind,
+        id: SpiffeId,
+        now: Duration,
+        life: Duration,
+    ) -> Self {
+        let made = Duration::from_secs(now.as_secs());
+        Self {
+            kind,
+            id: rand::random(),
+            lineage: [0; 16],
+            made,
+            expires: made + life.min(MAX_LIFE),
+            root: authority.active_root(),
+            spiffe_id: id,
+        }
+    }
+
+    fn check_time(&self, now: Duration) -> Result<(), JoinError> {
+        let life = self.expires.saturating_sub(self.made);
+        match self.kind {
+            _ if self.expires <= now => Err(JoinError::Expired),
+            JoinKind::First | JoinKind::Unrecorded if life > MAX_LIFE => Err(JoinError::TooLong),
+            _ => Ok(()),
+        }
+    }
+
     fn encode(&self) -> Vec<u8> {
         let kind = match self.kind {
             JoinKind::First => 0,
             JoinKind::Again => 1,
+            JoinKind::Unrecorded => 2,
         };
         let mut bytes = vec![VERSION, kind];
         bytes.extend_from_slice(&self.id);
         bytes.extend_from_slice(&self.lineage);
-        bytes.extend_from_slice(&self.expires.as_secs().to_be_bytes());
+        for at in [self.made, self.expires] {
+            bytes.extend_from_slice(&at.as_secs().to_be_bytes());
+        }
         bytes.extend_from_slice(self.root.as_bytes());
         bytes.extend_from_slice(self.spiffe_id.as_str().as_bytes());
         bytes
@@ -134,17 +175,22 @@ impl JoinClaims {
         let kind = match (fixed[0], fixed[1]) {
             (VERSION, 0) => JoinKind::First,
             (VERSION, 1) => JoinKind::Again,
+            (VERSION, 2) => JoinKind::Unrecorded,
             _ => return Err(JoinError::Malformed),
         };
-        let mut expires = [0; 8];
-        expires.copy_from_slice(part(34, 8));
+        let time = |from: usize| {
+            let mut out = [0; 8];
+            out.copy_from_slice(part(from, 8));
+            Duration::from_secs(u64::from_be_bytes(out))
+        };
         let text = std::str::from_utf8(id).map_err(|_| JoinError::Malformed)?;
         Ok(Self {
             kind,
             id: sixteen(2),
             lineage: sixteen(18),
-            expires: Duration::from_secs(u64::from_be_bytes(expires)),
-            root: KeyId::from_bytes(part(42, 32)).map_err(|_| JoinError::Malformed)?,
+            made: time(34),
+            expires: time(42),
+            root: KeyId::from_bytes(part(50, 32)).map_err(|_| JoinError::Malformed)?,
             spiffe_id: text.parse().map_err(|_| JoinError::Malformed)?,
         })
     }
@@ -162,6 +208,7 @@ mod tests {
             kind: JoinKind::First,
             id: [7; 16],
             lineage: [0; 16],
+            made: NOW,
             expires: NOW + Duration::from_secs(60),
             root: ca.active_root(),
             spiffe_id: "spiffe://tars.local/automl".parse().unwrap(),
@@ -204,6 +251,26 @@ mod tests {
                 JoinError::Malformed,
                 "{bad}"
             );
+        }
+    }
+    #[test]
+    fn a_first_token_lives_a_day_at_most() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = authority(dir.path());
+        let shown = |claims: &JoinClaims| JoinToken::mint(&ca, claims).verify(&ca, NOW);
+        let id = claims(&ca).spiffe_id;
+        for kind in [JoinKind::First, JoinKind::Unrecorded] {
+            let made = JoinClaims::first(&ca, kind, id.clone(), NOW, Duration::MAX);
+            assert_eq!(made.expires, NOW + MAX_LIFE);
+            assert_eq!(shown(&made).unwrap(), made);
+            let longer = JoinClaims {
+                expires: NOW + MAX_LIFE + Duration::from_secs(1),
+                ..made
+            };
+            assert_eq!(shown(&longer), Err(JoinError::TooLong));
+            // One that goes on with a lineage ends with it.
+            let kind = JoinKind::Again;
+            assert!(shown(&JoinClaims { kind, ..longer }).is_ok());
         }
     }
 }

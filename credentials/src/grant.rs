@@ -19,8 +19,10 @@ use tars_certs::PeerClass;
 pub enum Exceeds {
     #[error("this holds more than the caller does, who lacks {}", .0.join(", "))]
     Permissions(Vec<&'static str>),
-    #[error("this would outlive the key that calls")]
+    #[error("the new key would outlive the key that calls")]
     Life,
+    #[error("the key to rotate outlives the key that calls")]
+    OutlivedBy,
     #[error(
         "the secret that calls is being rotated out and ends before its key does; use the newest"
     )]
@@ -96,7 +98,7 @@ pub fn rotate_key(caller: &Caller, key: &StoredKey) -> Result<(), Exceeds> {
     }
     holds(caller, key.scopes)?;
     if outlives(caller, key.expires_s) {
-        return Err(Exceeds::Life);
+        return Err(Exceeds::OutlivedBy);
     }
     Ok(())
 }

@@ -14,8 +14,11 @@ use tars_runtime::clock::Monotonic;
 const MAX_KEYS: usize = 65_536;
 const SHARDS: usize = 16;
 
+/// All in one unit: calls that may come at once. `remaining` is never above `limit`, and equals it
+/// once `reset` has passed without a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
+    /// How many may come at once when nothing was taken for a while.
     pub limit: u32,
     pub remaining: u32,
     /// Until the limit is whole again.
@@ -74,7 +77,7 @@ fn evict<V>(map: &mut HashMap<u64, (Monotonic, V)>) {
 /// The generic cell rate algorithm: `limit` a period, of which at most a quarter at once.
 #[derive(Debug)]
 pub struct Gcra {
-    limit: u32,
+    burst: u32,
     interval: Duration,
     tolerance: Duration,
     cells: Bounded<Monotonic>,
@@ -85,7 +88,7 @@ impl Gcra {
         let interval = period / limit.max(1);
         let burst = (limit / 4).max(1);
         Self {
-            limit,
+            burst,
             interval,
             tolerance: interval * (burst - 1),
             cells: Bounded::new(),
@@ -104,7 +107,7 @@ impl Gcra {
             let ahead = arrival.since(now);
             let room = (self.tolerance + self.interval).saturating_sub(ahead);
             Decision {
-                limit: self.limit,
+                limit: self.burst,
                 remaining: u32::try_from(room.as_nanos() / self.interval.as_nanos().max(1))
                     .unwrap_or(u32::MAX),
                 reset: ahead,
@@ -144,13 +147,14 @@ impl SlidingLog {
             if passed {
                 log.push_back(now);
             }
-            let oldest = log.front().copied().unwrap_or(now);
-            let reset = (oldest + self.period).since(now);
+            let ends =
+                |at: Option<&Monotonic>| (at.copied().unwrap_or(now) + self.period).since(now);
+            let retry = ends(log.front());
             Decision {
                 limit: self.limit,
                 remaining: self.limit - u32::try_from(log.len()).unwrap_or(self.limit),
-                reset,
-                retry: if passed { Duration::ZERO } else { reset },
+                reset: ends(log.back()),
+                retry: if passed { Duration::ZERO } else { retry },
             }
         })
     }
@@ -202,6 +206,42 @@ mod tests {
                 .passed()
         });
         assert!(minute.count() <= 100);
+    }
+
+    /// What is said of the limit holds: as many as remain pass at once and no more, and after the reset
+    /// the whole limit does.
+    fn keeps_its_word(limiter: impl Fn(&str, Monotonic) -> Decision) {
+        let at_once = |now| (0..5000).filter(|_| limiter("a", now).passed()).count();
+        let first = limiter("a", T);
+        assert_eq!(first.remaining, first.limit - 1);
+        assert_eq!(at_once(T), first.remaining as usize);
+        let refused = limiter("a", T);
+        assert_eq!((refused.limit, refused.remaining), (first.limit, 0));
+        let later = T + refused.reset;
+        assert_eq!(at_once(later), first.limit as usize);
+        let whole = limiter("a", later).reset;
+        let early = later + whole.saturating_sub(Duration::from_millis(1));
+        assert!(
+            at_once(early) < first.limit as usize,
+            "not before the reset"
+        );
+    }
+
+    #[test]
+    fn limit_remaining_and_reset_are_of_one_unit() {
+        for (limit, period) in [(600, 60), (100, 60), (7, 60), (1, 60), (4000, 1)] {
+            let period = Duration::from_secs(period);
+            let gcra = Gcra::new(limit, period);
+            keeps_its_word(|key, now| gcra.take(key, now));
+            let log = SlidingLog::new(limit, period);
+            keeps_its_word(|key, now| log.take(key, now));
+        }
+        let gcra = Gcra::new(600, Duration::from_secs(60));
+        assert_eq!(
+            gcra.take("a", T).limit,
+            150,
+            "a quarter of a minute's at once"
+        );
     }
 
     #[test]

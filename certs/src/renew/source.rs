@@ -11,7 +11,7 @@ use rustls::time_provider::TimeProvider;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-const FILES_LOOK: Duration = Duration::from_millis(500);
+pub(super) const FILES_LOOK: Duration = Duration::from_millis(500);
 
 /// The built-in authority, in this process.
 #[derive(Debug)]

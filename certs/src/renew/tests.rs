@@ -360,7 +360,8 @@ async fn the_authority_refuses_to_renew_what_is_revoked() {
     assert!(refused.is_revocation(), "{refused}");
 }
 
-#[tokio::test]
+/// On a paused clock: time passes only when the renewal has nothing more to do.
+#[tokio::test(start_paused = true)]
 async fn revoked_files_wait_for_others() {
     let dir = tempfile::tempdir().unwrap();
     let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
@@ -390,7 +391,7 @@ async fn revoked_files_wait_for_others() {
     settle("it is revoked", limit, || handle.health().revoked).await;
     // The same once more: still revoked. Another one: good again.
     files.save(&first, &ca.bundle_pem()).unwrap();
-    tokio::time::sleep(2 * Duration::from_millis(600)).await;
+    tokio::time::sleep(2 * source::FILES_LOOK).await;
     assert!(handle.health().revoked);
     files.save(&next, &ca.bundle_pem()).unwrap();
     settle("it is whole", limit, || !handle.health().revoked).await;

@@ -144,7 +144,7 @@ fn what_a_key_makes_ends_with_it() {
         expires_s: 101,
         ..stored("other", "ada", Permissions::default())
     };
-    assert_eq!(rotate_key(&maker, &longer), Err(Exceeds::Life));
+    assert_eq!(rotate_key(&maker, &longer), Err(Exceeds::OutlivedBy));
     let person = session(Permissions::ALL);
     assert_eq!(new_key_end(&person, Some(10_000), 50), Ok(10_000));
     assert_eq!(rotate_key(&person, &longer), Ok(()));

@@ -10,6 +10,8 @@ use tonic::{Code, Status};
 
 /// When to come back after what passes by itself.
 const SOON: Duration = Duration::from_secs(1);
+/// As long as a join token lives when nobody says otherwise.
+const TOKENS_END: Duration = Duration::from_secs(600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -53,6 +55,8 @@ pub enum AuthError {
     NoAuthority,
     #[error("the join token is not valid")]
     JoinToken,
+    #[error("too many join tokens of this maker are out; wait until some have expired")]
+    TooManyTokens,
     #[error("the certificate was not issued by this mesh's authority")]
     NotIssuedHere,
     #[error(
@@ -86,6 +90,7 @@ impl From<AuthError> for Status {
             AuthError::UnknownRole(_) => fault::invalid_field("roles", &text),
             AuthError::UnknownScope(_) => fault::invalid_field("scopes", &text),
             AuthError::Exceeds(Exceeds::Life) => fault::invalid_field("expires_in_days", &text),
+            AuthError::Exceeds(Exceeds::OutlivedBy) => fault::invalid_field("key_id", &text),
             AuthError::Exceeds(_) => fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text),
             AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
             AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
@@ -99,6 +104,9 @@ impl From<AuthError> for Status {
             AuthError::NoAuthority => fault::precondition("NO_AUTHORITY", "certificates", &text),
             AuthError::JoinToken => {
                 fault::status(Code::Unauthenticated, "INVALID_JOIN_TOKEN", &text)
+            }
+            AuthError::TooManyTokens => {
+                fault::spent("TOO_MANY_TOKENS", "join_tokens", &text, TOKENS_END)
             }
             AuthError::NotIssuedHere => {
                 fault::precondition("NOT_ISSUED_HERE", "certificates", &text)
@@ -171,6 +179,18 @@ mod tests {
                 !message.contains("rate limit") && message.contains("retry after"),
                 "{message}"
             );
+        }
+    }
+
+    #[test]
+    fn a_life_that_is_too_long_names_the_field_of_its_method() {
+        for (exceeds, field) in [
+            (Exceeds::Life, "expires_in_days"),
+            (Exceeds::OutlivedBy, "key_id"),
+        ] {
+            let (code, _, message) = told(exceeds.into());
+            assert_eq!(code, Code::InvalidArgument);
+            assert!(message.starts_with(field), "{message}");
         }
     }
 

@@ -44,6 +44,11 @@ pub(crate) const STEPS: &[Step] = &[
         "join tokens",
         include_str!("../migrations/0006_join_tokens.sql"),
     ),
+    (
+        7,
+        "makers of join tokens",
+        include_str!("../migrations/0007_makers_of_join_tokens.sql"),
+    ),
 ];
 
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, AuthError> {

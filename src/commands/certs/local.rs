@@ -68,14 +68,9 @@ pub(super) fn join_token(
 ) -> Result<Zeroizing<String>, CommandError> {
     let clock = Clock::system();
     let authority = open_authority(config, &clock)?;
-    let claims = JoinClaims {
-        kind: JoinKind::First,
-        id: rand::random(),
-        lineage: [0; 16],
-        expires: clock.now() + Duration::from_secs(u64::from(ttl)),
-        root: authority.active_root(),
-        spiffe_id: id(config, path)?,
-    };
+    let life = Duration::from_secs(u64::from(ttl));
+    let (kind, id) = (JoinKind::Unrecorded, id(config, path)?);
+    let claims = JoinClaims::first(&authority, kind, id, clock.now(), life);
     let token = JoinToken::mint(&authority, &claims);
     Ok(Zeroizing::new(token.as_str().to_owned()))
 }

@@ -9,7 +9,7 @@ use super::{
     store::{self, IssuedRow, LineageRow},
     tokens::{self, TokenRow},
 };
-use crate::{Auth, AuthError};
+use crate::{Auth, AuthError, horizon::DAY};
 use std::{net::IpAddr, time::Duration};
 use tars_certs::{
     PeerClass, SpiffeId,
@@ -126,6 +126,7 @@ impl Auth {
             kind: JoinKind::Again,
             id: rand::random(),
             lineage: *lineage.id.as_bytes(),
+            made: now,
             expires: Duration::from_micros(u64::try_from(lineage.ends_us).unwrap_or(0)),
             root: authority.active_root(),
             spiffe_id: request.id.clone(),
@@ -174,13 +175,19 @@ impl Auth {
                 tracing::info!(%why, address, "join token refused");
                 AuthError::JoinToken
             })?;
+        if claims.spiffe_id.trust_domain() != self.certificates().trust_domain {
+            tracing::warn!(id = %claims.spiffe_id, address, "a join token of another trust domain was shown");
+            return Err(AuthError::JoinToken);
+        }
         // Before the token is used up: a mistake in the request must not cost it.
         csr::public_key(csr)?;
         let class = self.certificates().class(&claims.spiffe_id)?;
         let request = self.request(claims.spiffe_id.clone(), class);
         let mut tx = self.store.begin("certificates.join").await?;
         let lineage = match claims.kind {
-            JoinKind::First => self.first_lineage(&mut tx, &claims, class).await?,
+            JoinKind::First | JoinKind::Unrecorded => {
+                self.first_lineage(&mut tx, &claims, class).await?
+            }
             JoinKind::Again => again(&mut tx, &claims).await?,
         };
         let record = Record::new(&self.clock, "auth", "certificate.issued")
@@ -202,9 +209,14 @@ impl Auth {
     ) -> Result<LineageRow, AuthError> {
         let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(KEPT));
         let (id, expires) = (token_id(&claims.id), micros(claims.expires));
-        if let Some(made) = tokens::find(tx, &id).await?
-            && !made.holds(tx, class, now_us).await?
-        {
+        let holds = match claims.kind {
+            JoinKind::Unrecorded => tokens::is_after_cuts(tx, claims, self.clock.now()).await?,
+            _ => match tokens::find(tx, &id).await? {
+                Some(made) => made.holds(tx, class, now_us).await?,
+                None => false,
+            },
+        };
+        if !holds {
             tracing::warn!(id = %claims.spiffe_id, "a join token that was taken back was shown");
             return Err(AuthError::JoinToken);
         }
@@ -323,14 +335,9 @@ impl Auth {
         grant::issue_identity(caller, certificates.class(&id)?, false)?;
         let authority = certificates.authority()?;
         let (maker, api_key) = TokenRow::made_by(caller)?;
-        let claims = JoinClaims {
-            kind: JoinKind::First,
-            id: rand::random(),
-            lineage: [0; 16],
-            expires: self.clock.now() + ttl.unwrap_or(TOKEN_TTL),
-            root: authority.active_root(),
-            spiffe_id: id,
-        };
+        let now = self.clock.now();
+        let ttl = ttl.unwrap_or(TOKEN_TTL);
+        let claims = JoinClaims::first(authority, JoinKind::First, id, now, ttl);
         let record = Record::new(&self.clock, "auth", "join_token.created")
             .severity(Severity::Warning)
             .caller(&caller.label)
@@ -340,12 +347,13 @@ impl Auth {
             spiffe_id: claims.spiffe_id.as_str().to_owned(),
             maker,
             api_key,
-            created_us: self.clock.now_us(),
+            created_us: micros(now),
             expires_us: micros(claims.expires),
             revoked: false,
         };
         let mut tx = self.store.begin("join_tokens.create").await?;
-        tokens::insert(&mut tx, &row, self.horizon.ended_us(KEPT)).await?;
+        tokens::forget_ended(&mut tx, self.horizon.ended_us(DAY)).await?;
+        tokens::insert(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
         Ok((JoinToken::mint(authority, &claims), claims))

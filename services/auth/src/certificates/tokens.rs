@@ -1,13 +1,18 @@
 //! The join tokens that were made over the service, until they expire. A token is an identity that
 //! somebody may have: it ends with the permission of whoever made it, and with a revocation of that
-//! identity. What the authority made on its files has no maker here, and is good by itself.
+//! identity. One that is not here any more is good for nothing.
+//!
+//! What was made on the authority's files has no maker here, and nobody knows of it before it is
+//! shown: it says itself when it was made, and is void when its identity was cut off since.
 
+use super::store::cut_of;
 use crate::{
     AuthError,
     store::{key_in, user_by_id},
 };
 use sqlx::SqliteConnection;
-use tars_certs::PeerClass;
+use std::time::Duration;
+use tars_certs::{PeerClass, join::JoinClaims};
 use tars_credentials::{Caller, Credential, Permissions, grant, permission};
 use uuid::Uuid;
 
@@ -65,16 +70,41 @@ impl TokenRow {
     }
 }
 
-/// Writes a token down, and forgets those that had expired at a moment that is surely past.
-pub(super) async fn insert(
+/// Whether a token that nobody wrote down is younger than every cut of its identity. One that was made
+/// in the second of the cut, or on a clock that was ahead, could be older than it seems.
+pub(super) async fn is_after_cuts(
     tx: &mut SqliteConnection,
-    row: &TokenRow,
-    past_us: i64,
-) -> Result<(), AuthError> {
+    claims: &JoinClaims,
+    now: Duration,
+) -> Result<bool, AuthError> {
+    let cut_s = cut_of(tx, claims.spiffe_id.as_str()).await?;
+    let made_s = i64::try_from(claims.made.as_secs()).unwrap_or(i64::MAX);
+    Ok(claims.made <= now && cut_s.is_none_or(|cut_s| cut_s < made_s))
+}
+
+/// Forgets what had expired at a moment that is surely past.
+pub(super) async fn forget_ended(tx: &mut SqliteConnection, past_us: i64) -> Result<(), AuthError> {
     sqlx::query("DELETE FROM join_tokens WHERE expires_us < $1")
         .bind(past_us)
-        .execute(&mut *tx)
+        .execute(tx)
         .await?;
+    Ok(())
+}
+
+/// How many tokens one maker may have out: not expired, used or not.
+const MAX_OUT: i64 = 1000;
+
+/// Writes a token down, unless its maker has too many out.
+pub(super) async fn insert(tx: &mut SqliteConnection, row: &TokenRow) -> Result<(), AuthError> {
+    let query = "SELECT COUNT(*) FROM join_tokens WHERE maker = $1 AND expires_us > $2";
+    let out: i64 = sqlx::query_scalar(query)
+        .bind(row.maker)
+        .bind(row.created_us)
+        .fetch_one(&mut *tx)
+        .await?;
+    if out >= MAX_OUT {
+        return Err(AuthError::TooManyTokens);
+    }
     sqlx::query("INSERT INTO join_tokens VALUES ($1, $2, $3, $4, $5, $6, $7)")
         .bind(&row.id)
         .bind(&row.spiffe_id)

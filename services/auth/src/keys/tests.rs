@@ -202,7 +202,7 @@ async fn what_a_key_makes_ends_no_later_than_the_key() {
         .await
         .unwrap();
     let rotated = w.auth.rotate_key(&maker, &long.id, Duration::ZERO).await;
-    assert_eq!(exceeds(rotated), Exceeds::Life);
+    assert_eq!(exceeds(rotated), Exceeds::OutlivedBy);
     w.clock.advance(day(10));
     assert!(w.by_key(&usual.text).is_none() && w.by_key(&long.text).is_some());
 }

@@ -102,19 +102,90 @@ async fn a_cut_in_the_past_leaves_the_tokens_that_were_made_after_it() {
     assert!(w.shown(&young).await.is_ok());
 }
 
+impl World {
+    /// One that was made on the authority's files, for a minute.
+    fn unrecorded(&self) -> JoinToken {
+        let authority = self.auth.certificates().authority().unwrap();
+        let (id, now) = (SpiffeId::new("tars.local", PATH), self.clock.now());
+        let (kind, life) = (JoinKind::Unrecorded, Duration::from_secs(3600));
+        let claims = JoinClaims::first(authority, kind, id.unwrap(), now, life);
+        JoinToken::mint(authority, &claims)
+    }
+}
+
 #[tokio::test]
 async fn a_token_of_the_authoritys_files_has_no_maker_to_lose() {
     let w = World::new().await;
-    let authority = w.auth.certificates().authority().unwrap();
-    let claims = JoinClaims {
-        kind: JoinKind::First,
-        id: [7; 16],
-        lineage: [0; 16],
-        expires: NOW + Duration::from_secs(60),
-        root: authority.active_root(),
-        spiffe_id: SpiffeId::new("tars.local", PATH).unwrap(),
-    };
-    let token = JoinToken::mint(authority, &claims);
+    let token = w.unrecorded();
     assert!(w.shown(&token).await.is_ok());
     assert!(w.refuses(&token).await, "once");
+}
+
+#[tokio::test]
+async fn a_token_of_the_authoritys_files_ends_with_a_revocation_as_any_other() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let tick = Duration::from_secs(1);
+    let old = w.unrecorded();
+    w.clock.advance(tick);
+    let of_the_second = w.unrecorded();
+    w.clock.advance(Duration::from_millis(500));
+    w.revoke(&admin, None).await;
+    assert!(w.refuses(&old).await && w.refuses(&of_the_second).await);
+    w.clock.advance(tick);
+    assert!(w.shown(&w.unrecorded()).await.is_ok(), "made after it");
+    assert!(w.refuses(&old).await, "for good");
+}
+
+#[tokio::test]
+async fn a_token_of_the_authoritys_files_is_not_younger_than_the_clock() {
+    let w = World::new().await;
+    w.clock.step_forward(Duration::from_secs(600));
+    let ahead = w.unrecorded();
+    w.clock.step_back(Duration::from_secs(600));
+    assert!(w.refuses(&ahead).await);
+}
+
+#[tokio::test]
+async fn a_token_that_is_written_down_nowhere_is_refused() {
+    let w = World::new().await;
+    let authority = w.auth.certificates().authority().unwrap();
+    let id = |domain| SpiffeId::new(domain, PATH).unwrap();
+    let mint = |kind, domain| {
+        let life = Duration::from_secs(60);
+        let claims = JoinClaims::first(authority, kind, id(domain), NOW, life);
+        JoinToken::mint(authority, &claims)
+    };
+    assert!(w.refuses(&mint(JoinKind::First, "tars.local")).await);
+    assert!(w.refuses(&mint(JoinKind::Again, "tars.local")).await);
+    assert!(w.refuses(&mint(JoinKind::Unrecorded, "other.local")).await);
+    assert!(
+        w.shown(&mint(JoinKind::Unrecorded, "tars.local"))
+            .await
+            .is_ok()
+    );
+}
+
+#[tokio::test]
+async fn of_two_that_show_a_token_at_once_one_is_let_in() {
+    let w = World::new().await;
+    let token = w.token(&w.admin().await).await;
+    let shown = futures_util::future::join_all((0..16).map(|_| w.shown(&token))).await;
+    assert_eq!(shown.iter().filter(|s| s.is_ok()).count(), 1);
+}
+
+#[tokio::test]
+async fn nobody_has_more_than_so_many_tokens_out() {
+    let w = World::new().await;
+    let (admin, eve) = (w.admin().await, w.user("eve", "admin").await);
+    let made = async |by: &Caller| w.auth.create_join_token(by, PATH, None).await.map(drop);
+    let refused = loop {
+        if let Err(e) = made(&eve).await {
+            break e;
+        }
+    };
+    assert!(matches!(refused, AuthError::TooManyTokens), "{refused}");
+    assert!(made(&admin).await.is_ok(), "another's");
+    w.clock.advance(Duration::from_secs(601));
+    assert!(made(&eve).await.is_ok(), "they have expired");
 }
