@@ -39,6 +39,9 @@ use tars_runtime::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+/// How long a stop waits for Auth to hear of it.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
     #[error("{0}")]
@@ -130,6 +133,9 @@ pub struct Process {
     /// Whether the last look at the checks found the process ready.
     ready: watch::Sender<bool>,
     pub(crate) background: Mutex<Background>,
+    /// Told to Auth before anything stops serving: nobody is to wait for this process.
+    leave: CancellationToken,
+    leaving: TaskTracker,
     /// Ends the serving.
     stop: CancellationToken,
     serving: TaskTracker,
@@ -310,6 +316,8 @@ impl Process {
             standings: Mutex::default(),
             ready: watch::Sender::new(false),
             background: Mutex::default(),
+            leave: CancellationToken::new(),
+            leaving: TaskTracker::new(),
             stop: CancellationToken::new(),
             serving: TaskTracker::new(),
             stop_background: CancellationToken::new(),
@@ -424,6 +432,21 @@ impl Process {
         });
     }
 
+    pub(crate) fn leave_token(&self) -> CancellationToken {
+        self.leave.clone()
+    }
+
+    /// Work that takes leave of Auth when the process stops, and may go on until the serving has ended.
+    pub(crate) fn spawn_leaving(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let stop = self.stop_background.clone();
+        self.leaving.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = stop.cancelled() => {}
+            }
+        });
+    }
+
     /// Work that ends by itself once the background stops, and is waited for.
     pub(crate) fn spawn_last(&self, work: impl Future<Output = ()> + Send + 'static) {
         self.later.spawn(work);
@@ -515,7 +538,20 @@ impl Process {
         Err(StartError::NotReady(format!("{:?}", report.checks)))
     }
 
+    /// What takes leave of Auth ends soon: Auth may be gone itself.
+    async fn take_leave(&self) {
+        self.leave.cancel();
+        self.leaving.close();
+        if tokio::time::timeout(LEAVE_LIMIT, self.leaving.wait())
+            .await
+            .is_err()
+        {
+            tracing::debug!("Auth was not told in time that this process stops");
+        }
+    }
+
     pub async fn stop(self) {
+        self.take_leave().await;
         self.stop.cancel();
         self.serving.close();
         self.serving.wait().await;

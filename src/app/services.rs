@@ -363,11 +363,12 @@ fn watch_auth(
     let check = reported.check("Auth is not told what is trusted here", SHIPPING_GRACE);
     process.add_check(&format!("{}.trust_report", service.as_str()), check);
     let patience = process.config().certificates.departed_after_seconds;
-    process.spawn_background(watch::report_trust(
+    process.spawn_leaving(watch::report_trust(
         client(channel.clone()),
         member.identity.clone(),
         Duration::from_secs(patience) / 3,
         reported,
+        process.leave_token(),
     ));
     watch_freshness(process, service, &view);
     Ok((view, channel))

@@ -12,6 +12,7 @@ use tars_proto::auth::v1::{
 };
 use tars_proto::fault;
 use tars_runtime::{clock::Clock, health::Condition};
+use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -82,25 +83,22 @@ async fn follow(
 
 /// Tells Auth which roots are trusted here, after each change of the identity. The call comes with
 /// the current certificate, which shows what root that stands under. Told again at least as often as
-/// `every`, so that Auth knows that this process is still there.
+/// `every`, so that Auth knows that this process is still there. Returns once it is to leave, when Auth
+/// was told so.
 pub(crate) async fn report_trust(
     client: Client,
     identity: IdentityHandle,
     every: Duration,
     reported: Condition,
+    leaving: CancellationToken,
 ) {
     let instance = uuid::Uuid::now_v7().to_string();
     let mut changes = identity.subscribe();
     let mut pause = FIRST_PAUSE;
     loop {
         changes.borrow_and_update();
-        let roots = identity.current();
-        let roots = roots.trust().root_keys();
-        let request = ReportTrustRequest {
-            instance: instance.clone(),
-            roots: roots.map(|k| k.as_bytes().to_vec()).collect(),
-        };
-        let wait = match client.clone().report_trust(request).await {
+        let report = trusted(&instance, &identity);
+        let wait = match client.clone().report_trust(report).await {
             Ok(_) => {
                 reported.well();
                 pause = FIRST_PAUSE;
@@ -113,8 +111,30 @@ pub(crate) async fn report_trust(
             }
         };
         tokio::select! {
+            biased;
+            () = leaving.cancelled() => break,
             _ = changes.changed() => {}
             () = tokio::time::sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)) => {}
         }
+    }
+    let last = ReportTrustRequest {
+        leaving: true,
+        ..trusted(&instance, &identity)
+    };
+    if let Err(status) = client.clone().report_trust(last).await {
+        tracing::debug!(
+            error = status.message(),
+            "Auth does not know that this process stops"
+        );
+    }
+}
+
+fn trusted(instance: &str, identity: &IdentityHandle) -> ReportTrustRequest {
+    let identity = identity.current();
+    let roots = identity.trust().root_keys();
+    ReportTrustRequest {
+        instance: instance.to_owned(),
+        roots: roots.map(|k| k.as_bytes().to_vec()).collect(),
+        leaving: false,
     }
 }

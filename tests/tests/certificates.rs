@@ -182,6 +182,22 @@ async fn s8_2_roots_rotate_under_load_and_in_one_order_only() {
     mesh.mesh.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn roots_rotate_at_once_after_a_clean_stop() {
+    let mesh = TestMesh::start().await.restart().await;
+    let admin = mesh.admin().await;
+    step(&admin, "PREPARE").await.unwrap();
+    // Far sooner than a process that was killed counts as gone.
+    eventually("nobody of before is waited for", || async {
+        let status = admin.get("/admin/roots").await.unwrap();
+        status["waiting_for"].as_array().unwrap().is_empty()
+    })
+    .await;
+    let status = admin.get("/admin/roots").await.unwrap();
+    assert_eq!(status["departed"], json!([]), "{status}");
+    mesh.mesh.stop().await;
+}
+
 fn login() -> LoginRequest {
     LoginRequest {
         username: "nobody".into(),

@@ -348,6 +348,7 @@ impl api_key_service_server::ApiKeyService for Api {
             key_id: key.id,
             new_api_key: key.text.to_string(),
             service_name: key.service_name,
+            expires_at: Some(timestamp(key.expires_us)),
         }))
     }
 
@@ -529,12 +530,19 @@ impl credential_service_server::CredentialService for Api {
         request: Request<ReportTrustRequest>,
     ) -> Result<Response<ReportTrustResponse>, Status> {
         let call = Call::of(&request)?;
-        let ReportTrustRequest { instance, roots } = request.into_inner();
+        let ReportTrustRequest {
+            instance,
+            roots,
+            leaving,
+        } = request.into_inner();
         let instance = Uuid::try_parse(&instance)
             .map_err(|e| tars_proto::fault::invalid_field("instance", &e.to_string()))?;
         let roots = certificates::key_ids(&roots)?;
         let peer = certificates::verified(&call)?;
-        self.0.report_trust(peer, instance, &roots).await?;
+        match leaving {
+            true => self.0.withdraw_trust(peer, instance).await?,
+            false => self.0.report_trust(peer, instance, &roots).await?,
+        }
         Ok(Response::new(ReportTrustResponse {}))
     }
 }

@@ -12,7 +12,7 @@ mod tokens;
 
 pub(crate) use issue::NewIdentity;
 pub(crate) use revoke::{SignedLists, Target};
-pub(crate) use roots::Heard;
+pub(crate) use roots::{Heard, named};
 
 use crate::{Auth, AuthError, horizon::DAY};
 use std::{sync::Arc, time::Duration};

@@ -65,8 +65,12 @@ pub enum AuthError {
     LineageEnded,
     #[error("not every peer is ready: {}", .0.join(", "))]
     PeersNotReady(Vec<String>),
-    #[error("this would cut off: {}; reissue these, or allow it with cut_off", .0.join(", "))]
-    WouldCutOff(Vec<String>),
+    #[error(
+        "certificates below the old root end with it, and nothing renews these by itself; renew each \
+         where its files are by `tars certs renew DIR`, or issue another as named here, or accept \
+         the end by cut_off (--cut-off): {0}"
+    )]
+    WouldCutOff(String),
     #[error("{1}")]
     Field(&'static str, String),
     #[error(transparent)]

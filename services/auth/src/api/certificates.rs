@@ -3,7 +3,7 @@
 use super::Api;
 use crate::{
     AuthError,
-    certificates::{NewIdentity, Target, store::RevocationRow},
+    certificates::{NewIdentity, Target, named, store::RevocationRow},
 };
 use std::{net::IpAddr, time::Duration};
 use tars_certs::{
@@ -297,7 +297,7 @@ impl certificate_service_server::CertificateService for Api {
             next: shown(status.next).into(),
             waiting_for: status.waiting_for,
             departed: status.departed,
-            cut_off: status.cut_off,
+            cut_off: status.cut_off.iter().map(named).collect(),
         }))
     }
 

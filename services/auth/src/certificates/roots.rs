@@ -3,7 +3,8 @@
 //! A process tells which roots it trusts and, by the certificate it comes with, which it stands
 //! under. Nobody waits for one that is revoked: it is to trust nothing, and nobody trusts it. One
 //! that was not heard for `certificates.departed_after_seconds` has departed: it is named and not
-//! waited for, unless it comes back in time. Should it come back later, it may need a join token.
+//! waited for, unless it comes back in time. Should it come back later, it may need a join token. One
+//! that stops in peace takes its report back.
 
 use super::{
     KEPT, micros,
@@ -13,7 +14,7 @@ use crate::{Auth, AuthError};
 use parking_lot::Mutex;
 use std::{collections::HashMap, hash::Hash, time::Duration};
 use tars_certs::{
-    CertName, KeyId, RevocationSet,
+    CertName, KeyId, RevocationSet, SpiffeId,
     ca::{
         RootInfo,
         journal::Keeper,
@@ -38,8 +39,8 @@ pub(crate) struct RootsStatus {
     pub(crate) waiting_for: Vec<String>,
     /// Who would be waited for, had anything been heard of it lately.
     pub(crate) departed: Vec<String>,
-    /// Who holds a certificate that the next step cuts off, and is not reached by a push.
-    pub(crate) cut_off: Vec<String>,
+    /// Certificates that the next step cuts off, whose holders are not reached by a push.
+    pub(crate) cut_off: Vec<IssuedRow>,
 }
 
 fn in_state(roots: &[RootInfo], state: RootState) -> Option<&RootInfo> {
@@ -144,6 +145,13 @@ impl Heard {
         own.insert(instance, now);
     }
 
+    fn forget(&self, id: &str, instance: Uuid) {
+        let mut all = self.processes.lock();
+        if let Some(own) = all.get_mut(id) {
+            own.remove(&instance);
+        }
+    }
+
     fn last(&self, id: &str, instance: Uuid) -> Monotonic {
         let all = self.processes.lock();
         let heard = all.get(id).and_then(|own| own.get(&instance));
@@ -181,8 +189,34 @@ fn names(chain: &[CertName]) -> String {
     texts.join(",")
 }
 
-fn named(row: &IssuedRow) -> String {
+pub(crate) fn named(row: &IssuedRow) -> String {
     format!("{} (serial {})", row.spiffe_id, row.serial)
+}
+
+/// Certificates that a message names; it says how many more there are.
+const NAMED: usize = 8;
+
+/// Whom a step cuts off and why, and what gives each another certificate first.
+fn cut_off_text(rows: &[IssuedRow]) -> String {
+    let each = rows.iter().take(NAMED).map(|row| {
+        let issue = reissued_by(&row.spiffe_id);
+        format!("{}: `{issue}`", named(row))
+    });
+    let mut list: Vec<String> = each.collect();
+    if rows.len() > NAMED {
+        list.push(format!("and {} more", rows.len() - NAMED));
+    }
+    list.join("; ")
+}
+
+/// The command that issues another certificate for an identity.
+fn reissued_by(spiffe_id: &str) -> String {
+    let id = spiffe_id.parse::<SpiffeId>();
+    let path = id.as_ref().map_or(spiffe_id, SpiffeId::path);
+    match path.strip_prefix("/client/") {
+        Some(name) if !name.contains('/') => format!("tars certs client {name} --out DIR"),
+        _ => format!("tars certs issue {path} --out DIR"),
+    }
 }
 
 impl Auth {
@@ -212,6 +246,20 @@ impl Auth {
         Ok(())
     }
 
+    /// Forgets what a process of the peer has told: it stops.
+    pub(crate) async fn withdraw_trust(
+        &self,
+        peer: &Verified,
+        instance: Uuid,
+    ) -> Result<(), AuthError> {
+        let id = peer.certificate.id.as_str();
+        let mut tx = self.store.begin("trust.withdraw").await?;
+        store::drop_report(&mut tx, id, instance).await?;
+        tx.commit().await?;
+        self.heard.forget(id, instance);
+        Ok(())
+    }
+
     pub(crate) async fn roots(&self) -> Result<RootsStatus, AuthError> {
         let authority = self.certificates().authority()?;
         self.take_up().await?;
@@ -233,7 +281,7 @@ impl Auth {
         waiting_for.extend(own.iter().map(named));
         Ok(RootsStatus {
             version: authority.version(),
-            cut_off: cut_off.iter().map(named).collect(),
+            cut_off,
             waiting_for,
             departed,
             next: step,
@@ -319,7 +367,7 @@ impl Auth {
                 return Err(AuthError::PeersNotReady(status.waiting_for));
             }
             if !cut_off && !status.cut_off.is_empty() {
-                return Err(AuthError::WouldCutOff(status.cut_off));
+                return Err(AuthError::WouldCutOff(cut_off_text(&status.cut_off)));
             }
         }
         let root = authority.step(step, by, self.clock.now())?;

@@ -470,6 +470,19 @@ pub(crate) async fn save_report(
     Ok(())
 }
 
+pub(crate) async fn drop_report(
+    tx: &mut SqliteConnection,
+    spiffe_id: &str,
+    instance: Uuid,
+) -> Result<(), AuthError> {
+    sqlx::query("DELETE FROM trust_reports WHERE spiffe_id = $1 AND instance = $2")
+        .bind(spiffe_id)
+        .bind(instance)
+        .execute(tx)
+        .await?;
+    Ok(())
+}
+
 pub(crate) async fn recorded_step(tx: &mut SqliteConnection) -> Result<i64, AuthError> {
     let query = "SELECT version FROM recorded_steps WHERE id = 1";
     Ok(sqlx::query_scalar(query).fetch_one(tx).await?)

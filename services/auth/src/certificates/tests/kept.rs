@@ -176,3 +176,28 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
         "{early}"
     );
 }
+
+#[tokio::test]
+async fn a_rotation_does_not_wait_for_whoever_stopped_in_peace() {
+    let w = world().await;
+    let auth = &w.auth;
+    let (peer, other) = (w.join("/automl").await, w.join("/hypersync").await);
+    let (peer, other) = (w.verified(&peer), w.verified(&other));
+    let [stopped, killed] = [Uuid::now_v7(), Uuid::now_v7()];
+    for instance in [stopped, killed] {
+        auth.report_trust(&peer, instance, &[]).await.unwrap();
+    }
+    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    w.refresh_own();
+    let waits = async || auth.roots().await.unwrap().waiting_for;
+    assert_eq!(waits().await.len(), 2);
+    // Nobody takes leave for another identity.
+    auth.withdraw_trust(&other, stopped).await.unwrap();
+    assert_eq!(waits().await.len(), 2);
+    auth.withdraw_trust(&peer, stopped).await.unwrap();
+    let [left] = &waits().await[..] else {
+        panic!("{:?}", waits().await);
+    };
+    assert!(left.contains(&killed.to_string()), "{left}");
+    assert!(auth.roots().await.unwrap().departed.is_empty());
+}
