@@ -94,10 +94,10 @@ impl Permissions {
     }
 
     pub fn names(self) -> Vec<&'static str> {
-        PERMISSIONS
-            .iter()
-            .copied()
-            .filter(|p| self.contains(p))
+        let held = |at: usize| self.0 & (1 << at) != 0;
+        let names = PERMISSIONS.iter().copied().enumerate();
+        names
+            .filter_map(|(at, name)| held(at).then_some(name))
             .collect()
     }
 }

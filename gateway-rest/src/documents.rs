@@ -54,6 +54,7 @@ struct Label {
 pub struct Documents {
     ready: ReadyPage,
     guard: FloodGuard,
+    clock: Clock,
     served: Family<Label, Counter>,
 }
 
@@ -62,7 +63,8 @@ impl Documents {
     pub fn new(readiness: Readiness, per_second: u32, clock: Clock, metrics: &Metrics) -> Self {
         Self {
             ready: ReadyPage::new(readiness),
-            guard: FloodGuard::new(per_second, clock),
+            guard: FloodGuard::new(per_second),
+            clock,
             served: metrics.register(
                 "gateway_documents",
                 "Calls that the gateway answered by itself, by document",
@@ -78,7 +80,7 @@ impl Documents {
         Client(client): Client,
         openapi: &Bytes,
     ) -> Result<Response, Status> {
-        self.guard.admit(client)?;
+        self.guard.admit(client, self.clock.monotonic())?;
         self.served.get_or_create(&document.label()).inc();
         let (code, page) = match document {
             Document::Health => (StatusCode::OK, Bytes::from_static(br#"{"status":"ok"}"#)),

@@ -14,6 +14,7 @@ use tars_proto::{
     table::{ContractErrors, Method, MethodTable, Principal, Vocabulary},
 };
 use tars_runtime::{
+    clock::Monotonic,
     lent::{self, Lent},
     trace::{Scope, Span, TraceContext},
 };
@@ -56,6 +57,8 @@ pub struct Call {
     pub client: IpAddr,
     pub trace: TraceContext,
     pub started: Instant,
+    /// The same moment, as limits measure it.
+    pub arrived: Monotonic,
     caller: OnceLock<Arc<Caller>>,
     deadline: OnceLock<Instant>,
     /// The caller's own credential header, to pass on to the next service.
@@ -76,6 +79,7 @@ impl Call {
         peer: Arc<PeerInfo>,
         client: IpAddr,
         trace: TraceContext,
+        arrived: Monotonic,
     ) -> Self {
         Self {
             method,
@@ -83,6 +87,7 @@ impl Call {
             client,
             trace,
             started: Instant::now(),
+            arrived,
             caller: OnceLock::new(),
             deadline: OnceLock::new(),
             credential: OnceLock::new(),

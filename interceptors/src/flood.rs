@@ -5,28 +5,26 @@ use crate::{Call, check::Check, limiter::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_proto::fault;
-use tars_runtime::{clock::Clock, network::bucket};
+use tars_runtime::{clock::Monotonic, network::bucket};
 use tonic::Status;
 
 #[derive(Debug, Clone)]
 pub struct FloodGuard {
     limiter: Arc<Gcra>,
-    clock: Clock,
 }
 
 impl FloodGuard {
-    pub fn new(per_second: u32, clock: Clock) -> Self {
+    pub fn new(per_second: u32) -> Self {
         // A burst is a quarter of the limit; over four seconds that is one second's worth.
         let limiter = Gcra::new(per_second.saturating_mul(4), Duration::from_secs(4));
         Self {
             limiter: Arc::new(limiter),
-            clock,
         }
     }
 
     /// Charges an address for one call.
-    pub fn admit(&self, client: IpAddr) -> Result<(), Status> {
-        let decision = self.limiter.take(bucket(client), self.clock.monotonic());
+    pub fn admit(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
+        let decision = self.limiter.take(bucket(client), now);
         if decision.passed() {
             Ok(())
         } else {
@@ -44,6 +42,6 @@ impl Check for FloodGuard {
         if trusted {
             return Ok(());
         }
-        self.admit(call.client)
+        self.admit(call.client, call.arrived)
     }
 }

@@ -418,7 +418,10 @@ pub(crate) mod tests {
         peer::{PeerCertificate, PeerInfo, Verified},
     };
     use tars_credentials::{Caller, Credential, Permissions};
-    use tars_runtime::trace::{Kind as SpanKind, Tracer};
+    use tars_runtime::{
+        clock::Monotonic,
+        trace::{Kind as SpanKind, Tracer},
+    };
     use tokio_util::sync::CancellationToken;
 
     const WATCH: &str = "/grpc.health.v1.Health/Watch";
@@ -469,7 +472,13 @@ pub(crate) mod tests {
         let trace = Tracer::disabled().start("test", SpanKind::Server, None);
         let method = contract().unwrap().get(method).unwrap();
         let client = IpAddr::from(client);
-        Arc::new(Call::new(method, Arc::new(peer), client, trace.context()))
+        Arc::new(Call::new(
+            method,
+            Arc::new(peer),
+            client,
+            trace.context(),
+            Monotonic::default(),
+        ))
     }
 
     fn by_user(method: &str, peer: &str, user: &str) -> Arc<Call> {

@@ -47,7 +47,7 @@ impl RateLimits {
     }
 
     fn charge(&self, call: &Call) -> Decision {
-        let now = self.0.clock.monotonic();
+        let now = call.arrived;
         match class_of(call) {
             RateClass::Auth => self.0.auth.take(bucket(call.client), now),
             RateClass::Public => self.0.public.take(bucket(call.client), now),

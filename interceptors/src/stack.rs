@@ -90,14 +90,17 @@ impl Stack {
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
         let drain_view = view.clone();
         Self {
-            trace: Trace { tracer },
+            trace: Trace {
+                tracer,
+                clock: clock.clone(),
+            },
             places: Places::new(listener, config, call_metrics.places()),
             metrics: call_metrics.clone(),
             served,
             open: Duration::from_secs(config.connections.open_seconds),
             audit: Audit::new(service, clock.clone(), audit, call_metrics.unrecorded()),
             peers: PeerPolicy(policy.clone()),
-            flood: FloodGuard::new(config.limits.flood_per_second, clock.clone()),
+            flood: FloodGuard::new(config.limits.flood_per_second),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limits: RateLimits::new(&config.limits, clock.clone()),
             drain: Arc::new(StreamEnds {

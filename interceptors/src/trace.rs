@@ -11,7 +11,10 @@ use http::{HeaderMap, HeaderName, Request};
 use std::{net::IpAddr, sync::Arc};
 use tars_certs::{PeerClass, peer::PeerInfo};
 use tars_proto::{fault, table::Method};
-use tars_runtime::trace::{Entry, Parent, Scope, Span, TRACE_ID, Tracer, id_header};
+use tars_runtime::{
+    clock::Clock,
+    trace::{Entry, Parent, Scope, Span, TRACE_ID, Tracer, id_header},
+};
 use tonic::{Code, Status, metadata::MetadataValue};
 
 /// Set by the gateway, and believed from nobody else.
@@ -22,6 +25,7 @@ const TRACE_ID_HEADER: HeaderName = HeaderName::from_static(TRACE_ID);
 #[derive(Debug, Clone)]
 pub struct Trace {
     pub tracer: Tracer,
+    pub clock: Clock,
 }
 
 impl Observe for Trace {
@@ -46,7 +50,8 @@ impl Observe for Trace {
         let mut span = self.tracer.enter(&method.path[1..], entry);
         describe(&mut span, &method.path[1..], &peer);
         let client = client_addr(request.headers(), &peer);
-        let call = Arc::new(Call::new(method, peer, client, span.context()));
+        let arrived = self.clock.monotonic();
+        let call = Arc::new(Call::new(method, peer, client, span.context(), arrived));
         request.extensions_mut().insert(Arc::clone(&call));
         Ok(TraceWatch {
             id: span.context().trace_id,
