@@ -14,6 +14,8 @@ use tars_tests::fleet::free_addr;
 use tars_tests::{PASSWORD, governed};
 use tokio::time::Instant;
 
+const ATTENTION: &str = "PROPOSAL_STATE_NEEDS_ATTENTION";
+
 struct Running {
     process: Started,
     ready: Ready,
@@ -189,13 +191,9 @@ async fn a_killed_mesh_goes_on_where_it_was() {
     }
 }
 
-/// Killed while what it applied is being verified: the agent is still held afterwards, and the saga
-/// goes on to its end by itself.
-#[tokio::test(flavor = "multi_thread")]
-async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
-    let data = tempfile::tempdir().unwrap();
-    let mut mesh = up(data.path());
-    let rest = admin(&mesh).await;
+/// A proposal that is being verified, with its administrator and its developer.
+async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
+    let rest = admin(mesh).await;
     let body = json!({ "username": "dev", "password": PASSWORD, "roles": ["developer"] });
     rest.post("/admin/users", body).await.unwrap();
     let gateway = Rest::new(&mesh.ready.gateway);
@@ -207,6 +205,16 @@ async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
     governed::approve_and_apply(&rest, &id).await;
     let verifying = governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
     assert_eq!(verifying["state"], "PROPOSAL_STATE_VERIFYING");
+    (rest, developer, id)
+}
+
+/// Killed while what it applied is being verified: the agent is still held afterwards, and the saga
+/// goes on to its end by itself.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path());
+    let (_, _, id) = verifying(&mesh).await;
     mesh.process.kill();
 
     let mesh = up(data.path());
@@ -230,6 +238,41 @@ async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
         "applied once"
     );
     rest.post(&path, reload).await.expect("the agent is free");
+}
+
+/// Killed while a person is asked: the agent is held as before, and only the decision ends it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_asks_a_person_holds_the_agent_until_the_decision() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path());
+    let (rest, developer, id) = verifying(&mesh).await;
+    let reload = json!({ "hyperparameters": { "gamma": 0.91 } });
+    let release = json!({ "change_id": id, "reason": "a test" });
+    let at = |what: &str| format!("{}/{what}", governed::POLICY);
+    rest.post(&at("release"), release.clone()).await.unwrap();
+    developer.post(&at("reload"), reload.clone()).await.unwrap();
+    let asks = governed::in_state(&rest, &id, ATTENTION).await;
+    assert_eq!(asks["state"], ATTENTION, "{asks}");
+    mesh.process.kill();
+
+    let mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    assert_eq!(governed::proposal(&rest, &id).await["state"], ATTENTION);
+    for (what, body, why) in [
+        ("reload", &reload, "CHANGE_IN_PROGRESS"),
+        ("release", &release, "NEEDS_ATTENTION"),
+    ] {
+        let (_, refused) = tars_tests::refusal(rest.post(&at(what), body.clone()).await);
+        assert_eq!(tars_tests::reason(&refused), why, "{refused}");
+    }
+    let keep = json!({ "resolution": "RESOLUTION_KEEP_LIVE", "reason": "it is good" });
+    let path = format!("/api/v1/sync/proposals/{id}/resolve");
+    rest.post(&path, keep).await.unwrap();
+    let kept = governed::final_state(&rest, &id).await;
+    assert_eq!(kept["state"], "PROPOSAL_STATE_KEPT", "{kept}");
+    rest.post(&at("reload"), reload)
+        .await
+        .expect("the agent is free");
 }
 
 #[test]

@@ -47,9 +47,22 @@ pub async fn proposed_with(rest: &Rest, study: &str, seeds: u32) -> Value {
     answer.expect("the trial is proposed")["proposal"].clone()
 }
 
-/// Approves a proposal and starts applying it.
+/// A proposal once its assessment has ended.
+pub async fn assessed(rest: &Rest, id: &str) -> Value {
+    let mut last = Value::Null;
+    let path = format!("/api/v1/sync/proposals/{id}/events");
+    let followed = rest.follow(&path, |item| {
+        last = item["proposal"].clone();
+        last["assessment_state"] == "ASSESSMENT_STATE_PENDING"
+    });
+    followed.await.expect("the proposal is followed");
+    last
+}
+
+/// Approves a proposal without waiting for its assessment, and starts applying it.
 pub async fn approve_and_apply(admin: &Rest, id: &str) {
-    let approved = admin.post("/api/v1/sync/approve", json!({ "update_id": id }));
+    let body = json!({ "update_id": id, "without_assessment": true });
+    let approved = admin.post("/api/v1/sync/approve", body);
     approved.await.expect("it is approved");
     let path = format!("/api/v1/sync/apply/{id}");
     admin.post(&path, json!({})).await.expect("it is applied");

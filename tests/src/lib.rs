@@ -101,6 +101,11 @@ impl TestMesh {
             .post("/admin/users", body)
             .await
             .expect("the user is created");
+        self.login(name).await
+    }
+
+    /// A user that was made before, logged in.
+    pub async fn login(&self, name: &str) -> Rest {
         self.rest()
             .login(name, PASSWORD)
             .await

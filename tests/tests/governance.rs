@@ -5,11 +5,14 @@
 
 use serde_json::{Value, json};
 use tars::rest::{Rest, RestError};
+use tars_proto::orchestration::v1::{
+    SettleHyperparametersRequest, orchestration_service_client::OrchestrationServiceClient,
+};
 use tars_tests::{
     TestMesh, eventually,
     governed::{
-        POLICY, agent, approve_and_apply, final_state, finished, in_state, proposal, proposed,
-        proposed_with, study, text,
+        POLICY, agent, approve_and_apply, assessed, final_state, finished, in_state, proposal,
+        proposed, proposed_with, study, text,
     },
     reason, refusal,
 };
@@ -51,6 +54,17 @@ async fn verifying(developer: &Rest, admin: &Rest) -> String {
     id
 }
 
+/// Lets go of the agent as HyperSync does before it writes the end of a proposal.
+async fn let_go(mesh: &TestMesh, id: &str) {
+    let mut agents = OrchestrationServiceClient::new(mesh.client("orchestration", "/hypersync"));
+    let request = SettleHyperparametersRequest {
+        agent_id: "policy".to_owned(),
+        change_id: id.to_owned(),
+        ..SettleHyperparametersRequest::default()
+    };
+    agents.settle_hyperparameters(request).await.unwrap();
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_proposal_is_verified_nobody_else_changes_the_agent() {
     let mesh = TestMesh::start().await;
@@ -58,7 +72,7 @@ async fn while_a_proposal_is_verified_nobody_else_changes_the_agent() {
     let other = study(&developer, 2).await;
     finished(&developer, &other).await;
     let waiting = text(&proposed(&developer, &other).await["update_id"]);
-    let body = json!({ "update_id": waiting });
+    let body = json!({ "update_id": waiting, "without_assessment": true });
     admin.post("/api/v1/sync/approve", body).await.unwrap();
 
     let id = verifying(&developer, &admin).await;
@@ -151,7 +165,32 @@ async fn a_version_that_is_lost_asks_a_person_and_the_candidate_does_not_stay() 
             "{bad}"
         );
     }
-    // It is still the change of this agent: no other begins.
+    // It is still the change of this agent: nothing else begins, and nobody releases it. That is so
+    // after a restart, too, and where the stop came between the letting go and the end.
+    let held = agent(&admin).await["hold"].clone();
+    assert_eq!(
+        (&held["change_id"], &held["awaits_person"]),
+        (&json!(id), &json!(true))
+    );
+    let_go(&mesh, &id).await;
+    assert_eq!(agent(&admin).await["hold"], Value::Null);
+    let mesh = mesh.restart().await;
+    let (admin, developer) = (mesh.admin().await, mesh.login("dev").await);
+    eventually("the hold is taken again", || async {
+        agent(&admin).await["hold"]["awaits_person"] == true
+    })
+    .await;
+    held_by(reload(&developer, 0.92).await, &id);
+    held_by(
+        developer.post(&format!("{POLICY}/train"), json!({})).await,
+        &id,
+    );
+    let other = study(&developer, 1).await;
+    finished(&developer, &other).await;
+    let body_of = json!({ "study_id": other });
+    held_by(developer.post("/api/v1/sync/propose", body_of).await, &id);
+    let (_, kept) = refusal(admin.post(&release, body(&id)).await);
+    assert_eq!(reason(&kept), "NEEDS_ATTENTION", "{kept}");
     admin.post(&resolve, roll_back.clone()).await.unwrap();
     let ended = final_state(&admin, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
@@ -211,11 +250,19 @@ async fn whoever_decides_is_shown_what_was_measured_and_whether_it_is_stale() {
         .await
         .unwrap();
     let id = text(&made["proposal"]["update_id"]);
-    eventually("it is assessed", || async {
-        proposal(&admin, &id).await["assessment"].is_object()
-    })
-    .await;
-    let shown = proposal(&admin, &id).await;
+    assert_eq!(
+        made["proposal"]["assessment_state"],
+        "ASSESSMENT_STATE_PENDING"
+    );
+    let early = json!({ "update_id": id });
+    let (status, early) = refusal(admin.post("/api/v1/sync/approve", early).await);
+    assert_eq!(
+        (status, reason(&early).as_str()),
+        (400, "ASSESSMENT_PENDING")
+    );
+    assert!(text(&early["message"]).contains("without_assessment"));
+    let shown = assessed(&admin, &id).await;
+    assert_eq!(shown["assessment_state"], "ASSESSMENT_STATE_COMPLETED");
     let a = &shown["assessment"];
     let number = |name: &str| a[name].as_f64().unwrap();
     assert!(
@@ -280,12 +327,19 @@ async fn whoever_decides_is_shown_what_was_measured_and_whether_it_is_stale() {
     assert_eq!(gone["proposal"]["state"], "PROPOSAL_STATE_WITHDRAWN");
     let (_, again) = refusal(developer.post(&withdraw, json!({})).await);
     assert_eq!(reason(&again), "WRONG_STATE");
-    let anew = proposed(&developer, &study).await;
+    let anew = proposed_with(&developer, &study, 64).await;
     let id = text(&anew["update_id"]);
-    admin
-        .post("/api/v1/sync/approve", json!({ "update_id": id }))
-        .await
-        .unwrap();
+    // Who does not wait for the assessment says so, and it stays with the proposal.
+    let body = json!({ "update_id": id, "without_assessment": true });
+    let hasty = admin.post("/api/v1/sync/approve", body).await.unwrap();
+    assert_eq!(hasty["proposal"]["approved_without_assessment"], true);
+    eventually("the audit list says it", || async {
+        let path = "/admin/audit/logs?event_type=admin.hypersync.approve";
+        let events = admin.get(path).await.unwrap();
+        let newest = events["events"][0].clone();
+        newest["resource"] == id.as_str() && newest["details"]["assessment"] == "pending"
+    })
+    .await;
     // What is stale once it is approved is not applied.
     reload(&developer, 0.92).await.unwrap();
     let (_, refused) = refusal(
@@ -295,10 +349,9 @@ async fn whoever_decides_is_shown_what_was_measured_and_whether_it_is_stale() {
     );
     assert_eq!(reason(&refused), "STALE");
     let withdraw = format!("/api/v1/sync/proposals/{id}/withdraw");
-    admin
-        .post(&withdraw, json!({}))
-        .await
-        .expect("who may approve closes it");
+    let gone = admin.post(&withdraw, json!({})).await;
+    let gone = gone.expect("who may approve closes it")["proposal"].clone();
+    assert_eq!(gone["assessment_state"], "ASSESSMENT_STATE_NOT_MADE");
     mesh.mesh.stop().await;
 }
 

@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use tars_tests::{
     TestMesh, eventually,
-    governed::{POLICY, final_state, finished, proposed, study},
+    governed::{POLICY, approve_and_apply, assessed, final_state, finished, proposed, study},
     reason, refusal,
 };
 
@@ -51,10 +51,14 @@ async fn search_propose_approve_apply_verify() {
         refusal(developer.post("/api/v1/sync/approve", body.clone()).await).0,
         403
     );
-    admin
-        .post("/api/v1/sync/approve", body.clone())
-        .await
-        .unwrap();
+    let measured = assessed(&admin, id).await;
+    assert_eq!(
+        measured["assessment_state"], "ASSESSMENT_STATE_COMPLETED",
+        "{measured}"
+    );
+    let approved = admin.post("/api/v1/sync/approve", body.clone()).await;
+    let approved = approved.unwrap()["proposal"].clone();
+    assert_eq!(approved["approved_without_assessment"], false);
     let (status, twice) = refusal(admin.post("/api/v1/sync/approve", body).await);
     assert_eq!((status, reason(&twice).as_str()), (400, "WRONG_STATE"));
     assert_eq!(refusal(developer.post(&apply, json!({})).await).0, 403);
@@ -127,14 +131,7 @@ async fn what_does_not_improve_is_rolled_back() {
         .as_str()
         .unwrap()
         .to_owned();
-    admin
-        .post("/api/v1/sync/approve", json!({ "update_id": id }))
-        .await
-        .unwrap();
-    admin
-        .post(&format!("/api/v1/sync/apply/{id}"), json!({}))
-        .await
-        .unwrap();
+    approve_and_apply(&admin, &id).await;
     let ended = final_state(&admin, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
     assert!(ended["verification"]["improvement_low"].as_f64().unwrap() <= 0.0);
@@ -168,7 +165,7 @@ async fn four_eyes_see_through_keys_and_races_have_one_winner() {
     );
     let mut request = tonic::Request::new(tars_proto::hypersync::v1::ApproveProposalRequest {
         update_id: id.clone(),
-        reason: String::new(),
+        ..Default::default()
     });
     let text = key["api_key"].as_str().unwrap();
     request
@@ -181,6 +178,7 @@ async fn four_eyes_see_through_keys_and_races_have_one_winner() {
         "a key counts as its owner"
     );
 
+    assessed(&admin, &id).await;
     let third = mesh.user("third", "admin").await;
     let reject = json!({ "update_id": id, "reason": "no" });
     let (a, b) = tokio::join!(

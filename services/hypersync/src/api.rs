@@ -2,9 +2,10 @@
 
 use crate::{
     HyperSync,
-    proposals::{Decision, Resolution as Resolve, View},
+    attention::Resolution as Resolve,
+    proposals::{Decision, View},
     saga::measure::{self, Purpose},
-    store::{Proposal as Row, State, Verification as Verified},
+    store::{Assessment, Proposal as Row, State, Verification as Verified},
 };
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
@@ -51,6 +52,15 @@ fn state(from: State) -> ProposalState {
     }
 }
 
+fn assessment_state(from: Assessment) -> AssessmentState {
+    match from {
+        Assessment::Pending => AssessmentState::Pending,
+        Assessment::Completed => AssessmentState::Completed,
+        Assessment::Failed => AssessmentState::Failed,
+        Assessment::NotMade => AssessmentState::NotMade,
+    }
+}
+
 fn verification(from: Verified) -> Verification {
     Verification {
         baseline_return: measure::mean(&from.baseline),
@@ -82,6 +92,7 @@ fn proposal(view: View) -> Proposal {
     let (changes, stale) = (changes(&view), view.is_stale());
     let live_version = view.live.as_ref().map(|live| live.1);
     let row = view.proposal;
+    let assessment_state = assessment_state(row.assessed()).into();
     let verification_seeds = measure::seeds(&row, Purpose::Verification);
     Proposal {
         update_id: row.id.to_string(),
@@ -115,6 +126,8 @@ fn proposal(view: View) -> Proposal {
         live_version,
         stale,
         attention: row.attention,
+        assessment_state,
+        approved_without_assessment: row.approved_without_assessment,
     }
 }
 
@@ -165,7 +178,9 @@ impl sync_service_server::SyncService for Api {
             .decide(
                 caller,
                 id(&asked.update_id)?,
-                Decision::Approve,
+                Decision::Approve {
+                    without_assessment: asked.without_assessment,
+                },
                 &asked.reason,
             )
             .await?;

@@ -4,20 +4,22 @@
 
 use crate::{
     HyperSync, HyperSyncError,
-    saga::{measure::Purpose, plan::is_passing},
-    store::{self, Proposal, Verification},
+    saga::{
+        measure::Purpose,
+        plan::{Pauses, is_passing},
+    },
+    store::{self, Assessment, Proposal, Verification},
 };
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 use tars_interceptors::call::with_trace;
 use tars_runtime::{
-    audit, db,
+    audit,
     trace::{Kind, Parent, Tracer},
 };
 use uuid::Uuid;
 
 /// Proposals that are assessed at once.
 pub(crate) const AT_ONCE: usize = 2;
-const BACKOFF: Duration = Duration::from_secs(5);
 
 impl HyperSync {
     /// Assesses a proposal for as long as it waits.
@@ -57,20 +59,18 @@ impl HyperSync {
         let Ok(_turn) = self.assessing.acquire().await else {
             return;
         };
+        let mut pauses = Pauses::default();
         while let Err(error) = self.try_assess(id).await {
-            if matches!(&error, HyperSyncError::Store(e) if !db::is_passing(e)) {
-                tracing::error!(proposal = %id, ?error, "assessing ends: the database fails");
-                return;
-            }
-            tracing::info!(proposal = %id, ?error, "assessing waits");
-            tokio::time::sleep(BACKOFF).await;
+            tracing::warn!(proposal = %id, ?error, "assessing waits");
+            tokio::time::sleep(pauses.after(&error)).await;
         }
     }
 
-    /// An error that passes is for another try; another is what the assessment ended with.
+    /// An error that passes is for another try, as is one that cannot be written; another is what the
+    /// assessment ended with.
     async fn try_assess(&self, id: Uuid) -> Result<(), HyperSyncError> {
         let proposal = self.get(id).await?;
-        if proposal.assessment.is_some() || !proposal.assessment_error.is_empty() {
+        if proposal.assessed() != Assessment::Pending {
             return Ok(());
         }
         match self.measure(&proposal, Purpose::Assessment).await {

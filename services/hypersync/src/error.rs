@@ -28,6 +28,14 @@ pub enum HyperSyncError {
         "the proposal is stale: version {live} of the agent is live, and it was made against {base}; withdraw it and propose anew"
     )]
     Stale { live: u64, base: u64 },
+    #[error(
+        "the proposal's assessment is pending: wait for it, as WatchProposal tells, or approve with without_assessment"
+    )]
+    AssessmentPending,
+    #[error(
+        "the proposal's assessment failed: {0}; approve with without_assessment, or withdraw it and propose anew"
+    )]
+    AssessmentFailed(String),
     #[error("the change {0} of this agent is under way")]
     ChangeInProgress(String),
     #[error("who proposed it, or may approve, can withdraw it")]
@@ -87,6 +95,12 @@ impl From<HyperSyncError> for Status {
             ),
             HyperSyncError::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
             HyperSyncError::Stale { .. } => fault::precondition("STALE", "proposal", &text),
+            HyperSyncError::AssessmentPending => {
+                fault::precondition("ASSESSMENT_PENDING", "proposal", &text)
+            }
+            HyperSyncError::AssessmentFailed(_) => {
+                fault::precondition("ASSESSMENT_FAILED", "proposal", &text)
+            }
             HyperSyncError::ChangeInProgress(id) => {
                 fault::held("CHANGE_IN_PROGRESS", "proposal", &id, &text)
             }

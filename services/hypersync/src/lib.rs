@@ -5,6 +5,7 @@
 
 mod api;
 mod assess;
+mod attention;
 mod error;
 mod proposals;
 mod saga;
@@ -45,6 +46,7 @@ pub struct HyperSync {
     /// Moves whenever a proposal does; watchers then look.
     changed: watch::Sender<u64>,
     assessing: Semaphore,
+    held: attention::Held,
 }
 
 impl HyperSync {
@@ -58,6 +60,7 @@ impl HyperSync {
             clock,
             changed: watch::Sender::new(0),
             assessing: Semaphore::new(assess::AT_ONCE),
+            held: attention::Held::default(),
         }))
     }
 

@@ -2,7 +2,7 @@
 
 use crate::{
     HyperSync, HyperSyncError,
-    store::{self, Proposal, State},
+    store::{self, Assessment, Proposal, State},
 };
 use futures_util::future::join_all;
 use std::{
@@ -35,15 +35,11 @@ const LIVE_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    Approve,
+    /// Without an assessment only when that is said.
+    Approve {
+        without_assessment: bool,
+    },
     Reject,
-}
-
-/// How a proposal that needs attention goes on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Resolution {
-    RollBack,
-    KeepLive,
 }
 
 /// What is live of an agent.
@@ -142,6 +138,7 @@ impl HyperSync {
                 .ok_or(HyperSyncError::Answer("the study's steps"))?,
             assessment: None,
             assessment_error: String::new(),
+            approved_without_assessment: false,
             verification: None,
             error: String::new(),
             attention: String::new(),
@@ -163,7 +160,8 @@ impl HyperSync {
     }
 
     /// Approves or rejects under four eyes: owners are compared, so that a key of the proposer
-    /// counts as the proposer. What the agent has moved away from is not approved.
+    /// counts as the proposer. What the agent has moved away from is not approved, and what was not
+    /// assessed only by who says so.
     pub(crate) async fn decide(
         &self,
         caller: &Caller,
@@ -176,7 +174,7 @@ impl HyperSync {
             return Err(HyperSyncError::FourEyes);
         }
         expect(&seen, State::PendingApproval)?;
-        if decision == Decision::Approve {
+        if decision != Decision::Reject {
             self.not_stale(&seen).await?;
         }
         let mut tx = self.store.begin("proposals.decide").await?;
@@ -186,7 +184,15 @@ impl HyperSync {
         proposal.decided_us = Some(self.clock.now_us());
         reason.clone_into(&mut proposal.reason);
         let (next, kind) = match decision {
-            Decision::Approve => (State::Approved, "admin.hypersync.approve"),
+            Decision::Approve { without_assessment } => {
+                store::unchanged(&mut tx, &proposal).await?;
+                let unassessed = expect_assessed(&proposal);
+                proposal.approved_without_assessment = unassessed.is_err();
+                if !without_assessment {
+                    unassessed?;
+                }
+                (State::Approved, "admin.hypersync.approve")
+            }
             Decision::Reject => (State::Rejected, "admin.hypersync.deny"),
         };
         self.write(tx, &mut proposal, next, kind, &caller.label)
@@ -250,55 +256,6 @@ impl HyperSync {
         Ok(proposal)
     }
 
-    /// Does what a person decided about a proposal that needs attention.
-    pub(crate) async fn resolve(
-        self: &Arc<Self>,
-        caller: &Caller,
-        id: Uuid,
-        resolution: Resolution,
-        reason: String,
-        tracer: &Tracer,
-    ) -> Result<Proposal, HyperSyncError> {
-        let (by, tracer) = (caller.label.clone(), tracer.clone());
-        self.to_the_end(async move |this| {
-            let proposal = this.begin_resolve(&by, id, resolution, reason).await?;
-            if proposal.state.is_driven() {
-                this.run_in_background(proposal.clone(), &tracer);
-            }
-            Ok(proposal)
-        })
-        .await
-    }
-
-    async fn begin_resolve(
-        &self,
-        by: &str,
-        id: Uuid,
-        resolution: Resolution,
-        reason: String,
-    ) -> Result<Proposal, HyperSyncError> {
-        let seen = self.get(id).await?;
-        expect(&seen, State::NeedsAttention)?;
-        if resolution == Resolution::KeepLive {
-            self.settle(&seen, None).await?;
-        }
-        let mut tx = self.store.begin("proposals.resolve").await?;
-        let mut proposal = store::get_in(&mut tx, id).await?;
-        expect(&proposal, State::NeedsAttention)?;
-        proposal.reason = reason;
-        proposal.attention.clear();
-        let next = match resolution {
-            Resolution::RollBack => {
-                proposal.forced = true;
-                State::RollingBack
-            }
-            Resolution::KeepLive => State::Kept,
-        };
-        self.write(tx, &mut proposal, next, "admin.hypersync.resolve", by)
-            .await?;
-        Ok(proposal)
-    }
-
     /// Runs what must not stop in the middle when its call is dropped.
     pub(crate) async fn to_the_end<T, F>(
         self: &Arc<Self>,
@@ -342,7 +299,7 @@ impl HyperSync {
     }
 
     /// Writes a proposal's next state with its audit record.
-    async fn write(
+    pub(crate) async fn write(
         &self,
         mut tx: Write,
         proposal: &mut Proposal,
@@ -426,6 +383,7 @@ impl HyperSync {
             | State::Failed
             | State::NeedsAttention
             | State::Kept => Severity::Critical,
+            State::Approved if proposal.approved_without_assessment => Severity::Warning,
             _ => Severity::Info,
         };
         Record::new(&self.clock, "hypersync", kind)
@@ -434,6 +392,7 @@ impl HyperSync {
             .resource(proposal.id.to_string())
             .detail("agent", &proposal.agent_id)
             .detail("state", proposal.state.as_str())
+            .detail("assessment", proposal.assessed().as_str())
     }
 
     pub(crate) fn announce(&self) {
@@ -446,7 +405,7 @@ impl HyperSync {
     }
 }
 
-fn expect(proposal: &Proposal, needed: State) -> Result<(), HyperSyncError> {
+pub(crate) fn expect(proposal: &Proposal, needed: State) -> Result<(), HyperSyncError> {
     if proposal.state == needed {
         Ok(())
     } else {
@@ -454,6 +413,16 @@ fn expect(proposal: &Proposal, needed: State) -> Result<(), HyperSyncError> {
             now: proposal.state,
             needed,
         })
+    }
+}
+
+fn expect_assessed(proposal: &Proposal) -> Result<(), HyperSyncError> {
+    match proposal.assessed() {
+        Assessment::Completed => Ok(()),
+        Assessment::Failed => Err(HyperSyncError::AssessmentFailed(
+            proposal.assessment_error.clone(),
+        )),
+        Assessment::Pending | Assessment::NotMade => Err(HyperSyncError::AssessmentPending),
     }
 }
 
@@ -480,6 +449,29 @@ fn check_bounds(agent_type: &str, new: &Params) -> Result<(), HyperSyncError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::proposal;
+    use tars_proto::fault;
+    use tonic::Status;
+
+    #[test]
+    fn who_approves_too_early_hears_what_can_be_done() {
+        let pending = proposal(State::PendingApproval);
+        let failed = Proposal {
+            assessment_error: "training diverged".to_owned(),
+            ..pending.clone()
+        };
+        for (proposal, why, says) in [
+            (pending, "ASSESSMENT_PENDING", "WatchProposal"),
+            (failed, "ASSESSMENT_FAILED", "training diverged"),
+        ] {
+            let status = Status::from(expect_assessed(&proposal).unwrap_err());
+            assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+            assert_eq!(fault::reason(&status).as_deref(), Some(why));
+            for part in [says, "without_assessment"] {
+                assert!(status.message().contains(part), "{status}");
+            }
+        }
+    }
 
     #[test]
     fn bounds_hold_for_every_kind_of_value() {

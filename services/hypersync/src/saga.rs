@@ -4,7 +4,8 @@
 //! operation id that is done once: whenever the process stops, the saga goes on from the last
 //! committed state and repeats at most what changes nothing when repeated. Orchestration holds the
 //! agent from the first step on; the saga lets go before it writes its end, so that no hold outlives
-//! it. What a failed step leads to is decided in [`plan`].
+//! it. Before it asks a person it takes the hold anew, whatever is live, as one that nobody releases.
+//! What a failed step leads to is decided in [`plan`].
 
 pub(crate) mod measure;
 pub(crate) mod plan;
@@ -26,8 +27,10 @@ use tars_proto::{
 use tars_runtime::trace::{Kind, Parent, Tracer};
 
 impl HyperSync {
-    /// Goes on with every proposal that was being applied, or assessed.
+    /// Goes on with every proposal that was being applied, or assessed, and holds the agents of those
+    /// that wait for a person.
     pub async fn resume(self: &Arc<Self>, tracer: &Tracer) -> Result<usize, HyperSyncError> {
+        self.keep_held();
         let proposals = self.store.unfinished().await?;
         let count = proposals.len();
         for proposal in proposals {
@@ -162,6 +165,7 @@ impl HyperSync {
                 Err(HyperSyncError::Answer("the values that were put back"))
             }
             Rollback::Ask(what) => {
+                self.hold(proposal).await?;
                 proposal.attention = what;
                 self.advance(proposal, State::NeedsAttention).await
             }

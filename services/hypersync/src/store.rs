@@ -35,6 +35,27 @@ pub(crate) struct Verification {
     pub(crate) steps: u64,
 }
 
+/// How far a proposal's assessment is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Assessment {
+    Pending,
+    Completed,
+    Failed,
+    /// It no longer waited when there was none yet.
+    NotMade,
+}
+
+impl Assessment {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::NotMade => "not_made",
+        }
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Proposal {
     pub(crate) id: Uuid,
@@ -64,6 +85,8 @@ pub(crate) struct Proposal {
     pub(crate) assessment: Option<Verification>,
     #[serde(default)]
     pub(crate) assessment_error: String,
+    #[serde(default)]
+    pub(crate) approved_without_assessment: bool,
     pub(crate) verification: Option<Verification>,
     pub(crate) error: String,
     /// What a person has to do.
@@ -87,6 +110,15 @@ impl Proposal {
 
     fn open_trial(&self) -> Option<String> {
         (!self.state.is_final()).then(|| self.trial())
+    }
+
+    pub(crate) fn assessed(&self) -> Assessment {
+        match &self.assessment {
+            Some(_) => Assessment::Completed,
+            None if !self.assessment_error.is_empty() => Assessment::Failed,
+            None if self.state.waits() => Assessment::Pending,
+            None => Assessment::NotMade,
+        }
     }
 
     fn changing_agent(&self) -> Option<&str> {
@@ -177,12 +209,28 @@ impl Store {
     }
 
     /// Proposals that this service has work with: those being applied, and those that wait for a
-    /// decision. One that cannot be read is no reason not to go on with the others.
+    /// decision.
     pub(crate) async fn unfinished(&self) -> Result<Vec<Proposal>, HyperSyncError> {
-        let db = self.db.read("proposals.unfinished");
         let query = "SELECT id, document FROM proposals WHERE state IN \
                      ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
-        let rows: Vec<(Uuid, String)> = sqlx::query_as(query).fetch_all(&*db).await?;
+        self.all_of("proposals.unfinished", query).await
+    }
+
+    /// Proposals that wait for a person, and whose agents are held meanwhile.
+    pub(crate) async fn needing_attention(&self) -> Result<Vec<Proposal>, HyperSyncError> {
+        let query = "SELECT id, document FROM proposals WHERE state = 'needs_attention'";
+        self.all_of("proposals.attention", query).await
+    }
+
+    /// One that cannot be read is no reason not to go on with the others.
+    async fn all_of(
+        &self,
+        name: &'static str,
+        query: &'static str,
+    ) -> Result<Vec<Proposal>, HyperSyncError> {
+        let rows: Vec<(Uuid, String)> = sqlx::query_as(query)
+            .fetch_all(&*self.db.read(name))
+            .await?;
         Ok(readable(rows).collect())
     }
 }
@@ -215,8 +263,22 @@ async fn changing(tx: &mut SqliteConnection, agent: &str) -> Result<Option<Uuid>
         .await
 }
 
-/// Adds a proposal, unless its trial has an open one. The look before names the other; the unique
-/// column decides.
+/// Refuses while another proposal changes the agent, also when somebody released the agent: what is
+/// live then is not verified.
+pub(crate) async fn unchanged(
+    tx: &mut SqliteConnection,
+    proposal: &Proposal,
+) -> Result<(), HyperSyncError> {
+    match changing(tx, &proposal.agent_id).await? {
+        Some(other) if other != proposal.id => {
+            Err(HyperSyncError::ChangeInProgress(other.to_string()))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Adds a proposal, unless its trial has an open one or another changes its agent. The look before
+/// names the other; the unique column decides.
 pub(crate) async fn insert(
     tx: &mut SqliteConnection,
     proposal: &Proposal,
@@ -224,6 +286,7 @@ pub(crate) async fn insert(
     if let Some(open) = open_trial(tx, &proposal.trial()).await? {
         return Err(HyperSyncError::AlreadyOpen(open));
     }
+    unchanged(tx, proposal).await?;
     let inserted = sqlx::query(
         "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, open_trial, changing_agent) \
          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -258,11 +321,8 @@ pub(crate) async fn update(
     tx: &mut SqliteConnection,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
-    if let Some(agent) = proposal.changing_agent()
-        && let Some(other) = changing(tx, agent).await?
-        && other != proposal.id
-    {
-        return Err(HyperSyncError::ChangeInProgress(other.to_string()));
+    if proposal.changing_agent().is_some() {
+        unchanged(tx, proposal).await?;
     }
     let done = sqlx::query(
         "UPDATE proposals SET state = $1, revision = $2, document = $3, open_trial = $4, changing_agent = $5 \

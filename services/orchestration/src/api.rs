@@ -7,7 +7,7 @@ mod wire;
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent as Slot,
-    changes::{Drifted, Release, Reload, Settle, Step},
+    changes::{Drifted, Release, Reload, Settle, Step, Waiting},
     steps::{Observed, Stepped},
     store::HoldRow,
 };
@@ -94,6 +94,7 @@ fn hold(row: &HoldRow) -> Hold {
         change_id: row.change_id.clone(),
         on_behalf_of: row.on_behalf_of.clone(),
         since: Some(timestamp(row.since_us)),
+        awaits_person: row.awaits_person,
     }
 }
 
@@ -266,6 +267,24 @@ impl orchestration_service_server::OrchestrationService for Api {
         };
         let version = self.0.apply(Arc::clone(slot), step).await?;
         Ok(Response::new(ApplyHyperparametersResponse {
+            version: unsigned(version),
+        }))
+    }
+
+    async fn hold_agent(
+        &self,
+        request: Request<HoldAgentRequest>,
+    ) -> Result<Response<HoldAgentResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let waiting = Waiting {
+            by,
+            on_behalf_of: asked.on_behalf_of,
+            change_id: asked.change_id,
+        };
+        let version = self.0.hold(Arc::clone(slot), waiting).await?;
+        Ok(Response::new(HoldAgentResponse {
             version: unsigned(version),
         }))
     }

@@ -4,7 +4,8 @@
 //! takes a hold on the agent, applies again to roll back, and settles, which says what was approved
 //! and lets go. While an agent is held nothing else changes what is live of it: no reload, no new
 //! training, and a training that ends meanwhile waits with its weights. The hold is a row, written
-//! with the change itself, so that it outlives both processes; a person can release it.
+//! with the change itself, so that it outlives both processes; a person can release it, unless the
+//! change waits for a person's decision: it then holds whatever is live until it is settled.
 //!
 //! A change is committed first, then swapped in, and goes on to its end when whoever asked for it
 //! goes away: what is committed is always published.
@@ -39,6 +40,14 @@ pub(crate) struct Step {
     pub(crate) operation_id: String,
     pub(crate) expected_version: i64,
     pub(crate) values: Values,
+}
+
+/// A governed change that goes on when a person has decided.
+#[derive(Debug, Clone)]
+pub(crate) struct Waiting {
+    pub(crate) by: String,
+    pub(crate) on_behalf_of: String,
+    pub(crate) change_id: String,
 }
 
 /// The end of a governed change.
@@ -140,6 +149,7 @@ impl Orchestration {
             change_id: step.change_id.clone(),
             on_behalf_of: step.on_behalf_of.clone(),
             since_us: self.clock.now_us(),
+            awaits_person: false,
         };
         let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
             // Done before. Held again when somebody let go, unless something else is live by now.
@@ -156,7 +166,7 @@ impl Orchestration {
             }
         };
         if !held {
-            store::insert_hold(&mut tx, agent.id(), &hold).await?;
+            store::put_hold(&mut tx, agent.id(), &hold).await?;
             next.hold = Some(hold);
         }
         let record = self
@@ -168,6 +178,42 @@ impl Orchestration {
         tx.commit().await?;
         agent.publish(next);
         Ok(version)
+    }
+
+    /// Holds an agent, whatever is live, until the change is settled. Returns the live version.
+    pub(crate) async fn hold(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        waiting: Waiting,
+    ) -> Result<i64, OrchestrationError> {
+        let this = Arc::clone(self);
+        to_the_end(async move { this.do_hold(&agent, waiting).await }).await
+    }
+
+    async fn do_hold(&self, agent: &Agent, waiting: Waiting) -> Result<i64, OrchestrationError> {
+        let _one = agent.changing().lock().await;
+        let mut tx = self.store.begin("agents.hold").await?;
+        not_held(&mut tx, agent.id(), Some(&waiting.change_id)).await?;
+        let mut next = LiveAgent::clone(&agent.live());
+        let hold = next.hold.get_or_insert_with(|| HoldRow {
+            change_id: waiting.change_id.clone(),
+            on_behalf_of: waiting.on_behalf_of.clone(),
+            since_us: self.clock.now_us(),
+            awaits_person: false,
+        });
+        if hold.awaits_person {
+            return Ok(next.row.version);
+        }
+        hold.awaits_person = true;
+        store::put_hold(&mut tx, agent.id(), hold).await?;
+        let record = self
+            .record("agent.held", &waiting.by, &next)
+            .severity(Severity::Warning)
+            .detail("on_behalf_of", &waiting.on_behalf_of)
+            .detail("change", &waiting.change_id);
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        Ok(agent.publish(next).row.version)
     }
 
     /// Ends a governed change. Returns the live version.
@@ -226,6 +272,10 @@ impl Orchestration {
     async fn do_release(&self, agent: &Agent, release: Release) -> Result<(), OrchestrationError> {
         let _one = agent.changing().lock().await;
         let mut tx = self.store.begin("agents.release").await?;
+        let hold = store::hold(&mut tx, agent.id()).await?;
+        if hold.is_some_and(|h| h.awaits_person && h.change_id == release.change_id) {
+            return Err(OrchestrationError::AwaitsPerson(release.change_id));
+        }
         if !store::delete_hold(&mut tx, agent.id(), &release.change_id).await? {
             return Err(OrchestrationError::NotHeld(release.change_id));
         }
@@ -293,6 +343,7 @@ pub(crate) async fn not_held(
             agent: agent.to_owned(),
             change: hold.change_id,
             on_behalf_of: hold.on_behalf_of,
+            awaits_person: hold.awaits_person,
         }),
     }
 }

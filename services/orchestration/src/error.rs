@@ -33,14 +33,15 @@ pub enum OrchestrationError {
     NotScalar(#[from] NotScalar),
     #[error("the live version is {live}, not {expected}")]
     Version { live: i64, expected: i64 },
-    #[error(
-        "the change {change} of {agent} is under way for {on_behalf_of}; wait for its end, or release the agent"
-    )]
+    #[error("the change {change} of {agent} is under way for {on_behalf_of}; {}", end_of(*awaits_person))]
     ChangeInProgress {
         agent: String,
         change: String,
         on_behalf_of: String,
+        awaits_person: bool,
     },
+    #[error("the change {0} needs attention: ResolveProposal ends it, and lets go of the agent")]
+    AwaitsPerson(String),
     #[error("the change {0:?} does not hold the agent")]
     NotHeld(String),
     #[error("the agent is being trained already")]
@@ -102,6 +103,9 @@ impl From<OrchestrationError> for Status {
             OrchestrationError::ChangeInProgress { change, .. } => {
                 fault::held("CHANGE_IN_PROGRESS", "proposal", &change, &text)
             }
+            OrchestrationError::AwaitsPerson(change) => {
+                fault::held("NEEDS_ATTENTION", "proposal", &change, &text)
+            }
             OrchestrationError::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
             OrchestrationError::Corrupt(row) => {
                 tracing::error!(
@@ -159,6 +163,15 @@ impl From<OrchestrationError> for Status {
                 fault::internal()
             }
         }
+    }
+}
+
+/// How a change that is under way comes to its end.
+fn end_of(awaits_person: bool) -> &'static str {
+    if awaits_person {
+        "it waits for a person: ResolveProposal ends it"
+    } else {
+        "wait for its end, or release the agent"
     }
 }
 

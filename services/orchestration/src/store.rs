@@ -3,9 +3,7 @@
 mod holds;
 mod runs;
 
-pub(crate) use holds::{
-    ApprovalRow, HoldRow, approval, delete_hold, hold, insert_hold, put_approval,
-};
+pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use runs::{RunRow, RunState, end_run, insert_run};
 
 use crate::{OrchestrationError, conflicts::Conflict, steps::Stepped};
@@ -30,6 +28,11 @@ pub(crate) const STEPS: &[Step] = &[
         4,
         "governance",
         include_str!("../migrations/0004_governance.sql"),
+    ),
+    (
+        5,
+        "awaits person",
+        include_str!("../migrations/0005_awaits_person.sql"),
     ),
 ];
 

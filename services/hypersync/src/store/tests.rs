@@ -27,6 +27,7 @@ pub(crate) fn proposal(state: State) -> Proposal {
         steps: 100,
         assessment: None,
         assessment_error: String::new(),
+        approved_without_assessment: false,
         verification: None,
         error: String::new(),
         attention: String::new(),
@@ -98,6 +99,19 @@ async fn a_trial_has_one_open_proposal() {
         .unwrap();
 }
 
+#[test]
+fn that_no_assessment_is_there_is_not_one_thing() {
+    let mut waiting = proposal(State::PendingApproval);
+    assert_eq!(waiting.assessed(), Assessment::Pending);
+    for gone in [State::Applying, State::Rejected, State::Withdrawn] {
+        assert_eq!(proposal(gone).assessed(), Assessment::NotMade);
+    }
+    waiting.assessment_error = "diverged".into();
+    assert_eq!(waiting.assessed(), Assessment::Failed);
+    waiting.state = State::Completed;
+    assert_eq!(waiting.assessed(), Assessment::Failed);
+}
+
 #[tokio::test]
 async fn the_database_decides_where_two_proposals_race() {
     let (store, _dir) = store().await;
@@ -117,6 +131,29 @@ async fn the_database_decides_where_two_proposals_race() {
         matches!(racing, Err(HyperSyncError::Store(_))),
         "only a claim is a conflict"
     );
+}
+
+#[tokio::test]
+async fn nothing_is_proposed_while_a_change_of_the_agent_needs_attention() {
+    let (store, _dir) = store().await;
+    let first = proposal(State::NeedsAttention);
+    insert_one(&store, &first).await.unwrap();
+    let second = Proposal {
+        trial_number: 4,
+        ..proposal(State::PendingApproval)
+    };
+    let refused = insert_one(&store, &second).await;
+    assert!(
+        matches!(&refused, Err(HyperSyncError::ChangeInProgress(id)) if *id == first.id.to_string()),
+        "{refused:?}"
+    );
+    let elsewhere = Proposal {
+        agent_id: "resource".into(),
+        ..second
+    };
+    insert_one(&store, &elsewhere).await.unwrap();
+    let attention = store.needing_attention().await.unwrap();
+    assert_eq!(attention, [first]);
 }
 
 #[tokio::test]
@@ -163,6 +200,10 @@ async fn proposals_of_before_there_were_claims_get_theirs() {
             trial_number: 4,
             ..proposal(State::Rejected)
         },
+        Proposal {
+            trial_number: 5,
+            ..proposal(State::Approved)
+        },
     ];
     let mut tx = db.write("test.old").await.unwrap();
     for row in &old {
@@ -171,6 +212,7 @@ async fn proposals_of_before_there_were_claims_get_theirs() {
             "note",
             "assessment",
             "assessment_error",
+            "approved_without_assessment",
             "attention",
             "forced",
         ] {
@@ -196,14 +238,11 @@ async fn proposals_of_before_there_were_claims_get_theirs() {
     assert_eq!(store.get(old[0].id).await.unwrap(), old[0]);
     let refused = insert_one(&store, &proposal(State::PendingApproval)).await;
     assert!(matches!(refused, Err(HyperSyncError::AlreadyOpen(id)) if id == old[0].id));
-    let mut other = Proposal {
-        trial_number: 5,
-        ..proposal(State::Approved)
-    };
-    insert_one(&store, &other).await.unwrap();
+    let mut other = old[3].clone();
     let refused = becomes(&store, &mut other, State::Applying).await;
     assert!(matches!(refused, Err(HyperSyncError::ChangeInProgress(_))));
     assert_eq!(store.unfinished().await.unwrap().len(), 3);
+    assert!(store.needing_attention().await.unwrap().is_empty());
 }
 
 #[tokio::test]

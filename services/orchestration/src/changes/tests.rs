@@ -187,6 +187,41 @@ async fn an_operation_is_done_once_and_takes_its_hold_again() {
 }
 
 #[tokio::test]
+async fn a_change_that_waits_for_a_person_holds_what_is_live_until_it_is_settled() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
+    release(&service, "a").await.unwrap();
+    assert_eq!(reload(&service, 0.91).await.unwrap(), 3);
+    let waiting = |change: &str| Waiting {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: change.into(),
+    };
+    for _ in 0..2 {
+        assert_eq!(
+            service.hold(policy(&service), waiting("a")).await.unwrap(),
+            3
+        );
+    }
+    drop(service);
+
+    let service = open(dir.path()).await;
+    assert_eq!(held_by(reload(&service, 0.92).await), "a");
+    assert_eq!(held_by(train(&service, 100, None).await), "a");
+    assert_eq!(held_by(apply(&service, step("b", "b", 3, 0.99)).await), "a");
+    assert_eq!(
+        held_by(service.hold(policy(&service), waiting("b")).await),
+        "a"
+    );
+    let released = release(&service, "a").await;
+    assert!(matches!(released, Err(OrchestrationError::AwaitsPerson(_))));
+    apply(&service, step("a", "a:back", 3, 0.95)).await.unwrap();
+    settle(&service, "a", None).await.unwrap();
+    assert_eq!(reload(&service, 0.92).await.unwrap(), 5);
+}
+
+#[tokio::test]
 async fn only_the_verified_version_is_approved() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;

@@ -12,6 +12,8 @@ pub(crate) struct HoldRow {
     pub(crate) change_id: String,
     pub(crate) on_behalf_of: String,
     pub(crate) since_us: i64,
+    /// The change ends by a person's decision alone; nobody releases the agent before.
+    pub(crate) awaits_person: bool,
 }
 
 /// The hyperparameters that were last approved.
@@ -27,28 +29,36 @@ pub(crate) async fn hold(
     tx: &mut SqliteConnection,
     agent: &str,
 ) -> Result<Option<HoldRow>, OrchestrationError> {
-    let query = "SELECT change_id, on_behalf_of, since_us FROM agent_holds WHERE agent_id = $1";
-    let row: Option<(String, String, i64)> =
+    let query = "SELECT change_id, on_behalf_of, since_us, awaits_person FROM agent_holds WHERE agent_id = $1";
+    let row: Option<(String, String, i64, bool)> =
         sqlx::query_as(query).bind(agent).fetch_optional(tx).await?;
-    Ok(row.map(|(change_id, on_behalf_of, since_us)| HoldRow {
-        change_id,
-        on_behalf_of,
-        since_us,
-    }))
+    Ok(row.map(
+        |(change_id, on_behalf_of, since_us, awaits_person)| HoldRow {
+            change_id,
+            on_behalf_of,
+            since_us,
+            awaits_person,
+        },
+    ))
 }
 
-pub(crate) async fn insert_hold(
+/// Holds an agent, which no other change holds.
+pub(crate) async fn put_hold(
     tx: &mut SqliteConnection,
     agent: &str,
     row: &HoldRow,
 ) -> Result<(), OrchestrationError> {
     sqlx::query(
-        "INSERT INTO agent_holds (agent_id, change_id, on_behalf_of, since_us) VALUES ($1, $2, $3, $4)",
+        "INSERT INTO agent_holds (agent_id, change_id, on_behalf_of, since_us, awaits_person) \
+         VALUES ($1, $2, $3, $4, $5) \
+         ON CONFLICT (agent_id) DO UPDATE SET awaits_person = excluded.awaits_person \
+         WHERE change_id = excluded.change_id",
     )
     .bind(agent)
     .bind(&row.change_id)
     .bind(&row.on_behalf_of)
     .bind(row.since_us)
+    .bind(row.awaits_person)
     .execute(tx)
     .await?;
     Ok(())

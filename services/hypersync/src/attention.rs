@@ -1,0 +1,150 @@
+//! Proposals that need a person: their agents stay held until somebody has decided.
+//!
+//! The saga holds the agent before it asks. That hold may be missing nevertheless: Orchestration was
+//! away when the saga gave up, or a decision let go of the agent and could not be written. So one
+//! task looks whenever a proposal changes, and takes what is missing; holding twice is holding once.
+
+use crate::{
+    HyperSync, HyperSyncError,
+    proposals::expect,
+    saga::plan::Pauses,
+    store::{self, Proposal, State},
+};
+use std::{collections::HashSet, sync::Arc};
+use tars_credentials::Caller;
+use tars_proto::orchestration::v1::HoldAgentRequest;
+use tars_runtime::trace::Tracer;
+use tokio::sync::Mutex;
+use uuid::Uuid;
+
+/// How a proposal that needs attention goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Resolution {
+    RollBack,
+    KeepLive,
+}
+
+/// The proposals that need attention and whose agents are known to be held. Whoever decides about one,
+/// or takes its hold, has the lock.
+pub(crate) type Held = Mutex<HashSet<Uuid>>;
+
+impl HyperSync {
+    /// Keeps the agents of proposals that need attention held, for as long as the service is there.
+    pub(crate) fn keep_held(self: &Arc<Self>) {
+        let (weak, mut changed) = (Arc::downgrade(self), self.subscribe());
+        tokio::spawn(async move {
+            let mut pauses = Pauses::default();
+            loop {
+                changed.borrow_and_update();
+                let Some(this) = weak.upgrade() else { return };
+                let taken = this.take_holds().await;
+                drop(this);
+                if let Err(error) = taken {
+                    tracing::warn!(?error, "an agent that waits for a person is not held yet");
+                    tokio::time::sleep(pauses.after(&error)).await;
+                    continue;
+                }
+                pauses = Pauses::default();
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Takes every hold that is missing, also when one of them cannot be had; the last error is told.
+    async fn take_holds(&self) -> Result<(), HyperSyncError> {
+        let mut held = self.held.lock().await;
+        let mut result = Ok(());
+        for proposal in self.store.needing_attention().await? {
+            if held.contains(&proposal.id) {
+                continue;
+            }
+            match self.hold(&proposal).await {
+                Ok(()) => drop(held.insert(proposal.id)),
+                Err(e) => result = Err(e),
+            }
+        }
+        result
+    }
+
+    /// Holds the agent with whatever is live until a person has decided.
+    pub(crate) async fn hold(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
+        let request = HoldAgentRequest {
+            agent_id: proposal.agent_id.clone(),
+            change_id: proposal.id.to_string(),
+            on_behalf_of: proposal.applied_by.clone(),
+        };
+        self.peers.agents.clone().hold_agent(request).await?;
+        Ok(())
+    }
+
+    /// Does what a person decided about a proposal that needs attention.
+    pub(crate) async fn resolve(
+        self: &Arc<Self>,
+        caller: &Caller,
+        id: Uuid,
+        resolution: Resolution,
+        reason: String,
+        tracer: &Tracer,
+    ) -> Result<Proposal, HyperSyncError> {
+        let (by, tracer) = (caller.label.clone(), tracer.clone());
+        self.to_the_end(async move |this| {
+            let proposal = this.begin_resolve(&by, id, resolution, reason).await?;
+            if proposal.state.is_driven() {
+                this.run_in_background(proposal.clone(), &tracer);
+            }
+            Ok(proposal)
+        })
+        .await
+    }
+
+    async fn begin_resolve(
+        &self,
+        by: &str,
+        id: Uuid,
+        resolution: Resolution,
+        reason: String,
+    ) -> Result<Proposal, HyperSyncError> {
+        let mut held = self.held.lock().await;
+        let seen = self.get(id).await?;
+        expect(&seen, State::NeedsAttention)?;
+        // From here on the hold may be gone, whatever the outcome.
+        held.remove(&id);
+        let decided = match resolution {
+            Resolution::RollBack => self.write_decision(by, id, resolution, reason).await,
+            Resolution::KeepLive => match self.settle(&seen, None).await {
+                Ok(()) => self.write_decision(by, id, resolution, reason).await,
+                Err(e) => Err(e),
+            },
+        };
+        if decided.is_err() {
+            self.announce();
+        }
+        decided
+    }
+
+    async fn write_decision(
+        &self,
+        by: &str,
+        id: Uuid,
+        resolution: Resolution,
+        reason: String,
+    ) -> Result<Proposal, HyperSyncError> {
+        let mut tx = self.store.begin("proposals.resolve").await?;
+        let mut proposal = store::get_in(&mut tx, id).await?;
+        expect(&proposal, State::NeedsAttention)?;
+        proposal.reason = reason;
+        proposal.attention.clear();
+        let next = match resolution {
+            Resolution::RollBack => {
+                proposal.forced = true;
+                State::RollingBack
+            }
+            Resolution::KeepLive => State::Kept,
+        };
+        self.write(tx, &mut proposal, next, "admin.hypersync.resolve", by)
+            .await?;
+        Ok(proposal)
+    }
+}

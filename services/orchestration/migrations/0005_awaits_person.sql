@@ -1,0 +1,1 @@
+ALTER TABLE agent_holds ADD COLUMN awaits_person BOOLEAN NOT NULL DEFAULT FALSE;
