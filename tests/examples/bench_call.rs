@@ -14,6 +14,7 @@ use std::{
 use tars_proto::auth::v1::{
     GetMeRequest, GetMeResponse, LoginRequest, auth_service_client::AuthServiceClient,
 };
+use tars_search::quantile;
 use tars_tests::TestMesh;
 use tokio::time::Instant;
 use tonic::{
@@ -133,9 +134,8 @@ async fn connect(target: &str, tls: ClientTlsConfig) -> Result<Channel, Failure>
         .await?)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: Vec<f64>) -> f64 {
+    quantile::median(values).expect("there is at least one round")
 }
 
 fn rate(slice: &Slice) -> f64 {

@@ -14,6 +14,7 @@ use tars_certs::{
     tls,
 };
 use tars_runtime::clock::Clock;
+use tars_search::quantile;
 use tars_tests::time;
 
 type Failure = Box<dyn std::error::Error>;
@@ -101,9 +102,8 @@ fn slice(pair: &Pair, handshakes: u32) -> Result<f64, Failure> {
     Ok((cpu_time() - start).as_secs_f64() * 1e6 / f64::from(handshakes))
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+fn median(values: Vec<f64>) -> f64 {
+    quantile::median(values).expect("there is at least one round")
 }
 
 fn main() -> Result<(), Failure> {

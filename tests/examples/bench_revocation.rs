@@ -133,10 +133,9 @@ async fn run(fleet: &Fleet, admin: &Rest, at: usize, times: &mut Times) -> Resul
     Ok(())
 }
 
-fn quantile(values: &mut [f64], q: f64) -> f64 {
+fn quantile(values: &mut [f64], share: f64) -> f64 {
     values.sort_by(f64::total_cmp);
-    let at = (q * (values.len() - 1) as f64).ceil() as usize;
-    values[at]
+    tars_search::quantile::quantile(values, share).expect("there is at least one run")
 }
 
 fn summary(times: &mut Times) -> Value {

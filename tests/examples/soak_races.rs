@@ -7,6 +7,7 @@ use tars_certs::{Authority, SpiffeId, ca::Lives};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
+use tars_search::quantile::quantile;
 use tars_tests::{
     fleet::{Fleet, Source},
     issue_for,
@@ -37,11 +38,11 @@ fn rounds() -> Result<usize, Failure> {
     Ok(arguments.next().map_or(Ok(1000), |n| n.parse())?)
 }
 
-fn quantile_ms(outcomes: &[Outcome], q: f64) -> f64 {
-    let mut values: Vec<Duration> = outcomes.iter().map(|o| o.agreed_after).collect();
-    values.sort();
-    let at = (q * (values.len() - 1) as f64).ceil() as usize;
-    values[at].as_secs_f64() * 1e3
+fn quantile_ms(outcomes: &[Outcome], share: f64) -> f64 {
+    let ms = |o: &Outcome| o.agreed_after.as_secs_f64() * 1e3;
+    let mut values: Vec<f64> = outcomes.iter().map(ms).collect();
+    values.sort_by(f64::total_cmp);
+    quantile(&values, share).expect("there is at least one round")
 }
 
 #[tokio::main]

@@ -11,6 +11,7 @@ use tars_proto::{
     automl::v1::{ListStudiesRequest, study_service_client::StudyServiceClient},
 };
 use tars_runtime::clock::Clock;
+use tars_search::quantile::quantile;
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tonic::Request;
 
@@ -88,8 +89,7 @@ impl Samples {
     pub(crate) fn p99(&self, surface: Surface) -> f64 {
         let mut took = self.0.get(&surface).map_or(Vec::new(), |a| a.took.clone());
         took.sort_by(f64::total_cmp);
-        let at = (0.99 * took.len() as f64).ceil() as usize;
-        took.get(at.saturating_sub(1)).copied().unwrap_or(f64::NAN)
+        quantile(&took, 0.99).unwrap_or(f64::NAN)
     }
 }
 
