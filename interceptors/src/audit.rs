@@ -2,18 +2,22 @@
 //!
 //! A record needs a place in the queue before the call may begin: when the audit trail cannot take
 //! more, calls that must be recorded are refused rather than done in the dark. What a call changed
-//! is recorded by its service, in the transaction of the change.
+//! is recorded by its service, in the transaction of the change. Refusals say why and whose they are;
+//! whoever writes the queue down folds those that repeat.
 
 use crate::{
     Call,
     observe::{Observe, Watch},
 };
-use http::Request;
+use http::{HeaderMap, Request};
 use prometheus_client::metrics::counter::Counter;
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 use tars_proto::{fault, table::AuditLevel};
 use tars_runtime::{
-    audit::{Record, Severity},
+    audit::{Record, Severity, refusals},
     clock::Clock,
 };
 use tokio::sync::mpsc;
@@ -64,6 +68,7 @@ impl Observe for Audit {
             audit: self.clone(),
             call,
             place,
+            reason: OnceLock::new(),
         })
     }
 }
@@ -73,6 +78,8 @@ pub struct AuditWatch {
     audit: Audit,
     call: Arc<Call>,
     place: Option<mpsc::OwnedPermit<Record>>,
+    /// Why the call was refused, as its answer says it.
+    reason: OnceLock<String>,
 }
 
 impl AuditWatch {
@@ -103,15 +110,29 @@ impl AuditWatch {
         let mut record = Record::new(&self.audit.0.clock, &self.audit.0.service, kind)
             .severity(severity)
             .caller(self.call.actor())
+            .method(&self.call.method.path)
             .result(fault::code_name(code));
         record.peer = self.call.peer.name().to_owned();
-        record.method = self.call.method.path.clone();
         record.trace_id = self.call.trace.trace_id_hex();
-        record
+        if code == Code::Ok {
+            return record;
+        }
+        if let Some(reason) = self.reason.get() {
+            record = record.detail(refusals::REASON, reason);
+        }
+        record.detail(refusals::OWNER, self.call.owner())
     }
 }
 
 impl Watch for AuditWatch {
+    fn answer(&self, headers: &mut HeaderMap) {
+        let status = Status::from_header_map(headers);
+        if let Some(reason) = status.as_ref().and_then(fault::reason) {
+            // There is one answer.
+            self.reason.set(reason).ok();
+        }
+    }
+
     fn end(mut self, code: Code) {
         if !self.is_wanted(code) {
             return;

@@ -1,6 +1,8 @@
 //! Audit records: written as an outbox row in the transaction of the change they describe, in the
 //! service where it happened, and carried from there to the audit list.
 
+pub mod refusals;
+
 use crate::{clock::Clock, trace};
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
@@ -88,6 +90,12 @@ impl Record {
     #[must_use]
     pub fn caller(mut self, caller: impl Into<String>) -> Self {
         self.caller = caller.into();
+        self
+    }
+
+    #[must_use]
+    pub fn method(mut self, method: impl Into<String>) -> Self {
+        self.method = method.into();
         self
     }
 

@@ -1,4 +1,5 @@
 //! The audit trail's way: from the layer's queue into the service's outbox, and from there to Auth.
+//! Refusals that repeat are folded on their way into the outbox.
 
 use std::time::Duration;
 use tars_interceptors::client::OutgoingService;
@@ -8,30 +9,52 @@ use tars_proto::{
     time::timestamp,
 };
 use tars_runtime::{
-    audit::{self, Record},
+    audit::{self, Record, refusals::Refusals},
     db::{Db, Error},
     health::Condition,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 const BATCH: usize = 200;
 const PAUSE: Duration = Duration::from_millis(250);
+/// How often the writer looks at what it has counted.
+const LOOK: Duration = Duration::from_secs(1);
 
-/// Writes the layer's records until every sender is gone.
+/// Writes the layer's records until every sender is gone, refusals that repeat as one.
 pub(crate) async fn write(db: Db, mut queue: mpsc::Receiver<Record>, stored: Condition) {
-    let mut batch = Vec::with_capacity(BATCH);
-    while queue.recv_many(&mut batch, BATCH).await > 0 {
-        while let Err(e) = store(&db, &batch).await {
-            stored.fails(e);
-            tokio::time::sleep(PAUSE).await;
-        }
-        stored.well();
-        batch.clear();
+    let mut refusals = Refusals::new(Instant::now());
+    let (mut taken, mut open) = (Vec::with_capacity(BATCH), true);
+    while open {
+        open = tokio::select! {
+            received = queue.recv_many(&mut taken, BATCH) => received > 0,
+            () = tokio::time::sleep(LOOK) => true,
+        };
+        let now = Instant::now();
+        let records = taken.drain(..).filter_map(|r| refusals.take(r, now));
+        let mut batch: Vec<Record> = records.collect();
+        batch.extend(if open {
+            refusals.due(now)
+        } else {
+            refusals.rest()
+        });
+        store(&db, &batch, &stored).await;
     }
 }
 
-async fn store(db: &Db, batch: &[Record]) -> Result<(), Error> {
+/// Stores records, however long the database does not take them.
+async fn store(db: &Db, batch: &[Record], stored: &Condition) {
+    if batch.is_empty() {
+        return;
+    }
+    while let Err(e) = try_store(db, batch).await {
+        stored.fails(e);
+        tokio::time::sleep(PAUSE).await;
+    }
+    stored.well();
+}
+
+async fn try_store(db: &Db, batch: &[Record]) -> Result<(), Error> {
     let mut tx = db.write("audit.store").await?;
     for record in batch {
         audit::insert(&mut tx, record).await?;

@@ -2,8 +2,9 @@
 
 #![allow(clippy::unwrap_used)]
 
-use serde_json::json;
+use serde_json::{Value, json};
 use std::time::Duration;
+use tars::rest::Rest;
 use tars_certs::{Authority, ca::Lives};
 use tars_interceptors::client::{Credentials, outgoing};
 use tars_proto::auth::v1::{
@@ -420,5 +421,81 @@ async fn limits_answer_with_when_to_come_back() {
         }
     }
     assert!(refused >= 9, "a burst is a quarter of the limit: {refused}");
+    mesh.mesh.stop().await;
+}
+
+/// A caller's records of calls, newest first.
+async fn recorded(admin: &Rest, kind: &str, caller: &str) -> Vec<Value> {
+    let path = format!("/admin/audit/logs?page_size=500&event_type={kind}&caller={caller}");
+    let listed = admin.get(&path).await.unwrap();
+    listed["events"].as_array().unwrap().clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_refused_again_and_again_does_not_fill_the_audit_list() {
+    const DENIED: &str = "authz.access.denied";
+    let mesh = TestMesh::start().await;
+    let (viewer, developer) = (
+        mesh.user("eve", "viewer").await,
+        mesh.user("dev", "developer").await,
+    );
+    let agent = "/api/v1/orchestration/agents/policy";
+    let reload = json!({ "hyperparameters": { "gamma": 0.97 } });
+    for _ in 0..100 {
+        let refused = viewer
+            .post(&format!("{agent}/reload"), reload.clone())
+            .await;
+        assert_eq!(refusal(refused).0, 403);
+    }
+    // One for which nothing may be done twice, and one that is out of bounds.
+    for _ in 0..20 {
+        let body = json!({ "change_id": "none", "reason": "a test" });
+        let denied = developer.post(&format!("{agent}/release"), body).await;
+        assert_eq!(refusal(denied).0, 403);
+        let wrong = json!({ "hyperparameters": { "gamma": -7 } });
+        let wrong = developer.post(&format!("{agent}/reload"), wrong).await;
+        assert_eq!(refusal(wrong).0, 400);
+        let done = developer
+            .post(&format!("{agent}/reload"), reload.clone())
+            .await;
+        done.unwrap();
+    }
+    let admin = mesh.admin().await;
+    eventually("the first is there at once", || async {
+        recorded(&admin, DENIED, "user:eve").await.len() == 1
+    })
+    .await;
+    // What a change did is recorded once a change, and so is the call.
+    eventually("every change is there", || async {
+        let changes = recorded(&admin, "admin.agent.reload", "user:dev").await;
+        let calls = recorded(&admin, "call", "user:dev").await;
+        let done = calls.iter().filter(|c| c["result"] == "OK").count();
+        let refused = calls.iter().filter(|c| c["result"] == "INVALID_ARGUMENT");
+        changes.len() == 20 && done == 20 && refused.count() == 1
+    })
+    .await;
+
+    // Those that followed are counted, at the latest when the process stops.
+    let mesh = mesh.restart().await;
+    let admin = mesh.admin().await;
+    for (kind, caller, method, times) in [
+        (DENIED, "user:eve", "ReloadAgent", 100),
+        (DENIED, "user:dev", "ReleaseAgent", 20),
+        ("call", "user:dev", "ReloadAgent", 20),
+    ] {
+        eventually("the others are counted", || async {
+            let all = recorded(&admin, kind, caller).await;
+            let refused: Vec<_> = all.iter().filter(|r| r["result"] != "OK").collect();
+            let count = |r: &Value| match &r["details"]["count"] {
+                Value::String(n) => n.parse::<u64>().unwrap(),
+                _ => 1,
+            };
+            let ours = |r: &&Value| r["method"].as_str().unwrap().ends_with(method);
+            let owned = |r: &&Value| r["details"]["owner"].is_string();
+            assert!(refused.len() <= 5 && refused.iter().all(|r| ours(r) && owned(r)));
+            refused.iter().map(|r| count(r)).sum::<u64>() == times
+        })
+        .await;
+    }
     mesh.mesh.stop().await;
 }

@@ -1,0 +1,218 @@
+//! Repeated refusals, folded: whoever is refused as fast as its limit allows must not fill the audit
+//! list.
+//!
+//! The first refusal of a kind (caller, peer, method, result, reason) is a record at once. Those that
+//! follow become one record a minute, with their number and when the first and the last of them came.
+//! An owner has room for so many kinds, and all of them together for so many; what is beyond is
+//! counted in one record that names what they have in common. So everything is counted somewhere, and
+//! only a process that is killed loses the counts of its last minute. What was done is never folded.
+
+use super::Record;
+use std::collections::HashMap;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::{Duration, Instant};
+use uuid::Uuid;
+
+const WINDOW: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_secs(1);
+const KINDS_OF_AN_OWNER: usize = 32;
+const KINDS: usize = 2048;
+
+/// The detail by which a record names the person behind a caller.
+pub const OWNER: &str = "owner";
+/// The detail by which a record says why.
+pub const REASON: &str = "reason";
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Kind {
+    One {
+        caller: String,
+        peer: String,
+        method: String,
+        result: String,
+        reason: String,
+    },
+    /// Of an owner that has as many kinds as one may.
+    Owner(String),
+    /// Of anybody, while there is no room.
+    Anybody,
+}
+
+#[derive(Debug)]
+struct Group {
+    /// What all of them have in common.
+    common: Record,
+    count: u64,
+    first_us: i64,
+    last_us: i64,
+    until: Instant,
+}
+
+#[derive(Debug)]
+pub struct Refusals {
+    groups: HashMap<Kind, Group>,
+    owners: HashMap<String, usize>,
+    look: Instant,
+}
+
+impl Refusals {
+    pub fn new(now: Instant) -> Self {
+        Self {
+            groups: HashMap::new(),
+            owners: HashMap::new(),
+            look: now + LOOK,
+        }
+    }
+
+    /// Takes a record: it comes back when it is to be written by itself, and is counted otherwise.
+    pub fn take(&mut self, record: Record, now: Instant) -> Option<Record> {
+        if record.result == "OK" {
+            return Some(record);
+        }
+        let kind = self.kind_of(&record);
+        if let Some(group) = self.groups.get_mut(&kind) {
+            group.add(record);
+            return None;
+        }
+        let mut group = Group::new(&record, now);
+        let written = if matches!(kind, Kind::One { .. }) {
+            *self.owners.entry(owner(&record).to_owned()).or_default() += 1;
+            Some(record)
+        } else {
+            group.add(record);
+            None
+        };
+        self.groups.insert(kind, group);
+        written
+    }
+
+    /// What has been counted for as long as a window.
+    pub fn due(&mut self, now: Instant) -> Vec<Record> {
+        if now < self.look {
+            return Vec::new();
+        }
+        self.look = now + LOOK;
+        let (owners, mut due) = (&mut self.owners, Vec::new());
+        self.groups.retain(|kind, group| {
+            if group.until > now {
+                return true;
+            }
+            group.until = now + WINDOW;
+            let counted = group.folded();
+            let goes_on = counted.is_some();
+            due.extend(counted);
+            if !goes_on && matches!(kind, Kind::One { .. }) {
+                forget(owners, owner(&group.common));
+            }
+            goes_on
+        });
+        due
+    }
+
+    /// All that has been counted: nobody counts any more.
+    pub fn rest(&mut self) -> Vec<Record> {
+        self.owners.clear();
+        let groups = std::mem::take(&mut self.groups);
+        groups
+            .into_values()
+            .filter_map(|mut g| g.folded())
+            .collect()
+    }
+
+    fn kind_of(&self, record: &Record) -> Kind {
+        let one = Kind::One {
+            caller: record.caller.clone(),
+            peer: record.peer.clone(),
+            method: record.method.clone(),
+            result: record.result.clone(),
+            reason: record.details.get(REASON).cloned().unwrap_or_default(),
+        };
+        let owner = owner(record);
+        if self.groups.contains_key(&one) {
+            one
+        } else if self.owners.get(owner).copied().unwrap_or_default() >= KINDS_OF_AN_OWNER {
+            Kind::Owner(owner.to_owned())
+        } else if self.groups.len() >= KINDS {
+            Kind::Anybody
+        } else {
+            one
+        }
+    }
+}
+
+impl Group {
+    fn new(first: &Record, now: Instant) -> Self {
+        Self {
+            common: first.clone(),
+            count: 0,
+            first_us: 0,
+            last_us: 0,
+            until: now + WINDOW,
+        }
+    }
+
+    fn add(&mut self, record: Record) {
+        if self.count == 0 {
+            self.first_us = record.at_us;
+        }
+        self.count += 1;
+        self.last_us = record.at_us;
+        let common = &mut self.common;
+        for (kept, other) in [
+            (&mut common.caller, record.caller),
+            (&mut common.peer, record.peer),
+            (&mut common.method, record.method),
+            (&mut common.resource, record.resource),
+            (&mut common.trace_id, record.trace_id),
+        ] {
+            if *kept != other {
+                kept.clear();
+            }
+        }
+        if common.result != record.result {
+            // Several ways of being refused, and none of being served.
+            "REFUSED".clone_into(&mut common.result);
+        }
+        common
+            .details
+            .retain(|name, value| record.details.get(name) == Some(value));
+    }
+
+    /// What was counted since the last time.
+    fn folded(&mut self) -> Option<Record> {
+        if self.count == 0 {
+            return None;
+        }
+        let mut record = self.common.clone();
+        record.event_id = Uuid::now_v7();
+        record.at_us = self.last_us;
+        let record = record
+            .detail("count", std::mem::take(&mut self.count))
+            .detail("first_at", at(self.first_us))
+            .detail("last_at", at(self.last_us));
+        Some(record)
+    }
+}
+
+fn owner(record: &Record) -> &str {
+    record.details.get(OWNER).unwrap_or(&record.caller)
+}
+
+fn forget(owners: &mut HashMap<String, usize>, owner: &str) {
+    if let Some(kinds) = owners.get_mut(owner) {
+        *kinds -= 1;
+        if *kinds == 0 {
+            owners.remove(owner);
+        }
+    }
+}
+
+fn at(us: i64) -> String {
+    let at = OffsetDateTime::from_unix_timestamp_nanos(i128::from(us) * 1000);
+    at.ok()
+        .and_then(|at| at.format(&Rfc3339).ok())
+        .unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;
