@@ -25,7 +25,7 @@ pub struct EventLog<T> {
 
 /// What was asked for is no longer kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("events up to {first_kept} are no longer kept")]
+#[error("what was asked for is not kept: the events begin with {first_kept}")]
 pub struct Trimmed {
     pub first_kept: u64,
 }
@@ -79,6 +79,10 @@ impl<T: Clone> EventLog<T> {
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.state.lock().closed
     }
 
     pub fn last(&self) -> u64 {
@@ -181,6 +185,8 @@ mod tests {
         }
         assert_eq!(slow.next().await.unwrap_err(), Trimmed { first_kept: 3 });
         assert!(log.read(2).is_ok());
+        let text = log.read(1).unwrap_err().to_string();
+        assert!(text.ends_with("begin with 3"), "{text}");
     }
 
     #[tokio::test]

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tars_tests::{
     TestMesh, eventually,
     governed::{POLICY, approve_and_apply, assessed, final_state, finished, proposed, study},
@@ -201,6 +202,12 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
     let body = json!({ "n_trials": 500, "steps": "100000" });
     let long = developer.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].clone();
     let path = format!("/api/v1/studies/{}", long.as_str().unwrap());
+    let space = json!([{ "name": "x", "float": { "low": -1.0, "high": 1.0 } }]);
+    // More studies than have room for their watchers; the one that runs is not forgotten for them.
+    for _ in 0..130 {
+        let body = json!({ "search_space": space, "n_trials": 1 });
+        developer.post("/api/v1/studies", body).await.unwrap();
+    }
     let cancelled = developer
         .post(&format!("{path}/cancel"), json!({}))
         .await
@@ -216,7 +223,6 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
     })
     .await;
 
-    let space = json!([{ "name": "x", "float": { "low": -1.0, "high": 1.0 } }]);
     let body = json!({ "search_space": space, "n_trials": 12, "seed": "3" });
     let own = developer.post("/api/v1/studies", body).await.unwrap()["study"].clone();
     let path = format!("/api/v1/studies/{}", own["study_id"].as_str().unwrap());
@@ -264,6 +270,29 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
             .await,
     );
     assert_eq!(reason(&none), "NO_AGENT");
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_database_that_is_busy_for_a_while_ends_no_study() {
+    let mesh = TestMesh::start().await;
+    let developer = mesh.user("dev", "developer").await;
+    let body = json!({ "n_trials": 6, "steps": "1000", "pruner_type": "none" });
+    let id = developer.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].clone();
+    let options = SqliteConnectOptions::new().filename(mesh.dir.path().join("automl/automl.db"));
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    // Held until others have waited for it in vain, twice.
+    let space = json!([{ "name": "x", "float": { "low": 0.0, "high": 1.0 } }]);
+    for _ in 0..2 {
+        let body = json!({ "search_space": space, "n_trials": 1 });
+        let (status, busy) = refusal(developer.post("/api/v1/studies", body).await);
+        assert!([503, 504].contains(&status), "{busy}");
+    }
+    held.rollback().await.unwrap();
+    let ended = finished(&developer, id.as_str().unwrap()).await;
+    assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{ended}");
+    assert_eq!(ended["n_completed_trials"], 6, "{ended}");
     mesh.mesh.stop().await;
 }
 

@@ -29,7 +29,11 @@ use horizon::Horizon;
 use publish::{Change, Publisher};
 use signing::Signer;
 use snapshot::Snapshots;
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 use store::Store;
 use tars_credentials::{Follower, View};
 use tars_runtime::{clock::Clock, config::Credentials, db::Db, health::Condition};
@@ -55,6 +59,8 @@ pub struct Auth {
     heard: certificates::Heard,
     /// One step of the roots at a time.
     rotating: tokio::sync::Mutex<()>,
+    /// A step of the roots was taken, and its record is not written yet.
+    step_unrecorded: AtomicBool,
     sequencing: Condition,
     settings: Credentials,
     clock: Clock,
@@ -109,6 +115,7 @@ impl Auth {
             signed_lists: certificates::SignedLists::default(),
             heard: certificates::Heard::new(clock.monotonic()),
             rotating: tokio::sync::Mutex::default(),
+            step_unrecorded: AtomicBool::new(false),
             sequencing: Condition::new(clock.clone()),
             settings,
             clock,
@@ -146,6 +153,9 @@ impl Auth {
             tick.tick().await;
             if let Err(e) = self.take_up().await {
                 tracing::warn!(error = %e, "certificates wait to be listed");
+            }
+            if let Err(e) = self.record_late_steps().await {
+                tracing::warn!(error = %e, "a step of the roots waits to be recorded");
             }
             match self.sequence_audit().await {
                 Ok(_) => self.sequencing.well(),

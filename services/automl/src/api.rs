@@ -4,7 +4,8 @@ use crate::{
     Automl, AutomlError,
     runner::to_params,
     store::{StudyState as State, TrialRow, TrialState as Ended},
-    studies::{NewStudy, StudyEvent, StudyView},
+    studies::{NewStudy, StudyView},
+    watched::StudyEvent,
 };
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
@@ -346,7 +347,7 @@ impl study_service_server::StudyService for Api {
         };
         let row = self.automl.create_study(new).await?;
         Ok(Response::new(CreateStudyResponse {
-            study: Some(study(self.automl.view(row).await?)),
+            study: Some(study(StudyView::of(row, Vec::new()))),
         }))
     }
 
@@ -475,10 +476,13 @@ impl study_service_server::StudyService for Api {
     ) -> Result<Response<Items>, Status> {
         let asked = request.into_inner();
         let study_id = id(&asked.study_id)?;
-        let view = self.automl.study_view(study_id).await?;
+        // Only a study that is there gets a log, and what happens to it from then on is in that log.
+        self.automl.store.study(study_id).await?;
         let watched = self.automl.watched(study_id);
+        let view = self.automl.study_view(study_id).await?;
         if view.row.state != State::Running && watched.log.last() == 0 {
             // It ended before this process started: its log is gone, its end is not.
+            watched.log.close();
             let sequence = fault::sequence_after(asked.after_sequence)?;
             let item = WatchStudyResponse {
                 sequence,
@@ -492,7 +496,9 @@ impl study_service_server::StudyService for Api {
         };
         let reader = watched.log.read(asked.after_sequence).map_err(trimmed)?;
         let automl = Arc::clone(&self.automl);
-        let items = stream::try_unfold((reader, automl), move |(mut reader, automl)| async move {
+        // A log in hand is not forgotten.
+        let start = (reader, automl, watched);
+        let items = stream::try_unfold(start, move |(mut reader, automl, watched)| async move {
             let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {
                 return Ok(None);
             };
@@ -506,7 +512,7 @@ impl study_service_server::StudyService for Api {
                     trial,
                     ended,
                 },
-                (reader, automl),
+                (reader, automl, watched),
             )))
         });
         Ok(Response::new(Box::pin(items)))

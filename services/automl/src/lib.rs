@@ -7,13 +7,14 @@ mod error;
 mod runner;
 mod store;
 mod studies;
+mod tries;
+mod watched;
 
 pub use api::routes;
 pub use error::AutomlError;
 
-use std::{collections::HashMap, path::Path, sync::Arc};
+use std::{path::Path, sync::Arc};
 use store::Store;
-use studies::Watched;
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
 use tars_proto::orchestration::v1::{
@@ -22,7 +23,7 @@ use tars_proto::orchestration::v1::{
 };
 use tars_runtime::{clock::Clock, config, db::Db, seeds::Seeds};
 use tokio::sync::Semaphore;
-use uuid::Uuid;
+use watched::AllWatched;
 
 /// Calls to Orchestration as this workload.
 #[derive(Debug, Clone)]
@@ -37,7 +38,7 @@ pub struct Automl {
     trainers: Trainers,
     settings: config::Automl,
     running: Arc<Semaphore>,
-    watched: parking_lot::Mutex<HashMap<Uuid, Arc<Watched>>>,
+    watched: AllWatched,
     clock: Clock,
     seeds: Seeds,
 }
@@ -53,13 +54,12 @@ impl Automl {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("automl.db"), store::STEPS).await?);
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
-        let watched = parking_lot::Mutex::default();
         Ok(Arc::new(Self {
             store,
             trainers,
             settings,
             running,
-            watched,
+            watched: AllWatched::default(),
             clock,
             seeds,
         }))

@@ -1,21 +1,22 @@
 //! Runs studies: a few trials at a time, each a training run in Orchestration, reported as it goes
 //! and stopped when the pruner says so. What was running when the process stopped is run again.
+//!
+//! A database that is busy or away ends no study: what is written is the same when it is written
+//! twice, so that each access is repeated for a while. A study that fails nevertheless says so as soon
+//! as its end can be written.
 
 use crate::{
     Automl, AutomlError,
-    store::{StudyRow, StudyState, TrialRow, TrialState},
-    studies::Watched,
+    store::{StudyRow, TrialRow, TrialState},
+    tries::{Accesses, Retries},
+    watched::Watched,
 };
-use std::{
-    sync::{Arc, atomic::Ordering},
-    time::Duration,
-};
+use std::{collections::HashSet, sync::Arc};
 use tars_interceptors::{
     call::{in_current_trace, with_trace},
     client::finish,
 };
 use tars_proto::{
-    fault,
     orchestration::v1::{
         EvaluateHyperparametersRequest, EvaluationResult, ReadHyperparametersRequest,
     },
@@ -23,14 +24,13 @@ use tars_proto::{
 };
 use tars_runtime::trace::{Kind, Parent, Tracer};
 use tars_search::{Assignment, Value};
-use tokio::task::JoinSet;
-use tonic::{Code, Status};
+use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
+use tonic::Status;
+use uuid::Uuid;
 
 /// Reports of a trial, for the pruner.
 const REPORTS: u32 = 10;
 const EVAL_EPISODES: u32 = 20;
-/// How often in succession a trial is tried again while Orchestration is away.
-const MAX_RETRIES: u32 = 20;
 
 enum Ended {
     Score(f64),
@@ -69,7 +69,7 @@ impl Automl {
         let count = studies.len();
         for study in studies {
             tracing::info!(study = %study.id, "study resumed");
-            self.run_in_background(study, tracer);
+            self.run_in_background(study, None, tracer);
         }
         Ok(count)
     }
@@ -79,52 +79,63 @@ impl Automl {
         self.running.available_permits() > 0
     }
 
-    pub(crate) fn run_in_background(self: &Arc<Self>, study: StudyRow, tracer: &Tracer) {
+    /// Runs a study, with the turn that it has or in its turn.
+    pub(crate) fn run_in_background(
+        self: &Arc<Self>,
+        study: StudyRow,
+        turn: Option<OwnedSemaphorePermit>,
+        tracer: &Tracer,
+    ) {
         let this = Arc::clone(self);
         let parent = Parent::kept(&study.traceparent);
         let mut span = tracer.start("automl.study", Kind::Internal, parent);
         span.set("tars.study.id", study.id.to_string());
         span.set("tars.agent.id", study.agent_id.clone());
+        // In hand from now on, so that no cancellation is missed.
+        let watched = self.watched(study.id);
         let work = async move {
-            let Ok(_permit) = Arc::clone(&this.running).acquire_owned().await else {
-                return;
+            let turn = match turn {
+                Some(turn) => Ok(turn),
+                None => Arc::clone(&this.running).acquire_owned().await,
             };
-            if let Err(e) = this.run(&study).await {
+            let Ok(_turn) = turn else { return };
+            if let Err(e) = this.run(&study, &watched).await
+                && !watched.is_cancelled()
+            {
                 tracing::warn!(study = %study.id, error = ?e, "study failed");
-                let ended = this
-                    .end_study(study.id, StudyState::Failed, &e.to_string(), "automl")
-                    .await;
-                if let Err(e) = ended {
-                    tracing::error!(study = %study.id, error = %e, "the end of a study could not be stored");
-                }
+                this.write_failure(study.id, &e.to_string()).await;
             }
         };
         tokio::spawn(with_trace(span, work));
     }
 
-    async fn run(self: &Arc<Self>, study: &StudyRow) -> Result<(), AutomlError> {
-        let watched = self.watched(study.id);
-        let trials = self.store.all_trials(study.id).await?;
-        let mut again: Vec<TrialRow> = trials
-            .into_iter()
-            .filter(|t| t.state == TrialState::Running)
-            .collect();
+    /// Writes that a study has failed, however long the database does not take it: until then it says
+    /// that it is running, and the next start would run it again.
+    async fn write_failure(&self, study: Uuid, error: &str) {
+        let mut accesses = Accesses::default();
+        while let Err(e) = self.fail_study(study, error).await {
+            tracing::error!(%study, error = ?e, "the end of a study could not be stored");
+            tokio::time::sleep(accesses.pause()).await;
+        }
+    }
+
+    async fn run(
+        self: &Arc<Self>,
+        study: &StudyRow,
+        watched: &Arc<Watched>,
+    ) -> Result<(), AutomlError> {
         let mut workers: JoinSet<Result<(), AutomlError>> = JoinSet::new();
+        let mut begun = HashSet::new();
         loop {
-            while workers.len() < self.settings.parallel_trials
-                && !watched.cancelled.load(Ordering::Relaxed)
-            {
-                let next = match again.pop() {
-                    Some(old) => self.restart_trial(old).await,
-                    None => self.ask(study).await,
-                };
+            while workers.len() < self.settings.parallel_trials && !watched.is_cancelled() {
+                let next = patiently(watched, || self.next_trial(study, &begun)).await;
                 let trial = match next {
                     Ok(trial) => trial,
                     Err(AutomlError::StudyFull | AutomlError::StudyEnded(_)) => break,
                     Err(e) => return Err(e),
                 };
-                let (this, study, watched) =
-                    (Arc::clone(self), study.clone(), Arc::clone(&watched));
+                begun.insert(trial.number);
+                let (this, study, watched) = (Arc::clone(self), study.clone(), Arc::clone(watched));
                 workers.spawn(in_current_trace(async move {
                     this.run_trial(&study, trial, &watched).await
                 }));
@@ -135,10 +146,26 @@ impl Automl {
                 Some(Err(_)) => return Err(AutomlError::Worker),
             }
         }
-        if watched.cancelled.load(Ordering::Relaxed) {
-            Ok(())
-        } else {
-            self.finish(study.id).await
+        if watched.is_cancelled() {
+            return Ok(());
+        }
+        patiently(watched, || self.finish(study.id)).await
+    }
+
+    /// A trial that runs by its row and that nobody has begun here, else a new one: the process
+    /// stopped while it ran, or its row was written and that was not heard.
+    async fn next_trial(
+        &self,
+        study: &StudyRow,
+        begun: &HashSet<u32>,
+    ) -> Result<TrialRow, AutomlError> {
+        let trials = self.store.all_trials(study.id).await?;
+        let left = trials
+            .into_iter()
+            .find(|t| t.state == TrialState::Running && !begun.contains(&t.number));
+        match left {
+            Some(left) => self.restart_trial(left).await,
+            None => self.ask(study).await,
         }
     }
 
@@ -148,24 +175,17 @@ impl Automl {
         trial: TrialRow,
         watched: &Watched,
     ) -> Result<(), AutomlError> {
-        let number = trial.number;
-        let told = match self.train_patiently(study, &trial, watched).await {
-            Ok(Ended::Score(score)) => {
-                self.tell(study, number, TrialState::Complete, Some(score), "")
-                    .await
-            }
-            Ok(Ended::Pruned) => self.tell(study, number, TrialState::Pruned, None, "").await,
-            Ok(Ended::Cancelled) => {
-                self.tell(study, number, TrialState::Failed, None, "cancelled")
-                    .await
-            }
+        let (state, score, error) = match self.train_patiently(study, &trial, watched).await {
+            Ok(Ended::Score(score)) => (TrialState::Complete, Some(score), String::new()),
+            Ok(Ended::Pruned) => (TrialState::Pruned, None, String::new()),
+            Ok(Ended::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
             Err(AutomlError::Call(status)) => {
-                self.tell(study, number, TrialState::Failed, None, status.message())
-                    .await
+                (TrialState::Failed, None, status.message().to_owned())
             }
             Err(e) => return Err(e),
         };
-        told.map(drop)
+        let tell = || self.tell(study, trial.number, state, score, &error);
+        patiently(watched, tell).await.map(drop)
     }
 
     /// Trains, again while there is no room or no trainer, until there is an outcome.
@@ -219,13 +239,14 @@ impl Automl {
             .await?
             .into_inner();
         loop {
-            if watched.cancelled.load(Ordering::Relaxed) {
+            let stopped = watched.stopped();
+            if watched.is_cancelled() {
                 return Ok(Ended::Cancelled);
             }
             // Dropping `items` stops the run over there.
             let item = tokio::select! {
                 item = items.message() => item?,
-                () = watched.stop.notified() => return Ok(Ended::Cancelled),
+                () = stopped => return Ok(Ended::Cancelled),
             };
             let Some(item) = item else {
                 return Err(Status::unavailable("the trainer's stream ended early").into());
@@ -238,35 +259,32 @@ impl Automl {
             else {
                 continue;
             };
-            if self.report(study, trial.number, step, value).await? {
+            let report = || self.report(study, trial.number, step, value);
+            if patiently(watched, report).await? {
                 return Ok(Ended::Pruned);
             }
         }
     }
 }
 
-/// The tries of one trial. There is no end to waiting for room: a full queue or share says nothing of
-/// the trial.
-#[derive(Debug, Default)]
-struct Retries {
-    all: u64,
-    away: u32,
-}
-
-impl Retries {
-    /// How long to wait before the next try; `None` when the failure is the outcome.
-    fn after(&mut self, status: &Status) -> Option<Duration> {
-        if fault::is_busy(status) {
-            self.away = 0;
-        } else {
-            let passes = matches!(status.code(), Code::Unavailable | Code::Unknown);
-            if !passes || self.away == MAX_RETRIES {
-                return None;
-            }
-            self.away += 1;
+/// Repeats an access to the database while it is busy or away, until the study is cancelled.
+async fn patiently<T, F>(watched: &Watched, access: impl Fn() -> F) -> Result<T, AutomlError>
+where
+    F: Future<Output = Result<T, AutomlError>>,
+{
+    let mut accesses = Accesses::default();
+    loop {
+        let error = match access().await {
+            Err(e) => e,
+            done => return done,
+        };
+        let Some(pause) = accesses.after(&error) else {
+            return Err(error);
+        };
+        tracing::info!(?error, "a study waits for the database");
+        if watched.is_cancelled_within(pause).await {
+            return Err(error);
         }
-        self.all += 1;
-        Some(Duration::from_secs(self.all.min(30)))
     }
 }
 
@@ -295,46 +313,34 @@ pub(crate) fn to_params(assignment: &Assignment) -> params::Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tars_runtime::db;
 
-    #[test]
-    fn a_full_queue_or_share_never_fails_a_trial() {
-        let soon = Duration::from_secs(1);
-        let full = [
-            fault::share_full("peer", "calls", soon),
-            fault::overloaded("too many calls are in flight", soon),
-            fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon),
-        ];
-        let mut retries = Retries::default();
-        for status in full.iter().cycle().take(1000) {
-            let pause = retries.after(status).expect("waits");
-            assert!(pause >= soon && pause <= soon * 30);
-        }
-    }
-
-    #[test]
-    fn an_absent_trainer_is_waited_for_a_bounded_number_of_times() {
-        let away = Status::unavailable("no route");
-        let mut retries = Retries::default();
-        for _ in 0..MAX_RETRIES {
-            assert!(retries.after(&away).is_some());
-        }
-        assert_eq!(retries.after(&away), None);
-        assert_eq!(Retries::default().after(&fault::internal()), None);
+    #[tokio::test(start_paused = true)]
+    async fn a_database_that_is_busy_for_a_while_fails_nothing() {
+        let (watched, tries) = (Watched::default(), AtomicU32::new(0));
+        let busy_at_first = || async {
+            match tries.fetch_add(1, Ordering::Relaxed) {
+                0..5 => Err(AutomlError::Store(db::Error::PoolTimedOut)),
+                n => Ok(n),
+            }
+        };
+        assert_eq!(patiently(&watched, busy_at_first).await.unwrap(), 5);
+        let broken = || async { Err::<(), _>(AutomlError::Store(db::Error::RowNotFound)) };
+        assert!(patiently(&watched, broken).await.is_err());
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trial_that_waits_hears_of_its_cancellation() {
-        let watched = Watched::default();
-        assert!(!watched.is_cancelled_within(Duration::from_secs(1)).await);
-        let day = Duration::from_secs(86_400);
-        let begun = tokio::time::Instant::now();
-        let cancel = async {
-            tokio::task::yield_now().await;
-            watched.cancel();
+    async fn a_study_that_waits_for_the_database_hears_of_its_cancellation() {
+        let (watched, tries) = (Watched::default(), AtomicU32::new(0));
+        let busy = || async {
+            if tries.fetch_add(1, Ordering::Relaxed) == 3 {
+                watched.cancel();
+            }
+            Err::<(), _>(AutomlError::Store(db::Error::PoolTimedOut))
         };
-        let (cancelled, ()) = tokio::join!(watched.is_cancelled_within(day), cancel);
-        assert!(cancelled && begun.elapsed() < day);
-        assert!(watched.is_cancelled_within(day).await);
+        assert!(patiently(&watched, busy).await.is_err());
+        assert_eq!(tries.load(Ordering::Relaxed), 4, "not tried again");
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::AutomlError;
 use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row, SqliteConnection, sqlite::SqliteRow};
+use sqlx::{Row, SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
 use tars_runtime::{
     audit,
     db::{Corrupt, Db, Step, Write, is_taken},
@@ -240,13 +240,7 @@ impl Store {
     }
 
     pub(crate) async fn study(&self, id: Uuid) -> Result<StudyRow, AutomlError> {
-        let db = self.db.read("studies.get");
-        let row = sqlx::query("SELECT * FROM studies WHERE id = $1")
-            .bind(id)
-            .fetch_optional(&*db)
-            .await?;
-        let row = row.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
-        study(&row)
+        select_study(&*self.db.read("studies.get"), id).await
     }
 
     pub(crate) async fn studies(
@@ -286,20 +280,53 @@ impl Store {
         from: u32,
         limit: i64,
     ) -> Result<Vec<TrialRow>, AutomlError> {
-        let db = self.db.read("trials.list");
-        let text = trials_where(" WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3");
-        let rows: Vec<TrialTuple> = sqlx::query_as(text)
-            .bind(study)
-            .bind(i64::from(from))
-            .bind(limit)
-            .fetch_all(&*db)
-            .await?;
-        Ok(rows.into_iter().map(trial).collect::<Result<_, _>>()?)
+        select_trials(&*self.db.read("trials.list"), study, from, limit).await
     }
 
     pub(crate) async fn all_trials(&self, study: Uuid) -> Result<Vec<TrialRow>, AutomlError> {
         self.trials(study, 0, i64::MAX).await
     }
+}
+
+async fn select_study<'a>(
+    executor: impl SqliteExecutor<'a>,
+    id: Uuid,
+) -> Result<StudyRow, AutomlError> {
+    let row = sqlx::query("SELECT * FROM studies WHERE id = $1")
+        .bind(id)
+        .fetch_optional(executor)
+        .await?;
+    let row = row.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
+    study(&row)
+}
+
+/// A study as a transaction sees it.
+pub(crate) async fn study_in(tx: &mut SqliteConnection, id: Uuid) -> Result<StudyRow, AutomlError> {
+    select_study(tx, id).await
+}
+
+async fn select_trials<'a>(
+    executor: impl SqliteExecutor<'a>,
+    study: Uuid,
+    from: u32,
+    limit: i64,
+) -> Result<Vec<TrialRow>, AutomlError> {
+    let text = trials_where(" WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3");
+    let rows: Vec<TrialTuple> = sqlx::query_as(text)
+        .bind(study)
+        .bind(i64::from(from))
+        .bind(limit)
+        .fetch_all(executor)
+        .await?;
+    Ok(rows.into_iter().map(trial).collect::<Result<_, _>>()?)
+}
+
+/// The trials as a transaction sees them.
+pub(crate) async fn trials_in(
+    tx: &mut SqliteConnection,
+    study: Uuid,
+) -> Result<Vec<TrialRow>, AutomlError> {
+    select_trials(tx, study, 0, i64::MAX).await
 }
 
 /// The columns of a trial, and a condition of ours.

@@ -4,68 +4,22 @@
 use crate::{
     Automl, AutomlError,
     store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
+    watched::{StudyEvent, Watched},
 };
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use sqlx::SqliteConnection;
+use std::sync::Arc;
 use tars_interceptors::call::in_current_trace;
 use tars_runtime::{
     audit::{self, Record},
-    events::EventLog,
     page,
     trace::{self, Tracer},
 };
 use tars_search::{Direction, Observation, Pruner, Sampler, Space};
 use uuid::Uuid;
 
-const EVENTS: usize = 4096;
-/// Logs of studies that are kept for watchers.
-const KEPT: usize = 128;
 const MAX_INTERMEDIATE: usize = 1000;
 const DEFAULT_TRIALS: u32 = 100;
 const DEFAULT_STEPS: u64 = 20_000;
-
-#[derive(Debug, Clone)]
-pub(crate) enum StudyEvent {
-    Trial(Box<TrialRow>),
-    Ended,
-}
-
-/// What watchers of a study read, and how it is stopped.
-#[derive(Debug)]
-pub(crate) struct Watched {
-    pub(crate) log: EventLog<StudyEvent>,
-    pub(crate) cancelled: AtomicBool,
-    pub(crate) stop: tokio::sync::Notify,
-}
-
-impl Default for Watched {
-    fn default() -> Self {
-        Self {
-            log: EventLog::new(EVENTS),
-            cancelled: AtomicBool::new(false),
-            stop: tokio::sync::Notify::new(),
-        }
-    }
-}
-
-impl Watched {
-    pub(crate) fn cancel(&self) {
-        self.cancelled.store(true, Ordering::Relaxed);
-        self.stop.notify_waiters();
-    }
-
-    /// Waits, and says whether the study was cancelled before or meanwhile.
-    pub(crate) async fn is_cancelled_within(&self, pause: Duration) -> bool {
-        // Made before the look, so that no cancellation falls in between.
-        let stopped = self.stop.notified();
-        self.cancelled.load(Ordering::Relaxed) || tokio::time::timeout(pause, stopped).await.is_ok()
-    }
-}
 
 /// A study as it is made.
 #[derive(Debug)]
@@ -94,6 +48,31 @@ pub(crate) struct StudyView {
     pub(crate) best: Option<TrialRow>,
 }
 
+impl StudyView {
+    pub(crate) fn of(row: StudyRow, trials: Vec<TrialRow>) -> Self {
+        let count = |state| {
+            u32::try_from(trials.iter().filter(|t| t.state == state).count()).unwrap_or(u32::MAX)
+        };
+        let (complete, pruned, failed) = (
+            count(TrialState::Complete),
+            count(TrialState::Pruned),
+            count(TrialState::Failed),
+        );
+        let score = |trial: &TrialRow| trial.score.unwrap_or(f64::MIN);
+        let best = trials
+            .into_iter()
+            .filter(|t| t.state == TrialState::Complete)
+            .max_by(|a, b| score(a).total_cmp(&score(b)));
+        Self {
+            row,
+            complete,
+            pruned,
+            failed,
+            best,
+        }
+    }
+}
+
 impl Automl {
     /// Creates a study and runs it; what is created is run also when whoever asked for it is gone.
     pub(crate) async fn start_study(
@@ -103,8 +82,10 @@ impl Automl {
     ) -> Result<StudyRow, AutomlError> {
         let (this, tracer) = (Arc::clone(self), tracer.clone());
         let work = async move {
+            let turn = Arc::clone(&this.running).try_acquire_owned();
+            let turn = turn.map_err(|_| AutomlError::Busy)?;
             let row = this.create_study(new).await?;
-            this.run_in_background(row.clone(), &tracer);
+            this.run_in_background(row.clone(), Some(turn), &tracer);
             Ok(row)
         };
         tokio::spawn(in_current_trace(work))
@@ -160,14 +141,7 @@ impl Automl {
 
     /// The watchers' side of a study, made when it is first needed.
     pub(crate) fn watched(&self, id: Uuid) -> Arc<Watched> {
-        let mut all = self.watched.lock();
-        if all.len() >= KEPT && !all.contains_key(&id) {
-            // The oldest goes; who watches it keeps what it has.
-            if let Some(oldest) = all.keys().min().copied() {
-                all.remove(&oldest);
-            }
-        }
-        Arc::clone(all.entry(id).or_default())
+        self.watched.of(id)
     }
 
     pub(crate) async fn study_view(&self, id: Uuid) -> Result<StudyView, AutomlError> {
@@ -175,31 +149,9 @@ impl Automl {
         self.view(row).await
     }
 
-    pub(crate) async fn view(&self, row: StudyRow) -> Result<StudyView, AutomlError> {
+    async fn view(&self, row: StudyRow) -> Result<StudyView, AutomlError> {
         let trials = self.store.all_trials(row.id).await?;
-        let count = |state| {
-            u32::try_from(trials.iter().filter(|t| t.state == state).count()).unwrap_or(u32::MAX)
-        };
-        let (complete, pruned, failed) = (
-            count(TrialState::Complete),
-            count(TrialState::Pruned),
-            count(TrialState::Failed),
-        );
-        let best = trials
-            .into_iter()
-            .filter(|t| t.state == TrialState::Complete)
-            .max_by(|a, b| {
-                a.score
-                    .unwrap_or(f64::MIN)
-                    .total_cmp(&b.score.unwrap_or(f64::MIN))
-            });
-        Ok(StudyView {
-            row,
-            complete,
-            pruned,
-            failed,
-            best,
-        })
+        Ok(StudyView::of(row, trials))
     }
 
     pub(crate) async fn list_studies(
@@ -272,10 +224,7 @@ impl Automl {
                 ended_us: None,
             };
             let mut tx = self.store.begin("trials.ask").await?;
-            let state = store::study_state(&mut tx, study.id).await?;
-            if state != StudyState::Running {
-                return Err(AutomlError::StudyEnded(state.as_str()));
-            }
+            expect_running(&mut tx, study.id).await?;
             if store::insert_trial(&mut tx, &row).await? {
                 tx.commit().await?;
                 self.announce(&row);
@@ -294,19 +243,15 @@ impl Automl {
     pub(crate) async fn restart_trial(&self, mut row: TrialRow) -> Result<TrialRow, AutomlError> {
         row.attempt += 1;
         row.intermediate.clear();
-        self.write_running(&row, "trials.restart").await?;
-        Ok(row)
-    }
-
-    async fn write_running(&self, row: &TrialRow, name: &'static str) -> Result<(), AutomlError> {
-        let mut tx = self.store.begin(name).await?;
-        if !store::update_running_trial(&mut tx, row).await? {
+        let mut tx = self.store.begin("trials.restart").await?;
+        expect_running(&mut tx, row.study_id).await?;
+        if !store::update_running_trial(&mut tx, &row).await? {
             let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
             return Err(AutomlError::TrialEnded(now.state.as_str()));
         }
         tx.commit().await?;
-        self.announce(row);
-        Ok(())
+        self.announce(&row);
+        Ok(row)
     }
 
     /// Records an intermediate value; a step that is there already keeps its value.
@@ -333,9 +278,10 @@ impl Automl {
             Err(at) => row.intermediate.insert(at, (step, value)),
         }
         store::update_running_trial(&mut tx, &row).await?;
+        // Read before the commit: what is durable is not answered as a failure.
+        let others = store::trials_in(&mut tx, study.id).await?;
         tx.commit().await?;
         self.announce(&row);
-        let others = self.store.all_trials(study.id).await?;
         let others: Vec<&[(u64, f64)]> = others
             .iter()
             .filter(|t| t.state == TrialState::Complete)
@@ -370,55 +316,93 @@ impl Automl {
         row.error = error.chars().take(1024).collect();
         row.ended_us = Some(self.clock.now_us());
         store::update_running_trial(&mut tx, &row).await?;
-        let last = store::count_ended(&mut tx, study.id).await? >= i64::from(study.n_trials);
+        let full = store::count_ended(&mut tx, study.id).await? >= i64::from(study.n_trials);
+        let ended = full && self.finish_in(&mut tx, study.id).await?;
         tx.commit().await?;
         self.announce(&row);
-        if last {
-            self.finish(study.id).await?;
+        if ended {
+            self.announce_end(study.id);
         }
         Ok(row)
     }
 
-    /// Ends a study whose trials have all ended: failed when none of them is complete.
+    /// Ends a study whose trials have all ended.
     pub(crate) async fn finish(&self, id: Uuid) -> Result<(), AutomlError> {
-        let view = self.study_view(id).await?;
-        let (state, error) = match view.best {
-            Some(_) => (StudyState::Completed, ""),
-            None => (StudyState::Failed, "no trial was completed"),
-        };
-        self.end_study(id, state, error, "automl").await
+        let mut tx = self.store.begin("studies.end").await?;
+        if self.finish_in(&mut tx, id).await? {
+            tx.commit().await?;
+            self.announce_end(id);
+        }
+        Ok(())
     }
 
-    pub(crate) async fn end_study(
+    /// Completed, or failed when none of its trials is complete; false when it has ended already.
+    async fn finish_in(&self, tx: &mut SqliteConnection, id: Uuid) -> Result<bool, AutomlError> {
+        let trials = store::trials_in(tx, id).await?;
+        let (state, error) = match trials.iter().any(|t| t.state == TrialState::Complete) {
+            true => (StudyState::Completed, ""),
+            false => (StudyState::Failed, "no trial was completed"),
+        };
+        self.end_in(tx, id, state, error, "automl").await
+    }
+
+    async fn end_in(
         &self,
+        tx: &mut SqliteConnection,
         id: Uuid,
         state: StudyState,
         error: &str,
         by: &str,
-    ) -> Result<(), AutomlError> {
+    ) -> Result<bool, AutomlError> {
+        if !store::end_study(tx, id, state, error, self.clock.now_us()).await? {
+            return Ok(false);
+        }
         let kind = format!("study.{}", state.as_str());
         let record = Record::new(&self.clock, "automl", &kind)
             .caller(by)
             .resource(id.to_string());
+        audit::insert(tx, &record).await?;
+        Ok(true)
+    }
+
+    /// Ends a study that cannot go on.
+    pub(crate) async fn fail_study(&self, id: Uuid, error: &str) -> Result<(), AutomlError> {
         let mut tx = self.store.begin("studies.end").await?;
-        if !store::end_study(&mut tx, id, state, error, self.clock.now_us()).await? {
-            return Ok(());
+        let state = StudyState::Failed;
+        if self.end_in(&mut tx, id, state, error, "automl").await? {
+            tx.commit().await?;
+            self.announce_end(id);
         }
-        audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
+        Ok(())
+    }
+
+    fn announce_end(&self, id: Uuid) {
         let watched = self.watched(id);
         watched.log.push(StudyEvent::Ended);
         watched.log.close();
-        Ok(())
     }
 
     /// Stops a study. One that has ended stays as it is.
     pub(crate) async fn cancel(&self, id: Uuid, by: &str) -> Result<StudyView, AutomlError> {
-        self.store.study(id).await?;
-        let watched = self.watched(id);
-        watched.cancel();
-        self.end_study(id, StudyState::Cancelled, "", by).await?;
-        self.study_view(id).await
+        let mut tx = self.store.begin("studies.cancel").await?;
+        let state = StudyState::Cancelled;
+        let ended = self.end_in(&mut tx, id, state, "", by).await?;
+        let row = store::study_in(&mut tx, id).await?;
+        let trials = store::trials_in(&mut tx, id).await?;
+        tx.commit().await?;
+        if ended {
+            self.announce_end(id);
+        }
+        // Whoever runs its trials hears it, also when an earlier try was committed and not answered.
+        self.watched.cancel(id);
+        Ok(StudyView::of(row, trials))
+    }
+}
+
+async fn expect_running(tx: &mut SqliteConnection, id: Uuid) -> Result<(), AutomlError> {
+    match store::study_state(tx, id).await? {
+        StudyState::Running => Ok(()),
+        ended => Err(AutomlError::StudyEnded(ended.as_str())),
     }
 }
 

@@ -20,7 +20,7 @@ use tars_interceptors::call::in_current_trace;
 use tars_learn::{Outcome, Progress, Run, RunError};
 use tars_runtime::{
     audit::{self, Record},
-    db::Write,
+    db::{self, Write},
     events::EventLog,
     page,
 };
@@ -36,6 +36,10 @@ const EVAL_EPISODES: u32 = 20;
 const KEPT: usize = 64;
 /// A running learner looks whether it should stop before every step.
 const STOPS_WITHIN: Duration = Duration::from_secs(1);
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long the end of a run waits for a database that is busy or away, its pauses added up.
+const PATIENCE: Duration = Duration::from_secs(1800);
 
 #[derive(Debug, Clone)]
 pub(crate) enum TrainingEvent {
@@ -190,7 +194,7 @@ impl Orchestration {
             }
         };
         training.take_latest(&mut row);
-        if let Err(e) = self.end(&training, &agent, &mut row, result).await {
+        if let Err(e) = self.end(&training, &agent, &mut row, &result).await {
             tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
             row.state = RunState::Failed;
             row.error = e.to_string();
@@ -209,32 +213,56 @@ impl Orchestration {
         }
     }
 
+    /// Writes the end of a run. A database that is busy or away for a while costs no weights.
     async fn end(
         &self,
         training: &Training,
         agent: &Agent,
         row: &mut RunRow,
-        result: Result<Option<Outcome>, OrchestrationError>,
+        result: &Result<Option<Outcome>, OrchestrationError>,
     ) -> Result<(), OrchestrationError> {
-        let (_one, mut tx) = self.turn_to_end(training, agent, &result).await?;
-        row.ended_us = Some(self.clock.now_us());
+        let (mut pause, mut waited) = (FIRST_PAUSE, Duration::ZERO);
+        loop {
+            match self.try_end(training, agent, row, result).await {
+                Err(OrchestrationError::Store(e)) if db::is_passing(&e) && waited < PATIENCE => {
+                    tracing::warn!(run = %row.id, error = %e, "the end of a training run waits for the database");
+                }
+                done => return done,
+            }
+            tokio::time::sleep(pause).await;
+            waited += pause;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    }
+
+    async fn try_end(
+        &self,
+        training: &Training,
+        agent: &Agent,
+        row: &mut RunRow,
+        result: &Result<Option<Outcome>, OrchestrationError>,
+    ) -> Result<(), OrchestrationError> {
+        let (_one, mut tx) = self.turn_to_end(training, agent, result).await?;
+        let mut ended = row.clone();
+        ended.ended_us = Some(self.clock.now_us());
         let mut next = None;
         match result {
             Ok(Some(outcome)) if !training.stop.is_stopped() => {
-                row.state = RunState::Completed;
-                row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
-                row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
-                row.final_return = Some(outcome.evaluation.mean());
-                next = Some(self.agents.install(&mut tx, agent, &outcome).await?);
+                ended.state = RunState::Completed;
+                ended.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
+                ended.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
+                ended.final_return = Some(outcome.evaluation.mean());
+                next = Some(self.agents.install(&mut tx, agent, outcome).await?);
             }
-            Ok(_) => row.state = RunState::Cancelled,
+            Ok(_) => ended.state = RunState::Cancelled,
             Err(e) => {
-                row.state = RunState::Failed;
-                row.error = e.to_string();
+                ended.state = RunState::Failed;
+                ended.error = e.to_string();
             }
         }
-        store::end_run(&mut tx, row).await?;
+        store::end_run(&mut tx, &ended).await?;
         tx.commit().await?;
+        *row = ended;
         if let Some(next) = next {
             agent.publish(next);
         }
@@ -302,24 +330,26 @@ impl Orchestration {
         self: &Arc<Self>,
         id: Uuid,
     ) -> Result<RunView, OrchestrationError> {
-        if let Some(training) = self.trainings.get(id) {
-            let agent = Arc::clone(self.agents.get(&training.agent_id)?);
-            let (this, stopping) = (Arc::clone(self), Arc::clone(&training));
-            to_the_end(async move {
-                // A run that is being ended has ended, or ends as it was told.
-                let _one = agent.changing().lock().await;
-                this.store.cancel_run(id).await?;
-                stopping.stop.stop();
-                stopping.stopped.notify_one();
-                Ok(())
-            })
-            .await?;
-            // Who is not told in time is told by the state.
-            tokio::time::timeout(STOPS_WITHIN, training.ended())
-                .await
-                .ok();
-        }
-        self.training(id).await
+        let Some(training) = self.trainings.get(id) else {
+            return self.training(id).await;
+        };
+        let agent = Arc::clone(self.agents.get(&training.agent_id)?);
+        let (this, stopping) = (Arc::clone(self), Arc::clone(&training));
+        let told = to_the_end(async move {
+            // A run that is being ended has ended, or ends as it was told.
+            let _one = agent.changing().lock().await;
+            let row = this.store.cancel_run(id).await?;
+            stopping.stop.stop();
+            stopping.stopped.notify_one();
+            Ok(row)
+        })
+        .await?;
+        // Who is not told in time is told by the state.
+        tokio::time::timeout(STOPS_WITHIN, training.ended())
+            .await
+            .ok();
+        // That it is told is durable, whether or not its end can be read.
+        Ok(self.training(id).await.unwrap_or_else(|_| self.view(told)))
     }
 
     /// A run off to the side: nothing of it becomes live.

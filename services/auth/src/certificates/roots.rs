@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Auth, AuthError};
 use parking_lot::Mutex;
-use std::{collections::HashMap, hash::Hash, time::Duration};
+use std::{collections::HashMap, hash::Hash, sync::atomic::Ordering, time::Duration};
 use tars_certs::{
     CertName, KeyId, RevocationSet, SpiffeId,
     ca::{
@@ -371,8 +371,21 @@ impl Auth {
             }
         }
         let root = authority.step(step, by, self.clock.now())?;
-        self.record_steps().await?;
+        // It is durable, and asking for it again would be out of order: what is left is made up for.
+        self.step_unrecorded.store(true, Ordering::Relaxed);
+        if let Err(e) = self.record_late_steps().await {
+            tracing::warn!(error = %e, "a step of the roots is taken, and recorded late");
+        }
         Ok((authority.version(), root))
+    }
+
+    /// Records a step that was taken and could not be recorded.
+    pub(crate) async fn record_late_steps(&self) -> Result<(), AuthError> {
+        if self.step_unrecorded.load(Ordering::Relaxed) {
+            self.record_steps().await?;
+            self.step_unrecorded.store(false, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Writes the audit records of steps that have none yet, and announces what is trusted after them:

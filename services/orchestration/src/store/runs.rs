@@ -169,8 +169,8 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// A run was told to stop; nothing changes when it has ended.
-    pub(crate) async fn cancel_run(&self, id: Uuid) -> Result<(), OrchestrationError> {
+    /// A run was told to stop; nothing changes when it has ended. Returns the run as it is now.
+    pub(crate) async fn cancel_run(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
         let mut tx = self.begin("training_runs.cancel").await?;
         sqlx::query(
             "UPDATE training_runs SET state = 'cancelling' WHERE id = $1 AND state IN ('queued', 'running')",
@@ -178,7 +178,15 @@ impl Store {
         .bind(id)
         .execute(&mut *tx)
         .await?;
-        Ok(tx.commit().await?)
+        let row: Option<RunTuple> = sqlx::query_as(RUN)
+            .bind(id)
+            .fetch_optional(&mut *tx)
+            .await?;
+        let row =
+            row.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
+        let row = run(row)?;
+        tx.commit().await?;
+        Ok(row)
     }
 }
 

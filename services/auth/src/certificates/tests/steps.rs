@@ -1,6 +1,7 @@
 //! What a wall clock that is wrong for a while must not undo.
 
 use super::*;
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 
 const AHEAD: Duration = Duration::from_secs(400 * 86_400);
 
@@ -110,6 +111,29 @@ async fn what_cannot_be_listed_holds_up_no_revocation_and_no_start() {
         issued.join("cut.json").exists(),
         "left for whoever mends it"
     );
+}
+
+#[tokio::test]
+async fn a_step_of_the_roots_that_is_taken_is_never_answered_as_a_failure() {
+    let w = world().await;
+    let options = SqliteConnectOptions::new().filename(w.dir.path().join("auth.db"));
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let (version, _) = w
+        .auth
+        .step_roots("ada", Step::Prepare, false)
+        .await
+        .unwrap();
+    held.rollback().await.unwrap();
+    w.auth.record_late_steps().await.unwrap();
+    w.auth.sequence_audit().await.unwrap();
+    let filter = crate::audit::Filter {
+        event_type: "root.stepped".to_owned(),
+        ..Default::default()
+    };
+    let (records, _) = w.auth.list_audit(&filter, "", 50).await.unwrap();
+    assert_eq!(records[0].details["version"], version.to_string());
+    assert_eq!(w.auth.roots().await.unwrap().version, version);
 }
 
 #[tokio::test]

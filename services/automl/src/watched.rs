@@ -1,0 +1,187 @@
+//! What watchers of studies read, and how whoever runs a study is stopped.
+//!
+//! There is room for so many logs. One that somebody has in hand stays, whatever the number: the run
+//! of a study must hear that it is cancelled, and a watcher what happens. Of the others the log of a
+//! study that has ended goes before that of one whose trials its caller runs.
+
+use crate::store::TrialRow;
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+use tars_runtime::events::EventLog;
+use tokio::sync::{Notify, futures::Notified};
+use uuid::Uuid;
+
+const EVENTS: usize = 4096;
+const KEPT: usize = 128;
+
+#[derive(Debug, Clone)]
+pub(crate) enum StudyEvent {
+    Trial(Box<TrialRow>),
+    Ended,
+}
+
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) log: EventLog<StudyEvent>,
+    cancelled: AtomicBool,
+    stop: Notify,
+}
+
+impl Default for Watched {
+    fn default() -> Self {
+        Self {
+            log: EventLog::new(EVENTS),
+            cancelled: AtomicBool::new(false),
+            stop: Notify::new(),
+        }
+    }
+}
+
+impl Watched {
+    pub(crate) fn cancel(&self) {
+        self.cancelled.store(true, Ordering::Relaxed);
+        self.stop.notify_waiters();
+    }
+
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.cancelled.load(Ordering::Relaxed)
+    }
+
+    /// Is ready when the study is cancelled from now on. Made before a look at
+    /// [`is_cancelled`](Self::is_cancelled), so that no cancellation falls in between.
+    pub(crate) fn stopped(&self) -> Notified<'_> {
+        self.stop.notified()
+    }
+
+    /// Waits, and says whether the study was cancelled before or meanwhile.
+    pub(crate) async fn is_cancelled_within(&self, pause: Duration) -> bool {
+        let stopped = self.stopped();
+        self.is_cancelled() || tokio::time::timeout(pause, stopped).await.is_ok()
+    }
+}
+
+/// The logs by study.
+#[derive(Debug, Default)]
+pub(crate) struct AllWatched(Mutex<HashMap<Uuid, Arc<Watched>>>);
+
+impl AllWatched {
+    /// A study's log, made when it is first needed.
+    pub(crate) fn of(&self, id: Uuid) -> Arc<Watched> {
+        let mut all = self.0.lock();
+        if !all.contains_key(&id) {
+            make_room(&mut all);
+        }
+        Arc::clone(all.entry(id).or_default())
+    }
+
+    /// Tells whoever runs a study that it is cancelled.
+    pub(crate) fn cancel(&self, id: Uuid) {
+        if let Some(watched) = self.0.lock().get(&id) {
+            watched.cancel();
+        }
+    }
+}
+
+fn make_room(all: &mut HashMap<Uuid, Arc<Watched>>) {
+    while all.len() >= KEPT {
+        // Only the map hands logs out, so that one which it alone has stays so under its lock.
+        let idle = all.iter().filter(|(_, w)| Arc::strong_count(w) == 1);
+        let rank = |(id, w): (&Uuid, &Arc<Watched>)| (!w.log.is_closed(), *id);
+        let Some((_, oldest)) = idle.map(rank).min() else {
+            return;
+        };
+        all.remove(&oldest);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ended(all: &AllWatched) -> Uuid {
+        let id = Uuid::now_v7();
+        all.of(id).log.close();
+        id
+    }
+
+    fn has(all: &AllWatched, id: Uuid) -> bool {
+        all.0.lock().contains_key(&id)
+    }
+
+    #[test]
+    fn a_study_that_runs_hears_its_cancellation_however_many_came_after_it() {
+        let all = AllWatched::default();
+        let (id, watcher) = (Uuid::now_v7(), Uuid::now_v7());
+        let (run, stream) = (all.of(id), all.of(watcher));
+        for _ in 0..10 * KEPT {
+            all.of(Uuid::now_v7());
+            ended(&all);
+        }
+        assert!(all.0.lock().len() <= KEPT);
+        all.cancel(id);
+        assert!(run.is_cancelled());
+        all.of(watcher).log.push(StudyEvent::Ended);
+        assert_eq!(stream.log.last(), 1);
+        drop((run, stream));
+    }
+
+    #[test]
+    fn what_has_ended_goes_first_and_the_oldest_of_it() {
+        let all = AllWatched::default();
+        let open = Uuid::now_v7();
+        all.of(open);
+        let (first, second) = (ended(&all), ended(&all));
+        for _ in 3..KEPT {
+            ended(&all);
+        }
+        assert!(has(&all, first));
+        ended(&all);
+        assert_eq!(
+            [has(&all, open), has(&all, first), has(&all, second)],
+            [true, false, true]
+        );
+    }
+
+    #[test]
+    fn open_studies_that_nobody_has_in_hand_are_bounded() {
+        let all = AllWatched::default();
+        let first = Uuid::now_v7();
+        all.of(first);
+        for _ in 0..KEPT {
+            all.of(Uuid::now_v7());
+        }
+        assert!(!has(&all, first) && all.0.lock().len() <= KEPT);
+    }
+
+    #[test]
+    fn what_is_in_hand_stays_and_goes_when_it_is_let_go() {
+        let all = AllWatched::default();
+        let hands: Vec<_> = (0..2 * KEPT).map(|_| all.of(Uuid::now_v7())).collect();
+        assert_eq!(all.0.lock().len(), 2 * KEPT);
+        drop(hands);
+        all.of(Uuid::now_v7());
+        assert_eq!(all.0.lock().len(), KEPT);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_trial_that_waits_hears_of_its_cancellation() {
+        let watched = Watched::default();
+        assert!(!watched.is_cancelled_within(Duration::from_secs(1)).await);
+        let day = Duration::from_secs(86_400);
+        let begun = tokio::time::Instant::now();
+        let cancel = async {
+            tokio::task::yield_now().await;
+            watched.cancel();
+        };
+        let (cancelled, ()) = tokio::join!(watched.is_cancelled_within(day), cancel);
+        assert!(cancelled && begun.elapsed() < day);
+        assert!(watched.is_cancelled_within(day).await);
+    }
+}
