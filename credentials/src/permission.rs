@@ -1,6 +1,7 @@
 //! Permissions, and the roles that hold them. A role is a set; `viewer < developer < admin`.
 
 use std::fmt;
+use tars_proto::table::Permission;
 
 /// Every permission a rule may name, in a fixed order: the position is the bit.
 pub const PERMISSIONS: &[&str] = &[
@@ -91,6 +92,12 @@ impl Permissions {
 
     pub fn contains(self, name: &str) -> bool {
         bit(name).is_some_and(|b| self.0 & b != 0)
+    }
+
+    /// Whether a permission of the contract is in the set. The contract is read with
+    /// [`PERMISSIONS`] as its vocabulary.
+    pub fn holds(self, permission: Permission) -> bool {
+        self.0 & (1 << permission.index()) != 0
     }
 
     pub fn names(self) -> Vec<&'static str> {

@@ -94,8 +94,8 @@ fn operation(method: &Method, route: &Route, schemas: &mut Schemas) -> Value {
 }
 
 fn rule(method: &Method) -> Value {
-    let permission = match &method.rule.principal {
-        Principal::Permission(p) => json!(p),
+    let permission = match method.rule.principal {
+        Principal::Permission(needed) => json!(needed.as_str()),
         _ => Value::Null,
     };
     json!({ "permission": permission, "audited": method.rule.audit > AuditLevel::None })

@@ -174,13 +174,13 @@ impl Call {
     }
 
     /// Whom the rule asks for; the peer alone where its class is enough.
-    pub(crate) fn principal(&self) -> &Principal {
+    pub(crate) fn principal(&self) -> Principal {
         let rule = &self.method.rule;
         let enough = |class: PeerClass| rule.enough.iter().any(|c| c == class.as_str());
         if !rule.enough.is_empty() && self.peer.class.is_some_and(enough) {
-            return &Principal::Peer;
+            return Principal::Peer;
         }
-        &rule.principal
+        rule.principal
     }
 
     pub fn peer_class(&self) -> Option<PeerClass> {

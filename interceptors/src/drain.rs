@@ -4,7 +4,11 @@
 //! (PERMISSION_DENIED). While the peer takes nothing, the connection's side looks in the body's
 //! place, and resets the stream.
 
-use crate::{Call, deadline, peer_policy, policy::PolicyHandle};
+use crate::{
+    Call, deadline,
+    decide::{self, Verdict, decide},
+    policy::PolicyHandle,
+};
 use futures_util::future::BoxFuture;
 use http::{Request, Response, header::CONTENT_TYPE};
 use http_body::Frame;
@@ -135,10 +139,14 @@ impl StreamEnds {
         {
             return Some(Cut::Credential);
         }
-        self.policy.decide(call).err().map(|why| {
-            tracing::info!(peer = call.peer.name(), method = call.method.path, %why, "an open stream is not allowed any more");
-            Cut::Policy
-        })
+        match decide(&self.policy, call) {
+            Verdict::Allowed => None,
+            Verdict::NeedsCredential => Some(Cut::Credential),
+            Verdict::Refused(why) => {
+                tracing::info!(peer = call.peer.name(), method = call.method.path, %why, "an open stream is not allowed any more");
+                Some(Cut::Policy)
+            }
+        }
     }
 }
 
@@ -159,7 +167,7 @@ pub(crate) fn status_of(why: Cut) -> Status {
             "INVALID_CREDENTIALS",
             "the credential no longer holds",
         ),
-        Cut::Policy => peer_policy::refusal(),
+        Cut::Policy => decide::peer_not_allowed(),
     }
 }
 

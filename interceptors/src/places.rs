@@ -462,6 +462,10 @@ pub(crate) mod tests {
         }
     }
 
+    pub(crate) fn by_peer(method: &str, class: PeerClass, path: &str) -> Arc<Call> {
+        call(method, class, path, [10, 0, 0, 1])
+    }
+
     fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) -> Arc<Call> {
         let peer = PeerInfo {
             verified: Some(verified(path)),
@@ -486,18 +490,22 @@ pub(crate) mod tests {
     }
 
     pub(crate) fn by_credential(method: &str, peer: &str, user: &str, label: &str) -> Arc<Call> {
-        let call = call(method, PeerClass::Gateway, peer, [10, 0, 0, 1]);
-        call.set_caller(Arc::new(Caller {
+        let call = by_peer(method, PeerClass::Gateway, peer);
+        call.set_caller(caller(user, label, Permissions::ALL));
+        call
+    }
+
+    pub(crate) fn caller(user: &str, label: &str, permissions: Permissions) -> Arc<Caller> {
+        Arc::new(Caller {
             owner_id: user.to_owned(),
             username: user.to_owned(),
             roles: Vec::new(),
-            permissions: Permissions::ALL,
+            permissions,
             credential: Credential::Session { id: String::new() },
             label: label.to_owned(),
             version: 1,
             expires_s: u64::MAX,
-        }));
-        call
+        })
     }
 
     /// Takes the peer's place, then the caller's; the answer is who has no more.

@@ -281,7 +281,8 @@ impl PolicyHandle {
         self.0.store(Arc::new(policy));
     }
 
-    pub fn decide(&self, call: &crate::Call) -> Result<(), Denial> {
+    /// Whether the peer of a call may open it.
+    pub(crate) fn admits(&self, call: &crate::Call) -> Result<(), Denial> {
         self.0
             .load()
             .decide(call.method, call.peer.class, call.peer.id())

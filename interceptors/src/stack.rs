@@ -3,15 +3,14 @@
 use crate::{
     audit::Audit,
     authenticate::{Authenticate, Failures},
-    authorise::Authorise,
     check::{CheckLayer, Checked},
     deadline::{Deadline, DeadlineLayer},
+    decide::{Admit, Authorise},
     drain::{Drain, StreamEnds},
     flood::FloodGuard,
     metrics::CallMetrics,
     observe::{ObserveLayer, Observed},
     panic::{CatchPanic, PanicLayer},
-    peer_policy::PeerPolicy,
     places::Places,
     policy::PolicyHandle,
     rate_limit::{RateLimit, RateLimitLayer, RateLimits},
@@ -52,7 +51,7 @@ pub struct Stack {
     audit: Audit,
     places: Places,
     served: Served,
-    peers: PeerPolicy,
+    policy: PolicyHandle,
     flood: FloodGuard,
     authenticate: Authenticate,
     limits: RateLimits,
@@ -61,7 +60,7 @@ pub struct Stack {
 }
 
 type Known<S> = Checked<Checked<Checked<RateLimit<S>, Places>, Authorise>, Authenticate>;
-type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, PeerPolicy>;
+type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, Admit>;
 
 pub type Stacked<S> = Observed<
     Observed<
@@ -99,7 +98,7 @@ impl Stack {
             served,
             open: Duration::from_secs(config.connections.open_seconds),
             audit: Audit::new(service, clock.clone(), audit, call_metrics.unrecorded()),
-            peers: PeerPolicy(policy.clone()),
+            policy: policy.clone(),
             flood: FloodGuard::new(config.limits.flood_per_second),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limits: RateLimits::new(&config.limits, clock.clone()),
@@ -119,11 +118,11 @@ impl<S> Layer<S> for Stack {
     fn layer(&self, inner: S) -> Stacked<S> {
         let checks = RateLimitLayer(self.limits.clone()).layer(inner);
         let checks = CheckLayer(self.places.clone()).layer(checks);
-        let checks = CheckLayer(Authorise).layer(checks);
+        let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);
         let checks = CheckLayer(self.flood.clone()).layer(checks);
         let checks = CheckLayer(self.served.clone()).layer(checks);
-        let checks = CheckLayer(self.peers.clone()).layer(checks);
+        let checks = CheckLayer(Admit(self.policy.clone())).layer(checks);
         let deadline = DeadlineLayer { open: self.open };
         let core = PanicLayer.layer(deadline.layer(Drain::new(checks, Arc::clone(&self.drain))));
         let observed = ObserveLayer(self.places.clone()).layer(core);

@@ -7,10 +7,41 @@ use crate::route::{Router, Template};
 use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
 use std::{collections::HashMap, fmt, sync::OnceLock, time::Duration};
 
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A permission that the contract names: one of the vocabulary that the table was built with.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Permission {
+    index: usize,
+    name: &'static str,
+}
+
+impl Permission {
+    /// Its position in the vocabulary.
+    pub fn index(self) -> usize {
+        self.index
+    }
+
+    pub fn as_str(self) -> &'static str {
+        self.name
+    }
+}
+
+impl fmt::Debug for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(self.name, f)
+    }
+}
+
+impl fmt::Display for Permission {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name)
+    }
+}
+
+/// Whose credential a method asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Principal {
     Public,
-    Permission(String),
+    Permission(Permission),
     Workload,
     /// The peer's certificate, of whatever class.
     Peer,
@@ -131,9 +162,19 @@ impl std::error::Error for ContractErrors {}
 
 /// The words that rules may use.
 #[derive(Debug, Clone, Copy)]
-pub struct Vocabulary<'a> {
-    pub peer_classes: &'a [&'a str],
-    pub permissions: &'a [&'a str],
+pub struct Vocabulary {
+    pub peer_classes: &'static [&'static str],
+    pub permissions: &'static [&'static str],
+}
+
+impl Vocabulary {
+    fn permission(self, name: &str) -> Result<Permission, String> {
+        let mut known = self.permissions.iter().copied().enumerate();
+        known
+            .find(|(_, known)| *known == name)
+            .map(|(index, name)| Permission { index, name })
+            .ok_or_else(|| format!("names the unknown permission {name:?}"))
+    }
 }
 
 /// The pool of embedded descriptors.
@@ -146,11 +187,11 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 impl MethodTable {
-    pub fn build(words: Vocabulary<'_>) -> Result<Self, ContractErrors> {
+    pub fn build(words: Vocabulary) -> Result<Self, ContractErrors> {
         Self::from_pool(pool(), words)
     }
 
-    pub fn from_pool(pool: &DescriptorPool, words: Vocabulary<'_>) -> Result<Self, ContractErrors> {
+    pub fn from_pool(pool: &DescriptorPool, words: Vocabulary) -> Result<Self, ContractErrors> {
         let mut mistakes = Vec::new();
         let mut methods = Vec::new();
         for service in pool
@@ -164,7 +205,10 @@ impl MethodTable {
                 }
             }
         }
-        methods.extend(infrastructure());
+        match infrastructure(words) {
+            Ok(ours) => methods.extend(ours),
+            Err(mistake) => mistakes.push(mistake),
+        }
         for (index, method) in methods.iter_mut().enumerate() {
             method.index = index;
         }
@@ -194,7 +238,7 @@ impl MethodTable {
 }
 
 /// Health and reflection come from libraries; their rules are written here.
-fn infrastructure() -> Vec<Method> {
+fn infrastructure(words: Vocabulary) -> Result<Vec<Method>, String> {
     let health = Rule {
         principal: Principal::Public,
         peers: [
@@ -216,7 +260,7 @@ fn infrastructure() -> Vec<Method> {
         grants: None,
     };
     let reflection = Rule {
-        principal: Principal::Permission("mesh.reflect".into()),
+        principal: Principal::Permission(words.permission("mesh.reflect")?),
         peers: ["operator", "client"].map(str::to_owned).into(),
         // Whoever holds it reads the contract before there is a login to be had.
         enough: vec!["operator".to_owned()],
@@ -243,7 +287,7 @@ fn infrastructure() -> Vec<Method> {
         deadline: None,
         ..health.clone()
     };
-    vec![
+    Ok(vec![
         entry("grpc.health.v1.Health", "Check", &health, false),
         entry("grpc.health.v1.Health", "List", &health, false),
         entry("grpc.health.v1.Health", "Watch", &watch, true),
@@ -259,7 +303,7 @@ fn infrastructure() -> Vec<Method> {
             &reflection,
             true,
         ),
-    ]
+    ])
 }
 
 fn ambiguous_routes(methods: &[Method]) -> Vec<String> {
@@ -281,7 +325,7 @@ fn ambiguous_routes(methods: &[Method]) -> Vec<String> {
 fn read_method(
     pool: &DescriptorPool,
     method: &MethodDescriptor,
-    words: Vocabulary<'_>,
+    words: Vocabulary,
 ) -> Result<Method, Vec<String>> {
     let service = method.parent_service().full_name().to_owned();
     let path = format!("/{service}/{}", method.name());
@@ -365,7 +409,7 @@ fn number(message: &DynamicMessage, name: &str) -> i32 {
 fn read_rule(
     pool: &DescriptorPool,
     method: &MethodDescriptor,
-    words: Vocabulary<'_>,
+    words: Vocabulary,
 ) -> Result<Rule, Vec<String>> {
     let Some(option) = extension(pool, method, "tars.policy.v1.rule") else {
         return Err(vec!["has no rule (tars.policy.v1.rule)".into()]);
@@ -426,7 +470,7 @@ fn read_rule(
     }
 }
 
-fn read_principal(option: &DynamicMessage, words: Vocabulary<'_>) -> Result<Principal, String> {
+fn read_principal(option: &DynamicMessage, words: Vocabulary) -> Result<Principal, String> {
     let public = field(option, "public")
         .and_then(|v| v.as_bool())
         .unwrap_or_default();
@@ -435,10 +479,7 @@ fn read_principal(option: &DynamicMessage, words: Vocabulary<'_>) -> Result<Prin
         (true, None, 0) => Ok(Principal::Public),
         (false, None, 1) => Ok(Principal::Workload),
         (false, None, 2) => Ok(Principal::Peer),
-        (false, Some(p), 0) if words.permissions.contains(&p.as_str()) => {
-            Ok(Principal::Permission(p))
-        }
-        (false, Some(p), 0) => Err(format!("names the unknown permission {p:?}")),
+        (false, Some(name), 0) => words.permission(&name).map(Principal::Permission),
         _ => Err("must have exactly one of public, permission and caller".into()),
     }
 }
@@ -588,40 +629,39 @@ mod tests {
         "joiner",
     ];
 
-    fn permissions() -> Vec<&'static str> {
-        vec![
-            "session.self",
-            "users.read",
-            "users.write",
-            "apikeys.read",
-            "apikeys.write",
-            "signingkeys.read",
-            "audit.read",
-            "certificates.read",
-            "certificates.issue",
-            "certificates.revoke",
-            "certificates.roots",
-            "agents.read",
-            "agents.step",
-            "agents.reload",
-            "agents.release",
-            "games.solve",
-            "training.read",
-            "training.write",
-            "studies.read",
-            "studies.write",
-            "proposals.read",
-            "proposals.write",
-            "proposals.approve",
-            "proposals.apply",
-        ]
-    }
+    const PERMISSIONS: &[&str] = &[
+        "session.self",
+        "users.read",
+        "users.write",
+        "apikeys.read",
+        "apikeys.write",
+        "signingkeys.read",
+        "audit.read",
+        "certificates.read",
+        "certificates.issue",
+        "certificates.revoke",
+        "certificates.roots",
+        "agents.read",
+        "agents.step",
+        "agents.reload",
+        "agents.release",
+        "games.solve",
+        "training.read",
+        "training.write",
+        "studies.read",
+        "studies.write",
+        "proposals.read",
+        "proposals.write",
+        "proposals.approve",
+        "proposals.apply",
+        "mesh.reflect",
+    ];
 
     #[test]
     fn the_embedded_contract_is_sound() {
         let table = MethodTable::build(Vocabulary {
             peer_classes: CLASSES,
-            permissions: &permissions(),
+            permissions: PERMISSIONS,
         })
         .unwrap();
         let login = table.get("/tars.auth.v1.AuthService/Login").unwrap();
@@ -636,7 +676,7 @@ mod tests {
     fn unknown_words_are_all_reported() {
         let words = Vocabulary {
             peer_classes: &["gateway"],
-            permissions: &[],
+            permissions: &["mesh.reflect"],
         };
         let errors = MethodTable::build(words).unwrap_err();
         let text = errors.to_string();
@@ -694,7 +734,7 @@ mod tests {
         );
         let words = Vocabulary {
             peer_classes: CLASSES,
-            permissions: &[],
+            permissions: &["mesh.reflect"],
         };
         let text = MethodTable::from_pool(&pool, words)
             .unwrap_err()
@@ -730,7 +770,7 @@ mod tests {
         );
         let words = Vocabulary {
             peer_classes: CLASSES,
-            permissions: &[],
+            permissions: &["mesh.reflect"],
         };
         let pool = compile_in("tars.auth.v9", &methods);
         let ContractErrors(mistakes) = MethodTable::from_pool(&pool, words).unwrap_err();

@@ -211,7 +211,8 @@ async fn s8_8_every_method_against_every_caller() {
                 let open = method.rule.peers.iter().any(|p| p == "client");
                 assert_eq!(passed(code), open, "{}: {code:?}", method.path);
             }
-            Principal::Permission(permission) => {
+            Principal::Permission(needed) => {
+                let permission = needed.as_str();
                 let code = call(client(), method, None, garbage.clone()).await;
                 assert_eq!(
                     code,

@@ -1,0 +1,214 @@
+//! Whether a call may be, decided in one place: for calls that begin, before and after it is known
+//! who makes them, and for streams that are open.
+
+use crate::{
+    Call,
+    check::Check,
+    policy::{Denial, PolicyHandle},
+};
+use std::{fmt, sync::Arc};
+use tars_certs::PeerClass;
+use tars_proto::{
+    fault,
+    table::{Permission, Principal},
+};
+use tonic::{Code, Status};
+
+/// What is known about a call's right to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    Allowed,
+    /// The peer may open the call for somebody who holds the permission; nobody has shown a
+    /// credential yet.
+    NeedsCredential,
+    Refused(Refusal),
+}
+
+/// Why a call may not be. For the log; a peer is not told which rule left it out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// The policy does not let the peer in.
+    Peer(Denial),
+    /// The method is for workloads, or for whoever proves an identity.
+    NoWorkload,
+    Permission(Permission),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Peer(why) => why.fmt(f),
+            Self::NoWorkload => f.write_str("the peer is no workload of the mesh"),
+            Self::Permission(missing) => write!(f, "the caller does not hold {missing}"),
+        }
+    }
+}
+
+/// Decides on a call from its peer, and from its caller once there is one.
+pub fn decide(policy: &PolicyHandle, call: &Call) -> Verdict {
+    if let Err(denial) = policy.admits(call) {
+        return Verdict::Refused(Refusal::Peer(denial));
+    }
+    let allowed = match call.principal() {
+        Principal::Public => true,
+        Principal::Peer => call.peer.verified.is_some(),
+        Principal::Workload => call.peer.class.is_some_and(PeerClass::is_workload),
+        Principal::Permission(needed) => return holds(call, needed),
+    };
+    if allowed {
+        Verdict::Allowed
+    } else {
+        Verdict::Refused(Refusal::NoWorkload)
+    }
+}
+
+fn holds(call: &Call, needed: Permission) -> Verdict {
+    match call.caller() {
+        None => Verdict::NeedsCredential,
+        Some(caller) if caller.permissions.holds(needed) => Verdict::Allowed,
+        Some(_) => Verdict::Refused(Refusal::Permission(needed)),
+    }
+}
+
+/// Names the permission that is missing, so that whoever gives permissions can be asked for it; not
+/// the caller, their key or their roles.
+pub(crate) fn refusal(call: &Call, why: &Refusal) -> Status {
+    let (actor, method) = (call.actor(), &call.method.path);
+    tracing::info!(actor, method, %why, "call refused");
+    match why {
+        Refusal::Peer(_) => peer_not_allowed(),
+        Refusal::Permission(missing) => fault::missing_permission(missing.as_str()),
+        Refusal::NoWorkload => fault::status(
+            Code::PermissionDenied,
+            "PERMISSION_DENIED",
+            "only a workload of the mesh may do this",
+        ),
+    }
+}
+
+pub(crate) fn peer_not_allowed() -> Status {
+    fault::status(
+        Code::PermissionDenied,
+        "PEER_NOT_ALLOWED",
+        "this peer may not call this method",
+    )
+}
+
+/// Before a credential is looked at: refuses what no credential could allow.
+#[derive(Debug, Clone)]
+pub struct Admit(pub PolicyHandle);
+
+impl Check for Admit {
+    fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
+        match decide(&self.0, call) {
+            Verdict::Allowed | Verdict::NeedsCredential => Ok(()),
+            Verdict::Refused(why) => Err(refusal(call, &why)),
+        }
+    }
+}
+
+/// After it: lets nothing pass that is not allowed.
+#[derive(Debug, Clone)]
+pub struct Authorise(pub PolicyHandle);
+
+impl Check for Authorise {
+    fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
+        match decide(&self.0, call) {
+            Verdict::Allowed => Ok(()),
+            Verdict::Refused(why) => Err(refusal(call, &why)),
+            Verdict::NeedsCredential => Err(Status::internal("the call has no caller")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Policy, contract,
+        places::tests::{by_peer, caller},
+    };
+    use tars_credentials::Permissions;
+
+    const LIST: &str = "/tars.automl.v1.StudyService/ListStudies";
+    const LOGIN: &str = "/tars.auth.v1.AuthService/Login";
+    const WATCH: &str = "/tars.auth.v1.CredentialService/WatchCredentials";
+    const REFLECT: &str = "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo";
+
+    fn of_peer(method: &str, class: PeerClass, path: &str) -> Verdict {
+        decide(&PolicyHandle::default(), &by_peer(method, class, path))
+    }
+
+    #[test]
+    fn a_peer_alone_is_enough_where_the_contract_says_so() {
+        assert_eq!(
+            of_peer(LOGIN, PeerClass::Gateway, "/gateway"),
+            Verdict::Allowed
+        );
+        assert_eq!(
+            of_peer(WATCH, PeerClass::Automl, "/automl"),
+            Verdict::Allowed
+        );
+        assert_eq!(
+            of_peer(REFLECT, PeerClass::Operator, "/operator/ada"),
+            Verdict::Allowed
+        );
+    }
+
+    #[test]
+    fn a_peer_alone_is_not_enough_where_a_permission_is_asked_for() {
+        let asked = [(LIST, PeerClass::Gateway), (REFLECT, PeerClass::Client)];
+        for (method, class) in asked {
+            assert_eq!(
+                of_peer(method, class, "/x"),
+                Verdict::NeedsCredential,
+                "{method}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_peer_that_the_contract_leaves_out_is_refused_whoever_it_calls_for() {
+        let refused = Verdict::Refused(Refusal::Peer(Denial::Contract));
+        for class in [PeerClass::Auth, PeerClass::Client, PeerClass::Operator] {
+            assert_eq!(of_peer(WATCH, class, "/x"), refused, "{class:?}");
+        }
+    }
+
+    fn by_holder(permissions: Permissions) -> Arc<Call> {
+        let call = by_peer(LIST, PeerClass::Gateway, "/gateway");
+        call.set_caller(caller("ada", "user:ada", permissions));
+        call
+    }
+
+    #[test]
+    fn a_caller_needs_the_permission_itself() {
+        let policy = PolicyHandle::default();
+        let needed = Permissions::of(["studies.read"]);
+        assert_eq!(decide(&policy, &by_holder(needed)), Verdict::Allowed);
+        let others = [Permissions::default(), Permissions::ALL.without(needed)];
+        for permissions in others {
+            let verdict = decide(&policy, &by_holder(permissions));
+            let Verdict::Refused(Refusal::Permission(missing)) = verdict else {
+                panic!("{permissions:?}: {verdict:?}");
+            };
+            assert_eq!(missing.as_str(), "studies.read");
+        }
+    }
+
+    #[test]
+    fn a_policy_that_was_narrowed_refuses_what_it_let_in_before() {
+        let text = format!(
+            "[[rule]]\nname = \"none\"\nmethods = [{:?}]\ndeny = true",
+            &LIST[1..]
+        );
+        let policy = PolicyHandle::default();
+        let call = by_holder(Permissions::ALL);
+        assert_eq!(decide(&policy, &call), Verdict::Allowed);
+        policy.replace(Policy::parse(&text, contract().unwrap()).unwrap());
+        assert!(matches!(
+            decide(&policy, &call),
+            Verdict::Refused(Refusal::Peer(Denial::Rule(_)))
+        ));
+    }
+}
