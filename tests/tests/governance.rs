@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
+use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tars::rest::{Rest, RestError};
 use tars_proto::orchestration::v1::{
     SettleHyperparametersRequest, orchestration_service_client::OrchestrationServiceClient,
@@ -63,6 +64,22 @@ async fn let_go(mesh: &TestMesh, id: &str) {
         ..SettleHyperparametersRequest::default()
     };
     agents.settle_hyperparameters(request).await.unwrap();
+}
+
+/// A decision that lets go of the agent and cannot be written: the agent is held as before.
+async fn decision_that_is_lost(mesh: &TestMesh, admin: &Rest, resolve: &str) {
+    let database = mesh.dir.path().join("hypersync/hypersync.db");
+    let options = SqliteConnectOptions::new().filename(database);
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let busy = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let keep = json!({ "resolution": "RESOLUTION_KEEP_LIVE", "reason": "it is good" });
+    let (status, lost) = refusal(admin.post(resolve, keep).await);
+    assert_eq!((status, reason(&lost).as_str()), (503, "STORE"), "{lost}");
+    busy.rollback().await.unwrap();
+    eventually("the agent is held as before", || async {
+        agent(admin).await["hold"]["awaits_person"] == true
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -172,6 +189,7 @@ async fn a_version_that_is_lost_asks_a_person_and_the_candidate_does_not_stay() 
         (&held["change_id"], &held["awaits_person"]),
         (&json!(id), &json!(true))
     );
+    decision_that_is_lost(&mesh, &admin, &resolve).await;
     let_go(&mesh, &id).await;
     assert_eq!(agent(&admin).await["hold"], Value::Null);
     let mesh = mesh.restart().await;

@@ -156,11 +156,11 @@ impl sync_service_server::SyncService for Api {
             note,
             verification_seeds,
         } = request.into_inner();
+        let (caller, seeds) = (call.require_caller()?, verification_seeds);
         let row = self
             .service
-            .propose(call.require_caller()?, &study_id, &note, verification_seeds)
+            .propose(caller, &study_id, &note, seeds, &self.tracer)
             .await?;
-        self.service.assess_in_background(&row, &self.tracer);
         Ok(Response::new(ProposeUpdateResponse {
             proposal: self.shown(row).await,
         }))

@@ -65,11 +65,12 @@ impl HyperSync {
     /// Proposes a study's best trial. Study and agent are read with the caller's own credential,
     /// the live parameters from the agent itself.
     pub(crate) async fn propose(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         study_id: &str,
         note: &str,
         seeds: Option<u32>,
+        tracer: &Tracer,
     ) -> Result<Proposal, HyperSyncError> {
         let request = GetStudyRequest {
             study_id: study_id.to_owned(),
@@ -150,13 +151,24 @@ impl HyperSync {
             applied_us: None,
             ended_us: None,
         };
-        let record = self.record(&proposal, "hypersync.proposed", &proposal.proposed_by);
+        // What is written is assessed, also when whoever asked is gone.
+        let tracer = tracer.clone();
+        self.to_the_end(async move |this| {
+            this.write_new(&proposal).await?;
+            this.assess_in_background(&proposal, &tracer);
+            Ok(proposal)
+        })
+        .await
+    }
+
+    async fn write_new(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
+        let record = self.record(proposal, "hypersync.proposed", &proposal.proposed_by);
         let mut tx = self.store.begin("proposals.propose").await?;
-        store::insert(&mut tx, &proposal).await?;
+        store::insert(&mut tx, proposal).await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
         self.announce();
-        Ok(proposal)
+        Ok(())
     }
 
     /// Approves or rejects under four eyes: owners are compared, so that a key of the proposer

@@ -145,12 +145,6 @@ impl Orchestration {
         let mut tx = self.store.begin("agents.reload").await?;
         let held = not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
         let live = agent.live();
-        let hold = HoldRow {
-            change_id: step.change_id.clone(),
-            on_behalf_of: step.on_behalf_of.clone(),
-            since_us: self.clock.now_us(),
-            awaits_person: false,
-        };
         let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
             // Done before. Held again when somebody let go, unless something else is live by now.
             Some(version) if held || version != live.row.version => return Ok(version),
@@ -165,10 +159,15 @@ impl Orchestration {
                 (next, version)
             }
         };
-        if !held {
-            store::put_hold(&mut tx, agent.id(), &hold).await?;
-            next.hold = Some(hold);
-        }
+        let hold = next.hold.get_or_insert_with(|| HoldRow {
+            change_id: step.change_id.clone(),
+            on_behalf_of: step.on_behalf_of.clone(),
+            since_us: self.clock.now_us(),
+            awaits_person: false,
+        });
+        // A change that waited for a person goes on: it may be released again.
+        hold.awaits_person = false;
+        store::put_hold(&mut tx, agent.id(), hold).await?;
         let record = self
             .record("agent.applied", &step.by, &next)
             .detail("on_behalf_of", &step.on_behalf_of)

@@ -217,6 +217,8 @@ async fn a_change_that_waits_for_a_person_holds_what_is_live_until_it_is_settled
     let released = release(&service, "a").await;
     assert!(matches!(released, Err(OrchestrationError::AwaitsPerson(_))));
     apply(&service, step("a", "a:back", 3, 0.95)).await.unwrap();
+    let goes_on = policy(&service).live().hold.clone().unwrap();
+    assert!(!goes_on.awaits_person && goes_on.change_id == "a");
     settle(&service, "a", None).await.unwrap();
     assert_eq!(reload(&service, 0.92).await.unwrap(), 5);
 }
