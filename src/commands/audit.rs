@@ -101,6 +101,8 @@ fn print(events: &[Value]) {
     let rows: Vec<Vec<String>> = events
         .iter()
         .map(|e| {
+            // Of a record that stands for several refusals.
+            let count = e["details"]["count"].as_str().unwrap_or("1");
             let names = [
                 "timestamp",
                 "severity",
@@ -114,12 +116,14 @@ fn print(events: &[Value]) {
             names
                 .iter()
                 .map(|n| e[*n].as_str().unwrap_or_default().to_owned())
+                .chain([count.to_owned()])
                 .collect()
         })
         .collect();
     output::table(
         &[
             "time", "severity", "service", "event", "caller", "resource", "method", "result",
+            "count",
         ],
         &rows,
     );

@@ -5,6 +5,7 @@ use crate::{
     store::RunState,
     training::RunView,
 };
+use sqlx::{Connection, sqlite::SqliteConnectOptions};
 use std::{path::Path, time::Duration};
 use tars_learn::Run;
 use tars_runtime::{clock::Clock, config, seeds::Seeds};
@@ -221,6 +222,32 @@ async fn a_change_that_waits_for_a_person_holds_what_is_live_until_it_is_settled
     assert!(!goes_on.awaits_person && goes_on.change_id == "a");
     settle(&service, "a", None).await.unwrap();
     assert_eq!(reload(&service, 0.92).await.unwrap(), 5);
+}
+
+#[tokio::test]
+async fn a_database_that_is_busy_for_a_while_costs_no_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let options = SqliteConnectOptions::new().filename(dir.path().join("orchestration.db"));
+    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
+    let busy = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    // Whoever changes an agent has its turn: after the second the run has waited in vain, too.
+    for _ in 0..2 {
+        let refused = reload(&service, 0.97).await;
+        assert!(
+            matches!(refused, Err(OrchestrationError::Store(_))),
+            "{refused:?}"
+        );
+    }
+    busy.rollback().await.unwrap();
+    eventually(|| async { service.training(run).await.unwrap().row.state.has_ended() }).await;
+    let ended = service.training(run).await.unwrap().row;
+    assert_eq!(
+        (ended.state, ended.error.as_str()),
+        (RunState::Completed, "")
+    );
+    assert_eq!(policy(&service).live().row.weights_version, 1);
 }
 
 #[tokio::test]
