@@ -1,5 +1,7 @@
-//! A coarse guard by address, before anything expensive is done for a call. Workloads of the mesh
-//! pass: what they may do is limited by their identity.
+//! A coarse guard against floods, before anything expensive is done for a call. Who has proven an
+//! identity is counted by that, wherever they come from, so that nobody spends what a neighbour
+//! behind the same address needs; everybody else by address. Workloads of the mesh pass: what they
+//! may do is limited by their identity. The gateway is the exception, as it carries strangers.
 
 use crate::{Call, check::Check, limiter::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -8,9 +10,38 @@ use tars_proto::fault;
 use tars_runtime::{clock::Monotonic, network::bucket};
 use tonic::Status;
 
+/// The reason of its refusals.
+pub const FLOOD: &str = "FLOOD";
+
 #[derive(Debug, Clone)]
 pub struct FloodGuard {
     limiter: Arc<Gcra>,
+}
+
+/// Whom a call is counted against.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Subject<'a> {
+    Identity(&'a str),
+    Address(u64),
+}
+
+impl<'a> Subject<'a> {
+    /// Nobody, for workloads that call for themselves.
+    fn of(call: &'a Call) -> Option<Self> {
+        let peer = &call.peer;
+        match (peer.class, peer.id()) {
+            (Some(PeerClass::Gateway), _) | (_, None) => Some(Self::Address(bucket(call.client))),
+            (Some(class), _) if class.is_workload() => None,
+            (_, Some(id)) => Some(Self::Identity(id.as_str())),
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Identity(_) => "identity",
+            Self::Address(_) => "address",
+        }
+    }
 }
 
 impl FloodGuard {
@@ -24,24 +55,74 @@ impl FloodGuard {
 
     /// Charges an address for one call.
     pub fn admit(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
-        let decision = self.limiter.take(bucket(client), now);
+        self.charge(Subject::Address(bucket(client)), now)
+    }
+
+    fn charge(&self, subject: Subject<'_>, now: Monotonic) -> Result<(), Status> {
+        let decision = self.limiter.take(subject, now);
         if decision.passed() {
             Ok(())
         } else {
-            Err(fault::exhausted("FLOOD", "address", decision.retry))
+            Err(fault::exhausted(FLOOD, subject.name(), decision.retry))
         }
     }
 }
 
 impl Check for FloodGuard {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
-        let trusted = call
-            .peer
-            .class
-            .is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
-        if trusted {
-            return Ok(());
-        }
-        self.admit(call.client, call.arrived)
+        Subject::of(call).map_or(Ok(()), |subject| self.charge(subject, call.arrived))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::places::tests::call;
+
+    const METHOD: &str = "/grpc.health.v1.Health/Check";
+    const HERE: [u8; 4] = [127, 0, 0, 1];
+
+    /// How many calls in a row are let in.
+    fn passed(guard: &FloodGuard, class: PeerClass, path: &str, client: [u8; 4]) -> usize {
+        let call = call(METHOD, class, path, client);
+        let check = || guard.check(&call, &http::HeaderMap::new());
+        (0..1000).take_while(|_| check().is_ok()).count()
+    }
+
+    fn guard() -> FloodGuard {
+        FloodGuard::new(10)
+    }
+
+    #[test]
+    fn one_identity_cannot_spend_the_budget_of_another_behind_its_address() {
+        let guard = guard();
+        assert_eq!(passed(&guard, PeerClass::Client, "/client/a", HERE), 10);
+        assert_eq!(passed(&guard, PeerClass::Client, "/client/a", HERE), 0);
+        assert_eq!(passed(&guard, PeerClass::Client, "/client/b", HERE), 10);
+        assert_eq!(passed(&guard, PeerClass::Operator, "/user/c", HERE), 10);
+    }
+
+    #[test]
+    fn an_identity_has_one_budget_from_however_many_addresses() {
+        let guard = guard();
+        assert_eq!(passed(&guard, PeerClass::Client, "/client/a", HERE), 10);
+        let elsewhere = [192, 0, 2, 1];
+        assert_eq!(passed(&guard, PeerClass::Client, "/client/a", elsewhere), 0);
+    }
+
+    #[test]
+    fn strangers_behind_the_gateway_count_by_address() {
+        let guard = guard();
+        let (one, other) = ([192, 0, 2, 1], [192, 0, 2, 2]);
+        assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", one), 10);
+        assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", one), 0);
+        assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", other), 10);
+    }
+
+    #[test]
+    fn other_workloads_pass() {
+        let guard = guard();
+        let path = "/orchestration";
+        assert_eq!(passed(&guard, PeerClass::Orchestration, path, HERE), 1000);
     }
 }

@@ -466,7 +466,7 @@ pub(crate) mod tests {
         call(method, class, path, [10, 0, 0, 1])
     }
 
-    fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) -> Arc<Call> {
+    pub(crate) fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) -> Arc<Call> {
         let peer = PeerInfo {
             verified: Some(verified(path)),
             class: Some(class),

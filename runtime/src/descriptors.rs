@@ -48,6 +48,8 @@ pub struct Listeners {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lowered {
     pub limit: usize,
+    /// What the configured connections would need.
+    pub wanted: usize,
     /// Open connections of each mesh listener.
     pub connections: usize,
     /// Handshakes under way on each mesh listener.
@@ -58,11 +60,15 @@ pub struct Lowered {
 
 impl fmt::Display for Lowered {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { limit, wanted, .. } = self;
         write!(
             f,
-            "the limit of {} open files does not suffice for the configured connections; a listener \
-             of the mesh has {} and {} handshakes, the gateway has {}",
-            self.limit, self.connections, self.handshakes, self.gateway
+            "the process may have {limit} open files, and the configured connections need {wanted}: \
+             a listener of the mesh now has {} connections and {} handshakes, the gateway has {}; to \
+             have them all, raise the hard limit (`ulimit -Hn {wanted}`, `LimitNOFILE={wanted}` of a \
+             systemd unit, in Kubernetes the limit of the node's container runtime), or configure \
+             fewer",
+            self.connections, self.handshakes, self.gateway
         )
     }
 }
@@ -70,7 +76,8 @@ impl fmt::Display for Lowered {
 /// Lowers the configured connections to what `limit` descriptors allow; returns what they are now
 /// if that was needed.
 pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lowered> {
-    let left = limit.saturating_sub(set_aside(config, listeners));
+    let aside = set_aside(config, listeners);
+    let left = limit.saturating_sub(aside);
     let connections = &config.connections;
     let mesh = connections.max.saturating_add(connections.max_handshakes);
     let gateway = (config.gateway.max_connections).saturating_add(listen::FAREWELLS);
@@ -78,6 +85,10 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
     if to_mesh >= mesh && to_gateway >= gateway {
         return None;
     }
+    let of_the_gateway = if listeners.gateway { gateway } else { 0 };
+    let wanted = aside
+        .saturating_add(mesh.saturating_mul(listeners.mesh))
+        .saturating_add(of_the_gateway);
     if to_mesh < mesh {
         lower_mesh(config, to_mesh.max(LEAST));
     }
@@ -87,6 +98,7 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
     }
     Some(Lowered {
         limit,
+        wanted,
         connections: config.connections.max,
         handshakes: config.connections.max_handshakes,
         gateway: config.gateway.max_connections,
@@ -215,7 +227,24 @@ mod tests {
         let again: Result<Config, _> =
             Config::load(None, Vec::new(), config.to_toml().parse().unwrap());
         assert_eq!(again.unwrap(), config);
-        assert!(lowered.to_string().contains("1024 open files"));
+    }
+
+    #[test]
+    fn the_warning_says_what_is_there_what_is_wanted_and_what_to_do() {
+        let mut config = Config::default();
+        let lowered = fit(&mut config, UP, 1024).unwrap();
+        assert_eq!(lowered.wanted, used(&Config::default(), UP));
+        assert_eq!(fit(&mut Config::default(), UP, lowered.wanted), None);
+        let said = lowered.to_string();
+        for part in [
+            "may have 1024 open files".to_owned(),
+            format!("need {}", lowered.wanted),
+            format!("ulimit -Hn {}", lowered.wanted),
+            format!("LimitNOFILE={}", lowered.wanted),
+            "Kubernetes".to_owned(),
+        ] {
+            assert!(said.contains(&part), "{part} in {said}");
+        }
     }
 
     #[test]
