@@ -35,7 +35,11 @@ use tars_certs::{
 };
 use tars_proto::fault;
 use tars_runtime::clock::Clock;
-use tokio::{net::TcpStream, sync::Mutex, time::timeout};
+use tokio::{
+    net::TcpStream,
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body};
@@ -44,6 +48,8 @@ use tower_service::Service;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// Assumed of a server until it has said how many streams it takes.
 const STREAMS: usize = 200;
+/// Between two warnings of one channel.
+const QUIET: Duration = Duration::from_secs(10);
 
 /// What a channel carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,6 +97,17 @@ pub struct ChannelOptions {
     /// Where the connection is listed, and under whose name.
     pub table: ConnectionTable,
     pub service: &'static str,
+    pub audience: Audience,
+}
+
+/// Who reads why a call could not be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Whoever runs this program: the whole cause, with addresses.
+    Operator,
+    /// Strangers, through a service that calls another for them: which service it was. Where it is
+    /// and what is wrong with it is in the log.
+    Strangers,
 }
 
 impl ChannelOptions {
@@ -104,7 +121,14 @@ impl ChannelOptions {
             clock,
             table: ConnectionTable::default(),
             service: "client",
+            audience: Audience::Operator,
         }
+    }
+
+    /// The name of the workload at the other end.
+    fn workload(&self) -> &str {
+        let path = self.expected.path();
+        path.rsplit('/').next().unwrap_or(path)
     }
 }
 
@@ -182,6 +206,23 @@ struct Shared {
     carries: Carries,
     live: ArcSwapOption<Live>,
     connecting: Mutex<()>,
+    complaints: parking_lot::Mutex<Complaints>,
+}
+
+/// When the log was last told that calls fail.
+#[derive(Debug, Default)]
+struct Complaints(Option<Instant>);
+
+impl Complaints {
+    fn is_due(&mut self, now: Instant) -> bool {
+        let due = self
+            .0
+            .is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+        if due {
+            self.0 = Some(now);
+        }
+        due
+    }
 }
 
 #[derive(Debug)]
@@ -230,6 +271,24 @@ pub enum ChannelError {
     Target(String),
 }
 
+impl ChannelError {
+    /// What may be said to anybody: which service, and no address, certificate or cause.
+    fn to_strangers(&self, options: &ChannelOptions) -> String {
+        let (to, from) = (options.workload(), options.service);
+        match self {
+            Self::Connect { .. } | Self::Timeout { .. } | Self::Target(_) => {
+                format!("{to} cannot be reached")
+            }
+            Self::NoH2 { .. } => format!("{to} does not speak HTTP/2"),
+            Self::Refused { .. } => format!("{to} cannot be trusted"),
+            Self::Own(_) => format!("the certificate of {from} has expired or is revoked"),
+            Self::OwnRevoked { .. } => format!("{to} refuses the certificate of {from}"),
+            Self::Identity(_) => format!("the identity of {from} is not usable"),
+            Self::Http { .. } | Self::Moved { .. } => format!("the connection to {to} was lost"),
+        }
+    }
+}
+
 impl Channel {
     pub fn new(options: ChannelOptions) -> Result<Self, ChannelError> {
         let authority = options
@@ -242,6 +301,7 @@ impl Channel {
             carries: Carries::Calls,
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
+            complaints: parking_lot::Mutex::default(),
         };
         Ok(Self {
             shared: Arc::new(shared),
@@ -258,6 +318,7 @@ impl Channel {
             carries: Carries::Streams,
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
+            complaints: parking_lot::Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
@@ -418,10 +479,7 @@ impl Shared {
         let (head, body) = request.into_parts();
         let replay = Replay::new(body);
         for again in [true, false] {
-            let live = self
-                .connection()
-                .await
-                .map_err(|e| unreachable_status(&e))?;
+            let live = self.connection().await.map_err(|e| self.unreachable(&e))?;
             let Some(lane) = live.lanes.take(self.carries.patience()).await else {
                 return Err(self.overloaded());
             };
@@ -441,22 +499,49 @@ impl Shared {
             }
             self.forget(&live);
         }
-        Err(unreachable_status(&ChannelError::Moved {
+        Err(self.unreachable(&ChannelError::Moved {
             target: self.target(),
         }))
     }
 
     fn overloaded(&self) -> Status {
-        let message = format!("every stream to {} is taken", self.options.target);
+        let to = match self.options.audience {
+            Audience::Operator => &self.options.target,
+            Audience::Strangers => self.options.workload(),
+        };
+        let message = format!("every stream to {to} is taken");
         fault::overloaded(&message, Duration::from_secs(1))
     }
 
     fn failed(&self, source: hyper::Error) -> Status {
         let target = self.target();
-        unreachable_status(&match says_revoked(&source) {
+        self.unreachable(&match says_revoked(&source) {
             true => ChannelError::OwnRevoked { target },
             false => ChannelError::Http { target, source },
         })
+    }
+
+    fn unreachable(&self, error: &ChannelError) -> Status {
+        let reason = match error {
+            ChannelError::OwnRevoked { .. } => OWN_CERTIFICATE_REVOKED,
+            _ => "UNREACHABLE",
+        };
+        self.complain(error);
+        let message = match self.options.audience {
+            Audience::Operator => error.to_string(),
+            Audience::Strangers => error.to_strangers(&self.options),
+        };
+        fault::unavailable(reason, &message, Duration::from_secs(1))
+    }
+
+    /// Tells the log, which is not told of every call.
+    fn complain(&self, error: &ChannelError) {
+        let (workload, service) = (self.options.workload(), self.options.service);
+        if self.complaints.lock().is_due(Instant::now()) {
+            tracing::warn!(service, workload, %error, "a call to another service failed");
+        } else {
+            tracing::debug!(service, workload, %error, "a call to another service failed");
+        }
     }
 
     /// The next call opens another connection, unless somebody has already.
@@ -501,14 +586,6 @@ fn says_revoked(error: &hyper::Error) -> bool {
 
 /// The reason of a call that failed because the server refuses the own certificate as revoked.
 pub const OWN_CERTIFICATE_REVOKED: &str = "OWN_CERTIFICATE_REVOKED";
-
-fn unreachable_status(error: &ChannelError) -> Status {
-    let reason = match error {
-        ChannelError::OwnRevoked { .. } => OWN_CERTIFICATE_REVOKED,
-        _ => "UNREACHABLE",
-    };
-    fault::unavailable(reason, &error.to_string(), Duration::from_secs(1))
-}
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<ChannelBody>;

@@ -17,4 +17,4 @@ pub use channel::{Channel, ChannelBody, ChannelOptions, MAX_RESPONSE, Server};
 pub use connections::ConnectionTable;
 pub use health::Health;
 pub use metrics::MeshMetrics;
-pub use serve::{Admission, ServeOptions, serve};
+pub use serve::{Admission, Handler, Reply, ServeOptions, serve};

@@ -25,7 +25,10 @@ use tars_certs::{
 };
 use tars_credentials::{TrustFeed, View};
 use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
-use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::ChannelError};
+use tars_mesh::{
+    Channel, ChannelOptions, ConnectionTable, MeshMetrics,
+    channel::{Audience, ChannelError},
+};
 use tars_runtime::{
     clock::{Clock, Monotonic},
     config::Config,
@@ -240,6 +243,7 @@ impl Process {
             clock: self.clock.clone(),
             table: self.connections.clone(),
             service: service.as_str(),
+            audience: Audience::Strangers,
         })?;
         let source = JoinSource::new(joining, &handle.current(), to_auth, feed);
         let revocations = feed.revocations.clone();
@@ -379,6 +383,7 @@ impl Process {
             clock: self.clock.clone(),
             table: self.connections.clone(),
             service: from.as_str(),
+            audience: Audience::Strangers,
         };
         Ok(Channel::new(options)?)
     }

@@ -103,6 +103,7 @@ impl Driver {
             clock: Clock::system(),
             table: ConnectionTable::default(),
             service: "load",
+            audience: tars_mesh::channel::Audience::Operator,
         })?;
         Ok(outgoing(channel, Credentials::Own))
     }

@@ -4,7 +4,8 @@
 use std::{net::SocketAddr, sync::Arc};
 use tars_certs::{ClassTable, Identity, IdentityHandle, Revocations, SpiffeId, identity::Parts};
 use tars_mesh::{
-    Admission, Channel, ChannelOptions, ConnectionTable, Health, MeshMetrics, ServeOptions,
+    Admission, Channel, ChannelOptions, ConnectionTable, Handler, Health, MeshMetrics, Reply,
+    ServeOptions,
 };
 use tars_runtime::{
     clock::Clock,
@@ -35,6 +36,29 @@ impl Door {
     }
 
     pub async fn with_times(parts: Parts, limits: Connections, times: Timeouts) -> Self {
+        let health = Health::default();
+        let mut routes = Routes::builder();
+        routes.add_service(health.server());
+        let service = routes.routes().prepare();
+        Self::before(service, health, parts, (limits, times)).await
+    }
+
+    /// With a service of a test's own behind it.
+    pub async fn serving<B: Reply>(
+        parts: Parts,
+        times: Timeouts,
+        service: impl Handler<B>,
+    ) -> Self {
+        let limits = (Config::default().connections, times);
+        Self::before(service, Health::default(), parts, limits).await
+    }
+
+    async fn before<B: Reply>(
+        service: impl Handler<B>,
+        health: Health,
+        parts: Parts,
+        (limits, times): (Connections, Timeouts),
+    ) -> Self {
         let clock = Clock::system();
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
         let identity = IdentityHandle::new(Identity::new(parts, &time).expect("an identity"));
@@ -57,10 +81,6 @@ impl Door {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (revocations, table) = (options.revocations.clone(), options.table.clone());
-        let health = Health::default();
-        let mut routes = Routes::builder();
-        routes.add_service(health.server());
-        let service = routes.routes().prepare();
         tokio::spawn(tars_mesh::serve(listener, service, options, stop.clone()));
         Self {
             addr,
@@ -102,6 +122,7 @@ impl Door {
             clock: Clock::system(),
             table: ConnectionTable::default(),
             service: "test",
+            audience: tars_mesh::channel::Audience::Strangers,
         };
         Channel::new(options).expect("a channel")
     }

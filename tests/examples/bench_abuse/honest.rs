@@ -121,6 +121,7 @@ fn channel(service: &Service, identity: &IdentityHandle) -> Result<Channel, Fail
         clock: Clock::system(),
         table: ConnectionTable::default(),
         service: "bench",
+        audience: tars_mesh::channel::Audience::Operator,
     })?)
 }
 
