@@ -5,16 +5,20 @@
 //! at once when its peer is revoked. Handshakes are bounded in number and time, in all and by
 //! address, and never block the accept loop, so that silent peers cannot keep good ones out. So are
 //! connections, by address and by identity; a peer that does not begin to speak HTTP/2, does not
-//! read, or does not answer when it is asked whether it lives, is cut.
+//! read, does not answer when it is asked whether it lives, or says and asks more than anybody needs,
+//! is cut.
 
 mod answer;
+mod calm;
 mod connection;
+mod frames;
 mod handshake;
-mod opening;
 mod places;
 mod streams;
+mod wire;
 
 use crate::{ConnectionTable, MeshMetrics};
+use calm::Refusals;
 use connection::Connection;
 use handshake::TlsConfigs;
 pub(crate) use handshake::key_exchange;
@@ -103,6 +107,7 @@ pub async fn serve<S, B>(
     let force = CancellationToken::new();
     let handshakes = Gate::new(options.limits.max_handshakes);
     let places = Places::new(&options.limits);
+    let refusals = Refusals::new(options.clock.clone());
     let tls = TlsConfigs::new(&options);
     let metrics = options.metrics.clone();
     let refuse = move |reason| metrics.refuse(reason);
@@ -122,6 +127,7 @@ pub async fn serve<S, B>(
             addr,
             own,
             places: places.clone(),
+            refusals: refusals.clone(),
             stop: stop.clone(),
             force: force.clone(),
         };

@@ -36,6 +36,7 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
 };
+use tokio_rustls::client::TlsStream;
 use tonic::{Code, body::Body};
 
 const CHECK: &str = "/grpc.health.v1.Health/Check";
@@ -43,14 +44,7 @@ const WATCH: &str = "/grpc.health.v1.Health/Watch";
 
 /// An HTTP/2 connection of a peer, which opens this much window for each answer.
 async fn connect(mesh: &TestMesh, service: &str, peer: &str, window: u32) -> SendRequest<Body> {
-    let expected = SpiffeId::new(&mesh.config.trust.domain, &format!("/{service}")).unwrap();
-    let (identity, lists) = (mesh.identity(peer), Revocations::default());
-    let config = tls::client(&identity, expected, &lists, time()).unwrap();
-    let tcp = TcpStream::connect(mesh.target(service)).await.unwrap();
-    tcp.set_nodelay(true).unwrap();
-    let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
-    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(name, tcp).await.unwrap();
+    let stream = tls_to(mesh, service, peer).await;
     let (sender, connection) = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
         .initial_stream_window_size(window)
         .handshake(TokioIo::new(stream))
@@ -58,6 +52,17 @@ async fn connect(mesh: &TestMesh, service: &str, peer: &str, window: u32) -> Sen
         .unwrap();
     tokio::spawn(connection);
     sender
+}
+
+async fn tls_to(mesh: &TestMesh, service: &str, peer: &str) -> TlsStream<TcpStream> {
+    let expected = SpiffeId::new(&mesh.config.trust.domain, &format!("/{service}")).unwrap();
+    let (identity, lists) = (mesh.identity(peer), Revocations::default());
+    let config = tls::client(&identity, expected, &lists, time()).unwrap();
+    let tcp = TcpStream::connect(mesh.target(service)).await.unwrap();
+    tcp.set_nodelay(true).unwrap();
+    let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    connector.connect(name, tcp).await.unwrap()
 }
 
 /// A body that never comes.
@@ -414,6 +419,107 @@ async fn what_is_no_grpc_call_is_refused_in_http() {
     let huge = Body::new(Full::new(Bytes::from_static(&[0, 0, 0x20, 0, 0])));
     let answer = send(&client, CHECK, &[], huge).await;
     assert_eq!(end(answer).await, Code::ResourceExhausted);
+    mesh.mesh.stop().await;
+}
+
+/// A request of an HTTP/2 client that sees how its stream ends.
+async fn h2_client(mesh: &TestMesh, peer: &str) -> h2::client::SendRequest<Bytes> {
+    let (sender, connection) = h2::client::handshake(tls_to(mesh, "auth", peer).await)
+        .await
+        .unwrap();
+    tokio::spawn(async move { connection.await.ok() });
+    sender
+}
+
+/// Whether a body ends well, without a byte.
+async fn is_empty(mut body: h2::RecvStream) -> bool {
+    while let Some(data) = body.data().await {
+        if !data.is_ok_and(|data| data.is_empty()) {
+            return false;
+        }
+    }
+    true
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_reaches_a_client_that_is_still_sending() {
+    let mesh = TestMesh::start().await;
+    let client = h2_client(&mesh, "/client/x").await;
+    for size in [1, 100, 60_000, 900_000] {
+        let request = Request::post(format!("https://localhost{CHECK}"));
+        let request = request.header("content-type", "application/json");
+        let mut ready = client.clone().ready().await.unwrap();
+        let (answer, mut body) = ready
+            .send_request(request.body(()).unwrap(), false)
+            .unwrap();
+        // The answer is there before the body is.
+        let answer = answer.await.unwrap();
+        assert_eq!(answer.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE);
+        let answer = answer.into_body();
+        assert!(!answer.is_end_stream(), "the stream stays for the body");
+        body.send_data(Bytes::from(vec![b'x'; size]), true).unwrap();
+        assert!(is_empty(answer).await, "no error of the stream");
+    }
+    // A body that never ends is waited for a while, and then is no error.
+    let request = Request::post(format!("https://localhost{CHECK}"));
+    let mut ready = client.clone().ready().await.unwrap();
+    let (answer, mut body) = ready
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    let answer = answer.await.unwrap().into_body();
+    assert!(is_empty(answer).await, "ended, without an error");
+    let reset = futures_util::future::poll_fn(|cx| body.poll_reset(cx)).await;
+    assert_eq!(reset.unwrap(), h2::Reason::NO_ERROR);
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn headers_that_are_too_large_are_refused_in_grpcs_words() {
+    let mesh = TestMesh::start().await;
+    let client = connect(&mesh, "auth", "/client/x", 1 << 16).await;
+    let large = "a".repeat(17_000);
+    let headers = [("x-large", large.as_str())];
+    let answer = send(&client, CHECK, &headers, message(b"")).await;
+    assert_eq!(answer.status(), StatusCode::OK);
+    assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted));
+    assert_eq!(answer.headers()["x-trace-id"].len(), 32);
+    let status = tonic::Status::from_header_map(answer.headers()).unwrap();
+    assert_eq!(fault::reason(&status).as_deref(), Some("HEADERS_TOO_LARGE"));
+    let fits = "a".repeat(15_000);
+    let headers = [("x-large", fits.as_str())];
+    let answer = send(&client, CHECK, &headers, message(b"")).await;
+    assert_eq!(end(answer).await, Code::Ok);
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_over_and_over_is_told_to_calm_down() {
+    let mesh = TestMesh::with(settings(|c| c.limits.streams_by_peer = 1)).await;
+    let refused_until_cut = async |peer: &str| {
+        let client = connect(&mesh, "auth", peer, 1 << 16).await;
+        let _held = send(&client, WATCH, &[], message(b"")).await;
+        let mut refused = 0;
+        while refused < 2000 {
+            let request = Request::post(format!("https://localhost{WATCH}"));
+            let request = request.header("content-type", "application/grpc");
+            let request = request.body(message(b"")).unwrap();
+            match client.clone().send_request(request).await {
+                Ok(answer) => assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted)),
+                Err(_) => return Some(refused),
+            }
+            refused += 1;
+        }
+        None
+    };
+    let first = refused_until_cut("/client/greedy").await.unwrap();
+    assert!((200..2000).contains(&first), "{first}");
+    // A new connection is no new budget, and nobody else is concerned.
+    let again = refused_until_cut("/client/greedy").await.unwrap();
+    assert!(again < first, "{again} of {first}");
+    let other = refused_until_cut("/client/other").await.unwrap();
+    assert!(other >= 200, "{other}");
+    let line = "mesh_connections_cut_total{reason=\"refusals\"}";
+    eventually("it is counted", || async { metric(&mesh, line).await == 3 }).await;
     mesh.mesh.stop().await;
 }
 

@@ -3,6 +3,9 @@
 
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body_util::Full;
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, ExtendedKeyUsagePurpose, GeneralSubtree,
     IsCa, KeyPair, NameConstraints, SanType,
@@ -11,14 +14,26 @@ use rustls::{
     ClientConfig,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
 };
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
 use tars_certs::{
     Identity, IdentityHandle, Revocations, SpiffeId,
     peer::Verified,
     tls::provider,
     trust::{Side, Trust},
 };
-use tars_runtime::config::{Config, Connections, Timeouts};
+use tars_mesh::{Channel, ChannelOptions, channel::Audience};
+use tars_proto::{
+    fault,
+    grpc::health::v1::{HealthCheckRequest, health_client::HealthClient},
+};
+use tars_runtime::{
+    clock::Clock,
+    config::{Config, Connections, Timeouts},
+};
 use tars_tests::{
     door::Door,
     eventually,
@@ -29,7 +44,7 @@ use tars_tests::{
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpListener, TcpStream},
 };
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
@@ -734,6 +749,130 @@ async fn a_quiet_channel_lives_on_and_a_dead_one_does_not() {
     .await;
 }
 
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    let mut frame = [&length[1..], &[kind, flags], &stream.to_be_bytes()].concat();
+    frame.extend_from_slice(payload);
+    frame
+}
+
+/// The headers of a call, in HPACK without a table.
+fn call_headers(path: &str) -> Vec<u8> {
+    let literal = |name: &[u8], value: &str| {
+        let length = u8::try_from(value.len()).unwrap();
+        [name, &[length], value.as_bytes()].concat()
+    };
+    [
+        // Method and scheme; authority, path, content type.
+        vec![0x83, 0x87],
+        literal(&[0x01], "localhost"),
+        literal(&[0x04], path),
+        literal(&[0x0f, 0x10], "application/grpc"),
+    ]
+    .concat()
+}
+
+/// What is sent until the server says GOAWAY, and its code.
+async fn goaway(stream: TlsStream<TcpStream>, mut what: impl FnMut() -> Vec<u8>) -> Option<u32> {
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sending = async { while write.write_all(&what()).await.is_ok() {} };
+    let reading = async {
+        // Of the first frame, a byte was read when the connection was opened.
+        let mut had = 1;
+        loop {
+            let mut head = [0; 9];
+            read.read_exact(&mut head[had..]).await.ok()?;
+            had = 0;
+            let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+            let mut payload = vec![0; length as usize];
+            read.read_exact(&mut payload).await.ok()?;
+            if head[3] == 7 {
+                return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+            }
+        }
+    };
+    let both = async { tokio::join!(sending, reading).1 };
+    tokio::time::timeout(Duration::from_secs(60), both)
+        .await
+        .expect("the server ends the connection")
+}
+
+const ENHANCE_YOUR_CALM: u32 = 11;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_floods_with_control_frames_is_told_to_calm_down() {
+    let w = world().await;
+    let floods = [
+        ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
+        ("PRIORITY", frame(2, 0, 5, &[0, 0, 0, 1, 7])),
+        ("an unknown kind", frame(0xfa, 0, 0, b"grease")),
+        ("PRIORITY_UPDATE", frame(0x10, 0, 0, b"\0\0\0\x05u=1")),
+        ("PING", frame(6, 0, 0, b"pingping")),
+        ("PING that nobody asked for", frame(6, 1, 0, b"pingping")),
+        ("SETTINGS", frame(4, 0, 0, &[0, 3, 0, 0, 0, 100])),
+        ("empty SETTINGS", frame(4, 0, 0, &[])),
+    ];
+    for (n, (what, flood)) in floods.iter().enumerate() {
+        let mut stream = open_from(&w, [127, 0, 0, 2], named(&w, "/client/loud"))
+            .await
+            .unwrap();
+        stream.write_all(PREFACE).await.unwrap();
+        let many = flood.repeat(64);
+        let before = w.door.count(&cut("control_frames"));
+        assert_eq!(before, n as u64, "{what}");
+        let code = goaway(stream, || many.clone()).await;
+        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}");
+        eventually(&format!("{what} is counted"), || async {
+            w.door.count(&cut("control_frames")) == before + 1
+        })
+        .await;
+    }
+}
+
+/// Answers everything with a great deal.
+#[derive(Clone)]
+struct Large(Bytes);
+
+impl tonic::codegen::Service<Request<tonic::body::Body>> for Large {
+    type Response = Response<Full<Bytes>>;
+    type Error = std::convert::Infallible;
+    type Future = std::future::Ready<Result<Self::Response, Self::Error>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _: Request<tonic::body::Body>) -> Self::Future {
+        std::future::ready(Ok(Response::new(Full::new(self.0.clone()))))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_much_may_open_its_window_as_often() {
+    const LENGTH: usize = 48 << 20;
+    let (root, answer) = (Forge::root("root"), Bytes::from(vec![7; LENGTH]));
+    let parts = root.parts("/door", vec![root.der.clone()]);
+    let door = Door::serving(parts, Timeouts::default(), Large(answer)).await;
+    let leaf = root.leaf(|_| {});
+    let stream = connect(door.addr, client(Some(leaf))).await.unwrap();
+    let mut builder = h2::client::Builder::new();
+    builder.initial_window_size(16 << 10);
+    let (mut send, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
+    tokio::spawn(async move { connection.await.ok() });
+    let request = Request::post("https://localhost/a/b").header("content-type", "application/grpc");
+    let (answer, _) = send.send_request(request.body(()).unwrap(), true).unwrap();
+    let mut body = answer.await.unwrap().into_body();
+    let mut got = 0;
+    while let Some(data) = body.data().await {
+        let data = data.unwrap();
+        got += data.len();
+        // h2 opens the window anew for every half of it: thousands of times.
+        body.flow_control().release_capacity(data.len()).unwrap();
+    }
+    assert_eq!(got, LENGTH);
+    assert_eq!(door.count(&cut("control_frames")), 0);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_never_reads_is_cut() {
     let times = Timeouts {
@@ -741,20 +880,23 @@ async fn whoever_never_reads_is_cut() {
         ping_seconds: 600,
         ..Timeouts::default()
     };
-    let w = world_with_times(Config::default().connections, times).await;
-    let leaf = named(&w, "/client/deaf");
-    let mut deaf = open_from(&w, [127, 0, 0, 2], leaf).await.unwrap();
-    deaf.write_all(PREFACE).await.unwrap();
-    // Each is answered, until nothing more fits on the way back.
-    let pings = b"\0\0\x08\x06\0\0\0\0\0deafdeaf".repeat(4096);
-    let asking = async { while deaf.write_all(&pings).await.is_ok() {} };
-    tokio::time::timeout(Duration::from_secs(60), asking)
+    let root = Forge::root("root");
+    let parts = root.parts("/door", vec![root.der.clone()]);
+    let large = Large(Bytes::from(vec![7; 48 << 20]));
+    let door = Door::serving(parts, times, large).await;
+    let mut deaf = connect(door.addr, client(Some(root.leaf(|_| {}))))
         .await
-        .expect("the server ends the connection");
-    eventually("it is counted", || async {
-        w.door.count(&cut("write")) == 1
-    })
-    .await;
+        .unwrap();
+    deaf.write_all(PREFACE).await.unwrap();
+    let window = 0x7fff_0000_u32.to_be_bytes();
+    let asks = [
+        frame(4, 0, 0, &[&[0, 4], &window[..]].concat()),
+        frame(8, 0, 0, &window),
+        frame(1, 5, 1, &call_headers("/a/b")),
+    ];
+    deaf.write_all(&asks.concat()).await.unwrap();
+    eventually("it is counted", || async { door.count(&cut("write")) == 1 }).await;
+    ends(&mut deaf).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -846,4 +988,45 @@ async fn the_key_exchange_is_hybrid_and_counted() {
     assert!(w.lets_in(config).await);
     let line = "mesh_handshakes_total{group=\"X25519\"} ";
     eventually("it is counted", || async { w.door.count(line) == 1 }).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn strangers_are_told_which_service_is_away_and_not_where_it_was() {
+    let w = world().await;
+    let identity = || {
+        let parts = w.issuer.parts("/gateway", vec![w.root.der.clone()]);
+        Identity::new(parts, &tars_tests::time()).unwrap()
+    };
+    let closed = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let target = closed.local_addr().unwrap().to_string();
+    drop(closed);
+    let expected = SpiffeId::new("tars.local", "/ns/prod/sa/auth").unwrap();
+    for (target, audience, told) in [
+        (
+            target.clone(),
+            Audience::Strangers,
+            "auth cannot be reached",
+        ),
+        (
+            w.door.addr.to_string(),
+            Audience::Strangers,
+            "auth cannot be trusted",
+        ),
+        (target.clone(), Audience::Operator, target.as_str()),
+    ] {
+        let channel = Channel::new(ChannelOptions {
+            audience,
+            ..ChannelOptions::alone(&target, expected.clone(), identity(), Clock::system())
+        });
+        let mut health = HealthClient::new(channel.unwrap());
+        let refused = health
+            .check(HealthCheckRequest::default())
+            .await
+            .unwrap_err();
+        let strangers = audience == Audience::Strangers;
+        assert_eq!(refused.message() == told, strangers, "{refused:?}");
+        assert!(refused.message().contains(told), "{refused:?}");
+        assert_eq!(fault::reason(&refused).as_deref(), Some("UNREACHABLE"));
+        assert_eq!(!refused.message().contains("127.0.0.1"), strangers);
+    }
 }

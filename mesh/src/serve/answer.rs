@@ -6,26 +6,52 @@
 //! buffer, where no deadline reaches it. So pieces are no longer than a frame, and the last byte
 //! of a longer answer is a piece of its own: an answer is over when the peer has room for all of
 //! it but a little.
+//!
+//! A request that is refused while its body still comes is answered at once, and the stream stays
+//! until the body is over or a little later: many clients take RST_STREAM for an error, also the
+//! one with NO_ERROR that RFC 9113 has for this (section 8.1), and throw the answer away.
 
+use super::calm::Counted;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use std::{
     mem,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
+use tars_proto::fault;
 use tars_runtime::{
     stream::Stream,
     trace::{Parent, TRACE_ID, fresh_trace_id, id_header},
 };
+use tokio::time::{Sleep, sleep};
+use tonic::Code;
 
 /// The longest DATA frame that peers take without having said so.
 const PIECE: usize = 16 << 10;
 /// At most this much of an answer may be left in h2's buffer when its stream is over.
 const TAIL: usize = 1 << 10;
 
+/// Of a body that nobody wants, so much is read: what a client may send before it hears anything.
+const UNWANTED: usize = 1 << 20;
+/// And for so long.
+const UNWANTED_FOR: Duration = Duration::from_secs(1);
+
+/// What the headers of a call may take, counted as HTTP/2 does.
+const MOST_HEADERS: usize = 16 << 10;
+/// What h2 takes before it answers a bare 431, which says nothing to a gRPC client.
+pub(super) const READ_HEADERS: u32 = 2 * MOST_HEADERS as u32;
+/// The reason in the refusal.
+const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
+/// What HTTP/2 counts for a header beside its name and value.
+const OF_A_HEADER: usize = 32;
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC: &str = "application/grpc";
 const GRPC_PROTO: &str = "application/grpc+proto";
 
@@ -42,7 +68,22 @@ pub(super) fn refusal<B>(request: &Request<B>) -> Option<(&'static str, Response
         let refused = answer(StatusCode::UNSUPPORTED_MEDIA_TYPE, accept, headers);
         return Some(("content_type", refused));
     }
-    None
+    let size = size_of(headers);
+    (size > MOST_HEADERS).then(|| ("headers", too_large(size, headers)))
+}
+
+fn size_of(headers: &HeaderMap) -> usize {
+    let of = |(name, value): (&HeaderName, &HeaderValue)| {
+        name.as_str().len() + value.len() + OF_A_HEADER
+    };
+    headers.iter().map(of).sum()
+}
+
+/// In gRPC's own words, since it is a call.
+fn too_large(size: usize, asked: &HeaderMap) -> Response<()> {
+    let message = format!("the headers have {size} bytes; at most {MOST_HEADERS} are taken");
+    let status = fault::status(Code::ResourceExhausted, HEADERS_TOO_LARGE, &message);
+    with_trace(status.into_http(), asked)
 }
 
 /// With the id of the request's trace, as every answer, or of a new one.
@@ -51,11 +92,15 @@ fn answer(
     (name, value): (HeaderName, HeaderValue),
     asked: &HeaderMap,
 ) -> Response<()> {
-    let trace = Parent::read(asked).map(|parent| parent.context.trace_id);
-    let id = id_header(trace.unwrap_or_else(fresh_trace_id));
     let mut response = Response::new(());
     *response.status_mut() = status;
     response.headers_mut().insert(name, value);
+    with_trace(response, asked)
+}
+
+fn with_trace(mut response: Response<()>, asked: &HeaderMap) -> Response<()> {
+    let trace = Parent::read(asked).map(|parent| parent.context.trace_id);
+    let id = id_header(trace.unwrap_or_else(fresh_trace_id));
     response.headers_mut().insert(TRACE_ID, id);
     response
 }
@@ -78,28 +123,63 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 pin_project! {
     #[project = Projected]
     pub(super) enum Answering<F> {
-        Passed { #[pin] future: F },
-        Refused { response: Option<Response<()>> },
+        Passed { #[pin] future: F, refusals: Option<Arc<Counted>> },
+        Refused { response: Option<(Response<()>, Incoming)> },
     }
+}
+
+impl<F> Answering<F> {
+    /// What the layers answer; a limit that they find spent is counted.
+    pub(super) fn passed(future: F, refusals: Option<Arc<Counted>>) -> Self {
+        Self::Passed { future, refusals }
+    }
+
+    pub(super) fn refused(response: Response<()>, body: Incoming) -> Self {
+        let response = Some((response, body));
+        Self::Refused { response }
+    }
+}
+
+/// Whether an answer says nothing but that something is spent.
+fn says_spent<B: Body>(response: &Response<B>) -> bool {
+    let spent = Code::ResourceExhausted as i32;
+    let status = || {
+        response
+            .headers()
+            .get(GRPC_STATUS)?
+            .to_str()
+            .ok()?
+            .parse()
+            .ok()
+    };
+    response.body().is_end_stream() && status() == Some(spent)
 }
 
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<Answer<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.project() {
-            Projected::Passed { future } => {
+            Projected::Passed { future, refusals } => {
                 let response = ready!(future.poll(cx))?;
-                Poll::Ready(Ok(response.map(|body| Answer::new(Some(body)))))
+                if let Some(refusals) = refusals
+                    && says_spent(&response)
+                {
+                    refusals.refused();
+                }
+                Poll::Ready(Ok(response.map(Answer::new)))
             }
             Projected::Refused { response } => {
-                let response = response
+                let (response, body) = response
                     .take()
                     .expect("a future is not polled after it is ready");
-                Poll::Ready(Ok(response.map(|()| Answer::new(None))))
+                // A status of gRPC's without a message ends the stream by itself.
+                let waits = !response.headers().contains_key(GRPC_STATUS);
+                Poll::Ready(Ok(response.map(|()| Answer::refusal(waits.then_some(body)))))
             }
         }
     }
@@ -112,15 +192,59 @@ pin_project! {
         #[pin]
         body: Option<B>,
         rest: Bytes,
+        unwanted: Option<Box<Unwanted>>,
     }
 }
 
 impl<B> Answer<B> {
-    fn new(body: Option<B>) -> Self {
+    fn new(body: B) -> Self {
+        Self {
+            body: Some(body),
+            rest: Bytes::new(),
+            unwanted: None,
+        }
+    }
+
+    /// Over when what is left of the request is.
+    fn refusal(request: Option<Incoming>) -> Self {
+        let request = request.filter(|body| !body.is_end_stream());
+        Self {
+            body: None,
+            rest: Bytes::new(),
+            unwanted: request.map(|body| Box::new(Unwanted::new(body))),
+        }
+    }
+}
+
+/// The body of a request that was refused, read and thrown away within bounds.
+#[derive(Debug)]
+struct Unwanted {
+    body: Incoming,
+    left: usize,
+    until: Pin<Box<Sleep>>,
+}
+
+impl Unwanted {
+    fn new(body: Incoming) -> Self {
         Self {
             body,
-            rest: Bytes::new(),
+            left: UNWANTED,
+            until: Box::pin(sleep(UNWANTED_FOR)),
         }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        while let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
+            let Some(Ok(frame)) = frame else {
+                return Poll::Ready(());
+            };
+            let length = frame.data_ref().map_or(0, Bytes::len);
+            let Some(left) = self.left.checked_sub(length) else {
+                return Poll::Ready(());
+            };
+            self.left = left;
+        }
+        self.until.as_mut().poll(cx)
     }
 }
 
@@ -147,7 +271,8 @@ where
         Stream::asked();
         if this.rest.is_empty() {
             let Some(body) = this.body.as_pin_mut() else {
-                return Poll::Ready(None);
+                let unwanted = this.unwanted.as_mut().map(|unwanted| unwanted.poll(cx));
+                return unwanted.unwrap_or(Poll::Ready(())).map(|()| None);
             };
             let frame = match ready!(body.poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
@@ -167,7 +292,9 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.rest.is_empty()
+            && self.unwanted.is_none()
+            && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -248,7 +375,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_answer_goes_in_frames_and_its_last_byte_alone() {
         let long = Bytes::from(vec![7u8; 2 * PIECE + 100]);
-        let mut answer = Answer::new(Some(Full::new(long.clone())));
+        let mut answer = Answer::new(Full::new(long.clone()));
         assert_eq!(answer.size_hint().exact(), Some(long.len() as u64));
         let mut pieces = Vec::new();
         while let Some(frame) = answer.frame().await {
@@ -259,7 +386,7 @@ mod tests {
         assert_eq!(pieces.concat(), long);
         assert!(answer.is_end_stream());
 
-        let mut answer = Answer::new(Some(Full::new(Bytes::from(vec![7u8; PIECE]))));
+        let mut answer = Answer::new(Full::new(Bytes::from(vec![7u8; PIECE])));
         let mut lengths = Vec::new();
         while let Some(frame) = answer.frame().await {
             lengths.push(frame.unwrap().into_data().unwrap().len());

@@ -3,10 +3,11 @@
 use super::{
     Admission, Handler, Reply, ServeOptions,
     answer::{self, Answering},
+    calm::{Calm, Refusals},
     handshake::{Own, key_exchange, reason},
-    opening::Opening,
     places::Places,
     streams::Streams,
+    wire::Wire,
 };
 use crate::framed::Framed;
 use http::Request;
@@ -22,7 +23,7 @@ use tars_certs::{
 use tars_runtime::listen::{PacedStream, Seat};
 use tokio::{
     net::TcpStream,
-    time::{Instant, sleep_until},
+    time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
@@ -33,6 +34,7 @@ pub(super) struct Connection {
     pub(super) addr: SocketAddr,
     pub(super) own: Own,
     pub(super) places: Places,
+    pub(super) refusals: Refusals,
     pub(super) stop: CancellationToken,
     pub(super) force: CancellationToken,
 }
@@ -45,6 +47,7 @@ struct Begun {
     opened: CancellationToken,
     slot: Seat,
     most: Instant,
+    calm: Calm,
 }
 
 /// What ends a connection.
@@ -55,6 +58,8 @@ enum End {
     Revoked,
     /// At once: the peer never spoke HTTP/2.
     Silent,
+    /// As soon as it is told: the peer says or asks too much.
+    Noisy,
     /// With GOAWAY, then until the instant for what is under way.
     Gracefully(Instant),
 }
@@ -79,9 +84,15 @@ impl Connection {
             Err(reason) => return self.refused(reason),
         };
         let metrics = self.options.metrics.clone();
-        let stream = Opening::new(stream);
+        let calm = Calm::default();
+        let stream = Wire::new(stream, self.options.clock.clone(), calm.clone());
         let opened = stream.opened();
-        let begun = Begun { opened, slot, most };
+        let begun = Begun {
+            opened,
+            slot,
+            most,
+            calm,
+        };
         self.serve(stream, peer, begun, service).await;
         drop(held);
         if unread.is_set() {
@@ -122,7 +133,7 @@ impl Connection {
 
     async fn serve<S: Handler<B>, B: Reply>(
         self,
-        stream: Opening<TlsStream<Tcp>>,
+        stream: Wire<TlsStream<Tcp>>,
         peer: PeerInfo,
         begun: Begun,
         service: S,
@@ -132,19 +143,23 @@ impl Connection {
         let _counted = metrics.connected();
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
         let (shared, counts) = (Arc::clone(&peer), metrics.clone());
+        let calm = begun.calm.clone();
+        let refusals = this.refusals.of(&peer, calm.clone());
         let most = this.options.limits.max_message_bytes;
         // One after the other: a clone for each call would count up and down what all layers share.
         let service = RefCell::new(service);
         let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
             if let Some((reason, response)) = answer::refusal(&request) {
                 counts.refuse_request(reason);
-                let response = Some(response);
-                return Answering::Refused { response };
+                if let Some(refusals) = &refusals {
+                    refusals.refused();
+                }
+                return Answering::refused(response, request.into_body());
             }
             let mut request = request.map(|body| Body::new(Framed::new(body, most)));
             request.extensions_mut().insert(Arc::clone(&shared));
             let future = service.borrow_mut().call(request);
-            Answering::Passed { future }
+            Answering::passed(future, refusals.clone())
         });
         let connection = this
             .builder()
@@ -161,7 +176,12 @@ impl Connection {
             end = &mut watch => end.unwrap_or(End::Closed),
         };
         let last = match end {
-            End::Closed => return,
+            End::Closed => return this.noisy(&peer, &calm),
+            End::Noisy => {
+                // The wire says GOAWAY and fails as soon as it is read.
+                timeout(LAST_WORDS, connection).await.ok();
+                return this.noisy(&peer, &calm);
+            }
             End::Revoked => return metrics.cut("revoked"),
             End::Silent => return metrics.cut("silent"),
             End::Gracefully(last) => last,
@@ -180,6 +200,19 @@ impl Connection {
             () = this.revoked(&peer) => metrics.cut("revoked"),
             () = this.force.cancelled() => metrics.cut("drain"),
         }
+        this.noisy(&peer, &calm);
+    }
+
+    /// Counts and logs a connection that said or asked too much.
+    fn noisy(&self, peer: &PeerInfo, calm: &Calm) {
+        let Some(reason) = calm.why() else { return };
+        self.options.metrics.cut(reason);
+        let service = self.options.service;
+        if self.refusals.may_log() {
+            tracing::warn!(service, peer = peer.name(), addr = %self.addr, reason, "a connection is cut");
+        } else {
+            tracing::debug!(service, peer = peer.name(), addr = %self.addr, reason, "a connection is cut");
+        }
     }
 
     /// Waits for whatever ends this connection first.
@@ -188,11 +221,13 @@ impl Connection {
         let certificates = self.certificates_end(peer);
         let last_by_now = |grace| (Instant::now() + grace).min(self.instant(certificates));
         let goaway = self.goaway_before(certificates, peer, grace);
+        let calm = begun.calm.clone();
         tokio::select! {
             // Looked at first: whoever is revoked gets no grace.
             biased;
             () = self.revoked(peer) => End::Revoked,
             () = begun.never() => End::Silent,
+            () = calm.told() => End::Noisy,
             () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
             () = self.options.clock.sleep_until(goaway) => End::Gracefully(self.instant(certificates)),
             () = self.refused_later(peer, |_| true) => End::Gracefully(last_by_now(grace)),
@@ -258,7 +293,7 @@ impl Connection {
             .timer(TokioTimer::new())
             .max_concurrent_streams(limits.max_streams)
             .max_send_buf_size(SEND_BUFFER)
-            .max_header_list_size(16 << 10)
+            .max_header_list_size(answer::READ_HEADERS)
             .initial_stream_window_size(1 << 20)
             .initial_connection_window_size(4 << 20)
             .keep_alive_interval(Duration::from_secs(self.options.times.ping_seconds))

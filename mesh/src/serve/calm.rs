@@ -1,0 +1,175 @@
+//! Peers that are to come back later: whoever is refused over and over, and asks again at once.
+//!
+//! A refusal costs a fraction of a call and is nothing to a peer that asks in thousands. So what an
+//! identity may be refused is bounded, over all of its connections; past that they end with
+//! ENHANCE_YOUR_CALM, and a new one costs the peer a handshake. Workloads are never told so: they
+//! carry others, and those are refused each by itself.
+
+use super::frames::{Bucket, Rate};
+use parking_lot::Mutex;
+use std::{
+    collections::HashMap,
+    sync::{Arc, OnceLock},
+};
+use tars_certs::{PeerClass, peer::PeerInfo};
+use tars_runtime::clock::{Clock, Monotonic};
+use tokio_util::sync::CancellationToken;
+
+/// Refusals of one identity. A client that is over its limit and asks again every second, on many
+/// streams, is well below.
+const REFUSALS: Rate = Rate {
+    per_second: 50,
+    burst: 200,
+};
+const WARNINGS: Rate = Rate {
+    per_second: 1,
+    burst: 5,
+};
+/// Identities that are kept at once before those are dropped that were not refused of late.
+const KEPT: usize = 4096;
+
+/// Says that a connection is to end, and why.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Calm(Arc<Told>);
+
+#[derive(Debug, Default)]
+struct Told {
+    /// A metric label.
+    why: OnceLock<&'static str>,
+    now: CancellationToken,
+}
+
+impl Calm {
+    pub(super) fn tell(&self, why: &'static str) {
+        if self.0.why.set(why).is_ok() {
+            self.0.now.cancel();
+        }
+    }
+
+    pub(super) fn why(&self) -> Option<&'static str> {
+        self.0.why.get().copied()
+    }
+
+    /// Returns once the connection is to end.
+    pub(super) async fn told(&self) {
+        self.0.now.cancelled().await;
+    }
+}
+
+type Shared = Arc<Mutex<Bucket>>;
+
+/// Clones share what they count.
+#[derive(Debug, Clone)]
+pub(super) struct Refusals {
+    by_identity: Arc<Mutex<HashMap<Arc<str>, Shared>>>,
+    log: Shared,
+    clock: Clock,
+}
+
+impl Refusals {
+    pub(super) fn new(clock: Clock) -> Self {
+        Self {
+            by_identity: Arc::default(),
+            log: Arc::new(Mutex::new(Bucket::new(WARNINGS))),
+            clock,
+        }
+    }
+
+    /// What counts on a connection of `peer`, which is ended through `calm`.
+    pub(super) fn of(&self, peer: &PeerInfo, calm: Calm) -> Option<Arc<Counted>> {
+        if peer.class.is_some_and(PeerClass::is_workload) {
+            return None;
+        }
+        // Joiners have no identity yet.
+        let bucket = match peer.id() {
+            Some(id) => self.bucket(id.as_str()),
+            None => Arc::new(Mutex::new(Bucket::new(REFUSALS))),
+        };
+        Some(Arc::new(Counted {
+            bucket,
+            clock: self.clock.clone(),
+            calm,
+        }))
+    }
+
+    /// Whether the log has room for another warning.
+    pub(super) fn may_log(&self) -> bool {
+        self.log.lock().take(self.clock.monotonic())
+    }
+
+    fn bucket(&self, id: &str) -> Shared {
+        let mut kept = self.by_identity.lock();
+        if kept.len() >= KEPT {
+            drop_the_quiet(&mut kept, self.clock.monotonic());
+        }
+        let new = || Arc::new(Mutex::new(Bucket::new(REFUSALS)));
+        Arc::clone(kept.entry(Arc::from(id)).or_insert_with(new))
+    }
+}
+
+/// A full bucket is as good as a new one, unless a connection counts with it.
+fn drop_the_quiet(kept: &mut HashMap<Arc<str>, Shared>, now: Monotonic) {
+    kept.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.lock().is_full(now));
+}
+
+/// Counts the refusals on one connection.
+#[derive(Debug)]
+pub(super) struct Counted {
+    bucket: Shared,
+    clock: Clock,
+    calm: Calm,
+}
+
+impl Counted {
+    pub(super) fn refused(&self) {
+        if !self.bucket.lock().take(self.clock.monotonic()) {
+            self.calm.tell("refusals");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn refused(refusals: &Refusals, id: &str) -> u32 {
+        let calm = Calm::default();
+        let counted = Counted {
+            bucket: refusals.bucket(id),
+            clock: refusals.clock.clone(),
+            calm: calm.clone(),
+        };
+        let mut times = 0;
+        while calm.why().is_none() {
+            counted.refused();
+            times += 1;
+        }
+        times - 1
+    }
+
+    #[test]
+    fn an_identity_has_one_budget_over_all_of_its_connections() {
+        let clock = Clock::manual(Duration::ZERO);
+        let refusals = Refusals::new(clock.clone());
+        assert_eq!(refused(&refusals, "spiffe://t/client/a"), REFUSALS.burst);
+        assert_eq!(refused(&refusals, "spiffe://t/client/a"), 0);
+        assert_eq!(refused(&refusals, "spiffe://t/client/b"), REFUSALS.burst);
+        clock.advance(Duration::from_secs(1));
+        assert_eq!(
+            refused(&refusals, "spiffe://t/client/a"),
+            REFUSALS.per_second
+        );
+    }
+
+    #[test]
+    fn many_identities_cannot_fill_the_memory_and_no_debt_is_forgotten() {
+        let refusals = Refusals::new(Clock::manual(Duration::ZERO));
+        refused(&refusals, "spiffe://t/client/debtor");
+        for n in 0..3 * KEPT {
+            refusals.bucket(&format!("spiffe://t/client/{n}"));
+        }
+        assert!(refusals.by_identity.lock().len() <= KEPT);
+        assert_eq!(refused(&refusals, "spiffe://t/client/debtor"), 0);
+    }
+}

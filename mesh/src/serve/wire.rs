@@ -1,0 +1,275 @@
+//! The bytes of a connection between TLS and h2: sees when a peer has begun to speak HTTP/2, and
+//! ends the connection of a peer that says too much.
+//!
+//! A connection that was let in and then says nothing must not live as long as one that is only
+//! quiet. The server's own first frames are not held back for that; a client may wait for them.
+//! Nothing is copied, and of each frame only the header is looked at.
+
+use super::{
+    calm::Calm,
+    frames::{Allowance, Frames, Rate},
+};
+use std::{
+    io::{self, IoSlice},
+    pin::Pin,
+    task::{Context, Poll, ready},
+};
+use tars_runtime::clock::Clock;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_util::sync::CancellationToken;
+
+/// The length of the client's connection preface; whether it is one, h2 sees.
+const PREFACE: usize = 24;
+/// Frames that no call explains. Clients that are well send a few in a minute.
+const UNEXPLAINED: Rate = Rate {
+    per_second: 100,
+    burst: 1000,
+};
+const ENHANCE_YOUR_CALM: u8 = 11;
+
+#[derive(Debug)]
+pub(super) struct Wire<T> {
+    inner: T,
+    missing: usize,
+    opened: CancellationToken,
+    received: Frames,
+    sent: Frames,
+    /// The last stream that the peer opened.
+    stream: u32,
+    allowance: Allowance,
+    clock: Clock,
+    calm: Calm,
+}
+
+impl<T> Wire<T> {
+    pub(super) fn new(inner: T, clock: Clock, calm: Calm) -> Self {
+        Self {
+            inner,
+            missing: PREFACE,
+            opened: CancellationToken::new(),
+            received: Frames::default(),
+            sent: Frames::default(),
+            stream: 0,
+            allowance: Allowance::new(UNEXPLAINED),
+            clock,
+            calm,
+        }
+    }
+
+    /// Cancelled once the preface has come.
+    pub(super) fn opened(&self) -> CancellationToken {
+        self.opened.clone()
+    }
+
+    fn came(&mut self, data: &[u8]) {
+        let preface = self.missing.min(data.len());
+        if preface > 0 {
+            self.missing -= preface;
+            if self.missing == 0 {
+                self.opened.cancel();
+            }
+        }
+        let (allowance, clock, stream) = (&mut self.allowance, &self.clock, &mut self.stream);
+        let mut fine = true;
+        self.received.read(&data[preface..], |frame| {
+            fine &= allowance.received(frame, clock);
+            if frame.opens_a_call() {
+                *stream = frame.stream;
+            }
+        });
+        if !fine {
+            self.calm.tell("control_frames");
+        }
+    }
+
+    fn went(&mut self, data: &[u8]) {
+        let allowance = &mut self.allowance;
+        self.sent.read(data, |frame| allowance.sent(frame));
+    }
+
+    fn went_of(&mut self, bufs: &[IoSlice<'_>], mut bytes: usize) {
+        for buf in bufs {
+            let part = bytes.min(buf.len());
+            self.went(&buf[..part]);
+            bytes -= part;
+        }
+    }
+
+    /// GOAWAY with the reason and no words.
+    fn goaway(&self) -> [u8; 17] {
+        let [a, b, c, d] = self.stream.to_be_bytes();
+        [
+            0,
+            0,
+            8,
+            7,
+            0,
+            0,
+            0,
+            0,
+            0,
+            a,
+            b,
+            c,
+            d,
+            0,
+            0,
+            0,
+            ENHANCE_YOUR_CALM,
+        ]
+    }
+}
+
+impl<T: AsyncWrite + Unpin> Wire<T> {
+    /// Says the last word, if there is room for it and no frame of h2's is half sent: who does not
+    /// read has nothing to complain of.
+    fn leave(&mut self, cx: &mut Context<'_>) -> io::Error {
+        if self.sent.is_between() {
+            let goaway = self.goaway();
+            let _unsent = Pin::new(&mut self.inner).poll_write(cx, &goaway);
+            let _unsent = Pin::new(&mut self.inner).poll_flush(cx);
+        }
+        io::Error::new(io::ErrorKind::ConnectionAborted, "the peer says too much")
+    }
+}
+
+impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.calm.why().is_some() {
+            return Poll::Ready(Err(self.leave(cx)));
+        }
+        let before = buf.filled().len();
+        ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
+        self.came(&buf.filled()[before..]);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
+        self.went(&buf[..written]);
+        Poll::Ready(Ok(written))
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
+        self.went_of(bufs, written);
+        Poll::Ready(Ok(written))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+
+    const HEADERS: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 3, 0x88];
+    const PRIORITY: [u8; 14] = [0, 0, 5, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1];
+
+    fn wire() -> (Wire<DuplexStream>, DuplexStream, Calm) {
+        let (near, far) = duplex(1 << 20);
+        let calm = Calm::default();
+        let clock = Clock::manual(Duration::ZERO);
+        (Wire::new(near, clock, calm.clone()), far, calm)
+    }
+
+    /// Reads what there is, in pieces, until the wire is told to end it.
+    async fn drained(wire: &mut Wire<DuplexStream>, piece: usize) -> io::ErrorKind {
+        let mut buf = vec![0; piece];
+        loop {
+            if let Err(e) = wire.read(&mut buf).await {
+                return e.kind();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn the_preface_opens_however_it_arrives() {
+        let (mut wire, mut far, calm) = wire();
+        let opened = wire.opened();
+        let mut byte = [0];
+        for n in 1..=PREFACE {
+            assert!(!opened.is_cancelled(), "{n}");
+            far.write_all(b"P").await.unwrap();
+            wire.read_exact(&mut byte).await.unwrap();
+        }
+        assert!(opened.is_cancelled() && calm.why().is_none());
+    }
+
+    #[tokio::test]
+    async fn a_flood_of_frames_ends_with_goaway_however_it_arrives() {
+        for piece in [1, 13, 14, 4096] {
+            let (mut wire, mut far, calm) = wire();
+            let mut said = vec![b'P'; PREFACE];
+            said.extend(HEADERS);
+            for _ in 0..UNEXPLAINED.burst + 100 {
+                said.extend(PRIORITY);
+            }
+            far.write_all(&said).await.unwrap();
+            let ended = drained(&mut wire, piece).await;
+            assert_eq!(ended, io::ErrorKind::ConnectionAborted);
+            assert_eq!(calm.why(), Some("control_frames"));
+            let mut goaway = [0; 17];
+            far.read_exact(&mut goaway).await.unwrap();
+            let expected = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 11];
+            assert_eq!(goaway, expected, "{piece}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_last_word_is_not_said_into_a_frame_that_is_half_sent() {
+        let (mut wire, mut far, calm) = wire();
+        wire.write_all(&[0, 0, 5, 0, 0, 0, 0, 0, 3, b'h'])
+            .await
+            .unwrap();
+        calm.tell("refusals");
+        drained(&mut wire, 64).await;
+        drop(wire);
+        let mut got = Vec::new();
+        far.read_to_end(&mut got).await.unwrap();
+        assert_eq!(got.len(), 10);
+    }
+
+    #[tokio::test]
+    async fn answers_earn_what_is_said_about_them() {
+        let (mut wire, mut far, calm) = wire();
+        far.write_all(&[b'P'; PREFACE]).await.unwrap();
+        wire.read_exact(&mut [0; PREFACE]).await.unwrap();
+        let data = [&[0u8, 0, 3, 0, 0, 0, 0, 0, 3][..], b"abc"].concat();
+        let update = [0, 0, 4, 8, 0, 0, 0, 0, 3, 0, 0, 0, 3];
+        let mut buf = [0; 26];
+        for _ in 0..5000 {
+            wire.write_all(&data).await.unwrap();
+            far.read_exact(&mut buf[..data.len()]).await.unwrap();
+            far.write_all(&[update, update].concat()).await.unwrap();
+            wire.read_exact(&mut buf).await.unwrap();
+        }
+        assert_eq!(calm.why(), None);
+    }
+}
