@@ -8,6 +8,7 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
+use tars_interceptors::flood::FLOOD;
 use tars_proto::{fault, table};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
@@ -51,7 +52,7 @@ impl Refusal {
         response
     }
 
-    fn status(&self) -> (StatusCode, Status) {
+    pub(crate) fn status(&self) -> (StatusCode, Status) {
         let (http, code, reason, message) = match self {
             Self::Status(status) => {
                 let status = fault::explained(status.clone());
@@ -130,6 +131,10 @@ impl Refusal {
             ),
             // What is left of the body would be taken for the next request.
             Self::BodyTooLarge | Self::TooSlow => {
+                (header::CONNECTION, HeaderValue::from_static("close"))
+            }
+            // Whoever floods may have pipelined a thousand more; each refusal costs a connection.
+            Self::Status(status) if fault::reason(&status).as_deref() == Some(FLOOD) => {
                 (header::CONNECTION, HeaderValue::from_static("close"))
             }
             _ => return,

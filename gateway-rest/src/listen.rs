@@ -1,6 +1,10 @@
 //! The gateway's listener: connections, and who is behind each request.
 
-use crate::{Gateway, error, forwarded, server};
+use crate::{
+    Gateway,
+    error::{self, Refusal},
+    forwarded, server,
+};
 use axum::body::Body;
 use http::{Request, StatusCode};
 use std::{
@@ -90,7 +94,15 @@ fn answers() -> Answers {
         "REQUEST_TOO_SLOW",
         "the request did not arrive in time",
     );
+    let malformed = fault::status(
+        Code::InvalidArgument,
+        "MALFORMED_REQUEST",
+        "this is no HTTP/1.1 request, or one that could be read in two ways",
+    );
+    let (large, too_large) = Refusal::HeadersTooLarge.status();
     Answers {
+        malformed: farewell(StatusCode::BAD_REQUEST, None, &malformed),
+        too_large: farewell(large, None, &too_large),
         full: farewell(StatusCode::SERVICE_UNAVAILABLE, Some(COME_BACK), &full),
         late: farewell(StatusCode::REQUEST_TIMEOUT, None, &late),
     }

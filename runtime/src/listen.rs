@@ -4,7 +4,9 @@
 //! A peer costs a place and a file descriptor from the moment it is accepted, so each phase in which
 //! the process waits for the peer has an end: a request's head, its body and the reading of answers
 //! must go on at a least rate, and a kept connection without a request is closed. Places are shared
-//! by address, and a connection that only waits for its peer makes way for a newcomer. Refusals and cuts are counted by reason.
+//! by address, and a connection that only waits for its peer makes way for a newcomer. A request that
+//! cannot be read, or in two ways, is answered before hyper sees it. Refusals and cuts are counted by
+//! reason.
 //!
 //! hyper has a timer for the head alone, and none for bodies and writes, and a timeout a read, as
 //! others have it, is kept off for ever with a byte now and then; hence rates.
@@ -18,6 +20,7 @@ mod http1;
 mod metrics;
 mod pace;
 mod phase;
+mod request;
 mod stream;
 
 pub use accept::Acceptor;

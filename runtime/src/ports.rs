@@ -144,6 +144,11 @@ pub async fn serve(
         answers: Answers {
             full: plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n"),
             late: plain(StatusCode::REQUEST_TIMEOUT, "the request came too slowly\n"),
+            malformed: plain(StatusCode::BAD_REQUEST, "this is no HTTP/1.1 request\n"),
+            too_large: plain(
+                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+                "the request's head is too large\n",
+            ),
         },
         drain: DRAIN,
     };

@@ -7,9 +7,13 @@ use http::{HeaderMap, Method, Request, StatusCode};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tars_interceptors::contract;
 use tars_tests::{TestMesh, reason};
-use tokio::net::TcpStream;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 
 #[path = "rest/numbers.rs"]
 mod numbers;
@@ -85,6 +89,18 @@ impl Http {
             headers: parts.headers,
             body,
         }
+    }
+
+    /// Sends these bytes, and reads what comes until the gateway ends the connection.
+    async fn bytes(&self, bytes: &[u8]) -> String {
+        let mut tcp = TcpStream::connect(&self.host).await.unwrap();
+        // Whoever is refused in the middle may be gone before the end.
+        tcp.write_all(bytes).await.ok();
+        let mut answers = Vec::new();
+        let reading = tcp.read_to_end(&mut answers);
+        let read = tokio::time::timeout(Duration::from_secs(30), reading).await;
+        read.expect("the connection ends").ok();
+        String::from_utf8(answers).unwrap()
     }
 
     async fn json(&self, method: &str, path: &str, body: &str) -> Answer {

@@ -14,6 +14,8 @@ use tokio_util::task::TaskTracker;
 
 /// Peers that are being told at once; past these, a connection just ends. Each costs a descriptor.
 pub(crate) const AT_ONCE: usize = 16;
+/// What one of them may send meanwhile; more is no honest body that was on its way.
+const UNWANTED: usize = 1 << 20;
 /// How long one of them may take to read it.
 const MOST: Duration = Duration::from_secs(1);
 
@@ -67,10 +69,19 @@ impl Farewells {
 
     /// Tells a peer why its connection ends, if there is room for that.
     pub(super) fn say(&self, tcp: TcpStream, farewell: &Farewell) {
+        self.end(tcp, || farewell.render(fresh_trace_id()));
+    }
+
+    /// Leaves a peer that may still be sending the time to read what it was answered.
+    pub(super) fn linger(&self, tcp: TcpStream) {
+        self.end(tcp, String::new);
+    }
+
+    fn end(&self, tcp: TcpStream, last: impl FnOnce() -> String) {
         if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
-            let answer = farewell.render(fresh_trace_id());
+            let last = last();
             self.tasks.spawn(async move {
-                timeout(MOST, tell(tcp, answer.as_bytes())).await.ok();
+                timeout(MOST, tell(tcp, last.as_bytes())).await.ok();
                 drop(room);
             });
         }
@@ -78,12 +89,18 @@ impl Farewells {
 }
 
 /// Closing a socket whose input was not read resets it, and the answer is lost on the way: so what
-/// the peer still sends is read, and thrown away.
+/// the peer still sends is read, and thrown away, within bounds.
 async fn tell(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     tcp.write_all(answer).await?;
     tcp.shutdown().await?;
-    let mut rest = [0; 1024];
-    while tcp.read(&mut rest).await? > 0 {}
+    let mut piece = [0; 4096];
+    let mut left = UNWANTED;
+    while left > 0 {
+        match tcp.read(&mut piece).await? {
+            0 => break,
+            read => left = left.saturating_sub(read),
+        }
+    }
     Ok(())
 }
 

@@ -5,9 +5,13 @@ use super::{
     farewell::{Farewell, Farewells},
     gate::Seat,
     phase::{Overdue, PhasedStream, Phases},
-    stream::Unread,
+    request::Unreadable,
 };
-use crate::{config::Timeouts, network::Networks};
+use crate::{
+    config::Timeouts,
+    network::Networks,
+    trace::{TRACE_ID, fresh_trace_id, id_header},
+};
 use axum::{body::Body, response::Response};
 use http::Request;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -37,6 +41,10 @@ pub struct Answers {
     pub full: Farewell,
     /// To a peer whose request's head did not come in time.
     pub late: Farewell,
+    /// To a request that is none, or that could be read in two ways.
+    pub malformed: Farewell,
+    /// To a request whose head is too large.
+    pub too_large: Farewell,
 }
 
 /// How an HTTP/1.1 listener treats its peers.
@@ -126,8 +134,8 @@ impl Http1 {
             .timer(TokioTimer::new())
             // The phases have a time for this, which tells an idle connection from a slow head.
             .header_read_timeout(None)
-            // hyper wants at least 8 KiB.
-            .max_buf_size(self.max_head_bytes.max(8192));
+            // Never reached by a head that it is shown. hyper wants at least 8 KiB.
+            .max_buf_size(self.max_head_bytes.saturating_add(8192));
         builder
     }
 }
@@ -153,7 +161,8 @@ impl Connection {
         let (_counted, phases) = (metrics.connected(), Phases::new(seat));
         let stream = PacedStream::new(tcp, self.options.times.write_pace());
         let unread = stream.unread();
-        let io = TokioIo::new(PhasedStream::new(stream, phases.clone()));
+        let most = self.options.max_head_bytes;
+        let io = TokioIo::new(PhasedStream::new(stream, phases.clone(), most));
         let service = service_fn(|request| self.handle(request, &phases, handler.clone()));
         let mut connection = self.options.builder().serve_connection(io, service);
         let end = tokio::select! {
@@ -164,18 +173,19 @@ impl Connection {
             () = self.stop.cancelled() => End::Stopped,
         };
         match end {
-            End::Closed => self.count(&unread),
+            End::Closed if unread.is_set() => metrics.cut("write"),
+            End::Closed => self.closed(connection.into_parts()),
             End::Displaced => {
                 metrics.cut("displaced");
                 if phases.is_head() {
-                    let tcp = connection.into_parts().io.into_inner().into_inner();
+                    let (tcp, _) = connection.into_parts().io.into_inner().into_inner();
                     self.farewells.say(tcp, &self.options.answers.full);
                 }
             }
             End::Overdue(late) => {
                 metrics.cut(late.reason());
                 if late == Overdue::Head {
-                    let tcp = connection.into_parts().io.into_inner().into_inner();
+                    let (tcp, _) = connection.into_parts().io.into_inner().into_inner();
                     self.farewells.say(tcp, &self.options.answers.late);
                 }
             }
@@ -185,16 +195,33 @@ impl Connection {
                 if timeout(self.options.drain, connection).await.is_err() {
                     metrics.cut("drain");
                 }
-                self.count(&unread);
+                if unread.is_set() {
+                    metrics.cut("write");
+                }
             }
             End::Stopped => {}
         }
     }
 
-    fn count(&self, unread: &Unread) {
-        if unread.is_set() {
-            self.options.metrics.cut("write");
-        }
+    /// hyper is done with the connection: says what hyper was not shown, or lets the peer read its
+    /// answer.
+    fn closed<S>(&self, parts: http1::Parts<TokioIo<PhasedStream>, S>) {
+        let stream = parts.io.into_inner();
+        let more = stream.is_within_request() || !parts.read_buf.is_empty();
+        let (tcp, unreadable) = stream.into_inner();
+        let Some(why) = unreadable else {
+            if more {
+                self.farewells.linger(tcp);
+            }
+            return;
+        };
+        self.options.metrics.refuse(why.reason());
+        let answers = &self.options.answers;
+        let farewell = match why {
+            Unreadable::Malformed => &answers.malformed,
+            Unreadable::TooLarge => &answers.too_large,
+        };
+        self.farewells.say(tcp, farewell);
     }
 
     fn handle<H: Handler>(
@@ -212,7 +239,9 @@ impl Connection {
         let answering = handler.call(request);
         let phases = phases.clone();
         async move {
-            let response = answering.await?;
+            let mut response = answering.await?;
+            let id = response.headers_mut().entry(TRACE_ID);
+            id.or_insert_with(|| id_header(fresh_trace_id()));
             Ok(response.map(|body| HoldingBody::new(body, Answering(phases))))
         }
     }

@@ -1,6 +1,10 @@
 //! What an HTTP/1 connection waits for, and until when.
 
-use super::{Seat, stream::PacedStream};
+use super::{
+    Seat,
+    request::{Requests, Unreadable},
+    stream::PacedStream,
+};
 use crate::config::Timeouts;
 use std::{
     io,
@@ -160,20 +164,43 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-/// A connection that tells its phases what moves.
+/// A connection that tells its phases what moves, and shows hyper no request that must not be read.
 #[derive(Debug)]
 pub(super) struct PhasedStream {
     inner: PacedStream<TcpStream>,
     phases: Phases,
+    requests: Requests,
 }
 
 impl PhasedStream {
-    pub(super) fn new(inner: PacedStream<TcpStream>, phases: Phases) -> Self {
-        Self { inner, phases }
+    /// `most` is how long the head of a request may be.
+    pub(super) fn new(inner: PacedStream<TcpStream>, phases: Phases, most: usize) -> Self {
+        Self {
+            inner,
+            phases,
+            requests: Requests::new(most),
+        }
     }
 
-    pub(super) fn into_inner(self) -> TcpStream {
-        self.inner.into_inner()
+    /// The socket, and why it was not read on, if so.
+    pub(super) fn into_inner(self) -> (TcpStream, Option<Unreadable>) {
+        (self.inner.into_inner(), self.requests.refused())
+    }
+
+    /// Whether the peer may still be sending what nobody wants to read.
+    pub(super) fn is_within_request(&self) -> bool {
+        self.requests.is_within()
+    }
+
+    /// An end, as hyper sees it. While a request before is answered hyper would take that for a peer
+    /// that is gone; it asks again when it wants the next.
+    fn ended(&self) -> Poll<io::Result<()>> {
+        let answering = self.requests.refused().is_some() && self.phases.is_busy();
+        if answering {
+            Poll::Pending
+        } else {
+            Poll::Ready(Ok(()))
+        }
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -192,10 +219,18 @@ impl AsyncRead for PhasedStream {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.requests.is_over() {
+            return self.ended();
+        }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         if buf.filled().len() > before {
             self.phases.heard();
+        }
+        let shown = self.requests.read(&buf.filled()[before..]);
+        buf.set_filled(before + shown);
+        if shown == 0 && self.requests.is_over() {
+            return self.ended();
         }
         Poll::Ready(Ok(()))
     }
@@ -228,7 +263,8 @@ impl AsyncWrite for PhasedStream {
         Pin::new(&mut self.inner).poll_flush(cx)
     }
 
+    /// Not by hyper: a refusal may have to be said yet.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
+        Pin::new(&mut self.inner).poll_flush(cx)
     }
 }

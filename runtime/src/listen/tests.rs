@@ -81,6 +81,8 @@ async fn listening(times: Timeouts, max: usize, by_address: usize) -> Listening 
         answers: Answers {
             full: plain(StatusCode::SERVICE_UNAVAILABLE, Some(SECOND), "full"),
             late: plain(StatusCode::REQUEST_TIMEOUT, None, "late"),
+            malformed: plain(StatusCode::BAD_REQUEST, None, "malformed"),
+            too_large: plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None, "large"),
         },
         drain: Duration::from_millis(200),
     };
@@ -382,4 +384,122 @@ async fn a_handler_knows_its_peer() {
         .await;
     let own = tcp.local_addr().unwrap().to_string();
     assert!(rest(&mut tcp).await.ends_with(&own));
+}
+
+/// Requests that two parties may read in two ways, or not at all.
+const AMBIGUOUS: [&str; 22] = [
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, gzip\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: identity\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: xchunked\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ncontent-length: 5\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 6\r\n\r\nhello!",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5\r\ncontent-length: 5\r\n\r\nhello",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 5, 6\r\n\r\nhello!",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: +5\r\n\r\nhello",
+    "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 99999999999999999999\r\n\r\n",
+    "GET / HTTP/1.1\r\nhost: x\r\nx-a: b\r\n folded\r\n\r\n",
+    "GET / HTTP/1.1\r\n host: x\r\n\r\n",
+    "GET / HTTP/1.1\r\nhost: x\r\nx-a: b\rc: d\r\n\r\n",
+    "GET / HTTP/1.1\r\nhost: x\r\nx-a: b\0\r\n\r\n",
+    "GET / HTTP/3.0\r\nhost: x\r\n\r\n",
+    "GET\r\n\r\n",
+    "\x16\x03\x01\x02\x00\x01\x00\x01\x02\x03\x03",
+];
+
+fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
+    let mut lines = answer.lines();
+    lines.find_map(|l| l.strip_prefix(name)?.strip_prefix(": "))
+}
+
+#[tokio::test]
+async fn what_could_be_read_in_two_ways_is_refused_in_our_words() {
+    let l = listening(quick(), 10, 10).await;
+    for text in AMBIGUOUS {
+        // Whatever follows is not read: it may be what was smuggled.
+        let text = format!("{text}GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let mut tcp = l.said(2, &text).await;
+        let answer = rest(&mut tcp).await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{text:?}: {answer}");
+        assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{text:?}: {answer}");
+        assert!(answer.ends_with("malformed"), "{text:?}: {answer}");
+        assert_eq!(header(&answer, "x-trace-id").map(str::len), Some(32));
+    }
+    assert_eq!(l.count("refused", "malformed"), AMBIGUOUS.len() as u64);
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused_in_our_words() {
+    let l = listening(quick(), 10, 10).await;
+    let long = format!(
+        "GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n",
+        "a".repeat(17_000)
+    );
+    let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x-a: b\r\n".repeat(101));
+    for text in [long, many] {
+        let mut tcp = l.said(2, &text).await;
+        let answer = rest(&mut tcp).await;
+        assert!(answer.starts_with("HTTP/1.1 431 ") && answer.ends_with("large"));
+        assert!(header(&answer, "x-trace-id").is_some(), "{answer}");
+    }
+    assert_eq!(l.count("refused", "head_size"), 2);
+}
+
+#[tokio::test]
+async fn requests_before_the_one_that_is_refused_are_answered() {
+    let l = listening(quick(), 10, 10).await;
+    for before in ["/", "/quiet"] {
+        let text = format!("GET {before} HTTP/1.1\r\nhost: x\r\n\r\n{}", AMBIGUOUS[0]);
+        let mut tcp = l.said(2, &text).await;
+        let answers = rest(&mut tcp).await;
+        let (good, bad) = (answers.find(" 200 "), answers.find(" 400 "));
+        assert!(good.is_some() && good < bad, "{answers}");
+    }
+    // In one piece or in many, a body is no head.
+    let body = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nGET\r\n\r\n\r\n";
+    let chunks = "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: Chunked\r\nconnection: close\r\n\r\n4;x=y\r\necho\r\n0\r\nx-t: u\r\n\r\n";
+    let mut tcp = l.from(2).await;
+    for byte in format!("{body}{chunks}").as_bytes() {
+        tcp.write_all(&[*byte]).await.unwrap();
+    }
+    let answers = rest(&mut tcp).await;
+    assert_eq!(answers.matches(" 200 ").count(), 2, "{answers}");
+    assert!(answers.ends_with("echo"), "{answers}");
+}
+
+#[tokio::test]
+async fn every_answer_has_a_trace_id() {
+    let l = listening(quick(), 10, 10).await;
+    for path in ["/", "/no/such/path"] {
+        let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
+        let mut tcp = l.said(2, &text).await;
+        let answer = rest(&mut tcp).await;
+        assert_eq!(
+            header(&answer, "x-trace-id").map(str::len),
+            Some(32),
+            "{answer}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+    let l = listening(Timeouts::default(), 10, 10).await;
+    for _ in 0..20 {
+        let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 600000\r\n\r\n";
+        let mut tcp = l.said(2, head).await;
+        // As a client does that sends its whole body first and reads then.
+        for _ in 0..60 {
+            tcp.write_all(&[b'x'; 10_000]).await.unwrap();
+        }
+        let mut answer = String::new();
+        let reading = timeout(Duration::from_secs(30), tcp.read_to_string(&mut answer)).await;
+        assert!(reading.unwrap().is_ok(), "not reset");
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+    }
 }

@@ -248,3 +248,81 @@ async fn errors_are_small_enough_for_every_client() {
     assert!(size < 7 << 10, "grpcio takes 8 KiB: {size}");
     mesh.mesh.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_could_be_read_in_two_ways_is_never_read() {
+    let mesh = TestMesh::start().await;
+    let http = Http::new(&mesh).await;
+    let post = "POST /auth/login HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n";
+    let smuggled = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let (chunked, length) = ("transfer-encoding: chunked\r\n", "content-length: 2\r\n");
+    let wide = format!("x-wide: {}\r\n", "w".repeat(100_000));
+    for (headers, status, why) in [
+        (
+            "transfer-encoding: chunked, chunked\r\n",
+            400,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "transfer-encoding: gzip, chunked\r\n",
+            400,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "transfer-encoding: chunked, identity\r\n",
+            400,
+            "MALFORMED_REQUEST",
+        ),
+        (
+            "transfer-encoding: \tCHUNKED ,\r\n",
+            400,
+            "MALFORMED_REQUEST",
+        ),
+        (&chunked.repeat(2), 400, "MALFORMED_REQUEST"),
+        (&format!("{chunked}{length}"), 400, "MALFORMED_REQUEST"),
+        (&format!("{length}{chunked}"), 400, "MALFORMED_REQUEST"),
+        (
+            &format!("{length}content-length: 3\r\n"),
+            400,
+            "MALFORMED_REQUEST",
+        ),
+        ("content-length: 2, 2\r\n", 400, "MALFORMED_REQUEST"),
+        ("content-length: 0x2\r\n", 400, "MALFORMED_REQUEST"),
+        ("x-a: b\r\n c\r\n", 400, "MALFORMED_REQUEST"),
+        ("x-a : b\r\n", 400, "MALFORMED_REQUEST"),
+        ("x-a\0: b\r\n", 400, "MALFORMED_REQUEST"),
+        (&"x-a: b\r\n".repeat(200), 431, "HEADERS_TOO_LARGE"),
+        (&wide, 431, "HEADERS_TOO_LARGE"),
+    ] {
+        let answer = http
+            .bytes(format!("{post}{headers}\r\n{{}}{smuggled}").as_bytes())
+            .await;
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        let what = &headers[..headers.len().min(60)];
+        assert!(
+            head.starts_with(&format!("HTTP/1.1 {status} ")),
+            "{what:?}: {head}"
+        );
+        // One answer, with a trace and a reason, and nothing to what may have been smuggled.
+        assert_eq!(
+            answer.matches("x-trace-id").count(),
+            1,
+            "{what:?}: {answer}"
+        );
+        assert!(
+            head.contains("x-trace-id: ") && head.contains("connection: close"),
+            "{head}"
+        );
+        let body: Value = serde_json::from_str(body).unwrap();
+        assert_eq!(reason(&body), why, "{what:?}");
+    }
+    // What can be read in one way only is read.
+    let whole = format!("{post}{chunked}\r\n2;a=b\r\n{{}}\r\n0\r\nx-t: u\r\n\r\n{smuggled}");
+    let answers = http.bytes(whole.as_bytes()).await;
+    assert!(
+        answers.starts_with("HTTP/1.1 400 ") && answers.contains("INVALID_FIELD"),
+        "{answers}"
+    );
+    assert!(answers.ends_with(r#"{"status":"ok"}"#), "{answers}");
+    mesh.mesh.stop().await;
+}
