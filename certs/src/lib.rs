@@ -8,6 +8,7 @@
 mod blocks;
 pub mod ca;
 pub mod class;
+pub mod feed;
 pub mod files;
 pub mod identity;
 pub mod inspect;
@@ -24,6 +25,7 @@ mod verify;
 
 pub use ca::{Authority, CaError};
 pub use class::{ClassTable, PEER_CLASSES, PeerClass};
+pub use feed::{Bundle, TrustFeed, TrustUpdate};
 pub use files::IdentityFiles;
 pub use identity::{Identity, IdentityError, IdentityHandle};
 pub use name::{CertName, KeyId, Serial};

@@ -32,6 +32,15 @@ impl RevocationSet {
         chain.iter().any(|c| self.certificates.contains(c)) || cut.is_some_and(|c| not_before < *c)
     }
 
+    /// Adds what another list says; an earlier cut of an identity takes nothing back.
+    pub fn extend(&mut self, other: &Self) {
+        self.certificates.extend(other.certificates.iter().cloned());
+        for (id, cut) in &other.identities {
+            let known = self.identities.entry(id.clone()).or_default();
+            *known = (*known).max(*cut);
+        }
+    }
+
     pub fn len(&self) -> usize {
         self.certificates.len() + self.identities.len()
     }

@@ -3,7 +3,8 @@
 //! A change has the number after the one before; whoever finds a gap has missed something, and must
 //! ask for a whole view rather than go on. What was heard before is heard again without harm.
 
-use crate::{TrustFeed, View};
+use crate::{View, trust};
+use tars_certs::TrustFeed;
 use tars_proto::auth::v1::WatchCredentialsResponse;
 
 /// One item was missed, or more.
@@ -56,7 +57,7 @@ impl Follower {
     }
 
     fn apply(&mut self, item: &WatchCredentialsResponse, now_s: u64) {
-        self.feed.apply(item);
+        self.feed.apply(trust::update(item));
         self.view.apply(item, now_s);
         self.at = Some(item.sequence);
     }

@@ -15,5 +15,4 @@ pub use follow::{Follower, Gap};
 pub use grant::{Exceeds, StoredKey};
 pub use permission::{PERMISSIONS, Permissions};
 pub use token::{Claims, TokenError};
-pub use trust::{Bundle, TrustFeed};
 pub use view::View;

@@ -15,6 +15,7 @@ use arc_swap::ArcSwap;
 use jsonwebtoken::DecodingKey;
 use parking_lot::Mutex;
 use quick_cache::sync::Cache;
+use rpds::HashTrieMapSync;
 use sha2::{Digest, Sha256};
 use std::{
     collections::{BTreeSet, HashMap},
@@ -32,15 +33,24 @@ use tokio::time::Instant;
 const CACHED_TOKENS: usize = 16_384;
 const LEEWAY: Duration = Duration::from_secs(token::LEEWAY_S);
 
+/// A table that may be long. A copy shares all but the path to what is changed afterwards, so that
+/// one change among a hundred thousand rows costs no more than among a hundred.
+type Table<V> = HashTrieMapSync<String, V>;
+
 #[derive(Clone, Default)]
 struct Snapshot {
     keys: HashMap<String, Arc<DecodingKey>>,
-    api_keys: HashMap<String, Arc<Key>>,
-    users: HashMap<String, Arc<User>>,
+    api_keys: Table<Arc<Key>>,
+    users: Table<Arc<User>>,
     roles: HashMap<String, Permissions>,
     /// Session to the moment after which none of its tokens can be valid.
-    revoked_sessions: HashMap<String, Gone>,
+    revoked_sessions: Table<Gone>,
+    /// When sessions were last looked through for those that can be forgotten.
+    swept: Duration,
 }
+
+/// Looking through all revoked sessions is not for every change.
+const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Key {
@@ -179,8 +189,8 @@ impl fmt::Debug for View {
             f,
             "View({} keys, {} users, {} API keys)",
             s.keys.len(),
-            s.users.len(),
-            s.api_keys.len()
+            s.users.size(),
+            s.api_keys.size()
         )
     }
 }
@@ -415,7 +425,7 @@ impl Snapshot {
                 revoked: view.revoked,
                 revision: view.revision,
             };
-            self.api_keys.insert(view.key_id.clone(), Arc::new(key));
+            self.api_keys.insert_mut(view.key_id.clone(), Arc::new(key));
         }
     }
 
@@ -433,20 +443,34 @@ impl Snapshot {
                 kept_session: view.kept_session.clone(),
                 revision: view.revision,
             };
-            self.users.insert(view.user_id.clone(), Arc::new(user));
+            self.users.insert_mut(view.user_id.clone(), Arc::new(user));
         }
     }
 
     fn put_sessions(&mut self, sessions: &[SessionView], now: Now) {
-        self.revoked_sessions.retain(|_, gone| !gone.is_over(now));
+        if now.measured >= self.swept.saturating_add(SWEEP_EVERY) {
+            self.sweep_sessions(now);
+        }
         for view in sessions {
             let wall_s = view.expires_at.as_ref().map_or(u64::MAX, seconds);
             let left = Duration::from_secs(wall_s.saturating_sub(now.wall_s));
             let measured = now.measured.saturating_add(left);
             let gone = Gone { wall_s, measured };
-            let known = self.revoked_sessions.entry(view.session_id.clone());
-            known.and_modify(|k| *k = k.later(gone)).or_insert(gone);
+            let known = self.revoked_sessions.get(&view.session_id);
+            let gone = known.map_or(gone, |known| known.later(gone));
+            self.revoked_sessions
+                .insert_mut(view.session_id.clone(), gone);
         }
+    }
+
+    fn sweep_sessions(&mut self, now: Now) {
+        let over = self.revoked_sessions.iter();
+        let over = over.filter(|(_, gone)| gone.is_over(now));
+        let over: Vec<String> = over.map(|(session, _)| session.clone()).collect();
+        for session in &over {
+            self.revoked_sessions.remove_mut(session);
+        }
+        self.swept = now.measured;
     }
 }
 
@@ -798,11 +822,13 @@ mod tests {
             removed_kids: vec!["k".into()],
             ..Default::default()
         };
+        tokio::time::advance(SWEEP_EVERY).await;
         v.apply(&something(), NOW + 7200);
         assert!(!v.still_valid(&session("s", 1), NOW), "set back since");
         tokio::time::advance(Duration::from_secs(1000)).await;
         v.apply(&something(), NOW);
         assert!(!v.still_valid(&session("s", 1), NOW), "early on the wall");
+        tokio::time::advance(SWEEP_EVERY).await;
         v.apply(&something(), NOW + 1000);
         assert!(v.0.snapshot.load().revoked_sessions.is_empty(), "forgotten");
     }

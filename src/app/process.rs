@@ -19,11 +19,11 @@ use std::{
 };
 use tars_certs::{
     Authority, CaError, ClassTable, IdentityError, IdentityFiles, IdentityHandle, SpiffeError,
-    SpiffeId,
+    SpiffeId, TrustFeed,
     ca::{Lives, Request},
     class::ClassError,
 };
-use tars_credentials::{TrustFeed, View};
+use tars_credentials::View;
 use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
 use tars_mesh::{
     Channel, ChannelOptions, ConnectionTable, MeshMetrics,

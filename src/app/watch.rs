@@ -3,8 +3,8 @@
 //! the authentication layer looks at.
 
 use std::time::Duration;
-use tars_certs::IdentityHandle;
-use tars_credentials::{Follower, TrustFeed, View};
+use tars_certs::{IdentityHandle, TrustFeed};
+use tars_credentials::{Follower, View};
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::{Channel, channel::OWN_CERTIFICATE_REVOKED};
 use tars_proto::auth::v1::{

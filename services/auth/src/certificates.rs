@@ -16,8 +16,7 @@ pub(crate) use roots::{Heard, named};
 
 use crate::{Auth, AuthError, horizon::DAY};
 use std::{sync::Arc, time::Duration};
-use tars_certs::{Authority, ClassTable, IdentityHandle, PeerClass, SpiffeId};
-use tars_credentials::TrustFeed;
+use tars_certs::{Authority, ClassTable, IdentityHandle, PeerClass, SpiffeId, TrustFeed};
 use tars_proto::{
     Timestamp,
     auth::v1::{CertificateRevocation, IdentityRevocation, TrustBundle},

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::{
-    Identity, IdentityError, KeyId, SpiffeId,
+    Bundle, Identity, IdentityError, KeyId, SpiffeId, TrustFeed,
     ca::csr,
     files::IdentityPem,
     identity::Parts,
@@ -23,7 +23,6 @@ use tars_certs::{
     renew::{IdentitySource, SourceError, pause},
     secret,
 };
-use tars_credentials::{Bundle, TrustFeed};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{
     Channel,

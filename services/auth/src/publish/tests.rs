@@ -5,7 +5,8 @@ use crate::{
 };
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
-use tars_credentials::{Caller, TrustFeed, View};
+use tars_certs::TrustFeed;
+use tars_credentials::{Caller, View};
 
 const ROUNDS: usize = 100;
 const FOLLOWERS: usize = 3;
