@@ -11,6 +11,7 @@ mod process;
 mod ready;
 mod services;
 mod standing;
+pub(crate) mod trouble;
 mod watch;
 
 pub(crate) use hold::Hold;

@@ -9,6 +9,7 @@ mod output;
 mod audit;
 mod certs;
 mod config;
+mod confirm;
 mod demo;
 mod descriptors;
 mod login;
@@ -21,7 +22,10 @@ mod up;
 mod users;
 
 use crate::{
-    app::{Ready, ServiceName, StartError},
+    app::{
+        Ready, ServiceName, StartError,
+        trouble::{Explained, Trouble, Way},
+    },
     rest::RestError,
 };
 use clap::{Args, Parser, Subcommand};
@@ -31,6 +35,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+use tars_certs::IdentityError;
 use tars_runtime::{
     config::{Config, ConfigErrors, Connect, Data, Listen, leaf},
     log,
@@ -110,6 +115,8 @@ pub enum CommandError {
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{0}")]
+    Connection(Explained),
+    #[error("{0}")]
     Usage(String),
     #[error("{0}")]
     Failed(String),
@@ -127,12 +134,34 @@ impl CommandError {
         }
     }
 
+    /// What failed on the way to a service, with what to do about it.
+    fn on(way: &Way, error: impl std::fmt::Display) -> Self {
+        let text = error.to_string();
+        match way.explain(&text) {
+            Some(explained) => Self::Connection(explained),
+            None => Self::Failed(text),
+        }
+    }
+
+    fn is_vague(&self) -> bool {
+        matches!(self, Self::Connection(e) if e.trouble.is_vague())
+    }
+
+    /// The same for the own identity, before it was shown to anybody.
+    fn own(way: &Way, error: &IdentityError) -> Self {
+        match way.explain_own(error) {
+            Some(explained) => Self::Connection(explained),
+            None => Self::Failed(error.to_string()),
+        }
+    }
+
     /// As in sysexits.h: 64 usage and configuration, 69 unavailable, 77 not permitted, 1 the rest.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. }) => 69,
+            Self::Connection(e) if e.trouble == Trouble::Nobody => 69,
             Self::Rest(RestError::Refused { status, .. })
                 if matches!(status.as_u16(), 401 | 403) =>
             {
@@ -263,6 +292,22 @@ impl Global {
 
 fn init_log(config: &Config) -> Result<(), CommandError> {
     Ok(log::init(config.log.format, &config.log.level)?)
+}
+
+/// How often a connection is tried that ends without a reason.
+const TRIES: usize = 5;
+
+/// Tries anew while nobody says why it fails.
+async fn told<T>(
+    mut attempt: impl AsyncFnMut() -> Result<T, CommandError>,
+) -> Result<T, CommandError> {
+    for _ in 1..TRIES {
+        match attempt().await {
+            Err(e) if e.is_vague() => {}
+            other => return other,
+        }
+    }
+    attempt().await
 }
 
 fn block_on<F: Future>(work: F) -> Result<F::Output, CommandError> {

@@ -14,6 +14,14 @@ pub enum RestError {
         base: String,
         source: std::io::Error,
     },
+    #[error(
+        "{base} is no gateway's URL: the gateway speaks plain HTTP, on http://HOST:PORT; where a proxy adds TLS, name what stands behind it"
+    )]
+    Scheme { base: String },
+    #[error(
+        "what answers at {base} does not speak HTTP as the gateway does: is it another port of the mesh, for gRPC over TLS? (cause: {source})"
+    )]
+    NotGateway { base: String, source: hyper::Error },
     #[error("{method} {path}: {message} ({status})")]
     Refused {
         method: Method,
@@ -190,9 +198,20 @@ impl Rest {
             base: self.base.clone(),
             source,
         };
+        if host.contains("://") {
+            return Err(RestError::Scheme {
+                base: self.base.clone(),
+            });
+        }
         let tcp = TcpStream::connect(&host).await.map_err(unreachable)?;
         tcp.set_nodelay(true).map_err(unreachable)?;
-        let failed = |e: hyper::Error| RestError::Http(e.to_string());
+        let failed = |e: hyper::Error| match e.is_parse() {
+            true => RestError::NotGateway {
+                base: self.base.clone(),
+                source: e,
+            },
+            false => RestError::Http(e.to_string()),
+        };
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
             .await
             .map_err(failed)?;

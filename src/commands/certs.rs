@@ -1,8 +1,11 @@
 //! `tars certs`: the authority's files, certificates of a running mesh, and its roots.
 
 mod local;
+mod place;
 mod remote;
+mod revoke;
 mod roots;
+mod term;
 
 use super::{
     CommandError, Global, block_on,
@@ -10,6 +13,7 @@ use super::{
 };
 use crate::app::{ServiceName, ca_dir};
 use clap::{Args, Subcommand};
+use place::Force;
 use std::{net::IpAddr, path::PathBuf, process::ExitCode};
 use tars_certs::Authority;
 use tars_runtime::config::Config;
@@ -67,7 +71,7 @@ enum Command {
         auth: Option<String>,
     },
     /// Cut off a certificate, of any issuer, or all of an identity: everywhere and at once.
-    Revoke(remote::Revoke),
+    Revoke(revoke::Revoke),
     /// List what is cut off.
     Revoked {
         #[arg(long)]
@@ -85,14 +89,20 @@ enum Command {
         /// A private file; standard output when left out.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
-        #[arg(long, default_value_t = 600, value_name = "SECONDS")]
+        /// A day at most.
+        #[arg(long, default_value_t = 600, value_name = "SECONDS",
+              value_parser = clap::value_parser!(u32).range(1..=86_400))]
         ttl: u32,
+        #[command(flatten)]
+        force: Force,
     },
     /// Write the roots that are trusted now, as PEM.
     Bundle {
         /// Standard output when left out.
         #[arg(long, value_name = "FILE")]
         out: Option<PathBuf>,
+        #[command(flatten)]
+        force: Force,
     },
 }
 
@@ -111,12 +121,16 @@ struct Leaf {
     /// The folder for tls.crt, tls.key and ca.crt [default: identities/NAME in the data directory].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    #[arg(long, default_value_t = 30)]
-    days: u64,
+    /// How long it lives; cut to what its class and its issuer have, which is told [default: 30 on
+    /// the authority's files, else what its class has].
+    #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_600))]
+    days: Option<u64>,
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
     #[arg(long, value_name = "ADDR")]
     ip: Vec<IpAddr>,
+    #[command(flatten)]
+    force: Force,
 }
 
 impl Leaf {
@@ -188,7 +202,13 @@ impl Certs {
             Command::Revoke(revoke) => block_on(revoke.run(&config, &mesh))??,
             Command::Revoked { json } => block_on(remote::revoked(&mesh, json))??,
             Command::Root { command } => block_on(command.run(&mesh))??,
-            Command::JoinToken { workload, out, ttl } => {
+            Command::JoinToken {
+                workload,
+                out,
+                ttl,
+                force,
+            } => {
+                force.allows_out(out.as_deref())?;
                 let path = workload_path(&config, &workload);
                 let token = if at_hand {
                     local::join_token(&config, &path, ttl)?
@@ -197,7 +217,8 @@ impl Certs {
                 };
                 local::hand_over(&token, out.as_deref())?;
             }
-            Command::Bundle { out } => {
+            Command::Bundle { out, force } => {
+                force.allows_out(out.as_deref())?;
                 let pem = if at_hand {
                     local::bundle(&config)?
                 } else {

@@ -1,7 +1,7 @@
 //! `tars probe`: a true health check over mTLS, that also proves who answers.
 
-use super::{CommandError, Global, block_on};
-use crate::app::{CERTIFICATE, ServiceName};
+use super::{CommandError, Global, block_on, told};
+use crate::app::{CERTIFICATE, ServiceName, trouble::Way};
 use clap::Args;
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
@@ -49,10 +49,18 @@ impl Probe {
             None => global.target(self.service)?,
         };
         let limit = Duration::from_secs(self.timeout);
-        let late = || CommandError::Failed(format!("{target}: no answer in {limit:?}"));
-        let server =
-            block_on(async { tokio::time::timeout(limit, self.check(&config, &target)).await })?
-                .map_err(|_| late())??;
+        let late = || {
+            let files = self.files(&config)?;
+            let way = Way::new(&target, self.service.as_str(), &files);
+            Err(CommandError::on(
+                &way,
+                format!("{target}: no answer in {limit:?}"),
+            ))
+        };
+        let server = block_on(async {
+            tokio::time::timeout(limit, told(async || self.check(&config, &target).await)).await
+        })?
+        .unwrap_or_else(|_| late())?;
         self.print(&server);
         Ok(ExitCode::SUCCESS)
     }
@@ -100,20 +108,24 @@ impl Probe {
         let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
         let failed = |e: &dyn std::fmt::Display| CommandError::Failed(e.to_string());
         let files = self.files(config)?;
-        let identity = files.load(&time).map_err(|e| failed(&e))?;
         let path = config.trust.path_of(self.service.as_str());
+        let way = Way::new(target, &path, &files);
+        let identity = files.load(&time).map_err(|e| CommandError::own(&way, &e))?;
         let expected = SpiffeId::new(identity.id().trust_domain(), &path);
         let expected = expected.map_err(|e| failed(&e))?;
         let channel = Channel::new(ChannelOptions::alone(target, expected, identity, clock))
             .map_err(|e| failed(&e))?;
-        let server = channel.server().await.map_err(|e| failed(&e))?;
+        let server = channel
+            .server()
+            .await
+            .map_err(|e| CommandError::on(&way, e))?;
         let mut client = HealthClient::new(outgoing(channel, Credentials::Own));
         let answer = client
             .check(HealthCheckRequest {
                 service: String::new(),
             })
             .await;
-        let answer = answer.map_err(|e| CommandError::Failed(e.message().to_owned()))?;
+        let answer = answer.map_err(|e| CommandError::on(&way, e.message()))?;
         let why = match answer.get_ref().status() {
             ServingStatus::Serving => return Ok(server),
             _ if is_revoked(&mut client).await => {

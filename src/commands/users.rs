@@ -1,13 +1,15 @@
 //! `tars users`.
 
-use super::{CommandError, Global, block_on, login::read_password, mesh::MeshArg, output};
+use super::{
+    CommandError, Global, block_on, confirm::Confirm, login::read_password, mesh::MeshArg, output,
+};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars users list\n  tars users create ada --role developer < password.txt\n  tars users disable ada\n  tars users roles ada viewer"
+    after_help = "Examples:\n  tars users list\n  tars users create ada --role developer < password.txt\n  tars users disable ada\n  tars users roles ada viewer --yes"
 )]
 pub(crate) struct Users {
     #[command(flatten)]
@@ -32,14 +34,20 @@ enum Command {
         password_file: Option<PathBuf>,
     },
     /// End a user's sessions and keys, and let nobody in by that name.
-    Disable { username: String },
+    Disable {
+        username: String,
+        #[command(flatten)]
+        confirm: Confirm,
+    },
     /// Let a disabled user in again.
     Enable { username: String },
-    /// Replace a user's roles.
+    /// Replace a user's roles, which ends their sessions.
     Roles {
         username: String,
         #[arg(required = true)]
         roles: Vec<String>,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
 
@@ -66,7 +74,10 @@ impl Users {
                         false,
                     );
                 }
-                Command::Disable { username } => {
+                Command::Disable { username, confirm } => {
+                    confirm.ask(&format!(
+                        "every session of {username} ends, and their API keys stop working"
+                    ))?;
                     let path = format!("/admin/users/{username}/disable");
                     print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
                 }
@@ -74,7 +85,15 @@ impl Users {
                     let path = format!("/admin/users/{username}/enable");
                     print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
                 }
-                Command::Roles { username, roles } => {
+                Command::Roles {
+                    username,
+                    roles,
+                    confirm,
+                } => {
+                    confirm.ask(&format!(
+                        "{username} holds {} and nothing else from now on, and every session of theirs ends",
+                        roles.join(", ")
+                    ))?;
                     let path = format!("/admin/users/{username}/roles");
                     print(
                         &[rest.put(&path, json!({ "roles": roles })).await?["user"].clone()],

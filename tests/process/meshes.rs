@@ -321,6 +321,7 @@ fn a_session_follows_the_roots_and_is_one_a_place() {
         "certs",
         "root",
         "rotate",
+        "--yes",
         "--gateway",
         &gateway,
         "--timeout",
@@ -388,6 +389,256 @@ fn passwords_lie_in_private_files_and_sessions_of_old_are_named() {
     assert!(!old.exists(), "it went with the login");
 }
 
+fn with<'a>(named: [&'a str; 2], args: &[&'a str]) -> Vec<&'a str> {
+    [args, &named].concat()
+}
+
+fn revoking<'a>(named: [&'a str; 2], args: &[&'a str]) -> Vec<&'a str> {
+    with(
+        named,
+        &[&["certs", "revoke", "--reason", "x"], args].concat(),
+    )
+}
+
+#[test]
+fn what_cannot_be_undone_is_asked_for_and_a_mistyped_name_revokes_nothing() {
+    let home = Home::new();
+    let mesh = home.up(&home.0.path().join("a"), "127.0.0.1:0");
+    let gateway = ["--gateway", mesh.ready.gateway.as_str()];
+    home.log_in(&mesh, gateway);
+    let nothing = home.good(&with(gateway, &["certs", "revoked", "--json"]));
+
+    let typo = home.refused(&revoking(gateway, &["--id", "/autmol"]));
+    assert!(
+        typo.contains("nobody holds") && typo.contains("--force"),
+        "{typo}"
+    );
+    let listed = home.good(&with(gateway, &["certs", "list", "--json"]));
+    let listed: Value = serde_json::from_str(&listed).unwrap();
+    let rows = listed.as_array().unwrap().iter();
+    let serial = |id: &str| {
+        let mut rows = rows.clone().filter(|r| r["spiffe_id"] == *id);
+        rows.next().unwrap()["serial"].as_str().unwrap().to_owned()
+    };
+    let automl = serial("spiffe://tars.local/automl");
+    for args in [
+        revoking(gateway, &["--id", "/automl"]),
+        revoking(gateway, &["--id", "/autmol", "--force"]),
+        revoking(gateway, &["--serial", &automl]),
+        with(gateway, &["certs", "root", "rotate"]),
+        with(gateway, &["certs", "root", "taint"]),
+        with(gateway, &["certs", "root", "remove"]),
+        with(gateway, &["users", "disable", "admin"]),
+        with(gateway, &["users", "roles", "admin", "viewer"]),
+    ] {
+        let done = home.run(&args);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert_eq!(done.status.code(), Some(64), "{args:?}: {said}");
+        assert!(said.contains("--yes"), "{args:?}: {said}");
+    }
+    assert_eq!(
+        home.good(&with(gateway, &["certs", "revoked", "--json"])),
+        nothing
+    );
+    let roots = home.good(&with(gateway, &["certs", "root", "status"]));
+    assert!(roots.contains("next: prepare"), "{roots}");
+    assert!(
+        home.good(&with(gateway, &["users", "list"]))
+            .contains("active")
+    );
+
+    // A person or an outside client is no part of the mesh, and what is meant is done.
+    let bot = text(&home.0.path().join("bot"));
+    home.good(&with(gateway, &["certs", "client", "bot", "--out", &bot]));
+    home.good(&revoking(gateway, &["--id", "/client/bot"]));
+    home.good(&revoking(gateway, &["--id", "/client/later", "--force"]));
+    let rows = home.good(&with(gateway, &["certs", "revoked"]));
+    assert!(
+        rows.contains("/client/bot") && rows.contains("/client/later"),
+        "{rows}"
+    );
+    home.good(&revoking(gateway, &["--id", "/automl", "--yes"]));
+    let last = home.refused(&with(gateway, &["users", "disable", "admin", "--yes"]));
+    assert!(last.contains("the last administrator must stay"), "{last}");
+}
+
+#[test]
+fn lives_are_told_as_they_are_and_no_key_is_overwritten() {
+    let home = Home::new();
+    let mesh = home.up(&home.0.path().join("a"), "127.0.0.1:0");
+    let gateway = ["--gateway", mesh.ready.gateway.as_str()];
+    home.log_in(&mesh, gateway);
+    let offline = text(&home.0.path().join("b"));
+    home.good(&["certs", "init", "--data-dir", &offline]);
+    for named in [gateway, ["--data-dir", &offline]] {
+        let out = tempfile::tempdir().unwrap();
+        let path = |name: &str| text(&out.path().join(name));
+        let (bot, key) = (path("bot"), out.path().join("bot/tls.key"));
+        let long = with(
+            named,
+            &["certs", "client", "bot", "--out", &bot, "--days", "9999"],
+        );
+        let done = home.run(&long);
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(done.status.success(), "{said}");
+        assert!(
+            said.contains("9999 days were asked for, and it ends in"),
+            "{said}"
+        );
+        let told = String::from_utf8_lossy(&done.stdout).into_owned();
+        assert!(
+            told.contains("/client/bot") && told.contains("ends in"),
+            "{told}"
+        );
+
+        let first = fs::read(&key).unwrap();
+        let again = with(named, &["certs", "client", "bot", "--out", &bot]);
+        let said = home.refused(&again);
+        assert!(
+            said.contains("tls.key exists") && said.contains("--force"),
+            "{said}"
+        );
+        assert_eq!(fs::read(&key).unwrap(), first);
+        let done = home.run(&[&again[..], &["--force"]].concat());
+        assert!(done.status.success());
+        let said = String::from_utf8_lossy(&done.stderr).into_owned();
+        assert!(!said.contains("warning"), "nothing was cut: {said}");
+        assert_ne!(fs::read(&key).unwrap(), first);
+
+        for (command, file) in [
+            (vec!["certs", "join-token", "automl"], "token"),
+            (vec!["certs", "bundle"], "ca.crt"),
+        ] {
+            let file = path(file);
+            let args = with(named, &[&command[..], &["--out", &file]].concat());
+            home.good(&args);
+            let said = home.refused(&args);
+            assert!(said.contains("--force"), "{said}");
+            home.good(&[&args[..], &["--force"]].concat());
+        }
+        for bad in [
+            vec!["certs", "join-token", "automl", "--ttl", "86401"],
+            vec!["certs", "join-token", "automl", "--ttl", "0"],
+            vec!["certs", "client", "x", "--days", "0"],
+            vec!["certs", "client", "x", "--days", "18446744073709551615"],
+        ] {
+            home.refused(&with(named, &bad));
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn failures_of_tls_are_told_with_what_to_do() {
+    let home = Home::new();
+    let mesh = home.up(&home.0.path().join("a"), "127.0.0.1:0");
+    let gateway = ["--gateway", mesh.ready.gateway.as_str()];
+    home.log_in(&mesh, gateway);
+    let at = |url: &str| url.rsplit('/').next().unwrap().to_owned();
+    let auth = at(&mesh.ready.auth);
+    let path = |name: &str| text(&home.0.path().join(name));
+    let (bot, stranger) = (path("bot"), path("stranger"));
+    home.good(&[&["certs", "client", "bot", "--out", &bot], &gateway[..]].concat());
+    home.good(&["certs", "init", "--data-dir", &path("b")]);
+    home.good(&[
+        "certs",
+        "client",
+        "bot",
+        "--out",
+        &stranger,
+        "--data-dir",
+        &path("b"),
+    ]);
+    let probe = |service: &str, target: &str, identity: &str| {
+        let args = ["probe", service, "--target", target, "--identity", identity];
+        let said = home.refused(&args);
+        assert!(said.contains("(cause: "), "the original stays: {said}");
+        said
+    };
+    let free = tars_tests::fleet::free_addr().to_string();
+    let half = path("half");
+    fs::create_dir(&half).unwrap();
+    for (from, name) in [(&bot, "tls.crt"), (&bot, "tls.key"), (&stranger, "ca.crt")] {
+        fs::copy(Path::new(from).join(name), Path::new(&half).join(name)).unwrap();
+    }
+    for (said, means, next) in [
+        (
+            probe("auth", &at(&mesh.ready.gateway), &bot),
+            "does not speak TLS",
+            "name the port",
+        ),
+        (
+            probe("auth", &at(&mesh.ready.observe), &bot),
+            "does not speak TLS",
+            "name the port",
+        ),
+        (
+            probe("automl", &auth, &bot),
+            "another service of the mesh",
+            "the port is another's",
+        ),
+        (
+            probe("auth", &auth, &stranger),
+            "another mesh",
+            "tars certs bundle",
+        ),
+        (probe("auth", &free, &bot), "nothing listens", "tars up"),
+        (
+            probe("auth", &auth, &half),
+            "does not vouch for",
+            "tars certs client bot",
+        ),
+    ] {
+        assert!(
+            said.contains(means) && said.contains(next),
+            "{means}: {said}"
+        );
+    }
+    // The server says this one, and only after the handshake.
+    let foreign = path("foreign");
+    fs::create_dir(&foreign).unwrap();
+    for name in ["tls.crt", "tls.key"] {
+        fs::copy(
+            Path::new(&stranger).join(name),
+            Path::new(&foreign).join(name),
+        )
+        .unwrap();
+    }
+    let own = |dir: &str| fs::read_to_string(Path::new(dir).join("ca.crt")).unwrap();
+    fs::write(
+        Path::new(&foreign).join("ca.crt"),
+        own(&bot) + &own(&stranger),
+    )
+    .unwrap();
+    // An alert can be lost when the own side was about to send something.
+    eventually("it says that it is of another mesh", || async {
+        let said = probe("auth", &auth, &foreign);
+        said.contains("does not trust the issuer of") && said.contains("tars certs client bot")
+    })
+    .await;
+
+    let revoke = ["certs", "revoke", "--id", "/client/bot", "--reason", "lost"];
+    home.good(&[&revoke[..], &gateway].concat());
+    let revoked =
+        |said: &str| said.contains("is revoked") && said.contains("tars certs client bot");
+    let refused = |args: &[&str]| String::from_utf8(home.run(args).stderr).unwrap();
+    for args in [
+        ["probe", "auth", "--target", &auth, "--identity", &bot].as_slice(),
+        &["certs", "renew", &bot, "--auth", &auth],
+    ] {
+        eventually("it says that it is revoked", || async {
+            revoked(&refused(args))
+        })
+        .await;
+    }
+
+    // The other way round: HTTP where TLS is spoken.
+    let wrong = format!("http://{auth}");
+    let said = home.refused(&["users", "list", "--gateway", &wrong]);
+    assert!(said.contains("does not speak HTTP"), "{said}");
+    let said = home.refused(&["users", "list", "--gateway", &mesh.ready.auth]);
+    assert!(said.contains("speaks plain HTTP"), "{said}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_service_says_so_and_stays_revoked() {
     let home = Home::new();
@@ -430,6 +681,7 @@ async fn a_revoked_service_says_so_and_stays_revoked() {
         "revoke",
         "--serial",
         &serial,
+        "--yes",
         "--reason",
         "stolen",
         "--data-dir",
@@ -453,6 +705,7 @@ async fn a_revoked_service_says_so_and_stays_revoked() {
         "certs",
         "root",
         "rotate",
+        "--yes",
         "--data-dir",
         &in_a,
         "--timeout",

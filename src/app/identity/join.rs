@@ -4,7 +4,7 @@
 //!
 //! What is kept is one file, written whole: a key without its certificate is worth nothing.
 
-use crate::app::StartError;
+use crate::app::{StartError, trouble::Way};
 use parking_lot::Mutex;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -158,8 +158,8 @@ impl Joining {
             Bootstrap::connect(&self.bootstrap, claims.root, self.auth.clone(), &self.clock)
                 .await
                 .map_err(|e| match e {
-                    BootstrapError::Away(why) => SourceError::Away(why),
-                    BootstrapError::NotMeant { .. } => remote(e),
+                    BootstrapError::Away(why) => SourceError::Away(self.explained(why)),
+                    BootstrapError::NotMeant { .. } => remote(self.explained(e.to_string())),
                 })?;
         let (key, csr) = new_key()?;
         let request = IssueWithTokenRequest {
@@ -171,6 +171,17 @@ impl Joining {
             .await
             .map_err(|s| self.failed(&s))?;
         self.take(&key, answer.into_inner().identity)
+    }
+
+    /// A failure of the connection, with what to do about it.
+    fn explained(&self, error: String) -> String {
+        let way = Way {
+            target: self.bootstrap.clone(),
+            expected: self.auth.to_string(),
+            identity: self.file.clone(),
+            own: self.own.path().to_owned(),
+        };
+        way.explain(&error).map_or(error, |e| e.to_string())
     }
 
     fn failed(&self, status: &Status) -> SourceError {

@@ -1,6 +1,9 @@
 //! What is done on files alone.
 
-use super::Leaf;
+use super::{
+    Leaf,
+    term::{Asked, ends_in},
+};
 use crate::{
     app::{Hold, StartError, ca_dir, open_authority},
     commands::{CommandError, output},
@@ -16,6 +19,9 @@ use tars_certs::{
 };
 use tars_runtime::{clock::Clock, config::Config};
 use zeroize::Zeroizing;
+
+/// How long a certificate lives that nobody named days for.
+const USUAL_DAYS: u64 = 30;
 
 /// The authority's files, unless a process works on them that must be asked instead.
 pub(super) fn take_at_hand(config: &Config) -> Result<Option<Hold>, CommandError> {
@@ -43,45 +49,75 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     let clock = Clock::system();
     let id = id(config, path)?;
     let authority = open_authority(config, &clock)?;
-    let life = Duration::from_secs(leaf.days.saturating_mul(86_400));
-    let mut request = Request::new(id.clone(), life);
-    let rules = config.certificates.classes.iter();
-    let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())))
-        .map_err(|e| CommandError::Failed(e.to_string()))?;
+    let asked = Asked(leaf.days);
+    let mut request = Request::new(id.clone(), asked.or(USUAL_DAYS));
     // Who is nobody's server has no names of one.
-    if classes.classify(&id).is_some_and(PeerClass::is_workload) {
+    if class(config, &id)?.is_some_and(PeerClass::is_workload) {
         request = request.with_local_names();
     }
     let files = IdentityFiles::in_dir(&leaf.folder(config, path));
+    leaf.force.allows_identity(&files)?;
     request.dns.extend(leaf.dns);
     request.ips.extend(leaf.ip);
-    let issued = authority.issue(&request, clock.now())?;
+    let now = clock.now();
+    let issued = authority.issue(&request, now)?;
     files.save(&issued, &authority.bundle_pem())?;
-    say!("{id}  {}", files.cert.display());
+    tell(&id, &files, asked, (now, issued.not_after));
     Ok(())
 }
 
-pub(super) fn join_token(
-    config: &Config,
-    path: &str,
-    ttl: u32,
-) -> Result<Zeroizing<String>, CommandError> {
+/// Says what was issued, where it is and when it ends.
+pub(super) fn tell(
+    id: &SpiffeId,
+    files: &IdentityFiles,
+    asked: Asked,
+    (now, not_after): (Duration, Duration),
+) {
+    let ends = ends_in(now, not_after);
+    say!("{id}  {}  ends in {ends}", files.cert.display());
+    if let Some(warning) = asked.cut(now, not_after) {
+        note!("{warning}");
+    }
+}
+
+/// What an identity is to the mesh.
+pub(super) fn class(config: &Config, id: &SpiffeId) -> Result<Option<PeerClass>, CommandError> {
+    let rules = config.certificates.classes.iter();
+    let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())))
+        .map_err(|e| CommandError::Failed(e.to_string()))?;
+    Ok(classes.classify(id))
+}
+
+/// A join token, and when it ends.
+pub(super) struct Token {
+    pub(super) text: Zeroizing<String>,
+    pub(super) ends: String,
+}
+
+pub(super) fn join_token(config: &Config, path: &str, ttl: u32) -> Result<Token, CommandError> {
     let clock = Clock::system();
     let authority = open_authority(config, &clock)?;
     let life = Duration::from_secs(u64::from(ttl));
     let (kind, id) = (JoinKind::Unrecorded, id(config, path)?);
     let claims = JoinClaims::first(&authority, kind, id, clock.now(), life);
     let token = JoinToken::mint(&authority, &claims);
-    Ok(Zeroizing::new(token.as_str().to_owned()))
+    Ok(Token {
+        text: Zeroizing::new(token.as_str().to_owned()),
+        ends: format!("in {}", ends_in(clock.now(), claims.expires)),
+    })
 }
 
 /// A secret goes to a private file, or to standard output for a pipe.
-pub(super) fn hand_over(token: &str, out: Option<&Path>) -> Result<(), CommandError> {
+pub(super) fn hand_over(token: &Token, out: Option<&Path>) -> Result<(), CommandError> {
+    let (text, ends) = (&token.text, &token.ends);
     match out {
-        None => say!("{token}"),
+        None => {
+            say!("{}", text.as_str());
+            note!("good for one use; ends {ends}");
+        }
         Some(path) => {
-            secret::write(path, token.as_bytes()).map_err(|e| CommandError::file(path, e))?;
-            note!("{}: good for one use", path.display());
+            secret::write(path, text.as_bytes()).map_err(|e| CommandError::file(path, e))?;
+            note!("{}: good for one use; ends {ends}", path.display());
         }
     }
     Ok(())

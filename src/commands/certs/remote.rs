@@ -1,23 +1,22 @@
 //! What a running mesh is asked for.
 
-use super::{Leaf, local, workload_path};
+use super::{
+    Leaf,
+    local::{self, Token},
+    revoke::full_id,
+    term::Asked,
+};
 use crate::{
-    commands::{CommandError, mesh::Mesh, output},
+    app::trouble::Way,
+    commands::{CommandError, mesh::Mesh, output, told},
     rest::Rest,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
-use clap::Args;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use serde_json::{Value, json};
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-};
-use tars_certs::{
-    Identity, IdentityFiles, SpiffeId, ca::csr, files::certificates, identity::Parts,
-    inspect::summarise, trust::key_id,
-};
+use std::{path::Path, sync::Arc};
+use tars_certs::{Identity, IdentityFiles, SpiffeId, ca::csr, identity::Parts};
 use tars_interceptors::client::{Credentials, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_proto::auth::v1::{
@@ -26,22 +25,16 @@ use tars_proto::auth::v1::{
 use tars_runtime::{clock::Clock, config::Config};
 use zeroize::Zeroizing;
 
-fn failed(e: impl std::fmt::Display) -> CommandError {
+pub(super) fn failed(e: impl std::fmt::Display) -> CommandError {
     CommandError::Failed(e.to_string())
 }
 
-/// `SPIFFE id or path` as an id.
-fn full_id(config: &Config, text: &str) -> Result<SpiffeId, CommandError> {
-    if text.starts_with("spiffe://") {
-        text.parse()
-            .map_err(|e| CommandError::Usage(format!("{text}: {e}")))
-    } else {
-        local::id(config, &workload_path(config, text))
-    }
-}
-
 /// All pages of a list.
-async fn pages(rest: &Rest, path: &str, field: &str) -> Result<Vec<Value>, CommandError> {
+pub(super) async fn pages(
+    rest: &Rest,
+    path: &str,
+    field: &str,
+) -> Result<Vec<Value>, CommandError> {
     let (mut all, mut token) = (Vec::new(), String::new());
     loop {
         let sign = if path.contains('?') { '&' } else { '?' };
@@ -57,7 +50,7 @@ async fn pages(rest: &Rest, path: &str, field: &str) -> Result<Vec<Value>, Comma
     }
 }
 
-fn text(value: &Value) -> String {
+pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }
 
@@ -119,7 +112,7 @@ pub(super) async fn revoked(mesh: &Mesh, json: bool) -> Result<(), CommandError>
     Ok(())
 }
 
-fn print_revocations(rows: &[Value], json: bool) {
+pub(super) fn print_revocations(rows: &[Value], json: bool) {
     let head = ["identity", "serial", "before", "by", "at", "reason"];
     print(rows, json, &head, |r| {
         let names = [
@@ -132,85 +125,6 @@ fn print_revocations(rows: &[Value], json: bool) {
         ];
         names.map(|n| text(&r[n])).to_vec()
     });
-}
-
-#[derive(Debug, Args)]
-#[command(group(clap::ArgGroup::new("what").required(true).args(["file", "serial", "id"])))]
-pub(crate) struct Revoke {
-    /// A PEM file with the certificate and, behind it, the one that signed it.
-    #[arg(long, value_name = "FILE")]
-    file: Option<PathBuf>,
-    /// Where the signing certificate is, if not in FILE.
-    #[arg(long, value_name = "FILE", requires = "file")]
-    ca: Option<PathBuf>,
-    #[arg(long)]
-    serial: Option<String>,
-    /// SHA-256 of the issuer's public key; needed for certificates that the mesh did not issue.
-    #[arg(long, requires = "serial", value_name = "KEY_ID")]
-    issuer: Option<String>,
-    /// Everything that this SPIFFE id (or path) holds now.
-    #[arg(long)]
-    id: Option<String>,
-    #[arg(long)]
-    reason: String,
-    #[arg(long)]
-    json: bool,
-}
-
-impl Revoke {
-    pub(super) async fn run(self, config: &Config, mesh: &Mesh) -> Result<(), CommandError> {
-        let mut body = json!({ "reason": self.reason });
-        match (&self.file, &self.serial, &self.id) {
-            (Some(file), ..) => {
-                let (issuer, serial) = name_in(file, self.ca.as_deref())?;
-                body["issuer"] = issuer.into();
-                body["serial"] = serial.into();
-            }
-            (_, Some(serial), _) => {
-                body["serial"] = serial.as_str().into();
-                body["issuer"] = self.issuer.unwrap_or_default().into();
-            }
-            (_, _, id) => {
-                let id = full_id(config, id.as_deref().unwrap_or_default())?;
-                body["spiffe_id"] = id.as_str().into();
-            }
-        }
-        let rest = mesh.session().await?.rest();
-        let answer = rest.post("/admin/certificates/revoke", body).await?;
-        let rows = answer["revocations"]
-            .as_array()
-            .cloned()
-            .unwrap_or_default();
-        if rows.is_empty() && !self.json {
-            say!("it was revoked before");
-        } else {
-            print_revocations(&rows, self.json);
-        }
-        Ok(())
-    }
-}
-
-/// The issuer's key id and the serial of the first certificate in a file.
-fn name_in(file: &Path, ca: Option<&Path>) -> Result<(String, String), CommandError> {
-    let mut chain = certificates(file).map_err(failed)?;
-    if let Some(ca) = ca {
-        chain.truncate(1);
-        chain.extend(certificates(ca).map_err(failed)?);
-    }
-    let leaf = summarise(&chain[0])
-        .ok_or_else(|| failed("the file's first certificate does not parse"))?;
-    let issuer = chain[1..]
-        .iter()
-        .find(|c| summarise(c).is_some_and(|s| s.subject == leaf.issuer))
-        .and_then(|c| key_id(c))
-        .ok_or_else(|| {
-            failed(format!(
-                "{}: the certificate of {:?}, which signed it, is not in the file; name it with --ca",
-                file.display(),
-                leaf.issuer
-            ))
-        })?;
-    Ok((issuer.to_string(), leaf.serial))
 }
 
 fn base64_list(value: &Value) -> Result<Vec<CertificateDer<'static>>, CommandError> {
@@ -230,17 +144,21 @@ pub(super) async fn issue(
     leaf: Leaf,
 ) -> Result<(), CommandError> {
     let out = leaf.folder(config, path);
+    leaf.force.allows_identity(&IdentityFiles::in_dir(&out))?;
     let rest = mesh.session().await?.rest();
     let key = KeyPair::generate().map_err(failed)?;
     let csr = csr::create(&key).map_err(failed)?;
     let ips: Vec<String> = leaf.ip.iter().map(ToString::to_string).collect();
-    let body = json!({
+    let mut body = json!({
         "csr": STANDARD.encode(&csr),
         "path": path,
         "dns_names": leaf.dns,
         "ip_addresses": ips,
-        "life": format!("{}s", leaf.days.saturating_mul(86_400)),
     });
+    let asked = Asked(leaf.days);
+    if asked.0.is_some() {
+        body["life"] = format!("{}s", asked.or(0).as_secs()).into();
+    }
     let answer = rest.post("/admin/certificates", body).await?["identity"].take();
     let parts = Parts {
         chain: base64_list(&answer["chain"])?,
@@ -248,28 +166,29 @@ pub(super) async fn issue(
         roots: base64_list(&answer["bundle"]["roots"])?,
         crls: Vec::new(),
     };
-    save(parts, &out)
+    save(parts, &out, asked)
 }
 
-/// Checks what was issued, and writes it.
-fn save(parts: Parts, out: &Path) -> Result<(), CommandError> {
-    let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(Clock::system());
+/// Checks what was issued, writes it, and tells how long it lives.
+fn save(parts: Parts, out: &Path, asked: Asked) -> Result<(), CommandError> {
+    let clock = Clock::system();
+    let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
     let identity = Identity::new(parts, &time).map_err(failed)?;
     let files = IdentityFiles::in_dir(out);
     files.save_identity(&identity)?;
-    say!("{}  {}", identity.id(), files.cert.display());
+    let life = (clock.now(), identity.leaf().not_after);
+    local::tell(identity.id(), &files, asked, life);
     Ok(())
 }
 
-pub(super) async fn join_token(
-    mesh: &Mesh,
-    path: &str,
-    ttl: u32,
-) -> Result<Zeroizing<String>, CommandError> {
+pub(super) async fn join_token(mesh: &Mesh, path: &str, ttl: u32) -> Result<Token, CommandError> {
     let rest = mesh.session().await?.rest();
     let body = json!({ "path": path, "ttl_seconds": ttl });
     let answer = rest.post("/admin/join-tokens", body).await?;
-    Ok(Zeroizing::new(text(&answer["token"])))
+    Ok(Token {
+        text: Zeroizing::new(text(&answer["token"])),
+        ends: text(&answer["expires_at"]),
+    })
 }
 
 pub(super) async fn bundle(mesh: &Mesh) -> Result<String, CommandError> {
@@ -285,16 +204,21 @@ pub(super) async fn bundle(mesh: &Mesh) -> Result<String, CommandError> {
 pub(super) async fn renew(config: &Config, dir: &Path, target: &str) -> Result<(), CommandError> {
     let clock = Clock::system();
     let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
-    let identity = IdentityFiles::in_dir(dir).load(&time).map_err(failed)?;
-    let expected = SpiffeId::new(identity.id().trust_domain(), &config.trust.path_of("auth"));
+    let (files, auth) = (IdentityFiles::in_dir(dir), config.trust.path_of("auth"));
+    let way = Way::new(target, &auth, &files);
+    let identity = files.load(&time).map_err(|e| CommandError::own(&way, &e))?;
+    let expected = SpiffeId::new(identity.id().trust_domain(), &auth);
     let options = ChannelOptions::alone(target, expected.map_err(failed)?, identity, clock);
     let channel = Channel::new(options).map_err(failed)?;
     let key = KeyPair::generate().map_err(failed)?;
     let csr = csr::create(&key).map_err(failed)?;
-    let answer = CertificateServiceClient::new(outgoing(channel, Credentials::Own))
-        .renew_certificate(RenewCertificateRequest { csr })
-        .await
-        .map_err(|s| failed(s.message()))?;
+    let client = CertificateServiceClient::new(outgoing(channel, Credentials::Own));
+    let answer = told(async || {
+        let request = RenewCertificateRequest { csr: csr.clone() };
+        let answer = client.clone().renew_certificate(request).await;
+        answer.map_err(|s| CommandError::on(&way, s.message()))
+    })
+    .await?;
     let IssuedIdentity { chain, bundle, .. } = answer
         .into_inner()
         .identity
@@ -310,5 +234,5 @@ pub(super) async fn renew(config: &Config, dir: &Path, target: &str) -> Result<(
             .collect(),
         crls: Vec::new(),
     };
-    save(parts, dir)
+    save(parts, dir, Asked(None))
 }

@@ -1,7 +1,7 @@
 //! `tars certs root`.
 
 use crate::{
-    commands::{CommandError, mesh::Mesh, output, session::Session},
+    commands::{CommandError, confirm::Confirm, mesh::Mesh, output, session::Session},
     rest::Rest,
 };
 use clap::Subcommand;
@@ -24,12 +24,17 @@ pub(crate) enum Root {
     /// Let the prepared root sign; refused before every peer trusts it.
     Activate,
     /// Have everything renewed that the old root signed.
-    Taint,
+    Taint {
+        #[command(flatten)]
+        confirm: Confirm,
+    },
     /// Trust the old root no more; refused before every peer has left it.
     Remove {
         /// Also when people or outside clients hold certificates below it, which ends them.
         #[arg(long)]
         cut_off: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
     /// All four steps, waiting for the peers before each. It can be stopped and run again.
     Rotate {
@@ -41,26 +46,61 @@ pub(crate) enum Root {
         /// One JSON object a line: what is waited for, who is not, and each step.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        confirm: Confirm,
     },
 }
+
+/// What a rotation means for those that it does not reach.
+const BEFORE: &str = "clients outside keep copies of the roots (ca.crt of operators and CI), which no rotation reaches: once the new root is prepared, each needs `tars certs renew DIR`, or `tars certs bundle --out ca.crt --force` for the roots alone; to hand them out in time take the steps one by one, with `tars certs root prepare` first";
+const AFTER: &str = "copies of the roots from before this trust the mesh no more: replace each by `tars certs renew DIR`, or `tars certs bundle --out ca.crt --force` for the roots alone";
 
 impl Root {
     pub(super) async fn run(self, mesh: &Mesh) -> Result<(), CommandError> {
         let session = &mut mesh.session().await?;
+        self.ask()?;
         match self {
             Self::Status { json } => status(&session.rest(), json).await,
-            Self::Prepare => step(session, "PREPARE", false).await,
+            Self::Prepare => {
+                step(session, "PREPARE", false).await?;
+                note!("{BEFORE}");
+                Ok(())
+            }
             Self::Activate => step(session, "ACTIVATE", false).await,
-            Self::Taint => step(session, "TAINT", false).await,
-            Self::Remove { cut_off } => step(session, "REMOVE", cut_off).await,
+            Self::Taint { .. } => step(session, "TAINT", false).await,
+            Self::Remove { cut_off, .. } => {
+                step(session, "REMOVE", cut_off).await?;
+                note!("{AFTER}");
+                Ok(())
+            }
             Self::Rotate {
                 cut_off,
                 timeout,
                 json,
+                ..
             } => {
+                note!("{BEFORE}");
                 let progress = Progress::new(json)?;
-                rotate(session, cut_off, Duration::from_secs(timeout), progress).await
+                rotate(session, cut_off, Duration::from_secs(timeout), progress).await?;
+                note!("{AFTER}");
+                Ok(())
             }
+        }
+    }
+
+    /// Asks before steps that no other takes back.
+    fn ask(&self) -> Result<(), CommandError> {
+        match self {
+            Self::Status { .. } | Self::Prepare | Self::Activate => Ok(()),
+            Self::Taint { confirm } => {
+                confirm.ask("everything that the old root signed is renewed at once")
+            }
+            Self::Remove { confirm, .. } => {
+                confirm.ask("the old root is trusted no more, and what it signed ends with it")
+            }
+            Self::Rotate { confirm, .. } => confirm.ask(
+                "the mesh gets a new root, and whoever knows only the old one trusts it no more",
+            ),
         }
     }
 }

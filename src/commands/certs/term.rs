@@ -1,0 +1,61 @@
+//! How long something lives, told against what was asked for.
+
+use super::local::left;
+use std::time::Duration;
+
+const DAY_S: u64 = 86_400;
+/// What issuing takes, and the rounding of times to seconds.
+const SLACK_S: u64 = 120;
+
+/// What was asked for, in days; the usual when nothing was.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked(pub(super) Option<u64>);
+
+impl Asked {
+    pub(super) fn or(self, usual: u64) -> Duration {
+        Duration::from_secs(self.0.unwrap_or(usual).saturating_mul(DAY_S))
+    }
+
+    /// What to warn of, when a certificate ends before it was asked to.
+    pub(super) fn cut(self, now: Duration, not_after: Duration) -> Option<String> {
+        let days = self.0?;
+        let life = not_after.saturating_sub(now).as_secs();
+        let short = life + SLACK_S < days.saturating_mul(DAY_S);
+        short.then(|| {
+            format!(
+                "warning: {days} days were asked for, and it ends in {}: no certificate outlives the intermediate that signs it, or the life of its class (certificates.leaf_life_seconds, operator_life_days)",
+                ends_in(now, not_after)
+            )
+        })
+    }
+}
+
+pub(super) fn ends_in(now: Duration, not_after: Duration) -> String {
+    let seconds = |t: Duration| i64::try_from(t.as_secs()).unwrap_or(i64::MAX);
+    left(seconds(not_after), seconds(now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_gets_less_than_was_asked_for_is_told() {
+        let now = Duration::from_secs(1_800_000_000);
+        let after = |days: u64| now + Duration::from_secs(days * DAY_S - 1);
+        let said = Asked(Some(9999)).cut(now, after(30)).unwrap();
+        assert!(
+            said.contains("9999 days") && said.contains("ends in 29 d"),
+            "{said}"
+        );
+        assert_eq!(Asked(Some(30)).cut(now, after(30)), None);
+        assert_eq!(
+            Asked(None).cut(now, after(1)),
+            None,
+            "nothing was asked for"
+        );
+        assert!(Asked(Some(2)).cut(now, now).is_some(), "it is over");
+        assert_eq!(Asked(None).or(30), Duration::from_secs(30 * DAY_S));
+        assert_eq!(Asked(Some(u64::MAX)).or(30), Duration::from_secs(u64::MAX));
+    }
+}
