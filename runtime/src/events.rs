@@ -13,6 +13,8 @@ struct State<T> {
     items: VecDeque<T>,
     last: u64,
     closed: bool,
+    /// The bytes of the events.
+    bytes: usize,
 }
 
 #[derive(Debug)]
@@ -21,6 +23,24 @@ pub struct EventLog<T> {
     /// Changes whenever there is something new to read.
     changed: watch::Sender<u64>,
     capacity: usize,
+    room: Room<T>,
+}
+
+/// How many bytes the events of a log may have, and how many one has.
+#[derive(Debug)]
+pub struct Room<T> {
+    pub bytes: usize,
+    pub of: fn(&T) -> usize,
+}
+
+impl<T> Default for Room<T> {
+    /// For events that are all small.
+    fn default() -> Self {
+        Self {
+            bytes: usize::MAX,
+            of: |_| 0,
+        }
+    }
 }
 
 /// What was asked for is no longer kept.
@@ -41,27 +61,47 @@ impl<T: Clone> EventLog<T> {
             items: VecDeque::new(),
             last,
             closed: false,
+            bytes: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
             changed: watch::Sender::new(0),
             capacity,
+            room: Room::default(),
         }
+    }
+
+    /// Bounds the bytes of the events as well; the newest one is kept whatever it has.
+    #[must_use]
+    pub fn with_room(mut self, room: Room<T>) -> Self {
+        self.room = room;
+        self
     }
 
     /// Adds an event and returns its number.
     pub fn push(&self, item: T) -> u64 {
         let last = {
             let mut state = self.state.lock();
-            if state.items.len() == self.capacity {
-                state.items.pop_front();
-            }
+            state.bytes += (self.room.of)(&item);
             state.items.push_back(item);
             state.last += 1;
+            self.trim(&mut state);
             state.last
         };
         self.changed.send_modify(|n| *n += 1);
         last
+    }
+
+    fn trim(&self, state: &mut State<T>) {
+        let is_over = |state: &State<T>| {
+            state.items.len() > self.capacity
+                || state.items.len() > 1 && state.bytes > self.room.bytes
+        };
+        while is_over(state) {
+            if let Some(oldest) = state.items.pop_front() {
+                state.bytes -= (self.room.of)(&oldest);
+            }
+        }
     }
 
     /// Forgets everything and goes on after `last`: readers that have not come so far are told that
@@ -70,6 +110,7 @@ impl<T: Clone> EventLog<T> {
         {
             let mut state = self.state.lock();
             state.items.clear();
+            state.bytes = 0;
             state.last = last;
         }
         self.changed.send_modify(|n| *n += 1);
@@ -187,6 +228,29 @@ mod tests {
         assert!(log.read(2).is_ok());
         let text = log.read(1).unwrap_err().to_string();
         assert!(text.ends_with("begin with 3"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn large_events_push_out_more_than_small_ones_and_the_newest_stays() {
+        let room = Room {
+            bytes: 10,
+            of: String::len,
+        };
+        let log = EventLog::new(100).with_room(room);
+        for _ in 0..5 {
+            log.push("ab".to_owned());
+        }
+        assert!(log.read(0).is_ok());
+        log.push("abc".to_owned());
+        assert_eq!(log.read(0).unwrap_err(), Trimmed { first_kept: 3 });
+        log.push("a".repeat(50));
+        let mut reader = log.read(6).unwrap();
+        assert_eq!(log.read(5).unwrap_err(), Trimmed { first_kept: 7 });
+        assert_eq!(reader.next().await.unwrap().unwrap().0, 7);
+        for _ in 0..5 {
+            log.push("ab".to_owned());
+        }
+        assert_eq!(log.read(0).unwrap_err(), Trimmed { first_kept: 8 });
     }
 
     #[tokio::test]

@@ -14,17 +14,42 @@ use std::{
     },
     time::Duration,
 };
-use tars_runtime::events::EventLog;
+use tars_runtime::events::{EventLog, Room};
+use tars_search::Value;
 use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
 const EVENTS: usize = 4096;
+/// A trial has as many values as its caller reports, and each report is an event with all of them.
+const EVENT_BYTES: usize = 2 << 20;
 const KEPT: usize = 128;
 
 #[derive(Debug, Clone)]
 pub(crate) enum StudyEvent {
     Trial(Box<TrialRow>),
     Ended,
+}
+
+impl StudyEvent {
+    /// About what an event takes.
+    fn bytes(&self) -> usize {
+        let parameter = |(name, value): (&String, &Value)| {
+            let text = match value {
+                Value::Text(text) => text.len(),
+                Value::Flag(_) | Value::Number(_) => 0,
+            };
+            size_of_val(name) + name.len() + size_of_val(value) + text
+        };
+        match self {
+            Self::Ended => 0,
+            Self::Trial(row) => {
+                size_of::<TrialRow>()
+                    + row.parameters.iter().map(parameter).sum::<usize>()
+                    + size_of_val(row.intermediate.as_slice())
+                    + row.error.len()
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -37,7 +62,10 @@ pub(crate) struct Watched {
 impl Default for Watched {
     fn default() -> Self {
         Self {
-            log: EventLog::new(EVENTS),
+            log: EventLog::new(EVENTS).with_room(Room {
+                bytes: EVENT_BYTES,
+                of: StudyEvent::bytes,
+            }),
             cancelled: AtomicBool::new(false),
             stop: Notify::new(),
         }
@@ -104,6 +132,7 @@ fn make_room(all: &mut HashMap<Uuid, Arc<Watched>>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::TrialState;
 
     fn ended(all: &AllWatched) -> Uuid {
         let id = Uuid::now_v7();
@@ -130,6 +159,40 @@ mod tests {
         all.of(watcher).log.push(StudyEvent::Ended);
         assert_eq!(stream.log.last(), 1);
         drop((run, stream));
+    }
+
+    #[test]
+    fn a_caller_that_reports_a_lot_holds_no_more_memory_than_a_log_may() {
+        let watched = Watched::default();
+        let report = |n: u64| TrialRow {
+            study_id: Uuid::nil(),
+            number: 0,
+            state: TrialState::Running,
+            parameters: [("x".to_owned(), Value::Number(0.5))].into(),
+            score: None,
+            intermediate: (0..n).map(|step| (step, 0.5)).collect(),
+            attempt: 1,
+            error: String::new(),
+            started_us: 1,
+            ended_us: None,
+        };
+        for n in 0..1000 {
+            let event = StudyEvent::Trial(Box::new(report(n)));
+            assert!(event.bytes() >= 16 * n as usize);
+            watched.log.push(event);
+        }
+        let kept = 1001 - watched.log.read(0).unwrap_err().first_kept;
+        assert!(
+            kept < 200 && kept * 16 * 800 <= EVENT_BYTES as u64,
+            "{kept}"
+        );
+        // What a study that the server runs says fits, from the first trial to the last.
+        let watched = Watched::default();
+        for n in 0..1200 {
+            let event = StudyEvent::Trial(Box::new(report(n % 12)));
+            watched.log.push(event);
+        }
+        assert!(watched.log.read(0).is_ok());
     }
 
     #[test]
