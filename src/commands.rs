@@ -8,6 +8,7 @@ mod output;
 
 mod audit;
 mod certs;
+mod completions;
 mod config;
 mod confirm;
 mod demo;
@@ -99,6 +100,10 @@ enum Command {
     Descriptors(descriptors::Descriptors),
     /// Check a service's health over mTLS, with an identity of one's own.
     Probe(probe::Probe),
+    /// Print a script that completes commands in a shell.
+    Completions(completions::Completions),
+    /// Print or write man pages.
+    Man(completions::ManPages),
 }
 
 /// Everything that ends a command with an error.
@@ -198,6 +203,8 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Config(config) => config.run(&global),
         Command::Descriptors(descriptors) => descriptors.run(),
         Command::Probe(probe) => probe.run(&global),
+        Command::Completions(completions) => completions.run(),
+        Command::Man(pages) => pages.run(),
     }
 }
 

@@ -20,15 +20,19 @@ pub(crate) struct Audit {
 enum Command {
     /// List what happened, newest first.
     List {
+        /// Only events of this type, as in `auth.login.failure` or `authz.access.denied`.
         #[arg(long)]
         event_type: Option<String>,
         /// As in `user:ada` or `key:…`.
         #[arg(long)]
         caller: Option<String>,
+        /// Only what this service recorded.
         #[arg(long)]
         service: Option<String>,
+        /// How many records at most.
         #[arg(long, default_value_t = 50)]
         limit: usize,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },

@@ -43,13 +43,16 @@ enum Command {
     },
     /// Issue an identity for an outside client, as /client/NAME.
     Client {
+        /// Its name: the last part of its SPIFFE path.
         name: String,
         #[command(flatten)]
         leaf: Leaf,
     },
     /// Show the certificates in a PEM file.
     Inspect {
+        /// A PEM file.
         file: PathBuf,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -58,6 +61,7 @@ enum Command {
         /// Only this identity: a SPIFFE id or path.
         #[arg(long)]
         id: Option<String>,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -74,6 +78,7 @@ enum Command {
     Revoke(revoke::Revoke),
     /// List what is cut off.
     Revoked {
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -125,8 +130,10 @@ struct Leaf {
     /// the authority's files, else what its class has].
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_600))]
     days: Option<u64>,
+    /// A DNS name that the certificate is good for; may be given several times.
     #[arg(long, value_name = "NAME")]
     dns: Vec<String>,
+    /// An IP address that it is good for; may be given several times.
     #[arg(long, value_name = "ADDR")]
     ip: Vec<IpAddr>,
     #[command(flatten)]

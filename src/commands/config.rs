@@ -10,6 +10,7 @@ use toml::Table;
     after_help = "Examples:\n  tars config\n  TARS__LIMITS__USER_PER_MINUTE=6000 tars config --json\n\nExits with 64 when the configuration has mistakes, all of them listed."
 )]
 pub(crate) struct ConfigCommand {
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }

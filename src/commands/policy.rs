@@ -25,7 +25,9 @@ pub(crate) struct PolicyCommand {
 enum Command {
     /// Check a policy file, and show what it leaves of the contract. Exits with 1 on mistakes.
     Check {
+        /// The policy file.
         file: PathBuf,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -39,6 +41,7 @@ enum Command {
         /// Instead of the configured policy file.
         #[arg(long)]
         file: Option<PathBuf>,
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },

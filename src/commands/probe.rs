@@ -19,6 +19,7 @@ use toml::Table;
     after_help = "Examples:\n  tars probe auth\n  tars probe automl --target 10.0.0.7:8097 --identity /var/run/tars --timeout 2\n\nExits with 0 when the service answers, proves its SPIFFE id and says that it serves."
 )]
 pub(crate) struct Probe {
+    /// The service to ask.
     service: ServiceName,
     /// `host:port`; that of the mesh in the data directory when left out, or of [connect].
     #[arg(long)]
@@ -26,8 +27,10 @@ pub(crate) struct Probe {
     /// A folder with tls.crt, tls.key and ca.crt; the operator's when left out.
     #[arg(long, value_name = "DIR")]
     identity: Option<PathBuf>,
+    /// How long to wait for an answer.
     #[arg(long, default_value_t = 5, value_name = "SECONDS")]
     timeout: u64,
+    /// Print JSON.
     #[arg(long)]
     json: bool,
 }

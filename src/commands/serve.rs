@@ -16,6 +16,7 @@ use toml::Value;
     after_help = "Examples:\n  tars serve auth --bootstrap-addr 0.0.0.0:8092\n  tars serve automl --join-token-file automl.token --data-dir /var/lib/tars\n  tars serve automl --identity /var/run/secrets/tls\n\nAuth alone has the certificate authority of its data directory. The others take their identity\nfrom mounted files, which are followed, or join with a token and renew by themselves. Where the\nother services are is in the configuration, section [connect]."
 )]
 pub(crate) struct Serve {
+    /// The service to run.
     service: ServiceName,
     /// A folder with tls.crt, tls.key and ca.crt, which somebody else keeps fresh.
     #[arg(long, value_name = "DIR")]

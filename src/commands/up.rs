@@ -23,18 +23,25 @@ pub(crate) struct Up {
 /// Where to listen; port 0 takes any free port.
 #[derive(Debug, Args, Default)]
 pub(crate) struct Addresses {
+    /// Where Auth listens.
     #[arg(long, value_name = "ADDR")]
     auth_addr: Option<SocketAddr>,
+    /// Where Orchestration listens.
     #[arg(long, value_name = "ADDR")]
     orchestration_addr: Option<SocketAddr>,
+    /// Where AutoML listens.
     #[arg(long, value_name = "ADDR")]
     automl_addr: Option<SocketAddr>,
+    /// Where HyperSync listens.
     #[arg(long, value_name = "ADDR")]
     hypersync_addr: Option<SocketAddr>,
+    /// Where the REST gateway and the console listen.
     #[arg(long, value_name = "ADDR")]
     gateway_addr: Option<SocketAddr>,
+    /// Where the admin port listens, on loopback: certificates, policy, connections, configuration.
     #[arg(long, value_name = "ADDR")]
     admin_addr: Option<SocketAddr>,
+    /// Where health and metrics are shown.
     #[arg(long, value_name = "ADDR")]
     observe_addr: Option<SocketAddr>,
     /// Where those without a certificate join with a token; off unless it is given.

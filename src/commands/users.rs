@@ -22,28 +22,38 @@ pub(crate) struct Users {
 enum Command {
     /// List all users.
     List {
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Create a user; the password (12 characters or more) comes from a file or standard input.
     Create {
+        /// The name to log in by.
         username: String,
-        #[arg(long = "role", required = true)]
+        /// A role of the new user: viewer, developer or admin; may be given several times.
+        #[arg(long = "role", required = true, value_name = "ROLE")]
         roles: Vec<String>,
+        /// A file with the password; standard input when left out.
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
     /// End a user's sessions and keys, and let nobody in by that name.
     Disable {
+        /// Whom to keep out.
         username: String,
         #[command(flatten)]
         confirm: Confirm,
     },
     /// Let a disabled user in again.
-    Enable { username: String },
+    Enable {
+        /// Whom to let in.
+        username: String,
+    },
     /// Replace a user's roles, which ends their sessions.
     Roles {
+        /// Whose roles to replace.
         username: String,
+        /// All roles that the user has from now on.
         #[arg(required = true)]
         roles: Vec<String>,
         #[command(flatten)]

@@ -26,6 +26,7 @@ pub(crate) struct Revoke {
     /// Where the signing certificate is, if not in FILE.
     #[arg(long, value_name = "FILE", requires = "file")]
     ca: Option<PathBuf>,
+    /// A certificate by its serial number, in hexadecimal.
     #[arg(long)]
     serial: Option<String>,
     /// SHA-256 of the issuer's public key; needed for certificates that the mesh did not issue.
@@ -37,8 +38,10 @@ pub(crate) struct Revoke {
     /// Revoke an id of which the mesh has issued nothing: in advance, or what another authority issued.
     #[arg(long, requires = "id")]
     force: bool,
+    /// Why, for the list and the audit record.
     #[arg(long)]
     reason: String,
+    /// Print JSON.
     #[arg(long)]
     json: bool,
     #[command(flatten)]

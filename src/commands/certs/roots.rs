@@ -16,6 +16,7 @@ use std::{
 pub(crate) enum Root {
     /// Show the roots, the next step, and who is not ready for it.
     Status {
+        /// Print JSON.
         #[arg(long)]
         json: bool,
     },
@@ -38,6 +39,7 @@ pub(crate) enum Root {
     },
     /// All four steps, waiting for the peers before each. It can be stopped and run again.
     Rotate {
+        /// Also when people or outside clients hold certificates below the old root, which ends them.
         #[arg(long)]
         cut_off: bool,
         /// How long to wait for the peers before a step.
