@@ -460,6 +460,19 @@ async fn a_refusal_reaches_a_client_that_is_still_sending() {
         body.send_data(Bytes::from(vec![b'x'; size]), true).unwrap();
         assert!(is_empty(answer).await, "no error of the stream");
     }
+    // A refusal of gRPC's own ends the stream by itself; what then is reset is no error either.
+    let path = "/tars.auth.v1.AuthService/GetMe";
+    let request = Request::post(format!("https://localhost{path}"));
+    let request = request.header("content-type", "application/grpc");
+    let mut ready = client.clone().ready().await.unwrap();
+    let (answer, mut body) = ready
+        .send_request(request.body(()).unwrap(), false)
+        .unwrap();
+    let answer = answer.await.unwrap();
+    assert_eq!(code(answer.headers()), Some(Code::Unauthenticated));
+    assert!(answer.body().is_end_stream());
+    let reset = futures_util::future::poll_fn(|cx| body.poll_reset(cx)).await;
+    assert_eq!(reset.unwrap(), h2::Reason::NO_ERROR);
     // A body that never ends is waited for a while, and then is no error.
     let request = Request::post(format!("https://localhost{CHECK}"));
     let mut ready = client.clone().ready().await.unwrap();

@@ -190,6 +190,7 @@ impl Allowance {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     const RATE: Rate = Rate {
         per_second: 10,
@@ -247,6 +248,28 @@ mod tests {
             assert_eq!(frames.is_between(), whole.contains(&at), "{at}");
             frames.read(&short[at..], |_| seen += 1);
             assert_eq!(seen, 2, "{at}");
+        }
+    }
+
+    #[test]
+    fn any_bytes_are_the_same_frames_however_they_are_cut() {
+        let mut random = StdRng::seed_from_u64(7);
+        for _ in 0..500 {
+            let mut bytes = vec![0; random.random_range(0..4096)];
+            random.fill(&mut bytes[..]);
+            // Short frames, or all of it would be the payload of the first.
+            bytes.iter_mut().step_by(7).for_each(|byte| *byte = 0);
+            let (mut whole, mut at_once) = (Frames::default(), Vec::new());
+            whole.read(&bytes, |f| at_once.push(f));
+            let (mut cut, mut seen) = (Frames::default(), Vec::new());
+            let mut rest = &bytes[..];
+            while !rest.is_empty() {
+                let (piece, next) = rest.split_at(random.random_range(1..=rest.len().min(64)));
+                cut.read(piece, |f| seen.push(f));
+                rest = next;
+            }
+            assert_eq!(seen, at_once);
+            assert_eq!(cut.is_between(), whole.is_between());
         }
     }
 

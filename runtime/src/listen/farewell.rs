@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 pub(crate) const AT_ONCE: usize = 16;
 /// What one of them may send meanwhile; more is no honest body that was on its way.
 const UNWANTED: usize = 1 << 20;
+const PIECE: usize = 64 << 10;
 /// How long one of them may take to read it.
 const MOST: Duration = Duration::from_secs(1);
 
@@ -93,7 +94,8 @@ impl Farewells {
 async fn tell(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     tcp.write_all(answer).await?;
     tcp.shutdown().await?;
-    let mut piece = [0; 4096];
+    // A peer that goes on sending is read in few calls of the kernel.
+    let mut piece = vec![0; PIECE];
     let mut left = UNWANTED;
     while left > 0 {
         match tcp.read(&mut piece).await? {

@@ -345,6 +345,7 @@ fn parse_length(value: &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use rand::{RngExt, SeedableRng, rngs::StdRng};
 
     const MOST: usize = 1024;
 
@@ -439,6 +440,54 @@ mod tests {
         }
         let old = "POST / HTTP/1.0\r\ntransfer-encoding: chunked\r\n\r\n";
         assert!(read(old.as_bytes(), 1000).1.refused().is_some());
+    }
+
+    /// Good requests with a few bytes changed.
+    fn mutated(random: &mut StdRng) -> Vec<u8> {
+        let seeds = [
+            get("content-length: 12\r\n") + "twelve bytes" + &get(""),
+            get("transfer-encoding: chunked\r\n") + "3;a=b\r\nabc\r\n0\r\nx: y\r\n\r\n" + &get(""),
+            get("content-length: 1\r\ncontent-length: 1\r\n") + "x",
+        ];
+        let mut bytes = seeds[random.random_range(0..seeds.len())]
+            .clone()
+            .into_bytes();
+        for _ in 0..random.random_range(0..4) {
+            let odd = *b"\r\n\0 :;,0aF\xff"
+                .get(random.random_range(0..11))
+                .unwrap();
+            let at = random.random_range(0..bytes.len());
+            match random.random_range(0..3) {
+                0 => bytes[at] = odd,
+                1 => bytes.insert(at, odd),
+                _ => drop(bytes.remove(at)),
+            }
+        }
+        bytes
+    }
+
+    #[test]
+    fn whatever_comes_is_read_within_bounds_and_alike_in_pieces() {
+        let mut random = StdRng::seed_from_u64(7);
+        let mut refused = 0;
+        for _ in 0..20_000 {
+            let bytes = mutated(&mut random);
+            let (at_once, whole) = read(&bytes, bytes.len());
+            let (in_pieces, cut) = read(&bytes, random.random_range(1..=bytes.len()));
+            assert!(whole.head.len() <= MOST && cut.head.len() <= MOST);
+            assert_eq!(at_once == bytes.len(), !whole.is_over());
+            // What is taken in one piece is taken in many; of a head that never ends, the first
+            // piece alone is looked at.
+            if !whole.is_over() {
+                assert_eq!((in_pieces, cut.at), (at_once, whole.at));
+            } else if cut.is_over() {
+                assert_eq!(cut.refused(), whole.refused());
+            } else {
+                assert!(matches!(cut.at, At::Head(_)) && cut.is_within());
+            }
+            refused += usize::from(whole.is_over());
+        }
+        assert!((2_000..18_000).contains(&refused), "{refused}");
     }
 
     #[test]
