@@ -7,9 +7,10 @@
 //! of a longer answer is a piece of its own: an answer is over when the peer has room for all of
 //! it but a little.
 //!
-//! A request that is refused while its body still comes is answered at once, and the stream stays
-//! until the body is over or a little later: many clients take RST_STREAM for an error, also the
-//! one with NO_ERROR that RFC 9113 has for this (section 8.1), and throw the answer away.
+//! A request that is refused is answered once its body has come, or a moment later. Many clients take
+//! RST_STREAM for an error, also the one with NO_ERROR that RFC 9113 has for this (section 8.1); and
+//! curl stops sending when it sees an error's status, so that its body is shorter than it has said,
+//! for which h2 must reset the stream.
 
 use super::calm::Counted;
 use bytes::Bytes;
@@ -37,8 +38,8 @@ const PIECE: usize = 16 << 10;
 /// At most this much of an answer may be left in h2's buffer when its stream is over.
 const TAIL: usize = 1 << 10;
 
-/// Of a body that nobody wants, so much is read: what a client may send before it hears anything.
-const UNWANTED: usize = 1 << 20;
+/// Of a body that nobody wants, so much is read.
+const UNWANTED: usize = 4 << 20;
 /// And for so long.
 const UNWANTED_FOR: Duration = Duration::from_secs(1);
 
@@ -124,7 +125,7 @@ pin_project! {
     #[project = Projected]
     pub(super) enum Answering<F> {
         Passed { #[pin] future: F, refusals: Option<Arc<Counted>> },
-        Refused { response: Option<(Response<()>, Incoming)> },
+        Refused { response: Option<Response<()>>, unwanted: Option<Box<Unwanted>> },
     }
 }
 
@@ -135,8 +136,12 @@ impl<F> Answering<F> {
     }
 
     pub(super) fn refused(response: Response<()>, body: Incoming) -> Self {
-        let response = Some((response, body));
-        Self::Refused { response }
+        // A status of gRPC's is answered at once: its clients wait for nothing else.
+        let waits = !response.headers().contains_key(GRPC_STATUS) && !body.is_end_stream();
+        Self::Refused {
+            response: Some(response),
+            unwanted: waits.then(|| Box::new(Unwanted::new(body))),
+        }
     }
 }
 
@@ -171,15 +176,16 @@ where
                 {
                     refusals.refused();
                 }
-                Poll::Ready(Ok(response.map(Answer::new)))
+                Poll::Ready(Ok(response.map(|body| Answer::new(Some(body)))))
             }
-            Projected::Refused { response } => {
-                let (response, body) = response
+            Projected::Refused { response, unwanted } => {
+                if let Some(unwanted) = unwanted {
+                    ready!(unwanted.poll(cx));
+                }
+                let response = response
                     .take()
                     .expect("a future is not polled after it is ready");
-                // A status of gRPC's without a message ends the stream by itself.
-                let waits = !response.headers().contains_key(GRPC_STATUS);
-                Poll::Ready(Ok(response.map(|()| Answer::refusal(waits.then_some(body)))))
+                Poll::Ready(Ok(response.map(|()| Answer::new(None))))
             }
         }
     }
@@ -192,33 +198,21 @@ pin_project! {
         #[pin]
         body: Option<B>,
         rest: Bytes,
-        unwanted: Option<Box<Unwanted>>,
     }
 }
 
 impl<B> Answer<B> {
-    fn new(body: B) -> Self {
+    fn new(body: Option<B>) -> Self {
         Self {
-            body: Some(body),
+            body,
             rest: Bytes::new(),
-            unwanted: None,
-        }
-    }
-
-    /// Over when what is left of the request is.
-    fn refusal(request: Option<Incoming>) -> Self {
-        let request = request.filter(|body| !body.is_end_stream());
-        Self {
-            body: None,
-            rest: Bytes::new(),
-            unwanted: request.map(|body| Box::new(Unwanted::new(body))),
         }
     }
 }
 
 /// The body of a request that was refused, read and thrown away within bounds.
 #[derive(Debug)]
-struct Unwanted {
+pub(super) struct Unwanted {
     body: Incoming,
     left: usize,
     until: Pin<Box<Sleep>>,
@@ -271,8 +265,7 @@ where
         Stream::asked();
         if this.rest.is_empty() {
             let Some(body) = this.body.as_pin_mut() else {
-                let unwanted = this.unwanted.as_mut().map(|unwanted| unwanted.poll(cx));
-                return unwanted.unwrap_or(Poll::Ready(())).map(|()| None);
+                return Poll::Ready(None);
             };
             let frame = match ready!(body.poll_frame(cx)) {
                 Some(Ok(frame)) => frame,
@@ -292,9 +285,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        self.rest.is_empty()
-            && self.unwanted.is_none()
-            && self.body.as_ref().is_none_or(Body::is_end_stream)
+        self.rest.is_empty() && self.body.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
@@ -375,7 +366,7 @@ mod tests {
     #[tokio::test]
     async fn a_long_answer_goes_in_frames_and_its_last_byte_alone() {
         let long = Bytes::from(vec![7u8; 2 * PIECE + 100]);
-        let mut answer = Answer::new(Full::new(long.clone()));
+        let mut answer = Answer::new(Some(Full::new(long.clone())));
         assert_eq!(answer.size_hint().exact(), Some(long.len() as u64));
         let mut pieces = Vec::new();
         while let Some(frame) = answer.frame().await {
@@ -386,7 +377,7 @@ mod tests {
         assert_eq!(pieces.concat(), long);
         assert!(answer.is_end_stream());
 
-        let mut answer = Answer::new(Full::new(Bytes::from(vec![7u8; PIECE])));
+        let mut answer = Answer::new(Some(Full::new(Bytes::from(vec![7u8; PIECE]))));
         let mut lengths = Vec::new();
         while let Some(frame) = answer.frame().await {
             lengths.push(frame.unwrap().into_data().unwrap().len());
