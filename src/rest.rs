@@ -240,6 +240,20 @@ impl Rest {
     }
 }
 
+/// A text as one segment of a path, or one value of a query, whatever is in it.
+pub(crate) fn escape(text: &str) -> String {
+    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
+    text.bytes()
+        .map(|b| {
+            if plain(b) {
+                char::from(b).to_string()
+            } else {
+                format!("%{b:02X}")
+            }
+        })
+        .collect()
+}
+
 fn take(path: &str, line: &[u8], each: &mut impl FnMut(&Value) -> bool) -> Result<bool, RestError> {
     let item: Value = serde_json::from_slice(line).map_err(|_| RestError::NotJson {
         path: path.to_owned(),
@@ -252,4 +266,22 @@ fn take(path: &str, line: &[u8], each: &mut impl FnMut(&Value) -> bool) -> Resul
         });
     }
     Ok(each(&item["result"]))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_stays_one_segment_whatever_is_in_it() {
+        for (name, segment) in [
+            ("ada", "ada"),
+            ("a.b-c_d~", "a.b-c_d~"),
+            ("ada/enable?x=", "ada%2Fenable%3Fx%3D"),
+            ("a&b#c%2F", "a%26b%23c%252F"),
+            ("\u{f6} ", "%C3%B6%20"),
+        ] {
+            assert_eq!(escape(name), segment);
+        }
+    }
 }

@@ -28,7 +28,15 @@ pub enum SpiffeError {
 }
 
 impl SpiffeId {
+    /// Of the trust domain and no other, whatever the path says: one without its slash would go on
+    /// with the domain's name.
     pub fn new(trust_domain: &str, path: &str) -> Result<Self, SpiffeError> {
+        if !is_trust_domain(trust_domain) {
+            return Err(SpiffeError::TrustDomain);
+        }
+        if !path.starts_with('/') {
+            return Err(SpiffeError::Path);
+        }
         format!("{SCHEME}{trust_domain}{path}").parse()
     }
 
@@ -101,6 +109,26 @@ mod tests {
             SpiffeId::new("tars.local", "/auth").unwrap().to_string(),
             "spiffe://tars.local/auth"
         );
+    }
+
+    #[test]
+    fn a_path_cannot_change_the_trust_domain() {
+        for path in [
+            ".evil/auth",
+            "x/client/bot",
+            "-/auth",
+            "",
+            "auth",
+            "@evil/auth",
+            ":1/auth",
+        ] {
+            let made = SpiffeId::new("tars.local", path);
+            assert_eq!(made, Err(SpiffeError::Path), "{path:?}");
+        }
+        for domain in ["", "a/b", "tars.local/x", "TARS", "a:1"] {
+            let made = SpiffeId::new(domain, "/auth");
+            assert_eq!(made, Err(SpiffeError::TrustDomain), "{domain:?}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! `tars audit`.
 
 use super::{CommandError, Global, block_on, mesh::MeshArg, output, session::Session};
+use crate::rest::escape;
 use clap::{Args, Subcommand};
 use serde_json::Value;
 use std::process::ExitCode;
@@ -86,19 +87,6 @@ async fn list(session: &Session, filters: &str, limit: usize) -> Result<Vec<Valu
         }
     }
     Ok(events)
-}
-
-fn escape(text: &str) -> String {
-    let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
-    text.bytes()
-        .map(|b| {
-            if plain(b) {
-                char::from(b).to_string()
-            } else {
-                format!("%{b:02X}")
-            }
-        })
-        .collect()
 }
 
 fn print(events: &[Value]) {

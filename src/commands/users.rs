@@ -3,6 +3,7 @@
 use super::{
     CommandError, Global, block_on, confirm::Confirm, login::read_password, mesh::MeshArg, output,
 };
+use crate::rest::escape;
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
@@ -88,11 +89,11 @@ impl Users {
                     confirm.ask(&format!(
                         "every session of {username} ends, and their API keys stop working"
                     ))?;
-                    let path = format!("/admin/users/{username}/disable");
+                    let path = format!("/admin/users/{}/disable", escape(&username));
                     print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
                 }
                 Command::Enable { username } => {
-                    let path = format!("/admin/users/{username}/enable");
+                    let path = format!("/admin/users/{}/enable", escape(&username));
                     print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
                 }
                 Command::Roles {
@@ -104,7 +105,7 @@ impl Users {
                         "{username} holds {} and nothing else from now on, and every session of theirs ends",
                         roles.join(", ")
                     ))?;
-                    let path = format!("/admin/users/{username}/roles");
+                    let path = format!("/admin/users/{}/roles", escape(&username));
                     print(
                         &[rest.put(&path, json!({ "roles": roles })).await?["user"].clone()],
                         false,

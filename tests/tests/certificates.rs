@@ -183,6 +183,28 @@ async fn s8_2_roots_rotate_under_load_and_in_one_order_only() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_names_nobody_of_another_trust_domain() {
+    let mesh = TestMesh::start().await;
+    let admin = mesh.admin().await;
+    for path in [".evil/client/bot", "x/auth", "/client/bot/", "/Client/bot"] {
+        let body = json!({ "path": path, "csr": "AAAA" });
+        for method in ["/admin/certificates", "/admin/join-tokens"] {
+            let mut body = body.clone();
+            if method.ends_with("tokens") {
+                body.as_object_mut().unwrap().remove("csr");
+            }
+            let (status, refused) = refusal(admin.post(method, body).await);
+            assert_eq!(status, 400, "{method} {path}: {refused}");
+            assert!(
+                refused.to_string().contains("path"),
+                "{method} {path}: {refused}"
+            );
+        }
+    }
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn roots_rotate_at_once_after_a_clean_stop() {
     let mesh = TestMesh::start().await.restart().await;
     let admin = mesh.admin().await;

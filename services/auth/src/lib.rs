@@ -5,6 +5,7 @@ mod api;
 mod audit;
 mod certificates;
 mod error;
+mod holder;
 mod horizon;
 mod keys;
 mod origin;

@@ -83,10 +83,11 @@ impl Auth {
             .caller(format!("user:{}", user.username))
             .detail("from", from.label());
         let mut tx = self.store.begin("sessions.open").await?;
-        // The user may have been disabled since the password was looked at.
+        // The user may have been disabled, or the password changed, since it was looked at: that ended
+        // every session there was, and must not be outrun by a new one.
         let current = store::user_by_id(&mut *tx, user.id)
             .await?
-            .filter(|u| !u.disabled);
+            .filter(|u| !u.disabled && u.password == user.password);
         let user = current.ok_or(AuthError::InvalidCredentials)?;
         store::insert_session(&mut tx, &session, now_us).await?;
         store::insert_refresh(

@@ -4,7 +4,7 @@
 //! Who may change whom, [`tars_credentials::grant`] says.
 
 use crate::{
-    Auth, AuthError,
+    Auth, AuthError, holder,
     origin::Origin,
     sessions::{UserSummary, session_of},
     snapshot::user_changed,
@@ -46,7 +46,7 @@ impl Auth {
         let roles = known_roles(roles)?;
         grant::change_user(caller, Permissions::default(), holdings(&roles))?;
         let hashed = self.passwords.hash(from.network(), password).await?;
-        self.insert_user(&caller.label, username, hashed, roles)
+        self.insert_user(&caller.label, Some(caller), username, (hashed, roles))
             .await
     }
 
@@ -60,15 +60,15 @@ impl Auth {
     ) -> Result<UserSummary, AuthError> {
         let here = bucket(std::net::Ipv4Addr::LOCALHOST.into());
         let hashed = self.passwords.hash(here, password).await?;
-        self.insert_user(by, username, hashed, roles).await
+        self.insert_user(by, None, username, (hashed, roles)).await
     }
 
     async fn insert_user(
         &self,
         by: &str,
+        caller: Option<&Caller>,
         username: &str,
-        password: String,
-        roles: Vec<String>,
+        (password, roles): (String, Vec<String>),
     ) -> Result<UserSummary, AuthError> {
         let row = UserRow {
             id: Uuid::now_v7(),
@@ -86,6 +86,11 @@ impl Auth {
             .resource(username)
             .detail("roles", row.roles.join(","));
         let mut tx = self.change("users.create").await?;
+        if let Some(caller) = caller {
+            // Hashing takes long enough to be disabled or demoted meanwhile.
+            let now = holder::still(&mut tx, caller, self.clock.now_us()).await?;
+            grant::change_user(&now, Permissions::default(), holdings(&row.roles))?;
+        }
         store::insert_user(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
         tx.announce(&user_changed(&row)).await?;

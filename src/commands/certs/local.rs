@@ -47,12 +47,12 @@ pub(super) fn id(config: &Config, path: &str) -> Result<SpiffeId, CommandError> 
 
 pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
     let clock = Clock::system();
-    let id = id(config, path)?;
+    let (id, class) = known(config, path)?;
     let authority = open_authority(config, &clock)?;
     let asked = Asked(leaf.days);
     let mut request = Request::new(id.clone(), asked.or(USUAL_DAYS));
     // Who is nobody's server has no names of one.
-    if class(config, &id)?.is_some_and(PeerClass::is_workload) {
+    if class.is_workload() {
         request = request.with_local_names();
     }
     let files = IdentityFiles::in_dir(&leaf.folder(config, path));
@@ -80,6 +80,18 @@ pub(super) fn tell(
     }
 }
 
+/// One that no pattern knows could do nothing: whoever asks for it is mistaken, as Auth says, too.
+fn known(config: &Config, path: &str) -> Result<(SpiffeId, PeerClass), CommandError> {
+    let id = id(config, path)?;
+    let known = class(config, &id)?;
+    let class = known.ok_or_else(|| {
+        CommandError::Usage(format!(
+            "no pattern of certificates.classes knows {id}: it could do nothing"
+        ))
+    })?;
+    Ok((id, class))
+}
+
 /// What an identity is to the mesh.
 pub(super) fn class(config: &Config, id: &SpiffeId) -> Result<Option<PeerClass>, CommandError> {
     let rules = config.certificates.classes.iter();
@@ -98,7 +110,7 @@ pub(super) fn join_token(config: &Config, path: &str, ttl: u32) -> Result<Token,
     let clock = Clock::system();
     let authority = open_authority(config, &clock)?;
     let life = Duration::from_secs(u64::from(ttl));
-    let (kind, id) = (JoinKind::Unrecorded, id(config, path)?);
+    let (kind, id) = (JoinKind::Unrecorded, known(config, path)?.0);
     let claims = JoinClaims::first(&authority, kind, id, clock.now(), life);
     let token = JoinToken::mint(&authority, &claims);
     Ok(Token {

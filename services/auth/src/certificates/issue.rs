@@ -9,7 +9,7 @@ use super::{
     store::{self, IssuedRow, LineageRow},
     tokens::{self, TokenRow},
 };
-use crate::{Auth, AuthError, horizon::DAY};
+use crate::{Auth, AuthError, holder::Holder, horizon::DAY};
 use std::{net::IpAddr, time::Duration};
 use tars_certs::{
     PeerClass, SpiffeId,
@@ -334,7 +334,6 @@ impl Auth {
         let id = certificates.id(path)?;
         grant::issue_identity(caller, certificates.class(&id)?, false)?;
         let authority = certificates.authority()?;
-        let (maker, api_key) = TokenRow::made_by(caller)?;
         let now = self.clock.now();
         let ttl = ttl.unwrap_or(TOKEN_TTL);
         let claims = JoinClaims::first(authority, JoinKind::First, id, now, ttl);
@@ -345,8 +344,7 @@ impl Auth {
         let row = TokenRow {
             id: token_id(&claims.id),
             spiffe_id: claims.spiffe_id.as_str().to_owned(),
-            maker,
-            api_key,
+            maker: Holder::of(caller)?,
             created_us: micros(now),
             expires_us: micros(claims.expires),
             revoked: false,

@@ -534,3 +534,41 @@ async fn a_workload_and_the_unknown_are_not_cut_off_by_a_narrow_key() {
     assert_eq!(gone.unwrap().len(), 1);
     assert!(w.auth.revoke(&narrow, &of("/user/bob"), "x").await.is_ok());
 }
+
+#[tokio::test]
+async fn nobody_is_named_in_another_trust_domain_or_spelling() {
+    let w = world().await;
+    let csr = key_and_csr().1;
+    for path in [
+        ".evil/client/bot",
+        "x/client/bot",
+        "client/bot",
+        "/Client/bot",
+        "/client/bot/",
+        "//client/bot",
+        "/client/%62ot",
+        "/client/../auth",
+        "/client/b\u{f6}t",
+        "/client/",
+        "",
+    ] {
+        let issued = auth_issue(&w, path, &csr).await;
+        assert!(
+            matches!(issued, Err(AuthError::Field("path", _))),
+            "{path:?}"
+        );
+        let token = w.auth.create_join_token(&ada(), path, None).await;
+        assert!(
+            matches!(token, Err(AuthError::Field("path", _))),
+            "{path:?}"
+        );
+    }
+    assert!(auth_issue(&w, "/client/bot", &csr).await.is_ok());
+}
+
+async fn auth_issue(w: &World, path: &str, csr: &[u8]) -> Result<NewIdentity, AuthError> {
+    let none = (vec![], vec![]);
+    w.auth
+        .issue_certificate(&ada(), path, csr, none, None)
+        .await
+}

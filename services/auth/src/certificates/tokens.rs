@@ -6,38 +6,24 @@
 //! shown: it says itself when it was made, and is void when its identity was cut off since.
 
 use super::store::cut_of;
-use crate::{
-    AuthError,
-    store::{key_in, user_by_id},
-};
+use crate::{AuthError, holder::Holder};
 use sqlx::SqliteConnection;
 use std::time::Duration;
 use tars_certs::{PeerClass, join::JoinClaims};
-use tars_credentials::{Caller, Credential, Permissions, grant, permission};
+use tars_credentials::grant;
 use uuid::Uuid;
 
 #[derive(Debug)]
 pub(super) struct TokenRow {
     pub(super) id: String,
     pub(super) spiffe_id: String,
-    pub(super) maker: Uuid,
-    /// Empty for a session.
-    pub(super) api_key: String,
+    pub(super) maker: Holder,
     pub(super) created_us: i64,
     pub(super) expires_us: i64,
     pub(super) revoked: bool,
 }
 
 impl TokenRow {
-    pub(super) fn made_by(caller: &Caller) -> Result<(Uuid, String), AuthError> {
-        let maker = Uuid::try_parse(&caller.owner_id).map_err(|_| AuthError::InvalidCredentials)?;
-        let api_key = match &caller.credential {
-            Credential::ApiKey { id, .. } => id.clone(),
-            Credential::Session { .. } => String::new(),
-        };
-        Ok((maker, api_key))
-    }
-
     /// Whether it is not revoked, and its maker could make it now.
     pub(super) async fn holds(
         &self,
@@ -45,28 +31,9 @@ impl TokenRow {
         class: PeerClass,
         now_us: i64,
     ) -> Result<bool, AuthError> {
-        let held = self.held_by_maker(tx, now_us).await?;
+        let held = self.maker.holds(tx, now_us).await?;
         let needed = grant::to_issue(class, false);
         Ok(!self.revoked && held.is_some_and(|held| needed.without(held).is_empty()))
-    }
-
-    /// What the maker holds now, by the key if it was one; `None` when either has ended.
-    async fn held_by_maker(
-        &self,
-        tx: &mut SqliteConnection,
-        now_us: i64,
-    ) -> Result<Option<Permissions>, AuthError> {
-        let user = user_by_id(&mut *tx, self.maker).await?;
-        let Some(user) = user.filter(|u| !u.disabled) else {
-            return Ok(None);
-        };
-        let held = permission::of_roles(user.roles.iter().map(String::as_str));
-        if self.api_key.is_empty() {
-            return Ok(Some(held));
-        }
-        let key = key_in(tx, &self.api_key).await?;
-        let key = key.filter(|k| k.revoked_us.is_none() && k.expires_us > now_us);
-        Ok(key.map(|k| held.intersect(Permissions::of(k.scopes.iter().map(String::as_str)))))
     }
 }
 
@@ -98,7 +65,7 @@ const MAX_OUT: i64 = 1000;
 pub(super) async fn insert(tx: &mut SqliteConnection, row: &TokenRow) -> Result<(), AuthError> {
     let query = "SELECT COUNT(*) FROM join_tokens WHERE maker = $1 AND expires_us > $2";
     let out: i64 = sqlx::query_scalar(query)
-        .bind(row.maker)
+        .bind(row.maker.user)
         .bind(row.created_us)
         .fetch_one(&mut *tx)
         .await?;
@@ -108,8 +75,8 @@ pub(super) async fn insert(tx: &mut SqliteConnection, row: &TokenRow) -> Result<
     sqlx::query("INSERT INTO join_tokens VALUES ($1, $2, $3, $4, $5, $6, $7)")
         .bind(&row.id)
         .bind(&row.spiffe_id)
-        .bind(row.maker)
-        .bind(&row.api_key)
+        .bind(row.maker.user)
+        .bind(&row.maker.api_key)
         .bind(row.created_us)
         .bind(row.expires_us)
         .bind(row.revoked)
@@ -127,11 +94,10 @@ pub(super) async fn find(
                  FROM join_tokens WHERE id = $1";
     let row: Option<Tuple> = sqlx::query_as(query).bind(id).fetch_optional(tx).await?;
     Ok(row.map(
-        |(id, spiffe_id, maker, api_key, created_us, expires_us, revoked)| TokenRow {
+        |(id, spiffe_id, user, api_key, created_us, expires_us, revoked)| TokenRow {
             id,
             spiffe_id,
-            maker,
-            api_key,
+            maker: Holder { user, api_key },
             created_us,
             expires_us,
             revoked,

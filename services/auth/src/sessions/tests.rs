@@ -243,3 +243,19 @@ async fn an_access_token_ends_with_its_session_which_is_remembered_past_that() {
     let whole = w.auth.snapshots.take().await.unwrap();
     assert_eq!(whole.revoked_sessions.len(), 1);
 }
+
+#[tokio::test]
+async fn a_login_does_not_outrun_a_change_of_the_password() {
+    let w = World::new().await;
+    let auth = &w.auth;
+    let admin = w.admin().await;
+    // As a login has it that has proven the old password, and is not done yet.
+    let found = store::user_by_name(&*auth.store.read("test.user"), "admin").await;
+    let stale = found.unwrap().unwrap();
+    assert!(auth.open_session(&stale, &elsewhere()).await.is_ok());
+    auth.change_password(&admin, &from(), &w.password, "another long password")
+        .await
+        .unwrap();
+    let late = auth.open_session(&stale, &elsewhere()).await;
+    assert!(matches!(late, Err(AuthError::InvalidCredentials)));
+}

@@ -46,7 +46,10 @@ async fn a_narrow_key_neither_makes_nor_changes_who_holds_more() {
         .collect();
     assert_eq!((users.len(), disabled), (3, vec!["eve"]));
 
-    let keeper = person(permission::of_roles(["viewer"]).union(narrow.permissions));
+    let keeper = Caller {
+        permissions: permission::of_roles(["viewer"]).union(narrow.permissions),
+        ..admin.clone()
+    };
     let made = auth.create_user(&keeper, &from, "new", PASSWORD, vec!["viewer".into()]);
     made.await.unwrap();
     auth.set_disabled(&keeper, "vic", true).await.unwrap();
@@ -170,4 +173,32 @@ async fn the_last_administrator_stays() {
     let demoted = auth.set_roles(&admin, "admin", vec!["viewer".into()]).await;
     assert!(matches!(demoted, Err(AuthError::LastAdmin)));
     assert!(w.holds(&admin), "a refused change changes nothing");
+}
+
+#[tokio::test]
+async fn whoever_was_disabled_or_demoted_meanwhile_makes_nobody() {
+    let w = World::new().await;
+    let (auth, admin, eve) = (&w.auth, w.admin().await, w.user("eve", "admin").await);
+    let roles = |role: &str| vec![role.to_owned()];
+    // As they were let in, and wait for the hash of the password.
+    let make = async |name: &str| {
+        let from = here();
+        auth.create_user(&eve, &from, name, PASSWORD, roles("admin"))
+            .await
+    };
+    make("before").await.unwrap();
+    auth.set_roles(&admin, "eve", roles("developer"))
+        .await
+        .unwrap();
+    assert!(lacks(make("demoted").await).contains(&"users.write"));
+    auth.set_roles(&admin, "eve", roles("admin")).await.unwrap();
+    auth.set_disabled(&admin, "eve", true).await.unwrap();
+    let late = make("disabled").await;
+    assert!(
+        matches!(late, Err(AuthError::InvalidCredentials)),
+        "{late:?}"
+    );
+    let names: Vec<_> = auth.list_users("", 10).await.unwrap().0;
+    let names: Vec<_> = names.iter().map(|u| u.username.as_str()).collect();
+    assert_eq!(names, ["admin", "before", "eve"]);
 }

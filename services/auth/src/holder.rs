@@ -1,0 +1,61 @@
+//! What whoever made something holds now, where nobody is faster: what a call was let in with may be
+//! over by the time that its change is written, or when what it made is used.
+
+use crate::{
+    AuthError,
+    store::{key_in, user_by_id},
+};
+use sqlx::SqliteConnection;
+use tars_credentials::{Caller, Credential, Permissions, permission};
+use uuid::Uuid;
+
+/// A user, and the API key that acts for them; empty for a session.
+#[derive(Debug, Clone)]
+pub(crate) struct Holder {
+    pub(crate) user: Uuid,
+    pub(crate) api_key: String,
+}
+
+impl Holder {
+    pub(crate) fn of(caller: &Caller) -> Result<Self, AuthError> {
+        let user = Uuid::try_parse(&caller.owner_id).map_err(|_| AuthError::InvalidCredentials)?;
+        let api_key = match &caller.credential {
+            Credential::ApiKey { id, .. } => id.clone(),
+            Credential::Session { .. } => String::new(),
+        };
+        Ok(Self { user, api_key })
+    }
+
+    /// What is held, by the key if it is one; `None` when either has ended.
+    pub(crate) async fn holds(
+        &self,
+        tx: &mut SqliteConnection,
+        now_us: i64,
+    ) -> Result<Option<Permissions>, AuthError> {
+        let user = user_by_id(&mut *tx, self.user).await?;
+        let Some(user) = user.filter(|u| !u.disabled) else {
+            return Ok(None);
+        };
+        let held = permission::of_roles(user.roles.iter().map(String::as_str));
+        if self.api_key.is_empty() {
+            return Ok(Some(held));
+        }
+        let key = key_in(tx, &self.api_key).await?;
+        let key = key.filter(|k| k.revoked_us.is_none() && k.expires_us > now_us);
+        Ok(key.map(|k| held.intersect(Permissions::of(k.scopes.iter().map(String::as_str)))))
+    }
+}
+
+/// The caller with what is left of its permissions; refused when nothing is.
+pub(crate) async fn still(
+    tx: &mut SqliteConnection,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<Caller, AuthError> {
+    let held = Holder::of(caller)?.holds(tx, now_us).await?;
+    let held = held.ok_or(AuthError::InvalidCredentials)?;
+    Ok(Caller {
+        permissions: caller.permissions.intersect(held),
+        ..caller.clone()
+    })
+}
