@@ -133,6 +133,10 @@ async fn http_says_what_http_says() {
     assert!(
         !me.header("x-ratelimit-limit").is_empty() && !me.header("x-ratelimit-reset").is_empty()
     );
+    let said = |name: &str| me.header(name).parse::<u32>().unwrap();
+    // Of one unit: what is left now, of what there may be at once.
+    let (limit, left) = (said("x-ratelimit-limit"), said("x-ratelimit-remaining"));
+    assert!(left < limit && limit - left < 100, "{left} of {limit}");
 
     let anonymous = http.raw("GET", "/auth/me", &[], "").await;
     assert_eq!(anonymous.status, StatusCode::UNAUTHORIZED);
