@@ -2,7 +2,6 @@
 //! duplicate versions, the protos and whether they break, and the generated docs.
 
 use crate::{Outcome, breaking, docs, tools};
-use serde_json::Value;
 use std::{
     collections::{BTreeMap, BTreeSet},
     process::Command,
@@ -112,8 +111,7 @@ fn banned() -> Outcome {
 }
 
 fn licences() -> Outcome {
-    let text = tools::read(tools::cargo().args(["metadata", "--format-version", "1", "--locked"]))?;
-    let metadata: Value = serde_json::from_str(&text).map_err(|e| e.to_string())?;
+    let metadata = tools::metadata()?;
     let mut wrong = Vec::new();
     for package in metadata["packages"].as_array().into_iter().flatten() {
         let licence = package["license"].as_str().unwrap_or_default();

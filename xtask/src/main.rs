@@ -1,9 +1,10 @@
-//! What a contributor runs: `cargo xtask test | lint | bench NAME | soak NAME | docs`.
+//! What a contributor runs: `cargo xtask test | lint | bench NAME | soak NAME | shape | docs`.
 
 mod bench;
 mod breaking;
 mod docs;
 mod lint;
+mod shape;
 mod soak;
 mod test;
 mod tools;
@@ -46,6 +47,8 @@ enum Command {
         #[arg(long)]
         rounds: Option<usize>,
     },
+    /// Measure functions and files, and say which files import each other.
+    Shape,
     /// Write the generated parts of the documentation anew.
     Docs,
 }
@@ -64,6 +67,7 @@ fn main() -> ExitCode {
             seed,
         } => bench::run(name, json, quick, seed),
         Command::Soak { name, json, rounds } => soak::run(name, json, rounds),
+        Command::Shape => shape::run(),
         Command::Docs => docs::write(),
     };
     match outcome {
