@@ -4,8 +4,9 @@ use crate::{
     Identity, IdentityError, Trust,
     blocks::{self, Problem},
     ca::{CaError, Issued, file},
+    crypto,
     identity::Parts,
-    secret, tls,
+    secret,
     trust::RevocationList,
 };
 use rustls::{
@@ -195,7 +196,7 @@ fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
         let Some(key) = block.private_key() else {
             continue;
         };
-        let usable = tls::provider()
+        let usable = crypto::provider()
             .key_provider
             .load_private_key(key.clone_key());
         return match usable {

@@ -2,14 +2,15 @@
 
 use crate::{
     CaError, Revocations, Serial, SpiffeId,
+    crypto::provider,
     peer::{PeerCertificate, PeerError, Verified},
-    tls::{self, TlsError},
     trust::{Refusal, Side, Trust, TrustError, key_id},
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use rustls::{
     pki_types::{CertificateDer, PrivateKeyDer},
+    sign::CertifiedKey,
     time_provider::TimeProvider,
 };
 use std::{sync::Arc, time::Duration};
@@ -33,8 +34,8 @@ pub enum IdentityError {
     Leaf(#[from] PeerError),
     #[error(transparent)]
     Trust(#[from] TrustError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    #[error("the private key is not usable with the certificate: {0}")]
+    Key(#[from] rustls::Error),
     #[error("peers would refuse the certificate: {0}")]
     Refused(#[from] Refusal),
     #[error(transparent)]
@@ -71,15 +72,14 @@ impl Identity {
         if verified.certificate.server_auth {
             trust.verify(leaf, rest, now, Side::Server, &none)?;
         }
-        let identity = Self {
+        // Compares the key with the certificate.
+        CertifiedKey::from_der(parts.chain.clone(), parts.key.clone_key(), &provider())?;
+        Ok(Self {
             chain: parts.chain,
             key: parts.key,
             trust: Arc::new(trust),
             verified,
-        };
-        // rustls compares the key with the certificate here.
-        tls::client(&identity, identity.id().clone(), &none, Arc::clone(time))?;
-        Ok(identity)
+        })
     }
 
     /// The same leaf and key under other roots.
@@ -353,7 +353,7 @@ mod tests {
         parts.key = two.into_parts(ca.roots()).key;
         assert!(matches!(
             Identity::new(parts, &time),
-            Err(IdentityError::Tls(_))
+            Err(IdentityError::Key(_))
         ));
     }
 

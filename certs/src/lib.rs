@@ -8,6 +8,7 @@
 mod blocks;
 pub mod ca;
 pub mod class;
+pub mod crypto;
 pub mod feed;
 pub mod files;
 pub mod identity;

@@ -3,30 +3,21 @@
 
 use crate::{
     KeyId, Revocations, SpiffeId,
+    crypto::provider,
     identity::Identity,
-    verify::{ClientVerifier, Meant, Pinned, ServerVerifier},
+    verify::{ClientVerifier, ExpectedId, PinnedRoot, ServerVerifier},
 };
 use rustls::{
-    ClientConfig, ServerConfig,
-    client::Resumption,
-    crypto::{CryptoProvider, aws_lc_rs},
-    server::NoServerSessionStorage,
+    ClientConfig, ServerConfig, client::Resumption, server::NoServerSessionStorage,
     time_provider::TimeProvider,
 };
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 pub const ALPN: &[u8] = b"h2";
 
 #[derive(Debug, thiserror::Error)]
-#[error("the own certificate is not usable: {0}")]
+#[error("this process's certificate is not usable: {0}")]
 pub struct TlsError(#[from] rustls::Error);
-
-/// The one provider of the process. Call it first in `main`.
-pub fn provider() -> Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(aws_lc_rs::default_provider()));
-    Arc::clone(&PROVIDER)
-}
 
 /// For a listener that takes nobody without a certificate.
 pub fn server(
@@ -75,7 +66,7 @@ pub fn client(
     revocations: &Revocations,
     time: Arc<dyn TimeProvider>,
 ) -> Result<ClientConfig, TlsError> {
-    let meant = Meant {
+    let policy = ExpectedId {
         trust: Arc::clone(&identity.trust),
         revocations: revocations.clone(),
         expected,
@@ -83,7 +74,7 @@ pub fn client(
     let mut config = ClientConfig::builder_with_details(provider(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier(meant)))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier(policy)))
         .with_client_auth_cert(identity.chain.clone(), identity.key.clone_key())?;
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();
@@ -100,7 +91,7 @@ pub fn pinned_client(
     let mut config = ClientConfig::builder_with_details(provider(), time)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(ServerVerifier(Pinned { root, expected })))
+        .with_custom_certificate_verifier(Arc::new(ServerVerifier(PinnedRoot { root, expected })))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN.to_vec()];
     config.resumption = Resumption::disabled();

@@ -17,8 +17,8 @@ pub use refusal::Refusal;
 
 use crate::{
     CertName, KeyId, PeerError, Revocations, Serial,
+    crypto::provider,
     peer::{PeerCertificate, Verified},
-    tls,
 };
 use lists::{Asked, Issuer, Lists};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
@@ -203,7 +203,7 @@ impl Trust {
             verdict.replace(Some(judged));
             good.then_some(()).ok_or(webpki::Error::UnknownIssuer)
         };
-        let algorithms = tls::provider().signature_verification_algorithms.all;
+        let algorithms = provider().signature_verification_algorithms.all;
         let found = leaf.verify_for_usage(
             algorithms,
             &self.anchors,

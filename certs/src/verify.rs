@@ -3,8 +3,8 @@
 
 use crate::{
     KeyId, Revocations, SpiffeId,
+    crypto::provider,
     peer::{self, Verified},
-    tls,
     trust::{Refusal, Side, Trust, key_id},
 };
 use rustls::{
@@ -37,12 +37,12 @@ fn check_signature(
     cert: &CertificateDer<'_>,
     dss: &DigitallySignedStruct,
 ) -> Result<HandshakeSignatureValid, Error> {
-    let algorithms = &tls::provider().signature_verification_algorithms;
+    let algorithms = &provider().signature_verification_algorithms;
     rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
 }
 
 fn schemes() -> Vec<SignatureScheme> {
-    tls::provider()
+    provider()
         .signature_verification_algorithms
         .supported_schemes()
 }
@@ -99,9 +99,9 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Who a server must be.
-pub(crate) trait Judge: std::fmt::Debug + Send + Sync {
-    fn judge(
+/// Decides whether a server is the one that was meant.
+pub(crate) trait ServerIdentityPolicy: std::fmt::Debug + Send + Sync {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
@@ -109,11 +109,11 @@ pub(crate) trait Judge: std::fmt::Debug + Send + Sync {
     ) -> Result<Verified, Refusal>;
 }
 
-/// Checks servers by a judge.
+/// Checks servers by a policy.
 #[derive(Debug)]
-pub(crate) struct ServerVerifier<J>(pub(crate) J);
+pub(crate) struct ServerVerifier<P>(pub(crate) P);
 
-impl<J: Judge> ServerCertVerifier for ServerVerifier<J> {
+impl<P: ServerIdentityPolicy> ServerCertVerifier for ServerVerifier<P> {
     fn verify_server_cert(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -122,7 +122,7 @@ impl<J: Judge> ServerCertVerifier for ServerVerifier<J> {
         _ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let verdict = self.0.judge(end_entity, intermediates, now);
+        let verdict = self.0.check(end_entity, intermediates, now);
         report(verdict).map(|()| ServerCertVerified::assertion())
     }
 
@@ -151,14 +151,14 @@ impl<J: Judge> ServerCertVerifier for ServerVerifier<J> {
 
 /// A server that is the one workload that was meant.
 #[derive(Debug)]
-pub(crate) struct Meant {
+pub(crate) struct ExpectedId {
     pub(crate) trust: Arc<Trust>,
     pub(crate) revocations: Revocations,
     pub(crate) expected: SpiffeId,
 }
 
-impl Judge for Meant {
-    fn judge(
+impl ServerIdentityPolicy for ExpectedId {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
@@ -188,13 +188,13 @@ fn check_server(
 /// Checks that a bootstrap listener stands under the root that a join token names: the server sends
 /// that root as the last of its chain, and it is believed for its hash alone.
 #[derive(Debug)]
-pub(crate) struct Pinned {
+pub(crate) struct PinnedRoot {
     pub(crate) root: KeyId,
     pub(crate) expected: SpiffeId,
 }
 
-impl Judge for Pinned {
-    fn judge(
+impl ServerIdentityPolicy for PinnedRoot {
+    fn check(
         &self,
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],

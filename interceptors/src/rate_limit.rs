@@ -113,7 +113,7 @@ where
         let decision = self.limits.charge(&call);
         // Only the gateway turns these into headers that somebody reads.
         let told = (call.peer.class == Some(PeerClass::Gateway))
-            .then(|| Told::new(&decision, &self.limits.0.clock));
+            .then(|| RateLimitHeaders::new(&decision, &self.limits.0.clock));
         if decision.passed() {
             return LimitFuture {
                 inner: CheckFuture::Passed {
@@ -141,13 +141,13 @@ fn class_name(class: RateClass) -> &'static str {
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Told {
+struct RateLimitHeaders {
     limit: u32,
     remaining: u32,
     reset_at_s: u64,
 }
 
-impl Told {
+impl RateLimitHeaders {
     /// Clients are told a wall time: they have no other hand in common with us.
     fn new(decision: &Decision, clock: &Clock) -> Self {
         let reset_at_s = (clock.now() + decision.reset).as_secs_f64().ceil() as u64;
@@ -163,7 +163,7 @@ pin_project! {
     pub struct LimitFuture<F> {
         #[pin]
         inner: CheckFuture<F>,
-        told: Option<Told>,
+        told: Option<RateLimitHeaders>,
     }
 }
 

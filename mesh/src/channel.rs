@@ -135,12 +135,12 @@ impl ChannelOptions {
 /// Runs hyper's own tasks for a connection until it is cut: dropping the futures that hyper hands
 /// out leaves the socket to whatever streams are still open.
 #[derive(Debug, Clone, Default)]
-struct Cuttable {
+struct AbortableExecutor {
     cut: CancellationToken,
     tasks: TaskTracker,
 }
 
-impl<F> hyper::rt::Executor<F> for Cuttable
+impl<F> hyper::rt::Executor<F> for AbortableExecutor
 where
     F: Future<Output = ()> + Send + 'static,
 {
@@ -155,7 +155,7 @@ where
     }
 }
 
-impl Cuttable {
+impl AbortableExecutor {
     /// Cuts the connection when its server is revoked, or when a certificate of it has ended. A root
     /// that is trusted no more ends it from the server's side, in peace.
     async fn watch(
@@ -368,7 +368,7 @@ impl Shared {
         }
         let identity = options.identity.current();
         let (stream, server) = self.handshake(&identity).await?;
-        let tasks = Cuttable::default();
+        let tasks = AbortableExecutor::default();
         let (sender, dispatch) = hyper::client::conn::http2::Builder::new(tasks.clone())
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))

@@ -77,7 +77,7 @@ impl MeshMetrics {
         self.0.refused.get_or_create(&Reason { reason }).inc();
     }
 
-    pub(crate) fn shook(&self, group: &'static str) {
+    pub(crate) fn record_handshake(&self, group: &'static str) {
         self.0
             .handshakes
             .get_or_create(&KeyExchange { group })

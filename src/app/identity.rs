@@ -81,7 +81,7 @@ impl IdentityMetrics {
 }
 
 /// An identity that keeps itself fresh.
-pub(crate) struct Kept {
+pub(crate) struct ManagedIdentity {
     pub(crate) handle: IdentityHandle,
     pub(crate) source: &'static str,
     pub(crate) work: futures_util::future::BoxFuture<'static, ()>,
@@ -89,12 +89,12 @@ pub(crate) struct Kept {
 
 /// What every source needs.
 #[derive(Clone)]
-pub(crate) struct Keeper {
+pub(crate) struct IdentityManager {
     pub(crate) clock: Clock,
     pub(crate) metrics: IdentityMetrics,
 }
 
-impl Keeper {
+impl IdentityManager {
     pub(crate) fn time(&self) -> Time {
         Arc::new(self.clock.clone())
     }
@@ -105,7 +105,7 @@ impl Keeper {
         authority: &Arc<Authority>,
         request: Request,
         revocations: Revocations,
-    ) -> Result<Kept, StartError> {
+    ) -> Result<ManagedIdentity, StartError> {
         let source = AuthoritySource::new(Arc::clone(authority), request, self.time());
         let handle = IdentityHandle::new(source.issue()?);
         Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
@@ -116,7 +116,7 @@ impl Keeper {
         service: Service,
         files: &IdentityFiles,
         revocations: Revocations,
-    ) -> Result<Kept, StartError> {
+    ) -> Result<ManagedIdentity, StartError> {
         let handle = IdentityHandle::new(files.load(&self.time())?.for_servers()?);
         let source = FileSource::new(files.clone(), self.time());
         Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
@@ -129,7 +129,7 @@ impl Keeper {
         request: Request,
         files: IdentityFiles,
         revocations: Revocations,
-    ) -> Result<Kept, StartError> {
+    ) -> Result<ManagedIdentity, StartError> {
         let source = AuthoritySource::new(Arc::clone(authority), request, self.time());
         let identity = source.issue()?;
         files.save_identity(&identity)?;
@@ -149,7 +149,7 @@ impl Keeper {
         source: impl IdentitySource,
         revocations: Revocations,
         on_renewal: impl Fn(&Identity) + Send + Sync + 'static,
-    ) -> Kept {
+    ) -> ManagedIdentity {
         let metrics = self.metrics.clone();
         metrics.see(name, &handle.current());
         let renewal = Renewal {
@@ -164,7 +164,7 @@ impl Keeper {
                 }
             }),
         };
-        Kept {
+        ManagedIdentity {
             source: source.name(),
             work: Box::pin(renewal.run(source)),
             handle,

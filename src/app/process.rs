@@ -3,7 +3,7 @@
 
 use crate::app::{
     hold::Hold,
-    identity::{IdentityMetrics, JoinSource, Joining, Keeper, Kept},
+    identity::{IdentityManager, IdentityMetrics, JoinSource, Joining, ManagedIdentity},
     policy::PolicyFile,
     services::{Background, Service},
     standing::Standing,
@@ -128,7 +128,7 @@ pub struct Process {
     pub(crate) classes: Arc<ClassTable>,
     pub(crate) policy: PolicyFile,
     pub(crate) authority: Option<Arc<Authority>>,
-    keeper: Keeper,
+    identities: IdentityManager,
     members: HashMap<Service, Member>,
     readiness: Mutex<Readiness>,
     /// What the services say of themselves to their peers.
@@ -180,9 +180,10 @@ impl Process {
             let request = workload_request(&process.config, *service)?;
             let feed = TrustFeed::default();
             let revocations = feed.revocations.clone();
-            let kept = process
-                .keeper
-                .by_authority(*service, &authority, request, revocations)?;
+            let kept =
+                process
+                    .identities
+                    .by_authority(*service, &authority, request, revocations)?;
             process.admit(*service, kept, feed)?;
         }
         // Auth's own list is the first to know.
@@ -211,11 +212,13 @@ impl Process {
             authority.heed(revocations.clone());
         }
         let kept = match (origin, &process.authority) {
-            (Origin::Files(files), _) => process.keeper.by_files(service, files, revocations)?,
+            (Origin::Files(files), _) => {
+                process.identities.by_files(service, files, revocations)?
+            }
             (Origin::Authority, Some(authority)) => {
                 let request = workload_request(&process.config, service)?;
                 process
-                    .keeper
+                    .identities
                     .by_authority(service, authority, request, revocations)?
             }
             _ => process.join(service, &feed).await?,
@@ -224,7 +227,11 @@ impl Process {
         Ok(process)
     }
 
-    async fn join(&self, service: Service, feed: &TrustFeed) -> Result<Kept, StartError> {
+    async fn join(
+        &self,
+        service: Service,
+        feed: &TrustFeed,
+    ) -> Result<ManagedIdentity, StartError> {
         let joining = Joining {
             file: self.service_dir(service).join("identity.json"),
             bootstrap: self.config.connect.bootstrap.clone(),
@@ -248,11 +255,16 @@ impl Process {
         let source = JoinSource::new(joining, &handle.current(), to_auth, feed);
         let revocations = feed.revocations.clone();
         Ok(self
-            .keeper
+            .identities
             .keep(service.as_str(), handle, source, revocations, |_| {}))
     }
 
-    fn admit(&mut self, service: Service, kept: Kept, feed: TrustFeed) -> Result<(), StartError> {
+    fn admit(
+        &mut self,
+        service: Service,
+        kept: ManagedIdentity,
+        feed: TrustFeed,
+    ) -> Result<(), StartError> {
         self.watch_own_leaf(service, &kept.handle);
         let tracer = self.exporting(service.as_str())?;
         self.tracers.insert(service, tracer);
@@ -311,7 +323,7 @@ impl Process {
             classes,
             policy,
             authority: None,
-            keeper: Keeper {
+            identities: IdentityManager {
                 clock: clock.clone(),
                 metrics: IdentityMetrics::new(&metrics),
             },
@@ -407,7 +419,7 @@ impl Process {
         };
         let revocations = self.member(Service::Auth)?.feed.revocations.clone();
         let kept = self
-            .keeper
+            .identities
             .written_out(authority, request, files.clone(), revocations)?;
         self.spawn_background(kept.work);
         Ok(())

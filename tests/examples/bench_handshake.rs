@@ -69,7 +69,7 @@ fn bare(own: &Identity) -> Result<Pair, Failure> {
         roots.add(root.clone())?;
     }
     let roots = Arc::new(roots);
-    let provider = tls::provider;
+    let provider = tars_certs::crypto::provider;
     let verifier =
         WebPkiClientVerifier::builder_with_provider(Arc::clone(&roots), provider()).build()?;
     let mut server = ServerConfig::builder_with_details(provider(), time())

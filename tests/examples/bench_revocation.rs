@@ -14,8 +14,9 @@ use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
 use tars_tests::{
     fleet::{Fleet, Source},
-    forge::{Forge, client, connect},
-    issue_for, time,
+    issue_for,
+    test_ca::{TestCa, client, connect},
+    time,
 };
 use tokio::{io::AsyncReadExt, time::Instant};
 
@@ -32,10 +33,10 @@ struct Victim {
 
 fn victim(fleet: &Fleet, at: usize) -> Result<Victim, Failure> {
     let path = format!("/client/victim-{at}");
-    let identity = match fleet.forge() {
-        Some(forge) => {
-            let root = forge.above.last().cloned().unwrap_or(forge.der.clone());
-            Identity::new(forge.parts(&path, vec![root]), &time())?
+    let identity = match fleet.ca() {
+        Some(ca) => {
+            let root = ca.above.last().cloned().unwrap_or(ca.der.clone());
+            Identity::new(ca.parts(&path, vec![root]), &time())?
         }
         None => {
             let dir = fleet.authority_dir();
@@ -178,9 +179,9 @@ async fn main() -> Result<(), Failure> {
     let runs = if has("--quick") { 5 } else { 20 };
     let binary = PathBuf::from(std::env::var_os("TARS_BINARY").ok_or("TARS_BINARY is not set")?);
     let own = measure(&binary, Source::Join, runs).await?;
-    let root = Forge::root("another authority");
+    let root = TestCa::root("another authority");
     let issuer = root.below("its intermediate", |_| {});
-    let issuer = Forge {
+    let issuer = TestCa {
         above: vec![issuer.der.clone(), root.der.clone()],
         ..issuer
     };

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 use tars::{app::Ready, rest::Rest};
-use tars_tests::{eventually, forge::connect_from, reason, refusal};
+use tars_tests::{eventually, reason, refusal, test_ca::connect_from};
 use tempfile::TempDir;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},

@@ -1,7 +1,7 @@
 //! A mesh of one process a service, as in production: for tests and benchmarks that stop, revoke
 //! and rotate across processes. Processes are ended with the fleet, by their own handles.
 
-use crate::forge::Forge;
+use crate::test_ca::TestCa;
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -24,7 +24,7 @@ pub enum Source {
     /// Auth has the authority; the others join with a token and renew over gRPC.
     Join,
     /// Mounted files of an authority that the mesh knows nothing of.
-    Files(Box<Forge>),
+    Files(Box<TestCa>),
 }
 
 struct Running(Child);
@@ -222,9 +222,9 @@ impl Fleet {
         self.dir.path().join("ca")
     }
 
-    pub fn forge(&self) -> Option<&Forge> {
+    pub fn ca(&self) -> Option<&TestCa> {
         match &self.source {
-            Source::Files(forge) => Some(forge),
+            Source::Files(ca) => Some(ca),
             Source::Join => None,
         }
     }

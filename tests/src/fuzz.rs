@@ -101,13 +101,13 @@ struct World {
 
 fn world() -> &'static World {
     static WORLD: LazyLock<World> = LazyLock::new(|| {
-        let root = crate::forge::Forge::root("root");
+        let root = crate::test_ca::TestCa::root("root");
         let issuer = root.below("intermediate", |_| {});
         let leaf = issuer.leaf(|_| {});
         let parts = issuer.parts("/client/x", vec![root.der.clone()]);
         let key = rcgen::KeyPair::generate().expect("a key");
         let identity = tars_certs::Identity::new(parts, &crate::time()).expect("a good identity");
-        let ends = crate::forge::now() + crate::forge::HOUR;
+        let ends = crate::test_ca::now() + crate::test_ca::HOUR;
         World {
             certificates: vec![leaf.0[0].to_vec(), issuer.der.to_vec(), root.der.to_vec()],
             requests: vec![csr::create(&key).expect("a request")],
@@ -141,7 +141,7 @@ fn certificate(data: &[u8]) {
 
 /// As a leaf, and as an intermediate behind a good leaf.
 fn chain(data: &[u8]) {
-    let now = crate::forge::now().unix_timestamp();
+    let now = crate::test_ca::now().unix_timestamp();
     let now = Duration::from_secs(u64::try_from(now).unwrap_or(0));
     let roots = vec![world().root.clone()];
     let trust = Trust::new("tars.local", roots, Vec::new(), now).expect("a good root");

@@ -1,12 +1,12 @@
 //! A mesh for a test: its own data directory, free ports, wide limits unless the test narrows them.
 
-pub mod door;
 pub mod fleet;
-pub mod forge;
 pub mod fuzz;
 pub mod governed;
 pub mod otlp;
 pub mod races;
+pub mod test_ca;
+pub mod test_listener;
 
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};

@@ -28,11 +28,10 @@ use tars_proto::auth::v1::{
 use tars_proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
 use tars_runtime::clock::Clock;
 use tars_tests::{
-    TestMesh,
-    door::Door,
-    eventually,
-    forge::{Forge, HOUR, client, is_let_in, now},
-    issue_for, reason, refusal, time,
+    TestMesh, eventually, issue_for, reason, refusal,
+    test_ca::{HOUR, TestCa, client, is_let_in, now},
+    test_listener::TestListener,
+    time,
 };
 use tonic::{Code, Request, Status};
 
@@ -75,13 +74,13 @@ impl Load {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s8_1_leaves_rotate_fifty_times_under_load() {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
     let fresh =
         |path: &str| Identity::new(issuer.parts(path, vec![root.der.clone()]), &time()).unwrap();
-    let door = Door::open(issuer.parts("/door", vec![root.der.clone()])).await;
+    let listener = TestListener::open(issuer.parts("/door", vec![root.der.clone()])).await;
     let own = IdentityHandle::new(fresh("/client/load"));
-    let channel = door.channel(own.clone(), Revocations::default());
+    let channel = listener.channel(own.clone(), Revocations::default());
     let load = Load::of_health(&channel, 4);
     // A stream that is open all the while.
     let mut watch = HealthClient::new(channel.separate())
@@ -94,7 +93,7 @@ async fn s8_1_leaves_rotate_fifty_times_under_load() {
     for _ in 0..50 {
         let before = load.calls.load(Ordering::Relaxed);
         // The client's last: it is what makes the client connect anew.
-        door.identity.publish(fresh("/door"));
+        listener.identity.publish(fresh("/door"));
         own.publish(fresh("/client/load"));
         eventually("calls go on", || async {
             load.calls.load(Ordering::Relaxed) > before + 20
@@ -106,7 +105,7 @@ async fn s8_1_leaves_rotate_fifty_times_under_load() {
         let mine = own.current().leaf().serial.to_string();
         // In TLS 1.3 the client is connected before the server knows of it.
         eventually("the server sees the client's new serial", || async {
-            door.table.report().to_string().contains(&mine)
+            listener.table.report().to_string().contains(&mine)
         })
         .await;
     }
@@ -116,7 +115,7 @@ async fn s8_1_leaves_rotate_fifty_times_under_load() {
         50,
         "the client sees each of the server's new serials"
     );
-    door.health.stop();
+    listener.health.stop();
     let last = watch.message().await.unwrap().unwrap();
     assert_eq!(last.status, 2, "the stream lived through all of them");
 }
@@ -345,8 +344,8 @@ async fn s8_3_a_revoked_peer_is_cut_off_everywhere_and_others_are_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn s8_5_connections_end_with_their_certificate_and_readiness_with_the_own() {
-    let root = Forge::root("root");
-    let door = Door::open(root.parts("/door", vec![root.der.clone()])).await;
+    let root = TestCa::root("root");
+    let listener = TestListener::open(root.parts("/door", vec![root.der.clone()])).await;
     let short = root.leaf(|p| {
         p.not_after = now() + HOUR / 900;
     });
@@ -358,7 +357,7 @@ async fn s8_5_connections_end_with_their_certificate_and_readiness_with_the_own(
         crls: vec![],
     };
     let own = IdentityHandle::new(Identity::new(parts, &time()).unwrap());
-    let channel = door.channel(own.clone(), Revocations::default());
+    let channel = listener.channel(own.clone(), Revocations::default());
     let mut watch = HealthClient::new(channel.clone())
         .watch(HealthCheckRequest::default())
         .await
@@ -376,7 +375,10 @@ async fn s8_5_connections_end_with_their_certificate_and_readiness_with_the_own(
         now + Duration::from_millis(500) >= end,
         "not before its time"
     );
-    eventually("the connection is gone", || async { door.table.is_empty() }).await;
+    eventually("the connection is gone", || async {
+        listener.table.is_empty()
+    })
+    .await;
     let problem = own
         .problem(Clock::system().now() + Duration::from_secs(1))
         .unwrap();
@@ -445,7 +447,7 @@ fn greedy_csr(key: &KeyPair) -> Vec<u8> {
         .push(rcgen::DnType::CommonName, "auth");
     params
         .subject_alt_names
-        .push(tars_tests::forge::uri("spiffe://tars.local/auth"));
+        .push(tars_tests::test_ca::uri("spiffe://tars.local/auth"));
     params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
     params.extended_key_usages = vec![rcgen::ExtendedKeyUsagePurpose::CodeSigning];
     params.serialize_request(key).unwrap().der().to_vec()
@@ -797,28 +799,31 @@ async fn streams_are_told_before_their_connection_ends() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_root_that_is_trusted_no_more_ends_its_connections() {
-    let (old, new) = (Forge::root("old"), Forge::root("new"));
+    let (old, new) = (TestCa::root("old"), TestCa::root("new"));
     let both = || vec![old.der.clone(), new.der.clone()];
-    let door = Door::open(new.parts("/door", both())).await;
+    let listener = TestListener::open(new.parts("/door", both())).await;
     let own = IdentityHandle::new(Identity::new(old.parts("/client/x", both()), &time()).unwrap());
-    let channel = door.channel(own, Revocations::default());
+    let channel = listener.channel(own, Revocations::default());
     channel.server().await.unwrap();
-    eventually("it is connected", || async { door.table.len() == 1 }).await;
+    eventually("it is connected", || async { listener.table.len() == 1 }).await;
     let next = Identity::new(new.parts("/door", vec![new.der.clone()]), &time()).unwrap();
-    door.identity.publish(next);
-    eventually("the connection ends", || async { door.table.is_empty() }).await;
+    listener.identity.publish(next);
+    eventually("the connection ends", || async {
+        listener.table.is_empty()
+    })
+    .await;
     let leaf = old.leaf(|_| {});
-    assert!(!is_let_in(door.addr, client(Some(leaf))).await);
+    assert!(!is_let_in(listener.addr, client(Some(leaf))).await);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_open_stream_of_a_revoked_server_is_cut() {
-    let root = Forge::root("root");
-    let door = Door::open(root.parts("/door", vec![root.der.clone()])).await;
+    let root = TestCa::root("root");
+    let listener = TestListener::open(root.parts("/door", vec![root.der.clone()])).await;
     let parts = root.parts("/client/x", vec![root.der.clone()]);
     let own = IdentityHandle::new(Identity::new(parts, &time()).unwrap());
     let list = Revocations::default();
-    let channel = door.channel(own, list.clone());
+    let channel = listener.channel(own, list.clone());
     let watching = HealthClient::new(channel.clone());
     let mut watch = watching
         .clone()
@@ -834,7 +839,10 @@ async fn an_open_stream_of_a_revoked_server_is_cut() {
     });
     let ended = tokio::time::timeout(Duration::from_secs(60), watch.message()).await;
     assert!(ended.unwrap().is_err(), "the stream is cut");
-    eventually("the connection is gone", || async { door.table.is_empty() }).await;
+    eventually("the connection is gone", || async {
+        listener.table.is_empty()
+    })
+    .await;
     let refused = watching.clone().check(HealthCheckRequest::default()).await;
     // Which service it is, and no more: the log has the reason.
     assert!(refused.unwrap_err().message().contains("cannot be trusted"));

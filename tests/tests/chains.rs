@@ -16,16 +16,16 @@ use tars_certs::{
 };
 use tars_proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
 use tars_tests::{
-    door::Door,
     eventually,
-    forge::{Forge, HOUR, Leaf, client, is_let_in, now, uri},
+    test_ca::{HOUR, Leaf, TestCa, client, is_let_in, now, uri},
+    test_listener::TestListener,
     time,
 };
 
 type Crl = CertificateRevocationListDer<'static>;
 
 /// The reason of the refusal, or `ok`, for a client and for a server.
-fn verdicts(roots: &[&Forge], crls: Vec<Crl>, chain: &[CertificateDer<'_>]) -> [&'static str; 2] {
+fn verdicts(roots: &[&TestCa], crls: Vec<Crl>, chain: &[CertificateDer<'_>]) -> [&'static str; 2] {
     let at = Duration::from_secs(u64::try_from(now().unix_timestamp()).unwrap());
     let roots = roots.iter().map(|r| r.der.clone()).collect();
     let trust = Trust::new("tars.local", roots, crls, at).unwrap();
@@ -37,7 +37,7 @@ fn verdicts(roots: &[&Forge], crls: Vec<Crl>, chain: &[CertificateDer<'_>]) -> [
 }
 
 /// A leaf for both sides, but for what `shape` does to it.
-fn leaf(of: &Forge, shape: impl FnOnce(&mut CertificateParams)) -> Leaf {
+fn leaf(of: &TestCa, shape: impl FnOnce(&mut CertificateParams)) -> Leaf {
     of.leaf(|p| {
         p.extended_key_usages = vec![
             ExtendedKeyUsagePurpose::ClientAuth,
@@ -71,7 +71,7 @@ fn usages(usages: &[KeyUsagePurpose]) -> Shape {
 #[test]
 fn a_leaf_is_no_authority_and_says_that_it_signs_handshakes() {
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyAgreement, KeyCertSign, KeyEncipherment};
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
     let cases: Vec<(&str, &str, Shape)> = vec![
         ("a good leaf", "ok", Box::new(|_| {})),
@@ -142,7 +142,7 @@ fn a_leaf_is_no_authority_and_says_that_it_signs_handshakes() {
 #[test]
 fn whoever_signs_a_certificate_of_the_path_must_be_allowed_to() {
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let cases: Vec<(&str, &str, Shape)> = vec![
         ("a good intermediate", "ok", Box::new(|_| {})),
         ("keyCertSign alone", "ok", usages(&[KeyCertSign])),
@@ -239,7 +239,7 @@ fn whoever_signs_a_certificate_of_the_path_must_be_allowed_to() {
 
 #[test]
 fn a_path_that_is_refused_does_not_hide_one_that_is_good() {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
     let mut bad = issuer.params.clone();
     bad.key_usages.clear();
@@ -284,9 +284,9 @@ fn a_root_is_held_to_the_same_rules_when_it_is_loaded() {
             Box::new(|p| p.subject_alt_names = vec![uri("spiffe://evil.local")]),
         ),
     ];
-    let good = Forge::root("good");
+    let good = TestCa::root("good");
     for (what, problem, shape) in cases {
-        let root = Forge::root_with("odd", shape);
+        let root = TestCa::root_with("odd", shape);
         // A good one beside it makes it no better.
         let roots = vec![good.der.clone(), root.der.clone()];
         let loaded = Trust::new("tars.local", roots, vec![], at);
@@ -301,10 +301,10 @@ fn a_root_is_held_to_the_same_rules_when_it_is_loaded() {
             }
         }
     }
-    let early = Forge::root_with("early", |p| p.not_before = now() + HOUR / 2);
+    let early = TestCa::root_with("early", |p| p.not_before = now() + HOUR / 2);
     let chain = leaf(&early, |_| {}).0;
     assert_eq!(verdicts(&[&early], vec![], &chain), ["not_yet_valid"; 2]);
-    let flat = Forge::root_with("flat", |p| {
+    let flat = TestCa::root_with("flat", |p| {
         p.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     });
     assert_eq!(
@@ -320,8 +320,8 @@ fn a_root_is_held_to_the_same_rules_when_it_is_loaded() {
 
 /// A root, an intermediate and its leaf, with serials that lists can name.
 struct Path {
-    root: Forge,
-    issuer: Forge,
+    root: TestCa,
+    issuer: TestCa,
     chain: Vec<CertificateDer<'static>>,
 }
 
@@ -329,7 +329,7 @@ const ISSUER: [u8; 2] = [0x11, 0x11];
 const LEAF: [u8; 2] = [0x22, 0x22];
 
 fn path() -> Path {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |p| {
         p.serial_number = Some(SerialNumber::from_slice(&ISSUER));
     });
@@ -422,7 +422,7 @@ fn every_certificate_of_the_path_needs_a_list_that_clears_it() {
             "crl_signature",
             vec![
                 root_list(&[]),
-                Forge::root("intermediate").revocation_list(&[], in_time()),
+                TestCa::root("intermediate").revocation_list(&[], in_time()),
             ],
         ),
         (
@@ -430,7 +430,7 @@ fn every_certificate_of_the_path_needs_a_list_that_clears_it() {
             "ok",
             vec![
                 root_list(&[]),
-                Forge::root("intermediate").revocation_list(&[&LEAF], in_time()),
+                TestCa::root("intermediate").revocation_list(&[&LEAF], in_time()),
                 issuer_list(&[]),
             ],
         ),
@@ -459,7 +459,7 @@ fn of_two_lists_of_one_issuer_the_newer_counts() {
 
 #[test]
 fn a_list_counts_only_from_whoever_may_sign_lists() {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let mut issuer = root.below("intermediate", |p| {
         p.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     });
@@ -471,7 +471,7 @@ fn a_list_counts_only_from_whoever_may_sign_lists() {
     let found = verdicts(&[&root], vec![root_list, list], &chain);
     assert_eq!(found, ["crl_signer"; 2]);
     // webpki does not know what a root may do.
-    let mut flat = Forge::root_with("flat", |p| {
+    let mut flat = TestCa::root_with("flat", |p| {
         p.key_usages = vec![KeyUsagePurpose::KeyCertSign];
     });
     let chain = leaf(&flat, |_| {}).0;
@@ -512,7 +512,7 @@ fn lists_that_are_not_understood_are_not_loaded() {
     assert!(load(delta).unwrap_err().to_string().contains("elta"));
 }
 
-fn parts(of: &Forge, root: &Forge, path: &str, crls: Vec<Crl>) -> Parts {
+fn parts(of: &TestCa, root: &TestCa, path: &str, crls: Vec<Crl>) -> Parts {
     Parts {
         crls,
         ..of.parts(path, vec![root.der.clone()])
@@ -521,7 +521,7 @@ fn parts(of: &Forge, root: &Forge, path: &str, crls: Vec<Crl>) -> Parts {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_revoked_intermediate_serves_nobody_and_is_served_by_nobody() {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let serial =
         |p: &mut CertificateParams| p.serial_number = Some(SerialNumber::from_slice(&ISSUER));
     let (bad, good) = (root.below("bad", serial), root.below("good", |_| {}));
@@ -535,16 +535,16 @@ async fn a_revoked_intermediate_serves_nobody_and_is_served_by_nobody() {
         ]
     };
     // In: a client below the revoked intermediate.
-    let door = Door::open(parts(&good, &root, "/door", lists(&[&ISSUER]))).await;
-    let before = door.refused("revoked");
-    assert!(!is_let_in(door.addr, client(Some(bad.leaf(|_| {})))).await);
+    let listener = TestListener::open(parts(&good, &root, "/door", lists(&[&ISSUER]))).await;
+    let before = listener.refused("revoked");
+    assert!(!is_let_in(listener.addr, client(Some(bad.leaf(|_| {})))).await);
     eventually("it is counted", || async {
-        door.refused("revoked") > before
+        listener.refused("revoked") > before
     })
     .await;
-    assert!(is_let_in(door.addr, client(Some(good.leaf(|_| {})))).await);
+    assert!(is_let_in(listener.addr, client(Some(good.leaf(|_| {})))).await);
     // Out: a server below it, that has no lists.
-    let served = Door::open(bad.parts("/door", vec![root.der.clone()])).await;
+    let served = TestListener::open(bad.parts("/door", vec![root.der.clone()])).await;
     let own = |crls| {
         let identity = Identity::new(parts(&good, &root, "/client/x", crls), &time());
         IdentityHandle::new(identity.unwrap())
@@ -555,7 +555,7 @@ async fn a_revoked_intermediate_serves_nobody_and_is_served_by_nobody() {
     let blind = served.channel(own(vec![]), Revocations::default());
     assert!(blind.server().await.is_ok(), "nobody told it");
     // Open connections, both ways: cut when the list comes, with their streams.
-    let inward = Door::open(parts(&good, &root, "/door", lists(&[]))).await;
+    let inward = TestListener::open(parts(&good, &root, "/door", lists(&[]))).await;
     let theirs = Identity::new(bad.parts("/client/x", vec![root.der.clone()]), &time()).unwrap();
     let channel = inward.channel(IdentityHandle::new(theirs), Revocations::default());
     let mut in_stream = watch(&channel).await;
@@ -589,7 +589,7 @@ async fn watch(
 
 #[test]
 fn an_own_identity_below_a_revoked_intermediate_is_not_loaded_and_an_old_list_not_taken() {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |p| {
         p.serial_number = Some(SerialNumber::from_slice(&ISSUER));
     });

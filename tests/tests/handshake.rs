@@ -21,8 +21,8 @@ use std::{
 };
 use tars_certs::{
     Identity, IdentityHandle, Revocations, SpiffeId,
+    crypto::provider,
     peer::Verified,
-    tls::provider,
     trust::{Side, Trust},
 };
 use tars_mesh::{Channel, ChannelOptions, channel::Audience};
@@ -35,12 +35,12 @@ use tars_runtime::{
     config::{Config, Connections, Timeouts},
 };
 use tars_tests::{
-    door::Door,
     eventually,
-    forge::{
-        AnyServer, Forge, HOUR, Leaf, client, client_without_key, connect, connect_from, is_let_in,
-        now, uri,
+    test_ca::{
+        AnyServer, HOUR, Leaf, TestCa, client, client_without_key, connect, connect_from,
+        is_let_in, now, uri,
     },
+    test_listener::TestListener,
 };
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -49,9 +49,9 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 struct World {
-    root: Forge,
-    issuer: Forge,
-    door: Door,
+    root: TestCa,
+    issuer: TestCa,
+    listener: TestListener,
 }
 
 async fn world() -> World {
@@ -63,29 +63,33 @@ async fn world_with(limits: Connections) -> World {
 }
 
 async fn world_with_times(limits: Connections, times: Timeouts) -> World {
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
     let parts = issuer.parts("/door", vec![root.der.clone()]);
-    let door = Door::with_times(parts, limits, times).await;
-    World { root, issuer, door }
+    let listener = TestListener::with_times(parts, limits, times).await;
+    World {
+        root,
+        issuer,
+        listener,
+    }
 }
 
 impl World {
     async fn lets_in(&self, config: ClientConfig) -> bool {
-        is_let_in(self.door.addr, config).await
+        is_let_in(self.listener.addr, config).await
     }
 
     async fn refuses(&self, what: &str, reason: &str, leaf: Option<Leaf>) {
-        refuses(&self.door, what, reason, client(leaf)).await;
+        refuses(&self.listener, what, reason, client(leaf)).await;
     }
 }
 
-async fn refuses(door: &Door, what: &str, reason: &str, config: ClientConfig) {
-    let before = door.refused(reason);
-    assert!(!is_let_in(door.addr, config).await, "{what} was let in");
+async fn refuses(listener: &TestListener, what: &str, reason: &str, config: ClientConfig) {
+    let before = listener.refused(reason);
+    assert!(!is_let_in(listener.addr, config).await, "{what} was let in");
     eventually(
-        &format!("{what} is counted as {reason}: {}", door.metrics()),
-        || async { door.refused(reason) > before },
+        &format!("{what} is counted as {reason}: {}", listener.metrics()),
+        || async { listener.refused(reason) > before },
     )
     .await;
 }
@@ -94,8 +98,8 @@ async fn refuses(door: &Door, what: &str, reason: &str, config: ClientConfig) {
 async fn s8_6_nine_refusals_each_with_its_own_reason() {
     let w = world().await;
     assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
-    let other = Forge::root("another");
-    let mut tls12 = TcpStream::connect(w.door.addr).await.unwrap();
+    let other = TestCa::root("another");
+    let mut tls12 = TcpStream::connect(w.listener.addr).await.unwrap();
     tls12
         .write_all(&hello(0x0303, &[0xc0, 0x2b]))
         .await
@@ -103,7 +107,7 @@ async fn s8_6_nine_refusals_each_with_its_own_reason() {
     let mut alert = [0u8; 7];
     tls12.read_exact(&mut alert).await.unwrap();
     eventually("TLS 1.2 is counted", || async {
-        w.door.refused("incompatible") == 1
+        w.listener.refused("incompatible") == 1
     })
     .await;
     let cases: Vec<(&str, &str, Option<Leaf>)> = vec![
@@ -159,7 +163,7 @@ async fn s8_6_nine_refusals_each_with_its_own_reason() {
         Identity::new(parts, &time).unwrap()
     };
     let misled = tars_mesh::Channel::new(tars_mesh::ChannelOptions::alone(
-        &w.door.addr.to_string(),
+        &w.listener.addr.to_string(),
         "spiffe://tars.local/automl".parse().unwrap(),
         identity(),
         tars_runtime::clock::Clock::system(),
@@ -167,7 +171,7 @@ async fn s8_6_nine_refusals_each_with_its_own_reason() {
     let refused = misled.unwrap().server().await.unwrap_err().to_string();
     assert!(refused.contains("other_id"), "{refused}");
     let own = IdentityHandle::new(identity());
-    let good = w.door.channel(own, Revocations::default());
+    let good = w.listener.channel(own, Revocations::default());
     assert!(good.server().await.is_ok());
 }
 
@@ -180,7 +184,7 @@ async fn m1_no_certificate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn m2_other_authorities() {
     let w = world().await;
-    let own = Forge::root_with("self", |p| {
+    let own = TestCa::root_with("self", |p| {
         p.is_ca = IsCa::NoCa;
         p.subject_alt_names = vec![uri("spiffe://tars.local/client/x")];
         p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth];
@@ -200,13 +204,13 @@ async fn m2_other_authorities() {
         p.key_identifier_method = rcgen::KeyIdMethod::PreSpecified(vec![7; 20]);
     };
     let (ours, theirs) = (
-        Forge::root_with("root", same),
-        Forge::root_with("root", same),
+        TestCa::root_with("root", same),
+        TestCa::root_with("root", same),
     );
-    let door = Door::open(ours.parts("/door", vec![ours.der.clone()])).await;
-    assert!(is_let_in(door.addr, client(Some(ours.leaf(|_| {})))).await);
+    let listener = TestListener::open(ours.parts("/door", vec![ours.der.clone()])).await;
+    assert!(is_let_in(listener.addr, client(Some(ours.leaf(|_| {})))).await);
     refuses(
-        &door,
+        &listener,
         "a namesake",
         "signature",
         client(Some(theirs.leaf(|_| {}))),
@@ -265,7 +269,7 @@ fn m3_boundary_seconds_and_expired_roots() {
         now().replace_nanosecond(0).unwrap(),
         now().replace_nanosecond(0).unwrap() + HOUR,
     );
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let leaf = root.leaf(|p| {
         p.not_before = start;
         p.not_after = end;
@@ -276,7 +280,7 @@ fn m3_boundary_seconds_and_expired_roots() {
     assert!(judge(&all, &leaf, end).is_ok());
     assert_eq!(judge(&all, &leaf, end + second), Err("expired"));
     // Path building does not look at a root's end.
-    let short = Forge::root_with("short", |p| p.not_after = start + HOUR / 2);
+    let short = TestCa::root_with("short", |p| p.not_after = start + HOUR / 2);
     let leaf = short.leaf(|p| p.not_after = end);
     let all = trust(vec![root.der.clone(), short.der.clone()], start);
     assert!(judge(&all, &leaf, start + HOUR / 4).is_ok());
@@ -347,10 +351,10 @@ async fn m5_names() {
 #[tokio::test(flavor = "multi_thread")]
 async fn m6_revocation_lists_of_another_authority() {
     let serial = [0x0a, 0xbc];
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
     let other = root.below("other", |_| {});
-    let with_serial = |of: &Forge, serial: &[u8]| {
+    let with_serial = |of: &TestCa, serial: &[u8]| {
         let serial = rcgen::SerialNumber::from_slice(serial);
         of.leaf(|p| p.serial_number = Some(serial))
     };
@@ -358,23 +362,29 @@ async fn m6_revocation_lists_of_another_authority() {
         // The door's own leaf comes from the root, which has a list of its own.
         let mut parts = root.parts("/door", vec![root.der.clone()]);
         parts.crls = vec![root.revocation_list(&[], now() + HOUR), list];
-        Door::open(parts).await
+        TestListener::open(parts).await
     };
-    let door = open(issuer.revocation_list(&[&serial], now() + HOUR)).await;
-    assert!(is_let_in(door.addr, client(Some(with_serial(&issuer, &[0x0d])))).await);
+    let listener = open(issuer.revocation_list(&[&serial], now() + HOUR)).await;
+    assert!(is_let_in(listener.addr, client(Some(with_serial(&issuer, &[0x0d])))).await);
     let revoked = client(Some(with_serial(&issuer, &serial)));
-    refuses(&door, "a listed serial", "revoked", revoked).await;
+    refuses(&listener, "a listed serial", "revoked", revoked).await;
     let unlisted = client(Some(with_serial(&other, &[0x0d])));
-    refuses(&door, "an issuer without a list", "crl_missing", unlisted).await;
+    refuses(
+        &listener,
+        "an issuer without a list",
+        "crl_missing",
+        unlisted,
+    )
+    .await;
 
-    let door = open(issuer.revocation_list(&[], now() - HOUR)).await;
+    let listener = open(issuer.revocation_list(&[], now() - HOUR)).await;
     let good = || client(Some(with_serial(&issuer, &[0x0d])));
-    refuses(&door, "an expired list", "crl_expired", good()).await;
+    refuses(&listener, "an expired list", "crl_expired", good()).await;
 
     // A list in the issuer's name, signed by another key.
-    let impostor = Forge::root("intermediate");
-    let door = open(impostor.revocation_list(&[], now() + HOUR)).await;
-    refuses(&door, "a forged list", "crl_signature", good()).await;
+    let impostor = TestCa::root("intermediate");
+    let listener = open(impostor.revocation_list(&[], now() + HOUR)).await;
+    refuses(&listener, "a forged list", "crl_signature", good()).await;
 }
 
 fn fixture(name: &str) -> Vec<CertificateDer<'static>> {
@@ -384,26 +394,26 @@ fn fixture(name: &str) -> Vec<CertificateDer<'static>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn m7_weak_keys_and_signatures() {
-    let own = Forge::root("own");
+    let own = TestCa::root("own");
     let mut parts = own.parts("/door", vec![own.der.clone()]);
     parts.roots.extend(fixture("ca"));
-    let door = Door::open(parts).await;
+    let listener = TestListener::open(parts).await;
     for (name, reason) in [
         ("rsa1024", "weak_key"),
         ("p192", "weak_key"),
         ("dsa", "weak_key"),
         ("sha1", "weak_signature"),
     ] {
-        refuses(&door, name, reason, client_without_key(fixture(name))).await;
+        refuses(&listener, name, reason, client_without_key(fixture(name))).await;
     }
     let path = format!("{}/fixtures/weak/good.key", env!("CARGO_MANIFEST_DIR"));
     let key = PrivateKeyDer::from_pem_file(path).unwrap();
-    assert!(is_let_in(door.addr, client(Some((fixture("good"), key)))).await);
+    assert!(is_let_in(listener.addr, client(Some((fixture("good"), key)))).await);
     let other_key = client_without_key(fixture("good"));
-    refuses(&door, "a chain without its key", "proof", other_key).await;
+    refuses(&listener, "a chain without its key", "proof", other_key).await;
     let ed = KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap();
     assert!(
-        is_let_in(door.addr, client(Some(own.leaf_of(ed, |_| {})))).await,
+        is_let_in(listener.addr, client(Some(own.leaf_of(ed, |_| {})))).await,
         "Ed25519"
     );
 }
@@ -450,7 +460,7 @@ async fn m8_chains_that_are_none() {
     });
     let strange = client_without_key(strange.0);
     refuses(
-        &w.door,
+        &w.listener,
         "an unknown critical extension",
         "critical_extension",
         strange,
@@ -464,7 +474,7 @@ async fn m8_chains_that_are_none() {
     w.refuses("a hundred intermediates", "chain_too_long", Some(hundred))
         .await;
     // Two authorities that sign each other, and no way out: a search must end.
-    let (a, b) = (Forge::root("a"), Forge::root("b"));
+    let (a, b) = (TestCa::root("a"), TestCa::root("b"));
     let (a_by_b, b_by_a) = (cross(&a, &b), cross(&b, &a));
     let (mut chain, key) = a.leaf(|_| {});
     for _ in 0..3 {
@@ -478,7 +488,7 @@ async fn m8_chains_that_are_none() {
     );
     let config = client_without_key(cut.0);
     refuses(
-        &w.door,
+        &w.listener,
         "a chain without its middle",
         "unknown_issuer",
         config,
@@ -487,7 +497,7 @@ async fn m8_chains_that_are_none() {
 }
 
 /// `subject` signed by `issuer`.
-fn cross(subject: &Forge, issuer: &Forge) -> CertificateDer<'static> {
+fn cross(subject: &TestCa, issuer: &TestCa) -> CertificateDer<'static> {
     let by = rcgen::Issuer::from_params(&issuer.params, &issuer.key);
     subject
         .params
@@ -531,7 +541,7 @@ async fn m9_nothing_but_tls13_and_h2() {
         ("NULL", 0x0303, [0x00, 0x02]),
         ("an anonymous suite", 0x0303, [0x00, 0x6d]),
     ] {
-        let mut tcp = TcpStream::connect(w.door.addr).await.unwrap();
+        let mut tcp = TcpStream::connect(w.listener.addr).await.unwrap();
         tcp.write_all(&hello(version, &suite)).await.unwrap();
         let mut answer = Vec::new();
         let read = tokio::time::timeout(Duration::from_secs(20), tcp.read_to_end(&mut answer));
@@ -546,15 +556,15 @@ async fn m9_nothing_but_tls13_and_h2() {
         config.alpn_protocols = protocols;
         config
     };
-    refuses(&w.door, "no protocol", "no_h2", config(vec![])).await;
+    refuses(&w.listener, "no protocol", "no_h2", config(vec![])).await;
     refuses(
-        &w.door,
+        &w.listener,
         "HTTP/1.1",
         "no_h2",
         config(vec![b"http/1.1".to_vec()]),
     )
     .await;
-    let mut garbage = TcpStream::connect(w.door.addr).await.unwrap();
+    let mut garbage = TcpStream::connect(w.listener.addr).await.unwrap();
     garbage.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
     let mut rest = Vec::new();
     garbage.read_to_end(&mut rest).await.ok();
@@ -575,7 +585,7 @@ async fn s8_4_m10_a_revoked_peer_cannot_resume() {
     config.resumption = rustls::client::Resumption::in_memory_sessions(16);
     config.enable_early_data = true;
     for _ in 0..3 {
-        let mut stream = connect(w.door.addr, config.clone()).await.unwrap();
+        let mut stream = connect(w.listener.addr, config.clone()).await.unwrap();
         let mut byte = [0u8; 1];
         stream.read_exact(&mut byte).await.unwrap();
         let session = stream.get_ref().1;
@@ -583,14 +593,14 @@ async fn s8_4_m10_a_revoked_peer_cannot_resume() {
         assert_eq!(session.tls13_tickets_received(), 0, "no tickets");
         assert!(!session.is_early_data_accepted());
     }
-    w.door.revocations.update(|set| {
+    w.listener.revocations.update(|set| {
         let issuer = tars_certs::trust::key_id(&w.issuer.der).unwrap();
         let serial = "09".parse().unwrap();
         set.certificates
             .insert(tars_certs::CertName { issuer, serial });
     });
     refuses(
-        &w.door,
+        &w.listener,
         "a revoked client with its old session",
         "revoked",
         config,
@@ -612,7 +622,7 @@ async fn m11_stalled_and_greedy_handshakes() {
     };
     let w = world_with(limits).await;
     // One byte now and then keeps no handshake alive.
-    let mut slow = connect_from([127, 0, 0, 2], w.door.addr).await.unwrap();
+    let mut slow = connect_from([127, 0, 0, 2], w.listener.addr).await.unwrap();
     let dropped = async {
         for byte in hello(0x0303, &[0x13, 0x01]) {
             tokio::time::sleep(Duration::from_millis(100)).await;
@@ -625,7 +635,7 @@ async fn m11_stalled_and_greedy_handshakes() {
         .await
         .unwrap();
     eventually("the slow one is counted", || async {
-        w.door.refused("timeout") > 0
+        w.listener.refused("timeout") > 0
     })
     .await;
     // 64 KiB of certificates.
@@ -642,10 +652,10 @@ async fn m11_stalled_and_greedy_handshakes() {
     // One address holds no more than its share of handshakes; another still gets in.
     let mut held = Vec::new();
     for _ in 0..20 {
-        held.push(connect_from([127, 0, 0, 3], w.door.addr).await.unwrap());
+        held.push(connect_from([127, 0, 0, 3], w.listener.addr).await.unwrap());
     }
     eventually("the rest makes way", || async {
-        w.door.refused("displaced") >= 12
+        w.listener.refused("displaced") >= 12
     })
     .await;
     assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
@@ -662,7 +672,7 @@ async fn s8_9_a_thousand_silent_peers_delay_nobody() {
             1 + u8::try_from(at / 250).unwrap(),
             1 + u8::try_from(at % 250).unwrap(),
         ];
-        silent.push(connect_from(from, w.door.addr).await.unwrap());
+        silent.push(connect_from(from, w.listener.addr).await.unwrap());
         if at % 100 == 0 {
             assert!(
                 w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await,
@@ -674,7 +684,7 @@ async fn s8_9_a_thousand_silent_peers_delay_nobody() {
 
 /// A TLS connection from another address, with the server's first byte: it was let in, or not.
 async fn open_from(w: &World, from: [u8; 4], leaf: Leaf) -> Option<TlsStream<TcpStream>> {
-    let tcp = connect_from(from, w.door.addr).await.ok()?;
+    let tcp = connect_from(from, w.listener.addr).await.ok()?;
     let name = ServerName::try_from("localhost").unwrap();
     let connector = TlsConnector::from(Arc::new(client(Some(leaf))));
     let mut stream = connector.connect(name, tcp).await.ok()?;
@@ -719,10 +729,10 @@ async fn whoever_does_not_speak_http2_is_cut_in_seconds() {
     ends(&mut silent).await;
     ends(&mut half).await;
     eventually("both are counted", || async {
-        w.door.count(&cut("silent")) == 2
+        w.listener.count(&cut("silent")) == 2
     })
     .await;
-    assert_eq!(w.door.table.len(), 1, "whoever spoke is still there");
+    assert_eq!(w.listener.table.len(), 1, "whoever spoke is still there");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -735,7 +745,7 @@ async fn a_quiet_channel_lives_on_and_a_dead_one_does_not() {
     let w = world_with_times(Config::default().connections, times).await;
     let parts = w.issuer.parts("/client/quiet", vec![w.root.der.clone()]);
     let own = IdentityHandle::new(Identity::new(parts, &tars_tests::time()).unwrap());
-    let quiet = w.door.channel(own, Revocations::default());
+    let quiet = w.listener.channel(own, Revocations::default());
     quiet.server().await.unwrap();
     let mut dead = open_from(&w, [127, 0, 0, 2], named(&w, "/client/dead"))
         .await
@@ -743,8 +753,8 @@ async fn a_quiet_channel_lives_on_and_a_dead_one_does_not() {
     dead.write_all(PREFACE).await.unwrap();
     ends(&mut dead).await;
     eventually("only the quiet one is left", || async {
-        let open = w.door.table.report().to_string();
-        w.door.table.len() == 1 && open.contains("/client/quiet")
+        let open = w.listener.table.report().to_string();
+        w.listener.table.len() == 1 && open.contains("/client/quiet")
     })
     .await;
 }
@@ -818,12 +828,12 @@ async fn whoever_floods_with_control_frames_is_told_to_calm_down() {
             .unwrap();
         stream.write_all(PREFACE).await.unwrap();
         let many = flood.repeat(64);
-        let before = w.door.count(&cut("control_frames"));
+        let before = w.listener.count(&cut("control_frames"));
         assert_eq!(before, n as u64, "{what}");
         let code = goaway(stream, || many.clone()).await;
         assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}");
         eventually(&format!("{what} is counted"), || async {
-            w.door.count(&cut("control_frames")) == before + 1
+            w.listener.count(&cut("control_frames")) == before + 1
         })
         .await;
     }
@@ -850,11 +860,11 @@ impl tonic::codegen::Service<Request<tonic::body::Body>> for Large {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_that_reads_much_may_open_its_window_as_often() {
     const LENGTH: usize = 48 << 20;
-    let (root, answer) = (Forge::root("root"), Bytes::from(vec![7; LENGTH]));
+    let (root, answer) = (TestCa::root("root"), Bytes::from(vec![7; LENGTH]));
     let parts = root.parts("/door", vec![root.der.clone()]);
-    let door = Door::serving(parts, Timeouts::default(), Large(answer)).await;
+    let listener = TestListener::serving(parts, Timeouts::default(), Large(answer)).await;
     let leaf = root.leaf(|_| {});
-    let stream = connect(door.addr, client(Some(leaf))).await.unwrap();
+    let stream = connect(listener.addr, client(Some(leaf))).await.unwrap();
     let mut builder = h2::client::Builder::new();
     builder.initial_window_size(16 << 10);
     let (mut send, connection) = builder.handshake::<_, Bytes>(stream).await.unwrap();
@@ -870,7 +880,7 @@ async fn a_client_that_reads_much_may_open_its_window_as_often() {
         body.flow_control().release_capacity(data.len()).unwrap();
     }
     assert_eq!(got, LENGTH);
-    assert_eq!(door.count(&cut("control_frames")), 0);
+    assert_eq!(listener.count(&cut("control_frames")), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -880,11 +890,11 @@ async fn whoever_never_reads_is_cut() {
         ping_seconds: 600,
         ..Timeouts::default()
     };
-    let root = Forge::root("root");
+    let root = TestCa::root("root");
     let parts = root.parts("/door", vec![root.der.clone()]);
     let large = Large(Bytes::from(vec![7; 48 << 20]));
-    let door = Door::serving(parts, times, large).await;
-    let mut deaf = connect(door.addr, client(Some(root.leaf(|_| {}))))
+    let listener = TestListener::serving(parts, times, large).await;
+    let mut deaf = connect(listener.addr, client(Some(root.leaf(|_| {}))))
         .await
         .unwrap();
     deaf.write_all(PREFACE).await.unwrap();
@@ -895,7 +905,10 @@ async fn whoever_never_reads_is_cut() {
         frame(1, 5, 1, &call_headers("/a/b")),
     ];
     deaf.write_all(&asks.concat()).await.unwrap();
-    eventually("it is counted", || async { door.count(&cut("write")) == 1 }).await;
+    eventually("it is counted", || async {
+        listener.count(&cut("write")) == 1
+    })
+    .await;
     ends(&mut deaf).await;
 }
 
@@ -916,14 +929,14 @@ async fn one_identity_cannot_hold_every_connection() {
         held.extend(open_from(&w, from, named(&w, "/client/greedy")).await);
     }
     assert_eq!(held.len(), 8, "from however many addresses");
-    assert_eq!(w.door.refused("identity"), 56);
+    assert_eq!(w.listener.refused("identity"), 56);
     // Others get in; many of them, from one address, have that address's share.
     for at in 0..64 {
         let leaf = named(&w, &format!("/client/{at}"));
         held.extend(open_from(&w, [127, 0, 2, 1], leaf).await);
     }
     assert!((16..=32).contains(&(held.len() - 8)), "{}", held.len());
-    assert!(w.door.refused("address") >= 32);
+    assert!(w.listener.refused("address") >= 32);
     // Which keeps out neither a workload on that address nor a client on another.
     let gateway = open_from(&w, [127, 0, 2, 1], named(&w, "/gateway")).await;
     assert!(gateway.is_some());
@@ -949,7 +962,7 @@ async fn half_handshakes_make_way_for_whole_ones_of_the_same_address() {
     let w = world_with(limits).await;
     let mut half = Vec::new();
     for _ in 0..8 {
-        let mut tcp = connect_from([127, 0, 0, 3], w.door.addr).await.unwrap();
+        let mut tcp = connect_from([127, 0, 0, 3], w.listener.addr).await.unwrap();
         tcp.write_all(&hello(0x0303, &[0x13, 0x01])[..20])
             .await
             .unwrap();
@@ -962,7 +975,7 @@ async fn half_handshakes_make_way_for_whole_ones_of_the_same_address() {
     })
     .await;
     eventually("one made way", || async {
-        w.door.refused("displaced") == 1
+        w.listener.refused("displaced") == 1
     })
     .await;
 }
@@ -972,7 +985,7 @@ async fn the_key_exchange_is_hybrid_and_counted() {
     let w = world().await;
     assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
     let line = "mesh_handshakes_total{group=\"X25519MLKEM768\"} ";
-    eventually("it is counted", || async { w.door.count(line) == 1 }).await;
+    eventually("it is counted", || async { w.listener.count(line) == 1 }).await;
     // An older client falls back to X25519, and shows in the metrics.
     let mut old = rustls::crypto::CryptoProvider::clone(&provider());
     old.kx_groups = vec![rustls::crypto::aws_lc_rs::kx_group::X25519];
@@ -987,7 +1000,7 @@ async fn the_key_exchange_is_hybrid_and_counted() {
     config.alpn_protocols = vec![b"h2".to_vec()];
     assert!(w.lets_in(config).await);
     let line = "mesh_handshakes_total{group=\"X25519\"} ";
-    eventually("it is counted", || async { w.door.count(line) == 1 }).await;
+    eventually("it is counted", || async { w.listener.count(line) == 1 }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -1008,7 +1021,7 @@ async fn strangers_are_told_which_service_is_away_and_not_where_it_was() {
             "auth cannot be reached",
         ),
         (
-            w.door.addr.to_string(),
+            w.listener.addr.to_string(),
             Audience::Strangers,
             "auth cannot be trusted",
         ),

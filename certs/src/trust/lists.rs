@@ -10,7 +10,7 @@
 //! that stopped publishing cannot be told from somebody who holds its lists back.
 
 use super::{Refusal, issuer::SigningCertificate};
-use crate::{KeyId, tls};
+use crate::{KeyId, crypto::provider};
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateRevocationListDer, UnixTime};
 use std::time::Duration;
@@ -178,7 +178,7 @@ impl RevocationList {
         let signed = list.tbs_cert_list.as_ref();
         let signature = &list.signature_value.data;
         let public_key = &key.subject_public_key.data;
-        let supported = tls::provider().signature_verification_algorithms.all;
+        let supported = provider().signature_verification_algorithms.all;
         supported.iter().find_map(|algorithm| {
             let same = |id: &x509_parser::x509::AlgorithmIdentifier<'_>, wanted: &[u8]| {
                 x509_parser::der_parser::oid::Oid::from_der(wanted)

@@ -4,7 +4,7 @@ use super::{
     Admission, Handler, Reply, ServeOptions,
     answer::{self, Answering},
     calm::{Calm, Refusals},
-    handshake::{Own, key_exchange, reason},
+    handshake::{ServerIdentity, key_exchange, reason},
     places::Places,
     streams::Streams,
     wire::Wire,
@@ -32,7 +32,7 @@ use tonic::body::Body;
 pub(super) struct Connection {
     pub(super) options: ServeOptions,
     pub(super) addr: SocketAddr,
-    pub(super) own: Own,
+    pub(super) own: ServerIdentity,
     pub(super) places: Places,
     pub(super) refusals: Refusals,
     pub(super) stop: CancellationToken,
@@ -114,7 +114,7 @@ impl Connection {
             return Err("no_h2");
         }
         let group = key_exchange(session.negotiated_key_exchange_group());
-        self.options.metrics.shook(group);
+        self.options.metrics.record_handshake(group);
         let class = match (self.options.admission, &seen.peer) {
             (Admission::Mutual, None) => return Err("no_certificate"),
             (Admission::Mutual, Some(peer)) => self.options.classes.classify(&peer.certificate.id),

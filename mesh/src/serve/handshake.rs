@@ -8,14 +8,14 @@ use tars_certs::{Identity, tls};
 
 /// An identity with the configuration that was built from it.
 #[derive(Debug, Clone)]
-pub(super) struct Own {
+pub(super) struct ServerIdentity {
     pub(super) identity: Arc<Identity>,
     pub(super) config: Arc<ServerConfig>,
 }
 
 /// The TLS configuration of the current identity, rebuilt when that changes.
 pub(super) struct TlsConfigs {
-    built: Mutex<Option<Own>>,
+    built: Mutex<Option<ServerIdentity>>,
 }
 
 impl TlsConfigs {
@@ -27,7 +27,7 @@ impl TlsConfigs {
         configs
     }
 
-    pub(super) fn current(&self, options: &ServeOptions) -> Option<Own> {
+    pub(super) fn current(&self, options: &ServeOptions) -> Option<ServerIdentity> {
         let identity = options.identity.current();
         let mut built = self.built.lock();
         if let Some(own) = built.as_ref()
@@ -43,7 +43,7 @@ impl TlsConfigs {
         match config {
             Ok(config) => {
                 let config = Arc::new(config);
-                *built = Some(Own { identity, config });
+                *built = Some(ServerIdentity { identity, config });
             }
             Err(e) => {
                 tracing::error!(service = options.service, error = %e, "the new identity is not usable");

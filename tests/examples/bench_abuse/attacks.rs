@@ -14,7 +14,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::Identity;
-use tars_tests::forge::{client, connect_from};
+use tars_tests::test_ca::{client, connect_from};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -16,7 +16,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
-pub struct Door {
+pub struct TestListener {
     pub addr: SocketAddr,
     pub identity: IdentityHandle,
     pub revocations: Revocations,
@@ -26,7 +26,7 @@ pub struct Door {
     stop: CancellationToken,
 }
 
-impl Door {
+impl TestListener {
     pub async fn open(parts: Parts) -> Self {
         Self::with(parts, Config::default().connections).await
     }
@@ -111,7 +111,7 @@ impl Door {
         self.metrics.open_metrics().expect("metrics")
     }
 
-    /// A channel that holds `identity`, to this door.
+    /// A channel that holds `identity`, to this listener.
     pub fn channel(&self, identity: IdentityHandle, revocations: Revocations) -> Channel {
         let expected: SpiffeId = self.identity.current().id().clone();
         let options = ChannelOptions {
@@ -132,7 +132,7 @@ impl Door {
     }
 }
 
-impl Drop for Door {
+impl Drop for TestListener {
     fn drop(&mut self) {
         self.stop.cancel();
     }

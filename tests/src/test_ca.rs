@@ -13,7 +13,7 @@ use rustls::{
     },
 };
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tars_certs::{identity::Parts, tls::provider};
+use tars_certs::{crypto::provider, identity::Parts};
 use time::OffsetDateTime;
 use tokio::{
     io::AsyncReadExt,
@@ -143,7 +143,7 @@ pub async fn connect_from(from: [u8; 4], target: SocketAddr) -> std::io::Result<
 
 /// An authority of a test's own, as deep and as odd as need be.
 #[derive(Debug)]
-pub struct Forge {
+pub struct TestCa {
     pub params: CertificateParams,
     pub key: KeyPair,
     pub der: CertificateDer<'static>,
@@ -175,7 +175,7 @@ fn authority(name: &str) -> CertificateParams {
     params
 }
 
-impl Forge {
+impl TestCa {
     pub fn root(name: &str) -> Self {
         Self::root_with(name, |_| {})
     }
