@@ -9,6 +9,7 @@ mod identity;
 pub(crate) mod policy;
 mod process;
 mod ready;
+mod service;
 mod services;
 mod standing;
 pub(crate) mod trouble;
@@ -20,7 +21,7 @@ pub(crate) use process::{ca_bundle, ca_dir, open_authority};
 pub use ready::Ready;
 pub(crate) use standing::CERTIFICATE;
 
-use crate::app::services::{Endpoints, Service};
+use crate::app::{service::Service, services::Endpoints};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -125,7 +126,7 @@ pub async fn serve_one(
     Ok(process)
 }
 
-pub use services::Service as ServiceName;
+pub use service::Service as ServiceName;
 
 fn save_first_admin(process: &Process, first: Option<FirstAdmin>) -> Result<(), StartError> {
     let Some(first) = first else {

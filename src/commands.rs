@@ -13,6 +13,7 @@ mod config;
 mod confirm;
 mod demo;
 mod descriptors;
+mod known;
 mod login;
 mod mesh;
 mod policy;

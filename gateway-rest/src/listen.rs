@@ -3,7 +3,7 @@
 use crate::{
     Gateway,
     error::{self, Refusal},
-    forwarded, server,
+    forwarded,
 };
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -23,6 +23,8 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
+/// A path with its query; our longest parameters together take a tenth of it.
+pub(crate) const MAX_PATH: usize = 8 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
 /// When to come back to a gateway that is full: shares shrink and grow within a second.
 const COME_BACK: Duration = Duration::from_secs(1);
@@ -52,7 +54,7 @@ impl Listening {
             metrics,
             times: times.clone(),
             // Room for what `server` refuses in words: headers somewhat too large, a path too long.
-            max_head_bytes: 2 * settings.max_header_bytes + server::MAX_PATH,
+            max_head_bytes: 2 * settings.max_header_bytes + MAX_PATH,
             max: settings.max_connections,
             by_address: settings.max_connections_by_address,
             proxies: proxies.clone(),

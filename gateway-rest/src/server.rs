@@ -5,7 +5,7 @@ use crate::{
     challenge::Sent,
     documents::{self, Document},
     error::{self, Refusal, allow},
-    listen::Client,
+    listen::{Client, MAX_PATH},
     openapi,
     stream::{self, Format},
     transcode::{self, Target},
@@ -31,9 +31,6 @@ use tars_runtime::{
     trace::{Entry, Parent, Span, TRACE_ID, TraceContext, Tracer, id_header},
 };
 use tonic::metadata::MetadataMap;
-
-/// A path with its query; our longest parameters together take a tenth of it.
-pub(crate) const MAX_PATH: usize = 8 << 10;
 
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);

@@ -5,7 +5,8 @@ use crate::app::{
     hold::Hold,
     identity::{IdentityManager, IdentityMetrics, JoinSource, Joining, ManagedIdentity},
     policy::PolicyFile,
-    services::{Background, Service},
+    service::Service,
+    services::Background,
     standing::Standing,
 };
 use parking_lot::Mutex;

@@ -1,7 +1,7 @@
 //! Each service put together: its domain, its layers, its listener.
 
-use crate::app::{Process, Ready, StartError, audit, standing::Standing, watch};
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use crate::app::{Process, Ready, StartError, audit, service::Service, standing::Standing, watch};
+use std::{sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_automl::{Automl, Trainers};
 use tars_certs::PeerClass;
@@ -31,7 +31,7 @@ use tars_proto::{
 };
 use tars_runtime::{
     audit::Record,
-    config::{Config, Connections, Listen},
+    config::{Config, Connections},
     db::Db,
     health::{self, Check, State},
     seeds::Seeds,
@@ -45,45 +45,6 @@ const AUDIT_QUEUE: usize = 4096;
 const MAX_FROM_JOINERS: usize = 16 << 10;
 /// What Auth was not told for this long is worth a word: a restart of it is not.
 const SHIPPING_GRACE: Duration = Duration::from_secs(10);
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, clap::ValueEnum)]
-pub enum Service {
-    Auth,
-    Orchestration,
-    Automl,
-    Hypersync,
-    Gateway,
-}
-
-impl Service {
-    pub(crate) const ALL: &[Self] = &[
-        Self::Auth,
-        Self::Orchestration,
-        Self::Automl,
-        Self::Hypersync,
-        Self::Gateway,
-    ];
-
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Auth => "auth",
-            Self::Orchestration => "orchestration",
-            Self::Automl => "automl",
-            Self::Hypersync => "hypersync",
-            Self::Gateway => "gateway",
-        }
-    }
-
-    pub(crate) fn listen(self, listen: &Listen) -> SocketAddr {
-        match self {
-            Self::Auth => listen.auth,
-            Self::Orchestration => listen.orchestration,
-            Self::Automl => listen.automl,
-            Self::Hypersync => listen.hypersync,
-            Self::Gateway => listen.gateway,
-        }
-    }
-}
 
 /// Where the services are, as `host:port`.
 #[derive(Debug, Clone)]

@@ -1,7 +1,7 @@
 //! What a service says of itself by the health protocol: what `/readyz` says of it. Whoever is
 //! revoked, stops or is not ready must not be called serving, and whoever asks should hear why.
 
-use crate::app::services::Service;
+use crate::app::service::Service;
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, sync::Arc};
 use tars_interceptors::contract;

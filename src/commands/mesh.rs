@@ -7,20 +7,14 @@
 
 use super::{
     CommandError,
-    session::{Session, store},
+    known::{Known, plain_url, roots_at},
+    session::{NoSession, Session, store},
 };
-use crate::{
-    app::{Ready, ca_bundle},
-    rest::{Rest, RestError},
-};
-use base64::{Engine, engine::general_purpose::STANDARD};
 use clap::Args;
 use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
 };
-use tars_certs::{files::certificates, trust::key_id};
-use tars_proto::fault;
 
 #[derive(Debug, Args, Default)]
 pub(crate) struct MeshArg {
@@ -58,16 +52,6 @@ impl Named {
     }
 }
 
-/// A gateway's URL in one spelling: with its scheme, in small letters, without slashes at its end.
-pub(crate) fn plain_url(text: &str) -> String {
-    let url = text.trim().trim_end_matches('/').to_ascii_lowercase();
-    if url.contains("://") {
-        url
-    } else {
-        format!("http://{url}")
-    }
-}
-
 /// Where one connects to what listens at an address.
 pub(crate) fn url_of(mut listens: SocketAddr) -> String {
     if listens.ip().is_unspecified() {
@@ -77,54 +61,6 @@ pub(crate) fn url_of(mut listens: SocketAddr) -> String {
         });
     }
     format!("http://{listens}")
-}
-
-/// What is known of a mesh without asking it.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Known {
-    pub(crate) gateway: Option<String>,
-    /// Key ids of its roots; none when its authority is elsewhere.
-    pub(crate) roots: Vec<String>,
-    /// For messages.
-    pub(crate) name: String,
-    /// For whoever logs in.
-    pub(crate) data_dir: Option<PathBuf>,
-}
-
-impl Known {
-    fn at(gateway: &str) -> Self {
-        Self {
-            gateway: Some(gateway.to_owned()),
-            name: gateway.to_owned(),
-            ..Self::default()
-        }
-    }
-
-    /// The mesh of a data directory, if there is one: a process that runs on it says where it is,
-    /// and its authority what it trusts.
-    fn in_dir(dir: &Path) -> Option<Self> {
-        let ready = Ready::load(&Ready::default_path(dir)).ok();
-        let roots = certificates(&ca_bundle(dir)).unwrap_or_default();
-        let roots: Vec<String> = roots.iter().filter_map(|r| key_id(r)).map(text).collect();
-        let gateway = ready.map(|r| r.gateway);
-        (gateway.is_some() || !roots.is_empty()).then(|| Self {
-            name: match &gateway {
-                Some(url) => format!("{url} (data directory {})", dir.display()),
-                None => format!("the data directory {}", dir.display()),
-            },
-            data_dir: dir.canonicalize().ok(),
-            gateway,
-            roots,
-        })
-    }
-
-    pub(crate) fn shares_a_root(&self, roots: &[String]) -> bool {
-        self.roots.iter().any(|r| roots.contains(r))
-    }
-}
-
-fn text(key: tars_certs::KeyId) -> String {
-    key.to_string()
 }
 
 /// The mesh that a command means.
@@ -268,35 +204,6 @@ fn no_mesh_in(dir: &Path) -> CommandError {
     ))
 }
 
-/// Why there is no session to use.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub(crate) enum NoSession {
-    #[error("no session{}; run `tars login` first", left_behind())]
-    None,
-    #[error("no session for {mesh}; run `tars login` for it first{old}", mesh = .0, old = left_behind())]
-    Unknown(String),
-    #[error(
-        "several meshes could be meant; name one with --gateway URL or --data-dir DIR:\n  {}",
-        .0.join("\n  ")
-    )]
-    Several(Vec<String>),
-    #[error(
-        "the session of {username} at {gateway} is for another mesh than the one there now (its roots are others: it was made anew, or another took its place); run `tars login` again"
-    )]
-    OtherMesh { username: String, gateway: String },
-}
-
-/// A session file of earlier versions, which does not say whose mesh it is for.
-fn left_behind() -> String {
-    match store::of_old() {
-        Some(path) => format!(
-            " ({} is of an earlier version, and does not say which mesh it is for; it goes with the next login)",
-            path.display()
-        ),
-        None => String::new(),
-    }
-}
-
 /// The session for a mesh; `default` is the mesh that runs on the default data directory.
 pub(crate) fn choose<'a>(
     sessions: &'a [Session],
@@ -332,28 +239,6 @@ fn only<'a>(sessions: &'a [Session], default: Option<&Known>) -> Result<&'a Sess
             several.iter().map(Session::to_string).collect(),
         )),
     }
-}
-
-/// The key ids of the roots of whatever mesh answers at a gateway. Anybody may ask; no credential
-/// is shown before this is known.
-pub(crate) async fn roots_at(gateway: &str) -> Result<Vec<String>, CommandError> {
-    let answer = match Rest::new(gateway).get("/api/v1/certificates/bundle").await {
-        Ok(answer) => answer,
-        // Its certificates come from elsewhere.
-        Err(RestError::Refused { body, .. }) if reason(&body) == Some("NO_AUTHORITY") => {
-            return Ok(Vec::new());
-        }
-        Err(e) => return Err(e.into()),
-    };
-    let roots = answer["bundle"]["roots"].as_array().into_iter().flatten();
-    let der = |v: &serde_json::Value| STANDARD.decode(v.as_str()?).ok();
-    Ok(roots.filter_map(|v| key_id(&der(v)?)).map(text).collect())
-}
-
-fn reason(body: &serde_json::Value) -> Option<&str> {
-    let mut details = body["details"].as_array()?.iter();
-    let ours = details.find(|d| d["domain"] == fault::DOMAIN)?;
-    ours["reason"].as_str()
 }
 
 #[cfg(test)]

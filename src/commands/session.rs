@@ -1,10 +1,13 @@
 //! The session that `tars login` keeps: one a mesh, each in a private file.
 
+mod missing;
 pub(crate) mod store;
+
+pub(crate) use missing::NoSession;
 
 use super::{
     CommandError,
-    mesh::{Known, NoSession, plain_url, roots_at},
+    known::{Known, plain_url, roots_at},
 };
 use crate::{
     app::Ready,

@@ -2,7 +2,7 @@
 
 use super::{
     Leaf,
-    term::{Asked, ends_in},
+    term::{Asked, ends_in, left},
 };
 use crate::{
     app::{Hold, StartError, ca_dir, open_authority},
@@ -156,15 +156,6 @@ fn standing(summary: &Summary, now: i64) -> &'static str {
         left if left <= 0 => "EXPIRED",
         left if left < life / 3 => "soon",
         _ => "ok",
-    }
-}
-
-pub(super) fn left(not_after: i64, now: i64) -> String {
-    match not_after - now {
-        s if s <= 0 => "-".to_owned(),
-        s if s < 7200 => format!("{} min", s / 60),
-        s if s < 172_800 => format!("{} h", s / 3600),
-        s => format!("{} d", s / 86_400),
     }
 }
 

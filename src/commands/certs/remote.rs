@@ -3,8 +3,8 @@
 use super::{
     Leaf,
     local::{self, Token},
-    revoke::full_id,
     term::Asked,
+    workload_path,
 };
 use crate::{
     app::trouble::Way,
@@ -27,6 +27,16 @@ use zeroize::Zeroizing;
 
 pub(super) fn failed(e: impl std::fmt::Display) -> CommandError {
     CommandError::Failed(e.to_string())
+}
+
+/// `SPIFFE id or path` as an id.
+pub(super) fn full_id(config: &Config, text: &str) -> Result<SpiffeId, CommandError> {
+    if text.starts_with("spiffe://") {
+        text.parse()
+            .map_err(|e| CommandError::Usage(format!("{text}: {e}")))
+    } else {
+        local::id(config, &workload_path(config, text))
+    }
 }
 
 /// All pages of a list.

@@ -2,8 +2,7 @@
 
 use super::{
     local,
-    remote::{failed, pages, print_revocations},
-    workload_path,
+    remote::{failed, full_id, pages, print_revocations},
 };
 use crate::{
     commands::{CommandError, confirm::Confirm, mesh::Mesh},
@@ -46,16 +45,6 @@ pub(crate) struct Revoke {
     json: bool,
     #[command(flatten)]
     confirm: Confirm,
-}
-
-/// `SPIFFE id or path` as an id.
-pub(super) fn full_id(config: &Config, text: &str) -> Result<SpiffeId, CommandError> {
-    if text.starts_with("spiffe://") {
-        text.parse()
-            .map_err(|e| CommandError::Usage(format!("{text}: {e}")))
-    } else {
-        local::id(config, &workload_path(config, text))
-    }
 }
 
 impl Revoke {

@@ -1,6 +1,5 @@
 //! How long something lives, told against what was asked for.
 
-use super::local::left;
 use std::time::Duration;
 
 const DAY_S: u64 = 86_400;
@@ -33,6 +32,16 @@ impl Asked {
 pub(super) fn ends_in(now: Duration, not_after: Duration) -> String {
     let seconds = |t: Duration| i64::try_from(t.as_secs()).unwrap_or(i64::MAX);
     left(seconds(not_after), seconds(now))
+}
+
+/// For a table: how long something still lives, both in seconds.
+pub(super) fn left(not_after: i64, now: i64) -> String {
+    match not_after - now {
+        s if s <= 0 => "-".to_owned(),
+        s if s < 7200 => format!("{} min", s / 60),
+        s if s < 172_800 => format!("{} h", s / 3600),
+        s => format!("{} d", s / 86_400),
+    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! The files of sessions: `$XDG_CONFIG_HOME/tars/sessions`, one a mesh, for their owner alone.
 
 use super::Session;
-use crate::commands::{CommandError, mesh::Known};
+use crate::commands::{CommandError, known::Known};
 use std::{
     fs, io,
     path::{Path, PathBuf},
