@@ -3,11 +3,11 @@
 use crate::app::{Process, Ready, StartError, audit, service::Service, standing::Standing, watch};
 use std::{sync::Arc, time::Duration};
 use tars_auth::{Auth, Certificates, FirstAdmin};
-use tars_automl::{Automl, Trainers};
+use tars_automl::Automl;
 use tars_certs::PeerClass;
 use tars_credentials::View;
 use tars_gateway::{Backends, Documents, Gateway, Listening};
-use tars_hypersync::{HyperSync, Peers};
+use tars_hypersync::HyperSync;
 use tars_interceptors::{
     Stack, StackOptions,
     client::{Credentials, OutgoingService, outgoing},
@@ -452,7 +452,7 @@ pub(crate) async fn automl(
     let service = Automl::open(
         &dir,
         settings,
-        Trainers { agents, training },
+        tars_automl::Peers::new(agents, training),
         process.clock().clone(),
         Seeds::system(),
     )
@@ -478,17 +478,14 @@ pub(crate) async fn hypersync(
     let (agents, training) = trainers(process, from, endpoints)?;
     let to_agents = process.channel(from, Service::Orchestration, &endpoints.orchestration)?;
     let to_studies = process.channel(from, Service::Automl, &endpoints.automl)?;
-    let peers = Peers {
-        studies_for_caller: StudyServiceClient::new(outgoing(to_studies, Credentials::Forward))
+    let peers = tars_hypersync::Peers::new(
+        StudyServiceClient::new(outgoing(to_studies, Credentials::Forward))
             .max_decoding_message_size(MAX_RESPONSE),
-        agents_for_caller: OrchestrationServiceClient::new(outgoing(
-            to_agents,
-            Credentials::Forward,
-        ))
-        .max_decoding_message_size(MAX_RESPONSE),
+        OrchestrationServiceClient::new(outgoing(to_agents, Credentials::Forward))
+            .max_decoding_message_size(MAX_RESPONSE),
         agents,
         training,
-    };
+    );
     let dir = process.service_dir(from);
     let service = HyperSync::open(&dir, peers, process.clock().clone()).await?;
     process.add_check(

@@ -2,6 +2,7 @@
 
 use std::{io, time::Duration};
 use tars_interceptors::store;
+use tars_peers::PeerError;
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::db::Corrupt;
 use tars_search::SpaceError;
@@ -33,7 +34,7 @@ pub enum AutomlError {
     #[error("somebody else changed it at the same time")]
     Conflict,
     #[error("orchestration: {0}")]
-    Call(#[from] Box<Status>),
+    Call(#[from] PeerError),
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
     #[error("the database failed")]
@@ -61,7 +62,7 @@ impl From<AutomlError> for Status {
                 fault::spent("STUDIES_BUSY", "studies", &text, Duration::from_secs(10))
             }
             AutomlError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
-            AutomlError::Call(status) => *status,
+            AutomlError::Call(error) => error.into(),
             AutomlError::Corrupt(row) => {
                 tracing::error!(
                     table = row.table,
@@ -77,11 +78,5 @@ impl From<AutomlError> for Status {
                 fault::internal()
             }
         }
-    }
-}
-
-impl From<Status> for AutomlError {
-    fn from(status: Status) -> Self {
-        Self::Call(Box::new(status))
     }
 }

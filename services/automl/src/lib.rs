@@ -4,6 +4,7 @@
 
 mod api;
 mod error;
+mod peers;
 mod runner;
 mod store;
 mod studies;
@@ -12,56 +13,58 @@ mod watched;
 
 pub use api::routes;
 pub use error::AutomlError;
+pub use peers::Peers;
 
 use std::{path::Path, sync::Arc};
 use store::Store;
-use tars_interceptors::client::OutgoingService;
-use tars_mesh::Channel;
-use tars_proto::orchestration::v1::{
-    orchestration_service_client::OrchestrationServiceClient,
-    training_service_client::TrainingServiceClient,
-};
 use tars_runtime::{clock::Clock, config, db::Db, seeds::Seeds};
 use tokio::sync::Semaphore;
+use tries::Pacing;
 use watched::AllWatched;
-
-/// Calls to Orchestration as this workload.
-#[derive(Debug, Clone)]
-pub struct Trainers {
-    pub agents: OrchestrationServiceClient<OutgoingService<Channel>>,
-    pub training: TrainingServiceClient<OutgoingService<Channel>>,
-}
 
 #[derive(Debug)]
 pub struct Automl {
     store: Store,
-    trainers: Trainers,
+    peers: Peers,
     settings: config::Automl,
     running: Arc<Semaphore>,
     watched: AllWatched,
     clock: Clock,
     seeds: Seeds,
+    pacing: Pacing,
 }
 
 impl Automl {
     pub async fn open(
         dir: &Path,
         settings: config::Automl,
-        trainers: Trainers,
+        peers: Peers,
         clock: Clock,
         seeds: Seeds,
+    ) -> Result<Arc<Self>, AutomlError> {
+        Self::open_paced(dir, settings, peers, clock, seeds, Pacing::default()).await
+    }
+
+    async fn open_paced(
+        dir: &Path,
+        settings: config::Automl,
+        peers: Peers,
+        clock: Clock,
+        seeds: Seeds,
+        pacing: Pacing,
     ) -> Result<Arc<Self>, AutomlError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(&dir.join("automl.db"), store::STEPS).await?);
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
         Ok(Arc::new(Self {
             store,
-            trainers,
+            peers,
             settings,
             running,
             watched: AllWatched::default(),
             clock,
             seeds,
+            pacing,
         }))
     }
 

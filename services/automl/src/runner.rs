@@ -7,30 +7,22 @@
 
 use crate::{
     Automl, AutomlError,
+    peers::AgentKind,
     store::{StudyRow, TrialRow, TrialState},
     tries::{Accesses, Retries},
     watched::Watched,
 };
 use std::{collections::HashSet, sync::Arc};
-use tars_interceptors::{
-    call::{in_current_trace, with_trace},
-    client::finish,
-};
-use tars_proto::{
-    orchestration::v1::{
-        EvaluateHyperparametersRequest, EvaluationResult, ReadHyperparametersRequest,
-    },
-    params::{self, Param},
-};
+use tars_interceptors::call::{in_current_trace, with_trace};
+use tars_peers::{Evaluation, Update, seeds};
+use tars_proto::params::{self, Param};
 use tars_runtime::trace::{Kind, Parent, Tracer};
 use tars_search::{Assignment, Value};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
-use tonic::Status;
 use uuid::Uuid;
 
 /// Reports of a trial, for the pruner.
 const REPORTS: u32 = 10;
-const EVAL_EPISODES: u32 = 20;
 
 enum Ended {
     Score(f64),
@@ -38,29 +30,9 @@ enum Ended {
     Cancelled,
 }
 
-/// What Orchestration says an agent is.
-#[derive(Debug)]
-pub(crate) struct AgentKind {
-    pub(crate) agent_type: String,
-    pub(crate) environment: String,
-}
-
 impl Automl {
     pub(crate) async fn agent_kind(&self, agent_id: &str) -> Result<AgentKind, AutomlError> {
-        let request = ReadHyperparametersRequest {
-            agent_id: agent_id.to_owned(),
-        };
-        let answer = self
-            .trainers
-            .agents
-            .clone()
-            .read_hyperparameters(request)
-            .await?
-            .into_inner();
-        Ok(AgentKind {
-            agent_type: answer.agent_type,
-            environment: answer.environment,
-        })
+        Ok(self.peers.agents.kind(agent_id).await?)
     }
 
     /// Goes on with every study that had not ended.
@@ -112,7 +84,7 @@ impl Automl {
     /// Writes that a study has failed, however long the database does not take it: until then it says
     /// that it is running, and the next start would run it again.
     async fn write_failure(&self, study: Uuid, error: &str) {
-        let mut accesses = Accesses::default();
+        let mut accesses = Accesses::new(self.pacing);
         while let Err(e) = self.fail_study(study, error).await {
             tracing::error!(%study, error = ?e, "the end of a study could not be stored");
             tokio::time::sleep(accesses.pause()).await;
@@ -128,7 +100,9 @@ impl Automl {
         let mut begun = HashSet::new();
         loop {
             while workers.len() < self.settings.parallel_trials && !watched.is_cancelled() {
-                let next = patiently(watched, || self.next_trial(study, &begun)).await;
+                let next = self
+                    .patiently(watched, || self.next_trial(study, &begun))
+                    .await;
                 let trial = match next {
                     Ok(trial) => trial,
                     Err(AutomlError::StudyFull | AutomlError::StudyEnded(_)) => break,
@@ -149,7 +123,7 @@ impl Automl {
         if watched.is_cancelled() {
             return Ok(());
         }
-        patiently(watched, || self.finish(study.id)).await
+        self.patiently(watched, || self.finish(study.id)).await
     }
 
     /// A trial that runs by its row and that nobody has begun here, else a new one: the process
@@ -179,13 +153,11 @@ impl Automl {
             Ok(Ended::Score(score)) => (TrialState::Complete, Some(score), String::new()),
             Ok(Ended::Pruned) => (TrialState::Pruned, None, String::new()),
             Ok(Ended::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
-            Err(AutomlError::Call(status)) => {
-                (TrialState::Failed, None, status.message().to_owned())
-            }
+            Err(AutomlError::Call(error)) => (TrialState::Failed, None, error.to_string()),
             Err(e) => return Err(e),
         };
         let tell = || self.tell(study, trial.number, state, score, &error);
-        patiently(watched, tell).await.map(drop)
+        self.patiently(watched, tell).await.map(drop)
     }
 
     /// Trains, again while there is no room or no trainer, until there is an outcome.
@@ -195,16 +167,16 @@ impl Automl {
         trial: &TrialRow,
         watched: &Watched,
     ) -> Result<Ended, AutomlError> {
-        let mut retries = Retries::default();
+        let mut retries = Retries::new(self.pacing);
         loop {
-            let status = match self.train(study, trial, watched).await {
-                Err(AutomlError::Call(status)) => status,
+            let error = match self.train(study, trial, watched).await {
+                Err(AutomlError::Call(error)) => error,
                 other => return other,
             };
-            let Some(pause) = retries.after(&status) else {
-                return Err(AutomlError::Call(status));
+            let Some(pause) = retries.after(error.failure()) else {
+                return Err(AutomlError::Call(error));
             };
-            let (number, reason) = (trial.number, status.message());
+            let (number, reason) = (trial.number, error.message());
             tracing::info!(study = %study.id, trial = number, reason, "trial waits for a trainer");
             if watched.is_cancelled_within(pause).await {
                 return Ok(Ended::Cancelled);
@@ -219,60 +191,63 @@ impl Automl {
         trial: &TrialRow,
         watched: &Watched,
     ) -> Result<Ended, AutomlError> {
-        let request = EvaluateHyperparametersRequest {
-            agent_type: study.agent_type.clone(),
-            environment: study.environment.clone(),
-            hyperparameters: Some(params::to_struct(&to_params(&trial.parameters))),
-            seed: training_seed(study.seed, trial.number),
-            steps: study.steps,
-            eval_episodes: Some(EVAL_EPISODES),
-            reports: Some(REPORTS),
-            after_sequence: 0,
-            on_behalf_of: study.owner_id.clone(),
-            verification: false,
-        };
-        let mut items = self
-            .trainers
-            .training
-            .clone()
-            .evaluate_hyperparameters(request)
-            .await?
-            .into_inner();
+        // Dropping the run stops it over there.
+        let mut run = self.peers.trainer.evaluate(evaluation(study, trial));
         loop {
             let stopped = watched.stopped();
             if watched.is_cancelled() {
                 return Ok(Ended::Cancelled);
             }
-            // Dropping `items` stops the run over there.
-            let item = tokio::select! {
-                item = items.message() => item?,
+            let update = tokio::select! {
+                update = run.next() => update?,
                 () = stopped => return Ok(Ended::Cancelled),
             };
-            let Some(item) = item else {
-                return Err(Status::unavailable("the trainer's stream ended early").into());
-            };
-            if let Some(EvaluationResult { mean_return, .. }) = item.result {
-                finish(items).await;
-                return Ok(Ended::Score(mean_return));
-            }
-            let Some((step, value)) = item.progress.and_then(|p| Some((p.step, p.mean_return?)))
-            else {
-                continue;
+            let (step, value) = match update {
+                Update::Progress { step, mean_return } => (step, mean_return),
+                Update::Ended(score) => return Ok(Ended::Score(score)),
             };
             let report = || self.report(study, trial.number, step, value);
-            if patiently(watched, report).await? {
+            if self.patiently(watched, report).await? {
                 return Ok(Ended::Pruned);
             }
         }
     }
+
+    /// Repeats an access to the database while it is busy or away, until the study is cancelled.
+    async fn patiently<T, F>(
+        &self,
+        watched: &Watched,
+        access: impl Fn() -> F,
+    ) -> Result<T, AutomlError>
+    where
+        F: Future<Output = Result<T, AutomlError>>,
+    {
+        patiently(watched, Accesses::new(self.pacing), access).await
+    }
 }
 
-/// Repeats an access to the database while it is busy or away, until the study is cancelled.
-async fn patiently<T, F>(watched: &Watched, access: impl Fn() -> F) -> Result<T, AutomlError>
+/// A trial as the trainer is asked to run it.
+fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
+    Evaluation {
+        agent_type: study.agent_type.clone(),
+        environment: study.environment.clone(),
+        hyperparameters: to_params(&trial.parameters),
+        seed: seeds::of_trial(study.seed, trial.number),
+        steps: study.steps,
+        reports: REPORTS,
+        on_behalf_of: study.owner_id.clone(),
+        verification: false,
+    }
+}
+
+async fn patiently<T, F>(
+    watched: &Watched,
+    mut accesses: Accesses,
+    access: impl Fn() -> F,
+) -> Result<T, AutomlError>
 where
     F: Future<Output = Result<T, AutomlError>>,
 {
-    let mut accesses = Accesses::default();
     loop {
         let error = match access().await {
             Err(e) => e,
@@ -286,14 +261,6 @@ where
             return Err(error);
         }
     }
-}
-
-/// Even numbers: verification uses odd ones, so that it never repeats a search's run.
-pub(crate) fn training_seed(study: u64, number: u32) -> u64 {
-    let mixed = (study ^ 0x5851_f42d_4c95_7f2d)
-        .wrapping_mul(0x9e37_79b9_7f4a_7c15)
-        .wrapping_add(u64::from(number));
-    (mixed ^ (mixed >> 29)).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 12 << 1
 }
 
 pub(crate) fn to_params(assignment: &Assignment) -> params::Params {
@@ -313,6 +280,7 @@ pub(crate) fn to_params(assignment: &Assignment) -> params::Params {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tries::Pacing;
     use std::sync::atomic::{AtomicU32, Ordering};
     use tars_runtime::db;
 
@@ -325,9 +293,18 @@ mod tests {
                 n => Ok(n),
             }
         };
-        assert_eq!(patiently(&watched, busy_at_first).await.unwrap(), 5);
+        assert_eq!(
+            patiently(&watched, Accesses::new(Pacing::default()), busy_at_first)
+                .await
+                .unwrap(),
+            5
+        );
         let broken = || async { Err::<(), _>(AutomlError::Store(db::Error::RowNotFound)) };
-        assert!(patiently(&watched, broken).await.is_err());
+        assert!(
+            patiently(&watched, Accesses::new(Pacing::default()), broken)
+                .await
+                .is_err()
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -339,15 +316,11 @@ mod tests {
             }
             Err::<(), _>(AutomlError::Store(db::Error::PoolTimedOut))
         };
-        assert!(patiently(&watched, busy).await.is_err());
+        assert!(
+            patiently(&watched, Accesses::new(Pacing::default()), busy)
+                .await
+                .is_err()
+        );
         assert_eq!(tries.load(Ordering::Relaxed), 4, "not tried again");
-    }
-
-    #[test]
-    fn training_seeds_are_even_and_differ() {
-        let seeds: std::collections::BTreeSet<u64> =
-            (0..1000).map(|n| training_seed(7, n)).collect();
-        assert_eq!(seeds.len(), 1000);
-        assert!(seeds.iter().all(|s| s % 2 == 0 && *s < 1 << 53));
     }
 }

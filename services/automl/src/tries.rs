@@ -2,63 +2,88 @@
 
 use crate::AutomlError;
 use std::time::Duration;
-use tars_proto::fault;
+use tars_peers::Failure;
 use tars_runtime::db;
-use tonic::{Code, Status};
 
 /// How often in succession a trial is tried again while Orchestration is away.
 const MAX_RETRIES: u32 = 20;
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long one access to the database is repeated, its pauses added up.
-const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// How long to wait, and for how long in all.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Pacing {
+    /// Before a trial is tried again; each later pause is longer by this.
+    pub(crate) trial: Duration,
+    /// Before an access to the database is repeated; the next pause is twice as long.
+    pub(crate) access: Duration,
+    pub(crate) longest: Duration,
+    /// How long one access to the database is repeated, its pauses added up.
+    pub(crate) patience: Duration,
+}
+
+impl Default for Pacing {
+    fn default() -> Self {
+        Self {
+            trial: Duration::from_secs(1),
+            access: Duration::from_millis(100),
+            longest: Duration::from_secs(30),
+            patience: Duration::from_secs(1800),
+        }
+    }
+}
 
 /// The tries of one trial. There is no end to waiting for room: a full queue or share says nothing of
 /// the trial.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Retries {
-    all: u64,
+    pacing: Pacing,
+    next: Duration,
     away: u32,
 }
 
 impl Retries {
-    /// How long to wait before the next try; `None` when the failure is the outcome.
-    pub(crate) fn after(&mut self, status: &Status) -> Option<Duration> {
-        if fault::is_busy(status) {
-            self.away = 0;
-        } else {
-            let passes = matches!(status.code(), Code::Unavailable | Code::Unknown);
-            if !passes || self.away == MAX_RETRIES {
-                return None;
-            }
-            self.away += 1;
+    pub(crate) fn new(pacing: Pacing) -> Self {
+        Self {
+            pacing,
+            next: pacing.trial,
+            away: 0,
         }
-        self.all += 1;
-        Some(Duration::from_secs(self.all).min(LONGEST_PAUSE))
+    }
+
+    /// How long to wait before the next try; `None` when the failure is the outcome.
+    pub(crate) fn after(&mut self, failure: Failure) -> Option<Duration> {
+        self.away = match failure {
+            Failure::Busy => 0,
+            Failure::Transient if self.away < MAX_RETRIES => self.away + 1,
+            _ => return None,
+        };
+        let pause = self.next.min(self.pacing.longest);
+        self.next = pause + self.pacing.trial;
+        Some(pause)
     }
 }
 
 /// The tries of one access to the database.
 #[derive(Debug)]
 pub(crate) struct Accesses {
+    pacing: Pacing,
     next: Duration,
     waited: Duration,
 }
 
-impl Default for Accesses {
-    fn default() -> Self {
+impl Accesses {
+    pub(crate) fn new(pacing: Pacing) -> Self {
         Self {
-            next: Duration::from_millis(100),
+            pacing,
+            next: pacing.access,
             waited: Duration::ZERO,
         }
     }
-}
 
-impl Accesses {
     /// How long to wait before the next try; `None` when the failure does not pass, or has not for
     /// too long.
     pub(crate) fn after(&mut self, error: &AutomlError) -> Option<Duration> {
         let passes = matches!(error, AutomlError::Store(e) if db::is_passing(e));
-        if !passes || self.waited >= PATIENCE {
+        if !passes || self.waited >= self.pacing.patience {
             return None;
         }
         Some(self.pause())
@@ -67,7 +92,7 @@ impl Accesses {
     /// How long to wait before the next try of what must be done, whatever the failure.
     pub(crate) fn pause(&mut self) -> Duration {
         let pause = self.next;
-        self.next = (pause * 2).min(LONGEST_PAUSE);
+        self.next = (pause * 2).min(self.pacing.longest);
         self.waited += pause;
         pause
     }
@@ -76,42 +101,45 @@ impl Accesses {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tars_peers::PeerError;
+    use tonic::Status;
+
+    const PACING: fn() -> Pacing = Pacing::default;
 
     #[test]
     fn a_full_queue_or_share_never_fails_a_trial() {
-        let soon = Duration::from_secs(1);
-        let full = [
-            fault::share_full("peer", "calls", soon),
-            fault::overloaded("too many calls are in flight", soon),
-            fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon),
-        ];
-        let mut retries = Retries::default();
-        for status in full.iter().cycle().take(1000) {
-            let pause = retries.after(status).expect("waits");
-            assert!(pause >= soon && pause <= soon * 30);
+        let mut retries = Retries::new(PACING());
+        for _ in 0..1000 {
+            let pause = retries.after(Failure::Busy).expect("waits");
+            assert!(pause >= PACING().trial && pause <= PACING().longest);
         }
     }
 
     #[test]
     fn an_absent_trainer_is_waited_for_a_bounded_number_of_times() {
-        let away = Status::unavailable("no route");
-        let mut retries = Retries::default();
-        for _ in 0..MAX_RETRIES {
-            assert!(retries.after(&away).is_some());
+        let mut retries = Retries::new(PACING());
+        for n in 1..=MAX_RETRIES {
+            let pause = retries.after(Failure::Transient);
+            assert_eq!(pause, Some(PACING().trial * n));
         }
-        assert_eq!(retries.after(&away), None);
-        assert_eq!(Retries::default().after(&fault::internal()), None);
+        assert_eq!(retries.after(Failure::Transient), None);
+        assert!(retries.after(Failure::Busy).is_some(), "it is there again");
+        assert!(retries.after(Failure::Transient).is_some());
+        for outcome in [Failure::Refused, Failure::VersionChanged, Failure::Failed] {
+            assert_eq!(Retries::new(PACING()).after(outcome), None);
+        }
     }
 
     #[test]
     fn a_busy_database_is_waited_for_a_bounded_time() {
         let busy = AutomlError::Store(db::Error::PoolTimedOut);
-        let (mut accesses, mut waited) = (Accesses::default(), Duration::ZERO);
+        let (mut accesses, mut waited) = (Accesses::new(PACING()), Duration::ZERO);
         while let Some(pause) = accesses.after(&busy) {
-            assert!(pause <= LONGEST_PAUSE);
+            assert!(pause <= PACING().longest);
             waited += pause;
         }
-        assert!(waited >= PATIENCE && waited < PATIENCE + LONGEST_PAUSE);
+        let patience = PACING().patience;
+        assert!(waited >= patience && waited < patience + PACING().longest);
     }
 
     #[test]
@@ -120,9 +148,9 @@ mod tests {
             AutomlError::Store(db::Error::RowNotFound),
             AutomlError::StudyFull,
             AutomlError::Worker,
-            AutomlError::from(Status::unavailable("no route")),
+            AutomlError::from(PeerError::from(Status::unavailable("no route"))),
         ] {
-            assert_eq!(Accesses::default().after(&error), None, "{error:?}");
+            assert_eq!(Accesses::new(PACING()).after(&error), None, "{error:?}");
         }
     }
 }

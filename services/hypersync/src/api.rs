@@ -93,7 +93,7 @@ fn proposal(view: View) -> Proposal {
     let live_version = view.live.as_ref().map(|live| live.1);
     let row = view.proposal;
     let assessment_state = assessment_state(row.assessed()).into();
-    let verification_seeds = measure::seeds(&row, Purpose::Verification);
+    let verification_seeds = measure::seeds_of(&row, Purpose::Verification);
     Proposal {
         update_id: row.id.to_string(),
         agent_id: row.agent_id,

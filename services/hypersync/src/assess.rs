@@ -4,14 +4,13 @@
 
 use crate::{
     HyperSync, HyperSyncError,
-    saga::{
-        measure::Purpose,
-        plan::{Pauses, is_passing},
-    },
+    pauses::Pauses,
+    saga::measure::Purpose,
     store::{self, Assessment, Proposal, Verification},
 };
 use std::sync::Arc;
 use tars_interceptors::call::with_trace;
+use tars_peers::Failure;
 use tars_runtime::{
     audit,
     trace::{Kind, Parent, Tracer},
@@ -59,7 +58,7 @@ impl HyperSync {
         let Ok(_turn) = self.assessing.acquire().await else {
             return;
         };
-        let mut pauses = Pauses::default();
+        let mut pauses = Pauses::new(self.pacing);
         while let Err(error) = self.try_assess(id).await {
             tracing::warn!(proposal = %id, ?error, "assessing waits");
             tokio::time::sleep(pauses.after(&error)).await;
@@ -74,9 +73,7 @@ impl HyperSync {
             return Ok(());
         }
         match self.measure(&proposal, Purpose::Assessment).await {
-            Err(HyperSyncError::Call(status)) if is_passing(&status) => {
-                Err(HyperSyncError::Call(status))
-            }
+            Err(error) if error.failure().is_some_and(Failure::is_passing) => Err(error),
             measured => self.assessed(id, measured).await,
         }
     }

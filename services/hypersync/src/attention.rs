@@ -6,8 +6,8 @@
 
 use crate::{
     HyperSync, HyperSyncError,
+    pauses::Pauses,
     proposals::expect,
-    saga::plan::Pauses,
     store::{self, Proposal, State},
 };
 use std::{collections::HashSet, sync::Arc};
@@ -32,8 +32,8 @@ impl HyperSync {
     /// Keeps the agents of proposals that need attention held, for as long as the service is there.
     pub(crate) fn keep_held(self: &Arc<Self>) {
         let (weak, mut changed) = (Arc::downgrade(self), self.subscribe());
+        let mut pauses = Pauses::new(self.pacing);
         tokio::spawn(async move {
-            let mut pauses = Pauses::default();
             loop {
                 changed.borrow_and_update();
                 let Some(this) = weak.upgrade() else { return };
@@ -44,7 +44,7 @@ impl HyperSync {
                     tokio::time::sleep(pauses.after(&error)).await;
                     continue;
                 }
-                pauses = Pauses::default();
+                pauses.reset();
                 if changed.changed().await.is_err() {
                     return;
                 }
@@ -75,8 +75,7 @@ impl HyperSync {
             change_id: proposal.id.to_string(),
             on_behalf_of: proposal.applied_by.clone(),
         };
-        self.peers.agents.clone().hold_agent(request).await?;
-        Ok(())
+        Ok(self.peers.agents.hold(request).await?)
     }
 
     /// Does what a person decided about a proposal that needs attention.
@@ -148,3 +147,6 @@ impl HyperSync {
         Ok(proposal)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -4,6 +4,7 @@ use crate::store::State;
 use std::io;
 use tars_interceptors::store;
 use tars_learn::hyper::Wrong;
+use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::db::Corrupt;
 use tonic::{Code, Status};
@@ -57,8 +58,8 @@ pub enum HyperSyncError {
     PageToken(&'static str),
     #[error(transparent)]
     NotScalar(#[from] NotScalar),
-    #[error("{}", .0.message())]
-    Call(#[from] Box<Status>),
+    #[error(transparent)]
+    Call(#[from] PeerError),
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
     #[error("the database failed")]
@@ -71,9 +72,13 @@ pub enum HyperSyncError {
     Worker,
 }
 
-impl From<Status> for HyperSyncError {
-    fn from(status: Status) -> Self {
-        Self::Call(Box::new(status))
+impl HyperSyncError {
+    /// Why a call of another service failed, where that is what happened.
+    pub(crate) fn failure(&self) -> Option<Failure> {
+        match self {
+            Self::Call(error) => Some(error.failure()),
+            _ => None,
+        }
     }
 }
 
@@ -122,7 +127,7 @@ impl From<HyperSyncError> for Status {
             HyperSyncError::PageToken(field) => {
                 fault::invalid_field(field, "is not a token of this list")
             }
-            HyperSyncError::Call(status) => *status,
+            HyperSyncError::Call(error) => error.into(),
             HyperSyncError::Store(e) => store::failed(&e),
             HyperSyncError::Io(_)
             | HyperSyncError::Answer(_)

@@ -7,42 +7,31 @@ mod api;
 mod assess;
 mod attention;
 mod error;
+#[cfg(test)]
+mod fake;
+mod pauses;
+mod peers;
 mod proposals;
+mod propose;
 mod saga;
 mod store;
 
 pub use api::routes;
 pub use error::HyperSyncError;
+pub use peers::Peers;
 
+use pauses::Pacing;
 use std::{path::Path, sync::Arc};
 use store::Store;
-use tars_interceptors::client::OutgoingService;
-use tars_mesh::Channel;
-use tars_proto::{
-    automl::v1::study_service_client::StudyServiceClient,
-    orchestration::v1::{
-        orchestration_service_client::OrchestrationServiceClient,
-        training_service_client::TrainingServiceClient,
-    },
-};
 use tars_runtime::{clock::Clock, db::Db};
 use tokio::sync::{Semaphore, watch};
-
-/// Calls to other services: some for the caller, with the caller's credential; some as this
-/// workload.
-#[derive(Debug, Clone)]
-pub struct Peers {
-    pub studies_for_caller: StudyServiceClient<OutgoingService<Channel>>,
-    pub agents_for_caller: OrchestrationServiceClient<OutgoingService<Channel>>,
-    pub agents: OrchestrationServiceClient<OutgoingService<Channel>>,
-    pub training: TrainingServiceClient<OutgoingService<Channel>>,
-}
 
 #[derive(Debug)]
 pub struct HyperSync {
     store: Store,
     peers: Peers,
     clock: Clock,
+    pacing: Pacing,
     /// Moves whenever a proposal does; watchers then look.
     changed: watch::Sender<u64>,
     assessing: Semaphore,
@@ -51,6 +40,15 @@ pub struct HyperSync {
 
 impl HyperSync {
     pub async fn open(dir: &Path, peers: Peers, clock: Clock) -> Result<Arc<Self>, HyperSyncError> {
+        Self::open_paced(dir, peers, clock, Pacing::default()).await
+    }
+
+    async fn open_paced(
+        dir: &Path,
+        peers: Peers,
+        clock: Clock,
+        pacing: Pacing,
+    ) -> Result<Arc<Self>, HyperSyncError> {
         tars_certs::secret::create_dir(dir)?;
         let db = Db::open(&dir.join("hypersync.db"), store::STEPS).await?;
         let store = Store::open(db).await?;
@@ -58,6 +56,7 @@ impl HyperSync {
             store,
             peers,
             clock,
+            pacing,
             changed: watch::Sender::new(0),
             assessing: Semaphore::new(assess::AT_ONCE),
             held: attention::Held::default(),

@@ -1,4 +1,4 @@
-//! Proposals: made from a study's best trial, decided by somebody else or taken back.
+//! Proposals: decided by somebody else than who proposed, or taken back; and how they are shown.
 
 use crate::{
     HyperSync, HyperSyncError,
@@ -12,15 +12,7 @@ use std::{
 };
 use tars_credentials::Caller;
 use tars_interceptors::call::in_current_trace;
-use tars_learn::{
-    hyper::{Value, Values, Wrong},
-    spec_of,
-};
-use tars_proto::{
-    automl::v1::GetStudyRequest,
-    orchestration::v1::GetAgentRequest,
-    params::{self, Param, Params},
-};
+use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
     db::Write,
@@ -29,7 +21,6 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-const DEFAULT_SEEDS: u32 = 8;
 /// What a list shows does not wait for an agent that does not answer.
 const LIVE_WITHIN: Duration = Duration::from_secs(1);
 
@@ -62,115 +53,6 @@ impl View {
 }
 
 impl HyperSync {
-    /// Proposes a study's best trial. Study and agent are read with the caller's own credential,
-    /// the live parameters from the agent itself.
-    pub(crate) async fn propose(
-        self: &Arc<Self>,
-        caller: &Caller,
-        study_id: &str,
-        note: &str,
-        seeds: Option<u32>,
-        tracer: &Tracer,
-    ) -> Result<Proposal, HyperSyncError> {
-        let request = GetStudyRequest {
-            study_id: study_id.to_owned(),
-        };
-        let study = self
-            .peers
-            .studies_for_caller
-            .clone()
-            .get_study(request)
-            .await?
-            .into_inner()
-            .study;
-        let study = study.ok_or(HyperSyncError::Answer("the study"))?;
-        if study.agent_id.is_empty() {
-            return Err(HyperSyncError::NoAgent);
-        }
-        let best = study.best_trial.ok_or(HyperSyncError::NothingFinished)?;
-        let score = best.score.ok_or(HyperSyncError::NothingFinished)?;
-        let request = GetAgentRequest {
-            agent_id: study.agent_id.clone(),
-        };
-        let agent = self
-            .peers
-            .agents_for_caller
-            .clone()
-            .get_agent(request)
-            .await?
-            .into_inner()
-            .agent;
-        let agent = agent.ok_or(HyperSyncError::Answer("the agent"))?;
-        // What a change is only trying is nobody's baseline.
-        if let Some(hold) = agent.hold {
-            return Err(HyperSyncError::ChangeInProgress(hold.change_id));
-        }
-        let current = params::from_struct(agent.hyperparameters.unwrap_or_default())?;
-        let new = params::from_struct(best.parameters.unwrap_or_default())?;
-        check_bounds(&agent.agent_type, &new)?;
-        if new
-            .iter()
-            .all(|(name, value)| current.get(name) == Some(value))
-        {
-            return Err(HyperSyncError::NoChange);
-        }
-        let proposal = Proposal {
-            id: Uuid::now_v7(),
-            agent_id: study.agent_id,
-            agent_type: agent.agent_type,
-            environment: study.environment,
-            study_id: study_id.to_owned(),
-            trial_number: best.number,
-            current_params: current,
-            new_params: new,
-            new_score: score,
-            state: State::PendingApproval,
-            proposed_by: caller.label.clone(),
-            proposer_owner: caller.owner_id.clone(),
-            decided_by: String::new(),
-            applied_by: String::new(),
-            note: note.to_owned(),
-            reason: String::new(),
-            base_version: agent.version,
-            applied_version: 0,
-            verification_seeds: seeds.unwrap_or(DEFAULT_SEEDS),
-            steps: study
-                .steps
-                .ok_or(HyperSyncError::Answer("the study's steps"))?,
-            assessment: None,
-            assessment_error: String::new(),
-            approved_without_assessment: false,
-            verification: None,
-            error: String::new(),
-            attention: String::new(),
-            forced: false,
-            traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
-            revision: 1,
-            created_us: self.clock.now_us(),
-            decided_us: None,
-            applied_us: None,
-            ended_us: None,
-        };
-        // What is written is assessed, also when whoever asked is gone.
-        let tracer = tracer.clone();
-        self.to_the_end(async move |this| {
-            this.write_new(&proposal).await?;
-            this.assess_in_background(&proposal, &tracer);
-            Ok(proposal)
-        })
-        .await
-    }
-
-    async fn write_new(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
-        let record = self.record(proposal, "hypersync.proposed", &proposal.proposed_by);
-        let mut tx = self.store.begin("proposals.propose").await?;
-        store::insert(&mut tx, proposal).await?;
-        audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        self.announce();
-        Ok(())
-    }
-
     /// Approves or rejects under four eyes: owners are compared, so that a key of the proposer
     /// counts as the proposer. What the agent has moved away from is not approved, and what was not
     /// assessed only by who says so.
@@ -438,71 +320,5 @@ fn expect_assessed(proposal: &Proposal) -> Result<(), HyperSyncError> {
     }
 }
 
-fn check_bounds(agent_type: &str, new: &Params) -> Result<(), HyperSyncError> {
-    let wrong = |name: &str, problem: &str| {
-        HyperSyncError::OutOfBounds(vec![Wrong {
-            name: name.to_owned(),
-            problem: problem.to_owned(),
-        }])
-    };
-    let spec = spec_of(agent_type).ok_or_else(|| wrong("agent_type", "has no bounds"))?;
-    let mut values = Values::new();
-    for (name, param) in new {
-        let value = match param {
-            Param::Flag(b) => Value::Flag(*b),
-            Param::Number(n) => Value::Number(*n),
-            Param::Text(_) => return Err(wrong(name, "must be a number or a boolean")),
-        };
-        values.insert(name.clone(), value);
-    }
-    spec.check(&values).map_err(HyperSyncError::OutOfBounds)
-}
-
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::store::tests::proposal;
-    use tars_proto::fault;
-    use tonic::Status;
-
-    #[test]
-    fn who_approves_too_early_hears_what_can_be_done() {
-        let pending = proposal(State::PendingApproval);
-        let failed = Proposal {
-            assessment_error: "training diverged".to_owned(),
-            ..pending.clone()
-        };
-        for (proposal, why, says) in [
-            (pending, "ASSESSMENT_PENDING", "WatchProposal"),
-            (failed, "ASSESSMENT_FAILED", "training diverged"),
-        ] {
-            let status = Status::from(expect_assessed(&proposal).unwrap_err());
-            assert_eq!(status.code(), tonic::Code::FailedPrecondition);
-            assert_eq!(fault::reason(&status).as_deref(), Some(why));
-            for part in [says, "without_assessment"] {
-                assert!(status.message().contains(part), "{status}");
-            }
-        }
-    }
-
-    #[test]
-    fn bounds_hold_for_every_kind_of_value() {
-        let one = |name: &str, param| Params::from([(name.to_owned(), param)]);
-        assert!(check_bounds("dqn", &one("gamma", Param::Number(0.99))).is_ok());
-        for bad in [
-            one("gamma", Param::Number(7.0)),
-            one("learning_rate", Param::Text("99999".into())),
-            one("double_dqn", Param::Number(1.0)),
-            one("nothing", Param::Flag(true)),
-        ] {
-            assert!(
-                matches!(
-                    check_bounds("dqn", &bad),
-                    Err(HyperSyncError::OutOfBounds(_))
-                ),
-                "{bad:?}"
-            );
-        }
-        assert!(check_bounds("other", &Params::new()).is_err());
-    }
-}
+mod tests;

@@ -12,16 +12,15 @@ pub(crate) mod plan;
 
 use crate::{
     HyperSync, HyperSyncError,
+    pauses::Pauses,
     store::{Proposal, State},
 };
 use measure::Purpose;
-use plan::{Pauses, Rollback, Then};
+use plan::{Rollback, Then};
 use std::sync::Arc;
 use tars_interceptors::call::with_trace;
 use tars_proto::{
-    orchestration::v1::{
-        ApplyHyperparametersRequest, ReadHyperparametersRequest, SettleHyperparametersRequest,
-    },
+    orchestration::v1::{ApplyHyperparametersRequest, SettleHyperparametersRequest},
     params::{self, Params},
 };
 use tars_runtime::trace::{Kind, Parent, Tracer};
@@ -54,11 +53,11 @@ impl HyperSync {
     }
 
     async fn run(&self, mut proposal: Proposal) {
-        let mut pauses = Pauses::default();
+        let mut pauses = Pauses::new(self.pacing);
         while proposal.state.is_driven() {
             let committed = proposal.clone();
             let Err(error) = self.step(&mut proposal).await else {
-                pauses = Pauses::default();
+                pauses.reset();
                 continue;
             };
             proposal = self.recover(committed, &error, &mut pauses).await;
@@ -93,7 +92,7 @@ impl HyperSync {
         }
         match self.advance(&mut turned, next).await {
             Ok(()) => {
-                *pauses = Pauses::default();
+                pauses.reset();
                 turned
             }
             Err(e) => {
@@ -193,9 +192,7 @@ impl HyperSync {
             on_behalf_of: proposal.applied_by.clone(),
             change_id: proposal.id.to_string(),
         };
-        let mut agents = self.peers.agents.clone();
-        let answer = agents.apply_hyperparameters(request).await?;
-        Ok(answer.into_inner().version)
+        Ok(self.peers.agents.apply(request).await?)
     }
 
     /// Lets go of the agent; with a version, as the approved one.
@@ -210,21 +207,18 @@ impl HyperSync {
             approved_version,
             on_behalf_of: proposal.applied_by.clone(),
         };
-        let mut agents = self.peers.agents.clone();
-        agents.settle_hyperparameters(request).await?;
-        Ok(())
+        Ok(self.peers.agents.settle(request).await?)
     }
 
     /// What is live of an agent, and its version.
     pub(crate) async fn read_back(&self, agent_id: &str) -> Result<(Params, u64), HyperSyncError> {
-        let request = ReadHyperparametersRequest {
-            agent_id: agent_id.to_owned(),
-        };
-        let mut agents = self.peers.agents.clone();
-        let answer = agents.read_hyperparameters(request).await?.into_inner();
+        let answer = self.peers.agents.read(agent_id).await?;
         Ok((
             params::from_struct(answer.hyperparameters.unwrap_or_default())?,
             answer.version,
         ))
     }
 }
+
+#[cfg(test)]
+mod tests;

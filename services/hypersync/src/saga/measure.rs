@@ -7,25 +7,12 @@ use crate::{
     store::{Proposal, Verification},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
-use std::time::Duration;
-use tars_interceptors::client::{OutgoingService, finish};
-use tars_mesh::Channel;
-use tars_proto::{
-    fault,
-    orchestration::v1::{
-        EvaluateHyperparametersRequest, training_service_client::TrainingServiceClient,
-    },
-    params::{self, Params},
-};
+use tars_peers::{Evaluation, Failure, PeerError, seeds};
+use tars_proto::params::Params;
 use tars_search::interval::bootstrap;
-use tonic::Status;
 
-const EVAL_EPISODES: u32 = 20;
 /// Training runs that one measurement has under way or in the learners' queue.
 const AT_ONCE: usize = 8;
-const BUSY: Duration = Duration::from_secs(1);
-
-type Training = TrainingServiceClient<OutgoingService<Channel>>;
 
 /// What a measurement is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,8 +21,8 @@ pub(crate) enum Purpose {
     Verification,
 }
 
-/// The seeds of a measurement. Odd numbers: a search trains on even ones.
-pub(crate) fn seeds(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
+/// The seeds of a measurement, which differ by its purpose.
+pub(crate) fn seeds_of(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
     let base = (proposal.id.as_u128() as u64) >> 13;
     let count = u64::from(proposal.verification_seeds);
     let first = match purpose {
@@ -43,7 +30,7 @@ pub(crate) fn seeds(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
         Purpose::Assessment => count,
     };
     (first..first + count)
-        .map(|i| ((base + i) << 1 | 1) & ((1 << 53) - 1))
+        .map(|i| seeds::of_measurement(base + i))
         .collect()
 }
 
@@ -77,14 +64,13 @@ impl HyperSync {
         proposal: &Proposal,
         purpose: Purpose,
     ) -> Result<Verification, HyperSyncError> {
-        let seeds = seeds(proposal, purpose);
+        let seeds = seeds_of(proposal, purpose);
         let mut candidate = proposal.current_params.clone();
         candidate.extend(proposal.new_params.clone());
         let mut runs = Vec::with_capacity(2 * seeds.len());
         for seed in &seeds {
             for values in [&proposal.current_params, &candidate] {
-                let request = request(proposal, purpose, values, *seed);
-                runs.push(mean_return(self.peers.training.clone(), request));
+                runs.push(self.mean_return(evaluation(proposal, purpose, values, *seed)));
             }
         }
         let runs = stream::iter(runs).buffered(AT_ONCE);
@@ -93,60 +79,36 @@ impl HyperSync {
         let sides = [of(0), of(1)];
         summary(seeds, sides, proposal.steps)
     }
+
+    /// What one training run returned; a busy learner is waited for.
+    async fn mean_return(&self, evaluation: Evaluation) -> Result<f64, PeerError> {
+        loop {
+            let run = self.peers.trainer.evaluate(evaluation.clone());
+            match run.mean_return().await {
+                Err(e) if e.failure() == Failure::Busy => {
+                    tokio::time::sleep(self.pacing.busy).await;
+                }
+                other => return other,
+            }
+        }
+    }
 }
 
-fn request(
-    proposal: &Proposal,
-    purpose: Purpose,
-    values: &Params,
-    seed: u64,
-) -> EvaluateHyperparametersRequest {
+fn evaluation(proposal: &Proposal, purpose: Purpose, values: &Params, seed: u64) -> Evaluation {
     let on_behalf_of = match purpose {
         Purpose::Assessment => &proposal.proposer_owner,
         Purpose::Verification => &proposal.applied_by,
     };
-    EvaluateHyperparametersRequest {
+    Evaluation {
         agent_type: proposal.agent_type.clone(),
         environment: proposal.environment.clone(),
-        hyperparameters: Some(params::to_struct(values)),
+        hyperparameters: values.clone(),
         seed,
         steps: proposal.steps,
-        eval_episodes: Some(EVAL_EPISODES),
-        reports: Some(1),
-        after_sequence: 0,
+        reports: 1,
         on_behalf_of: on_behalf_of.clone(),
         verification: purpose == Purpose::Verification,
     }
-}
-
-/// What one training run returned; a busy learner is waited for.
-async fn mean_return(
-    training: Training,
-    request: EvaluateHyperparametersRequest,
-) -> Result<f64, HyperSyncError> {
-    loop {
-        match train(training.clone(), request.clone()).await {
-            Err(HyperSyncError::Call(status)) if fault::is_busy(&status) => {
-                tokio::time::sleep(BUSY).await;
-            }
-            other => return other,
-        }
-    }
-}
-
-async fn train(
-    mut training: Training,
-    request: EvaluateHyperparametersRequest,
-) -> Result<f64, HyperSyncError> {
-    let answer = training.evaluate_hyperparameters(request).await?;
-    let mut items = answer.into_inner();
-    while let Some(item) = items.message().await? {
-        if let Some(result) = item.result {
-            finish(items).await;
-            return Ok(result.mean_return);
-        }
-    }
-    Err(Status::unavailable("the trainer's stream ended early").into())
 }
 
 #[cfg(test)]
@@ -156,14 +118,13 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn seeds_are_odd_and_no_two_measurements_share_one() {
+    fn no_two_measurements_share_a_seed() {
         let proposal = proposal(State::Approved);
-        let verification = seeds(&proposal, Purpose::Verification);
-        let assessment = seeds(&proposal, Purpose::Assessment);
+        let verification = seeds_of(&proposal, Purpose::Verification);
+        let assessment = seeds_of(&proposal, Purpose::Assessment);
         let all: BTreeSet<u64> = verification.iter().chain(&assessment).copied().collect();
         assert_eq!(all.len(), 2 * proposal.verification_seeds as usize);
-        assert!(all.iter().all(|s| s % 2 == 1 && *s < 1 << 53));
-        assert_eq!(seeds(&proposal, Purpose::Verification), verification);
+        assert_eq!(seeds_of(&proposal, Purpose::Verification), verification);
     }
 
     #[test]

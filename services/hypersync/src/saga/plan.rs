@@ -2,12 +2,12 @@
 
 use crate::{
     HyperSyncError,
+    pauses::Pauses,
     store::{Proposal, State, Verification},
 };
-use std::time::Duration;
-use tars_proto::{fault, params::Params};
+use tars_peers::Failure;
+use tars_proto::params::Params;
 use tars_runtime::db;
-use tonic::{Code, Status};
 
 /// Where a step that failed leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,47 +17,6 @@ pub(crate) enum Then {
     /// Whether the step was committed is not known: look, then go on.
     LookAgain,
     Go(State),
-}
-
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long one state waits for what should pass by itself, its pauses added up. An agent is held
-/// meanwhile, so whatever lasts longer is not waited for but taken back, or told to a person.
-const PATIENCE: Duration = Duration::from_secs(3600);
-
-/// The pauses between the tries of a step.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Pauses {
-    next: Duration,
-    waited: Duration,
-}
-
-impl Default for Pauses {
-    fn default() -> Self {
-        Self {
-            next: FIRST_PAUSE,
-            waited: Duration::ZERO,
-        }
-    }
-}
-
-impl Pauses {
-    /// How long to wait after an error. What is busy is there and answers: patience begins anew.
-    pub(crate) fn after(&mut self, error: &HyperSyncError) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(LONGEST_PAUSE);
-        let busy = matches!(error, HyperSyncError::Call(status) if fault::is_busy(status));
-        self.waited = if busy {
-            Duration::ZERO
-        } else {
-            self.waited + pause
-        };
-        pause
-    }
-
-    fn is_patient(&self) -> bool {
-        self.waited < PATIENCE
-    }
 }
 
 /// What is done to take a change back.
@@ -80,16 +39,28 @@ pub(crate) fn after(state: State, error: &HyperSyncError, pauses: &Pauses) -> Th
     match error {
         HyperSyncError::Store(e) if db::is_passing(e) => Then::LookAgain,
         HyperSyncError::Conflict => Then::LookAgain,
-        HyperSyncError::Call(status) if fault::is_busy(status) => Then::Wait,
-        HyperSyncError::Call(status) if is_passing(status) && pauses.is_patient() => Then::Wait,
+        HyperSyncError::Call(e) => after_call(state, e.failure(), pauses),
+        _ => given_up(state),
+    }
+}
+
+fn after_call(state: State, failure: Failure, pauses: &Pauses) -> Then {
+    match (failure, state) {
+        (Failure::Busy, _) => Then::Wait,
+        (Failure::Transient, _) if pauses.is_patient() => Then::Wait,
         // The live version moved between the look and the step: look anew.
-        HyperSyncError::Call(status) if state == State::RollingBack && is_lost_version(status) => {
-            Then::Wait
-        }
-        HyperSyncError::Call(status) if state == State::Applying && is_refusal(status) => {
-            Then::Go(State::Failed)
-        }
-        _ if state == State::RollingBack => Then::Go(State::NeedsAttention),
+        (Failure::VersionChanged, State::RollingBack) => Then::Wait,
+        // Not done by an earlier try whose answer was lost: a step that was done is told so whatever
+        // is live by now.
+        (Failure::VersionChanged | Failure::Refused, State::Applying) => Then::Go(State::Failed),
+        _ => given_up(state),
+    }
+}
+
+/// Where a step goes that is not tried again and may have been done.
+fn given_up(state: State) -> Then {
+    match state {
+        State::RollingBack => Then::Go(State::NeedsAttention),
         _ => Then::Go(State::RollingBack),
     }
 }
@@ -133,42 +104,41 @@ pub(crate) fn holds(live: &Params, wanted: &Params) -> bool {
         .all(|(name, value)| live.get(name) == Some(value))
 }
 
-fn is_lost_version(status: &Status) -> bool {
-    fault::reason(status).is_some_and(|r| r == "VERSION_CHANGED")
-}
-
-pub(crate) fn is_passing(status: &Status) -> bool {
-    matches!(
-        status.code(),
-        Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded
-    ) || fault::is_busy(status)
-}
-
-/// Refused, and not done by an earlier try whose answer was lost: a step that was done is told so
-/// whatever is live by now.
-fn is_refusal(status: &Status) -> bool {
-    matches!(status.code(), Code::InvalidArgument | Code::NotFound) || is_lost_version(status)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::tests::proposal;
-    use tars_proto::params::Param;
+    use crate::{pauses::Pacing, store::tests::proposal};
+    use std::time::Duration;
+    use tars_peers::PeerError;
+    use tars_proto::{fault, params::Param};
+    use tonic::{Code, Status};
 
     const DRIVEN: [State; 3] = [State::Applying, State::Verifying, State::RollingBack];
 
+    fn failed(status: Status) -> HyperSyncError {
+        PeerError::from(status).into()
+    }
+
     fn call(code: Code, reason: &str) -> HyperSyncError {
-        fault::status(code, reason, "test").into()
+        failed(fault::status(code, reason, "test"))
+    }
+
+    fn pauses() -> Pauses {
+        Pauses::new(Pacing::default())
     }
 
     fn busy() -> HyperSyncError {
         let soon = Duration::from_secs(1);
-        fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon).into()
+        failed(fault::spent(
+            "LEARNERS_BUSY",
+            "learners",
+            "too many runs wait",
+            soon,
+        ))
     }
 
     fn fresh(state: State, error: &HyperSyncError) -> Then {
-        after(state, error, &Pauses::default())
+        after(state, error, &pauses())
     }
 
     fn params(pairs: &[(&str, f64)]) -> Params {
@@ -218,9 +188,9 @@ mod tests {
             (State::Verifying, State::RollingBack),
             (State::RollingBack, State::NeedsAttention),
         ] {
-            let (mut pauses, mut tries) = (Pauses::default(), 0);
+            let (mut pauses, mut tries) = (pauses(), 0);
             while after(state, &away, &pauses) == Then::Wait {
-                assert!(pauses.after(&away) <= LONGEST_PAUSE);
+                assert!(pauses.after(&away) <= Pacing::default().longest);
                 tries += 1;
                 assert!(tries < 1000, "{state:?} waits for ever");
             }
@@ -233,12 +203,12 @@ mod tests {
         let soon = Duration::from_secs(1);
         let full = [
             busy(),
-            fault::share_full("peer", "calls", soon).into(),
-            fault::overloaded("too many calls are in flight", soon).into(),
-            fault::exhausted("RATE_LIMITED", "caller", soon).into(),
+            failed(fault::share_full("peer", "calls", soon)),
+            failed(fault::overloaded("too many calls are in flight", soon)),
+            failed(fault::exhausted("RATE_LIMITED", "caller", soon)),
         ];
         for state in DRIVEN {
-            let mut pauses = Pauses::default();
+            let mut pauses = pauses();
             for error in full.iter().cycle().take(1000) {
                 assert_eq!(after(state, error, &pauses), Then::Wait, "{error:?}");
                 pauses.after(error);

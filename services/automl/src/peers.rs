@@ -1,0 +1,61 @@
+//! The services that AutoML calls, as traits over messages, and the clients that implement them.
+//!
+//! Nothing but this file knows that a call goes over the mesh.
+
+use std::{fmt::Debug, sync::Arc};
+use tars_interceptors::client::OutgoingService;
+use tars_mesh::Channel;
+use tars_peers::{PeerError, Trainer};
+use tars_proto::orchestration::v1::{
+    ReadHyperparametersRequest, orchestration_service_client::OrchestrationServiceClient,
+    training_service_client::TrainingServiceClient,
+};
+use tonic::async_trait;
+
+type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
+type Training = TrainingServiceClient<OutgoingService<Channel>>;
+
+/// What Orchestration says an agent is.
+#[derive(Debug, Clone)]
+pub(crate) struct AgentKind {
+    pub(crate) agent_type: String,
+    pub(crate) environment: String,
+}
+
+/// Agents as a search sees them.
+#[async_trait]
+pub(crate) trait DescribeAgents: Debug + Send + Sync {
+    async fn kind(&self, agent_id: &str) -> Result<AgentKind, PeerError>;
+}
+
+/// Calls to Orchestration as this workload.
+#[derive(Debug, Clone)]
+pub struct Peers {
+    pub(crate) agents: Arc<dyn DescribeAgents>,
+    pub(crate) trainer: Arc<dyn Trainer>,
+}
+
+impl Peers {
+    /// Peers over the mesh.
+    pub fn new(agents: Agents, training: Training) -> Self {
+        Self {
+            agents: Arc::new(agents),
+            trainer: Arc::new(training),
+        }
+    }
+}
+
+#[async_trait]
+impl DescribeAgents for Agents {
+    async fn kind(&self, agent_id: &str) -> Result<AgentKind, PeerError> {
+        let request = ReadHyperparametersRequest {
+            agent_id: agent_id.to_owned(),
+        };
+        let answer = self.clone().read_hyperparameters(request).await?;
+        let answer = answer.into_inner();
+        Ok(AgentKind {
+            agent_type: answer.agent_type,
+            environment: answer.environment,
+        })
+    }
+}

@@ -1,0 +1,486 @@
+//! The services that HyperSync calls, in memory: one agent as Orchestration keeps it, a trainer, and
+//! a finished study. A script says which call fails, loses its answer, or is where the process dies.
+
+use crate::{
+    HyperSync, HyperSyncError,
+    pauses::Pacing,
+    peers::{ChangeAgents, Peers, ReadForCaller},
+    store::{self, Proposal, State, tests::proposal},
+};
+use futures_util::stream;
+use parking_lot::Mutex;
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::pending,
+    path::Path,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tars_credentials::{Caller, Credential, Permissions};
+use tars_peers::{Evaluation, PeerError, Run, Trainer, Update};
+use tars_proto::{
+    automl::v1::{Study, Trial},
+    fault,
+    orchestration::v1::{
+        Agent, ApplyHyperparametersRequest, Hold, HoldAgentRequest, ReadHyperparametersResponse,
+        SettleHyperparametersRequest,
+    },
+    params::{self, Param, Params},
+};
+use tars_runtime::{clock::Clock, trace::Tracer};
+use tokio::sync::Notify;
+use tonic::{Code, Status, async_trait};
+use uuid::Uuid;
+
+pub(crate) const START: Duration = Duration::from_secs(1_000);
+
+pub(crate) fn gamma(value: f64) -> Params {
+    Params::from([("gamma".to_owned(), Param::Number(value))])
+}
+
+pub(crate) fn away() -> Status {
+    Status::unavailable("no route")
+}
+
+pub(crate) fn busy() -> Status {
+    let soon = Duration::from_secs(1);
+    fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon)
+}
+
+pub(crate) fn refused(code: Code) -> Status {
+    fault::status(code, "TEST", "refused by a test")
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Call {
+    Study,
+    Agent,
+    Read,
+    Apply,
+    Settle,
+    Hold,
+    Evaluate,
+}
+
+/// What happens to one call.
+#[derive(Debug, Clone)]
+pub(crate) enum Trouble {
+    Fails(Status),
+    /// It is done, and nobody hears so.
+    LosesAnswer,
+    /// Somebody else makes this value live before it.
+    Overtaken(f64),
+}
+
+/// Where the process dies: before or after the effect of a call, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Death {
+    Before(usize),
+    After(usize),
+}
+
+/// What Orchestration keeps of the agent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Kept {
+    pub(crate) live: Params,
+    pub(crate) version: u64,
+    /// The change that holds the agent, and whether it awaits a person.
+    pub(crate) hold: Option<(String, bool)>,
+    pub(crate) approved: u64,
+    operations: BTreeMap<String, u64>,
+}
+
+impl Kept {
+    fn set(&mut self, values: Params) -> u64 {
+        self.live.extend(values);
+        self.version += 1;
+        self.version
+    }
+
+    fn not_held(&self, change: &str) -> Result<(), Status> {
+        match &self.hold {
+            Some((other, _)) if other != change => Err(fault::held(
+                "CHANGE_IN_PROGRESS",
+                "proposal",
+                other,
+                "held by another change",
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    fn apply(&mut self, request: ApplyHyperparametersRequest) -> Result<u64, Status> {
+        self.not_held(&request.change_id)?;
+        let done = self.operations.get(&request.operation_id).copied();
+        let version = match done {
+            Some(version) if self.hold.is_some() || version != self.version => return Ok(version),
+            Some(version) => version,
+            None if request.expected_version != self.version => {
+                let text = format!("version {} is live", self.version);
+                return Err(fault::status(Code::Aborted, "VERSION_CHANGED", &text));
+            }
+            None => {
+                let values = request.hyperparameters.unwrap_or_default();
+                self.set(params::from_struct(values).unwrap())
+            }
+        };
+        self.operations.insert(request.operation_id, version);
+        self.hold = Some((request.change_id, false));
+        Ok(version)
+    }
+
+    fn settle(&mut self, request: &SettleHyperparametersRequest) -> Result<(), Status> {
+        self.not_held(&request.change_id)?;
+        self.hold = None;
+        self.approved = request.approved_version.unwrap_or(self.approved);
+        Ok(())
+    }
+}
+
+/// All of it, as one process sees it. The next process sees the same agent.
+#[derive(Debug)]
+pub(crate) struct World {
+    pub(crate) kept: Arc<Mutex<Kept>>,
+    pub(crate) study: Mutex<Option<Study>>,
+    /// By how much a run with the proposed value returns more.
+    pub(crate) improvement: Mutex<f64>,
+    troubles: Mutex<VecDeque<(Call, Trouble)>>,
+    calls: Mutex<Vec<Call>>,
+    death: Option<Death>,
+    number: AtomicUsize,
+    dead: AtomicBool,
+    died: Notify,
+}
+
+impl World {
+    fn new(kept: Arc<Mutex<Kept>>, death: Option<Death>, improvement: f64) -> Arc<Self> {
+        Arc::new(Self {
+            kept,
+            study: Mutex::new(Some(study())),
+            improvement: Mutex::new(improvement),
+            troubles: Mutex::default(),
+            calls: Mutex::default(),
+            death,
+            number: AtomicUsize::new(0),
+            dead: AtomicBool::new(false),
+            died: Notify::new(),
+        })
+    }
+
+    /// The next such call meets trouble.
+    pub(crate) fn trouble(&self, call: Call, trouble: Trouble) {
+        self.troubles.lock().push_back((call, trouble));
+    }
+
+    /// The next so many such calls fail.
+    pub(crate) fn fails(&self, times: usize, call: Call, status: &Status) {
+        for _ in 0..times {
+            self.trouble(call, Trouble::Fails(status.clone()));
+        }
+    }
+
+    /// How often a call was made.
+    pub(crate) fn count(&self, call: Call) -> usize {
+        self.calls.lock().iter().filter(|c| **c == call).count()
+    }
+
+    pub(crate) fn calls(&self) -> usize {
+        self.number.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn agent(&self) -> Kept {
+        self.kept.lock().clone()
+    }
+
+    /// Comes back when the process has died.
+    pub(crate) async fn died(&self) {
+        self.died.notified().await;
+    }
+
+    async fn die<T>(&self) -> T {
+        self.dead.store(true, Ordering::Relaxed);
+        self.died.notify_one();
+        pending().await
+    }
+
+    fn take_trouble(&self, call: Call) -> Option<Trouble> {
+        let mut troubles = self.troubles.lock();
+        let at = troubles.iter().position(|(c, _)| *c == call)?;
+        troubles.remove(at).map(|(_, trouble)| trouble)
+    }
+
+    async fn meet<T>(
+        &self,
+        call: Call,
+        effect: impl FnOnce(&mut Kept) -> Result<T, Status> + Send,
+    ) -> Result<T, PeerError> {
+        let number = self.number.fetch_add(1, Ordering::Relaxed);
+        if self.dead.load(Ordering::Relaxed) || self.death == Some(Death::Before(number)) {
+            return self.die().await;
+        }
+        self.calls.lock().push(call);
+        let trouble = self.take_trouble(call);
+        match &trouble {
+            Some(Trouble::Fails(status)) => return Err(status.clone().into()),
+            Some(Trouble::Overtaken(value)) => drop(self.kept.lock().set(gamma(*value))),
+            Some(Trouble::LosesAnswer) | None => {}
+        }
+        let done = effect(&mut self.kept.lock());
+        if self.death == Some(Death::After(number)) {
+            return self.die().await;
+        }
+        match trouble {
+            Some(Trouble::LosesAnswer) => Err(away().into()),
+            _ => Ok(done?),
+        }
+    }
+
+    async fn mean_return(&self, evaluation: Evaluation) -> Result<f64, PeerError> {
+        let proposed = evaluation.hyperparameters == gamma(0.99);
+        let gain = if proposed {
+            *self.improvement.lock()
+        } else {
+            0.0
+        };
+        let base = (evaluation.seed % 7) as f64;
+        self.meet(Call::Evaluate, |_| Ok(base + gain)).await
+    }
+}
+
+fn study() -> Study {
+    Study {
+        study_id: "study".into(),
+        agent_id: "policy".into(),
+        agent_type: "dqn".into(),
+        environment: "cartpole".into(),
+        steps: Some(100),
+        best_trial: Some(Trial {
+            number: 3,
+            score: Some(100.0),
+            parameters: Some(params::to_struct(&gamma(0.99))),
+            ..Trial::default()
+        }),
+        ..Study::default()
+    }
+}
+
+#[derive(Debug)]
+struct Handle(Arc<World>);
+
+#[async_trait]
+impl ReadForCaller for Handle {
+    async fn study(&self, _: &str) -> Result<Option<Study>, PeerError> {
+        let study = self.0.study.lock().clone();
+        self.0.meet(Call::Study, |_| Ok(study)).await
+    }
+
+    async fn agent(&self, agent_id: &str) -> Result<Option<Agent>, PeerError> {
+        let agent = |kept: &mut Kept| {
+            let hold = kept.hold.clone().map(|(change_id, awaits_person)| Hold {
+                change_id,
+                awaits_person,
+                ..Hold::default()
+            });
+            Ok(Some(Agent {
+                agent_id: agent_id.to_owned(),
+                agent_type: "dqn".into(),
+                hyperparameters: Some(params::to_struct(&kept.live)),
+                version: kept.version,
+                hold,
+                ..Agent::default()
+            }))
+        };
+        self.0.meet(Call::Agent, agent).await
+    }
+}
+
+#[async_trait]
+impl ChangeAgents for Handle {
+    async fn read(&self, _: &str) -> Result<ReadHyperparametersResponse, PeerError> {
+        let answer = |kept: &mut Kept| {
+            Ok(ReadHyperparametersResponse {
+                hyperparameters: Some(params::to_struct(&kept.live)),
+                version: kept.version,
+                ..ReadHyperparametersResponse::default()
+            })
+        };
+        self.0.meet(Call::Read, answer).await
+    }
+
+    async fn apply(&self, request: ApplyHyperparametersRequest) -> Result<u64, PeerError> {
+        self.0.meet(Call::Apply, |kept| kept.apply(request)).await
+    }
+
+    async fn settle(&self, request: SettleHyperparametersRequest) -> Result<(), PeerError> {
+        self.0
+            .meet(Call::Settle, |kept| kept.settle(&request))
+            .await
+    }
+
+    async fn hold(&self, request: HoldAgentRequest) -> Result<(), PeerError> {
+        let hold = |kept: &mut Kept| {
+            kept.not_held(&request.change_id)?;
+            kept.hold = Some((request.change_id, true));
+            Ok(())
+        };
+        self.0.meet(Call::Hold, hold).await
+    }
+}
+
+impl Trainer for Handle {
+    fn evaluate(&self, evaluation: Evaluation) -> Run {
+        let world = Arc::clone(&self.0);
+        let run = async move { world.mean_return(evaluation).await.map(Update::Ended) };
+        Run::new(stream::once(run))
+    }
+}
+
+/// HyperSync on a database of its own, in such a world.
+pub(crate) struct Rig {
+    dir: Arc<tempfile::TempDir>,
+    pub(crate) world: Arc<World>,
+    pub(crate) service: Arc<HyperSync>,
+    pub(crate) clock: Clock,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        Self::start_dying(None).await
+    }
+
+    pub(crate) async fn start_dying(death: Option<Death>) -> Self {
+        let kept = Kept {
+            live: gamma(0.95),
+            version: 1,
+            hold: None,
+            approved: 1,
+            operations: BTreeMap::new(),
+        };
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let world = World::new(Arc::new(Mutex::new(kept)), death, 1.0);
+        Self::open(dir, world, Clock::manual(START)).await
+    }
+
+    /// The next process on the same files and the same agent. What the last one has under way stands
+    /// still for ever.
+    pub(crate) async fn restart(self) -> Self {
+        self.world.dead.store(true, Ordering::Relaxed);
+        let kept = Arc::clone(&self.world.kept);
+        let improvement = *self.world.improvement.lock();
+        let world = World::new(kept, None, improvement);
+        Self::open(self.dir, world, self.clock).await
+    }
+
+    async fn open(dir: Arc<tempfile::TempDir>, world: Arc<World>, clock: Clock) -> Self {
+        let service = open(dir.path(), &world, clock.clone()).await;
+        Self {
+            dir,
+            world,
+            service,
+            clock,
+        }
+    }
+
+    /// A proposal of the study's trial, as it is in the database in that state.
+    pub(crate) async fn put(&self, state: State) -> Proposal {
+        self.insert(Proposal {
+            id: Uuid::now_v7(),
+            verification_seeds: 2,
+            applied_by: "user:ada".into(),
+            ..proposal(state)
+        })
+        .await
+    }
+
+    pub(crate) async fn insert(&self, proposal: Proposal) -> Proposal {
+        let mut tx = self.service.store.begin("test.insert").await.unwrap();
+        store::insert(&mut tx, &proposal).await.unwrap();
+        tx.commit().await.unwrap();
+        proposal
+    }
+
+    pub(crate) async fn state(&self, id: Uuid) -> State {
+        self.service.get(id).await.unwrap().state
+    }
+
+    /// Does what is to be done at the start of a process.
+    pub(crate) async fn resume(&self) -> usize {
+        self.service.resume(&Tracer::disabled()).await.unwrap()
+    }
+
+    /// Waits until a proposal is as wanted.
+    pub(crate) async fn until(&self, id: Uuid, wanted: impl Fn(&Proposal) -> bool) -> Proposal {
+        let mut changed = self.service.subscribe();
+        let seen = async {
+            loop {
+                changed.borrow_and_update();
+                let proposal = self.service.get(id).await.unwrap();
+                if wanted(&proposal) {
+                    return proposal;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
+        seen.expect("the proposal gets there")
+    }
+
+    pub(crate) async fn until_state(&self, id: Uuid, state: State) -> Proposal {
+        self.until(id, |p| p.state == state).await
+    }
+
+    /// Waits until the agent is held for that proposal, or by nobody.
+    pub(crate) async fn until_held(&self, hold: Option<(Uuid, bool)>) {
+        let hold = hold.map(|(id, awaits_person)| (id.to_string(), awaits_person));
+        let held = async {
+            while self.world.agent().hold != hold {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let held = tokio::time::timeout(Duration::from_secs(20), held).await;
+        held.expect("the agent is held as wanted");
+    }
+}
+
+async fn open(dir: &Path, world: &Arc<World>, clock: Clock) -> Arc<HyperSync> {
+    let handle = Arc::new(Handle(Arc::clone(world)));
+    let peers = Peers {
+        for_caller: handle.clone(),
+        agents: handle.clone(),
+        trainer: handle,
+    };
+    // What lasts longer than three tries is not waited for.
+    let pacing = Pacing {
+        first: Duration::from_micros(100),
+        longest: Duration::from_micros(200),
+        patience: Duration::from_micros(500),
+        busy: Duration::from_micros(100),
+    };
+    HyperSync::open_paced(dir, peers, clock, pacing)
+        .await
+        .unwrap()
+}
+
+pub(crate) fn caller(name: &str, permissions: &[&str]) -> Caller {
+    Caller {
+        owner_id: name.to_owned(),
+        username: name.to_owned(),
+        roles: vec![],
+        permissions: Permissions::of(permissions.iter().copied()),
+        credential: Credential::Session {
+            id: "session".into(),
+        },
+        label: format!("user:{name}"),
+        version: 1,
+        expires_s: u64::MAX,
+    }
+}
+
+/// Why something was refused.
+pub(crate) fn reason<T: std::fmt::Debug>(refused: Result<T, HyperSyncError>) -> String {
+    let status = Status::from(refused.unwrap_err());
+    fault::reason(&status).unwrap_or_else(|| status.to_string())
+}

@@ -1,0 +1,328 @@
+//! Proposals that wait: for a decision, and to be applied. How each is entered, left, failed and
+//! resumed.
+
+use super::*;
+use crate::{
+    attention::Resolution,
+    fake::{Call, Kept, Rig, Trouble, away, caller, gamma, reason, refused},
+    store::tests::proposal,
+};
+use tars_proto::{fault, params};
+use tonic::{Code, Status};
+
+const APPROVE: Decision = Decision::Approve {
+    without_assessment: false,
+};
+const APPROVE_UNSEEN: Decision = Decision::Approve {
+    without_assessment: true,
+};
+
+async fn propose(rig: &Rig) -> Result<Proposal, HyperSyncError> {
+    let (dev, tracer) = (caller("dev", &[]), Tracer::disabled());
+    rig.service
+        .propose(&dev, "study", "a note", Some(2), &tracer)
+        .await
+}
+
+async fn decide(rig: &Rig, id: Uuid, decision: Decision) -> Result<Proposal, HyperSyncError> {
+    let ada = caller("ada", &[]);
+    rig.service.decide(&ada, id, decision, "a reason").await
+}
+
+async fn apply(rig: &Rig, id: Uuid) -> Result<Proposal, HyperSyncError> {
+    let (ada, tracer) = (caller("ada", &[]), Tracer::disabled());
+    rig.service.apply_approved(&ada, id, &tracer).await
+}
+
+/// A proposal that waits for a decision, with its assessment.
+async fn assessed() -> (Rig, Uuid) {
+    let rig = Rig::start().await;
+    let id = propose(&rig).await.unwrap().id;
+    rig.until(id, |p| p.assessment.is_some()).await;
+    (rig, id)
+}
+
+async fn approved() -> (Rig, Uuid) {
+    let (rig, id) = assessed().await;
+    decide(&rig, id, APPROVE).await.unwrap();
+    (rig, id)
+}
+
+// === PendingApproval ===
+
+#[tokio::test]
+async fn what_is_proposed_is_the_best_trial_beside_the_live_values() {
+    let rig = Rig::start().await;
+    let made = propose(&rig).await.unwrap();
+    assert_eq!(
+        (made.state, made.base_version, made.trial_number),
+        (State::PendingApproval, 1, 3)
+    );
+    assert_eq!(
+        (&made.current_params, &made.new_params),
+        (&gamma(0.95), &gamma(0.99))
+    );
+    assert_eq!(
+        (made.proposed_by.as_str(), made.note.as_str()),
+        ("user:dev", "a note")
+    );
+    assert_eq!(rig.service.get(made.id).await.unwrap().id, made.id);
+}
+
+#[tokio::test]
+async fn what_cannot_be_proposed_leaves_nothing() {
+    type Spoil = fn(&Rig);
+    let cases: [(&str, Spoil); 7] = [
+        ("NO_AGENT", |rig| {
+            rig.world.study.lock().as_mut().unwrap().agent_id.clear();
+        }),
+        ("NO_FINISHED_TRIAL", |rig| {
+            rig.world.study.lock().as_mut().unwrap().best_trial = None;
+        }),
+        ("CHANGE_IN_PROGRESS", |rig| {
+            rig.world.kept.lock().hold = Some(("another".into(), false));
+        }),
+        ("NO_CHANGE", |rig| rig.world.kept.lock().live = gamma(0.99)),
+        ("INVALID_FIELD", |rig| {
+            let mut study = rig.world.study.lock();
+            let trial = study.as_mut().unwrap().best_trial.as_mut().unwrap();
+            trial.parameters = Some(params::to_struct(&gamma(7.0)));
+        }),
+        ("TEST", |rig| {
+            rig.world
+                .fails(1, Call::Study, &refused(Code::PermissionDenied));
+        }),
+        ("INTERNAL", |rig| *rig.world.study.lock() = None),
+    ];
+    for (why, spoil) in cases {
+        let rig = Rig::start().await;
+        spoil(&rig);
+        assert_eq!(reason(propose(&rig).await), why);
+        let (rows, _) = rig.service.list(false, "", 10).await.unwrap();
+        assert!(rows.is_empty(), "{why}");
+    }
+}
+
+#[tokio::test]
+async fn a_trial_that_is_proposed_already_is_refused_by_name() {
+    let (rig, id) = assessed().await;
+    let refused = propose(&rig).await;
+    assert!(matches!(refused, Err(HyperSyncError::AlreadyOpen(open)) if open == id));
+}
+
+#[tokio::test]
+async fn whoever_decides_is_not_who_proposed() {
+    let (rig, id) = assessed().await;
+    let dev = caller("dev", &["proposals.approve"]);
+    for decision in [APPROVE, APPROVE_UNSEEN, Decision::Reject] {
+        let refused = rig.service.decide(&dev, id, decision, "").await;
+        assert_eq!(reason(refused), "FOUR_EYES");
+    }
+    assert_eq!(rig.state(id).await, State::PendingApproval);
+}
+
+#[tokio::test]
+async fn a_decision_is_made_once() {
+    for (decision, state) in [
+        (APPROVE, State::Approved),
+        (Decision::Reject, State::Rejected),
+    ] {
+        let (rig, id) = assessed().await;
+        let decided = decide(&rig, id, decision).await.unwrap();
+        assert_eq!(
+            (decided.state, decided.decided_by.as_str()),
+            (state, "user:ada")
+        );
+        assert_eq!(decided.decided_us, Some(rig.clock.now_us()));
+        for again in [APPROVE, Decision::Reject] {
+            assert_eq!(reason(decide(&rig, id, again).await), "WRONG_STATE");
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_stale_is_not_approved_and_can_be_rejected() {
+    let (rig, id) = assessed().await;
+    rig.world.kept.lock().version = 2;
+    assert_eq!(reason(decide(&rig, id, APPROVE_UNSEEN).await), "STALE");
+    rig.world.fails(1, Call::Read, &away());
+    let unknown = decide(&rig, id, APPROVE).await.unwrap_err();
+    assert_eq!(Status::from(unknown).code(), Code::Unavailable);
+    let rejected = decide(&rig, id, Decision::Reject).await.unwrap();
+    assert_eq!(rejected.state, State::Rejected);
+}
+
+#[tokio::test]
+async fn what_is_not_assessed_is_approved_only_by_who_says_so() {
+    let rig = Rig::start().await;
+    rig.world.fails(1, Call::Evaluate, &refused(Code::Aborted));
+    let id = propose(&rig).await.unwrap().id;
+    let failed = rig.until(id, |p| !p.assessment_error.is_empty()).await;
+    assert_eq!(failed.assessed(), Assessment::Failed);
+    assert_eq!(reason(decide(&rig, id, APPROVE).await), "ASSESSMENT_FAILED");
+    let approved = decide(&rig, id, APPROVE_UNSEEN).await.unwrap();
+    assert!(approved.approved_without_assessment);
+}
+
+#[tokio::test]
+async fn an_assessment_waits_for_what_passes() {
+    let rig = Rig::start().await;
+    rig.world.fails(30, Call::Evaluate, &away());
+    let id = propose(&rig).await.unwrap().id;
+    let measured = rig.until(id, |p| p.assessment.is_some()).await;
+    assert!(measured.assessment_error.is_empty());
+}
+
+#[tokio::test]
+async fn the_next_process_assesses_what_the_last_one_did_not() {
+    for state in [State::PendingApproval, State::Approved] {
+        let rig = Rig::start().await;
+        let waiting = rig.put(state).await;
+        let rig = rig.restart().await;
+        assert_eq!(rig.resume().await, 1);
+        let assessed = rig.until(waiting.id, |p| p.assessment.is_some()).await;
+        assert_eq!(assessed.state, state);
+    }
+}
+
+#[tokio::test]
+async fn a_proposal_is_withdrawn_by_whose_it_is_or_who_may_decide() {
+    for who in [caller("dev", &[]), caller("ada", &["proposals.approve"])] {
+        for state in [State::PendingApproval, State::Approved] {
+            let rig = Rig::start().await;
+            let id = rig.put(state).await.id;
+            let stranger = caller("eve", &[]);
+            let refused = rig.service.withdraw(&stranger, id, "").await;
+            assert_eq!(reason(refused), "NOT_YOURS");
+            let gone = rig.service.withdraw(&who, id, "").await.unwrap();
+            assert_eq!(gone.state, State::Withdrawn);
+        }
+    }
+}
+
+#[tokio::test]
+async fn what_is_being_applied_or_has_ended_is_neither_decided_nor_withdrawn_nor_applied() {
+    for state in State::ALL.into_iter().filter(|s| !s.waits()) {
+        let rig = Rig::start().await;
+        let id = rig.put(state).await.id;
+        let dev = caller("dev", &[]);
+        let withdrawn = rig.service.withdraw(&dev, id, "").await;
+        for refused in [
+            withdrawn,
+            decide(&rig, id, APPROVE).await,
+            decide(&rig, id, Decision::Reject).await,
+            apply(&rig, id).await,
+        ] {
+            assert_eq!(reason(refused), "WRONG_STATE", "{state:?}");
+        }
+        assert_eq!((rig.state(id).await, rig.world.calls()), (state, 0));
+    }
+}
+
+// === Approved ===
+
+#[tokio::test]
+async fn what_is_approved_is_applied_to_its_end() {
+    let (rig, id) = approved().await;
+    assert_eq!(rig.world.agent().version, 1, "approval changes nothing");
+    let begun = apply(&rig, id).await.unwrap();
+    assert_eq!(
+        (begun.state, begun.applied_by.as_str()),
+        (State::Applying, "user:ada")
+    );
+    rig.until_state(id, State::Completed).await;
+    assert_eq!(rig.world.agent().live, gamma(0.99));
+}
+
+#[tokio::test]
+async fn what_is_not_approved_is_not_applied() {
+    let (rig, id) = assessed().await;
+    assert_eq!(reason(apply(&rig, id).await), "WRONG_STATE");
+    assert_eq!(rig.state(id).await, State::PendingApproval);
+}
+
+#[tokio::test]
+async fn what_became_stale_since_its_approval_is_not_applied() {
+    let (rig, id) = approved().await;
+    rig.world.kept.lock().version = 2;
+    assert_eq!(reason(apply(&rig, id).await), "STALE");
+    assert_eq!(rig.state(id).await, State::Approved, "and can be withdrawn");
+    assert_eq!(rig.world.count(Call::Apply), 0);
+}
+
+#[tokio::test]
+async fn an_agent_has_one_change_under_way() {
+    let (rig, id) = approved().await;
+    let other = Proposal {
+        trial_number: 4,
+        applied_by: "user:ada".into(),
+        ..proposal(State::NeedsAttention)
+    };
+    rig.insert(other.clone()).await;
+    let refused = apply(&rig, id).await;
+    assert!(
+        matches!(&refused, Err(HyperSyncError::ChangeInProgress(by)) if *by == other.id.to_string()),
+        "{refused:?}"
+    );
+    let (ada, tracer) = (caller("ada", &[]), Tracer::disabled());
+    let keep = Resolution::KeepLive;
+    rig.service
+        .resolve(&ada, other.id, keep, String::new(), &tracer)
+        .await
+        .unwrap();
+    apply(&rig, id).await.unwrap();
+    rig.until_state(id, State::Completed).await;
+}
+
+#[tokio::test]
+async fn the_next_process_does_not_apply_what_nobody_asked_it_to() {
+    let (rig, id) = approved().await;
+    let rig = rig.restart().await;
+    assert_eq!(
+        rig.resume().await,
+        1,
+        "looked at, in case it is not assessed"
+    );
+    rig.service.check().await.unwrap();
+    assert_eq!(rig.state(id).await, State::Approved);
+    assert_eq!(rig.world.count(Call::Apply), 0);
+}
+
+#[tokio::test]
+async fn of_two_that_apply_one_wins() {
+    let (rig, id) = approved().await;
+    let (one, other) = tokio::join!(apply(&rig, id), apply(&rig, id));
+    assert!(one.is_ok() != other.is_ok());
+    rig.until_state(id, State::Completed).await;
+    let Kept { live, version, .. } = rig.world.agent();
+    assert_eq!((live, version), (gamma(0.99), 2), "applied once");
+}
+
+#[tokio::test]
+async fn a_proposal_is_shown_without_what_cannot_be_asked() {
+    let (rig, id) = assessed().await;
+    rig.world.trouble(Call::Read, Trouble::Fails(away()));
+    let row = rig.service.get(id).await.unwrap();
+    assert!(rig.service.view(row.clone()).await.live.is_none());
+    assert_eq!(rig.service.view(row).await.is_stale(), Some(false));
+}
+
+#[test]
+fn who_approves_too_early_hears_what_can_be_done() {
+    let pending = proposal(State::PendingApproval);
+    let failed = Proposal {
+        assessment_error: "training diverged".to_owned(),
+        ..pending.clone()
+    };
+    for (proposal, why, says) in [
+        (pending, "ASSESSMENT_PENDING", "WatchProposal"),
+        (failed, "ASSESSMENT_FAILED", "training diverged"),
+    ] {
+        let status = Status::from(expect_assessed(&proposal).unwrap_err());
+        assert_eq!(status.code(), tonic::Code::FailedPrecondition);
+        assert_eq!(fault::reason(&status).as_deref(), Some(why));
+        for part in [says, "without_assessment"] {
+            assert!(status.message().contains(part), "{status}");
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! Proposing: a study's best trial beside the agent as it is now.
+//!
+//! Study and agent are read with the caller's own credential, so that nobody proposes by what they
+//! may not see.
+
+use crate::{
+    HyperSync, HyperSyncError,
+    store::{self, Proposal, State},
+};
+use std::sync::Arc;
+use tars_credentials::Caller;
+use tars_learn::{
+    hyper::{Value, Values, Wrong},
+    spec_of,
+};
+use tars_proto::{
+    automl::v1::Study,
+    orchestration::v1::Agent,
+    params::{self, Param, Params},
+};
+use tars_runtime::{
+    audit,
+    trace::{self, Tracer},
+};
+use uuid::Uuid;
+
+const DEFAULT_SEEDS: u32 = 8;
+
+/// What a study found, and the agent that it is for.
+struct Finding {
+    study: Study,
+    trial_number: u32,
+    score: f64,
+    steps: u64,
+    agent: Agent,
+    current: Params,
+    new: Params,
+}
+
+impl HyperSync {
+    /// Proposes a study's best trial.
+    pub(crate) async fn propose(
+        self: &Arc<Self>,
+        caller: &Caller,
+        study_id: &str,
+        note: &str,
+        seeds: Option<u32>,
+        tracer: &Tracer,
+    ) -> Result<Proposal, HyperSyncError> {
+        let finding = self.finding(study_id).await?;
+        let proposal = Proposal {
+            note: note.to_owned(),
+            verification_seeds: seeds.unwrap_or(DEFAULT_SEEDS),
+            ..draft(finding, caller, self.clock.now_us())
+        };
+        // What is written is assessed, also when whoever asked is gone.
+        let tracer = tracer.clone();
+        self.to_the_end(async move |this| {
+            this.write_new(&proposal).await?;
+            this.assess_in_background(&proposal, &tracer);
+            Ok(proposal)
+        })
+        .await
+    }
+
+    async fn finding(&self, study_id: &str) -> Result<Finding, HyperSyncError> {
+        let study = self.peers.for_caller.study(study_id).await?;
+        let mut study = study.ok_or(HyperSyncError::Answer("the study"))?;
+        if study.agent_id.is_empty() {
+            return Err(HyperSyncError::NoAgent);
+        }
+        let best = study.best_trial.take();
+        let best = best.ok_or(HyperSyncError::NothingFinished)?;
+        let score = best.score.ok_or(HyperSyncError::NothingFinished)?;
+        let mut agent = self.free_agent(&study.agent_id).await?;
+        let current = params::from_struct(agent.hyperparameters.take().unwrap_or_default())?;
+        let new = params::from_struct(best.parameters.unwrap_or_default())?;
+        check_change(&agent.agent_type, &current, &new)?;
+        Ok(Finding {
+            trial_number: best.number,
+            score,
+            steps: study
+                .steps
+                .ok_or(HyperSyncError::Answer("the study's steps"))?,
+            study,
+            agent,
+            current,
+            new,
+        })
+    }
+
+    /// An agent that no change holds: what a change is only trying is nobody's baseline.
+    async fn free_agent(&self, agent_id: &str) -> Result<Agent, HyperSyncError> {
+        let agent = self.peers.for_caller.agent(agent_id).await?;
+        let agent = agent.ok_or(HyperSyncError::Answer("the agent"))?;
+        match agent.hold {
+            Some(hold) => Err(HyperSyncError::ChangeInProgress(hold.change_id)),
+            None => Ok(agent),
+        }
+    }
+
+    async fn write_new(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
+        let record = self.record(proposal, "hypersync.proposed", &proposal.proposed_by);
+        let mut tx = self.store.begin("proposals.propose").await?;
+        store::insert(&mut tx, proposal).await?;
+        audit::insert(&mut tx, &record).await?;
+        tx.commit().await?;
+        self.announce();
+        Ok(())
+    }
+}
+
+/// A proposal of what was found, as it waits for a decision.
+fn draft(finding: Finding, caller: &Caller, now_us: i64) -> Proposal {
+    Proposal {
+        id: Uuid::now_v7(),
+        agent_id: finding.study.agent_id,
+        agent_type: finding.agent.agent_type,
+        environment: finding.study.environment,
+        study_id: finding.study.study_id,
+        trial_number: finding.trial_number,
+        current_params: finding.current,
+        new_params: finding.new,
+        new_score: finding.score,
+        state: State::PendingApproval,
+        proposed_by: caller.label.clone(),
+        proposer_owner: caller.owner_id.clone(),
+        decided_by: String::new(),
+        applied_by: String::new(),
+        note: String::new(),
+        reason: String::new(),
+        base_version: finding.agent.version,
+        applied_version: 0,
+        verification_seeds: DEFAULT_SEEDS,
+        steps: finding.steps,
+        assessment: None,
+        assessment_error: String::new(),
+        approved_without_assessment: false,
+        verification: None,
+        error: String::new(),
+        attention: String::new(),
+        forced: false,
+        traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
+        revision: 1,
+        created_us: now_us,
+        decided_us: None,
+        applied_us: None,
+        ended_us: None,
+    }
+}
+
+/// Refuses what the agent would not take, and what it has already.
+fn check_change(agent_type: &str, current: &Params, new: &Params) -> Result<(), HyperSyncError> {
+    check_bounds(agent_type, new)?;
+    let is_live = |(name, value): (&String, &Param)| current.get(name) == Some(value);
+    if new.iter().all(is_live) {
+        return Err(HyperSyncError::NoChange);
+    }
+    Ok(())
+}
+
+fn check_bounds(agent_type: &str, new: &Params) -> Result<(), HyperSyncError> {
+    let wrong = |name: &str, problem: &str| {
+        HyperSyncError::OutOfBounds(vec![Wrong {
+            name: name.to_owned(),
+            problem: problem.to_owned(),
+        }])
+    };
+    let spec = spec_of(agent_type).ok_or_else(|| wrong("agent_type", "has no bounds"))?;
+    let mut values = Values::new();
+    for (name, param) in new {
+        let value = match param {
+            Param::Flag(b) => Value::Flag(*b),
+            Param::Number(n) => Value::Number(*n),
+            Param::Text(_) => return Err(wrong(name, "must be a number or a boolean")),
+        };
+        values.insert(name.clone(), value);
+    }
+    spec.check(&values).map_err(HyperSyncError::OutOfBounds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bounds_hold_for_every_kind_of_value() {
+        let one = |name: &str, param| Params::from([(name.to_owned(), param)]);
+        assert!(check_bounds("dqn", &one("gamma", Param::Number(0.99))).is_ok());
+        for bad in [
+            one("gamma", Param::Number(7.0)),
+            one("learning_rate", Param::Text("99999".into())),
+            one("double_dqn", Param::Number(1.0)),
+            one("nothing", Param::Flag(true)),
+        ] {
+            assert!(
+                matches!(
+                    check_bounds("dqn", &bad),
+                    Err(HyperSyncError::OutOfBounds(_))
+                ),
+                "{bad:?}"
+            );
+        }
+        assert!(check_bounds("other", &Params::new()).is_err());
+    }
+}

@@ -1,0 +1,380 @@
+//! The states that the saga drives: how each is entered, left, failed and resumed.
+
+use super::*;
+use crate::fake::{Call, Death, Kept, Rig, Trouble, away, busy, gamma, refused};
+use std::collections::BTreeSet;
+use tonic::Code;
+use uuid::Uuid;
+
+/// A proposal that has just begun to be applied.
+async fn applying() -> (Rig, Proposal) {
+    let rig = Rig::start().await;
+    let proposal = rig.put(State::Applying).await;
+    (rig, proposal)
+}
+
+/// A proposal whose change is live.
+async fn verifying() -> (Rig, Proposal) {
+    let (rig, mut proposal) = applying().await;
+    rig.service.apply(&mut proposal).await.unwrap();
+    (rig, proposal)
+}
+
+/// A proposal whose change is live and is to be taken back.
+async fn rolling_back() -> (Rig, Proposal) {
+    let (rig, mut proposal) = verifying().await;
+    let next = State::RollingBack;
+    rig.service.advance(&mut proposal, next).await.unwrap();
+    (rig, proposal)
+}
+
+/// Drives a proposal until the saga is done with it.
+async fn driven(rig: &Rig, proposal: Proposal) -> Proposal {
+    let id = proposal.id;
+    rig.service.run(proposal).await;
+    rig.service.get(id).await.unwrap()
+}
+
+fn is_untouched(agent: &Kept) -> bool {
+    agent.live == gamma(0.95) && agent.version == 1 && agent.hold.is_none()
+}
+
+/// As before the change, and free.
+fn is_taken_back(agent: &Kept) -> bool {
+    agent.live == gamma(0.95) && agent.hold.is_none() && agent.approved == 1
+}
+
+fn is_approved(agent: &Kept) -> bool {
+    let live = agent.live == gamma(0.99) && agent.version == 2;
+    live && agent.approved == 2 && agent.hold.is_none()
+}
+
+// === Applying ===
+
+#[tokio::test]
+async fn applying_makes_the_change_live_and_holds_the_agent() {
+    let (rig, mut proposal) = applying().await;
+    rig.service.step(&mut proposal).await.unwrap();
+    let agent = rig.world.agent();
+    assert_eq!(agent.hold, Some((proposal.id.to_string(), false)));
+    assert_eq!((agent.live, agent.version), (gamma(0.99), 2));
+    let written = rig.service.get(proposal.id).await.unwrap();
+    assert_eq!(written, proposal);
+    assert_eq!(
+        (written.state, written.applied_version, written.applied_us),
+        (State::Verifying, 2, Some(rig.clock.now_us()))
+    );
+}
+
+#[tokio::test]
+async fn applying_that_is_refused_fails_and_changes_nothing() {
+    for code in [Code::InvalidArgument, Code::NotFound] {
+        let (rig, proposal) = applying().await;
+        rig.world.fails(1, Call::Apply, &refused(code));
+        let ended = driven(&rig, proposal).await;
+        assert_eq!(ended.state, State::Failed, "{code:?}");
+        assert_eq!(ended.error, "refused by a test");
+        assert!(is_untouched(&rig.world.agent()));
+    }
+    let (rig, proposal) = applying().await;
+    rig.world.trouble(Call::Apply, Trouble::Overtaken(0.9));
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::Failed, "another version is live");
+    assert_eq!(rig.world.agent().live, gamma(0.9));
+}
+
+#[tokio::test]
+async fn applying_whose_answer_is_lost_is_done_once() {
+    let (rig, proposal) = applying().await;
+    rig.world.trouble(Call::Apply, Trouble::LosesAnswer);
+    let ended = driven(&rig, proposal).await;
+    assert_eq!((ended.state, ended.applied_version), (State::Completed, 2));
+    assert!(is_approved(&rig.world.agent()));
+}
+
+#[tokio::test]
+async fn applying_that_may_have_been_done_is_taken_back() {
+    let (rig, proposal) = applying().await;
+    rig.world.trouble(Call::Apply, Trouble::LosesAnswer);
+    rig.world.fails(20, Call::Apply, &refused(Code::Internal));
+    let mut proposal = proposal;
+    let error = rig.service.step(&mut proposal).await.unwrap_err();
+    assert!(error.failure().is_some());
+    rig.service.run(proposal.clone()).await;
+    let stuck = rig.service.get(proposal.id).await.unwrap();
+    assert_eq!(stuck.state, State::NeedsAttention, "nor can it be set back");
+    assert!(stuck.attention.contains("could not be put back"));
+}
+
+#[tokio::test]
+async fn applying_waits_for_what_passes() {
+    let (rig, proposal) = applying().await;
+    rig.world.fails(20, Call::Apply, &busy());
+    rig.world.fails(2, Call::Apply, &away());
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::Completed);
+    assert_eq!(rig.world.count(Call::Apply), 24, "22 tries, and two steps");
+}
+
+#[tokio::test]
+async fn applying_does_not_wait_for_ever_for_what_is_away() {
+    let (rig, proposal) = applying().await;
+    rig.world.fails(6, Call::Apply, &away());
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::RolledBack);
+    assert!(is_untouched(&rig.world.agent()));
+}
+
+// === Verifying ===
+
+#[tokio::test]
+async fn verifying_writes_what_it_measured_before_it_judges() {
+    let (rig, mut proposal) = verifying().await;
+    rig.service.step(&mut proposal).await.unwrap();
+    let written = rig.service.get(proposal.id).await.unwrap();
+    assert_eq!(written.state, State::Verifying);
+    let measured = written.verification.expect("measured");
+    assert_eq!((measured.improvement, measured.seeds.len()), (1.0, 2));
+    assert_eq!(rig.world.count(Call::Settle), 0, "not judged yet");
+    rig.service.step(&mut proposal).await.unwrap();
+    assert_eq!(rig.state(proposal.id).await, State::Completed);
+    assert!(is_approved(&rig.world.agent()));
+}
+
+#[tokio::test]
+async fn verifying_without_an_improvement_is_rolled_back() {
+    for improvement in [0.0, -1.0] {
+        let (rig, proposal) = verifying().await;
+        *rig.world.improvement.lock() = improvement;
+        let ended = driven(&rig, proposal).await;
+        assert_eq!(ended.state, State::RolledBack);
+        assert!(ended.error.contains("interval"), "{}", ended.error);
+        assert!(is_taken_back(&rig.world.agent()));
+    }
+}
+
+#[tokio::test]
+async fn verifying_takes_back_a_hold_that_was_lost() {
+    let (rig, mut proposal) = verifying().await;
+    rig.world.kept.lock().hold = None;
+    rig.service.step(&mut proposal).await.unwrap();
+    let hold = rig.world.agent().hold;
+    assert_eq!(hold, Some((proposal.id.to_string(), false)));
+}
+
+#[tokio::test]
+async fn verifying_what_somebody_else_has_changed_asks_a_person() {
+    let (rig, proposal) = verifying().await;
+    rig.world.trouble(Call::Read, Trouble::Overtaken(0.9));
+    let asked = driven(&rig, proposal).await;
+    assert_eq!(asked.state, State::NeedsAttention);
+    assert!(asked.attention.contains("version 3"), "{}", asked.attention);
+    let agent = rig.world.agent();
+    assert_eq!(agent.live, gamma(0.9), "nothing was taken from anybody");
+    assert_eq!(agent.hold, Some((asked.id.to_string(), true)));
+}
+
+#[tokio::test]
+async fn verifying_waits_for_a_learner_however_long_it_takes() {
+    let (rig, proposal) = verifying().await;
+    rig.world.fails(50, Call::Evaluate, &busy());
+    assert_eq!(driven(&rig, proposal).await.state, State::Completed);
+}
+
+#[tokio::test]
+async fn verifying_that_cannot_be_measured_is_rolled_back() {
+    for (times, status) in [(1, refused(Code::Aborted)), (100, away())] {
+        let (rig, proposal) = verifying().await;
+        rig.world.fails(times, Call::Evaluate, &status);
+        let ended = driven(&rig, proposal).await;
+        assert_eq!(ended.state, State::RolledBack, "{status}");
+        assert_eq!(ended.error, status.message());
+        assert!(is_taken_back(&rig.world.agent()));
+    }
+}
+
+#[tokio::test]
+async fn verified_is_not_completed_before_the_agent_is_settled() {
+    let (rig, proposal) = verifying().await;
+    rig.world.trouble(Call::Settle, Trouble::LosesAnswer);
+    rig.world.fails(1, Call::Settle, &away());
+    assert_eq!(driven(&rig, proposal).await.state, State::Completed);
+    assert!(is_approved(&rig.world.agent()));
+}
+
+// === RollingBack ===
+
+#[tokio::test]
+async fn rolling_back_puts_the_old_values_back_and_lets_go() {
+    let (rig, proposal) = rolling_back().await;
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::RolledBack);
+    assert_eq!(ended.ended_us, Some(rig.clock.now_us()));
+    let agent = rig.world.agent();
+    assert!(is_taken_back(&agent));
+    assert_eq!(agent.version, 3, "set once");
+}
+
+#[tokio::test]
+async fn rolling_back_what_is_not_live_only_lets_go() {
+    let rig = Rig::start().await;
+    let proposal = rig.put(State::RollingBack).await;
+    rig.world.kept.lock().hold = Some((proposal.id.to_string(), false));
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::RolledBack);
+    assert!(is_untouched(&rig.world.agent()));
+}
+
+#[tokio::test]
+async fn rolling_back_looks_anew_when_the_version_moves_meanwhile() {
+    let (rig, proposal) = rolling_back().await;
+    rig.world.trouble(Call::Apply, Trouble::Overtaken(0.99));
+    let ended = driven(&rig, proposal).await;
+    assert_eq!(ended.state, State::RolledBack);
+    let agent = rig.world.agent();
+    assert_eq!((agent.live, agent.version), (gamma(0.95), 4));
+}
+
+#[tokio::test]
+async fn rolling_back_that_cannot_be_done_asks_a_person() {
+    for (times, status) in [(1, refused(Code::Internal)), (100, away())] {
+        let (rig, proposal) = rolling_back().await;
+        rig.world.fails(times, Call::Apply, &status);
+        let asked = driven(&rig, proposal).await;
+        assert_eq!(asked.state, State::NeedsAttention, "{status}");
+        for part in [status.message(), "RESOLUTION_ROLL_BACK"] {
+            assert!(asked.attention.contains(part), "{}", asked.attention);
+        }
+    }
+}
+
+#[tokio::test]
+async fn rolling_back_whose_answers_are_lost_is_done_once() {
+    let (rig, proposal) = rolling_back().await;
+    for call in [Call::Apply, Call::Settle] {
+        rig.world.trouble(call, Trouble::LosesAnswer);
+    }
+    assert_eq!(driven(&rig, proposal).await.state, State::RolledBack);
+    assert_eq!(rig.world.agent().version, 3);
+}
+
+// === Resume ===
+
+/// How a proposal's change goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Improves,
+    Worsens,
+    Overtaken,
+}
+
+impl Way {
+    async fn begin(self, death: Option<Death>) -> (Rig, Proposal) {
+        let rig = Rig::start_dying(death).await;
+        let proposal = rig.put(State::Applying).await;
+        if self == Self::Worsens {
+            *rig.world.improvement.lock() = -1.0;
+        }
+        if self == Self::Overtaken {
+            rig.world.trouble(Call::Read, Trouble::Overtaken(0.9));
+        }
+        (rig, proposal)
+    }
+
+    fn end(self) -> State {
+        match self {
+            Self::Improves => State::Completed,
+            Self::Worsens => State::RolledBack,
+            Self::Overtaken => State::NeedsAttention,
+        }
+    }
+
+    fn check(self, agent: &Kept, id: Uuid) {
+        match self {
+            Self::Improves => assert!(is_approved(agent), "{agent:?}"),
+            Self::Worsens => assert!(is_taken_back(agent) && agent.version == 3, "{agent:?}"),
+            Self::Overtaken => {
+                assert_eq!(agent.live, gamma(0.9));
+                assert_eq!(agent.hold, Some((id.to_string(), true)));
+            }
+        }
+    }
+}
+
+/// Runs until the process dies. Returns the state that it leaves behind.
+async fn killed(rig: &Rig, proposal: &Proposal) -> State {
+    tokio::select! {
+        () = rig.service.run(proposal.clone()) => panic!("it was not killed"),
+        () = rig.world.died() => {}
+    }
+    rig.state(proposal.id).await
+}
+
+/// The process is killed before and after every call that applying makes; the next one goes on by
+/// itself, to the same end. Returns the states that it was killed in.
+async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
+    let (rig, proposal) = way.begin(None).await;
+    assert_eq!(driven(&rig, proposal.clone()).await.state, way.end());
+    way.check(&rig.world.agent(), proposal.id);
+    let calls = rig.world.calls();
+    let mut states = BTreeSet::new();
+    for death in (0..calls).flat_map(|n| [Death::Before(n), Death::After(n)]) {
+        let (rig, proposal) = way.begin(Some(death)).await;
+        let state = killed(&rig, &proposal).await;
+        states.insert(state.as_str());
+        let overtaken = rig.world.agent().live == gamma(0.9);
+        let rig = rig.restart().await;
+        if way == Way::Overtaken && !overtaken {
+            rig.world.trouble(Call::Read, Trouble::Overtaken(0.9));
+        }
+        assert_eq!(rig.resume().await, 1, "{death:?}");
+        let ended = rig.until_state(proposal.id, way.end()).await;
+        assert!(ended.applied_version == 2, "{death:?}: applied once");
+        way.check(&rig.world.agent(), proposal.id);
+    }
+    states
+}
+
+#[tokio::test]
+async fn a_change_that_improves_survives_being_killed_at_every_call() {
+    let states = killed_at_every_call(Way::Improves).await;
+    assert_eq!(states, BTreeSet::from(["applying", "verifying"]));
+}
+
+#[tokio::test]
+async fn a_change_that_is_taken_back_survives_being_killed_at_every_call() {
+    let states = killed_at_every_call(Way::Worsens).await;
+    let driven = ["applying", "rolling_back", "verifying"];
+    assert_eq!(states, BTreeSet::from(driven));
+}
+
+#[tokio::test]
+async fn a_change_that_somebody_overtakes_survives_being_killed_at_every_call() {
+    let states = killed_at_every_call(Way::Overtaken).await;
+    let driven = ["applying", "rolling_back", "verifying"];
+    assert_eq!(states, BTreeSet::from(driven));
+}
+
+#[tokio::test]
+async fn what_is_measured_is_not_measured_again_after_a_restart() {
+    let (rig, mut proposal) = verifying().await;
+    rig.service.step(&mut proposal).await.unwrap();
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 1);
+    rig.until_state(proposal.id, State::Completed).await;
+    assert_eq!(rig.world.count(Call::Evaluate), 0);
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_resumed() {
+    let rig = Rig::start().await;
+    for (trial_number, state) in (0..).zip(State::ALL.into_iter().filter(|s| s.is_final())) {
+        rig.insert(Proposal {
+            trial_number,
+            ..crate::store::tests::proposal(state)
+        })
+        .await;
+    }
+    assert_eq!(rig.resume().await, 0);
+    assert_eq!(rig.world.calls(), 0);
+}

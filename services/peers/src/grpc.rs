@@ -1,0 +1,70 @@
+//! The trainer over the mesh.
+
+use crate::{Evaluation, PeerError, Run, Trainer, Update, trainer::EVAL_EPISODES};
+use futures_util::{Stream, TryStreamExt, stream};
+use tars_interceptors::client::{OutgoingService, finish};
+use tars_mesh::Channel;
+use tars_proto::{
+    orchestration::v1::{
+        EvaluateHyperparametersRequest, EvaluateHyperparametersResponse,
+        training_service_client::TrainingServiceClient,
+    },
+    params,
+};
+use tonic::Streaming;
+
+impl Trainer for TrainingServiceClient<OutgoingService<Channel>> {
+    fn evaluate(&self, evaluation: Evaluation) -> Run {
+        let mut client = self.clone();
+        let answer = async move {
+            let answer = client.evaluate_hyperparameters(request(evaluation)).await?;
+            Ok::<_, PeerError>(updates(answer.into_inner()))
+        };
+        Run::new(stream::once(answer).try_flatten())
+    }
+}
+
+fn request(evaluation: Evaluation) -> EvaluateHyperparametersRequest {
+    EvaluateHyperparametersRequest {
+        agent_type: evaluation.agent_type,
+        environment: evaluation.environment,
+        hyperparameters: Some(params::to_struct(&evaluation.hyperparameters)),
+        seed: evaluation.seed,
+        steps: evaluation.steps,
+        eval_episodes: Some(EVAL_EPISODES),
+        reports: Some(evaluation.reports),
+        after_sequence: 0,
+        on_behalf_of: evaluation.on_behalf_of,
+        verification: evaluation.verification,
+    }
+}
+
+/// The updates of a call, up to the result. Dropping them ends the call, and the run with it.
+fn updates(
+    items: Streaming<EvaluateHyperparametersResponse>,
+) -> impl Stream<Item = Result<Update, PeerError>> {
+    stream::try_unfold(Some(items), |items| async move {
+        let Some(mut items) = items else {
+            return Ok(None);
+        };
+        while let Some(item) = items.message().await? {
+            if let Some(result) = item.result {
+                finish(items).await;
+                return Ok(Some((Update::Ended(result.mean_return), None)));
+            }
+            if let Some(progress) = progress(&item) {
+                return Ok(Some((progress, Some(items))));
+            }
+        }
+        Ok(None)
+    })
+}
+
+/// Progress without an episode that ended says nothing.
+fn progress(item: &EvaluateHyperparametersResponse) -> Option<Update> {
+    let progress = item.progress.as_ref()?;
+    Some(Update::Progress {
+        step: progress.step,
+        mean_return: progress.mean_return?,
+    })
+}
