@@ -23,6 +23,17 @@ struct Number {
     range: RangeInclusive<u64>,
 }
 
+/// A key, its least and its greatest value.
+pub(super) type Range = (&'static str, u64, u64);
+
+/// The range of every number; a share's is of what it is a share of.
+pub(super) fn all(config: &Config) -> Vec<Range> {
+    let numbers = numbers(config).into_iter();
+    numbers
+        .map(|n| (n.key, *n.range.start(), *n.range.end()))
+        .collect()
+}
+
 /// One for each number that is out of its range.
 pub(super) fn mistakes(config: &Config) -> Vec<String> {
     let wrong = numbers(config)
