@@ -4,6 +4,8 @@
 
 mod api;
 mod error;
+#[cfg(test)]
+mod fake;
 mod peers;
 mod runner;
 mod store;

@@ -1,0 +1,306 @@
+//! Orchestration in memory: runs that end as a test plans, by the number of the trial.
+
+use crate::{
+    Automl,
+    peers::{AgentKind, DescribeAgents, Peers},
+    store::{StudyRow, TrialRow, TrialState},
+    studies::NewStudy,
+    tries::Pacing,
+};
+use futures_util::{
+    StreamExt,
+    stream::{self, BoxStream},
+};
+use parking_lot::Mutex;
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+use tars_peers::{Evaluation, PeerError, Run, Trainer, Update, seeds};
+use tars_proto::fault;
+use tars_runtime::{clock::Clock, config, seeds::Seeds, trace::Tracer};
+use tars_search::{Parameter, Range, Space};
+use tonic::{Code, Status, async_trait};
+use uuid::Uuid;
+
+const SEED: u64 = 7;
+/// Studies that run at once.
+pub(crate) const STUDIES: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(20);
+const PAUSE: Duration = Duration::from_micros(100);
+
+pub(crate) fn away() -> Status {
+    Status::unavailable("no route")
+}
+
+pub(crate) fn busy() -> Status {
+    let soon = Duration::from_secs(1);
+    fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon)
+}
+
+pub(crate) fn refused(code: Code) -> Status {
+    fault::status(code, "TEST", "refused by a test")
+}
+
+/// A study of so many trials, on the seed that plans refer to.
+pub(crate) fn seeded(n_trials: u32) -> NewStudy {
+    let range = Range::Float {
+        low: 0.9,
+        high: 0.99,
+        log: false,
+    };
+    let gamma = Parameter {
+        name: "gamma".into(),
+        range,
+    };
+    NewStudy {
+        agent_id: "policy".into(),
+        agent_type: "dqn".into(),
+        environment: "cartpole".into(),
+        server_run: true,
+        sampler: Some("random".into()),
+        pruner: None,
+        n_trials: Some(n_trials),
+        space: Space::new(vec![gamma]).unwrap(),
+        seed: Some(SEED),
+        steps: Some(100),
+        owner: "user:dev".into(),
+        owner_id: "dev".into(),
+    }
+}
+
+/// How a run ends.
+#[derive(Debug, Clone)]
+pub(crate) enum Outcome {
+    Fails(Status),
+    Reports(Vec<(u64, f64)>, f64),
+    /// Its stream ends without a result.
+    Lost,
+    /// It runs until it is stopped.
+    Hangs,
+}
+
+impl Outcome {
+    fn updates(self) -> BoxStream<'static, Result<Update, PeerError>> {
+        let progress = |(step, mean_return)| Ok(Update::Progress { step, mean_return });
+        match self {
+            Self::Fails(status) => stream::iter([Err(status.into())]).boxed(),
+            Self::Reports(reports, score) => {
+                let reports = stream::iter(reports.into_iter().map(progress));
+                reports
+                    .chain(stream::iter([Ok(Update::Ended(score))]))
+                    .boxed()
+            }
+            Self::Lost => stream::empty().boxed(),
+            Self::Hangs => stream::pending().boxed(),
+        }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct World {
+    plans: Mutex<HashMap<u64, VecDeque<Outcome>>>,
+    asked: Mutex<Vec<Evaluation>>,
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// A run that counts as running until it is dropped.
+struct Counted(Arc<World>);
+
+impl Counted {
+    fn new(world: Arc<World>) -> Self {
+        let now = world.running.fetch_add(1, Ordering::Relaxed) + 1;
+        world.most.fetch_max(now, Ordering::Relaxed);
+        Self(world)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+impl World {
+    /// The next run of a trial that is not planned yet ends so. Without a plan it returns 1.
+    pub(crate) fn plan(&self, number: u32, outcome: Outcome) {
+        let seed = seeds::of_trial(SEED, number);
+        self.plans
+            .lock()
+            .entry(seed)
+            .or_default()
+            .push_back(outcome);
+    }
+
+    /// The runs that were begun.
+    pub(crate) fn asked(&self) -> Vec<Evaluation> {
+        self.asked.lock().clone()
+    }
+
+    pub(crate) fn running(&self) -> usize {
+        self.running.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn most_running(&self) -> usize {
+        self.most.load(Ordering::Relaxed)
+    }
+}
+
+#[derive(Debug)]
+struct Handle(Arc<World>);
+
+impl Trainer for Handle {
+    fn evaluate(&self, evaluation: Evaluation) -> Run {
+        let mut plans = self.0.plans.lock();
+        let planned = plans
+            .get_mut(&evaluation.seed)
+            .and_then(VecDeque::pop_front);
+        let outcome = planned.unwrap_or(Outcome::Reports(vec![], 1.0));
+        self.0.asked.lock().push(evaluation);
+        let counted = Counted::new(Arc::clone(&self.0));
+        Run::new(outcome.updates().map(move |update| {
+            let _ = &counted;
+            update
+        }))
+    }
+}
+
+#[async_trait]
+impl DescribeAgents for Handle {
+    async fn kind(&self, _: &str) -> Result<AgentKind, PeerError> {
+        Ok(AgentKind {
+            agent_type: "dqn".into(),
+            environment: "cartpole".into(),
+        })
+    }
+}
+
+/// AutoML on a database of its own, with such an Orchestration.
+pub(crate) struct Rig {
+    dir: Arc<tempfile::TempDir>,
+    parallel: usize,
+    pub(crate) world: Arc<World>,
+    pub(crate) automl: Arc<Automl>,
+    pub(crate) clock: Clock,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        Self::start_with(2).await
+    }
+
+    /// With so many trials of a study at once.
+    pub(crate) async fn start_with(parallel: usize) -> Self {
+        Self::open(Arc::new(tempfile::tempdir().unwrap()), parallel, PAUSE).await
+    }
+
+    /// With so long a pause between the tries of a trial.
+    pub(crate) async fn start_pausing(pause: Duration) -> Self {
+        Self::open(Arc::new(tempfile::tempdir().unwrap()), 2, pause).await
+    }
+
+    /// The next process on the same files. What the last one has under way hangs in its own world.
+    pub(crate) async fn restart(self) -> Self {
+        Self::open(self.dir, self.parallel, PAUSE).await
+    }
+
+    async fn open(dir: Arc<tempfile::TempDir>, parallel: usize, pause: Duration) -> Self {
+        let (world, clock) = (Arc::new(World::default()), Clock::manual(PATIENCE));
+        let handle = Arc::new(Handle(Arc::clone(&world)));
+        let peers = Peers {
+            agents: handle.clone(),
+            trainer: handle,
+        };
+        let settings = config::Automl {
+            parallel_trials: parallel,
+            max_running_studies: STUDIES,
+        };
+        let pacing = Pacing {
+            trial: pause,
+            longest: pause,
+            ..Pacing::default()
+        };
+        let seeds = Seeds::counted(1);
+        let automl = Automl::open_paced(dir.path(), settings, peers, clock.clone(), seeds, pacing);
+        Self {
+            automl: automl.await.unwrap(),
+            dir,
+            parallel,
+            world,
+            clock,
+        }
+    }
+
+    /// Starts a study that the server runs.
+    pub(crate) async fn begin(&self, new: NewStudy) -> Uuid {
+        let started = self.automl.start_study(new, &Tracer::disabled()).await;
+        started.unwrap().id
+    }
+
+    /// Does what is to be done at the start of a process.
+    pub(crate) async fn resume(&self) -> usize {
+        self.automl.resume(&Tracer::disabled()).await.unwrap()
+    }
+
+    pub(crate) async fn row(&self, id: Uuid) -> StudyRow {
+        self.automl.store.study(id).await.unwrap()
+    }
+
+    pub(crate) async fn trials(&self, id: Uuid) -> Vec<TrialRow> {
+        self.automl.store.all_trials(id).await.unwrap()
+    }
+
+    pub(crate) async fn execute(&self, sql: &'static str) {
+        let mut tx = self.automl.store.begin("test.execute").await.unwrap();
+        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    /// The study once its end was announced.
+    pub(crate) async fn ended(&self, id: Uuid) -> StudyRow {
+        let watched = self.automl.watched(id);
+        let mut events = watched.log.read(0).unwrap();
+        let end = async { while events.next().await.unwrap().is_some() {} };
+        let end = tokio::time::timeout(PATIENCE, end).await;
+        end.expect("the study ends");
+        self.row(id).await
+    }
+
+    /// The trials once none of them runs.
+    pub(crate) async fn settled_trials(&self, id: Uuid) -> Vec<TrialRow> {
+        let settled = async {
+            loop {
+                let trials = self.trials(id).await;
+                if trials.iter().all(|t| t.state != TrialState::Running) {
+                    return trials;
+                }
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let settled = tokio::time::timeout(PATIENCE, settled).await;
+        settled.expect("every trial ends")
+    }
+
+    /// Waits until no study has a turn any more.
+    pub(crate) async fn until_idle(&self) {
+        let turns = &self.automl.running;
+        self.until("idle", || turns.available_permits() == STUDIES)
+            .await;
+    }
+
+    /// Waits until something is so.
+    pub(crate) async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
+        let so = async {
+            while !is_so() {
+                tokio::time::sleep(PAUSE).await;
+            }
+        };
+        let so = tokio::time::timeout(PATIENCE, so).await;
+        so.unwrap_or_else(|_| panic!("{what}"));
+    }
+}

@@ -1,0 +1,430 @@
+//! The states of a study that the server runs, and of its trials: how each is entered, left, failed
+//! and resumed.
+
+use super::*;
+use crate::{
+    fake::{Outcome, Rig, away, busy, refused, seeded},
+    store::{self, StudyState},
+    tries::Pacing,
+};
+use std::sync::atomic::{AtomicU32, Ordering};
+use tars_runtime::db;
+use tonic::Code;
+
+fn states(trials: &[TrialRow]) -> Vec<TrialState> {
+    trials.iter().map(|t| t.state).collect()
+}
+
+use TrialState::{Complete, Failed, Pruned};
+
+// === Running ===
+
+#[tokio::test]
+async fn a_study_that_is_started_is_running_and_then_completed() {
+    let rig = Rig::start().await;
+    let id = rig.begin(seeded(3)).await;
+    assert_eq!(rig.row(id).await.state, StudyState::Running);
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.state, StudyState::Completed);
+    assert_eq!(
+        (ended.error.as_str(), ended.completed_us),
+        ("", Some(rig.clock.now_us()))
+    );
+    let trials = rig.trials(id).await;
+    assert_eq!(states(&trials), [Complete; 3]);
+    assert!(
+        trials
+            .iter()
+            .all(|t| t.score == Some(1.0) && t.attempt == 1)
+    );
+    let view = rig.automl.study_view(id).await.unwrap();
+    assert_eq!((view.complete, view.pruned, view.failed), (3, 0, 0));
+}
+
+#[tokio::test]
+async fn a_trial_is_run_as_its_study_says() {
+    let rig = Rig::start().await;
+    let id = rig.begin(seeded(1)).await;
+    rig.ended(id).await;
+    let [asked] = &rig.world.asked()[..] else {
+        panic!("one run");
+    };
+    assert_eq!(
+        (asked.agent_type.as_str(), asked.environment.as_str()),
+        ("dqn", "cartpole")
+    );
+    assert_eq!((asked.steps, asked.reports), (100, REPORTS));
+    assert_eq!(
+        (asked.on_behalf_of.as_str(), asked.verification),
+        ("dev", false)
+    );
+    let [trial] = &rig.trials(id).await[..] else {
+        panic!("one trial");
+    };
+    assert_eq!(asked.hyperparameters, to_params(&trial.parameters));
+}
+
+#[tokio::test]
+async fn so_many_trials_run_at_once_and_no_more() {
+    let rig = Rig::start().await;
+    for number in 0..2 {
+        rig.world.plan(number, Outcome::Hangs);
+    }
+    let id = rig.begin(seeded(4)).await;
+    rig.until("two run", || rig.world.running() == 2).await;
+    assert_eq!(rig.trials(id).await.len(), 2, "no third is asked for");
+    rig.automl.cancel(id, "user:dev").await.unwrap();
+}
+
+#[tokio::test]
+async fn one_study_too_many_is_refused_and_leaves_nothing() {
+    let rig = Rig::start().await;
+    let mut running = Vec::new();
+    for _ in 0..crate::fake::STUDIES {
+        for number in 0..2 {
+            rig.world.plan(number, Outcome::Hangs);
+        }
+        running.push(rig.begin(seeded(2)).await);
+    }
+    assert!(!rig.automl.has_room());
+    let refused = rig.automl.start_study(seeded(1), &Tracer::disabled()).await;
+    assert!(matches!(refused, Err(AutomlError::Busy)), "{refused:?}");
+    let (views, _) = rig.automl.list_studies("", 10).await.unwrap();
+    assert_eq!(views.len(), running.len());
+    for id in running {
+        rig.automl.cancel(id, "user:dev").await.unwrap();
+        rig.ended(id).await;
+    }
+    rig.until("there is room again", || rig.automl.has_room())
+        .await;
+}
+
+// === Completed, with trials of every kind ===
+
+#[tokio::test]
+async fn a_trial_that_is_refused_fails_and_the_study_goes_on() {
+    let rig = Rig::start().await;
+    rig.world.plan(1, Outcome::Fails(refused(Code::Aborted)));
+    let id = rig.begin(seeded(3)).await;
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    let trials = rig.trials(id).await;
+    assert_eq!(states(&trials), [Complete, Failed, Complete]);
+    assert_eq!(
+        (trials[1].error.as_str(), trials[1].score),
+        ("refused by a test", None)
+    );
+}
+
+#[tokio::test]
+async fn a_trial_that_goes_badly_is_pruned_and_its_run_is_stopped() {
+    let rig = Rig::start_with(1).await;
+    for number in 0..5 {
+        rig.world
+            .plan(number, Outcome::Reports(vec![(50, 10.0)], 10.0));
+    }
+    let badly = vec![(50, 1.0), (60, 100.0)];
+    rig.world.plan(5, Outcome::Reports(badly, 100.0));
+    let id = rig.begin(seeded(6)).await;
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    let trials = rig.trials(id).await;
+    let last = &trials[5];
+    assert_eq!((last.state, last.score), (Pruned, None));
+    assert_eq!(last.intermediate, [(50, 1.0)], "not followed any further");
+    rig.until("nothing runs", || rig.world.running() == 0).await;
+}
+
+#[tokio::test]
+async fn a_trial_waits_for_a_learner_however_long_it_takes() {
+    let rig = Rig::start().await;
+    for _ in 0..100 {
+        rig.world.plan(0, Outcome::Fails(busy()));
+    }
+    let id = rig.begin(seeded(1)).await;
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    assert_eq!(rig.world.asked().len(), 101);
+    assert_eq!(rig.trials(id).await[0].attempt, 1, "the same attempt");
+}
+
+#[tokio::test]
+async fn a_run_that_is_lost_is_run_again_as_it_was() {
+    let rig = Rig::start().await;
+    rig.world.plan(0, Outcome::Lost);
+    rig.world.plan(0, Outcome::Fails(away()));
+    let id = rig.begin(seeded(1)).await;
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    let asked = rig.world.asked();
+    assert_eq!(asked.len(), 3);
+    assert!(asked.iter().all(|a| *a == asked[0]), "{asked:?}");
+}
+
+#[tokio::test]
+async fn a_trainer_that_stays_away_fails_the_trial() {
+    let rig = Rig::start().await;
+    for _ in 0..50 {
+        rig.world.plan(0, Outcome::Fails(away()));
+    }
+    let id = rig.begin(seeded(2)).await;
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    let trials = rig.trials(id).await;
+    assert_eq!(states(&trials), [Failed, Complete]);
+    assert_eq!(trials[0].error, "no route");
+}
+
+// === Failed ===
+
+#[tokio::test]
+async fn a_study_without_a_complete_trial_fails() {
+    let rig = Rig::start().await;
+    for number in 0..3 {
+        rig.world
+            .plan(number, Outcome::Fails(refused(Code::Aborted)));
+    }
+    let id = rig.begin(seeded(3)).await;
+    let ended = rig.ended(id).await;
+    assert_eq!(
+        (ended.state, ended.error.as_str()),
+        (StudyState::Failed, "no trial was completed")
+    );
+}
+
+#[tokio::test]
+async fn a_study_whose_trials_cannot_be_read_fails_and_says_why() {
+    let rig = Rig::start_with(1).await;
+    rig.world.plan(0, Outcome::Hangs);
+    let id = rig.begin(seeded(2)).await;
+    rig.until("it runs", || rig.world.running() == 1).await;
+    rig.execute("UPDATE trials SET parameters = '['").await;
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 1);
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.state, StudyState::Failed);
+    assert!(ended.error.contains("of trials"), "{}", ended.error);
+}
+
+// === Cancelled ===
+
+#[tokio::test]
+async fn a_cancelled_study_stops_its_runs_and_stays_cancelled() {
+    let rig = Rig::start().await;
+    rig.world.plan(1, Outcome::Hangs);
+    rig.world.plan(2, Outcome::Hangs);
+    let id = rig.begin(seeded(5)).await;
+    rig.until("two run", || rig.world.running() == 2).await;
+    let view = rig.automl.cancel(id, "user:dev").await.unwrap();
+    assert_eq!(view.row.state, StudyState::Cancelled);
+    rig.until("nothing runs", || rig.world.running() == 0).await;
+    let trials = rig.settled_trials(id).await;
+    assert_eq!(states(&trials), [Complete, Failed, Failed]);
+    assert_eq!(trials[1].error, "cancelled");
+    assert_eq!(rig.row(id).await.state, StudyState::Cancelled);
+    let again = rig.automl.cancel(id, "user:dev").await.unwrap();
+    assert_eq!(again.row.completed_us, view.row.completed_us);
+}
+
+#[tokio::test]
+async fn a_study_that_waits_for_a_trainer_hears_of_its_cancellation() {
+    let rig = Rig::start_pausing(std::time::Duration::from_secs(3600)).await;
+    rig.world.plan(0, Outcome::Fails(busy()));
+    let id = rig.begin(seeded(1)).await;
+    rig.until("it was asked", || rig.world.asked().len() == 1)
+        .await;
+    rig.automl.cancel(id, "user:dev").await.unwrap();
+    assert_eq!(states(&rig.settled_trials(id).await), [Failed]);
+}
+
+#[tokio::test]
+async fn a_study_that_has_ended_is_not_cancelled() {
+    let rig = Rig::start().await;
+    let id = rig.begin(seeded(1)).await;
+    rig.ended(id).await;
+    let view = rig.automl.cancel(id, "user:dev").await.unwrap();
+    assert_eq!(view.row.state, StudyState::Completed);
+}
+
+// === Resume ===
+
+#[tokio::test]
+async fn a_killed_study_goes_on_with_the_trials_that_ran() {
+    let rig = Rig::start().await;
+    rig.world.plan(1, Outcome::Reports(vec![(10, 0.5)], 1.0));
+    rig.world.plan(2, Outcome::Hangs);
+    rig.world.plan(3, Outcome::Hangs);
+    let id = rig.begin(seeded(5)).await;
+    rig.until("two run", || rig.world.running() == 2).await;
+    let before = rig.trials(id).await;
+    assert_eq!(before.len(), 4);
+
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 1);
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    let after = rig.trials(id).await;
+    assert_eq!(states(&after), [Complete; 5]);
+    for (before, after) in before.iter().zip(&after) {
+        assert_eq!(before.parameters, after.parameters, "drawn once");
+        let again = u32::from(before.state == TrialState::Running);
+        assert_eq!(after.attempt, 1 + again, "trial {}", after.number);
+        if again == 0 {
+            assert_eq!(before.ended_us, after.ended_us, "not run again");
+        }
+    }
+    let seeds_asked: HashSet<u64> = rig.world.asked().iter().map(|a| a.seed).collect();
+    let left: HashSet<u64> = (2..5).map(|n| seeds::of_trial(7, n)).collect();
+    assert_eq!(seeds_asked, left);
+}
+
+#[tokio::test]
+async fn a_study_is_killed_at_every_trial_and_ends_the_same() {
+    for trial in 0..4 {
+        let rig = Rig::start_with(1).await;
+        rig.world.plan(trial, Outcome::Hangs);
+        let id = rig.begin(seeded(4)).await;
+        rig.until("it hangs", || rig.world.asked().len() == trial as usize + 1)
+            .await;
+        let rig = rig.restart().await;
+        assert_eq!(rig.resume().await, 1);
+        assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+        let trials = rig.trials(id).await;
+        assert_eq!(states(&trials), [Complete; 4]);
+        assert_eq!(rig.world.asked().len(), 4 - trial as usize);
+    }
+}
+
+#[tokio::test]
+async fn a_study_whose_trials_have_ended_is_ended_by_the_next_process() {
+    let rig = Rig::start().await;
+    let id = rig.begin(seeded(2)).await;
+    rig.ended(id).await;
+    rig.until_idle().await;
+    let lost = "UPDATE studies SET state = 'running', completed_us = NULL";
+    rig.execute(lost).await;
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 1);
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    assert!(rig.world.asked().is_empty());
+}
+
+#[tokio::test]
+async fn what_has_ended_is_not_resumed() {
+    let rig = Rig::start().await;
+    let completed = rig.begin(seeded(1)).await;
+    rig.ended(completed).await;
+    rig.world.plan(0, Outcome::Fails(refused(Code::Aborted)));
+    let failed = rig.begin(seeded(1)).await;
+    rig.ended(failed).await;
+    rig.world.plan(0, Outcome::Hangs);
+    let cancelled = rig.begin(seeded(1)).await;
+    rig.automl.cancel(cancelled, "user:dev").await.unwrap();
+    rig.settled_trials(cancelled).await;
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 0);
+    for (id, state) in [
+        (completed, StudyState::Completed),
+        (failed, StudyState::Failed),
+        (cancelled, StudyState::Cancelled),
+    ] {
+        assert_eq!(rig.row(id).await.state, state);
+    }
+}
+
+#[tokio::test]
+async fn studies_that_are_resumed_wait_for_their_turn() {
+    let rig = Rig::start().await;
+    let mut ids = Vec::new();
+    for _ in 0..2 * crate::fake::STUDIES {
+        let row = rig.automl.create_study(seeded(1)).await.unwrap();
+        ids.push(row.id);
+    }
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, ids.len());
+    for id in ids {
+        assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    }
+    assert!(rig.world.most_running() <= 2 * crate::fake::STUDIES);
+}
+
+// === A study whose caller runs the trials ===
+
+#[tokio::test]
+async fn a_study_that_its_caller_runs_ends_with_its_last_trial() {
+    let rig = Rig::start().await;
+    let own = crate::studies::NewStudy {
+        server_run: false,
+        ..seeded(2)
+    };
+    let study = rig.automl.create_study(own).await.unwrap();
+    for number in 0..2 {
+        let asked = rig.automl.ask(&study).await.unwrap();
+        assert_eq!((asked.number, asked.state), (number, TrialState::Running));
+        let told = rig
+            .automl
+            .tell(&study, number, Complete, Some(1.0), "")
+            .await;
+        assert_eq!(told.unwrap().state, Complete);
+    }
+    assert_eq!(rig.ended(study.id).await.state, StudyState::Completed);
+    let full = rig.automl.ask(&study).await;
+    assert!(matches!(full, Err(AutomlError::StudyFull)), "{full:?}");
+    let same = rig.automl.tell(&study, 1, Complete, Some(1.0), "").await;
+    assert!(same.is_ok(), "the same end twice");
+    let other = rig.automl.tell(&study, 1, Failed, None, "").await;
+    assert!(matches!(other, Err(AutomlError::TrialEnded(_))));
+    assert_eq!(rig.resume().await, 0, "the server does not run it");
+}
+
+#[tokio::test]
+async fn nothing_is_asked_of_a_cancelled_study() {
+    let rig = Rig::start().await;
+    let study = rig.automl.create_study(seeded(2)).await.unwrap();
+    rig.automl.cancel(study.id, "user:dev").await.unwrap();
+    let refused = rig.automl.ask(&study).await;
+    assert!(matches!(refused, Err(AutomlError::StudyEnded("cancelled"))));
+    let mut tx = rig.automl.store.begin("test.trials").await.unwrap();
+    assert!(
+        store::trials_in(&mut tx, study.id)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+}
+
+// === Accesses to the database ===
+
+#[tokio::test(start_paused = true)]
+async fn a_database_that_is_busy_for_a_while_fails_nothing() {
+    let (watched, tries) = (Watched::default(), AtomicU32::new(0));
+    let busy_at_first = || async {
+        match tries.fetch_add(1, Ordering::Relaxed) {
+            0..5 => Err(AutomlError::Store(db::Error::PoolTimedOut)),
+            n => Ok(n),
+        }
+    };
+    assert_eq!(
+        patiently(&watched, Accesses::new(Pacing::default()), busy_at_first)
+            .await
+            .unwrap(),
+        5
+    );
+    let broken = || async { Err::<(), _>(AutomlError::Store(db::Error::RowNotFound)) };
+    assert!(
+        patiently(&watched, Accesses::new(Pacing::default()), broken)
+            .await
+            .is_err()
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_study_that_waits_for_the_database_hears_of_its_cancellation() {
+    let (watched, tries) = (Watched::default(), AtomicU32::new(0));
+    let busy = || async {
+        if tries.fetch_add(1, Ordering::Relaxed) == 3 {
+            watched.cancel();
+        }
+        Err::<(), _>(AutomlError::Store(db::Error::PoolTimedOut))
+    };
+    assert!(
+        patiently(&watched, Accesses::new(Pacing::default()), busy)
+            .await
+            .is_err()
+    );
+    assert_eq!(tries.load(Ordering::Relaxed), 4, "not tried again");
+}
