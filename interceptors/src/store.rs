@@ -4,7 +4,7 @@
 use std::time::Duration;
 use tars_proto::fault;
 use tars_runtime::db;
-use tonic::Status;
+use tonic::{Code, Status};
 
 /// When to come back after what passes by itself.
 const SOON: Duration = Duration::from_secs(1);
@@ -20,11 +20,21 @@ pub fn failed(error: &db::Error) -> Status {
     fault::internal()
 }
 
+/// Logs a row that cannot be read. A client is told which one: only an operator can mend it.
+pub fn corrupt(row: &db::Corrupt) -> Status {
+    let db::Corrupt {
+        table,
+        row: id,
+        problem,
+    } = row;
+    tracing::error!(table, row = id, problem, "a row cannot be read");
+    fault::status(Code::DataLoss, "CORRUPT_ROW", &row.to_string())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use std::io;
-    use tonic::Code;
     use tonic_types::StatusExt;
 
     const SECRET: &str = "SELECT password FROM users at /var/lib/tars/auth.db";
@@ -56,5 +66,17 @@ mod tests {
         ] {
             assert_eq!(told(&error), (Code::Internal, "INTERNAL".to_owned(), false));
         }
+    }
+
+    #[test]
+    fn a_row_that_cannot_be_read_is_named() {
+        let status = corrupt(&db::Corrupt::new(
+            "studies",
+            7,
+            "there is no state \"paused\"",
+        ));
+        assert_eq!(status.code(), Code::DataLoss);
+        assert_eq!(fault::reason(&status).as_deref(), Some("CORRUPT_ROW"));
+        assert!(status.message().contains("row 7 of studies"), "{status}");
     }
 }

@@ -63,15 +63,7 @@ impl From<AutomlError> for Status {
             }
             AutomlError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
             AutomlError::Call(error) => error.into(),
-            AutomlError::Corrupt(row) => {
-                tracing::error!(
-                    table = row.table,
-                    row = row.row,
-                    problem = row.problem,
-                    "a row cannot be read"
-                );
-                fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
-            }
+            AutomlError::Corrupt(row) => store::corrupt(&row),
             AutomlError::Store(e) => store::failed(&e),
             AutomlError::Io(_) | AutomlError::Worker => {
                 tracing::error!(error = text, "automl failed");

@@ -6,6 +6,7 @@ mod api;
 mod error;
 #[cfg(test)]
 mod fake;
+mod hyper;
 mod peers;
 mod runner;
 mod store;

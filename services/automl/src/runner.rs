@@ -6,7 +6,7 @@
 //! as its end can be written.
 
 use crate::{
-    Automl, AutomlError,
+    Automl, AutomlError, hyper,
     peers::AgentKind,
     store::{StudyRow, TrialRow, TrialState},
     tries::{Accesses, Retries},
@@ -15,9 +15,7 @@ use crate::{
 use std::{collections::HashSet, sync::Arc};
 use tars_interceptors::call::{in_current_trace, with_trace};
 use tars_peers::{Evaluation, Update, seeds};
-use tars_proto::params::{self, Param};
 use tars_runtime::trace::{Kind, Parent, Tracer};
-use tars_search::{Assignment, Value};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use uuid::Uuid;
 
@@ -231,7 +229,7 @@ fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
     Evaluation {
         agent_type: study.agent_type.clone(),
         environment: study.environment.clone(),
-        hyperparameters: to_params(&trial.parameters),
+        hyperparameters: hyper::params(&trial.parameters),
         seed: seeds::of_trial(study.seed, trial.number),
         steps: study.steps,
         reports: REPORTS,
@@ -261,20 +259,6 @@ where
             return Err(error);
         }
     }
-}
-
-pub(crate) fn to_params(assignment: &Assignment) -> params::Params {
-    assignment
-        .iter()
-        .map(|(name, value)| {
-            let param = match value {
-                Value::Flag(b) => Param::Flag(*b),
-                Value::Number(n) => Param::Number(*n),
-                Value::Text(s) => Param::Text(s.clone()),
-            };
-            (name.clone(), param)
-        })
-        .collect()
 }
 
 #[cfg(test)]

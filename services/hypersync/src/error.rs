@@ -84,61 +84,39 @@ impl HyperSyncError {
 
 impl From<HyperSyncError> for Status {
     fn from(error: HyperSyncError) -> Self {
+        use HyperSyncError as E;
         let text = error.to_string();
+        let of_proposal = |reason| fault::precondition(reason, "proposal", &text);
         match error {
-            HyperSyncError::NotFound(id) => fault::not_found("proposal", &id),
-            HyperSyncError::NothingFinished => {
-                fault::precondition("NO_FINISHED_TRIAL", "study", &text)
-            }
-            HyperSyncError::NoAgent => fault::precondition("NO_AGENT", "study", &text),
-            HyperSyncError::NoChange => fault::precondition("NO_CHANGE", "proposal", &text),
-            HyperSyncError::OutOfBounds(wrong) => fault::invalid(
-                wrong
-                    .into_iter()
-                    .map(|w| FieldViolation::new(format!("new_params[{}]", w.name), w.problem))
-                    .collect(),
-            ),
-            HyperSyncError::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
-            HyperSyncError::Stale { .. } => fault::precondition("STALE", "proposal", &text),
-            HyperSyncError::AssessmentPending => {
-                fault::precondition("ASSESSMENT_PENDING", "proposal", &text)
-            }
-            HyperSyncError::AssessmentFailed(_) => {
-                fault::precondition("ASSESSMENT_FAILED", "proposal", &text)
-            }
-            HyperSyncError::ChangeInProgress(id) => {
-                fault::held("CHANGE_IN_PROGRESS", "proposal", &id, &text)
-            }
-            HyperSyncError::NotYours => fault::status(Code::PermissionDenied, "NOT_YOURS", &text),
-            HyperSyncError::Corrupt(row) => {
-                tracing::error!(
-                    table = row.table,
-                    row = row.row,
-                    problem = row.problem,
-                    "a row cannot be read"
-                );
-                fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
-            }
-            HyperSyncError::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
-            HyperSyncError::State { .. } | HyperSyncError::NotWithdrawable(_) => {
-                fault::precondition("WRONG_STATE", "proposal", &text)
-            }
-            HyperSyncError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
-            HyperSyncError::PageToken(field) => {
-                fault::invalid_field(field, "is not a token of this list")
-            }
-            HyperSyncError::Call(error) => error.into(),
-            HyperSyncError::Store(e) => store::failed(&e),
-            HyperSyncError::Io(_)
-            | HyperSyncError::Answer(_)
-            | HyperSyncError::NotScalar(_)
-            | HyperSyncError::NoWay { .. }
-            | HyperSyncError::Worker => {
+            E::NotFound(id) => fault::not_found("proposal", &id),
+            E::NothingFinished => fault::precondition("NO_FINISHED_TRIAL", "study", &text),
+            E::NoAgent => fault::precondition("NO_AGENT", "study", &text),
+            E::NoChange => of_proposal("NO_CHANGE"),
+            E::OutOfBounds(wrong) => out_of_bounds(wrong),
+            E::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
+            E::Stale { .. } => of_proposal("STALE"),
+            E::AssessmentPending => of_proposal("ASSESSMENT_PENDING"),
+            E::AssessmentFailed(_) => of_proposal("ASSESSMENT_FAILED"),
+            E::ChangeInProgress(id) => fault::held("CHANGE_IN_PROGRESS", "proposal", &id, &text),
+            E::NotYours => fault::status(Code::PermissionDenied, "NOT_YOURS", &text),
+            E::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
+            E::State { .. } | E::NotWithdrawable(_) => of_proposal("WRONG_STATE"),
+            E::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
+            E::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            E::Call(error) => error.into(),
+            E::Corrupt(row) => store::corrupt(&row),
+            E::Store(e) => store::failed(&e),
+            E::Io(_) | E::Answer(_) | E::NotScalar(_) | E::NoWay { .. } | E::Worker => {
                 tracing::error!(error = text, "hypersync failed");
                 fault::internal()
             }
         }
     }
+}
+
+fn out_of_bounds(wrong: Vec<Wrong>) -> Status {
+    let violation = |w: Wrong| FieldViolation::new(format!("new_params[{}]", w.name), w.problem);
+    fault::invalid(wrong.into_iter().map(violation).collect())
 }
 
 #[cfg(test)]

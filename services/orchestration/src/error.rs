@@ -9,6 +9,10 @@ use tars_runtime::db::Corrupt;
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
+/// When to come back for a learner, and for a solver.
+const LEARNER_SOON: Duration = Duration::from_secs(5);
+const SOLVER_SOON: Duration = Duration::from_secs(1);
+
 #[derive(Debug, thiserror::Error)]
 pub enum OrchestrationError {
     #[error("there is no {0} {1:?}")]
@@ -82,88 +86,69 @@ pub enum OrchestrationError {
 
 impl From<OrchestrationError> for Status {
     fn from(error: OrchestrationError) -> Self {
+        use OrchestrationError as E;
         let text = error.to_string();
         match error {
-            OrchestrationError::NotFound(kind, name) => fault::not_found(kind, &name),
-            OrchestrationError::NotBuilt(_) => {
-                fault::status(Code::Unimplemented, "AGENT_NOT_BUILT", &text)
-            }
-            OrchestrationError::Untrained => fault::precondition("UNTRAINED", "agent", &text),
-            OrchestrationError::Observation { .. } => fault::invalid_field("state_vector", &text),
-            OrchestrationError::NoState => fault::invalid_field("policy_state", &text),
-            OrchestrationError::AgentType => fault::invalid_field("agent_type", &text),
-            OrchestrationError::Hyperparameters(wrong)
-            | OrchestrationError::Run(RunError::Hyperparameters(wrong)) => {
-                fault::invalid(wrong.into_iter().map(violation).collect())
-            }
-            OrchestrationError::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
-            OrchestrationError::Version { .. } => {
-                fault::status(Code::Aborted, "VERSION_CHANGED", &text)
-            }
-            OrchestrationError::ChangeInProgress { change, .. } => {
+            E::NotFound(kind, name) => fault::not_found(kind, &name),
+            E::NotBuilt(_) => fault::status(Code::Unimplemented, "AGENT_NOT_BUILT", &text),
+            E::Untrained => fault::precondition("UNTRAINED", "agent", &text),
+            E::Observation { .. } => fault::invalid_field("state_vector", &text),
+            E::NoState => fault::invalid_field("policy_state", &text),
+            E::AgentType => fault::invalid_field("agent_type", &text),
+            E::Hyperparameters(wrong) => out_of_bounds(wrong),
+            E::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
+            E::Version { .. } => fault::status(Code::Aborted, "VERSION_CHANGED", &text),
+            E::ChangeInProgress { change, .. } => {
                 fault::held("CHANGE_IN_PROGRESS", "proposal", &change, &text)
             }
-            OrchestrationError::AwaitsPerson(change) => {
-                fault::held("NEEDS_ATTENTION", "proposal", &change, &text)
-            }
-            OrchestrationError::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
-            OrchestrationError::Corrupt(row) => {
-                tracing::error!(
-                    table = row.table,
-                    row = row.row,
-                    problem = row.problem,
-                    "a row cannot be read"
-                );
-                fault::status(Code::DataLoss, "CORRUPT_ROW", &text)
-            }
-            OrchestrationError::TrainingRuns => {
-                fault::precondition("TRAINING_RUNS", "agent", &text)
-            }
-            OrchestrationError::QueueFull => {
-                fault::spent("LEARNERS_BUSY", "learners", &text, Duration::from_secs(5))
-            }
-            OrchestrationError::SolversBusy => {
-                fault::spent("SOLVERS_BUSY", "solvers", &text, Duration::from_secs(1))
-            }
-            OrchestrationError::Run(RunError::Algorithm(_)) => {
-                fault::invalid_field("agent_type", &text)
-            }
-            OrchestrationError::Run(RunError::Environment(_)) => {
-                fault::invalid_field("environment", &text)
-            }
-            OrchestrationError::Run(RunError::Diverged) => {
-                fault::status(Code::Aborted, "DIVERGED", &text)
-            }
-            OrchestrationError::Game(_) => fault::invalid_field("game", &text),
-            OrchestrationError::Profile(_) => fault::invalid_field("strategy_profile", &text),
-            OrchestrationError::Unsuitable(_) => fault::invalid_field("options.algorithm", &text),
-            OrchestrationError::Rank(RankError::Stopped) => {
-                fault::status(Code::DeadlineExceeded, "TIME_LIMIT", &text)
-            }
-            OrchestrationError::Rank(RankError::TooLarge(_))
-            | OrchestrationError::ProgrammeTooLarge(_)
-            | OrchestrationError::DisputeTooLarge(..) => {
+            E::AwaitsPerson(change) => fault::held("NEEDS_ATTENTION", "proposal", &change, &text),
+            E::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
+            E::TrainingRuns => fault::precondition("TRAINING_RUNS", "agent", &text),
+            E::QueueFull => fault::spent("LEARNERS_BUSY", "learners", &text, LEARNER_SOON),
+            E::SolversBusy => fault::spent("SOLVERS_BUSY", "solvers", &text, SOLVER_SOON),
+            E::Run(error) => of_run(error, &text),
+            E::Game(_) => fault::invalid_field("game", &text),
+            E::Profile(_) => fault::invalid_field("strategy_profile", &text),
+            E::Unsuitable(_) => fault::invalid_field("options.algorithm", &text),
+            E::Rank(error) => of_rank(&error, &text),
+            E::ProgrammeTooLarge(_) | E::DisputeTooLarge(..) => {
                 fault::invalid_field("game.players", &text)
             }
-            OrchestrationError::Rank(RankError::Selection) => {
-                fault::invalid_field("intensity", &text)
-            }
-            OrchestrationError::NothingAllowed(_) => {
-                fault::precondition("NOTHING_ALLOWED", "constraints", &text)
-            }
-            OrchestrationError::PageToken(field) => {
-                fault::invalid_field(field, "is not a token of this list")
-            }
-            OrchestrationError::Store(e) => store::failed(&e),
-            OrchestrationError::Run(RunError::Weights)
-            | OrchestrationError::Weights(_)
-            | OrchestrationError::Io(_)
-            | OrchestrationError::Worker(_) => {
-                tracing::error!(error = text, "orchestration failed");
-                fault::internal()
-            }
+            E::NothingAllowed(_) => fault::precondition("NOTHING_ALLOWED", "constraints", &text),
+            E::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            E::Corrupt(row) => store::corrupt(&row),
+            E::Store(e) => store::failed(&e),
+            E::Weights(_) | E::Io(_) | E::Worker(_) => own_failure(&text),
         }
     }
+}
+
+fn of_run(error: RunError, text: &str) -> Status {
+    match error {
+        RunError::Hyperparameters(wrong) => out_of_bounds(wrong),
+        RunError::Algorithm(_) => fault::invalid_field("agent_type", text),
+        RunError::Environment(_) => fault::invalid_field("environment", text),
+        RunError::Diverged => fault::status(Code::Aborted, "DIVERGED", text),
+        RunError::Weights => own_failure(text),
+    }
+}
+
+fn of_rank(error: &RankError, text: &str) -> Status {
+    match error {
+        RankError::Stopped => fault::status(Code::DeadlineExceeded, "TIME_LIMIT", text),
+        RankError::TooLarge(_) => fault::invalid_field("game.players", text),
+        RankError::Selection => fault::invalid_field("intensity", text),
+    }
+}
+
+fn out_of_bounds(wrong: Vec<Wrong>) -> Status {
+    fault::invalid(wrong.into_iter().map(violation).collect())
+}
+
+/// What failed is in the log alone.
+fn own_failure(text: &str) -> Status {
+    tracing::error!(error = text, "orchestration failed");
+    fault::internal()
 }
 
 /// How a change that is under way comes to its end.

@@ -7,8 +7,9 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::Action,
     conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
-    store::{self, ConflictRow},
+    store::{self, ConflictBody, ConflictRow},
 };
+use std::collections::BTreeMap;
 use uuid::Uuid;
 
 /// Joint actions that are looked at while a call is served.
@@ -114,7 +115,7 @@ impl Orchestration {
 
     async fn remember(&self, stepped: &Stepped) -> Result<(), OrchestrationError> {
         let mut tx = self.store.begin("conflicts.insert").await?;
-        store::insert_conflict(&mut tx, &ConflictRow::of(stepped), KEPT).await?;
+        store::insert_conflict(&mut tx, &conflict_row(stepped), KEPT).await?;
         Ok(tx.commit().await?)
     }
 
@@ -122,6 +123,35 @@ impl Orchestration {
     pub(crate) async fn conflicts(&self) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
         self.store.conflicts(SHOWN).await
     }
+}
+
+/// A step that met a conflict, as it is kept: by names.
+fn conflict_row(stepped: &Stepped) -> ConflictRow {
+    let Stepped {
+        dispute,
+        resolution,
+        ..
+    } = stepped;
+    ConflictRow {
+        step_id: stepped.step_id.clone(),
+        at_us: stepped.at_us,
+        body: ConflictBody {
+            conflicts: resolution.conflicts.clone(),
+            method: resolution.rule.map_or("", |r| r.as_str()).to_owned(),
+            raw: named(dispute, &resolution.raw),
+            resolved: named(dispute, &resolution.resolved),
+            explanation: resolution.explanation.clone(),
+        },
+    }
+}
+
+/// Each party of a dispute with the name of its action.
+fn named(dispute: &Dispute, joint: &[usize]) -> BTreeMap<String, String> {
+    let parties = dispute.parties.iter().enumerate().zip(joint);
+    let name = |((i, party), action): ((usize, &Party), &usize)| {
+        (party.name.clone(), dispute.name(i, *action).to_owned())
+    };
+    parties.map(name).collect()
 }
 
 /// Where there are few joint actions, at once; otherwise off the threads that serve.

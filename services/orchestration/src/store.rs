@@ -6,7 +6,7 @@ mod runs;
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use runs::{RunRow, RunState, end_run, insert_run};
 
-use crate::{OrchestrationError, conflicts::Conflict, steps::Stepped};
+use crate::{OrchestrationError, conflicts::Conflict};
 use serde::{Deserialize, Serialize};
 use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
@@ -66,32 +66,6 @@ pub(crate) struct ConflictBody {
     pub(crate) explanation: String,
 }
 
-impl ConflictRow {
-    pub(crate) fn of(stepped: &Stepped) -> Self {
-        let resolution = &stepped.resolution;
-        let named = |joint: &[usize]| {
-            let parties = stepped.dispute.parties.iter().enumerate().zip(joint);
-            parties
-                .map(|((i, party), action)| {
-                    let name = stepped.dispute.name(i, *action).to_owned();
-                    (party.name.clone(), name)
-                })
-                .collect()
-        };
-        Self {
-            step_id: stepped.step_id.clone(),
-            at_us: stepped.at_us,
-            body: ConflictBody {
-                conflicts: resolution.conflicts.clone(),
-                method: resolution.rule.map_or("", |r| r.as_str()).to_owned(),
-                raw: named(&resolution.raw),
-                resolved: named(&resolution.resolved),
-                explanation: resolution.explanation.clone(),
-            },
-        }
-    }
-}
-
 type AgentTuple = (
     String,
     String,
@@ -103,6 +77,7 @@ type AgentTuple = (
     i64,
     i64,
 );
+
 fn values(text: &str) -> Result<Values, serde_json::Error> {
     serde_json::from_str(text)
 }

@@ -98,6 +98,24 @@ impl Trainings {
     }
 }
 
+/// A run as it waits for a learner.
+fn queued(agent_id: &str, steps: u64, seed: u64, now_us: i64) -> RunRow {
+    RunRow {
+        id: Uuid::now_v7(),
+        agent_id: agent_id.to_owned(),
+        state: RunState::Queued,
+        steps: i64::try_from(steps).unwrap_or(i64::MAX),
+        steps_done: 0,
+        episodes_done: 0,
+        seed: seed as i64,
+        final_return: None,
+        error: String::new(),
+        queued_us: now_us,
+        running_us: None,
+        ended_us: None,
+    }
+}
+
 impl Orchestration {
     pub(crate) async fn start_training(
         self: &Arc<Self>,
@@ -128,27 +146,9 @@ impl Orchestration {
         if self.trainings.is_training(agent.id()) {
             return Err(OrchestrationError::TrainingRuns);
         }
-        let row = RunRow {
-            id: Uuid::now_v7(),
-            agent_id: agent.id().to_owned(),
-            state: RunState::Queued,
-            steps: i64::try_from(steps).unwrap_or(i64::MAX),
-            steps_done: 0,
-            episodes_done: 0,
-            seed: seed as i64,
-            final_return: None,
-            error: String::new(),
-            queued_us: self.clock.now_us(),
-            running_us: None,
-            ended_us: None,
-        };
-        let record = Record::new(&self.clock, "orchestration", "training.started")
-            .caller(&by)
-            .resource(agent.id())
-            .detail("run", row.id)
-            .detail("steps", steps);
+        let row = queued(agent.id(), steps, seed, self.clock.now_us());
         store::insert_run(&mut tx, &row).await?;
-        audit::insert(&mut tx, &record).await?;
+        audit::insert(&mut tx, &self.started(&row, &by)).await?;
         let owner = Owner {
             class: Class::Training,
             caller: owner,
@@ -156,19 +156,20 @@ impl Orchestration {
         let run = run_of(&agent.live(), &agent, steps, seed);
         let running = self.learners.start(owner, run, Some(agent.followed()))?;
         tx.commit().await?;
-        let training = Arc::new(Training {
-            log: EventLog::new(1024),
-            agent_id: agent.id().to_owned(),
-            stop: running.stop(),
-            stopped: Notify::new(),
-            latest: Mutex::new((0, 0)),
-            ended: AtomicBool::new(false),
-        });
+        let training = Arc::new(Training::new(agent.id(), running.stop()));
         self.trainings.insert(row.id, Arc::clone(&training));
         let view = training.view(row.clone());
         let follow = Arc::clone(self).follow(training, Arc::clone(&agent), running, row);
         tokio::spawn(in_current_trace(follow));
         Ok(view)
+    }
+
+    fn started(&self, row: &RunRow, by: &str) -> Record {
+        Record::new(&self.clock, "orchestration", "training.started")
+            .caller(by)
+            .resource(&row.agent_id)
+            .detail("run", row.id)
+            .detail("steps", row.steps)
     }
 
     async fn follow(
@@ -366,6 +367,17 @@ impl Orchestration {
 }
 
 impl Training {
+    fn new(agent_id: &str, stop: Stop) -> Self {
+        Self {
+            log: EventLog::new(1024),
+            agent_id: agent_id.to_owned(),
+            stop,
+            stopped: Notify::new(),
+            latest: Mutex::new((0, 0)),
+            ended: AtomicBool::new(false),
+        }
+    }
+
     /// Waits for the end.
     async fn ended(&self) {
         if let Ok(mut reader) = self.log.read(self.log.last()) {

@@ -61,7 +61,7 @@ async fn a_trial_is_run_as_its_study_says() {
     let [trial] = &rig.trials(id).await[..] else {
         panic!("one trial");
     };
-    assert_eq!(asked.hyperparameters, to_params(&trial.parameters));
+    assert_eq!(asked.hyperparameters, hyper::params(&trial.parameters));
 }
 
 #[tokio::test]

@@ -96,48 +96,53 @@ fn sparse(
     let shape: Vec<usize> = actions.iter().map(Vec::len).collect();
     let cells = tars_games::joint_actions(&shape).map_err(|e| broken(at, &e))?;
     let mut payoffs = vec![vec![default; cells]; actions.len()];
-    let places: Vec<HashMap<&str, usize>> = actions
-        .iter()
-        .map(|own| {
-            own.iter()
-                .enumerate()
-                .map(|(k, a)| (a.as_str(), k))
-                .collect()
-        })
-        .collect();
+    let places: Vec<Places<'_>> = actions.iter().map(|own| places(own)).collect();
     let mut listed = BTreeSet::new();
     for (index, outcome) in outcomes.into_iter().enumerate() {
-        let at = |part: &str| format!("{at}outcomes[{index}].{part}");
-        if outcome.actions.len() != actions.len() {
-            return Err(fault::invalid_field(
-                &at("actions"),
-                "one for each player is required",
-            ));
-        }
-        if outcome.payoffs.len() != actions.len() {
-            return Err(fault::invalid_field(
-                &at("payoffs"),
-                "one for each player is required",
-            ));
-        }
-        let mut cell = 0;
-        for (own, name) in places.iter().zip(&outcome.actions) {
-            let Some(action) = own.get(name.as_str()) else {
-                return Err(fault::invalid_field(
-                    &at("actions"),
-                    &format!("{name:?} is no action of its player"),
-                ));
-            };
-            cell = cell * own.len() + action;
-        }
+        let at = format!("{at}outcomes[{index}].");
+        let cell = cell(&at, &places, &outcome)?;
         if !listed.insert(cell) {
-            return Err(fault::invalid_field(&at("actions"), "are listed twice"));
+            return Err(at_fault(&at, "actions", "are listed twice"));
         }
         for (tensor, payoff) in payoffs.iter_mut().zip(outcome.payoffs) {
             tensor[cell] = payoff;
         }
     }
     Ok(payoffs)
+}
+
+/// The numbers of one player's actions, by name.
+type Places<'a> = HashMap<&'a str, usize>;
+
+fn places(own: &[String]) -> Places<'_> {
+    let numbered = own.iter().enumerate();
+    numbered.map(|(k, name)| (name.as_str(), k)).collect()
+}
+
+/// The joint action that an outcome is of.
+fn cell(at: &str, places: &[Places<'_>], outcome: &Outcome) -> Result<usize, Status> {
+    let players = places.len();
+    for (part, given) in [
+        ("actions", outcome.actions.len()),
+        ("payoffs", outcome.payoffs.len()),
+    ] {
+        if given != players {
+            return Err(at_fault(at, part, "one for each player is required"));
+        }
+    }
+    let mut cell = 0;
+    for (own, name) in places.iter().zip(&outcome.actions) {
+        let Some(action) = own.get(name.as_str()) else {
+            let text = format!("{name:?} is no action of its player");
+            return Err(at_fault(at, "actions", &text));
+        };
+        cell = cell * own.len() + action;
+    }
+    Ok(cell)
+}
+
+fn at_fault(at: &str, part: &str, description: &str) -> Status {
+    fault::invalid_field(&format!("{at}{part}"), description)
 }
 
 /// The game in which agents choose among candidates: one that all choose comes about, otherwise
