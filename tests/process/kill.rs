@@ -4,6 +4,10 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
+use sqlx::{
+    Sqlite, Transaction,
+    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
+};
 use std::{
     path::Path,
     process::{Child, Command, Stdio},
@@ -191,13 +195,18 @@ async fn a_killed_mesh_goes_on_where_it_was() {
     }
 }
 
-/// A proposal that is being verified, with its administrator and its developer.
-async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
+async fn people(mesh: &Running) -> (Rest, Rest) {
     let rest = admin(mesh).await;
     let body = json!({ "username": "dev", "password": PASSWORD, "roles": ["developer"] });
     rest.post("/admin/users", body).await.unwrap();
     let gateway = Rest::new(&mesh.ready.gateway);
     let developer = gateway.login("dev", PASSWORD).await.unwrap();
+    (rest, developer)
+}
+
+/// A proposal that is being verified, with its administrator and its developer.
+async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
+    let (rest, developer) = people(mesh).await;
     let study = governed::study(&developer, 1).await;
     governed::finished(&developer, &study).await;
     let proposed = governed::proposed_with(&developer, &study, 16).await;
@@ -206,6 +215,84 @@ async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
     let verifying = governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
     assert_eq!(verifying["state"], "PROPOSAL_STATE_VERIFYING");
     (rest, developer, id)
+}
+
+/// Orchestration's database, locked: until this is dropped no agent is changed.
+async fn locked(data: &Path) -> Transaction<'static, Sqlite> {
+    let file = data.join("orchestration/orchestration.db");
+    let options = SqliteConnectOptions::new().filename(file);
+    let pool = SqlitePoolOptions::new()
+        .connect_with(options)
+        .await
+        .unwrap();
+    pool.begin_with("BEGIN IMMEDIATE").await.unwrap()
+}
+
+/// What an agent is: its version, the approved one, whether it is held.
+fn standing(agent: &Value) -> (&str, &str, bool) {
+    let text = |name: &str| agent[name].as_str().unwrap();
+    let held = !agent["hold"].is_null();
+    (text("version"), text("approved_version"), held)
+}
+
+/// Killed before the change is live: the next process applies it, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_applies_goes_on_applying() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path());
+    let (rest, developer) = people(&mesh).await;
+    let study = governed::study(&developer, 1).await;
+    governed::finished(&developer, &study).await;
+    let proposed = governed::proposed(&developer, &study).await;
+    let id = governed::text(&proposed["update_id"]);
+    let lock = locked(data.path()).await;
+    governed::approve_and_apply(&rest, &id).await;
+    let applying = governed::in_state(&rest, &id, "PROPOSAL_STATE_APPLYING").await;
+    assert_eq!(applying["state"], "PROPOSAL_STATE_APPLYING", "{applying}");
+    assert_eq!(standing(&governed::agent(&rest).await), ("1", "1", false));
+    mesh.process.kill();
+    drop(lock);
+
+    let mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    let ended = governed::final_state(&rest, &id).await;
+    assert_eq!(ended["state"], "PROPOSAL_STATE_COMPLETED", "{ended}");
+    assert_eq!(standing(&governed::agent(&rest).await), ("2", "2", false));
+}
+
+/// Killed while the change that did not improve is still live: the next process takes it back.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_rolls_back_goes_on_rolling_back() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path());
+    let (rest, developer) = people(&mesh).await;
+    let before = governed::agent(&rest).await;
+    // A larger buffer than ever gets full: on every seed both sides learn the same.
+    let body = json!({
+        "n_trials": 1, "steps": "3000", "seed": "1", "sampler_type": "random",
+        "search_space": [{ "name": "buffer_size", "int": { "low": "20000", "high": "30000" } }],
+    });
+    let study = developer.post("/api/v1/optimize", body).await.unwrap();
+    let study = governed::text(&study["optimization_id"]);
+    governed::finished(&developer, &study).await;
+    let proposed = governed::proposed_with(&developer, &study, 16).await;
+    let id = governed::text(&proposed["update_id"]);
+    governed::approve_and_apply(&rest, &id).await;
+    governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
+    let lock = locked(data.path()).await;
+    let back = governed::in_state(&rest, &id, "PROPOSAL_STATE_ROLLING_BACK").await;
+    assert_eq!(back["state"], "PROPOSAL_STATE_ROLLING_BACK", "{back}");
+    assert_eq!(standing(&governed::agent(&rest).await), ("2", "1", true));
+    mesh.process.kill();
+    drop(lock);
+
+    let mesh = up(data.path());
+    let rest = admin(&mesh).await;
+    let ended = governed::final_state(&rest, &id).await;
+    assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
+    let after = governed::agent(&rest).await;
+    assert_eq!(after["hyperparameters"], before["hyperparameters"]);
+    assert_eq!(standing(&after), ("3", "1", false), "set back once");
 }
 
 /// Killed while what it applied is being verified: the agent is still held afterwards, and the saga
