@@ -26,7 +26,7 @@ mod users;
 use crate::{
     app::{
         Ready, ServiceName, StartError,
-        trouble::{Explained, Trouble, Way},
+        trouble::{Explained, Way},
     },
     rest::RestError,
 };
@@ -153,7 +153,7 @@ impl CommandError {
         matches!(self, Self::Connection(e) if e.trouble.is_vague())
     }
 
-    /// The same for the own identity, before it was shown to anybody.
+    /// What is wrong with this machine's own identity, before it was shown to anybody.
     fn own(way: &Way, error: &IdentityError) -> Self {
         match way.explain_own(error) {
             Some(explained) => Self::Connection(explained),
@@ -167,7 +167,7 @@ impl CommandError {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. }) => 69,
-            Self::Connection(e) if e.trouble == Trouble::Nobody => 69,
+            Self::Connection(e) if e.trouble.is_absence() => 69,
             Self::Rest(RestError::Refused { status, .. })
                 if matches!(status.as_u16(), 401 | 403) =>
             {

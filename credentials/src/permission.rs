@@ -94,10 +94,12 @@ impl Permissions {
         bit(name).is_some_and(|b| self.0 & b != 0)
     }
 
-    /// Whether a permission of the contract is in the set. The contract is read with
-    /// [`PERMISSIONS`] as its vocabulary.
+    /// Whether a permission of the contract is in the set. One that was read with another vocabulary
+    /// than [`PERMISSIONS`] is in none.
     pub fn holds(self, permission: Permission) -> bool {
-        self.0 & (1 << permission.index()) != 0
+        let known = PERMISSIONS.get(permission.index());
+        known.is_some_and(|name| *name == permission.as_str())
+            && self.0 & (1 << permission.index()) != 0
     }
 
     pub fn names(self) -> Vec<&'static str> {

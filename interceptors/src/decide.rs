@@ -29,8 +29,10 @@ pub enum Verdict {
 pub enum Refusal {
     /// The policy does not let the peer in.
     Peer(Denial),
-    /// The method is for workloads, or for whoever proves an identity.
+    /// The method is for workloads of the mesh.
     NoWorkload,
+    /// The method is for whoever proves an identity.
+    NoIdentity,
     Permission(Permission),
 }
 
@@ -39,6 +41,7 @@ impl fmt::Display for Refusal {
         match self {
             Self::Peer(why) => why.fmt(f),
             Self::NoWorkload => f.write_str("the peer is no workload of the mesh"),
+            Self::NoIdentity => f.write_str("the peer proves no identity"),
             Self::Permission(missing) => write!(f, "the caller does not hold {missing}"),
         }
     }
@@ -49,16 +52,18 @@ pub fn decide(policy: &PolicyHandle, call: &Call) -> Verdict {
     if let Err(denial) = policy.admits(call) {
         return Verdict::Refused(Refusal::Peer(denial));
     }
-    let allowed = match call.principal() {
-        Principal::Public => true,
-        Principal::Peer => call.peer.verified.is_some(),
-        Principal::Workload => call.peer.class.is_some_and(PeerClass::is_workload),
-        Principal::Permission(needed) => return holds(call, needed),
+    let allowed = |allowed, refusal| match allowed {
+        true => Verdict::Allowed,
+        false => Verdict::Refused(refusal),
     };
-    if allowed {
-        Verdict::Allowed
-    } else {
-        Verdict::Refused(Refusal::NoWorkload)
+    match call.principal() {
+        Principal::Public => Verdict::Allowed,
+        Principal::Peer => allowed(call.peer.verified.is_some(), Refusal::NoIdentity),
+        Principal::Workload => {
+            let workload = call.peer.class.is_some_and(PeerClass::is_workload);
+            allowed(workload, Refusal::NoWorkload)
+        }
+        Principal::Permission(needed) => holds(call, needed),
     }
 }
 
@@ -78,12 +83,13 @@ pub(crate) fn refusal(call: &Call, why: &Refusal) -> Status {
     match why {
         Refusal::Peer(_) => peer_not_allowed(),
         Refusal::Permission(missing) => fault::missing_permission(missing.as_str()),
-        Refusal::NoWorkload => fault::status(
-            Code::PermissionDenied,
-            "PERMISSION_DENIED",
-            "only a workload of the mesh may do this",
-        ),
+        Refusal::NoWorkload => denied("only a workload of the mesh may do this"),
+        Refusal::NoIdentity => denied("only a peer that proves an identity may do this"),
     }
+}
+
+fn denied(message: &str) -> Status {
+    fault::status(Code::PermissionDenied, "PERMISSION_DENIED", message)
 }
 
 pub(crate) fn peer_not_allowed() -> Status {

@@ -19,7 +19,7 @@ CREATE TABLE audit_position (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
 INSERT INTO audit_position (id, last) VALUES (1, 0);
 ";
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     Info,

@@ -87,6 +87,11 @@ impl Trouble {
         self == Self::HungUp
     }
 
+    /// Whether nobody is there who could have answered.
+    pub(crate) fn is_absence(self) -> bool {
+        matches!(self, Self::Nobody | Self::NoSuchHost | Self::Silent)
+    }
+
     pub(crate) fn of(text: &str) -> Option<Self> {
         let mut signs = SIGNS.iter();
         signs.find(|(sign, _)| text.contains(sign)).map(|s| s.1)

@@ -180,7 +180,7 @@ fn functions_of(source: &Source) -> Vec<Function> {
 fn functions(sources: &[Source]) {
     let mut all: Vec<Function> = sources.iter().flat_map(functions_of).collect();
     all.sort_by_key(|f| f.length);
-    let at = |part: usize| all.get((all.len() * part / 100).min(all.len() - 1));
+    let at = |part: usize| all.get((all.len() * part / 100).min(all.len().saturating_sub(1)));
     let length = |part| at(part).map_or(0, |f| f.length);
     println!(
         "functions: {}, lines at median {}, p90 {}, most {}",
@@ -210,11 +210,9 @@ fn lengths(sources: &[Source]) {
 /// What a file imports of its own crate.
 fn imports(source: &Source, known: &BTreeMap<&str, &str>) -> BTreeSet<String> {
     let (package, own) = source.module.split_once('|').unwrap_or_default();
-    let text = source.lines.join("\n");
     let mut found = BTreeSet::new();
-    let uses = text.split("\nuse ").skip(1);
-    for tree in uses.filter_map(|u| u.split(';').next()) {
-        for path in paths(tree) {
+    for tree in use_trees(&source.lines) {
+        for path in paths(&tree) {
             if let Some(path) = absolute(&path, own) {
                 found.extend(longest(package, &path, known));
             }
@@ -224,9 +222,39 @@ fn imports(source: &Source, known: &BTreeMap<&str, &str>) -> BTreeSet<String> {
     found
 }
 
-/// The paths of a `use` tree, without their braces.
+/// What stands between `use` and `;`, of whatever visibility.
+fn use_trees(lines: &[String]) -> Vec<String> {
+    let mut trees = Vec::new();
+    let mut lines = lines.iter().map(|l| l.trim());
+    while let Some(line) = lines.next() {
+        let mut words = line;
+        for word in ["pub(crate) ", "pub(super) ", "pub "] {
+            words = words.strip_prefix(word).unwrap_or(words);
+        }
+        let Some(first) = words.strip_prefix("use ") else {
+            continue;
+        };
+        let mut tree = first.to_owned();
+        while !tree.ends_with(';') {
+            let Some(line) = lines.next() else { break };
+            tree.push(' ');
+            tree.push_str(line);
+        }
+        trees.push(tree.trim_end_matches(';').to_owned());
+    }
+    trees
+}
+
+/// The paths of a `use` tree, without their braces and other names.
 fn paths(tree: &str) -> Vec<String> {
-    let tree: String = tree.split_whitespace().collect();
+    let words: Vec<&str> = tree.split_whitespace().collect();
+    let alias = |at: usize| words[at] == "as" || (at > 0 && words[at - 1] == "as");
+    let kept = (0..words.len()).map(|at| match alias(at) {
+        // The name goes, and what closes or follows it stays.
+        true => words[at].trim_start_matches(|c: char| c.is_alphanumeric() || c == '_'),
+        false => words[at],
+    });
+    let tree: String = kept.collect();
     let (mut stack, mut prefix, mut word, mut all) =
         (Vec::new(), String::new(), String::new(), Vec::new());
     for letter in tree.chars() {
@@ -343,16 +371,20 @@ mod tests {
     }
 
     #[test]
+    fn uses_of_all_kinds_are_seen() {
+        let text =
+            "use crate::a;\npub use b::{\n    C, D,\n};\nfn f() {\n    use super::e as g;\n}\n";
+        let lines: Vec<String> = text.lines().map(str::to_owned).collect();
+        let all: Vec<String> = use_trees(&lines).iter().flat_map(|t| paths(t)).collect();
+        assert_eq!(all, ["crate::a", "b::C", "b::D", "super::e"]);
+    }
+
+    #[test]
     fn use_trees_are_taken_apart() {
         let tree = "crate::{a::{B, c::D}, e, self as f}";
         assert_eq!(
             paths(tree),
-            [
-                "crate::a::B",
-                "crate::a::c::D",
-                "crate::e",
-                "crate::selfasf"
-            ]
+            ["crate::a::B", "crate::a::c::D", "crate::e", "crate::self"]
         );
         let path = |text: &str| absolute(text, "x/y").unwrap().join("/");
         assert_eq!(path("super::z::W"), "x/z/W");

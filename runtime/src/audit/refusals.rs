@@ -1,7 +1,7 @@
 //! Repeated refusals, folded: whoever is refused as fast as its limit allows must not fill the audit
 //! list.
 //!
-//! The first refusal of a kind (caller, peer, method, result, reason) is a record at once. Those that
+//! The first refusal of a kind (event type, caller, peer, method, result, reason) is a record at once. Those that
 //! follow become one record a minute, with their number and when the first and the last of them came.
 //! An owner has room for so many kinds, and all of them together for so many; what is beyond is
 //! counted in one record that names what they have in common. So everything is counted somewhere, and
@@ -26,21 +26,24 @@ pub const REASON: &str = "reason";
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 enum Kind {
     One {
+        event_type: String,
         caller: String,
         peer: String,
         method: String,
         result: String,
         reason: String,
     },
-    /// Of an owner that has as many kinds as one may.
-    Owner(String),
-    /// Of anybody, while there is no room.
-    Anybody,
+    /// Of an owner that has as many kinds as one may, by event type.
+    Owner(String, String),
+    /// Of anybody, while there is no room, by event type.
+    Anybody(String),
 }
 
 #[derive(Debug)]
 struct Group {
-    /// What all of them have in common.
+    /// Who has room for one kind less.
+    owner: String,
+    /// What all that were counted in this window have in common.
     common: Record,
     count: u64,
     first_us: i64,
@@ -76,7 +79,7 @@ impl Refusals {
         }
         let mut group = Group::new(&record, now);
         let written = if matches!(kind, Kind::One { .. }) {
-            *self.owners.entry(owner(&record).to_owned()).or_default() += 1;
+            *self.owners.entry(group.owner.clone()).or_default() += 1;
             Some(record)
         } else {
             group.add(record);
@@ -102,7 +105,7 @@ impl Refusals {
             let goes_on = counted.is_some();
             due.extend(counted);
             if !goes_on && matches!(kind, Kind::One { .. }) {
-                forget(owners, owner(&group.common));
+                forget(owners, &group.owner);
             }
             goes_on
         });
@@ -121,6 +124,7 @@ impl Refusals {
 
     fn kind_of(&self, record: &Record) -> Kind {
         let one = Kind::One {
+            event_type: record.event_type.clone(),
             caller: record.caller.clone(),
             peer: record.peer.clone(),
             method: record.method.clone(),
@@ -131,9 +135,9 @@ impl Refusals {
         if self.groups.contains_key(&one) {
             one
         } else if self.owners.get(owner).copied().unwrap_or_default() >= KINDS_OF_AN_OWNER {
-            Kind::Owner(owner.to_owned())
+            Kind::Owner(owner.to_owned(), record.event_type.clone())
         } else if self.groups.len() >= KINDS {
-            Kind::Anybody
+            Kind::Anybody(record.event_type.clone())
         } else {
             one
         }
@@ -143,6 +147,7 @@ impl Refusals {
 impl Group {
     fn new(first: &Record, now: Instant) -> Self {
         Self {
+            owner: owner(first).to_owned(),
             common: first.clone(),
             count: 0,
             first_us: 0,
@@ -152,12 +157,15 @@ impl Group {
     }
 
     fn add(&mut self, record: Record) {
-        if self.count == 0 {
-            self.first_us = record.at_us;
-        }
-        self.count += 1;
         self.last_us = record.at_us;
+        self.count += 1;
+        if self.count == 1 {
+            self.first_us = record.at_us;
+            self.common = record;
+            return;
+        }
         let common = &mut self.common;
+        common.severity = common.severity.max(record.severity);
         for (kept, other) in [
             (&mut common.caller, record.caller),
             (&mut common.peer, record.peer),

@@ -99,6 +99,10 @@ fn another_caller_method_result_or_reason_is_another_kind() {
     let mut kinds = vec![
         base.clone(),
         base.clone().caller("user:bob"),
+        Record {
+            event_type: "authz.access.denied".to_owned(),
+            ..base.clone()
+        },
         base.clone().method("/train"),
         base.clone().result("NOT_FOUND"),
         base.clone().detail(REASON, "FOUR_EYES"),
@@ -177,4 +181,64 @@ fn several_results_are_called_refused() {
     let rest = s.refusals.rest();
     assert_eq!((rest.len(), count(&rest[0])), (1, 4));
     assert_eq!(rest[0].result, "REFUSED");
+}
+
+#[test]
+fn what_is_beyond_an_owners_room_keeps_its_type_and_the_gravest_severity() {
+    let mut s = Source::new();
+    for n in 0..KINDS_OF_AN_OWNER + 8 {
+        let mut record = s.call("user:eve", &format!("/{n}"), "PERMISSION_DENIED");
+        if n % 2 == 0 {
+            record.event_type = "authz.access.denied".to_owned();
+        }
+        if n == KINDS_OF_AN_OWNER + 4 {
+            record.severity = Severity::Critical;
+        }
+        s.refusals.take(record, s.now);
+    }
+    let mut rest = s.refusals.rest();
+    rest.sort_by(|a, b| a.event_type.cmp(&b.event_type));
+    let seen: Vec<_> = rest
+        .iter()
+        .map(|r| (r.event_type.as_str(), r.severity, count(r)))
+        .collect();
+    assert_eq!(
+        seen,
+        [
+            ("authz.access.denied", Severity::Critical, 4),
+            ("call", Severity::Warning, 4),
+        ]
+    );
+}
+
+#[test]
+fn what_one_minute_had_in_common_is_not_asked_of_the_next() {
+    let mut s = Source::new();
+    for n in 0..KINDS_OF_AN_OWNER {
+        s.refused("user:eve", &format!("/{n}"));
+    }
+    s.refused("user:eve", "/first");
+    s.refused("user:eve", "/second");
+    s.after(WINDOW);
+    assert!(s.refusals.due(s.now).iter().any(|r| r.method.is_empty()));
+    for n in 0..KINDS_OF_AN_OWNER {
+        s.refused("user:eve", &format!("/{n}"));
+    }
+    s.refused("user:eve", "/third");
+    s.after(WINDOW);
+    assert!(s.refusals.due(s.now).iter().any(|r| r.method == "/third"));
+}
+
+#[test]
+fn an_owner_gets_its_room_back_whatever_its_refusals_have_in_common() {
+    let mut s = Source::new();
+    for owner in ["eve", "mallory"] {
+        let record = s.call("peer:/gateway", "/reload", "UNAUTHENTICATED");
+        s.refusals.take(record.detail(OWNER, owner), s.now);
+    }
+    s.after(WINDOW);
+    s.refusals.due(s.now);
+    s.after(WINDOW);
+    s.refusals.due(s.now);
+    assert!(s.refusals.groups.is_empty() && s.refusals.owners.is_empty());
 }

@@ -372,7 +372,7 @@ impl Auth {
         }
         let root = authority.step(step, by, self.clock.now())?;
         // It is durable, and asking for it again would be out of order: what is left is made up for.
-        self.step_unrecorded.store(true, Ordering::Relaxed);
+        self.step_unrecorded.store(true, Ordering::Release);
         if let Err(e) = self.record_late_steps().await {
             tracing::warn!(error = %e, "a step of the roots is taken, and recorded late");
         }
@@ -381,9 +381,12 @@ impl Auth {
 
     /// Records a step that was taken and could not be recorded.
     pub(crate) async fn record_late_steps(&self) -> Result<(), AuthError> {
-        if self.step_unrecorded.load(Ordering::Relaxed) {
-            self.record_steps().await?;
-            self.step_unrecorded.store(false, Ordering::Relaxed);
+        // Taken back before the look: a step that comes meanwhile sets it again.
+        if self.step_unrecorded.swap(false, Ordering::AcqRel)
+            && let Err(e) = self.record_steps().await
+        {
+            self.step_unrecorded.store(true, Ordering::Release);
+            return Err(e);
         }
         Ok(())
     }

@@ -103,7 +103,7 @@ async fn a_cut_in_the_past_leaves_the_tokens_that_were_made_after_it() {
 }
 
 impl World {
-    /// One that was made on the authority's files, for a minute.
+    /// One that was made on the authority's files, for an hour.
     fn unrecorded(&self) -> JoinToken {
         let authority = self.auth.certificates().authority().unwrap();
         let (id, now) = (SpiffeId::new("tars.local", PATH), self.clock.now());
