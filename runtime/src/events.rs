@@ -82,25 +82,32 @@ impl<T: Clone> EventLog<T> {
     pub fn push(&self, item: T) -> u64 {
         let last = {
             let mut state = self.state.lock();
-            state.bytes += (self.room.of)(&item);
-            state.items.push_back(item);
-            state.last += 1;
-            self.trim(&mut state);
+            self.append(&mut state, item);
             state.last
         };
         self.changed.send_modify(|n| *n += 1);
         last
     }
 
-    fn trim(&self, state: &mut State<T>) {
-        let is_over = |state: &State<T>| {
-            state.items.len() > self.capacity
-                || state.items.len() > 1 && state.bytes > self.room.bytes
-        };
-        while is_over(state) {
-            if let Some(oldest) = state.items.pop_front() {
-                state.bytes -= (self.room.of)(&oldest);
-            }
+    fn append(&self, state: &mut State<T>, item: T) {
+        state.bytes += (self.room.of)(&item);
+        state.items.push_back(item);
+        state.last += 1;
+        while state.items.len() > self.capacity {
+            self.forget_oldest(state);
+        }
+        self.shrink(state, self.room.bytes);
+    }
+
+    fn shrink(&self, state: &mut State<T>, bytes: usize) {
+        while state.items.len() > 1 && state.bytes > bytes {
+            self.forget_oldest(state);
+        }
+    }
+
+    fn forget_oldest(&self, state: &mut State<T>) {
+        if let Some(oldest) = state.items.pop_front() {
+            state.bytes -= (self.room.of)(&oldest);
         }
     }
 
@@ -120,6 +127,28 @@ impl<T: Clone> EventLog<T> {
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// Ends the log with a last event; one that has ended stays as it is.
+    pub fn close_with(&self, item: T) {
+        {
+            let mut state = self.state.lock();
+            if std::mem::replace(&mut state.closed, true) {
+                return;
+            }
+            self.append(&mut state, item);
+        }
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    /// The bytes of the events that are kept.
+    pub fn bytes(&self) -> usize {
+        self.state.lock().bytes
+    }
+
+    /// Forgets the oldest events until the others have at most so many bytes; the newest one stays.
+    pub fn shrink_to(&self, bytes: usize) {
+        self.shrink(&mut self.state.lock(), bytes);
     }
 
     pub fn is_closed(&self) -> bool {
@@ -251,6 +280,35 @@ mod tests {
             log.push("ab".to_owned());
         }
         assert_eq!(log.read(0).unwrap_err(), Trimmed { first_kept: 8 });
+    }
+
+    #[tokio::test]
+    async fn a_log_shrinks_to_what_it_may_have_and_keeps_the_newest() {
+        let room = Room {
+            bytes: 100,
+            of: String::len,
+        };
+        let log = EventLog::new(100).with_room(room);
+        for _ in 0..5 {
+            log.push("ab".to_owned());
+        }
+        log.shrink_to(5);
+        assert_eq!((log.bytes(), log.last()), (4, 5));
+        assert_eq!(log.read(2).unwrap_err(), Trimmed { first_kept: 4 });
+        log.shrink_to(0);
+        assert_eq!(log.bytes(), 2);
+        let mut reader = log.read(4).unwrap();
+        assert_eq!(reader.next().await.unwrap(), Some((5, "ab".to_owned())));
+    }
+
+    #[tokio::test]
+    async fn a_log_has_one_last_event() {
+        let log = EventLog::new(10);
+        log.close_with("end");
+        log.close_with("another");
+        let mut reader = log.read(0).unwrap();
+        assert_eq!(reader.next().await.unwrap(), Some((1, "end")));
+        assert_eq!(reader.next().await.unwrap(), None);
     }
 
     #[tokio::test]

@@ -19,4 +19,5 @@ pub mod ports;
 pub mod seeds;
 pub mod shares;
 pub mod stream;
+pub mod tasks;
 pub mod trace;

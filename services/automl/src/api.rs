@@ -268,6 +268,10 @@ impl study_service_server::StudyService for Api {
             };
             return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
         }
+        if view.row.state != State::Running {
+            // Whatever ended it could not say so.
+            watched.log.close_with(StudyEvent::Ended);
+        }
         let trimmed = |e: tars_runtime::events::Trimmed| {
             fault::status(Code::OutOfRange, "TRIMMED", &e.to_string())
         };

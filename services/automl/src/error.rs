@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 use tars_interceptors::store;
 use tars_peers::PeerError;
 use tars_proto::{fault, params::NotScalar};
-use tars_runtime::db::Corrupt;
+use tars_runtime::{db::Corrupt, tasks::Lost};
 use tars_search::SpaceError;
 use tonic::{Code, Status};
 
@@ -43,6 +43,8 @@ pub enum AutomlError {
     Io(#[from] io::Error),
     #[error("a worker stopped")]
     Worker,
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl From<AutomlError> for Status {
@@ -65,7 +67,7 @@ impl From<AutomlError> for Status {
             AutomlError::Call(error) => error.into(),
             AutomlError::Corrupt(row) => store::corrupt(&row),
             AutomlError::Store(e) => store::failed(&e),
-            AutomlError::Io(_) | AutomlError::Worker => {
+            AutomlError::Io(_) | AutomlError::Worker | AutomlError::Lost(_) => {
                 tracing::error!(error = text, "automl failed");
                 fault::internal()
             }

@@ -81,7 +81,7 @@ impl Automl {
 
     /// Writes that a study has failed, however long the database does not take it: until then it says
     /// that it is running, and the next start would run it again.
-    async fn write_failure(&self, study: Uuid, error: &str) {
+    async fn write_failure(self: &Arc<Self>, study: Uuid, error: &str) {
         let mut accesses = Accesses::new(self.pacing);
         while let Err(e) = self.fail_study(study, error).await {
             tracing::error!(%study, error = ?e, "the end of a study could not be stored");
@@ -127,7 +127,7 @@ impl Automl {
     /// A trial that runs by its row and that nobody has begun here, else a new one: the process
     /// stopped while it ran, or its row was written and that was not heard.
     async fn next_trial(
-        &self,
+        self: &Arc<Self>,
         study: &StudyRow,
         begun: &HashSet<u32>,
     ) -> Result<TrialRow, AutomlError> {
@@ -142,7 +142,7 @@ impl Automl {
     }
 
     async fn run_trial(
-        &self,
+        self: &Arc<Self>,
         study: &StudyRow,
         trial: TrialRow,
         watched: &Watched,
@@ -160,7 +160,7 @@ impl Automl {
 
     /// Trains, again while there is no room or no trainer, until there is an outcome.
     async fn train_patiently(
-        &self,
+        self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
         watched: &Watched,
@@ -184,7 +184,7 @@ impl Automl {
 
     /// One training run, followed to its end.
     async fn train(
-        &self,
+        self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
         watched: &Watched,

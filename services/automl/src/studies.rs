@@ -8,10 +8,11 @@ use crate::{
 };
 use sqlx::SqliteConnection;
 use std::sync::Arc;
-use tars_interceptors::call::in_current_trace;
 use tars_runtime::{
     audit::{self, Record},
+    db::Write,
     page,
+    tasks::to_the_end,
     trace::{self, Tracer},
 };
 use tars_search::{Direction, Observation, Pruner, Sampler, Space};
@@ -81,16 +82,29 @@ impl Automl {
         tracer: &Tracer,
     ) -> Result<StudyRow, AutomlError> {
         let (this, tracer) = (Arc::clone(self), tracer.clone());
-        let work = async move {
+        to_the_end(async move {
             let turn = Arc::clone(&this.running).try_acquire_owned();
             let turn = turn.map_err(|_| AutomlError::Busy)?;
             let row = this.create_study(new).await?;
             this.run_in_background(row.clone(), Some(turn), &tracer);
             Ok(row)
-        };
-        tokio::spawn(in_current_trace(work))
-            .await
-            .map_err(|_| AutomlError::Worker)?
+        })
+        .await
+    }
+
+    /// Commits and does what follows from it, both also when the call that asked for it is dropped.
+    async fn commit(
+        self: &Arc<Self>,
+        tx: Write,
+        then: impl FnOnce(&Self) + Send + 'static,
+    ) -> Result<(), AutomlError> {
+        let this = Arc::clone(self);
+        to_the_end(async move {
+            tx.commit().await?;
+            then(&this);
+            Ok(())
+        })
+        .await
     }
 
     pub(crate) async fn create_study(&self, new: NewStudy) -> Result<StudyRow, AutomlError> {
@@ -203,7 +217,7 @@ impl Automl {
     }
 
     /// The next trial of a study, with its parameters.
-    pub(crate) async fn ask(&self, study: &StudyRow) -> Result<TrialRow, AutomlError> {
+    pub(crate) async fn ask(self: &Arc<Self>, study: &StudyRow) -> Result<TrialRow, AutomlError> {
         loop {
             let trials = self.store.all_trials(study.id).await?;
             let number = u32::try_from(trials.len()).unwrap_or(u32::MAX);
@@ -226,21 +240,23 @@ impl Automl {
             let mut tx = self.store.begin("trials.ask").await?;
             expect_running(&mut tx, study.id).await?;
             if store::insert_trial(&mut tx, &row).await? {
-                tx.commit().await?;
-                self.announce(&row);
+                let event = row.clone();
+                self.commit(tx, move |this| this.announce(event)).await?;
                 return Ok(row);
             }
         }
     }
 
-    fn announce(&self, row: &TrialRow) {
-        self.watched(row.study_id)
-            .log
-            .push(StudyEvent::Trial(Box::new(row.clone())));
+    fn announce(&self, row: TrialRow) {
+        let study = row.study_id;
+        self.watched.push(study, StudyEvent::Trial(Box::new(row)));
     }
 
     /// Starts a trial again that was running when the process stopped.
-    pub(crate) async fn restart_trial(&self, mut row: TrialRow) -> Result<TrialRow, AutomlError> {
+    pub(crate) async fn restart_trial(
+        self: &Arc<Self>,
+        mut row: TrialRow,
+    ) -> Result<TrialRow, AutomlError> {
         row.attempt += 1;
         row.intermediate.clear();
         let mut tx = self.store.begin("trials.restart").await?;
@@ -249,14 +265,14 @@ impl Automl {
             let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
             return Err(AutomlError::TrialEnded(now.state.as_str()));
         }
-        tx.commit().await?;
-        self.announce(&row);
+        let event = row.clone();
+        self.commit(tx, move |this| this.announce(event)).await?;
         Ok(row)
     }
 
     /// Records an intermediate value; a step that is there already keeps its value.
     pub(crate) async fn report(
-        &self,
+        self: &Arc<Self>,
         study: &StudyRow,
         number: u32,
         step: u64,
@@ -280,8 +296,8 @@ impl Automl {
         store::update_running_trial(&mut tx, &row).await?;
         // Read before the commit: what is durable is not answered as a failure.
         let others = store::trials_in(&mut tx, study.id).await?;
-        tx.commit().await?;
-        self.announce(&row);
+        let event = row.clone();
+        self.commit(tx, move |this| this.announce(event)).await?;
         let others: Vec<&[(u64, f64)]> = others
             .iter()
             .filter(|t| t.state == TrialState::Complete)
@@ -294,7 +310,7 @@ impl Automl {
 
     /// Ends a trial, and its study with the last. The same end twice is the same as once.
     pub(crate) async fn tell(
-        &self,
+        self: &Arc<Self>,
         study: &StudyRow,
         number: u32,
         state: TrialState,
@@ -305,11 +321,14 @@ impl Automl {
         let mut row = store::trial_in(&mut tx, study.id, number).await?;
         if row.state != TrialState::Running {
             let same = row.state == state && row.score == score;
-            return if same {
-                Ok(row)
-            } else {
-                Err(AutomlError::TrialEnded(row.state.as_str()))
-            };
+            if !same {
+                return Err(AutomlError::TrialEnded(row.state.as_str()));
+            }
+            // The end of its study may have been committed and not answered.
+            if store::study_state(&mut tx, study.id).await? != StudyState::Running {
+                self.watched.end(study.id);
+            }
+            return Ok(row);
         }
         row.state = state;
         row.score = score;
@@ -318,22 +337,24 @@ impl Automl {
         store::update_running_trial(&mut tx, &row).await?;
         let full = store::count_ended(&mut tx, study.id).await? >= i64::from(study.n_trials);
         let ended = full && self.finish_in(&mut tx, study.id).await?;
-        tx.commit().await?;
-        self.announce(&row);
-        if ended {
-            self.announce_end(study.id);
-        }
+        let event = row.clone();
+        let then = move |this: &Self| {
+            let study = event.study_id;
+            this.announce(event);
+            if ended {
+                this.watched.end(study);
+            }
+        };
+        self.commit(tx, then).await?;
         Ok(row)
     }
 
     /// Ends a study whose trials have all ended.
-    pub(crate) async fn finish(&self, id: Uuid) -> Result<(), AutomlError> {
+    pub(crate) async fn finish(self: &Arc<Self>, id: Uuid) -> Result<(), AutomlError> {
         let mut tx = self.store.begin("studies.end").await?;
-        if self.finish_in(&mut tx, id).await? {
-            tx.commit().await?;
-            self.announce_end(id);
-        }
-        Ok(())
+        self.finish_in(&mut tx, id).await?;
+        // Watchers are told also of an end whose commit was not answered.
+        self.commit(tx, move |this| this.watched.end(id)).await
     }
 
     /// Completed, or failed when none of its trials is complete; false when it has ended already.
@@ -366,35 +387,35 @@ impl Automl {
     }
 
     /// Ends a study that cannot go on.
-    pub(crate) async fn fail_study(&self, id: Uuid, error: &str) -> Result<(), AutomlError> {
+    pub(crate) async fn fail_study(
+        self: &Arc<Self>,
+        id: Uuid,
+        error: &str,
+    ) -> Result<(), AutomlError> {
         let mut tx = self.store.begin("studies.end").await?;
         let state = StudyState::Failed;
-        if self.end_in(&mut tx, id, state, error, "automl").await? {
-            tx.commit().await?;
-            self.announce_end(id);
-        }
-        Ok(())
-    }
-
-    fn announce_end(&self, id: Uuid) {
-        let watched = self.watched(id);
-        watched.log.push(StudyEvent::Ended);
-        watched.log.close();
+        self.end_in(&mut tx, id, state, error, "automl").await?;
+        self.commit(tx, move |this| this.watched.end(id)).await
     }
 
     /// Stops a study. One that has ended stays as it is.
-    pub(crate) async fn cancel(&self, id: Uuid, by: &str) -> Result<StudyView, AutomlError> {
+    pub(crate) async fn cancel(
+        self: &Arc<Self>,
+        id: Uuid,
+        by: &str,
+    ) -> Result<StudyView, AutomlError> {
         let mut tx = self.store.begin("studies.cancel").await?;
         let state = StudyState::Cancelled;
-        let ended = self.end_in(&mut tx, id, state, "", by).await?;
+        self.end_in(&mut tx, id, state, "", by).await?;
         let row = store::study_in(&mut tx, id).await?;
         let trials = store::trials_in(&mut tx, id).await?;
-        tx.commit().await?;
-        if ended {
-            self.announce_end(id);
-        }
-        // Whoever runs its trials hears it, also when an earlier try was committed and not answered.
-        self.watched.cancel(id);
+        // Whoever watches it or runs its trials hears it, also when an earlier try was committed and
+        // not answered.
+        let then = move |this: &Self| {
+            this.watched.end(id);
+            this.watched.cancel(id);
+        };
+        self.commit(tx, then).await?;
         Ok(StudyView::of(row, trials))
     }
 }
@@ -436,3 +457,6 @@ fn observation(trial: TrialRow) -> Option<Observation> {
         score,
     })
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,6 +3,9 @@
 //! There is room for so many logs. One that somebody has in hand stays, whatever the number: the run
 //! of a study must hear that it is cancelled, and a watcher what happens. Of the others the log of a
 //! study that has ended goes before that of one whose trials its caller runs.
+//!
+//! All logs together have so many bytes. When there are more, the largest log forgets the older half
+//! of its events, so that whoever fills many logs makes those smaller and not the others.
 
 use crate::store::TrialRow;
 use parking_lot::Mutex;
@@ -22,6 +25,8 @@ use uuid::Uuid;
 const EVENTS: usize = 4096;
 /// A trial has as many values as its caller reports, and each report is an event with all of them.
 const EVENT_BYTES: usize = 2 << 20;
+/// The events of all logs together, whoever has them in hand.
+const ALL_BYTES: usize = 32 << 20;
 const KEPT: usize = 128;
 
 #[derive(Debug, Clone)]
@@ -109,10 +114,40 @@ impl AllWatched {
         Arc::clone(all.entry(id).or_default())
     }
 
+    /// Adds an event to a study's log.
+    pub(crate) fn push(&self, id: Uuid, event: StudyEvent) {
+        self.of(id).log.push(event);
+        bound(&self.0.lock(), ALL_BYTES);
+    }
+
+    /// Ends a study's log, once. Where there is none nobody watches, and the next watcher is told.
+    pub(crate) fn end(&self, id: Uuid) {
+        if let Some(watched) = self.0.lock().get(&id) {
+            watched.log.close_with(StudyEvent::Ended);
+        }
+    }
+
     /// Tells whoever runs a study that it is cancelled.
     pub(crate) fn cancel(&self, id: Uuid) {
         if let Some(watched) = self.0.lock().get(&id) {
             watched.cancel();
+        }
+    }
+}
+
+/// Shrinks the largest logs until all have at most so many bytes, or one event each.
+fn bound(all: &HashMap<Uuid, Arc<Watched>>, bytes: usize) {
+    loop {
+        let sizes = || all.values().map(|w| (w.log.bytes(), w));
+        if sizes().map(|(size, _)| size).sum::<usize>() <= bytes {
+            return;
+        }
+        let Some((size, largest)) = sizes().max_by_key(|(size, _)| *size) else {
+            return;
+        };
+        largest.log.shrink_to(size / 2);
+        if largest.log.bytes() == size {
+            return;
         }
     }
 }
@@ -164,20 +199,8 @@ mod tests {
     #[test]
     fn a_caller_that_reports_a_lot_holds_no_more_memory_than_a_log_may() {
         let watched = Watched::default();
-        let report = |n: u64| TrialRow {
-            study_id: Uuid::nil(),
-            number: 0,
-            state: TrialState::Running,
-            parameters: [("x".to_owned(), Value::Number(0.5))].into(),
-            score: None,
-            intermediate: (0..n).map(|step| (step, 0.5)).collect(),
-            attempt: 1,
-            error: String::new(),
-            started_us: 1,
-            ended_us: None,
-        };
         for n in 0..1000 {
-            let event = StudyEvent::Trial(Box::new(report(n)));
+            let event = report(n);
             assert!(event.bytes() >= 16 * n as usize);
             watched.log.push(event);
         }
@@ -189,10 +212,54 @@ mod tests {
         // What a study that the server runs says fits, from the first trial to the last.
         let watched = Watched::default();
         for n in 0..1200 {
-            let event = StudyEvent::Trial(Box::new(report(n % 12)));
-            watched.log.push(event);
+            watched.log.push(report(n % 12));
         }
         assert!(watched.log.read(0).is_ok());
+    }
+
+    fn report(steps: u64) -> StudyEvent {
+        StudyEvent::Trial(Box::new(TrialRow {
+            study_id: Uuid::nil(),
+            number: 0,
+            state: TrialState::Running,
+            parameters: [("x".to_owned(), Value::Number(0.5))].into(),
+            score: None,
+            intermediate: (0..steps).map(|step| (step, 0.5)).collect(),
+            attempt: 1,
+            error: String::new(),
+            started_us: 1,
+            ended_us: None,
+        }))
+    }
+
+    #[test]
+    fn a_caller_that_fills_many_logs_has_bounded_memory_and_shrinks_no_other_log() {
+        let all = AllWatched::default();
+        let sum = || -> usize { all.0.lock().values().map(|w| w.log.bytes()).sum() };
+        let (honest, many) = (Uuid::now_v7(), [(); 40].map(|()| Uuid::now_v7()));
+        let (in_hand, _hands) = (all.of(honest), many.map(|id| all.of(id)));
+        for n in 0..300 {
+            all.push(honest, report(n % 12));
+        }
+        for _ in 0..150 {
+            for id in many {
+                all.push(id, report(1000));
+                assert!(sum() <= ALL_BYTES);
+            }
+        }
+        assert!(sum() > ALL_BYTES / 2, "the logs are full");
+        assert!(in_hand.log.read(0).is_ok(), "a small log is whole");
+    }
+
+    #[test]
+    fn a_study_ends_once_and_makes_no_log_for_it() {
+        let (all, id) = (AllWatched::default(), Uuid::now_v7());
+        all.end(id);
+        assert!(!has(&all, id));
+        let watched = all.of(id);
+        all.end(id);
+        all.end(id);
+        assert!(watched.log.is_closed() && watched.log.last() == 1);
     }
 
     #[test]

@@ -55,25 +55,30 @@ impl HyperSync {
     }
 
     async fn assess(&self, id: Uuid) {
-        let Ok(_turn) = self.assessing.acquire().await else {
-            return;
-        };
         let mut pauses = Pauses::new(self.pacing);
-        while let Err(error) = self.try_assess(id).await {
+        loop {
+            let Ok(turn) = self.assessing.acquire().await else {
+                return;
+            };
+            let Err(error) = self.try_assess(id, &pauses).await else {
+                return;
+            };
+            // Others have their turn meanwhile.
+            drop(turn);
             tracing::warn!(proposal = %id, ?error, "assessing waits");
             tokio::time::sleep(pauses.after(&error)).await;
         }
     }
 
-    /// An error that passes is for another try, as is one that cannot be written; another is what the
-    /// assessment ended with.
-    async fn try_assess(&self, id: Uuid) -> Result<(), HyperSyncError> {
+    /// An error that passes is for another try while there is patience, as is one that cannot be
+    /// written; another is what the assessment ended with.
+    async fn try_assess(&self, id: Uuid, pauses: &Pauses) -> Result<(), HyperSyncError> {
         let proposal = self.get(id).await?;
         if proposal.assessed() != Assessment::Pending {
             return Ok(());
         }
         match self.measure(&proposal, Purpose::Assessment).await {
-            Err(error) if error.failure().is_some_and(Failure::is_passing) => Err(error),
+            Err(error) if is_passing(&error) && pauses.is_patient() => Err(error),
             measured => self.assessed(id, measured).await,
         }
     }
@@ -100,4 +105,8 @@ impl HyperSync {
         self.announce();
         Ok(())
     }
+}
+
+fn is_passing(error: &HyperSyncError) -> bool {
+    error.failure().is_some_and(Failure::is_passing)
 }

@@ -10,11 +10,13 @@ use crate::{
     proposals::expect,
     store::{self, Proposal, State},
 };
-use std::{collections::HashSet, sync::Arc};
+use futures_util::future::join_all;
+use parking_lot::Mutex;
+use std::{collections::HashMap, sync::Arc};
 use tars_credentials::Caller;
 use tars_proto::orchestration::v1::HoldAgentRequest;
-use tars_runtime::trace::Tracer;
-use tokio::sync::Mutex;
+use tars_runtime::{tasks::to_the_end, trace::Tracer};
+use tokio::sync::Mutex as Turn;
 use uuid::Uuid;
 
 /// How a proposal that needs attention goes on.
@@ -24,9 +26,17 @@ pub(crate) enum Resolution {
     KeepLive,
 }
 
-/// The proposals that need attention and whose agents are known to be held. Whoever decides about one,
-/// or takes its hold, has the lock.
-pub(crate) type Held = Mutex<HashSet<Uuid>>;
+/// By agent, the proposal that needs attention and for which the agent is known to be held. Whoever
+/// decides about it, or takes its hold, has the agent's turn; other agents do not wait for that.
+#[derive(Debug, Default)]
+pub(crate) struct Held(Mutex<HashMap<String, Arc<Turn<Option<Uuid>>>>>);
+
+impl Held {
+    fn of(&self, agent: &str) -> Arc<Turn<Option<Uuid>>> {
+        let mut agents = self.0.lock();
+        Arc::clone(agents.entry(agent.to_owned()).or_default())
+    }
+}
 
 impl HyperSync {
     /// Keeps the agents of proposals that need attention held, for as long as the service is there.
@@ -54,18 +64,24 @@ impl HyperSync {
 
     /// Takes every hold that is missing, also when one of them cannot be had; the last error is told.
     async fn take_holds(&self) -> Result<(), HyperSyncError> {
-        let mut held = self.held.lock().await;
-        let mut result = Ok(());
-        for proposal in self.store.needing_attention().await? {
-            if held.contains(&proposal.id) {
-                continue;
-            }
-            match self.hold(&proposal).await {
-                Ok(()) => drop(held.insert(proposal.id)),
-                Err(e) => result = Err(e),
-            }
+        let waiting = self.store.needing_attention().await?;
+        let taken = join_all(waiting.iter().map(|seen| self.take_hold(seen))).await;
+        taken.into_iter().rfind(Result::is_err).unwrap_or(Ok(()))
+    }
+
+    async fn take_hold(&self, seen: &Proposal) -> Result<(), HyperSyncError> {
+        let turn = self.held.of(&seen.agent_id);
+        let mut held = turn.lock().await;
+        if *held == Some(seen.id) {
+            return Ok(());
         }
-        result
+        // Somebody may have decided before it was this one's turn.
+        let proposal = self.get(seen.id).await?;
+        if proposal.state == State::NeedsAttention {
+            self.hold(&proposal).await?;
+            *held = Some(proposal.id);
+        }
+        Ok(())
     }
 
     /// Holds the agent with whatever is live until a person has decided.
@@ -87,8 +103,8 @@ impl HyperSync {
         reason: String,
         tracer: &Tracer,
     ) -> Result<Proposal, HyperSyncError> {
-        let (by, tracer) = (caller.label.clone(), tracer.clone());
-        self.to_the_end(async move |this| {
+        let (this, by, tracer) = (Arc::clone(self), caller.label.clone(), tracer.clone());
+        to_the_end(async move {
             let proposal = this.begin_resolve(&by, id, resolution, reason).await?;
             if proposal.state.is_driven() {
                 this.run_in_background(proposal.clone(), &tracer);
@@ -105,11 +121,13 @@ impl HyperSync {
         resolution: Resolution,
         reason: String,
     ) -> Result<Proposal, HyperSyncError> {
-        let mut held = self.held.lock().await;
+        let seen = self.get(id).await?;
+        let turn = self.held.of(&seen.agent_id);
+        let mut held = turn.lock().await;
         let seen = self.get(id).await?;
         expect(&seen, State::NeedsAttention)?;
         // From here on the hold may be gone, whatever the outcome.
-        held.remove(&id);
+        *held = None;
         let decided = match resolution {
             Resolution::RollBack => self.write_decision(by, id, resolution, reason).await,
             Resolution::KeepLive => match self.settle(&seen, None).await {

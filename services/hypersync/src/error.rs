@@ -6,7 +6,7 @@ use tars_interceptors::store;
 use tars_learn::hyper::Wrong;
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar};
-use tars_runtime::db::Corrupt;
+use tars_runtime::{db::Corrupt, tasks::Lost};
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 use uuid::Uuid;
@@ -68,8 +68,8 @@ pub enum HyperSyncError {
     Io(#[from] io::Error),
     #[error("an answer lacks {0}")]
     Answer(&'static str),
-    #[error("a worker stopped")]
-    Worker,
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl HyperSyncError {
@@ -106,7 +106,7 @@ impl From<HyperSyncError> for Status {
             E::Call(error) => error.into(),
             E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
-            E::Io(_) | E::Answer(_) | E::NotScalar(_) | E::NoWay { .. } | E::Worker => {
+            E::Io(_) | E::Answer(_) | E::NotScalar(_) | E::NoWay { .. } | E::Lost(_) => {
                 tracing::error!(error = text, "hypersync failed");
                 fault::internal()
             }

@@ -73,6 +73,8 @@ pub(crate) enum Trouble {
     LosesAnswer,
     /// Somebody else makes this value live before it.
     Overtaken(f64),
+    /// It is never answered.
+    Hangs,
 }
 
 /// Where the process dies: before or after the effect of a call, by its number.
@@ -225,6 +227,7 @@ impl World {
         let trouble = self.take_trouble(call);
         match &trouble {
             Some(Trouble::Fails(status)) => return Err(status.clone().into()),
+            Some(Trouble::Hangs) => return pending().await,
             Some(Trouble::Overtaken(value)) => drop(self.kept.lock().set(gamma(*value))),
             Some(Trouble::LosesAnswer) | None => {}
         }
@@ -351,6 +354,18 @@ impl Rig {
         Self::start_dying(None).await
     }
 
+    /// One whose pauses are that long.
+    pub(crate) async fn start_pausing(pause: Duration) -> Self {
+        let mut rig = Self::start().await;
+        let pacing = Pacing {
+            first: pause,
+            longest: pause,
+            ..PACING
+        };
+        rig.service = open(rig.dir.path(), &rig.world, rig.clock.clone(), pacing).await;
+        rig
+    }
+
     pub(crate) async fn start_dying(death: Option<Death>) -> Self {
         let kept = Kept {
             live: gamma(0.95),
@@ -375,7 +390,7 @@ impl Rig {
     }
 
     async fn open(dir: Arc<tempfile::TempDir>, world: Arc<World>, clock: Clock) -> Self {
-        let service = open(dir.path(), &world, clock.clone()).await;
+        let service = open(dir.path(), &world, clock.clone(), PACING).await;
         Self {
             dir,
             world,
@@ -445,19 +460,20 @@ impl Rig {
     }
 }
 
-async fn open(dir: &Path, world: &Arc<World>, clock: Clock) -> Arc<HyperSync> {
+/// What lasts longer than three tries is not waited for.
+const PACING: Pacing = Pacing {
+    first: Duration::from_micros(100),
+    longest: Duration::from_micros(200),
+    patience: Duration::from_micros(500),
+    busy: Duration::from_micros(100),
+};
+
+async fn open(dir: &Path, world: &Arc<World>, clock: Clock, pacing: Pacing) -> Arc<HyperSync> {
     let handle = Arc::new(Handle(Arc::clone(world)));
     let peers = Peers {
         for_caller: handle.clone(),
         agents: handle.clone(),
         trainer: handle,
-    };
-    // What lasts longer than three tries is not waited for.
-    let pacing = Pacing {
-        first: Duration::from_micros(100),
-        longest: Duration::from_micros(200),
-        patience: Duration::from_micros(500),
-        busy: Duration::from_micros(100),
     };
     HyperSync::open_paced(dir, peers, clock, pacing)
         .await

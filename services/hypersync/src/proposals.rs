@@ -11,12 +11,12 @@ use std::{
     time::Duration,
 };
 use tars_credentials::Caller;
-use tars_interceptors::call::in_current_trace;
 use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
     db::Write,
     page,
+    tasks::to_the_end,
     trace::{self, Tracer},
 };
 use uuid::Uuid;
@@ -57,11 +57,22 @@ impl HyperSync {
     /// counts as the proposer. What the agent has moved away from is not approved, and what was not
     /// assessed only by who says so.
     pub(crate) async fn decide(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         id: Uuid,
         decision: Decision,
         reason: &str,
+    ) -> Result<Proposal, HyperSyncError> {
+        let (this, caller, reason) = (Arc::clone(self), caller.clone(), reason.to_owned());
+        to_the_end(async move { this.do_decide(&caller, id, decision, reason).await }).await
+    }
+
+    async fn do_decide(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+        decision: Decision,
+        reason: String,
     ) -> Result<Proposal, HyperSyncError> {
         let seen = self.get(id).await?;
         if seen.proposer_owner == caller.owner_id {
@@ -76,7 +87,7 @@ impl HyperSync {
         expect(&proposal, State::PendingApproval)?;
         proposal.decided_by = caller.label.clone();
         proposal.decided_us = Some(self.clock.now_us());
-        reason.clone_into(&mut proposal.reason);
+        proposal.reason = reason;
         let (next, kind) = match decision {
             Decision::Approve { without_assessment } => {
                 store::unchanged(&mut tx, &proposal).await?;
@@ -96,10 +107,20 @@ impl HyperSync {
 
     /// Takes back what is not being applied yet.
     pub(crate) async fn withdraw(
-        &self,
+        self: &Arc<Self>,
         caller: &Caller,
         id: Uuid,
         reason: &str,
+    ) -> Result<Proposal, HyperSyncError> {
+        let (this, caller, reason) = (Arc::clone(self), caller.clone(), reason.to_owned());
+        to_the_end(async move { this.do_withdraw(&caller, id, reason).await }).await
+    }
+
+    async fn do_withdraw(
+        &self,
+        caller: &Caller,
+        id: Uuid,
+        reason: String,
     ) -> Result<Proposal, HyperSyncError> {
         let mut tx = self.store.begin("proposals.withdraw").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
@@ -111,7 +132,7 @@ impl HyperSync {
             return Err(HyperSyncError::NotWithdrawable(proposal.state));
         }
         if !reason.is_empty() {
-            reason.clone_into(&mut proposal.reason);
+            proposal.reason = reason;
         }
         let kind = "hypersync.withdrawn";
         self.write(tx, &mut proposal, State::Withdrawn, kind, &caller.label)
@@ -127,8 +148,8 @@ impl HyperSync {
         id: Uuid,
         tracer: &Tracer,
     ) -> Result<Proposal, HyperSyncError> {
-        let (by, tracer) = (caller.label.clone(), tracer.clone());
-        self.to_the_end(async move |this| {
+        let (this, by, tracer) = (Arc::clone(self), caller.label.clone(), tracer.clone());
+        to_the_end(async move {
             let proposal = this.begin_apply(&by, id).await?;
             this.run_in_background(proposal.clone(), &tracer);
             Ok(proposal)
@@ -148,20 +169,6 @@ impl HyperSync {
         self.write(tx, &mut proposal, State::Applying, "hypersync.applying", by)
             .await?;
         Ok(proposal)
-    }
-
-    /// Runs what must not stop in the middle when its call is dropped.
-    pub(crate) async fn to_the_end<T, F>(
-        self: &Arc<Self>,
-        work: impl FnOnce(Arc<Self>) -> F,
-    ) -> Result<T, HyperSyncError>
-    where
-        T: Send + 'static,
-        F: Future<Output = Result<T, HyperSyncError>> + Send + 'static,
-    {
-        tokio::spawn(in_current_trace(work(Arc::clone(self))))
-            .await
-            .map_err(|_| HyperSyncError::Worker)?
     }
 
     /// Refuses what was made against another version than the live one, and what meets a change

@@ -20,6 +20,7 @@ use tars_proto::{
 };
 use tars_runtime::{
     audit,
+    tasks::to_the_end,
     trace::{self, Tracer},
 };
 use uuid::Uuid;
@@ -54,8 +55,8 @@ impl HyperSync {
             ..draft(finding, caller, self.clock.now_us())
         };
         // What is written is assessed, also when whoever asked is gone.
-        let tracer = tracer.clone();
-        self.to_the_end(async move |this| {
+        let (this, tracer) = (Arc::clone(self), tracer.clone());
+        to_the_end(async move {
             this.write_new(&proposal).await?;
             this.assess_in_background(&proposal, &tracer);
             Ok(proposal)

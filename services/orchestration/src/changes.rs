@@ -17,9 +17,11 @@ use crate::{
 };
 use sqlx::SqliteConnection;
 use std::{collections::BTreeSet, sync::Arc};
-use tars_interceptors::call::in_current_trace;
 use tars_learn::hyper::{Value, Values};
-use tars_runtime::audit::{self, Record, Severity};
+use tars_runtime::{
+    audit::{self, Record, Severity},
+    tasks::to_the_end,
+};
 
 /// Somebody changes an agent directly.
 #[derive(Debug, Clone)]
@@ -74,15 +76,6 @@ pub(crate) struct Drifted {
     pub(crate) name: String,
     pub(crate) approved: Option<Value>,
     pub(crate) live: Option<Value>,
-}
-
-/// Runs a change to its end, also when the call that asked for it is dropped.
-pub(crate) async fn to_the_end<T: Send + 'static>(
-    work: impl Future<Output = Result<T, OrchestrationError>> + Send + 'static,
-) -> Result<T, OrchestrationError> {
-    tokio::spawn(in_current_trace(work))
-        .await
-        .map_err(|_| OrchestrationError::Worker("a change of an agent"))?
 }
 
 impl Orchestration {

@@ -5,7 +5,7 @@ use tars_games::{GameError, ProfileError, ProgrammeTooLarge, RankError, Unsuitab
 use tars_interceptors::store;
 use tars_learn::{RunError, hyper::Wrong};
 use tars_proto::{fault, params::NotScalar};
-use tars_runtime::db::Corrupt;
+use tars_runtime::{db::Corrupt, tasks::Lost};
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
@@ -82,6 +82,8 @@ pub enum OrchestrationError {
     Io(#[from] io::Error),
     #[error("a worker stopped: {0}")]
     Worker(&'static str),
+    #[error(transparent)]
+    Lost(#[from] Lost),
 }
 
 impl From<OrchestrationError> for Status {
@@ -118,7 +120,7 @@ impl From<OrchestrationError> for Status {
             E::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
             E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
-            E::Weights(_) | E::Io(_) | E::Worker(_) => own_failure(&text),
+            E::Weights(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => own_failure(&text),
         }
     }
 }

@@ -3,7 +3,7 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
-    changes::{not_held, to_the_end},
+    changes::not_held,
     learners::{Class, Event, Owner, Running, Stop},
     store::{self, RunRow, RunState},
 };
@@ -23,6 +23,7 @@ use tars_runtime::{
     db::{self, Write},
     events::EventLog,
     page,
+    tasks::to_the_end,
 };
 use tokio::sync::{MutexGuard, Notify};
 use uuid::Uuid;
@@ -342,7 +343,7 @@ impl Orchestration {
             let row = this.store.cancel_run(id).await?;
             stopping.stop.stop();
             stopping.stopped.notify_one();
-            Ok(row)
+            Ok::<_, OrchestrationError>(row)
         })
         .await?;
         // Who is not told in time is told by the state.

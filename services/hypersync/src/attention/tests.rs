@@ -91,6 +91,40 @@ async fn the_next_process_holds_the_agent_until_somebody_decides() {
 }
 
 #[tokio::test]
+async fn an_agent_that_cannot_be_held_keeps_no_other_from_being_held_and_decided_about() {
+    let rig = Rig::start().await;
+    rig.put(State::NeedsAttention).await;
+    let other = Proposal {
+        id: Uuid::now_v7(),
+        agent_id: "other".into(),
+        trial_number: 4,
+        ..rig
+            .service
+            .store
+            .needing_attention()
+            .await
+            .unwrap()
+            .remove(0)
+    };
+    rig.insert(other).await;
+    rig.world.trouble(Call::Hold, Trouble::Hangs);
+    rig.service.keep_held();
+    let held = async {
+        loop {
+            if let Some((change, true)) = rig.world.agent().hold {
+                return Uuid::try_parse(&change).unwrap();
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+        }
+    };
+    let limit = std::time::Duration::from_secs(20);
+    let id = tokio::time::timeout(limit, held).await.expect("is held");
+    let decided = tokio::time::timeout(limit, decide(&rig, id, KeepLive)).await;
+    assert_eq!(decided.expect("in time").unwrap().state, State::Kept);
+    rig.until_held(None).await;
+}
+
+#[tokio::test]
 async fn of_two_decisions_one_counts() {
     let (rig, proposal) = asking().await;
     let (keep, back) = tokio::join!(

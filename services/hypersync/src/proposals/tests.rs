@@ -7,6 +7,7 @@ use crate::{
     fake::{Call, Kept, Rig, Trouble, away, caller, gamma, reason, refused},
     store::tests::proposal,
 };
+use std::task::Poll;
 use tars_proto::{fault, params};
 use tonic::{Code, Status};
 
@@ -167,10 +168,119 @@ async fn what_is_not_assessed_is_approved_only_by_who_says_so() {
 #[tokio::test]
 async fn an_assessment_waits_for_what_passes() {
     let rig = Rig::start().await;
-    rig.world.fails(30, Call::Evaluate, &away());
+    rig.world.fails(3, Call::Evaluate, &away());
     let id = propose(&rig).await.unwrap().id;
     let measured = rig.until(id, |p| p.assessment.is_some()).await;
     assert!(measured.assessment_error.is_empty());
+}
+
+#[tokio::test]
+async fn an_assessment_does_not_wait_for_ever_for_what_is_away() {
+    let rig = Rig::start().await;
+    rig.world.fails(1000, Call::Evaluate, &away());
+    let id = propose(&rig).await.unwrap().id;
+    let failed = rig.until(id, |p| !p.assessment_error.is_empty()).await;
+    assert_eq!(failed.state, State::PendingApproval);
+    assert_eq!(failed.assessed(), Assessment::Failed);
+    assert_eq!(reason(decide(&rig, id, APPROVE).await), "ASSESSMENT_FAILED");
+}
+
+#[tokio::test]
+async fn assessments_that_wait_keep_no_other_from_its_turn() {
+    let rig = Rig::start_pausing(Duration::from_secs(3600)).await;
+    let assess = async |trial_number| {
+        let proposal = rig
+            .insert(Proposal {
+                id: Uuid::now_v7(),
+                verification_seeds: 2,
+                trial_number,
+                ..proposal(State::PendingApproval)
+            })
+            .await;
+        let tracer = Tracer::disabled();
+        rig.service.assess_in_background(&proposal, &tracer);
+        proposal.id
+    };
+    for waits in 0..crate::assess::AT_ONCE as u32 {
+        let before = rig.world.count(Call::Evaluate);
+        rig.world.fails(1, Call::Evaluate, &away());
+        assess(waits).await;
+        while rig.world.count(Call::Evaluate) == before {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+    let id = assess(100).await;
+    rig.until(id, |p| p.assessment.is_some()).await;
+}
+
+/// Polls a future at most so many times, then drops it. Says whether it was ready.
+async fn is_ready_within(polls: usize, future: impl Future) -> bool {
+    let (mut future, mut left) = (std::pin::pin!(future), polls);
+    std::future::poll_fn(|cx| {
+        if future.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(true);
+        }
+        left -= 1;
+        if left == 0 {
+            Poll::Ready(false)
+        } else {
+            Poll::Pending
+        }
+    })
+    .await
+}
+
+/// Drops a call after its first poll, after its second, and so on until it comes to its end: each
+/// time what it has committed is announced.
+async fn dropped_anywhere(call: impl AsyncFn(&Rig, Uuid)) {
+    let rig = Rig::start().await;
+    let (mut committed_unheard, mut polls) = (false, 1);
+    for trial_number in 0..1000 {
+        let id = Uuid::now_v7();
+        let new = Proposal {
+            id,
+            trial_number,
+            ..proposal(State::PendingApproval)
+        };
+        rig.insert(new).await;
+        let mut changed = rig.service.subscribe();
+        let is_heard = is_ready_within(polls, call(&rig, id)).await;
+        // Whoever writes next waits for what is under way.
+        drop(rig.service.store.begin("test.next").await.unwrap());
+        let committed = rig.state(id).await != State::PendingApproval;
+        assert!(committed || !is_heard);
+        if committed {
+            let announced = tokio::time::timeout(Duration::from_secs(10), changed.changed());
+            announced
+                .await
+                .unwrap_or_else(|_| panic!("not announced when dropped after {polls} polls"))
+                .unwrap();
+        }
+        committed_unheard |= committed && !is_heard;
+        // How many polls a call takes is not the same each time.
+        polls = if is_heard { 1 } else { polls + 1 };
+        if is_heard && committed_unheard {
+            return;
+        }
+    }
+    panic!("no commit was on its way");
+}
+
+#[tokio::test]
+async fn a_decision_is_announced_wherever_the_call_is_dropped() {
+    dropped_anywhere(async |rig, id| {
+        drop(decide(rig, id, APPROVE_UNSEEN).await.unwrap());
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_withdrawal_is_announced_wherever_the_call_is_dropped() {
+    dropped_anywhere(async |rig, id| {
+        let dev = caller("dev", &[]);
+        drop(rig.service.withdraw(&dev, id, "").await.unwrap());
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,0 +1,144 @@
+//! What is committed is told to watchers and to whoever runs a study, wherever the call that
+//! changed it is dropped.
+
+use super::*;
+use crate::fake::{Rig, seeded};
+use std::{
+    future::poll_fn,
+    pin::pin,
+    task::Poll::{Pending, Ready},
+    time::Duration,
+};
+
+/// A study whose trials its caller runs, with the first of them under way.
+async fn study(rig: &Rig, trials: u32) -> StudyRow {
+    let new = NewStudy {
+        server_run: false,
+        ..seeded(trials)
+    };
+    let study = rig.automl.create_study(new).await.unwrap();
+    rig.automl.ask(&study).await.unwrap();
+    study
+}
+
+/// Polls a future at most so many times, then drops it. Says whether it was ready.
+async fn is_ready_within(polls: usize, future: impl Future) -> bool {
+    let (mut future, mut left) = (pin!(future), polls);
+    poll_fn(|cx| {
+        if future.as_mut().poll(cx).is_ready() {
+            return Ready(true);
+        }
+        left -= 1;
+        if left == 0 { Ready(false) } else { Pending }
+    })
+    .await
+}
+
+/// Drops a call after its first poll, after its second, and so on until it comes to its end: each
+/// time what it has committed is told.
+async fn dropped_anywhere(
+    trials: u32,
+    call: impl AsyncFn(&Arc<Automl>, &StudyRow),
+    is_committed: impl AsyncFn(&Automl, &StudyRow) -> bool,
+    is_told: impl Fn(&Watched) -> bool,
+) {
+    let rig = Rig::start().await;
+    let service = &rig.automl;
+    let (mut committed_unheard, mut polls) = (false, 1);
+    for _ in 0..1000 {
+        let study = study(&rig, trials).await;
+        let watched = service.watched(study.id);
+        let is_heard = is_ready_within(polls, call(service, &study)).await;
+        // Whoever writes next waits for what is under way.
+        drop(service.store.begin("test.next").await.unwrap());
+        let committed = is_committed(service, &study).await;
+        assert!(committed || !is_heard);
+        let told = async {
+            while committed && !is_told(&watched) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let told = tokio::time::timeout(Duration::from_secs(10), told).await;
+        told.unwrap_or_else(|_| panic!("not told when dropped after {polls} polls"));
+        committed_unheard |= committed && !is_heard;
+        // How many polls a call takes is not the same each time.
+        polls = if is_heard { 1 } else { polls + 1 };
+        if is_heard && committed_unheard {
+            return;
+        }
+    }
+    panic!("no commit was on its way");
+}
+
+async fn first_trial(service: &Automl, study: &StudyRow) -> TrialRow {
+    service.store.all_trials(study.id).await.unwrap().remove(0)
+}
+
+#[tokio::test]
+async fn a_trial_that_was_asked_for_is_told_wherever_the_call_is_dropped() {
+    dropped_anywhere(
+        2,
+        async |service, study| drop(service.ask(study).await.unwrap()),
+        async |service, study| service.store.all_trials(study.id).await.unwrap().len() == 2,
+        |watched| watched.log.last() == 2,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_report_is_told_wherever_the_call_is_dropped() {
+    dropped_anywhere(
+        1,
+        async |service, study| assert!(!service.report(study, 0, 1, 0.5).await.unwrap()),
+        async |service, study| !first_trial(service, study).await.intermediate.is_empty(),
+        |watched| watched.log.last() == 2,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn the_end_of_the_last_trial_ends_the_log_wherever_the_call_is_dropped() {
+    dropped_anywhere(
+        1,
+        async |service, study| {
+            let told = service.tell(study, 0, TrialState::Complete, Some(1.0), "");
+            drop(told.await.unwrap());
+        },
+        async |service, study| {
+            service.store.study(study.id).await.unwrap().state == StudyState::Completed
+        },
+        |watched| watched.log.is_closed() && watched.log.last() == 3,
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn a_cancelled_study_stops_its_trials_wherever_the_call_is_dropped() {
+    dropped_anywhere(
+        1,
+        async |service, study| drop(service.cancel(study.id, "user:dev").await.unwrap()),
+        async |service, study| {
+            service.store.study(study.id).await.unwrap().state == StudyState::Cancelled
+        },
+        |watched| watched.log.is_closed() && watched.is_cancelled(),
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn whoever_repeats_what_ended_a_study_ends_a_log_that_was_not_told() {
+    let rig = Rig::start().await;
+    let service = &rig.automl;
+    let study = study(&rig, 1).await;
+    let mut tx = service.store.begin("test.end").await.unwrap();
+    let mut row = first_trial(service, &study).await;
+    (row.state, row.score) = (TrialState::Complete, Some(1.0));
+    store::update_running_trial(&mut tx, &row).await.unwrap();
+    assert!(service.finish_in(&mut tx, study.id).await.unwrap());
+    tx.commit().await.unwrap();
+    let watched = service.watched(study.id);
+    assert!(!watched.log.is_closed());
+    let told = service.tell(&study, 0, TrialState::Complete, Some(1.0), "");
+    told.await.unwrap();
+    assert!(watched.log.is_closed());
+}
