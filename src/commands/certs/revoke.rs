@@ -61,7 +61,11 @@ impl Revoke {
             (_, Some(serial), _) => {
                 body["serial"] = serial.as_str().into();
                 body["issuer"] = self.issuer.clone().unwrap_or_default().into();
-                holder_of(&rest, serial).await?
+                match self.issuer {
+                    // The list is of this mesh's own authority: another's serials mean nothing there.
+                    Some(_) => None,
+                    None => holder_of(&rest, serial).await?,
+                }
             }
             (_, _, id) => {
                 let id = full_id(config, id.as_deref().unwrap_or_default())?;
@@ -85,12 +89,14 @@ impl Revoke {
                 "it is not known whose certificate this is: it may be that of a service of the mesh",
             );
         };
-        match local::class(config, id)? {
-            Some(PeerClass::Client | PeerClass::Operator) => Ok(()),
-            _ => self.confirm.ask(&format!(
-                "{id} is a service of the mesh: its peers end their connections with it at once, and it comes back by a new join token only"
-            )),
-        }
+        let what = match local::class(config, id)? {
+            Some(PeerClass::Client | PeerClass::Operator) => return Ok(()),
+            Some(_) => "is a service of the mesh",
+            None => "has no class here, and may be a service of the mesh",
+        };
+        self.confirm.ask(&format!(
+            "{id} {what}: its peers end their connections with it at once, and it comes back by a new join token only"
+        ))
     }
 
     fn tell(&self, revocations: &Value) {
@@ -133,13 +139,13 @@ fn is_forbidden(error: &CommandError) -> bool {
 
 /// Whose a certificate is, as far as the mesh has it in its list and may say so.
 async fn holder_of(rest: &Rest, serial: &str) -> Result<Option<SpiffeId>, CommandError> {
+    let wanted: Serial = serial
+        .parse()
+        .map_err(|e| CommandError::Usage(format!("--serial {serial}: {e}")))?;
     let rows = match pages(rest, "/admin/certificates", "certificates").await {
         Err(e) if is_forbidden(&e) => Vec::new(),
         other => other?,
     };
-    let wanted: Serial = serial
-        .parse()
-        .map_err(|e| CommandError::Usage(format!("--serial {serial}: {e}")))?;
     let is_it = |row: &&Value| row["serial"] == wanted.as_str();
     let id = rows.iter().find(is_it).map(|row| row["spiffe_id"].as_str());
     Ok(id.flatten().and_then(|id| id.parse().ok()))
