@@ -1,15 +1,19 @@
 //! OpenAPI 3.1, generated from the descriptors that also route the calls.
 
-use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
+mod schema;
+
+use prost_reflect::{FieldDescriptor, Kind, MessageDescriptor};
+use schema::{Schemas, described};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use tars_proto::{
-    table::{AuditLevel, Body, Method, MethodTable, Principal, Route},
+    bounds::Bounds,
+    table::{AuditLevel, Body, Method, MethodTable, Principal, RateClass, Route, comment_at},
     validate::MAX_STRUCT_DEPTH,
 };
 
 pub(crate) fn document(table: &MethodTable) -> Value {
-    let mut schemas = Schemas::default();
+    let mut schemas = Schemas::new(table);
     let mut paths = Map::new();
     for method in table.iter() {
         for route in &method.routes {
@@ -24,10 +28,14 @@ pub(crate) fn document(table: &MethodTable) -> Value {
             "title": "TARS",
             "version": env!("CARGO_PKG_VERSION"),
             "description": description(),
+            "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
+        "servers": [{ "url": "/", "description": "The gateway that shows this document" }],
+        "tags": tags(table),
         "paths": paths,
         "components": {
-            "schemas": schemas.done,
+            "schemas": with_status(schemas.done),
+            "responses": errors(),
             "securitySchemes": {
                 "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" },
                 "apiKey": { "type": "apiKey", "in": "header", "name": "x-api-key" },
@@ -49,48 +57,67 @@ fn description() -> String {
     )
 }
 
+fn tags(table: &MethodTable) -> Vec<Value> {
+    let routed = table.iter().filter(|m| !m.routes.is_empty());
+    let services: BTreeMap<&str, String> = routed
+        .filter_map(|m| {
+            let service = m.descriptor.as_ref()?.parent_service();
+            let comment = comment_at(&service.parent_file(), service.path());
+            Some((m.service.as_str(), comment))
+        })
+        .collect();
+    let tag = |(name, comment)| json!({ "name": name, "description": comment });
+    services.into_iter().map(tag).collect()
+}
+
 fn operation(method: &Method, route: &Route, schemas: &mut Schemas) -> Value {
     let Some(descriptor) = &method.descriptor else {
         return json!({});
     };
-    let binding = method
-        .routes
-        .iter()
-        .position(|r| std::ptr::eq(r, route))
-        .unwrap_or(0);
-    let suffix = if binding == 0 {
-        String::new()
-    } else {
-        format!("_{binding}")
-    };
-    let output = schemas.reference(&descriptor.output());
-    let kind = if method.server_streaming {
-        "text/event-stream"
-    } else {
-        "application/json"
-    };
-    let error = json!({ "$ref": "#/components/schemas/google.rpc.Status" });
-    schemas.add_status();
     let mut operation = json!({
-        "operationId": format!("{}_{}{suffix}", method.service.rsplit('.').next().unwrap_or_default(), method.name),
-        "summary": method.summary,
+        "operationId": operation_id(method, route),
+        "summary": summary(method),
+        "description": method.summary,
         "tags": [method.service],
-        "parameters": parameters(&descriptor.input(), route),
-        "responses": {
-            "200": { "description": "OK", "content": { kind: { "schema": output } } },
-            "default": { "description": "An error", "content": { "application/json": { "schema": error } } },
-        },
+        "parameters": parameters(&descriptor.input(), route, schemas),
+        "responses": responses(method, route, schemas.reference(&descriptor.output())),
+        "security": security(method),
         "x-tars-rule": rule(method),
     });
-    if !matches!(method.rule.principal, Principal::Public) {
-        operation["security"] = json!([{ "bearer": [] }, { "apiKey": [] }]);
-    }
-    if route.body != Body::None {
-        let schema = schemas.reference(&descriptor.input());
-        operation["requestBody"] =
-            json!({ "content": { "application/json": { "schema": schema } } });
+    if let Some(schema) = body(&descriptor.input(), route, schemas) {
+        operation["requestBody"] = json!({
+            "required": true,
+            "content": { "application/json": { "schema": schema } },
+        });
     }
     operation
+}
+
+/// The first sentence of the method's comment.
+fn summary(method: &Method) -> &str {
+    let end = method
+        .summary
+        .find(". ")
+        .map_or(method.summary.len(), |at| at + 1);
+    &method.summary[..end]
+}
+
+/// The same method under a second path has a number behind its name.
+fn operation_id(method: &Method, route: &Route) -> String {
+    let service = method.service.rsplit('.').next().unwrap_or_default();
+    let mut routes = method.routes.iter();
+    match routes.position(|r| std::ptr::eq(r, route)) {
+        None | Some(0) => format!("{service}_{}", method.name),
+        Some(binding) => format!("{service}_{}_{binding}", method.name),
+    }
+}
+
+/// Empty where nobody needs to log in.
+fn security(method: &Method) -> Value {
+    match method.rule.principal {
+        Principal::Public => json!([]),
+        _ => json!([{ "bearer": [] }, { "apiKey": [] }]),
+    }
 }
 
 fn rule(method: &Method) -> Value {
@@ -101,7 +128,133 @@ fn rule(method: &Method) -> Value {
     json!({ "permission": permission, "audited": method.rule.audit > AuditLevel::None })
 }
 
-fn parameters(input: &MessageDescriptor, route: &Route) -> Vec<Value> {
+fn body(input: &MessageDescriptor, route: &Route, schemas: &mut Schemas) -> Option<Value> {
+    match &route.body {
+        Body::None => None,
+        Body::Whole => Some(schemas.reference(input)),
+        Body::Field(name) => Some(schemas.field(&input.get_field_by_name(name)?)),
+    }
+}
+
+fn responses(method: &Method, route: &Route, output: Value) -> Value {
+    let content = match method.server_streaming {
+        true => json!({
+            "text/event-stream": { "schema": output },
+            "application/x-ndjson": { "schema": output },
+        }),
+        false => json!({ "application/json": { "schema": output } }),
+    };
+    let mut responses = json!({ "200": { "description": "OK", "content": content } });
+    for (code, name, _) in ERRORS
+        .iter()
+        .filter(|(code, ..)| can_answer(method, route, *code))
+    {
+        let reference = json!({ "$ref": format!("#/components/responses/{name}") });
+        responses[code.to_string()] = reference;
+    }
+    responses["default"] = json!({ "$ref": "#/components/responses/Error" });
+    responses
+}
+
+/// HTTP codes that the gateway answers with, the name of each, and what it means.
+const ERRORS: [(u16, &str, &str); 11] = [
+    (
+        400,
+        "BadRequest",
+        "A field, or the state of things, does not allow the call",
+    ),
+    (401, "Unauthenticated", "The call needs a valid credential"),
+    (
+        403,
+        "PermissionDenied",
+        "The caller does not hold the permission that is named",
+    ),
+    (404, "NotFound", "There is nothing by that name"),
+    (
+        409,
+        "Conflict",
+        "It is there already, or somebody was faster",
+    ),
+    (413, "TooLarge", "The body is larger than is taken"),
+    (
+        415,
+        "UnsupportedMediaType",
+        "The body is not application/json",
+    ),
+    (
+        429,
+        "TooManyRequests",
+        "A limit is used up, or a share is; Retry-After says until when",
+    ),
+    (
+        500,
+        "Internal",
+        "A fault of the mesh; the trace id finds it",
+    ),
+    (
+        503,
+        "Unavailable",
+        "A service is away or full; Retry-After says when to come back",
+    ),
+    (504, "DeadlineExceeded", "The answer was not there in time"),
+];
+
+fn can_answer(method: &Method, route: &Route, code: u16) -> bool {
+    let public = method.rule.principal == Principal::Public;
+    match code {
+        // A login without a credential is still refused a wrong password.
+        401 => !public || method.rule.rate == RateClass::Auth,
+        403 => !public,
+        404 => route.template.variables().next().is_some(),
+        409 => !method.read_only,
+        413 | 415 => route.body != Body::None,
+        _ => true,
+    }
+}
+
+fn errors() -> Value {
+    let schema = json!({ "$ref": "#/components/schemas/google.rpc.Status" });
+    let error = |meaning: &str| {
+        json!({
+            "description": meaning,
+            "content": { "application/json": { "schema": schema } },
+        })
+    };
+    let mut all: Map<String, Value> = ERRORS
+        .iter()
+        .map(|(_, name, meaning)| ((*name).to_owned(), error(meaning)))
+        .collect();
+    all.insert("Error".to_owned(), error("Any other error"));
+    Value::Object(all)
+}
+
+fn with_status(mut schemas: Map<String, Value>) -> Map<String, Value> {
+    let status = json!({
+        "type": "object",
+        "description": "What went wrong. The detail with a `reason` is the one to branch on.",
+        "required": ["code", "message", "details"],
+        "properties": {
+            "code": { "type": "integer", "description": "A code of google.rpc.Code." },
+            "message": { "type": "string", "description": "For people." },
+            "details": {
+                "type": "array",
+                "items": {
+                    "type": "object",
+                    "required": ["@type"],
+                    "properties": {
+                        "@type": { "type": "string" },
+                        "reason": { "type": "string" },
+                        "domain": { "type": "string" },
+                    },
+                },
+            },
+        },
+    });
+    schemas.insert("google.rpc.Status".to_owned(), status);
+    schemas
+}
+
+fn parameters(input: &MessageDescriptor, route: &Route, schemas: &mut Schemas) -> Vec<Value> {
     let bound: BTreeSet<&str> = route
         .template
         .variables()
@@ -118,8 +271,9 @@ fn parameters(input: &MessageDescriptor, route: &Route) -> Vec<Value> {
             } else {
                 return None;
             };
-            let schema = field_schema(&field, &mut Schemas::default());
-            Some(json!({ "name": field.name(), "in": place, "required": place == "path", "schema": schema }))
+            let schema = described(&field, schemas.field(&field));
+            let required = place == "path" || Bounds::of(&field).required;
+            Some(json!({ "name": field.name(), "in": place, "required": required, "schema": schema }))
         })
         .collect()
 }
@@ -129,92 +283,6 @@ fn is_parameter(field: &FieldDescriptor) -> bool {
         Kind::Message(m) => m.full_name() == "google.protobuf.Timestamp",
         _ => true,
     }
-}
-
-#[derive(Default)]
-struct Schemas {
-    done: Map<String, Value>,
-}
-
-impl Schemas {
-    fn reference(&mut self, message: &MessageDescriptor) -> Value {
-        if let Some(known) = well_known(message.full_name()) {
-            return known;
-        }
-        let name = message.full_name().to_owned();
-        if !self.done.contains_key(&name) {
-            self.done.insert(name.clone(), Value::Null);
-            let schema = self.object(message);
-            self.done.insert(name.clone(), schema);
-        }
-        json!({ "$ref": format!("#/components/schemas/{name}") })
-    }
-
-    fn object(&mut self, message: &MessageDescriptor) -> Value {
-        let properties: Map<String, Value> = message
-            .fields()
-            .map(|f| (f.name().to_owned(), field_schema(&f, self)))
-            .collect();
-        json!({ "type": "object", "properties": properties, "additionalProperties": false })
-    }
-
-    fn add_status(&mut self) {
-        self.done.entry("google.rpc.Status").or_insert_with(|| {
-            json!({
-                "type": "object",
-                "properties": {
-                    "code": { "type": "integer" },
-                    "message": { "type": "string" },
-                    "details": { "type": "array", "items": { "type": "object" } },
-                },
-            })
-        });
-    }
-}
-
-fn well_known(name: &str) -> Option<Value> {
-    match name {
-        "google.protobuf.Timestamp" => Some(json!({ "type": "string", "format": "date-time" })),
-        "google.protobuf.Duration" => Some(json!({ "type": "string" })),
-        "google.protobuf.Struct" => Some(json!({ "type": "object" })),
-        "google.protobuf.Value" => Some(json!({})),
-        _ => None,
-    }
-}
-
-fn field_schema(field: &FieldDescriptor, schemas: &mut Schemas) -> Value {
-    if field.is_map()
-        && let Kind::Message(entry) = field.kind()
-    {
-        let value = field_schema(&entry.map_entry_value_field(), schemas);
-        return json!({ "type": "object", "additionalProperties": value });
-    }
-    let one = kind_schema(&field.kind(), schemas);
-    if field.is_list() {
-        json!({ "type": "array", "items": one })
-    } else {
-        one
-    }
-}
-
-fn kind_schema(kind: &Kind, schemas: &mut Schemas) -> Value {
-    match kind {
-        Kind::Double | Kind::Float => json!({ "type": "number" }),
-        Kind::Bool => json!({ "type": "boolean" }),
-        Kind::String => json!({ "type": "string" }),
-        Kind::Bytes => json!({ "type": "string", "contentEncoding": "base64" }),
-        Kind::Int64 | Kind::Uint64 | Kind::Sint64 | Kind::Fixed64 | Kind::Sfixed64 => {
-            json!({ "type": ["string", "integer"], "pattern": "^-?[0-9]+$" })
-        }
-        Kind::Message(message) => schemas.reference(message),
-        Kind::Enum(values) => enum_schema(values),
-        _ => json!({ "type": "integer" }),
-    }
-}
-
-fn enum_schema(values: &EnumDescriptor) -> Value {
-    let names: Vec<String> = values.values().map(|v| v.name().to_owned()).collect();
-    json!({ "type": "string", "enum": names })
 }
 
 #[cfg(test)]
@@ -244,6 +312,51 @@ mod tests {
                 document["components"]["schemas"][name].is_object(),
                 "{name}"
             );
+        }
+    }
+
+    fn documented() -> Value {
+        document(tars_interceptors::contract().unwrap())
+    }
+
+    #[test]
+    fn fields_say_what_they_accept() {
+        let document = documented();
+        let schemas = &document["components"]["schemas"];
+        let login = &schemas["tars.auth.v1.LoginRequest"];
+        assert_eq!(login["required"], json!(["username", "password"]));
+        assert_eq!(login["properties"]["username"]["minLength"], 1);
+        assert_eq!(login["additionalProperties"], false);
+        let optimize = &schemas["tars.automl.v1.OptimizeRequest"]["properties"];
+        assert!(optimize["n_trials"]["maximum"].is_number(), "{optimize}");
+        let answer = &schemas["tars.auth.v1.LoginResponse"];
+        assert!(answer["additionalProperties"].is_null(), "it may grow");
+    }
+
+    #[test]
+    fn what_a_path_gives_the_body_need_not() {
+        let document = documented();
+        let reload = "tars.orchestration.v1.ReloadAgentRequest";
+        let required = document["components"]["schemas"][reload]["required"].to_string();
+        assert!(!required.contains("agent_id"), "{required}");
+    }
+
+    #[test]
+    fn operations_say_who_may_call_and_what_may_go_wrong() {
+        let document = documented();
+        let codes = |path: &str, method: &str| -> Vec<String> {
+            let responses = document["paths"][path][method]["responses"].as_object();
+            responses.unwrap().keys().cloned().collect()
+        };
+        let login = &document["paths"]["/auth/login"]["post"];
+        assert_eq!(login["security"], json!([]));
+        let has = |codes: &[String], code: &str| codes.iter().any(|c| c == code);
+        let login = codes("/auth/login", "post");
+        assert!(has(&login, "401") && has(&login, "415") && !has(&login, "403"));
+        let read = codes("/api/v1/studies/{study_id}", "get");
+        assert!(has(&read, "404") && has(&read, "403") && !has(&read, "409") && !has(&read, "413"));
+        for tag in document["tags"].as_array().unwrap() {
+            assert_ne!(tag["description"], "", "{tag}");
         }
     }
 }

@@ -4,6 +4,7 @@
 //! Everything that depends on "which methods exist and who may call them" reads the table here,
 //! so that access rules, REST routes, documentation and negative tests cannot drift apart.
 
+pub mod bounds;
 pub mod codec;
 pub mod fault;
 pub mod params;

@@ -6,6 +6,8 @@
 mod infrastructure;
 mod read;
 
+pub use read::comment_at;
+
 use crate::route::{Router, Template};
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use std::{collections::HashMap, fmt, sync::OnceLock, time::Duration};

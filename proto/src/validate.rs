@@ -8,8 +8,8 @@ use tonic_types::FieldViolation;
 
 /// Enough to tell a person what is wrong; the rest is counted.
 const MAX_VIOLATIONS: usize = 32;
-const DEFAULT_MAX_LEN: usize = 1024;
-const DEFAULT_MAX_ITEMS: usize = 1000;
+pub(crate) const DEFAULT_MAX_LEN: usize = 1024;
+pub(crate) const DEFAULT_MAX_ITEMS: usize = 1000;
 /// How deep values in a `google.protobuf.Struct` may nest.
 pub const MAX_STRUCT_DEPTH: usize = 8;
 /// How much of a name that a caller chose is shown, in bytes.

@@ -8,9 +8,13 @@ use std::{
 };
 use tars_tests::TestMesh;
 
-fn tool(name: &str) -> PathBuf {
+fn tools() -> PathBuf {
     let dir = std::env::var_os("TARS_TEST_TOOLS").expect("`cargo xtask test` sets TARS_TEST_TOOLS");
-    Path::new(&dir).join("venv/bin").join(name)
+    PathBuf::from(dir)
+}
+
+fn tool(name: &str) -> PathBuf {
+    tools().join("venv/bin").join(name)
 }
 
 fn repository() -> PathBuf {
@@ -113,5 +117,19 @@ async fn grpcurl_lists_describes_and_calls_by_reflection() {
     ]);
     let (good, text) = run(bare).await;
     assert!(!good, "no certificate, no answer: {text}");
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs npm: cargo xtask test"]
+async fn a_linter_finds_nothing_in_the_openapi_document() {
+    let mesh = TestMesh::start().await;
+    let mut linter = Command::new(tools().join("npm/node_modules/.bin/redocly"));
+    linter
+        .args(["lint", "--max-problems", "20", "--format", "stylish"])
+        .arg(format!("{}/openapi.json", mesh.mesh.ready.gateway))
+        .env("REDOCLY_TELEMETRY", "off");
+    let (good, text) = run(linter).await;
+    assert!(good && !text.contains("warning"), "{text}");
     mesh.mesh.stop().await;
 }

@@ -4,6 +4,7 @@ use crate::{Outcome, lint, tools};
 
 pub(crate) fn run() -> Outcome {
     tools::python()?;
+    tools::redocly()?;
     lint::run()?;
     let mut tests = tools::cargo();
     tests.args(["test", "--workspace", "--locked", "--", "--include-ignored"]);

@@ -15,6 +15,7 @@ const PYTHON_PACKAGES: &[&str] = &[
 /// What the benchmarks compare with, pinned.
 const PEER_PACKAGES: &[&str] = &["nashpy==0.0.43", "pygambit==16.7.0"];
 const BUF: &str = "@bufbuild/buf@1.75.0";
+const REDOCLY: &str = "@redocly/cli@2.4.0";
 
 pub(crate) fn root() -> PathBuf {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -128,11 +129,21 @@ fn environment(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
 
 /// buf, from npm.
 pub(crate) fn buf() -> Result<PathBuf, String> {
+    Ok(from_npm(BUF)?.join("buf"))
+}
+
+/// A linter of OpenAPI, from npm, for the tests.
+pub(crate) fn redocly() -> Outcome {
+    from_npm(REDOCLY).map(drop)
+}
+
+/// The folder of a package's programs; the package is installed where it is not yet.
+fn from_npm(package: &str) -> Result<PathBuf, String> {
     let home = dir().join("npm");
-    let buf = home.join("node_modules/.bin/buf");
-    let stamp = home.join("installed");
-    if std::fs::read_to_string(&stamp).is_ok_and(|have| have == BUF) {
-        return Ok(buf);
+    let programs = home.join("node_modules/.bin");
+    let stamp = home.join(package.replace('/', "_"));
+    if stamp.exists() {
+        return Ok(programs);
     }
     if !has("npm") {
         return Err("npm is missing; on Debian: apt-get install npm".into());
@@ -141,7 +152,7 @@ pub(crate) fn buf() -> Result<PathBuf, String> {
     run(Command::new("npm")
         .args(["install", "--silent", "--no-audit", "--no-fund", "--prefix"])
         .arg(&home)
-        .arg(BUF))?;
-    std::fs::write(&stamp, BUF).map_err(|e| e.to_string())?;
-    Ok(buf)
+        .arg(package))?;
+    std::fs::write(&stamp, "").map_err(|e| e.to_string())?;
+    Ok(programs)
 }

@@ -3,7 +3,9 @@
 
 use super::{AuditLevel, Body, Grants, Method, Principal, RateClass, Route, Rule, Vocabulary};
 use crate::route::Template;
-use prost_reflect::{DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, Value};
+use prost_reflect::{
+    DescriptorPool, DynamicMessage, FileDescriptor, MessageDescriptor, MethodDescriptor, Value,
+};
 use std::time::Duration;
 
 pub(super) fn method(
@@ -45,9 +47,12 @@ pub(super) fn method(
 
 /// The comment above the method, on one line.
 fn comment(method: &MethodDescriptor) -> String {
-    let file = method.parent_file();
+    comment_at(&method.parent_file(), method.path())
+}
+
+/// The comment above whatever has this path in a file, on one line; empty when there is none.
+pub fn comment_at(file: &FileDescriptor, path: &[i32]) -> String {
     let proto = file.file_descriptor_proto();
-    let path = method.path();
     proto
         .source_code_info
         .iter()
