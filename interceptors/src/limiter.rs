@@ -8,7 +8,10 @@ use std::{
     hash::{BuildHasher, Hash, RandomState},
     time::Duration,
 };
-use tars_runtime::clock::Monotonic;
+use tars_runtime::{
+    clock::Monotonic,
+    rate::{Cell, Rate},
+};
 
 /// Keys past this evict the stalest of their shard, so that strangers cannot fill the memory.
 const MAX_KEYS: usize = 65_536;
@@ -77,45 +80,27 @@ fn evict<V>(map: &mut HashMap<u64, (Monotonic, V)>) {
 /// The generic cell rate algorithm: `limit` a period, of which at most a quarter at once.
 #[derive(Debug)]
 pub struct Gcra {
-    burst: u32,
-    interval: Duration,
-    tolerance: Duration,
-    cells: Bounded<Monotonic>,
+    rate: Rate,
+    cells: Bounded<Cell>,
 }
 
 impl Gcra {
     pub fn new(limit: u32, period: Duration) -> Self {
-        let interval = period / limit.max(1);
-        let burst = (limit / 4).max(1);
         Self {
-            burst,
-            interval,
-            tolerance: interval * (burst - 1),
+            rate: Rate::every(period / limit.max(1), (limit / 4).max(1)),
             cells: Bounded::new(),
         }
     }
 
     /// Takes one, if there is one.
     pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
-        self.cells.with(key, now, |arrival| {
-            let due = (*arrival).max(now);
-            let allowed_at = due.saturating_sub(self.tolerance);
-            let passed = now >= allowed_at;
-            if passed {
-                *arrival = due + self.interval;
-            }
-            let ahead = arrival.since(now);
-            let room = (self.tolerance + self.interval).saturating_sub(ahead);
+        self.cells.with(key, now, |cell| {
+            let taken = cell.take(&self.rate, now);
             Decision {
-                limit: self.burst,
-                remaining: u32::try_from(room.as_nanos() / self.interval.as_nanos().max(1))
-                    .unwrap_or(u32::MAX),
-                reset: ahead,
-                retry: if passed {
-                    Duration::ZERO
-                } else {
-                    allowed_at.since(now)
-                },
+                limit: self.rate.burst(),
+                remaining: cell.left(&self.rate, now),
+                reset: cell.full_in(now),
+                retry: taken.err().unwrap_or_default(),
             }
         })
     }

@@ -8,6 +8,7 @@
 //! read, does not answer when it is asked whether it lives, or says and asks more than anybody needs,
 //! is cut.
 
+mod allowance;
 mod answer;
 mod calm;
 mod connection;

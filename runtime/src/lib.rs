@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod network;
 pub mod page;
 pub mod ports;
+pub mod rate;
 pub mod seeds;
 pub mod shares;
 pub mod stream;

@@ -5,26 +5,23 @@
 //! ENHANCE_YOUR_CALM, and a new one costs the peer a handshake. Workloads are never told so: they
 //! carry others, and those are refused each by itself.
 
-use super::frames::{Bucket, Rate};
 use parking_lot::Mutex;
 use std::{
     collections::HashMap,
     sync::{Arc, OnceLock},
+    time::Duration,
 };
 use tars_certs::{PeerClass, peer::PeerInfo};
-use tars_runtime::clock::{Clock, Monotonic};
+use tars_runtime::{
+    clock::{Clock, Monotonic},
+    rate::{Cell, Rate},
+};
 use tokio_util::sync::CancellationToken;
 
 /// Refusals of one identity. A client that is over its limit and asks again every second, on many
 /// streams, is well below.
-const REFUSALS: Rate = Rate {
-    per_second: 50,
-    burst: 200,
-};
-const WARNINGS: Rate = Rate {
-    per_second: 1,
-    burst: 5,
-};
+const REFUSALS: Rate = Rate::every(Duration::from_millis(20), 200);
+const WARNINGS: Rate = Rate::every(Duration::from_secs(1), 5);
 /// Identities that are kept at once before those are dropped that were not refused of late.
 const KEPT: usize = 4096;
 
@@ -56,7 +53,7 @@ impl Calm {
     }
 }
 
-type Shared = Arc<Mutex<Bucket>>;
+type Shared = Arc<Mutex<Cell>>;
 
 /// Clones share what they count.
 #[derive(Debug, Clone)]
@@ -70,7 +67,7 @@ impl Refusals {
     pub(super) fn new(clock: Clock) -> Self {
         Self {
             by_identity: Arc::default(),
-            log: Arc::new(Mutex::new(Bucket::new(WARNINGS))),
+            log: Shared::default(),
             clock,
         }
     }
@@ -81,12 +78,9 @@ impl Refusals {
             return None;
         }
         // Joiners have no identity yet.
-        let bucket = match peer.id() {
-            Some(id) => self.bucket(id.as_str()),
-            None => Arc::new(Mutex::new(Bucket::new(REFUSALS))),
-        };
+        let cell = peer.id().map(|id| self.cell(id.as_str()));
         Some(Arc::new(Counted {
-            bucket,
+            cell: cell.unwrap_or_default(),
             clock: self.clock.clone(),
             calm,
         }))
@@ -94,35 +88,36 @@ impl Refusals {
 
     /// Whether the log has room for another warning.
     pub(super) fn may_log(&self) -> bool {
-        self.log.lock().take(self.clock.monotonic())
+        let now = self.clock.monotonic();
+        self.log.lock().take(&WARNINGS, now).is_ok()
     }
 
-    fn bucket(&self, id: &str) -> Shared {
+    fn cell(&self, id: &str) -> Shared {
         let mut kept = self.by_identity.lock();
         if kept.len() >= KEPT {
             drop_the_quiet(&mut kept, self.clock.monotonic());
         }
-        let new = || Arc::new(Mutex::new(Bucket::new(REFUSALS)));
-        Arc::clone(kept.entry(Arc::from(id)).or_insert_with(new))
+        Arc::clone(kept.entry(Arc::from(id)).or_default())
     }
 }
 
-/// A full bucket is as good as a new one, unless a connection counts with it.
+/// A full cell is as good as a new one, unless a connection counts with it.
 fn drop_the_quiet(kept: &mut HashMap<Arc<str>, Shared>, now: Monotonic) {
-    kept.retain(|_, bucket| Arc::strong_count(bucket) > 1 || !bucket.lock().is_full(now));
+    kept.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.lock().full_in(now).is_zero());
 }
 
 /// Counts the refusals on one connection.
 #[derive(Debug)]
 pub(super) struct Counted {
-    bucket: Shared,
+    cell: Shared,
     clock: Clock,
     calm: Calm,
 }
 
 impl Counted {
     pub(super) fn refused(&self) {
-        if !self.bucket.lock().take(self.clock.monotonic()) {
+        let now = self.clock.monotonic();
+        if self.cell.lock().take(&REFUSALS, now).is_err() {
             self.calm.tell("refusals");
         }
     }
@@ -131,12 +126,11 @@ impl Counted {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
 
     fn refused(refusals: &Refusals, id: &str) -> u32 {
         let calm = Calm::default();
         let counted = Counted {
-            bucket: refusals.bucket(id),
+            cell: refusals.cell(id),
             clock: refusals.clock.clone(),
             calm: calm.clone(),
         };
@@ -152,14 +146,11 @@ mod tests {
     fn an_identity_has_one_budget_over_all_of_its_connections() {
         let clock = Clock::manual(Duration::ZERO);
         let refusals = Refusals::new(clock.clone());
-        assert_eq!(refused(&refusals, "spiffe://t/client/a"), REFUSALS.burst);
+        assert_eq!(refused(&refusals, "spiffe://t/client/a"), REFUSALS.burst());
         assert_eq!(refused(&refusals, "spiffe://t/client/a"), 0);
-        assert_eq!(refused(&refusals, "spiffe://t/client/b"), REFUSALS.burst);
+        assert_eq!(refused(&refusals, "spiffe://t/client/b"), REFUSALS.burst());
         clock.advance(Duration::from_secs(1));
-        assert_eq!(
-            refused(&refusals, "spiffe://t/client/a"),
-            REFUSALS.per_second
-        );
+        assert_eq!(refused(&refusals, "spiffe://t/client/a"), 50);
     }
 
     #[test]
@@ -167,7 +158,7 @@ mod tests {
         let refusals = Refusals::new(Clock::manual(Duration::ZERO));
         refused(&refusals, "spiffe://t/client/debtor");
         for n in 0..3 * KEPT {
-            refusals.bucket(&format!("spiffe://t/client/{n}"));
+            refusals.cell(&format!("spiffe://t/client/{n}"));
         }
         assert!(refusals.by_identity.lock().len() <= KEPT);
         assert_eq!(refused(&refusals, "spiffe://t/client/debtor"), 0);

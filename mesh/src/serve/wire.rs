@@ -5,26 +5,22 @@
 //! quiet. The server's own first frames are not held back for that; a client may wait for them.
 //! Nothing is copied, and of each frame only the header is looked at.
 
-use super::{
-    calm::Calm,
-    frames::{Allowance, Frames, Rate},
-};
+use super::{allowance::Allowance, calm::Calm, frames::Frames};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
     task::{Context, Poll, ready},
+    time::Duration,
 };
-use tars_runtime::clock::Clock;
+use tars_runtime::{clock::Clock, rate::Rate};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
 /// The length of the client's connection preface; whether it is one, h2 sees.
 const PREFACE: usize = 24;
-/// Frames that no call explains. Clients that are well send a few in a minute.
-const UNEXPLAINED: Rate = Rate {
-    per_second: 100,
-    burst: 1000,
-};
+/// Frames that no call explains. A healthy client sends a few in a minute.
+const UNEXPLAINED: Rate = Rate::every(Duration::from_millis(10), 1000);
+const GOAWAY: u8 = 7;
 const ENHANCE_YOUR_CALM: u8 = 11;
 
 #[derive(Debug)]
@@ -34,8 +30,6 @@ pub(super) struct Wire<T> {
     opened: CancellationToken,
     received: Frames,
     sent: Frames,
-    /// The last stream that the peer opened.
-    stream: u32,
     allowance: Allowance,
     clock: Clock,
     calm: Calm,
@@ -49,7 +43,6 @@ impl<T> Wire<T> {
             opened: CancellationToken::new(),
             received: Frames::default(),
             sent: Frames::default(),
-            stream: 0,
             allowance: Allowance::new(UNEXPLAINED),
             clock,
             calm,
@@ -69,15 +62,12 @@ impl<T> Wire<T> {
                 self.opened.cancel();
             }
         }
-        let (allowance, clock, stream) = (&mut self.allowance, &self.clock, &mut self.stream);
-        let mut fine = true;
+        let (allowance, clock) = (&mut self.allowance, &self.clock);
+        let mut within = true;
         self.received.read(&data[preface..], |frame| {
-            fine &= allowance.received(frame, clock);
-            if frame.opens_a_call() {
-                *stream = frame.stream;
-            }
+            within &= allowance.received(frame, clock);
         });
-        if !fine {
+        if !within {
             self.calm.tell("control_frames");
         }
     }
@@ -95,34 +85,19 @@ impl<T> Wire<T> {
         }
     }
 
-    /// GOAWAY with the reason and no words.
+    /// GOAWAY with the reason and no debug data.
     fn goaway(&self) -> [u8; 17] {
-        let [a, b, c, d] = self.stream.to_be_bytes();
-        [
-            0,
-            0,
-            8,
-            7,
-            0,
-            0,
-            0,
-            0,
-            0,
-            a,
-            b,
-            c,
-            d,
-            0,
-            0,
-            0,
-            ENHANCE_YOUR_CALM,
-        ]
+        let mut frame = [0; 17];
+        frame[..4].copy_from_slice(&[0, 0, 8, GOAWAY]);
+        frame[9..13].copy_from_slice(&self.allowance.last_stream().to_be_bytes());
+        frame[16] = ENHANCE_YOUR_CALM;
+        frame
     }
 }
 
 impl<T: AsyncWrite + Unpin> Wire<T> {
-    /// Says the last word, if there is room for it and no frame of h2's is half sent: who does not
-    /// read has nothing to complain of.
+    /// Sends GOAWAY, unless a frame of h2's is half sent. It is tried once: a peer that does not read
+    /// is not waited for.
     fn leave(&mut self, cx: &mut Context<'_>) -> io::Error {
         if self.sent.is_between() {
             let goaway = self.goaway();
@@ -186,7 +161,6 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::Duration;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
 
     const HEADERS: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 3, 0x88];
@@ -228,7 +202,7 @@ mod tests {
             let (mut wire, mut far, calm) = wire();
             let mut said = vec![b'P'; PREFACE];
             said.extend(HEADERS);
-            for _ in 0..UNEXPLAINED.burst + 100 {
+            for _ in 0..UNEXPLAINED.burst() + 100 {
                 said.extend(PRIORITY);
             }
             far.write_all(&said).await.unwrap();
@@ -240,6 +214,20 @@ mod tests {
             let expected = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 11];
             assert_eq!(goaway, expected, "{piece}");
         }
+    }
+
+    #[tokio::test]
+    async fn goaway_names_the_highest_stream_and_not_the_one_of_the_last_trailers() {
+        let (mut wire, mut far, calm) = wire();
+        let trailers = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
+        let said = [&[b'P'; PREFACE][..], &HEADERS, &trailers].concat();
+        far.write_all(&said).await.unwrap();
+        wire.read_exact(&mut vec![0; said.len()]).await.unwrap();
+        calm.tell("refusals");
+        drained(&mut wire, 64).await;
+        let mut goaway = [0; 17];
+        far.read_exact(&mut goaway).await.unwrap();
+        assert_eq!(goaway[9..13], [0, 0, 0, 3]);
     }
 
     #[tokio::test]
