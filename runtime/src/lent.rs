@@ -39,6 +39,7 @@ pub fn look<T, R>(key: &'static Key<T>, look: impl FnOnce(&T) -> R) -> Option<R>
 }
 
 /// Runs `work` while `value` is lent; it is back in its place afterwards, also when `work` panics.
+/// On a thread that is ending and has dropped its locals already, `work` runs without the loan.
 pub fn lend<T: 'static, R>(
     key: &'static Key<T>,
     value: &mut Option<T>,
@@ -47,8 +48,10 @@ pub fn lend<T: 'static, R>(
     struct Swapped<'a, T: 'static>(&'static Key<T>, &'a mut Option<T>);
     impl<T> Swapped<'_, T> {
         fn swap(&mut self) {
-            self.0
-                .with(|lent| mem::swap(&mut *lent.0.borrow_mut(), self.1));
+            // A future may be dropped by the destructor of another thread-local.
+            let _gone = self
+                .0
+                .try_with(|lent| mem::swap(&mut *lent.0.borrow_mut(), self.1));
         }
     }
     impl<T> Drop for Swapped<'_, T> {
@@ -137,6 +140,28 @@ mod tests {
         assert!(catch_unwind(work).is_err());
         assert_eq!(name(), None);
         assert_eq!(value.unwrap(), "lent");
+    }
+
+    type Pending = Lending<String, std::future::Pending<()>>;
+
+    thread_local! {
+        static HELD: RefCell<Option<Pending>> = const { RefCell::new(None) };
+    }
+
+    fn hold() {
+        let lending = Lending::new(&NAME, "held".to_owned(), std::future::pending());
+        HELD.with(|held| *held.borrow_mut() = Some(lending));
+    }
+
+    #[test]
+    fn a_thread_may_end_before_what_it_lent_to() {
+        // The order in which a thread drops its locals depends on which was used first. A panic in
+        // such a destructor would abort the process.
+        let steps: [fn(); 2] = [hold, || assert_eq!(name(), None)];
+        for order in [[0, 1], [1, 0]] {
+            let thread = std::thread::spawn(move || order.map(|step: usize| steps[step]()));
+            thread.join().unwrap();
+        }
     }
 
     #[tokio::test]
