@@ -255,3 +255,44 @@ impl Drop for Answering {
         self.0.idle();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{http1, router};
+    use super::*;
+    use crate::metrics::Metrics;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+
+    /// All of it is there when the connection is first polled, and the handler never waits: nothing
+    /// but the end of the answer can tell the connection to go on.
+    #[tokio::test]
+    async fn a_refused_head_behind_a_good_one_is_answered_without_another_event() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let addr = listener.local_addr().unwrap();
+        let mut client = TcpStream::connect(addr).await.unwrap();
+        let both = b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\nhost: x\n\n";
+        client.write_all(both).await.unwrap();
+        let (tcp, addr) = listener.accept().await.unwrap();
+        tcp.readable().await.unwrap();
+
+        let (metrics, tasks) = (Metrics::default(), TaskTracker::new());
+        let times = Timeouts {
+            idle_seconds: 3600,
+            ..Timeouts::default()
+        };
+        let seat = Gate::new(1).enter(addr.ip(), 1).unwrap();
+        let connection = Connection {
+            options: Arc::new(http1(&metrics, times, 1, 1)),
+            farewells: Farewells::new(tasks.clone()),
+            stop: CancellationToken::new(),
+            addr,
+        };
+        tasks.spawn(connection.run(tcp, seat, router()));
+        let mut answers = String::new();
+        let reading = timeout(Duration::from_secs(20), client.read_to_string(&mut answers));
+        let read = reading.await.expect("not only after the idle time");
+        read.unwrap();
+        let (good, bad) = (answers.find(" 200 "), answers.find(" 400 "));
+        assert!(good.is_some() && good < bad, "{answers}");
+    }
+}

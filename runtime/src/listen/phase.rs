@@ -6,11 +6,12 @@ use super::{
     stream::PacedStream,
 };
 use crate::config::Timeouts;
+use futures_util::task::AtomicWaker;
 use std::{
     io,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll, Waker, ready},
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -54,6 +55,8 @@ impl Overdue {
 pub(super) struct Phases {
     phase: Arc<watch::Sender<Phase>>,
     seat: Arc<Seat>,
+    /// A reader that waits until nothing is being answered.
+    reader: Arc<AtomicWaker>,
 }
 
 impl Phases {
@@ -66,6 +69,7 @@ impl Phases {
         Self {
             phase: Arc::new(phase),
             seat: Arc::new(seat),
+            reader: Arc::default(),
         }
     }
 
@@ -78,6 +82,17 @@ impl Phases {
         let since = Instant::now();
         self.phase.send_replace(Phase::Idle { since });
         self.seat.waits();
+        self.reader.wake();
+    }
+
+    /// Ready once no request is being answered.
+    fn poll_idle(&self, waker: &Waker) -> Poll<()> {
+        self.reader.register(waker);
+        if self.is_busy() {
+            Poll::Pending
+        } else {
+            Poll::Ready(())
+        }
     }
 
     pub(super) fn is_busy(&self) -> bool {
@@ -192,15 +207,13 @@ impl PhasedStream {
         self.requests.is_within()
     }
 
-    /// An end, as hyper sees it. While a request before is answered hyper would take that for a peer
-    /// that is gone; it asks again when it wants the next.
-    fn ended(&self) -> Poll<io::Result<()>> {
-        let answering = self.requests.refused().is_some() && self.phases.is_busy();
-        if answering {
-            Poll::Pending
-        } else {
-            Poll::Ready(Ok(()))
+    /// An end of the stream, as hyper sees it. While an earlier request is being answered, hyper
+    /// would take it for a peer that is gone, so it is held back until the answer is done.
+    fn poll_ended(&self, waker: &Waker) -> Poll<io::Result<()>> {
+        if self.requests.refused().is_some() {
+            ready!(self.phases.poll_idle(waker));
         }
+        Poll::Ready(Ok(()))
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -220,7 +233,7 @@ impl AsyncRead for PhasedStream {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if self.requests.is_over() {
-            return self.ended();
+            return self.poll_ended(cx.waker());
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
@@ -230,7 +243,7 @@ impl AsyncRead for PhasedStream {
         let shown = self.requests.read(&buf.filled()[before..]);
         buf.set_filled(before + shown);
         if shown == 0 && self.requests.is_over() {
-            return self.ended();
+            return self.poll_ended(cx.waker());
         }
         Poll::Ready(Ok(()))
     }

@@ -51,7 +51,7 @@ fn quiet() -> Body {
     Body::from_stream(chunks)
 }
 
-fn router() -> Router {
+pub(super) fn router() -> Router {
     Router::new()
         .route("/", get(async || "ok"))
         .route("/big", get(async || vec![b'x'; BIG]))
@@ -70,8 +70,20 @@ fn plain(status: StatusCode, retry: Option<Duration>, text: &str) -> Farewell {
 async fn listening(times: Timeouts, max: usize, by_address: usize) -> Listening {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (addr, metrics) = (listener.local_addr().unwrap(), Metrics::default());
-    let http = Http1 {
-        metrics: ListenerMetrics::new(&metrics).of("test"),
+    let http = http1(&metrics, times, max, by_address);
+    let stop = CancellationToken::new();
+    let served = tokio::spawn(http.serve(listener, router(), stop.clone()));
+    Listening {
+        addr,
+        metrics,
+        stop,
+        served,
+    }
+}
+
+pub(super) fn http1(metrics: &Metrics, times: Timeouts, max: usize, by_address: usize) -> Http1 {
+    Http1 {
+        metrics: ListenerMetrics::new(metrics).of("test"),
         times,
         max_head_bytes: 8192,
         max,
@@ -85,14 +97,6 @@ async fn listening(times: Timeouts, max: usize, by_address: usize) -> Listening 
             too_large: plain(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE, None, "large"),
         },
         drain: Duration::from_millis(200),
-    };
-    let stop = CancellationToken::new();
-    let served = tokio::spawn(http.serve(listener, router(), stop.clone()));
-    Listening {
-        addr,
-        metrics,
-        stop,
-        served,
     }
 }
 
