@@ -1,6 +1,9 @@
 //! Errors as HTTP: one table of codes, and a `google.rpc.Status` as JSON in the body.
 
-use crate::challenge::{Sent, challenge};
+use crate::{
+    challenge::{Sent, challenge},
+    listen::Carrier,
+};
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
@@ -38,10 +41,13 @@ impl From<Status> for Refusal {
 
 impl Refusal {
     /// The answer to somebody who sent this kind of credential.
-    pub(crate) fn answer(self, sent: Sent) -> Response {
+    pub(crate) fn answer(self, sent: Sent, carrier: Carrier) -> Response {
         let (http, status) = self.status();
         let mut response = respond(http, &to_json(&status));
         let headers = response.headers_mut();
+        if self.ends_connection(carrier) {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+        }
         self.add_headers(headers);
         challenge(sent, &status, headers);
         if let Some(delay) = status.get_details_retry_info().and_then(|r| r.retry_delay) {
@@ -119,6 +125,20 @@ impl Refusal {
         (http, fault::status(code, reason, message))
     }
 
+    /// Whether nothing more is read from the connection.
+    fn ends_connection(&self, carrier: Carrier) -> bool {
+        match self {
+            // What is left of the body would be taken for the next request.
+            Self::BodyTooLarge | Self::TooSlow => true,
+            // A client that floods may have pipelined a thousand more, so that each refusal costs
+            // it a connection. A proxy would lose the requests of its other clients.
+            Self::Status(status) => {
+                carrier == Carrier::Client && fault::reason(status).as_deref() == Some(FLOOD)
+            }
+            _ => false,
+        }
+    }
+
     fn add_headers(self, headers: &mut HeaderMap) {
         let (name, value) = match self {
             Self::MethodNotAllowed(methods) => (header::ALLOW, methods),
@@ -129,14 +149,6 @@ impl Refusal {
                 header::ACCEPT_ENCODING,
                 HeaderValue::from_static("identity"),
             ),
-            // What is left of the body would be taken for the next request.
-            Self::BodyTooLarge | Self::TooSlow => {
-                (header::CONNECTION, HeaderValue::from_static("close"))
-            }
-            // Whoever floods may have pipelined a thousand more; each refusal costs a connection.
-            Self::Status(status) if fault::reason(&status).as_deref() == Some(FLOOD) => {
-                (header::CONNECTION, HeaderValue::from_static("close"))
-            }
             _ => return,
         };
         headers.insert(name, value);
@@ -249,6 +261,30 @@ mod tests {
             let body = to_json(&status);
             let reason = body["details"][0]["reason"].as_str();
             assert!(reason.is_some_and(|r| !r.is_empty()), "{body}");
+        }
+    }
+
+    #[test]
+    fn a_flood_ends_the_clients_connection_and_no_proxys() {
+        let closes = |refusal: Refusal, carrier| {
+            let headers = refusal
+                .answer(Sent::Nothing, carrier)
+                .into_parts()
+                .0
+                .headers;
+            headers
+                .get(header::CONNECTION)
+                .is_some_and(|v| v == "close")
+        };
+        let exhausted =
+            |reason| Refusal::Status(fault::status(Code::ResourceExhausted, reason, "x"));
+        assert!(closes(exhausted(FLOOD), Carrier::Client));
+        assert!(!closes(exhausted(FLOOD), Carrier::Proxy));
+        for carrier in [Carrier::Client, Carrier::Proxy] {
+            assert!(closes(Refusal::BodyTooLarge, carrier));
+            assert!(closes(Refusal::TooSlow, carrier));
+            assert!(!closes(exhausted("RATE_LIMITED"), carrier));
+            assert!(!closes(Refusal::NotFound, carrier));
         }
     }
 

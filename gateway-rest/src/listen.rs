@@ -33,6 +33,25 @@ const COME_BACK: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Client(pub(crate) IpAddr);
 
+/// Whose connection a request came over; in every request's extensions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Carrier {
+    /// The client's own.
+    Client,
+    /// A trusted proxy's, which carries requests of other clients as well.
+    Proxy,
+}
+
+impl Carrier {
+    fn of(peer: IpAddr, proxies: &Networks) -> Self {
+        if proxies.contains(peer.to_canonical()) {
+            Self::Proxy
+        } else {
+            Self::Client
+        }
+    }
+}
+
 /// How the gateway treats those who connect.
 #[derive(Debug, Clone)]
 pub struct Listening {
@@ -78,7 +97,10 @@ impl Listening {
                 // The listener puts a peer into every request.
                 let peer = peer.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |Peer(addr)| addr);
                 let client = forwarded::client(peer.ip(), request.headers(), &proxies);
-                request.extensions_mut().insert(Client(client));
+                let carrier = Carrier::of(peer.ip(), &proxies);
+                let extensions = request.extensions_mut();
+                extensions.insert(Client(client));
+                extensions.insert(carrier);
                 request
             });
         self.http.serve(listener, named, stop).await;

@@ -5,7 +5,7 @@ use crate::{
     challenge::Sent,
     documents::{self, Document},
     error::{self, Refusal, allow},
-    listen::{Client, MAX_PATH},
+    listen::{Carrier, Client, MAX_PATH},
     openapi,
     stream::{self, Format},
     transcode::{self, Target},
@@ -100,6 +100,7 @@ impl Gateway {
 async fn handle(
     State(gateway): State<Gateway>,
     Extension(Client(client)): Extension<Client>,
+    Extension(carrier): Extension<Carrier>,
     request: Request<Body>,
 ) -> Response {
     let inner = &gateway.0;
@@ -110,7 +111,7 @@ async fn handle(
     let trace = span.context();
     let work = inner.answer(asked, client, parts, body);
     let answer = span.scope().run(work).await;
-    let response = answer.unwrap_or_else(|refusal| refusal.answer(sent));
+    let response = answer.unwrap_or_else(|refusal| refusal.answer(sent, carrier));
     finish_span(&mut span, response.status());
     let mut response = with_headers(response, trace);
     if head {

@@ -250,6 +250,7 @@ async fn one_address_has_a_share_of_the_gateway_and_is_told_so() {
         ("TARS__GATEWAY__MAX_CONNECTIONS_BY_ADDRESS", "8"),
         ("TARS__GATEWAY__MAX_CONNECTIONS_BY_PROXY", "32"),
         ("TARS__LIMITS__FLOOD_PER_SECOND", "4"),
+        ("TARS__GATEWAY__TRUSTED_PROXIES", r#"["127.0.0.9"]"#),
     ];
     let up = up(20_000, &env).await;
     let mut many = Vec::new();
@@ -270,20 +271,31 @@ async fn one_address_has_a_share_of_the_gateway_and_is_told_so() {
         }
     }
     // What the gateway answers by itself is limited by address as well.
-    let text = "GET /openapi.json HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20)
-        + "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let mut tcp = up.said(&up.ready.gateway, [127, 0, 0, 3], &text).await;
+    let text = flood(&up, [127, 0, 0, 3], "").await;
+    assert!(text.matches("HTTP/1.1 200").count() >= 4, "a burst passes");
+    // Each refusal of a flood costs the connection: what was pipelined behind it is not looked at.
+    assert_eq!(text.matches("HTTP/1.1 429").count(), 1, "{text}");
+    assert!(text.contains("FLOOD") && text.contains("connection: close"));
+    // A proxy keeps its connection: the next request on it may be another client's.
+    let text = flood(&up, PROXY, "forwarded: for=203.0.113.7\r\n").await;
+    assert!(text.matches("HTTP/1.1 429").count() > 1, "{text}");
+    let answered = ["HTTP/1.1 200", "HTTP/1.1 429"].map(|status| text.matches(status).count());
+    assert_eq!(answered.iter().sum::<usize>(), 21, "{text}");
+    Rest::new(&up.ready.gateway).get("/health").await.unwrap();
+}
+
+/// Twenty pipelined requests with these headers and a last one, and what is answered to them.
+async fn flood(up: &Up, from: [u8; 4], headers: &str) -> String {
+    let one = format!("GET /openapi.json HTTP/1.1\r\nhost: x\r\n{headers}\r\n");
+    let last = "GET /health HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    let text = one.repeat(20) + last;
+    let mut tcp = up.said(&up.ready.gateway, from, &text).await;
     let mut bytes = Vec::new();
     timeout(PATIENCE, tcp.read_to_end(&mut bytes))
         .await
         .unwrap()
         .unwrap();
-    let text = String::from_utf8(bytes).unwrap();
-    assert!(text.matches("HTTP/1.1 200").count() >= 4, "a burst passes");
-    // Each refusal of a flood costs the connection: what was pipelined behind it is not looked at.
-    assert_eq!(text.matches("HTTP/1.1 429").count(), 1, "{text}");
-    assert!(text.contains("FLOOD") && text.contains("connection: close"));
-    Rest::new(&up.ready.gateway).get("/health").await.unwrap();
+    String::from_utf8(bytes).unwrap()
 }
 
 /// A login that fails, through a connection from `from`; each of another user, whose own delays are
