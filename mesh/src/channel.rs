@@ -2,46 +2,36 @@
 //! moves to a new connection when the own certificate was renewed, leaving the old one to finish
 //! the calls it carries. A connection to a server that is revoked ends at once.
 
+mod connect;
+mod error;
 mod lanes;
 
 use crate::{
     ConnectionTable,
-    connections::Listed,
     replay::{Replay, never_processed},
-    serve::key_exchange,
 };
 use arc_swap::ArcSwapOption;
+pub use error::{ChannelError, OWN_CERTIFICATE_REVOKED};
 use futures_util::future::BoxFuture;
-use http::{Request, Response, Uri, uri::PathAndQuery};
+use http::{
+    Request, Response, Uri,
+    uri::{Authority, PathAndQuery},
+};
 use hyper::client::conn::http2::SendRequest;
-use hyper_util::rt::{TokioIo, TokioTimer};
 use lanes::Lanes;
 pub use lanes::{ChannelBody, MAX_RESPONSE};
-use rustls::pki_types::ServerName;
-use std::net::SocketAddr;
 use std::{
-    future::poll_fn,
-    net::{IpAddr, Ipv4Addr},
-    pin::pin,
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
-use tars_certs::{
-    Identity, IdentityHandle, Revocations, SpiffeId,
-    peer::{PeerInfo, observed},
-    tls,
-    trust::{Refusal, Side},
-};
+use tars_certs::{Identity, IdentityHandle, Revocations, SpiffeId, peer::PeerInfo};
 use tars_proto::fault;
 use tars_runtime::clock::Clock;
 use tokio::{
-    net::TcpStream,
     sync::Mutex,
     time::{Instant, timeout},
 };
-use tokio_rustls::{TlsConnector, client::TlsStream};
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
@@ -132,67 +122,6 @@ impl ChannelOptions {
     }
 }
 
-/// Runs hyper's own tasks for a connection until it is cut: dropping the futures that hyper hands
-/// out leaves the socket to whatever streams are still open.
-#[derive(Debug, Clone, Default)]
-struct AbortableExecutor {
-    cut: CancellationToken,
-    tasks: TaskTracker,
-}
-
-impl<F> hyper::rt::Executor<F> for AbortableExecutor
-where
-    F: Future<Output = ()> + Send + 'static,
-{
-    fn execute(&self, task: F) {
-        let cut = self.cut.clone();
-        self.tasks.spawn(async move {
-            tokio::select! {
-                () = task => {}
-                () = cut.cancelled() => {}
-            }
-        });
-    }
-}
-
-impl AbortableExecutor {
-    /// Cuts the connection when its server is revoked, or when a certificate of it has ended. A root
-    /// that is trusted no more ends it from the server's side, in peace.
-    async fn watch(
-        self,
-        end: Duration,
-        options: ChannelOptions,
-        (own, server): (Arc<Identity>, Arc<PeerInfo>),
-        _listed: Listed,
-    ) {
-        let revoked = async {
-            let Some(verified) = &server.verified else {
-                return std::future::pending().await;
-            };
-            let (current, clock) = (&options.identity, &options.clock);
-            let by_list = Refusal::is_revocation;
-            tokio::select! {
-                () = options.revocations.until_denied(verified) => {}
-                _ = current.until_refused(&own, verified, Side::Server, clock, by_list) => {}
-            }
-        };
-        self.tasks.close();
-        tokio::select! {
-            () = self.tasks.wait() => return,
-            () = revoked => tracing::warn!(server = server.name(), "the server is revoked; connection cut"),
-            () = options.clock.sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
-        }
-        self.cut.cancel();
-    }
-}
-
-/// Past this time of the wall, one side has no identity any more.
-fn certificates_end(own: &Identity, peer: &PeerInfo) -> Duration {
-    let own = own.leaf().not_after;
-    let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
-    theirs.map_or(own, |t| t.min(own))
-}
-
 /// Cheap to clone; clones share one connection.
 #[derive(Debug, Clone)]
 pub struct Channel {
@@ -202,7 +131,7 @@ pub struct Channel {
 #[derive(Debug)]
 struct Shared {
     options: ChannelOptions,
-    authority: http::uri::Authority,
+    authority: Authority,
     carries: Carries,
     live: ArcSwapOption<Live>,
     connecting: Mutex<()>,
@@ -241,81 +170,30 @@ pub struct Server {
     pub key_exchange: &'static str,
 }
 
-#[derive(Debug, thiserror::Error)]
-pub enum ChannelError {
-    #[error("cannot reach {target}: {source}")]
-    Connect {
-        target: String,
-        source: std::io::Error,
-    },
-    #[error("cannot reach {target}: no answer in {CONNECT_TIMEOUT:?}")]
-    Timeout { target: String },
-    #[error("{target} does not speak HTTP/2")]
-    NoH2 { target: String },
-    #[error("cannot trust {target}: {why}")]
-    Refused { target: String, why: String },
-    #[error("{0}")]
-    Own(String),
-    #[error("{target} refuses the own certificate: it is revoked")]
-    OwnRevoked { target: String },
-    #[error("the own identity is not usable: {0}")]
-    Identity(#[from] tls::TlsError),
-    #[error("{target}: {}", with_causes(source))]
-    Http {
-        target: String,
-        source: hyper::Error,
-    },
-    #[error("{target}: the connection went away in the middle of a long request")]
-    Moved { target: String },
-    #[error("{0:?} is not a host and port")]
-    Target(String),
-}
-
-impl ChannelError {
-    /// What may be said to anybody: which service, and no address, certificate or cause.
-    fn to_strangers(&self, options: &ChannelOptions) -> String {
-        let (to, from) = (options.workload(), options.service);
-        match self {
-            Self::Connect { .. } | Self::Timeout { .. } | Self::Target(_) => {
-                format!("{to} cannot be reached")
-            }
-            Self::NoH2 { .. } => format!("{to} does not speak HTTP/2"),
-            Self::Refused { .. } => format!("{to} cannot be trusted"),
-            Self::Own(_) => format!("the certificate of {from} has expired or is revoked"),
-            Self::OwnRevoked { .. } => format!("{to} refuses the certificate of {from}"),
-            Self::Identity(_) => format!("the identity of {from} is not usable"),
-            Self::Http { .. } | Self::Moved { .. } => format!("the connection to {to} was lost"),
-        }
-    }
-}
-
 impl Channel {
     pub fn new(options: ChannelOptions) -> Result<Self, ChannelError> {
         let authority = options
             .target
             .parse()
             .map_err(|_| ChannelError::Target(options.target.clone()))?;
-        let shared = Shared {
-            options,
-            authority,
-            carries: Carries::Calls,
-            live: ArcSwapOption::empty(),
-            connecting: Mutex::new(()),
-            complaints: parking_lot::Mutex::default(),
-        };
-        Ok(Self {
-            shared: Arc::new(shared),
-        })
+        Ok(Self::carrying(Carries::Calls, options, authority))
     }
 
     /// Another channel to the same workload for streams, with a connection of its own: those that
     /// nobody reads must not take the window that calls need.
     #[must_use]
     pub fn separate(&self) -> Self {
+        let Shared {
+            options, authority, ..
+        } = &*self.shared;
+        Self::carrying(Carries::Streams, options.clone(), authority.clone())
+    }
+
+    fn carrying(carries: Carries, options: ChannelOptions, authority: Authority) -> Self {
         let shared = Shared {
-            options: self.shared.options.clone(),
-            authority: self.shared.authority.clone(),
-            carries: Carries::Streams,
+            options,
+            authority,
+            carries,
             live: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
             complaints: parking_lot::Mutex::default(),
@@ -324,9 +202,7 @@ impl Channel {
             shared: Arc::new(shared),
         }
     }
-}
 
-impl Channel {
     /// Connects, if need be, and tells who answers.
     pub async fn server(&self) -> Result<Server, ChannelError> {
         Ok(self.shared.connection().await?.server.clone())
@@ -359,103 +235,6 @@ impl Shared {
 
     fn target(&self) -> String {
         self.options.target.clone()
-    }
-
-    async fn connect(&self) -> Result<Live, ChannelError> {
-        let options = &self.options;
-        if let Some(problem) = options.identity.problem(options.clock.now()) {
-            return Err(ChannelError::Own(problem));
-        }
-        let identity = options.identity.current();
-        let (stream, server) = self.handshake(&identity).await?;
-        let tasks = AbortableExecutor::default();
-        let (sender, dispatch) = hyper::client::conn::http2::Builder::new(tasks.clone())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(Duration::from_secs(20))
-            .keep_alive_timeout(Duration::from_secs(10))
-            .initial_stream_window_size(self.carries.stream_window())
-            .initial_connection_window_size(self.carries.connection_window())
-            .initial_max_send_streams(STREAMS)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| match says_revoked(&source) {
-                true => ChannelError::OwnRevoked {
-                    target: self.target(),
-                },
-                false => ChannelError::Http {
-                    target: self.target(),
-                    source,
-                },
-            })?;
-        let target = self.target();
-        let lanes = Lanes::new(STREAMS);
-        let told = Arc::clone(&lanes);
-        hyper::rt::Executor::execute(&tasks, async move {
-            let mut dispatch = pin!(dispatch);
-            let ended = poll_fn(|cx| {
-                let polled = dispatch.as_mut().poll(cx);
-                told.set_most(dispatch.current_max_send_streams());
-                polled
-            });
-            if let Err(e) = ended.await {
-                tracing::debug!(target, error = %e, "connection ended");
-            }
-        });
-        tokio::spawn(tasks.watch(
-            certificates_end(&identity, &server.peer),
-            options.clone(),
-            (Arc::clone(&identity), Arc::clone(&server.peer)),
-            options.table.enter(options.service, "out", &server.peer),
-        ));
-        Ok(Live {
-            sender,
-            identity,
-            server,
-            lanes,
-        })
-    }
-
-    async fn handshake(
-        &self,
-        identity: &Identity,
-    ) -> Result<(TlsStream<TcpStream>, Server), ChannelError> {
-        let options = &self.options;
-        let failed = |source| ChannelError::Connect {
-            target: self.target(),
-            source,
-        };
-        let config = tls::client(
-            identity,
-            options.expected.clone(),
-            &options.revocations,
-            Arc::new(options.clock.clone()),
-        )?;
-        let tcp = TcpStream::connect(&options.target).await.map_err(failed)?;
-        tcp.set_nodelay(true).map_err(failed)?;
-        let addr = tcp.peer_addr().map_err(failed)?;
-        // The verifier looks at the SPIFFE id, never at a host name.
-        let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
-        let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-        let (connected, seen) = observed(connecting).await;
-        let stream = match (connected, seen.refusal) {
-            (Ok(stream), _) => stream,
-            (Err(e), Some(reason)) => {
-                return Err(ChannelError::Refused {
-                    target: self.target(),
-                    why: format!("{e} ({reason})"),
-                });
-            }
-            (Err(e), None) => return Err(failed(e)),
-        };
-        let session = stream.get_ref().1;
-        if session.alpn_protocol() != Some(tls::ALPN) {
-            return Err(ChannelError::NoH2 {
-                target: self.target(),
-            });
-        }
-        let key_exchange = key_exchange(session.negotiated_key_exchange_group());
-        let peer = server_info(seen.peer, addr);
-        Ok((stream, Server { peer, key_exchange }))
     }
 
     /// tonic's generated clients give a path; HTTP/2 wants scheme and authority as well.
@@ -515,10 +294,7 @@ impl Shared {
 
     fn failed(&self, source: hyper::Error) -> Status {
         let target = self.target();
-        self.unreachable(&match says_revoked(&source) {
-            true => ChannelError::OwnRevoked { target },
-            false => ChannelError::Http { target, source },
-        })
+        self.unreachable(&ChannelError::http(target, source))
     }
 
     fn unreachable(&self, error: &ChannelError) -> Status {
@@ -552,40 +328,6 @@ impl Shared {
         }
     }
 }
-
-fn server_info(verified: Option<tars_certs::peer::Verified>, addr: SocketAddr) -> Arc<PeerInfo> {
-    Arc::new(PeerInfo {
-        verified,
-        class: None,
-        addr,
-        closing: CancellationToken::new(),
-    })
-}
-
-/// An error with what stands behind it: an alert of the peer's TLS, most often.
-fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(next) = cause {
-        let more = next.to_string();
-        if !text.contains(&more) {
-            text = format!("{text}: {more}");
-        }
-        cause = next.source();
-    }
-    text
-}
-
-/// Whether the other side ended the handshake because the own certificate is revoked. In TLS 1.3 the
-/// alert comes after the own side is done with it, behind the proof of who sends it; h2 keeps of it
-/// what it says, and not what it is.
-fn says_revoked(error: &hyper::Error) -> bool {
-    let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
-    with_causes(error).contains(&alert.to_string())
-}
-
-/// The reason of a call that failed because the server refuses the own certificate as revoked.
-pub const OWN_CERTIFICATE_REVOKED: &str = "OWN_CERTIFICATE_REVOKED";
 
 impl Service<Request<Body>> for Channel {
     type Response = Response<ChannelBody>;

@@ -1,0 +1,206 @@
+//! How a channel gets a connection, and what runs it until it ends.
+
+use super::{ChannelError, ChannelOptions, Live, STREAMS, Server, Shared, lanes::Lanes};
+use crate::{connections::Listed, serve::key_exchange};
+use hyper::{
+    client::conn::http2::{Builder, Connection},
+    rt::Executor,
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use rustls::pki_types::ServerName;
+use std::{
+    future::poll_fn,
+    io,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    pin::pin,
+    sync::Arc,
+    time::Duration,
+};
+use tars_certs::{
+    Identity,
+    peer::{PeerInfo, Verified, observed},
+    tls,
+    trust::{Refusal, Side},
+};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::body::Body;
+
+type Stream = TlsStream<TcpStream>;
+
+impl Shared {
+    pub(super) async fn connect(&self) -> Result<Live, ChannelError> {
+        let options = &self.options;
+        if let Some(problem) = options.identity.problem(options.clock.now()) {
+            return Err(ChannelError::Own(problem));
+        }
+        let identity = options.identity.current();
+        let (stream, server) = self.handshake(&identity).await?;
+        let tasks = AbortableExecutor::default();
+        let http = self.builder(tasks.clone());
+        let (sender, dispatch) = http
+            .handshake(TokioIo::new(stream))
+            .await
+            .map_err(|source| ChannelError::http(self.target(), source))?;
+        let lanes = Lanes::new(STREAMS);
+        tasks.execute(run(dispatch, Arc::clone(&lanes), self.target()));
+        tokio::spawn(tasks.watch(
+            certificates_end(&identity, &server.peer),
+            options.clone(),
+            (Arc::clone(&identity), Arc::clone(&server.peer)),
+            options.table.enter(options.service, "out", &server.peer),
+        ));
+        Ok(Live {
+            sender,
+            identity,
+            server,
+            lanes,
+        })
+    }
+
+    fn builder(&self, tasks: AbortableExecutor) -> Builder<AbortableExecutor> {
+        let mut builder = Builder::new(tasks);
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(Duration::from_secs(20))
+            .keep_alive_timeout(Duration::from_secs(10))
+            .initial_stream_window_size(self.carries.stream_window())
+            .initial_connection_window_size(self.carries.connection_window())
+            .initial_max_send_streams(STREAMS);
+        builder
+    }
+
+    async fn handshake(&self, identity: &Identity) -> Result<(Stream, Server), ChannelError> {
+        let options = &self.options;
+        let config = tls::client(
+            identity,
+            options.expected.clone(),
+            &options.revocations,
+            Arc::new(options.clock.clone()),
+        )?;
+        let failed = |source| self.failed_to_connect(source);
+        let (tcp, addr) = open(&options.target).await.map_err(failed)?;
+        // The verifier looks at the SPIFFE id, never at a host name.
+        let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
+        let (connected, seen) = observed(connecting).await;
+        let stream = connected.map_err(|e| match seen.refusal {
+            Some(reason) => ChannelError::Refused {
+                target: self.target(),
+                why: format!("{e} ({reason})"),
+            },
+            None => failed(e),
+        })?;
+        let session = stream.get_ref().1;
+        if session.alpn_protocol() != Some(tls::ALPN) {
+            return Err(ChannelError::NoH2 {
+                target: self.target(),
+            });
+        }
+        let key_exchange = key_exchange(session.negotiated_key_exchange_group());
+        let peer = server_info(seen.peer, addr);
+        Ok((stream, Server { peer, key_exchange }))
+    }
+
+    fn failed_to_connect(&self, source: io::Error) -> ChannelError {
+        ChannelError::Connect {
+            target: self.target(),
+            source,
+        }
+    }
+}
+
+async fn open(target: &str) -> io::Result<(TcpStream, SocketAddr)> {
+    let tcp = TcpStream::connect(target).await?;
+    tcp.set_nodelay(true)?;
+    let addr = tcp.peer_addr()?;
+    Ok((tcp, addr))
+}
+
+/// Runs a connection to its end, and tells `lanes` how many streams its server takes.
+async fn run(
+    dispatch: Connection<TokioIo<Stream>, Body, AbortableExecutor>,
+    lanes: Arc<Lanes>,
+    target: String,
+) {
+    let mut dispatch = pin!(dispatch);
+    let ended = poll_fn(|cx| {
+        let polled = dispatch.as_mut().poll(cx);
+        lanes.set_most(dispatch.current_max_send_streams());
+        polled
+    });
+    if let Err(e) = ended.await {
+        tracing::debug!(target, error = %e, "connection ended");
+    }
+}
+
+/// Past this time of the wall, one side has no identity any more.
+fn certificates_end(own: &Identity, peer: &PeerInfo) -> Duration {
+    let own = own.leaf().not_after;
+    let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
+    theirs.map_or(own, |t| t.min(own))
+}
+
+fn server_info(verified: Option<Verified>, addr: SocketAddr) -> Arc<PeerInfo> {
+    Arc::new(PeerInfo {
+        verified,
+        class: None,
+        addr,
+        closing: CancellationToken::new(),
+    })
+}
+
+/// Runs hyper's own tasks for a connection until it is cut: dropping the futures that hyper hands
+/// out leaves the socket to whatever streams are still open.
+#[derive(Debug, Clone, Default)]
+struct AbortableExecutor {
+    cut: CancellationToken,
+    tasks: TaskTracker,
+}
+
+impl<F> Executor<F> for AbortableExecutor
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    fn execute(&self, task: F) {
+        let cut = self.cut.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = task => {}
+                () = cut.cancelled() => {}
+            }
+        });
+    }
+}
+
+impl AbortableExecutor {
+    /// Cuts the connection when its server is revoked, or when a certificate of it has ended. A root
+    /// that is trusted no more ends it from the server's side, in peace.
+    async fn watch(
+        self,
+        end: Duration,
+        options: ChannelOptions,
+        (own, server): (Arc<Identity>, Arc<PeerInfo>),
+        _listed: Listed,
+    ) {
+        let revoked = async {
+            let Some(verified) = &server.verified else {
+                return std::future::pending().await;
+            };
+            let (current, clock) = (&options.identity, &options.clock);
+            let by_list = Refusal::is_revocation;
+            tokio::select! {
+                () = options.revocations.until_denied(verified) => {}
+                _ = current.until_refused(&own, verified, Side::Server, clock, by_list) => {}
+            }
+        };
+        self.tasks.close();
+        tokio::select! {
+            () = self.tasks.wait() => return,
+            () = revoked => tracing::warn!(server = server.name(), "the server is revoked; connection cut"),
+            () = options.clock.sleep_until(end) => tracing::debug!(server = server.name(), "a certificate of the connection has ended"),
+        }
+        self.cut.cancel();
+    }
+}
