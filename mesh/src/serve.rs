@@ -10,8 +10,10 @@
 
 mod allowance;
 mod answer;
+mod calls;
 mod calm;
 mod connection;
+mod farewell;
 mod frames;
 mod handshake;
 mod places;
@@ -25,12 +27,12 @@ use handshake::TlsConfigs;
 pub(crate) use handshake::key_exchange;
 use http::{Request, Response};
 use places::Places;
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, net::SocketAddr, sync::Arc, time::Duration};
 use tars_certs::{ClassTable, IdentityHandle, Revocations};
 use tars_runtime::{
     clock::Clock,
     config::{Connections, Timeouts},
-    listen::{Acceptor, Gate},
+    listen::{Acceptor, Gate, Seat},
 };
 use tokio::{net::TcpListener, time::timeout};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -104,46 +106,79 @@ pub async fn serve<S, B>(
     S: Handler<B>,
     B: Reply,
 {
-    let tasks = TaskTracker::new();
-    let force = CancellationToken::new();
-    let handshakes = Gate::new(options.limits.max_handshakes);
-    let places = Places::new(&options.limits);
-    let refusals = Refusals::new(options.clock.clone());
-    let tls = TlsConfigs::new(&options);
     let metrics = options.metrics.clone();
     let refuse = move |reason| metrics.refuse(reason);
     let mut acceptor = Acceptor::new(listener, options.service, refuse, stop.clone());
+    let server = Server::new(options, stop);
     while let Some((tcp, addr)) = acceptor.next().await {
-        let share = options.limits.max_handshakes_by_address;
-        let Ok(slot) = handshakes.enter(addr.ip(), share) else {
-            options.metrics.refuse("busy");
-            continue;
-        };
-        let Some(own) = tls.current(&options) else {
-            options.metrics.refuse("no_identity");
-            continue;
-        };
-        let connection = Connection {
-            options: options.clone(),
-            addr,
-            own,
-            places: places.clone(),
-            refusals: refusals.clone(),
-            stop: stop.clone(),
-            force: force.clone(),
-        };
-        tasks.spawn(connection.run(tcp, slot, service.clone()));
+        match server.enter(addr) {
+            Ok((connection, slot)) => {
+                let running = connection.run(tcp, slot, service.clone());
+                server.tasks.spawn(running);
+            }
+            Err(reason) => server.options.metrics.refuse(reason),
+        }
     }
     drop(acceptor);
-    tasks.close();
-    let drain = Duration::from_secs(options.limits.drain_seconds);
-    if timeout(drain, tasks.wait()).await.is_err() {
-        tracing::warn!(
-            service = options.service,
-            connections = tasks.len(),
-            "drain took too long; connections are cut"
-        );
-        force.cancel();
-        tasks.wait().await;
+    server.drain().await;
+}
+
+/// What the connections of a listener share.
+struct Server {
+    options: ServeOptions,
+    tls: TlsConfigs,
+    handshakes: Gate,
+    places: Places,
+    refusals: Refusals,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+    force: CancellationToken,
+}
+
+impl Server {
+    fn new(options: ServeOptions, stop: CancellationToken) -> Self {
+        Self {
+            tls: TlsConfigs::new(&options),
+            handshakes: Gate::new(options.limits.max_handshakes),
+            places: Places::new(&options.limits),
+            refusals: Refusals::new(options.clock.clone()),
+            tasks: TaskTracker::new(),
+            stop,
+            force: CancellationToken::new(),
+            options,
+        }
+    }
+
+    /// Takes a slot for the handshake of a newcomer, or says why it has none.
+    fn enter(&self, addr: SocketAddr) -> Result<(Connection, Seat), &'static str> {
+        let share = self.options.limits.max_handshakes_by_address;
+        let entered = self.handshakes.enter(addr.ip(), share);
+        let slot = entered.map_err(|_| "busy")?;
+        let own = self.tls.current(&self.options).ok_or("no_identity")?;
+        let connection = Connection {
+            options: self.options.clone(),
+            addr,
+            own,
+            places: self.places.clone(),
+            refusals: self.refusals.clone(),
+            stop: self.stop.clone(),
+            force: self.force.clone(),
+        };
+        Ok((connection, slot))
+    }
+
+    /// Waits for the connections to end, and cuts them when that takes too long.
+    async fn drain(self) {
+        self.tasks.close();
+        let drain = Duration::from_secs(self.options.limits.drain_seconds);
+        if timeout(drain, self.tasks.wait()).await.is_err() {
+            tracing::warn!(
+                service = self.options.service,
+                connections = self.tasks.len(),
+                "drain took too long; connections are cut"
+            );
+            self.force.cancel();
+            self.tasks.wait().await;
+        }
     }
 }

@@ -175,6 +175,33 @@ async fn s8_6_nine_refusals_each_with_its_own_reason() {
     assert!(good.server().await.is_ok());
 }
 
+/// Its own side of the handshake is done, and the first requests are on their way, before the server
+/// has looked at the certificate.
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_is_refused_reads_why_however_much_it_has_sent() {
+    let w = world().await;
+    let stranger = TestCa::root("another").below("x", |_| {});
+    for n in 0..50 {
+        let config = client(Some(stranger.leaf(|_| {})));
+        let mut stream = connect(w.listener.addr, config).await.unwrap();
+        for _ in 0..8 {
+            let written = stream.write_all(&[b'P'; 1024]).await;
+            written.unwrap_or_else(|e| panic!("{n}: {e}"));
+            stream.flush().await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        let error = stream.read(&mut [0]).await.unwrap_err();
+        let cause = error.get_ref().and_then(|e| e.downcast_ref());
+        let alert = rustls::AlertDescription::UnknownCA;
+        assert_eq!(
+            cause,
+            Some(&rustls::Error::AlertReceived(alert)),
+            "{n}: {error}"
+        );
+    }
+    assert_eq!(w.listener.refused("unknown_issuer"), 50);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn m1_no_certificate() {
     let w = world().await;

@@ -1,33 +1,32 @@
 //! One connection, from the handshake to its end.
 
 use super::{
-    Admission, Handler, Reply, ServeOptions,
-    answer::{self, Answering},
+    Admission, Handler, Reply, ServeOptions, answer,
+    calls::Calls,
     calm::{Calm, Refusals},
+    farewell,
     handshake::{ServerIdentity, key_exchange, reason},
-    places::Places,
+    places::{Held, Places},
     streams::Streams,
     wire::Wire,
 };
-use crate::framed::Framed;
-use http::Request;
-use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{cell::RefCell, net::SocketAddr, pin::pin, sync::Arc, time::Duration};
+use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tars_certs::{
     PeerClass,
-    peer::{PeerInfo, observed},
+    peer::{PeerInfo, Seen, observed},
     tls,
     trust::{Refusal, Side},
 };
 use tars_runtime::listen::{PacedStream, Seat};
 use tokio::{
+    io::{AsyncRead, AsyncWrite},
     net::TcpStream,
     time::{Instant, sleep_until, timeout},
 };
 use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
-use tonic::body::Body;
 
 pub(super) struct Connection {
     pub(super) options: ServeOptions,
@@ -69,26 +68,25 @@ impl Connection {
         let most = Instant::now() + self.options.limits.handshake_timeout();
         let tcp = PacedStream::new(tcp, self.options.times.write_pace());
         let unread = tcp.unread();
-        let handshake = tokio::select! {
-            done = self.handshake(tcp) => done,
-            () = sleep_until(most) => Err("timeout"),
-            () = slot.displaced() => Err("displaced"),
+        let accepted = tokio::select! {
+            accepted = self.accept(tcp) => accepted,
+            () = sleep_until(most) => return self.refused("timeout"),
+            () = slot.displaced() => return self.refused("displaced"),
             () = self.stop.cancelled() => return,
         };
-        let (stream, peer) = match handshake {
-            Ok(shaken) => shaken,
-            Err(reason) => return self.refused(reason),
+        let (stream, seen) = match accepted {
+            Ok(accepted) => accepted,
+            Err((reason, tcp)) => return self.turn_away(reason, tcp, &slot, most).await,
         };
-        let held = match self.places.take(&peer) {
-            Ok(held) => held,
-            Err(reason) => return self.refused(reason),
+        let (peer, held) = match self.admit(&stream, seen) {
+            Ok(admitted) => admitted,
+            Err(reason) => return self.turn_away(reason, stream, &slot, most).await,
         };
         let metrics = self.options.metrics.clone();
         let calm = Calm::default();
         let stream = Wire::new(stream, self.options.clock.clone(), calm.clone());
-        let opened = stream.opened();
         let begun = Begun {
-            opened,
+            opened: stream.opened(),
             slot,
             most,
             calm,
@@ -105,30 +103,55 @@ impl Connection {
         self.options.metrics.refuse(reason);
     }
 
-    async fn handshake(&self, tcp: Tcp) -> Result<(TlsStream<Tcp>, PeerInfo), &'static str> {
+    /// Refuses a peer, and leaves it a moment to read why: as long as its handshake may take, and
+    /// only while nobody else needs the slot.
+    async fn turn_away<T>(&self, reason: &'static str, stream: T, slot: &Seat, most: Instant)
+    where
+        T: AsyncRead + AsyncWrite + Unpin,
+    {
+        self.refused(reason);
+        tokio::select! {
+            () = farewell::linger(stream) => {}
+            () = sleep_until(most.min(Instant::now() + LAST_WORDS)) => {}
+            () = slot.displaced() => {}
+            () = self.stop.cancelled() => {}
+        }
+    }
+
+    async fn accept(&self, tcp: Tcp) -> Result<(TlsStream<Tcp>, Seen), (&'static str, Tcp)> {
         let accepting = TlsAcceptor::from(Arc::clone(&self.own.config)).accept(tcp);
-        let (accepted, seen) = observed(accepting).await;
-        let stream = accepted.map_err(|e| seen.refusal.unwrap_or_else(|| reason(&e)))?;
+        match observed(accepting.into_fallible()).await {
+            (Ok(stream), seen) => Ok((stream, seen)),
+            (Err((e, tcp)), seen) => Err((seen.refusal.unwrap_or_else(|| reason(&e)), tcp)),
+        }
+    }
+
+    /// Decides about a peer whose handshake is done, and takes its places.
+    fn admit(&self, stream: &TlsStream<Tcp>, seen: Seen) -> Result<(PeerInfo, Held), &'static str> {
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(tls::ALPN) {
             return Err("no_h2");
         }
         let group = key_exchange(session.negotiated_key_exchange_group());
         self.options.metrics.record_handshake(group);
-        let class = match (self.options.admission, &seen.peer) {
-            (Admission::Mutual, None) => return Err("no_certificate"),
-            (Admission::Mutual, Some(peer)) => self.options.classes.classify(&peer.certificate.id),
-            (Admission::Joiners, _) => Some(PeerClass::Joiner),
+        let peer = PeerInfo {
+            class: self.classify(&seen)?,
+            verified: seen.peer,
+            addr: self.addr,
+            closing: CancellationToken::new(),
         };
-        Ok((
-            stream,
-            PeerInfo {
-                verified: seen.peer,
-                class,
-                addr: self.addr,
-                closing: CancellationToken::new(),
-            },
-        ))
+        let held = self.places.take(&peer)?;
+        Ok((peer, held))
+    }
+
+    fn classify(&self, seen: &Seen) -> Result<Option<PeerClass>, &'static str> {
+        match (self.options.admission, &seen.peer) {
+            (Admission::Mutual, None) => Err("no_certificate"),
+            (Admission::Mutual, Some(peer)) => {
+                Ok(self.options.classes.classify(&peer.certificate.id))
+            }
+            (Admission::Joiners, _) => Ok(Some(PeerClass::Joiner)),
+        }
     }
 
     async fn serve<S: Handler<B>, B: Reply>(
@@ -142,51 +165,45 @@ impl Connection {
         let metrics = &this.options.metrics;
         let _counted = metrics.connected();
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
-        let (shared, counts) = (Arc::clone(&peer), metrics.clone());
         let calm = begun.calm.clone();
-        let refusals = this.refusals.of(&peer, calm.clone());
-        let most = this.options.limits.max_message_bytes;
-        // One after the other: a clone for each call would count up and down what all layers share.
-        let service = RefCell::new(service);
-        let handler = hyper::service::service_fn(move |request: Request<Incoming>| {
-            if let Some((reason, response)) = answer::refusal(&request) {
-                counts.refuse_request(reason);
-                if let Some(refusals) = &refusals {
-                    refusals.refused();
-                }
-                return Answering::refused(response, request.into_body());
-            }
-            let mut request = request.map(|body| Body::new(Framed::new(body, most)));
-            request.extensions_mut().insert(Arc::clone(&shared));
-            let future = service.borrow_mut().call(request);
-            Answering::passed(future, refusals.clone())
-        });
-        let connection = this
-            .builder()
-            .serve_connection(TokioIo::new(stream), handler);
-        let mut connection = pin!(connection);
-        // In a task of its own: this one is woken for every frame, and should look at one thing more
-        // and not at all that can end a connection.
-        let (watched, by) = (Arc::clone(&this), Arc::clone(&peer));
-        let mut watch =
-            AbortOnDropHandle::new(tokio::spawn(async move { watched.end(&by, begun).await }));
-        let end = tokio::select! {
-            biased;
-            _ = connection.as_mut() => End::Closed,
-            end = &mut watch => end.unwrap_or(End::Closed),
-        };
-        let last = match end {
-            End::Closed => return this.noisy(&peer, &calm),
-            End::Noisy => {
-                // The wire says GOAWAY and fails as soon as it is read.
-                timeout(LAST_WORDS, connection).await.ok();
-                return this.noisy(&peer, &calm);
-            }
+        let calls = Calls::new(&this, Arc::clone(&peer), calm.clone(), service);
+        let handler = service_fn(move |request| calls.answer(request));
+        let io = TokioIo::new(stream);
+        let mut connection = pin!(this.builder().serve_connection(io, handler));
+        match this.watch(connection.as_mut(), &peer, begun).await {
+            End::Closed => {}
+            // The wire says GOAWAY and fails as soon as it is read.
+            End::Noisy => drop(timeout(LAST_WORDS, connection).await),
             End::Revoked => return metrics.cut("revoked"),
             End::Silent => return metrics.cut("silent"),
-            End::Gracefully(last) => last,
-        };
-        connection.as_mut().graceful_shutdown();
+            End::Gracefully(last) => {
+                connection.as_mut().graceful_shutdown();
+                this.finish(connection, &peer, last).await;
+            }
+        }
+        this.noisy(&peer, &calm);
+    }
+
+    /// Runs a connection until something ends it.
+    async fn watch(
+        self: &Arc<Self>,
+        connection: impl Future,
+        peer: &Arc<PeerInfo>,
+        begun: Begun,
+    ) -> End {
+        // In a task of its own: this one is woken for every frame, and should look at one thing more
+        // and not at all that can end a connection.
+        let (this, by) = (Arc::clone(self), Arc::clone(peer));
+        let end = tokio::spawn(async move { this.end(&by, begun).await });
+        tokio::select! {
+            biased;
+            _ = connection => End::Closed,
+            end = AbortOnDropHandle::new(end) => end.unwrap_or(End::Closed),
+        }
+    }
+
+    /// Leaves what is under way time until `last`.
+    async fn finish(&self, connection: impl Future, peer: &PeerInfo, last: Instant) {
         // Open streams are told shortly before the end, so that they end with a status.
         let told = last - (last.saturating_duration_since(Instant::now()) / 10).min(LAST_WORDS);
         let tell = async {
@@ -194,13 +211,13 @@ impl Connection {
             peer.closing.cancel();
             sleep_until(last).await;
         };
+        let metrics = &self.options.metrics;
         tokio::select! {
-            _ = connection.as_mut() => {}
+            _ = connection => {}
             () = tell => metrics.cut("grace"),
-            () = this.revoked(&peer) => metrics.cut("revoked"),
-            () = this.force.cancelled() => metrics.cut("drain"),
+            () = self.revoked(peer) => metrics.cut("revoked"),
+            () = self.force.cancelled() => metrics.cut("drain"),
         }
-        this.noisy(&peer, &calm);
     }
 
     /// Counts and logs a connection that said or asked too much.
@@ -335,7 +352,7 @@ const JOINING: Duration = Duration::from_secs(60);
 /// What h2 may hold of one answer, however much window the peer has opened.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// The most that streams have between being told and the end.
+/// The most that streams have between being told and the end, and a peer that is refused to read why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
 /// In 0..1, and the same for the same client: no randomness is needed to spread clients.

@@ -1,0 +1,54 @@
+//! What answers the calls of one connection.
+
+use super::{
+    Handler, Reply,
+    answer::{self, Answering},
+    calm::{Calm, Counted},
+    connection::Connection,
+};
+use crate::{MeshMetrics, framed::Framed};
+use http::Request;
+use hyper::body::Incoming;
+use std::{cell::RefCell, sync::Arc};
+use tars_certs::peer::PeerInfo;
+use tonic::body::Body;
+
+pub(super) struct Calls<S> {
+    /// Called one after the other: a clone for each call would count up and down what all layers
+    /// share.
+    service: RefCell<S>,
+    peer: Arc<PeerInfo>,
+    refusals: Option<Arc<Counted>>,
+    metrics: MeshMetrics,
+    max_message_bytes: usize,
+}
+
+impl<S> Calls<S> {
+    pub(super) fn new(on: &Connection, peer: Arc<PeerInfo>, calm: Calm, service: S) -> Self {
+        Self {
+            service: RefCell::new(service),
+            refusals: on.refusals.of(&peer, calm),
+            peer,
+            metrics: on.options.metrics.clone(),
+            max_message_bytes: on.options.limits.max_message_bytes,
+        }
+    }
+
+    pub(super) fn answer<B: Reply>(&self, request: Request<Incoming>) -> Answering<S::Future>
+    where
+        S: Handler<B>,
+    {
+        if let Some((reason, response)) = answer::refusal(&request) {
+            self.metrics.refuse_request(reason);
+            if let Some(refusals) = &self.refusals {
+                refusals.refused();
+            }
+            return Answering::refused(response, request.into_body());
+        }
+        let framed = |body| Body::new(Framed::new(body, self.max_message_bytes));
+        let mut request = request.map(framed);
+        request.extensions_mut().insert(Arc::clone(&self.peer));
+        let future = self.service.borrow_mut().call(request);
+        Answering::passed(future, self.refusals.clone())
+    }
+}
