@@ -80,25 +80,27 @@ pub(crate) enum Outcome {
     Reports(Vec<(u64, f64)>, f64),
     /// Its stream ends without a result.
     Lost,
-    /// It runs until it is stopped.
-    Hangs,
+    /// It reports so much, then runs until it is stopped.
+    HangsAfter(Vec<(u64, f64)>),
 }
 
 impl Outcome {
     fn updates(self) -> BoxStream<'static, Result<Update, PeerError>> {
-        let progress = |(step, mean_return)| Ok(Update::Progress { step, mean_return });
         match self {
             Self::Fails(status) => stream::iter([Err(status.into())]).boxed(),
             Self::Reports(reports, score) => {
-                let reports = stream::iter(reports.into_iter().map(progress));
-                reports
-                    .chain(stream::iter([Ok(Update::Ended(score))]))
-                    .boxed()
+                let end = stream::iter([Ok(Update::Ended(score))]);
+                progress(reports).chain(end).boxed()
             }
             Self::Lost => stream::empty().boxed(),
-            Self::Hangs => stream::pending().boxed(),
+            Self::HangsAfter(reports) => progress(reports).chain(stream::pending()).boxed(),
         }
     }
+}
+
+fn progress(reports: Vec<(u64, f64)>) -> BoxStream<'static, Result<Update, PeerError>> {
+    let update = |(step, mean_return)| Ok(Update::Progress { step, mean_return });
+    stream::iter(reports.into_iter().map(update)).boxed()
 }
 
 #[derive(Debug, Default)]
@@ -273,17 +275,31 @@ impl Rig {
 
     /// The trials once none of them runs.
     pub(crate) async fn settled_trials(&self, id: Uuid) -> Vec<TrialRow> {
-        let settled = async {
+        let settled = |trials: &[TrialRow]| trials.iter().all(|t| t.state != TrialState::Running);
+        self.trials_once(id, settled).await
+    }
+
+    /// Waits until a study's first trial has reported so often.
+    pub(crate) async fn until_reported(&self, id: Uuid, reports: usize) {
+        let reported = |trials: &[TrialRow]| {
+            let first = trials.first();
+            first.is_some_and(|t| t.intermediate.len() == reports)
+        };
+        self.trials_once(id, reported).await;
+    }
+
+    async fn trials_once(&self, id: Uuid, is_so: impl Fn(&[TrialRow]) -> bool) -> Vec<TrialRow> {
+        let seen = async {
             loop {
                 let trials = self.trials(id).await;
-                if trials.iter().all(|t| t.state != TrialState::Running) {
+                if is_so(&trials) {
                     return trials;
                 }
                 tokio::time::sleep(PAUSE).await;
             }
         };
-        let settled = tokio::time::timeout(PATIENCE, settled).await;
-        settled.expect("every trial ends")
+        let seen = tokio::time::timeout(PATIENCE, seen).await;
+        seen.expect("the trials get there")
     }
 
     /// Waits until no study has a turn any more.

@@ -68,7 +68,7 @@ async fn a_trial_is_run_as_its_study_says() {
 async fn so_many_trials_run_at_once_and_no_more() {
     let rig = Rig::start().await;
     for number in 0..2 {
-        rig.world.plan(number, Outcome::Hangs);
+        rig.world.plan(number, Outcome::HangsAfter(vec![]));
     }
     let id = rig.begin(seeded(4)).await;
     rig.until("two run", || rig.world.running() == 2).await;
@@ -82,7 +82,7 @@ async fn one_study_too_many_is_refused_and_leaves_nothing() {
     let mut running = Vec::new();
     for _ in 0..crate::fake::STUDIES {
         for number in 0..2 {
-            rig.world.plan(number, Outcome::Hangs);
+            rig.world.plan(number, Outcome::HangsAfter(vec![]));
         }
         running.push(rig.begin(seeded(2)).await);
     }
@@ -190,7 +190,7 @@ async fn a_study_without_a_complete_trial_fails() {
 #[tokio::test]
 async fn a_study_whose_trials_cannot_be_read_fails_and_says_why() {
     let rig = Rig::start_with(1).await;
-    rig.world.plan(0, Outcome::Hangs);
+    rig.world.plan(0, Outcome::HangsAfter(vec![]));
     let id = rig.begin(seeded(2)).await;
     rig.until("it runs", || rig.world.running() == 1).await;
     rig.execute("UPDATE trials SET parameters = '['").await;
@@ -206,10 +206,11 @@ async fn a_study_whose_trials_cannot_be_read_fails_and_says_why() {
 #[tokio::test]
 async fn a_cancelled_study_stops_its_runs_and_stays_cancelled() {
     let rig = Rig::start().await;
-    rig.world.plan(1, Outcome::Hangs);
-    rig.world.plan(2, Outcome::Hangs);
+    rig.world.plan(1, Outcome::HangsAfter(vec![]));
+    rig.world.plan(2, Outcome::HangsAfter(vec![]));
     let id = rig.begin(seeded(5)).await;
-    rig.until("two run", || rig.world.running() == 2).await;
+    rig.until("the last two run", || rig.world.asked().len() == 3)
+        .await;
     let view = rig.automl.cancel(id, "user:dev").await.unwrap();
     assert_eq!(view.row.state, StudyState::Cancelled);
     rig.until("nothing runs", || rig.world.running() == 0).await;
@@ -247,10 +248,11 @@ async fn a_study_that_has_ended_is_not_cancelled() {
 async fn a_killed_study_goes_on_with_the_trials_that_ran() {
     let rig = Rig::start().await;
     rig.world.plan(1, Outcome::Reports(vec![(10, 0.5)], 1.0));
-    rig.world.plan(2, Outcome::Hangs);
-    rig.world.plan(3, Outcome::Hangs);
+    rig.world.plan(2, Outcome::HangsAfter(vec![]));
+    rig.world.plan(3, Outcome::HangsAfter(vec![]));
     let id = rig.begin(seeded(5)).await;
-    rig.until("two run", || rig.world.running() == 2).await;
+    rig.until("the last two run", || rig.world.asked().len() == 4)
+        .await;
     let before = rig.trials(id).await;
     assert_eq!(before.len(), 4);
 
@@ -276,7 +278,7 @@ async fn a_killed_study_goes_on_with_the_trials_that_ran() {
 async fn a_study_is_killed_at_every_trial_and_ends_the_same() {
     for trial in 0..4 {
         let rig = Rig::start_with(1).await;
-        rig.world.plan(trial, Outcome::Hangs);
+        rig.world.plan(trial, Outcome::HangsAfter(vec![]));
         let id = rig.begin(seeded(4)).await;
         rig.until("it hangs", || rig.world.asked().len() == trial as usize + 1)
             .await;
@@ -287,6 +289,24 @@ async fn a_study_is_killed_at_every_trial_and_ends_the_same() {
         assert_eq!(states(&trials), [Complete; 4]);
         assert_eq!(rig.world.asked().len(), 4 - trial as usize);
     }
+}
+
+#[tokio::test]
+async fn what_a_killed_run_had_reported_does_not_count_for_the_next() {
+    let rig = Rig::start_with(1).await;
+    rig.world
+        .plan(0, Outcome::HangsAfter(vec![(10, 0.1), (20, 0.2)]));
+    let id = rig.begin(seeded(1)).await;
+    rig.until_reported(id, 2).await;
+    let rig = rig.restart().await;
+    rig.world.plan(0, Outcome::Reports(vec![(10, 0.9)], 1.0));
+    assert_eq!(rig.resume().await, 1);
+    rig.ended(id).await;
+    let [trial] = &rig.trials(id).await[..] else {
+        panic!("one trial");
+    };
+    assert_eq!((trial.attempt, trial.score), (2, Some(1.0)));
+    assert_eq!(trial.intermediate, [(10, 0.9)]);
 }
 
 #[tokio::test]
@@ -311,7 +331,7 @@ async fn what_has_ended_is_not_resumed() {
     rig.world.plan(0, Outcome::Fails(refused(Code::Aborted)));
     let failed = rig.begin(seeded(1)).await;
     rig.ended(failed).await;
-    rig.world.plan(0, Outcome::Hangs);
+    rig.world.plan(0, Outcome::HangsAfter(vec![]));
     let cancelled = rig.begin(seeded(1)).await;
     rig.automl.cancel(cancelled, "user:dev").await.unwrap();
     rig.settled_trials(cancelled).await;
