@@ -866,6 +866,65 @@ async fn whoever_floods_with_control_frames_is_told_to_calm_down() {
     }
 }
 
+/// Reads a frame, of whose header `had` bytes were read before.
+async fn next_frame(stream: &mut TlsStream<TcpStream>, had: usize) -> ([u8; 9], Vec<u8>) {
+    let mut head = [0; 9];
+    stream.read_exact(&mut head[had..]).await.unwrap();
+    let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);
+    let mut payload = vec![0; length as usize];
+    stream.read_exact(&mut payload).await.unwrap();
+    (head, payload)
+}
+
+/// Lets the server end the connection gracefully, which it does in two steps.
+async fn goes_away(stream: &mut TlsStream<TcpStream>) {
+    let mut had = 1;
+    loop {
+        let (head, payload) = next_frame(stream, had).await;
+        had = 0;
+        match (head[3], head[4]) {
+            (6, 0) => stream.write_all(&frame(6, 1, 0, &payload)).await.unwrap(),
+            (7, _) if payload[..4] == [0, 0, 0, 1] => return,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_floods_with_calls_after_goaway_is_told_to_calm_down() {
+    let w = world_with(Connections {
+        max_age_seconds: 1,
+        ..Config::default().connections
+    })
+    .await;
+    let opened = open_from(&w, [127, 0, 0, 2], named(&w, "/client/loud")).await;
+    let mut stream = opened.unwrap();
+    // A call that does not end keeps the connection, for as long as the grace.
+    let headers = call_headers("/grpc.health.v1.Health/Check");
+    let begin = [PREFACE, &frame(1, 4, 1, &headers)].concat();
+    stream.write_all(&begin).await.unwrap();
+    tokio::time::timeout(Duration::from_secs(60), goes_away(&mut stream))
+        .await
+        .expect("the connection is old");
+    let before = w.listener.count(&cut("control_frames"));
+    let mut streams = (3..).step_by(2);
+    let mut flood = || -> Vec<u8> {
+        let calls = streams.by_ref().take(64);
+        calls.flat_map(|id| frame(1, 5, id, &headers)).collect()
+    };
+    let (mut read, mut write) = tokio::io::split(stream);
+    let sending = async { while write.write_all(&flood()).await.is_ok() {} };
+    let mut sink = tokio::io::sink();
+    let reading = tokio::io::copy(&mut read, &mut sink);
+    let both = async { tokio::join!(sending, reading) };
+    let ended = tokio::time::timeout(Duration::from_secs(60), both).await;
+    assert!(ended.is_ok(), "the server ends the connection");
+    eventually("the flood is counted", || async {
+        w.listener.count(&cut("control_frames")) == before + 1
+    })
+    .await;
+}
+
 /// Answers everything with a great deal.
 #[derive(Clone)]
 struct Large(Bytes);
