@@ -196,10 +196,13 @@ impl Orchestration {
             }
         };
         training.take_latest(&mut row);
-        if let Err(e) = self.end(&training, &agent, &mut row, &result).await {
-            tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
-            row.state = RunState::Failed;
-            row.error = e.to_string();
+        match patiently(|| self.end(&training, &agent, &row, &result)).await {
+            Ok(ended) => row = ended,
+            Err(e) => {
+                tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
+                row.state = RunState::Failed;
+                row.error = e.to_string();
+            }
         }
         training.ended.store(true, Ordering::Relaxed);
         let ended = RunView::from(row);
@@ -215,35 +218,14 @@ impl Orchestration {
         }
     }
 
-    /// Writes the end of a run. A database that is busy or away for a while costs no weights.
+    /// Writes the end of a run, and returns the run as it then is.
     async fn end(
         &self,
         training: &Training,
         agent: &Agent,
-        row: &mut RunRow,
+        row: &RunRow,
         result: &Result<Option<Outcome>, OrchestrationError>,
-    ) -> Result<(), OrchestrationError> {
-        let (mut pause, mut waited) = (FIRST_PAUSE, Duration::ZERO);
-        loop {
-            match self.try_end(training, agent, row, result).await {
-                Err(OrchestrationError::Store(e)) if db::is_passing(&e) && waited < PATIENCE => {
-                    tracing::warn!(run = %row.id, error = %e, "the end of a training run waits for the database");
-                }
-                done => return done,
-            }
-            tokio::time::sleep(pause).await;
-            waited += pause;
-            pause = (pause * 2).min(LONGEST_PAUSE);
-        }
-    }
-
-    async fn try_end(
-        &self,
-        training: &Training,
-        agent: &Agent,
-        row: &mut RunRow,
-        result: &Result<Option<Outcome>, OrchestrationError>,
-    ) -> Result<(), OrchestrationError> {
+    ) -> Result<RunRow, OrchestrationError> {
         let (_one, mut tx) = self.turn_to_end(training, agent, result).await?;
         let mut ended = row.clone();
         ended.ended_us = Some(self.clock.now_us());
@@ -264,11 +246,10 @@ impl Orchestration {
         }
         store::end_run(&mut tx, &ended).await?;
         tx.commit().await?;
-        *row = ended;
         if let Some(next) = next {
             agent.publish(next);
         }
-        Ok(())
+        Ok(ended)
     }
 
     /// The turn to change the agent. A run that has new weights waits for the end of a governed
@@ -410,6 +391,25 @@ impl From<RunRow> for RunView {
     }
 }
 
+/// Repeats what ends a run while the database is busy or away: that costs no weights unless it lasts.
+async fn patiently<T, F>(end: impl Fn() -> F) -> Result<T, OrchestrationError>
+where
+    F: Future<Output = Result<T, OrchestrationError>>,
+{
+    let (mut pause, mut waited) = (FIRST_PAUSE, Duration::ZERO);
+    loop {
+        match end().await {
+            Err(OrchestrationError::Store(e)) if db::is_passing(&e) && waited < PATIENCE => {
+                tracing::warn!(error = %e, "the end of a training run waits for the database");
+            }
+            done => return done,
+        }
+        tokio::time::sleep(pause).await;
+        waited += pause;
+        pause = (pause * 2).min(LONGEST_PAUSE);
+    }
+}
+
 /// Training that goes on from the live weights, where they fit.
 fn run_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Run {
     let weights = live.weights.as_deref();
@@ -434,4 +434,60 @@ fn fits(net: &tars_learn::nn::Mlp, values: &tars_learn::hyper::Values) -> bool {
             .first()
             .is_some_and(|l| l.weights.ncols() == p.hidden_dim)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tokio::time::Instant;
+
+    /// Fails so many times, then is done; with the number of tries.
+    async fn failing(
+        times: u32,
+        error: fn() -> OrchestrationError,
+    ) -> (Result<(), OrchestrationError>, u32) {
+        let tries = Cell::new(0);
+        let end = || {
+            let n = tries.replace(tries.get() + 1);
+            async move { if n < times { Err(error()) } else { Ok(()) } }
+        };
+        let ended = patiently(end).await;
+        (ended, tries.get())
+    }
+
+    fn busy() -> OrchestrationError {
+        db::Error::PoolTimedOut.into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_run_waits_while_the_database_is_busy() {
+        let begun = Instant::now();
+        let (ended, tries) = failing(20, busy).await;
+        assert!(ended.is_ok() && tries == 21);
+        let waited = begun.elapsed();
+        assert!(
+            waited > 11 * LONGEST_PAUSE && waited < PATIENCE,
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_run_does_not_wait_for_ever() {
+        let begun = Instant::now();
+        let (ended, _) = failing(u32::MAX, busy).await;
+        assert!(matches!(ended, Err(OrchestrationError::Store(_))));
+        let waited = begun.elapsed();
+        assert!(
+            waited >= PATIENCE && waited <= PATIENCE + LONGEST_PAUSE,
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_does_not_pass_is_not_tried_again() {
+        let broken = || db::Error::RowNotFound.into();
+        let (ended, tries) = failing(u32::MAX, broken).await;
+        assert!(ended.is_err() && tries == 1);
+    }
 }

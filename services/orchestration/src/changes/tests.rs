@@ -240,6 +240,9 @@ async fn a_database_that_is_busy_for_a_while_costs_no_weights() {
             "{refused:?}"
         );
     }
+    eventually(async || service.learners.is_idle()).await;
+    let waits = service.training(run).await.unwrap().row;
+    assert!(!waits.state.has_ended(), "its end waits: {:?}", waits.state);
     busy.rollback().await.unwrap();
     eventually(|| async { service.training(run).await.unwrap().row.state.has_ended() }).await;
     let ended = service.training(run).await.unwrap().row;
