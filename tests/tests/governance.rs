@@ -7,7 +7,8 @@ use serde_json::{Value, json};
 use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tars::rest::{Rest, RestError};
 use tars_proto::orchestration::v1::{
-    SettleHyperparametersRequest, orchestration_service_client::OrchestrationServiceClient,
+    HoldAgentRequest, SettleHyperparametersRequest,
+    orchestration_service_client::OrchestrationServiceClient,
 };
 use tars_tests::{
     TestMesh, eventually,
@@ -209,6 +210,8 @@ async fn a_version_that_is_lost_asks_a_person_and_the_candidate_does_not_stay() 
     held_by(developer.post("/api/v1/sync/propose", body_of).await, &id);
     let (_, kept) = refusal(admin.post(&release, body(&id)).await);
     assert_eq!(reason(&kept), "NEEDS_ATTENTION", "{kept}");
+    let (_, kept) = refusal(release_lost(&admin, &id).await);
+    assert_eq!(reason(&kept), "NOT_LOST", "{kept}");
     admin.post(&resolve, roll_back.clone()).await.unwrap();
     let ended = final_state(&admin, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
@@ -220,6 +223,42 @@ async fn a_version_that_is_lost_asks_a_person_and_the_candidate_does_not_stay() 
     );
     let (_, again) = refusal(admin.post(&resolve, roll_back).await);
     assert_eq!(reason(&again), "WRONG_STATE");
+    mesh.mesh.stop().await;
+}
+
+/// Asks HyperSync to let go of the agent, as if the proposal were lost.
+async fn release_lost(rest: &Rest, id: &str) -> Result<Value, RestError> {
+    let body = json!({ "agent_id": "policy", "reason": "a test" });
+    rest.post(&format!("/api/v1/sync/proposals/{id}/release"), body)
+        .await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_agent_that_waits_for_a_person_about_a_lost_proposal_is_released() {
+    let mesh = TestMesh::start().await;
+    let (admin, developer) = (mesh.admin().await, mesh.user("dev", "developer").await);
+    let [lost, other] = [1, 2].map(|n| format!("0190a1b2-0000-7000-8000-00000000000{n}"));
+    let mut agents = OrchestrationServiceClient::new(mesh.client("orchestration", "/hypersync"));
+    let hold = HoldAgentRequest {
+        agent_id: "policy".to_owned(),
+        change_id: lost.clone(),
+        ..HoldAgentRequest::default()
+    };
+    agents.hold_agent(hold).await.unwrap();
+    held_by(reload(&developer, 0.92).await, &lost);
+    let body = json!({ "change_id": lost, "reason": "a test" });
+    let (_, kept) = refusal(admin.post(&format!("{POLICY}/release"), body).await);
+    assert_eq!(reason(&kept), "NEEDS_ATTENTION", "{kept}");
+
+    let (status, _) = refusal(release_lost(&developer, &lost).await);
+    assert_eq!(status, 403);
+    let (_, not_held) = refusal(release_lost(&admin, &other).await);
+    assert_eq!(reason(&not_held), "NOT_HELD", "{not_held}");
+    release_lost(&admin, &lost).await.unwrap();
+    assert_eq!(agent(&admin).await["hold"], Value::Null);
+    reload(&developer, 0.92).await.unwrap();
+    let (_, again) = refusal(release_lost(&admin, &lost).await);
+    assert_eq!(reason(&again), "NOT_HELD", "{again}");
     mesh.mesh.stop().await;
 }
 

@@ -3,6 +3,7 @@
 use crate::{
     HyperSync,
     attention::Resolution as Resolve,
+    lost::Lost,
     proposals::{Decision, View},
     saga::measure::{self, Purpose},
     store::{Assessment, Proposal as Row, State, Verification as Verified},
@@ -263,6 +264,22 @@ impl sync_service_server::SyncService for Api {
         Ok(Response::new(ResolveProposalResponse {
             proposal: self.shown(row).await,
         }))
+    }
+
+    async fn release_lost_hold(
+        &self,
+        request: Request<ReleaseLostHoldRequest>,
+    ) -> Result<Response<ReleaseLostHoldResponse>, Status> {
+        let call = Call::of(&request)?;
+        let asked = request.into_inner();
+        let lost = Lost {
+            id: id(&asked.update_id)?,
+            agent_id: asked.agent_id,
+            by: call.require_caller()?.label.clone(),
+            reason: asked.reason,
+        };
+        self.service.release_lost(lost).await?;
+        Ok(Response::new(ReleaseLostHoldResponse {}))
     }
 
     async fn get_proposal(

@@ -39,6 +39,10 @@ pub enum HyperSyncError {
     AssessmentFailed(String),
     #[error("the change {0} of this agent is under way")]
     ChangeInProgress(String),
+    #[error("the proposal is here and {}: it ends by itself, or by ResolveProposal", .0.as_str())]
+    NotLost(State),
+    #[error("the agent is not held for the proposal {0}")]
+    NotHeld(Uuid),
     #[error("who proposed it, or may approve, can withdraw it")]
     NotYours,
     #[error("a {from} proposal cannot become {to}", from = from.as_str(), to = to.as_str())]
@@ -95,6 +99,8 @@ impl From<HyperSyncError> for Status {
             E::OutOfBounds(wrong) => out_of_bounds(wrong),
             E::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
             E::Stale { .. } => of_proposal("STALE"),
+            E::NotLost(_) => of_proposal("NOT_LOST"),
+            E::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
             E::AssessmentPending => of_proposal("ASSESSMENT_PENDING"),
             E::AssessmentFailed(_) => of_proposal("ASSESSMENT_FAILED"),
             E::ChangeInProgress(id) => fault::held("CHANGE_IN_PROGRESS", "proposal", &id, &text),

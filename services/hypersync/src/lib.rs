@@ -9,6 +9,7 @@ mod attention;
 mod error;
 #[cfg(test)]
 mod fake;
+mod lost;
 mod pauses;
 mod peers;
 mod proposals;

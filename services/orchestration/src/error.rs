@@ -44,7 +44,9 @@ pub enum OrchestrationError {
         on_behalf_of: String,
         awaits_person: bool,
     },
-    #[error("the change {0} needs attention: ResolveProposal ends it, and lets go of the agent")]
+    #[error(
+        "the change {0} needs attention: ResolveProposal ends it and lets go of the agent, or ReleaseLostHold where the proposal is lost"
+    )]
     AwaitsPerson(String),
     #[error("the change {0:?} does not hold the agent")]
     NotHeld(String),
