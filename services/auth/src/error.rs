@@ -10,8 +10,6 @@ use tonic::{Code, Status};
 
 /// When to come back after what passes by itself.
 const SOON: Duration = Duration::from_secs(1);
-/// As long as a join token lives when nobody says otherwise.
-const TOKENS_END: Duration = Duration::from_secs(600);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
@@ -55,8 +53,10 @@ pub enum AuthError {
     NoAuthority,
     #[error("the join token is not valid")]
     JoinToken,
-    #[error("too many join tokens of this maker are out; wait until some have expired")]
-    TooManyTokens,
+    #[error(
+        "too many join tokens of this credential are out; revoke the identities they are for, or wait until some have expired"
+    )]
+    TooManyTokens(Duration),
     #[error("the certificate was not issued by this mesh's authority")]
     NotIssuedHere,
     #[error(
@@ -109,8 +109,8 @@ impl From<AuthError> for Status {
             AuthError::JoinToken => {
                 fault::status(Code::Unauthenticated, "INVALID_JOIN_TOKEN", &text)
             }
-            AuthError::TooManyTokens => {
-                fault::spent("TOO_MANY_TOKENS", "join_tokens", &text, TOKENS_END)
+            AuthError::TooManyTokens(wait) => {
+                fault::spent("TOO_MANY_TOKENS", "join_tokens", &text, wait)
             }
             AuthError::NotIssuedHere => {
                 fault::precondition("NOT_ISSUED_HERE", "certificates", &text)

@@ -3,7 +3,7 @@
 
 use crate::{
     AuthError,
-    store::{key_in, user_by_id},
+    store::{key_in, session, user_by_id},
 };
 use sqlx::SqliteConnection;
 use tars_credentials::{Caller, Credential, Permissions, permission};
@@ -46,12 +46,29 @@ impl Holder {
     }
 }
 
-/// The caller with what is left of its permissions; refused when nothing is.
+/// Whether the session that a caller shows goes on; a key has none.
+async fn session_goes_on(
+    tx: &mut SqliteConnection,
+    caller: &Caller,
+    now_us: i64,
+) -> Result<bool, AuthError> {
+    let Credential::Session { id } = &caller.credential else {
+        return Ok(true);
+    };
+    let id = Uuid::try_parse(id).map_err(|_| AuthError::InvalidCredentials)?;
+    let found = session(tx, id).await?;
+    Ok(found.is_some_and(|s| !s.revoked && s.ends_us > now_us))
+}
+
+/// The caller with what is left of its permissions; refused when its credential has ended.
 pub(crate) async fn still(
     tx: &mut SqliteConnection,
     caller: &Caller,
     now_us: i64,
 ) -> Result<Caller, AuthError> {
+    if !session_goes_on(tx, caller, now_us).await? {
+        return Err(AuthError::InvalidCredentials);
+    }
     let held = Holder::of(caller)?.holds(tx, now_us).await?;
     let held = held.ok_or(AuthError::InvalidCredentials)?;
     Ok(Caller {

@@ -58,19 +58,24 @@ pub(super) async fn forget_ended(tx: &mut SqliteConnection, past_us: i64) -> Res
     Ok(())
 }
 
-/// How many tokens one maker may have out: not expired, used or not.
+/// How many tokens one credential may have out that somebody could still use. A key of a user does
+/// not take the room of the others.
 const MAX_OUT: i64 = 1000;
 
 /// Writes a token down, unless its maker has too many out.
 pub(super) async fn insert(tx: &mut SqliteConnection, row: &TokenRow) -> Result<(), AuthError> {
-    let query = "SELECT COUNT(*) FROM join_tokens WHERE maker = $1 AND expires_us > $2";
-    let out: i64 = sqlx::query_scalar(query)
+    let query = "SELECT COUNT(*), COALESCE(MIN(expires_us), 0) FROM join_tokens \
+                 WHERE maker = $1 AND api_key = $2 AND expires_us > $3 AND NOT revoked \
+                 AND id NOT IN (SELECT id FROM used_join_tokens)";
+    let (out, first_us): (i64, i64) = sqlx::query_as(query)
         .bind(row.maker.user)
+        .bind(&row.maker.api_key)
         .bind(row.created_us)
         .fetch_one(&mut *tx)
         .await?;
     if out >= MAX_OUT {
-        return Err(AuthError::TooManyTokens);
+        let left = u64::try_from(first_us - row.created_us).unwrap_or(0);
+        return Err(AuthError::TooManyTokens(Duration::from_micros(left)));
     }
     sqlx::query("INSERT INTO join_tokens VALUES ($1, $2, $3, $4, $5, $6, $7)")
         .bind(&row.id)

@@ -190,7 +190,9 @@ async fn whoever_was_disabled_or_demoted_meanwhile_makes_nobody() {
     auth.set_roles(&admin, "eve", roles("developer"))
         .await
         .unwrap();
-    assert!(lacks(make("demoted").await).contains(&"users.write"));
+    // Which ends her sessions as well.
+    let demoted = make("demoted").await;
+    assert!(matches!(demoted, Err(AuthError::InvalidCredentials)));
     auth.set_roles(&admin, "eve", roles("admin")).await.unwrap();
     auth.set_disabled(&admin, "eve", true).await.unwrap();
     let late = make("disabled").await;
@@ -201,4 +203,18 @@ async fn whoever_was_disabled_or_demoted_meanwhile_makes_nobody() {
     let names: Vec<_> = auth.list_users("", 10).await.unwrap().0;
     let names: Vec<_> = names.iter().map(|u| u.username.as_str()).collect();
     assert_eq!(names, ["admin", "before", "eve"]);
+}
+
+#[tokio::test]
+async fn a_session_that_has_ended_meanwhile_makes_nobody() {
+    let w = World::new().await;
+    let (auth, from) = (&w.auth, here());
+    let eve = w.user("eve", "admin").await;
+    let roles = vec!["admin".to_owned()];
+    auth.logout(&eve).await.unwrap();
+    let made = auth.create_user(&eve, &from, "late", PASSWORD, roles).await;
+    assert!(
+        matches!(made, Err(AuthError::InvalidCredentials)),
+        "{made:?}"
+    );
 }

@@ -179,13 +179,21 @@ async fn nobody_has_more_than_so_many_tokens_out() {
     let w = World::new().await;
     let (admin, eve) = (w.admin().await, w.user("eve", "admin").await);
     let made = async |by: &Caller| w.auth.create_join_token(by, PATH, None).await.map(drop);
+    let first = w.token(&eve).await;
+    w.clock.advance(Duration::from_secs(1));
     let refused = loop {
         if let Err(e) = made(&eve).await {
             break e;
         }
     };
-    assert!(matches!(refused, AuthError::TooManyTokens), "{refused}");
+    let AuthError::TooManyTokens(wait) = refused else {
+        panic!("{refused}");
+    };
+    assert_eq!(wait, Duration::from_secs(599), "when the first expires");
     assert!(made(&admin).await.is_ok(), "another's");
+    assert!(w.shown(&first).await.is_ok());
+    assert!(made(&eve).await.is_ok(), "one that was used makes room");
+    assert!(made(&eve).await.is_err());
     w.clock.advance(Duration::from_secs(601));
     assert!(made(&eve).await.is_ok(), "they have expired");
 }
