@@ -136,6 +136,11 @@ impl Policy {
         }
         let file: File =
             toml::from_str(text).map_err(|e| PolicyErrors(vec![e.message().to_owned()]))?;
+        if file.rules.is_empty() {
+            // An editor that truncates before it writes must not lift every restriction.
+            let mistake = "has no rule; leave policy.file out to run by the contract alone";
+            return Err(PolicyErrors(vec![mistake.to_owned()]));
+        }
         let mut policy = Self::contract(table);
         policy.rules = file.rules.len();
         let (mut mistakes, mut names) = (Vec::new(), HashMap::new());
@@ -343,6 +348,13 @@ mod tests {
             decide(&policy, LOGIN, None, "/x"),
             Err(Denial::UnknownClass)
         );
+    }
+
+    #[test]
+    fn a_file_without_a_rule_is_a_mistake() {
+        for empty in ["", "\n\n", "# all rules are gone\n", "rule = []"] {
+            assert!(mistakes(empty).contains("has no rule"), "{empty:?}");
+        }
     }
 
     #[test]

@@ -29,7 +29,7 @@ pub struct RateLimits(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     auth: SlidingLog,
-    public: SlidingLog,
+    public: Gcra,
     user: Gcra,
     internal: Gcra,
     clock: Clock,
@@ -39,7 +39,7 @@ impl RateLimits {
     pub fn new(limits: &Limits, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             auth: SlidingLog::new(limits.auth_per_minute, MINUTE),
-            public: SlidingLog::new(limits.public_per_minute, MINUTE),
+            public: Gcra::new(limits.public_per_minute, MINUTE),
             user: Gcra::new(limits.user_per_minute, MINUTE),
             internal: Gcra::new(limits.internal_per_second, Duration::from_secs(1)),
             clock,

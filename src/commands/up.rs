@@ -35,7 +35,7 @@ pub(crate) struct Addresses {
     /// Where HyperSync listens.
     #[arg(long, value_name = "ADDR")]
     hypersync_addr: Option<SocketAddr>,
-    /// Where the REST gateway and the console listen.
+    /// Where the REST gateway listens.
     #[arg(long, value_name = "ADDR")]
     gateway_addr: Option<SocketAddr>,
     /// Where the admin port listens, on loopback: certificates, policy, connections, configuration.

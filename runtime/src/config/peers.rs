@@ -184,7 +184,8 @@ impl Default for Ports {
 pub struct Limits {
     /// Logins and refreshes of one address in any minute.
     pub auth_per_minute: u32,
-    /// Calls that need no credential, of one address in any minute.
+    /// Calls for documents that need no credential (roots, revocation lists, signing keys), of one
+    /// address in a minute; at most a quarter of them at once. Every command of the CLI makes one.
     pub public_per_minute: u32,
     /// Calls of one user with all their keys in a minute; at most a quarter of them at once.
     pub user_per_minute: u32,
@@ -211,7 +212,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             auth_per_minute: 10,
-            public_per_minute: 30,
+            public_per_minute: 600,
             user_per_minute: 600,
             internal_per_second: 1000,
             flood_per_second: 100,
