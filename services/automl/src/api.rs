@@ -49,6 +49,15 @@ impl Api {
     }
 }
 
+/// What is left to say of a study whose log is gone.
+fn end_alone(view: StudyView, after_sequence: u64) -> Result<WatchStudyResponse, Status> {
+    Ok(WatchStudyResponse {
+        sequence: fault::sequence_after(after_sequence)?,
+        trial: None,
+        ended: Some(study(view)),
+    })
+}
+
 type Items = Pin<Box<dyn Stream<Item = Result<WatchStudyResponse, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -260,13 +269,8 @@ impl study_service_server::StudyService for Api {
         if view.row.state != State::Running && watched.log.last() == 0 {
             // It ended before this process started: its log is gone, its end is not.
             watched.log.close();
-            let sequence = fault::sequence_after(asked.after_sequence)?;
-            let item = WatchStudyResponse {
-                sequence,
-                trial: None,
-                ended: Some(study(view)),
-            };
-            return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
+            let end = end_alone(view, asked.after_sequence)?;
+            return Ok(Response::new(Box::pin(stream::iter([Ok(end)]))));
         }
         if view.row.state != State::Running {
             // Whatever ended it could not say so.

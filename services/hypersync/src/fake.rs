@@ -1,25 +1,22 @@
 //! The services that HyperSync calls, in memory: one agent as Orchestration keeps it, a trainer, and
 //! a finished study. A script says which call fails, loses its answer, or is where the process dies.
 
-use crate::{
-    HyperSync, HyperSyncError,
-    pauses::Pacing,
-    peers::{ChangeAgents, Peers, ReadForCaller},
-    store::{self, Proposal, State, tests::proposal},
-};
+mod rig;
+
+pub(crate) use rig::{Rig, caller, reason};
+
+use crate::peers::{ChangeAgents, ReadForCaller};
 use futures_util::stream;
 use parking_lot::Mutex;
 use std::{
     collections::{BTreeMap, VecDeque},
     future::pending,
-    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
-use tars_credentials::{Caller, Credential, Permissions};
 use tars_peers::{Evaluation, PeerError, Run, Trainer, Update};
 use tars_proto::{
     automl::v1::{Study, Trial},
@@ -30,12 +27,8 @@ use tars_proto::{
     },
     params::{self, Param, Params},
 };
-use tars_runtime::{clock::Clock, trace::Tracer};
 use tokio::sync::Notify;
 use tonic::{Code, Status, async_trait};
-use uuid::Uuid;
-
-pub(crate) const START: Duration = Duration::from_secs(1_000);
 
 pub(crate) fn gamma(value: f64) -> Params {
     Params::from([("gamma".to_owned(), Param::Number(value))])
@@ -96,6 +89,17 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
+    /// An agent that nobody has changed yet.
+    fn fresh() -> Self {
+        Self {
+            live: gamma(0.95),
+            version: 1,
+            hold: None,
+            approved: 1,
+            operations: BTreeMap::new(),
+        }
+    }
+
     fn set(&mut self, values: Params) -> u64 {
         self.live.extend(values);
         self.version += 1;
@@ -170,6 +174,12 @@ impl World {
             dead: AtomicBool::new(false),
             died: Notify::new(),
         })
+    }
+
+    /// The world as the next process sees it. This one's process is dead.
+    fn next(&self) -> Arc<Self> {
+        self.dead.store(true, Ordering::Relaxed);
+        Self::new(Arc::clone(&self.kept), None, *self.improvement.lock())
     }
 
     /// The next such call meets trouble.
@@ -339,164 +349,4 @@ impl Trainer for Handle {
         let run = async move { world.mean_return(evaluation).await.map(Update::Ended) };
         Run::new(stream::once(run))
     }
-}
-
-/// HyperSync on a database of its own, in such a world.
-pub(crate) struct Rig {
-    dir: Arc<tempfile::TempDir>,
-    pub(crate) world: Arc<World>,
-    pub(crate) service: Arc<HyperSync>,
-    pub(crate) clock: Clock,
-}
-
-impl Rig {
-    pub(crate) async fn start() -> Self {
-        Self::start_dying(None).await
-    }
-
-    /// One whose pauses are that long.
-    pub(crate) async fn start_pausing(pause: Duration) -> Self {
-        let mut rig = Self::start().await;
-        let pacing = Pacing {
-            first: pause,
-            longest: pause,
-            ..PACING
-        };
-        rig.service = open(rig.dir.path(), &rig.world, rig.clock.clone(), pacing).await;
-        rig
-    }
-
-    pub(crate) async fn start_dying(death: Option<Death>) -> Self {
-        let kept = Kept {
-            live: gamma(0.95),
-            version: 1,
-            hold: None,
-            approved: 1,
-            operations: BTreeMap::new(),
-        };
-        let dir = Arc::new(tempfile::tempdir().unwrap());
-        let world = World::new(Arc::new(Mutex::new(kept)), death, 1.0);
-        Self::open(dir, world, Clock::manual(START)).await
-    }
-
-    /// The next process on the same files and the same agent. What the last one has under way stands
-    /// still for ever.
-    pub(crate) async fn restart(self) -> Self {
-        self.world.dead.store(true, Ordering::Relaxed);
-        let kept = Arc::clone(&self.world.kept);
-        let improvement = *self.world.improvement.lock();
-        let world = World::new(kept, None, improvement);
-        Self::open(self.dir, world, self.clock).await
-    }
-
-    async fn open(dir: Arc<tempfile::TempDir>, world: Arc<World>, clock: Clock) -> Self {
-        let service = open(dir.path(), &world, clock.clone(), PACING).await;
-        Self {
-            dir,
-            world,
-            service,
-            clock,
-        }
-    }
-
-    /// A proposal of the study's trial, as it is in the database in that state.
-    pub(crate) async fn put(&self, state: State) -> Proposal {
-        self.insert(Proposal {
-            id: Uuid::now_v7(),
-            verification_seeds: 2,
-            applied_by: "user:ada".into(),
-            ..proposal(state)
-        })
-        .await
-    }
-
-    pub(crate) async fn insert(&self, proposal: Proposal) -> Proposal {
-        let mut tx = self.service.store.begin("test.insert").await.unwrap();
-        store::insert(&mut tx, &proposal).await.unwrap();
-        tx.commit().await.unwrap();
-        proposal
-    }
-
-    pub(crate) async fn state(&self, id: Uuid) -> State {
-        self.service.get(id).await.unwrap().state
-    }
-
-    /// Does what is to be done at the start of a process.
-    pub(crate) async fn resume(&self) -> usize {
-        self.service.resume(&Tracer::disabled()).await.unwrap()
-    }
-
-    /// Waits until a proposal is as wanted.
-    pub(crate) async fn until(&self, id: Uuid, wanted: impl Fn(&Proposal) -> bool) -> Proposal {
-        let mut changed = self.service.subscribe();
-        let seen = async {
-            loop {
-                changed.borrow_and_update();
-                let proposal = self.service.get(id).await.unwrap();
-                if wanted(&proposal) {
-                    return proposal;
-                }
-                changed.changed().await.unwrap();
-            }
-        };
-        let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
-        seen.expect("the proposal gets there")
-    }
-
-    pub(crate) async fn until_state(&self, id: Uuid, state: State) -> Proposal {
-        self.until(id, |p| p.state == state).await
-    }
-
-    /// Waits until the agent is held for that proposal, or by nobody.
-    pub(crate) async fn until_held(&self, hold: Option<(Uuid, bool)>) {
-        let hold = hold.map(|(id, awaits_person)| (id.to_string(), awaits_person));
-        let held = async {
-            while self.world.agent().hold != hold {
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-        };
-        let held = tokio::time::timeout(Duration::from_secs(20), held).await;
-        held.expect("the agent is held as wanted");
-    }
-}
-
-/// What lasts longer than three tries is not waited for.
-const PACING: Pacing = Pacing {
-    first: Duration::from_micros(100),
-    longest: Duration::from_micros(200),
-    patience: Duration::from_micros(500),
-    busy: Duration::from_micros(100),
-};
-
-async fn open(dir: &Path, world: &Arc<World>, clock: Clock, pacing: Pacing) -> Arc<HyperSync> {
-    let handle = Arc::new(Handle(Arc::clone(world)));
-    let peers = Peers {
-        for_caller: handle.clone(),
-        agents: handle.clone(),
-        trainer: handle,
-    };
-    HyperSync::open_paced(dir, peers, clock, pacing)
-        .await
-        .unwrap()
-}
-
-pub(crate) fn caller(name: &str, permissions: &[&str]) -> Caller {
-    Caller {
-        owner_id: name.to_owned(),
-        username: name.to_owned(),
-        roles: vec![],
-        permissions: Permissions::of(permissions.iter().copied()),
-        credential: Credential::Session {
-            id: "session".into(),
-        },
-        label: format!("user:{name}"),
-        version: 1,
-        expires_s: u64::MAX,
-    }
-}
-
-/// Why something was refused.
-pub(crate) fn reason<T: std::fmt::Debug>(refused: Result<T, HyperSyncError>) -> String {
-    let status = Status::from(refused.unwrap_err());
-    fault::reason(&status).unwrap_or_else(|| status.to_string())
 }

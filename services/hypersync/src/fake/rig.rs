@@ -1,0 +1,167 @@
+//! HyperSync between a database of its own and such a world.
+
+use super::{Death, Handle, Kept, World};
+use crate::{
+    HyperSync, HyperSyncError,
+    pauses::Pacing,
+    peers::Peers,
+    store::{self, Proposal, State, tests::proposal},
+};
+use parking_lot::Mutex;
+use std::{path::Path, sync::Arc, time::Duration};
+use tars_credentials::{Caller, Credential, Permissions};
+use tars_proto::fault;
+use tars_runtime::{clock::Clock, trace::Tracer};
+use tonic::Status;
+use uuid::Uuid;
+
+const START: Duration = Duration::from_secs(1_000);
+
+/// HyperSync on a database of its own, in such a world.
+pub(crate) struct Rig {
+    dir: Arc<tempfile::TempDir>,
+    pub(crate) world: Arc<World>,
+    pub(crate) service: Arc<HyperSync>,
+    pub(crate) clock: Clock,
+}
+
+impl Rig {
+    pub(crate) async fn start() -> Self {
+        Self::start_dying(None).await
+    }
+
+    /// One whose pauses are that long.
+    pub(crate) async fn start_pausing(pause: Duration) -> Self {
+        let mut rig = Self::start().await;
+        let pacing = Pacing {
+            first: pause,
+            longest: pause,
+            ..PACING
+        };
+        rig.service = open(rig.dir.path(), &rig.world, rig.clock.clone(), pacing).await;
+        rig
+    }
+
+    pub(crate) async fn start_dying(death: Option<Death>) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let world = World::new(Arc::new(Mutex::new(Kept::fresh())), death, 1.0);
+        Self::open(dir, world, Clock::manual(START)).await
+    }
+
+    /// The next process on the same files and the same agent. What the last one has under way stands
+    /// still for ever.
+    pub(crate) async fn restart(self) -> Self {
+        Self::open(self.dir, self.world.next(), self.clock).await
+    }
+
+    async fn open(dir: Arc<tempfile::TempDir>, world: Arc<World>, clock: Clock) -> Self {
+        let service = open(dir.path(), &world, clock.clone(), PACING).await;
+        Self {
+            dir,
+            world,
+            service,
+            clock,
+        }
+    }
+
+    /// A proposal of the study's trial, as it is in the database in that state.
+    pub(crate) async fn put(&self, state: State) -> Proposal {
+        self.insert(Proposal {
+            id: Uuid::now_v7(),
+            verification_seeds: 2,
+            applied_by: "user:ada".into(),
+            ..proposal(state)
+        })
+        .await
+    }
+
+    pub(crate) async fn insert(&self, proposal: Proposal) -> Proposal {
+        let mut tx = self.service.store.begin("test.insert").await.unwrap();
+        store::insert(&mut tx, &proposal).await.unwrap();
+        tx.commit().await.unwrap();
+        proposal
+    }
+
+    pub(crate) async fn state(&self, id: Uuid) -> State {
+        self.service.get(id).await.unwrap().state
+    }
+
+    /// Does what is to be done at the start of a process.
+    pub(crate) async fn resume(&self) -> usize {
+        self.service.resume(&Tracer::disabled()).await.unwrap()
+    }
+
+    /// Waits until a proposal is as wanted.
+    pub(crate) async fn until(&self, id: Uuid, wanted: impl Fn(&Proposal) -> bool) -> Proposal {
+        let mut changed = self.service.subscribe();
+        let seen = async {
+            loop {
+                changed.borrow_and_update();
+                let proposal = self.service.get(id).await.unwrap();
+                if wanted(&proposal) {
+                    return proposal;
+                }
+                changed.changed().await.unwrap();
+            }
+        };
+        let seen = tokio::time::timeout(Duration::from_secs(20), seen).await;
+        seen.expect("the proposal gets there")
+    }
+
+    pub(crate) async fn until_state(&self, id: Uuid, state: State) -> Proposal {
+        self.until(id, |p| p.state == state).await
+    }
+
+    /// Waits until the agent is held for that proposal, or by nobody.
+    pub(crate) async fn until_held(&self, hold: Option<(Uuid, bool)>) {
+        let hold = hold.map(|(id, awaits_person)| (id.to_string(), awaits_person));
+        let held = async {
+            while self.world.agent().hold != hold {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let held = tokio::time::timeout(Duration::from_secs(20), held).await;
+        held.expect("the agent is held as wanted");
+    }
+}
+
+/// What lasts longer than three tries is not waited for.
+const PACING: Pacing = Pacing {
+    first: Duration::from_micros(100),
+    longest: Duration::from_micros(200),
+    patience: Duration::from_micros(500),
+    busy: Duration::from_micros(100),
+};
+
+async fn open(dir: &Path, world: &Arc<World>, clock: Clock, pacing: Pacing) -> Arc<HyperSync> {
+    let handle = Arc::new(Handle(Arc::clone(world)));
+    let peers = Peers {
+        for_caller: handle.clone(),
+        agents: handle.clone(),
+        trainer: handle,
+    };
+    HyperSync::open_paced(dir, peers, clock, pacing)
+        .await
+        .unwrap()
+}
+
+pub(crate) fn caller(name: &str, permissions: &[&str]) -> Caller {
+    Caller {
+        owner_id: name.to_owned(),
+        username: name.to_owned(),
+        roles: vec![],
+        permissions: Permissions::of(permissions.iter().copied()),
+        credential: Credential::Session {
+            id: "session".into(),
+        },
+        label: format!("user:{name}"),
+        version: 1,
+        expires_s: u64::MAX,
+    }
+}
+
+/// Why something was refused.
+pub(crate) fn reason<T: std::fmt::Debug>(refused: Result<T, HyperSyncError>) -> String {
+    let status = Status::from(refused.unwrap_err());
+    fault::reason(&status).unwrap_or_else(|| status.to_string())
+}
