@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
-use tars_credentials::Exceeds;
+use tars_credentials::{Exceeds, permission};
 use tars_interceptors::store;
 use tars_proto::fault;
 use tars_runtime::db;
@@ -25,7 +25,7 @@ pub enum AuthError {
     NotFound(&'static str, String),
     #[error("there is already a user {0:?}")]
     UserExists(String),
-    #[error("unknown role {0:?}")]
+    #[error("unknown role {role:?}; there are {names}", role = .0, names = role_names())]
     UnknownRole(String),
     #[error("there is no permission {0:?}")]
     UnknownScope(String),
@@ -67,8 +67,8 @@ pub enum AuthError {
     PeersNotReady(Vec<String>),
     #[error(
         "certificates below the old root end with it, and nothing renews these by itself; renew each \
-         where its files are by `tars certs renew DIR`, or issue another as named here, or accept \
-         the end by cut_off (--cut-off): {0}"
+         where its files are (`tars certs bundle --out DIR/ca.crt --force`, then `tars certs renew DIR`), \
+         or issue another as named here, or accept the end by cut_off (--cut-off): {0}"
     )]
     WouldCutOff(String),
     #[error("{1}")]
@@ -77,6 +77,12 @@ pub enum AuthError {
     Csr(#[from] CsrError),
     #[error("certificate authority: {0}")]
     Ca(#[from] CaError),
+}
+
+fn role_names() -> String {
+    let roles = permission::default_roles().into_iter();
+    let names: Vec<&str> = roles.map(|(name, _)| name).collect();
+    names.join(", ")
 }
 
 impl From<AuthError> for Status {
@@ -169,6 +175,15 @@ mod tests {
         }
         let logged = AuthError::from(db::Error::PoolTimedOut).to_string();
         assert!(logged.starts_with("the database failed"), "{logged}");
+    }
+
+    #[test]
+    fn an_unknown_role_is_told_with_those_that_there_are() {
+        let (code, _, message) = told(AuthError::UnknownRole("nosuch".to_owned()));
+        assert_eq!(code, Code::InvalidArgument);
+        for part in ["nosuch", "viewer", "developer", "admin"] {
+            assert!(message.contains(part), "{message}");
+        }
     }
 
     #[test]

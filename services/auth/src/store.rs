@@ -49,6 +49,11 @@ pub(crate) const STEPS: &[Step] = &[
         "makers of join tokens",
         include_str!("../migrations/0007_makers_of_join_tokens.sql"),
     ),
+    (
+        8,
+        "reports by holder",
+        include_str!("../migrations/0008_reports_by_holder.sql"),
+    ),
 ];
 
 fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, AuthError> {

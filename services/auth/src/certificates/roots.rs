@@ -12,7 +12,12 @@ use super::{
 };
 use crate::{Auth, AuthError};
 use parking_lot::Mutex;
-use std::{collections::HashMap, hash::Hash, sync::atomic::Ordering, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    hash::Hash,
+    sync::atomic::Ordering,
+    time::Duration,
+};
 use tars_certs::{
     CertName, KeyId, RevocationSet, SpiffeId,
     ca::{
@@ -26,6 +31,7 @@ use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
     audit::{self, Record, Severity},
     clock::Monotonic,
+    db::Write,
 };
 use uuid::Uuid;
 
@@ -117,13 +123,13 @@ pub(crate) struct Heard {
     processes: Mutex<HashMap<String, Processes>>,
 }
 
-/// Of one identity, by the numbers that they give themselves.
+/// Of one holder, by the numbers that they give themselves.
 type Processes = HashMap<Uuid, Monotonic>;
 
-/// Processes of one identity that are remembered: the ones heard last. It may invent as many as it
+/// Processes of one holder that are remembered: the ones heard last. It may invent as many as it
 /// likes, and pushes out its own.
 const MAX_INSTANCES: usize = 256;
-const MAX_IDENTITIES: usize = 256;
+const MAX_HOLDERS: usize = 512;
 
 impl Heard {
     pub(crate) fn new(now: Monotonic) -> Self {
@@ -133,28 +139,28 @@ impl Heard {
         }
     }
 
-    fn of(&self, id: &str, instance: Uuid, now: Monotonic) {
+    fn of(&self, holder: &str, instance: Uuid, now: Monotonic) {
         let mut all = self.processes.lock();
-        if !all.contains_key(id) {
-            make_room(&mut all, MAX_IDENTITIES, |own| own.values().max().copied());
+        if !all.contains_key(holder) {
+            make_room(&mut all, MAX_HOLDERS, |own| own.values().max().copied());
         }
-        let own = all.entry(id.to_owned()).or_default();
+        let own = all.entry(holder.to_owned()).or_default();
         if !own.contains_key(&instance) {
             make_room(own, MAX_INSTANCES, |at| *at);
         }
         own.insert(instance, now);
     }
 
-    fn forget(&self, id: &str, instance: Uuid) {
+    fn forget(&self, holder: &str, instance: Uuid) {
         let mut all = self.processes.lock();
-        if let Some(own) = all.get_mut(id) {
+        if let Some(own) = all.get_mut(holder) {
             own.remove(&instance);
         }
     }
 
-    fn last(&self, id: &str, instance: Uuid) -> Monotonic {
+    fn last(&self, holder: &str, instance: Uuid) -> Monotonic {
         let all = self.processes.lock();
-        let heard = all.get(id).and_then(|own| own.get(&instance));
+        let heard = all.get(holder).and_then(|own| own.get(&instance));
         heard.copied().unwrap_or(self.since)
     }
 }
@@ -189,6 +195,16 @@ fn names(chain: &[CertName]) -> String {
     texts.join(",")
 }
 
+/// Whose reports a peer's are: those of its lineage, over all renewals; else of its certificate alone.
+async fn holder(tx: &mut Write, peer: &Verified) -> Result<String, AuthError> {
+    let name = peer.name();
+    let issued = store::find_issued(tx, &name.issuer.to_string(), name.serial.as_str()).await?;
+    Ok(match issued {
+        Some(row) => row.lineage.to_string(),
+        None => names(std::slice::from_ref(name)),
+    })
+}
+
 pub(crate) fn named(row: &IssuedRow) -> String {
     format!("{} (serial {})", row.spiffe_id, row.serial)
 }
@@ -209,14 +225,29 @@ fn cut_off_text(rows: &[IssuedRow]) -> String {
     list.join("; ")
 }
 
-/// The command that issues another certificate for an identity.
+/// The command that issues another certificate for an identity, in place of the one it has.
 fn reissued_by(spiffe_id: &str) -> String {
     let id = spiffe_id.parse::<SpiffeId>();
     let path = id.as_ref().map_or(spiffe_id, SpiffeId::path);
     match path.strip_prefix("/client/") {
-        Some(name) if !name.contains('/') => format!("tars certs client {name} --out DIR"),
-        _ => format!("tars certs issue {path} --out DIR"),
+        Some(name) if !name.contains('/') => format!("tars certs client {name} --out DIR --force"),
+        _ => format!("tars certs issue {path} --out DIR --force"),
     }
+}
+
+/// The newest certificate of each identity, where that stands below one root.
+/// A certificate that was issued later below another root is the replacement of all before it.
+fn left_below(living: Vec<IssuedRow>, generation: i64) -> Vec<IssuedRow> {
+    let mut newest: BTreeMap<String, IssuedRow> = BTreeMap::new();
+    for row in living {
+        let rank = |c: &IssuedRow| (c.issued_us, c.generation != generation);
+        match newest.get(&row.spiffe_id) {
+            Some(other) if rank(other) >= rank(&row) => {}
+            _ => drop(newest.insert(row.spiffe_id.clone(), row)),
+        }
+    }
+    let rows = newest.into_values();
+    rows.filter(|c| c.generation == generation).collect()
 }
 
 impl Auth {
@@ -227,36 +258,40 @@ impl Auth {
         instance: Uuid,
         roots: &[KeyId],
     ) -> Result<(), AuthError> {
+        self.take_up().await?;
         let texts: Vec<String> = roots.iter().map(KeyId::to_string).collect();
+        let mut tx = self.store.begin("trust.report").await?;
         let row = ReportRow {
             spiffe_id: peer.certificate.id.to_string(),
             instance,
+            holder: holder(&mut tx, peer).await?,
             roots: texts.join(","),
             anchor: peer.anchor.to_string(),
             not_after_us: micros(peer.certificate.not_after),
             names: names(&peer.chain),
             not_before_us: micros(peer.certificate.not_before),
         };
-        let mut tx = self.store.begin("trust.report").await?;
         store::drop_expired(&mut tx, self.horizon.ended_us(KEPT)).await?;
         store::save_report(&mut tx, &row, MAX_INSTANCES).await?;
         tx.commit().await?;
-        self.heard
-            .of(&row.spiffe_id, instance, self.clock.monotonic());
+        self.heard.of(&row.holder, instance, self.clock.monotonic());
         Ok(())
     }
 
-    /// Forgets what a process of the peer has told: it stops.
+    /// Forgets what a process of the peer has told: it stops. What another certificate of the same
+    /// identity told stays.
     pub(crate) async fn withdraw_trust(
         &self,
         peer: &Verified,
         instance: Uuid,
     ) -> Result<(), AuthError> {
+        self.take_up().await?;
         let id = peer.certificate.id.as_str();
         let mut tx = self.store.begin("trust.withdraw").await?;
-        store::drop_report(&mut tx, id, instance).await?;
+        let holder = holder(&mut tx, peer).await?;
+        store::drop_report(&mut tx, id, instance, &holder).await?;
         tx.commit().await?;
-        self.heard.forget(id, instance);
+        self.heard.forget(&holder, instance);
         Ok(())
     }
 
@@ -300,7 +335,7 @@ impl Auth {
             if report.meets(needs) || report.is_revoked(&revoked) {
                 continue;
             }
-            let quiet = now.since(self.heard.last(&report.spiffe_id, report.instance));
+            let quiet = now.since(self.heard.last(&report.holder, report.instance));
             let name = format!("{} ({})", report.spiffe_id, report.instance);
             if quiet > certificates.patience() {
                 let seconds = quiet.as_secs();
@@ -340,15 +375,15 @@ impl Auth {
         };
         let kept_here = |c: &IssuedRow| c.source == Keeper::Authority.as_str() && is_workload(c);
         let own = certificates.own.current().id().to_string();
-        let mut newest = self.store.newest().await?;
-        newest.retain(|c| {
-            c.generation == i64::from(tainted.generation)
-                && c.not_after_us > past_us
-                && !kept_here(c)
+        let mut living = self.store.newest().await?;
+        living.retain(|c| c.not_after_us > past_us);
+        let mut left = left_below(living, i64::from(tainted.generation));
+        left.retain(|c| {
+            !kept_here(c)
                 && c.spiffe_id != own
                 && !reports.iter().any(|r| r.spiffe_id == c.spiffe_id)
         });
-        Ok(newest)
+        Ok(left)
     }
 
     /// Takes the next step, if it is this one and everybody is ready.
@@ -431,8 +466,43 @@ mod tests {
         Monotonic::from_start(Duration::from_secs(seconds))
     }
 
+    fn issued(spiffe_id: &str, serial: &str, issued_us: i64, generation: i64) -> IssuedRow {
+        IssuedRow {
+            issuer: "ca".to_owned(),
+            serial: serial.to_owned(),
+            spiffe_id: spiffe_id.to_owned(),
+            lineage: Uuid::now_v7(),
+            issued_us,
+            not_after_us: i64::MAX,
+            generation,
+            source: "administrator".to_owned(),
+        }
+    }
+
     #[test]
-    fn an_identity_is_heard_for_itself_alone_and_pushes_out_its_own() {
+    fn an_identity_is_cut_off_once_and_not_at_all_when_it_was_issued_another_since() {
+        let left = left_below(
+            vec![
+                issued("twice", "a", 1, 1),
+                issued("twice", "b", 2, 1),
+                issued("replaced", "c", 3, 2),
+                issued("replaced", "d", 1, 1),
+                issued("replaced", "e", 2, 1),
+                issued("went-back", "f", 1, 2),
+                issued("went-back", "g", 2, 1),
+                issued("at-once", "h", 5, 1),
+                issued("at-once", "i", 5, 2),
+                issued("new", "j", 5, 2),
+            ],
+            1,
+        );
+        let left: Vec<&str> = left.iter().map(|c| c.serial.as_str()).collect();
+        assert_eq!(left, ["b", "g"]);
+        assert!(left_below(Vec::new(), 1).is_empty());
+    }
+
+    #[test]
+    fn a_holder_is_heard_for_itself_alone_and_pushes_out_its_own() {
         let heard = Heard::new(at(0));
         let (mine, gone) = (Uuid::now_v7(), Uuid::now_v7());
         heard.of("a", mine, at(1));
@@ -450,7 +520,7 @@ mod tests {
     }
 
     #[test]
-    fn identities_are_bounded_and_the_quietest_goes_first() {
+    fn holders_are_bounded_and_the_quietest_goes_first() {
         let heard = Heard::new(at(0));
         let one = Uuid::now_v7();
         heard.of("quiet", one, at(1));
@@ -458,7 +528,7 @@ mod tests {
             heard.of(&n.to_string(), one, at(2 + n));
             heard.of("awake", one, at(2 + n));
         }
-        assert_eq!(heard.processes.lock().len(), MAX_IDENTITIES);
+        assert_eq!(heard.processes.lock().len(), MAX_HOLDERS);
         assert_eq!(heard.last("quiet", one), at(0));
         assert_eq!(heard.last("awake", one), at(1001));
     }

@@ -418,7 +418,7 @@ async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
         &serial,
         "end with it",
         "`tars certs renew DIR`",
-        "`tars certs issue /user/bob --out DIR`",
+        "`tars certs issue /user/bob --out DIR --force`",
         "--cut-off",
     ] {
         assert!(refused.contains(said), "{said}: {refused}");

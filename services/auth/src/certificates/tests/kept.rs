@@ -201,3 +201,78 @@ async fn a_rotation_does_not_wait_for_whoever_stopped_in_peace() {
     assert!(left.contains(&killed.to_string()), "{left}");
     assert!(auth.roots().await.unwrap().departed.is_empty());
 }
+
+#[tokio::test]
+async fn another_certificate_of_the_same_identity_speaks_for_no_process_but_its_own() {
+    let w = world().await;
+    let auth = &w.auth;
+    let first = w.join("/automl").await;
+    let (peer, thief) = (w.verified(&first), w.verified(&w.join("/automl").await));
+    let instance = Uuid::now_v7();
+    auth.report_trust(&peer, instance, &[]).await.unwrap();
+    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    w.refresh_own();
+    let waits = async || auth.roots().await.unwrap().waiting_for.len();
+    assert_eq!(waits().await, 1);
+    auth.withdraw_trust(&thief, instance).await.unwrap();
+    assert_eq!(waits().await, 1, "nobody says goodbye for it");
+    let roots = auth.certificates().authority().unwrap().root_infos();
+    let all: Vec<KeyId> = roots.iter().map(|r| r.key).collect();
+    auth.report_trust(&thief, instance, &all).await.unwrap();
+    assert_eq!(waits().await, 1, "nor that it is ready");
+    auth.withdraw_trust(&thief, instance).await.unwrap();
+    assert_eq!(waits().await, 1);
+    // A renewal is the same holder.
+    let renewed = w.verified(&w.renew(&first).await.unwrap());
+    auth.report_trust(&renewed, instance, &all).await.unwrap();
+    assert_eq!(waits().await, 0);
+    auth.withdraw_trust(&renewed, instance).await.unwrap();
+    assert!(auth.store.reports(0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn what_an_unlisted_certificate_reported_is_replaced_by_its_renewal() {
+    let w = world().await;
+    let auth = &w.auth;
+    let first = w.join("/automl").await;
+    let peer = w.verified(&first);
+    let instance = Uuid::now_v7();
+    // As a mesh of an earlier version has it.
+    auth.report_trust(&peer, instance, &[]).await.unwrap();
+    let name = peer.name();
+    let mut tx = auth.store.begin("test.reports").await.unwrap();
+    sqlx::query("UPDATE trust_reports SET holder = $1")
+        .bind(format!("{}:{}", name.issuer, name.serial))
+        .execute(&mut *tx)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let renewed = w.verified(&w.renew(&first).await.unwrap());
+    auth.report_trust(&renewed, instance, &[]).await.unwrap();
+    assert_eq!(auth.store.reports(0).await.unwrap().len(), 1);
+    auth.withdraw_trust(&renewed, instance).await.unwrap();
+    assert!(auth.store.reports(0).await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_replaced_certificate_is_no_more_cut_off() {
+    let w = world().await;
+    let auth = &w.auth;
+    for _ in 0..2 {
+        w.join("/client/c4").await;
+    }
+    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    w.refresh_own();
+    auth.step_roots("ada", Step::Activate, false).await.unwrap();
+    auth.step_roots("ada", Step::Taint, false).await.unwrap();
+    w.refresh_own();
+    let cut_off = async || auth.roots().await.unwrap().cut_off;
+    assert_eq!(cut_off().await.len(), 1, "an identity counts once");
+    let refused = auth.step_roots("ada", Step::Remove, false).await;
+    let said = refused.unwrap_err().to_string();
+    let issue = "tars certs client c4 --out DIR --force";
+    assert_eq!(said.matches(issue).count(), 1, "{said}");
+    w.join("/client/c4").await;
+    assert!(cut_off().await.is_empty());
+    auth.step_roots("ada", Step::Remove, false).await.unwrap();
+}

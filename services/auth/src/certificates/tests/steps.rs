@@ -155,4 +155,17 @@ async fn one_identity_keeps_no_more_reports_than_its_share() {
     assert_eq!(rows.len(), 257);
     assert!(rows.iter().any(|r| r.instance == instance));
     assert!(rows.iter().any(|r| r.instance == last));
+    // Another certificate of the same identity has a share of its own.
+    let other = w.verified(&w.join("/hypersync").await);
+    w.clock.advance(Duration::from_secs(60));
+    let later = w.verified(&w.join("/hypersync").await);
+    for peer in [&other, &later] {
+        for _ in 0..300 {
+            let done = w.auth.report_trust(peer, Uuid::now_v7(), &[]).await;
+            done.unwrap();
+        }
+    }
+    let rows = w.auth.store.reports(0).await.unwrap();
+    assert!(rows.iter().any(|r| r.instance == instance));
+    assert_eq!(rows.len(), 257 + 2 * 256);
 }
