@@ -285,11 +285,13 @@ impl Listeners {
     }
 }
 
+/// Whoever runs the mesh: the identity that it writes itself.
+pub(crate) const OPERATOR: &str = "/user/operator";
+
 fn operator_identity(process: &Process) -> Result<IdentityFiles, StartError> {
     let config = process.config();
     let files = IdentityFiles::in_dir(&config.data.dir.join("operator"));
-    let id =
-        SpiffeId::new(&config.trust.domain, "/user/operator").map_err(StartError::TrustDomain)?;
+    let id = SpiffeId::new(&config.trust.domain, OPERATOR).map_err(StartError::TrustDomain)?;
     let life = Duration::from_secs(config.certificates.operator_life_days * 86_400);
     let request = tars_certs::ca::Request::new(id, life).kept_by_authority();
     process.keep_files(request, &files)?;

@@ -16,6 +16,7 @@ mod descriptors;
 mod known;
 mod login;
 mod mesh;
+mod password;
 mod policy;
 mod probe;
 mod serve;
@@ -126,6 +127,8 @@ pub enum CommandError {
     Usage(String),
     #[error("{0}")]
     Failed(String),
+    #[error("interrupted; nothing was changed")]
+    Interrupted,
     #[error("the runtime could not start: {0}")]
     Runtime(io::Error),
     #[error("certificates: {0}")]
@@ -161,7 +164,8 @@ impl CommandError {
         }
     }
 
-    /// As in sysexits.h: 64 usage and configuration, 69 unavailable, 77 not permitted, 1 the rest.
+    /// As in sysexits.h: 64 usage and configuration, 69 unavailable, 77 not permitted; 130 after ^C, 1 the
+    /// rest.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
@@ -173,6 +177,7 @@ impl CommandError {
             {
                 77
             }
+            Self::Interrupted => 130,
             _ => 1,
         }
     }
@@ -257,8 +262,8 @@ impl Global {
     }
 
     /// Where a service of the mesh is, as `host:port`: what runs on the data directory says so;
-    /// else the configuration may.
-    fn target(&self, service: ServiceName) -> Result<String, CommandError> {
+    /// else the configuration may. `flag` is the one by which the command can be told.
+    fn target(&self, service: ServiceName, flag: &str) -> Result<String, CommandError> {
         let config = self.load(Table::new())?;
         let path = Ready::default_path(&config.data.dir);
         let ready = Ready::load(&path);
@@ -284,10 +289,10 @@ impl Global {
                 connect(config.connect)
             }
             Err(e) => {
+                let service = service.as_str();
                 return Err(CommandError::Failed(format!(
-                    "{}: {e}; start the mesh with `tars up`, or name its --data-dir, or a --config whose [connect] says where {} is",
-                    path.display(),
-                    service.as_str()
+                    "nothing says where {service} is: name it by {flag} HOST:PORT, or by a --config whose [connect] has it; or start the mesh with `tars up`, or name its --data-dir (cause: {}: {e})",
+                    path.display()
                 )));
             }
         };

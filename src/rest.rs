@@ -5,6 +5,7 @@ use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
+use std::time::Duration;
 use tokio::net::TcpStream;
 
 #[derive(Debug, thiserror::Error)]
@@ -30,6 +31,8 @@ pub enum RestError {
         message: String,
         body: Value,
     },
+    #[error("the mesh has no room for this command now, and did not carry it out: {message}")]
+    Busy { message: String },
     #[error("{0}")]
     Http(String),
     #[error("{path}: the answer is not JSON")]
@@ -44,6 +47,21 @@ pub struct Rest {
     token: Option<String>,
     key: Option<String>,
     traceparent: Option<String>,
+    /// Told of each wait; nobody waits for a busy mesh without it.
+    patience: Option<fn(Duration)>,
+}
+
+/// How often a call is made that the mesh has no room for, and how long it may ask to wait between.
+const TRIES: u32 = 3;
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// How soon a call that was not carried out may be made again; none when it is no such answer, or that is
+/// too far away to wait for.
+fn wait_asked<B>(response: &http::Response<B>) -> Option<Duration> {
+    let after = response.headers().get(header::RETRY_AFTER)?;
+    let wait = Duration::from_secs(after.to_str().ok()?.parse().ok()?);
+    let busy = response.status() == StatusCode::TOO_MANY_REQUESTS;
+    (busy && wait <= LONGEST_WAIT).then_some(wait)
 }
 
 impl Rest {
@@ -53,7 +71,15 @@ impl Rest {
             token: None,
             key: None,
             traceparent: None,
+            patience: None,
         }
+    }
+
+    /// Makes a call anew that the mesh has no room for just now; `told` hears of each wait.
+    #[must_use]
+    pub fn with_patience(mut self, told: fn(Duration)) -> Self {
+        self.patience = Some(told);
+        self
     }
 
     #[must_use]
@@ -129,14 +155,22 @@ impl Rest {
         if status.is_success() {
             return Ok(value);
         }
-        let message = value["message"].as_str().unwrap_or_default().to_owned();
-        Err(RestError::Refused {
+        Err(self.refused(method, path, status, value))
+    }
+
+    fn refused(&self, method: Method, path: &str, status: StatusCode, body: Value) -> RestError {
+        let message = body["message"].as_str().unwrap_or_default().to_owned();
+        let path = path.to_owned();
+        if self.patience.is_some() && status == StatusCode::TOO_MANY_REQUESTS {
+            return RestError::Busy { message };
+        }
+        RestError::Refused {
             method,
-            path: path.to_owned(),
+            path,
             status,
             message,
-            body: value,
-        })
+            body,
+        }
     }
 
     /// Follows a stream; `each` gets every item until it says that it has seen enough.
@@ -177,17 +211,27 @@ impl Rest {
             return Ok(());
         }
         let body: Value = serde_json::from_slice(&pending).unwrap_or_default();
-        let message = body["message"].as_str().unwrap_or_default().to_owned();
-        Err(RestError::Refused {
-            method,
-            path: path.to_owned(),
-            status,
-            message,
-            body,
-        })
+        Err(self.refused(method, path, status, body))
     }
 
     async fn send(
+        &self,
+        method: &Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
+        for _ in 1..TRIES {
+            let response = self.send_once(method, path, body.clone()).await?;
+            let (Some(told), Some(wait)) = (self.patience, wait_asked(&response)) else {
+                return Ok(response);
+            };
+            told(wait);
+            tokio::time::sleep(wait).await;
+        }
+        self.send_once(method, path, body).await
+    }
+
+    async fn send_once(
         &self,
         method: &Method,
         path: &str,
@@ -271,6 +315,71 @@ fn take(path: &str, line: &[u8], each: &mut impl FnMut(&Value) -> bool) -> Resul
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt},
+        net::TcpListener,
+    };
+
+    /// Answers so many calls as a busy mesh that asks to come back after so many seconds, and the next
+    /// as one that has room; tells how many there were.
+    async fn busy(calls: u32, seconds: u32) -> (String, tokio::task::JoinHandle<u32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let served = tokio::spawn(async move {
+            let mut seen = 0;
+            let idle = Duration::from_millis(500);
+            while let Ok(Ok((mut peer, _))) = tokio::time::timeout(idle, listener.accept()).await {
+                let mut head = vec![0; 4096];
+                let _read = peer.read(&mut head).await.unwrap();
+                seen += 1;
+                let (status, body) = match seen <= calls {
+                    true => ("429 Busy", r#"{"message":"retry after 0 s"}"#),
+                    false => ("200 OK", r#"{"done":true}"#),
+                };
+                let answer = format!(
+                    "HTTP/1.1 {status}\r\nretry-after: {seconds}\r\nconnection: close\r\n\
+                     content-length: {}\r\n\r\n{body}",
+                    body.len()
+                );
+                peer.write_all(answer.as_bytes()).await.unwrap();
+            }
+            seen
+        });
+        (base, served)
+    }
+
+    static WAITS: AtomicU32 = AtomicU32::new(0);
+
+    fn told(_: Duration) {
+        WAITS.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[tokio::test]
+    async fn a_busy_mesh_is_asked_again_twice_and_no_more() {
+        for (calls, seconds, patient, asked, well) in [
+            (2, 0, true, 3, true),
+            (9, 0, true, 3, false),
+            (1, 6, true, 1, false),
+            (1, 0, false, 1, false),
+        ] {
+            let (base, served) = busy(calls, seconds).await;
+            let rest = Rest::new(&base);
+            let rest = match patient {
+                true => rest.with_patience(told),
+                false => rest,
+            };
+            let answer = rest.post("/x", json!({})).await;
+            assert_eq!(answer.is_ok(), well, "{answer:?}");
+            if let Err(e) = answer {
+                let busy = matches!(&e, RestError::Busy { message } if message.contains("retry"));
+                assert_eq!(busy, patient, "{e}");
+                assert_ne!(e.to_string().contains("/x"), patient, "{e}");
+            }
+            assert_eq!(served.await.unwrap(), asked);
+        }
+        assert_eq!(WAITS.load(Ordering::SeqCst), 4);
+    }
 
     #[test]
     fn a_name_stays_one_segment_whatever_is_in_it() {

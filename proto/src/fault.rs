@@ -111,7 +111,7 @@ pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status
     details.set_retry_info(Some(retry));
     details.add_quota_failure_violation(cut(subject), cut(what));
     let seconds = retry.as_secs_f64().ceil().max(1.0);
-    let message = format!("{what}; retry after {seconds:.0} seconds");
+    let message = format!("{what}; retry after {seconds:.0} s");
     bounded(Code::ResourceExhausted, &message, details)
 }
 

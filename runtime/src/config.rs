@@ -17,7 +17,7 @@ pub use places::{Connect, Data, Listen};
 pub use services::{Automl, Gateway, Orchestration};
 pub use telemetry::{Log, LogFormat, Telemetry};
 
-use crate::network::Networks;
+use crate::{count::counted, network::Networks};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
@@ -53,7 +53,8 @@ pub struct ConfigErrors(pub Vec<String>);
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "the configuration has {} mistake(s):", self.0.len())?;
+        let mistakes = counted(self.0.len() as u64, "mistake");
+        write!(f, "the configuration has {mistakes}:")?;
         for mistake in &self.0 {
             write!(f, "\n  - {mistake}")?;
         }

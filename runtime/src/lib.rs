@@ -5,6 +5,7 @@ pub mod audit;
 pub mod blobs;
 pub mod clock;
 pub mod config;
+pub mod count;
 pub mod db;
 pub mod descriptors;
 pub mod events;

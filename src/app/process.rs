@@ -43,8 +43,10 @@ use tars_runtime::{
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
-/// How long a stop waits for Auth to hear of it.
+/// How long a stop waits for Auth to hear of it: Auth may be gone itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+/// The same where Auth is in this process: it stops after that, and answers however busy the machine is.
+const LEAVE_LIMIT_BESIDE_AUTH: Duration = Duration::from_secs(10);
 
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -556,11 +558,18 @@ impl Process {
         Err(StartError::NotReady(format!("{:?}", report.checks)))
     }
 
-    /// What takes leave of Auth ends soon: Auth may be gone itself.
+    fn leave_limit(&self) -> Duration {
+        match self.members.contains_key(&Service::Auth) {
+            true => LEAVE_LIMIT_BESIDE_AUTH,
+            false => LEAVE_LIMIT,
+        }
+    }
+
+    /// Nothing stops before what takes leave of Auth has ended, or its time.
     async fn take_leave(&self) {
         self.leave.cancel();
         self.leaving.close();
-        if tokio::time::timeout(LEAVE_LIMIT, self.leaving.wait())
+        if tokio::time::timeout(self.leave_limit(), self.leaving.wait())
             .await
             .is_err()
         {

@@ -5,6 +5,7 @@
 //! HTTP/2, which keeps of it what it says and not what it is, and a call's status carries a message.
 //! So the texts are looked at, in one table; its test makes them from the errors themselves.
 
+use super::OPERATOR;
 use std::{
     fmt,
     path::{Path, PathBuf},
@@ -111,6 +112,16 @@ pub(crate) struct Way {
     pub(crate) own: String,
 }
 
+/// The command that issues another certificate for an identity, in place of the one in `dir`.
+pub(crate) fn issue_command(path: &str, dir: &dyn fmt::Display) -> String {
+    match path.strip_prefix("/client/") {
+        Some(name) if !name.contains('/') => {
+            format!("tars certs client {name} --out {dir} --force")
+        }
+        _ => format!("tars certs issue {path} --out {dir} --force"),
+    }
+}
+
 /// A failure with what to do about it; the original stays as the cause.
 #[derive(Debug)]
 pub struct Explained {
@@ -173,7 +184,7 @@ impl Way {
                 "{target} speaks TLS, but is no service of a mesh (TLS 1.3 with HTTP/2): name the port of the service for gRPC"
             ),
             Trouble::ServerUnknown => format!(
-                "{dir}/ca.crt does not vouch for {target}: it is of another mesh, or the roots were rotated since that file was written. Name an identity of the right mesh by --identity, or fetch what it trusts now: `tars certs bundle --out {dir}/ca.crt --force`"
+                "{dir}/ca.crt does not vouch for {target}: it is of another mesh, for which another identity is needed, or the roots were rotated since that file was written. Fetch what the mesh trusts now, and try again: `tars certs bundle --out {dir}/ca.crt --force`"
             ),
             Trouble::ServerExpired => format!(
                 "the certificate of {target} has expired, as its service could not renew it; its log says why. If only this machine says so, its clock is ahead"
@@ -210,17 +221,13 @@ impl Way {
 
     /// What gives the own identity another certificate.
     fn issued_again(&self) -> String {
-        let dir = self.identity.display();
-        let issue = match self.own.strip_prefix("/client/") {
-            Some(name) => format!("client {name}"),
-            None => format!("issue {}", self.own),
-        };
+        let issue = || issue_command(&self.own, &self.identity.display());
         match self.own.as_str() {
             "" => "Have another issued: `tars certs issue`".to_owned(),
-            "/user/operator" => {
+            OPERATOR => {
                 "`tars up` writes the operator's anew at its start; copy it from there".to_owned()
             }
-            _ => format!("Have another issued: `tars certs {issue} --out {dir} --force`"),
+            _ => format!("Have another issued: `{}`", issue()),
         }
     }
 
@@ -437,6 +444,23 @@ mod tests {
             }
             let whole = explained.to_string();
             assert!(whole.contains(&format!("cause: {error}")), "{whole}");
+        }
+    }
+
+    #[test]
+    fn another_certificate_is_issued_by_the_command_that_can() {
+        for (path, command) in [
+            ("/client/bot", "tars certs client bot --out DIR --force"),
+            (
+                "/client/ci/bot",
+                "tars certs issue /client/ci/bot --out DIR --force",
+            ),
+            (
+                OPERATOR,
+                "tars certs issue /user/operator --out DIR --force",
+            ),
+        ] {
+            assert_eq!(issue_command(path, &"DIR"), command);
         }
     }
 

@@ -65,7 +65,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Renew an identity's files by its own certificate, with a new key.
+    /// Renew an identity's files by its own certificate, with a new key. After the roots were rotated
+    /// its ca.crt comes first: `tars certs bundle --out DIR/ca.crt --force`.
     Renew {
         /// The folder with tls.crt, tls.key and ca.crt.
         #[arg(value_name = "DIR")]
@@ -158,6 +159,8 @@ fn workload_path(config: &Config, workload: &str) -> String {
     }
 }
 
+const RENEWS_AT_AUTH: &str = "`tars certs renew` asks Auth over mTLS, not the gateway: instead of --gateway name it by --auth HOST:PORT, or by a --config whose [connect] has it";
+
 /// What works on files of this machine, and has no use for a gateway.
 fn no_gateway(mesh: &Mesh, command: &str) -> Result<(), CommandError> {
     if mesh.is_named_by_gateway() {
@@ -199,10 +202,12 @@ impl Certs {
                 block_on(remote::list(&config, &mesh, id.as_deref(), json))??;
             }
             Command::Renew { identity, auth } => {
-                no_gateway(&mesh, "renew")?;
+                if mesh.is_named_by_gateway() {
+                    return Err(CommandError::Usage(RENEWS_AT_AUTH.to_owned()));
+                }
                 let target = match auth {
                     Some(target) => target,
-                    None => global.target(ServiceName::Auth)?,
+                    None => global.target(ServiceName::Auth, "--auth")?,
                 };
                 block_on(remote::renew(&config, &identity, &target))??;
             }

@@ -1,7 +1,7 @@
 //! `tars completions` and `tars man`: what shells and `man` want to know of the command line.
 
 use super::{Cli, CommandError};
-use clap::{Args, CommandFactory};
+use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
 use std::{
@@ -42,13 +42,31 @@ impl ManPages {
     pub(crate) fn run(&self) -> Result<ExitCode, CommandError> {
         let Some(dir) = &self.out else {
             let mut page = Vec::new();
-            let made = Man::new(Cli::command()).render(&mut page);
+            let made = man(Cli::command()).render(&mut page);
             made.map_err(|e| CommandError::file(Path::new("-"), e))?;
             return print(&page);
         };
-        clap_mangen::generate_to(Cli::command(), dir).map_err(|e| CommandError::file(dir, e))?;
+        write_pages(dir).map_err(|e| CommandError::file(dir, e))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// A page that names the program and its version, whichever of its commands it is about.
+fn man(command: Command) -> Man {
+    Man::new(command).source(concat!("tars ", env!("CARGO_PKG_VERSION")))
+}
+
+fn write_pages(dir: &Path) -> io::Result<()> {
+    let mut command = Cli::command().disable_help_subcommand(true);
+    command.build();
+    write_page(command, dir)
+}
+
+fn write_page(command: Command, dir: &Path) -> io::Result<()> {
+    for inner in command.get_subcommands().filter(|s| !s.is_hide_set()) {
+        write_page(inner.clone(), dir)?;
+    }
+    man(command).generate_to(dir).map(drop)
 }
 
 fn print(bytes: &[u8]) -> Result<ExitCode, CommandError> {
@@ -65,7 +83,7 @@ fn print(bytes: &[u8]) -> Result<ExitCode, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::{Command, ValueEnum};
+    use clap::ValueEnum;
 
     #[test]
     fn the_definition_is_sound() {
@@ -87,10 +105,13 @@ mod tests {
     #[test]
     fn every_command_gets_a_page() {
         let dir = tempfile::tempdir().unwrap();
-        clap_mangen::generate_to(Cli::command(), dir.path()).unwrap();
+        write_pages(dir.path()).unwrap();
         for page in ["tars.1", "tars-certs.1", "tars-certs-issue.1"] {
             let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
             assert!(text.contains("NAME"), "{page}");
+            let title = text.lines().find(|l| l.starts_with(".TH")).unwrap();
+            let version = concat!("tars ", env!("CARGO_PKG_VERSION"));
+            assert!(title.contains(version), "{title}");
         }
     }
 

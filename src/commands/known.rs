@@ -9,6 +9,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use std::path::{Path, PathBuf};
 use tars_certs::{files::certificates, trust::key_id};
 use tars_proto::fault;
+use tars_runtime::count::counted;
 
 /// A gateway's URL in one spelling: with its scheme, in small letters, without slashes at its end.
 pub(crate) fn plain_url(text: &str) -> String {
@@ -68,10 +69,18 @@ fn text(key: tars_certs::KeyId) -> String {
     key.to_string()
 }
 
+/// Calls of a person at a gateway, for whom a wait is shorter than another attempt of their own.
+pub(crate) fn rest_at(gateway: &str) -> Rest {
+    Rest::new(gateway).with_patience(|wait| {
+        let seconds = counted(wait.as_secs(), "second");
+        note!("the mesh is busy; trying again in {seconds}");
+    })
+}
+
 /// The key ids of the roots of whatever mesh answers at a gateway. Anybody may ask; no credential
 /// is shown before this is known.
 pub(crate) async fn roots_at(gateway: &str) -> Result<Vec<String>, CommandError> {
-    let answer = match Rest::new(gateway).get("/api/v1/certificates/bundle").await {
+    let answer = match rest_at(gateway).get("/api/v1/certificates/bundle").await {
         Ok(answer) => answer,
         // Its certificates come from elsewhere.
         Err(RestError::Refused { body, .. }) if reason(&body) == Some("NO_AUTHORITY") => {

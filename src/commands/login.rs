@@ -1,17 +1,12 @@
 //! `tars login`, `tars logout` and `tars token`.
 
-use super::{CommandError, Global, block_on, mesh::MeshArg, session::Session};
+use super::{CommandError, Global, block_on, mesh::MeshArg, password, session::Session};
 use clap::Args;
-use std::{
-    io::{self, BufRead, IsTerminal},
-    path::PathBuf,
-    process::ExitCode,
-};
-use tars_certs::secret;
+use std::{path::PathBuf, process::ExitCode};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  tars login --gateway http://127.0.0.1:3001 --username ada --password-file ada.password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, which nobody else may read, or from standard input; never from\nan argument. Each mesh has a session of its own; logging in to one leaves the others as they are."
+    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  tars login --gateway http://127.0.0.1:3001 --username ada --password-file ada.password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, which nobody else may read, or from standard input; never from\nan argument. Whoever types it sees nothing of it. Each mesh has a session of its own; logging in to one leaves the others as they are."
 )]
 pub(crate) struct Login {
     /// Who logs in.
@@ -27,7 +22,7 @@ pub(crate) struct Login {
 impl Login {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
-        let password = read_password(self.password_file)?;
+        let password = password::read(self.password_file)?;
         let session = block_on(async {
             let known = mesh.to_log_in().await?;
             Session::login(known, &self.username, &password).await
@@ -35,22 +30,6 @@ impl Login {
         note!("logged in to {session}");
         Ok(ExitCode::SUCCESS)
     }
-}
-
-pub(crate) fn read_password(file: Option<PathBuf>) -> Result<String, CommandError> {
-    if let Some(path) = file {
-        let text = secret::read(&path).map_err(|e| CommandError::file(&path, e))?;
-        return Ok(text.trim_end_matches(['\r', '\n']).to_owned());
-    }
-    if io::stdin().is_terminal() {
-        super::output::remark(format_args!("password (will be shown): "));
-    }
-    let mut line = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|e| CommandError::Failed(e.to_string()))?;
-    Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
 #[derive(Debug, Args)]

@@ -2,7 +2,10 @@
 
 use super::{CommandError, Global, block_on, told};
 use crate::app::{CERTIFICATE, ServiceName, trouble::Way};
-use clap::Args;
+use clap::{
+    Args, ValueEnum,
+    builder::{PossibleValuesParser, TypedValueParser},
+};
 use serde_json::json;
 use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tars_certs::{IdentityFiles, SpiffeId};
@@ -19,7 +22,8 @@ use toml::Table;
     after_help = "Examples:\n  tars probe auth\n  tars probe automl --target 10.0.0.7:8097 --identity /var/run/tars --timeout 2\n\nExits with 0 when the service answers, proves its SPIFFE id and says that it serves."
 )]
 pub(crate) struct Probe {
-    /// The service to ask.
+    /// The service to ask; the gateway's health is at its /ready, and at that of the observe port.
+    #[arg(value_parser = over_tls())]
     service: ServiceName,
     /// `host:port`; that of the mesh in the data directory when left out, or of [connect].
     #[arg(long)]
@@ -33,6 +37,14 @@ pub(crate) struct Probe {
     /// Print JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// The services that have a health check over mTLS: all but the gateway, which speaks HTTP.
+fn over_tls() -> impl TypedValueParser<Value = ServiceName> {
+    let services = ServiceName::value_variants().iter();
+    let services = services.filter(|s| **s != ServiceName::Gateway);
+    PossibleValuesParser::new(services.map(|s| s.as_str()))
+        .try_map(|name| ServiceName::from_str(&name, false))
 }
 
 /// What a service that does not serve says of its own certificate.
@@ -49,7 +61,7 @@ impl Probe {
         let config = global.load(Table::new())?;
         let target = match &self.target {
             Some(target) => target.clone(),
-            None => global.target(self.service)?,
+            None => global.target(self.service, "--target")?,
         };
         let limit = Duration::from_secs(self.timeout);
         let late = || {

@@ -7,7 +7,7 @@ pub(crate) use missing::NoSession;
 
 use super::{
     CommandError,
-    known::{Known, plain_url, roots_at},
+    known::{Known, plain_url, rest_at, roots_at},
 };
 use crate::{
     app::Ready,
@@ -85,7 +85,7 @@ impl Session {
     ) -> Result<Self, CommandError> {
         let gateway = mesh.gateway.clone().unwrap_or_default();
         let body = json!({ "username": username, "password": password });
-        let answer = Rest::new(&gateway).post("/auth/login", body).await?;
+        let answer = rest_at(&gateway).post("/auth/login", body).await?;
         let mut session = Self {
             path: store::place(&mesh),
             gateway,
@@ -190,7 +190,7 @@ impl Session {
 
     async fn refresh(&mut self) -> Result<(), CommandError> {
         let body = json!({ "refresh_token": self.refresh_token });
-        match Rest::new(self.url()).post("/auth/refresh", body).await {
+        match rest_at(self.url()).post("/auth/refresh", body).await {
             Ok(answer) => self.take(&answer),
             Err(RestError::Refused { status, .. }) if status.as_u16() == 401 => {
                 Err(CommandError::Failed(format!(
@@ -224,7 +224,7 @@ impl Session {
     }
 
     pub(crate) fn rest(&self) -> Rest {
-        Rest::new(self.url()).with_token(&self.access_token)
+        rest_at(self.url()).with_token(&self.access_token)
     }
 
     pub(crate) fn token(&self) -> &str {

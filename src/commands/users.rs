@@ -1,12 +1,11 @@
 //! `tars users`.
 
-use super::{
-    CommandError, Global, block_on, confirm::Confirm, login::read_password, mesh::MeshArg, output,
-};
-use crate::rest::escape;
-use clap::{Args, Subcommand};
+use super::{CommandError, Global, block_on, confirm::Confirm, mesh::MeshArg, output, password};
+use crate::rest::{Rest, RestError, escape};
+use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
+use tars_credentials::permission;
 
 #[derive(Debug, Args)]
 #[command(
@@ -31,8 +30,8 @@ enum Command {
     Create {
         /// The name to log in by.
         username: String,
-        /// A role of the new user: viewer, developer or admin; may be given several times.
-        #[arg(long = "role", required = true, value_name = "ROLE")]
+        /// A role of the new user; may be given several times.
+        #[arg(long = "role", required = true, value_name = "ROLE", value_parser = role())]
         roles: Vec<String>,
         /// A file with the password; standard input when left out.
         #[arg(long, value_name = "FILE")]
@@ -55,7 +54,7 @@ enum Command {
         /// Whose roles to replace.
         username: String,
         /// All roles that the user has from now on.
-        #[arg(required = true)]
+        #[arg(required = true, value_parser = role())]
         roles: Vec<String>,
         #[command(flatten)]
         confirm: Confirm,
@@ -77,15 +76,15 @@ impl Users {
                     roles,
                     password_file,
                 } => {
-                    let password = read_password(password_file)?;
-                    let body =
-                        json!({ "username": username, "password": password, "roles": roles });
+                    let password = password::choose(password_file)?;
+                    let body = json!({ "username": username, "password": password.as_str(), "roles": roles });
                     print(
                         &[rest.post("/admin/users", body).await?["user"].clone()],
                         false,
                     );
                 }
                 Command::Disable { username, confirm } => {
+                    exists(&rest, &username).await?;
                     confirm.ask(&format!(
                         "every session of {username} ends, and their API keys stop working"
                     ))?;
@@ -101,6 +100,7 @@ impl Users {
                     roles,
                     confirm,
                 } => {
+                    exists(&rest, &username).await?;
                     confirm.ask(&format!(
                         "{username} holds {} and nothing else from now on, and every session of theirs ends",
                         roles.join(", ")
@@ -117,7 +117,33 @@ impl Users {
     }
 }
 
-async fn list(rest: &crate::rest::Rest) -> Result<Vec<Value>, CommandError> {
+/// The roles that there are, before a password is asked for.
+fn role() -> PossibleValuesParser {
+    PossibleValuesParser::new(
+        permission::default_roles()
+            .into_iter()
+            .map(|(name, _)| name),
+    )
+}
+
+/// Nobody is asked about a user that there is not.
+async fn exists(rest: &Rest, username: &str) -> Result<(), CommandError> {
+    let users = match list(rest).await {
+        // The mesh itself will say it.
+        Err(CommandError::Rest(RestError::Refused { status, .. })) if status.as_u16() == 403 => {
+            return Ok(());
+        }
+        other => other?,
+    };
+    if users.iter().any(|u| u["username"] == username) {
+        return Ok(());
+    }
+    Err(CommandError::Failed(format!(
+        "there is no user {username:?}; `tars users list` shows all"
+    )))
+}
+
+async fn list(rest: &Rest) -> Result<Vec<Value>, CommandError> {
     let (mut users, mut token) = (Vec::new(), String::new());
     loop {
         let page = rest

@@ -2,10 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+use rustix::{
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{LocalModes, tcgetattr},
+};
 use serde_json::{Value, json};
 use std::{
     fs,
-    os::unix::fs::PermissionsExt,
+    io::{Read, Write},
+    os::{fd::OwnedFd, unix::fs::PermissionsExt},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
     time::Duration,
@@ -440,6 +445,43 @@ fn what_cannot_be_undone_is_asked_for_and_a_mistyped_name_revokes_nothing() {
         home.good(&with(gateway, &["certs", "revoked", "--json"])),
         nothing
     );
+    // Whoever works on a mesh is not locked out of it by one word.
+    let operator = home.refused(&revoking(gateway, &["--id", "/user/operator"]));
+    for part in ["--yes", "tars certs issue /user/operator --out DIR --force"] {
+        assert!(operator.contains(part), "{operator}");
+    }
+    // What another mesh issued goes on working there, so that nothing would be won here.
+    let (other, c3) = (home.0.path().join("other"), home.0.path().join("c3"));
+    let (other, file) = (text(&other), text(&c3.join("tls.crt")));
+    home.good(&["certs", "init", "--data-dir", &other]);
+    let dir = text(&c3);
+    home.good(&["certs", "client", "c3", "--data-dir", &other, "--out", &dir]);
+    let foreign = home.run(&revoking(gateway, &["--file", &file]));
+    let said = String::from_utf8_lossy(&foreign.stderr).into_owned();
+    assert_eq!(foreign.status.code(), Some(1), "{said}");
+    for part in ["has not issued", "/client/c3", "--force"] {
+        assert!(said.contains(part), "{said}");
+    }
+    // What there is not is said before anything is asked for.
+    for args in [
+        &["users", "disable", "nobody"][..],
+        &["users", "roles", "nobody", "viewer"],
+    ] {
+        let said = home.refused(&with(gateway, args));
+        assert!(said.contains("there is no user"), "{args:?}: {said}");
+    }
+    let said = home.refused(&with(
+        gateway,
+        &["users", "create", "x", "--role", "nosuch"],
+    ));
+    assert!(
+        said.contains("nosuch") && said.contains("developer") && !said.contains("password"),
+        "{said}"
+    );
+    assert_eq!(
+        home.good(&with(gateway, &["certs", "revoked", "--json"])),
+        nothing
+    );
     let roots = home.good(&with(gateway, &["certs", "root", "status"]));
     assert!(roots.contains("next: prepare"), "{roots}");
     assert!(
@@ -452,6 +494,7 @@ fn what_cannot_be_undone_is_asked_for_and_a_mistyped_name_revokes_nothing() {
     home.good(&with(gateway, &["certs", "client", "bot", "--out", &bot]));
     home.good(&revoking(gateway, &["--id", "/client/bot"]));
     home.good(&revoking(gateway, &["--id", "/client/later", "--force"]));
+    home.good(&revoking(gateway, &["--file", &file, "--force"]));
     let rows = home.good(&with(gateway, &["certs", "revoked"]));
     assert!(
         rows.contains("/client/bot") && rows.contains("/client/later"),
@@ -460,6 +503,160 @@ fn what_cannot_be_undone_is_asked_for_and_a_mistyped_name_revokes_nothing() {
     home.good(&revoking(gateway, &["--id", "/automl", "--yes"]));
     let last = home.refused(&with(gateway, &["users", "disable", "admin", "--yes"]));
     assert!(last.contains("the last administrator must stay"), "{last}");
+}
+
+#[test]
+fn a_stopped_rotation_is_finished_by_what_its_messages_say() {
+    let home = Home::new();
+    let mesh = home.up(&home.0.path().join("a"), "127.0.0.1:0");
+    let gateway = ["--gateway", mesh.ready.gateway.as_str()];
+    home.log_in(&mesh, gateway);
+    let auth = mesh.ready.auth.trim_start_matches("https://");
+    let path = |name: &str| text(&home.0.path().join(name));
+    let client = |name: &str| {
+        let out = path(name);
+        let args = ["certs", "client", name, "--out", &out, "--force"];
+        home.good(&with(gateway, &args));
+    };
+    for name in ["c4", "c4", "c5", "c6"] {
+        client(name);
+    }
+    let said = home.refused(&with(gateway, &["certs", "renew", &path("c5")]));
+    assert!(said.contains("--auth HOST:PORT"), "{said}");
+    let fleet = path("fleet");
+    let said = home.refused(&["certs", "renew", &path("c5"), "--data-dir", &fleet]);
+    assert!(
+        said.contains("--auth HOST:PORT") && said.contains("--config"),
+        "{said}"
+    );
+
+    let rotate = ["certs", "root", "rotate", "--yes", "--timeout", "60"];
+    let said = home.refused(&with(gateway, &rotate));
+    for name in ["c4", "c5", "c6"] {
+        let issue = format!("tars certs client {name} --out DIR --force");
+        assert_eq!(said.matches(&issue).count(), 1, "{said}");
+    }
+    // One is issued anew, one renews once it has the roots; the third is left to end.
+    client("c4");
+    let renew = ["certs", "renew", &path("c5"), "--auth", auth];
+    let said = home.refused(&renew);
+    let ca = path("c5/ca.crt");
+    let bundle = ["certs", "bundle", "--out", &ca, "--force"];
+    assert!(
+        said.contains(&format!("tars {}", bundle.join(" "))) && !said.contains("--identity"),
+        "{said}"
+    );
+    home.good(&with(gateway, &bundle));
+    home.good(&renew);
+    let status = home.good(&with(gateway, &["certs", "root", "status"]));
+    assert!(
+        status.contains("client/c6") && !status.contains("client/c4"),
+        "{status}"
+    );
+    assert!(!status.contains("client/c5"), "{status}");
+    let done = home.run(&with(gateway, &[&rotate[..], &["--cut-off"]].concat()));
+    let said = String::from_utf8_lossy(&done.stderr).into_owned();
+    assert!(done.status.success(), "{said}");
+    assert!(
+        said.contains("tars certs client c6 --out DIR --force") && !said.contains("client c4"),
+        "{said}"
+    );
+}
+
+/// A terminal of its own for a command: what it shows, and whether it shows what is typed.
+struct Terminal(fs::File, OwnedFd);
+
+impl Terminal {
+    fn new() -> Self {
+        let own = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+        grantpt(&own).unwrap();
+        unlockpt(&own).unwrap();
+        let name = ptsname(&own, Vec::new()).unwrap().into_string().unwrap();
+        let theirs = fs::File::options().read(true).write(true).open(name);
+        Self(own.into(), theirs.unwrap().into())
+    }
+
+    fn start(&self, mut command: Command) -> Started {
+        let end = || Stdio::from(self.1.try_clone().unwrap());
+        Started(
+            command
+                .stdin(end())
+                .stdout(end())
+                .stderr(end())
+                .spawn()
+                .unwrap(),
+        )
+    }
+
+    fn echoes(&self) -> bool {
+        let modes = tcgetattr(&self.1).unwrap().local_modes;
+        modes.contains(LocalModes::ECHO)
+    }
+
+    /// Reads until the terminal shows a text.
+    fn shows(&mut self, text: &str) -> String {
+        let mut shown = Vec::new();
+        loop {
+            let mut byte = [0];
+            self.0.read_exact(&mut byte).unwrap();
+            shown.push(byte[0]);
+            let so_far = String::from_utf8_lossy(&shown);
+            if so_far.ends_with(text) {
+                return so_far.into_owned();
+            }
+        }
+    }
+
+    fn types(&mut self, text: &str) {
+        self.0.write_all(text.as_bytes()).unwrap();
+    }
+}
+
+#[test]
+fn a_password_is_not_shown_and_the_terminal_is_left_as_it_was() {
+    let home = Home::new();
+    let mesh = home.up(&home.0.path().join("a"), "127.0.0.1:0");
+    let gateway = ["--gateway", mesh.ready.gateway.as_str()];
+    home.log_in(&mesh, gateway);
+    let create = with(gateway, &["users", "create", "ada", "--role", "viewer"]);
+    let login = with(gateway, &["login", "--username", "ada"]);
+    let secret = "a long enough secret";
+    for (args, answers, code) in [
+        (&create, &[("new password: ", "\x03")][..], 130),
+        (
+            &create,
+            &[
+                ("new password: ", "a long enough secret\r"),
+                ("once more: ", "a long enough other\r"),
+            ],
+            1,
+        ),
+        (
+            &create,
+            &[
+                ("new password: ", "a long enough secret\r"),
+                ("once more: ", "a long enough secret\r"),
+            ],
+            0,
+        ),
+        (&login, &[("password: ", "a long enough secret\r")], 0),
+    ] {
+        let mut terminal = Terminal::new();
+        assert!(terminal.echoes());
+        let mut command = terminal.start(home.tars(args));
+        let mut shown = String::new();
+        for (prompt, typed) in answers {
+            shown += &terminal.shows(prompt);
+            assert!(!terminal.echoes(), "{prompt}");
+            terminal.types(typed);
+        }
+        let ended = command.0.wait().unwrap();
+        assert_eq!(ended.code(), Some(code), "{args:?}: {shown}");
+        assert!(terminal.echoes(), "restored");
+        terminal.types("over\n");
+        shown += &terminal.shows("over");
+        assert!(!shown.contains(secret), "{shown}");
+    }
 }
 
 #[test]

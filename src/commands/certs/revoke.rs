@@ -5,14 +5,19 @@ use super::{
     remote::{failed, full_id, pages, print_revocations},
 };
 use crate::{
+    app::{OPERATOR, trouble::issue_command},
     commands::{CommandError, confirm::Confirm, mesh::Mesh},
     rest::{Rest, RestError},
 };
 use clap::Args;
 use serde_json::{Value, json};
-use std::path::{Path, PathBuf};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 use tars_certs::{
-    PeerClass, Serial, SpiffeId, files::certificates, inspect::summarise, trust::key_id,
+    PeerClass, Serial, SpiffeId, ca::journal::Keeper, files::certificates, inspect::summarise,
+    trust::key_id,
 };
 use tars_runtime::config::Config;
 
@@ -34,8 +39,8 @@ pub(crate) struct Revoke {
     /// Everything that this SPIFFE id (or path) holds now.
     #[arg(long)]
     id: Option<String>,
-    /// Revoke an id of which the mesh has issued nothing: in advance, or what another authority issued.
-    #[arg(long, requires = "id")]
+    /// Revoke what the mesh has not issued: an id in advance, or what another authority issued.
+    #[arg(long)]
     force: bool,
     /// Why, for the list and the audit record.
     #[arg(long)]
@@ -49,53 +54,62 @@ pub(crate) struct Revoke {
 
 impl Revoke {
     pub(super) async fn run(self, config: &Config, mesh: &Mesh) -> Result<(), CommandError> {
-        let mut body = json!({ "reason": self.reason });
+        let named = self.named(config)?;
         let rest = mesh.session().await?.rest();
-        let holder = match (&self.file, &self.serial, &self.id) {
-            (Some(file), ..) => {
-                let found = Found::in_file(file, self.ca.as_deref())?;
-                body["issuer"] = found.issuer.into();
-                body["serial"] = found.serial.into();
-                found.holder
-            }
-            (_, Some(serial), _) => {
-                body["serial"] = serial.as_str().into();
-                body["issuer"] = self.issuer.clone().unwrap_or_default().into();
-                match self.issuer {
-                    // The list is of this mesh's own authority: another's serials mean nothing there.
-                    Some(_) => None,
-                    None => holder_of(&rest, serial).await?,
-                }
-            }
-            (_, _, id) => {
-                let id = full_id(config, id.as_deref().unwrap_or_default())?;
-                body["spiffe_id"] = id.as_str().into();
-                if !self.force {
-                    somebody_holds(&rest, &id).await?;
-                }
-                Some(id)
-            }
-        };
-        self.ask(config, holder.as_ref())?;
-        let answer = rest.post("/admin/certificates/revoke", body).await?;
+        let listed = Listed::look(&rest, &named).await?;
+        if !self.force {
+            listed.has(&named)?;
+        }
+        self.ask(config, &named, &listed)?;
+        let answer = rest
+            .post("/admin/certificates/revoke", named.body(&self.reason))
+            .await?;
         self.tell(&answer["revocations"]);
         Ok(())
     }
 
-    /// A person or an outside client has others than this mesh to lose; a service is a part of it.
-    fn ask(&self, config: &Config, holder: Option<&SpiffeId>) -> Result<(), CommandError> {
-        let Some(id) = holder else {
+    fn named(&self, config: &Config) -> Result<Named, CommandError> {
+        if let Some(file) = &self.file {
+            return Named::in_file(file, self.ca.as_deref());
+        }
+        if let Some(serial) = &self.serial {
+            return Ok(Named::Certificate {
+                issuer: self.issuer.clone().unwrap_or_default(),
+                serial: self::serial(serial)?,
+                holder: None,
+            });
+        }
+        let id = full_id(config, self.id.as_deref().unwrap_or_default())?;
+        Ok(Named::Identity(id))
+    }
+
+    /// A person or an outside client has others than this mesh to lose; a service is a part of it, and
+    /// without its operator's identity nobody works on it.
+    fn ask(&self, config: &Config, named: &Named, listed: &Listed) -> Result<(), CommandError> {
+        let Some(id) = listed.holder(named) else {
             return self.confirm.ask(
                 "it is not known whose certificate this is: it may be that of a service of the mesh",
             );
         };
-        let what = match local::class(config, id)? {
-            Some(PeerClass::Client | PeerClass::Operator) => return Ok(()),
+        let what = match local::class(config, &id)? {
+            Some(PeerClass::Client | PeerClass::Operator) => {
+                return self.ask_of_operator(&id, listed);
+            }
             Some(_) => "is a service of the mesh",
             None => "has no class here, and may be a service of the mesh",
         };
         self.confirm.ask(&format!(
             "{id} {what}: its peers end their connections with it at once, and it comes back by a new join token only"
+        ))
+    }
+
+    fn ask_of_operator(&self, id: &SpiffeId, listed: &Listed) -> Result<(), CommandError> {
+        if id.path() != OPERATOR && !listed.is_kept_by_mesh() {
+            return Ok(());
+        }
+        self.confirm.ask(&format!(
+            "{id} is the identity that the mesh wrote for its operator: what uses its files is locked out at once; another is issued by `{}`",
+            issue_command(id.path(), &"DIR")
         ))
     }
 
@@ -115,50 +129,24 @@ impl Revoke {
     }
 }
 
-/// Refuses a name under which the mesh has issued nothing: most likely it is mistyped.
-async fn somebody_holds(rest: &Rest, id: &SpiffeId) -> Result<(), CommandError> {
-    let unknown = |why: &str| {
-        Err(CommandError::Failed(format!(
-            "{why} {id}, and nothing was revoked: is the name right? `tars certs list` shows all; --force revokes it nevertheless, in advance or for what another authority issued"
-        )))
-    };
-    let path = format!("/admin/certificates?spiffe_id={id}");
-    match pages(rest, &path, "certificates").await {
-        Ok(rows) if rows.is_empty() => unknown("nobody holds a certificate of this mesh for"),
-        Ok(_) => Ok(()),
-        Err(e) if is_forbidden(&e) => {
-            unknown("without the permission certificates.read nobody can tell who holds")
-        }
-        Err(e) => Err(e),
-    }
+fn serial(text: &str) -> Result<Serial, CommandError> {
+    text.parse()
+        .map_err(|e| CommandError::Usage(format!("--serial {text}: {e}")))
 }
 
-fn is_forbidden(error: &CommandError) -> bool {
-    matches!(error, CommandError::Rest(RestError::Refused { status, .. }) if status.as_u16() == 403)
+/// What is to be cut off.
+enum Named {
+    Certificate {
+        /// Empty for whichever issued it here.
+        issuer: String,
+        serial: Serial,
+        /// As its file says.
+        holder: Option<SpiffeId>,
+    },
+    Identity(SpiffeId),
 }
 
-/// Whose a certificate is, as far as the mesh has it in its list and may say so.
-async fn holder_of(rest: &Rest, serial: &str) -> Result<Option<SpiffeId>, CommandError> {
-    let wanted: Serial = serial
-        .parse()
-        .map_err(|e| CommandError::Usage(format!("--serial {serial}: {e}")))?;
-    let rows = match pages(rest, "/admin/certificates", "certificates").await {
-        Err(e) if is_forbidden(&e) => Vec::new(),
-        other => other?,
-    };
-    let is_it = |row: &&Value| row["serial"] == wanted.as_str();
-    let id = rows.iter().find(is_it).map(|row| row["spiffe_id"].as_str());
-    Ok(id.flatten().and_then(|id| id.parse().ok()))
-}
-
-/// A certificate in a file.
-struct Found {
-    issuer: String,
-    serial: String,
-    holder: Option<SpiffeId>,
-}
-
-impl Found {
+impl Named {
     /// The first certificate in a file, with the one that signed it.
     fn in_file(file: &Path, ca: Option<&Path>) -> Result<Self, CommandError> {
         let mut chain = certificates(file).map_err(failed)?;
@@ -179,10 +167,175 @@ impl Found {
                     leaf.issuer
                 ))
             })?;
-        Ok(Self {
+        Ok(Self::Certificate {
             issuer: issuer.to_string(),
-            serial: leaf.serial,
+            serial: leaf.serial.parse().map_err(failed)?,
             holder: leaf.spiffe_id.and_then(|id| id.parse().ok()),
         })
+    }
+
+    fn body(&self, reason: &str) -> Value {
+        match self {
+            Self::Certificate { issuer, serial, .. } => {
+                json!({ "reason": reason, "issuer": issuer, "serial": serial.as_str() })
+            }
+            Self::Identity(id) => json!({ "reason": reason, "spiffe_id": id.as_str() }),
+        }
+    }
+
+    /// Where the mesh lists it, if it does.
+    fn list(&self) -> String {
+        let id = match self {
+            Self::Certificate { holder, .. } => holder.as_ref(),
+            Self::Identity(id) => Some(id),
+        };
+        id.map_or_else(
+            || "/admin/certificates".to_owned(),
+            |id| format!("/admin/certificates?spiffe_id={id}"),
+        )
+    }
+
+    /// Whether a row of the list is it, or of it.
+    fn is(&self, row: &Value) -> bool {
+        match self {
+            Self::Identity(id) => row["spiffe_id"] == id.as_str(),
+            Self::Certificate { issuer, serial, .. } => {
+                row["serial"] == serial.as_str()
+                    && (issuer.is_empty() || row["issuer"] == issuer.to_lowercase())
+            }
+        }
+    }
+}
+
+impl fmt::Display for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Identity(id) => write!(f, "a certificate for {id}"),
+            Self::Certificate { serial, holder, .. } => {
+                write!(f, "the certificate with the serial {serial}")?;
+                holder.iter().try_for_each(|id| write!(f, " of {id}"))
+            }
+        }
+    }
+}
+
+/// What the mesh has issued under a name, as its list says.
+enum Listed {
+    Rows(Vec<Value>),
+    /// Whoever asks may not read it.
+    Unseen,
+}
+
+impl Listed {
+    async fn look(rest: &Rest, named: &Named) -> Result<Self, CommandError> {
+        match pages(rest, &named.list(), "certificates").await {
+            Ok(mut rows) => {
+                rows.retain(|row| named.is(row));
+                Ok(Self::Rows(rows))
+            }
+            Err(e) if is_forbidden(&e) => Ok(Self::Unseen),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Refuses what the mesh has not issued: most likely it is mistyped, or the mesh is the wrong one.
+    fn has(&self, named: &Named) -> Result<(), CommandError> {
+        let why = match (self, named) {
+            (Self::Rows(rows), _) if !rows.is_empty() => return Ok(()),
+            (Self::Rows(_), Named::Identity(id)) => {
+                format!("nobody holds a certificate of this mesh for {id}")
+            }
+            (Self::Rows(_), _) => format!("this mesh has not issued {named}"),
+            (Self::Unseen, _) => format!(
+                "without the permission certificates.read nobody can tell whether this mesh has issued {named}"
+            ),
+        };
+        Err(CommandError::Failed(format!(
+            "{why}, and nothing was revoked: are the name and the mesh right? `tars certs list` shows all; --force revokes it nevertheless, in advance or for what another authority issued"
+        )))
+    }
+
+    /// Whose it is, by its name or by the list.
+    fn holder(&self, named: &Named) -> Option<SpiffeId> {
+        match named {
+            Named::Identity(id) => Some(id.clone()),
+            Named::Certificate { holder, .. } => holder.clone().or_else(|| self.first_id()),
+        }
+    }
+
+    fn rows(&self) -> &[Value] {
+        match self {
+            Self::Rows(rows) => rows,
+            Self::Unseen => &[],
+        }
+    }
+
+    fn first_id(&self) -> Option<SpiffeId> {
+        self.rows().first()?["spiffe_id"].as_str()?.parse().ok()
+    }
+
+    /// Whether it is among what the mesh writes and renews itself.
+    fn is_kept_by_mesh(&self) -> bool {
+        let keeper = Keeper::Authority.as_str();
+        self.rows().iter().any(|row| row["source"] == keeper)
+    }
+}
+
+fn is_forbidden(error: &CommandError) -> bool {
+    matches!(error, CommandError::Rest(RestError::Refused { status, .. }) if status.as_u16() == 403)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn certificate(issuer: &str, serial: &str) -> Named {
+        Named::Certificate {
+            issuer: issuer.to_owned(),
+            serial: self::serial(serial).unwrap(),
+            holder: None,
+        }
+    }
+
+    fn row(issuer: &str, serial: &str, source: &str) -> Value {
+        json!({ "spiffe_id": "spiffe://tars.local/client/c3", "issuer": issuer, "serial": serial,
+                "source": source })
+    }
+
+    #[test]
+    fn a_certificate_is_the_same_only_with_its_issuer() {
+        let listed = row("ab", "0c", "renewal");
+        assert!(certificate("ab", "0c").is(&listed));
+        assert!(certificate("AB", "0c").is(&listed));
+        assert!(certificate("", "0c").is(&listed), "any issuer");
+        assert!(!certificate("cd", "0c").is(&listed), "of another mesh");
+        assert!(!certificate("ab", "0d").is(&listed));
+    }
+
+    #[test]
+    fn what_the_mesh_has_not_issued_is_refused_with_the_way_out() {
+        let none = Listed::Rows(Vec::new());
+        let id = Named::Identity("spiffe://tars.local/nobody".parse().unwrap());
+        for (listed, named, why) in [
+            (&none, &certificate("ab", "0c"), "has not issued"),
+            (&none, &id, "nobody holds"),
+            (&Listed::Unseen, &id, "certificates.read"),
+        ] {
+            let said = listed.has(named).unwrap_err();
+            assert_eq!(said.exit_code(), 1);
+            let said = said.to_string();
+            assert!(said.contains(why) && said.contains("--force"), "{said}");
+            assert!(said.contains("nothing was revoked"), "{said}");
+        }
+        let listed = Listed::Rows(vec![row("ab", "0c", "renewal")]);
+        assert!(listed.has(&certificate("ab", "0c")).is_ok());
+    }
+
+    #[test]
+    fn what_the_mesh_writes_itself_is_known_by_its_source() {
+        let kept = |source: &str| Listed::Rows(vec![row("ab", "0c", source)]).is_kept_by_mesh();
+        assert!(kept("authority"));
+        assert!(!kept("renewal") && !kept("administrator"));
+        assert!(!Listed::Unseen.is_kept_by_mesh());
     }
 }

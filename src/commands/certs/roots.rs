@@ -1,6 +1,7 @@
 //! `tars certs root`.
 
 use crate::{
+    app::trouble::issue_command,
     commands::{CommandError, confirm::Confirm, mesh::Mesh, output, session::Session},
     rest::Rest,
 };
@@ -11,6 +12,7 @@ use std::{
     io::{self, IsTerminal},
     time::Duration,
 };
+use tars_certs::SpiffeId;
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Root {
@@ -54,8 +56,8 @@ pub(crate) enum Root {
 }
 
 /// What a rotation means for those that it does not reach.
-const BEFORE: &str = "clients outside keep copies of the roots (ca.crt of operators and CI), which no rotation reaches: once the new root is prepared, each needs `tars certs renew DIR`, or `tars certs bundle --out ca.crt --force` for the roots alone; to hand them out in time take the steps one by one, with `tars certs root prepare` first";
-const AFTER: &str = "copies of the roots from before this trust the mesh no more: replace each by `tars certs renew DIR`, or `tars certs bundle --out ca.crt --force` for the roots alone";
+const BEFORE: &str = "clients outside keep copies of the roots (ca.crt of operators and CI), which no rotation reaches: once the new root is prepared, each needs `tars certs bundle --out DIR/ca.crt --force`, and once it is active, what the mesh issued needs `tars certs renew DIR` after that; to hand them out in time take the steps one by one, with `tars certs root prepare` first";
+const AFTER: &str = "copies of the roots from before this trust the mesh no more: replace each by `tars certs bundle --out DIR/ca.crt --force`; what stood below the removed root cannot renew itself any more: have another issued by `tars certs client NAME --out DIR --force` or `tars certs issue PATH --out DIR --force`";
 
 impl Root {
     pub(super) async fn run(self, mesh: &Mesh) -> Result<(), CommandError> {
@@ -71,8 +73,9 @@ impl Root {
             Self::Activate => step(session, "ACTIVATE", false).await,
             Self::Taint { .. } => step(session, "TAINT", false).await,
             Self::Remove { cut_off, .. } => {
+                let ended = cut_off_now(&session.rest()).await?;
                 step(session, "REMOVE", cut_off).await?;
-                note!("{AFTER}");
+                tell_after(&ended);
                 Ok(())
             }
             Self::Rotate {
@@ -83,8 +86,9 @@ impl Root {
             } => {
                 note!("{BEFORE}");
                 let progress = Progress::new(json)?;
-                rotate(session, cut_off, Duration::from_secs(timeout), progress).await?;
-                note!("{AFTER}");
+                let limit = Duration::from_secs(timeout);
+                let ended = rotate(session, cut_off, limit, progress).await?;
+                tell_after(&ended);
                 Ok(())
             }
         }
@@ -151,9 +155,28 @@ async fn status(rest: &Rest, json: bool) -> Result<(), CommandError> {
         say!("  does not wait for {name}");
     }
     for name in names(&status["cut_off"]) {
-        say!("  would cut off {name}");
+        say!("  would cut off {name}: `{}`", reissue(&name));
     }
     Ok(())
+}
+
+/// Whom the next step cuts off.
+async fn cut_off_now(rest: &Rest) -> Result<Vec<String>, CommandError> {
+    Ok(names(&rest.get("/admin/roots").await?["cut_off"]))
+}
+
+/// What gives somebody in such a list another certificate.
+fn reissue(name: &str) -> String {
+    let id = name.split(' ').next().unwrap_or_default();
+    let path = id.parse::<SpiffeId>().map(|id| id.path().to_owned());
+    issue_command(path.as_deref().unwrap_or(id), &"DIR")
+}
+
+fn tell_after(ended: &[String]) {
+    note!("{AFTER}");
+    for name in ended {
+        note!("  ended: {name}: `{}`", reissue(name));
+    }
 }
 
 /// Takes one step; returns the root that it was about.
@@ -238,15 +261,16 @@ async fn rotate(
     cut_off: bool,
     limit: Duration,
     mut progress: Progress,
-) -> Result<(), CommandError> {
+) -> Result<Vec<String>, CommandError> {
     loop {
         let rest = session.rest();
         let next = ready_for(&rest, limit, &mut progress).await?;
+        let ended = cut_off_now(&rest).await?;
         let root = take(&rest, &next.to_uppercase(), cut_off).await?;
         progress.took(&next, &root);
         session.go_along().await?;
         if next == "remove" {
-            return Ok(());
+            return Ok(ended);
         }
     }
 }
@@ -275,5 +299,33 @@ async fn ready_for(
             )));
         }
         tokio::time::sleep(Duration::from_millis(250)).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_cut_off_is_told_with_the_command_that_helps() {
+        for (name, command) in [
+            (
+                "spiffe://tars.local/client/c4 (serial 07)",
+                "tars certs client c4 --out DIR --force",
+            ),
+            (
+                "spiffe://tars.local/user/ada (serial 07)",
+                "tars certs issue /user/ada --out DIR --force",
+            ),
+        ] {
+            assert_eq!(reissue(name), command);
+        }
+    }
+
+    #[test]
+    fn no_advice_is_to_renew_below_a_root_that_is_gone() {
+        assert!(!AFTER.contains("certs renew"), "{AFTER}");
+        let bundle = BEFORE.find("certs bundle").unwrap();
+        assert!(bundle < BEFORE.find("certs renew").unwrap(), "{BEFORE}");
     }
 }

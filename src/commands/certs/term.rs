@@ -1,10 +1,13 @@
 //! How long something lives, told against what was asked for.
 
 use std::time::Duration;
+use tars_runtime::count::counted;
 
 const DAY_S: u64 = 86_400;
 /// What issuing takes, and the rounding of times to seconds.
 const SLACK_S: u64 = 120;
+/// Less than this part of what was asked for is not worth a warning.
+const SMALL_PART: u64 = 20;
 
 /// What was asked for, in days; the usual when nothing was.
 #[derive(Debug, Clone, Copy)]
@@ -19,10 +22,13 @@ impl Asked {
     pub(super) fn cut(self, now: Duration, not_after: Duration) -> Option<String> {
         let days = self.0?;
         let life = not_after.saturating_sub(now).as_secs();
-        let short = life + SLACK_S < days.saturating_mul(DAY_S);
+        let wanted = days.saturating_mul(DAY_S);
+        let short = life + SLACK_S.max(wanted / SMALL_PART) < wanted;
         short.then(|| {
             format!(
-                "warning: {days} days were asked for, and it ends in {}: no certificate outlives the intermediate that signs it, or the life of its class (certificates.leaf_life_seconds, operator_life_days)",
+                "warning: {} {} asked for, and it ends in {}: no certificate outlives the intermediate that signs it, or the life of its class (certificates.leaf_life_seconds, operator_life_days)",
+                counted(days, "day"),
+                if days == 1 { "was" } else { "were" },
                 ends_in(now, not_after)
             )
         })
@@ -38,6 +44,7 @@ pub(super) fn ends_in(now: Duration, not_after: Duration) -> String {
 pub(super) fn left(not_after: i64, now: i64) -> String {
     match not_after - now {
         s if s <= 0 => "-".to_owned(),
+        s if s < 120 => format!("{s} s"),
         s if s < 7200 => format!("{} min", s / 60),
         s if s < 172_800 => format!("{} h", s / 3600),
         s => format!("{} d", s / 86_400),
@@ -49,6 +56,21 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_is_left_is_told_in_the_unit_that_shows_it() {
+        for (seconds, told) in [
+            (-1, "-"),
+            (0, "-"),
+            (6, "6 s"),
+            (119, "119 s"),
+            (120, "2 min"),
+            (7200, "2 h"),
+            (172_800, "2 d"),
+        ] {
+            assert_eq!(left(1000 + seconds, 1000), told);
+        }
+    }
+
+    #[test]
     fn whoever_gets_less_than_was_asked_for_is_told() {
         let now = Duration::from_secs(1_800_000_000);
         let after = |days: u64| now + Duration::from_secs(days * DAY_S - 1);
@@ -58,6 +80,13 @@ mod tests {
             "{said}"
         );
         assert_eq!(Asked(Some(30)).cut(now, after(30)), None);
+        // By what an intermediate of as many days has lived already.
+        assert_eq!(Asked(Some(30)).cut(now, after(29)), None);
+        assert!(Asked(Some(30)).cut(now, after(28)).is_some());
+        let said = Asked(Some(1)).cut(now, now + Duration::from_secs(6));
+        let said = said.unwrap();
+        assert!(said.contains("1 day was"), "{said}");
+        assert!(said.contains("ends in 6 s"), "{said}");
         assert_eq!(
             Asked(None).cut(now, after(1)),
             None,
