@@ -665,7 +665,11 @@ async fn a_person_renews_by_the_own_certificate_and_keeps_the_own_id() {
 async fn a_policy_narrows_is_replaced_live_and_a_bad_file_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("policy.toml");
-    std::fs::write(&file, "").unwrap();
+    let rule = |methods: &str, rest: &str| {
+        format!("[[rule]]\nname = \"r\"\nmethods = [{methods}]\n{rest}\n")
+    };
+    let nothing_here = rule("\"tars.automl.v1.StudyService/CancelStudy\"", "deny = true");
+    std::fs::write(&file, nothing_here).unwrap();
     let mut settings = tars_tests::config();
     settings.policy.file = Some(file.clone());
     let mesh = TestMesh::with(settings).await;
@@ -691,9 +695,6 @@ async fn a_policy_narrows_is_replaced_live_and_a_bad_file_changes_nothing() {
         let path = format!("/api/v1/studies/{}/events", study.as_str().unwrap());
         developer.follow(&path, |_| true).await
     });
-    let rule = |methods: &str, rest: &str| {
-        format!("[[rule]]\nname = \"r\"\nmethods = [{methods}]\n{rest}\n")
-    };
     std::fs::write(
         &file,
         rule(
@@ -708,18 +709,28 @@ async fn a_policy_narrows_is_replaced_live_and_a_bad_file_changes_nothing() {
     .await;
     assert_eq!(me("/client/good").await, Code::Unauthenticated);
     assert!(admin.get("/auth/me").await.is_ok(), "the gateway is let in");
+    let page = || mesh.mesh.process().admin_page("policy").unwrap();
+    // As an editor leaves it for a moment: it lifts nothing.
+    std::fs::write(&file, "").unwrap();
+    eventually("the emptied file is told", || async {
+        page()["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("no rule"))
+    })
+    .await;
+    assert_eq!(me("/client/bot").await, Code::PermissionDenied);
     // A mistake: the policy before it stays, and the admin port says why.
     std::fs::write(
         &file,
         rule("\"tars.auth.v1.AuthService/GetMee\"", "deny = true"),
     )
     .unwrap();
-    let page = || mesh.mesh.process().admin_page("policy").unwrap();
     eventually("the mistake is told", || async {
-        page()["error"].is_string()
+        page()["error"]
+            .as_str()
+            .is_some_and(|e| e.contains("GetMee"))
     })
     .await;
-    assert!(page()["error"].as_str().unwrap().contains("GetMee"));
     assert_eq!(
         me("/client/bot").await,
         Code::PermissionDenied,

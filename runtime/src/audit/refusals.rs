@@ -4,11 +4,11 @@
 //! The first refusal of a kind (event type, caller, peer, method, result, reason) is a record at once. Those that
 //! follow become one record a minute, with their number and when the first and the last of them came.
 //! An owner has room for so many kinds, and all of them together for so many; what is beyond is
-//! counted in one record that names what they have in common. So everything is counted somewhere, and
+//! counted in one record that names what they have in common, and some of the methods. So everything is counted somewhere, and
 //! only a process that is killed loses the counts of its last minute. What was done is never folded.
 
 use super::Record;
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::{Duration, Instant};
 use uuid::Uuid;
@@ -17,6 +17,8 @@ const WINDOW: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_secs(1);
 const KINDS_OF_AN_OWNER: usize = 32;
 const KINDS: usize = 2048;
+/// How many methods a record of several names.
+const NAMED: usize = 16;
 
 /// The detail by which a record names the person behind a caller.
 pub const OWNER: &str = "owner";
@@ -45,6 +47,8 @@ struct Group {
     owner: String,
     /// What all that were counted in this window have in common.
     common: Record,
+    /// Some of the methods, where there is more than one.
+    methods: BTreeSet<String>,
     count: u64,
     first_us: i64,
     last_us: i64,
@@ -149,6 +153,7 @@ impl Group {
         Self {
             owner: owner(first).to_owned(),
             common: first.clone(),
+            methods: BTreeSet::new(),
             count: 0,
             first_us: 0,
             last_us: 0,
@@ -159,6 +164,9 @@ impl Group {
     fn add(&mut self, record: Record) {
         self.last_us = record.at_us;
         self.count += 1;
+        if self.methods.len() < NAMED {
+            self.methods.insert(record.method.clone());
+        }
         if self.count == 1 {
             self.first_us = record.at_us;
             self.common = record;
@@ -194,6 +202,11 @@ impl Group {
         let mut record = self.common.clone();
         record.event_id = Uuid::now_v7();
         record.at_us = self.last_us;
+        let methods = std::mem::take(&mut self.methods);
+        if methods.len() > 1 {
+            let named: Vec<String> = methods.into_iter().collect();
+            record = record.detail("methods", named.join(", "));
+        }
         let record = record
             .detail("count", std::mem::take(&mut self.count))
             .detail("first_at", at(self.first_us))

@@ -144,6 +144,8 @@ fn one_owner_cannot_fill_the_list_by_changing_methods_or_keys() {
             ("eve", ""),
             "what they have in common"
         );
+        let named = many.details["methods"].split(", ").count();
+        assert_eq!(named, NAMED, "some of what was tried");
     }
     assert_eq!(total + folded, 10_000, "none is lost");
     assert!(
