@@ -506,34 +506,56 @@ async fn headers_that_are_too_large_are_refused_in_grpcs_words() {
     mesh.mesh.stop().await;
 }
 
+/// How often a new connection of `peer` is refused until it is cut.
+async fn refused_until_cut(mesh: &TestMesh, peer: &str) -> Option<u32> {
+    let client = connect(mesh, "auth", peer, 1 << 16).await;
+    let _held = send(&client, WATCH, &[], message(b"")).await;
+    let mut refused = 0;
+    while refused < 2000 {
+        let request = Request::post(format!("https://localhost{WATCH}"));
+        let request = request.header("content-type", "application/grpc");
+        let request = request.body(message(b"")).unwrap();
+        match client.clone().send_request(request).await {
+            Ok(answer) => assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted)),
+            Err(_) => return Some(refused),
+        }
+        refused += 1;
+    }
+    None
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn whoever_is_refused_over_and_over_is_told_to_calm_down() {
     let mesh = TestMesh::with(settings(|c| c.limits.streams_by_peer = 1)).await;
-    let refused_until_cut = async |peer: &str| {
-        let client = connect(&mesh, "auth", peer, 1 << 16).await;
-        let _held = send(&client, WATCH, &[], message(b"")).await;
-        let mut refused = 0;
-        while refused < 2000 {
-            let request = Request::post(format!("https://localhost{WATCH}"));
-            let request = request.header("content-type", "application/grpc");
-            let request = request.body(message(b"")).unwrap();
-            match client.clone().send_request(request).await {
-                Ok(answer) => assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted)),
-                Err(_) => return Some(refused),
-            }
-            refused += 1;
-        }
-        None
-    };
-    let first = refused_until_cut("/client/greedy").await.unwrap();
+    let first = refused_until_cut(&mesh, "/client/greedy").await.unwrap();
     assert!((200..2000).contains(&first), "{first}");
     // A new connection is no new budget, and nobody else is concerned.
-    let again = refused_until_cut("/client/greedy").await.unwrap();
+    let again = refused_until_cut(&mesh, "/client/greedy").await.unwrap();
     assert!(again < first, "{again} of {first}");
-    let other = refused_until_cut("/client/other").await.unwrap();
+    let other = refused_until_cut(&mesh, "/client/other").await.unwrap();
     assert!(other >= 200, "{other}");
     let line = "mesh_connections_cut_total{reason=\"refusals\"}";
     eventually("it is counted", || async { metric(&mesh, line).await == 3 }).await;
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_connection_outlives_the_refusals_of_others_with_its_identity() {
+    let mesh = TestMesh::with(settings(|c| c.limits.streams_by_peer = 1)).await;
+    let quiet = connect(&mesh, "auth", "/client/shared", 1 << 16).await;
+    let _held = send(&quiet, WATCH, &[], message(b"")).await;
+    for _ in 0..2 {
+        let greedy = refused_until_cut(&mesh, "/client/shared").await;
+        assert!(greedy.is_some());
+        for _ in 0..8 {
+            let answer = send(&quiet, WATCH, &[], message(b"")).await;
+            assert_eq!(code(answer.headers()), Some(Code::ResourceExhausted));
+        }
+        let answer = send(&quiet, CHECK, &[], message(b"")).await;
+        assert_eq!(end(answer).await, Code::Ok);
+    }
+    let line = "mesh_connections_cut_total{reason=\"refusals\"}";
+    eventually("it is counted", || async { metric(&mesh, line).await == 2 }).await;
     mesh.mesh.stop().await;
 }
 

@@ -809,8 +809,11 @@ fn call_headers(path: &str) -> Vec<u8> {
     .concat()
 }
 
-/// What is sent until the server says GOAWAY, and its code.
-async fn goaway(stream: TlsStream<TcpStream>, mut what: impl FnMut() -> Vec<u8>) -> Option<u32> {
+/// What is sent until the server says GOAWAY, its code, and its debug data.
+async fn goaway(
+    stream: TlsStream<TcpStream>,
+    mut what: impl FnMut() -> Vec<u8>,
+) -> Option<(u32, String)> {
     let (mut read, mut write) = tokio::io::split(stream);
     let sending = async { while write.write_all(&what()).await.is_ok() {} };
     let reading = async {
@@ -824,7 +827,8 @@ async fn goaway(stream: TlsStream<TcpStream>, mut what: impl FnMut() -> Vec<u8>)
             let mut payload = vec![0; length as usize];
             read.read_exact(&mut payload).await.ok()?;
             if head[3] == 7 {
-                return Some(u32::from_be_bytes(payload[4..8].try_into().unwrap()));
+                let code = u32::from_be_bytes(payload[4..8].try_into().unwrap());
+                return Some((code, String::from_utf8(payload[8..].to_vec()).unwrap()));
             }
         }
     };
@@ -857,8 +861,9 @@ async fn whoever_floods_with_control_frames_is_told_to_calm_down() {
         let many = flood.repeat(64);
         let before = w.listener.count(&cut("control_frames"));
         assert_eq!(before, n as u64, "{what}");
-        let code = goaway(stream, || many.clone()).await;
-        assert_eq!(code, Some(ENHANCE_YOUR_CALM), "{what}");
+        let told = goaway(stream, || many.clone()).await;
+        let why = "too many control frames".to_owned();
+        assert_eq!(told, Some((ENHANCE_YOUR_CALM, why)), "{what}");
         eventually(&format!("{what} is counted"), || async {
             w.listener.count(&cut("control_frames")) == before + 1
         })

@@ -1,8 +1,9 @@
 //! Peers that are to come back later: whoever is refused over and over, and asks again at once.
 //!
 //! A refusal costs a fraction of a call and is nothing to a peer that asks in thousands. So what an
-//! identity may be refused is bounded, over all of its connections; past that they end with
-//! ENHANCE_YOUR_CALM, and a new one costs the peer a handshake. Workloads are never told so: they
+//! identity may be refused is bounded, over all of its connections: a new connection is no new budget.
+//! Several people may share an identity, though, so a connection has a small allowance of its own as
+//! well, and ends with ENHANCE_YOUR_CALM only when both are spent. Workloads are never told so: they
 //! carry others, and those are refused each by itself.
 
 use parking_lot::Mutex;
@@ -21,9 +22,36 @@ use tokio_util::sync::CancellationToken;
 /// Refusals of one identity. A client that is over its limit and asks again every second, on many
 /// streams, is well below.
 const REFUSALS: Rate = Rate::every(Duration::from_millis(20), 200);
+/// Refusals of one connection that never end it, whatever the others of its identity are refused.
+const OF_CONNECTION: Rate = Rate::every(Duration::from_millis(200), 20);
 const WARNINGS: Rate = Rate::every(Duration::from_secs(1), 5);
 /// Identities that are kept at once before those are dropped that were not refused of late.
 const KEPT: usize = 4096;
+
+/// What a peer did too much of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Excess {
+    Refusals,
+    ControlFrames,
+}
+
+impl Excess {
+    /// A metric label.
+    pub(super) fn reason(self) -> &'static str {
+        match self {
+            Self::Refusals => "refusals",
+            Self::ControlFrames => "control_frames",
+        }
+    }
+
+    /// What the peer is told, as the debug data of GOAWAY.
+    pub(super) fn message(self) -> &'static str {
+        match self {
+            Self::Refusals => "too many refused calls",
+            Self::ControlFrames => "too many control frames",
+        }
+    }
+}
 
 /// Says that a connection is to end, and why.
 #[derive(Debug, Clone, Default)]
@@ -31,19 +59,18 @@ pub(super) struct Calm(Arc<Told>);
 
 #[derive(Debug, Default)]
 struct Told {
-    /// A metric label.
-    why: OnceLock<&'static str>,
+    why: OnceLock<Excess>,
     now: CancellationToken,
 }
 
 impl Calm {
-    pub(super) fn tell(&self, why: &'static str) {
+    pub(super) fn tell(&self, why: Excess) {
         if self.0.why.set(why).is_ok() {
             self.0.now.cancel();
         }
     }
 
-    pub(super) fn why(&self) -> Option<&'static str> {
+    pub(super) fn why(&self) -> Option<Excess> {
         self.0.why.get().copied()
     }
 
@@ -78,12 +105,17 @@ impl Refusals {
             return None;
         }
         // Joiners have no identity yet.
-        let cell = peer.id().map(|id| self.cell(id.as_str()));
-        Some(Arc::new(Counted {
-            cell: cell.unwrap_or_default(),
+        let identity = peer.id().map(|id| self.cell(id.as_str()));
+        Some(Arc::new(self.counted(identity.unwrap_or_default(), calm)))
+    }
+
+    fn counted(&self, identity: Shared, calm: Calm) -> Counted {
+        Counted {
+            identity,
+            own: Mutex::default(),
             clock: self.clock.clone(),
             calm,
-        }))
+        }
     }
 
     /// Whether the log has room for another warning.
@@ -109,7 +141,8 @@ fn drop_the_quiet(kept: &mut HashMap<Arc<str>, Shared>, now: Monotonic) {
 /// Counts the refusals on one connection.
 #[derive(Debug)]
 pub(super) struct Counted {
-    cell: Shared,
+    identity: Shared,
+    own: Mutex<Cell>,
     clock: Clock,
     calm: Calm,
 }
@@ -117,8 +150,11 @@ pub(super) struct Counted {
 impl Counted {
     pub(super) fn refused(&self) {
         let now = self.clock.monotonic();
-        if self.cell.lock().take(&REFUSALS, now).is_err() {
-            self.calm.tell("refusals");
+        // Both are taken from: whoever asks too much has spent its own when the identity's runs out.
+        let own = self.own.lock().take(&OF_CONNECTION, now);
+        let identity = self.identity.lock().take(&REFUSALS, now);
+        if own.is_err() && identity.is_err() {
+            self.calm.tell(Excess::Refusals);
         }
     }
 }
@@ -127,15 +163,15 @@ impl Counted {
 mod tests {
     use super::*;
 
+    fn connection(refusals: &Refusals, id: &str) -> Counted {
+        refusals.counted(refusals.cell(id), Calm::default())
+    }
+
+    /// How often a new connection is refused before the time that ends it.
     fn refused(refusals: &Refusals, id: &str) -> u32 {
-        let calm = Calm::default();
-        let counted = Counted {
-            cell: refusals.cell(id),
-            clock: refusals.clock.clone(),
-            calm: calm.clone(),
-        };
+        let counted = connection(refusals, id);
         let mut times = 0;
-        while calm.why().is_none() {
+        while counted.calm.why().is_none() {
             counted.refused();
             times += 1;
         }
@@ -147,10 +183,32 @@ mod tests {
         let clock = Clock::manual(Duration::ZERO);
         let refusals = Refusals::new(clock.clone());
         assert_eq!(refused(&refusals, "spiffe://t/client/a"), REFUSALS.burst());
-        assert_eq!(refused(&refusals, "spiffe://t/client/a"), 0);
+        let own = OF_CONNECTION.burst();
+        assert_eq!(refused(&refusals, "spiffe://t/client/a"), own);
         assert_eq!(refused(&refusals, "spiffe://t/client/b"), REFUSALS.burst());
         clock.advance(Duration::from_secs(1));
         assert_eq!(refused(&refusals, "spiffe://t/client/a"), 50);
+    }
+
+    #[test]
+    fn a_connection_is_not_ended_for_what_others_of_its_identity_were_refused() {
+        let clock = Clock::manual(Duration::ZERO);
+        let refusals = Refusals::new(clock.clone());
+        let quiet = connection(&refusals, "spiffe://t/client/a");
+        for _ in 0..100 {
+            refused(&refusals, "spiffe://t/client/a");
+            quiet.refused();
+            clock.advance(Duration::from_millis(200));
+        }
+        assert_eq!(quiet.calm.why(), None);
+        // The identity has nothing left, so its own allowance is all that it has.
+        refused(&refusals, "spiffe://t/client/a");
+        for _ in 0..OF_CONNECTION.burst() {
+            assert_eq!(quiet.calm.why(), None);
+            quiet.refused();
+        }
+        quiet.refused();
+        assert_eq!(quiet.calm.why(), Some(Excess::Refusals));
     }
 
     #[test]
@@ -161,6 +219,7 @@ mod tests {
             refusals.cell(&format!("spiffe://t/client/{n}"));
         }
         assert!(refusals.by_identity.lock().len() <= KEPT);
-        assert_eq!(refused(&refusals, "spiffe://t/client/debtor"), 0);
+        let own = OF_CONNECTION.burst();
+        assert_eq!(refused(&refusals, "spiffe://t/client/debtor"), own);
     }
 }

@@ -222,7 +222,8 @@ impl Connection {
 
     /// Counts and logs a connection that said or asked too much.
     fn noisy(&self, peer: &PeerInfo, calm: &Calm) {
-        let Some(reason) = calm.why() else { return };
+        let Some(excess) = calm.why() else { return };
+        let reason = excess.reason();
         self.options.metrics.cut(reason);
         let service = self.options.service;
         if self.refusals.may_log() {

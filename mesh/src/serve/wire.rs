@@ -5,7 +5,11 @@
 //! quiet. The server's own first frames are not held back for that; a client may wait for them.
 //! Nothing is copied, and of each frame only the header is looked at.
 
-use super::{allowance::Allowance, calm::Calm, frames::Frames};
+use super::{
+    allowance::Allowance,
+    calm::{Calm, Excess},
+    frames::Frames,
+};
 use std::{
     io::{self, IoSlice},
     pin::Pin,
@@ -21,7 +25,7 @@ const PREFACE: usize = 24;
 /// Frames that no call explains. A healthy client sends a few in a minute.
 const UNEXPLAINED: Rate = Rate::every(Duration::from_millis(10), 1000);
 const GOAWAY: u8 = 7;
-const ENHANCE_YOUR_CALM: u8 = 11;
+const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[derive(Debug)]
 pub(super) struct Wire<T> {
@@ -68,7 +72,7 @@ impl<T> Wire<T> {
             within &= allowance.received(frame, clock);
         });
         if !within {
-            self.calm.tell("control_frames");
+            self.calm.tell(Excess::ControlFrames);
         }
     }
 
@@ -85,12 +89,14 @@ impl<T> Wire<T> {
         }
     }
 
-    /// GOAWAY with the reason and no debug data.
-    fn goaway(&self) -> [u8; 17] {
-        let mut frame = [0; 17];
-        frame[..4].copy_from_slice(&[0, 0, 8, GOAWAY]);
-        frame[9..13].copy_from_slice(&self.allowance.last_stream().to_be_bytes());
-        frame[16] = ENHANCE_YOUR_CALM;
+    /// GOAWAY that says in its debug data what was too much (RFC 9113, section 6.8).
+    fn goaway(&self, excess: Excess) -> Vec<u8> {
+        let message = excess.message().as_bytes();
+        let length = u8::try_from(8 + message.len()).expect("messages are short");
+        let mut frame = vec![0, 0, length, GOAWAY, 0, 0, 0, 0, 0];
+        frame.extend(self.allowance.last_stream().to_be_bytes());
+        frame.extend(ENHANCE_YOUR_CALM.to_be_bytes());
+        frame.extend(message);
         frame
     }
 }
@@ -98,9 +104,9 @@ impl<T> Wire<T> {
 impl<T: AsyncWrite + Unpin> Wire<T> {
     /// Sends GOAWAY, unless a frame of h2's is half sent. It is tried once: a peer that does not read
     /// is not waited for.
-    fn leave(&mut self, cx: &mut Context<'_>) -> io::Error {
+    fn leave(&mut self, excess: Excess, cx: &mut Context<'_>) -> io::Error {
         if self.sent.is_between() {
-            let goaway = self.goaway();
+            let goaway = self.goaway(excess);
             let _unsent = Pin::new(&mut self.inner).poll_write(cx, &goaway);
             let _unsent = Pin::new(&mut self.inner).poll_flush(cx);
         }
@@ -114,8 +120,8 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if self.calm.why().is_some() {
-            return Poll::Ready(Err(self.leave(cx)));
+        if let Some(excess) = self.calm.why() {
+            return Poll::Ready(Err(self.leave(excess, cx)));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
@@ -208,10 +214,12 @@ mod tests {
             far.write_all(&said).await.unwrap();
             let ended = drained(&mut wire, piece).await;
             assert_eq!(ended, io::ErrorKind::ConnectionAborted);
-            assert_eq!(calm.why(), Some("control_frames"));
-            let mut goaway = [0; 17];
-            far.read_exact(&mut goaway).await.unwrap();
-            let expected = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 11];
+            assert_eq!(calm.why(), Some(Excess::ControlFrames));
+            drop(wire);
+            let mut goaway = Vec::new();
+            far.read_to_end(&mut goaway).await.unwrap();
+            let head = [0, 0, 31, 7, 0, 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 11];
+            let expected = [&head[..], b"too many control frames"].concat();
             assert_eq!(goaway, expected, "{piece}");
         }
     }
@@ -223,11 +231,13 @@ mod tests {
         let said = [&[b'P'; PREFACE][..], &HEADERS, &trailers].concat();
         far.write_all(&said).await.unwrap();
         wire.read_exact(&mut vec![0; said.len()]).await.unwrap();
-        calm.tell("refusals");
+        calm.tell(Excess::Refusals);
         drained(&mut wire, 64).await;
-        let mut goaway = [0; 17];
-        far.read_exact(&mut goaway).await.unwrap();
+        drop(wire);
+        let mut goaway = Vec::new();
+        far.read_to_end(&mut goaway).await.unwrap();
         assert_eq!(goaway[9..13], [0, 0, 0, 3]);
+        assert_eq!(&goaway[17..], b"too many refused calls");
     }
 
     #[tokio::test]
@@ -236,7 +246,7 @@ mod tests {
         wire.write_all(&[0, 0, 5, 0, 0, 0, 0, 0, 3, b'h'])
             .await
             .unwrap();
-        calm.tell("refusals");
+        calm.tell(Excess::Refusals);
         drained(&mut wire, 64).await;
         drop(wire);
         let mut got = Vec::new();
