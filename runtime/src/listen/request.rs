@@ -146,7 +146,7 @@ impl Chunk {
             (Self::Size { size, .. }, b';') => Some(Self::Extension { size, length: 0 }),
             (Self::Size { .. }, _) => None,
             (Self::Extension { size, length }, byte) => {
-                let fits = byte != b'\n' && length < MOST_CHUNK_LINE;
+                let fits = is_text(byte) && length < MOST_CHUNK_LINE;
                 let length = length + 1;
                 fits.then_some(Self::Extension { size, length })
             }
@@ -159,7 +159,7 @@ impl Chunk {
             (Self::DataLf, b'\n') => Some(Self::BEGIN),
             (Self::Trailer { length, line }, b'\r') => Some(Self::TrailerLf { length, line }),
             (Self::Trailer { length, .. }, byte) => {
-                let fits = byte != b'\n' && length < MOST_TRAILERS;
+                let fits = is_text(byte) && length < MOST_TRAILERS;
                 let (length, line) = (length + 1, true);
                 fits.then_some(Self::Trailer { length, line })
             }
@@ -171,6 +171,12 @@ impl Chunk {
             _ => None,
         }
     }
+}
+
+/// What extensions and trailers may consist of: RFC 9110, section 5.5, has no use for controls other
+/// than the tab, and what one party takes for the end of a string the next reads over.
+fn is_text(byte: u8) -> bool {
+    byte == b'\t' || !byte.is_ascii_control()
 }
 
 impl Requests {

@@ -30,7 +30,7 @@ fn requests_are_followed_however_they_arrive() {
         get("content-length: 5\r\n") + "GET /",
         get("Transfer-Encoding:  Chunked \r\n") + "0\r\n\r\n",
         get("transfer-encoding: chunked\r\n")
-            + &format!("5\r\nhello\r\n12C;a=\"b\"\r\n{long}\r\n0;x\r\nx-a: b\r\nx-c: d\r\n\r\n"),
+            + &format!("5\r\nhello\r\n12C;a=\"b\tä\"\r\n{long}\r\n0;x\r\nx-a: b\r\nx-c: d\r\n\r\n"),
         "\r\n\r\n".to_owned() + &get(""),
         "GET /last HTTP/1.0\r\n\r\n".to_owned(),
     ]
@@ -215,6 +215,11 @@ fn a_body_that_could_end_elsewhere_ends_the_connection() {
         "-5\r\n",
         "g\r\n",
         "5;a\nb\r\n",
+        "5;a\0b\r\nhello\r\n0\r\n\r\n",
+        "5;a=\"\x1b\"\r\nhello\r\n0\r\n\r\n",
+        "5;a\x7f\r\nhello\r\n0\r\n\r\n",
+        "0\r\nx: y\0\r\n\r\n",
+        "0\r\nx\x08: y\r\n\r\n",
         "1234567890123456\r\n",
         "0\r\nx: y\n\r\n",
         "0\n\n",
