@@ -1,19 +1,26 @@
 //! The last words to a peer whose connection ends before a request of it was read: an answer that is
 //! written without a handler.
 
-use crate::trace::{TRACE_ID, fresh_trace_id};
+use super::Gate;
+use crate::{
+    network::Networks,
+    trace::{TRACE_ID, fresh_trace_id},
+};
 use http::StatusCode;
-use std::{sync::Arc, time::Duration};
+use std::{net::IpAddr, time::Duration};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
-    sync::Semaphore,
     time::timeout,
 };
 use tokio_util::task::TaskTracker;
 
-/// Peers that are being told at once; past these, a connection just ends. Each costs a descriptor.
+/// Peers that are being told at once; past these, one of them makes way. Each costs a descriptor.
 pub(crate) const AT_ONCE: usize = 16;
+/// Of these, peers of one address: past its part it cuts itself short, and nobody else.
+const BY_ADDRESS: usize = 2;
+/// And peers behind one proxy.
+const BY_PROXY: usize = 8;
 /// What one of them may send meanwhile; more is no honest body that was on its way.
 const UNWANTED: usize = 1 << 20;
 const PIECE: usize = 64 << 10;
@@ -56,35 +63,49 @@ impl Farewell {
 
 #[derive(Debug, Clone)]
 pub(super) struct Farewells {
-    room: Arc<Semaphore>,
+    room: Gate,
+    proxies: Networks,
     tasks: TaskTracker,
 }
 
 impl Farewells {
-    pub(super) fn new(tasks: TaskTracker) -> Self {
+    pub(super) fn new(proxies: Networks, tasks: TaskTracker) -> Self {
         Self {
-            room: Arc::new(Semaphore::new(AT_ONCE)),
+            room: Gate::new(AT_ONCE),
+            proxies,
             tasks,
         }
     }
 
     /// Tells a peer why its connection ends, if there is room for that.
-    pub(super) fn say(&self, tcp: TcpStream, farewell: &Farewell) {
-        self.end(tcp, || farewell.render(fresh_trace_id()));
+    pub(super) fn say(&self, tcp: TcpStream, from: IpAddr, farewell: &Farewell) {
+        self.end(tcp, from, || farewell.render(fresh_trace_id()));
     }
 
     /// Leaves a peer that may still be sending the time to read what it was answered.
-    pub(super) fn linger(&self, tcp: TcpStream) {
-        self.end(tcp, String::new);
+    pub(super) fn linger(&self, tcp: TcpStream, from: IpAddr) {
+        self.end(tcp, from, String::new);
     }
 
-    fn end(&self, tcp: TcpStream, last: impl FnOnce() -> String) {
-        if let Ok(room) = Arc::clone(&self.room).try_acquire_owned() {
+    fn end(&self, tcp: TcpStream, from: IpAddr, last: impl FnOnce() -> String) {
+        if let Ok(seat) = self.room.enter(from, self.share(from)) {
             let last = last();
             self.tasks.spawn(async move {
-                timeout(MOST, tell(tcp, last.as_bytes())).await.ok();
-                drop(room);
+                tokio::select! {
+                    // First, so that whoever makes way is at least told.
+                    biased;
+                    _ = timeout(MOST, tell(tcp, last.as_bytes())) => {}
+                    () = seat.displaced() => {}
+                }
             });
+        }
+    }
+
+    fn share(&self, from: IpAddr) -> usize {
+        if self.proxies.contains(from) {
+            BY_PROXY
+        } else {
+            BY_ADDRESS
         }
     }
 }
@@ -109,6 +130,53 @@ async fn tell(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::net::TcpListener;
+
+    async fn pair(listener: &TcpListener) -> (TcpStream, TcpStream) {
+        let addr = listener.local_addr().unwrap();
+        let (client, server) = tokio::join!(TcpStream::connect(addr), listener.accept());
+        (client.unwrap(), server.unwrap().0)
+    }
+
+    /// How many are left of those that are told something and do not go, once it is `at_most`.
+    async fn left(farewells: &Farewells, at_most: usize) -> usize {
+        for _ in 0..1000 {
+            if farewells.tasks.len() <= at_most {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        farewells.tasks.len()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_has_a_part_of_the_room_and_a_proxy_a_larger_one() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let (mut clients, mut servers) = (Vec::new(), Vec::new());
+        for _ in 0..3 * AT_ONCE {
+            let (client, server) = pair(&listener).await;
+            clients.push(client);
+            servers.push(server);
+        }
+        let proxies = Networks::parse(&["192.0.2.9".to_owned()]).unwrap();
+        let farewells = Farewells::new(proxies, TaskTracker::new());
+        // The clock stands still while something can run.
+        let mut linger = |times, host| {
+            for tcp in servers.drain(..times) {
+                farewells.linger(tcp, [192, 0, 2, host].into());
+            }
+        };
+        linger(1, 1);
+        assert_eq!(left(&farewells, 1).await, 1);
+        linger(AT_ONCE, 2);
+        assert_eq!(left(&farewells, 1 + BY_ADDRESS).await, 1 + BY_ADDRESS);
+        linger(AT_ONCE, 9);
+        let with_proxy = left(&farewells, 1 + BY_ADDRESS + BY_PROXY).await;
+        assert!(with_proxy > 1 + 2 * BY_ADDRESS, "{with_proxy}");
+        linger(1, 3);
+        assert_eq!(left(&farewells, with_proxy + 1).await, with_proxy + 1);
+        drop(clients);
+    }
 
     #[test]
     fn a_farewell_is_a_whole_answer_with_a_trace_id() {

@@ -93,7 +93,7 @@ impl Http1 {
         stop: CancellationToken,
     ) {
         let tasks = TaskTracker::new();
-        let (gate, farewells) = (Gate::new(self.max), Farewells::new(tasks.clone()));
+        let (gate, farewells) = (Gate::new(self.max), self.farewells(&tasks));
         let (name, metrics) = (self.metrics.listener(), self.metrics.clone());
         let refuse = move |reason| metrics.refuse(reason);
         let mut acceptor = Acceptor::new(listener, name, refuse, stop.clone());
@@ -111,13 +111,17 @@ impl Http1 {
                 }
                 Err(full) => {
                     options.metrics.refuse(full.reason());
-                    farewells.say(tcp, &options.answers.full);
+                    farewells.say(tcp, addr.ip(), &options.answers.full);
                 }
             }
         }
         drop(acceptor);
         tasks.close();
         tasks.wait().await;
+    }
+
+    fn farewells(&self, tasks: &TaskTracker) -> Farewells {
+        Farewells::new(self.proxies.clone(), tasks.clone())
     }
 
     fn share(&self, addr: IpAddr) -> usize {
@@ -178,15 +182,13 @@ impl Connection {
             End::Displaced => {
                 metrics.cut("displaced");
                 if phases.is_head() {
-                    let (tcp, _) = connection.into_parts().io.into_inner().into_inner();
-                    self.farewells.say(tcp, &self.options.answers.full);
+                    self.cut(connection.into_parts(), &self.options.answers.full);
                 }
             }
             End::Overdue(late) => {
                 metrics.cut(late.reason());
                 if late == Overdue::Head {
-                    let (tcp, _) = connection.into_parts().io.into_inner().into_inner();
-                    self.farewells.say(tcp, &self.options.answers.late);
+                    self.cut(connection.into_parts(), &self.options.answers.late);
                 }
             }
             End::Stopped if phases.is_busy() => {
@@ -203,6 +205,15 @@ impl Connection {
         }
     }
 
+    /// Tells a peer whose head is not whole, unless an answer before it is still on its way.
+    fn cut<S>(&self, parts: http1::Parts<TokioIo<PhasedStream>, S>, farewell: &Farewell) {
+        let stream = parts.io.into_inner();
+        if !stream.has_unsent() {
+            let (tcp, _) = stream.into_inner();
+            self.farewells.say(tcp, self.addr.ip(), farewell);
+        }
+    }
+
     /// hyper is done with the connection: says what hyper was not shown, or lets the peer read its
     /// answer.
     fn closed<S>(&self, parts: http1::Parts<TokioIo<PhasedStream>, S>) {
@@ -211,7 +222,7 @@ impl Connection {
         let (tcp, unreadable) = stream.into_inner();
         let Some(why) = unreadable else {
             if more {
-                self.farewells.linger(tcp);
+                self.farewells.linger(tcp, self.addr.ip());
             }
             return;
         };
@@ -221,7 +232,7 @@ impl Connection {
             Unreadable::Malformed => &answers.malformed,
             Unreadable::TooLarge => &answers.too_large,
         };
-        self.farewells.say(tcp, farewell);
+        self.farewells.say(tcp, self.addr.ip(), farewell);
     }
 
     fn handle<H: Handler>(
@@ -281,9 +292,10 @@ mod tests {
             ..Timeouts::default()
         };
         let seat = Gate::new(1).enter(addr.ip(), 1).unwrap();
+        let options = Arc::new(http1(&metrics, times, 1, 1));
         let connection = Connection {
-            options: Arc::new(http1(&metrics, times, 1, 1)),
-            farewells: Farewells::new(tasks.clone()),
+            farewells: options.farewells(&tasks),
+            options,
             stop: CancellationToken::new(),
             addr,
         };

@@ -185,6 +185,11 @@ pub(super) struct PhasedStream {
     inner: PacedStream<TcpStream>,
     phases: Phases,
     requests: Requests,
+    /// Whether hyper may still have a part of an answer.
+    unsent: bool,
+    /// Whether hyper has asked for the request that is refused. After an answer that says
+    /// `connection: close`, or whose request it did not read to the end, it asks for nothing more.
+    asked: bool,
 }
 
 impl PhasedStream {
@@ -194,12 +199,20 @@ impl PhasedStream {
             inner,
             phases,
             requests: Requests::new(most),
+            unsent: false,
+            asked: false,
         }
     }
 
-    /// The socket, and why it was not read on, if so.
+    /// The socket, and why the next request gets no answer of hyper's, if it is to have one.
     pub(super) fn into_inner(self) -> (TcpStream, Option<Unreadable>) {
-        (self.inner.into_inner(), self.requests.refused())
+        let refused = self.requests.refused().filter(|_| self.asked);
+        (self.inner.into_inner(), refused)
+    }
+
+    /// Whether anything that is written now could end up within an answer.
+    pub(super) fn has_unsent(&self) -> bool {
+        self.unsent
     }
 
     /// Whether the peer may still be sending what nobody wants to read.
@@ -208,12 +221,22 @@ impl PhasedStream {
     }
 
     /// An end of the stream, as hyper sees it. While an earlier request is being answered, hyper
-    /// would take it for a peer that is gone, so it is held back until the answer is done.
-    fn poll_ended(&self, waker: &Waker) -> Poll<io::Result<()>> {
+    /// would take it for a peer that is gone, so it is held back until the answer is done and all of
+    /// it is sent: by then hyper knows whether it wants another request.
+    fn poll_ended(&mut self, waker: &Waker) -> Poll<io::Result<()>> {
         if self.requests.refused().is_some() {
             ready!(self.phases.poll_idle(waker));
+            if self.unsent {
+                return Poll::Pending;
+            }
+            self.asked = true;
         }
         Poll::Ready(Ok(()))
+    }
+
+    fn flushed(&mut self) {
+        self.unsent = false;
+        self.phases.reader.wake();
     }
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -255,6 +278,7 @@ impl AsyncWrite for PhasedStream {
         cx: &mut Context<'_>,
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.unsent = true;
         let written = Pin::new(&mut self.inner).poll_write(cx, buf);
         self.note(written)
     }
@@ -264,6 +288,7 @@ impl AsyncWrite for PhasedStream {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.unsent = true;
         let written = Pin::new(&mut self.inner).poll_write_vectored(cx, bufs);
         self.note(written)
     }
@@ -272,8 +297,11 @@ impl AsyncWrite for PhasedStream {
         self.inner.is_write_vectored()
     }
 
+    /// hyper flushes once it has written all that it has.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
+        ready!(Pin::new(&mut self.inner).poll_flush(cx))?;
+        self.flushed();
+        Poll::Ready(Ok(()))
     }
 
     /// Not by hyper: a refusal may have to be said yet.

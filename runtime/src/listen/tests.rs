@@ -20,6 +20,8 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 
+mod endings;
+
 const BIG: usize = 8 << 20;
 const SECOND: Duration = Duration::from_secs(1);
 
