@@ -3,7 +3,7 @@
 //! No service counts these calls, so they are counted here: against the limit of their address, and
 //! by document. Nothing is made anew for a call.
 
-use crate::listen::Client;
+use crate::client::Client;
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 use http::{StatusCode, header};

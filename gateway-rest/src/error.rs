@@ -2,7 +2,7 @@
 
 use crate::{
     challenge::{Sent, challenge},
-    listen::Carrier,
+    client::Carrier,
 };
 use axum::{
     body::Body,

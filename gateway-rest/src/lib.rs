@@ -6,6 +6,7 @@
 
 mod backend;
 mod challenge;
+mod client;
 mod documents;
 mod error;
 pub mod forwarded;

@@ -2,16 +2,13 @@
 
 use crate::{
     Gateway,
+    client::{Carrier, Client},
     error::{self, Refusal},
     forwarded,
 };
 use axum::body::Body;
 use http::{Request, StatusCode};
-use std::{
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_proto::fault;
 use tars_runtime::{
     config::{Gateway as Settings, Timeouts},
@@ -28,29 +25,6 @@ pub(crate) const MAX_PATH: usize = 8 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
 /// When to come back to a gateway that is full: shares shrink and grow within a second.
 const COME_BACK: Duration = Duration::from_secs(1);
-
-/// The address that a request is counted, limited and audited by; in every request's extensions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Client(pub(crate) IpAddr);
-
-/// Whose connection a request came over; in every request's extensions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Carrier {
-    /// The client's own.
-    Client,
-    /// A trusted proxy's, which carries requests of other clients as well.
-    Proxy,
-}
-
-impl Carrier {
-    fn of(peer: IpAddr, proxies: &Networks) -> Self {
-        if proxies.contains(peer.to_canonical()) {
-            Self::Proxy
-        } else {
-            Self::Client
-        }
-    }
-}
 
 /// How the gateway treats those who connect.
 #[derive(Debug, Clone)]

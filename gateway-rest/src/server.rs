@@ -3,9 +3,10 @@
 use crate::{
     Backends, Documents,
     challenge::Sent,
+    client::{Carrier, Client},
     documents::{self, Document},
     error::{self, Refusal, allow},
-    listen::{Carrier, Client, MAX_PATH},
+    listen::MAX_PATH,
     openapi,
     stream::{self, Format},
     transcode::{self, Target},

@@ -1,10 +1,9 @@
 //! What answers the calls of one connection.
 
 use super::{
-    Handler, Reply,
+    Handler, Reply, ServeOptions,
     answer::{self, Answering},
-    calm::{Calm, Counted},
-    connection::Connection,
+    calm::Counted,
 };
 use crate::{MeshMetrics, framed::Framed};
 use http::Request;
@@ -24,13 +23,18 @@ pub(super) struct Calls<S> {
 }
 
 impl<S> Calls<S> {
-    pub(super) fn new(on: &Connection, peer: Arc<PeerInfo>, calm: Calm, service: S) -> Self {
+    pub(super) fn new(
+        options: &ServeOptions,
+        peer: Arc<PeerInfo>,
+        refusals: Option<Arc<Counted>>,
+        service: S,
+    ) -> Self {
         Self {
             service: RefCell::new(service),
-            refusals: on.refusals.of(&peer, calm),
+            refusals,
             peer,
-            metrics: on.options.metrics.clone(),
-            max_message_bytes: on.options.limits.max_message_bytes,
+            metrics: options.metrics.clone(),
+            max_message_bytes: options.limits.max_message_bytes,
         }
     }
 

@@ -166,7 +166,8 @@ impl Connection {
         let _counted = metrics.connected();
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
         let calm = begun.calm.clone();
-        let calls = Calls::new(&this, Arc::clone(&peer), calm.clone(), service);
+        let refusals = this.refusals.of(&peer, calm.clone());
+        let calls = Calls::new(&this.options, Arc::clone(&peer), refusals, service);
         let handler = service_fn(move |request| calls.answer(request));
         let io = TokioIo::new(stream);
         let mut connection = pin!(this.builder().serve_connection(io, handler));
