@@ -205,9 +205,13 @@ async fn assessments_that_wait_keep_no_other_from_its_turn() {
         let before = rig.world.count(Call::Evaluate);
         rig.world.fails(1, Call::Evaluate, &away());
         assess(waits).await;
-        while rig.world.count(Call::Evaluate) == before {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        let asked = async {
+            while rig.world.count(Call::Evaluate) == before {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let asked = tokio::time::timeout(Duration::from_secs(20), asked).await;
+        asked.expect("the trainer is asked");
     }
     let id = assess(100).await;
     rig.until(id, |p| p.assessment.is_some()).await;
