@@ -18,7 +18,9 @@ use std::{
     sync::mpsc::{self, Receiver},
     time::{Duration, Instant},
 };
-use tars_games::{Algorithm, Concept, Control, Free, Game, Objective, Options, Process, Solution};
+use tars_games::{
+    Algorithm, Concept, Control, Game, NeverStop, Objective, Options, Process, Solution,
+};
 
 type Failure = Box<dyn Error>;
 
@@ -312,7 +314,7 @@ fn ours(game: &Game) -> Result<(Solution, f64), Failure> {
     let mut last = None;
     for _ in 0..3 {
         let started = cpu_time();
-        let solution = game.solve(&Options::default(), &Free)?;
+        let solution = game.solve(&Options::default(), &NeverStop)?;
         times.push((cpu_time() - started).as_secs_f64() * 1e6);
         last = Some(solution);
     }
@@ -469,7 +471,7 @@ fn report(class: &Class, own: &Tally, confirmed: u32, peers: &[(Talker, Tally)])
 struct At(Duration);
 
 impl Control for At {
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         cpu_time() >= self.0
     }
 }
@@ -518,7 +520,7 @@ fn cancel(settings: &Settings) -> Result<Value, Failure> {
         }
         for stop in [1, 5, 20, 80] {
             let at = cpu_time() + Duration::from_millis(stop);
-            drawn.game.all(&Options::default(), &At(at));
+            drawn.game.equilibria(&Options::default(), &At(at));
             note(format!("all of {kind:?} {shape:?}"), at);
         }
     }

@@ -2,7 +2,7 @@
 //! without one: Nash's product (1950), Kalai and Smorodinsky's even share of what is possible
 //! (1975), and the best least gain.
 
-use crate::lottery::Programme;
+use crate::lottery::LinearProgram;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
@@ -84,13 +84,13 @@ pub fn lottery(rule: Rule, gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Op
     })
 }
 
-/// A programme over the lotteries in which nobody loses.
-fn rational(gains: &[Vec<f64>], objective: impl Iterator<Item = f64>, level: f64) -> Programme {
-    let mut programme = Programme::new(objective, level);
+/// A program over the lotteries in which nobody loses.
+fn rational(gains: &[Vec<f64>], objective: impl Iterator<Item = f64>, level: f64) -> LinearProgram {
+    let mut program = LinearProgram::new(objective, level);
     for player in 0..gains[0].len() {
-        programme.at_least(column(gains, player), 0.0, 0.0);
+        program.at_least(column(gains, player), 0.0, 0.0);
     }
-    programme
+    program
 }
 
 fn most_in_sum(gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
@@ -121,11 +121,11 @@ fn best_least_share(
         return most_in_sum(gains, stopped);
     }
     let sums = gains.iter().map(|o| 1e-6 * o.iter().sum::<f64>());
-    let mut programme = rational(gains, sums, 1.0);
+    let mut program = rational(gains, sums, 1.0);
     for (player, unit) in units.iter().enumerate().filter(|(_, u)| **u > NONE) {
-        programme.at_least(column(gains, player), *unit, 0.0);
+        program.at_least(column(gains, player), *unit, 0.0);
     }
-    programme.solve(stopped)
+    program.solve(stopped)
 }
 
 fn is_rational(outcome: &[f64]) -> bool {
@@ -189,11 +189,11 @@ fn product(
             lottery[best] = 1.0;
             return Some(lottery);
         }
-        let mut programme = Programme::new(worths.iter().copied(), 0.0);
+        let mut program = LinearProgram::new(worths.iter().copied(), 0.0);
         for player in (0..players).filter(|p| !able.contains(p)) {
-            programme.at_least(column(gains, player), 0.0, 0.0);
+            program.at_least(column(gains, player), 0.0, 0.0);
         }
-        programme.solve(stopped)
+        program.solve(stopped)
     };
     let mut atoms = vec![atom(start, 1.0)];
     for step in 0..STEPS {

@@ -1,7 +1,7 @@
 //! Correlated equilibria (Aumann, 1974) and coarse ones (Moulin and Vial, 1978): lotteries on joint
 //! actions from whose draws nobody gains by deviating, the best of them by a stated objective.
 
-use crate::{Game, Options, game::ProfileError, lottery::Programme, search::Control};
+use crate::{Game, Options, game::ProfileError, lottery::LinearProgram, search::Control};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concept {
@@ -40,20 +40,20 @@ impl Correlated {
     }
 }
 
-/// Entries of the programme's rows: larger ones are not solved in the time that a call has.
+/// Entries of the program's rows: larger ones are not solved in the time that a call has.
 pub const MAX_ENTRIES: usize = 1 << 15;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "the game's incentives are {0} numbers; correlated equilibria are computed up to {MAX_ENTRIES}"
 )]
-pub struct ProgrammeTooLarge(pub usize);
+pub struct ProgramTooLarge(pub usize);
 
-/// Programmes are solved to this accuracy.
+/// Programs are solved to this accuracy.
 const TOLERANCE: f64 = 1e-6;
 
 impl Game {
-    /// The best equilibrium of its kind. When the programme is stopped, the lottery of a Nash
+    /// The best equilibrium of its kind. When the program is stopped, the lottery of a Nash
     /// equilibrium as far as that was found.
     pub fn correlated(
         &self,
@@ -61,15 +61,15 @@ impl Game {
         objective: &Objective,
         options: &Options,
         control: &dyn Control,
-    ) -> Result<Correlated, ProgrammeTooLarge> {
+    ) -> Result<Correlated, ProgramTooLarge> {
         let entries = self.cells() * self.shape().iter().map(|a| a - 1).sum::<usize>();
         if entries > MAX_ENTRIES {
-            return Err(ProgrammeTooLarge(entries));
+            return Err(ProgramTooLarge(entries));
         }
-        let stopped = || control.stopped();
+        let stopped = || control.is_stopped();
         let best = self
-            .programme(concept, objective, &stopped)
-            .and_then(|programme| programme.solve(&stopped));
+            .program(concept, objective, &stopped)
+            .and_then(|program| program.solve(&stopped));
         let optimal = best.is_some();
         let lottery = best.unwrap_or_else(|| {
             let nash = self.any(options, control);
@@ -91,12 +91,12 @@ impl Game {
     }
 
     /// `None` when it was stopped before it was written.
-    fn programme(
+    fn program(
         &self,
         concept: Concept,
         objective: &Objective,
         stopped: &dyn Fn() -> bool,
-    ) -> Option<Programme> {
+    ) -> Option<LinearProgram> {
         let players = 0..self.players();
         let weights: Vec<f64> = match objective {
             Objective::Welfare => players.map(|i| self.span(i)).collect(),
@@ -110,21 +110,22 @@ impl Game {
             payoffs.map(|(i, w)| w / scale * self.unit(i)[cell]).sum()
         };
         let fair = *objective == Objective::Fairness;
-        let mut programme = Programme::new((0..self.cells()).map(worth), f64::from(u8::from(fair)));
+        let mut program =
+            LinearProgram::new((0..self.cells()).map(worth), f64::from(u8::from(fair)));
         if fair {
             for player in 0..self.players() {
                 let earned = self.unit(player).iter().copied().enumerate();
-                programme.at_least(earned, 1.0, 0.0);
+                program.at_least(earned, 1.0, 0.0);
             }
         }
         let mut written = true;
         self.deviations(concept, |cells| {
             written = written && !stopped();
             if written {
-                programme.at_least(cells, 0.0, 0.0);
+                program.at_least(cells, 0.0, 0.0);
             }
         });
-        written.then_some(programme)
+        written.then_some(program)
     }
 
     /// What a player keeps by not deviating, as coefficients of joint actions: one row for each

@@ -71,7 +71,7 @@ pub(crate) fn search(search: &mut Search<'_>, process: Process, rounds: u64, see
                 return;
             }
         }
-        if round.is_multiple_of(check_every) && search.stopped() {
+        if round.is_multiple_of(check_every) && search.is_stopped() {
             search.offer(process.method(), &state.mean);
             return;
         }

@@ -52,7 +52,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
             read(&work, start.rows, &mut weights);
             offer(search, newton, Method::LemkeHowson, &weights);
         }
-        if search.solved() || search.stopped() {
+        if search.solved() || search.is_stopped() {
             return;
         }
     }
@@ -75,7 +75,7 @@ fn follow(search: &mut Search<'_>, work: &mut [Tableau; 2], label: usize, rows: 
     let mut side = usize::from(label >= rows);
     let mut entering = label;
     for pivot in 0..PIVOTS_PER_LABEL {
-        if pivot % 8 == 7 && search.stopped() {
+        if pivot % 8 == 7 && search.is_stopped() {
             return false;
         }
         let tableau = &mut work[side];

@@ -1,10 +1,10 @@
 //! Equilibria of games, by pure computation. Every answer carries its certificate: what each player
 //! could still gain by deviating alone.
 
-mod all;
 mod alpha_rank;
 pub mod bargaining;
 mod correlated;
+mod equilibria;
 mod game;
 mod kernel;
 mod learning;
@@ -26,13 +26,13 @@ mod testing;
 mod vertices;
 mod zero_sum;
 
-pub use all::{Equilibria, Preference};
 pub use alpha_rank::{MAX_STATES, RankError, Selection};
-pub use correlated::{Concept, Correlated, MAX_ENTRIES, Objective, ProgrammeTooLarge};
+pub use correlated::{Concept, Correlated, MAX_ENTRIES, Objective, ProgramTooLarge};
+pub use equilibria::{Equilibria, Preference};
 pub use game::{
     Game, GameError, MAX_ACTIONS, MAX_PAYOFF, MAX_PAYOFFS, MAX_PLAYERS, ProfileError, joint_actions,
 };
 pub use learning::Process;
-pub use search::{Control, Free, Method, Point, Solution};
-pub use solve::{Algorithm, Options, Unsuitable};
+pub use search::{Control, Method, NeverStop, Point, Solution};
+pub use solve::{Algorithm, Options, UnsuitableAlgorithm};
 pub use vertices::MAX_ALL;

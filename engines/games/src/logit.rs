@@ -55,7 +55,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
     let mut length = FIRST_STEP;
     let mut turned = false;
     for step in 0..STEPS {
-        if search.stopped() || length < LEAST_STEP {
+        if search.is_stopped() || length < LEAST_STEP {
             return;
         }
         search.iterations += 1;
@@ -122,7 +122,7 @@ impl Branch {
         self.matrix.fill(0.0);
         let mut row = 0;
         for player in 0..game.players() {
-            if search.stopped() {
+            if search.is_stopped() {
                 return f64::NAN;
             }
             let own = game.actions(player);
@@ -164,7 +164,7 @@ impl Branch {
         self.right.fill(0.0);
         self.right[total] = 1.0;
         self.work.copy_from_slice(&self.matrix);
-        if linear::solve(&mut self.work, &mut self.right, &|| search.stopped()).is_none() {
+        if linear::solve(&mut self.work, &mut self.right, &|| search.is_stopped()).is_none() {
             return false;
         }
         let norm = crate::kernel::dot(&self.right, &self.right).sqrt();
@@ -183,7 +183,7 @@ impl Branch {
         }
         let mut last = f64::INFINITY;
         for correction in 0..=CORRECTIONS {
-            if search.stopped() {
+            if search.is_stopped() {
                 return None;
             }
             self.exponentiate(true);
@@ -198,7 +198,7 @@ impl Branch {
             self.matrix[total * size..].copy_from_slice(&self.tangent);
             self.right[total] = 0.0;
             self.work.copy_from_slice(&self.matrix);
-            linear::solve(&mut self.work, &mut self.right, &|| search.stopped())?;
+            linear::solve(&mut self.work, &mut self.right, &|| search.is_stopped())?;
             for (trial, change) in self.trial.iter_mut().zip(&self.right) {
                 *trial -= change.clamp(-2.0, 2.0);
             }

@@ -1,4 +1,4 @@
-//! Linear programmes over lotteries on joint actions, solved in slices so that a solve can be
+//! Linear programs over lotteries on joint actions, solved in slices so that a solve can be
 //! stopped.
 
 use microlp::{ComparisonOp, LinearExpr, OptimizationDirection, Problem, ResumeOptions, Variable};
@@ -6,20 +6,20 @@ use std::time::Duration;
 
 /// How long the solver works between two looks at whether to stop.
 const SLICE: Duration = Duration::from_micros(500);
-/// Slices grow to this: to take a large programme up again costs some milliseconds, and one that
+/// Slices grow to this: to take a large program up again costs some milliseconds, and one that
 /// only did that would never end.
 const LONGEST_SLICE: Duration = Duration::from_millis(20);
 /// Weights below this are rounding.
 const DUST: f64 = 1e-12;
 
 /// A lottery to be found, and one more free variable for what is to be maximised over it.
-pub(crate) struct Programme {
+pub(crate) struct LinearProgram {
     problem: Problem,
     weights: Vec<Variable>,
     level: Variable,
 }
 
-impl Programme {
+impl LinearProgram {
     /// `objective` values each joint action; `level` values the free variable.
     pub(crate) fn new(objective: impl Iterator<Item = f64>, level: f64) -> Self {
         let mut problem = Problem::new(OptimizationDirection::Maximize);

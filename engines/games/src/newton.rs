@@ -56,7 +56,7 @@ impl Newton {
         let mut last = f64::INFINITY;
         for step in 0..STEPS {
             let error = self.linearise(search);
-            let stopped = || search.stopped();
+            let stopped = || search.is_stopped();
             if stopped() {
                 return None;
             }
@@ -97,7 +97,7 @@ impl Newton {
         self.matrix[..size * size].fill(0.0);
         let mut row = 0;
         for player in 0..n {
-            if search.stopped() {
+            if search.is_stopped() {
                 return f64::NAN;
             }
             let own = game.actions(player);
@@ -135,7 +135,7 @@ impl Newton {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Free, testing};
+    use crate::{NeverStop, testing};
 
     #[test]
     fn a_known_support_is_solved_from_anywhere() {
@@ -143,7 +143,7 @@ mod tests {
         let payoffs = vec![vec![3.0, -1.0, -1.0, 1.0], vec![-3.0, 1.0, 1.0, -1.0]];
         let game = Game::new(vec![2, 2], payoffs).unwrap();
         let mut newton = Newton::new(&game);
-        let mut search = Search::new(&game, 1e-9, &Free);
+        let mut search = Search::new(&game, 1e-9, &NeverStop);
         let found = newton.solve(&mut search, |_| true, &game.uniform());
         let truth = [1.0 / 3.0, 2.0 / 3.0, 1.0 / 3.0, 2.0 / 3.0];
         let found = found.unwrap();
@@ -154,7 +154,7 @@ mod tests {
     fn supports_without_an_equilibrium_are_refused() {
         let game = testing::random(5, &[2, 3]);
         let mut newton = Newton::new(&game);
-        let mut search = Search::new(&game, 1e-9, &Free);
+        let mut search = Search::new(&game, 1e-9, &NeverStop);
         // Two against three: singular.
         assert!(
             newton
@@ -164,7 +164,7 @@ mod tests {
         let dilemma = vec![vec![3.0, 0.0, 5.0, 1.0], vec![3.0, 5.0, 0.0, 1.0]];
         let game = Game::new(vec![2, 2], dilemma).unwrap();
         let mut newton = Newton::new(&game);
-        let mut search = Search::new(&game, 1e-9, &Free);
+        let mut search = Search::new(&game, 1e-9, &NeverStop);
         // Nobody can be indifferent: the solution is outside of the simplex.
         assert!(
             newton

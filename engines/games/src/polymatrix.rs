@@ -53,7 +53,7 @@ impl Pairs {
         let (total, n, size) = (game.total_actions(), game.players(), self.size);
         self.tableau.reset(&self.start);
         for player in 0..n {
-            if search.stopped() {
+            if search.is_stopped() {
                 return;
             }
             let own = game.actions(player);
@@ -111,7 +111,7 @@ impl Pairs {
             self.wanted[total + player] = true;
             self.tableau.row_mut(total + player)[size] = 0.0;
         }
-        (0..size).all(|k| !self.wanted[k] || (!search.stopped() && self.enter(k)))
+        (0..size).all(|k| !self.wanted[k] || (!search.is_stopped() && self.enter(k)))
     }
 
     /// Makes a variable basic in place of a slack that is to leave.
@@ -158,7 +158,7 @@ impl Pairs {
         };
         let mut left = self.tableau.pivot(row, size);
         for _ in 0..longest * size {
-            if search.stopped() {
+            if search.is_stopped() {
                 return false;
             }
             let entering = if left < size {
@@ -243,7 +243,7 @@ pub(crate) fn search(
             work.cover.iter_mut().for_each(|c| *c = 0.5 + stream.unit());
         }
         rounds(search, newton, &mut work);
-        if search.solved() || search.stopped() {
+        if search.solved() || search.is_stopped() {
             return;
         }
     }
@@ -264,7 +264,7 @@ fn rounds(search: &mut Search<'_>, newton: &mut Newton, work: &mut Work) {
                 search.offer(Method::IteratedPolymatrix, better);
             }
         }
-        if search.solved() || search.stopped() {
+        if search.solved() || search.is_stopped() {
             return;
         }
         merit = advance(search, work, merit, regret, round);
@@ -285,7 +285,7 @@ fn advance(
         return at_the_end;
     }
     for part in [0.5, 0.25, 0.125] {
-        if search.stopped() {
+        if search.is_stopped() {
             return merit;
         }
         mix(work, part);

@@ -7,7 +7,7 @@ use crate::{Game, kernel::Kernel};
 /// The outside of a long computation. Time belongs to whoever asks, not to the solver.
 pub trait Control: Sync {
     /// Asked at least every few hundred microseconds; once true, it stays so.
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         false
     }
 
@@ -17,16 +17,16 @@ pub trait Control: Sync {
 
 /// Never stops, tells nobody.
 #[derive(Debug, Clone, Copy)]
-pub struct Free;
+pub struct NeverStop;
 
-impl Control for Free {}
+impl Control for NeverStop {}
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
     /// A profile that was given from outside.
     Given,
     Pure,
-    LinearProgramme,
+    LinearProgram,
     LemkeHowson,
     SupportEnumeration,
     VertexEnumeration,
@@ -42,7 +42,7 @@ impl Method {
     pub const ALL: [Self; 12] = [
         Self::Given,
         Self::Pure,
-        Self::LinearProgramme,
+        Self::LinearProgram,
         Self::LemkeHowson,
         Self::SupportEnumeration,
         Self::VertexEnumeration,
@@ -58,7 +58,7 @@ impl Method {
         match self {
             Self::Given => "given",
             Self::Pure => "pure",
-            Self::LinearProgramme => "linear_programme",
+            Self::LinearProgram => "linear_programme",
             Self::LemkeHowson => "lemke_howson",
             Self::SupportEnumeration => "support_enumeration",
             Self::VertexEnumeration => "vertex_enumeration",
@@ -172,8 +172,8 @@ impl<'a> Search<'a> {
         }
     }
 
-    pub(crate) fn stopped(&self) -> bool {
-        self.control.stopped()
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.control.is_stopped()
     }
 
     pub(crate) fn solved(&self) -> bool {

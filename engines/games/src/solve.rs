@@ -18,7 +18,7 @@ pub enum Algorithm {
     /// Whatever fits the game, one after the other, until one arrives.
     #[default]
     Automatic,
-    LinearProgramme,
+    LinearProgram,
     LemkeHowson,
     SupportEnumeration,
     IteratedPolymatrix,
@@ -51,12 +51,12 @@ impl Default for Options {
 
 impl Options {
     pub(crate) fn tolerance(&self, game: &Game) -> f64 {
-        self.tolerance.unwrap_or_else(|| game.usual_tolerance())
+        self.tolerance.unwrap_or_else(|| game.default_tolerance())
     }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Unsuitable {
+pub enum UnsuitableAlgorithm {
     #[error("this algorithm is for two players")]
     TwoPlayers,
     #[error("this algorithm is for two players whose payoffs are opposed")]
@@ -75,13 +75,17 @@ const SMALL_SUPPORTS: Budget = Budget {
 impl Game {
     /// The largest regret of a solution where none is asked for, as a share of a player's payoff
     /// range.
-    pub fn usual_tolerance(&self) -> f64 {
+    pub fn default_tolerance(&self) -> f64 {
         if self.players() <= 2 { 1e-9 } else { 1e-6 }
     }
 
     /// Finds one equilibrium. Whatever ends the search, the best profile so far is returned with
     /// what certifies it.
-    pub fn solve(&self, options: &Options, control: &dyn Control) -> Result<Solution, Unsuitable> {
+    pub fn solve(
+        &self,
+        options: &Options,
+        control: &dyn Control,
+    ) -> Result<Solution, UnsuitableAlgorithm> {
         self.check(options.algorithm)?;
         let mut search = Search::new(self, options.tolerance(self), control);
         match options.algorithm {
@@ -98,10 +102,12 @@ impl Game {
         search.finish()
     }
 
-    fn check(&self, algorithm: Algorithm) -> Result<(), Unsuitable> {
+    fn check(&self, algorithm: Algorithm) -> Result<(), UnsuitableAlgorithm> {
         match algorithm {
-            Algorithm::LinearProgramme if !zero_sum::applies(self) => Err(Unsuitable::ZeroSum),
-            Algorithm::LemkeHowson if self.players() != 2 => Err(Unsuitable::TwoPlayers),
+            Algorithm::LinearProgram if !zero_sum::applies(self) => {
+                Err(UnsuitableAlgorithm::ZeroSum)
+            }
+            Algorithm::LemkeHowson if self.players() != 2 => Err(UnsuitableAlgorithm::TwoPlayers),
             _ => Ok(()),
         }
     }
@@ -137,7 +143,7 @@ pub(crate) fn portfolio(search: &mut Search<'_>, seed: u64) {
         search.offer(Method::Pure, &pure::profile(game, *cell));
         return;
     }
-    let kept = pure::undominated(game, &|| search.stopped());
+    let kept = pure::undominated(game, &|| search.is_stopped());
     if kept
         .iter()
         .zip(game.shape())
@@ -163,11 +169,11 @@ pub(crate) fn portfolio(search: &mut Search<'_>, seed: u64) {
 }
 
 /// One of the ways to an equilibrium.
-type Step<'a> = dyn Fn(&mut Search<'_>, &mut Newton) + 'a;
+type Stage<'a> = dyn Fn(&mut Search<'_>, &mut Newton) + 'a;
 
 fn mixed(search: &mut Search<'_>, seed: u64) {
     let mut newton = Newton::new(search.game);
-    let steps: [&Step<'_>; 6] = [
+    let steps: [&Stage<'_>; 6] = [
         &|search, newton| {
             if zero_sum::applies(search.game) {
                 zero_sum::search(search, newton);
@@ -187,7 +193,7 @@ fn mixed(search: &mut Search<'_>, seed: u64) {
     ];
     for step in steps {
         step(search, &mut newton);
-        if search.solved() || search.stopped() {
+        if search.solved() || search.is_stopped() {
             return;
         }
     }
@@ -201,7 +207,7 @@ fn by_name(search: &mut Search<'_>, algorithm: Algorithm, options: &Options) {
     let mut newton = Newton::new(search.game);
     match algorithm {
         Algorithm::Automatic => portfolio(search, options.seed),
-        Algorithm::LinearProgramme => zero_sum::search(search, &mut newton),
+        Algorithm::LinearProgram => zero_sum::search(search, &mut newton),
         Algorithm::LemkeHowson => lemke_howson::search(search, &mut newton),
         Algorithm::SupportEnumeration => {
             if let Some(cell) = pure::equilibria(search.game).first() {

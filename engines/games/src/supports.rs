@@ -47,10 +47,11 @@ pub(crate) fn search(
         loop {
             budget.supports = budget.supports.saturating_sub(1);
             search.iterations += 1;
-            if budget.supports == 0 || (search.iterations.is_multiple_of(16) && search.stopped()) {
+            if budget.supports == 0 || (search.iterations.is_multiple_of(16) && search.is_stopped())
+            {
                 return;
             }
-            if supports.is_plausible(game, &|| search.stopped()) {
+            if supports.is_plausible(game, &|| search.is_stopped()) {
                 budget.systems = budget.systems.saturating_sub(1);
                 if budget.systems == 0 {
                     return;
@@ -272,7 +273,7 @@ fn next_subset(set: &mut [usize], of: usize) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Free, testing};
+    use crate::{NeverStop, testing};
 
     #[test]
     fn subsets_are_all_there_once() {
@@ -306,7 +307,7 @@ mod tests {
     #[test]
     fn a_budget_ends_the_enumeration() {
         let game = testing::constant_sum(3, &[3, 3, 3]);
-        let mut search_state = Search::new(&game, 1e-9, &Free);
+        let mut search_state = Search::new(&game, 1e-9, &NeverStop);
         let budget = Budget {
             supports: 10,
             systems: 10,

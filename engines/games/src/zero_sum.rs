@@ -1,4 +1,4 @@
-//! Games where one player's loss is the other's gain, as one linear programme (Dantzig, 1951):
+//! Games where one player's loss is the other's gain, as one linear program (Dantzig, 1951):
 //! the optimal basis holds the one's strategy, its prices the other's.
 
 use crate::{
@@ -34,7 +34,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
         let Some(row) = tableau.leaving(column) else {
             return;
         };
-        if search.iterations % 8 == 7 && search.stopped() {
+        if search.iterations % 8 == 7 && search.is_stopped() {
             return;
         }
         search.iterations += 1;
@@ -55,5 +55,5 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
         let sum: f64 = weights[strategy.clone()].iter().sum();
         weights[strategy].iter_mut().for_each(|w| *w /= sum);
     }
-    crate::lemke_howson::offer(search, newton, Method::LinearProgramme, &weights);
+    crate::lemke_howson::offer(search, newton, Method::LinearProgram, &weights);
 }

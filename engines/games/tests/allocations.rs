@@ -19,7 +19,7 @@ static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 struct After(AtomicU64);
 
 impl Control for After {
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         let left = self.0.load(Ordering::Relaxed);
         self.0.store(left.saturating_sub(1), Ordering::Relaxed);
         left == 0

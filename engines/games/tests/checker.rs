@@ -12,7 +12,9 @@ use std::{
     path::Path,
     process::{Command, Stdio},
 };
-use tars_games::{Algorithm, Concept, Correlated, Free, Objective, Options, Process, Solution};
+use tars_games::{
+    Algorithm, Concept, Correlated, NeverStop, Objective, Options, Process, Solution,
+};
 
 fn claim(shape: &[usize], tensors: &Tensors, solution: &Solution) -> Value {
     json!({
@@ -93,7 +95,7 @@ fn certificates_are_confirmed_by_another_program() {
                     ..Options::default()
                 };
                 for options in [Options::default(), approximate] {
-                    let solution = game.solve(&options, &Free).unwrap();
+                    let solution = game.solve(&options, &NeverStop).unwrap();
                     claims.push(claim(shape, &tensors, &solution));
                 }
             }
@@ -105,12 +107,12 @@ fn certificates_are_confirmed_by_another_program() {
             ] {
                 let options = Options::default();
                 let found = game
-                    .correlated(concept, &Objective::Welfare, &options, &Free)
+                    .correlated(concept, &Objective::Welfare, &options, &NeverStop)
                     .unwrap();
                 claims.push(lottery(shape, &tensors, name, &found));
             }
             if shape.iter().product::<usize>() <= 40 {
-                let all = game.all(&Options::default(), &Free);
+                let all = game.equilibria(&Options::default(), &NeverStop);
                 claims.extend(all.found.iter().map(|s| claim(shape, &tensors, s)));
             }
         }
@@ -127,7 +129,7 @@ fn certificates_are_confirmed_by_another_program() {
 fn false_certificates_are_found_out() {
     let tensors = random(3, &[3, 3]);
     let solution = game(&[3, 3], &tensors)
-        .solve(&Options::default(), &Free)
+        .solve(&Options::default(), &NeverStop)
         .unwrap();
     let honest = claim(&[3, 3], &tensors, &solution);
     let with = |field: &str, value: Value| {

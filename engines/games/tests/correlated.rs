@@ -5,11 +5,11 @@
 mod common;
 
 use common::*;
-use tars_games::{Concept, Control, Correlated, Free, Game, Objective, Options};
+use tars_games::{Concept, Control, Correlated, Game, NeverStop, Objective, Options};
 
 fn best(game: &Game, concept: Concept, objective: &Objective) -> Correlated {
     let found = game
-        .correlated(concept, objective, &Options::default(), &Free)
+        .correlated(concept, objective, &Options::default(), &NeverStop)
         .unwrap();
     assert!(found.converged() && found.optimal, "{found:?}");
     found
@@ -72,7 +72,7 @@ fn optima_are_equilibria_and_no_worse_than_nash() {
                 _ => ties(seed, shape, 3),
             };
             let game = game(shape, &tensors);
-            let nash = game.solve(&Options::default(), &Free).unwrap();
+            let nash = game.solve(&Options::default(), &NeverStop).unwrap();
             let welfare = nash.payoffs.iter().sum::<f64>();
             for concept in [Concept::Correlated, Concept::Coarse] {
                 let found = best(&game, concept, &Objective::Welfare);
@@ -100,24 +100,24 @@ fn lotteries_from_outside_are_judged() {
 }
 
 #[test]
-fn programmes_that_are_too_large_are_refused() {
+fn programs_that_are_too_large_are_refused() {
     let shape = [30, 30];
     let large = game(&shape, &random(1, &shape));
     let options = Options::default();
-    let refused = large.correlated(Concept::Coarse, &Objective::Welfare, &options, &Free);
+    let refused = large.correlated(Concept::Coarse, &Objective::Welfare, &options, &NeverStop);
     assert_eq!(refused.unwrap_err().0, 30 * 30 * 58);
 }
 
 struct Stopped;
 
 impl Control for Stopped {
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         true
     }
 }
 
 #[test]
-fn a_programme_that_is_stopped_says_that_it_is_not_the_best() {
+fn a_program_that_is_stopped_says_that_it_is_not_the_best() {
     let shape = [6, 6, 6];
     let game = game(&shape, &random(1, &shape));
     let objective = Objective::Welfare;

@@ -7,11 +7,12 @@ mod common;
 use common::*;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tars_games::{
-    Algorithm, Control, Free, Game, Method, Options, Preference, Process, Solution, Unsuitable,
+    Algorithm, Control, Game, Method, NeverStop, Options, Preference, Process, Solution,
+    UnsuitableAlgorithm,
 };
 
 fn solve(game: &Game) -> Solution {
-    game.solve(&Options::default(), &Free).unwrap()
+    game.solve(&Options::default(), &NeverStop).unwrap()
 }
 
 /// The certificate is the definition's, and within tolerance.
@@ -125,7 +126,7 @@ fn sorted(mut profiles: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
 }
 
 fn all(shape: &[usize], tensors: &Tensors) -> Vec<Vec<f64>> {
-    let all = game(shape, tensors).all(&Options::default(), &Free);
+    let all = game(shape, tensors).equilibria(&Options::default(), &NeverStop);
     assert!(all.complete, "{shape:?}");
     sorted(all.found.iter().map(|s| s.profile.concat()).collect())
 }
@@ -245,7 +246,7 @@ fn all_equilibria_of_games_with_ties_hold_every_pure_one() {
         let (m, n) = (2 + seed as usize % 4, 2 + seed as usize % 3);
         let tensors = ties(seed, &[m, n], 3);
         let game = game(&[m, n], &tensors);
-        let all = game.all(&Options::default(), &Free);
+        let all = game.equilibria(&Options::default(), &NeverStop);
         assert!(all.complete && !all.found.is_empty());
         assert!(all.found.iter().all(Solution::converged));
         for cell in 0..m * n {
@@ -283,7 +284,7 @@ fn equilibria_of_more_players_are_profiles_and_differ() {
             0 => random(seed, &shape),
             _ => ties(seed, &shape, 3),
         };
-        let all = game(&shape, &tensors).all(&Options::default(), &Free);
+        let all = game(&shape, &tensors).equilibria(&Options::default(), &NeverStop);
         assert!(!all.complete && !all.found.is_empty());
         for (a, one) in all.found.iter().enumerate() {
             assert!(one.converged() && one.profile.iter().flatten().all(|p| *p >= 0.0));
@@ -297,11 +298,11 @@ fn equilibria_of_more_players_are_profiles_and_differ() {
 #[test]
 fn one_player_takes_what_is_best() {
     let alone = game(&[4], &vec![vec![1.0, 3.0, 2.0, 3.0]]);
-    let all = alone.all(&Options::default(), &Free);
+    let all = alone.equilibria(&Options::default(), &NeverStop);
     assert_eq!((all.found.len(), all.complete), (2, true));
     assert_eq!(all.components, [0, 0]);
     for preference in [Preference::Welfare, Preference::Fairness, Preference::Logit] {
-        let (best, _) = alone.select(preference, &Options::default(), &Free);
+        let (best, _) = alone.select(preference, &Options::default(), &NeverStop);
         assert!(best.converged() && best.payoffs == [3.0]);
     }
     for algorithm in [
@@ -315,7 +316,7 @@ fn one_player_takes_what_is_best() {
             ..Options::default()
         };
         assert!(
-            alone.solve(&options, &Free).unwrap().converged(),
+            alone.solve(&options, &NeverStop).unwrap().converged(),
             "{algorithm:?}"
         );
     }
@@ -349,7 +350,7 @@ fn textbook_games() {
 
     let pennies = tensors(&[1.0, -1.0, -1.0, 1.0], &[-1.0, 1.0, 1.0, -1.0]);
     let even = solve(&game(&[2, 2], &pennies));
-    assert_eq!(even.method, Method::LinearProgramme);
+    assert_eq!(even.method, Method::LinearProgram);
     assert!(
         near(&even.profile.concat(), &[0.5; 4], 1e-15) && near(&even.payoffs, &[0.0; 2], 1e-15)
     );
@@ -357,7 +358,7 @@ fn textbook_games() {
     // The degenerate example of Avis, Rosenberg, Savani and von Stengel, with a component.
     let a = [1.0, 3.0, 1.0, 3.0, 1.0, 3.0];
     let component = tensors(&a, &[3.0, 3.0, 1.0, 1.0, 3.0, 1.0]);
-    let listed = game(&[3, 2], &component).all(&Options::default(), &Free);
+    let listed = game(&[3, 2], &component).equilibria(&Options::default(), &NeverStop);
     assert!(listed.complete && listed.found.len() > 1);
 
     // Three players who each want to differ from the next (Jordan): only the even mix.
@@ -394,11 +395,11 @@ fn algorithms_agree_where_they_apply() {
             algorithm,
             ..Options::default()
         };
-        game.solve(&options, &Free)
+        game.solve(&options, &NeverStop)
     };
     for seed in 0..20 {
         let zero = game(&[4, 5], &constant_sum(seed, &[4, 5]));
-        let value = by(&zero, Algorithm::LinearProgramme).unwrap().payoffs[0];
+        let value = by(&zero, Algorithm::LinearProgram).unwrap().payoffs[0];
         for algorithm in [
             Algorithm::LemkeHowson,
             Algorithm::SupportEnumeration,
@@ -417,8 +418,14 @@ fn algorithms_agree_where_they_apply() {
             );
         }
         let refused = |algorithm| by(&three, algorithm).unwrap_err();
-        assert_eq!(refused(Algorithm::LemkeHowson), Unsuitable::TwoPlayers);
-        assert_eq!(refused(Algorithm::LinearProgramme), Unsuitable::ZeroSum);
+        assert_eq!(
+            refused(Algorithm::LemkeHowson),
+            UnsuitableAlgorithm::TwoPlayers
+        );
+        assert_eq!(
+            refused(Algorithm::LinearProgram),
+            UnsuitableAlgorithm::ZeroSum
+        );
     }
 }
 
@@ -432,7 +439,7 @@ fn learning_says_how_near_it_came() {
             rounds,
             ..Options::default()
         };
-        zero.solve(&options, &Free).unwrap()
+        zero.solve(&options, &NeverStop).unwrap()
     };
     for process in [Process::FictitiousPlay, Process::RegretMatchingPlus] {
         let (short, long) = (learnt(process, 2), learnt(process, 200_000));
@@ -453,7 +460,7 @@ fn learning_says_how_near_it_came() {
             algorithm: Algorithm::Learning(process),
             ..Options::default()
         };
-        let settled = dilemma.solve(&options, &Free).unwrap();
+        let settled = dilemma.solve(&options, &NeverStop).unwrap();
         assert!(
             settled.converged() && settled.profile[0][1] > 0.99,
             "{settled:?}"
@@ -467,7 +474,7 @@ fn preferences_choose_among_what_was_found() {
         &[2, 2],
         &vec![vec![4.0, 0.0, 3.0, 2.0], vec![4.0, 3.0, 0.0, 2.0]],
     );
-    let choose = |game: &Game, preference| game.select(preference, &Options::default(), &Free);
+    let choose = |game: &Game, preference| game.select(preference, &Options::default(), &NeverStop);
     let (best, from) = choose(&hunt, Preference::Welfare);
     assert_eq!(
         (best.payoffs, from.found.len(), from.complete),
@@ -499,7 +506,7 @@ fn the_same_seed_gives_the_same_answer() {
 struct After(AtomicU64);
 
 impl Control for After {
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         let left = self.0.load(Ordering::Relaxed);
         self.0.store(left.saturating_sub(1), Ordering::Relaxed);
         left == 0
@@ -533,6 +540,6 @@ fn a_search_that_is_stopped_answers_with_the_best_so_far() {
         }
     }
     let big = game(&[12, 12], &random(1, &[12, 12]));
-    let all = big.all(&Options::default(), &After(AtomicU64::new(2)));
+    let all = big.equilibria(&Options::default(), &After(AtomicU64::new(2)));
     assert!(!all.complete);
 }

@@ -87,7 +87,7 @@ impl Dqn {
         if rng.random::<f64>() < self.epsilon {
             return rng.random_range(0..self.online.outputs());
         }
-        best(&self.online.forward_one(state, &mut self.scratch))
+        argmax(&self.online.forward_one(state, &mut self.scratch))
     }
 
     /// Remembers a transition and learns from a batch; `None` while there are too few.
@@ -116,7 +116,7 @@ impl Dqn {
             values
                 .rows()
                 .into_iter()
-                .map(|r| best(r.as_slice().unwrap_or_default()))
+                .map(|r| argmax(r.as_slice().unwrap_or_default()))
                 .collect()
         });
         let values = space.other.forward(&self.target, &nexts);
@@ -164,7 +164,7 @@ impl Dqn {
 }
 
 /// The position of the largest value; the first of equals.
-pub fn best(values: &[f32]) -> usize {
+pub fn argmax(values: &[f32]) -> usize {
     let mut at = 0;
     for (i, v) in values.iter().enumerate() {
         if *v > values[at] {

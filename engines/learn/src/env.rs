@@ -11,14 +11,14 @@ pub use gridworld::GridWorld;
 use rand::rngs::StdRng;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Step {
+pub struct TimeStep {
     pub reward: f32,
     pub terminated: bool,
     pub truncated: bool,
 }
 
-impl Step {
-    pub fn ended(&self) -> bool {
+impl TimeStep {
+    pub fn is_last(&self) -> bool {
         self.terminated || self.truncated
     }
 }
@@ -29,7 +29,7 @@ pub trait Environment: Send {
     /// Starts an episode and writes its first observation.
     fn reset(&mut self, rng: &mut StdRng, observation: &mut [f32]);
     /// Acts, and writes the next observation.
-    fn step(&mut self, action: usize, rng: &mut StdRng, observation: &mut [f32]) -> Step;
+    fn step(&mut self, action: usize, rng: &mut StdRng, observation: &mut [f32]) -> TimeStep;
 }
 
 /// The environments that exist, by name.

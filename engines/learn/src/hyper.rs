@@ -40,7 +40,7 @@ pub struct Parameter {
 
 /// What is wrong with a set of values: the parameter and the problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Wrong {
+pub struct ParamViolation {
     pub name: String,
     pub problem: String,
 }
@@ -144,15 +144,15 @@ impl Spec {
     }
 
     /// Everything that is wrong: unknown names, wrong kinds, values out of bounds.
-    pub fn check(&self, values: &Values) -> Result<(), Vec<Wrong>> {
-        let wrong: Vec<Wrong> = values
+    pub fn check(&self, values: &Values) -> Result<(), Vec<ParamViolation>> {
+        let wrong: Vec<ParamViolation> = values
             .iter()
             .filter_map(|(name, value)| {
                 let problem = match self.parameters.iter().find(|p| p.name == name) {
                     None => Some("is no parameter of this algorithm".to_owned()),
                     Some(parameter) => parameter.problem(*value),
                 };
-                problem.map(|problem| Wrong {
+                problem.map(|problem| ParamViolation {
                     name: name.clone(),
                     problem,
                 })
@@ -162,7 +162,7 @@ impl Spec {
     }
 
     /// The defaults with some values replaced; these must be right.
-    pub fn complete(&self, values: &Values) -> Result<Values, Vec<Wrong>> {
+    pub fn complete(&self, values: &Values) -> Result<Values, Vec<ParamViolation>> {
         self.check(values)?;
         let mut all = self.defaults();
         all.extend(values.clone());
@@ -208,7 +208,7 @@ pub struct DqnParams {
 
 impl DqnParams {
     /// From checked values; what is left out has its default.
-    pub fn from_values(values: &Values) -> Result<Self, Vec<Wrong>> {
+    pub fn from_values(values: &Values) -> Result<Self, Vec<ParamViolation>> {
         let all = Spec { parameters: DQN }.complete(values)?;
         let number = |name: &str| match all.get(name) {
             Some(Value::Number(n)) => *n,

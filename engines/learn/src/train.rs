@@ -4,7 +4,7 @@
 use crate::{
     dqn::{self, Dqn},
     env::{Environment, make_environment},
-    hyper::{DqnParams, Values, Wrong},
+    hyper::{DqnParams, ParamViolation, Values},
     nn::{Mlp, Scratch},
     replay::Transition,
 };
@@ -20,7 +20,7 @@ pub enum RunError {
     #[error("there is no environment {0:?}")]
     Environment(String),
     #[error("hyperparameters out of bounds")]
-    Hyperparameters(Vec<Wrong>),
+    Hyperparameters(Vec<ParamViolation>),
     #[error("the weights are for another network")]
     Weights,
     #[error("learning diverged: the network's values are not finite any more")]
@@ -82,9 +82,9 @@ pub trait Control {
     /// Takes a report.
     fn report(&mut self, progress: Progress);
     /// Asked between steps, often: must be cheap.
-    fn stopped(&self) -> bool;
+    fn is_stopped(&self) -> bool;
     /// New hyperparameters, if they changed; asked between episodes.
-    fn reloaded(&mut self) -> Option<Values> {
+    fn take_reload(&mut self) -> Option<Values> {
         None
     }
 }
@@ -131,7 +131,7 @@ impl Run {
         env.reset(rng, &mut state);
         let mut total = 0.0;
         for step in 1..=self.steps {
-            if control.stopped() {
+            if control.is_stopped() {
                 return Ok(None);
             }
             let action = agent.act(&state, rng);
@@ -152,12 +152,12 @@ impl Run {
                 meter.losses.add(f64::from(loss));
             }
             std::mem::swap(&mut state, &mut next);
-            if outcome.ended() {
+            if outcome.is_last() {
                 meter.returns.add(total);
                 meter.episodes += 1;
                 total = 0.0;
                 agent.end_episode();
-                if let Some(values) = control.reloaded() {
+                if let Some(values) = control.take_reload() {
                     agent.reload(
                         DqnParams::from_values(&values).map_err(RunError::Hyperparameters)?,
                     );
@@ -243,10 +243,10 @@ pub fn evaluate(env: &mut dyn Environment, net: &Mlp, episodes: u32, seed: u64) 
         env.reset(&mut rng, &mut state);
         let mut total = 0.0;
         loop {
-            let action = dqn::best(&net.forward_one(&state, &mut scratch));
+            let action = dqn::argmax(&net.forward_one(&state, &mut scratch));
             let step = env.step(action, &mut rng, &mut state);
             total += f64::from(step.reward);
-            if step.ended() {
+            if step.is_last() {
                 return total;
             }
         }
@@ -273,11 +273,11 @@ mod tests {
             self.seen.push(progress);
         }
 
-        fn stopped(&self) -> bool {
+        fn is_stopped(&self) -> bool {
             self.stop_after.is_some_and(|n| self.seen.len() >= n)
         }
 
-        fn reloaded(&mut self) -> Option<Values> {
+        fn take_reload(&mut self) -> Option<Values> {
             self.reload.take()
         }
     }

@@ -131,7 +131,7 @@ impl Drop for Counted {
 impl World {
     /// The next run of a trial that is not planned yet ends so. Without a plan it returns 1.
     pub(crate) fn plan(&self, number: u32, outcome: Outcome) {
-        let seed = seeds::of_trial(SEED, number);
+        let seed = seeds::for_trial(SEED, number);
         self.plans
             .lock()
             .entry(seed)

@@ -230,7 +230,7 @@ fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
         agent_type: study.agent_type.clone(),
         environment: study.environment.clone(),
         hyperparameters: hyper::params(&trial.parameters),
-        seed: seeds::of_trial(study.seed, trial.number),
+        seed: seeds::for_trial(study.seed, trial.number),
         steps: study.steps,
         reports: REPORTS,
         on_behalf_of: study.owner_id.clone(),

@@ -78,7 +78,7 @@ impl HyperSync {
             return Ok(());
         }
         match self.measure(&proposal, Purpose::Assessment).await {
-            Err(error) if is_passing(&error) && pauses.is_patient() => Err(error),
+            Err(error) if is_retryable(&error) && pauses.is_patient() => Err(error),
             measured => self.assessed(id, measured).await,
         }
     }
@@ -107,6 +107,6 @@ impl HyperSync {
     }
 }
 
-fn is_passing(error: &HyperSyncError) -> bool {
-    error.failure().is_some_and(Failure::is_passing)
+fn is_retryable(error: &HyperSyncError) -> bool {
+    error.failure().is_some_and(Failure::is_retryable)
 }

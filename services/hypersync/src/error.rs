@@ -3,7 +3,7 @@
 use crate::store::State;
 use std::io;
 use tars_interceptors::store;
-use tars_learn::hyper::Wrong;
+use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{db::Corrupt, tasks::Lost};
@@ -22,7 +22,7 @@ pub enum HyperSyncError {
     #[error("the proposal changes nothing: its values are live")]
     NoChange,
     #[error("hyperparameters out of bounds")]
-    OutOfBounds(Vec<Wrong>),
+    OutOfBounds(Vec<ParamViolation>),
     #[error("the trial is proposed already, by {0}")]
     AlreadyOpen(Uuid),
     #[error(
@@ -120,8 +120,9 @@ impl From<HyperSyncError> for Status {
     }
 }
 
-fn out_of_bounds(wrong: Vec<Wrong>) -> Status {
-    let violation = |w: Wrong| FieldViolation::new(format!("new_params[{}]", w.name), w.problem);
+fn out_of_bounds(wrong: Vec<ParamViolation>) -> Status {
+    let violation =
+        |w: ParamViolation| FieldViolation::new(format!("new_params[{}]", w.name), w.problem);
     fault::invalid(wrong.into_iter().map(violation).collect())
 }
 

@@ -10,7 +10,7 @@ use crate::{
 use std::sync::Arc;
 use tars_credentials::Caller;
 use tars_learn::{
-    hyper::{Value, Values, Wrong},
+    hyper::{ParamViolation, Value, Values},
     spec_of,
 };
 use tars_proto::{
@@ -162,7 +162,7 @@ fn check_change(agent_type: &str, current: &Params, new: &Params) -> Result<(), 
 
 fn check_bounds(agent_type: &str, new: &Params) -> Result<(), HyperSyncError> {
     let wrong = |name: &str, problem: &str| {
-        HyperSyncError::OutOfBounds(vec![Wrong {
+        HyperSyncError::OutOfBounds(vec![ParamViolation {
             name: name.to_owned(),
             problem: problem.to_owned(),
         }])

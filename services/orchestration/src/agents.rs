@@ -234,7 +234,7 @@ impl Agent {
         }
         let input: Vec<f32> = state.iter().map(|v| *v as f32).collect();
         let values = net.forward_one(&input, &mut Scratch::default());
-        let action = dqn::best(&values);
+        let action = dqn::argmax(&values);
         let name = self.action_names.get(action).copied().unwrap_or_default();
         Ok(Action {
             agent: self.definition.id,

@@ -7,14 +7,14 @@ mod wire;
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent as Slot,
-    changes::{Drifted, Release, Reload, Settle, Step, Waiting},
-    steps::{Observed, Stepped},
+    changes::{ApplyOperation, Drifted, Release, Reload, Settle, Waiting},
+    steps::{Observed, StepOutcome},
     store::HoldRow,
 };
 use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
-use tars_learn::hyper::{Value, Values, Wrong};
+use tars_learn::hyper::{ParamViolation, Value, Values};
 use tars_proto::{
     Struct,
     orchestration::v1::*,
@@ -59,7 +59,7 @@ fn values(from: Option<Struct>) -> Result<Values, OrchestrationError> {
             Param::Number(n) => Value::Number(n),
             Param::Text(_) => {
                 let problem = "must be a number or a boolean".to_owned();
-                return Err(OrchestrationError::Hyperparameters(vec![Wrong {
+                return Err(OrchestrationError::Hyperparameters(vec![ParamViolation {
                     name,
                     problem,
                 }]));
@@ -130,8 +130,8 @@ fn agent(slot: &Slot) -> Agent {
     }
 }
 
-fn step_response(stepped: Stepped) -> StepResponse {
-    let Stepped {
+fn step_response(stepped: StepOutcome) -> StepResponse {
+    let StepOutcome {
         step_id,
         at_us,
         raw,
@@ -257,7 +257,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let peer = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let step = Step {
+        let step = ApplyOperation {
             by: peer,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,

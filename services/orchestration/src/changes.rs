@@ -35,7 +35,7 @@ pub(crate) struct Reload {
 
 /// A step of a governed change; the same operation is done once.
 #[derive(Debug, Clone)]
-pub(crate) struct Step {
+pub(crate) struct ApplyOperation {
     pub(crate) by: String,
     pub(crate) on_behalf_of: String,
     pub(crate) change_id: String,
@@ -126,14 +126,18 @@ impl Orchestration {
     pub(crate) async fn apply(
         self: &Arc<Self>,
         agent: Arc<Agent>,
-        step: Step,
+        step: ApplyOperation,
     ) -> Result<i64, OrchestrationError> {
         agent.check(&step.values)?;
         let this = Arc::clone(self);
         to_the_end(async move { this.do_apply(&agent, step).await }).await
     }
 
-    async fn do_apply(&self, agent: &Agent, step: Step) -> Result<i64, OrchestrationError> {
+    async fn do_apply(
+        &self,
+        agent: &Agent,
+        step: ApplyOperation,
+    ) -> Result<i64, OrchestrationError> {
         let _one = agent.changing().lock().await;
         let mut tx = self.store.begin("agents.reload").await?;
         let held = not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;

@@ -1,9 +1,9 @@
 //! What can go wrong in Orchestration, and how each is told to clients.
 
 use std::{io, time::Duration};
-use tars_games::{GameError, ProfileError, ProgrammeTooLarge, RankError, Unsuitable};
+use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
 use tars_interceptors::store;
-use tars_learn::{RunError, hyper::Wrong};
+use tars_learn::{RunError, hyper::ParamViolation};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{db::Corrupt, tasks::Lost};
 use tonic::{Code, Status};
@@ -32,7 +32,7 @@ pub enum OrchestrationError {
     #[error("the observation is for another type of agent")]
     AgentType,
     #[error("hyperparameters out of bounds")]
-    Hyperparameters(Vec<Wrong>),
+    Hyperparameters(Vec<ParamViolation>),
     #[error(transparent)]
     NotScalar(#[from] NotScalar),
     #[error("the live version is {live}, not {expected}")]
@@ -61,11 +61,11 @@ pub enum OrchestrationError {
     #[error(transparent)]
     Profile(#[from] ProfileError),
     #[error(transparent)]
-    Unsuitable(#[from] Unsuitable),
+    UnsuitableAlgorithm(#[from] UnsuitableAlgorithm),
     #[error(transparent)]
     Rank(#[from] RankError),
     #[error(transparent)]
-    ProgrammeTooLarge(#[from] ProgrammeTooLarge),
+    ProgramTooLarge(#[from] ProgramTooLarge),
     #[error("{0} joint actions; conflicts are resolved among up to {1}")]
     DisputeTooLarge(usize, usize),
     #[error("the constraints forbid all of {0} joint actions")]
@@ -113,9 +113,9 @@ impl From<OrchestrationError> for Status {
             E::Run(error) => of_run(error, &text),
             E::Game(_) => fault::invalid_field("game", &text),
             E::Profile(_) => fault::invalid_field("strategy_profile", &text),
-            E::Unsuitable(_) => fault::invalid_field("options.algorithm", &text),
+            E::UnsuitableAlgorithm(_) => fault::invalid_field("options.algorithm", &text),
             E::Rank(error) => of_rank(&error, &text),
-            E::ProgrammeTooLarge(_) | E::DisputeTooLarge(..) => {
+            E::ProgramTooLarge(_) | E::DisputeTooLarge(..) => {
                 fault::invalid_field("game.players", &text)
             }
             E::NothingAllowed(_) => fault::precondition("NOTHING_ALLOWED", "constraints", &text),
@@ -145,7 +145,7 @@ fn of_rank(error: &RankError, text: &str) -> Status {
     }
 }
 
-fn out_of_bounds(wrong: Vec<Wrong>) -> Status {
+fn out_of_bounds(wrong: Vec<ParamViolation>) -> Status {
     fault::invalid(wrong.into_iter().map(violation).collect())
 }
 
@@ -164,6 +164,6 @@ fn end_of(awaits_person: bool) -> &'static str {
     }
 }
 
-fn violation(wrong: Wrong) -> FieldViolation {
+fn violation(wrong: ParamViolation) -> FieldViolation {
     FieldViolation::new(format!("hyperparameters[{}]", wrong.name), wrong.problem)
 }

@@ -323,11 +323,11 @@ impl Control for Steering {
         }
     }
 
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
 
-    fn reloaded(&mut self) -> Option<Values> {
+    fn take_reload(&mut self) -> Option<Values> {
         let current = self.live.as_ref()?.load_full();
         if self
             .seen

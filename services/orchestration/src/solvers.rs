@@ -60,7 +60,7 @@ impl Watch {
 }
 
 impl Control for Watch {
-    fn stopped(&self) -> bool {
+    fn is_stopped(&self) -> bool {
         self.gone.load(Ordering::Relaxed)
             || self.until.is_some_and(|at| Instant::now() >= at)
             || self.points.as_ref().is_some_and(mpsc::Sender::is_closed)
@@ -163,7 +163,7 @@ mod tests {
     use std::time::Duration;
 
     fn until_stopped(watch: &Watch) {
-        while !watch.stopped() {
+        while !watch.is_stopped() {
             std::thread::sleep(Duration::from_millis(1));
         }
     }

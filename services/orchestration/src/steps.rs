@@ -27,7 +27,7 @@ pub(crate) struct Observed {
 }
 
 #[derive(Debug)]
-pub(crate) struct Stepped {
+pub(crate) struct StepOutcome {
     pub(crate) step_id: String,
     pub(crate) at_us: i64,
     pub(crate) raw: Vec<Action>,
@@ -42,7 +42,7 @@ impl Orchestration {
         observed: Vec<Observed>,
         constraints: Vec<Constraint>,
         rule: ResolutionRule,
-    ) -> Result<Stepped, OrchestrationError> {
+    ) -> Result<StepOutcome, OrchestrationError> {
         if observed.is_empty() {
             return Err(OrchestrationError::NoState);
         }
@@ -61,7 +61,7 @@ impl Orchestration {
             .zip(&resolution.resolved)
             .map(|(acted, action)| Ok(self.agents.get(acted.agent)?.instead(acted, *action)))
             .collect::<Result<Vec<Action>, OrchestrationError>>()?;
-        let stepped = Stepped {
+        let stepped = StepOutcome {
             step_id: Uuid::now_v7().to_string(),
             at_us: self.clock.now_us(),
             raw,
@@ -113,7 +113,7 @@ impl Orchestration {
         })
     }
 
-    async fn remember(&self, stepped: &Stepped) -> Result<(), OrchestrationError> {
+    async fn remember(&self, stepped: &StepOutcome) -> Result<(), OrchestrationError> {
         let mut tx = self.store.begin("conflicts.insert").await?;
         store::insert_conflict(&mut tx, &conflict_row(stepped), KEPT).await?;
         Ok(tx.commit().await?)
@@ -126,8 +126,8 @@ impl Orchestration {
 }
 
 /// A step that met a conflict, as it is kept: by names.
-fn conflict_row(stepped: &Stepped) -> ConflictRow {
-    let Stepped {
+fn conflict_row(stepped: &StepOutcome) -> ConflictRow {
+    let StepOutcome {
         dispute,
         resolution,
         ..

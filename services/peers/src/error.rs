@@ -37,7 +37,7 @@ impl Failure {
     }
 
     /// Whether the same call may succeed later, by waiting alone.
-    pub fn is_passing(self) -> bool {
+    pub fn is_retryable(self) -> bool {
         matches!(self, Self::Busy | Self::Transient)
     }
 }
@@ -117,7 +117,7 @@ mod tests {
         ] {
             let failure = failure(fault::status(code, "X", "test"));
             assert_eq!(failure, expected, "{code:?}");
-            assert_eq!(failure.is_passing(), expected == Failure::Transient);
+            assert_eq!(failure.is_retryable(), expected == Failure::Transient);
         }
     }
 

@@ -4,7 +4,7 @@
 const BITS: u32 = 53;
 
 /// The seed of a study's trial: even.
-pub fn of_trial(study: u64, number: u32) -> u64 {
+pub fn for_trial(study: u64, number: u32) -> u64 {
     let mixed = (study ^ 0x5851_f42d_4c95_7f2d)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
         .wrapping_add(u64::from(number));
@@ -13,7 +13,7 @@ pub fn of_trial(study: u64, number: u32) -> u64 {
 }
 
 /// The seed of a run that is measured, by its number: odd.
-pub fn of_measurement(number: u64) -> u64 {
+pub fn for_measurement(number: u64) -> u64 {
     ((number << 1) | 1) & ((1 << BITS) - 1)
 }
 
@@ -24,12 +24,12 @@ mod tests {
 
     #[test]
     fn no_measurement_repeats_a_trial() {
-        let trials: BTreeSet<u64> = (0..1000).map(|n| of_trial(7, n)).collect();
-        let measured: BTreeSet<u64> = (0..1000).map(of_measurement).collect();
+        let trials: BTreeSet<u64> = (0..1000).map(|n| for_trial(7, n)).collect();
+        let measured: BTreeSet<u64> = (0..1000).map(for_measurement).collect();
         assert_eq!((trials.len(), measured.len()), (1000, 1000));
         assert!(trials.is_disjoint(&measured));
         assert!(trials.iter().all(|s| s % 2 == 0 && *s < 1 << BITS));
-        let last = (u64::MAX - 1000..u64::MAX).map(of_measurement);
+        let last = (u64::MAX - 1000..u64::MAX).map(for_measurement);
         assert!(
             measured
                 .into_iter()
@@ -40,7 +40,7 @@ mod tests {
 
     #[test]
     fn a_study_that_is_resumed_trains_on_the_same_seeds() {
-        assert_eq!(of_trial(0, 0), 2_710_911_507_289_578);
-        assert_eq!(of_measurement(3), 7);
+        assert_eq!(for_trial(0, 0), 2_710_911_507_289_578);
+        assert_eq!(for_measurement(3), 7);
     }
 }

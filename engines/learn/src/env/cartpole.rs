@@ -1,7 +1,7 @@
 //! Cart-pole balancing: Barto, Sutton and Anderson (1983), with the constants and the 500-step limit
 //! of Gymnasium's CartPole-v1. One point for every step that the pole stays up.
 
-use super::{Environment, Step};
+use super::{Environment, TimeStep};
 use rand::{RngExt, rngs::StdRng};
 
 const GRAVITY: f32 = 9.8;
@@ -42,7 +42,7 @@ impl Environment for CartPole {
         observation.copy_from_slice(&self.state);
     }
 
-    fn step(&mut self, action: usize, _: &mut StdRng, observation: &mut [f32]) -> Step {
+    fn step(&mut self, action: usize, _: &mut StdRng, observation: &mut [f32]) -> TimeStep {
         let [x, v, angle, spin] = self.state;
         let force = if action == 1 { FORCE } else { -FORCE };
         let (sin, cos) = angle.sin_cos();
@@ -59,7 +59,7 @@ impl Environment for CartPole {
         self.steps += 1;
         observation.copy_from_slice(&self.state);
         let fallen = self.state[0].abs() > MAX_POSITION || self.state[2].abs() > MAX_ANGLE;
-        Step {
+        TimeStep {
             reward: 1.0,
             terminated: fallen,
             truncated: !fallen && self.steps >= MAX_STEPS,
@@ -81,7 +81,7 @@ mod tests {
         loop {
             steps += 1;
             let step = env.step(1, &mut rng, &mut obs);
-            if step.ended() {
+            if step.is_last() {
                 assert!(step.terminated && !step.truncated);
                 break;
             }
@@ -92,7 +92,7 @@ mod tests {
         for n in 1..=500 {
             let push = usize::from(obs[2] + 0.5 * obs[3] + 0.05 * obs[0] + 0.1 * obs[1] > 0.0);
             let step = env.step(push, &mut rng, &mut obs);
-            assert_eq!(step.ended(), n == 500, "step {n}");
+            assert_eq!(step.is_last(), n == 500, "step {n}");
             assert!(!step.terminated);
         }
     }

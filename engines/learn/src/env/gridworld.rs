@@ -1,7 +1,7 @@
 //! A walk on a 5×5 grid from one corner to the other: every step costs 0.01, the goal is worth 1.
 //! The best return is known exactly: eight steps, 0.93.
 
-use super::{Environment, Step};
+use super::{Environment, TimeStep};
 use rand::rngs::StdRng;
 
 const SIZE: usize = 5;
@@ -42,7 +42,7 @@ impl Environment for GridWorld {
         self.observe(observation);
     }
 
-    fn step(&mut self, action: usize, _: &mut StdRng, observation: &mut [f32]) -> Step {
+    fn step(&mut self, action: usize, _: &mut StdRng, observation: &mut [f32]) -> TimeStep {
         match action {
             0 => self.row = self.row.saturating_sub(1),
             1 => self.row = (self.row + 1).min(SIZE - 1),
@@ -53,7 +53,7 @@ impl Environment for GridWorld {
         self.observe(observation);
         let goal = self.row == SIZE - 1 && self.column == SIZE - 1;
         let reward = if goal { 1.0 } else { -0.01 };
-        Step {
+        TimeStep {
             reward,
             terminated: goal,
             truncated: !goal && self.steps >= MAX_STEPS,

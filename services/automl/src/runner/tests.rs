@@ -270,7 +270,7 @@ async fn a_killed_study_goes_on_with_the_trials_that_ran() {
         }
     }
     let seeds_asked: HashSet<u64> = rig.world.asked().iter().map(|a| a.seed).collect();
-    let left: HashSet<u64> = (2..5).map(|n| seeds::of_trial(7, n)).collect();
+    let left: HashSet<u64> = (2..5).map(|n| seeds::for_trial(7, n)).collect();
     assert_eq!(seeds_asked, left);
 }
 

@@ -30,7 +30,7 @@ pub(crate) fn seeds_of(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
         Purpose::Assessment => count,
     };
     (first..first + count)
-        .map(|i| seeds::of_measurement(base + i))
+        .map(|i| seeds::for_measurement(base + i))
         .collect()
 }
 

@@ -9,7 +9,7 @@ use futures_util::stream;
 use std::time::Duration;
 use tars_games::{
     Algorithm, Concept, Control, Equilibria, Objective, Options, Point, Preference, Selection,
-    Solution, Unsuitable,
+    Solution, UnsuitableAlgorithm,
 };
 use tars_interceptors::{Call, call::in_current_trace};
 use tars_proto::{fault, orchestration::v1::*};
@@ -79,7 +79,7 @@ fn choose(
     preference: Preference,
     options: &Options,
     control: &dyn Control,
-) -> Result<(Solution, Option<Equilibria>), Unsuitable> {
+) -> Result<(Solution, Option<Equilibria>), UnsuitableAlgorithm> {
     if preference == Preference::Any {
         return Ok((game.solve(options, control)?, None));
     }
@@ -179,7 +179,7 @@ impl game_service_server::GameService for Api {
         let FindEquilibriaRequest { game, options } = request.into_inner();
         let asked = Asked::new(&call, options)?;
         let Named { players, game, .. } = wire::game("game.", game)?;
-        let work = move |watch: &Watch| game.all(&asked.options, watch);
+        let work = move |watch: &Watch| game.equilibria(&asked.options, watch);
         let watch = Watch::until(asked.until);
         let all = self.0.solvers.run(&asked.caller, watch, work).await?;
         let found = all.found.into_iter().zip(all.components);
@@ -239,7 +239,7 @@ impl game_service_server::GameService for Api {
         let strategies: Vec<Vec<f64>> = given.into_iter().map(|s| s.probabilities).collect();
         let asked = Asked::new(&call, None)?;
         let work = move |_: &Watch| {
-            let tolerance = tolerance.unwrap_or_else(|| named.game.usual_tolerance());
+            let tolerance = tolerance.unwrap_or_else(|| named.game.default_tolerance());
             let verified = named.game.verify(&strategies, tolerance)?;
             Ok::<_, OrchestrationError>(wire::equilibrium(&named.players, verified, 0))
         };
@@ -268,7 +268,7 @@ impl game_service_server::GameService for Api {
             population: population.unwrap_or(usual.population),
         };
         let work = move |watch: &Watch| {
-            let mass = named.game.alpha_rank(selection, &|| watch.stopped())?;
+            let mass = named.game.alpha_rank(selection, &|| watch.is_stopped())?;
             let mut ranking: Vec<JointProbability> = (mass.iter().enumerate())
                 .map(|(cell, share)| wire::joint(&named, cell, *share))
                 .collect();

@@ -193,7 +193,7 @@ pub(super) fn candidates(
 pub(super) fn algorithm(from: i32) -> Algorithm {
     match NashAlgorithm::try_from(from).unwrap_or_default() {
         NashAlgorithm::Unspecified => Algorithm::Automatic,
-        NashAlgorithm::LinearProgramme => Algorithm::LinearProgramme,
+        NashAlgorithm::LinearProgramme => Algorithm::LinearProgram,
         NashAlgorithm::LemkeHowson => Algorithm::LemkeHowson,
         NashAlgorithm::SupportEnumeration => Algorithm::SupportEnumeration,
         NashAlgorithm::IteratedPolymatrix => Algorithm::IteratedPolymatrix,

@@ -40,8 +40,8 @@ async fn reload(service: &Arc<Orchestration>, value: f64) -> Result<i64, Orchest
     Ok(service.reload(policy(service), reload).await?.row.version)
 }
 
-fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> Step {
-    Step {
+fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> ApplyOperation {
+    ApplyOperation {
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: change.into(),
@@ -51,7 +51,10 @@ fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> Ste
     }
 }
 
-async fn apply(service: &Arc<Orchestration>, step: Step) -> Result<i64, OrchestrationError> {
+async fn apply(
+    service: &Arc<Orchestration>,
+    step: ApplyOperation,
+) -> Result<i64, OrchestrationError> {
     service.apply(policy(service), step).await
 }
 

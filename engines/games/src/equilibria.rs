@@ -46,13 +46,13 @@ impl Game {
     /// Finds all equilibria that it can, until it is stopped: all extreme ones of a two-player game
     /// that has no more than [`MAX_ALL`] undominated actions a player; otherwise pure ones, then
     /// one on each support where there is one.
-    pub fn all(&self, options: &Options, control: &dyn Control) -> Equilibria {
+    pub fn equilibria(&self, options: &Options, control: &dyn Control) -> Equilibria {
         self.within(Budget::ENDLESS, options, control)
     }
 
     fn within(&self, budget: Budget, options: &Options, control: &dyn Control) -> Equilibria {
         let tolerance = options.tolerance(self);
-        let kept = pure::undominated(self, &|| control.stopped());
+        let kept = pure::undominated(self, &|| control.is_stopped());
         if self.players() == 2 && kept.iter().all(|k| k.len() <= MAX_ALL) {
             return self.extremes(&kept, tolerance, control);
         }
@@ -61,7 +61,7 @@ impl Game {
         let mut found = Vec::with_capacity(profiles.len());
         for (index, (method, profile)) in profiles.iter().enumerate() {
             // The first is worth its certificate even when the time is over.
-            if index > 0 && control.stopped() {
+            if index > 0 && control.is_stopped() {
                 break;
             }
             let kernel = &mut search.kernel;
@@ -82,7 +82,7 @@ impl Game {
 
     fn extremes(&self, kept: &[Vec<usize>], tolerance: f64, control: &dyn Control) -> Equilibria {
         let small = self.restricted(kept);
-        let extremes = vertices::search(&small, &|| control.stopped());
+        let extremes = vertices::search(&small, &|| control.is_stopped());
         let mut complete = extremes.complete && extremes.profiles.len() <= MAX_FOUND;
         let mut out = Equilibria {
             found: Vec::new(),
@@ -166,7 +166,7 @@ fn collect(search: &mut Search<'_>, budget: Budget, seed: u64) -> Vec<(Method, V
         profiles.push((Method::SupportEnumeration, found.to_vec()));
         profiles.len() >= MAX_FOUND
     });
-    if profiles.is_empty() && !search.stopped() {
+    if profiles.is_empty() && !search.is_stopped() {
         portfolio(search, seed);
         profiles.push((search.method(), search.best().to_vec()));
     }
