@@ -293,7 +293,7 @@ fn operator_identity(process: &Process) -> Result<IdentityFiles, StartError> {
     let files = IdentityFiles::in_dir(&config.data.dir.join("operator"));
     let id = SpiffeId::new(&config.trust.domain, OPERATOR).map_err(StartError::TrustDomain)?;
     let life = Duration::from_secs(config.certificates.operator_life_days * 86_400);
-    let request = tars_certs::ca::Request::new(id, life).kept_by_authority();
+    let request = tars_certs::ca::Request::new(id, life).managed_by_authority();
     process.keep_files(request, &files)?;
     Ok(files)
 }

@@ -24,7 +24,7 @@ use rcgen::{
     CertificateRevocationListParams, KeyIdMethod, KeyPair, PublicKeyData, RevokedCertParams,
     SerialNumber,
 };
-use rotation::{Ledger, RootState, Step};
+use rotation::{Ledger, RootState, RotationStep};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer};
 use std::{
     fs, io,
@@ -63,12 +63,12 @@ pub enum CaError {
 
 /// How long things live.
 #[derive(Debug, Clone, Copy)]
-pub struct Lives {
+pub struct Lifetimes {
     pub root: Duration,
     pub intermediate: Duration,
 }
 
-impl Default for Lives {
+impl Default for Lifetimes {
     fn default() -> Self {
         Self {
             root: DAY * 3650,
@@ -100,7 +100,7 @@ struct Inner {
 #[derive(Debug)]
 pub struct Authority {
     dir: PathBuf,
-    lives: Lives,
+    lives: Lifetimes,
     trust_domain: String,
     join_key: Zeroizing<Vec<u8>>,
     inner: RwLock<Inner>,
@@ -115,7 +115,7 @@ impl Authority {
     pub fn init(
         dir: &Path,
         trust_domain: &str,
-        lives: Lives,
+        lives: Lifetimes,
         now: Duration,
     ) -> Result<Self, CaError> {
         if Self::exists(dir) {
@@ -137,7 +137,7 @@ impl Authority {
     pub fn open(
         dir: &Path,
         trust_domain: &str,
-        lives: Lives,
+        lives: Lifetimes,
         now: Duration,
     ) -> Result<Self, CaError> {
         let ledger = Ledger::load(dir)?;
@@ -170,7 +170,7 @@ impl Authority {
     pub fn open_or_init(
         dir: &Path,
         trust_domain: &str,
-        lives: Lives,
+        lives: Lifetimes,
         now: Duration,
     ) -> Result<Self, CaError> {
         if Self::exists(dir) {
@@ -237,7 +237,7 @@ impl Authority {
     }
 
     /// Follows a deny-list from now on. The first one counts.
-    pub fn heed(&self, revocations: Revocations) {
+    pub fn enforce(&self, revocations: Revocations) {
         self.revocations.get_or_init(|| revocations);
     }
 
@@ -341,11 +341,11 @@ impl Authority {
     }
 
     /// Takes one step of the rotation of roots; any other order is refused.
-    pub fn step(&self, step: Step, by: &str, now: Duration) -> Result<RootInfo, CaError> {
+    pub fn step(&self, step: RotationStep, by: &str, now: Duration) -> Result<RootInfo, CaError> {
         let mut inner = self.inner.write();
         let next = inner.ledger.after(step, by, now)?;
         let generation = next.last().generation;
-        if step == Step::Prepare {
+        if step == RotationStep::Prepare {
             let fresh =
                 Generation::create(&self.dir, generation, &self.trust_domain, self.lives, now)?;
             inner.roots.push(fresh);
@@ -384,7 +384,7 @@ impl Authority {
 
     /// Leaves of `id` begin no earlier than `at`, from now on: they are backdated for clocks that
     /// are behind, and must not be backdated to before their identity was revoked. The latest counts.
-    pub fn begin_no_earlier(&self, id: &SpiffeId, at: Duration) -> Result<(), CaError> {
+    pub fn raise_not_before(&self, id: &SpiffeId, at: Duration) -> Result<(), CaError> {
         let mut inner = self.inner.write();
         let mut next = inner.ledger.clone();
         let floor = next.not_before.entry(id.as_str().to_owned()).or_default();
@@ -395,7 +395,7 @@ impl Authority {
     }
 
     /// The steps after a version, for whoever must record them.
-    pub fn steps_after(&self, version: u64) -> Vec<rotation::Taken> {
+    pub fn steps_after(&self, version: u64) -> Vec<rotation::StepRecord> {
         let inner = self.inner.read();
         let steps = inner.ledger.steps.iter();
         steps.filter(|s| s.version > version).cloned().collect()
@@ -407,8 +407,8 @@ impl Authority {
     }
 
     /// The certificate with this serial is in a list now.
-    pub fn taken_up(&self, serial: &str) -> Result<(), CaError> {
-        self.journal.taken_up(serial)
+    pub fn acknowledge(&self, serial: &str) -> Result<(), CaError> {
+        self.journal.acknowledge(serial)
     }
 
     fn save_bundle(&self) -> Result<(), CaError> {

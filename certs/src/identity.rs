@@ -4,7 +4,7 @@ use crate::{
     CaError, Revocations, Serial, SpiffeId,
     crypto::provider,
     peer::{PeerCertificate, PeerError, Verified},
-    trust::{Refusal, Side, Trust, TrustError, key_id},
+    trust::{Side, Trust, TrustError, VerifyError, key_id},
 };
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
@@ -37,7 +37,7 @@ pub enum IdentityError {
     #[error("the private key is not usable with the certificate: {0}")]
     Key(#[from] rustls::Error),
     #[error("peers would refuse the certificate: {0}")]
-    Refused(#[from] Refusal),
+    Refused(#[from] VerifyError),
     #[error(transparent)]
     Ca(#[from] CaError),
     #[error("{path}: {problem}")]
@@ -98,7 +98,7 @@ impl Identity {
     }
 
     /// Whether a service can be served with it.
-    pub fn for_servers(self) -> Result<Self, IdentityError> {
+    pub fn require_server_auth(self) -> Result<Self, IdentityError> {
         if self.leaf().server_auth {
             Ok(self)
         } else {
@@ -216,7 +216,7 @@ impl IdentityHandle {
     }
 
     /// Whether the identity is revoked, for whoever must tell others.
-    pub fn is_revoked(&self) -> watch::Receiver<bool> {
+    pub fn subscribe_revoked(&self) -> watch::Receiver<bool> {
         self.revoked.subscribe()
     }
 
@@ -228,14 +228,14 @@ impl IdentityHandle {
         peer: &Verified,
         side: Side,
         time: &dyn TimeProvider,
-        counts: impl Fn(&Refusal) -> bool,
-    ) -> Refusal {
+        counts: impl Fn(&VerifyError) -> bool,
+    ) -> VerifyError {
         let mut changes = self.changed.subscribe();
         let mut judged = Arc::clone(&then.trust);
         loop {
             let current = Arc::clone(&self.current().trust);
             let now = time.current_time();
-            if let Some(now) = now.filter(|_| !current.judges_as(&judged)) {
+            if let Some(now) = now.filter(|_| !current.is_equivalent(&judged)) {
                 match current.verify_again(peer, now, side) {
                     Err(refusal) if counts(&refusal) => return refusal,
                     _ => judged = current,
@@ -287,7 +287,7 @@ mod tests {
     use super::*;
     use crate::{
         Authority, IdentityFiles,
-        ca::{Lives, Request},
+        ca::{Lifetimes, Request},
     };
     use rustls::pki_types::UnixTime;
     use std::path::Path;
@@ -314,7 +314,7 @@ mod tests {
         Authority::init(
             dir,
             "tars.local",
-            Lives::default(),
+            Lifetimes::default(),
             Duration::from_secs(NOW),
         )
         .unwrap()

@@ -31,7 +31,7 @@ pub enum JoinKind {
     Unrecorded,
     /// Kept by a process beside its key, for a machine that slept past the end of its certificate:
     /// goes on with a lineage.
-    Again,
+    Rejoin,
 }
 
 /// What a token says. Only [`JoinClaims::verify`] makes it more than a claim.
@@ -41,9 +41,9 @@ pub struct JoinClaims {
     pub id: [u8; 16],
     pub lineage: [u8; 16],
     /// When it was made, in whole seconds since the Unix epoch.
-    pub made: Duration,
+    pub issued_at: Duration,
     /// Since the Unix epoch.
-    pub expires: Duration,
+    pub expires_at: Duration,
     /// The key of the root that the bootstrap listener must stand under.
     pub root: KeyId,
     pub spiffe_id: SpiffeId,
@@ -98,7 +98,7 @@ impl JoinToken {
     }
 
     /// What the token says, for the joiner, who cannot prove it.
-    pub fn read(&self) -> Result<JoinClaims, JoinError> {
+    pub fn unverified_claims(&self) -> Result<JoinClaims, JoinError> {
         let bytes = self.bytes()?;
         JoinClaims::decode(&bytes[..bytes.len() - TAG])
     }
@@ -126,22 +126,22 @@ impl JoinClaims {
         now: Duration,
         life: Duration,
     ) -> Self {
-        let made = Duration::from_secs(now.as_secs());
+        let issued_at = Duration::from_secs(now.as_secs());
         Self {
             kind,
             id: rand::random(),
             lineage: [0; 16],
-            made,
-            expires: made + life.min(MAX_LIFE),
+            issued_at,
+            expires_at: issued_at + life.min(MAX_LIFE),
             root: authority.active_root(),
             spiffe_id: id,
         }
     }
 
     fn check_time(&self, now: Duration) -> Result<(), JoinError> {
-        let life = self.expires.saturating_sub(self.made);
+        let life = self.expires_at.saturating_sub(self.issued_at);
         match self.kind {
-            _ if self.expires <= now => Err(JoinError::Expired),
+            _ if self.expires_at <= now => Err(JoinError::Expired),
             JoinKind::First | JoinKind::Unrecorded if life > MAX_LIFE => Err(JoinError::TooLong),
             _ => Ok(()),
         }
@@ -150,13 +150,13 @@ impl JoinClaims {
     fn encode(&self) -> Vec<u8> {
         let kind = match self.kind {
             JoinKind::First => 0,
-            JoinKind::Again => 1,
+            JoinKind::Rejoin => 1,
             JoinKind::Unrecorded => 2,
         };
         let mut bytes = vec![VERSION, kind];
         bytes.extend_from_slice(&self.id);
         bytes.extend_from_slice(&self.lineage);
-        for at in [self.made, self.expires] {
+        for at in [self.issued_at, self.expires_at] {
             bytes.extend_from_slice(&at.as_secs().to_be_bytes());
         }
         bytes.extend_from_slice(self.root.as_bytes());
@@ -174,7 +174,7 @@ impl JoinClaims {
         };
         let kind = match (fixed[0], fixed[1]) {
             (VERSION, 0) => JoinKind::First,
-            (VERSION, 1) => JoinKind::Again,
+            (VERSION, 1) => JoinKind::Rejoin,
             (VERSION, 2) => JoinKind::Unrecorded,
             _ => return Err(JoinError::Malformed),
         };
@@ -188,8 +188,8 @@ impl JoinClaims {
             kind,
             id: sixteen(2),
             lineage: sixteen(18),
-            made: time(34),
-            expires: time(42),
+            issued_at: time(34),
+            expires_at: time(42),
             root: KeyId::from_bytes(part(50, 32)).map_err(|_| JoinError::Malformed)?,
             spiffe_id: text.parse().map_err(|_| JoinError::Malformed)?,
         })
@@ -199,7 +199,7 @@ impl JoinClaims {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ca::Lives;
+    use crate::ca::Lifetimes;
 
     const NOW: Duration = Duration::from_secs(1_800_000_000);
 
@@ -208,15 +208,15 @@ mod tests {
             kind: JoinKind::First,
             id: [7; 16],
             lineage: [0; 16],
-            made: NOW,
-            expires: NOW + Duration::from_secs(60),
+            issued_at: NOW,
+            expires_at: NOW + Duration::from_secs(60),
             root: ca.active_root(),
             spiffe_id: "spiffe://tars.local/automl".parse().unwrap(),
         }
     }
 
     fn authority(dir: &std::path::Path) -> Authority {
-        Authority::init(dir, "tars.local", Lives::default(), NOW).unwrap()
+        Authority::init(dir, "tars.local", Lifetimes::default(), NOW).unwrap()
     }
 
     #[test]
@@ -225,7 +225,7 @@ mod tests {
         let ca = authority(dir.path());
         let token = JoinToken::mint(&ca, &claims(&ca));
         assert_eq!(token.verify(&ca, NOW).unwrap(), claims(&ca));
-        assert_eq!(token.read().unwrap(), claims(&ca));
+        assert_eq!(token.unverified_claims().unwrap(), claims(&ca));
         assert_eq!(format!("{token:?}"), "JoinToken(…)");
     }
 
@@ -261,15 +261,15 @@ mod tests {
         let id = claims(&ca).spiffe_id;
         for kind in [JoinKind::First, JoinKind::Unrecorded] {
             let made = JoinClaims::first(&ca, kind, id.clone(), NOW, Duration::MAX);
-            assert_eq!(made.expires, NOW + MAX_LIFE);
+            assert_eq!(made.expires_at, NOW + MAX_LIFE);
             assert_eq!(shown(&made).unwrap(), made);
             let longer = JoinClaims {
-                expires: NOW + MAX_LIFE + Duration::from_secs(1),
+                expires_at: NOW + MAX_LIFE + Duration::from_secs(1),
                 ..made
             };
             assert_eq!(shown(&longer), Err(JoinError::TooLong));
             // One that goes on with a lineage ends with it.
-            let kind = JoinKind::Again;
+            let kind = JoinKind::Rejoin;
             assert!(shown(&JoinClaims { kind, ..longer }).is_ok());
         }
     }

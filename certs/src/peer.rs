@@ -101,7 +101,7 @@ impl PeerCertificate {
         }
     }
 
-    pub fn life(&self) -> Duration {
+    pub fn lifetime(&self) -> Duration {
         self.not_after.saturating_sub(self.not_before)
     }
 }
@@ -179,7 +179,7 @@ pub struct Verified {
     /// The root's key.
     pub anchor: KeyId,
     /// What it showed, to be judged again when roots or lists change.
-    pub shown: Arc<[CertificateDer<'static>]>,
+    pub presented: Arc<[CertificateDer<'static>]>,
 }
 
 impl Verified {
@@ -214,19 +214,19 @@ impl PeerInfo {
 
 /// What the verifier of a handshake found out.
 #[derive(Debug, Default)]
-pub struct Seen {
+pub struct HandshakeObservation {
     pub peer: Option<Verified>,
     /// A metric label: why the peer's certificate was refused.
     pub refusal: Option<&'static str>,
 }
 
 tokio::task_local! {
-    static SEEN: RefCell<Seen>;
+    static SEEN: RefCell<HandshakeObservation>;
 }
 
 /// Runs a handshake and hands over what its verifier found: rustls has no way to carry it, and
 /// neither parsing nor path building should happen twice.
-pub async fn observed<F: Future>(handshake: F) -> (F::Output, Seen) {
+pub async fn observe_handshake<F: Future>(handshake: F) -> (F::Output, HandshakeObservation) {
     let watched = async {
         let output = handshake.await;
         (output, SEEN.with(RefCell::take))
@@ -234,8 +234,8 @@ pub async fn observed<F: Future>(handshake: F) -> (F::Output, Seen) {
     SEEN.scope(RefCell::default(), watched).await
 }
 
-pub(crate) fn found(result: Result<&Verified, &'static str>) {
-    // Outside of `observed` nobody wants to know.
+pub(crate) fn record(result: Result<&Verified, &'static str>) {
+    // Outside of `observe_handshake` nobody wants to know.
     let _unobserved = SEEN.try_with(|seen| {
         let mut seen = seen.borrow_mut();
         match result {

@@ -39,10 +39,10 @@ pub enum SourceError {
     Identity(#[from] IdentityError),
     /// Who issues said no.
     #[error("{0}")]
-    Remote(String),
+    Refused(String),
     /// Who issues cannot be asked now.
     #[error("{0}")]
-    Away(String),
+    Unreachable(String),
     #[error("no answer in {FETCH_LIMIT:?}")]
     Timeout,
 }
@@ -126,7 +126,7 @@ pub fn renew_at(got: Duration, not_after: Duration, jitter: f64) -> Duration {
 
 /// The pause after a number of failures: doubled each time, capped, and never so long that a
 /// short life passes in it; moved by `jitter` in -1..=1 times a fifth.
-pub fn pause(failures: u32, life: Duration, jitter: f64) -> Duration {
+pub fn backoff(failures: u32, life: Duration, jitter: f64) -> Duration {
     let cap = (life / 10).clamp(FIRST_PAUSE, MAX_PAUSE);
     let grown = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16));
     grown.min(cap).mul_f64(1.0 + jitter.clamp(-1.0, 1.0) / 5.0)
@@ -198,7 +198,7 @@ impl Renewal {
         let identity = fetched.unwrap_or(Err(SourceError::Timeout))?;
         if self.revocations.denies(identity.verified()) {
             let serial = &identity.leaf().serial;
-            return Err(SourceError::Remote(format!(
+            return Err(SourceError::Refused(format!(
                 "the next certificate (serial {serial}) is revoked already"
             )));
         }
@@ -219,7 +219,7 @@ impl Renewal {
         let life = current.leaf().not_after.saturating_sub(since);
         State::Failing {
             since,
-            pause: pause(failures, life, jitter()),
+            pause: backoff(failures, life, jitter()),
         }
     }
 

@@ -122,7 +122,7 @@ mod tests {
             },
             chain: vec![name(serial), name("77")],
             anchor: issuer,
-            shown: Arc::default(),
+            presented: Arc::default(),
         }
     }
 

@@ -6,14 +6,14 @@
 //! never looks at a root's validity, path length or key usage, at the leaf's own key, at URI names,
 //! or at a missing key usage.
 
+mod error;
 mod issuer;
 mod lists;
-mod refusal;
 
+pub use error::VerifyError;
 pub use issuer::IssuerError;
 pub(crate) use issuer::SigningCertificate;
 pub(crate) use lists::RevocationList;
-pub use refusal::Refusal;
 
 use crate::{
     CertName, KeyId, PeerError, Revocations, Serial,
@@ -124,7 +124,7 @@ impl Trust {
     }
 
     /// Whether every chain has the same verdict here as there.
-    pub(crate) fn judges_as(&self, other: &Self) -> bool {
+    pub(crate) fn is_equivalent(&self, other: &Self) -> bool {
         self.trust_domain == other.trust_domain
             && self.ders == other.ders
             && self.lists.ders().eq(other.lists.ders())
@@ -143,9 +143,9 @@ impl Trust {
         now: UnixTime,
         side: Side,
         revocations: &Revocations,
-    ) -> Result<Verified, Refusal> {
+    ) -> Result<Verified, VerifyError> {
         if intermediates.len() > MAX_INTERMEDIATES {
-            return Err(Refusal::TooLong(intermediates.len()));
+            return Err(VerifyError::TooLong(intermediates.len()));
         }
         let (chain, anchor) = self.follow(end_entity, intermediates, now, side)?;
         let certificate = PeerCertificate::parse_in(end_entity, &self.trust_domain)?;
@@ -154,17 +154,17 @@ impl Trust {
             Side::Server => certificate.server_auth,
         };
         if !fits {
-            return Err(Refusal::Purpose);
+            return Err(VerifyError::Purpose);
         }
         let shown = std::iter::once(end_entity).chain(intermediates);
         let peer = Verified {
             certificate,
             chain,
             anchor,
-            shown: shown.map(|c| c.clone().into_owned()).collect(),
+            presented: shown.map(|c| c.clone().into_owned()).collect(),
         };
         if revocations.denies(&peer) {
-            return Err(Refusal::Revoked);
+            return Err(VerifyError::Revoked);
         }
         Ok(peer)
     }
@@ -175,8 +175,8 @@ impl Trust {
         peer: &Verified,
         now: UnixTime,
         side: Side,
-    ) -> Result<(), Refusal> {
-        let Some((leaf, rest)) = peer.shown.split_first() else {
+    ) -> Result<(), VerifyError> {
+        let Some((leaf, rest)) = peer.presented.split_first() else {
             return Ok(());
         };
         self.verify(leaf, rest, now, side, &Revocations::default())
@@ -190,8 +190,8 @@ impl Trust {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         side: Side,
-    ) -> Result<Followed, Refusal> {
-        let leaf = EndEntityCert::try_from(end_entity).map_err(Refusal::Chain)?;
+    ) -> Result<Followed, VerifyError> {
+        let leaf = EndEntityCert::try_from(end_entity).map_err(VerifyError::Chain)?;
         let usage = match side {
             Side::Client => KeyUsage::client_auth(),
             Side::Server => KeyUsage::server_auth(),
@@ -214,24 +214,24 @@ impl Trust {
             Some(&judge),
         );
         // What was judged here went all the way up to a root: its refusal says the most.
-        let found = found.map(drop).map_err(Refusal::Chain);
+        let found = found.map(drop).map_err(VerifyError::Chain);
         let judged = verdict.into_inner();
         judged.unwrap_or_else(|| {
             Err(found
                 .err()
-                .unwrap_or(Refusal::Chain(webpki::Error::UnknownIssuer)))
+                .unwrap_or(VerifyError::Chain(webpki::Error::UnknownIssuer)))
         })
     }
 
     /// What webpki leaves open of a path whose signatures, times and names are good.
-    fn judge(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Followed, Refusal> {
+    fn judge(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Followed, VerifyError> {
         let root = self.root_of(path)?;
         let at = Duration::from_secs(now.as_secs());
         if root.is.not_after <= at {
-            return Err(Refusal::ExpiredRoot);
+            return Err(VerifyError::ExpiredRoot);
         }
         if root.is.not_before > at {
-            return Err(Refusal::EarlyRoot);
+            return Err(VerifyError::EarlyRoot);
         }
         let (mut names, mut below) = (Vec::new(), 0u32);
         let mut issuer = Issuer {
@@ -256,7 +256,7 @@ impl Trust {
             below += 1;
         }
         if root.is.path_len.is_some_and(|most| below > most) {
-            return Err(Refusal::Chain(webpki::Error::PathLenConstraintViolated));
+            return Err(VerifyError::Chain(webpki::Error::PathLenConstraintViolated));
         }
         let (leaf, der) = (path.end_entity(), path.end_entity().der());
         let asked = Asked {
@@ -270,17 +270,17 @@ impl Trust {
         Ok((names, root.is.key))
     }
 
-    fn root_of(&self, path: &VerifiedPath<'_>) -> Result<&Root, Refusal> {
+    fn root_of(&self, path: &VerifiedPath<'_>) -> Result<&Root, VerifyError> {
         let anchor = path.anchor();
         let same = |r: &&Root| {
             r.anchor.subject_public_key_info == anchor.subject_public_key_info
                 && r.anchor.subject == anchor.subject
         };
         let found = self.roots.iter().find(same);
-        found.ok_or(Refusal::Chain(webpki::Error::UnknownIssuer))
+        found.ok_or(VerifyError::Chain(webpki::Error::UnknownIssuer))
     }
 
-    fn intermediate<'a>(&self, der: &'a CertificateDer<'_>) -> Result<Issuer<'a>, Refusal> {
+    fn intermediate<'a>(&self, der: &'a CertificateDer<'_>) -> Result<Issuer<'a>, VerifyError> {
         let (_, cert) = X509Certificate::from_der(der).map_err(|_| IssuerError::Malformed)?;
         Ok(Issuer {
             is: SigningCertificate::of(&cert, Some(&self.trust_domain))?,
@@ -294,7 +294,7 @@ impl Trust {
         asked: &Asked<'_>,
         issuer: &Issuer<'_>,
         now: UnixTime,
-    ) -> Result<CertName, Refusal> {
+    ) -> Result<CertName, VerifyError> {
         self.lists.check(asked, issuer, now)?;
         let serial = Serial::from_bytes(asked.serial).map_err(|_| PeerError::Malformed)?;
         Ok(CertName {

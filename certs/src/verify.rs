@@ -5,7 +5,7 @@ use crate::{
     KeyId, Revocations, SpiffeId,
     crypto::provider,
     peer::{self, Verified},
-    trust::{Refusal, Side, Trust, key_id},
+    trust::{Side, Trust, VerifyError, key_id},
 };
 use rustls::{
     DigitallySignedStruct, DistinguishedName, Error, SignatureScheme,
@@ -15,14 +15,14 @@ use rustls::{
 };
 use std::{sync::Arc, time::Duration};
 
-fn report(result: Result<Verified, Refusal>) -> Result<(), Error> {
+fn report(result: Result<Verified, VerifyError>) -> Result<(), Error> {
     match result {
         Ok(verified) => {
-            peer::found(Ok(&verified));
+            peer::record(Ok(&verified));
             Ok(())
         }
         Err(refusal) => {
-            peer::found(Err(refusal.reason()));
+            peer::record(Err(refusal.reason()));
             Err(refusal.into_rustls())
         }
     }
@@ -106,7 +106,7 @@ pub(crate) trait ServerIdentityPolicy: std::fmt::Debug + Send + Sync {
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Verified, Refusal>;
+    ) -> Result<Verified, VerifyError>;
 }
 
 /// Checks servers by a policy.
@@ -163,7 +163,7 @@ impl ServerIdentityPolicy for ExpectedId {
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Verified, Refusal> {
+    ) -> Result<Verified, VerifyError> {
         let chain = (end_entity, rest);
         check_server(&self.trust, &self.revocations, &self.expected, chain, now)
     }
@@ -176,12 +176,12 @@ fn check_server(
     expected: &SpiffeId,
     chain: (&CertificateDer<'_>, &[CertificateDer<'_>]),
     now: UnixTime,
-) -> Result<Verified, Refusal> {
+) -> Result<Verified, VerifyError> {
     let verified = trust.verify(chain.0, chain.1, now, Side::Server, revocations)?;
     if verified.certificate.id == *expected {
         Ok(verified)
     } else {
-        Err(Refusal::OtherId(verified.certificate.id.to_string()))
+        Err(VerifyError::OtherId(verified.certificate.id.to_string()))
     }
 }
 
@@ -199,18 +199,18 @@ impl ServerIdentityPolicy for PinnedRoot {
         end_entity: &CertificateDer<'_>,
         rest: &[CertificateDer<'_>],
         now: UnixTime,
-    ) -> Result<Verified, Refusal> {
+    ) -> Result<Verified, VerifyError> {
         let root = rest
             .iter()
             .find(|c| key_id(c).is_some_and(|id| id == self.root))
-            .ok_or(Refusal::Chain(webpki::Error::UnknownIssuer))?;
+            .ok_or(VerifyError::Chain(webpki::Error::UnknownIssuer))?;
         let trust = Trust::new(
             self.expected.trust_domain(),
             vec![root.clone().into_owned()],
             Vec::new(),
             Duration::from_secs(now.as_secs()),
         )
-        .map_err(|_| Refusal::ExpiredRoot)?;
+        .map_err(|_| VerifyError::ExpiredRoot)?;
         let chain = (end_entity, rest);
         check_server(&trust, &Revocations::default(), &self.expected, chain, now)
     }

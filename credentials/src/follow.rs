@@ -39,11 +39,11 @@ impl Follower {
     /// # Errors
     ///
     /// [`Gap`] when it is not the next; nothing of it was taken then.
-    pub fn take(&mut self, item: &WatchCredentialsResponse, now_s: u64) -> Result<(), Gap> {
+    pub fn apply(&mut self, item: &WatchCredentialsResponse, now_s: u64) -> Result<(), Gap> {
         let got = item.sequence;
         match self.at {
-            _ if item.reset => self.apply(item, now_s),
-            Some(at) if got == at + 1 => self.apply(item, now_s),
+            _ if item.reset => self.accept(item, now_s),
+            Some(at) if got == at + 1 => self.accept(item, now_s),
             // A heartbeat, or something that is known: only that it was heard counts.
             Some(at) if got <= at => self.view.heard(),
             after => return Err(Gap { after, got }),
@@ -56,7 +56,7 @@ impl Follower {
         self.at
     }
 
-    fn apply(&mut self, item: &WatchCredentialsResponse, now_s: u64) {
+    fn accept(&mut self, item: &WatchCredentialsResponse, now_s: u64) {
         self.feed.apply(trust::update(item));
         self.view.apply(item, now_s);
         self.at = Some(item.sequence);
@@ -94,7 +94,7 @@ mod tests {
     async fn items_are_taken_once_in_order_and_a_gap_is_told() {
         let view = View::default();
         let mut follower = Follower::new(view.clone(), TrustFeed::default());
-        let early = follower.take(&item(1, "early"), 0).unwrap_err();
+        let early = follower.apply(&item(1, "early"), 0).unwrap_err();
         assert_eq!(
             early,
             Gap {
@@ -103,12 +103,12 @@ mod tests {
             },
             "nothing before a whole view"
         );
-        follower.take(&whole(5), 0).unwrap();
-        follower.take(&item(4, "old"), 0).unwrap();
-        follower.take(&item(5, "same"), 0).unwrap();
+        follower.apply(&whole(5), 0).unwrap();
+        follower.apply(&item(4, "old"), 0).unwrap();
+        follower.apply(&item(5, "same"), 0).unwrap();
         assert_eq!(roles(&view), ["whole"], "what was known is not taken again");
-        follower.take(&item(6, "six"), 0).unwrap();
-        let gap = follower.take(&item(8, "eight"), 0).unwrap_err();
+        follower.apply(&item(6, "six"), 0).unwrap();
+        let gap = follower.apply(&item(8, "eight"), 0).unwrap_err();
         assert_eq!(
             gap,
             Gap {
@@ -121,7 +121,7 @@ mod tests {
             ["six", "whole"],
             "nothing of what came after the gap"
         );
-        follower.take(&whole(3), 0).unwrap();
+        follower.apply(&whole(3), 0).unwrap();
         assert_eq!(
             roles(&view),
             ["whole"],
@@ -134,18 +134,18 @@ mod tests {
     async fn a_heartbeat_keeps_the_view_fresh_and_one_past_the_end_does_not() {
         let view = View::default();
         let mut follower = Follower::new(view.clone(), TrustFeed::default());
-        follower.take(&whole(5), 0).unwrap();
+        follower.apply(&whole(5), 0).unwrap();
         tokio::time::advance(std::time::Duration::from_secs(3)).await;
         let beat = |sequence| WatchCredentialsResponse {
             sequence,
             ..Default::default()
         };
         assert!(
-            follower.take(&beat(7), 0).is_err(),
+            follower.apply(&beat(7), 0).is_err(),
             "two changes were missed"
         );
         assert!(view.age().unwrap() >= std::time::Duration::from_secs(3));
-        follower.take(&beat(5), 0).unwrap();
+        follower.apply(&beat(5), 0).unwrap();
         assert_eq!(view.age().unwrap(), std::time::Duration::ZERO);
     }
 }

@@ -16,7 +16,7 @@ use tars_certs::PeerClass;
 
 /// Why a caller may not.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Exceeds {
+pub enum GrantError {
     #[error("this holds more than the caller does, who lacks {}", .0.join(", "))]
     Permissions(Vec<&'static str>),
     #[error("the new key would outlive the key that calls")]
@@ -44,21 +44,21 @@ pub struct StoredKey {
 }
 
 impl StoredKey {
-    fn is_of(&self, caller: &Caller) -> bool {
+    fn is_owned_by(&self, caller: &Caller) -> bool {
         self.owner_id == caller.owner_id
     }
 
-    fn is_the_one_that_calls(&self, caller: &Caller) -> bool {
+    fn authenticated(&self, caller: &Caller) -> bool {
         matches!(&caller.credential, Credential::ApiKey { id, .. } if *id == self.id)
     }
 }
 
-fn holds(caller: &Caller, what: Permissions) -> Result<(), Exceeds> {
+fn holds(caller: &Caller, what: Permissions) -> Result<(), GrantError> {
     let lacking = what.without(caller.permissions);
     if lacking.is_empty() {
         Ok(())
     } else {
-        Err(Exceeds::Permissions(lacking.names()))
+        Err(GrantError::Permissions(lacking.names()))
     }
 }
 
@@ -68,15 +68,15 @@ fn outlives(caller: &Caller, ends_s: u64) -> bool {
 }
 
 /// The scopes of a new key: what was asked for, or all that the caller holds.
-pub fn new_key(caller: &Caller, asked: Option<Permissions>) -> Result<Permissions, Exceeds> {
+pub fn new_key(caller: &Caller, asked: Option<Permissions>) -> Result<Permissions, GrantError> {
     let scopes = asked.unwrap_or(caller.permissions);
     holds(caller, scopes).map(|()| scopes)
 }
 
 /// When a new key ends: as asked, or at `usual` unless the key that makes it ends before.
-pub fn new_key_end(caller: &Caller, asked_s: Option<u64>, usual_s: u64) -> Result<u64, Exceeds> {
+pub fn new_key_end(caller: &Caller, asked_s: Option<u64>, usual_s: u64) -> Result<u64, GrantError> {
     match asked_s {
-        Some(asked) if outlives(caller, asked) => Err(Exceeds::Life),
+        Some(asked) if outlives(caller, asked) => Err(GrantError::Life),
         Some(asked) => Ok(asked),
         None if outlives(caller, usual_s) => Ok(caller.expires_s),
         None => Ok(usual_s),
@@ -84,31 +84,31 @@ pub fn new_key_end(caller: &Caller, asked_s: Option<u64>, usual_s: u64) -> Resul
 }
 
 /// Whether the caller may be given a new secret of a key.
-pub fn rotate_key(caller: &Caller, key: &StoredKey) -> Result<(), Exceeds> {
-    if !key.is_of(caller) {
-        return Err(Exceeds::NotOwn);
+pub fn rotate_key(caller: &Caller, key: &StoredKey) -> Result<(), GrantError> {
+    if !key.is_owned_by(caller) {
+        return Err(GrantError::NotOwn);
     }
     // A key that calls holds its scopes only as far as its owner does: it stays what it is. But whoever
     // has only a secret that was rotated out does not take the key back with it.
-    if key.is_the_one_that_calls(caller) {
+    if key.authenticated(caller) {
         return match outlives(caller, key.expires_s) {
-            true => Err(Exceeds::Outgoing),
+            true => Err(GrantError::Outgoing),
             false => Ok(()),
         };
     }
     holds(caller, key.scopes)?;
     if outlives(caller, key.expires_s) {
-        return Err(Exceeds::OutlivedBy);
+        return Err(GrantError::OutlivedBy);
     }
     Ok(())
 }
 
 /// Whether the caller may end a key.
-pub fn revoke_key(caller: &Caller, key: &StoredKey) -> Result<(), Exceeds> {
-    if caller.permissions.contains("apikeys.revoke_any") || key.is_the_one_that_calls(caller) {
+pub fn revoke_key(caller: &Caller, key: &StoredKey) -> Result<(), GrantError> {
+    if caller.permissions.contains("apikeys.revoke_any") || key.authenticated(caller) {
         return Ok(());
     }
-    if key.is_of(caller) {
+    if key.is_owned_by(caller) {
         return holds(caller, key.scopes);
     }
     holds(caller, Permissions::of(["apikeys.revoke_any"]))
@@ -120,15 +120,15 @@ pub fn change_user(
     caller: &Caller,
     before: Permissions,
     after: Permissions,
-) -> Result<(), Exceeds> {
+) -> Result<(), GrantError> {
     holds(caller, before.union(after))
 }
 
 /// Whether the caller may change the own password or end the own session.
-pub fn own_session(caller: &Caller) -> Result<(), Exceeds> {
+pub fn require_session(caller: &Caller) -> Result<(), GrantError> {
     match caller.credential {
         Credential::Session { .. } => Ok(()),
-        Credential::ApiKey { .. } => Err(Exceeds::NeedsSession),
+        Credential::ApiKey { .. } => Err(GrantError::NeedsSession),
     }
 }
 
@@ -137,12 +137,12 @@ pub fn issue_identity(
     caller: &Caller,
     class: PeerClass,
     server_names: bool,
-) -> Result<(), Exceeds> {
-    holds(caller, to_issue(class, server_names))
+) -> Result<(), GrantError> {
+    holds(caller, required_to_issue(class, server_names))
 }
 
 /// What an identity of a class needs of whoever has it made.
-pub fn to_issue(class: PeerClass, server_names: bool) -> Permissions {
+pub fn required_to_issue(class: PeerClass, server_names: bool) -> Permissions {
     let kind = match class {
         PeerClass::Client => "certificates.issue",
         PeerClass::Operator => "certificates.issue_operator",
@@ -157,7 +157,7 @@ pub fn to_issue(class: PeerClass, server_names: bool) -> Permissions {
 
 /// Whether the caller may cut off an identity of a class; `None` for a certificate of which it is not
 /// known whose it is: it may be a workload's, or that of an issuer.
-pub fn cut_off(caller: &Caller, class: Option<PeerClass>) -> Result<(), Exceeds> {
+pub fn revoke_identity(caller: &Caller, class: Option<PeerClass>) -> Result<(), GrantError> {
     let needed: &[_] = match class {
         Some(PeerClass::Client | PeerClass::Operator) => &["certificates.revoke"],
         _ => &["certificates.revoke", "certificates.revoke_workload"],

@@ -12,7 +12,7 @@ pub mod view;
 
 pub use caller::{Caller, Credential};
 pub use follow::{Follower, Gap};
-pub use grant::{Exceeds, StoredKey};
+pub use grant::{GrantError, StoredKey};
 pub use permission::{PERMISSIONS, Permissions};
 pub use token::{Claims, TokenError};
 pub use view::View;

@@ -165,13 +165,13 @@ struct Inner {
 impl Default for View {
     fn default() -> Self {
         let start = Instant::now();
-        Self::measured_by(move || start.elapsed())
+        Self::with_elapsed(move || start.elapsed())
     }
 }
 
 impl View {
     /// A view whose age is what `elapsed` says, time since an arbitrary beginning.
-    pub fn measured_by(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
+    pub fn with_elapsed(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             snapshot: ArcSwap::default(),
             heard: Mutex::new(None),

@@ -458,7 +458,7 @@ pub(crate) mod tests {
                 serial,
             }],
             anchor: key,
-            shown: Default::default(),
+            presented: Default::default(),
         }
     }
 

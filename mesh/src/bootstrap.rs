@@ -12,7 +12,7 @@ use std::{
     task::{Context, Poll},
     time::Duration,
 };
-use tars_certs::{KeyId, SpiffeId, peer::observed, tls};
+use tars_certs::{KeyId, SpiffeId, peer::observe_handshake, tls};
 use tars_proto::fault;
 use tars_runtime::clock::Clock;
 use tokio::{net::TcpStream, time::timeout};
@@ -62,7 +62,7 @@ impl Bootstrap {
         tcp.set_nodelay(true).map_err(|e| failed(&e))?;
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let handshake = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-        let (stream, seen) = observed(handshake).await;
+        let (stream, seen) = observe_handshake(handshake).await;
         let stream = stream.map_err(|e| match seen.refusal {
             Some(reason) => BootstrapError::NotMeant {
                 target: target.to_owned(),

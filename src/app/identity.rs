@@ -117,7 +117,7 @@ impl IdentityManager {
         files: &IdentityFiles,
         revocations: Revocations,
     ) -> Result<ManagedIdentity, StartError> {
-        let handle = IdentityHandle::new(files.load(&self.time())?.for_servers()?);
+        let handle = IdentityHandle::new(files.load(&self.time())?.require_server_auth()?);
         let source = FileSource::new(files.clone(), self.time());
         Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
     }

@@ -21,7 +21,7 @@ use std::{
 use tars_certs::{
     Authority, CaError, ClassTable, IdentityError, IdentityFiles, IdentityHandle, SpiffeError,
     SpiffeId, TrustFeed,
-    ca::{Lives, Request},
+    ca::{Lifetimes, Request},
     class::ClassError,
 };
 use tars_credentials::View;
@@ -190,7 +190,7 @@ impl Process {
             process.admit(*service, kept, feed)?;
         }
         // Auth's own list is the first to know.
-        authority.heed(process.member(Service::Auth)?.feed.revocations.clone());
+        authority.enforce(process.member(Service::Auth)?.feed.revocations.clone());
         Ok(process)
     }
 
@@ -212,7 +212,7 @@ impl Process {
         let feed = TrustFeed::default();
         let revocations = feed.revocations.clone();
         if let Some(authority) = &process.authority {
-            authority.heed(revocations.clone());
+            authority.enforce(revocations.clone());
         }
         let kept = match (origin, &process.authority) {
             (Origin::Files(files), _) => {
@@ -370,7 +370,7 @@ impl Process {
     /// A view of credentials that is as old as the clock says, a machine's sleep included.
     pub(crate) fn view(&self) -> View {
         let clock = self.clock.clone();
-        View::measured_by(move || clock.monotonic().since(Monotonic::default()))
+        View::with_elapsed(move || clock.monotonic().since(Monotonic::default()))
     }
 
     pub(crate) fn condition(&self) -> Condition {
@@ -654,7 +654,7 @@ pub(crate) fn ca_bundle(data: &Path) -> PathBuf {
 pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority, CaError> {
     let day = Duration::from_secs(86_400);
     let days = |n: u64| day * u32::try_from(n).unwrap_or(u32::MAX);
-    let lives = Lives {
+    let lives = Lifetimes {
         root: days(config.certificates.root_life_days),
         intermediate: days(config.certificates.intermediate_life_days),
     };
@@ -671,7 +671,7 @@ fn workload_request(config: &Config, service: Service) -> Result<Request, StartE
     let name = service.as_str();
     let mut request = Request::new(workload_id(config, service)?, life)
         .with_local_names()
-        .kept_by_authority();
+        .managed_by_authority();
     request.dns.push(name.to_owned());
     let suffixes = &config.certificates.dns_suffixes;
     request

@@ -255,7 +255,7 @@ async fn with_infrastructure(
     routes: Routes,
 ) -> Result<Routes, StartError> {
     let health = Health::default();
-    let revoked = process.member(service)?.identity.is_revoked();
+    let revoked = process.member(service)?.identity.subscribe_revoked();
     let standing = Standing::new(service, health.clone(), revoked, process.stop_token());
     process.spawn(standing.clone().follow());
     process.add_standing(standing);

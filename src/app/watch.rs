@@ -70,7 +70,7 @@ async fn follow(
         match tokio::time::timeout(SILENCE, items.message()).await {
             Ok(Ok(Some(item))) => {
                 heard = true;
-                if let Err(gap) = follower.take(&item, clock.now_s()) {
+                if let Err(gap) = follower.apply(&item, clock.now_s()) {
                     return (heard, Status::data_loss(gap.to_string()));
                 }
             }

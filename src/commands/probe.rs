@@ -111,7 +111,7 @@ impl Probe {
         say!("  proven        {}", server.peer.name());
         if let (Some(leaf), Some(left)) = (leaf, left) {
             say!("  certificate   serial {}, ends in {left} s", leaf.serial);
-            if u128::from(left) * 1000 < leaf.life().as_millis() / 6 {
+            if u128::from(left) * 1000 < leaf.lifetime().as_millis() / 6 {
                 note!("warning: the server's certificate is near its end, and was not renewed");
             }
         }

@@ -71,7 +71,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let keys: Vec<ApiKey> = (0..KEYS).map(|_| ApiKey::generate()).collect();
     let view = View::default();
     let mut follower = Follower::new(view.clone(), tars_certs::TrustFeed::default());
-    let whole_us = microseconds(|| follower.take(&whole(&keys), NOW_S).expect("a whole view"));
+    let whole_us = microseconds(|| follower.apply(&whole(&keys), NOW_S).expect("a whole view"));
     let rows: HashMap<String, Arc<KeyView>> = keys
         .iter()
         .map(|key| (key.id.clone(), Arc::new(row(key, 1))))
@@ -80,7 +80,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for round in 0..rounds {
         let item = delta(&keys[usize::try_from(round)?], round + 2);
         ours.push(microseconds(|| {
-            follower.take(&item, NOW_S).expect("the next item");
+            follower.apply(&item, NOW_S).expect("the next item");
         }));
         copies.push(microseconds(|| drop(black_box(rows.clone()))));
     }

@@ -10,7 +10,7 @@ use rustls::{
 use std::{sync::Arc, time::Duration};
 use tars_certs::{
     Authority, CertName, Identity, KeyId, Revocations,
-    ca::{Lives, Request},
+    ca::{Lifetimes, Request},
     tls,
 };
 use tars_runtime::clock::Clock;
@@ -111,7 +111,7 @@ fn main() -> Result<(), Failure> {
     let (rounds, each) = if has("--quick") { (11, 50) } else { (41, 200) };
     let dir = tempfile::tempdir()?;
     let clock = Clock::system();
-    let authority = Authority::init(dir.path(), "tars.local", Lives::default(), clock.now())?;
+    let authority = Authority::init(dir.path(), "tars.local", Lifetimes::default(), clock.now())?;
     let id = "spiffe://tars.local/auth".parse()?;
     let request = Request::new(id, Duration::from_secs(3600)).with_local_names();
     let issued = authority.issue(&request, clock.now())?;

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use tars::rest::Rest;
-use tars_certs::{Authority, CertName, Identity, SpiffeId, ca::Lives};
+use tars_certs::{Authority, CertName, Identity, SpiffeId, ca::Lifetimes};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
 use tars_tests::{
@@ -41,7 +41,7 @@ fn victim(fleet: &Fleet, at: usize) -> Result<Victim, Failure> {
         None => {
             let dir = fleet.authority_dir();
             let now = Clock::system().now();
-            let authority = Authority::open(&dir, "tars.local", Lives::default(), now)?;
+            let authority = Authority::open(&dir, "tars.local", Lifetimes::default(), now)?;
             issue_for(&authority, &path, Duration::from_secs(3600))
         }
     };

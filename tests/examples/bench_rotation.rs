@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tars::rest::Rest;
-use tars_certs::{Authority, IdentityHandle, Revocations, SpiffeId, ca::Lives};
+use tars_certs::{Authority, IdentityHandle, Revocations, SpiffeId, ca::Lifetimes};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable};
 use tars_proto::{
@@ -87,7 +87,7 @@ impl Driver {
     /// A fresh identity of the client's own, under the roots of the day.
     fn renew(&self) -> Result<(), Failure> {
         let dir = self.fleet.authority_dir();
-        let authority = Authority::open(&dir, "tars.local", Lives::default(), now())?;
+        let authority = Authority::open(&dir, "tars.local", Lifetimes::default(), now())?;
         let life = Duration::from_secs(LEAF_LIFE);
         self.own
             .publish(issue_for(&authority, "/client/load", life));
@@ -301,7 +301,7 @@ async fn main() -> Result<(), Failure> {
     let authority = Authority::open(
         &fleet.authority_dir(),
         "tars.local",
-        Lives::default(),
+        Lifetimes::default(),
         now(),
     )?;
     let first = issue_for(&authority, "/client/load", Duration::from_secs(LEAF_LIFE));

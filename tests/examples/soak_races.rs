@@ -3,7 +3,7 @@
 
 use serde_json::json;
 use std::{path::PathBuf, time::Duration};
-use tars_certs::{Authority, SpiffeId, ca::Lives};
+use tars_certs::{Authority, SpiffeId, ca::Lifetimes};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
@@ -23,7 +23,7 @@ fn channel(fleet: &Fleet, service: &str) -> Result<OutgoingService<Channel>, Fai
     let authority = Authority::open(
         &fleet.authority_dir(),
         "tars.local",
-        Lives::default(),
+        Lifetimes::default(),
         clock.now(),
     )?;
     let identity = issue_for(&authority, "/client/racer", Duration::from_secs(86_400));

@@ -16,7 +16,7 @@ use tars::{
 };
 use tars_certs::{
     Authority, Identity, SpiffeId,
-    ca::{Lives, Request},
+    ca::{Lifetimes, Request},
 };
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
@@ -118,7 +118,7 @@ impl TestMesh {
         Authority::open(
             &dir,
             &self.config.trust.domain,
-            Lives::default(),
+            Lifetimes::default(),
             clock.now(),
         )
         .expect("the authority opens")

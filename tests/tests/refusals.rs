@@ -5,7 +5,7 @@
 use serde_json::{Value, json};
 use std::time::Duration;
 use tars::rest::Rest;
-use tars_certs::{Authority, ca::Lives};
+use tars_certs::{Authority, ca::Lifetimes};
 use tars_interceptors::client::{Credentials, outgoing};
 use tars_proto::auth::v1::{
     GetMeRequest, LoginRequest, WatchCredentialsRequest, auth_service_client::AuthServiceClient,
@@ -131,7 +131,7 @@ async fn m5_the_right_authority_with_the_wrong_id_may_do_nothing() {
     let other = Authority::init(
         dir.path(),
         "tars.local",
-        Lives::default(),
+        Lifetimes::default(),
         Clock::system().now(),
     )
     .unwrap();

@@ -1,8 +1,8 @@
 //! One root with its intermediates, as files.
 
 use super::{
-    CaError, Lives, RootInfo, file, profile, read, read_secret, rotation::RootState, save_public,
-    save_secret, unusable,
+    CaError, Lifetimes, RootInfo, file, profile, read, read_secret, rotation::RootState,
+    save_public, save_secret, unusable,
 };
 use crate::{KeyId, secret, trust::SigningCertificate};
 use rcgen::{Issuer, KeyPair};
@@ -56,7 +56,7 @@ impl Generation {
         dir: &Path,
         number: u32,
         trust_domain: &str,
-        lives: Lives,
+        lives: Lifetimes,
         now: Duration,
     ) -> Result<Self, CaError> {
         let folder = folder(dir, number);
@@ -141,7 +141,7 @@ impl Generation {
         &mut self,
         dir: &Path,
         trust_domain: &str,
-        lives: Lives,
+        lives: Lifetimes,
         now: Duration,
     ) -> Result<(), CaError> {
         let folder = folder(dir, self.number);

@@ -20,14 +20,14 @@ const KEPT: Duration = Duration::from_secs(90 * 86_400);
 /// Who keeps a certificate fresh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Keeper {
+pub enum ManagedBy {
     /// The process that has the authority: its own services, and the operator's files.
     Authority,
     /// Whoever has the files.
     Files,
 }
 
-impl Keeper {
+impl ManagedBy {
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Authority => "authority",
@@ -46,7 +46,8 @@ pub struct Entry {
     /// Seconds since the Unix epoch, as the next.
     pub issued: u64,
     pub not_after: u64,
-    pub keeper: Keeper,
+    #[serde(rename = "keeper")]
+    pub managed_by: ManagedBy,
     /// The serial of the certificate that it goes on from.
     pub renews: Option<String>,
 }
@@ -103,7 +104,7 @@ impl Journal {
         })
     }
 
-    pub(super) fn taken_up(&self, serial: &str) -> Result<(), CaError> {
+    pub(super) fn acknowledge(&self, serial: &str) -> Result<(), CaError> {
         let path = self.path(serial);
         match fs::remove_file(&path) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(file(&path, e)),
@@ -115,7 +116,7 @@ impl Journal {
     pub(super) fn prune(&self, now: Duration) -> Result<(), CaError> {
         for entry in self.entries()? {
             if entry.not_after.saturating_add(KEPT.as_secs()) <= now.as_secs() {
-                self.taken_up(&entry.serial)?;
+                self.acknowledge(&entry.serial)?;
             }
         }
         Ok(())
@@ -152,7 +153,7 @@ impl Entry {
             serial: name.serial.to_string(),
             issued: now.as_secs(),
             not_after: not_after.as_secs(),
-            keeper: request.keeper,
+            managed_by: request.managed_by,
             renews: renews.map(|n| n.serial.to_string()),
         }
     }

@@ -1,6 +1,6 @@
 //! What is asked of the authority, and what it gives.
 
-use super::journal::Keeper;
+use super::journal::ManagedBy;
 use crate::{CertName, SpiffeId, identity::Parts};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use std::{net::IpAddr, time::Duration};
@@ -14,7 +14,7 @@ pub struct Request {
     pub ips: Vec<IpAddr>,
     pub life: Duration,
     /// Who keeps it fresh, for the list of what was issued.
-    pub keeper: Keeper,
+    pub managed_by: ManagedBy,
 }
 
 impl Request {
@@ -24,14 +24,14 @@ impl Request {
             dns: Vec::new(),
             ips: Vec::new(),
             life,
-            keeper: Keeper::Files,
+            managed_by: ManagedBy::Files,
         }
     }
 
     /// Kept fresh by the process that has the authority.
     #[must_use]
-    pub fn kept_by_authority(mut self) -> Self {
-        self.keeper = Keeper::Authority;
+    pub fn managed_by_authority(mut self) -> Self {
+        self.managed_by = ManagedBy::Authority;
         self
     }
 

@@ -29,14 +29,14 @@ pub enum RootState {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Step {
+pub enum RotationStep {
     Prepare,
     Activate,
     Taint,
     Remove,
 }
 
-impl Step {
+impl RotationStep {
     pub const ALL: [Self; 4] = [Self::Prepare, Self::Activate, Self::Taint, Self::Remove];
 
     pub fn as_str(self) -> &'static str {
@@ -60,7 +60,7 @@ impl RootState {
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for RotationStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.as_str())
     }
@@ -69,7 +69,7 @@ impl fmt::Display for Step {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {step} a root now: {why}")]
 pub struct OrderError {
-    pub step: Step,
+    pub step: RotationStep,
     pub why: &'static str,
 }
 
@@ -81,9 +81,9 @@ pub(super) struct RootEntry {
 
 /// A step that was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Taken {
+pub struct StepRecord {
     pub version: u64,
-    pub step: Step,
+    pub step: RotationStep,
     pub generation: u32,
     /// Seconds since the Unix epoch.
     pub at: u64,
@@ -97,7 +97,7 @@ pub(super) struct Ledger {
     pub(super) version: u64,
     pub(super) roots: Vec<RootEntry>,
     /// Every step since the first, which is `init`'s.
-    pub(super) steps: Vec<Taken>,
+    pub(super) steps: Vec<StepRecord>,
     /// Revoked identities: seconds before which none of their leaves begins.
     #[serde(default)]
     pub(super) not_before: BTreeMap<String, u64>,
@@ -111,9 +111,9 @@ impl Ledger {
                 generation: 1,
                 state: RootState::Active,
             }],
-            steps: vec![Taken {
+            steps: vec![StepRecord {
                 version: 1,
-                step: Step::Activate,
+                step: RotationStep::Activate,
                 generation: 1,
                 at: now.as_secs(),
                 by: "init".to_owned(),
@@ -146,7 +146,7 @@ impl Ledger {
     }
 
     /// The latest step.
-    pub(super) fn last(&self) -> &Taken {
+    pub(super) fn last(&self) -> &StepRecord {
         self.steps
             .last()
             .expect("loading refuses a ledger without steps")
@@ -169,15 +169,20 @@ impl Ledger {
     }
 
     /// The ledger after a step, or why the step is not the next one.
-    pub(super) fn after(&self, step: Step, by: &str, now: Duration) -> Result<Self, OrderError> {
+    pub(super) fn after(
+        &self,
+        step: RotationStep,
+        by: &str,
+        now: Duration,
+    ) -> Result<Self, OrderError> {
         use RootState::{Active, Prepared, Retired, Tainted};
         let refuse = |why| OrderError { step, why };
         let mut next = self.clone();
         let generation = match step {
-            Step::Prepare if self.roots.len() > 1 => {
+            RotationStep::Prepare if self.roots.len() > 1 => {
                 return Err(refuse("the rotation before it is not finished"));
             }
-            Step::Prepare => {
+            RotationStep::Prepare => {
                 let newest = self.steps.iter().map(|s| s.generation).max();
                 let generation = newest.unwrap_or(0) + 1;
                 next.roots.push(RootEntry {
@@ -186,24 +191,24 @@ impl Ledger {
                 });
                 generation
             }
-            Step::Activate => {
+            RotationStep::Activate => {
                 let prepared = self.find(Prepared);
                 let prepared = prepared.ok_or(refuse("no root is prepared"))?;
                 next.set(Active, Retired);
                 next.set(Prepared, Active);
                 prepared
             }
-            Step::Taint => next.set(Retired, Tainted).ok_or(refuse(
+            RotationStep::Taint => next.set(Retired, Tainted).ok_or(refuse(
                 "no root is retired; the active one cannot be tainted",
             ))?,
-            Step::Remove => {
+            RotationStep::Remove => {
                 let tainted = self.find(Tainted).ok_or(refuse("no root is tainted"))?;
                 next.roots.retain(|r| r.generation != tainted);
                 tainted
             }
         };
         next.version += 1;
-        next.steps.push(Taken {
+        next.steps.push(StepRecord {
             version: next.version,
             step,
             generation,
@@ -221,7 +226,7 @@ mod tests {
     #[test]
     fn only_one_order_of_steps_is_possible() {
         let now = Duration::from_secs(1);
-        let order = Step::ALL;
+        let order = RotationStep::ALL;
         let mut ledger = Ledger::first(now);
         for round in 0..3 {
             for (at, step) in order.iter().enumerate() {

@@ -9,11 +9,11 @@ fn request(life: Duration) -> Request {
 }
 
 fn init(dir: &Path) -> Authority {
-    Authority::init(dir, "tars.local", Lives::default(), NOW).unwrap()
+    Authority::init(dir, "tars.local", Lifetimes::default(), NOW).unwrap()
 }
 
 fn open(dir: &Path, now: Duration) -> Result<Authority, CaError> {
-    Authority::open(dir, "tars.local", Lives::default(), now)
+    Authority::open(dir, "tars.local", Lifetimes::default(), now)
 }
 
 #[test]
@@ -36,9 +36,9 @@ fn a_leaf_is_not_backdated_to_before_a_revocation() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let cut = NOW - Duration::from_secs(5);
-    ca.begin_no_earlier(&request(DAY).id, cut).unwrap();
+    ca.raise_not_before(&request(DAY).id, cut).unwrap();
     let earlier = cut - DAY;
-    ca.begin_no_earlier(&request(DAY).id, earlier).unwrap();
+    ca.raise_not_before(&request(DAY).id, earlier).unwrap();
     let reopened = open(dir.path(), NOW).unwrap();
     let issued = reopened.issue(&request(DAY), NOW).unwrap();
     let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
@@ -81,7 +81,7 @@ fn the_intermediate_is_replaced_in_time_and_only_with_the_root_key() {
 fn an_authority_is_never_overwritten_and_its_keys_are_private() {
     let dir = tempfile::tempdir().unwrap();
     init(dir.path());
-    let again = Authority::init(dir.path(), "tars.local", Lives::default(), NOW);
+    let again = Authority::init(dir.path(), "tars.local", Lifetimes::default(), NOW);
     assert!(matches!(again, Err(CaError::Exists(_))));
     secret::write_public(&dir.path().join("join.key"), b"x").unwrap();
     assert!(matches!(open(dir.path(), NOW), Err(CaError::File { .. })));
@@ -135,21 +135,21 @@ fn roots_rotate_in_order_and_survive_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let old = ca.issue(&request(DAY), NOW).unwrap();
-    ca.step(Step::Prepare, "ada", NOW).unwrap();
+    ca.step(RotationStep::Prepare, "ada", NOW).unwrap();
     assert_eq!(ca.roots().len(), 2);
     let still = ca.issue(&request(DAY), NOW).unwrap();
     assert_eq!(
         still.name.issuer, old.name.issuer,
         "a prepared root signs nothing"
     );
-    ca.step(Step::Activate, "ada", NOW).unwrap();
+    ca.step(RotationStep::Activate, "ada", NOW).unwrap();
     let new = ca.issue(&request(DAY), NOW).unwrap();
     assert_eq!(ca.root_above(&new.name.issuer).unwrap().generation, 2);
-    ca.step(Step::Taint, "ada", NOW).unwrap();
+    ca.step(RotationStep::Taint, "ada", NOW).unwrap();
     let reopened = open(dir.path(), NOW).unwrap();
     let above = reopened.root_above(&old.name.issuer).unwrap();
     assert_eq!((above.generation, above.state), (1, RootState::Tainted));
-    let gone = reopened.step(Step::Remove, "ada", NOW).unwrap();
+    let gone = reopened.step(RotationStep::Remove, "ada", NOW).unwrap();
     assert_eq!(gone.generation, 1);
     assert_eq!(reopened.roots().len(), 1);
     assert!(reopened.root_above(&old.name.issuer).is_none());
@@ -183,8 +183,8 @@ fn a_later_revocation_with_an_earlier_cut_lowers_no_floor() {
     let ca = init(dir.path());
     let id = request(DAY).id;
     let cut = NOW - Duration::from_secs(5);
-    ca.begin_no_earlier(&id, cut).unwrap();
-    ca.begin_no_earlier(&id, cut - DAY).unwrap();
+    ca.raise_not_before(&id, cut).unwrap();
+    ca.raise_not_before(&id, cut - DAY).unwrap();
     for ca in [ca, open(dir.path(), NOW).unwrap()] {
         let issued = ca.issue(&request(DAY), NOW).unwrap();
         let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();

@@ -102,7 +102,7 @@ impl IdentitySource for FileSource {
         // Before the content: what changes while we read is read again.
         *self.seen.lock() = self.files.fingerprint();
         let loaded = self.files.load_after(Some(current.trust()), &self.time);
-        Ok(loaded?.for_servers()?)
+        Ok(loaded?.require_server_auth()?)
     }
 
     /// Looks at the paths instead of subscribing to them: a symlink swap, a network mount and a

@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Authority, IdentityFiles, SpiffeId,
-    ca::{Lives, Request, rotation::Step},
+    ca::{Lifetimes, Request, rotation::RotationStep},
 };
 use rustls::pki_types::UnixTime;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -34,8 +34,13 @@ struct World {
 
 fn world(life: u64) -> World {
     let dir = tempfile::tempdir().unwrap();
-    let authority =
-        Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), NOW).unwrap();
+    let authority = Authority::init(
+        &dir.path().join("ca"),
+        "tars.local",
+        Lifetimes::default(),
+        NOW,
+    )
+    .unwrap();
     let wall = Arc::new(Wall {
         start: tokio::time::Instant::now(),
         back_s: AtomicU64::new(0),
@@ -87,7 +92,7 @@ impl IdentitySource for Flaky {
             return self.inner.fetch(current).await;
         }
         self.failures.fetch_sub(1, Ordering::Relaxed);
-        Err(SourceError::Remote("away".to_owned()))
+        Err(SourceError::Refused("away".to_owned()))
     }
 
     async fn changed(&self) {
@@ -115,16 +120,16 @@ fn renewal_comes_at_two_thirds_of_the_life() {
 #[test]
 fn pauses_grow_to_a_cap_that_fits_the_life() {
     let hour = Duration::from_secs(3600);
-    let steps: Vec<u128> = (1..=9).map(|n| pause(n, hour, 0.0).as_millis()).collect();
+    let steps: Vec<u128> = (1..=9).map(|n| backoff(n, hour, 0.0).as_millis()).collect();
     assert_eq!(
         steps,
         [500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]
     );
     assert_eq!(
-        pause(9, Duration::from_secs(20), 0.0),
+        backoff(9, Duration::from_secs(20), 0.0),
         Duration::from_secs(2)
     );
-    assert_eq!(pause(1, hour, 1.0), Duration::from_millis(600));
+    assert_eq!(backoff(1, hour, 1.0), Duration::from_millis(600));
 }
 
 #[tokio::test(start_paused = true)]
@@ -190,10 +195,10 @@ async fn a_step_of_the_roots_renews_at_once() {
     tokio::spawn(renewal.run(source));
     let mut changes = handle.subscribe();
     for (step, roots) in [
-        (Step::Prepare, 2),
-        (Step::Activate, 2),
-        (Step::Taint, 2),
-        (Step::Remove, 1),
+        (RotationStep::Prepare, 2),
+        (RotationStep::Activate, 2),
+        (RotationStep::Taint, 2),
+        (RotationStep::Remove, 1),
     ] {
         tokio::task::yield_now().await;
         world.authority.step(step, "test", NOW).unwrap();
@@ -246,7 +251,10 @@ async fn a_valid_identity_that_is_revoked_is_not_renewed_when_its_time_comes() {
     assert!(handle.problem(now).unwrap().contains("revoked"));
     // Past two thirds of its life, past its end, and past a change of the roots.
     tokio::time::sleep(LONG).await;
-    world.authority.step(Step::Prepare, "test", NOW).unwrap();
+    world
+        .authority
+        .step(RotationStep::Prepare, "test", NOW)
+        .unwrap();
     tokio::time::sleep(LONG).await;
     assert_eq!(serial(&handle), first);
     assert!(handle.health().revoked);
@@ -340,7 +348,7 @@ async fn whoever_would_know_may_say_that_it_is_revoked() {
 async fn the_authority_refuses_to_renew_what_is_revoked() {
     let world = world(3600);
     let list = Revocations::default();
-    world.authority.heed(list.clone());
+    world.authority.enforce(list.clone());
     let (renewal, source) = renewal(&world);
     let handle = renewal.handle.clone();
     let current = handle.current();
@@ -355,7 +363,7 @@ async fn the_authority_refuses_to_renew_what_is_revoked() {
     let (other, source) = self::renewal(&world);
     let id = world.request.id.clone();
     let cut = NOW + 2 * LONG;
-    world.authority.begin_no_earlier(&id, cut).unwrap();
+    world.authority.raise_not_before(&id, cut).unwrap();
     let refused = source.fetch(&other.handle.current()).await.unwrap_err();
     assert!(refused.is_revocation(), "{refused}");
 }
@@ -366,7 +374,13 @@ async fn revoked_files_wait_for_others() {
     let dir = tempfile::tempdir().unwrap();
     let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
     let now = Duration::from_secs(time.current_time().unwrap().as_secs());
-    let ca = Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), now).unwrap();
+    let ca = Authority::init(
+        &dir.path().join("ca"),
+        "tars.local",
+        Lifetimes::default(),
+        now,
+    )
+    .unwrap();
     let files = IdentityFiles::in_dir(&dir.path().join("id"));
     let request = Request::new(
         SpiffeId::new("tars.local", "/auth").unwrap(),
@@ -403,7 +417,13 @@ async fn files_are_followed_and_a_half_written_set_is_not_taken() {
     let dir = tempfile::tempdir().unwrap();
     let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
     let now = Duration::from_secs(time.current_time().unwrap().as_secs());
-    let ca = Authority::init(&dir.path().join("ca"), "tars.local", Lives::default(), now).unwrap();
+    let ca = Authority::init(
+        &dir.path().join("ca"),
+        "tars.local",
+        Lifetimes::default(),
+        now,
+    )
+    .unwrap();
     let files = IdentityFiles::in_dir(&dir.path().join("id"));
     let request = Request::new(
         SpiffeId::new("tars.local", "/auth").unwrap(),

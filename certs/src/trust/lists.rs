@@ -9,7 +9,7 @@
 //! needs a list of its issuer that is in time. A list past its end speaks for nobody: an authority
 //! that stopped publishing cannot be told from somebody who holds its lists back.
 
-use super::{Refusal, issuer::SigningCertificate};
+use super::{VerifyError, issuer::SigningCertificate};
 use crate::{KeyId, crypto::provider};
 use parking_lot::Mutex;
 use rustls::pki_types::{CertificateRevocationListDer, UnixTime};
@@ -277,7 +277,7 @@ impl Lists {
         asked: &Asked<'_>,
         issuer: &Issuer<'_>,
         now: UnixTime,
-    ) -> Result<(), Refusal> {
+    ) -> Result<(), VerifyError> {
         if self.0.is_empty() {
             return Ok(());
         }
@@ -289,14 +289,14 @@ impl Lists {
                 continue;
             }
             if !issuer.is.signs_lists {
-                return Err(Refusal::Chain(Error::IssuerNotCrlSigner));
+                return Err(VerifyError::Chain(Error::IssuerNotCrlSigner));
             }
             list.check(asked, now).map_err(|e| match e {
-                Error::CertRevoked => Refusal::Revoked,
-                other => Refusal::Chain(other),
+                Error::CertRevoked => VerifyError::Revoked,
+                other => VerifyError::Chain(other),
             })?;
             found = true;
         }
-        found.then_some(()).ok_or(Refusal::Chain(missing))
+        found.then_some(()).ok_or(VerifyError::Chain(missing))
     }
 }

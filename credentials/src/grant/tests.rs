@@ -96,14 +96,14 @@ fn a_refusal_names_what_is_lacking() {
 fn nobody_is_given_the_secret_of_anothers_key() {
     for caller in [session(Permissions::ALL), key(Permissions::ALL)] {
         let theirs = stored("x", "bob", Permissions::default());
-        assert_eq!(rotate_key(&caller, &theirs), Err(Exceeds::NotOwn));
+        assert_eq!(rotate_key(&caller, &theirs), Err(GrantError::NotOwn));
         assert_eq!(revoke_key(&caller, &theirs), Ok(()), "ending it is enough");
     }
     let theirs = stored("x", "bob", Permissions::default());
     let without = Permissions::ALL.without(one("apikeys.revoke_any"));
     assert_eq!(
         revoke_key(&session(without), &theirs),
-        Err(Exceeds::Permissions(vec!["apikeys.revoke_any"]))
+        Err(GrantError::Permissions(vec!["apikeys.revoke_any"]))
     );
 }
 
@@ -119,7 +119,7 @@ fn a_key_may_always_renew_and_end_itself() {
         Ok(())
     );
     let namesake = stored("k", "bob", Permissions::default());
-    assert_eq!(rotate_key(&narrow, &namesake), Err(Exceeds::NotOwn));
+    assert_eq!(rotate_key(&narrow, &namesake), Err(GrantError::NotOwn));
 }
 
 #[test]
@@ -129,14 +129,14 @@ fn a_secret_that_is_rotated_out_takes_its_key_back_no_more_but_may_end_it() {
         expires_s: 101,
         ..stored("k", "ada", Permissions::ALL)
     };
-    assert_eq!(rotate_key(&outgoing, &itself), Err(Exceeds::Outgoing));
+    assert_eq!(rotate_key(&outgoing, &itself), Err(GrantError::Outgoing));
     assert_eq!(revoke_key(&outgoing, &itself), Ok(()));
 }
 
 #[test]
 fn what_a_key_makes_ends_with_it() {
     let maker = key(Permissions::ALL);
-    assert_eq!(new_key_end(&maker, Some(101), 50), Err(Exceeds::Life));
+    assert_eq!(new_key_end(&maker, Some(101), 50), Err(GrantError::Life));
     assert_eq!(new_key_end(&maker, Some(100), 50), Ok(100));
     assert_eq!(new_key_end(&maker, None, 101), Ok(100));
     assert_eq!(new_key_end(&maker, None, 99), Ok(99));
@@ -144,7 +144,7 @@ fn what_a_key_makes_ends_with_it() {
         expires_s: 101,
         ..stored("other", "ada", Permissions::default())
     };
-    assert_eq!(rotate_key(&maker, &longer), Err(Exceeds::OutlivedBy));
+    assert_eq!(rotate_key(&maker, &longer), Err(GrantError::OutlivedBy));
     let person = session(Permissions::ALL);
     assert_eq!(new_key_end(&person, Some(10_000), 50), Ok(10_000));
     assert_eq!(rotate_key(&person, &longer), Ok(()));
@@ -152,9 +152,9 @@ fn what_a_key_makes_ends_with_it() {
 
 #[test]
 fn a_password_and_a_session_are_the_persons() {
-    assert_eq!(own_session(&session(Permissions::default())), Ok(()));
-    let refused = own_session(&key(Permissions::ALL));
-    assert_eq!(refused, Err(Exceeds::NeedsSession));
+    assert_eq!(require_session(&session(Permissions::default())), Ok(()));
+    let refused = require_session(&key(Permissions::ALL));
+    assert_eq!(refused, Err(GrantError::NeedsSession));
 }
 
 #[test]
@@ -168,7 +168,7 @@ fn each_kind_of_identity_needs_its_own_permission_and_none_implies_it() {
         let all_but = Permissions::ALL.without(one(own));
         for caller in [session(all_but), key(all_but)] {
             let refused = issue_identity(&caller, class, false);
-            assert_eq!(refused, Err(Exceeds::Permissions(vec![own])), "{class}");
+            assert_eq!(refused, Err(GrantError::Permissions(vec![own])), "{class}");
         }
         let enough = Permissions::of(["certificates.issue", own]);
         assert_eq!(
@@ -189,9 +189,13 @@ fn cutting_off_a_workload_or_the_unknown_needs_more_than_cutting_off_people() {
     let narrow = key(one("certificates.revoke"));
     for class in PeerClass::ALL {
         let people = matches!(class, PeerClass::Client | PeerClass::Operator);
-        assert_eq!(cut_off(&narrow, Some(class)).is_ok(), people, "{class}");
+        assert_eq!(
+            revoke_identity(&narrow, Some(class)).is_ok(),
+            people,
+            "{class}"
+        );
     }
-    assert!(cut_off(&narrow, None).is_err());
-    assert!(cut_off(&key(one("certificates.revoke_workload")), None).is_err());
-    assert!(cut_off(&key(Permissions::ALL), None).is_ok());
+    assert!(revoke_identity(&narrow, None).is_err());
+    assert!(revoke_identity(&key(one("certificates.revoke_workload")), None).is_err());
+    assert!(revoke_identity(&key(Permissions::ALL), None).is_ok());
 }

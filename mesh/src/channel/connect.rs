@@ -18,9 +18,9 @@ use std::{
 };
 use tars_certs::{
     Identity,
-    peer::{PeerInfo, Verified, observed},
+    peer::{PeerInfo, Verified, observe_handshake},
     tls,
-    trust::{Refusal, Side},
+    trust::{Side, VerifyError},
 };
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
@@ -84,7 +84,7 @@ impl Shared {
         // The verifier looks at the SPIFFE id, never at a host name.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
-        let (connected, seen) = observed(connecting).await;
+        let (connected, seen) = observe_handshake(connecting).await;
         let stream = connected.map_err(|e| match seen.refusal {
             Some(reason) => ChannelError::Refused {
                 target: self.target(),
@@ -189,7 +189,7 @@ impl AbortableExecutor {
                 return std::future::pending().await;
             };
             let (current, clock) = (&options.identity, &options.clock);
-            let by_list = Refusal::is_revocation;
+            let by_list = VerifyError::is_revocation;
             tokio::select! {
                 () = options.revocations.until_denied(verified) => {}
                 _ = current.until_refused(&own, verified, Side::Server, clock, by_list) => {}

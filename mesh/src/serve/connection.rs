@@ -15,9 +15,9 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{net::SocketAddr, pin::pin, sync::Arc, time::Duration};
 use tars_certs::{
     PeerClass,
-    peer::{PeerInfo, Seen, observed},
+    peer::{HandshakeObservation, PeerInfo, observe_handshake},
     tls,
-    trust::{Refusal, Side},
+    trust::{Side, VerifyError},
 };
 use tars_runtime::listen::{PacedStream, Seat};
 use tokio::{
@@ -118,16 +118,23 @@ impl Connection {
         }
     }
 
-    async fn accept(&self, tcp: Tcp) -> Result<(TlsStream<Tcp>, Seen), (&'static str, Tcp)> {
+    async fn accept(
+        &self,
+        tcp: Tcp,
+    ) -> Result<(TlsStream<Tcp>, HandshakeObservation), (&'static str, Tcp)> {
         let accepting = TlsAcceptor::from(Arc::clone(&self.own.config)).accept(tcp);
-        match observed(accepting.into_fallible()).await {
+        match observe_handshake(accepting.into_fallible()).await {
             (Ok(stream), seen) => Ok((stream, seen)),
             (Err((e, tcp)), seen) => Err((seen.refusal.unwrap_or_else(|| reason(&e)), tcp)),
         }
     }
 
     /// Decides about a peer whose handshake is done, and takes its places.
-    fn admit(&self, stream: &TlsStream<Tcp>, seen: Seen) -> Result<(PeerInfo, Held), &'static str> {
+    fn admit(
+        &self,
+        stream: &TlsStream<Tcp>,
+        seen: HandshakeObservation,
+    ) -> Result<(PeerInfo, Held), &'static str> {
         let (_, session) = stream.get_ref();
         if session.alpn_protocol() != Some(tls::ALPN) {
             return Err("no_h2");
@@ -144,7 +151,7 @@ impl Connection {
         Ok((peer, held))
     }
 
-    fn classify(&self, seen: &Seen) -> Result<Option<PeerClass>, &'static str> {
+    fn classify(&self, seen: &HandshakeObservation) -> Result<Option<PeerClass>, &'static str> {
         match (self.options.admission, &seen.peer) {
             (Admission::Mutual, None) => Err("no_certificate"),
             (Admission::Mutual, Some(peer)) => {
@@ -261,13 +268,13 @@ impl Connection {
         };
         tokio::select! {
             () = self.options.revocations.until_denied(verified) => {}
-            () = self.refused_later(peer, Refusal::is_revocation) => {}
+            () = self.refused_later(peer, VerifyError::is_revocation) => {}
         }
     }
 
     /// Returns when the own roots and lists of a later day refuse the peer's chain, for a reason that
     /// `counts`.
-    async fn refused_later(&self, peer: &PeerInfo, counts: impl Fn(&Refusal) -> bool) {
+    async fn refused_later(&self, peer: &PeerInfo, counts: impl Fn(&VerifyError) -> bool) {
         let Some(verified) = &peer.verified else {
             return std::future::pending().await;
         };
@@ -292,11 +299,11 @@ impl Connection {
     /// Early enough for what is under way; for a certificate that is short of time already, at half
     /// of what it has left.
     fn goaway_before(&self, end: Duration, peer: &PeerInfo, grace: Duration) -> Duration {
-        let own = self.own.identity.leaf().life();
+        let own = self.own.identity.leaf().lifetime();
         let life = peer
             .verified
             .as_ref()
-            .map_or(own, |v| v.certificate.life().min(own));
+            .map_or(own, |v| v.certificate.lifetime().min(own));
         let left = end.saturating_sub(self.options.clock.now());
         end.saturating_sub(grace.min(life / 4).min(left / 2))
     }

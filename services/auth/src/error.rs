@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
-use tars_credentials::{Exceeds, permission};
+use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
 use tars_proto::fault;
 use tars_runtime::db;
@@ -30,7 +30,7 @@ pub enum AuthError {
     #[error("there is no permission {0:?}")]
     UnknownScope(String),
     #[error(transparent)]
-    Exceeds(#[from] Exceeds),
+    GrantError(#[from] GrantError),
     #[error("the last administrator must stay")]
     LastAdmin,
     #[error("the key is revoked")]
@@ -99,9 +99,13 @@ impl From<AuthError> for Status {
             AuthError::UserExists(_) => fault::status(Code::AlreadyExists, "USER_EXISTS", &text),
             AuthError::UnknownRole(_) => fault::invalid_field("roles", &text),
             AuthError::UnknownScope(_) => fault::invalid_field("scopes", &text),
-            AuthError::Exceeds(Exceeds::Life) => fault::invalid_field("expires_in_days", &text),
-            AuthError::Exceeds(Exceeds::OutlivedBy) => fault::invalid_field("key_id", &text),
-            AuthError::Exceeds(_) => fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text),
+            AuthError::GrantError(GrantError::Life) => {
+                fault::invalid_field("expires_in_days", &text)
+            }
+            AuthError::GrantError(GrantError::OutlivedBy) => fault::invalid_field("key_id", &text),
+            AuthError::GrantError(_) => {
+                fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text)
+            }
             AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
             AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
             AuthError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
@@ -204,8 +208,8 @@ mod tests {
     #[test]
     fn a_life_that_is_too_long_names_the_field_of_its_method() {
         for (exceeds, field) in [
-            (Exceeds::Life, "expires_in_days"),
-            (Exceeds::OutlivedBy, "key_id"),
+            (GrantError::Life, "expires_in_days"),
+            (GrantError::OutlivedBy, "key_id"),
         ] {
             let (code, _, message) = told(exceeds.into());
             assert_eq!(code, Code::InvalidArgument);
@@ -215,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_exceeds_the_caller_is_denied_and_named() {
-        let lacking = Exceeds::Permissions(vec!["users.write"]);
+        let lacking = GrantError::Permissions(vec!["users.write"]);
         let (code, reason, message) = told(lacking.into());
         assert_eq!(
             (code, reason.as_str()),

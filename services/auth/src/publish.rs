@@ -54,7 +54,7 @@ impl Publisher {
     ) -> Result<Arc<Self>, AuthError> {
         let whole = snapshots.take().await?;
         let last = whole.sequence;
-        own.take(&whole, snapshots.clock().now_s())
+        own.apply(&whole, snapshots.clock().now_s())
             .expect("a whole view leaves no gap");
         Ok(Arc::new(Self {
             log: EventLog::after(last, KEPT),
@@ -111,7 +111,7 @@ impl Publisher {
     fn take(&self, item: &WatchCredentialsResponse) {
         let now_s = self.snapshots.clock().now_s();
         // In order: `catch_up` has looked.
-        if let Err(gap) = self.own.lock().take(item, now_s) {
+        if let Err(gap) = self.own.lock().apply(item, now_s) {
             tracing::error!(%gap, "a change was announced out of order");
         }
     }

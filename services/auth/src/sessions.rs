@@ -275,7 +275,7 @@ impl Auth {
 
 /// The session that a caller came with; a key has none.
 pub(crate) fn session_of(caller: &Caller) -> Result<Uuid, AuthError> {
-    grant::own_session(caller)?;
+    grant::require_session(caller)?;
     match &caller.credential {
         Credential::Session { id } => Uuid::try_parse(id).ok(),
         Credential::ApiKey { .. } => None,

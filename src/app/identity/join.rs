@@ -2,7 +2,8 @@
 //! current certificate, each time for a new key; and by the rejoin token when the machine slept
 //! past the end of its certificate.
 //!
-//! What is kept is one file, written whole: a key without its certificate is worth nothing.
+//! The key, the certificate and the rejoin token are saved in one file, replaced atomically: a key
+//! without its certificate is useless.
 
 use crate::app::{StartError, trouble::Way};
 use parking_lot::Mutex;
@@ -20,7 +21,7 @@ use tars_certs::{
     files::IdentityPem,
     identity::Parts,
     join::JoinToken,
-    renew::{IdentitySource, SourceError, pause},
+    renew::{IdentitySource, SourceError, backoff},
     secret,
 };
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
@@ -42,32 +43,32 @@ type Time = Arc<dyn rustls::time_provider::TimeProvider>;
 
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// The file that is kept.
+/// The contents of the identity file.
 #[derive(Serialize, Deserialize)]
-struct Kept {
+struct SavedIdentity {
     identity: IdentityPem,
     rejoin_token: Zeroizing<String>,
-    /// Neither the identity nor the token is of use any more.
+    /// Set once the identity is revoked: neither it nor its rejoin token is used again.
     #[serde(default)]
     revoked: bool,
 }
 
-/// Where and how to join.
+/// How this process obtains its identity from Auth.
 #[derive(Debug, Clone)]
 pub(crate) struct Joining {
-    /// The file of the kept identity.
+    /// The identity file.
     pub(crate) file: PathBuf,
     /// Auth's bootstrap listener, as `host:port`.
     pub(crate) bootstrap: String,
     pub(crate) auth: SpiffeId,
     pub(crate) token_file: Option<PathBuf>,
-    /// Who this process is; a token for somebody else is a mistake.
+    /// The SPIFFE id of this process. A token for another id is refused.
     pub(crate) own: SpiffeId,
     pub(crate) clock: Clock,
 }
 
 fn remote(e: impl std::fmt::Display) -> SourceError {
-    SourceError::Remote(e.to_string())
+    SourceError::Refused(e.to_string())
 }
 
 impl Joining {
@@ -75,26 +76,26 @@ impl Joining {
         Arc::new(self.clock.clone())
     }
 
-    /// The kept identity, if it still lives; else a new one for a token.
+    /// Returns the saved identity while it is valid; otherwise joins with a token.
     pub(crate) async fn start(&self) -> Result<Identity, StartError> {
-        let kept = self.kept()?;
-        let revoked = kept.as_ref().is_some_and(|k| k.revoked);
-        let kept = kept.filter(|k| !k.revoked);
-        if let Some(kept) = &kept {
-            match kept.identity.load(&self.time()) {
+        let saved = self.saved()?;
+        let revoked = saved.as_ref().is_some_and(|k| k.revoked);
+        let saved = saved.filter(|k| !k.revoked);
+        if let Some(saved) = &saved {
+            match saved.identity.load(&self.time()) {
                 Ok(identity) => return Ok(identity),
-                Err(e) => tracing::warn!(error = %e, "the kept identity is of no use any more"),
+                Err(e) => tracing::warn!(error = %e, "the saved identity can no longer be used"),
             }
         }
-        let token = self.token(kept, revoked)?;
+        let token = self.token(saved, revoked)?;
         let mut tries = 0;
         loop {
             match self.join(&token).await {
                 Ok(identity) => return Ok(identity),
                 // Services start in any order.
-                Err(SourceError::Away(why)) => {
+                Err(SourceError::Unreachable(why)) => {
                     tries += 1;
-                    let wait = pause(tries, HOUR, rand::random::<f64>() * 2.0 - 1.0);
+                    let wait = backoff(tries, HOUR, rand::random::<f64>() * 2.0 - 1.0);
                     tracing::warn!(why, ?wait, "cannot join yet");
                     tokio::time::sleep(wait).await;
                 }
@@ -109,14 +110,14 @@ impl Joining {
         }
     }
 
-    /// What to show: a token that an operator put there goes before the one that was kept.
-    fn token(&self, kept: Option<Kept>, revoked: bool) -> Result<JoinToken, StartError> {
-        match (&self.token_file, kept) {
+    /// The token to join with: one that an operator provides takes precedence over the saved one.
+    fn token(&self, saved: Option<SavedIdentity>, revoked: bool) -> Result<JoinToken, StartError> {
+        match (&self.token_file, saved) {
             (Some(path), _) if path.exists() => {
                 let text = secret::read(path).map_err(|e| StartError::file(path, e))?;
                 Ok(JoinToken::new(&Zeroizing::new(text)))
             }
-            (_, Some(kept)) => Ok(JoinToken::new(&kept.rejoin_token)),
+            (_, Some(saved)) => Ok(JoinToken::new(&saved.rejoin_token)),
             _ => Err(StartError::Join(format!(
                 "{} identity in {} and no join token: make one with `tars certs join-token`, and name its file with --join-token-file",
                 if revoked { "a revoked" } else { "no" },
@@ -125,29 +126,29 @@ impl Joining {
         }
     }
 
-    /// What was kept of a revoked identity is shown to nobody again.
-    fn forget(&self) -> Result<(), SourceError> {
-        let kept = self.kept().map_err(remote)?;
-        kept.map_or(Ok(()), |kept| {
-            self.write(&Kept {
+    /// Marks the saved identity as revoked, so that a restart does not present it again.
+    fn mark_revoked(&self) -> Result<(), SourceError> {
+        let saved = self.saved().map_err(remote)?;
+        saved.map_or(Ok(()), |saved| {
+            self.write(&SavedIdentity {
                 revoked: true,
-                ..kept
+                ..saved
             })
         })
     }
 
-    fn kept(&self) -> Result<Option<Kept>, StartError> {
+    fn saved(&self) -> Result<Option<SavedIdentity>, StartError> {
         if !self.file.exists() {
             return Ok(None);
         }
         let bad = |e| StartError::file(&self.file, e);
         let text = Zeroizing::new(secret::read(&self.file).map_err(bad)?);
-        let kept = serde_json::from_str(&text).map_err(|e| bad(std::io::Error::other(e)))?;
-        Ok(Some(kept))
+        let saved = serde_json::from_str(&text).map_err(|e| bad(std::io::Error::other(e)))?;
+        Ok(Some(saved))
     }
 
     async fn join(&self, token: &JoinToken) -> Result<Identity, SourceError> {
-        let claims = token.read().map_err(remote)?;
+        let claims = token.unverified_claims().map_err(remote)?;
         if claims.spiffe_id != self.own {
             return Err(remote(format!(
                 "the join token is for {}, and this is {}",
@@ -158,7 +159,7 @@ impl Joining {
             Bootstrap::connect(&self.bootstrap, claims.root, self.auth.clone(), &self.clock)
                 .await
                 .map_err(|e| match e {
-                    BootstrapError::Away(why) => SourceError::Away(self.explained(why)),
+                    BootstrapError::Away(why) => SourceError::Unreachable(self.explained(why)),
                     BootstrapError::NotMeant { .. } => remote(self.explained(e.to_string())),
                 })?;
         let (key, csr) = new_key()?;
@@ -173,7 +174,7 @@ impl Joining {
         self.take(&key, answer.into_inner().identity)
     }
 
-    /// A failure of the connection, with what to do about it.
+    /// Adds to a connection error what an operator can do about it.
     fn explained(&self, error: String) -> String {
         let way = Way {
             target: self.bootstrap.clone(),
@@ -187,12 +188,12 @@ impl Joining {
     fn failed(&self, status: &Status) -> SourceError {
         let text = format!("{}: {}", self.bootstrap, status.message());
         match status.code() {
-            Code::Unavailable | Code::DeadlineExceeded => SourceError::Away(text),
-            _ => SourceError::Remote(text),
+            Code::Unavailable | Code::DeadlineExceeded => SourceError::Unreachable(text),
+            _ => SourceError::Refused(text),
         }
     }
 
-    /// Checks what Auth sent, and keeps it.
+    /// Verifies what Auth issued and saves it.
     fn take(&self, key: &KeyPair, issued: Option<IssuedIdentity>) -> Result<Identity, SourceError> {
         let issued = issued.ok_or_else(|| remote("the answer has no identity"))?;
         let ders = |list: &[Vec<u8>]| {
@@ -211,20 +212,20 @@ impl Joining {
         if *identity.id() != self.own {
             return Err(remote(format!("Auth issued for {}", identity.id())));
         }
-        self.keep(&identity, &issued.rejoin_token)?;
+        self.save(&identity, &issued.rejoin_token)?;
         Ok(identity)
     }
 
-    fn keep(&self, identity: &Identity, rejoin_token: &str) -> Result<(), SourceError> {
-        self.write(&Kept {
+    fn save(&self, identity: &Identity, rejoin_token: &str) -> Result<(), SourceError> {
+        self.write(&SavedIdentity {
             identity: IdentityPem::of(identity),
             rejoin_token: Zeroizing::new(rejoin_token.to_owned()),
             revoked: false,
         })
     }
 
-    fn write(&self, kept: &Kept) -> Result<(), SourceError> {
-        let text = Zeroizing::new(serde_json::to_string(kept).map_err(remote)?);
+    fn write(&self, saved: &SavedIdentity) -> Result<(), SourceError> {
+        let text = Zeroizing::new(serde_json::to_string(saved).map_err(remote)?);
         let failed = |e: std::io::Error| remote(format!("{}: {e}", self.file.display()));
         secret::create_dir(self.file.parent().unwrap_or(Path::new("."))).map_err(failed)?;
         secret::write(&self.file, text.as_bytes()).map_err(failed)
@@ -242,7 +243,7 @@ pub(crate) struct JoinSource {
     joining: Joining,
     renewal: CertificateServiceClient<OutgoingService<Channel>>,
     bundles: tokio::sync::Mutex<watch::Receiver<Option<Arc<Bundle>>>>,
-    /// What a bundle is compared with.
+    /// The roots and anchor in use, compared with each pushed bundle.
     current: Mutex<Under>,
 }
 
@@ -282,11 +283,14 @@ impl JoinSource {
 
     async fn renew(&self, current: &Identity) -> Result<Identity, SourceError> {
         if current.leaf().not_after <= self.joining.clock.now() {
-            let kept = self.joining.kept().map_err(remote)?;
-            let kept = kept.ok_or_else(|| {
-                remote("the certificate has expired, and no rejoin token is kept")
+            let saved = self.joining.saved().map_err(remote)?;
+            let saved = saved.ok_or_else(|| {
+                remote("the certificate has expired, and no rejoin token is saved")
             })?;
-            return self.joining.join(&JoinToken::new(&kept.rejoin_token)).await;
+            return self
+                .joining
+                .join(&JoinToken::new(&saved.rejoin_token))
+                .await;
         }
         let (key, csr) = new_key()?;
         let answer = self
@@ -323,9 +327,9 @@ impl IdentitySource for JoinSource {
         let identity = match roots {
             Some(identity) => {
                 let identity = identity?;
-                let kept = self.joining.kept().map_err(remote)?;
-                let token = kept.map(|k| k.rejoin_token).unwrap_or_default();
-                self.joining.keep(&identity, &token)?;
+                let saved = self.joining.saved().map_err(remote)?;
+                let token = saved.map(|k| k.rejoin_token).unwrap_or_default();
+                self.joining.save(&identity, &token)?;
                 identity
             }
             None => self.renew(current).await?,
@@ -355,8 +359,8 @@ impl IdentitySource for JoinSource {
     }
 
     fn on_revoked(&self) {
-        if let Err(e) = self.joining.forget() {
-            tracing::error!(error = %e, "the kept identity could not be marked as revoked");
+        if let Err(e) = self.joining.mark_revoked() {
+            tracing::error!(error = %e, "the saved identity could not be marked as revoked");
         }
     }
 }

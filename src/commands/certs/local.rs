@@ -115,7 +115,7 @@ pub(super) fn join_token(config: &Config, path: &str, ttl: u32) -> Result<Token,
     let token = JoinToken::mint(&authority, &claims);
     Ok(Token {
         text: Zeroizing::new(token.as_str().to_owned()),
-        ends: format!("in {}", ends_in(clock.now(), claims.expires)),
+        ends: format!("in {}", ends_in(clock.now(), claims.expires_at)),
     })
 }
 

@@ -16,7 +16,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use tars_certs::{
-    PeerClass, Serial, SpiffeId, ca::journal::Keeper, files::certificates, inspect::summarise,
+    PeerClass, Serial, SpiffeId, ca::journal::ManagedBy, files::certificates, inspect::summarise,
     trust::key_id,
 };
 use tars_runtime::config::Config;
@@ -276,8 +276,8 @@ impl Listed {
 
     /// Whether it is among what the mesh writes and renews itself.
     fn is_kept_by_mesh(&self) -> bool {
-        let keeper = Keeper::Authority.as_str();
-        self.rows().iter().any(|row| row["source"] == keeper)
+        let authority = ManagedBy::Authority.as_str();
+        self.rows().iter().any(|row| row["source"] == authority)
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 use tars::{app::Ready, rest::Rest};
-use tars_certs::{Authority, Identity, ca::Lives};
+use tars_certs::{Authority, Identity, ca::Lifetimes};
 use tars_runtime::clock::Clock;
 use tars_tests::{PASSWORD, issue};
 use tempfile::TempDir;
@@ -83,7 +83,7 @@ impl Target {
     pub(crate) fn identity(&self, path: &str) -> Result<Identity, Failure> {
         let ca = self.dir.path().join("ca");
         let now = Clock::system().now();
-        let authority = Authority::open(&ca, &self.ready.trust_domain, Lives::default(), now)?;
+        let authority = Authority::open(&ca, &self.ready.trust_domain, Lifetimes::default(), now)?;
         Ok(issue(&authority, path))
     }
 

@@ -134,22 +134,22 @@ fn root(info: &RootInfo) -> pb::Root {
     }
 }
 
-fn step(wanted: RootStep) -> Option<rotation::Step> {
+fn step(wanted: RootStep) -> Option<rotation::RotationStep> {
     match wanted {
         RootStep::Unspecified => None,
-        RootStep::Prepare => Some(rotation::Step::Prepare),
-        RootStep::Activate => Some(rotation::Step::Activate),
-        RootStep::Taint => Some(rotation::Step::Taint),
-        RootStep::Remove => Some(rotation::Step::Remove),
+        RootStep::Prepare => Some(rotation::RotationStep::Prepare),
+        RootStep::Activate => Some(rotation::RotationStep::Activate),
+        RootStep::Taint => Some(rotation::RotationStep::Taint),
+        RootStep::Remove => Some(rotation::RotationStep::Remove),
     }
 }
 
-fn shown(taken: rotation::Step) -> RootStep {
+fn shown(taken: rotation::RotationStep) -> RootStep {
     match taken {
-        rotation::Step::Prepare => RootStep::Prepare,
-        rotation::Step::Activate => RootStep::Activate,
-        rotation::Step::Taint => RootStep::Taint,
-        rotation::Step::Remove => RootStep::Remove,
+        rotation::RotationStep::Prepare => RootStep::Prepare,
+        rotation::RotationStep::Activate => RootStep::Activate,
+        rotation::RotationStep::Taint => RootStep::Taint,
+        rotation::RotationStep::Remove => RootStep::Remove,
     }
 }
 
@@ -202,7 +202,7 @@ impl certificate_service_server::CertificateService for Api {
         Ok(Response::new(CreateJoinTokenResponse {
             token: token.as_str().to_owned(),
             spiffe_id: claims.spiffe_id.to_string(),
-            expires_at: Some(at(claims.expires)),
+            expires_at: Some(at(claims.expires_at)),
         }))
     }
 

@@ -29,7 +29,7 @@ use uuid::Uuid;
 const TOKEN_TTL: Duration = Duration::from_secs(600);
 
 /// How a certificate that the service knows of came to be; those that were made beside it name their
-/// keeper.
+/// [`ManagedBy`](tars_certs::ca::journal::ManagedBy) instead.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     JoinToken,
@@ -123,11 +123,11 @@ impl Auth {
         request.life = request.life.min(Duration::from_micros(left));
         let issued = authority.sign(&key, &request, now)?;
         let rejoin = JoinClaims {
-            kind: JoinKind::Again,
+            kind: JoinKind::Rejoin,
             id: rand::random(),
             lineage: *lineage.id.as_bytes(),
-            made: now,
-            expires: Duration::from_micros(u64::try_from(lineage.ends_us).unwrap_or(0)),
+            issued_at: now,
+            expires_at: Duration::from_micros(u64::try_from(lineage.ends_us).unwrap_or(0)),
             root: authority.active_root(),
             spiffe_id: request.id.clone(),
         };
@@ -188,12 +188,12 @@ impl Auth {
             JoinKind::First | JoinKind::Unrecorded => {
                 self.first_lineage(&mut tx, &claims, class).await?
             }
-            JoinKind::Again => again(&mut tx, &claims).await?,
+            JoinKind::Rejoin => again(&mut tx, &claims).await?,
         };
         let record = Record::new(&self.clock, "auth", "certificate.issued")
             .caller(Source::JoinToken.as_str())
             .detail("address", address)
-            .detail("rejoin", claims.kind == JoinKind::Again);
+            .detail("rejoin", claims.kind == JoinKind::Rejoin);
         let identity = self
             .issue_in(&mut tx, lineage, csr, request, (Source::JoinToken, record))
             .await?;
@@ -208,7 +208,7 @@ impl Auth {
         class: PeerClass,
     ) -> Result<LineageRow, AuthError> {
         let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(KEPT));
-        let (id, expires) = (token_id(&claims.id), micros(claims.expires));
+        let (id, expires) = (token_id(&claims.id), micros(claims.expires_at));
         let holds = match claims.kind {
             JoinKind::Unrecorded => tokens::is_after_cuts(tx, claims, self.clock.now()).await?,
             _ => match tokens::find(tx, &id).await? {
@@ -346,7 +346,7 @@ impl Auth {
             spiffe_id: claims.spiffe_id.as_str().to_owned(),
             maker: Holder::of(caller)?,
             created_us: micros(now),
-            expires_us: micros(claims.expires),
+            expires_us: micros(claims.expires_at),
             revoked: false,
         };
         let mut tx = self.store.begin("join_tokens.create").await?;

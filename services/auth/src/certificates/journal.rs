@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{Auth, AuthError, publish::Change};
 use std::time::Duration;
-use tars_certs::ca::journal::{Entry, Keeper};
+use tars_certs::ca::journal::{Entry, ManagedBy};
 use tars_runtime::audit::{self, Record};
 
 impl Auth {
@@ -41,7 +41,7 @@ impl Auth {
         }
         self.put(tx, late, &cut).await?;
         for entry in &entries {
-            if let Err(e) = authority.taken_up(&entry.serial) {
+            if let Err(e) = authority.acknowledge(&entry.serial) {
                 tracing::warn!(error = %e, "a certificate is listed, and its file stays");
             }
         }
@@ -90,23 +90,23 @@ impl Auth {
             Some(serial) => store::find_issued(tx, "", serial).await?,
             None => None,
         };
-        let kept = match (&before, entry.keeper) {
+        let known = match (&before, entry.managed_by) {
             (Some(before), _) => store::find_lineage(tx, before.lineage).await?,
-            (None, Keeper::Authority) => store::kept_lineage(tx, &entry.spiffe_id)
+            (None, ManagedBy::Authority) => store::managed_lineage(tx, &entry.spiffe_id)
                 .await?
                 .filter(|l| !l.revoked),
-            (None, Keeper::Files) => None,
+            (None, ManagedBy::Files) => None,
         };
         let id = &entry.spiffe_id;
         let fresh = self.new_lineage(id, seconds(entry.issued));
         let lineage = LineageRow {
             latest_serial: entry.serial.clone(),
-            ..kept.unwrap_or_else(|| fresh.clone())
+            ..known.unwrap_or_else(|| fresh.clone())
         };
         // Whoever has the authority renews for as long as it likes.
-        let ends_us = match entry.keeper {
-            Keeper::Authority => fresh.ends_us.max(lineage.ends_us),
-            Keeper::Files => lineage.ends_us,
+        let ends_us = match entry.managed_by {
+            ManagedBy::Authority => fresh.ends_us.max(lineage.ends_us),
+            ManagedBy::Files => lineage.ends_us,
         };
         Ok((LineageRow { ends_us, ..lineage }, before.is_some()))
     }
@@ -123,7 +123,7 @@ impl Auth {
             issued_us: seconds(entry.issued),
             not_after_us: seconds(entry.not_after),
             generation: above.map_or(0, |g| i64::from(g.generation)),
-            source: entry.keeper.as_str().to_owned(),
+            source: entry.managed_by.as_str().to_owned(),
         }
     }
 }

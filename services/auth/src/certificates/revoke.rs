@@ -100,7 +100,7 @@ impl Auth {
                     .await?
             }
             Target::Identity { id, before } => {
-                grant::cut_off(caller, self.certificates().class(id).ok())?;
+                grant::revoke_identity(caller, self.certificates().class(id).ok())?;
                 self.cut_identity(&mut tx, &cut, (id, *before)).await?
             }
         };
@@ -119,7 +119,7 @@ impl Auth {
         let known = store::find_issued(tx, &issuer, serial.as_str()).await?;
         let id = known.as_ref().and_then(|k| k.spiffe_id.parse().ok());
         let class = id.and_then(|id| self.certificates().class(&id).ok());
-        grant::cut_off(caller, class)?;
+        grant::revoke_identity(caller, class)?;
         let Some(known) = known else {
             if issuer.is_empty() {
                 return Err(AuthError::NotFound("certificate", serial.to_string()));
@@ -156,7 +156,7 @@ impl Auth {
         let at = before.unwrap_or(cut.now);
         let before_us = before.map_or(i64::MAX, micros);
         if let Some(authority) = &self.certificates().authority {
-            authority.begin_no_earlier(id, at)?;
+            authority.raise_not_before(id, at)?;
         }
         let name = id.as_str();
         let not_before_s = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);

@@ -22,8 +22,8 @@ use tars_certs::{
     CertName, KeyId, RevocationSet, SpiffeId,
     ca::{
         RootInfo,
-        journal::Keeper,
-        rotation::{RootState, Step},
+        journal::ManagedBy,
+        rotation::{RootState, RotationStep},
     },
     peer::Verified,
 };
@@ -40,7 +40,7 @@ use uuid::Uuid;
 pub(crate) struct RootsStatus {
     pub(crate) version: u64,
     pub(crate) roots: Vec<RootInfo>,
-    pub(crate) next: Step,
+    pub(crate) next: RotationStep,
     /// Who must hear of the last step, or renew, before the next.
     pub(crate) waiting_for: Vec<String>,
     /// Who would be waited for, had anything been heard of it lately.
@@ -53,13 +53,13 @@ fn in_state(roots: &[RootInfo], state: RootState) -> Option<&RootInfo> {
     roots.iter().find(|r| r.state == state)
 }
 
-fn next(roots: &[RootInfo]) -> Step {
+fn next(roots: &[RootInfo]) -> RotationStep {
     let has = |state| in_state(roots, state).is_some();
     match () {
-        () if has(RootState::Tainted) => Step::Remove,
-        () if has(RootState::Retired) => Step::Taint,
-        () if has(RootState::Prepared) => Step::Activate,
-        () => Step::Prepare,
+        () if has(RootState::Tainted) => RotationStep::Remove,
+        () if has(RootState::Retired) => RotationStep::Taint,
+        () if has(RootState::Prepared) => RotationStep::Activate,
+        () => RotationStep::Prepare,
     }
 }
 
@@ -72,13 +72,13 @@ enum Needs {
 }
 
 impl Needs {
-    fn of(step: Step, roots: &[RootInfo]) -> Self {
+    fn of(step: RotationStep, roots: &[RootInfo]) -> Self {
         let key = |state| in_state(roots, state).map(|r| r.key);
         match step {
-            Step::Prepare => None,
-            Step::Activate => key(RootState::Prepared).map(Self::Trust),
-            Step::Taint => key(RootState::Active).map(Self::Trust),
-            Step::Remove => key(RootState::Tainted).map(Self::Leave),
+            RotationStep::Prepare => None,
+            RotationStep::Activate => key(RootState::Prepared).map(Self::Trust),
+            RotationStep::Taint => key(RootState::Active).map(Self::Trust),
+            RotationStep::Remove => key(RootState::Tainted).map(Self::Leave),
         }
         .unwrap_or(Self::Nothing)
     }
@@ -312,7 +312,7 @@ impl Auth {
         // The operator's files are renewed by this process itself: a matter of moments.
         let (own, cut_off): (Vec<_>, Vec<_>) = below
             .into_iter()
-            .partition(|c| c.source == Keeper::Authority.as_str());
+            .partition(|c| c.source == ManagedBy::Authority.as_str());
         waiting_for.extend(own.iter().map(named));
         Ok(RootsStatus {
             version: authority.version(),
@@ -325,7 +325,7 @@ impl Auth {
     }
 
     /// Who is not ready for a step.
-    fn late(&self, step: Step, roots: &[RootInfo], reports: &[ReportRow]) -> Late {
+    fn late(&self, step: RotationStep, roots: &[RootInfo], reports: &[ReportRow]) -> Late {
         let certificates = self.certificates();
         let needs = Needs::of(step, roots);
         let revoked = certificates.feed.revocations.current();
@@ -355,14 +355,14 @@ impl Auth {
     /// People and outside clients hear of no push: they are known by what was issued to them.
     async fn below_tainted(
         &self,
-        step: Step,
+        step: RotationStep,
         roots: &[RootInfo],
         reports: &[ReportRow],
     ) -> Result<Vec<IssuedRow>, AuthError> {
         let Some(tainted) = in_state(roots, RootState::Tainted) else {
             return Ok(Vec::new());
         };
-        if step != Step::Remove {
+        if step != RotationStep::Remove {
             return Ok(Vec::new());
         }
         let certificates = self.certificates();
@@ -373,7 +373,7 @@ impl Auth {
             let class = class.and_then(|id| certificates.class(&id).ok());
             class.is_some_and(tars_certs::PeerClass::is_workload)
         };
-        let kept_here = |c: &IssuedRow| c.source == Keeper::Authority.as_str() && is_workload(c);
+        let kept_here = |c: &IssuedRow| c.source == ManagedBy::Authority.as_str() && is_workload(c);
         let own = certificates.own.current().id().to_string();
         let mut living = self.store.newest().await?;
         living.retain(|c| c.not_after_us > past_us);
@@ -390,7 +390,7 @@ impl Auth {
     pub(crate) async fn step_roots(
         &self,
         by: &str,
-        step: Step,
+        step: RotationStep,
         cut_off: bool,
     ) -> Result<(u64, RootInfo), AuthError> {
         let _one = self.rotating.lock().await;

@@ -286,7 +286,7 @@ pub(crate) async fn find_lineage(
 }
 
 /// The lineage of an identity that the authority's own process keeps.
-pub(crate) async fn kept_lineage(
+pub(crate) async fn managed_lineage(
     tx: &mut SqliteConnection,
     spiffe_id: &str,
 ) -> Result<Option<LineageRow>, AuthError> {

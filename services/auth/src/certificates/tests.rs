@@ -5,13 +5,13 @@ use rustls::time_provider::TimeProvider;
 use std::path::Path;
 use tars_certs::{
     CertName, Identity, KeyId, Revocations,
-    ca::{Lives, Request, csr, rotation::Step},
+    ca::{Lifetimes, Request, csr, rotation::RotationStep},
     identity::Parts,
     join::JoinToken,
     peer::Verified,
     trust::{Side, Trust},
 };
-use tars_credentials::{Caller, Exceeds, Permissions, View};
+use tars_credentials::{Caller, GrantError, Permissions, View};
 use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
@@ -25,9 +25,13 @@ const NOW: Duration = Duration::from_secs(1_800_000_000);
 /// The authority in `dir`, with Auth's own identity below it.
 pub(crate) fn certificates(dir: &Path, clock: &Clock) -> Certificates {
     let config = config::Config::default();
-    let authority =
-        Authority::open_or_init(&dir.join("ca"), "tars.local", Lives::default(), clock.now())
-            .unwrap();
+    let authority = Authority::open_or_init(
+        &dir.join("ca"),
+        "tars.local",
+        Lifetimes::default(),
+        clock.now(),
+    )
+    .unwrap();
     let request = Request::new(
         "spiffe://tars.local/auth".parse().unwrap(),
         Duration::from_secs(3600),
@@ -337,7 +341,7 @@ async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
         .await
         .unwrap();
     let order = auth
-        .step_roots("ada", Step::Activate, false)
+        .step_roots("ada", RotationStep::Activate, false)
         .await
         .unwrap_err();
     assert!(
@@ -345,9 +349,11 @@ async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
         "{order}"
     );
 
-    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Prepare, false)
+        .await
+        .unwrap();
     let early = auth
-        .step_roots("ada", Step::Activate, false)
+        .step_roots("ada", RotationStep::Activate, false)
         .await
         .unwrap_err();
     let AuthError::PeersNotReady(names) = early else {
@@ -360,11 +366,15 @@ async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
     auth.report_trust(&w.verified(&peer), instance, &both)
         .await
         .unwrap();
-    auth.step_roots("ada", Step::Activate, false).await.unwrap();
-    auth.step_roots("ada", Step::Taint, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Activate, false)
+        .await
+        .unwrap();
+    auth.step_roots("ada", RotationStep::Taint, false)
+        .await
+        .unwrap();
     w.refresh_own();
     let early = auth
-        .step_roots("ada", Step::Remove, false)
+        .step_roots("ada", RotationStep::Remove, false)
         .await
         .unwrap_err();
     assert!(
@@ -377,7 +387,9 @@ async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
         .await
         .unwrap();
     assert!(auth.roots().await.unwrap().cut_off.is_empty());
-    auth.step_roots("ada", Step::Remove, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Remove, false)
+        .await
+        .unwrap();
     let recorded = auth.sequence_audit().await;
     recorded.unwrap();
     let filter = crate::audit::Filter {
@@ -402,12 +414,16 @@ async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
         )
         .await
         .unwrap();
-    for step in [Step::Prepare, Step::Activate, Step::Taint] {
+    for step in [
+        RotationStep::Prepare,
+        RotationStep::Activate,
+        RotationStep::Taint,
+    ] {
         auth.step_roots("ada", step, false).await.unwrap();
         w.refresh_own();
     }
     let refused = auth
-        .step_roots("ada", Step::Remove, false)
+        .step_roots("ada", RotationStep::Remove, false)
         .await
         .unwrap_err();
     assert!(matches!(refused, AuthError::WouldCutOff(_)), "{refused}");
@@ -424,7 +440,9 @@ async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
         assert!(refused.contains(said), "{said}: {refused}");
     }
     w.renew(&person).await.unwrap();
-    auth.step_roots("ada", Step::Remove, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Remove, false)
+        .await
+        .unwrap();
 }
 
 #[tokio::test]
@@ -451,12 +469,12 @@ async fn an_identity_needs_the_permission_of_its_class() {
     for path in &paths {
         let refused = issue(&client, path, &[]).await;
         assert!(
-            matches!(refused, Err(AuthError::Exceeds(_))),
+            matches!(refused, Err(AuthError::GrantError(_))),
             "{path}: {refused:?}"
         );
         let token = w.auth.create_join_token(&client, path, None).await;
         assert!(
-            matches!(token, Err(AuthError::Exceeds(_))),
+            matches!(token, Err(AuthError::GrantError(_))),
             "{path}: {token:?}"
         );
         assert!(issue(&ada(), path, &[]).await.is_ok(), "{path}");
@@ -472,7 +490,7 @@ async fn an_identity_needs_the_permission_of_its_class() {
     );
     let named = issue(&client, "/client/bot", &["auth.tars.svc"]).await;
     assert!(
-        matches!(&named, Err(AuthError::Exceeds(Exceeds::Permissions(p))) if p == &["certificates.issue_workload"]),
+        matches!(&named, Err(AuthError::GrantError(GrantError::Permissions(p))) if p == &["certificates.issue_workload"]),
         "{named:?}"
     );
 }
@@ -525,7 +543,7 @@ async fn a_workload_and_the_unknown_are_not_cut_off_by_a_narrow_key() {
     ] {
         let refused = w.auth.revoke(&narrow, &target, "x").await;
         assert!(
-            matches!(refused, Err(AuthError::Exceeds(_))),
+            matches!(refused, Err(AuthError::GrantError(_))),
             "{target:?}: {refused:?}"
         );
     }

@@ -32,7 +32,7 @@ impl TokenRow {
         now_us: i64,
     ) -> Result<bool, AuthError> {
         let held = self.maker.holds(tx, now_us).await?;
-        let needed = grant::to_issue(class, false);
+        let needed = grant::required_to_issue(class, false);
         Ok(!self.revoked && held.is_some_and(|held| needed.without(held).is_empty()))
     }
 }
@@ -45,8 +45,8 @@ pub(super) async fn is_after_cuts(
     now: Duration,
 ) -> Result<bool, AuthError> {
     let cut_s = cut_of(tx, claims.spiffe_id.as_str()).await?;
-    let made_s = i64::try_from(claims.made.as_secs()).unwrap_or(i64::MAX);
-    Ok(claims.made <= now && cut_s.is_none_or(|cut_s| cut_s < made_s))
+    let made_s = i64::try_from(claims.issued_at.as_secs()).unwrap_or(i64::MAX);
+    Ok(claims.issued_at <= now && cut_s.is_none_or(|cut_s| cut_s < made_s))
 }
 
 /// Forgets what had expired at a moment that is surely past.

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{World, person};
-use tars_credentials::{Credential, Exceeds, permission::of_roles};
+use tars_credentials::{Credential, GrantError, permission::of_roles};
 
 impl World {
     /// A key with these scopes, and who shows it.
@@ -13,9 +13,9 @@ impl World {
     }
 }
 
-fn exceeds<T>(result: Result<T, AuthError>) -> Exceeds {
+fn exceeds<T>(result: Result<T, AuthError>) -> GrantError {
     match result {
-        Err(AuthError::Exceeds(why)) => why,
+        Err(AuthError::GrantError(why)) => why,
         Err(other) => panic!("refused for another reason: {other}"),
         Ok(_) => panic!("not refused"),
     }
@@ -80,7 +80,7 @@ async fn a_secret_that_is_rotated_out_does_not_take_its_key_back() {
     let new = w.auth.rotate_key(&holder, &old.id, overlap).await.unwrap();
     let outgoing = w.by_key(&old.text).unwrap();
     let back = w.auth.rotate_key(&outgoing, &old.id, overlap * 1000).await;
-    assert_eq!(exceeds(back), Exceeds::Outgoing);
+    assert_eq!(exceeds(back), GrantError::Outgoing);
     w.clock.advance(overlap);
     assert!(w.by_key(&old.text).is_none());
     let incoming = w.by_key(&new.text).unwrap();
@@ -96,7 +96,7 @@ async fn a_narrow_key_makes_none_that_is_wider() {
     for scope in ["users.write", "studies.write", "apikeys.revoke_any"] {
         let asked = [scope.to_owned()];
         let made = w.auth.create_key(&narrow, "svc", &asked, None);
-        assert_eq!(exceeds(made.await), Exceeds::Permissions(vec![scope]));
+        assert_eq!(exceeds(made.await), GrantError::Permissions(vec![scope]));
     }
     for scope in ["nothing", "", "ADMIN"] {
         let asked = [scope.to_owned()];
@@ -130,9 +130,15 @@ async fn the_secret_of_a_wider_key_and_of_anothers_is_handed_to_nobody() {
     let (own, narrow) = w.key(&admin, &["apikeys.write"]).await;
     let rotate = async |by: &Caller, id: &str| w.auth.rotate_key(by, id, Duration::ZERO).await;
     let lacking = exceeds(rotate(&narrow, &unscoped.id).await);
-    assert!(matches!(lacking, Exceeds::Permissions(p) if p.contains(&"users.write")));
-    assert_eq!(exceeds(rotate(&narrow, &theirs.id).await), Exceeds::NotOwn);
-    assert_eq!(exceeds(rotate(&admin, &theirs.id).await), Exceeds::NotOwn);
+    assert!(matches!(lacking, GrantError::Permissions(p) if p.contains(&"users.write")));
+    assert_eq!(
+        exceeds(rotate(&narrow, &theirs.id).await),
+        GrantError::NotOwn
+    );
+    assert_eq!(
+        exceeds(rotate(&admin, &theirs.id).await),
+        GrantError::NotOwn
+    );
     assert!(w.by_key(&unscoped.text).is_some() && w.by_key(&theirs.text).is_some());
     assert!(rotate(&narrow, &own.id).await.is_ok(), "itself");
     assert!(rotate(&admin, &unscoped.id).await.is_ok());
@@ -193,7 +199,7 @@ async fn what_a_key_makes_ends_no_later_than_the_key() {
     let maker = w.by_key(&made.text).unwrap();
     assert!(matches!(maker.credential, Credential::ApiKey { .. }));
     let longer = w.auth.create_key(&maker, "svc", &[], Some(11)).await;
-    assert_eq!(exceeds(longer), Exceeds::Life);
+    assert_eq!(exceeds(longer), GrantError::Life);
     let usual = w.auth.create_key(&maker, "svc", &[], None).await.unwrap();
     assert_eq!(usual.expires_us, made.expires_us);
     let long = w
@@ -202,7 +208,7 @@ async fn what_a_key_makes_ends_no_later_than_the_key() {
         .await
         .unwrap();
     let rotated = w.auth.rotate_key(&maker, &long.id, Duration::ZERO).await;
-    assert_eq!(exceeds(rotated), Exceeds::OutlivedBy);
+    assert_eq!(exceeds(rotated), GrantError::OutlivedBy);
     w.clock.advance(day(10));
     assert!(w.by_key(&usual.text).is_none() && w.by_key(&long.text).is_some());
 }
@@ -218,6 +224,6 @@ async fn a_key_ends_with_its_owner() {
     let stranger = person(Permissions::ALL);
     assert_eq!(
         exceeds(w.auth.rotate_key(&stranger, &key.id, Duration::ZERO).await),
-        Exceeds::NotOwn
+        GrantError::NotOwn
     );
 }

@@ -27,7 +27,7 @@ impl Other {
             let items = crate::api::watch_stream(&auth, after).await.unwrap();
             let mut items = Box::pin(items);
             while let Some(item) = items.next().await {
-                follower.take(&item.unwrap(), 0).unwrap();
+                follower.apply(&item.unwrap(), 0).unwrap();
                 moved.send_replace(follower.position().unwrap());
             }
         });

@@ -1,7 +1,7 @@
 use super::*;
 use crate::testing::{PASSWORD, World, elsewhere, here as from, open};
 use std::{sync::Arc, time::Duration};
-use tars_credentials::Exceeds;
+use tars_credentials::GrantError;
 use tars_runtime::clock::Clock;
 
 #[tokio::test]
@@ -158,7 +158,7 @@ async fn a_key_has_no_session_to_end() {
     let refused = w.auth.logout(&w.by_key(&key.text).unwrap()).await;
     let why = refused.unwrap_err();
     assert!(
-        matches!(&why, AuthError::Exceeds(Exceeds::NeedsSession)),
+        matches!(&why, AuthError::GrantError(GrantError::NeedsSession)),
         "{why}"
     );
     assert!(w.by_key(&key.text).is_some() && w.holds(&admin));

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{PASSWORD, World, elsewhere, here, person};
-use tars_credentials::Exceeds;
+use tars_credentials::GrantError;
 
 const NEW: &str = "another long password";
 
@@ -14,7 +14,7 @@ impl World {
 
 fn lacks(result: Result<UserSummary, AuthError>) -> Vec<&'static str> {
     match result {
-        Err(AuthError::Exceeds(Exceeds::Permissions(names))) => names,
+        Err(AuthError::GrantError(GrantError::Permissions(names))) => names,
         other => panic!("not refused for what it exceeds: {other:?}"),
     }
 }
@@ -148,7 +148,7 @@ async fn a_key_never_changes_its_owners_password_and_a_token_cannot_guess_it() {
         .await;
     assert!(matches!(
         refused,
-        Err(AuthError::Exceeds(Exceeds::NeedsSession))
+        Err(AuthError::GrantError(GrantError::NeedsSession))
     ));
     for _ in 0..5 {
         let guess = w.auth.change_password(&admin, &here(), "guess", NEW).await;

@@ -6,7 +6,7 @@ use super::*;
 async fn kept(w: &World, path: &str, renewals: usize) -> Vec<Verified> {
     let authority = w.auth.certificates().authority().unwrap();
     let id = SpiffeId::new("tars.local", path).unwrap();
-    let request = Request::new(id, Duration::from_secs(3600)).kept_by_authority();
+    let request = Request::new(id, Duration::from_secs(3600)).managed_by_authority();
     let verified = |issued: tars_certs::ca::Issued| {
         let time: Arc<dyn TimeProvider> = Arc::new(w.clock.clone());
         let parts = issued.into_parts(authority.roots());
@@ -74,7 +74,7 @@ async fn what_the_authority_issued_by_itself_is_in_the_list() {
 async fn a_revoked_lineage_is_not_gone_on_with_by_the_authority_itself() {
     let w = world().await;
     let authority = Arc::clone(w.auth.certificates().authority().unwrap());
-    authority.heed(w.auth.certificates().feed.revocations.clone());
+    authority.enforce(w.auth.certificates().feed.revocations.clone());
     let automl = "spiffe://tars.local/automl";
     let made = kept(&w, "/automl", 1).await;
     // By the first serial: the newest goes with it.
@@ -85,7 +85,7 @@ async fn a_revoked_lineage_is_not_gone_on_with_by_the_authority_itself() {
     let rows = w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     assert_eq!(rows.len(), 2);
     let id = SpiffeId::new("tars.local", "/automl").unwrap();
-    let request = Request::new(id, Duration::from_secs(3600)).kept_by_authority();
+    let request = Request::new(id, Duration::from_secs(3600)).managed_by_authority();
     let refused = authority.renew(&made[1], &request, w.clock.now());
     assert!(matches!(refused, Err(tars_certs::CaError::Revoked(_))));
     // Another start begins another lineage, which is good.
@@ -102,7 +102,7 @@ async fn a_renewal_under_way_when_its_lineage_is_revoked_is_revoked_too() {
     let made = kept(&w, "/automl", 0).await;
     let authority = Arc::clone(w.auth.certificates().authority().unwrap());
     let id = SpiffeId::new("tars.local", "/automl").unwrap();
-    let request = Request::new(id, Duration::from_secs(3600)).kept_by_authority();
+    let request = Request::new(id, Duration::from_secs(3600)).managed_by_authority();
     let target = Target::Certificate {
         issuer: None,
         serial: made[0].certificate.serial.clone(),
@@ -134,7 +134,9 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
     for (of, instance) in [(&good, g), (&bad, b), (&gone, x)] {
         report(of, instance).await;
     }
-    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Prepare, false)
+        .await
+        .unwrap();
     w.refresh_own();
     let status = auth.roots().await.unwrap();
     assert_eq!(status.waiting_for.len(), 3, "{status:?}");
@@ -162,13 +164,17 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
         "{departed}"
     );
     assert!(departed.contains(&x.to_string()), "{departed}");
-    auth.step_roots("ada", Step::Activate, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Activate, false)
+        .await
+        .unwrap();
     // It comes back: it is waited for again.
-    auth.step_roots("ada", Step::Taint, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Taint, false)
+        .await
+        .unwrap();
     w.refresh_own();
     report(&gone, x).await;
     let early = auth
-        .step_roots("ada", Step::Remove, false)
+        .step_roots("ada", RotationStep::Remove, false)
         .await
         .unwrap_err();
     assert!(
@@ -187,7 +193,9 @@ async fn a_rotation_does_not_wait_for_whoever_stopped_in_peace() {
     for instance in [stopped, killed] {
         auth.report_trust(&peer, instance, &[]).await.unwrap();
     }
-    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Prepare, false)
+        .await
+        .unwrap();
     w.refresh_own();
     let waits = async || auth.roots().await.unwrap().waiting_for;
     assert_eq!(waits().await.len(), 2);
@@ -210,7 +218,9 @@ async fn another_certificate_of_the_same_identity_speaks_for_no_process_but_its_
     let (peer, thief) = (w.verified(&first), w.verified(&w.join("/automl").await));
     let instance = Uuid::now_v7();
     auth.report_trust(&peer, instance, &[]).await.unwrap();
-    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Prepare, false)
+        .await
+        .unwrap();
     w.refresh_own();
     let waits = async || auth.roots().await.unwrap().waiting_for.len();
     assert_eq!(waits().await, 1);
@@ -261,18 +271,26 @@ async fn a_replaced_certificate_is_no_more_cut_off() {
     for _ in 0..2 {
         w.join("/client/c4").await;
     }
-    auth.step_roots("ada", Step::Prepare, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Prepare, false)
+        .await
+        .unwrap();
     w.refresh_own();
-    auth.step_roots("ada", Step::Activate, false).await.unwrap();
-    auth.step_roots("ada", Step::Taint, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Activate, false)
+        .await
+        .unwrap();
+    auth.step_roots("ada", RotationStep::Taint, false)
+        .await
+        .unwrap();
     w.refresh_own();
     let cut_off = async || auth.roots().await.unwrap().cut_off;
     assert_eq!(cut_off().await.len(), 1, "an identity counts once");
-    let refused = auth.step_roots("ada", Step::Remove, false).await;
+    let refused = auth.step_roots("ada", RotationStep::Remove, false).await;
     let said = refused.unwrap_err().to_string();
     let issue = "tars certs client c4 --out DIR --force";
     assert_eq!(said.matches(issue).count(), 1, "{said}");
     w.join("/client/c4").await;
     assert!(cut_off().await.is_empty());
-    auth.step_roots("ada", Step::Remove, false).await.unwrap();
+    auth.step_roots("ada", RotationStep::Remove, false)
+        .await
+        .unwrap();
 }

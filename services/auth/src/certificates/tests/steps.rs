@@ -121,7 +121,7 @@ async fn a_step_of_the_roots_that_is_taken_is_never_answered_as_a_failure() {
     let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
     let (version, _) = w
         .auth
-        .step_roots("ada", Step::Prepare, false)
+        .step_roots("ada", RotationStep::Prepare, false)
         .await
         .unwrap();
     held.rollback().await.unwrap();

@@ -157,7 +157,7 @@ async fn a_token_that_is_written_down_nowhere_is_refused() {
         JoinToken::mint(authority, &claims)
     };
     assert!(w.refuses(&mint(JoinKind::First, "tars.local")).await);
-    assert!(w.refuses(&mint(JoinKind::Again, "tars.local")).await);
+    assert!(w.refuses(&mint(JoinKind::Rejoin, "tars.local")).await);
     assert!(w.refuses(&mint(JoinKind::Unrecorded, "other.local")).await);
     assert!(
         w.shown(&mint(JoinKind::Unrecorded, "tars.local"))

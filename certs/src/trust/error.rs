@@ -6,7 +6,7 @@ use rustls::{CertificateError, Error, OtherError};
 use std::sync::Arc;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum Refusal {
+pub enum VerifyError {
     #[error(transparent)]
     Peer(#[from] PeerError),
     #[error("the chain: {}", said(.0))]
@@ -27,7 +27,7 @@ pub enum Refusal {
     OtherId(String),
 }
 
-impl Refusal {
+impl VerifyError {
     /// A metric label.
     pub fn reason(&self) -> &'static str {
         match self {
