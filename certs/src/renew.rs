@@ -9,9 +9,8 @@
 //!   └─ revoked, in any state ──> Revoked ── another identity that is not revoked ──> Valid
 //! ```
 //!
-//! One task an identity, so that no renewal runs twice. A failure keeps the old identity and comes
-//! again with a growing pause, jittered so that a fleet does not come at once; it is little more than a
-//! minute at most. The wait for the next renewal can be days: it is cut into short ones, and the wall
+//! One task an identity, so that no renewal runs twice. A failure keeps the old identity, and the
+//! next attempt waits for the delay that [`Renewal::delay`] returns. The wait for the next renewal can be days: it is cut into short ones, and the wall
 //! clock is looked at in between, since after a machine's sleep the monotonic clock knows nothing of
 //! the hours that passed.
 //!
@@ -28,8 +27,6 @@ use std::{fmt, sync::Arc, time::Duration};
 
 /// The longest time between two looks at the wall clock.
 const LOOK: Duration = Duration::from_secs(5);
-const FIRST_PAUSE: Duration = Duration::from_millis(500);
-const MAX_PAUSE: Duration = Duration::from_secs(60);
 /// A source that hangs is one that fails.
 const FETCH_LIMIT: Duration = Duration::from_secs(15);
 
@@ -100,6 +97,10 @@ pub enum Event {
 
 type Listener = Arc<dyn Fn(&Event, &Identity) + Send + Sync>;
 
+/// The delay after a number of failures in a row. The second argument is the life that the
+/// certificate had left when it was obtained: a short one must not pass within the delay.
+pub type Delay = Arc<dyn Fn(u32, Duration) -> Duration + Send + Sync>;
+
 /// What the loop needs besides its source.
 #[derive(Clone)]
 pub struct Renewal {
@@ -107,6 +108,8 @@ pub struct Renewal {
     pub revocations: Revocations,
     pub time: Arc<dyn TimeProvider>,
     pub on_event: Listener,
+    /// Called after each failure for the delay before the next attempt.
+    pub delay: Delay,
 }
 
 impl fmt::Debug for Renewal {
@@ -122,14 +125,6 @@ pub fn renew_at(got: Duration, not_after: Duration, jitter: f64) -> Duration {
     let left = not_after.saturating_sub(got);
     let offset = left.as_secs_f64() * (2.0 / 3.0 + jitter.clamp(-1.0, 1.0) / 20.0);
     got + Duration::from_secs_f64(offset).max(Duration::from_secs(1))
-}
-
-/// The pause after a number of failures: doubled each time, capped, and never so long that a
-/// short life passes in it; moved by `jitter` in -1..=1 times a fifth.
-pub fn backoff(failures: u32, life: Duration, jitter: f64) -> Duration {
-    let cap = (life / 10).clamp(FIRST_PAUSE, MAX_PAUSE);
-    let grown = FIRST_PAUSE.saturating_mul(1 << failures.saturating_sub(1).min(16));
-    grown.min(cap).mul_f64(1.0 + jitter.clamp(-1.0, 1.0) / 5.0)
 }
 
 fn jitter() -> f64 {
@@ -219,7 +214,7 @@ impl Renewal {
         let life = current.leaf().not_after.saturating_sub(since);
         State::Failing {
             since,
-            pause: backoff(failures, life, jitter()),
+            pause: (self.delay)(failures, life),
         }
     }
 

@@ -2,6 +2,7 @@
 //! blobs, event logs, and its own ports.
 
 pub mod audit;
+pub mod backoff;
 pub mod blobs;
 pub mod clock;
 pub mod config;

@@ -1,5 +1,5 @@
-//! Seeds as an input: whatever needs a seed that nobody gave asks [`Seeds`], so that a test can
-//! decide which one it is.
+//! Randomness as an input: code that needs a seed the caller did not give draws it from [`Seeds`], so
+//! that a test can choose it.
 
 use std::{
     fmt,
@@ -9,9 +9,10 @@ use std::{
     },
 };
 
-/// Seeds stay below this, so that every client's numbers hold them exactly.
+/// Seeds stay below 2^53, so that clients whose only number is a double hold them exactly.
 const LIMIT: u64 = 1 << 53;
 
+/// A source of seeds. Clones share it; the default is [`Seeds::system`].
 #[derive(Clone, Default)]
 pub struct Seeds(Source);
 
@@ -23,21 +24,27 @@ enum Source {
 }
 
 impl Seeds {
-    /// From the operating system's randomness.
+    /// Draws from a generator that the operating system seeds.
     pub fn system() -> Self {
         Self(Source::System)
     }
 
-    /// `first`, and each time the next number.
+    /// Returns `first`, then `first + 1`, and so on; for tests.
     pub fn counted(first: u64) -> Self {
         Self(Source::Counted(Arc::new(AtomicU64::new(first))))
     }
 
+    /// Returns the next seed, below 2^53.
     pub fn draw(&self) -> u64 {
         match &self.0 {
             Source::System => rand::random::<u64>() % LIMIT,
             Source::Counted(next) => next.fetch_add(1, Ordering::Relaxed) % LIMIT,
         }
+    }
+
+    /// Returns the next seed as a fraction in `0.0..1.0`.
+    pub fn fraction(&self) -> f64 {
+        self.draw() as f64 / LIMIT as f64
     }
 }
 

@@ -10,15 +10,25 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tars_certs::{
     Authority, Identity, IdentityFiles, IdentityHandle, Revocations,
     ca::Request,
     renew::{AuthoritySource, Event, FileSource, IdentitySource, Renewal},
 };
-use tars_runtime::{clock::Clock, metrics::Metrics};
+use tars_runtime::{backoff::Backoff, clock::Clock, metrics::Metrics, seeds::Seeds};
 
 type Time = Arc<dyn rustls::time_provider::TimeProvider>;
+
+const FIRST_RETRY: Duration = Duration::from_millis(500);
+const MAX_RETRY: Duration = Duration::from_secs(60);
+
+/// The backoff of a certificate with this life: a tenth of a short one at most, so that it does not
+/// expire between two attempts.
+fn retry(life: Duration) -> Backoff {
+    let cap = (life / 10).clamp(FIRST_RETRY, MAX_RETRY);
+    Backoff::new(FIRST_RETRY, cap).with_jitter(Seeds::system())
+}
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Of {
@@ -163,11 +173,29 @@ impl IdentityManager {
                     on_renewal(identity);
                 }
             }),
+            delay: Arc::new(|failures, life| retry(life).after(failures)),
         };
         ManagedIdentity {
             source: source.name(),
             work: Box::pin(renewal.run(source)),
             handle,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_does_not_expire_between_two_attempts() {
+        for (life, cap) in [
+            (3600, MAX_RETRY),
+            (20, Duration::from_secs(2)),
+            (3, FIRST_RETRY),
+        ] {
+            let delay = retry(Duration::from_secs(life)).after(u32::MAX);
+            assert!((cap / 2..=cap).contains(&delay), "{life}: {delay:?}");
         }
     }
 }

@@ -11,7 +11,12 @@ use tars_proto::auth::v1::{
     ReportTrustRequest, WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
 };
 use tars_proto::fault;
-use tars_runtime::{clock::Clock, health::Condition};
+use tars_runtime::{
+    backoff::{Backoff, spread},
+    clock::Clock,
+    health::Condition,
+    seeds::Seeds,
+};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
@@ -19,6 +24,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// Auth sends something every second; this long without means that the stream is dead.
 const SILENCE: Duration = Duration::from_secs(5);
+
+fn backoff() -> Backoff {
+    Backoff::new(FIRST_PAUSE, MAX_PAUSE).with_jitter(Seeds::system())
+}
 
 type Client = CredentialServiceClient<OutgoingService<Channel>>;
 
@@ -30,12 +39,12 @@ pub(crate) async fn credentials(
     identity: IdentityHandle,
     service: &'static str,
 ) {
-    let mut pause = FIRST_PAUSE;
+    let mut backoff = backoff();
     loop {
         let serial = identity.current().leaf().serial.clone();
         let (heard, status) = follow(client.clone(), &view, &feed, &clock).await;
         if heard {
-            pause = FIRST_PAUSE;
+            backoff.reset();
         }
         tracing::debug!(
             service,
@@ -46,8 +55,7 @@ pub(crate) async fn credentials(
         if fault::reason(&status).as_deref() == Some(OWN_CERTIFICATE_REVOKED) {
             identity.report_revoked(&serial);
         }
-        tokio::time::sleep(pause.mul_f64(0.5 + rand::random::<f64>() / 2.0)).await;
-        pause = (pause * 2).min(MAX_PAUSE);
+        tokio::time::sleep(backoff.next_delay()).await;
     }
 }
 
@@ -94,27 +102,26 @@ pub(crate) async fn report_trust(
 ) {
     let instance = uuid::Uuid::now_v7().to_string();
     let mut changes = identity.subscribe();
-    let mut pause = FIRST_PAUSE;
+    let (mut backoff, seeds) = (backoff(), Seeds::system());
     loop {
         changes.borrow_and_update();
         let report = trusted(&instance, &identity);
         let wait = match client.clone().report_trust(report).await {
             Ok(_) => {
                 reported.well();
-                pause = FIRST_PAUSE;
-                every
+                backoff.reset();
+                spread(every, &seeds)
             }
             Err(status) => {
                 reported.fails(status.message());
-                pause = (pause * 2).min(MAX_PAUSE);
-                pause
+                backoff.next_delay()
             }
         };
         tokio::select! {
             biased;
             () = leaving.cancelled() => break,
             _ = changes.changed() => {}
-            () = tokio::time::sleep(wait.mul_f64(0.5 + rand::random::<f64>() / 2.0)) => {}
+            () = tokio::time::sleep(wait) => {}
         }
     }
     let last = ReportTrustRequest {

@@ -14,6 +14,7 @@ struct Wall {
 }
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
+const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
 impl TimeProvider for Wall {
     fn current_time(&self) -> Option<UnixTime> {
@@ -68,6 +69,7 @@ fn renewal(world: &World) -> (Renewal, AuthoritySource) {
         revocations: Revocations::default(),
         time: Arc::clone(&world.time),
         on_event: Arc::new(|_, _| {}),
+        delay: Arc::new(|failures, _| HALF_A_SECOND * failures),
     };
     (renewal, source)
 }
@@ -115,21 +117,6 @@ fn renewal_comes_at_two_thirds_of_the_life() {
     assert_eq!(renew_at(from, to, 1.0), Duration::from_secs(3150));
     assert_eq!(renew_at(from, to, -9.0), Duration::from_secs(2850));
     assert_eq!(renew_at(to, from, 0.0), to + Duration::from_secs(1), "over");
-}
-
-#[test]
-fn pauses_grow_to_a_cap_that_fits_the_life() {
-    let hour = Duration::from_secs(3600);
-    let steps: Vec<u128> = (1..=9).map(|n| backoff(n, hour, 0.0).as_millis()).collect();
-    assert_eq!(
-        steps,
-        [500, 1000, 2000, 4000, 8000, 16000, 32000, 60000, 60000]
-    );
-    assert_eq!(
-        backoff(9, Duration::from_secs(20), 0.0),
-        Duration::from_secs(2)
-    );
-    assert_eq!(backoff(1, hour, 1.0), Duration::from_millis(600));
 }
 
 #[tokio::test(start_paused = true)]
@@ -398,6 +385,7 @@ async fn revoked_files_wait_for_others() {
         revocations: list.clone(),
         time: Arc::clone(&time),
         on_event: Arc::new(|_, _| {}),
+        delay: Arc::new(|failures, _| HALF_A_SECOND * failures),
     };
     tokio::spawn(renewal.run(FileSource::new(files.clone(), time)));
     deny(&list, &handle);
@@ -438,6 +426,7 @@ async fn files_are_followed_and_a_half_written_set_is_not_taken() {
         revocations: Revocations::default(),
         time: Arc::clone(&time),
         on_event: Arc::new(|_, _| {}),
+        delay: Arc::new(|failures, _| HALF_A_SECOND * failures),
     };
     tokio::spawn(renewal.run(FileSource::new(files.clone(), time)));
     let first = serial(&handle);

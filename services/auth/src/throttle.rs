@@ -11,10 +11,10 @@ use std::{
     hash::{BuildHasher, RandomState},
     time::Duration,
 };
-use tars_runtime::clock::Monotonic;
+use tars_runtime::{backoff::Backoff, clock::Monotonic};
 
 const FREE: u32 = 5;
-const MAX_DELAY: Duration = Duration::from_secs(60);
+const DELAYS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(60));
 const FORGET: Duration = Duration::from_secs(900);
 const MAX_KEYS: usize = 16_384;
 
@@ -52,10 +52,7 @@ pub(crate) struct Failed {
 }
 
 fn delay(count: u32) -> Duration {
-    match count.checked_sub(FREE) {
-        None => Duration::ZERO,
-        Some(more) => Duration::from_secs(1 << more.min(6)).min(MAX_DELAY),
-    }
+    DELAYS.after((count + 1).saturating_sub(FREE))
 }
 
 impl Throttle {

@@ -3,7 +3,7 @@
 use crate::AutomlError;
 use std::time::Duration;
 use tars_peers::Failure;
-use tars_runtime::db;
+use tars_runtime::{backoff::Backoff, db};
 
 /// How often in succession a trial is tried again while Orchestration is away.
 const MAX_RETRIES: u32 = 20;
@@ -66,7 +66,7 @@ impl Retries {
 #[derive(Debug)]
 pub(crate) struct Accesses {
     pacing: Pacing,
-    next: Duration,
+    backoff: Backoff,
     waited: Duration,
 }
 
@@ -74,7 +74,7 @@ impl Accesses {
     pub(crate) fn new(pacing: Pacing) -> Self {
         Self {
             pacing,
-            next: pacing.access,
+            backoff: Backoff::new(pacing.access, pacing.longest),
             waited: Duration::ZERO,
         }
     }
@@ -91,8 +91,7 @@ impl Accesses {
 
     /// How long to wait before the next try of what must be done, whatever the failure.
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.pacing.longest);
+        let pause = self.backoff.next_delay();
         self.waited += pause;
         pause
     }

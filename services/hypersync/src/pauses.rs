@@ -3,6 +3,7 @@
 use crate::HyperSyncError;
 use std::time::Duration;
 use tars_peers::Failure;
+use tars_runtime::backoff::Backoff;
 
 /// How long to wait, and for how long in all.
 #[derive(Debug, Clone, Copy)]
@@ -29,10 +30,10 @@ impl Default for Pacing {
 }
 
 /// The pauses between the tries of a step.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(crate) struct Pauses {
     pacing: Pacing,
-    next: Duration,
+    backoff: Backoff,
     waited: Duration,
 }
 
@@ -40,7 +41,7 @@ impl Pauses {
     pub(crate) fn new(pacing: Pacing) -> Self {
         Self {
             pacing,
-            next: pacing.first,
+            backoff: Backoff::new(pacing.first, pacing.longest),
             waited: Duration::ZERO,
         }
     }
@@ -52,8 +53,7 @@ impl Pauses {
 
     /// How long to wait after an error. What is busy is there and answers: patience begins anew.
     pub(crate) fn after(&mut self, error: &HyperSyncError) -> Duration {
-        let pause = self.next;
-        self.next = (pause * 2).min(self.pacing.longest);
+        let pause = self.backoff.next_delay();
         self.waited = match error.failure() {
             Some(Failure::Busy) => Duration::ZERO,
             _ => self.waited + pause,

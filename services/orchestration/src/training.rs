@@ -20,6 +20,7 @@ use tars_interceptors::call::in_current_trace;
 use tars_learn::{Outcome, Progress, Run, RunError};
 use tars_runtime::{
     audit::{self, Record},
+    backoff::Backoff,
     db::{self, Write},
     events::EventLog,
     page,
@@ -396,7 +397,8 @@ async fn patiently<T, F>(end: impl Fn() -> F) -> Result<T, OrchestrationError>
 where
     F: Future<Output = Result<T, OrchestrationError>>,
 {
-    let (mut pause, mut waited) = (FIRST_PAUSE, Duration::ZERO);
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut waited = Duration::ZERO;
     loop {
         match end().await {
             Err(OrchestrationError::Store(e)) if db::is_passing(&e) && waited < PATIENCE => {
@@ -404,9 +406,9 @@ where
             }
             done => return done,
         }
+        let pause = backoff.next_delay();
         tokio::time::sleep(pause).await;
         waited += pause;
-        pause = (pause * 2).min(LONGEST_PAUSE);
     }
 }
 

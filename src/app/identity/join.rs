@@ -5,6 +5,7 @@
 //! The key, the certificate and the rejoin token are saved in one file, replaced atomically: a key
 //! without its certificate is useless.
 
+use super::retry;
 use crate::app::{StartError, trouble::Way};
 use parking_lot::Mutex;
 use rcgen::KeyPair;
@@ -21,7 +22,7 @@ use tars_certs::{
     files::IdentityPem,
     identity::Parts,
     join::JoinToken,
-    renew::{IdentitySource, SourceError, backoff},
+    renew::{IdentitySource, SourceError},
     secret,
 };
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
@@ -88,14 +89,13 @@ impl Joining {
             }
         }
         let token = self.token(saved, revoked)?;
-        let mut tries = 0;
+        let mut backoff = retry(HOUR);
         loop {
             match self.join(&token).await {
                 Ok(identity) => return Ok(identity),
                 // Services start in any order.
                 Err(SourceError::Unreachable(why)) => {
-                    tries += 1;
-                    let wait = backoff(tries, HOUR, rand::random::<f64>() * 2.0 - 1.0);
+                    let wait = backoff.next_delay();
                     tracing::warn!(why, ?wait, "cannot join yet");
                     tokio::time::sleep(wait).await;
                 }
