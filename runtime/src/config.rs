@@ -1,6 +1,6 @@
-//! Configuration: one structure, filled from a TOML file, then `TARS__SECTION__KEY` variables,
-//! then flags; whatever is wrong is reported all at once, before a port is bound. What OpenTelemetry
-//! names in variables of its own stands below all of these.
+//! Configuration: one structure, filled from a TOML file, then `TARS__SECTION__KEY` variables, then
+//! flags. Every mistake is reported, all at once, before a port is bound. The variables that
+//! OpenTelemetry defines have the lowest precedence.
 
 pub mod docs;
 mod identity;
@@ -23,31 +23,48 @@ use serde::{Deserialize, Serialize};
 use std::{fmt, path::Path};
 use toml::{Table, Value};
 
+/// The prefix of the environment variables that set a key, as in `TARS__SECTION__KEY`.
 pub const ENV_PREFIX: &str = "TARS__";
 
-/// The whole of it, a field a section.
+/// The whole configuration, one field per section.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Config {
+    /// The data directory.
     pub data: Data,
+    /// The trust domain, and the names in it.
     pub trust: Trust,
+    /// Addresses to listen on.
     pub listen: Listen,
+    /// Addresses of the other services.
     pub connect: Connect,
+    /// Limits of mesh listeners.
     pub connections: Connections,
+    /// How long peers are waited for.
     pub timeouts: Timeouts,
+    /// Limits of the admin and observe ports.
     pub ports: Ports,
+    /// Lives of certificates, and how identities are obtained.
     pub certificates: Certificates,
+    /// Lives of tokens and sessions.
     pub credentials: Credentials,
+    /// The peer policy.
     pub policy: Policy,
+    /// Rate limits, and shares of calls and streams.
     pub limits: Limits,
+    /// Logging.
     pub log: Log,
+    /// Traces.
     pub telemetry: Telemetry,
+    /// The REST gateway.
     pub gateway: Gateway,
+    /// The trainer.
     pub orchestration: Orchestration,
+    /// Hyperparameter searches.
     pub automl: Automl,
 }
 
-/// All that is wrong with the configuration.
+/// Every mistake in a configuration, each a line for the operator.
 #[derive(Debug)]
 pub struct ConfigErrors(pub Vec<String>);
 
@@ -65,7 +82,11 @@ impl fmt::Display for ConfigErrors {
 impl std::error::Error for ConfigErrors {}
 
 impl Config {
-    /// Reads file, variables and flags, in rising order of authority.
+    /// Merges the file, the environment variables and the flags, in rising order of precedence.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake that was found, not only the first.
     pub fn load(
         file: Option<&Path>,
         env: impl IntoIterator<Item = (String, String)>,
@@ -83,7 +104,7 @@ impl Config {
             otel::without_empty(from_env(env, &mut mistakes)),
         );
         merge(&mut merged, flags);
-        mistakes.extend(wrong_leaves(&merged));
+        mistakes.extend(invalid_settings(&merged));
         if !mistakes.is_empty() {
             return Err(ConfigErrors(mistakes));
         }
@@ -139,7 +160,7 @@ impl Config {
         out
     }
 
-    /// The effective configuration as TOML; it holds no secrets.
+    /// Returns the effective configuration as TOML. It holds no secrets.
     pub fn to_toml(&self) -> String {
         toml::to_string_pretty(self).unwrap_or_default()
     }
@@ -187,7 +208,7 @@ fn from_env(env: impl IntoIterator<Item = (String, String)>, mistakes: &mut Vec<
     table
 }
 
-/// One setting as a table.
+/// Returns a table that holds a single setting.
 pub fn leaf(section: &str, key: &str, value: Value) -> Table {
     let mut inner = Table::new();
     inner.insert(key.to_owned(), value);
@@ -196,7 +217,7 @@ pub fn leaf(section: &str, key: &str, value: Value) -> Table {
     table
 }
 
-/// A variable is text; what is no text in the structure is read as TOML.
+/// Reads a variable as text where the structure takes text, and as TOML otherwise.
 fn env_value(section: &str, key: &str, text: &str) -> Value {
     let as_text = Value::String(text.to_owned());
     let fits = Config::deserialize(Value::Table(leaf(section, key, as_text.clone()))).is_ok();
@@ -210,8 +231,8 @@ fn env_value(section: &str, key: &str, text: &str) -> Value {
     }
 }
 
-/// Tries each setting alone, so that one mistake does not hide the next.
-fn wrong_leaves(table: &Table) -> Vec<String> {
+/// Deserializes each setting by itself, so that one mistake does not hide the next.
+fn invalid_settings(table: &Table) -> Vec<String> {
     let mut mistakes = Vec::new();
     for (section, value) in table {
         let Value::Table(settings) = value else {
@@ -243,7 +264,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_given_is_the_default() {
+    fn without_settings_the_defaults_apply() {
         assert_eq!(
             Config::load(None, env(&[]), Table::new()).unwrap(),
             Config::default()
@@ -251,7 +272,7 @@ mod tests {
     }
 
     #[test]
-    fn flags_win_over_variables_over_the_file() {
+    fn flags_override_variables_and_variables_override_the_file() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("tars.toml");
         std::fs::write(
@@ -302,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn values_that_cannot_work_are_refused_together() {
+    fn invalid_values_are_refused_together() {
         let vars = env(&[
             ("TARS__LISTEN__ADMIN", "0.0.0.0:1"),
             ("TARS__LISTEN__GATEWAY", "0.0.0.0:1"),
@@ -333,7 +354,7 @@ mod tests {
     }
 
     #[test]
-    fn the_printed_configuration_reads_back() {
+    fn the_printed_configuration_parses_back() {
         let config = Config::default();
         let table: Table = config.to_toml().parse().unwrap();
         assert_eq!(Config::load(None, env(&[]), table).unwrap(), config);

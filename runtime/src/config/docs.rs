@@ -1,7 +1,10 @@
-//! Every key of the configuration with its meaning, its default and its range, from the documentation
-//! of the structure itself.
+//! The reference of all configuration keys, with meaning, default and range, derived from the doc
+//! comments of the structures themselves.
 
-use super::{Config, ENV_PREFIX, ranges};
+use super::{
+    Config, ENV_PREFIX,
+    ranges::{self, Number},
+};
 use serde::Serialize;
 use serde_json::Value;
 use std::fmt::Write;
@@ -9,34 +12,38 @@ use toml::{Table, Value as Toml};
 
 const WIDTH: usize = 100;
 
-/// One section.
+/// The documentation of one section.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SectionDocs {
+    /// The section's name in TOML.
     pub name: String,
-    /// What its keys have in common; empty when the keys say it all.
+    /// What its keys have in common; may be empty.
     pub meaning: String,
+    /// The keys of the section.
     pub keys: Vec<KeyDocs>,
 }
 
-/// One key.
+/// The documentation of one key.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct KeyDocs {
+    /// The key's name, without its section.
     pub name: String,
+    /// What the key sets, and in which unit.
     pub meaning: String,
-    /// As TOML; `None` when the key is unset.
+    /// The default as TOML; `None` when the key is unset.
     pub default: Option<Toml>,
-    /// The least and the greatest value of a number.
+    /// The smallest and the largest value of a number.
     pub range: Option<(u64, u64)>,
     /// The environment variable that sets it.
     pub variable: String,
 }
 
 impl Config {
-    /// What may be configured, section by section.
+    /// Returns the documentation of every key, section by section.
     pub fn docs() -> Vec<SectionDocs> {
         let schema = schemars::schema_for!(Self).to_value();
         let defaults = Table::try_from(Self::default()).unwrap_or_default();
-        let ranges = ranges::all(&Self::default());
+        let ranges = ranges::numbers(&Self::default());
         let sections = schema["properties"].as_object().into_iter().flatten();
         sections
             .map(|(name, section)| {
@@ -53,7 +60,7 @@ impl Config {
     }
 }
 
-/// A section's own schema, where the root only refers to it.
+/// Follows the reference by which the root schema names a section's schema.
 fn resolved<'a>(schema: &'a Value, section: &'a Value) -> &'a Value {
     let target = section["$ref"].as_str().and_then(|r| r.strip_prefix('#'));
     target.and_then(|t| schema.pointer(t)).unwrap_or(section)
@@ -64,14 +71,17 @@ fn meaning(schema: &Value) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 
-fn keys(section: &str, schema: &Value, defaults: &Table, ranges: &[ranges::Range]) -> Vec<KeyDocs> {
+fn keys(section: &str, schema: &Value, defaults: &Table, ranges: &[Number]) -> Vec<KeyDocs> {
     let known = schema["properties"].as_object().into_iter().flatten();
     let key = |(name, schema): (&String, &Value)| {
         let path = format!("{section}.{name}");
         KeyDocs {
             meaning: meaning(schema),
             default: defaults.get(name).cloned(),
-            range: ranges.iter().find(|r| r.0 == path).map(|r| (r.1, r.2)),
+            range: ranges
+                .iter()
+                .find(|n| n.key == path)
+                .map(|n| (n.least, n.most)),
             variable: format!("{ENV_PREFIX}{}__{}", section, name).to_uppercase(),
             name: name.clone(),
         }
@@ -79,7 +89,7 @@ fn keys(section: &str, schema: &Value, defaults: &Table, ranges: &[ranges::Range
     known.map(key).collect()
 }
 
-/// A configuration file that says nothing but the defaults, with what each key means.
+/// Renders a configuration file that sets every key to its default, documented.
 pub fn to_toml(sections: &[SectionDocs]) -> String {
     let mut out = String::new();
     for section in sections {
@@ -100,7 +110,7 @@ pub fn to_toml(sections: &[SectionDocs]) -> String {
     out
 }
 
-/// A value on one line: a list of tables would otherwise need headers of its own.
+/// Renders a value on one line: a list of tables would otherwise need headers of its own.
 fn inline(value: &Toml) -> String {
     match value {
         Toml::Array(all) => {
@@ -138,7 +148,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn every_key_says_what_it_means() {
+    fn every_key_is_documented() {
         let mut silent = Vec::new();
         for section in Config::docs() {
             for key in section.keys.iter().filter(|k| k.meaning.is_empty()) {
@@ -149,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn the_documentation_is_a_file_of_the_defaults() {
+    fn the_documentation_parses_as_the_default_configuration() {
         let text = to_toml(&Config::docs());
         let read: Config = toml::from_str(&text).unwrap();
         assert_eq!(read, Config::default());
@@ -158,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_unset_is_shown_with_its_variable() {
+    fn an_unset_key_is_shown_with_its_variable() {
         let docs = Config::docs();
         let policy = docs.iter().find(|s| s.name == "policy").unwrap();
         assert_eq!(policy.keys[0].default, None);

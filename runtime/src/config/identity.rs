@@ -1,20 +1,22 @@
-//! Who is who: identities, credentials and the policy on them.
+//! Identities, credentials, and the policy on them.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
 
+/// The trust domain, and the names in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Trust {
-    /// The SPIFFE trust domain: the first part of every id of this mesh.
+    /// The SPIFFE trust domain, which every id of this mesh begins with.
     pub domain: String,
-    /// The SPIFFE path of a workload, `{workload}` standing for its name: `/ns/prod/sa/{workload}`
-    /// where a cluster's accounts are the identities.
+    /// The SPIFFE path of a workload, where `{workload}` stands for its name; for example
+    /// `/ns/prod/sa/{workload}` where Kubernetes service accounts are the identities.
     pub workload_path: String,
 }
 
 impl Trust {
+    /// Returns the SPIFFE path of the workload with this name.
     pub fn path_of(&self, workload: &str) -> String {
         self.workload_path.replace("{workload}", workload)
     }
@@ -29,35 +31,40 @@ impl Default for Trust {
     }
 }
 
+/// Lives of certificates, and how identities are obtained and classified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Certificates {
-    /// Life of a workload's certificate; it is renewed at two thirds of it.
+    /// Life of a workload's certificate in seconds; it is renewed after two thirds of it.
     pub leaf_life_seconds: u64,
-    /// Life of the intermediate that signs leaves.
+    /// Life of the intermediate that signs leaves, in days.
     pub intermediate_life_days: u64,
-    /// Life of a root.
+    /// Life of a root, in days.
     pub root_life_days: u64,
-    /// Life of the certificates of people and outside clients.
+    /// Life of the certificates of people and outside clients, in days.
     pub operator_life_days: u64,
-    /// How long a first certificate can be renewed.
+    /// Number of days for which an identity can be renewed, counted from its first certificate.
     pub lineage_life_days: u64,
-    /// After how many quiet seconds a process counts as gone, so that a rotation of the roots names it
-    /// and does not wait for it [default: 90]. Processes report three times in this.
+    /// Number of seconds without a report after which a process counts as departed, so that a
+    /// rotation of the roots names it and does not wait for it [default: 90]. Processes report three
+    /// times in this period.
     pub departed_after_seconds: u64,
-    /// `.tars.svc` makes a workload's certificate say `auth.tars.svc`, too.
+    /// DNS suffixes of workloads: `.tars.svc` adds the name `auth.tars.svc` to Auth's certificate.
     pub dns_suffixes: Vec<String>,
-    /// Where `tars serve` finds its first join token; it keeps its identity in the data directory.
+    /// The file from which `tars serve` reads its first join token; it keeps its identity in the data
+    /// directory.
     pub join_token_file: Option<PathBuf>,
-    /// What a SPIFFE path may call itself: pattern to class.
+    /// Which class a peer belongs to, by the pattern that its SPIFFE path matches.
     pub classes: Vec<ClassRule>,
 }
 
+/// One pattern of SPIFFE paths with its class.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ClassRule {
-    /// A path; `*` stands for one segment.
+    /// A SPIFFE path, in which `*` matches one segment.
     pub pattern: String,
+    /// The class of peers whose path matches, such as `operator`.
     pub class: String,
 }
 
@@ -95,16 +102,18 @@ impl Default for Certificates {
     }
 }
 
+/// Lives of tokens and sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {
-    /// Life of an access token.
+    /// Life of an access token in seconds.
     pub access_token_seconds: u64,
-    /// Life of a refresh token; each refresh hands out a new one.
+    /// Life of a refresh token in days; each refresh issues a new one.
     pub refresh_token_days: u64,
-    /// After how many days a session ends, however often it was refreshed.
+    /// Maximum life of a session in days, however often it is refreshed.
     pub session_max_days: u64,
-    /// Past this, calls that change something are refused.
+    /// Maximum age in seconds of a service's view of credentials; with an older one, calls that
+    /// change something are refused.
     pub stale_after_seconds: u64,
 }
 
@@ -119,9 +128,10 @@ impl Default for Credentials {
     }
 }
 
+/// The peer policy.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(default, deny_unknown_fields)]
 pub struct Policy {
-    /// A file that narrows who may call what; replaced live.
+    /// A file that narrows which peers may call which methods; it is reloaded when it changes.
     pub file: Option<PathBuf>,
 }

@@ -1,12 +1,13 @@
-//! The variables that OpenTelemetry names for every program, as settings that stand below our own.
+//! The environment variables that OpenTelemetry defines for every program, as settings of the lowest
+//! precedence.
 //!
-//! As its specification wants: an empty variable is one that is not set, and a value of no use is
-//! ignored with a warning. A process does not fail to start for its telemetry.
+//! As the specification requires, an empty variable counts as unset, and an invalid value is ignored
+//! with a warning: a process does not fail to start because of its telemetry.
 
 use super::{leaf, merge};
 use toml::{Table, Value};
 
-/// The settings, and what was ignored.
+/// Returns the settings, and a warning for each variable that is ignored.
 pub(super) fn settings(env: &[(String, String)]) -> (Table, Vec<String>) {
     let get = |name: &str| {
         let found = env.iter().find(|(n, _)| n == name);
@@ -29,7 +30,7 @@ pub(super) fn settings(env: &[(String, String)]) -> (Table, Vec<String>) {
     (read.table, read.ignored)
 }
 
-/// An endpoint that is empty is one that is not set, and hides none below it.
+/// Drops an empty endpoint, which counts as unset and must not hide one of lower precedence.
 pub(super) fn without_empty(mut table: Table) -> Table {
     if let Some(Value::Table(telemetry)) = table.get_mut("telemetry")
         && telemetry.get("otlp_endpoint").and_then(Value::as_str) == Some("")
@@ -98,7 +99,7 @@ impl Read {
         }
     }
 
-    /// `key=value,…`, percent-encoded; one that does not parse spoils all.
+    /// Parses percent-encoded `key=value,…`; one invalid pair invalidates all of them.
     fn attributes(&mut self, text: &str) {
         let pairs = text.split(',').map(str::trim).filter(|p| !p.is_empty());
         let parsed: Option<Table> = pairs
@@ -152,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn our_own_setting_wins_then_the_one_for_traces_then_the_one_for_all() {
+    fn tars_variables_precede_those_for_traces_and_those_for_all_signals() {
         let (own, traces, all) = (
             ("TARS__TELEMETRY__OTLP_ENDPOINT", "http://own:1"),
             ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://traces:1"),
@@ -165,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_endpoint_is_one_that_is_not_set() {
+    fn an_empty_endpoint_counts_as_unset() {
         let empty = ("TARS__TELEMETRY__OTLP_ENDPOINT", "");
         assert_eq!(load(&[empty]).endpoint(), None);
         let all = ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://all:1");
@@ -181,7 +182,7 @@ mod tests {
     }
 
     #[test]
-    fn it_can_be_switched_off() {
+    fn export_can_be_disabled() {
         let own = ("TARS__TELEMETRY__OTLP_ENDPOINT", "http://own:1");
         for off in [
             ("OTEL_SDK_DISABLED", "TRUE"),
@@ -198,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn samplers_are_those_of_the_specification() {
+    fn samplers_are_mapped_as_the_specification_defines_them() {
         for (sampler, arg, ratio, follow_parent) in [
             ("always_on", "", 1.0, false),
             ("always_off", "", 0.0, false),
@@ -225,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_of_no_use_is_ignored_and_told() {
+    fn invalid_values_are_ignored_with_a_warning() {
         for (variables, expected) in [
             (
                 &[("OTEL_TRACES_SAMPLER", "jaeger_remote")][..],
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_is_called_what_it_is_told_to_be_called() {
+    fn service_name_and_attributes_are_read() {
         let read = load(&[
             ("OTEL_SERVICE_NAME", "mine"),
             (

@@ -1,55 +1,57 @@
-//! What peers and callers may take, and how long they are waited for.
+//! What peers and callers may hold, and how long they are waited for.
 
 use crate::listen::Pace;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
 
-/// Bounds of what a stranger can hold open on a listener of the mesh. A share is the most that one
-/// may hold while there is room; as places run out all shares shrink with what is free, so that a
-/// newcomer finds a place even when several have taken what they could.
+/// Limits on what a peer can hold open on a mesh listener. A share is the most that one peer may hold
+/// while there is room; shares shrink as the total runs out, so that a newcomer finds a place even
+/// when several peers have taken all they could.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connections {
-    /// Open connections.
+    /// Maximum number of open connections.
     pub max: usize,
-    /// Connections from one IPv4 address or IPv6 /64. Workloads of the mesh are not counted here,
-    /// so that people and services behind one NAT, as all of `tars up` on one host, cannot keep the
-    /// services from each other; it bounds all clients behind one NAT together.
+    /// Maximum number of connections from one IPv4 address or IPv6 /64, of all clients behind one NAT
+    /// together. Workloads are exempt, so that people and services behind the same address, as in
+    /// `tars up`, cannot keep the services from each other.
     pub max_by_address: usize,
-    /// Connections that show one SPIFFE id. A client needs one or two.
+    /// Maximum number of connections with one SPIFFE id. A client needs one or two.
     pub max_by_identity: usize,
-    /// Connections that show one workload's SPIFFE id: all its replicas, twice while identities are
-    /// renewed.
+    /// Maximum number of connections with one workload's SPIFFE id: all of its replicas, and twice as
+    /// many while identities are renewed.
     pub max_by_workload: usize,
-    /// Handshakes under way, silent peers among them: enough that a crowd of those keeps nobody out.
+    /// Maximum number of handshakes in progress, with silent peers among them: high enough that a
+    /// crowd of those keeps nobody out.
     pub max_handshakes: usize,
-    /// Handshakes under way from one address; past these, one of them makes way: the one that has
-    /// waited longest, or when none has for half a second, one at random.
+    /// Maximum number of handshakes in progress from one address. Beyond it, a newcomer displaces the
+    /// one that has waited longest or, when none has waited for half a second, one at random.
     pub max_handshakes_by_address: usize,
-    /// From the connection to the HTTP/2 preface, TLS included.
+    /// Maximum time in seconds from accepting a connection to its HTTP/2 preface, TLS included.
     pub handshake_timeout_seconds: u64,
-    /// Life of a connection, more or less a tenth, so that clients do not come back all at once.
+    /// Maximum age of a connection in seconds, varied by a tenth so that clients do not reconnect all
+    /// at once.
     pub max_age_seconds: u64,
-    /// How long calls in flight may go on after a connection has been told to close.
+    /// Maximum time in seconds that calls in flight may take to finish after GOAWAY.
     pub max_age_grace_seconds: u64,
-    /// Calls and streams at once on one connection.
+    /// Maximum number of concurrent calls and streams on one connection.
     pub max_streams: u32,
-    /// The largest message that is taken; a larger one is RESOURCE_EXHAUSTED.
+    /// Maximum size of a message in bytes; a larger one is refused with RESOURCE_EXHAUSTED.
     pub max_message_bytes: usize,
-    /// How long calls in flight may go on after a request to stop.
+    /// Maximum time in seconds that calls in flight may take to finish once the process is stopping.
     pub drain_seconds: u64,
-    /// Calls in flight at once in one service; more are shed. Those that workloads make for
-    /// themselves have as many places of their own.
+    /// Maximum number of calls in flight in one service; further ones are shed. Calls that workloads
+    /// make for themselves are counted apart, up to the same number.
     pub max_in_flight: usize,
-    /// Server streams open at once in one service; more are shed. Those that workloads open for
-    /// themselves have as many places of their own.
+    /// Maximum number of open server streams in one service; further ones are shed. Streams that
+    /// workloads open for themselves are counted apart, up to the same number.
     pub max_open_streams: usize,
-    /// Seconds until a stream without a deadline of its own must have answered, the receiving of
-    /// its request included.
+    /// Maximum time in seconds until a stream without a deadline begins to answer, receiving its
+    /// request included.
     pub open_seconds: u64,
-    /// Seconds that a peer may take nothing of an answer, or less than 16 KiB of a long one, before
-    /// its stream is reset.
+    /// Maximum time in seconds for which a peer may read nothing of an answer, or less than 16 KiB of a
+    /// long one, before its stream is reset.
     pub stream_stall_seconds: u64,
 }
 
@@ -77,32 +79,35 @@ impl Default for Connections {
 }
 
 impl Connections {
+    /// Returns `handshake_timeout_seconds` as a duration.
     pub fn handshake_timeout(&self) -> Duration {
         Duration::from_secs(self.handshake_timeout_seconds)
     }
 }
 
-/// How long a peer is waited for, on every listener. What a peer sends or reads must go on at a
-/// least rate: the stall is the longest time with nothing, and a slower peer uses it up.
+/// How long peers are waited for, on every listener. Transfers must keep a minimum rate: a stall is
+/// the longest time without any progress, and a peer below the rate uses it up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Timeouts {
-    /// From a connection, or from the first byte of a later request, to the end of its head; HTTP/1.
+    /// Maximum time in seconds from accepting a connection, or from the first byte of a later request,
+    /// to the end of the request's head; HTTP/1 only.
     pub head_seconds: u64,
-    /// Between an answer and the next request of a kept connection; HTTP/1.
+    /// Maximum time in seconds between a response and the next request on a kept-alive connection;
+    /// HTTP/1 only.
     pub idle_seconds: u64,
-    /// The stall of a request's body; HTTP/1.
+    /// Maximum stall of a request body in seconds; HTTP/1 only.
     pub body_stall_seconds: u64,
-    /// The least rate of a request's body.
+    /// Minimum rate of a request body in bytes per second.
     pub body_bytes_per_second: u32,
-    /// The stall of a peer that does not read what is written to it.
+    /// Maximum stall in seconds of a peer that does not read what is written to it.
     pub write_stall_seconds: u64,
-    /// The least rate of reading.
+    /// Minimum rate at which a peer must read, in bytes per second.
     pub write_bytes_per_second: u32,
-    /// Silence on an HTTP/2 connection before the peer is asked whether it lives; a connection may
-    /// be idle for as long as it answers.
+    /// Time in seconds without traffic on an HTTP/2 connection before a PING is sent; a connection may
+    /// stay idle for as long as its peer answers.
     pub ping_seconds: u64,
-    /// How long the answer to that may take.
+    /// Maximum time in seconds until a PING is answered.
     pub ping_timeout_seconds: u64,
 }
 
@@ -122,14 +127,17 @@ impl Default for Timeouts {
 }
 
 impl Timeouts {
+    /// Returns `head_seconds` as a duration.
     pub fn head(&self) -> Duration {
         Duration::from_secs(self.head_seconds)
     }
 
+    /// Returns `idle_seconds` as a duration.
     pub fn idle(&self) -> Duration {
         Duration::from_secs(self.idle_seconds)
     }
 
+    /// Returns the minimum pace of a request body.
     pub fn body_pace(&self) -> Pace {
         Pace {
             grace: Duration::from_secs(self.body_stall_seconds),
@@ -137,6 +145,7 @@ impl Timeouts {
         }
     }
 
+    /// Returns the minimum pace at which a peer must read.
     pub fn write_pace(&self) -> Pace {
         Pace {
             grace: Duration::from_secs(self.write_stall_seconds),
@@ -144,7 +153,7 @@ impl Timeouts {
         }
     }
 
-    /// None of them longer than `most` seconds; for listeners whose answers are short.
+    /// Returns these timeouts with none longer than `most` seconds, for listeners with short answers.
     #[must_use]
     pub fn at_most(&self, most: u64) -> Self {
         Self {
@@ -159,14 +168,15 @@ impl Timeouts {
     }
 }
 
-/// The admin and the observe port, each. Their file descriptors are set aside before those of all
-/// other listeners.
+/// Limits of the admin port and of the observe port, each. Their file descriptors are reserved before
+/// those of all other listeners.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Ports {
-    /// Open connections.
+    /// Maximum number of open connections.
     pub max_connections: usize,
-    /// Connections from one address: a probe, a scraper and a person with a browser fit easily.
+    /// Maximum number of connections from one address: enough for a probe, a scraper and a person's
+    /// browser.
     pub max_connections_by_address: usize,
 }
 
@@ -179,32 +189,33 @@ impl Default for Ports {
     }
 }
 
+/// Rate limits, and shares of the calls and streams in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Logins and refreshes of one address in any minute.
+    /// Logins and token refreshes from one address in any minute.
     pub auth_per_minute: u32,
-    /// Calls for documents that need no credential (roots, revocation lists, signing keys), of one
-    /// address in a minute; at most a quarter of them at once. Every command of the CLI makes one.
+    /// Calls per minute from one address for documents that need no credential (roots, revocation
+    /// lists, signing keys); a quarter of them may come at once. Every CLI command makes one.
     pub public_per_minute: u32,
-    /// Calls of one user with all their keys in a minute; at most a quarter of them at once.
+    /// Calls per minute of one user, over all of their keys; a quarter of them may come at once.
     pub user_per_minute: u32,
-    /// Calls of one workload in a second; at most a quarter of them at once.
+    /// Calls per second of one workload; a quarter of them may come at once.
     pub internal_per_second: u32,
-    /// Calls of one identity, or of one address where nothing is proven, in a second, before
-    /// anything expensive is done for them.
+    /// Calls per second of one identity, or of one address where no identity is proven, that are
+    /// looked at further; the rest is refused before anything expensive is done.
     pub flood_per_second: u32,
-    /// Calls that one caller may have in flight at once in one service. A caller is a user, with all
-    /// their keys; whoever shows no credential counts by SPIFFE id, behind the gateway by address.
+    /// Maximum number of calls in flight of one caller in one service. A caller is a user with all of
+    /// their keys; a call without a credential counts by SPIFFE id, behind the gateway by address.
     pub calls_by_caller: u32,
-    /// Server streams that one caller may have open at once in one service. Well below
+    /// Maximum number of open server streams of one caller in one service. Keep it well below
     /// `connections.max_streams`, which all callers behind one gateway share.
     pub streams_by_caller: u32,
-    /// Calls that one peer, by its SPIFFE id, may have in flight at once in one service. Workloads
-    /// of the mesh carry others, and may have three quarters of all.
+    /// Maximum number of calls in flight of one peer, by SPIFFE id, in one service. Workloads carry
+    /// the calls of others, and may have three quarters of all.
     pub calls_by_peer: u32,
-    /// Server streams that one peer may have open at once in one service; the same holds for
-    /// workloads.
+    /// Maximum number of open server streams of one peer, by SPIFFE id, in one service. Workloads may
+    /// have three quarters of all.
     pub streams_by_peer: u32,
 }
 

@@ -1,13 +1,14 @@
-//! Where things are: data, listeners, other services.
+//! Paths and addresses: the data directory, the listeners, and the other services.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{net::SocketAddr, path::PathBuf};
 
+/// Persistent state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// Where everything that lasts is kept.
+    /// The directory for everything that outlives the process: databases, keys, certificates, blobs.
     pub dir: PathBuf,
 }
 
@@ -22,7 +23,7 @@ impl Default for Data {
     }
 }
 
-/// Where to listen; port 0 takes any free port.
+/// The addresses to listen on; port 0 picks a free port.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Listen {
@@ -34,13 +35,15 @@ pub struct Listen {
     pub automl: SocketAddr,
     /// HyperSync, over mutual TLS.
     pub hypersync: SocketAddr,
-    /// The REST gateway; a loopback address, as it has no TLS yet.
+    /// The REST gateway; must be a loopback address, as the gateway does not terminate TLS.
     pub gateway: SocketAddr,
-    /// Certificates, policy, connections and configuration of this process; a loopback address.
+    /// The admin port: certificates, policy, connections and configuration of this process. Must be a
+    /// loopback address.
     pub admin: SocketAddr,
-    /// Health and metrics.
+    /// The observe port: probes and metrics.
     pub observe: SocketAddr,
-    /// Where a process without a certificate gets its first; off unless it is set.
+    /// The bootstrap listener, where a process without a certificate obtains its first one; off
+    /// unless it is set.
     pub bootstrap: Option<SocketAddr>,
 }
 
@@ -61,7 +64,7 @@ impl Default for Listen {
 }
 
 impl Listen {
-    /// Any free loopback port for each.
+    /// Returns addresses of which each is a free loopback port, for tests.
     pub fn free() -> Self {
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -77,7 +80,8 @@ impl Listen {
     }
 }
 
-/// Where `tars serve` finds the other services, as `host:port`; `tars up` knows by itself.
+/// Where `tars serve` finds the other services, as `host:port`; not used by `tars up`, which runs
+/// all of them.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Connect {
@@ -89,7 +93,7 @@ pub struct Connect {
     pub automl: String,
     /// HyperSync's listener.
     pub hypersync: String,
-    /// Auth's bootstrap listener, for a process that joins.
+    /// Auth's bootstrap listener, for a process that joins the mesh.
     pub bootstrap: String,
 }
 

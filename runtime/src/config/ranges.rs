@@ -1,14 +1,14 @@
-//! The range of every number of the configuration.
+//! The range of every number in the configuration.
 //!
-//! Upper ends are far beyond what is of use, and far below what a sum of two, a product, or a time
-//! from now on could not hold.
+//! Upper ends are far above any useful value, and far below what a sum of two, a product, or a time
+//! from now could not hold.
 
 use super::Config;
-use std::ops::RangeInclusive;
+use serde_json::Value;
 
-/// Of connections, calls, or places for them.
+/// Maximum number of connections, calls, or places for them.
 const MANY: u64 = 1_000_000;
-/// Of calls, a minute or a second.
+/// Maximum number of calls per minute or per second.
 const RATE: u64 = 1_000_000_000;
 const HOUR: u64 = 3600;
 const DAY: u64 = 24 * HOUR;
@@ -17,138 +17,162 @@ const YEAR: u64 = 366 * DAY;
 const CENTURY: u64 = 36_600;
 const GIB: u64 = 1 << 30;
 
-struct Number {
-    key: &'static str,
+/// What a number may be.
+enum Range {
+    /// Between these two, both included.
+    Between(u64, u64),
+    /// At least one, and no more than any of these numbers, of which it is a share.
+    ShareOf(&'static [&'static str]),
+}
+
+use Range::{Between, ShareOf};
+
+/// Every number of the configuration by its key.
+const RANGES: &[(&str, Range)] = &[
+    ("connections.max", Between(1, MANY)),
+    ("connections.max_by_address", ShareOf(&["connections.max"])),
+    ("connections.max_by_identity", ShareOf(&["connections.max"])),
+    ("connections.max_by_workload", ShareOf(&["connections.max"])),
+    ("connections.max_handshakes", Between(1, MANY)),
+    (
+        "connections.max_handshakes_by_address",
+        ShareOf(&["connections.max_handshakes"]),
+    ),
+    ("connections.handshake_timeout_seconds", Between(1, 120)),
+    ("connections.max_age_seconds", Between(1, YEAR)),
+    ("connections.max_age_grace_seconds", Between(0, DAY)),
+    ("connections.max_streams", Between(1, MANY)),
+    ("connections.max_message_bytes", Between(1, GIB)),
+    ("connections.drain_seconds", Between(0, DAY)),
+    ("connections.max_in_flight", Between(1, MANY)),
+    ("connections.max_open_streams", Between(1, MANY)),
+    ("connections.open_seconds", Between(1, HOUR)),
+    ("connections.stream_stall_seconds", Between(1, HOUR)),
+    ("timeouts.head_seconds", Between(1, HOUR)),
+    ("timeouts.idle_seconds", Between(1, HOUR)),
+    ("timeouts.body_stall_seconds", Between(1, HOUR)),
+    ("timeouts.body_bytes_per_second", Between(1, GIB)),
+    ("timeouts.write_stall_seconds", Between(1, HOUR)),
+    ("timeouts.write_bytes_per_second", Between(1, GIB)),
+    ("timeouts.ping_seconds", Between(1, HOUR)),
+    ("timeouts.ping_timeout_seconds", Between(1, HOUR)),
+    ("ports.max_connections", Between(1, MANY)),
+    (
+        "ports.max_connections_by_address",
+        ShareOf(&["ports.max_connections"]),
+    ),
+    ("certificates.leaf_life_seconds", Between(3, YEAR)),
+    ("certificates.intermediate_life_days", Between(1, CENTURY)),
+    ("certificates.root_life_days", Between(1, CENTURY)),
+    ("certificates.operator_life_days", Between(1, CENTURY)),
+    ("certificates.lineage_life_days", Between(1, CENTURY)),
+    ("certificates.departed_after_seconds", Between(3, YEAR)),
+    ("credentials.access_token_seconds", Between(10, YEAR)),
+    ("credentials.refresh_token_days", Between(1, CENTURY)),
+    ("credentials.session_max_days", Between(1, CENTURY)),
+    ("credentials.stale_after_seconds", Between(1, DAY)),
+    ("limits.auth_per_minute", Between(1, RATE)),
+    ("limits.public_per_minute", Between(1, RATE)),
+    ("limits.user_per_minute", Between(1, RATE)),
+    ("limits.internal_per_second", Between(1, RATE)),
+    ("limits.flood_per_second", Between(1, RATE)),
+    (
+        "limits.calls_by_caller",
+        ShareOf(&["connections.max_in_flight"]),
+    ),
+    // The streams of one connection, which all callers behind one gateway share.
+    (
+        "limits.streams_by_caller",
+        ShareOf(&["connections.max_open_streams", "connections.max_streams"]),
+    ),
+    (
+        "limits.calls_by_peer",
+        ShareOf(&["connections.max_in_flight"]),
+    ),
+    (
+        "limits.streams_by_peer",
+        ShareOf(&["connections.max_open_streams"]),
+    ),
+    ("gateway.max_body_bytes", Between(1, GIB)),
+    ("gateway.max_header_bytes", Between(1, GIB / 1024)),
+    ("gateway.max_connections", Between(1, MANY)),
+    (
+        "gateway.max_connections_by_address",
+        ShareOf(&["gateway.max_connections"]),
+    ),
+    (
+        "gateway.max_connections_by_proxy",
+        ShareOf(&["gateway.max_connections"]),
+    ),
+    ("orchestration.learners", Between(1, 4096)),
+    ("orchestration.queue", Between(0, MANY)),
+    ("automl.parallel_trials", Between(1, 4096)),
+    ("automl.max_running_studies", Between(1, MANY)),
+];
+
+/// A number with its range, after shares have been resolved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Number {
+    pub(super) key: &'static str,
     value: u64,
-    range: RangeInclusive<u64>,
-}
-
-/// A key, its least and its greatest value.
-pub(super) type Range = (&'static str, u64, u64);
-
-/// The range of every number; a share's is of what it is a share of.
-pub(super) fn all(config: &Config) -> Vec<Range> {
-    let numbers = numbers(config).into_iter();
-    numbers
-        .map(|n| (n.key, *n.range.start(), *n.range.end()))
-        .collect()
-}
-
-/// One for each number that is out of its range.
-pub(super) fn mistakes(config: &Config) -> Vec<String> {
-    let wrong = numbers(config)
-        .into_iter()
-        .filter(|n| !n.range.contains(&n.value));
-    wrong.map(|n| n.mistake()).collect()
+    pub(super) least: u64,
+    pub(super) most: u64,
 }
 
 impl Number {
+    fn fits(&self) -> bool {
+        (self.least..=self.most).contains(&self.value)
+    }
+
     fn mistake(&self) -> String {
-        let (least, most) = (self.range.start(), self.range.end());
-        format!("{} must be between {least} and {most}", self.key)
+        let Self {
+            key, least, most, ..
+        } = self;
+        format!("{key} must be between {least} and {most}")
     }
 }
 
-/// Something that has a share of `all`.
-fn of(all: u64) -> RangeInclusive<u64> {
-    1..=all.clamp(1, MANY)
+/// Returns every number of the configuration.
+pub(super) fn numbers(config: &Config) -> Vec<Number> {
+    let values = serde_json::to_value(config).unwrap_or_default();
+    RANGES
+        .iter()
+        .map(|(key, range)| {
+            let (least, most) = range.ends(&values);
+            Number {
+                key,
+                value: value(&values, key),
+                least,
+                most,
+            }
+        })
+        .collect()
 }
 
-/// `section { key: range, ... }` as numbers of the configuration.
-macro_rules! numbers {
-    ($config:ident, $($section:ident { $($key:ident: $range:expr,)* })*) => {
-        vec![$($(Number {
-            key: concat!(stringify!($section), ".", stringify!($key)),
-            value: wide($config.$section.$key),
-            range: $range,
-        },)*)*]
-    };
+/// Returns a mistake for each number that is out of its range.
+pub(super) fn mistakes(config: &Config) -> Vec<String> {
+    let invalid = numbers(config).into_iter().filter(|n| !n.fits());
+    invalid.map(|n| n.mistake()).collect()
 }
 
-fn wide(value: impl TryInto<u64>) -> u64 {
-    value.try_into().unwrap_or(u64::MAX)
-}
-
-fn numbers(config: &Config) -> Vec<Number> {
-    let (c, g, p) = (&config.connections, &config.gateway, &config.ports);
-    let (max, handshakes) = (wide(c.max), wide(c.max_handshakes));
-    let (calls, streams) = (wide(c.max_in_flight), wide(c.max_open_streams));
-    // The streams of one connection, which all callers behind one gateway share.
-    let carried = streams.min(wide(c.max_streams));
-    numbers! { config,
-        connections {
-            max: 1..=MANY,
-            max_by_address: of(max),
-            max_by_identity: of(max),
-            max_by_workload: of(max),
-            max_handshakes: 1..=MANY,
-            max_handshakes_by_address: of(handshakes),
-            handshake_timeout_seconds: 1..=120,
-            max_age_seconds: 1..=YEAR,
-            max_age_grace_seconds: 0..=DAY,
-            max_streams: 1..=MANY,
-            max_message_bytes: 1..=GIB,
-            drain_seconds: 0..=DAY,
-            max_in_flight: 1..=MANY,
-            max_open_streams: 1..=MANY,
-            open_seconds: 1..=HOUR,
-            stream_stall_seconds: 1..=HOUR,
-        }
-        timeouts {
-            head_seconds: 1..=HOUR,
-            idle_seconds: 1..=HOUR,
-            body_stall_seconds: 1..=HOUR,
-            body_bytes_per_second: 1..=GIB,
-            write_stall_seconds: 1..=HOUR,
-            write_bytes_per_second: 1..=GIB,
-            ping_seconds: 1..=HOUR,
-            ping_timeout_seconds: 1..=HOUR,
-        }
-        ports {
-            max_connections: 1..=MANY,
-            max_connections_by_address: of(wide(p.max_connections)),
-        }
-        certificates {
-            leaf_life_seconds: 3..=YEAR,
-            intermediate_life_days: 1..=CENTURY,
-            root_life_days: 1..=CENTURY,
-            operator_life_days: 1..=CENTURY,
-            lineage_life_days: 1..=CENTURY,
-            departed_after_seconds: 3..=YEAR,
-        }
-        credentials {
-            access_token_seconds: 10..=YEAR,
-            refresh_token_days: 1..=CENTURY,
-            session_max_days: 1..=CENTURY,
-            stale_after_seconds: 1..=DAY,
-        }
-        limits {
-            auth_per_minute: 1..=RATE,
-            public_per_minute: 1..=RATE,
-            user_per_minute: 1..=RATE,
-            internal_per_second: 1..=RATE,
-            flood_per_second: 1..=RATE,
-            calls_by_caller: of(calls),
-            streams_by_caller: of(carried),
-            calls_by_peer: of(calls),
-            streams_by_peer: of(streams),
-        }
-        gateway {
-            max_body_bytes: 1..=GIB,
-            max_header_bytes: 1..=GIB / 1024,
-            max_connections: 1..=MANY,
-            max_connections_by_address: of(wide(g.max_connections)),
-            max_connections_by_proxy: of(wide(g.max_connections)),
-        }
-        orchestration {
-            learners: 1..=4096,
-            queue: 0..=MANY,
-        }
-        automl {
-            parallel_trials: 1..=4096,
-            max_running_studies: 1..=MANY,
+impl Range {
+    fn ends(&self, values: &Value) -> (u64, u64) {
+        match self {
+            Between(least, most) => (*least, *most),
+            ShareOf(totals) => {
+                let totals = totals.iter().map(|key| value(values, key));
+                (1, totals.min().unwrap_or(MANY).clamp(1, MANY))
+            }
         }
     }
+}
+
+/// The value of a key; one that is missing is out of every range.
+fn value(values: &Value, key: &str) -> u64 {
+    let found = key
+        .split_once('.')
+        .map(|(section, key)| &values[section][key]);
+    found.and_then(Value::as_u64).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -179,12 +203,12 @@ mod tests {
     }
 
     #[test]
-    fn whatever_is_out_of_its_range_is_named_with_it() {
+    fn a_number_out_of_its_range_is_named_with_the_range() {
         for number in numbers(&Config::default()) {
             let (section, key) = number.key.split_once('.').unwrap();
             let outside = [
-                number.range.start().checked_sub(1),
-                Some(number.range.end() + 1),
+                number.least.checked_sub(1),
+                Some(number.most + 1),
                 Some(u64::from(u32::MAX)),
             ];
             for value in outside.into_iter().flatten() {
@@ -201,20 +225,21 @@ mod tests {
     }
 
     #[test]
-    fn a_share_is_no_more_than_all() {
-        let all = [
-            ("max_in_flight", "limits.calls_by_peer"),
-            ("max_in_flight", "limits.calls_by_caller"),
-            ("max_open_streams", "limits.streams_by_peer"),
-            ("max_open_streams", "limits.streams_by_caller"),
-            ("max_streams", "limits.streams_by_caller"),
-            ("max_handshakes", "connections.max_handshakes_by_address"),
-            ("max", "connections.max_by_workload"),
-        ];
-        for (all, share) in all {
-            let mistakes = refused(leaf("connections", all, Value::Integer(9)));
+    fn a_share_is_no_more_than_its_total() {
+        let shares = RANGES.iter().filter_map(|(key, range)| match range {
+            ShareOf(totals) => Some((key, *totals)),
+            Between(..) => None,
+        });
+        let shares: Vec<_> = shares.collect();
+        assert!(shares.len() >= 10, "{}", shares.len());
+        for (share, total) in shares
+            .iter()
+            .flat_map(|(s, all)| all.iter().map(move |t| (s, t)))
+        {
+            let (section, key) = total.split_once('.').unwrap();
+            let mistakes = refused(leaf(section, key, Value::Integer(9)));
             let expected = format!("{share} must be between 1 and 9");
-            assert!(mistakes.contains(&expected), "{all}: {mistakes:?}");
+            assert!(mistakes.contains(&expected), "{total}: {mistakes:?}");
         }
     }
 }

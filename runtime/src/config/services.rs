@@ -1,28 +1,29 @@
-//! What belongs to one service.
+//! Settings that belong to one service.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+/// The REST gateway.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Gateway {
-    /// The largest request body; a larger one is 413.
+    /// Maximum size of a request body in bytes; a larger one is refused with 413.
     pub max_body_bytes: usize,
-    /// All headers of a request together; more are 431.
+    /// Maximum size of a request's headers in bytes, all together; larger ones are refused with 431.
     pub max_header_bytes: usize,
-    /// Open connections.
+    /// Maximum number of open connections.
     pub max_connections: usize,
-    /// Connections from one IPv4 address or IPv6 /64; a browser opens six. Like all shares, this
-    /// shrinks as places run out.
+    /// Maximum number of connections from one IPv4 address or IPv6 /64; a browser opens six. Like
+    /// every share, it shrinks as connections run out.
     pub max_connections_by_address: usize,
-    /// Connections from one address in `trusted_proxies`, behind which many people are.
+    /// Maximum number of connections from one address in `trusted_proxies`, which many clients share.
     pub max_connections_by_proxy: usize,
     /// Networks (`10.0.0.0/8`) and addresses of the proxies in front of the gateway. Their
-    /// `Forwarded` and `X-Forwarded-For` say who the client is, for limits, audit and traces: read
-    /// from right to left, the first address that is not in this list. From anybody else, and when
-    /// what is read is broken, the client is the peer itself; so it is, too, when both headers are
-    /// there and name different clients, since a proxy that sets one of them may let a client's own
-    /// other one through.
+    /// `Forwarded` and `X-Forwarded-For` headers name the client, for limits, audit records and
+    /// traces: it is the first address from the right that is not in this list. The client is the
+    /// peer itself where the peer is not in this list, where the headers cannot be parsed, and where
+    /// both are present and disagree, since a proxy that sets one of them may pass on the other as a
+    /// client sent it.
     pub trusted_proxies: Vec<String>,
 }
 
@@ -39,13 +40,15 @@ impl Default for Gateway {
     }
 }
 
+/// The trainer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Orchestration {
-    /// Threads that train at once. A class of work (trainings, searches, verifications) of which
-    /// none runs has one more.
+    /// Number of threads that train. A class of work (trainings, searches, verifications) of which
+    /// nothing is running may use one more.
     pub learners: usize,
-    /// Runs of each class that may wait for a thread; a quarter of them of one caller.
+    /// Maximum number of runs of each class that wait for a thread; one caller may have a quarter of
+    /// them.
     pub queue: usize,
 }
 
@@ -59,12 +62,13 @@ impl Default for Orchestration {
     }
 }
 
+/// Hyperparameter searches.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Automl {
-    /// Trials that one study runs at once.
+    /// Number of trials that one study runs at once.
     pub parallel_trials: usize,
-    /// Studies that the server runs at once.
+    /// Maximum number of studies that run at once.
     pub max_running_studies: usize,
 }
 

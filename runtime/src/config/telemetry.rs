@@ -1,23 +1,27 @@
-//! What a process says of itself.
+//! Logs and traces.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema, Default)]
 #[serde(rename_all = "lowercase")]
 pub enum LogFormat {
+    /// Text for people.
     #[default]
     Human,
+    /// One JSON object per line.
     Json,
 }
 
+/// Logging.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Log {
-    /// `human` for people, `json` for machines: one object a line.
+    /// `human` for text, `json` for one JSON object per line.
     pub format: LogFormat,
-    /// What is logged, as in `info` or `info,tars_mesh=debug`.
+    /// The filter of log events, such as `info` or `info,tars_mesh=debug`.
     pub level: String,
 }
 
@@ -30,28 +34,31 @@ impl Default for Log {
     }
 }
 
+/// Traces.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Telemetry {
-    /// An OTLP collector (gRPC), as `http://host:4317`. Traces are exported only when it is set;
-    /// empty is unset. Else `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, `OTEL_EXPORTER_OTLP_ENDPOINT`.
+    /// An OTLP collector over gRPC, as `http://host:4317`. Traces are exported only when it is set; an
+    /// empty value is unset. Falls back to `OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`, then to
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`.
     pub otlp_endpoint: Option<String>,
-    /// The share of new traces that is recorded, 0 to 1. Else `OTEL_TRACES_SAMPLER` and its `_ARG`;
-    /// 1 by default.
+    /// The fraction of new traces that are recorded, from 0 to 1. Falls back to `OTEL_TRACES_SAMPLER`
+    /// and `OTEL_TRACES_SAMPLER_ARG`, then to 1.
     pub sample_ratio: f64,
-    /// Whether what a peer decided on a trace is followed. False only for those of
-    /// `OTEL_TRACES_SAMPLER` that are not parent-based.
+    /// Whether a peer's sampling decision is followed. False only for values of `OTEL_TRACES_SAMPLER`
+    /// that are not parent-based.
     pub follow_parent: bool,
-    /// Records what the mesh does for itself, too: reports of trust, audit records, health.
+    /// Whether calls that the mesh makes for itself are recorded, too: trust reports, audit records,
+    /// health checks.
     pub sample_infrastructure: bool,
-    /// What every service of this process is called in traces. Else `OTEL_SERVICE_NAME`;
-    /// `tars-auth`, `tars-gateway`, … by default.
+    /// The name of every service of this process in traces. Falls back to `OTEL_SERVICE_NAME`, then to
+    /// `tars-auth`, `tars-gateway` and so on.
     pub service_name: Option<String>,
-    /// More about this process, on every span. Else `OTEL_RESOURCE_ATTRIBUTES`.
+    /// Further attributes of this process, on every span. Falls back to `OTEL_RESOURCE_ATTRIBUTES`.
     pub resource_attributes: BTreeMap<String, String>,
-    /// Exports nothing, whatever the endpoint. Else `OTEL_SDK_DISABLED`.
+    /// Disables export, even where an endpoint is set. Falls back to `OTEL_SDK_DISABLED`.
     pub disabled: bool,
-    /// Values of `OTEL_` variables that were of no use, for the log.
+    /// Warnings about `OTEL_` variables whose values were ignored, for the log.
     #[serde(skip)]
     pub ignored: Vec<String>,
 }
@@ -72,7 +79,7 @@ impl Default for Telemetry {
 }
 
 impl Telemetry {
-    /// Where traces go, if anywhere.
+    /// Returns the collector's endpoint, or `None` when traces are not exported.
     pub fn endpoint(&self) -> Option<&str> {
         let endpoint = self.otlp_endpoint.as_deref();
         endpoint.filter(|e| !e.is_empty() && !self.disabled)
