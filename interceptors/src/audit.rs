@@ -1,9 +1,9 @@
-//! Records calls that the rule wants recorded, and every refusal of a caller that is known.
+//! Audits calls for which the contract asks for it, and every refusal of a known caller.
 //!
-//! A record needs a place in the queue before the call may begin: when the audit trail cannot take
-//! more, calls that must be recorded are refused rather than done in the dark. What a call changed
-//! is recorded by its service, in the transaction of the change. Refusals say why and whose they are;
-//! whoever writes the queue down folds those that repeat.
+//! A call of a high audit level reserves a slot in the queue before it begins: when the audit trail
+//! has no room, such calls are refused rather than done unrecorded. What a call changed is recorded by
+//! its service, in the transaction of the change. Records of refusals carry the reason and the owner
+//! of the caller, by which the task that drains the queue folds repetitions.
 
 use crate::{
     Call,
@@ -23,6 +23,7 @@ use tars_runtime::{
 use tokio::sync::mpsc;
 use tonic::{Code, Status};
 
+/// The observer that audits the calls of one service. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Audit(Arc<Inner>);
 
@@ -35,6 +36,8 @@ struct Inner {
 }
 
 impl Audit {
+    /// Creates the observer of `service`. Records go to `queue`; `dropped` counts those of a low
+    /// level for which it has no room.
     pub fn new(service: &str, clock: Clock, queue: mpsc::Sender<Record>, dropped: Counter) -> Self {
         Self(Arc::new(Inner {
             service: service.to_owned(),
@@ -56,7 +59,7 @@ impl Observe for Audit {
             let full = |_| {
                 fault::unavailable(
                     "AUDIT_FULL",
-                    "the audit trail cannot take more now",
+                    "the audit trail has no room for more records",
                     Duration::from_secs(1),
                 )
             };
@@ -73,12 +76,13 @@ impl Observe for Audit {
     }
 }
 
+/// Audits one call when it ends.
 #[derive(Debug)]
 pub struct AuditWatch {
     audit: Audit,
     call: Arc<Call>,
     place: Option<mpsc::OwnedPermit<Record>>,
-    /// Why the call was refused, as its answer says it.
+    /// The reason in the response, when the call was refused.
     reason: OnceLock<String>,
 }
 
@@ -86,7 +90,7 @@ impl AuditWatch {
     fn is_wanted(&self, code: Code) -> bool {
         let known = self.call.caller().is_some();
         match code {
-            // Strangers must not be able to fill the trail; metrics count them.
+            // Strangers must not be able to fill the trail; they show in metrics.
             Code::Unauthenticated | Code::ResourceExhausted | Code::InvalidArgument if !known => {
                 false
             }
@@ -128,7 +132,7 @@ impl Watch for AuditWatch {
     fn answer(&self, headers: &mut HeaderMap) {
         let status = Status::from_header_map(headers);
         if let Some(reason) = status.as_ref().and_then(fault::reason) {
-            // There is one answer.
+            // A call has one response.
             self.reason.set(reason).ok();
         }
     }
@@ -141,7 +145,7 @@ impl Watch for AuditWatch {
         match self.place.take() {
             Some(place) => drop(place.send(record)),
             None => {
-                // That the queue is full is said by its check, once.
+                // The queue's own health check reports that it is full.
                 if self.audit.0.queue.try_send(record).is_err() {
                     self.audit.0.dropped.inc();
                 }

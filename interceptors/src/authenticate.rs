@@ -1,5 +1,5 @@
-//! Who calls: exactly one credential, a bearer token or an API key, checked against the pushed view
-//! of what is valid now. A refusal never says which check failed; the metric does.
+//! Authentication: exactly one credential, a bearer token or an API key, checked against the pushed
+//! view of what is currently valid. A refusal never tells which check failed; the metric does.
 
 use crate::{Call, check::Check};
 use http::{HeaderMap, HeaderName, HeaderValue, header::AUTHORIZATION};
@@ -13,6 +13,7 @@ use tars_proto::{fault, table::Principal};
 use tars_runtime::{clock::Clock, metrics::Metrics};
 use tonic::{Code, Status};
 
+/// The header that carries an API key.
 pub const API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -20,11 +21,12 @@ struct Reason {
     reason: &'static str,
 }
 
-/// Counts refused credentials; one a process.
+/// Counts refused credentials by reason; one per process.
 #[derive(Debug, Clone)]
 pub struct Failures(Family<Reason, Counter>);
 
 impl Failures {
+    /// Registers the counter.
     pub fn new(metrics: &Metrics) -> Self {
         Self(metrics.register(
             "auth_failures",
@@ -34,6 +36,7 @@ impl Failures {
     }
 }
 
+/// The check that authenticates the callers of one service.
 #[derive(Debug, Clone)]
 pub struct Authenticate {
     view: View,
@@ -43,6 +46,8 @@ pub struct Authenticate {
 }
 
 impl Authenticate {
+    /// Creates the check. Calls that change something are refused while `view` is older than
+    /// `stale_after`.
     pub fn new(view: View, clock: Clock, stale_after: Duration, failures: Failures) -> Self {
         Self {
             view,
@@ -62,7 +67,7 @@ impl Authenticate {
         )
     }
 
-    /// Calls that change something need a fresh view; others need to have seen one.
+    /// Calls that change something need a fresh view; others need one of any age.
     fn check_freshness(&self, call: &Call) -> Result<(), Status> {
         let fresh = match self.view.age() {
             None => false,
@@ -113,7 +118,7 @@ impl Authenticate {
     }
 }
 
-/// The one value of a header, if it is there.
+/// Returns the only value of a header, or `None` when it is absent.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Result<Option<&'a HeaderValue>, ()> {
     let mut values = headers.get_all(name).iter();
     match (values.next(), values.next()) {
@@ -128,16 +133,17 @@ fn sensitive(value: &HeaderValue) -> HeaderValue {
     value
 }
 
-/// `HeaderValue::to_str` looks at each letter by itself; what is no credential fails its check.
+/// Accepts any UTF-8, where `HeaderValue::to_str` inspects each byte: a value that is not a
+/// credential fails its check later.
 fn text(value: &HeaderValue) -> Option<&str> {
     std::str::from_utf8(value.as_bytes()).ok()
 }
 
-/// The scheme in any case, one space or more, and a token.
+/// Parses a scheme in any case, one or more spaces, and a token.
 fn bearer_token(value: &str) -> Option<&str> {
     let (scheme, token) = value.split_once(' ')?;
     let token = token.trim_start_matches(' ');
-    // Without an early end, so that many bytes are looked at together.
+    // No early exit, so that the compiler can vectorise the loop.
     let breaks = token.bytes().filter(|b| matches!(b, b' ' | b',')).count();
     let shape = !token.is_empty() && breaks == 0;
     (scheme.eq_ignore_ascii_case("bearer") && shape).then_some(token)
@@ -147,7 +153,7 @@ impl Check for Authenticate {
     fn check(&self, call: &Arc<Call>, headers: &HeaderMap) -> Result<(), Status> {
         match call.principal() {
             Principal::Public => Ok(()),
-            // The peer is the principal, and the peer policy has let it in.
+            // The peer is the principal, and the peer policy has admitted it.
             Principal::Workload | Principal::Peer => self.check_freshness(call),
             Principal::Permission(_) => {
                 self.check_freshness(call)?;
@@ -163,7 +169,7 @@ mod tests {
     use super::bearer_token;
 
     #[test]
-    fn schemes_are_read_strictly() {
+    fn bearer_tokens_are_parsed_strictly() {
         assert_eq!(bearer_token("Bearer abc"), Some("abc"));
         assert_eq!(bearer_token("bEARER abc"), Some("abc"));
         assert_eq!(bearer_token("Bearer   abc"), Some("abc"));

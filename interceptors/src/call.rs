@@ -1,4 +1,4 @@
-//! The record of one call, shared by all layers and visible to the handler.
+//! The record of a call, which all layers share and the handler can see.
 
 use crate::places::Holder;
 use futures_util::future::BoxFuture;
@@ -21,7 +21,12 @@ use tars_runtime::{
 use tokio::time::Instant;
 use tonic::{Request, Status};
 
-/// The contract of this build. `main` looks at it first, so that a mistake stops the process.
+/// Returns the method table of this build, which is made once. `main` asks for it first, so that a
+/// mistake stops the process.
+///
+/// # Errors
+///
+/// Every mistake in the contract.
 pub fn contract() -> Result<&'static MethodTable, &'static ContractErrors> {
     static TABLE: LazyLock<Result<MethodTable, ContractErrors>> = LazyLock::new(|| {
         MethodTable::build(Vocabulary {
@@ -32,15 +37,15 @@ pub fn contract() -> Result<&'static MethodTable, &'static ContractErrors> {
     TABLE.as_ref()
 }
 
-/// Runs work that outlives a call inside a span of its own; what it spawns through
-/// [`in_current_trace`] stays in that trace.
+/// Runs work that outlives its call inside a span of its own. Futures that it wraps in
+/// [`in_current_trace`] stay in that trace.
 pub async fn with_trace<F: Future>(span: Span, work: F) -> F::Output {
     let output = span.scope().run(work).await;
     drop(span);
     output
 }
 
-/// A future that stays in the trace of whoever makes it, wherever it runs.
+/// Returns a future that stays in the trace of the caller, wherever it is spawned.
 pub fn in_current_trace<F: Future + Send + 'static>(work: F) -> BoxFuture<'static, F::Output> {
     match Scope::current() {
         Some(scope) => Box::pin(scope.run(work)),
@@ -48,32 +53,37 @@ pub fn in_current_trace<F: Future + Send + 'static>(work: F) -> BoxFuture<'stati
     }
 }
 
-/// One call in flight.
+/// A call in flight.
 #[derive(Debug)]
 pub struct Call {
+    /// The method that is called.
     pub method: &'static Method,
+    /// The peer of the connection.
     pub peer: Arc<PeerInfo>,
-    /// The peer's address, or what the gateway says its client's is.
+    /// The peer's address, or that of the client on whose behalf the gateway calls.
     pub client: IpAddr,
+    /// The position of the call's span in its trace.
     pub trace: TraceContext,
+    /// When the call arrived, for timers.
     pub started: Instant,
-    /// The same moment, as limits measure it.
+    /// The same moment on the monotonic clock, for limits.
     pub arrived: Monotonic,
     caller: OnceLock<Arc<Caller>>,
     deadline: OnceLock<Instant>,
-    /// The caller's own credential header, to pass on to the next service.
+    /// The caller's credential header, to forward to the next service.
     credential: OnceLock<(http::HeaderName, http::HeaderValue)>,
-    /// Why a layer refused the call, as the answer says it.
+    /// The reason with which a layer refused the call.
     refusal: OnceLock<String>,
     /// Where the caller's place is counted.
     holder: OnceLock<Arc<Holder>>,
 }
 
 thread_local! {
-    static CURRENT: Lent<Arc<Call>> = const { Lent::nothing() };
+    static CURRENT: Lent<Arc<Call>> = const { Lent::empty() };
 }
 
 impl Call {
+    /// Creates the record of a call that arrives now.
     pub fn new(
         method: &'static Method,
         peer: Arc<PeerInfo>,
@@ -96,16 +106,21 @@ impl Call {
         }
     }
 
-    /// The call that the running task serves.
+    /// Returns the call that the running task serves.
     pub fn current() -> Option<Arc<Self>> {
-        lent::look(&CURRENT, Arc::clone)
+        lent::with(&CURRENT, Arc::clone)
     }
 
-    /// Runs work for a call, which is back in its place afterwards.
+    /// Runs `work` with `call` as the current call, and puts it back afterwards.
     pub(crate) fn enter<T>(call: &mut Option<Arc<Self>>, work: impl FnOnce() -> T) -> T {
         lent::lend(&CURRENT, call, work)
     }
 
+    /// Returns the record of the call that `request` belongs to.
+    ///
+    /// # Errors
+    ///
+    /// `INTERNAL` when the request did not pass through the trace layer.
     pub fn of<T>(request: &Request<T>) -> Result<Arc<Self>, Status> {
         request
             .extensions()
@@ -118,21 +133,29 @@ impl Call {
         extensions.get()
     }
 
+    /// Returns the authenticated caller, or `None` when the call needs none or is not yet
+    /// authenticated.
     pub fn caller(&self) -> Option<&Caller> {
         self.caller.get().map(Arc::as_ref)
     }
 
-    /// The caller, where the rule guarantees that there is one.
+    /// Returns the caller of a method whose rule guarantees one.
+    ///
+    /// # Errors
+    ///
+    /// `INTERNAL` when there is none.
     pub fn require_caller(&self) -> Result<&Caller, Status> {
         self.caller()
             .ok_or_else(|| Status::internal("the call has no caller"))
     }
 
     pub(crate) fn set_caller(&self, caller: Arc<Caller>) {
-        // Set once, by the authentication layer.
+        // Set once, by the authenticate layer.
         self.caller.set(caller).ok();
     }
 
+    /// Returns the instant by which the call must have ended; `None` for a stream without a
+    /// deadline.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline.get().copied()
     }
@@ -147,17 +170,17 @@ impl Call {
     }
 
     pub(crate) fn set_credential(&self, name: http::HeaderName, value: http::HeaderValue) {
-        // Set once, by the authentication layer.
+        // Set once, by the authenticate layer.
         self.credential.set((name, value)).ok();
     }
 
-    /// The reason by which a layer refused the call.
+    /// Returns the reason with which a layer refused the call.
     pub(crate) fn refusal(&self) -> Option<&str> {
         self.refusal.get().map(String::as_str)
     }
 
     pub(crate) fn set_refusal(&self, status: &Status) {
-        // The first layer that refuses answers.
+        // The first layer that refuses the call answers it.
         let reason = fault::reason(status);
         self.refusal
             .set(reason.unwrap_or_else(|| fault::code_name(status.code()).to_owned()))
@@ -169,11 +192,11 @@ impl Call {
     }
 
     pub(crate) fn set_holder(&self, holder: Arc<Holder>) {
-        // Set once, by the places' check.
+        // Set once, by the check of the places layer.
         self.holder.set(holder).ok();
     }
 
-    /// Whom the rule asks for; the peer alone where its class is enough.
+    /// The principal that the rule requires; the peer alone, where its class is sufficient.
     pub(crate) fn principal(&self) -> Principal {
         let rule = &self.method.rule;
         let enough = |class: PeerClass| rule.enough.iter().any(|c| c == class.as_str());
@@ -183,19 +206,20 @@ impl Call {
         rule.principal
     }
 
+    /// Returns the class of the peer, or `None` when no pattern matches its id.
     pub fn peer_class(&self) -> Option<PeerClass> {
         self.peer.class
     }
 
-    /// Whom limits and shares count: the person, whichever of their keys the call shows, else the
-    /// peer.
+    /// The owner to whom limits and shares are charged: the person, whichever of their keys the call
+    /// carries, else the peer.
     pub fn owner(&self) -> &str {
         self.caller
             .get()
             .map_or_else(|| self.peer.name(), |c| c.owner_id.as_str())
     }
 
-    /// The person or key, else the peer: who an audit record names.
+    /// The name in audit records: the person or the key, else the peer.
     pub fn actor(&self) -> String {
         self.caller
             .get()

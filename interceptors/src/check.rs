@@ -12,10 +12,17 @@ use tonic::{Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// Decides whether a call may pass.
 pub trait Check: Clone {
+    /// Decides about a call before its request has been read.
+    ///
+    /// # Errors
+    ///
+    /// The status with which the call is refused.
     fn check(&self, call: &Arc<Call>, headers: &http::HeaderMap) -> Result<(), Status>;
 }
 
+/// Applies a [`Check`] to every call.
 #[derive(Debug, Clone)]
 pub struct CheckLayer<C>(pub C);
 
@@ -30,6 +37,7 @@ impl<S, C: Clone> Layer<S> for CheckLayer<C> {
     }
 }
 
+/// A service behind a [`Check`].
 #[derive(Debug, Clone)]
 pub struct Checked<S, C> {
     inner: S,
@@ -58,9 +66,7 @@ where
             None => Err(Status::internal("the call has no record")),
         };
         match verdict {
-            Ok(()) => CheckFuture::Passed {
-                future: self.inner.call(request),
-            },
+            Ok(()) => CheckFuture::passed(self.inner.call(request)),
             Err(status) => CheckFuture::refused(status),
         }
     }
@@ -68,16 +74,32 @@ where
 
 pin_project! {
     #[project = Projected]
-    pub enum CheckFuture<F> {
+    enum State<F> {
         Passed { #[pin] future: F },
         Refused { response: Option<Response<Body>> },
     }
 }
 
+pin_project! {
+    /// The future of [`Checked`].
+    pub struct CheckFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
 impl<F> CheckFuture<F> {
+    pub(crate) fn passed(future: F) -> Self {
+        Self {
+            state: State::Passed { future },
+        }
+    }
+
     pub(crate) fn refused(status: Status) -> Self {
-        Self::Refused {
-            response: Some(status.into_http()),
+        Self {
+            state: State::Refused {
+                response: Some(status.into_http()),
+            },
         }
     }
 }
@@ -89,7 +111,7 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
+        match self.project().state.project() {
             Projected::Passed { future } => future.poll(cx),
             Projected::Refused { response } => Poll::Ready(Ok(response
                 .take()

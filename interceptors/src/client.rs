@@ -1,5 +1,5 @@
-//! The client-side twins: an outgoing call carries its trace, what is left of the deadline, and the
-//! credential of the caller it is made for.
+//! The client-side counterparts: an outgoing call carries its trace, the remaining deadline, and the
+//! credential of the caller on whose behalf it is made.
 
 use crate::{
     Call, deadline,
@@ -13,22 +13,25 @@ use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
 use tower_layer::Layer;
 
-/// Whose credential an outgoing call carries.
+/// Which credential an outgoing call carries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Credentials {
-    /// The caller's that this call is made for, if there is one.
+    /// The credential of the caller on whose behalf the call is made, if there is one.
     Forward,
-    /// None: the peer is the principal.
+    /// None: the peer's certificate is the principal.
     Own,
 }
 
+/// The observer of outgoing calls.
 #[derive(Debug, Clone)]
 pub struct Outgoing {
     credentials: Credentials,
 }
 
+/// A client service whose calls carry trace, deadline and credential.
 pub type OutgoingService<S> = Observed<S, Outgoing>;
 
+/// Wraps a client service, most often a channel.
 pub fn outgoing<S>(inner: S, credentials: Credentials) -> OutgoingService<S> {
     ObserveLayer(Outgoing { credentials }).layer(inner)
 }
@@ -51,7 +54,7 @@ impl Observe for Outgoing {
     }
 }
 
-/// The next service gets what is left, or less if the call asks for less.
+/// Sets the timeout to what remains of the deadline, or to what the call asks for if that is less.
 fn shorten<B>(request: &mut Request<B>, at: Instant) -> Result<(), Status> {
     let left = at.saturating_duration_since(Instant::now());
     if left < Duration::from_millis(1) {
@@ -81,16 +84,17 @@ fn start<B>(scope: &Scope, request: &mut Request<B>) -> Span {
     span
 }
 
-/// How long a stream's last word is waited for.
+/// How long to wait for the trailers of a stream whose last message has arrived.
 const LAST_WORD: Duration = Duration::from_secs(1);
 
-/// Reads a stream that has said all there is to its end, so that the call ends with its status and
-/// not by being cancelled.
+/// Reads a stream whose last message has arrived to its trailers, so that the call ends with a status
+/// instead of being cancelled.
 pub async fn finish<T>(mut items: Streaming<T>) {
     let end = async { while let Ok(Some(_)) = items.message().await {} };
     tokio::time::timeout(LAST_WORD, end).await.ok();
 }
 
+/// Ends the span of an outgoing call.
 #[derive(Debug)]
 pub struct ClientWatch {
     span: Option<Span>,
@@ -103,7 +107,7 @@ impl Watch for ClientWatch {
         };
         let name = fault::code_name(code);
         span.set("rpc.response.status_code", name);
-        // Whoever stops listening, or is not waited for any more, has not failed.
+        // A client that stops listening has not failed.
         if !matches!(code, Code::Ok | Code::Cancelled) {
             span.set("error.type", name);
             span.fail(name);

@@ -1,12 +1,12 @@
-//! Deadlines: absolute from the moment a call arrives, never later than the rule's, kept for
-//! outgoing calls, and in force until the last byte of a stream. While an answer waits for the
-//! peer's window, nothing here is polled: the connection's side then keeps the deadline, which it is
-//! told of (`tars_runtime::stream`).
+//! Deadlines: absolute from the moment a call arrives, never later than the rule's, propagated to
+//! outgoing calls, and in force until the last byte of a stream. While a response waits for the peer's
+//! flow-control window, nothing here is polled; the connection then enforces the deadline, which it
+//! receives through `tars_runtime::stream`.
 //!
-//! A stream without a deadline must at least begin in time: a client that sends its headers and
-//! never its request would hold its place for ever.
+//! A stream without a deadline must at least start in time: a client that sends headers but never
+//! finishes its request would hold its place for ever.
 //!
-//! The timer is made only when a call has to wait: most unary calls never do.
+//! The timer is created only when a call has to wait, which most unary calls never do.
 
 use crate::Call;
 use http::{HeaderMap, HeaderValue, Request, Response};
@@ -25,9 +25,10 @@ use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// The header that carries the timeout of a call.
 pub const HEADER: &str = "grpc-timeout";
 
-/// Reads a `grpc-timeout`: at most eight digits and a unit.
+/// Parses a `grpc-timeout`: one to eight digits and a unit.
 pub fn parse(text: &str) -> Option<Duration> {
     let at = text.len().checked_sub(1)?;
     let (digits, unit) = (text.get(..at)?, text.get(at..)?);
@@ -46,7 +47,7 @@ pub fn parse(text: &str) -> Option<Duration> {
     }
 }
 
-/// Writes a `grpc-timeout`, in the finest unit that fits eight digits.
+/// Formats a `grpc-timeout` in the finest unit in which it fits eight digits.
 pub fn format(timeout: Duration) -> String {
     let units = [
         ("n", 1u128),
@@ -73,13 +74,14 @@ fn not_begun() -> Status {
     fault::status(
         Code::DeadlineExceeded,
         "REQUEST_TIMEOUT",
-        "the answer did not begin in time: the request was not whole, or its handler was slow",
+        "the response did not start in time: the request was incomplete, or its handler was slow",
     )
 }
 
+/// Enforces the deadline of every call.
 #[derive(Debug, Clone, Copy)]
 pub struct DeadlineLayer {
-    /// By when a stream without a deadline must have begun to answer.
+    /// How long a stream without a deadline may take to start its response.
     pub open: Duration,
 }
 
@@ -94,13 +96,14 @@ impl<S> Layer<S> for DeadlineLayer {
     }
 }
 
+/// A service that enforces deadlines.
 #[derive(Debug, Clone)]
 pub struct Deadline<S> {
     inner: S,
     open: Duration,
 }
 
-/// The instant by which the call must have ended.
+/// Returns the instant by which the call must have ended.
 fn decide(call: &Call, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
     let refused = |problem| fault::status(Code::InvalidArgument, "INVALID_TIMEOUT", problem);
     let mut values = headers.get_all(HEADER).iter();
@@ -133,31 +136,27 @@ where
 
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let Some(call) = Call::in_extensions(request.extensions()).map(Arc::clone) else {
-            return DeadlineFuture::Refused {
-                status: Some(Status::internal("the call has no record")),
-            };
+            return DeadlineFuture::refused(Status::internal("the call has no record"));
         };
         match decide(&call, request.headers()) {
-            // It has just begun: the clock is not asked again.
-            Ok(Some(at)) if at <= call.started => DeadlineFuture::Refused {
-                status: Some(expired()),
-            },
+            // The call has just begun: the clock is not read again.
+            Ok(Some(at)) if at <= call.started => DeadlineFuture::refused(expired()),
             Ok(at) => {
                 if let Some(at) = at {
                     call.set_deadline(at);
                 }
                 let streams = call.method.server_streaming;
                 let begun = call.started.checked_add(self.open).filter(|_| streams);
-                DeadlineFuture::Running {
-                    inner: self.inner.call(request),
-                    timer: Timer::new([at, begun].into_iter().flatten().min()),
-                    deadline: at,
-                    streams,
+                DeadlineFuture {
+                    state: State::Running {
+                        inner: self.inner.call(request),
+                        timer: Timer::new([at, begun].into_iter().flatten().min()),
+                        deadline: at,
+                        streams,
+                    },
                 }
             }
-            Err(status) => DeadlineFuture::Refused {
-                status: Some(status),
-            },
+            Err(status) => DeadlineFuture::refused(status),
         }
     }
 }
@@ -173,7 +172,7 @@ impl Timer {
         Self { at, sleep: None }
     }
 
-    /// Whether time is up; called only when the call has to wait.
+    /// Whether time is up. Called only when the call has to wait.
     fn is_up(&mut self, cx: &mut Context<'_>) -> bool {
         let Some(at) = self.at else {
             return false;
@@ -187,9 +186,27 @@ impl Timer {
 
 pin_project! {
     #[project = Projected]
-    pub enum DeadlineFuture<F> {
+    enum State<F> {
         Running { #[pin] inner: F, timer: Timer, deadline: Option<Instant>, streams: bool },
         Refused { status: Option<Status> },
+    }
+}
+
+pin_project! {
+    /// The future of [`Deadline`].
+    pub struct DeadlineFuture<F> {
+        #[pin]
+        state: State<F>,
+    }
+}
+
+impl<F> DeadlineFuture<F> {
+    fn refused(status: Status) -> Self {
+        Self {
+            state: State::Refused {
+                status: Some(status),
+            },
+        }
     }
 }
 
@@ -200,7 +217,7 @@ where
     type Output = Result<Response<Body>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        match self.project() {
+        match self.project().state.project() {
             Projected::Refused { status } => {
                 let status = status
                     .take()
@@ -245,7 +262,7 @@ fn bound(body: Body, at: Option<Instant>) -> Body {
     })
 }
 
-/// A stream that ends with DEADLINE_EXCEEDED when its time is up.
+/// A stream that ends with DEADLINE_EXCEEDED at its deadline.
 #[derive(Debug)]
 struct DeadlineBody {
     inner: Option<Body>,
@@ -293,11 +310,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_late_beginning_is_told_whoever_was_slow() {
+    fn a_late_start_is_reported_whichever_side_was_slow() {
         let status = not_begun();
         assert_eq!(fault::reason(&status).as_deref(), Some("REQUEST_TIMEOUT"));
         let message = status.message();
-        assert!(message.contains("the answer did not begin in time"));
+        assert!(message.contains("the response did not start in time"));
         assert!(
             message.contains("request") && message.contains("handler"),
             "{message}"
@@ -326,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_written_reads_back_no_later() {
+    fn a_formatted_timeout_parses_back_no_later() {
         for t in [0, 1, 999_999_999, 1_500_000_000, 86_400_000_000_000u64].map(Duration::from_nanos)
         {
             let back = parse(&format(t)).unwrap();

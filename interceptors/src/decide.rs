@@ -1,5 +1,5 @@
-//! Whether a call may be, decided in one place: for calls that begin, before and after it is known
-//! who makes them, and for streams that are open.
+//! Authorisation: whether a call is allowed, decided in one place for new calls, before and after
+//! their caller is known, and for open streams.
 
 use crate::{
     Call,
@@ -14,25 +14,28 @@ use tars_proto::{
 };
 use tonic::{Code, Status};
 
-/// What is known about a call's right to be.
+/// The decision about a call.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Verdict {
+    /// The call is allowed.
     Allowed,
-    /// The peer may open the call for somebody who holds the permission; nobody has shown a
-    /// credential yet.
+    /// The peer may make the call on behalf of a caller who holds the permission, but no credential
+    /// has been presented yet.
     NeedsCredential,
+    /// The call is not allowed.
     Refused(Refusal),
 }
 
-/// Why a call may not be. For the log; a peer is not told which rule left it out.
+/// Why a call is not allowed. For the log: a peer is not told which rule excluded it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// The policy does not let the peer in.
+    /// The policy does not admit the peer.
     Peer(Denial),
-    /// The method is for workloads of the mesh.
+    /// The method is reserved for workloads of the mesh.
     NoWorkload,
-    /// The method is for whoever proves an identity.
+    /// The method requires a proven identity.
     NoIdentity,
+    /// The caller does not hold this permission.
     Permission(Permission),
 }
 
@@ -40,14 +43,14 @@ impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Peer(why) => why.fmt(f),
-            Self::NoWorkload => f.write_str("the peer is no workload of the mesh"),
+            Self::NoWorkload => f.write_str("the peer is not a workload of the mesh"),
             Self::NoIdentity => f.write_str("the peer proves no identity"),
             Self::Permission(missing) => write!(f, "the caller does not hold {missing}"),
         }
     }
 }
 
-/// Decides on a call from its peer, and from its caller once there is one.
+/// Decides about a call from its peer and, once there is one, from its caller.
 pub fn decide(policy: &PolicyHandle, call: &Call) -> Verdict {
     if let Err(denial) = policy.admits(call) {
         return Verdict::Refused(Refusal::Peer(denial));
@@ -75,8 +78,8 @@ fn holds(call: &Call, needed: Permission) -> Verdict {
     }
 }
 
-/// Names the permission that is missing, so that whoever gives permissions can be asked for it; not
-/// the caller, their key or their roles.
+/// Names the missing permission, so that an administrator can be asked for it, but not the caller,
+/// their key or their roles.
 pub(crate) fn refusal(call: &Call, why: &Refusal) -> Status {
     let (actor, method) = (call.actor(), &call.method.path);
     tracing::info!(actor, method, %why, "call refused");
@@ -100,7 +103,7 @@ pub(crate) fn peer_not_allowed() -> Status {
     )
 }
 
-/// Before a credential is looked at: refuses what no credential could allow.
+/// The check before authentication: refuses what no credential could allow.
 #[derive(Debug, Clone)]
 pub struct Admit(pub PolicyHandle);
 
@@ -113,7 +116,7 @@ impl Check for Admit {
     }
 }
 
-/// After it: lets nothing pass that is not allowed.
+/// The check after authentication: passes nothing that is not allowed.
 #[derive(Debug, Clone)]
 pub struct Authorise(pub PolicyHandle);
 
@@ -132,7 +135,7 @@ mod tests {
     use super::*;
     use crate::{
         Policy, contract,
-        places::tests::{by_peer, caller},
+        fixtures::{by_peer, caller},
     };
     use tars_credentials::Permissions;
 
@@ -146,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_alone_is_enough_where_the_contract_says_so() {
+    fn a_peer_is_sufficient_where_the_contract_says_so() {
         assert_eq!(
             of_peer(LOGIN, PeerClass::Gateway, "/gateway"),
             Verdict::Allowed
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_alone_is_not_enough_where_a_permission_is_asked_for() {
+    fn a_peer_is_not_sufficient_where_a_permission_is_required() {
         let asked = [(LIST, PeerClass::Gateway), (REFLECT, PeerClass::Client)];
         for (method, class) in asked {
             assert_eq!(
@@ -174,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_the_contract_leaves_out_is_refused_whoever_it_calls_for() {
+    fn a_peer_outside_of_the_contract_is_refused_on_behalf_of_anyone() {
         let refused = Verdict::Refused(Refusal::Peer(Denial::Contract));
         for class in [PeerClass::Auth, PeerClass::Client, PeerClass::Operator] {
             assert_eq!(of_peer(WATCH, class, "/x"), refused, "{class:?}");
@@ -188,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_needs_the_permission_itself() {
+    fn a_caller_needs_the_very_permission() {
         let policy = PolicyHandle::default();
         let needed = Permissions::of(["studies.read"]);
         assert_eq!(decide(&policy, &by_holder(needed)), Verdict::Allowed);
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn a_policy_that_was_narrowed_refuses_what_it_let_in_before() {
+    fn a_narrowed_policy_refuses_what_it_admitted_before() {
         let text = format!(
             "[[rule]]\nname = \"none\"\nmethods = [{:?}]\ndeny = true",
             &LIST[1..]

@@ -1,7 +1,7 @@
-//! A coarse guard against floods, before anything expensive is done for a call. Who has proven an
-//! identity is counted by that, wherever they come from, so that nobody spends what a neighbour
-//! behind the same address needs; everybody else by address. Workloads of the mesh pass: what they
-//! may do is limited by their identity. The gateway is the exception, as it carries strangers.
+//! A coarse guard against floods, before anything expensive is done for a call. Peers that prove an
+//! identity are counted by it, whatever their address, so that nobody uses up the budget of a
+//! neighbour behind the same address; all others are counted by address. Workloads of the mesh pass,
+//! as they are limited by identity later. The gateway is the exception, because it carries strangers.
 
 use crate::{Call, check::Check, limiter::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
@@ -10,15 +10,16 @@ use tars_proto::fault;
 use tars_runtime::{clock::Monotonic, network::bucket};
 use tonic::Status;
 
-/// The reason of its refusals.
+/// The reason in the refusals of this guard.
 pub const FLOOD: &str = "FLOOD";
 
+/// The flood guard of one listener. Clones share its budgets.
 #[derive(Debug, Clone)]
 pub struct FloodGuard {
     limiter: Arc<Gcra>,
 }
 
-/// Whom a call is counted against.
+/// The party to which a call is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Subject<'a> {
     Identity(&'a str),
@@ -26,7 +27,7 @@ enum Subject<'a> {
 }
 
 impl<'a> Subject<'a> {
-    /// Nobody, for workloads that call for themselves.
+    /// Returns `None` for workloads that call on their own behalf.
     fn of(call: &'a Call) -> Option<Self> {
         let peer = &call.peer;
         match (peer.class, peer.id()) {
@@ -45,15 +46,20 @@ impl<'a> Subject<'a> {
 }
 
 impl FloodGuard {
+    /// Creates a guard that admits `per_second` calls of each identity or address.
     pub fn new(per_second: u32) -> Self {
-        // A burst is a quarter of the limit; over four seconds that is one second's worth.
+        // The burst is a quarter of the limit, which over four seconds is one second's worth.
         let limiter = Gcra::new(per_second.saturating_mul(4), Duration::from_secs(4));
         Self {
             limiter: Arc::new(limiter),
         }
     }
 
-    /// Charges an address for one call.
+    /// Charges one call to an address.
+    ///
+    /// # Errors
+    ///
+    /// `RESOURCE_EXHAUSTED` with [`FLOOD`] when the address has used up its budget.
     pub fn admit(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
         self.charge(Subject::Address(bucket(client)), now)
     }
@@ -77,12 +83,12 @@ impl Check for FloodGuard {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::places::tests::call;
+    use crate::fixtures::call;
 
     const METHOD: &str = "/grpc.health.v1.Health/Check";
     const HERE: [u8; 4] = [127, 0, 0, 1];
 
-    /// How many calls in a row are let in.
+    /// Returns how many consecutive calls are admitted.
     fn passed(guard: &FloodGuard, class: PeerClass, path: &str, client: [u8; 4]) -> usize {
         let call = call(METHOD, class, path, client);
         let check = || guard.check(&call, &http::HeaderMap::new());
@@ -94,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn one_identity_cannot_spend_the_budget_of_another_behind_its_address() {
+    fn an_identity_cannot_spend_the_budget_of_another_behind_its_address() {
         let guard = guard();
         assert_eq!(passed(&guard, PeerClass::Client, "/client/a", HERE), 10);
         assert_eq!(passed(&guard, PeerClass::Client, "/client/a", HERE), 0);
@@ -103,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_has_one_budget_from_however_many_addresses() {
+    fn an_identity_has_one_budget_over_all_addresses() {
         let guard = guard();
         assert_eq!(passed(&guard, PeerClass::Client, "/client/a", HERE), 10);
         let elsewhere = [192, 0, 2, 1];
@@ -111,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_behind_the_gateway_count_by_address() {
+    fn strangers_behind_the_gateway_are_counted_by_address() {
         let guard = guard();
         let (one, other) = ([192, 0, 2, 1], [192, 0, 2, 2]);
         assert_eq!(passed(&guard, PeerClass::Gateway, "/gateway", one), 10);
@@ -120,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn other_workloads_pass() {
+    fn other_workloads_are_not_limited() {
         let guard = guard();
         let path = "/orchestration";
         assert_eq!(passed(&guard, PeerClass::Orchestration, path, HERE), 1000);

@@ -1,11 +1,13 @@
-//! What happens to every call, one tower layer a file.
+//! What happens to every call, one tower layer per file.
 //!
-//! Three shapes: an *observer* sees a call begin and end (trace, metrics, audit); a *check* lets
-//! it pass or answers in its place (admission, served here, flood guard, authentication,
-//! authorisation); places are both; the rest (panic, deadline, stream ends, rate limit) have a form
-//! of their own. What is allowed at all, [`decide`] says, for admission, for authorisation and for
-//! streams that are open. All futures are named: the stack allocates one shared record a call, and
-//! nothing a layer.
+//! Three shapes recur: an *observer* sees a call begin and end (trace, metrics, audit); a *check*
+//! passes it or answers in its place (admission, served here, flood guard, authentication,
+//! authorisation); places are both. The others (panic, deadline, stream guard, rate limit) have a form
+//! of their own. [`decide`] holds the one decision about what is allowed, for admission, for
+//! authorisation and for open streams. All futures are named: the stack allocates one shared record
+//! per call, and nothing per layer.
+
+#![deny(missing_docs)]
 
 pub mod audit;
 pub mod authenticate;
@@ -14,7 +16,8 @@ pub mod check;
 pub mod client;
 pub mod deadline;
 pub mod decide;
-pub mod drain;
+#[cfg(test)]
+mod fixtures;
 pub mod flood;
 pub mod limiter;
 pub mod metrics;
@@ -26,6 +29,7 @@ pub mod rate_limit;
 pub mod served;
 pub mod stack;
 pub mod store;
+pub mod stream_guard;
 pub mod trace;
 
 pub use call::{Call, contract};

@@ -1,6 +1,6 @@
-//! Two limiters that decide in process, over bounded maps: GCRA for volume, an exact sliding log
-//! for the small numbers that guard logins. What they measure with is passed in, and is
-//! never the wall: a clock that is set back would refuse everybody for as long.
+//! Two limiters that decide in process over bounded maps: GCRA for volume, and an exact sliding log
+//! for the small numbers that guard logins. Time is passed in, and is never the wall clock: one that
+//! is set back would refuse everybody until it has caught up.
 
 use parking_lot::Mutex;
 use std::{
@@ -13,31 +13,34 @@ use tars_runtime::{
     rate::{Cell, Rate},
 };
 
-/// Keys past this evict the stalest of their shard, so that strangers cannot fill the memory.
+/// Maximum number of keys. Further ones evict the least recently used of their shard, so that
+/// strangers cannot fill the memory.
 const MAX_KEYS: usize = 65_536;
 const SHARDS: usize = 16;
 
-/// All in one unit: calls that may come at once. `remaining` is never above `limit`, and equals it
-/// once `reset` has passed without a call.
+/// The outcome of a limiter, in calls that may come at once. `remaining` never exceeds `limit`, and
+/// equals it once `reset` has passed without a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Decision {
-    /// How many may come at once when nothing was taken for a while.
+    /// How many calls may come at once after a period without any.
     pub limit: u32,
+    /// How many more calls may come at once now.
     pub remaining: u32,
-    /// Until the limit is whole again.
+    /// Time until `remaining` equals `limit`.
     pub reset: Duration,
-    /// Until another call may pass; zero when this one passed.
+    /// Time until another call may pass; zero when this one passed.
     pub retry: Duration,
 }
 
 impl Decision {
+    /// Returns whether the call may pass.
     pub fn passed(&self) -> bool {
         self.retry.is_zero()
     }
 }
 
-/// A sharded map with a hard bound. Keys are kept as 64-bit hashes under a secret of the process:
-/// nobody outside can make two keys collide, and a look-up allocates nothing.
+/// A sharded map of bounded size. Keys are stored as 64-bit hashes under a secret of the process:
+/// nobody outside can make two keys collide, and a lookup allocates nothing.
 #[derive(Debug)]
 struct Bounded<V> {
     shards: Vec<Mutex<HashMap<u64, (Monotonic, V)>>>,
@@ -68,7 +71,7 @@ impl<V: Default> Bounded<V> {
     }
 }
 
-/// Drops the half that was used longest ago.
+/// Drops the half that has not been used for longest.
 fn evict<V>(map: &mut HashMap<u64, (Monotonic, V)>) {
     let mut ages: Vec<Monotonic> = map.values().map(|(used, _)| *used).collect();
     let middle = ages.len() / 2;
@@ -77,7 +80,8 @@ fn evict<V>(map: &mut HashMap<u64, (Monotonic, V)>) {
     map.retain(|_, (used, _)| *used > median);
 }
 
-/// The generic cell rate algorithm: `limit` a period, of which at most a quarter at once.
+/// The generic cell rate algorithm (ITU-T I.371): `limit` calls per period, of which at most a
+/// quarter may come at once.
 #[derive(Debug)]
 pub struct Gcra {
     rate: Rate,
@@ -85,6 +89,7 @@ pub struct Gcra {
 }
 
 impl Gcra {
+    /// Creates a limiter of `limit` calls per `period` and key.
     pub fn new(limit: u32, period: Duration) -> Self {
         Self {
             rate: Rate::every(period / limit.max(1), (limit / 4).max(1)),
@@ -92,7 +97,7 @@ impl Gcra {
         }
     }
 
-    /// Takes one, if there is one.
+    /// Takes one call of `key`, if there is one left.
     pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
         self.cells.with(key, now, |cell| {
             let taken = cell.take(&self.rate, now);
@@ -106,7 +111,7 @@ impl Gcra {
     }
 }
 
-/// Exactly `limit` in any period. Calls that are refused do not count.
+/// A sliding log: exactly `limit` calls in any period. Refused calls do not count.
 #[derive(Debug)]
 pub struct SlidingLog {
     limit: u32,
@@ -115,6 +120,7 @@ pub struct SlidingLog {
 }
 
 impl SlidingLog {
+    /// Creates a limiter of `limit` calls in any `period`, per key.
     pub fn new(limit: u32, period: Duration) -> Self {
         Self {
             limit,
@@ -123,6 +129,7 @@ impl SlidingLog {
         }
     }
 
+    /// Takes one call of `key`, if there is one left.
     pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
         self.logs.with(key, now, |log| {
             while log.front().is_some_and(|at| *at + self.period <= now) {
@@ -152,7 +159,7 @@ mod tests {
     const T: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
 
     #[test]
-    fn the_log_admits_exactly_the_limit_in_any_window() {
+    fn a_sliding_log_admits_exactly_the_limit_in_any_window() {
         let log = SlidingLog::new(10, Duration::from_secs(60));
         let mut admitted = Vec::new();
         for tenth in 0..3000u32 {
@@ -169,7 +176,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_when_to_come_back_and_does_not_prolong() {
+    fn a_refusal_has_a_retry_time_and_does_not_extend_it() {
         let log = SlidingLog::new(1, Duration::from_secs(60));
         assert!(log.take("a", T).passed());
         for second in 1..60 {
@@ -180,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn gcra_bursts_a_quarter_and_then_keeps_the_rate() {
+    fn gcra_admits_a_quarter_at_once_and_then_keeps_the_rate() {
         let gcra = Gcra::new(100, Duration::from_secs(60));
         let burst = (0..100).filter(|_| gcra.take("a", T).passed()).count();
         assert_eq!(burst, 25);
@@ -193,8 +200,8 @@ mod tests {
         assert!(minute.count() <= 100);
     }
 
-    /// What is said of the limit holds: as many as remain pass at once and no more, and after the reset
-    /// the whole limit does.
+    /// Checks that a limiter does what its decisions say: exactly as many calls as remain pass at once,
+    /// and after the reset the whole limit does.
     fn keeps_its_word(limiter: impl Fn(&str, Monotonic) -> Decision) {
         let at_once = |now| (0..5000).filter(|_| limiter("a", now).passed()).count();
         let first = limiter("a", T);
@@ -213,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn limit_remaining_and_reset_are_of_one_unit() {
+    fn limit_remaining_and_reset_are_in_one_unit() {
         for (limit, period) in [(600, 60), (100, 60), (7, 60), (1, 60), (4000, 1)] {
             let period = Duration::from_secs(period);
             let gcra = Gcra::new(limit, period);
@@ -230,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_machine_that_has_just_started_limits_as_any_other() {
+    fn a_machine_that_has_just_booted_limits_like_any_other() {
         let start = Monotonic::default();
         let gcra = Gcra::new(100, Duration::from_secs(60));
         assert_eq!(

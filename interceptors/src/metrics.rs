@@ -1,4 +1,4 @@
-//! Counts and times calls by method and code. Labels are bounded: a method is one of the contract.
+//! Counts and times calls by method and code. The labels are bounded by the contract.
 
 use crate::{
     Call, contract,
@@ -26,12 +26,13 @@ struct MethodLabel {
     method: &'static str,
 }
 
-/// The reasons are those of our layers, so that they are bounded.
+/// The reasons are those of the layers, so that they are bounded.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Refusal {
     reason: String,
 }
 
+/// The observer that measures calls; one per process. Clones share it.
 #[derive(Debug, Clone)]
 pub struct CallMetrics(Arc<Inner>);
 
@@ -43,7 +44,7 @@ struct Inner {
     in_flight: Gauge,
     unrecorded: Counter,
     places: PlaceMetrics,
-    /// By method index: what nearly every call needs, without a look-up by labels.
+    /// By method index: the metrics of successful calls, without a lookup by labels.
     usual: Vec<OnceLock<(Counter, Histogram)>>,
 }
 
@@ -57,6 +58,7 @@ fn histogram() -> Histogram {
 }
 
 impl CallMetrics {
+    /// Registers the metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
         let methods = contract().map_or(0, tars_proto::table::MethodTable::len);
@@ -78,12 +80,12 @@ impl CallMetrics {
             ),
             in_flight: metrics.register(
                 "rpc_server_calls_in_flight",
-                "Calls going on",
+                "Calls in flight",
                 Gauge::default(),
             ),
             unrecorded: metrics.register(
                 "audit_records_dropped",
-                "Records of low level for which the audit queue had no room",
+                "Audit records of a low level for which the queue had no room",
                 Counter::default(),
             ),
             places: PlaceMetrics::new(metrics),
@@ -93,7 +95,7 @@ impl CallMetrics {
 }
 
 impl CallMetrics {
-    /// Counts records that the audit layer could not keep.
+    /// The counter of records that the audit layer could not queue.
     pub(crate) fn unrecorded(&self) -> Counter {
         self.0.unrecorded.clone()
     }
@@ -149,6 +151,7 @@ impl Observe for CallMetrics {
     }
 }
 
+/// Measures one call when it ends.
 #[derive(Debug)]
 pub struct MetricsWatch {
     metrics: CallMetrics,

@@ -1,8 +1,7 @@
-//! A layer that sees a call begin and end. The end of a call is in its trailers, or in its headers
-//! when there are no others, or nowhere when the client went away: an observer is told which,
-//! exactly once.
+//! A layer that sees a call begin and end. The status of a call is in its trailers, in its headers when
+//! there are no trailers, or nowhere when the client went away: an observer receives it exactly once.
 
-use crate::{Call, drain};
+use crate::{Call, stream_guard};
 use http::{HeaderMap, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -15,26 +14,35 @@ use tonic::{Code, Status};
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// Begins to watch each call.
 pub trait Observe: Clone {
+    /// The watch of one call.
     type Watch: Watch;
 
-    /// Called before the call; may refuse it.
+    /// Called before the inner service.
+    ///
+    /// # Errors
+    ///
+    /// The status with which the call is refused.
     fn begin<B>(&self, request: &mut Request<B>) -> Result<Self::Watch, Status>;
 }
 
+/// Watches one call.
 pub trait Watch {
-    /// Called once, when the call has ended.
+    /// Called exactly once, when the call has ended. The code is `CANCELLED` when the client went
+    /// away.
     fn end(self, code: Code);
 
-    /// Called with the headers of the answer, before they are sent.
+    /// Called with the headers of the response before they are sent.
     fn answer(&self, _headers: &mut HeaderMap) {}
 
-    /// Called around every piece of work done for the call.
+    /// Called around every poll of the call and of its body.
     fn enter<T>(&mut self, work: impl FnOnce() -> T) -> T {
         work()
     }
 }
 
+/// Applies an [`Observe`] to every call.
 #[derive(Debug, Clone)]
 pub struct ObserveLayer<O>(pub O);
 
@@ -49,6 +57,7 @@ impl<S, O: Clone> Layer<S> for ObserveLayer<O> {
     }
 }
 
+/// A service whose calls are observed.
 #[derive(Debug, Clone)]
 pub struct Observed<S, O> {
     inner: S,
@@ -121,8 +130,8 @@ impl<W: Watch> Guard<W> {
 impl<W: Watch> Drop for Guard<W> {
     fn drop(&mut self) {
         if self.0.is_some() {
-            // By its connection, or because the client went away.
-            let cut = Stream::cut().map(|why| drain::status_of(why).code());
+            // Its connection ended it, or the client went away.
+            let cut = Stream::cut().map(|why| stream_guard::status_of(why).code());
             self.end(cut.unwrap_or(Code::Cancelled));
         }
     }
@@ -137,6 +146,7 @@ pin_project! {
 }
 
 pin_project! {
+    /// The future of [`Observed`].
     pub struct ObserveFuture<F, W: Watch> {
         #[pin]
         state: State<F>,
@@ -209,6 +219,7 @@ fn code_in(headers: &HeaderMap) -> Option<Code> {
 }
 
 pin_project! {
+    /// The body of an observed response.
     #[derive(Debug)]
     pub struct ObservedBody<B, W: Watch> {
         #[pin]

@@ -1,4 +1,4 @@
-//! A handler that panics answers INTERNAL; the connection and its other calls go on.
+//! Turns the panic of a handler into INTERNAL; the connection and its other calls are not affected.
 
 use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
@@ -13,6 +13,7 @@ use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
 
+/// Catches the panics of every call.
 #[derive(Debug, Clone, Copy)]
 pub struct PanicLayer;
 
@@ -24,6 +25,7 @@ impl<S> Layer<S> for PanicLayer {
     }
 }
 
+/// A service whose panics are caught.
 #[derive(Debug, Clone)]
 pub struct CatchPanic<S> {
     inner: S,
@@ -49,6 +51,7 @@ where
 }
 
 pin_project! {
+    /// The future of [`CatchPanic`].
     pub struct CatchFuture<F> {
         #[pin]
         inner: F,
@@ -83,7 +86,7 @@ fn report(panic: &(dyn Any + Send)) {
     tracing::error!(panic = text, "a handler panicked");
 }
 
-/// A body whose stream may panic as well.
+/// A response body whose panics are caught.
 #[derive(Debug)]
 pub struct CatchBody {
     inner: Option<Body>,
@@ -139,7 +142,7 @@ mod tests {
     use tower::{ServiceExt, service_fn};
 
     #[tokio::test]
-    async fn a_panic_is_an_internal_error() {
+    async fn a_panic_becomes_an_internal_error() {
         let service = PanicLayer.layer(service_fn(|_: Request<()>| async {
             assert!(std::env::args().count() == 0, "boom");
             Ok::<_, Infallible>(Response::new(Body::empty()))

@@ -1,90 +1,42 @@
 //! Places of the calls in flight and of the open streams of one service.
 //!
-//! Each kind is bounded in all, by peer and by caller, so that neither a certificate nor a
-//! credential takes what others need: past its own share a caller or a peer is told
-//! RESOURCE_EXHAUSTED, and when every place is taken, whoever comes is told UNAVAILABLE, at once.
-//! A caller is a person: keys share the places of their owner. Whoever shows no credential counts as
-//! the peer that its certificate proves; an address, which many may share, counts only where nothing
-//! is proven, which is behind the gateway. What workloads do for themselves has places of
-//! its own: users cannot starve the streams that push credentials.
+//! Each kind is bounded in total, by peer and by caller, so that neither a certificate nor a credential
+//! takes what others need. A caller or a peer beyond its own share is refused with
+//! RESOURCE_EXHAUSTED; when every place is taken, everybody is refused with UNAVAILABLE, at once.
+//! A caller is a person: their keys share one set of places. A call without a credential counts for the
+//! peer that its certificate proves. An address, which many may share, counts only where nothing is
+//! proven, which is behind the gateway. What workloads do on their own behalf has places of its own:
+//! users cannot starve the streams that push credentials.
 //!
-//! The peer's place is taken before anything is known of the caller, the caller's when it is; both
-//! are given back when the call has ended, which for a stream is when its body is dropped.
-//! `tars_runtime::shares` has one lock and counts by key in it; every call passes here twice, so
-//! that a holder is looked up once, in one of many shards, and counted by atomics.
+//! The peer's place is taken before the caller is known, the caller's once it is. Both are released when
+//! the call has ended, which for a stream is when its body is dropped. `tars_runtime::shares` counts by
+//! key under one lock; every call passes here twice, so a holder is looked up once, in one of many
+//! shards, and counted with atomics.
+
+mod holders;
+mod kind;
+
+pub(crate) use holders::Holder;
 
 use crate::{
     Call,
     check::Check,
     observe::{Observe, Watch},
 };
+use holders::Holders;
 use http::Request;
-use parking_lot::Mutex;
+use kind::{KINDS, Kind};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},
 };
-use std::{
-    collections::HashMap,
-    hash::{BuildHasher, Hash, RandomState},
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-    time::Duration,
-};
+use std::{hash::Hash, sync::Arc, time::Duration};
 use tars_certs::PeerClass;
-use tars_proto::{fault, table::Principal};
+use tars_proto::fault;
 use tars_runtime::{config::Config, metrics::Metrics, network::bucket, shares::shrunk};
 use tonic::{Code, Status};
 
-const AGAIN: Duration = Duration::from_secs(1);
-
-/// What a place is for. The index of a pool.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    Calls,
-    Streams,
-    OwnCalls,
-    OwnStreams,
-}
-
-const KINDS: [Kind; 4] = [Kind::Calls, Kind::Streams, Kind::OwnCalls, Kind::OwnStreams];
-
-impl Kind {
-    fn of(call: &Call) -> Self {
-        let workload = call.peer.class.is_some_and(PeerClass::is_workload);
-        let itself = matches!(
-            call.method.rule.principal,
-            Principal::Workload | Principal::Peer
-        );
-        match (workload && itself, call.method.server_streaming) {
-            (false, false) => Self::Calls,
-            (false, true) => Self::Streams,
-            (true, false) => Self::OwnCalls,
-            (true, true) => Self::OwnStreams,
-        }
-    }
-
-    /// A metric label.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Calls => "calls",
-            Self::Streams => "streams",
-            Self::OwnCalls => "own_calls",
-            Self::OwnStreams => "own_streams",
-        }
-    }
-
-    fn is_stream(self) -> bool {
-        matches!(self, Self::Streams | Self::OwnStreams)
-    }
-
-    /// As a refused client reads it.
-    fn plural(self) -> &'static str {
-        if self.is_stream() { "streams" } else { "calls" }
-    }
-}
+const RETRY: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct PoolLabels {
@@ -99,7 +51,7 @@ struct RefusalLabels {
     full: &'static str,
 }
 
-/// Places in use and refusals; one a process.
+/// Gauges of places in use and counters of refusals; one per process.
 #[derive(Debug, Clone)]
 pub struct PlaceMetrics {
     in_use: Family<PoolLabels, Gauge>,
@@ -107,6 +59,7 @@ pub struct PlaceMetrics {
 }
 
 impl PlaceMetrics {
+    /// Registers the metrics.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             in_use: metrics.register(
@@ -123,7 +76,7 @@ impl PlaceMetrics {
     }
 }
 
-/// How many places there are of a kind, and how many one holder may have.
+/// How many places of a kind there are, and how many of them one holder may have.
 #[derive(Debug, Clone, Copy)]
 struct Bounds {
     all: usize,
@@ -135,12 +88,12 @@ struct Bounds {
 #[derive(Debug)]
 struct Pool {
     bounds: Bounds,
-    /// The count itself, so that the metric cannot differ from it.
+    /// The count itself, so that the metric cannot diverge from it.
     in_use: Gauge,
 }
 
 impl Pool {
-    /// A share as it is now.
+    /// A share at the current occupancy.
     fn shrunk(&self, share: usize) -> usize {
         let used = usize::try_from(self.in_use.get()).unwrap_or(0);
         let free = self.bounds.all.saturating_sub(used);
@@ -157,61 +110,7 @@ impl Pool {
     }
 }
 
-/// What one peer or caller holds, by kind.
-#[derive(Debug, Default)]
-pub(crate) struct Holder([AtomicU32; KINDS.len()]);
-
-impl Holder {
-    fn enter(&self, kind: Kind, most: usize) -> bool {
-        let count = &self.0[kind as usize];
-        let free = (count.fetch_add(1, Ordering::Relaxed) as usize) < most;
-        if !free {
-            count.fetch_sub(1, Ordering::Relaxed);
-        }
-        free
-    }
-
-    fn leave(&self, kind: Kind) {
-        self.0[kind as usize].fetch_sub(1, Ordering::Relaxed);
-    }
-}
-
-const SHARDS: usize = 16;
-/// Holders of nothing that a shard may remember before it forgets them.
-const IDLE: usize = 1024;
-
-/// Holders by key. Keys are kept as 64-bit hashes under a secret of the process: nobody outside can
-/// make two of them collide, and a look-up allocates nothing.
-#[derive(Debug)]
-struct Holders {
-    shards: Vec<Mutex<HashMap<u64, Arc<Holder>>>>,
-    hasher: RandomState,
-}
-
-impl Holders {
-    fn new() -> Self {
-        Self {
-            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
-            hasher: RandomState::new(),
-        }
-    }
-
-    fn get(&self, key: impl Hash) -> Arc<Holder> {
-        let key = self.hasher.hash_one(key);
-        let shard = usize::try_from(key % SHARDS as u64).unwrap_or(0);
-        let mut held = self.shards[shard].lock();
-        if let Some(holder) = held.get(&key) {
-            return Arc::clone(holder);
-        }
-        if held.len() >= IDLE {
-            // Nobody can take another reference while the shard is locked.
-            held.retain(|_, holder| Arc::strong_count(holder) > 1);
-        }
-        Arc::clone(held.entry(key).or_default())
-    }
-}
-
-/// Who holds a place.
+/// The key by which a holder is found.
 #[derive(Debug, Hash)]
 enum Key<'a> {
     Peer(&'a str),
@@ -227,7 +126,7 @@ impl<'a> Key<'a> {
         }
     }
 
-    /// `None` for a workload that calls for nobody: its share is the peer's.
+    /// `None` for a workload that calls on its own behalf: its share is the peer's.
     fn of_caller(call: &'a Call) -> Option<Self> {
         if call.caller().is_some() {
             return Some(Self::Caller(call.owner()));
@@ -248,7 +147,7 @@ impl<'a> Key<'a> {
     }
 }
 
-/// The places of one service. Cheap to clone.
+/// The places of one service. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Places(Arc<Inner>);
 
@@ -285,6 +184,7 @@ fn bounds(config: &Config, kind: Kind) -> Bounds {
 }
 
 impl Places {
+    /// Creates the places of `service`, all of them free.
     pub fn new(service: &str, config: &Config, metrics: &PlaceMetrics) -> Self {
         let pool = |kind: Kind| Pool {
             bounds: bounds(config, kind),
@@ -344,7 +244,7 @@ impl Places {
 
     fn share_full(&self, kind: Kind, subject: &'static str) -> Status {
         self.count_refusal(kind, subject);
-        fault::share_full(subject, kind.plural(), AGAIN)
+        fault::share_full(subject, kind.plural(), RETRY)
     }
 
     fn all_full(&self, kind: Kind) -> Status {
@@ -353,7 +253,7 @@ impl Places {
             true => "too many streams are open",
             false => "too many calls are in flight",
         };
-        fault::overloaded(message, AGAIN)
+        fault::overloaded(message, RETRY)
     }
 }
 
@@ -366,7 +266,7 @@ impl Observe for Places {
     }
 }
 
-/// The caller's share, once it is known who calls.
+/// The check of the caller's share, once the caller is known.
 impl Check for Places {
     fn check(&self, call: &Arc<Call>, _: &http::HeaderMap) -> Result<(), Status> {
         let Some(key) = Key::of_caller(call) else {
@@ -382,7 +282,7 @@ impl Check for Places {
     }
 }
 
-/// The places of one call; given back when it is dropped.
+/// The places of one call, released when it is dropped.
 #[derive(Debug)]
 pub struct Slot {
     places: Places,
@@ -408,25 +308,12 @@ impl Drop for Slot {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-    use crate::contract;
-    use std::net::{IpAddr, SocketAddr};
-    use tars_certs::{
-        KeyId, Serial,
-        name::CertName,
-        peer::{PeerCertificate, PeerInfo, Verified},
-    };
-    use tars_credentials::{Caller, Credential, Permissions};
-    use tars_runtime::{
-        clock::Monotonic,
-        trace::{Kind as SpanKind, Tracer},
-    };
-    use tokio_util::sync::CancellationToken;
+    use crate::fixtures::{ME, by_credential, call};
 
     const WATCH: &str = "/grpc.health.v1.Health/Watch";
     const LOGIN: &str = "/tars.auth.v1.AuthService/Login";
-    pub(crate) const ME: &str = "/tars.auth.v1.AuthService/GetMe";
     const EVENTS: &str = "/tars.automl.v1.StudyService/WatchStudy";
     const CREDENTIALS: &str = "/tars.auth.v1.CredentialService/WatchCredentials";
 
@@ -442,75 +329,13 @@ pub(crate) mod tests {
         (places, metrics)
     }
 
-    fn verified(path: &str) -> Verified {
-        let (key, serial) = (KeyId::of_spki(b"key"), Serial::from_bytes(&[1]).unwrap());
-        Verified {
-            certificate: PeerCertificate {
-                id: tars_certs::SpiffeId::new("tars.local", path).unwrap(),
-                serial: serial.clone(),
-                not_before: Duration::ZERO,
-                not_after: Duration::MAX,
-                client_auth: true,
-                server_auth: true,
-            },
-            chain: vec![CertName {
-                issuer: key,
-                serial,
-            }],
-            anchor: key,
-            presented: Default::default(),
-        }
-    }
-
-    pub(crate) fn by_peer(method: &str, class: PeerClass, path: &str) -> Arc<Call> {
-        call(method, class, path, [10, 0, 0, 1])
-    }
-
-    pub(crate) fn call(method: &str, class: PeerClass, path: &str, client: [u8; 4]) -> Arc<Call> {
-        let peer = PeerInfo {
-            verified: Some(verified(path)),
-            class: Some(class),
-            addr: SocketAddr::from(([127, 0, 0, 1], 1)),
-            closing: CancellationToken::new(),
-        };
-        let trace = Tracer::disabled().start("test", SpanKind::Server, None);
-        let method = contract().unwrap().get(method).unwrap();
-        let client = IpAddr::from(client);
-        Arc::new(Call::new(
-            method,
-            Arc::new(peer),
-            client,
-            trace.context(),
-            Monotonic::default(),
-        ))
-    }
-
     fn by_user(method: &str, peer: &str, user: &str) -> Arc<Call> {
         by_credential(method, peer, user, &format!("user:{user}"))
     }
 
-    pub(crate) fn by_credential(method: &str, peer: &str, user: &str, label: &str) -> Arc<Call> {
-        let call = by_peer(method, PeerClass::Gateway, peer);
-        call.set_caller(caller(user, label, Permissions::ALL));
-        call
-    }
-
-    pub(crate) fn caller(user: &str, label: &str, permissions: Permissions) -> Arc<Caller> {
-        Arc::new(Caller {
-            owner_id: user.to_owned(),
-            username: user.to_owned(),
-            roles: Vec::new(),
-            permissions,
-            credential: Credential::Session { id: String::new() },
-            label: label.to_owned(),
-            version: 1,
-            expires_s: u64::MAX,
-        })
-    }
-
-    /// Takes the peer's place, then the caller's; the answer is who has no more.
+    /// Takes the peer's place, then the caller's; the error is whose share is full.
     fn take(places: &Places, call: &Arc<Call>) -> Result<Slot, String> {
-        let told = |status: Status| {
+        let subject = |status: Status| {
             let details = tonic_types::StatusExt::get_details_quota_failure(&status);
             let subject = details.map(|d| d.violations[0].subject.clone());
             let full = matches!(
@@ -520,8 +345,10 @@ pub(crate) mod tests {
             assert!(full, "{status:?}");
             subject.unwrap_or_else(|| "all".to_owned())
         };
-        let slot = places.enter(call).map_err(told)?;
-        places.check(call, &http::HeaderMap::new()).map_err(told)?;
+        let slot = places.enter(call).map_err(subject)?;
+        places
+            .check(call, &http::HeaderMap::new())
+            .map_err(subject)?;
         Ok(slot)
     }
 
@@ -533,7 +360,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_caller_has_a_share_and_others_have_theirs() {
+    fn a_caller_beyond_its_share_is_refused_and_others_are_not() {
         let (places, metrics) = places();
         let held = [0, 1].map(|_| take(&places, &by_user(ME, "/gateway", "ada")).unwrap());
         let refused = take(&places, &by_user(ME, "/gateway", "ada"));
@@ -571,7 +398,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn whoever_shows_no_credential_counts_by_what_is_proven() {
+    fn a_call_without_a_credential_counts_by_what_is_proven() {
         let (places, _) = places();
         let from = |path, n| call(WATCH, PeerClass::Client, path, [10, 0, 0, n]);
         let _held = [1, 2].map(|n| take(&places, &from("/client/x", n)).unwrap());
@@ -587,11 +414,11 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn what_workloads_do_for_themselves_finds_a_place_when_all_are_taken() {
+    fn calls_of_workloads_on_their_own_behalf_have_places_of_their_own() {
         let (places, metrics) = places();
         let gateway = (0..6).map(|n| by_user(EVENTS, "/gateway", &format!("u{n}")));
         let mut held: Vec<Slot> = gateway.map(|c| take(&places, &c).unwrap()).collect();
-        // Three quarters of all, however many it carries.
+        // A workload may have three quarters of all, however many callers it carries.
         let refused = take(&places, &by_user(EVENTS, "/gateway", "late"));
         assert_eq!(refused.unwrap_err(), "peer");
         let client = |n| {
@@ -617,7 +444,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn several_who_take_what_they_can_leave_some_for_a_newcomer() {
+    fn greedy_peers_leave_places_for_a_newcomer() {
         let mut config = Config::default();
         config.connections.max_open_streams = 256;
         config.limits.streams_by_peer = 64;
@@ -634,7 +461,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn a_refusal_leaves_nothing_behind_and_is_counted() {
+    fn a_refusal_holds_no_place_and_is_counted() {
         let (places, metrics) = places();
         let refuse = by_user(ME, "/gateway", "ada");
         let held = [0, 1].map(|_| take(&places, &by_user(ME, "/gateway", "ada")).unwrap());
@@ -646,18 +473,5 @@ pub(crate) mod tests {
         let line =
             "rpc_server_places_refused_total{service=\"test\",kind=\"calls\",full=\"caller\"} 20";
         assert!(metrics.render("").unwrap().1.contains(line));
-    }
-
-    #[test]
-    fn holders_of_nothing_are_forgotten() {
-        let holders = Holders::new();
-        let kept = holders.get("kept");
-        kept.enter(Kind::Calls, 1);
-        for n in 0..4 * IDLE * SHARDS {
-            holders.get(n);
-        }
-        let known: usize = holders.shards.iter().map(|s| s.lock().len()).sum();
-        assert!(known <= IDLE * SHARDS + SHARDS, "{known}");
-        assert!(Arc::ptr_eq(&kept, &holders.get("kept")));
     }
 }

@@ -1,16 +1,16 @@
-//! The peer policy: who may open which call. The contract's rule is the most there is; a file can
-//! take away from it and never add. A mistake in the file is no policy: the one before it stays.
+//! The peer policy: which peers may make which calls. The contract's rules are the maximum, which a
+//! file can narrow but never widen. A file with a mistake is not applied: the previous policy stays.
 //!
 //! ```toml
 //! [[rule]]
 //! name = "only the bot starts studies"
 //! methods = ["tars.automl.v1.StudyService/CreateStudy"]
-//! peers = ["gateway", "client"]       # classes; left out: as the contract says
-//! ids = ["/gateway", "/client/bot"]   # SPIFFE paths, `*` for one segment; left out: any
+//! peers = ["gateway", "client"]       # classes; default: those of the contract
+//! ids = ["/gateway", "/client/bot"]   # SPIFFE paths, `*` matches one segment; default: any
 //! ```
 //!
-//! A call must pass the contract and every rule that names its method. `deny = true` takes a
-//! method away from everybody.
+//! A call must satisfy the contract and every rule that names its method. `deny = true` denies a
+//! method to everybody.
 
 use crate::contract;
 use arc_swap::ArcSwap;
@@ -22,7 +22,7 @@ use tars_certs::{
 };
 use tars_proto::table::{Method, MethodTable};
 
-/// Larger is no policy that a person wrote.
+/// Maximum size of a policy file in bytes.
 pub const MAX_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Deserialize)]
@@ -43,7 +43,7 @@ struct FileRule {
     deny: bool,
 }
 
-/// All that is wrong with a policy file.
+/// Every mistake in a policy file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PolicyErrors(pub Vec<String>);
 
@@ -59,7 +59,7 @@ impl fmt::Display for PolicyErrors {
 
 impl std::error::Error for PolicyErrors {}
 
-/// What a rule leaves of the contract.
+/// A rule of a policy file: which peers of the contract it leaves.
 #[derive(Debug)]
 struct Narrowing {
     name: String,
@@ -83,7 +83,7 @@ struct Entry {
     rules: Vec<Arc<Narrowing>>,
 }
 
-/// The contract with what a file takes away.
+/// The contract as narrowed by a policy file.
 #[derive(Debug)]
 pub struct Policy {
     /// By method index.
@@ -91,20 +91,23 @@ pub struct Policy {
     rules: usize,
 }
 
-/// Why a peer may not open a call. For the log and for whoever explains; never for the peer.
+/// Why a peer may not make a call. For the log and for operators; a peer is never told.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Denial {
+    /// No class pattern matches the peer's id.
     UnknownClass,
+    /// The contract does not list the peer's class.
     Contract,
+    /// The rule with this name excludes the peer.
     Rule(String),
 }
 
 impl fmt::Display for Denial {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::UnknownClass => f.write_str("no class pattern knows the peer's id"),
+            Self::UnknownClass => f.write_str("no class pattern matches the peer's id"),
             Self::Contract => f.write_str("the contract does not list the peer's class"),
-            Self::Rule(name) => write!(f, "the policy rule {name:?} leaves the peer out"),
+            Self::Rule(name) => write!(f, "the policy rule {name:?} excludes the peer"),
         }
     }
 }
@@ -114,7 +117,7 @@ fn bits(classes: impl IntoIterator<Item = PeerClass>) -> u16 {
 }
 
 impl Policy {
-    /// The contract alone.
+    /// Returns the policy of the contract alone.
     pub fn contract(table: &MethodTable) -> Self {
         let classes = |m: &Method| bits(m.rule.peers.iter().filter_map(|p| PeerClass::parse(p)));
         let entries = table.iter().map(|m| Entry {
@@ -127,7 +130,11 @@ impl Policy {
         }
     }
 
-    /// The contract, narrowed by a file's text.
+    /// Parses a policy file that narrows the contract.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the file, not only the first.
     pub fn parse(text: &str, table: &MethodTable) -> Result<Self, PolicyErrors> {
         if text.len() > MAX_BYTES {
             return Err(PolicyErrors(vec![format!(
@@ -137,7 +144,7 @@ impl Policy {
         let file: File =
             toml::from_str(text).map_err(|e| PolicyErrors(vec![e.message().to_owned()]))?;
         if file.rules.is_empty() {
-            // An editor that truncates before it writes must not lift every restriction.
+            // An editor that truncates the file before it writes must not lift every restriction.
             let mistake = "has no rule; leave policy.file out to run by the contract alone";
             return Err(PolicyErrors(vec![mistake.to_owned()]));
         }
@@ -194,11 +201,16 @@ impl Policy {
         mistakes
     }
 
-    /// How many rules a file has added.
+    /// Returns the number of rules in the policy file; zero for the contract alone.
     pub fn rules(&self) -> usize {
         self.rules
     }
 
+    /// Decides whether a peer of this class and id may call `method`.
+    ///
+    /// # Errors
+    ///
+    /// Why it may not.
     pub fn decide(
         &self,
         method: &Method,
@@ -216,7 +228,7 @@ impl Policy {
         }
     }
 
-    /// The classes that may open a call, and the rules that narrow it further.
+    /// Returns the classes that may call a method, and the names of the rules that narrow it further.
     pub fn describe(&self, method: &Method) -> (Vec<&'static str>, Vec<&str>) {
         let Some(entry) = self.entries.get(method.index) else {
             return (Vec::new(), Vec::new());
@@ -239,7 +251,7 @@ fn names(pattern: &str, method: &Method) -> bool {
     }
 }
 
-/// A class that no method of the rule allows would add nothing, so whoever wrote it is mistaken.
+/// A class that no method of the rule admits would have no effect, which is a mistake.
 fn classes(names: Option<&[String]>, most: u16, mistakes: &mut Vec<String>) -> u16 {
     let Some(names) = names else {
         return u16::MAX;
@@ -269,24 +281,27 @@ fn patterns(texts: &[String], mistakes: &mut Vec<String>) -> Vec<PathPattern> {
     split.0.into_iter().filter_map(Result::ok).collect()
 }
 
-/// The policy in force. Cheap to clone; replaced whole.
+/// The policy in force, which is replaced as a whole. Clones share it.
 #[derive(Debug, Clone)]
 pub struct PolicyHandle(Arc<ArcSwap<Policy>>);
 
 impl PolicyHandle {
+    /// Creates a handle to a policy.
     pub fn new(policy: Policy) -> Self {
         Self(Arc::new(ArcSwap::from_pointee(policy)))
     }
 
+    /// Returns the policy in force.
     pub fn current(&self) -> Arc<Policy> {
         self.0.load_full()
     }
 
+    /// Replaces the policy for new calls and for open streams.
     pub fn replace(&self, policy: Policy) {
         self.0.store(Arc::new(policy));
     }
 
-    /// Whether the peer of a call may open it.
+    /// Decides whether the peer of a call may make it.
     pub(crate) fn admits(&self, call: &crate::Call) -> Result<(), Denial> {
         self.0
             .load()
@@ -295,7 +310,7 @@ impl PolicyHandle {
 }
 
 impl Default for PolicyHandle {
-    /// The contract alone; nobody at all when the contract is broken, which stops a process anyway.
+    /// The contract alone; nobody is admitted when the contract is broken, which stops a process anyway.
     fn default() -> Self {
         let policy = contract().map_or_else(
             |_| Policy {
@@ -351,14 +366,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_without_a_rule_is_a_mistake() {
+    fn a_file_without_rules_is_a_mistake() {
         for empty in ["", "\n\n", "# all rules are gone\n", "rule = []"] {
             assert!(mistakes(empty).contains("has no rule"), "{empty:?}");
         }
     }
 
     #[test]
-    fn every_rule_must_let_a_call_pass() {
+    fn a_call_must_satisfy_every_rule() {
         let policy = Policy::parse(
             r#"
             [[rule]]
@@ -422,7 +437,7 @@ mod tests {
             "{}",
             mistakes(text)
         );
-        // With a method that allows the class beside one that does not, each keeps its own bound.
+        // Of two methods with different classes, each keeps its own bound.
         let text = r#"
             [[rule]]
             name = "mixed"
@@ -436,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn every_mistake_is_named() {
+    fn every_mistake_is_reported() {
         let text = r#"
             [[rule]]
             name = "a"

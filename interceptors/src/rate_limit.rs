@@ -1,5 +1,5 @@
-//! Rate limits by class. A call is charged once, where it enters the mesh: hops between workloads
-//! charge the INTERNAL class only.
+//! Rate limits by class. A call is charged once, where it enters the mesh: hops between workloads are
+//! charged to the INTERNAL class only.
 
 use crate::{
     Call,
@@ -23,6 +23,7 @@ use tower_service::Service;
 
 const MINUTE: Duration = Duration::from_secs(60);
 
+/// The rate limits of one service. Clones share them.
 #[derive(Debug, Clone)]
 pub struct RateLimits(Arc<Inner>);
 
@@ -36,6 +37,7 @@ struct Inner {
 }
 
 impl RateLimits {
+    /// Creates the limits with full budgets.
     pub fn new(limits: &Limits, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             auth: SlidingLog::new(limits.auth_per_minute, MINUTE),
@@ -57,7 +59,7 @@ impl RateLimits {
     }
 }
 
-/// A workload that forwards a caller's call has charged the caller already.
+/// A workload that forwards a caller's call has already charged the caller.
 fn class_of(call: &Call) -> RateClass {
     let hop = call
         .peer
@@ -70,6 +72,7 @@ fn class_of(call: &Call) -> RateClass {
     }
 }
 
+/// Applies the rate limits to every call.
 #[derive(Debug, Clone)]
 pub struct RateLimitLayer(pub RateLimits);
 
@@ -84,6 +87,7 @@ impl<S> Layer<S> for RateLimitLayer {
     }
 }
 
+/// A service behind rate limits.
 #[derive(Debug, Clone)]
 pub struct RateLimit<S> {
     inner: S,
@@ -107,26 +111,24 @@ where
             let status = Status::internal("the call has no record");
             return LimitFuture {
                 inner: CheckFuture::refused(status),
-                told: None,
+                headers: None,
             };
         };
         let decision = self.limits.charge(&call);
-        // Only the gateway turns these into headers that somebody reads.
-        let told = (call.peer.class == Some(PeerClass::Gateway))
+        // Only the gateway passes these on to somebody who reads them.
+        let headers = (call.peer.class == Some(PeerClass::Gateway))
             .then(|| RateLimitHeaders::new(&decision, &self.limits.0.clock));
         if decision.passed() {
             return LimitFuture {
-                inner: CheckFuture::Passed {
-                    future: self.inner.call(request),
-                },
-                told,
+                inner: CheckFuture::passed(self.inner.call(request)),
+                headers,
             };
         }
         let status = fault::exhausted("RATE_LIMITED", class_name(class_of(&call)), decision.retry);
         call.set_refusal(&status);
         LimitFuture {
             inner: CheckFuture::refused(status),
-            told,
+            headers,
         }
     }
 }
@@ -148,7 +150,7 @@ struct RateLimitHeaders {
 }
 
 impl RateLimitHeaders {
-    /// Clients are told a wall time: they have no other hand in common with us.
+    /// The reset is a wall-clock time: clients share no other clock with us.
     fn new(decision: &Decision, clock: &Clock) -> Self {
         let reset_at_s = (clock.now() + decision.reset).as_secs_f64().ceil() as u64;
         Self {
@@ -160,10 +162,11 @@ impl RateLimitHeaders {
 }
 
 pin_project! {
+    /// The future of [`RateLimit`].
     pub struct LimitFuture<F> {
         #[pin]
         inner: CheckFuture<F>,
-        told: Option<RateLimitHeaders>,
+        headers: Option<RateLimitHeaders>,
     }
 }
 
@@ -176,11 +179,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut result = ready!(this.inner.poll(cx));
-        if let (Ok(response), Some(told)) = (&mut result, this.told) {
+        if let (Ok(response), Some(limits)) = (&mut result, this.headers) {
             let headers = response.headers_mut();
-            headers.insert("x-ratelimit-limit", HeaderValue::from(told.limit));
-            headers.insert("x-ratelimit-remaining", HeaderValue::from(told.remaining));
-            headers.insert("x-ratelimit-reset", HeaderValue::from(told.reset_at_s));
+            headers.insert("x-ratelimit-limit", HeaderValue::from(limits.limit));
+            headers.insert("x-ratelimit-remaining", HeaderValue::from(limits.remaining));
+            headers.insert("x-ratelimit-reset", HeaderValue::from(limits.reset_at_s));
         }
         Poll::Ready(result)
     }
@@ -189,7 +192,7 @@ where
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::places::tests::{ME, by_credential};
+    use crate::fixtures::{ME, by_credential};
 
     #[test]
     fn keys_share_the_limit_of_their_owner() {

@@ -1,11 +1,12 @@
-//! Methods of the contract that this listener does not serve: whoever calls one is told where it
-//! is served, and no address.
+//! Refuses methods of the contract that this listener does not serve. The caller is told which
+//! workload serves them, but no address.
 
 use crate::{Call, check::Check, contract};
 use std::sync::Arc;
 use tars_proto::{fault, table::Method};
 use tonic::{Code, Status};
 
+/// The check for methods that are served elsewhere. Clones share the table.
 #[derive(Debug, Clone)]
 pub struct Served {
     /// By method index.
@@ -13,6 +14,7 @@ pub struct Served {
 }
 
 impl Served {
+    /// Creates the check; `is_here` decides for each method of the contract.
     pub fn new(is_here: impl Fn(&Method) -> bool) -> Self {
         let here = contract().map(|table| table.iter().map(is_here).collect());
         Self {

@@ -6,7 +6,6 @@ use crate::{
     check::{CheckLayer, Checked},
     deadline::{Deadline, DeadlineLayer},
     decide::{Admit, Authorise},
-    drain::{Drain, StreamEnds},
     flood::FloodGuard,
     metrics::CallMetrics,
     observe::{ObserveLayer, Observed},
@@ -15,6 +14,7 @@ use crate::{
     policy::PolicyHandle,
     rate_limit::{RateLimit, RateLimitLayer, RateLimits},
     served::Served,
+    stream_guard::{StreamConditions, StreamGuard},
     trace::Trace,
 };
 use std::{sync::Arc, time::Duration};
@@ -27,23 +27,33 @@ use tower_layer::Layer;
 /// What the layers of one service need.
 #[derive(Debug)]
 pub struct StackOptions<'a> {
+    /// The service's name, for audit records.
     pub service: &'a str,
-    /// Whose places it has: a service may listen twice.
+    /// The name under which places are counted: a service may have two listeners.
     pub listener: &'a str,
+    /// The effective configuration.
     pub config: &'a Config,
+    /// The credentials that are currently valid.
     pub view: View,
+    /// The clock of the process.
     pub clock: Clock,
+    /// The tracer of the service.
     pub tracer: Tracer,
+    /// The call metrics of the process.
     pub call_metrics: CallMetrics,
+    /// The counter of refused credentials of the process.
     pub failures: Failures,
+    /// The queue of audit records.
     pub audit: mpsc::Sender<Record>,
+    /// The peer policy of the process.
     pub policy: PolicyHandle,
-    /// What the listener serves of the contract.
+    /// The methods that the listener serves.
     pub served: Served,
+    /// Cancelled when the process stops: open streams end.
     pub stop: CancellationToken,
 }
 
-/// Everything around a service's handlers.
+/// The layers around the handlers of one service.
 #[derive(Debug, Clone)]
 pub struct Stack {
     trace: Trace,
@@ -55,22 +65,24 @@ pub struct Stack {
     flood: FloodGuard,
     authenticate: Authenticate,
     limits: RateLimits,
-    drain: Arc<StreamEnds>,
+    guard: Arc<StreamConditions>,
     open: Duration,
 }
 
 type Known<S> = Checked<Checked<Checked<RateLimit<S>, Places>, Authorise>, Authenticate>;
 type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, Admit>;
 
+/// A service inside all layers.
 pub type Stacked<S> = Observed<
     Observed<
-        Observed<Observed<CatchPanic<Deadline<Drain<Checks<S>>>>, Places>, Audit>,
+        Observed<Observed<CatchPanic<Deadline<StreamGuard<Checks<S>>>>, Places>, Audit>,
         CallMetrics,
     >,
     Trace,
 >;
 
 impl Stack {
+    /// Creates the layers of one service.
     pub fn new(options: StackOptions<'_>) -> Self {
         let StackOptions {
             service,
@@ -87,7 +99,7 @@ impl Stack {
             stop,
         } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
-        let drain_view = view.clone();
+        let guard_view = view.clone();
         Self {
             trace: Trace {
                 tracer,
@@ -102,10 +114,10 @@ impl Stack {
             flood: FloodGuard::new(config.limits.flood_per_second),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
             limits: RateLimits::new(&config.limits, clock.clone()),
-            drain: Arc::new(StreamEnds {
+            guard: Arc::new(StreamConditions {
                 stop,
                 policy,
-                view: drain_view,
+                view: guard_view,
                 clock,
             }),
         }
@@ -124,7 +136,8 @@ impl<S> Layer<S> for Stack {
         let checks = CheckLayer(self.served.clone()).layer(checks);
         let checks = CheckLayer(Admit(self.policy.clone())).layer(checks);
         let deadline = DeadlineLayer { open: self.open };
-        let core = PanicLayer.layer(deadline.layer(Drain::new(checks, Arc::clone(&self.drain))));
+        let core =
+            PanicLayer.layer(deadline.layer(StreamGuard::new(checks, Arc::clone(&self.guard))));
         let observed = ObserveLayer(self.places.clone()).layer(core);
         let observed = ObserveLayer(self.audit.clone()).layer(observed);
         let observed = ObserveLayer(self.metrics.clone()).layer(observed);

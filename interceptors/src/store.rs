@@ -1,26 +1,26 @@
-//! How a service tells that its database failed: what passes by itself asks the client to come
-//! again, everything else is a mistake of ours. The query, the path and the cause go to the log alone.
+//! Database failures as statuses: a transient failure asks the client to retry, any other is a fault of
+//! the service. The query, the path and the cause go to the log alone.
 
 use std::time::Duration;
 use tars_proto::fault;
 use tars_runtime::db;
 use tonic::{Code, Status};
 
-/// When to come back after what passes by itself.
-const SOON: Duration = Duration::from_secs(1);
+/// The retry delay after a transient failure.
+const RETRY: Duration = Duration::from_secs(1);
 
-/// Logs the failure and says what a client may know of it.
+/// Logs the failure and returns what a client may know about it.
 pub fn failed(error: &db::Error) -> Status {
     if db::is_passing(error) {
-        tracing::warn!(error = %error, "the database is busy or away");
-        let message = "the database cannot take this now; try again soon";
-        return fault::unavailable("STORE", message, SOON);
+        tracing::warn!(error = %error, "the database is busy or unavailable");
+        let message = "the database is busy or unavailable; retry soon";
+        return fault::unavailable("STORE", message, RETRY);
     }
     tracing::error!(error = %error, "the database failed");
     fault::internal()
 }
 
-/// Logs a row that cannot be read. A client is told which one: only an operator can mend it.
+/// Logs a row that cannot be read. The client is told which one, as only an operator can repair it.
 pub fn corrupt(row: &db::Corrupt) -> Status {
     let db::Corrupt {
         table,
@@ -39,7 +39,7 @@ mod tests {
 
     const SECRET: &str = "SELECT password FROM users at /var/lib/tars/auth.db";
 
-    fn told(error: &db::Error) -> (Code, String, bool) {
+    fn described(error: &db::Error) -> (Code, String, bool) {
         let status = failed(error);
         assert!(!status.message().contains("SELECT") && !status.message().contains("/var"));
         let comes_again = status.get_details_retry_info().is_some();
@@ -47,29 +47,35 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_asks_to_come_again() {
+    fn a_transient_failure_asks_for_a_retry() {
         for error in [
             db::Error::PoolTimedOut,
             db::Error::PoolClosed,
             db::Error::Io(io::Error::other(SECRET)),
         ] {
-            assert_eq!(told(&error), (Code::Unavailable, "STORE".to_owned(), true));
+            assert_eq!(
+                described(&error),
+                (Code::Unavailable, "STORE".to_owned(), true)
+            );
         }
     }
 
     #[test]
-    fn what_lasts_never_asks_to_come_again() {
+    fn a_permanent_failure_never_asks_for_a_retry() {
         for error in [
             db::Error::RowNotFound,
             db::Error::Protocol(SECRET.to_owned()),
             db::Error::ColumnNotFound(SECRET.to_owned()),
         ] {
-            assert_eq!(told(&error), (Code::Internal, "INTERNAL".to_owned(), false));
+            assert_eq!(
+                described(&error),
+                (Code::Internal, "INTERNAL".to_owned(), false)
+            );
         }
     }
 
     #[test]
-    fn a_row_that_cannot_be_read_is_named() {
+    fn a_corrupt_row_is_named() {
         let status = corrupt(&db::Corrupt::new(
             "studies",
             7,

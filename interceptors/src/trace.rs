@@ -1,7 +1,8 @@
-//! W3C trace context in, a server span out, and the record of the call made: the outermost layer.
+//! The outermost layer: reads the W3C trace context, starts the server span, and creates the record of
+//! the call.
 //!
-//! Only a mesh workload's word is taken on whether a trace is sampled; an outside client's trace
-//! id is kept, so that it can find its call. What the mesh calls for itself begins no sampled trace.
+//! Only workloads of the mesh decide whether a trace is sampled. The trace id of an outside client is
+//! kept, so that it can find its call. Calls that the mesh makes for itself start no sampled trace.
 
 use crate::{
     Call, contract,
@@ -17,14 +18,17 @@ use tars_runtime::{
 };
 use tonic::{Code, Status, metadata::MetadataValue};
 
-/// Set by the gateway, and believed from nobody else.
+/// The header in which the gateway passes on its client's address. Ignored from any other peer.
 pub const CLIENT_ADDR: &str = "x-tars-client-addr";
 
 const TRACE_ID_HEADER: HeaderName = HeaderName::from_static(TRACE_ID);
 
+/// The observer that traces calls.
 #[derive(Debug, Clone)]
 pub struct Trace {
+    /// The tracer of the service.
     pub tracer: Tracer,
+    /// The clock by which calls arrive.
     pub clock: Clock,
 }
 
@@ -82,17 +86,18 @@ fn describe(span: &mut Span, method: &str, peer: &PeerInfo) {
 }
 
 fn client_addr(headers: &http::HeaderMap, peer: &PeerInfo) -> IpAddr {
-    let told = (peer.class == Some(PeerClass::Gateway))
+    let forwarded = (peer.class == Some(PeerClass::Gateway))
         .then(|| headers.get(CLIENT_ADDR)?.to_str().ok()?.parse().ok())
         .flatten();
-    told.unwrap_or_else(|| peer.addr.ip())
+    forwarded.unwrap_or_else(|| peer.addr.ip())
 }
 
+/// Traces one call.
 #[derive(Debug)]
 pub struct TraceWatch {
     id: u128,
     span: Span,
-    /// Both are in their places but while the call runs.
+    /// Both are present except while the call is being polled.
     scope: Option<Scope>,
     call: Option<Arc<Call>>,
 }
@@ -122,7 +127,7 @@ impl Watch for TraceWatch {
     }
 }
 
-/// The codes that are the server's fault, by the RPC semantic conventions.
+/// Whether a code is the server's fault, by the RPC semantic conventions.
 fn is_server_fault(code: Code) -> bool {
     matches!(
         code,

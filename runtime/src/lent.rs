@@ -17,14 +17,14 @@ use std::{
 pub struct Lent<T>(RefCell<Option<T>>);
 
 impl<T> Lent<T> {
-    pub const fn nothing() -> Self {
+    pub const fn empty() -> Self {
         Self(RefCell::new(None))
     }
 }
 
 impl<T> Default for Lent<T> {
     fn default() -> Self {
-        Self::nothing()
+        Self::empty()
     }
 }
 
@@ -32,8 +32,8 @@ impl<T> Default for Lent<T> {
 pub type Key<T> = LocalKey<Lent<T>>;
 
 /// What is lent now to whoever asks. `look` must not lend.
-pub fn look<T, R>(key: &'static Key<T>, look: impl FnOnce(&T) -> R) -> Option<R> {
-    key.try_with(|lent| lent.0.borrow().as_ref().map(look))
+pub fn with<T, R>(key: &'static Key<T>, work: impl FnOnce(&T) -> R) -> Option<R> {
+    key.try_with(|lent| lent.0.borrow().as_ref().map(work))
         .ok()
         .flatten()
 }
@@ -110,11 +110,11 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     thread_local! {
-        static NAME: Lent<String> = const { Lent::nothing() };
+        static NAME: Lent<String> = const { Lent::empty() };
     }
 
     fn name() -> Option<String> {
-        look(&NAME, String::clone)
+        with(&NAME, String::clone)
     }
 
     #[test]

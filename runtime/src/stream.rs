@@ -47,7 +47,7 @@ impl Cut {
 #[derive(Default)]
 pub struct Stream {
     deadline: Cell<Option<Instant>>,
-    ends: RefCell<Option<BoxFuture<'static, Cut>>>,
+    end_condition: RefCell<Option<BoxFuture<'static, Cut>>>,
     frames: Cell<u64>,
     waiting: Cell<bool>,
     cut: Cell<Option<Cut>>,
@@ -63,28 +63,28 @@ impl Stream {
         STREAM.scope(Self::default(), work)
     }
 
-    fn look<T>(look: impl FnOnce(&Self) -> T) -> Option<T> {
-        STREAM.try_with(look).ok()
+    fn with<T>(work: impl FnOnce(&Self) -> T) -> Option<T> {
+        STREAM.try_with(work).ok()
     }
 
     /// The stream must have ended by then.
     pub fn set_deadline(at: Instant) {
-        Self::look(|s| s.deadline.set(Some(at)));
+        Self::with(|s| s.deadline.set(Some(at)));
     }
 
     pub fn deadline() -> Option<Instant> {
-        Self::look(|s| s.deadline.get()).flatten()
+        Self::with(|s| s.deadline.get()).flatten()
     }
 
     /// The stream must end when this says so. It is polled only while the peer takes nothing:
     /// otherwise the stream's body looks by itself.
-    pub fn set_ends(ends: BoxFuture<'static, Cut>) {
-        Self::look(|s| s.ends.replace(Some(ends)));
+    pub fn set_end_condition(condition: BoxFuture<'static, Cut>) {
+        Self::with(|s| s.end_condition.replace(Some(condition)));
     }
 
-    pub fn poll_ends(cx: &mut Context<'_>) -> Poll<Cut> {
-        let polled = Self::look(|s| match &mut *s.ends.borrow_mut() {
-            Some(ends) => ends.as_mut().poll(cx),
+    pub fn poll_end_condition(cx: &mut Context<'_>) -> Poll<Cut> {
+        let polled = Self::with(|s| match &mut *s.end_condition.borrow_mut() {
+            Some(condition) => condition.as_mut().poll(cx),
             None => Poll::Pending,
         });
         polled.unwrap_or(Poll::Pending)
@@ -92,29 +92,29 @@ impl Stream {
 
     /// A piece of the answer was handed over.
     pub fn handed_over() {
-        Self::look(|s| {
+        Self::with(|s| {
             s.frames.set(s.frames.get() + 1);
             s.waiting.set(true);
         });
     }
 
     /// The next piece is asked for, so that the one before it is on its way.
-    pub fn asked() {
-        Self::look(|s| s.waiting.set(false));
+    pub fn next_requested() {
+        Self::with(|s| s.waiting.set(false));
     }
 
     /// How many pieces were handed over, when the last one waits for the peer.
-    pub fn waiting() -> Option<u64> {
-        Self::look(|s| s.waiting.get().then(|| s.frames.get())).flatten()
+    pub fn waiting_piece() -> Option<u64> {
+        Self::with(|s| s.waiting.get().then(|| s.frames.get())).flatten()
     }
 
     pub fn set_cut(why: Cut) {
-        Self::look(|s| s.cut.set(Some(why)));
+        Self::with(|s| s.cut.set(Some(why)));
     }
 
     /// Why the running task's stream is being dropped, when its connection ended it.
     pub fn cut() -> Option<Cut> {
-        Self::look(|s| s.cut.get()).flatten()
+        Self::with(|s| s.cut.get()).flatten()
     }
 }
 
@@ -161,11 +161,11 @@ mod tests {
     #[tokio::test]
     async fn a_piece_waits_until_the_next_is_asked_for() {
         Stream::scope(async {
-            assert_eq!(Stream::waiting(), None);
+            assert_eq!(Stream::waiting_piece(), None);
             Stream::handed_over();
-            assert_eq!(Stream::waiting(), Some(1));
-            Stream::asked();
-            assert_eq!(Stream::waiting(), None);
+            assert_eq!(Stream::waiting_piece(), Some(1));
+            Stream::next_requested();
+            assert_eq!(Stream::waiting_piece(), None);
         })
         .await;
     }

@@ -391,12 +391,12 @@ pub struct Scope {
 }
 
 thread_local! {
-    static CURRENT: Lent<Scope> = const { Lent::nothing() };
+    static CURRENT: Lent<Scope> = const { Lent::empty() };
 }
 
 impl Scope {
     pub fn current() -> Option<Self> {
-        lent::look(&CURRENT, Self::clone)
+        lent::with(&CURRENT, Self::clone)
     }
 
     /// Runs a future inside this scope.
@@ -421,12 +421,12 @@ impl Scope {
 
 /// The trace context of the running task.
 pub fn current() -> Option<TraceContext> {
-    lent::look(&CURRENT, |s| s.context)
+    lent::with(&CURRENT, |s| s.context)
 }
 
 /// A child of the running task's span; `None` outside a trace.
 pub fn child(name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Option<Span> {
-    lent::look(&CURRENT, |s| s.context.sampled.then(|| s.child(name, kind))).flatten()
+    lent::with(&CURRENT, |s| s.context.sampled.then(|| s.child(name, kind))).flatten()
 }
 
 pub use opentelemetry::trace::SpanKind as Kind;

@@ -92,7 +92,10 @@ async fn s8_15_auth_away_for_most_of_a_leafs_life_and_for_longer() {
             .await;
         // The connection's certificates end in time; the stream goes on with the next one.
         if let Err(ended) = followed {
-            assert!(ended.to_string().contains("go on from the last"), "{ended}");
+            assert!(
+                ended.to_string().contains("resume after the last"),
+                "{ended}"
+            );
         }
         if let Err(refused) = change(&rest).await {
             let (status, body) = refusal::<Value>(Err(refused));

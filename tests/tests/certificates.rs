@@ -801,7 +801,7 @@ async fn streams_are_told_before_their_connection_ends() {
     };
     assert_eq!(status.code(), Code::Unavailable, "{status:?}");
     assert!(
-        status.message().contains("go on from the last sequence"),
+        status.message().contains("resume after the last sequence"),
         "{status:?}"
     );
     assert!(Clock::system().now() < end, "before the certificate's end");

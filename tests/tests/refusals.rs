@@ -379,7 +379,7 @@ async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
         .await
         .unwrap()
         .unwrap();
-    assert!(ended.unwrap_err().to_string().contains("no longer holds"));
+    assert!(ended.unwrap_err().to_string().contains("no longer valid"));
     let again = mesh.rest().login("dev", PASSWORD).await;
     assert_eq!(refusal(again.map(drop)).0, 401);
     let last = refusal(admin.post("/admin/users/admin/disable", json!({})).await);

@@ -262,7 +262,7 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.project();
-        Stream::asked();
+        Stream::next_requested();
         if this.rest.is_empty() {
             let Some(body) = this.body.as_pin_mut() else {
                 return Poll::Ready(None);

@@ -88,14 +88,14 @@ impl Stall {
 
     /// Ready when the stream must end although its body is not polled.
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Cut> {
-        let Some(piece) = Stream::waiting() else {
+        let Some(piece) = Stream::waiting_piece() else {
             self.since = None;
             return Poll::Pending;
         };
         if self.since.is_none() || self.piece != piece {
             self.begin(piece);
         }
-        if let Poll::Ready(why) = Stream::poll_ends(cx) {
+        if let Poll::Ready(why) = Stream::poll_end_condition(cx) {
             return Poll::Ready(why);
         }
         let sleep = self.sleep.as_mut().expect("set when the piece began");

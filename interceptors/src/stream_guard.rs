@@ -1,8 +1,8 @@
-//! Ends server streams that have no end of their own: when the process stops or the connection is
-//! about to close (UNAVAILABLE: resume elsewhere by sequence number), when the credential that
-//! opened them no longer holds (UNAUTHENTICATED), and when the policy no longer lets the peer in
-//! (PERMISSION_DENIED). While the peer takes nothing, the connection's side looks in the body's
-//! place, and resets the stream.
+//! Guards open server streams, which may otherwise have no end: a stream ends when the process stops or
+//! its connection is about to close (UNAVAILABLE: resume elsewhere by sequence number), when the
+//! credential that opened it is no longer valid (UNAUTHENTICATED), and when the policy no longer
+//! admits the peer (PERMISSION_DENIED). While the peer reads nothing, the connection checks in place of
+//! the body, and resets the stream.
 
 use crate::{
     Call, deadline,
@@ -30,36 +30,42 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status, body::Body};
 use tower_service::Service;
 
-/// How often an open stream's credential is looked at.
-const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often the credential and the policy of an open stream are checked.
+const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
+/// What a stream needs in order to stay open.
 #[derive(Debug)]
-pub struct StreamEnds {
+pub struct StreamConditions {
+    /// Cancelled when the process stops.
     pub stop: CancellationToken,
+    /// The policy that must admit the peer.
     pub policy: PolicyHandle,
+    /// The view in which the caller's credential must be valid.
     pub view: View,
+    /// The clock by which credentials expire.
     pub clock: Clock,
 }
 
+/// A service whose server streams are guarded.
 #[derive(Debug, Clone)]
-pub struct Drain<S> {
+pub struct StreamGuard<S> {
     inner: S,
-    layer: Arc<StreamEnds>,
+    conditions: Arc<StreamConditions>,
 }
 
-impl<S> Drain<S> {
-    pub(crate) fn new(inner: S, layer: Arc<StreamEnds>) -> Self {
-        Self { inner, layer }
+impl<S> StreamGuard<S> {
+    pub(crate) fn new(inner: S, conditions: Arc<StreamConditions>) -> Self {
+        Self { inner, conditions }
     }
 }
 
-impl<S, A> Service<Request<A>> for Drain<S>
+impl<S, A> Service<Request<A>> for StreamGuard<S>
 where
     S: Service<Request<A>, Response = Response<Body>>,
 {
     type Response = Response<Body>;
     type Error = S::Error;
-    type Future = DrainFuture<S::Future>;
+    type Future = StreamGuardFuture<S::Future>;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
         self.inner.poll_ready(cx)
@@ -68,22 +74,23 @@ where
     fn call(&mut self, request: Request<A>) -> Self::Future {
         let call = Call::in_extensions(request.extensions()).map(Arc::clone);
         let streams = call.filter(|c| c.method.server_streaming);
-        DrainFuture {
+        StreamGuardFuture {
             inner: self.inner.call(request),
-            guard: streams.map(|call| (call, Arc::clone(&self.layer))),
+            guard: streams.map(|call| (call, Arc::clone(&self.conditions))),
         }
     }
 }
 
 pin_project! {
-    pub struct DrainFuture<F> {
+    /// The future of [`StreamGuard`].
+    pub struct StreamGuardFuture<F> {
         #[pin]
         inner: F,
-        guard: Option<(Arc<Call>, Arc<StreamEnds>)>,
+        guard: Option<(Arc<Call>, Arc<StreamConditions>)>,
     }
 }
 
-impl<F, E> Future for DrainFuture<F>
+impl<F, E> Future for StreamGuardFuture<F>
 where
     F: Future<Output = Result<Response<Body>, E>>,
 {
@@ -93,20 +100,23 @@ where
         let this = self.project();
         let result = ready!(this.inner.poll(cx));
         Poll::Ready(match this.guard.take() {
-            Some((call, layer)) => {
-                // For while the peer takes nothing, and the body is not polled.
-                Stream::set_ends(Box::pin(Arc::clone(&layer).ended(Some(Arc::clone(&call)))));
-                result.map(|r| r.map(|body| Body::new(DrainBody::new(body, Some(call), layer))))
+            Some((call, conditions)) => {
+                // For when the peer reads nothing, and the body is not polled.
+                let violated = Arc::clone(&conditions).violated(Some(Arc::clone(&call)));
+                Stream::set_end_condition(Box::pin(violated));
+                result.map(|r| {
+                    r.map(|body| Body::new(GuardedBody::new(body, Some(call), conditions)))
+                })
             }
             None => result,
         })
     }
 }
 
-impl StreamEnds {
-    /// Why a stream may not go on, once that is so. Looks again and again at what can change
-    /// without telling.
-    async fn ended(self: Arc<Self>, call: Option<Arc<Call>>) -> Cut {
+impl StreamConditions {
+    /// Returns why a stream must end, once it must. Credentials and policies change without a
+    /// notification, so they are checked periodically.
+    async fn violated(self: Arc<Self>, call: Option<Arc<Call>>) -> Cut {
         let closing = call
             .as_ref()
             .map_or_else(CancellationToken::new, |c| c.peer.closing.clone());
@@ -114,10 +124,10 @@ impl StreamEnds {
             let Some(call) = &call else {
                 return std::future::pending().await;
             };
-            let mut look = tokio::time::interval(LOOK_EVERY);
-            look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            let mut ticks = tokio::time::interval(CHECK_INTERVAL);
+            ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
-                look.tick().await;
+                ticks.tick().await;
                 if let Some(why) = self.denied(call) {
                     return why;
                 }
@@ -143,44 +153,46 @@ impl StreamEnds {
             Verdict::Allowed => None,
             Verdict::NeedsCredential => Some(Cut::Credential),
             Verdict::Refused(why) => {
-                tracing::info!(peer = call.peer.name(), method = call.method.path, %why, "an open stream is not allowed any more");
+                tracing::info!(peer = call.peer.name(), method = call.method.path, %why, "an open stream is no longer allowed");
                 Some(Cut::Policy)
             }
         }
     }
 }
 
-/// How the client reads it.
+/// The status with which the client sees a stream end.
 pub(crate) fn status_of(why: Cut) -> Status {
-    let again = Duration::from_millis(100);
+    let retry = Duration::from_millis(100);
     match why {
         Cut::Deadline => deadline::expired(),
-        Cut::Stalled => fault::unavailable("STALLED", "nothing of the answer was taken", again),
-        Cut::Stopping => fault::unavailable("STOPPING", "the server is stopping", again),
+        Cut::Stalled => {
+            fault::unavailable("STALLED", "the peer read nothing of the response", retry)
+        }
+        Cut::Stopping => fault::unavailable("STOPPING", "the server is stopping", retry),
         Cut::Closing => fault::unavailable(
             "CONNECTION_CLOSING",
-            "the connection is closing; go on from the last sequence on another one",
-            again,
+            "the connection is closing; resume after the last sequence number on another one",
+            retry,
         ),
         Cut::Credential => fault::status(
             Code::Unauthenticated,
             "INVALID_CREDENTIALS",
-            "the credential no longer holds",
+            "the credential is no longer valid",
         ),
         Cut::Policy => decide::peer_not_allowed(),
     }
 }
 
-struct DrainBody {
+struct GuardedBody {
     inner: Option<Body>,
-    ended: BoxFuture<'static, Cut>,
+    violated: BoxFuture<'static, Cut>,
 }
 
-impl DrainBody {
-    fn new(inner: Body, call: Option<Arc<Call>>, layer: Arc<StreamEnds>) -> Self {
+impl GuardedBody {
+    fn new(inner: Body, call: Option<Arc<Call>>, conditions: Arc<StreamConditions>) -> Self {
         Self {
             inner: Some(inner),
-            ended: Box::pin(layer.ended(call)),
+            violated: Box::pin(conditions.violated(call)),
         }
     }
 
@@ -192,7 +204,7 @@ impl DrainBody {
     }
 }
 
-impl http_body::Body for DrainBody {
+impl http_body::Body for GuardedBody {
     type Data = bytes::Bytes;
     type Error = Status;
 
@@ -204,8 +216,8 @@ impl http_body::Body for DrainBody {
         if this.inner.is_none() {
             return Poll::Ready(None);
         }
-        // First, so that a stream that always has something to say ends as well.
-        if let Poll::Ready(why) = this.ended.as_mut().poll(cx) {
+        // Checked first, so that a stream that always has another message ends as well.
+        if let Poll::Ready(why) = this.violated.as_mut().poll(cx) {
             return Poll::Ready(Some(Ok(this.end(status_of(why)))));
         }
         match &mut this.inner {
@@ -214,8 +226,8 @@ impl http_body::Body for DrainBody {
         }
     }
 
-    /// A refusal has no body, and must be sent as one frame of headers: some clients take anything
-    /// else for a stream without its trailers.
+    /// A refusal has no body, and must be sent as a single HEADERS frame: some clients take anything
+    /// else for a stream without trailers.
     fn is_end_stream(&self) -> bool {
         self.inner
             .as_ref()
@@ -231,7 +243,7 @@ mod tests {
     #[tokio::test]
     async fn a_quiet_stream_ends_when_the_process_stops() {
         let stop = CancellationToken::new();
-        let layer = Arc::new(StreamEnds {
+        let conditions = Arc::new(StreamConditions {
             stop: stop.clone(),
             policy: PolicyHandle::default(),
             view: View::default(),
@@ -240,7 +252,7 @@ mod tests {
         let silent = Body::new(http_body_util::StreamBody::new(
             futures_util::stream::pending::<Result<Frame<bytes::Bytes>, Status>>(),
         ));
-        let mut body = DrainBody::new(silent, None, layer);
+        let mut body = GuardedBody::new(silent, None, conditions);
         stop.cancel();
         let trailers = body
             .frame()
@@ -258,16 +270,16 @@ mod tests {
 
     #[tokio::test]
     async fn an_empty_body_stays_empty() {
-        let layer = Arc::new(StreamEnds {
+        let conditions = Arc::new(StreamConditions {
             stop: CancellationToken::new(),
             policy: PolicyHandle::default(),
             view: View::default(),
             clock: Clock::system(),
         });
-        assert!(http_body::Body::is_end_stream(&DrainBody::new(
+        assert!(http_body::Body::is_end_stream(&GuardedBody::new(
             Body::empty(),
             None,
-            layer
+            conditions
         )));
     }
 }
