@@ -1,36 +1,32 @@
 //! Compiles the protos without protoc and writes the validation that their field options declare.
 
-use std::{env, error::Error, fs, path::PathBuf};
+use std::{
+    env,
+    error::Error,
+    fs, io,
+    path::{Path, PathBuf},
+};
 
 #[path = "build/validation.rs"]
 mod validation;
 
-const FILES: &[&str] = &[
-    "tars/auth/v1/auth.proto",
-    "tars/auth/v1/admin.proto",
-    "tars/auth/v1/certificate.proto",
-    "tars/auth/v1/credential.proto",
-    "tars/orchestration/v1/game.proto",
-    "tars/orchestration/v1/orchestration.proto",
-    "tars/orchestration/v1/training.proto",
-    "tars/automl/v1/automl.proto",
-    "tars/hypersync/v1/hypersync.proto",
-    "google/rpc/error_details.proto",
-    "google/rpc/status.proto",
-    "grpc/health/v1/health.proto",
-];
+/// The roots of the protos: the contract, and what it shares with other systems.
+const ROOTS: [&str; 3] = ["tars", "google", "grpc"];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    println!("cargo:rerun-if-changed=tars");
-    println!("cargo:rerun-if-changed=google");
-    println!("cargo:rerun-if-changed=grpc");
     println!("cargo:rerun-if-changed=build");
+    let mut files = Vec::new();
+    for root in ROOTS {
+        println!("cargo:rerun-if-changed={root}");
+        collect(Path::new(root), &mut files)?;
+    }
+    files.sort();
     let out = PathBuf::from(env::var("OUT_DIR")?);
     let mut compiler = protox::Compiler::new(["."])?;
     compiler
         .include_imports(true)
         .include_source_info(true)
-        .open_files(FILES)?;
+        .open_files(files)?;
     // The prost form of the set drops custom options, so protox's own encoding is what is kept.
     fs::write(
         out.join("descriptor.bin"),
@@ -42,8 +38,22 @@ fn main() -> Result<(), Box<dyn Error>> {
     )?;
     tonic_prost_build::configure()
         .build_transport(false)
+        .include_file("packages.rs")
         .btree_map(".")
         .codec_path("crate::codec::ValidatingCodec")
         .compile_fds(compiler.file_descriptor_set())?;
+    Ok(())
+}
+
+/// Every proto below a folder.
+fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
+    for entry in fs::read_dir(dir)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "proto") {
+            files.push(path);
+        }
+    }
     Ok(())
 }

@@ -13,43 +13,20 @@ pub mod table;
 pub mod time;
 pub mod validate;
 
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
-pub mod auth {
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/tars.auth.v1.rs"));
-    }
+/// What is generated from the protos, a module for each package.
+#[allow(
+    dead_code,
+    missing_docs,
+    clippy::all,
+    clippy::pedantic,
+    clippy::nursery,
+    unreachable_pub
+)]
+mod packages {
+    include!(concat!(env!("OUT_DIR"), "/packages.rs"));
 }
 
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
-pub mod orchestration {
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/tars.orchestration.v1.rs"));
-    }
-}
-
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
-pub mod automl {
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/tars.automl.v1.rs"));
-    }
-}
-
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
-pub mod hypersync {
-    pub mod v1 {
-        include!(concat!(env!("OUT_DIR"), "/tars.hypersync.v1.rs"));
-    }
-}
-
-#[allow(clippy::all, clippy::pedantic, unreachable_pub)]
-pub mod grpc {
-    pub mod health {
-        pub mod v1 {
-            include!(concat!(env!("OUT_DIR"), "/grpc.health.v1.rs"));
-        }
-    }
-}
-
+pub use packages::{grpc, tars::*};
 pub use prost::Message;
 pub use prost_types::{Duration, Struct, Timestamp, Value};
 
