@@ -267,26 +267,15 @@ impl Global {
         let config = self.load(Table::new())?;
         let path = Ready::default_path(&config.data.dir);
         let ready = Ready::load(&path);
-        let of = |ready: Ready| match service {
-            ServiceName::Auth => Some(ready.auth),
-            ServiceName::Orchestration => Some(ready.orchestration),
-            ServiceName::Automl => Some(ready.automl),
-            ServiceName::Hypersync => Some(ready.hypersync),
-            ServiceName::Gateway => None,
-        };
-        let connect = |connect: Connect| match service {
-            ServiceName::Auth => Some(connect.auth),
-            ServiceName::Orchestration => Some(connect.orchestration),
-            ServiceName::Automl => Some(connect.automl),
-            ServiceName::Hypersync => Some(connect.hypersync),
-            ServiceName::Gateway => None,
-        };
+        let connect = |connect: &Connect| service.target(connect).map(str::to_owned);
         let variable = format!("TARS__CONNECT__{}", service.as_str().to_uppercase());
-        let differs = connect(config.connect.clone()) != connect(Connect::default());
+        let differs = connect(&config.connect) != connect(&Connect::default());
         let found = match ready {
-            Ok(ready) => of(ready),
+            Ok(ready) => service
+                .is_over_tls()
+                .then(|| service.url(&ready).to_owned()),
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.says(&variable, differs) => {
-                connect(config.connect)
+                connect(&config.connect)
             }
             Err(e) => {
                 let service = service.as_str();

@@ -3,46 +3,61 @@
 use crate::{SpiffeId, spiffe::is_segment};
 use std::{fmt, str::FromStr};
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum PeerClass {
-    Auth,
-    Orchestration,
-    Automl,
-    Hypersync,
-    Gateway,
-    Worker,
-    Operator,
-    Client,
-    /// Whoever is on the bootstrap listener; no certificate makes one.
-    Joiner,
-}
+macro_rules! peer_classes {
+    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
+        /// What kind of peer a certificate's SPIFFE id makes.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+        pub enum PeerClass {
+            /// Auth, the issuer of credentials.
+            Auth,
+            $(
+                #[doc = concat!($title, ", a service of the mesh.")]
+                $variant,
+            )*
+            /// The REST gateway.
+            Gateway,
+            /// A workload that is no service of the mesh.
+            Worker,
+            /// A person with an operator certificate.
+            Operator,
+            /// A program outside the mesh.
+            Client,
+            /// A peer of the bootstrap listener; no certificate makes one.
+            Joiner,
+        }
 
-/// The words that rules may use.
-pub const PEER_CLASSES: &[&str] = &[
-    "auth",
-    "orchestration",
-    "automl",
-    "hypersync",
-    "gateway",
-    "worker",
-    "operator",
-    "client",
-    "joiner",
-];
+        /// The names that rules of the contract use for peer classes, in the order of
+        /// [`PeerClass::ALL`].
+        pub const PEER_CLASSES: &[&str] = &[
+            "auth",
+            $(stringify!($name),)*
+            "gateway",
+            "worker",
+            "operator",
+            "client",
+            "joiner",
+        ];
+
+        impl PeerClass {
+            /// Every class.
+            pub const ALL: [Self; PEER_CLASSES.len()] = [
+                Self::Auth,
+                $(Self::$variant,)*
+                Self::Gateway,
+                Self::Worker,
+                Self::Operator,
+                Self::Client,
+                Self::Joiner,
+            ];
+        }
+    };
+}
+crate::for_each_service!(peer_classes);
+
+/// A set of classes is a `u16`.
+const _: () = assert!(PEER_CLASSES.len() <= 16);
 
 impl PeerClass {
-    pub const ALL: [Self; 9] = [
-        Self::Auth,
-        Self::Orchestration,
-        Self::Automl,
-        Self::Hypersync,
-        Self::Gateway,
-        Self::Worker,
-        Self::Operator,
-        Self::Client,
-        Self::Joiner,
-    ];
-
     pub fn as_str(self) -> &'static str {
         PEER_CLASSES[self as usize]
     }

@@ -19,6 +19,7 @@ pub mod peer;
 pub mod renew;
 pub mod revocation;
 pub mod secret;
+mod services;
 pub mod spiffe;
 pub mod tls;
 pub mod trust;

@@ -41,9 +41,7 @@ pub(crate) struct Probe {
 
 /// The services that have a health check over mTLS: all but the gateway, which speaks HTTP.
 fn over_tls() -> impl TypedValueParser<Value = ServiceName> {
-    let services = ServiceName::value_variants().iter();
-    let services = services.filter(|s| **s != ServiceName::Gateway);
-    PossibleValuesParser::new(services.map(|s| s.as_str()))
+    PossibleValuesParser::new(ServiceName::over_tls().map(|s| s.as_str()))
         .try_map(|name| ServiceName::from_str(&name, false))
 }
 

@@ -1,7 +1,7 @@
 //! `tars up`.
 
 use super::{CommandError, Global, block_on, init_log};
-use crate::app::{Mesh, Ready};
+use crate::app::{Mesh, Ready, ServiceName};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use tars_runtime::config::{Config, leaf};
@@ -20,53 +20,61 @@ pub(crate) struct Up {
     ready_file: Option<PathBuf>,
 }
 
-/// Where to listen; port 0 takes any free port.
-#[derive(Debug, Args, Default)]
-pub(crate) struct Addresses {
-    /// Where Auth listens.
-    #[arg(long, value_name = "ADDR")]
-    auth_addr: Option<SocketAddr>,
-    /// Where Orchestration listens.
-    #[arg(long, value_name = "ADDR")]
-    orchestration_addr: Option<SocketAddr>,
-    /// Where AutoML listens.
-    #[arg(long, value_name = "ADDR")]
-    automl_addr: Option<SocketAddr>,
-    /// Where HyperSync listens.
-    #[arg(long, value_name = "ADDR")]
-    hypersync_addr: Option<SocketAddr>,
-    /// Where the REST gateway listens.
-    #[arg(long, value_name = "ADDR")]
-    gateway_addr: Option<SocketAddr>,
-    /// Where the admin port listens, on loopback: certificates, policy, connections, configuration.
-    #[arg(long, value_name = "ADDR")]
-    admin_addr: Option<SocketAddr>,
-    /// Where health and metrics are shown.
-    #[arg(long, value_name = "ADDR")]
-    observe_addr: Option<SocketAddr>,
-    /// Where those without a certificate join with a token; off unless it is given.
-    #[arg(long, value_name = "ADDR")]
-    bootstrap_addr: Option<SocketAddr>,
+macro_rules! addresses {
+    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
+        /// Where to listen; port 0 takes any free port.
+        #[derive(Debug, Args, Default)]
+        pub(crate) struct Addresses {
+            /// Where Auth listens.
+            #[arg(long = "auth-addr", value_name = "ADDR")]
+            auth: Option<SocketAddr>,
+            $(
+                #[arg(
+                    long = concat!(stringify!($name), "-addr"),
+                    value_name = "ADDR",
+                    help = concat!("Where ", $title, " listens"),
+                )]
+                $name: Option<SocketAddr>,
+            )*
+            /// Where the REST gateway listens.
+            #[arg(long = "gateway-addr", value_name = "ADDR")]
+            gateway: Option<SocketAddr>,
+            /// Where the admin port listens, on loopback: certificates, policy, connections,
+            /// configuration.
+            #[arg(long = "admin-addr", value_name = "ADDR")]
+            admin: Option<SocketAddr>,
+            /// Where health and metrics are shown.
+            #[arg(long = "observe-addr", value_name = "ADDR")]
+            observe: Option<SocketAddr>,
+            /// Where those without a certificate join with a token; off unless it is given.
+            #[arg(long = "bootstrap-addr", value_name = "ADDR")]
+            bootstrap: Option<SocketAddr>,
+        }
+
+        impl Addresses {
+            fn given(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
+                let all = [
+                    ("auth", self.auth),
+                    $((stringify!($name), self.$name),)*
+                    ("gateway", self.gateway),
+                    ("admin", self.admin),
+                    ("observe", self.observe),
+                    ("bootstrap", self.bootstrap),
+                ];
+                all.into_iter().filter_map(|(key, addr)| Some((key, addr?)))
+            }
+        }
+    };
 }
+tars_certs::for_each_service!(addresses);
 
 impl Addresses {
     pub(crate) fn flags(&self) -> Table {
         let mut listen = Table::new();
-        for (key, addr) in [
-            ("auth", self.auth_addr),
-            ("orchestration", self.orchestration_addr),
-            ("automl", self.automl_addr),
-            ("hypersync", self.hypersync_addr),
-            ("gateway", self.gateway_addr),
-            ("admin", self.admin_addr),
-            ("observe", self.observe_addr),
-            ("bootstrap", self.bootstrap_addr),
-        ] {
-            if let Some(addr) = addr {
-                for (_, value) in leaf("listen", key, Value::String(addr.to_string())) {
-                    if let Value::Table(inner) = value {
-                        listen.extend(inner);
-                    }
+        for (key, addr) in self.given() {
+            for (_, value) in leaf("listen", key, Value::String(addr.to_string())) {
+                if let Value::Table(inner) = value {
+                    listen.extend(inner);
                 }
             }
         }
@@ -114,12 +122,8 @@ impl Up {
 pub(crate) fn announce(ready: &Ready) {
     note!("TARS is ready");
     note!("  REST and OpenAPI  {0}  ({0}/openapi.json)", ready.gateway);
-    for (name, url) in [
-        ("auth", &ready.auth),
-        ("orchestration", &ready.orchestration),
-        ("automl", &ready.automl),
-        ("hypersync", &ready.hypersync),
-    ] {
+    for service in ServiceName::over_tls() {
+        let (name, url) = (service.as_str(), service.url(ready));
         note!("  {name:<16}  {url}  (gRPC, mTLS)");
     }
     note!("  metrics, probes   {}", ready.observe);

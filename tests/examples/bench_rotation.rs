@@ -30,7 +30,7 @@ use tars_proto::{
 };
 use tars_runtime::clock::Clock;
 use tars_tests::{
-    fleet::{Fleet, SERVICES, Source},
+    fleet::{Fleet, Source, services},
     issue_for,
 };
 use tokio::time::Instant;
@@ -178,7 +178,7 @@ impl Driver {
     /// Renewals of each process since it started.
     async fn renewals(&self) -> BTreeMap<&'static str, u64> {
         let mut all = BTreeMap::new();
-        for name in SERVICES {
+        for name in services() {
             let text = self.fleet.metrics(name).await.unwrap_or_default();
             let line =
                 format!("certificate_renewals_total{{service=\"{name}\",result=\"renewed\"}} ");

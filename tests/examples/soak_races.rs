@@ -11,7 +11,7 @@ use tars_search::quantile::quantile;
 use tars_tests::{
     fleet::{Fleet, Source},
     issue_for,
-    races::{DECIDE, Outcome, Races},
+    races::{Outcome, Races, deciders},
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Failure> {
     let binary = PathBuf::from(std::env::var_os("TARS_BINARY").ok_or("TARS_BINARY is not set")?);
     let fleet = Fleet::start(&binary, Source::Join, &[]).await;
     let mut services = Vec::new();
-    for name in DECIDE {
+    for name in deciders() {
         services.push((name, channel(&fleet, name)?));
     }
     let mut races = Races::new(fleet.rest(), fleet.admin().await, services).await?;
@@ -67,7 +67,7 @@ async fn main() -> Result<(), Failure> {
         "soak": "races",
         "rounds": rounds,
         "disagreements": 0,
-        "processes": DECIDE,
+        "processes": deciders().collect::<Vec<_>>(),
         "ended_disabled": count(|o| o.disabled),
         "ended_revoked": count(|o| o.revoked),
         "rotated_first": count(|o| o.rotated),

@@ -12,12 +12,15 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
-use tars::rest::Rest;
+use tars::{app::ServiceName, rest::Rest};
 use tars_certs::{Identity, IdentityFiles};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
-pub const SERVICES: [&str; 5] = ["auth", "orchestration", "automl", "hypersync", "gateway"];
+/// The names of all services, Auth first.
+pub fn services() -> impl Iterator<Item = &'static str> {
+    ServiceName::ALL.iter().map(|s| s.as_str())
+}
 
 /// Where identities come from.
 pub enum Source {
@@ -74,7 +77,7 @@ pub fn free_addr() -> SocketAddr {
 impl Fleet {
     /// Starts every service and waits until the whole answers.
     pub async fn start(binary: &Path, source: Source, env: &[(&str, &str)]) -> Self {
-        let ports = SERVICES.map(|name| {
+        let ports = services().map(|name| {
             let [main, admin, observe] = [free_addr(), free_addr(), free_addr()];
             let ports = Ports {
                 main,
@@ -91,12 +94,12 @@ impl Fleet {
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
-            ports: ports.into(),
+            ports: ports.collect(),
             bootstrap: free_addr(),
             running: BTreeMap::new(),
         };
         fleet.prepare();
-        for name in SERVICES {
+        for name in services() {
             fleet.spawn(name);
         }
         fleet.admin().await;
@@ -129,7 +132,7 @@ impl Fleet {
                     .stdout(Stdio::null())
                     .status();
                 assert!(init.expect("tars runs").success());
-                for name in SERVICES.into_iter().filter(|n| *n != "auth") {
+                for name in services().filter(|n| *n != "auth") {
                     let token = self.token_file(name);
                     let out = token.display().to_string();
                     let args = ["certs", "join-token", name, "--out", &out, "--ttl", "3600"];
@@ -138,7 +141,7 @@ impl Fleet {
                 }
             }
             Source::Files(_) => {
-                for name in SERVICES {
+                for name in services() {
                     self.write_identity(name);
                 }
             }
@@ -287,7 +290,7 @@ impl Fleet {
     }
 
     fn logs(&self) -> String {
-        let read = |name: &&str| fs::read_to_string(self.log(name)).unwrap_or_default();
-        SERVICES.iter().map(read).collect()
+        let read = |name: &str| fs::read_to_string(self.log(name)).unwrap_or_default();
+        services().map(read).collect()
     }
 }

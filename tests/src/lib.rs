@@ -11,7 +11,7 @@ pub mod test_listener;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tars::{
-    app::Mesh,
+    app::{Mesh, ServiceName},
     rest::{Rest, RestError},
 };
 use tars_certs::{
@@ -149,14 +149,10 @@ impl TestMesh {
 
     /// `host:port` of a service.
     pub fn target(&self, service: &str) -> String {
-        let ready = &self.mesh.ready;
-        let url = match service {
-            "auth" => &ready.auth,
-            "orchestration" => &ready.orchestration,
-            "automl" => &ready.automl,
-            "hypersync" => &ready.hypersync,
-            other => panic!("no service {other}"),
-        };
+        let known = ServiceName::over_tls().find(|s| s.as_str() == service);
+        let url = known
+            .unwrap_or_else(|| panic!("no service {service}"))
+            .url(&self.mesh.ready);
         url.trim_start_matches("https://").to_owned()
     }
 }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tars::rest::Rest;
 use tars_tests::{
     PASSWORD, TestMesh,
-    races::{DECIDE, Races},
+    races::{Races, deciders},
     reason, refusal,
 };
 
@@ -17,8 +17,10 @@ const NEW: &str = "another password of tests";
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_administrators_leave_every_service_with_what_the_database_says() {
     let mesh = TestMesh::start().await;
-    let services = DECIDE.map(|s| (s, mesh.client(s, "/client/racer")));
-    let races = Races::new(mesh.rest(), mesh.admin().await, services.into());
+    let services: Vec<_> = deciders()
+        .map(|s| (s, mesh.client(s, "/client/racer")))
+        .collect();
+    let races = Races::new(mesh.rest(), mesh.admin().await, services);
     let mut races = races.await.unwrap();
     let mut outcomes = Vec::new();
     for _ in 0..ROUNDS {

@@ -3,6 +3,7 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::path::PathBuf;
+use tars_certs::PeerClass;
 
 /// The trust domain, and the names in it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -75,14 +76,8 @@ impl Default for Certificates {
             class: class.to_owned(),
         };
         let mut classes = Vec::new();
-        for workload in [
-            "auth",
-            "orchestration",
-            "automl",
-            "hypersync",
-            "gateway",
-            "worker",
-        ] {
+        let workloads = PeerClass::ALL.into_iter().filter(|c| c.is_workload());
+        for workload in workloads.map(PeerClass::as_str) {
             classes.push(rule(&format!("/{workload}"), workload));
             classes.push(rule(&format!("/ns/*/sa/{workload}"), workload));
         }

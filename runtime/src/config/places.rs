@@ -2,7 +2,10 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{net::SocketAddr, path::PathBuf};
+use std::{
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
 
 /// Persistent state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -23,88 +26,91 @@ impl Default for Data {
     }
 }
 
-/// The addresses to listen on; port 0 picks a free port.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Listen {
-    /// Auth, over mutual TLS.
-    pub auth: SocketAddr,
-    /// Orchestration, over mutual TLS.
-    pub orchestration: SocketAddr,
-    /// AutoML, over mutual TLS.
-    pub automl: SocketAddr,
-    /// HyperSync, over mutual TLS.
-    pub hypersync: SocketAddr,
-    /// The REST gateway; must be a loopback address, as the gateway does not terminate TLS.
-    pub gateway: SocketAddr,
-    /// The admin port: certificates, policy, connections and configuration of this process. Must be a
-    /// loopback address.
-    pub admin: SocketAddr,
-    /// The observe port: probes and metrics.
-    pub observe: SocketAddr,
-    /// The bootstrap listener, where a process without a certificate obtains its first one; off
-    /// unless it is set.
-    pub bootstrap: Option<SocketAddr>,
-}
-
-impl Default for Listen {
-    fn default() -> Self {
-        let local = |port| SocketAddr::from(([127, 0, 0, 1], port));
-        Self {
-            auth: local(8093),
-            orchestration: local(8094),
-            automl: local(8097),
-            hypersync: local(8098),
-            gateway: local(3001),
-            admin: local(9900),
-            observe: local(9901),
-            bootstrap: None,
+macro_rules! listen {
+    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
+        /// The addresses to listen on; port 0 picks a free port.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Listen {
+            /// Auth, over mutual TLS.
+            pub auth: SocketAddr,
+            $(
+                #[doc = concat!($title, ", over mutual TLS.")]
+                pub $name: SocketAddr,
+            )*
+            /// The REST gateway; must be a loopback address, as the gateway does not terminate
+            /// TLS.
+            pub gateway: SocketAddr,
+            /// The admin port: certificates, policy, connections and configuration of this
+            /// process. Must be a loopback address.
+            pub admin: SocketAddr,
+            /// The observe port: probes and metrics.
+            pub observe: SocketAddr,
+            /// The bootstrap listener, where a process without a certificate obtains its first
+            /// one; off unless it is set.
+            pub bootstrap: Option<SocketAddr>,
         }
-    }
-}
 
-impl Listen {
-    /// Returns addresses of which each is a free loopback port, for tests.
-    pub fn free() -> Self {
-        let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        Self {
-            auth: any,
-            orchestration: any,
-            automl: any,
-            hypersync: any,
-            gateway: any,
-            admin: any,
-            observe: any,
-            bootstrap: None,
+        impl Default for Listen {
+            fn default() -> Self {
+                Self {
+                    auth: loopback(8093),
+                    $($name: loopback($port),)*
+                    gateway: loopback(3001),
+                    admin: loopback(9900),
+                    observe: loopback(9901),
+                    bootstrap: None,
+                }
+            }
         }
-    }
-}
 
-/// Where `tars serve` finds the other services, as `host:port`; not used by `tars up`, which runs
-/// all of them.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub struct Connect {
-    /// Auth's listener.
-    pub auth: String,
-    /// Orchestration's listener.
-    pub orchestration: String,
-    /// AutoML's listener.
-    pub automl: String,
-    /// HyperSync's listener.
-    pub hypersync: String,
-    /// Auth's bootstrap listener, for a process that joins the mesh.
-    pub bootstrap: String,
-}
-
-impl Default for Connect {
-    fn default() -> Self {
-        Self {
-            auth: "127.0.0.1:8093".to_owned(),
-            orchestration: "127.0.0.1:8094".to_owned(),
-            automl: "127.0.0.1:8097".to_owned(),
-            hypersync: "127.0.0.1:8098".to_owned(),
-            bootstrap: "127.0.0.1:8092".to_owned(),
+        impl Listen {
+            /// Returns addresses of which each is a free loopback port, for tests.
+            pub fn free() -> Self {
+                Self {
+                    auth: loopback(0),
+                    $($name: loopback(0),)*
+                    gateway: loopback(0),
+                    admin: loopback(0),
+                    observe: loopback(0),
+                    bootstrap: None,
+                }
+            }
         }
-    }
+    };
+}
+tars_certs::for_each_service!(listen);
+
+macro_rules! connect {
+    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
+        /// Where `tars serve` finds the other services, as `host:port`; not used by `tars up`,
+        /// which runs all of them.
+        #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+        #[serde(default, deny_unknown_fields)]
+        pub struct Connect {
+            /// Auth's listener.
+            pub auth: String,
+            $(
+                #[doc = concat!($title, "'s listener.")]
+                pub $name: String,
+            )*
+            /// Auth's bootstrap listener, for a process that joins the mesh.
+            pub bootstrap: String,
+        }
+
+        impl Default for Connect {
+            fn default() -> Self {
+                Self {
+                    auth: loopback(8093).to_string(),
+                    $($name: loopback($port).to_string(),)*
+                    bootstrap: loopback(8092).to_string(),
+                }
+            }
+        }
+    };
+}
+tars_certs::for_each_service!(connect);
+
+const fn loopback(port: u16) -> SocketAddr {
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
 }

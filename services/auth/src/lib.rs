@@ -173,11 +173,6 @@ impl Auth {
         &self.sequencing
     }
 
-    /// For readiness.
-    pub async fn check(&self) -> Result<(), AuthError> {
-        self.store.check().await
-    }
-
     /// Where the audit layer's records go.
     pub fn db(&self) -> &Db {
         self.store.db()

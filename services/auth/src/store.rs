@@ -78,10 +78,6 @@ impl Store {
         &self.db
     }
 
-    pub(crate) async fn check(&self) -> Result<(), AuthError> {
-        Ok(self.db.check().await?)
-    }
-
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, AuthError> {
         Ok(self.db.write(name).await?)
     }

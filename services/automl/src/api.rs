@@ -26,7 +26,7 @@ pub(crate) struct Api {
     tracer: Tracer,
 }
 
-pub fn routes(automl: Arc<Automl>, tracer: Tracer, max_message: usize) -> Routes {
+pub(crate) fn routes(automl: Arc<Automl>, tracer: Tracer, max_message: usize) -> Routes {
     let server = study_service_server::StudyServiceServer::new(Api { automl, tracer });
     Routes::new(server.max_decoding_message_size(max_message))
 }

@@ -246,7 +246,10 @@ impl Rig {
 
     /// Does what is to be done at the start of a process.
     pub(crate) async fn resume(&self) -> usize {
-        self.automl.resume(&Tracer::disabled()).await.unwrap()
+        self.automl
+            .resume_studies(&Tracer::disabled())
+            .await
+            .unwrap()
     }
 
     pub(crate) async fn row(&self, id: Uuid) -> StudyRow {

@@ -13,11 +13,11 @@ mod store;
 mod studies;
 mod tries;
 mod watched;
+mod workload;
 
-pub use api::routes;
 pub use error::AutomlError;
-pub use peers::Peers;
 
+use peers::Peers;
 use std::{path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{clock::Clock, config, db::Db, seeds::Seeds};
@@ -38,7 +38,7 @@ pub struct Automl {
 }
 
 impl Automl {
-    pub async fn open(
+    pub(crate) async fn open(
         dir: &Path,
         settings: config::Automl,
         peers: Peers,
@@ -69,13 +69,5 @@ impl Automl {
             seeds,
             pacing,
         }))
-    }
-
-    pub async fn check(&self) -> Result<(), AutomlError> {
-        Ok(self.store.db().check().await?)
-    }
-
-    pub fn db(&self) -> &Db {
-        self.store.db()
     }
 }

@@ -3,17 +3,10 @@
 //! Nothing but this file knows that a call goes over the mesh.
 
 use std::{fmt::Debug, sync::Arc};
-use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
-use tars_peers::{PeerError, Trainer};
-use tars_proto::orchestration::v1::{
-    ReadHyperparametersRequest, orchestration_service_client::OrchestrationServiceClient,
-    training_service_client::TrainingServiceClient,
-};
+use tars_peers::{Agents, PeerError, Trainer};
+use tars_proto::orchestration::v1::ReadHyperparametersRequest;
 use tonic::async_trait;
-
-type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
-type Training = TrainingServiceClient<OutgoingService<Channel>>;
 
 /// What Orchestration says an agent is.
 #[derive(Debug, Clone)]
@@ -30,14 +23,15 @@ pub(crate) trait DescribeAgents: Debug + Send + Sync {
 
 /// Calls to Orchestration as this workload.
 #[derive(Debug, Clone)]
-pub struct Peers {
+pub(crate) struct Peers {
     pub(crate) agents: Arc<dyn DescribeAgents>,
     pub(crate) trainer: Arc<dyn Trainer>,
 }
 
 impl Peers {
-    /// Peers over the mesh.
-    pub fn new(agents: Agents, training: Training) -> Self {
+    /// Peers over the mesh, by a channel to Orchestration.
+    pub(crate) fn over(orchestration: Channel) -> Self {
+        let (agents, training) = tars_peers::orchestration(orchestration);
         Self {
             agents: Arc::new(agents),
             trainer: Arc::new(training),

@@ -34,7 +34,10 @@ impl Automl {
     }
 
     /// Goes on with every study that had not ended.
-    pub async fn resume(self: &Arc<Self>, tracer: &Tracer) -> Result<usize, AutomlError> {
+    pub(crate) async fn resume_studies(
+        self: &Arc<Self>,
+        tracer: &Tracer,
+    ) -> Result<usize, AutomlError> {
         let studies = self.store.unfinished().await?;
         let count = studies.len();
         for study in studies {

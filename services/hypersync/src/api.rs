@@ -27,7 +27,7 @@ pub(crate) struct Api {
     tracer: Tracer,
 }
 
-pub fn routes(service: Arc<HyperSync>, tracer: Tracer, max_message: usize) -> Routes {
+pub(crate) fn routes(service: Arc<HyperSync>, tracer: Tracer, max_message: usize) -> Routes {
     let server = sync_service_server::SyncServiceServer::new(Api { service, tracer });
     Routes::new(server.max_decoding_message_size(max_message))
 }

@@ -16,12 +16,12 @@ mod proposals;
 mod propose;
 mod saga;
 mod store;
+mod workload;
 
-pub use api::routes;
 pub use error::HyperSyncError;
-pub use peers::Peers;
 
 use pauses::Pacing;
+use peers::Peers;
 use std::{path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{clock::Clock, db::Db};
@@ -40,7 +40,11 @@ pub struct HyperSync {
 }
 
 impl HyperSync {
-    pub async fn open(dir: &Path, peers: Peers, clock: Clock) -> Result<Arc<Self>, HyperSyncError> {
+    pub(crate) async fn open(
+        dir: &Path,
+        peers: Peers,
+        clock: Clock,
+    ) -> Result<Arc<Self>, HyperSyncError> {
         Self::open_paced(dir, peers, clock, Pacing::default()).await
     }
 
@@ -62,13 +66,5 @@ impl HyperSync {
             assessing: Semaphore::new(assess::AT_ONCE),
             held: attention::Held::default(),
         }))
-    }
-
-    pub async fn check(&self) -> Result<(), HyperSyncError> {
-        Ok(self.store.db().check().await?)
-    }
-
-    pub fn db(&self) -> &Db {
-        self.store.db()
     }
 }

@@ -164,7 +164,7 @@ mod tests {
         assert_eq!(reason(other), "NOT_HELD");
         rig.world.fails(1, Call::Agent, &away());
         assert!(rig.service.release_lost(lost(holds)).await.is_err());
-        rig.service.db().close().await;
+        rig.service.store.db().close().await;
         let unknown = rig.service.release_lost(lost(holds)).await;
         assert!(matches!(unknown, Err(HyperSyncError::Store(_))));
         assert_eq!(rig.world.agent().hold, Some((holds.to_string(), true)));

@@ -3,23 +3,20 @@
 //! Nothing but this file knows that a call goes over the mesh.
 
 use std::{fmt::Debug, sync::Arc};
-use tars_interceptors::client::OutgoingService;
-use tars_mesh::Channel;
-use tars_peers::{PeerError, Trainer};
+use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
+use tars_mesh::{Channel, MAX_RESPONSE};
+use tars_peers::{Agents, PeerError, Trainer};
 use tars_proto::{
     automl::v1::{GetStudyRequest, Study, study_service_client::StudyServiceClient},
     orchestration::v1::{
         Agent, ApplyHyperparametersRequest, GetAgentRequest, HoldAgentRequest,
         ReadHyperparametersRequest, ReadHyperparametersResponse, SettleHyperparametersRequest,
         orchestration_service_client::OrchestrationServiceClient,
-        training_service_client::TrainingServiceClient,
     },
 };
 use tonic::async_trait;
 
 type Studies = StudyServiceClient<OutgoingService<Channel>>;
-type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
-type Training = TrainingServiceClient<OutgoingService<Channel>>;
 
 /// What is read for a caller, with the caller's own credential.
 #[async_trait]
@@ -46,30 +43,37 @@ pub(crate) trait ChangeAgents: Debug + Send + Sync {
 
 /// The services that HyperSync calls.
 #[derive(Debug, Clone)]
-pub struct Peers {
+pub(crate) struct Peers {
     pub(crate) for_caller: Arc<dyn ReadForCaller>,
     pub(crate) agents: Arc<dyn ChangeAgents>,
     pub(crate) trainer: Arc<dyn Trainer>,
 }
 
 impl Peers {
-    /// Peers over the mesh. The first two clients forward the caller's credential, the others show
-    /// this workload's alone.
-    pub fn new(
-        studies_for_caller: Studies,
-        agents_for_caller: Agents,
-        agents: Agents,
-        training: Training,
-    ) -> Self {
+    /// Peers over the mesh. What is read for a caller goes over channels of its own, with the
+    /// caller's credential.
+    pub(crate) fn over(channels: Channels) -> Self {
+        let forward = |channel| outgoing(channel, Credentials::Forward);
+        let studies = StudyServiceClient::new(forward(channels.automl_for_caller));
+        let agents = OrchestrationServiceClient::new(forward(channels.orchestration_for_caller));
+        let for_caller = ForCaller {
+            studies: studies.max_decoding_message_size(MAX_RESPONSE),
+            agents: agents.max_decoding_message_size(MAX_RESPONSE),
+        };
+        let (agents, training) = tars_peers::orchestration(channels.orchestration);
         Self {
-            for_caller: Arc::new(ForCaller {
-                studies: studies_for_caller,
-                agents: agents_for_caller,
-            }),
+            for_caller: Arc::new(for_caller),
             agents: Arc::new(agents),
             trainer: Arc::new(training),
         }
     }
+}
+
+/// The channels that [`Peers`] needs.
+pub(crate) struct Channels {
+    pub(crate) automl_for_caller: Channel,
+    pub(crate) orchestration_for_caller: Channel,
+    pub(crate) orchestration: Channel,
 }
 
 #[derive(Debug)]

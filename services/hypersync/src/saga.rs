@@ -28,7 +28,10 @@ use tars_runtime::trace::{Kind, Parent, Tracer};
 impl HyperSync {
     /// Goes on with every proposal that was being applied, or assessed, and holds the agents of those
     /// that wait for a person.
-    pub async fn resume(self: &Arc<Self>, tracer: &Tracer) -> Result<usize, HyperSyncError> {
+    pub(crate) async fn resume_proposals(
+        self: &Arc<Self>,
+        tracer: &Tracer,
+    ) -> Result<usize, HyperSyncError> {
         self.keep_held();
         let proposals = self.store.unfinished().await?;
         let count = proposals.len();

@@ -28,7 +28,7 @@ type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 #[derive(Debug, Clone)]
 pub(crate) struct Api(Arc<Orchestration>);
 
-pub fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes {
+pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes {
     let api = Api(service);
     let mut routes = Routes::builder();
     routes

@@ -10,8 +10,8 @@ mod solvers;
 mod steps;
 mod store;
 mod training;
+mod workload;
 
-pub use api::routes;
 pub use error::OrchestrationError;
 
 use agents::Agents;
@@ -35,7 +35,7 @@ pub struct Orchestration {
 }
 
 impl Orchestration {
-    pub async fn open(
+    pub(crate) async fn open(
         dir: &Path,
         settings: config::Orchestration,
         clock: Clock,
@@ -56,13 +56,5 @@ impl Orchestration {
             solvers: Solvers::new(solvers),
             seeds,
         }))
-    }
-
-    pub async fn check(&self) -> Result<(), OrchestrationError> {
-        Ok(self.store.db().check().await?)
-    }
-
-    pub fn db(&self) -> &Db {
-        self.store.db()
     }
 }

@@ -2,18 +2,36 @@
 
 use crate::{Evaluation, PeerError, Run, Trainer, Update, trainer::EVAL_EPISODES};
 use futures_util::{Stream, TryStreamExt, stream};
-use tars_interceptors::client::{OutgoingService, finish};
-use tars_mesh::Channel;
+use tars_interceptors::client::{Credentials, OutgoingService, finish, outgoing};
+use tars_mesh::{Channel, MAX_RESPONSE};
 use tars_proto::{
     orchestration::v1::{
         EvaluateHyperparametersRequest, EvaluateHyperparametersResponse,
+        orchestration_service_client::OrchestrationServiceClient,
         training_service_client::TrainingServiceClient,
     },
     params,
 };
 use tonic::Streaming;
 
-impl Trainer for TrainingServiceClient<OutgoingService<Channel>> {
+/// Orchestration's agents, called as this workload.
+pub type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
+
+/// Orchestration's trainings, called as this workload.
+pub type Training = TrainingServiceClient<OutgoingService<Channel>>;
+
+/// Clients that call Orchestration as this workload. Trainings are streams, and have a connection of
+/// their own.
+pub fn orchestration(channel: Channel) -> (Agents, Training) {
+    let training = TrainingServiceClient::new(outgoing(channel.separate(), Credentials::Own));
+    let agents = OrchestrationServiceClient::new(outgoing(channel, Credentials::Own));
+    (
+        agents.max_decoding_message_size(MAX_RESPONSE),
+        training.max_decoding_message_size(MAX_RESPONSE),
+    )
+}
+
+impl Trainer for Training {
     fn evaluate(&self, evaluation: Evaluation) -> Run {
         let mut client = self.clone();
         let answer = async move {

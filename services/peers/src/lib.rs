@@ -10,4 +10,5 @@ pub mod seeds;
 mod trainer;
 
 pub use error::{Failure, PeerError};
+pub use grpc::{Agents, Training, orchestration};
 pub use trainer::{Evaluation, Run, Trainer, Update};

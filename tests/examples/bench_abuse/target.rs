@@ -11,7 +11,7 @@ use std::{
 use tars::{app::Ready, rest::Rest};
 use tars_certs::{Authority, Identity, ca::Lifetimes};
 use tars_runtime::clock::Clock;
-use tars_tests::{PASSWORD, issue};
+use tars_tests::{PASSWORD, fleet::services, issue};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -50,15 +50,7 @@ impl Target {
         let mut command = Command::new(binary);
         command.arg("up").arg("--data-dir").arg(dir.path());
         command.arg("--ready-file").arg(&file);
-        for name in [
-            "auth",
-            "orchestration",
-            "automl",
-            "hypersync",
-            "gateway",
-            "admin",
-            "observe",
-        ] {
+        for name in services().chain(["admin", "observe"]) {
             command.args([format!("--{name}-addr"), "127.0.0.1:0".to_owned()]);
         }
         command.envs(LIMITS.iter().copied());

@@ -88,7 +88,10 @@ impl Rig {
 
     /// Does what is to be done at the start of a process.
     pub(crate) async fn resume(&self) -> usize {
-        self.service.resume(&Tracer::disabled()).await.unwrap()
+        self.service
+            .resume_proposals(&Tracer::disabled())
+            .await
+            .unwrap()
     }
 
     /// Waits until a proposal is as wanted.

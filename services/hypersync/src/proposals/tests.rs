@@ -397,7 +397,7 @@ async fn the_next_process_does_not_apply_what_nobody_asked_it_to() {
         1,
         "looked at, in case it is not assessed"
     );
-    rig.service.check().await.unwrap();
+    rig.service.store.db().check().await.unwrap();
     assert_eq!(rig.state(id).await, State::Approved);
     assert_eq!(rig.world.count(Call::Apply), 0);
 }

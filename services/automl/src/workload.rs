@@ -1,0 +1,28 @@
+//! AutoML as a process runs it.
+
+use crate::{Automl, api, peers::Peers};
+use std::sync::Arc;
+use tars_runtime::{db::Db, trace::Tracer};
+use tars_workload::{OpenError, Parts, Workload};
+use tonic::service::Routes;
+
+impl Workload for Automl {
+    async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
+        let peers = Peers::over(parts.peers.dial("orchestration")?);
+        let settings = parts.config.automl.clone();
+        Ok(Self::open(parts.dir, settings, peers, parts.clock, parts.seeds).await?)
+    }
+
+    fn db(&self) -> &Db {
+        self.store.db()
+    }
+
+    fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes {
+        api::routes(self, tracer, max_message_bytes)
+    }
+
+    async fn resume(self: Arc<Self>, tracer: Tracer) -> Result<(), OpenError> {
+        self.resume_studies(&tracer).await?;
+        Ok(())
+    }
+}

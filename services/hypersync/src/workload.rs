@@ -1,0 +1,34 @@
+//! HyperSync as a process runs it.
+
+use crate::{
+    HyperSync, api,
+    peers::{Channels, Peers},
+};
+use std::sync::Arc;
+use tars_runtime::{db::Db, trace::Tracer};
+use tars_workload::{OpenError, Parts, Workload};
+use tonic::service::Routes;
+
+impl Workload for HyperSync {
+    async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
+        let peers = Peers::over(Channels {
+            automl_for_caller: parts.peers.dial("automl")?,
+            orchestration_for_caller: parts.peers.dial("orchestration")?,
+            orchestration: parts.peers.dial("orchestration")?,
+        });
+        Ok(Self::open(parts.dir, peers, parts.clock).await?)
+    }
+
+    fn db(&self) -> &Db {
+        self.store.db()
+    }
+
+    fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes {
+        api::routes(self, tracer, max_message_bytes)
+    }
+
+    async fn resume(self: Arc<Self>, tracer: Tracer) -> Result<(), OpenError> {
+        self.resume_proposals(&tracer).await?;
+        Ok(())
+    }
+}

@@ -1,0 +1,22 @@
+//! Orchestration as a process runs it.
+
+use crate::{Orchestration, api};
+use std::sync::Arc;
+use tars_runtime::{db::Db, trace::Tracer};
+use tars_workload::{OpenError, Parts, Workload};
+use tonic::service::Routes;
+
+impl Workload for Orchestration {
+    async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
+        let settings = parts.config.orchestration.clone();
+        Ok(Self::open(parts.dir, settings, parts.clock, parts.seeds).await?)
+    }
+
+    fn db(&self) -> &Db {
+        self.store.db()
+    }
+
+    fn routes(self: Arc<Self>, _: Tracer, max_message_bytes: usize) -> Routes {
+        api::routes(self, max_message_bytes)
+    }
+}

@@ -1,0 +1,89 @@
+//! Why a process does not start.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
+use tars_certs::{CaError, IdentityError, SpiffeError, SpiffeId, class::ClassError};
+use tars_mesh::channel::ChannelError;
+use tars_runtime::trace::ExporterError;
+use tars_workload::OpenError;
+
+/// Why a process does not start. Nothing serves after it.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The embedded contract contradicts itself.
+    #[error("{0}")]
+    Contract(String),
+    /// Another process uses the data directory.
+    #[error(
+        "the data directory {dir} is used by another process: {why}, or name another with --data-dir"
+    )]
+    Locked { dir: PathBuf, why: &'static str },
+    /// A service was asked for that this process has no identity for.
+    #[error("this process has no identity for {0}")]
+    NoIdentity(&'static str),
+    /// A channel was asked for to a service that no service calls.
+    #[error("the configuration does not say where {0} is")]
+    NoTarget(&'static str),
+    /// A certificate was asked for in a process without the authority.
+    #[error("this process has no certificate authority to issue {0} with")]
+    NoAuthority(SpiffeId),
+    /// A file could not be read or written.
+    #[error("{path}: {source}")]
+    File { path: PathBuf, source: io::Error },
+    /// The certificate authority.
+    #[error("certificates: {0}")]
+    Ca(#[from] CaError),
+    /// An identity that cannot be used.
+    #[error("identity: {0}")]
+    Identity(#[from] IdentityError),
+    /// A name that is no SPIFFE id.
+    #[error("trust domain: {0}")]
+    TrustDomain(SpiffeError),
+    /// The rules that make peer classes.
+    #[error("certificates.classes: {0}")]
+    Classes(#[from] ClassError),
+    /// The exporter of traces.
+    #[error("traces: {0}")]
+    Tracer(#[from] ExporterError),
+    /// Addresses that could not be bound, one line each.
+    #[error("cannot listen:\n  - {}", .0.join("\n  - "))]
+    Bind(Vec<String>),
+    /// Auth could not open.
+    #[error("auth: {0}")]
+    Auth(#[from] tars_auth::AuthError),
+    /// Another service could not open.
+    #[error("{service}: {source}")]
+    Service {
+        service: &'static str,
+        source: OpenError,
+    },
+    /// The REST gateway could not be put together.
+    #[error("gateway: {0}")]
+    Gateway(String),
+    /// A channel to another service.
+    #[error(transparent)]
+    Channel(#[from] ChannelError),
+    /// The peer policy.
+    #[error("policy: {0}")]
+    Policy(String),
+    /// No identity in exchange for the join token.
+    #[error("cannot join the mesh: {0}")]
+    Join(String),
+    /// The reflection service.
+    #[error("reflection: {0}")]
+    Reflection(String),
+    /// Not everything was ready in time.
+    #[error("not ready in time: {0}")]
+    NotReady(String),
+}
+
+impl StartError {
+    pub(crate) fn file(path: &Path, source: io::Error) -> Self {
+        Self::File {
+            path: path.to_owned(),
+            source,
+        }
+    }
+}

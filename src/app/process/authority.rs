@@ -1,0 +1,55 @@
+//! The certificate authority of a data directory, and what it issues to this process's services.
+
+use crate::app::{StartError, service::Service};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tars_certs::{
+    Authority, CaError, SpiffeId,
+    ca::{Lifetimes, Request},
+};
+use tars_runtime::{clock::Clock, config::Config};
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// The authority's own folder.
+pub(crate) fn ca_dir(config: &Config) -> PathBuf {
+    config.data.dir.join("ca")
+}
+
+/// What the authority of a data directory trusts, as PEM.
+pub(crate) fn ca_bundle(data: &Path) -> PathBuf {
+    Authority::bundle_in(&data.join("ca"))
+}
+
+/// Opens the authority, and creates it at the first start.
+pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority, CaError> {
+    let days = |n: u64| DAY * u32::try_from(n).unwrap_or(u32::MAX);
+    let lives = Lifetimes {
+        root: days(config.certificates.root_life_days),
+        intermediate: days(config.certificates.intermediate_life_days),
+    };
+    Authority::open_or_init(&ca_dir(config), &config.trust.domain, lives, clock.now())
+}
+
+/// A service's SPIFFE id in this mesh.
+pub(crate) fn workload_id(config: &Config, service: Service) -> Result<SpiffeId, StartError> {
+    let path = config.trust.path_of(service.as_str());
+    SpiffeId::new(&config.trust.domain, &path).map_err(StartError::TrustDomain)
+}
+
+/// The certificate that a service of this process asks its own authority for.
+pub(crate) fn workload_request(config: &Config, service: Service) -> Result<Request, StartError> {
+    let life = Duration::from_secs(config.certificates.leaf_life_seconds);
+    let name = service.as_str();
+    let mut request = Request::new(workload_id(config, service)?, life)
+        .with_local_names()
+        .managed_by_authority();
+    request.dns.push(name.to_owned());
+    let suffixes = &config.certificates.dns_suffixes;
+    request
+        .dns
+        .extend(suffixes.iter().map(|s| format!("{name}{s}")));
+    Ok(request)
+}

@@ -1,0 +1,50 @@
+//! Auth, which the other services follow: it has the authority, a listener for those without a
+//! certificate, and a view of credentials that it fills itself.
+
+use super::{
+    database,
+    follow::{SHIPPING_GRACE, watch_freshness},
+    layers::{bootstrap, limits, serve},
+};
+use crate::app::{Process, StartError, service::Service};
+use std::sync::Arc;
+use tars_auth::{Auth, Certificates, FirstAdmin};
+use tars_mesh::Admission;
+use tokio::net::TcpListener;
+
+pub(crate) async fn start(
+    process: &Process,
+    listener: TcpListener,
+    joiners: Option<TcpListener>,
+) -> Result<Option<FirstAdmin>, StartError> {
+    let view = process.view();
+    let settings = process.config().credentials.clone();
+    let dir = process.service_dir(Service::Auth);
+    let member = process.member(Service::Auth)?;
+    let certificates = Certificates {
+        authority: process.authority.clone(),
+        own: member.identity.clone(),
+        classes: Arc::clone(&process.classes),
+        feed: member.feed.clone(),
+        trust_domain: process.config().trust.domain.clone(),
+        settings: process.config().certificates.clone(),
+    };
+    let clock = process.clock().clone();
+    let (auth, first) = Auth::open(&dir, settings, clock, view.clone(), certificates).await?;
+    process.add_check("auth.store", database(auth.db()));
+    let listed = auth
+        .sequencing()
+        .check("audit records wait", SHIPPING_GRACE);
+    process.add_check("auth.audit_sequence", listed);
+    watch_freshness(process, Service::Auth, &view);
+    process.work.background(Arc::clone(&auth).run());
+    let db = auth.db().clone();
+    if let Some(joiners) = joiners {
+        let most = limits(process, Admission::Joiners).max_message_bytes;
+        let routes = tars_auth::bootstrap_routes(Arc::clone(&auth), most);
+        bootstrap(process, joiners, routes, view.clone(), db.clone())?;
+    }
+    let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);
+    serve(process, Service::Auth, listener, routes, view, db).await?;
+    Ok(first)
+}

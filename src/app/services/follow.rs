@@ -1,0 +1,100 @@
+//! How a service follows Auth: the watch stream that fills its view of credentials, the report of
+//! what it trusts, and the outbox that carries its audit records.
+
+use crate::app::{Process, StartError, audit, service::Service, watch};
+use std::time::Duration;
+use tars_credentials::View;
+use tars_interceptors::client::{Credentials, outgoing};
+use tars_mesh::{Channel, MAX_RESPONSE};
+use tars_proto::auth::v1::{
+    audit_service_client::AuditServiceClient, credential_service_client::CredentialServiceClient,
+};
+use tars_runtime::{
+    config::Connect,
+    db::Db,
+    health::{self, State},
+};
+
+/// How long Auth may be out of reach before readiness shows it: a restart of Auth takes less.
+pub(super) const SHIPPING_GRACE: Duration = Duration::from_secs(10);
+
+/// A view that Auth's stream fills, and an outbox that is carried to Auth.
+pub(super) fn follow_auth(
+    process: &Process,
+    service: Service,
+    connect: &Connect,
+    db: Db,
+) -> Result<View, StartError> {
+    let (view, channel) = watch_auth(process, service, connect)?;
+    let client = AuditServiceClient::new(outgoing(channel, Credentials::Own))
+        .max_decoding_message_size(MAX_RESPONSE);
+    let (stop, shipped) = (process.work.background_token(), process.condition());
+    let check = shipped.check("audit records wait for Auth", SHIPPING_GRACE);
+    process.add_check(&format!("{}.audit_shipping", service.as_str()), check);
+    process.work.last(audit::ship(db, client, stop, shipped));
+    Ok(view)
+}
+
+/// Follows what Auth pushes, and tells Auth what is trusted here.
+pub(super) fn watch_auth(
+    process: &Process,
+    service: Service,
+    connect: &Connect,
+) -> Result<(View, Channel), StartError> {
+    let view = process.view();
+    let channel = process.channel(service, Service::Auth, &connect.auth)?;
+    let client = |channel: Channel| {
+        CredentialServiceClient::new(outgoing(channel, Credentials::Own))
+            .max_decoding_message_size(MAX_RESPONSE)
+    };
+    let member = process.member(service)?;
+    process.work.background(watch::credentials(
+        client(channel.separate()),
+        view.clone(),
+        member.feed.clone(),
+        process.clock().clone(),
+        member.identity.clone(),
+        service.as_str(),
+    ));
+    let reported = process.condition();
+    let check = reported.check("Auth is not told what is trusted here", SHIPPING_GRACE);
+    process.add_check(&format!("{}.trust_report", service.as_str()), check);
+    let patience = process.config().certificates.departed_after_seconds;
+    process.work.leaving(watch::report_trust(
+        client(channel.clone()),
+        member.identity.clone(),
+        Duration::from_secs(patience) / 3,
+        reported,
+        process.work.leave_token(),
+    ));
+    watch_freshness(process, service, &view);
+    Ok((view, channel))
+}
+
+/// Shows how old the view of credentials is, and says so when it is too old.
+pub(super) fn watch_freshness(process: &Process, service: Service, view: &View) {
+    let stale_after = Duration::from_secs(process.config().credentials.stale_after_seconds);
+    let consequence = match service {
+        Service::Gateway => "revocations are not heard of",
+        _ => "calls that change something are refused",
+    };
+    let seen = view.clone();
+    let look = move || match seen.age() {
+        None => State::Failed("no view of credentials yet".to_owned()),
+        Some(age) if age > stale_after => {
+            State::Degraded(format!("stale for {} s; {consequence}", age.as_secs()))
+        }
+        Some(_) => State::Ok,
+    };
+    process.add_check(
+        &format!("{}.credentials", service.as_str()),
+        health::check(look),
+    );
+    let seen = view.clone();
+    process.metrics().measure(
+        "credentials_age_seconds",
+        "Time since the view of credentials was last heard to be right",
+        service.as_str(),
+        move || seen.age().map(|age| age.as_secs_f64()),
+    );
+}

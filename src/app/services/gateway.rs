@@ -1,0 +1,42 @@
+//! The REST gateway: it has no database and serves no gRPC, but follows Auth as the others do.
+
+use super::{follow::watch_auth, layers::say_serving};
+use crate::app::{Process, StartError, service::Service};
+use tars_gateway::{Backends, Documents, Gateway, Listening};
+use tars_runtime::config::Connect;
+use tokio::net::TcpListener;
+
+pub(super) fn start(
+    process: &Process,
+    listener: TcpListener,
+    connect: &Connect,
+) -> Result<(), StartError> {
+    watch_auth(process, Service::Gateway, connect)?;
+    let mut backends = Backends::default();
+    for to in Service::over_tls() {
+        let channel = process.dial(Service::Gateway, to, connect)?;
+        backends.add(to.as_str(), channel);
+    }
+    let config = process.config();
+    let documents = Documents::new(
+        process.readiness(),
+        config.limits.flood_per_second,
+        process.clock().clone(),
+        process.metrics(),
+    );
+    let settings = config.gateway.clone();
+    let tracer = process.tracer(Service::Gateway);
+    let gateway = Gateway::new(backends, settings, tracer, documents);
+    let gateway = gateway.map_err(StartError::Gateway)?;
+    let metrics = process.listener_metrics.of(Service::Gateway.as_str());
+    let listening = Listening::new(&config.gateway, &config.timeouts, metrics);
+    let listening = listening.map_err(|wrong| {
+        let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
+        StartError::Gateway(wrong.join("; "))
+    })?;
+    say_serving(Service::Gateway.as_str(), &listener);
+    process
+        .work
+        .serve(listening.serve(listener, gateway, process.work.stop_token()));
+    Ok(())
+}

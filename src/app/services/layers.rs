@@ -1,0 +1,202 @@
+//! What stands around a service's routes: the stack of layers, health and reflection, the audit
+//! queue, and the listener.
+
+use crate::app::{Process, StartError, audit, service::Service, standing::Standing};
+use std::{sync::Arc, time::Duration};
+use tars_certs::PeerClass;
+use tars_credentials::View;
+use tars_interceptors::{Stack, StackOptions, contract, served::Served};
+use tars_mesh::{Admission, Health, ServeOptions};
+use tars_proto::{DESCRIPTOR_SET, table::Method};
+use tars_runtime::{
+    audit::Record,
+    config::Connections,
+    db::Db,
+    health::{self, Check, State},
+};
+use tokio::{net::TcpListener, sync::mpsc};
+use tonic::service::Routes;
+use tower_layer::Layer;
+
+/// Audit records that wait for the database, of one listener.
+const AUDIT_QUEUE: usize = 4096;
+/// The largest message from a peer without a certificate, in bytes: a token and a certificate
+/// request, with their bounds.
+const MAX_FROM_JOINERS: usize = 16 << 10;
+
+/// Serves routes behind the full stack of layers.
+pub(super) async fn serve(
+    process: &Process,
+    service: Service,
+    listener: TcpListener,
+    routes: Routes,
+    view: View,
+    db: Db,
+) -> Result<(), StartError> {
+    let served =
+        Served::new(|m| m.workload().is_none_or(|w| w == service.as_str()) && !for_joiners(m));
+    let (name, audit) = (service.as_str(), audit_queue(process, service.as_str(), db));
+    let stack = stack(process, service, name, served, view, audit);
+    let routes = with_infrastructure(process, service, routes).await?;
+    listen(process, service, Admission::Mutual, listener, stack, routes)
+}
+
+/// Where the audit layer puts its records, with a writer behind it that outlives the serving.
+fn audit_queue(process: &Process, listener: &str, db: Db) -> mpsc::Sender<Record> {
+    let (queue, records) = mpsc::channel(AUDIT_QUEUE);
+    process.audit_queues.lock().push(queue.clone());
+    let stored = process.condition();
+    let check = stored.check("audit records wait for the database", Duration::ZERO);
+    process.add_check(&format!("{listener}.audit_store"), check);
+    process.add_check(&format!("{listener}.audit_queue"), room_in(&queue));
+    process.work.last(audit::write(db, records, stored));
+    queue
+}
+
+/// Holds no place in the queue itself, which ends with its senders.
+fn room_in(queue: &mpsc::Sender<Record>) -> Check {
+    let queue = queue.downgrade();
+    health::check(move || match queue.upgrade() {
+        Some(queue) if queue.capacity() == 0 => {
+            State::Degraded("the queue is full; calls that must be recorded are refused".to_owned())
+        }
+        _ => State::Ok,
+    })
+}
+
+/// Of the bootstrap listener, which serves nothing else.
+fn for_joiners(method: &Method) -> bool {
+    method
+        .rule
+        .peers
+        .iter()
+        .any(|p| p == PeerClass::Joiner.as_str())
+}
+
+fn stack(
+    process: &Process,
+    service: Service,
+    listener: &str,
+    served: Served,
+    view: View,
+    audit: mpsc::Sender<Record>,
+) -> Stack {
+    Stack::new(StackOptions {
+        service: service.as_str(),
+        listener,
+        config: process.config(),
+        view,
+        clock: process.clock().clone(),
+        tracer: process.tracer(service),
+        call_metrics: process.call_metrics.clone(),
+        failures: process.failures.clone(),
+        audit,
+        policy: process.policy.handle.clone(),
+        served,
+        stop: process.work.stop_token(),
+    })
+}
+
+fn listen(
+    process: &Process,
+    service: Service,
+    admission: Admission,
+    listener: TcpListener,
+    stack: Stack,
+    routes: Routes,
+) -> Result<(), StartError> {
+    let member = process.member(service)?;
+    let options = ServeOptions {
+        service: service.as_str(),
+        admission,
+        identity: member.identity.clone(),
+        revocations: member.feed.revocations.clone(),
+        classes: Arc::clone(&process.classes),
+        clock: process.clock().clone(),
+        limits: limits(process, admission),
+        times: process.config().timeouts.clone(),
+        metrics: process.mesh_metrics.clone(),
+        table: process.connections.clone(),
+    };
+    let stop = process.work.stop_token();
+    let name = match admission {
+        Admission::Mutual => service.as_str(),
+        Admission::Joiners => "bootstrap",
+    };
+    say_serving(name, &listener);
+    process.work.serve(tars_mesh::serve(
+        listener,
+        stack.layer(routes.prepare()),
+        options,
+        stop,
+    ));
+    Ok(())
+}
+
+/// Anybody may send to the bootstrap listener: it takes small messages alone.
+pub(super) fn limits(process: &Process, admission: Admission) -> Connections {
+    let mut limits = process.config().connections.clone();
+    if matches!(admission, Admission::Joiners) {
+        limits.max_message_bytes = limits.max_message_bytes.min(MAX_FROM_JOINERS);
+    }
+    limits
+}
+
+/// One line a listener: what it is, and where.
+pub(crate) fn say_serving(service: &str, listener: &TcpListener) {
+    match listener.local_addr() {
+        Ok(addr) => tracing::info!(service, %addr, "serving"),
+        Err(e) => tracing::warn!(service, error = %e, "serving, and the address is not known"),
+    }
+}
+
+/// The listener for those who have no certificate yet.
+pub(super) fn bootstrap(
+    process: &Process,
+    listener: TcpListener,
+    routes: Routes,
+    view: View,
+    db: Db,
+) -> Result<(), StartError> {
+    let (served, audit) = (
+        Served::new(for_joiners),
+        audit_queue(process, "bootstrap", db),
+    );
+    let stack = stack(process, Service::Auth, "bootstrap", served, view, audit);
+    let admission = Admission::Joiners;
+    listen(process, Service::Auth, admission, listener, stack, routes)
+}
+
+/// Health, and reflection in both versions that clients speak.
+async fn with_infrastructure(
+    process: &Process,
+    service: Service,
+    routes: Routes,
+) -> Result<Routes, StartError> {
+    let health = Health::default();
+    let revoked = process.member(service)?.identity.subscribe_revoked();
+    let standing = Standing::new(service, health.clone(), revoked, process.work.stop_token());
+    process.work.serve(standing.clone().follow());
+    process.add_standing(standing);
+    let served: std::collections::BTreeSet<&str> = contract()
+        .into_iter()
+        .flat_map(|t| t.iter())
+        .filter(|m| m.workload() == Some(service.as_str()))
+        .map(|m| m.service.as_str())
+        .collect();
+    // All descriptors are known, so that types resolve; only what is served here is listed.
+    let reflection = || {
+        served.iter().fold(
+            tonic_reflection::server::Builder::configure()
+                .register_encoded_file_descriptor_set(DESCRIPTOR_SET)
+                .with_service_name("grpc.health.v1.Health"),
+            |builder, name| builder.with_service_name(*name),
+        )
+    };
+    let failed = |e: tonic_reflection::server::Error| StartError::Reflection(e.to_string());
+    let routes = routes
+        .add_service(health.server())
+        .add_service(reflection().build_v1().map_err(failed)?)
+        .add_service(reflection().build_v1alpha().map_err(failed)?);
+    Ok(routes)
+}

@@ -1,0 +1,74 @@
+//! A service that follows Auth. All of them are assembled here, and nowhere else.
+
+use super::{database, follow::follow_auth, layers::serve};
+use crate::app::{Process, StartError, service::Service};
+use std::sync::Arc;
+use tars_mesh::Channel;
+use tars_runtime::{config::Connect, seeds::Seeds};
+use tars_workload::{Dial, OpenError, Parts, Workload};
+use tokio::net::TcpListener;
+
+/// Opens a service, serves it, and keeps what it continues for later.
+pub(super) async fn start<W: Workload>(
+    process: &Process,
+    service: Service,
+    listener: TcpListener,
+    connect: &Connect,
+) -> Result<(), StartError> {
+    let workload = open::<W>(process, service, connect).await?;
+    let (name, db) = (service.as_str(), workload.db().clone());
+    process.add_check(&format!("{name}.store"), database(&db));
+    let view = follow_auth(process, service, connect, db.clone())?;
+    let tracer = process.tracer(service);
+    let resume = Arc::clone(&workload).resume(tracer.clone());
+    process.unfinished.lock().push(Box::pin(async move {
+        resume.await.map_err(|source| failed(service, source))
+    }));
+    let max_message_bytes = process.config().connections.max_message_bytes;
+    let routes = workload.routes(tracer, max_message_bytes);
+    serve(process, service, listener, routes, view, db).await
+}
+
+async fn open<W: Workload>(
+    process: &Process,
+    service: Service,
+    connect: &Connect,
+) -> Result<Arc<W>, StartError> {
+    let peers = Peers {
+        process,
+        from: service,
+        connect,
+    };
+    let parts = Parts {
+        dir: &process.service_dir(service),
+        config: process.config(),
+        clock: process.clock().clone(),
+        seeds: Seeds::system(),
+        peers: &peers,
+    };
+    W::open(parts)
+        .await
+        .map_err(|source| failed(service, source))
+}
+
+fn failed(service: Service, source: OpenError) -> StartError {
+    StartError::Service {
+        service: service.as_str(),
+        source,
+    }
+}
+
+/// Channels from one service of the process to the others.
+struct Peers<'a> {
+    process: &'a Process,
+    from: Service,
+    connect: &'a Connect,
+}
+
+impl Dial for Peers<'_> {
+    fn dial(&self, to: &str) -> Result<Channel, OpenError> {
+        let known = Service::over_tls().find(|s| s.as_str() == to);
+        let to = known.ok_or_else(|| format!("the mesh has no service {to:?}"))?;
+        Ok(self.process.dial(self.from, to, self.connect)?)
+    }
+}
