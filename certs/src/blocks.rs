@@ -1,6 +1,6 @@
-//! The blocks of a PEM file (RFC 7468), taken as OpenSSL takes them: text before, between and after
-//! them, blank lines, a byte order mark and any line ending are let be; a block that is cut short or
-//! is not what it says is refused, with its name and its line, and never passed over.
+//! Parses PEM files (RFC 7468) as leniently as OpenSSL does: text outside the blocks, blank lines,
+//! a byte order mark and any line ending are accepted. A block that is truncated or does not hold
+//! what its label says is rejected, with its label and line, and never skipped.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs1KeyDer, PrivatePkcs8KeyDer, PrivateSec1KeyDer};
@@ -13,7 +13,7 @@ pub(crate) struct Block {
     place: Place,
 }
 
-/// Which block, for messages.
+/// Where a block is, for error messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Place {
     /// Counted from 1, as the line is.
@@ -25,19 +25,19 @@ struct Place {
 pub(crate) enum Problem {
     #[error("has no END line")]
     Truncated,
-    #[error("ends as another kind of block")]
+    #[error("has the END line of another block")]
     OtherEnd,
     #[error("is empty")]
     Empty,
     #[error("is not base64")]
     NotBase64,
-    #[error("is encrypted; only keys that are not are taken")]
+    #[error("is encrypted; only unencrypted keys are supported")]
     Encrypted,
     #[error("is not a certificate")]
     NotACertificate,
-    #[error("is not a private key that can be used")]
+    #[error("is not a supported private key")]
     NotAKey,
-    #[error("is not a revocation list that can be used")]
+    #[error("is not a supported revocation list")]
     NotAList,
 }
 
@@ -50,7 +50,7 @@ pub(crate) enum BlockError {
         line: usize,
         problem: Problem,
     },
-    #[error("line {0} looks like the begin or end of a block, and is not")]
+    #[error("line {0} looks like a BEGIN or END line, but is malformed")]
     Marker(usize),
     #[error("line {line}: END {label} without its BEGIN")]
     Stray { label: String, line: usize },
@@ -80,7 +80,7 @@ fn line(bytes: &[u8]) -> Line<'_> {
     Line::Other(bytes)
 }
 
-/// A block whose end has not come yet.
+/// A block whose END line has not been read yet.
 struct Open {
     label: String,
     place: Place,
@@ -93,7 +93,7 @@ impl Open {
         bad(&self.label, self.place, problem)
     }
 
-    /// A line between BEGIN and END: base64, or one of the headers that older keys have.
+    /// Adds a line between BEGIN and END: base64, or one of the headers of older keys.
     fn take(&mut self, bytes: &[u8]) {
         if bytes.contains(&b':') {
             self.encrypted |= bytes.ends_with(b"ENCRYPTED");
@@ -132,7 +132,7 @@ fn bad(label: &str, place: Place, problem: Problem) -> BlockError {
     }
 }
 
-/// All blocks of a file, in their order.
+/// All blocks of a file, in order.
 pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Block>, BlockError> {
     let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
     let (mut blocks, mut open): (Vec<Block>, Option<Open>) = (Vec::new(), None);
@@ -173,7 +173,7 @@ pub(crate) fn parse(bytes: &[u8]) -> Result<Vec<Block>, BlockError> {
     }
 }
 
-/// Whether a file holds blocks at all, or is something else as a whole.
+/// Whether a file contains PEM blocks at all; otherwise it may be DER.
 pub(crate) fn is_pem(bytes: &[u8]) -> bool {
     let bytes = bytes.strip_prefix(BOM).unwrap_or(bytes);
     let mut lines = bytes.split(|b| *b == b'\n');
@@ -189,7 +189,7 @@ impl Block {
         bad(&self.label, self.place, problem)
     }
 
-    /// The private key that the block says it holds, if it says so.
+    /// The private key in the block, when its label is that of a key.
     pub(crate) fn private_key(&self) -> Option<PrivateKeyDer<'static>> {
         let der = self.der.to_vec();
         match self.label.as_str() {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     #[test]
-    fn what_stands_around_blocks_is_let_be() {
+    fn text_around_blocks_is_ignored() {
         let want = vec![("CERTIFICATE".to_owned(), b"ABCDEF".to_vec())];
         for (what, text) in [
             ("plain", ONE.to_owned()),
@@ -245,8 +245,8 @@ mod tests {
     }
 
     #[test]
-    fn a_block_that_is_not_whole_is_refused_with_its_place() {
-        for (what, text, says) in [
+    fn a_malformed_block_is_refused_with_its_label_and_line() {
+        for (case, text, expected) in [
             (
                 "cut at its end",
                 format!("{ONE}{}", &ONE[..40]),
@@ -260,15 +260,15 @@ mod tests {
             (
                 "another end",
                 ONE.replace("END CERTIFICATE", "END X509 CRL"),
-                "block 1 (CERTIFICATE, line 1) ends as another kind of block",
+                "block 1 (CERTIFICATE, line 1) has the END line of another block",
             ),
             (
-                "letters that are none",
+                "characters outside of base64",
                 format!("{KEY}{}", ONE.replace("REVG", "RE*G")),
                 "block 2 (CERTIFICATE, line 4) is not base64",
             ),
             (
-                "a letter missing",
+                "a character missing",
                 ONE.replace("REVG", "REV"),
                 "is not base64",
             ),
@@ -298,8 +298,8 @@ mod tests {
                 "is encrypted",
             ),
         ] {
-            let said = read(&text).map(drop).unwrap_err().to_string();
-            assert!(said.contains(says), "{what}: {said}");
+            let error = read(&text).map(drop).unwrap_err().to_string();
+            assert!(error.contains(expected), "{case}: {error}");
         }
     }
 }

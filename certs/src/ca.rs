@@ -1,10 +1,15 @@
-//! The built-in certificate authority: roots that may be taken offline, each with short-lived
-//! intermediates that sign leaves.
+//! The built-in certificate authority. Each root can be taken offline; short-lived intermediates
+//! below it sign the leaves.
 //!
-//! Files in its directory: `ca.json` (which root is in what state, and every step that led there),
-//! `bundle.crt` (all roots that are trusted now), `join.key` (proves join tokens), `issued/` (what
-//! Auth has not yet taken into its list), and a folder a root: `root-N/root.crt`, `root.key`, `intermediate-*.crt`, `intermediate-*.key`. Without
-//! `root.key` leaves are still issued until the newest intermediate ends.
+//! Files in its directory:
+//!
+//! - `ca.json`: the state of each root, and every rotation step that led there;
+//! - `bundle.crt`: the roots that are trusted now;
+//! - `join.key`: authenticates join tokens;
+//! - `issued/`: certificates that Auth has not imported into its list yet;
+//! - `root-N/`, one per root: `root.crt`, `root.key`, `intermediate-*.crt`, `intermediate-*.key`.
+//!
+//! Without `root.key`, leaves can be issued until the newest intermediate expires.
 
 pub mod csr;
 mod generation;
@@ -37,34 +42,55 @@ use zeroize::Zeroizing;
 
 const DAY: Duration = Duration::from_secs(86_400);
 
+/// Why the authority cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum CaError {
+    /// A file of the authority could not be read or written.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the operating system reports.
+        source: io::Error,
+    },
+    /// A file of the authority has contents that are not usable.
     #[error("{path}: {problem}")]
-    Unusable { path: PathBuf, problem: String },
-    #[error("cannot make a certificate: {0}")]
+    Unusable {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A certificate could not be encoded or signed.
+    #[error("cannot create a certificate: {0}")]
     Make(#[from] rcgen::Error),
+    /// The directory already holds an authority, which is never overwritten.
     #[error("there is already a certificate authority in {0}")]
     Exists(PathBuf),
-    #[error(
-        "the intermediate ends before a certificate could be issued, and root.key is not here to sign a new one"
-    )]
+    /// The newest intermediate has expired, and the root key is offline.
+    #[error("the intermediate has expired, and root.key is not available to sign another")]
     Expired,
-    #[error("the certificate was issued for a key that is elsewhere")]
+    /// The private key is not available, because the certificate was issued for a key held
+    /// elsewhere.
+    #[error("the private key of the certificate is held elsewhere")]
     NoKey,
+    /// The named certificate is revoked, so it is not renewed.
     #[error("{0} is revoked, and a revoked certificate is not renewed")]
     Revoked(String),
+    /// A rotation step was requested out of order.
     #[error(transparent)]
     Order(#[from] rotation::OrderError),
+    /// The signing request is not acceptable.
     #[error(transparent)]
     Csr(#[from] csr::CsrError),
 }
 
-/// How long things live.
+/// Lifetimes of the authority's own certificates.
 #[derive(Debug, Clone, Copy)]
 pub struct Lifetimes {
+    /// Of a root; 3650 days by default.
     pub root: Duration,
+    /// Of an intermediate; 30 days by default. It is replaced after two thirds of that.
     pub intermediate: Duration,
 }
 
@@ -77,17 +103,24 @@ impl Default for Lifetimes {
     }
 }
 
-/// A root as others see it.
+/// The public state of a root.
 #[derive(Debug, Clone)]
 pub struct RootInfo {
+    /// Numbers the roots from 1; a number is never used twice.
     pub generation: u32,
+    /// Its place in the rotation.
     pub state: RootState,
+    /// The hash of its public key.
     pub key: KeyId,
+    /// Its distinguished name.
     pub subject: String,
+    /// The certificate.
     pub der: CertificateDer<'static>,
+    /// Start of its validity, since the Unix epoch.
     pub not_before: Duration,
+    /// End of its validity, since the Unix epoch.
     pub not_after: Duration,
-    /// Whether its private key is here.
+    /// Whether its private key is in the authority's directory.
     pub online: bool,
 }
 
@@ -97,6 +130,8 @@ struct Inner {
     roots: Vec<Generation>,
 }
 
+/// A certificate authority over a directory. It holds no lock on the directory; each file is
+/// replaced atomically.
 #[derive(Debug)]
 pub struct Authority {
     dir: PathBuf,
@@ -106,12 +141,16 @@ pub struct Authority {
     inner: RwLock<Inner>,
     changed: watch::Sender<u64>,
     journal: Journal,
-    /// Who is cut off, where that is known: no renewal undoes it.
+    /// The deny-list that renewals are checked against, once there is one.
     revocations: OnceLock<Revocations>,
 }
 
 impl Authority {
-    /// Makes a new authority in an empty directory.
+    /// Creates an authority in a directory, with one active root.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Exists`] when there is one already.
     pub fn init(
         dir: &Path,
         trust_domain: &str,
@@ -129,11 +168,13 @@ impl Authority {
         Self::open(dir, trust_domain, lives, now)
     }
 
+    /// Whether the directory holds an authority.
     pub fn exists(dir: &Path) -> bool {
         Ledger::path(dir).exists()
     }
 
-    /// Opens what `init` made; renews the intermediate when it is due and the root key is here.
+    /// Opens an existing authority, and renews its intermediate when that is due and the root key
+    /// is online.
     pub fn open(
         dir: &Path,
         trust_domain: &str,
@@ -167,6 +208,7 @@ impl Authority {
         Ok(authority)
     }
 
+    /// Opens the authority in a directory, or creates it.
     pub fn open_or_init(
         dir: &Path,
         trust_domain: &str,
@@ -180,6 +222,7 @@ impl Authority {
         }
     }
 
+    /// The trust domain that its certificates belong to.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
     }
@@ -188,65 +231,73 @@ impl Authority {
         &self.join_key
     }
 
-    /// What peers must trust.
+    /// The roots that peers must trust.
     pub fn roots(&self) -> Vec<CertificateDer<'static>> {
         let inner = self.inner.read();
         inner.roots.iter().map(|g| g.cert.clone()).collect()
     }
 
+    /// The roots that peers must trust, in PEM.
     pub fn bundle_pem(&self) -> String {
         let inner = self.inner.read();
         inner.roots.iter().map(|g| g.pem.as_str()).collect()
     }
 
+    /// The file that holds [`bundle_pem`](Self::bundle_pem).
     pub fn bundle_path(&self) -> PathBuf {
         Self::bundle_in(&self.dir)
     }
 
-    /// Where the authority in a directory keeps its roots for others.
+    /// The bundle file of the authority in `dir`.
     pub fn bundle_in(dir: &Path) -> PathBuf {
         dir.join("bundle.crt")
     }
 
-    /// Counts the steps of the roots.
+    /// The number of rotation steps so far.
     pub fn version(&self) -> u64 {
         self.inner.read().ledger.version
     }
 
-    /// Told of each change of the roots.
+    /// Returns a receiver of the version, notified of each rotation step.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
+    /// The roots and their states, oldest first.
     pub fn root_infos(&self) -> Vec<RootInfo> {
         let inner = self.inner.read();
         inner.roots.iter().map(Generation::info).collect()
     }
 
-    /// Which root stands above a leaf that `issuer` signed.
+    /// The root above a certificate signed by the key `issuer`.
     pub fn root_above(&self, issuer: &KeyId) -> Option<RootInfo> {
         let inner = self.inner.read();
         let mut roots = inner.roots.iter();
         roots.find(|g| g.signs_as(issuer)).map(Generation::info)
     }
 
-    /// The key of the active root: what a join token pins.
+    /// The key of the active root, which join tokens pin.
     pub fn active_root(&self) -> KeyId {
         let inner = self.inner.read();
         inner.active().key
     }
 
-    /// Follows a deny-list from now on. The first one counts.
+    /// Refuses to renew what `revocations` denies, from now on. Only the first call has an effect.
     pub fn enforce(&self, revocations: Revocations) {
         self.revocations.get_or_init(|| revocations);
     }
 
-    /// Signs a leaf with a new key. Its life never exceeds the intermediate's.
+    /// Issues a leaf with a new key. It never outlives the intermediate. The certificate is
+    /// recorded in the journal before this returns.
     pub fn issue(&self, request: &Request, now: Duration) -> Result<Issued, CaError> {
         self.issue_after(None, request, now)
     }
 
-    /// The same, for a new key of the holder of `current`; refused when that is revoked.
+    /// Issues the successor of `current`, with a new key.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Revoked`] when `current` is denied or begins before its identity was revoked.
     pub fn renew(
         &self,
         current: &Verified,
@@ -276,7 +327,8 @@ impl Authority {
         Ok(issued)
     }
 
-    /// Signs a leaf for a key that is elsewhere.
+    /// Issues a leaf for a key held elsewhere. It is not recorded in the journal: the caller keeps
+    /// its own record.
     pub fn sign(
         &self,
         public_key: &impl PublicKeyData,
@@ -305,7 +357,9 @@ impl Authority {
         })
     }
 
-    /// One signed list a key that may have signed leaves which still live.
+    /// Signs one revocation list for each intermediate whose leaves may still be valid. `revoked`
+    /// pairs certificates with the time of their revocation; `life` is how long the lists are
+    /// valid.
     pub fn revocation_lists(
         &self,
         revoked: &[(CertName, Duration)],
@@ -340,7 +394,11 @@ impl Authority {
             .collect()
     }
 
-    /// Takes one step of the rotation of roots; any other order is refused.
+    /// Takes the next step of a root rotation on behalf of `by`, and returns the root it was about.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Order`] when another step is due.
     pub fn step(&self, step: RotationStep, by: &str, now: Duration) -> Result<RootInfo, CaError> {
         let mut inner = self.inner.write();
         let next = inner.ledger.after(step, by, now)?;
@@ -350,7 +408,7 @@ impl Authority {
                 Generation::create(&self.dir, generation, &self.trust_domain, self.lives, now)?;
             inner.roots.push(fresh);
         }
-        // The ledger is what counts: a crash before this leaves a folder that nobody looks at.
+        // The ledger is authoritative: a crash before this point leaves an unused folder behind.
         next.save(&self.dir)?;
         inner.ledger = next;
         let gone = inner
@@ -382,8 +440,9 @@ impl Authority {
             .ok_or_else(|| unusable(&self.dir, "has lost a root"))
     }
 
-    /// Leaves of `id` begin no earlier than `at`, from now on: they are backdated for clocks that
-    /// are behind, and must not be backdated to before their identity was revoked. The latest counts.
+    /// From now on, leaves of `id` begin at `at` or later. Leaves are backdated for the sake of
+    /// slow clocks, which must not place them before the revocation of their identity. The latest
+    /// moment counts.
     pub fn raise_not_before(&self, id: &SpiffeId, at: Duration) -> Result<(), CaError> {
         let mut inner = self.inner.write();
         let mut next = inner.ledger.clone();
@@ -394,19 +453,20 @@ impl Authority {
         Ok(())
     }
 
-    /// The steps after a version, for whoever must record them.
+    /// The rotation steps after a version, for recording elsewhere.
     pub fn steps_after(&self, version: u64) -> Vec<rotation::StepRecord> {
         let inner = self.inner.read();
         let steps = inner.ledger.steps.iter();
         steps.filter(|s| s.version > version).cloned().collect()
     }
 
-    /// What was issued with keys made here and is in no list yet, oldest first.
+    /// The certificates issued with keys made here that have not been acknowledged yet, oldest
+    /// first.
     pub fn journal(&self) -> Result<Vec<Entry>, CaError> {
         self.journal.entries()
     }
 
-    /// The certificate with this serial is in a list now.
+    /// Removes a certificate from the journal, once it is recorded elsewhere.
     pub fn acknowledge(&self, serial: &str) -> Result<(), CaError> {
         self.journal.acknowledge(serial)
     }
@@ -415,7 +475,7 @@ impl Authority {
         save_public(&self.bundle_path(), &self.bundle_pem())
     }
 
-    /// The intermediate is replaced at two thirds of its life.
+    /// Replaces the intermediate after two thirds of its lifetime.
     fn renew_intermediate_if_due(&self, now: Duration) -> Result<(), CaError> {
         if !self.inner.read().active().is_due(now) {
             return Ok(());

@@ -1,11 +1,12 @@
-//! What kind of peer a SPIFFE id is. Rules in the contract name classes, never ids.
+//! Peer classes: the kind of workload or client that a SPIFFE id belongs to. Rules in the contract
+//! name classes, never ids.
 
 use crate::{SpiffeId, spiffe::is_segment};
 use std::{fmt, str::FromStr};
 
 macro_rules! peer_classes {
     ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
-        /// What kind of peer a certificate's SPIFFE id makes.
+        /// The kind of peer that a SPIFFE id denotes.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum PeerClass {
             /// Auth, the issuer of credentials.
@@ -22,7 +23,7 @@ macro_rules! peer_classes {
             Operator,
             /// A program outside the mesh.
             Client,
-            /// A peer of the bootstrap listener; no certificate makes one.
+            /// An unauthenticated caller of the bootstrap listener. No certificate maps to it.
             Joiner,
         }
 
@@ -58,20 +59,22 @@ crate::for_each_service!(peer_classes);
 const _: () = assert!(PEER_CLASSES.len() <= 16);
 
 impl PeerClass {
+    /// The name of the class in rules, configuration, metrics and records.
     pub fn as_str(self) -> &'static str {
         PEER_CLASSES[self as usize]
     }
 
+    /// The class with this name.
     pub fn parse(text: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|c| c.as_str() == text)
     }
 
-    /// A service of the mesh, as opposed to a person or an outside program.
+    /// Whether this is a service of the mesh, as opposed to a person or an outside program.
     pub fn is_workload(self) -> bool {
         !matches!(self, Self::Operator | Self::Client | Self::Joiner)
     }
 
-    /// One bit a class, for sets.
+    /// The bit of this class in a set of classes.
     pub fn bit(self) -> u16 {
         1 << self as u16
     }
@@ -83,13 +86,14 @@ impl fmt::Display for PeerClass {
     }
 }
 
-/// A SPIFFE path in which `*` stands for one segment.
+/// A pattern of SPIFFE paths, in which `*` matches exactly one segment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PathPattern(Vec<String>);
 
+/// The text is not a pattern.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "pattern {0:?} must be a path of segments, as in \"/user/*\": `*` stands for one segment, and each other is of letters, digits, '.', '-', '_'"
+    "pattern {0:?} must be a path of segments, as in \"/user/*\": `*` stands for one segment, and any other segment consists of letters, digits, '.', '-', '_'"
 )]
 pub struct PatternError(String);
 
@@ -106,6 +110,7 @@ impl FromStr for PathPattern {
 }
 
 impl PathPattern {
+    /// Whether the path of `id` matches, whatever its trust domain.
     pub fn matches(&self, id: &SpiffeId) -> bool {
         let mut parts = id.path()[1..].split('/');
         let all = self.0.iter().all(|pattern| {
@@ -117,23 +122,28 @@ impl PathPattern {
     }
 }
 
-/// Patterns of SPIFFE paths, first match wins.
+/// Maps SPIFFE paths to classes. The first matching rule wins.
 #[derive(Debug, Clone, Default)]
 pub struct ClassTable {
     rules: Vec<(PathPattern, PeerClass)>,
 }
 
+/// Why a class table is not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ClassError {
+    /// There is no class with this name.
     #[error("unknown peer class {0:?}")]
     Class(String),
-    #[error("no pattern can make a joiner: that is who has no certificate")]
+    /// A rule assigns [`PeerClass::Joiner`].
+    #[error("no pattern can assign the class joiner: it is for callers without a certificate")]
     Joiner,
+    /// The left side of a rule is not a pattern.
     #[error(transparent)]
     Pattern(#[from] PatternError),
 }
 
 impl ClassTable {
+    /// Builds the table from pairs of pattern and class name.
     pub fn new<'a>(
         rules: impl IntoIterator<Item = (&'a str, &'a str)>,
     ) -> Result<Self, ClassError> {
@@ -149,6 +159,7 @@ impl ClassTable {
         Ok(table)
     }
 
+    /// The class of `id`; `None` when no rule matches.
     pub fn classify(&self, id: &SpiffeId) -> Option<PeerClass> {
         let mut rules = self.rules.iter();
         rules
@@ -175,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn patterns_take_whole_paths_only() {
+    fn patterns_match_whole_paths_only() {
         assert_eq!(class("/auth"), Some(PeerClass::Auth));
         assert_eq!(class("/ns/prod/sa/auth"), Some(PeerClass::Auth));
         assert_eq!(class("/user/ada"), Some(PeerClass::Operator));
@@ -202,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn what_can_match_no_id_is_no_pattern() {
+    fn a_pattern_that_no_id_can_match_is_refused() {
         for good in ["/*", "/user/*", "/ns/*/sa/*", "/a.b-c_D"] {
             good.parse::<PathPattern>().unwrap();
         }
@@ -228,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn names_and_classes_agree() {
+    fn names_and_classes_are_in_the_same_order() {
         for class in PeerClass::ALL {
             assert_eq!(PeerClass::parse(class.as_str()), Some(class));
         }

@@ -1,5 +1,6 @@
-//! What a process hears about certificates from the authority of its mesh: who is cut off, and which
-//! roots are trusted. One a process, whichever of its streams brings the news.
+//! What a process learns about certificates from the authority of its mesh: who is revoked, and
+//! which roots are trusted. There is one feed per process, whichever of its streams delivers an
+//! update.
 
 use crate::{KeyId, RevocationSet, Revocations};
 use rustls::pki_types::CertificateDer;
@@ -9,26 +10,29 @@ use tokio::sync::watch;
 /// The roots that the authority wants trusted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Bundle {
-    /// A later bundle has a higher one.
+    /// Increases with each bundle.
     pub version: u64,
+    /// The trusted roots in DER.
     pub roots: Vec<CertificateDer<'static>>,
-    /// Roots whose leaves must be renewed now.
+    /// Keys of roots that are being removed: leaves below them must be renewed now.
     pub tainted: Vec<KeyId>,
 }
 
-/// One piece of news.
+/// One update of the feed.
 #[derive(Debug, Clone, Default)]
 pub struct TrustUpdate {
-    /// It is all that there is, and takes the place of what was heard before.
+    /// Whether this is a complete snapshot, which replaces everything received before.
     pub whole: bool,
+    /// Revoked certificates and identities, in addition to those known unless `whole` is set.
     pub revocations: RevocationSet,
-    /// `None` when there is nothing new about roots.
+    /// The trusted roots; `None` when they have not changed.
     pub bundle: Option<Bundle>,
 }
 
-/// Cheap to clone; clones share what was heard.
+/// The feed of this process. Cheap to clone; clones share its state.
 #[derive(Debug, Clone)]
 pub struct TrustFeed {
+    /// The deny-list, as it stands after the last update.
     pub revocations: Revocations,
     bundle: watch::Sender<Option<Arc<Bundle>>>,
 }
@@ -43,7 +47,8 @@ impl Default for TrustFeed {
 }
 
 impl TrustFeed {
-    /// Takes a piece of news. An older cut of an identity and an older bundle take nothing back.
+    /// Applies an update. An earlier revocation time of an identity and an older bundle change
+    /// nothing, except in a snapshot.
     pub fn apply(&self, update: TrustUpdate) {
         let news = update.revocations;
         if update.whole {
@@ -69,7 +74,7 @@ impl TrustFeed {
         });
     }
 
-    /// Told of each new bundle; `None` until the first was heard.
+    /// Returns a receiver that is notified of each new bundle; `None` until the first one arrived.
     pub fn bundles(&self) -> watch::Receiver<Option<Arc<Bundle>>> {
         self.bundle.subscribe()
     }
@@ -126,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn deltas_add_and_a_whole_view_replaces() {
+    fn an_update_adds_and_a_snapshot_replaces() {
         let feed = TrustFeed::default();
         feed.apply(whole(certificate("11")));
         feed.apply(revoked(certificate("22")));
@@ -139,12 +144,12 @@ mod tests {
     }
 
     #[test]
-    fn an_older_cut_and_an_older_bundle_take_nothing_back() {
+    fn older_revocation_times_and_bundles_are_ignored() {
         let feed = TrustFeed::default();
-        for (heard, holds) in [(50, 50), (40, 50), (60, 60)] {
+        for (received, holds) in [(50, 50), (40, 50), (60, 60)] {
             feed.apply(TrustUpdate {
-                bundle: Some(bundle(heard)),
-                ..revoked(cut(heard))
+                bundle: Some(bundle(received)),
+                ..revoked(cut(received))
             });
             let identities = feed.revocations.current().identities.clone();
             assert_eq!(identities[&automl()], Duration::from_secs(holds));
@@ -153,21 +158,21 @@ mod tests {
     }
 
     #[test]
-    fn a_bundle_is_told_once_and_a_whole_view_may_bring_an_older_one() {
+    fn a_bundle_is_announced_once_and_a_snapshot_may_bring_an_older_one() {
         let feed = TrustFeed::default();
         let mut bundles = feed.bundles();
-        let mut told = |whole, version| {
+        let mut announced = |whole, version| {
             feed.apply(TrustUpdate {
                 whole,
                 bundle: Some(bundle(version)),
                 ..Default::default()
             });
-            let told = bundles.has_changed().unwrap();
+            let changed = bundles.has_changed().unwrap();
             bundles.mark_unchanged();
-            told
+            changed
         };
-        assert!(told(false, 2));
-        assert!(!told(false, 2) && !told(true, 2));
-        assert!(!told(false, 1) && told(true, 1));
+        assert!(announced(false, 2));
+        assert!(!announced(false, 2) && !announced(true, 2));
+        assert!(!announced(false, 1) && announced(true, 1));
     }
 }

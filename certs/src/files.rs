@@ -1,4 +1,4 @@
-//! An identity as mounted files, under the names that Kubernetes and cert-manager use.
+//! An identity in mounted files, under the names that Kubernetes and cert-manager use.
 
 use crate::{
     Identity, IdentityError, Trust,
@@ -23,17 +23,21 @@ use std::{
 use x509_parser::prelude::{FromDer, X509Certificate};
 use zeroize::Zeroizing;
 
+/// The paths of an identity's files.
 #[derive(Debug, Clone)]
 pub struct IdentityFiles {
+    /// The leaf and its intermediates, in PEM.
     pub cert: PathBuf,
+    /// The private key in PEM, not encrypted.
     pub key: PathBuf,
+    /// The trusted roots in PEM.
     pub ca: PathBuf,
-    /// Revocation lists of the authority, when it publishes any; may be absent.
+    /// Revocation lists, in PEM or as one list in DER. The file is optional.
     pub crl: PathBuf,
 }
 
-/// What tells one state of the files from another without reading them: mounts that swap a symlink
-/// change the inode behind the path.
+/// Detects changed files without reading them: a mount that swaps a symlink changes the inode
+/// behind the path.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Fingerprint(Vec<Option<FileState>>);
 
@@ -41,6 +45,7 @@ pub struct Fingerprint(Vec<Option<FileState>>);
 type FileState = (u64, u64, i64, i64, u64);
 
 impl IdentityFiles {
+    /// The files `tls.crt`, `tls.key`, `ca.crt` and `ca.crl` of a directory.
     pub fn in_dir(dir: &Path) -> Self {
         Self {
             cert: dir.join("tls.crt"),
@@ -50,11 +55,17 @@ impl IdentityFiles {
         }
     }
 
+    /// Writes a certificate issued here, with its key and the trusted roots. Creates the directory.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::NoKey`] when the certificate was issued for a key held elsewhere.
     pub fn save(&self, issued: &Issued, roots_pem: &str) -> Result<(), CaError> {
         let key = issued.key_pem.as_ref().ok_or(CaError::NoKey)?;
         self.write(&issued.chain_pem, key, roots_pem)
     }
 
+    /// Writes the certificate, key and roots of an identity. Creates the directory.
     pub fn save_identity(&self, identity: &Identity) -> Result<(), CaError> {
         let pem = IdentityPem::of(identity);
         self.write(&pem.chain, &pem.key, &pem.roots)
@@ -68,12 +79,13 @@ impl IdentityFiles {
         secret::write_public(&self.ca, roots.as_bytes()).map_err(|e| file(&self.ca, e))
     }
 
-    /// Reads the files and checks them together.
+    /// Reads the files and verifies them together, as [`Identity::new`] does.
     pub fn load(&self, time: &Arc<dyn TimeProvider>) -> Result<Identity, IdentityError> {
         self.load_after(None, time)
     }
 
-    /// The same, after another identity: a revocation list never goes back to an older one.
+    /// Like [`load`](Self::load), as the successor of an identity: a revocation list that is older
+    /// than the one in use is ignored.
     pub fn load_after(
         &self,
         current: Option<&Trust>,
@@ -107,28 +119,33 @@ impl IdentityFiles {
         lists_in(bytes).map_err(|e| bad(&self.crl, &e))
     }
 
+    /// The current state of the files.
     pub fn fingerprint(&self) -> Fingerprint {
-        let look = |path: &PathBuf| {
+        let state = |path: &PathBuf| {
             let m = fs::metadata(path).ok()?;
             Some((m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
         };
         Fingerprint(
             [&self.cert, &self.key, &self.ca, &self.crl]
-                .map(look)
+                .map(state)
                 .to_vec(),
         )
     }
 }
 
-/// An identity as text.
+/// An identity as PEM text.
 #[derive(serde::Serialize, serde::Deserialize)]
 pub struct IdentityPem {
+    /// The leaf and its intermediates.
     pub chain: String,
+    /// The private key.
     pub key: Zeroizing<String>,
+    /// The trusted roots.
     pub roots: String,
 }
 
 impl IdentityPem {
+    /// Encodes an identity. Its revocation lists are not included.
     pub fn of(identity: &Identity) -> Self {
         let certificates = |ders: &[CertificateDer<'_>]| -> String {
             let texts = ders.iter().map(|der| encode("CERTIFICATE", der));
@@ -141,6 +158,7 @@ impl IdentityPem {
         }
     }
 
+    /// Decodes and verifies the identity.
     pub fn load(&self, time: &Arc<dyn TimeProvider>) -> Result<Identity, IdentityError> {
         let text = |e: String| bad(Path::new("identity"), &e);
         let parts = Parts {
@@ -153,6 +171,7 @@ impl IdentityPem {
     }
 }
 
+/// Encodes DER as a PEM block with the label `tag`.
 pub fn encode(tag: &str, der: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
     pem::encode_config(&pem::Pem::new(tag, der), config)
@@ -165,7 +184,11 @@ fn bad(path: &Path, problem: &str) -> IdentityError {
     }
 }
 
-/// The certificates of a PEM file, at least one.
+/// Reads the certificates of a PEM file.
+///
+/// # Errors
+///
+/// When the file cannot be read, a block in it is malformed, or it contains no certificate.
 pub fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let bytes = fs::read(path).map_err(|e| bad(path, &e.to_string()))?;
     certificates_in(&bytes).map_err(|e| bad(path, &e))
@@ -190,7 +213,7 @@ fn is_certificate(der: &[u8]) -> bool {
     X509Certificate::from_der(der).is_ok_and(|(rest, _)| rest.is_empty())
 }
 
-/// The first private key, as OpenSSL takes it.
+/// The first private key in a file, as OpenSSL selects it.
 fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     for block in blocks::parse(bytes).map_err(|e| e.to_string())? {
         let Some(key) = block.private_key() else {
@@ -207,7 +230,7 @@ fn private_key(bytes: &[u8]) -> Result<PrivateKeyDer<'static>, String> {
     Err("holds no private key (PEM, BEGIN PRIVATE KEY)".to_owned())
 }
 
-/// Revocation lists in PEM, or one in DER, as authorities publish them.
+/// Revocation lists in PEM, or one in DER, the forms in which authorities publish them.
 fn lists_in(bytes: Vec<u8>) -> Result<Vec<CertificateRevocationListDer<'static>>, String> {
     if !blocks::is_pem(&bytes) {
         return match RevocationList::parse(&bytes) {
@@ -235,7 +258,7 @@ mod tests {
     use std::os::unix::fs::symlink;
 
     #[test]
-    fn a_swapped_symlink_is_another_fingerprint() {
+    fn a_swapped_symlink_changes_the_fingerprint() {
         let dir = tempfile::tempdir().unwrap();
         for version in ["v1", "v2"] {
             fs::create_dir(dir.path().join(version)).unwrap();
@@ -253,6 +276,10 @@ mod tests {
         fs::rename(&staged, &data).unwrap();
         assert_ne!(first, files.fingerprint());
         fs::remove_file(&data).unwrap();
-        assert_ne!(files.fingerprint(), first, "gone is a state, too");
+        assert_ne!(
+            files.fingerprint(),
+            first,
+            "a missing file is a state of its own"
+        );
     }
 }

@@ -1,4 +1,4 @@
-//! A workload's identity: one immutable snapshot, swapped whole when it is renewed.
+//! A workload's identity: an immutable snapshot that is replaced as a whole when it is renewed.
 
 use crate::{
     CaError, Revocations, Serial, SpiffeId,
@@ -16,6 +16,7 @@ use rustls::{
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
+/// A certificate chain, its private key, and what they are verified against.
 #[derive(Debug)]
 pub struct Identity {
     pub(crate) chain: Vec<CertificateDer<'static>>,
@@ -24,39 +25,56 @@ pub struct Identity {
     verified: Verified,
 }
 
+/// Why a certificate, key and roots do not make a usable identity.
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
+    /// The chain has no certificate.
     #[error("no certificate in the chain")]
     Empty,
-    #[error("the certificate is for clients only, and a service needs one for servers, too")]
+    /// A service needs a certificate that allows TLS servers.
+    #[error("the certificate does not allow TLS servers (serverAuth), which a service needs")]
     NotForServers,
+    /// The leaf is not a workload certificate.
     #[error(transparent)]
     Leaf(#[from] PeerError),
+    /// The roots or revocation lists are not usable.
     #[error(transparent)]
     Trust(#[from] TrustError),
+    /// The private key does not match, or its type is not supported.
     #[error("the private key is not usable with the certificate: {0}")]
     Key(#[from] rustls::Error),
-    #[error("peers would refuse the certificate: {0}")]
+    /// Verification as a peer would do it failed.
+    #[error("peers would reject the certificate: {0}")]
     Refused(#[from] VerifyError),
+    /// The authority did not issue a certificate.
     #[error(transparent)]
     Ca(#[from] CaError),
+    /// A file could not be read or parsed.
     #[error("{path}: {problem}")]
-    File { path: String, problem: String },
+    File {
+        /// The path, or what was read in place of a file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
 }
 
-/// The parts of a snapshot, as they come from a source.
+/// The unverified parts of an identity, as a source provides them.
 #[derive(Debug)]
 pub struct Parts {
     /// The leaf, then its intermediates.
     pub chain: Vec<CertificateDer<'static>>,
+    /// The private key of the leaf.
     pub key: PrivateKeyDer<'static>,
+    /// The roots to trust.
     pub roots: Vec<CertificateDer<'static>>,
+    /// Revocation lists to enforce. With any list present, every certificate of a path needs one.
     pub crls: Vec<rustls::pki_types::CertificateRevocationListDer<'static>>,
 }
 
 impl Identity {
-    /// Checks a snapshot with the eyes of a peer, on each side of a connection that it is for, before
-    /// anybody may use it.
+    /// Verifies the parts as a peer would, on each side of a connection that the certificate
+    /// allows, before anything can use them.
     pub fn new(parts: Parts, time: &Arc<dyn TimeProvider>) -> Result<Self, IdentityError> {
         let (leaf, rest) = parts.chain.split_first().ok_or(IdentityError::Empty)?;
         let domain = PeerCertificate::parse(leaf)?.id.trust_domain().to_owned();
@@ -72,7 +90,7 @@ impl Identity {
         if verified.certificate.server_auth {
             trust.verify(leaf, rest, now, Side::Server, &none)?;
         }
-        // Compares the key with the certificate.
+        // This checks that the key belongs to the certificate.
         CertifiedKey::from_der(parts.chain.clone(), parts.key.clone_key(), &provider())?;
         Ok(Self {
             chain: parts.chain,
@@ -82,7 +100,7 @@ impl Identity {
         })
     }
 
-    /// The same leaf and key under other roots.
+    /// The same certificate and key with other roots.
     pub fn with_roots(
         &self,
         roots: Vec<CertificateDer<'static>>,
@@ -97,7 +115,11 @@ impl Identity {
         Self::new(parts, time)
     }
 
-    /// Whether a service can be served with it.
+    /// Returns the identity if its certificate allows TLS servers.
+    ///
+    /// # Errors
+    ///
+    /// [`IdentityError::NotForServers`] otherwise.
     pub fn require_server_auth(self) -> Result<Self, IdentityError> {
         if self.leaf().server_auth {
             Ok(self)
@@ -106,31 +128,37 @@ impl Identity {
         }
     }
 
+    /// The SPIFFE id.
     pub fn id(&self) -> &SpiffeId {
         &self.leaf().id
     }
 
+    /// The parsed leaf.
     pub fn leaf(&self) -> &PeerCertificate {
         &self.verified.certificate
     }
 
+    /// The leaf with its verified path.
     pub fn verified(&self) -> &Verified {
         &self.verified
     }
 
+    /// What peers are verified against.
     pub fn trust(&self) -> &Trust {
         &self.trust
     }
 
+    /// The leaf, then its intermediates, in DER.
     pub fn chain(&self) -> &[CertificateDer<'static>] {
         &self.chain
     }
 
+    /// The private key.
     pub fn key(&self) -> &PrivateKeyDer<'static> {
         &self.key
     }
 
-    /// The root that the own chain ends in.
+    /// The root that this identity's own chain ends in.
     pub(crate) fn own_root(&self) -> Option<&CertificateDer<'static>> {
         let anchor = self.verified.anchor;
         let mut roots = self.trust.roots().iter();
@@ -139,7 +167,7 @@ impl Identity {
 }
 
 impl IdentityError {
-    /// Whether a list that came with the identity revokes it.
+    /// Whether the error means that the certificate is revoked.
     pub(crate) fn is_revocation(&self) -> bool {
         match self {
             Self::Refused(refusal) => refusal.is_revocation(),
@@ -149,30 +177,33 @@ impl IdentityError {
     }
 }
 
-/// How the renewal of an identity fares, for readiness and for whoever asks why.
+/// The state of an identity's renewal, for readiness checks and diagnostics.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Health {
-    /// Since the last success.
+    /// Failed attempts since the last success.
     pub failures: u32,
+    /// The error of the last attempt, if it failed.
     pub last_error: Option<String>,
+    /// Whether the certificate is revoked and renewal has stopped.
     pub revoked: bool,
 }
 
-/// What a revoked workload says of itself.
-pub const REVOKED: &str = "the own certificate is revoked";
+/// The problem reported by a workload whose certificate is revoked.
+pub const REVOKED: &str = "this process's certificate is revoked";
 
-/// The current identity of a workload. Cheap to clone.
+/// The current identity of a workload. Cheap to clone; clones share it.
 #[derive(Debug, Clone)]
 pub struct IdentityHandle {
     current: Arc<ArcSwap<Identity>>,
     changed: watch::Sender<u64>,
     health: Arc<Mutex<Health>>,
-    /// The serial of an own certificate that a peer calls revoked.
+    /// The serial of this workload's certificate, when a peer reported it as revoked.
     reported: watch::Sender<Option<Serial>>,
     revoked: watch::Sender<bool>,
 }
 
 impl IdentityHandle {
+    /// A handle to an identity that has just been verified.
     pub fn new(identity: Identity) -> Self {
         Self {
             current: Arc::new(ArcSwap::from_pointee(identity)),
@@ -183,10 +214,12 @@ impl IdentityHandle {
         }
     }
 
+    /// The current snapshot.
     pub fn current(&self) -> Arc<Identity> {
         self.current.load_full()
     }
 
+    /// Replaces the identity, resets its health, and notifies subscribers.
     pub fn publish(&self, identity: Identity) {
         self.current.store(Arc::new(identity));
         *self.health.lock() = Health::default();
@@ -194,34 +227,36 @@ impl IdentityHandle {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Counts the renewals; a receiver is told of each.
+    /// Returns a receiver that counts renewals.
     pub fn subscribe(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
     }
 
+    /// The state of the renewal.
     pub fn health(&self) -> Health {
         self.health.lock().clone()
     }
 
-    pub(crate) fn failed(&self, error: &str) -> u32 {
+    pub(crate) fn record_failure(&self, error: &str) -> u32 {
         let mut health = self.health.lock();
         health.failures += 1;
         health.last_error = Some(error.to_owned());
         health.failures
     }
 
-    pub(crate) fn revoked(&self) {
+    pub(crate) fn mark_revoked(&self) {
         self.health.lock().revoked = true;
         self.revoked.send_replace(true);
     }
 
-    /// Whether the identity is revoked, for whoever must tell others.
+    /// Returns a receiver that holds whether the identity is revoked.
     pub fn subscribe_revoked(&self) -> watch::Receiver<bool> {
         self.revoked.subscribe()
     }
 
-    /// Returns once this identity refuses a peer whom `then`, the identity of the handshake, has let
-    /// in, for a reason that `counts`: its root is gone, or a list revokes a certificate of its chain.
+    /// Completes once this identity rejects a peer that was accepted by `then`, the identity at the
+    /// time of the handshake, for a reason that `counts`: the peer's root was removed, or a list
+    /// revokes a certificate of its chain.
     pub async fn until_refused(
         &self,
         then: &Identity,
@@ -231,24 +266,25 @@ impl IdentityHandle {
         counts: impl Fn(&VerifyError) -> bool,
     ) -> VerifyError {
         let mut changes = self.changed.subscribe();
-        let mut judged = Arc::clone(&then.trust);
+        let mut verified_with = Arc::clone(&then.trust);
         loop {
             let current = Arc::clone(&self.current().trust);
             let now = time.current_time();
-            if let Some(now) = now.filter(|_| !current.is_equivalent(&judged)) {
+            if let Some(now) = now.filter(|_| !current.is_equivalent(&verified_with)) {
                 match current.verify_again(peer, now, side) {
                     Err(refusal) if counts(&refusal) => return refusal,
-                    _ => judged = current,
+                    _ => verified_with = current,
                 }
             }
             if changes.changed().await.is_err() {
-                // The sender is in `self`: this cannot be.
+                // The sender is owned by `self`, so it cannot have been dropped.
                 std::future::pending::<()>().await;
             }
         }
     }
 
-    /// Somebody who would know says that this certificate is revoked.
+    /// Reports that the certificate with this serial is revoked, on behalf of a peer that would
+    /// know.
     pub fn report_revoked(&self, serial: &Serial) {
         self.reported.send_replace(Some(serial.clone()));
     }
@@ -261,7 +297,7 @@ impl IdentityHandle {
         }
     }
 
-    /// Why this identity cannot be used now, if so.
+    /// Why this identity cannot be used at `now` (since the Unix epoch); `None` when it can.
     pub fn problem(&self, now: Duration) -> Option<String> {
         let health = self.health();
         let leaf = self.current();
@@ -275,7 +311,7 @@ impl IdentityHandle {
         let end = leaf.leaf().not_after;
         (end <= now).then(|| {
             format!(
-                "the own certificate expired {} s ago{why}",
+                "this process's certificate expired {} s ago{why}",
                 (now - end).as_secs()
             )
         })
@@ -321,7 +357,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_peers_would_refuse_is_not_made() {
+    fn an_identity_that_peers_would_refuse_is_not_created() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(dir.path());
         let issued = ca.issue(&request(), Duration::from_secs(NOW)).unwrap();
@@ -358,7 +394,7 @@ mod tests {
     }
 
     #[test]
-    fn files_come_back_as_the_same_identity() {
+    fn a_saved_identity_loads_unchanged() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(&dir.path().join("ca"));
         let files = IdentityFiles::in_dir(&dir.path().join("id"));
@@ -374,7 +410,7 @@ mod tests {
     }
 
     #[test]
-    fn a_handle_says_why_it_cannot_be_used() {
+    fn a_handle_reports_why_it_cannot_be_used() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(dir.path());
         let time: Arc<dyn TimeProvider> = Arc::new(At(NOW));
@@ -382,14 +418,14 @@ mod tests {
         let handle =
             IdentityHandle::new(Identity::new(issued.into_parts(ca.roots()), &time).unwrap());
         assert_eq!(handle.problem(Duration::from_secs(NOW)), None);
-        handle.failed("auth is away");
+        handle.record_failure("auth is unreachable");
         assert_eq!(handle.problem(Duration::from_secs(NOW)), None, "still good");
         let late = handle.problem(Duration::from_secs(NOW + 3605)).unwrap();
         assert!(
-            late.contains("expired 5 s ago") && late.contains("auth is away"),
+            late.contains("expired 5 s ago") && late.contains("auth is unreachable"),
             "{late}"
         );
-        handle.revoked();
+        handle.mark_revoked();
         assert!(
             handle
                 .problem(Duration::from_secs(NOW))

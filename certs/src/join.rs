@@ -1,12 +1,15 @@
-//! Join tokens: what a process that has no certificate yet shows to get its first.
+//! Join tokens: the credential with which a process that has no certificate yet obtains its first
+//! one.
 //!
-//! A token is bound to one SPIFFE id, ends soon, is good for one use, and carries the hash of the
-//! root's key, so that the joiner knows whom it talks to. It is proven by a key that lies beside
-//! the roots: whoever may read that could sign certificates anyway. That it was not used before is
-//! looked up by its id, in the transaction that issues the certificate.
+//! A token is bound to one SPIFFE id, is short-lived and single-use, and carries the hash of the
+//! root's key so that the joining process can authenticate the server. It is authenticated by an
+//! HMAC key that is stored beside the roots; anyone able to read that key could sign certificates
+//! anyway. Single use is enforced by the token's id, in the transaction that issues the
+//! certificate.
 //!
-//! A first token says when it was made, and lives a day at most: what is revoked takes the tokens of
-//! before with it, those that were made on the authority's files too, of which nobody else knows.
+//! A token for a first certificate carries its issue time and lives for at most a day: revoking an
+//! identity also voids the tokens issued before the revocation, including those minted directly on
+//! the authority's files, which Auth has no record of.
 
 use crate::{Authority, KeyId, SpiffeId};
 use aws_lc_rs::hmac;
@@ -16,52 +19,63 @@ use zeroize::Zeroizing;
 const PREFIX: &str = "tars_join_";
 const VERSION: u8 = 2;
 const TAG: usize = 32;
-/// Version, kind, id, lineage, making, expiry, root.
+/// Version, kind, id, lineage, issue time, expiry, root.
 const FIXED: usize = 1 + 1 + 16 + 16 + 8 + 8 + 32;
 const MAX_TEXT: usize = 4096;
 
-/// The longest life of a first token.
+/// The maximum lifetime of a token for a first certificate: one day.
 pub const MAX_LIFE: Duration = Duration::from_secs(86_400);
 
+/// How a token came to be, and what it entitles its holder to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum JoinKind {
-    /// Handed out by Auth, which has written it down: begins a lineage.
+    /// Created and recorded by Auth. Starts a new lineage.
     First,
-    /// The same, made on the authority's files: nobody else knows of it.
+    /// Minted on the authority's files without Auth. Starts a new lineage.
     Unrecorded,
-    /// Kept by a process beside its key, for a machine that slept past the end of its certificate:
-    /// goes on with a lineage.
+    /// Saved by a process beside its key, for a machine that was suspended past the end of its
+    /// certificate. Continues the lineage of that certificate.
     Rejoin,
 }
 
-/// What a token says. Only [`JoinClaims::verify`] makes it more than a claim.
+/// The contents of a token. They are unauthenticated unless they were returned by
+/// [`JoinToken::verify`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JoinClaims {
+    /// What the token entitles its holder to.
     pub kind: JoinKind,
+    /// A random id, which makes the token single-use.
     pub id: [u8; 16],
+    /// The lineage that a [`JoinKind::Rejoin`] token continues; zero for the other kinds.
     pub lineage: [u8; 16],
-    /// When it was made, in whole seconds since the Unix epoch.
+    /// When the token was minted, in whole seconds since the Unix epoch.
     pub issued_at: Duration,
-    /// Since the Unix epoch.
+    /// When the token expires, as a duration since the Unix epoch.
     pub expires_at: Duration,
-    /// The key of the root that the bootstrap listener must stand under.
+    /// The key of the root that the bootstrap listener's certificate must chain to.
     pub root: KeyId,
+    /// The identity that the token is for.
     pub spiffe_id: SpiffeId,
 }
 
+/// Why a join token was rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum JoinError {
+    /// The text is not a token of the current format.
     #[error("this is not a join token")]
     Malformed,
+    /// The HMAC does not match.
     #[error("the join token was not made by this authority")]
     Forged,
+    /// The expiry has passed.
     #[error("the join token has expired")]
     Expired,
-    #[error("the join token lives longer than a first token may")]
+    /// A token for a first certificate has a lifetime of more than [`MAX_LIFE`].
+    #[error("the join token's lifetime is longer than allowed")]
     TooLong,
 }
 
-/// A token as text; a secret.
+/// A token as text. It is a secret: `Debug` does not print it, and it is wiped when dropped.
 #[derive(Clone)]
 pub struct JoinToken(Zeroizing<String>);
 
@@ -72,6 +86,7 @@ impl fmt::Debug for JoinToken {
 }
 
 impl JoinToken {
+    /// Mints a token for `claims`, authenticated with the authority's join key.
     pub fn mint(authority: &Authority, claims: &JoinClaims) -> Self {
         let mut bytes = claims.encode();
         let tag = hmac::sign(&key(authority), &bytes);
@@ -82,10 +97,12 @@ impl JoinToken {
         )))
     }
 
+    /// Wraps a token as it was read or received; surrounding whitespace is removed.
     pub fn new(text: &str) -> Self {
         Self(Zeroizing::new(text.trim().to_owned()))
     }
 
+    /// The text of the token.
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -97,18 +114,24 @@ impl JoinToken {
             .ok_or(JoinError::Malformed)
     }
 
-    /// What the token says, for the joiner, who cannot prove it.
+    /// Decodes the claims without verifying them, for the joining process, which does not have the
+    /// join key.
+    ///
+    /// # Errors
+    ///
+    /// [`JoinError::Malformed`] when the text is not a token.
     pub fn unverified_claims(&self) -> Result<JoinClaims, JoinError> {
         let bytes = self.bytes()?;
         JoinClaims::decode(&bytes[..bytes.len() - TAG])
     }
 
-    /// What the token says, if this authority made it and it has not ended.
+    /// Decodes the claims after verifying that this authority minted the token and that it has not
+    /// expired.
     pub fn verify(&self, authority: &Authority, now: Duration) -> Result<JoinClaims, JoinError> {
         let bytes = self.bytes()?;
-        let (said, tag) = bytes.split_at(bytes.len() - TAG);
-        hmac::verify(&key(authority), said, tag).map_err(|_| JoinError::Forged)?;
-        let claims = JoinClaims::decode(said)?;
+        let (payload, tag) = bytes.split_at(bytes.len() - TAG);
+        hmac::verify(&key(authority), payload, tag).map_err(|_| JoinError::Forged)?;
+        let claims = JoinClaims::decode(payload)?;
         claims.check_time(now).map(|()| claims)
     }
 }
@@ -118,7 +141,7 @@ fn key(authority: &Authority) -> hmac::Key {
 }
 
 impl JoinClaims {
-    /// A token for the first certificate of an identity. Its life is cut to [`MAX_LIFE`].
+    /// Claims for a first certificate of `id`. `life` is capped at [`MAX_LIFE`].
     pub fn first(
         authority: &Authority,
         kind: JoinKind,
@@ -220,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn a_token_says_what_was_put_in() {
+    fn a_token_round_trips_its_claims() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(dir.path());
         let token = JoinToken::mint(&ca, &claims(&ca));
@@ -230,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn tokens_that_were_changed_or_are_over_are_refused() {
+    fn altered_and_expired_tokens_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(&dir.path().join("a"));
         let token = JoinToken::mint(&ca, &claims(&ca));
@@ -253,24 +276,25 @@ mod tests {
             );
         }
     }
+
     #[test]
-    fn a_first_token_lives_a_day_at_most() {
+    fn a_token_for_a_first_certificate_lives_for_at_most_a_day() {
         let dir = tempfile::tempdir().unwrap();
         let ca = authority(dir.path());
-        let shown = |claims: &JoinClaims| JoinToken::mint(&ca, claims).verify(&ca, NOW);
+        let verified = |claims: &JoinClaims| JoinToken::mint(&ca, claims).verify(&ca, NOW);
         let id = claims(&ca).spiffe_id;
         for kind in [JoinKind::First, JoinKind::Unrecorded] {
             let made = JoinClaims::first(&ca, kind, id.clone(), NOW, Duration::MAX);
             assert_eq!(made.expires_at, NOW + MAX_LIFE);
-            assert_eq!(shown(&made).unwrap(), made);
+            assert_eq!(verified(&made).unwrap(), made);
             let longer = JoinClaims {
                 expires_at: NOW + MAX_LIFE + Duration::from_secs(1),
                 ..made
             };
-            assert_eq!(shown(&longer), Err(JoinError::TooLong));
-            // One that goes on with a lineage ends with it.
+            assert_eq!(verified(&longer), Err(JoinError::TooLong));
+            // A rejoin token lives as long as its lineage.
             let kind = JoinKind::Rejoin;
-            assert!(shown(&JoinClaims { kind, ..longer }).is_ok());
+            assert!(verified(&JoinClaims { kind, ..longer }).is_ok());
         }
     }
 }

@@ -1,9 +1,11 @@
-//! Who a workload is and how it proves it: SPIFFE ids, the certificate authority, identities that
-//! renew themselves, and the TLS configurations built from them.
+//! Workload identity: SPIFFE ids, the certificate authority, identities that renew themselves, and
+//! the TLS configurations built from them.
 //!
-//! TLS 1.3 only, through aws-lc-rs, with X25519MLKEM768 first. There is no session resumption: a
-//! resumed handshake does not look at the client's certificate again, so that an expired or
-//! revoked one would keep getting in.
+//! TLS 1.3 only, through aws-lc-rs, with X25519MLKEM768 preferred. Session resumption is disabled:
+//! a resumed handshake does not present the client certificate again, so an expired or revoked
+//! certificate would keep its access.
+
+#![deny(missing_docs)]
 
 mod blocks;
 pub mod ca;

@@ -1,4 +1,4 @@
-//! What a peer's certificate says, read once per connection.
+//! What a peer's certificate asserts, parsed once per connection.
 
 use crate::{CertName, KeyId, PeerClass, Serial, SpiffeError, SpiffeId};
 use rustls::pki_types::CertificateDer;
@@ -10,47 +10,61 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
+/// The parts of a workload certificate that decisions depend on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PeerCertificate {
+    /// The SPIFFE id, from the only URI name.
     pub id: SpiffeId,
+    /// The serial number.
     pub serial: Serial,
-    /// Since the Unix epoch.
+    /// Start of the validity period, since the Unix epoch.
     pub not_before: Duration,
+    /// End of the validity period, since the Unix epoch.
     pub not_after: Duration,
+    /// Whether the extended key usage allows TLS clients.
     pub client_auth: bool,
+    /// Whether the extended key usage allows TLS servers.
     pub server_auth: bool,
 }
 
+/// Why a certificate is not one of a workload (X509-SVID).
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PeerError {
+    /// The DER, or an extension, does not parse.
     #[error("the certificate does not parse")]
     Malformed,
+    /// There is no URI name, and so no SPIFFE id.
     #[error("the certificate has no URI name")]
     NoId,
+    /// There are this many URI names.
     #[error("the certificate has {0} URI names; exactly one is allowed")]
     SeveralIds(usize),
+    /// The URI name is not a SPIFFE id.
     #[error("the certificate's URI name: {0}")]
     Id(#[from] SpiffeError),
-    #[error("the certificate does not name what its key may be used for")]
+    /// The extended key usage extension is missing.
+    #[error("the certificate has no extended key usage")]
     NoExtendedKeyUsage,
-    #[error(
-        "the certificate's key usage must be there, be critical, and allow digital signatures (digitalSignature)"
-    )]
+    /// The key usage extension is missing, not critical, or does not allow signatures.
+    #[error("the certificate's key usage must be present, critical, and include digitalSignature")]
     KeyUsage,
+    /// It is the certificate of an authority.
     #[error(
-        "the certificate may sign others or revocation lists (keyCertSign, cRLSign): it is an authority's, and no workload's"
+        "the certificate is an authority's, not a workload's: it may sign certificates or revocation lists (keyCertSign, cRLSign)"
     )]
     Signs,
+    /// It belongs to this other trust domain.
     #[error("the certificate belongs to the trust domain {0:?}")]
     TrustDomain(String),
+    /// Its key is of a type or size that is not accepted.
     #[error(
-        "the certificate's key is weak: it takes P-256, P-384, P-521, Ed25519, or RSA of 2048 bits and more"
+        "the certificate's key is weak: accepted are P-256, P-384, P-521, Ed25519, and RSA of at least 2048 bits"
     )]
     WeakKey,
 }
 
 impl PeerError {
-    /// A metric label.
+    /// The value of the `reason` label in metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -67,6 +81,7 @@ impl PeerError {
 }
 
 impl PeerCertificate {
+    /// Parses a workload certificate in DER. Signature, issuer and time are not checked here.
     pub fn parse(der: &[u8]) -> Result<Self, PeerError> {
         let (rest, cert) = X509Certificate::from_der(der).map_err(|_| PeerError::Malformed)?;
         if !rest.is_empty() {
@@ -91,7 +106,7 @@ impl PeerCertificate {
         })
     }
 
-    /// The same, and of this trust domain.
+    /// Like [`parse`](Self::parse), and requires the certificate to belong to `trust_domain`.
     pub fn parse_in(der: &[u8], trust_domain: &str) -> Result<Self, PeerError> {
         let cert = Self::parse(der)?;
         if cert.id.trust_domain() == trust_domain {
@@ -101,12 +116,14 @@ impl PeerCertificate {
         }
     }
 
+    /// The length of the validity period.
     pub fn lifetime(&self) -> Duration {
         self.not_after.saturating_sub(self.not_before)
     }
 }
 
-/// X509-SVID 4.3 and 5.2. An extension that is there twice says two things.
+/// X509-SVID 4.3 and 5.2. A duplicated extension is malformed: parsers disagree about which one
+/// counts.
 fn check_key_usage(cert: &X509Certificate<'_>) -> Result<(), PeerError> {
     cert.extensions_map().map_err(|_| PeerError::Malformed)?;
     let usage = cert.key_usage().map_err(|_| PeerError::Malformed)?;
@@ -132,7 +149,7 @@ const EC_CURVES: [&str; 3] = [
 ];
 const ED25519: &str = "1.3.101.112";
 
-/// Path building checks the keys that sign certificates; nothing else looks at the leaf's own.
+/// Path building checks the keys that sign certificates; nothing else checks the leaf's own.
 pub(crate) fn is_strong(key: &SubjectPublicKeyInfo<'_>) -> bool {
     let curve = || {
         let oid = key.algorithm.parameters.as_ref()?.as_oid().ok()?;
@@ -170,53 +187,58 @@ impl fmt::Display for PeerCertificate {
     }
 }
 
-/// A certificate whose chain was followed up to a trusted root.
+/// A certificate whose chain was verified up to a trusted root.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
+    /// The leaf.
     pub certificate: PeerCertificate,
-    /// The leaf, then each intermediate that was used.
+    /// The names of the leaf and then of each intermediate on the path.
     pub chain: Vec<CertName>,
-    /// The root's key.
+    /// The key of the root.
     pub anchor: KeyId,
-    /// What it showed, to be judged again when roots or lists change.
+    /// The certificates as presented, to be verified again when roots or lists change.
     pub presented: Arc<[CertificateDer<'static>]>,
 }
 
 impl Verified {
-    /// The leaf's own name.
+    /// The name of the leaf.
     pub fn name(&self) -> &CertName {
         &self.chain[0]
     }
 }
 
-/// The other end of a connection, worked out once when it opened.
+/// The other end of a connection, determined once when it is accepted.
 #[derive(Debug, Clone)]
 pub struct PeerInfo {
-    /// `None` on the bootstrap listener alone, where nobody has a certificate yet.
+    /// The verified certificate; `None` only on the bootstrap listener, where clients have none
+    /// yet.
     pub verified: Option<Verified>,
-    /// `None` when no pattern knows the id: such a peer may do nothing.
+    /// The class of the peer; `None` when no pattern matches its id, and then it may call nothing.
     pub class: Option<PeerClass>,
+    /// The remote address of the TCP connection.
     pub addr: SocketAddr,
-    /// Cancelled when the connection is about to close for good: open streams say so and end.
+    /// Cancelled when the connection is about to close: open streams report that and end.
     pub closing: CancellationToken,
 }
 
 impl PeerInfo {
+    /// The SPIFFE id, if the peer has a certificate.
     pub fn id(&self) -> Option<&SpiffeId> {
         self.verified.as_ref().map(|v| &v.certificate.id)
     }
 
-    /// For logs, limits and records.
+    /// The id as a label for logs, limits and records; `anonymous` without a certificate.
     pub fn name(&self) -> &str {
         self.id().map_or("anonymous", SpiffeId::as_str)
     }
 }
 
-/// What the verifier of a handshake found out.
+/// What the certificate verifier of a handshake concluded.
 #[derive(Debug, Default)]
 pub struct HandshakeObservation {
+    /// The peer, when its certificate was accepted.
     pub peer: Option<Verified>,
-    /// A metric label: why the peer's certificate was refused.
+    /// Why the peer's certificate was rejected, as the value of the `reason` metric label.
     pub refusal: Option<&'static str>,
 }
 
@@ -224,8 +246,8 @@ tokio::task_local! {
     static SEEN: RefCell<HandshakeObservation>;
 }
 
-/// Runs a handshake and hands over what its verifier found: rustls has no way to carry it, and
-/// neither parsing nor path building should happen twice.
+/// Runs a handshake and returns what its verifier concluded along with the output. rustls offers no
+/// way to pass that on, and neither parsing nor path building should happen twice.
 pub async fn observe_handshake<F: Future>(handshake: F) -> (F::Output, HandshakeObservation) {
     let watched = async {
         let output = handshake.await;
@@ -235,7 +257,7 @@ pub async fn observe_handshake<F: Future>(handshake: F) -> (F::Output, Handshake
 }
 
 pub(crate) fn record(result: Result<&Verified, &'static str>) {
-    // Outside of `observe_handshake` nobody wants to know.
+    // Outside of `observe_handshake` there is nobody to report to.
     let _unobserved = SEEN.try_with(|seen| {
         let mut seen = seen.borrow_mut();
         match result {

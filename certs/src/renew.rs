@@ -1,21 +1,21 @@
-//! Keeps an identity fresh, from whichever source it comes, as a state machine:
+//! Keeps an identity fresh, whichever source it comes from, as a state machine:
 //!
 //! ```text
-//!            due, or the source has news
-//!   ┌── Valid ──────────────> fetch ── good ──> Valid
-//!   │     ^                     │
-//!   │     └── pause, news ── Failing <── error
+//!            due, or the source changed
+//!   ┌── Valid ────────────> fetch ── ok ──> Valid
+//!   │     ^                   │
+//!   │     └─ backoff, change ─ Failing <── error
 //!   │
 //!   └─ revoked, in any state ──> Revoked ── another identity that is not revoked ──> Valid
 //! ```
 //!
-//! One task an identity, so that no renewal runs twice. A failure keeps the old identity, and the
-//! next attempt waits for the delay that [`Renewal::delay`] returns. The wait for the next renewal can be days: it is cut into short ones, and the wall
-//! clock is looked at in between, since after a machine's sleep the monotonic clock knows nothing of
-//! the hours that passed.
+//! There is one task per identity, so no renewal runs twice. After a failure the old identity stays
+//! in use, and the next attempt follows after the delay that [`Renewal::delay`] returns. The wait
+//! for the next renewal can take days. It is split into short sleeps with a check of the wall clock
+//! in between: after a suspend the monotonic clock does not account for the time that passed.
 //!
-//! A revoked identity asks for nothing any more: a renewal would undo the revocation. Only what an
-//! operator does ends that state: other files, or a new start.
+//! A revoked identity is not renewed, which would undo the revocation. Only an operator ends that
+//! state, by replacing the files or restarting the process.
 
 mod source;
 
@@ -25,22 +25,25 @@ use crate::{Identity, IdentityError, IdentityHandle, Revocations};
 use rustls::time_provider::TimeProvider;
 use std::{fmt, sync::Arc, time::Duration};
 
-/// The longest time between two looks at the wall clock.
-const LOOK: Duration = Duration::from_secs(5);
-/// A source that hangs is one that fails.
-const FETCH_LIMIT: Duration = Duration::from_secs(15);
+/// The maximum time between two checks of the wall clock.
+const CLOCK_CHECK: Duration = Duration::from_secs(5);
+/// A source that takes longer than this has failed.
+const FETCH_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Why a source provided no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
+    /// What the source provided is not usable.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// Who issues said no.
+    /// The issuer refused the request, or its answer makes no sense.
     #[error("{0}")]
     Refused(String),
-    /// Who issues cannot be asked now.
+    /// The issuer is unreachable; a retry may succeed.
     #[error("{0}")]
     Unreachable(String),
-    #[error("no answer in {FETCH_LIMIT:?}")]
+    /// The source did not answer in time.
+    #[error("no answer in {FETCH_TIMEOUT:?}")]
     Timeout,
 }
 
@@ -51,62 +54,69 @@ impl SourceError {
     }
 }
 
-/// Where identities come from.
+/// A source of identities: the authority, files, or Auth.
 pub trait IdentitySource: Send + Sync + 'static {
-    /// For logs and metrics.
+    /// The name of the source in logs and metrics.
     fn name(&self) -> &'static str;
 
-    /// The next identity. Nothing is published that peers would refuse: making an [`Identity`]
-    /// checks it.
+    /// Fetches the next identity. Constructing an [`Identity`] verifies it, so nothing is published
+    /// that peers would reject.
     fn fetch(
         &self,
         current: &Identity,
     ) -> impl Future<Output = Result<Identity, SourceError>> + Send;
 
-    /// Returns when there may be something new before the time of renewal has come.
+    /// Completes when there may be a new identity before renewal is due.
     fn changed(&self) -> impl Future<Output = ()> + Send;
 
-    /// Whether asking gives a new certificate. Files change when somebody else changes them.
+    /// Whether fetching yields a new certificate each time. It does not for files, which somebody
+    /// else renews.
     fn issues(&self) -> bool;
 
-    /// What an operator does about a revoked identity, for the log.
+    /// What an operator has to do when the identity is revoked, for the log.
     fn remedy(&self) -> &'static str;
 
-    /// Called once when the identity is revoked.
+    /// Called once when the identity is revoked, before anything else learns of it.
     fn on_revoked(&self) {}
 }
 
-/// Where an identity stands.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum State {
-    /// Good since this moment.
+    /// The identity is good, and was obtained at this moment.
     Valid(Duration),
-    /// The last attempt failed; the next comes after the pause.
-    Failing { since: Duration, pause: Duration },
-    /// Cut off.
+    /// The last attempt failed; the next one follows after `backoff`.
+    Failing { since: Duration, backoff: Duration },
+    /// The identity is revoked, and nothing is fetched from an issuer.
     Revoked,
 }
 
-/// What happened to an identity.
+/// A change in the state of an identity.
 #[derive(Debug)]
 pub enum Event {
+    /// Another identity is in use.
     Renewed,
+    /// An attempt to fetch one failed.
     Failed,
+    /// The identity is revoked.
     Revoked,
 }
 
 type Listener = Arc<dyn Fn(&Event, &Identity) + Send + Sync>;
 
-/// The delay after a number of failures in a row. The second argument is the life that the
-/// certificate had left when it was obtained: a short one must not pass within the delay.
+/// The delay after a number of consecutive failures. The second argument is the lifetime that the
+/// certificate had left when it was obtained; a short one must not end within the delay.
 pub type Delay = Arc<dyn Fn(u32, Duration) -> Duration + Send + Sync>;
 
-/// What the loop needs besides its source.
+/// The renewal of one identity, apart from its source.
 #[derive(Clone)]
 pub struct Renewal {
+    /// Where new identities are published.
     pub handle: IdentityHandle,
+    /// The deny-list that tells whether the identity is revoked.
     pub revocations: Revocations,
+    /// The wall clock.
     pub time: Arc<dyn TimeProvider>,
+    /// Called on each event with the identity in use after it.
     pub on_event: Listener,
     /// Called after each failure for the delay before the next attempt.
     pub delay: Delay,
@@ -118,9 +128,10 @@ impl fmt::Debug for Renewal {
     }
 }
 
-/// When to renew: two thirds into the life that was left when the identity was `got`, moved by
-/// `jitter` in -1..=1 times a twentieth of it. Certificates are backdated: the begin that they name
-/// says nothing. Never at once: whoever issues lives that are over already must not be flooded.
+/// When to renew: after two thirds of the lifetime that was left when the identity was obtained at
+/// `got`, shifted by `jitter` in -1..=1 times a twentieth of it. The certificate's own start is not
+/// used because it is backdated. The result is at least a second after `got`, so that an issuer of
+/// expired certificates is not flooded.
 pub fn renew_at(got: Duration, not_after: Duration, jitter: f64) -> Duration {
     let left = not_after.saturating_sub(got);
     let offset = left.as_secs_f64() * (2.0 / 3.0 + jitter.clamp(-1.0, 1.0) / 20.0);
@@ -152,14 +163,14 @@ impl Renewal {
             State::Revoked => return self.reinstated(&current, source).await,
         };
         tokio::select! {
-            // Looked at first: whoever is revoked renews nothing.
+            // Revocation takes precedence over a renewal that is due.
             biased;
-            () = self.cut_off(&current) => self.revoked(&current, source),
+            () = self.until_revoked(&current) => self.revoked(&current, source),
             next = self.renewed(&current, (state, since), source) => next,
         }
     }
 
-    /// Waits until it is time, and fetches.
+    /// Waits until a renewal is due, and fetches.
     async fn renewed(
         &self,
         current: &Identity,
@@ -168,7 +179,7 @@ impl Renewal {
     ) -> State {
         let due = async {
             match state {
-                State::Failing { pause, .. } => tokio::time::sleep(pause).await,
+                State::Failing { backoff, .. } => tokio::time::sleep(backoff).await,
                 _ if source.issues() => self.scheduled(current, since).await,
                 _ => std::future::pending().await,
             }
@@ -189,12 +200,12 @@ impl Renewal {
         current: &Identity,
         source: &impl IdentitySource,
     ) -> Result<Identity, SourceError> {
-        let fetched = tokio::time::timeout(FETCH_LIMIT, source.fetch(current)).await;
+        let fetched = tokio::time::timeout(FETCH_TIMEOUT, source.fetch(current)).await;
         let identity = fetched.unwrap_or(Err(SourceError::Timeout))?;
         if self.revocations.denies(identity.verified()) {
             let serial = &identity.leaf().serial;
             return Err(SourceError::Refused(format!(
-                "the next certificate (serial {serial}) is revoked already"
+                "the new certificate (serial {serial}) is already revoked"
             )));
         }
         Ok(identity)
@@ -207,14 +218,14 @@ impl Renewal {
         since: Duration,
         source: &impl IdentitySource,
     ) -> State {
-        let failures = self.handle.failed(&error.to_string());
-        tracing::warn!(id = %current.id(), source = source.name(), error = %error, failures, "certificate not renewed; the old one stays");
+        let failures = self.handle.record_failure(&error.to_string());
+        tracing::warn!(id = %current.id(), source = source.name(), error = %error, failures, "certificate not renewed; the old one stays in use");
         (self.on_event)(&Event::Failed, current);
-        // The begin that a certificate names is backdated: only what was left counts.
+        // The certificate's own start is backdated, so only the time that was left counts.
         let life = current.leaf().not_after.saturating_sub(since);
         State::Failing {
             since,
-            pause: (self.delay)(failures, life),
+            backoff: (self.delay)(failures, life),
         }
     }
 
@@ -231,16 +242,17 @@ impl Renewal {
         loop {
             let now = self.now();
             let left = due.saturating_sub(now);
-            // A wall that was set back to before the begin: peers would refuse it until then.
+            // The wall clock was set back to before the start: peers would reject the certificate
+            // until then.
             if left.is_zero() || now < current.leaf().not_before {
                 return;
             }
-            tokio::time::sleep(left.min(LOOK)).await;
+            tokio::time::sleep(left.min(CLOCK_CHECK)).await;
         }
     }
 
-    /// Returns once the identity is revoked, whoever says so.
-    async fn cut_off(&self, current: &Identity) {
+    /// Completes once the deny-list or a peer says that the identity is revoked.
+    async fn until_revoked(&self, current: &Identity) {
         tokio::select! {
             () = self.revocations.until_denied(current.verified()) => {}
             () = self.handle.until_reported(&current.leaf().serial) => {}
@@ -248,21 +260,22 @@ impl Renewal {
     }
 
     fn revoked(&self, current: &Identity, source: &impl IdentitySource) -> State {
-        // First what lasts: a process that dies after it has told anybody must come back revoked.
+        // Persistent state first: a process that exits after anything observed the revocation must
+        // come back revoked.
         source.on_revoked();
-        self.handle.revoked();
+        self.handle.mark_revoked();
         let leaf = current.leaf();
         tracing::error!(
             id = %leaf.id,
             serial = %leaf.serial,
             remedy = source.remedy(),
-            "the own certificate is revoked; peers refuse it, and it is not renewed"
+            "this process's certificate is revoked; peers reject it, and it is not renewed"
         );
         (self.on_event)(&Event::Revoked, current);
         State::Revoked
     }
 
-    /// Waits for another identity that an operator puts in the place of the revoked one.
+    /// Waits for an operator to replace the revoked identity.
     async fn reinstated(&self, current: &Identity, source: &impl IdentitySource) -> State {
         if source.issues() {
             return std::future::pending().await;
@@ -275,7 +288,7 @@ impl Renewal {
                 }
                 Ok(_) => {}
                 Err(e) => {
-                    tracing::warn!(id = %current.id(), error = %e, "no other identity yet; the own certificate is revoked");
+                    tracing::warn!(id = %current.id(), error = %e, "this process's certificate is revoked, and there is no other identity yet");
                 }
             }
         }

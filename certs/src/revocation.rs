@@ -1,8 +1,9 @@
-//! Who is cut off now: a deny-list that Auth pushes to every process. It names certificates of any
-//! issuer, or an identity with the moment before which its certificates count no more.
+//! The deny-list that Auth pushes to every process. An entry names a certificate of any issuer, or
+//! an identity together with the moment before which its certificates are revoked.
 //!
-//! A revocation list of an authority can be hours old and closes no connection. This list is looked
-//! at in every handshake, in both directions, and whoever holds a connection is told of each change.
+//! An authority's revocation list can be hours old and closes no connection. This list is checked
+//! in every handshake, in both directions, and tasks that hold connections are notified of each
+//! change.
 
 use crate::{CertName, SpiffeId, peer::Verified};
 use arc_swap::ArcSwap;
@@ -13,26 +14,31 @@ use std::{
 };
 use tokio::sync::watch;
 
+/// The entries of the deny-list.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct RevocationSet {
+    /// Revoked certificates.
     pub certificates: BTreeSet<CertName>,
-    /// Certificates of an identity that begin before this are refused.
+    /// Certificates of an identity that begin before this moment (since the Unix epoch) are
+    /// revoked.
     pub identities: BTreeMap<SpiffeId, Duration>,
 }
 
 impl RevocationSet {
+    /// Whether the peer, or a certificate on its path, is revoked.
     pub fn denies(&self, peer: &Verified) -> bool {
         let leaf = &peer.certificate;
         self.denies_chain(&peer.chain, &leaf.id, leaf.not_before)
     }
 
-    /// The same for a chain that is known by its names alone.
+    /// Like [`denies`](Self::denies), for a chain of which only the names are known.
     pub fn denies_chain(&self, chain: &[CertName], id: &SpiffeId, not_before: Duration) -> bool {
         let cut = self.identities.get(id);
         chain.iter().any(|c| self.certificates.contains(c)) || cut.is_some_and(|c| not_before < *c)
     }
 
-    /// Adds what another list says; an earlier cut of an identity takes nothing back.
+    /// Adds the entries of another list. An identity's later moment replaces an earlier one, never
+    /// the reverse.
     pub fn extend(&mut self, other: &Self) {
         self.certificates.extend(other.certificates.iter().cloned());
         for (id, cut) in &other.identities {
@@ -41,16 +47,18 @@ impl RevocationSet {
         }
     }
 
+    /// The number of entries.
     pub fn len(&self) -> usize {
         self.certificates.len() + self.identities.len()
     }
 
+    /// Whether nothing is revoked.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 }
 
-/// The list of this process. Cheap to clone.
+/// The deny-list of this process. Cheap to clone; clones share the list.
 #[derive(Debug, Clone)]
 pub struct Revocations {
     current: Arc<ArcSwap<RevocationSet>>,
@@ -67,15 +75,17 @@ impl Default for Revocations {
 }
 
 impl Revocations {
+    /// Whether the current list revokes the peer.
     pub fn denies(&self, peer: &Verified) -> bool {
         self.current.load().denies(peer)
     }
 
+    /// The current list.
     pub fn current(&self) -> Arc<RevocationSet> {
         self.current.load_full()
     }
 
-    /// Changes the list; everybody who watches looks again if it is another one now.
+    /// Changes the list, and wakes every waiter if it differs from before.
     pub fn update(&self, change: impl Fn(&mut RevocationSet)) {
         let before = self.current.rcu(|old| {
             let mut next = RevocationSet::clone(old);
@@ -87,13 +97,13 @@ impl Revocations {
         }
     }
 
-    /// Returns once the list denies `peer`. Looks first, so that a change between the handshake and
-    /// this call is not missed.
+    /// Completes once the list revokes `peer`. It checks before waiting, so a change between the
+    /// handshake and this call is not missed.
     pub async fn until_denied(&self, peer: &Verified) {
         let mut changes = self.changed.subscribe();
         while !self.denies(peer) {
             if changes.changed().await.is_err() {
-                // The sender is in `self`: this cannot be.
+                // The sender is owned by `self`, so it cannot have been dropped.
                 std::future::pending::<()>().await;
             }
         }
@@ -127,7 +137,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_denied_by_its_own_name_or_one_above_it() {
+    fn a_certificate_is_denied_by_its_own_name_or_its_issuers() {
         let set = |serial: &str, key: &[u8]| RevocationSet {
             certificates: BTreeSet::from([CertName {
                 issuer: KeyId::of_spki(key),
@@ -148,18 +158,18 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_denied_up_to_its_cut() {
+    fn an_identity_is_denied_before_its_revocation_time() {
         let id: SpiffeId = "spiffe://tars.local/automl".parse().unwrap();
         let set = RevocationSet {
             identities: BTreeMap::from([(id, Duration::from_secs(50))]),
             ..Default::default()
         };
         assert!(set.denies(&peer("11", 49)));
-        assert!(!set.denies(&peer("11", 50)), "issued after the cut");
+        assert!(!set.denies(&peer("11", 50)), "issued after the revocation");
     }
 
     #[tokio::test]
-    async fn whoever_waits_is_told_and_a_late_waiter_is_not_left_waiting() {
+    async fn a_revocation_wakes_waiters_and_is_seen_by_later_ones() {
         let list = Revocations::default();
         let waiting = tokio::spawn({
             let list = list.clone();

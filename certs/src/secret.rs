@@ -1,4 +1,5 @@
-//! Files that hold secrets: written for their owner alone, read when nobody else can.
+//! Files that hold secrets: written for their owner alone, and read only when nobody else can read
+//! them.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -7,7 +8,7 @@ use std::{
     path::Path,
 };
 
-/// Creates a directory, and its parents, that only the owner may enter.
+/// Creates a directory and its parents with mode 0700.
 pub fn create_dir(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
@@ -15,12 +16,13 @@ pub fn create_dir(path: &Path) -> io::Result<()> {
         .create(path)
 }
 
-/// Writes a `0600` file whole: readers see the old content or the new, never a part.
+/// Replaces a file atomically and durably, with mode 0600: readers see the old content or the new,
+/// and both the file and its directory are synced before this returns.
 pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     write_mode(path, content, 0o600)
 }
 
-/// The same for what may be read by anybody.
+/// Like [`write`], but readable by everybody (mode 0644).
 pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     write_mode(path, content, 0o644)
 }
@@ -46,13 +48,18 @@ fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     File::open(parent)?.sync_all()
 }
 
-/// Reads a secret, and refuses one that more than the owner and the own group may read, or that
-/// anybody but the owner may change.
+/// Reads a secret, and rejects a file that anybody but its owner and a group of this process may
+/// read, or that anybody but its owner may change.
 ///
-/// The own group may read it, because that is all that Kubernetes offers to a process that is not
-/// root: with `fsGroup`, what it mounts belongs to root and to the pod's group, with mode 0440
-/// whatever `defaultMode` says. A symlink is judged by what it points to, and what is read is the
-/// file that was judged. Pipes and terminals have no permissions to speak of.
+/// A group of this process may read it, because Kubernetes offers nothing stricter to a process
+/// that is not root: with `fsGroup`, mounted files belong to root and the pod's group with mode
+/// 0440, whatever `defaultMode` is set to. A symlink is judged by its target, and the file that was
+/// checked is the one that is read. Pipes and terminals have no permission bits worth checking.
+///
+/// # Errors
+///
+/// `PermissionDenied`, with the mode and what to do about it, when the permissions are too wide;
+/// the error of the operating system otherwise.
 pub fn read(path: &Path) -> io::Result<String> {
     let mut file = File::open(path)?;
     let about = file.metadata()?;
@@ -73,23 +80,23 @@ fn is_own_group(group: u32) -> io::Result<bool> {
     Ok(getegid().as_raw() == group || getgroups()?.iter().any(|g| g.as_raw() == group))
 }
 
-/// Why a file with this mode is no place for a secret.
+/// Why a file with this mode must not hold a secret, and how to fix it.
 fn objection(mode: u32, own_group: bool) -> Option<String> {
     let bits = mode & 0o777;
-    let (who, cure) = match bits {
-        b if b & 0o002 != 0 => ("may be changed by everybody", "chmod 600 it"),
+    let (problem, remedy) = match bits {
+        b if b & 0o002 != 0 => ("is writable by everybody", "chmod 600 it"),
         b if b & 0o004 != 0 => (
-            "may be read by everybody",
+            "is readable by everybody",
             "chmod 600 it; in Kubernetes, set fsGroup and a defaultMode of 0440 or less",
         ),
-        b if b & 0o020 != 0 => ("may be changed by its group", "chmod g-w it"),
+        b if b & 0o020 != 0 => ("is writable by its group", "chmod g-w it"),
         b if b & 0o040 != 0 && !own_group => (
-            "may be read by a group that this process is not in",
+            "is readable by a group that this process does not belong to",
             "chmod 600 it, or give it to a group of this process",
         ),
         _ => return None,
     };
-    Some(format!("{who} (mode {bits:04o}): {cure}"))
+    Some(format!("{problem} (mode {bits:04o}): {remedy}"))
 }
 
 #[cfg(test)]
@@ -97,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_secret_is_private_and_whole() {
+    fn a_secret_is_private_and_replaced_atomically() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         write(&path, b"one").unwrap();
@@ -111,27 +118,30 @@ mod tests {
     }
 
     #[test]
-    fn who_may_read_or_change_a_secret_decides_whether_it_is_taken() {
+    fn permissions_decide_whether_a_secret_is_accepted() {
         for mode in [0o600, 0o400, 0o700, 0o440, 0o640, 0o500] {
             assert_eq!(objection(mode | 0o100_000, true), None, "{mode:o}");
         }
         for (mode, own_group, why) in [
-            (0o440, false, "not in"),
-            (0o640, false, "not in"),
+            (0o440, false, "not belong"),
+            (0o640, false, "not belong"),
             (0o644, true, "by everybody"),
             (0o444, true, "by everybody"),
             (0o604, true, "by everybody"),
-            (0o606, true, "changed by everybody"),
-            (0o602, true, "changed by everybody"),
-            (0o660, true, "changed by its group"),
-            (0o620, true, "changed by its group"),
-            (0o666, false, "changed by everybody"),
-            (0o777, true, "changed by everybody"),
+            (0o606, true, "writable by everybody"),
+            (0o602, true, "writable by everybody"),
+            (0o660, true, "writable by its group"),
+            (0o620, true, "writable by its group"),
+            (0o666, false, "writable by everybody"),
+            (0o777, true, "writable by everybody"),
         ] {
-            let said = objection(mode | 0o100_000, own_group).unwrap_or_default();
-            assert!(said.contains(why), "{mode:o}: {said:?}");
-            assert!(said.contains(&format!("{mode:04o}")), "{said}");
-            assert!(said.contains("chmod"), "it says what to do: {said}");
+            let objection = objection(mode | 0o100_000, own_group).unwrap_or_default();
+            assert!(objection.contains(why), "{mode:o}: {objection:?}");
+            assert!(objection.contains(&format!("{mode:04o}")), "{objection}");
+            assert!(
+                objection.contains("chmod"),
+                "it names a remedy: {objection}"
+            );
         }
     }
 
@@ -140,7 +150,7 @@ mod tests {
     }
 
     #[test]
-    fn what_kubernetes_mounts_is_judged_behind_its_symlinks() {
+    fn a_kubernetes_mount_is_judged_by_the_target_of_its_symlinks() {
         let dir = tempfile::tempdir().unwrap();
         let version = dir.path().join("..2026_01_01");
         fs::create_dir(&version).unwrap();
@@ -158,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_the_file_must_be_one_of_the_process() {
+    fn a_readable_group_must_be_one_of_this_process() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("s");
         write(&path, b"x").unwrap();
@@ -168,7 +178,7 @@ mod tests {
         if std::os::unix::fs::chown(&path, None, Some(own + 54_321)).is_ok() {
             set_mode(&path, 0o440);
             let refused = read(&path).unwrap_err().to_string();
-            assert!(refused.contains("not in"), "{refused}");
+            assert!(refused.contains("not belong"), "{refused}");
             set_mode(&path, 0o400);
             assert!(read(&path).is_ok());
         }

@@ -1,10 +1,10 @@
-//! SPIFFE ids, parsed strictly: what the standard does not allow is refused, not repaired.
+//! SPIFFE ids, parsed strictly: what the standard does not allow is rejected, never normalized.
 
 use std::{fmt, str::FromStr};
 
 const MAX_LEN: usize = 2048;
 
-/// `spiffe://<trust domain>/<path>`.
+/// A SPIFFE id: `spiffe://<trust domain>/<path>`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct SpiffeId {
     text: String,
@@ -13,14 +13,19 @@ pub struct SpiffeId {
 
 const SCHEME: &str = "spiffe://";
 
+/// Why a text is not a SPIFFE id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SpiffeError {
+    /// The text does not start with `spiffe://`.
     #[error("a SPIFFE id starts with spiffe://")]
     Scheme,
-    #[error("a SPIFFE id has at most {MAX_LEN} bytes")]
+    /// The id is longer than the SPIFFE standard's 2048 bytes.
+    #[error("a SPIFFE id is at most {MAX_LEN} bytes long")]
     TooLong,
+    /// The trust domain is empty, too long, or has characters that are not allowed.
     #[error("a trust domain is 1 to 255 of a-z, 0-9, '.', '-', '_'")]
     TrustDomain,
+    /// The path is missing or has a segment that is not allowed.
     #[error(
         "a SPIFFE path is one or more segments of letters, digits, '.', '-', '_', none of them '.' or '..'"
     )]
@@ -28,8 +33,8 @@ pub enum SpiffeError {
 }
 
 impl SpiffeId {
-    /// Of the trust domain and no other, whatever the path says: one without its slash would go on
-    /// with the domain's name.
+    /// Joins a trust domain and a path, which must start with a slash: without one it would
+    /// continue the trust domain's name.
     pub fn new(trust_domain: &str, path: &str) -> Result<Self, SpiffeError> {
         if !is_trust_domain(trust_domain) {
             return Err(SpiffeError::TrustDomain);
@@ -40,15 +45,17 @@ impl SpiffeId {
         format!("{SCHEME}{trust_domain}{path}").parse()
     }
 
+    /// The trust domain, without the scheme.
     pub fn trust_domain(&self) -> &str {
         &self.text[SCHEME.len()..SCHEME.len() + self.domain_len]
     }
 
-    /// With its leading slash.
+    /// The path, including its leading slash.
     pub fn path(&self) -> &str {
         &self.text[SCHEME.len() + self.domain_len..]
     }
 
+    /// The whole id.
     pub fn as_str(&self) -> &str {
         &self.text
     }
@@ -99,7 +106,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn good_ids_come_apart() {
+    fn a_valid_id_splits_into_trust_domain_and_path() {
         let id: SpiffeId = "spiffe://tars.local/ns/prod/sa/auth".parse().unwrap();
         assert_eq!(
             (id.trust_domain(), id.path()),
@@ -132,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn everything_else_is_refused() {
+    fn malformed_ids_are_refused() {
         let long = format!("spiffe://d/{}", "a".repeat(2048));
         for bad in [
             "",

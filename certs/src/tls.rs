@@ -1,5 +1,5 @@
-//! TLS configurations, built whole from one identity snapshot: leaf, roots and rules change in one
-//! step, never one without the other.
+//! TLS configurations, each built from one identity snapshot, so that certificate, roots and
+//! revocation lists never come from different generations.
 
 use crate::{
     KeyId, Revocations, SpiffeId,
@@ -13,13 +13,15 @@ use rustls::{
 };
 use std::sync::Arc;
 
+/// The only protocol that is negotiated: HTTP/2.
 pub const ALPN: &[u8] = b"h2";
 
+/// rustls rejected the certificate and key of the identity.
 #[derive(Debug, thiserror::Error)]
 #[error("this process's certificate is not usable: {0}")]
 pub struct TlsError(#[from] rustls::Error);
 
-/// For a listener that takes nobody without a certificate.
+/// For a listener that requires a client certificate of the mesh.
 pub fn server(
     identity: &Identity,
     revocations: &Revocations,
@@ -36,8 +38,8 @@ pub fn server(
     Ok(hardened(config))
 }
 
-/// For the bootstrap listener: whoever comes has no certificate yet. The chain ends with the root,
-/// so that a joiner can compare it with what its token names.
+/// For the bootstrap listener, whose clients have no certificate yet. The presented chain includes
+/// the root, so that a joining process can compare it with the one its token names.
 pub fn bootstrap_server(
     identity: &Identity,
     time: Arc<dyn TimeProvider>,
@@ -59,7 +61,7 @@ fn hardened(mut config: ServerConfig) -> ServerConfig {
     config
 }
 
-/// For calls to the one workload `expected`.
+/// For calls to the workload `expected`, and to no other.
 pub fn client(
     identity: &Identity,
     expected: SpiffeId,
@@ -82,7 +84,7 @@ pub fn client(
     Ok(config)
 }
 
-/// For a joiner: no certificate of its own, and belief in one root by the hash of its key.
+/// For a joining process: it presents no certificate, and trusts one root by the hash of its key.
 pub fn pinned_client(
     root: KeyId,
     expected: SpiffeId,

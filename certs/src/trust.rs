@@ -1,10 +1,10 @@
-//! Whom an identity trusts: roots, and the revocation lists that came with them; and the one way in
-//! which a peer's chain is judged, by both sides of a handshake, when an own identity is loaded, and
-//! again on open connections when roots or lists have changed.
+//! Verification of certificate chains: the roots and revocation lists of an identity, and the one
+//! procedure by which chains are verified, on both sides of a handshake, when an identity is
+//! loaded, and again on open connections after roots or lists have changed.
 //!
-//! webpki follows the chain; what it leaves open is decided here, for each path that it proposes. It
-//! never looks at a root's validity, path length or key usage, at the leaf's own key, at URI names,
-//! or at a missing key usage.
+//! webpki builds and verifies the path. What it leaves open is checked here for each path that it
+//! proposes: it does not look at a root's validity, path length or key usage, at the leaf's own
+//! key, at URI names, or at a missing key usage.
 
 mod error;
 mod issuer;
@@ -20,27 +20,39 @@ use crate::{
     crypto::provider,
     peer::{PeerCertificate, Verified},
 };
-use lists::{Asked, Issuer, Lists};
+use lists::{Issuer, Lists, Subject};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, TrustAnchor, UnixTime};
 use std::{cell::RefCell, time::Duration};
 use webpki::{EndEntityCert, KeyUsage, VerifiedPath};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-/// A chain of more is no workload's: deep chains only cost time.
+/// More intermediates than any workload needs; longer chains only cost time.
 const MAX_INTERMEDIATES: usize = 6;
 
+/// The role of the peer whose chain is verified.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
+    /// The peer is the TLS client.
     Client,
+    /// The peer is the TLS server.
     Server,
 }
 
+/// Why roots and revocation lists are not usable.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
+    /// There is no root, or every root has expired.
     #[error("there are no root certificates that are still valid")]
     NoRoots,
+    /// A root is not one that may sign certificates of this mesh.
     #[error("root {subject}: {problem}")]
-    Root { subject: String, problem: String },
+    Root {
+        /// The distinguished name of the root, or `?`.
+        subject: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A revocation list does not parse.
     #[error("a revocation list does not parse: {0}")]
     Crl(String),
 }
@@ -53,7 +65,7 @@ struct Root {
     spki: Vec<u8>,
 }
 
-/// Roots and revocation lists, ready for use.
+/// Roots and revocation lists, parsed and ready for use.
 #[derive(Debug)]
 pub struct Trust {
     trust_domain: String,
@@ -63,12 +75,13 @@ pub struct Trust {
     lists: Lists,
 }
 
-/// The names along a path, leaf first, and the root's key.
-type Followed = (Vec<CertName>, KeyId);
+/// The names along a verified path, leaf first, and the key of the root.
+type VerifiedNames = (Vec<CertName>, KeyId);
 
 impl Trust {
-    /// Every root must be good: one that is skipped silently is found out when it is needed. Only
-    /// expired ones are left out, with a warning, as bundles keep them for long.
+    /// Parses the roots and lists. Every root has to be valid, because a root that was skipped
+    /// silently would only be missed when it is needed. Expired roots are the exception: bundles
+    /// keep them for long, and they are left out with a warning.
     pub fn new(
         trust_domain: &str,
         ders: Vec<CertificateDer<'static>>,
@@ -85,7 +98,7 @@ impl Trust {
         for der in ders {
             let root = root(&der, trust_domain)?;
             if root.is.not_after <= now {
-                tracing::warn!(root = %root.is.key, "an expired root is left out of the bundle");
+                tracing::warn!(root = %root.is.key, "ignoring an expired root in the bundle");
                 continue;
             }
             trust.anchors.push(root.anchor.clone());
@@ -98,19 +111,22 @@ impl Trust {
         Ok(trust)
     }
 
+    /// The trust domain that peers must belong to.
     pub fn trust_domain(&self) -> &str {
         &self.trust_domain
     }
 
+    /// The roots in DER.
     pub fn roots(&self) -> &[CertificateDer<'static>] {
         &self.ders
     }
 
+    /// The revocation lists in DER.
     pub fn crls(&self) -> Vec<CertificateRevocationListDer<'static>> {
         self.lists.ders().cloned().collect()
     }
 
-    /// What is offered, but for lists that go back to before one that is in use here.
+    /// The offered lists, where one that is older than the list in use is replaced by that.
     pub(crate) fn newest_lists(
         &self,
         offered: Vec<CertificateRevocationListDer<'static>>,
@@ -119,23 +135,28 @@ impl Trust {
         self.lists.newest(offered, now)
     }
 
+    /// The keys of the roots.
     pub fn root_keys(&self) -> impl Iterator<Item = KeyId> {
         self.roots.iter().map(|r| r.is.key)
     }
 
-    /// Whether every chain has the same verdict here as there.
+    /// Whether every chain is judged the same way by both.
     pub(crate) fn is_equivalent(&self, other: &Self) -> bool {
         self.trust_domain == other.trust_domain
             && self.ders == other.ders
             && self.lists.ders().eq(other.lists.ders())
     }
 
-    /// When the first of the roots ends: someone should be told long before.
+    /// When the first root expires, since the Unix epoch; operators need to know long before.
     pub fn first_root_end(&self) -> Option<Duration> {
         self.roots.iter().map(|r| r.is.not_after).min()
     }
 
-    /// Judges a peer's chain.
+    /// Verifies a peer's chain: path, usage, trust domain, revocation lists, and the deny-list.
+    ///
+    /// # Errors
+    ///
+    /// The first rule that the chain breaks.
     pub fn verify(
         &self,
         end_entity: &CertificateDer<'_>,
@@ -169,7 +190,7 @@ impl Trust {
         Ok(peer)
     }
 
-    /// Judges a peer once more, who was let in under other roots or lists.
+    /// Verifies a peer again that was accepted with other roots or lists.
     pub(crate) fn verify_again(
         &self,
         peer: &Verified,
@@ -183,24 +204,24 @@ impl Trust {
             .map(drop)
     }
 
-    /// Finds a path that webpki and this file both take.
+    /// Finds a path that both webpki and this module accept.
     fn follow(
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
         side: Side,
-    ) -> Result<Followed, VerifyError> {
+    ) -> Result<VerifiedNames, VerifyError> {
         let leaf = EndEntityCert::try_from(end_entity).map_err(VerifyError::Chain)?;
         let usage = match side {
             Side::Client => KeyUsage::client_auth(),
             Side::Server => KeyUsage::server_auth(),
         };
         let verdict = RefCell::new(None);
-        let judge = |path: &VerifiedPath<'_>| {
-            let judged = self.judge(path, now);
-            let good = judged.is_ok();
-            verdict.replace(Some(judged));
+        let check = |path: &VerifiedPath<'_>| {
+            let checked = self.check_path(path, now);
+            let good = checked.is_ok();
+            verdict.replace(Some(checked));
             good.then_some(()).ok_or(webpki::Error::UnknownIssuer)
         };
         let algorithms = provider().signature_verification_algorithms.all;
@@ -211,20 +232,24 @@ impl Trust {
             now,
             usage,
             None,
-            Some(&judge),
+            Some(&check),
         );
-        // What was judged here went all the way up to a root: its refusal says the most.
+        // A path that was checked here reached a root, so its error is the most specific one.
         let found = found.map(drop).map_err(VerifyError::Chain);
-        let judged = verdict.into_inner();
-        judged.unwrap_or_else(|| {
+        let checked = verdict.into_inner();
+        checked.unwrap_or_else(|| {
             Err(found
                 .err()
                 .unwrap_or(VerifyError::Chain(webpki::Error::UnknownIssuer)))
         })
     }
 
-    /// What webpki leaves open of a path whose signatures, times and names are good.
-    fn judge(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<Followed, VerifyError> {
+    /// Checks what webpki leaves open, for a path whose signatures, times and names are valid.
+    fn check_path(
+        &self,
+        path: &VerifiedPath<'_>,
+        now: UnixTime,
+    ) -> Result<VerifiedNames, VerifyError> {
         let root = self.root_of(path)?;
         let at = Duration::from_secs(now.as_secs());
         if root.is.not_after <= at {
@@ -238,20 +263,20 @@ impl Trust {
             is: root.is,
             spki: &root.spki,
         };
-        // From the root down: each issuer is judged before what it signed.
+        // From the root down, so that each issuer is checked before what it signed.
         let ders: Vec<CertificateDer<'_>> = path
             .intermediate_certificates()
             .rev()
             .map(|c| c.der())
             .collect();
         for (cert, der) in path.intermediate_certificates().rev().zip(&ders) {
-            let asked = Asked {
+            let subject = Subject {
                 serial: cert.serial(),
                 issuer_name: cert.issuer(),
                 is_authority: true,
                 der,
             };
-            names.push(self.standing(&asked, &issuer, now)?);
+            names.push(self.unrevoked_name(&subject, &issuer, now)?);
             issuer = self.intermediate(der)?;
             below += 1;
         }
@@ -259,13 +284,13 @@ impl Trust {
             return Err(VerifyError::Chain(webpki::Error::PathLenConstraintViolated));
         }
         let (leaf, der) = (path.end_entity(), path.end_entity().der());
-        let asked = Asked {
+        let subject = Subject {
             serial: leaf.serial(),
             issuer_name: leaf.issuer(),
             is_authority: false,
             der: &der,
         };
-        names.push(self.standing(&asked, &issuer, now)?);
+        names.push(self.unrevoked_name(&subject, &issuer, now)?);
         names.reverse();
         Ok((names, root.is.key))
     }
@@ -289,14 +314,14 @@ impl Trust {
     }
 
     /// The name of a certificate that no list revokes.
-    fn standing(
+    fn unrevoked_name(
         &self,
-        asked: &Asked<'_>,
+        subject: &Subject<'_>,
         issuer: &Issuer<'_>,
         now: UnixTime,
     ) -> Result<CertName, VerifyError> {
-        self.lists.check(asked, issuer, now)?;
-        let serial = Serial::from_bytes(asked.serial).map_err(|_| PeerError::Malformed)?;
+        self.lists.check(subject, issuer, now)?;
+        let serial = Serial::from_bytes(subject.serial).map_err(|_| PeerError::Malformed)?;
         Ok(CertName {
             issuer: issuer.is.key,
             serial,
@@ -304,7 +329,7 @@ impl Trust {
     }
 }
 
-/// The key that stands in a certificate.
+/// The hash of the public key in a certificate in DER; `None` when it does not parse.
 pub fn key_id(der: &[u8]) -> Option<KeyId> {
     let (_, cert) = X509Certificate::from_der(der).ok()?;
     Some(KeyId::of_spki(cert.public_key().raw))

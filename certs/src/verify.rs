@@ -1,5 +1,5 @@
-//! [`Trust`] in the shape that rustls asks for, one verifier a side; and the one that a joiner uses
-//! before it trusts anybody.
+//! Adapts [`Trust`] to rustls, one verifier per side, and provides the verifier of a joining
+//! process, which trusts only a pinned root.
 
 use crate::{
     KeyId, Revocations, SpiffeId,
@@ -29,7 +29,7 @@ fn report(result: Result<Verified, VerifyError>) -> Result<(), Error> {
 }
 
 fn no_tls12() -> Result<HandshakeSignatureValid, Error> {
-    Err(Error::General("TLS 1.2 is not spoken here".to_owned()))
+    Err(Error::General("TLS 1.2 is not supported".to_owned()))
 }
 
 fn check_signature(
@@ -47,7 +47,7 @@ fn schemes() -> Vec<SignatureScheme> {
         .supported_schemes()
 }
 
-/// Checks who a client is.
+/// Verifies the certificates of clients.
 #[derive(Debug)]
 pub(crate) struct ClientVerifier {
     pub(crate) trust: Arc<Trust>,
@@ -55,7 +55,7 @@ pub(crate) struct ClientVerifier {
 }
 
 impl ClientCertVerifier for ClientVerifier {
-    /// No hints: they would name the roots of an older snapshot to some client.
+    /// No hints: they would name the roots of an older snapshot to some clients.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -99,7 +99,7 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
-/// Decides whether a server is the one that was meant.
+/// Decides whether a server is the intended one.
 pub(crate) trait ServerIdentityPolicy: std::fmt::Debug + Send + Sync {
     fn check(
         &self,
@@ -109,7 +109,7 @@ pub(crate) trait ServerIdentityPolicy: std::fmt::Debug + Send + Sync {
     ) -> Result<Verified, VerifyError>;
 }
 
-/// Checks servers by a policy.
+/// Verifies servers by a policy.
 #[derive(Debug)]
 pub(crate) struct ServerVerifier<P>(pub(crate) P);
 
@@ -149,7 +149,7 @@ impl<P: ServerIdentityPolicy> ServerCertVerifier for ServerVerifier<P> {
     }
 }
 
-/// A server that is the one workload that was meant.
+/// Accepts one workload of the mesh.
 #[derive(Debug)]
 pub(crate) struct ExpectedId {
     pub(crate) trust: Arc<Trust>,
@@ -169,7 +169,7 @@ impl ServerIdentityPolicy for ExpectedId {
     }
 }
 
-/// A chain alone would let any workload of the mesh answer for any other.
+/// Verifying the chain alone would let any workload of the mesh impersonate any other.
 fn check_server(
     trust: &Trust,
     revocations: &Revocations,
@@ -185,8 +185,8 @@ fn check_server(
     }
 }
 
-/// Checks that a bootstrap listener stands under the root that a join token names: the server sends
-/// that root as the last of its chain, and it is believed for its hash alone.
+/// Accepts a bootstrap listener below the root that a join token names. The server sends that root
+/// in its chain, and it is trusted for its hash alone.
 #[derive(Debug)]
 pub(crate) struct PinnedRoot {
     pub(crate) root: KeyId,

@@ -388,7 +388,7 @@ fn passwords_lie_in_private_files_and_sessions_of_old_are_named() {
         "password",
     ];
     let said = home.refused(&args);
-    assert!(said.contains("may be read by everybody"), "{said}");
+    assert!(said.contains("is readable by everybody"), "{said}");
     fs::set_permissions(&file, fs::Permissions::from_mode(0o640)).unwrap();
     home.good(&args);
     assert!(!old.exists(), "it went with the login");
@@ -919,11 +919,11 @@ async fn a_revoked_service_says_so_and_stays_revoked() {
     );
     let log = fs::read_to_string(home.0.path().join("up.log")).unwrap();
     let told = log
-        .matches("the own certificate is revoked; peers refuse it")
+        .matches("this process's certificate is revoked; peers reject it")
         .count();
     assert_eq!(told, 1, "{log}");
     assert!(
-        log.contains("start the process anew"),
+        log.contains("restart the process"),
         "it says what to do: {log}"
     );
     for name in ["auth", "gateway", "admin", "observe"] {

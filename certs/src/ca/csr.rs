@@ -1,24 +1,30 @@
-//! Signing requests. The authority takes the public key and nothing else: who the key speaks for is
-//! known from the peer or from its token, how long and what for is ours to say.
+//! Signing requests (PKCS #10). The authority takes only the public key from a request: the
+//! identity comes from the peer's certificate or its token, and lifetime and usage are the
+//! authority's policy.
 
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, SubjectPublicKeyInfo};
 use x509_parser::{certification_request::X509CertificationRequest, prelude::FromDer};
 
 const MAX_BYTES: usize = 4096;
 
+/// Why a signing request is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum CsrError {
-    #[error("a signing request has at most {MAX_BYTES} bytes")]
+    /// It is larger than any request with an accepted key.
+    #[error("the signing request is longer than {MAX_BYTES} bytes")]
     TooLong,
+    /// It does not parse, or has trailing bytes.
     #[error("the signing request does not parse")]
     Malformed,
+    /// Its signature was not made by the key that it contains.
     #[error("the signing request is not signed by its own key")]
     Proof,
+    /// The key is of a type that is not accepted.
     #[error("the key must be P-256, P-384 or Ed25519")]
     Key,
 }
 
-/// The key of a request whose sender has shown that it holds the private half.
+/// The public key of a request whose sender has proved possession of the private key.
 pub fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, CsrError> {
     if der.len() > MAX_BYTES {
         return Err(CsrError::TooLong);
@@ -42,7 +48,11 @@ pub fn public_key(der: &[u8]) -> Result<SubjectPublicKeyInfo, CsrError> {
     Ok(key)
 }
 
-/// A request that says no more than its key.
+/// Creates a request that contains nothing but the key.
+///
+/// # Errors
+///
+/// When the key cannot sign.
 pub fn create(key: &KeyPair) -> Result<Vec<u8>, rcgen::Error> {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
@@ -54,7 +64,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_request_proves_its_key() {
+    fn a_request_proves_possession_of_its_key() {
         let key = KeyPair::generate().unwrap();
         let der = create(&key).unwrap();
         let public = public_key(&der).unwrap();
@@ -63,7 +73,7 @@ mod tests {
     }
 
     #[test]
-    fn requests_without_proof_or_of_other_keys_are_refused() {
+    fn requests_without_proof_or_with_other_key_types_are_refused() {
         let key = KeyPair::generate().unwrap();
         let mut forged = create(&key).unwrap();
         let last = forged.len() - 1;

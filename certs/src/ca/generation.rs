@@ -1,4 +1,4 @@
-//! One root with its intermediates, as files.
+//! One root and its intermediates, as files in a folder.
 
 use super::{
     CaError, Lifetimes, RootInfo, file, profile, read, read_secret, rotation::RootState,
@@ -43,7 +43,6 @@ pub(super) struct Generation {
     not_before: Duration,
     not_after: Duration,
     key_path: PathBuf,
-    /// Oldest first.
     pub(super) intermediates: Vec<Intermediate>,
 }
 
@@ -66,7 +65,7 @@ impl Generation {
         let cert = profile::authority(&name, 1, now, now + lives.root).self_signed(&key)?;
         save_secret(&folder.join("root.key"), &key.serialize_pem())?;
         save_public(&folder.join("root.crt"), &cert.pem())?;
-        // A folder may be left from a step that did not finish.
+        // A rotation step that did not finish may have left a folder behind.
         for old in pairs(&folder)? {
             fs::remove_file(&old).map_err(|e| file(&old, e))?;
         }
@@ -190,7 +189,7 @@ fn pairs(folder: &Path) -> Result<Vec<PathBuf>, CaError> {
     Ok(found)
 }
 
-/// `None` for one that has expired: it signs nothing, and nothing that it signed lives.
+/// `None` for an intermediate that has expired: it cannot sign, and nothing it signed is valid.
 fn load_intermediate(path: &Path, now: Duration) -> Result<Option<Intermediate>, CaError> {
     let pem = read(path)?;
     let parsed = match authority(path, &pem, now) {
@@ -232,7 +231,7 @@ struct Parsed {
 
 const EXPIRED: &str = "has expired";
 
-/// Reads a CA certificate and refuses one that cannot be a CA, or not any more.
+/// Parses a CA certificate, and rejects one that is expired or may not sign certificates and lists.
 fn authority(path: &Path, pem: &str, now: Duration) -> Result<Parsed, CaError> {
     let none = || unusable(path, "is not a certificate");
     let der = CertificateDer::from_pem_slice(pem.as_bytes()).map_err(|_| none())?;

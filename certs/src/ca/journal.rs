@@ -1,7 +1,9 @@
-//! What was issued with a key made here, one file a certificate, until Auth has taken it into its own
-//! list: the authority issues before Auth runs, and while no Auth runs at all.
+//! The journal of certificates issued with keys made here: one file per certificate until Auth has
+//! imported it into its own list. The authority issues certificates before Auth runs, and without
+//! it.
 //!
-//! Files, and not one that grows: whoever issues and whoever takes up may be two processes.
+//! One file each, rather than a log, because the process that issues and the one that imports may
+//! be different ones.
 
 use super::{CaError, file, unusable};
 use crate::{CertName, secret};
@@ -14,20 +16,22 @@ use std::{
     time::Duration,
 };
 
-/// Entries are kept for this long after their certificate's end: the clock may be ahead for a while.
-const KEPT: Duration = Duration::from_secs(90 * 86_400);
+/// How long an entry outlives its certificate, in case the clock is ahead for a while.
+const RETENTION: Duration = Duration::from_secs(90 * 86_400);
 
-/// Who keeps a certificate fresh.
+/// Who renews a certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ManagedBy {
-    /// The process that has the authority: its own services, and the operator's files.
+    /// The process that holds the authority: certificates of its own services, and the operator's
+    /// files.
     Authority,
-    /// Whoever has the files.
+    /// Whoever uses the files that the certificate was written to.
     Files,
 }
 
 impl ManagedBy {
+    /// The value in the `source` column of issued certificates.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Authority => "authority",
@@ -36,26 +40,31 @@ impl ManagedBy {
     }
 }
 
-/// A certificate that was issued.
+/// The record of one issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
+    /// The identity.
     pub spiffe_id: String,
+    /// The hash of the key that signed it, in hexadecimal.
     pub issuer: String,
+    /// The serial, in hexadecimal.
     pub serial: String,
-    /// Seconds since the Unix epoch, as the next.
+    /// When it was issued, in seconds since the Unix epoch.
     pub issued: u64,
+    /// When it expires, in seconds since the Unix epoch.
     pub not_after: u64,
+    /// Who renews it.
     #[serde(rename = "keeper")]
     pub managed_by: ManagedBy,
-    /// The serial of the certificate that it goes on from.
+    /// The serial of the certificate that it succeeds.
     pub renews: Option<String>,
 }
 
 #[derive(Debug)]
 pub(super) struct Journal {
     dir: PathBuf,
-    /// Told of once: somebody looks many times a second.
+    /// Files already reported as unusable; the journal is read several times a second.
     unusable: Mutex<HashSet<PathBuf>>,
 }
 
@@ -78,7 +87,7 @@ impl Journal {
         secret::write(&path, text.as_bytes()).map_err(|e| file(&path, e))
     }
 
-    /// Oldest first. What is no entry is left where it is, and holds up none of the others.
+    /// Oldest first. A file that is not an entry is left alone, and does not hold up the others.
     pub(super) fn entries(&self) -> Result<Vec<Entry>, CaError> {
         let listed = match fs::read_dir(&self.dir) {
             Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -98,7 +107,7 @@ impl Journal {
     fn read(&self, path: PathBuf) -> Option<Entry> {
         read(&path).unwrap_or_else(|e| {
             if self.unusable.lock().insert(path) {
-                tracing::error!(error = %e, "an issued certificate cannot be listed");
+                tracing::error!(error = %e, "a journal entry of an issued certificate is not usable");
             }
             None
         })
@@ -112,10 +121,11 @@ impl Journal {
         }
     }
 
-    /// Forgets what expired long ago: an authority that no Auth runs on must not grow for ever.
+    /// Removes entries that expired long ago: the journal of an authority that no Auth imports from
+    /// must not grow without bound.
     pub(super) fn prune(&self, now: Duration) -> Result<(), CaError> {
         for entry in self.entries()? {
-            if entry.not_after.saturating_add(KEPT.as_secs()) <= now.as_secs() {
+            if entry.not_after.saturating_add(RETENTION.as_secs()) <= now.as_secs() {
                 self.acknowledge(&entry.serial)?;
             }
         }
@@ -123,8 +133,8 @@ impl Journal {
     }
 }
 
-/// `None` for one that was taken up meanwhile. The file is found again by the serial: it must be
-/// the entry's own.
+/// `None` for an entry that was removed in the meantime. Entries are removed by serial, so the file
+/// must be named after its own.
 fn read(path: &Path) -> Result<Option<Entry>, CaError> {
     let text = match fs::read_to_string(path) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),

@@ -1,4 +1,4 @@
-//! What is asked of the authority, and what it gives.
+//! Requests to the authority, and the certificates it issues.
 
 use super::journal::ManagedBy;
 use crate::{CertName, SpiffeId, identity::Parts};
@@ -9,15 +9,20 @@ use zeroize::Zeroizing;
 /// A leaf to issue.
 #[derive(Debug, Clone)]
 pub struct Request {
+    /// The SPIFFE id, which becomes the only URI name.
     pub id: SpiffeId,
+    /// DNS names, for clients that verify host names.
     pub dns: Vec<String>,
+    /// IP addresses, for clients that verify host names.
     pub ips: Vec<IpAddr>,
+    /// The lifetime asked for; it is capped by the issuer's.
     pub life: Duration,
-    /// Who keeps it fresh, for the list of what was issued.
+    /// Who renews the certificate, for the list of issued certificates.
     pub managed_by: ManagedBy,
 }
 
 impl Request {
+    /// A request for a leaf without host names, renewed by whoever uses its files.
     pub fn new(id: SpiffeId, life: Duration) -> Self {
         Self {
             id,
@@ -28,14 +33,14 @@ impl Request {
         }
     }
 
-    /// Kept fresh by the process that has the authority.
+    /// Marks the certificate as renewed by the process that holds the authority.
     #[must_use]
     pub fn managed_by_authority(mut self) -> Self {
         self.managed_by = ManagedBy::Authority;
         self
     }
 
-    /// Names by which ordinary clients on this machine verify a server.
+    /// Adds the names by which ordinary clients on this machine verify a server.
     #[must_use]
     pub fn with_local_names(mut self) -> Self {
         self.dns.push("localhost".to_owned());
@@ -47,20 +52,25 @@ impl Request {
     }
 }
 
-/// A leaf with its chain, and its private key when it was made here.
+/// An issued leaf with its chain, and its private key if that was made here.
 #[derive(Debug)]
 pub struct Issued {
     /// The leaf, then the intermediate.
     pub chain: Vec<CertificateDer<'static>>,
+    /// The chain in PEM.
     pub chain_pem: String,
+    /// The private key in PEM; `None` when the key is held elsewhere.
     pub key_pem: Option<Zeroizing<String>>,
+    /// The issuer and serial of the leaf.
     pub name: CertName,
+    /// When the leaf expires, since the Unix epoch.
     pub not_after: Duration,
     pub(super) key: Option<PrivateKeyDer<'static>>,
 }
 
 impl Issued {
-    /// For a leaf whose key was made here.
+    /// The parts of an identity. Only for a leaf whose key was made here: otherwise the key is
+    /// empty, and the parts do not verify.
     pub fn into_parts(self, roots: Vec<CertificateDer<'static>>) -> Parts {
         Parts {
             chain: self.chain,

@@ -1,4 +1,4 @@
-//! What our certificates say.
+//! The contents of the certificates that the authority issues.
 
 use super::{CaError, Request};
 use crate::Serial;
@@ -9,8 +9,8 @@ use rcgen::{
 use std::time::Duration;
 use time::OffsetDateTime;
 
-/// Clocks of peers may be behind by this much: leaves begin so long before they are signed, unless their
-/// identity was revoked since.
+/// Leaves begin this long before they are signed, for peers whose clocks are slow; but never before
+/// the revocation of their identity.
 pub const BACKDATE: Duration = Duration::from_secs(60);
 
 pub(super) fn authority(
@@ -25,7 +25,8 @@ pub(super) fn authority(
     params
 }
 
-/// A leaf never outlives its issuer. `span` is the earliest begin, now, and the issuer's end.
+/// Builds a leaf that does not outlive its issuer. `span` is the earliest start, the current time,
+/// and the issuer's end.
 pub(super) fn leaf(
     request: &Request,
     serial: Serial,
@@ -67,7 +68,8 @@ pub(super) fn date(since_epoch: Duration) -> OffsetDateTime {
     OffsetDateTime::UNIX_EPOCH + Duration::from_secs(since_epoch.as_secs())
 }
 
-/// 126 random bits: positive, of one length, and never repeated.
+/// 126 random bits with a fixed leading pattern: positive, of constant length, and unique in
+/// practice.
 pub(super) fn serial() -> Serial {
     let mut bytes = rand::random::<[u8; 16]>();
     bytes[0] = bytes[0] & 0x7f | 0x40;

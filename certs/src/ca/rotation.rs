@@ -1,8 +1,8 @@
-//! The rotation of roots as a state machine: prepare, activate, taint, remove, in that order only.
+//! Root rotation as a state machine: prepare, activate, taint, remove, in this order only.
 //!
-//! A root that signs before everybody trusts it, or goes before everybody has left it, stops a
-//! mesh. This file knows the order; whether the bundle has reached the peers is asked of whoever
-//! hears from them, before a step is taken.
+//! A root that signs before every peer trusts it, or is removed while a peer still has a
+//! certificate below it, takes the mesh down. This module enforces the order; whether the peers are
+//! ready is checked by the caller, before a step is taken.
 
 use super::{CaError, file, unusable};
 use crate::{SpiffeId, secret};
@@ -14,31 +14,39 @@ use std::{
     time::Duration,
 };
 
+/// The place of a root in the rotation. The serialized names are part of `ca.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RootState {
-    /// Trusted, and signs nothing yet.
+    /// Trusted, but does not sign yet.
     Prepared,
-    /// Signs.
+    /// Signs intermediates. Exactly one root is active.
     Active,
-    /// Signs no more; what it signed still counts.
+    /// No longer signs; its certificates are still trusted.
     Retired,
-    /// The same, and whoever has a leaf below it renews at once.
+    /// Like retired, and identities below it must be renewed at once.
     Tainted,
 }
 
+/// A step of the rotation. The serialized names are part of `ca.json`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum RotationStep {
+    /// Creates the next root and adds it to the bundle.
     Prepare,
+    /// Makes the prepared root active and retires the one before it.
     Activate,
+    /// Taints the retired root.
     Taint,
+    /// Removes the tainted root from the bundle.
     Remove,
 }
 
 impl RotationStep {
+    /// The steps of one rotation, in order.
     pub const ALL: [Self; 4] = [Self::Prepare, Self::Activate, Self::Taint, Self::Remove];
 
+    /// The name of the step in records and messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prepare => "prepare",
@@ -50,6 +58,7 @@ impl RotationStep {
 }
 
 impl RootState {
+    /// The name of the state in messages.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Prepared => "prepared",
@@ -66,10 +75,13 @@ impl fmt::Display for RotationStep {
     }
 }
 
+/// The step is not the next one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("cannot {step} a root now: {why}")]
 pub struct OrderError {
+    /// The step that was requested.
     pub step: RotationStep,
+    /// Why it cannot be taken now.
     pub why: &'static str,
 }
 
@@ -82,23 +94,27 @@ pub(super) struct RootEntry {
 /// A step that was taken.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StepRecord {
+    /// The version of the bundle after the step.
     pub version: u64,
+    /// The step.
     pub step: RotationStep,
+    /// The root that it was about.
     pub generation: u32,
-    /// Seconds since the Unix epoch.
+    /// When it was taken, in seconds since the Unix epoch.
     pub at: u64,
+    /// Who asked for it.
     pub by: String,
 }
 
-/// What `ca.json` holds.
+/// The contents of `ca.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Ledger {
     pub(super) version: u64,
     pub(super) roots: Vec<RootEntry>,
-    /// Every step since the first, which is `init`'s.
+    /// Every step since the first one, which `init` records.
     pub(super) steps: Vec<StepRecord>,
-    /// Revoked identities: seconds before which none of their leaves begins.
+    /// For each revoked identity, the second at which its leaves may begin.
     #[serde(default)]
     pub(super) not_before: BTreeMap<String, u64>,
 }
@@ -168,7 +184,11 @@ impl Ledger {
         Some(entry.generation)
     }
 
-    /// The ledger after a step, or why the step is not the next one.
+    /// The ledger after a step.
+    ///
+    /// # Errors
+    ///
+    /// Another step is due.
     pub(super) fn after(
         &self,
         step: RotationStep,
@@ -180,7 +200,7 @@ impl Ledger {
         let mut next = self.clone();
         let generation = match step {
             RotationStep::Prepare if self.roots.len() > 1 => {
-                return Err(refuse("the rotation before it is not finished"));
+                return Err(refuse("the previous rotation is not finished"));
             }
             RotationStep::Prepare => {
                 let newest = self.steps.iter().map(|s| s.generation).max();
@@ -224,7 +244,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_one_order_of_steps_is_possible() {
+    fn steps_are_accepted_in_one_order_only() {
         let now = Duration::from_secs(1);
         let order = RotationStep::ALL;
         let mut ledger = Ledger::first(now);
@@ -238,14 +258,17 @@ mod tests {
                 }
                 ledger = ledger.after(*step, "x", now).unwrap();
                 assert_eq!(ledger.last().step, order[at]);
-                assert!(ledger.find(RootState::Active).is_some(), "something signs");
+                assert!(
+                    ledger.find(RootState::Active).is_some(),
+                    "one root is always active"
+                );
             }
             assert_eq!(ledger.roots.len(), 1);
         }
         assert_eq!(
             ledger.find(RootState::Active),
             Some(4),
-            "numbers never come back"
+            "generation numbers are never reused"
         );
         assert_eq!(ledger.steps.len(), 13);
     }

@@ -17,7 +17,7 @@ fn open(dir: &Path, now: Duration) -> Result<Authority, CaError> {
 }
 
 #[test]
-fn a_leaf_says_who_it_is_and_not_more() {
+fn a_leaf_carries_the_requested_identity_and_usages() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let issued = ca.issue(&request(Duration::from_secs(3600)), NOW).unwrap();
@@ -35,14 +35,14 @@ fn a_leaf_says_who_it_is_and_not_more() {
 fn a_leaf_is_not_backdated_to_before_a_revocation() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
-    let cut = NOW - Duration::from_secs(5);
-    ca.raise_not_before(&request(DAY).id, cut).unwrap();
-    let earlier = cut - DAY;
+    let revoked_at = NOW - Duration::from_secs(5);
+    ca.raise_not_before(&request(DAY).id, revoked_at).unwrap();
+    let earlier = revoked_at - DAY;
     ca.raise_not_before(&request(DAY).id, earlier).unwrap();
     let reopened = open(dir.path(), NOW).unwrap();
     let issued = reopened.issue(&request(DAY), NOW).unwrap();
     let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
-    assert_eq!(peer.not_before, cut, "an earlier one takes nothing back");
+    assert_eq!(peer.not_before, revoked_at, "an earlier time is ignored");
 }
 
 #[test]
@@ -53,7 +53,7 @@ fn a_leaf_never_outlives_its_issuer() {
 }
 
 #[test]
-fn the_intermediate_is_replaced_in_time_and_only_with_the_root_key() {
+fn the_intermediate_is_replaced_before_it_expires_if_the_root_key_is_online() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let first = ca.issue(&request(DAY), NOW).unwrap();
@@ -61,7 +61,10 @@ fn the_intermediate_is_replaced_in_time_and_only_with_the_root_key() {
     assert_ne!(first.name.issuer, second.name.issuer);
     let reopened = open(dir.path(), NOW + DAY * 21).unwrap();
     for issuer in [first.name.issuer, second.name.issuer] {
-        assert!(reopened.root_above(&issuer).is_some(), "both still count");
+        assert!(
+            reopened.root_above(&issuer).is_some(),
+            "both are still trusted"
+        );
     }
     fs::remove_file(dir.path().join("root-1/root.key")).unwrap();
     assert!(
@@ -87,7 +90,7 @@ fn an_authority_is_never_overwritten_and_its_keys_are_private() {
     assert!(matches!(open(dir.path(), NOW), Err(CaError::File { .. })));
 }
 
-/// Writes a root that is wrong in one way, and says why it is refused.
+/// Replaces the root by one with a single defect, and returns the error.
 fn refused_root(shape: impl FnOnce(&mut rcgen::CertificateParams), key: Option<KeyPair>) -> String {
     let dir = tempfile::tempdir().unwrap();
     init(dir.path());
@@ -101,7 +104,7 @@ fn refused_root(shape: impl FnOnce(&mut rcgen::CertificateParams), key: Option<K
 }
 
 #[test]
-fn authority_files_that_are_none_are_refused_with_the_reason() {
+fn unusable_authority_files_are_refused_with_the_reason() {
     use rcgen::KeyUsagePurpose::{CrlSign, KeyCertSign};
     let expired = refused_root(|p| p.not_after = profile::date(NOW), None);
     assert!(expired.contains("has expired"), "{expired}");
@@ -127,7 +130,7 @@ fn authority_files_that_are_none_are_refused_with_the_reason() {
     assert!(weak.contains("has a weak key"), "{weak}");
 }
 
-/// RSA of 1024 bits: no library here still makes one, so it was made with openssl.
+/// 1024-bit RSA. No library in use here generates it, so it was made with openssl.
 const WEAK_ROOT: &str = include_str!("../../tests/fixtures/rsa1024-root.crt");
 
 #[test]
@@ -178,22 +181,22 @@ fn revocation_lists_name_what_their_key_signed() {
 }
 
 #[test]
-fn a_later_revocation_with_an_earlier_cut_lowers_no_floor() {
+fn an_earlier_revocation_time_does_not_lower_the_floor() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let id = request(DAY).id;
-    let cut = NOW - Duration::from_secs(5);
-    ca.raise_not_before(&id, cut).unwrap();
-    ca.raise_not_before(&id, cut - DAY).unwrap();
+    let revoked_at = NOW - Duration::from_secs(5);
+    ca.raise_not_before(&id, revoked_at).unwrap();
+    ca.raise_not_before(&id, revoked_at - DAY).unwrap();
     for ca in [ca, open(dir.path(), NOW).unwrap()] {
         let issued = ca.issue(&request(DAY), NOW).unwrap();
         let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
-        assert_eq!(peer.not_before, cut);
+        assert_eq!(peer.not_before, revoked_at);
     }
 }
 
 #[test]
-fn a_bad_entry_of_the_journal_hides_no_good_one() {
+fn an_unusable_journal_entry_does_not_hide_the_others() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let issued = ca.issue(&request(DAY), NOW).unwrap();
@@ -209,5 +212,5 @@ fn a_bad_entry_of_the_journal_hides_no_good_one() {
         assert_eq!(entries[0].serial, issued.name.serial.to_string());
     }
     let long_after = open(dir.path(), NOW + DAY * 20).unwrap();
-    assert_eq!(long_after.journal().unwrap().len(), 1, "not yet forgotten");
+    assert_eq!(long_after.journal().unwrap().len(), 1, "not pruned yet");
 }

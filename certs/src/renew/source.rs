@@ -11,9 +11,10 @@ use rustls::time_provider::TimeProvider;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::watch;
 
-pub(super) const FILES_LOOK: Duration = Duration::from_millis(500);
+/// How often the files are checked for changes.
+pub(super) const POLL_INTERVAL: Duration = Duration::from_millis(500);
 
-/// The built-in authority, in this process.
+/// Issues from the built-in authority in this process.
 #[derive(Debug)]
 pub struct AuthoritySource {
     authority: Arc<Authority>,
@@ -23,6 +24,7 @@ pub struct AuthoritySource {
 }
 
 impl AuthoritySource {
+    /// A source of certificates as described by `request`.
     pub fn new(authority: Arc<Authority>, request: Request, time: Arc<dyn TimeProvider>) -> Self {
         let roots = tokio::sync::Mutex::new(authority.subscribe());
         Self {
@@ -33,8 +35,8 @@ impl AuthoritySource {
         }
     }
 
-    /// The first identity. Starting a process is an operator's act: it begins anew, whatever was
-    /// revoked before.
+    /// Issues the first identity. Starting a process is an operator's action, so a revocation of
+    /// its predecessors does not stop it.
     pub fn issue(&self) -> Result<Identity, IdentityError> {
         self.identity(self.authority.issue(&self.request, self.now())?)
     }
@@ -71,11 +73,11 @@ impl IdentitySource for AuthoritySource {
     }
 
     fn remedy(&self) -> &'static str {
-        "find out why, then start the process anew: it begins with another certificate"
+        "find out why it was revoked, then restart the process, which issues another certificate"
     }
 }
 
-/// Mounted files that somebody else keeps.
+/// Mounted files that are renewed from outside.
 #[derive(Debug)]
 pub struct FileSource {
     files: IdentityFiles,
@@ -84,6 +86,7 @@ pub struct FileSource {
 }
 
 impl FileSource {
+    /// A source that follows `files`, starting from their current state.
     pub fn new(files: IdentityFiles, time: Arc<dyn TimeProvider>) -> Self {
         Self {
             seen: Mutex::new(files.fingerprint()),
@@ -99,17 +102,15 @@ impl IdentitySource for FileSource {
     }
 
     async fn fetch(&self, current: &Identity) -> Result<Identity, SourceError> {
-        // Before the content: what changes while we read is read again.
+        // Taken before reading, so that a change during the read is noticed.
         *self.seen.lock() = self.files.fingerprint();
         let loaded = self.files.load_after(Some(current.trust()), &self.time);
         Ok(loaded?.require_server_auth()?)
     }
 
-    /// Looks at the paths instead of subscribing to them: a symlink swap, a network mount and a
-    /// bind mount all show here, and each has kinds of watches that miss it.
     async fn changed(&self) {
         while *self.seen.lock() == self.files.fingerprint() {
-            tokio::time::sleep(FILES_LOOK).await;
+            tokio::time::sleep(POLL_INTERVAL).await;
         }
     }
 
@@ -118,6 +119,6 @@ impl IdentitySource for FileSource {
     }
 
     fn remedy(&self) -> &'static str {
-        "find out why, then put another certificate and key in the place of the files"
+        "find out why it was revoked, then replace the certificate and key files"
     }
 }

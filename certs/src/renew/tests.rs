@@ -78,7 +78,7 @@ fn serial(handle: &IdentityHandle) -> String {
     handle.current().leaf().serial.to_string()
 }
 
-/// Fails as often as it is told to.
+/// Fails a given number of times.
 struct Flaky {
     inner: AuthoritySource,
     failures: AtomicU32,
@@ -94,7 +94,7 @@ impl IdentitySource for Flaky {
             return self.inner.fetch(current).await;
         }
         self.failures.fetch_sub(1, Ordering::Relaxed);
-        Err(SourceError::Refused("away".to_owned()))
+        Err(SourceError::Unreachable("unreachable".to_owned()))
     }
 
     async fn changed(&self) {
@@ -111,7 +111,7 @@ impl IdentitySource for Flaky {
 }
 
 #[test]
-fn renewal_comes_at_two_thirds_of_the_life() {
+fn renewal_is_due_after_two_thirds_of_the_lifetime() {
     let (from, to) = (Duration::from_secs(1000), Duration::from_secs(4000));
     assert_eq!(renew_at(from, to, 0.0), Duration::from_secs(3000));
     assert_eq!(renew_at(from, to, 1.0), Duration::from_secs(3150));
@@ -120,7 +120,7 @@ fn renewal_comes_at_two_thirds_of_the_life() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_certificate_that_a_step_back_makes_early_is_renewed() {
+async fn a_certificate_made_premature_by_a_clock_step_is_renewed() {
     let world = world(3600);
     let (renewal, source) = renewal(&world);
     let handle = renewal.handle.clone();
@@ -129,22 +129,25 @@ async fn a_certificate_that_a_step_back_makes_early_is_renewed() {
     changes.changed().await.unwrap();
     let early = serial(&handle);
     world.wall.back_s.store(1200, Ordering::Relaxed);
-    let limit = tokio::time::timeout(LOOK * 2, changes.changed());
-    limit.await.expect("at the next look").unwrap();
+    let limit = tokio::time::timeout(CLOCK_CHECK * 2, changes.changed());
+    limit
+        .await
+        .expect("at the next check of the clock")
+        .unwrap();
     assert_ne!(serial(&handle), early);
     let now = world.time.current_time().unwrap().as_secs();
     assert!(handle.current().leaf().not_before.as_secs() <= now);
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_identity_is_renewed_in_time_and_again() {
+async fn an_identity_is_renewed_repeatedly_before_it_expires() {
     let world = world(3600);
     let (renewal, source) = renewal(&world);
     let handle = renewal.handle.clone();
     let first = serial(&handle);
     tokio::spawn(renewal.run(source));
     tokio::time::sleep(Duration::from_secs(2200)).await;
-    assert_eq!(serial(&handle), first, "not before its time");
+    assert_eq!(serial(&handle), first, "not before it is due");
     tokio::time::sleep(Duration::from_secs(400)).await;
     let second = serial(&handle);
     assert_ne!(second, first);
@@ -153,7 +156,7 @@ async fn an_identity_is_renewed_in_time_and_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn failures_keep_the_old_identity_and_end_with_the_first_success() {
+async fn failures_keep_the_old_identity_until_the_first_success() {
     let world = world(3600);
     let (renewal, inner) = renewal(&world);
     let handle = renewal.handle.clone();
@@ -166,7 +169,7 @@ async fn failures_keep_the_old_identity_and_end_with_the_first_success() {
     assert_eq!(serial(&handle), first);
     let health = handle.health();
     assert!(
-        health.failures > 0 && health.last_error.as_deref() == Some("away"),
+        health.failures > 0 && health.last_error.as_deref() == Some("unreachable"),
         "{health:?}"
     );
     tokio::time::sleep(Duration::from_secs(120)).await;
@@ -175,7 +178,7 @@ async fn failures_keep_the_old_identity_and_end_with_the_first_success() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_step_of_the_roots_renews_at_once() {
+async fn a_rotation_step_renews_at_once() {
     let world = world(3600);
     let (renewal, source) = renewal(&world);
     let handle = renewal.handle.clone();
@@ -216,12 +219,12 @@ async fn settle(what: &str, most: Duration, look: impl Fn() -> bool) {
 const LONG: Duration = Duration::from_secs(3 * 3600);
 
 #[tokio::test(start_paused = true)]
-async fn a_valid_identity_that_is_revoked_is_not_renewed_when_its_time_comes() {
+async fn a_revoked_identity_is_not_renewed_when_renewal_is_due() {
     let world = world(3600);
     let (mut renewal, source) = renewal(&world);
     let (handle, list) = (renewal.handle.clone(), renewal.revocations.clone());
-    let told = Arc::new(AtomicU32::new(0));
-    let count = Arc::clone(&told);
+    let reported = Arc::new(AtomicU32::new(0));
+    let count = Arc::clone(&reported);
     renewal.on_event = Arc::new(move |event, _| {
         if matches!(event, Event::Revoked) {
             count.fetch_add(1, Ordering::Relaxed);
@@ -245,11 +248,11 @@ async fn a_valid_identity_that_is_revoked_is_not_renewed_when_its_time_comes() {
     tokio::time::sleep(LONG).await;
     assert_eq!(serial(&handle), first);
     assert!(handle.health().revoked);
-    assert_eq!(told.load(Ordering::Relaxed), 1, "told once");
+    assert_eq!(reported.load(Ordering::Relaxed), 1, "reported once");
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_failing_renewal_that_is_revoked_gives_up() {
+async fn a_failing_renewal_stops_once_revoked() {
     let world = world(3600);
     let (renewal, inner) = renewal(&world);
     let (handle, list) = (renewal.handle.clone(), renewal.revocations.clone());
@@ -264,7 +267,7 @@ async fn a_failing_renewal_that_is_revoked_gives_up() {
     .await;
     tokio::time::sleep(LONG).await;
     assert_eq!(serial(&handle), first);
-    assert!(handle.health().failures <= 2, "it asks no more");
+    assert!(handle.health().failures <= 2, "no further attempt");
 }
 
 /// Revokes its own identity in the middle of a fetch that would have been good.
@@ -301,7 +304,7 @@ impl IdentitySource for Racing {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_revocation_in_the_middle_of_a_renewal_wins() {
+async fn a_revocation_during_a_renewal_takes_precedence() {
     let world = world(3600);
     let (renewal, inner) = renewal(&world);
     let (handle, list) = (renewal.handle.clone(), renewal.revocations.clone());
@@ -313,7 +316,7 @@ async fn a_revocation_in_the_middle_of_a_renewal_wins() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn whoever_would_know_may_say_that_it_is_revoked() {
+async fn a_reported_revocation_stops_renewal() {
     let world = world(3600);
     let (renewal, source) = renewal(&world);
     let handle = renewal.handle.clone();
@@ -332,7 +335,7 @@ async fn whoever_would_know_may_say_that_it_is_revoked() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_authority_refuses_to_renew_what_is_revoked() {
+async fn the_authority_refuses_to_renew_a_revoked_certificate() {
     let world = world(3600);
     let list = Revocations::default();
     world.authority.enforce(list.clone());
@@ -343,21 +346,21 @@ async fn the_authority_refuses_to_renew_what_is_revoked() {
     deny(&list, &handle);
     let refused = source.fetch(&current).await.unwrap_err();
     assert!(refused.is_revocation(), "{refused}");
-    // The renewal itself has heard of nothing: who issues knows.
+    // The renewal itself does not know of the revocation; the issuer does.
     tokio::spawn(renewal.run(source));
     settle("it is revoked", LONG, || handle.health().revoked).await;
-    // An identity is cut off by the authority's own ledger, whatever was pushed.
+    // The authority's own ledger revokes an identity as well, whatever was pushed.
     let (other, source) = self::renewal(&world);
     let id = world.request.id.clone();
-    let cut = NOW + 2 * LONG;
-    world.authority.raise_not_before(&id, cut).unwrap();
+    let revoked_at = NOW + 2 * LONG;
+    world.authority.raise_not_before(&id, revoked_at).unwrap();
     let refused = source.fetch(&other.handle.current()).await.unwrap_err();
     assert!(refused.is_revocation(), "{refused}");
 }
 
 /// On a paused clock: time passes only when the renewal has nothing more to do.
 #[tokio::test(start_paused = true)]
-async fn revoked_files_wait_for_others() {
+async fn revoked_files_are_replaced_by_others() {
     let dir = tempfile::tempdir().unwrap();
     let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
     let now = Duration::from_secs(time.current_time().unwrap().as_secs());
@@ -391,17 +394,17 @@ async fn revoked_files_wait_for_others() {
     deny(&list, &handle);
     let limit = Duration::from_secs(20);
     settle("it is revoked", limit, || handle.health().revoked).await;
-    // The same once more: still revoked. Another one: good again.
+    // The same certificate again is still revoked; another one is not.
     files.save(&first, &ca.bundle_pem()).unwrap();
-    tokio::time::sleep(2 * source::FILES_LOOK).await;
+    tokio::time::sleep(2 * source::POLL_INTERVAL).await;
     assert!(handle.health().revoked);
     files.save(&next, &ca.bundle_pem()).unwrap();
-    settle("it is whole", limit, || !handle.health().revoked).await;
+    settle("it is valid again", limit, || !handle.health().revoked).await;
     assert_eq!(serial(&handle), next.name.serial.to_string());
 }
 
 #[tokio::test]
-async fn files_are_followed_and_a_half_written_set_is_not_taken() {
+async fn changed_files_are_loaded_and_a_half_written_set_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let time: Arc<dyn TimeProvider> = Arc::new(rustls::time_provider::DefaultTimeProvider);
     let now = Duration::from_secs(time.current_time().unwrap().as_secs());
@@ -431,7 +434,7 @@ async fn files_are_followed_and_a_half_written_set_is_not_taken() {
     tokio::spawn(renewal.run(FileSource::new(files.clone(), time)));
     let first = serial(&handle);
     let next = ca.issue(&request, now).unwrap();
-    // The certificate is there before its key.
+    // The certificate is replaced before its key.
     std::fs::write(&files.cert, &next.chain_pem).unwrap();
     let limit = Duration::from_secs(20);
     tokio::time::timeout(limit, async {

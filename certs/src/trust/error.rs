@@ -1,34 +1,44 @@
-//! Why a peer's chain is refused.
+//! Why a peer's chain is rejected.
 
 use super::{MAX_INTERMEDIATES, issuer::IssuerError};
 use crate::PeerError;
 use rustls::{CertificateError, Error, OtherError};
 use std::sync::Arc;
 
+/// Why a chain is rejected.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum VerifyError {
+    /// The leaf is not a workload certificate of this trust domain.
     #[error(transparent)]
     Peer(#[from] PeerError),
-    #[error("the chain: {}", said(.0))]
+    /// There is no valid path to a root.
+    #[error("the chain: {}", describe(.0))]
     Chain(webpki::Error),
+    /// An intermediate may not sign certificates.
     #[error("an issuer in the chain {0}")]
     Issuer(#[from] IssuerError),
-    #[error("the chain has {0} intermediates; at most {MAX_INTERMEDIATES} are looked at")]
+    /// There are this many intermediates, which is too many.
+    #[error("the chain has {0} intermediates; at most {MAX_INTERMEDIATES} are accepted")]
     TooLong(usize),
+    /// The root expired after the identity was loaded.
     #[error("the root has expired")]
     ExpiredRoot,
+    /// The validity of the root has not started.
     #[error("the root is not valid yet")]
     EarlyRoot,
+    /// A revocation list or the deny-list names a certificate of the chain.
     #[error("a certificate of the chain is revoked")]
     Revoked,
-    #[error("the certificate is not for this use")]
+    /// The leaf does not allow the side of TLS it is used for.
+    #[error("the certificate does not allow this use")]
     Purpose,
-    #[error("another workload answers: {0}")]
+    /// The server is this other workload than the expected one.
+    #[error("the server is another workload: {0}")]
     OtherId(String),
 }
 
 impl VerifyError {
-    /// A metric label.
+    /// The value of the `reason` label in metrics.
     pub fn reason(&self) -> &'static str {
         match self {
             Self::Peer(e) => e.reason(),
@@ -39,16 +49,16 @@ impl VerifyError {
             Self::Revoked => "revoked",
             Self::Purpose => "purpose",
             Self::OtherId(_) => "other_id",
-            Self::Chain(e) => of_chain(e),
+            Self::Chain(e) => chain_reason(e),
         }
     }
 
-    /// Whether somebody said so, on a list that is mounted or one that was pushed.
+    /// Whether a revocation list or the deny-list is the reason.
     pub fn is_revocation(&self) -> bool {
         self.reason() == "revoked"
     }
 
-    /// With the alert that says the most.
+    /// The rustls error that sends the most specific TLS alert.
     pub(crate) fn into_rustls(self) -> Error {
         let kind = match self.reason() {
             "expired" | "expired_root" => CertificateError::Expired,
@@ -64,12 +74,13 @@ impl VerifyError {
     }
 }
 
-/// What webpki says for programmers, for people, where it is about lists of ours.
-fn said(error: &webpki::Error) -> String {
+/// webpki's text, except for errors about revocation lists, which are described in this mesh's
+/// terms.
+fn describe(error: &webpki::Error) -> String {
     use webpki::Error as E;
     let text = match error {
-        E::CrlExpired { .. } => "a revocation list is out of time",
-        E::UnknownRevocationStatus => "no revocation list speaks for one of its certificates",
+        E::CrlExpired { .. } => "a revocation list is not current",
+        E::UnknownRevocationStatus => "no revocation list covers one of its certificates",
         E::InvalidCrlSignatureForPublicKey => "a revocation list is not signed by its issuer",
         E::IssuerNotCrlSigner => "an issuer may not sign revocation lists (cRLSign)",
         other => return other.to_string(),
@@ -77,7 +88,7 @@ fn said(error: &webpki::Error) -> String {
     text.to_owned()
 }
 
-fn of_chain(error: &webpki::Error) -> &'static str {
+fn chain_reason(error: &webpki::Error) -> &'static str {
     use webpki::Error as E;
     match error {
         E::CertExpired { .. } => "expired",

@@ -1,8 +1,9 @@
-//! What a certificate that signs others must be: one rule for roots in a bundle, for what stands
-//! between a root and a leaf, and for the authority's own files.
+//! Requirements on certificates that sign others: one rule for the roots of a bundle, for
+//! intermediates, and for the authority's own files.
 //!
-//! webpki asks for the CA bit alone. RFC 5280 (4.2.1.3, 6.1.4 n) and X509-SVID (4.3) ask for
-//! `keyCertSign` too; that a usage which is not named is allowed is a habit of the web's, not a rule.
+//! webpki requires only the CA bit. RFC 5280 (4.2.1.3, 6.1.4 n) and X509-SVID (4.3) require
+//! `keyCertSign` as well; that an absent key usage permits everything is a convention of the web
+//! PKI, not a rule.
 
 use crate::{
     KeyId,
@@ -11,36 +12,43 @@ use crate::{
 use std::time::Duration;
 use x509_parser::prelude::{GeneralName, X509Certificate};
 
-/// What a signing certificate allows.
+/// What a signing certificate permits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct SigningCertificate {
     pub(crate) key: KeyId,
     pub(crate) not_before: Duration,
     pub(crate) not_after: Duration,
-    /// How many authorities may stand below it.
+    /// How many authorities may be below it.
     pub(crate) path_len: Option<u32>,
     /// Whether it may sign revocation lists.
     pub(crate) signs_lists: bool,
 }
 
+/// Why a certificate may not sign others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IssuerError {
+    /// It does not parse.
     #[error("does not parse")]
     Malformed,
+    /// The CA bit is not set.
     #[error("lacks the CA bit")]
     NotCa,
+    /// Its key usage does not permit signing certificates.
     #[error("may not sign certificates (keyCertSign)")]
     NoCertSign,
+    /// Its key is of a type or size that is not accepted.
     #[error("has a weak key")]
     WeakKey,
-    #[error("has a critical extension that is not understood")]
+    /// It has a critical extension that is not implemented.
+    #[error("has an unsupported critical extension")]
     Critical,
-    #[error("has a SPIFFE id that is not the one of its trust domain")]
+    /// It has a SPIFFE id other than that of its trust domain.
+    #[error("has a SPIFFE id other than its trust domain's")]
     Id,
 }
 
 impl IssuerError {
-    /// A metric label.
+    /// The value of the `reason` label in metrics.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -53,8 +61,8 @@ impl IssuerError {
     }
 }
 
-/// Key usage, names, basic constraints, name constraints, distribution points, extended usage: what
-/// path building looks at.
+/// The extensions that are implemented: key usage, subject alternative names, basic constraints,
+/// name constraints, distribution points, extended key usage.
 const UNDERSTOOD: [&str; 6] = [
     "2.5.29.15",
     "2.5.29.17",
@@ -65,13 +73,13 @@ const UNDERSTOOD: [&str; 6] = [
 ];
 
 impl SigningCertificate {
-    /// `trust_domain` is whose authority it must be, where that is known.
+    /// Checks a certificate. `trust_domain` is the one it must belong to, when that is known.
     pub(crate) fn of(
         cert: &X509Certificate<'_>,
         trust_domain: Option<&str>,
     ) -> Result<Self, IssuerError> {
         let malformed = |_| IssuerError::Malformed;
-        // An extension that is there twice says two things.
+        // A duplicated extension is malformed: parsers disagree about which one counts.
         cert.extensions_map().map_err(malformed)?;
         let constraints = cert.basic_constraints().map_err(malformed)?;
         let constraints = constraints
@@ -104,7 +112,8 @@ impl SigningCertificate {
     }
 }
 
-/// An authority needs no SPIFFE id; if it has one, that is its trust domain's, and its only one.
+/// An authority needs no SPIFFE id; if it has one, it must be its only one and that of its trust
+/// domain.
 fn check_id(cert: &X509Certificate<'_>, domain: &str) -> Result<(), IssuerError> {
     let names = cert
         .subject_alternative_name()

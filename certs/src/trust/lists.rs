@@ -1,13 +1,13 @@
-//! Revocation lists (RFC 5280, section 5) that came with the roots.
+//! Revocation lists (RFC 5280, section 5) that are mounted beside the roots.
 //!
-//! webpki parses them, and refuses what it does not understand: delta lists, indirect ones, those
-//! for some reasons only, unknown critical extensions. It takes the first list in an issuer's name
-//! for the issuer's, checks its signature in every handshake, and does not ask a root whether it may
-//! sign lists; so the choice of the list is made here.
+//! webpki parses them and rejects what it does not implement: delta and indirect lists, lists for
+//! some reasons only, unknown critical extensions. But it takes the first list with an issuer's
+//! name for that issuer's, verifies its signature in every handshake, and does not check whether a
+//! root may sign lists. The list is therefore selected here.
 //!
-//! Where lists are mounted, everything fails closed: each certificate of a path, the root apart,
-//! needs a list of its issuer that is in time. A list past its end speaks for nobody: an authority
-//! that stopped publishing cannot be told from somebody who holds its lists back.
+//! With lists mounted, verification fails closed: every certificate of a path except the root needs
+//! a current list of its issuer. An expired list counts for nothing, because an authority that
+//! stopped publishing cannot be told from an attacker who withholds its lists.
 
 use super::{VerifyError, issuer::SigningCertificate};
 use crate::{KeyId, crypto::provider};
@@ -21,24 +21,24 @@ use x509_parser::{
     x509::SubjectPublicKeyInfo,
 };
 
-/// Verdicts on who signed a list that are kept. Names are chosen by whoever runs an authority, so
-/// there may be some; below one root there are few.
+/// How many signature checks are remembered per list. Issuers are chosen by whoever runs an
+/// authority, so the number is bounded; below one root there are few.
 const MAX_VERDICTS: usize = 16;
 
-/// One list, ready for use.
+/// One list, parsed and ready for use.
 #[derive(Debug)]
 pub(crate) struct RevocationList {
     list: CertRevocationList<'static>,
     der: CertificateRevocationListDer<'static>,
-    about: About,
-    /// Whether a key has signed it: looked at once a key, not once a handshake.
+    metadata: Metadata,
+    /// Whether a key signed the list, verified once per key rather than once per handshake.
     signed_by: Mutex<Vec<(KeyId, bool)>>,
 }
 
-/// What a list says of itself.
+/// What a list states about itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct About {
-    /// The key identifier of its issuer, as far as it names one.
+struct Metadata {
+    /// The key identifier of its issuer; empty when it names none.
     key: Vec<u8>,
     /// Big-endian, without leading zeros.
     number: Vec<u8>,
@@ -47,24 +47,24 @@ struct About {
     scope: Scope,
 }
 
-/// For which certificates of its issuer it speaks.
+/// Which certificates of its issuer it covers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 struct Scope {
     users_only: bool,
     authorities_only: bool,
-    /// Only for certificates that name one of these as where their list is.
+    /// When set, only certificates that name one of these distribution points.
     points: Option<Vec<String>>,
 }
 
-/// A certificate of a path whose standing is asked for.
-pub(super) struct Asked<'a> {
+/// A certificate of a path whose status is being checked.
+pub(super) struct Subject<'a> {
     pub(super) serial: &'a [u8],
     pub(super) issuer_name: &'a [u8],
     pub(super) is_authority: bool,
     pub(super) der: &'a [u8],
 }
 
-/// Who signed it.
+/// The certificate that signed it.
 pub(super) struct Issuer<'a> {
     pub(super) is: SigningCertificate,
     /// Its SubjectPublicKeyInfo.
@@ -86,7 +86,7 @@ fn uris(name: &DistributionPointName<'_>) -> Vec<String> {
     names.iter().filter_map(uri).collect()
 }
 
-impl About {
+impl Metadata {
     fn of(list: &CertificateRevocationList<'_>) -> Self {
         let (mut key, mut scope) = (Vec::new(), Scope::default());
         for extension in list.extensions() {
@@ -113,7 +113,7 @@ impl About {
         }
     }
 
-    /// Numbers of one length are ordered as their bytes are.
+    /// Numbers of equal length sort like their bytes.
     fn order(&self) -> (usize, &[u8], Duration) {
         (self.number.len(), &self.number, self.this_update)
     }
@@ -124,35 +124,35 @@ impl RevocationList {
         let list = OwnedCertRevocationList::from_der(der)?;
         let (_, parsed) = CertificateRevocationList::from_der(der).map_err(|_| Error::BadDer)?;
         Ok(Self {
-            about: About::of(&parsed),
+            metadata: Metadata::of(&parsed),
             list: list.into(),
             der: der.to_vec().into(),
             signed_by: Mutex::default(),
         })
     }
 
-    /// Whether it is about the same certificates as another, of the same issuer.
+    /// Whether it covers the same certificates of the same issuer as another list.
     fn replaces(&self, other: &Self) -> bool {
-        let about = |l: &Self| (l.about.key.clone(), l.about.scope.clone());
-        self.list.issuer() == other.list.issuer() && about(self) == about(other)
+        let subject = |l: &Self| (l.metadata.key.clone(), l.metadata.scope.clone());
+        self.list.issuer() == other.list.issuer() && subject(self) == subject(other)
     }
 
     fn is_older_than(&self, other: &Self) -> bool {
-        self.about.order() < other.about.order()
+        self.metadata.order() < other.metadata.order()
     }
 
-    /// Whether it speaks for a certificate, if its issuer signed it.
-    fn covers(&self, asked: &Asked<'_>) -> bool {
-        let scope = &self.about.scope;
-        let kind = match asked.is_authority {
+    /// Whether it covers a certificate, provided that its issuer signed the list.
+    fn covers(&self, subject: &Subject<'_>) -> bool {
+        let scope = &self.metadata.scope;
+        let kind = match subject.is_authority {
             true => !scope.users_only,
             false => !scope.authorities_only,
         };
         let place = scope.points.as_ref().is_none_or(|points| {
-            let named = distribution_points(asked.der);
+            let named = distribution_points(subject.der);
             named.iter().any(|p| points.contains(p))
         });
-        self.list.issuer() == asked.issuer_name && kind && place
+        self.list.issuer() == subject.issuer_name && kind && place
     }
 
     fn is_signed_by(&self, issuer: &Issuer<'_>) -> bool {
@@ -171,7 +171,7 @@ impl RevocationList {
         verdict
     }
 
-    /// By the algorithms that certificates are verified by.
+    /// Verifies the signature with the algorithms that are accepted for certificates.
     fn verify(&self, spki: &[u8]) -> Option<()> {
         let (_, list) = CertificateRevocationList::from_der(&self.der).ok()?;
         let (_, key) = SubjectPublicKeyInfo::from_der(spki).ok()?;
@@ -191,22 +191,22 @@ impl RevocationList {
         })
     }
 
-    fn check(&self, asked: &Asked<'_>, now: UnixTime) -> Result<(), Error> {
-        let (at, about) = (Duration::from_secs(now.as_secs()), &self.about);
-        if at >= about.next_update || at < about.this_update {
+    fn check(&self, subject: &Subject<'_>, now: UnixTime) -> Result<(), Error> {
+        let (at, metadata) = (Duration::from_secs(now.as_secs()), &self.metadata);
+        if at >= metadata.next_update || at < metadata.this_update {
             return Err(Error::CrlExpired {
                 time: now,
-                next_update: UnixTime::since_unix_epoch(about.next_update),
+                next_update: UnixTime::since_unix_epoch(metadata.next_update),
             });
         }
-        match self.list.find_serial(asked.serial)? {
+        match self.list.find_serial(subject.serial)? {
             Some(_) => Err(Error::CertRevoked),
             None => Ok(()),
         }
     }
 }
 
-/// Where a certificate says that its list is.
+/// The distribution points that a certificate names.
 fn distribution_points(der: &[u8]) -> Vec<String> {
     let Ok((_, cert)) = X509Certificate::from_der(der) else {
         return Vec::new();
@@ -221,7 +221,7 @@ fn distribution_points(der: &[u8]) -> Vec<String> {
     found
 }
 
-/// The newest list for each issuer and scope.
+/// The newest list of each issuer and scope.
 #[derive(Debug, Default)]
 pub(super) struct Lists(Vec<RevocationList>);
 
@@ -237,7 +237,7 @@ impl Lists {
     fn add(&mut self, list: RevocationList) {
         match self.0.iter_mut().find(|l| l.replaces(&list)) {
             Some(same) if same.is_older_than(&list) => *same = list,
-            Some(_) => tracing::debug!("an older revocation list of an issuer is left out"),
+            Some(_) => tracing::debug!("ignoring an older revocation list of the same issuer"),
             None => self.0.push(list),
         }
     }
@@ -246,7 +246,7 @@ impl Lists {
         self.0.iter().map(|l| &l.der)
     }
 
-    /// What is offered, but for lists that are older than one that is here and still in time.
+    /// The offered lists, where one that is older than a current list in use is replaced by that.
     pub(super) fn newest(
         &self,
         offered: Vec<CertificateRevocationListDer<'static>>,
@@ -257,13 +257,13 @@ impl Lists {
                 return der;
             };
             let newer = self.0.iter().find(|own| {
-                own.replaces(&list) && list.is_older_than(own) && own.about.next_update > now
+                own.replaces(&list) && list.is_older_than(own) && own.metadata.next_update > now
             });
             newer.map_or(der, |own| {
                 tracing::warn!(
-                    number = crate::name::hex(&list.about.number),
-                    in_use = crate::name::hex(&own.about.number),
-                    "a revocation list is older than the one in use, which stays"
+                    number = crate::name::hex(&list.metadata.number),
+                    in_use = crate::name::hex(&own.metadata.number),
+                    "ignoring a revocation list older than the one in use"
                 );
                 own.der.clone()
             })
@@ -271,10 +271,10 @@ impl Lists {
         offered.into_iter().map(keep).collect()
     }
 
-    /// Whether a certificate of a path is still good, as far as lists were mounted at all.
+    /// Whether a certificate of a path is still good, if any lists are mounted.
     pub(super) fn check(
         &self,
-        asked: &Asked<'_>,
+        subject: &Subject<'_>,
         issuer: &Issuer<'_>,
         now: UnixTime,
     ) -> Result<(), VerifyError> {
@@ -283,7 +283,7 @@ impl Lists {
         }
         let mut missing = Error::UnknownRevocationStatus;
         let mut found = false;
-        for list in self.0.iter().filter(|l| l.covers(asked)) {
+        for list in self.0.iter().filter(|l| l.covers(subject)) {
             if !list.is_signed_by(issuer) {
                 missing = Error::InvalidCrlSignatureForPublicKey;
                 continue;
@@ -291,7 +291,7 @@ impl Lists {
             if !issuer.is.signs_lists {
                 return Err(VerifyError::Chain(Error::IssuerNotCrlSigner));
             }
-            list.check(asked, now).map_err(|e| match e {
+            list.check(subject, now).map_err(|e| match e {
                 Error::CertRevoked => VerifyError::Revoked,
                 other => VerifyError::Chain(other),
             })?;
