@@ -1,7 +1,7 @@
 //! API keys: `tars_live_svc_<id>_<secret><checksum>`.
 //!
-//! The checksum lets a scanner or the edge refuse a typo or a guess with no look-up at all. The
-//! secret has 256 bits, so that a fast hash is enough at rest.
+//! The checksum lets a secret scanner or the edge reject a typo or a guess without a lookup. The
+//! secret has 256 bits of entropy, so a fast hash suffices at rest.
 
 use rand::RngExt;
 use sha2::{Digest, Sha256};
@@ -14,21 +14,26 @@ const SECRET_LEN: usize = 43;
 const CHECKSUM_LEN: usize = 6;
 const ALPHABET: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 
+/// The SHA-256 hash of a key's text.
 pub type Hash = [u8; 32];
 
-/// A key as its holder sees it; shown once.
+/// A key as issued to its holder. The text is returned once and never stored.
 pub struct ApiKey {
+    /// Identifies the key in lists and records; not secret.
     pub id: String,
+    /// The key itself; a secret.
     pub text: Zeroizing<String>,
+    /// What is stored in place of the text.
     pub hash: Hash,
 }
 
 impl ApiKey {
+    /// Generates a key with a new id.
     pub fn generate() -> Self {
         Self::with_id(&random(ID_LEN))
     }
 
-    /// A new secret for a key that exists.
+    /// Generates a new secret for an existing key.
     pub fn with_id(id: &str) -> Self {
         let body = Zeroizing::new(format!("{PREFIX}{id}_{}", random(SECRET_LEN)));
         let text = Zeroizing::new(format!("{}{}", *body, checksum(&body)));
@@ -47,7 +52,7 @@ impl fmt::Debug for ApiKey {
     }
 }
 
-/// What a presented key claims: its id, and the hash to compare. `None` when it cannot be a key.
+/// The id of a presented key and the hash to compare; `None` when the text cannot be a key.
 pub fn parse(text: &str) -> Option<(&str, Hash)> {
     let total = PREFIX.len() + ID_LEN + 1 + SECRET_LEN + CHECKSUM_LEN;
     if text.len() != total || !text.is_ascii() {
@@ -86,7 +91,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_key_reads_back() {
+    fn a_key_round_trips() {
         let key = ApiKey::generate();
         assert_eq!(parse(&key.text), Some((key.id.as_str(), key.hash)));
         let next = ApiKey::with_id(&key.id);
@@ -95,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn every_single_change_is_refused() {
+    fn a_change_of_any_character_is_refused() {
         let key = ApiKey::generate();
         for at in 0..key.text.len() {
             let mut bytes = key.text.as_bytes().to_vec();

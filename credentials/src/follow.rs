@@ -1,22 +1,23 @@
-//! Takes the items of Auth's stream in their order, and notices when one is missing.
+//! Applies the items of Auth's watch stream in order, and detects missing ones.
 //!
-//! A change has the number after the one before; whoever finds a gap has missed something, and must
-//! ask for a whole view rather than go on. What was heard before is heard again without harm.
+//! Changes are numbered consecutively. A follower that finds a gap has missed a change, and must
+//! request a snapshot instead of continuing. Receiving an item twice is harmless.
 
 use crate::{View, trust};
 use tars_certs::TrustFeed;
 use tars_proto::auth::v1::WatchCredentialsResponse;
 
-/// One item was missed, or more.
+/// One or more items are missing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("change {got} came after change {after:?}")]
 pub struct Gap {
-    /// The last one taken; `None` before the first whole view.
+    /// The last item that was applied; `None` before the first snapshot.
     pub after: Option<u64>,
+    /// The number of the item that does not follow it.
     pub got: u64,
 }
 
-/// Fills a process's view and its trust from one stream.
+/// Maintains the view and the trust feed of a process from one stream.
 #[derive(Debug)]
 pub struct Follower {
     view: View,
@@ -25,7 +26,7 @@ pub struct Follower {
 }
 
 impl Follower {
-    /// Follows a stream that begins now, with a whole view.
+    /// Follows a new stream, whose first item must be a snapshot.
     pub fn new(view: View, feed: TrustFeed) -> Self {
         Self {
             view,
@@ -34,24 +35,24 @@ impl Follower {
         }
     }
 
-    /// Takes the next item.
+    /// Applies the next item.
     ///
     /// # Errors
     ///
-    /// [`Gap`] when it is not the next; nothing of it was taken then.
+    /// [`Gap`] when the item does not follow the last one. Nothing of it is applied then.
     pub fn apply(&mut self, item: &WatchCredentialsResponse, now_s: u64) -> Result<(), Gap> {
         let got = item.sequence;
         match self.at {
             _ if item.reset => self.accept(item, now_s),
             Some(at) if got == at + 1 => self.accept(item, now_s),
-            // A heartbeat, or something that is known: only that it was heard counts.
-            Some(at) if got <= at => self.view.heard(),
+            // A heartbeat, or a duplicate: it only proves that the stream is alive.
+            Some(at) if got <= at => self.view.refresh(),
             after => return Err(Gap { after, got }),
         }
         Ok(())
     }
 
-    /// The last change that was taken.
+    /// The number of the last item that was applied.
     pub fn position(&self) -> Option<u64> {
         self.at
     }
@@ -91,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn items_are_taken_once_in_order_and_a_gap_is_told() {
+    async fn items_are_applied_once_in_order_and_a_gap_is_reported() {
         let view = View::default();
         let mut follower = Follower::new(view.clone(), TrustFeed::default());
         let early = follower.apply(&item(1, "early"), 0).unwrap_err();
@@ -101,12 +102,12 @@ mod tests {
                 after: None,
                 got: 1
             },
-            "nothing before a whole view"
+            "nothing is applied before a snapshot"
         );
         follower.apply(&whole(5), 0).unwrap();
         follower.apply(&item(4, "old"), 0).unwrap();
         follower.apply(&item(5, "same"), 0).unwrap();
-        assert_eq!(roles(&view), ["whole"], "what was known is not taken again");
+        assert_eq!(roles(&view), ["whole"], "duplicates are not applied");
         follower.apply(&item(6, "six"), 0).unwrap();
         let gap = follower.apply(&item(8, "eight"), 0).unwrap_err();
         assert_eq!(
@@ -119,19 +120,19 @@ mod tests {
         assert_eq!(
             roles(&view),
             ["six", "whole"],
-            "nothing of what came after the gap"
+            "nothing after the gap is applied"
         );
         follower.apply(&whole(3), 0).unwrap();
         assert_eq!(
             roles(&view),
             ["whole"],
-            "a whole view replaces, wherever it stands"
+            "a snapshot replaces the view, whatever its number"
         );
         assert_eq!(follower.position(), Some(3));
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_heartbeat_keeps_the_view_fresh_and_one_past_the_end_does_not() {
+    async fn a_heartbeat_refreshes_the_view_unless_it_reveals_a_gap() {
         let view = View::default();
         let mut follower = Follower::new(view.clone(), TrustFeed::default());
         follower.apply(&whole(5), 0).unwrap();

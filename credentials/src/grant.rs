@@ -1,45 +1,55 @@
-//! What a caller may make, renew, widen, hand out or take away: the one rule for every credential.
+//! Delegation: what a caller may create, renew, widen, hand out or take away. One rule covers every
+//! credential.
 //!
-//! Nobody gives what they do not hold, and nobody touches what holds more than they do. What somebody
-//! holds is the role's permissions, narrowed by the scopes of the key that calls; what a key holds is
-//! counted by its stored scopes, which stay when its owner's role shrinks and grows. Without the second
-//! half, taking away would be a way round: whoever can disable every stronger administrator is the
-//! strongest.
+//! Nobody grants permissions that they do not hold, and nobody changes a credential that holds more
+//! than they do. A caller holds the permissions of its roles, restricted to the scopes of its key.
+//! A key holds its stored scopes, which do not change with its owner's roles. Without the second
+//! half of the rule, taking away would be a way around the first: an administrator who can disable
+//! every stronger one is the strongest.
 //!
-//! A key acts for its owner, and four eyes compares owners. So the secret of another's key is never
-//! handed out, not even to whoever holds everything; revoking it is enough, and has a permission of its
-//! own. Identities have no permissions to compare: what lets a caller make one is a permission for each
-//! kind, and none implies another.
+//! A key acts for its owner, and dual approval compares owners. Therefore the secret of another
+//! owner's key is never handed out, not even to a caller who holds every permission; revoking it
+//! suffices, and has a permission of its own. Identities have no permissions to compare: issuing
+//! one requires the permission for its kind, and none of these implies another.
 
 use crate::{Caller, Credential, Permissions};
 use tars_certs::PeerClass;
 
-/// Why a caller may not.
+/// Why a caller may not do this.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GrantError {
-    #[error("this holds more than the caller does, who lacks {}", .0.join(", "))]
+    /// The credential holds these permissions, which the caller lacks.
+    #[error("the caller does not hold these permissions: {}", .0.join(", "))]
     Permissions(Vec<&'static str>),
-    #[error("the new key would outlive the key that calls")]
+    /// The requested expiry is later than that of the calling key.
+    #[error("the new key would outlive the calling key")]
     Life,
-    #[error("the key to rotate outlives the key that calls")]
+    /// The key to rotate expires later than the calling key.
+    #[error("the key to rotate outlives the calling key")]
     OutlivedBy,
+    /// The calling secret is being rotated out.
     #[error(
-        "the secret that calls is being rotated out and ends before its key does; use the newest"
+        "the calling secret is being rotated out and expires before its key; use the newest secret"
     )]
     Outgoing,
-    #[error("the secret of another's key is handed to nobody; revoke it instead")]
+    /// The key belongs to another owner.
+    #[error("the secret of a key is given to its owner only; revoke the key instead")]
     NotOwn,
-    #[error("this needs a session: an API key cannot do it for its owner")]
+    /// Only a session may do this.
+    #[error("this requires a session; an API key cannot do it for its owner")]
     NeedsSession,
 }
 
-/// An API key that exists.
+/// An existing API key.
 #[derive(Debug, Clone)]
 pub struct StoredKey {
+    /// The id of the key.
     pub id: String,
+    /// The id of its owner.
     pub owner_id: String,
-    /// As stored, whatever the owner holds now.
+    /// As stored, regardless of what the owner holds now.
     pub scopes: Permissions,
+    /// When it expires, in seconds since the Unix epoch.
     pub expires_s: u64,
 }
 
@@ -53,7 +63,7 @@ impl StoredKey {
     }
 }
 
-fn holds(caller: &Caller, what: Permissions) -> Result<(), GrantError> {
+fn require(caller: &Caller, what: Permissions) -> Result<(), GrantError> {
     let lacking = what.without(caller.permissions);
     if lacking.is_empty() {
         Ok(())
@@ -62,18 +72,28 @@ fn holds(caller: &Caller, what: Permissions) -> Result<(), GrantError> {
     }
 }
 
-/// A session is a person, who can come back any time; a key ends when it ends.
+/// Whether something that ends at `ends_s` outlives the calling key. A session does not count: a
+/// person can log in again at any time.
 fn outlives(caller: &Caller, ends_s: u64) -> bool {
     matches!(caller.credential, Credential::ApiKey { .. }) && ends_s > caller.expires_s
 }
 
-/// The scopes of a new key: what was asked for, or all that the caller holds.
+/// The scopes of a new key: those requested, or everything that the caller holds.
+///
+/// # Errors
+///
+/// [`GrantError::Permissions`] when the caller lacks a requested scope.
 pub fn new_key(caller: &Caller, asked: Option<Permissions>) -> Result<Permissions, GrantError> {
     let scopes = asked.unwrap_or(caller.permissions);
-    holds(caller, scopes).map(|()| scopes)
+    require(caller, scopes).map(|()| scopes)
 }
 
-/// When a new key ends: as asked, or at `usual` unless the key that makes it ends before.
+/// When a new key expires, in seconds since the Unix epoch: as requested, or at `usual_s` unless
+/// the calling key expires earlier.
+///
+/// # Errors
+///
+/// [`GrantError::Life`] when the requested expiry is later than that of the calling key.
 pub fn new_key_end(caller: &Caller, asked_s: Option<u64>, usual_s: u64) -> Result<u64, GrantError> {
     match asked_s {
         Some(asked) if outlives(caller, asked) => Err(GrantError::Life),
@@ -83,48 +103,64 @@ pub fn new_key_end(caller: &Caller, asked_s: Option<u64>, usual_s: u64) -> Resul
     }
 }
 
-/// Whether the caller may be given a new secret of a key.
+/// Checks whether the caller may be given a new secret of a key.
+///
+/// # Errors
+///
+/// [`GrantError`], with the rule that forbids it.
 pub fn rotate_key(caller: &Caller, key: &StoredKey) -> Result<(), GrantError> {
     if !key.is_owned_by(caller) {
         return Err(GrantError::NotOwn);
     }
-    // A key that calls holds its scopes only as far as its owner does: it stays what it is. But whoever
-    // has only a secret that was rotated out does not take the key back with it.
+    // A key may rotate itself even when its owner has lost some of its scopes: it does not gain
+    // any. But a caller that has only the outgoing secret cannot reclaim the key.
     if key.authenticated(caller) {
         return match outlives(caller, key.expires_s) {
             true => Err(GrantError::Outgoing),
             false => Ok(()),
         };
     }
-    holds(caller, key.scopes)?;
+    require(caller, key.scopes)?;
     if outlives(caller, key.expires_s) {
         return Err(GrantError::OutlivedBy);
     }
     Ok(())
 }
 
-/// Whether the caller may end a key.
+/// Checks whether the caller may revoke a key.
+///
+/// # Errors
+///
+/// [`GrantError::Permissions`] with the permissions that are missing.
 pub fn revoke_key(caller: &Caller, key: &StoredKey) -> Result<(), GrantError> {
     if caller.permissions.contains("apikeys.revoke_any") || key.authenticated(caller) {
         return Ok(());
     }
     if key.is_owned_by(caller) {
-        return holds(caller, key.scopes);
+        return require(caller, key.scopes);
     }
-    holds(caller, Permissions::of(["apikeys.revoke_any"]))
+    require(caller, Permissions::of(["apikeys.revoke_any"]))
 }
 
-/// Whether the caller may make of a user who holds `before` one who holds `after`. Nothing, for one
-/// who does not exist yet.
+/// Checks whether the caller may turn a user who holds `before` into one who holds `after`. A user
+/// who does not exist yet holds nothing.
+///
+/// # Errors
+///
+/// [`GrantError::Permissions`] with the permissions that are missing.
 pub fn change_user(
     caller: &Caller,
     before: Permissions,
     after: Permissions,
 ) -> Result<(), GrantError> {
-    holds(caller, before.union(after))
+    require(caller, before.union(after))
 }
 
-/// Whether the caller may change the own password or end the own session.
+/// Checks that the caller is a session, which changing a password and logging out require.
+///
+/// # Errors
+///
+/// [`GrantError::NeedsSession`] for an API key.
 pub fn require_session(caller: &Caller) -> Result<(), GrantError> {
     match caller.credential {
         Credential::Session { .. } => Ok(()),
@@ -132,16 +168,21 @@ pub fn require_session(caller: &Caller) -> Result<(), GrantError> {
     }
 }
 
-/// Whether the caller may have an identity of a class made, with names of a server or without.
+/// Checks whether the caller may issue an identity of a class, with the host names of a server or
+/// without.
+///
+/// # Errors
+///
+/// [`GrantError::Permissions`] with the permissions that are missing.
 pub fn issue_identity(
     caller: &Caller,
     class: PeerClass,
     server_names: bool,
 ) -> Result<(), GrantError> {
-    holds(caller, required_to_issue(class, server_names))
+    require(caller, required_to_issue(class, server_names))
 }
 
-/// What an identity of a class needs of whoever has it made.
+/// The permissions required to issue an identity of a class.
 pub fn required_to_issue(class: PeerClass, server_names: bool) -> Permissions {
     let kind = match class {
         PeerClass::Client => "certificates.issue",
@@ -155,14 +196,18 @@ pub fn required_to_issue(class: PeerClass, server_names: bool) -> Permissions {
     Permissions::of(needed)
 }
 
-/// Whether the caller may cut off an identity of a class; `None` for a certificate of which it is not
-/// known whose it is: it may be a workload's, or that of an issuer.
+/// Checks whether the caller may revoke an identity of a class. `None` stands for a certificate of
+/// unknown identity, which may be that of a workload or an issuer.
+///
+/// # Errors
+///
+/// [`GrantError::Permissions`] with the permissions that are missing.
 pub fn revoke_identity(caller: &Caller, class: Option<PeerClass>) -> Result<(), GrantError> {
     let needed: &[_] = match class {
         Some(PeerClass::Client | PeerClass::Operator) => &["certificates.revoke"],
         _ => &["certificates.revoke", "certificates.revoke_workload"],
     };
-    holds(caller, Permissions::of(needed.iter().copied()))
+    require(caller, Permissions::of(needed.iter().copied()))
 }
 
 #[cfg(test)]

@@ -1,5 +1,7 @@
-//! What a credential is and what it proves: access tokens, API keys, roles and permissions, and
-//! the pushed view of all that is valid now. Nothing here asks the network.
+//! Credentials and what they prove: access tokens, API keys, roles and permissions, and the pushed
+//! view of everything that is valid now. Nothing in this crate uses the network.
+
+#![deny(missing_docs)]
 
 pub mod apikey;
 pub mod caller;

@@ -1,9 +1,10 @@
-//! Permissions, and the roles that hold them. A role is a set; `viewer < developer < admin`.
+//! Permissions, and the roles that hold them. A role is a set of permissions, and `viewer <
+//! developer < admin`.
 
 use std::fmt;
 use tars_proto::table::Permission;
 
-/// Every permission a rule may name, in a fixed order: the position is the bit.
+/// Every permission that a rule may name. The position of a permission is its bit.
 pub const PERMISSIONS: &[&str] = &[
     "session.self",
     "agents.read",
@@ -39,7 +40,7 @@ pub const PERMISSIONS: &[&str] = &[
 const VIEWER: usize = 6;
 const DEVELOPER: usize = 11;
 
-/// The roles that a new installation starts with.
+/// The roles of a new installation with their permissions, weakest first.
 pub fn default_roles() -> Vec<(&'static str, &'static [&'static str])> {
     vec![
         ("viewer", &PERMISSIONS[..VIEWER]),
@@ -48,7 +49,7 @@ pub fn default_roles() -> Vec<(&'static str, &'static [&'static str])> {
     ]
 }
 
-/// What roles hold together; a role that does not exist holds nothing.
+/// The union of the permissions of `roles`; a role that does not exist holds none.
 pub fn of_roles<'a>(roles: impl IntoIterator<Item = &'a str>) -> Permissions {
     let known = default_roles();
     let names = roles
@@ -63,45 +64,51 @@ pub fn of_roles<'a>(roles: impl IntoIterator<Item = &'a str>) -> Permissions {
 pub struct Permissions(u64);
 
 impl Permissions {
+    /// Every permission.
     pub const ALL: Self = Self(u64::MAX >> (64 - PERMISSIONS.len()));
 
-    /// Unknown names grant nothing.
+    /// The set of the named permissions; unknown names are ignored.
     pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
         Self(names.into_iter().filter_map(bit).fold(0, |all, b| all | b))
     }
 
+    /// The permissions in either set.
     #[must_use]
     pub fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
+    /// The permissions in both sets.
     #[must_use]
     pub fn intersect(self, other: Self) -> Self {
         Self(self.0 & other.0)
     }
 
-    /// What is in this set and not in the other.
+    /// The permissions in this set but not in the other.
     #[must_use]
     pub fn without(self, other: Self) -> Self {
         Self(self.0 & !other.0)
     }
 
+    /// Whether the set has no permissions.
     pub fn is_empty(self) -> bool {
         self.0 == 0
     }
 
+    /// Whether the named permission is in the set; `false` for an unknown name.
     pub fn contains(self, name: &str) -> bool {
         bit(name).is_some_and(|b| self.0 & b != 0)
     }
 
-    /// Whether a permission of the contract is in the set. One that was read with another vocabulary
-    /// than [`PERMISSIONS`] is in none.
+    /// Whether a permission of the contract is in the set; `false` for one that was parsed with
+    /// another vocabulary than [`PERMISSIONS`].
     pub fn holds(self, permission: Permission) -> bool {
         let known = PERMISSIONS.get(permission.index());
         known.is_some_and(|name| *name == permission.as_str())
             && self.0 & (1 << permission.index()) != 0
     }
 
+    /// The names of the permissions, in the order of [`PERMISSIONS`].
     pub fn names(self) -> Vec<&'static str> {
         let held = |at: usize| self.0 & (1 << at) != 0;
         let names = PERMISSIONS.iter().copied().enumerate();
@@ -129,7 +136,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn roles_nest() {
+    fn each_role_includes_the_weaker_ones() {
         let sets: Vec<Permissions> = default_roles()
             .into_iter()
             .map(|(_, p)| Permissions::of(p.iter().copied()))
@@ -142,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn roles_add_up_and_unknown_ones_hold_nothing() {
+    fn roles_are_united_and_unknown_ones_hold_nothing() {
         assert_eq!(of_roles(["viewer", "admin"]), Permissions::ALL);
         assert_eq!(of_roles(["nobody", ""]), Permissions::default());
         assert!(

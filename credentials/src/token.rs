@@ -1,38 +1,52 @@
 //! Access tokens: Ed25519 JWTs, checked strictly.
 //!
-//! The library verifies the signature; everything it would let pass by default is refused here
-//! first: oversize, unknown header members, other types, a missing or odd claim, a life longer
-//! than ours. What a token proves is an identity. Decisions are never cached.
+//! The library verifies the signature. What it accepts by default is rejected before that:
+//! oversized tokens, unknown header members, other types, missing or malformed claims, lifetimes
+//! longer than the mesh issues. A token proves an identity; authorization decisions are never
+//! cached with it.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, DecodingKey, Validation};
 use serde::{Deserialize, Serialize};
 
+/// The `iss` claim of every token.
 pub const ISSUER: &str = "tars-auth";
+/// The `aud` claim of every token.
 pub const AUDIENCE: &str = "tars";
+/// The `typ` header of every token (RFC 9068).
 pub const TYPE: &str = "at+jwt";
 const ALG: &str = "EdDSA";
 const MAX_LEN: usize = 4096;
-/// How far clocks may disagree.
+/// The accepted clock skew between processes, in seconds.
 pub const LEEWAY_S: u64 = 30;
-/// No policy makes longer tokens.
+/// The longest lifetime that configuration allows.
 const MAX_LIFE_S: u64 = 86_400;
 
+/// The claims of an access token. Each is required, and there are no others.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Claims {
+    /// The issuer, always [`ISSUER`].
     pub iss: String,
+    /// The audience, always [`AUDIENCE`].
     pub aud: String,
-    /// The user's id.
+    /// The id of the user.
     pub sub: String,
+    /// The id of the session.
     pub sid: String,
+    /// A unique id of the token.
     pub jti: String,
+    /// When it was issued, in seconds since the Unix epoch.
     pub iat: u64,
+    /// Not valid before this second.
     pub nbf: u64,
+    /// Expires at this second.
     pub exp: u64,
-    /// The user's version when the token was made.
+    /// The user's token version when the token was issued.
     pub ver: u64,
+    /// The name of the user.
     pub username: String,
+    /// The roles of the user at issue; those in the view take precedence.
     pub roles: Vec<String>,
 }
 
@@ -44,33 +58,43 @@ struct Header {
     kid: String,
 }
 
-/// Why a token was refused. Callers are not told; logs and metrics are.
+/// Why a token was rejected. It is logged and counted, but not disclosed to the caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
+    /// The text is longer than any token that Auth issues.
     #[error("too long")]
     Oversize,
+    /// It is not a compact JWS.
     #[error("malformed")]
     Malformed,
+    /// The header is not exactly the one that Auth writes.
     #[error("header")]
     Header,
+    /// It names a signing key that is not valid.
     #[error("unknown key")]
     UnknownKey,
+    /// The signature does not verify, or the claims are malformed.
     #[error("signature or claims")]
     Invalid,
+    /// It is for another issuer or audience.
     #[error("issuer or audience")]
     Audience,
+    /// It has expired.
     #[error("expired")]
     Expired,
+    /// Its validity has not started.
     #[error("not yet valid")]
     NotYet,
+    /// Its lifetime is longer than Auth issues, or not positive.
     #[error("life too long")]
     Life,
+    /// Its session has ended, or its user was disabled or changed.
     #[error("session ended")]
     Revoked,
 }
 
 impl TokenError {
-    /// A metric label.
+    /// The value of the `reason` label in metrics.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Oversize => "oversize",
@@ -87,7 +111,11 @@ impl TokenError {
     }
 }
 
-/// The key id that a token names, if its header is exactly what we write.
+/// The id of the signing key that a token names.
+///
+/// # Errors
+///
+/// When the token is oversized or malformed, or its header is not exactly the one that Auth writes.
 pub fn key_id(token: &str) -> Result<String, TokenError> {
     if token.len() > MAX_LEN {
         return Err(TokenError::Oversize);
@@ -111,7 +139,11 @@ fn is_kid(kid: &str) -> bool {
     (8..=64).contains(&kid.len()) && kid.bytes().all(plain)
 }
 
-/// Checks the signature and all claims but time.
+/// Verifies the signature and every claim except the times.
+///
+/// # Errors
+///
+/// The first rule that the token breaks.
 pub fn verify(token: &str, key: &DecodingKey) -> Result<Claims, TokenError> {
     let mut validation = Validation::new(Algorithm::EdDSA);
     validation.validate_exp = false;
@@ -132,7 +164,11 @@ pub fn verify(token: &str, key: &DecodingKey) -> Result<Claims, TokenError> {
     Ok(claims)
 }
 
-/// Checks that the claims are not over.
+/// Checks that the token has not expired.
+///
+/// # Errors
+///
+/// [`TokenError::Expired`].
 pub fn check_end(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
     let over = now_s >= claims.exp.saturating_add(LEEWAY_S);
     if over {
@@ -142,7 +178,11 @@ pub fn check_end(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
     }
 }
 
-/// Checks the claims' times.
+/// Checks the start and the end of the token's validity.
+///
+/// # Errors
+///
+/// [`TokenError::Expired`] or [`TokenError::NotYet`].
 pub fn check_time(claims: &Claims, now_s: u64) -> Result<(), TokenError> {
     check_end(claims, now_s)?;
     if claims.nbf > now_s + LEEWAY_S || claims.iat > now_s + LEEWAY_S {
@@ -199,14 +239,14 @@ mod tests {
     }
 
     #[test]
-    fn a_good_token_passes() {
+    fn a_valid_token_is_accepted() {
         let token = sign(&claims());
         assert_eq!(key_id(&token).unwrap(), "key-12345678");
         assert_eq!(verify(&token, &public()).unwrap().username, "ada");
     }
 
     #[test]
-    fn missing_unknown_and_odd_claims_are_refused() {
+    fn missing_unknown_and_malformed_claims_are_refused() {
         for name in [
             "iss", "aud", "sub", "sid", "jti", "iat", "nbf", "exp", "ver", "username", "roles",
         ] {
@@ -257,7 +297,7 @@ mod tests {
     }
 
     #[test]
-    fn a_claim_that_is_given_twice_is_refused() {
+    fn a_duplicate_claim_is_refused() {
         let good = claims().to_string();
         assert!(verify(&sign_text(&good), &public()).is_ok());
         for more in [
@@ -279,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn foreign_headers_are_refused_before_any_key_is_looked_up() {
+    fn foreign_headers_are_refused_before_a_key_is_looked_up() {
         let rest = "e30.AAAA";
         for header in [
             r#"{"alg":"none","typ":"at+jwt","kid":"key-12345678"}"#,
@@ -302,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_shapes_are_refused() {
+    fn malformed_tokens_are_refused() {
         let good = sign(&claims());
         let padded = format!("{good}=");
         let mut flipped = good.clone().into_bytes();
@@ -327,7 +367,7 @@ mod tests {
     }
 
     #[test]
-    fn times_have_a_leeway_of_thirty_seconds() {
+    fn times_are_checked_with_a_leeway_of_thirty_seconds() {
         let claims: Claims = serde_json::from_value(claims()).unwrap();
         assert_eq!(check_time(&claims, 1929), Ok(()));
         assert_eq!(check_time(&claims, 1930), Err(TokenError::Expired));

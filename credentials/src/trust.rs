@@ -1,5 +1,5 @@
-//! The part of Auth's push that is about certificates, as [`TrustFeed`](tars_certs::TrustFeed) takes
-//! it.
+//! Converts the part of Auth's watch stream that concerns certificates into updates of the
+//! [`TrustFeed`](tars_certs::TrustFeed).
 
 use rustls::pki_types::CertificateDer;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use tars_proto::auth::v1::{
     CertificateRevocation, IdentityRevocation, TrustBundle, WatchCredentialsResponse,
 };
 
-/// What an item says about certificates. What of it does not parse is left out, and said in the log.
+/// The certificate part of an item. Entries that do not parse are skipped and logged.
 pub fn update(item: &WatchCredentialsResponse) -> TrustUpdate {
     TrustUpdate {
         whole: item.reset,
@@ -30,11 +30,19 @@ fn bundle(message: &TrustBundle) -> Bundle {
 fn revocations(item: &WatchCredentialsResponse) -> RevocationSet {
     let set = RevocationSet {
         certificates: item.revoked_certificates.iter().filter_map(name).collect(),
-        identities: item.revoked_identities.iter().filter_map(cut).collect(),
+        identities: item
+            .revoked_identities
+            .iter()
+            .filter_map(not_before)
+            .collect(),
     };
     let sent = item.revoked_certificates.len() + item.revoked_identities.len();
     if set.len() < sent {
-        tracing::error!(sent, kept = set.len(), "pushed revocations do not parse");
+        tracing::error!(
+            sent,
+            accepted = set.len(),
+            "some pushed revocations do not parse"
+        );
     }
     set
 }
@@ -46,10 +54,10 @@ fn name(revoked: &CertificateRevocation) -> Option<CertName> {
     })
 }
 
-fn cut(revoked: &IdentityRevocation) -> Option<(SpiffeId, Duration)> {
+fn not_before(revoked: &IdentityRevocation) -> Option<(SpiffeId, Duration)> {
     let seconds = revoked.not_before.as_ref()?.seconds;
-    let cut = Duration::from_secs(u64::try_from(seconds).ok()?);
-    Some((revoked.spiffe_id.parse().ok()?, cut))
+    let at = Duration::from_secs(u64::try_from(seconds).ok()?);
+    Some((revoked.spiffe_id.parse().ok()?, at))
 }
 
 #[cfg(test)]
@@ -72,7 +80,7 @@ mod tests {
     }
 
     #[test]
-    fn an_item_is_read_whole() {
+    fn an_item_is_converted_completely() {
         let issuer = KeyId::of_spki(b"issuer");
         let id = "spiffe://tars.local/automl";
         let read = update(&WatchCredentialsResponse {
@@ -88,15 +96,15 @@ mod tests {
         });
         assert!(read.whole);
         assert_eq!(read.revocations.certificates.len(), 1);
-        let cut = read.revocations.identities[&id.parse().unwrap()];
-        assert_eq!(cut, Duration::from_secs(5));
+        let not_before = read.revocations.identities[&id.parse().unwrap()];
+        assert_eq!(not_before, Duration::from_secs(5));
         let bundle = read.bundle.unwrap();
         assert_eq!((bundle.version, bundle.roots.len()), (3, 1));
         assert_eq!(bundle.tainted, [KeyId::from_bytes(&[7; 32]).unwrap()]);
     }
 
     #[test]
-    fn what_does_not_parse_is_left_out_and_the_rest_counts() {
+    fn entries_that_do_not_parse_are_skipped() {
         let issuer = KeyId::of_spki(b"issuer");
         let read = update(&WatchCredentialsResponse {
             revoked_certificates: vec![

@@ -1,11 +1,11 @@
-//! The pushed view of everything that is valid now: each process holds one, filled by Auth's watch
+//! The pushed view of everything that is valid now. Each process holds one, fed by Auth's watch
 //! stream, and decides from it alone.
 //!
-//! Tokens whose user is not in the view yet are taken by their word: the stream carries every user
-//! that was ever disabled or changed, so that absence means "new", not "gone".
+//! A token whose user is not in the view is accepted on its own claims: the stream carries every
+//! user that was ever disabled or changed, so an absent user is a new one.
 //!
-//! Users and keys carry a revision, and an older one never replaces a newer one, whatever order items
-//! come in. That no item is missed is the [`Follower`](crate::Follower)'s to see.
+//! Users and keys carry a revision, and an older one never replaces a newer one, whatever the order
+//! of items. Detecting missing items is the job of the [`Follower`](crate::Follower).
 
 use crate::{
     Caller, Credential, Permissions, apikey,
@@ -33,8 +33,8 @@ use tokio::time::Instant;
 const CACHED_TOKENS: usize = 16_384;
 const LEEWAY: Duration = Duration::from_secs(token::LEEWAY_S);
 
-/// A table that may be long. A copy shares all but the path to what is changed afterwards, so that
-/// one change among a hundred thousand rows costs no more than among a hundred.
+/// A table with many rows. Copies share everything except the path to later changes, so a change
+/// among a hundred thousand rows costs no more than one among a hundred.
 type Table<V> = HashTrieMapSync<String, V>;
 
 #[derive(Clone, Default)]
@@ -43,21 +43,22 @@ struct Snapshot {
     api_keys: Table<Arc<Key>>,
     users: Table<Arc<User>>,
     roles: HashMap<String, Permissions>,
-    /// Session to the moment after which none of its tokens can be valid.
-    revoked_sessions: Table<Gone>,
-    /// When sessions were last looked through for those that can be forgotten.
+    /// Revoked sessions, with the moment after which none of their tokens can be valid.
+    revoked_sessions: Table<RevokedUntil>,
+    /// When the sessions were last swept.
     swept: Duration,
 }
 
-/// Looking through all revoked sessions is not for every change.
+/// How often expired entries are removed from the revoked sessions; a scan is too slow for every
+/// change.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 struct Key {
-    /// Hash, and the second at which it stops working.
+    /// The hashes of its secrets, and the second at which each expires.
     secrets: Vec<(apikey::Hash, Option<u64>)>,
     owner_id: String,
-    /// The most that the key may do. Without any it may do nothing.
+    /// The upper bound of what the key may do. An empty set permits nothing.
     scopes: Permissions,
     expires_s: Option<u64>,
     revoked: bool,
@@ -69,7 +70,7 @@ struct User {
     username: String,
     roles: Vec<String>,
     disabled: bool,
-    /// Tokens with a lower one are refused, but for those of the kept session.
+    /// Tokens with a lower version are rejected, except those of `kept_session`.
     version: u64,
     kept_session: String,
     revision: u64,
@@ -84,7 +85,7 @@ impl User {
 }
 
 impl Key {
-    /// The secret with this hash, if it works now; otherwise `None`. Looks at every secret.
+    /// The expiry of the secret with this hash, if it is valid now. Compares with every secret.
     fn secret(&self, hash: &apikey::Hash, now_s: u64) -> Option<Option<u64>> {
         find_secret(&self.secrets, hash, now_s)
     }
@@ -92,8 +93,8 @@ impl Key {
 
 type Secrets = [(apikey::Hash, Option<u64>)];
 
-/// When the secret with this hash stops working, `Some(None)` for never; `None` when there is no such
-/// secret or it has stopped. In constant time for the number of secrets.
+/// The expiry of the secret with this hash, where `Some(None)` is never; `None` when there is no
+/// such secret or it has expired. Takes constant time for a given number of secrets.
 fn find_secret(secrets: &Secrets, hash: &apikey::Hash, now_s: u64) -> Option<Option<u64>> {
     let found = secrets.iter().fold(None, |found, (secret, until)| {
         if bool::from(secret.ct_eq(hash)) {
@@ -109,15 +110,15 @@ fn is_live(until: Option<u64>, now_s: u64) -> bool {
     until.is_none_or(|end| now_s < end)
 }
 
-/// When a revoked session can be forgotten: when its end is over on the wall and by what was
-/// measured. A wall that was set forward for a while must not revive it.
+/// When a revoked session can be forgotten: once it has ended both by the wall clock and by
+/// measured time. A wall clock that is temporarily set forward must not revive it.
 #[derive(Debug, Clone, Copy)]
-struct Gone {
+struct RevokedUntil {
     wall_s: u64,
     measured: Duration,
 }
 
-impl Gone {
+impl RevokedUntil {
     fn is_over(self, now: Now) -> bool {
         let wall = self.wall_s.saturating_add(token::LEEWAY_S) <= now.wall_s;
         wall && self.measured.saturating_add(LEEWAY) <= now.measured
@@ -131,37 +132,37 @@ impl Gone {
     }
 }
 
-/// Both hands of the clock.
+/// The current time by both clocks.
 #[derive(Debug, Clone, Copy)]
 struct Now {
     wall_s: u64,
     measured: Duration,
 }
 
-/// Time since an arbitrary beginning, by a hand that nobody can set.
+/// Measured time since an arbitrary start, which nobody can set.
 type Elapsed = Box<dyn Fn() -> Duration + Send + Sync>;
 
 struct Verified {
     kid: String,
     claims: Claims,
-    /// Who that was, when this snapshot was looked at.
+    /// The caller, as resolved against the snapshot that is referenced beside it.
     caller: Mutex<Option<(Weak<Snapshot>, Arc<Caller>)>>,
 }
 
-/// Shared by everything in a process that checks credentials.
+/// The view of a process. Cheap to clone; clones share it.
 #[derive(Clone)]
 pub struct View(Arc<Inner>);
 
 struct Inner {
     snapshot: ArcSwap<Snapshot>,
-    /// When something was last heard; `None` before the first whole view.
-    heard: Mutex<Option<Duration>>,
+    /// When the last item was received; `None` before the first snapshot.
+    received: Mutex<Option<Duration>>,
     elapsed: Elapsed,
     cache: Cache<[u8; 32], Arc<Verified>>,
     update: Mutex<()>,
 }
 
-/// Measures with the timers' clock, which sleeps with the machine.
+/// Measures age with tokio's clock, which stops while the machine is suspended.
 impl Default for View {
     fn default() -> Self {
         let start = Instant::now();
@@ -170,11 +171,11 @@ impl Default for View {
 }
 
 impl View {
-    /// A view whose age is what `elapsed` says, time since an arbitrary beginning.
+    /// A view whose age is measured by `elapsed`, the time since an arbitrary start.
     pub fn with_elapsed(elapsed: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
         Self(Arc::new(Inner {
             snapshot: ArcSwap::default(),
-            heard: Mutex::new(None),
+            received: Mutex::new(None),
             elapsed: Box::new(elapsed),
             cache: Cache::new(CACHED_TOKENS),
             update: Mutex::new(()),
@@ -200,7 +201,7 @@ impl View {
     pub fn apply(&self, item: &WatchCredentialsResponse, now_s: u64) {
         let _one_writer = self.0.update.lock();
         if !item.reset && is_heartbeat(item) {
-            return self.hear(false);
+            return self.touch(false);
         }
         let mut next = if item.reset {
             Snapshot::default()
@@ -218,29 +219,33 @@ impl View {
         };
         next.put_sessions(&item.revoked_sessions, now);
         self.0.snapshot.store(Arc::new(next));
-        self.hear(item.reset);
+        self.touch(item.reset);
     }
 
-    /// Something was heard, and nothing has changed.
-    pub(crate) fn heard(&self) {
-        self.hear(false);
+    /// Records that the stream is alive, without a change.
+    pub(crate) fn refresh(&self) {
+        self.touch(false);
     }
 
-    /// Only a whole view starts the clock.
-    fn hear(&self, whole: bool) {
-        let mut heard = self.0.heard.lock();
-        if whole || heard.is_some() {
-            *heard = Some((self.0.elapsed)());
+    /// Only a snapshot starts the clock.
+    fn touch(&self, snapshot: bool) {
+        let mut received = self.0.received.lock();
+        if snapshot || received.is_some() {
+            *received = Some((self.0.elapsed)());
         }
     }
 
-    /// How old the view is; `None` before the first whole one.
+    /// The time since the last item; `None` before the first snapshot.
     pub fn age(&self) -> Option<Duration> {
-        let heard = *self.0.heard.lock();
-        heard.map(|at| (self.0.elapsed)().saturating_sub(at))
+        let received = *self.0.received.lock();
+        received.map(|at| (self.0.elapsed)().saturating_sub(at))
     }
 
-    /// Who holds this access token.
+    /// The caller that holds this access token.
+    ///
+    /// # Errors
+    ///
+    /// [`TokenError`], which must not be disclosed to the caller.
     pub fn check_token(&self, text: &str, now_s: u64) -> Result<Arc<Caller>, TokenError> {
         let snapshot = self.0.snapshot.load();
         let digest: [u8; 32] = Sha256::digest(text.as_bytes()).into();
@@ -253,7 +258,8 @@ impl View {
                 fresh
             }
         };
-        // Its begin was seen to be over once: a clock that is set back does not bring it again.
+        // The start was checked when the token was first seen: setting the clock back does not undo
+        // that.
         token::check_end(&verified.claims, now_s)?;
         let mut known = verified.caller.lock();
         if let Some((seen, caller)) = known.as_ref()
@@ -266,12 +272,12 @@ impl View {
         Ok(caller)
     }
 
-    /// Who holds this API key; `None` for every kind of refusal.
+    /// The caller that holds this API key; `None` for any reason of rejection.
     pub fn check_api_key(&self, text: &str, now_s: u64) -> Option<Caller> {
         let (id, hash) = apikey::parse(text)?;
         let snapshot = self.0.snapshot.load();
         let key = snapshot.api_keys.get(id);
-        // An unknown id costs the same comparison as a known one.
+        // An unknown id takes as long to reject as a known one.
         let dummy = [([0u8; 32], None)];
         let secrets = key.map_or(dummy.as_slice(), |k| k.secrets.as_slice());
         let proven = find_secret(secrets, &hash, now_s);
@@ -294,7 +300,8 @@ impl View {
         })
     }
 
-    /// Whether the credential behind a caller still holds; for streams, which outlast their start.
+    /// Whether the credential of a caller is still valid; for streams, which outlive their
+    /// authentication.
     pub fn still_valid(&self, caller: &Caller, now_s: u64) -> bool {
         if now_s >= caller.expires_s {
             return false;
@@ -306,13 +313,13 @@ impl View {
         }
     }
 
-    /// Roles that exist.
+    /// The names of the roles that exist.
     pub fn roles(&self) -> BTreeSet<String> {
         self.0.snapshot.load().roles.keys().cloned().collect()
     }
 }
 
-/// Nothing of ours changed: the snapshot stays as it is, and with it what was worked out from it.
+/// A heartbeat leaves the snapshot, and what is cached for it, in place.
 fn is_heartbeat(item: &WatchCredentialsResponse) -> bool {
     item.keys.is_empty()
         && item.api_keys.is_empty()
@@ -362,7 +369,7 @@ impl Snapshot {
         !refused && !self.revoked_sessions.contains_key(session)
     }
 
-    /// A key does not end with its owner's sessions; it does with what it was let in for.
+    /// A key does not end with its owner's sessions, but with the permissions it was admitted with.
     fn key_holds(&self, caller: &Caller, id: &str, secret: &apikey::Hash, now_s: u64) -> bool {
         let owner = self.users.get(&caller.owner_id).filter(|u| !u.disabled);
         let key = self.api_keys.get(id).filter(|k| !k.revoked);
@@ -455,17 +462,17 @@ impl Snapshot {
             let wall_s = view.expires_at.as_ref().map_or(u64::MAX, seconds);
             let left = Duration::from_secs(wall_s.saturating_sub(now.wall_s));
             let measured = now.measured.saturating_add(left);
-            let gone = Gone { wall_s, measured };
+            let until = RevokedUntil { wall_s, measured };
             let known = self.revoked_sessions.get(&view.session_id);
-            let gone = known.map_or(gone, |known| known.later(gone));
+            let until = known.map_or(until, |known| known.later(until));
             self.revoked_sessions
-                .insert_mut(view.session_id.clone(), gone);
+                .insert_mut(view.session_id.clone(), until);
         }
     }
 
     fn sweep_sessions(&mut self, now: Now) {
         let over = self.revoked_sessions.iter();
-        let over = over.filter(|(_, gone)| gone.is_over(now));
+        let over = over.filter(|(_, until)| until.is_over(now));
         let over: Vec<String> = over.map(|(session, _)| session.clone()).collect();
         for session in &over {
             self.revoked_sessions.remove_mut(session);
@@ -479,378 +486,4 @@ fn seconds(at: &Timestamp) -> u64 {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::PERMISSIONS;
-    use tars_proto::auth::v1::SecretView;
-
-    const NOW: u64 = 1_000_000;
-
-    fn user(disabled: bool) -> UserView {
-        UserView {
-            user_id: "u".into(),
-            username: "ada".into(),
-            roles: vec!["viewer".into()],
-            disabled,
-            version: 1,
-            ..Default::default()
-        }
-    }
-
-    fn at(seconds: u64) -> Option<Timestamp> {
-        Some(Timestamp {
-            seconds: i64::try_from(seconds).unwrap(),
-            nanos: 0,
-        })
-    }
-
-    fn key_view(key: &apikey::ApiKey, expires: Option<u64>) -> KeyView {
-        KeyView {
-            key_id: key.id.clone(),
-            secrets: vec![SecretView {
-                sha256: key.hash.to_vec(),
-                expires_at: expires.and_then(at),
-            }],
-            owner_id: "u".into(),
-            scopes: vec!["agents.read".into(), "users.write".into()],
-            expires_at: at(NOW + 100),
-            revoked: false,
-            revision: 1,
-        }
-    }
-
-    fn push(view: &View, item: WatchCredentialsResponse) {
-        view.apply(&item, NOW);
-    }
-
-    fn session(id: &str, version: u64) -> Caller {
-        Caller {
-            owner_id: "u".into(),
-            username: "ada".into(),
-            roles: vec!["viewer".into()],
-            permissions: Permissions::default(),
-            credential: Credential::Session { id: id.into() },
-            label: "user:ada".into(),
-            version,
-            expires_s: NOW + 100,
-        }
-    }
-
-    #[test]
-    fn what_is_older_never_replaces_what_is_newer() {
-        let key = apikey::ApiKey::generate();
-        let v = view(&key);
-        let users = |revision, disabled| WatchCredentialsResponse {
-            users: vec![UserView {
-                revision,
-                ..user(disabled)
-            }],
-            ..Default::default()
-        };
-        push(&v, users(3, true));
-        push(&v, users(2, false));
-        assert!(
-            v.check_api_key(&key.text, NOW).is_none(),
-            "disabled stays disabled"
-        );
-        push(&v, users(4, false));
-        assert!(v.check_api_key(&key.text, NOW).is_some());
-        let keys = |revision, revoked| WatchCredentialsResponse {
-            api_keys: vec![KeyView {
-                revision,
-                revoked,
-                ..key_view(&key, None)
-            }],
-            ..Default::default()
-        };
-        push(&v, keys(3, true));
-        push(&v, keys(2, false));
-        assert!(
-            v.check_api_key(&key.text, NOW).is_none(),
-            "revoked stays revoked"
-        );
-        let session = |until| WatchCredentialsResponse {
-            revoked_sessions: vec![SessionView {
-                session_id: "s".into(),
-                expires_at: at(until),
-            }],
-            ..Default::default()
-        };
-        push(&v, session(NOW + 50));
-        push(&v, session(NOW + 10));
-        let later = WatchCredentialsResponse {
-            users: vec![UserView {
-                revision: 5,
-                ..user(false)
-            }],
-            ..Default::default()
-        };
-        v.apply(&later, NOW + 49);
-        assert!(!v.still_valid(&self::session("s", 1), NOW));
-    }
-
-    #[test]
-    fn only_the_session_that_changed_the_password_outlives_the_change() {
-        let v = view(&apikey::ApiKey::generate());
-        let changed = UserView {
-            version: 2,
-            revision: 2,
-            kept_session: "mine".into(),
-            ..user(false)
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                users: vec![changed.clone()],
-                ..Default::default()
-            },
-        );
-        assert!(v.still_valid(&session("mine", 1), NOW));
-        assert!(!v.still_valid(&session("other", 1), NOW));
-        assert!(!v.still_valid(&session("", 1), NOW));
-        assert!(v.still_valid(&session("other", 2), NOW), "a login since");
-        let roles = UserView {
-            version: 3,
-            revision: 3,
-            kept_session: String::new(),
-            ..changed
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                users: vec![roles],
-                ..Default::default()
-            },
-        );
-        assert!(!v.still_valid(&session("mine", 1), NOW));
-        assert!(
-            !v.still_valid(&session("", 1), NOW),
-            "no session is no kept session"
-        );
-    }
-
-    #[test]
-    fn what_a_key_opened_ends_with_its_secret_and_with_what_it_was_let_in_for() {
-        let old = apikey::ApiKey::generate();
-        let v = view(&old);
-        let caller = v.check_api_key(&old.text, NOW).unwrap();
-        let sessions_ended = UserView {
-            version: 2,
-            revision: 2,
-            ..user(false)
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                users: vec![sessions_ended],
-                ..Default::default()
-            },
-        );
-        assert!(v.still_valid(&caller, NOW), "a key is no session");
-        let demoted = UserView {
-            revision: 3,
-            roles: vec![],
-            ..user(false)
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                users: vec![demoted],
-                ..Default::default()
-            },
-        );
-        assert!(!v.still_valid(&caller, NOW));
-
-        let v = view(&old);
-        let new = KeyView {
-            revision: 2,
-            ..key_view(&apikey::ApiKey::with_id(&old.id), None)
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                api_keys: vec![new],
-                ..Default::default()
-            },
-        );
-        assert!(!v.still_valid(&caller, NOW), "its secret was replaced");
-    }
-
-    #[test]
-    fn a_key_without_scopes_may_do_nothing_and_a_role_that_grows_does_not_widen_one() {
-        let key = apikey::ApiKey::generate();
-        let v = view(&key);
-        let none = KeyView {
-            scopes: vec![],
-            revision: 2,
-            ..key_view(&key, None)
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                api_keys: vec![none],
-                ..Default::default()
-            },
-        );
-        let caller = v.check_api_key(&key.text, NOW).unwrap();
-        assert_eq!(caller.permissions, Permissions::default());
-
-        let v = view(&key);
-        let grown = RoleView {
-            name: "viewer".into(),
-            permissions: PERMISSIONS.iter().map(|p| (*p).to_owned()).collect(),
-        };
-        push(
-            &v,
-            WatchCredentialsResponse {
-                roles: vec![grown],
-                ..Default::default()
-            },
-        );
-        let caller = v.check_api_key(&key.text, NOW).unwrap();
-        assert_eq!(
-            caller.permissions.names(),
-            ["agents.read", "users.write"],
-            "its scopes"
-        );
-    }
-
-    fn view(key: &apikey::ApiKey) -> View {
-        let view = View::default();
-        let item = WatchCredentialsResponse {
-            sequence: 1,
-            reset: true,
-            users: vec![user(false)],
-            api_keys: vec![key_view(key, None)],
-            roles: vec![RoleView {
-                name: "viewer".into(),
-                permissions: vec!["agents.read".into(), "session.self".into()],
-            }],
-            ..Default::default()
-        };
-        view.apply(&item, NOW);
-        view
-    }
-
-    #[test]
-    fn scopes_narrow_and_never_widen() {
-        let key = apikey::ApiKey::generate();
-        let caller = view(&key).check_api_key(&key.text, NOW).unwrap();
-        assert_eq!(caller.permissions.names(), ["agents.read"]);
-        assert_eq!(
-            (caller.owner_id.as_str(), caller.username.as_str()),
-            ("u", "ada")
-        );
-    }
-
-    #[test]
-    fn a_key_ends_with_its_time_its_owner_and_its_revocation() {
-        let key = apikey::ApiKey::generate();
-        let v = view(&key);
-        assert!(v.check_api_key(&key.text, NOW + 100).is_none());
-        assert!(
-            v.check_api_key(&apikey::ApiKey::with_id(&key.id).text, NOW)
-                .is_none()
-        );
-        assert!(
-            v.check_api_key(&apikey::ApiKey::generate().text, NOW)
-                .is_none()
-        );
-        v.apply(
-            &WatchCredentialsResponse {
-                users: vec![user(true)],
-                ..Default::default()
-            },
-            NOW,
-        );
-        assert!(v.check_api_key(&key.text, NOW).is_none());
-
-        let v = view(&key);
-        let caller = v.check_api_key(&key.text, NOW).unwrap();
-        assert!(v.still_valid(&caller, NOW));
-        assert!(!v.still_valid(&caller, NOW + 100), "expired");
-        let revoked = KeyView {
-            revoked: true,
-            ..key_view(&key, None)
-        };
-        v.apply(
-            &WatchCredentialsResponse {
-                api_keys: vec![revoked],
-                ..Default::default()
-            },
-            NOW,
-        );
-        assert!(v.check_api_key(&key.text, NOW).is_none());
-        assert!(!v.still_valid(&caller, NOW));
-    }
-
-    #[test]
-    fn an_old_secret_works_until_its_overlap_ends() {
-        let (old, v) = (apikey::ApiKey::generate(), View::default());
-        let new = apikey::ApiKey::with_id(&old.id);
-        let mut both = key_view(&new, None);
-        both.secrets.push(SecretView {
-            sha256: old.hash.to_vec(),
-            expires_at: at(NOW + 10),
-        });
-        v.apply(
-            &WatchCredentialsResponse {
-                reset: true,
-                users: vec![user(false)],
-                api_keys: vec![both],
-                ..Default::default()
-            },
-            NOW,
-        );
-        assert!(v.check_api_key(&old.text, NOW + 9).is_some());
-        assert!(v.check_api_key(&old.text, NOW + 10).is_none());
-        assert!(v.check_api_key(&new.text, NOW + 10).is_some());
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_wall_that_was_set_forward_for_a_while_revives_no_session() {
-        let v = view(&apikey::ApiKey::generate());
-        let revoked = WatchCredentialsResponse {
-            revoked_sessions: vec![SessionView {
-                session_id: "s".into(),
-                expires_at: at(NOW + 900),
-            }],
-            ..Default::default()
-        };
-        v.apply(&revoked, NOW);
-        let something = || WatchCredentialsResponse {
-            removed_kids: vec!["k".into()],
-            ..Default::default()
-        };
-        tokio::time::advance(SWEEP_EVERY).await;
-        v.apply(&something(), NOW + 7200);
-        assert!(!v.still_valid(&session("s", 1), NOW), "set back since");
-        tokio::time::advance(Duration::from_secs(1000)).await;
-        v.apply(&something(), NOW);
-        assert!(!v.still_valid(&session("s", 1), NOW), "early on the wall");
-        tokio::time::advance(SWEEP_EVERY).await;
-        v.apply(&something(), NOW + 1000);
-        assert!(v.0.snapshot.load().revoked_sessions.is_empty(), "forgotten");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn age_counts_from_what_was_heard_last() {
-        let v = View::default();
-        assert_eq!(v.age(), None);
-        v.apply(&WatchCredentialsResponse::default(), NOW);
-        assert_eq!(
-            v.age(),
-            None,
-            "a delta before the first whole view counts for nothing"
-        );
-        v.apply(
-            &WatchCredentialsResponse {
-                reset: true,
-                ..Default::default()
-            },
-            NOW,
-        );
-        tokio::time::advance(Duration::from_secs(3)).await;
-        assert_eq!(v.age(), Some(Duration::from_secs(3)));
-    }
-}
+mod tests;

@@ -142,7 +142,7 @@ impl Probe {
         let why = match answer.get_ref().status() {
             ServingStatus::Serving => return Ok(server),
             _ if is_revoked(&mut client).await => {
-                "revoked: its certificate is cut off, and peers refuse it".to_owned()
+                "revoked: its certificate is cut off, and peers reject it".to_owned()
             }
             other => other.as_str_name().to_owned(),
         };

@@ -953,7 +953,7 @@ async fn a_fleet_goes_on_without_whoever_is_revoked_or_gone() {
     .await;
     assert!(!fleet.is_ready("automl").await);
     let told = log(&fleet);
-    assert_eq!(told.matches("peers refuse it").count(), 1, "{told}");
+    assert_eq!(told.matches("peers reject it").count(), 1, "{told}");
     assert!(told.contains("tars certs join-token"), "what to do: {told}");
 
     // What it kept brings it back no more; a new token does.

@@ -53,7 +53,7 @@ fn sets() -> Vec<Permissions> {
 }
 
 #[test]
-fn whatever_is_given_is_held_for_every_pair_of_sets() {
+fn only_held_permissions_can_be_granted_or_taken_away() {
     for held in sets() {
         for what in sets() {
             let within = what.without(held).is_empty();
@@ -75,14 +75,14 @@ fn whatever_is_given_is_held_for_every_pair_of_sets() {
 }
 
 #[test]
-fn no_scopes_mean_what_the_caller_holds_and_never_the_owner() {
+fn without_scopes_a_key_gets_those_of_the_caller_not_of_its_owner() {
     for held in sets() {
         assert_eq!(new_key(&key(held), None), Ok(held));
     }
 }
 
 #[test]
-fn a_refusal_names_what_is_lacking() {
+fn a_refusal_names_the_missing_permissions() {
     let refused = new_key(&key(one("apikeys.write")), Some(of_roles(["viewer"]))).unwrap_err();
     let text = refused.to_string();
     assert!(
@@ -93,11 +93,15 @@ fn a_refusal_names_what_is_lacking() {
 }
 
 #[test]
-fn nobody_is_given_the_secret_of_anothers_key() {
+fn the_secret_of_another_owners_key_is_never_handed_out() {
     for caller in [session(Permissions::ALL), key(Permissions::ALL)] {
         let theirs = stored("x", "bob", Permissions::default());
         assert_eq!(rotate_key(&caller, &theirs), Err(GrantError::NotOwn));
-        assert_eq!(revoke_key(&caller, &theirs), Ok(()), "ending it is enough");
+        assert_eq!(
+            revoke_key(&caller, &theirs),
+            Ok(()),
+            "revoking it is allowed"
+        );
     }
     let theirs = stored("x", "bob", Permissions::default());
     let without = Permissions::ALL.without(one("apikeys.revoke_any"));
@@ -108,7 +112,7 @@ fn nobody_is_given_the_secret_of_anothers_key() {
 }
 
 #[test]
-fn a_key_may_always_renew_and_end_itself() {
+fn a_key_may_always_rotate_and_revoke_itself() {
     let narrow = key(one("apikeys.write"));
     assert_eq!(
         rotate_key(&narrow, &stored("k", "ada", Permissions::ALL)),
@@ -123,7 +127,7 @@ fn a_key_may_always_renew_and_end_itself() {
 }
 
 #[test]
-fn a_secret_that_is_rotated_out_takes_its_key_back_no_more_but_may_end_it() {
+fn an_outgoing_secret_may_revoke_its_key_but_not_rotate_it() {
     let outgoing = key(Permissions::ALL);
     let itself = StoredKey {
         expires_s: 101,
@@ -134,7 +138,7 @@ fn a_secret_that_is_rotated_out_takes_its_key_back_no_more_but_may_end_it() {
 }
 
 #[test]
-fn what_a_key_makes_ends_with_it() {
+fn a_key_cannot_create_or_rotate_a_key_that_outlives_it() {
     let maker = key(Permissions::ALL);
     assert_eq!(new_key_end(&maker, Some(101), 50), Err(GrantError::Life));
     assert_eq!(new_key_end(&maker, Some(100), 50), Ok(100));
@@ -151,14 +155,14 @@ fn what_a_key_makes_ends_with_it() {
 }
 
 #[test]
-fn a_password_and_a_session_are_the_persons() {
+fn only_a_session_may_change_a_password_or_log_out() {
     assert_eq!(require_session(&session(Permissions::default())), Ok(()));
     let refused = require_session(&key(Permissions::ALL));
     assert_eq!(refused, Err(GrantError::NeedsSession));
 }
 
 #[test]
-fn each_kind_of_identity_needs_its_own_permission_and_none_implies_it() {
+fn each_kind_of_identity_requires_its_own_permission() {
     for class in PeerClass::ALL {
         let own = match class {
             PeerClass::Client => "certificates.issue",
@@ -180,12 +184,12 @@ fn each_kind_of_identity_needs_its_own_permission_and_none_implies_it() {
     let client = one("certificates.issue");
     assert!(
         issue_identity(&key(client), PeerClass::Client, true).is_err(),
-        "a server's names are a server's"
+        "host names make it a server"
     );
 }
 
 #[test]
-fn cutting_off_a_workload_or_the_unknown_needs_more_than_cutting_off_people() {
+fn revoking_a_workload_or_an_unknown_identity_requires_more_than_revoking_a_person() {
     let narrow = key(one("certificates.revoke"));
     for class in PeerClass::ALL {
         let people = matches!(class, PeerClass::Client | PeerClass::Operator);
