@@ -226,3 +226,27 @@ impl Call {
             .map_or_else(|| self.peer.name().to_owned(), |c| c.label.clone())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_embedded_contract_is_sound() {
+        let table = contract().unwrap();
+        let login = table.get("/tars.auth.v1.AuthService/Login").unwrap();
+        assert_eq!(login.rule.principal, Principal::Public);
+        assert_eq!(login.routes[0].template.to_string(), "/auth/login");
+        assert_eq!(login.workload(), Some("auth"));
+        assert!(!login.summary.is_empty());
+        assert!(table.get("/tars.auth.v1.AuthService/Nothing").is_none());
+    }
+
+    #[test]
+    fn every_peer_class_may_call_something() {
+        let table = contract().unwrap();
+        let admits = |class: &str| table.iter().any(|m| m.rule.peers.iter().any(|p| p == class));
+        let idle: Vec<_> = PEER_CLASSES.iter().filter(|c| !admits(c)).collect();
+        assert!(idle.is_empty(), "{idle:?}");
+    }
+}
