@@ -28,7 +28,7 @@ pub mod trust;
 mod verify;
 
 pub use ca::{Authority, CaError};
-pub use class::{ClassTable, PEER_CLASSES, PeerClass};
+pub use class::{ClassTable, PEER_CLASSES, PeerClass, SERVICES};
 pub use feed::{Bundle, TrustFeed, TrustUpdate};
 pub use files::IdentityFiles;
 pub use identity::{Identity, IdentityError, IdentityHandle};

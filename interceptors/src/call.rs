@@ -7,7 +7,7 @@ use std::{
     net::IpAddr,
     sync::{Arc, LazyLock, OnceLock},
 };
-use tars_certs::{PEER_CLASSES, PeerClass, peer::PeerInfo};
+use tars_certs::{PEER_CLASSES, PeerClass, SERVICES, peer::PeerInfo};
 use tars_credentials::{Caller, PERMISSIONS};
 use tars_proto::{
     fault,
@@ -31,6 +31,7 @@ pub fn contract() -> Result<&'static MethodTable, &'static ContractErrors> {
     static TABLE: LazyLock<Result<MethodTable, ContractErrors>> = LazyLock::new(|| {
         MethodTable::build(Vocabulary {
             peer_classes: PEER_CLASSES,
+            services: SERVICES,
             permissions: PERMISSIONS,
         })
     });
@@ -243,9 +244,22 @@ mod tests {
     }
 
     #[test]
+    fn every_service_may_follow_auth() {
+        let watch = "/tars.auth.v1.CredentialService/WatchCredentials";
+        let watch = contract().unwrap().get(watch).unwrap();
+        for service in SERVICES {
+            assert!(watch.rule.peers.iter().any(|p| p == service), "{service}");
+        }
+    }
+
+    #[test]
     fn every_peer_class_may_call_something() {
         let table = contract().unwrap();
-        let admits = |class: &str| table.iter().any(|m| m.rule.peers.iter().any(|p| p == class));
+        let admits = |class: &str| {
+            table
+                .iter()
+                .any(|m| m.rule.peers.iter().any(|p| p == class))
+        };
         let idle: Vec<_> = PEER_CLASSES.iter().filter(|c| !admits(c)).collect();
         assert!(idle.is_empty(), "{idle:?}");
     }

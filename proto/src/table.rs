@@ -169,10 +169,23 @@ impl std::error::Error for ContractErrors {}
 #[derive(Debug, Clone, Copy)]
 pub struct Vocabulary {
     pub peer_classes: &'static [&'static str],
+    /// The classes that the word `service` stands for in a rule.
+    pub services: &'static [&'static str],
     pub permissions: &'static [&'static str],
 }
 
+/// Stands for the classes of all services that follow Auth.
+const SERVICE: &str = "service";
+
 impl Vocabulary {
+    /// The classes that a word of a rule's `peers` stands for.
+    fn classes_of(self, word: &str) -> Vec<String> {
+        match word {
+            SERVICE => self.services.iter().map(|s| (*s).to_owned()).collect(),
+            class => vec![class.to_owned()],
+        }
+    }
+
     fn permission(self, name: &str) -> Result<Permission, String> {
         let mut known = self.permissions.iter().copied().enumerate();
         known
@@ -268,11 +281,15 @@ mod tests {
     fn unknown_words_are_all_reported() {
         let words = Vocabulary {
             peer_classes: &["gateway"],
+            services: &["automl"],
             permissions: &["mesh.reflect"],
         };
         let errors = MethodTable::build(words).unwrap_err();
         let text = errors.to_string();
-        assert!(text.contains("unknown peer class \"operator\""), "{text}");
+        for class in ["operator", "automl"] {
+            let expected = format!("unknown peer class {class:?}");
+            assert!(text.contains(&expected), "{expected}\n{text}");
+        }
         assert!(
             text.contains("unknown permission \"users.write\""),
             "{text}"
@@ -326,6 +343,7 @@ mod tests {
         );
         let words = Vocabulary {
             peer_classes: CLASSES,
+            services: &[],
             permissions: &["mesh.reflect"],
         };
         let text = MethodTable::from_pool(&pool, words)
@@ -362,6 +380,7 @@ mod tests {
         );
         let words = Vocabulary {
             peer_classes: CLASSES,
+            services: &[],
             permissions: &["mesh.reflect"],
         };
         let pool = compile_in("tars.auth.v9", &methods);

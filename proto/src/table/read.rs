@@ -207,7 +207,7 @@ fn peers(option: &DynamicMessage, words: Vocabulary, mistakes: &mut Mistakes) ->
     let peers: Vec<String> = peers
         .iter()
         .filter_map(Value::as_str)
-        .map(str::to_owned)
+        .flat_map(|p| words.classes_of(p))
         .collect();
     if peers.is_empty() {
         mistakes.add("lists no peers");
