@@ -1,5 +1,5 @@
-//! Audit records: written as an outbox row in the transaction of the change they describe, in the
-//! service where it happened, and carried from there to the audit list.
+//! Audit records: written as outbox rows in the transaction of the change that they describe, by the
+//! service where it happened, and delivered from there to Auth's audit list.
 
 pub mod refusals;
 
@@ -9,7 +9,7 @@ use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Part of the first migration of every service.
+/// The tables of the outbox; part of the first migration of every service.
 pub const MIGRATION: &str = "
 CREATE TABLE audit_outbox (
     position BIGINT PRIMARY KEY,
@@ -19,16 +19,22 @@ CREATE TABLE audit_position (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
 INSERT INTO audit_position (id, last) VALUES (1, 0);
 ";
 
+/// How grave an event is, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
+    /// An ordinary event.
     Info,
+    /// Something that an operator may want to look at, such as a denial.
     Warning,
+    /// A failure.
     Error,
+    /// A change to the foundations of trust, such as keys or roles.
     Critical,
 }
 
 impl Severity {
+    /// Returns the name in records and filters.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -39,29 +45,43 @@ impl Severity {
     }
 }
 
+/// One entry of the audit trail. Empty texts mean that there was none.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Record {
+    /// The id by which a repeated delivery is recognised.
     pub event_id: Uuid,
+    /// When it happened, in microseconds since the Unix epoch.
     pub at_us: i64,
+    /// What happened, as `area.object.action`.
     pub event_type: String,
+    /// How grave it is.
     pub severity: Severity,
+    /// The service that recorded it.
     pub service: String,
+    /// The SPIFFE id of the peer, or its address where it proved none.
     #[serde(default)]
     pub peer: String,
+    /// The label of the person or key that called.
     #[serde(default)]
     pub caller: String,
+    /// The full path of the method.
     #[serde(default)]
     pub method: String,
+    /// What was acted on.
     #[serde(default)]
     pub resource: String,
+    /// `OK`, or the name of the gRPC code.
     pub result: String,
+    /// The trace of the call, in hexadecimal.
     #[serde(default)]
     pub trace_id: String,
+    /// Further facts by name.
     #[serde(default)]
     pub details: BTreeMap<String, String>,
 }
 
 impl Record {
+    /// Creates a record of something that happens now, in the trace of the running task.
     pub fn new(clock: &Clock, service: &str, event_type: &str) -> Self {
         Self {
             event_id: Uuid::now_v7(),
@@ -81,36 +101,42 @@ impl Record {
         }
     }
 
+    /// Sets the severity; it is [`Severity::Info`] otherwise.
     #[must_use]
     pub fn severity(mut self, severity: Severity) -> Self {
         self.severity = severity;
         self
     }
 
+    /// Sets the label of the caller.
     #[must_use]
     pub fn caller(mut self, caller: impl Into<String>) -> Self {
         self.caller = caller.into();
         self
     }
 
+    /// Sets the method.
     #[must_use]
     pub fn method(mut self, method: impl Into<String>) -> Self {
         self.method = method.into();
         self
     }
 
+    /// Sets what was acted on.
     #[must_use]
     pub fn resource(mut self, resource: impl Into<String>) -> Self {
         self.resource = resource.into();
         self
     }
 
+    /// Sets the result; it is `OK` otherwise.
     #[must_use]
     pub fn result(mut self, result: impl Into<String>) -> Self {
         self.result = result.into();
         self
     }
 
+    /// Adds a fact; its text is cut after 1024 characters.
     #[must_use]
     pub fn detail(mut self, name: &str, value: impl ToString) -> Self {
         let text: String = value.to_string().chars().take(1024).collect();
@@ -119,7 +145,7 @@ impl Record {
     }
 }
 
-/// Writes a record into the outbox, in the caller's transaction.
+/// Writes a record into the outbox in the caller's transaction.
 pub async fn insert(tx: &mut SqliteConnection, record: &Record) -> Result<(), sqlx::Error> {
     let text = serde_json::to_string(record).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
     let (position,): (i64,) =
@@ -134,7 +160,8 @@ pub async fn insert(tx: &mut SqliteConnection, record: &Record) -> Result<(), sq
         .map(drop)
 }
 
-/// The oldest records that have not been carried away, with the position of the last.
+/// Returns the oldest undelivered records with the position of the last of them, or `None` when the
+/// outbox is empty.
 pub async fn peek(
     tx: &mut SqliteConnection,
     limit: i64,
@@ -155,7 +182,7 @@ pub async fn peek(
     Ok(Some((last, records)))
 }
 
-/// Removes what has been carried away.
+/// Removes delivered records.
 pub async fn remove(tx: &mut SqliteConnection, up_to: i64) -> Result<(), sqlx::Error> {
     sqlx::query("DELETE FROM audit_outbox WHERE position <= $1")
         .bind(up_to)

@@ -1,15 +1,17 @@
-//! Blobs in a local folder, named by the SHA-256 of their content.
+//! A store of blobs in a local directory, named by the SHA-256 of their content.
 
 use sha2::{Digest, Sha256};
 use std::{io, path::PathBuf};
 use tars_certs::secret;
 
+/// A directory of blobs.
 #[derive(Debug, Clone)]
 pub struct Blobs {
     dir: PathBuf,
 }
 
 impl Blobs {
+    /// Opens the store in `dir`, which is created if it does not exist.
     pub fn open(dir: PathBuf) -> io::Result<Self> {
         secret::create_dir(&dir)?;
         Ok(Self { dir })
@@ -25,7 +27,11 @@ impl Blobs {
         Ok(name)
     }
 
-    /// Reads content back and checks that it is what its name says.
+    /// Reads content back. Blocks on the disk.
+    ///
+    /// # Errors
+    ///
+    /// [`io::ErrorKind::InvalidData`] when the content does not match its name.
     pub fn get(&self, name: &str) -> io::Result<Vec<u8>> {
         let content = std::fs::read(self.dir.join(name))?;
         if digest(&content) == name {
@@ -51,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn damaged_content_is_not_served() {
+    fn damaged_content_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let blobs = Blobs::open(dir.path().join("b")).unwrap();
         let name = blobs.put(b"weights").unwrap();

@@ -1,15 +1,15 @@
-//! Time as an input, with both hands.
+//! Time as an input, from two clocks.
 //!
-//! The *wall* hand is what is written down and compared with what others wrote: the times of tokens
-//! and certificates, audit records, rows. Somebody may set it at any moment, by hours and in either
-//! direction. The *monotonic* hand is what is measured with: limits, delays, ages, windows. Nobody
-//! can set it, and it has a type of its own, so that the two cannot be mixed up.
+//! The *wall* clock is what is written down and compared with what others wrote: times in tokens and
+//! certificates, audit records, rows. It can be set at any moment, by hours and in either direction. The
+//! *monotonic* clock is what is measured with: limits, delays, ages, windows. It cannot be set, and its
+//! readings have a type of their own, so that the two cannot be confused.
 //!
-//! On Linux the monotonic hand goes on while the machine is suspended (`CLOCK_BOOTTIME`): what was
-//! heard before a night's sleep is a night old. Timers are tokio's, which sleep with the machine;
-//! whatever waits for a wall time waits in short pieces, see [`Clock::sleep_until`].
+//! On Linux the monotonic clock advances while the machine is suspended (`CLOCK_BOOTTIME`): what was
+//! received before a night's sleep is a night old. tokio's timers stop with the machine, so that a wait
+//! for a wall time is made of short ones, see [`Clock::sleep_until`].
 //!
-//! `std::time::Instant` and `SystemTime::now` are lints everywhere else.
+//! `std::time::Instant` and `SystemTime::now` are denied by lints everywhere else.
 
 use parking_lot::Mutex;
 use std::{
@@ -19,24 +19,25 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-/// The longest time between two looks at the wall while something waits for it.
-const LOOK: Duration = Duration::from_secs(5);
+/// How often the wall clock is read while something waits for it.
+const READ_INTERVAL: Duration = Duration::from_secs(5);
 
-/// A reading of the monotonic hand. It means something only beside another one of the same clock.
+/// A reading of the monotonic clock. It is meaningful only beside another one of the same clock.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Monotonic(Duration);
 
 impl Monotonic {
-    /// A reading as the time since an arbitrary beginning.
+    /// Creates a reading from the time since an arbitrary start.
     pub const fn from_start(since: Duration) -> Self {
         Self(since)
     }
 
-    /// The time since an earlier reading; zero when that one is later.
+    /// Returns the time since an earlier reading; zero when that one is later.
     pub fn since(self, earlier: Self) -> Duration {
         self.0.saturating_sub(earlier.0)
     }
 
+    /// Returns the reading `by` earlier; the earliest possible one when there is none.
     #[must_use]
     pub fn saturating_sub(self, by: Duration) -> Self {
         Self(self.0.saturating_sub(by))
@@ -51,20 +52,21 @@ impl Add<Duration> for Monotonic {
     }
 }
 
+/// A wall clock and a monotonic clock. Clones of one that can be moved are moved together.
 #[derive(Clone)]
 pub struct Clock(Source);
 
 #[derive(Clone)]
 enum Source {
     System,
-    /// Stands until it is moved.
-    Manual(Arc<Mutex<Hands>>),
-    /// The system's, with the wall set to another time.
+    /// Stands still until it is moved.
+    Manual(Arc<Mutex<Readings>>),
+    /// The system's clocks, with an offset to the wall clock.
     Set(Arc<Mutex<Offset>>),
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Hands {
+struct Readings {
     wall: Duration,
     monotonic: Monotonic,
 }
@@ -76,28 +78,29 @@ struct Offset {
 }
 
 impl Clock {
+    /// Returns the system's clocks.
     pub fn system() -> Self {
         Self(Source::System)
     }
 
-    /// A clock that stands with its wall at `start` until it is moved.
+    /// Returns clocks that stand still, with the wall clock at `start`, until they are moved.
     pub fn manual(start: Duration) -> Self {
-        Self(Source::Manual(Arc::new(Mutex::new(Hands {
+        Self(Source::Manual(Arc::new(Mutex::new(Readings {
             wall: start,
             monotonic: Monotonic::default(),
         }))))
     }
 
-    /// A clock that runs as the system's does, and whose wall can be stepped.
+    /// Returns the system's clocks, with a wall clock that can be stepped.
     pub fn settable() -> Self {
         Self(Source::Set(Arc::default()))
     }
 
-    /// The wall: time since the Unix epoch.
+    /// Reads the wall clock: the time since the Unix epoch.
     pub fn now(&self) -> Duration {
         match &self.0 {
             Source::System => system_wall(),
-            Source::Manual(hands) => hands.lock().wall,
+            Source::Manual(readings) => readings.lock().wall,
             Source::Set(offset) => {
                 let Offset { ahead, behind } = *offset.lock();
                 (system_wall() + ahead).saturating_sub(behind)
@@ -105,61 +108,61 @@ impl Clock {
         }
     }
 
-    /// The wall in microseconds since the Unix epoch, as stores keep them.
+    /// Reads the wall clock in microseconds since the Unix epoch, as stores keep them.
     pub fn now_us(&self) -> i64 {
         i64::try_from(self.now().as_micros()).unwrap_or(i64::MAX)
     }
 
-    /// The wall in seconds since the Unix epoch, as tokens carry them.
+    /// Reads the wall clock in seconds since the Unix epoch, as tokens carry them.
     pub fn now_s(&self) -> u64 {
         self.now().as_secs()
     }
 
-    /// The hand that nobody can set.
+    /// Reads the monotonic clock.
     pub fn monotonic(&self) -> Monotonic {
         match &self.0 {
             Source::System | Source::Set(_) => Monotonic(system_monotonic()),
-            Source::Manual(hands) => hands.lock().monotonic,
+            Source::Manual(readings) => readings.lock().monotonic,
         }
     }
 
-    /// Returns once the wall is at `at` or later, however it gets there: by waiting, by a step, or
-    /// by a suspended machine that wakes.
+    /// Returns once the wall clock is at `at` or later, whether by waiting, by a step, or because a
+    /// suspended machine has woken.
     pub async fn sleep_until(&self, at: Duration) {
         loop {
             let left = at.saturating_sub(self.now());
             if left.is_zero() {
                 return;
             }
-            tokio::time::sleep(left.min(LOOK)).await;
+            tokio::time::sleep(left.min(READ_INTERVAL)).await;
         }
     }
 
-    /// Moves both hands of a manual clock, as time does. No other clock moves by this.
+    /// Advances both of a manual clock, as time does. Other clocks are not affected.
     pub fn advance(&self, by: Duration) {
-        if let Source::Manual(hands) = &self.0 {
-            let mut hands = hands.lock();
-            hands.wall += by;
-            hands.monotonic = hands.monotonic + by;
+        if let Source::Manual(readings) = &self.0 {
+            let mut readings = readings.lock();
+            readings.wall += by;
+            readings.monotonic = readings.monotonic + by;
         }
     }
 
-    /// Steps the wall alone, forward. The system's does not move by this.
+    /// Steps the wall clock forward. The system's is not affected.
     pub fn step_forward(&self, by: Duration) {
         match &self.0 {
             Source::System => {}
-            Source::Manual(hands) => hands.lock().wall += by,
+            Source::Manual(readings) => readings.lock().wall += by,
             Source::Set(offset) => offset.lock().ahead += by,
         }
     }
 
-    /// Steps the wall alone, back. The system's does not move by this.
+    /// Steps the wall clock back. The system's is not affected.
     pub fn step_back(&self, by: Duration) {
         match &self.0 {
             Source::System => {}
-            Source::Manual(hands) => {
-                let mut hands = hands.lock();
-                hands.wall = hands.wall.saturating_sub(by);
+            Source::Manual(readings) => {
+                let mut readings = readings.lock();
+                readings.wall = readings.wall.saturating_sub(by);
             }
             Source::Set(offset) => offset.lock().behind += by,
         }
@@ -168,7 +171,7 @@ impl Clock {
 
 #[expect(
     clippy::disallowed_methods,
-    reason = "the one place that asks the system"
+    reason = "the one place that reads the system's clock"
 )]
 fn system_wall() -> Duration {
     SystemTime::now()
@@ -176,7 +179,7 @@ fn system_wall() -> Duration {
         .unwrap_or_default()
 }
 
-/// Time since the machine was started, its sleep included.
+/// The time since the machine booted, suspension included.
 #[cfg(any(target_os = "linux", target_os = "android"))]
 fn system_monotonic() -> Duration {
     let at = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
@@ -184,11 +187,11 @@ fn system_monotonic() -> Duration {
     Duration::new(seconds, u32::try_from(at.tv_nsec).unwrap_or_default())
 }
 
-/// Time since this was first asked; whether a sleep counts is up to the system.
+/// The time since the first call; whether suspension counts is up to the system.
 #[cfg(not(any(target_os = "linux", target_os = "android")))]
 #[expect(
     clippy::disallowed_types,
-    reason = "the one place that asks the system"
+    reason = "the one place that reads the system's clock"
 )]
 fn system_monotonic() -> Duration {
     use std::{sync::LazyLock, time::Instant};
@@ -196,7 +199,7 @@ fn system_monotonic() -> Duration {
     START.elapsed()
 }
 
-/// Certificates are judged by the same clock as tokens.
+/// Certificates are verified by the same clock as tokens.
 impl rustls::time_provider::TimeProvider for Clock {
     fn current_time(&self) -> Option<rustls::pki_types::UnixTime> {
         Some(rustls::pki_types::UnixTime::since_unix_epoch(self.now()))
@@ -223,7 +226,7 @@ mod tests {
     const START: Duration = Duration::from_secs(1_800_000_000);
 
     #[test]
-    fn a_step_moves_the_wall_and_nothing_else() {
+    fn a_step_moves_the_wall_clock_alone() {
         let clock = Clock::manual(START);
         let before = clock.monotonic();
         clock.step_back(HOUR);
@@ -234,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn time_moves_both_hands() {
+    fn an_advance_moves_both_clocks() {
         let clock = Clock::manual(START);
         let before = clock.monotonic();
         clock.advance(HOUR);
@@ -244,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_system_cannot_be_moved_and_a_settable_clock_runs_on() {
+    fn the_system_clock_cannot_be_moved_and_a_settable_one_keeps_running() {
         let (system, set) = (Clock::system(), Clock::settable());
         for clock in [&system, &set] {
             clock.step_back(HOUR);
@@ -258,7 +261,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_sleep_ends_when_the_wall_is_stepped_over_its_end() {
+    async fn a_sleep_ends_when_the_wall_clock_is_stepped_past_its_end() {
         let clock = Clock::manual(START);
         let sleeper = clock.clone();
         let mut sleep = std::pin::pin!(sleeper.sleep_until(START + HOUR));
@@ -269,6 +272,6 @@ mod tests {
             "the wall stands"
         );
         clock.step_forward(HOUR);
-        assert!(tokio::time::timeout(LOOK * 2, sleep).await.is_ok());
+        assert!(tokio::time::timeout(READ_INTERVAL * 2, sleep).await.is_ok());
     }
 }

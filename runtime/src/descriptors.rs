@@ -1,23 +1,24 @@
-//! The process's file descriptors, budgeted over its listeners.
+//! The file descriptors of the process, budgeted over its listeners.
 //!
-//! A connection costs one. When they run out nothing can be accepted, opened or dialled any more, on
-//! no port: so what databases, files and outgoing channels need is set aside, then what the own
-//! ports need, so that probes answer under attack, and the other listeners share what is left.
+//! A connection costs one descriptor. When they run out nothing can be accepted, opened or dialled, on
+//! any port. So what databases, files and outgoing channels need is reserved first, then what the
+//! admin and observe ports need, so that probes are answered under attack; the other listeners share
+//! the rest.
 
 use crate::{config::Config, listen};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::fmt;
 
-/// For the runtime, logs, the data directory, and one listener each.
+/// For the runtime, the log, the data directory, and one listening socket each.
 const OF_THE_PROCESS: usize = 64;
-/// For what stands behind one listener: its database with write-ahead log and readers, blobs, and
-/// its channels to other services.
+/// For what stands behind one listener: its database with write-ahead log and readers, blobs, and its
+/// channels to other services.
 const BEHIND_A_LISTENER: usize = 40;
-/// Fewer are of no use.
+/// The minimum of connections that is of any use.
 const LEAST: usize = 8;
 
-/// Raises the soft limit on open files to the hard one, and returns what holds now. The default
-/// soft limit of 1,024 is for programs that use `select`; this one does not.
+/// Raises the soft limit on open files to the hard one, and returns the resulting limit. The default
+/// soft limit of 1,024 exists for programs that use `select`, which this one does not.
 pub fn raise_limit() -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit {
@@ -36,23 +37,25 @@ pub fn raise_limit() -> usize {
         .unwrap_or(usize::MAX)
 }
 
-/// Which listeners a process has, beside its own ports.
+/// The listeners of a process besides its admin and observe ports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Listeners {
-    /// Those that speak mutual TLS, and the bootstrap listener.
+    /// The number of mutual TLS listeners and bootstrap listeners.
     pub mesh: usize,
+    /// Whether the process runs the gateway.
     pub gateway: bool,
 }
 
-/// What each listener got because the descriptors do not suffice for what was configured.
+/// The limits that apply because there are too few descriptors for the configured ones.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Lowered {
+    /// The limit on open files.
     pub limit: usize,
-    /// What the configured connections would need.
+    /// The number of descriptors that the configured connections would need.
     pub wanted: usize,
     /// Open connections of each mesh listener.
     pub connections: usize,
-    /// Handshakes under way on each mesh listener.
+    /// Handshakes in progress on each mesh listener.
     pub handshakes: usize,
     /// Open connections of the gateway.
     pub gateway: usize,
@@ -73,8 +76,8 @@ impl fmt::Display for Lowered {
     }
 }
 
-/// Lowers the configured connections to what `limit` descriptors allow; returns what they are now
-/// if that was needed.
+/// Lowers the configured connections to what `limit` descriptors allow. Returns the new limits, or
+/// `None` when nothing had to be lowered.
 pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lowered> {
     let aside = set_aside(config, listeners);
     let left = limit.saturating_sub(aside);
@@ -112,7 +115,7 @@ fn set_aside(config: &Config, listeners: Listeners) -> usize {
         .saturating_add(OF_THE_PROCESS + BEHIND_A_LISTENER * behind)
 }
 
-/// Everybody gets the same, and what one does not want goes to the others.
+/// Gives every listener the same, and what one does not need to the others.
 fn share_out(left: usize, of: Listeners, mesh: usize, gateway: usize) -> (usize, usize) {
     let (many, one) = (of.mesh, usize::from(of.gateway));
     let equal = left / (many + one).max(1);
@@ -133,7 +136,7 @@ fn share_out(left: usize, of: Listeners, mesh: usize, gateway: usize) -> (usize,
     )
 }
 
-/// A quarter goes to handshakes: they are short, and past them nobody gets in.
+/// A quarter goes to handshakes: they are short, and without one nobody gets in.
 fn lower_mesh(config: &mut Config, places: usize) {
     let c = &mut config.connections;
     let handshakes = c.max_handshakes.min((places / 4).max(1));
@@ -184,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_is_left_alone() {
+    fn sufficient_descriptors_change_nothing() {
         let mut config = Config::default();
         assert_eq!(fit(&mut config, UP, 1 << 20), None);
         assert_eq!(config, Config::default());
@@ -218,7 +221,7 @@ mod tests {
     }
 
     #[test]
-    fn shares_are_lowered_alike_and_the_result_holds_together() {
+    fn shares_are_lowered_in_proportion() {
         let mut config = Config::default();
         let lowered = fit(&mut config, UP, 1024).unwrap();
         assert_eq!(lowered.gateway, config.gateway.max_connections);
@@ -230,7 +233,7 @@ mod tests {
     }
 
     #[test]
-    fn the_warning_says_what_is_there_what_is_wanted_and_what_to_do() {
+    fn the_warning_names_the_limit_the_need_and_the_remedy() {
         let mut config = Config::default();
         let lowered = fit(&mut config, UP, 1024).unwrap();
         assert_eq!(lowered.wanted, used(&Config::default(), UP));
@@ -248,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lone_gateway_gets_what_there_is() {
+    fn a_gateway_without_mesh_listeners_gets_everything() {
         let mut config = Config::default();
         let gateway = Listeners {
             mesh: 0,
@@ -271,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn even_a_limit_that_is_far_too_small_leaves_something() {
+    fn even_a_limit_that_is_far_too_small_leaves_some_connections() {
         let mut config = Config::default();
         fit(&mut config, UP, 64);
         assert!(config.connections.max >= 1 && config.gateway.max_connections >= LEAST);

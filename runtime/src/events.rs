@@ -1,7 +1,7 @@
-//! Bounded logs of numbered events that streams read from and resume into.
+//! Bounded logs of numbered events, from which streams read and into which they resume.
 //!
-//! Numbers start at 1. A reader asks for what came after a number; when that has been trimmed it
-//! is told so, instead of silently missing events.
+//! Numbers start at 1. A reader asks for the events after a number; when those have been trimmed it
+//! receives an error instead of silently missing events.
 
 use parking_lot::Mutex;
 use std::{collections::VecDeque, sync::Arc};
@@ -13,10 +13,11 @@ struct State<T> {
     items: VecDeque<T>,
     last: u64,
     closed: bool,
-    /// The bytes of the events.
+    /// The size of the events in bytes.
     bytes: usize,
 }
 
+/// A log of the newest events, with any number of readers.
 #[derive(Debug)]
 pub struct EventLog<T> {
     state: Arc<Mutex<State<T>>>,
@@ -26,15 +27,17 @@ pub struct EventLog<T> {
     room: Room<T>,
 }
 
-/// How many bytes the events of a log may have, and how many one has.
+/// A bound on the total size of a log's events, and how to measure one.
 #[derive(Debug)]
 pub struct Room<T> {
+    /// The maximum size of all events in bytes.
     pub bytes: usize,
+    /// Returns the size of one event in bytes.
     pub of: fn(&T) -> usize,
 }
 
 impl<T> Default for Room<T> {
-    /// For events that are all small.
+    /// No bound, for events that are all small.
     fn default() -> Self {
         Self {
             bytes: usize::MAX,
@@ -43,19 +46,21 @@ impl<T> Default for Room<T> {
     }
 }
 
-/// What was asked for is no longer kept.
+/// The requested events are no longer in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("what was asked for is not kept: the events begin with {first_kept}")]
 pub struct Trimmed {
+    /// The number of the oldest event in the log.
     pub first_kept: u64,
 }
 
 impl<T: Clone> EventLog<T> {
+    /// Creates an empty log of up to `capacity` events.
     pub fn new(capacity: usize) -> Self {
         Self::after(0, capacity)
     }
 
-    /// A log whose first event will have the number after `last`.
+    /// Creates an empty log whose first event will have the number after `last`.
     pub fn after(last: u64, capacity: usize) -> Self {
         let state = State {
             items: VecDeque::new(),
@@ -71,14 +76,14 @@ impl<T: Clone> EventLog<T> {
         }
     }
 
-    /// Bounds the bytes of the events as well; the newest one is kept whatever it has.
+    /// Bounds the size of the events as well; the newest one is retained whatever its size.
     #[must_use]
     pub fn with_room(mut self, room: Room<T>) -> Self {
         self.room = room;
         self
     }
 
-    /// Adds an event and returns its number.
+    /// Appends an event and returns its number.
     pub fn push(&self, item: T) -> u64 {
         let last = {
             let mut state = self.state.lock();
@@ -111,8 +116,8 @@ impl<T: Clone> EventLog<T> {
         }
     }
 
-    /// Forgets everything and goes on after `last`: readers that have not come so far are told that
-    /// they were too slow.
+    /// Drops every event and continues after `last`: readers that have not read so far receive
+    /// [`Trimmed`].
     pub fn skip_to(&self, last: u64) {
         {
             let mut state = self.state.lock();
@@ -123,13 +128,13 @@ impl<T: Clone> EventLog<T> {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Ends the log: readers get what is left, then the end.
+    /// Ends the log: readers receive the remaining events, then the end.
     pub fn close(&self) {
         self.state.lock().closed = true;
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Ends the log with a last event; one that has ended stays as it is.
+    /// Ends the log with a last event, unless it has ended already.
     pub fn close_with(&self, item: T) {
         {
             let mut state = self.state.lock();
@@ -141,25 +146,31 @@ impl<T: Clone> EventLog<T> {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// The bytes of the events that are kept.
+    /// Returns the size of the events in the log, in bytes.
     pub fn bytes(&self) -> usize {
         self.state.lock().bytes
     }
 
-    /// Forgets the oldest events until the others have at most so many bytes; the newest one stays.
+    /// Drops the oldest events until the log has at most this many bytes; the newest one is retained.
     pub fn shrink_to(&self, bytes: usize) {
         self.shrink(&mut self.state.lock(), bytes);
     }
 
+    /// Returns whether the log has ended.
     pub fn is_closed(&self) -> bool {
         self.state.lock().closed
     }
 
+    /// Returns the number of the newest event; zero when there never was one.
     pub fn last(&self) -> u64 {
         self.state.lock().last
     }
 
-    /// A reader of what comes after `after`.
+    /// Returns a reader of the events after `after`.
+    ///
+    /// # Errors
+    ///
+    /// [`Trimmed`] when some of them are no longer in the log, or `after` lies beyond its end.
     pub fn read(&self, after: u64) -> Result<Reader<T>, Trimmed> {
         let state = self.state.lock();
         let first = state.last - state.items.len() as u64 + 1;
@@ -174,6 +185,7 @@ impl<T: Clone> EventLog<T> {
     }
 }
 
+/// Reads a log at its own pace.
 #[derive(Debug)]
 pub struct Reader<T> {
     state: Arc<Mutex<State<T>>>,
@@ -182,12 +194,16 @@ pub struct Reader<T> {
 }
 
 impl<T: Clone> Reader<T> {
-    /// The number of the last event that was read.
+    /// Returns the number of the last event that was read.
     pub fn position(&self) -> u64 {
         self.after
     }
 
-    /// The next event with its number; `None` at the end; an error when this reader was too slow.
+    /// Waits for the next event and returns it with its number; `None` at the end of the log.
+    ///
+    /// # Errors
+    ///
+    /// [`Trimmed`] when this reader was too slow.
     pub async fn next(&mut self) -> Result<Option<(u64, T)>, Trimmed> {
         loop {
             self.changed.borrow_and_update();
@@ -230,7 +246,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn readers_resume_where_they_left() {
+    async fn readers_resume_where_they_left_off() {
         let log = EventLog::new(10);
         for n in 1..=3 {
             log.push(n);
@@ -243,7 +259,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_trimmed_is_refused_and_slow_readers_are_told() {
+    async fn trimmed_events_are_refused_and_slow_readers_receive_an_error() {
         let log = EventLog::new(2);
         let mut slow = log.read(0).unwrap();
         for n in 1..=4 {
@@ -260,7 +276,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn large_events_push_out_more_than_small_ones_and_the_newest_stays() {
+    async fn large_events_displace_more_than_small_ones_and_the_newest_stays() {
         let room = Room {
             bytes: 10,
             of: String::len,
@@ -283,7 +299,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_shrinks_to_what_it_may_have_and_keeps_the_newest() {
+    async fn a_log_shrinks_to_its_bound_and_retains_the_newest() {
         let room = Room {
             bytes: 100,
             of: String::len,
@@ -302,7 +318,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_has_one_last_event() {
+    async fn a_log_has_a_single_last_event() {
         let log = EventLog::new(10);
         log.close_with("end");
         log.close_with("another");
@@ -312,7 +328,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_log_goes_on_where_another_ended_and_can_skip() {
+    async fn a_log_continues_where_another_ended_and_can_skip() {
         let log = EventLog::after(40, 2);
         assert_eq!(log.read(0).unwrap_err(), Trimmed { first_kept: 41 });
         let mut reader = log.read(40).unwrap();

@@ -1,9 +1,10 @@
-//! How the process is: what must hold for it to be ready, and what is wrong without making it so.
+//! Health: what must hold for the process to be ready, and what degrades it.
 //!
-//! A [`Check`] says `ok`, `degraded` or `failed`. Only a failure makes the process unready; the rest
-//! is detail that `/readyz` shows. One watcher looks at every check once a second, keeps a gauge of
-//! each and logs when one changes: once when it begins, once when it is over, never once a call. What
-//! is over before it looks is counted where it happens, and not worth a line.
+//! The result of a [`Check`] is `ok`, `degraded` or `failed`. Only a failure makes the process unready;
+//! the rest is detail that `/readyz` shows. One watcher runs every check once a second, exports a gauge
+//! for each and logs a check that changes: once when a problem begins and once when it is over, never
+//! once per call. A problem that is over before the watcher runs is counted where it happens, and not
+//! logged.
 //!
 //! Code that meets a fault again and again keeps a [`Condition`] and makes a check of it.
 
@@ -25,20 +26,23 @@ use std::{
     time::Duration,
 };
 
-/// A check that does not answer is one that fails.
+/// A check that does not answer within this time has failed.
 const LIMIT: Duration = Duration::from_secs(2);
-const LOOK: Duration = Duration::from_secs(1);
-/// Between looks until the process is ready for the first time: who waits for its start waits for
-/// them.
-const FIRST_LOOKS: Duration = Duration::from_millis(20);
+/// The interval between two runs of all checks.
+const INTERVAL: Duration = Duration::from_secs(1);
+/// The interval until the process is ready for the first time: whoever waits for its start waits for
+/// this.
+const FIRST_INTERVAL: Duration = Duration::from_millis(20);
 
+/// The result of a check.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "state", content = "detail", rename_all = "lowercase")]
 pub enum State {
+    /// Nothing is wrong.
     Ok,
-    /// The process does its work, but for what the text says.
+    /// The process does its work, except for what the text says.
     Degraded(String),
-    /// The process must not be sent work.
+    /// The process must not be sent work, for the reason in the text.
     Failed(String),
 }
 
@@ -58,10 +62,10 @@ impl<E: Display> From<Result<(), E>> for State {
     }
 }
 
-/// One thing to look at.
+/// One thing to check.
 pub type Check = Arc<dyn Fn() -> BoxFuture<'static, State> + Send + Sync>;
 
-/// A check that needs no waiting.
+/// Makes a check of a function that does not wait.
 pub fn check(look: impl Fn() -> State + Send + Sync + 'static) -> Check {
     Arc::new(move || {
         let state = look();
@@ -69,24 +73,28 @@ pub fn check(look: impl Fn() -> State + Send + Sync + 'static) -> Check {
     })
 }
 
-/// What `/readyz` answers.
+/// The response of `/readyz`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Report {
+    /// Whether no check has failed.
     pub ready: bool,
+    /// The result of every check by name.
     pub checks: BTreeMap<String, State>,
 }
 
+/// The checks of a process by name.
 #[derive(Clone, Default)]
 pub struct Readiness {
     checks: BTreeMap<String, Check>,
 }
 
 impl Readiness {
+    /// Adds a check, or replaces the one of that name.
     pub fn add(&mut self, name: &str, check: Check) {
         self.checks.insert(name.to_owned(), check);
     }
 
-    /// Every check with what it found; they are asked at once, and for a bounded time.
+    /// Runs all checks at once, each for a bounded time.
     pub async fn report(&self) -> Report {
         let asked = self.checks.iter().map(|(name, check)| async {
             let silent = |_| State::Failed(format!("no answer in {} s", LIMIT.as_secs()));
@@ -98,20 +106,20 @@ impl Readiness {
         Report { ready, checks }
     }
 
-    /// Looks at every check until it is dropped, says once when one begins to fail and once when it
-    /// is over, and tells whoever listens what each look finds.
-    pub async fn watch(self, metrics: Metrics, clock: Clock, tell: impl Fn(&Report)) {
-        let (mut seen, mut pause) = (Seen::new(&metrics), FIRST_LOOKS);
+    /// Runs every check periodically until it is dropped, logs once when a problem begins and once when
+    /// it is over, and passes each report to `on_report`.
+    pub async fn watch(self, metrics: Metrics, clock: Clock, on_report: impl Fn(&Report)) {
+        let (mut history, mut pause) = (History::new(&metrics), FIRST_INTERVAL);
         loop {
             let report = self.report().await;
             for (name, state) in &report.checks {
-                if let Some(change) = seen.take(name, state, clock.monotonic()) {
+                if let Some(change) = history.record(name, state, clock.monotonic()) {
                     change.log(name);
                 }
             }
-            tell(&report);
+            on_report(&report);
             if report.ready {
-                pause = LOOK;
+                pause = INTERVAL;
             }
             tokio::time::sleep(pause).await;
         }
@@ -129,22 +137,22 @@ struct CheckLabel {
     check: String,
 }
 
-/// What the watcher remembers of each check: its level, and since when it is not well.
-struct Seen {
+/// What the watcher remembers of each check: its level, and since when it has a problem.
+struct History {
     levels: Family<CheckLabel, Gauge>,
-    well: BTreeSet<String>,
-    troubles: BTreeMap<String, (i64, Monotonic)>,
+    healthy: BTreeSet<String>,
+    problems: BTreeMap<String, (i64, Monotonic)>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
 enum Change {
-    /// It fails and was never well: the process is starting.
+    /// The check fails and was never ok: the process is starting.
     Awaited(State),
     Began(State),
     Over(Duration),
 }
 
-impl Seen {
+impl History {
     fn new(metrics: &Metrics) -> Self {
         Self {
             levels: metrics.register(
@@ -152,32 +160,32 @@ impl Seen {
                 "What a check found: 0 ok, 1 degraded, 2 failed",
                 Family::default(),
             ),
-            well: BTreeSet::new(),
-            troubles: BTreeMap::new(),
+            healthy: BTreeSet::new(),
+            problems: BTreeMap::new(),
         }
     }
 
-    /// What is to be said. Getting worse or better without being well is told, too.
-    fn take(&mut self, name: &str, state: &State, now: Monotonic) -> Option<Change> {
+    /// Returns what is to be logged. A problem that gets worse or better without ending counts, too.
+    fn record(&mut self, name: &str, state: &State, now: Monotonic) -> Option<Change> {
         let level = state.level();
         let check = name.to_owned();
         self.levels.get_or_create(&CheckLabel { check }).set(level);
-        match (self.troubles.get(name).copied(), level) {
+        match (self.problems.get(name).copied(), level) {
             (None, 0) => {
-                self.well.insert(name.to_owned());
+                self.healthy.insert(name.to_owned());
                 None
             }
             (Some((_, since)), 0) => {
-                self.well.insert(name.to_owned());
-                self.troubles.remove(name);
+                self.healthy.insert(name.to_owned());
+                self.problems.remove(name);
                 Some(Change::Over(now.since(since)))
             }
             (Some((before, _)), level) if before == level => None,
             (before, _) => {
                 let since = before.map_or(now, |(_, since)| since);
-                self.troubles.insert(name.to_owned(), (level, since));
+                self.problems.insert(name.to_owned(), (level, since));
                 let state = state.clone();
-                let awaited = level == 2 && !self.well.contains(name);
+                let awaited = level == 2 && !self.healthy.contains(name);
                 Some(if awaited {
                     Change::Awaited(state)
                 } else {
@@ -194,32 +202,35 @@ impl Change {
             Self::Began(State::Degraded(detail)) => tracing::warn!(check, detail, "degraded"),
             Self::Began(State::Failed(detail)) => tracing::error!(check, detail, "not ready"),
             Self::Awaited(State::Degraded(detail) | State::Failed(detail)) => {
-                tracing::info!(check, detail, "not well yet");
+                tracing::info!(check, detail, "not ready yet");
             }
             Self::Began(State::Ok) | Self::Awaited(State::Ok) => {}
-            Self::Over(lasted) => tracing::info!(check, seconds = lasted.as_secs(), "well again"),
+            Self::Over(lasted) => tracing::info!(check, seconds = lasted.as_secs(), "recovered"),
         }
     }
 }
 
-/// Something that goes wrong again and again, from when it began until it is well. Cheap to clone;
-/// clones share what is known.
+/// A problem that occurs again and again, from its first occurrence until it is over. Clones share
+/// the state.
 #[derive(Debug, Clone)]
 pub struct Condition {
     clock: Clock,
     trouble: Arc<Mutex<Option<Trouble>>>,
 }
 
+/// A problem that is not over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trouble {
+    /// When it first occurred.
     pub since: Monotonic,
-    /// How often it was met.
+    /// How often it has occurred.
     pub times: u64,
-    /// What it said last.
+    /// The text of its last occurrence.
     pub detail: String,
 }
 
 impl Condition {
+    /// Creates a condition without a problem.
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
@@ -227,8 +238,8 @@ impl Condition {
         }
     }
 
-    /// It went wrong once more.
-    pub fn fails(&self, detail: impl Display) {
+    /// Records an occurrence of the problem.
+    pub fn record_failure(&self, detail: impl Display) {
         let mut trouble = self.trouble.lock();
         let known = trouble.get_or_insert_with(|| Trouble {
             since: self.clock.monotonic(),
@@ -239,15 +250,18 @@ impl Condition {
         known.detail = detail.to_string();
     }
 
-    pub fn well(&self) {
+    /// Records that the problem is over.
+    pub fn record_success(&self) {
         *self.trouble.lock() = None;
     }
 
+    /// Returns the current problem.
     pub fn trouble(&self) -> Option<Trouble> {
         self.trouble.lock().clone()
     }
 
-    /// Degraded once it has lasted for `grace`; `what` says what is meant.
+    /// Returns a check that is degraded once the problem has lasted for `grace`; `what` begins its
+    /// text, as in `{what} for 5 s: …`.
     pub fn check(&self, what: &'static str, grace: Duration) -> Check {
         let this = self.clone();
         check(move || match this.lasting() {
@@ -298,7 +312,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_check_that_hangs_fails_and_holds_up_nobody() {
+    async fn a_check_that_hangs_fails_and_delays_no_other() {
         let mut readiness = readiness(&[State::Ok]);
         let never: Check = Arc::new(|| Box::pin(std::future::pending()));
         readiness.add("a", never.clone());
@@ -310,7 +324,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn every_look_is_told_soon_while_the_process_starts() {
+    async fn reports_come_quickly_while_the_process_starts() {
         let (sender, receiver) = std::sync::mpsc::channel();
         let looks = Mutex::new(0);
         let mut readiness = Readiness::default();
@@ -324,18 +338,18 @@ mod tests {
         readiness.add("x", starting);
         let tell = move |report: &Report| sender.send(report.ready).unwrap();
         let watched = readiness.watch(Metrics::default(), clock(), tell);
-        let started = LOOK / 2;
+        let started = INTERVAL / 2;
         tokio::time::timeout(started, watched).await.unwrap_err();
         let told: Vec<bool> = receiver.try_iter().collect();
         assert_eq!(told, [false, false, false, true]);
     }
 
     #[test]
-    fn a_change_is_told_once_when_it_begins_and_once_when_it_is_over() {
-        let (clock, mut seen) = (clock(), Seen::new(&Metrics::default()));
+    fn a_change_is_logged_once_when_it_begins_and_once_when_it_is_over() {
+        let (clock, mut history) = (clock(), History::new(&Metrics::default()));
         let mut look = |state: &State| {
             clock.advance(Duration::from_secs(1));
-            seen.take("x", state, clock.monotonic())
+            history.record("x", state, clock.monotonic())
         };
         let degraded = |text: &str| State::Degraded(text.to_owned());
         let early = State::Failed("no view yet".to_owned());
@@ -355,20 +369,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_condition_is_degraded_from_its_grace_on_until_it_is_well() {
+    async fn a_condition_is_degraded_after_its_grace_until_it_is_over() {
         let clock = clock();
         let condition = Condition::new(clock.clone());
         let check = condition.check("nothing is sent", Duration::from_secs(5));
-        condition.fails("first");
+        condition.record_failure("first");
         clock.advance(Duration::from_secs(4));
         assert_eq!(check().await, State::Ok);
-        condition.fails("refused");
+        condition.record_failure("refused");
         clock.advance(Duration::from_secs(4));
         clock.step_back(Duration::from_secs(3600));
         let text = "nothing is sent for 8 s: refused".to_owned();
         assert_eq!(check().await, State::Degraded(text));
         assert_eq!(condition.trouble().map(|t| t.times), Some(2));
-        condition.well();
+        condition.record_success();
         assert_eq!(check().await, State::Ok);
     }
 }

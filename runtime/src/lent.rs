@@ -1,7 +1,7 @@
 //! A value that is lent to whatever runs on a thread, and taken back afterwards.
 //!
-//! A layer runs its call in many short pieces. A task-local of tokio's takes the value for each of
-//! them and drops it, so that a layer has to clone it every time; this one is swapped in and out.
+//! A layer polls its call in many short steps. tokio's task-local takes a value by move for each of them
+//! and drops it, so that a layer would have to clone it every time; this one is swapped in and out.
 
 use pin_project_lite::pin_project;
 use std::{
@@ -12,11 +12,12 @@ use std::{
     thread::LocalKey,
 };
 
-/// What a thread lends now, as `thread_local!` keeps it.
+/// The storage of the thread-local: the value that is lent at the moment.
 #[derive(Debug)]
 pub struct Lent<T>(RefCell<Option<T>>);
 
 impl<T> Lent<T> {
+    /// Returns the storage of a thread that lends nothing.
     pub const fn empty() -> Self {
         Self(RefCell::new(None))
     }
@@ -28,18 +29,18 @@ impl<T> Default for Lent<T> {
     }
 }
 
-/// Where a value is lent.
+/// The thread-local through which a value is lent.
 pub type Key<T> = LocalKey<Lent<T>>;
 
-/// What is lent now to whoever asks. `look` must not lend.
+/// Runs `work` with the value that is lent at the moment, if there is one. `work` must not lend.
 pub fn with<T, R>(key: &'static Key<T>, work: impl FnOnce(&T) -> R) -> Option<R> {
     key.try_with(|lent| lent.0.borrow().as_ref().map(work))
         .ok()
         .flatten()
 }
 
-/// Runs `work` while `value` is lent; it is back in its place afterwards, also when `work` panics.
-/// On a thread that is ending and has dropped its locals already, `work` runs without the loan.
+/// Runs `work` while `value` is lent; it is back in its place afterwards, even when `work` panics. On a
+/// thread that is ending and has already dropped its locals, `work` runs without the loan.
 pub fn lend<T: 'static, R>(
     key: &'static Key<T>,
     value: &mut Option<T>,
@@ -66,7 +67,7 @@ pub fn lend<T: 'static, R>(
 }
 
 pin_project! {
-    /// A future to which a value is lent whenever it runs, and while it is dropped.
+    /// A future to which a value is lent whenever it is polled, and while it is dropped.
     #[derive(Debug)]
     pub struct Lending<T: 'static, F> {
         key: &'static Key<T>,
@@ -84,6 +85,7 @@ pin_project! {
 }
 
 impl<T, F> Lending<T, F> {
+    /// Wraps a future to which `value` is lent.
     pub fn new(key: &'static Key<T>, value: T, future: F) -> Self {
         Self {
             key,
@@ -134,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn a_panic_gives_back_what_was_lent() {
+    fn a_panic_returns_the_value() {
         let mut value = Some("lent".to_owned());
         let work = AssertUnwindSafe(|| lend(&NAME, &mut value, || panic!("expected")));
         assert!(catch_unwind(work).is_err());
@@ -154,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_thread_may_end_before_what_it_lent_to() {
+    fn a_thread_may_end_before_the_future_it_lent_to() {
         // The order in which a thread drops its locals depends on which was used first. A panic in
         // such a destructor would abort the process.
         let steps: [fn(); 2] = [hold, || assert_eq!(name(), None)];
@@ -165,7 +167,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_future_has_it_while_it_runs_and_while_it_is_dropped() {
+    async fn a_future_has_the_value_while_it_is_polled_and_while_it_is_dropped() {
         struct Witness(std::rc::Rc<RefCell<Option<String>>>);
         impl Drop for Witness {
             fn drop(&mut self) {

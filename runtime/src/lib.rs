@@ -1,5 +1,7 @@
-//! What a process needs before it can serve anything: configuration, a clock, telemetry, storage,
-//! blobs, event logs, and its own ports.
+//! What a process needs before it can serve anything: configuration, clocks, telemetry, storage, blobs,
+//! event logs, and the admin and observe ports.
+
+#![deny(missing_docs)]
 
 pub mod audit;
 pub mod backoff;
@@ -7,6 +9,7 @@ pub mod blobs;
 pub mod clock;
 pub mod config;
 pub mod count;
+#[allow(missing_docs)]
 pub mod db;
 pub mod descriptors;
 pub mod events;

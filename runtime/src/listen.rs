@@ -1,15 +1,14 @@
-//! What every listener of the process does alike, whatever it speaks: accept, count, and end what
-//! is slow or silent.
+//! What all listeners of the process have in common, whatever they speak: they accept, count, and end
+//! what is slow or silent.
 //!
-//! A peer costs a place and a file descriptor from the moment it is accepted, so each phase in which
-//! the process waits for the peer has an end: a request's head, its body and the reading of answers
-//! must go on at a least rate, and a kept connection without a request is closed. Places are shared
-//! by address, and a connection that only waits for its peer makes way for a newcomer. A request that
-//! cannot be read, or in two ways, is answered before hyper sees it. Refusals and cuts are counted by
-//! reason.
+//! A peer costs a place and a file descriptor from the moment it is accepted, so every phase in which
+//! the process waits for the peer is bounded: a request's head, its body and the reading of responses
+//! must keep a minimum rate, and an idle connection is closed. Places are shared by address, and a
+//! connection that only waits for its peer makes way for a newcomer. A request that cannot be parsed,
+//! or in two ways, is answered before hyper sees it. Refusals and cuts are counted by reason.
 //!
-//! hyper has a timer for the head alone, and none for bodies and writes, and a timeout a read, as
-//! others have it, is kept off for ever with a byte now and then; hence rates.
+//! hyper has a timer for heads only, and none for bodies and writes. A timeout per read, as other
+//! servers have it, can be put off for ever by a byte now and then; hence the minimum rates.
 
 mod accept;
 mod body;

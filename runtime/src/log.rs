@@ -1,4 +1,4 @@
-//! Logs: one line an event, for people or as JSON, each with the trace it belongs to.
+//! Logs: one line per event, as text or as JSON, each with the trace it belongs to.
 
 use crate::{clock::Clock, config::LogFormat, trace};
 use std::fmt::{self, Write as _};
@@ -9,6 +9,7 @@ use tracing_subscriber::{
     registry::LookupSpan,
 };
 
+/// The log level in the configuration does not parse.
 #[derive(Debug, thiserror::Error)]
 #[error("log level {level:?}: {source}")]
 pub struct LevelError {
@@ -16,7 +17,11 @@ pub struct LevelError {
     source: tracing_subscriber::filter::ParseError,
 }
 
-/// Sends logs to standard error. A second call in one process changes nothing.
+/// Writes logs to standard error. A second call in one process has no effect.
+///
+/// # Errors
+///
+/// When `level` is not a filter.
 pub fn init(format: LogFormat, level: &str) -> Result<(), LevelError> {
     let filter = EnvFilter::builder()
         .parse(level)
@@ -140,7 +145,7 @@ fn human(mut writer: Writer<'_>, event: &Event<'_>, fields: &Fields) -> fmt::Res
     writeln!(writer, "{line}")
 }
 
-/// Control characters in what strangers send must not forge lines or colours.
+/// Escapes control characters: what strangers send must not forge lines or colours.
 fn escape(text: &str) -> String {
     text.chars()
         .flat_map(|c| {

@@ -1,5 +1,5 @@
-//! The process's metrics, and the two formats that scrapers ask for: OpenMetrics and the older text
-//! format of Prometheus. Whoever asks for neither by name gets the older one, which everything reads.
+//! The metrics of the process in two formats: OpenMetrics, and the older text format of Prometheus. A
+//! scraper that names neither gets the older one, which all of them can parse.
 
 mod text;
 
@@ -12,6 +12,7 @@ use prometheus_client::{
 };
 use std::{fmt, sync::Arc};
 
+/// The metrics of one process. Clones share the registry.
 #[derive(Clone)]
 pub struct Metrics(Arc<Inner>);
 
@@ -20,7 +21,7 @@ struct Inner {
     measured: Measured,
 }
 
-/// Tells a value at the moment of a scrape; `None` leaves it out.
+/// Measures a value at the moment of a scrape; `None` leaves it out.
 type Measure = Arc<dyn Fn() -> Option<f64> + Send + Sync>;
 
 impl Default for Metrics {
@@ -36,14 +37,14 @@ impl Default for Metrics {
 }
 
 impl Metrics {
-    /// Adds a metric and hands it back.
+    /// Registers a metric and returns it.
     pub fn register<M: Metric + Clone>(&self, name: &str, help: &str, metric: M) -> M {
         let mut registry = self.0.registry.lock();
         registry.register(name, help, metric.clone());
         metric
     }
 
-    /// Adds a gauge of one service whose value is looked up at each scrape.
+    /// Registers a gauge of one service whose value is measured at each scrape.
     pub fn measure(
         &self,
         name: &'static str,
@@ -54,7 +55,8 @@ impl Metrics {
         self.0.measured.add(name, help, (service, Arc::new(value)));
     }
 
-    /// The body in the format that an `Accept` header asks for, and its content type.
+    /// Renders the metrics in the format that an `Accept` header prefers; returns the content type and
+    /// the body.
     pub fn render(&self, accept: &str) -> Result<(&'static str, String), fmt::Error> {
         let open = self.open_metrics()?;
         Ok(if text::wants_open_metrics(accept) {
@@ -64,6 +66,7 @@ impl Metrics {
         })
     }
 
+    /// Renders the metrics as OpenMetrics.
     pub fn open_metrics(&self) -> Result<String, fmt::Error> {
         let mut out = String::new();
         encode(&mut out, &self.0.registry.lock())?;

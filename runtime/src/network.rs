@@ -1,13 +1,13 @@
-//! Addresses as limits count them, and networks as configuration names them.
+//! Addresses as limits count them, and networks as the configuration names them.
 
 use std::{fmt, net::IpAddr, str::FromStr};
 
-/// Returns one number for each IPv4 address or IPv6 `/64`: a host can pick any address of its
-/// `/64`, so a limit by whole IPv6 addresses would bound nobody.
+/// Returns one number for each IPv4 address or IPv6 `/64`: a host can use any address of its `/64`, so a
+/// limit by whole IPv6 addresses would limit nobody.
 pub fn bucket(addr: IpAddr) -> u64 {
     match addr.to_canonical() {
         IpAddr::V4(v4) => u64::from(v4.to_bits()),
-        // The top half; no network of real hosts has the first 32 bits zero.
+        // The upper half; no network of real hosts has its first 32 bits zero.
         IpAddr::V6(v6) => (v6.to_bits() >> 64) as u64,
     }
 }
@@ -15,17 +15,21 @@ pub fn bucket(addr: IpAddr) -> u64 {
 /// Why a text is not a network.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NetworkError {
+    /// It is neither an address nor an address with a prefix.
     #[error("{0:?} is not an address or a network such as 10.0.0.0/8")]
     Syntax(String),
-    #[error("{0:?} is an IPv4 network in IPv6 clothes: write the IPv4 network")]
+    /// It is an IPv4-mapped IPv6 network, which no IPv4 address would match.
+    #[error("{0:?} is an IPv4-mapped IPv6 network: write the IPv4 network")]
     Mapped(String),
+    /// Bits after its prefix are set.
     #[error("{0:?} has bits set beyond its prefix")]
     HostBits(String),
-    #[error("{0:?} means everybody")]
+    /// Its prefix is zero.
+    #[error("{0:?} contains every address")]
     Everybody(String),
 }
 
-/// An IPv4 or IPv6 network in CIDR notation; an address alone is a network of one host.
+/// An IPv4 or IPv6 network in CIDR notation; an address without a prefix is a network of one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Network {
     addr: IpAddr,
@@ -42,7 +46,7 @@ impl Network {
             }
             (IpAddr::V6(own), IpAddr::V6(other)) => {
                 let differs = own.to_bits() ^ other.to_bits();
-                // A shift by the whole width is not defined; no network is that wide.
+                // Shifting by the whole width is undefined; no network is that wide.
                 differs >> (128 - u32::from(self.prefix)) == 0
             }
             _ => false,
@@ -93,7 +97,7 @@ impl FromStr for Network {
     }
 }
 
-/// Digits alone: `u8::from_str` takes a sign as well.
+/// Accepts digits alone, where `u8::from_str` accepts a sign as well.
 fn parse_prefix(digits: &str) -> Option<u8> {
     let plain = !digits.is_empty() && digits.bytes().all(|b| b.is_ascii_digit());
     plain.then(|| digits.parse().ok()).flatten()
@@ -110,11 +114,11 @@ impl fmt::Display for Network {
 pub struct Networks(Vec<Network>);
 
 impl Networks {
-    /// Reads every text.
+    /// Parses a list of networks.
     ///
     /// # Errors
     ///
-    /// Every mistake of the list, not only the first.
+    /// Every mistake in the list, not only the first.
     pub fn parse(texts: &[String]) -> Result<Self, Vec<NetworkError>> {
         let (mut networks, mut mistakes) = (Vec::new(), Vec::new());
         for text in texts {
@@ -130,6 +134,7 @@ impl Networks {
         }
     }
 
+    /// Returns whether `addr` lies in one of the networks.
     pub fn contains(&self, addr: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(addr))
     }
@@ -156,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn a_network_holds_its_addresses_and_no_others() {
+    fn a_network_contains_its_addresses_and_no_others() {
         let ten = network("10.16.0.0/12");
         assert!(ten.contains(addr("10.16.0.0")) && ten.contains(addr("10.31.255.255")));
         assert!(ten.contains(addr("::ffff:10.16.0.1")));
@@ -172,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_network_is_refused_and_all_of_it_is_told() {
+    fn invalid_networks_are_refused_all_at_once() {
         for text in [
             "",
             "/",

@@ -1,18 +1,19 @@
-//! Page sizes and tokens of list methods.
+//! Page sizes and page tokens of list methods.
 
 const DEFAULT_SIZE: u32 = 100;
 const MAX_SIZE: u32 = 500;
 
-/// How many rows a page has: what was asked for, within bounds.
-pub fn size(asked: u32) -> i64 {
-    i64::from(if asked == 0 {
+/// Returns the number of rows of a page: the requested one, within 1 to 500; 100 by default.
+pub fn size(requested: u32) -> i64 {
+    i64::from(if requested == 0 {
         DEFAULT_SIZE
     } else {
-        asked.min(MAX_SIZE)
+        requested.min(MAX_SIZE)
     })
 }
 
-/// Cuts rows read with one too many to a page, and makes the token of the next.
+/// Truncates rows, read with one more than `size`, to a page, and makes the token of the next page from
+/// the last row; the token of the last page is empty.
 pub fn cut<T>(mut rows: Vec<T>, size: i64, token: impl Fn(&T) -> String) -> (Vec<T>, String) {
     let size = usize::try_from(size).unwrap_or(usize::MAX);
     if rows.len() <= size {

@@ -1,4 +1,4 @@
-//! The process's own two ports: *admin*, loopback only, and *observe*, for probes and Prometheus.
+//! The admin port, which is loopback only, and the observe port, for probes and Prometheus.
 
 use crate::{
     config::{Ports, Timeouts},
@@ -20,14 +20,14 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, time::Instant};
 use tokio_util::sync::CancellationToken;
 
-/// What a page of the admin port shows.
+/// Produces the JSON of one page of the admin port.
 pub type Page = Arc<dyn Fn() -> Value + Send + Sync>;
 
-/// A report is made anew after this; until then everybody gets the last one.
+/// The age up to which a readiness report is served again.
 const FRESH: Duration = Duration::from_millis(200);
 
-/// The readiness report as a page, made once for all who ask at the same time: whoever asks often
-/// costs the databases nothing.
+/// The readiness report as a page, rendered once for all requests at the same time, so that frequent
+/// requests cost the databases nothing.
 #[derive(Debug, Clone)]
 pub struct ReadyPage(Arc<Cached>);
 
@@ -38,12 +38,13 @@ struct Cached {
 }
 
 impl ReadyPage {
+    /// Creates the page of these checks.
     pub fn new(readiness: Readiness) -> Self {
         let last = tokio::sync::Mutex::new(None);
         Self(Arc::new(Cached { readiness, last }))
     }
 
-    /// The status and the JSON.
+    /// Returns 200 or 503, and the report as JSON.
     pub async fn render(&self) -> (StatusCode, Bytes) {
         let mut last = self.0.last.lock().await;
         if let Some((at, code, page)) = &*last
@@ -69,7 +70,7 @@ struct Observe {
     ready: ReadyPage,
 }
 
-/// `/livez`, `/readyz`, `/metrics`, nothing else.
+/// Returns the router of the observe port: `/livez`, `/readyz` and `/metrics`.
 pub fn observe(metrics: Metrics, readiness: Readiness) -> Router {
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
@@ -95,7 +96,7 @@ async fn render(State(state): State<Observe>, headers: HeaderMap) -> Response {
     }
 }
 
-/// One JSON page a name.
+/// Returns the router of the admin port: one JSON page per name, and their list at `/`.
 pub fn admin(pages: BTreeMap<&'static str, Page>) -> Router {
     let names: Vec<String> = pages.keys().map(|n| format!("/{n}")).collect();
     let index = Router::new().route(
@@ -110,21 +111,24 @@ pub fn admin(pages: BTreeMap<&'static str, Page>) -> Router {
     })
 }
 
-/// How both ports treat their peers.
+/// What both ports need.
 #[derive(Debug, Clone)]
 pub struct PortOptions {
+    /// The listener metrics of the process.
     pub metrics: ListenerMetrics,
+    /// How long peers are waited for.
     pub times: Timeouts,
+    /// Limits on connections.
     pub places: Ports,
 }
 
-/// Probes and scrapers are quick; whoever is not must not keep them out.
+/// Maximum of every timeout, in seconds: probes and scrapers are quick, and others must not keep them out.
 const SLOWEST: u64 = 5;
-/// Probes are to be answered until the end, but a stop does not wait for them.
+/// Probes are answered until the end, but a stop does not wait for them.
 const DRAIN: Duration = Duration::from_secs(1);
 const HEAD_BYTES: usize = 8 << 10;
 
-/// Serves a router on the port called `name` until `stop`.
+/// Serves a router on the port called `name` until `stop` is cancelled.
 pub async fn serve(
     name: &'static str,
     listener: TcpListener,
@@ -144,7 +148,7 @@ pub async fn serve(
         answers: Answers {
             full: plain(StatusCode::SERVICE_UNAVAILABLE, "too many connections\n"),
             late: plain(StatusCode::REQUEST_TIMEOUT, "the request came too slowly\n"),
-            malformed: plain(StatusCode::BAD_REQUEST, "this is no HTTP/1.1 request\n"),
+            malformed: plain(StatusCode::BAD_REQUEST, "not a valid HTTP/1.1 request\n"),
             too_large: plain(
                 StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
                 "the request's head is too large\n",

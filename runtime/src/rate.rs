@@ -1,12 +1,13 @@
-//! The generic cell rate algorithm: so many in a period, of which so many may come at once.
+//! The generic cell rate algorithm (ITU-T I.371): a number of calls per period, of which some may come at
+//! once.
 //!
-//! A [`Cell`] is the state of one caller, a single reading of the monotonic clock; the [`Rate`] is
-//! shared by all of its kind and passed to each call. Where cells are kept is up to their users.
+//! A [`Cell`] is the state of one caller, a single reading of the monotonic clock; the [`Rate`] is shared by
+//! all callers of a kind and passed to each call. Where cells are stored is up to their users.
 
 use crate::clock::Monotonic;
 use std::time::Duration;
 
-/// How fast a cell fills, and how much it holds.
+/// How fast a cell refills, and how much it holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
     interval: Duration,
@@ -14,28 +15,29 @@ pub struct Rate {
 }
 
 impl Rate {
-    /// One per `interval`, of which `burst` may come at once.
+    /// Creates a rate of one call per `interval`, of which `burst` may come at once.
     pub const fn every(interval: Duration, burst: u32) -> Self {
         Self { interval, burst }
     }
 
+    /// Returns how many calls may come at once.
     pub fn burst(&self) -> u32 {
         self.burst
     }
 }
 
-/// What one caller has taken. A new cell is full.
+/// What one caller has used. A new cell is full.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Cell {
     full: Monotonic,
 }
 
 impl Cell {
-    /// Takes one.
+    /// Takes one call.
     ///
     /// # Errors
     ///
-    /// The time until the next one, if there is none. Nothing is taken then.
+    /// The time until the next one, if there is none. The cell is not changed then.
     pub fn take(&mut self, rate: &Rate, now: Monotonic) -> Result<(), Duration> {
         let ahead = self.full_in(now) + rate.interval;
         let most = rate.interval * rate.burst;
@@ -46,14 +48,14 @@ impl Cell {
         Ok(())
     }
 
-    /// How many could be taken at once.
+    /// Returns how many calls may come at once now.
     pub fn left(&self, rate: &Rate, now: Monotonic) -> u32 {
         let room = (rate.interval * rate.burst).saturating_sub(self.full_in(now));
         let left = room.as_nanos() / rate.interval.as_nanos().max(1);
         u32::try_from(left).unwrap_or(u32::MAX)
     }
 
-    /// The time until the cell is as good as a new one.
+    /// Returns the time until the cell is full again.
     pub fn full_in(&self, now: Monotonic) -> Duration {
         self.full.since(now)
     }
@@ -72,7 +74,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_gives_its_burst_and_then_its_rate() {
+    fn a_cell_admits_its_burst_and_then_its_rate() {
         let mut cell = Cell::default();
         assert_eq!(cell.left(&RATE, NOW), 5);
         assert_eq!(taken(&mut cell, NOW), 5);
@@ -82,7 +84,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_takes_nothing_and_says_when_to_come_back() {
+    fn a_refusal_takes_nothing_and_returns_the_retry_time() {
         let mut cell = Cell::default();
         taken(&mut cell, NOW);
         for _ in 0..10 {
@@ -94,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn a_cell_is_full_once_all_of_it_came_back() {
+    fn a_cell_is_full_again_after_all_intervals() {
         let mut cell = Cell::default();
         assert_eq!(cell.full_in(NOW), Duration::ZERO);
         taken(&mut cell, NOW);

@@ -1,8 +1,7 @@
-//! Places that strangers may take, bounded in all and by whoever takes them, so that one cannot take
-//! all.
+//! Places that strangers may take, bounded in total and per key, so that no stranger can take all of them.
 //!
-//! A place is given back when its guard is dropped, and a key that holds nothing is forgotten: the
-//! map is never larger than the number of places held, whatever keys strangers invent.
+//! A place is released when its guard is dropped, and a key that holds none is forgotten: the map never has
+//! more entries than there are places held, whatever keys strangers invent.
 
 use parking_lot::Mutex;
 use std::{
@@ -17,13 +16,13 @@ pub enum Full {
     /// Every place is taken.
     #[error("every place is taken")]
     All,
-    /// The key has its share; there may be room for others.
+    /// The key holds its share; there may be places for others.
     #[error("the share of this key is taken")]
     Share,
 }
 
 impl Full {
-    /// A label for metrics.
+    /// Returns the value of the metric label.
     pub fn reason(self) -> &'static str {
         match self {
             Self::All => "full",
@@ -32,9 +31,9 @@ impl Full {
     }
 }
 
-/// A key's share of `total` places while `free` of them are free: all of `share` at first, and less as
-/// places run out, in proportion to what is free beyond the reach of one key. Never less than one
-/// place, so that a newcomer gets the last ones.
+/// Returns the share of one key of `total` places while `free` of them are free: all of `share` at first,
+/// and less as places run out, in proportion to what is free beyond the reach of one key. It is at least
+/// one, so that a newcomer gets the last places.
 pub fn shrunk(total: usize, share: usize, free: usize) -> usize {
     match total.checked_sub(share) {
         Some(others) if free < others => share
@@ -68,7 +67,7 @@ impl<K: Hash + Eq> Clone for Shares<K> {
 }
 
 impl<K: Hash + Eq + Clone> Shares<K> {
-    /// Returns `total` places, all of them free.
+    /// Creates `total` places, all of them free.
     pub fn new(total: usize) -> Self {
         let held = Held {
             all: 0,
@@ -84,15 +83,14 @@ impl<K: Hash + Eq + Clone> Shares<K> {
     ///
     /// # Errors
     ///
-    /// [`Full::All`] when no place is free, [`Full::Share`] when `key` holds `share` already.
+    /// [`Full::All`] when no place is free, [`Full::Share`] when `key` already holds `share`.
     pub fn take(&self, key: K, share: usize) -> Result<Place<K>, Full> {
         self.take_with(key, |_| share)
     }
 
-    /// Takes a place for `key` as [`take`](Self::take) does, with a share that shrinks as the
-    /// places run out, in proportion to what is free beyond the reach of one key. One key alone gets
-    /// its whole share; many at once leave some places free for whoever comes next, where fixed
-    /// shares would let `total / share` keys take all of them.
+    /// Takes a place for `key` as [`take`](Self::take) does, with a share that [`shrunk`] lowers as the
+    /// places run out. One key alone gets its whole share; many at once leave some places free for
+    /// newcomers, where fixed shares would let `total / share` keys take all of them.
     ///
     /// # Errors
     ///
@@ -120,17 +118,17 @@ impl<K: Hash + Eq + Clone> Shares<K> {
         })
     }
 
-    /// How many places are taken.
+    /// Returns how many places are taken.
     pub fn taken(&self) -> usize {
         self.0.held.lock().all
     }
 
-    /// How many places `key` holds.
+    /// Returns how many places `key` holds.
     pub fn held(&self, key: &K) -> usize {
         self.0.held.lock().by_key.get(key).copied().unwrap_or(0)
     }
 
-    /// How many keys hold a place.
+    /// Returns how many keys hold a place.
     #[cfg(test)]
     fn keys(&self) -> usize {
         self.0.held.lock().by_key.len()

@@ -1,8 +1,8 @@
-//! What the work for one HTTP/2 stream and the connection that carries it tell each other.
+//! The state that the work for one HTTP/2 stream shares with the connection that carries it.
 //!
-//! While an answer waits for the peer to open its window, hyper polls nothing of the answer:
-//! neither its body nor the timers inside it. Only the task around both still runs. It learns here
-//! when the stream has to end, and the layers of the call learn here why it was dropped.
+//! While a response waits for the peer's flow-control window, hyper polls nothing of the response: neither
+//! its body nor the timers inside it. Only the task around both still runs. From here it learns when the
+//! stream has to end, and the layers of the call learn why it was dropped.
 
 use futures_util::future::BoxFuture;
 use std::{
@@ -12,25 +12,25 @@ use std::{
 };
 use tokio::{task::futures::TaskLocalFuture, time::Instant};
 
-/// Why the connection's side ended a stream.
+/// Why the connection ended a stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cut {
     /// The deadline of the call has passed.
     Deadline,
-    /// The peer has taken nothing for too long.
+    /// The peer has read nothing for too long.
     Stalled,
     /// The process is stopping.
     Stopping,
     /// The connection is about to close.
     Closing,
-    /// The credential that opened the stream no longer holds.
+    /// The credential that opened the stream is no longer valid.
     Credential,
-    /// The policy no longer lets the peer in.
+    /// The policy no longer admits the peer.
     Policy,
 }
 
 impl Cut {
-    /// A metric label.
+    /// Returns the value of the metric label.
     pub fn reason(self) -> &'static str {
         match self {
             Self::Deadline => "deadline",
@@ -43,7 +43,7 @@ impl Cut {
     }
 }
 
-/// The state of one stream. It belongs to the stream's task, so that it needs no lock.
+/// The state of one stream. It belongs to the stream's task, so it needs no lock.
 #[derive(Default)]
 pub struct Stream {
     deadline: Cell<Option<Instant>>,
@@ -58,7 +58,8 @@ tokio::task_local! {
 }
 
 impl Stream {
-    /// Runs the work of a stream, which finds its state through the other functions.
+    /// Runs the work of a stream, which finds its state through the other functions. Outside of a
+    /// stream those have no effect.
     pub fn scope<F: Future>(work: F) -> TaskLocalFuture<Self, F> {
         STREAM.scope(Self::default(), work)
     }
@@ -67,21 +68,23 @@ impl Stream {
         STREAM.try_with(work).ok()
     }
 
-    /// The stream must have ended by then.
+    /// Sets the instant by which the stream must have ended.
     pub fn set_deadline(at: Instant) {
         Self::with(|s| s.deadline.set(Some(at)));
     }
 
+    /// Returns the instant by which the stream must have ended.
     pub fn deadline() -> Option<Instant> {
         Self::with(|s| s.deadline.get()).flatten()
     }
 
-    /// The stream must end when this says so. It is polled only while the peer takes nothing:
-    /// otherwise the stream's body looks by itself.
+    /// Sets a future that completes when the stream must end. It is polled only while the peer reads
+    /// nothing: otherwise the stream's body checks by itself.
     pub fn set_end_condition(condition: BoxFuture<'static, Cut>) {
         Self::with(|s| s.end_condition.replace(Some(condition)));
     }
 
+    /// Polls the future of [`set_end_condition`](Self::set_end_condition).
     pub fn poll_end_condition(cx: &mut Context<'_>) -> Poll<Cut> {
         let polled = Self::with(|s| match &mut *s.end_condition.borrow_mut() {
             Some(condition) => condition.as_mut().poll(cx),
@@ -90,7 +93,7 @@ impl Stream {
         polled.unwrap_or(Poll::Pending)
     }
 
-    /// A piece of the answer was handed over.
+    /// Records that a piece of the response was handed to hyper.
     pub fn handed_over() {
         Self::with(|s| {
             s.frames.set(s.frames.get() + 1);
@@ -98,21 +101,22 @@ impl Stream {
         });
     }
 
-    /// The next piece is asked for, so that the one before it is on its way.
+    /// Records that hyper asks for the next piece, so that the one before it has been sent.
     pub fn next_requested() {
         Self::with(|s| s.waiting.set(false));
     }
 
-    /// How many pieces were handed over, when the last one waits for the peer.
+    /// Returns the number of the piece that waits for the peer, if one does.
     pub fn waiting_piece() -> Option<u64> {
         Self::with(|s| s.waiting.get().then(|| s.frames.get())).flatten()
     }
 
+    /// Records why the connection ends the stream.
     pub fn set_cut(why: Cut) {
         Self::with(|s| s.cut.set(Some(why)));
     }
 
-    /// Why the running task's stream is being dropped, when its connection ended it.
+    /// Returns why the running task's stream is being dropped, when its connection ended it.
     pub fn cut() -> Option<Cut> {
         Self::with(|s| s.cut.get()).flatten()
     }
@@ -133,7 +137,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn what_is_dropped_inside_learns_why() {
+    async fn work_that_is_dropped_learns_why() {
         struct Witness(std::sync::Arc<parking_lot::Mutex<Option<Cut>>>);
         impl Drop for Witness {
             fn drop(&mut self) {
@@ -159,7 +163,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_piece_waits_until_the_next_is_asked_for() {
+    async fn a_piece_waits_until_the_next_is_requested() {
         Stream::scope(async {
             assert_eq!(Stream::waiting_piece(), None);
             Stream::handed_over();

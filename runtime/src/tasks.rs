@@ -1,18 +1,18 @@
-//! Work that is not left half done when whoever asked for it goes away.
+//! Work that is not left half done when its caller goes away.
 //!
-//! A call's handler is dropped when its client resets the stream or its deadline passes. A commit
-//! that is on its way then happens nevertheless, so that whatever must follow it runs on a task of
-//! its own, together with the commit.
+//! The handler of a call is dropped when its client resets the stream or its deadline passes. A commit in
+//! progress may succeed nevertheless, so whatever must follow it runs on a task of its own, together with
+//! the commit.
 
 use crate::trace::Scope;
 
-/// The task that did the work panicked, or the process stops.
+/// The task panicked, or the process is stopping.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a task ended without a result")]
 pub struct Lost;
 
-/// Runs work to its end in the trace of whoever asks for it, also when the returned future is
-/// dropped. Work that is dropped before its first poll is not begun.
+/// Runs work to its end in the caller's trace, even when the returned future is dropped. Work whose future
+/// is dropped before its first poll is not started.
 pub async fn to_the_end<T, E>(
     work: impl Future<Output = Result<T, E>> + Send + 'static,
 ) -> Result<T, E>
@@ -35,7 +35,7 @@ mod tests {
     use tokio::sync::{Notify, oneshot};
 
     #[tokio::test]
-    async fn work_goes_on_when_nobody_waits_for_it_any_more() {
+    async fn work_continues_when_nobody_waits_for_it() {
         let (go_on, (done, is_done)) = (Arc::new(Notify::new()), oneshot::channel());
         let wait = Arc::clone(&go_on);
         let asked = to_the_end(async move {
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_that_panics_is_an_error() {
+    async fn a_panic_is_an_error() {
         let work = async { panic!("a bug") };
         assert_eq!(to_the_end::<(), Lost>(work).await, Err(Lost));
     }

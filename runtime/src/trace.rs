@@ -1,18 +1,20 @@
 //! Trace context and spans.
 //!
-//! A call that is not sampled costs a few random bytes and one header: spans of the OpenTelemetry
-//! SDK are made only for sampled calls. The current position in the trace goes with the task, so that
-//! SQL and outgoing calls find their parent without its being passed by hand; the tracer travels
-//! with it, so that two services in one process do not share a name or an exporter.
+//! A call that is not sampled costs a few random bytes and one header: spans of the OpenTelemetry SDK are
+//! created only for sampled calls. The current position in the trace travels with the task, so that SQL and
+//! outgoing calls find their parent without its being passed along; the tracer travels with it, so that two
+//! services in one process do not share a name or an exporter.
 //!
 //! Whether a trace is recorded is decided where it enters the mesh, and followed from there on. An
-//! outsider's trace id is kept, but not its word on that. What the mesh does for itself (reports of
-//! trust, audit records, health) begins no recorded trace unless it is asked for: it would drown
-//! everything else.
+//! outsider's trace id is kept, but not its sampling decision. Calls that the mesh makes for itself (trust
+//! reports, audit records, health checks) start no recorded trace unless the configuration asks for it,
+//! because they would drown everything else.
 
+mod context;
 mod export;
 mod state;
 
+pub use context::{Parent, TRACE_ID, TraceContext, fresh_trace_id, id_header};
 pub use export::{ExporterError, SpanMetrics};
 pub use state::TraceState;
 
@@ -20,9 +22,10 @@ use crate::{
     config::Telemetry,
     lent::{self, Lending, Lent},
 };
-use http::{HeaderMap, HeaderName, HeaderValue};
+use context::{TRACEPARENT, TRACESTATE};
+use http::{HeaderMap, HeaderValue};
 use opentelemetry::{
-    Context, KeyValue, SpanId, TraceFlags, TraceId,
+    Context, KeyValue,
     trace::{Span as _, SpanContext, SpanKind, Status, TraceContextExt, Tracer as _},
 };
 use opentelemetry_sdk::trace::{SdkTracer, SdkTracerProvider};
@@ -34,126 +37,24 @@ use std::{
     time::Duration,
 };
 
-/// The trace that an answer belongs to.
-pub const TRACE_ID: &str = "x-trace-id";
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
-
-/// A position in a trace, as W3C `traceparent` carries it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceContext {
-    pub trace_id: u128,
-    pub span_id: u64,
-    pub sampled: bool,
-}
-
-impl TraceContext {
-    /// Reads a `traceparent` of any version that this one can read; `None` when it is malformed.
-    pub fn parse(header: &str) -> Option<Self> {
-        let mut parts = header.split('-');
-        let (version, trace, span, flags) =
-            (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-        let lower_hex = |s: &str, n: usize| {
-            s.len() == n && s.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'))
-        };
-        let shape = lower_hex(version, 2)
-            && lower_hex(trace, 32)
-            && lower_hex(span, 16)
-            && lower_hex(flags, 2);
-        if !shape || version == "ff" || (version == "00" && parts.next().is_some()) {
-            return None;
-        }
-        let context = Self {
-            trace_id: u128::from_str_radix(trace, 16).ok()?,
-            span_id: u64::from_str_radix(span, 16).ok()?,
-            sampled: u8::from_str_radix(flags, 16).ok()? & 1 == 1,
-        };
-        (context.trace_id != 0 && context.span_id != 0).then_some(context)
-    }
-
-    pub fn to_header(&self) -> String {
-        format!(
-            "00-{:032x}-{:016x}-{:02x}",
-            self.trace_id,
-            self.span_id,
-            u8::from(self.sampled)
-        )
-    }
-
-    pub fn trace_id_hex(&self) -> String {
-        format!("{:032x}", self.trace_id)
-    }
-}
-
-/// A trace's id as a header, made without the machinery of formatting: every answer has one.
-pub fn id_header(id: u128) -> HeaderValue {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
-    let mut text = [0; 32];
-    for (at, digit) in text.iter_mut().enumerate() {
-        *digit = DIGITS[(id >> (124 - 4 * at)) as usize & 0xf];
-    }
-    let mut value = HeaderValue::from_bytes(&text).expect("hexadecimal digits");
-    // Never the same twice: HPACK must not put it into its table.
-    value.set_sensitive(true);
-    value
-}
-
-/// What a span goes under: a position, and what other systems want passed on with it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Parent {
-    pub context: TraceContext,
-    pub state: TraceState,
-}
-
-impl From<TraceContext> for Parent {
-    fn from(context: TraceContext) -> Self {
-        Self {
-            context,
-            state: TraceState::default(),
-        }
-    }
-}
-
 impl Parent {
-    /// What a message's headers say. Two positions are none, and then there is nothing to pass on.
-    pub fn read(headers: &HeaderMap) -> Option<Self> {
-        let mut positions = headers.get_all(TRACEPARENT).iter();
-        let (Some(position), None) = (positions.next(), positions.next()) else {
-            return None;
-        };
-        Some(Self {
-            context: TraceContext::parse(position.to_str().ok()?)?,
-            state: TraceState::read(headers.get_all(TRACESTATE)),
-        })
-    }
-
-    /// A position that was kept as text: where work came from that outlives its call.
-    pub fn kept(traceparent: &str) -> Option<Self> {
+    /// Parses a stored position: the origin of work that outlives its call.
+    pub fn stored(traceparent: &str) -> Option<Self> {
         let context = TraceContext::parse(traceparent)?;
         let here = Scope::current().filter(|s| s.context.trace_id == context.trace_id);
         let state = here.map(|s| s.state).unwrap_or_default();
         Some(Self { context, state })
-    }
-
-    fn otel(&self) -> SpanContext {
-        SpanContext::new(
-            TraceId::from(self.context.trace_id),
-            SpanId::from(self.context.span_id),
-            TraceFlags::new(u8::from(self.context.sampled)),
-            true,
-            self.state.otel(),
-        )
     }
 }
 
 /// How a call enters a service.
 #[derive(Debug, Clone, Default)]
 pub struct Entry {
+    /// The parent in the call's headers.
     pub parent: Option<Parent>,
-    /// Whether the word of whoever calls is taken on what is recorded.
+    /// Whether the caller's sampling decision is trusted.
     pub trusted: bool,
-    /// Something that the mesh does for itself.
+    /// Whether the mesh makes the call for itself.
     pub infrastructure: bool,
 }
 
@@ -165,8 +66,8 @@ struct Inner {
     ratio: f64,
     follow_parent: bool,
     infrastructure: bool,
-    /// Decides on strangers' traces, always the same for one: nobody outside can choose an id that
-    /// is recorded.
+    /// Decides about strangers' traces, consistently for each trace: nobody outside can choose an id
+    /// that is recorded.
     strangers: RandomState,
     recorder: Option<Recorder>,
 }
@@ -188,7 +89,7 @@ impl fmt::Debug for Tracer {
 }
 
 impl Tracer {
-    /// Contexts only: nothing is exported.
+    /// Returns a tracer that creates contexts and exports nothing.
     pub fn disabled() -> Self {
         Self::with(None, &Telemetry::default())
     }
@@ -207,7 +108,7 @@ impl Tracer {
         }))
     }
 
-    /// Whether a share of 0..1 falls to what is recorded.
+    /// Whether a fraction in 0..1 falls into the sampled part.
     fn samples(&self, share: impl FnOnce() -> f64) -> bool {
         self.0.recorder.is_some() && (self.0.ratio >= 1.0 || share() < self.0.ratio)
     }
@@ -243,7 +144,7 @@ impl Tracer {
     ) -> Span {
         let sampled = match &parent {
             Some(parent) if self.0.follow_parent => parent.context.sampled,
-            // As other SDKs do it, so that all of them record the same traces.
+            // As other SDKs do, so that all of them record the same traces.
             Some(parent) => self.samples(|| unit(parent.context.trace_id as u64)),
             None => self.samples(rand::random::<f64>),
         };
@@ -277,7 +178,7 @@ impl Tracer {
         }
     }
 
-    /// Sends what is still queued; blocks, so call it off the async threads.
+    /// Exports what is still queued. Blocks for up to five seconds.
     pub fn shutdown(&self) {
         if let Some(recorder) = &self.0.recorder
             && let Err(e) = recorder
@@ -312,21 +213,16 @@ fn position(id: &SpanContext) -> TraceContext {
     }
 }
 
-/// The upper 53 bits as a number of 0..1.
+/// Returns the upper 53 bits as a number in 0..1.
 fn unit(bits: u64) -> f64 {
     (bits >> 11) as f64 / (1u64 << 53) as f64
-}
-
-/// The id of a new trace.
-pub fn fresh_trace_id() -> u128 {
-    rand::random::<u128>().max(1)
 }
 
 fn random_u64() -> u64 {
     rand::random::<u64>().max(1)
 }
 
-/// A span; it ends when dropped.
+/// A span, which ends when it is dropped.
 pub struct Span {
     tracer: Tracer,
     context: TraceContext,
@@ -335,10 +231,12 @@ pub struct Span {
 }
 
 impl Span {
+    /// Returns the position of the span.
     pub fn context(&self) -> TraceContext {
         self.context
     }
 
+    /// Returns the scope of work inside the span.
     pub fn scope(&self) -> Scope {
         Scope {
             context: self.context,
@@ -347,7 +245,7 @@ impl Span {
         }
     }
 
-    /// Tells the next process where this one is in the trace.
+    /// Writes the position into the headers of an outgoing message.
     pub fn inject(&self, headers: &mut HeaderMap) {
         headers.remove(TRACESTATE);
         if let Ok(value) = HeaderValue::try_from(self.context.to_header()) {
@@ -359,16 +257,19 @@ impl Span {
         }
     }
 
+    /// Sets an attribute, if the span is recorded.
     pub fn set(&mut self, key: &'static str, value: impl Into<opentelemetry::Value>) {
         if let Some(span) = &mut self.recording {
             span.set_attribute(KeyValue::new(key, value));
         }
     }
 
+    /// Returns whether the span is recorded.
     pub fn is_recording(&self) -> bool {
         self.recording.is_some()
     }
 
+    /// Sets the status to an error, if the span is recorded.
     pub fn fail(&mut self, why: &str) {
         if let Some(span) = &mut self.recording {
             span.set_status(Status::error(why.to_owned()));
@@ -382,9 +283,10 @@ impl fmt::Debug for Span {
     }
 }
 
-/// Where a task is in its trace.
+/// The position of a task in its trace.
 #[derive(Debug, Clone)]
 pub struct Scope {
+    /// The position of the current span.
     pub context: TraceContext,
     state: TraceState,
     tracer: Tracer,
@@ -395,6 +297,7 @@ thread_local! {
 }
 
 impl Scope {
+    /// Returns the scope of the running task.
     pub fn current() -> Option<Self> {
         lent::with(&CURRENT, Self::clone)
     }
@@ -404,11 +307,12 @@ impl Scope {
         Lending::new(&CURRENT, self, future)
     }
 
-    /// Runs something now inside the scope, which is back in its place afterwards.
+    /// Runs `work` inside the scope, which is back in its place afterwards.
     pub fn enter<T>(scope: &mut Option<Self>, work: impl FnOnce() -> T) -> T {
         lent::lend(&CURRENT, scope, work)
     }
 
+    /// Starts a span inside this scope.
     pub fn child(&self, name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Span {
         let parent = Parent {
             context: self.context,
@@ -419,12 +323,12 @@ impl Scope {
     }
 }
 
-/// The trace context of the running task.
+/// Returns the trace context of the running task.
 pub fn current() -> Option<TraceContext> {
     lent::with(&CURRENT, |s| s.context)
 }
 
-/// A child of the running task's span; `None` outside a trace.
+/// Starts a child of the running task's span; `None` outside of a recorded trace.
 pub fn child(name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Option<Span> {
     lent::with(&CURRENT, |s| s.context.sampled.then(|| s.child(name, kind))).flatten()
 }
@@ -435,39 +339,13 @@ pub use opentelemetry::trace::SpanKind as Kind;
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_header_survives_the_round_trip() {
-        let header = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
-        let context = TraceContext::parse(header).unwrap();
-        assert!(context.sampled);
-        assert_eq!(context.to_header(), header);
-    }
-
-    #[test]
-    fn malformed_headers_are_refused() {
-        for bad in [
-            "",
-            "00",
-            "00-0-0-0",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-x",
-            "00-+bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            assert_eq!(TraceContext::parse(bad), None, "{bad}");
-        }
-    }
-
     const SAMPLED: TraceContext = TraceContext {
         trace_id: 7,
         span_id: 8,
         sampled: true,
     };
 
-    /// Records, and exports nothing.
+    /// Records spans, and exports nothing.
     fn tracer(settings: &Telemetry) -> Tracer {
         let provider = SdkTracerProvider::builder().build();
         let tracer = opentelemetry::trace::TracerProvider::tracer(&provider, "test");
@@ -523,7 +401,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_mesh_does_for_itself_begins_no_recorded_trace() {
+    fn calls_of_the_mesh_itself_start_no_recorded_trace() {
         let usual = tracer(&Telemetry::default());
         let root = Entry {
             infrastructure: true,
@@ -554,7 +432,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_want_passed_on_is_passed_on() {
+    fn trace_state_is_passed_on() {
         let mut headers = HeaderMap::new();
         let parent = TraceContext::parse("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01");
         headers.insert(TRACEPARENT, parent.unwrap().to_header().parse().unwrap());

@@ -48,10 +48,10 @@ async fn store(db: &Db, batch: &[Record], stored: &Condition) {
         return;
     }
     while let Err(e) = try_store(db, batch).await {
-        stored.fails(e);
+        stored.record_failure(e);
         tokio::time::sleep(PAUSE).await;
     }
-    stored.well();
+    stored.record_success();
 }
 
 async fn try_store(db: &Db, batch: &[Record]) -> Result<(), Error> {
@@ -72,12 +72,12 @@ pub(crate) async fn ship(
     loop {
         match ship_some(&db, &client).await {
             Ok(more) => {
-                shipped.well();
+                shipped.record_success();
                 if more {
                     continue;
                 }
             }
-            Err(e) => shipped.fails(e),
+            Err(e) => shipped.record_failure(e),
         }
         tokio::select! {
             () = tokio::time::sleep(PAUSE) => {}

@@ -108,12 +108,12 @@ pub(crate) async fn report_trust(
         let report = trusted(&instance, &identity);
         let wait = match client.clone().report_trust(report).await {
             Ok(_) => {
-                reported.well();
+                reported.record_success();
                 backoff.reset();
                 spread(every, &seeds)
             }
             Err(status) => {
-                reported.fails(status.message());
+                reported.record_failure(status.message());
                 backoff.next_delay()
             }
         };

@@ -161,7 +161,7 @@ async fn a_fault_is_shown_counted_and_said_once() {
             1,
             "{check}"
         );
-        let over = said(&fleet, "orchestration", check, "well again");
+        let over = said(&fleet, "orchestration", check, "recovered");
         assert!(over >= 1, "{check}");
     }
 }

@@ -1,11 +1,11 @@
-//! Repeated refusals, folded: whoever is refused as fast as its limit allows must not fill the audit
+//! Folds repeated refusals: a caller that is refused as fast as its limit allows must not fill the audit
 //! list.
 //!
-//! The first refusal of a kind (event type, caller, peer, method, result, reason) is a record at once. Those that
-//! follow become one record a minute, with their number and when the first and the last of them came.
-//! An owner has room for so many kinds, and all of them together for so many; what is beyond is
-//! counted in one record that names what they have in common, and some of the methods. So everything is counted somewhere, and
-//! only a process that is killed loses the counts of its last minute. What was done is never folded.
+//! The first refusal of a kind (event type, caller, peer, method, result, reason) is a record at once. Those
+//! that follow become one record per minute, with their number and the times of the first and the last of
+//! them. The number of kinds is bounded per owner and in total; refusals beyond it are counted in one record
+//! with what they have in common, and some of the methods. So everything is counted somewhere, and only a
+//! process that is killed loses the counts of its last minute. Successful calls are never folded.
 
 use super::Record;
 use std::collections::{BTreeSet, HashMap};
@@ -14,15 +14,15 @@ use tokio::time::{Duration, Instant};
 use uuid::Uuid;
 
 const WINDOW: Duration = Duration::from_secs(60);
-const LOOK: Duration = Duration::from_secs(1);
+const SCAN_INTERVAL: Duration = Duration::from_secs(1);
 const KINDS_OF_AN_OWNER: usize = 32;
 const KINDS: usize = 2048;
-/// How many methods a record of several names.
+/// Maximum number of methods that one record names.
 const NAMED: usize = 16;
 
-/// The detail by which a record names the person behind a caller.
+/// The detail that names the person behind a caller.
 pub const OWNER: &str = "owner";
-/// The detail by which a record says why.
+/// The detail that holds the reason.
 pub const REASON: &str = "reason";
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -35,19 +35,19 @@ enum Kind {
         result: String,
         reason: String,
     },
-    /// Of an owner that has as many kinds as one may, by event type.
+    /// Of an owner with the maximum number of kinds, by event type.
     Owner(String, String),
-    /// Of anybody, while there is no room, by event type.
+    /// Of anybody while the table is full, by event type.
     Anybody(String),
 }
 
 #[derive(Debug)]
 struct Group {
-    /// Who has room for one kind less.
+    /// The owner to whom the kind is charged.
     owner: String,
-    /// What all that were counted in this window have in common.
+    /// What all refusals of this window have in common.
     common: Record,
-    /// Some of the methods, where there is more than one.
+    /// Some of the methods, where there are several.
     methods: BTreeSet<String>,
     count: u64,
     first_us: i64,
@@ -55,23 +55,25 @@ struct Group {
     until: Instant,
 }
 
+/// The refusals of the current windows.
 #[derive(Debug)]
 pub struct Refusals {
     groups: HashMap<Kind, Group>,
     owners: HashMap<String, usize>,
-    look: Instant,
+    next_scan: Instant,
 }
 
 impl Refusals {
+    /// Creates an empty table.
     pub fn new(now: Instant) -> Self {
         Self {
             groups: HashMap::new(),
             owners: HashMap::new(),
-            look: now + LOOK,
+            next_scan: now + SCAN_INTERVAL,
         }
     }
 
-    /// Takes a record: it comes back when it is to be written by itself, and is counted otherwise.
+    /// Takes a record: returns it when it is to be written at once, and counts it otherwise.
     pub fn take(&mut self, record: Record, now: Instant) -> Option<Record> {
         if record.result == "OK" {
             return Some(record);
@@ -93,12 +95,12 @@ impl Refusals {
         written
     }
 
-    /// What has been counted for as long as a window.
+    /// Returns a record for each kind whose window has ended.
     pub fn due(&mut self, now: Instant) -> Vec<Record> {
-        if now < self.look {
+        if now < self.next_scan {
             return Vec::new();
         }
-        self.look = now + LOOK;
+        self.next_scan = now + SCAN_INTERVAL;
         let (owners, mut due) = (&mut self.owners, Vec::new());
         self.groups.retain(|kind, group| {
             if group.until > now {
@@ -116,7 +118,7 @@ impl Refusals {
         due
     }
 
-    /// All that has been counted: nobody counts any more.
+    /// Returns a record for each kind with a count, and empties the table.
     pub fn rest(&mut self) -> Vec<Record> {
         self.owners.clear();
         let groups = std::mem::take(&mut self.groups);
@@ -186,7 +188,7 @@ impl Group {
             }
         }
         if common.result != record.result {
-            // Several ways of being refused, and none of being served.
+            // Several ways of being refused, and none of success.
             "REFUSED".clone_into(&mut common.result);
         }
         common
@@ -194,7 +196,7 @@ impl Group {
             .retain(|name, value| record.details.get(name) == Some(value));
     }
 
-    /// What was counted since the last time.
+    /// Returns what was counted since the last time.
     fn folded(&mut self) -> Option<Record> {
         if self.count == 0 {
             return None;

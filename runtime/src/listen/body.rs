@@ -1,4 +1,4 @@
-//! A request's body that must arrive at a least rate.
+//! A request body that must arrive at a minimum rate.
 
 use super::{Pace, pace::Patience};
 use http_body::{Body, Frame, SizeHint};
@@ -10,20 +10,20 @@ use std::{
     task::{Context, Poll, ready},
 };
 
-/// The body came slower than the least rate.
+/// The body arrived more slowly than the minimum rate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the body did not arrive in time")]
 pub struct TooSlow;
 
 impl TooSlow {
-    /// Returns whether `error` is this one, or stands on it.
+    /// Returns whether `error` is this error, or was caused by it.
     pub fn caused(error: &(dyn Error + 'static)) -> bool {
         error.is::<Self>() || error.source().is_some_and(Self::caused)
     }
 }
 
 pin_project! {
-    /// Fails with [`TooSlow`] while it is read and too little comes.
+    /// Fails with [`TooSlow`] when too little arrives while it is being read.
     #[derive(Debug)]
     pub struct PacedBody<B> {
         #[pin]
@@ -34,7 +34,7 @@ pin_project! {
 }
 
 impl<B> PacedBody<B> {
-    /// `cut` counts the bodies that were too slow.
+    /// Wraps a body; `cut` counts the ones that were too slow.
     pub fn new(inner: B, pace: Pace, cut: Counter) -> Self {
         Self {
             inner,

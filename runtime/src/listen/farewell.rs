@@ -1,5 +1,4 @@
-//! The last words to a peer whose connection ends before a request of it was read: an answer that is
-//! written without a handler.
+//! The final response to a peer whose connection ends before its request reached a handler.
 
 use super::Gate;
 use crate::{
@@ -15,20 +14,21 @@ use tokio::{
 };
 use tokio_util::task::TaskTracker;
 
-/// Peers that are being told at once; past these, one of them makes way. Each costs a descriptor.
+/// Maximum number of final responses in progress. Beyond it, one of them makes way. Each costs a
+/// descriptor.
 pub(crate) const AT_ONCE: usize = 16;
-/// Of these, peers of one address: past its part it cuts itself short, and nobody else.
+/// The share of one address: beyond it, an address displaces its own, and nobody else's.
 const BY_ADDRESS: usize = 2;
-/// And peers behind one proxy.
+/// The share of a trusted proxy.
 const BY_PROXY: usize = 8;
-/// What one of them may send meanwhile; more is no honest body that was on its way.
+/// Maximum number of bytes that are read from one peer meanwhile; no honest body in transit has more.
 const UNWANTED: usize = 1 << 20;
 const PIECE: usize = 64 << 10;
-/// How long one of them may take to read it.
+/// How long a peer may take to read its response.
 const MOST: Duration = Duration::from_secs(1);
 
-/// A whole HTTP/1.1 answer after which the connection ends. Like every answer it has a trace id; that
-/// is a new one each time it is said.
+/// A complete HTTP/1.1 response after which the connection ends. Like every response it carries a
+/// trace id, a new one each time it is sent.
 #[derive(Debug, Clone)]
 pub struct Farewell {
     head: String,
@@ -36,6 +36,7 @@ pub struct Farewell {
 }
 
 impl Farewell {
+    /// Creates a response; `retry` becomes its `Retry-After`, of at least one second.
     pub fn new(
         status: StatusCode,
         content_type: &str,
@@ -77,12 +78,13 @@ impl Farewells {
         }
     }
 
-    /// Tells a peer why its connection ends, if there is room for that.
+    /// Sends a response to a peer and ends its connection, if there is room for that.
     pub(super) fn say(&self, tcp: TcpStream, from: IpAddr, farewell: &Farewell) {
         self.end(tcp, from, || farewell.render(fresh_trace_id()));
     }
 
-    /// Leaves a peer that may still be sending the time to read what it was answered.
+    /// Ends a connection whose peer may still be sending, once the peer has had time to read the
+    /// response that it was sent.
     pub(super) fn linger(&self, tcp: TcpStream, from: IpAddr) {
         self.end(tcp, from, String::new);
     }
@@ -92,7 +94,7 @@ impl Farewells {
             let last = last();
             self.tasks.spawn(async move {
                 tokio::select! {
-                    // First, so that whoever makes way is at least told.
+                    // Polled first, so that a displaced peer has at least been sent its response.
                     biased;
                     _ = timeout(MOST, tell(tcp, last.as_bytes())) => {}
                     () = seat.displaced() => {}
@@ -110,12 +112,12 @@ impl Farewells {
     }
 }
 
-/// Closing a socket whose input was not read resets it, and the answer is lost on the way: so what
-/// the peer still sends is read, and thrown away, within bounds.
+/// Closing a socket with unread input resets it, and the response in transit is lost: so what the peer
+/// still sends is read and discarded, within bounds.
 async fn tell(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     tcp.write_all(answer).await?;
     tcp.shutdown().await?;
-    // A peer that goes on sending is read in few calls of the kernel.
+    // Large enough that a peer that keeps sending is read in few system calls.
     let mut piece = vec![0; PIECE];
     let mut left = UNWANTED;
     while left > 0 {
@@ -138,7 +140,7 @@ mod tests {
         (client.unwrap(), server.unwrap().0)
     }
 
-    /// How many are left of those that are told something and do not go, once it is `at_most`.
+    /// Returns how many peers that do not leave are still being served, once there are `at_most`.
     async fn left(farewells: &Farewells, at_most: usize) -> usize {
         for _ in 0..1000 {
             if farewells.tasks.len() <= at_most {
@@ -150,7 +152,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_address_has_a_part_of_the_room_and_a_proxy_a_larger_one() {
+    async fn an_address_has_a_share_and_a_proxy_a_larger_one() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (mut clients, mut servers) = (Vec::new(), Vec::new());
         for _ in 0..3 * AT_ONCE {
@@ -160,7 +162,7 @@ mod tests {
         }
         let proxies = Networks::parse(&["192.0.2.9".to_owned()]).unwrap();
         let farewells = Farewells::new(proxies, TaskTracker::new());
-        // The clock stands still while something can run.
+        // The clock stands still while any task can run.
         let mut linger = |times, host| {
             for tcp in servers.drain(..times) {
                 farewells.linger(tcp, [192, 0, 2, host].into());
@@ -179,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_farewell_is_a_whole_answer_with_a_trace_id() {
+    fn a_farewell_is_a_complete_response_with_a_trace_id() {
         let retry = Some(Duration::from_secs(2));
         let full = StatusCode::SERVICE_UNAVAILABLE;
         let farewell = Farewell::new(full, "text/plain", retry, "full".to_owned());

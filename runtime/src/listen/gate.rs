@@ -1,15 +1,15 @@
 //! Places for connections, with a share for each address.
 //!
-//! A connection without a request is only a hope for one, so when an address has its share, one of
-//! its connections that wait makes way for the newcomer; and when places run out for everybody, one
-//! of the address that holds most. Half requests and silent handshakes do not keep out honest ones,
-//! from however many addresses they come, or even from the same one.
+//! A connection without a request is only a promise of one. So when an address has its share, one of its
+//! waiting connections makes way for the newcomer; and when all places are taken, one of the address
+//! that holds most. Half requests and silent handshakes do not keep honest peers out, from however many
+//! addresses they come, or even from the same one.
 //!
-//! The one that has waited longest goes, if that is longer than an honest peer needs. When newcomers
-//! come so fast that nobody has waited for that long, one goes at random: with `n` places and `r`
-//! newcomers a second, whoever needs `t` seconds stays with a chance of about `exp(-r * t / n)`,
-//! where refusing newcomers would leave the places to those who take them fastest, and displacing
-//! the oldest would end everybody who needs longer than `n / r`.
+//! The connection that has waited longest goes, if that is longer than an honest peer needs. When
+//! newcomers arrive so fast that none has waited that long, one goes at random: with `n` places and `r`
+//! newcomers per second, a peer that needs `t` seconds stays with a probability of about
+//! `exp(-r * t / n)`. Refusing newcomers would leave the places to those who take them fastest, and
+//! displacing the oldest would end every connection that needs longer than `n / r`.
 
 use crate::{
     network::bucket,
@@ -26,10 +26,10 @@ use std::{
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-/// An honest handshake or request head is there by then: whoever has waited longer goes first.
+/// The time within which an honest handshake or request head arrives: older ones are displaced first.
 const UNDISTURBED: Duration = Duration::from_millis(500);
 
-/// Clones share the places.
+/// The places of one listener. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Gate(Arc<Inner>);
 
@@ -39,8 +39,8 @@ struct Inner {
     waiting: Mutex<Waiting>,
 }
 
-/// Those that wait for their peer, by address and in the order in which they began to. No more
-/// entries than places taken.
+/// The connections that wait for their peer, by address and in the order in which they began to wait;
+/// never more than there are places taken.
 #[derive(Debug)]
 struct Waiting {
     chance: StdRng,
@@ -54,7 +54,7 @@ struct Holder {
     displaced: CancellationToken,
 }
 
-/// A place of one connection, given back when it is dropped or when it had to make way.
+/// The place of one connection, released when it is dropped or displaced.
 #[derive(Debug)]
 #[must_use = "a place is given back when it is dropped"]
 pub struct Seat {
@@ -67,6 +67,7 @@ pub struct Seat {
 // === impl Gate ===
 
 impl Gate {
+    /// Creates a gate with this many places.
     pub fn new(places: usize) -> Self {
         Self::with_seed(places, rand::random())
     }
@@ -83,7 +84,7 @@ impl Gate {
     }
 
     /// Takes a place for a connection from `addr`, whose address may hold `share` of them. The
-    /// connection counts as waiting for its peer until [`Seat::works`] is called.
+    /// connection counts as waiting for its peer until [`Seat::set_busy`] is called.
     ///
     /// # Errors
     ///
@@ -104,11 +105,11 @@ impl Gate {
             }),
             waiting: Mutex::new(None),
         };
-        seat.waits();
+        seat.set_waiting();
         Ok(seat)
     }
 
-    /// Displaces whoever owes the newcomer from `key` a place.
+    /// Displaces a connection in favour of a newcomer from `key`.
     fn makes_room(&self, full: Full, key: u64, share: usize) -> bool {
         let mut waiting = self.0.waiting.lock();
         let greedier = |waiting: &mut Waiting| {
@@ -123,11 +124,11 @@ impl Gate {
         }
     }
 
-    /// Of the addresses with a connection that waits, one that holds most, and how many.
+    /// Returns, of the addresses with a waiting connection, one that holds most, and how many.
     fn greediest(&self, waiting: &mut Waiting) -> Option<(u64, usize)> {
         let Waiting { chance, by_key, .. } = waiting;
         let held = by_key.keys().map(|key| (*key, self.0.places.held(key)));
-        // Among equals, at random: none of them is always the first to go.
+        // Among equals, one at random: none of them always goes first.
         held.max_by_key(|(_, held)| (*held, chance.random::<u32>()))
     }
 }
@@ -135,7 +136,7 @@ impl Gate {
 // === impl Waiting ===
 
 impl Waiting {
-    /// Ends one connection of `key` that waits, if there is one.
+    /// Displaces one waiting connection of `key`, if there is one.
     fn displace(&mut self, key: u64) -> bool {
         let Some(of_key) = self.by_key.get_mut(&key) else {
             return false;
@@ -162,8 +163,8 @@ impl Waiting {
 // === impl Seat ===
 
 impl Seat {
-    /// From here on the connection only waits for its peer.
-    pub fn waits(&self) {
+    /// Marks the connection as waiting for its peer: it may be displaced.
+    pub fn set_waiting(&self) {
         let mut own = self.waiting.lock();
         if own.is_some() {
             return;
@@ -180,8 +181,8 @@ impl Seat {
         *own = Some(id);
     }
 
-    /// From here on the connection has something to do, and makes way for nobody.
-    pub fn works(&self) {
+    /// Marks the connection as busy: it makes way for nobody.
+    pub fn set_busy(&self) {
         let Some(id) = self.waiting.lock().take() else {
             return;
         };
@@ -194,7 +195,7 @@ impl Seat {
         }
     }
 
-    /// Returns once the place was given to somebody else.
+    /// Returns once the place has been given to another connection.
     pub async fn displaced(&self) {
         self.holder.displaced.cancelled().await;
     }
@@ -202,7 +203,7 @@ impl Seat {
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.works();
+        self.set_busy();
     }
 }
 
@@ -224,7 +225,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_waited_longest_makes_way_for_the_same_address() {
+    async fn the_longest_waiting_makes_way_for_the_same_address() {
         let gate = Gate::new(10);
         let (first, second) = (gate.enter(ONE, 2).unwrap(), gate.enter(ONE, 2).unwrap());
         advance(UNDISTURBED).await;
@@ -238,10 +239,10 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn nobody_makes_way_for_another_address_or_while_it_works() {
+    async fn a_busy_connection_and_one_of_another_address_do_not_make_way() {
         let gate = Gate::new(3);
         let seats = [gate.enter(ONE, 2).unwrap(), gate.enter(ONE, 2).unwrap()];
-        seats[0].works();
+        seats[0].set_busy();
         advance(UNDISTURBED * 2).await;
         let other = gate.enter(TWO, 2).unwrap();
         assert!(seats.iter().all(|s| !displaced(s)));
@@ -256,7 +257,7 @@ mod tests {
         let second = gate.enter(TWO, 3).unwrap();
         assert_eq!(ended(&seats), 1, "at once");
         let works = seats.iter().find(|s| !displaced(s)).unwrap();
-        works.works();
+        works.set_busy();
         advance(UNDISTURBED).await;
         let third = gate.enter(TWO, 3).unwrap();
         assert!(!displaced(works), "whoever works is left alone");
@@ -291,16 +292,16 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_works_is_not_displaced_at_any_rate() {
+    async fn a_busy_connection_is_not_displaced_at_any_rate() {
         let gate = Gate::new(8);
         let seats: Vec<_> = (0..4).map(|_| gate.enter(ONE, 4).unwrap()).collect();
-        seats.iter().for_each(Seat::works);
+        seats.iter().for_each(Seat::set_busy);
         assert_eq!(gate.enter(ONE, 4).unwrap_err(), Full::Share);
         assert_eq!(ended(&seats), 0);
     }
 
-    /// How many of a hundred honest newcomers get through that need `needs` each, while the same
-    /// address opens one connection a millisecond and keeps it.
+    /// Returns how many of a hundred honest newcomers that need `needs` each get through, while the same
+    /// address opens one connection per millisecond and keeps it.
     async fn honest_under_attack(needs: u64) -> u32 {
         const SHARE: usize = 64;
         let gate = Gate::with_seed(2048, 7);
@@ -331,12 +332,12 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_works_again_waits_from_then_on() {
+    async fn a_connection_that_waits_again_starts_over() {
         let gate = Gate::new(10);
         let (first, second) = (gate.enter(ONE, 2).unwrap(), gate.enter(ONE, 2).unwrap());
         advance(UNDISTURBED).await;
-        first.works();
-        first.waits();
+        first.set_busy();
+        first.set_waiting();
         let _third = gate.enter(ONE, 2).unwrap();
         assert!(!displaced(&first) && displaced(&second));
     }

@@ -1,4 +1,4 @@
-//! A body that something lives as long as: an answer is not over with its headers.
+//! A body that keeps a value alive: a response is not over with its headers.
 
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -8,7 +8,7 @@ use std::{
 };
 
 pin_project! {
-    /// Drops what it holds when it is dropped, right after the body.
+    /// Drops the value right after the body.
     #[derive(Debug)]
     pub struct HoldingBody<B, T> {
         #[pin]
@@ -18,6 +18,7 @@ pin_project! {
 }
 
 impl<B, T> HoldingBody<B, T> {
+    /// Wraps a body so that `held` lives as long.
     pub fn new(body: B, held: T) -> Self {
         Self { body, held }
     }

@@ -1,4 +1,4 @@
-//! HTTP/1.1 listeners: the gateway's, and the process's own two.
+//! HTTP/1.1 listeners: the gateway's, and the admin and observe ports.
 
 use super::{
     Acceptor, Gate, HoldingBody, PacedBody, PacedStream, PortMetrics,
@@ -30,42 +30,47 @@ use tokio::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tower_service::Service;
 
-/// Who is at the other end of the connection; in every request's extensions.
+/// The address at the other end of the connection; in the extensions of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Peer(pub SocketAddr);
 
-/// What is answered without a handler.
+/// The responses that are sent without a handler.
 #[derive(Debug, Clone)]
 pub struct Answers {
-    /// To a newcomer for whom there is no place, or whose place is given to another.
+    /// To a newcomer for whom there is no place, or whose place was given to another.
     pub full: Farewell,
-    /// To a peer whose request's head did not come in time.
+    /// To a peer whose request head did not arrive in time.
     pub late: Farewell,
-    /// To a request that is none, or that could be read in two ways.
+    /// To a request that cannot be parsed, or in two ways.
     pub malformed: Farewell,
     /// To a request whose head is too large.
     pub too_large: Farewell,
 }
 
-/// How an HTTP/1.1 listener treats its peers.
+/// An HTTP/1.1 listener, with its limits on peers.
 #[derive(Debug, Clone)]
 pub struct Http1 {
+    /// The metrics of this listener.
     pub metrics: PortMetrics,
+    /// How long peers are waited for.
     pub times: Timeouts,
+    /// Maximum size of a request head in bytes.
     pub max_head_bytes: usize,
-    /// Connections in all.
+    /// Maximum number of connections.
     pub max: usize,
-    /// Connections of one address.
+    /// Maximum number of connections of one address.
     pub by_address: usize,
-    /// Who has more people behind one address, and how many connections that gives it.
+    /// The addresses that many people share, which have a share of their own.
     pub proxies: Networks,
+    /// Maximum number of connections of one such address.
     pub by_proxy: usize,
+    /// The responses that are sent without a handler.
     pub answers: Answers,
-    /// How long requests under way may go on after a stop.
+    /// How long requests in progress may take to finish after a stop.
     pub drain: Duration,
 }
 
-/// What answers requests.
+/// A service that answers requests.
 pub trait Handler:
     Service<Request<Body>, Response = Response, Error = Infallible, Future: Send>
     + Clone
@@ -85,7 +90,7 @@ impl<S> Handler for S where
 }
 
 impl Http1 {
-    /// Serves until `stop`, then lets requests under way finish for a while.
+    /// Serves until `stop` is cancelled, then lets requests in progress finish for a while.
     pub async fn serve(
         self,
         listener: TcpListener,
@@ -136,9 +141,9 @@ impl Http1 {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            // The phases have a time for this, which tells an idle connection from a slow head.
+            // The phases have a timer for this, which distinguishes an idle connection from a slow head.
             .header_read_timeout(None)
-            // Never reached by a head that it is shown. hyper wants at least 8 KiB.
+            // No head that hyper sees reaches it. hyper requires at least 8 KiB.
             .max_buf_size(self.max_head_bytes.saturating_add(8192));
         builder
     }
@@ -205,7 +210,7 @@ impl Connection {
         }
     }
 
-    /// Tells a peer whose head is not whole, unless an answer before it is still on its way.
+    /// Answers a peer whose head is incomplete, unless a previous response is still in transit.
     fn cut<S>(&self, parts: http1::Parts<TokioIo<PhasedStream>, S>, farewell: &Farewell) {
         let stream = parts.io.into_inner();
         if !stream.has_unsent() {
@@ -214,8 +219,8 @@ impl Connection {
         }
     }
 
-    /// hyper is done with the connection: says what hyper was not shown, or lets the peer read its
-    /// answer.
+    /// After hyper is done with the connection: answers the request that hyper was not shown, or lets
+    /// the peer read its response.
     fn closed<S>(&self, parts: http1::Parts<TokioIo<PhasedStream>, S>) {
         let stream = parts.io.into_inner();
         let more = stream.is_within_request() || !parts.read_buf.is_empty();
@@ -258,7 +263,7 @@ impl Connection {
     }
 }
 
-/// Held by an answer's body; when hyper is done with that, the connection is idle.
+/// Held by the body of a response; when hyper is done with that, the connection is idle.
 struct Answering(Phases);
 
 impl Drop for Answering {
@@ -274,8 +279,8 @@ mod tests {
     use crate::metrics::Metrics;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-    /// All of it is there when the connection is first polled, and the handler never waits: nothing
-    /// but the end of the answer can tell the connection to go on.
+    /// All input is there when the connection is first polled, and the handler never waits: nothing but
+    /// the end of the response can wake the connection.
     #[tokio::test]
     async fn a_refused_head_behind_a_good_one_is_answered_without_another_event() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! What a listener counts: how many connections it has, whom it refused, and whom it cut.
+//! The metrics of a listener: open connections, refusals, and cuts.
 
 use crate::metrics::Metrics;
 use prometheus_client::{
@@ -17,7 +17,7 @@ struct Cause {
     reason: &'static str,
 }
 
-/// The families of all listeners of a process.
+/// The metric families of all listeners of a process.
 #[derive(Debug, Clone)]
 pub struct ListenerMetrics {
     open: Family<Listener, Gauge>,
@@ -26,6 +26,7 @@ pub struct ListenerMetrics {
 }
 
 impl ListenerMetrics {
+    /// Registers the metrics.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             open: metrics.register(
@@ -46,6 +47,7 @@ impl ListenerMetrics {
         }
     }
 
+    /// Returns the metrics of one listener.
     pub fn of(&self, listener: &'static str) -> PortMetrics {
         PortMetrics {
             families: self.clone(),
@@ -54,7 +56,7 @@ impl ListenerMetrics {
     }
 }
 
-/// The metrics of one listener; every label value is a constant of this program.
+/// The metrics of one listener. Every label value is a constant of this program.
 #[derive(Debug, Clone)]
 pub struct PortMetrics {
     families: ListenerMetrics,
@@ -66,11 +68,13 @@ impl PortMetrics {
         self.listener
     }
 
+    /// Counts a connection that was not let in.
     pub fn refuse(&self, reason: &'static str) {
         let cause = self.cause(reason);
         self.families.refused.get_or_create(&cause).inc();
     }
 
+    /// Counts a connection that was ended from this side.
     pub fn cut(&self, reason: &'static str) {
         self.cut_counter(reason).inc();
     }

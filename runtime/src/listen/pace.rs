@@ -1,4 +1,4 @@
-//! How long a peer is waited for, by what it moves meanwhile.
+//! How long a peer is waited for, by the progress that it makes meanwhile.
 
 use std::{
     pin::Pin,
@@ -7,16 +7,18 @@ use std::{
 };
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// The least that a peer must do while it is waited for: `grace` may pass with nothing, and beyond
-/// that `rate` bytes a second must come or go.
+/// The minimum progress of a peer that is being waited for: `grace` may pass without any, and beyond
+/// that `rate` bytes per second must be transferred.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pace {
+    /// The longest time without progress.
     pub grace: Duration,
+    /// The minimum rate in bytes per second.
     pub rate: u32,
 }
 
-/// What is left of the grace: waiting uses it up, and bytes restore it, never beyond its whole.
-/// A peer that is at the least rate or above keeps it for ever; time in which nobody waits for the
+/// What remains of the grace. Waiting uses it up, and transferred bytes restore it, never beyond the
+/// whole. A peer at the minimum rate or above keeps it for ever; time in which nobody waits for the
 /// peer costs nothing.
 #[derive(Debug)]
 pub(super) struct Patience {
@@ -36,7 +38,7 @@ impl Patience {
         }
     }
 
-    /// Accounts for bytes that came or went.
+    /// Accounts for transferred bytes.
     pub(super) fn moved(&mut self, bytes: usize) {
         if let Some(since) = self.since.take() {
             self.left = self.left.saturating_sub(since.elapsed());
@@ -80,14 +82,14 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_moves_nothing_has_the_grace() {
+    async fn a_peer_without_progress_has_the_grace() {
         let mut patience = Patience::new(PACE);
         assert!(lasts(&mut patience, Duration::from_secs(9)).await);
         assert!(!lasts(&mut patience, Duration::from_secs(2)).await);
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_byte_now_and_then_is_not_enough() {
+    async fn an_occasional_byte_is_not_enough() {
         let mut patience = Patience::new(PACE);
         let mut seconds = 0;
         while lasts(&mut patience, Duration::from_secs(1)).await {
@@ -98,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_least_rate_lasts_for_ever() {
+    async fn the_minimum_rate_lasts_for_ever() {
         let mut patience = Patience::new(PACE);
         for _ in 0..1000 {
             assert!(lasts(&mut patience, Duration::from_secs(5)).await);
@@ -107,7 +109,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_was_moved_before_buys_no_more_than_the_grace() {
+    async fn earlier_progress_buys_no_more_than_the_grace() {
         let mut patience = Patience::new(PACE);
         assert!(lasts(&mut patience, Duration::from_secs(1)).await);
         patience.moved(1 << 30);

@@ -22,22 +22,22 @@ use tokio::{
 
 #[derive(Debug, Clone, Copy)]
 enum Phase {
-    /// For the rest of a request's head, of which something has come or not.
+    /// The rest of a request head, of which something has arrived or not.
     Head { since: Instant, begun: bool },
-    /// For another request.
+    /// The next request.
     Idle { since: Instant },
-    /// For nothing: a request is being answered.
+    /// Nothing: a request is being answered.
     Busy,
 }
 
-/// What did not come in time.
+/// What did not arrive in time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Overdue {
     /// The first byte.
     Silent,
     /// The end of a head that had begun.
     Head,
-    /// Another request.
+    /// The next request.
     Idle,
 }
 
@@ -55,7 +55,7 @@ impl Overdue {
 pub(super) struct Phases {
     phase: Arc<watch::Sender<Phase>>,
     seat: Arc<Seat>,
-    /// A reader that waits until nothing is being answered.
+    /// A reader that waits until no request is being answered.
     reader: Arc<AtomicWaker>,
 }
 
@@ -74,14 +74,14 @@ impl Phases {
     }
 
     pub(super) fn busy(&self) {
-        self.seat.works();
+        self.seat.set_busy();
         self.phase.send_replace(Phase::Busy);
     }
 
     pub(super) fn idle(&self) {
         let since = Instant::now();
         self.phase.send_replace(Phase::Idle { since });
-        self.seat.waits();
+        self.seat.set_waiting();
         self.reader.wake();
     }
 
@@ -99,12 +99,12 @@ impl Phases {
         matches!(*self.phase.borrow(), Phase::Busy)
     }
 
-    /// Whether a request's head is waited for, on a connection that is not merely kept.
+    /// Whether a request head is awaited, on a connection that is not merely idle.
     pub(super) fn is_head(&self) -> bool {
         matches!(*self.phase.borrow(), Phase::Head { .. })
     }
 
-    fn heard(&self) {
+    fn received(&self) {
         let now = Instant::now();
         self.phase.send_if_modified(|phase| match phase {
             Phase::Head { begun, .. } => {
@@ -123,17 +123,17 @@ impl Phases {
     }
 
     /// A peer that does not read is waited for, whatever else goes on.
-    fn stuck(&self) {
-        self.seat.waits();
+    fn write_blocked(&self) {
+        self.seat.set_waiting();
     }
 
-    /// An answer whose last part is still on its way out is no idle connection; nobody needs to be
-    /// told, since a timer that ends looks again.
-    fn wrote(&self) {
+    /// A connection whose last response is still being written is not idle. Nobody needs to be
+    /// notified, since a timer that fires checks again.
+    fn write_progressed(&self) {
         self.phase.send_if_modified(|phase| {
             match phase {
                 Phase::Idle { since } => *since = Instant::now(),
-                Phase::Busy => self.seat.works(),
+                Phase::Busy => self.seat.set_busy(),
                 Phase::Head { .. } => {}
             }
             false
@@ -179,21 +179,22 @@ async fn until(end: Option<Instant>) {
     }
 }
 
-/// A connection that tells its phases what moves, and shows hyper no request that must not be read.
+/// A connection that reports its progress to its phases, and hides from hyper every request that is
+/// refused here.
 #[derive(Debug)]
 pub(super) struct PhasedStream {
     inner: PacedStream<TcpStream>,
     phases: Phases,
     requests: Requests,
-    /// Whether hyper may still have a part of an answer.
+    /// Whether hyper may still hold a part of a response.
     unsent: bool,
-    /// Whether hyper has asked for the request that is refused. After an answer that says
-    /// `connection: close`, or whose request it did not read to the end, it asks for nothing more.
+    /// Whether hyper has asked for the refused request. After a response with `connection: close`, or
+    /// whose request it did not read to the end, it asks for nothing more.
     asked: bool,
 }
 
 impl PhasedStream {
-    /// `most` is how long the head of a request may be.
+    /// Wraps a connection whose request heads have at most `most` bytes.
     pub(super) fn new(inner: PacedStream<TcpStream>, phases: Phases, most: usize) -> Self {
         Self {
             inner,
@@ -204,25 +205,25 @@ impl PhasedStream {
         }
     }
 
-    /// The socket, and why the next request gets no answer of hyper's, if it is to have one.
+    /// Returns the socket, and why the next request is refused, if hyper would have answered it.
     pub(super) fn into_inner(self) -> (TcpStream, Option<Unreadable>) {
         let refused = self.requests.refused().filter(|_| self.asked);
         (self.inner.into_inner(), refused)
     }
 
-    /// Whether anything that is written now could end up within an answer.
+    /// Whether anything that is written now could end up inside a response.
     pub(super) fn has_unsent(&self) -> bool {
         self.unsent
     }
 
-    /// Whether the peer may still be sending what nobody wants to read.
+    /// Whether the peer may still be sending a request that nobody reads.
     pub(super) fn is_within_request(&self) -> bool {
         self.requests.is_within()
     }
 
-    /// An end of the stream, as hyper sees it. While an earlier request is being answered, hyper
-    /// would take it for a peer that is gone, so it is held back until the answer is done and all of
-    /// it is sent: by then hyper knows whether it wants another request.
+    /// Signals the end of the stream to hyper. While an earlier request is being answered, hyper would
+    /// mistake it for a peer that has gone, so it is held back until the response has been written
+    /// completely: by then hyper knows whether it wants another request.
     fn poll_ended(&mut self, waker: &Waker) -> Poll<io::Result<()>> {
         if self.requests.refused().is_some() {
             ready!(self.phases.poll_idle(waker));
@@ -241,8 +242,8 @@ impl PhasedStream {
 
     fn note(&self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         match written {
-            Poll::Ready(Ok(1..)) => self.phases.wrote(),
-            Poll::Pending => self.phases.stuck(),
+            Poll::Ready(Ok(1..)) => self.phases.write_progressed(),
+            Poll::Pending => self.phases.write_blocked(),
             Poll::Ready(_) => {}
         }
         written
@@ -261,7 +262,7 @@ impl AsyncRead for PhasedStream {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
         if buf.filled().len() > before {
-            self.phases.heard();
+            self.phases.received();
         }
         let shown = self.requests.read(&buf.filled()[before..]);
         buf.set_filled(before + shown);
@@ -304,7 +305,7 @@ impl AsyncWrite for PhasedStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Not by hyper: a refusal may have to be said yet.
+    /// Does not shut down, as a refusal may still have to be sent.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_flush(cx)
     }

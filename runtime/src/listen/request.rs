@@ -1,38 +1,38 @@
-//! Where an HTTP/1.1 connection is among its requests, and whether the next one can be read in one
-//! way only.
+//! Follows an HTTP/1.1 connection through its requests, and decides whether the next one can be parsed in
+//! one way only.
 //!
-//! hyper takes some heads that two parties may read differently, such as `Transfer-Encoding` beside
+//! hyper accepts some heads that two parties may parse differently, such as `Transfer-Encoding` beside
 //! `Content-Length` or `chunked` twice, and answers what it cannot parse with a bare status that has
 //! neither a trace id nor a reason; it has no hook for either (`Server::on_error` in its
-//! `proto/h1/role.rs`). So each head is judged here before hyper sees its end. What is refused never
-//! gets to hyper: to it the connection just ends, after the answers to the requests before.
+//! `proto/h1/role.rs`). So each head is judged here before hyper sees its end. A refused request never
+//! reaches hyper, for which the connection just ends after the responses to the requests before.
 //!
-//! To know where the next head begins, bodies are followed here too, and more strictly than hyper
-//! does: whatever this and hyper could read differently ends the connection.
+//! To find the next head, bodies are followed here too, and more strictly than hyper does: whatever the
+//! two could parse differently ends the connection.
 
 use http::{HeaderName, Method, Uri};
 
-/// As many as hyper takes.
+/// The number of headers that hyper accepts.
 const MOST_HEADERS: usize = 100;
-/// The longest line of a chunk's size with its extensions.
+/// Maximum length of a chunk-size line with its extensions.
 const MOST_CHUNK_LINE: usize = 4096;
-/// The longest trailer section.
+/// Maximum length of the trailer section.
 const MOST_TRAILERS: usize = 8192;
-/// Digits of a chunk's size and of a length: neither overflows 64 bits.
+/// Maximum number of digits of a chunk size and of a length: neither overflows 64 bits.
 const MOST_HEX_DIGITS: u32 = 15;
 const MOST_DIGITS: usize = 18;
 
-/// Why a request is refused before it is one.
+/// Why a request is refused before it reaches a handler.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Unreadable {
-    /// It is no HTTP/1.1 request, or could be read in two ways.
+    /// It is not an HTTP/1.1 request, or could be parsed in two ways.
     Malformed,
     /// Its head is too large.
     TooLarge,
 }
 
 impl Unreadable {
-    /// A metric label.
+    /// The value of the metric label.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
@@ -45,7 +45,7 @@ impl Unreadable {
 pub(super) struct Requests {
     most: usize,
     at: At,
-    /// What has come of the current head.
+    /// What has arrived of the current head.
     head: Vec<u8>,
     refused: Option<Unreadable>,
 }
@@ -54,10 +54,10 @@ pub(super) struct Requests {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum At {
     Head(Lines),
-    /// A body of which so much is to come.
+    /// A body of which this many bytes are missing.
     Body(u64),
     Chunks(Chunk),
-    /// Nothing that anybody looks at.
+    /// Nothing that is parsed.
     End,
 }
 
@@ -65,7 +65,7 @@ enum At {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 struct Lines {
     begun: bool,
-    /// Bytes of the current line without its CR.
+    /// The length of the current line without its CR.
     line: usize,
     /// Whether the last byte was a CR.
     cr: bool,
@@ -74,10 +74,10 @@ struct Lines {
 /// Why [`Lines`] stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stop {
-    /// The head is whole.
+    /// The head is complete.
     End,
-    /// A line feed without a carriage return. RFC 9112, 2.2 lets a server take it for the end of a
-    /// line, but a front that takes it for a part of a value has read another request.
+    /// A line feed without a carriage return. RFC 9112, section 2.2 permits a server to take it for the
+    /// end of a line, but a front end that takes it for part of a value has parsed another request.
     BareLf,
 }
 
@@ -105,7 +105,7 @@ enum Chunk {
         size: u64,
         digits: u32,
     },
-    /// Behind the size, until the end of its line.
+    /// After the size, until the end of its line.
     Extension {
         size: u64,
         length: usize,
@@ -114,7 +114,7 @@ enum Chunk {
     Data(u64),
     DataCr,
     DataLf,
-    /// Of a trailer section, whose current line has begun or not.
+    /// In the trailer section, whose current line has begun or not.
     Trailer {
         length: usize,
         line: bool,
@@ -129,7 +129,7 @@ enum Chunk {
 impl Chunk {
     const BEGIN: Self = Self::Size { size: 0, digits: 0 };
 
-    /// What comes behind `byte`; nothing when it must not be there.
+    /// Returns what follows `byte`, or `None` when it is not allowed here.
     fn next(self, byte: u8) -> Option<Self> {
         match (self, byte) {
             (Self::Size { size, digits }, digit) if digit.is_ascii_hexdigit() => {
@@ -173,14 +173,14 @@ impl Chunk {
     }
 }
 
-/// What extensions and trailers may consist of: RFC 9110, section 5.5, has no use for controls other
-/// than the tab, and what one party takes for the end of a string the next reads over.
+/// The bytes allowed in extensions and trailers: RFC 9110, section 5.5 allows no controls except the tab,
+/// and what one party takes for the end of a string the next one ignores.
 fn is_text(byte: u8) -> bool {
     byte == b'\t' || !byte.is_ascii_control()
 }
 
 impl Requests {
-    /// `most` is how long a head may be.
+    /// Creates the state before the first request; `most` is the maximum size of a head.
     pub(super) fn new(most: usize) -> Self {
         Self {
             most,
@@ -190,8 +190,8 @@ impl Requests {
         }
     }
 
-    /// Reads on, and returns how much of it hyper may see; when that is not all of it, nothing
-    /// behind it may be.
+    /// Parses further input, and returns how much of it hyper may see. Nothing after that may be shown
+    /// when it is not all.
     pub(super) fn read(&mut self, data: &[u8]) -> usize {
         let mut seen = 0;
         while seen < data.len() {
@@ -212,17 +212,17 @@ impl Requests {
         seen
     }
 
-    /// Why the connection ends, if that is because of a request that nobody answers otherwise.
+    /// Returns why the connection ends, if that is because of a request that nobody else answers.
     pub(super) fn refused(&self) -> Option<Unreadable> {
         self.refused
     }
 
-    /// Whether hyper is to see nothing more.
+    /// Whether hyper must see nothing more.
     pub(super) fn is_over(&self) -> bool {
         self.at == At::End
     }
 
-    /// Whether something of a request has come, and not all of it.
+    /// Whether a request has arrived in part.
     pub(super) fn is_within(&self) -> bool {
         !matches!(self.at, At::Head(Lines { begun: false, .. }))
     }
@@ -240,7 +240,7 @@ impl Requests {
         let verdict = match stop {
             Some((_, Stop::End)) => judge(&self.head),
             Some((_, Stop::BareLf)) => Err(Unreadable::Malformed),
-            // What is no HTTP at all does not end either; hyper looks at the first bytes as well.
+            // Input that is not HTTP does not end either; hyper checks the first bytes as well.
             None if first => could_be(&self.head).map(|()| At::Head(lines)),
             None => Ok(At::Head(lines)),
         };
@@ -286,13 +286,13 @@ impl Requests {
     }
 }
 
-/// How much of `data` belongs to what is `left`, and what is left then.
+/// Returns how much of `data` belongs to the `left` bytes, and how many are left after it.
 fn part(left: u64, data: &[u8]) -> (usize, u64) {
     let read = usize::try_from(left).map_or(data.len(), |left| left.min(data.len()));
     (read, left - read as u64)
 }
 
-/// Whether this may become the head of a request.
+/// Checks that this can be the beginning of a request head.
 fn could_be(head: &[u8]) -> Result<(), Unreadable> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let parsed = httparse::Request::new(&mut headers).parse(head);
@@ -306,7 +306,7 @@ fn unreadable(error: httparse::Error) -> Unreadable {
     }
 }
 
-/// What comes behind a whole head.
+/// Returns what follows a complete head.
 fn judge(head: &[u8]) -> Result<At, Unreadable> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut request = httparse::Request::new(&mut headers);
@@ -323,7 +323,7 @@ fn judge(head: &[u8]) -> Result<At, Unreadable> {
     body(&request)
 }
 
-/// RFC 9112, 6: a body has one coding or one length, and nobody can take it for another.
+/// RFC 9112, section 6: a body has either one coding or one length, and one cannot be taken for the other.
 fn body(request: &httparse::Request<'_, '_>) -> Result<At, Unreadable> {
     let mut codings = values(request, &http::header::TRANSFER_ENCODING);
     let mut lengths = values(request, &http::header::CONTENT_LENGTH);

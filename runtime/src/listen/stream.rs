@@ -1,7 +1,7 @@
 //! A stream whose peer must read: a write that makes too little progress fails.
 //!
-//! It lies beneath TLS and HTTP, so that it sees what the kernel takes and nothing else; a stream
-//! with nothing to write waits for nobody.
+//! It sits below TLS and HTTP, so that it sees exactly what the kernel accepts; a stream with nothing to
+//! write waits for nobody.
 
 use super::{Pace, pace::Patience};
 use std::{
@@ -15,16 +15,18 @@ use std::{
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Tells afterwards whether a stream ended because its peer did not read.
+/// Reports whether a stream ended because its peer did not read.
 #[derive(Debug, Clone, Default)]
 pub struct Unread(Arc<AtomicBool>);
 
 impl Unread {
+    /// Returns whether a write has failed because the peer did not read.
     pub fn is_set(&self) -> bool {
         self.0.load(Ordering::Relaxed)
     }
 }
 
+/// A stream whose writes fail with [`io::ErrorKind::TimedOut`] when its peer does not read.
 #[derive(Debug)]
 pub struct PacedStream<T> {
     inner: T,
@@ -33,6 +35,7 @@ pub struct PacedStream<T> {
 }
 
 impl<T> PacedStream<T> {
+    /// Wraps a stream whose peer must read at this pace.
     pub fn new(inner: T, pace: Pace) -> Self {
         Self {
             inner,
@@ -41,10 +44,12 @@ impl<T> PacedStream<T> {
         }
     }
 
+    /// Returns a handle that outlives the stream.
     pub fn unread(&self) -> Unread {
         self.unread.clone()
     }
 
+    /// Returns the inner stream.
     pub fn into_inner(self) -> T {
         self.inner
     }
@@ -132,7 +137,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_slow_reader_above_the_least_rate_gets_everything() {
+    async fn a_slow_reader_above_the_minimum_rate_gets_everything() {
         let (near, mut far) = duplex(64);
         let mut stream = PacedStream::new(near, PACE);
         let reading = tokio::spawn(async move {

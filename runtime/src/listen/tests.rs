@@ -42,7 +42,7 @@ fn quick() -> Timeouts {
     }
 }
 
-/// Two chunks, and a silence between them that is longer than every time of `quick`.
+/// Two chunks, with a silence between them that is longer than every timeout of `quick`.
 fn quiet() -> Body {
     let chunks = stream::unfold(0, |n| async move {
         if n == 1 {
@@ -109,8 +109,8 @@ impl Listening {
         socket.connect(self.addr).await.unwrap()
     }
 
-    /// A connection that has sent `text`.
-    async fn said(&self, host: u8, text: &str) -> TcpStream {
+    /// A connection on which `text` has been sent.
+    async fn sent(&self, host: u8, text: &str) -> TcpStream {
         let mut tcp = self.from(host).await;
         tcp.write_all(text.as_bytes()).await.unwrap();
         tcp
@@ -144,7 +144,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
     assert!(waited.is_ok(), "never happened: {what}");
 }
 
-/// Everything until the server closes.
+/// Reads until the server closes the connection.
 async fn rest(tcp: &mut TcpStream) -> String {
     let mut out = Vec::new();
     let reading = timeout(Duration::from_secs(30), tcp.read_to_end(&mut out)).await;
@@ -155,12 +155,12 @@ async fn rest(tcp: &mut TcpStream) -> String {
 
 async fn is_served(listening: &Listening, host: u8) -> bool {
     let text = "GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let mut tcp = listening.said(host, text).await;
+    let mut tcp = listening.sent(host, text).await;
     rest(&mut tcp).await.starts_with("HTTP/1.1 200")
 }
 
 #[tokio::test]
-async fn a_peer_that_says_nothing_is_closed_without_a_word() {
+async fn a_silent_peer_is_closed_without_a_response() {
     let l = listening(quick(), 10, 10).await;
     let mut silent = l.from(2).await;
     assert_eq!(rest(&mut silent).await, "");
@@ -170,12 +170,12 @@ async fn a_peer_that_says_nothing_is_closed_without_a_word() {
 #[tokio::test]
 async fn a_head_that_does_not_end_is_answered_with_408() {
     let l = listening(quick(), 10, 10).await;
-    let mut half = l.said(2, "GET / HTTP/1.1\r\nhost: x\r\nx-a: ").await;
+    let mut half = l.sent(2, "GET / HTTP/1.1\r\nhost: x\r\nx-a: ").await;
     let answered = rest(&mut half).await;
     assert!(answered.starts_with("HTTP/1.1 408 "), "{answered}");
     assert!(answered.contains("connection: close") && answered.ends_with("late"));
-    // A byte now and then buys no time.
-    let mut slow = l.said(2, "GET / HTTP/1.1\r\n").await;
+    // An occasional byte does not extend the timeout.
+    let mut slow = l.sent(2, "GET / HTTP/1.1\r\n").await;
     let trickle = async {
         while slow.write_all(b"x").await.is_ok() {
             sleep(Duration::from_millis(50)).await;
@@ -183,32 +183,32 @@ async fn a_head_that_does_not_end_is_answered_with_408() {
     };
     timeout(Duration::from_secs(30), trickle).await.unwrap();
     assert_eq!(l.count("cut", "head"), 2);
-    // The same on a kept connection.
-    let mut later = l.said(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT").await;
+    // The same on a kept-alive connection.
+    let mut later = l.sent(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HT").await;
     let answered = rest(&mut later).await;
     assert!(answered.starts_with("HTTP/1.1 200 "), "{answered}");
     assert!(is_served(&l, 2).await);
 }
 
 #[tokio::test]
-async fn a_kept_connection_without_a_request_is_closed() {
+async fn an_idle_connection_is_closed() {
     let l = listening(quick(), 10, 10).await;
-    let mut idle = l.said(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut idle = l.sent(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let answered = rest(&mut idle).await;
     assert!(answered.starts_with("HTTP/1.1 200 ") && answered.ends_with("ok"));
     assert_eq!(l.count("cut", "idle"), 1);
 }
 
 #[tokio::test]
-async fn a_body_below_the_least_rate_is_cut_and_one_above_it_is_not() {
+async fn a_body_below_the_minimum_rate_is_cut_and_one_above_it_is_not() {
     let l = listening(quick(), 10, 10).await;
     let head = "POST /echo HTTP/1.1\r\nhost: x\r\nconnection: close\r\n";
     let mut none = l
-        .said(2, &format!("{head}content-length: 100000\r\n\r\nx"))
+        .sent(2, &format!("{head}content-length: 100000\r\n\r\nx"))
         .await;
     assert!(!rest(&mut none).await.contains(" 200 "));
     let mut trickle = l
-        .said(2, &format!("{head}content-length: 100000\r\n\r\n"))
+        .sent(2, &format!("{head}content-length: 100000\r\n\r\n"))
         .await;
     let sending = async {
         while trickle.write_all(b"x").await.is_ok() {
@@ -218,7 +218,7 @@ async fn a_body_below_the_least_rate_is_cut_and_one_above_it_is_not() {
     timeout(Duration::from_secs(30), sending).await.unwrap();
     assert_eq!(l.count("cut", "body"), 2);
     let mut steady = l
-        .said(2, &format!("{head}content-length: 16000\r\n\r\n"))
+        .sent(2, &format!("{head}content-length: 16000\r\n\r\n"))
         .await;
     for _ in 0..16 {
         sleep(Duration::from_millis(100)).await;
@@ -232,17 +232,17 @@ async fn a_body_below_the_least_rate_is_cut_and_one_above_it_is_not() {
 async fn pipelined_requests_whose_answers_are_never_read_end() {
     let l = listening(quick(), 10, 10).await;
     let requests = "GET /big HTTP/1.1\r\nhost: x\r\n\r\n".repeat(20);
-    let mut unread = l.said(2, &requests).await;
+    let mut unread = l.sent(2, &requests).await;
     l.counted("cut", "write", 1).await;
     let got = rest(&mut unread).await;
     assert!(got.len() < 20 * BIG, "{}", got.len());
 }
 
 #[tokio::test]
-async fn a_slow_reader_above_the_least_rate_gets_everything() {
+async fn a_slow_reader_above_the_minimum_rate_gets_everything() {
     let l = listening(quick(), 10, 10).await;
     let text = "GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let mut slow = l.said(2, text).await;
+    let mut slow = l.sent(2, text).await;
     let (mut got, mut buf) = (0, vec![0; 256 << 10]);
     loop {
         let n = slow.read(&mut buf).await.unwrap();
@@ -257,26 +257,26 @@ async fn a_slow_reader_above_the_least_rate_gets_everything() {
 }
 
 #[tokio::test]
-async fn a_quiet_answer_lives_on() {
+async fn a_quiet_response_stays_open() {
     let l = listening(quick(), 10, 10).await;
     let text = "GET /quiet HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let mut quiet = l.said(2, text).await;
+    let mut quiet = l.sent(2, text).await;
     let answered = rest(&mut quiet).await;
     assert_eq!(answered.matches("event").count(), 2, "{answered}");
-    // What is asked for meanwhile waits, and is answered.
+    // A request sent meanwhile waits, and is answered.
     let mut both = l
-        .said(2, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .sent(2, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
         .await;
     let answered = rest(&mut both).await;
     assert_eq!(answered.matches("HTTP/1.1 200 ").count(), 2, "{answered}");
 }
 
 #[tokio::test]
-async fn one_address_has_its_share_and_is_told_so() {
+async fn an_address_beyond_its_share_is_refused_with_503() {
     let l = listening(Timeouts::default(), 64, 4).await;
     let mut held = Vec::new();
     for _ in 0..4 {
-        held.push(l.said(2, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n").await);
+        held.push(l.sent(2, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n").await);
         let mut byte = [0; 1];
         held.last_mut()
             .unwrap()
@@ -284,13 +284,13 @@ async fn one_address_has_its_share_and_is_told_so() {
             .await
             .unwrap();
     }
-    let mut more = l.said(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut more = l.sent(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
     let refused = rest(&mut more).await;
     assert!(refused.starts_with("HTTP/1.1 503 ") && refused.contains("retry-after: 1\r\n"));
     assert_eq!(l.count("refused", "share"), 1);
     assert!(is_served(&l, 3).await, "another address");
     for _ in 0..8 {
-        held.push(l.said(9, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n").await);
+        held.push(l.sent(9, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n").await);
     }
     assert!(is_served(&l, 9).await, "a proxy has a larger share");
 }
@@ -300,7 +300,7 @@ async fn half_requests_make_way_for_whole_ones_of_the_same_address() {
     let l = listening(Timeouts::default(), 64, 4).await;
     let mut half = Vec::new();
     for _ in 0..4 {
-        half.push(l.said(2, "GET / HT").await);
+        half.push(l.sent(2, "GET / HT").await);
     }
     assert!(is_served(&l, 2).await, "at once");
     assert_eq!(
@@ -324,7 +324,7 @@ async fn busy_crowds_leave_room_for_a_newcomer() {
     for host in 10..20 {
         for _ in 0..8 {
             let text = "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n";
-            held.push(l.said(host, text).await);
+            held.push(l.sent(host, text).await);
         }
     }
     assert!(is_served(&l, 200).await);
@@ -335,7 +335,7 @@ async fn silent_crowds_make_way_for_a_newcomer() {
     let l = listening(Timeouts::default(), 64, 8).await;
     let mut held = Vec::new();
     for host in 10..110 {
-        held.push(l.said(host, "GET / HT").await);
+        held.push(l.sent(host, "GET / HT").await);
     }
     assert!(is_served(&l, 200).await, "at once");
     l.counted("cut", "displaced", 1).await;
@@ -343,10 +343,10 @@ async fn silent_crowds_make_way_for_a_newcomer() {
 }
 
 #[tokio::test]
-async fn whoever_does_not_read_makes_way() {
+async fn a_peer_that_does_not_read_makes_way() {
     let l = listening(Timeouts::default(), 64, 2).await;
     let requests = "GET /big HTTP/1.1\r\nhost: x\r\n\r\n".repeat(4);
-    let _unread = [l.said(2, &requests).await, l.said(2, &requests).await];
+    let _unread = [l.sent(2, &requests).await, l.sent(2, &requests).await];
     let served = async {
         while !is_served(&l, 2).await {
             sleep(Duration::from_millis(20)).await;
@@ -362,11 +362,11 @@ async fn whoever_does_not_read_makes_way() {
 #[tokio::test]
 async fn a_stop_ends_idle_connections_at_once_and_lets_requests_finish() {
     let mut l = listening(Timeouts::default(), 10, 10).await;
-    let mut idle = l.said(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
-    let mut half = l.said(2, "GET / HT").await;
+    let mut idle = l.sent(2, "GET / HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut half = l.sent(2, "GET / HT").await;
     let mut byte = [0; 1];
     idle.read_exact(&mut byte).await.unwrap();
-    let mut endless = l.said(2, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n").await;
+    let mut endless = l.sent(2, "GET /quiet HTTP/1.1\r\nhost: x\r\n\r\n").await;
     endless.read_exact(&mut byte).await.unwrap();
     l.stop.cancel();
     rest(&mut idle).await;
@@ -380,10 +380,10 @@ async fn a_stop_ends_idle_connections_at_once_and_lets_requests_finish() {
 }
 
 #[tokio::test]
-async fn a_handler_knows_its_peer() {
+async fn a_handler_sees_the_address_of_its_peer() {
     let l = listening(quick(), 10, 10).await;
     let mut tcp = l
-        .said(
+        .sent(
             7,
             "GET /peer HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
         )
@@ -392,7 +392,7 @@ async fn a_handler_knows_its_peer() {
     assert!(rest(&mut tcp).await.ends_with(&own));
 }
 
-/// Requests that two parties may read in two ways, or not at all.
+/// Requests that two parties may parse in two ways, or not at all.
 const AMBIGUOUS: [&str; 22] = [
     "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked, chunked\r\n\r\n0\r\n\r\n",
     "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
@@ -424,12 +424,12 @@ fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn what_could_be_read_in_two_ways_is_refused_in_our_words() {
+async fn what_could_be_parsed_in_two_ways_is_refused_with_a_trace_id() {
     let l = listening(quick(), 10, 10).await;
     for text in AMBIGUOUS {
-        // Whatever follows is not read: it may be what was smuggled.
+        // What follows is not parsed: it may be what was smuggled.
         let text = format!("{text}GET / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let mut tcp = l.said(2, &text).await;
+        let mut tcp = l.sent(2, &text).await;
         let answer = rest(&mut tcp).await;
         assert!(answer.starts_with("HTTP/1.1 400 "), "{text:?}: {answer}");
         assert_eq!(answer.matches("HTTP/1.1").count(), 1, "{text:?}: {answer}");
@@ -440,7 +440,7 @@ async fn what_could_be_read_in_two_ways_is_refused_in_our_words() {
 }
 
 #[tokio::test]
-async fn a_head_that_is_too_large_is_refused_in_our_words() {
+async fn a_head_that_is_too_large_is_refused_with_a_trace_id() {
     let l = listening(quick(), 10, 10).await;
     let long = format!(
         "GET / HTTP/1.1\r\nhost: x\r\nx-a: {}\r\n\r\n",
@@ -448,7 +448,7 @@ async fn a_head_that_is_too_large_is_refused_in_our_words() {
     );
     let many = format!("GET / HTTP/1.1\r\n{}\r\n", "x-a: b\r\n".repeat(101));
     for text in [long, many] {
-        let mut tcp = l.said(2, &text).await;
+        let mut tcp = l.sent(2, &text).await;
         let answer = rest(&mut tcp).await;
         assert!(answer.starts_with("HTTP/1.1 431 ") && answer.ends_with("large"));
         assert!(header(&answer, "x-trace-id").is_some(), "{answer}");
@@ -457,16 +457,16 @@ async fn a_head_that_is_too_large_is_refused_in_our_words() {
 }
 
 #[tokio::test]
-async fn requests_before_the_one_that_is_refused_are_answered() {
+async fn requests_before_the_refused_one_are_answered() {
     let l = listening(quick(), 10, 10).await;
     for before in ["/", "/quiet"] {
         let text = format!("GET {before} HTTP/1.1\r\nhost: x\r\n\r\n{}", AMBIGUOUS[0]);
-        let mut tcp = l.said(2, &text).await;
+        let mut tcp = l.sent(2, &text).await;
         let answers = rest(&mut tcp).await;
         let (good, bad) = (answers.find(" 200 "), answers.find(" 400 "));
         assert!(good.is_some() && good < bad, "{answers}");
     }
-    // In one piece or in many, a body is no head.
+    // In one piece or in many, a body is not a head.
     let body = "POST /echo HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\nGET\r\n\r\n\r\n";
     let chunks = "POST /echo HTTP/1.1\r\nhost: x\r\ntransfer-encoding: Chunked\r\nconnection: close\r\n\r\n4;x=y\r\necho\r\n0\r\nx-t: u\r\n\r\n";
     let mut tcp = l.from(2).await;
@@ -479,11 +479,11 @@ async fn requests_before_the_one_that_is_refused_are_answered() {
 }
 
 #[tokio::test]
-async fn every_answer_has_a_trace_id() {
+async fn every_response_has_a_trace_id() {
     let l = listening(quick(), 10, 10).await;
     for path in ["/", "/no/such/path"] {
         let text = format!("GET {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n");
-        let mut tcp = l.said(2, &text).await;
+        let mut tcp = l.sent(2, &text).await;
         let answer = rest(&mut tcp).await;
         assert_eq!(
             header(&answer, "x-trace-id").map(str::len),
@@ -494,12 +494,12 @@ async fn every_answer_has_a_trace_id() {
 }
 
 #[tokio::test]
-async fn an_early_answer_reaches_a_client_that_is_still_sending() {
+async fn an_early_response_reaches_a_client_that_is_still_sending() {
     let l = listening(Timeouts::default(), 10, 10).await;
     for _ in 0..20 {
         let head = "POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 600000\r\n\r\n";
-        let mut tcp = l.said(2, head).await;
-        // As a client does that sends its whole body first and reads then.
+        let mut tcp = l.sent(2, head).await;
+        // Like a client that sends its whole body before it reads.
         for _ in 0..60 {
             tcp.write_all(&[b'x'; 10_000]).await.unwrap();
         }

@@ -1,15 +1,15 @@
-//! From OpenMetrics to the text format of Prometheus, version 0.0.4.
+//! Converts OpenMetrics to the text format of Prometheus, version 0.0.4.
 //!
-//! The formats differ in what a family is called: a counter `calls` has samples `calls_total` in
-//! both, but the older format wants that name in its `HELP` and `TYPE` as well. It knows no units, no
-//! exemplars and no end mark.
+//! The formats differ in the name of a family: the samples of a counter `calls` are `calls_total` in
+//! both, but the older format uses that name in its `HELP` and `TYPE` as well. It has no units, no
+//! exemplars and no end marker.
 
 use std::fmt::Write as _;
 
 pub(super) const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 pub(super) const PLAIN: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// Whether an `Accept` header prefers OpenMetrics to plain text. A wildcard asks for plain text.
+/// Whether an `Accept` header prefers OpenMetrics to plain text. A wildcard selects plain text.
 pub(super) fn wants_open_metrics(accept: &str) -> bool {
     let weight = |wanted: &[&str]| {
         let ranges = accept.split(',').filter_map(range);
@@ -22,7 +22,7 @@ pub(super) fn wants_open_metrics(accept: &str) -> bool {
     open > 0.0 && open >= weight(&["text/plain", "text/*"])
 }
 
-/// A media range and its weight; `None` for a version that we do not write.
+/// Parses a media range and its weight; `None` for a version that is not supported.
 fn range(text: &str) -> Option<(&str, f32)> {
     let mut parts = text.split(';').map(str::trim);
     let kind = parts.next()?;
@@ -41,7 +41,7 @@ fn range(text: &str) -> Option<(&str, f32)> {
     Some((kind, weight))
 }
 
-/// The same metrics in the older format.
+/// Renders the same metrics in the older format.
 pub(super) fn plain(open: &str) -> String {
     let mut out = String::with_capacity(open.len());
     let mut help = None;
@@ -54,7 +54,7 @@ pub(super) fn plain(open: &str) -> String {
     out
 }
 
-/// `HELP` comes first, but only `TYPE` tells what the family is called.
+/// `HELP` comes first, but only `TYPE` tells the name of the family.
 fn describe(out: &mut String, help: &mut Option<String>, comment: &str) {
     let mut words = comment.splitn(3, ' ');
     match (words.next(), words.next(), words.next()) {
@@ -77,7 +77,7 @@ fn describe(out: &mut String, help: &mut Option<String>, comment: &str) {
     }
 }
 
-/// Quotes are escaped in one format and plain in the other.
+/// Quotes are escaped in OpenMetrics and plain in the older format.
 fn escape_help(text: &str) -> String {
     text.replace("\\\"", "\"")
 }
@@ -91,7 +91,7 @@ fn sample(out: &mut String, line: &str) {
     out.push('\n');
 }
 
-/// An exemplar follows the value after ` # `; a label's value may hold that text, too.
+/// An exemplar follows the value after ` # `, which a label's value may contain as well.
 fn without_exemplar(line: &str) -> &str {
     let (mut quoted, mut escaped) = (false, false);
     for (at, byte) in line.bytes().enumerate() {
@@ -117,7 +117,7 @@ mod tests {
     use std::collections::{BTreeMap, BTreeSet};
 
     #[test]
-    fn the_format_is_what_was_asked_for() {
+    fn the_format_follows_from_the_accept_header() {
         let prometheus = "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.5,\
              application/openmetrics-text;version=0.0.1;q=0.4,text/plain;version=1.0.0;q=0.3,\
              text/plain;version=0.0.4;q=0.2,*/*;q=0.1";
@@ -145,7 +145,7 @@ mod tests {
     }
 
     #[test]
-    fn every_kind_of_metric_is_written_by_the_older_formats_rules() {
+    fn every_kind_of_metric_follows_the_rules_of_the_older_format() {
         let metrics = Metrics::default();
         let family: Family<Vec<(String, String)>, Counter> = Family::default();
         let family = metrics.register("calls", "Calls with a \\ in the help", family);
@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn kinds_that_one_format_lacks_are_the_nearest_of_the_other() {
+    fn kinds_that_the_older_format_lacks_become_the_nearest_one() {
         let open = "# HELP build \\\"what\\\" this is.\n# TYPE build info\n# UNIT build x\n\
              build_info{v=\"1\"} 1\n# HELP odd Odd.\n# TYPE odd unknown\nodd 2\n\
              # HELP made Made.\n# TYPE made counter\nmade_total 3\nmade_created 4\n# EOF\n";
@@ -199,8 +199,8 @@ mod tests {
         assert!(plain.ends_with("made_total 3\n"), "{plain}");
     }
 
-    /// A small reader of the format that knows what `promtool check metrics` refuses: families named
-    /// twice, samples before or without their family, counters without `_total`, what it cannot parse.
+    /// A small parser of the format that rejects what `promtool check metrics` rejects: families that are
+    /// named twice, samples before or without their family, counters without `_total`, syntax errors.
     fn check(text: &str) -> Result<BTreeMap<String, String>, String> {
         let (mut families, mut helped) = (BTreeMap::new(), BTreeSet::new());
         let mut current = String::new();

@@ -1,7 +1,7 @@
-//! The way of finished spans to a collector.
+//! Exports finished spans to a collector.
 //!
-//! A call never waits for it: a bounded queue takes what is finished, and what does not fit, or what
-//! the collector does not take, is dropped and counted. That it is away is one [`Condition`] of the
+//! A call never waits for the collector: a bounded queue takes finished spans, and those that do not fit, or
+//! that the collector refuses, are dropped and counted. An unreachable collector is a [`Condition`] of the
 //! process.
 
 use super::{Recorder, Tracer};
@@ -29,10 +29,11 @@ use std::{
     time::Duration,
 };
 
-/// Finished spans that wait for the collector, and those on their way.
+/// Maximum number of finished spans that are queued or being exported.
 const QUEUE: usize = 4096;
 const TIMEOUT: Duration = Duration::from_secs(5);
 
+/// The exporter could not be built, most often because of its endpoint.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot export traces to {endpoint}: {source}")]
 pub struct ExporterError {
@@ -51,7 +52,7 @@ struct Dropped {
     reason: &'static str,
 }
 
-/// What becomes of finished spans; one a process.
+/// The fate of finished spans; one per process.
 #[derive(Debug, Clone)]
 pub struct SpanMetrics {
     exported: Family<Exported, Counter>,
@@ -59,6 +60,7 @@ pub struct SpanMetrics {
 }
 
 impl SpanMetrics {
+    /// Registers the metrics.
     pub fn new(metrics: &Metrics) -> Self {
         Self {
             exported: metrics.register(
@@ -91,7 +93,7 @@ impl SpanMetrics {
     }
 }
 
-/// What is known of the spans between a call and the collector.
+/// The state of the spans between calls and the collector.
 #[derive(Debug)]
 struct Queue {
     waiting: AtomicUsize,
@@ -121,17 +123,17 @@ impl Queue {
         match result {
             Ok(()) => {
                 self.exported.inc_by(count);
-                self.collector.well();
+                self.collector.record_success();
             }
             Err(e) => {
                 self.refused.inc_by(count);
-                self.collector.fails(e);
+                self.collector.record_failure(e);
             }
         }
     }
 }
 
-/// Lets through what the queue has room for.
+/// Passes spans for which the queue has room.
 #[derive(Debug)]
 struct Bounded {
     inner: BatchSpanProcessor,
@@ -162,7 +164,7 @@ impl SpanProcessor for Bounded {
     }
 }
 
-/// An exporter that tells how it went.
+/// An exporter that records its results.
 #[derive(Debug)]
 struct Watched<E> {
     inner: E,
@@ -191,7 +193,11 @@ impl<E: SpanExporter> SpanExporter for Watched<E> {
 }
 
 impl Tracer {
-    /// Exports to an OTLP collector over gRPC, as one service of the process.
+    /// Creates a tracer that exports to an OTLP collector over gRPC, as one service of the process.
+    ///
+    /// # Errors
+    ///
+    /// When `endpoint` is not a URI.
     pub fn exporting(
         service: &str,
         endpoint: &str,
@@ -234,7 +240,7 @@ where
         .build()
 }
 
-/// Who says it: our names, over which the settings go.
+/// The identity of the service, which the settings override.
 fn resource(service: &str, settings: &Telemetry) -> Resource {
     let instance = uuid::Uuid::now_v7().to_string();
     let ours = [
@@ -264,7 +270,7 @@ mod tests {
     use opentelemetry_sdk::error::OTelSdkError;
     use parking_lot::Mutex;
 
-    /// Takes what it is given, or nothing.
+    /// Accepts what it is given, or nothing.
     #[derive(Debug, Clone, Default)]
     struct Fake(Arc<Mutex<(bool, usize)>>);
 
@@ -285,7 +291,7 @@ mod tests {
     }
 
     #[test]
-    fn a_service_names_itself_and_settings_go_over_it() {
+    fn a_service_names_itself_and_settings_override_it() {
         let ours = resource("auth", &Telemetry::default());
         assert_eq!(value(&ours, "service.name"), "tars-auth");
         assert_eq!(value(&ours, "service.version"), env!("CARGO_PKG_VERSION"));
@@ -305,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_collector_does_not_take_is_counted_and_noticed() {
+    fn spans_that_a_collector_refuses_are_counted_and_reported() {
         let (fake, metrics) = (Fake::default(), Metrics::default());
         let collector = Condition::new(Clock::manual(Duration::ZERO));
         let queue = SpanMetrics::new(&metrics).queue("auth", collector.clone());

@@ -1,15 +1,15 @@
-//! W3C `tracestate`: what other tracing systems want passed on. It is carried as it came and never
-//! looked into; what does not parse is dropped whole, as the recommendation wants.
+//! W3C `tracestate`: what other tracing systems want passed on. It is passed on unchanged and never
+//! interpreted; what does not parse is dropped as a whole, as the recommendation requires.
 
 use http::HeaderValue;
 use std::{collections::HashSet, sync::Arc};
 
 const MAX_MEMBERS: usize = 32;
-/// The most that is passed on. Longer lists lose their long members first, then their last ones.
+/// Maximum length that is passed on. Longer lists lose their long members first, then their last ones.
 const MAX_LEN: usize = 512;
 const LONG_MEMBER: usize = 128;
 
-/// Cheap to clone; empty costs nothing.
+/// A validated `tracestate`. Clones share the text; an empty one allocates nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct TraceState(Option<Arc<str>>);
 
@@ -31,6 +31,7 @@ impl TraceState {
         Self((!texts.is_empty()).then(|| texts.join(",").into()))
     }
 
+    /// Returns the value of the header; `None` when there is nothing to pass on.
     pub fn as_str(&self) -> Option<&str> {
         self.0.as_deref()
     }
@@ -41,7 +42,7 @@ impl TraceState {
     }
 }
 
-/// Members of one header, each with its key.
+/// Parses the members of one header, each with its key.
 fn parse(text: &str) -> Option<Vec<(&str, &str)>> {
     text.split(',')
         .map(|member| member.trim_matches([' ', '\t']))
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn members_are_passed_on_as_they_came() {
+    fn members_are_passed_on_unchanged() {
         assert_eq!(read(&["a=1"]).unwrap(), "a=1");
         assert_eq!(
             read(&["a=1 , b=x y", "", "t@v=2"]).unwrap(),
@@ -98,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_is_dropped_whole() {
+    fn what_does_not_parse_is_dropped_as_a_whole() {
         let many: Vec<String> = (0..33).map(|n| format!("k{n}=v")).collect();
         for bad in [
             "a",

@@ -159,8 +159,8 @@ impl Auth {
                 tracing::warn!(error = %e, "a step of the roots waits to be recorded");
             }
             match self.sequence_audit().await {
-                Ok(_) => self.sequencing.well(),
-                Err(e) => self.sequencing.fails(e),
+                Ok(_) => self.sequencing.record_success(),
+                Err(e) => self.sequencing.record_failure(e),
             }
             if let Err(e) = self.drop_ended_sessions().await {
                 tracing::warn!(error = %e, "sessions that have ended are kept on");

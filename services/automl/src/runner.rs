@@ -60,7 +60,7 @@ impl Automl {
         tracer: &Tracer,
     ) {
         let this = Arc::clone(self);
-        let parent = Parent::kept(&study.traceparent);
+        let parent = Parent::stored(&study.traceparent);
         let mut span = tracer.start("automl.study", Kind::Internal, parent);
         span.set("tars.study.id", study.id.to_string());
         span.set("tars.agent.id", study.agent_id.clone());

@@ -24,7 +24,7 @@ impl HyperSync {
     /// Assesses a proposal for as long as it waits.
     pub(crate) fn assess_in_background(self: &Arc<Self>, proposal: &Proposal, tracer: &Tracer) {
         let this = Arc::clone(self);
-        let parent = Parent::kept(&proposal.traceparent);
+        let parent = Parent::stored(&proposal.traceparent);
         let mut span = tracer.start("hypersync.assess", Kind::Internal, parent);
         span.set("tars.proposal.id", proposal.id.to_string());
         span.set("tars.agent.id", proposal.agent_id.clone());

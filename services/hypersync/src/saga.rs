@@ -48,7 +48,7 @@ impl HyperSync {
 
     pub(crate) fn run_in_background(self: &Arc<Self>, proposal: Proposal, tracer: &Tracer) {
         let this = Arc::clone(self);
-        let parent = Parent::kept(&proposal.traceparent);
+        let parent = Parent::stored(&proposal.traceparent);
         let mut span = tracer.start("hypersync.apply", Kind::Internal, parent);
         span.set("tars.proposal.id", proposal.id.to_string());
         span.set("tars.agent.id", proposal.agent_id.clone());

@@ -44,7 +44,7 @@ fn count(record: &Record) -> u64 {
 }
 
 #[test]
-fn the_first_is_written_at_once_and_those_that_follow_are_one_a_minute() {
+fn the_first_is_written_at_once_and_those_that_follow_once_a_minute() {
     let mut s = Source::new();
     let first = s.refused("user:eve", "/reload").expect("the first");
     assert!(!first.details.contains_key("count"));
@@ -71,7 +71,7 @@ fn the_first_is_written_at_once_and_those_that_follow_are_one_a_minute() {
         ("2027-01-15T08:00:00.1Z", "2027-01-15T08:00:50Z")
     );
     assert_ne!(folded.event_id, first.event_id);
-    // It goes on: still one a minute, and none of them by itself.
+    // They continue: still one per minute, and none by itself.
     assert_eq!(s.refused("user:eve", "/reload"), None);
     s.after(WINDOW);
     assert_eq!(count(&s.refusals.due(s.now)[0]), 1);
@@ -83,7 +83,7 @@ fn the_first_is_written_at_once_and_those_that_follow_are_one_a_minute() {
 }
 
 #[test]
-fn what_was_done_is_never_folded() {
+fn successful_calls_are_never_folded() {
     let mut s = Source::new();
     for _ in 0..100 {
         let done = s.call("user:admin", "/approve", "OK");
@@ -155,7 +155,7 @@ fn one_owner_cannot_fill_the_list_by_changing_methods_or_keys() {
 }
 
 #[test]
-fn the_table_is_bounded_and_what_is_beyond_it_is_counted() {
+fn the_table_is_bounded_and_refusals_beyond_it_are_counted() {
     let mut s = Source::new();
     let mut written = 0;
     for n in 0..3 * KINDS {
@@ -173,7 +173,7 @@ fn the_table_is_bounded_and_what_is_beyond_it_is_counted() {
 }
 
 #[test]
-fn several_results_are_called_refused() {
+fn several_results_are_summed_up_as_refused() {
     let mut s = Source::new();
     for n in 0..KINDS_OF_AN_OWNER + 4 {
         let result = if n % 2 == 0 { "NOT_FOUND" } else { "ABORTED" };
@@ -186,7 +186,7 @@ fn several_results_are_called_refused() {
 }
 
 #[test]
-fn what_is_beyond_an_owners_room_keeps_its_type_and_the_gravest_severity() {
+fn refusals_beyond_an_owners_share_keep_their_type_and_the_gravest_severity() {
     let mut s = Source::new();
     for n in 0..KINDS_OF_AN_OWNER + 8 {
         let mut record = s.call("user:eve", &format!("/{n}"), "PERMISSION_DENIED");
@@ -214,7 +214,7 @@ fn what_is_beyond_an_owners_room_keeps_its_type_and_the_gravest_severity() {
 }
 
 #[test]
-fn what_one_minute_had_in_common_is_not_asked_of_the_next() {
+fn what_one_minute_had_in_common_does_not_carry_over_to_the_next() {
     let mut s = Source::new();
     for n in 0..KINDS_OF_AN_OWNER {
         s.refused("user:eve", &format!("/{n}"));
@@ -232,7 +232,7 @@ fn what_one_minute_had_in_common_is_not_asked_of_the_next() {
 }
 
 #[test]
-fn an_owner_gets_its_room_back_whatever_its_refusals_have_in_common() {
+fn an_owner_regains_its_share_whatever_its_refusals_have_in_common() {
     let mut s = Source::new();
     for owner in ["eve", "mallory"] {
         let record = s.call("peer:/gateway", "/reload", "UNAUTHENTICATED");

@@ -1,4 +1,4 @@
-//! Heads and bodies that can be read in one way only, and those that cannot.
+//! Requests that can be parsed in one way only, and others that cannot.
 
 use super::*;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
@@ -43,7 +43,7 @@ fn requests_are_followed_however_they_arrive() {
 }
 
 #[test]
-fn what_could_be_read_in_two_ways_is_refused_and_never_shown() {
+fn what_could_be_parsed_in_two_ways_is_refused_and_never_shown() {
     for headers in [
         "transfer-encoding: chunked, chunked\r\n",
         "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
@@ -92,7 +92,7 @@ fn what_could_be_read_in_two_ways_is_refused_and_never_shown() {
                 Some(Unreadable::Malformed),
                 "{headers:?}"
             );
-            // Of the bad head, hyper never sees the end.
+            // hyper never sees the end of the bad head.
             assert!(seen >= before.len() && seen < before.len() + bad.len());
         }
     }
@@ -100,7 +100,7 @@ fn what_could_be_read_in_two_ways_is_refused_and_never_shown() {
     assert!(read(old.as_bytes(), 1000).1.refused().is_some());
 }
 
-/// Good requests with a few bytes changed.
+/// Valid requests with a few bytes changed.
 fn mutated(random: &mut StdRng) -> Vec<u8> {
     let seeds = [
         get("content-length: 12\r\n") + "twelve bytes" + &get(""),
@@ -125,7 +125,7 @@ fn mutated(random: &mut StdRng) -> Vec<u8> {
 }
 
 #[test]
-fn whatever_comes_is_read_within_bounds_and_alike_in_pieces() {
+fn arbitrary_input_is_parsed_within_bounds_and_alike_in_pieces() {
     let mut random = StdRng::seed_from_u64(7);
     let mut refused = 0;
     for _ in 0..20_000 {
@@ -134,8 +134,8 @@ fn whatever_comes_is_read_within_bounds_and_alike_in_pieces() {
         let (in_pieces, cut) = read(&bytes, random.random_range(1..=bytes.len()));
         assert!(whole.head.len() <= MOST && cut.head.len() <= MOST);
         assert_eq!(at_once == bytes.len(), !whole.is_over());
-        // What is taken in one piece is taken in many; of a head that never ends, the first
-        // piece alone is looked at.
+        // What is accepted in one piece is accepted in many; of a head that never ends, the first piece
+        // alone is checked.
         if !whole.is_over() {
             assert_eq!((in_pieces, cut.at), (at_once, whole.at));
         } else if cut.is_over() {
@@ -149,7 +149,7 @@ fn whatever_comes_is_read_within_bounds_and_alike_in_pieces() {
 }
 
 #[test]
-fn what_is_no_request_is_refused() {
+fn what_is_not_a_request_is_refused() {
     for bad in [
         "\x16\x03\x01\x02\x00\x01\x00",
         "GET\r\n\r\n",

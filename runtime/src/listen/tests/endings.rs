@@ -1,12 +1,12 @@
-//! Nothing is said after the last answer of a connection, and nothing within an answer.
+//! Nothing is sent after the last response of a connection, or inside of one.
 
 use super::*;
 
-/// A head that is refused in our words, where one is still to be answered.
+/// A head that is refused, sent while another request is still to be answered.
 const GARBAGE: &str = "GARBAGE\n\n";
 
 #[tokio::test]
-async fn nothing_follows_the_last_answer() {
+async fn nothing_follows_the_last_response() {
     let l = listening(quick(), 10, 10).await;
     let close = "host: x\r\nconnection: close\r\n";
     // The last chunks are not read for a 405, so hyper ends the connection by itself.
@@ -20,7 +20,7 @@ async fn nothing_follows_the_last_answer() {
         "GET /no HTTP/1.0\r\n\r\n".to_owned(),
         "GET /quiet HTTP/1.0\r\nconnection: keep-alive\r\n\r\n".to_owned(),
     ] {
-        let mut tcp = l.said(2, &format!("{last}{GARBAGE}")).await;
+        let mut tcp = l.sent(2, &format!("{last}{GARBAGE}")).await;
         let answer = rest(&mut tcp).await;
         let answers = answer.matches("HTTP/1.").count();
         assert_eq!(answers, 1, "{last:?}: {answer}");
@@ -38,7 +38,7 @@ async fn reader_of_little(l: &Listening, text: &str) -> TcpStream {
 }
 
 #[tokio::test]
-async fn nothing_follows_a_last_answer_that_was_long_on_its_way() {
+async fn nothing_follows_a_last_response_that_was_long_in_transit() {
     let l = listening(Timeouts::default(), 10, 10).await;
     let text = "GET /big HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
     let mut tcp = reader_of_little(&l, text).await;
@@ -54,7 +54,7 @@ async fn nothing_follows_a_last_answer_that_was_long_on_its_way() {
 }
 
 #[tokio::test]
-async fn what_is_refused_behind_a_long_answer_is_answered_after_it() {
+async fn a_refused_request_behind_a_long_response_is_answered_after_it() {
     let l = listening(Timeouts::default(), 10, 10).await;
     let mut tcp = reader_of_little(&l, "GET /big HTTP/1.1\r\nhost: x\r\n\r\n").await;
     tcp.read_exact(&mut [0]).await.unwrap();
@@ -66,7 +66,7 @@ async fn what_is_refused_behind_a_long_answer_is_answered_after_it() {
 }
 
 #[tokio::test]
-async fn a_late_head_is_not_told_so_within_an_answer() {
+async fn a_late_head_is_not_answered_inside_of_a_response() {
     let times = Timeouts {
         head_seconds: 1,
         ..Timeouts::default()
@@ -86,14 +86,14 @@ async fn a_late_head_is_not_told_so_within_an_answer() {
 }
 
 #[tokio::test]
-async fn one_address_does_not_take_the_last_words_from_another() {
+async fn one_address_does_not_take_the_final_responses_from_another() {
     let l = listening(Timeouts::default(), 64, 64).await;
     let mut held = Vec::new();
     for _ in 0..40 {
-        held.push(l.said(2, GARBAGE).await);
+        held.push(l.sent(2, GARBAGE).await);
     }
     l.counted("refused", "malformed", 40).await;
-    let mut other = l.said(3, GARBAGE).await;
+    let mut other = l.sent(3, GARBAGE).await;
     let answer = rest(&mut other).await;
     assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
 }
