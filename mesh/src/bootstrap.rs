@@ -1,5 +1,5 @@
-//! One connection to a bootstrap listener: before there is a certificate, and again when the last
-//! one ran out. The server is believed for the one root that the token names.
+//! A connection to a bootstrap listener: to obtain the first certificate, or another one when the last
+//! has expired. The server is trusted by the one root that the join token names.
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri};
@@ -20,16 +20,26 @@ use tokio_rustls::TlsConnector;
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
+/// The time to connect, TLS and HTTP/2 included.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// Why a bootstrap listener could not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum BootstrapError {
+    /// It cannot be reached; trying again may help.
     #[error("{0}")]
     Away(String),
-    #[error("{target} is not whom the join token means: {why}")]
-    NotMeant { target: String, why: String },
+    /// Another server answered.
+    #[error("{target} is not the server that the join token names: {why}")]
+    NotMeant {
+        /// The address.
+        target: String,
+        /// What is wrong with the certificate that was shown.
+        why: String,
+    },
 }
 
+/// A connection to a bootstrap listener. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Bootstrap {
     sender: SendRequest<Body>,
@@ -37,7 +47,13 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Connects to `target` (`host:port`), where `expected` must answer from below `root`.
+    /// Connects to `target` (`host:port`), which must answer as `expected` with a certificate that the
+    /// root with the key `root` has issued.
+    ///
+    /// # Errors
+    ///
+    /// [`BootstrapError::Away`] when there is no answer within 10 seconds, and
+    /// [`BootstrapError::NotMeant`] when another server answers.
     pub async fn connect(
         target: &str,
         root: KeyId,

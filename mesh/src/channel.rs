@@ -1,10 +1,10 @@
-//! A client channel to one workload: it verifies the server's SPIFFE id, reconnects by itself, and
-//! moves to a new connection when the own certificate was renewed, leaving the old one to finish
-//! the calls it carries. A connection to a server that is revoked ends at once.
+//! A client channel to one workload. It verifies the server's SPIFFE id, reconnects by itself, and opens a
+//! new connection when this process's certificate is renewed, leaving the old one to finish the calls it
+//! carries. A connection to a server that is revoked is closed at once.
 
 mod connect;
 mod error;
-mod lanes;
+mod slots;
 
 use crate::{
     ConnectionTable,
@@ -18,8 +18,8 @@ use http::{
     uri::{Authority, PathAndQuery},
 };
 use hyper::client::conn::http2::SendRequest;
-use lanes::Lanes;
-pub use lanes::{ChannelBody, MAX_RESPONSE};
+use slots::StreamSlots;
+pub use slots::{ChannelBody, MAX_RESPONSE};
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -35,24 +35,25 @@ use tokio::{
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
+/// The time to connect, TLS and HTTP/2 included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Assumed of a server until it has said how many streams it takes.
-const STREAMS: usize = 200;
-/// Between two warnings of one channel.
-const QUIET: Duration = Duration::from_secs(10);
+/// The number of streams assumed until the server has sent its limit.
+const INITIAL_STREAMS: usize = 200;
+/// The minimum time between two warnings of one channel.
+const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a channel carries.
+/// What a channel is used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Carries {
-    /// Short exchanges: each may fill the connection's window for a moment, and one that finds no
+enum Traffic {
+    /// Short exchanges. Each may fill the connection's window for a moment, and one that finds no
     /// stream free waits for another to end.
     Calls,
-    /// Streams that stay: the connection's window holds all of theirs, so that one that nobody
-    /// reads takes nothing from the others, and waiting for one to end would be silence.
+    /// Streams that stay open. The connection's window holds all of theirs, so that one that nobody reads
+    /// takes nothing from the others; waiting for one to end could take for ever.
     Streams,
 }
 
-impl Carries {
+impl Traffic {
     fn stream_window(self) -> u32 {
         match self {
             Self::Calls => 1 << 20,
@@ -75,33 +76,39 @@ impl Carries {
     }
 }
 
+/// What a channel needs to connect.
 #[derive(Debug, Clone)]
 pub struct ChannelOptions {
-    /// `host:port`.
+    /// The server's address, as `host:port`.
     pub target: String,
-    /// The only identity that may answer.
+    /// The only identity that is accepted from the server.
     pub expected: SpiffeId,
+    /// The identity of this process.
     pub identity: IdentityHandle,
+    /// The certificates and identities that are revoked.
     pub revocations: Revocations,
+    /// The clock by which certificates expire.
     pub clock: Clock,
-    /// Where the connection is listed, and under whose name.
+    /// Where the connection is listed, for the admin port.
     pub table: ConnectionTable,
+    /// The service that the connection is listed under.
     pub service: &'static str,
+    /// Who reads the errors.
     pub audience: Audience,
 }
 
-/// Who reads why a call could not be made.
+/// Who reads why a call could not be made, and how much they may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// Whoever runs this program: the whole cause, with addresses.
+    /// The operator of this program: the whole cause, with addresses.
     Operator,
-    /// Strangers, through a service that calls another for them: which service it was. Where it is
-    /// and what is wrong with it is in the log.
+    /// Strangers, through a service that calls another one on their behalf: only which service failed.
+    /// Its address and the cause are in the log.
     Strangers,
 }
 
 impl ChannelOptions {
-    /// For a program that is no service: nothing is pushed to it.
+    /// Returns the options of a program that is not a service: no revocations are pushed to it.
     pub fn alone(target: &str, expected: SpiffeId, identity: Identity, clock: Clock) -> Self {
         Self {
             target: target.to_owned(),
@@ -115,14 +122,14 @@ impl ChannelOptions {
         }
     }
 
-    /// The name of the workload at the other end.
+    /// The name of the server's workload.
     fn workload(&self) -> &str {
         let path = self.expected.path();
         path.rsplit('/').next().unwrap_or(path)
     }
 }
 
-/// Cheap to clone; clones share one connection.
+/// A channel to one workload. Clones share one connection.
 #[derive(Debug, Clone)]
 pub struct Channel {
     shared: Arc<Shared>,
@@ -132,21 +139,21 @@ pub struct Channel {
 struct Shared {
     options: ChannelOptions,
     authority: Authority,
-    carries: Carries,
-    live: ArcSwapOption<Live>,
+    traffic: Traffic,
+    current: ArcSwapOption<Connected>,
     connecting: Mutex<()>,
-    complaints: parking_lot::Mutex<Complaints>,
+    warnings: parking_lot::Mutex<Warnings>,
 }
 
-/// When the log was last told that calls fail.
+/// When a failed call was last logged as a warning.
 #[derive(Debug, Default)]
-struct Complaints(Option<Instant>);
+struct Warnings(Option<Instant>);
 
-impl Complaints {
+impl Warnings {
     fn is_due(&mut self, now: Instant) -> bool {
         let due = self
             .0
-            .is_none_or(|last| now.saturating_duration_since(last) >= QUIET);
+            .is_none_or(|last| now.saturating_duration_since(last) >= WARNING_INTERVAL);
         if due {
             self.0 = Some(now);
         }
@@ -155,89 +162,100 @@ impl Complaints {
 }
 
 #[derive(Debug)]
-struct Live {
+struct Connected {
     sender: SendRequest<Body>,
-    /// The identity that opened it.
+    /// The identity with which it was opened.
     identity: Arc<Identity>,
     server: Server,
-    lanes: Arc<Lanes>,
+    slots: Arc<StreamSlots>,
 }
 
-/// What a server has proven.
+/// What is known of a server after the handshake.
 #[derive(Debug, Clone)]
 pub struct Server {
+    /// The server's address and verified certificate.
     pub peer: Arc<PeerInfo>,
+    /// The key exchange group, as a metric label.
     pub key_exchange: &'static str,
 }
 
 impl Channel {
+    /// Creates a channel for calls. It connects when it is first used.
+    ///
+    /// # Errors
+    ///
+    /// [`ChannelError::Target`] when the target is not a host and port.
     pub fn new(options: ChannelOptions) -> Result<Self, ChannelError> {
         let authority = options
             .target
             .parse()
             .map_err(|_| ChannelError::Target(options.target.clone()))?;
-        Ok(Self::carrying(Carries::Calls, options, authority))
+        Ok(Self::with_traffic(Traffic::Calls, options, authority))
     }
 
-    /// Another channel to the same workload for streams, with a connection of its own: those that
+    /// Returns a channel for streams to the same workload, with a connection of its own: streams that
     /// nobody reads must not take the window that calls need.
     #[must_use]
     pub fn separate(&self) -> Self {
         let Shared {
             options, authority, ..
         } = &*self.shared;
-        Self::carrying(Carries::Streams, options.clone(), authority.clone())
+        Self::with_traffic(Traffic::Streams, options.clone(), authority.clone())
     }
 
-    fn carrying(carries: Carries, options: ChannelOptions, authority: Authority) -> Self {
+    fn with_traffic(traffic: Traffic, options: ChannelOptions, authority: Authority) -> Self {
         let shared = Shared {
             options,
             authority,
-            carries,
-            live: ArcSwapOption::empty(),
+            traffic,
+            current: ArcSwapOption::empty(),
             connecting: Mutex::new(()),
-            complaints: parking_lot::Mutex::default(),
+            warnings: parking_lot::Mutex::default(),
         };
         Self {
             shared: Arc::new(shared),
         }
     }
 
-    /// Connects, if need be, and tells who answers.
+    /// Connects, if need be, and returns what is known of the server.
+    ///
+    /// # Errors
+    ///
+    /// Why there is no connection.
     pub async fn server(&self) -> Result<Server, ChannelError> {
         Ok(self.shared.connection().await?.server.clone())
     }
 }
 
 impl Shared {
-    fn usable(&self) -> Option<Arc<Live>> {
-        let live = self.live.load_full()?;
-        let current = Arc::ptr_eq(&live.identity, &self.options.identity.current());
-        (current && !live.sender.is_closed()).then_some(live)
+    fn usable(&self) -> Option<Arc<Connected>> {
+        let connected = self.current.load_full()?;
+        let current = Arc::ptr_eq(&connected.identity, &self.options.identity.current());
+        (current && !connected.sender.is_closed()).then_some(connected)
     }
 
-    /// One connection attempt at a time; who waited uses its result.
-    async fn connection(&self) -> Result<Arc<Live>, ChannelError> {
-        if let Some(live) = self.usable() {
-            return Ok(live);
+    /// Returns the connection, or opens one: one attempt at a time, whose result all callers share.
+    async fn connection(&self) -> Result<Arc<Connected>, ChannelError> {
+        if let Some(connected) = self.usable() {
+            return Ok(connected);
         }
         let _one = self.connecting.lock().await;
-        if let Some(live) = self.usable() {
-            return Ok(live);
+        if let Some(connected) = self.usable() {
+            return Ok(connected);
         }
         let attempt = timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let live = Arc::new(attempt.map_err(|_| ChannelError::Timeout {
+        let connected = Arc::new(attempt.map_err(|_| ChannelError::Timeout {
             target: self.target(),
         })??);
-        self.live.store(Some(Arc::clone(&live)));
-        Ok(live)
+        self.current.store(Some(Arc::clone(&connected)));
+        Ok(connected)
     }
 
     fn target(&self) -> String {
         self.options.target.clone()
     }
 
-    /// tonic's generated clients give a path; HTTP/2 wants scheme and authority as well.
+    /// Adds scheme and authority, which HTTP/2 requires, to the path that tonic's clients give.
     fn absolute(&self, path: &Uri) -> Result<Uri, http::Error> {
         let path = path
             .path_and_query()
@@ -258,25 +276,25 @@ impl Shared {
         let (head, body) = request.into_parts();
         let replay = Replay::new(body);
         for again in [true, false] {
-            let live = self.connection().await.map_err(|e| self.unreachable(&e))?;
-            let Some(lane) = live.lanes.take(self.carries.patience()).await else {
+            let connected = self.connection().await.map_err(|e| self.unreachable(&e))?;
+            let Some(slot) = connected.slots.take(self.traffic.patience()).await else {
                 return Err(self.overloaded());
             };
             let Some(body) = replay.body() else {
                 break;
             };
             let request = Request::from_parts(head.clone(), body);
-            let mut error = match live.sender.clone().try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| ChannelBody::new(body, lane))),
+            let mut error = match connected.sender.clone().try_send_request(request).await {
+                Ok(response) => return Ok(response.map(|body| ChannelBody::new(body, slot))),
                 Err(error) => error,
             };
-            // It never left, or the server says that it did not look at it: the connection was
-            // going away. It belongs on the next one.
+            // It was not sent, or the server reports that it did not process it, because the
+            // connection was closing: it is sent again on the next one.
             let unsent = error.take_message().is_some();
             if !(again && (unsent || never_processed(error.error()))) {
                 return Err(self.failed(error.into_error()));
             }
-            self.forget(&live);
+            self.forget(&connected);
         }
         Err(self.unreachable(&ChannelError::Moved {
             target: self.target(),
@@ -288,7 +306,7 @@ impl Shared {
             Audience::Operator => &self.options.target,
             Audience::Strangers => self.options.workload(),
         };
-        let message = format!("every stream to {to} is taken");
+        let message = format!("every stream to {to} is in use");
         fault::overloaded(&message, Duration::from_secs(1))
     }
 
@@ -302,29 +320,32 @@ impl Shared {
             ChannelError::OwnRevoked { .. } => OWN_CERTIFICATE_REVOKED,
             _ => "UNREACHABLE",
         };
-        self.complain(error);
+        self.log_failure(error);
         let message = match self.options.audience {
             Audience::Operator => error.to_string(),
-            Audience::Strangers => error.to_strangers(&self.options),
+            Audience::Strangers => error.public_message(&self.options),
         };
         fault::unavailable(reason, &message, Duration::from_secs(1))
     }
 
-    /// Tells the log, which is not told of every call.
-    fn complain(&self, error: &ChannelError) {
+    /// Logs a warning, and further ones within its interval at the debug level.
+    fn log_failure(&self, error: &ChannelError) {
         let (workload, service) = (self.options.workload(), self.options.service);
-        if self.complaints.lock().is_due(Instant::now()) {
+        if self.warnings.lock().is_due(Instant::now()) {
             tracing::warn!(service, workload, %error, "a call to another service failed");
         } else {
             tracing::debug!(service, workload, %error, "a call to another service failed");
         }
     }
 
-    /// The next call opens another connection, unless somebody has already.
-    fn forget(&self, gone: &Arc<Live>) {
-        let current = self.live.load();
-        if current.as_ref().is_some_and(|live| Arc::ptr_eq(live, gone)) {
-            self.live.compare_and_swap(&current, None);
+    /// Drops a connection, unless it has been replaced, so that the next call opens another one.
+    fn forget(&self, gone: &Arc<Connected>) {
+        let current = self.current.load();
+        if current
+            .as_ref()
+            .is_some_and(|connected| Arc::ptr_eq(connected, gone))
+        {
+            self.current.compare_and_swap(&current, None);
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The live connections of a process, for the admin port.
+//! The open connections of a process, for the admin port.
 
 use parking_lot::Mutex;
 use serde_json::{Value, json};
@@ -11,6 +11,7 @@ use std::{
 };
 use tars_certs::peer::PeerInfo;
 
+/// The table of open connections. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct ConnectionTable(Arc<Inner>);
 
@@ -28,7 +29,7 @@ struct Row {
 }
 
 impl ConnectionTable {
-    /// Lists a connection until the guard is dropped.
+    /// Lists a connection until the guard is dropped; `direction` is `in` or `out`.
     pub fn enter(
         &self,
         service: &'static str,
@@ -48,14 +49,17 @@ impl ConnectionTable {
         }
     }
 
+    /// Returns the number of open connections.
     pub fn len(&self) -> usize {
         self.0.open.lock().len()
     }
 
+    /// Returns whether no connection is open.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
+    /// Returns the page of the admin port.
     pub fn report(&self) -> Value {
         let open = self.0.open.lock();
         let rows: Vec<Value> = open
@@ -79,6 +83,7 @@ impl ConnectionTable {
     }
 }
 
+/// A listed connection, until it is dropped.
 #[derive(Debug)]
 pub struct Listed {
     table: ConnectionTable,

@@ -1,7 +1,8 @@
-//! Looks at the length of each gRPC message as its first bytes arrive: one that is larger than its
-//! receiver takes ends the call with RESOURCE_EXHAUSTED before any of it is buffered. tonic has a
-//! limit of its own and answers OUT_OF_RANGE, which the contract keeps for positions in a stream.
+//! Checks the length of each gRPC message as soon as its header arrives: a message that is larger than the
+//! receiver allows ends the call with RESOURCE_EXHAUSTED before any of it is buffered. tonic has a limit of
+//! its own, but answers OUT_OF_RANGE, which the contract reserves for positions in a stream.
 
+use crate::prefixed::Prefixed;
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
@@ -15,11 +16,11 @@ use tonic::{Code, Status};
 
 type BoxError = Box<dyn Error + Send + Sync>;
 
-/// One byte of flags and four of length.
+/// The length of a message header: one byte of flags and four of length.
 const HEADER: usize = 5;
 
 pin_project! {
-    /// A body of gRPC messages, none of which is larger than it may be.
+    /// A body of gRPC messages of bounded size.
     #[derive(Debug)]
     pub struct Framed<B> {
         #[pin]
@@ -29,67 +30,46 @@ pin_project! {
 }
 
 impl<B> Framed<B> {
-    pub(crate) fn new(body: B, most: usize) -> Self {
+    pub(crate) fn new(body: B, max: usize) -> Self {
         Self {
             body,
-            messages: Messages::new(most),
+            messages: Messages::new(max),
         }
     }
 }
 
-/// Where a body is among its messages.
+/// The position of a body in its messages.
 #[derive(Debug)]
 struct Messages {
-    most: usize,
-    header: [u8; HEADER],
-    have: usize,
-    /// Bytes of the current message that have not come yet.
-    left: usize,
+    max: usize,
+    prefixed: Prefixed<HEADER>,
 }
 
 impl Messages {
-    fn new(most: usize) -> Self {
+    fn new(max: usize) -> Self {
         Self {
-            most,
-            header: [0; HEADER],
-            have: 0,
-            left: 0,
+            max,
+            prefixed: Prefixed::default(),
         }
     }
 
-    fn read(&mut self, mut data: &[u8]) -> Result<(), Status> {
-        while !data.is_empty() {
-            let inside = self.left.min(data.len());
-            self.left -= inside;
-            data = &data[inside..];
-            let wanted = (HEADER - self.have).min(data.len());
-            self.header[self.have..self.have + wanted].copy_from_slice(&data[..wanted]);
-            self.have += wanted;
-            data = &data[wanted..];
-            if self.have == HEADER {
-                self.begin()?;
+    fn read(&mut self, data: &[u8]) -> Result<(), Status> {
+        let max = self.max;
+        self.prefixed.read(data, |[_, length @ ..]| {
+            let length = usize::try_from(u32::from_be_bytes(*length)).unwrap_or(usize::MAX);
+            if length > max {
+                return Err(too_large(length, max));
             }
-        }
-        Ok(())
-    }
-
-    fn begin(&mut self) -> Result<(), Status> {
-        let [_, length @ ..] = self.header;
-        let length = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
-        if length > self.most {
-            return Err(too_large(length, self.most));
-        }
-        self.have = 0;
-        self.left = length;
-        Ok(())
+            Ok(length)
+        })
     }
 }
 
-fn too_large(length: usize, most: usize) -> Status {
+fn too_large(length: usize, max: usize) -> Status {
     fault::status(
         Code::ResourceExhausted,
         fault::MESSAGE_TOO_LARGE,
-        &format!("the message has {length} bytes; at most {most} are taken"),
+        &format!("the message has {length} bytes; at most {max} are accepted"),
     )
 }
 
@@ -143,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn a_message_over_the_limit_is_refused_however_it_arrives() {
+    fn a_message_over_the_limit_is_refused_however_it_is_split() {
         let good = [message(10), message(0), message(3)].concat();
         let bad = [message(10), message(11)].concat();
         for pieces in 1..=good.len() {
@@ -153,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn the_header_alone_is_enough_to_refuse() {
+    fn the_header_is_enough_to_refuse_a_message() {
         assert_eq!(
             read(&[0, 0xff, 0xff, 0xff, 0xff], 1),
             Err(Code::ResourceExhausted)

@@ -1,5 +1,5 @@
-//! The gRPC health protocol (`grpc.health.v1`), with what tonic's own service leaves out: `List`,
-//! and a `Watch` that says SERVICE_UNKNOWN and goes on.
+//! The gRPC health protocol (`grpc.health.v1`), with what tonic's own service lacks: `List`, and a `Watch`
+//! that reports SERVICE_UNKNOWN and continues.
 
 use futures_util::{Stream, StreamExt, stream::unfold};
 use std::{collections::BTreeMap, pin::Pin};
@@ -16,7 +16,7 @@ use tonic::{Request, Response, Status};
 
 type Statuses = BTreeMap<String, ServingStatus>;
 
-/// What one listener says of its services; `""` is the whole. Clones share it.
+/// The health of the services of one listener; `""` is the listener as a whole. Clones share it.
 #[derive(Debug, Clone)]
 pub struct Health(watch::Sender<Statuses>);
 
@@ -28,6 +28,7 @@ impl Default for Health {
 }
 
 impl Health {
+    /// Sets the status of a service, and notifies its watchers if it has changed.
     pub fn set(&self, service: &str, status: ServingStatus) {
         self.0.send_if_modified(|all| {
             let before = all.insert(service.to_owned(), status);
@@ -35,7 +36,7 @@ impl Health {
         });
     }
 
-    /// Nothing serves any more.
+    /// Sets every service to NOT_SERVING.
     pub fn stop(&self) {
         self.0.send_modify(|all| {
             for status in all.values_mut() {
@@ -44,6 +45,7 @@ impl Health {
         });
     }
 
+    /// Returns the gRPC service.
     pub fn server(&self) -> HealthServer<Self> {
         HealthServer::new(self.clone())
     }
@@ -59,18 +61,18 @@ fn response(status: ServingStatus) -> HealthCheckResponse {
     }
 }
 
-/// The status of a service now, then whenever it changes.
+/// The status of a service at once, then whenever it changes.
 fn changes(
     statuses: watch::Receiver<Statuses>,
     service: String,
 ) -> impl Stream<Item = HealthCheckResponse> {
-    unfold((statuses, None), move |(mut statuses, told)| {
+    unfold((statuses, None), move |(mut statuses, sent)| {
         let service = service.clone();
         async move {
             loop {
                 let now = statuses.borrow_and_update().get(&service).copied();
                 let now = now.unwrap_or(ServingStatus::ServiceUnknown);
-                if told != Some(now) {
+                if sent != Some(now) {
                     return Some((response(now), (statuses, Some(now))));
                 }
                 statuses.changed().await.ok()?;
@@ -127,7 +129,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn check_and_list_say_what_is_known() {
+    async fn check_and_list_report_what_is_known() {
         let health = Health::default();
         health.set("a.B", ServingStatus::Serving);
         let whole = health.check(ask("")).await.unwrap().into_inner();
@@ -146,7 +148,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_watch_of_an_unknown_service_says_so_and_goes_on() {
+    async fn a_watch_of_an_unknown_service_reports_it_and_continues() {
         let health = Health::default();
         let mut items = health.watch(ask("late")).await.unwrap().into_inner();
         let mut next = async || items.next().await.unwrap().unwrap().status();

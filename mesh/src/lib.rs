@@ -1,8 +1,10 @@
 //! Connections: the serve loop on one side, client channels on the other.
 //!
-//! Both are ours, on hyper: tonic's own server cannot swap its TLS configuration, end a connection
-//! at the peer's expiry, or shut down with a deadline; its channel cannot move to a new connection
-//! when the own certificate was renewed.
+//! Both are built directly on hyper. tonic's server cannot swap its TLS configuration, close a connection
+//! before a certificate of it expires, or drain with a deadline; its channel cannot move to a new connection
+//! when this process's certificate is renewed.
+
+#![deny(missing_docs)]
 
 pub mod bootstrap;
 pub mod channel;
@@ -10,6 +12,7 @@ pub mod connections;
 mod framed;
 pub mod health;
 pub mod metrics;
+mod prefixed;
 mod replay;
 pub mod serve;
 

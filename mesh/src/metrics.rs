@@ -1,4 +1,4 @@
-//! What the mesh counts about connections.
+//! The metrics of connections.
 
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -7,17 +7,21 @@ use prometheus_client::{
 use std::sync::Arc;
 use tars_runtime::metrics::Metrics;
 
+/// A metric label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct Reason {
+    /// Why something was refused or cut.
     pub reason: &'static str,
 }
 
+/// A metric label.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 pub struct KeyExchange {
+    /// The key exchange group of a handshake.
     pub group: &'static str,
 }
 
-/// Cheap to clone.
+/// The connection metrics of one process. Clones share them.
 #[derive(Debug, Clone)]
 pub struct MeshMetrics(Arc<Inner>);
 
@@ -33,6 +37,7 @@ struct Inner {
 }
 
 impl MeshMetrics {
+    /// Registers the metrics.
     pub fn new(metrics: &Metrics) -> Self {
         Self(Arc::new(Inner {
             connections: metrics.register(
@@ -62,12 +67,12 @@ impl MeshMetrics {
             ),
             not_grpc: metrics.register(
                 "mesh_requests_refused",
-                "Requests that are no gRPC calls, by what is wrong",
+                "Requests that are not gRPC calls, by what is wrong",
                 Family::default(),
             ),
             streams_cut: metrics.register(
                 "mesh_streams_cut",
-                "Streams that were reset while their peer took nothing, by reason",
+                "Streams that were reset while their peer read nothing, by reason",
                 Family::default(),
             ),
         }))

@@ -1,6 +1,6 @@
-//! A request body that can be sent once more, for requests that a server has not looked at: when a
-//! connection goes away, HTTP/2 says which streams were never processed (RFC 9113, 6.8), and those
-//! belong on the next connection. That is no retry: nothing happened yet.
+//! A request body that can be sent once more, for requests that no server has processed: when a connection
+//! is closed, HTTP/2 tells which streams were never processed (RFC 9113, section 6.8), and those are sent
+//! again on the next connection. That is not a retry, because nothing has happened yet.
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -12,7 +12,7 @@ use std::{
 };
 use tonic::{Status, body::Body};
 
-/// A request that has sent more than this stays where it is.
+/// Maximum number of bytes that are retained. A request that has sent more is not sent again.
 const MOST: usize = 256 << 10;
 
 #[derive(Debug)]
@@ -20,11 +20,11 @@ struct Source {
     inner: Body,
     sent: Vec<Bytes>,
     bytes: usize,
-    /// Trailers went out, or too much to keep.
+    /// Whether something was sent that is not retained: trailers, or too many bytes.
     lost: bool,
 }
 
-/// The body, and the way to have it again.
+/// A body that can be read from its beginning more than once.
 #[derive(Debug, Clone)]
 pub(crate) struct Replay(Arc<Mutex<Source>>);
 
@@ -38,12 +38,12 @@ impl Replay {
         })))
     }
 
-    /// The body from its beginning; `None` when that is gone.
+    /// Returns the body from its beginning; `None` when that is not retained.
     pub(crate) fn body(&self) -> Option<Body> {
         if self.0.lock().lost {
             return None;
         }
-        // Looks into the body, so that the lock must be free again.
+        // `Body::new` polls the body's state, for which the lock must be free.
         Some(Body::new(Again {
             source: Arc::clone(&self.0),
             at: 0,
@@ -104,7 +104,7 @@ impl http_body::Body for Again {
     }
 }
 
-/// Whether a server certainly did nothing for a request that failed so.
+/// Whether a server certainly did not process a request that failed with `error`.
 pub(crate) fn never_processed(error: &hyper::Error) -> bool {
     let source = std::error::Error::source(error);
     let Some(h2) = source.and_then(|e| e.downcast_ref::<h2::Error>()) else {
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_is_the_same_again_however_far_it_went() {
+    async fn a_body_is_the_same_again_however_much_was_read() {
         let replay = Replay::new(Body::new(Full::new(Bytes::from_static(b"hello"))));
         assert_eq!(read(replay.body().unwrap()).await, b"hello");
         assert_eq!(read(replay.body().unwrap()).await, b"hello");
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_too_long_to_keep_is_not_sent_again() {
+    async fn a_body_that_is_too_long_to_retain_is_not_sent_again() {
         let long = Bytes::from(vec![7u8; MOST + 1]);
         let replay = Replay::new(Body::new(Full::new(long)));
         assert_eq!(read(replay.body().unwrap()).await.len(), MOST + 1);

@@ -1,12 +1,11 @@
 //! The serve loop: accept, handshake, connection, drain.
 //!
-//! A connection ends at the earliest of: its age, the end of either certificate, a root that is
-//! trusted no more, and the drain of the process (each with GOAWAY, then a grace, then an end); and
-//! at once when its peer is revoked. Handshakes are bounded in number and time, in all and by
-//! address, and never block the accept loop, so that silent peers cannot keep good ones out. So are
-//! connections, by address and by identity; a peer that does not begin to speak HTTP/2, does not
-//! read, does not answer when it is asked whether it lives, or says and asks more than anybody needs,
-//! is cut.
+//! A connection ends at the earliest of its maximum age, the expiry of either certificate, the removal of its
+//! root from the trusted ones, and the drain of the process, each with GOAWAY, then a grace, then an end. It
+//! ends at once when its peer is revoked. Handshakes are bounded in number and time, in total and by
+//! address, and never block the accept loop, so that silent peers cannot keep honest ones out. Connections
+//! are bounded by address and by identity. A peer is cut when it does not begin to speak HTTP/2, does not
+//! read, does not answer pings, or sends more control frames or refused requests than any client needs.
 
 mod allowance;
 mod answer;
@@ -39,31 +38,41 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 use tower_service::Service;
 
-/// Who may connect at all.
+/// Who may connect.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Admission {
-    /// Whoever holds a certificate of the trust domain.
+    /// Peers with a certificate of the trust domain.
     Mutual,
-    /// Whoever comes, as the class `joiner`: only the server proves itself.
+    /// Anybody, with the class `joiner`: only the server proves an identity.
     Joiners,
 }
 
+/// What a listener needs to serve.
 #[derive(Debug, Clone)]
 pub struct ServeOptions {
     /// The workload that listens, for logs and the admin port.
     pub service: &'static str,
+    /// Who may connect.
     pub admission: Admission,
+    /// The identity of this process.
     pub identity: IdentityHandle,
+    /// The certificates and identities that are revoked.
     pub revocations: Revocations,
+    /// The patterns that assign classes to peers.
     pub classes: Arc<ClassTable>,
+    /// The clock by which certificates expire.
     pub clock: Clock,
+    /// Limits on connections.
     pub limits: Connections,
+    /// How long peers are waited for.
     pub times: Timeouts,
+    /// The connection metrics of the process.
     pub metrics: MeshMetrics,
+    /// The table that lists the connections.
     pub table: ConnectionTable,
 }
 
-/// What answers calls.
+/// A service that answers calls.
 pub trait Handler<B>:
     Service<Request<Body>, Response = Response<B>, Error = Infallible, Future: Send>
     + Clone
@@ -82,6 +91,7 @@ impl<B, S> Handler<B> for S where
 {
 }
 
+/// The body of a response.
 pub trait Reply:
     http_body::Body<Data = bytes::Bytes, Error: Into<Box<dyn std::error::Error + Send + Sync>>>
     + Send
@@ -96,7 +106,7 @@ impl<B> Reply for B where
 {
 }
 
-/// Serves until `stop` is cancelled, then drains. Returns when every connection has ended.
+/// Serves until `stop` is cancelled, then drains. Returns once every connection has ended.
 pub async fn serve<S, B>(
     listener: TcpListener,
     service: S,
@@ -123,7 +133,7 @@ pub async fn serve<S, B>(
     server.drain().await;
 }
 
-/// What the connections of a listener share.
+/// What all connections of a listener share.
 struct Server {
     options: ServeOptions,
     tls: TlsConfigs,
@@ -149,7 +159,7 @@ impl Server {
         }
     }
 
-    /// Takes a slot for the handshake of a newcomer, or says why it has none.
+    /// Takes a place for a newcomer's handshake, or returns why there is none.
     fn enter(&self, addr: SocketAddr) -> Result<(Connection, Seat), &'static str> {
         let share = self.options.limits.max_handshakes_by_address;
         let entered = self.handshakes.enter(addr.ip(), share);
@@ -167,7 +177,7 @@ impl Server {
         Ok((connection, slot))
     }
 
-    /// Waits for the connections to end, and cuts them when that takes too long.
+    /// Waits for the connections to end, and cuts those that take too long.
     async fn drain(self) {
         self.tasks.close();
         let drain = Duration::from_secs(self.options.limits.drain_seconds);
@@ -175,7 +185,7 @@ impl Server {
             tracing::warn!(
                 service = self.options.service,
                 connections = self.tasks.len(),
-                "drain took too long; connections are cut"
+                "the drain took too long; open connections are cut"
             );
             self.force.cancel();
             self.tasks.wait().await;

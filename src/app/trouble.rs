@@ -36,7 +36,10 @@ pub(crate) enum Trouble {
 
 /// What a text contains, and what it means; the first that fits.
 const SIGNS: &[(&str, Trouble)] = &[
-    ("is not whom the join token means", Trouble::OtherRoot),
+    (
+        "is not the server that the join token names",
+        Trouble::OtherRoot,
+    ),
     // The own verdict on a server, by its label.
     ("(unknown_issuer)", Trouble::ServerUnknown),
     // Two meshes of one trust domain have roots of the same name, and of different keys.
@@ -49,7 +52,7 @@ const SIGNS: &[(&str, Trouble)] = &[
     ("cannot trust ", Trouble::ServerRefused),
     // The server's verdict on the own certificate.
     (
-        "refuses the own certificate: it is revoked",
+        "refuses this process's certificate: it is revoked",
         Trouble::OwnRevoked,
     ),
     ("alert: CertificateRevoked", Trouble::OwnRevoked),
@@ -424,12 +427,13 @@ mod tests {
                 "firewall",
             ),
             (
-                "10.0.0.7:8093 refuses the own certificate: it is revoked".to_owned(),
+                "10.0.0.7:8093 refuses this process's certificate: it is revoked".to_owned(),
                 "is revoked",
                 "tars certs client bot",
             ),
             (
-                "10.0.0.7:8092 is not whom the join token means: x (unknown_issuer)".to_owned(),
+                "10.0.0.7:8092 is not the server that the join token names: x (unknown_issuer)"
+                    .to_owned(),
                 "join token names",
                 "tars certs join-token",
             ),

@@ -542,7 +542,9 @@ async fn s8_7_signing_requests_are_not_believed() {
         .await
         .unwrap_err();
     assert!(
-        refused.message().contains("not whom the join token means"),
+        refused
+            .message()
+            .contains("not the server that the join token names"),
         "{refused:?}"
     );
     mesh.mesh.stop().await;

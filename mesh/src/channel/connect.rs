@@ -1,6 +1,8 @@
-//! How a channel gets a connection, and what runs it until it ends.
+//! How a channel opens a connection, and what runs it until it ends.
 
-use super::{ChannelError, ChannelOptions, Live, STREAMS, Server, Shared, lanes::Lanes};
+use super::{
+    ChannelError, ChannelOptions, Connected, INITIAL_STREAMS, Server, Shared, slots::StreamSlots,
+};
 use crate::{connections::Listed, serve::key_exchange};
 use hyper::{
     client::conn::http2::{Builder, Connection},
@@ -30,7 +32,7 @@ use tonic::body::Body;
 type Stream = TlsStream<TcpStream>;
 
 impl Shared {
-    pub(super) async fn connect(&self) -> Result<Live, ChannelError> {
+    pub(super) async fn connect(&self) -> Result<Connected, ChannelError> {
         let options = &self.options;
         if let Some(problem) = options.identity.problem(options.clock.now()) {
             return Err(ChannelError::Own(problem));
@@ -43,19 +45,19 @@ impl Shared {
             .handshake(TokioIo::new(stream))
             .await
             .map_err(|source| ChannelError::http(self.target(), source))?;
-        let lanes = Lanes::new(STREAMS);
-        tasks.execute(run(dispatch, Arc::clone(&lanes), self.target()));
+        let slots = StreamSlots::new(INITIAL_STREAMS);
+        tasks.execute(run(dispatch, Arc::clone(&slots), self.target()));
         tokio::spawn(tasks.watch(
             certificates_end(&identity, &server.peer),
             options.clone(),
             (Arc::clone(&identity), Arc::clone(&server.peer)),
             options.table.enter(options.service, "out", &server.peer),
         ));
-        Ok(Live {
+        Ok(Connected {
             sender,
             identity,
             server,
-            lanes,
+            slots,
         })
     }
 
@@ -65,9 +67,9 @@ impl Shared {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
-            .initial_stream_window_size(self.carries.stream_window())
-            .initial_connection_window_size(self.carries.connection_window())
-            .initial_max_send_streams(STREAMS);
+            .initial_stream_window_size(self.traffic.stream_window())
+            .initial_connection_window_size(self.traffic.connection_window())
+            .initial_max_send_streams(INITIAL_STREAMS);
         builder
     }
 
@@ -81,7 +83,7 @@ impl Shared {
         )?;
         let failed = |source| self.failed_to_connect(source);
         let (tcp, addr) = open(&options.target).await.map_err(failed)?;
-        // The verifier looks at the SPIFFE id, never at a host name.
+        // The verifier checks the SPIFFE id, never a host name.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
         let (connected, seen) = observe_handshake(connecting).await;
@@ -118,16 +120,16 @@ async fn open(target: &str) -> io::Result<(TcpStream, SocketAddr)> {
     Ok((tcp, addr))
 }
 
-/// Runs a connection to its end, and tells `lanes` how many streams its server takes.
+/// Runs a connection to its end, and passes on how many streams its server allows.
 async fn run(
     dispatch: Connection<TokioIo<Stream>, Body, AbortableExecutor>,
-    lanes: Arc<Lanes>,
+    slots: Arc<StreamSlots>,
     target: String,
 ) {
     let mut dispatch = pin!(dispatch);
     let ended = poll_fn(|cx| {
         let polled = dispatch.as_mut().poll(cx);
-        lanes.set_most(dispatch.current_max_send_streams());
+        slots.set_limit(dispatch.current_max_send_streams());
         polled
     });
     if let Err(e) = ended.await {
@@ -135,7 +137,7 @@ async fn run(
     }
 }
 
-/// Past this time of the wall, one side has no identity any more.
+/// The wall-clock time at which one of the two certificates expires.
 fn certificates_end(own: &Identity, peer: &PeerInfo) -> Duration {
     let own = own.leaf().not_after;
     let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
@@ -151,8 +153,8 @@ fn server_info(verified: Option<Verified>, addr: SocketAddr) -> Arc<PeerInfo> {
     })
 }
 
-/// Runs hyper's own tasks for a connection until it is cut: dropping the futures that hyper hands
-/// out leaves the socket to whatever streams are still open.
+/// Runs the tasks that hyper spawns for a connection until it is aborted: dropping the futures that hyper
+/// returns would leave the socket to the streams that are still open.
 #[derive(Debug, Clone, Default)]
 struct AbortableExecutor {
     cut: CancellationToken,
@@ -175,8 +177,8 @@ where
 }
 
 impl AbortableExecutor {
-    /// Cuts the connection when its server is revoked, or when a certificate of it has ended. A root
-    /// that is trusted no more ends it from the server's side, in peace.
+    /// Aborts the connection when its server is revoked, or when a certificate of it has expired. When a
+    /// root is no longer trusted, the server ends it gracefully.
     async fn watch(
         self,
         end: Duration,

@@ -1,44 +1,76 @@
-//! Why a call could not be made, in the words of whoever reads it.
+//! Why a call could not be made, for operators and for strangers.
 
 use super::{CONNECT_TIMEOUT, ChannelOptions};
 use tars_certs::tls;
 
-/// The reason of a call that failed because the server refuses the own certificate as revoked.
+/// The reason of a call that failed because the server refuses this process's certificate as revoked.
 pub const OWN_CERTIFICATE_REVOKED: &str = "OWN_CERTIFICATE_REVOKED";
 
+/// Why a channel has no connection, or lost it.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {
+    /// The server's address does not accept connections.
     #[error("cannot reach {target}: {source}")]
     Connect {
+        /// The address.
         target: String,
+        /// The cause.
         source: std::io::Error,
     },
+    /// The server did not complete the handshakes in time.
     #[error("cannot reach {target}: no answer in {CONNECT_TIMEOUT:?}")]
-    Timeout { target: String },
+    Timeout {
+        /// The address.
+        target: String,
+    },
+    /// The server does not negotiate HTTP/2.
     #[error("{target} does not speak HTTP/2")]
-    NoH2 { target: String },
+    NoH2 {
+        /// The address.
+        target: String,
+    },
+    /// The server's certificate is not acceptable.
     #[error("cannot trust {target}: {why}")]
-    Refused { target: String, why: String },
+    Refused {
+        /// The address.
+        target: String,
+        /// The reason.
+        why: String,
+    },
+    /// This process has no usable certificate, for the reason in the text.
     #[error("{0}")]
     Own(String),
-    #[error("{target} refuses the own certificate: it is revoked")]
-    OwnRevoked { target: String },
-    #[error("the own identity is not usable: {0}")]
+    /// The server has revoked this process's certificate.
+    #[error("{target} refuses this process's certificate: it is revoked")]
+    OwnRevoked {
+        /// The address.
+        target: String,
+    },
+    /// No TLS configuration can be made of this process's identity.
+    #[error(transparent)]
     Identity(#[from] tls::TlsError),
+    /// The HTTP/2 connection failed.
     #[error("{target}: {}", with_causes(source))]
     Http {
+        /// The address.
         target: String,
+        /// The cause.
         source: hyper::Error,
     },
-    #[error("{target}: the connection went away in the middle of a long request")]
-    Moved { target: String },
+    /// The connection was closed, and the request is too long to be sent again.
+    #[error("{target}: the connection was closed during a long request")]
+    Moved {
+        /// The address.
+        target: String,
+    },
+    /// The target is not a host and port.
     #[error("{0:?} is not a host and port")]
     Target(String),
 }
 
 impl ChannelError {
-    /// What may be said to anybody: which service, and no address, certificate or cause.
-    pub(super) fn to_strangers(&self, options: &ChannelOptions) -> String {
+    /// The message for strangers: which service failed, and no address, certificate or cause.
+    pub(super) fn public_message(&self, options: &ChannelOptions) -> String {
         let (to, from) = (options.workload(), options.service);
         match self {
             Self::Connect { .. } | Self::Timeout { .. } | Self::Target(_) => {
@@ -48,14 +80,14 @@ impl ChannelError {
             Self::Refused { .. } => format!("{to} cannot be trusted"),
             Self::Own(_) => format!("the certificate of {from} has expired or is revoked"),
             Self::OwnRevoked { .. } => format!("{to} refuses the certificate of {from}"),
-            Self::Identity(_) => format!("the identity of {from} is not usable"),
+            Self::Identity(_) => format!("the identity of {from} cannot be used"),
             Self::Http { .. } | Self::Moved { .. } => format!("the connection to {to} was lost"),
         }
     }
 }
 
 impl ChannelError {
-    /// What ended an HTTP/2 connection to `target`.
+    /// Returns the error that ended an HTTP/2 connection to `target`.
     pub(super) fn http(target: String, source: hyper::Error) -> Self {
         if says_revoked(&source) {
             Self::OwnRevoked { target }
@@ -65,7 +97,7 @@ impl ChannelError {
     }
 }
 
-/// An error with what stands behind it: an alert of the peer's TLS, most often.
+/// Formats an error with its causes, most often a TLS alert of the peer.
 fn with_causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
@@ -79,9 +111,9 @@ fn with_causes(error: &dyn std::error::Error) -> String {
     text
 }
 
-/// Whether the other side ended the handshake because the own certificate is revoked. In TLS 1.3 the
-/// alert comes after the own side is done with it, behind the proof of who sends it; h2 keeps of it
-/// what it says, and not what it is.
+/// Whether the peer ended the handshake because this process's certificate is revoked. In TLS 1.3 the alert
+/// arrives after this side has completed the handshake, and h2 preserves only the text of the error, not
+/// its type.
 fn says_revoked(error: &hyper::Error) -> bool {
     let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
     with_causes(error).contains(&alert.to_string())

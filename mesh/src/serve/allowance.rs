@@ -1,14 +1,14 @@
-//! Whether a peer sends more frames than the calls on its connection explain.
+//! Decides whether a peer sends more frames than the calls on its connection explain.
 //!
-//! h2 answers or takes note of WINDOW_UPDATE, PRIORITY, PING, SETTINGS and frames of unknown kinds
-//! without end, and a peer that sends nothing else keeps a processor busy. Here such a frame is paid
-//! for: out of what useful frames have earned, and past that at a rate. A peer that is sent a great
-//! deal may say a great deal about its windows; a limit on frames by time alone, as nghttp2 has it,
-//! would cut it, and a share of all frames, as Envoy counts, would need a good beginning first.
+//! h2 answers or processes WINDOW_UPDATE, PRIORITY, PING, SETTINGS and frames of unknown types without
+//! limit, and a peer that sends nothing else keeps a processor busy. Here such a frame is charged: first to a
+//! credit that useful frames earn, then to a rate. A peer that receives a lot may send a lot of window
+//! updates. A limit by time alone, as in nghttp2, would cut such a peer, and a ratio of all frames, as in
+//! Envoy, would require a good start first.
 //!
-//! A frame is useful as long as h2 looks at its stream. After GOAWAY, h2 drops whatever belongs to a
-//! stream that was opened later, so those frames are paid for as well. What is earned is bounded: a
-//! peer cannot save up for a flood.
+//! A frame is useful as long as h2 processes its stream. After GOAWAY, h2 drops whatever belongs to a stream
+//! that was opened later, so those frames are charged as well. The credit is bounded: a peer cannot save up
+//! for a flood.
 
 use super::frames::Frame;
 use tars_runtime::{
@@ -16,20 +16,19 @@ use tars_runtime::{
     rate::{Cell, Rate},
 };
 
-/// A call may be given up, changed in priority, and have its window opened some times.
-const BY_CALL: u64 = 8;
-/// A frame of an answer is followed by a WINDOW_UPDATE for its stream, one for the connection, and
-/// now and then a PING that measures the way.
-const BY_ANSWER: u64 = 4;
-/// What a frame of a request's body and a question of ours may be followed by.
-const BY_OTHER: u64 = 1;
+/// Credit per call: it may be cancelled, re-prioritised, and have its window updated a few times.
+const PER_CALL: u64 = 8;
+/// Credit per DATA frame of a response: it is followed by a WINDOW_UPDATE for its stream, one for the
+/// connection, and now and then a PING that measures the round trip.
+const PER_RESPONSE_FRAME: u64 = 4;
+/// Credit per DATA frame of a request, and per frame of ours that must be acknowledged.
+const PER_OTHER_FRAME: u64 = 1;
 
-/// The most that a peer earns by what it sends: what the calls of a busy connection may be followed
-/// by at once.
-const MOST_BY_REQUESTS: u64 = 8192;
-/// The most that it earns by what it is sent: a peer may open its window to 2 GiB and say nothing
-/// until all of it has come, in frames of 16 KiB.
-const MOST_BY_ANSWERS: u64 = BY_ANSWER << (31 - 14);
+/// Maximum credit earned by sending: enough for the control frames of a busy connection's calls at once.
+const MAX_BY_REQUESTS: u64 = 8192;
+/// Maximum credit earned by receiving: a peer may open its window to 2 GiB and send no update until all of
+/// it has arrived, in frames of 16 KiB.
+const MAX_BY_RESPONSES: u64 = PER_RESPONSE_FRAME << (31 - 14);
 
 /// What a peer may still send that no call explains.
 #[derive(Debug)]
@@ -39,12 +38,12 @@ pub(super) struct Allowance {
     cell: Cell,
     /// The highest stream that the peer has opened.
     last_stream: u32,
-    /// The highest stream that the peer had opened at the last GOAWAY.
+    /// The highest stream that the peer had opened when the last GOAWAY was sent.
     goaway: Option<u32>,
 }
 
 impl Allowance {
-    /// `rate` holds for frames that nothing has earned.
+    /// Creates an allowance in which `rate` applies to frames without credit.
     pub(super) fn new(rate: Rate) -> Self {
         Self {
             earned: 0,
@@ -59,9 +58,9 @@ impl Allowance {
         self.last_stream
     }
 
-    /// Accounts for a frame of the peer; returns whether it may go on.
+    /// Accounts for a frame from the peer; returns whether the peer may continue.
     pub(super) fn received(&mut self, frame: Frame, clock: &Clock) -> bool {
-        // HEADERS of a stream that is open already are trailers, or an attack.
+        // HEADERS of an open stream are trailers, or an attack.
         let opens_a_call = frame.is_headers() && frame.stream > self.last_stream;
         self.last_stream = self
             .last_stream
@@ -70,9 +69,9 @@ impl Allowance {
             return self.spend(clock);
         }
         if opens_a_call {
-            self.earn(BY_CALL, MOST_BY_REQUESTS);
+            self.earn(PER_CALL, MAX_BY_REQUESTS);
         } else if frame.is_body() {
-            self.earn(BY_OTHER, MOST_BY_REQUESTS);
+            self.earn(PER_OTHER_FRAME, MAX_BY_REQUESTS);
         } else if !frame.ends_a_body() {
             return self.spend(clock);
         }
@@ -82,16 +81,16 @@ impl Allowance {
     /// Accounts for a frame to the peer.
     pub(super) fn sent(&mut self, frame: Frame) {
         if frame.is_body() {
-            self.earn(BY_ANSWER, MOST_BY_ANSWERS);
-        } else if frame.is_question() {
-            self.earn(BY_OTHER, MOST_BY_ANSWERS);
+            self.earn(PER_RESPONSE_FRAME, MAX_BY_RESPONSES);
+        } else if frame.needs_ack() {
+            self.earn(PER_OTHER_FRAME, MAX_BY_RESPONSES);
         } else if frame.is_goaway() {
-            // A graceful end says it twice. Streams that were opened in between are served.
+            // A graceful shutdown sends two. Streams that are opened in between are served.
             self.goaway = Some(self.last_stream);
         }
     }
 
-    /// Adds `by`, up to `most`; what was earned above that in another way is kept.
+    /// Adds `by`, up to `most`; a higher credit that was earned otherwise is retained.
     fn earn(&mut self, by: u64, most: u64) {
         self.earned = self.earned.max((self.earned + by).min(most));
     }
@@ -134,7 +133,7 @@ mod tests {
         (Allowance::new(RATE), Clock::manual(Duration::ZERO))
     }
 
-    /// How many of these in a row are let in.
+    /// Returns how many of these frames in a row are admitted.
     fn passed(allowance: &mut Allowance, frame: Frame, clock: &Clock) -> usize {
         let received = || allowance.received(frame, clock);
         std::iter::repeat_with(received)
@@ -144,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_that_no_call_explains_are_bounded_by_burst_and_rate() {
+    fn frames_that_no_call_explains_are_limited_by_burst_and_rate() {
         for frame in [
             frame(WINDOW_UPDATE, 0, 4),
             frame(2, 0, 5),
@@ -184,9 +183,9 @@ mod tests {
     }
 
     #[test]
-    fn a_peer_that_is_sent_much_may_open_its_windows_as_often() {
+    fn a_peer_that_receives_much_may_update_its_windows_as_often() {
         let (mut allowance, clock) = allowance();
-        // A whole window is sent before the first word about it comes back.
+        // A whole window is sent before the first update for it arrives.
         for _ in 0..100_000 {
             allowance.sent(frame(DATA, 0, 16_384));
         }
@@ -196,7 +195,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_asked_may_answer() {
+    fn acknowledgements_are_free() {
         let (mut allowance, clock) = allowance();
         for _ in 0..10_000 {
             allowance.sent(frame(PING, 0, 8));
@@ -205,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn calls_that_are_given_up_are_explained() {
+    fn cancelled_calls_are_explained() {
         let (mut allowance, clock) = allowance();
         for stream in (1..20_000).step_by(2) {
             assert!(allowance.received(open(stream), &clock));
@@ -215,17 +214,17 @@ mod tests {
     }
 
     #[test]
-    fn headers_of_a_stream_that_is_open_are_paid_for() {
+    fn headers_of_an_open_stream_are_charged() {
         let (mut allowance, clock) = allowance();
         assert!(allowance.received(open(5), &clock));
-        let trailers = BY_CALL as usize + 100;
+        let trailers = PER_CALL as usize + 100;
         assert_eq!(passed(&mut allowance, open(5), &clock), trailers);
         assert_eq!(passed(&mut allowance, open(3), &clock), 0);
         assert_eq!(allowance.last_stream(), 5);
     }
 
     #[test]
-    fn after_goaway_frames_of_new_streams_are_paid_for() {
+    fn after_goaway_frames_of_new_streams_are_charged() {
         for kind in [HEADERS, DATA] {
             let (mut allowance, clock) = allowance();
             assert!(allowance.received(open(5), &clock));
@@ -235,8 +234,8 @@ mod tests {
                 let frame = Frame::new(kind, 0, 100, stream);
                 !allowance.received(frame, &clock)
             });
-            assert_eq!(passed, Some(BY_CALL as usize + 100));
-            // What was under way goes on.
+            assert_eq!(passed, Some(PER_CALL as usize + 100));
+            // Streams in progress continue.
             for _ in 0..1000 {
                 assert!(allowance.received(frame(DATA, 0, 100), &clock));
             }
@@ -254,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_saves_up_for_a_flood() {
+    fn credit_cannot_be_saved_up_for_a_flood() {
         let update = frame(WINDOW_UPDATE, 0, 4);
         let spent = |allowance: &mut Allowance, clock: &Clock| {
             let mut spent = 0;
@@ -267,12 +266,12 @@ mod tests {
         for _ in 0..1_000_000 {
             allowance.received(frame(DATA, 0, 1), &clock);
         }
-        assert_eq!(spent(&mut allowance, &clock), MOST_BY_REQUESTS + 100);
+        assert_eq!(spent(&mut allowance, &clock), MAX_BY_REQUESTS + 100);
         clock.advance(Duration::from_secs(3600));
         for _ in 0..1_000_000 {
             allowance.sent(frame(DATA, 0, 1));
         }
         allowance.received(frame(DATA, 0, 1), &clock);
-        assert_eq!(spent(&mut allowance, &clock), MOST_BY_ANSWERS + 100);
+        assert_eq!(spent(&mut allowance, &clock), MAX_BY_RESPONSES + 100);
     }
 }

@@ -1,18 +1,17 @@
-//! What goes back on a stream: a refusal in HTTP's own words to what is no gRPC call, or the
-//! layers' answer, in pieces that tell when the peer has room for it.
+//! Responses: a plain HTTP refusal for a request that is not a gRPC call, or the response of the layers, in
+//! pieces that show when the peer has room for it.
 //!
-//! hyper hands a piece to h2 as soon as the peer's window has room for one byte of it, and forgets
-//! the stream once the last piece is handed over; what the window did not cover stays in h2's
-//! buffer, where no deadline reaches it. So pieces are no longer than a frame, and the last byte
-//! of a longer answer is a piece of its own: an answer is over when the peer has room for all of
-//! it but a little.
+//! hyper hands a piece to h2 as soon as the peer's window has room for one byte of it, and forgets the stream
+//! once the last piece is handed over; what the window did not cover stays in h2's buffer, where no deadline
+//! reaches it. So pieces are no longer than a frame, and the last byte of a longer response is a piece of its
+//! own: a response is over only when the peer has room for nearly all of it.
 //!
-//! A request that is refused is answered once its body has come, or a moment later. Many clients take
-//! RST_STREAM for an error, also the one with NO_ERROR that RFC 9113 has for this (section 8.1); and
-//! curl stops sending when it sees an error's status, so that its body is shorter than it has said,
-//! for which h2 must reset the stream.
+//! A refused request is answered once its body has arrived, or a moment later. Many clients take RST_STREAM
+//! for an error, even with the code NO_ERROR that RFC 9113 defines for this (section 8.1). And curl stops
+//! sending when it sees an error status, so that its body is shorter than announced, for which h2 must reset
+//! the stream.
 
-use super::calm::Counted;
+use super::calm::RefusalBudget;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
@@ -33,30 +32,30 @@ use tars_runtime::{
 use tokio::time::{Sleep, sleep};
 use tonic::Code;
 
-/// The longest DATA frame that peers take without having said so.
+/// The default maximum length of a DATA frame.
 const PIECE: usize = 16 << 10;
-/// At most this much of an answer may be left in h2's buffer when its stream is over.
+/// Maximum number of bytes of a response in h2's buffer when its stream is over.
 const TAIL: usize = 1 << 10;
 
-/// Of a body that nobody wants, so much is read.
+/// Maximum number of bytes that are read of the body of a refused request.
 const UNWANTED: usize = 4 << 20;
-/// And for so long.
+/// Maximum time for which they are read.
 const UNWANTED_FOR: Duration = Duration::from_secs(1);
 
-/// What the headers of a call may take, counted as HTTP/2 does.
-const MOST_HEADERS: usize = 16 << 10;
-/// What h2 takes before it answers a bare 431, which says nothing to a gRPC client.
-pub(super) const READ_HEADERS: u32 = 2 * MOST_HEADERS as u32;
-/// The reason in the refusal.
+/// Maximum size of the headers of a call, as HTTP/2 counts it.
+const MAX_HEADERS: usize = 16 << 10;
+/// The limit at which h2 itself answers a bare 431, which a gRPC client cannot interpret.
+pub(super) const READ_HEADERS: u32 = 2 * MAX_HEADERS as u32;
+/// The reason of the refusal.
 const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
-/// What HTTP/2 counts for a header beside its name and value.
-const OF_A_HEADER: usize = 32;
+/// What HTTP/2 adds per header to the lengths of its name and value.
+const HEADER_OVERHEAD: usize = 32;
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 const GRPC: &str = "application/grpc";
 const GRPC_PROTO: &str = "application/grpc+proto";
 
-/// The refusal of a request that is no gRPC call, with its reason.
+/// Returns the refusal of a request that is not a gRPC call, with its reason as a metric label.
 pub(super) fn refusal<B>(request: &Request<B>) -> Option<(&'static str, Response<()>)> {
     let headers = request.headers();
     if request.method() != Method::POST {
@@ -70,24 +69,24 @@ pub(super) fn refusal<B>(request: &Request<B>) -> Option<(&'static str, Response
         return Some(("content_type", refused));
     }
     let size = size_of(headers);
-    (size > MOST_HEADERS).then(|| ("headers", too_large(size, headers)))
+    (size > MAX_HEADERS).then(|| ("headers", too_large(size, headers)))
 }
 
 fn size_of(headers: &HeaderMap) -> usize {
     let of = |(name, value): (&HeaderName, &HeaderValue)| {
-        name.as_str().len() + value.len() + OF_A_HEADER
+        name.as_str().len() + value.len() + HEADER_OVERHEAD
     };
     headers.iter().map(of).sum()
 }
 
-/// In gRPC's own words, since it is a call.
+/// As a gRPC status, since it is a call.
 fn too_large(size: usize, asked: &HeaderMap) -> Response<()> {
-    let message = format!("the headers have {size} bytes; at most {MOST_HEADERS} are taken");
+    let message = format!("the headers have {size} bytes; at most {MAX_HEADERS} are accepted");
     let status = fault::status(Code::ResourceExhausted, HEADERS_TOO_LARGE, &message);
     with_trace(status.into_http(), asked)
 }
 
-/// With the id of the request's trace, as every answer, or of a new one.
+/// Adds the trace id of the request, or a new one, as every response has it.
 fn answer(
     status: StatusCode,
     (name, value): (HeaderName, HeaderValue),
@@ -106,7 +105,7 @@ fn with_trace(mut response: Response<()>, asked: &HeaderMap) -> Response<()> {
     response
 }
 
-/// gRPC in protobuf's encoding, which is also what no encoding means; parameters are ignored.
+/// Whether the content type is gRPC with protobuf, which is also the default; parameters are ignored.
 fn is_grpc(headers: &HeaderMap) -> bool {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let (Some(value), None) = (values.next(), values.next()) else {
@@ -124,19 +123,19 @@ fn is_grpc(headers: &HeaderMap) -> bool {
 pin_project! {
     #[project = Projected]
     pub(super) enum Answering<F> {
-        Passed { #[pin] future: F, refusals: Option<Arc<Counted>> },
+        Passed { #[pin] future: F, refusals: Option<Arc<RefusalBudget>> },
         Refused { response: Option<Response<()>>, unwanted: Option<Box<Unwanted>> },
     }
 }
 
 impl<F> Answering<F> {
-    /// What the layers answer; a limit that they find spent is counted.
-    pub(super) fn passed(future: F, refusals: Option<Arc<Counted>>) -> Self {
+    /// Passes on the response of the layers; one that reports a spent limit counts as a refusal.
+    pub(super) fn passed(future: F, refusals: Option<Arc<RefusalBudget>>) -> Self {
         Self::Passed { future, refusals }
     }
 
     pub(super) fn refused(response: Response<()>, body: Incoming) -> Self {
-        // A status of gRPC's is answered at once: its clients wait for nothing else.
+        // A gRPC status is sent at once: its clients do not wait for anything else.
         let waits = !response.headers().contains_key(GRPC_STATUS) && !body.is_end_stream();
         Self::Refused {
             response: Some(response),
@@ -145,7 +144,7 @@ impl<F> Answering<F> {
     }
 }
 
-/// Whether an answer says nothing but that something is spent.
+/// Whether a response reports a spent limit and nothing else.
 fn says_spent<B: Body>(response: &Response<B>) -> bool {
     let spent = Code::ResourceExhausted as i32;
     let status = || {
@@ -174,7 +173,7 @@ where
                 if let Some(refusals) = refusals
                     && says_spent(&response)
                 {
-                    refusals.refused();
+                    refusals.charge();
                 }
                 Poll::Ready(Ok(response.map(|body| Answer::new(Some(body)))))
             }
@@ -192,7 +191,7 @@ where
 }
 
 pin_project! {
-    /// A body in pieces; none at all for a refusal.
+    /// A body in pieces, or no body for a refusal.
     #[derive(Debug)]
     pub(super) struct Answer<B> {
         #[pin]
@@ -210,7 +209,7 @@ impl<B> Answer<B> {
     }
 }
 
-/// The body of a request that was refused, read and thrown away within bounds.
+/// The body of a refused request, which is read and discarded within bounds.
 #[derive(Debug)]
 pub(super) struct Unwanted {
     body: Incoming,
@@ -242,7 +241,7 @@ impl Unwanted {
     }
 }
 
-/// How much of `length` bytes goes next.
+/// Returns the length of the next piece, when `length` bytes are left.
 fn piece(length: usize) -> usize {
     match length {
         0..=TAIL => length,
@@ -317,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_grpc_call_is_told_so_in_http() {
+    fn a_request_that_is_not_a_grpc_call_is_refused_with_an_http_status() {
         for good in [
             "application/grpc",
             "application/grpc+proto",
@@ -346,7 +345,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_names_the_trace_of_its_request_or_a_new_one() {
+    fn a_refusal_carries_the_trace_id_of_its_request_or_a_new_one() {
         let id = |request: http::request::Builder| {
             let (_, response) = refusal(&request.body(()).unwrap()).unwrap();
             let id = response.headers()[TRACE_ID].to_str().unwrap().to_owned();
@@ -364,7 +363,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_long_answer_goes_in_frames_and_its_last_byte_alone() {
+    async fn a_long_response_is_sent_in_frames_and_its_last_byte_alone() {
         let long = Bytes::from(vec![7u8; 2 * PIECE + 100]);
         let mut answer = Answer::new(Some(Full::new(long.clone())));
         assert_eq!(answer.size_hint().exact(), Some(long.len() as u64));

@@ -1,9 +1,9 @@
-//! What answers the calls of one connection.
+//! The calls of one connection.
 
 use super::{
     Handler, Reply, ServeOptions,
     answer::{self, Answering},
-    calm::Counted,
+    calm::RefusalBudget,
 };
 use crate::{MeshMetrics, framed::Framed};
 use http::Request;
@@ -13,11 +13,11 @@ use tars_certs::peer::PeerInfo;
 use tonic::body::Body;
 
 pub(super) struct Calls<S> {
-    /// Called one after the other: a clone for each call would count up and down what all layers
+    /// Borrowed for each call: a clone per call would update the reference counts that all layers
     /// share.
     service: RefCell<S>,
     peer: Arc<PeerInfo>,
-    refusals: Option<Arc<Counted>>,
+    refusals: Option<Arc<RefusalBudget>>,
     metrics: MeshMetrics,
     max_message_bytes: usize,
 }
@@ -26,7 +26,7 @@ impl<S> Calls<S> {
     pub(super) fn new(
         options: &ServeOptions,
         peer: Arc<PeerInfo>,
-        refusals: Option<Arc<Counted>>,
+        refusals: Option<Arc<RefusalBudget>>,
         service: S,
     ) -> Self {
         Self {
@@ -45,7 +45,7 @@ impl<S> Calls<S> {
         if let Some((reason, response)) = answer::refusal(&request) {
             self.metrics.refuse_request(reason);
             if let Some(refusals) = &self.refusals {
-                refusals.refused();
+                refusals.charge();
             }
             return Answering::refused(response, request.into_body());
         }

@@ -1,10 +1,10 @@
-//! Peers that are to come back later: whoever is refused over and over, and asks again at once.
+//! ENHANCE_YOUR_CALM for peers that are refused over and over, and try again at once.
 //!
-//! A refusal costs a fraction of a call and is nothing to a peer that asks in thousands. So what an
-//! identity may be refused is bounded, over all of its connections: a new connection is no new budget.
-//! Several people may share an identity, though, so a connection has a small allowance of its own as
-//! well, and ends with ENHANCE_YOUR_CALM only when both are spent. Workloads are never told so: they
-//! carry others, and those are refused each by itself.
+//! A refusal costs a fraction of a call, but a peer may cause thousands. So the refusals of an identity are
+//! budgeted over all of its connections: a new connection is not a new budget. But several people may share an
+//! identity, so that a connection has a small budget of its own as well, and ends with ENHANCE_YOUR_CALM only
+//! when both are spent. Workloads are exempt: they carry the calls of others, each of whom is refused
+//! individually.
 
 use parking_lot::Mutex;
 use std::{
@@ -19,14 +19,14 @@ use tars_runtime::{
 };
 use tokio_util::sync::CancellationToken;
 
-/// Refusals of one identity. A client that is over its limit and asks again every second, on many
-/// streams, is well below.
-const REFUSALS: Rate = Rate::every(Duration::from_millis(20), 200);
-/// Refusals of one connection that never end it, whatever the others of its identity are refused.
-const OF_CONNECTION: Rate = Rate::every(Duration::from_millis(200), 20);
+/// Refusals of one identity. A client over its limit that tries again every second, on many streams, stays
+/// well below.
+const PER_IDENTITY: Rate = Rate::every(Duration::from_millis(20), 200);
+/// Refusals of one connection that never end it, whatever else its identity is refused.
+const PER_CONNECTION: Rate = Rate::every(Duration::from_millis(200), 20);
 const WARNINGS: Rate = Rate::every(Duration::from_secs(1), 5);
-/// Identities that are kept at once before those are dropped that were not refused of late.
-const KEPT: usize = 4096;
+/// The number of identities at which those without recent refusals are dropped.
+const MAX_IDENTITIES: usize = 4096;
 
 /// What a peer did too much of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub(super) enum Excess {
 }
 
 impl Excess {
-    /// A metric label.
+    /// The value of the metric label.
     pub(super) fn reason(self) -> &'static str {
         match self {
             Self::Refusals => "refusals",
@@ -44,7 +44,7 @@ impl Excess {
         }
     }
 
-    /// What the peer is told, as the debug data of GOAWAY.
+    /// The debug data of GOAWAY.
     pub(super) fn message(self) -> &'static str {
         match self {
             Self::Refusals => "too many refused calls",
@@ -53,20 +53,20 @@ impl Excess {
     }
 }
 
-/// Says that a connection is to end, and why.
+/// Signals that a connection must end, and why.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Calm(Arc<Told>);
+pub(super) struct Calm(Arc<Signal>);
 
 #[derive(Debug, Default)]
-struct Told {
+struct Signal {
     why: OnceLock<Excess>,
-    now: CancellationToken,
+    raised: CancellationToken,
 }
 
 impl Calm {
-    pub(super) fn tell(&self, why: Excess) {
+    pub(super) fn raise(&self, why: Excess) {
         if self.0.why.set(why).is_ok() {
-            self.0.now.cancel();
+            self.0.raised.cancel();
         }
     }
 
@@ -74,15 +74,15 @@ impl Calm {
         self.0.why.get().copied()
     }
 
-    /// Returns once the connection is to end.
-    pub(super) async fn told(&self) {
-        self.0.now.cancelled().await;
+    /// Returns once the connection must end.
+    pub(super) async fn raised(&self) {
+        self.0.raised.cancelled().await;
     }
 }
 
 type Shared = Arc<Mutex<Cell>>;
 
-/// Clones share what they count.
+/// The refusals of a listener's peers. Clones share the budgets.
 #[derive(Debug, Clone)]
 pub(super) struct Refusals {
     by_identity: Arc<Mutex<HashMap<Arc<str>, Shared>>>,
@@ -99,18 +99,18 @@ impl Refusals {
         }
     }
 
-    /// What counts on a connection of `peer`, which is ended through `calm`.
-    pub(super) fn of(&self, peer: &PeerInfo, calm: Calm) -> Option<Arc<Counted>> {
+    /// Returns the budget of a connection of `peer`, which is ended through `calm`; `None` for workloads.
+    pub(super) fn budget(&self, peer: &PeerInfo, calm: Calm) -> Option<Arc<RefusalBudget>> {
         if peer.class.is_some_and(PeerClass::is_workload) {
             return None;
         }
         // Joiners have no identity yet.
         let identity = peer.id().map(|id| self.cell(id.as_str()));
-        Some(Arc::new(self.counted(identity.unwrap_or_default(), calm)))
+        Some(Arc::new(self.budget_of(identity.unwrap_or_default(), calm)))
     }
 
-    fn counted(&self, identity: Shared, calm: Calm) -> Counted {
-        Counted {
+    fn budget_of(&self, identity: Shared, calm: Calm) -> RefusalBudget {
+        RefusalBudget {
             identity,
             own: Mutex::default(),
             clock: self.clock.clone(),
@@ -118,43 +118,43 @@ impl Refusals {
         }
     }
 
-    /// Whether the log has room for another warning.
-    pub(super) fn may_log(&self) -> bool {
+    /// Whether another warning may be logged.
+    pub(super) fn may_warn(&self) -> bool {
         let now = self.clock.monotonic();
         self.log.lock().take(&WARNINGS, now).is_ok()
     }
 
     fn cell(&self, id: &str) -> Shared {
-        let mut kept = self.by_identity.lock();
-        if kept.len() >= KEPT {
-            drop_the_quiet(&mut kept, self.clock.monotonic());
+        let mut cells = self.by_identity.lock();
+        if cells.len() >= MAX_IDENTITIES {
+            drop_idle(&mut cells, self.clock.monotonic());
         }
-        Arc::clone(kept.entry(Arc::from(id)).or_default())
+        Arc::clone(cells.entry(Arc::from(id)).or_default())
     }
 }
 
-/// A full cell is as good as a new one, unless a connection counts with it.
-fn drop_the_quiet(kept: &mut HashMap<Arc<str>, Shared>, now: Monotonic) {
-    kept.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.lock().full_in(now).is_zero());
+/// A full cell is equivalent to a new one, unless a connection uses it.
+fn drop_idle(cells: &mut HashMap<Arc<str>, Shared>, now: Monotonic) {
+    cells.retain(|_, cell| Arc::strong_count(cell) > 1 || !cell.lock().full_in(now).is_zero());
 }
 
-/// Counts the refusals on one connection.
+/// The budget for refusals of one connection.
 #[derive(Debug)]
-pub(super) struct Counted {
+pub(super) struct RefusalBudget {
     identity: Shared,
     own: Mutex<Cell>,
     clock: Clock,
     calm: Calm,
 }
 
-impl Counted {
-    pub(super) fn refused(&self) {
+impl RefusalBudget {
+    pub(super) fn charge(&self) {
         let now = self.clock.monotonic();
-        // Both are taken from: whoever asks too much has spent its own when the identity's runs out.
-        let own = self.own.lock().take(&OF_CONNECTION, now);
-        let identity = self.identity.lock().take(&REFUSALS, now);
+        // Both are charged: a peer that asks too often has spent its own when its identity's runs out.
+        let own = self.own.lock().take(&PER_CONNECTION, now);
+        let identity = self.identity.lock().take(&PER_IDENTITY, now);
         if own.is_err() && identity.is_err() {
-            self.calm.tell(Excess::Refusals);
+            self.calm.raise(Excess::Refusals);
         }
     }
 }
@@ -163,16 +163,16 @@ impl Counted {
 mod tests {
     use super::*;
 
-    fn connection(refusals: &Refusals, id: &str) -> Counted {
-        refusals.counted(refusals.cell(id), Calm::default())
+    fn connection(refusals: &Refusals, id: &str) -> RefusalBudget {
+        refusals.budget_of(refusals.cell(id), Calm::default())
     }
 
-    /// How often a new connection is refused before the time that ends it.
+    /// Returns how many refusals a new connection survives.
     fn refused(refusals: &Refusals, id: &str) -> u32 {
         let counted = connection(refusals, id);
         let mut times = 0;
         while counted.calm.why().is_none() {
-            counted.refused();
+            counted.charge();
             times += 1;
         }
         times - 1
@@ -182,32 +182,38 @@ mod tests {
     fn an_identity_has_one_budget_over_all_of_its_connections() {
         let clock = Clock::manual(Duration::ZERO);
         let refusals = Refusals::new(clock.clone());
-        assert_eq!(refused(&refusals, "spiffe://t/client/a"), REFUSALS.burst());
-        let own = OF_CONNECTION.burst();
+        assert_eq!(
+            refused(&refusals, "spiffe://t/client/a"),
+            PER_IDENTITY.burst()
+        );
+        let own = PER_CONNECTION.burst();
         assert_eq!(refused(&refusals, "spiffe://t/client/a"), own);
-        assert_eq!(refused(&refusals, "spiffe://t/client/b"), REFUSALS.burst());
+        assert_eq!(
+            refused(&refusals, "spiffe://t/client/b"),
+            PER_IDENTITY.burst()
+        );
         clock.advance(Duration::from_secs(1));
         assert_eq!(refused(&refusals, "spiffe://t/client/a"), 50);
     }
 
     #[test]
-    fn a_connection_is_not_ended_for_what_others_of_its_identity_were_refused() {
+    fn a_connection_survives_the_refusals_of_others_with_its_identity() {
         let clock = Clock::manual(Duration::ZERO);
         let refusals = Refusals::new(clock.clone());
         let quiet = connection(&refusals, "spiffe://t/client/a");
         for _ in 0..100 {
             refused(&refusals, "spiffe://t/client/a");
-            quiet.refused();
+            quiet.charge();
             clock.advance(Duration::from_millis(200));
         }
         assert_eq!(quiet.calm.why(), None);
-        // The identity has nothing left, so its own allowance is all that it has.
+        // The identity has nothing left, so the connection has only its own budget.
         refused(&refusals, "spiffe://t/client/a");
-        for _ in 0..OF_CONNECTION.burst() {
+        for _ in 0..PER_CONNECTION.burst() {
             assert_eq!(quiet.calm.why(), None);
-            quiet.refused();
+            quiet.charge();
         }
-        quiet.refused();
+        quiet.charge();
         assert_eq!(quiet.calm.why(), Some(Excess::Refusals));
     }
 
@@ -215,11 +221,11 @@ mod tests {
     fn many_identities_cannot_fill_the_memory_and_no_debt_is_forgotten() {
         let refusals = Refusals::new(Clock::manual(Duration::ZERO));
         refused(&refusals, "spiffe://t/client/debtor");
-        for n in 0..3 * KEPT {
+        for n in 0..3 * MAX_IDENTITIES {
             refusals.cell(&format!("spiffe://t/client/{n}"));
         }
-        assert!(refusals.by_identity.lock().len() <= KEPT);
-        let own = OF_CONNECTION.burst();
+        assert!(refusals.by_identity.lock().len() <= MAX_IDENTITIES);
+        let own = PER_CONNECTION.burst();
         assert_eq!(refused(&refusals, "spiffe://t/client/debtor"), own);
     }
 }

@@ -38,11 +38,11 @@ pub(super) struct Connection {
     pub(super) force: CancellationToken,
 }
 
-/// What TLS runs on: a peer that does not read fails its writes.
+/// The transport below TLS: writes fail when the peer does not read.
 type Tcp = PacedStream<TcpStream>;
 
-/// How far a peer has come: a handshake's slot until it speaks HTTP/2.
-struct Begun {
+/// The state of a connection until its peer speaks HTTP/2: it occupies the place of a handshake.
+struct Opening {
     opened: CancellationToken,
     slot: Seat,
     most: Instant,
@@ -51,15 +51,15 @@ struct Begun {
 
 /// What ends a connection.
 enum End {
-    /// By itself, or by the peer.
+    /// The peer, or the connection itself, ended it.
     Closed,
-    /// At once: nothing more is said to a revoked peer.
+    /// At once: nothing more is sent to a revoked peer.
     Revoked,
     /// At once: the peer never spoke HTTP/2.
     Silent,
-    /// As soon as it is told: the peer says or asks too much.
-    Noisy,
-    /// With GOAWAY, then until the instant for what is under way.
+    /// After GOAWAY: the peer sent too many frames or refused requests.
+    Excessive,
+    /// With GOAWAY, then until the instant for streams in progress.
     Gracefully(Instant),
 }
 
@@ -85,13 +85,13 @@ impl Connection {
         let metrics = self.options.metrics.clone();
         let calm = Calm::default();
         let stream = Wire::new(stream, self.options.clock.clone(), calm.clone());
-        let begun = Begun {
+        let opening = Opening {
             opened: stream.opened(),
             slot,
             most,
             calm,
         };
-        self.serve(stream, peer, begun, service).await;
+        self.serve(stream, peer, opening, service).await;
         drop(held);
         if unread.is_set() {
             metrics.cut("write");
@@ -103,8 +103,8 @@ impl Connection {
         self.options.metrics.refuse(reason);
     }
 
-    /// Refuses a peer, and leaves it a moment to read why: as long as its handshake may take, and
-    /// only while nobody else needs the slot.
+    /// Refuses a peer, and gives it a moment to read the alert: as long as its handshake may take, and only
+    /// while nobody else needs the place.
     async fn turn_away<T>(&self, reason: &'static str, stream: T, slot: &Seat, most: Instant)
     where
         T: AsyncRead + AsyncWrite + Unpin,
@@ -112,7 +112,7 @@ impl Connection {
         self.refused(reason);
         tokio::select! {
             () = farewell::linger(stream) => {}
-            () = sleep_until(most.min(Instant::now() + LAST_WORDS)) => {}
+            () = sleep_until(most.min(Instant::now() + FINAL_MOMENT)) => {}
             () = slot.displaced() => {}
             () = self.stop.cancelled() => {}
         }
@@ -129,7 +129,7 @@ impl Connection {
         }
     }
 
-    /// Decides about a peer whose handshake is done, and takes its places.
+    /// Decides about a peer that has completed its handshake, and takes its places.
     fn admit(
         &self,
         stream: &TlsStream<Tcp>,
@@ -165,23 +165,23 @@ impl Connection {
         self,
         stream: Wire<TlsStream<Tcp>>,
         peer: PeerInfo,
-        begun: Begun,
+        opening: Opening,
         service: S,
     ) {
         let (this, peer) = (Arc::new(self), Arc::new(peer));
         let metrics = &this.options.metrics;
         let _counted = metrics.connected();
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
-        let calm = begun.calm.clone();
-        let refusals = this.refusals.of(&peer, calm.clone());
+        let calm = opening.calm.clone();
+        let refusals = this.refusals.budget(&peer, calm.clone());
         let calls = Calls::new(&this.options, Arc::clone(&peer), refusals, service);
         let handler = service_fn(move |request| calls.answer(request));
         let io = TokioIo::new(stream);
         let mut connection = pin!(this.builder().serve_connection(io, handler));
-        match this.watch(connection.as_mut(), &peer, begun).await {
+        match this.watch(connection.as_mut(), &peer, opening).await {
             End::Closed => {}
-            // The wire says GOAWAY and fails as soon as it is read.
-            End::Noisy => drop(timeout(LAST_WORDS, connection).await),
+            // The wire sends GOAWAY and fails as soon as it is read.
+            End::Excessive => drop(timeout(FINAL_MOMENT, connection).await),
             End::Revoked => return metrics.cut("revoked"),
             End::Silent => return metrics.cut("silent"),
             End::Gracefully(last) => {
@@ -189,7 +189,7 @@ impl Connection {
                 this.finish(connection, &peer, last).await;
             }
         }
-        this.noisy(&peer, &calm);
+        this.report_excess(&peer, &calm);
     }
 
     /// Runs a connection until something ends it.
@@ -197,12 +197,12 @@ impl Connection {
         self: &Arc<Self>,
         connection: impl Future,
         peer: &Arc<PeerInfo>,
-        begun: Begun,
+        opening: Opening,
     ) -> End {
-        // In a task of its own: this one is woken for every frame, and should look at one thing more
-        // and not at all that can end a connection.
+        // In a task of its own: this one is woken for every frame, and should not poll each time
+        // everything else that can end a connection.
         let (this, by) = (Arc::clone(self), Arc::clone(peer));
-        let end = tokio::spawn(async move { this.end(&by, begun).await });
+        let end = tokio::spawn(async move { this.end(&by, opening).await });
         tokio::select! {
             biased;
             _ = connection => End::Closed,
@@ -210,71 +210,71 @@ impl Connection {
         }
     }
 
-    /// Leaves what is under way time until `last`.
+    /// Gives streams in progress time until `last`.
     async fn finish(&self, connection: impl Future, peer: &PeerInfo, last: Instant) {
-        // Open streams are told shortly before the end, so that they end with a status.
-        let told = last - (last.saturating_duration_since(Instant::now()) / 10).min(LAST_WORDS);
-        let tell = async {
-            sleep_until(told).await;
+        // Open streams are notified shortly before the end, so that they end with a status.
+        let notice = last - (last.saturating_duration_since(Instant::now()) / 10).min(FINAL_MOMENT);
+        let expired = async {
+            sleep_until(notice).await;
             peer.closing.cancel();
             sleep_until(last).await;
         };
         let metrics = &self.options.metrics;
         tokio::select! {
             _ = connection => {}
-            () = tell => metrics.cut("grace"),
+            () = expired => metrics.cut("grace"),
             () = self.revoked(peer) => metrics.cut("revoked"),
             () = self.force.cancelled() => metrics.cut("drain"),
         }
     }
 
-    /// Counts and logs a connection that said or asked too much.
-    fn noisy(&self, peer: &PeerInfo, calm: &Calm) {
+    /// Counts and logs a connection that was cut for an excess.
+    fn report_excess(&self, peer: &PeerInfo, calm: &Calm) {
         let Some(excess) = calm.why() else { return };
         let reason = excess.reason();
         self.options.metrics.cut(reason);
         let service = self.options.service;
-        if self.refusals.may_log() {
+        if self.refusals.may_warn() {
             tracing::warn!(service, peer = peer.name(), addr = %self.addr, reason, "a connection is cut");
         } else {
             tracing::debug!(service, peer = peer.name(), addr = %self.addr, reason, "a connection is cut");
         }
     }
 
-    /// Waits for whatever ends this connection first.
-    async fn end(&self, peer: &PeerInfo, begun: Begun) -> End {
+    /// Waits for the first thing that ends this connection.
+    async fn end(&self, peer: &PeerInfo, opening: Opening) -> End {
         let grace = Duration::from_secs(self.options.limits.max_age_grace_seconds);
         let certificates = self.certificates_end(peer);
         let last_by_now = |grace| (Instant::now() + grace).min(self.instant(certificates));
         let goaway = self.goaway_before(certificates, peer, grace);
-        let calm = begun.calm.clone();
+        let calm = opening.calm.clone();
         tokio::select! {
-            // Looked at first: whoever is revoked gets no grace.
+            // Polled first: a revoked peer gets no grace.
             biased;
             () = self.revoked(peer) => End::Revoked,
-            () = begun.never() => End::Silent,
-            () = calm.told() => End::Noisy,
+            () = opening.failed() => End::Silent,
+            () = calm.raised() => End::Excessive,
             () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
             () = self.options.clock.sleep_until(goaway) => End::Gracefully(self.instant(certificates)),
-            () = self.refused_later(peer, |_| true) => End::Gracefully(last_by_now(grace)),
+            () = self.until_refused(peer, |_| true) => End::Gracefully(last_by_now(grace)),
             () = self.stop.cancelled() => End::Gracefully(self.instant(certificates)),
         }
     }
 
-    /// Returns when the peer is revoked, by what was pushed or by a list that was mounted.
+    /// Returns once the peer is revoked, by a pushed revocation or a mounted list.
     async fn revoked(&self, peer: &PeerInfo) {
         let Some(verified) = &peer.verified else {
             return std::future::pending().await;
         };
         tokio::select! {
             () = self.options.revocations.until_denied(verified) => {}
-            () = self.refused_later(peer, VerifyError::is_revocation) => {}
+            () = self.until_refused(peer, VerifyError::is_revocation) => {}
         }
     }
 
-    /// Returns when the own roots and lists of a later day refuse the peer's chain, for a reason that
+    /// Returns once this process's current roots and lists refuse the peer's chain, for a reason that
     /// `counts`.
-    async fn refused_later(&self, peer: &PeerInfo, counts: impl Fn(&VerifyError) -> bool) {
+    async fn until_refused(&self, peer: &PeerInfo, counts: impl Fn(&VerifyError) -> bool) {
         let Some(verified) = &peer.verified else {
             return std::future::pending().await;
         };
@@ -283,21 +283,21 @@ impl Connection {
             .await;
     }
 
-    /// When the first of the two certificates ends, on the wall: a clock that is set, or a machine
-    /// that wakes, must not make a connection outlive it.
+    /// The wall-clock time at which the first of the two certificates expires: a clock that is set, or a
+    /// machine that wakes, must not make a connection outlive it.
     fn certificates_end(&self, peer: &PeerInfo) -> Duration {
         let own = self.own.identity.leaf().not_after;
         let theirs = peer.verified.as_ref().map(|v| v.certificate.not_after);
         theirs.map_or(own, |t| t.min(own))
     }
 
-    /// A time of the wall as the timers see it now.
+    /// Converts a wall-clock time to an instant of the timers.
     fn instant(&self, wall: Duration) -> Instant {
         Instant::now() + wall.saturating_sub(self.options.clock.now())
     }
 
-    /// Early enough for what is under way; for a certificate that is short of time already, at half
-    /// of what it has left.
+    /// When to send GOAWAY: early enough for streams in progress, but not before half of the remaining life
+    /// has passed.
     fn goaway_before(&self, end: Duration, peer: &PeerInfo, grace: Duration) -> Duration {
         let own = self.own.identity.leaf().lifetime();
         let life = peer
@@ -327,44 +327,44 @@ impl Connection {
         builder
     }
 
-    /// The connection's age, moved by a tenth so that clients do not come back all at once.
+    /// The end of the connection's life, varied by a tenth so that clients do not reconnect all at once.
     fn age(&self) -> Instant {
         let age = Duration::from_secs(self.options.limits.max_age_seconds);
         let age = match self.options.admission {
             Admission::Mutual => age,
-            Admission::Joiners => age.min(JOINING),
+            Admission::Joiners => age.min(JOINING_AGE),
         };
         Instant::now() + age.mul_f64(0.9 + 0.2 * jitter(self.addr))
     }
 }
 
-impl Begun {
-    /// Returns when the preface did not come in time, or when the slot was needed for somebody else;
-    /// gives the slot back once it has come.
-    async fn never(self) {
-        let came = tokio::select! {
+impl Opening {
+    /// Returns when the preface did not arrive in time, or when the place was needed for another peer;
+    /// releases the place once the preface has arrived.
+    async fn failed(self) {
+        let opened = tokio::select! {
             biased;
             () = self.opened.cancelled() => true,
             () = sleep_until(self.most) => false,
             () = self.slot.displaced() => false,
         };
         drop(self.slot);
-        if came {
+        if opened {
             std::future::pending::<()>().await;
         }
     }
 }
 
-/// Joining is one call; whoever has no certificate has no reason to stay.
-const JOINING: Duration = Duration::from_secs(60);
+/// Maximum age of a joiner's connection: joining takes one call.
+const JOINING_AGE: Duration = Duration::from_secs(60);
 
-/// What h2 may hold of one answer, however much window the peer has opened.
+/// Maximum number of bytes of one response in h2, however much window the peer has opened.
 const SEND_BUFFER: usize = 64 << 10;
 
-/// The most that streams have between being told and the end, and a peer that is refused to read why.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// Maximum time between notifying streams and the end, and for a refused peer to read why.
+const FINAL_MOMENT: Duration = Duration::from_secs(1);
 
-/// In 0..1, and the same for the same client: no randomness is needed to spread clients.
+/// A number in 0..1 that is always the same for one client, so that no randomness is needed.
 fn jitter(addr: SocketAddr) -> f64 {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(addr);

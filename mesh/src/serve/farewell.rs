@@ -1,19 +1,19 @@
-//! The end of a connection whose peer is not let in.
+//! The end of a connection whose peer is refused.
 //!
-//! In TLS 1.3 a client is done with its handshake before the server has looked at its certificate,
-//! and sends its first requests behind it. A socket that is closed before they were read is reset,
-//! and a client whose kernel has seen the reset never sees the alert that says why.
+//! In TLS 1.3 a client completes its handshake before the server has verified its certificate, and sends its
+//! first requests right after. A socket that is closed before they are read is reset, and a client whose
+//! kernel has received the reset never sees the alert that explains the refusal.
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
-/// What a refused peer may send until it has seen the end: more than the first windows of HTTP/2.
+/// Maximum number of bytes that are read from a refused peer: more than the initial windows of HTTP/2.
 const UNWANTED: usize = 256 << 10;
 const PIECE: usize = 4 << 10;
 
-/// Ends the own side of `stream`, then reads and drops what the peer still sends until it ends its
-/// side, or has sent too much. The caller bounds the time.
+/// Shuts down `stream`, then reads and discards what the peer still sends until it shuts down its side, or
+/// has sent too much. The caller bounds the time.
 pub(super) async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T) {
-    // Flushes what TLS has to say.
+    // Flushes the alert of TLS.
     if stream.shutdown().await.is_err() {
         return;
     }
@@ -33,7 +33,7 @@ mod tests {
     use tokio::{io::duplex, time::timeout};
 
     #[tokio::test]
-    async fn a_peer_is_read_until_it_ends() {
+    async fn a_peer_is_read_until_it_shuts_down() {
         let (near, mut far) = duplex(64);
         let lingering = tokio::spawn(linger(near));
         far.write_all(&[7; 4096]).await.unwrap();
@@ -48,7 +48,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_peer_that_never_ends_is_read_for_so_much() {
+    async fn a_peer_that_never_shuts_down_is_read_up_to_a_limit() {
         let (near, mut far) = duplex(64);
         let lingering = tokio::spawn(linger(near));
         let sending = async { while far.write_all(&[7; PIECE]).await.is_ok() {} };

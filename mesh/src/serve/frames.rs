@@ -1,6 +1,9 @@
-//! The headers of HTTP/2 frames, found in a stream of bytes.
+//! Finds the headers of HTTP/2 frames in a stream of bytes.
 
-/// Three bytes of length, one of kind, one of flags, four of stream.
+use crate::prefixed::Prefixed;
+use std::convert::Infallible;
+
+/// The length of a frame header: three bytes of length, one of type, one of flags, four of stream.
 const HEADER: usize = 9;
 
 const DATA: u8 = 0;
@@ -10,7 +13,7 @@ const PING: u8 = 6;
 const GOAWAY: u8 = 7;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
-/// What a padded frame may have beside its payload.
+/// Maximum number of padding bytes of a frame, with their length.
 const MOST_PADDING: u32 = 256;
 
 /// The header of a frame.
@@ -50,7 +53,7 @@ impl Frame {
         self.kind == DATA
     }
 
-    /// DATA that is not empty.
+    /// Whether it is a DATA frame with content.
     pub(super) fn is_body(self) -> bool {
         let padding = if self.flags & PADDED == 0 {
             0
@@ -64,8 +67,8 @@ impl Frame {
         self.is_data() && self.flags & END_STREAM != 0
     }
 
-    /// A frame that the receiver must acknowledge.
-    pub(super) fn is_question(self) -> bool {
+    /// Whether the receiver must acknowledge the frame.
+    pub(super) fn needs_ack(self) -> bool {
         matches!(self.kind, SETTINGS | PING)
     }
 
@@ -74,38 +77,23 @@ impl Frame {
     }
 }
 
-/// Where a stream of bytes is among its frames.
+/// The position in a stream of frames.
 #[derive(Debug, Default)]
-pub(super) struct Frames {
-    header: [u8; HEADER],
-    have: usize,
-    /// Bytes of the current frame's payload that have not passed yet.
-    left: usize,
-}
+pub(super) struct Frames(Prefixed<HEADER>);
 
 impl Frames {
-    /// Shows the header of every frame that begins in `data`.
-    pub(super) fn read(&mut self, mut data: &[u8], mut each: impl FnMut(Frame)) {
-        while !data.is_empty() {
-            let inside = self.left.min(data.len());
-            self.left -= inside;
-            data = &data[inside..];
-            let wanted = (HEADER - self.have).min(data.len());
-            self.header[self.have..self.have + wanted].copy_from_slice(&data[..wanted]);
-            self.have += wanted;
-            data = &data[wanted..];
-            if self.have == HEADER {
-                let frame = Frame::parse(&self.header);
-                self.have = 0;
-                self.left = usize::try_from(frame.length).unwrap_or(usize::MAX);
-                each(frame);
-            }
-        }
+    /// Passes the header of every frame that begins in `data` to `each`.
+    pub(super) fn read(&mut self, data: &[u8], mut each: impl FnMut(Frame)) {
+        let Ok(()) = self.0.read(data, |header| {
+            let frame = Frame::parse(header);
+            each(frame);
+            Ok::<_, Infallible>(usize::try_from(frame.length).unwrap_or(usize::MAX))
+        });
     }
 
     /// Whether the next byte begins a frame.
     pub(super) fn is_between(&self) -> bool {
-        self.have == 0 && self.left == 0
+        self.0.is_between()
     }
 }
 
@@ -128,7 +116,7 @@ mod tests {
     }
 
     #[test]
-    fn frames_are_found_however_they_are_cut() {
+    fn frames_are_found_however_the_bytes_are_split() {
         let shapes = [
             (HEADERS, 4, 30),
             (DATA, 0, 70_000),
@@ -150,7 +138,7 @@ mod tests {
             assert_eq!(seen, expected, "{pieces}");
             assert!(frames.is_between());
         }
-        // Once in two, at every byte.
+        // Split in two, at every byte.
         let short = [bytes(PING, 0, 8), bytes(WINDOW_UPDATE, 0, 4)].concat();
         for at in 0..=short.len() {
             let (mut frames, mut seen) = (Frames::default(), 0);
@@ -163,12 +151,12 @@ mod tests {
     }
 
     #[test]
-    fn any_bytes_are_the_same_frames_however_they_are_cut() {
+    fn arbitrary_bytes_are_the_same_frames_however_they_are_split() {
         let mut random = StdRng::seed_from_u64(7);
         for _ in 0..500 {
             let mut bytes = vec![0; random.random_range(0..4096)];
             random.fill(&mut bytes[..]);
-            // Short frames, or all of it would be the payload of the first.
+            // Short frames, or everything would be the payload of the first.
             bytes.iter_mut().step_by(7).for_each(|byte| *byte = 0);
             let (mut whole, mut at_once) = (Frames::default(), Vec::new());
             whole.read(&bytes, |f| at_once.push(f));

@@ -1,4 +1,4 @@
-//! What a connection needs before it is one: the TLS configuration of the day.
+//! The TLS configuration of new connections.
 
 use super::{Admission, ServeOptions};
 use parking_lot::Mutex;
@@ -6,14 +6,14 @@ use rustls::{NamedGroup, ServerConfig, crypto::SupportedKxGroup};
 use std::sync::Arc;
 use tars_certs::{Identity, tls};
 
-/// An identity with the configuration that was built from it.
+/// An identity with the configuration that was made from it.
 #[derive(Debug, Clone)]
 pub(super) struct ServerIdentity {
     pub(super) identity: Arc<Identity>,
     pub(super) config: Arc<ServerConfig>,
 }
 
-/// The TLS configuration of the current identity, rebuilt when that changes.
+/// The TLS configuration of the current identity, made anew when that changes.
 pub(super) struct TlsConfigs {
     built: Mutex<Option<ServerIdentity>>,
 }
@@ -46,14 +46,14 @@ impl TlsConfigs {
                 *built = Some(ServerIdentity { identity, config });
             }
             Err(e) => {
-                tracing::error!(service = options.service, error = %e, "the new identity is not usable");
+                tracing::error!(service = options.service, error = %e, "the new identity cannot be used");
             }
         }
         built.clone()
     }
 }
 
-/// A metric label for the key exchange.
+/// Returns the metric label of a key exchange group.
 pub(crate) fn key_exchange(group: Option<&'static dyn SupportedKxGroup>) -> &'static str {
     match group.map(SupportedKxGroup::name) {
         Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
@@ -65,7 +65,7 @@ pub(crate) fn key_exchange(group: Option<&'static dyn SupportedKxGroup>) -> &'st
     }
 }
 
-/// A metric label for a handshake that failed before or behind the certificate.
+/// Returns the metric label of a handshake that failed for another reason than the peer's certificate.
 pub(super) fn reason(error: &std::io::Error) -> &'static str {
     use rustls::Error;
     match error.get_ref().and_then(|e| e.downcast_ref::<Error>()) {

@@ -1,8 +1,8 @@
-//! Places of open connections: so many in all, and a share for each address and each identity.
+//! Places for open connections: a total, and a share for each address and each identity.
 //!
-//! An address is no identity: behind one there may be a person, an office, or the whole mesh. So it
-//! bounds those who are no workloads of the mesh; a workload is bounded by its SPIFFE id alone, and
-//! clients that share its address cannot keep it out.
+//! An address is not an identity: behind one there may be a person, an office, or the whole mesh. So it
+//! bounds only peers that are not workloads; a workload is bounded by its SPIFFE id alone, and clients that
+//! share its address cannot keep it out.
 
 use std::{net::IpAddr, sync::Arc};
 use tars_certs::{PeerClass, peer::PeerInfo};
@@ -19,7 +19,7 @@ pub(super) struct Places {
     limits: Arc<Connections>,
 }
 
-/// What one connection holds.
+/// The places of one connection.
 #[derive(Debug)]
 pub(super) struct Held {
     _address: Option<Place<u64>>,
@@ -35,7 +35,7 @@ impl Places {
         }
     }
 
-    /// Takes what a connection of `peer` needs, or tells as a metric label what there is no more of.
+    /// Takes the places of a connection of `peer`, or returns which share is full, as a metric label.
     pub(super) fn take(&self, peer: &PeerInfo) -> Result<Held, &'static str> {
         let id = peer.verified.as_ref().map(|v| v.certificate.id.as_str());
         if peer.class.is_some_and(PeerClass::is_workload) {
@@ -61,7 +61,7 @@ impl Places {
         })
     }
 
-    /// Joiners have none yet.
+    /// Joiners have no identity yet.
     fn identity(
         &self,
         id: Option<&str>,
@@ -102,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn one_identity_has_its_share_from_however_many_addresses() {
+    fn an_identity_has_one_share_over_all_addresses() {
         let places = places();
         let mut at = 0;
         let held = all(|| {
@@ -120,7 +120,7 @@ mod tests {
     }
 
     #[test]
-    fn one_address_has_its_share_with_however_many_identities() {
+    fn an_address_has_one_share_over_all_identities() {
         let places = places();
         let mut n = 0;
         let held = all(|| {
@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn many_of_both_leave_places_for_a_newcomer() {
+    fn greedy_peers_leave_places_for_a_newcomer() {
         let places = places();
         let mut held = Vec::new();
         for n in 0..100u8 {
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_for_its_identity_gives_its_address_back() {
+    fn a_refusal_by_identity_releases_the_place_of_its_address() {
         let places = places();
         let id = Some("spiffe://t/client/a");
         let held = all(|| places.client(host(1), id));

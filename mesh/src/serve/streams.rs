@@ -1,10 +1,10 @@
-//! Runs hyper's task for each stream, and ends the stream whatever its peer reads.
+//! Runs hyper's task for each stream, and ends a stream whose peer does not read.
 //!
-//! The deadline of a call, and what else ends it, live in its answer's body, which hyper polls only
-//! when the peer's window has room for more. While a piece of the answer waits for that room, this
-//! task watches in the body's place. It ends the stream by dropping hyper's future: h2 then sends
-//! RST_STREAM and throws away what it has buffered for the stream (`Prioritize::pop_frame`), and the
-//! layers of the call see it end with the reason in [`Stream::cut`].
+//! The deadline of a call, and the other conditions that end it, are checked in its response body, which hyper
+//! polls only when the peer's window has room. While a piece of the response waits for that room, this task
+//! checks in place of the body. It ends the stream by dropping hyper's future: h2 then sends RST_STREAM and
+//! discards what it has buffered for the stream (`Prioritize::pop_frame`), and the layers of the call find the
+//! reason in [`Stream::cut`].
 
 use crate::MeshMetrics;
 use pin_project_lite::pin_project;
@@ -19,7 +19,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 /// The executor of one connection.
 #[derive(Debug, Clone)]
 pub(super) struct Streams {
-    /// How long a peer may take nothing of an answer.
+    /// How long a peer may read nothing of a response.
     pub(super) stall: Duration,
     pub(super) metrics: MeshMetrics,
 }
@@ -65,10 +65,10 @@ impl<F: Future<Output = ()>> Future for Watched<F> {
     }
 }
 
-/// Longer than any connection lives, and short enough to be a time from now.
-const LONGEST: Duration = Duration::from_secs(366 * 86_400);
+/// Longer than any connection lives, and short enough to be added to the current time.
+const MAX_STALL: Duration = Duration::from_secs(366 * 86_400);
 
-/// A piece of an answer that waits for the peer. Timers are made only when one does.
+/// A piece of a response that waits for the peer. The timer is created only when one does.
 struct Stall {
     most: Duration,
     piece: u64,
@@ -79,7 +79,7 @@ struct Stall {
 impl Stall {
     fn new(most: Duration) -> Self {
         Self {
-            most: most.min(LONGEST),
+            most: most.min(MAX_STALL),
             piece: 0,
             since: None,
             sleep: None,

@@ -1,9 +1,9 @@
-//! The bytes of a connection between TLS and h2: sees when a peer has begun to speak HTTP/2, and
-//! ends the connection of a peer that says too much.
+//! The bytes of a connection between TLS and h2: notices when a peer begins to speak HTTP/2, and ends the
+//! connection of a peer that sends too many control frames.
 //!
-//! A connection that was let in and then says nothing must not live as long as one that is only
-//! quiet. The server's own first frames are not held back for that; a client may wait for them.
-//! Nothing is copied, and of each frame only the header is looked at.
+//! A connection that was admitted and then stays silent must not live as long as an idle one. The server's own
+//! first frames are not held back for that, as a client may wait for them. Nothing is copied, and only the
+//! header of each frame is inspected.
 
 use super::{
     allowance::Allowance,
@@ -20,9 +20,9 @@ use tars_runtime::{clock::Clock, rate::Rate};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-/// The length of the client's connection preface; whether it is one, h2 sees.
+/// The length of the client's connection preface. Its content is checked by h2.
 const PREFACE: usize = 24;
-/// Frames that no call explains. A healthy client sends a few in a minute.
+/// The rate of frames that no call explains. A healthy client sends a few per minute.
 const UNEXPLAINED: Rate = Rate::every(Duration::from_millis(10), 1000);
 const GOAWAY: u8 = 7;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -53,12 +53,12 @@ impl<T> Wire<T> {
         }
     }
 
-    /// Cancelled once the preface has come.
+    /// Returns a token that is cancelled once the preface has arrived.
     pub(super) fn opened(&self) -> CancellationToken {
         self.opened.clone()
     }
 
-    fn came(&mut self, data: &[u8]) {
+    fn record_received(&mut self, data: &[u8]) {
         let preface = self.missing.min(data.len());
         if preface > 0 {
             self.missing -= preface;
@@ -72,24 +72,24 @@ impl<T> Wire<T> {
             within &= allowance.received(frame, clock);
         });
         if !within {
-            self.calm.tell(Excess::ControlFrames);
+            self.calm.raise(Excess::ControlFrames);
         }
     }
 
-    fn went(&mut self, data: &[u8]) {
+    fn record_sent(&mut self, data: &[u8]) {
         let allowance = &mut self.allowance;
         self.sent.read(data, |frame| allowance.sent(frame));
     }
 
-    fn went_of(&mut self, bufs: &[IoSlice<'_>], mut bytes: usize) {
+    fn record_sent_vectored(&mut self, bufs: &[IoSlice<'_>], mut bytes: usize) {
         for buf in bufs {
             let part = bytes.min(buf.len());
-            self.went(&buf[..part]);
+            self.record_sent(&buf[..part]);
             bytes -= part;
         }
     }
 
-    /// GOAWAY that says in its debug data what was too much (RFC 9113, section 6.8).
+    /// Encodes GOAWAY with the excess as its debug data (RFC 9113, section 6.8).
     fn goaway(&self, excess: Excess) -> Vec<u8> {
         let message = excess.message().as_bytes();
         let length = u8::try_from(8 + message.len()).expect("messages are short");
@@ -102,15 +102,18 @@ impl<T> Wire<T> {
 }
 
 impl<T: AsyncWrite + Unpin> Wire<T> {
-    /// Sends GOAWAY, unless a frame of h2's is half sent. It is tried once: a peer that does not read
+    /// Sends GOAWAY, unless a frame of h2's has been sent in part. It is tried once: a peer that does not read
     /// is not waited for.
-    fn leave(&mut self, excess: Excess, cx: &mut Context<'_>) -> io::Error {
+    fn send_goaway(&mut self, excess: Excess, cx: &mut Context<'_>) -> io::Error {
         if self.sent.is_between() {
             let goaway = self.goaway(excess);
             let _unsent = Pin::new(&mut self.inner).poll_write(cx, &goaway);
             let _unsent = Pin::new(&mut self.inner).poll_flush(cx);
         }
-        io::Error::new(io::ErrorKind::ConnectionAborted, "the peer says too much")
+        io::Error::new(
+            io::ErrorKind::ConnectionAborted,
+            "the peer exceeded its allowance",
+        )
     }
 }
 
@@ -121,11 +124,11 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         if let Some(excess) = self.calm.why() {
-            return Poll::Ready(Err(self.leave(excess, cx)));
+            return Poll::Ready(Err(self.send_goaway(excess, cx)));
         }
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.inner).poll_read(cx, buf))?;
-        self.came(&buf.filled()[before..]);
+        self.record_received(&buf.filled()[before..]);
         Poll::Ready(Ok(()))
     }
 }
@@ -137,7 +140,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write(cx, buf))?;
-        self.went(&buf[..written]);
+        self.record_sent(&buf[..written]);
         Poll::Ready(Ok(written))
     }
 
@@ -147,7 +150,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         bufs: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let written = ready!(Pin::new(&mut self.inner).poll_write_vectored(cx, bufs))?;
-        self.went_of(bufs, written);
+        self.record_sent_vectored(bufs, written);
         Poll::Ready(Ok(written))
     }
 
@@ -179,7 +182,7 @@ mod tests {
         (Wire::new(near, clock, calm.clone()), far, calm)
     }
 
-    /// Reads what there is, in pieces, until the wire is told to end it.
+    /// Reads in pieces until the wire ends the connection.
     async fn drained(wire: &mut Wire<DuplexStream>, piece: usize) -> io::ErrorKind {
         let mut buf = vec![0; piece];
         loop {
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_preface_opens_however_it_arrives() {
+    async fn the_preface_opens_the_connection_however_it_is_split() {
         let (mut wire, mut far, calm) = wire();
         let opened = wire.opened();
         let mut byte = [0];
@@ -203,7 +206,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_frames_ends_with_goaway_however_it_arrives() {
+    async fn a_flood_of_frames_ends_with_goaway_however_it_is_split() {
         for piece in [1, 13, 14, 4096] {
             let (mut wire, mut far, calm) = wire();
             let mut said = vec![b'P'; PREFACE];
@@ -225,13 +228,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn goaway_names_the_highest_stream_and_not_the_one_of_the_last_trailers() {
+    async fn goaway_names_the_highest_stream_and_not_that_of_the_last_trailers() {
         let (mut wire, mut far, calm) = wire();
         let trailers = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
         let said = [&[b'P'; PREFACE][..], &HEADERS, &trailers].concat();
         far.write_all(&said).await.unwrap();
         wire.read_exact(&mut vec![0; said.len()]).await.unwrap();
-        calm.tell(Excess::Refusals);
+        calm.raise(Excess::Refusals);
         drained(&mut wire, 64).await;
         drop(wire);
         let mut goaway = Vec::new();
@@ -241,12 +244,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_last_word_is_not_said_into_a_frame_that_is_half_sent() {
+    async fn goaway_is_not_sent_inside_of_a_frame() {
         let (mut wire, mut far, calm) = wire();
         wire.write_all(&[0, 0, 5, 0, 0, 0, 0, 0, 3, b'h'])
             .await
             .unwrap();
-        calm.tell(Excess::Refusals);
+        calm.raise(Excess::Refusals);
         drained(&mut wire, 64).await;
         drop(wire);
         let mut got = Vec::new();
@@ -255,7 +258,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn answers_earn_what_is_said_about_them() {
+    async fn responses_earn_credit_for_control_frames() {
         let (mut wire, mut far, calm) = wire();
         far.write_all(&[b'P'; PREFACE]).await.unwrap();
         wire.read_exact(&mut [0; PREFACE]).await.unwrap();

@@ -1,6 +1,6 @@
-//! The streams of one client connection. A server says how many there may be at once; what is over
-//! waits inside h2, in silence and for as long as the others stay. Here whoever finds none free is
-//! told so: at once, or after a moment where streams are short and one will be free.
+//! The streams of one client connection. A server limits how many are open at once, and h2 queues further
+//! ones silently, for as long as the others stay open. Here a caller that finds none free is refused
+//! instead: at once, or after a moment where streams are short and one will soon be free.
 
 use crate::framed::Framed;
 use bytes::Bytes;
@@ -22,60 +22,60 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-/// The largest message that a channel takes.
+/// Maximum size in bytes of a message that a channel receives.
 pub const MAX_RESPONSE: usize = 16 << 20;
 
 #[derive(Debug)]
-pub(super) struct Lanes {
-    most: AtomicUsize,
+pub(super) struct StreamSlots {
+    limit: AtomicUsize,
     taken: AtomicUsize,
     freed: Notify,
 }
 
-impl Lanes {
-    pub(super) fn new(most: usize) -> Arc<Self> {
+impl StreamSlots {
+    pub(super) fn new(limit: usize) -> Arc<Self> {
         Arc::new(Self {
-            most: AtomicUsize::new(most),
+            limit: AtomicUsize::new(limit),
             taken: AtomicUsize::new(0),
             freed: Notify::new(),
         })
     }
 
-    /// What the server says that it takes.
-    pub(super) fn set_most(&self, most: usize) {
-        self.most.store(most, Ordering::Relaxed);
+    /// Sets the number of streams that the server allows.
+    pub(super) fn set_limit(&self, limit: usize) {
+        self.limit.store(limit, Ordering::Relaxed);
     }
 
-    /// Takes a lane, and waits up to `patience` for one to be free.
-    pub(super) async fn take(self: &Arc<Self>, patience: Duration) -> Option<Lane> {
-        if let Some(lane) = self.try_take() {
-            return Some(lane);
+    /// Takes a slot; waits for up to `patience` until one is free.
+    pub(super) async fn take(self: &Arc<Self>, patience: Duration) -> Option<StreamSlot> {
+        if let Some(slot) = self.try_take() {
+            return Some(slot);
         }
         if patience.is_zero() {
             return None;
         }
         let end = Instant::now() + patience;
         while timeout_at(end, self.freed.notified()).await.is_ok() {
-            if let Some(lane) = self.try_take() {
-                return Some(lane);
+            if let Some(slot) = self.try_take() {
+                return Some(slot);
             }
         }
         None
     }
 
-    fn try_take(self: &Arc<Self>) -> Option<Lane> {
-        let most = self.most.load(Ordering::Relaxed);
-        let free = |taken| (taken < most).then_some(taken + 1);
+    fn try_take(self: &Arc<Self>) -> Option<StreamSlot> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let free = |taken| (taken < limit).then_some(taken + 1);
         let taken = (self.taken).fetch_update(Ordering::Relaxed, Ordering::Relaxed, free);
-        taken.ok().map(|_| Lane(Arc::clone(self)))
+        taken.ok().map(|_| StreamSlot(Arc::clone(self)))
     }
 }
 
-/// One stream's place; free again when it is dropped.
+/// The slot of one stream, free again when it is dropped.
 #[derive(Debug)]
-pub(super) struct Lane(Arc<Lanes>);
+pub(super) struct StreamSlot(Arc<StreamSlots>);
 
-impl Drop for Lane {
+impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
         self.0.freed.notify_one();
@@ -83,20 +83,20 @@ impl Drop for Lane {
 }
 
 pin_project! {
-    /// A response's body, which keeps its stream's place until it has ended.
+    /// The body of a response, which holds the slot of its stream until it has ended.
     #[derive(Debug)]
     pub struct ChannelBody {
         #[pin]
         body: Framed<Incoming>,
-        lane: Option<Lane>,
+        slot: Option<StreamSlot>,
     }
 }
 
 impl ChannelBody {
-    pub(super) fn new(body: Incoming, lane: Lane) -> Self {
+    pub(super) fn new(body: Incoming, slot: StreamSlot) -> Self {
         Self {
             body: Framed::new(body, MAX_RESPONSE),
-            lane: Some(lane),
+            slot: Some(slot),
         }
     }
 }
@@ -113,7 +113,7 @@ impl http_body::Body for ChannelBody {
         let frame = ready!(this.body.poll_frame(cx));
         let more = matches!(&frame, Some(Ok(frame)) if frame.is_data());
         if !more {
-            *this.lane = None;
+            *this.slot = None;
         }
         Poll::Ready(frame)
     }
@@ -132,20 +132,20 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn whoever_is_over_is_told_at_once_or_gets_the_next_lane() {
-        let lanes = Lanes::new(200);
-        lanes.set_most(2);
-        let first = lanes.take(Duration::ZERO).await.unwrap();
-        let second = lanes.take(Duration::ZERO).await.unwrap();
-        assert!(lanes.take(Duration::ZERO).await.is_none());
+    async fn a_caller_over_the_limit_is_refused_at_once_or_gets_the_next_slot() {
+        let slots = StreamSlots::new(200);
+        slots.set_limit(2);
+        let first = slots.take(Duration::ZERO).await.unwrap();
+        let second = slots.take(Duration::ZERO).await.unwrap();
+        assert!(slots.take(Duration::ZERO).await.is_none());
         let waiting = tokio::spawn({
-            let lanes = Arc::clone(&lanes);
-            async move { lanes.take(Duration::from_secs(60)).await }
+            let slots = Arc::clone(&slots);
+            async move { slots.take(Duration::from_secs(60)).await }
         });
         drop(first);
         let third = waiting.await.unwrap();
         assert!(third.is_some());
         drop((second, third));
-        assert_eq!(lanes.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(slots.taken.load(Ordering::Relaxed), 0);
     }
 }
