@@ -1,53 +1,96 @@
-//! Hyperparameters: their names, bounds, defaults and search ranges, and the typed form that an
-//! algorithm reads. What is outside its bounds never reaches a learner.
+//! Hyperparameters: their names, bounds, defaults and search ranges, and the typed form that a
+//! learner reads. A value outside its bounds never reaches a learner.
 
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
-/// A value as it comes from outside.
+/// A hyperparameter's value in its untyped form, as it is stored and sent.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
+    /// A switch.
     Flag(bool),
+    /// A number; integers are whole numbers.
     Number(f64),
 }
 
+/// Values by the parameters' names.
 pub type Values = BTreeMap<String, Value>;
 
+/// The type of a parameter and its inclusive bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
-    Float { low: f64, high: f64 },
-    Int { low: i64, high: i64 },
+    /// Any number within the bounds.
+    Float {
+        /// The lowest value.
+        low: f64,
+        /// The highest value.
+        high: f64,
+    },
+    /// A whole number within the bounds.
+    Int {
+        /// The lowest value.
+        low: i64,
+        /// The highest value.
+        high: i64,
+    },
+    /// True or false.
     Flag,
 }
 
-/// The range that a search looks through: narrower than the bounds.
+/// The range that a search explores by default, which is narrower than the bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Search {
-    Float { low: f64, high: f64, log: bool },
+    /// An interval of real numbers.
+    Float {
+        /// The lowest value.
+        low: f64,
+        /// The highest value.
+        high: f64,
+        /// Whether the search is uniform in the logarithm.
+        log: bool,
+    },
+    /// A list of numbers without an order.
     Choices(&'static [f64]),
+    /// Both values of a flag.
     Flag,
-    Int { low: i64, high: i64, log: bool },
+    /// An interval of whole numbers.
+    Int {
+        /// The lowest value.
+        low: i64,
+        /// The highest value.
+        high: i64,
+        /// Whether the search is uniform in the logarithm.
+        log: bool,
+    },
 }
 
+/// One hyperparameter of an algorithm.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Parameter {
+    /// The name that values are given by.
     pub name: &'static str,
+    /// Its type and bounds.
     pub kind: Kind,
+    /// The value of an agent that sets none.
     pub default: Value,
+    /// The range that a search explores when the study gives no space.
     pub search: Search,
 }
 
-/// What is wrong with a set of values: the parameter and the problem.
+/// A value that a [`Spec`] does not allow.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ParamViolation {
+    /// The name as it was given; it need not be a parameter's.
     pub name: String,
+    /// What is required, to be read after the name: "must be between 0.9 and 0.9999".
     pub problem: String,
 }
 
-/// The parameters of one algorithm.
+/// The hyperparameters of one algorithm.
 #[derive(Debug, Clone, Copy)]
 pub struct Spec {
+    /// All parameters, in the order in which they are shown.
     pub parameters: &'static [Parameter],
 }
 
@@ -130,12 +173,13 @@ const DQN: &[Parameter] = &[
     },
 ];
 
-/// The parameters of an algorithm by its name.
+/// The hyperparameters of the algorithm with this name; `None` when there is no such algorithm.
 pub fn spec_of(algorithm: &str) -> Option<Spec> {
     (algorithm == "dqn").then_some(Spec { parameters: DQN })
 }
 
 impl Spec {
+    /// The default of every parameter.
     pub fn defaults(&self) -> Values {
         self.parameters
             .iter()
@@ -143,13 +187,17 @@ impl Spec {
             .collect()
     }
 
-    /// Everything that is wrong: unknown names, wrong kinds, values out of bounds.
+    /// Checks values, of which some parameters may be missing.
+    ///
+    /// # Errors
+    ///
+    /// Every violation: unknown names, wrong types, values out of bounds.
     pub fn check(&self, values: &Values) -> Result<(), Vec<ParamViolation>> {
-        let wrong: Vec<ParamViolation> = values
+        let violations: Vec<ParamViolation> = values
             .iter()
             .filter_map(|(name, value)| {
                 let problem = match self.parameters.iter().find(|p| p.name == name) {
-                    None => Some("is no parameter of this algorithm".to_owned()),
+                    None => Some("is not a parameter of this algorithm".to_owned()),
                     Some(parameter) => parameter.problem(*value),
                 };
                 problem.map(|problem| ParamViolation {
@@ -158,10 +206,18 @@ impl Spec {
                 })
             })
             .collect();
-        if wrong.is_empty() { Ok(()) } else { Err(wrong) }
+        if violations.is_empty() {
+            Ok(())
+        } else {
+            Err(violations)
+        }
     }
 
-    /// The defaults with some values replaced; these must be right.
+    /// Checks values and adds the defaults of the missing parameters.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check`](Self::check).
     pub fn complete(&self, values: &Values) -> Result<Values, Vec<ParamViolation>> {
         self.check(values)?;
         let mut all = self.defaults();
@@ -190,24 +246,40 @@ impl Parameter {
     }
 }
 
-/// What a DQN learner reads.
+/// The hyperparameters of a DQN learner, typed and within their bounds.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct DqnParams {
+    /// The step size of Adam; 1e-6..=0.1, by default 1e-3.
     pub learning_rate: f32,
+    /// The discount of one step; 0.9..=0.9999, by default 0.95.
     pub gamma: f32,
+    /// The probability of a random action at the start; 0.5..=1, by default 1.
     pub epsilon_start: f64,
+    /// The probability of a random action that decay ends at; 0.001..=0.2, by default 0.01.
     pub epsilon_end: f64,
+    /// The factor of epsilon after each episode; 0.9..=0.99999, by default 0.995.
     pub epsilon_decay: f64,
+    /// The capacity of the replay buffer, in transitions; 1000..=10 million, by default 10000.
     pub buffer_size: usize,
+    /// The transitions of a minibatch; 8..=1024, by default 64.
     pub batch_size: usize,
+    /// Episodes between two updates of the target network; 1..=10000, by default 10.
     pub target_update: u64,
+    /// The share by which the target network moves towards the online one, 1 being a copy;
+    /// 1e-4..=1, by default 0.005.
     pub tau: f32,
+    /// The units of each of the two hidden layers; 16..=1024, by default 64.
     pub hidden_dim: usize,
+    /// Whether targets use double Q-learning; true by default.
     pub double_dqn: bool,
 }
 
 impl DqnParams {
-    /// From checked values; what is left out has its default.
+    /// Checks values and converts them; missing ones get their defaults.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Spec::check`].
     pub fn from_values(values: &Values) -> Result<Self, Vec<ParamViolation>> {
         let all = Spec { parameters: DQN }.complete(values)?;
         let number = |name: &str| match all.get(name) {
@@ -239,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn defaults_are_within_bounds_and_searches_within_them() {
+    fn defaults_and_search_ranges_are_within_the_bounds() {
         let spec = spec_of("dqn").unwrap();
         spec.check(&spec.defaults()).unwrap();
         for p in spec.parameters {
@@ -256,7 +328,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_values_are_named() {
+    fn every_violation_is_reported_by_name() {
         let spec = spec_of("dqn").unwrap();
         for (name, value) in [
             ("gamma", Value::Number(-7.0)),
@@ -268,8 +340,8 @@ mod tests {
             ("lr", Value::Number(0.1)),
             ("hidden_dim", Value::Number(1e9)),
         ] {
-            let wrong = spec.check(&one(name, value)).unwrap_err();
-            assert_eq!(wrong[0].name, name);
+            let violations = spec.check(&one(name, value)).unwrap_err();
+            assert_eq!(violations[0].name, name);
         }
         let mut two = one("gamma", Value::Number(2.0));
         two.extend(one("nope", Value::Flag(true)));

@@ -1,8 +1,11 @@
-//! Reinforcement learning by pure computation: networks, algorithms, environments. No I/O, no
-//! async; a seed decides everything.
+//! Reinforcement learning as pure computation: networks, algorithms, environments. There is no I/O
+//! and no async code, and a seed determines every result.
 //!
-//! The networks are our own on `ndarray`: at this size (two hidden layers of 64) a framework costs
-//! several times the arithmetic, and a thread pool that fights the server's.
+//! The networks are written directly on `ndarray`. At this size (two hidden layers of 64 units) the
+//! overhead of a framework is several times the arithmetic, and its thread pool would compete with
+//! the server's.
+
+#![deny(missing_docs)]
 
 pub mod dqn;
 pub mod env;

@@ -1,25 +1,32 @@
-//! A multi-layer perceptron with ReLU between its layers, trained by Adam (Kingma and Ba, 2015).
-//! Batches go through matrix products into buffers that are reused; single inputs, which serving
-//! and acting need, go through plain loops.
+//! A multi-layer perceptron with ReLU between its layers, trained by Adam (Kingma and Ba, "Adam: A
+//! Method for Stochastic Optimization", 2015).
+//!
+//! Batches are matrix products into buffers that are reused. Single inputs, as serving and acting
+//! need them, are plain loops, which are faster at this size.
 
 use ndarray::{Array1, Array2, ArrayView2, Axis, Zip, linalg::general_mat_mul};
 use rand::{RngExt, rngs::StdRng};
 
+/// An affine map, or the gradient of one.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Layer {
-    /// Inputs × outputs.
+    /// A row for each input, a column for each output.
     pub weights: Array2<f32>,
+    /// One number for each output.
     pub bias: Array1<f32>,
 }
 
+/// The network: layers with ReLU between them, none after the last.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Mlp {
+    /// The layers in order; the outputs of each are the inputs of the next.
     pub layers: Vec<Layer>,
 }
 
 impl Mlp {
-    /// He initialisation (He et al., 2015); the last layer is smaller, so that first values are
-    /// near zero.
+    /// A network of these widths, inputs first, with He's uniform initialisation (He et al.,
+    /// "Delving Deep into Rectifiers", 2015). The last layer is scaled down by ten, so that the
+    /// first estimates are near zero.
     pub fn new(sizes: &[usize], rng: &mut StdRng) -> Self {
         let last = sizes.len().saturating_sub(2);
         let layers = sizes.windows(2).enumerate().map(|(i, pair)| {
@@ -37,15 +44,17 @@ impl Mlp {
         }
     }
 
+    /// The length of an input; 0 for a network without layers.
     pub fn inputs(&self) -> usize {
         self.layers.first().map_or(0, |l| l.weights.nrows())
     }
 
+    /// The length of an output; 0 for a network without layers.
     pub fn outputs(&self) -> usize {
         self.layers.last().map_or(0, |l| l.weights.ncols())
     }
 
-    /// The outputs for one input.
+    /// The outputs for one input. `scratch` may come from a network of another size.
     pub fn forward_one(&self, input: &[f32], scratch: &mut Scratch) -> Vec<f32> {
         scratch.current.clear();
         scratch.current.extend_from_slice(input);
@@ -59,7 +68,7 @@ impl Mlp {
         scratch.current.clone()
     }
 
-    /// Moves towards another network: `self = (1 - rate) self + rate other`.
+    /// Moves towards another network of the same shape: `self = (1 - rate) self + rate other`.
     pub fn blend(&mut self, other: &Self, rate: f32) {
         for (mine, theirs) in self.layers.iter_mut().zip(&other.layers) {
             Zip::from(&mut mine.weights)
@@ -87,14 +96,14 @@ impl Layer {
     }
 }
 
-/// Space for single inputs.
+/// The buffers of [`Mlp::forward_one`], which grow to the network's width.
 #[derive(Debug, Clone, Default)]
 pub struct Scratch {
     current: Vec<f32>,
     next: Vec<f32>,
 }
 
-/// Space for a batch: the activations of each layer and their gradients.
+/// The buffers of a batch: the activations of each layer, and the gradients of one backward pass.
 #[derive(Debug, Clone)]
 pub struct Batch {
     activations: Vec<Array2<f32>>,
@@ -103,6 +112,7 @@ pub struct Batch {
 }
 
 impl Batch {
+    /// Buffers for `rows` inputs to a network of this shape.
     pub fn new(net: &Mlp, rows: usize) -> Self {
         let space = |columns| Array2::zeros((rows, columns));
         Self {
@@ -127,7 +137,7 @@ impl Batch {
         }
     }
 
-    /// The outputs for a batch of inputs, one a row.
+    /// The outputs for a batch of inputs, one in each row.
     pub fn forward(&mut self, net: &Mlp, input: &ArrayView2<'_, f32>) -> ArrayView2<'_, f32> {
         let last = net.layers.len() - 1;
         for (i, layer) in net.layers.iter().enumerate() {
@@ -145,7 +155,8 @@ impl Batch {
         self.activations[last].view()
     }
 
-    /// Gradients of the last forward pass, given the loss's gradient by the outputs.
+    /// Back-propagates through the last forward pass, whose input this must be: the gradients of
+    /// all layers, given the gradient of the loss by the outputs.
     pub fn backward(
         &mut self,
         net: &Mlp,
@@ -190,7 +201,8 @@ impl Batch {
         &self.gradients
     }
 
-    /// Scales the gradients down to a norm, and returns what it was.
+    /// Scales all gradients so that their global norm is at most `max_norm` (Pascanu, Mikolov and
+    /// Bengio, 2013). Returns the norm before.
     pub fn clip(&mut self, max_norm: f32) -> f32 {
         let square = |l: &Layer| l.weights.iter().chain(&l.bias).map(|g| g * g).sum::<f32>();
         let norm = self.gradients.iter().map(square).sum::<f32>().sqrt();
@@ -205,10 +217,12 @@ impl Batch {
     }
 }
 
+// The constants that the paper recommends.
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.999;
 const EPSILON: f32 = 1e-8;
 
+/// The optimiser's state: the number of steps and the moments of each weight's gradient.
 #[derive(Debug, Clone)]
 pub struct Adam {
     steps: i32,
@@ -217,6 +231,7 @@ pub struct Adam {
 }
 
 impl Adam {
+    /// The state before the first step, for a network of this shape.
     pub fn new(net: &Mlp) -> Self {
         let zero = |l: &Layer| Layer {
             weights: Array2::zeros(l.weights.dim()),
@@ -229,7 +244,7 @@ impl Adam {
         }
     }
 
-    /// One step against the gradients in `batch`.
+    /// One step of size `rate` against the gradients in `batch`.
     pub fn step(&mut self, net: &mut Mlp, batch: &Batch, rate: f32) {
         self.steps = self.steps.saturating_add(1);
         let rate = rate * (1.0 - BETA2.powi(self.steps)).sqrt() / (1.0 - BETA1.powi(self.steps));
@@ -312,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn one_and_many_agree() {
+    fn a_single_input_and_a_batch_give_the_same_outputs() {
         let net = net();
         let many = Batch::new(&net, 4)
             .forward(&net, &input().view())
@@ -325,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn adam_goes_downhill() {
+    fn adam_reduces_the_loss_a_hundredfold() {
         let mut net = net();
         let before = loss(&net);
         let (mut adam, mut batch) = (Adam::new(&net), Batch::new(&net, 4));

@@ -1,65 +1,89 @@
-//! A training run: episodes until the steps are used up, reports on the way, a greedy evaluation at
-//! the end. The caller may change the hyperparameters between episodes, or stop the run.
+//! A training run: episodes until the steps are used up, progress reports, and a greedy evaluation at
+//! the end. The owner may replace the hyperparameters between episodes, and stop the run.
 
 use crate::{
     dqn::{self, Dqn},
-    env::{Environment, make_environment},
+    env::{Environment, TimeStep, make_environment},
     hyper::{DqnParams, ParamViolation, Values},
     nn::{Mlp, Scratch},
     replay::Transition,
 };
 use rand::{SeedableRng, rngs::StdRng};
 
-/// Evaluation episodes start from states that training never drew.
+/// Separates the random stream of the evaluation from that of the training.
 const EVALUATION_STREAM: u64 = 0x9e37_79b9_7f4a_7c15;
 
+/// Why a run was refused or came to no outcome.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum RunError {
+    /// The name is not an algorithm's.
     #[error("there is no algorithm {0:?}")]
     Algorithm(String),
+    /// The name is not an environment's.
     #[error("there is no environment {0:?}")]
     Environment(String),
+    /// Some hyperparameters are unknown or out of bounds.
     #[error("hyperparameters out of bounds")]
     Hyperparameters(Vec<ParamViolation>),
-    #[error("the weights are for another network")]
+    /// The initial weights have other shapes than the run's network.
+    #[error("the weights belong to a network of another shape")]
     Weights,
-    #[error("learning diverged: the network's values are not finite any more")]
+    /// The loss became infinite or not a number.
+    #[error("learning diverged: the network's values are no longer finite")]
     Diverged,
 }
 
+/// What to train, and for how long.
 #[derive(Debug, Clone)]
 pub struct Run {
+    /// The algorithm's name; there is only `dqn`.
     pub algorithm: String,
+    /// The environment's name, one of [`ENVIRONMENTS`](crate::env::ENVIRONMENTS).
     pub environment: String,
+    /// Hyperparameters; missing ones have their defaults.
     pub values: Values,
+    /// Determines the initial weights, exploration, minibatches and evaluation episodes.
     pub seed: u64,
+    /// Environment steps to train for.
     pub steps: u64,
+    /// How many progress reports are spread evenly over the steps, at least one.
     pub reports: u64,
+    /// Episodes of the final evaluation, at least one.
     pub eval_episodes: u32,
-    /// Weights to go on from, if they fit.
+    /// Weights to continue from; they must have the shape of the run's network.
     pub start: Option<Mlp>,
 }
 
+/// A report on a run in progress.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Progress {
+    /// Environment steps so far.
     pub step: u64,
+    /// Completed episodes so far.
     pub episode: u64,
-    /// Of the episodes that ended since the last report.
+    /// The mean undiscounted return of the episodes that ended since the last report; `None` when
+    /// none did.
     pub mean_return: Option<f64>,
+    /// The mean loss since the last report; `None` before learning begins.
     pub loss: Option<f64>,
+    /// The current probability of a random action.
     pub epsilon: f64,
 }
 
+/// The undiscounted returns of episodes played greedily.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
+    /// One return for each episode.
     pub returns: Vec<f64>,
 }
 
 impl Evaluation {
+    /// The mean return.
     pub fn mean(&self) -> f64 {
         self.returns.iter().sum::<f64>() / self.returns.len().max(1) as f64
     }
 
+    /// The sample standard deviation of the returns; 0 for fewer than two.
     pub fn std(&self) -> f64 {
         let (mean, n) = (self.mean(), self.returns.len());
         if n < 2 {
@@ -69,28 +93,40 @@ impl Evaluation {
     }
 }
 
+/// The result of a run that was not stopped.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Outcome {
+    /// Environment steps, as many as the run asked for.
     pub steps: u64,
+    /// Completed training episodes.
     pub episodes: u64,
+    /// The final evaluation.
     pub evaluation: Evaluation,
+    /// The trained network.
     pub weights: Mlp,
 }
 
-/// How the owner of a run steers it.
+/// How the owner of a run observes and steers it.
 pub trait Control {
-    /// Takes a report.
+    /// Receives a report. A slow receiver slows the run down.
     fn report(&mut self, progress: Progress);
-    /// Asked between steps, often: must be cheap.
+
+    /// Whether the run should stop. Polled before every step, so it must be cheap.
     fn is_stopped(&self) -> bool;
-    /// New hyperparameters, if they changed; asked between episodes.
+
+    /// Hyperparameters that replace the present ones, `None` if they have not changed. Polled after
+    /// every episode.
     fn take_reload(&mut self) -> Option<Values> {
         None
     }
 }
 
 impl Run {
-    /// Runs to the end; `None` when stopped.
+    /// Trains and evaluates; `None` when it was stopped.
+    ///
+    /// # Errors
+    ///
+    /// See [`RunError`]; hyperparameters from [`Control::take_reload`] are checked too.
     pub fn execute(&self, control: &mut impl Control) -> Result<Option<Outcome>, RunError> {
         if self.algorithm != "dqn" {
             return Err(RunError::Algorithm(self.algorithm.clone()));
@@ -118,6 +154,8 @@ impl Run {
         }))
     }
 
+    /// Trains until the steps are used up. Returns the steps and the completed episodes; `None`
+    /// when it was stopped.
     fn learn(
         &self,
         env: &mut dyn Environment,
@@ -125,50 +163,74 @@ impl Run {
         rng: &mut StdRng,
         control: &mut impl Control,
     ) -> Result<Option<(u64, u64)>, RunError> {
-        let width = env.observation_names().len();
-        let (mut state, mut next) = (vec![0.0; width], vec![0.0; width]);
         let mut meter = Meter::new((self.steps / self.reports.max(1)).max(1));
-        env.reset(rng, &mut state);
-        let mut total = 0.0;
+        let mut episode = Episode::new(env.observation_names().len());
+        env.reset(rng, &mut episode.state);
         for step in 1..=self.steps {
             if control.is_stopped() {
                 return Ok(None);
             }
-            let action = agent.act(&state, rng);
-            let outcome = env.step(action, rng, &mut next);
-            total += f64::from(outcome.reward);
-            let terminated = outcome.terminated;
-            let transition = Transition {
-                state: &state,
-                action,
-                reward: outcome.reward,
-                next: &next,
-                terminated,
-            };
-            if let Some(loss) = agent.observe(transition, rng) {
-                if !loss.is_finite() {
-                    return Err(RunError::Diverged);
-                }
-                meter.losses.add(f64::from(loss));
-            }
-            std::mem::swap(&mut state, &mut next);
+            let (outcome, loss) = episode.step(env, agent, rng);
+            meter.record_loss(loss)?;
             if outcome.is_last() {
-                meter.returns.add(total);
-                meter.episodes += 1;
-                total = 0.0;
+                meter.record_episode(episode.finish());
                 agent.end_episode();
                 if let Some(values) = control.take_reload() {
                     agent.reload(
                         DqnParams::from_values(&values).map_err(RunError::Hyperparameters)?,
                     );
                 }
-                env.reset(rng, &mut state);
+                env.reset(rng, &mut episode.state);
             }
             if step.is_multiple_of(meter.every) {
                 control.report(meter.take(step, agent.epsilon));
             }
         }
         Ok(Some((self.steps, meter.episodes)))
+    }
+}
+
+/// The episode that is being played.
+struct Episode {
+    state: Vec<f32>,
+    next: Vec<f32>,
+    total: f64,
+}
+
+impl Episode {
+    fn new(width: usize) -> Self {
+        Self {
+            state: vec![0.0; width],
+            next: vec![0.0; width],
+            total: 0.0,
+        }
+    }
+
+    /// Acts once and learns from it. Returns the loss where there was a gradient step.
+    fn step(
+        &mut self,
+        env: &mut dyn Environment,
+        agent: &mut Dqn,
+        rng: &mut StdRng,
+    ) -> (TimeStep, Option<f32>) {
+        let action = agent.act(&self.state, rng);
+        let outcome = env.step(action, rng, &mut self.next);
+        self.total += f64::from(outcome.reward);
+        let transition = Transition {
+            state: &self.state,
+            action,
+            reward: outcome.reward,
+            next: &self.next,
+            terminated: outcome.terminated,
+        };
+        let loss = agent.observe(transition, rng);
+        std::mem::swap(&mut self.state, &mut self.next);
+        (outcome, loss)
+    }
+
+    /// The return of the episode; the next one starts at zero.
+    fn finish(&mut self) -> f64 {
+        std::mem::take(&mut self.total)
     }
 }
 
@@ -188,7 +250,9 @@ impl Dqn {
     }
 }
 
+/// What the next progress report will say.
 struct Meter {
+    /// Steps between two reports.
     every: u64,
     episodes: u64,
     returns: Mean,
@@ -203,6 +267,22 @@ impl Meter {
             returns: Mean::default(),
             losses: Mean::default(),
         }
+    }
+
+    fn record_loss(&mut self, loss: Option<f32>) -> Result<(), RunError> {
+        let Some(loss) = loss else {
+            return Ok(());
+        };
+        if !loss.is_finite() {
+            return Err(RunError::Diverged);
+        }
+        self.losses.add(f64::from(loss));
+        Ok(())
+    }
+
+    fn record_episode(&mut self, total: f64) {
+        self.returns.add(total);
+        self.episodes += 1;
     }
 
     fn take(&mut self, step: u64, epsilon: f64) -> Progress {
@@ -234,7 +314,7 @@ impl Mean {
     }
 }
 
-/// Plays episodes without exploring.
+/// Plays episodes with the best known actions, at least one. The seed determines their starts.
 pub fn evaluate(env: &mut dyn Environment, net: &Mlp, episodes: u32, seed: u64) -> Evaluation {
     let mut rng = StdRng::seed_from_u64(seed);
     let mut state = vec![0.0; env.observation_names().len()];
@@ -338,7 +418,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_decides_everything() {
+    fn the_same_seed_gives_the_same_outcome_and_reports() {
         let (mut a, mut b) = (Collect::default(), Collect::default());
         let one = run("cartpole", 2_000, GOOD).execute(&mut a).unwrap();
         let two = run("cartpole", 2_000, GOOD).execute(&mut b).unwrap();
@@ -346,7 +426,7 @@ mod tests {
     }
 
     #[test]
-    fn a_run_reports_and_stops() {
+    fn a_stopped_run_has_no_outcome_and_reports_at_even_steps() {
         let mut control = Collect {
             stop_after: Some(3),
             ..Collect::default()
@@ -374,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_run_says_why() {
+    fn unknown_names_and_values_out_of_bounds_are_refused() {
         let mut control = Collect::default();
         let error = |r: Run, c: &mut Collect| r.execute(c).unwrap_err();
         assert!(matches!(

@@ -1,5 +1,5 @@
-//! Weights as bytes, in the safetensors format: a length, a JSON header, the numbers. Reading never
-//! runs anything and never allocates more than the bytes that are there.
+//! Networks as bytes, in the safetensors format: a length, a JSON header, the numbers. Loading
+//! executes nothing, and allocates no more than the bytes that are present.
 
 use crate::nn::{Layer, Mlp};
 use ndarray::{Array1, Array2};
@@ -13,10 +13,12 @@ struct Tensor {
     data_offsets: (usize, usize),
 }
 
+/// Bytes that are not a network; the message names the part that is malformed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("not a network's weights: {0}")]
 pub struct BadWeights(&'static str);
 
+/// Encodes a network: the tensors `layers.N.weight` and `layers.N.bias`, as little-endian `F32`.
 pub fn save(net: &Mlp) -> Vec<u8> {
     let (mut header, mut data) = (BTreeMap::new(), Vec::new());
     for (i, layer) in net.layers.iter().enumerate() {
@@ -62,6 +64,12 @@ fn put<'a>(
     );
 }
 
+/// Decodes a network.
+///
+/// # Errors
+///
+/// When the bytes are truncated or malformed, hold other tensors, or layers whose shapes do not
+/// fit together, or a number is not finite.
 pub fn load(bytes: &[u8]) -> Result<Mlp, BadWeights> {
     let (length, rest) = bytes
         .split_first_chunk::<8>()
@@ -79,7 +87,7 @@ pub fn load(bytes: &[u8]) -> Result<Mlp, BadWeights> {
             .get(&format!("layers.{}.bias", layers.len()))
             .ok_or(BadWeights("a bias is missing"))?;
         let [rows, columns] = weight.shape[..] else {
-            return Err(BadWeights("a weight is no matrix"));
+            return Err(BadWeights("a weight is not a matrix"));
         };
         let fits =
             layers.last().is_none_or(|l| l.weights.ncols() == rows) && bias.shape == [columns];
@@ -125,7 +133,7 @@ mod tests {
     use rand::{SeedableRng, rngs::StdRng};
 
     #[test]
-    fn weights_survive_and_damage_is_refused() {
+    fn weights_round_trip_and_damaged_bytes_are_refused() {
         let net = Mlp::new(&[4, 8, 2], &mut StdRng::seed_from_u64(1));
         let bytes = save(&net);
         assert_eq!(load(&bytes).unwrap(), net);

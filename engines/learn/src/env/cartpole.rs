@@ -1,5 +1,6 @@
-//! Cart-pole balancing: Barto, Sutton and Anderson (1983), with the constants and the 500-step limit
-//! of Gymnasium's CartPole-v1. One point for every step that the pole stays up.
+//! Cart-pole balancing (Barto, Sutton and Anderson, "Neuronlike Adaptive Elements That Can Solve
+//! Difficult Learning Control Problems", 1983), with the constants and the 500-step limit of
+//! Gymnasium's CartPole-v1. Each step earns a reward of 1.
 
 use super::{Environment, TimeStep};
 use rand::{RngExt, rngs::StdRng};
@@ -15,9 +16,11 @@ const MAX_ANGLE: f32 = 12.0 * std::f32::consts::PI / 180.0;
 const MAX_POSITION: f32 = 2.4;
 const MAX_STEPS: u32 = 500;
 
+/// A pole on a cart that is pushed left or right. The episode terminates when the pole leans more
+/// than 12 degrees or the cart leaves ±2.4 m, and is truncated after 500 steps, the best return.
 #[derive(Debug, Default)]
 pub struct CartPole {
-    /// Position, velocity, angle, angular velocity.
+    /// Position in m, velocity in m/s, angle in rad, angular velocity in rad/s.
     state: [f32; 4],
     steps: u32,
 }
@@ -73,7 +76,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn pushing_one_way_falls_and_a_good_rule_reaches_the_limit() {
+    fn a_constant_push_terminates_and_a_balancing_rule_reaches_the_step_limit() {
         let mut rng = StdRng::seed_from_u64(1);
         let (mut env, mut obs) = (CartPole::default(), [0.0; 4]);
         env.reset(&mut rng, &mut obs);

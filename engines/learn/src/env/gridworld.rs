@@ -1,5 +1,6 @@
-//! A walk on a 5×5 grid from one corner to the other: every step costs 0.01, the goal is worth 1.
-//! The best return is known exactly: eight steps, 0.93.
+//! A walk on a 5×5 grid from one corner to the opposite one. Every step costs 0.01, and the step onto
+//! the goal earns 1 instead. The best return is known exactly (eight steps, 0.93), so that a learner
+//! can be tested against it.
 
 use super::{Environment, TimeStep};
 use rand::rngs::StdRng;
@@ -7,6 +8,8 @@ use rand::rngs::StdRng;
 const SIZE: usize = 5;
 const MAX_STEPS: u32 = 50;
 
+/// A 5×5 grid whose observation is one-hot in the current cell. An episode terminates at the goal and
+/// is truncated after 50 steps.
 #[derive(Debug, Default)]
 pub struct GridWorld {
     row: usize,
@@ -15,6 +18,7 @@ pub struct GridWorld {
 }
 
 impl GridWorld {
+    /// The return of a shortest walk: seven steps that cost 0.01 each, and the goal.
     pub const BEST_RETURN: f32 = 1.0 - 0.01 * 7.0;
 
     fn observe(&self, observation: &mut [f32]) {
@@ -67,7 +71,7 @@ mod tests {
     use rand::SeedableRng;
 
     #[test]
-    fn the_shortest_walk_earns_the_best_return() {
+    fn a_shortest_walk_earns_the_best_return_and_a_stuck_one_is_truncated() {
         let mut rng = StdRng::seed_from_u64(0);
         let (mut env, mut obs) = (GridWorld::default(), [0.0; 25]);
         env.reset(&mut rng, &mut obs);
