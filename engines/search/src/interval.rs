@@ -1,18 +1,23 @@
-//! The bootstrap interval of a mean (Efron, 1979), by percentiles.
+//! Percentile bootstrap intervals (Efron, "Bootstrap Methods: Another Look at the Jackknife", 1979).
 
 use crate::quantile::quantile;
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 
 const RESAMPLES: usize = 10_000;
 
+/// A mean and its 95 % confidence interval.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Interval {
+    /// The sample mean.
     pub mean: f64,
+    /// The 2.5 % quantile of the resampled means.
     pub low: f64,
+    /// The 97.5 % quantile of the resampled means.
     pub high: f64,
 }
 
-/// The mean with its 95 % interval; `None` for fewer than two values.
+/// The mean with its 95 % interval over 10000 resamples, which `seed` determines; `None` for fewer
+/// than two values.
 pub fn bootstrap(values: &[f64], seed: u64) -> Option<Interval> {
     let n = values.len();
     if n < 2 {
@@ -35,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interval_holds_the_mean_and_narrows_with_more_values() {
+    fn the_interval_contains_the_mean_and_narrows_with_more_values() {
         let few = bootstrap(&[1.0, 2.0, 3.0, 4.0, 5.0], 1).unwrap();
         let many: Vec<f64> = (0..100).map(|i| f64::from(i % 5) + 1.0).collect();
         let many = bootstrap(&many, 1).unwrap();
@@ -52,9 +57,9 @@ mod tests {
         assert_eq!(bootstrap(&[1.0], 1), None);
     }
 
-    /// Of a normal mean, the textbook interval is 1.96 standard errors to each side.
+    /// The normal approximation is 1.96 standard errors to each side.
     #[test]
-    fn it_agrees_with_the_textbook() {
+    fn the_interval_agrees_with_the_normal_approximation() {
         let values: Vec<f64> = (0..200)
             .map(|i| ((f64::from(i) * 0.618).fract() - 0.5) * 12f64.sqrt())
             .collect();

@@ -1,30 +1,38 @@
-//! Pruners: whether a trial that is going badly should stop early.
+//! Pruners, which decide whether an unpromising trial should be stopped early.
 
 use crate::quantile::median;
 
-/// What a pruner looks at: the intermediate values of one trial, by step.
+/// The intermediate values of one trial, as pairs of step and value in ascending steps.
 pub type Intermediate = [(u64, f64)];
 
 /// Which values are better.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Direction {
+    /// Higher values are better.
     Maximise,
+    /// Lower values are better.
     Minimise,
 }
 
+/// A pruning rule.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pruner {
+    /// Stops no trial.
     None,
-    /// Stops a trial whose best value so far is worse than the median of what others had at that
-    /// step, as Optuna's `MedianPruner` does, which looks at every report.
+    /// The median stopping rule (Golovin et al., "Google Vizier", 2017), as Optuna's `MedianPruner`
+    /// applies it at every report: stops a trial whose best value so far is worse than the median
+    /// of the completed trials' values at the same step.
     Median {
+        /// Completed trials below which no trial is stopped.
         startup_trials: usize,
+        /// The step before which no trial is stopped.
         warmup_steps: u64,
     },
 }
 
 impl Pruner {
-    /// `warmup_steps`: before that no trial is stopped.
+    /// The pruner with this name, `none` or `median`; `None` for any other. The median rule begins
+    /// after five completed trials and at the step `warmup_steps`.
     pub fn parse(name: &str, warmup_steps: u64) -> Option<Self> {
         match name {
             "none" => Some(Self::None),
@@ -36,6 +44,7 @@ impl Pruner {
         }
     }
 
+    /// The name that [`parse`](Self::parse) accepts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::None => "none",
@@ -43,7 +52,8 @@ impl Pruner {
         }
     }
 
-    /// `others` are the trials that ran to their end.
+    /// Whether a trial with these values should stop. `others` are the values of completed trials.
+    /// A trial whose values are all not a number is stopped like one below the median.
     pub fn should_prune(
         self,
         direction: Direction,
@@ -63,7 +73,7 @@ impl Pruner {
         if others.len() < startup_trials || *step < warmup_steps {
             return false;
         }
-        // What is no number says nothing of a trial that ended, and everything of one that runs.
+        // A NaN of a completed trial carries no information, so it is left out of the median.
         let then: Vec<f64> = others
             .iter()
             .filter_map(|o| value_at(o, *step))
@@ -84,7 +94,7 @@ impl Pruner {
 }
 
 impl Direction {
-    /// The best number among the values; `None` where none is one.
+    /// The best value that is a number; `None` when there is none.
     fn best(self, values: &Intermediate) -> Option<f64> {
         let numbers = values.iter().map(|(_, v)| *v).filter(|v| !v.is_nan());
         numbers.reduce(match self {
@@ -94,8 +104,7 @@ impl Direction {
     }
 }
 
-/// What a trial had reported last when it was at a step: trials that the caller runs need not
-/// report at the same steps.
+/// The last value at or before a step. Trials need not report at the same steps.
 fn value_at(values: &Intermediate, step: u64) -> Option<f64> {
     values
         .iter()
@@ -120,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_even_count_the_median_is_the_mean_of_the_middle() {
+    fn an_even_number_of_trials_is_compared_with_the_mean_of_the_middle_two() {
         let six = at_20((0..6).map(f64::from));
         for (report, direction, pruned) in [
             (2.7, Maximise, false),
@@ -140,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn of_an_odd_count_the_median_is_the_middle() {
+    fn an_odd_number_of_trials_is_compared_with_the_middle_one() {
         let five = at_20((0..5).map(f64::from));
         for (report, direction, pruned) in [
             (2.0, Maximise, false),
@@ -158,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_number_is_no_value() {
+    fn values_that_are_not_numbers_are_ignored() {
         let nan = f64::NAN;
         let mut six = at_20((0..6).map(f64::from));
         six.extend(at_20([nan, nan, nan]));
@@ -168,21 +177,21 @@ mod tests {
         );
         assert!(
             prunes(Maximise, &[(20, nan)], &six),
-            "nothing good was reported"
+            "no number was reported"
         );
         assert!(
             !prunes(Maximise, &[(10, 9.0), (20, nan)], &six),
-            "its best counts"
+            "the best value counts"
         );
         let few = at_20([0.0, 1.0, 2.0, 3.0, nan, nan]);
         assert!(
             !prunes(Maximise, &[(20, -9.0)], &few),
-            "four numbers are too few"
+            "four completed trials are too few"
         );
     }
 
     #[test]
-    fn only_what_is_below_the_median_stops() {
+    fn only_a_trial_below_the_median_is_stopped() {
         let others: Vec<Vec<(u64, f64)>> = (0..5u32)
             .map(|n| vec![(10, 1.0), (20, f64::from(n))])
             .collect();
@@ -190,12 +199,12 @@ mod tests {
         assert!(!prunes(Maximise, &[(10, 0.0), (20, 2.0)], &others));
         assert!(
             !prunes(Maximise, &[(10, 5.0), (20, 1.0)], &others),
-            "its best counts"
+            "the best value counts"
         );
         assert!(!prunes(Maximise, &[(10, -9.0)], &others), "warm-up");
         assert!(
             !prunes(Maximise, &[(20, -9.0)], &others[..4]),
-            "too few to compare with"
+            "four completed trials are fewer than startup_trials"
         );
         assert!(!prunes(Maximise, &[], &others));
         assert!(!Pruner::None.should_prune(Maximise, &[(20, -9.0)], &[]));

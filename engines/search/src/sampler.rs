@@ -1,16 +1,20 @@
-//! Samplers by name.
+//! Samplers, which suggest the parameters of the next trial.
 
 use crate::{Assignment, Observation, Space, tpe};
 use rand::{SeedableRng, rngs::StdRng};
 
+/// A sampling algorithm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sampler {
+    /// Uniform random search, which ignores the history.
     Random,
-    /// Independent tree-structured Parzen estimators.
+    /// Tree-structured Parzen estimators, one for each parameter independently (Bergstra et al.,
+    /// "Algorithms for Hyper-Parameter Optimization", 2011).
     Tpe,
 }
 
 impl Sampler {
+    /// The sampler with this name, `random` or `tpe`; `None` for any other.
     pub fn parse(name: &str) -> Option<Self> {
         match name {
             "random" => Some(Self::Random),
@@ -19,6 +23,7 @@ impl Sampler {
         }
     }
 
+    /// The name that [`parse`](Self::parse) accepts.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Random => "random",
@@ -27,7 +32,7 @@ impl Sampler {
     }
 
     /// Suggests the parameters of trial `number`. The same seed, number and history give the same
-    /// suggestion, so that a restarted study goes on as it would have.
+    /// suggestion, so that a resumed study continues as if it had not been interrupted.
     pub fn suggest(
         self,
         space: &Space,
@@ -43,7 +48,8 @@ impl Sampler {
     }
 }
 
-/// splitmix64 (Steele, Lea and Flood, 2014): neighbouring numbers give unrelated streams.
+/// The output function of splitmix64 (Steele, Lea and Flood, 2014), which gives neighbouring trial
+/// numbers unrelated streams.
 fn mix(seed: u64, number: u32) -> u64 {
     let mut z = seed.wrapping_add(
         u64::from(number)

@@ -1,92 +1,113 @@
-//! What may be tried.
+//! Search spaces: named parameters, each with a range.
 
 use rand::{RngExt, rngs::StdRng};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+/// The value of a parameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Value {
+    /// A categorical boolean.
     Flag(bool),
+    /// A number; values of an integer range are whole numbers.
     Number(f64),
+    /// A categorical name.
     Text(String),
 }
 
+/// The parameters of a trial by name.
 pub type Assignment = BTreeMap<String, Value>;
 
+/// The values that a parameter may take; both ends are included.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Range {
-    Float { low: f64, high: f64, log: bool },
-    Int { low: i64, high: i64, log: bool },
-    Categorical { values: Vec<Value> },
+    /// An interval of real numbers.
+    Float {
+        /// The lowest value.
+        low: f64,
+        /// The highest value.
+        high: f64,
+        /// Whether to search in the logarithm; `low` must then be above zero.
+        log: bool,
+    },
+    /// An interval of whole numbers.
+    Int {
+        /// The lowest value, at least -2^53.
+        low: i64,
+        /// The highest value, at most 2^53.
+        high: i64,
+        /// Whether to search in the logarithm; `low` must then be above zero.
+        log: bool,
+    },
+    /// A choice without an order.
+    Categorical {
+        /// The choices: at least one, all different.
+        values: Vec<Value>,
+    },
 }
 
+/// A parameter of a search space.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Parameter {
+    /// The name, unique within its space.
     pub name: String,
+    /// The values to search.
     pub range: Range,
 }
 
+/// A search space that has been checked.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Space {
     parameters: Vec<Parameter>,
 }
 
+/// Why parameters are not a search space. All but the first name the parameter.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpaceError {
+    /// There are no parameters.
     #[error("the space has no parameters")]
     Empty,
-    #[error("{0} is there twice")]
-    Twice(String),
-    #[error("{0}: low must be below high, or equal to it, and both finite")]
+    /// Two parameters have the same name.
+    #[error("{0} is defined twice")]
+    Duplicate(String),
+    /// An interval is empty, infinite or not exactly representable.
+    #[error("{0}: low must not be above high, and both must be finite")]
     Bounds(String),
+    /// A logarithmic interval reaches zero or below.
     #[error("{0}: a logarithmic range must be above zero")]
     Log(String),
-    #[error("{0} has no values, or one of them twice")]
+    /// A list of choices is empty or has duplicates.
+    #[error("{0} must have at least one value and no duplicates")]
     Values(String),
 }
 
-/// Whole numbers that a double holds exactly.
+/// The largest magnitude up to which a double holds every whole number.
 const MAX_INT: i64 = 1 << 53;
 
 impl Range {
     fn check(&self, name: &str) -> Result<(), SpaceError> {
-        let bounds = |ok: bool| {
-            if ok {
-                Ok(())
-            } else {
-                Err(SpaceError::Bounds(name.to_owned()))
-            }
-        };
-        let positive = |ok: bool| {
-            if ok {
-                Ok(())
-            } else {
-                Err(SpaceError::Log(name.to_owned()))
-            }
+        let require = |ok: bool, error: fn(String) -> SpaceError| match ok {
+            true => Ok(()),
+            false => Err(error(name.to_owned())),
         };
         match self {
             Self::Float { low, high, log } => {
-                bounds(low.is_finite() && high.is_finite() && low <= high)?;
-                positive(!log || *low > 0.0)
+                let is_interval = low.is_finite() && high.is_finite() && low <= high;
+                require(is_interval, SpaceError::Bounds)?;
+                require(!log || *low > 0.0, SpaceError::Log)
             }
             Self::Int { low, high, log } => {
-                bounds(low <= high && *low >= -MAX_INT && *high <= MAX_INT)?;
-                positive(!log || *low > 0)
+                let is_interval = low <= high && *low >= -MAX_INT && *high <= MAX_INT;
+                require(is_interval, SpaceError::Bounds)?;
+                require(!log || *low > 0, SpaceError::Log)
             }
             Self::Categorical { values } => {
-                let distinct = values
-                    .iter()
-                    .enumerate()
-                    .all(|(i, v)| !values[..i].contains(v));
-                let good = !values.is_empty() && distinct;
-                if good {
-                    Ok(())
-                } else {
-                    Err(SpaceError::Values(name.to_owned()))
-                }
+                let mut numbered = values.iter().enumerate();
+                let distinct = numbered.all(|(i, v)| !values[..i].contains(v));
+                require(!values.is_empty() && distinct, SpaceError::Values)
             }
         }
     }
@@ -101,13 +122,13 @@ impl Range {
                 } else {
                     low
                 };
-                numeric.outer(at)
+                numeric.to_external(at)
             }
         }
     }
 
-    /// The range in the space that samplers work in: logarithmic where asked, and half a step
-    /// wider on each side for whole numbers, so that the ends are as likely as the middle.
+    /// The ends of the internal range that samplers work in: logarithmic if so configured, and half
+    /// a step wider on each side for whole numbers, so that the ends are as likely as the middle.
     pub(crate) fn ends(&self) -> (f64, f64) {
         let inner = |v: f64, log: bool| if log { v.ln() } else { v };
         match self {
@@ -120,7 +141,8 @@ impl Range {
         }
     }
 
-    pub(crate) fn inner_of(&self, value: &Value) -> Option<f64> {
+    /// A value in the internal range; `None` for one that is not of this range's type.
+    pub(crate) fn to_internal(&self, value: &Value) -> Option<f64> {
         let Value::Number(n) = value else {
             return None;
         };
@@ -130,7 +152,8 @@ impl Range {
         }
     }
 
-    pub(crate) fn outer(&self, at: f64) -> Value {
+    /// The value at a point of the internal range, rounded and clamped to the range.
+    pub(crate) fn to_external(&self, at: f64) -> Value {
         Value::Number(match self {
             Self::Float { low, high, log } => (if *log { at.exp() } else { at }).clamp(*low, *high),
             Self::Int { low, high, log } => {
@@ -143,6 +166,11 @@ impl Range {
 }
 
 impl Space {
+    /// Checks parameters and makes a space of them.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake; see [`SpaceError`].
     pub fn new(parameters: Vec<Parameter>) -> Result<Self, SpaceError> {
         if parameters.is_empty() {
             return Err(SpaceError::Empty);
@@ -151,16 +179,18 @@ impl Space {
         for parameter in &parameters {
             parameter.range.check(&parameter.name)?;
             if !names.insert(parameter.name.as_str()) {
-                return Err(SpaceError::Twice(parameter.name.clone()));
+                return Err(SpaceError::Duplicate(parameter.name.clone()));
             }
         }
         Ok(Self { parameters })
     }
 
+    /// The parameters, in the order in which they were given.
     pub fn parameters(&self) -> &[Parameter] {
         &self.parameters
     }
 
+    /// Draws each parameter uniformly from its internal range.
     pub fn sample(&self, rng: &mut StdRng) -> Assignment {
         self.parameters
             .iter()
@@ -182,7 +212,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_spaces_are_refused() {
+    fn malformed_spaces_are_refused() {
         let float = |low, high, log| Range::Float { low, high, log };
         let refused = |p: Vec<Parameter>| Space::new(p).unwrap_err();
         assert_eq!(refused(vec![]), SpaceError::Empty);
@@ -202,7 +232,7 @@ mod tests {
             parameter("a", float(0.0, 1.0, false)),
             parameter("a", float(0.0, 1.0, false)),
         ];
-        assert!(matches!(refused(two), SpaceError::Twice(_)));
+        assert!(matches!(refused(two), SpaceError::Duplicate(_)));
         let values = |v: Vec<Value>| vec![parameter("a", Range::Categorical { values: v })];
         assert!(matches!(refused(values(vec![])), SpaceError::Values(_)));
         assert!(matches!(

@@ -1,6 +1,7 @@
-//! Tree-structured Parzen estimators (Bergstra et al., 2011), one parameter at a time: the history
-//! is split into a good and a bad part, each becomes a density, and of some draws from the good
-//! density the one with the best ratio to the bad one is taken.
+//! Tree-structured Parzen estimators (Bergstra, Bardenet, Bengio and Kégl, "Algorithms for
+//! Hyper-Parameter Optimization", 2011), for each parameter independently: the history is split into
+//! a good and a bad part, a density is estimated from each, and of some draws from the good density
+//! the one with the highest ratio of good to bad is suggested.
 
 use crate::{
     Assignment, Observation, Space, Value,
@@ -9,10 +10,11 @@ use crate::{
 use rand::{RngExt, rngs::StdRng};
 use rand_distr::{Distribution, Normal};
 
-/// Trials tried at random first.
+/// Completed trials before the first suggestion that is not random.
 const STARTUP: usize = 10;
+/// Draws from the good density, of which the best is suggested.
 const CANDIDATES: usize = 24;
-/// The good part: a tenth of the history, at most this many.
+/// The good part is a tenth of the completed trials, and at most this many.
 const MAX_GOOD: usize = 25;
 
 pub(crate) fn suggest(space: &Space, history: &[Observation], rng: &mut StdRng) -> Assignment {
@@ -26,7 +28,7 @@ pub(crate) fn suggest(space: &Space, history: &[Observation], rng: &mut StdRng) 
     let good = ranked.len().div_ceil(10).min(MAX_GOOD);
     let (good, bad) = ranked.split_at(good);
     let good: Vec<&Observation> = good.iter().map(|(o, _)| *o).collect();
-    // A trial that still runs counts as bad, so that parallel workers do not all try the same.
+    // A running trial counts as bad, so that parallel workers do not try the same parameters.
     let running = history.iter().filter(|o| o.score.is_none());
     let bad: Vec<&Observation> = bad.iter().map(|(o, _)| *o).chain(running).collect();
     space
@@ -47,12 +49,12 @@ fn pick(
         range => {
             let inner = |from: &[&Observation]| -> Vec<f64> {
                 from.iter()
-                    .filter_map(|o| range.inner_of(o.assignment.get(&parameter.name)?))
+                    .filter_map(|o| range.to_internal(o.assignment.get(&parameter.name)?))
                     .collect()
             };
             let ends = range.ends();
             if ends.0 >= ends.1 {
-                return range.outer(ends.0);
+                return range.to_external(ends.0);
             }
             let (l, g) = (
                 Parzen::new(inner(good), ends),
@@ -62,7 +64,7 @@ fn pick(
                 (l.log_density(*a) - g.log_density(*a))
                     .total_cmp(&(l.log_density(*b) - g.log_density(*b)))
             });
-            range.outer(best.unwrap_or(ends.0))
+            range.to_external(best.unwrap_or(ends.0))
         }
     }
 }
@@ -106,8 +108,8 @@ fn draw(weights: &[f64], rng: &mut StdRng) -> usize {
     weights.len() - 1
 }
 
-/// A mixture of normals, cut at the range's ends: one around each point, as wide as the distance to
-/// its neighbours, and a wide one for what nobody has tried.
+/// A mixture of normal densities truncated to the range: one around each point, as wide as the
+/// distance to its neighbours, and a wide prior in the middle for untried values.
 struct Parzen {
     means: Vec<f64>,
     widths: Vec<f64>,
@@ -150,7 +152,7 @@ impl Parzen {
         let Ok(normal) = Normal::new(self.means[at], self.widths[at]) else {
             return self.means[at];
         };
-        // The mean is inside, so that at least about a half of the draws are.
+        // The mean is inside the range, so about half of the draws are too.
         for _ in 0..100 {
             let x: f64 = normal.sample(rng);
             if (low..=high).contains(&x) {
@@ -177,7 +179,8 @@ impl Parzen {
     }
 }
 
-/// The normal distribution function; Abramowitz and Stegun, 7.1.26 (error below 1.5e-7).
+/// The cumulative distribution function of the standard normal, by formula 7.1.26 of Abramowitz and
+/// Stegun (1964), whose error is below 1.5e-7.
 fn cdf(x: f64) -> f64 {
     let z = x.abs() / std::f64::consts::SQRT_2;
     let t = 1.0 / (1.0 + 0.327_591_1 * z);
@@ -247,7 +250,7 @@ mod tests {
 
     /// Optuna's independent TPE has a median of 0.448 here, random search 0.778.
     #[test]
-    fn branin_is_searched_well() {
+    fn tpe_beats_random_search_on_branin() {
         let space = Space::new(vec![float("x", -5.0, 10.0), float("y", 0.0, 15.0)]).unwrap();
         let (tpe, random) = (
             median(Sampler::Tpe, &space, &branin),
@@ -256,7 +259,7 @@ mod tests {
         assert!(tpe < 0.5 && tpe < random, "{tpe} {random}");
     }
 
-    /// Parameters of equal ranges are not mixed up: each has its own optimum.
+    /// Each of four parameters with equal ranges has an optimum of its own.
     #[test]
     fn parameters_are_matched_by_name() {
         let space =
@@ -274,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn choices_are_learned() {
+    fn the_best_category_is_suggested_more_often() {
         let values: Vec<Value> = (0..6).map(|i| Value::Text(format!("v{i}"))).collect();
         let space = Space::new(vec![Parameter {
             name: "c".into(),
@@ -316,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn the_distribution_function_is_right() {
+    fn the_distribution_function_agrees_with_tables() {
         for (x, p) in [
             (0.0, 0.5),
             (1.0, 0.841_344_746),

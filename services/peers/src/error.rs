@@ -1,23 +1,23 @@
-//! Why a call of another service failed, by what whoever repeats it may expect.
+//! Failed calls to another service, classified by what a retry may expect.
 //!
-//! Every retry in AutoML and HyperSync is decided on [`Failure`]. The status stays beside it, since a
-//! client whose call led to the failed one is told what the peer said.
+//! Every retry in AutoML and HyperSync is decided on [`Failure`]. The status is kept beside it,
+//! because it is returned to the client whose call led to the failed one.
 
 use tars_proto::fault;
 use tonic::{Code, Status};
 
-/// What a failed call means for the next one.
+/// What a failed call means for a retry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
-    /// There is no room now. Nothing was done, and the peer is there and answers.
+    /// The peer is reachable but has no capacity. The call had no effect.
     Busy,
-    /// The peer is away, or its answer was lost. Whether the call was done is not known.
+    /// The peer is unreachable, or its response was lost. The call may have taken effect.
     Transient,
-    /// The version that the call names is no longer the live one. Nothing was done.
+    /// The version that the call names is no longer the live one. The call had no effect.
     VersionChanged,
-    /// The call is wrong as it stands. Nothing was done.
+    /// The request is invalid. The call had no effect.
     Refused,
-    /// The same call does not succeed later, and what it did is not known.
+    /// A retry would fail too. The call may have taken effect.
     Failed,
 }
 
@@ -36,13 +36,13 @@ impl Failure {
         }
     }
 
-    /// Whether the same call may succeed later, by waiting alone.
+    /// Whether the same call may succeed after waiting.
     pub fn is_retryable(self) -> bool {
         matches!(self, Self::Busy | Self::Transient)
     }
 }
 
-/// A call of another service that failed.
+/// A failed call to another service. Its message is that of the status.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", status.message())]
 pub struct PeerError {
@@ -51,11 +51,12 @@ pub struct PeerError {
 }
 
 impl PeerError {
+    /// What the failure means for a retry.
     pub fn failure(&self) -> Failure {
         self.failure
     }
 
-    /// What the peer said, for people.
+    /// The peer's message.
     pub fn message(&self) -> &str {
         self.status.message()
     }
@@ -86,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_full_is_busy_whatever_its_code() {
+    fn exhausted_capacity_is_busy_whatever_the_code() {
         let soon = Duration::from_secs(1);
         for status in [
             fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon),
@@ -101,7 +102,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lost_answer_passes_and_a_refusal_does_not() {
+    fn only_unreachable_peers_and_lost_responses_are_transient() {
         for (code, expected) in [
             (Code::Unavailable, Failure::Transient),
             (Code::Unknown, Failure::Transient),
@@ -122,13 +123,13 @@ mod tests {
     }
 
     #[test]
-    fn a_version_that_moved_is_told_apart_from_other_aborted_calls() {
+    fn a_changed_version_is_distinguished_from_other_aborted_calls() {
         let moved = fault::status(Code::Aborted, "VERSION_CHANGED", "version 3 is live");
         assert_eq!(failure(moved), Failure::VersionChanged);
     }
 
     #[test]
-    fn a_client_is_told_what_the_peer_said() {
+    fn the_peers_status_reaches_the_client() {
         let error = PeerError::from(fault::not_found("agent", "nobody"));
         assert_eq!(error.to_string(), error.message());
         let status = Status::from(error);

@@ -1,4 +1,4 @@
-//! The trainer over the mesh.
+//! The gRPC client as a [`Trainer`].
 
 use crate::{Evaluation, PeerError, Run, Trainer, Update, trainer::EVAL_EPISODES};
 use futures_util::{Stream, TryStreamExt, stream};
@@ -57,7 +57,8 @@ fn request(evaluation: Evaluation) -> EvaluateHyperparametersRequest {
     }
 }
 
-/// The updates of a call, up to the result. Dropping them ends the call, and the run with it.
+/// The updates of a call up to the result. Dropping the stream cancels the call, and with it the
+/// run.
 fn updates(
     items: Streaming<EvaluateHyperparametersResponse>,
 ) -> impl Stream<Item = Result<Update, PeerError>> {
@@ -78,7 +79,7 @@ fn updates(
     })
 }
 
-/// Progress without an episode that ended says nothing.
+/// A report before the first episode has ended carries no return and is skipped.
 fn progress(item: &EvaluateHyperparametersResponse) -> Option<Update> {
     let progress = item.progress.as_ref()?;
     Some(Update::Progress {

@@ -1,8 +1,11 @@
-//! What AutoML and HyperSync share of the services that they call: an evaluation, what a failed call
-//! means for whoever repeats it, and which seeds belong to a search and which to a measurement.
+//! The parts of their peers that AutoML and HyperSync share: evaluations by a trainer, the
+//! classification of failed calls for retries, and the split of seeds between searches and
+//! measurements.
 //!
-//! Services see their peers as traits over messages. The clients that speak to the mesh implement
-//! them in a file of their own, so that a state machine is tested without a socket.
+//! Services see their peers as traits over messages. The gRPC clients implement these traits in a
+//! module of their own, so that a state machine can be tested without a socket.
+
+#![deny(missing_docs)]
 
 mod error;
 mod grpc;

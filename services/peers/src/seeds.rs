@@ -1,9 +1,11 @@
-//! The split of seeds: a search trains on even ones, a measurement on odd ones, so that a change is
-//! never confirmed by the run that made it look good. All are below 2^53, so that JSON carries them.
+//! The split of seeds. A search trains on even seeds and a measurement on odd ones, so that a change
+//! is never confirmed by the very run that selected it. All seeds are below 2^53, which JSON numbers
+//! carry exactly.
 
 const BITS: u32 = 53;
 
-/// The seed of a study's trial: even.
+/// The even seed of a trial, from the study's seed and the trial's number. A resumed trial gets the
+/// same one.
 pub fn for_trial(study: u64, number: u32) -> u64 {
     let mixed = (study ^ 0x5851_f42d_4c95_7f2d)
         .wrapping_mul(0x9e37_79b9_7f4a_7c15)
@@ -12,7 +14,7 @@ pub fn for_trial(study: u64, number: u32) -> u64 {
     (mixed >> (65 - BITS)) << 1
 }
 
-/// The seed of a run that is measured, by its number: odd.
+/// The odd seed of the measurement with this number.
 pub fn for_measurement(number: u64) -> u64 {
     ((number << 1) | 1) & ((1 << BITS) - 1)
 }
@@ -39,7 +41,7 @@ mod tests {
     }
 
     #[test]
-    fn a_study_that_is_resumed_trains_on_the_same_seeds() {
+    fn seeds_are_stable_across_versions() {
         assert_eq!(for_trial(0, 0), 2_710_911_507_289_578);
         assert_eq!(for_measurement(3), 7);
     }

@@ -1,4 +1,4 @@
-//! Training runs that evaluate hyperparameters, as a search and a measurement see them.
+//! Evaluations of hyperparameters by training runs, as used by searches and measurements.
 
 use crate::PeerError;
 use futures_util::{Stream, StreamExt, stream::BoxStream};
@@ -6,52 +6,72 @@ use std::fmt;
 use tars_proto::params::Params;
 use tonic::Status;
 
-/// Episodes of the greedy evaluation that ends a run. A search and what confirms it count alike.
+/// Episodes of the greedy evaluation that ends a run. It is the same for searches and measurements, so
+/// that their results are comparable.
 pub(crate) const EVAL_EPISODES: u32 = 20;
 
-/// A training run from scratch, and the return that it reaches.
+/// A request to train an agent from scratch and evaluate it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Evaluation {
+    /// The algorithm's name, such as `dqn`.
     pub agent_type: String,
+    /// The environment's name, such as `cartpole`.
     pub environment: String,
+    /// Hyperparameters; missing ones have the algorithm's defaults.
     pub hyperparameters: Params,
+    /// Determines the result: the same request gives the same returns.
     pub seed: u64,
+    /// Environment steps to train for.
     pub steps: u64,
-    /// Intermediate reports.
+    /// The number of progress reports, spread evenly over the steps.
     pub reports: u32,
-    /// Whose share of the learners the run takes.
+    /// The owner whose share of the learners the run takes.
     pub on_behalf_of: String,
-    /// Part of applying a proposal, with a learner of its own.
+    /// Whether the run verifies an applied proposal; such runs have a learner of their own.
     pub verification: bool,
 }
 
-/// What is heard of a run.
+/// A message from a run.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Update {
+    /// An intermediate report.
     Progress {
+        /// Environment steps so far.
         step: u64,
+        /// The mean return of the episodes since the last report.
         mean_return: f64,
     },
-    /// The last one: the mean return of the greedy evaluation.
+    /// The last update: the mean return of the greedy evaluation.
     Ended(f64),
 }
 
-/// A run under way. Dropping it stops the run.
+/// A run in progress. Dropping it stops the run.
 pub struct Run(BoxStream<'static, Result<Update, PeerError>>);
 
 impl Run {
+    /// A run with these updates. A stream that ends without [`Update::Ended`] is a lost run.
     pub fn new(updates: impl Stream<Item = Result<Update, PeerError>> + Send + 'static) -> Self {
         Self(updates.boxed())
     }
 
-    /// The next update. A run that ends without a result was lost. Cancel safe.
+    /// Waits for the next update. This method is cancel safe.
+    ///
+    /// # Errors
+    ///
+    /// When the run fails. A run that ends without a result is [`Failure::Transient`].
+    ///
+    /// [`Failure::Transient`]: crate::Failure::Transient
     pub async fn next(&mut self) -> Result<Update, PeerError> {
         let update = self.0.next().await;
         update
             .unwrap_or_else(|| Err(Status::unavailable("the trainer's stream ended early").into()))
     }
 
-    /// The mean return that the run reaches.
+    /// Waits for the result and returns the mean return, ignoring progress.
+    ///
+    /// # Errors
+    ///
+    /// As for [`next`](Self::next).
     pub async fn mean_return(mut self) -> Result<f64, PeerError> {
         loop {
             if let Update::Ended(mean_return) = self.next().await? {
@@ -67,9 +87,9 @@ impl fmt::Debug for Run {
     }
 }
 
-/// Whoever trains.
+/// A service that runs evaluations.
 pub trait Trainer: fmt::Debug + Send + Sync {
-    /// Begins a run once it is polled.
+    /// Requests an evaluation, which starts when the run is first polled.
     fn evaluate(&self, evaluation: Evaluation) -> Run;
 }
 
@@ -85,7 +105,7 @@ mod tests {
     };
 
     #[tokio::test]
-    async fn progress_comes_before_the_result() {
+    async fn updates_arrive_in_order_up_to_the_result() {
         let run = || Run::new(stream::iter([Ok(PROGRESS), Ok(Update::Ended(7.0))]));
         assert_eq!(run().mean_return().await.unwrap(), 7.0);
         let mut run = run();
@@ -94,7 +114,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_that_ends_without_a_result_may_be_tried_again() {
+    async fn a_run_that_ends_without_a_result_is_transient() {
         let lost = Run::new(stream::iter([Ok(PROGRESS)])).mean_return().await;
         assert_eq!(lost.unwrap_err().failure(), Failure::Transient);
     }
