@@ -1,4 +1,4 @@
-//! Inner loops allocate nothing: more rounds of a search are no more allocations.
+//! The inner loops of the solvers do not allocate: a longer search makes no more allocations.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ use tars_games::{Algorithm, Control, Game, Options, Process};
 #[global_allocator]
 static GLOBAL: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-/// Stops at the n-th question.
+/// Stops the search at the n-th poll.
 struct After(AtomicU64);
 
 impl Control for After {
@@ -26,22 +26,29 @@ impl Control for After {
     }
 }
 
-/// Allocations and iterations of a solve that is stopped at some question.
-fn cost(game: &Game, algorithm: Algorithm, questions: u64) -> (usize, u64) {
+/// The allocations and iterations of a search that is stopped at some poll.
+fn measure(game: &Game, algorithm: Algorithm, polls: u64) -> (usize, u64) {
     let options = Options {
-        // Nothing is good enough, so that nothing ends but by the question.
+        // No profile is good enough, so the search ends only when it is stopped.
         tolerance: Some(0.0),
         algorithm,
         rounds: u64::MAX,
         ..Options::default()
     };
-    let control = After(AtomicU64::new(questions));
+    let control = After(AtomicU64::new(polls));
     let region = Region::new(GLOBAL);
     let solution = game.solve(&options, &control).unwrap();
     (region.change().allocations, solution.iterations)
 }
 
-// One test: what other tests allocate at the same time would be counted.
+/// The smallest of several measurements: the allocator counts the test harness's thread too, which
+/// adds an allocation now and then.
+fn cost(game: &Game, algorithm: Algorithm, polls: u64) -> (usize, u64) {
+    let measured = (0..10).map(|_| measure(game, algorithm, polls));
+    measured.min().unwrap()
+}
+
+// This is the only test of its file, as allocations of a concurrent one would be counted.
 #[test]
 fn longer_searches_do_not_allocate_more() {
     let two = game(&[20, 20], &nearly_opposed(1, &[20, 20]));
