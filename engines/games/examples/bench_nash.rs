@@ -1,13 +1,10 @@
-//! Our solver against nashpy and Gambit on seeded games of every class: how many are solved, and in
-//! how much processor time. Games are taken one by one, ours and the peers' in turn. Every
-//! certificate of ours is confirmed by a checker in another language.
+//! Compares the solver with nashpy and Gambit on seeded games of every class: how many are solved, and
+//! in how much processor time. Each game is given to all solvers in turn, and every certificate of
+//! this solver is confirmed by a checker in another language.
 //!
-//! `cargo xtask bench nash` installs the peers and starts this.
+//! `cargo xtask bench nash` installs the other solvers and runs this example.
 
-#![expect(
-    clippy::disallowed_types,
-    reason = "a benchmark measures, and has no clock to be given"
-)]
+#![expect(clippy::disallowed_types, reason = "a benchmark measures real time")]
 
 use serde_json::{Map, Value, json};
 use std::{
@@ -47,15 +44,15 @@ impl Stream {
 
 #[derive(Debug, Clone, Copy)]
 enum Kind {
-    /// Payoffs even in 0..1.
+    /// Uniform payoffs in 0..1.
     Random,
-    /// Whole payoffs with many ties.
+    /// Integer payoffs with many ties.
     Degenerate,
-    /// Whole payoffs with many ties, mostly opposed: few have a pure equilibrium.
+    /// Integer payoffs with many ties, mostly opposed: few of these games have a pure equilibrium.
     DegenerateOpposed,
-    /// One's gain is the other's loss, but for a tenth.
+    /// Opposed payoffs with a perturbation of a tenth.
     NearlyOpposed,
-    /// Two players, one's gain is the other's loss.
+    /// Two players with opposed payoffs.
     ZeroSum,
     /// All payoffs of a joint action sum to zero.
     ConstantSum,
@@ -212,7 +209,7 @@ impl Class {
     }
 }
 
-/// A program that answers lines with lines; ended when an answer takes too long.
+/// A child process that answers one line with one line. It is killed when an answer takes too long.
 struct Talker {
     command: fn(&str) -> Command,
     name: &'static str,
@@ -248,7 +245,7 @@ impl Talker {
         Ok((child, stdin, answers))
     }
 
-    /// `None` when there was no answer in time, or the program died of the question.
+    /// `None` when there was no answer in time, or the process died.
     fn ask(&mut self, line: &str, limit: Duration) -> Result<Option<String>, Failure> {
         let (mut child, mut stdin, answers) = match self.running.take() {
             Some(running) => running,
@@ -286,7 +283,7 @@ fn scripts() -> PathBuf {
 fn peer_command(name: &str) -> Command {
     let python = std::env::var_os("TARS_PEERS_PYTHON").unwrap_or_else(|| "python3".into());
     let mut command = Command::new(python);
-    // One thread each, as ours.
+    // One thread, as this solver uses.
     command
         .env("OPENBLAS_NUM_THREADS", "1")
         .env("OMP_NUM_THREADS", "1");
@@ -308,7 +305,7 @@ fn cpu_time() -> Duration {
     )
 }
 
-/// The middle of three solves, in microseconds.
+/// The median of three solves, in microseconds.
 fn ours(game: &Game) -> Result<(Solution, f64), Failure> {
     let mut times = Vec::with_capacity(3);
     let mut last = None;
@@ -383,9 +380,9 @@ fn claim(drawn: &Drawn, solution: &Solution) -> Result<String, Failure> {
     Ok(claim.to_string())
 }
 
-/// A peer that gave no answer so often is not asked again in this class.
+/// A solver that gave no answer this often is left out of the rest of the class.
 const GIVEN_UP: u32 = 3;
-/// Nor is one that has taken so long in all.
+/// As is one that has taken this long in total.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn run(class: &Class, settings: &Settings, checker: &mut Talker) -> Result<Value, Failure> {
@@ -397,7 +394,7 @@ fn run(class: &Class, settings: &Settings, checker: &mut Talker) -> Result<Value
         .map(|name| (Talker::new(name, peer_command), Tally::default()))
         .collect();
     for (talker, _) in &mut peers {
-        // The first call of a solver loads what it needs.
+        // Warm-up: the first call of a solver loads its libraries.
         let first = class.draw(settings.seed ^ 0xF1F1)?;
         talker.ask(&first.line, settings.limit * 4)?;
     }
@@ -429,14 +426,14 @@ fn run(class: &Class, settings: &Settings, checker: &mut Talker) -> Result<Value
 }
 
 fn report(class: &Class, own: &Tally, confirmed: u32, peers: &[(Talker, Tally)]) -> Value {
-    // The fastest of those that solve at least half of what they are asked.
+    // The fastest of those that solve at least half of their games.
     let fastest = peers
         .iter()
         .filter(|(_, t)| t.solved * 2 >= t.games && !t.times.is_empty())
         .min_by(|(_, a), (_, b)| a.percentile(0.5).total_cmp(&b.percentile(0.5)));
     let (p50, p99) = (own.percentile(0.5), own.percentile(0.99));
     let peer_p50 = fastest.map(|(_, t)| t.percentile(0.5));
-    // On the games that the peer was asked too.
+    // On the games that the other solver was given too.
     let same = fastest.map_or(0, |(_, t)| (t.games as usize).min(own.times.len()));
     let own_p50 = Tally::percentile_of(&own.times[..same], 0.5);
     let ratio = peer_p50.map(|p| (p / own_p50 * 10.0).round() / 10.0);
@@ -467,7 +464,7 @@ fn report(class: &Class, own: &Tally, confirmed: u32, peers: &[(Talker, Tally)])
     })
 }
 
-/// Stops when the thread has worked until a moment.
+/// Stops at a moment of the thread's processor time.
 struct At(Duration);
 
 impl Control for At {
@@ -476,7 +473,7 @@ impl Control for At {
     }
 }
 
-/// The largest games that are taken, and how they are solved.
+/// The largest supported games, and the algorithms that solve them.
 const LARGE: &[(Kind, &[usize])] = &[
     (Kind::ZeroSum, &[128, 128]),
     (Kind::NearlyOpposed, &[128, 128]),
@@ -492,7 +489,7 @@ const ALGORITHMS: [Algorithm; 5] = [
     Algorithm::Learning(Process::RegretMatchingPlus),
 ];
 
-/// Processor time from the moment of a stop to the answer, in microseconds.
+/// Processor time between a stop and the answer, in microseconds.
 fn cancel(settings: &Settings) -> Result<Value, Failure> {
     let mut times = Vec::new();
     let mut worst = (0.0, String::new());

@@ -1,22 +1,23 @@
-//! Alpha-rank (Omidshafiei et al., 2019): how often each joint action is played in the long run
-//! when populations copy what earns more, with rare mutants. Meant for meta-games, where actions are
-//! whole agents.
+//! Alpha-rank (Omidshafiei et al., "α-Rank: Multi-Agent Evaluation by Evolution", 2019): how often
+//! each joint action is played in the long run when populations imitate what earns more, with rare
+//! mutations. It is meant for meta-games, whose actions are whole agents.
 
 use crate::Game;
 
-/// Joint actions up to which the chain is solved.
+/// The largest number of joint actions, which are the states of the Markov chain.
 pub const MAX_STATES: usize = 1024;
 
-/// Takeovers rarer than this count as this rare: the chain stays one.
+/// The least fixation probability, which keeps the chain irreducible.
 const RAREST: f64 = 1e-60;
-/// Masses are scaled back when they grow past this.
+/// Unnormalised masses above this are scaled down, so that they do not overflow.
 const LARGE: f64 = 1e100;
 
+/// The parameters of the evolutionary process.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Selection {
-    /// How strongly payoffs are preferred, on payoffs that span one.
+    /// The intensity of selection, on payoffs scaled to the range 0..=1; above zero, by default 100.
     pub intensity: f64,
-    /// Individuals in each population.
+    /// The individuals of each population; at least 2, by default 50.
     pub population: u32,
 }
 
@@ -29,18 +30,27 @@ impl Default for Selection {
     }
 }
 
+/// Why a game was not ranked.
 #[derive(Debug, Clone, Copy, PartialEq, thiserror::Error)]
 pub enum RankError {
-    #[error("{0} joint actions; alpha-rank is computed up to {MAX_STATES}")]
+    /// The game has this many joint actions, more than [`MAX_STATES`].
+    #[error("the game has {0} joint actions; alpha-rank supports up to {MAX_STATES}")]
     TooLarge(usize),
-    #[error("the intensity is a number above zero, the population at least 2")]
+    /// A parameter is out of bounds.
+    #[error("the intensity must be a number above zero, and the population at least 2")]
     Selection,
-    #[error("stopped")]
+    /// The computation was stopped before its end.
+    #[error("the computation was stopped")]
     Stopped,
 }
 
 impl Game {
-    /// The share of time that each joint action is played.
+    /// The share of time that each joint action is played, in the order of [`Game::joint`]. The sum
+    /// is one.
+    ///
+    /// # Errors
+    ///
+    /// See [`RankError`].
     pub fn alpha_rank(
         &self,
         selection: Selection,
@@ -74,7 +84,7 @@ impl Game {
     }
 }
 
-/// The probability that one mutant with an advantage takes over a population.
+/// The probability that a single mutant with this payoff advantage takes over a population.
 fn fixation(gain: f64, intensity: f64, population: f64) -> f64 {
     let strength = intensity * gain;
     if strength.abs() * population < 1e-9 {
@@ -83,15 +93,15 @@ fn fixation(gain: f64, intensity: f64, population: f64) -> f64 {
     if strength > 0.0 {
         (-(-strength).exp_m1()) / (-(-strength * population).exp_m1())
     } else {
-        // The same, in numbers that do not overflow.
+        // The same formula, rearranged so that it does not overflow.
         let taken = (-strength).exp_m1() * (strength * population).exp()
             / (-(strength * population).exp_m1());
         taken.max(RAREST)
     }
 }
 
-/// The stationary distribution by the elimination of Grassmann, Taksar and Heyman (1985), which
-/// subtracts nothing and so loses nothing, however rare some moves are.
+/// The stationary distribution by the elimination of Grassmann, Taksar and Heyman (1985). It does not
+/// subtract, so no precision is lost to cancellation, however small some rates are.
 fn stationary(rates: &mut [f64], n: usize, stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
     for last in (1..n).rev() {
         if stopped() {
@@ -132,13 +142,13 @@ mod tests {
     }
 
     #[test]
-    fn dominant_play_is_where_time_is_spent() {
+    fn a_dominant_joint_action_has_almost_all_mass() {
         let mass = rank(&[2, 2], &[&[3.0, 0.0, 5.0, 1.0], &[3.0, 5.0, 0.0, 1.0]]);
         assert!(mass[3] > 0.999, "{mass:?}");
     }
 
     #[test]
-    fn a_cycle_is_visited_evenly() {
+    fn a_cycle_has_equal_masses() {
         let rps = [0.0, -1.0, 1.0, 1.0, 0.0, -1.0, -1.0, 1.0, 0.0];
         let mass = rank(&[3, 3], &[&rps, &rps.map(|v| -v)]);
         let off: Vec<f64> = mass.iter().copied().filter(|m| *m > 0.01).collect();
@@ -150,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn neutral_mutants_drift() {
+    fn fixation_probabilities_agree_with_the_formula() {
         let even = rank(&[2, 2], &[&[1.0; 4], &[1.0; 4]]);
         assert!(even.iter().all(|m| (m - 0.25).abs() < 1e-12));
         assert!((fixation(0.0, 10.0, 50.0) - 0.02).abs() < 1e-12);
@@ -161,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_too_large_or_stopped_says_so() {
+    fn large_games_bad_parameters_and_stopped_computations_are_errors() {
         let game = Game::new(vec![32, 33], vec![vec![0.0; 32 * 33]; 2]).unwrap();
         let rank = |g: &Game, s, stop: bool| g.alpha_rank(s, &|| stop).unwrap_err();
         let usual = Selection::default();

@@ -1,36 +1,44 @@
-//! Agreements on one joint action or on a lottery among them, measured from what each player has
-//! without one: Nash's product (1950), Kalai and Smorodinsky's even share of what is possible
-//! (1975), and the best least gain.
+//! Bargaining solutions: an agreement on one outcome or on a lottery over outcomes, by the players'
+//! gains over the disagreement point.
+//!
+//! The rules are Nash's product ("The Bargaining Problem", 1950), the equal shares of Kalai and
+//! Smorodinsky (1975), the egalitarian maximum of the smallest gain (Kalai, 1977), and the
+//! utilitarian sum.
 
 use crate::lottery::LinearProgram;
 
+/// What a bargaining solution maximises.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rule {
-    /// The largest product of gains.
+    /// The product of the gains.
     NashProduct,
-    /// The largest even share of each one's best possible gain.
+    /// The smallest share that a player gets of its largest possible gain.
     KalaiSmorodinsky,
-    /// The largest least gain.
+    /// The smallest gain.
     MaxMin,
-    /// The largest sum of gains.
+    /// The sum of the gains.
     Utilitarian,
 }
 
-/// A lottery over outcomes, by their index.
+/// A lottery over outcomes.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Agreement {
+    /// The probability of each outcome; the sum is one.
     pub lottery: Vec<f64>,
+    /// The expected gain of each player.
     pub gains: Vec<f64>,
 }
 
-/// Gains below this are none.
-const NONE: f64 = 1e-9;
-/// The concave search ends when no outcome promises more than this share.
+/// Gains below this are treated as zero.
+const ZERO_GAIN: f64 = 1e-9;
+/// The search for Nash's product ends at this duality gap of the sum of logarithms.
 const GAP: f64 = 1e-9;
-const STEPS: u32 = 20_000;
+/// The steps of that search after which it ends with what it has.
+const MAX_STEPS: u32 = 20_000;
 
-/// `gains[outcome][player]` is what an outcome gives beyond the disagreement. The index of the best
-/// outcome in which nobody loses; `None` when there is none.
+/// The best outcome in which nobody loses, by its index; `None` when there is none.
+/// `gains[outcome][player]` is what an outcome gives a player beyond the disagreement point. Among
+/// equally good outcomes the one with the largest sum is chosen, which no other dominates.
 pub fn outcome(rule: Rule, gains: &[Vec<f64>]) -> Option<usize> {
     let ideal = ideal(gains)?;
     let score = |outcome: &Vec<f64>| match rule {
@@ -41,7 +49,6 @@ pub fn outcome(rule: Rule, gains: &[Vec<f64>]) -> Option<usize> {
     };
     let mut best: Option<(usize, (f64, f64))> = None;
     for (index, outcome) in gains.iter().enumerate().filter(|(_, g)| is_rational(g)) {
-        // Among equals the one with the larger sum: never one that another dominates.
         let key = (score(outcome), outcome.iter().sum());
         if best.is_none_or(|(_, b)| key > b) {
             best = Some((index, key));
@@ -50,8 +57,8 @@ pub fn outcome(rule: Rule, gains: &[Vec<f64>]) -> Option<usize> {
     best.map(|(index, _)| index)
 }
 
-/// The same over lotteries. `None` when there is no lottery in which nobody loses, when outcomes
-/// are not of the same players, or when it was stopped.
+/// The best lottery over outcomes in which nobody loses in expectation. `None` when there is no such
+/// lottery, when outcomes differ in their number of players, or when `stopped` returns true.
 pub fn lottery(rule: Rule, gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Option<Agreement> {
     let players = gains.first()?.len();
     if gains.iter().any(|o| o.len() != players) {
@@ -74,8 +81,8 @@ pub fn lottery(rule: Rule, gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Op
         Rule::NashProduct => {
             let best = best_possible(&scaled, players, stopped)?;
             let start = best_least_share(&scaled, &best, stopped)?;
-            let able = (0..players).filter(|p| best[*p] > NONE).collect();
-            product(&scaled, able, start, stopped)?
+            let able = (0..players).filter(|p| best[*p] > ZERO_GAIN).collect();
+            nash_product(&scaled, able, start, stopped)?
         }
     };
     Some(Agreement {
@@ -84,7 +91,7 @@ pub fn lottery(rule: Rule, gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Op
     })
 }
 
-/// A program over the lotteries in which nobody loses.
+/// A linear program over the lotteries in which nobody loses.
 fn rational(gains: &[Vec<f64>], objective: impl Iterator<Item = f64>, level: f64) -> LinearProgram {
     let mut program = LinearProgram::new(objective, level);
     for player in 0..gains[0].len() {
@@ -97,7 +104,7 @@ fn most_in_sum(gains: &[Vec<f64>], stopped: &dyn Fn() -> bool) -> Option<Vec<f64
     rational(gains, gains.iter().map(|o| o.iter().sum()), 0.0).solve(stopped)
 }
 
-/// The most that each player could have in a lottery in which nobody loses.
+/// The largest gain that each player has in any lottery in which nobody loses.
 fn best_possible(
     gains: &[Vec<f64>],
     players: usize,
@@ -110,19 +117,19 @@ fn best_possible(
     (0..players).map(best_of).collect()
 }
 
-/// The lottery whose least gain, in each player's unit, is largest. Who has no unit does not count;
-/// a little of the sum decides between equals.
+/// The lottery with the largest minimum of the gains, each divided by its player's unit. Players
+/// without a unit are left out, and a small multiple of the sum breaks ties.
 fn best_least_share(
     gains: &[Vec<f64>],
     units: &[f64],
     stopped: &dyn Fn() -> bool,
 ) -> Option<Vec<f64>> {
-    if units.iter().all(|u| *u <= NONE) {
+    if units.iter().all(|u| *u <= ZERO_GAIN) {
         return most_in_sum(gains, stopped);
     }
     let sums = gains.iter().map(|o| 1e-6 * o.iter().sum::<f64>());
     let mut program = rational(gains, sums, 1.0);
-    for (player, unit) in units.iter().enumerate().filter(|(_, u)| **u > NONE) {
+    for (player, unit) in units.iter().enumerate().filter(|(_, u)| **u > ZERO_GAIN) {
         program.at_least(column(gains, player), *unit, 0.0);
     }
     program.solve(stopped)
@@ -132,7 +139,7 @@ fn is_rational(outcome: &[f64]) -> bool {
     outcome.iter().all(|g| *g >= 0.0)
 }
 
-/// Each player's best gain among the outcomes where nobody loses.
+/// Each player's largest gain among the outcomes in which nobody loses.
 fn ideal(gains: &[Vec<f64>]) -> Option<Vec<f64>> {
     let mut rational = gains.iter().filter(|g| is_rational(g));
     let first = rational.next()?.clone();
@@ -146,7 +153,8 @@ fn shares<'a>(outcome: &'a [f64], ideal: &'a [f64]) -> impl Iterator<Item = f64>
     pairs.filter(|(_, i)| **i > 0.0).map(|(g, i)| g / i)
 }
 
-/// The product's logarithm; an outcome that leaves fewer players without gain comes first.
+/// The logarithm of the product. A zero gain counts as 1e-300, so that an outcome with fewer of them
+/// is better.
 fn nash_score(outcome: &[f64]) -> f64 {
     outcome.iter().map(|g| g.max(1e-300).ln()).sum()
 }
@@ -160,82 +168,133 @@ fn mean(gains: &[Vec<f64>], lottery: &[f64], player: usize) -> f64 {
     pairs.map(|(o, w)| o[player] * w).sum()
 }
 
-/// A lottery in use, what it gives those who can gain, and its weight.
+/// Maximises the product of the gains of those who can gain at all.
+fn nash_product(
+    gains: &[Vec<f64>],
+    able: Vec<usize>,
+    start: Vec<f64>,
+    stopped: &dyn Fn() -> bool,
+) -> Option<Vec<f64>> {
+    let mut search = PairwiseSearch::new(gains, able, start);
+    for step in 0..MAX_STEPS {
+        if search.able.is_empty() || (step % 16 == 15 && stopped()) {
+            break;
+        }
+        if !search.step(stopped)? {
+            break;
+        }
+    }
+    Some(search.lottery())
+}
+
+/// A vertex of the lotteries that has weight: what it gives those who can gain.
 struct Atom {
     lottery: Vec<f64>,
     gains: Vec<f64>,
     weight: f64,
 }
 
-/// Maximises the product of gains by pairwise steps (Lacoste-Julien and Jaggi, 2015): weight moves
-/// from the worst lottery in use to the best possible one, as far as that helps.
-fn product(
-    gains: &[Vec<f64>],
+/// The pairwise variant of the Frank-Wolfe algorithm (Lacoste-Julien and Jaggi, "On the Global Linear
+/// Convergence of Frank-Wolfe Optimization Variants", 2015) for the sum of the gains' logarithms:
+/// each step moves weight from the worst atom to the best vertex.
+struct PairwiseSearch<'a> {
+    gains: &'a [Vec<f64>],
+    /// The players who can gain.
     able: Vec<usize>,
-    start: Vec<f64>,
-    stopped: &dyn Fn() -> bool,
-) -> Option<Vec<f64>> {
-    let players = gains[0].len();
-    let atom = |lottery: Vec<f64>, weight| Atom {
-        gains: able.iter().map(|p| mean(gains, &lottery, *p)).collect(),
-        lottery,
-        weight,
-    };
-    // Those who can gain nothing must not lose either; without any, an outcome itself is best.
-    let best_lottery = |worths: &[f64]| -> Option<Vec<f64>> {
-        if able.len() == players {
-            let best = (0..gains.len()).max_by(|a, b| worths[*a].total_cmp(&worths[*b]))?;
-            let mut lottery = vec![0.0; gains.len()];
+    atoms: Vec<Atom>,
+}
+
+impl<'a> PairwiseSearch<'a> {
+    fn new(gains: &'a [Vec<f64>], able: Vec<usize>, start: Vec<f64>) -> Self {
+        let mut search = Self {
+            gains,
+            able,
+            atoms: Vec::new(),
+        };
+        let first = search.atom(start, 1.0);
+        search.atoms.push(first);
+        search
+    }
+
+    fn atom(&self, lottery: Vec<f64>, weight: f64) -> Atom {
+        let gain = |p: &usize| mean(self.gains, &lottery, *p);
+        Atom {
+            gains: self.able.iter().map(gain).collect(),
+            lottery,
+            weight,
+        }
+    }
+
+    /// One pairwise step; false once the duality gap is closed. `None` when the linear program has
+    /// no solution or was stopped.
+    fn step(&mut self, stopped: &dyn Fn() -> bool) -> Option<bool> {
+        let now: Vec<f64> = (0..self.able.len())
+            .map(|p| self.atoms.iter().map(|a| a.weight * a.gains[p]).sum())
+            .collect();
+        // The objective's slope towards a point with these gains.
+        let slope = |gain: &dyn Fn(usize) -> f64| -> f64 {
+            now.iter().enumerate().map(|(p, n)| gain(p) / n).sum()
+        };
+        let of_outcome = |o: &Vec<f64>| slope(&|p| o[self.able[p]]);
+        let slopes: Vec<f64> = self.gains.iter().map(of_outcome).collect();
+        let towards = self.atom(self.best_vertex(&slopes, stopped)?, 0.0);
+        let of_atom = |a: &Atom| slope(&|p| a.gains[p]);
+        if of_atom(&towards) - self.able.len() as f64 <= GAP {
+            return Some(false);
+        }
+        let worst = (0..self.atoms.len())
+            .min_by(|a, b| of_atom(&self.atoms[*a]).total_cmp(&of_atom(&self.atoms[*b])))?;
+        let best = self.index_of(towards);
+        self.shift(worst, best, &now);
+        Some(true)
+    }
+
+    /// The vertex with the largest slope: a single outcome, unless those who can gain nothing must be
+    /// kept from losing.
+    fn best_vertex(&self, slopes: &[f64], stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
+        let players = self.gains[0].len();
+        if self.able.len() == players {
+            let best = (0..slopes.len()).max_by(|a, b| slopes[*a].total_cmp(&slopes[*b]))?;
+            let mut lottery = vec![0.0; slopes.len()];
             lottery[best] = 1.0;
             return Some(lottery);
         }
-        let mut program = LinearProgram::new(worths.iter().copied(), 0.0);
-        for player in (0..players).filter(|p| !able.contains(p)) {
-            program.at_least(column(gains, player), 0.0, 0.0);
+        let mut program = LinearProgram::new(slopes.iter().copied(), 0.0);
+        for player in (0..players).filter(|p| !self.able.contains(p)) {
+            program.at_least(column(self.gains, player), 0.0, 0.0);
         }
         program.solve(stopped)
-    };
-    let mut atoms = vec![atom(start, 1.0)];
-    for step in 0..STEPS {
-        if able.is_empty() || (step % 16 == 15 && stopped()) {
-            break;
-        }
-        let now: Vec<f64> = (0..able.len())
-            .map(|p| atoms.iter().map(|a| a.weight * a.gains[p]).sum())
-            .collect();
-        let worth = |gain: &dyn Fn(usize) -> f64| -> f64 {
-            now.iter().enumerate().map(|(p, n)| gain(p) / n).sum()
-        };
-        let worths: Vec<f64> = gains.iter().map(|o| worth(&|p| o[able[p]])).collect();
-        let towards = atom(best_lottery(&worths)?, 0.0);
-        if worth(&|p| towards.gains[p]) - able.len() as f64 <= GAP {
-            break;
-        }
-        let value = |a: &Atom| worth(&|p| a.gains[p]);
-        let worst =
-            (0..atoms.len()).min_by(|a, b| value(&atoms[*a]).total_cmp(&value(&atoms[*b])))?;
-        let best = match atoms.iter().position(|a| a.lottery == towards.lottery) {
-            Some(known) => known,
-            None => {
-                atoms.push(towards);
-                atoms.len() - 1
-            }
-        };
-        let pairs = atoms[best].gains.iter().zip(&atoms[worst].gains);
-        let change: Vec<f64> = pairs.map(|(b, w)| b - w).collect();
-        let moved = line_search(&now, &change, atoms[worst].weight);
-        atoms[best].weight += moved;
-        atoms[worst].weight -= moved;
-        atoms.retain(|a| a.weight > 0.0);
     }
-    let mut lottery = vec![0.0; gains.len()];
-    for atom in &atoms {
-        crate::kernel::add_scaled(&mut lottery, atom.weight, &atom.lottery);
+
+    /// The index of an atom with this lottery, which is added if there is none.
+    fn index_of(&mut self, atom: Atom) -> usize {
+        let known = self.atoms.iter().position(|a| a.lottery == atom.lottery);
+        known.unwrap_or_else(|| {
+            self.atoms.push(atom);
+            self.atoms.len() - 1
+        })
     }
-    Some(lottery)
+
+    /// Moves weight from one atom to another as far as the objective grows.
+    fn shift(&mut self, from: usize, to: usize, now: &[f64]) {
+        let pairs = self.atoms[to].gains.iter().zip(&self.atoms[from].gains);
+        let change: Vec<f64> = pairs.map(|(t, f)| t - f).collect();
+        let moved = line_search(now, &change, self.atoms[from].weight);
+        self.atoms[to].weight += moved;
+        self.atoms[from].weight -= moved;
+        self.atoms.retain(|a| a.weight > 0.0);
+    }
+
+    fn lottery(&self) -> Vec<f64> {
+        let mut lottery = vec![0.0; self.gains.len()];
+        for atom in &self.atoms {
+            crate::kernel::add_scaled(&mut lottery, atom.weight, &atom.lottery);
+        }
+        lottery
+    }
 }
 
-/// The best step in 0..=most for the sum of logarithms, by bisection on its slope.
+/// The best step in `0..=most` for the sum of logarithms, by bisection on its slope.
 fn line_search(now: &[f64], change: &[f64], most: f64) -> f64 {
     let slope = |t: f64| -> f64 {
         let pairs = now.iter().zip(change);
@@ -270,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn rules_choose_among_outcomes() {
+    fn each_rule_chooses_its_outcome() {
         let all = gains(&[
             &[10.0, 1.0],
             &[4.0, 4.0],
@@ -284,7 +343,7 @@ mod tests {
         assert_eq!(outcome(Rule::KalaiSmorodinsky, &all), Some(1));
         assert_eq!(outcome(Rule::MaxMin, &gains(&[&[-1.0, 5.0]])), None);
         assert_eq!(outcome(Rule::MaxMin, &[]), None);
-        // Nobody is left worse off for a tie.
+        // A tie in the smallest gain goes to the outcome that dominates.
         assert_eq!(
             outcome(Rule::MaxMin, &gains(&[&[1.0, 1.0], &[1.0, 2.0]])),
             Some(1)
@@ -292,8 +351,8 @@ mod tests {
     }
 
     #[test]
-    fn a_cake_is_divided() {
-        // Linear utilities: Nash gives each half of the weight.
+    fn each_rule_divides_a_cake_as_known() {
+        // With linear utilities Nash's product gives each outcome half of the weight.
         let cake = gains(&[&[4.0, 0.0], &[0.0, 1.0]]);
         let nash = lottery(Rule::NashProduct, &cake, &|| false).unwrap();
         assert!((nash.lottery[0] - 0.5).abs() < 1e-6, "{nash:?}");
@@ -306,7 +365,7 @@ mod tests {
     }
 
     #[test]
-    fn who_can_gain_nothing_does_not_stop_the_others() {
+    fn a_player_without_possible_gain_does_not_keep_others_from_gaining() {
         let stuck = gains(&[&[0.0, 3.0], &[-1.0, 9.0], &[0.0, 1.0]]);
         let nash = lottery(Rule::NashProduct, &stuck, &|| false).unwrap();
         assert!((nash.gains[1] - 3.0).abs() < 1e-6, "{nash:?}");
@@ -328,7 +387,7 @@ mod tests {
     }
 
     #[test]
-    fn lotteries_may_use_outcomes_in_which_somebody_loses() {
+    fn a_lottery_may_mix_outcomes_in_which_one_player_loses() {
         let all = gains(&[&[9.0, -1.0], &[-1.0, 9.0]]);
         let nash = lottery(Rule::NashProduct, &all, &|| false).unwrap();
         assert!(

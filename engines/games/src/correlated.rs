@@ -1,60 +1,74 @@
-//! Correlated equilibria (Aumann, 1974) and coarse ones (Moulin and Vial, 1978): lotteries on joint
-//! actions from whose draws nobody gains by deviating, the best of them by a stated objective.
+//! Correlated equilibria (Aumann, "Subjectivity and Correlation in Randomized Strategies", 1974) and
+//! coarse correlated equilibria (Moulin and Vial, 1978): lotteries over joint actions from whose
+//! draws nobody gains by deviating. The best one by an objective is a linear program.
 
 use crate::{Game, Options, game::ProfileError, lottery::LinearProgram, search::Control};
 
+/// Which deviations must not pay.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concept {
-    /// Nobody gains by answering a recommendation with another action.
+    /// Playing another action after a recommendation was seen.
     Correlated,
-    /// Nobody gains by ignoring the lottery for one fixed action.
+    /// Committing to one action before the draw.
     Coarse,
 }
 
+/// What the chosen equilibrium maximises.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Objective {
     /// The sum of the payoffs.
     Welfare,
-    /// The least payoff, as a share of each player's range.
+    /// The smallest payoff, as a share of its player's payoff range.
     Fairness,
-    /// The payoffs' sum with a weight for each player.
+    /// The weighted sum of the payoffs, with a weight for each player.
     Weighted(Vec<f64>),
 }
 
-/// A lottery on joint actions and what certifies it.
+/// A lottery over joint actions with its certificate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Correlated {
+    /// The probability of each joint action, in the order of [`Game::joint`].
     pub lottery: Vec<f64>,
+    /// The expected payoff of each player.
     pub payoffs: Vec<f64>,
-    /// What each player could gain by deviating, in units of the payoffs.
+    /// What each player could gain by deviating, in units of its payoffs.
     pub regret: Vec<f64>,
+    /// The largest regret, as a share of its player's payoff range.
     pub relative_regret: f64,
+    /// The bound on `relative_regret` that [`converged`](Self::converged) checks.
     pub tolerance: f64,
-    /// Whether nothing better by the objective exists; false for what is only an equilibrium.
+    /// Whether the lottery was proven to maximise the objective.
     pub optimal: bool,
 }
 
 impl Correlated {
+    /// Whether the lottery is an equilibrium within its tolerance.
     pub fn converged(&self) -> bool {
         self.relative_regret <= self.tolerance
     }
 }
 
-/// Entries of the program's rows: larger ones are not solved in the time that a call has.
+/// The largest number of entries in the incentive constraints. Larger programs take longer to solve
+/// than a call may.
 pub const MAX_ENTRIES: usize = 1 << 15;
 
+/// The incentive constraints have this many entries, more than [`MAX_ENTRIES`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "the game's incentives are {0} numbers; correlated equilibria are computed up to {MAX_ENTRIES}"
+    "the game's incentive constraints have {0} entries; correlated equilibria support up to {MAX_ENTRIES}"
 )]
 pub struct ProgramTooLarge(pub usize);
 
-/// Programs are solved to this accuracy.
+/// The accuracy of the linear programs.
 const TOLERANCE: f64 = 1e-6;
 
 impl Game {
-    /// The best equilibrium of its kind. When the program is stopped, the lottery of a Nash
-    /// equilibrium as far as that was found.
+    /// The equilibrium that maximises the objective. When the program is stopped, the lottery that
+    /// the best Nash profile so far induces, which is then not `optimal`.
+    ///
+    /// # Errors
+    ///
+    /// When the game is too large.
     pub fn correlated(
         &self,
         concept: Concept,
@@ -72,14 +86,18 @@ impl Game {
             .and_then(|program| program.solve(&stopped));
         let optimal = best.is_some();
         let lottery = best.unwrap_or_else(|| {
-            let nash = self.any(options, control);
+            let nash = self.any_equilibrium(options, control);
             self.product(&nash.profile.concat())
         });
         let tolerance = options.tolerance.unwrap_or(TOLERANCE);
         Ok(self.certify_lottery(lottery, concept, tolerance, optimal))
     }
 
-    /// Certifies a lottery from outside.
+    /// Certifies a given lottery. Its certificate is never `optimal`.
+    ///
+    /// # Errors
+    ///
+    /// When it is not a probability distribution over the joint actions.
     pub fn verify_lottery(
         &self,
         lottery: &[f64],
@@ -90,7 +108,7 @@ impl Game {
         Ok(self.certify_lottery(lottery, concept, tolerance, false))
     }
 
-    /// `None` when it was stopped before it was written.
+    /// The linear program; `None` when it was stopped while it was built.
     fn program(
         &self,
         concept: Concept,
@@ -118,18 +136,18 @@ impl Game {
                 program.at_least(earned, 1.0, 0.0);
             }
         }
-        let mut written = true;
+        let mut complete = true;
         self.deviations(concept, |cells| {
-            written = written && !stopped();
-            if written {
+            complete = complete && !stopped();
+            if complete {
                 program.at_least(cells, 0.0, 0.0);
             }
         });
-        written.then_some(program)
+        complete.then_some(program)
     }
 
-    /// What a player keeps by not deviating, as coefficients of joint actions: one row for each
-    /// deviation.
+    /// The incentive constraints: for each deviation, what a player loses by it, as coefficients of
+    /// the joint actions.
     fn deviations(
         &self,
         concept: Concept,
@@ -148,8 +166,8 @@ impl Game {
                     }
                     Concept::Correlated => {
                         for from in (0..actions).filter(|a| *a != to) {
-                            let told = (0..self.cells()).filter(|cell| own(*cell) == from);
-                            row(&mut told.map(|cell| (cell, loss(cell, to))));
+                            let recommended = (0..self.cells()).filter(|cell| own(*cell) == from);
+                            row(&mut recommended.map(|cell| (cell, loss(cell, to))));
                         }
                     }
                 }
@@ -157,6 +175,7 @@ impl Game {
         }
     }
 
+    /// The lottery that independent mixed strategies induce.
     fn product(&self, profile: &[f64]) -> Vec<f64> {
         (0..self.cells())
             .map(|cell| {
@@ -195,8 +214,8 @@ impl Game {
         }
     }
 
-    /// What the best deviation gains: by one action for all draws, or by the best one for each
-    /// recommendation.
+    /// What the best deviation gains: the best action for each recommendation, or one action for all
+    /// draws.
     fn lottery_regret(&self, lottery: &[f64], concept: Concept, player: usize) -> f64 {
         let (actions, stride) = (self.shape()[player], self.stride(player));
         let unit = self.unit(player);

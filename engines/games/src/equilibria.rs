@@ -1,4 +1,4 @@
-//! All equilibria where that can be said, and the best of those found, by a stated preference.
+//! All equilibria of a game, as far as they can be enumerated, and the best one by a preference.
 
 use crate::{
     Game, Options, logit,
@@ -10,44 +10,47 @@ use crate::{
     vertices::{self, MAX_ALL},
 };
 
-/// Which equilibrium is wanted when there are several.
+/// Which equilibrium [`Game::select`] chooses when there are several.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Preference {
+    /// The first one that is found.
     #[default]
     Any,
     /// The largest sum of payoffs.
     Welfare,
-    /// The largest least payoff, each as a share of its player's range.
+    /// The largest minimum of the payoffs, each as a share of its player's payoff range.
     Fairness,
-    /// The limit of the logit branch, which needs no comparison.
+    /// The limit of the principal branch of logit equilibria (McKelvey and Palfrey, 1995), which is
+    /// unique in almost every game and is found without enumeration.
     Logit,
 }
 
-/// Equilibria, each with its certificate.
+/// A set of equilibria, each with its certificate.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Equilibria {
-    /// With two players the extreme ones: all others are mixtures of these within a component.
+    /// The equilibria. With two players the extreme ones: every other equilibrium is a mixture of
+    /// these within one component.
     pub found: Vec<Solution>,
-    /// The connected component of each.
+    /// The number of the connected component that each equilibrium belongs to.
     pub components: Vec<usize>,
-    /// Whether there are no others.
+    /// Whether the enumeration is known to have missed none.
     pub complete: bool,
 }
 
-/// What looking for equilibria to choose from may cost, where not all can be found.
-const TO_CHOOSE_FROM: Budget = Budget {
+/// The budget of a selection where not all equilibria can be enumerated.
+const SELECTION_BUDGET: Budget = Budget {
     supports: 50_000,
     systems: 2_000,
 };
-/// Equilibria kept of a game that has more.
+/// The largest number of equilibria that are returned.
 const MAX_FOUND: usize = 4_096;
 
 impl Game {
-    /// Finds all equilibria that it can, until it is stopped: all extreme ones of a two-player game
-    /// that has no more than [`MAX_ALL`] undominated actions a player; otherwise pure ones, then
-    /// one on each support where there is one.
+    /// Enumerates equilibria until it is stopped: all extreme ones of a two-player game with at most
+    /// [`MAX_ALL`] undominated actions for each player; otherwise the pure ones, and then one on
+    /// each support that has one.
     pub fn equilibria(&self, options: &Options, control: &dyn Control) -> Equilibria {
-        self.within(Budget::ENDLESS, options, control)
+        self.within(Budget::UNLIMITED, options, control)
     }
 
     fn within(&self, budget: Budget, options: &Options, control: &dyn Control) -> Equilibria {
@@ -60,7 +63,7 @@ impl Game {
         let profiles = collect(&mut search, budget, options.seed);
         let mut found = Vec::with_capacity(profiles.len());
         for (index, (method, profile)) in profiles.iter().enumerate() {
-            // The first is worth its certificate even when the time is over.
+            // The first one is certified even when the time is over.
             if index > 0 && control.is_stopped() {
                 break;
             }
@@ -70,12 +73,12 @@ impl Game {
                 found.push(solution);
             }
         }
-        // One player's equilibria are the mixtures of its best actions.
-        let alone = self.players() == 1;
-        let component = |index| if alone { 0 } else { index };
+        // The equilibria of a single player are the mixtures of its best actions: one component.
+        let single = self.players() == 1;
+        let component = |index| if single { 0 } else { index };
         Equilibria {
             components: (0..found.len()).map(component).collect(),
-            complete: alone && found.len() == profiles.len(),
+            complete: single && found.len() == profiles.len(),
             found,
         }
     }
@@ -93,7 +96,7 @@ impl Game {
         for (profile, component) in pairs.take(MAX_FOUND) {
             let whole = embed(self, kept, profile);
             let mut solution = search::certify(self, &whole, Method::VertexEnumeration, tolerance);
-            solution.seen_at(extremes.bases);
+            solution.set_iterations(extremes.bases);
             if solution.converged() {
                 out.found.push(solution);
                 out.components.push(*component);
@@ -105,7 +108,7 @@ impl Game {
         out
     }
 
-    /// The preferred one of the equilibria that were found, and those it was chosen from.
+    /// Finds the preferred equilibrium. Returns it with the equilibria it was chosen from.
     pub fn select(
         &self,
         preference: Preference,
@@ -114,7 +117,7 @@ impl Game {
     ) -> (Solution, Equilibria) {
         let mut all = match preference {
             Preference::Any | Preference::Logit => Equilibria::default(),
-            _ => self.within(TO_CHOOSE_FROM, options, control),
+            _ => self.within(SELECTION_BUDGET, options, control),
         };
         let worth = |s: &Solution| self.worth(preference, s);
         let best = all
@@ -128,7 +131,7 @@ impl Game {
                 logit::search(&mut search, &mut Newton::new(self));
                 search.finish()
             }
-            None => self.any(options, control),
+            None => self.any_equilibrium(options, control),
         };
         if all.found.is_empty() && chosen.converged() {
             all.found.push(chosen.clone());
@@ -149,8 +152,8 @@ impl Game {
     }
 }
 
-/// Pure equilibria, then one on each support where there is one; one at least, if that takes a
-/// search.
+/// The pure equilibria, then one on each support that has one. When that finds none, the portfolio
+/// searches for one.
 fn collect(search: &mut Search<'_>, budget: Budget, seed: u64) -> Vec<(Method, Vec<f64>)> {
     let game = search.game;
     let mut profiles: Vec<(Method, Vec<f64>)> = pure::equilibria(game)

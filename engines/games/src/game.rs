@@ -1,22 +1,23 @@
-//! A finite game in normal form: players, their actions, and what each earns for every joint
+//! A finite game in normal form: players, their actions, and a payoff of each player for every joint
 //! action.
 //!
-//! Solvers work on payoffs that are mapped onto 0..=1 for each player by itself: no equilibrium
-//! changes by that, and tolerances then mean the same for payoffs of any size.
+//! Solvers work on payoffs that are scaled to the range 0..=1 for each player. This leaves equilibria
+//! unchanged and gives tolerances the same meaning for payoffs of any magnitude.
 
-/// Players of one game.
+/// The largest number of players.
 pub const MAX_PLAYERS: usize = 16;
-/// Actions of one player.
+/// The largest number of actions of one player.
 pub const MAX_ACTIONS: usize = 128;
-/// Joint actions times players.
+/// The largest number of payoffs: joint actions times players.
 pub const MAX_PAYOFFS: usize = 1 << 17;
-/// Payoffs beyond this could overflow when they are subtracted.
+/// The largest magnitude of a payoff. The difference of two such payoffs does not overflow.
 pub const MAX_PAYOFF: f64 = 1e300;
 
+/// A game that has been checked. Players, actions and joint actions are numbered from zero.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Game {
     shape: Vec<usize>,
-    /// Where each player's actions begin among all; one more at the end.
+    /// The offset of each player's actions among those of all players, and the total.
     offsets: Vec<usize>,
     payoffs: Vec<Vec<f64>>,
     unit: Vec<Vec<f64>>,
@@ -24,44 +25,92 @@ pub struct Game {
     span: Vec<f64>,
 }
 
+/// Why payoffs are not a game.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum GameError {
+    /// This many players, or payoff tensors, were given.
     #[error("a game has 1 to {MAX_PLAYERS} players, not {0}")]
     Players(usize),
-    #[error("player {player} has {given} actions; 1 to {MAX_ACTIONS} are possible")]
-    Actions { player: usize, given: usize },
+    /// A player has no actions, or too many.
+    #[error("player {player} has {given} actions; 1 to {MAX_ACTIONS} are supported")]
+    Actions {
+        /// The player.
+        player: usize,
+        /// The number of its actions.
+        given: usize,
+    },
+    /// There are more than [`MAX_PAYOFFS`] payoffs.
     #[error("the game has more than {MAX_PAYOFFS} payoffs")]
     TooLarge,
-    #[error("player {player} has {given} payoffs; {needed} joint actions need as many")]
+    /// A player's payoffs do not match the joint actions.
+    #[error(
+        "player {player} has {given} payoffs; one for each of {needed} joint actions is required"
+    )]
     Payoffs {
+        /// The player.
         player: usize,
+        /// The number of its payoffs.
         given: usize,
+        /// The number of joint actions.
         needed: usize,
     },
+    /// A payoff is not a number, or its magnitude is above [`MAX_PAYOFF`].
     #[error("payoff {index} of player {player} is not a number within ±{MAX_PAYOFF:e}")]
-    NotFinite { player: usize, index: usize },
+    NotFinite {
+        /// The player.
+        player: usize,
+        /// The joint action.
+        index: usize,
+    },
 }
 
+/// Why strategies are not a profile of a game.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ProfileError {
+    /// The number of strategies is not that of players.
     #[error("the profile has {given} strategies; the game has {needed} players")]
-    Players { given: usize, needed: usize },
-    #[error("player {player} has {given} probabilities and {needed} actions")]
-    Actions {
-        player: usize,
+    Players {
+        /// The number of strategies.
         given: usize,
+        /// The number of players.
         needed: usize,
     },
-    #[error("probability {index} of player {player} is not within 0 and 1")]
-    Probability { player: usize, index: usize },
+    /// A strategy's length is not the number of its player's actions.
+    #[error("player {player} has {given} probabilities and {needed} actions")]
+    Actions {
+        /// The player.
+        player: usize,
+        /// The number of probabilities.
+        given: usize,
+        /// The number of actions.
+        needed: usize,
+    },
+    /// A probability is not a number in 0..=1.
+    #[error("probability {index} of player {player} is not between 0 and 1")]
+    Probability {
+        /// The player.
+        player: usize,
+        /// The action.
+        index: usize,
+    },
+    /// A strategy's sum is more than 1e-6 away from one.
     #[error("the probabilities of player {player} sum to {sum}, not to 1")]
-    Sum { player: usize, sum: f64 },
+    Sum {
+        /// The player.
+        player: usize,
+        /// The sum.
+        sum: f64,
+    },
 }
 
-/// How far a given strategy's sum may be from one.
+/// The largest deviation of a given strategy's sum from one.
 const SUM_SLACK: f64 = 1e-6;
 
-/// The number of joint actions of a game of this shape.
+/// The number of joint actions of a game in which player `i` has `shape[i]` actions.
+///
+/// # Errors
+///
+/// When such a game has too many players, actions or payoffs.
 pub fn joint_actions(shape: &[usize]) -> Result<usize, GameError> {
     if !(1..=MAX_PLAYERS).contains(&shape.len()) {
         return Err(GameError::Players(shape.len()));
@@ -82,8 +131,12 @@ pub fn joint_actions(shape: &[usize]) -> Result<usize, GameError> {
 }
 
 impl Game {
-    /// `payoffs` holds one tensor for each player, row-major: the first player's action varies
-    /// slowest.
+    /// Checks payoffs and makes a game of them. `payoffs` holds one tensor for each player in row-major
+    /// order: the first player's action varies slowest.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake; see [`GameError`].
     pub fn new(shape: Vec<usize>, payoffs: Vec<Vec<f64>>) -> Result<Self, GameError> {
         let needed = joint_actions(&shape)?;
         if payoffs.len() != shape.len() {
@@ -105,10 +158,10 @@ impl Game {
                 return Err(GameError::NotFinite { player, index });
             }
         }
-        Ok(Self::of(shape, payoffs))
+        Ok(Self::from_checked(shape, payoffs))
     }
 
-    fn of(shape: Vec<usize>, payoffs: Vec<Vec<f64>>) -> Self {
+    fn from_checked(shape: Vec<usize>, payoffs: Vec<Vec<f64>>) -> Self {
         let mut offsets = vec![0];
         for actions in &shape {
             offsets.push(offsets[offsets.len() - 1] + actions);
@@ -135,10 +188,12 @@ impl Game {
         }
     }
 
+    /// The number of players.
     pub fn players(&self) -> usize {
         self.shape.len()
     }
 
+    /// The number of each player's actions.
     pub fn shape(&self) -> &[usize] {
         &self.shape
     }
@@ -148,47 +203,50 @@ impl Game {
         self.payoffs[0].len()
     }
 
-    /// A player's payoffs as they were given.
+    /// A player's payoffs as they were given, one for each joint action.
     pub fn payoffs(&self, player: usize) -> &[f64] {
         &self.payoffs[player]
     }
 
-    /// A player's payoffs mapped onto 0..=1.
+    /// A player's payoffs scaled to 0..=1; all zero when they are equal.
     pub(crate) fn unit(&self, player: usize) -> &[f64] {
         &self.unit[player]
     }
 
+    /// A player's lowest payoff.
     pub(crate) fn low(&self, player: usize) -> f64 {
         self.low[player]
     }
 
-    /// The difference between a player's best and worst payoff.
+    /// The payoff range of a player: its highest payoff less its lowest.
     pub fn span(&self, player: usize) -> f64 {
         self.span[player]
     }
 
-    /// All players' actions counted together.
+    /// The number of all players' actions together, which is the length of a flat profile.
     pub(crate) fn total_actions(&self) -> usize {
         self.offsets[self.players()]
     }
 
+    /// The positions of a player's actions in a flat profile.
     pub(crate) fn actions(&self, player: usize) -> std::ops::Range<usize> {
         self.offsets[player]..self.offsets[player + 1]
     }
 
-    /// How far apart two joint actions are that differ by one in a player's action.
+    /// The distance between two joint actions that differ by one in a player's action.
     pub(crate) fn stride(&self, player: usize) -> usize {
         self.shape[player + 1..].iter().product()
     }
 
-    /// The actions that make up a joint action.
+    /// Each player's action in a joint action.
     pub fn joint(&self, cell: usize) -> Vec<usize> {
         (0..self.players())
             .map(|i| cell / self.stride(i) % self.shape[i])
             .collect()
     }
 
-    /// Where a joint action's payoffs are.
+    /// The number of the joint action in which the players take these actions; the inverse of
+    /// [`joint`](Self::joint).
     pub fn cell(&self, joint: &[usize]) -> usize {
         joint
             .iter()
@@ -196,7 +254,7 @@ impl Game {
             .fold(0, |cell, (action, actions)| cell * actions + action)
     }
 
-    /// The game that is left when each player keeps only these actions.
+    /// The game in which each player has only these actions.
     pub(crate) fn restricted(&self, kept: &[Vec<usize>]) -> Self {
         let shape: Vec<usize> = kept.iter().map(Vec::len).collect();
         let small: usize = shape.iter().product();
@@ -208,23 +266,27 @@ impl Game {
             for (to, from) in payoffs.iter_mut().zip(&self.payoffs) {
                 to.push(from[cell]);
             }
-            step(&mut at, &shape);
+            increment(&mut at, &shape);
         }
-        Self::of(shape, payoffs)
+        Self::from_checked(shape, payoffs)
     }
 
-    /// The game among those who have a choice.
-    pub(crate) fn without_idle(self) -> Self {
+    /// The game among the players that have more than one action.
+    pub(crate) fn without_single_action_players(self) -> Self {
         if self.shape.iter().all(|a| *a > 1) {
             return self;
         }
         let choosing = |i: &usize| self.shape[*i] > 1;
         let shape = self.shape.iter().copied().filter(|a| *a > 1).collect();
         let players = (0..self.players()).filter(choosing);
-        Self::of(shape, players.map(|i| self.payoffs[i].clone()).collect())
+        Self::from_checked(shape, players.map(|i| self.payoffs[i].clone()).collect())
     }
 
-    /// Checks a profile from outside and makes its sums exact.
+    /// Checks mixed strategies, one for each player, and normalises them into one flat profile.
+    ///
+    /// # Errors
+    ///
+    /// The first mistake; see [`ProfileError`].
     pub fn profile(&self, strategies: &[Vec<f64>]) -> Result<Vec<f64>, ProfileError> {
         if strategies.len() != self.players() {
             return Err(ProfileError::Players {
@@ -239,13 +301,14 @@ impl Game {
         Ok(flat)
     }
 
+    /// A flat profile as one strategy for each player.
     pub(crate) fn split(&self, flat: &[f64]) -> Vec<Vec<f64>> {
         (0..self.players())
             .map(|i| flat[self.actions(i)].to_vec())
             .collect()
     }
 
-    /// Everybody mixes evenly.
+    /// The flat profile of uniform strategies.
     pub(crate) fn uniform(&self) -> Vec<f64> {
         self.shape
             .iter()
@@ -254,7 +317,7 @@ impl Game {
     }
 }
 
-/// Checks probabilities from outside and makes their sum exact.
+/// Checks the probabilities of a strategy and normalises them.
 pub(crate) fn strategy(
     given: &[f64],
     player: usize,
@@ -285,8 +348,8 @@ fn range(values: &[f64]) -> (f64, f64) {
     (low, high - low)
 }
 
-/// The next index of a row-major walk; wraps around at the end.
-pub(crate) fn step(at: &mut [usize], shape: &[usize]) {
+/// Advances a multi-index in row-major order; wraps around at the end.
+pub(crate) fn increment(at: &mut [usize], shape: &[usize]) {
     for (digit, base) in at.iter_mut().zip(shape).rev() {
         *digit += 1;
         if *digit < *base {
@@ -301,7 +364,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn broken_games_are_refused() {
+    fn malformed_games_are_refused() {
         let new = |shape: &[usize], payoffs: Vec<Vec<f64>>| {
             Game::new(shape.to_vec(), payoffs).unwrap_err()
         };
@@ -344,7 +407,7 @@ mod tests {
     }
 
     #[test]
-    fn broken_profiles_are_refused() {
+    fn malformed_profiles_are_refused() {
         let game = Game::new(vec![2, 2], vec![vec![0.0; 4]; 2]).unwrap();
         let half = vec![0.5, 0.5];
         let refused = |strategies: &[Vec<f64>]| game.profile(strategies).unwrap_err();
@@ -383,7 +446,7 @@ mod tests {
     }
 
     #[test]
-    fn joint_actions_are_counted_row_major() {
+    fn joint_actions_are_numbered_in_row_major_order() {
         let tensor: Vec<f64> = (0..24).map(f64::from).collect();
         let game = Game::new(vec![2, 3, 4], vec![tensor.clone(), tensor.clone(), tensor]).unwrap();
         assert_eq!(game.cell(&[1, 2, 3]), 23);

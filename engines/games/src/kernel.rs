@@ -1,16 +1,16 @@
-//! Expected payoffs and how they change with the others' strategies: the inner loop of everything
-//! else, without an allocation.
+//! Expected payoffs and their derivatives by the other players' strategies. This is the inner loop of
+//! every solver, so it allocates nothing after its construction.
 
 use crate::Game;
 
-/// Scratch for one game.
+/// The buffers for one game.
 #[derive(Debug)]
 pub(crate) struct Kernel {
-    /// What is left of a tensor after one, two, … axes were summed out.
+    /// A payoff tensor after one, two, … axes were contracted.
     levels: Vec<Vec<f64>>,
 }
 
-/// The axes of a tensor that are still there, as lengths; a summed-out axis has length one.
+/// The lengths of a tensor's axes; a contracted axis has length one.
 type Dims = [usize; crate::game::MAX_PLAYERS];
 
 impl Kernel {
@@ -22,20 +22,20 @@ impl Kernel {
         }
     }
 
-    /// What each of a player's actions earns, on the unit scale, when the others play `profile`.
+    /// The expected scaled payoff of each of a player's actions when the others play `profile`.
     pub(crate) fn values(&mut self, game: &Game, player: usize, profile: &[f64], out: &mut [f64]) {
         let mut dims = dims(game);
         let mut level = 0;
         for axis in (0..game.players()).filter(|j| *j != player) {
-            self.sum_out(game, player, level, &mut dims, axis, profile);
+            self.contract(game, player, level, &mut dims, axis, profile);
             level += 1;
         }
         let source = self.at(game, player, level);
         out.copy_from_slice(&source[..out.len()]);
     }
 
-    /// The derivatives of a player's action values by every other player's probabilities: a row for
-    /// each action, a column for each action of all players; the own columns are zero.
+    /// The derivatives of a player's action values by the other players' probabilities: a row for each
+    /// of its actions, a column for each action of all players. The player's own columns are zero.
     fn jacobian(&mut self, game: &Game, player: usize, profile: &[f64], out: &mut [f64]) {
         out.fill(0.0);
         let mut others = [0; crate::game::MAX_PLAYERS];
@@ -49,7 +49,7 @@ impl Kernel {
         }
     }
 
-    /// What each of a player's actions earns, and the derivatives of that.
+    /// The values of a player's actions and their derivatives.
     pub(crate) fn linearise(
         &mut self,
         game: &Game,
@@ -59,7 +59,7 @@ impl Kernel {
         values: &mut [f64],
     ) {
         self.jacobian(game, player, profile, slopes);
-        // Payoffs are linear in the strategy of any one of the others.
+        // Payoffs are linear in the strategy of any single opponent.
         let other = game.actions(if player == 0 { 1 } else { 0 });
         let lines = slopes.chunks_exact(game.total_actions());
         for (value, line) in values.iter_mut().zip(lines) {
@@ -67,7 +67,7 @@ impl Kernel {
         }
     }
 
-    /// Halves the set of others, so that sums are shared between them.
+    /// Halves the set of opponents recursively, so that they share the contractions.
     #[allow(clippy::too_many_arguments)]
     fn descend(
         &mut self,
@@ -86,7 +86,7 @@ impl Kernel {
         for (kept, summed) in [(left, right), (right, left)] {
             let (mut dims, mut level) = (dims, level);
             for axis in summed {
-                self.sum_out(game, player, level, &mut dims, *axis, profile);
+                self.contract(game, player, level, &mut dims, *axis, profile);
                 level += 1;
             }
             self.descend(game, player, profile, level, dims, kept, out);
@@ -117,8 +117,8 @@ impl Kernel {
         }
     }
 
-    /// Replaces one axis of what is at `level` by its mean under that player's strategy.
-    fn sum_out(
+    /// Contracts one axis of the tensor at `level` with that player's strategy.
+    fn contract(
         &mut self,
         game: &Game,
         player: usize,
@@ -176,7 +176,7 @@ mod tests {
     use super::*;
     use crate::testing;
 
-    /// The definition, summed over all joint actions.
+    /// An action's value as a sum over all joint actions.
     fn by_definition(game: &Game, player: usize, action: usize, profile: &[f64]) -> f64 {
         (0..game.cells())
             .filter_map(|cell| {
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn values_and_derivatives_are_those_of_the_definition() {
+    fn values_and_derivatives_agree_with_the_definition() {
         for (seed, shape) in [
             (1, vec![3]),
             (2, vec![3, 2]),

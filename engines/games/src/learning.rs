@@ -1,7 +1,10 @@
-//! Processes that approach an equilibrium, or do not: fictitious play (Brown, 1951), regret
-//! matching plus (Tammelin, 2014), replicator dynamics (Taylor and Jonker, 1978) and its projected
-//! variant (Lanctot et al., 2017). In zero-sum games the first two arrive, slowly; elsewhere the
-//! certificate says how near they came.
+//! Learning processes: fictitious play (Brown, "Iterative Solution of Games by Fictitious Play", 1951),
+//! regret matching plus (Tammelin, "Solving Large Imperfect Information Games Using CFR+", 2014),
+//! replicator dynamics (Taylor and Jonker, 1978) and projected replicator dynamics (Lanctot et al.,
+//! 2017).
+//!
+//! In zero-sum games the averages of the first two converge to an equilibrium, slowly. In other games
+//! there is no guarantee, and the certificate tells how close the result is.
 
 use crate::{
     Game,
@@ -10,18 +13,24 @@ use crate::{
     search::{Method, Search},
 };
 
-/// Time of one step of the dynamics, in units where payoffs span one.
-const TIME: f64 = 0.2;
-/// How many payoffs are summed between two looks at whether to stop.
+/// The time step of the replicator dynamics, for payoffs scaled to 0..=1.
+const TIME_STEP: f64 = 0.2;
+/// Payoffs that are read between two polls of whether to stop.
 const PAYOFFS_BETWEEN_CHECKS: usize = 50_000;
-/// The least weight that projected replicators keep on all of a player's actions together.
-const EXPLORE: f64 = 1e-6;
+/// The total probability that the projected dynamics keep on a player's actions as a minimum.
+const EXPLORATION: f64 = 1e-6;
 
+/// A learning process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Process {
+    /// Every player best-responds to the empirical frequencies of the others' actions.
     FictitiousPlay,
+    /// Every player mixes in proportion to its clipped cumulative regrets; later rounds have more
+    /// weight in the average.
     RegretMatchingPlus,
+    /// Shares grow with their payoff relative to the mean, from a random start.
     Replicator,
+    /// The replicator dynamics with a lower bound on every share, which keeps exploring.
     ProjectedReplicator,
 }
 
@@ -43,7 +52,7 @@ struct State {
     values: Vec<f64>,
 }
 
-/// Runs a process for a number of rounds or until its mean or its present is a solution.
+/// Runs a process for a number of rounds, or until its average or its present profile is a solution.
 pub(crate) fn search(search: &mut Search<'_>, process: Process, rounds: u64, seed: u64) {
     let game = search.game;
     let total = game.total_actions();
@@ -54,17 +63,17 @@ pub(crate) fn search(search: &mut Search<'_>, process: Process, rounds: u64, see
         values: vec![0.0; total],
     };
     if matches!(process, Process::Replicator | Process::ProjectedReplicator) {
-        // An even mix can be at rest without being an equilibrium.
+        // Uniform strategies can be a rest point without being an equilibrium.
         Stream::new(seed).profile(game, &mut state.now);
     }
     let payoffs = game.cells() * game.players();
     let check_every = (PAYOFFS_BETWEEN_CHECKS / payoffs).clamp(1, 64) as u64;
-    let mut look = 1;
+    let mut next_offer = 1;
     for round in 1..=rounds {
         search.iterations += 1;
         state.advance(search, process, round);
-        if round == look || round == rounds {
-            look += 1 + look / 4;
+        if round == next_offer || round == rounds {
+            next_offer += 1 + next_offer / 4;
             search.offer(process.method(), &state.mean);
             search.offer(process.method(), &state.now);
             if search.solved() {
@@ -83,7 +92,7 @@ impl State {
         let game = search.game;
         for player in 0..game.players() {
             let own = game.actions(player);
-            // Fictitious play answers what was seen so far, the others what is played now.
+            // Fictitious play responds to the average so far, the other processes to the present.
             let against = match process {
                 Process::FictitiousPlay => &self.mean,
                 _ => &self.now,
@@ -96,13 +105,13 @@ impl State {
         }
         for player in 0..game.players() {
             match process {
-                Process::FictitiousPlay => self.answer(game, player),
+                Process::FictitiousPlay => self.best_respond(game, player),
                 Process::RegretMatchingPlus => {}
                 Process::Replicator => self.replicate(game, player, 0.0),
-                Process::ProjectedReplicator => self.replicate(game, player, EXPLORE),
+                Process::ProjectedReplicator => self.replicate(game, player, EXPLORATION),
             }
         }
-        // Later rounds weigh more where that is known to help.
+        // Linear averaging is known to speed up regret matching plus.
         let weight = match process {
             Process::RegretMatchingPlus => 2.0 / (round as f64 + 1.0),
             _ => 1.0 / (round as f64 + 1.0),
@@ -112,7 +121,7 @@ impl State {
         }
     }
 
-    fn answer(&mut self, game: &Game, player: usize) {
+    fn best_respond(&mut self, game: &Game, player: usize) {
         let own = game.actions(player);
         let best = own
             .clone()
@@ -142,13 +151,13 @@ impl State {
         }
     }
 
-    fn replicate(&mut self, game: &Game, player: usize, explore: f64) {
+    fn replicate(&mut self, game: &Game, player: usize, exploration: f64) {
         let own = game.actions(player);
         let mean = dot(&self.now[own.clone()], &self.values[own.clone()]);
-        let floor = explore / own.len() as f64;
+        let floor = exploration / own.len() as f64;
         let mut sum = 0.0;
         for k in own.clone() {
-            let grown = self.now[k] * (1.0 + TIME * self.values[k]) / (1.0 + TIME * mean);
+            let grown = self.now[k] * (1.0 + TIME_STEP * self.values[k]) / (1.0 + TIME_STEP * mean);
             self.now[k] = grown.max(floor);
             sum += self.now[k];
         }

@@ -1,4 +1,5 @@
-//! Two-player games by the path of Lemke and Howson (1964), lexicographically, from every label.
+//! Two-player games by the complementary pivoting of Lemke and Howson ("Equilibrium Points of Bimatrix
+//! Games", 1964), with lexicographic pivots, from every initial label.
 
 use crate::{
     newton::Newton,
@@ -6,13 +7,13 @@ use crate::{
     tableau::Tableau,
 };
 
-/// Makes all payoffs positive, as the polytopes of best responses need it.
+/// Added to scaled payoffs, because the best-response polytopes require positive ones.
 const LIFT: f64 = 0.5;
-/// A path on which rounding went wrong does not end.
+/// The bound on a path. An exact path is finite, but one that rounding has derailed need not be.
 const PIVOTS_PER_LABEL: usize = 100_000;
 
-/// The polytopes of best responses: of the first player's strategies (a row for each action of the
-/// second), and of the second's. Variables are numbered by their labels.
+/// The best-response polytopes: that of the first player's strategies, with a row for each action of
+/// the second, and that of the second's. Variables are numbered by their labels.
 #[derive(Debug)]
 pub(crate) struct Polytopes {
     pub(crate) tableaux: [Tableau; 2],
@@ -49,7 +50,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
         work[0].reset(&start.tableaux[0]);
         work[1].reset(&start.tableaux[1]);
         if follow(search, &mut work, label, start.rows) {
-            read(&work, start.rows, &mut weights);
+            read_weights(&work, start.rows, &mut weights);
             offer(search, newton, Method::LemkeHowson, &weights);
         }
         if search.solved() || search.is_stopped() {
@@ -58,7 +59,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
     }
 }
 
-/// Offers a profile, and what Newton's method makes of it when it is not exact.
+/// Offers a profile, and what Newton's method makes of it where it is not exact.
 pub(crate) fn offer(search: &mut Search<'_>, newton: &mut Newton, method: Method, weights: &[f64]) {
     let regret = search.offer(method, weights);
     if regret <= crate::search::EXACT || !regret.is_finite() {
@@ -70,7 +71,7 @@ pub(crate) fn offer(search: &mut Search<'_>, newton: &mut Newton, method: Method
     }
 }
 
-/// Drops a label, and each that is doubled in turn, until it is found again.
+/// Drops a label, then each duplicate label in turn, until the missing one is picked up.
 fn follow(search: &mut Search<'_>, work: &mut [Tableau; 2], label: usize, rows: usize) -> bool {
     let mut side = usize::from(label >= rows);
     let mut entering = label;
@@ -95,7 +96,7 @@ fn follow(search: &mut Search<'_>, work: &mut [Tableau; 2], label: usize, rows: 
     false
 }
 
-fn read(work: &[Tableau; 2], rows: usize, weights: &mut [f64]) {
+fn read_weights(work: &[Tableau; 2], rows: usize, weights: &mut [f64]) {
     weights.fill(0.0);
     for (variable, value) in work[0].solution().filter(|(v, _)| *v < rows) {
         weights[variable] = value;

@@ -1,5 +1,7 @@
-//! Equilibria of games, by pure computation. Every answer carries its certificate: what each player
-//! could still gain by deviating alone.
+//! Equilibria of finite games, as pure computation. Every result carries a certificate that is
+//! computed from the payoffs alone: what each player could still gain by deviating unilaterally.
+
+#![deny(missing_docs)]
 
 mod alpha_rank;
 pub mod bargaining;

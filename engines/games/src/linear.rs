@@ -1,12 +1,12 @@
-//! Small dense linear systems.
+//! Small dense systems of linear equations.
 
-/// Columns between two looks at whether to stop.
+/// Columns between two polls of whether to stop.
 const CHECK_EVERY: usize = 16;
-/// A pivot below this is zero.
+/// Pivots below this make the system singular.
 const SINGULAR: f64 = 1e-13;
 
-/// Solves `matrix · x = right` in place by elimination with partial pivoting; `None` when singular
-/// or stopped.
+/// Solves `matrix · x = right` in place by Gaussian elimination with partial pivoting; `None` when the
+/// matrix is singular or the computation was stopped.
 pub(crate) fn solve(
     matrix: &mut [f64],
     right: &mut [f64],
@@ -53,7 +53,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn systems_are_solved_or_singular() {
+    fn regular_systems_are_solved_and_singular_ones_refused() {
         let mut matrix = vec![0.0, 2.0, 1.0, 1.0, 1.0, 1.0, 2.0, 0.0, 3.0];
         let mut right = vec![7.0, 6.0, 11.0];
         solve(&mut matrix, &mut right, &|| false).unwrap();

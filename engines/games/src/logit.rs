@@ -1,29 +1,34 @@
-//! Any game by the branch of logit equilibria (McKelvey and Palfrey, 1995; Turocy, 2005): it begins
-//! at the even mix, where nobody looks at payoffs, and ends at an equilibrium, where everybody does.
+//! Homotopy along the principal branch of logit quantal response equilibria (McKelvey and Palfrey,
+//! 1995), traced as by Turocy ("A dynamic homotopy interpretation of the logistic quantal response
+//! equilibrium correspondence", 2005). The branch starts at uniform strategies with precision zero,
+//! where payoffs have no influence, and converges to a Nash equilibrium as the precision grows.
 //!
-//! The unknowns are logarithms of probabilities and the precision; a predictor along the branch is
-//! corrected by Newton's method, the step follows how well that went.
+//! The unknowns are the logarithms of the probabilities and the precision. A predictor step along the
+//! tangent is corrected by Newton's method, and the step length follows the number of corrections.
 
 use crate::{
-    linear,
+    Game, linear,
     newton::Newton,
     search::{Method, Search},
 };
 
-/// Precision at which the branch is given up: regrets are then about its inverse.
-const LAST: f64 = 1e8;
-const STEPS: u32 = 5_000;
+/// The precision at which the search ends; regrets are then about its inverse.
+const MAX_PRECISION: f64 = 1e8;
+/// Steps along the branch.
+const MAX_STEPS: u32 = 5_000;
+/// The length of the first step.
 const FIRST_STEP: f64 = 0.1;
-const LEAST_STEP: f64 = 1e-9;
-/// Corrections of one step; more mean that the step was too long.
+/// The step length below which the search ends.
+const MIN_STEP: f64 = 1e-9;
+/// Corrections of one step; a step that needs more is too long.
 const CORRECTIONS: u32 = 6;
-/// Equations that hold to this are on the branch.
+/// The residual within which a point is on the branch, at small precision.
 const ON_BRANCH: f64 = 1e-9;
-/// Probabilities above this are tried as a support.
+/// Thresholds of the probabilities that make up a candidate support.
 const SUPPORT: [f64; 2] = [1e-2, 1e-4];
 
 struct Branch {
-    /// Logarithms of probabilities, then the precision.
+    /// The present point: logarithms of probabilities, then the precision.
     at: Vec<f64>,
     tangent: Vec<f64>,
     trial: Vec<f64>,
@@ -35,63 +40,72 @@ struct Branch {
     right: Vec<f64>,
 }
 
-/// Follows the branch until Newton's method or the branch itself ends in an equilibrium.
+/// Follows the branch until Newton's method, or the branch itself, arrives at an equilibrium.
 pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
-    let game = search.game;
-    let size = game.total_actions() + 1;
-    let widest = game.shape().iter().copied().max().unwrap_or(1);
-    let mut branch = Branch {
-        at: game.uniform().iter().map(|p| p.ln()).chain([0.0]).collect(),
-        tangent: vec![0.0; size],
-        trial: vec![0.0; size],
-        profile: vec![0.0; size - 1],
-        slopes: vec![0.0; widest * (size - 1)],
-        values: vec![0.0; size - 1],
-        matrix: vec![0.0; size * size],
-        work: vec![0.0; size * size],
-        right: vec![0.0; size],
-    };
-    branch.tangent[size - 1] = 1.0;
+    let mut branch = Branch::new(search.game);
     let mut length = FIRST_STEP;
-    let mut turned = false;
-    for step in 0..STEPS {
-        if search.is_stopped() || length < LEAST_STEP {
+    let mut has_moved = true;
+    for step in 0..MAX_STEPS {
+        if search.is_stopped() || length < MIN_STEP {
             return;
         }
         search.iterations += 1;
-        if !turned && !branch.turn(search) {
+        if has_moved && !branch.turn(search) {
             return;
         }
-        turned = true;
-        match branch.correct(search, length) {
-            Some(corrections) => {
-                std::mem::swap(&mut branch.at, &mut branch.trial);
-                turned = false;
-                length *= if corrections <= 2 {
-                    1.8
-                } else if corrections > 4 {
-                    0.6
-                } else {
-                    1.0
-                };
-            }
-            None => {
-                length *= 0.3;
-                continue;
-            }
-        }
-        branch.exponentiate(false);
-        let regret = search.offer(Method::LogitHomotopy, &branch.profile);
-        if regret < 0.3 && (step % 4 == 3 || regret < 1e-3) {
-            branch.finish(search, newton);
-        }
-        if search.solved() || branch.at[size - 1] > LAST {
+        has_moved = branch.advance(search, &mut length);
+        if has_moved && branch.offer(search, newton, step) {
             return;
         }
     }
 }
 
 impl Branch {
+    /// The start of the branch: uniform strategies at precision zero.
+    fn new(game: &Game) -> Self {
+        let size = game.total_actions() + 1;
+        let widest = game.shape().iter().copied().max().unwrap_or(1);
+        let mut tangent = vec![0.0; size];
+        tangent[size - 1] = 1.0;
+        Self {
+            at: game.uniform().iter().map(|p| p.ln()).chain([0.0]).collect(),
+            tangent,
+            trial: vec![0.0; size],
+            profile: vec![0.0; size - 1],
+            slopes: vec![0.0; widest * (size - 1)],
+            values: vec![0.0; size - 1],
+            matrix: vec![0.0; size * size],
+            work: vec![0.0; size * size],
+            right: vec![0.0; size],
+        }
+    }
+
+    /// Does a step of this length and adapts the length; false when the step was too long.
+    fn advance(&mut self, search: &mut Search<'_>, length: &mut f64) -> bool {
+        let Some(corrections) = self.correct(search, *length) else {
+            *length *= 0.3;
+            return false;
+        };
+        std::mem::swap(&mut self.at, &mut self.trial);
+        *length *= match corrections {
+            0..=2 => 1.8,
+            3..=4 => 1.0,
+            _ => 0.6,
+        };
+        true
+    }
+
+    /// Offers the present point, and now and then what Newton's method makes of it. Returns whether
+    /// the search is over.
+    fn offer(&mut self, search: &mut Search<'_>, newton: &mut Newton, step: u32) -> bool {
+        self.exponentiate(false);
+        let regret = search.offer(Method::LogitHomotopy, &self.profile);
+        if regret < 0.3 && (step % 4 == 3 || regret < 1e-3) {
+            self.polish(search, newton);
+        }
+        search.solved() || self.at[self.at.len() - 1] > MAX_PRECISION
+    }
+
     fn exponentiate(&mut self, trial: bool) {
         let from = if trial { &self.trial } else { &self.at };
         for (p, x) in self.profile.iter_mut().zip(from) {
@@ -99,8 +113,8 @@ impl Branch {
         }
     }
 
-    /// Lets Newton's method end it on the supports that show by now.
-    fn finish(&self, search: &mut Search<'_>, newton: &mut Newton) {
+    /// Tries Newton's method on the supports that the profile suggests.
+    fn polish(&self, search: &mut Search<'_>, newton: &mut Newton) {
         for least in SUPPORT {
             let support = |k: usize| self.profile[k] > least;
             let found = newton.solve(search, support, &self.profile);
@@ -113,7 +127,8 @@ impl Branch {
         }
     }
 
-    /// The derivatives at the trial point, and the errors of the equations there.
+    /// Fills in the derivatives and residuals of the equations at the trial point; returns the largest
+    /// residual.
     fn linearise(&mut self, search: &mut Search<'_>) -> f64 {
         let game = search.game;
         let total = game.total_actions();
@@ -153,7 +168,8 @@ impl Branch {
             .fold(0.0, |worst: f64, e| worst.max(e.abs()))
     }
 
-    /// The direction of the branch at the present point, the same way as before.
+    /// Computes the tangent at the present point, oriented like the last one; false when it is not
+    /// unique.
     fn turn(&mut self, search: &mut Search<'_>) -> bool {
         self.trial.copy_from_slice(&self.at);
         self.exponentiate(true);
@@ -174,7 +190,8 @@ impl Branch {
         norm.is_finite()
     }
 
-    /// A step along the tangent and back onto the branch; the number of corrections that took.
+    /// A step along the tangent and corrections back onto the branch. Returns the number of
+    /// corrections; `None` when they do not converge.
     fn correct(&mut self, search: &mut Search<'_>, length: f64) -> Option<u32> {
         let total = self.tangent.len() - 1;
         let size = total + 1;

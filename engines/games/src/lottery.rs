@@ -1,18 +1,18 @@
-//! Linear programs over lotteries on joint actions, solved in slices so that a solve can be
-//! stopped.
+//! Linear programs over lotteries on joint actions. They are solved in time slices, so that a solve
+//! can be stopped.
 
 use microlp::{ComparisonOp, LinearExpr, OptimizationDirection, Problem, ResumeOptions, Variable};
 use std::time::Duration;
 
-/// How long the solver works between two looks at whether to stop.
+/// The first time slice between two polls of whether to stop.
 const SLICE: Duration = Duration::from_micros(500);
-/// Slices grow to this: to take a large program up again costs some milliseconds, and one that
-/// only did that would never end.
+/// The time slice that later ones grow to. Resuming a large program costs some milliseconds, so a
+/// program that did nothing else in its slices would never end.
 const LONGEST_SLICE: Duration = Duration::from_millis(20);
-/// Weights below this are rounding.
+/// Weights below this are rounding errors.
 const DUST: f64 = 1e-12;
 
-/// A lottery to be found, and one more free variable for what is to be maximised over it.
+/// A linear program for a lottery and one more free variable, the level.
 pub(crate) struct LinearProgram {
     problem: Problem,
     weights: Vec<Variable>,
@@ -20,7 +20,8 @@ pub(crate) struct LinearProgram {
 }
 
 impl LinearProgram {
-    /// `objective` values each joint action; `level` values the free variable.
+    /// A program that maximises the mean of `objective` under the lottery plus `level` times the free
+    /// variable.
     pub(crate) fn new(objective: impl Iterator<Item = f64>, level: f64) -> Self {
         let mut problem = Problem::new(OptimizationDirection::Maximize);
         problem.set_time_limit(SLICE);
@@ -41,8 +42,8 @@ impl LinearProgram {
         }
     }
 
-    /// Asks that the lottery's mean of `coefficients` less `level` times the free variable is at
-    /// least `bound`.
+    /// Adds a constraint: the mean of `coefficients` under the lottery less `level` times the free
+    /// variable is at least `bound`.
     pub(crate) fn at_least(
         &mut self,
         coefficients: impl Iterator<Item = (usize, f64)>,
@@ -59,7 +60,7 @@ impl LinearProgram {
         self.problem.add_constraint(row, ComparisonOp::Ge, bound);
     }
 
-    /// The best lottery; `None` when there is none or the solve was stopped.
+    /// The optimal lottery; `None` when the program is infeasible or the solve was stopped.
     pub(crate) fn solve(&self, stopped: &dyn Fn() -> bool) -> Option<Vec<f64>> {
         let mut outcome = self.problem.solve().ok()?;
         let mut slice = SLICE;

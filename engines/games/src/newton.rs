@@ -1,13 +1,13 @@
-//! Newton's method on the equations of a support: everything in it earns the same, probabilities
-//! sum to one. From a point nearby it ends at machine precision.
+//! Newton's method on the indifference equations of a support: its actions have equal values, and the
+//! probabilities sum to one. From a nearby point it converges to machine precision.
 
 use crate::{Game, linear, search::Search};
 
-/// Equations that hold to this are solved.
+/// The residual at which the equations are solved.
 const SOLVED: f64 = 1e-15;
-/// Steps beyond this one do not help.
-const STEPS: usize = 12;
-/// How far outside of the simplex is still rounding.
+/// Newton steps; convergence is quadratic, so more do not help.
+const MAX_STEPS: usize = 12;
+/// How far outside of the simplex a probability may be by rounding.
 const OUTSIDE: f64 = -1e-9;
 
 #[derive(Debug)]
@@ -36,8 +36,8 @@ impl Newton {
         }
     }
 
-    /// The profile on the support, beginning at `start`; `None` when the equations are singular or
-    /// lead out of the simplex.
+    /// The solution on the support that Newton's method reaches from `start`; `None` when the
+    /// equations are singular or their solution is outside of the simplex.
     pub(crate) fn solve(
         &mut self,
         search: &mut Search<'_>,
@@ -54,7 +54,7 @@ impl Newton {
         }
         self.levels.fill(0.0);
         let mut last = f64::INFINITY;
-        for step in 0..STEPS {
+        for step in 0..MAX_STEPS {
             let error = self.linearise(search);
             let stopped = || search.is_stopped();
             if stopped() {
@@ -89,7 +89,8 @@ impl Newton {
         (inside && last < 1e-6).then_some(&self.profile)
     }
 
-    /// Fills in matrix and right side at the present point; returns the largest error.
+    /// Fills in the matrix and the right-hand side at the present point; returns the largest
+    /// residual.
     fn linearise(&mut self, search: &mut Search<'_>) -> f64 {
         let game = search.game;
         let (n, total, known) = (game.players(), game.total_actions(), self.unknowns.len());
@@ -138,8 +139,8 @@ mod tests {
     use crate::{NeverStop, testing};
 
     #[test]
-    fn a_known_support_is_solved_from_anywhere() {
-        // Matching pennies with stakes: rows mix by the column player's stakes.
+    fn a_full_support_is_solved_from_uniform_strategies() {
+        // Matching pennies with unequal stakes: each mixes by the other's stakes.
         let payoffs = vec![vec![3.0, -1.0, -1.0, 1.0], vec![-3.0, 1.0, 1.0, -1.0]];
         let game = Game::new(vec![2, 2], payoffs).unwrap();
         let mut newton = Newton::new(&game);
@@ -155,7 +156,7 @@ mod tests {
         let game = testing::random(5, &[2, 3]);
         let mut newton = Newton::new(&game);
         let mut search = Search::new(&game, 1e-9, &NeverStop);
-        // Two against three: singular.
+        // Two actions against three: the equations are singular.
         assert!(
             newton
                 .solve(&mut search, |_| true, &game.uniform())
@@ -165,7 +166,7 @@ mod tests {
         let game = Game::new(vec![2, 2], dilemma).unwrap();
         let mut newton = Newton::new(&game);
         let mut search = Search::new(&game, 1e-9, &NeverStop);
-        // Nobody can be indifferent: the solution is outside of the simplex.
+        // With dominated actions the solution is outside of the simplex.
         assert!(
             newton
                 .solve(&mut search, |_| true, &game.uniform())

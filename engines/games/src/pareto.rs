@@ -1,14 +1,15 @@
-//! What nothing else is better than in every respect, and how much such a set covers. More is
-//! better in every coordinate.
+//! Pareto fronts and their hypervolume. Larger is better in every coordinate.
 
 use std::{cmp::Ordering, collections::BTreeMap};
 
-/// The indices of the points that no other dominates, in order; of equal points all stay. In two
-/// and three dimensions in O(n log n) (Kung, Luccio and Preparata, 1975), beyond that each point
-/// meets only the front so far.
+/// The indices, ascending, of the points that no other point dominates. Of equal points all are kept.
+/// All points must have the same dimension.
+///
+/// Up to three dimensions this takes O(n log n) (Kung, Luccio and Preparata, "On Finding the Maxima of
+/// a Set of Vectors", 1975); beyond that each point is compared with the front so far.
 pub fn front(points: &[Vec<f64>]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..points.len()).collect();
-    // Nothing that comes later dominates what came before.
+    // In this order no point dominates an earlier one.
     order.sort_by(|a, b| descending(&points[*a], &points[*b]));
     let mut kept = match points.first().map_or(0, Vec::len) {
         0 => order,
@@ -46,7 +47,7 @@ fn plane(points: &[Vec<f64>], order: Vec<usize>) -> Vec<usize> {
     kept
 }
 
-/// A number in an order that trees understand.
+/// A number with the total order that a B-tree requires.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Key(f64);
 
@@ -62,17 +63,17 @@ impl Ord for Key {
     }
 }
 
-/// The stairs of the second and third coordinate of what came before.
+/// The staircase that the second and third coordinates of the earlier points form.
 #[derive(Debug, Default)]
 struct Stairs(BTreeMap<Key, f64>);
 
 impl Stairs {
-    /// The best third coordinate among steps at least as far out in the second.
+    /// The largest third coordinate among the steps whose second coordinate is at least `y`.
     fn above(&self, y: f64) -> Option<f64> {
         self.0.range(Key(y)..).next().map(|(_, z)| *z)
     }
 
-    /// Adds a step and takes away those below it.
+    /// Adds a step and removes those below it.
     fn add(&mut self, y: f64, z: f64) {
         while let Some((key, lower)) = self.0.range(..=Key(y)).next_back() {
             if *lower > z {
@@ -111,8 +112,9 @@ fn any(points: &[Vec<f64>], order: Vec<usize>) -> Vec<usize> {
     kept
 }
 
-/// The exact volume that points cover above a reference: a sweep in two dimensions, exclusive
-/// volumes (While, Bradstreet and Barone, 2012) beyond.
+/// The exact volume of the region that the points dominate above a reference point: by a sweep in two
+/// dimensions, and by exclusive hypervolumes beyond (While, Bradstreet and Barone, "A Fast Way of
+/// Calculating Exact Hypervolumes", 2012). Points that are not above the reference contribute nothing.
 pub fn hypervolume(points: &[Vec<f64>], reference: &[f64]) -> f64 {
     let above: Vec<Vec<f64>> = points
         .iter()
@@ -129,7 +131,7 @@ fn volume(points: Vec<Vec<f64>>) -> f64 {
         1 => points[0][0],
         2 => area(&points),
         _ => {
-            // The last coordinate ascending: what limits a point then has few dimensions left.
+            // With the last coordinate ascending, a point is limited in the other coordinates only.
             points.sort_by(|a, b| a[a.len() - 1].total_cmp(&b[b.len() - 1]));
             (0..points.len())
                 .map(|k| exclusive(&points[k], &points[k + 1..]))
@@ -145,7 +147,7 @@ fn unique_front(mut points: Vec<Vec<f64>>) -> Vec<Vec<f64>> {
     kept.into_iter().map(|k| points[k].clone()).collect()
 }
 
-/// Points come with the first coordinate falling and the second rising.
+/// The area of points in descending order of the first coordinate, so ascending in the second.
 fn area(points: &[Vec<f64>]) -> f64 {
     let mut height = 0.0;
     let mut sum = 0.0;
@@ -156,7 +158,8 @@ fn area(points: &[Vec<f64>]) -> f64 {
     sum
 }
 
-/// What a point covers that the others, all at least as far out in the last coordinate, do not.
+/// The volume that a point dominates and the others do not. These are at least as large in the last
+/// coordinate.
 fn exclusive(point: &[f64], others: &[Vec<f64>]) -> f64 {
     let last = point.len() - 1;
     let limited: Vec<Vec<f64>> = others
@@ -190,7 +193,7 @@ mod tests {
     }
 
     #[test]
-    fn the_front_is_that_of_the_definition() {
+    fn the_front_agrees_with_the_definition() {
         for seed in 0..200 {
             for dimensions in 1..=5 {
                 let points = drawn(seed, 40, dimensions, 3 + seed % 20);
@@ -201,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn volumes_are_those_of_counted_cells() {
+    fn hypervolumes_agree_with_counted_cells() {
         for seed in 0..60 {
             for dimensions in 1..=5 {
                 let points = drawn(seed, 8, dimensions, 5);
@@ -221,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_below_the_reference_covers_nothing() {
+    fn points_below_the_reference_contribute_nothing() {
         assert_eq!(hypervolume(&[vec![1.0, 5.0]], &[2.0, 0.0]), 0.0);
         assert_eq!(hypervolume(&[], &[0.0]), 0.0);
         assert_eq!(hypervolume(&[vec![3.0, 5.0]], &[2.0, 1.0]), 4.0);

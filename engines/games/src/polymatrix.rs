@@ -1,6 +1,7 @@
-//! Games of any number of players by iterated polymatrix approximation (Govindan and Wilson, 2004):
-//! near a profile a game is one of pairs, whose equilibrium Lemke's path finds (Howson, 1972); from
-//! there the next approximation is taken, and Newton's method ends it.
+//! Games of any number of players by iterated polymatrix approximation (Govindan and Wilson, "Computing
+//! Nash equilibria by iterated polymatrix approximation", 2004): around a profile the game is
+//! approximated by a polymatrix game, whose equilibrium is found by Lemke's algorithm (Howson, 1972).
+//! The next approximation is taken there, and Newton's method finishes the search.
 
 use crate::{
     Game,
@@ -10,31 +11,32 @@ use crate::{
     tableau::Tableau,
 };
 
-/// Keeps all costs positive, so that Lemke's path ends in an equilibrium.
+/// Added to costs to keep them positive, so that Lemke's path ends in an equilibrium.
 const LIFT: f64 = 1.1;
-/// A path from nowhere that is longer than this, in multiples of the rows, is given up.
-const FROM_NOWHERE: usize = 20;
-/// A path from a profile is short, or leads astray: one from nowhere is then shorter.
-const FROM_PROFILE: usize = 2;
+/// The bound on the pivots of a cold-started path, in multiples of the rows.
+const COLD_PIVOTS: usize = 20;
+/// The bound on the pivots of a warm-started path. A longer one has gone astray, and a cold start is
+/// then faster.
+const WARM_PIVOTS: usize = 2;
 /// Approximations from one start.
 const ROUNDS: u32 = 40;
-/// From here on a support is worth an attempt of Newton's method.
+/// The relative regret below which Newton's method is tried on the support.
 const NEAR: f64 = 0.05;
 
-/// The equilibrium conditions of a game of pairs, as a linear complementarity problem: slacks come
-/// first, then what they are slacks of (probabilities, then each player's level), then the
-/// artificial variable.
+/// The equilibrium conditions of a polymatrix game as a linear complementarity problem. The slacks
+/// come first, then their complements (probabilities, then each player's level), then the artificial
+/// variable.
 #[derive(Debug)]
-struct Pairs {
+struct Polymatrix {
     tableau: Tableau,
     start: Tableau,
     size: usize,
-    /// The variables that are to be basic at the start.
+    /// The complements that a warm start makes basic.
     wanted: Vec<bool>,
     values: Vec<f64>,
 }
 
-impl Pairs {
+impl Polymatrix {
     fn new(game: &Game) -> Self {
         let size = game.total_actions() + game.players();
         let start = Tableau::new(0..size, size..2 * size + 1, |_, _| 0.0);
@@ -47,7 +49,7 @@ impl Pairs {
         }
     }
 
-    /// Writes the approximation at a profile.
+    /// Writes the approximation at a profile into the tableau.
     fn fill(&mut self, search: &mut Search<'_>, at: &[f64], slopes: &mut [f64]) {
         let game = search.game;
         let (total, n, size) = (game.total_actions(), game.players(), self.size);
@@ -76,16 +78,16 @@ impl Pairs {
         }
     }
 
-    /// The artificial variable covers what it must.
-    fn start_anywhere(&mut self, cover: &[f64]) {
+    /// A cold start: the artificial variable enters with these coefficients.
+    fn start_cold(&mut self, cover: &[f64]) {
         for (row, cover) in cover.iter().enumerate() {
             self.tableau.row_mut(row)[self.size] = -cover;
         }
     }
 
-    /// The artificial variable covers what a profile lacks, and its support is made basic: the path
-    /// then leads away from this profile. False when its equations are singular.
-    fn start_at(&mut self, search: &Search<'_>, at: &[f64]) -> bool {
+    /// A warm start: the artificial variable covers the infeasibility of a profile, whose support is
+    /// made basic, so that the path starts there. False when the support's equations are singular.
+    fn start_warm(&mut self, search: &Search<'_>, at: &[f64]) -> bool {
         let game = search.game;
         let (total, size) = (game.total_actions(), self.size);
         for player in 0..game.players() {
@@ -99,7 +101,7 @@ impl Pairs {
             for row in own {
                 let lacking = self.values[row] - level;
                 self.wanted[row] = at[row] > 1e-9;
-                // A slack that would be negative is covered; others stand as they are.
+                // Positive slacks need no cover; they are kept apart, so that ratios do not tie.
                 let apart = 0.01 * (1.0 + row as f64 / size as f64);
                 let slack = if self.wanted[row] {
                     0.0
@@ -114,7 +116,7 @@ impl Pairs {
         (0..size).all(|k| !self.wanted[k] || (!search.is_stopped() && self.enter(k)))
     }
 
-    /// Makes a variable basic in place of a slack that is to leave.
+    /// Makes a complement basic in place of a slack that the warm start does not keep.
     fn enter(&mut self, k: usize) -> bool {
         let Some(column) = self.tableau.column(self.size + k) else {
             return true;
@@ -134,8 +136,8 @@ impl Pairs {
         true
     }
 
-    /// The row that the artificial variable must cover most; `None` when there is none.
-    fn most_lacking(&self) -> Option<usize> {
+    /// The row with the largest infeasibility relative to its cover; `None` when all are feasible.
+    fn most_infeasible(&self) -> Option<usize> {
         let mut most: Option<(usize, f64)> = None;
         for row in 0..self.size {
             let (right, cover) = (self.tableau.right(row), self.tableau.row(row)[self.size]);
@@ -149,15 +151,16 @@ impl Pairs {
         most.map(|(row, _)| row)
     }
 
-    /// Lemke's path (1965). Writes the profile; false when the path ends in a ray.
-    fn solve(&mut self, search: &Search<'_>, longest: usize, profile: &mut [f64]) -> bool {
+    /// Follows Lemke's path ("Bimatrix Equilibrium Points and Mathematical Programming", 1965) and
+    /// writes the profile. False when the path ends in a ray, is too long or was stopped.
+    fn solve(&mut self, search: &Search<'_>, max_pivots: usize, profile: &mut [f64]) -> bool {
         let (size, artificial) = (self.size, 2 * self.size);
-        let Some(row) = self.most_lacking() else {
+        let Some(row) = self.most_infeasible() else {
             self.read(profile);
             return true;
         };
         let mut left = self.tableau.pivot(row, size);
-        for _ in 0..longest * size {
+        for _ in 0..max_pivots * size {
             if search.is_stopped() {
                 return false;
             }
@@ -191,9 +194,9 @@ impl Pairs {
     }
 }
 
-/// Scratch of a search, so that its rounds allocate nothing.
+/// The buffers of a search, whose rounds allocate nothing.
 struct Work {
-    pairs: Pairs,
+    polymatrix: Polymatrix,
     slopes: Vec<f64>,
     cover: Vec<f64>,
     at: Vec<f64>,
@@ -202,22 +205,22 @@ struct Work {
 }
 
 impl Work {
-    /// Solves the approximation at the present profile, from there or from nowhere.
-    fn approximate(&mut self, search: &mut Search<'_>, near: bool) -> bool {
-        self.pairs.fill(search, &self.at, &mut self.slopes);
-        if near {
-            if !self.pairs.start_at(search, &self.at) {
+    /// Solves the approximation at the present profile, with a warm or a cold start.
+    fn approximate(&mut self, search: &mut Search<'_>, warm: bool) -> bool {
+        self.polymatrix.fill(search, &self.at, &mut self.slopes);
+        if warm {
+            if !self.polymatrix.start_warm(search, &self.at) {
                 return false;
             }
         } else {
-            self.pairs.start_anywhere(&self.cover);
+            self.polymatrix.start_cold(&self.cover);
         }
-        let longest = if near { FROM_PROFILE } else { FROM_NOWHERE };
-        self.pairs.solve(search, longest, &mut self.towards)
+        let max_pivots = if warm { WARM_PIVOTS } else { COLD_PIVOTS };
+        self.polymatrix.solve(search, max_pivots, &mut self.towards)
     }
 }
 
-/// Tries a number of starts: an even mix, then random ones.
+/// Searches from a number of profiles: start 0 is uniform, the others are random.
 pub(crate) fn search(
     search: &mut Search<'_>,
     newton: &mut Newton,
@@ -227,10 +230,10 @@ pub(crate) fn search(
     let game = search.game;
     let total = game.total_actions();
     let widest = game.shape().iter().copied().max().unwrap_or(1);
-    let pairs = Pairs::new(game);
+    let polymatrix = Polymatrix::new(game);
     let mut work = Work {
-        cover: vec![1.0; pairs.size],
-        pairs,
+        cover: vec![1.0; polymatrix.size],
+        polymatrix,
         slopes: vec![0.0; widest * total],
         at: game.uniform(),
         towards: vec![0.0; total],
@@ -271,18 +274,18 @@ fn rounds(search: &mut Search<'_>, newton: &mut Newton, work: &mut Work) {
     }
 }
 
-/// Goes as far towards the approximation's equilibrium as that helps, and else a shrinking part of
-/// the way. Returns the regret there.
+/// Moves towards the approximation's equilibrium by the largest tried share that reduces the regret,
+/// or else by a share that shrinks with the rounds. Returns the regret there.
 fn advance(
     search: &mut Search<'_>,
     work: &mut Work,
     merit: f64,
-    at_the_end: f64,
+    full_step: f64,
     round: u32,
 ) -> f64 {
-    if at_the_end < merit {
+    if full_step < merit {
         work.at.copy_from_slice(&work.towards);
-        return at_the_end;
+        return full_step;
     }
     for part in [0.5, 0.25, 0.125] {
         if search.is_stopped() {

@@ -1,8 +1,8 @@
-//! What can be said before any search: pure equilibria, and actions that nobody should play.
+//! Pure equilibria and dominated actions, which take no search.
 
 use crate::Game;
 
-/// Every joint action from which no player gains by deviating alone, in order.
+/// The pure equilibria: every joint action from which no player gains by deviating unilaterally.
 pub(crate) fn equilibria(game: &Game) -> Vec<usize> {
     let mut is_best = vec![true; game.cells()];
     for player in 0..game.players() {
@@ -21,7 +21,7 @@ pub(crate) fn equilibria(game: &Game) -> Vec<usize> {
     (0..game.cells()).filter(|c| is_best[*c]).collect()
 }
 
-/// The pure profile of a joint action.
+/// The flat profile of a joint action.
 pub(crate) fn profile(game: &Game, cell: usize) -> Vec<f64> {
     let mut flat = vec![0.0; game.total_actions()];
     for (player, action) in game.joint(cell).into_iter().enumerate() {
@@ -30,18 +30,18 @@ pub(crate) fn profile(game: &Game, cell: usize) -> Vec<f64> {
     flat
 }
 
-/// The actions of each player that survive when those that another action strictly beats are taken
-/// away, again and again. No equilibrium uses what falls away (Gale, Kuhn and Tucker, 1950).
+/// Each player's actions that survive the iterated elimination of actions that another pure action
+/// strictly dominates (Gale, Kuhn and Tucker, 1950). No equilibrium uses an eliminated action.
 pub(crate) fn undominated(game: &Game, stopped: &dyn Fn() -> bool) -> Vec<Vec<usize>> {
     let mut kept: Vec<Vec<usize>> = game.shape().iter().map(|a| (0..*a).collect()).collect();
-    let mut quiet = 0;
+    let mut unchanged = 0;
     let mut player = 0;
-    while quiet < game.players() && !stopped() {
+    while unchanged < game.players() && !stopped() {
         let others = opponents(game, player, &kept);
         let before = kept[player].len();
         remove_dominated(game, player, &mut kept[player], &others, stopped);
-        quiet = if kept[player].len() == before {
-            quiet + 1
+        unchanged = if kept[player].len() == before {
+            unchanged + 1
         } else {
             1
         };
@@ -50,7 +50,7 @@ pub(crate) fn undominated(game: &Game, stopped: &dyn Fn() -> bool) -> Vec<Vec<us
     kept
 }
 
-/// The cells of the others' surviving joint actions, with the player's first action.
+/// The joint actions of the opponents' surviving actions, with the player's first action.
 fn opponents(game: &Game, player: usize, kept: &[Vec<usize>]) -> Vec<usize> {
     let mut cells = vec![0];
     for (other, actions) in kept.iter().enumerate().filter(|(j, _)| *j != player) {
@@ -71,7 +71,7 @@ fn remove_dominated(
     stopped: &dyn Fn() -> bool,
 ) {
     let (payoffs, stride) = (game.payoffs(player), game.stride(player));
-    let beaten = |weak: usize, strong: usize| {
+    let is_dominated = |weak: usize, strong: usize| {
         others
             .iter()
             .all(|c| payoffs[c + strong * stride] > payoffs[c + weak * stride])
@@ -79,7 +79,7 @@ fn remove_dominated(
     let mut index = 0;
     while index < own.len() && !stopped() {
         let weak = own[index];
-        if own.iter().any(|strong| beaten(weak, *strong)) {
+        if own.iter().any(|strong| is_dominated(weak, *strong)) {
             own.remove(index);
         } else {
             index += 1;
@@ -92,8 +92,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_beaten_falls_away_again_and_again() {
-        // The second column loses to the first only after the second row is gone.
+    fn dominated_actions_are_eliminated_iteratively() {
+        // The first column dominates the others only after the second row is eliminated.
         let game = Game::new(
             vec![2, 3],
             vec![
@@ -108,7 +108,7 @@ mod tests {
     }
 
     #[test]
-    fn what_ties_stays() {
+    fn weakly_dominated_actions_are_kept() {
         let game = Game::new(vec![2, 2], vec![vec![1.0, 1.0, 1.0, 0.0], vec![0.0; 4]]).unwrap();
         assert_eq!(undominated(&game, &|| false), [vec![0, 1], vec![0, 1]]);
         assert_eq!(equilibria(&game), [0, 1, 2]);

@@ -1,5 +1,5 @@
-//! The solver's own randomness: a splitmix64 stream (Steele, Lea and Flood, 2014), the same for a
-//! seed on every machine.
+//! The solvers' randomness: a splitmix64 stream (Steele, Lea and Flood, "Fast Splittable Pseudorandom
+//! Number Generators", 2014), which a seed determines on every machine.
 
 use crate::Game;
 
@@ -19,12 +19,12 @@ impl Stream {
         z ^ (z >> 31)
     }
 
-    /// Even in 0..1.
+    /// A uniform number in 0..1.
     pub(crate) fn unit(&mut self) -> f64 {
         (self.next() >> 11) as f64 / (1u64 << 53) as f64
     }
 
-    /// A profile, even on each player's simplex.
+    /// A profile that is uniform on each player's simplex.
     pub(crate) fn profile(&mut self, game: &Game, out: &mut [f64]) {
         for player in 0..game.players() {
             let own = &mut out[game.actions(player)];

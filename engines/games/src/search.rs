@@ -1,44 +1,59 @@
-//! One search for an equilibrium: the best profile so far with what certifies it, and who may end
-//! it early. Every method offers its candidates here, so that whatever ends a search, the best is
-//! at hand.
+//! The state of one search for an equilibrium: the best profile so far with its certificate, and the
+//! control that may end it early. Every method offers its candidates here, so that the best one is
+//! available however a search ends.
 
 use crate::{Game, kernel::Kernel};
 
-/// The outside of a long computation. Time belongs to whoever asks, not to the solver.
+/// How the owner of a computation observes and stops it. Solvers have no clock of their own: time
+/// limits are up to the owner.
 pub trait Control: Sync {
-    /// Asked at least every few hundred microseconds; once true, it stays so.
+    /// Whether the computation should stop. Polled at least every few hundred microseconds; once it
+    /// returns true it must keep doing so.
     fn is_stopped(&self) -> bool {
         false
     }
 
-    /// The search has come further.
+    /// Receives every improvement of the best profile.
     fn progress(&self, _: &Point) {}
 }
 
-/// Never stops, tells nobody.
+/// A control that never stops the computation and ignores its progress.
 #[derive(Debug, Clone, Copy)]
 pub struct NeverStop;
 
 impl Control for NeverStop {}
 
+/// The method that found a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Method {
-    /// A profile that was given from outside.
+    /// None: the profile was given, or the search was stopped before its first candidate.
     Given,
+    /// Enumeration of the pure joint actions.
     Pure,
+    /// The linear program of a zero-sum game (Dantzig, 1951).
     LinearProgram,
+    /// Complementary pivoting (Lemke and Howson, 1964).
     LemkeHowson,
+    /// Supports in order of size (Porter, Nudelman and Shoham, 2008).
     SupportEnumeration,
+    /// The vertices of the best-response polytopes (Mangasarian, 1964).
     VertexEnumeration,
+    /// Iterated polymatrix approximation (Govindan and Wilson, 2004).
     IteratedPolymatrix,
+    /// The principal branch of logit equilibria (McKelvey and Palfrey, 1995; Turocy, 2005).
     LogitHomotopy,
+    /// [`Process::FictitiousPlay`](crate::Process::FictitiousPlay).
     FictitiousPlay,
+    /// [`Process::RegretMatchingPlus`](crate::Process::RegretMatchingPlus).
     RegretMatchingPlus,
+    /// [`Process::Replicator`](crate::Process::Replicator).
     Replicator,
+    /// [`Process::ProjectedReplicator`](crate::Process::ProjectedReplicator).
     ProjectedReplicator,
 }
 
 impl Method {
+    /// All methods.
     pub const ALL: [Self; 12] = [
         Self::Given,
         Self::Pure,
@@ -54,6 +69,7 @@ impl Method {
         Self::ProjectedReplicator,
     ];
 
+    /// The name that answers carry. These names are part of the API and do not change.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Given => "given",
@@ -72,40 +88,46 @@ impl Method {
     }
 }
 
-/// The best profile's quality when it was found.
+/// One improvement of the best profile.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Point {
+    /// The iteration of the search in which it was found.
     pub iteration: u64,
+    /// The method that found it.
     pub method: Method,
-    /// The sum of the regrets, in units of the payoffs.
+    /// Its NashConv (Lanctot et al., 2017): the sum of the players' regrets, in units of the payoffs.
     pub nash_conv: f64,
 }
 
-/// A profile and what certifies it.
+/// A profile with its certificate.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Solution {
+    /// Each player's mixed strategy.
     pub profile: Vec<Vec<f64>>,
+    /// Each player's expected payoff.
     pub payoffs: Vec<f64>,
-    /// What each player could still gain by deviating alone, in units of the payoffs.
+    /// What each player could still gain by deviating unilaterally, in units of its payoffs.
     pub regret: Vec<f64>,
     /// The largest regret, as a share of its player's payoff range.
     pub relative_regret: f64,
-    /// What `relative_regret` must not exceed.
+    /// The bound on `relative_regret` that [`converged`](Self::converged) checks.
     pub tolerance: f64,
+    /// The method that found the profile.
     pub method: Method,
-    /// Steps of the methods that were tried: candidates, pivots, updates.
+    /// The candidates, pivots and updates of all methods that were tried.
     pub iterations: u64,
-    /// How the best profile improved; thinned out when long.
+    /// How the best profile improved. At most 128 points: long histories are thinned out.
     pub history: Vec<Point>,
 }
 
 impl Solution {
+    /// The sum of the players' regrets, which is zero in an equilibrium.
     pub fn nash_conv(&self) -> f64 {
         self.regret.iter().sum()
     }
 
-    /// A solution that was certified, not improved: its history is one point.
-    pub(crate) fn seen_at(&mut self, iteration: u64) {
+    /// Sets the iterations of a solution that was found at once; its history is one point.
+    pub(crate) fn set_iterations(&mut self, iteration: u64) {
         self.iterations = iteration;
         self.history = vec![Point {
             iteration,
@@ -114,10 +136,12 @@ impl Solution {
         }];
     }
 
+    /// Whether the profile is an equilibrium within its tolerance.
     pub fn converged(&self) -> bool {
         self.relative_regret <= self.tolerance
     }
 
+    /// Whether every player plays a single action.
     pub fn is_pure(&self) -> bool {
         self.profile
             .iter()
@@ -125,9 +149,9 @@ impl Solution {
     }
 }
 
-/// The most that a history keeps.
+/// The points that a history keeps.
 const HISTORY: usize = 128;
-/// A candidate may put this much weight on an action that it does not mean to use.
+/// Weights of a candidate up to this are rounding errors.
 const DUST: f64 = 1e-13;
 
 pub(crate) struct Search<'a> {
@@ -180,7 +204,7 @@ impl<'a> Search<'a> {
         self.best_regret <= self.tolerance
     }
 
-    /// The profile that was made of the last offer.
+    /// The profile that the last offer became.
     pub(crate) fn candidate(&self) -> &[f64] {
         &self.candidate
     }
@@ -193,8 +217,8 @@ impl<'a> Search<'a> {
         &self.best
     }
 
-    /// Makes a profile of a candidate (no negative weights, sums of one), certifies it and keeps
-    /// it when it is the best so far. Returns its relative regret; infinite when it is no profile.
+    /// Normalises a candidate, certifies it and keeps it when it is the best so far. Returns its
+    /// relative regret, which is infinite when the weights are not a profile.
     pub(crate) fn offer(&mut self, method: Method, weights: &[f64]) -> f64 {
         for player in 0..self.game.players() {
             let range = self.game.actions(player);
@@ -214,12 +238,12 @@ impl<'a> Search<'a> {
             self.best_regret = regret;
             self.method = method;
             self.best.copy_from_slice(&self.candidate);
-            self.remember();
+            self.record_best();
         }
         regret
     }
 
-    fn remember(&mut self) {
+    fn record_best(&mut self) {
         let point = Point {
             iteration: self.iterations,
             method: self.method,
@@ -236,27 +260,27 @@ impl<'a> Search<'a> {
         self.control.progress(&point);
     }
 
-    /// A search of a part of the game, for the same caller.
-    pub(crate) fn within<'b>(&self, part: &'b Game) -> Search<'b>
+    /// A search of a part of the game, with the same control.
+    pub(crate) fn subsearch<'b>(&self, part: &'b Game) -> Search<'b>
     where
         'a: 'b,
     {
         Search::new(part, self.tolerance, self.control)
     }
 
-    /// Takes over what a search of a part of the game found.
+    /// Takes over the result of a search of a part of the game.
     pub(crate) fn adopt(&mut self, inner: Search<'_>, whole: impl Fn(&[f64]) -> Vec<f64>) {
         self.iterations += inner.iterations;
         if inner.best_regret.is_finite() {
             self.history = inner.history;
-            // It comes again, as a profile of this game.
+            // The last point is recorded again when its profile is offered to this game.
             self.history.pop();
             self.offer(inner.method, &whole(&inner.best));
         }
     }
 
-    /// The best so far. A search that was stopped before its first candidate answers with an even
-    /// mix.
+    /// The best profile so far; uniform strategies when the search was stopped before its first
+    /// candidate.
     pub(crate) fn finish(mut self) -> Solution {
         if self.best_regret.is_infinite() {
             self.offer(Method::Given, &self.game.uniform());
@@ -268,7 +292,7 @@ impl<'a> Search<'a> {
     }
 }
 
-/// Regrets below this are rounding.
+/// Regrets below this are rounding errors.
 pub(crate) const EXACT: f64 = 1e-12;
 
 fn tidy(strategy: &mut [f64]) -> bool {
@@ -286,7 +310,7 @@ fn tidy(strategy: &mut [f64]) -> bool {
     true
 }
 
-/// The largest regret on the unit scale; leaves the values of all actions behind.
+/// The largest regret as a share of the payoff range. Writes the values of all actions to `values`.
 pub(crate) fn relative_regret(
     game: &Game,
     kernel: &mut Kernel,
@@ -302,7 +326,8 @@ pub(crate) fn relative_regret(
     worst
 }
 
-/// What a strategy loses against the best action. Summed as differences: no payoff cancels.
+/// What a strategy loses against the best action. It is a sum of non-negative differences, so that
+/// nothing cancels.
 fn regret(strategy: &[f64], values: &[f64]) -> f64 {
     let best = values.iter().copied().fold(f64::MIN, f64::max);
     strategy
@@ -323,7 +348,7 @@ pub(crate) fn certify(game: &Game, profile: &[f64], method: Method, tolerance: f
     certify_with(&mut Kernel::new(game), game, profile, method, tolerance)
 }
 
-/// The same for one of many.
+/// The same with a kernel of the game that is reused.
 pub(crate) fn certify_with(
     kernel: &mut Kernel,
     game: &Game,
@@ -343,7 +368,7 @@ pub(crate) fn certify_with(
         regrets.push(game.span(i) * regret(own, earned));
     }
     if let Some(cell) = pure_cell(game, profile) {
-        // Nothing is rounded where nothing is mixed.
+        // A pure profile is certified exactly, from the payoffs as they were given.
         payoffs = (0..game.players()).map(|i| game.payoffs(i)[cell]).collect();
         regrets = (0..game.players())
             .map(|i| pure_regret(game, i, cell))
@@ -361,11 +386,11 @@ pub(crate) fn certify_with(
         iterations: 0,
         history: Vec::new(),
     };
-    solution.seen_at(0);
+    solution.set_iterations(0);
     solution
 }
 
-/// The joint action that a profile plays, if it mixes none.
+/// The joint action of a pure profile; `None` when some player mixes.
 fn pure_cell(game: &Game, profile: &[f64]) -> Option<usize> {
     (0..game.players()).try_fold(0, |cell, player| {
         let own = &profile[game.actions(player)];

@@ -1,4 +1,4 @@
-//! One equilibrium of any game, by what is quick and certain first and what always arrives last.
+//! One equilibrium of any game by a portfolio of methods: fast ones first, the most robust one last.
 
 use crate::{
     Game,
@@ -12,29 +12,37 @@ use crate::{
     zero_sum,
 };
 
-/// How one equilibrium is looked for.
+/// The method by which [`Game::solve`] searches.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Algorithm {
-    /// Whatever fits the game, one after the other, until one arrives.
+    /// The portfolio: the methods that suit the game, one after the other, until one converges.
     #[default]
     Automatic,
+    /// The linear program of a two-player zero-sum game (Dantzig, 1951).
     LinearProgram,
+    /// Complementary pivoting in a two-player game (Lemke and Howson, 1964).
     LemkeHowson,
+    /// Supports in order of size (Porter, Nudelman and Shoham, 2008).
     SupportEnumeration,
+    /// Iterated polymatrix approximation (Govindan and Wilson, 2004).
     IteratedPolymatrix,
+    /// The principal branch of logit equilibria (McKelvey and Palfrey, 1995; Turocy, 2005).
     LogitHomotopy,
-    /// An approximation; it arrives where the theory says so.
+    /// A learning process, which approximates an equilibrium where theory guarantees convergence.
     Learning(Process),
 }
 
+/// The options of a search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {
-    /// The largest regret of a solution, as a share of a player's payoff range; `None` is 1e-9 for
-    /// two players and 1e-6 for more.
+    /// The largest regret of a solution, as a share of a player's payoff range. `None`, the default,
+    /// is [`Game::default_tolerance`].
     pub tolerance: Option<f64>,
+    /// Determines all random starts, so that a search is reproducible; by default 1.
     pub seed: u64,
+    /// The method; by default the portfolio.
     pub algorithm: Algorithm,
-    /// Rounds of a learning process.
+    /// The rounds of a learning process; by default 100000.
     pub rounds: u64,
 }
 
@@ -55,32 +63,42 @@ impl Options {
     }
 }
 
+/// Why an algorithm does not apply to a game.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum UnsuitableAlgorithm {
-    #[error("this algorithm is for two players")]
+    /// The game does not have two players.
+    #[error("this algorithm requires two players")]
     TwoPlayers,
-    #[error("this algorithm is for two players whose payoffs are opposed")]
+    /// The game does not have two players with opposed payoffs.
+    #[error("this algorithm requires two players with opposed payoffs")]
     ZeroSum,
 }
 
-/// Starts of the polymatrix iteration before the homotopy is followed.
+/// Starts of the polymatrix iteration before the homotopy.
 const STARTS: u32 = 8;
-/// Starts before small supports are looked at.
+/// Starts before the enumeration of small supports.
 const FIRST_STARTS: u32 = 1;
-/// What small supports may cost before paths are followed.
+/// The budget of that enumeration.
 const SMALL_SUPPORTS: Budget = Budget {
     supports: 300,
     systems: 20,
 };
+/// Rounds of regret matching when every other method has failed.
+const LAST_RESORT_ROUNDS: u64 = 10_000;
+
 impl Game {
-    /// The largest regret of a solution where none is asked for, as a share of a player's payoff
-    /// range.
+    /// The largest regret of a solution where the caller sets none, as a share of a player's payoff
+    /// range: 1e-9 for up to two players, 1e-6 for more.
     pub fn default_tolerance(&self) -> f64 {
         if self.players() <= 2 { 1e-9 } else { 1e-6 }
     }
 
-    /// Finds one equilibrium. Whatever ends the search, the best profile so far is returned with
-    /// what certifies it.
+    /// Finds one equilibrium. However the search ends, the best profile so far is returned with its
+    /// certificate; [`Solution::converged`] tells whether it is an equilibrium.
+    ///
+    /// # Errors
+    ///
+    /// When the algorithm does not apply to this game.
     pub fn solve(
         &self,
         options: &Options,
@@ -95,8 +113,8 @@ impl Game {
         Ok(search.finish())
     }
 
-    /// What one equilibrium takes, without a choice.
-    pub(crate) fn any(&self, options: &Options, control: &dyn Control) -> Solution {
+    /// Finds one equilibrium by the portfolio, whatever algorithm the options name.
+    pub(crate) fn any_equilibrium(&self, options: &Options, control: &dyn Control) -> Solution {
         let mut search = Search::new(self, options.tolerance(self), control);
         portfolio(&mut search, options.seed);
         search.finish()
@@ -112,7 +130,11 @@ impl Game {
         }
     }
 
-    /// Certifies a profile from outside.
+    /// Certifies given strategies, one for each player.
+    ///
+    /// # Errors
+    ///
+    /// When they are not a profile of this game.
     pub fn verify(
         &self,
         strategies: &[Vec<f64>],
@@ -123,7 +145,7 @@ impl Game {
     }
 }
 
-/// A profile of the game without dominated actions, in the whole game.
+/// A profile of the game without dominated actions as a profile of the whole game.
 pub(crate) fn embed(game: &Game, kept: &[Vec<usize>], profile: &[f64]) -> Vec<f64> {
     let mut whole = vec![0.0; game.total_actions()];
     let mut weights = profile.iter();
@@ -151,11 +173,11 @@ pub(crate) fn portfolio(search: &mut Search<'_>, seed: u64) {
     {
         return mixed(search, seed);
     }
-    let small = game.restricted(&kept).without_idle();
-    let mut inner = search.within(&small);
+    let small = game.restricted(&kept).without_single_action_players();
+    let mut inner = search.subsearch(&small);
     mixed(&mut inner, seed);
     search.adopt(inner, |profile| {
-        // Who has one action left plays it.
+        // Players with a single action left were removed; they play it.
         let mut weights = profile.to_vec();
         let mut at = 0;
         for actions in &kept {
@@ -168,12 +190,12 @@ pub(crate) fn portfolio(search: &mut Search<'_>, seed: u64) {
     });
 }
 
-/// One of the ways to an equilibrium.
+/// One stage of the portfolio.
 type Stage<'a> = dyn Fn(&mut Search<'_>, &mut Newton) + 'a;
 
 fn mixed(search: &mut Search<'_>, seed: u64) {
     let mut newton = Newton::new(search.game);
-    let steps: [&Stage<'_>; 6] = [
+    let stages: [&Stage<'_>; 6] = [
         &|search, newton| {
             if zero_sum::applies(search.game) {
                 zero_sum::search(search, newton);
@@ -191,17 +213,19 @@ fn mixed(search: &mut Search<'_>, seed: u64) {
         &|search, newton| polymatrix::search(search, newton, FIRST_STARTS..STARTS, seed),
         &logit::search,
     ];
-    for step in steps {
-        step(search, &mut newton);
+    for stage in stages {
+        stage(search, &mut newton);
         if search.solved() || search.is_stopped() {
             return;
         }
     }
-    learning::search(search, Process::RegretMatchingPlus, LAST_RESORT, seed);
+    learning::search(
+        search,
+        Process::RegretMatchingPlus,
+        LAST_RESORT_ROUNDS,
+        seed,
+    );
 }
-
-/// Rounds of regret matching when everything else failed.
-const LAST_RESORT: u64 = 10_000;
 
 fn by_name(search: &mut Search<'_>, algorithm: Algorithm, options: &Options) {
     let mut newton = Newton::new(search.game);
@@ -214,7 +238,7 @@ fn by_name(search: &mut Search<'_>, algorithm: Algorithm, options: &Options) {
                 let profile = pure::profile(search.game, *cell);
                 search.offer(Method::SupportEnumeration, &profile);
             } else {
-                supports::search(search, &mut newton, Budget::ENDLESS, &mut |_| true);
+                supports::search(search, &mut newton, Budget::UNLIMITED, &mut |_| true);
             }
         }
         Algorithm::IteratedPolymatrix if search.game.players() > 1 => {
@@ -223,7 +247,7 @@ fn by_name(search: &mut Search<'_>, algorithm: Algorithm, options: &Options) {
         Algorithm::LogitHomotopy if search.game.players() > 1 => {
             logit::search(search, &mut newton);
         }
-        // One player's equilibria are its best actions.
+        // A single player's equilibria are its best actions.
         Algorithm::IteratedPolymatrix | Algorithm::LogitHomotopy => {
             portfolio(search, options.seed);
         }

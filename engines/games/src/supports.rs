@@ -1,7 +1,8 @@
-//! Supports in order of size (Porter, Nudelman and Shoham, 2008): for each that no player would
-//! leave at sight, Newton's method finds the strategies that make everybody indifferent.
+//! Support enumeration in order of size (Porter, Nudelman and Shoham, "Simple search methods for finding
+//! a Nash equilibrium", 2008). Supports with a conditionally dominated action are skipped; on each
+//! other one Newton's method solves the indifference equations.
 //!
-//! In a nondegenerate game of two players this finds every equilibrium.
+//! In a nondegenerate two-player game this finds every equilibrium.
 
 use crate::{
     Game,
@@ -9,28 +10,29 @@ use crate::{
     search::{Method, Search},
 };
 
-/// Supports of so many joint actions are worth a look at whether to stop for each action.
+/// Supports with more joint actions than this poll whether to stop for each action.
 const LARGE: usize = 256;
-/// Less weight than this is none.
-const LEAST: f64 = 1e-9;
+/// Weights up to this are zero.
+const ZERO_WEIGHT: f64 = 1e-9;
 
-/// What an enumeration may cost.
+/// The bounds of an enumeration.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
-    /// Supports looked at.
+    /// Supports that are examined.
     pub(crate) supports: u64,
-    /// Systems solved.
+    /// Systems of equations that are solved.
     pub(crate) systems: u64,
 }
 
 impl Budget {
-    pub(crate) const ENDLESS: Self = Self {
+    pub(crate) const UNLIMITED: Self = Self {
         supports: u64::MAX,
         systems: u64::MAX,
     };
 }
 
-/// Looks at mixed supports until `found` has enough, the budget is used, or the search is stopped.
+/// Enumerates mixed supports until `found` returns true, the budget is used up, or the search is
+/// stopped.
 pub(crate) fn search(
     search: &mut Search<'_>,
     newton: &mut Newton,
@@ -60,8 +62,8 @@ pub(crate) fn search(
                 let solved = newton.solve(search, |k| used[k], &start);
                 if let Some(profile) = solved
                     && search.offer(Method::SupportEnumeration, profile) <= search.tolerance
-                    // What uses less than the support is found on that.
-                    && (0..used.len()).all(|k| !used[k] || search.candidate()[k] > LEAST)
+                    // A profile on a smaller support is found there.
+                    && (0..used.len()).all(|k| !used[k] || search.candidate()[k] > ZERO_WEIGHT)
                     && found(search.candidate())
                 {
                     return;
@@ -74,11 +76,11 @@ pub(crate) fn search(
     }
 }
 
-/// Combinations of support sizes: with two players balanced ones first, with more small ones.
-/// All-pure ones are left out. Made a handful at a time.
+/// The combinations of support sizes, without the all-pure one: with two players balanced sizes come
+/// first, with more players small sums. They are generated one stage at a time.
 struct Sizes<'a> {
     shape: &'a [usize],
-    /// How unbalanced a pair is, or the sum of more.
+    /// The difference of a pair, or the sum of more sizes.
     stage: usize,
     ready: std::vec::IntoIter<Vec<usize>>,
 }
@@ -102,7 +104,7 @@ impl<'a> Sizes<'a> {
         pairs
     }
 
-    /// Sizes with this sum, the most balanced first.
+    /// The sizes with this sum, the most balanced first.
     fn sums(&self, sum: usize) -> Vec<Vec<usize>> {
         let mut all = Vec::new();
         compose(self.shape, sum, &mut Vec::new(), &mut all);
@@ -144,7 +146,7 @@ impl Iterator for Sizes<'_> {
     }
 }
 
-/// All ways to write a sum as sizes that fit the shape.
+/// All compositions of a sum into sizes that fit the shape.
 fn compose(shape: &[usize], sum: usize, begun: &mut Vec<usize>, out: &mut Vec<Vec<usize>>) {
     let Some((first, rest)) = shape.split_first() else {
         out.push(begun.clone());
@@ -158,7 +160,7 @@ fn compose(shape: &[usize], sum: usize, begun: &mut Vec<usize>, out: &mut Vec<Ve
     }
 }
 
-/// One support for each player; walks through all of the same sizes.
+/// One support for each player, and an iteration over all supports of the same sizes.
 struct Supports {
     sets: Vec<Vec<usize>>,
     at: Vec<usize>,
@@ -199,8 +201,8 @@ impl Supports {
         false
     }
 
-    /// Whether nobody mixes an action that another one beats against all of the others' supports,
-    /// and whoever does not mix would stay.
+    /// Whether no action of the supports is conditionally dominated: strictly worse than another
+    /// action against every joint action of the opponents' supports.
     fn is_plausible(&mut self, game: &Game, stopped: &dyn Fn() -> bool) -> bool {
         let large = self.lengths.iter().product::<usize>() > LARGE;
         (0..game.players()).all(|player| {
@@ -210,12 +212,12 @@ impl Supports {
                     return false;
                 }
                 (0..game.shape()[player])
-                    .all(|other| other == own || !self.beats(game, player, other, own))
+                    .all(|other| other == own || !self.dominates(game, player, other, own))
             })
         })
     }
 
-    fn beats(&mut self, game: &Game, player: usize, strong: usize, weak: usize) -> bool {
+    fn dominates(&mut self, game: &Game, player: usize, strong: usize, weak: usize) -> bool {
         let payoffs = game.unit(player);
         let stride = game.stride(player);
         self.at.fill(0);
@@ -243,7 +245,7 @@ impl Supports {
         true
     }
 
-    /// Everybody mixes evenly over the support.
+    /// Writes uniform strategies on the supports.
     fn spread(&self, game: &Game, start: &mut [f64], used: &mut [bool]) {
         start.fill(0.0);
         used.fill(false);
@@ -276,7 +278,7 @@ mod tests {
     use crate::{NeverStop, testing};
 
     #[test]
-    fn subsets_are_all_there_once() {
+    fn every_subset_is_enumerated_once() {
         let mut set = vec![0, 1, 2];
         let mut all = vec![set.clone()];
         while next_subset(&mut set, 5) {
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn small_supports_come_first_and_balanced_ones_with_two_players() {
+    fn balanced_pairs_come_first_and_small_sums_with_more_players() {
         let sizes = |shape: &[usize]| Sizes::new(shape).collect::<Vec<_>>();
         assert_eq!(sizes(&[2, 3]), [[2, 2], [1, 2], [2, 1], [2, 3], [1, 3]]);
         assert_eq!(sizes(&[1, 3]), [[1, 2], [1, 3]]);

@@ -1,12 +1,12 @@
-//! A condensed simplex tableau with the lexicographic ratio test (Dantzig, Orden and Wolfe, 1955):
-//! no pivoting rule built on it can cycle, however degenerate the game.
+//! A condensed simplex tableau with the lexicographic ratio test (Dantzig, Orden and Wolfe, "The
+//! Generalized Simplex Method", 1955), which prevents cycling in degenerate games.
 //!
-//! Only the columns of nonbasic variables are stored: a pivot exchanges a row's variable with a
+//! Only the columns of nonbasic variables are stored; a pivot exchanges a row's variable with a
 //! column's.
 
-/// Entries below this are no pivots.
+/// The smallest pivot.
 const PIVOT: f64 = 1e-10;
-/// Ratios nearer than this are equal.
+/// Ratios within this distance are ties.
 const TIE: f64 = 1e-12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -17,7 +17,7 @@ enum Place {
 
 #[derive(Debug, Clone)]
 pub(crate) struct Tableau {
-    /// Row-major, the right side last.
+    /// Row-major, with the right-hand side as the last column.
     cells: Vec<f64>,
     width: usize,
     /// The variable that each row is solved for.
@@ -25,14 +25,15 @@ pub(crate) struct Tableau {
     /// The variable of each column.
     columns: Vec<usize>,
     place: Vec<Place>,
-    /// The variables that were basic at the start: their columns are the inverse of the basis.
+    /// The variables that were basic at the start, whose columns are the inverse of the basis.
     first: std::ops::Range<usize>,
     pivot_row: Vec<f64>,
 }
 
 impl Tableau {
-    /// Rows are solved for the variables of `basis`, one after the other; `entry` gives the
-    /// coefficients of the others, the right side as one more column.
+    /// A tableau whose rows are solved for the variables of `basis`, in order. `entry` gives the
+    /// coefficients of the other variables by row and column, and the right-hand side as one more
+    /// column.
     pub(crate) fn new(
         basis: std::ops::Range<usize>,
         columns: std::ops::Range<usize>,
@@ -63,7 +64,7 @@ impl Tableau {
         }
     }
 
-    /// Starts again from another tableau of the same size, without an allocation.
+    /// Copies another tableau of the same size without an allocation.
     pub(crate) fn reset(&mut self, to: &Self) {
         self.cells.copy_from_slice(&to.cells);
         self.basis.copy_from_slice(&to.basis);
@@ -95,7 +96,7 @@ impl Tableau {
         &self.columns
     }
 
-    /// Where a nonbasic variable's column is.
+    /// The column of a nonbasic variable; `None` for a basic one.
     pub(crate) fn column(&self, variable: usize) -> Option<usize> {
         match self.place[variable] {
             Place::Column(column) => Some(column),
@@ -103,12 +104,13 @@ impl Tableau {
         }
     }
 
-    /// The values of the basic variables.
+    /// The basic variables with their values.
     pub(crate) fn solution(&self) -> impl Iterator<Item = (usize, f64)> + '_ {
         (0..self.rows()).map(|row| (self.basis[row], self.right(row)))
     }
 
-    /// The row that limits a growing variable; `None` when nothing does.
+    /// The row that leaves when a column enters, by the lexicographic ratio test; `None` when the column
+    /// is unbounded.
     pub(crate) fn leaving(&self, column: usize) -> Option<usize> {
         let mut best: Option<(usize, f64)> = None;
         for row in 0..self.rows() {
@@ -128,7 +130,7 @@ impl Tableau {
         best.map(|(row, _)| row)
     }
 
-    /// Which of two rows with equal ratios comes first.
+    /// Whether a row is lexicographically less than another with an equal ratio.
     fn less(&self, one: usize, other: usize, column: usize) -> bool {
         let entry = |row: usize, variable: usize| match self.place[variable] {
             Place::Row(at) => f64::from(u8::from(at == row)),
@@ -147,7 +149,7 @@ impl Tableau {
         false
     }
 
-    /// Exchanges a column's variable with a row's; returns the one that left the basis.
+    /// Exchanges a column's variable with a row's; returns the variable that left the basis.
     pub(crate) fn pivot(&mut self, row: usize, column: usize) -> usize {
         let width = self.width;
         let line = &mut self.cells[row * width..(row + 1) * width];
@@ -175,7 +177,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_pivot_solves_for_another_variable() {
+    fn a_pivot_solves_a_row_for_the_entering_variable() {
         // s0 + 2x + y = 4, s1 + x + 3y = 6.
         let rows = [[2.0, 1.0, 4.0], [1.0, 3.0, 6.0]];
         let mut tableau = Tableau::new(0..2, 2..4, |r, c| rows[r][c]);
@@ -193,8 +195,8 @@ mod tests {
     }
 
     #[test]
-    fn equal_ratios_leave_in_one_order() {
-        // Both rows limit x at 1; the perturbed right sides 1 + e, 1 + e² let the second go first.
+    fn ties_are_broken_lexicographically() {
+        // Both ratios are 1; perturbed right-hand sides 1 + e and 1 + e² let the second row leave.
         let rows = [[1.0, 0.0, 1.0], [1.0, 1.0, 1.0]];
         let tableau = Tableau::new(0..2, 2..4, |r, c| rows[r][c]);
         assert_eq!(tableau.leaving(0), Some(1));

@@ -12,7 +12,7 @@ pub(crate) fn random(seed: u64, shape: &[usize]) -> Game {
     Game::new(shape.to_vec(), tensors).unwrap()
 }
 
-/// All payoffs of a joint action sum to zero.
+/// A random game in which the payoffs of every joint action sum to zero.
 pub(crate) fn constant_sum(seed: u64, shape: &[usize]) -> Game {
     let mut stream = Stream::new(seed);
     let cells: usize = shape.iter().product();

@@ -1,34 +1,40 @@
-//! Every extreme equilibrium of a two-player game: pairs of vertices of the polytopes of best
-//! responses that together carry all labels (Mangasarian, 1964; Avis, Rosenberg, Savani and von
-//! Stengel, 2010). Degenerate games too: the vertices are walked in the lexicographically perturbed
-//! polytope, where each has its basis.
+//! All extreme equilibria of a two-player game: pairs of vertices of the best-response polytopes that
+//! together have all labels (Mangasarian, "Equilibrium Points of Bimatrix Games", 1964; Avis, Rosenberg,
+//! Savani and von Stengel, "Enumeration of Nash equilibria for two-player games", 2010). This includes
+//! degenerate games: the vertices are traversed in the lexicographically perturbed polytope, where
+//! each vertex has one basis.
 //!
-//! All equilibria are mixtures of extreme ones that share a strategy; those that hang together are
+//! Every equilibrium is a mixture of extreme ones that share a strategy; those that are connected form
 //! a component.
 
 use crate::{Game, lemke_howson::Polytopes, tableau::Tableau};
 use std::collections::{HashMap, HashSet};
 
-/// Actions of a player up to which all equilibria are looked for.
+/// The largest number of undominated actions of a player up to which [`Game::equilibria`] enumerates
+/// all extreme equilibria.
 pub const MAX_ALL: usize = 12;
-/// Vertices of one polytope; a walk that meets more is not complete. No polytope of so many actions
-/// has more (McMullen, 1970: 30940 with 12 dimensions and 24 facets).
+/// The vertices of one polytope after which a traversal ends incomplete. By the upper bound theorem
+/// (McMullen, 1970) there are at most 30940 with 12 dimensions and 24 facets.
 const MAX_VERTICES: usize = 50_000;
-/// Values below this are zero.
+/// Values up to this are zero.
 const ZERO: f64 = 1e-9;
 
-/// What was found, as indices of vertices.
+/// The extreme equilibria of a game.
 #[derive(Debug, Default)]
 pub(crate) struct Extremes {
+    /// Flat profiles.
     pub(crate) profiles: Vec<Vec<f64>>,
+    /// The connected component of each profile.
     pub(crate) components: Vec<usize>,
+    /// Whether the traversal came to its end.
     pub(crate) complete: bool,
+    /// The bases that were visited.
     pub(crate) bases: u64,
 }
 
 #[derive(Debug)]
 struct Vertex {
-    /// The labels that it carries.
+    /// The set of its labels, as bits.
     labels: u64,
     weights: Vec<f64>,
 }
@@ -38,10 +44,10 @@ pub(crate) fn search(game: &Game, stopped: &dyn Fn() -> bool) -> Extremes {
     let (m, n) = (polytopes.rows, polytopes.columns);
     let [first, second] = &polytopes.tableaux;
     let mut out = Extremes::default();
-    let (xs, whole_x) = walk(first, 0..m, &mut out.bases, stopped);
-    let (ys, whole_y) = walk(second, m..m + n, &mut out.bases, stopped);
+    let (xs, all_x) = traverse(first, 0..m, &mut out.bases, stopped);
+    let (ys, all_y) = traverse(second, m..m + n, &mut out.bases, stopped);
     let pairs = match_labels(&xs, &ys, m, n, stopped);
-    out.complete = whole_x && whole_y && !stopped();
+    out.complete = all_x && all_y && !stopped();
     out.components = components(&pairs, xs.len());
     out.profiles = pairs
         .iter()
@@ -50,8 +56,8 @@ pub(crate) fn search(game: &Game, stopped: &dyn Fn() -> bool) -> Extremes {
     out
 }
 
-/// All vertices but the origin, and whether that is all of them.
-fn walk(
+/// The vertices except the origin, and whether these are all.
+fn traverse(
     start: &Tableau,
     own: std::ops::Range<usize>,
     bases: &mut u64,
@@ -109,8 +115,8 @@ fn vertex(tableau: &Tableau, own: &std::ops::Range<usize>) -> Option<Vertex> {
     Some(Vertex { labels, weights })
 }
 
-/// Pairs that carry all labels. Where neither vertex is degenerate, one's labels are the other's
-/// complement; only degenerate ones must be tried against all.
+/// The pairs of vertices that together have all labels. Where neither is degenerate the labels are each
+/// other's complement; only degenerate vertices must be compared with all others.
 fn match_labels(
     xs: &[Vertex],
     ys: &[Vertex],

@@ -1,5 +1,6 @@
-//! Games where one player's loss is the other's gain, as one linear program (Dantzig, 1951):
-//! the optimal basis holds the one's strategy, its prices the other's.
+//! Two-player zero-sum games as one linear program (Dantzig, "A Proof of the Equivalence of the
+//! Programming Problem and the Game Problem", 1951): the primal solution is one player's strategy, the
+//! dual solution the other's.
 
 use crate::{
     Game,
@@ -8,10 +9,10 @@ use crate::{
     search::{Method, Search},
 };
 
-/// Reduced costs below this are none.
+/// Reduced costs up to this are zero.
 const COST: f64 = 1e-12;
 
-/// Whether unit payoffs sum to one everywhere: the payoffs are then opposed, up to units.
+/// Whether the scaled payoffs sum to one everywhere: the payoffs are then opposed, up to scale.
 pub(crate) fn applies(game: &Game) -> bool {
     game.players() == 2
         && game
@@ -25,7 +26,7 @@ pub(crate) fn search(search: &mut Search<'_>, newton: &mut Newton) {
     let polytopes = Polytopes::new(search.game);
     let (m, n) = (polytopes.rows, polytopes.columns);
     let [_, mut tableau] = polytopes.tableaux;
-    // What one more unit of each column's variable is worth.
+    // The reduced cost of each column.
     let mut costs = vec![1.0f64; n];
     while let Some(column) = (0..n)
         .max_by(|a, b| costs[*a].total_cmp(&costs[*b]))

@@ -1,5 +1,5 @@
-//! Every kind of certificate, confirmed from the raw payoffs by a program that shares no code with
-//! ours: `tests/games/check.py`.
+//! Every kind of certificate is confirmed from the raw payoffs by a program that shares no code with
+//! the solver: `tests/games/check.py`.
 
 #![allow(clippy::unwrap_used)]
 
@@ -126,7 +126,7 @@ fn certificates_are_confirmed_by_another_program() {
 
 #[test]
 #[ignore = "needs Python: cargo xtask test"]
-fn false_certificates_are_found_out() {
+fn false_certificates_are_detected() {
     let tensors = random(3, &[3, 3]);
     let solution = game(&[3, 3], &tensors)
         .solve(&Options::default(), &NeverStop)

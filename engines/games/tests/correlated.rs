@@ -1,4 +1,4 @@
-//! Correlated equilibria: the best of their kind, certified by their definition.
+//! Correlated and coarse correlated equilibria are optimal and agree with their definitions.
 
 #![allow(clippy::unwrap_used)]
 
@@ -38,7 +38,7 @@ fn the_game_of_chicken_has_its_known_optimum() {
     assert!(near(&selfish.payoffs, &[7.0, 2.0], 1e-6));
 }
 
-/// Deviations by their definition.
+/// The largest regret by the definition.
 fn regret(shape: &[usize], tensors: &Tensors, lottery: &[f64], coarse: bool) -> f64 {
     let mut worst = 0.0f64;
     for i in 0..shape.len() {
@@ -86,7 +86,7 @@ fn optima_are_equilibria_and_no_worse_than_nash() {
 }
 
 #[test]
-fn lotteries_from_outside_are_judged() {
+fn given_lotteries_are_verified_or_refused() {
     let verify = |lottery: &[f64], concept| chicken().verify_lottery(lottery, concept, 1e-9);
     assert!(
         verify(&[0.5, 0.25, 0.25, 0.0], Concept::Correlated)
@@ -117,7 +117,7 @@ impl Control for Stopped {
 }
 
 #[test]
-fn a_program_that_is_stopped_says_that_it_is_not_the_best() {
+fn a_stopped_program_gives_a_lottery_that_is_not_marked_optimal() {
     let shape = [6, 6, 6];
     let game = game(&shape, &random(1, &shape));
     let objective = Objective::Welfare;

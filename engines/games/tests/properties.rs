@@ -1,4 +1,4 @@
-//! What must hold of every answer, whatever the game.
+//! Properties that hold for every solution of every game.
 
 #![allow(clippy::unwrap_used)]
 
@@ -15,7 +15,7 @@ fn solve(game: &Game) -> Solution {
     game.solve(&Options::default(), &NeverStop).unwrap()
 }
 
-/// The certificate is the definition's, and within tolerance.
+/// Checks that the certificate agrees with the definition and is within tolerance.
 fn assert_solved(shape: &[usize], tensors: &Tensors) -> Solution {
     let solution = solve(&game(shape, tensors));
     assert!(solution.converged(), "{shape:?} {tensors:?} {solution:?}");
@@ -81,14 +81,14 @@ fn every_class_of_game_is_solved() {
 }
 
 #[test]
-fn payoffs_of_any_size_are_solved() {
+fn games_with_payoffs_of_any_magnitude_are_solved() {
     for shape in [&[3, 3][..], &[4, 6], &[2, 3, 2]] {
         for seed in 0..20 {
             for scale in [1e-300, 1e-12, 1e12, 1e299] {
                 let tensors = drawn(seed, shape, |s| (s.unit() - 0.5) * scale);
                 assert_solved(shape, &tensors);
             }
-            // One player in pennies, another in billions, a third far from zero.
+            // Tiny payoffs, huge payoffs, and payoffs far from zero.
             let mut mixed = random(seed, shape);
             mixed[0].iter_mut().for_each(|v| *v *= 1e-9);
             mixed[1].iter_mut().for_each(|v| *v = *v * 1e9 - 1e9);
@@ -99,7 +99,7 @@ fn payoffs_of_any_size_are_solved() {
 }
 
 #[test]
-fn units_do_not_matter() {
+fn equilibria_are_invariant_under_positive_affine_transformations() {
     for shape in [&[4, 4][..], &[3, 5], &[2, 3, 3]] {
         for seed in 0..40 {
             let tensors = ties(seed, shape, 100);
@@ -136,7 +136,7 @@ fn same(one: &[Vec<f64>], other: &[Vec<f64>]) -> bool {
 }
 
 #[test]
-fn names_do_not_matter() {
+fn equilibria_are_invariant_under_permutations() {
     for seed in 0..60 {
         let (m, n) = (2 + seed as usize % 4, 2 + seed as usize % 3);
         let tensors = match seed % 3 {
@@ -145,7 +145,7 @@ fn names_do_not_matter() {
             _ => nearly_opposed(seed, &[m, n]),
         };
         let before = all(&[m, n], &tensors);
-        // Rows turn, columns are reversed, players change places.
+        // Rows are rotated, columns are reversed, players are swapped.
         let turn = |i: usize| (i + 1) % m;
         let mut renamed = vec![vec![0.0; m * n]; 2];
         for i in 0..m {
@@ -166,7 +166,7 @@ fn names_do_not_matter() {
     }
 }
 
-/// Support by support with plain elimination, for games without ties.
+/// Support enumeration with plain elimination, for games without ties.
 fn brute_force(m: usize, n: usize, tensors: &Tensors) -> Vec<Vec<f64>> {
     let mut found = Vec::new();
     for rows in 1u32..1 << m {
@@ -193,7 +193,7 @@ fn brute_force(m: usize, n: usize, tensors: &Tensors) -> Vec<Vec<f64>> {
     sorted(found)
 }
 
-/// Weights over `over` that make all of `equal` earn the same, by Cramer-free elimination.
+/// Weights over `over` that give all of `equal` the same value, by Gaussian elimination.
 fn mix(equal: &[usize], over: &[usize], payoff: impl Fn(usize, usize) -> f64) -> Option<Vec<f64>> {
     let k = over.len();
     let mut rows: Vec<Vec<f64>> = (0..k)
@@ -227,7 +227,7 @@ fn mix(equal: &[usize], over: &[usize], payoff: impl Fn(usize, usize) -> f64) ->
 }
 
 #[test]
-fn all_equilibria_are_those_of_brute_force() {
+fn all_equilibria_agree_with_brute_force() {
     for seed in 0..120 {
         let (m, n) = (1 + seed as usize % 5, 1 + (seed as usize / 5) % 5);
         let tensors = match seed % 2 {
@@ -241,7 +241,7 @@ fn all_equilibria_are_those_of_brute_force() {
 }
 
 #[test]
-fn all_equilibria_of_games_with_ties_hold_every_pure_one() {
+fn all_equilibria_of_games_with_ties_include_every_pure_one() {
     for seed in 0..120 {
         let (m, n) = (2 + seed as usize % 4, 2 + seed as usize % 3);
         let tensors = ties(seed, &[m, n], 3);
@@ -259,7 +259,7 @@ fn all_equilibria_of_games_with_ties_hold_every_pure_one() {
             let listed = all.found.iter().any(|s| s.profile == profile);
             assert_eq!(is_one, listed, "{tensors:?} {profile:?}");
         }
-        // Within a component every mixture of neighbours is an equilibrium.
+        // Every mixture of neighbours within a component is an equilibrium.
         for (a, one) in all.found.iter().enumerate() {
             for (b, other) in all.found.iter().enumerate().take(a) {
                 if one.profile[0] == other.profile[0] {
@@ -296,7 +296,7 @@ fn equilibria_of_more_players_are_profiles_and_differ() {
 }
 
 #[test]
-fn one_player_takes_what_is_best() {
+fn a_single_player_takes_its_best_action() {
     let alone = game(&[4], &vec![vec![1.0, 3.0, 2.0, 3.0]]);
     let all = alone.equilibria(&Options::default(), &NeverStop);
     assert_eq!((all.found.len(), all.complete), (2, true));
@@ -330,14 +330,14 @@ fn symmetric_games_have_a_symmetric_equilibrium() {
         let b = (0..n * n).map(|k| a[k % n * n + k / n]).collect();
         let found = all(&[n, n], &vec![a, b]);
         assert!(found.iter().any(|p| near(&p[..n], &p[n..], 1e-9)));
-        // What the one can be, the other can.
+        // The set of equilibria is symmetric.
         let swapped = found.iter().map(|p| [&p[n..], &p[..n]].concat());
         assert!(same(&sorted(swapped.collect()), &found));
     }
 }
 
 #[test]
-fn textbook_games() {
+fn textbook_games_have_their_known_equilibria() {
     let tensors = |a: &[f64], b: &[f64]| vec![a.to_vec(), b.to_vec()];
     let dilemma = tensors(&[3.0, 0.0, 5.0, 1.0], &[3.0, 5.0, 0.0, 1.0]);
     assert_eq!(all(&[2, 2], &dilemma), [[0.0, 1.0, 0.0, 1.0]]);
@@ -361,7 +361,7 @@ fn textbook_games() {
     let listed = game(&[3, 2], &component).equilibria(&Options::default(), &NeverStop);
     assert!(listed.complete && listed.found.len() > 1);
 
-    // Three players who each want to differ from the next (Jordan): only the even mix.
+    // Jordan's three-player matching pennies, whose only equilibrium is uniform.
     let wants = |i: usize| {
         (0..8)
             .map(|cell| {
@@ -430,7 +430,7 @@ fn algorithms_agree_where_they_apply() {
 }
 
 #[test]
-fn learning_says_how_near_it_came() {
+fn learning_processes_certify_how_close_they_came() {
     let zero = game(&[6, 6], &constant_sum(7, &[6, 6]));
     let learnt = |process, rounds| {
         let options = Options {
@@ -449,7 +449,7 @@ fn learning_says_how_near_it_came() {
         );
         assert!(long.relative_regret > 1e-9, "it is an approximation");
     }
-    // Replicators circle where interests are opposed, and settle where they are not.
+    // Replicators cycle in a zero-sum game and converge in the dilemma.
     let dilemma = game(
         &[2, 2],
         &vec![vec![3.0, 0.0, 5.0, 1.0], vec![3.0, 5.0, 0.0, 1.0]],
@@ -469,7 +469,7 @@ fn learning_says_how_near_it_came() {
 }
 
 #[test]
-fn preferences_choose_among_what_was_found() {
+fn preferences_choose_among_the_equilibria_found() {
     let hunt = game(
         &[2, 2],
         &vec![vec![4.0, 0.0, 3.0, 2.0], vec![4.0, 3.0, 0.0, 2.0]],
@@ -502,7 +502,7 @@ fn the_same_seed_gives_the_same_answer() {
     }
 }
 
-/// Stops at the n-th question.
+/// Stops the search at the n-th poll.
 struct After(AtomicU64);
 
 impl Control for After {
@@ -514,7 +514,7 @@ impl Control for After {
 }
 
 #[test]
-fn a_search_that_is_stopped_answers_with_the_best_so_far() {
+fn a_stopped_search_returns_the_best_profile_so_far() {
     let shape = [5, 5, 5, 5];
     for algorithm in [
         Algorithm::Automatic,

@@ -1,4 +1,4 @@
-//! Seeded games, and certificates by their definition.
+//! Seeded random games, and certificates computed from their definition.
 
 #![allow(dead_code, unreachable_pub)]
 
@@ -65,7 +65,7 @@ pub fn game(shape: &[usize], tensors: &Tensors) -> Game {
     Game::new(shape.to_vec(), tensors.clone()).unwrap()
 }
 
-/// Every player's regret, summed over all joint actions.
+/// Every player's regret, computed from all joint actions.
 pub fn regrets(shape: &[usize], tensors: &Tensors, profile: &[Vec<f64>]) -> Vec<f64> {
     let joint = |cell: usize| -> Vec<usize> {
         let mut rest = cell;
