@@ -1,28 +1,44 @@
-//! Database failures as statuses: a transient failure asks the client to retry, any other is a fault of
-//! the service. The query, the path and the cause go to the log alone.
+//! How a failed database access is reported to clients: the one place where a [`DbError`] gets a
+//! gRPC status. The statement, the path and the cause go to the log alone.
 
 use std::time::Duration;
 use tars_proto::fault;
-use tars_runtime::db;
+use tars_runtime::db::{Corrupt, DbError};
 use tonic::{Code, Status};
 
 /// The retry delay after a transient failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Logs the failure and returns what a client may know about it.
-pub fn failed(error: &db::Error) -> Status {
-    if db::is_passing(error) {
-        tracing::warn!(error = %error, "the database is busy or unavailable");
-        let message = "the database is busy or unavailable; retry soon";
-        return fault::unavailable("STORE", message, RETRY);
+/// Logs the failure and returns what a client may know of it.
+pub fn failed(error: &DbError) -> Status {
+    match error {
+        DbError::Unavailable(_) => {
+            tracing::warn!(%error, "the database is busy or unavailable");
+            let message = "the database is busy or unavailable; retry soon";
+            fault::unavailable("STORE", message, RETRY)
+        }
+        // Not for a client to repeat unseen, so without a time to come back.
+        DbError::InDoubt(_) => {
+            tracing::warn!(%error, "the connection was lost during a commit");
+            let message = "the change may have been made or not; look before trying again";
+            fault::status(Code::Unavailable, "OUTCOME_UNKNOWN", message)
+        }
+        DbError::Conflict(_) | DbError::Unique(_) => {
+            tracing::warn!(%error, "a transaction lost against another");
+            let message = "another change was made at the same time; try again";
+            fault::status(Code::Aborted, "CONFLICT", message)
+        }
+        DbError::Corrupt(row) => corrupt(row),
+        DbError::Failed(_) => {
+            tracing::error!(%error, "the database failed");
+            fault::internal()
+        }
     }
-    tracing::error!(error = %error, "the database failed");
-    fault::internal()
 }
 
-/// Logs a row that cannot be read. The client is told which one, as only an operator can repair it.
-pub fn corrupt(row: &db::Corrupt) -> Status {
-    let db::Corrupt {
+/// Logs a row that cannot be read. A client is told which one: only an operator can mend it.
+pub fn corrupt(row: &Corrupt) -> Status {
+    let Corrupt {
         table,
         row: id,
         problem,
@@ -34,55 +50,42 @@ pub fn corrupt(row: &db::Corrupt) -> Status {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::io;
     use tonic_types::StatusExt;
 
     const SECRET: &str = "SELECT password FROM users at /var/lib/tars/auth.db";
 
-    fn described(error: &db::Error) -> (Code, String, bool) {
-        let status = failed(error);
+    fn reported(error: fn(String) -> DbError) -> (Code, String, bool) {
+        let status = failed(&error(SECRET.to_owned()));
         assert!(!status.message().contains("SELECT") && !status.message().contains("/var"));
-        let comes_again = status.get_details_retry_info().is_some();
-        (status.code(), fault::reason(&status).unwrap(), comes_again)
+        let retries = status.get_details_retry_info().is_some();
+        (status.code(), fault::reason(&status).unwrap(), retries)
     }
 
     #[test]
-    fn a_transient_failure_asks_for_a_retry() {
-        for error in [
-            db::Error::PoolTimedOut,
-            db::Error::PoolClosed,
-            db::Error::Io(io::Error::other(SECRET)),
+    fn only_an_unavailable_database_asks_for_a_retry() {
+        for (error, code, reason) in [
+            (
+                DbError::Unavailable as fn(String) -> DbError,
+                Code::Unavailable,
+                "STORE",
+            ),
+            (DbError::InDoubt, Code::Unavailable, "OUTCOME_UNKNOWN"),
+            (DbError::Conflict, Code::Aborted, "CONFLICT"),
+            (DbError::Unique, Code::Aborted, "CONFLICT"),
+            (DbError::Failed, Code::Internal, "INTERNAL"),
         ] {
-            assert_eq!(
-                described(&error),
-                (Code::Unavailable, "STORE".to_owned(), true)
-            );
+            let retries = reason == "STORE";
+            assert_eq!(reported(error), (code, reason.to_owned(), retries));
         }
     }
 
     #[test]
-    fn a_permanent_failure_never_asks_for_a_retry() {
-        for error in [
-            db::Error::RowNotFound,
-            db::Error::Protocol(SECRET.to_owned()),
-            db::Error::ColumnNotFound(SECRET.to_owned()),
-        ] {
-            assert_eq!(
-                described(&error),
-                (Code::Internal, "INTERNAL".to_owned(), false)
-            );
+    fn a_row_that_cannot_be_read_is_named() {
+        let row = Corrupt::new("studies", 7, "there is no state \"paused\"");
+        for status in [corrupt(&row), failed(&row.clone().into())] {
+            assert_eq!(status.code(), Code::DataLoss);
+            assert_eq!(fault::reason(&status).as_deref(), Some("CORRUPT_ROW"));
+            assert!(status.message().contains("row 7 of studies"), "{status}");
         }
-    }
-
-    #[test]
-    fn a_corrupt_row_is_named() {
-        let status = corrupt(&db::Corrupt::new(
-            "studies",
-            7,
-            "there is no state \"paused\"",
-        ));
-        assert_eq!(status.code(), Code::DataLoss);
-        assert_eq!(fault::reason(&status).as_deref(), Some("CORRUPT_ROW"));
-        assert!(status.message().contains("row 7 of studies"), "{status}");
     }
 }

@@ -3,9 +3,12 @@
 
 pub mod refusals;
 
-use crate::{clock::Clock, trace};
+use crate::{
+    clock::Clock,
+    db::{self, DbError, Fetch, FromRow, Query, Row, Transaction},
+    trace,
+};
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
@@ -146,47 +149,57 @@ impl Record {
 }
 
 /// Writes a record into the outbox in the caller's transaction.
-pub async fn insert(tx: &mut SqliteConnection, record: &Record) -> Result<(), sqlx::Error> {
-    let text = serde_json::to_string(record).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
-    let (position,): (i64,) =
-        sqlx::query_as("UPDATE audit_position SET last = last + 1 WHERE id = 1 RETURNING last")
-            .fetch_one(&mut *tx)
-            .await?;
-    sqlx::query("INSERT INTO audit_outbox (position, record) VALUES ($1, $2)")
-        .bind(position)
-        .bind(text)
-        .execute(tx)
-        .await
-        .map(drop)
+///
+/// # Errors
+///
+/// [`DbError`] where the outbox cannot be written.
+pub async fn insert(tx: &mut Transaction, record: &Record) -> Result<(), DbError> {
+    const NEXT: &str = "UPDATE audit_position SET last = last + 1 WHERE id = 1 RETURNING last";
+    const INSERT: &str = "INSERT INTO audit_outbox (position, record) VALUES ($1, $2)";
+    let text = db::json(record)?;
+    let position: i64 = tx.value(Query::new(NEXT), "last").await?;
+    let insert = Query::new(INSERT).bind(position).bind(text);
+    tx.execute(insert).await?.one()
+}
+
+struct Waiting {
+    position: i64,
+    record: Record,
+}
+
+impl FromRow for Waiting {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let position = row.get("position")?;
+        let record = row.named("audit_outbox", position).json("record")?;
+        Ok(Self { position, record })
+    }
 }
 
 /// Returns the oldest undelivered records with the position of the last of them, or `None` when the
 /// outbox is empty.
-pub async fn peek(
-    tx: &mut SqliteConnection,
-    limit: i64,
-) -> Result<Option<(i64, Vec<Record>)>, sqlx::Error> {
-    let rows: Vec<(i64, String)> =
-        sqlx::query_as("SELECT position, record FROM audit_outbox ORDER BY position LIMIT $1")
-            .bind(limit)
-            .fetch_all(tx)
-            .await?;
-    let Some(last) = rows.last().map(|r| r.0) else {
+///
+/// # Errors
+///
+/// [`DbError`] where the outbox cannot be read.
+pub async fn peek(db: &mut impl Fetch, limit: i64) -> Result<Option<(i64, Vec<Record>)>, DbError> {
+    const OLDEST: &str = "SELECT position, record FROM audit_outbox ORDER BY position LIMIT $1";
+    let waiting: Vec<Waiting> = db.all(Query::new(OLDEST).bind(limit)).await?;
+    let Some(last) = waiting.last().map(|w| w.position) else {
         return Ok(None);
     };
-    let records = rows
-        .iter()
-        .map(|(_, text)| serde_json::from_str(text))
-        .collect::<Result<_, _>>()
-        .map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
-    Ok(Some((last, records)))
+    Ok(Some((
+        last,
+        waiting.into_iter().map(|w| w.record).collect(),
+    )))
 }
 
 /// Removes delivered records.
-pub async fn remove(tx: &mut SqliteConnection, up_to: i64) -> Result<(), sqlx::Error> {
-    sqlx::query("DELETE FROM audit_outbox WHERE position <= $1")
-        .bind(up_to)
-        .execute(tx)
-        .await
-        .map(drop)
+///
+/// # Errors
+///
+/// [`DbError`] where the outbox cannot be written.
+pub async fn remove(tx: &mut Transaction, up_to: i64) -> Result<(), DbError> {
+    const REMOVE: &str = "DELETE FROM audit_outbox WHERE position <= $1";
+    tx.execute(Query::new(REMOVE).bind(up_to)).await?.any();
+    Ok(())
 }

@@ -9,7 +9,6 @@ pub mod blobs;
 pub mod clock;
 pub mod config;
 pub mod count;
-#[allow(missing_docs)]
 pub mod db;
 pub mod descriptors;
 pub mod events;

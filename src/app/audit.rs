@@ -10,7 +10,7 @@ use tars_proto::{
 };
 use tars_runtime::{
     audit::{self, Record, refusals::Refusals},
-    db::{Db, Error},
+    db::{Db, DbError, Isolation},
     health::Condition,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -54,8 +54,8 @@ async fn store(db: &Db, batch: &[Record], stored: &Condition) {
     stored.record_success();
 }
 
-async fn try_store(db: &Db, batch: &[Record]) -> Result<(), Error> {
-    let mut tx = db.write("audit.store").await?;
+async fn try_store(db: &Db, batch: &[Record]) -> Result<(), DbError> {
+    let mut tx = db.write("audit.store", Isolation::Committed).await?;
     for record in batch {
         audit::insert(&mut tx, record).await?;
     }
@@ -89,7 +89,7 @@ pub(crate) async fn ship(
 #[derive(Debug, thiserror::Error)]
 enum ShipError {
     #[error("{0}")]
-    Db(#[from] Error),
+    Db(#[from] DbError),
     #[error("{0}")]
     Call(#[from] tonic::Status),
 }
@@ -100,8 +100,8 @@ async fn ship_some(
 ) -> Result<bool, ShipError> {
     let limit = i64::try_from(BATCH).unwrap_or(i64::MAX);
     let peeked = {
-        let mut connection = db.read("audit.outbox").acquire().await?;
-        audit::peek(&mut connection, limit).await?
+        let mut outbox = db.read("audit.outbox");
+        audit::peek(&mut outbox, limit).await?
     };
     let Some((last, records)) = peeked else {
         return Ok(false);
@@ -111,7 +111,7 @@ async fn ship_some(
         .clone()
         .append_audit_events(AppendAuditEventsRequest { events })
         .await?;
-    let mut tx = db.write("audit.shipped").await?;
+    let mut tx = db.write("audit.shipped", Isolation::Committed).await?;
     audit::remove(&mut tx, last).await?;
     tx.commit().await?;
     Ok(true)

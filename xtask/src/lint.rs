@@ -4,11 +4,15 @@
 use crate::{Outcome, breaking, docs, tools};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    path::{Path, PathBuf},
     process::Command,
 };
 
 /// A second TLS or crypto stack must not be built; being named in the lock file proves nothing.
 const BANNED: &[&str] = &["ring", "openssl", "openssl-sys", "native-tls"];
+
+/// Folders that name no database driver.
+const DRIVER_FREE: &[&str] = &["services", "src", "interceptors", "mesh", "gateway-rest"];
 
 const LICENCES: &[&str] = &[
     "0BSD",
@@ -73,6 +77,7 @@ pub(crate) fn run() -> Outcome {
         "warnings",
     ]))?;
     banned()?;
+    driver_free()?;
     licences()?;
     duplicates()?;
     docs::check()?;
@@ -105,6 +110,44 @@ fn banned() -> Outcome {
             && !text.trim().is_empty()
         {
             return Err(format!("{name} is in the built graph:\n{text}"));
+        }
+    }
+    Ok(())
+}
+
+/// The database driver is the port's alone (`runtime/src/db`): elsewhere statements, rows and errors
+/// have the port's types, so that one text runs on every engine.
+fn driver_free() -> Outcome {
+    let mut wrong = Vec::new();
+    for folder in DRIVER_FREE {
+        let mut files = Vec::new();
+        collect(&tools::root().join(folder), &mut files)?;
+        for file in files {
+            let text = std::fs::read_to_string(&file).map_err(|e| format!("{file:?}: {e}"))?;
+            if text.contains("sqlx::") || text.contains("sqlx.workspace") {
+                wrong.push(file.display().to_string());
+            }
+        }
+    }
+    if wrong.is_empty() {
+        Ok(())
+    } else {
+        Err(format!(
+            "the database driver is used by\n  {}",
+            wrong.join("\n  ")
+        ))
+    }
+}
+
+/// Rust sources and manifests below a folder.
+fn collect(folder: &Path, files: &mut Vec<PathBuf>) -> Outcome {
+    let entries = std::fs::read_dir(folder).map_err(|e| format!("{folder:?}: {e}"))?;
+    for entry in entries {
+        let path = entry.map_err(|e| format!("{folder:?}: {e}"))?.path();
+        if path.is_dir() {
+            collect(&path, files)?;
+        } else if path.extension().is_some_and(|e| e == "rs" || e == "toml") {
+            files.push(path);
         }
     }
     Ok(())

@@ -1,9 +1,9 @@
 //! The audit list: records from every service's outbox get their place in one order here.
 
 use crate::{Auth, AuthError};
-use sqlx::SqliteConnection;
 use tars_runtime::{
     audit::{self, Record},
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
     page,
 };
 
@@ -23,6 +23,26 @@ const LIST: &str = "SELECT seq, record FROM audit_log WHERE seq < $1 AND ($2 = '
                     AND ($3 = '' OR caller = $3) AND ($4 = '' OR service = $4) AND at_us >= $5 AND at_us < $6 \
                     ORDER BY seq DESC LIMIT $7";
 
+const WAITING: &str = "SELECT COUNT(*) AS waiting FROM audit_outbox";
+const KNOWN: &str = "SELECT COUNT(*) AS known FROM audit_log WHERE event_id = $1";
+const NEXT: &str = "UPDATE audit_log_position SET last = last + 1 WHERE id = 1 RETURNING last";
+const INSERT: &str = "INSERT INTO audit_log (seq, event_id, at_us, event_type, service, caller, record) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+
+/// A record with its place in the list.
+struct Listed {
+    seq: i64,
+    record: Record,
+}
+
+impl FromRow for Listed {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let seq: i64 = row.get("seq")?;
+        let record = row.named("audit_log", seq).json("record")?;
+        Ok(Self { seq, record })
+    }
+}
+
 impl Auth {
     pub async fn list_audit(
         &self,
@@ -38,25 +58,17 @@ impl Auth {
                 .parse()
                 .map_err(|_| AuthError::PageToken("page_token"))?
         };
-        let db = self.db().read("audit.list");
-        let rows: Vec<(i64, String)> = sqlx::query_as(LIST)
+        let query = Query::new(LIST)
             .bind(before)
             .bind(&filter.event_type)
             .bind(&filter.caller)
             .bind(&filter.service)
             .bind(filter.from_us.unwrap_or(i64::MIN))
             .bind(filter.to_us.unwrap_or(i64::MAX))
-            .bind(size + 1)
-            .fetch_all(&*db)
-            .await?;
-        let (rows, next) = page::cut(rows, size, |r| r.0.to_string());
-        let records = rows
-            .iter()
-            .map(|(_, text)| {
-                serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)).into())
-            })
-            .collect::<Result<_, AuthError>>()?;
-        Ok((records, next))
+            .bind(size + 1);
+        let rows: Vec<Listed> = self.db().read("audit.list").all(query).await?;
+        let (rows, next) = page::cut(rows, size, |r| r.seq.to_string());
+        Ok((rows.into_iter().map(|r| r.record).collect(), next))
     }
 
     /// Takes records from another service; one that is here already is not taken twice.
@@ -70,9 +82,8 @@ impl Auth {
 
     /// Moves the own outbox into the log.
     pub(crate) async fn sequence_audit(&self) -> Result<(), AuthError> {
-        let waiting: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM audit_outbox")
-            .fetch_one(&*self.db().read("audit.waiting"))
-            .await?;
+        let mut db = self.db().read("audit.waiting");
+        let waiting: i64 = db.value(Query::new(WAITING), "waiting").await?;
         if waiting == 0 {
             return Ok(());
         }
@@ -87,29 +98,21 @@ impl Auth {
     }
 }
 
-async fn append(tx: &mut SqliteConnection, record: &Record) -> Result<(), AuthError> {
-    let text = serde_json::to_string(record).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
-    let known: i64 = sqlx::query_scalar("SELECT COUNT(*) FROM audit_log WHERE event_id = $1")
-        .bind(record.event_id)
-        .fetch_one(&mut *tx)
+async fn append(tx: &mut Transaction, record: &Record) -> Result<(), AuthError> {
+    let known: i64 = tx
+        .value(Query::new(KNOWN).bind(record.event_id), "known")
         .await?;
     if known > 0 {
         return Ok(());
     }
-    let seq: i64 = sqlx::query_scalar(
-        "UPDATE audit_log_position SET last = last + 1 WHERE id = 1 RETURNING last",
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    sqlx::query("INSERT INTO audit_log VALUES ($1, $2, $3, $4, $5, $6, $7)")
+    let seq: i64 = tx.value(Query::new(NEXT), "last").await?;
+    let insert = Query::new(INSERT)
         .bind(seq)
         .bind(record.event_id)
         .bind(record.at_us)
         .bind(&record.event_type)
         .bind(&record.service)
         .bind(&record.caller)
-        .bind(text)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(json(record)?);
+    Ok(tx.execute(insert).await?.one()?)
 }

@@ -5,7 +5,7 @@ use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
 use tars_proto::fault;
-use tars_runtime::db;
+use tars_runtime::db::DbError;
 use tonic::{Code, Status};
 
 /// When to come back after what passes by itself.
@@ -42,7 +42,7 @@ pub enum AuthError {
     #[error("the new password is the old one")]
     SamePassword,
     #[error("the database failed: {0}")]
-    Store(#[from] db::Error),
+    Store(#[from] DbError),
     #[error("what is stored could not be announced yet; try again soon")]
     Unannounced,
     #[error("file: {0}")]
@@ -155,8 +155,8 @@ mod tests {
     fn a_failing_database_is_told_as_what_it_is_and_leaks_nothing() {
         let secret = "SELECT password FROM users at /var/lib/tars/auth.db";
         let passing = [
-            db::Error::PoolTimedOut,
-            db::Error::Io(io::Error::other(secret)),
+            DbError::Unavailable("busy".to_owned()),
+            DbError::Unavailable(secret.to_owned()),
         ];
         for error in passing {
             let (code, reason, message) = told(error.into());
@@ -167,8 +167,8 @@ mod tests {
             );
         }
         for error in [
-            db::Error::RowNotFound,
-            db::Error::Protocol(secret.to_owned()),
+            DbError::Failed("no row".to_owned()),
+            DbError::Failed(secret.to_owned()),
         ] {
             let (code, reason, message) = told(error.into());
             assert_eq!((code, reason.as_str()), (Code::Internal, "INTERNAL"));
@@ -177,7 +177,7 @@ mod tests {
                 "{message}"
             );
         }
-        let logged = AuthError::from(db::Error::PoolTimedOut).to_string();
+        let logged = AuthError::from(DbError::Unavailable("busy".to_owned())).to_string();
         assert!(logged.starts_with("the database failed"), "{logged}");
     }
 

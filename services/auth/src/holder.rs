@@ -5,8 +5,8 @@ use crate::{
     AuthError,
     store::{key_in, session, user_by_id},
 };
-use sqlx::SqliteConnection;
 use tars_credentials::{Caller, Credential, Permissions, permission};
+use tars_runtime::db::Transaction;
 use uuid::Uuid;
 
 /// A user, and the API key that acts for them; empty for a session.
@@ -29,10 +29,10 @@ impl Holder {
     /// What is held, by the key if it is one; `None` when either has ended.
     pub(crate) async fn holds(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Transaction,
         now_us: i64,
     ) -> Result<Option<Permissions>, AuthError> {
-        let user = user_by_id(&mut *tx, self.user).await?;
+        let user = user_by_id(tx, self.user).await?;
         let Some(user) = user.filter(|u| !u.disabled) else {
             return Ok(None);
         };
@@ -48,7 +48,7 @@ impl Holder {
 
 /// Whether the session that a caller shows goes on; a key has none.
 async fn session_goes_on(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     caller: &Caller,
     now_us: i64,
 ) -> Result<bool, AuthError> {
@@ -62,7 +62,7 @@ async fn session_goes_on(
 
 /// The caller with what is left of its permissions; refused when its credential has ended.
 pub(crate) async fn still(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     caller: &Caller,
     now_us: i64,
 ) -> Result<Caller, AuthError> {

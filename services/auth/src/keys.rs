@@ -119,8 +119,8 @@ impl Auth {
     ) -> Result<(Vec<KeySummary>, String), AuthError> {
         let size = page::size(page_size);
         let before = parse_token(token).ok_or(AuthError::PageToken("page_token"))?;
-        let db = self.store.read("api_keys.list");
-        let rows = store::keys(&*db, (before.0, &before.1), size + 1).await?;
+        let mut db = self.store.read("api_keys.list");
+        let rows = store::keys(&mut db, (before.0, &before.1), size + 1).await?;
         let (rows, next) = page::cut(rows, size, |k| format!("{}_{}", k.created_us, k.id));
         Ok((rows.into_iter().map(KeySummary::from).collect(), next))
     }

@@ -128,7 +128,7 @@ impl Auth {
     }
 
     async fn create_first_admin(&self) -> Result<Option<FirstAdmin>, AuthError> {
-        if store::user_count(&*self.store.read("users.count")).await? > 0 {
+        if store::user_count(&mut self.store.read("users.count")).await? > 0 {
             return Ok(None);
         }
         let password = password::random();

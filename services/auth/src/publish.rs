@@ -16,7 +16,7 @@ use std::{
 use tars_credentials::Follower;
 use tars_proto::{Message, auth::v1::WatchCredentialsResponse};
 use tars_runtime::{
-    db::Write,
+    db::{Corrupt, DbError, Transaction, Write},
     events::{EventLog, Reader, Trimmed},
 };
 use tokio::{
@@ -81,21 +81,21 @@ impl Publisher {
         loop {
             let last = self.log.last();
             let rows = {
-                let db = self.snapshots.store().read("credentials.changes");
-                store::changes_after(&*db, last, BATCH).await?
+                let mut db = self.snapshots.store().read("credentials.changes");
+                store::changes_after(&mut db, last, BATCH).await?
             };
-            let Some((first, _)) = rows.first() else {
+            let Some(first) = rows.first().map(|row| row.seq) else {
                 self.own_is_fresh(last);
                 return Ok(());
             };
-            if *first != last + 1 {
+            if first != last + 1 {
                 self.start_anew().await?;
                 continue;
             }
-            for (sequence, bytes) in rows {
-                let mut item = WatchCredentialsResponse::decode(bytes.as_slice())
-                    .map_err(|e| sqlx::Error::Decode(Box::new(e)))?;
-                item.sequence = sequence;
+            for row in rows {
+                let mut item = WatchCredentialsResponse::decode(row.item.as_slice())
+                    .map_err(|e| DbError::from(Corrupt::new("credential_changes", row.seq, e)))?;
+                item.sequence = row.seq;
                 self.announce(item);
             }
         }
@@ -213,7 +213,7 @@ impl Change {
 }
 
 impl Deref for Change {
-    type Target = sqlx::SqliteConnection;
+    type Target = Transaction;
 
     fn deref(&self) -> &Self::Target {
         &self.tx

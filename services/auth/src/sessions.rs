@@ -21,6 +21,7 @@ use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
     audit::{self, Record, Severity},
     clock::Monotonic,
+    db::Swap,
 };
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -51,7 +52,7 @@ impl Auth {
         if let Some(wait) = self.throttle.wait(username, from.network(), now) {
             return Err(AuthError::Throttled(wait));
         }
-        let user = store::user_by_name(&*self.store.read("users.by_name"), username).await?;
+        let user = store::user_by_name(&mut self.store.read("users.by_name"), username).await?;
         let stored = user.as_ref().map(|u| u.password.as_str());
         let proven = self
             .passwords
@@ -141,7 +142,8 @@ impl Auth {
         if session.revoked || session.ends_us <= now_us || row.expires_us <= now_us {
             return Err(AuthError::InvalidCredentials);
         }
-        let fresh = store::use_refresh(&mut tx, &presented_hash, now_us, &from.label()).await?;
+        let used = store::use_refresh(&mut tx, &presented_hash, now_us, &from.label()).await?;
+        let fresh = used.is_done();
         if fresh {
             self.repeats.used(presented_hash, &self.clock);
         }
@@ -190,7 +192,7 @@ impl Auth {
     /// Ends a session everywhere, once the change is committed; one that has ended stays as it is.
     async fn end_session(&self, tx: &mut Change, id: Uuid) -> Result<bool, AuthError> {
         let now_us = self.clock.now_us();
-        if !store::revoke_session(tx, id, now_us).await? {
+        if store::revoke_session(tx, id, now_us).await? == Swap::Lost {
             return Ok(false);
         }
         let item = WatchCredentialsResponse {

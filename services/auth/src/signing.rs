@@ -38,7 +38,7 @@ impl Signer {
         seal: &[u8; 32],
         clock: &Clock,
     ) -> Result<Self, AuthError> {
-        let known = store::signing_keys(&*store.read("signing_keys.list")).await?;
+        let known = store::signing_keys(&mut store.read("signing_keys.list")).await?;
         let current = known.into_iter().find(|k| k.state == "current");
         let row = match current {
             Some(row) => row,
@@ -127,7 +127,7 @@ fn unseal(seal: &[u8; 32], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, AuthErro
 impl Auth {
     /// Newest first.
     pub(crate) async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, AuthError> {
-        store::signing_keys(&*self.store.read("signing_keys.list")).await
+        store::signing_keys(&mut self.store.read("signing_keys.list")).await
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     certificates::{self, Certificates},
     horizon::{DAY, Horizon},
     signing::jwk,
-    store::{self, KeyRow, Store, UserRow},
+    store::{self, KeyRow, RevokedRow, Store, UserRow},
 };
 use tars_credentials::permission;
 use tars_proto::{
@@ -44,21 +44,20 @@ impl Snapshots {
     }
 
     pub(crate) async fn take(&self) -> Result<WatchCredentialsResponse, AuthError> {
-        let db = self.store.read("credentials.snapshot");
-        let mut tx = db.begin().await?;
+        let mut db = self.store.db().snapshot("credentials.snapshot").await?;
         // The first statement decides what the others see.
-        let sequence = store::last_change(&mut *tx).await?;
+        let sequence = store::last_change(&mut db).await?;
         let past_us = self.horizon.ended_us(DAY);
-        let users = store::all_users(&mut *tx).await?;
-        let keys = store::live_keys(&mut *tx, past_us).await?;
-        let sessions = store::revoked_sessions(&mut *tx, past_us - self.access_life_us()).await?;
-        let signing = store::signing_keys(&mut *tx).await?;
+        let users = store::all_users(&mut db).await?;
+        let keys = store::live_keys(&mut db, past_us).await?;
+        let sessions = store::revoked_sessions(&mut db, past_us - self.access_life_us()).await?;
+        let signing = store::signing_keys(&mut db).await?;
         let revocations =
-            certificates::store::in_force(&mut *tx, self.horizon.ended_us(certificates::KEPT))
+            certificates::store::in_force(&mut db, self.horizon.ended_us(certificates::KEPT))
                 .await?;
-        tx.commit().await?;
+        drop(db);
         let (revoked_certificates, revoked_identities) = certificates::pushed(&revocations);
-        let ended = |(id, at_us)| self.session_view(id, at_us);
+        let ended = |row: RevokedRow| self.session_view(row.id, row.ended_us);
         Ok(WatchCredentialsResponse {
             sequence,
             reset: true,

@@ -9,7 +9,7 @@ mod users;
 pub(crate) use changes::{append_change, changes_after, last_change};
 pub(crate) use keys::{KeyRow, Secret, insert_key, key_in, keys, live_keys, update_key};
 pub(crate) use sessions::{
-    SessionRow, drop_ended, insert_refresh, insert_session, refresh, revoke_session,
+    RevokedRow, SessionRow, drop_ended, insert_refresh, insert_session, refresh, revoke_session,
     revoke_sessions_of, revoked_sessions, session, use_refresh,
 };
 pub(crate) use signing::{SigningKeyRow, insert_signing_key, signing_keys};
@@ -19,10 +19,9 @@ pub(crate) use users::{
 };
 
 use crate::AuthError;
-use serde::Serialize;
 use tars_runtime::{
     audit,
-    db::{Db, Read, Step, Write},
+    db::{Db, Isolation, Read, Step, Write},
 };
 
 pub(crate) const STEPS: &[Step] = &[
@@ -56,14 +55,6 @@ pub(crate) const STEPS: &[Step] = &[
     ),
 ];
 
-fn from_json<T: serde::de::DeserializeOwned>(text: &str) -> Result<T, AuthError> {
-    serde_json::from_str(text).map_err(|e| sqlx::Error::Decode(Box::new(e)).into())
-}
-
-fn to_json<T: Serialize>(value: &T) -> Result<String, AuthError> {
-    serde_json::to_string(value).map_err(|e| sqlx::Error::Encode(Box::new(e)).into())
-}
-
 #[derive(Debug, Clone)]
 pub(crate) struct Store {
     db: Db,
@@ -79,7 +70,7 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, AuthError> {
-        Ok(self.db.write(name).await?)
+        Ok(self.db.write(name, Isolation::Exclusive).await?)
     }
 
     pub(crate) fn read(&self, name: &'static str) -> Read<'_> {

@@ -104,7 +104,7 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<UserSummary>, String), AuthError> {
         let size = page::size(page_size);
-        let rows = store::users(&*self.store.read("users.list"), after, size + 1).await?;
+        let rows = store::users(&mut self.store.read("users.list"), after, size + 1).await?;
         let (rows, next) = page::cut(rows, size, |u| u.username.clone());
         Ok((rows.iter().map(UserSummary::from).collect(), next))
     }
@@ -230,7 +230,7 @@ impl Auth {
         if let Some(wait) = self.throttle.wait(name, network, self.clock.monotonic()) {
             return Err(AuthError::Throttled(wait));
         }
-        let user = store::user_by_name(&*self.store.read("users.by_name"), name).await?;
+        let user = store::user_by_name(&mut self.store.read("users.by_name"), name).await?;
         let user = user.ok_or(AuthError::InvalidCredentials)?;
         let stored = Some(user.password.as_str());
         if !self.passwords.verify(network, password, stored).await? {

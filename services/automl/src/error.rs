@@ -4,7 +4,10 @@ use std::{io, time::Duration};
 use tars_interceptors::store;
 use tars_peers::PeerError;
 use tars_proto::{fault, params::NotScalar};
-use tars_runtime::{db::Corrupt, tasks::Lost};
+use tars_runtime::{
+    db::{Corrupt, DbError},
+    tasks::Lost,
+};
 use tars_search::SpaceError;
 use tonic::{Code, Status};
 
@@ -36,15 +39,24 @@ pub enum AutomlError {
     #[error("orchestration: {0}")]
     Call(#[from] PeerError),
     #[error(transparent)]
-    Corrupt(#[from] Corrupt),
+    Corrupt(Corrupt),
     #[error("the database failed")]
-    Store(#[from] tars_runtime::db::Error),
+    Store(DbError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("a worker stopped")]
     Worker,
     #[error(transparent)]
     Lost(#[from] Lost),
+}
+
+impl From<DbError> for AutomlError {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Corrupt(row) => Self::Corrupt(row),
+            other => Self::Store(other),
+        }
+    }
 }
 
 impl From<AutomlError> for Status {

@@ -22,7 +22,7 @@ use std::{
 };
 use tars_peers::{Evaluation, PeerError, Run, Trainer, Update, seeds};
 use tars_proto::fault;
-use tars_runtime::{clock::Clock, config, seeds::Seeds, trace::Tracer};
+use tars_runtime::{clock::Clock, config, db::Query, seeds::Seeds, trace::Tracer};
 use tars_search::{Parameter, Range, Space};
 use tonic::{Code, Status, async_trait};
 use uuid::Uuid;
@@ -262,7 +262,7 @@ impl Rig {
 
     pub(crate) async fn execute(&self, sql: &'static str) {
         let mut tx = self.automl.store.begin("test.execute").await.unwrap();
-        sqlx::query(sql).execute(&mut *tx).await.unwrap();
+        tx.execute(Query::new(sql)).await.unwrap().any();
         tx.commit().await.unwrap();
     }
 

@@ -1,11 +1,11 @@
 //! AutoML's SQL.
 
 use crate::AutomlError;
-use serde::{Serialize, de::DeserializeOwned};
-use sqlx::{Row, SqliteConnection, SqliteExecutor, sqlite::SqliteRow};
 use tars_runtime::{
     audit,
-    db::{Corrupt, Db, Step, Write, is_taken},
+    db::{
+        Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
+    },
 };
 use tars_search::{Assignment, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -109,117 +109,97 @@ pub(crate) struct TrialRow {
     pub(crate) ended_us: Option<i64>,
 }
 
-type TrialTuple = (
-    Uuid,
-    i64,
-    String,
-    String,
-    Option<f64>,
-    String,
-    i64,
-    String,
-    i64,
-    Option<i64>,
-);
-
 /// Before this many steps no trial is pruned.
 pub(crate) fn warmup(steps: u64) -> u64 {
     steps / 10 * 3 + steps % 10 * 3 / 10
 }
 
-fn to_json<T: Serialize>(value: &T) -> Result<String, sqlx::Error> {
-    serde_json::to_string(value).map_err(|e| sqlx::Error::Encode(Box::new(e)))
-}
-
-/// Reads what a row holds as text or number; what it cannot be names the row.
-struct Reading {
-    table: &'static str,
-    row: String,
-}
-
-impl Reading {
-    fn corrupt(&self, problem: impl ToString) -> Corrupt {
-        Corrupt::new(self.table, &self.row, problem)
+impl FromRow for StudyRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: Uuid = row.get("id")?;
+        let row = row.named("studies", id);
+        let seed: i64 = row.get("seed")?;
+        let steps: u64 = row.number("steps")?;
+        Ok(Self {
+            id,
+            agent_id: row.get("agent_id")?,
+            agent_type: row.get("agent_type")?,
+            environment: row.get("environment")?,
+            state: row.word("state", StudyState::parse)?,
+            server_run: row.get("server_run")?,
+            sampler: row.word("sampler", Sampler::parse)?,
+            pruner: row.word("pruner", |name| Pruner::parse(name, warmup(steps)))?,
+            n_trials: row.number("n_trials")?,
+            space: row.json("space")?,
+            seed: seed as u64,
+            steps,
+            owner: row.get("owner")?,
+            owner_id: row.get("owner_id")?,
+            error: row.get("error")?,
+            traceparent: row.get("traceparent")?,
+            started_us: row.get("started_us")?,
+            completed_us: row.get("completed_us")?,
+        })
     }
+}
 
-    fn json<T: DeserializeOwned>(&self, text: &str) -> Result<T, Corrupt> {
-        serde_json::from_str(text).map_err(|e| self.corrupt(e))
-    }
-
-    fn number<T: TryFrom<i64>>(&self, n: i64) -> Result<T, Corrupt> {
-        T::try_from(n).map_err(|_| self.corrupt(format!("{n} is out of bounds")))
-    }
-
-    fn known<T>(&self, what: &str, text: &str, value: Option<T>) -> Result<T, Corrupt> {
-        value.ok_or_else(|| self.corrupt(format!("there is no {what} {text:?}")))
+impl FromRow for TrialRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let (study_id, number): (Uuid, i64) = (row.get("study_id")?, row.get("number")?);
+        let row = row.named("trials", format!("{study_id}/{number}"));
+        Ok(Self {
+            study_id,
+            number: row.number("number")?,
+            state: row.word("state", TrialState::parse)?,
+            parameters: row.json("parameters")?,
+            score: row.get("score")?,
+            intermediate: row.json("intermediate")?,
+            attempt: row.number("attempt")?,
+            error: row.get("error")?,
+            started_us: row.get("started_us")?,
+            ended_us: row.get("ended_us")?,
+        })
     }
 }
 
-fn study(row: &SqliteRow) -> Result<StudyRow, AutomlError> {
-    let id: Uuid = row.try_get("id")?;
-    let reading = Reading {
-        table: "studies",
-        row: id.to_string(),
-    };
-    let state: String = row.try_get("state")?;
-    let space: String = row.try_get("space")?;
-    let seed: i64 = row.try_get("seed")?;
-    let steps: u64 = reading.number(row.try_get("steps")?)?;
-    let (sampler, pruner): (String, String) = (row.try_get("sampler")?, row.try_get("pruner")?);
-    Ok(StudyRow {
-        id,
-        agent_id: row.try_get("agent_id")?,
-        agent_type: row.try_get("agent_type")?,
-        environment: row.try_get("environment")?,
-        state: reading.known("state", &state, StudyState::parse(&state))?,
-        server_run: row.try_get("server_run")?,
-        sampler: reading.known("sampler", &sampler, Sampler::parse(&sampler))?,
-        pruner: reading.known("pruner", &pruner, Pruner::parse(&pruner, warmup(steps)))?,
-        n_trials: reading.number(row.try_get("n_trials")?)?,
-        space: reading.json(&space)?,
-        seed: seed as u64,
-        steps,
-        owner: row.try_get("owner")?,
-        owner_id: row.try_get("owner_id")?,
-        error: row.try_get("error")?,
-        traceparent: row.try_get("traceparent")?,
-        started_us: row.try_get("started_us")?,
-        completed_us: row.try_get("completed_us")?,
-    })
+/// The state of a study alone.
+struct StateOf(StudyState);
+
+impl FromRow for StateOf {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: Uuid = row.get("id")?;
+        let state = row.named("studies", id).word("state", StudyState::parse)?;
+        Ok(Self(state))
+    }
 }
 
-fn trial(row: TrialTuple) -> Result<TrialRow, Corrupt> {
-    let (
-        study_id,
-        number,
-        state,
-        parameters,
-        score,
-        intermediate,
-        attempt,
-        error,
-        started_us,
-        ended_us,
-    ) = row;
-    let reading = Reading {
-        table: "trials",
-        row: format!("{study_id}/{number}"),
-    };
-    Ok(TrialRow {
-        study_id,
-        number: reading.number(number)?,
-        state: reading.known("state", &state, TrialState::parse(&state))?,
-        parameters: reading.json(&parameters)?,
-        score,
-        intermediate: reading.json(&intermediate)?,
-        attempt: reading.number(attempt)?,
-        error,
-        started_us,
-        ended_us,
-    })
-}
-
-const TRIAL_COLUMNS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, ended_us FROM trials";
+const STUDY: &str = "SELECT id, agent_id, agent_type, environment, state, server_run, sampler, pruner, n_trials, \
+                     space, seed, steps, owner, owner_id, error, traceparent, started_us, completed_us \
+                     FROM studies WHERE id = $1";
+const STUDIES: &str = "SELECT id, agent_id, agent_type, environment, state, server_run, sampler, pruner, n_trials, \
+                       space, seed, steps, owner, owner_id, error, traceparent, started_us, completed_us \
+                       FROM studies WHERE id < $1 ORDER BY id DESC LIMIT $2";
+const UNFINISHED: &str = "SELECT id, agent_id, agent_type, environment, state, server_run, sampler, pruner, \
+                          n_trials, space, seed, steps, owner, owner_id, error, traceparent, started_us, \
+                          completed_us FROM studies WHERE state = 'running' AND server_run";
+const STUDY_STATE: &str = "SELECT id, state FROM studies WHERE id = $1";
+const INSERT_STUDY: &str = "INSERT INTO studies (id, agent_id, agent_type, environment, state, server_run, sampler, \
+                            pruner, n_trials, space, seed, steps, owner, error, traceparent, started_us, \
+                            completed_us, owner_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
+                            $13, $14, $15, $16, $17, $18)";
+const END_STUDY: &str = "UPDATE studies SET state = $1, error = $2, completed_us = $3 \
+                         WHERE id = $4 AND state = 'running'";
+const TRIAL: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
+                     ended_us FROM trials WHERE study_id = $1 AND number = $2";
+const TRIALS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
+                      ended_us FROM trials WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3";
+const INSERT_TRIAL: &str = "INSERT INTO trials (study_id, number, state, parameters, score, intermediate, attempt, \
+                            error, started_us, ended_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+                            ON CONFLICT (study_id, number) DO NOTHING";
+const UPDATE_TRIAL: &str = "UPDATE trials SET state = $1, score = $2, intermediate = $3, attempt = $4, error = $5, \
+                            ended_us = $6 WHERE study_id = $7 AND number = $8 AND state = 'running'";
+const COUNT_ENDED: &str =
+    "SELECT COUNT(*) AS ended FROM trials WHERE study_id = $1 AND state <> 'running'";
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -236,11 +216,11 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, AutomlError> {
-        Ok(self.db.write(name).await?)
+        Ok(self.db.write(name, Isolation::Exclusive).await?)
     }
 
     pub(crate) async fn study(&self, id: Uuid) -> Result<StudyRow, AutomlError> {
-        select_study(&*self.db.read("studies.get"), id).await
+        study_in(&mut self.db.read("studies.get"), id).await
     }
 
     pub(crate) async fn studies(
@@ -248,30 +228,23 @@ impl Store {
         before: Uuid,
         limit: i64,
     ) -> Result<Vec<StudyRow>, AutomlError> {
-        let db = self.db.read("studies.list");
-        let rows = sqlx::query("SELECT * FROM studies WHERE id < $1 ORDER BY id DESC LIMIT $2")
-            .bind(before)
-            .bind(limit)
-            .fetch_all(&*db)
-            .await?;
-        rows.iter().map(study).collect()
+        let query = Query::new(STUDIES).bind(before).bind(limit);
+        Ok(self.db.read("studies.list").all(query).await?)
     }
 
     /// Studies that the server runs and that have not ended. One that cannot be read is no reason
-    /// not to go on with the others.
+    /// not to resume the others.
     pub(crate) async fn unfinished(&self) -> Result<Vec<StudyRow>, AutomlError> {
-        let db = self.db.read("studies.unfinished");
-        let rows = sqlx::query("SELECT * FROM studies WHERE state = 'running' AND server_run")
-            .fetch_all(&*db)
-            .await?;
-        let read = |row: &SqliteRow| match study(row) {
+        let mut db = self.db.read("studies.unfinished");
+        let rows: Vec<Result<StudyRow, DbError>> = db.all(Query::new(UNFINISHED)).await?;
+        let readable = |row| match row {
             Ok(study) => Some(study),
             Err(e) => {
                 tracing::error!(error = %e, "a study cannot be resumed");
                 None
             }
         };
-        Ok(rows.iter().filter_map(read).collect())
+        Ok(rows.into_iter().filter_map(readable).collect())
     }
 
     pub(crate) async fn trials(
@@ -280,7 +253,8 @@ impl Store {
         from: u32,
         limit: i64,
     ) -> Result<Vec<TrialRow>, AutomlError> {
-        select_trials(&*self.db.read("trials.list"), study, from, limit).await
+        let query = Query::new(TRIALS).bind(study).bind(from).bind(limit);
+        Ok(self.db.read("trials.list").all(query).await?)
     }
 
     pub(crate) async fn all_trials(&self, study: Uuid) -> Result<Vec<TrialRow>, AutomlError> {
@@ -288,189 +262,121 @@ impl Store {
     }
 }
 
-async fn select_study<'a>(
-    executor: impl SqliteExecutor<'a>,
-    id: Uuid,
-) -> Result<StudyRow, AutomlError> {
-    let row = sqlx::query("SELECT * FROM studies WHERE id = $1")
-        .bind(id)
-        .fetch_optional(executor)
-        .await?;
-    let row = row.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
-    study(&row)
-}
-
 /// A study as a transaction sees it.
-pub(crate) async fn study_in(tx: &mut SqliteConnection, id: Uuid) -> Result<StudyRow, AutomlError> {
-    select_study(tx, id).await
+pub(crate) async fn study_in(db: &mut impl Fetch, id: Uuid) -> Result<StudyRow, AutomlError> {
+    let found = db.optional(Query::new(STUDY).bind(id)).await?;
+    found.ok_or_else(|| no_study(id))
 }
 
-async fn select_trials<'a>(
-    executor: impl SqliteExecutor<'a>,
-    study: Uuid,
-    from: u32,
-    limit: i64,
-) -> Result<Vec<TrialRow>, AutomlError> {
-    let text = trials_where(" WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3");
-    let rows: Vec<TrialTuple> = sqlx::query_as(text)
-        .bind(study)
-        .bind(i64::from(from))
-        .bind(limit)
-        .fetch_all(executor)
-        .await?;
-    Ok(rows.into_iter().map(trial).collect::<Result<_, _>>()?)
+fn no_study(id: Uuid) -> AutomlError {
+    AutomlError::NotFound("study", id.to_string())
 }
 
 /// The trials as a transaction sees them.
 pub(crate) async fn trials_in(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     study: Uuid,
 ) -> Result<Vec<TrialRow>, AutomlError> {
-    select_trials(tx, study, 0, i64::MAX).await
+    let query = Query::new(TRIALS).bind(study).bind(0_i64).bind(i64::MAX);
+    Ok(tx.all(query).await?)
 }
 
-/// The columns of a trial, and a condition of ours.
-fn trials_where(condition: &'static str) -> sqlx::AssertSqlSafe<String> {
-    sqlx::AssertSqlSafe(format!("{TRIAL_COLUMNS}{condition}"))
+pub(crate) async fn insert_study(tx: &mut Transaction, row: &StudyRow) -> Result<(), AutomlError> {
+    let insert = Query::new(INSERT_STUDY)
+        .bind(row.id)
+        .bind(&row.agent_id)
+        .bind(&row.agent_type)
+        .bind(&row.environment)
+        .bind(row.state.as_str())
+        .bind(row.server_run)
+        .bind(row.sampler.as_str())
+        .bind(row.pruner.as_str())
+        .bind(row.n_trials)
+        .bind(json(&row.space)?)
+        .bind(row.seed as i64)
+        .bind(i64::try_from(row.steps).unwrap_or(i64::MAX))
+        .bind(&row.owner)
+        .bind(&row.error)
+        .bind(&row.traceparent)
+        .bind(row.started_us)
+        .bind(row.completed_us)
+        .bind(&row.owner_id);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
-pub(crate) async fn insert_study(
-    tx: &mut SqliteConnection,
-    row: &StudyRow,
-) -> Result<(), AutomlError> {
-    sqlx::query(
-        "INSERT INTO studies (id, agent_id, agent_type, environment, state, server_run, sampler, pruner, n_trials, \
-         space, seed, steps, owner, error, traceparent, started_us, completed_us, owner_id) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18)",
-    )
-    .bind(row.id)
-    .bind(&row.agent_id)
-    .bind(&row.agent_type)
-    .bind(&row.environment)
-    .bind(row.state.as_str())
-    .bind(row.server_run)
-    .bind(row.sampler.as_str())
-    .bind(row.pruner.as_str())
-    .bind(i64::from(row.n_trials))
-    .bind(to_json(&row.space)?)
-    .bind(row.seed as i64)
-    .bind(i64::try_from(row.steps).unwrap_or(i64::MAX))
-    .bind(&row.owner)
-    .bind(&row.error)
-    .bind(&row.traceparent)
-    .bind(row.started_us)
-    .bind(row.completed_us)
-    .bind(&row.owner_id)
-    .execute(tx)
-    .await?;
-    Ok(())
-}
-
-/// Ends a study that runs; false when it has ended already.
+/// Ends a study that runs; lost when it has ended already.
 pub(crate) async fn end_study(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     id: Uuid,
     state: StudyState,
     error: &str,
     now_us: i64,
-) -> Result<bool, AutomlError> {
-    let done = sqlx::query(
-        "UPDATE studies SET state = $1, error = $2, completed_us = $3 WHERE id = $4 AND state = 'running'",
-    )
-    .bind(state.as_str())
-    .bind(error)
-    .bind(now_us)
-    .bind(id)
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+) -> Result<Swap, AutomlError> {
+    let end = Query::new(END_STUDY)
+        .bind(state.as_str())
+        .bind(error)
+        .bind(now_us)
+        .bind(id);
+    Ok(tx.execute(end).await?.swap())
 }
 
-pub(crate) async fn study_state(
-    tx: &mut SqliteConnection,
-    id: Uuid,
-) -> Result<StudyState, AutomlError> {
-    let query = "SELECT state FROM studies WHERE id = $1";
-    let text: Option<String> = sqlx::query_scalar(query)
-        .bind(id)
-        .fetch_optional(tx)
-        .await?;
-    let text = text.ok_or_else(|| AutomlError::NotFound("study", id.to_string()))?;
-    let reading = Reading {
-        table: "studies",
-        row: id.to_string(),
-    };
-    Ok(reading.known("state", &text, StudyState::parse(&text))?)
+pub(crate) async fn study_state(tx: &mut Transaction, id: Uuid) -> Result<StudyState, AutomlError> {
+    let found = tx.optional(Query::new(STUDY_STATE).bind(id)).await?;
+    let StateOf(state) = found.ok_or_else(|| no_study(id))?;
+    Ok(state)
 }
 
 pub(crate) async fn trial_in(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     study: Uuid,
     number: u32,
 ) -> Result<TrialRow, AutomlError> {
-    let text = trials_where(" WHERE study_id = $1 AND number = $2");
-    let row: Option<TrialTuple> = sqlx::query_as(text)
-        .bind(study)
-        .bind(i64::from(number))
-        .fetch_optional(tx)
+    let found = tx
+        .optional(Query::new(TRIAL).bind(study).bind(number))
         .await?;
-    let row = row.ok_or_else(|| AutomlError::NotFound("trial", format!("{study}/{number}")))?;
-    Ok(trial(row)?)
+    found.ok_or_else(|| AutomlError::NotFound("trial", format!("{study}/{number}")))
 }
 
-/// Adds a trial; false when its number is taken.
+/// Adds a trial; lost when its number is taken.
 pub(crate) async fn insert_trial(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &TrialRow,
-) -> Result<bool, AutomlError> {
-    let inserted =
-        sqlx::query("INSERT INTO trials VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)")
-            .bind(row.study_id)
-            .bind(i64::from(row.number))
-            .bind(row.state.as_str())
-            .bind(to_json(&row.parameters)?)
-            .bind(row.score)
-            .bind(to_json(&row.intermediate)?)
-            .bind(i64::from(row.attempt))
-            .bind(&row.error)
-            .bind(row.started_us)
-            .bind(row.ended_us)
-            .execute(tx)
-            .await;
-    match inserted {
-        Err(e) if is_taken(&e) => Ok(false),
-        other => Ok(other.map(|_| true)?),
-    }
+) -> Result<Swap, AutomlError> {
+    let insert = Query::new(INSERT_TRIAL)
+        .bind(row.study_id)
+        .bind(row.number)
+        .bind(row.state.as_str())
+        .bind(json(&row.parameters)?)
+        .bind(row.score)
+        .bind(json(&row.intermediate)?)
+        .bind(row.attempt)
+        .bind(&row.error)
+        .bind(row.started_us)
+        .bind(row.ended_us);
+    Ok(tx.execute(insert).await?.swap())
 }
 
-/// Writes a trial that is still running in the database.
+/// Writes a trial; lost when it does not run any more.
 pub(crate) async fn update_running_trial(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &TrialRow,
-) -> Result<bool, AutomlError> {
-    let done = sqlx::query(
-        "UPDATE trials SET state = $1, score = $2, intermediate = $3, attempt = $4, error = $5, ended_us = $6 \
-         WHERE study_id = $7 AND number = $8 AND state = 'running'",
-    )
-    .bind(row.state.as_str())
-    .bind(row.score)
-    .bind(to_json(&row.intermediate)?)
-    .bind(i64::from(row.attempt))
-    .bind(&row.error)
-    .bind(row.ended_us)
-    .bind(row.study_id)
-    .bind(i64::from(row.number))
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+) -> Result<Swap, AutomlError> {
+    let update = Query::new(UPDATE_TRIAL)
+        .bind(row.state.as_str())
+        .bind(row.score)
+        .bind(json(&row.intermediate)?)
+        .bind(row.attempt)
+        .bind(&row.error)
+        .bind(row.ended_us)
+        .bind(row.study_id)
+        .bind(row.number);
+    Ok(tx.execute(update).await?.swap())
 }
 
-pub(crate) async fn count_ended(
-    tx: &mut SqliteConnection,
-    study: Uuid,
-) -> Result<i64, AutomlError> {
-    let query = "SELECT COUNT(*) FROM trials WHERE study_id = $1 AND state <> 'running'";
-    Ok(sqlx::query_scalar(query).bind(study).fetch_one(tx).await?)
+pub(crate) async fn count_ended(tx: &mut Transaction, study: Uuid) -> Result<i64, AutomlError> {
+    Ok(tx
+        .value(Query::new(COUNT_ENDED).bind(study), "ended")
+        .await?)
 }
 
 #[cfg(test)]

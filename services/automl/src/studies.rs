@@ -6,11 +6,10 @@ use crate::{
     store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
     watched::{StudyEvent, Watched},
 };
-use sqlx::SqliteConnection;
 use std::sync::Arc;
 use tars_runtime::{
     audit::{self, Record},
-    db::Write,
+    db::{Swap, Transaction, Write},
     page,
     tasks::to_the_end,
     trace::{self, Tracer},
@@ -239,7 +238,7 @@ impl Automl {
             };
             let mut tx = self.store.begin("trials.ask").await?;
             expect_running(&mut tx, study.id).await?;
-            if store::insert_trial(&mut tx, &row).await? {
+            if store::insert_trial(&mut tx, &row).await?.is_done() {
                 let event = row.clone();
                 self.commit(tx, move |this| this.announce(event)).await?;
                 return Ok(row);
@@ -261,7 +260,7 @@ impl Automl {
         row.intermediate.clear();
         let mut tx = self.store.begin("trials.restart").await?;
         expect_running(&mut tx, row.study_id).await?;
-        if !store::update_running_trial(&mut tx, &row).await? {
+        if store::update_running_trial(&mut tx, &row).await? == Swap::Lost {
             let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
             return Err(AutomlError::TrialEnded(now.state.as_str()));
         }
@@ -293,7 +292,8 @@ impl Automl {
             Ok(_) => {}
             Err(at) => row.intermediate.insert(at, (step, value)),
         }
-        store::update_running_trial(&mut tx, &row).await?;
+        let updated = store::update_running_trial(&mut tx, &row).await?;
+        updated.or(AutomlError::Conflict)?;
         // Read before the commit: what is durable is not answered as a failure.
         let others = store::trials_in(&mut tx, study.id).await?;
         let event = row.clone();
@@ -334,7 +334,8 @@ impl Automl {
         row.score = score;
         row.error = error.chars().take(1024).collect();
         row.ended_us = Some(self.clock.now_us());
-        store::update_running_trial(&mut tx, &row).await?;
+        let updated = store::update_running_trial(&mut tx, &row).await?;
+        updated.or(AutomlError::Conflict)?;
         let full = store::count_ended(&mut tx, study.id).await? >= i64::from(study.n_trials);
         let ended = full && self.finish_in(&mut tx, study.id).await?;
         let event = row.clone();
@@ -358,7 +359,7 @@ impl Automl {
     }
 
     /// Completed, or failed when none of its trials is complete; false when it has ended already.
-    async fn finish_in(&self, tx: &mut SqliteConnection, id: Uuid) -> Result<bool, AutomlError> {
+    async fn finish_in(&self, tx: &mut Transaction, id: Uuid) -> Result<bool, AutomlError> {
         let trials = store::trials_in(tx, id).await?;
         let (state, error) = match trials.iter().any(|t| t.state == TrialState::Complete) {
             true => (StudyState::Completed, ""),
@@ -369,13 +370,14 @@ impl Automl {
 
     async fn end_in(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Transaction,
         id: Uuid,
         state: StudyState,
         error: &str,
         by: &str,
     ) -> Result<bool, AutomlError> {
-        if !store::end_study(tx, id, state, error, self.clock.now_us()).await? {
+        let now_us = self.clock.now_us();
+        if store::end_study(tx, id, state, error, now_us).await? == Swap::Lost {
             return Ok(false);
         }
         let kind = format!("study.{}", state.as_str());
@@ -420,7 +422,7 @@ impl Automl {
     }
 }
 
-async fn expect_running(tx: &mut SqliteConnection, id: Uuid) -> Result<(), AutomlError> {
+async fn expect_running(tx: &mut Transaction, id: Uuid) -> Result<(), AutomlError> {
     match store::study_state(tx, id).await? {
         StudyState::Running => Ok(()),
         ended => Err(AutomlError::StudyEnded(ended.as_str())),

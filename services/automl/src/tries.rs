@@ -3,7 +3,7 @@
 use crate::AutomlError;
 use std::time::Duration;
 use tars_peers::Failure;
-use tars_runtime::{backoff::Backoff, db};
+use tars_runtime::backoff::Backoff;
 
 /// How often in succession a trial is tried again while Orchestration is away.
 const MAX_RETRIES: u32 = 20;
@@ -82,7 +82,7 @@ impl Accesses {
     /// How long to wait before the next try; `None` when the failure does not pass, or has not for
     /// too long.
     pub(crate) fn after(&mut self, error: &AutomlError) -> Option<Duration> {
-        let passes = matches!(error, AutomlError::Store(e) if db::is_passing(e));
+        let passes = matches!(error, AutomlError::Store(e) if e.is_transient());
         if !passes || self.waited >= self.pacing.patience {
             return None;
         }
@@ -101,6 +101,7 @@ impl Accesses {
 mod tests {
     use super::*;
     use tars_peers::PeerError;
+    use tars_runtime::db::DbError;
     use tonic::Status;
 
     const PACING: fn() -> Pacing = Pacing::default;
@@ -131,7 +132,7 @@ mod tests {
 
     #[test]
     fn a_busy_database_is_waited_for_a_bounded_time() {
-        let busy = AutomlError::Store(db::Error::PoolTimedOut);
+        let busy = AutomlError::Store(DbError::Unavailable("busy".to_owned()));
         let (mut accesses, mut waited) = (Accesses::new(PACING()), Duration::ZERO);
         while let Some(pause) = accesses.after(&busy) {
             assert!(pause <= PACING().longest);
@@ -144,7 +145,7 @@ mod tests {
     #[test]
     fn what_does_not_pass_is_not_tried_again() {
         for error in [
-            AutomlError::Store(db::Error::RowNotFound),
+            AutomlError::Store(DbError::Failed("no row".to_owned())),
             AutomlError::StudyFull,
             AutomlError::Worker,
             AutomlError::from(PeerError::from(Status::unavailable("no route"))),

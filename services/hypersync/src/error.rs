@@ -6,7 +6,10 @@ use tars_interceptors::store;
 use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar};
-use tars_runtime::{db::Corrupt, tasks::Lost};
+use tars_runtime::{
+    db::{Corrupt, DbError},
+    tasks::Lost,
+};
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 use uuid::Uuid;
@@ -65,9 +68,9 @@ pub enum HyperSyncError {
     #[error(transparent)]
     Call(#[from] PeerError),
     #[error(transparent)]
-    Corrupt(#[from] Corrupt),
+    Corrupt(Corrupt),
     #[error("the database failed")]
-    Store(#[from] tars_runtime::db::Error),
+    Store(DbError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("an answer lacks {0}")]
@@ -82,6 +85,15 @@ impl HyperSyncError {
         match self {
             Self::Call(error) => Some(error.failure()),
             _ => None,
+        }
+    }
+}
+
+impl From<DbError> for HyperSyncError {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Corrupt(row) => Self::Corrupt(row),
+            other => Self::Store(other),
         }
     }
 }
@@ -133,7 +145,7 @@ mod tests {
     #[test]
     fn what_a_proposal_shows_of_a_failed_database_names_no_query() {
         let secret = "SELECT * FROM proposals at /var/lib/tars/hypersync.db";
-        let error = HyperSyncError::from(tars_runtime::db::Error::Protocol(secret.to_owned()));
+        let error = HyperSyncError::from(DbError::Failed(secret.to_owned()));
         assert_eq!(error.to_string(), "the database failed");
         assert!(format!("{error:?}").contains(secret), "the log says it");
         assert_eq!(Status::from(error).code(), Code::Internal);

@@ -79,7 +79,7 @@ mod tests {
         fake::{Call, Rig, away, reason},
         store::State,
     };
-    use tars_runtime::audit;
+    use tars_runtime::{audit, db::Query};
 
     fn lost(id: Uuid) -> Lost {
         Lost {
@@ -99,7 +99,7 @@ mod tests {
 
     async fn records(rig: &Rig) -> Vec<Record> {
         let mut tx = rig.service.store.begin("test.audit").await.unwrap();
-        let found = audit::peek(&mut tx, 100).await.unwrap();
+        let found = audit::peek(&mut *tx, 100).await.unwrap();
         found.into_iter().flat_map(|(_, records)| records).collect()
     }
 
@@ -132,10 +132,8 @@ mod tests {
         let id = rig.put(State::NeedsAttention).await.id;
         rig.world.kept.lock().hold = Some((id.to_string(), true));
         let mut tx = rig.service.store.begin("test.spoil").await.unwrap();
-        sqlx::query("UPDATE proposals SET document = '{}'")
-            .execute(&mut *tx)
-            .await
-            .unwrap();
+        let spoil = Query::new("UPDATE proposals SET document = '{}'");
+        tx.execute(spoil).await.unwrap().one().unwrap();
         tx.commit().await.unwrap();
         rig.service.release_lost(lost(id)).await.unwrap();
         assert_eq!(rig.world.agent().hold, None);

@@ -9,11 +9,12 @@ pub(crate) use state::State;
 
 use crate::HyperSyncError;
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use tars_proto::params::Params;
 use tars_runtime::{
     audit,
-    db::{Corrupt, Db, Step, Write, is_taken},
+    db::{
+        Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
+    },
 };
 use uuid::Uuid;
 
@@ -126,13 +127,28 @@ impl Proposal {
     }
 }
 
-fn decode((id, text): (Uuid, String)) -> Result<Proposal, Corrupt> {
-    serde_json::from_str(&text).map_err(|e| Corrupt::new("proposals", id, e))
+impl FromRow for Proposal {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: Uuid = row.get("id")?;
+        row.named("proposals", id).json("document")
+    }
 }
 
-fn encode(proposal: &Proposal) -> Result<String, sqlx::Error> {
-    serde_json::to_string(proposal).map_err(|e| sqlx::Error::Encode(Box::new(e)))
-}
+const GET: &str = "SELECT id, document FROM proposals WHERE id = $1";
+const LIST: &str = "SELECT id, document FROM proposals WHERE id < $1 AND ($2 = '' OR state = $2) \
+                    ORDER BY id DESC LIMIT $3";
+const UNFINISHED: &str = "SELECT id, document FROM proposals WHERE state IN \
+                          ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
+const NEEDING_ATTENTION: &str =
+    "SELECT id, document FROM proposals WHERE state = 'needs_attention'";
+const UNCLAIMED: &str = "SELECT id, document FROM proposals WHERE open_trial IS NULL ORDER BY id";
+const CLAIM: &str = "UPDATE proposals SET open_trial = $1, changing_agent = $2 WHERE id = $3";
+const BY_OPEN_TRIAL: &str = "SELECT id FROM proposals WHERE open_trial = $1";
+const BY_CHANGING_AGENT: &str = "SELECT id FROM proposals WHERE changing_agent = $1";
+const INSERT: &str = "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, \
+                      open_trial, changing_agent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const UPDATE: &str = "UPDATE proposals SET state = $1, revision = $2, document = $3, open_trial = $4, \
+                      changing_agent = $5 WHERE id = $6 AND revision = $7";
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -151,42 +167,27 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, HyperSyncError> {
-        Ok(self.db.write(name).await?)
+        Ok(self.db.write(name, Isolation::Exclusive).await?)
     }
 
     /// Gives claims to proposals of a time before there were any; of two for one claim the older
     /// has it.
     async fn claim_what_is_open(&self) -> Result<(), HyperSyncError> {
         let mut tx = self.begin("proposals.claim").await?;
-        let rows: Vec<(Uuid, String)> = sqlx::query_as(
-            "SELECT id, document FROM proposals WHERE open_trial IS NULL ORDER BY id",
-        )
-        .fetch_all(&mut *tx)
-        .await?;
+        let rows = tx.all(Query::new(UNCLAIMED)).await?;
         for proposal in readable(rows).filter(|p| !p.state.is_final()) {
             let free = open_trial(&mut tx, &proposal.trial()).await?.is_none();
             let trial = proposal.open_trial().filter(|_| free);
             let free = changing(&mut tx, &proposal.agent_id).await?.is_none();
             let agent = proposal.changing_agent().filter(|_| free);
-            let query = "UPDATE proposals SET open_trial = $1, changing_agent = $2 WHERE id = $3";
-            sqlx::query(query)
-                .bind(trial)
-                .bind(agent)
-                .bind(proposal.id)
-                .execute(&mut *tx)
-                .await?;
+            let claim = Query::new(CLAIM).bind(trial).bind(agent).bind(proposal.id);
+            tx.execute(claim).await?.one()?;
         }
         Ok(tx.commit().await?)
     }
 
     pub(crate) async fn get(&self, id: Uuid) -> Result<Proposal, HyperSyncError> {
-        let db = self.db.read("proposals.get");
-        let query = "SELECT id, document FROM proposals WHERE id = $1";
-        let row: Option<(Uuid, String)> =
-            sqlx::query_as(query).bind(id).fetch_optional(&*db).await?;
-        Ok(decode(row.ok_or_else(|| {
-            HyperSyncError::NotFound(id.to_string())
-        })?)?)
+        find(&mut self.db.read("proposals.get"), id).await
     }
 
     /// Newest first; of one state, or of all when it is empty.
@@ -196,30 +197,19 @@ impl Store {
         before: Uuid,
         limit: i64,
     ) -> Result<Vec<Proposal>, HyperSyncError> {
-        let db = self.db.read("proposals.list");
-        let rows: Vec<(Uuid, String)> = sqlx::query_as(
-            "SELECT id, document FROM proposals WHERE id < $1 AND ($2 = '' OR state = $2) ORDER BY id DESC LIMIT $3",
-        )
-        .bind(before)
-        .bind(state)
-        .bind(limit)
-        .fetch_all(&*db)
-        .await?;
-        Ok(rows.into_iter().map(decode).collect::<Result<_, _>>()?)
+        let query = Query::new(LIST).bind(before).bind(state).bind(limit);
+        Ok(self.db.read("proposals.list").all(query).await?)
     }
 
     /// Proposals that this service has work with: those being applied, and those that wait for a
     /// decision.
     pub(crate) async fn unfinished(&self) -> Result<Vec<Proposal>, HyperSyncError> {
-        let query = "SELECT id, document FROM proposals WHERE state IN \
-                     ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
-        self.all_of("proposals.unfinished", query).await
+        self.all_of("proposals.unfinished", UNFINISHED).await
     }
 
     /// Proposals that wait for a person, and whose agents are held meanwhile.
     pub(crate) async fn needing_attention(&self) -> Result<Vec<Proposal>, HyperSyncError> {
-        let query = "SELECT id, document FROM proposals WHERE state = 'needs_attention'";
-        self.all_of("proposals.attention", query).await
+        self.all_of("proposals.attention", NEEDING_ATTENTION).await
     }
 
     /// One that cannot be read is no reason not to go on with the others.
@@ -228,15 +218,13 @@ impl Store {
         name: &'static str,
         query: &'static str,
     ) -> Result<Vec<Proposal>, HyperSyncError> {
-        let rows: Vec<(Uuid, String)> = sqlx::query_as(query)
-            .fetch_all(&*self.db.read(name))
-            .await?;
+        let rows = self.db.read(name).all(Query::new(query)).await?;
         Ok(readable(rows).collect())
     }
 }
 
-fn readable(rows: Vec<(Uuid, String)>) -> impl Iterator<Item = Proposal> {
-    rows.into_iter().filter_map(|row| match decode(row) {
+fn readable(rows: Vec<Result<Proposal, DbError>>) -> impl Iterator<Item = Proposal> {
+    rows.into_iter().filter_map(|row| match row {
         Ok(proposal) => Some(proposal),
         Err(e) => {
             tracing::error!(error = %e, "a proposal cannot be read");
@@ -245,28 +233,27 @@ fn readable(rows: Vec<(Uuid, String)>) -> impl Iterator<Item = Proposal> {
     })
 }
 
+async fn find(db: &mut impl Fetch, id: Uuid) -> Result<Proposal, HyperSyncError> {
+    let found = db.optional(Query::new(GET).bind(id)).await?;
+    found.ok_or_else(|| HyperSyncError::NotFound(id.to_string()))
+}
+
 /// The open proposal of a trial.
-async fn open_trial(tx: &mut SqliteConnection, trial: &str) -> Result<Option<Uuid>, sqlx::Error> {
-    let query = "SELECT id FROM proposals WHERE open_trial = $1";
-    sqlx::query_scalar(query)
-        .bind(trial)
-        .fetch_optional(tx)
-        .await
+async fn open_trial(tx: &mut Transaction, trial: &str) -> Result<Option<Uuid>, DbError> {
+    let query = Query::new(BY_OPEN_TRIAL).bind(trial);
+    tx.optional_value(query, "id").await
 }
 
 /// The proposal that is changing an agent.
-async fn changing(tx: &mut SqliteConnection, agent: &str) -> Result<Option<Uuid>, sqlx::Error> {
-    let query = "SELECT id FROM proposals WHERE changing_agent = $1";
-    sqlx::query_scalar(query)
-        .bind(agent)
-        .fetch_optional(tx)
-        .await
+async fn changing(tx: &mut Transaction, agent: &str) -> Result<Option<Uuid>, DbError> {
+    let query = Query::new(BY_CHANGING_AGENT).bind(agent);
+    tx.optional_value(query, "id").await
 }
 
 /// Refuses while another proposal changes the agent, also when somebody released the agent: what is
 /// live then is not verified.
 pub(crate) async fn unchanged(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
     match changing(tx, &proposal.agent_id).await? {
@@ -280,75 +267,61 @@ pub(crate) async fn unchanged(
 /// Adds a proposal, unless its trial has an open one or another changes its agent. The look before
 /// names the other; the unique column decides.
 pub(crate) async fn insert(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
     if let Some(open) = open_trial(tx, &proposal.trial()).await? {
         return Err(HyperSyncError::AlreadyOpen(open));
     }
     unchanged(tx, proposal).await?;
-    let inserted = sqlx::query(
-        "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, open_trial, changing_agent) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(proposal.id)
-    .bind(&proposal.agent_id)
-    .bind(proposal.state.as_str())
-    .bind(proposal.revision)
-    .bind(&proposal.proposer_owner)
-    .bind(encode(proposal)?)
-    .bind(proposal.open_trial())
-    .bind(proposal.changing_agent())
-    .execute(tx)
-    .await;
-    taken(inserted.map(drop))
+    let insert = Query::new(INSERT)
+        .bind(proposal.id)
+        .bind(&proposal.agent_id)
+        .bind(proposal.state.as_str())
+        .bind(proposal.revision)
+        .bind(&proposal.proposer_owner)
+        .bind(json(proposal)?)
+        .bind(proposal.open_trial())
+        .bind(proposal.changing_agent());
+    let inserted = tx.execute(insert).await.map_err(lost_claim)?;
+    Ok(inserted.one()?)
 }
 
-pub(crate) async fn get_in(
-    tx: &mut SqliteConnection,
-    id: Uuid,
-) -> Result<Proposal, HyperSyncError> {
-    let query = "SELECT id, document FROM proposals WHERE id = $1";
-    let row: Option<(Uuid, String)> = sqlx::query_as(query).bind(id).fetch_optional(tx).await?;
-    Ok(decode(row.ok_or_else(|| {
-        HyperSyncError::NotFound(id.to_string())
-    })?)?)
+/// A proposal as a transaction sees it.
+pub(crate) async fn get_in(tx: &mut Transaction, id: Uuid) -> Result<Proposal, HyperSyncError> {
+    find(tx, id).await
 }
 
 /// Writes a proposal whose revision must be the one before `proposal.revision`. One that begins to
 /// change an agent must be the only one.
 pub(crate) async fn update(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
     if proposal.changing_agent().is_some() {
         unchanged(tx, proposal).await?;
     }
-    let done = sqlx::query(
-        "UPDATE proposals SET state = $1, revision = $2, document = $3, open_trial = $4, changing_agent = $5 \
-         WHERE id = $6 AND revision = $7",
-    )
-    .bind(proposal.state.as_str())
-    .bind(proposal.revision)
-    .bind(encode(proposal)?)
-    .bind(proposal.open_trial())
-    .bind(proposal.changing_agent())
-    .bind(proposal.id)
-    .bind(proposal.revision - 1)
-    .execute(tx)
-    .await;
-    match done {
-        Ok(done) if done.rows_affected() == 1 => Ok(()),
-        Ok(_) => Err(HyperSyncError::Conflict),
-        Err(e) => taken(Err(e)),
+    let update = Query::new(UPDATE)
+        .bind(proposal.state.as_str())
+        .bind(proposal.revision)
+        .bind(json(proposal)?)
+        .bind(proposal.open_trial())
+        .bind(proposal.changing_agent())
+        .bind(proposal.id)
+        .bind(proposal.revision - 1);
+    let updated = tx.execute(update).await.map_err(lost_claim)?;
+    match updated.swap() {
+        Swap::Done => Ok(()),
+        Swap::Lost => Err(HyperSyncError::Conflict),
     }
 }
 
-/// A claim that somebody else took at the same moment.
-fn taken(result: Result<(), sqlx::Error>) -> Result<(), HyperSyncError> {
-    match result {
-        Err(e) if is_taken(&e) => Err(HyperSyncError::Conflict),
-        other => Ok(other?),
+/// A claim that another transaction took at the same moment is a conflict.
+fn lost_claim(error: DbError) -> HyperSyncError {
+    if error.is_unique_violation() {
+        HyperSyncError::Conflict
+    } else {
+        error.into()
     }
 }
 

@@ -15,7 +15,7 @@ use tars_learn::{
     nn::{Mlp, Scratch},
     spec_of, weights,
 };
-use tars_runtime::{blobs::Blobs, clock::Clock};
+use tars_runtime::{blobs::Blobs, clock::Clock, db::Transaction};
 use tokio::sync::{Mutex, watch};
 
 /// What an agent is; the live part is in [`LiveAgent`].
@@ -105,7 +105,7 @@ impl Agents {
     /// Makes new weights live: the blob first, then the row, then the swap.
     pub(crate) async fn install(
         &self,
-        tx: &mut sqlx::SqliteConnection,
+        tx: &mut Transaction,
         agent: &Agent,
         outcome: &tars_learn::Outcome,
     ) -> Result<LiveAgent, OrchestrationError> {

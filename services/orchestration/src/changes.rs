@@ -15,11 +15,11 @@ use crate::{
     agents::{Agent, LiveAgent},
     store::{self, ApprovalRow, HoldRow},
 };
-use sqlx::SqliteConnection;
 use std::{collections::BTreeSet, sync::Arc};
 use tars_learn::hyper::{Value, Values};
 use tars_runtime::{
     audit::{self, Record, Severity},
+    db::{Swap, Transaction},
     tasks::to_the_end,
 };
 
@@ -227,7 +227,9 @@ impl Orchestration {
         let mut tx = self.store.begin("agents.settle").await?;
         let mut next = LiveAgent::clone(&agent.live());
         let change = settle.change_id.as_str();
-        let mut released = store::delete_hold(&mut tx, agent.id(), change).await?;
+        let mut released = store::delete_hold(&mut tx, agent.id(), change)
+            .await?
+            .is_done();
         if let Some(version) = settle.approved_version
             && !(next.approved.change_id == change && next.approved.version == version)
         {
@@ -272,7 +274,8 @@ impl Orchestration {
         if hold.is_some_and(|h| h.awaits_person && h.change_id == release.change_id) {
             return Err(OrchestrationError::AwaitsPerson(release.change_id));
         }
-        if !store::delete_hold(&mut tx, agent.id(), &release.change_id).await? {
+        let deleted = store::delete_hold(&mut tx, agent.id(), &release.change_id).await?;
+        if deleted == Swap::Lost {
             return Err(OrchestrationError::NotHeld(release.change_id));
         }
         let mut next = LiveAgent::clone(&agent.live());
@@ -291,7 +294,7 @@ impl Orchestration {
     /// Writes the next version of an agent's hyperparameters.
     async fn write(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Transaction,
         live: &LiveAgent,
         expected: i64,
         values: Values,
@@ -301,7 +304,10 @@ impl Orchestration {
         next.row.hyperparameters.extend(values);
         next.row.version += 1;
         next.row.updated_us = self.clock.now_us();
-        if store::update_hyperparameters(tx, &next.row).await? {
+        if store::update_hyperparameters(tx, &next.row)
+            .await?
+            .is_done()
+        {
             return Ok(next);
         }
         Err(OrchestrationError::Version {
@@ -328,7 +334,7 @@ fn expect(expected: i64, live: i64) -> Result<(), OrchestrationError> {
 
 /// Refuses while another change holds the agent; says whether this one does.
 pub(crate) async fn not_held(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     agent: &str,
     change: Option<&str>,
 ) -> Result<bool, OrchestrationError> {

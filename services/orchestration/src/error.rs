@@ -5,7 +5,10 @@ use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, Unsuitable
 use tars_interceptors::store;
 use tars_learn::{RunError, hyper::ParamViolation};
 use tars_proto::{fault, params::NotScalar};
-use tars_runtime::{db::Corrupt, tasks::Lost};
+use tars_runtime::{
+    db::{Corrupt, DbError},
+    tasks::Lost,
+};
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
@@ -77,15 +80,24 @@ pub enum OrchestrationError {
     #[error("weights: {0}")]
     Weights(#[from] tars_learn::weights::BadWeights),
     #[error(transparent)]
-    Corrupt(#[from] Corrupt),
+    Corrupt(Corrupt),
     #[error("database: {0}")]
-    Store(#[from] tars_runtime::db::Error),
+    Store(DbError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("a worker stopped: {0}")]
     Worker(&'static str),
     #[error(transparent)]
     Lost(#[from] Lost),
+}
+
+impl From<DbError> for OrchestrationError {
+    fn from(error: DbError) -> Self {
+        match error {
+            DbError::Corrupt(row) => Self::Corrupt(row),
+            other => Self::Store(other),
+        }
+    }
 }
 
 impl From<OrchestrationError> for Status {

@@ -8,12 +8,13 @@ pub(crate) use runs::{RunRow, RunState, end_run, insert_run};
 
 use crate::{OrchestrationError, conflicts::Conflict};
 use serde::{Deserialize, Serialize};
-use sqlx::SqliteConnection;
 use std::collections::BTreeMap;
 use tars_learn::hyper::Values;
 use tars_runtime::{
     audit,
-    db::{Corrupt, Db, Step, Write},
+    db::{
+        Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
+    },
 };
 
 pub(crate) const STEPS: &[Step] = &[
@@ -66,24 +67,58 @@ pub(crate) struct ConflictBody {
     pub(crate) explanation: String,
 }
 
-type AgentTuple = (
-    String,
-    String,
-    i64,
-    Option<String>,
-    i64,
-    Option<f64>,
-    i64,
-    i64,
-    i64,
-);
+const AGENT: &str = "SELECT id, hyperparameters, version, weights, weights_version, last_return, total_steps, \
+                     total_episodes, updated_us FROM agents WHERE id = $1";
+const INSERT_AGENT: &str = "INSERT INTO agents (id, hyperparameters, version, weights, weights_version, last_return, \
+                            total_steps, total_episodes, updated_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const UPDATE_HYPERPARAMETERS: &str = "UPDATE agents SET hyperparameters = $1, version = $2, updated_us = $3 \
+                                      WHERE id = $4 AND version = $5";
+const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, weights_version = $2, last_return = $3, \
+                              total_steps = $4, total_episodes = $5, updated_us = $6 WHERE id = $7";
+const OPERATION: &str = "SELECT version FROM applied_operations WHERE id = $1";
+const INSERT_OPERATION: &str =
+    "INSERT INTO applied_operations (id, agent_id, version, at_us) VALUES ($1, $2, $3, $4)";
+const CONFLICTS: &str =
+    "SELECT number, step_id, at_us, body FROM conflicts ORDER BY number DESC LIMIT $1";
+const INSERT_CONFLICT: &str = "INSERT INTO conflicts (number, step_id, at_us, body) \
+                               SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM conflicts RETURNING number";
+const DROP_CONFLICTS: &str = "DELETE FROM conflicts WHERE number <= $1";
 
-fn values(text: &str) -> Result<Values, serde_json::Error> {
-    serde_json::from_str(text)
+impl FromRow for AgentRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: String = row.get("id")?;
+        let row = row.named("agents", &id);
+        Ok(Self {
+            id,
+            hyperparameters: row.json("hyperparameters")?,
+            version: row.get("version")?,
+            weights: row.get("weights")?,
+            weights_version: row.get("weights_version")?,
+            last_return: row.get("last_return")?,
+            total_steps: row.get("total_steps")?,
+            total_episodes: row.get("total_episodes")?,
+            updated_us: row.get("updated_us")?,
+        })
+    }
 }
 
-fn text(values: &Values) -> Result<String, sqlx::Error> {
-    serde_json::to_string(values).map_err(|e| sqlx::Error::Encode(Box::new(e)))
+/// A conflict with its number.
+struct Numbered {
+    number: i64,
+    conflict: ConflictRow,
+}
+
+impl FromRow for Numbered {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let number: i64 = row.get("number")?;
+        let row = row.named("conflicts", number);
+        let conflict = ConflictRow {
+            step_id: row.get("step_id")?,
+            at_us: row.get("at_us")?,
+            body: row.json("body")?,
+        };
+        Ok(Self { number, conflict })
+    }
 }
 
 #[derive(Debug)]
@@ -101,44 +136,12 @@ impl Store {
     }
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, OrchestrationError> {
-        Ok(self.db.write(name).await?)
+        Ok(self.db.write(name, Isolation::Exclusive).await?)
     }
 
     pub(crate) async fn agent(&self, id: &str) -> Result<Option<AgentRow>, OrchestrationError> {
-        let db = self.db.read("agents.get");
-        let row: Option<AgentTuple> = sqlx::query_as(
-            "SELECT id, hyperparameters, version, weights, weights_version, last_return, total_steps, \
-             total_episodes, updated_us FROM agents WHERE id = $1",
-        )
-        .bind(id)
-        .fetch_optional(&*db)
-        .await?;
-        let Some((
-            id,
-            hyper,
-            version,
-            weights,
-            weights_version,
-            last_return,
-            total_steps,
-            total_episodes,
-            updated_us,
-        )) = row
-        else {
-            return Ok(None);
-        };
-        let hyperparameters = values(&hyper).map_err(|e| Corrupt::new("agents", &id, e))?;
-        Ok(Some(AgentRow {
-            id,
-            hyperparameters,
-            version,
-            weights,
-            weights_version,
-            last_return,
-            total_steps,
-            total_episodes,
-            updated_us,
-        }))
+        let query = Query::new(AGENT).bind(id);
+        Ok(self.db.read("agents.get").optional(query).await?)
     }
 
     /// The last conflicts, and how many there ever were.
@@ -146,132 +149,96 @@ impl Store {
         &self,
         limit: i64,
     ) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
-        let db = self.db.read("conflicts.list");
-        let rows: Vec<(i64, String, i64, String)> = sqlx::query_as(
-            "SELECT number, step_id, at_us, body FROM conflicts ORDER BY number DESC LIMIT $1",
-        )
-        .bind(limit)
-        .fetch_all(&*db)
-        .await?;
-        let total = rows.first().map_or(0, |row| row.0);
-        let row = |(number, step_id, at_us, body): (i64, String, i64, String)| {
-            let body =
-                serde_json::from_str(&body).map_err(|e| Corrupt::new("conflicts", number, e))?;
-            Ok(ConflictRow {
-                step_id,
-                at_us,
-                body,
-            })
-        };
-        let rows = rows.into_iter().map(row).collect::<Result<_, Corrupt>>()?;
-        Ok((rows, total))
+        let query = Query::new(CONFLICTS).bind(limit);
+        let rows: Vec<Numbered> = self.db.read("conflicts.list").all(query).await?;
+        let total = rows.first().map_or(0, |row| row.number);
+        Ok((rows.into_iter().map(|row| row.conflict).collect(), total))
     }
 }
 
 pub(crate) async fn insert_agent(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &AgentRow,
 ) -> Result<(), OrchestrationError> {
-    sqlx::query("INSERT INTO agents VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+    let insert = Query::new(INSERT_AGENT)
         .bind(&row.id)
-        .bind(text(&row.hyperparameters)?)
+        .bind(json(&row.hyperparameters)?)
         .bind(row.version)
         .bind(&row.weights)
         .bind(row.weights_version)
         .bind(row.last_return)
         .bind(row.total_steps)
         .bind(row.total_episodes)
-        .bind(row.updated_us)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(row.updated_us);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
 /// Sets hyperparameters where the version is still `row.version - 1`.
 pub(crate) async fn update_hyperparameters(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &AgentRow,
-) -> Result<bool, OrchestrationError> {
-    let done = sqlx::query(
-        "UPDATE agents SET hyperparameters = $1, version = $2, updated_us = $3 WHERE id = $4 AND version = $5",
-    )
-    .bind(text(&row.hyperparameters)?)
-    .bind(row.version)
-    .bind(row.updated_us)
-    .bind(&row.id)
-    .bind(row.version - 1)
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+) -> Result<Swap, OrchestrationError> {
+    let update = Query::new(UPDATE_HYPERPARAMETERS)
+        .bind(json(&row.hyperparameters)?)
+        .bind(row.version)
+        .bind(row.updated_us)
+        .bind(&row.id)
+        .bind(row.version - 1);
+    Ok(tx.execute(update).await?.swap())
 }
 
 pub(crate) async fn update_weights(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &AgentRow,
 ) -> Result<(), OrchestrationError> {
-    sqlx::query(
-        "UPDATE agents SET weights = $1, weights_version = $2, last_return = $3, total_steps = $4, \
-         total_episodes = $5, updated_us = $6 WHERE id = $7",
-    )
-    .bind(&row.weights)
-    .bind(row.weights_version)
-    .bind(row.last_return)
-    .bind(row.total_steps)
-    .bind(row.total_episodes)
-    .bind(row.updated_us)
-    .bind(&row.id)
-    .execute(tx)
-    .await?;
-    Ok(())
+    let update = Query::new(UPDATE_WEIGHTS)
+        .bind(&row.weights)
+        .bind(row.weights_version)
+        .bind(row.last_return)
+        .bind(row.total_steps)
+        .bind(row.total_episodes)
+        .bind(row.updated_us)
+        .bind(&row.id);
+    Ok(tx.execute(update).await?.one()?)
 }
 
+/// The version that an operation made, if it was applied.
 pub(crate) async fn operation(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     id: &str,
 ) -> Result<Option<i64>, OrchestrationError> {
-    let query = "SELECT version FROM applied_operations WHERE id = $1";
-    Ok(sqlx::query_scalar(query)
-        .bind(id)
-        .fetch_optional(tx)
-        .await?)
+    let query = Query::new(OPERATION).bind(id);
+    Ok(tx.optional_value(query, "version").await?)
 }
 
 pub(crate) async fn insert_operation(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     id: &str,
     agent: &str,
     version: i64,
     now_us: i64,
 ) -> Result<(), OrchestrationError> {
-    sqlx::query("INSERT INTO applied_operations VALUES ($1, $2, $3, $4)")
+    let insert = Query::new(INSERT_OPERATION)
         .bind(id)
         .bind(agent)
         .bind(version)
-        .bind(now_us)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(now_us);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
-/// Adds a conflict and lets go of those that are too old to be kept.
+/// Adds a conflict and removes the oldest beyond `kept`. The transaction must be exclusive: the
+/// number is the next one.
 pub(crate) async fn insert_conflict(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &ConflictRow,
     kept: i64,
 ) -> Result<(), OrchestrationError> {
-    let body = serde_json::to_string(&row.body).map_err(|e| sqlx::Error::Encode(Box::new(e)))?;
-    let number: i64 = sqlx::query_scalar(
-        "INSERT INTO conflicts (number, step_id, at_us, body) \
-         SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM conflicts RETURNING number",
-    )
-    .bind(&row.step_id)
-    .bind(row.at_us)
-    .bind(body)
-    .fetch_one(&mut *tx)
-    .await?;
-    sqlx::query("DELETE FROM conflicts WHERE number <= $1")
-        .bind(number - kept)
-        .execute(tx)
-        .await?;
+    let insert = Query::new(INSERT_CONFLICT)
+        .bind(&row.step_id)
+        .bind(row.at_us)
+        .bind(json(&row.body)?);
+    let number: i64 = tx.value(insert, "number").await?;
+    let oldest = Query::new(DROP_CONFLICTS).bind(number - kept);
+    tx.execute(oldest).await?.any();
     Ok(())
 }

@@ -21,7 +21,7 @@ use tars_learn::{Outcome, Progress, Run, RunError};
 use tars_runtime::{
     audit::{self, Record},
     backoff::Backoff,
-    db::{self, Write},
+    db::Write,
     events::EventLog,
     page,
     tasks::to_the_end,
@@ -401,7 +401,7 @@ where
     let mut waited = Duration::ZERO;
     loop {
         match end().await {
-            Err(OrchestrationError::Store(e)) if db::is_passing(&e) && waited < PATIENCE => {
+            Err(OrchestrationError::Store(e)) if e.is_transient() && waited < PATIENCE => {
                 tracing::warn!(error = %e, "the end of a training run waits for the database");
             }
             done => return done,
@@ -442,6 +442,7 @@ fn fits(net: &tars_learn::nn::Mlp, values: &tars_learn::hyper::Values) -> bool {
 mod tests {
     use super::*;
     use std::cell::Cell;
+    use tars_runtime::db::DbError;
     use tokio::time::Instant;
 
     /// Fails so many times, then is done; with the number of tries.
@@ -459,7 +460,7 @@ mod tests {
     }
 
     fn busy() -> OrchestrationError {
-        db::Error::PoolTimedOut.into()
+        DbError::Unavailable("busy".to_owned()).into()
     }
 
     #[tokio::test(start_paused = true)]
@@ -488,7 +489,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_does_not_pass_is_not_tried_again() {
-        let broken = || db::Error::RowNotFound.into();
+        let broken = || DbError::Failed("no row".to_owned()).into();
         let (ended, tries) = failing(u32::MAX, broken).await;
         assert!(ended.is_err() && tries == 1);
     }

@@ -21,7 +21,7 @@ use tars_credentials::{Caller, grant};
 use tars_proto::auth::v1::TrustBundle;
 use tars_runtime::{
     audit::{self, Record, Severity},
-    db::Write,
+    db::{Swap, Write},
     page,
 };
 use uuid::Uuid;
@@ -220,7 +220,8 @@ impl Auth {
             tracing::warn!(id = %claims.spiffe_id, "a join token that was taken back was shown");
             return Err(AuthError::JoinToken);
         }
-        if !store::use_token(tx, &id, expires, past_us).await? {
+        let used = store::use_token(tx, &id, expires, past_us).await?;
+        if used == Swap::Lost {
             tracing::warn!(id = %claims.spiffe_id, "a join token was shown again");
             return Err(AuthError::JoinToken);
         }

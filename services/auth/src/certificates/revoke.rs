@@ -13,6 +13,7 @@ use tars_credentials::{Caller, grant};
 use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
     audit::{self, Record, Severity},
+    db::Swap,
     page,
 };
 
@@ -184,7 +185,7 @@ impl Auth {
         store::drop_expired(&mut tx, self.horizon.ended_us(KEPT)).await?;
         let mut changed = Vec::new();
         for row in rows {
-            if !store::insert_revocation(&mut tx, &row).await? {
+            if store::insert_revocation(&mut tx, &row).await? == Swap::Lost {
                 continue;
             }
             let record = Record::new(&self.clock, "auth", "certificate.revoked")
@@ -228,8 +229,8 @@ impl Auth {
         };
         let past_us = self.horizon.ended_us(Duration::ZERO);
         let rows = self.store.revocations(past_us, before, size + 1).await?;
-        let (rows, next) = page::cut(rows, size, |r| r.0.to_string());
-        Ok((rows.into_iter().map(|r| r.1).collect(), next))
+        let (rows, next) = page::cut(rows, size, |r| r.position.to_string());
+        Ok((rows.into_iter().map(|r| r.revocation).collect(), next))
     }
 
     /// Our issuers' lists, signed; in force for at least twice a leaf's life.
@@ -245,7 +246,7 @@ impl Auth {
             return Ok(kept.lists.clone());
         }
         let rows = store::in_force(
-            &*self.store.read("revocations.all"),
+            &mut self.store.read("revocations.all"),
             self.horizon.ended_us(KEPT),
         )
         .await?;

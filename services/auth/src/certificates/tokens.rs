@@ -7,11 +7,10 @@
 
 use super::store::cut_of;
 use crate::{AuthError, holder::Holder};
-use sqlx::SqliteConnection;
 use std::time::Duration;
 use tars_certs::{PeerClass, join::JoinClaims};
 use tars_credentials::grant;
-use uuid::Uuid;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 
 #[derive(Debug)]
 pub(super) struct TokenRow {
@@ -23,11 +22,54 @@ pub(super) struct TokenRow {
     pub(super) revoked: bool,
 }
 
+const FIND: &str = "SELECT id, spiffe_id, maker, api_key, created_us, expires_us, revoked \
+                    FROM join_tokens WHERE id = $1";
+const OUT: &str = "SELECT COUNT(*) AS out, COALESCE(MIN(expires_us), 0) AS first_us FROM join_tokens \
+                   WHERE maker = $1 AND api_key = $2 AND expires_us > $3 AND NOT revoked \
+                   AND id NOT IN (SELECT id FROM used_join_tokens)";
+const INSERT: &str = "INSERT INTO join_tokens (id, spiffe_id, maker, api_key, created_us, expires_us, revoked) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+const REVOKE: &str =
+    "UPDATE join_tokens SET revoked = TRUE WHERE spiffe_id = $1 AND created_us < $2";
+const DROP_ENDED: &str = "DELETE FROM join_tokens WHERE expires_us < $1";
+
+impl FromRow for TokenRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: row.get("id")?,
+            spiffe_id: row.get("spiffe_id")?,
+            maker: Holder {
+                user: row.get("maker")?,
+                api_key: row.get("api_key")?,
+            },
+            created_us: row.get("created_us")?,
+            expires_us: row.get("expires_us")?,
+            revoked: row.get("revoked")?,
+        })
+    }
+}
+
+/// How many tokens of a credential are out, and when the first of them expires.
+#[derive(Debug, Default)]
+struct OutOf {
+    out: i64,
+    first_us: i64,
+}
+
+impl FromRow for OutOf {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            out: row.get("out")?,
+            first_us: row.get("first_us")?,
+        })
+    }
+}
+
 impl TokenRow {
     /// Whether it is not revoked, and its maker could make it now.
     pub(super) async fn holds(
         &self,
-        tx: &mut SqliteConnection,
+        tx: &mut Transaction,
         class: PeerClass,
         now_us: i64,
     ) -> Result<bool, AuthError> {
@@ -40,7 +82,7 @@ impl TokenRow {
 /// Whether a token that nobody wrote down is younger than every cut of its identity. One that was made
 /// in the second of the cut, or on a clock that was ahead, could be older than it seems.
 pub(super) async fn is_after_cuts(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     claims: &JoinClaims,
     now: Duration,
 ) -> Result<bool, AuthError> {
@@ -50,11 +92,10 @@ pub(super) async fn is_after_cuts(
 }
 
 /// Forgets what had expired at a moment that is surely past.
-pub(super) async fn forget_ended(tx: &mut SqliteConnection, past_us: i64) -> Result<(), AuthError> {
-    sqlx::query("DELETE FROM join_tokens WHERE expires_us < $1")
-        .bind(past_us)
-        .execute(tx)
-        .await?;
+pub(super) async fn forget_ended(tx: &mut Transaction, past_us: i64) -> Result<(), AuthError> {
+    tx.execute(Query::new(DROP_ENDED).bind(past_us))
+        .await?
+        .any();
     Ok(())
 }
 
@@ -63,63 +104,39 @@ pub(super) async fn forget_ended(tx: &mut SqliteConnection, past_us: i64) -> Res
 const MAX_OUT: i64 = 1000;
 
 /// Writes a token down, unless its maker has too many out.
-pub(super) async fn insert(tx: &mut SqliteConnection, row: &TokenRow) -> Result<(), AuthError> {
-    let query = "SELECT COUNT(*), COALESCE(MIN(expires_us), 0) FROM join_tokens \
-                 WHERE maker = $1 AND api_key = $2 AND expires_us > $3 AND NOT revoked \
-                 AND id NOT IN (SELECT id FROM used_join_tokens)";
-    let (out, first_us): (i64, i64) = sqlx::query_as(query)
+pub(super) async fn insert(tx: &mut Transaction, row: &TokenRow) -> Result<(), AuthError> {
+    let query = Query::new(OUT)
         .bind(row.maker.user)
         .bind(&row.maker.api_key)
-        .bind(row.created_us)
-        .fetch_one(&mut *tx)
-        .await?;
+        .bind(row.created_us);
+    let found: Option<OutOf> = tx.optional(query).await?;
+    let OutOf { out, first_us } = found.unwrap_or_default();
     if out >= MAX_OUT {
         let left = u64::try_from(first_us - row.created_us).unwrap_or(0);
         return Err(AuthError::TooManyTokens(Duration::from_micros(left)));
     }
-    sqlx::query("INSERT INTO join_tokens VALUES ($1, $2, $3, $4, $5, $6, $7)")
+    let insert = Query::new(INSERT)
         .bind(&row.id)
         .bind(&row.spiffe_id)
         .bind(row.maker.user)
         .bind(&row.maker.api_key)
         .bind(row.created_us)
         .bind(row.expires_us)
-        .bind(row.revoked)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(row.revoked);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
-pub(super) async fn find(
-    tx: &mut SqliteConnection,
-    id: &str,
-) -> Result<Option<TokenRow>, AuthError> {
-    type Tuple = (String, String, Uuid, String, i64, i64, bool);
-    let query = "SELECT id, spiffe_id, maker, api_key, created_us, expires_us, revoked \
-                 FROM join_tokens WHERE id = $1";
-    let row: Option<Tuple> = sqlx::query_as(query).bind(id).fetch_optional(tx).await?;
-    Ok(row.map(
-        |(id, spiffe_id, user, api_key, created_us, expires_us, revoked)| TokenRow {
-            id,
-            spiffe_id,
-            maker: Holder { user, api_key },
-            created_us,
-            expires_us,
-            revoked,
-        },
-    ))
+pub(super) async fn find(tx: &mut Transaction, id: &str) -> Result<Option<TokenRow>, AuthError> {
+    Ok(tx.optional(Query::new(FIND).bind(id)).await?)
 }
 
 /// Ends what was made for an identity before a moment.
 pub(super) async fn revoke(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     spiffe_id: &str,
     before_us: i64,
 ) -> Result<(), AuthError> {
-    sqlx::query("UPDATE join_tokens SET revoked = TRUE WHERE spiffe_id = $1 AND created_us < $2")
-        .bind(spiffe_id)
-        .bind(before_us)
-        .execute(tx)
-        .await?;
+    let revoke = Query::new(REVOKE).bind(spiffe_id).bind(before_us);
+    tx.execute(revoke).await?.any();
     Ok(())
 }

@@ -46,8 +46,8 @@ async fn revoking_a_revoked_key_changes_nothing() {
     let (key, _) = w.key(&admin, &[]).await;
     auth.revoke_key(&admin, &key.id, "lost").await.unwrap();
     let position = async || {
-        let db = auth.store.read("test.position");
-        store::last_change(&*db).await.unwrap()
+        let mut db = auth.store.read("test.position");
+        store::last_change(&mut db).await.unwrap()
     };
     let before = position().await;
     auth.revoke_key(&admin, &key.id, "again").await.unwrap();

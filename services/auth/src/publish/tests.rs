@@ -7,6 +7,7 @@ use futures_util::StreamExt;
 use std::collections::BTreeMap;
 use tars_certs::TrustFeed;
 use tars_credentials::{Caller, View};
+use tars_runtime::db::Query;
 
 const ROUNDS: usize = 100;
 const FOLLOWERS: usize = 3;
@@ -48,17 +49,17 @@ impl Other {
 }
 
 async fn last(w: &World) -> u64 {
-    store::last_change(&*w.auth.store.read("test.last"))
+    store::last_change(&mut w.auth.store.read("test.last"))
         .await
         .unwrap()
 }
 
 /// What the database says of each key's secret: whether it works.
 async fn stored(w: &World, secrets: &[NewKey]) -> BTreeMap<String, bool> {
-    let db = w.auth.store.read("test.keys");
+    let mut db = w.auth.store.read("test.keys");
     let now_us = w.clock.now_us();
-    let live = store::live_keys(&*db, now_us).await.unwrap();
-    let users = store::all_users(&*db).await.unwrap();
+    let live = store::live_keys(&mut db, now_us).await.unwrap();
+    let users = store::all_users(&mut db).await.unwrap();
     let works = |text: &str| {
         let (id, hash) = tars_credentials::apikey::parse(text).unwrap();
         let key = live.iter().find(|k| k.id == id);
@@ -206,9 +207,9 @@ async fn a_log_that_was_trimmed_past_the_publisher_starts_everybody_anew() {
     for query in [
         "UPDATE users SET disabled = TRUE, version = 9, token_version = 9 WHERE username = 'dev'",
         "UPDATE credential_position SET last = last + 7",
-        "INSERT INTO credential_changes SELECT last, x'' FROM credential_position",
+        "INSERT INTO credential_changes (seq, item) SELECT last, x'' FROM credential_position",
     ] {
-        sqlx::query(query).execute(&mut *tx).await.unwrap();
+        tx.execute(Query::new(query)).await.unwrap().one().unwrap();
     }
     tx.commit().await.unwrap();
     let sequence = last(&w).await;

@@ -2,7 +2,10 @@ use super::*;
 use crate::testing::{PASSWORD, World, elsewhere, here as from, open};
 use std::{sync::Arc, time::Duration};
 use tars_credentials::GrantError;
-use tars_runtime::clock::Clock;
+use tars_runtime::{
+    clock::Clock,
+    db::{Fetch, Query},
+};
 
 #[tokio::test]
 async fn every_failed_login_gets_the_same_answer() {
@@ -168,11 +171,12 @@ async fn a_key_has_no_session_to_end() {
 async fn what_has_ended_is_forgotten_a_few_rows_at_a_time() {
     let w = World::new().await;
     let rows = async || -> (i64, i64) {
-        let db = w.auth.store.read("test.rows");
-        let count = async |query| sqlx::query_scalar(query).fetch_one(&*db).await.unwrap();
+        let mut db = w.auth.store.read("test.rows");
+        let sessions = Query::new("SELECT COUNT(*) AS n FROM sessions");
+        let tokens = Query::new("SELECT COUNT(*) AS n FROM refresh_tokens");
         (
-            count("SELECT COUNT(*) FROM sessions").await,
-            count("SELECT COUNT(*) FROM refresh_tokens").await,
+            db.value(sessions, "n").await.unwrap(),
+            db.value(tokens, "n").await.unwrap(),
         )
     };
     let (_, mut tokens) = w.auth.login("admin", &w.password, &from()).await.unwrap();
@@ -250,7 +254,7 @@ async fn a_login_does_not_outrun_a_change_of_the_password() {
     let auth = &w.auth;
     let admin = w.admin().await;
     // As a login has it that has proven the old password, and is not done yet.
-    let found = store::user_by_name(&*auth.store.read("test.user"), "admin").await;
+    let found = store::user_by_name(&mut auth.store.read("test.user"), "admin").await;
     let stale = found.unwrap().unwrap();
     assert!(auth.open_session(&stale, &elsewhere()).await.is_ok());
     auth.change_password(&admin, &from(), &w.password, "another long password")

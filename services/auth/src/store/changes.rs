@@ -1,57 +1,58 @@
 //! The log of changes.
 
 use crate::AuthError;
-use sqlx::{SqliteConnection, SqliteExecutor};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 
 /// Changes kept; past that whoever follows starts anew from a whole view.
 const KEPT: i64 = 4096;
 
+const NEXT: &str = "UPDATE credential_position SET last = last + 1 WHERE id = 1 RETURNING last";
+const INSERT: &str = "INSERT INTO credential_changes (seq, item) VALUES ($1, $2)";
+const DROP_OLD: &str = "DELETE FROM credential_changes WHERE seq <= $1";
+const AFTER: &str = "SELECT seq, item FROM credential_changes WHERE seq > $1 ORDER BY seq LIMIT $2";
+const LAST: &str = "SELECT last FROM credential_position WHERE id = 1";
+
+/// A change: an encoded item of the watch stream under its number.
+#[derive(Debug)]
+pub(crate) struct ChangeRow {
+    pub(crate) seq: u64,
+    pub(crate) item: Vec<u8>,
+}
+
+impl FromRow for ChangeRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            seq: number(row.get("seq")?),
+            item: row.get("item")?,
+        })
+    }
+}
+
 /// Writes a change down under the next number, which is returned. The counter is locked until the
 /// transaction ends.
-pub(crate) async fn append_change(
-    tx: &mut SqliteConnection,
-    item: &[u8],
-) -> Result<u64, AuthError> {
-    let seq: i64 = sqlx::query_scalar(
-        "UPDATE credential_position SET last = last + 1 WHERE id = 1 RETURNING last",
-    )
-    .fetch_one(&mut *tx)
-    .await?;
-    sqlx::query("INSERT INTO credential_changes (seq, item) VALUES ($1, $2)")
-        .bind(seq)
-        .bind(item)
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query("DELETE FROM credential_changes WHERE seq <= $1")
-        .bind(seq - KEPT)
-        .execute(tx)
-        .await?;
+pub(crate) async fn append_change(tx: &mut Transaction, item: &[u8]) -> Result<u64, AuthError> {
+    let seq: i64 = tx.value(Query::new(NEXT), "last").await?;
+    let insert = Query::new(INSERT).bind(seq).bind(item);
+    tx.execute(insert).await?.one()?;
+    tx.execute(Query::new(DROP_OLD).bind(seq - KEPT))
+        .await?
+        .any();
     Ok(number(seq))
 }
 
 /// The oldest changes after a number.
 pub(crate) async fn changes_after(
-    db: impl SqliteExecutor<'_>,
+    db: &mut impl Fetch,
     after: u64,
     limit: i64,
-) -> Result<Vec<(u64, Vec<u8>)>, AuthError> {
-    let query = "SELECT seq, item FROM credential_changes WHERE seq > $1 ORDER BY seq LIMIT $2";
-    let rows: Vec<(i64, Vec<u8>)> = sqlx::query_as(query)
-        .bind(i64::try_from(after).unwrap_or(i64::MAX))
-        .bind(limit)
-        .fetch_all(db)
-        .await?;
-    Ok(rows
-        .into_iter()
-        .map(|(seq, item)| (number(seq), item))
-        .collect())
+) -> Result<Vec<ChangeRow>, AuthError> {
+    let after = i64::try_from(after).unwrap_or(i64::MAX);
+    Ok(db.all(Query::new(AFTER).bind(after).bind(limit)).await?)
 }
 
 /// The number of the last change that was committed.
-pub(crate) async fn last_change(db: impl SqliteExecutor<'_>) -> Result<u64, AuthError> {
-    let query = "SELECT last FROM credential_position WHERE id = 1";
-    let last: i64 = sqlx::query_scalar(query).fetch_one(db).await?;
-    Ok(number(last))
+pub(crate) async fn last_change(db: &mut impl Fetch) -> Result<u64, AuthError> {
+    Ok(number(db.value(Query::new(LAST), "last").await?))
 }
 
 fn number(seq: i64) -> u64 {

@@ -1,9 +1,8 @@
 //! The rows of API keys.
 
-use super::{from_json, to_json};
 use crate::AuthError;
 use serde::{Deserialize, Serialize};
-use sqlx::{SqliteConnection, SqliteExecutor};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -26,115 +25,74 @@ pub(crate) struct KeyRow {
     pub(crate) version: i64,
 }
 
-type Tuple = (
-    String,
-    String,
-    Uuid,
-    String,
-    String,
-    i64,
-    i64,
-    Option<i64>,
-    i64,
-);
+const KEYS: &str = "SELECT id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version \
+                    FROM api_keys WHERE (created_us, id) < ($1, $2) ORDER BY created_us DESC, id DESC LIMIT $3";
+const LIVE: &str = "SELECT id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version \
+                    FROM api_keys WHERE revoked_us IS NULL AND expires_us > $1";
+const KEY: &str = "SELECT id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version \
+                   FROM api_keys WHERE id = $1";
+const INSERT: &str = "INSERT INTO api_keys (id, service_name, owner_id, scopes, secrets, created_us, expires_us, \
+                      revoked_us, version) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const UPDATE: &str = "UPDATE api_keys SET secrets = $1, revoked_us = $2, version = $3 WHERE id = $4 AND version = $5";
 
-macro_rules! select {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, ",
-            "version FROM api_keys ",
-            $rest
-        )
-    };
-}
-
-fn key(row: Tuple) -> Result<KeyRow, AuthError> {
-    let (id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version) =
-        row;
-    Ok(KeyRow {
-        id,
-        service_name,
-        owner_id,
-        scopes: from_json(&scopes)?,
-        secrets: from_json(&secrets)?,
-        created_us,
-        expires_us,
-        revoked_us,
-        version,
-    })
+impl FromRow for KeyRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: String = row.get("id")?;
+        let row = row.named("api_keys", &id);
+        Ok(Self {
+            id,
+            service_name: row.get("service_name")?,
+            owner_id: row.get("owner_id")?,
+            scopes: row.json("scopes")?,
+            secrets: row.json("secrets")?,
+            created_us: row.get("created_us")?,
+            expires_us: row.get("expires_us")?,
+            revoked_us: row.get("revoked_us")?,
+            version: row.get("version")?,
+        })
+    }
 }
 
 /// Newest first.
 pub(crate) async fn keys(
-    db: impl SqliteExecutor<'_>,
+    db: &mut impl Fetch,
     before: (i64, &str),
     limit: i64,
 ) -> Result<Vec<KeyRow>, AuthError> {
-    let query =
-        select!("WHERE (created_us, id) < ($1, $2) ORDER BY created_us DESC, id DESC LIMIT $3");
-    let rows: Vec<Tuple> = sqlx::query_as(query)
-        .bind(before.0)
-        .bind(before.1)
-        .bind(limit)
-        .fetch_all(db)
-        .await?;
-    rows.into_iter().map(key).collect()
+    let query = Query::new(KEYS).bind(before.0).bind(before.1).bind(limit);
+    Ok(db.all(query).await?)
 }
 
 /// All that are not revoked and end past a moment.
-pub(crate) async fn live_keys(
-    db: impl SqliteExecutor<'_>,
-    past_us: i64,
-) -> Result<Vec<KeyRow>, AuthError> {
-    let rows: Vec<Tuple> = sqlx::query_as(select!("WHERE revoked_us IS NULL AND expires_us > $1"))
-        .bind(past_us)
-        .fetch_all(db)
-        .await?;
-    rows.into_iter().map(key).collect()
+pub(crate) async fn live_keys(db: &mut impl Fetch, past_us: i64) -> Result<Vec<KeyRow>, AuthError> {
+    Ok(db.all(Query::new(LIVE).bind(past_us)).await?)
 }
 
-pub(crate) async fn key_in(
-    tx: &mut SqliteConnection,
-    id: &str,
-) -> Result<Option<KeyRow>, AuthError> {
-    sqlx::query_as(select!("WHERE id = $1"))
-        .bind(id)
-        .fetch_optional(tx)
-        .await?
-        .map(key)
-        .transpose()
+pub(crate) async fn key_in(tx: &mut Transaction, id: &str) -> Result<Option<KeyRow>, AuthError> {
+    Ok(tx.optional(Query::new(KEY).bind(id)).await?)
 }
 
-pub(crate) async fn insert_key(tx: &mut SqliteConnection, row: &KeyRow) -> Result<(), AuthError> {
-    sqlx::query("INSERT INTO api_keys VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)")
+pub(crate) async fn insert_key(tx: &mut Transaction, row: &KeyRow) -> Result<(), AuthError> {
+    let insert = Query::new(INSERT)
         .bind(&row.id)
         .bind(&row.service_name)
         .bind(row.owner_id)
-        .bind(to_json(&row.scopes)?)
-        .bind(to_json(&row.secrets)?)
+        .bind(json(&row.scopes)?)
+        .bind(json(&row.secrets)?)
         .bind(row.created_us)
         .bind(row.expires_us)
         .bind(row.revoked_us)
-        .bind(row.version)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(row.version);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
 /// Writes a key whose version must be the one before `row.version`.
-pub(crate) async fn update_key(tx: &mut SqliteConnection, row: &KeyRow) -> Result<(), AuthError> {
-    let done =
-        sqlx::query("UPDATE api_keys SET secrets = $1, revoked_us = $2, version = $3 WHERE id = $4 AND version = $5")
-            .bind(to_json(&row.secrets)?)
-            .bind(row.revoked_us)
-            .bind(row.version)
-            .bind(&row.id)
-            .bind(row.version - 1)
-            .execute(tx)
-            .await?;
-    if done.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(AuthError::Conflict)
-    }
+pub(crate) async fn update_key(tx: &mut Transaction, row: &KeyRow) -> Result<(), AuthError> {
+    let update = Query::new(UPDATE)
+        .bind(json(&row.secrets)?)
+        .bind(row.revoked_us)
+        .bind(row.version)
+        .bind(&row.id)
+        .bind(row.version - 1);
+    tx.execute(update).await?.swap().or(AuthError::Conflict)
 }

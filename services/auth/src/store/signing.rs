@@ -1,7 +1,7 @@
 //! The rows of signing keys.
 
 use crate::AuthError;
-use sqlx::{SqliteConnection, SqliteExecutor};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 
 #[derive(Debug, Clone)]
 pub(crate) struct SigningKeyRow {
@@ -13,43 +13,39 @@ pub(crate) struct SigningKeyRow {
     pub(crate) expires_us: Option<i64>,
 }
 
-type Tuple = (String, String, String, Vec<u8>, i64, Option<i64>);
-
 const ALL: &str = "SELECT kid, state, public_x, private_sealed, created_us, expires_us FROM signing_keys \
-     ORDER BY created_us DESC";
+                   ORDER BY created_us DESC";
+const INSERT: &str = "INSERT INTO signing_keys (kid, state, public_x, private_sealed, created_us, expires_us) \
+                      VALUES ($1, $2, $3, $4, $5, $6)";
 
-fn signing(row: Tuple) -> SigningKeyRow {
-    let (kid, state, public_x, private_sealed, created_us, expires_us) = row;
-    SigningKeyRow {
-        kid,
-        state,
-        public_x,
-        private_sealed,
-        created_us,
-        expires_us,
+impl FromRow for SigningKeyRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            kid: row.get("kid")?,
+            state: row.get("state")?,
+            public_x: row.get("public_x")?,
+            private_sealed: row.get("private_sealed")?,
+            created_us: row.get("created_us")?,
+            expires_us: row.get("expires_us")?,
+        })
     }
 }
 
 /// Newest first.
-pub(crate) async fn signing_keys(
-    db: impl SqliteExecutor<'_>,
-) -> Result<Vec<SigningKeyRow>, AuthError> {
-    let rows: Vec<Tuple> = sqlx::query_as(ALL).fetch_all(db).await?;
-    Ok(rows.into_iter().map(signing).collect())
+pub(crate) async fn signing_keys(db: &mut impl Fetch) -> Result<Vec<SigningKeyRow>, AuthError> {
+    Ok(db.all(Query::new(ALL)).await?)
 }
 
 pub(crate) async fn insert_signing_key(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &SigningKeyRow,
 ) -> Result<(), AuthError> {
-    sqlx::query("INSERT INTO signing_keys VALUES ($1, $2, $3, $4, $5, $6)")
+    let insert = Query::new(INSERT)
         .bind(&row.kid)
         .bind(&row.state)
         .bind(&row.public_x)
         .bind(&row.private_sealed)
         .bind(row.created_us)
-        .bind(row.expires_us)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(row.expires_us);
+    Ok(tx.execute(insert).await?.one()?)
 }

@@ -1,9 +1,7 @@
 //! The rows of users.
 
-use super::{from_json, to_json};
 use crate::AuthError;
-use sqlx::{SqliteConnection, SqliteExecutor};
-use tars_runtime::db::is_taken;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -30,145 +28,99 @@ impl UserRow {
     }
 }
 
-type Tuple = (
-    Uuid,
-    String,
-    String,
-    String,
-    bool,
-    i64,
-    i64,
-    i64,
-    Option<Uuid>,
-);
+const COUNT: &str = "SELECT COUNT(*) AS users FROM users";
+const BY_NAME: &str = "SELECT id, username, password, roles, disabled, version, created_us, token_version, \
+                       kept_session FROM users WHERE username = $1";
+const BY_ID: &str = "SELECT id, username, password, roles, disabled, version, created_us, token_version, \
+                     kept_session FROM users WHERE id = $1";
+const USERS: &str = "SELECT id, username, password, roles, disabled, version, created_us, token_version, \
+                     kept_session FROM users WHERE username > $1 ORDER BY username LIMIT $2";
+const INSERT: &str = "INSERT INTO users (id, username, password, roles, disabled, version, created_us, token_version) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (username) DO NOTHING";
+const UPDATE: &str = "UPDATE users SET password = $1, roles = $2, disabled = $3, version = $4, token_version = $5, \
+                      kept_session = $6 WHERE id = $7 AND version = $8";
+const ENABLED_WITH: &str =
+    "SELECT COUNT(*) AS users FROM users WHERE NOT disabled AND roles LIKE $1";
 
-macro_rules! select {
-    ($rest:literal) => {
-        concat!(
-            "SELECT id, username, password, roles, disabled, version, created_us, token_version, ",
-            "kept_session FROM users ",
-            $rest
-        )
-    };
+impl FromRow for UserRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: Uuid = row.get("id")?;
+        let row = row.named("users", id);
+        Ok(Self {
+            id,
+            username: row.get("username")?,
+            password: row.get("password")?,
+            roles: row.json("roles")?,
+            disabled: row.get("disabled")?,
+            version: row.get("version")?,
+            created_us: row.get("created_us")?,
+            token_version: row.get("token_version")?,
+            kept_session: row.get("kept_session")?,
+        })
+    }
 }
 
-fn user(row: Tuple) -> Result<UserRow, AuthError> {
-    let (id, username, password, roles, disabled, version, created_us, token_version, kept_session) =
-        row;
-    Ok(UserRow {
-        id,
-        username,
-        password,
-        roles: from_json(&roles)?,
-        disabled,
-        version,
-        created_us,
-        token_version,
-        kept_session,
-    })
-}
-
-pub(crate) async fn user_count(db: impl SqliteExecutor<'_>) -> Result<i64, AuthError> {
-    Ok(sqlx::query_scalar("SELECT COUNT(*) FROM users")
-        .fetch_one(db)
-        .await?)
+pub(crate) async fn user_count(db: &mut impl Fetch) -> Result<i64, AuthError> {
+    Ok(db.value(Query::new(COUNT), "users").await?)
 }
 
 pub(crate) async fn user_by_name(
-    db: impl SqliteExecutor<'_>,
+    db: &mut impl Fetch,
     username: &str,
 ) -> Result<Option<UserRow>, AuthError> {
-    sqlx::query_as(select!("WHERE username = $1"))
-        .bind(username)
-        .fetch_optional(db)
-        .await?
-        .map(user)
-        .transpose()
+    Ok(db.optional(Query::new(BY_NAME).bind(username)).await?)
 }
 
 pub(crate) async fn user_by_id(
-    db: impl SqliteExecutor<'_>,
+    db: &mut impl Fetch,
     id: Uuid,
 ) -> Result<Option<UserRow>, AuthError> {
-    sqlx::query_as(select!("WHERE id = $1"))
-        .bind(id)
-        .fetch_optional(db)
-        .await?
-        .map(user)
-        .transpose()
+    Ok(db.optional(Query::new(BY_ID).bind(id)).await?)
 }
 
 pub(crate) async fn users(
-    db: impl SqliteExecutor<'_>,
+    db: &mut impl Fetch,
     after: &str,
     limit: i64,
 ) -> Result<Vec<UserRow>, AuthError> {
-    let rows: Vec<Tuple> =
-        sqlx::query_as(select!("WHERE username > $1 ORDER BY username LIMIT $2"))
-            .bind(after)
-            .bind(limit)
-            .fetch_all(db)
-            .await?;
-    rows.into_iter().map(user).collect()
+    Ok(db.all(Query::new(USERS).bind(after).bind(limit)).await?)
 }
 
-pub(crate) async fn all_users(db: impl SqliteExecutor<'_>) -> Result<Vec<UserRow>, AuthError> {
+pub(crate) async fn all_users(db: &mut impl Fetch) -> Result<Vec<UserRow>, AuthError> {
     users(db, "", i64::MAX).await
 }
 
-pub(crate) async fn insert_user(tx: &mut SqliteConnection, row: &UserRow) -> Result<(), AuthError> {
-    let inserted = sqlx::query(
-        "INSERT INTO users (id, username, password, roles, disabled, version, created_us, token_version) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
-    )
-    .bind(row.id)
-    .bind(&row.username)
-    .bind(&row.password)
-    .bind(to_json(&row.roles)?)
-    .bind(row.disabled)
-    .bind(row.version)
-    .bind(row.created_us)
-    .bind(row.token_version)
-    .execute(tx)
-    .await;
-    match inserted {
-        Err(e) if is_taken(&e) => Err(AuthError::UserExists(row.username.clone())),
-        other => Ok(other.map(drop)?),
-    }
+pub(crate) async fn insert_user(tx: &mut Transaction, row: &UserRow) -> Result<(), AuthError> {
+    let insert = Query::new(INSERT)
+        .bind(row.id)
+        .bind(&row.username)
+        .bind(&row.password)
+        .bind(json(&row.roles)?)
+        .bind(row.disabled)
+        .bind(row.version)
+        .bind(row.created_us)
+        .bind(row.token_version);
+    let exists = AuthError::UserExists(row.username.clone());
+    tx.execute(insert).await?.swap().or(exists)
 }
 
 /// Writes a user whose version must be the one before `row.version`.
-pub(crate) async fn update_user(tx: &mut SqliteConnection, row: &UserRow) -> Result<(), AuthError> {
-    let done = sqlx::query(
-        "UPDATE users SET password = $1, roles = $2, disabled = $3, version = $4, token_version = $5, \
-         kept_session = $6 WHERE id = $7 AND version = $8",
-    )
-    .bind(&row.password)
-    .bind(to_json(&row.roles)?)
-    .bind(row.disabled)
-    .bind(row.version)
-    .bind(row.token_version)
-    .bind(row.kept_session)
-    .bind(row.id)
-    .bind(row.version - 1)
-    .execute(tx)
-    .await?;
-    if done.rows_affected() == 1 {
-        Ok(())
-    } else {
-        Err(AuthError::Conflict)
-    }
+pub(crate) async fn update_user(tx: &mut Transaction, row: &UserRow) -> Result<(), AuthError> {
+    let update = Query::new(UPDATE)
+        .bind(&row.password)
+        .bind(json(&row.roles)?)
+        .bind(row.disabled)
+        .bind(row.version)
+        .bind(row.token_version)
+        .bind(row.kept_session)
+        .bind(row.id)
+        .bind(row.version - 1);
+    tx.execute(update).await?.swap().or(AuthError::Conflict)
 }
 
-/// Enabled users that hold a role, by the roles' JSON text.
-pub(crate) async fn enabled_with_role(
-    db: impl SqliteExecutor<'_>,
-    role: &str,
-) -> Result<i64, AuthError> {
-    let pattern = format!("%\"{role}\"%");
-    let query = "SELECT COUNT(*) FROM users WHERE NOT disabled AND roles LIKE $1";
-    Ok(sqlx::query_scalar(query)
-        .bind(pattern)
-        .fetch_one(db)
-        .await?)
+/// Enabled users that hold a role, by the roles' JSON text. Counts for something only in an exclusive
+/// transaction: two that each end another administrator would both see one left.
+pub(crate) async fn enabled_with_role(db: &mut impl Fetch, role: &str) -> Result<i64, AuthError> {
+    let query = Query::new(ENABLED_WITH).bind(format!("%\"{role}\"%"));
+    Ok(db.value(query, "users").await?)
 }

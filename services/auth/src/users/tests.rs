@@ -6,8 +6,8 @@ const NEW: &str = "another long password";
 
 impl World {
     async fn version(&self, name: &str) -> i64 {
-        let db = self.auth.store.read("test.user");
-        let user = store::user_by_name(&*db, name).await.unwrap();
+        let mut db = self.auth.store.read("test.user");
+        let user = store::user_by_name(&mut db, name).await.unwrap();
         user.unwrap().version
     }
 }

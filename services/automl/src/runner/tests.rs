@@ -8,7 +8,7 @@ use crate::{
     tries::Pacing,
 };
 use std::sync::atomic::{AtomicU32, Ordering};
-use tars_runtime::db;
+use tars_runtime::db::DbError;
 use tonic::Code;
 
 fn states(trials: &[TrialRow]) -> Vec<TrialState> {
@@ -414,7 +414,7 @@ async fn a_database_that_is_busy_for_a_while_fails_nothing() {
     let (watched, tries) = (Watched::default(), AtomicU32::new(0));
     let busy_at_first = || async {
         match tries.fetch_add(1, Ordering::Relaxed) {
-            0..5 => Err(AutomlError::Store(db::Error::PoolTimedOut)),
+            0..5 => Err(AutomlError::Store(DbError::Unavailable("busy".to_owned()))),
             n => Ok(n),
         }
     };
@@ -424,7 +424,8 @@ async fn a_database_that_is_busy_for_a_while_fails_nothing() {
             .unwrap(),
         5
     );
-    let broken = || async { Err::<(), _>(AutomlError::Store(db::Error::RowNotFound)) };
+    let broken =
+        || async { Err::<(), _>(AutomlError::Store(DbError::Failed("no row".to_owned()))) };
     assert!(
         patiently(&watched, Accesses::new(Pacing::default()), broken)
             .await
@@ -439,7 +440,7 @@ async fn a_study_that_waits_for_the_database_hears_of_its_cancellation() {
         if tries.fetch_add(1, Ordering::Relaxed) == 3 {
             watched.cancel();
         }
-        Err::<(), _>(AutomlError::Store(db::Error::PoolTimedOut))
+        Err::<(), _>(AutomlError::Store(DbError::Unavailable("busy".to_owned())))
     };
     assert!(
         patiently(&watched, Accesses::new(Pacing::default()), busy)

@@ -54,8 +54,9 @@ async fn spoilt(spoil: &'static str) -> (Store, StudyRow, tempfile::TempDir) {
     let row = study_row();
     let mut tx = store.begin("test.insert").await.unwrap();
     insert_study(&mut tx, &row).await.unwrap();
-    insert_trial(&mut tx, &trial_row(row.id)).await.unwrap();
-    sqlx::query(spoil).execute(&mut *tx).await.unwrap();
+    let inserted = insert_trial(&mut tx, &trial_row(row.id)).await.unwrap();
+    assert!(inserted.is_done());
+    tx.execute(Query::new(spoil)).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     (store, row, dir)
 }

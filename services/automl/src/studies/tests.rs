@@ -133,7 +133,8 @@ async fn whoever_repeats_what_ended_a_study_ends_a_log_that_was_not_told() {
     let mut tx = service.store.begin("test.end").await.unwrap();
     let mut row = first_trial(service, &study).await;
     (row.state, row.score) = (TrialState::Complete, Some(1.0));
-    store::update_running_trial(&mut tx, &row).await.unwrap();
+    let updated = store::update_running_trial(&mut tx, &row).await;
+    assert!(updated.unwrap().is_done());
     assert!(service.finish_in(&mut tx, study.id).await.unwrap());
     tx.commit().await.unwrap();
     let watched = service.watched(study.id);

@@ -7,7 +7,6 @@ use crate::{
 };
 use tars_peers::Failure;
 use tars_proto::params::Params;
-use tars_runtime::db;
 
 /// Where a step that failed leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,7 +36,7 @@ pub(crate) enum Rollback {
 /// end to waiting for room, and there is one to waiting for what is away.
 pub(crate) fn after(state: State, error: &HyperSyncError, pauses: &Pauses) -> Then {
     match error {
-        HyperSyncError::Store(e) if db::is_passing(e) => Then::LookAgain,
+        HyperSyncError::Store(e) if e.is_transient() => Then::LookAgain,
         HyperSyncError::Conflict => Then::LookAgain,
         HyperSyncError::Call(e) => after_call(state, e.failure(), pauses),
         _ => given_up(state),
@@ -111,6 +110,7 @@ mod tests {
     use std::time::Duration;
     use tars_peers::PeerError;
     use tars_proto::{fault, params::Param};
+    use tars_runtime::db::DbError;
     use tonic::{Code, Status};
 
     const DRIVEN: [State; 3] = [State::Applying, State::Verifying, State::RollingBack];
@@ -175,7 +175,7 @@ mod tests {
             }
             assert_eq!(fresh(state, &busy()), Then::Wait);
             assert_eq!(fresh(state, &HyperSyncError::Conflict), Then::LookAgain);
-            let passing = db::Error::PoolTimedOut.into();
+            let passing = DbError::Unavailable("busy".to_owned()).into();
             assert_eq!(fresh(state, &passing), Then::LookAgain);
         }
     }
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_database_that_refuses_for_good_is_not_asked_for_ever() {
-        let broken = db::Error::Protocol("no such column".to_owned()).into();
+        let broken = DbError::Failed("no such column".to_owned()).into();
         let next = [State::Applying, State::Verifying, State::RollingBack]
             .map(|state| fresh(state, &broken));
         let back = Then::Go(State::RollingBack);

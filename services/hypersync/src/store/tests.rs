@@ -121,14 +121,12 @@ async fn the_database_decides_where_two_proposals_race() {
     let mut tx = store.begin("test.race").await.unwrap();
     let twice = "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document, open_trial) \
                  VALUES ($1, 'policy', 'pending_approval', 1, 'dev', '{}', 'study/3')";
-    let refused = sqlx::query(twice)
-        .bind(Uuid::now_v7())
-        .execute(&mut *tx)
-        .await;
-    assert!(is_taken(&refused.unwrap_err()));
-    let racing = taken(Err(sqlx::Error::RowNotFound));
+    let refused = tx.execute(Query::new(twice).bind(Uuid::now_v7())).await;
+    let racing = lost_claim(refused.unwrap_err());
+    assert!(matches!(racing, HyperSyncError::Conflict), "{racing:?}");
+    let other = lost_claim(DbError::Failed("no such table".to_owned()));
     assert!(
-        matches!(racing, Err(HyperSyncError::Store(_))),
+        matches!(other, HyperSyncError::Store(_)),
         "only a claim is a conflict"
     );
 }
@@ -205,7 +203,7 @@ async fn proposals_of_before_there_were_claims_get_theirs() {
             ..proposal(State::Approved)
         },
     ];
-    let mut tx = db.write("test.old").await.unwrap();
+    let mut tx = db.write("test.old", Isolation::Exclusive).await.unwrap();
     for row in &old {
         let mut document = serde_json::to_value(row).unwrap();
         for new in [
@@ -218,16 +216,17 @@ async fn proposals_of_before_there_were_claims_get_theirs() {
         ] {
             document.as_object_mut().unwrap().remove(new);
         }
-        sqlx::query("INSERT INTO proposals VALUES ($1, $2, $3, $4, $5, $6)")
-            .bind(row.id)
-            .bind(&row.agent_id)
-            .bind(row.state.as_str())
-            .bind(row.revision)
-            .bind(&row.proposer_owner)
-            .bind(document.to_string())
-            .execute(&mut *tx)
-            .await
-            .unwrap();
+        let insert = Query::new(
+            "INSERT INTO proposals (id, agent_id, state, revision, proposer_owner, document) \
+             VALUES ($1, $2, $3, $4, $5, $6)",
+        )
+        .bind(row.id)
+        .bind(&row.agent_id)
+        .bind(row.state.as_str())
+        .bind(row.revision)
+        .bind(&row.proposer_owner)
+        .bind(document.to_string());
+        tx.execute(insert).await.unwrap().one().unwrap();
     }
     tx.commit().await.unwrap();
     db.close().await;
@@ -253,7 +252,7 @@ async fn a_state_that_is_not_known_is_an_error_that_names_its_row() {
     let mut tx = store.begin("test.spoil").await.unwrap();
     let spoil =
         "UPDATE proposals SET document = REPLACE(document, '\"pending_approval\"', '\"paused\"')";
-    sqlx::query(spoil).execute(&mut *tx).await.unwrap();
+    tx.execute(Query::new(spoil)).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     for error in [
         store.get(row.id).await.unwrap_err(),

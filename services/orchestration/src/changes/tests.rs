@@ -5,10 +5,14 @@ use crate::{
     store::RunState,
     training::RunView,
 };
-use sqlx::{Connection, sqlite::SqliteConnectOptions};
 use std::{path::Path, time::Duration};
 use tars_learn::Run;
-use tars_runtime::{clock::Clock, config, seeds::Seeds};
+use tars_runtime::{
+    clock::Clock,
+    config,
+    db::{Db, Isolation, Query},
+    seeds::Seeds,
+};
 use uuid::Uuid;
 
 async fn open(dir: &Path) -> Arc<Orchestration> {
@@ -231,10 +235,11 @@ async fn a_change_that_waits_for_a_person_holds_what_is_live_until_it_is_settled
 async fn a_database_that_is_busy_for_a_while_costs_no_weights() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
-    let options = SqliteConnectOptions::new().filename(dir.path().join("orchestration.db"));
-    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
+    let file = dir.path().join("orchestration.db");
+    let other = Db::open(&file, crate::store::STEPS).await.unwrap();
     let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
-    let busy = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let busy = other.write("test.busy", Isolation::Exclusive).await;
+    let busy = busy.unwrap();
     // Whoever changes an agent has its turn: after the second the run has waited in vain, too.
     for _ in 0..2 {
         let refused = reload(&service, 0.97).await;
@@ -246,7 +251,7 @@ async fn a_database_that_is_busy_for_a_while_costs_no_weights() {
     eventually(async || service.learners.is_idle()).await;
     let waits = service.training(run).await.unwrap().row;
     assert!(!waits.state.has_ended(), "its end waits: {:?}", waits.state);
-    busy.rollback().await.unwrap();
+    drop(busy);
     eventually(|| async { service.training(run).await.unwrap().row.state.has_ended() }).await;
     let ended = service.training(run).await.unwrap().row;
     assert_eq!(
@@ -458,10 +463,8 @@ async fn a_state_that_is_not_known_is_an_error_that_names_its_row() {
     let run = train(&service, LONG, None).await.unwrap().row;
     service.cancel_training(run.id).await.unwrap();
     let mut tx = service.store.begin("test.spoil").await.unwrap();
-    sqlx::query("UPDATE training_runs SET state = 'paused'")
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    let spoil = Query::new("UPDATE training_runs SET state = 'paused'");
+    tx.execute(spoil).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     for error in [
         service.training(run.id).await.unwrap_err(),

@@ -2,8 +2,7 @@
 
 use super::Store;
 use crate::OrchestrationError;
-use sqlx::SqliteConnection;
-use tars_runtime::db::Corrupt;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,63 +65,48 @@ pub(crate) struct RunRow {
     pub(crate) ended_us: Option<i64>,
 }
 
-type RunTuple = (
-    Uuid,
-    String,
-    String,
-    i64,
-    i64,
-    i64,
-    i64,
-    Option<f64>,
-    String,
-    i64,
-    Option<i64>,
-    Option<i64>,
-);
-
 const RUN: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
                    started_us, running_us, ended_us FROM training_runs WHERE id = $1";
 const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
                     started_us, running_us, ended_us FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
+const INTERRUPT: &str = "UPDATE training_runs SET ended_us = $1, \
+                         state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'interrupted' END \
+                         WHERE state IN ('queued', 'running', 'cancelling')";
+const BEGIN: &str = "UPDATE training_runs SET running_us = $1, \
+                     state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
+                     WHERE id = $2 AND running_us IS NULL";
+const CANCEL: &str = "UPDATE training_runs SET state = 'cancelling' WHERE id = $1 AND state IN ('queued', 'running')";
+const INSERT: &str = "INSERT INTO training_runs (id, agent_id, state, steps, steps_done, episodes_done, seed, \
+                      final_return, error, started_us, running_us, ended_us) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+const END: &str = "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, \
+                   error = $5, ended_us = $6 WHERE id = $7";
 
-fn run(row: RunTuple) -> Result<RunRow, Corrupt> {
-    let (
-        id,
-        agent_id,
-        state,
-        steps,
-        steps_done,
-        episodes_done,
-        seed,
-        final_return,
-        error,
-        queued_us,
-        running_us,
-        ended_us,
-    ) = row;
-    let unknown = || Corrupt::new("training_runs", id, format!("there is no state {state:?}"));
-    Ok(RunRow {
-        id,
-        agent_id,
-        state: RunState::parse(&state).ok_or_else(unknown)?,
-        steps,
-        steps_done,
-        episodes_done,
-        seed,
-        final_return,
-        error,
-        queued_us,
-        running_us,
-        ended_us,
-    })
+impl FromRow for RunRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let id: Uuid = row.get("id")?;
+        let row = row.named("training_runs", id);
+        Ok(Self {
+            id,
+            agent_id: row.get("agent_id")?,
+            state: row.word("state", RunState::parse)?,
+            steps: row.get("steps")?,
+            steps_done: row.get("steps_done")?,
+            episodes_done: row.get("episodes_done")?,
+            seed: row.get("seed")?,
+            final_return: row.get("final_return")?,
+            error: row.get("error")?,
+            queued_us: row.get("started_us")?,
+            running_us: row.get("running_us")?,
+            ended_us: row.get("ended_us")?,
+        })
+    }
 }
 
 impl Store {
     pub(crate) async fn run(&self, id: Uuid) -> Result<Option<RunRow>, OrchestrationError> {
-        let db = self.db.read("training_runs.get");
-        let row: Option<RunTuple> = sqlx::query_as(RUN).bind(id).fetch_optional(&*db).await?;
-        Ok(row.map(run).transpose()?)
+        let mut db = self.db.read("training_runs.get");
+        Ok(db.optional(Query::new(RUN).bind(id)).await?)
     }
 
     pub(crate) async fn runs(
@@ -130,108 +114,66 @@ impl Store {
         before: Uuid,
         limit: i64,
     ) -> Result<Vec<RunRow>, OrchestrationError> {
-        let db = self.db.read("training_runs.list");
-        let rows: Vec<RunTuple> = sqlx::query_as(RUNS)
-            .bind(before)
-            .bind(limit)
-            .fetch_all(&*db)
-            .await?;
-        Ok(rows.into_iter().map(run).collect::<Result<_, _>>()?)
+        let query = Query::new(RUNS).bind(before).bind(limit);
+        Ok(self.db.read("training_runs.list").all(query).await?)
     }
 
-    /// What had not ended when the process stopped has ended now: as it was told to, else
-    /// interrupted.
+    /// Ends the runs that had not ended when the process stopped: as cancelled where that was asked
+    /// for, else as interrupted.
     pub(crate) async fn end_all_runs(&self, now_us: i64) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("training_runs.interrupt").await?;
-        sqlx::query(
-            "UPDATE training_runs SET ended_us = $1, \
-             state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'interrupted' END \
-             WHERE state IN ('queued', 'running', 'cancelling')",
-        )
-        .bind(now_us)
-        .execute(&mut *tx)
-        .await?;
+        tx.execute(Query::new(INTERRUPT).bind(now_us)).await?.any();
         Ok(tx.commit().await?)
     }
 
-    /// A learner began with a run.
+    /// A learner began with a run. Nothing changes when one had begun before.
     pub(crate) async fn begin_run(&self, id: Uuid, now_us: i64) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("training_runs.begin").await?;
-        sqlx::query(
-            "UPDATE training_runs SET running_us = $1, \
-             state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
-             WHERE id = $2 AND running_us IS NULL",
-        )
-        .bind(now_us)
-        .bind(id)
-        .execute(&mut *tx)
-        .await?;
+        let begin = Query::new(BEGIN).bind(now_us).bind(id);
+        tx.execute(begin).await?.any();
         Ok(tx.commit().await?)
     }
 
-    /// A run was told to stop; nothing changes when it has ended. Returns the run as it is now.
+    /// Asks a run to stop; nothing changes when it has ended. Returns the run as it is now.
     pub(crate) async fn cancel_run(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
         let mut tx = self.begin("training_runs.cancel").await?;
-        sqlx::query(
-            "UPDATE training_runs SET state = 'cancelling' WHERE id = $1 AND state IN ('queued', 'running')",
-        )
-        .bind(id)
-        .execute(&mut *tx)
-        .await?;
-        let row: Option<RunTuple> = sqlx::query_as(RUN)
-            .bind(id)
-            .fetch_optional(&mut *tx)
-            .await?;
+        tx.execute(Query::new(CANCEL).bind(id)).await?.any();
+        let row = tx.optional(Query::new(RUN).bind(id)).await?;
         let row =
             row.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
-        let row = run(row)?;
         tx.commit().await?;
         Ok(row)
     }
 }
 
 pub(crate) async fn insert_run(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &RunRow,
 ) -> Result<(), OrchestrationError> {
-    sqlx::query(
-        "INSERT INTO training_runs (id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, \
-         error, started_us, running_us, ended_us) \
-         VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)",
-    )
-    .bind(row.id)
-    .bind(&row.agent_id)
-    .bind(row.state.as_str())
-    .bind(row.steps)
-    .bind(row.steps_done)
-    .bind(row.episodes_done)
-    .bind(row.seed)
-    .bind(row.final_return)
-    .bind(&row.error)
-    .bind(row.queued_us)
-    .bind(row.running_us)
-    .bind(row.ended_us)
-    .execute(tx)
-    .await?;
-    Ok(())
+    let insert = Query::new(INSERT)
+        .bind(row.id)
+        .bind(&row.agent_id)
+        .bind(row.state.as_str())
+        .bind(row.steps)
+        .bind(row.steps_done)
+        .bind(row.episodes_done)
+        .bind(row.seed)
+        .bind(row.final_return)
+        .bind(&row.error)
+        .bind(row.queued_us)
+        .bind(row.running_us)
+        .bind(row.ended_us);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
-pub(crate) async fn end_run(
-    tx: &mut SqliteConnection,
-    row: &RunRow,
-) -> Result<(), OrchestrationError> {
-    sqlx::query(
-        "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, error = $5, \
-         ended_us = $6 WHERE id = $7",
-    )
-    .bind(row.state.as_str())
-    .bind(row.steps_done)
-    .bind(row.episodes_done)
-    .bind(row.final_return)
-    .bind(&row.error)
-    .bind(row.ended_us)
-    .bind(row.id)
-    .execute(tx)
-    .await?;
-    Ok(())
+pub(crate) async fn end_run(tx: &mut Transaction, row: &RunRow) -> Result<(), OrchestrationError> {
+    let end = Query::new(END)
+        .bind(row.state.as_str())
+        .bind(row.steps_done)
+        .bind(row.episodes_done)
+        .bind(row.final_return)
+        .bind(&row.error)
+        .bind(row.ended_us)
+        .bind(row.id);
+    Ok(tx.execute(end).await?.one()?)
 }

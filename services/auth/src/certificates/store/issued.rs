@@ -1,8 +1,7 @@
 //! The rows of issued certificates and their lineages.
 
 use crate::{AuthError, store::Store};
-use sqlx::SqliteConnection;
-use tars_runtime::db::is_taken;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -34,42 +33,6 @@ pub(crate) struct LineageRow {
 
 const BACKDATE_US: i64 = tars_certs::ca::BACKDATE.as_micros() as i64;
 
-type IssuedTuple = (String, String, String, Uuid, i64, i64, i64, String);
-type LineageTuple = (Uuid, String, i64, i64, bool, String, String, String);
-
-fn issued(row: IssuedTuple) -> IssuedRow {
-    let (issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source) = row;
-    IssuedRow {
-        issuer,
-        serial,
-        spiffe_id,
-        lineage,
-        issued_us,
-        not_after_us,
-        generation,
-        source,
-    }
-}
-
-fn lineage(row: LineageTuple) -> LineageRow {
-    let (id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before) = row;
-    LineageRow {
-        id,
-        spiffe_id,
-        started_us,
-        ends_us,
-        revoked,
-        latest_serial,
-        rejoin,
-        rejoin_before,
-    }
-}
-
-const ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
-                      FROM issued_certificates";
-const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
-                       FROM certificate_lineages";
-
 /// Its begin was in its certificate; every other is backdated when it is signed.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
 
@@ -84,6 +47,71 @@ impl IssuedRow {
     }
 }
 
+const ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
+                      FROM issued_certificates WHERE (issued_us, serial) < ($1, $2) \
+                      AND ($3 = '' OR spiffe_id = $3) ORDER BY issued_us DESC, serial DESC LIMIT $4";
+const FIND_ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
+                           FROM issued_certificates WHERE serial = $1 AND ($2 = '' OR issuer = $2)";
+const LIVING: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
+                      FROM issued_certificates WHERE not_after_us > $1 AND (lineage = $2 OR spiffe_id = $3)";
+const NEWEST: &str = "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation, \
+                      i.source FROM issued_certificates i JOIN certificate_lineages l \
+                      ON l.id = i.lineage AND l.latest_serial = i.serial WHERE NOT l.revoked";
+const INSERT_ISSUED: &str = "INSERT INTO issued_certificates (issuer, serial, spiffe_id, lineage, issued_us, \
+                             not_after_us, generation, source) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const DROP_ISSUED: &str = "DELETE FROM issued_certificates WHERE not_after_us < $1";
+
+const LINEAGES: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
+                        FROM certificate_lineages";
+const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
+                       FROM certificate_lineages WHERE id = $1";
+const LINEAGES_OF: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
+                           FROM certificate_lineages WHERE spiffe_id = $1 AND NOT revoked";
+const MANAGED_LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, \
+                               rejoin_before FROM certificate_lineages WHERE spiffe_id = $1 \
+                               AND EXISTS (SELECT 1 FROM issued_certificates i \
+                               WHERE i.lineage = certificate_lineages.id AND i.source = 'authority') \
+                               ORDER BY started_us DESC LIMIT 1";
+const SAVE_LINEAGE: &str = "INSERT INTO certificate_lineages (id, spiffe_id, started_us, ends_us, revoked, \
+                            latest_serial, rejoin, rejoin_before) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                            ON CONFLICT (id) DO UPDATE SET ends_us = $4, latest_serial = $6, rejoin = $7, \
+                            rejoin_before = $8";
+const END_LINEAGE: &str = "UPDATE certificate_lineages SET revoked = TRUE WHERE id = $1";
+
+const DROP_USED_TOKENS: &str = "DELETE FROM used_join_tokens WHERE expires_us < $1";
+const USE_TOKEN: &str =
+    "INSERT INTO used_join_tokens (id, expires_us) VALUES ($1, $2) ON CONFLICT (id) DO NOTHING";
+
+impl FromRow for IssuedRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            issuer: row.get("issuer")?,
+            serial: row.get("serial")?,
+            spiffe_id: row.get("spiffe_id")?,
+            lineage: row.get("lineage")?,
+            issued_us: row.get("issued_us")?,
+            not_after_us: row.get("not_after_us")?,
+            generation: row.get("generation")?,
+            source: row.get("source")?,
+        })
+    }
+}
+
+impl FromRow for LineageRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            id: row.get("id")?,
+            spiffe_id: row.get("spiffe_id")?,
+            started_us: row.get("started_us")?,
+            ends_us: row.get("ends_us")?,
+            revoked: row.get("revoked")?,
+            latest_serial: row.get("latest_serial")?,
+            rejoin: row.get("rejoin")?,
+            rejoin_before: row.get("rejoin_before")?,
+        })
+    }
+}
+
 impl Store {
     pub(crate) async fn issued_list(
         &self,
@@ -91,74 +119,52 @@ impl Store {
         before: (i64, &str),
         limit: i64,
     ) -> Result<Vec<IssuedRow>, AuthError> {
-        let query = format!(
-            "{ISSUED} WHERE (issued_us, serial) < ($1, $2) AND ($3 = '' OR spiffe_id = $3) \
-             ORDER BY issued_us DESC, serial DESC LIMIT $4"
-        );
-        let db = self.db().read("certificates.list");
-        let rows: Vec<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+        let query = Query::new(ISSUED)
             .bind(before.0)
             .bind(before.1)
             .bind(spiffe_id)
-            .bind(limit)
-            .fetch_all(&*db)
-            .await?;
-        Ok(rows.into_iter().map(issued).collect())
+            .bind(limit);
+        Ok(self.db().read("certificates.list").all(query).await?)
     }
 
     pub(crate) async fn lineages(&self) -> Result<Vec<LineageRow>, AuthError> {
-        let db = self.db().read("certificates.lineages");
-        let rows: Vec<LineageTuple> = sqlx::query_as(LINEAGE).fetch_all(&*db).await?;
-        Ok(rows.into_iter().map(lineage).collect())
+        let mut db = self.db().read("certificates.lineages");
+        Ok(db.all(Query::new(LINEAGES)).await?)
     }
 
-    /// What the newest leaf of each lineage is.
+    /// The newest leaf of each lineage.
     pub(crate) async fn newest(&self) -> Result<Vec<IssuedRow>, AuthError> {
-        let query = "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation, i.source \
-                     FROM issued_certificates i JOIN certificate_lineages l \
-                     ON l.id = i.lineage AND l.latest_serial = i.serial WHERE NOT l.revoked";
-        let db = self.db().read("certificates.newest");
-        let rows: Vec<IssuedTuple> = sqlx::query_as(query).fetch_all(&*db).await?;
-        Ok(rows.into_iter().map(issued).collect())
+        let mut db = self.db().read("certificates.newest");
+        Ok(db.all(Query::new(NEWEST)).await?)
     }
 }
 
+/// A leaf by its serial, of one issuer, or of any when it is empty.
 pub(crate) async fn find_issued(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     issuer: &str,
     serial: &str,
 ) -> Result<Option<IssuedRow>, AuthError> {
-    let query = format!("{ISSUED} WHERE serial = $1 AND ($2 = '' OR issuer = $2)");
-    let row: Option<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-        .bind(serial)
-        .bind(issuer)
-        .fetch_optional(tx)
-        .await?;
-    Ok(row.map(issued))
+    let query = Query::new(FIND_ISSUED).bind(serial).bind(issuer);
+    Ok(tx.optional(query).await?)
 }
 
 /// Leaves that live past a moment, of a lineage or of an identity.
 pub(crate) async fn living(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     lineage: Option<Uuid>,
     spiffe_id: &str,
     past_us: i64,
 ) -> Result<Vec<IssuedRow>, AuthError> {
-    let query = format!("{ISSUED} WHERE not_after_us > $1 AND (lineage = $2 OR spiffe_id = $3)");
-    let rows: Vec<IssuedTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
+    let query = Query::new(LIVING)
         .bind(past_us)
         .bind(lineage.unwrap_or_default())
-        .bind(spiffe_id)
-        .fetch_all(tx)
-        .await?;
-    Ok(rows.into_iter().map(issued).collect())
+        .bind(spiffe_id);
+    Ok(tx.all(query).await?)
 }
 
-pub(crate) async fn insert_issued(
-    tx: &mut SqliteConnection,
-    row: &IssuedRow,
-) -> Result<(), AuthError> {
-    sqlx::query("INSERT INTO issued_certificates VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+pub(crate) async fn insert_issued(tx: &mut Transaction, row: &IssuedRow) -> Result<(), AuthError> {
+    let insert = Query::new(INSERT_ISSUED)
         .bind(&row.issuer)
         .bind(&row.serial)
         .bind(&row.spiffe_id)
@@ -166,96 +172,60 @@ pub(crate) async fn insert_issued(
         .bind(row.issued_us)
         .bind(row.not_after_us)
         .bind(row.generation)
-        .bind(&row.source)
-        .execute(tx)
-        .await?;
-    Ok(())
+        .bind(&row.source);
+    Ok(tx.execute(insert).await?.one()?)
 }
 
 pub(crate) async fn find_lineage(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     id: Uuid,
 ) -> Result<Option<LineageRow>, AuthError> {
-    let query = format!("{LINEAGE} WHERE id = $1");
-    let row: Option<LineageTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-        .bind(id)
-        .fetch_optional(tx)
-        .await?;
-    Ok(row.map(lineage))
+    Ok(tx.optional(Query::new(LINEAGE).bind(id)).await?)
 }
 
-/// The lineage of an identity that the authority's own process keeps.
+/// The lineage of an identity that the authority's own process manages.
 pub(crate) async fn managed_lineage(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     spiffe_id: &str,
 ) -> Result<Option<LineageRow>, AuthError> {
-    let query = format!(
-        "{LINEAGE} WHERE spiffe_id = $1 AND EXISTS (SELECT 1 FROM issued_certificates i \
-         WHERE i.lineage = certificate_lineages.id AND i.source = 'authority') \
-         ORDER BY started_us DESC LIMIT 1"
-    );
-    let row: Option<LineageTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-        .bind(spiffe_id)
-        .fetch_optional(tx)
-        .await?;
-    Ok(row.map(lineage))
+    let query = Query::new(MANAGED_LINEAGE).bind(spiffe_id);
+    Ok(tx.optional(query).await?)
 }
 
-/// Forgets what ended before a moment.
-pub(crate) async fn drop_issued(
-    tx: &mut SqliteConnection,
-    before_us: i64,
-) -> Result<(), AuthError> {
-    sqlx::query("DELETE FROM issued_certificates WHERE not_after_us < $1")
-        .bind(before_us)
-        .execute(tx)
-        .await?;
+/// Removes what ended before a moment.
+pub(crate) async fn drop_issued(tx: &mut Transaction, before_us: i64) -> Result<(), AuthError> {
+    let ended = Query::new(DROP_ISSUED).bind(before_us);
+    tx.execute(ended).await?.any();
     Ok(())
 }
 
-pub(crate) async fn save_lineage(
-    tx: &mut SqliteConnection,
-    row: &LineageRow,
-) -> Result<(), AuthError> {
-    sqlx::query(
-        "INSERT INTO certificate_lineages VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (id) \
-         DO UPDATE SET ends_us = $4, latest_serial = $6, rejoin = $7, rejoin_before = $8",
-    )
-    .bind(row.id)
-    .bind(&row.spiffe_id)
-    .bind(row.started_us)
-    .bind(row.ends_us)
-    .bind(row.revoked)
-    .bind(&row.latest_serial)
-    .bind(&row.rejoin)
-    .bind(&row.rejoin_before)
-    .execute(tx)
-    .await?;
-    Ok(())
+pub(crate) async fn save_lineage(tx: &mut Transaction, row: &LineageRow) -> Result<(), AuthError> {
+    let save = Query::new(SAVE_LINEAGE)
+        .bind(row.id)
+        .bind(&row.spiffe_id)
+        .bind(row.started_us)
+        .bind(row.ends_us)
+        .bind(row.revoked)
+        .bind(&row.latest_serial)
+        .bind(&row.rejoin)
+        .bind(&row.rejoin_before);
+    Ok(tx.execute(save).await?.one()?)
 }
 
 /// Ends a lineage: nothing is renewed from it any more.
-pub(crate) async fn end_lineage(tx: &mut SqliteConnection, id: Uuid) -> Result<(), AuthError> {
-    sqlx::query("UPDATE certificate_lineages SET revoked = TRUE WHERE id = $1")
-        .bind(id)
-        .execute(tx)
-        .await?;
-    Ok(())
+pub(crate) async fn end_lineage(tx: &mut Transaction, id: Uuid) -> Result<(), AuthError> {
+    Ok(tx.execute(Query::new(END_LINEAGE).bind(id)).await?.one()?)
 }
 
 /// Ends the lineages of an identity whose latest certificate begins before a moment. Those that go on
 /// keep no rejoin token of a certificate before their latest.
 pub(crate) async fn end_lineages(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     spiffe_id: &str,
     before_us: i64,
 ) -> Result<(), AuthError> {
-    let query = format!("{LINEAGE} WHERE spiffe_id = $1 AND NOT revoked");
-    let lineages: Vec<LineageTuple> = sqlx::query_as(sqlx::AssertSqlSafe(query))
-        .bind(spiffe_id)
-        .fetch_all(&mut *tx)
-        .await?;
-    for lineage in lineages.into_iter().map(lineage) {
+    let lineages: Vec<LineageRow> = tx.all(Query::new(LINEAGES_OF).bind(spiffe_id)).await?;
+    for lineage in lineages {
         let latest = find_issued(tx, "", &lineage.latest_serial).await?;
         if latest.is_none_or(|c| c.begins_before(before_us)) {
             end_lineage(tx, lineage.id).await?;
@@ -270,25 +240,15 @@ pub(crate) async fn end_lineages(
     Ok(())
 }
 
-/// Uses a join token up; false when it was used already.
+/// Uses a join token up; lost when it was used already.
 pub(crate) async fn use_token(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     id: &str,
     expires_us: i64,
     past_us: i64,
-) -> Result<bool, AuthError> {
-    sqlx::query("DELETE FROM used_join_tokens WHERE expires_us < $1")
-        .bind(past_us)
-        .execute(&mut *tx)
-        .await?;
-    let done = sqlx::query("INSERT INTO used_join_tokens VALUES ($1, $2)")
-        .bind(id)
-        .bind(expires_us)
-        .execute(tx)
-        .await;
-    match done {
-        Ok(_) => Ok(true),
-        Err(e) if is_taken(&e) => Ok(false),
-        Err(e) => Err(e.into()),
-    }
+) -> Result<Swap, AuthError> {
+    let ended = Query::new(DROP_USED_TOKENS).bind(past_us);
+    tx.execute(ended).await?.any();
+    let spend = Query::new(USE_TOKEN).bind(id).bind(expires_us);
+    Ok(tx.execute(spend).await?.swap())
 }

@@ -1,7 +1,7 @@
 //! The rows of trust reports, and of the rotation steps that are recorded.
 
 use crate::{AuthError, store::Store};
-use sqlx::SqliteConnection;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
@@ -19,41 +19,51 @@ pub(crate) struct ReportRow {
     pub(crate) not_before_us: i64,
 }
 
-type ReportTuple = (String, Uuid, String, String, String, i64, String, i64);
+const REPORTS: &str = "SELECT spiffe_id, instance, holder, roots, anchor, not_after_us, names, not_before_us \
+                       FROM trust_reports WHERE not_after_us > $1 ORDER BY spiffe_id, instance, holder";
+const INSERT_REPORT: &str = "INSERT INTO trust_reports (spiffe_id, instance, holder, roots, anchor, not_after_us, \
+                             names, not_before_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const TRIM_REPORTS: &str = "DELETE FROM trust_reports WHERE spiffe_id = $1 AND holder = $3 AND instance <> $2 \
+                            AND instance NOT IN (SELECT instance FROM trust_reports WHERE spiffe_id = $1 \
+                            AND holder = $3 AND instance <> $2 ORDER BY not_after_us DESC LIMIT $4)";
+const DROP_REPORT: &str = "DELETE FROM trust_reports WHERE spiffe_id = $1 AND instance = $2 AND (holder = $3 \
+                           OR holder IN (SELECT issuer || ':' || serial FROM issued_certificates \
+                           WHERE lineage = $4))";
 
-fn report(row: ReportTuple) -> ReportRow {
-    let (spiffe_id, instance, holder, roots, anchor, not_after_us, names, not_before_us) = row;
-    ReportRow {
-        spiffe_id,
-        instance,
-        holder,
-        roots,
-        anchor,
-        not_after_us,
-        names,
-        not_before_us,
+const RECORDED_STEP: &str = "SELECT version FROM recorded_steps WHERE id = 1";
+const RECORD_STEP: &str = "UPDATE recorded_steps SET version = $1 WHERE id = 1";
+
+impl FromRow for ReportRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            spiffe_id: row.get("spiffe_id")?,
+            instance: row.get("instance")?,
+            holder: row.get("holder")?,
+            roots: row.get("roots")?,
+            anchor: row.get("anchor")?,
+            not_after_us: row.get("not_after_us")?,
+            names: row.get("names")?,
+            not_before_us: row.get("not_before_us")?,
+        })
     }
 }
 
 impl Store {
     pub(crate) async fn reports(&self, past_us: i64) -> Result<Vec<ReportRow>, AuthError> {
-        let query = "SELECT spiffe_id, instance, holder, roots, anchor, not_after_us, names, not_before_us \
-                     FROM trust_reports WHERE not_after_us > $1 ORDER BY spiffe_id, instance, holder";
-        let db = self.db().read("trust.reports");
-        let rows: Vec<ReportTuple> = sqlx::query_as(query).bind(past_us).fetch_all(&*db).await?;
-        Ok(rows.into_iter().map(report).collect())
+        let query = Query::new(REPORTS).bind(past_us);
+        Ok(self.db().read("trust.reports").all(query).await?)
     }
 }
 
 /// Keeps no more than `most` of one holder: those that end last, and this one.
 pub(crate) async fn save_report(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &ReportRow,
     most: usize,
 ) -> Result<(), AuthError> {
-    // With what the same process told before its certificate was known here.
+    // Replaces also what the same process reported before its certificate was known here.
     drop_report(tx, &row.spiffe_id, row.instance, &row.holder).await?;
-    sqlx::query("INSERT INTO trust_reports VALUES ($1, $2, $3, $4, $5, $6, $7, $8)")
+    let insert = Query::new(INSERT_REPORT)
         .bind(&row.spiffe_id)
         .bind(row.instance)
         .bind(&row.holder)
@@ -61,52 +71,39 @@ pub(crate) async fn save_report(
         .bind(&row.anchor)
         .bind(row.not_after_us)
         .bind(&row.names)
-        .bind(row.not_before_us)
-        .execute(&mut *tx)
-        .await?;
-    sqlx::query(
-        "DELETE FROM trust_reports WHERE spiffe_id = $1 AND holder = $3 AND instance <> $2 AND instance NOT IN \
-         (SELECT instance FROM trust_reports WHERE spiffe_id = $1 AND holder = $3 AND instance <> $2 \
-         ORDER BY not_after_us DESC LIMIT $4)",
-    )
-    .bind(&row.spiffe_id)
-    .bind(row.instance)
-    .bind(&row.holder)
-    .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1)
-    .execute(tx)
-    .await?;
+        .bind(row.not_before_us);
+    tx.execute(insert).await?.one()?;
+    let trim = Query::new(TRIM_REPORTS)
+        .bind(&row.spiffe_id)
+        .bind(row.instance)
+        .bind(&row.holder)
+        .bind(i64::try_from(most).unwrap_or(i64::MAX) - 1);
+    tx.execute(trim).await?.any();
     Ok(())
 }
 
-/// Forgets what a process has told, if it was this holder who told it.
+/// Removes what a process has reported, if it was this holder who reported it.
 pub(crate) async fn drop_report(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     spiffe_id: &str,
     instance: Uuid,
     holder: &str,
 ) -> Result<(), AuthError> {
-    sqlx::query(
-        "DELETE FROM trust_reports WHERE spiffe_id = $1 AND instance = $2 AND (holder = $3 OR holder IN \
-         (SELECT issuer || ':' || serial FROM issued_certificates WHERE lineage = $4))",
-    )
-    .bind(spiffe_id)
-    .bind(instance)
-    .bind(holder)
-    .bind(holder.parse::<Uuid>().ok())
-    .execute(tx)
-    .await?;
+    let report = Query::new(DROP_REPORT)
+        .bind(spiffe_id)
+        .bind(instance)
+        .bind(holder)
+        .bind(holder.parse::<Uuid>().ok());
+    tx.execute(report).await?.any();
     Ok(())
 }
 
-pub(crate) async fn recorded_step(tx: &mut SqliteConnection) -> Result<i64, AuthError> {
-    let query = "SELECT version FROM recorded_steps WHERE id = 1";
-    Ok(sqlx::query_scalar(query).fetch_one(tx).await?)
+/// The last step of the roots that has its audit record.
+pub(crate) async fn recorded_step(tx: &mut Transaction) -> Result<i64, AuthError> {
+    Ok(tx.value(Query::new(RECORDED_STEP), "version").await?)
 }
 
-pub(crate) async fn record_step(tx: &mut SqliteConnection, version: i64) -> Result<(), AuthError> {
-    sqlx::query("UPDATE recorded_steps SET version = $1 WHERE id = 1")
-        .bind(version)
-        .execute(tx)
-        .await?;
-    Ok(())
+pub(crate) async fn record_step(tx: &mut Transaction, version: i64) -> Result<(), AuthError> {
+    let record = Query::new(RECORD_STEP).bind(version);
+    Ok(tx.execute(record).await?.one()?)
 }

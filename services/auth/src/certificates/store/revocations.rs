@@ -1,7 +1,7 @@
 //! The rows of revocations.
 
 use crate::{AuthError, store::Store};
-use sqlx::{SqliteConnection, SqliteExecutor};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RevocationRow {
@@ -16,26 +16,51 @@ pub(crate) struct RevocationRow {
     pub(crate) revoked_by: String,
 }
 
-type RevocationTuple = (i64, String, String, String, i64, i64, String, i64, String);
-
-fn revocation(row: RevocationTuple) -> (i64, RevocationRow) {
-    let (position, issuer, serial, spiffe_id, not_before_s, expires_us, reason, at, by) = row;
-    let row = RevocationRow {
-        issuer,
-        serial,
-        spiffe_id,
-        not_before_s,
-        expires_us,
-        reason,
-        revoked_us: at,
-        revoked_by: by,
-    };
-    (position, row)
+/// A revocation with its place in the list.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedRevocation {
+    pub(crate) position: i64,
+    pub(crate) revocation: RevocationRow,
 }
 
 const REVOCATIONS: &str = "SELECT position, issuer, serial, spiffe_id, not_before_s, expires_us, reason, \
                            revoked_us, revoked_by FROM revocations WHERE expires_us > $1 AND position < $2 \
                            ORDER BY position DESC LIMIT $3";
+const CUT_OF: &str =
+    "SELECT MAX(not_before_s) AS cut_s FROM revocations WHERE serial = '' AND spiffe_id = $1";
+const INSERT_REVOCATION: &str = "INSERT INTO revocations (position, issuer, serial, spiffe_id, not_before_s, \
+                                 expires_us, reason, revoked_us, revoked_by) \
+                                 SELECT COALESCE(MAX(position), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8 \
+                                 FROM revocations WHERE TRUE \
+                                 ON CONFLICT (issuer, serial, spiffe_id) DO UPDATE SET not_before_s = $4, \
+                                 position = (SELECT MAX(position) + 1 FROM revocations), reason = $6, \
+                                 revoked_us = $7, revoked_by = $8 WHERE revocations.not_before_s < $4";
+const DROP_REVOCATIONS: &str = "DELETE FROM revocations WHERE expires_us < $1";
+const DROP_REPORTS: &str = "DELETE FROM trust_reports WHERE not_after_us < $1";
+
+impl FromRow for RevocationRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            issuer: row.get("issuer")?,
+            serial: row.get("serial")?,
+            spiffe_id: row.get("spiffe_id")?,
+            not_before_s: row.get("not_before_s")?,
+            expires_us: row.get("expires_us")?,
+            reason: row.get("reason")?,
+            revoked_us: row.get("revoked_us")?,
+            revoked_by: row.get("revoked_by")?,
+        })
+    }
+}
+
+impl FromRow for ListedRevocation {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            position: row.get("position")?,
+            revocation: RevocationRow::from_row(row)?,
+        })
+    }
+}
 
 impl Store {
     /// Newest first, with their positions.
@@ -44,75 +69,59 @@ impl Store {
         past_us: i64,
         before: i64,
         limit: i64,
-    ) -> Result<Vec<(i64, RevocationRow)>, AuthError> {
-        let db = self.db().read("revocations.list");
-        let rows: Vec<RevocationTuple> = sqlx::query_as(REVOCATIONS)
+    ) -> Result<Vec<ListedRevocation>, AuthError> {
+        let query = Query::new(REVOCATIONS)
             .bind(past_us)
             .bind(before)
-            .bind(limit)
-            .fetch_all(&*db)
-            .await?;
-        Ok(rows.into_iter().map(revocation).collect())
+            .bind(limit);
+        Ok(self.db().read("revocations.list").all(query).await?)
     }
 }
 
 /// All that was in force past a moment.
 pub(crate) async fn in_force(
-    db: impl SqliteExecutor<'_>,
+    db: &mut impl Fetch,
     past_us: i64,
 ) -> Result<Vec<RevocationRow>, AuthError> {
-    let rows: Vec<RevocationTuple> = sqlx::query_as(REVOCATIONS)
+    let query = Query::new(REVOCATIONS)
         .bind(past_us)
         .bind(i64::MAX)
-        .bind(i64::MAX)
-        .fetch_all(db)
-        .await?;
-    Ok(rows.into_iter().map(|r| revocation(r).1).collect())
+        .bind(i64::MAX);
+    Ok(db.all(query).await?)
 }
 
 /// The second before which every certificate of an identity is cut off already.
 pub(crate) async fn cut_of(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     spiffe_id: &str,
 ) -> Result<Option<i64>, AuthError> {
-    let query = "SELECT MAX(not_before_s) FROM revocations WHERE serial = '' AND spiffe_id = $1";
-    Ok(sqlx::query_scalar(query)
-        .bind(spiffe_id)
-        .fetch_one(tx)
+    Ok(tx
+        .value(Query::new(CUT_OF).bind(spiffe_id), "cut_s")
         .await?)
 }
 
-/// Puts an entry on the list; what is there already stays, but for an identity's later cut. Tells
-/// whether anything changed.
+/// Puts an entry on the list; what is there already stays, but for an identity's later cut: lost when
+/// nothing changed. The transaction must be exclusive: the position is the next one.
 pub(crate) async fn insert_revocation(
-    tx: &mut SqliteConnection,
+    tx: &mut Transaction,
     row: &RevocationRow,
-) -> Result<bool, AuthError> {
-    let done = sqlx::query(
-        "INSERT INTO revocations SELECT COALESCE(MAX(position), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8 \
-         FROM revocations WHERE TRUE ON CONFLICT (issuer, serial, spiffe_id) DO UPDATE \
-         SET not_before_s = $4, position = (SELECT MAX(position) + 1 FROM revocations), reason = $6, \
-         revoked_us = $7, revoked_by = $8 WHERE revocations.not_before_s < $4",
-    )
-    .bind(&row.issuer)
-    .bind(&row.serial)
-    .bind(&row.spiffe_id)
-    .bind(row.not_before_s)
-    .bind(row.expires_us)
-    .bind(&row.reason)
-    .bind(row.revoked_us)
-    .bind(&row.revoked_by)
-    .execute(tx)
-    .await?;
-    Ok(done.rows_affected() == 1)
+) -> Result<Swap, AuthError> {
+    let insert = Query::new(INSERT_REVOCATION)
+        .bind(&row.issuer)
+        .bind(&row.serial)
+        .bind(&row.spiffe_id)
+        .bind(row.not_before_s)
+        .bind(row.expires_us)
+        .bind(&row.reason)
+        .bind(row.revoked_us)
+        .bind(&row.revoked_by);
+    Ok(tx.execute(insert).await?.swap())
 }
 
-pub(crate) async fn drop_expired(tx: &mut SqliteConnection, past_us: i64) -> Result<(), AuthError> {
-    for query in [
-        "DELETE FROM revocations WHERE expires_us < $1",
-        "DELETE FROM trust_reports WHERE not_after_us < $1",
-    ] {
-        sqlx::query(query).bind(past_us).execute(&mut *tx).await?;
+/// Removes revocations and reports that ended before a moment.
+pub(crate) async fn drop_expired(tx: &mut Transaction, past_us: i64) -> Result<(), AuthError> {
+    for query in [DROP_REVOCATIONS, DROP_REPORTS] {
+        tx.execute(Query::new(query).bind(past_us)).await?.any();
     }
     Ok(())
 }

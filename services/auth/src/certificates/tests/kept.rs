@@ -1,6 +1,7 @@
 //! What the process of the authority keeps for itself, and rotations without the revoked and the gone.
 
 use super::*;
+use tars_runtime::db::Query;
 
 /// An identity that the process of the authority keeps, renewed as often as asked.
 async fn kept(w: &World, path: &str, renewals: usize) -> Vec<Verified> {
@@ -251,11 +252,9 @@ async fn what_an_unlisted_certificate_reported_is_replaced_by_its_renewal() {
     auth.report_trust(&peer, instance, &[]).await.unwrap();
     let name = peer.name();
     let mut tx = auth.store.begin("test.reports").await.unwrap();
-    sqlx::query("UPDATE trust_reports SET holder = $1")
-        .bind(format!("{}:{}", name.issuer, name.serial))
-        .execute(&mut *tx)
-        .await
-        .unwrap();
+    let holder = format!("{}:{}", name.issuer, name.serial);
+    let old = Query::new("UPDATE trust_reports SET holder = $1").bind(holder);
+    tx.execute(old).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     let renewed = w.verified(&w.renew(&first).await.unwrap());
     auth.report_trust(&renewed, instance, &[]).await.unwrap();

@@ -1,7 +1,7 @@
 //! What a wall clock that is wrong for a while must not undo.
 
 use super::*;
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
+use tars_runtime::db::{Db, Isolation};
 
 const AHEAD: Duration = Duration::from_secs(400 * 86_400);
 
@@ -116,15 +116,16 @@ async fn what_cannot_be_listed_holds_up_no_revocation_and_no_start() {
 #[tokio::test]
 async fn a_step_of_the_roots_that_is_taken_is_never_answered_as_a_failure() {
     let w = world().await;
-    let options = SqliteConnectOptions::new().filename(w.dir.path().join("auth.db"));
-    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
-    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let file = w.dir.path().join("auth.db");
+    let other = Db::open(&file, crate::store::STEPS).await.unwrap();
+    let held = other.write("test.hold", Isolation::Exclusive).await;
+    let held = held.unwrap();
     let (version, _) = w
         .auth
         .step_roots("ada", RotationStep::Prepare, false)
         .await
         .unwrap();
-    held.rollback().await.unwrap();
+    drop(held);
     w.auth.record_late_steps().await.unwrap();
     w.auth.sequence_audit().await.unwrap();
     let filter = crate::audit::Filter {

@@ -1,0 +1,194 @@
+//! Why a database access failed, in terms that a caller can act on.
+//!
+//! The drivers' errors end here: [`DbError`] is the only mapping from them, so that a lost
+//! connection is never mistaken for a defect, nor the other way round.
+
+use sqlx::error::{DatabaseError, ErrorKind};
+
+/// A failed database access.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DbError {
+    /// The database is busy, full, unreachable or shutting down, and nothing was changed. The same
+    /// call may succeed later.
+    #[error("the database is unavailable: {0}")]
+    Unavailable(String),
+    /// The connection was lost while a transaction was being committed: it may have been, or not.
+    #[error("the outcome of a commit is unknown: {0}")]
+    InDoubt(String),
+    /// The transaction could not be serialised with others, or was chosen to end a deadlock.
+    #[error("the transaction conflicts with another: {0}")]
+    Conflict(String),
+    /// A value that must be unique is present already.
+    #[error("a unique value is taken: {0}")]
+    Unique(String),
+    /// A row holds something that this version does not write.
+    #[error(transparent)]
+    Corrupt(#[from] Corrupt),
+    /// Anything else: a statement that the database rejects, a column of another type, a damaged
+    /// file. Repeating the call does not help.
+    #[error("the database failed: {0}")]
+    Failed(String),
+}
+
+impl DbError {
+    /// Whether the same work, started anew, may succeed. Work that is not idempotent has to look
+    /// first what became of it: [`InDoubt`](Self::InDoubt) is transient too.
+    pub fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Unavailable(_) | Self::InDoubt(_) | Self::Conflict(_)
+        )
+    }
+
+    /// Whether a value that must be unique is present already.
+    pub fn is_unique_violation(&self) -> bool {
+        matches!(self, Self::Unique(_))
+    }
+
+    /// A failure while committing: where the answer is lost, so is the outcome.
+    pub(super) fn of_commit(error: sqlx::Error) -> Self {
+        match Self::from(error) {
+            Self::Unavailable(cause) => Self::InDoubt(cause),
+            other => other,
+        }
+    }
+}
+
+impl From<sqlx::Error> for DbError {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        let cause = error.to_string();
+        match error {
+            E::Database(e) => match class(e.as_ref()) {
+                Class::Unavailable => Self::Unavailable(cause),
+                Class::Conflict => Self::Conflict(cause),
+                Class::Unique => Self::Unique(cause),
+                Class::Other => Self::Failed(cause),
+            },
+            E::Io(_)
+            | E::Tls(_)
+            | E::PoolTimedOut
+            | E::PoolClosed
+            | E::WorkerCrashed
+            | E::BeginFailed => Self::Unavailable(cause),
+            _ => Self::Failed(cause),
+        }
+    }
+}
+
+/// What a database says of itself, by its code.
+enum Class {
+    Unavailable,
+    Conflict,
+    Unique,
+    Other,
+}
+
+fn class(error: &(dyn DatabaseError + 'static)) -> Class {
+    if error.kind() == ErrorKind::UniqueViolation {
+        return Class::Unique;
+    }
+    let code = error.code().unwrap_or_default();
+    // SQLSTATE has five characters; SQLite's extended codes have up to four digits.
+    match code.parse::<u32>() {
+        Ok(number) if code.len() < 5 => sqlite_class(number),
+        _ => postgres_class(&code),
+    }
+}
+
+/// The low byte is SQLite's primary code; the rest is detail.
+fn sqlite_class(code: u32) -> Class {
+    /// BUSY, LOCKED, IOERR, FULL and CANTOPEN.
+    const UNAVAILABLE: [u32; 5] = [5, 6, 10, 13, 14];
+    if UNAVAILABLE.contains(&(code & 0xff)) {
+        Class::Unavailable
+    } else {
+        Class::Other
+    }
+}
+
+/// SQLSTATE, by its class (the first two characters) or in full.
+fn postgres_class(state: &str) -> Class {
+    /// A serialisation failure and a deadlock.
+    const CONFLICT: [&str; 2] = ["40001", "40P01"];
+    /// A connection that failed or was refused, a server out of resources, an operator's
+    /// intervention (shutdown, a cancelled statement), an error of the system.
+    const UNAVAILABLE: [&str; 5] = ["08", "28", "53", "57", "58"];
+    /// A lock that was not granted in time, a session ended while idle in a transaction, a server
+    /// that only reads (a standby).
+    const ALSO_UNAVAILABLE: [&str; 3] = ["55P03", "25P03", "25006"];
+    if CONFLICT.contains(&state) {
+        Class::Conflict
+    } else if ALSO_UNAVAILABLE.contains(&state)
+        || state.get(..2).is_some_and(|c| UNAVAILABLE.contains(&c))
+    {
+        Class::Unavailable
+    } else {
+        Class::Other
+    }
+}
+
+/// A row that cannot be read, because its content is not what this version writes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("row {row} of {table}: {problem}")]
+pub struct Corrupt {
+    /// The table.
+    pub table: &'static str,
+    /// The key of the row.
+    pub row: String,
+    /// What is wrong with its content.
+    pub problem: String,
+}
+
+impl Corrupt {
+    /// Names a row and what is wrong with it.
+    pub fn new(table: &'static str, row: impl ToString, problem: impl ToString) -> Self {
+        Self {
+            table,
+            row: row.to_string(),
+            problem: problem.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn states_of_postgres_are_told_apart() {
+        for state in [
+            "08006", "57P01", "53300", "55P03", "25P03", "28P01", "57014",
+        ] {
+            assert!(
+                matches!(postgres_class(state), Class::Unavailable),
+                "{state}"
+            );
+        }
+        for state in ["40001", "40P01"] {
+            assert!(matches!(postgres_class(state), Class::Conflict), "{state}");
+        }
+        for state in ["42703", "23503", "25001", "40002", "", "é"] {
+            assert!(matches!(postgres_class(state), Class::Other), "{state}");
+        }
+    }
+
+    #[test]
+    fn codes_of_sqlite_are_told_apart() {
+        for code in [5, 517, 6, 10, 3338, 13, 14] {
+            assert!(matches!(sqlite_class(code), Class::Unavailable), "{code}");
+        }
+        for code in [1, 11, 19, 26, 787] {
+            assert!(matches!(sqlite_class(code), Class::Other), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_connection_lost_in_a_commit_leaves_its_outcome_open() {
+        let lost = || sqlx::Error::Io(std::io::Error::other("reset"));
+        assert!(matches!(DbError::from(lost()), DbError::Unavailable(_)));
+        assert!(matches!(DbError::of_commit(lost()), DbError::InDoubt(_)));
+        let closed = DbError::of_commit(sqlx::Error::RowNotFound);
+        assert!(matches!(closed, DbError::Failed(_)));
+    }
+}

@@ -1,0 +1,288 @@
+//! Transactions, and what queries are sent to.
+
+use super::{
+    DbError, FromRow, Query, Row,
+    row::{Column, Inner},
+};
+use crate::trace::Span;
+use futures_util::future::BoxFuture;
+use sqlx::{Postgres, Sqlite};
+use std::{
+    ops::{Deref, DerefMut},
+    time::Duration,
+};
+
+/// How long a statement may take before its connection is given up. Every statement of ours is
+/// bounded by a page or an index, so that only a database that hangs comes to this.
+const STATEMENT: Duration = Duration::from_secs(10);
+
+/// What a transaction is protected from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Isolation {
+    /// No other exclusive transaction of the same service runs at the same time, in any process:
+    /// what is read stays true until the commit, also where no row of its own holds it (a number
+    /// that must be the next, a user who must not be the last). SQLite takes its write lock,
+    /// PostgreSQL an advisory lock of the schema, before the first statement.
+    Exclusive,
+    /// Each statement sees what was committed before it. Others may write between two statements,
+    /// so that only constraints, conditions and locked rows decide. The same as `Exclusive` on
+    /// SQLite, which has one writer.
+    Committed,
+}
+
+/// Where queries are sent: a transaction, or the connections for reading.
+pub trait Fetch: Send {
+    /// The rows of a result.
+    ///
+    /// # Errors
+    ///
+    /// As the other methods, but for what a row holds.
+    fn rows(&mut self, query: Query<'_>) -> impl Future<Output = Result<Vec<Row>, DbError>> + Send;
+
+    /// All rows, each read into a `T`.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`], also where a row cannot be read.
+    fn all<T: FromRow>(
+        &mut self,
+        query: Query<'_>,
+    ) -> impl Future<Output = Result<Vec<T>, DbError>> + Send {
+        async move { self.rows(query).await?.iter().map(T::from_row).collect() }
+    }
+
+    /// The first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`], also where the row cannot be read.
+    fn optional<T: FromRow>(
+        &mut self,
+        query: Query<'_>,
+    ) -> impl Future<Output = Result<Option<T>, DbError>> + Send {
+        async move { self.rows(query).await?.first().map(T::from_row).transpose() }
+    }
+
+    /// One column of the first row, if there is one.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`], also where the column is absent or has another type.
+    fn optional_value<T: Column>(
+        &mut self,
+        query: Query<'_>,
+        column: &'static str,
+    ) -> impl Future<Output = Result<Option<T>, DbError>> + Send {
+        async move {
+            let rows = self.rows(query).await?;
+            rows.first().map(|row| row.get(column)).transpose()
+        }
+    }
+
+    /// One column of a row that is always there: an aggregate, a counter.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`], also where there is no row.
+    fn value<T: Column>(
+        &mut self,
+        query: Query<'_>,
+        column: &'static str,
+    ) -> impl Future<Output = Result<T, DbError>> + Send {
+        async move {
+            let found = self.optional_value(query, column).await?;
+            found.ok_or_else(|| DbError::Failed(format!("no row with {column}")))
+        }
+    }
+}
+
+/// How many rows a statement changed.
+#[must_use = "a statement that changed fewer rows than expected has not done its work"]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Affected(u64);
+
+impl Affected {
+    /// The number of rows.
+    pub fn rows(self) -> u64 {
+        self.0
+    }
+
+    /// Expects exactly one row.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::Failed`] where it was another number.
+    pub fn one(self) -> Result<(), DbError> {
+        match self.0 {
+            1 => Ok(()),
+            n => Err(DbError::Failed(format!("{n} rows were changed, not one"))),
+        }
+    }
+
+    /// Any number of rows is as good: what was to be removed or changed may not have been there.
+    pub fn any(self) {}
+
+    /// The answer of a compare-and-set of one row.
+    pub fn swap(self) -> Swap {
+        if self.0 == 0 { Swap::Lost } else { Swap::Done }
+    }
+}
+
+/// The answer of a compare-and-set.
+#[must_use = "a compare-and-set that was lost has changed nothing"]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Swap {
+    /// The row was as expected, and is changed.
+    Done,
+    /// The row is absent, or another caller changed it first. Nothing is changed.
+    Lost,
+}
+
+impl Swap {
+    /// Whether the row was changed.
+    #[must_use]
+    pub fn is_done(self) -> bool {
+        self == Self::Done
+    }
+
+    /// Turns a lost race into an error.
+    ///
+    /// # Errors
+    ///
+    /// `lost`, where the row was not as expected.
+    pub fn or<E>(self, lost: E) -> Result<(), E> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Lost => Err(lost),
+        }
+    }
+}
+
+/// An open transaction. Dropped without a commit it changes nothing.
+#[derive(Debug)]
+pub struct Transaction(pub(super) Open);
+
+#[derive(Debug)]
+pub(super) enum Open {
+    Sqlite(sqlx::Transaction<'static, Sqlite>),
+    Postgres(sqlx::Transaction<'static, Postgres>),
+}
+
+impl Transaction {
+    /// Runs a statement that answers with no rows.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`]. After an error the transaction is good for nothing but to be dropped: PostgreSQL
+    /// refuses everything that follows.
+    pub async fn execute(&mut self, query: Query<'_>) -> Result<Affected, DbError> {
+        in_time(Box::pin(async {
+            Ok(Affected(match &mut self.0 {
+                Open::Sqlite(tx) => sqlx::query_with(query.text(), query.for_sqlite()?)
+                    .execute(&mut **tx)
+                    .await?
+                    .rows_affected(),
+                Open::Postgres(tx) => sqlx::query_with(query.text(), query.for_postgres()?)
+                    .execute(&mut **tx)
+                    .await?
+                    .rows_affected(),
+            }))
+        }))
+        .await
+    }
+
+    pub(super) async fn commit(self) -> Result<(), DbError> {
+        let commit = async {
+            match self.0 {
+                Open::Sqlite(tx) => tx.commit().await,
+                Open::Postgres(tx) => tx.commit().await,
+            }
+        };
+        match tokio::time::timeout(STATEMENT, commit).await {
+            Ok(done) => done.map_err(DbError::of_commit),
+            Err(_) => Err(DbError::InDoubt(SLOW.to_owned())),
+        }
+    }
+}
+
+impl Fetch for Transaction {
+    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
+        in_time(Box::pin(async {
+            Ok(match &mut self.0 {
+                Open::Sqlite(tx) => sqlx::query_with(query.text(), query.for_sqlite()?)
+                    .fetch_all(&mut **tx)
+                    .await?
+                    .into_iter()
+                    .map(|row| Row(Inner::Sqlite(row)))
+                    .collect(),
+                Open::Postgres(tx) => sqlx::query_with(query.text(), query.for_postgres()?)
+                    .fetch_all(&mut **tx)
+                    .await?
+                    .into_iter()
+                    .map(|row| Row(Inner::Postgres(row)))
+                    .collect(),
+            })
+        }))
+        .await
+    }
+}
+
+const SLOW: &str = "the database did not answer in time";
+
+/// Bounds an access. It is boxed: the drivers' futures are deep and large, and the services' calls
+/// hold many of them.
+pub(super) async fn in_time<T>(work: BoxFuture<'_, Result<T, DbError>>) -> Result<T, DbError> {
+    match tokio::time::timeout(STATEMENT, work).await {
+        Ok(done) => done,
+        Err(_) => Err(DbError::Unavailable(SLOW.to_owned())),
+    }
+}
+
+/// A transaction that may write, named for the trace.
+#[derive(Debug)]
+pub struct Write {
+    pub(super) transaction: Transaction,
+    pub(super) span: Option<Span>,
+}
+
+impl Write {
+    /// Makes the changes durable. Once begun, the commit goes on when this future is dropped: a
+    /// caller that goes away leaves either all of its changes or, before this call, none.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError::InDoubt`] where the answer of the database is lost, any other where nothing was
+    /// changed.
+    pub async fn commit(self) -> Result<(), DbError> {
+        let Self { transaction, span } = self;
+        let commit = tokio::spawn(async move {
+            let done = transaction.commit().await;
+            drop(span);
+            done
+        });
+        match commit.await {
+            Ok(done) => done,
+            Err(e) => Err(DbError::InDoubt(e.to_string())),
+        }
+    }
+}
+
+impl Fetch for Write {
+    async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
+        self.transaction.rows(query).await
+    }
+}
+
+impl Deref for Write {
+    type Target = Transaction;
+
+    fn deref(&self) -> &Transaction {
+        &self.transaction
+    }
+}
+
+impl DerefMut for Write {
+    fn deref_mut(&mut self) -> &mut Transaction {
+        &mut self.transaction
+    }
+}
