@@ -1,4 +1,4 @@
-//! Compiles the protos without protoc and writes the validation that their field options declare.
+//! Compiles the protos without protoc, and generates the validation that their field options declare.
 
 use std::{
     env,
@@ -10,7 +10,7 @@ use std::{
 #[path = "build/validation.rs"]
 mod validation;
 
-/// The roots of the protos: the contract, and what it shares with other systems.
+/// The directories of the protos: the contract, and what it shares with other systems.
 const ROOTS: [&str; 3] = ["tars", "google", "grpc"];
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
         .include_imports(true)
         .include_source_info(true)
         .open_files(files)?;
-    // The prost form of the set drops custom options, so protox's own encoding is what is kept.
+    // prost's form of the set drops custom options, so protox's encoding is embedded.
     fs::write(
         out.join("descriptor.bin"),
         compiler.encode_file_descriptor_set(),
@@ -45,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// Every proto below a folder.
+/// Collects every proto below a directory.
 fn collect(dir: &Path, files: &mut Vec<PathBuf>) -> io::Result<()> {
     for entry in fs::read_dir(dir)? {
         let path = entry?.path();

@@ -1,11 +1,11 @@
-//! Turns `tars.policy.v1.field` options into `impl Validate` blocks.
+//! Generates `impl Validate` blocks from `tars.policy.v1.field` options.
 
 use prost_reflect::{
     Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
 use std::{error::Error, fmt::Write};
 
-/// What the field option says; zeroes mean "the default".
+/// The field option; zero means the default.
 #[derive(Default)]
 struct Limits {
     required: bool,
@@ -73,7 +73,7 @@ fn write_field(
             "        check::count({path}, self.{ident}.len(), {}, {}, out);",
             l.required, l.max_items
         )?;
-        // Others' contracts may have a meaning for the empty key.
+        // Other contracts may give the empty key a meaning.
         let ours = field.parent_message().package_name().starts_with("tars.");
         let key = if ours {
             "check::text(&here, k, &TextRule::KEY, out);"
@@ -120,7 +120,7 @@ fn write_field(
             )?;
         }
     } else if field.supports_presence() {
-        // An empty text that was given is not the same as none.
+        // An empty string that was given differs from an absent one.
         let required = l.required || (field.kind() == Kind::String && l.min_len > 0);
         let value = check(
             &path,
@@ -146,7 +146,7 @@ fn write_field(
     Ok(())
 }
 
-/// The statement that checks one value, given an expression for a reference to it.
+/// Returns the statement that checks one value, given an expression for a reference to it.
 fn check(
     path: &str,
     v: &str,
@@ -220,7 +220,7 @@ fn copy(l: &Limits) -> Limits {
     Limits { ..*l }
 }
 
-/// `tars.auth.v1.User` is `crate::auth::v1::User`; what is nested is in its parent's module.
+/// `tars.auth.v1.User` becomes `crate::auth::v1::User`; a nested message is in its parent's module.
 fn rust_type(package: &str, full_name: &str) -> String {
     let module = package.trim_start_matches("tars.").replace('.', "::");
     let mut path: Vec<String> = full_name[package.len() + 1..]

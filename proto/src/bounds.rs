@@ -1,5 +1,5 @@
-//! What a field of the contract accepts, for whoever describes it: the same options that the
-//! generated validation was made from, with their defaults.
+//! The constraints of a field, for documentation: the same options from which the validation is generated, with
+//! their defaults.
 
 use crate::{
     table::pool,
@@ -8,31 +8,36 @@ use crate::{
 use prost_reflect::{DynamicMessage, ExtensionDescriptor, FieldDescriptor};
 use std::sync::OnceLock;
 
-/// A shape that a string must have.
+/// A format that a string must have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A UUID in its canonical form.
     Uuid,
-    /// Lower-case letters, digits, `-`, `_`, `.`; starts with a letter or digit; at most 64.
+    /// Lower-case letters, digits, `-`, `_` and `.`, starting with a letter or digit; at most 64.
     Name,
 }
 
-/// What a field accepts. Lengths are in characters, of bytes in bytes.
+/// What a field accepts. Lengths are in characters, or in bytes for a `bytes` field.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Bounds {
-    /// Not empty, not unspecified, present.
+    /// Whether the field must be present and neither empty nor unspecified.
     pub required: bool,
+    /// The format of a string.
     pub format: Option<Format>,
+    /// Minimum length.
     pub min_len: u32,
+    /// Maximum length.
     pub max_len: u32,
+    /// The smallest number.
     pub least: Option<f64>,
+    /// The largest number.
     pub most: Option<f64>,
-    /// Of a list, a map or a Struct.
+    /// Maximum number of items of a list, a map or a Struct.
     pub max_items: u32,
 }
 
 impl Bounds {
-    /// The bounds of a field, those that everybody has where it says nothing.
+    /// Returns the bounds of a field: its own, and the defaults for what it does not declare.
     pub fn of(field: &FieldDescriptor) -> Self {
         let options = field.options();
         let rule = extension()
@@ -80,7 +85,7 @@ fn extension() -> Option<&'static ExtensionDescriptor> {
         .as_ref()
 }
 
-/// `None` where the option says nothing.
+/// Returns `None` where the option declares nothing.
 fn value(rule: &DynamicMessage, name: &str) -> Option<prost_reflect::Value> {
     let given = rule.has_field_by_name(name);
     given

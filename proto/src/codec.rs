@@ -1,5 +1,5 @@
-//! The codec of every generated client and server: a message that does not decode, or breaks a
-//! rule its fields declare, is refused here, before a handler can see it.
+//! The codec of every generated client and server: a message that does not decode, or violates a constraint of
+//! its fields, is refused here, before a handler sees it.
 
 use crate::{
     fault,
@@ -13,10 +13,11 @@ use tonic::{
     codec::{BufferSettings, Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// Most of our messages are small; tonic's default of 8 KiB a call is mostly page faults.
+/// Most messages are small; tonic's default of 8 KiB per call mostly costs page faults.
 const BUFFER: usize = 1024;
 const YIELD_THRESHOLD: usize = 32 * 1024;
 
+/// Encodes messages of the type `E`, and decodes and validates those of the type `D`.
 #[derive(Debug)]
 pub struct ValidatingCodec<E, D>(PhantomData<(E, D)>);
 
@@ -45,6 +46,7 @@ where
     }
 }
 
+/// Encodes messages.
 #[derive(Debug)]
 pub struct ProstEncoder<E>(PhantomData<E>);
 
@@ -62,6 +64,7 @@ impl<E: Message> Encoder for ProstEncoder<E> {
     }
 }
 
+/// Decodes and validates messages.
 #[derive(Debug)]
 pub struct ValidatingDecoder<D>(PhantomData<D>);
 
@@ -114,13 +117,13 @@ mod tests {
     }
 
     #[test]
-    fn garbage_is_an_invalid_argument() {
+    fn garbage_is_refused_as_an_invalid_argument() {
         let status = decode::<auth::LoginRequest>([0xff, 0xff, 0xff].as_slice()).unwrap_err();
         assert_eq!(status.code(), Code::InvalidArgument);
     }
 
     #[test]
-    fn every_broken_field_is_named() {
+    fn every_violated_field_is_named() {
         let status = refusal(&auth::CreateUserRequest {
             username: "Not A Name".into(),
             password: "short".into(),

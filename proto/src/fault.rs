@@ -1,10 +1,9 @@
-//! Errors as every client sees them: a `google.rpc.Status` with an `ErrorInfo` whose domain is
-//! `tars`, so that programs can branch on the reason and people can read the message.
+//! Errors as every client sees them: a `google.rpc.Status` with an `ErrorInfo` whose domain is `tars`, so that
+//! programs can branch on the reason and people can read the message.
 //!
-//! A status travels in trailers, and clients bound those: grpcio takes 8 KiB of metadata in all, and
-//! answers `RESOURCE_EXHAUSTED` in the place of what it refuses. What names a caller's own input can
-//! be as large as that input, so every status with details is built by [`bounded`], which is the only
-//! place that may.
+//! A status travels in trailers, whose size clients limit: grpcio accepts 8 KiB of metadata in total, and
+//! reports `RESOURCE_EXHAUSTED` in place of what it refuses. Details that name a caller's input can be as large
+//! as that input, so every status with details is built by [`bounded`], and by nothing else.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -13,30 +12,31 @@ use std::{
 use tonic::{Code, Status};
 use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
+/// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "tars";
-/// The reason of a message that is over its limit.
+/// The reason of a message that exceeds its maximum size.
 pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
-/// The reason of a call that finds every place taken.
+/// The reason of a call for which every place is taken.
 pub const OVERLOADED: &str = "OVERLOADED";
 
-/// What a status takes at most, encoded, with all its details.
+/// Maximum size of an encoded status with all of its details, in bytes.
 pub const MAX_DETAILS: usize = 4096;
-/// What a message takes at most as `grpc-message`, which percent-encodes it.
+/// Maximum size of a message as `grpc-message`, which percent-encodes it, in bytes.
 pub const MAX_MESSAGE: usize = 1280;
-/// What all field violations of a status take. With the longest message and the other details of
-/// one status it stays under [`MAX_DETAILS`].
+/// Maximum size of all field violations of a status. With the longest message and the other details of a
+/// status they stay below [`MAX_DETAILS`].
 const MAX_VIOLATIONS: usize = 2048;
-/// A name, a field or a description; longer ones are cut.
+/// Maximum length of a name, a field or a description; longer ones are cut.
 const MAX_TEXT: usize = 240;
-/// What a field violation takes beside its two texts: tags and lengths.
+/// The size of a field violation besides its two texts: tags and lengths.
 const VIOLATION_OVERHEAD: usize = 12;
 
-/// A status with a reason.
+/// Creates a status with a reason.
 pub fn status(code: Code, reason: &str, message: &str) -> Status {
     bounded(code, message, info(reason))
 }
 
-/// A status with a reason, and names that belong to it.
+/// Creates a status with a reason, and metadata that belongs to it.
 pub fn status_with(code: Code, reason: &str, message: &str, names: &[(&str, &str)]) -> Status {
     let names = names.iter().map(|(k, v)| (cut(k), cut(v)));
     let details =
@@ -44,12 +44,12 @@ pub fn status_with(code: Code, reason: &str, message: &str, names: &[(&str, &str
     bounded(code, message, details)
 }
 
-/// A refusal that names the fields at fault.
+/// Creates INVALID_ARGUMENT that names the violated fields.
 pub fn invalid(violations: Vec<FieldViolation>) -> Status {
     invalid_and_more(violations, 0)
 }
 
-/// The same when `more` of them were found than are listed.
+/// Creates the same when `more` violations were found than are listed.
 pub(crate) fn invalid_and_more(violations: Vec<FieldViolation>, more: usize) -> Status {
     let (mut listed, left) = fit(&violations);
     if left + more > 0 {
@@ -61,12 +61,12 @@ pub(crate) fn invalid_and_more(violations: Vec<FieldViolation>, more: usize) -> 
     bounded(Code::InvalidArgument, &message, details)
 }
 
-/// A refusal that names one field at fault.
+/// Creates INVALID_ARGUMENT that names one violated field.
 pub fn invalid_field(field: &str, description: &str) -> Status {
     invalid(vec![FieldViolation::new(field, description)])
 }
 
-/// A missing resource, named by kind and id.
+/// Creates NOT_FOUND for a resource, named by kind and id.
 pub fn not_found(kind: &str, name: &str) -> Status {
     let name = cut(name);
     let mut details = info("NOT_FOUND");
@@ -78,14 +78,14 @@ pub fn not_found(kind: &str, name: &str) -> Status {
     )
 }
 
-/// A state that does not allow the call.
+/// Creates FAILED_PRECONDITION for a state that does not allow the call.
 pub fn precondition(reason: &str, subject: &str, message: &str) -> Status {
     let mut details = info(reason);
     details.add_precondition_failure_violation(cut(reason), cut(subject), cut(message));
     bounded(Code::FailedPrecondition, message, details)
 }
 
-/// A state that does not allow the call because of another resource, which is named.
+/// Creates FAILED_PRECONDITION for a state of another resource, which is named.
 pub fn held(reason: &str, kind: &str, name: &str, message: &str) -> Status {
     let mut details = info(reason);
     details.add_precondition_failure_violation(cut(reason), cut(name), cut(message));
@@ -93,19 +93,19 @@ pub fn held(reason: &str, kind: &str, name: &str, message: &str) -> Status {
     bounded(Code::FailedPrecondition, message, details)
 }
 
-/// A resource that exists already, named by kind and id.
+/// Creates ALREADY_EXISTS for a resource, named by kind and id.
 pub fn exists(kind: &str, name: &str, message: &str) -> Status {
     let mut details = info("ALREADY_EXISTS");
     details.set_resource_info(kind, cut(name), "", cut(message));
     bounded(Code::AlreadyExists, message, details)
 }
 
-/// A spent rate limit, and when to come back.
+/// Creates RESOURCE_EXHAUSTED for an exceeded rate limit, with the time to wait.
 pub fn exhausted(reason: &str, subject: &str, retry: Duration) -> Status {
     spent(reason, subject, "rate limit exceeded", retry)
 }
 
-/// A spent quota of any kind, what it was, and when to come back.
+/// Creates RESOURCE_EXHAUSTED for a quota of any kind, with the time to wait.
 pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status {
     let mut details = info(reason);
     details.set_retry_info(Some(retry));
@@ -115,18 +115,18 @@ pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status
     bounded(Code::ResourceExhausted, &message, details)
 }
 
-/// A share of the places that is taken: whose, and of what.
+/// Creates RESOURCE_EXHAUSTED for a full share of the places: whose share, and places of what.
 pub fn share_full(subject: &str, of: &str, retry: Duration) -> Status {
     let what = format!("the {subject} has as many {of} open as it may");
     spent("SHARE_FULL", subject, &what, retry)
 }
 
-/// Every place is taken, whoever asks.
+/// Creates UNAVAILABLE for a call for which every place is taken.
 pub fn overloaded(message: &str, retry: Duration) -> Status {
     unavailable(OVERLOADED, message, retry)
 }
 
-/// A mistake of the service's own; what it was is in its log alone.
+/// Creates INTERNAL for a fault of the service, which is described only in its log.
 pub fn internal() -> Status {
     status(
         Code::Internal,
@@ -135,7 +135,11 @@ pub fn internal() -> Status {
     )
 }
 
-/// The number of the event that follows `after`, a number of the caller's.
+/// Returns the number of the event that follows `after`, which the caller chose.
+///
+/// # Errors
+///
+/// OUT_OF_RANGE when there is no larger number.
 pub fn sequence_after(after: u64) -> Result<u64, Status> {
     after.checked_add(1).ok_or_else(|| {
         status(
@@ -146,7 +150,7 @@ pub fn sequence_after(after: u64) -> Result<u64, Status> {
     })
 }
 
-/// A caller without the permission that the call needs.
+/// Creates PERMISSION_DENIED for a caller who lacks `permission`.
 pub fn missing_permission(permission: &str) -> Status {
     status_with(
         Code::PermissionDenied,
@@ -156,14 +160,14 @@ pub fn missing_permission(permission: &str) -> Status {
     )
 }
 
-/// A passing failure, and when to come back.
+/// Creates UNAVAILABLE for a transient failure, with the time to wait.
 pub fn unavailable(reason: &str, message: &str, retry: Duration) -> Status {
     let mut details = info(reason);
     details.set_retry_info(Some(retry));
     bounded(Code::Unavailable, message, details)
 }
 
-/// A status that others made, with a reason when it came without one: the name of its code.
+/// Adds a reason to a status without details that was created elsewhere: the name of its code.
 pub fn explained(status: Status) -> Status {
     if status.details().is_empty() {
         let details = info(code_name(status.code()));
@@ -174,14 +178,14 @@ pub fn explained(status: Status) -> Status {
     status
 }
 
-/// The reason in a status, when it is one of ours.
+/// Returns the reason of a status, if it is one of ours.
 pub fn reason(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     (info.domain == DOMAIN).then_some(info.reason)
 }
 
-/// Whether a status says that there is no room now and asks to come again: a spent limit or share, a
-/// full queue, an overloaded service. Nothing was done, and the same call may go well later.
+/// Whether a status reports a lack of capacity and asks to retry: an exceeded limit or share, a full queue, an
+/// overloaded service. Nothing was done, and the same call may succeed later.
 pub fn is_busy(status: &Status) -> bool {
     let Some(reason) = reason(status) else {
         return false;
@@ -190,7 +194,7 @@ pub fn is_busy(status: &Status) -> bool {
     reason == OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
-/// The canonical upper-case name of a code.
+/// Returns the canonical upper-case name of a code.
 pub fn code_name(code: Code) -> &'static str {
     match code {
         Code::Ok => "OK",
@@ -217,8 +221,8 @@ fn info(reason: &str) -> ErrorDetails {
     ErrorDetails::with_error_info(cut(reason), DOMAIN, HashMap::new())
 }
 
-/// The one place where a status gets its details. Its callers have cut what they list; should that
-/// still be too much, what names input goes and the reason stays.
+/// Builds a status with details. Its callers have cut what they list; should that still be too much, the
+/// details are dropped except for the reason.
 #[expect(clippy::disallowed_methods, reason = "this is where the bound is kept")]
 fn bounded(code: Code, message: &str, details: ErrorDetails) -> Status {
     let message = cut_message(message);
@@ -230,7 +234,7 @@ fn bounded(code: Code, message: &str, details: ErrorDetails) -> Status {
     Status::with_error_details(code, &message, info(&reason))
 }
 
-/// Each violation once, short, as many as there is room for; and how many there was no room for.
+/// Returns each violation once, shortened, as many as fit, and how many did not.
 fn fit(violations: &[FieldViolation]) -> (Vec<FieldViolation>, usize) {
     let mut seen = HashSet::new();
     let (mut listed, mut room, mut left) = (Vec::new(), MAX_VIOLATIONS, 0);
@@ -258,7 +262,7 @@ fn sentence(violation: &FieldViolation) -> String {
     format!("{}: {}", violation.field, violation.description)
 }
 
-/// Cut where a character ends.
+/// Cuts a text at a character boundary.
 fn cut(text: &str) -> String {
     if text.len() <= MAX_TEXT {
         return text.to_owned();
@@ -266,7 +270,7 @@ fn cut(text: &str) -> String {
     format!("{}…", &text[..text.floor_char_boundary(MAX_TEXT)])
 }
 
-/// Cut so that its percent-encoded form is no longer than [`MAX_MESSAGE`].
+/// Cuts a message so that its percent-encoded form is no longer than [`MAX_MESSAGE`].
 fn cut_message(message: &str) -> String {
     let encoded = |c: char| if is_plain(c) { 1 } else { 3 * c.len_utf8() };
     let (mut length, mut end) = (0, 0);
@@ -281,7 +285,7 @@ fn cut_message(message: &str) -> String {
     message.to_owned()
 }
 
-/// What `grpc-message` carries as it is; a subset of what it may.
+/// Whether `grpc-message` carries the character unencoded; a subset of what the specification allows.
 fn is_plain(c: char) -> bool {
     c.is_ascii_graphic() && !matches!(c, '"' | '#' | '%' | '<' | '>' | '`' | '?' | '{' | '}')
 }
@@ -339,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_violation_is_listed_once() {
+    fn a_repeated_violation_is_listed_once() {
         let twice = vec![FieldViolation::new("a", "is required"); 3];
         let status = invalid(twice);
         assert_eq!(violations(&status).len(), 1);
@@ -364,7 +368,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_busy_asks_to_come_again() {
+    fn a_busy_status_asks_for_a_retry() {
         let soon = Duration::from_secs(1);
         for busy in [
             spent("LEARNERS_BUSY", "learners", "too many runs wait", soon),
@@ -386,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_follows_the_last_number_there_is() {
+    fn nothing_follows_the_largest_number() {
         assert_eq!(sequence_after(0).unwrap(), 1);
         assert_eq!(sequence_after(u64::MAX - 1).unwrap(), u64::MAX);
         let refused = sequence_after(u64::MAX).unwrap_err();
@@ -394,7 +398,7 @@ mod tests {
     }
 
     #[test]
-    fn texts_are_cut_where_a_character_ends() {
+    fn texts_are_cut_at_a_character_boundary() {
         for unit in ["a", "ä", "€", "\u{1F600}"] {
             let text = unit.repeat(10_000);
             assert!(cut(&text).ends_with('…') && cut(&text).starts_with(unit));
@@ -405,7 +409,7 @@ mod tests {
     }
 
     #[test]
-    fn a_foreign_status_gets_the_name_of_its_code_as_reason() {
+    fn a_status_of_others_gets_the_name_of_its_code_as_reason() {
         let status = explained(Status::unavailable("no route"));
         assert_eq!(reason(&status).as_deref(), Some("UNAVAILABLE"));
         let ours = explained(super::status(Code::Aborted, "LOST", "x"));

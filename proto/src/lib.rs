@@ -1,8 +1,10 @@
-//! The contract: messages, clients and servers generated from the protos, the validation that
-//! field options declare, and the method table that method options declare.
+//! The contract: messages, clients and servers generated from the protos, the validation that field options
+//! declare, and the method table that method options declare.
 //!
-//! Everything that depends on "which methods exist and who may call them" reads the table here,
-//! so that access rules, REST routes, documentation and negative tests cannot drift apart.
+//! Everything that depends on which methods exist and who may call them reads this table, so that access rules,
+//! REST routes, documentation and negative tests cannot diverge.
+
+#![deny(missing_docs)]
 
 pub mod bounds;
 pub mod codec;
@@ -13,7 +15,7 @@ pub mod table;
 pub mod time;
 pub mod validate;
 
-/// What is generated from the protos, a module for each package.
+/// The code generated from the protos, with one module per package.
 #[allow(
     dead_code,
     missing_docs,

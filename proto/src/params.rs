@@ -1,25 +1,32 @@
-//! Hyperparameters on the wire are a `google.protobuf.Struct`, so that JSON clients write plain
-//! numbers, texts and booleans; inside they are a sorted map of typed values.
+//! Hyperparameters. On the wire they are a `google.protobuf.Struct`, so that JSON clients write plain numbers,
+//! strings and booleans; in memory they are a sorted map of typed values.
 
 use prost_types::value::Kind;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, fmt};
 
+/// The value of one hyperparameter.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Param {
+    /// A boolean.
     Flag(bool),
+    /// A number, integers included.
     Number(f64),
+    /// A string.
     Text(String),
 }
 
+/// Hyperparameters by name.
 pub type Params = BTreeMap<String, Param>;
 
+/// The value of this hyperparameter is a list, an object or null.
 #[derive(Debug, thiserror::Error)]
-#[error("{0} must be a number, a text or a boolean")]
+#[error("{0} must be a number, a string or a boolean")]
 pub struct NotScalar(pub String);
 
 impl Param {
+    /// Returns the value if it is a number.
     pub fn number(&self) -> Option<f64> {
         match self {
             Self::Number(n) => Some(*n),
@@ -53,6 +60,11 @@ impl From<Param> for prost_types::Value {
     }
 }
 
+/// Converts one value.
+///
+/// # Errors
+///
+/// [`NotScalar`] with `name` when the value is not a scalar.
 pub fn from_value(name: &str, value: prost_types::Value) -> Result<Param, NotScalar> {
     match value.kind {
         Some(Kind::BoolValue(b)) => Ok(Param::Flag(b)),
@@ -62,6 +74,11 @@ pub fn from_value(name: &str, value: prost_types::Value) -> Result<Param, NotSca
     }
 }
 
+/// Converts hyperparameters from the wire.
+///
+/// # Errors
+///
+/// [`NotScalar`] with the name of the first value that is not a scalar.
 pub fn from_struct(value: prost_types::Struct) -> Result<Params, NotScalar> {
     value
         .fields
@@ -70,6 +87,7 @@ pub fn from_struct(value: prost_types::Struct) -> Result<Params, NotScalar> {
         .collect()
 }
 
+/// Converts hyperparameters for the wire.
 pub fn to_struct(params: &Params) -> prost_types::Struct {
     prost_types::Struct {
         fields: params

@@ -1,7 +1,7 @@
-//! Paths as `google.api.http` writes them, and a router over them.
+//! Path templates of `google.api.http`, and a router over them.
 //!
-//! Literals win over `*`, `*` wins over `**`. A variable of one segment is percent-decoded whole;
-//! one of several keeps `%2F`, so that a slash inside a value cannot move it to another segment.
+//! Literals take precedence over `*`, and `*` over `**`. A variable of one segment is percent-decoded
+//! completely; one of several keeps `%2F`, so that a slash in a value cannot move it to another segment.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -17,7 +17,7 @@ struct Variable {
     /// Field path, outermost first.
     field: Vec<String>,
     start: usize,
-    /// Segments covered; `None` reaches to the end.
+    /// The number of segments; `None` for all up to the end.
     len: Option<usize>,
 }
 
@@ -30,6 +30,7 @@ pub struct Template {
     variables: Vec<Variable>,
 }
 
+/// A path template is not valid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("path template {template:?}: {problem}")]
 pub struct TemplateError {
@@ -38,6 +39,11 @@ pub struct TemplateError {
 }
 
 impl Template {
+    /// Parses a path template.
+    ///
+    /// # Errors
+    ///
+    /// The first problem of the template.
     pub fn parse(text: &str) -> Result<Self, TemplateError> {
         let fail = |problem| TemplateError {
             template: text.to_owned(),
@@ -100,7 +106,7 @@ impl Template {
         Ok(())
     }
 
-    /// The field paths that the path binds.
+    /// Returns the field paths that the path binds, outermost field first.
     pub fn variables(&self) -> impl Iterator<Item = &[String]> {
         self.variables.iter().map(|v| v.field.as_slice())
     }
@@ -168,7 +174,7 @@ fn is_identifier(text: &str) -> bool {
         && text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
 }
 
-/// Percent-decodes; `None` for a broken escape, invalid UTF-8 or NUL.
+/// Percent-decodes; returns `None` for a broken escape, invalid UTF-8 or NUL.
 fn decode(text: &str, slash: bool) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -194,10 +200,12 @@ fn hex(byte: u8) -> Option<u8> {
         .and_then(|d| u8::try_from(d).ok())
 }
 
-/// A field and the text that the path gave it.
+/// A field with the text that the path gives it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Binding {
+    /// The field path, outermost field first.
     pub field: Vec<String>,
+    /// The decoded text.
     pub value: String,
 }
 
@@ -221,7 +229,7 @@ impl<T> Default for Node<T> {
     }
 }
 
-/// Finds what serves an HTTP method and path.
+/// Finds the target of an HTTP method and path.
 #[derive(Debug)]
 pub struct Router<T> {
     root: Node<T>,
@@ -235,18 +243,25 @@ impl<T> Default for Router<T> {
     }
 }
 
+/// What a router finds.
 #[derive(Debug)]
 pub enum Found<'a, T> {
+    /// The target of the route, with the values of its variables.
     Route(&'a T, Vec<Binding>),
-    /// The path exists for other methods only.
+    /// The path exists for these methods only.
     OtherMethods(Vec<String>),
+    /// The path does not exist.
     Nothing,
     /// The path exists, but its escapes do not decode.
     BadPath,
 }
 
 impl<T> Router<T> {
-    /// Adds a route, or returns the template that already takes the same paths.
+    /// Adds a route.
+    ///
+    /// # Errors
+    ///
+    /// The existing template that matches the same paths with the same method.
     pub fn insert(&mut self, method: &str, template: Template, target: T) -> Result<(), Template> {
         let mut node = &mut self.root;
         for segment in &template.segments {
@@ -264,6 +279,7 @@ impl<T> Router<T> {
         Ok(())
     }
 
+    /// Finds the target of a request.
     pub fn find(&self, method: &str, path: &str) -> Found<'_, T> {
         let Some(rest) = path.strip_prefix('/') else {
             return Found::Nothing;
@@ -386,7 +402,7 @@ mod tests {
     }
 
     #[test]
-    fn literals_win_over_wildcards() {
+    fn literals_take_precedence_over_wildcards() {
         let r = router(&[
             ("GET", "/a/{x}", 1),
             ("GET", "/a/b", 2),
@@ -403,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn verbs_and_colons_in_values() {
+    fn verbs_are_told_from_colons_in_values() {
         let r = router(&[
             ("POST", "/v1/{name=agents/*}:reload", 1),
             ("GET", "/v1/{id}", 2),
@@ -419,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn slashes_in_escapes_stay_where_they_are() {
+    fn slashes_in_escapes_stay_in_their_segment() {
         let r = router(&[("GET", "/one/{x}", 1), ("GET", "/many/{x=**}", 2)]);
         assert_eq!(target(&r, "GET", "/one/a%2Fb").unwrap().1, ["a/b"]);
         assert_eq!(
@@ -437,7 +453,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_and_other_methods_differ() {
+    fn an_unknown_path_differs_from_an_unsupported_method() {
         let r = router(&[("GET", "/a", 1), ("PUT", "/a", 2)]);
         assert!(matches!(r.find("GET", "/b"), Found::Nothing));
         assert!(matches!(r.find("GET", "/a/"), Found::Nothing));

@@ -1,7 +1,7 @@
 //! The method table: every method with its rule and routes, read from the embedded descriptors.
 //!
-//! Built once at start. All mistakes are reported together, and any one of them stops the process:
-//! a method that nobody wrote a rule for must not be reachable by accident.
+//! It is built once, at start. All mistakes are reported together, and any of them stops the process: a method
+//! without a rule must not be reachable by accident.
 
 mod infrastructure;
 mod read;
@@ -12,7 +12,7 @@ use crate::route::{Router, Template};
 use prost_reflect::{DescriptorPool, MessageDescriptor, MethodDescriptor};
 use std::{collections::HashMap, fmt, sync::OnceLock, time::Duration};
 
-/// A permission that the contract names: one of the vocabulary that the table was built with.
+/// A permission of the vocabulary with which the table was built.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Permission {
     index: usize,
@@ -20,11 +20,12 @@ pub struct Permission {
 }
 
 impl Permission {
-    /// Its position in the vocabulary.
+    /// Returns its position in the vocabulary.
     pub fn index(self) -> usize {
         self.index
     }
 
+    /// Returns its name, such as `studies.read`.
     pub fn as_str(self) -> &'static str {
         self.name
     }
@@ -42,114 +43,149 @@ impl fmt::Display for Permission {
     }
 }
 
-/// Whose credential a method asks for.
+/// The principal that a method requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Principal {
+    /// Anybody who may connect.
     Public,
+    /// A caller who holds this permission.
     Permission(Permission),
+    /// A workload of the mesh, by its certificate.
     Workload,
-    /// The peer's certificate, of whatever class.
+    /// A peer of any class, by its certificate.
     Peer,
 }
 
+/// The rate limit to which a method is charged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum RateClass {
+    /// Logins: a few per minute and address.
     Auth,
+    /// Public documents, by address.
     Public,
+    /// Calls of people, by user.
     User,
+    /// Calls of workloads, by peer.
     Internal,
 }
 
+/// How a method is audited, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditLevel {
+    /// Never, except for denials.
     None,
+    /// While the queue has room.
     Low,
+    /// Always: the call is refused when the queue has no room.
     High,
+    /// Always, with the severity CRITICAL.
     Critical,
 }
 
+/// The access rule of a method.
 #[derive(Debug, Clone)]
 pub struct Rule {
+    /// The principal that the method requires.
     pub principal: Principal,
+    /// The peer classes that may call it.
     pub peers: Vec<String>,
-    /// Peer classes whose certificate is enough, without the principal's credential.
+    /// The peer classes whose certificate is sufficient, without the principal's credential.
     pub enough: Vec<String>,
+    /// The rate limit to which it is charged.
     pub rate: RateClass,
+    /// How it is audited.
     pub audit: AuditLevel,
+    /// Its maximum duration; `None` for a stream without one.
     pub deadline: Option<Duration>,
-    /// `None` where a method cannot grant anything.
+    /// What it grants; `None` for a method that cannot grant anything.
     pub grants: Option<Grants>,
 }
 
-/// What a call may leave somebody with.
+/// What a call may grant to somebody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Grants {
+    /// Nothing.
     Nothing,
-    /// What the call itself proves a right to.
+    /// Only what the call itself proves a right to.
     Proven,
     /// At most what the caller holds.
     Capped,
 }
 
-/// What a request's body fills.
+/// What the body of a request sets.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Body {
+    /// Nothing: there is no body.
     None,
+    /// The whole message.
     Whole,
+    /// The field of this name.
     Field(String),
 }
 
+/// A REST route of a method.
 #[derive(Debug, Clone)]
 pub struct Route {
+    /// The HTTP method.
     pub method: String,
+    /// The path.
     pub template: Template,
+    /// What the body sets.
     pub body: Body,
 }
 
+/// A method of the contract.
 #[derive(Debug, Clone)]
 pub struct Method {
-    /// Position in the table; dense, so that per-method state can be a vector.
+    /// Its position in the table. Positions are dense, so that per-method state can be a vector.
     pub index: usize,
-    /// `/tars.auth.v1.AuthService/Login`.
+    /// The gRPC path, such as `/tars.auth.v1.AuthService/Login`.
     pub path: String,
-    /// `tars.auth.v1.AuthService`.
+    /// The full name of the service, such as `tars.auth.v1.AuthService`.
     pub service: String,
+    /// The method's name, without its service.
     pub name: String,
+    /// The access rule.
     pub rule: Rule,
+    /// The REST routes; empty for a method without any.
     pub routes: Vec<Route>,
+    /// Whether the response is a stream.
     pub server_streaming: bool,
-    /// Changes nothing: may be served with a stale view of credentials.
+    /// Whether it changes nothing, and may be served with a stale view of credentials.
     pub read_only: bool,
+    /// Whether it may be repeated.
     pub idempotent: bool,
+    /// The comment above the method in the contract.
     pub summary: String,
-    /// `None` for health and reflection, which are not in our descriptors.
+    /// `None` for health and reflection, which are not part of our descriptors.
     pub descriptor: Option<MethodDescriptor>,
 }
 
 impl Method {
-    /// `auth`, `orchestration`, …: the workload that serves the method.
+    /// Returns the workload that serves the method, such as `auth`; `None` for health and reflection.
     pub fn workload(&self) -> Option<&str> {
         self.service.strip_prefix("tars.")?.split('.').next()
     }
 
-    /// Whether the mesh calls it for itself rather than for somebody: what begins with it is not
-    /// worth a trace.
+    /// Returns whether the mesh calls the method on its own behalf, for which no trace is recorded.
     pub fn is_infrastructure(&self) -> bool {
         self.rule.rate == RateClass::Internal || self.workload().is_none()
     }
 
+    /// Returns the type of the request message.
     pub fn input(&self) -> Option<MessageDescriptor> {
         self.descriptor.as_ref().map(MethodDescriptor::input)
     }
 }
 
+/// The methods of the contract.
 #[derive(Debug)]
 pub struct MethodTable {
     methods: Vec<Method>,
     by_path: HashMap<String, usize>,
 }
 
-/// All that is wrong with the contract.
+/// Every mistake in the contract.
 #[derive(Debug)]
 pub struct ContractErrors(pub Vec<String>);
 
@@ -168,17 +204,19 @@ impl std::error::Error for ContractErrors {}
 /// The words that rules may use.
 #[derive(Debug, Clone, Copy)]
 pub struct Vocabulary {
+    /// The classes of peers.
     pub peer_classes: &'static [&'static str],
-    /// The classes that the word `service` stands for in a rule.
+    /// The classes that the word `service` in a rule stands for.
     pub services: &'static [&'static str],
+    /// The permissions.
     pub permissions: &'static [&'static str],
 }
 
-/// Stands for the classes of all services that follow Auth.
+/// The word for the classes of all services except Auth.
 const SERVICE: &str = "service";
 
 impl Vocabulary {
-    /// The classes that a word of a rule's `peers` stands for.
+    /// Returns the classes that a word in a rule's `peers` stands for.
     fn classes_of(self, word: &str) -> Vec<String> {
         match word {
             SERVICE => self.services.iter().map(|s| (*s).to_owned()).collect(),
@@ -195,7 +233,7 @@ impl Vocabulary {
     }
 }
 
-/// The pool of embedded descriptors.
+/// Returns the pool of the embedded descriptors.
 pub fn pool() -> &'static DescriptorPool {
     static POOL: OnceLock<DescriptorPool> = OnceLock::new();
     POOL.get_or_init(|| {
@@ -205,10 +243,20 @@ pub fn pool() -> &'static DescriptorPool {
 }
 
 impl MethodTable {
+    /// Builds the table of the embedded contract.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the contract.
     pub fn build(words: Vocabulary) -> Result<Self, ContractErrors> {
         Self::from_pool(pool(), words)
     }
 
+    /// Builds the table of the services in `pool` whose package begins with `tars.`.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the contract.
     pub fn from_pool(pool: &DescriptorPool, words: Vocabulary) -> Result<Self, ContractErrors> {
         let mut mistakes = Vec::new();
         let mut methods = Vec::new();
@@ -238,18 +286,22 @@ impl MethodTable {
         Ok(Self { methods, by_path })
     }
 
+    /// Returns the method with this gRPC path.
     pub fn get(&self, path: &str) -> Option<&Method> {
         self.by_path.get(path).map(|i| &self.methods[*i])
     }
 
+    /// Iterates over all methods in the order of their positions.
     pub fn iter(&self) -> std::slice::Iter<'_, Method> {
         self.methods.iter()
     }
 
+    /// Returns the number of methods.
     pub fn len(&self) -> usize {
         self.methods.len()
     }
 
+    /// Returns whether there is no method.
     pub fn is_empty(&self) -> bool {
         self.methods.is_empty()
     }
@@ -363,7 +415,7 @@ mod tests {
     }
 
     #[test]
-    fn what_changes_something_in_auth_says_what_it_grants() {
+    fn a_method_of_auth_that_changes_something_declares_what_it_grants() {
         let rule = |grants: &str| {
             format!(
                 "option (tars.policy.v1.rule) = {{ public: true peers: [\"gateway\"] rate: RATE_CLASS_USER \
@@ -387,7 +439,9 @@ mod tests {
         let ContractErrors(mistakes) = MethodTable::from_pool(&pool, words).unwrap_err();
         assert_eq!(
             mistakes,
-            ["/tars.auth.v9.S/Silent: changes something in Auth and does not say what it grants"]
+            [
+                "/tars.auth.v9.S/Silent: changes something in Auth and does not declare what it grants"
+            ]
         );
         let elsewhere = MethodTable::from_pool(&compile(&methods), words).unwrap();
         let says = elsewhere.get("/tars.x.v1.S/Says").unwrap();

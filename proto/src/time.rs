@@ -1,7 +1,8 @@
-//! Times: microseconds since the Unix epoch inside, `google.protobuf.Timestamp` on the wire.
+//! Times: microseconds since the Unix epoch in memory, `google.protobuf.Timestamp` on the wire.
 
 use prost_types::Timestamp;
 
+/// Converts microseconds since the Unix epoch.
 pub fn timestamp(us: i64) -> Timestamp {
     Timestamp {
         seconds: us.div_euclid(1_000_000),
@@ -9,6 +10,7 @@ pub fn timestamp(us: i64) -> Timestamp {
     }
 }
 
+/// Converts to microseconds since the Unix epoch; what is finer is truncated.
 pub fn micros(at: &Timestamp) -> i64 {
     at.seconds
         .saturating_mul(1_000_000)
@@ -20,7 +22,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_survive_before_and_after_the_epoch() {
+    fn times_before_and_after_the_epoch_survive_the_round_trip() {
         for us in [0, 1, -1, 1_800_000_000_123_456, -1_500_000] {
             assert_eq!(micros(&timestamp(us)), us);
         }

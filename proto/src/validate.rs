@@ -1,24 +1,27 @@
-//! What the generated validation calls. A path is a chain of borrows, so that a good message
-//! costs no allocation.
+//! The checks that the generated validation calls. A path is a chain of borrows, so that a valid message costs no
+//! allocation.
 
 use crate::fault;
 use std::fmt;
 use tonic::Status;
 use tonic_types::FieldViolation;
 
-/// Enough to tell a person what is wrong; the rest is counted.
+/// Maximum number of violations that are described; further ones are only counted.
 const MAX_VIOLATIONS: usize = 32;
 pub(crate) const DEFAULT_MAX_LEN: usize = 1024;
 pub(crate) const DEFAULT_MAX_ITEMS: usize = 1000;
-/// How deep values in a `google.protobuf.Struct` may nest.
+/// Maximum depth of values in a `google.protobuf.Struct`.
 pub const MAX_STRUCT_DEPTH: usize = 8;
-/// How much of a name that a caller chose is shown, in bytes.
+/// Maximum number of bytes of a name, chosen by the caller, that are shown.
 const MAX_SHOWN: usize = 64;
 
+/// A message whose fields can be validated.
 pub trait Validate {
+    /// Adds each violation of this message, which is found at the path `at`, to `out`.
     fn validate(&self, at: &Path<'_>, out: &mut Violations);
 }
 
+/// The position of a value in a message, as in `study.params[gamma]`.
 #[derive(Debug, Clone, Copy)]
 pub struct Path<'a> {
     parent: Option<&'a Self>,
@@ -34,11 +37,13 @@ enum Step<'a> {
 }
 
 impl<'a> Path<'a> {
+    /// The position of the message itself.
     pub const ROOT: Path<'static> = Path {
         parent: None,
         step: Step::Root,
     };
 
+    /// Returns the position of a field of the value at this position.
     pub fn field(&'a self, name: &'a str) -> Self {
         Path {
             parent: Some(self),
@@ -46,6 +51,7 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// Returns the position of an item of the list at this position.
     pub fn index(&'a self, index: usize) -> Self {
         Path {
             parent: Some(self),
@@ -53,6 +59,7 @@ impl<'a> Path<'a> {
         }
     }
 
+    /// Returns the position of a value in the map at this position.
     pub fn key(&'a self, key: &'a str) -> Self {
         Path {
             parent: Some(self),
@@ -82,14 +89,14 @@ impl fmt::Display for Path<'_> {
     }
 }
 
-/// A name that cannot be taken for anything else in a path.
+/// Whether a name cannot be mistaken for anything else in a path.
 fn is_word(name: &str) -> bool {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'_' | b'-' | b'.');
     (1..=MAX_SHOWN).contains(&name.len()) && name.bytes().all(plain)
 }
 
-/// A name that somebody else chose: in quotes, short, and with nothing in it that could pass for the
-/// path, a line's end or a terminal's command.
+/// A name that the caller chose: quoted, shortened, and without anything that could be mistaken for the path, the
+/// end of a line or a terminal command.
 struct Quoted<'a>(&'a str);
 
 impl fmt::Display for Quoted<'_> {
@@ -104,6 +111,7 @@ impl fmt::Display for Quoted<'_> {
     }
 }
 
+/// The violations of a message.
 #[derive(Debug, Default)]
 pub struct Violations {
     found: Vec<FieldViolation>,
@@ -111,6 +119,7 @@ pub struct Violations {
 }
 
 impl Violations {
+    /// Adds a violation; beyond 32 they are only counted.
     pub fn add(&mut self, at: &Path<'_>, description: impl Into<String>) {
         if self.found.len() < MAX_VIOLATIONS {
             self.found
@@ -120,25 +129,33 @@ impl Violations {
         }
     }
 
+    /// Returns whether there is no violation.
     pub fn is_empty(&self) -> bool {
         self.found.is_empty()
     }
 
+    /// Returns INVALID_ARGUMENT with the violations, or `None` when there are none.
     pub fn into_status(self) -> Option<Status> {
         let some = !self.found.is_empty();
         some.then(|| fault::invalid_and_more(self.found, self.more))
     }
 }
 
+/// The constraints of a string. Zero means the default of a length, and no format.
 #[derive(Debug)]
 pub struct TextRule {
+    /// Whether it must not be empty.
     pub required: bool,
+    /// The number of the format in `tars.policy.v1.field`.
     pub format: i32,
+    /// Minimum length in characters.
     pub min_len: usize,
+    /// Maximum length in characters.
     pub max_len: usize,
 }
 
 impl TextRule {
+    /// The constraints of a map's keys.
     pub const KEY: Self = Self {
         required: true,
         format: 0,
@@ -147,7 +164,8 @@ impl TextRule {
     };
 }
 
-/// Lower-case letters, digits, `-`, `_`, `.`; starts with a letter or digit; at most 64.
+/// Whether a text consists of at most 64 lower-case letters, digits, `-`, `_` and `.`, and starts with a letter or
+/// digit.
 pub fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
@@ -274,7 +292,7 @@ pub(crate) mod check {
 
 impl Validate for prost_types::Timestamp {
     fn validate(&self, at: &Path<'_>, out: &mut Violations) {
-        // The range that RFC 3339 can write: years 1 to 9999.
+        // The years that RFC 3339 can write.
         let seconds = (-62_135_596_800..=253_402_300_799).contains(&self.seconds);
         if !seconds || !(0..1_000_000_000).contains(&self.nanos) {
             out.add(at, "must be a time between the years 1 and 9999");
@@ -284,7 +302,7 @@ impl Validate for prost_types::Timestamp {
 
 impl Validate for prost_types::Duration {
     fn validate(&self, at: &Path<'_>, out: &mut Violations) {
-        // Ten thousand years, as the well-known type allows; both parts of one sign.
+        // The range of the well-known type; both parts have the same sign.
         let seconds = (-315_576_000_000..=315_576_000_000).contains(&self.seconds);
         let nanos = (-999_999_999..=999_999_999).contains(&self.nanos);
         let signs = self.seconds == 0 || self.nanos == 0 || (self.seconds < 0) == (self.nanos < 0);

@@ -1,4 +1,4 @@
-//! Health and reflection: their protos are not ours, so that their rules are written here.
+//! Health and reflection: their protos are not ours, so their rules are written here.
 
 use super::{AuditLevel, Method, Principal, RateClass, Rule, Vocabulary};
 use std::time::Duration;
@@ -9,7 +9,7 @@ const REFLECTION: [&str; 2] = [
     "grpc.reflection.v1alpha.ServerReflection",
 ];
 
-/// Clients keep a reflection stream for as long as they work, and open another when it ends.
+/// Clients keep a reflection stream for as long as they work, and open another one when it ends.
 const REFLECTING: Duration = Duration::from_secs(300);
 
 pub(super) fn methods(words: Vocabulary) -> Result<Vec<Method>, String> {
@@ -28,7 +28,7 @@ pub(super) fn methods(words: Vocabulary) -> Result<Vec<Method>, String> {
     Ok(methods)
 }
 
-/// Whoever has a certificate may ask; a joiner has none.
+/// Every peer with a certificate may call it; a joiner has none.
 fn health(words: Vocabulary) -> Rule {
     let known = words.peer_classes.iter().filter(|c| **c != "joiner");
     Rule {
@@ -46,7 +46,7 @@ fn reflection(words: Vocabulary) -> Result<Rule, String> {
     Ok(Rule {
         principal: Principal::Permission(words.permission("mesh.reflect")?),
         peers: ["operator", "client"].map(str::to_owned).into(),
-        // Whoever holds it reads the contract before there is a login to be had.
+        // An operator needs the contract before there is a session to log in with.
         enough: vec!["operator".to_owned()],
         rate: RateClass::User,
         audit: AuditLevel::None,

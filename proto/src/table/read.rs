@@ -1,4 +1,4 @@
-//! Reads a method's rule and routes from its descriptor. All mistakes of a method are reported
+//! Reads the rule and the routes of a method from its descriptor. All mistakes of a method are reported
 //! together.
 
 use super::{AuditLevel, Body, Grants, Method, Principal, RateClass, Route, Rule, Vocabulary};
@@ -45,12 +45,12 @@ pub(super) fn method(
     })
 }
 
-/// The comment above the method, on one line.
+/// Returns the comment above the method, on one line.
 fn comment(method: &MethodDescriptor) -> String {
     comment_at(&method.parent_file(), method.path())
 }
 
-/// The comment above whatever has this path in a file, on one line; empty when there is none.
+/// Returns the comment above the element with this path in a file, on one line; empty when there is none.
 pub fn comment_at(file: &FileDescriptor, path: &[i32]) -> String {
     let proto = file.file_descriptor_proto();
     proto
@@ -93,7 +93,7 @@ fn number(message: &DynamicMessage, name: &str) -> i32 {
         .unwrap_or_default()
 }
 
-/// What is wrong with a rule: all of it is told at once.
+/// The mistakes of a rule, which are reported together.
 #[derive(Default)]
 struct Mistakes(Vec<String>);
 
@@ -173,8 +173,7 @@ fn principal(option: &DynamicMessage, words: Vocabulary) -> Result<Principal, St
     }
 }
 
-/// Only Auth keeps credentials. Whoever adds a method there that changes something must have thought
-/// about what it gives away.
+/// Only Auth manages credentials: a new method there that changes something must declare what it grants.
 fn grants(option: &DynamicMessage, method: &MethodDescriptor) -> Result<Option<Grants>, String> {
     let service = method.parent_service();
     let keeps_credentials = service.package_name().starts_with("tars.auth.");
@@ -183,7 +182,7 @@ fn grants(option: &DynamicMessage, method: &MethodDescriptor) -> Result<Option<G
         2 => Ok(Some(Grants::Proven)),
         3 => Ok(Some(Grants::Capped)),
         _ if keeps_credentials && idempotency(method) != Some(READ_ONLY) => {
-            Err("changes something in Auth and does not say what it grants".into())
+            Err("changes something in Auth and does not declare what it grants".into())
         }
         _ => Ok(None),
     }
