@@ -1,4 +1,4 @@
-//! Calls to the services, in bytes: the transcoder encodes and decodes by itself.
+//! Calls to the services in encoded form: the transcoder encodes and decodes the messages itself.
 
 use bytes::{Buf, BufMut, Bytes};
 use http::uri::PathAndQuery;
@@ -11,13 +11,14 @@ use tonic::{
     codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
 };
 
-/// A connection for calls and one for streams, to each workload.
+/// The channels to each workload: one for calls and one for streams.
 #[derive(Debug, Clone, Default)]
 pub struct Backends {
     channels: HashMap<String, (Channel, Channel)>,
 }
 
 impl Backends {
+    /// Adds the workload that `channel` leads to, with a further channel for its streams.
     pub fn add(&mut self, workload: &str, channel: Channel) {
         let streams = channel.separate();
         self.channels
@@ -61,7 +62,7 @@ impl Backends {
     }
 }
 
-/// Passes messages through as they are.
+/// Passes messages through unchanged.
 #[derive(Debug, Clone, Copy)]
 struct Raw;
 

@@ -1,5 +1,5 @@
-//! `WWW-Authenticate`, by RFC 6750: what the caller could have sent, and what was wrong with what it
-//! did send. A caller that sent no token hears of no error.
+//! `WWW-Authenticate` as RFC 6750 defines it: which credentials a caller could have sent, and what was wrong
+//! with the one that it sent. A caller that sent no token is told of no error.
 
 use http::{HeaderMap, HeaderValue, header};
 use tars_proto::fault;
@@ -10,7 +10,7 @@ const API_KEY: &str = "x-api-key";
 const BEARER: &str = "Bearer realm=\"tars\"";
 const KEY: &str = "ApiKey realm=\"tars\", header=\"x-api-key\"";
 
-/// The kind of credential that a request came with.
+/// The kind of credential in a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sent {
     Nothing,
@@ -26,7 +26,7 @@ impl Sent {
         } else if headers.contains_key(API_KEY) {
             Self::ApiKey
         } else {
-            // An unknown scheme is what a client sends that knows of none of ours.
+            // An unknown scheme comes from a client that knows none of ours.
             Self::Nothing
         }
     }
@@ -37,7 +37,7 @@ fn is_bearer(value: &HeaderValue) -> bool {
     scheme.is_some_and(|s| s.eq_ignore_ascii_case(b"bearer"))
 }
 
-/// Adds the challenges that a refusal calls for.
+/// Adds the challenges that belong to a refusal.
 pub(crate) fn challenge(sent: Sent, status: &Status, headers: &mut HeaderMap) {
     let mut add = |challenge: &str| {
         let value = HeaderValue::try_from(challenge);
@@ -69,7 +69,7 @@ pub(crate) fn challenge(sent: Sent, status: &Status, headers: &mut HeaderMap) {
     }
 }
 
-/// The permission that a denial names.
+/// Returns the permission that a denial names.
 fn missing_scope(status: &Status) -> Option<String> {
     let info = status.get_details_error_info()?;
     let permission = info.metadata.get("permission")?;
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_sent_is_told_apart() {
+    fn credentials_are_told_apart() {
         assert_eq!(sent(&[]), Sent::Nothing);
         assert_eq!(sent(&[("authorization", "Basic eDp5")]), Sent::Nothing);
         assert_eq!(sent(&[("authorization", "bEaReR   x")]), Sent::Token);
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[test]
-    fn an_error_is_named_only_to_who_sent_a_token() {
+    fn an_error_is_named_only_to_a_client_that_sent_a_token() {
         let refused = fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", "no");
         assert_eq!(challenges(Sent::Nothing, &refused), [BEARER, KEY]);
         assert_eq!(challenges(Sent::ApiKey, &refused), [KEY, BEARER]);
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn a_denial_names_the_scope_that_was_missing() {
+    fn a_denial_names_the_missing_scope() {
         let names = [("permission", "agents.read")];
         let denied = fault::status_with(Code::PermissionDenied, "PERMISSION_DENIED", "no", &names);
         assert_eq!(

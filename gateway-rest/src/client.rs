@@ -1,18 +1,18 @@
-//! Who is behind a request, and whose connection it came over.
+//! The client behind a request, and the connection that carried it.
 
 use std::net::IpAddr;
 use tars_runtime::network::Networks;
 
-/// The address that a request is counted, limited and audited by; in every request's extensions.
+/// The address by which a request is counted, limited and audited; in the extensions of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Client(pub(crate) IpAddr);
 
-/// Whose connection a request came over; in every request's extensions.
+/// Whose connection carried a request; in the extensions of every request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Carrier {
     /// The client's own.
     Client,
-    /// A trusted proxy's, which carries requests of other clients as well.
+    /// A trusted proxy's, which carries the requests of other clients as well.
     Proxy,
 }
 

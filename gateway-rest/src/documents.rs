@@ -1,7 +1,7 @@
-//! What the gateway answers by itself: `/health`, `/ready`, `/openapi.json`.
+//! What the gateway itself serves: `/health`, `/ready`, `/openapi.json`.
 //!
-//! No service counts these calls, so they are counted here: against the limit of their address, and
-//! by document. Nothing is made anew for a call.
+//! No service limits or counts these requests, so the gateway does: by address, and by document. None of them
+//! is computed per request.
 
 use crate::client::Client;
 use axum::response::{IntoResponse, Response};
@@ -49,7 +49,7 @@ struct Label {
     document: &'static str,
 }
 
-/// What the documents are made of, and who may have how many.
+/// The documents of the gateway, with their limit and their counter.
 #[derive(Debug, Clone)]
 pub struct Documents {
     ready: ReadyPage,
@@ -59,7 +59,7 @@ pub struct Documents {
 }
 
 impl Documents {
-    /// `per_second` calls of one address are answered.
+    /// Creates the documents; `per_second` requests of one address are served.
     pub fn new(readiness: Readiness, per_second: u32, clock: Clock, metrics: &Metrics) -> Self {
         Self {
             ready: ReadyPage::new(readiness),
@@ -73,7 +73,7 @@ impl Documents {
         }
     }
 
-    /// `openapi` is the description of what the gateway serves.
+    /// Returns a document; `openapi` is the description of the routes.
     pub(crate) async fn show(
         &self,
         document: Document,
@@ -91,7 +91,7 @@ impl Documents {
     }
 }
 
-/// A JSON answer.
+/// Returns a JSON response.
 pub(crate) fn json(code: StatusCode, page: Bytes) -> Response {
     (code, [(header::CONTENT_TYPE, "application/json")], page).into_response()
 }

@@ -16,12 +16,12 @@ use tars_proto::{fault, table};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
-/// What the gateway answers in a service's place.
+/// Why the gateway answers in place of a service.
 #[derive(Debug)]
 pub(crate) enum Refusal {
     Status(Status),
     NotFound,
-    /// With the methods that the path has.
+    /// With the methods that the path supports.
     MethodNotAllowed(HeaderValue),
     UnsupportedMediaType,
     UnsupportedEncoding,
@@ -29,7 +29,7 @@ pub(crate) enum Refusal {
     TooSlow,
     PathTooLong,
     HeadersTooLarge,
-    /// Something that cannot be, and was.
+    /// A violated invariant, which is described for the log.
     Broken(&'static str),
 }
 
@@ -40,7 +40,7 @@ impl From<Status> for Refusal {
 }
 
 impl Refusal {
-    /// The answer to somebody who sent this kind of credential.
+    /// Returns the response for a client that sent this kind of credential.
     pub(crate) fn answer(self, sent: Sent, carrier: Carrier) -> Response {
         let (http, status) = self.status();
         let mut response = respond(http, &to_json(&status));
@@ -58,6 +58,7 @@ impl Refusal {
         response
     }
 
+    /// The one table of the gateway's own refusals: HTTP status, gRPC code, reason, message.
     pub(crate) fn status(&self) -> (StatusCode, Status) {
         let (http, code, reason, message) = match self {
             Self::Status(status) => {
@@ -80,7 +81,7 @@ impl Refusal {
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
                 Code::InvalidArgument,
                 "UNSUPPORTED_MEDIA_TYPE",
-                "the body must say, once, that it is application/json in UTF-8",
+                "the content type must be given once, as application/json in UTF-8",
             ),
             Self::UnsupportedEncoding => (
                 StatusCode::UNSUPPORTED_MEDIA_TYPE,
@@ -113,7 +114,7 @@ impl Refusal {
                 "the headers are too large",
             ),
             Self::Broken(what) => {
-                tracing::error!(what, "the gateway broke one of its own rules");
+                tracing::error!(what, "an invariant of the gateway is violated");
                 (
                     StatusCode::INTERNAL_SERVER_ERROR,
                     Code::Internal,
@@ -125,13 +126,13 @@ impl Refusal {
         (http, fault::status(code, reason, message))
     }
 
-    /// Whether nothing more is read from the connection.
+    /// Whether the connection is closed after the response.
     fn ends_connection(&self, carrier: Carrier) -> bool {
         match self {
-            // What is left of the body would be taken for the next request.
+            // The rest of the body would be parsed as the next request.
             Self::BodyTooLarge | Self::TooSlow => true,
-            // A client that floods may have pipelined a thousand more, so that each refusal costs
-            // it a connection. A proxy would lose the requests of its other clients.
+            // A client that floods may have pipelined a thousand more requests, so each refusal costs it
+            // a connection. A proxy would lose the requests of its other clients.
             Self::Status(status) => {
                 carrier == Carrier::Client && fault::reason(status).as_deref() == Some(FLOOD)
             }
@@ -155,7 +156,7 @@ impl Refusal {
     }
 }
 
-/// `Allow`: `HEAD` wherever `GET` is, and `OPTIONS` everywhere.
+/// Formats `Allow`: `HEAD` wherever `GET` is supported, and `OPTIONS` everywhere.
 pub(crate) fn allow(methods: &[String]) -> HeaderValue {
     let mut all: Vec<&str> = methods.iter().map(String::as_str).collect();
     if let Some(get) = all.iter().position(|m| *m == "GET") {
@@ -175,8 +176,8 @@ fn respond(http: StatusCode, body: &Value) -> Response {
         .into_response()
 }
 
-/// The table of `google.rpc.Code`. One reason stands out: a message over its limit is spoken of as
-/// HTTP does, as no waiting makes it smaller.
+/// Maps codes as `google.rpc.Code` documents them, with one exception: a message over its limit is 413, since
+/// waiting does not make it smaller.
 fn http_status(status: &Status) -> StatusCode {
     match status.code() {
         Code::ResourceExhausted
@@ -201,7 +202,7 @@ fn http_status(status: &Status) -> StatusCode {
     }
 }
 
-/// The services' limit headers, which they send to the gateway only.
+/// Copies the rate limit headers, which services send to the gateway only.
 pub(crate) fn copy_limits(from: &HeaderMap, to: &mut HeaderMap) {
     for name in [
         "x-ratelimit-limit",
@@ -214,7 +215,7 @@ pub(crate) fn copy_limits(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
-/// The whole status with its details, each with its type.
+/// Formats the status with all of its details, each with its type.
 pub(crate) fn to_json(status: &Status) -> Value {
     let status = &fault::explained(status.clone());
     details(status).unwrap_or_else(
@@ -265,7 +266,7 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_ends_the_clients_connection_and_no_proxys() {
+    fn a_flood_closes_the_connection_of_a_client_and_not_of_a_proxy() {
         let closes = |refusal: Refusal, carrier| {
             let headers = refusal
                 .answer(Sent::Nothing, carrier)
@@ -289,14 +290,14 @@ mod tests {
     }
 
     #[test]
-    fn a_broken_rule_is_our_fault() {
+    fn a_violated_invariant_is_an_internal_error() {
         let (http, status) = Refusal::Broken("x").status();
         assert_eq!(http, StatusCode::INTERNAL_SERVER_ERROR);
         assert_eq!(fault::reason(&status).as_deref(), Some("INTERNAL"));
     }
 
     #[test]
-    fn a_message_over_its_limit_is_no_rate_limit() {
+    fn a_message_over_its_limit_is_not_a_rate_limit() {
         let of = |reason| http_status(&fault::status(Code::ResourceExhausted, reason, "x"));
         assert_eq!(of(fault::MESSAGE_TOO_LARGE), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(of("RATE_LIMITED"), StatusCode::TOO_MANY_REQUESTS);

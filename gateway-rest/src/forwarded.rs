@@ -1,11 +1,11 @@
-//! Who is behind a proxy: `Forwarded` (RFC 7239) and `X-Forwarded-For`, believed from the proxies
-//! that the configuration names and from nobody else.
+//! The client behind a proxy: `Forwarded` (RFC 7239) and `X-Forwarded-For`, trusted from the proxies that the
+//! configuration names and from nobody else.
 //!
-//! Each proxy appends the address that it saw, so the lists are read from right to left, for as long
-//! as the address that was read is a trusted proxy too; what a client wrote itself is further left
-//! and is never reached. Whatever cannot be read with certainty is not guessed at: then the client is
-//! the peer, whose limits it shares. The same holds when the two headers name different clients: a
-//! proxy that keeps one of them may let a client's own other one through.
+//! Each proxy appends the address that it saw, so the lists are read from right to left, as long as the
+//! address just read is a trusted proxy too. What a client has written itself is further to the left and is
+//! never reached. A list that cannot be parsed with certainty is ignored: the client is then the peer, whose
+//! limits it shares. The same holds when the two headers name different clients, since a proxy that sets one
+//! of them may pass on the other as a client sent it.
 
 use http::{HeaderMap, HeaderName, header};
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -13,7 +13,7 @@ use tars_runtime::network::Networks;
 
 const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 
-/// A list that cannot be read.
+/// A list that cannot be parsed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Broken;
 
@@ -32,12 +32,12 @@ pub fn client(peer: IpAddr, headers: &HeaderMap, proxies: &Networks) -> IpAddr {
     }
 }
 
-/// Reads one line of a header into its addresses, from left to right; one that is no address does
-/// not hide those to its right.
+/// Parses one line of a header into its addresses, from left to right. An invalid one does not hide those to
+/// its right.
 type Line = fn(&str) -> Vec<Result<IpAddr, Broken>>;
 
-/// The first address from the right that is no proxy, or the leftmost when all are. Several lines of
-/// a header are one list.
+/// Returns the first address from the right that is not a proxy, or the leftmost when all are. Several lines of
+/// a header form one list.
 fn walk(
     headers: &HeaderMap,
     name: &HeaderName,
@@ -46,7 +46,7 @@ fn walk(
 ) -> Result<Option<IpAddr>, Broken> {
     let mut last = None;
     for line in headers.get_all(name).iter().rev() {
-        // Bytes that are no text belong to an element that is no address.
+        // Bytes that are not UTF-8 belong to an element that is not an address.
         let line = String::from_utf8_lossy(line.as_bytes());
         for address in read(&line).into_iter().rev() {
             let address = address?;
@@ -63,8 +63,8 @@ fn x_forwarded_for_line(line: &str) -> Vec<Result<IpAddr, Broken>> {
     line.split(',').map(|element| node(trim(element))).collect()
 }
 
-/// RFC 7239, section 4: elements of pairs, whose values are tokens or quoted strings. A quote that
-/// does not end makes the whole line unreadable, wherever it began.
+/// RFC 7239, section 4: elements of pairs, whose values are tokens or quoted strings. An unterminated quote
+/// invalidates the whole line, wherever it begins.
 fn forwarded_line(line: &str) -> Vec<Result<IpAddr, Broken>> {
     match split(line, b',') {
         Ok(elements) => elements.into_iter().map(forwarded_element).collect(),
@@ -132,20 +132,20 @@ fn is_token(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(tchar)
 }
 
-/// Optional white space is spaces and tabs, nothing else.
+/// Optional white space consists of spaces and tabs only.
 fn trim(text: &str) -> &str {
     text.trim_matches([' ', '\t'])
 }
 
-/// An address, with or without a port; IPv6 in brackets where it has one. `unknown` and made-up
-/// names say nothing about who the client is.
+/// Parses an address with an optional port; IPv6 with a port is in brackets. `unknown` and obfuscated names do
+/// not identify a client.
 fn node(text: &str) -> Result<IpAddr, Broken> {
     let in_brackets = |t: &str| -> Option<IpAddr> {
         let inner = t.strip_prefix('[')?.strip_suffix(']')?;
         inner.parse::<Ipv6Addr>().ok().map(IpAddr::V6)
     };
     let with_port = |t: &str| match t.parse::<SocketAddr>() {
-        // A zone says something on the proxy's own host only.
+        // A zone is meaningful only on the proxy's own host.
         Ok(SocketAddr::V6(v6)) if v6.scope_id() != 0 => None,
         other => other.ok().map(|addr| addr.ip()),
     };
@@ -187,7 +187,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_are_whom_they_connect_as() {
+    fn an_untrusted_peer_is_the_client_itself() {
         for name in ["forwarded", "x-forwarded-for"] {
             let claim = ("for=192.0.2.1", "192.0.2.1");
             let value = if name == "forwarded" {
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_stranger_from_the_right_is_the_client() {
+    fn the_client_is_the_first_untrusted_address_from_the_right() {
         assert_eq!(xff("192.0.2.1"), "192.0.2.1");
         assert_eq!(xff("6.6.6.6, 192.0.2.1"), "192.0.2.1");
         assert_eq!(xff("6.6.6.6,192.0.2.1 ,\t10.9.9.9, 10.1.1.1"), "192.0.2.1");
@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn every_way_to_write_an_address_is_read() {
+    fn addresses_are_parsed_in_every_notation() {
         for (text, address) in [
             ("192.0.2.1:8080", "192.0.2.1"),
             ("2001:db8::1", "2001:db8::1"),
@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_not_guessed_at() {
+    fn a_list_that_cannot_be_parsed_is_ignored() {
         for value in [
             "",
             ",",
@@ -288,7 +288,7 @@ mod tests {
         ] {
             assert_eq!(forwarded(value), PROXY, "{value:?}");
         }
-        // A broken line is reached, or is not.
+        // An invalid element matters only where it is reached.
         let left = [("forwarded", "for=\""), ("forwarded", "for=192.0.2.1")];
         assert_eq!(seen(PROXY, &left), "192.0.2.1");
         let right = [("forwarded", "for=192.0.2.1"), ("forwarded", "for=\"")];

@@ -1,17 +1,17 @@
-//! JSON to messages and back, by the proto3 JSON mapping, read strictly.
+//! JSON to messages and back, by the proto3 JSON mapping, parsed strictly.
 //!
-//! Two readers of one body must not see two things: a name that is given twice, in either spelling
-//! or as two members of a oneof, is refused, as is every name that the message does not have, on
-//! every level and inside `google.protobuf.Struct`. Numbers are read from their own digits, never by
-//! way of a `double`: what the field cannot hold exactly is refused, and nothing is rounded unseen.
+//! Two parsers of one body must not see two things. So a name that is given twice, in either spelling or as two
+//! members of a oneof, is refused, as is every name that the message does not have, on every level and inside
+//! of `google.protobuf.Struct`. Numbers are parsed from their own digits, never by way of a `double`: what the
+//! field cannot hold exactly is refused, and nothing is rounded silently.
 //!
-//! `serde_json` takes the text apart one level at a time ([`raw`]) and leaves each value as it is
-//! written; what a value means is decided here, by the field that it is for. A deserializer that is
-//! driven by the descriptors would see each byte once and not once a level, but hands out numbers
-//! without their digits and errors without their place. Levels are few: the contract's messages
-//! nest four deep, and values in a `Struct` at most [`MAX_STRUCT_DEPTH`].
+//! `serde_json` splits the text one level at a time ([`raw`]) and leaves each value as it is written; what a
+//! value means is decided here, by its field. A deserializer that is driven by the descriptors would process
+//! each byte once instead of once per level, but would lose the digits of numbers and the position of errors.
+//! Levels are few: the contract's messages nest four deep, and values in a `Struct` at most
+//! [`MAX_STRUCT_DEPTH`].
 //!
-//! Errors name the field and what it takes, never what was given: that may be a password.
+//! Errors name the field and what it accepts, never its value: that may be a password.
 
 mod number;
 mod raw;
@@ -29,7 +29,7 @@ use tars_proto::validate::{MAX_STRUCT_DEPTH, Path, Violations};
 pub(crate) use scalar::{fits_text, from_text};
 pub(crate) use write::write;
 
-/// A whole body; the error says where it stops being JSON.
+/// Parses a whole body; the error tells where it is not valid JSON.
 pub(crate) fn parse(body: &[u8]) -> Result<&RawValue, String> {
     if body.starts_with(b"\xef\xbb\xbf") {
         return Err("it begins with a byte order mark".to_owned());
@@ -37,18 +37,18 @@ pub(crate) fn parse(body: &[u8]) -> Result<&RawValue, String> {
     serde_json::from_slice(body).map_err(|e| e.to_string())
 }
 
-/// Where a field's value came from, other than the body.
+/// Where the value of a field came from, other than the body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Source {
     Path,
     Query,
 }
 
-/// Fills one message, and remembers all that is wrong.
+/// Fills one message, and collects everything that is wrong.
 #[derive(Debug, Default)]
 pub(crate) struct Reader {
     out: Violations,
-    /// Fields that have their value before the body is read, by their path.
+    /// The fields that were set before the body is parsed, by their path.
     given: BTreeMap<String, Source>,
 }
 
@@ -61,7 +61,7 @@ impl Reader {
         self.out.add(at, problem);
     }
 
-    /// Puts the text of a path or a query into the field at the end of `fields`.
+    /// Sets the field at the end of `fields` to a text from the path or the query.
     pub(crate) fn put(
         &mut self,
         message: &mut DynamicMessage,
@@ -99,7 +99,7 @@ impl Reader {
         }
     }
 
-    /// Reads an object into a message, which may have fields from elsewhere.
+    /// Parses an object into a message, some of whose fields may already be set.
     pub(crate) fn fill(&mut self, message: &mut DynamicMessage, json: &RawValue, at: &Path<'_>) {
         let Some(members) = self.members(json, at) else {
             return;
@@ -119,7 +119,7 @@ impl Reader {
         }
     }
 
-    /// Reads the value of one field. `null` is absence, but where it is a value of its own.
+    /// Parses the value of one field. `null` means absence, except where it is a value of its own.
     pub(crate) fn member(
         &mut self,
         message: &mut DynamicMessage,
@@ -154,7 +154,7 @@ impl Reader {
         }
     }
 
-    /// The path of a field inside a list or a map is never one that a path or a query names.
+    /// The path of a field inside of a list or a map is never one that a path or a query names.
     fn source(&self, at: &Path<'_>) -> Option<Source> {
         if self.given.is_empty() {
             return None;
@@ -162,7 +162,7 @@ impl Reader {
         self.given.get(&at.to_string()).copied()
     }
 
-    /// What the path gives, the body and the query may only repeat.
+    /// Checks that the body or the query repeats what the path gives.
     fn agree(
         &mut self,
         message: &DynamicMessage,
@@ -359,7 +359,7 @@ impl Reader {
     }
 }
 
-/// Both spellings of a field's name.
+/// Finds a field by either spelling of its name.
 pub(crate) fn named(descriptor: &MessageDescriptor, name: &str) -> Option<FieldDescriptor> {
     descriptor
         .get_field_by_name(name)
@@ -378,7 +378,7 @@ fn map_key(kind: &Kind, text: &str) -> Option<MapKey> {
     if let Kind::String = kind {
         return Some(MapKey::String(text.to_owned()));
     }
-    // One key, one spelling: the value must write itself as it was read.
+    // A key has one spelling: the parsed value must format as it was written.
     let key = match from_text(kind, text).ok()? {
         Value::Bool(b) => MapKey::Bool(b),
         Value::I32(n) => MapKey::I32(n),

@@ -1,8 +1,10 @@
-//! The REST bridge: a dynamic transcoder from HTTP and JSON to gRPC, driven by the embedded
-//! descriptors. A method with a `google.api.http` route is reachable here with no code of its own.
+//! The REST gateway: a dynamic transcoder from HTTP and JSON to gRPC, driven by the embedded descriptors. A
+//! method with a `google.api.http` route is reachable here without any code of its own.
 //!
-//! The gateway decides nothing about callers: it passes their credential on, and the service that
-//! it calls checks it. Its own identity only says that it is the gateway.
+//! The gateway does not authenticate callers: it passes their credential on, and the service that it calls
+//! checks it. Its own identity only proves that it is the gateway.
+
+#![deny(missing_docs)]
 
 mod backend;
 mod challenge;

@@ -1,4 +1,4 @@
-//! The gateway's listener: connections, and who is behind each request.
+//! The gateway's listener: its connections, and the client behind each request.
 
 use crate::{
     Gateway,
@@ -20,13 +20,13 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-/// A path with its query; our longest parameters together take a tenth of it.
+/// Maximum length of a path with its query, ten times that of our longest parameters together.
 pub(crate) const MAX_PATH: usize = 8 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
-/// When to come back to a gateway that is full: shares shrink and grow within a second.
-const COME_BACK: Duration = Duration::from_secs(1);
+/// The retry delay of a gateway that is full: shares shrink and grow within a second.
+const RETRY: Duration = Duration::from_secs(1);
 
-/// How the gateway treats those who connect.
+/// The gateway's listener with its limits.
 #[derive(Debug, Clone)]
 pub struct Listening {
     http: Http1,
@@ -34,9 +34,11 @@ pub struct Listening {
 }
 
 impl Listening {
+    /// Creates the listener.
+    ///
     /// # Errors
     ///
-    /// What is wrong with the list of proxies; a configuration that was loaded has nothing wrong.
+    /// Every mistake in the list of proxies; a loaded configuration has none.
     pub fn new(
         settings: &Settings,
         times: &Timeouts,
@@ -46,7 +48,8 @@ impl Listening {
         let http = Http1 {
             metrics,
             times: times.clone(),
-            // Room for what `server` refuses in words: headers somewhat too large, a path too long.
+            // Leaves room for what `server` refuses with a reason: headers or a path that are slightly too
+            // large.
             max_head_bytes: 2 * settings.max_header_bytes + MAX_PATH,
             max: settings.max_connections,
             by_address: settings.max_connections_by_address,
@@ -61,14 +64,14 @@ impl Listening {
         })
     }
 
-    /// Serves HTTP/1.1 until `stop`, then lets open requests finish for a while.
+    /// Serves HTTP/1.1 until `stop` is cancelled, then lets open requests finish for a while.
     pub async fn serve(self, listener: TcpListener, gateway: Gateway, stop: CancellationToken) {
         let proxies = self.proxies;
         let named = gateway
             .router()
             .map_request(move |mut request: Request<Body>| {
                 let peer = request.extensions().get::<Peer>().copied();
-                // The listener puts a peer into every request.
+                // The listener adds a peer to every request.
                 let peer = peer.map_or(SocketAddr::from(([0, 0, 0, 0], 0)), |Peer(addr)| addr);
                 let client = forwarded::client(peer.ip(), request.headers(), &proxies);
                 let carrier = Carrier::of(peer.ip(), &proxies);
@@ -84,8 +87,8 @@ impl Listening {
 fn answers() -> Answers {
     let full = fault::unavailable(
         "TOO_MANY_CONNECTIONS",
-        "there are too many connections, from this address or in all",
-        COME_BACK,
+        "too many connections, from this address or in total",
+        RETRY,
     );
     let late = fault::status(
         Code::DeadlineExceeded,
@@ -95,13 +98,13 @@ fn answers() -> Answers {
     let malformed = fault::status(
         Code::InvalidArgument,
         "MALFORMED_REQUEST",
-        "this is no HTTP/1.1 request, or one that could be read in two ways",
+        "not a valid HTTP/1.1 request, or one that could be parsed in two ways",
     );
     let (large, too_large) = Refusal::HeadersTooLarge.status();
     Answers {
         malformed: farewell(StatusCode::BAD_REQUEST, None, &malformed),
         too_large: farewell(large, None, &too_large),
-        full: farewell(StatusCode::SERVICE_UNAVAILABLE, Some(COME_BACK), &full),
+        full: farewell(StatusCode::SERVICE_UNAVAILABLE, Some(RETRY), &full),
         late: farewell(StatusCode::REQUEST_TIMEOUT, None, &late),
     }
 }

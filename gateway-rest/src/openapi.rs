@@ -1,4 +1,4 @@
-//! OpenAPI 3.1, generated from the descriptors that also route the calls.
+//! OpenAPI 3.1, generated from the descriptors that also route the requests.
 
 mod schema;
 
@@ -30,7 +30,7 @@ pub(crate) fn document(table: &MethodTable) -> Value {
             "description": description(),
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
-        "servers": [{ "url": "/", "description": "The gateway that shows this document" }],
+        "servers": [{ "url": "/", "description": "The gateway that serves this document" }],
         "tags": tags(table),
         "paths": paths,
         "components": {
@@ -44,16 +44,16 @@ pub(crate) fn document(table: &MethodTable) -> Value {
     })
 }
 
-/// What holds for every operation.
+/// The description of what all operations have in common.
 fn description() -> String {
     format!(
-        "JSON follows the proto3 mapping, with field names as in the protos (lowerCamelCase is read \
-         as well). Bodies are read strictly: a name that is given twice, in whatever spelling, or \
-         that the message does not have, is refused on every level; null is absence. What a path \
-         gives, the body and the query may repeat with an equal value. Values in a \
-         google.protobuf.Struct nest at most {MAX_STRUCT_DEPTH} deep, and integers there must lie \
-         within 2^53; what a field cannot hold exactly is refused. HEAD is answered where GET is, \
-         and OPTIONS with Allow. Every answer has x-trace-id, and every error an ErrorInfo."
+        "JSON follows the proto3 mapping, with field names as in the protos (lowerCamelCase is accepted \
+        as well). Bodies are parsed strictly: a name that is given twice, in whatever spelling, or that \
+        the message does not have, is refused on every level; null means absence. The body and the query \
+        may repeat what the path gives, with an equal value. Values in a google.protobuf.Struct nest at \
+        most {MAX_STRUCT_DEPTH} deep, and integers there must lie within 2^53; what a field cannot hold \
+        exactly is refused. HEAD is supported where GET is, and OPTIONS with Allow. Every response has \
+        x-trace-id, and every error an ErrorInfo."
     )
 }
 
@@ -112,7 +112,7 @@ fn operation_id(method: &Method, route: &Route) -> String {
     }
 }
 
-/// Empty where nobody needs to log in.
+/// Empty for methods that need no credential.
 fn security(method: &Method) -> Value {
     match method.rule.principal {
         Principal::Public => json!([]),
@@ -156,12 +156,12 @@ fn responses(method: &Method, route: &Route, output: Value) -> Value {
     responses
 }
 
-/// HTTP codes that the gateway answers with, the name of each, and what it means.
+/// The HTTP status codes of errors, with a name and a meaning.
 const ERRORS: [(u16, &str, &str); 11] = [
     (
         400,
         "BadRequest",
-        "A field, or the state of things, does not allow the call",
+        "A field, or the current state, does not allow the call",
     ),
     (401, "Unauthenticated", "The call needs a valid credential"),
     (
@@ -169,13 +169,13 @@ const ERRORS: [(u16, &str, &str); 11] = [
         "PermissionDenied",
         "The caller does not hold the permission that is named",
     ),
-    (404, "NotFound", "There is nothing by that name"),
+    (404, "NotFound", "There is no resource of that name"),
     (
         409,
         "Conflict",
-        "It is there already, or somebody was faster",
+        "The resource already exists, or was changed concurrently",
     ),
-    (413, "TooLarge", "The body is larger than is taken"),
+    (413, "TooLarge", "The body exceeds the maximum size"),
     (
         415,
         "UnsupportedMediaType",
@@ -184,25 +184,29 @@ const ERRORS: [(u16, &str, &str); 11] = [
     (
         429,
         "TooManyRequests",
-        "A limit is used up, or a share is; Retry-After says until when",
+        "A rate limit or a share is used up; Retry-After tells for how long",
     ),
     (
         500,
         "Internal",
-        "A fault of the mesh; the trace id finds it",
+        "A fault of the mesh; its log has more under the trace id",
     ),
     (
         503,
         "Unavailable",
-        "A service is away or full; Retry-After says when to come back",
+        "A service is unreachable or full; Retry-After tells when to try again",
     ),
-    (504, "DeadlineExceeded", "The answer was not there in time"),
+    (
+        504,
+        "DeadlineExceeded",
+        "The response was not there in time",
+    ),
 ];
 
 fn can_answer(method: &Method, route: &Route, code: u16) -> bool {
     let public = method.rule.principal == Principal::Public;
     match code {
-        // A login without a credential is still refused a wrong password.
+        // A login without a credential may still be refused for a wrong password.
         401 => !public || method.rule.rate == RateClass::Auth,
         403 => !public,
         404 => route.template.variables().next().is_some(),
@@ -320,7 +324,7 @@ mod tests {
     }
 
     #[test]
-    fn fields_say_what_they_accept() {
+    fn fields_have_their_constraints() {
         let document = documented();
         let schemas = &document["components"]["schemas"];
         let login = &schemas["tars.auth.v1.LoginRequest"];
@@ -334,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_path_gives_the_body_need_not() {
+    fn a_field_in_the_path_is_not_required_in_the_body() {
         let document = documented();
         let reload = "tars.orchestration.v1.ReloadAgentRequest";
         let required = document["components"]["schemas"][reload]["required"].to_string();
@@ -342,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn operations_say_who_may_call_and_what_may_go_wrong() {
+    fn operations_have_their_security_and_errors() {
         let document = documented();
         let codes = |path: &str, method: &str| -> Vec<String> {
             let responses = document["paths"][path][method]["responses"].as_object();

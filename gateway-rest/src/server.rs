@@ -1,4 +1,4 @@
-//! The HTTP side: routing, limits, the trace's first span, and the answer's headers.
+//! The HTTP side: routing, limits, the first span of the trace, and the headers of the response.
 
 use crate::{
     Backends, Documents,
@@ -33,6 +33,7 @@ use tars_runtime::{
 };
 use tonic::metadata::MetadataMap;
 
+/// The gateway's request handler. Clones share everything.
 #[derive(Clone)]
 pub struct Gateway(Arc<Inner>);
 
@@ -45,22 +46,26 @@ struct Inner {
     tracer: Tracer,
 }
 
-/// What a path leads to.
+/// What a route leads to.
 #[derive(Debug, Clone)]
 enum Endpoint {
     Call(Target),
     Document(Document),
 }
 
-/// What a request asks for.
-enum Asked {
+/// What a request is for.
+enum Destination {
     Call(Target, Vec<Binding>),
     Document(Document),
     Methods(HeaderValue),
 }
 
 impl Gateway {
-    /// The contract has been checked at start, so that every route can be inserted.
+    /// Creates the handler for every route of the contract.
+    ///
+    /// # Errors
+    ///
+    /// When the contract has a mistake, or a path is routed twice.
     pub fn new(
         backends: Backends,
         settings: Settings,
@@ -107,10 +112,10 @@ async fn handle(
     let inner = &gateway.0;
     let (parts, body) = request.into_parts();
     let (sent, head) = (Sent::of(&parts.headers), parts.method == Method::HEAD);
-    let asked = inner.find(&parts);
-    let mut span = inner.start_span(&asked, &parts, client);
+    let destination = inner.find(&parts);
+    let mut span = inner.start_span(&destination, &parts, client);
     let trace = span.context();
-    let work = inner.answer(asked, client, parts, body);
+    let work = inner.answer(destination, client, parts, body);
     let answer = span.scope().run(work).await;
     let response = answer.unwrap_or_else(|refusal| refusal.answer(sent, carrier));
     finish_span(&mut span, response.status());
@@ -129,7 +134,7 @@ fn finish_span(span: &mut Span, status: StatusCode) {
     }
 }
 
-/// What every answer carries.
+/// Adds the headers that every response carries.
 fn with_headers(mut response: Response, trace: TraceContext) -> Response {
     let headers = response.headers_mut();
     headers.insert(TRACE_ID, id_header(trace.trace_id));
@@ -143,7 +148,7 @@ fn with_headers(mut response: Response, trace: TraceContext) -> Response {
     response
 }
 
-/// An answer to `HEAD`: what `GET` would have said, but for the body.
+/// Makes the response to `HEAD`: that of `GET` without its body.
 fn without_body(response: Response) -> Response {
     let (mut parts, body) = response.into_parts();
     if let Some(length) = body.size_hint().exact() {
@@ -153,13 +158,13 @@ fn without_body(response: Response) -> Response {
 }
 
 impl Inner {
-    fn find(&self, parts: &Parts) -> Result<Asked, Refusal> {
+    fn find(&self, parts: &Parts) -> Result<Destination, Refusal> {
         check_size(parts, self.settings.max_header_bytes)?;
         check_host(parts)?;
         let options = parts.method == Method::OPTIONS;
         if options && parts.uri.path() == "*" {
             let all = ["GET", "POST", "PUT", "DELETE"].map(str::to_owned);
-            return Ok(Asked::Methods(allow(&all)));
+            return Ok(Destination::Methods(allow(&all)));
         }
         let method = match &parts.method {
             head if head == Method::HEAD => "GET",
@@ -167,25 +172,30 @@ impl Inner {
         };
         match self.routes.find(method, parts.uri.path()) {
             Found::Route(Endpoint::Call(target), bindings) => {
-                Ok(Asked::Call(target.clone(), bindings))
+                Ok(Destination::Call(target.clone(), bindings))
             }
-            Found::Route(Endpoint::Document(document), _) => Ok(Asked::Document(*document)),
-            Found::OtherMethods(methods) if options => Ok(Asked::Methods(allow(&methods))),
+            Found::Route(Endpoint::Document(document), _) => Ok(Destination::Document(*document)),
+            Found::OtherMethods(methods) if options => Ok(Destination::Methods(allow(&methods))),
             Found::OtherMethods(methods) => Err(Refusal::MethodNotAllowed(allow(&methods))),
             Found::BadPath => Err(error::bad_request("", "the path has a broken escape")),
             Found::Nothing => Err(Refusal::NotFound),
         }
     }
 
-    /// An outside client's trace id is kept; whether the trace is sampled is decided here.
-    fn start_span(&self, asked: &Result<Asked, Refusal>, parts: &Parts, client: IpAddr) -> Span {
-        let target = match asked {
-            Ok(Asked::Call(target, _)) => Some(target),
+    /// Keeps an outside client's trace id, and decides here whether the trace is sampled.
+    fn start_span(
+        &self,
+        destination: &Result<Destination, Refusal>,
+        parts: &Parts,
+        client: IpAddr,
+    ) -> Span {
+        let target = match destination {
+            Ok(Destination::Call(target, _)) => Some(target),
             _ => None,
         };
         let entry = Entry {
             parent: Parent::read(&parts.headers),
-            // What is no call of the contract has a trace id, and nobody wants to look at it.
+            // A request that is not a call of the contract has a trace id, but is not worth recording.
             infrastructure: target.is_none(),
             ..Entry::default()
         };
@@ -205,21 +215,21 @@ impl Inner {
 
     async fn answer(
         &self,
-        asked: Result<Asked, Refusal>,
+        destination: Result<Destination, Refusal>,
         client: IpAddr,
         parts: Parts,
         body: Body,
     ) -> Result<Response, Refusal> {
-        match asked? {
-            Asked::Call(target, bindings) => {
+        match destination? {
+            Destination::Call(target, bindings) => {
                 self.transcode(&target, &bindings, client, parts, body)
                     .await
             }
-            Asked::Document(document) => {
+            Destination::Document(document) => {
                 let shown = self.documents.show(document, Client(client), &self.openapi);
                 Ok(shown.await?)
             }
-            Asked::Methods(allowed) => {
+            Destination::Methods(allowed) => {
                 Ok((StatusCode::NO_CONTENT, [(header::ALLOW, allowed)]).into_response())
             }
         }
@@ -268,15 +278,15 @@ impl Inner {
             Ok(collected) => Ok(collected.to_bytes()),
             Err(e) if e.is::<LengthLimitError>() => Err(Refusal::BodyTooLarge),
             Err(e) if TooSlow::caused(&*e) => Err(Refusal::TooSlow),
-            Err(_) => Err(error::bad_request("", "the body did not arrive whole")),
+            Err(_) => Err(error::bad_request("", "the body is incomplete")),
         }
     }
 }
 
-/// The listener reads somewhat more than this, so that the refusal is ours and says what is wrong.
+/// The listener accepts slightly more than this, so that the refusal has a reason.
 fn check_size(parts: &Parts, max_headers: usize) -> Result<(), Refusal> {
     let path = parts.uri.path_and_query().map_or(0, |p| p.as_str().len());
-    // Each field is written with ": " and a line's end.
+    // Each field is written with ": " and a line ending.
     let field = |(name, value): (&HeaderName, &HeaderValue)| name.as_str().len() + value.len() + 4;
     if path > MAX_PATH {
         Err(Refusal::PathTooLong)
@@ -287,7 +297,7 @@ fn check_size(parts: &Parts, max_headers: usize) -> Result<(), Refusal> {
     }
 }
 
-/// RFC 9112, 3.2: a request of HTTP/1.1 names one host, or is refused.
+/// RFC 9112, section 3.2: an HTTP/1.1 request names exactly one host.
 fn check_host(parts: &Parts) -> Result<(), Refusal> {
     let named = single(&parts.headers, "host")?.is_some();
     if named || parts.version < Version::HTTP_11 {
@@ -297,7 +307,7 @@ fn check_host(parts: &Parts) -> Result<(), Refusal> {
     }
 }
 
-/// A header that may be there once: given twice, it could be read in two ways.
+/// Returns a header that may be given once: given twice, it could be read in two ways.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
@@ -311,7 +321,7 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
     text.transpose()
 }
 
-/// What is passed on: the caller's credential, and where the caller is. Nothing else.
+/// Returns what is passed on: the caller's credential and the client's address, and nothing else.
 fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal> {
     let mut out = HeaderMap::new();
     for name in [header::AUTHORIZATION, HeaderName::from_static("x-api-key")] {
@@ -340,7 +350,7 @@ fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal>
 mod tests {
     use super::*;
 
-    fn asked(version: Version, hosts: &[&str]) -> Parts {
+    fn parts(version: Version, hosts: &[&str]) -> Parts {
         let mut request = Request::builder().version(version).uri("/health");
         for host in hosts {
             request = request.header("host", *host);
@@ -350,15 +360,15 @@ mod tests {
 
     #[test]
     fn a_request_names_one_host() {
-        assert!(check_host(&asked(Version::HTTP_11, &["a"])).is_ok());
-        assert!(check_host(&asked(Version::HTTP_10, &[])).is_ok());
+        assert!(check_host(&parts(Version::HTTP_11, &["a"])).is_ok());
+        assert!(check_host(&parts(Version::HTTP_10, &[])).is_ok());
         for (version, hosts) in [
             (Version::HTTP_11, &[][..]),
             (Version::HTTP_11, &["a", "b"]),
             (Version::HTTP_11, &["a", "a"]),
             (Version::HTTP_10, &["a", "b"]),
         ] {
-            assert!(check_host(&asked(version, hosts)).is_err(), "{hosts:?}");
+            assert!(check_host(&parts(version, hosts)).is_err(), "{hosts:?}");
         }
     }
 }

@@ -1,5 +1,5 @@
-//! Server streams over HTTP: Server-Sent Events when asked for, newline-delimited JSON otherwise.
-//! An error after the first byte cannot change the status any more, so it is the last item.
+//! Server streams over HTTP: Server-Sent Events on request, newline-delimited JSON otherwise. An error after
+//! the first byte can no longer change the status, so it is the last item.
 
 use crate::{error, transcode};
 use axum::{
@@ -15,7 +15,7 @@ use tars_proto::table::Method;
 use tars_runtime::{listen::HoldingBody, trace::Span};
 use tonic::{Status, Streaming};
 
-/// Keeps proxies from closing a quiet stream.
+/// The interval of heartbeats, which keep proxies from closing a quiet stream.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ impl Format {
     }
 }
 
-/// A body that is part of a span: the answer of a stream is not over with its headers.
+/// Keeps a span open until the body is dropped: a streamed response is not over with its headers.
 pub(crate) fn spanned(body: Body, span: Span) -> Body {
     if span.is_recording() {
         Body::new(HoldingBody::new(body, span))

@@ -1,7 +1,7 @@
 //! From an HTTP request to a message, and back to JSON.
 //!
-//! The path gives its fields first. The query and the body may repeat what the path says, and
-//! nothing may contradict it or be given twice.
+//! The path sets its fields first. The query and the body may repeat them with equal values, but never
+//! contradict the path or give a field twice.
 
 use crate::{
     error::{Refusal, bad_request},
@@ -28,7 +28,7 @@ pub(crate) struct Target {
     pub(crate) route: &'static Route,
 }
 
-/// The request message, encoded.
+/// Returns the encoded request message.
 pub(crate) fn request_bytes(
     target: &Target,
     bindings: &[Binding],
@@ -118,7 +118,7 @@ fn read_query(
     Ok(())
 }
 
-/// `application/x-www-form-urlencoded`: `+` is a space.
+/// Decodes `application/x-www-form-urlencoded`, in which `+` is a space.
 fn unescape(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut bytes = text.bytes();
@@ -138,7 +138,7 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(out).ok()
 }
 
-/// The fields that a path of names goes through, if it ends at one that a text can give.
+/// Resolves a path of names to fields, if it ends at one that a text can set.
 fn resolve<'a>(
     descriptor: &MessageDescriptor,
     mut names: impl Iterator<Item = &'a str>,
@@ -157,8 +157,8 @@ fn resolve<'a>(
     leaf.then_some(fields)
 }
 
-/// `Last-Event-ID` is the number of the last event seen. A browser that reconnects sends it beside
-/// the address that it began with, so that it is the later word and wins over `after_sequence`.
+/// `Last-Event-ID` is the number of the last event that was received. A browser that reconnects sends it with
+/// the original URL, so that it overrides `after_sequence`.
 fn resume(message: &mut DynamicMessage, id: &str) -> Result<(), Refusal> {
     let number: u64 = id
         .parse()
@@ -169,7 +169,7 @@ fn resume(message: &mut DynamicMessage, id: &str) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a service answered.
+/// Decodes the response of a service.
 pub(crate) fn response(method: &Method, bytes: &[u8]) -> Result<DynamicMessage, Status> {
     let descriptor = method
         .descriptor
@@ -178,18 +178,18 @@ pub(crate) fn response(method: &Method, bytes: &[u8]) -> Result<DynamicMessage, 
     DynamicMessage::decode(descriptor.output(), bytes).map_err(|e| broken(&e.to_string()))
 }
 
-/// An answer as JSON.
+/// Formats a response as JSON.
 pub(crate) fn to_json(message: &DynamicMessage) -> Result<Vec<u8>, Status> {
     json::write(message).map_err(|e| broken(&e.to_string()))
 }
 
 fn broken(problem: &str) -> Status {
-    tracing::error!(problem, "an answer cannot be passed on");
-    let message = "the service's answer cannot be passed on";
+    tracing::error!(problem, "a service's response cannot be transcoded");
+    let message = "the service's response cannot be transcoded";
     fault::status(Code::Internal, "INTERNAL", message)
 }
 
-/// Whether a body that is there says, once, that it is JSON in UTF-8 as it stands.
+/// Checks that the content type of a non-empty body is given once, as JSON in UTF-8.
 pub(crate) fn check_content_type(headers: &HeaderMap, body: &[u8]) -> Result<(), Refusal> {
     if body.is_empty() {
         return Ok(());
@@ -208,7 +208,7 @@ pub(crate) fn check_content_type(headers: &HeaderMap, body: &[u8]) -> Result<(),
     }
 }
 
-/// JSON has no charset but UTF-8, which it may name.
+/// JSON has no charset other than UTF-8, which may be named.
 fn is_json(kind: &str) -> bool {
     let mut parts = kind.split(';').map(str::trim);
     let essence = parts.next().unwrap_or_default();
@@ -334,7 +334,7 @@ mod tests {
     const TELL: &str = "/tars.automl.v1.StudyService/TellTrial";
 
     #[test]
-    fn a_field_bound_by_the_path_may_be_repeated_the_same() {
+    fn the_body_may_repeat_a_field_of_the_path() {
         let study = "018f0000-0000-7000-8000-000000000000";
         let path = [binding("study_id", study), binding("number", "0")];
         for same in ["0", "0.0", "\"0\"", "0e3", "-0", "null"] {
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[test]
-    fn a_query_may_repeat_the_path_and_nothing_else() {
+    fn the_query_may_repeat_the_path_and_nothing_else() {
         const EVENTS: &str = "/tars.automl.v1.StudyService/WatchStudy";
         let study = "018f0000-0000-7000-8000-000000000000";
         let path = [binding("study_id", study)];
@@ -406,7 +406,7 @@ mod tests {
     }
 
     #[test]
-    fn bodies_must_say_that_they_are_json() {
+    fn a_body_must_have_a_json_content_type() {
         let with = |kind: &'static str| {
             let mut headers = HeaderMap::new();
             headers.insert(http::header::CONTENT_TYPE, kind.parse().unwrap());

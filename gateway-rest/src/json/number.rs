@@ -1,21 +1,21 @@
-//! Numbers from their own digits: exact, or refused.
+//! Numbers parsed from their own digits: exact, or refused.
 
 use std::borrow::Cow;
 
-/// Up to here every whole number is a `double`.
+/// Every integer up to this one is a `double`.
 const EXACT: i128 = 1 << 53;
-/// More digits than any field holds; bounds the arithmetic below.
+/// More digits than any field holds, which bounds the arithmetic below.
 const MAX_DIGITS: usize = 36;
 
 pub(super) const NOT_A_NUMBER: &str = "must be a number";
 const NOT_WHOLE: &str = "must be a whole number";
 const OUT_OF_RANGE: &str = "is out of range";
 const NOT_EXACT: &str = "has more digits than a double can hold";
-const NOT_EXACT_INTEGER: &str = "is beyond 2^53, where a double cannot hold every integer: write it as a text or with an exponent";
+const NOT_EXACT_INTEGER: &str = "is beyond 2^53, where a double cannot hold every integer: write it as a string or with an exponent";
 
 type Problem = Cow<'static, str>;
 
-/// A number by JSON's grammar, taken apart.
+/// A number of JSON's grammar, split into its parts.
 #[derive(Debug, PartialEq, Eq)]
 struct Decimal<'a> {
     negative: bool,
@@ -52,7 +52,7 @@ impl<'a> Decimal<'a> {
         self.fraction.is_empty() && self.exponent.is_none()
     }
 
-    /// The digits that count, and the power of ten that they are multiplied by.
+    /// Returns the significant digits, and the power of ten by which they are multiplied.
     fn significant(&self) -> (String, i64) {
         let digits = format!("{}{}", self.whole, self.fraction);
         let scale = i64::try_from(self.fraction.len()).unwrap_or(i64::MAX);
@@ -83,9 +83,9 @@ impl<'a> Decimal<'a> {
         Ok(if self.negative { -value } else { value })
     }
 
-    /// Whether `value`, the nearest double, is what was written. Nobody expects a double to hold every
-    /// fraction; but a whole number must be the one that the double is usually written as, in short
-    /// or in full.
+    /// Whether `value`, the nearest double, is what was written. A double cannot be expected to hold every
+    /// fraction, but a whole number must be the one that the double is usually written as, in short or in
+    /// full.
     fn is_kept_by(&self, value: f64) -> bool {
         if value.abs() < EXACT as f64 {
             return true;
@@ -105,7 +105,7 @@ fn are_digits(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// Exponents beyond any number's are as good as infinite.
+/// Parses an exponent; one beyond any number's saturates.
 fn read_exponent(text: &str) -> Option<i64> {
     let (negative, digits) = match text.as_bytes().first()? {
         b'-' => (true, &text[1..]),
@@ -116,7 +116,7 @@ fn read_exponent(text: &str) -> Option<i64> {
     Some(if negative { -size } else { size })
 }
 
-/// An integer field takes 7, 7.0 and 7e0, as numbers and as texts.
+/// Parses an integer field, which accepts 7, 7.0 and 7e0, as numbers and as strings.
 pub(super) fn integer(text: &str) -> Result<i128, Problem> {
     Decimal::parse(text).ok_or(NOT_WHOLE)?.integer()
 }
@@ -144,8 +144,8 @@ pub(super) fn float(text: &str) -> Result<f32, Problem> {
     Ok(value)
 }
 
-/// A number of a `google.protobuf.Struct`, which has doubles only: an integer is refused as soon as
-/// its neighbour could be read as the same.
+/// Parses a number of a `google.protobuf.Struct`, which has doubles only: an integer is refused when its
+/// neighbour would become the same double.
 pub(super) fn in_struct(text: &str) -> Result<f64, Problem> {
     let decimal = Decimal::parse(text).ok_or(NOT_A_NUMBER)?;
     if decimal.is_integer_literal() && !decimal.integer().is_ok_and(|n| n.abs() <= EXACT) {
@@ -159,7 +159,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn integers_are_read_in_every_form_of_the_mapping() {
+    fn integers_are_parsed_in_every_form_of_the_mapping() {
         for (text, value) in [
             ("0", 0),
             ("-0", 0),
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_integer_is_refused() {
+    fn what_is_not_an_integer_is_refused() {
         for text in [
             "",
             "-",
@@ -211,7 +211,7 @@ mod tests {
     }
 
     #[test]
-    fn doubles_are_the_nearest_and_never_infinite() {
+    fn doubles_are_the_nearest_and_always_finite() {
         for text in [
             "0.9803246417122269",
             "0.1",
@@ -257,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn a_struct_takes_integers_as_far_as_a_double_has_them_all() {
+    fn a_struct_accepts_the_integers_that_a_double_holds() {
         for text in [
             "9007199254740992",
             "-9007199254740992",

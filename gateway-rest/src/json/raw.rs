@@ -1,4 +1,4 @@
-//! JSON text taken apart by one level: values inside stay as they are written.
+//! JSON text split by one level: the values inside stay as they are written.
 
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
@@ -8,7 +8,7 @@ use std::fmt;
 pub(super) enum Json<'a> {
     Null,
     Bool(bool),
-    /// The digits, as JSON's grammar lets them be written.
+    /// The digits as they are written.
     Number(&'a str),
     Text(String),
     List(Vec<&'a RawValue>),
@@ -19,7 +19,7 @@ pub(super) enum Json<'a> {
 pub(super) type Member<'a> = (String, &'a RawValue);
 
 impl<'a> Json<'a> {
-    /// Fails only for texts and names that are no Unicode: the rest was checked with the whole.
+    /// Fails only for strings and names that are not Unicode: the rest was checked with the whole body.
     pub(super) fn of(raw: &'a RawValue) -> Result<Self, serde_json::Error> {
         let text = raw.get();
         Ok(match text.as_bytes().first() {

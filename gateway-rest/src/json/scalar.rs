@@ -1,4 +1,4 @@
-//! Values of one field that are one number, text, name or time.
+//! Fields whose value is a single number, string, name or time.
 
 use super::{number, raw::Json};
 use base64::{
@@ -12,7 +12,7 @@ use std::borrow::Cow;
 
 type Read<T> = Result<T, Cow<'static, str>>;
 
-/// Messages that the mapping writes in a form of their own.
+/// Messages for which the mapping defines a form of their own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum WellKnown {
     Timestamp,
@@ -34,7 +34,7 @@ pub(super) fn well_known(message: &MessageDescriptor) -> Option<WellKnown> {
     }
 }
 
-/// Whether a path or a query can give the field: scalars, enums, and what is written as a text.
+/// Whether a path or a query can set the field: scalars, enums, and messages that are written as a string.
 pub(crate) fn fits_text(field: &FieldDescriptor) -> bool {
     match field.kind() {
         Kind::Message(message) => {
@@ -44,7 +44,7 @@ pub(crate) fn fits_text(field: &FieldDescriptor) -> bool {
     }
 }
 
-/// A value as a path or a query writes it.
+/// Parses a value from a path or a query.
 pub(crate) fn from_text(kind: &Kind, text: &str) -> Read<Value> {
     match kind {
         Kind::Bool => match text {
@@ -60,14 +60,14 @@ pub(crate) fn from_text(kind: &Kind, text: &str) -> Read<Value> {
     }
 }
 
-/// A value as JSON writes it.
+/// Parses a value from JSON.
 pub(super) fn from_json(kind: &Kind, json: &Json<'_>) -> Read<Value> {
     match (kind, json) {
         (Kind::Bool, Json::Bool(b)) => Ok(Value::Bool(*b)),
         (Kind::Bool, _) => Err("must be true or false".into()),
         (Kind::String | Kind::Bytes, Json::Text(text)) => from_text(kind, text),
-        (Kind::String, _) => Err("must be a text".into()),
-        (Kind::Bytes, _) => Err("must be a text in base64".into()),
+        (Kind::String, _) => Err("must be a string".into()),
+        (Kind::Bytes, _) => Err("must be a string in base64".into()),
         (Kind::Double | Kind::Float, Json::Text(text)) => match special(text) {
             Some(value) => Ok(value_of(kind, value)),
             None => from_text(kind, text),
@@ -86,7 +86,7 @@ pub(super) fn message_from_json(
 ) -> Read<DynamicMessage> {
     match json {
         Json::Text(text) => message_from_text(message, text),
-        _ => Err("must be a text".into()),
+        _ => Err("must be a string".into()),
     }
 }
 
@@ -134,13 +134,13 @@ fn enumeration(values: &EnumDescriptor, text: &str) -> Read<Value> {
     let number = number::integer(text)
         .ok()
         .and_then(|n| i32::try_from(n).ok());
-    // A number that the enum does not have is the validation's to refuse.
+    // A number that the enum does not have is refused by the validation.
     number
         .map(Value::EnumNumber)
         .ok_or_else(|| "must be the name of a value".into())
 }
 
-/// Either alphabet, with or without padding.
+/// Decodes either alphabet, with or without padding.
 fn base64(text: &str) -> Read<Value> {
     let engine = match (text.contains(['-', '_']), text.ends_with('=')) {
         (false, false) => &STANDARD_NO_PAD,
@@ -151,18 +151,18 @@ fn base64(text: &str) -> Read<Value> {
     let bytes = engine.decode(text);
     bytes
         .map(|b| Value::Bytes(b.into()))
-        .map_err(|_| "must be a text in base64".into())
+        .map_err(|_| "must be a string in base64".into())
 }
 
 fn message_from_text(message: &MessageDescriptor, text: &str) -> Read<DynamicMessage> {
     let (shape, problem) = match well_known(message) {
         Some(WellKnown::Timestamp) => (
             is_timestamp(text),
-            "must be a time as RFC 3339 writes it, with at most nine decimals",
+            "must be a time as in RFC 3339, with at most nine decimals",
         ),
         Some(WellKnown::Duration) => (
             is_duration(text),
-            "must be seconds with an s at the end, with at most nine decimals",
+            "must be a number of seconds with the suffix s, with at most nine decimals",
         ),
         _ => (true, "must be a list of field names"),
     };
@@ -171,7 +171,7 @@ fn message_from_text(message: &MessageDescriptor, text: &str) -> Read<DynamicMes
     read.flatten().ok_or_else(|| problem.into())
 }
 
-/// The parser behind this takes more than RFC 3339, and drops decimals.
+/// The parser behind this accepts more than RFC 3339, and truncates decimals.
 fn is_timestamp(text: &str) -> bool {
     let shape = |text: &str, shape: &str| {
         text.len() == shape.len()
@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn times_are_written_as_rfc_3339_writes_them() {
+    fn times_follow_rfc_3339() {
         for good in [
             "2026-01-02T03:04:05Z",
             "2026-01-02t03:04:05.123456789z",

@@ -34,7 +34,7 @@ const REPORT: &str = "tars.automl.v1.ReportTrialRequest";
 const AUDIT: &str = "tars.auth.v1.ListAuditEventsRequest";
 
 #[test]
-fn what_is_said_twice_is_refused_on_every_level() {
+fn a_name_given_twice_is_refused_on_every_level() {
     for (message, body, fault) in [
         (
             KEY,
@@ -97,7 +97,7 @@ fn what_is_said_twice_is_refused_on_every_level() {
 }
 
 #[test]
-fn what_the_message_does_not_have_is_refused_on_every_level() {
+fn an_unknown_name_is_refused_on_every_level() {
     for (message, body, fault) in [
         (
             USER,
@@ -130,15 +130,15 @@ fn what_the_message_does_not_have_is_refused_on_every_level() {
 }
 
 #[test]
-fn all_that_is_wrong_is_named_and_nothing_is_echoed() {
+fn every_mistake_is_reported_and_no_value_is_echoed() {
     let body = r#"{"username":["hunter2"],"password":20231224,"roles":[1,null,"x"]}"#;
     let found = faults(USER, body);
     assert_eq!(
         found,
         [
-            "username: must be a text",
-            "password: must be a text",
-            "roles[0]: must be a text",
+            "username: must be a string",
+            "password: must be a string",
+            "roles[0]: must be a string",
             "roles[1]: must not be null",
         ]
     );
@@ -150,8 +150,8 @@ fn all_that_is_wrong_is_named_and_nothing_is_echoed() {
         r#"{"password":"hunter2\ud800"}"#,
     ] {
         let status = read(USER, body.as_bytes()).unwrap_err();
-        let said = format!("{status:?}");
-        assert!(!said.contains("hunter2"), "{said}");
+        let shown = format!("{status:?}");
+        assert!(!shown.contains("hunter2"), "{shown}");
     }
     let body = r#"{"players":[{"payoffs":[1,2,"x"]},{"payoffs":[true]}],"default_payoff":"1e5x"}"#;
     assert_eq!(
@@ -165,7 +165,7 @@ fn all_that_is_wrong_is_named_and_nothing_is_echoed() {
 }
 
 #[test]
-fn what_is_not_json_is_refused() {
+fn invalid_json_is_refused() {
     let deep = format!("{{\"a\":{}1{}}}", "[".repeat(10_000), "]".repeat(10_000));
     let bad: [&[u8]; 17] = [
         b"",
@@ -204,7 +204,7 @@ fn what_is_not_json_is_refused() {
 }
 
 #[test]
-fn values_nest_as_deep_as_the_contract_says() {
+fn values_nest_as_deep_as_the_contract_allows() {
     let nested = |n: usize| {
         let (open, close) = ("{\"a\":".repeat(n - 1), "}".repeat(n - 1));
         format!("{{\"hyperparameters\":{{\"a\":{open}1{close}}}}}")
@@ -226,7 +226,7 @@ fn null_is_absence() {
 }
 
 #[test]
-fn numbers_leave_as_they_entered() {
+fn numbers_are_written_as_they_were_parsed() {
     let body = r#"{"hyperparameters":{"int":7,"float":0.9803246417122269,"big":9007199254740992,"zero":-0.0,"list":[1,1.5,-3]}}"#;
     let read_back = read(RELOAD, body.as_bytes()).unwrap();
     for kept in [
@@ -260,7 +260,7 @@ fn numbers_leave_as_they_entered() {
 }
 
 #[test]
-fn integers_are_numbers_or_texts_to_the_last_bit() {
+fn integers_are_numbers_or_strings_exact_to_the_last_bit() {
     let step = |value: &str| {
         let body = format!("{{\"step\":{value}}}");
         read(REPORT, body.as_bytes())
@@ -292,7 +292,7 @@ fn integers_are_numbers_or_texts_to_the_last_bit() {
     }
 }
 
-/// Doubles drawn over all their bits, and those that printers and parsers differ about.
+/// Doubles of every bit pattern, and those about which formatters and parsers disagree.
 fn doubles() -> impl Iterator<Item = f64> {
     let special = [
         0.0,
@@ -362,7 +362,7 @@ fn every_integer_survives_json_both_ways() {
 }
 
 #[test]
-fn enums_times_and_maps_are_read_by_the_mapping() {
+fn enums_times_and_maps_follow_the_mapping() {
     let good = read(
         NASH,
         br#"{"options":{"algorithm":"NASH_ALGORITHM_LEMKE_HOWSON","time_limit":"1.5s"}}"#,
@@ -380,7 +380,7 @@ fn enums_times_and_maps_are_read_by_the_mapping() {
             r#"{"options":{"algorithm":2.5}}"#,
             "options.algorithm: must be the name of a value",
         ),
-        (AUDIT, r#"{"start_time":1}"#, "start_time: must be a text"),
+        (AUDIT, r#"{"start_time":1}"#, "start_time: must be a string"),
         (
             NASH,
             r#"{"agent_payoffs":{"a":null}}"#,
@@ -399,8 +399,8 @@ fn enums_times_and_maps_are_read_by_the_mapping() {
 }
 
 #[test]
-fn of_a_oneof_one_member_may_be_given() {
-    // Read by its fields, it is the oneof that the contract has at hand.
+fn only_one_member_of_a_oneof_may_be_given() {
+    // The contract has no oneof, but `google.protobuf.Value` does.
     const VALUE: &str = "google.protobuf.Value";
     let two = r#"{"stringValue":"a","bool_value":true}"#;
     assert_eq!(

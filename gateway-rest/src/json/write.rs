@@ -1,8 +1,8 @@
-//! Messages as JSON: names as in the protos, every field, map keys in order, and numbers that read
-//! back as they were.
+//! Messages as JSON: names as in the protos, every field, map keys in order, and numbers that parse back to
+//! the same value.
 //!
-//! A `google.protobuf.Struct` has doubles only. What entered as 7 leaves as 7 and not as 7.0: many
-//! readers tell the two apart, and mean an integer by the first.
+//! A `google.protobuf.Struct` has doubles only. What was received as 7 is sent as 7 and not as 7.0, because
+//! many parsers distinguish the two, and take the first for an integer.
 
 use base64::{display::Base64Display, engine::general_purpose::STANDARD};
 use prost_reflect::{
@@ -12,7 +12,7 @@ use prost_reflect::{
 use serde::ser::{Error, Serialize, SerializeMap, Serializer};
 use std::collections::BTreeMap;
 
-/// Up to here a whole double is written as an integer; every reader takes it for the same number.
+/// Whole doubles up to this one are written as integers, which every parser takes for the same number.
 const EXACT: f64 = 9_007_199_254_740_992.0;
 
 pub(crate) fn write(message: &DynamicMessage) -> Result<Vec<u8>, serde_json::Error> {
@@ -38,7 +38,7 @@ impl Serialize for Message<'_> {
     }
 }
 
-/// Every field, but those that are absent and could have been there.
+/// Writes every field, except those with presence that are absent.
 fn fields<S: Serializer>(message: &DynamicMessage, serializer: S) -> Result<S::Ok, S::Error> {
     let descriptor = message.descriptor();
     let shown = |f: &FieldDescriptor| !f.supports_presence() || message.has_field(f);
@@ -50,7 +50,7 @@ fn fields<S: Serializer>(message: &DynamicMessage, serializer: S) -> Result<S::O
     map.end()
 }
 
-/// The kind of a field's value, or of a map's values.
+/// Returns the kind of a field's value, or of a map's values.
 fn value_kind(field: &FieldDescriptor) -> Kind {
     match field.kind() {
         Kind::Message(entry) if entry.is_map_entry() => entry.map_entry_value_field().kind(),
@@ -80,7 +80,7 @@ fn as_integer(n: f64) -> Option<i64> {
     (n.fract() == 0.0 && n.abs() <= EXACT && !negative_zero).then_some(n as i64)
 }
 
-/// A value, or a list or a map of them; with the names that it has when it is an enum's.
+/// A value, or a list or map of values; with the enum whose names it uses.
 struct One<'a>(&'a Value, Option<&'a EnumDescriptor>);
 
 impl Serialize for One<'_> {
@@ -117,7 +117,7 @@ fn special(n: f64) -> &'static str {
     }
 }
 
-/// By its name, or as a number when this process does not know the name.
+/// Writes the name of the value, or its number when this process does not know the name.
 fn enumeration<S: Serializer>(
     values: Option<&EnumDescriptor>,
     number: i32,
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// But for the numbers of a `Struct`, which are not in it, the mapping's own serializer agrees.
+    /// The mapping's own serializer agrees, except for the numbers of a `Struct`, which are not compared.
     #[test]
     fn messages_are_written_as_the_mapping_writes_them() {
         let options = SerializeOptions::new()

@@ -1,4 +1,4 @@
-//! JSON schemas of messages, with what the contract says of each field.
+//! JSON schemas of messages, with the constraints that the contract declares for each field.
 
 use prost_reflect::{EnumDescriptor, FieldDescriptor, Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
@@ -10,15 +10,15 @@ use tars_proto::{
 
 const UUID: &str = "[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}";
 const NAME: &str = "[a-z0-9][a-z0-9._-]{0,63}";
-/// Of the key of a map.
+/// Maximum length of the key of a map.
 const MAX_KEY: u32 = 128;
 
 /// The schemas that operations refer to.
 pub(super) struct Schemas {
     pub(super) done: Map<String, Value>,
-    /// Messages that clients send, which are read strictly. Others may have more fields one day.
+    /// Messages that clients send, which are parsed strictly. Others may get more fields.
     sent: BTreeSet<String>,
-    /// Fields of a message that its path gives, so that its body need not.
+    /// Fields of a message that its path gives, so that they are optional in the body.
     in_path: BTreeMap<String, BTreeSet<String>>,
 }
 
@@ -134,7 +134,7 @@ impl Schemas {
     }
 }
 
-/// Names of the fields that some route of the method has in its path, where it has a body as well.
+/// Returns the fields that a route of the method has in its path, where it has a body as well.
 fn bound_by_path(method: &Method) -> Vec<String> {
     let with_body = method.routes.iter().filter(|r| r.body != Body::None);
     with_body
@@ -154,7 +154,7 @@ fn reach(message: &MessageDescriptor, sent: &mut BTreeSet<String>) {
     }
 }
 
-/// With the comment that the contract has above the field.
+/// Adds the comment above the field in the contract.
 pub(super) fn described(field: &FieldDescriptor, mut schema: Value) -> Value {
     let comment = comment_at(&field.parent_message().parent_file(), field.path());
     if !comment.is_empty() {
@@ -192,7 +192,7 @@ fn text(bounds: &Bounds, may_be_empty: bool) -> Value {
     schema
 }
 
-/// A bound in bytes, as letters of base64.
+/// Converts a bound in bytes to base64 characters.
 fn bytes(bounds: &Bounds) -> Value {
     let letters = u64::from(bounds.max_len).div_ceil(3) * 4;
     let mut schema = json!({ "type": "string", "contentEncoding": "base64", "maxLength": letters });
@@ -215,7 +215,7 @@ fn number(mut schema: Value, bounds: &Bounds) -> Value {
     schema
 }
 
-/// Whole where it is whole.
+/// Formats a whole number without a fraction.
 fn plain(number: f64) -> Value {
     let whole = number as i64;
     if whole as f64 == number {
