@@ -440,16 +440,21 @@ impl Authority {
             .ok_or_else(|| unusable(&self.dir, "has lost a root"))
     }
 
-    /// From now on, leaves of `id` begin at `at` or later. Leaves are backdated for the sake of
-    /// slow clocks, which must not place them before the revocation of their identity. The latest
-    /// moment counts.
-    pub fn raise_not_before(&self, id: &SpiffeId, at: Duration) -> Result<(), CaError> {
+    /// From now on, leaves of these identities begin at the given moments or later. Leaves are
+    /// backdated for the sake of slow clocks, which must not place them before the revocation of
+    /// their identity. The latest moment of an identity counts. Durable when this returns; nothing
+    /// is written when nothing changes.
+    pub fn raise_not_before(&self, floors: &[(SpiffeId, Duration)]) -> Result<(), CaError> {
         let mut inner = self.inner.write();
         let mut next = inner.ledger.clone();
-        let floor = next.not_before.entry(id.as_str().to_owned()).or_default();
-        *floor = (*floor).max(at.as_secs());
-        next.save(&self.dir)?;
-        inner.ledger = next;
+        for (id, at) in floors {
+            let floor = next.not_before.entry(id.as_str().to_owned()).or_default();
+            *floor = (*floor).max(at.as_secs());
+        }
+        if next != inner.ledger {
+            next.save(&self.dir)?;
+            inner.ledger = next;
+        }
         Ok(())
     }
 

@@ -36,9 +36,10 @@ fn a_leaf_is_not_backdated_to_before_a_revocation() {
     let dir = tempfile::tempdir().unwrap();
     let ca = init(dir.path());
     let revoked_at = NOW - Duration::from_secs(5);
-    ca.raise_not_before(&request(DAY).id, revoked_at).unwrap();
+    ca.raise_not_before(&[(request(DAY).id, revoked_at)])
+        .unwrap();
     let earlier = revoked_at - DAY;
-    ca.raise_not_before(&request(DAY).id, earlier).unwrap();
+    ca.raise_not_before(&[(request(DAY).id, earlier)]).unwrap();
     let reopened = open(dir.path(), NOW).unwrap();
     let issued = reopened.issue(&request(DAY), NOW).unwrap();
     let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();
@@ -186,8 +187,8 @@ fn an_earlier_revocation_time_does_not_lower_the_floor() {
     let ca = init(dir.path());
     let id = request(DAY).id;
     let revoked_at = NOW - Duration::from_secs(5);
-    ca.raise_not_before(&id, revoked_at).unwrap();
-    ca.raise_not_before(&id, revoked_at - DAY).unwrap();
+    ca.raise_not_before(&[(id.clone(), revoked_at)]).unwrap();
+    ca.raise_not_before(&[(id, revoked_at - DAY)]).unwrap();
     for ca in [ca, open(dir.path(), NOW).unwrap()] {
         let issued = ca.issue(&request(DAY), NOW).unwrap();
         let peer = PeerCertificate::parse(&issued.chain[0]).unwrap();

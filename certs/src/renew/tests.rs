@@ -353,7 +353,10 @@ async fn the_authority_refuses_to_renew_a_revoked_certificate() {
     let (other, source) = self::renewal(&world);
     let id = world.request.id.clone();
     let revoked_at = NOW + 2 * LONG;
-    world.authority.raise_not_before(&id, revoked_at).unwrap();
+    world
+        .authority
+        .raise_not_before(&[(id.clone(), revoked_at)])
+        .unwrap();
     let refused = source.fetch(&other.handle.current()).await.unwrap_err();
     assert!(refused.is_revocation(), "{refused}");
 }

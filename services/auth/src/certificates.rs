@@ -24,7 +24,7 @@ use tars_proto::{
 use tars_runtime::config;
 
 /// Rows are kept for this long after what they are about has ended.
-pub(crate) const KEPT: Duration = DAY.saturating_mul(90);
+pub(crate) const RETENTION: Duration = DAY.saturating_mul(90);
 
 /// What Auth needs to keep certificates.
 #[derive(Debug, Clone)]

@@ -30,7 +30,7 @@ pub enum AuthError {
     #[error("there is no permission {0:?}")]
     UnknownScope(String),
     #[error(transparent)]
-    GrantError(#[from] GrantError),
+    Grant(#[from] GrantError),
     #[error("the last administrator must stay")]
     LastAdmin,
     #[error("the key is revoked")]
@@ -99,13 +99,9 @@ impl From<AuthError> for Status {
             AuthError::UserExists(_) => fault::status(Code::AlreadyExists, "USER_EXISTS", &text),
             AuthError::UnknownRole(_) => fault::invalid_field("roles", &text),
             AuthError::UnknownScope(_) => fault::invalid_field("scopes", &text),
-            AuthError::GrantError(GrantError::Life) => {
-                fault::invalid_field("expires_in_days", &text)
-            }
-            AuthError::GrantError(GrantError::OutlivedBy) => fault::invalid_field("key_id", &text),
-            AuthError::GrantError(_) => {
-                fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text)
-            }
+            AuthError::Grant(GrantError::Life) => fault::invalid_field("expires_in_days", &text),
+            AuthError::Grant(GrantError::OutlivedBy) => fault::invalid_field("key_id", &text),
+            AuthError::Grant(_) => fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text),
             AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
             AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
             AuthError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),

@@ -123,7 +123,8 @@ impl Auth {
         });
         let first = auth.create_first_admin().await?;
         auth.record_steps().await?;
-        auth.take_up().await?;
+        auth.restore_floors().await?;
+        auth.import_journal().await?;
         Ok((auth, first))
     }
 
@@ -152,7 +153,7 @@ impl Auth {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
-            if let Err(e) = self.take_up().await {
+            if let Err(e) = self.import_journal().await {
                 tracing::warn!(error = %e, "certificates wait to be listed");
             }
             if let Err(e) = self.record_late_steps().await {

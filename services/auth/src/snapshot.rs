@@ -53,7 +53,7 @@ impl Snapshots {
         let sessions = store::revoked_sessions(&mut db, past_us - self.access_life_us()).await?;
         let signing = store::signing_keys(&mut db).await?;
         let revocations =
-            certificates::store::in_force(&mut db, self.horizon.ended_us(certificates::KEPT))
+            certificates::store::in_force(&mut db, self.horizon.ended_us(certificates::RETENTION))
                 .await?;
         drop(db);
         let (revoked_certificates, revoked_identities) = certificates::pushed(&revocations);

@@ -5,14 +5,14 @@
 //! cannot renew it for ever.
 
 use super::{
-    KEPT, micros,
+    RETENTION, micros,
     store::{self, IssuedRow, LineageRow},
     tokens::{self, TokenRow},
 };
 use crate::{Auth, AuthError, holder::Holder, horizon::DAY};
 use std::{net::IpAddr, time::Duration};
 use tars_certs::{
-    PeerClass, SpiffeId,
+    Authority, CertName, PeerClass, SpiffeId,
     ca::{Request, csr},
     join::{JoinClaims, JoinKind, JoinToken},
     peer::Verified,
@@ -104,50 +104,29 @@ impl Auth {
         }
     }
 
-    /// Signs the next certificate of a lineage and writes both down.
+    /// Issues the next certificate of a lineage and records both.
     async fn issue_in(
         &self,
         tx: &mut Write,
         mut lineage: LineageRow,
         csr: &[u8],
-        mut request: Request,
+        request: Request,
         (source, record): (Source, Record),
     ) -> Result<NewIdentity, AuthError> {
         let authority = self.certificates().authority()?;
         let key = csr::public_key(csr)?;
         let now = self.clock.now();
-        let left = u64::try_from(lineage.ends_us.saturating_sub(micros(now))).unwrap_or(0);
-        if lineage.revoked || left < 1_000_000 {
-            return Err(AuthError::LineageEnded);
-        }
-        request.life = request.life.min(Duration::from_micros(left));
+        let request = within_lineage(request, &lineage, now)?;
         let issued = authority.sign(&key, &request, now)?;
-        let rejoin = JoinClaims {
-            kind: JoinKind::Rejoin,
-            id: rand::random(),
-            lineage: *lineage.id.as_bytes(),
-            issued_at: now,
-            expires_at: Duration::from_micros(u64::try_from(lineage.ends_us).unwrap_or(0)),
-            root: authority.active_root(),
-            spiffe_id: request.id.clone(),
-        };
+        let rejoin = rejoin_claims(authority, &lineage, &request.id, now);
         lineage.latest_serial = issued.name.serial.to_string();
         lineage.rejoin_before = std::mem::replace(&mut lineage.rejoin, token_id(&rejoin.id));
-        let generation = authority.root_above(&issued.name.issuer);
-        let row = IssuedRow {
-            issuer: issued.name.issuer.to_string(),
-            serial: issued.name.serial.to_string(),
-            spiffe_id: request.id.as_str().to_owned(),
-            lineage: lineage.id,
-            issued_us: micros(now),
-            not_after_us: micros(issued.not_after),
-            generation: generation.map_or(0, |g| i64::from(g.generation)),
-            source: source.as_str().to_owned(),
-        };
+        let validity = (now, issued.not_after);
+        let row = issued_row(authority, &lineage, &issued.name, validity, source);
         store::save_lineage(tx, &lineage).await?;
         store::insert_issued(tx, &row).await?;
         let record = record
-            .resource(request.id.as_str())
+            .resource(&row.spiffe_id)
             .detail("serial", &row.serial)
             .detail("issuer", &row.issuer)
             .detail("lineage", lineage.id);
@@ -188,7 +167,7 @@ impl Auth {
             JoinKind::First | JoinKind::Unrecorded => {
                 self.first_lineage(&mut tx, &claims, class).await?
             }
-            JoinKind::Rejoin => again(&mut tx, &claims).await?,
+            JoinKind::Rejoin => rejoined_lineage(&mut tx, &claims).await?,
         };
         let record = Record::new(&self.clock, "auth", "certificate.issued")
             .caller(Source::JoinToken.as_str())
@@ -207,7 +186,7 @@ impl Auth {
         claims: &JoinClaims,
         class: PeerClass,
     ) -> Result<LineageRow, AuthError> {
-        let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(KEPT));
+        let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(RETENTION));
         let (id, expires) = (token_id(&claims.id), micros(claims.expires_at));
         let holds = match claims.kind {
             JoinKind::Unrecorded => tokens::is_after_cuts(tx, claims, self.clock.now()).await?,
@@ -228,66 +207,68 @@ impl Auth {
         Ok(self.new_lineage(claims.spiffe_id.as_str(), now_us))
     }
 
-    /// The next certificate of the peer that asks. Who that is, its own certificate says.
+    /// Issues the successor of the certificate that the peer presented.
     pub(crate) async fn renew_certificate(
         &self,
         peer: &Verified,
         csr: &[u8],
     ) -> Result<NewIdentity, AuthError> {
-        let certificates = self.certificates();
-        let authority = certificates.authority()?;
-        let name = peer.name();
-        if authority.root_above(&name.issuer).is_none() {
-            return Err(AuthError::NotIssuedHere);
-        }
-        // Its connection is about to be cut.
-        if certificates.feed.revocations.denies(peer) {
-            return Err(AuthError::LineageEnded);
-        }
-        self.take_up().await?;
-        let id = peer.certificate.id.clone();
-        let request = self.request(id.clone(), certificates.class(&id)?);
-        let mut tx = self.store.begin("certificates.renew").await?;
-        // The list may have been behind: what is shown is looked at again where nobody is faster.
-        let begin_s = i64::try_from(peer.certificate.not_before.as_secs()).unwrap_or(0);
-        if store::cut_of(&mut tx, id.as_str()).await? > Some(begin_s) {
-            return Err(AuthError::LineageEnded);
-        }
-        let known =
-            store::find_issued(&mut tx, &name.issuer.to_string(), name.serial.as_str()).await?;
-        let lineage = match &known {
-            Some(row) => store::find_lineage(&mut tx, row.lineage).await?,
-            None => None,
-        };
-        // One that was issued where Auth did not see it begins its lineage now, as of its begin.
-        let lineage = match lineage {
-            Some(lineage) => lineage,
-            None => {
-                let lineage = self.new_lineage(id.as_str(), micros(peer.certificate.not_before));
-                store::save_lineage(&mut tx, &lineage).await?;
-                let above = authority.root_above(&name.issuer);
-                let row = IssuedRow {
-                    issuer: name.issuer.to_string(),
-                    serial: name.serial.to_string(),
-                    spiffe_id: id.as_str().to_owned(),
-                    lineage: lineage.id,
-                    issued_us: micros(peer.certificate.not_before),
-                    not_after_us: micros(peer.certificate.not_after),
-                    generation: above.map_or(0, |g| i64::from(g.generation)),
-                    source: Source::Elsewhere.as_str().to_owned(),
-                };
-                store::insert_issued(&mut tx, &row).await?;
-                lineage
-            }
-        };
+        self.check_renewable(peer)?;
+        self.import_journal().await?;
+        let id = &peer.certificate.id;
+        let request = self.request(id.clone(), self.certificates().class(id)?);
         let record = Record::new(&self.clock, "auth", "certificate.renewed")
             .caller(id.as_str())
-            .detail("of", &name.serial);
+            .detail("of", &peer.name().serial);
+        let mut tx = self.store.begin("certificates.renew").await?;
+        let lineage = self.lineage_to_renew(&mut tx, peer).await?;
         let identity = self
             .issue_in(&mut tx, lineage, csr, request, (Source::Renewal, record))
             .await?;
         tx.commit().await?;
         Ok(identity)
+    }
+
+    /// Checks that the peer's certificate was issued by this authority and is not denied.
+    fn check_renewable(&self, peer: &Verified) -> Result<(), AuthError> {
+        let certificates = self.certificates();
+        let issuer = &peer.name().issuer;
+        if certificates.authority()?.root_above(issuer).is_none() {
+            return Err(AuthError::NotIssuedHere);
+        }
+        // The peer's connection is about to be closed for the same reason.
+        match certificates.feed.revocations.denies(peer) {
+            true => Err(AuthError::LineageEnded),
+            false => Ok(()),
+        }
+    }
+
+    /// The lineage that the peer's certificate belongs to. One that Auth has no record of starts a
+    /// lineage, as of the start of its validity.
+    async fn lineage_to_renew(
+        &self,
+        tx: &mut Write,
+        peer: &Verified,
+    ) -> Result<LineageRow, AuthError> {
+        let (name, leaf) = (peer.name(), &peer.certificate);
+        // The deny-list of this process may lag behind the database, which is up to date here.
+        let begin_s = i64::try_from(leaf.not_before.as_secs()).unwrap_or(0);
+        if store::cut_of(tx, leaf.id.as_str()).await? > Some(begin_s) {
+            return Err(AuthError::LineageEnded);
+        }
+        let issuer = name.issuer.to_string();
+        if let Some(row) = store::find_issued(tx, &issuer, name.serial.as_str()).await?
+            && let Some(lineage) = store::find_lineage(tx, row.lineage).await?
+        {
+            return Ok(lineage);
+        }
+        let authority = self.certificates().authority()?;
+        let lineage = self.new_lineage(leaf.id.as_str(), micros(leaf.not_before));
+        let validity = (leaf.not_before, leaf.not_after);
+        let row = issued_row(authority, &lineage, name, validity, Source::Elsewhere);
+        store::save_lineage(tx, &lineage).await?;
+        store::insert_issued(tx, &row).await?;
+        Ok(lineage)
     }
 
     /// A certificate that an administrator asks for.
@@ -365,8 +346,8 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<Listed>, String), AuthError> {
         let size = page::size(page_size);
-        let before = before(token).ok_or(AuthError::PageToken("page_token"))?;
-        self.take_up().await?;
+        let before = page_start(token).ok_or(AuthError::PageToken("page_token"))?;
+        self.import_journal().await?;
         let rows = self
             .store
             .issued_list(spiffe_id, (before.0, &before.1), size + 1)
@@ -377,7 +358,7 @@ impl Auth {
         let listed = rows.into_iter().map(|row| {
             let lineage = lineages.iter().find(|l| l.id == row.lineage);
             let name = row.issuer.parse().ok().zip(row.serial.parse().ok());
-            let name = name.map(|(issuer, serial)| tars_certs::CertName { issuer, serial });
+            let name = name.map(|(issuer, serial)| CertName { issuer, serial });
             Listed {
                 lineage_ends_us: lineage.map_or(0, |l| l.ends_us),
                 revoked: name.is_some_and(|n| denied.certificates.contains(&n)),
@@ -388,7 +369,60 @@ impl Auth {
     }
 }
 
-async fn again(tx: &mut Write, claims: &JoinClaims) -> Result<LineageRow, AuthError> {
+/// Limits a request to what is left of its lineage.
+fn within_lineage(
+    mut request: Request,
+    lineage: &LineageRow,
+    now: Duration,
+) -> Result<Request, AuthError> {
+    let left_us = u64::try_from(lineage.ends_us.saturating_sub(micros(now))).unwrap_or(0);
+    if lineage.revoked || left_us < 1_000_000 {
+        return Err(AuthError::LineageEnded);
+    }
+    request.life = request.life.min(Duration::from_micros(left_us));
+    Ok(request)
+}
+
+/// The token with which the holder returns after its certificate has expired.
+fn rejoin_claims(
+    authority: &Authority,
+    lineage: &LineageRow,
+    id: &SpiffeId,
+    now: Duration,
+) -> JoinClaims {
+    JoinClaims {
+        kind: JoinKind::Rejoin,
+        id: rand::random(),
+        lineage: *lineage.id.as_bytes(),
+        issued_at: now,
+        expires_at: Duration::from_micros(u64::try_from(lineage.ends_us).unwrap_or(0)),
+        root: authority.active_root(),
+        spiffe_id: id.clone(),
+    }
+}
+
+/// The row of a certificate. `validity` is when it was issued and when it expires.
+fn issued_row(
+    authority: &Authority,
+    lineage: &LineageRow,
+    name: &CertName,
+    (issued, not_after): (Duration, Duration),
+    source: Source,
+) -> IssuedRow {
+    let root = authority.root_above(&name.issuer);
+    IssuedRow {
+        issuer: name.issuer.to_string(),
+        serial: name.serial.to_string(),
+        spiffe_id: lineage.spiffe_id.clone(),
+        lineage: lineage.id,
+        issued_us: micros(issued),
+        not_after_us: micros(not_after),
+        generation: root.map_or(0, |g| i64::from(g.generation)),
+        source: source.as_str().to_owned(),
+    }
+}
+
+async fn rejoined_lineage(tx: &mut Write, claims: &JoinClaims) -> Result<LineageRow, AuthError> {
     let lineage = store::find_lineage(tx, Uuid::from_bytes(claims.lineage)).await?;
     let shown = token_id(&claims.id);
     let mut lineage = lineage
@@ -400,7 +434,7 @@ async fn again(tx: &mut Write, claims: &JoinClaims) -> Result<LineageRow, AuthEr
 }
 
 /// Where a page begins.
-fn before(token: &str) -> Option<(i64, String)> {
+fn page_start(token: &str) -> Option<(i64, String)> {
     if token.is_empty() {
         return Some((i64::MAX, String::new()));
     }

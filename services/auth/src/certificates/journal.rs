@@ -6,8 +6,8 @@
 //! restarts; what is revoked is left behind, and the next start begins another.
 
 use super::{
-    KEPT, micros,
-    revoke::Cut,
+    RETENTION, micros,
+    revoke::Attribution,
     store::{self, IssuedRow, LineageRow, RevocationRow},
 };
 use crate::{Auth, AuthError, publish::Change};
@@ -16,7 +16,7 @@ use tars_certs::ca::journal::{Entry, ManagedBy};
 use tars_runtime::audit::{self, Record};
 
 impl Auth {
-    pub(crate) async fn take_up(&self) -> Result<(), AuthError> {
+    pub(crate) async fn import_journal(&self) -> Result<(), AuthError> {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
         };
@@ -28,18 +28,18 @@ impl Auth {
         if entries.is_empty() {
             return Ok(());
         }
-        let cut = Cut {
+        let attribution = Attribution {
             by: "authority",
             reason: "a renewal of a revoked certificate, under way when that was revoked",
             now: self.clock.now(),
         };
         let mut tx = self.change("certificates.take_up").await?;
-        store::drop_issued(&mut tx, self.horizon.ended_us(KEPT)).await?;
+        store::drop_issued(&mut tx, self.horizon.ended_us(RETENTION)).await?;
         let mut late = Vec::new();
         for entry in &entries {
-            late.extend(self.take_up_one(&mut tx, entry, &cut).await?);
+            late.extend(self.import_entry(&mut tx, entry, &attribution).await?);
         }
-        self.put(tx, late, &cut).await?;
+        self.insert_revocations(tx, late, &attribution).await?;
         for entry in &entries {
             if let Err(e) = authority.acknowledge(&entry.serial) {
                 tracing::warn!(error = %e, "a certificate is listed, and its file stays");
@@ -49,11 +49,11 @@ impl Auth {
     }
 
     /// Returns what must be revoked with the lineage that the certificate goes on from.
-    async fn take_up_one(
+    async fn import_entry(
         &self,
         tx: &mut Change,
         entry: &Entry,
-        cut: &Cut<'_>,
+        attribution: &Attribution<'_>,
     ) -> Result<Option<RevocationRow>, AuthError> {
         if store::find_issued(tx, &entry.issuer, &entry.serial)
             .await?
@@ -76,7 +76,7 @@ impl Auth {
             .detail("issuer", &row.issuer)
             .detail("lineage", lineage.id);
         audit::insert(tx, &record).await?;
-        let late = || cut.row(row.issuer, row.serial, row.spiffe_id, row.not_after_us);
+        let late = || attribution.row(row.issuer, row.serial, row.spiffe_id, row.not_after_us);
         Ok(lineage.revoked.then(late))
     }
 

@@ -1,13 +1,13 @@
 //! Cutting off: a certificate of any issuer, or everything that an identity holds.
 
 use super::{
-    KEPT, micros, pushed,
+    RETENTION, micros, pushed,
     store::{self, IssuedRow, RevocationRow},
     tokens,
 };
 use crate::{Auth, AuthError, publish::Change};
 use parking_lot::Mutex;
-use std::{sync::Arc, time::Duration};
+use std::{io, sync::Arc, time::Duration};
 use tars_certs::{CertName, KeyId, RevocationSet, Serial, SpiffeId};
 use tars_credentials::{Caller, grant};
 use tars_proto::auth::v1::WatchCredentialsResponse;
@@ -47,13 +47,13 @@ struct Signed {
 }
 
 /// What a revocation is about, as it goes through one transaction.
-pub(super) struct Cut<'a> {
+pub(super) struct Attribution<'a> {
     pub(super) by: &'a str,
     pub(super) reason: &'a str,
     pub(super) now: Duration,
 }
 
-impl Cut<'_> {
+impl Attribution<'_> {
     pub(super) fn row(
         &self,
         issuer: String,
@@ -73,7 +73,7 @@ impl Cut<'_> {
         }
     }
 
-    fn of(&self, living: Vec<IssuedRow>) -> impl Iterator<Item = RevocationRow> + '_ {
+    fn rows(&self, living: Vec<IssuedRow>) -> impl Iterator<Item = RevocationRow> + '_ {
         living
             .into_iter()
             .map(|c| self.row(c.issuer, c.serial, c.spiffe_id, c.not_after_us))
@@ -81,39 +81,96 @@ impl Cut<'_> {
 }
 
 impl Auth {
-    /// Returns all that the call cut off, once it is durable and announced.
+    /// Revokes a certificate with its lineage, or an identity. Returns the new entries of the
+    /// deny-list, once they are durable and announced.
     pub(crate) async fn revoke(
         &self,
         caller: &Caller,
         target: &Target,
         reason: &str,
     ) -> Result<Vec<RevocationRow>, AuthError> {
-        let cut = Cut {
+        let attribution = Attribution {
             by: &caller.label,
             reason,
             now: self.clock.now(),
         };
-        self.take_up().await?;
-        let mut tx = self.change("certificates.revoke").await?;
-        let rows = match target {
+        self.import_journal().await?;
+        match target {
             Target::Certificate { issuer, serial } => {
-                self.cut_certificate(&mut tx, caller, &cut, (*issuer, serial))
-                    .await?
+                let mut tx = self.change("certificates.revoke").await?;
+                let certificate = (*issuer, serial);
+                let rows = self
+                    .certificate_rows(&mut tx, caller, &attribution, certificate)
+                    .await?;
+                self.insert_revocations(tx, rows, &attribution).await
             }
             Target::Identity { id, before } => {
-                grant::revoke_identity(caller, self.certificates().class(id).ok())?;
-                self.cut_identity(&mut tx, &cut, (id, *before)).await?
+                self.check_identity(caller, id)?;
+                // A time in the future would include certificates that do not exist yet.
+                let before = before.filter(|b| *b < attribution.now);
+                let floor = (id.clone(), before.unwrap_or(attribution.now));
+                self.raise_floors(vec![floor]).await?;
+                let mut tx = self.change("certificates.revoke").await?;
+                let rows = identity_rows(
+                    &mut tx,
+                    &attribution,
+                    (id, before),
+                    self.horizon.ended_us(Duration::ZERO),
+                )
+                .await?;
+                self.insert_revocations(tx, rows, &attribution).await
             }
-        };
-        self.put(tx, rows, &cut).await
+        }
     }
 
-    /// A certificate, and with it its lineage.
-    async fn cut_certificate(
+    fn check_identity(&self, caller: &Caller, id: &SpiffeId) -> Result<(), AuthError> {
+        grant::revoke_identity(caller, self.certificates().class(id).ok())?;
+        if id.trust_domain() != self.certificates().trust_domain {
+            let text = "is not of this trust domain".to_owned();
+            return Err(AuthError::Field("spiffe_id", text));
+        }
+        Ok(())
+    }
+
+    /// Makes the authority start leaves of revoked identities no earlier than their revocation.
+    ///
+    /// The floor is a file of the authority, and the revocation a row of the database. The file comes
+    /// first and outside of the transaction, so that no other writer waits for its sync. When the
+    /// process stops in between, or the transaction fails, a floor without a revocation is left
+    /// behind: the next certificate of that identity is not backdated as far, and the revocation,
+    /// which was not acknowledged, can be repeated. The reverse, which would let a certificate begin
+    /// before the revocation of its identity, cannot happen.
+    async fn raise_floors(&self, floors: Vec<(SpiffeId, Duration)>) -> Result<(), AuthError> {
+        let Some(authority) = self.certificates().authority.clone() else {
+            return Ok(());
+        };
+        let write = move || authority.raise_not_before(&floors);
+        let written = tokio::task::spawn_blocking(write).await;
+        Ok(written.map_err(io::Error::other)??)
+    }
+
+    /// Raises the floors of all identities on the deny-list, for an authority whose directory was
+    /// restored from an older copy.
+    pub(crate) async fn restore_floors(&self) -> Result<(), AuthError> {
+        let rows = {
+            let mut db = self.store.read("revocations.identities");
+            store::in_force(&mut db, self.horizon.ended_us(RETENTION)).await?
+        };
+        let identities = rows.iter().filter(|row| row.serial.is_empty());
+        let floor = |row: &RevocationRow| {
+            let seconds = u64::try_from(row.not_before_s).ok()?;
+            Some((row.spiffe_id.parse().ok()?, Duration::from_secs(seconds)))
+        };
+        self.raise_floors(identities.filter_map(floor).collect())
+            .await
+    }
+
+    /// The entries that revoke a certificate and the rest of its lineage.
+    async fn certificate_rows(
         &self,
         tx: &mut Change,
         caller: &Caller,
-        cut: &Cut<'_>,
+        attribution: &Attribution<'_>,
         (issuer, serial): (Option<KeyId>, &Serial),
     ) -> Result<Vec<RevocationRow>, AuthError> {
         let issuer = issuer.map(|i| i.to_string()).unwrap_or_default();
@@ -125,64 +182,25 @@ impl Auth {
             if issuer.is_empty() {
                 return Err(AuthError::NotFound("certificate", serial.to_string()));
             }
-            // Of another issuer: it says nothing of when it ends, so the entry stays.
-            let row = cut.row(issuer, serial.to_string(), String::new(), i64::MAX);
+            // The expiry of another issuer's certificate is unknown, so the entry is kept for good.
+            let row = attribution.row(issuer, serial.to_string(), String::new(), i64::MAX);
             return Ok(vec![row]);
         };
         store::end_lineage(tx, known.lineage).await?;
-        let living = store::living(
-            tx,
-            Some(known.lineage),
-            "",
-            self.horizon.ended_us(Duration::ZERO),
-        )
-        .await?;
-        Ok(cut.of(living).collect())
+        let past_us = self.horizon.ended_us(Duration::ZERO);
+        let living = store::living(tx, Some(known.lineage), "", past_us).await?;
+        Ok(attribution.rows(living).collect())
     }
 
-    /// Everything that an identity holds: its certificates that begin before the cut, their lineages, and
-    /// the join tokens that were made for it before then. What begins later goes on.
-    async fn cut_identity(
-        &self,
-        tx: &mut Change,
-        cut: &Cut<'_>,
-        (id, before): (&SpiffeId, Option<Duration>),
-    ) -> Result<Vec<RevocationRow>, AuthError> {
-        if id.trust_domain() != self.certificates().trust_domain {
-            let text = "is not of this trust domain".to_owned();
-            return Err(AuthError::Field("spiffe_id", text));
-        }
-        // All there is, when that is now: a begin is told in seconds.
-        let before = before.filter(|b| *b < cut.now);
-        let at = before.unwrap_or(cut.now);
-        let before_us = before.map_or(i64::MAX, micros);
-        if let Some(authority) = &self.certificates().authority {
-            authority.raise_not_before(id, at)?;
-        }
-        let name = id.as_str();
-        let not_before_s = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
-        if before.is_some() && store::cut_of(tx, name).await? >= Some(not_before_s) {
-            return Ok(Vec::new());
-        }
-        let identity = RevocationRow {
-            not_before_s,
-            ..cut.row(String::new(), String::new(), name.to_owned(), i64::MAX)
-        };
-        store::end_lineages(tx, name, before_us).await?;
-        tokens::revoke(tx, name, before_us).await?;
-        let mut living =
-            store::living(tx, None, name, self.horizon.ended_us(Duration::ZERO)).await?;
-        living.retain(|c| c.begins_before(before_us));
-        Ok(std::iter::once(identity).chain(cut.of(living)).collect())
-    }
-
-    pub(super) async fn put(
+    /// Adds entries to the deny-list with their audit records, announces them, and commits. Returns
+    /// the entries that were not on the list before.
+    pub(super) async fn insert_revocations(
         &self,
         mut tx: Change,
         rows: Vec<RevocationRow>,
-        cut: &Cut<'_>,
+        attribution: &Attribution<'_>,
     ) -> Result<Vec<RevocationRow>, AuthError> {
-        store::drop_expired(&mut tx, self.horizon.ended_us(KEPT)).await?;
+        store::drop_expired(&mut tx, self.horizon.ended_us(RETENTION)).await?;
         let mut changed = Vec::new();
         for row in rows {
             if store::insert_revocation(&mut tx, &row).await? == Swap::Lost {
@@ -190,7 +208,7 @@ impl Auth {
             }
             let record = Record::new(&self.clock, "auth", "certificate.revoked")
                 .severity(Severity::Critical)
-                .caller(cut.by)
+                .caller(attribution.by)
                 .resource(if row.serial.is_empty() {
                     &row.spiffe_id
                 } else {
@@ -198,7 +216,7 @@ impl Auth {
                 })
                 .detail("issuer", &row.issuer)
                 .detail("spiffe_id", &row.spiffe_id)
-                .detail("reason", cut.reason);
+                .detail("reason", attribution.reason);
             audit::insert(&mut tx, &record).await?;
             changed.push(row);
         }
@@ -247,7 +265,7 @@ impl Auth {
         }
         let rows = store::in_force(
             &mut self.store.read("revocations.all"),
-            self.horizon.ended_us(KEPT),
+            self.horizon.ended_us(RETENTION),
         )
         .await?;
         let names: Vec<(CertName, Duration)> = rows
@@ -275,4 +293,34 @@ impl Auth {
         });
         Ok(lists)
     }
+}
+
+/// The entries that revoke an identity: one for the identity, and one for each of its living
+/// certificates that begin before the given moment. Ends their lineages, and the join tokens that
+/// were created before then. `None` stands for everything that exists.
+async fn identity_rows(
+    tx: &mut Change,
+    attribution: &Attribution<'_>,
+    (id, before): (&SpiffeId, Option<Duration>),
+    past_us: i64,
+) -> Result<Vec<RevocationRow>, AuthError> {
+    let name = id.as_str();
+    let at = before.unwrap_or(attribution.now);
+    // The start of a certificate is in whole seconds: for everything, no start is compared.
+    let before_us = before.map_or(i64::MAX, micros);
+    let not_before_s = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
+    if before.is_some() && store::cut_of(tx, name).await? >= Some(not_before_s) {
+        return Ok(Vec::new());
+    }
+    let identity = RevocationRow {
+        not_before_s,
+        ..attribution.row(String::new(), String::new(), name.to_owned(), i64::MAX)
+    };
+    store::end_lineages(tx, name, before_us).await?;
+    tokens::revoke(tx, name, before_us).await?;
+    let mut living = store::living(tx, None, name, past_us).await?;
+    living.retain(|c| c.begins_before(before_us));
+    Ok(std::iter::once(identity)
+        .chain(attribution.rows(living))
+        .collect())
 }

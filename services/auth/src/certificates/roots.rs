@@ -7,7 +7,7 @@
 //! that stops in peace takes its report back.
 
 use super::{
-    KEPT, micros,
+    RETENTION, micros,
     store::{self, IssuedRow, ReportRow},
 };
 use crate::{Auth, AuthError};
@@ -258,7 +258,7 @@ impl Auth {
         instance: Uuid,
         roots: &[KeyId],
     ) -> Result<(), AuthError> {
-        self.take_up().await?;
+        self.import_journal().await?;
         let texts: Vec<String> = roots.iter().map(KeyId::to_string).collect();
         let mut tx = self.store.begin("trust.report").await?;
         let row = ReportRow {
@@ -271,7 +271,7 @@ impl Auth {
             names: names(&peer.chain),
             not_before_us: micros(peer.certificate.not_before),
         };
-        store::drop_expired(&mut tx, self.horizon.ended_us(KEPT)).await?;
+        store::drop_expired(&mut tx, self.horizon.ended_us(RETENTION)).await?;
         store::save_report(&mut tx, &row, MAX_INSTANCES).await?;
         tx.commit().await?;
         self.heard.of(&row.holder, instance, self.clock.monotonic());
@@ -285,7 +285,7 @@ impl Auth {
         peer: &Verified,
         instance: Uuid,
     ) -> Result<(), AuthError> {
-        self.take_up().await?;
+        self.import_journal().await?;
         let id = peer.certificate.id.as_str();
         let mut tx = self.store.begin("trust.withdraw").await?;
         let holder = holder(&mut tx, peer).await?;
@@ -297,7 +297,7 @@ impl Auth {
 
     pub(crate) async fn roots(&self) -> Result<RootsStatus, AuthError> {
         let authority = self.certificates().authority()?;
-        self.take_up().await?;
+        self.import_journal().await?;
         let roots = authority.root_infos();
         let step = next(&roots);
         let reports = self
@@ -373,13 +373,14 @@ impl Auth {
             let class = class.and_then(|id| certificates.class(&id).ok());
             class.is_some_and(tars_certs::PeerClass::is_workload)
         };
-        let kept_here = |c: &IssuedRow| c.source == ManagedBy::Authority.as_str() && is_workload(c);
+        let managed_here =
+            |c: &IssuedRow| c.source == ManagedBy::Authority.as_str() && is_workload(c);
         let own = certificates.own.current().id().to_string();
         let mut living = self.store.newest().await?;
         living.retain(|c| c.not_after_us > past_us);
         let mut left = left_below(living, i64::from(tainted.generation));
         left.retain(|c| {
-            !kept_here(c)
+            !managed_here(c)
                 && c.spiffe_id != own
                 && !reports.iter().any(|r| r.spiffe_id == c.spiffe_id)
         });

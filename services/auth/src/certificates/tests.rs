@@ -16,6 +16,7 @@ use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
 mod cuts;
+mod floors;
 mod kept;
 mod steps;
 mod tokens;
@@ -469,12 +470,12 @@ async fn an_identity_needs_the_permission_of_its_class() {
     for path in &paths {
         let refused = issue(&client, path, &[]).await;
         assert!(
-            matches!(refused, Err(AuthError::GrantError(_))),
+            matches!(refused, Err(AuthError::Grant(_))),
             "{path}: {refused:?}"
         );
         let token = w.auth.create_join_token(&client, path, None).await;
         assert!(
-            matches!(token, Err(AuthError::GrantError(_))),
+            matches!(token, Err(AuthError::Grant(_))),
             "{path}: {token:?}"
         );
         assert!(issue(&ada(), path, &[]).await.is_ok(), "{path}");
@@ -490,7 +491,7 @@ async fn an_identity_needs_the_permission_of_its_class() {
     );
     let named = issue(&client, "/client/bot", &["auth.tars.svc"]).await;
     assert!(
-        matches!(&named, Err(AuthError::GrantError(GrantError::Permissions(p))) if p == &["certificates.issue_workload"]),
+        matches!(&named, Err(AuthError::Grant(GrantError::Permissions(p))) if p == &["certificates.issue_workload"]),
         "{named:?}"
     );
 }
@@ -543,7 +544,7 @@ async fn a_workload_and_the_unknown_are_not_cut_off_by_a_narrow_key() {
     ] {
         let refused = w.auth.revoke(&narrow, &target, "x").await;
         assert!(
-            matches!(refused, Err(AuthError::GrantError(_))),
+            matches!(refused, Err(AuthError::Grant(_))),
             "{target:?}: {refused:?}"
         );
     }

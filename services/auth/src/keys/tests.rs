@@ -15,7 +15,7 @@ impl World {
 
 fn exceeds<T>(result: Result<T, AuthError>) -> GrantError {
     match result {
-        Err(AuthError::GrantError(why)) => why,
+        Err(AuthError::Grant(why)) => why,
         Err(other) => panic!("refused for another reason: {other}"),
         Ok(_) => panic!("not refused"),
     }

@@ -161,7 +161,7 @@ async fn a_key_has_no_session_to_end() {
     let refused = w.auth.logout(&w.by_key(&key.text).unwrap()).await;
     let why = refused.unwrap_err();
     assert!(
-        matches!(&why, AuthError::GrantError(GrantError::NeedsSession)),
+        matches!(&why, AuthError::Grant(GrantError::NeedsSession)),
         "{why}"
     );
     assert!(w.by_key(&key.text).is_some() && w.holds(&admin));

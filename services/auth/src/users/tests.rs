@@ -14,7 +14,7 @@ impl World {
 
 fn lacks(result: Result<UserSummary, AuthError>) -> Vec<&'static str> {
     match result {
-        Err(AuthError::GrantError(GrantError::Permissions(names))) => names,
+        Err(AuthError::Grant(GrantError::Permissions(names))) => names,
         other => panic!("not refused for what it exceeds: {other:?}"),
     }
 }
@@ -148,7 +148,7 @@ async fn a_key_never_changes_its_owners_password_and_a_token_cannot_guess_it() {
         .await;
     assert!(matches!(
         refused,
-        Err(AuthError::GrantError(GrantError::NeedsSession))
+        Err(AuthError::Grant(GrantError::NeedsSession))
     ));
     for _ in 0..5 {
         let guess = w.auth.change_password(&admin, &here(), "guess", NEW).await;

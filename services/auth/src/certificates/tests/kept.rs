@@ -45,7 +45,7 @@ async fn what_the_authority_issued_by_itself_is_in_the_list() {
     );
     assert!(authority.journal().unwrap().is_empty(), "taken up");
     // Once more is not twice; another start goes on with the lineage.
-    w.auth.take_up().await.unwrap();
+    w.auth.import_journal().await.unwrap();
     kept(&w, "/automl", 0).await;
     let rows = listed(&w, automl).await;
     assert_eq!(rows.len(), 4);
@@ -111,7 +111,7 @@ async fn a_renewal_under_way_when_its_lineage_is_revoked_is_revoked_too() {
     w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     // The authority has not heard of it: as when both happen at once.
     let raced = authority.renew(&made[0], &request, w.clock.now()).unwrap();
-    w.auth.take_up().await.unwrap();
+    w.auth.import_journal().await.unwrap();
     let list = w.auth.certificates().feed.revocations.current();
     assert!(list.certificates.contains(&raced.name));
 }

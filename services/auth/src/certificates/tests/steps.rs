@@ -73,7 +73,7 @@ async fn a_revocation_is_forgotten_long_after_its_certificate_ended() {
         done.unwrap();
         w.pushed_serials().await.len()
     };
-    w.clock.advance(KEPT);
+    w.clock.advance(RETENTION);
     assert_eq!(report().await, 1);
     w.clock.advance(crate::horizon::DAY);
     assert_eq!(report().await, 0);
