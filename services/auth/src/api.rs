@@ -19,7 +19,7 @@ use tars_proto::auth::v1::*;
 use tonic::{Request, Status, service::Routes};
 
 #[derive(Debug, Clone)]
-pub struct Api(Arc<Auth>);
+pub(crate) struct Api(Arc<Auth>);
 
 /// All of Auth's services. `max_message` is what the listener takes, which refuses larger ones with the
 /// contract's status; a lower limit of tonic's own would answer before it.

@@ -11,12 +11,12 @@ const BATCH: i64 = 200;
 
 /// What to list.
 #[derive(Debug, Default)]
-pub struct Filter {
-    pub event_type: String,
-    pub caller: String,
-    pub service: String,
-    pub from_us: Option<i64>,
-    pub to_us: Option<i64>,
+pub(crate) struct Filter {
+    pub(crate) event_type: String,
+    pub(crate) caller: String,
+    pub(crate) service: String,
+    pub(crate) from_us: Option<i64>,
+    pub(crate) to_us: Option<i64>,
 }
 
 const LIST: &str = "SELECT seq, record FROM audit_log WHERE seq < $1 AND ($2 = '' OR event_type = $2) \
@@ -44,7 +44,7 @@ impl FromRow for Listed {
 }
 
 impl Auth {
-    pub async fn list_audit(
+    pub(crate) async fn list_audit(
         &self,
         filter: &Filter,
         token: &str,
@@ -72,7 +72,7 @@ impl Auth {
     }
 
     /// Takes records from another service; one that is here already is not taken twice.
-    pub async fn append_audit(&self, records: &[Record]) -> Result<(), AuthError> {
+    pub(crate) async fn append_audit(&self, records: &[Record]) -> Result<(), AuthError> {
         let mut tx = self.store.begin("audit.append").await?;
         for record in records {
             append(&mut tx, record).await?;

@@ -20,23 +20,23 @@ const SECOND_US: i64 = 1_000_000;
 const DAY_S: u64 = 86_400;
 
 #[derive(Debug)]
-pub struct NewKey {
-    pub id: String,
-    pub text: Zeroizing<String>,
-    pub service_name: String,
-    pub created_us: i64,
-    pub expires_us: i64,
+pub(crate) struct NewKey {
+    pub(crate) id: String,
+    pub(crate) text: Zeroizing<String>,
+    pub(crate) service_name: String,
+    pub(crate) created_us: i64,
+    pub(crate) expires_us: i64,
 }
 
 #[derive(Debug, Clone)]
-pub struct KeySummary {
-    pub id: String,
-    pub service_name: String,
-    pub owner_id: Uuid,
-    pub scopes: Vec<String>,
-    pub created_us: i64,
-    pub expires_us: i64,
-    pub revoked_us: Option<i64>,
+pub(crate) struct KeySummary {
+    pub(crate) id: String,
+    pub(crate) service_name: String,
+    pub(crate) owner_id: Uuid,
+    pub(crate) scopes: Vec<String>,
+    pub(crate) created_us: i64,
+    pub(crate) expires_us: i64,
+    pub(crate) revoked_us: Option<i64>,
 }
 
 impl NewKey {
@@ -66,7 +66,7 @@ impl From<KeyRow> for KeySummary {
 }
 
 impl Auth {
-    pub async fn create_key(
+    pub(crate) async fn create_key(
         &self,
         caller: &Caller,
         service_name: &str,
@@ -112,7 +112,7 @@ impl Auth {
             .saturating_mul(SECOND_US))
     }
 
-    pub async fn list_keys(
+    pub(crate) async fn list_keys(
         &self,
         token: &str,
         page_size: u32,
@@ -126,7 +126,7 @@ impl Auth {
     }
 
     /// A new secret; the old ones end now or after the overlap.
-    pub async fn rotate_key(
+    pub(crate) async fn rotate_key(
         &self,
         caller: &Caller,
         id: &str,
@@ -156,7 +156,7 @@ impl Auth {
     }
 
     /// Revoking twice is the same as once.
-    pub async fn revoke_key(
+    pub(crate) async fn revoke_key(
         &self,
         caller: &Caller,
         id: &str,

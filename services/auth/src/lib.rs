@@ -21,10 +21,10 @@ mod testing;
 mod throttle;
 mod users;
 
-pub use api::{Api, bootstrap_routes, routes};
+pub use api::{bootstrap_routes, routes};
 pub use certificates::Certificates;
 pub use error::AuthError;
-pub use origin::Origin;
+pub(crate) use origin::Origin;
 
 use horizon::Horizon;
 use publish::{Change, Publisher};

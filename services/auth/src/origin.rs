@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use tars_runtime::network::bucket;
 
 #[derive(Debug, Clone)]
-pub struct Origin {
+pub(crate) struct Origin {
     peer: String,
     address: IpAddr,
 }
 
 impl Origin {
-    pub fn new(peer: impl Into<String>, address: IpAddr) -> Self {
+    pub(crate) fn new(peer: impl Into<String>, address: IpAddr) -> Self {
         Self {
             peer: peer.into(),
             address: address.to_canonical(),

@@ -35,14 +35,14 @@ const SWEEP: i64 = 200;
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
-pub struct Tokens {
-    pub access: String,
-    pub refresh: Zeroizing<String>,
-    pub expires_in_s: u32,
+pub(crate) struct Tokens {
+    pub(crate) access: String,
+    pub(crate) refresh: Zeroizing<String>,
+    pub(crate) expires_in_s: u32,
 }
 
 impl Auth {
-    pub async fn login(
+    pub(crate) async fn login(
         &self,
         username: &str,
         password: &str,
@@ -125,7 +125,11 @@ impl Auth {
         Ok(tx.commit().await?)
     }
 
-    pub async fn refresh(&self, presented: &str, from: &Origin) -> Result<Tokens, AuthError> {
+    pub(crate) async fn refresh(
+        &self,
+        presented: &str,
+        from: &Origin,
+    ) -> Result<Tokens, AuthError> {
         let now_us = self.clock.now_us();
         let presented_hash = hash(presented);
         let mut tx = self.change("sessions.refresh").await?;
@@ -203,7 +207,7 @@ impl Auth {
         Ok(true)
     }
 
-    pub async fn logout(&self, caller: &Caller) -> Result<(), AuthError> {
+    pub(crate) async fn logout(&self, caller: &Caller) -> Result<(), AuthError> {
         let id = session_of(caller)?;
         let record = Record::new(&self.clock, "auth", "auth.logout").caller(caller.label.clone());
         let mut tx = self.change("sessions.close").await?;
@@ -316,12 +320,12 @@ fn hash(token: &str) -> [u8; 32] {
 
 /// A user without anything secret.
 #[derive(Debug, Clone)]
-pub struct UserSummary {
-    pub id: Uuid,
-    pub username: String,
-    pub roles: Vec<String>,
-    pub disabled: bool,
-    pub created_us: i64,
+pub(crate) struct UserSummary {
+    pub(crate) id: Uuid,
+    pub(crate) username: String,
+    pub(crate) roles: Vec<String>,
+    pub(crate) disabled: bool,
+    pub(crate) created_us: i64,
 }
 
 impl From<&UserRow> for UserSummary {

@@ -35,7 +35,7 @@ fn holdings<'a>(roles: impl IntoIterator<Item = &'a String>) -> Permissions {
 }
 
 impl Auth {
-    pub async fn create_user(
+    pub(crate) async fn create_user(
         &self,
         caller: &Caller,
         from: &Origin,
@@ -98,7 +98,7 @@ impl Auth {
         Ok(UserSummary::from(&row))
     }
 
-    pub async fn list_users(
+    pub(crate) async fn list_users(
         &self,
         after: &str,
         page_size: u32,
@@ -109,7 +109,7 @@ impl Auth {
         Ok((rows.iter().map(UserSummary::from).collect(), next))
     }
 
-    pub async fn set_disabled(
+    pub(crate) async fn set_disabled(
         &self,
         caller: &Caller,
         username: &str,
@@ -138,7 +138,7 @@ impl Auth {
         .await
     }
 
-    pub async fn set_roles(
+    pub(crate) async fn set_roles(
         &self,
         caller: &Caller,
         username: &str,
@@ -192,7 +192,7 @@ impl Auth {
     }
 
     /// Changes the caller's password. The session that does it goes on; all others end.
-    pub async fn change_password(
+    pub(crate) async fn change_password(
         &self,
         caller: &Caller,
         from: &Origin,
