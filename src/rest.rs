@@ -1,4 +1,10 @@
-//! A small REST client of the gateway, for our own commands.
+//! A small REST client of the gateway, for the commands and the tests of this project.
+//!
+//! One connection a call: commands make few calls, and a connection that is opened anew needs no pool.
+
+mod error;
+
+pub use error::RestError;
 
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
@@ -8,56 +14,25 @@ use serde_json::{Value, json};
 use std::time::Duration;
 use tokio::net::TcpStream;
 
-#[derive(Debug, thiserror::Error)]
-pub enum RestError {
-    #[error("cannot reach the gateway at {base}: {source}; is `tars up` running?")]
-    Unreachable {
-        base: String,
-        source: std::io::Error,
-    },
-    #[error(
-        "{base} is no gateway's URL: the gateway speaks plain HTTP, on http://HOST:PORT; where a proxy adds TLS, name what stands behind it"
-    )]
-    Scheme { base: String },
-    #[error(
-        "what answers at {base} does not speak HTTP as the gateway does: is it another port of the mesh, for gRPC over TLS? (cause: {source})"
-    )]
-    NotGateway { base: String, source: hyper::Error },
-    #[error("{method} {path}: {message} ({status})")]
-    Refused {
-        method: Method,
-        path: String,
-        status: StatusCode,
-        message: String,
-        body: Value,
-    },
-    #[error("the mesh has no room for this command now, and did not carry it out: {message}")]
-    Busy { message: String },
-    #[error("{0}")]
-    Http(String),
-    #[error("{path}: the answer is not JSON")]
-    NotJson { path: String },
-    #[error("{path}: the stream ended with {message}")]
-    Stream { path: String, message: String },
-}
-
+/// A client of one gateway, with the credential of one caller. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Rest {
     base: String,
     token: Option<String>,
     key: Option<String>,
     traceparent: Option<String>,
-    /// Told of each wait; nobody waits for a busy mesh without it.
+    /// Called before each wait for a busy mesh; without it there is no second try.
     patience: Option<fn(Duration)>,
 }
 
-/// How often a call is made that the mesh has no room for, and how long it may ask to wait between.
+/// How often a patient client makes a call that the mesh has no room for.
 const TRIES: u32 = 3;
+/// A mesh that asks for a longer pause is not waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
-/// How soon a call that was not carried out may be made again; none when it is no such answer, or that is
-/// too far away to wait for.
-fn wait_asked<B>(response: &http::Response<B>) -> Option<Duration> {
+/// How soon a call that was not carried out may be made again; `None` for any other answer, and for a
+/// pause that is too long to wait for.
+fn retry_after<B>(response: &http::Response<B>) -> Option<Duration> {
     let after = response.headers().get(header::RETRY_AFTER)?;
     let wait = Duration::from_secs(after.to_str().ok()?.parse().ok()?);
     let busy = response.status() == StatusCode::TOO_MANY_REQUESTS;
@@ -65,6 +40,7 @@ fn wait_asked<B>(response: &http::Response<B>) -> Option<Duration> {
 }
 
 impl Rest {
+    /// A client of the gateway at `base`, as in `http://127.0.0.1:3001`; without a credential.
     pub fn new(base: &str) -> Self {
         Self {
             base: base.trim_end_matches('/').to_owned(),
@@ -75,13 +51,14 @@ impl Rest {
         }
     }
 
-    /// Makes a call anew that the mesh has no room for just now; `told` hears of each wait.
+    /// Retries a call that the mesh has no room for just now; `before_wait` is called before each pause.
     #[must_use]
-    pub fn with_patience(mut self, told: fn(Duration)) -> Self {
-        self.patience = Some(told);
+    pub fn with_patience(mut self, before_wait: fn(Duration)) -> Self {
+        self.patience = Some(before_wait);
         self
     }
 
+    /// Calls by an access token.
     #[must_use]
     pub fn with_token(mut self, token: &str) -> Self {
         self.token = Some(token.to_owned());
@@ -95,26 +72,45 @@ impl Rest {
         self
     }
 
-    /// All calls of this client belong to one trace.
+    /// Makes all calls of this client part of the trace that a `traceparent` header names.
     #[must_use]
     pub fn in_trace(mut self, traceparent: &str) -> Self {
         self.traceparent = Some(traceparent.to_owned());
         self
     }
 
+    /// Calls a route without a body.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call).
     pub async fn get(&self, path: &str) -> Result<Value, RestError> {
         self.call(Method::GET, path, None).await
     }
 
+    /// Posts a body.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call).
     pub async fn post(&self, path: &str, body: Value) -> Result<Value, RestError> {
         self.call(Method::POST, path, Some(body)).await
     }
 
+    /// Puts a body.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call).
     pub async fn put(&self, path: &str, body: Value) -> Result<Value, RestError> {
         self.call(Method::PUT, path, Some(body)).await
     }
 
-    /// What is no JSON, as metrics.
+    /// Reads a page that is not JSON, as `/metrics`, whatever its status.
+    ///
+    /// # Errors
+    ///
+    /// When there is no answer.
     pub async fn text(&self, path: &str) -> Result<String, RestError> {
         let response = self.send(&Method::GET, path, None).await?;
         let body = response.into_body().collect().await;
@@ -122,6 +118,11 @@ impl Rest {
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
+    /// Logs in; returns a client that calls by the access token.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call); wrong passwords and locked accounts are [`RestError::Refused`].
     pub async fn login(&self, username: &str, password: &str) -> Result<Self, RestError> {
         let answer = self
             .post(
@@ -135,6 +136,12 @@ impl Rest {
         Ok(self.clone().with_token(token))
     }
 
+    /// Makes a call and reads its answer.
+    ///
+    /// # Errors
+    ///
+    /// [`RestError::Refused`] for every status but 2xx, and [`RestError::Busy`] for a 429 that a patient
+    /// client got to the end; the other kinds where there is no answer of a gateway.
     pub async fn call(
         &self,
         method: Method,
@@ -173,7 +180,11 @@ impl Rest {
         }
     }
 
-    /// Follows a stream; `each` gets every item until it says that it has seen enough.
+    /// Follows a stream; `each` gets every item and returns whether it wants the next one.
+    ///
+    /// # Errors
+    ///
+    /// As [`call`](Self::call), and [`RestError::Stream`] when the stream ends with an error.
     pub async fn follow(
         &self,
         path: &str,
@@ -182,7 +193,11 @@ impl Rest {
         self.stream(Method::GET, path, None, each).await
     }
 
-    /// The same for a stream that takes a body.
+    /// The same as [`follow`](Self::follow) for a stream that takes a body.
+    ///
+    /// # Errors
+    ///
+    /// As [`follow`](Self::follow).
     pub async fn stream(
         &self,
         method: Method,
@@ -222,10 +237,10 @@ impl Rest {
     ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
         for _ in 1..TRIES {
             let response = self.send_once(method, path, body.clone()).await?;
-            let (Some(told), Some(wait)) = (self.patience, wait_asked(&response)) else {
+            let (Some(before_wait), Some(wait)) = (self.patience, retry_after(&response)) else {
                 return Ok(response);
             };
-            told(wait);
+            before_wait(wait);
             tokio::time::sleep(wait).await;
         }
         self.send_once(method, path, body).await
@@ -237,54 +252,81 @@ impl Rest {
         path: &str,
         body: Option<Value>,
     ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
-        let host = self.base.trim_start_matches("http://").to_owned();
-        let unreachable = |source| RestError::Unreachable {
-            base: self.base.clone(),
-            source,
-        };
-        if host.contains("://") {
-            return Err(RestError::Scheme {
-                base: self.base.clone(),
-            });
-        }
-        let tcp = TcpStream::connect(&host).await.map_err(unreachable)?;
-        tcp.set_nodelay(true).map_err(unreachable)?;
-        let failed = |e: hyper::Error| match e.is_parse() {
-            true => RestError::NotGateway {
-                base: self.base.clone(),
-                source: e,
-            },
-            false => RestError::Http(e.to_string()),
-        };
+        let host = self.host()?;
+        let tcp = self.connect(host).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
             .await
-            .map_err(failed)?;
+            .map_err(|e| self.failed(e))?;
         tokio::spawn(connection);
+        let request = self.request(method, path, host, body)?;
+        sender
+            .send_request(request)
+            .await
+            .map_err(|e| self.failed(e))
+    }
+
+    /// `host:port` of the gateway.
+    fn host(&self) -> Result<&str, RestError> {
+        let host = self.base.trim_start_matches("http://");
+        if host.contains("://") {
+            let base = self.base.clone();
+            return Err(RestError::Scheme { base });
+        }
+        Ok(host)
+    }
+
+    async fn connect(&self, host: &str) -> Result<TcpStream, RestError> {
+        let connected = TcpStream::connect(host).await;
+        connected
+            .and_then(|tcp| tcp.set_nodelay(true).map(|()| tcp))
+            .map_err(|source| RestError::Unreachable {
+                base: self.base.clone(),
+                source,
+            })
+    }
+
+    fn failed(&self, error: hyper::Error) -> RestError {
+        if !error.is_parse() {
+            return RestError::Http(error.to_string());
+        }
+        RestError::NotGateway {
+            base: self.base.clone(),
+            source: error,
+        }
+    }
+
+    fn request(
+        &self,
+        method: &Method,
+        path: &str,
+        host: &str,
+        body: Option<Value>,
+    ) -> Result<Request<Full<Bytes>>, RestError> {
+        let bearer = self.token.as_ref().map(|token| format!("Bearer {token}"));
+        let json = body.as_ref().map(|_| "application/json".to_owned());
+        let headers = [
+            ("authorization", bearer),
+            ("x-api-key", self.key.clone()),
+            ("traceparent", self.traceparent.clone()),
+            ("content-type", json),
+        ];
         let mut request = Request::builder()
             .method(method.clone())
             .uri(path)
             .header(header::HOST, host);
-        if let Some(token) = &self.token {
-            request = request.header(header::AUTHORIZATION, format!("Bearer {token}"));
-        }
-        if let Some(key) = &self.key {
-            request = request.header("x-api-key", key);
-        }
-        if let Some(traceparent) = &self.traceparent {
-            request = request.header("traceparent", traceparent);
-        }
-        if body.is_some() {
-            request = request.header(header::CONTENT_TYPE, "application/json");
+        for (name, value) in headers {
+            if let Some(value) = value {
+                request = request.header(name, value);
+            }
         }
         let bytes = body.map(|b| Bytes::from(b.to_string())).unwrap_or_default();
-        let request = request
+        request
             .body(Full::new(bytes))
-            .map_err(|e| RestError::Http(e.to_string()))?;
-        sender.send_request(request).await.map_err(failed)
+            .map_err(|e| RestError::Http(e.to_string()))
     }
 }
 
-/// A text as one segment of a path, or one value of a query, whatever is in it.
+/// Percent-encodes a text, so that it stays one segment of a path or one value of a query.
 pub(crate) fn escape(text: &str) -> String {
     let plain = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b'~');
     text.bytes()
@@ -321,8 +363,8 @@ mod tests {
         net::TcpListener,
     };
 
-    /// Answers so many calls as a busy mesh that asks to come back after so many seconds, and the next
-    /// as one that has room; tells how many there were.
+    /// Answers the first `calls` with 429 and a pause of `seconds`, and the next with 200; returns how
+    /// many it received.
     async fn busy(calls: u32, seconds: u32) -> (String, tokio::task::JoinHandle<u32>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
@@ -351,12 +393,12 @@ mod tests {
 
     static WAITS: AtomicU32 = AtomicU32::new(0);
 
-    fn told(_: Duration) {
+    fn count_wait(_: Duration) {
         WAITS.fetch_add(1, Ordering::SeqCst);
     }
 
     #[tokio::test]
-    async fn a_busy_mesh_is_asked_again_twice_and_no_more() {
+    async fn a_busy_mesh_is_called_three_times_at_most() {
         for (calls, seconds, patient, asked, well) in [
             (2, 0, true, 3, true),
             (9, 0, true, 3, false),
@@ -366,7 +408,7 @@ mod tests {
             let (base, served) = busy(calls, seconds).await;
             let rest = Rest::new(&base);
             let rest = match patient {
-                true => rest.with_patience(told),
+                true => rest.with_patience(count_wait),
                 false => rest,
             };
             let answer = rest.post("/x", json!({})).await;
@@ -382,7 +424,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_stays_one_segment_whatever_is_in_it() {
+    fn any_text_is_escaped_to_one_segment() {
         for (name, segment) in [
             ("ada", "ada"),
             ("a.b-c_d~", "a.b-c_d~"),

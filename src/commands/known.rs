@@ -3,12 +3,11 @@
 use super::CommandError;
 use crate::{
     app::{Ready, ca_bundle},
-    rest::{Rest, RestError},
+    rest::Rest,
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::path::{Path, PathBuf};
 use tars_certs::{files::certificates, trust::key_id};
-use tars_proto::fault;
 use tars_runtime::count::counted;
 
 /// A gateway's URL in one spelling: with its scheme, in small letters, without slashes at its end.
@@ -83,18 +82,10 @@ pub(crate) async fn roots_at(gateway: &str) -> Result<Vec<String>, CommandError>
     let answer = match rest_at(gateway).get("/api/v1/certificates/bundle").await {
         Ok(answer) => answer,
         // Its certificates come from elsewhere.
-        Err(RestError::Refused { body, .. }) if reason(&body) == Some("NO_AUTHORITY") => {
-            return Ok(Vec::new());
-        }
+        Err(e) if e.reason() == Some("NO_AUTHORITY") => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
     let roots = answer["bundle"]["roots"].as_array().into_iter().flatten();
     let der = |v: &serde_json::Value| STANDARD.decode(v.as_str()?).ok();
     Ok(roots.filter_map(|v| key_id(&der(v)?)).map(text).collect())
-}
-
-fn reason(body: &serde_json::Value) -> Option<&str> {
-    let mut details = body["details"].as_array()?.iter();
-    let ours = details.find(|d| d["domain"] == fault::DOMAIN)?;
-    ours["reason"].as_str()
 }

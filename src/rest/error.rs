@@ -1,0 +1,93 @@
+//! Why a call of the gateway failed.
+
+use http::{Method, StatusCode};
+use serde_json::Value;
+use tars_proto::fault;
+
+/// Why a call of the gateway failed, in words for whoever runs a command.
+#[derive(Debug, thiserror::Error)]
+pub enum RestError {
+    /// No connection could be made.
+    #[error("cannot reach the gateway at {base}: {source}; is `tars up` running?")]
+    Unreachable {
+        /// The URL that was tried.
+        base: String,
+        /// What the system reports.
+        source: std::io::Error,
+    },
+    /// The URL has a scheme other than `http`.
+    #[error(
+        "{base} is not a gateway URL: the gateway speaks plain HTTP, on http://HOST:PORT; where a proxy adds TLS, name the address behind it"
+    )]
+    Scheme {
+        /// The URL as it was given.
+        base: String,
+    },
+    /// Something answers, but not in HTTP.
+    #[error(
+        "what answers at {base} does not speak HTTP as the gateway does: is it another port of the mesh, for gRPC over TLS? (cause: {source})"
+    )]
+    NotGateway {
+        /// The URL that was tried.
+        base: String,
+        /// Where parsing failed.
+        source: hyper::Error,
+    },
+    /// The gateway, or a service behind it, refused the call.
+    #[error("{method} {path}: {message} ({status})")]
+    Refused {
+        /// The method of the call.
+        method: Method,
+        /// The path of the call, with its query.
+        path: String,
+        /// The HTTP status of the answer.
+        status: StatusCode,
+        /// The message of the `google.rpc.Status` in the answer.
+        message: String,
+        /// The whole answer, with its details.
+        body: Value,
+    },
+    /// A rate limit is spent, or the mesh is full, and a patient client has stopped trying.
+    #[error("the mesh has no room for this command now, and did not carry it out: {message}")]
+    Busy {
+        /// The message of the last refusal.
+        message: String,
+    },
+    /// The exchange failed after a connection was made.
+    #[error("{0}")]
+    Http(String),
+    /// The answer is not what the gateway sends.
+    #[error("{path}: the answer is not JSON")]
+    NotJson {
+        /// The path of the call, with its query.
+        path: String,
+    },
+    /// A stream ended with an error; its items up to there were delivered.
+    #[error("{path}: the stream ended with {message}")]
+    Stream {
+        /// The path of the call, with its query.
+        path: String,
+        /// The message of the error.
+        message: String,
+    },
+}
+
+impl RestError {
+    /// The reason of a refusal, as in the `ErrorInfo` of its details; a program can branch on it.
+    pub fn reason(&self) -> Option<&str> {
+        let Self::Refused { body, .. } = self else {
+            return None;
+        };
+        let mut details = body["details"].as_array()?.iter();
+        let info = details.find(|d| d["domain"] == fault::DOMAIN)?;
+        info["reason"].as_str()
+    }
+
+    /// The HTTP status of a refusal.
+    pub fn status(&self) -> Option<StatusCode> {
+        match self {
+            Self::Refused { status, .. } => Some(*status),
+            _ => None,
+        }
+    }
+}
