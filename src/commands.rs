@@ -14,6 +14,7 @@ mod confirm;
 mod demo;
 mod descriptors;
 mod known;
+mod listing;
 mod login;
 mod mesh;
 mod password;
@@ -108,9 +109,9 @@ enum Command {
     Man(completions::ManPages),
 }
 
-/// Everything that ends a command with an error.
+/// Why a command ended with an error; the message is what it prints.
 #[derive(Debug, thiserror::Error)]
-pub enum CommandError {
+pub(crate) enum CommandError {
     #[error(transparent)]
     Config(#[from] ConfigErrors),
     #[error(transparent)]
@@ -143,7 +144,7 @@ impl CommandError {
         }
     }
 
-    /// What failed on the way to a service, with what to do about it.
+    /// A failed call of a service, with what to do about it where that is known.
     fn on(way: &Way, error: impl std::fmt::Display) -> Self {
         let text = error.to_string();
         match way.explain(&text) {
@@ -156,7 +157,7 @@ impl CommandError {
         matches!(self, Self::Connection(e) if e.trouble.is_vague())
     }
 
-    /// What is wrong with this machine's own identity, before it was shown to anybody.
+    /// An identity on this machine that cannot be used, found before any connection was made.
     fn own(way: &Way, error: &IdentityError) -> Self {
         match way.explain_own(error) {
             Some(explained) => Self::Connection(explained),
@@ -164,25 +165,21 @@ impl CommandError {
         }
     }
 
-    /// As in sysexits.h: 64 usage and configuration, 69 unavailable, 77 not permitted; 130 after ^C, 1 the
-    /// rest.
     fn exit_code(&self) -> u8 {
         match self {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. }) => 69,
             Self::Connection(e) if e.trouble.is_absence() => 69,
-            Self::Rest(RestError::Refused { status, .. })
-                if matches!(status.as_u16(), 401 | 403) =>
-            {
-                77
-            }
+            Self::Rest(error) if error.is_denied() => 77,
             Self::Interrupted => 130,
             _ => 1,
         }
     }
 }
 
+/// Runs a command; an error is printed and becomes the exit code, as in sysexits.h: 64 for usage and
+/// configuration, 69 unavailable, 77 not permitted; 130 after an interrupt, 1 for the rest.
 pub fn run(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
@@ -299,8 +296,8 @@ fn init_log(config: &Config) -> Result<(), CommandError> {
 /// How often a connection is tried that ends without a reason.
 const TRIES: usize = 5;
 
-/// Tries anew while nobody says why it fails.
-async fn told<T>(
+/// Retries an attempt that failed without a reason: the alert which names one can be lost.
+async fn retry<T>(
     mut attempt: impl AsyncFnMut() -> Result<T, CommandError>,
 ) -> Result<T, CommandError> {
     for _ in 1..TRIES {

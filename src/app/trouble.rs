@@ -127,7 +127,7 @@ pub(crate) fn issue_command(path: &str, dir: &dyn fmt::Display) -> String {
 
 /// A failure with what to do about it; the original stays as the cause.
 #[derive(Debug)]
-pub struct Explained {
+pub(crate) struct Explained {
     said: String,
     cause: String,
     pub(crate) trouble: Trouble,

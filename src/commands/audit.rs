@@ -1,6 +1,10 @@
-//! `tars audit`.
+//! `tars audit`: the record of logins, refusals and changes.
 
-use super::{CommandError, Global, block_on, mesh::MeshArg, output, session::Session};
+use super::{
+    CommandError, Global, block_on,
+    listing::{self, number, text},
+    mesh::MeshArg,
+};
 use crate::rest::escape;
 use clap::{Args, Subcommand};
 use serde_json::Value;
@@ -20,9 +24,12 @@ pub(crate) struct Audit {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List what happened, newest first.
+    #[command(
+        after_help = "Examples:\n  tars audit list --caller user:ada\n  tars audit list --event-type auth.login.failure --limit 20 --json"
+    )]
     List {
         /// Only events of this type, as in `auth.login.failure` or `authz.access.denied`.
-        #[arg(long)]
+        #[arg(long, value_name = "TYPE")]
         event_type: Option<String>,
         /// As in `user:ada` or `key:…`.
         #[arg(long)]
@@ -31,7 +38,7 @@ enum Command {
         #[arg(long)]
         service: Option<String>,
         /// How many records at most.
-        #[arg(long, default_value_t = 50)]
+        #[arg(long, default_value_t = 50, value_name = "RECORDS")]
         limit: usize,
         /// Print JSON.
         #[arg(long)]
@@ -55,10 +62,15 @@ impl Audit {
             ("service", service),
         ]
         .into_iter()
-        .filter_map(|(name, value)| Some(format!("&{name}={}", escape(&value?))))
+        .filter_map(|(name, value)| Some(format!("{name}={}", escape(&value?))))
+        .enumerate()
+        .map(|(n, filter)| format!("{}{filter}", if n == 0 { '?' } else { '&' }))
         .collect();
-        let events =
-            block_on(async { list(&mesh.session().await?, &filters.concat(), limit).await })??;
+        let path = format!("/admin/audit/logs{}", filters.concat());
+        let events = block_on(async {
+            let rest = mesh.session().await?.rest();
+            Ok::<_, CommandError>(listing::first(&rest, &path, "events", limit).await?)
+        })??;
         if json {
             say!("{}", Value::from(events));
         } else {
@@ -68,55 +80,52 @@ impl Audit {
     }
 }
 
-async fn list(session: &Session, filters: &str, limit: usize) -> Result<Vec<Value>, CommandError> {
-    let (rest, mut events, mut token) = (session.rest(), Vec::new(), String::new());
-    while events.len() < limit {
-        let size = (limit - events.len()).min(500);
-        let page = rest
-            .get(&format!(
-                "/admin/audit/logs?page_size={size}&page_token={token}{filters}"
-            ))
-            .await?;
-        events.extend(page["events"].as_array().cloned().unwrap_or_default());
-        token = page["next_page_token"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        if token.is_empty() {
-            break;
-        }
-    }
-    Ok(events)
-}
+const COLUMNS: [&str; 8] = [
+    "timestamp",
+    "severity",
+    "service",
+    "event_type",
+    "caller",
+    "resource",
+    "method",
+    "result",
+];
 
 fn print(events: &[Value]) {
-    let rows: Vec<Vec<String>> = events
-        .iter()
-        .map(|e| {
-            // Of a record that stands for several refusals.
-            let count = e["details"]["count"].as_str().unwrap_or("1");
-            let names = [
-                "timestamp",
-                "severity",
-                "service",
-                "event_type",
-                "caller",
-                "resource",
-                "method",
-                "result",
-            ];
-            names
-                .iter()
-                .map(|n| e[*n].as_str().unwrap_or_default().to_owned())
-                .chain([count.to_owned()])
-                .collect()
-        })
-        .collect();
-    output::table(
-        &[
-            "time", "severity", "service", "event", "caller", "resource", "method", "result",
-            "count",
-        ],
-        &rows,
-    );
+    let head = [
+        "time", "severity", "service", "event", "caller", "resource", "method", "result", "times",
+    ];
+    listing::table(&head, events, |event| {
+        let columns = COLUMNS.map(|name| text(&event[name]));
+        columns.into_iter().chain([times(event)]).collect()
+    });
+}
+
+/// How often it happened: a record can stand for several refusals of a kind, and a failed login for
+/// those before it that were not recorded.
+fn times(event: &Value) -> String {
+    let of = |name: &str| number(&event["details"][name]);
+    let times = match (of("count"), of("failures_not_recorded")) {
+        (Some(count), _) => count,
+        (None, more) => 1.0 + more.unwrap_or(0.0),
+    };
+    times.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_record_that_stands_for_several_events_says_how_many() {
+        for (details, shown) in [
+            (json!({}), "1"),
+            (json!({ "count": "17" }), "17"),
+            (json!({ "failures_not_recorded": "4" }), "5"),
+            (json!({ "failures_not_recorded": "0" }), "1"),
+        ] {
+            assert_eq!(times(&json!({ "details": details })), shown);
+        }
+    }
 }

@@ -1,5 +1,7 @@
 //! `tars certs`: the authority's files, certificates of a running mesh, and its roots.
 
+mod inspect;
+mod list;
 mod local;
 mod place;
 mod remote;
@@ -13,8 +15,13 @@ use super::{
 };
 use crate::app::{ServiceName, ca_dir};
 use clap::{Args, Subcommand};
+use local::Token;
 use place::Force;
-use std::{net::IpAddr, path::PathBuf, process::ExitCode};
+use std::{
+    net::IpAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 use tars_certs::Authority;
 use tars_runtime::config::Config;
 use toml::Table;
@@ -33,8 +40,14 @@ pub(crate) struct Certs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make the certificate authority in the data directory; an existing one stays as it is.
+    #[command(
+        after_help = "Examples:\n  tars certs init\n  tars certs init --data-dir /var/lib/tars"
+    )]
     Init,
     /// Issue an identity for a workload.
+    #[command(
+        after_help = "Examples:\n  tars certs issue auth --dns auth.tars.svc\n  tars certs issue /user/ada --out ~/ada --days 7"
+    )]
     Issue {
         /// auth, orchestration, automl, hypersync, gateway or worker; or a whole SPIFFE path.
         workload: String,
@@ -42,6 +55,7 @@ enum Command {
         leaf: Leaf,
     },
     /// Issue an identity for an outside client, as /client/NAME.
+    #[command(after_help = "Example:\n  tars certs client ci-bot --out ~/ci-bot --days 7")]
     Client {
         /// Its name: the last part of its SPIFFE path.
         name: String,
@@ -49,6 +63,7 @@ enum Command {
         leaf: Leaf,
     },
     /// Show the certificates in a PEM file.
+    #[command(after_help = "Example:\n  tars certs inspect ~/ci-bot/tls.crt")]
     Inspect {
         /// A PEM file.
         file: PathBuf,
@@ -56,17 +71,14 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// List what the mesh has issued.
-    List {
-        /// Only this identity: a SPIFFE id or path.
-        #[arg(long)]
-        id: Option<String>,
-        /// Print JSON.
-        #[arg(long)]
-        json: bool,
-    },
+    /// List the certificates that the mesh has issued and that peers accept.
+    #[command(after_help = "Examples:\n  tars certs list\n  tars certs list --id /automl --all")]
+    List(list::List),
     /// Renew an identity's files by its own certificate, with a new key. After the roots were rotated
     /// its ca.crt comes first: `tars certs bundle --out DIR/ca.crt --force`.
+    #[command(
+        after_help = "Examples:\n  tars certs renew ~/ci-bot\n  tars certs renew ~/ci-bot --auth 10.0.0.7:8093"
+    )]
     Renew {
         /// The folder with tls.crt, tls.key and ca.crt.
         #[arg(value_name = "DIR")]
@@ -76,19 +88,27 @@ enum Command {
         auth: Option<String>,
     },
     /// Cut off a certificate, of any issuer, or all of an identity: everywhere and at once.
+    #[command(
+        after_help = "Examples:\n  tars certs revoke --file ~/ci-bot/tls.crt --reason 'laptop lost'\n  tars certs revoke --id /automl --reason 'node compromised' --yes"
+    )]
     Revoke(revoke::Revoke),
     /// List what is cut off.
+    #[command(after_help = "Example:\n  tars certs revoked")]
     Revoked {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Rotate the roots.
+    #[command(after_help = "Examples:\n  tars certs root status\n  tars certs root rotate --yes")]
     Root {
         #[command(subcommand)]
         command: roots::Root,
     },
     /// Make a join token: one first certificate, for one identity.
+    #[command(
+        after_help = "Examples:\n  tars certs join-token automl --out automl.token\n  tars certs join-token gateway --ttl 3600"
+    )]
     JoinToken {
         /// As for `issue`.
         workload: String,
@@ -103,6 +123,7 @@ enum Command {
         force: Force,
     },
     /// Write the roots that are trusted now, as PEM.
+    #[command(after_help = "Example:\n  tars certs bundle --out ~/ci-bot/ca.crt --force")]
     Bundle {
         /// Standard output when left out.
         #[arg(long, value_name = "FILE")]
@@ -175,45 +196,47 @@ impl Certs {
         let config = global.load(Table::new())?;
         let mesh = global.mesh(&self.mesh)?;
         // Kept until the command ends.
-        let hold = match &self.command {
-            command if command.works_on_files() && !mesh.is_named_by_gateway() => {
-                local::take_at_hand(&config)?
-            }
-            _ => None,
+        let hold = if self.command.works_on_files() && !mesh.is_named_by_gateway() {
+            local::take_at_hand(&config)?
+        } else {
+            None
         };
-        let at_hand = hold.is_some();
-        match self.command {
-            Command::Init => {
-                no_gateway(&mesh, "init")?;
-                local::init(&config)?;
-            }
+        let scope = Scope {
+            global,
+            config,
+            mesh,
+            at_hand: hold.is_some(),
+        };
+        scope.run(self.command)
+    }
+}
+
+/// What a command works on: the authority's files where they are at hand, else a mesh.
+struct Scope<'a> {
+    global: &'a Global,
+    config: Config,
+    mesh: Mesh,
+    at_hand: bool,
+}
+
+impl Scope<'_> {
+    fn run(&self, command: Command) -> Result<ExitCode, CommandError> {
+        let (config, mesh) = (&self.config, &self.mesh);
+        match command {
+            Command::Init => self.init()?,
             Command::Issue { workload, leaf } => {
-                let path = workload_path(&config, &workload);
-                issue(&config, &mesh, at_hand, &path, leaf)?;
+                self.issue(&workload_path(config, &workload), leaf)?;
             }
-            Command::Client { name, leaf } => {
-                issue(&config, &mesh, at_hand, &format!("/client/{name}"), leaf)?;
-            }
+            Command::Client { name, leaf } => self.issue(&format!("/client/{name}"), leaf)?,
             Command::Inspect { file, json } => {
-                no_gateway(&mesh, "inspect")?;
-                return local::inspect(&file, json);
+                no_gateway(mesh, "inspect")?;
+                return inspect::inspect(&file, json);
             }
-            Command::List { id, json } => {
-                block_on(remote::list(&config, &mesh, id.as_deref(), json))??;
-            }
-            Command::Renew { identity, auth } => {
-                if mesh.is_named_by_gateway() {
-                    return Err(CommandError::Usage(RENEWS_AT_AUTH.to_owned()));
-                }
-                let target = match auth {
-                    Some(target) => target,
-                    None => global.target(ServiceName::Auth, "--auth")?,
-                };
-                block_on(remote::renew(&config, &identity, &target))??;
-            }
-            Command::Revoke(revoke) => block_on(revoke.run(&config, &mesh))??,
-            Command::Revoked { json } => block_on(remote::revoked(&mesh, json))??,
-            Command::Root { command } => block_on(command.run(&mesh))??,
+            Command::List(list) => block_on(list.run(config, mesh))??,
+            Command::Renew { identity, auth } => self.renew(&identity, auth)?,
+            Command::Revoke(revoke) => block_on(revoke.run(config, mesh))??,
+            Command::Revoked { json } => block_on(list::revoked(mesh, json))??,
+            Command::Root { command } => block_on(command.run(mesh))??,
             Command::JoinToken {
                 workload,
                 out,
@@ -221,48 +244,65 @@ impl Certs {
                 force,
             } => {
                 force.allows_out(out.as_deref())?;
-                let path = workload_path(&config, &workload);
-                let token = if at_hand {
-                    local::join_token(&config, &path, ttl)?
-                } else {
-                    block_on(remote::join_token(&mesh, &path, ttl))??
-                };
-                local::hand_over(&token, out.as_deref())?;
+                local::hand_over(&self.join_token(&workload, ttl)?, out.as_deref())?;
             }
             Command::Bundle { out, force } => {
                 force.allows_out(out.as_deref())?;
-                let pem = if at_hand {
-                    local::bundle(&config)?
-                } else {
-                    block_on(remote::bundle(&mesh))??
-                };
-                local::write_public(&pem, out.as_deref())?;
+                local::write_public(&self.bundle()?, out.as_deref())?;
             }
         }
         Ok(ExitCode::SUCCESS)
     }
-}
 
-fn issue(
-    config: &Config,
-    mesh: &Mesh,
-    at_hand: bool,
-    path: &str,
-    leaf: Leaf,
-) -> Result<(), CommandError> {
-    if at_hand {
-        return local::issue(config, path, leaf);
+    fn init(&self) -> Result<(), CommandError> {
+        no_gateway(&self.mesh, "init")?;
+        local::init(&self.config)
     }
-    block_on(remote::issue(config, mesh, path, leaf))?.map_err(|e| match e {
-        // Whoever has neither an authority nor a session may mean either.
-        CommandError::Failed(why)
-            if !mesh.is_named_by_gateway() && !Authority::exists(&ca_dir(config)) =>
-        {
-            CommandError::Failed(format!(
-                "{why}; or make an authority in {} with `tars certs init`",
-                config.data.dir.display()
-            ))
+
+    fn renew(&self, identity: &Path, auth: Option<String>) -> Result<(), CommandError> {
+        if self.mesh.is_named_by_gateway() {
+            return Err(CommandError::Usage(RENEWS_AT_AUTH.to_owned()));
         }
-        other => other,
-    })
+        let target = match auth {
+            Some(target) => target,
+            None => self.global.target(ServiceName::Auth, "--auth")?,
+        };
+        block_on(remote::renew(&self.config, identity, &target))?
+    }
+
+    fn join_token(&self, workload: &str, ttl: u32) -> Result<Token, CommandError> {
+        let path = workload_path(&self.config, workload);
+        if self.at_hand {
+            local::join_token(&self.config, &path, ttl)
+        } else {
+            block_on(remote::join_token(&self.mesh, &path, ttl))?
+        }
+    }
+
+    fn bundle(&self) -> Result<String, CommandError> {
+        if self.at_hand {
+            local::bundle(&self.config)
+        } else {
+            block_on(remote::bundle(&self.mesh))?
+        }
+    }
+
+    fn issue(&self, path: &str, leaf: Leaf) -> Result<(), CommandError> {
+        let (config, mesh) = (&self.config, &self.mesh);
+        if self.at_hand {
+            return local::issue(config, path, leaf);
+        }
+        block_on(remote::issue(config, mesh, path, leaf))?.map_err(|e| match e {
+            // Without an authority and without a session, either can be what was meant.
+            CommandError::Failed(why)
+                if !mesh.is_named_by_gateway() && !Authority::exists(&ca_dir(config)) =>
+            {
+                CommandError::Failed(format!(
+                    "{why}; or make an authority in {} with `tars certs init`",
+                    config.data.dir.display()
+                ))
+            }
+            other => other,
+        })
+    }
 }

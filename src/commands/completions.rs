@@ -83,7 +83,7 @@ fn print(bytes: &[u8]) -> Result<ExitCode, CommandError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::ValueEnum;
+    use clap::{Parser, ValueEnum};
 
     #[test]
     fn the_definition_is_sound() {
@@ -115,11 +115,15 @@ mod tests {
         }
     }
 
-    /// Walks the commands; what people would look for and not find.
+    /// Walks the commands, and notes what a reader of their help would miss.
     fn undocumented(command: &Command, path: &str, found: &mut Vec<String>) {
         let path = format!("{path} {}", command.get_name());
         if command.get_about().is_none() {
-            found.push(format!("{path}: says nothing of itself"));
+            found.push(format!("{path}: no description"));
+        }
+        let after = command.get_after_help().map(ToString::to_string);
+        if !after.is_some_and(|text| text.starts_with("Example")) {
+            found.push(format!("{path}: no example"));
         }
         for arg in command.get_arguments().filter(|a| !a.is_hide_set()) {
             if arg.get_help().is_none() {
@@ -132,9 +136,50 @@ mod tests {
     }
 
     #[test]
-    fn every_command_and_every_flag_has_a_line_of_help() {
+    fn every_command_has_an_example_and_every_flag_a_line_of_help() {
         let mut found = Vec::new();
         undocumented(&Cli::command(), "", &mut found);
         assert!(found.is_empty(), "{found:#?}");
+    }
+
+    /// The command lines of the examples: what follows `tars`, up to a pipe or a redirection.
+    fn examples(command: &Command, found: &mut Vec<String>) {
+        let after = command.get_after_help().map(ToString::to_string);
+        let lines = after.iter().flat_map(|text| text.lines());
+        let lines = lines.filter_map(|line| line.strip_prefix("  tars "));
+        found.extend(lines.map(str::to_owned));
+        for inner in command.get_subcommands() {
+            examples(inner, found);
+        }
+    }
+
+    /// Splits as a shell does, as far as examples need it.
+    fn words(line: &str) -> Vec<String> {
+        let line = line.split(['|', '>', '<']).next().unwrap_or_default();
+        // A table's second column explains.
+        let line = line.split("  ").next().unwrap_or_default();
+        let mut words = vec!["tars".to_owned()];
+        for (n, part) in line.split('\'').enumerate() {
+            match n % 2 {
+                0 => words.extend(part.split_whitespace().map(str::to_owned)),
+                _ => words.push(part.to_owned()),
+            }
+        }
+        words
+    }
+
+    #[test]
+    fn every_example_is_a_command_line_that_parses() {
+        let mut lines = Vec::new();
+        examples(&Cli::command(), &mut lines);
+        assert!(lines.len() > 50, "{}", lines.len());
+        for line in lines {
+            let placeholder = "019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d";
+            let line = line
+                .replace("STUDY_ID", placeholder)
+                .replace("PROPOSAL_ID", placeholder);
+            let parsed = Cli::try_parse_from(words(&line));
+            assert!(parsed.is_ok(), "tars {line}: {}", parsed.unwrap_err());
+        }
     }
 }

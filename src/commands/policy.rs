@@ -24,6 +24,7 @@ pub(crate) struct PolicyCommand {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Check a policy file, and show what it leaves of the contract. Exits with 1 on mistakes.
+    #[command(after_help = "Example:\n  tars policy check policy.toml")]
     Check {
         /// The policy file.
         file: PathBuf,
@@ -32,6 +33,9 @@ enum Command {
         json: bool,
     },
     /// Say whether a peer may open a call, and why. Exits with 77 when it may not.
+    #[command(
+        after_help = "Examples:\n  tars policy explain tars.auth.v1.CertificateService/StepRoots --peer /user/ada\n  tars policy explain tars.automl.v1.StudyService/Optimize --peer /client/ci --file policy.toml --json"
+    )]
     Explain {
         /// `package.Service/Method`.
         method: String,

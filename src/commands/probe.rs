@@ -1,6 +1,6 @@
 //! `tars probe`: a true health check over mTLS, that also proves who answers.
 
-use super::{CommandError, Global, block_on, told};
+use super::{CommandError, Global, block_on, retry};
 use crate::app::{CERTIFICATE, ServiceName, trouble::Way};
 use clap::{
     Args, ValueEnum,
@@ -71,7 +71,7 @@ impl Probe {
             ))
         };
         let server = block_on(async {
-            tokio::time::timeout(limit, told(async || self.check(&config, &target).await)).await
+            tokio::time::timeout(limit, retry(async || self.check(&config, &target).await)).await
         })?
         .unwrap_or_else(|_| late())?;
         self.print(&server);

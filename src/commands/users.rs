@@ -1,8 +1,15 @@
-//! `tars users`.
+//! `tars users`: accounts, and what they may do.
 
-use super::{CommandError, Global, block_on, confirm::Confirm, mesh::MeshArg, output, password};
+use super::{
+    CommandError, Global, block_on,
+    confirm::Confirm,
+    listing::{self, text},
+    mesh::MeshArg,
+    password,
+};
 use crate::rest::{Rest, RestError, escape};
 use clap::{Args, Subcommand, builder::PossibleValuesParser};
+use http::StatusCode;
 use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
 use tars_credentials::permission;
@@ -21,12 +28,16 @@ pub(crate) struct Users {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// List all users.
+    #[command(after_help = "Examples:\n  tars users list\n  tars users list --json")]
     List {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Create a user; the password (12 characters or more) comes from a file or standard input.
+    #[command(
+        after_help = "Examples:\n  tars users create ada --role developer --password-file ada.password\n  pass tars/ada | tars users create ada --role viewer --role developer"
+    )]
     Create {
         /// The name to log in by.
         username: String,
@@ -38,6 +49,7 @@ enum Command {
         password_file: Option<PathBuf>,
     },
     /// End a user's sessions and keys, and let nobody in by that name.
+    #[command(after_help = "Examples:\n  tars users disable ada\n  tars users disable ada --yes")]
     Disable {
         /// Whom to keep out.
         username: String,
@@ -45,11 +57,13 @@ enum Command {
         confirm: Confirm,
     },
     /// Let a disabled user in again.
+    #[command(after_help = "Example:\n  tars users enable ada")]
     Enable {
         /// Whom to let in.
         username: String,
     },
     /// Replace a user's roles, which ends their sessions.
+    #[command(after_help = "Example:\n  tars users roles ada viewer developer --yes")]
     Roles {
         /// Whose roles to replace.
         username: String,
@@ -64,60 +78,59 @@ enum Command {
 impl Users {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
-        block_on(async {
-            let rest = mesh.session().await?.rest();
-            match self.command {
-                Command::List { json } => {
-                    let users = list(&rest).await?;
-                    print(&users, json);
-                }
-                Command::Create {
-                    username,
-                    roles,
-                    password_file,
-                } => {
-                    let password = password::choose(password_file)?;
-                    let body = json!({ "username": username, "password": password.as_str(), "roles": roles });
-                    print(
-                        &[rest.post("/admin/users", body).await?["user"].clone()],
-                        false,
-                    );
-                }
-                Command::Disable { username, confirm } => {
-                    exists(&rest, &username).await?;
-                    confirm.ask(&format!(
-                        "every session of {username} ends, and their API keys stop working"
-                    ))?;
-                    let path = format!("/admin/users/{}/disable", escape(&username));
-                    print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
-                }
-                Command::Enable { username } => {
-                    let path = format!("/admin/users/{}/enable", escape(&username));
-                    print(&[rest.post(&path, json!({})).await?["user"].clone()], false);
-                }
-                Command::Roles {
-                    username,
-                    roles,
-                    confirm,
-                } => {
-                    exists(&rest, &username).await?;
-                    confirm.ask(&format!(
-                        "{username} holds {} and nothing else from now on, and every session of theirs ends",
-                        roles.join(", ")
-                    ))?;
-                    let path = format!("/admin/users/{}/roles", escape(&username));
-                    print(
-                        &[rest.put(&path, json!({ "roles": roles })).await?["user"].clone()],
-                        false,
-                    );
-                }
-            }
-            Ok(ExitCode::SUCCESS)
-        })?
+        block_on(async { self.command.run(&mesh.session().await?.rest()).await })??;
+        Ok(ExitCode::SUCCESS)
     }
 }
 
-/// The roles that there are, before a password is asked for.
+impl Command {
+    async fn run(self, rest: &Rest) -> Result<(), CommandError> {
+        match self {
+            Self::List { json: true } => say!("{}", Value::from(list(rest).await?)),
+            Self::List { json: false } => print(&list(rest).await?),
+            Self::Create {
+                username,
+                roles,
+                password_file,
+            } => {
+                let password = password::choose(password_file)?;
+                let body =
+                    json!({ "username": username, "password": password.as_str(), "roles": roles });
+                print_one(rest.post("/admin/users", body).await?);
+            }
+            Self::Disable { username, confirm } => {
+                exists(rest, &username).await?;
+                confirm.ask(&format!(
+                    "every session of {username} ends, and their API keys stop working"
+                ))?;
+                print_one(rest.post(&path(&username, "disable"), json!({})).await?);
+            }
+            Self::Enable { username } => {
+                print_one(rest.post(&path(&username, "enable"), json!({})).await?);
+            }
+            Self::Roles {
+                username,
+                roles,
+                confirm,
+            } => {
+                exists(rest, &username).await?;
+                confirm.ask(&format!(
+                    "{username} holds {} and nothing else from now on, and every session of theirs ends",
+                    roles.join(", ")
+                ))?;
+                let body = json!({ "roles": roles });
+                print_one(rest.put(&path(&username, "roles"), body).await?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn path(username: &str, action: &str) -> String {
+    format!("/admin/users/{}/{action}", escape(username))
+}
+
+/// Unknown roles are refused before a password is asked for.
 fn role() -> PossibleValuesParser {
     PossibleValuesParser::new(
         permission::default_roles()
@@ -126,13 +139,11 @@ fn role() -> PossibleValuesParser {
     )
 }
 
-/// Nobody is asked about a user that there is not.
+/// Refuses a user that does not exist before the question about them is asked.
 async fn exists(rest: &Rest, username: &str) -> Result<(), CommandError> {
     let users = match list(rest).await {
-        // The mesh itself will say it.
-        Err(CommandError::Rest(RestError::Refused { status, .. })) if status.as_u16() == 403 => {
-            return Ok(());
-        }
+        // The call itself will be refused, with the reason.
+        Err(e) if e.status() == Some(StatusCode::FORBIDDEN) => return Ok(()),
         other => other?,
     };
     if users.iter().any(|u| u["username"] == username) {
@@ -143,50 +154,24 @@ async fn exists(rest: &Rest, username: &str) -> Result<(), CommandError> {
     )))
 }
 
-async fn list(rest: &Rest) -> Result<Vec<Value>, CommandError> {
-    let (mut users, mut token) = (Vec::new(), String::new());
-    loop {
-        let page = rest
-            .get(&format!("/admin/users?page_token={token}"))
-            .await?;
-        users.extend(page["users"].as_array().cloned().unwrap_or_default());
-        token = page["next_page_token"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        if token.is_empty() {
-            return Ok(users);
-        }
-    }
+async fn list(rest: &Rest) -> Result<Vec<Value>, RestError> {
+    listing::all(rest, "/admin/users", "users").await
 }
 
-fn print(users: &[Value], json: bool) {
-    if json {
-        say!("{}", Value::from(users));
-        return;
-    }
-    let rows: Vec<Vec<String>> = users
-        .iter()
-        .map(|u| {
-            let text = |name: &str| u[name].as_str().unwrap_or_default().to_owned();
-            let roles = u["roles"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .filter_map(Value::as_str)
-                .collect::<Vec<_>>();
-            let state = if u["disabled"] == true {
-                "disabled"
-            } else {
-                "active"
-            };
-            vec![
-                text("username"),
-                roles.join(","),
-                state.to_owned(),
-                text("created_at"),
-            ]
-        })
-        .collect();
-    output::table(&["user", "roles", "state", "created"], &rows);
+fn print_one(mut answer: Value) {
+    print(&[answer["user"].take()]);
+}
+
+fn print(users: &[Value]) {
+    listing::table(&["user", "roles", "state", "created"], users, |u| {
+        let roles = u["roles"].as_array().into_iter().flatten();
+        let roles: Vec<&str> = roles.filter_map(Value::as_str).collect();
+        let disabled = u["disabled"] == true;
+        vec![
+            text(&u["username"]),
+            roles.join(","),
+            if disabled { "disabled" } else { "active" }.to_owned(),
+            text(&u["created_at"]),
+        ]
+    });
 }

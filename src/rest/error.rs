@@ -90,4 +90,10 @@ impl RestError {
             _ => None,
         }
     }
+
+    /// Whether the caller is not who may make the call: 401 or 403.
+    pub(crate) fn is_denied(&self) -> bool {
+        let denied = [StatusCode::UNAUTHORIZED, StatusCode::FORBIDDEN];
+        self.status().is_some_and(|status| denied.contains(&status))
+    }
 }

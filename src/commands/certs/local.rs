@@ -2,18 +2,16 @@
 
 use super::{
     Leaf,
-    term::{Asked, ends_in, left},
+    term::{Asked, ends_in},
 };
 use crate::{
     app::{Hold, StartError, ca_dir, open_authority},
     commands::{CommandError, output},
 };
-use std::{path::Path, process::ExitCode, time::Duration};
+use std::{path::Path, time::Duration};
 use tars_certs::{
     Authority, ClassTable, IdentityFiles, PeerClass, SpiffeId,
     ca::Request,
-    files::certificates,
-    inspect::{Summary, summarise},
     join::{JoinClaims, JoinKind, JoinToken},
     secret,
 };
@@ -147,67 +145,4 @@ pub(super) fn write_public(text: &str, out: Option<&Path>) -> Result<(), Command
         }
     }
     Ok(())
-}
-
-/// How near its end a certificate is: `soon` in the last third of its life, when a renewal is late.
-fn standing(summary: &Summary, now: i64) -> &'static str {
-    let life = summary.not_after - summary.not_before;
-    match summary.not_after - now {
-        left if left <= 0 => "EXPIRED",
-        left if left < life / 3 => "soon",
-        _ => "ok",
-    }
-}
-
-/// Exits with 1 when a certificate has expired.
-pub(super) fn inspect(file: &Path, json: bool) -> Result<ExitCode, CommandError> {
-    let certs = certificates(file).map_err(|e| CommandError::Failed(e.to_string()))?;
-    let summaries: Vec<Summary> = certs.iter().filter_map(|c| summarise(c)).collect();
-    if summaries.len() != certs.len() {
-        return Err(CommandError::Failed(format!(
-            "{}: holds something that is no certificate",
-            file.display()
-        )));
-    }
-    let now = i64::try_from(Clock::system().now_s()).unwrap_or(i64::MAX);
-    if json {
-        let text = serde_json::to_string_pretty(&summaries);
-        say!("{}", text.unwrap_or_default());
-    } else {
-        let rows: Vec<Vec<String>> = summaries
-            .iter()
-            .map(|s| {
-                vec![
-                    s.spiffe_id.clone().unwrap_or_else(|| s.subject.clone()),
-                    s.issuer.clone(),
-                    s.serial.clone(),
-                    if s.is_ca { "yes" } else { "no" }.to_owned(),
-                    left(s.not_after, now),
-                    standing(s, now).to_owned(),
-                ]
-            })
-            .collect();
-        let head = [
-            "identity",
-            "issuer",
-            "serial",
-            "ca",
-            "expires in",
-            "standing",
-        ];
-        output::table(&head, &rows);
-    }
-    let mut expired = false;
-    for summary in &summaries {
-        let name = summary.spiffe_id.as_ref().unwrap_or(&summary.subject);
-        match standing(summary, now) {
-            "EXPIRED" => {
-                expired = true;
-                note!("warning: {name} has expired");
-            }
-            "soon" => note!("warning: {name} is in the last third of its life"),
-            _ => {}
-        }
-    }
-    Ok(ExitCode::from(u8::from(expired)))
 }

@@ -1,4 +1,4 @@
-//! What a running mesh is asked for.
+//! Calls of a running mesh: certificates, join tokens and bundles that it issues.
 
 use super::{
     Leaf,
@@ -8,8 +8,7 @@ use super::{
 };
 use crate::{
     app::trouble::Way,
-    commands::{CommandError, mesh::Mesh, output, told},
-    rest::Rest,
+    commands::{CommandError, listing::text, mesh::Mesh, retry},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
 use rcgen::KeyPair;
@@ -37,104 +36,6 @@ pub(super) fn full_id(config: &Config, text: &str) -> Result<SpiffeId, CommandEr
     } else {
         local::id(config, &workload_path(config, text))
     }
-}
-
-/// All pages of a list.
-pub(super) async fn pages(
-    rest: &Rest,
-    path: &str,
-    field: &str,
-) -> Result<Vec<Value>, CommandError> {
-    let (mut all, mut token) = (Vec::new(), String::new());
-    loop {
-        let sign = if path.contains('?') { '&' } else { '?' };
-        let page = rest.get(&format!("{path}{sign}page_token={token}")).await?;
-        all.extend(page[field].as_array().cloned().unwrap_or_default());
-        token = page["next_page_token"]
-            .as_str()
-            .unwrap_or_default()
-            .to_owned();
-        if token.is_empty() {
-            return Ok(all);
-        }
-    }
-}
-
-pub(super) fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
-}
-
-fn print(rows: &[Value], json: bool, head: &[&str], row: impl Fn(&Value) -> Vec<String>) {
-    if json {
-        say!("{:#}", Value::from(rows));
-    } else {
-        let rows: Vec<Vec<String>> = rows.iter().map(row).collect();
-        output::table(head, &rows);
-    }
-}
-
-pub(super) async fn list(
-    config: &Config,
-    mesh: &Mesh,
-    id: Option<&str>,
-    json: bool,
-) -> Result<(), CommandError> {
-    let rest = mesh.session().await?.rest();
-    let filter = match id {
-        Some(text) => format!("?spiffe_id={}", full_id(config, text)?),
-        None => String::new(),
-    };
-    let rows = pages(
-        &rest,
-        &format!("/admin/certificates{filter}"),
-        "certificates",
-    )
-    .await?;
-    let head = [
-        "identity",
-        "source",
-        "serial",
-        "issued",
-        "ends",
-        "renewable until",
-        "root",
-        "revoked",
-    ];
-    print(&rows, json, &head, |c| {
-        vec![
-            text(&c["spiffe_id"]),
-            text(&c["source"]),
-            text(&c["serial"]),
-            text(&c["issued_at"]),
-            text(&c["not_after"]),
-            text(&c["lineage_ends_at"]),
-            c["root_generation"].to_string(),
-            if c["revoked"] == true { "yes" } else { "no" }.to_owned(),
-        ]
-    });
-    Ok(())
-}
-
-pub(super) async fn revoked(mesh: &Mesh, json: bool) -> Result<(), CommandError> {
-    let rest = mesh.session().await?.rest();
-    let rows = pages(&rest, "/admin/certificates/revoked", "revocations").await?;
-    print_revocations(&rows, json);
-    Ok(())
-}
-
-pub(super) fn print_revocations(rows: &[Value], json: bool) {
-    let head = ["identity", "serial", "before", "by", "at", "reason"];
-    print(rows, json, &head, |r| {
-        let names = [
-            "spiffe_id",
-            "serial",
-            "not_before",
-            "revoked_by",
-            "revoked_at",
-            "reason",
-        ];
-        names.map(|n| text(&r[n])).to_vec()
-    });
 }
 
 fn base64_list(value: &Value) -> Result<Vec<CertificateDer<'static>>, CommandError> {
@@ -179,7 +80,7 @@ pub(super) async fn issue(
     save(parts, &out, asked)
 }
 
-/// Checks what was issued, writes it, and tells how long it lives.
+/// Checks what was issued, writes it, and prints how long it lives.
 fn save(parts: Parts, out: &Path, asked: Asked) -> Result<(), CommandError> {
     let clock = Clock::system();
     let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
@@ -223,7 +124,7 @@ pub(super) async fn renew(config: &Config, dir: &Path, target: &str) -> Result<(
     let key = KeyPair::generate().map_err(failed)?;
     let csr = csr::create(&key).map_err(failed)?;
     let client = CertificateServiceClient::new(outgoing(channel, Credentials::Own));
-    let answer = told(async || {
+    let answer = retry(async || {
         let request = RenewCertificateRequest { csr: csr.clone() };
         let answer = client.clone().renew_certificate(request).await;
         answer.map_err(|s| CommandError::on(&way, s.message()))

@@ -1,15 +1,17 @@
 //! `tars certs revoke`: what a name means is looked up before anything is cut off.
 
 use super::{
+    list::print_revocations,
     local,
-    remote::{failed, full_id, pages, print_revocations},
+    remote::{failed, full_id},
 };
 use crate::{
     app::{OPERATOR, trouble::issue_command},
-    commands::{CommandError, confirm::Confirm, mesh::Mesh},
-    rest::{Rest, RestError},
+    commands::{CommandError, confirm::Confirm, listing, mesh::Mesh},
+    rest::Rest,
 };
 use clap::Args;
+use http::StatusCode;
 use serde_json::{Value, json};
 use std::{
     fmt,
@@ -228,13 +230,13 @@ enum Listed {
 
 impl Listed {
     async fn look(rest: &Rest, named: &Named) -> Result<Self, CommandError> {
-        match pages(rest, &named.list(), "certificates").await {
+        match listing::all(rest, &named.list(), "certificates").await {
             Ok(mut rows) => {
                 rows.retain(|row| named.is(row));
                 Ok(Self::Rows(rows))
             }
-            Err(e) if is_forbidden(&e) => Ok(Self::Unseen),
-            Err(e) => Err(e),
+            Err(e) if e.status() == Some(StatusCode::FORBIDDEN) => Ok(Self::Unseen),
+            Err(e) => Err(e.into()),
         }
     }
 
@@ -279,10 +281,6 @@ impl Listed {
         let authority = ManagedBy::Authority.as_str();
         self.rows().iter().any(|row| row["source"] == authority)
     }
-}
-
-fn is_forbidden(error: &CommandError) -> bool {
-    matches!(error, CommandError::Rest(RestError::Refused { status, .. }) if status.as_u16() == 403)
 }
 
 #[cfg(test)]

@@ -17,21 +17,28 @@ use tars_certs::SpiffeId;
 #[derive(Debug, Subcommand)]
 pub(crate) enum Root {
     /// Show the roots, the next step, and who is not ready for it.
+    #[command(after_help = "Examples:\n  tars certs root status\n  tars certs root status --json")]
     Status {
         /// Print JSON.
         #[arg(long)]
         json: bool,
     },
     /// Make a new root; everybody trusts it, and it signs nothing yet.
+    #[command(after_help = "Example:\n  tars certs root prepare")]
     Prepare,
     /// Let the prepared root sign; refused before every peer trusts it.
+    #[command(after_help = "Example:\n  tars certs root activate")]
     Activate,
     /// Have everything renewed that the old root signed.
+    #[command(after_help = "Example:\n  tars certs root taint --yes")]
     Taint {
         #[command(flatten)]
         confirm: Confirm,
     },
     /// Trust the old root no more; refused before every peer has left it.
+    #[command(
+        after_help = "Examples:\n  tars certs root remove --yes\n  tars certs root remove --cut-off --yes"
+    )]
     Remove {
         /// Also when people or outside clients hold certificates below it, which ends them.
         #[arg(long)]
@@ -40,6 +47,9 @@ pub(crate) enum Root {
         confirm: Confirm,
     },
     /// All four steps, waiting for the peers before each. It can be stopped and run again.
+    #[command(
+        after_help = "Examples:\n  tars certs root rotate --yes\n  tars certs root rotate --yes --timeout 60 --json"
+    )]
     Rotate {
         /// Also when people or outside clients hold certificates below the old root, which ends them.
         #[arg(long)]
