@@ -6,6 +6,7 @@
 #[macro_use]
 mod output;
 
+mod advice;
 mod audit;
 mod certs;
 mod completions;
@@ -13,6 +14,7 @@ mod config;
 mod confirm;
 mod demo;
 mod descriptors;
+mod events;
 mod known;
 mod listing;
 mod login;
@@ -20,8 +22,10 @@ mod mesh;
 mod password;
 mod policy;
 mod probe;
+mod proposals;
 mod serve;
 mod session;
+mod studies;
 mod up;
 mod users;
 
@@ -93,6 +97,10 @@ enum Command {
     Token(login::Token),
     /// List users, create, disable, enable them, change their roles.
     Users(users::Users),
+    /// List and follow searches for hyperparameters; stop them.
+    Studies(studies::Studies),
+    /// Propose, decide about and apply changes of live hyperparameters.
+    Proposals(proposals::Proposals),
     /// Read the audit list.
     Audit(audit::Audit),
     /// Check a peer policy, and explain what it decides.
@@ -120,6 +128,12 @@ pub(crate) enum CommandError {
     Start(#[from] StartError),
     #[error(transparent)]
     Rest(#[from] RestError),
+    /// A refusal for which there is something to do.
+    #[error("{error}; {advice}")]
+    Advised {
+        error: Box<RestError>,
+        advice: String,
+    },
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{0}")]
@@ -172,6 +186,7 @@ impl CommandError {
             | Self::Rest(RestError::Unreachable { .. }) => 69,
             Self::Connection(e) if e.trouble.is_absence() => 69,
             Self::Rest(error) if error.is_denied() => 77,
+            Self::Advised { error, .. } if error.is_denied() => 77,
             Self::Interrupted => 130,
             _ => 1,
         }
@@ -201,6 +216,8 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Logout(logout) => logout.run(&global),
         Command::Token(token) => token.run(&global),
         Command::Users(users) => users.run(&global),
+        Command::Studies(studies) => studies.run(&global),
+        Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),
         Command::Policy(policy) => policy.run(&global),
         Command::Config(config) => config.run(&global),

@@ -49,10 +49,57 @@ pub(super) fn number(value: &Value) -> Option<f64> {
     value.as_f64().or_else(|| value.as_str()?.parse().ok())
 }
 
+/// A value of an enum in small letters: `STUDY_STATE_RUNNING` without `STUDY_STATE_` is `running`.
+pub(super) fn word(value: &Value, prefix: &str) -> String {
+    let text = value.as_str().unwrap_or_default();
+    text.trim_start_matches(prefix).to_lowercase()
+}
+
+/// A value for a table: a number with the digits that a person compares, a text without quotes, `-`
+/// for nothing.
+pub(super) fn short(value: &Value) -> String {
+    match value {
+        Value::Null => "-".to_owned(),
+        Value::String(text) => text.clone(),
+        other => other.as_f64().map_or_else(|| other.to_string(), digits),
+    }
+}
+
+fn digits(number: f64) -> String {
+    if number != 0.0 && (number.abs() < 1e-3 || number.abs() >= 1e6) {
+        format!("{number:.2e}")
+    } else {
+        format!("{}", (number * 1e5).round() / 1e5)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn values_are_shown_with_the_digits_that_are_compared() {
+        for (value, shown) in [
+            (json!(0.99), "0.99"),
+            (json!(0.0), "0"),
+            (json!(0.000_123_4), "1.23e-4"),
+            (json!(32), "32"),
+            (json!(2_000_000), "2.00e6"),
+            (json!("tpe"), "tpe"),
+            (json!(true), "true"),
+            (Value::Null, "-"),
+        ] {
+            assert_eq!(short(&value), shown);
+        }
+    }
+
+    #[test]
+    fn a_word_of_an_enum_loses_its_prefix() {
+        let state = json!("STUDY_STATE_RUNNING");
+        assert_eq!(word(&state, "STUDY_STATE_"), "running");
+        assert_eq!(word(&Value::Null, "STUDY_STATE_"), "");
+    }
 
     #[test]
     fn numbers_of_64_bits_are_read_from_texts() {

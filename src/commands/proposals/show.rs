@@ -1,0 +1,169 @@
+//! A proposal as whoever decides about it reads it.
+
+use super::{advised, assessment_state, path, state};
+use crate::{
+    commands::{
+        CommandError,
+        listing::{self, short, text},
+    },
+    rest::Rest,
+};
+use serde_json::Value;
+use std::process::ExitCode;
+use uuid::Uuid;
+
+pub(super) async fn read(rest: &Rest, id: Uuid) -> Result<Value, CommandError> {
+    let answer = rest.get(&path(id)).await;
+    Ok(answer.map_err(|e| advised(e, &id))?["proposal"].take())
+}
+
+pub(super) async fn show(rest: &Rest, id: Uuid, json: bool) -> Result<ExitCode, CommandError> {
+    let proposal = read(rest, id).await?;
+    if json {
+        say!("{proposal:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, value) in lines(&proposal) {
+        say!("{name:<12} {value}");
+    }
+    let changes = proposal["changes"].as_array().cloned().unwrap_or_default();
+    say!("");
+    let head = ["hyperparameter", "when proposed", "live", "proposed"];
+    listing::table(&head, &changes, |change| {
+        let name = text(&change["name"]);
+        let values = ["current", "live", "proposed"].map(|side| short(&change[side]));
+        std::iter::once(name).chain(values).collect()
+    });
+    next_step(&proposal);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a proposal says of itself; what it does not say is left out.
+fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
+    let of = |name: &str| text(&proposal[name]);
+    let lines = [
+        ("proposal", of("update_id")),
+        ("state", state(proposal)),
+        ("attention", of("attention")),
+        ("error", of("error_message")),
+        ("stale", stale(proposal)),
+        ("agent", of("agent_id")),
+        (
+            "study",
+            format!(
+                "{}, trial {}",
+                of("study_id"),
+                short(&proposal["trial_number"])
+            ),
+        ),
+        ("proposed by", of("proposed_by")),
+        ("note", of("note")),
+        ("assessment", assessment(proposal)),
+        ("decided by", of("decided_by")),
+        ("reason", of("reason")),
+        ("applied by", of("applied_by")),
+        ("verification", measured(&proposal["verification"])),
+        ("created", of("created_at")),
+        ("ended", of("ended_at")),
+    ];
+    lines
+        .into_iter()
+        .filter(|(_, value)| !value.is_empty())
+        .collect()
+}
+
+fn stale(proposal: &Value) -> String {
+    if proposal["stale"] != true {
+        return String::new();
+    }
+    let (base, live) = (
+        short(&proposal["base_version"]),
+        short(&proposal["live_version"]),
+    );
+    format!("made against version {base} of the agent, and version {live} is live")
+}
+
+fn assessment(proposal: &Value) -> String {
+    let state = assessment_state(proposal);
+    match state.as_str() {
+        "completed" => measured(&proposal["assessment"]),
+        "failed" => format!("failed: {}", text(&proposal["assessment_error"])),
+        _ => state.replace('_', " "),
+    }
+}
+
+/// The returns of both sides and the interval of their difference, in one line.
+fn measured(verification: &Value) -> String {
+    if !verification.is_object() {
+        return String::new();
+    }
+    let of = |name: &str| verification[name].as_f64().unwrap_or(f64::NAN);
+    format!(
+        "{:.1} -> {:.1} on {} seeds, improvement {:.1} to {:.1} (95 %)",
+        of("baseline_return"),
+        of("candidate_return"),
+        verification["seeds"].as_array().map_or(0, Vec::len),
+        of("improvement_low"),
+        of("improvement_high"),
+    )
+}
+
+/// What came of a proposal that is no longer followed.
+pub(super) fn outcome(proposal: &Value) {
+    let told = ["verification", "attention", "error"];
+    for (name, value) in lines(proposal) {
+        if told.contains(&name) {
+            say!("{name:<12} {value}");
+        }
+    }
+    next_step(proposal);
+}
+
+/// The commands that a proposal waits for.
+pub(super) fn next_step(proposal: &Value) {
+    let id = text(&proposal["update_id"]);
+    match state(proposal).as_str() {
+        "pending_approval" if assessment_state(proposal) == "pending" => {
+            note!("`tars proposals watch {id}` tells when its assessment is there");
+        }
+        "pending_approval" => note!(
+            "somebody else than its proposer decides: `tars proposals approve {id}` or `tars proposals reject {id} --reason TEXT`"
+        ),
+        "approved" => note!("`tars proposals apply {id}` applies it"),
+        "needs_attention" => note!(
+            "a person decides: `tars proposals resolve {id} roll-back --reason TEXT`, or `keep-live`"
+        ),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn what_was_measured_is_one_line_and_nothing_before_it_was() {
+        let verification = json!({
+            "seeds": ["1", "3"], "baseline_return": 20.04, "candidate_return": 190.0,
+            "improvement_low": 150.0, "improvement_high": 180.06,
+        });
+        let line = "20.0 -> 190.0 on 2 seeds, improvement 150.0 to 180.1 (95 %)";
+        assert_eq!(measured(&verification), line);
+        assert_eq!(measured(&Value::Null), "");
+    }
+
+    #[test]
+    fn whoever_decides_sees_a_failed_assessment_and_a_stale_base() {
+        let proposal = json!({
+            "state": "PROPOSAL_STATE_PENDING_APPROVAL", "assessment_state": "ASSESSMENT_STATE_FAILED",
+            "assessment_error": "diverged", "stale": true, "base_version": "3", "live_version": "5",
+        });
+        let lines = lines(&proposal);
+        let line = |name: &str| lines.iter().find(|l| l.0 == name).map(|l| l.1.as_str());
+        assert_eq!(line("assessment"), Some("failed: diverged"));
+        let stale = "made against version 3 of the agent, and version 5 is live";
+        assert_eq!(line("stale"), Some(stale));
+        assert_eq!(line("note"), None, "what is absent is left out");
+    }
+}
