@@ -14,6 +14,7 @@ use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand};
 use decide::Decision;
 use serde_json::{Value, json};
+pub(super) use show::measured;
 use std::process::ExitCode;
 use uuid::Uuid;
 

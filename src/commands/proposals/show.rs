@@ -93,7 +93,7 @@ fn assessment(proposal: &Value) -> String {
 }
 
 /// The returns of both sides and the interval of their difference, in one line.
-fn measured(verification: &Value) -> String {
+pub(crate) fn measured(verification: &Value) -> String {
     if !verification.is_object() {
         return String::new();
     }

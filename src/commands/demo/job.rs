@@ -1,0 +1,252 @@
+//! The main job as a client of the mesh does it: over REST, as two users.
+
+use super::{
+    Demo, Size,
+    progress::Progress,
+    report::{Outcome, Report},
+};
+use crate::{
+    app::Ready,
+    commands::{
+        CommandError,
+        listing::{number, word},
+        proposals::measured,
+    },
+    rest::Rest,
+};
+use rand::RngExt;
+use serde_json::{Value, json};
+use tars_runtime::trace::{Kind, Tracer};
+
+const AGENT: &str = "/api/v1/orchestration/agents/policy";
+
+/// Runs the job on a mesh that is up; all its calls are part of one trace.
+pub(super) async fn run(
+    demo: &Demo,
+    ready: &Ready,
+    tracer: &Tracer,
+) -> Result<Report, CommandError> {
+    let span = tracer.start("demo", Kind::Internal, None);
+    let gateway = Rest::new(&ready.gateway).in_trace(&span.context().to_header());
+    let (admin, name, developer) = people(&gateway, ready).await?;
+    let job = Job {
+        admin,
+        developer,
+        size: demo.size(),
+        seed: demo.seed,
+        progress: Progress::new(demo.json),
+    };
+    job.progress.done(&format!(
+        "logged in as {} and, as a new developer, {name}",
+        ready.admin_user
+    ));
+    let report = job.run(span.context().trace_id_hex()).await;
+    // The developer was created for this job only.
+    let path = format!("/admin/users/{name}/disable");
+    let disabled = job.admin.post(&path, json!({})).await;
+    let report = report?;
+    disabled?;
+    Ok(report)
+}
+
+/// The administrator, and a developer that is created for the job.
+async fn people(gateway: &Rest, ready: &Ready) -> Result<(Rest, String, Rest), CommandError> {
+    let file = &ready.admin_password_file;
+    let password = std::fs::read_to_string(file).map_err(|e| CommandError::file(file, e))?;
+    let admin = gateway.login(&ready.admin_user, &password).await?;
+    let name = format!("demo-{:08x}", rand::random::<u32>());
+    let password = random_password();
+    let body = json!({ "username": name, "password": password, "roles": ["developer"] });
+    admin.post("/admin/users", body).await?;
+    let developer = gateway.login(&name, &password).await?;
+    Ok((admin, name, developer))
+}
+
+fn random_password() -> String {
+    const ALPHABET: &[u8] = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
+    let mut rng = rand::rng();
+    (0..32)
+        .map(|_| char::from(ALPHABET[rng.random_range(0..ALPHABET.len())]))
+        .collect()
+}
+
+/// One run of the job: who takes part, how much work it is, and where it is shown.
+struct Job {
+    admin: Rest,
+    developer: Rest,
+    size: Size,
+    seed: u64,
+    progress: Progress,
+}
+
+impl Job {
+    async fn run(&self, trace_id: String) -> Result<Report, CommandError> {
+        let before = self.agent().await?;
+        self.train().await?;
+        let study = self.search().await?;
+        let update = self.propose(&study).await?;
+        self.assess(&update).await?;
+        self.approve(&update).await?;
+        let applied = self.apply(&update).await?;
+        let outcome = Outcome {
+            before,
+            after: self.agent().await?,
+            applied,
+            trace_id,
+        };
+        outcome.report(self.size)
+    }
+
+    async fn agent(&self) -> Result<Value, CommandError> {
+        Ok(self.developer.get(AGENT).await?["agent"].take())
+    }
+
+    async fn train(&self) -> Result<(), CommandError> {
+        let Size { steps, .. } = self.size;
+        let body = json!({ "steps": steps.to_string(), "seed": self.seed.to_string() });
+        let run = self.developer.post(&format!("{AGENT}/train"), body).await?;
+        let run = text(&run["run"], "run_id")?;
+        let path = format!("/api/v1/orchestration/training/{run}/events");
+        let bar = self.progress.bar("training", steps);
+        let mut ended = Value::Null;
+        self.developer
+            .follow(&path, |item| {
+                if let Some(step) = number(&item["progress"]["step"]) {
+                    bar.set_position(step as u64);
+                }
+                ended = item["ended"].clone();
+                ended.is_null()
+            })
+            .await?;
+        bar.finish_and_clear();
+        let trained = number(&ended["final_return"]).ok_or_else(|| failed("training", &ended))?;
+        self.progress.done(&format!(
+            "trained the live agent as it is: return {trained:.1}"
+        ));
+        Ok(())
+    }
+
+    /// Returns the study's id.
+    async fn search(&self) -> Result<String, CommandError> {
+        let Size { trials, steps, .. } = self.size;
+        let body = json!({ "agent_id": "policy", "n_trials": trials, "steps": steps.to_string(),
+                           "seed": self.seed.to_string() });
+        let started = self.developer.post("/api/v1/optimize", body).await?;
+        let study = text(&started, "optimization_id")?;
+        let bar = self.progress.bar("searching", u64::from(trials));
+        let mut ended = Value::Null;
+        self.developer
+            .follow(&format!("/api/v1/studies/{study}/events"), |item| {
+                let state = word(&item["trial"]["state"], "TRIAL_STATE_");
+                if ["complete", "pruned", "failed"].contains(&state.as_str()) {
+                    bar.inc(1);
+                }
+                ended = item["ended"].clone();
+                ended.is_null()
+            })
+            .await?;
+        bar.finish_and_clear();
+        let best = number(&ended["best_trial"]["score"]);
+        let best = best.ok_or_else(|| failed("the search", &ended))?;
+        self.progress
+            .done(&format!("searched {trials} trials: best return {best:.1}"));
+        Ok(study)
+    }
+
+    /// Returns the proposal's id.
+    async fn propose(&self, study: &str) -> Result<String, CommandError> {
+        let seeds = self.size.seeds;
+        let body = json!({ "study_id": study, "verification_seeds": seeds, "note": "demo" });
+        let answer = self.developer.post("/api/v1/sync/propose", body).await?;
+        let update = text(&answer["proposal"], "update_id")?;
+        self.progress.done(&format!("proposed {update}"));
+        Ok(update)
+    }
+
+    /// Waits for what whoever approves is shown.
+    async fn assess(&self, update: &str) -> Result<(), CommandError> {
+        let Size { steps, seeds, .. } = self.size;
+        let bar = self.progress.spinner("assessing");
+        bar.set_message(format!(
+            "training the live and the proposed values, {steps} steps on each of {seeds} seeds"
+        ));
+        let last = self
+            .follow(update, |proposal| {
+                proposal["assessment_state"] != "ASSESSMENT_STATE_PENDING"
+            })
+            .await?;
+        bar.finish_and_clear();
+        if !last["assessment"].is_object() {
+            let why = &last["assessment_error"];
+            let text = format!("the proposal was not assessed: {why}");
+            return Err(CommandError::Failed(text));
+        }
+        let measured = measured(&last["assessment"]);
+        self.progress
+            .done(&format!("assessed on seeds of its own: {measured}"));
+        Ok(())
+    }
+
+    async fn approve(&self, update: &str) -> Result<(), CommandError> {
+        let path = "/api/v1/sync/approve";
+        let body = json!({ "update_id": update });
+        if self.developer.post(path, body).await.is_ok() {
+            let text = "a developer could approve its own proposal".to_owned();
+            return Err(CommandError::Failed(text));
+        }
+        let body = json!({ "update_id": update, "reason": "measured improvement" });
+        self.admin.post(path, body).await?;
+        self.progress
+            .done("approved as admin; the developer's own attempt was refused");
+        Ok(())
+    }
+
+    /// Returns the proposal in its last state.
+    async fn apply(&self, update: &str) -> Result<Value, CommandError> {
+        let path = format!("/api/v1/sync/apply/{update}");
+        self.admin.post(&path, json!({})).await?;
+        let bar = self.progress.spinner("applying");
+        let last = self
+            .follow(update, |proposal| {
+                bar.set_message(word(&proposal["state"], "PROPOSAL_STATE_"));
+                proposal["state"] == "PROPOSAL_STATE_NEEDS_ATTENTION"
+            })
+            .await?;
+        bar.finish_and_clear();
+        let state = last["state"].as_str().unwrap_or_default();
+        self.progress
+            .done(&format!("applied by hot reload: {state}"));
+        Ok(last)
+    }
+
+    /// Follows a proposal until `enough` says so, or it has ended; returns it as it was then.
+    async fn follow(
+        &self,
+        update: &str,
+        enough: impl Fn(&Value) -> bool,
+    ) -> Result<Value, CommandError> {
+        let path = format!("/api/v1/sync/proposals/{update}/events");
+        let mut last = Value::Null;
+        self.admin
+            .follow(&path, |item| {
+                last = item["proposal"].clone();
+                !enough(&last)
+            })
+            .await?;
+        Ok(last)
+    }
+}
+
+fn failed(what: &str, ended: &Value) -> CommandError {
+    if ended.is_null() {
+        return CommandError::Failed(format!("{what} did not end"));
+    }
+    let (state, error) = (&ended["state"], &ended["error"]);
+    CommandError::Failed(format!("{what} ended as {state}: {error}"))
+}
+
+/// A text that every answer of its kind has.
+pub(super) fn text(value: &Value, name: &str) -> Result<String, CommandError> {
+    let found = value[name].as_str().map(str::to_owned);
+    found.ok_or_else(|| CommandError::Failed(format!("the answer has no {name}: {value}")))
+}
