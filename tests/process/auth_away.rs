@@ -29,15 +29,7 @@ async fn read(rest: &Rest) -> Result<Value, RestError> {
 /// Rotates the roots, so that every leaf is renewed at once and what follows begins with all of
 /// their lives ahead. Returns when the first of them ends.
 async fn fresh(fleet: &Fleet, rest: &Rest) -> u64 {
-    for step in ["PREPARE", "ACTIVATE", "TAINT", "REMOVE"] {
-        eventually("everybody is ready", || async {
-            let status = rest.get("/admin/roots").await;
-            status.is_ok_and(|s| s["waiting_for"].as_array().unwrap().is_empty())
-        })
-        .await;
-        let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": true });
-        rest.post("/admin/roots/step", body).await.unwrap();
-    }
+    fleet.rotate_roots(rest).await;
     let mut first = u64::MAX;
     for name in JOINED {
         let end = fleet.certificate(name).await["not_after"].as_u64();

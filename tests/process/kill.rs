@@ -10,82 +10,26 @@ use sqlx::{
 };
 use std::{
     path::Path,
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     time::Duration,
 };
-use tars::{app::Ready, rest::Rest};
-use tars_tests::fleet::free_addr;
-use tars_tests::{PASSWORD, governed};
+use tars::rest::Rest;
+use tars_tests::{
+    PASSWORD,
+    fleet::free_addr,
+    governed,
+    process::{Running, Started, Up},
+};
 use tokio::time::Instant;
 
 const ATTENTION: &str = "PROPOSAL_STATE_NEEDS_ATTENTION";
 
-struct Running {
-    process: Started,
-    ready: Ready,
-}
-
-/// Only what this test started; ended with it.
-struct Started(Child);
-
-impl Started {
-    fn kill(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
-impl Drop for Started {
-    fn drop(&mut self) {
-        self.kill();
-    }
+fn tars() -> Command {
+    Command::new(env!("CARGO_BIN_EXE_tars"))
 }
 
 fn up(data: &Path) -> Running {
-    let file = data.join("test-ready.json");
-    std::fs::remove_file(&file).ok();
-    let any = "127.0.0.1:0";
-    let mut command = Command::new(env!("CARGO_BIN_EXE_tars"));
-    command
-        .arg("up")
-        .arg("--data-dir")
-        .arg(data)
-        .arg("--ready-file")
-        .arg(&file);
-    for name in [
-        "auth",
-        "orchestration",
-        "automl",
-        "hypersync",
-        "gateway",
-        "admin",
-        "observe",
-    ] {
-        command.args([format!("--{name}-addr"), any.to_owned()]);
-    }
-    command
-        .env("TARS__LIMITS__AUTH_PER_MINUTE", "1000")
-        .env("TARS__LIMITS__USER_PER_MINUTE", "100000");
-    let process = Started(command.stderr(Stdio::null()).spawn().unwrap());
-    let started = Instant::now();
-    loop {
-        if let Ok(ready) = Ready::load(&file) {
-            return Running { process, ready };
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "the mesh did not start"
-        );
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-async fn admin(mesh: &Running) -> Rest {
-    let password = std::fs::read_to_string(&mesh.ready.admin_password_file).unwrap();
-    Rest::new(&mesh.ready.gateway)
-        .login("admin", &password)
-        .await
-        .unwrap()
+    Up::new(tars(), data).unlimited().start()
 }
 
 fn completed(trials: &Value) -> Vec<Value> {
@@ -100,7 +44,7 @@ fn completed(trials: &Value) -> Vec<Value> {
 async fn a_killed_mesh_goes_on_where_it_was() {
     let data = tempfile::tempdir().unwrap();
     let mut mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     let body = json!({ "username": "ada", "password": "a long password", "roles": ["viewer"] });
     rest.post("/admin/users", body).await.unwrap();
     let key = rest
@@ -132,7 +76,7 @@ async fn a_killed_mesh_goes_on_where_it_was() {
     mesh.process.kill();
 
     let mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     let users = rest.get("/admin/users").await.unwrap();
     assert!(
         users["users"]
@@ -196,7 +140,7 @@ async fn a_killed_mesh_goes_on_where_it_was() {
 }
 
 async fn people(mesh: &Running) -> (Rest, Rest) {
-    let rest = admin(mesh).await;
+    let rest = mesh.admin().await;
     let body = json!({ "username": "dev", "password": PASSWORD, "roles": ["developer"] });
     rest.post("/admin/users", body).await.unwrap();
     let gateway = Rest::new(&mesh.ready.gateway);
@@ -254,7 +198,7 @@ async fn a_mesh_that_is_killed_while_it_applies_goes_on_applying() {
     drop(lock);
 
     let mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     let ended = governed::final_state(&rest, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_COMPLETED", "{ended}");
     assert_eq!(standing(&governed::agent(&rest).await), ("2", "2", false));
@@ -287,7 +231,7 @@ async fn a_mesh_that_is_killed_while_it_rolls_back_goes_on_rolling_back() {
     drop(lock);
 
     let mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     let ended = governed::final_state(&rest, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
     let after = governed::agent(&rest).await;
@@ -305,7 +249,7 @@ async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
     mesh.process.kill();
 
     let mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     let held = governed::agent(&rest).await;
     assert_eq!(held["hold"]["change_id"], id.as_str(), "{held}");
     let reload = json!({ "hyperparameters": { "gamma": 0.91 } });
@@ -343,7 +287,7 @@ async fn a_mesh_that_is_killed_while_it_asks_a_person_holds_the_agent_until_the_
     mesh.process.kill();
 
     let mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     assert_eq!(governed::proposal(&rest, &id).await["state"], ATTENTION);
     for (what, body, why) in [
         ("reload", &reload, "CHANGE_IN_PROGRESS"),
@@ -365,7 +309,7 @@ async fn a_mesh_that_is_killed_while_it_asks_a_person_holds_the_agent_until_the_
 #[test]
 fn mistakes_are_all_told_before_anything_starts() {
     let data = tempfile::tempdir().unwrap();
-    let output = Command::new(env!("CARGO_BIN_EXE_tars"))
+    let output = tars()
         .args(["up", "--data-dir"])
         .arg(data.path())
         .env("TARS__LISTEN__AUTH", "nowhere")
@@ -384,7 +328,7 @@ fn mistakes_are_all_told_before_anything_starts() {
 fn a_data_directory_belongs_to_one_process() {
     let data = tempfile::tempdir().unwrap();
     let mesh = up(data.path());
-    let second = Command::new(env!("CARGO_BIN_EXE_tars"))
+    let second = tars()
         .args(["up", "--data-dir"])
         .arg(data.path())
         .output()
@@ -392,7 +336,7 @@ fn a_data_directory_belongs_to_one_process() {
     let text = String::from_utf8(second.stderr).unwrap();
     assert_eq!(second.status.code(), Some(69), "{text}");
     assert!(text.contains("used by another process"), "{text}");
-    let probe = Command::new(env!("CARGO_BIN_EXE_tars"))
+    let probe = tars()
         .args(["probe", "hypersync", "--data-dir"])
         .arg(data.path())
         .output()
@@ -403,7 +347,7 @@ fn a_data_directory_belongs_to_one_process() {
         String::from_utf8_lossy(&probe.stderr)
     );
     drop(mesh);
-    let gone = Command::new(env!("CARGO_BIN_EXE_tars"))
+    let gone = tars()
         .args(["probe", "auth", "--data-dir"])
         .arg(data.path())
         .output()
@@ -413,7 +357,7 @@ fn a_data_directory_belongs_to_one_process() {
 
 #[test]
 fn the_demo_does_the_main_job() {
-    let output = Command::new(env!("CARGO_BIN_EXE_tars"))
+    let output = tars()
         .args(["demo", "--quick", "--exit", "--json"])
         .output()
         .unwrap();
@@ -439,13 +383,13 @@ fn the_demo_does_the_main_job() {
 #[tokio::test(flavor = "multi_thread")]
 async fn services_work_each_in_its_own_process() {
     let data = tempfile::tempdir().unwrap();
-    let tars = |args: &[&str]| {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_tars"));
+    let on_data = |args: &[&str]| {
+        let mut command = tars();
         command.args(args).arg("--data-dir").arg(data.path());
         command.env("TARS__LIMITS__AUTH_PER_MINUTE", "1000");
         command
     };
-    let mut init = tars(&["certs", "init"]);
+    let mut init = on_data(&["certs", "init"]);
     assert!(init.stdout(Stdio::null()).status().unwrap().success());
     let names = ["auth", "orchestration", "automl", "hypersync", "gateway"];
     let ports: Vec<u16> = names.iter().map(|_| free_addr().port()).collect();
@@ -453,12 +397,12 @@ async fn services_work_each_in_its_own_process() {
     // Before any of them runs: a running service has the directory.
     for name in names {
         let out = identity(name).display().to_string();
-        let mut issue = tars(&["certs", "issue", name, "--out", &out]);
+        let mut issue = on_data(&["certs", "issue", name, "--out", &out]);
         assert!(issue.stdout(Stdio::null()).status().unwrap().success());
     }
     let mut running = Vec::new();
     for (name, port) in names.iter().zip(&ports) {
-        let mut serve = tars(&[
+        let mut serve = on_data(&[
             "serve",
             name,
             &format!("--{name}-addr"),
@@ -477,7 +421,7 @@ async fn services_work_each_in_its_own_process() {
             let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
             serve.env(variable, format!("127.0.0.1:{port}"));
         }
-        running.push(Started(serve.stderr(Stdio::null()).spawn().unwrap()));
+        running.push(Started::new(serve.stderr(Stdio::null())));
     }
     let gateway = Rest::new(&format!("http://127.0.0.1:{}", ports[4]));
     let password = data.path().join("admin-password");
@@ -518,7 +462,7 @@ async fn services_work_each_in_its_own_process() {
         rest.get("/api/v1/studies").await.is_ok(),
         "reading needs no Auth"
     );
-    let mut serve = tars(&[
+    let mut serve = on_data(&[
         "serve",
         "auth",
         "--auth-addr",
@@ -532,7 +476,7 @@ async fn services_work_each_in_its_own_process() {
         "--identity",
     ]);
     serve.arg(data.path().join("identities/auth"));
-    running.push(Started(serve.stderr(Stdio::null()).spawn().unwrap()));
+    running.push(Started::new(serve.stderr(Stdio::null())));
     let started = Instant::now();
     while rest.get("/auth/me").await.is_err() {
         assert!(
@@ -545,7 +489,7 @@ async fn services_work_each_in_its_own_process() {
 
 /// Of the process, in MiB.
 #[cfg(target_os = "linux")]
-fn resident_mib(process: &Child) -> u64 {
+fn resident_mib(process: &Started) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{}/status", process.id())).unwrap();
     let line = status.lines().find(|l| l.starts_with("VmRSS:")).unwrap();
     let kib: u64 = line.split_whitespace().nth(1).unwrap().parse().unwrap();
@@ -573,11 +517,11 @@ async fn strangers_log_in(gateway: &str, logins: usize) {
 async fn anonymous_logins_leave_memory_where_it_was() {
     let data = tempfile::tempdir().unwrap();
     let mesh = up(data.path());
-    let rest = admin(&mesh).await;
+    let rest = mesh.admin().await;
     strangers_log_in(&mesh.ready.gateway, 32).await;
-    let before = resident_mib(&mesh.process.0);
+    let before = resident_mib(&mesh.process);
     strangers_log_in(&mesh.ready.gateway, 480).await;
-    let after = resident_mib(&mesh.process.0);
+    let after = resident_mib(&mesh.process);
     assert!(
         after <= before + 20,
         "{before} MiB before, {after} MiB after"

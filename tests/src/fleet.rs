@@ -1,14 +1,14 @@
 //! A mesh of one process a service, as in production: for tests and benchmarks that stop, revoke
 //! and rotate across processes. Processes are ended with the fleet, by their own handles.
 
-use crate::test_ca::TestCa;
-use serde_json::Value;
+use crate::{eventually, process::Started, test_ca::TestCa};
+use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
     fs,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
+    process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
@@ -30,15 +30,6 @@ pub enum Source {
     Files(Box<TestCa>),
 }
 
-struct Running(Child);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        self.0.kill().ok();
-        self.0.wait().ok();
-    }
-}
-
 #[derive(Clone, Copy)]
 struct Ports {
     main: SocketAddr,
@@ -53,7 +44,7 @@ pub struct Fleet {
     env: Vec<(String, String)>,
     ports: BTreeMap<&'static str, Ports>,
     bootstrap: SocketAddr,
-    running: BTreeMap<&'static str, Running>,
+    running: BTreeMap<&'static str, Started>,
 }
 
 /// A port that is free now: `tars serve` is told its ports, as in production. It lies below those
@@ -200,8 +191,8 @@ impl Fleet {
             .append(true)
             .open(self.log(name))
             .expect("a log file");
-        let child = command.stderr(log).spawn().expect("tars runs");
-        self.running.insert(name, Running(child));
+        let process = Started::new(command.stderr(log));
+        self.running.insert(name, process);
     }
 
     pub fn log(&self, name: &str) -> PathBuf {
@@ -287,6 +278,25 @@ impl Fleet {
             );
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
+    }
+
+    /// Takes the roots through a whole rotation, as soon as every process is ready for each step.
+    /// Returns the status of the roots before each.
+    pub async fn rotate_roots(&self, admin: &Rest) -> Vec<Value> {
+        let mut statuses = Vec::new();
+        for step in ["PREPARE", "ACTIVATE", "TAINT", "REMOVE"] {
+            let status = async || admin.get("/admin/roots").await.unwrap_or_default();
+            eventually(&format!("every process is ready to {step}"), async || {
+                let status = status().await;
+                status["waiting_for"].as_array().is_some_and(Vec::is_empty)
+            })
+            .await;
+            statuses.push(status().await);
+            let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": true });
+            let taken = admin.post("/admin/roots/step", body).await;
+            taken.unwrap_or_else(|e| panic!("{step}: {e}"));
+        }
+        statuses
     }
 
     fn logs(&self) -> String {

@@ -4,6 +4,7 @@ pub mod fleet;
 pub mod fuzz;
 pub mod governed;
 pub mod otlp;
+pub mod process;
 pub mod races;
 pub mod test_ca;
 pub mod test_listener;

@@ -1,0 +1,230 @@
+//! The governed change of an agent from the command line: studies, proposals, decisions.
+
+use crate::home::{Desk, Home, stderr};
+use serde_json::{Value, json};
+use std::{fs, io::Write, os::unix::fs::OpenOptionsExt};
+use tars::rest::Rest;
+use tars_tests::{PASSWORD, governed};
+
+const NOBODYS: &str = "019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d";
+
+/// A developer with a machine of its own, logged in.
+struct Developer {
+    home: Home,
+    gateway: String,
+    rest: Rest,
+}
+
+impl Developer {
+    async fn new(desk: &Desk) -> Self {
+        let admin = desk.mesh.admin().await;
+        let user = json!({ "username": "dev", "password": PASSWORD, "roles": ["developer"] });
+        admin.post("/admin/users", user).await.unwrap();
+        let gateway = desk.mesh.ready.gateway.clone();
+        let home = Home::new();
+        let file = home.path("password");
+        let mut options = fs::File::options();
+        let mut password = options
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&file)
+            .unwrap();
+        password.write_all(PASSWORD.as_bytes()).unwrap();
+        let login = ["login", "--username", "dev", "--password-file", &file];
+        home.good(&[&login[..], &["--gateway", &gateway]].concat());
+        let rest = Rest::new(&gateway).login("dev", PASSWORD).await.unwrap();
+        Self {
+            home,
+            gateway,
+            rest,
+        }
+    }
+
+    fn with<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+        [args, &["--gateway", &self.gateway]].concat()
+    }
+
+    fn good(&self, args: &[&str]) -> (String, String) {
+        self.home.good_with_notes(&self.with(args))
+    }
+}
+
+/// The proposal's id at the start of what `propose` prints.
+fn proposed(developer: &Developer, study: &str) -> String {
+    let (printed, notes) = developer.good(&["proposals", "propose", study, "--note", "try it"]);
+    let (id, state) = printed.trim().split_once(": ").unwrap();
+    assert_eq!(state, "pending_approval");
+    assert!(notes.contains("tars proposals"), "the next step: {notes}");
+    id.to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_is_followed_proposed_approved_by_another_and_applied() {
+    let desk = Desk::new();
+    let developer = Developer::new(&desk).await;
+    let study = governed::study(&developer.rest, 2).await;
+    let (watched, notes) = developer.good(&["studies", "watch", &study]);
+    for part in ["trial 0", "trial 1", "score", "completed: best score"] {
+        assert!(watched.contains(part), "{part}: {watched}");
+    }
+    let propose = format!("tars proposals propose {study}");
+    assert!(notes.contains(&propose), "{notes}");
+    let (listed, _) = developer.good(&["studies", "list"]);
+    let row = listed.lines().find(|l| l.starts_with(&study)).unwrap();
+    assert!(row.contains("completed") && row.contains("2/2"), "{row}");
+    let (shown, _) = developer.good(&["studies", "show", &study]);
+    assert!(shown.contains("learning_rate=0.002"), "{shown}");
+
+    let id = proposed(&developer, &study);
+    governed::assessed(&developer.rest, &id).await;
+    let pending = desk.json(&["proposals", "list"]);
+    assert_eq!(pending[0]["update_id"], *id, "{pending}");
+    let shown = desk.good(&["proposals", "show", &id]);
+    for part in [
+        "pending_approval",
+        "try it",
+        "user:dev",
+        "improvement",
+        "learning_rate",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    // The developer may not decide; an administrator may, and sees how to go on.
+    let own = developer
+        .home
+        .run(&developer.with(&["proposals", "approve", &id]));
+    assert_eq!(own.status.code(), Some(77), "{}", stderr(&own));
+    let (approved, notes) = desk.good_with_notes(&["proposals", "approve", &id]);
+    assert_eq!(approved.trim(), format!("{id}: approved"));
+    assert!(
+        notes.contains(&format!("tars proposals apply {id}")),
+        "{notes}"
+    );
+    let applied = desk.good(&["proposals", "apply", &id]);
+    for part in ["verifying", "completed", "verification"] {
+        assert!(applied.contains(part), "{part}: {applied}");
+    }
+    let (waiting, notes) = desk.good_with_notes(&["proposals", "list"]);
+    assert!(
+        !waiting.contains(&id) && notes.contains("--all"),
+        "{waiting}{notes}"
+    );
+    assert!(desk.good(&["proposals", "list", "--all"]).contains(&id));
+    // What has been decided is not decided again, and the error says where to look.
+    let error = desk.refused(&["proposals", "reject", &id, "--reason", "late"]);
+    assert!(
+        error.contains(&format!("tars proposals show {id}")),
+        "{error}"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proposal_is_withdrawn_rejected_or_refused_with_the_way_out() {
+    let desk = Desk::new();
+    let developer = Developer::new(&desk).await;
+    let study = governed::study(&developer.rest, 1).await;
+    governed::finished(&developer.rest, &study).await;
+    let first = proposed(&developer, &study);
+    let again = developer
+        .home
+        .refused(&developer.with(&["proposals", "propose", &study]));
+    assert!(again.contains("tars proposals list"), "{again}");
+    let (withdrawn, _) = developer.good(&["proposals", "withdraw", &first]);
+    assert_eq!(withdrawn.trim(), format!("{first}: withdrawn"));
+    let second = proposed(&developer, &study);
+    let rejected = desk.good(&["proposals", "reject", &second, "--reason", "too few seeds"]);
+    assert_eq!(rejected.trim(), format!("{second}: rejected"));
+    let shown = desk.json(&["proposals", "show", &second]);
+    assert_eq!(shown["reason"], "too few seeds", "{shown}");
+    let error = desk.refused(&[
+        "proposals",
+        "resolve",
+        &second,
+        "roll-back",
+        "--reason",
+        "x",
+    ]);
+    assert!(
+        error.contains("tars proposals show"),
+        "it needs no attention: {error}"
+    );
+    // Nobody decides about a proposal of their own.
+    let own =
+        governed::text(&governed::proposed(&desk.mesh.admin().await, &study).await["update_id"]);
+    let error = desk.refused(&["proposals", "approve", &own, "--without-assessment"]);
+    assert!(error.contains("another user"), "{error}");
+    // A drift of the agent makes it stale, which is shown.
+    let reload = json!({ "hyperparameters": { "gamma": 0.91 }, "reason": "a test" });
+    let path = format!("{}/reload", governed::POLICY);
+    developer.rest.post(&path, reload).await.unwrap();
+    let shown = desk.good(&["proposals", "show", &own]);
+    assert!(shown.contains("made against version 1"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_study_is_cancelled_only_when_it_is_meant() {
+    let desk = Desk::new();
+    let rest = desk.mesh.admin().await;
+    let long = json!({ "n_trials": 500, "steps": "100000" });
+    let started = rest.post("/api/v1/optimize", long).await.unwrap();
+    let id = started["optimization_id"].as_str().unwrap();
+    let asked = desk.run(&["studies", "cancel", id]);
+    assert_eq!(asked.status.code(), Some(64), "{}", stderr(&asked));
+    let running = desk.json(&["studies", "show", id]);
+    assert_eq!(
+        running["study"]["state"], "STUDY_STATE_RUNNING",
+        "{running}"
+    );
+    let cancelled = desk.good(&["studies", "cancel", id, "--yes"]);
+    assert!(cancelled.starts_with("cancelled"), "{cancelled}");
+    // What did not complete is no success of the one who watches it.
+    let watched = desk.run(&["studies", "watch", id, "--json"]);
+    assert_eq!(watched.status.code(), Some(1), "{}", stderr(&watched));
+    let lines = String::from_utf8(watched.stdout).unwrap();
+    let last: Value = serde_json::from_str(lines.lines().last().unwrap()).unwrap();
+    assert_eq!(last["ended"]["state"], "STUDY_STATE_CANCELLED", "{last}");
+}
+
+#[test]
+fn an_unknown_id_is_refused_with_the_command_that_lists_them() {
+    let desk = Desk::new();
+    for (args, list) in [
+        (&["studies", "show", NOBODYS][..], "tars studies list"),
+        (&["studies", "watch", NOBODYS], "tars studies list"),
+        (
+            &["studies", "cancel", NOBODYS, "--yes"],
+            "tars studies list",
+        ),
+        (&["proposals", "propose", NOBODYS], "tars studies list"),
+        (&["proposals", "show", NOBODYS], "tars proposals list --all"),
+        (
+            &["proposals", "watch", NOBODYS],
+            "tars proposals list --all",
+        ),
+        (
+            &["proposals", "apply", NOBODYS],
+            "tars proposals list --all",
+        ),
+        (
+            &["proposals", "approve", NOBODYS],
+            "tars proposals list --all",
+        ),
+        (
+            &["proposals", "withdraw", NOBODYS],
+            "tars proposals list --all",
+        ),
+    ] {
+        let done = desk.run(args);
+        let error = stderr(&done);
+        assert_eq!(done.status.code(), Some(1), "{args:?}: {error}");
+        assert!(error.contains(list), "{args:?}: {error}");
+    }
+    for args in [
+        &["studies", "show", "42"][..],
+        &["proposals", "apply", "../x"],
+    ] {
+        let done = desk.run(args);
+        assert_eq!(done.status.code(), Some(2), "not an id: {}", stderr(&done));
+    }
+}
