@@ -8,12 +8,12 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
-use tars::{app::ServiceName, rest::Rest};
+use tars::rest::Rest;
 use tars_certs::{Authority, CertName, Identity, SpiffeId, ca::Lifetimes};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
 use tars_tests::{
-    fleet::{Fleet, Source},
+    fleet::{Fleet, Source, services_over_tls},
     issue_for,
     test_ca::{TestCa, client, connect},
     time,
@@ -22,9 +22,6 @@ use tokio::{io::AsyncReadExt, time::Instant};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-fn services() -> impl Iterator<Item = &'static str> {
-    ServiceName::over_tls().map(ServiceName::as_str)
-}
 /// Nothing takes this long; past it the run fails.
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -108,7 +105,7 @@ async fn revoke(admin: &Rest, name: &CertName) -> Result<Value, Failure> {
 async fn run(fleet: &Fleet, admin: &Rest, at: usize, times: &mut Times) -> Result<(), Failure> {
     let victim = victim(fleet, at)?;
     let mut connections = Vec::new();
-    for service in services() {
+    for service in services_over_tls() {
         connections.push(open(fleet, service, &victim).await?);
     }
     let shown = || {
@@ -119,7 +116,7 @@ async fn run(fleet: &Fleet, admin: &Rest, at: usize, times: &mut Times) -> Resul
     };
     revoke(admin, &victim.name).await?;
     let replied = Instant::now();
-    let refusals: Vec<_> = services()
+    let refusals: Vec<_> = services_over_tls()
         .map(|s| tokio::spawn(first_refusal(fleet.addr(s), shown())))
         .collect();
     let since = |then: Instant| then.saturating_duration_since(replied).as_secs_f64() * 1e3;
@@ -191,7 +188,7 @@ async fn main() -> Result<(), Failure> {
         "bench": "revocation",
         "from": "the reply to the revocation",
         "to": "the later of: the last process's first refusal, the end of the last open connection; 0 when before the reply",
-        "processes": services().collect::<Vec<_>>(),
+        "processes": services_over_tls().collect::<Vec<_>>(),
         "certificate": own,
         "certificate_of_another_authority": foreign,
     });

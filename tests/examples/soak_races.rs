@@ -9,9 +9,9 @@ use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
 use tars_search::quantile::quantile;
 use tars_tests::{
-    fleet::{Fleet, Source},
+    fleet::{Fleet, Source, services_over_tls},
     issue_for,
-    races::{Outcome, Races, deciders},
+    races::{Outcome, Races},
 };
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -51,7 +51,7 @@ async fn main() -> Result<(), Failure> {
     let binary = PathBuf::from(std::env::var_os("TARS_BINARY").ok_or("TARS_BINARY is not set")?);
     let fleet = Fleet::start(&binary, Source::Join, &[]).await;
     let mut services = Vec::new();
-    for name in deciders() {
+    for name in services_over_tls() {
         services.push((name, channel(&fleet, name)?));
     }
     let mut races = Races::new(fleet.rest(), fleet.admin().await, services).await?;
@@ -67,7 +67,7 @@ async fn main() -> Result<(), Failure> {
         "soak": "races",
         "rounds": rounds,
         "disagreements": 0,
-        "processes": deciders().collect::<Vec<_>>(),
+        "processes": services_over_tls().collect::<Vec<_>>(),
         "ended_disabled": count(|o| o.disabled),
         "ended_revoked": count(|o| o.revoked),
         "rotated_first": count(|o| o.rotated),

@@ -16,7 +16,7 @@ use std::{
 use tars::rest::Rest;
 use tars_tests::{
     PASSWORD,
-    fleet::free_addr,
+    fleet::{free_addr, services},
     governed,
     process::{Running, Started, Up},
 };
@@ -391,11 +391,11 @@ async fn services_work_each_in_its_own_process() {
     };
     let mut init = on_data(&["certs", "init"]);
     assert!(init.stdout(Stdio::null()).status().unwrap().success());
-    let names = ["auth", "orchestration", "automl", "hypersync", "gateway"];
+    let names: Vec<_> = services().collect();
     let ports: Vec<u16> = names.iter().map(|_| free_addr().port()).collect();
     let identity = |name: &str| data.path().join("identities").join(name);
     // Before any of them runs: a running service has the directory.
-    for name in names {
+    for name in &names {
         let out = identity(name).display().to_string();
         let mut issue = on_data(&["certs", "issue", name, "--out", &out]);
         assert!(issue.stdout(Stdio::null()).status().unwrap().success());

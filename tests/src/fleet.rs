@@ -22,6 +22,17 @@ pub fn services() -> impl Iterator<Item = &'static str> {
     ServiceName::ALL.iter().map(|s| s.as_str())
 }
 
+/// The names of the services that speak gRPC over mutual TLS.
+pub fn services_over_tls() -> impl Iterator<Item = &'static str> {
+    ServiceName::over_tls().map(ServiceName::as_str)
+}
+
+/// Flags of `tars up` that make every port a free one.
+pub fn free_ports() -> impl Iterator<Item = String> {
+    let names = services().chain(["admin", "observe"]);
+    names.map(|name| format!("--{name}-addr=127.0.0.1:0"))
+}
+
 /// Where identities come from.
 pub enum Source {
     /// Auth has the authority; the others join with a token and renew over gRPC.

@@ -3,10 +3,7 @@
 
 use serde_json::{Value, json};
 use std::time::Duration;
-use tars::{
-    app::ServiceName,
-    rest::{Rest, RestError},
-};
+use tars::rest::{Rest, RestError};
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
 use tars_proto::{
@@ -20,10 +17,6 @@ use tars_proto::{
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
-/// Services that decide from a view of their own.
-pub fn deciders() -> impl Iterator<Item = &'static str> {
-    ServiceName::over_tls().map(ServiceName::as_str)
-}
 const RACER: &str = "racer";
 /// Nothing takes this long; past it a process is wrong.
 const LIMIT: Duration = Duration::from_secs(10);

@@ -28,7 +28,9 @@ use tars_proto::auth::v1::{
 use tars_proto::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
 use tars_runtime::clock::Clock;
 use tars_tests::{
-    TestMesh, eventually, issue_for, reason, refusal,
+    TestMesh, eventually,
+    fleet::services_over_tls,
+    issue_for, reason, refusal,
     test_ca::{HOUR, TestCa, client, is_let_in, now},
     test_listener::TestListener,
     time,
@@ -237,9 +239,7 @@ async fn s8_3_a_revoked_peer_is_cut_off_everywhere_and_others_are_not() {
     );
     let name = victim.verified().name().clone();
     let victim = IdentityHandle::new(victim);
-    let services = ["auth", "orchestration", "automl", "hypersync"];
-    let channels: Vec<Channel> = services
-        .iter()
+    let channels: Vec<Channel> = services_over_tls()
         .map(|s| {
             let expected = SpiffeId::new("tars.local", &format!("/{s}")).unwrap();
             Channel::new(tars_mesh::ChannelOptions {

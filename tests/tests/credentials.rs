@@ -5,11 +5,7 @@
 
 use serde_json::{Value, json};
 use tars::rest::Rest;
-use tars_tests::{
-    PASSWORD, TestMesh,
-    races::{Races, deciders},
-    reason, refusal,
-};
+use tars_tests::{PASSWORD, TestMesh, fleet::services_over_tls, races::Races, reason, refusal};
 
 const ROUNDS: usize = 100;
 const NEW: &str = "another password of tests";
@@ -17,7 +13,7 @@ const NEW: &str = "another password of tests";
 #[tokio::test(flavor = "multi_thread")]
 async fn racing_administrators_leave_every_service_with_what_the_database_says() {
     let mesh = TestMesh::start().await;
-    let services: Vec<_> = deciders()
+    let services: Vec<_> = services_over_tls()
         .map(|s| (s, mesh.client(s, "/client/racer")))
         .collect();
     let races = Races::new(mesh.rest(), mesh.admin().await, services);

@@ -11,7 +11,7 @@ use tars::rest::Rest;
 use tars_interceptors::{client::OutgoingService, contract};
 use tars_mesh::Channel;
 use tars_proto::table::{Grants, Method, Principal};
-use tars_tests::{PASSWORD, TestMesh, reason, refusal};
+use tars_tests::{PASSWORD, TestMesh, fleet::services_over_tls, reason, refusal};
 use tonic::{
     Code, Request, Status,
     client::Grpc,
@@ -302,10 +302,9 @@ async fn every_method_answers_bad_messages() {
         ("huge", huge),
         ("unknown fields", vec![0xfa, 0x3f, 0x01, 0x41]),
     ];
-    let services: BTreeMap<&str, OutgoingService<Channel>> =
-        ["auth", "orchestration", "automl", "hypersync"]
-            .map(|s| (s, mesh.client(s, "/client/bad")))
-            .into();
+    let services: BTreeMap<&str, OutgoingService<Channel>> = services_over_tls()
+        .map(|s| (s, mesh.client(s, "/client/bad")))
+        .collect();
     for method in contract()
         .unwrap()
         .iter()

@@ -12,7 +12,9 @@ use tars_proto::auth::v1::{
     credential_service_client::CredentialServiceClient,
 };
 use tars_runtime::{clock::Clock, config::Limits};
-use tars_tests::{PASSWORD, TestMesh, config, eventually, issue, reason, refusal};
+use tars_tests::{
+    PASSWORD, TestMesh, config, eventually, fleet::services_over_tls, issue, reason, refusal,
+};
 use tonic::{Code, Request};
 
 const MINUTES: Duration = Duration::from_secs(60);
@@ -330,8 +332,7 @@ async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
             }
         }
     };
-    let services = ["auth", "orchestration", "automl", "hypersync"];
-    for service in services {
+    for service in services_over_tls() {
         eventually("the new key works", || async {
             read(service).await == Code::Ok
         })
@@ -343,7 +344,7 @@ async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
         .await
         .unwrap();
     let revoked = tokio::time::Instant::now();
-    for service in services {
+    for service in services_over_tls() {
         eventually("the revoked key is refused", || async {
             read(service).await == Code::Unauthenticated
         })

@@ -11,7 +11,7 @@ use std::{
 use tars::{app::Ready, rest::Rest};
 use tars_certs::{Authority, Identity, ca::Lifetimes};
 use tars_runtime::clock::Clock;
-use tars_tests::{PASSWORD, fleet::services, issue};
+use tars_tests::{PASSWORD, fleet::free_ports, issue};
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
@@ -50,9 +50,7 @@ impl Target {
         let mut command = Command::new(binary);
         command.arg("up").arg("--data-dir").arg(dir.path());
         command.arg("--ready-file").arg(&file);
-        for name in services().chain(["admin", "observe"]) {
-            command.args([format!("--{name}-addr"), "127.0.0.1:0".to_owned()]);
-        }
+        command.args(free_ports());
         command.envs(LIMITS.iter().copied());
         command.env("TARS__LOG__LEVEL", "warn");
         command.stdout(Stdio::null()).stderr(Stdio::null());
