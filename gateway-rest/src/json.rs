@@ -171,7 +171,7 @@ impl Reader {
         at: &Path<'_>,
     ) {
         if *message.get_field(field) != *value {
-            self.out.add(at, "differs from what the path says");
+            self.out.add(at, "differs from the path");
         }
     }
 

@@ -257,7 +257,7 @@ impl Inner {
         let workload = method.workload();
         let workload = workload.ok_or(Refusal::Broken("a method with a route has no service"))?;
         let path = PathAndQuery::try_from(method.path.as_str())
-            .map_err(|_| Refusal::Broken("a method's name is no path"))?;
+            .map_err(|_| Refusal::Broken("a method's name is not a path"))?;
         if method.server_streaming {
             let items = self.backends.stream(workload, path, call).await?;
             let format = Format::asked_by(&parts.headers);
@@ -330,7 +330,7 @@ fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal>
         }
     }
     let address = HeaderValue::try_from(client.to_string());
-    let address = address.map_err(|_| Refusal::Broken("an address is no header"))?;
+    let address = address.map_err(|_| Refusal::Broken("an address is not a header value"))?;
     out.insert(HeaderName::from_static(CLIENT_ADDR), address);
     if let Some(timeout) = single(headers, "x-request-timeout")? {
         let digits = timeout.bytes().all(|b| b.is_ascii_digit());
@@ -340,7 +340,7 @@ fn metadata(headers: &HeaderMap, client: IpAddr) -> Result<MetadataMap, Refusal>
         // `grpc-timeout` has eight digits at most.
         let value = format!("{}S", seconds.min(99_999_999));
         let value = HeaderValue::try_from(value);
-        let value = value.map_err(|_| Refusal::Broken("a timeout is no header"))?;
+        let value = value.map_err(|_| Refusal::Broken("a timeout is not a header value"))?;
         out.insert("grpc-timeout", value);
     }
     Ok(MetadataMap::from_headers(out))

@@ -107,7 +107,7 @@ fn read_query(
         };
         let at = Path::ROOT.field(&name);
         let Some(fields) = resolve(&message.descriptor(), name.split('.')) else {
-            reader.refuse(&at, "is no parameter of this path");
+            reader.refuse(&at, "is not a parameter of this path");
             continue;
         };
         match unescape(value) {

@@ -9,7 +9,7 @@ use tonic::{Code, Status};
 /// The retry delay after a transient failure.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Logs the failure and returns what a client may know of it.
+/// Logs the failure and returns what a client may know about it.
 pub fn failed(error: &DbError) -> Status {
     match error {
         DbError::Unavailable(_) => {
@@ -17,7 +17,7 @@ pub fn failed(error: &DbError) -> Status {
             let message = "the database is busy or unavailable; retry soon";
             fault::unavailable("STORE", message, RETRY)
         }
-        // Not for a client to repeat unseen, so without a time to come back.
+        // The outcome is unknown, so the status carries no retry delay: clients must not retry blindly.
         DbError::InDoubt(_) => {
             tracing::warn!(%error, "the connection was lost during a commit");
             let message = "the change may have been made or not; look before trying again";
@@ -36,7 +36,7 @@ pub fn failed(error: &DbError) -> Status {
     }
 }
 
-/// Logs a row that cannot be read. A client is told which one: only an operator can mend it.
+/// Logs a row that cannot be read. The client is told which one, as only an operator can repair it.
 pub fn corrupt(row: &Corrupt) -> Status {
     let Corrupt {
         table,

@@ -238,7 +238,7 @@ mod tests {
         let lowered = fit(&mut config, UP, 1024).unwrap();
         assert_eq!(lowered.wanted, used(&Config::default(), UP));
         assert_eq!(fit(&mut Config::default(), UP, lowered.wanted), None);
-        let said = lowered.to_string();
+        let text = lowered.to_string();
         for part in [
             "may have 1024 open files".to_owned(),
             format!("need {}", lowered.wanted),
@@ -246,7 +246,7 @@ mod tests {
             format!("LimitNOFILE={}", lowered.wanted),
             "Kubernetes".to_owned(),
         ] {
-            assert!(said.contains(&part), "{part} in {said}");
+            assert!(text.contains(&part), "{part} in {text}");
         }
     }
 

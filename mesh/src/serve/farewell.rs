@@ -40,7 +40,7 @@ mod tests {
         assert_eq!(
             far.read(&mut [0]).await.unwrap(),
             0,
-            "the own side has ended"
+            "this side has shut down"
         );
         assert!(!lingering.is_finished());
         drop(far);

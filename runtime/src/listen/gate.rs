@@ -256,11 +256,11 @@ mod tests {
         let seats: Vec<_> = (0..6).map(|_| gate.enter(ONE, 6).unwrap()).collect();
         let second = gate.enter(TWO, 3).unwrap();
         assert_eq!(ended(&seats), 1, "at once");
-        let works = seats.iter().find(|s| !displaced(s)).unwrap();
-        works.set_busy();
+        let busy = seats.iter().find(|s| !displaced(s)).unwrap();
+        busy.set_busy();
         advance(UNDISTURBED).await;
         let third = gate.enter(TWO, 3).unwrap();
-        assert!(!displaced(works), "whoever works is left alone");
+        assert!(!displaced(busy), "a busy connection is left alone");
         assert_eq!((ended(&seats), displaced(&second)), (2, false));
         let fourth = gate.enter(TWO, 2).unwrap();
         assert!(displaced(&second), "past its share, at its own cost");
@@ -317,7 +317,7 @@ mod tests {
         attack(1000).await;
         let mut through = 0;
         for _ in 0..100 {
-            let honest = gate.enter(ONE, SHARE).expect("nobody is told to go away");
+            let honest = gate.enter(ONE, SHARE).expect("no newcomer is refused");
             attack(needs).await;
             through += u32::from(!displaced(&honest));
         }

@@ -308,13 +308,16 @@ async fn half_requests_make_way_for_whole_ones_of_the_same_address() {
         (1, 0)
     );
     l.stop.cancel();
-    let mut told = Vec::new();
+    let mut refused_halves = Vec::new();
     for mut tcp in half {
-        told.push(rest(&mut tcp).await);
+        refused_halves.push(rest(&mut tcp).await);
     }
-    told.retain(|answer| !answer.is_empty());
-    assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with("HTTP/1.1 503 ") && told[0].contains("x-trace-id: "));
+    refused_halves.retain(|answer| !answer.is_empty());
+    assert_eq!(refused_halves.len(), 1, "{refused_halves:?}");
+    assert!(
+        refused_halves[0].starts_with("HTTP/1.1 503 ")
+            && refused_halves[0].contains("x-trace-id: ")
+    );
 }
 
 #[tokio::test]
