@@ -1,4 +1,4 @@
-//! The mesh in one process, or one service of it: the same parts, put together in the same order.
+//! The mesh in one process, or one service of it: the same parts, assembled in the same order.
 //!
 //! Identities, then stores, then listeners, then watch streams, then resumed work. Nothing is
 //! announced as ready before all of it serves.
@@ -13,7 +13,7 @@ mod process;
 mod ready;
 mod service;
 mod services;
-mod standing;
+mod serving;
 pub(crate) mod trouble;
 mod watch;
 
@@ -22,7 +22,7 @@ pub(crate) use hold::Hold;
 pub use process::{Origin, Process};
 pub(crate) use process::{ca_bundle, ca_dir, open_authority};
 pub use ready::Ready;
-pub(crate) use standing::CERTIFICATE;
+pub(crate) use serving::CERTIFICATE;
 
 use bound::Bound;
 use service::Service;
@@ -51,7 +51,7 @@ pub struct Mesh {
     pub ready: Ready,
 }
 
-/// Where the first administrator's password is.
+/// The file with the first administrator's password.
 pub fn password_file(data: &Path) -> PathBuf {
     data.join("admin-password")
 }
@@ -136,8 +136,8 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
     let pages = process.pages();
     let (readiness, metrics) = (process.readiness(), process.metrics().clone());
     process.watch_checks();
-    services::say_serving("admin", &admin);
-    services::say_serving("observe", &observe);
+    services::log_serving("admin", &admin);
+    services::log_serving("observe", &observe);
     let options = ports::PortOptions {
         metrics: process.listener_metrics.clone(),
         times: process.config().timeouts.clone(),
@@ -160,7 +160,7 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
     ));
 }
 
-/// Whoever runs the mesh: the identity that it writes itself.
+/// The SPIFFE path of the identity that a mesh issues to whoever runs it.
 pub(crate) const OPERATOR: &str = "/user/operator";
 
 fn operator_identity(process: &Process) -> Result<IdentityFiles, StartError> {

@@ -1,5 +1,5 @@
-//! The audit trail's way: from the layer's queue into the service's outbox, and from there to Auth.
-//! Refusals that repeat are folded on their way into the outbox.
+//! Carries audit records from the layer's queue into the service's outbox, and from there to Auth.
+//! Repeated refusals are folded into one record on their way into the outbox.
 
 use std::time::Duration;
 use tars_interceptors::client::OutgoingService;
@@ -18,17 +18,17 @@ use tokio_util::sync::CancellationToken;
 
 const BATCH: usize = 200;
 const PAUSE: Duration = Duration::from_millis(250);
-/// How often the writer looks at what it has counted.
-const LOOK: Duration = Duration::from_secs(1);
+/// How often the writer flushes the refusals that it has counted.
+const FLUSH: Duration = Duration::from_secs(1);
 
-/// Writes the layer's records until every sender is gone, refusals that repeat as one.
+/// Writes the layer's records until every sender is gone. Repeated refusals become one record.
 pub(crate) async fn write(db: Db, mut queue: mpsc::Receiver<Record>, stored: Condition) {
     let mut refusals = Refusals::new(Instant::now());
     let (mut taken, mut open) = (Vec::with_capacity(BATCH), true);
     while open {
         open = tokio::select! {
             received = queue.recv_many(&mut taken, BATCH) => received > 0,
-            () = tokio::time::sleep(LOOK) => true,
+            () = tokio::time::sleep(FLUSH) => true,
         };
         let now = Instant::now();
         let records = taken.drain(..).filter_map(|r| refusals.take(r, now));
@@ -42,7 +42,7 @@ pub(crate) async fn write(db: Db, mut queue: mpsc::Receiver<Record>, stored: Con
     }
 }
 
-/// Stores records, however long the database does not take them.
+/// Stores records, and retries until the database takes them.
 async fn store(db: &Db, batch: &[Record], stored: &Condition) {
     if batch.is_empty() {
         return;
@@ -62,7 +62,7 @@ async fn try_store(db: &Db, batch: &[Record]) -> Result<(), DbError> {
     tx.commit().await
 }
 
-/// Carries the outbox to Auth; what Auth has not taken stays.
+/// Carries the outbox to Auth. A record leaves the outbox once Auth has taken it.
 pub(crate) async fn ship(
     db: Db,
     client: AuditServiceClient<OutgoingService<Channel>>,

@@ -1,7 +1,7 @@
-//! Who works on a data directory: one rule for `tars up`, `tars serve` and the commands on files.
+//! Locks on a data directory: one rule for `tars up`, `tars serve` and the commands on files.
 //!
-//! Whoever works on all of it holds its lock alone. A service that runs by itself shares that lock
-//! with other services, and holds the lock of its own part alone. The system lets go of a lock when
+//! A process that uses the whole directory locks it exclusively. A service that runs by itself shares
+//! that lock with other services, and locks its own part exclusively. The system releases a lock when
 //! its process ends, however it ends.
 
 use super::StartError;
@@ -12,26 +12,25 @@ use std::{
 };
 use tars_certs::secret;
 
-/// Held until it is dropped.
+/// Locks that are released when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Hold(#[expect(dead_code, reason = "an open file keeps its lock")] Vec<File>);
 
-const BY_ANYBODY: &str =
-    "a process works on it (`tars up`, or services by `tars serve`): stop it first";
-const AS_A_WHOLE: &str =
-    "`tars up` or a `tars certs` command has it for itself: stop it, or wait for its end";
-const SAME_SERVICE: &str = "this service runs on it already: stop that process first";
+const IN_USE: &str = "a process uses it (`tars up`, or services by `tars serve`): stop it first";
+const IN_USE_AS_A_WHOLE: &str =
+    "`tars up` or a `tars certs` command uses all of it: stop it, or wait until it ends";
+const SERVICE_RUNS: &str = "this service runs on it already: stop that process first";
 
 impl Hold {
-    /// All of a data directory.
+    /// Locks all of a data directory.
     pub(crate) fn whole(data: &Path) -> Result<Self, StartError> {
-        lock(data, File::try_lock, BY_ANYBODY).map(|file| Self(vec![file]))
+        lock(data, File::try_lock, IN_USE).map(|file| Self(vec![file]))
     }
 
-    /// One service's part of a data directory.
+    /// Locks one service's part of a data directory.
     pub(crate) fn part(data: &Path, service: &str) -> Result<Self, StartError> {
-        let shared = lock(data, File::try_lock_shared, AS_A_WHOLE)?;
-        let own = lock(&data.join(service), File::try_lock, SAME_SERVICE)?;
+        let shared = lock(data, File::try_lock_shared, IN_USE_AS_A_WHOLE)?;
+        let own = lock(&data.join(service), File::try_lock, SERVICE_RUNS)?;
         Ok(Self(vec![shared, own]))
     }
 }
@@ -64,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn the_whole_is_held_by_one_and_the_parts_by_their_services() {
+    fn the_whole_excludes_its_parts_and_a_part_the_same_service() {
         let dir = tempfile::tempdir().unwrap();
         let whole = Hold::whole(dir.path()).unwrap();
         let named = dir.path().display().to_string();

@@ -1,5 +1,5 @@
-//! Where the identities of a process come from: the own authority, mounted files, or Auth over
-//! gRPC; and what is counted about them.
+//! The sources of a process's identities (its own authority, mounted files, Auth over gRPC), and
+//! their metrics.
 
 mod join;
 
@@ -53,23 +53,23 @@ impl IdentityMetrics {
         Self {
             not_after: metrics.register(
                 "certificate_not_after_seconds",
-                "When the own certificate ends, in seconds since the Unix epoch",
+                "When this process's certificate expires, in seconds since the Unix epoch",
                 Family::default(),
             ),
             root_not_after: metrics.register(
                 "root_not_after_seconds",
-                "When the first trusted root ends, in seconds since the Unix epoch",
+                "When the first trusted root expires, in seconds since the Unix epoch",
                 Family::default(),
             ),
             renewals: metrics.register(
                 "certificate_renewals",
-                "Renewals of the own certificate by result",
+                "Renewals of this process's certificate by result",
                 Family::default(),
             ),
         }
     }
 
-    fn see(&self, service: &'static str, identity: &Identity) {
+    fn observe(&self, service: &'static str, identity: &Identity) {
         let seconds = |t: std::time::Duration| i64::try_from(t.as_secs()).unwrap_or(i64::MAX);
         let of = Of { service };
         let end = identity.leaf().not_after;
@@ -90,14 +90,14 @@ impl IdentityMetrics {
     }
 }
 
-/// An identity that keeps itself fresh.
+/// An identity with the task that renews it.
 pub(crate) struct ManagedIdentity {
     pub(crate) handle: IdentityHandle,
     pub(crate) source: &'static str,
     pub(crate) work: futures_util::future::BoxFuture<'static, ()>,
 }
 
-/// What every source needs.
+/// Makes managed identities from each kind of source.
 #[derive(Clone)]
 pub(crate) struct IdentityManager {
     pub(crate) clock: Clock,
@@ -132,7 +132,7 @@ impl IdentityManager {
         Ok(self.keep(service.as_str(), handle, source, revocations, |_| {}))
     }
 
-    /// Files that we write, for somebody else to use: the operator's.
+    /// An identity that is written to files for another program to use: the operator's.
     pub(crate) fn written_out(
         &self,
         authority: &Arc<Authority>,
@@ -161,14 +161,14 @@ impl IdentityManager {
         on_renewal: impl Fn(&Identity) + Send + Sync + 'static,
     ) -> ManagedIdentity {
         let metrics = self.metrics.clone();
-        metrics.see(name, &handle.current());
+        metrics.observe(name, &handle.current());
         let renewal = Renewal {
             handle: handle.clone(),
             revocations,
             time: self.time(),
             on_event: Arc::new(move |event, identity| {
                 metrics.count(name, event);
-                metrics.see(name, identity);
+                metrics.observe(name, identity);
                 if matches!(event, Event::Renewed) {
                     on_renewal(identity);
                 }

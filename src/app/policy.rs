@@ -1,5 +1,5 @@
-//! The policy file: read at start, where a mistake stops the process, and followed from then on,
-//! where a mistake keeps the policy before it and says so.
+//! The policy file. At start a mistake in it stops the process. From then on it is reloaded when it
+//! changes, and a mistake keeps the previous policy and degrades readiness.
 
 use crate::app::StartError;
 use parking_lot::Mutex;
@@ -21,15 +21,15 @@ use tars_runtime::{
     metrics::Metrics,
 };
 
-/// Open streams are looked at four times a second; the file as often.
-const LOOK: Duration = Duration::from_millis(250);
+/// How often the file is checked for a change; as often as open streams are authorised anew.
+const POLL: Duration = Duration::from_millis(250);
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
 struct Outcome {
     result: &'static str,
 }
 
-/// The policy in force, and how reading its file last went.
+/// The policy in force, and the last error of its file.
 #[derive(Debug, Clone)]
 pub(crate) struct PolicyFile {
     pub(crate) handle: PolicyHandle,
@@ -63,19 +63,19 @@ impl PolicyFile {
         })
     }
 
-    /// Follows the file until it is dropped.
+    /// Reloads the file whenever it changes, until dropped.
     pub(crate) async fn follow(self) {
         let Some(path) = self.path.clone() else {
             return;
         };
-        let look = || {
+        let version = || {
             let m = fs::metadata(&path).ok()?;
             Some((m.dev(), m.ino(), m.mtime(), m.mtime_nsec(), m.size()))
         };
-        let mut seen = look();
+        let mut seen = version();
         loop {
-            tokio::time::sleep(LOOK).await;
-            let now = look();
+            tokio::time::sleep(POLL).await;
+            let now = version();
             if now != seen {
                 seen = now;
                 self.reload(&path);
@@ -94,7 +94,7 @@ impl PolicyFile {
             Err(e) => {
                 tracing::error!(
                     error = e,
-                    "the policy file is not usable; the policy before it stays"
+                    "the policy file is not usable; the previous policy stays in force"
                 );
                 *self.error.lock() = Some(e);
                 "refused"
@@ -103,16 +103,16 @@ impl PolicyFile {
         self.reloads.get_or_create(&Outcome { result }).inc();
     }
 
-    /// Degraded while the file is not what is in force.
+    /// Degraded while the file differs from the policy in force.
     pub(crate) fn check(&self) -> Check {
         let error = Arc::clone(&self.error);
         check(move || match &*error.lock() {
-            Some(why) => State::Degraded(format!("the policy before the file stays: {why}")),
+            Some(why) => State::Degraded(format!("the previous policy stays in force: {why}")),
             None => State::Ok,
         })
     }
 
-    /// For the admin port.
+    /// The admin port's page.
     pub(crate) fn report(&self) -> Value {
         let policy = self.handle.current();
         let methods = contract().into_iter().flat_map(|t| t.iter());

@@ -16,7 +16,7 @@ use crate::app::{
     policy::PolicyFile,
     service::Service,
     services::Resume,
-    standing::Standing,
+    serving::HealthReporter,
 };
 use members::Member;
 use parking_lot::Mutex;
@@ -37,10 +37,9 @@ use tars_runtime::{
 use tokio::sync::{mpsc, watch};
 use work::Work;
 
-/// How long a stop waits for Auth to hear of it: Auth may be gone itself.
+/// How long a stop waits until Auth knows of it. Auth may be gone itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
-/// The same where Auth is in this process: it stops after that, and answers however busy the
-/// machine is.
+/// The same where Auth is in this process. It stops afterwards, and answers even on a busy machine.
 const LEAVE_LIMIT_BESIDE_AUTH: Duration = Duration::from_secs(10);
 
 /// A process of the mesh.
@@ -51,7 +50,7 @@ pub struct Process {
     /// Each service of the process is one in traces.
     tracers: HashMap<Service, Tracer>,
     span_metrics: SpanMetrics,
-    /// How the collector of traces is.
+    /// Whether the collector of traces takes them.
     collector: Condition,
     pub(crate) call_metrics: CallMetrics,
     pub(crate) failures: Failures,
@@ -64,9 +63,9 @@ pub struct Process {
     identities: IdentityManager,
     members: HashMap<Service, Member>,
     readiness: Mutex<Readiness>,
-    /// What the services say of themselves to their peers.
-    standings: Mutex<Vec<Standing>>,
-    /// Whether the last look at the checks found the process ready.
+    /// Report to each service's peers whether it serves.
+    reporters: Mutex<Vec<HealthReporter>>,
+    /// Whether the process was ready when its checks last ran.
     ready: watch::Sender<bool>,
     /// What each service continues once everything serves.
     pub(crate) unfinished: Mutex<Vec<Resume>>,
@@ -83,7 +82,7 @@ impl std::fmt::Debug for Process {
 }
 
 impl Process {
-    /// A tracer of its own for one name of this process; whoever asks for it ends it.
+    /// A tracer of its own for one name of this process. The caller shuts it down.
     pub(crate) fn exporting(&self, name: &str) -> Result<Tracer, ExporterError> {
         let settings = &self.config.telemetry;
         let Some(endpoint) = settings.endpoint() else {
@@ -93,7 +92,7 @@ impl Process {
         Tracer::exporting(name, endpoint, settings, metrics, collector)
     }
 
-    /// What concerns the whole process.
+    /// Starts the checks and the work of the process itself.
     fn watch_own_work(&self) {
         for why in &self.config.telemetry.ignored {
             tracing::warn!(why, "a variable of OpenTelemetry is ignored");
@@ -134,7 +133,7 @@ impl Process {
             },
             members: HashMap::new(),
             readiness: Mutex::default(),
-            standings: Mutex::default(),
+            reporters: Mutex::default(),
             ready: watch::Sender::new(false),
             unfinished: Mutex::default(),
             audit_queues: Mutex::default(),
@@ -165,7 +164,7 @@ impl Process {
         known.unwrap_or_else(Tracer::disabled)
     }
 
-    /// A view of credentials that is as old as the clock says, a machine's sleep included.
+    /// A view of credentials, whose age counts the time that the machine slept.
     pub(crate) fn view(&self) -> View {
         let clock = self.clock.clone();
         View::with_elapsed(move || clock.monotonic().since(Monotonic::default()))
@@ -225,29 +224,29 @@ impl Process {
         self.readiness.lock().clone()
     }
 
-    pub(crate) fn add_standing(&self, standing: Standing) {
-        self.standings.lock().push(standing);
+    pub(crate) fn add_reporter(&self, reporter: HealthReporter) {
+        self.reporters.lock().push(reporter);
     }
 
-    /// Looks at every check from now on. What a look finds is what the services tell their peers.
+    /// Runs every check from now on, and reports the results to the services' peers.
     pub(crate) fn watch_checks(&self) {
-        let (standings, ready) = (self.standings.lock().clone(), self.ready.clone());
-        let tell = move |report: &Report| {
-            for standing in &standings {
-                standing.take(report);
+        let (reporters, ready) = (self.reporters.lock().clone(), self.ready.clone());
+        let report_all = move |report: &Report| {
+            for reporter in &reporters {
+                reporter.update(report);
             }
             ready.send_replace(report.ready);
         };
         let (metrics, clock) = (self.metrics.clone(), self.clock.clone());
         self.work
-            .background(self.readiness().watch(metrics, clock, tell));
+            .background(self.readiness().watch(metrics, clock, report_all));
     }
 
-    /// Waits until a look finds the process ready, and the services have been told.
+    /// Waits until the checks have passed, and the services report that they serve.
     pub(crate) async fn wait_until_ready(&self, most: Duration) -> Result<(), StartError> {
         let mut ready = self.ready.subscribe();
-        let told = ready.wait_for(|ready| *ready);
-        if let Ok(Ok(_)) = tokio::time::timeout(most, told).await {
+        let became_ready = ready.wait_for(|ready| *ready);
+        if let Ok(Ok(_)) = tokio::time::timeout(most, became_ready).await {
             return Ok(());
         }
         let report = self.readiness().report().await;

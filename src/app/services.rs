@@ -6,7 +6,7 @@ mod gateway;
 mod layers;
 mod member;
 
-pub(crate) use layers::say_serving;
+pub(crate) use layers::log_serving;
 
 use crate::app::{Process, StartError, save_first_admin, service::Service};
 use std::pin::Pin;

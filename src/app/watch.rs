@@ -1,6 +1,6 @@
-//! Keeps a service's view of credentials filled from Auth's watch stream. A stream that ends, or in
-//! which a change is missing, is opened again with a whole view; meanwhile the view grows stale, which
-//! the authentication layer looks at.
+//! Keeps a service's view of credentials current from Auth's watch stream. A stream that ends, or
+//! that skips a change, is opened again and begins with a whole view. Meanwhile the view grows stale,
+//! which the authentication layer checks.
 
 use std::time::Duration;
 use tars_certs::{IdentityHandle, TrustFeed};
@@ -22,7 +22,7 @@ use tonic::Status;
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
-/// Auth sends something every second; this long without means that the stream is dead.
+/// Auth sends an item at least every second. A stream that is silent for this long is dead.
 const SILENCE: Duration = Duration::from_secs(5);
 
 fn backoff() -> Backoff {
@@ -31,6 +31,7 @@ fn backoff() -> Backoff {
 
 type Client = CredentialServiceClient<OutgoingService<Channel>>;
 
+/// Follows the watch stream until it is dropped.
 pub(crate) async fn credentials(
     client: Client,
     view: View,
@@ -42,8 +43,8 @@ pub(crate) async fn credentials(
     let mut backoff = backoff();
     loop {
         let serial = identity.current().leaf().serial.clone();
-        let (heard, status) = follow(client.clone(), &view, &feed, &clock).await;
-        if heard {
+        let (received, status) = follow(client.clone(), &view, &feed, &clock).await;
+        if received {
             backoff.reset();
         }
         tracing::debug!(
@@ -51,7 +52,7 @@ pub(crate) async fn credentials(
             error = status.message(),
             "the credential stream ended"
         );
-        // Whoever is revoked is told nothing any more, but for this.
+        // The only thing that a revoked peer still learns.
         if fault::reason(&status).as_deref() == Some(OWN_CERTIFICATE_REVOKED) {
             identity.report_revoked(&serial);
         }
@@ -65,34 +66,39 @@ async fn follow(
     feed: &TrustFeed,
     clock: &Clock,
 ) -> (bool, Status) {
-    let mut heard = false;
+    let mut received = false;
     let mut follower = Follower::new(view.clone(), feed.clone());
     let mut items = match client
         .watch_credentials(WatchCredentialsRequest { after_sequence: 0 })
         .await
     {
         Ok(response) => response.into_inner(),
-        Err(status) => return (heard, status),
+        Err(status) => return (received, status),
     };
     loop {
         match tokio::time::timeout(SILENCE, items.message()).await {
             Ok(Ok(Some(item))) => {
-                heard = true;
+                received = true;
                 if let Err(gap) = follower.apply(&item, clock.now_s()) {
-                    return (heard, Status::data_loss(gap.to_string()));
+                    return (received, Status::data_loss(gap.to_string()));
                 }
             }
-            Ok(Ok(None)) => return (heard, Status::unavailable("the stream ended")),
-            Ok(Err(status)) => return (heard, status),
-            Err(_) => return (heard, Status::unavailable("the stream fell silent")),
+            Ok(Ok(None)) => return (received, Status::unavailable("the stream ended")),
+            Ok(Err(status)) => return (received, status),
+            Err(_) => {
+                return (
+                    received,
+                    Status::unavailable("the stream was silent for too long"),
+                );
+            }
         }
     }
 }
 
-/// Tells Auth which roots are trusted here, after each change of the identity. The call comes with
-/// the current certificate, which shows what root that stands under. Told again at least as often as
-/// `every`, so that Auth knows that this process is still there. Returns once it is to leave, when Auth
-/// was told so.
+/// Reports to Auth which roots this service trusts, after each change of its identity and at least
+/// once in each `every`, so that Auth knows that this process is still there. The call presents the
+/// current certificate, which shows the root that it chains to. Returns after the last report, which
+/// says that the process stops.
 pub(crate) async fn report_trust(
     client: Client,
     identity: IdentityHandle,

@@ -18,7 +18,7 @@ use tars_runtime::{
 /// How long Auth may be out of reach before readiness shows it: a restart of Auth takes less.
 pub(super) const SHIPPING_GRACE: Duration = Duration::from_secs(10);
 
-/// A view that Auth's stream fills, and an outbox that is carried to Auth.
+/// Follows Auth, and carries the outbox of audit records to it. Returns the view that Auth fills.
 pub(super) fn follow_auth(
     process: &Process,
     service: Service,
@@ -35,7 +35,7 @@ pub(super) fn follow_auth(
     Ok(view)
 }
 
-/// Follows what Auth pushes, and tells Auth what is trusted here.
+/// Follows what Auth pushes, and reports to Auth what this service trusts.
 pub(super) fn watch_auth(
     process: &Process,
     service: Service,
@@ -57,7 +57,10 @@ pub(super) fn watch_auth(
         service.as_str(),
     ));
     let reported = process.condition();
-    let check = reported.check("Auth is not told what is trusted here", SHIPPING_GRACE);
+    let check = reported.check(
+        "Auth does not know what this service trusts",
+        SHIPPING_GRACE,
+    );
     process.add_check(&format!("{}.trust_report", service.as_str()), check);
     let patience = process.config().certificates.departed_after_seconds;
     process.work.leaving(watch::report_trust(
@@ -71,11 +74,11 @@ pub(super) fn watch_auth(
     Ok((view, channel))
 }
 
-/// Shows how old the view of credentials is, and says so when it is too old.
+/// Adds the check and the metric of the view's age.
 pub(super) fn watch_freshness(process: &Process, service: Service, view: &View) {
     let stale_after = Duration::from_secs(process.config().credentials.stale_after_seconds);
     let consequence = match service {
-        Service::Gateway => "revocations are not heard of",
+        Service::Gateway => "revocations are not received",
         _ => "calls that change something are refused",
     };
     let seen = view.clone();
@@ -93,7 +96,7 @@ pub(super) fn watch_freshness(process: &Process, service: Service, view: &View) 
     let seen = view.clone();
     process.metrics().measure(
         "credentials_age_seconds",
-        "Time since the view of credentials was last heard to be right",
+        "Time since the view of credentials was last known to be current",
         service.as_str(),
         move || seen.age().map(|age| age.as_secs_f64()),
     );

@@ -1,6 +1,6 @@
 //! The REST gateway: it has no database and serves no gRPC, but follows Auth as the others do.
 
-use super::{follow::watch_auth, layers::say_serving};
+use super::{follow::watch_auth, layers::log_serving};
 use crate::app::{Process, StartError, service::Service};
 use tars_gateway::{Backends, Documents, Gateway, Listening};
 use tars_runtime::config::Connect;
@@ -34,7 +34,7 @@ pub(super) fn start(
         let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         StartError::Gateway(wrong.join("; "))
     })?;
-    say_serving(Service::Gateway.as_str(), &listener);
+    log_serving(Service::Gateway.as_str(), &listener);
     process
         .work
         .serve(listening.serve(listener, gateway, process.work.stop_token()));

@@ -1,7 +1,7 @@
 //! What stands around a service's routes: the stack of layers, health and reflection, the audit
 //! queue, and the listener.
 
-use crate::app::{Process, StartError, audit, service::Service, standing::Standing};
+use crate::app::{Process, StartError, audit, service::Service, serving::HealthReporter};
 use std::{sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_credentials::View;
@@ -41,7 +41,7 @@ pub(super) async fn serve(
     listen(process, service, Admission::Mutual, listener, stack, routes)
 }
 
-/// Where the audit layer puts its records, with a writer behind it that outlives the serving.
+/// The queue of the audit layer's records, with a writer behind it that outlives the serving.
 fn audit_queue(process: &Process, listener: &str, db: Db) -> mpsc::Sender<Record> {
     let (queue, records) = mpsc::channel(AUDIT_QUEUE);
     process.audit_queues.lock().push(queue.clone());
@@ -53,7 +53,7 @@ fn audit_queue(process: &Process, listener: &str, db: Db) -> mpsc::Sender<Record
     queue
 }
 
-/// Holds no place in the queue itself, which ends with its senders.
+/// Degraded while the queue is full. The check holds no sender, since the queue ends with its last one.
 fn room_in(queue: &mpsc::Sender<Record>) -> Check {
     let queue = queue.downgrade();
     health::check(move || match queue.upgrade() {
@@ -64,7 +64,7 @@ fn room_in(queue: &mpsc::Sender<Record>) -> Check {
     })
 }
 
-/// Of the bootstrap listener, which serves nothing else.
+/// Whether a method is served on the bootstrap listener, which serves no other.
 fn for_joiners(method: &Method) -> bool {
     method
         .rule
@@ -123,7 +123,7 @@ fn listen(
         Admission::Mutual => service.as_str(),
         Admission::Joiners => "bootstrap",
     };
-    say_serving(name, &listener);
+    log_serving(name, &listener);
     process.work.serve(tars_mesh::serve(
         listener,
         stack.layer(routes.prepare()),
@@ -133,7 +133,7 @@ fn listen(
     Ok(())
 }
 
-/// Anybody may send to the bootstrap listener: it takes small messages alone.
+/// The limits of a listener. The bootstrap listener is open to anybody and takes small messages only.
 pub(super) fn limits(process: &Process, admission: Admission) -> Connections {
     let mut limits = process.config().connections.clone();
     if matches!(admission, Admission::Joiners) {
@@ -142,15 +142,15 @@ pub(super) fn limits(process: &Process, admission: Admission) -> Connections {
     limits
 }
 
-/// One line a listener: what it is, and where.
-pub(crate) fn say_serving(service: &str, listener: &TcpListener) {
+/// Logs what a listener serves, and where.
+pub(crate) fn log_serving(service: &str, listener: &TcpListener) {
     match listener.local_addr() {
         Ok(addr) => tracing::info!(service, %addr, "serving"),
-        Err(e) => tracing::warn!(service, error = %e, "serving, and the address is not known"),
+        Err(e) => tracing::warn!(service, error = %e, "serving at an unknown address"),
     }
 }
 
-/// The listener for those who have no certificate yet.
+/// Serves the listener for peers that have no certificate yet.
 pub(super) fn bootstrap(
     process: &Process,
     listener: TcpListener,
@@ -167,7 +167,7 @@ pub(super) fn bootstrap(
     listen(process, Service::Auth, admission, listener, stack, routes)
 }
 
-/// Health, and reflection in both versions that clients speak.
+/// Adds health, and reflection in both versions that clients use.
 async fn with_infrastructure(
     process: &Process,
     service: Service,
@@ -175,9 +175,9 @@ async fn with_infrastructure(
 ) -> Result<Routes, StartError> {
     let health = Health::default();
     let revoked = process.member(service)?.identity.subscribe_revoked();
-    let standing = Standing::new(service, health.clone(), revoked, process.work.stop_token());
-    process.work.serve(standing.clone().follow());
-    process.add_standing(standing);
+    let reporter = HealthReporter::new(service, health.clone(), revoked, process.work.stop_token());
+    process.work.serve(reporter.clone().follow());
+    process.add_reporter(reporter);
     let served: std::collections::BTreeSet<&str> = contract()
         .into_iter()
         .flat_map(|t| t.iter())

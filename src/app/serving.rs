@@ -1,5 +1,5 @@
-//! What a service says of itself by the health protocol: what `/readyz` says of it. Whoever is
-//! revoked, stops or is not ready must not be called serving, and whoever asks should hear why.
+//! The status that a service reports by the gRPC health protocol, which is what `/readyz` reports of
+//! it: a service that is revoked, stopping or not ready is not serving.
 
 use crate::app::service::Service;
 use parking_lot::Mutex;
@@ -14,9 +14,9 @@ use tokio_util::sync::CancellationToken;
 /// The name under which a service reports whether its own certificate is revoked.
 pub(crate) const CERTIFICATE: &str = "tars.certificate";
 
-/// The one place that sets what a service's health service answers. Clones share it.
+/// Sets the statuses of a service's health service, and is the only one that does. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Standing(Arc<Inner>);
+pub(crate) struct HealthReporter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -24,13 +24,13 @@ struct Inner {
     health: Health,
     revoked: watch::Receiver<bool>,
     stop: CancellationToken,
-    /// Whether the last look at the service's checks found it ready. Held while the statuses are
-    /// set, so that they are of one moment.
+    /// Whether the service's checks passed when they last ran. Locked while the statuses are set, so
+    /// that all of them are of one moment.
     ready: Mutex<bool>,
 }
 
-impl Standing {
-    /// Not serving, until a look has found it ready.
+impl HealthReporter {
+    /// Reports not serving until the checks have passed once.
     pub(crate) fn new(
         service: Service,
         health: Health,
@@ -45,21 +45,21 @@ impl Standing {
             stop,
             ready,
         }));
-        this.tell();
+        this.publish();
         this
     }
 
-    /// Takes what a look at the process's checks has found.
-    pub(crate) fn take(&self, report: &Report) {
+    /// Updates the statuses with the results of the process's checks.
+    pub(crate) fn update(&self, report: &Report) {
         *self.0.ready.lock() = is_ready(self.0.service, report);
-        self.tell();
+        self.publish();
     }
 
-    /// Tells at once what no look has to find: a revocation, and the stop.
+    /// Reports a revocation and the stop at once, without waiting for the next run of the checks.
     pub(crate) async fn follow(self) {
         let mut revoked = self.0.revoked.clone();
         loop {
-            self.tell();
+            self.publish();
             tokio::select! {
                 () = self.0.stop.cancelled() => break,
                 changed = revoked.changed() => if changed.is_err() {
@@ -68,10 +68,10 @@ impl Standing {
                 }
             }
         }
-        self.tell();
+        self.publish();
     }
 
-    fn tell(&self) {
+    fn publish(&self) {
         let Inner { health, stop, .. } = &*self.0;
         let ready = self.0.ready.lock();
         let (revoked, stops) = (*self.0.revoked.borrow(), stop.is_cancelled());
@@ -91,7 +91,7 @@ fn serving(serves: bool) -> ServingStatus {
     }
 }
 
-/// The whole, and each service of the contract.
+/// The names that the statuses are set under: the empty name of the whole, and each gRPC service.
 fn names(service: Service) -> BTreeSet<&'static str> {
     let served = contract().into_iter().flat_map(|t| t.iter());
     let served = served.filter(|m| m.workload() == Some(service.as_str()));
@@ -99,7 +99,7 @@ fn names(service: Service) -> BTreeSet<&'static str> {
     names.chain([""]).collect()
 }
 
-/// Whether no check of the service's own fails, nor one of the whole process.
+/// Whether no check of the service or of the whole process fails.
 fn is_ready(service: Service, report: &Report) -> bool {
     let concerns = |name: &str| match name.split_once('.') {
         Some((of, _)) => of == service.as_str(),
@@ -115,7 +115,7 @@ mod tests {
     use tars_proto::grpc::health::v1::{HealthCheckRequest, health_server::Health as _};
 
     struct World {
-        standing: Standing,
+        reporter: HealthReporter,
         health: Health,
         revoke: watch::Sender<bool>,
         stop: CancellationToken,
@@ -124,9 +124,9 @@ mod tests {
     fn world() -> World {
         let (revoke, revoked) = watch::channel(false);
         let (health, stop) = (Health::default(), CancellationToken::new());
-        let standing = Standing::new(Service::Automl, health.clone(), revoked, stop.clone());
+        let reporter = HealthReporter::new(Service::Automl, health.clone(), revoked, stop.clone());
         World {
-            standing,
+            reporter,
             health,
             revoke,
             stop,
@@ -146,27 +146,27 @@ mod tests {
     }
 
     impl World {
-        async fn says(&self, name: &str) -> ServingStatus {
+        async fn status(&self, name: &str) -> ServingStatus {
             let service = name.to_owned();
-            let asked = tonic::Request::new(HealthCheckRequest { service });
-            self.health.check(asked).await.unwrap().get_ref().status()
+            let request = tonic::Request::new(HealthCheckRequest { service });
+            self.health.check(request).await.unwrap().get_ref().status()
         }
 
-        /// What all names but the certificate's say.
+        /// Whether all names but the certificate's are serving. They must agree.
         async fn serves(&self) -> bool {
-            let whole = self.says("").await;
+            let whole = self.status("").await;
             for name in names(Service::Automl) {
-                assert_eq!(self.says(name).await, whole, "{name}");
+                assert_eq!(self.status(name).await, whole, "{name}");
             }
             whole == ServingStatus::Serving
         }
     }
 
     #[tokio::test]
-    async fn a_service_serves_while_its_own_checks_hold() {
+    async fn a_service_serves_while_its_own_checks_pass() {
         let w = world();
         assert!(names(Service::Automl).len() > 1);
-        assert!(!w.serves().await, "nobody has looked yet");
+        assert!(!w.serves().await, "no check has run yet");
         let slow = State::Degraded("slow".to_owned());
         for (checks, serves) in [
             (
@@ -184,27 +184,27 @@ mod tests {
             ),
             (vec![("automl.store", State::Ok)], true),
         ] {
-            w.standing.take(&report(&checks));
+            w.reporter.update(&report(&checks));
             assert_eq!(w.serves().await, serves, "{checks:?}");
-            assert_eq!(w.says(CERTIFICATE).await, ServingStatus::Serving);
+            assert_eq!(w.status(CERTIFICATE).await, ServingStatus::Serving);
         }
     }
 
     #[tokio::test]
-    async fn no_look_calls_who_is_revoked_or_stops_serving() {
+    async fn a_service_that_is_revoked_or_stops_is_never_serving() {
         let well = report(&[("automl.store", State::Ok)]);
         let w = world();
-        w.standing.take(&well);
+        w.reporter.update(&well);
         w.revoke.send_replace(true);
-        w.standing.take(&well);
+        w.reporter.update(&well);
         assert!(!w.serves().await);
-        assert_eq!(w.says(CERTIFICATE).await, ServingStatus::NotServing);
+        assert_eq!(w.status(CERTIFICATE).await, ServingStatus::NotServing);
         w.revoke.send_replace(false);
-        w.standing.take(&well);
+        w.reporter.update(&well);
         assert!(w.serves().await);
         w.stop.cancel();
-        w.standing.clone().follow().await;
-        w.standing.take(&well);
+        w.reporter.clone().follow().await;
+        w.reporter.update(&well);
         assert!(!w.serves().await);
     }
 }
