@@ -1,4 +1,4 @@
-//! Auth's gRPC handlers: thin translations between messages and the domain.
+//! Auth's gRPC handlers, which translate between messages and the domain.
 
 mod api_keys;
 mod audit;
@@ -18,11 +18,13 @@ use tars_interceptors::Call;
 use tars_proto::auth::v1::*;
 use tonic::{Request, Status, service::Routes};
 
+/// Implements every service of Auth.
 #[derive(Debug, Clone)]
 pub(crate) struct Api(Arc<Auth>);
 
-/// All of Auth's services. `max_message` is what the listener takes, which refuses larger ones with the
-/// contract's status; a lower limit of tonic's own would answer before it.
+/// All services of Auth for the mesh listener. `max_message` is the limit of that listener, in
+/// bytes, which rejects larger messages with the contract's status; a lower limit here would answer
+/// first.
 pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     let api = Api(auth);
     let mut routes = Routes::builder();
@@ -58,7 +60,7 @@ pub fn routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     routes.routes()
 }
 
-/// All that the bootstrap listener serves.
+/// The service of the bootstrap listener, which is the only one that it serves.
 pub fn bootstrap_routes(auth: Arc<Auth>, max_message: usize) -> Routes {
     let mut routes = Routes::builder();
     routes.add_service(

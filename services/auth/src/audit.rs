@@ -1,4 +1,4 @@
-//! The audit list: records from every service's outbox get their place in one order here.
+//! The audit log, which puts the records of every service's outbox into one order.
 
 use crate::{Auth, AuthError};
 use tars_runtime::{
@@ -9,7 +9,7 @@ use tars_runtime::{
 
 const BATCH: i64 = 200;
 
-/// What to list.
+/// The records to list. Empty strings and `None` match everything.
 #[derive(Debug, Default)]
 pub(crate) struct Filter {
     pub(crate) event_type: String,
@@ -44,6 +44,7 @@ impl FromRow for Listed {
 }
 
 impl Auth {
+    /// Lists records, newest first, with the token of the next page.
     pub(crate) async fn list_audit(
         &self,
         filter: &Filter,
@@ -71,7 +72,7 @@ impl Auth {
         Ok((rows.into_iter().map(|r| r.record).collect(), next))
     }
 
-    /// Takes records from another service; one that is here already is not taken twice.
+    /// Appends the records of another service. A record that is already in the log is skipped.
     pub(crate) async fn append_audit(&self, records: &[Record]) -> Result<(), AuthError> {
         let mut tx = self.store.begin("audit.append").await?;
         for record in records {
@@ -80,7 +81,7 @@ impl Auth {
         Ok(tx.commit().await?)
     }
 
-    /// Moves the own outbox into the log.
+    /// Moves the records of Auth's own outbox into the log.
     pub(crate) async fn sequence_audit(&self) -> Result<(), AuthError> {
         let mut db = self.db().read("audit.waiting");
         let waiting: i64 = db.value(Query::new(WAITING), "waiting").await?;

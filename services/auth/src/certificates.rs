@@ -1,7 +1,8 @@
-//! Certificates: who gets one, for how long, what is cut off, and when the roots may change.
+//! Certificates: who may obtain one and for how long, what is revoked, and when the roots may
+//! change.
 //!
-//! Without an own authority (certificates come from elsewhere) nothing is issued; revocation works
-//! for certificates of any issuer.
+//! Without an authority of its own (certificates come from elsewhere) Auth issues nothing;
+//! revocation covers certificates of any issuer.
 
 mod issue;
 mod journal;
@@ -12,7 +13,7 @@ mod tokens;
 
 pub(crate) use issue::NewIdentity;
 pub(crate) use revoke::{SignedLists, Target};
-pub(crate) use roots::{Heard, named};
+pub(crate) use roots::{LastSeen, named};
 
 use crate::{Auth, AuthError, horizon::DAY};
 use std::{sync::Arc, time::Duration};
@@ -23,18 +24,23 @@ use tars_proto::{
 };
 use tars_runtime::config;
 
-/// Rows are kept for this long after what they are about has ended.
+/// How long rows outlive what they are about.
 pub(crate) const RETENTION: Duration = DAY.saturating_mul(90);
 
-/// What Auth needs to keep certificates.
+/// What Auth needs to manage certificates.
 #[derive(Debug, Clone)]
 pub struct Certificates {
+    /// The built-in authority; `None` when certificates come from elsewhere.
     pub authority: Option<Arc<Authority>>,
-    /// Auth's own identity: it stands under the roots like everybody.
+    /// Auth's own identity, which is below the same roots as every other.
     pub own: IdentityHandle,
+    /// The classes of SPIFFE ids.
     pub classes: Arc<ClassTable>,
+    /// The deny-list and trusted roots of Auth's own process.
     pub feed: TrustFeed,
+    /// The trust domain of the mesh.
     pub trust_domain: String,
+    /// The `[certificates]` section of the configuration.
     pub settings: config::Certificates,
 }
 
@@ -47,9 +53,10 @@ impl Certificates {
         SpiffeId::new(&self.trust_domain, path).map_err(|e| AuthError::Field("path", e.to_string()))
     }
 
-    /// An identity that no class pattern knows could do nothing: whoever asks for one is mistaken.
+    /// The class of an identity. An id without a class could do nothing, so asking for one is an
+    /// error.
     pub(crate) fn class(&self, id: &SpiffeId) -> Result<PeerClass, AuthError> {
-        let unknown = || AuthError::Field("path", format!("no class pattern knows {id}"));
+        let unknown = || AuthError::Field("path", format!("no class pattern matches {id}"));
         self.classes.classify(id).ok_or_else(unknown)
     }
 
@@ -61,8 +68,8 @@ impl Certificates {
         }
     }
 
-    /// How long a process may be quiet before it counts as gone.
-    fn patience(&self) -> Duration {
+    /// How long a process may be silent before it counts as departed.
+    fn departed_after(&self) -> Duration {
         Duration::from_secs(self.settings.departed_after_seconds)
     }
 

@@ -1,4 +1,4 @@
-//! What can go wrong in Auth, and how each is told to clients.
+//! The errors of Auth, and the status that each one is reported as.
 
 use std::{io, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
@@ -8,73 +8,102 @@ use tars_proto::fault;
 use tars_runtime::db::DbError;
 use tonic::{Code, Status};
 
-/// When to come back after what passes by itself.
+/// The retry delay for conditions that pass on their own.
 const SOON: Duration = Duration::from_secs(1);
 
+/// Why Auth did not do what was asked.
 #[derive(Debug, thiserror::Error)]
 pub enum AuthError {
+    /// A password, token or session is not valid. Nothing more specific is disclosed.
     #[error("the credentials are not valid")]
     InvalidCredentials,
-    #[error("too many failed logins to this account from here")]
+    /// Too many failed logins; retry after this delay.
+    #[error("too many failed logins to this account from this network")]
     Throttled(Duration),
-    #[error("more passwords wait to be checked than can be; try again soon")]
+    /// The queue of passwords to hash is full, or took too long.
+    #[error("too many passwords are waiting to be checked; try again soon")]
     Busy,
-    #[error("too many passwords from this address wait to be checked")]
+    /// The caller's network has used up its share of that queue.
+    #[error("too many passwords from this network are waiting to be checked")]
     BusyHere,
+    /// There is no object of this kind with this name.
     #[error("there is no {0} {1:?}")]
     NotFound(&'static str, String),
+    /// The name of the new user is taken.
     #[error("there is already a user {0:?}")]
     UserExists(String),
-    #[error("unknown role {role:?}; there are {names}", role = .0, names = role_names())]
+    /// There is no role with this name.
+    #[error("unknown role {role:?}; the roles are {names}", role = .0, names = role_names())]
     UnknownRole(String),
+    /// There is no permission with this name.
     #[error("there is no permission {0:?}")]
     UnknownScope(String),
+    /// The caller may not grant or take away what this involves.
     #[error(transparent)]
     Grant(#[from] GrantError),
-    #[error("the last administrator must stay")]
+    /// The change would leave no enabled administrator.
+    #[error("the last enabled administrator cannot be disabled or demoted")]
     LastAdmin,
+    /// A revoked key cannot be rotated.
     #[error("the key is revoked")]
     KeyRevoked,
-    #[error("somebody else changed it at the same time")]
+    /// The row was changed concurrently.
+    #[error("it was changed concurrently; read it again and retry")]
     Conflict,
+    /// The page token in this field is not one of this list.
     #[error("{0}")]
     PageToken(&'static str),
-    #[error("the new password is the old one")]
+    /// A new password must differ from the current one.
+    #[error("the new password equals the current one")]
     SamePassword,
+    /// The database failed.
     #[error("the database failed: {0}")]
     Store(#[from] DbError),
-    #[error("what is stored could not be announced yet; try again soon")]
+    /// A change is durable but was not announced in time.
+    #[error("the change is stored but could not be announced yet; try again soon")]
     Unannounced,
+    /// A key file could not be read or written.
     #[error("file: {0}")]
     Io(#[from] io::Error),
+    /// A cryptographic operation failed.
     #[error("cryptography failed: {0}")]
     Crypto(&'static str),
-    #[error("this mesh's certificates come from elsewhere: there is no own authority")]
+    /// The mesh's certificates come from another authority.
+    #[error("this mesh has no authority of its own; its certificates come from elsewhere")]
     NoAuthority,
+    /// The join token is invalid, expired, used or revoked. Nothing more specific is disclosed.
     #[error("the join token is not valid")]
     JoinToken,
+    /// Too many join tokens are outstanding; one expires after this delay.
     #[error(
-        "too many join tokens of this credential are out; revoke the identities they are for, or wait until some have expired"
+        "this credential has too many outstanding join tokens; revoke the identities they are for, or wait until some have expired"
     )]
     TooManyTokens(Duration),
+    /// The certificate is below none of this authority's roots.
     #[error("the certificate was not issued by this mesh's authority")]
     NotIssuedHere,
+    /// The certificate's lineage has expired or is revoked.
     #[error(
-        "the certificate can be renewed no more: its lineage has ended or is revoked; join anew"
+        "the certificate can no longer be renewed: its lineage has ended or is revoked; join again"
     )]
     LineageEnded,
+    /// The named processes are not ready for the rotation step.
     #[error("not every peer is ready: {}", .0.join(", "))]
     PeersNotReady(Vec<String>),
+    /// The rotation step would invalidate the described certificates.
     #[error(
         "certificates below the old root end with it, and nothing renews these by itself; renew each \
          where its files are (`tars certs bundle --out DIR/ca.crt --force`, then `tars certs renew DIR`), \
          or issue another as named here, or accept the end by cut_off (--cut-off): {0}"
     )]
     WouldCutOff(String),
+    /// The named field of the request has this problem.
     #[error("{1}")]
     Field(&'static str, String),
+    /// The signing request is not acceptable.
     #[error(transparent)]
     Csr(#[from] CsrError),
+    /// The authority failed.
     #[error("certificate authority: {0}")]
     Ca(#[from] CaError),
 }
@@ -148,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_failing_database_is_told_as_what_it_is_and_leaks_nothing() {
+    fn a_database_failure_is_unavailable_and_leaks_nothing() {
         let secret = "SELECT password FROM users at /var/lib/tars/auth.db";
         let passing = [
             DbError::Unavailable("busy".to_owned()),
@@ -178,7 +207,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_role_is_told_with_those_that_there_are() {
+    fn an_unknown_role_is_reported_with_the_known_ones() {
         let (code, _, message) = told(AuthError::UnknownRole("nosuch".to_owned()));
         assert_eq!(code, Code::InvalidArgument);
         for part in ["nosuch", "viewer", "developer", "admin"] {
@@ -187,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_login_is_no_spent_rate() {
+    fn a_busy_login_is_not_reported_as_a_rate_limit() {
         let (code, reason, message) = told(AuthError::Busy);
         assert_eq!((code, reason.as_str()), (Code::Unavailable, "LOGIN_BUSY"));
         assert!(!message.contains("rate limit"), "{message}");
@@ -202,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn a_life_that_is_too_long_names_the_field_of_its_method() {
+    fn an_expiry_that_is_too_late_names_the_field_of_its_method() {
         for (exceeds, field) in [
             (GrantError::Life, "expires_in_days"),
             (GrantError::OutlivedBy, "key_id"),
@@ -214,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn what_exceeds_the_caller_is_denied_and_named() {
+    fn permissions_beyond_the_callers_are_denied_by_name() {
         let lacking = GrantError::Permissions(vec!["users.write"]);
         let (code, reason, message) = told(lacking.into());
         assert_eq!(

@@ -1,5 +1,6 @@
-//! What whoever made something holds now, where nobody is faster: what a call was let in with may be
-//! over by the time that its change is written, or when what it made is used.
+//! The current permissions of a credential, read from the database. What a call was authorized with
+//! may have ended by the time its change is written, or by the time something that it created is
+//! used.
 
 use crate::{
     AuthError,
@@ -9,7 +10,7 @@ use tars_credentials::{Caller, Credential, Permissions, permission};
 use tars_runtime::db::Transaction;
 use uuid::Uuid;
 
-/// A user, and the API key that acts for them; empty for a session.
+/// A user, and the API key that acts for the user; empty for a session.
 #[derive(Debug, Clone)]
 pub(crate) struct Holder {
     pub(crate) user: Uuid,
@@ -26,7 +27,8 @@ impl Holder {
         Ok(Self { user, api_key })
     }
 
-    /// What is held, by the key if it is one; `None` when either has ended.
+    /// The permissions that the user holds, restricted to the scopes of the key; `None` when either
+    /// has ended.
     pub(crate) async fn holds(
         &self,
         tx: &mut Transaction,
@@ -46,8 +48,8 @@ impl Holder {
     }
 }
 
-/// Whether the session that a caller shows goes on; a key has none.
-async fn session_goes_on(
+/// Whether the session of a caller is still open; a key has none.
+async fn session_is_open(
     tx: &mut Transaction,
     caller: &Caller,
     now_us: i64,
@@ -60,13 +62,17 @@ async fn session_goes_on(
     Ok(found.is_some_and(|s| !s.revoked && s.ends_us > now_us))
 }
 
-/// The caller with what is left of its permissions; refused when its credential has ended.
-pub(crate) async fn still(
+/// The caller with the permissions that it still holds.
+///
+/// # Errors
+///
+/// [`AuthError::InvalidCredentials`] when its credential has ended.
+pub(crate) async fn reauthorize(
     tx: &mut Transaction,
     caller: &Caller,
     now_us: i64,
 ) -> Result<Caller, AuthError> {
-    if !session_goes_on(tx, caller, now_us).await? {
+    if !session_is_open(tx, caller, now_us).await? {
         return Err(AuthError::InvalidCredentials);
     }
     let held = Holder::of(caller)?.holds(tx, now_us).await?;

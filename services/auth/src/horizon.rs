@@ -1,9 +1,9 @@
-//! What has surely ended.
+//! What has certainly ended.
 //!
-//! The wall clock may be set forward for a while and back again. A row that is deleted meanwhile, or
-//! a whole view that is taken without it, would bring back what was revoked. So only what has ended
-//! by the wall *and* by the time measured since the start is left out or forgotten, and a margin
-//! later than it ended: the margin is for a process that starts while its wall is ahead.
+//! The wall clock may be set forward temporarily. A row that is deleted in the meantime, or a
+//! snapshot taken without it, would make a revoked credential valid again. Therefore only what has
+//! ended both by the wall clock and by the time measured since the start is left out or deleted,
+//! and only after a margin, which covers a process that starts while its wall clock is ahead.
 
 use std::time::Duration;
 use tars_runtime::clock::{Clock, Monotonic};
@@ -46,7 +46,7 @@ mod tests {
     }
 
     #[test]
-    fn only_time_that_passes_moves_it_forward() {
+    fn only_measured_time_moves_the_horizon() {
         let clock = Clock::manual(START);
         let horizon = Horizon::new(clock.clone());
         clock.step_forward(DAY * 4000);

@@ -1,5 +1,5 @@
-//! API keys: created, rotated with an overlap, revoked for good. Whose keys a caller may touch, and what
-//! a new one may hold, [`tars_credentials::grant`] says.
+//! API keys: created, rotated with an overlap, revoked for good. [`tars_credentials::grant`]
+//! decides whose keys a caller may change, and what a new key may hold.
 
 use crate::{
     Auth, AuthError,
@@ -19,6 +19,7 @@ const DEFAULT_DAYS: u32 = 90;
 const SECOND_US: i64 = 1_000_000;
 const DAY_S: u64 = 86_400;
 
+/// A key as returned to its creator, with its text.
 #[derive(Debug)]
 pub(crate) struct NewKey {
     pub(crate) id: String,
@@ -28,6 +29,7 @@ pub(crate) struct NewKey {
     pub(crate) expires_us: i64,
 }
 
+/// A key without its secrets.
 #[derive(Debug, Clone)]
 pub(crate) struct KeySummary {
     pub(crate) id: String,
@@ -66,6 +68,8 @@ impl From<KeyRow> for KeySummary {
 }
 
 impl Auth {
+    /// Creates a key of the caller. Without scopes it gets all that the caller holds; without
+    /// `days` it expires after 90.
     pub(crate) async fn create_key(
         &self,
         caller: &Caller,
@@ -73,8 +77,9 @@ impl Auth {
         scopes: &[String],
         days: Option<u32>,
     ) -> Result<NewKey, AuthError> {
-        // Stored, also where none were asked for: what the owner is given later does not widen a key.
-        let scopes = grant::new_key(caller, asked_scopes(scopes)?)?;
+        // Scopes are stored even when none were requested, so that later grants to the owner do not
+        // widen the key.
+        let scopes = grant::new_key(caller, requested_scopes(scopes)?)?;
         let key = ApiKey::generate();
         let row = KeyRow {
             id: key.id.clone(),
@@ -112,6 +117,7 @@ impl Auth {
             .saturating_mul(SECOND_US))
     }
 
+    /// Lists keys, newest first, with the token of the next page.
     pub(crate) async fn list_keys(
         &self,
         token: &str,
@@ -125,7 +131,7 @@ impl Auth {
         Ok((rows.into_iter().map(KeySummary::from).collect(), next))
     }
 
-    /// A new secret; the old ones end now or after the overlap.
+    /// Replaces the secret. The old secrets expire now, or after the overlap.
     pub(crate) async fn rotate_key(
         &self,
         caller: &Caller,
@@ -155,7 +161,7 @@ impl Auth {
         Ok(NewKey::of(row, key))
     }
 
-    /// Revoking twice is the same as once.
+    /// Revokes a key. Revoking it again has no effect.
     pub(crate) async fn revoke_key(
         &self,
         caller: &Caller,
@@ -180,7 +186,8 @@ impl Auth {
         Ok(())
     }
 
-    /// Applies a change in one transaction with all that comes of it, when it says that it is one.
+    /// Applies a change with its audit record and announcement in one transaction, if `change`
+    /// returns `true`.
     async fn change_key(
         &self,
         id: &str,
@@ -202,7 +209,7 @@ impl Auth {
     }
 }
 
-/// Puts a secret first. The newest old one overlaps until `ends`; older overlaps end early.
+/// Adds a new secret. The newest old one overlaps until `ends`; earlier overlaps end now.
 fn rotate(row: &mut KeyRow, secret: Secret, ends: Option<i64>) {
     row.secrets
         .retain(|s| s.expires_us.is_none() && ends.is_some());
@@ -212,8 +219,8 @@ fn rotate(row: &mut KeyRow, secret: Secret, ends: Option<i64>) {
     row.secrets.insert(0, secret);
 }
 
-/// What was asked for; `None` when nothing was.
-fn asked_scopes(scopes: &[String]) -> Result<Option<Permissions>, AuthError> {
+/// The requested scopes; `None` when there are none.
+fn requested_scopes(scopes: &[String]) -> Result<Option<Permissions>, AuthError> {
     if let Some(unknown) = scopes.iter().find(|s| !PERMISSIONS.contains(&s.as_str())) {
         return Err(AuthError::UnknownScope(unknown.clone()));
     }

@@ -1,5 +1,7 @@
-//! Auth: users and their sessions, API keys, signing keys, certificates, the audit list, and the
-//! watch stream that tells every process what is valid now.
+//! The Auth service: users and sessions, API keys, signing keys, certificates, the audit log, and
+//! the watch stream from which every process learns what is valid now.
+
+#![deny(missing_docs)]
 
 mod api;
 mod audit;
@@ -41,7 +43,7 @@ use tars_runtime::{clock::Clock, config::Credentials, db::Db, health::Condition}
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
-/// The service without its transport.
+/// The service, without its transport.
 #[derive(Debug)]
 pub struct Auth {
     store: Store,
@@ -57,26 +59,32 @@ pub struct Auth {
     sweep: sessions::Sweep,
     certificates: Certificates,
     signed_lists: certificates::SignedLists,
-    heard: certificates::Heard,
-    /// One step of the roots at a time.
+    last_seen: certificates::LastSeen,
+    /// Serializes the steps of a root rotation.
     rotating: tokio::sync::Mutex<()>,
-    /// A step of the roots was taken, and its record is not written yet.
+    /// A rotation step was taken whose audit record is not written yet.
     step_unrecorded: AtomicBool,
     sequencing: Condition,
     settings: Credentials,
     clock: Clock,
 }
 
-/// An administrator made at the first start.
+/// The administrator that is created when there are no users.
 #[derive(Debug)]
 pub struct FirstAdmin {
+    /// The name to log in with.
     pub username: String,
+    /// A generated password. It is stored nowhere but as a hash.
     pub password: Zeroizing<String>,
 }
 
 impl Auth {
-    /// Opens the service's part of the data directory, and makes the first administrator when
-    /// there are no users.
+    /// Opens the service's part of the data directory, and creates the first administrator when
+    /// there are no users. Announcing of changes starts at once.
+    ///
+    /// # Errors
+    ///
+    /// When the database, a key file or the authority is not usable.
     pub async fn open(
         dir: &Path,
         settings: Credentials,
@@ -114,7 +122,7 @@ impl Auth {
             sweep: sessions::Sweep::default(),
             certificates,
             signed_lists: certificates::SignedLists::default(),
-            heard: certificates::Heard::new(clock.monotonic()),
+            last_seen: certificates::LastSeen::new(clock.monotonic()),
             rotating: tokio::sync::Mutex::default(),
             step_unrecorded: AtomicBool::new(false),
             sequencing: Condition::new(clock.clone()),
@@ -147,34 +155,35 @@ impl Auth {
         Ok(Change::new(tx, Arc::clone(&self.publisher)))
     }
 
-    /// Moves audit records into the log and forgets what has ended, until cancelled.
+    /// Runs the periodic work until it is dropped: imports certificates that the authority issued,
+    /// moves audit records into the log, and deletes what has ended.
     pub async fn run(self: Arc<Self>) {
         let mut tick = tokio::time::interval(Duration::from_millis(250));
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             if let Err(e) = self.import_journal().await {
-                tracing::warn!(error = %e, "certificates wait to be listed");
+                tracing::warn!(error = %e, "certificates of the authority could not be imported yet");
             }
             if let Err(e) = self.record_late_steps().await {
-                tracing::warn!(error = %e, "a step of the roots waits to be recorded");
+                tracing::warn!(error = %e, "a rotation step could not be recorded yet");
             }
             match self.sequence_audit().await {
                 Ok(_) => self.sequencing.record_success(),
                 Err(e) => self.sequencing.record_failure(e),
             }
             if let Err(e) = self.drop_ended_sessions().await {
-                tracing::warn!(error = %e, "sessions that have ended are kept on");
+                tracing::warn!(error = %e, "ended sessions could not be deleted yet");
             }
         }
     }
 
-    /// How moving audit records into the log goes.
+    /// The health of moving audit records into the log.
     pub fn sequencing(&self) -> &Condition {
         &self.sequencing
     }
 
-    /// Where the audit layer's records go.
+    /// The database, for the outbox of the audit layer.
     pub fn db(&self) -> &Db {
         self.store.db()
     }

@@ -1,4 +1,4 @@
-//! Where a call comes from: the peer, and the client behind it.
+//! The origin of a call: the peer, and the client address behind it.
 
 use std::net::IpAddr;
 use tars_runtime::network::bucket;
@@ -17,12 +17,12 @@ impl Origin {
         }
     }
 
-    /// As records name it.
+    /// The origin in audit records.
     pub(crate) fn label(&self) -> String {
         format!("{} {}", self.peer, self.address)
     }
 
-    /// What delays and shares count by: whatever one host may call itself counts as one.
+    /// The key for delays and shares: all addresses that one host may use are one network.
     pub(crate) fn network(&self) -> u64 {
         bucket(self.address)
     }
@@ -33,7 +33,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn addresses_of_one_host_count_as_one() {
+    fn the_addresses_of_one_host_are_one_network() {
         let of = |text: &str| Origin::new("p", text.parse().unwrap()).network();
         assert_eq!(of("2001:db8:1:2::1"), of("2001:db8:1:2:ffff::9"));
         assert_ne!(of("2001:db8:1:2::1"), of("2001:db8:1:3::1"));

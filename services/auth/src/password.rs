@@ -1,4 +1,4 @@
-//! Passwords: hashed and compared on threads of their own, within a bounded time.
+//! Passwords, hashed and compared on dedicated threads within bounded time.
 
 mod kdf;
 mod pool;
@@ -11,12 +11,12 @@ use tars_runtime::shares::Full;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-/// Longer in the queue is too long for whoever waits.
+/// The maximum time in the queue.
 const WAIT: Duration = Duration::from_secs(2);
 
 pub(crate) struct Passwords {
     pool: Pool,
-    /// Verified for unknown users, so that they cost what known ones cost.
+    /// Verified for unknown users, so that they take as long as known ones.
     dummy: Arc<str>,
 }
 
@@ -50,7 +50,7 @@ impl Passwords {
             .await?
     }
 
-    /// Whether the password is the stored one; `stored` is `None` for unknown users.
+    /// Whether the password matches the stored hash, which is `None` for unknown users.
     pub(crate) async fn verify(
         &self,
         network: u64,
@@ -76,7 +76,7 @@ impl Passwords {
     }
 }
 
-/// 32 letters and digits: 190 bits.
+/// A password of 32 letters and digits: 186 bits.
 pub(crate) fn random() -> Zeroizing<String> {
     const ALPHABET: &[u8] = b"abcdefghijkmnopqrstuvwxyzABCDEFGHJKLMNPQRSTUVWXYZ23456789";
     let mut rng = rand::rng();
@@ -94,7 +94,7 @@ mod tests {
     const HERE: u64 = 1;
 
     #[tokio::test]
-    async fn only_the_right_password_of_a_known_user_passes() {
+    async fn only_the_password_of_a_known_user_is_accepted() {
         let passwords = Passwords::new().unwrap();
         let stored = passwords.hash(HERE, "correct horse").await.unwrap();
         assert!(stored.starts_with("$argon2id$v=19$m=19456,t=2,p=1$"));
@@ -106,7 +106,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_busy_pool_says_whose_doing_it_is() {
+    async fn a_full_queue_distinguishes_the_callers_share_from_the_total() {
         let passwords = Passwords::new().unwrap();
         let waiting: Vec<_> = (0..20u8)
             .map(|_| passwords.pool.submit(HERE, |m| kdf::hash(m, b"x").is_ok()))

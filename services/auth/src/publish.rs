@@ -1,10 +1,11 @@
-//! Tells every process what is valid: the own view at once, the others by the watch stream.
+//! Announces what is valid to every process: to Auth's own view directly, to the others over the
+//! watch stream.
 //!
-//! A change is written down under the next number, in its own transaction ([`Change`]); one task reads
-//! what was committed, in that order, and passes it on. So racing administrators cannot be announced in
-//! another order than the database has, and what a crash or a cancelled call leaves unannounced is
-//! found in the table. The reply to whoever changed something waits a while for the task to have come so
-//! far.
+//! A change is stored under the next number in its own transaction ([`Change`]). One task reads
+//! what was committed, in that order, and passes it on. Racing administrators therefore cannot be
+//! announced in another order than the database has, and what a crash or a cancelled call left
+//! unannounced is found in the table. The reply to a change waits, for a limited time, until the
+//! change has been announced.
 
 use crate::{AuthError, snapshot::Snapshots, store};
 use parking_lot::Mutex;
@@ -24,54 +25,56 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Changes kept in memory for watchers that fall behind; past that they get a whole view again.
-const KEPT: usize = 4096;
+/// Changes kept in memory for watchers that fall behind; beyond that they receive a snapshot.
+const MEMORY: usize = 4096;
 const BATCH: i64 = 256;
-/// The table is looked at this often without a hint: from another process there is none, nor from a
-/// commit whose caller went away.
+/// How often the table is polled without a hint: changes of another process, and commits whose
+/// caller went away, come without one.
 const TICK: Duration = Duration::from_millis(250);
-/// How long a reply, or a whole view, waits for a change to be announced.
-const PATIENCE: Duration = Duration::from_secs(5);
-/// Past this without a look at the table nobody is told that they are up to date.
-const BLIND: Duration = Duration::from_secs(2);
+/// How long a reply or a snapshot waits for a change to be announced.
+const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Without a successful poll for this long, no heartbeats are sent.
+const STALE_AFTER: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Publisher {
     log: EventLog<WatchCredentialsResponse>,
-    /// Fills the view of Auth's own process.
+    /// Feeds the view of Auth's own process.
     own: Mutex<Follower>,
     snapshots: Snapshots,
     hint: Notify,
     announced: watch::Sender<u64>,
-    looked: Mutex<Instant>,
+    polled: Mutex<Instant>,
 }
 
 impl Publisher {
-    /// Begins with a whole view, as the database has it.
+    /// Starts with a snapshot of the database.
     pub(crate) async fn start(
         snapshots: Snapshots,
         mut own: Follower,
     ) -> Result<Arc<Self>, AuthError> {
-        let whole = snapshots.take().await?;
-        let last = whole.sequence;
-        own.apply(&whole, snapshots.clock().now_s())
-            .expect("a whole view leaves no gap");
+        let snapshot = snapshots.take().await?;
+        let last = snapshot.sequence;
+        own.apply(&snapshot, snapshots.clock().now_s())
+            .expect("a snapshot cannot leave a gap");
         Ok(Arc::new(Self {
-            log: EventLog::after(last, KEPT),
+            log: EventLog::after(last, MEMORY),
             own: Mutex::new(own),
             snapshots,
             hint: Notify::new(),
             announced: watch::Sender::new(last),
-            looked: Mutex::new(Instant::now()),
+            polled: Mutex::new(Instant::now()),
         }))
     }
 
-    /// Announces what is committed, for ever.
+    /// Announces what is committed, until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
         loop {
             match self.catch_up().await {
-                Ok(()) => *self.looked.lock() = Instant::now(),
-                Err(e) => tracing::error!(error = %e, "changes of credentials wait"),
+                Ok(()) => *self.polled.lock() = Instant::now(),
+                Err(e) => {
+                    tracing::error!(error = %e, "changes of credentials could not be announced yet");
+                }
             }
             timeout(TICK, self.hint.notified()).await.ok();
         }
@@ -85,11 +88,11 @@ impl Publisher {
                 store::changes_after(&mut db, last, BATCH).await?
             };
             let Some(first) = rows.first().map(|row| row.seq) else {
-                self.own_is_fresh(last);
+                self.refresh_own(last);
                 return Ok(());
             };
             if first != last + 1 {
-                self.start_anew().await?;
+                self.resync().await?;
                 continue;
             }
             for row in rows {
@@ -103,64 +106,64 @@ impl Publisher {
 
     fn announce(&self, item: WatchCredentialsResponse) {
         let sequence = item.sequence;
-        self.take(&item);
+        self.apply_to_own(&item);
         self.log.push(item);
         self.announced.send_replace(sequence);
     }
 
-    fn take(&self, item: &WatchCredentialsResponse) {
+    fn apply_to_own(&self, item: &WatchCredentialsResponse) {
         let now_s = self.snapshots.clock().now_s();
-        // In order: `catch_up` has looked.
+        // `catch_up` has checked the order.
         if let Err(gap) = self.own.lock().apply(item, now_s) {
             tracing::error!(%gap, "a change was announced out of order");
         }
     }
 
-    /// The own view hears of everything before anybody; without news it is told so.
-    fn own_is_fresh(&self, sequence: u64) {
-        self.take(&WatchCredentialsResponse {
+    /// A heartbeat for Auth's own view, which receives everything before the others do.
+    fn refresh_own(&self, sequence: u64) {
+        self.apply_to_own(&WatchCredentialsResponse {
             sequence,
             ..Default::default()
         });
     }
 
-    /// The table no longer has what comes next: everybody gets a whole view.
-    async fn start_anew(&self) -> Result<(), AuthError> {
-        let whole = self.snapshots.take().await?;
-        let sequence = whole.sequence;
+    /// The table no longer has the next change: every follower receives a snapshot.
+    async fn resync(&self) -> Result<(), AuthError> {
+        let snapshot = self.snapshots.take().await?;
+        let sequence = snapshot.sequence;
         tracing::warn!(
             sequence,
-            "changes are no longer kept; starting from a whole view"
+            "changes are no longer in the table; continuing from a snapshot"
         );
-        self.take(&whole);
+        self.apply_to_own(&snapshot);
         self.log.skip_to(sequence);
         self.announced.send_replace(sequence);
         Ok(())
     }
 
-    /// Everything that is valid now, and the changes that come after.
-    pub(crate) async fn whole(
+    /// A snapshot, and a reader of the changes after it.
+    pub(crate) async fn snapshot(
         &self,
     ) -> Result<(WatchCredentialsResponse, Reader<WatchCredentialsResponse>), AuthError> {
-        let whole = self.snapshots.take().await?;
-        self.reached(whole.sequence).await?;
-        let reader = self.log.read(whole.sequence);
-        Ok((whole, reader.map_err(|_| AuthError::Unannounced)?))
+        let snapshot = self.snapshots.take().await?;
+        self.reached(snapshot.sequence).await?;
+        let reader = self.log.read(snapshot.sequence);
+        Ok((snapshot, reader.map_err(|_| AuthError::Unannounced)?))
     }
 
-    /// The changes after a number.
+    /// A reader of the changes after a number.
     pub(crate) fn read(&self, after: u64) -> Result<Reader<WatchCredentialsResponse>, Trimmed> {
         self.log.read(after)
     }
 
-    /// Whether nothing that is committed can have gone unannounced for long.
+    /// Whether no committed change can have been unannounced for long.
     pub(crate) fn is_current(&self) -> bool {
-        self.looked.lock().elapsed() < BLIND
+        self.polled.lock().elapsed() < STALE_AFTER
     }
 
     async fn reached(&self, sequence: u64) -> Result<(), AuthError> {
         let mut announced = self.announced.subscribe();
-        let there = timeout(PATIENCE, announced.wait_for(|at| *at >= sequence));
+        let there = timeout(ANNOUNCE_TIMEOUT, announced.wait_for(|at| *at >= sequence));
         there
             .await
             .map_err(|_| AuthError::Unannounced)?
@@ -186,7 +189,7 @@ impl Change {
         }
     }
 
-    /// Writes down what the others are to be told. Comes last before the commit: from here on other
+    /// Stores the change for the followers. It comes last before the commit: from here on, other
     /// changes wait.
     pub(crate) async fn announce(
         &mut self,
@@ -196,17 +199,18 @@ impl Change {
         Ok(())
     }
 
-    /// Returns once it is durable and the own view has it, or should have had it: what is durable
-    /// will be announced, and the answer of whoever changed it (a new key) is not to be had again.
+    /// Commits, and waits for a limited time until Auth's own view has the change. It succeeds even
+    /// when that takes longer: the change is durable and will be announced, and its reply (a new
+    /// key) cannot be had again.
     pub(crate) async fn commit(self) -> Result<(), AuthError> {
-        // Also when the caller goes away in the middle.
+        // Also given when the caller is cancelled in the middle.
         let hint = Hint(&self.publisher);
         self.tx.commit().await?;
         drop(hint);
         if let Some(sequence) = self.last
             && self.publisher.reached(sequence).await.is_err()
         {
-            tracing::warn!(sequence, "a change is durable, and is announced late");
+            tracing::warn!(sequence, "a durable change is announced late");
         }
         Ok(())
     }

@@ -1,17 +1,17 @@
-//! Which refresh tokens were used a moment ago, and so may be presented once more by whoever lost
-//! the reply.
+//! Refresh tokens that were used recently, and may be presented again by a client that lost the
+//! reply.
 //!
-//! The window is measured, not read off rows: a wall clock that is set back would leave it open for
-//! as long, and one that is set forward would take a second tab for a thief. After a restart, or on
-//! another replica, the row is all there is, and its time must lie in the past.
+//! The window is measured rather than computed from rows: a wall clock that is set back would keep
+//! it open for as long, and one that is set forward would make a second tab look like a thief.
+//! After a restart, or on another replica, there is only the row, whose time must lie in the past.
 
 use parking_lot::Mutex;
 use std::{collections::HashMap, time::Duration};
 use tars_runtime::clock::{Clock, Monotonic};
 
-/// Within this a repeat gets the same successor.
+/// Within this time a repeat receives the same successor.
 const WINDOW: Duration = Duration::from_secs(10);
-/// Uses remembered before old ones are swept.
+/// The number of remembered uses at which old ones are removed.
 const SWEEP_AT: usize = 4096;
 
 #[derive(Debug, Default)]
@@ -20,7 +20,7 @@ pub(crate) struct Repeats {
 }
 
 impl Repeats {
-    /// Remembers a token by its hash.
+    /// Records the use of a token, by its hash.
     pub(crate) fn used(&self, token: [u8; 32], clock: &Clock) {
         let now = clock.monotonic();
         let mut used = self.used.lock();
@@ -30,7 +30,7 @@ impl Repeats {
         used.insert(token, now);
     }
 
-    /// Whether a token that was used, by its row at `used_us`, was used within the window.
+    /// Whether a token was used within the window. `used_us` is the time of use in its row.
     pub(crate) fn is_recent(&self, token: &[u8; 32], used_us: Option<i64>, clock: &Clock) -> bool {
         if let Some(at) = self.used.lock().get(token) {
             return clock.monotonic().since(*at) <= WINDOW;
@@ -53,7 +53,7 @@ mod tests {
     }
 
     #[test]
-    fn the_window_is_measured_and_no_step_of_the_wall_moves_it() {
+    fn steps_of_the_wall_clock_do_not_move_the_window() {
         let (clock, repeats) = (clock(), Repeats::default());
         let row = Some(clock.now_us());
         repeats.used(TOKEN, &clock);
@@ -66,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn a_row_alone_counts_only_when_it_lies_in_the_past() {
+    fn a_row_counts_only_when_its_time_is_in_the_past() {
         let (clock, repeats) = (clock(), Repeats::default());
         let row = Some(clock.now_us());
         assert!(repeats.is_recent(&TOKEN, row, &clock));
@@ -78,7 +78,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_over_is_swept() {
+    fn old_uses_are_removed() {
         let (clock, repeats) = (clock(), Repeats::default());
         for n in 0..10 * SWEEP_AT {
             let mut token = TOKEN;

@@ -1,8 +1,8 @@
 //! Login, refresh, logout.
 //!
-//! A refresh token is used once. Its successor is derived from it with a key that only Auth has,
-//! so that a repeat within a few seconds (a lost reply, two tabs) can be given the *same* successor
-//! without storing it. Any later repeat means that two parties hold the token: the session ends.
+//! A refresh token is used once. Its successor is derived from it with a key that only Auth has, so
+//! that a repeat within a few seconds (a lost reply, two tabs) receives the same successor although
+//! that is not stored. A later repeat means that two parties hold the token, and ends the session.
 
 use crate::{
     Auth, AuthError,
@@ -27,13 +27,14 @@ use uuid::Uuid;
 use zeroize::Zeroizing;
 
 const DAY_US: i64 = 86_400_000_000;
-/// Rows are kept for this long after the last token of a session has expired.
-const KEPT: Duration = DAY.saturating_mul(7);
-/// Rows of sessions that have ended, forgotten in one transaction.
+/// How long rows outlive the last token of their session.
+const RETENTION: Duration = DAY.saturating_mul(7);
+/// The number of ended sessions deleted in one transaction.
 const SWEEP: i64 = 200;
-/// How often they are looked for.
+/// The interval between searches for ended sessions.
 const SWEEP_EVERY: Duration = Duration::from_secs(60);
 
+/// The tokens of a session.
 #[derive(Debug)]
 pub(crate) struct Tokens {
     pub(crate) access: String,
@@ -42,6 +43,7 @@ pub(crate) struct Tokens {
 }
 
 impl Auth {
+    /// Opens a session for a user who presents their password.
     pub(crate) async fn login(
         &self,
         username: &str,
@@ -84,8 +86,8 @@ impl Auth {
             .caller(format!("user:{}", user.username))
             .detail("from", from.label());
         let mut tx = self.store.begin("sessions.open").await?;
-        // The user may have been disabled, or the password changed, since it was looked at: that ended
-        // every session there was, and must not be outrun by a new one.
+        // The user may have been disabled, or the password changed, since it was verified. That
+        // ended every session, and a new one must not escape it.
         let current = store::user_by_id(&mut *tx, user.id)
             .await?
             .filter(|u| !u.disabled && u.password == user.password);
@@ -125,6 +127,7 @@ impl Auth {
         Ok(tx.commit().await?)
     }
 
+    /// Exchanges a refresh token for the next tokens of its session.
     pub(crate) async fn refresh(
         &self,
         presented: &str,
@@ -193,7 +196,7 @@ impl Auth {
         Err(AuthError::InvalidCredentials)
     }
 
-    /// Ends a session everywhere, once the change is committed; one that has ended stays as it is.
+    /// Ends a session everywhere once the transaction commits; `false` when it had already ended.
     async fn end_session(&self, tx: &mut Change, id: Uuid) -> Result<bool, AuthError> {
         let now_us = self.clock.now_us();
         if store::revoke_session(tx, id, now_us).await? == Swap::Lost {
@@ -207,6 +210,7 @@ impl Auth {
         Ok(true)
     }
 
+    /// Ends the session of the caller.
     pub(crate) async fn logout(&self, caller: &Caller) -> Result<(), AuthError> {
         let id = session_of(caller)?;
         let record = Record::new(&self.clock, "auth", "auth.logout").caller(caller.label.clone());
@@ -217,14 +221,14 @@ impl Auth {
         tx.commit().await
     }
 
-    /// Forgets sessions and refresh tokens whose time is long over, a few at a time.
+    /// Deletes sessions and refresh tokens that ended long ago, a few at a time.
     pub(crate) async fn drop_ended_sessions(&self) -> Result<(), AuthError> {
         let now = self.clock.monotonic();
         if !self.sweep.is_due(now) {
             return Ok(());
         }
         let mut tx = self.store.begin("sessions.drop_ended").await?;
-        let past_us = self.horizon.ended_us(KEPT) - self.snapshots.access_life_us();
+        let past_us = self.horizon.ended_us(RETENTION) - self.snapshots.access_life_us();
         let more = store::drop_ended(&mut tx, past_us, SWEEP).await?;
         tx.commit().await?;
         if !more {
@@ -279,7 +283,7 @@ impl Auth {
     }
 }
 
-/// The session that a caller came with; a key has none.
+/// The session of a caller; a key has none.
 pub(crate) fn session_of(caller: &Caller) -> Result<Uuid, AuthError> {
     grant::require_session(caller)?;
     match &caller.credential {
@@ -289,7 +293,7 @@ pub(crate) fn session_of(caller: &Caller) -> Result<Uuid, AuthError> {
     .ok_or(AuthError::InvalidCredentials)
 }
 
-/// When ended sessions are looked for next.
+/// When ended sessions were last searched for.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep(Mutex<Option<Monotonic>>);
 
@@ -318,7 +322,7 @@ fn hash(token: &str) -> [u8; 32] {
     Sha256::digest(token.as_bytes()).into()
 }
 
-/// A user without anything secret.
+/// A user without secrets.
 #[derive(Debug, Clone)]
 pub(crate) struct UserSummary {
     pub(crate) id: Uuid,

@@ -1,4 +1,4 @@
-//! Signing keys: Ed25519, their private halves encrypted at rest under a key of their own.
+//! Signing keys: Ed25519, with the private keys encrypted at rest.
 
 use crate::{
     Auth, AuthError,
@@ -19,7 +19,7 @@ use tars_proto::auth::v1::Jwk;
 use tars_runtime::clock::Clock;
 use zeroize::Zeroizing;
 
-/// Signs with the current key.
+/// Signs tokens with the current key.
 pub(crate) struct Signer {
     kid: String,
     key: EncodingKey,
@@ -32,7 +32,7 @@ impl fmt::Debug for Signer {
 }
 
 impl Signer {
-    /// Loads the current key, or makes the first.
+    /// Loads the current key, or generates the first one.
     pub(crate) async fn open(
         store: &Store,
         seal: &[u8; 32],
@@ -73,7 +73,7 @@ async fn first(store: &Store, seal: &[u8; 32], clock: &Clock) -> Result<SigningK
 }
 
 fn generate(seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> {
-    let failed = |_| AuthError::Crypto("making a signing key failed");
+    let failed = |_| AuthError::Crypto("generating a signing key failed");
     let pair = Ed25519KeyPair::generate().map_err(failed)?;
     let document: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
     let private = Zeroizing::new(document.as_ref().to_vec());
@@ -110,7 +110,9 @@ fn sealed(seal: &[u8; 32], plain: &[u8]) -> Result<Vec<u8>, AuthError> {
 }
 
 fn unseal(seal: &[u8; 32], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, AuthError> {
-    let damaged = AuthError::Crypto("a sealed key does not open: wrong seal.key, or damaged");
+    let damaged = AuthError::Crypto(
+        "a sealed key cannot be decrypted: seal.key is another one, or the row is damaged",
+    );
     let Some((nonce, text)) = sealed.split_at_checked(NONCE_LEN) else {
         return Err(damaged);
     };
@@ -131,7 +133,7 @@ impl Auth {
     }
 }
 
-/// A 256-bit key in a private file, made at the first start.
+/// A 256-bit key in a private file, generated at the first start.
 pub(crate) fn load_or_create_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, AuthError> {
     if !path.try_exists()? {
         let fresh = Zeroizing::new(rand::random::<[u8; 32]>());
@@ -176,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn a_made_key_signs_what_the_public_half_verifies() {
+    fn the_public_key_verifies_signatures_of_a_generated_key() {
         let row = generate(&[1; 32], &Clock::system()).unwrap();
         let private = unseal(&[1; 32], &row.private_sealed).unwrap();
         let signer = Signer {

@@ -1,9 +1,9 @@
-//! Everything that is valid now, as one item that replaces all that was known, and each thing in it as
-//! it is pushed.
+//! Snapshots of everything that is valid now, which replace the state of a follower, and the same
+//! objects as changes.
 //!
-//! A whole view is read in one transaction, together with the number of the last change: it is exactly
-//! the state after that change, and what comes after is told after it. It has more than is in force:
-//! what ended a while ago still is in it, lest a step of the wall clock leave out what has not ended.
+//! A snapshot is read in one transaction together with the number of the last change: it is the
+//! state after exactly that change. It includes what ended recently, so that a step of the wall
+//! clock does not leave out what has not ended.
 
 use crate::{
     AuthError,
@@ -21,10 +21,10 @@ use tars_proto::{
 use tars_runtime::clock::Clock;
 use uuid::Uuid;
 
-/// Clocks may disagree, and a token is good for a while past its end.
+/// Clocks may disagree, and a token is accepted for a while past its end.
 const LEEWAY_S: u64 = 2 * tars_credentials::token::LEEWAY_S;
 
-/// What whole views are made from.
+/// What snapshots are made from.
 #[derive(Debug, Clone)]
 pub(crate) struct Snapshots {
     pub(crate) store: Store,
@@ -45,7 +45,7 @@ impl Snapshots {
 
     pub(crate) async fn take(&self) -> Result<WatchCredentialsResponse, AuthError> {
         let mut db = self.store.db().snapshot("credentials.snapshot").await?;
-        // The first statement decides what the others see.
+        // The first statement determines the state that the others read.
         let sequence = store::last_change(&mut db).await?;
         let past_us = self.horizon.ended_us(DAY);
         let users = store::all_users(&mut db).await?;
@@ -78,7 +78,7 @@ impl Snapshots {
         i64::try_from(seconds.saturating_mul(1_000_000)).unwrap_or(i64::MAX)
     }
 
-    /// A session that has ended is remembered until its last access token has expired.
+    /// An ended session, remembered until its last access token has expired.
     pub(crate) fn session_view(&self, id: Uuid, ended_us: i64) -> SessionView {
         let until_us = ended_us.saturating_add(self.access_life_us());
         SessionView {
@@ -132,7 +132,7 @@ fn key_view(row: &KeyRow) -> KeyView {
     }
 }
 
-/// A user, as a change.
+/// The change of a user.
 pub(crate) fn user_changed(row: &UserRow) -> WatchCredentialsResponse {
     WatchCredentialsResponse {
         users: vec![user_view(row)],
@@ -140,7 +140,7 @@ pub(crate) fn user_changed(row: &UserRow) -> WatchCredentialsResponse {
     }
 }
 
-/// A key, as a change.
+/// The change of a key.
 pub(crate) fn key_changed(row: &KeyRow) -> WatchCredentialsResponse {
     WatchCredentialsResponse {
         api_keys: vec![key_view(row)],

@@ -1,4 +1,4 @@
-//! Auth's SQL. Portable text; writes that race are compare-and-set.
+//! Auth's SQL. The texts are portable, and racing writes are decided by compare-and-set.
 
 mod changes;
 mod keys;

@@ -1,4 +1,4 @@
-//! What the tests of several modules need.
+//! Fixtures shared by the tests of several modules.
 
 use crate::{Auth, Origin, certificates::tests::certificates};
 use std::{path::Path, sync::Arc, time::Duration};
@@ -9,13 +9,13 @@ use uuid::Uuid;
 
 pub(crate) const PASSWORD: &str = "a long password";
 
-/// Auth over a directory, with a clock that stands.
+/// Auth over a temporary directory, with a clock that stands still.
 pub(crate) struct World {
     pub(crate) dir: TempDir,
     pub(crate) auth: Arc<Auth>,
     pub(crate) clock: Clock,
     pub(crate) view: View,
-    /// The first administrator's.
+    /// The password of the first administrator.
     pub(crate) password: String,
 }
 
@@ -33,7 +33,7 @@ impl World {
         }
     }
 
-    /// A caller that the view knows, by a session.
+    /// Logs in, and resolves the token against the view.
     pub(crate) async fn login(&self, name: &str, password: &str) -> Caller {
         let (_, tokens) = self.auth.login(name, password, &here()).await.unwrap();
         let checked = self.view.check_token(&tokens.access, self.clock.now_s());
@@ -44,14 +44,14 @@ impl World {
         self.login("admin", &self.password).await
     }
 
-    /// A new user with a role, logged in.
+    /// Creates a user with a role, and logs in.
     pub(crate) async fn user(&self, name: &str, role: &str) -> Caller {
         let made = self.auth.add_user("t", name, PASSWORD, vec![role.into()]);
         made.await.unwrap();
         self.login(name, PASSWORD).await
     }
 
-    /// Who shows a key.
+    /// The caller that a key authenticates.
     pub(crate) fn by_key(&self, text: &str) -> Option<Caller> {
         self.view.check_api_key(text, self.clock.now_s())
     }
@@ -82,7 +82,7 @@ pub(crate) fn elsewhere() -> Origin {
     Origin::new("p", [10, 0, 0, 2].into())
 }
 
-/// A caller made up: by a session, with these permissions.
+/// A made-up caller by session with these permissions.
 pub(crate) fn person(permissions: Permissions) -> Caller {
     Caller {
         owner_id: Uuid::nil().to_string(),

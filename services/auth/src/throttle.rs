@@ -1,9 +1,9 @@
-//! Growing delays for failed logins, by account and network together: a guesser waits, the real user
-//! elsewhere does not, and nobody is ever locked out for good.
+//! Growing delays after failed logins, per account and network: a guesser waits, the user elsewhere
+//! does not, and nobody is ever locked out.
 //!
-//! Strangers choose the keys, so the table is small and its keys are kept as hashes under a secret of
-//! the process. When it is full, whoever failed least goes first: a stranger who invents accounts to
-//! fill it pushes out his own inventions, not the account that he has been guessing at.
+//! Strangers choose the keys of the table, so it is small, and the keys are hashed with a secret of
+//! the process. When it is full, the entries with the fewest failures are removed: a stranger who
+//! invents accounts to fill the table evicts those, not the account under attack.
 
 use parking_lot::Mutex;
 use std::{
@@ -18,7 +18,7 @@ const DELAYS: Backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs
 const FORGET: Duration = Duration::from_secs(900);
 const MAX_KEYS: usize = 16_384;
 
-/// Records of failures that a minute may have; what is more is counted in the next.
+/// Failures recorded per minute at most; the others are counted in the next record.
 const RECORDS: u32 = 30;
 const MINUTE: Duration = Duration::from_secs(60);
 
@@ -42,12 +42,12 @@ struct Records {
     unwritten: u64,
 }
 
-/// A failure that is to be recorded.
+/// A failure to be recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Failed {
-    /// Failures of this account from this network in a row.
+    /// Consecutive failures of this account from this network.
     pub(crate) in_a_row: u32,
-    /// Failures of anybody that were recorded nowhere.
+    /// Failures, of any account, that have not been recorded.
     pub(crate) unwritten: u64,
 }
 
@@ -60,7 +60,7 @@ impl Throttle {
         self.hasher.hash_one((account, network))
     }
 
-    /// How long this account must wait on this network; `None` when it may try.
+    /// How long this account must wait on this network; `None` when it may try now.
     pub(crate) fn wait(&self, account: &str, network: u64, now: Monotonic) -> Option<Duration> {
         let key = self.key(account, network);
         let failures = *self.failures.lock().get(&key)?;
@@ -68,8 +68,8 @@ impl Throttle {
         (until > now).then(|| until.since(now))
     }
 
-    /// Counts a failure. It is recorded at the first and at each power of two, within what a minute may
-    /// have: a guesser cannot fill the audit list, and no count is lost.
+    /// Counts a failure. It is recorded if it is the first or a power of two, within the limit per
+    /// minute: a guesser cannot flood the audit log, and no failure goes uncounted.
     pub(crate) fn failed(&self, account: &str, network: u64, now: Monotonic) -> Option<Failed> {
         let in_a_row = self.count(account, network, now);
         let mut records = self.records.lock();
@@ -113,7 +113,7 @@ impl Throttle {
     }
 }
 
-/// Drops what is forgotten, else the half that failed least, the longest ago first.
+/// Removes expired entries, or else the half with the fewest failures, oldest first.
 fn make_room(map: &mut HashMap<u64, Failures>, now: Monotonic) {
     map.retain(|_, f| f.last + FORGET > now);
     if map.len() < MAX_KEYS {
@@ -137,7 +137,7 @@ mod tests {
     const NOW: Monotonic = Monotonic::from_start(Duration::from_secs(1000));
 
     #[test]
-    fn delays_grow_and_end() {
+    fn delays_grow_and_are_forgotten() {
         let throttle = Throttle::default();
         let mut now = NOW;
         for _ in 0..FREE - 1 {
@@ -163,7 +163,7 @@ mod tests {
     }
 
     #[test]
-    fn strangers_fill_neither_the_table_nor_the_audit_list() {
+    fn strangers_cannot_fill_the_table_or_the_audit_log() {
         let throttle = Throttle::default();
         for _ in 0..FREE + 3 {
             throttle.failed("ada", A, NOW);

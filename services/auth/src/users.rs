@@ -1,7 +1,7 @@
-//! Users and their roles. What a change takes away ends the user's sessions with it: tokens made before
-//! stop working. A change that changes nothing ends nothing.
+//! Users and their roles. A change that takes something away ends the user's sessions: tokens from
+//! before are rejected. A change without effect ends nothing.
 //!
-//! Who may change whom, [`tars_credentials::grant`] says.
+//! [`tars_credentials::grant`] decides who may change whom.
 
 use crate::{
     Auth, AuthError, holder,
@@ -19,22 +19,23 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// What a change has made of a user.
-enum Done {
+/// What a change did to a user.
+enum Effect {
     Nothing,
-    /// Sessions go on.
+    /// The user's sessions continue.
     Changed,
-    /// Every session has ended, but for the kept one.
+    /// Every session has ended, except the kept one.
     Ended {
         kept: Option<Uuid>,
     },
 }
 
-fn holdings<'a>(roles: impl IntoIterator<Item = &'a String>) -> Permissions {
+fn permissions_of<'a>(roles: impl IntoIterator<Item = &'a String>) -> Permissions {
     permission::of_roles(roles.into_iter().map(String::as_str))
 }
 
 impl Auth {
+    /// Creates a user on behalf of the caller.
     pub(crate) async fn create_user(
         &self,
         caller: &Caller,
@@ -44,13 +45,13 @@ impl Auth {
         roles: Vec<String>,
     ) -> Result<UserSummary, AuthError> {
         let roles = known_roles(roles)?;
-        grant::change_user(caller, Permissions::default(), holdings(&roles))?;
+        grant::change_user(caller, Permissions::default(), permissions_of(&roles))?;
         let hashed = self.passwords.hash(from.network(), password).await?;
         self.insert_user(&caller.label, Some(caller), username, (hashed, roles))
             .await
     }
 
-    /// A user that nobody in particular makes.
+    /// Creates a user on behalf of the process itself.
     pub(crate) async fn add_user(
         &self,
         by: &str,
@@ -87,9 +88,9 @@ impl Auth {
             .detail("roles", row.roles.join(","));
         let mut tx = self.change("users.create").await?;
         if let Some(caller) = caller {
-            // Hashing takes long enough to be disabled or demoted meanwhile.
-            let now = holder::still(&mut tx, caller, self.clock.now_us()).await?;
-            grant::change_user(&now, Permissions::default(), holdings(&row.roles))?;
+            // While the password was hashed, the caller may have been disabled or demoted.
+            let now = holder::reauthorize(&mut tx, caller, self.clock.now_us()).await?;
+            grant::change_user(&now, Permissions::default(), permissions_of(&row.roles))?;
         }
         store::insert_user(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
@@ -98,6 +99,7 @@ impl Auth {
         Ok(UserSummary::from(&row))
     }
 
+    /// Lists users by name, with the token of the next page.
     pub(crate) async fn list_users(
         &self,
         after: &str,
@@ -109,6 +111,7 @@ impl Auth {
         Ok((rows.iter().map(UserSummary::from).collect(), next))
     }
 
+    /// Disables or enables a user.
     pub(crate) async fn set_disabled(
         &self,
         caller: &Caller,
@@ -124,20 +127,21 @@ impl Auth {
             .caller(&caller.label)
             .resource(username);
         self.change_user(username, record, |user| {
-            let held = holdings(&user.roles);
+            let held = permissions_of(&user.roles);
             grant::change_user(caller, held, held)?;
             if user.disabled == disabled {
-                return Ok(Done::Nothing);
+                return Ok(Effect::Nothing);
             }
             user.disabled = disabled;
             Ok(match disabled {
-                true => Done::Ended { kept: None },
-                false => Done::Changed,
+                true => Effect::Ended { kept: None },
+                false => Effect::Changed,
             })
         })
         .await
     }
 
+    /// Replaces the roles of a user.
     pub(crate) async fn set_roles(
         &self,
         caller: &Caller,
@@ -151,31 +155,31 @@ impl Auth {
             .resource(username)
             .detail("roles", roles.join(","));
         self.change_user(username, record, |user| {
-            grant::change_user(caller, holdings(&user.roles), holdings(&roles))?;
+            grant::change_user(caller, permissions_of(&user.roles), permissions_of(&roles))?;
             let same = BTreeSet::from_iter(&user.roles) == BTreeSet::from_iter(&roles);
             if same {
-                return Ok(Done::Nothing);
+                return Ok(Effect::Nothing);
             }
             user.roles = roles;
-            Ok(Done::Ended { kept: None })
+            Ok(Effect::Ended { kept: None })
         })
         .await
     }
 
-    /// Applies a change in one transaction with all that comes of it.
+    /// Applies a change with its audit record and announcement in one transaction.
     async fn change_user(
         &self,
         username: &str,
         record: Record,
-        change: impl FnOnce(&mut UserRow) -> Result<Done, AuthError>,
+        change: impl FnOnce(&mut UserRow) -> Result<Effect, AuthError>,
     ) -> Result<UserSummary, AuthError> {
         let mut tx = self.change("users.change").await?;
         let found = store::user_by_name(&mut *tx, username).await?;
         let mut user = found.ok_or_else(|| AuthError::NotFound("user", username.to_owned()))?;
         match change(&mut user)? {
-            Done::Nothing => return Ok(UserSummary::from(&user)),
-            Done::Changed => {}
-            Done::Ended { kept } => {
+            Effect::Nothing => return Ok(UserSummary::from(&user)),
+            Effect::Changed => {}
+            Effect::Ended { kept } => {
                 user.end_tokens(kept);
                 store::revoke_sessions_of(&mut tx, user.id, kept, self.clock.now_us()).await?;
             }
@@ -191,7 +195,7 @@ impl Auth {
         Ok(UserSummary::from(&user))
     }
 
-    /// Changes the caller's password. The session that does it goes on; all others end.
+    /// Changes the caller's password. The calling session continues; all others end.
     pub(crate) async fn change_password(
         &self,
         caller: &Caller,
@@ -208,18 +212,19 @@ impl Auth {
         let record =
             Record::new(&self.clock, "auth", "user.password_changed").caller(caller.label.clone());
         self.change_user(&caller.username, record, |user| {
-            // Somebody else may have been faster, while the password was looked at.
+            // The user may have been changed while the password was verified.
             if user.version != proven.version {
                 return Err(AuthError::Conflict);
             }
             user.password = hashed;
-            Ok(Done::Ended { kept: Some(own) })
+            Ok(Effect::Ended { kept: Some(own) })
         })
         .await?;
         Ok(())
     }
 
-    /// The caller's row, if this is their password. Whoever has only a token cannot guess on here.
+    /// The caller's row, if this is their password. Failures are throttled, so that a stolen token
+    /// does not help to guess it.
     async fn prove_password(
         &self,
         caller: &Caller,
@@ -242,7 +247,7 @@ impl Auth {
     }
 }
 
-/// The roles, each once, if all of them exist.
+/// The roles without duplicates, if all of them exist.
 fn known_roles(mut roles: Vec<String>) -> Result<Vec<String>, AuthError> {
     let known = permission::default_roles();
     let unknown = |role: &&String| !known.iter().any(|(name, _)| name == role);

@@ -121,7 +121,7 @@ fn a_revoked_certificate_leaves_the_list_and_is_in_the_whole_one() {
     desk.good(&revoking(&["--id", "/automl", "--yes"]));
     let error = desk.refused(&["users", "disable", "admin", "--yes"]);
     assert!(
-        error.contains("the last administrator must stay"),
+        error.contains("the last enabled administrator cannot be disabled"),
         "{error}"
     );
 }

@@ -29,7 +29,8 @@ fn event(record: Record) -> AuditEvent {
 }
 
 fn record(event: AuditEvent, service: &str) -> Result<Record, Status> {
-    let bad = |field: &str| tars_proto::fault::invalid_field(field, "is not an audit record's");
+    let bad =
+        |field: &str| tars_proto::fault::invalid_field(field, "is not valid in an audit record");
     let severity = match event.severity.as_str() {
         "info" => Severity::Info,
         "warning" => Severity::Warning,
@@ -46,7 +47,7 @@ fn record(event: AuditEvent, service: &str) -> Result<Record, Status> {
             .ok_or_else(|| bad("events.timestamp"))?,
         event_type: event.event_type,
         severity,
-        // A service speaks for itself only.
+        // A service can only append records of its own.
         service: service.to_owned(),
         peer: event.peer,
         caller: event.caller,

@@ -1,4 +1,4 @@
-//! The handlers of certificates.
+//! The handlers of certificates, revocations and roots.
 
 use super::Api;
 use crate::{
@@ -57,12 +57,12 @@ impl bootstrap_service_server::BootstrapService for Api {
 fn addresses(texts: &[String]) -> Result<Vec<IpAddr>, AuthError> {
     let parse = |t: &String| {
         t.parse()
-            .map_err(|_| AuthError::Field("ip_addresses", format!("{t:?} is no IP address")))
+            .map_err(|_| AuthError::Field("ip_addresses", format!("{t:?} is not an IP address")))
     };
     texts.iter().map(parse).collect()
 }
 
-/// Whole seconds, as certificates count.
+/// Whole seconds, the resolution of certificates.
 fn life(asked: &tars_proto::Duration) -> Result<Duration, AuthError> {
     let seconds = u64::try_from(asked.seconds).unwrap_or(0);
     if seconds == 0 {
@@ -77,7 +77,7 @@ fn life(asked: &tars_proto::Duration) -> Result<Duration, AuthError> {
 fn target(request: &RevokeCertificateRequest) -> Result<Target, AuthError> {
     let bad = |field, e: &dyn std::fmt::Display| AuthError::Field(field, e.to_string());
     match (request.serial.as_str(), request.spiffe_id.as_str()) {
-        ("", "") => Err(bad("serial", &"a serial or a spiffe_id is required")),
+        ("", "") => Err(bad("serial", &"either a serial or a spiffe_id is required")),
         (serial, "") => {
             let issuer = match request.issuer.as_str() {
                 "" => None,
@@ -144,7 +144,7 @@ fn step(wanted: RootStep) -> Option<rotation::RotationStep> {
     }
 }
 
-fn shown(taken: rotation::RotationStep) -> RootStep {
+fn step_message(taken: rotation::RotationStep) -> RootStep {
     match taken {
         rotation::RotationStep::Prepare => RootStep::Prepare,
         rotation::RotationStep::Activate => RootStep::Activate,
@@ -294,7 +294,7 @@ impl certificate_service_server::CertificateService for Api {
         Ok(Response::new(GetRootsResponse {
             version: status.version,
             roots: status.roots.iter().map(root).collect(),
-            next: shown(status.next).into(),
+            next: step_message(status.next).into(),
             waiting_for: status.waiting_for,
             departed: status.departed,
             cut_off: status.cut_off.iter().map(named).collect(),
@@ -317,7 +317,7 @@ impl certificate_service_server::CertificateService for Api {
     }
 }
 
-/// The key ids of a report.
+/// Parses the key ids of a report.
 pub(super) fn key_ids(bytes: &[Vec<u8>]) -> Result<Vec<KeyId>, AuthError> {
     let parse =
         |b: &Vec<u8>| KeyId::from_bytes(b).map_err(|e| AuthError::Field("roots", e.to_string()));

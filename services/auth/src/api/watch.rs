@@ -1,6 +1,8 @@
-//! What a watcher gets: a whole view unless it can be resumed, each change, and heartbeats between.
+//! The watch stream: a snapshot unless the stream can be resumed, then each change, with heartbeats
+//! in between.
 //!
-//! A heartbeat says that nothing is missing; it is not sent when nobody here knows that.
+//! A heartbeat states that no change is missing. None is sent while this process does not know
+//! that.
 
 use crate::{Auth, AuthError};
 use futures_util::{Stream, stream};
@@ -10,14 +12,14 @@ use tars_runtime::events::Reader;
 use tokio::time::timeout;
 use tonic::Status;
 
-/// A heartbeat at least this often.
+/// The maximum time between two items.
 const HEARTBEAT: Duration = Duration::from_secs(1);
 
 struct Watch {
     auth: Arc<Auth>,
     reader: Reader<WatchCredentialsResponse>,
-    /// To be sent before what the reader has.
-    whole: Option<WatchCredentialsResponse>,
+    /// Sent before anything from the reader.
+    snapshot: Option<WatchCredentialsResponse>,
 }
 
 pub(crate) async fn start(
@@ -29,9 +31,9 @@ pub(crate) async fn start(
         Some(reader) => Watch {
             auth,
             reader,
-            whole: None,
+            snapshot: None,
         },
-        None => Watch::anew(auth).await?,
+        None => Watch::from_snapshot(auth).await?,
     };
     Ok(stream::try_unfold(watch, |mut watch| async move {
         let item = watch.next().await?;
@@ -39,7 +41,8 @@ pub(crate) async fn start(
     }))
 }
 
-/// A reader of what came after; `None` when that is not kept, or not reached.
+/// A reader of the changes after `after`; `None` when they are no longer in memory, or lie in the
+/// future.
 fn resumable(auth: &Auth, after: u64) -> Option<Reader<WatchCredentialsResponse>> {
     (after > 0)
         .then(|| auth.publisher.read(after).ok())
@@ -47,24 +50,26 @@ fn resumable(auth: &Auth, after: u64) -> Option<Reader<WatchCredentialsResponse>
 }
 
 impl Watch {
-    async fn anew(auth: Arc<Auth>) -> Result<Self, AuthError> {
-        let (whole, reader) = auth.publisher.whole().await?;
+    async fn from_snapshot(auth: Arc<Auth>) -> Result<Self, AuthError> {
+        let (snapshot, reader) = auth.publisher.snapshot().await?;
         Ok(Self {
             auth,
             reader,
-            whole: Some(whole),
+            snapshot: Some(snapshot),
         })
     }
 
     async fn next(&mut self) -> Result<WatchCredentialsResponse, AuthError> {
         loop {
-            if let Some(whole) = self.whole.take() {
-                return Ok(whole);
+            if let Some(snapshot) = self.snapshot.take() {
+                return Ok(snapshot);
             }
             match timeout(HEARTBEAT, self.reader.next()).await {
                 Ok(Ok(Some((_, item)))) => return Ok(item),
-                // Too slow for what is kept.
-                Ok(Ok(None) | Err(_)) => *self = Self::anew(Arc::clone(&self.auth)).await?,
+                // The watcher fell behind what is kept in memory.
+                Ok(Ok(None) | Err(_)) => {
+                    *self = Self::from_snapshot(Arc::clone(&self.auth)).await?;
+                }
                 Err(_) if self.auth.publisher.is_current() => {
                     return Ok(WatchCredentialsResponse {
                         sequence: self.reader.position(),

@@ -1,8 +1,8 @@
-//! Issuing and renewing.
+//! Issuing and renewing certificates.
 //!
-//! A first certificate begins a lineage; each renewal goes on with it. A lineage ends after its
-//! life, however often it was renewed, and when any certificate of it is revoked: whoever stole one
-//! cannot renew it for ever.
+//! A first certificate starts a lineage, and each renewal continues it. A lineage ends after its
+//! maximum lifetime, however often it is renewed, and when any certificate of it is revoked: a
+//! stolen certificate cannot be renewed for ever.
 
 use super::{
     RETENTION, micros,
@@ -28,19 +28,19 @@ use uuid::Uuid;
 
 const TOKEN_TTL: Duration = Duration::from_secs(600);
 
-/// How a certificate that the service knows of came to be; those that were made beside it name their
-/// [`ManagedBy`](tars_certs::ca::journal::ManagedBy) instead.
+/// How a recorded certificate was issued. Those imported from the authority's journal have the
+/// value of their [`ManagedBy`](tars_certs::ca::journal::ManagedBy) instead.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     JoinToken,
     Administrator,
     Renewal,
-    /// Where Auth did not see it.
+    /// Without Auth's knowledge, before its first renewal here.
     Elsewhere,
 }
 
 impl Source {
-    /// As rows have it.
+    /// The value of the `source` column.
     fn as_str(self) -> &'static str {
         match self {
             Self::JoinToken => "join-token",
@@ -51,7 +51,7 @@ impl Source {
     }
 }
 
-/// What the holder of the key gets.
+/// What the holder of the key receives.
 #[derive(Debug)]
 pub(crate) struct NewIdentity {
     pub(crate) spiffe_id: SpiffeId,
@@ -61,7 +61,7 @@ pub(crate) struct NewIdentity {
     pub(crate) rejoin: JoinToken,
 }
 
-/// A certificate as it is listed.
+/// A certificate in a list.
 #[derive(Debug)]
 pub(crate) struct Listed {
     pub(crate) row: IssuedRow,
@@ -74,8 +74,8 @@ fn token_id(bytes: &[u8; 16]) -> String {
 }
 
 impl Auth {
-    /// A workload's certificate has the names by which ordinary clients find it. A person or an outside
-    /// client has none: whatever their path ends in, they are nobody's server.
+    /// The request for an identity. A workload's certificate has the names by which ordinary
+    /// clients find it; a person's or an outside client's has none, whatever its path ends in.
     fn request(&self, id: SpiffeId, class: PeerClass) -> Request {
         let life = self.certificates().life(class);
         if !class.is_workload() {
@@ -140,7 +140,7 @@ impl Auth {
         })
     }
 
-    /// The first certificate of whoever shows a join token; or the next, after its last ran out.
+    /// Issues a first certificate for a join token, or the next one for a rejoin token.
     pub(crate) async fn issue_with_token(
         &self,
         token: &str,
@@ -151,14 +151,14 @@ impl Auth {
         let claims = JoinToken::new(token)
             .verify(authority, self.clock.now())
             .map_err(|why| {
-                tracing::info!(%why, address, "join token refused");
+                tracing::info!(%why, address, "join token rejected");
                 AuthError::JoinToken
             })?;
         if claims.spiffe_id.trust_domain() != self.certificates().trust_domain {
-            tracing::warn!(id = %claims.spiffe_id, address, "a join token of another trust domain was shown");
+            tracing::warn!(id = %claims.spiffe_id, address, "a join token of another trust domain was presented");
             return Err(AuthError::JoinToken);
         }
-        // Before the token is used up: a mistake in the request must not cost it.
+        // Checked before the token is used up, which a mistake in the request must not cost.
         csr::public_key(csr)?;
         let class = self.certificates().class(&claims.spiffe_id)?;
         let request = self.request(claims.spiffe_id.clone(), class);
@@ -189,19 +189,21 @@ impl Auth {
         let (now_us, past_us) = (self.clock.now_us(), self.horizon.ended_us(RETENTION));
         let (id, expires) = (token_id(&claims.id), micros(claims.expires_at));
         let holds = match claims.kind {
-            JoinKind::Unrecorded => tokens::is_after_cuts(tx, claims, self.clock.now()).await?,
+            JoinKind::Unrecorded => {
+                tokens::is_after_revocations(tx, claims, self.clock.now()).await?
+            }
             _ => match tokens::find(tx, &id).await? {
                 Some(made) => made.holds(tx, class, now_us).await?,
                 None => false,
             },
         };
         if !holds {
-            tracing::warn!(id = %claims.spiffe_id, "a join token that was taken back was shown");
+            tracing::warn!(id = %claims.spiffe_id, "a revoked join token was presented");
             return Err(AuthError::JoinToken);
         }
         let used = store::use_token(tx, &id, expires, past_us).await?;
         if used == Swap::Lost {
-            tracing::warn!(id = %claims.spiffe_id, "a join token was shown again");
+            tracing::warn!(id = %claims.spiffe_id, "a used join token was presented");
             return Err(AuthError::JoinToken);
         }
         Ok(self.new_lineage(claims.spiffe_id.as_str(), now_us))
@@ -253,7 +255,7 @@ impl Auth {
         let (name, leaf) = (peer.name(), &peer.certificate);
         // The deny-list of this process may lag behind the database, which is up to date here.
         let begin_s = i64::try_from(leaf.not_before.as_secs()).unwrap_or(0);
-        if store::cut_of(tx, leaf.id.as_str()).await? > Some(begin_s) {
+        if store::revoked_before(tx, leaf.id.as_str()).await? > Some(begin_s) {
             return Err(AuthError::LineageEnded);
         }
         let issuer = name.issuer.to_string();
@@ -271,7 +273,7 @@ impl Auth {
         Ok(lineage)
     }
 
-    /// A certificate that an administrator asks for.
+    /// Issues a certificate on behalf of an administrator.
     pub(crate) async fn issue_certificate(
         &self,
         caller: &Caller,
@@ -305,7 +307,7 @@ impl Auth {
         Ok(identity)
     }
 
-    /// A token for one first certificate.
+    /// Creates a token for one first certificate.
     pub(crate) async fn create_join_token(
         &self,
         caller: &Caller,
@@ -339,6 +341,7 @@ impl Auth {
         Ok((JoinToken::mint(authority, &claims), claims))
     }
 
+    /// Lists certificates, newest first, with the token of the next page.
     pub(crate) async fn list_certificates(
         &self,
         spiffe_id: &str,
@@ -428,12 +431,12 @@ async fn rejoined_lineage(tx: &mut Write, claims: &JoinClaims) -> Result<Lineage
     let mut lineage = lineage
         .filter(|l| l.rejoin == shown || l.rejoin_before == shown)
         .ok_or(AuthError::JoinToken)?;
-    // Both are used up by either.
+    // Either token uses up both.
     lineage.rejoin.clear();
     Ok(lineage)
 }
 
-/// Where a page begins.
+/// The position that a page starts after.
 fn page_start(token: &str) -> Option<(i64, String)> {
     if token.is_empty() {
         return Some((i64::MAX, String::new()));

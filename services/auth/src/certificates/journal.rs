@@ -1,9 +1,10 @@
-//! What the authority issued with keys made beside it: to the services of its own process, to the
-//! operator's files, and by `tars certs issue` while no mesh ran. It writes each down; here it is
-//! taken into the list that everything else is in, so that it can be looked at and revoked.
+//! Imports the certificates that the authority issued with keys made beside it: for the services of
+//! its own process, for the operator's files, and by `tars certs issue` while no mesh ran. The
+//! authority journals each one; here it enters the list with all others, so that it can be
+//! inspected and revoked.
 //!
-//! The renewals of one identity by the process that has the authority are one lineage, over its
-//! restarts; what is revoked is left behind, and the next start begins another.
+//! The renewals of one identity by the authority's own process form one lineage, across restarts. A
+//! revoked lineage is not continued; the next start begins another.
 
 use super::{
     RETENTION, micros,
@@ -16,13 +17,14 @@ use tars_certs::ca::journal::{Entry, ManagedBy};
 use tars_runtime::audit::{self, Record};
 
 impl Auth {
+    /// Imports every journal entry, and removes the entries once that is durable.
     pub(crate) async fn import_journal(&self) -> Result<(), AuthError> {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
         };
-        // What cannot be listed now must not keep anything from being revoked.
+        // An unreadable journal must not keep anything from being revoked.
         let entries = authority.journal().unwrap_or_else(|e| {
-            tracing::warn!(error = %e, "certificates wait to be listed");
+            tracing::warn!(error = %e, "the journal of the authority cannot be read");
             Vec::new()
         });
         if entries.is_empty() {
@@ -42,13 +44,13 @@ impl Auth {
         self.insert_revocations(tx, late, &attribution).await?;
         for entry in &entries {
             if let Err(e) = authority.acknowledge(&entry.serial) {
-                tracing::warn!(error = %e, "a certificate is listed, and its file stays");
+                tracing::warn!(error = %e, "an imported journal entry could not be removed");
             }
         }
         Ok(())
     }
 
-    /// Returns what must be revoked with the lineage that the certificate goes on from.
+    /// Imports one entry. Returns the revocation of its certificate, if the lineage is revoked.
     async fn import_entry(
         &self,
         tx: &mut Change,
@@ -80,7 +82,7 @@ impl Auth {
         Ok(lineage.revoked.then(late))
     }
 
-    /// The lineage that the certificate goes on with or begins, and whether it is a renewal.
+    /// The lineage that the certificate continues or starts, and whether it is a renewal.
     async fn lineage_of(
         &self,
         tx: &mut Change,
@@ -103,7 +105,7 @@ impl Auth {
             latest_serial: entry.serial.clone(),
             ..known.unwrap_or_else(|| fresh.clone())
         };
-        // Whoever has the authority renews for as long as it likes.
+        // The holder of the authority may renew without limit.
         let ends_us = match entry.managed_by {
             ManagedBy::Authority => fresh.ends_us.max(lineage.ends_us),
             ManagedBy::Files => lineage.ends_us,

@@ -1,4 +1,4 @@
-//! Cutting off: a certificate of any issuer, or everything that an identity holds.
+//! Revocation of single certificates of any issuer, and of everything that an identity holds.
 
 use super::{
     RETENTION, micros, pushed,
@@ -17,36 +17,37 @@ use tars_runtime::{
     page,
 };
 
-/// A signed list is made anew when this old, or when the deny-list changed.
+/// Signed lists are renewed after this time, or when the deny-list has changed.
 const LIST_AGE: Duration = Duration::from_secs(60);
 
+/// What to revoke.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
-    /// Without an issuer it must be one that was issued here.
+    /// Without an issuer, a certificate that was issued here.
     Certificate {
         issuer: Option<KeyId>,
         serial: Serial,
     },
-    /// Every certificate of the identity that begins before the cut; now, when `None`.
+    /// Every certificate of the identity that begins before this moment; now, when `None`.
     Identity {
         id: SpiffeId,
         before: Option<Duration>,
     },
 }
 
-/// Signed lists, kept for a while: anybody may ask for them.
+/// The signed lists, cached because anybody may request them.
 #[derive(Debug, Default)]
 pub(crate) struct SignedLists(Mutex<Option<Signed>>);
 
 #[derive(Debug)]
 struct Signed {
     at: Duration,
-    /// The deny-list that they were made from.
+    /// The deny-list that they were created from.
     of: Arc<RevocationSet>,
     lists: Vec<Vec<u8>>,
 }
 
-/// What a revocation is about, as it goes through one transaction.
+/// Who revokes, why and when: shared by the entries of one transaction.
 pub(super) struct Attribution<'a> {
     pub(super) by: &'a str,
     pub(super) reason: &'a str,
@@ -188,7 +189,7 @@ impl Auth {
         };
         store::end_lineage(tx, known.lineage).await?;
         let past_us = self.horizon.ended_us(Duration::ZERO);
-        let living = store::living(tx, Some(known.lineage), "", past_us).await?;
+        let living = store::unexpired(tx, Some(known.lineage), "", past_us).await?;
         Ok(attribution.rows(living).collect())
     }
 
@@ -233,6 +234,7 @@ impl Auth {
         Ok(changed)
     }
 
+    /// Lists revocations, newest first, with the token of the next page.
     pub(crate) async fn list_revocations(
         &self,
         token: &str,
@@ -251,17 +253,18 @@ impl Auth {
         Ok((rows.into_iter().map(|r| r.revocation).collect(), next))
     }
 
-    /// Our issuers' lists, signed; in force for at least twice a leaf's life.
+    /// The signed revocation lists of this authority's issuers. They are valid for at least twice a
+    /// leaf's lifetime.
     pub(crate) async fn signed_lists(&self) -> Result<Vec<Vec<u8>>, AuthError> {
         let certificates = self.certificates();
         let authority = certificates.authority()?;
         let now = self.clock.now();
         let list = certificates.feed.revocations.current();
-        if let Some(kept) = self.signed_lists.0.lock().as_ref()
-            && Arc::ptr_eq(&kept.of, &list)
-            && kept.at + LIST_AGE > now
+        if let Some(cached) = self.signed_lists.0.lock().as_ref()
+            && Arc::ptr_eq(&cached.of, &list)
+            && cached.at + LIST_AGE > now
         {
-            return Ok(kept.lists.clone());
+            return Ok(cached.lists.clone());
         }
         let rows = store::in_force(
             &mut self.store.read("revocations.all"),
@@ -309,7 +312,7 @@ async fn identity_rows(
     // The start of a certificate is in whole seconds: for everything, no start is compared.
     let before_us = before.map_or(i64::MAX, micros);
     let not_before_s = i64::try_from(at.as_secs()).unwrap_or(i64::MAX);
-    if before.is_some() && store::cut_of(tx, name).await? >= Some(not_before_s) {
+    if before.is_some() && store::revoked_before(tx, name).await? >= Some(not_before_s) {
         return Ok(Vec::new());
     }
     let identity = RevocationRow {
@@ -318,7 +321,7 @@ async fn identity_rows(
     };
     store::end_lineages(tx, name, before_us).await?;
     tokens::revoke(tx, name, before_us).await?;
-    let mut living = store::living(tx, None, name, past_us).await?;
+    let mut living = store::unexpired(tx, None, name, past_us).await?;
     living.retain(|c| c.begins_before(before_us));
     Ok(std::iter::once(identity)
         .chain(attribution.rows(living))

@@ -1,10 +1,10 @@
-//! The rotation of roots: each step only when every peer is ready for it.
+//! Root rotation: each step is taken only once every peer is ready for it.
 //!
-//! A process tells which roots it trusts and, by the certificate it comes with, which it stands
-//! under. Nobody waits for one that is revoked: it is to trust nothing, and nobody trusts it. One
-//! that was not heard for `certificates.departed_after_seconds` has departed: it is named and not
-//! waited for, unless it comes back in time. Should it come back later, it may need a join token. One
-//! that stops in peace takes its report back.
+//! A process reports which roots it trusts, and shows by its certificate which root it is below. A
+//! revoked process is not waited for: it must trust nothing, and nothing trusts it. A process that
+//! was silent for `certificates.departed_after_seconds` has departed: it is listed but not waited
+//! for, unless it returns in time. If it returns later, it may need a join token. A process that
+//! shuts down withdraws its report.
 
 use super::{
     RETENTION, micros,
@@ -35,17 +35,17 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// Where the rotation stands.
+/// The state of the rotation.
 #[derive(Debug)]
 pub(crate) struct RootsStatus {
     pub(crate) version: u64,
     pub(crate) roots: Vec<RootInfo>,
     pub(crate) next: RotationStep,
-    /// Who must hear of the last step, or renew, before the next.
+    /// Processes that must receive the last step, or renew, before the next one.
     pub(crate) waiting_for: Vec<String>,
-    /// Who would be waited for, had anything been heard of it lately.
+    /// Processes that would be waited for, had they been heard from recently.
     pub(crate) departed: Vec<String>,
-    /// Certificates that the next step cuts off, whose holders are not reached by a push.
+    /// Certificates that the next step invalidates and whose holders receive no push.
     pub(crate) cut_off: Vec<IssuedRow>,
 }
 
@@ -63,7 +63,7 @@ fn next(roots: &[RootInfo]) -> RotationStep {
     }
 }
 
-/// What a peer must have for a step: a root that it trusts, or one that it has left.
+/// What a step requires of a peer: that it trusts a root, or has left one.
 #[derive(Clone, Copy)]
 enum Needs {
     Nothing,
@@ -114,24 +114,24 @@ impl ReportRow {
     }
 }
 
-/// When each process was last heard, by the hand of the clock that nobody sets. Kept in memory: what
-/// was heard before Auth's own start says nothing of who is still there, so that everybody gets the
-/// whole time anew.
+/// When each process was last heard from, by the monotonic clock. Kept in memory: what was heard
+/// before Auth started says nothing about who is still there, so every process gets the whole time
+/// again.
 #[derive(Debug)]
-pub(crate) struct Heard {
+pub(crate) struct LastSeen {
     since: Monotonic,
     processes: Mutex<HashMap<String, Processes>>,
 }
 
-/// Of one holder, by the numbers that they give themselves.
+/// The processes of one holder, by the instance ids that they choose.
 type Processes = HashMap<Uuid, Monotonic>;
 
-/// Processes of one holder that are remembered: the ones heard last. It may invent as many as it
-/// likes, and pushes out its own.
+/// Processes of one holder that are remembered, the most recent ones. A holder can invent any
+/// number, and evicts only its own.
 const MAX_INSTANCES: usize = 256;
 const MAX_HOLDERS: usize = 512;
 
-impl Heard {
+impl LastSeen {
     pub(crate) fn new(now: Monotonic) -> Self {
         Self {
             since: now,
@@ -139,7 +139,7 @@ impl Heard {
         }
     }
 
-    fn of(&self, holder: &str, instance: Uuid, now: Monotonic) {
+    fn record(&self, holder: &str, instance: Uuid, now: Monotonic) {
         let mut all = self.processes.lock();
         if !all.contains_key(holder) {
             make_room(&mut all, MAX_HOLDERS, |own| own.values().max().copied());
@@ -165,7 +165,7 @@ impl Heard {
     }
 }
 
-/// Leaves a place for one more: what was heard longest ago goes.
+/// Evicts the least recently heard entries until there is room for one more.
 fn make_room<K: Clone + Eq + Hash, V, T: Ord>(
     map: &mut HashMap<K, V>,
     most: usize,
@@ -182,7 +182,7 @@ fn make_room<K: Clone + Eq + Hash, V, T: Ord>(
 
 /// Peers that are not ready for a step.
 #[derive(Debug, Default)]
-struct Late {
+struct NotReady {
     waiting_for: Vec<String>,
     departed: Vec<String>,
 }
@@ -195,7 +195,8 @@ fn names(chain: &[CertName]) -> String {
     texts.join(",")
 }
 
-/// Whose reports a peer's are: those of its lineage, over all renewals; else of its certificate alone.
+/// Whose reports a peer makes: those of its lineage, across renewals, or else of its certificate
+/// alone.
 async fn holder(tx: &mut Write, peer: &Verified) -> Result<String, AuthError> {
     let name = peer.name();
     let issued = store::find_issued(tx, &name.issuer.to_string(), name.serial.as_str()).await?;
@@ -209,10 +210,10 @@ pub(crate) fn named(row: &IssuedRow) -> String {
     format!("{} (serial {})", row.spiffe_id, row.serial)
 }
 
-/// Certificates that a message names; it says how many more there are.
+/// The number of certificates that a message names before it counts the rest.
 const NAMED: usize = 8;
 
-/// Whom a step cuts off and why, and what gives each another certificate first.
+/// The certificates that a step invalidates, each with the command that replaces it.
 fn cut_off_text(rows: &[IssuedRow]) -> String {
     let each = rows.iter().take(NAMED).map(|row| {
         let issue = reissued_by(&row.spiffe_id);
@@ -225,7 +226,7 @@ fn cut_off_text(rows: &[IssuedRow]) -> String {
     list.join("; ")
 }
 
-/// The command that issues another certificate for an identity, in place of the one it has.
+/// The command that issues another certificate for an identity.
 fn reissued_by(spiffe_id: &str) -> String {
     let id = spiffe_id.parse::<SpiffeId>();
     let path = id.as_ref().map_or(spiffe_id, SpiffeId::path);
@@ -235,8 +236,8 @@ fn reissued_by(spiffe_id: &str) -> String {
     }
 }
 
-/// The newest certificate of each identity, where that stands below one root.
-/// A certificate that was issued later below another root is the replacement of all before it.
+/// The newest certificate of each identity, if that is below the given root. A certificate issued
+/// later below another root replaces all before it.
 fn left_below(living: Vec<IssuedRow>, generation: i64) -> Vec<IssuedRow> {
     let mut newest: BTreeMap<String, IssuedRow> = BTreeMap::new();
     for row in living {
@@ -251,7 +252,7 @@ fn left_below(living: Vec<IssuedRow>, generation: i64) -> Vec<IssuedRow> {
 }
 
 impl Auth {
-    /// Takes down what a peer trusts.
+    /// Records which roots a peer trusts.
     pub(crate) async fn report_trust(
         &self,
         peer: &Verified,
@@ -274,12 +275,13 @@ impl Auth {
         store::drop_expired(&mut tx, self.horizon.ended_us(RETENTION)).await?;
         store::save_report(&mut tx, &row, MAX_INSTANCES).await?;
         tx.commit().await?;
-        self.heard.of(&row.holder, instance, self.clock.monotonic());
+        self.last_seen
+            .record(&row.holder, instance, self.clock.monotonic());
         Ok(())
     }
 
-    /// Forgets what a process of the peer has told: it stops. What another certificate of the same
-    /// identity told stays.
+    /// Removes the report of a process that shuts down. Reports made with another certificate of
+    /// the same identity stay.
     pub(crate) async fn withdraw_trust(
         &self,
         peer: &Verified,
@@ -291,7 +293,7 @@ impl Auth {
         let holder = holder(&mut tx, peer).await?;
         store::drop_report(&mut tx, id, instance, &holder).await?;
         tx.commit().await?;
-        self.heard.forget(&holder, instance);
+        self.last_seen.forget(&holder, instance);
         Ok(())
     }
 
@@ -304,12 +306,12 @@ impl Auth {
             .store
             .reports(self.horizon.ended_us(Duration::ZERO))
             .await?;
-        let Late {
+        let NotReady {
             mut waiting_for,
             departed,
-        } = self.late(step, &roots, &reports);
+        } = self.not_ready(step, &roots, &reports);
         let below = self.below_tainted(step, &roots, &reports).await?;
-        // The operator's files are renewed by this process itself: a matter of moments.
+        // This process renews the operator's files itself, which takes moments.
         let (own, cut_off): (Vec<_>, Vec<_>) = below
             .into_iter()
             .partition(|c| c.source == ManagedBy::Authority.as_str());
@@ -324,35 +326,37 @@ impl Auth {
         })
     }
 
-    /// Who is not ready for a step.
-    fn late(&self, step: RotationStep, roots: &[RootInfo], reports: &[ReportRow]) -> Late {
+    /// The processes that are not ready for a step.
+    fn not_ready(&self, step: RotationStep, roots: &[RootInfo], reports: &[ReportRow]) -> NotReady {
         let certificates = self.certificates();
         let needs = Needs::of(step, roots);
         let revoked = certificates.feed.revocations.current();
         let now = self.clock.monotonic();
-        let mut late = Late::default();
+        let mut not_ready = NotReady::default();
         for report in reports {
             if report.meets(needs) || report.is_revoked(&revoked) {
                 continue;
             }
-            let quiet = now.since(self.heard.last(&report.holder, report.instance));
+            let quiet = now.since(self.last_seen.last(&report.holder, report.instance));
             let name = format!("{} ({})", report.spiffe_id, report.instance);
-            if quiet > certificates.patience() {
+            if quiet > certificates.departed_after() {
                 let seconds = quiet.as_secs();
-                late.departed
+                not_ready
+                    .departed
                     .push(format!("{name}, last heard {seconds} s ago"));
             } else {
-                late.waiting_for.push(name);
+                not_ready.waiting_for.push(name);
             }
         }
         let own = certificates.own.current();
         if !needs.met(own.trust().root_keys(), own.verified().anchor) {
-            late.waiting_for.push(own.id().to_string());
+            not_ready.waiting_for.push(own.id().to_string());
         }
-        late
+        not_ready
     }
 
-    /// People and outside clients hear of no push: they are known by what was issued to them.
+    /// People and outside clients receive no push; they are known from the certificates issued to
+    /// them.
     async fn below_tainted(
         &self,
         step: RotationStep,
@@ -367,7 +371,7 @@ impl Auth {
         }
         let certificates = self.certificates();
         let past_us = self.horizon.ended_us(Duration::ZERO);
-        // Workloads that this process or their own keeps are heard of by their reports.
+        // Workloads managed here or by themselves are known from their reports.
         let is_workload = |c: &IssuedRow| {
             let class = c.spiffe_id.parse().ok();
             let class = class.and_then(|id| certificates.class(&id).ok());
@@ -387,7 +391,7 @@ impl Auth {
         Ok(left)
     }
 
-    /// Takes the next step, if it is this one and everybody is ready.
+    /// Takes a step of the rotation, if it is the next one and every peer is ready.
     pub(crate) async fn step_roots(
         &self,
         by: &str,
@@ -397,7 +401,7 @@ impl Auth {
         let _one = self.rotating.lock().await;
         let authority = self.certificates().authority()?;
         let status = self.roots().await?;
-        // A step out of order is refused by the state machine, whoever is ready.
+        // The state machine rejects a step out of order, whoever is ready.
         if status.next == step {
             if !status.waiting_for.is_empty() {
                 return Err(AuthError::PeersNotReady(status.waiting_for));
@@ -407,17 +411,18 @@ impl Auth {
             }
         }
         let root = authority.step(step, by, self.clock.now())?;
-        // It is durable, and asking for it again would be out of order: what is left is made up for.
+        // The step is durable, and repeating the request would be out of order: what is left is
+        // done later.
         self.step_unrecorded.store(true, Ordering::Release);
         if let Err(e) = self.record_late_steps().await {
-            tracing::warn!(error = %e, "a step of the roots is taken, and recorded late");
+            tracing::warn!(error = %e, "a rotation step was taken; its audit record follows");
         }
         Ok((authority.version(), root))
     }
 
-    /// Records a step that was taken and could not be recorded.
+    /// Records steps that were taken but could not be recorded.
     pub(crate) async fn record_late_steps(&self) -> Result<(), AuthError> {
-        // Taken back before the look: a step that comes meanwhile sets it again.
+        // Cleared first, so that a step taken in the meantime sets it again.
         if self.step_unrecorded.swap(false, Ordering::AcqRel)
             && let Err(e) = self.record_steps().await
         {
@@ -427,8 +432,8 @@ impl Auth {
         Ok(())
     }
 
-    /// Writes the audit records of steps that have none yet, and announces what is trusted after them:
-    /// a step is a file, and a crash can come between it and the database.
+    /// Writes the audit records of steps that have none, and announces the roots as they are after
+    /// them. A step is a file, and a crash can come between it and the database.
     pub(crate) async fn record_steps(&self) -> Result<(), AuthError> {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
@@ -439,15 +444,15 @@ impl Auth {
         if steps.is_empty() {
             return Ok(());
         }
-        for taken in steps {
+        for step in steps {
             let record = Record::new(&self.clock, "auth", "root.stepped")
                 .severity(Severity::Critical)
-                .caller(&taken.by)
-                .resource(format!("root-{}", taken.generation))
-                .detail("step", taken.step)
-                .detail("version", taken.version);
+                .caller(&step.by)
+                .resource(format!("root-{}", step.generation))
+                .detail("step", step.step)
+                .detail("version", step.version);
             audit::insert(&mut tx, &record).await?;
-            let version = i64::try_from(taken.version).unwrap_or(i64::MAX);
+            let version = i64::try_from(step.version).unwrap_or(i64::MAX);
             store::record_step(&mut tx, version).await?;
         }
         let item = WatchCredentialsResponse {
@@ -481,7 +486,7 @@ mod tests {
     }
 
     #[test]
-    fn an_identity_is_cut_off_once_and_not_at_all_when_it_was_issued_another_since() {
+    fn an_identity_is_listed_once_and_not_after_it_was_reissued() {
         let left = left_below(
             vec![
                 issued("twice", "a", 1, 1),
@@ -503,34 +508,42 @@ mod tests {
     }
 
     #[test]
-    fn a_holder_is_heard_for_itself_alone_and_pushes_out_its_own() {
-        let heard = Heard::new(at(0));
+    fn a_holder_is_recorded_for_itself_and_evicts_only_its_own() {
+        let last_seen = LastSeen::new(at(0));
         let (mine, gone) = (Uuid::now_v7(), Uuid::now_v7());
-        heard.of("a", mine, at(1));
-        heard.of("b", gone, at(2));
-        heard.of("b", mine, at(3));
-        assert_eq!(heard.last("a", mine), at(1), "not what another says");
+        last_seen.record("a", mine, at(1));
+        last_seen.record("b", gone, at(2));
+        last_seen.record("b", mine, at(3));
+        assert_eq!(
+            last_seen.last("a", mine),
+            at(1),
+            "not what another holder reported"
+        );
         for n in 0..1000 {
-            heard.of("b", Uuid::now_v7(), at(4 + n));
-            heard.of("b", mine, at(4 + n));
+            last_seen.record("b", Uuid::now_v7(), at(4 + n));
+            last_seen.record("b", mine, at(4 + n));
         }
-        assert_eq!(heard.last("a", mine), at(1));
-        assert_eq!(heard.last("b", mine), at(1003), "heard again and again");
-        assert_eq!(heard.last("b", gone), at(0), "as if never heard");
-        assert_eq!(heard.processes.lock()["b"].len(), MAX_INSTANCES);
+        assert_eq!(last_seen.last("a", mine), at(1));
+        assert_eq!(last_seen.last("b", mine), at(1003), "recorded repeatedly");
+        assert_eq!(
+            last_seen.last("b", gone),
+            at(0),
+            "evicted, as if never recorded"
+        );
+        assert_eq!(last_seen.processes.lock()["b"].len(), MAX_INSTANCES);
     }
 
     #[test]
-    fn holders_are_bounded_and_the_quietest_goes_first() {
-        let heard = Heard::new(at(0));
+    fn holders_are_bounded_and_the_least_recent_is_evicted() {
+        let last_seen = LastSeen::new(at(0));
         let one = Uuid::now_v7();
-        heard.of("quiet", one, at(1));
+        last_seen.record("quiet", one, at(1));
         for n in 0..1000 {
-            heard.of(&n.to_string(), one, at(2 + n));
-            heard.of("awake", one, at(2 + n));
+            last_seen.record(&n.to_string(), one, at(2 + n));
+            last_seen.record("awake", one, at(2 + n));
         }
-        assert_eq!(heard.processes.lock().len(), MAX_HOLDERS);
-        assert_eq!(heard.last("quiet", one), at(0));
-        assert_eq!(heard.last("awake", one), at(1001));
+        assert_eq!(last_seen.processes.lock().len(), MAX_HOLDERS);
+        assert_eq!(last_seen.last("quiet", one), at(0));
+        assert_eq!(last_seen.last("awake", one), at(1001));
     }
 }

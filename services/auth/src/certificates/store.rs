@@ -6,7 +6,9 @@ mod revocations;
 
 pub(crate) use issued::{
     ELSEWHERE, IssuedRow, LineageRow, drop_issued, end_lineage, end_lineages, find_issued,
-    find_lineage, insert_issued, living, managed_lineage, save_lineage, use_token,
+    find_lineage, insert_issued, managed_lineage, save_lineage, unexpired, use_token,
 };
 pub(crate) use reports::{ReportRow, drop_report, record_step, recorded_step, save_report};
-pub(crate) use revocations::{RevocationRow, cut_of, drop_expired, in_force, insert_revocation};
+pub(crate) use revocations::{
+    RevocationRow, drop_expired, in_force, insert_revocation, revoked_before,
+};

@@ -15,10 +15,10 @@ use tars_credentials::{Caller, GrantError, Permissions, View};
 use tars_runtime::{clock::Clock, config::Credentials};
 use uuid::Uuid;
 
-mod cuts;
+mod clock_steps;
 mod floors;
-mod kept;
-mod steps;
+mod managed;
+mod revocations;
 mod tokens;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
@@ -75,7 +75,7 @@ async fn world() -> World {
     World { dir, auth, clock }
 }
 
-/// Whoever makes a join token must be there when it is shown.
+/// The creator of a join token must exist when the token is presented.
 async fn enroll_ada(auth: &Auth) {
     let ada = crate::store::UserRow {
         id: Uuid::nil(),
@@ -104,7 +104,7 @@ fn key_and_csr() -> (KeyPair, Vec<u8>) {
 }
 
 impl World {
-    /// What a peer that shows this chain has proven.
+    /// The verified peer that this chain makes.
     fn verified(&self, new: &NewIdentity) -> Verified {
         let chain: Vec<_> = new.chain.iter().map(|c| c.clone().into()).collect();
         let roots = self.auth.certificates().authority().unwrap().roots();
@@ -140,7 +140,7 @@ impl World {
         self.auth.renew_certificate(&peer, &key_and_csr().1).await
     }
 
-    /// Auth's own identity under the roots of the day.
+    /// Replaces Auth's own identity by one below the current roots.
     fn refresh_own(&self) {
         let certificates = self.auth.certificates();
         let time: Arc<dyn TimeProvider> = Arc::new(self.clock.clone());
@@ -162,7 +162,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_token_is_good_for_one_certificate_of_its_identity() {
+async fn a_token_yields_one_certificate_of_its_identity() {
     let w = world().await;
     let token = w.token("/automl").await;
     let (key, csr) = key_and_csr();
@@ -194,7 +194,7 @@ async fn a_token_is_good_for_one_certificate_of_its_identity() {
 }
 
 #[tokio::test]
-async fn a_bad_request_does_not_cost_the_token() {
+async fn a_malformed_request_does_not_use_up_the_token() {
     let w = world().await;
     let token = w.token("/automl").await;
     let bad = w
@@ -211,7 +211,7 @@ async fn a_bad_request_does_not_cost_the_token() {
 }
 
 #[tokio::test]
-async fn renewals_end_with_their_lineage_however_often_they_are_made() {
+async fn renewals_end_with_their_lineage() {
     let w = world().await;
     let mut new = w.join("/client/bot").await;
     let mut renewals = 0;
@@ -223,7 +223,7 @@ async fn renewals_end_with_their_lineage_however_often_they_are_made() {
             Err(e) => break e,
         }
         renewals += 1;
-        assert!(renewals < 10, "for ever");
+        assert!(renewals < 10, "renewed without end");
     };
     assert!(matches!(ended, AuthError::LineageEnded), "{ended:?}");
     assert_eq!(renewals, 4, "90 days");
@@ -231,7 +231,7 @@ async fn renewals_end_with_their_lineage_however_often_they_are_made() {
 }
 
 #[tokio::test]
-async fn a_revoked_certificate_takes_its_renewals_along() {
+async fn revoking_a_certificate_revokes_its_lineage() {
     let w = world().await;
     let (first, other) = (w.join("/automl").await, w.join("/hypersync").await);
     let second = w.renew(&first).await.unwrap();
@@ -261,7 +261,7 @@ async fn a_revoked_certificate_takes_its_renewals_along() {
 }
 
 #[tokio::test]
-async fn a_revoked_identity_may_join_anew() {
+async fn a_revoked_identity_may_join_again() {
     let w = world().await;
     let old = w.join("/automl").await;
     w.clock.advance(Duration::from_secs(10));
@@ -270,7 +270,10 @@ async fn a_revoked_identity_may_join_anew() {
     w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
     assert!(w.denied(&old));
     let new = w.join("/automl").await;
-    assert!(!w.denied(&new), "issued after the cut, though backdated");
+    assert!(
+        !w.denied(&new),
+        "issued after the revocation, though backdated"
+    );
     let foreign = Target::Identity {
         id: "spiffe://other.local/automl".parse().unwrap(),
         before: None,
@@ -304,13 +307,13 @@ async fn certificates_of_other_issuers_are_revoked_by_name() {
 }
 
 #[tokio::test]
-async fn a_sleeper_comes_back_once_by_its_rejoin_token() {
+async fn a_suspended_process_returns_once_by_its_rejoin_token() {
     let w = world().await;
     let first = w.join("/automl").await;
     let second = w.renew(&first).await.unwrap();
     w.clock.advance(Duration::from_secs(86_400));
     let (_, csr) = key_and_csr();
-    // The reply of the last renewal may have been lost: the token before it works as well.
+    // The reply to the last renewal may have been lost, so the token before it is accepted too.
     let back = w
         .auth
         .issue_with_token(first.rejoin.as_str(), &csr, "x")
@@ -329,7 +332,7 @@ async fn a_sleeper_comes_back_once_by_its_rejoin_token() {
 }
 
 #[tokio::test]
-async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
+async fn no_rotation_step_is_taken_before_its_peers_are_ready() {
     let w = world().await;
     let auth = &w.auth;
     let peer = w.join("/automl").await;
@@ -402,7 +405,7 @@ async fn no_step_of_the_roots_comes_before_its_peers_are_ready() {
 }
 
 #[tokio::test]
-async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
+async fn removing_a_root_requires_consent_to_invalidate_peoples_certificates() {
     let w = world().await;
     let auth = &w.auth;
     let person = auth
@@ -447,7 +450,7 @@ async fn people_that_a_removal_cuts_off_are_named_and_must_be_accepted() {
 }
 
 #[tokio::test]
-async fn an_identity_needs_the_permission_of_its_class() {
+async fn issuing_an_identity_requires_the_permission_of_its_class() {
     let w = world().await;
     let narrow = |names: &[&'static str]| person(Permissions::of(names.iter().copied()));
     let issue = async |by: &Caller, path: &str, dns: &[&str]| {
@@ -497,7 +500,7 @@ async fn an_identity_needs_the_permission_of_its_class() {
 }
 
 #[tokio::test]
-async fn an_outside_client_has_no_name_of_a_server() {
+async fn an_outside_client_gets_no_host_names() {
     let w = world().await;
     // The tag and the bytes of an IP address in subjectAltName.
     let local = [0x87, 4, 127, 0, 0, 1];
@@ -517,7 +520,7 @@ async fn an_outside_client_has_no_name_of_a_server() {
 }
 
 #[tokio::test]
-async fn a_workload_and_the_unknown_are_not_cut_off_by_a_narrow_key() {
+async fn a_narrow_key_revokes_neither_a_workload_nor_an_unknown_certificate() {
     let w = world().await;
     let narrow = person(Permissions::of(["certificates.revoke"]));
     let (service, client) = (w.join("/automl").await, w.join("/client/bot").await);
@@ -555,7 +558,7 @@ async fn a_workload_and_the_unknown_are_not_cut_off_by_a_narrow_key() {
 }
 
 #[tokio::test]
-async fn nobody_is_named_in_another_trust_domain_or_spelling() {
+async fn no_identity_is_issued_in_another_trust_domain_or_spelling() {
     let w = world().await;
     let csr = key_and_csr().1;
     for path in [

@@ -1,11 +1,11 @@
-//! The join tokens that were made over the service, until they expire. A token is an identity that
-//! somebody may have: it ends with the permission of whoever made it, and with a revocation of that
-//! identity. One that is not here any more is good for nothing.
+//! The join tokens created through the service, until they expire. A token is an identity that
+//! somebody may obtain: it ends with the permission of its creator, and with a revocation of that
+//! identity. A token without a row is not valid.
 //!
-//! What was made on the authority's files has no maker here, and nobody knows of it before it is
-//! shown: it says itself when it was made, and is void when its identity was cut off since.
+//! A token minted on the authority's files has no creator here, and is unknown until it is
+//! presented. It carries its issue time, and is void when its identity has been revoked since.
 
-use super::store::cut_of;
+use super::store::revoked_before;
 use crate::{AuthError, holder::Holder};
 use std::time::Duration;
 use tars_certs::{PeerClass, join::JoinClaims};
@@ -66,7 +66,7 @@ impl FromRow for OutOf {
 }
 
 impl TokenRow {
-    /// Whether it is not revoked, and its maker could make it now.
+    /// Whether it is not revoked, and its creator could create it now.
     pub(super) async fn holds(
         &self,
         tx: &mut Transaction,
@@ -79,19 +79,19 @@ impl TokenRow {
     }
 }
 
-/// Whether a token that nobody wrote down is younger than every cut of its identity. One that was made
-/// in the second of the cut, or on a clock that was ahead, could be older than it seems.
-pub(super) async fn is_after_cuts(
+/// Whether an unrecorded token is younger than every revocation of its identity. One that was
+/// issued in the second of the revocation, or on a clock that is ahead, may be older than it seems.
+pub(super) async fn is_after_revocations(
     tx: &mut Transaction,
     claims: &JoinClaims,
     now: Duration,
 ) -> Result<bool, AuthError> {
-    let cut_s = cut_of(tx, claims.spiffe_id.as_str()).await?;
-    let made_s = i64::try_from(claims.issued_at.as_secs()).unwrap_or(i64::MAX);
-    Ok(claims.issued_at <= now && cut_s.is_none_or(|cut_s| cut_s < made_s))
+    let revoked_s = revoked_before(tx, claims.spiffe_id.as_str()).await?;
+    let issued_s = i64::try_from(claims.issued_at.as_secs()).unwrap_or(i64::MAX);
+    Ok(claims.issued_at <= now && revoked_s.is_none_or(|revoked_s| revoked_s < issued_s))
 }
 
-/// Forgets what had expired at a moment that is surely past.
+/// Deletes tokens that had expired at a moment that is certainly past.
 pub(super) async fn forget_ended(tx: &mut Transaction, past_us: i64) -> Result<(), AuthError> {
     tx.execute(Query::new(DROP_ENDED).bind(past_us))
         .await?
@@ -99,11 +99,15 @@ pub(super) async fn forget_ended(tx: &mut Transaction, past_us: i64) -> Result<(
     Ok(())
 }
 
-/// How many tokens one credential may have out that somebody could still use. A key of a user does
-/// not take the room of the others.
+/// The number of usable tokens that one credential may have outstanding. The keys of a user have
+/// room of their own.
 const MAX_OUT: i64 = 1000;
 
-/// Writes a token down, unless its maker has too many out.
+/// Records a token.
+///
+/// # Errors
+///
+/// [`AuthError::TooManyTokens`] when its creator has too many outstanding.
 pub(super) async fn insert(tx: &mut Transaction, row: &TokenRow) -> Result<(), AuthError> {
     let query = Query::new(OUT)
         .bind(row.maker.user)
@@ -130,7 +134,7 @@ pub(super) async fn find(tx: &mut Transaction, id: &str) -> Result<Option<TokenR
     Ok(tx.optional(Query::new(FIND).bind(id)).await?)
 }
 
-/// Ends what was made for an identity before a moment.
+/// Revokes the tokens created for an identity before a moment.
 pub(super) async fn revoke(
     tx: &mut Transaction,
     spiffe_id: &str,

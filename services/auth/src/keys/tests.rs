@@ -3,7 +3,7 @@ use crate::testing::{World, person};
 use tars_credentials::{Credential, GrantError, permission::of_roles};
 
 impl World {
-    /// A key with these scopes, and who shows it.
+    /// A key with these scopes, and the caller that it authenticates.
     async fn key(&self, maker: &Caller, scopes: &[&str]) -> (NewKey, Caller) {
         let scopes: Vec<String> = scopes.iter().map(|s| (*s).to_owned()).collect();
         let made = self.auth.create_key(maker, "svc", &scopes, None).await;
@@ -22,7 +22,7 @@ fn exceeds<T>(result: Result<T, AuthError>) -> GrantError {
 }
 
 #[tokio::test]
-async fn a_revoked_key_never_comes_back() {
+async fn a_revoked_key_is_never_valid_again() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let (key, holder) = w.key(&admin, &[]).await;
@@ -36,7 +36,7 @@ async fn a_revoked_key_never_comes_back() {
     ));
     let whole = w.auth.snapshots.take().await.unwrap();
     w.view.apply(&whole, w.clock.now_s());
-    assert!(w.by_key(&key.text).is_none(), "after a whole view");
+    assert!(w.by_key(&key.text).is_none(), "after a snapshot");
 }
 
 #[tokio::test]
@@ -55,7 +55,7 @@ async fn revoking_a_revoked_key_changes_nothing() {
 }
 
 #[tokio::test]
-async fn rotation_keeps_the_new_secret_and_ends_the_old() {
+async fn rotation_replaces_the_secret() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let (old, _) = w.key(&admin, &[]).await;
@@ -67,12 +67,12 @@ async fn rotation_keeps_the_new_secret_and_ends_the_old() {
     assert!(w.by_key(&old.text).is_none());
     let last = auth.rotate_key(&admin, &old.id, Duration::ZERO).await;
     assert!(w.by_key(&new.text).is_none());
-    assert!(!w.holds(&holder), "nor does what it has opened");
+    assert!(!w.holds(&holder), "nor do its open streams continue");
     assert!(w.by_key(&last.unwrap().text).is_some());
 }
 
 #[tokio::test]
-async fn a_secret_that_is_rotated_out_does_not_take_its_key_back() {
+async fn an_outgoing_secret_cannot_rotate_its_key() {
     let w = World::new().await;
     let admin = w.admin().await;
     let (old, holder) = w.key(&admin, &[]).await;
@@ -89,7 +89,7 @@ async fn a_secret_that_is_rotated_out_does_not_take_its_key_back() {
 }
 
 #[tokio::test]
-async fn a_narrow_key_makes_none_that_is_wider() {
+async fn a_narrow_key_cannot_create_a_wider_one() {
     let w = World::new().await;
     let admin = w.admin().await;
     let (_, narrow) = w.key(&admin, &["apikeys.write", "studies.read"]).await;
@@ -116,12 +116,12 @@ async fn a_narrow_key_makes_none_that_is_wider() {
     assert_eq!(
         stored.scopes,
         ["studies.read", "apikeys.write"],
-        "the cap is stored"
+        "the scopes are stored"
     );
 }
 
 #[tokio::test]
-async fn the_secret_of_a_wider_key_and_of_anothers_is_handed_to_nobody() {
+async fn the_secret_of_a_wider_or_foreign_key_is_never_handed_out() {
     let w = World::new().await;
     let admin = w.admin().await;
     let other = w.user("eve", "admin").await;
@@ -145,7 +145,7 @@ async fn the_secret_of_a_wider_key_and_of_anothers_is_handed_to_nobody() {
 }
 
 #[tokio::test]
-async fn a_narrow_key_ends_none_that_is_wider() {
+async fn a_narrow_key_cannot_revoke_a_wider_one() {
     let w = World::new().await;
     let (admin, other) = (w.admin().await, w.user("eve", "admin").await);
     let (unscoped, _) = w.key(&admin, &[]).await;
@@ -161,7 +161,7 @@ async fn a_narrow_key_ends_none_that_is_wider() {
 }
 
 #[tokio::test]
-async fn a_key_stays_below_its_cap_when_its_owner_rises() {
+async fn promoting_its_owner_does_not_widen_a_key() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let owner = w.user("dev", "viewer").await;
@@ -187,7 +187,7 @@ async fn a_key_stays_below_its_cap_when_its_owner_rises() {
 }
 
 #[tokio::test]
-async fn what_a_key_makes_ends_no_later_than_the_key() {
+async fn a_key_cannot_create_a_key_that_outlives_it() {
     let w = World::new().await;
     let admin = w.admin().await;
     let day = |n: u64| Duration::from_secs(n * 86_400);

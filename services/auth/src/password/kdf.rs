@@ -1,4 +1,4 @@
-//! argon2id with OWASP's parameters, over a matrix that is brought along.
+//! argon2id with OWASP's parameters, in memory that is reused.
 
 use crate::AuthError;
 use argon2::{
@@ -9,14 +9,14 @@ use zeroize::Zeroize;
 
 const SALT: usize = 16;
 
-/// The memory that one password is hashed in.
+/// The memory that a password is hashed in.
 pub(super) struct Matrix {
     blocks: Vec<Block>,
     used: bool,
 }
 
 impl Matrix {
-    /// Writes to all of it, so that it is there from now on.
+    /// Touches all of the memory, so that it is resident from now on.
     pub(super) fn new() -> Self {
         Self {
             blocks: vec![Block::new(); Params::default().block_count()],
@@ -24,7 +24,7 @@ impl Matrix {
         }
     }
 
-    /// What is left of a password here is not its hash, but a way to guess faster.
+    /// Clears the memory: what a password leaves in it makes guessing cheaper than its hash does.
     pub(super) fn wipe(&mut self) {
         if std::mem::take(&mut self.used) {
             self.blocks.iter_mut().for_each(Zeroize::zeroize);
@@ -45,7 +45,7 @@ impl Matrix {
     }
 }
 
-/// A new hash, as a PHC string.
+/// Hashes a password with a new salt, as a PHC string.
 pub(super) fn hash(matrix: &mut Matrix, password: &[u8]) -> Result<String, AuthError> {
     let failed = |_| AuthError::Crypto("a hash has no text");
     let salt: [u8; SALT] = rand::random();
@@ -63,7 +63,7 @@ pub(super) fn hash(matrix: &mut Matrix, password: &[u8]) -> Result<String, AuthE
     Ok(text.to_string())
 }
 
-/// Whether the password is the one that was hashed.
+/// Whether the password matches the hash.
 pub(super) fn verify(matrix: &mut Matrix, password: &[u8], phc: &str) -> Result<bool, AuthError> {
     let broken = || AuthError::Crypto("a stored hash does not parse");
     let stored = PasswordHash::new(phc).map_err(|_| broken())?;
@@ -82,7 +82,7 @@ pub(super) fn verify(matrix: &mut Matrix, password: &[u8], phc: &str) -> Result<
         salt,
         out,
     )?;
-    // Compares in constant time.
+    // The comparison takes constant time.
     Ok(Output::new(out).map_err(|_| broken())? == *expected)
 }
 
@@ -92,7 +92,7 @@ mod tests {
     use argon2::{PasswordHasher, PasswordVerifier};
 
     #[test]
-    fn it_agrees_with_the_library_both_ways_and_a_matrix_is_used_again() {
+    fn hashes_are_interchangeable_with_the_librarys() {
         let mut matrix = Matrix::new();
         for password in ["correct horse", "another", ""] {
             let ours = hash(&mut matrix, password.as_bytes()).unwrap();
@@ -114,7 +114,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_left_after_a_wipe() {
+    fn a_wipe_clears_the_memory() {
         let mut matrix = Matrix::new();
         hash(&mut matrix, b"secret").unwrap();
         let is_zero = |m: &Matrix| m.blocks.iter().all(|b| b.as_ref().iter().all(|w| *w == 0));
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_hash_of_ours_is_an_error_and_no_match() {
+    fn a_malformed_hash_is_an_error() {
         let mut matrix = Matrix::new();
         for broken in [
             "",

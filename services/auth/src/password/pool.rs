@@ -1,8 +1,9 @@
-//! The threads that hash. Each has one matrix, made when it starts and used again for every password,
-//! so that the memory of hashing is what it was at the start, whoever logs in however often.
+//! The hashing threads. Each one allocates its memory at start and reuses it for every password, so
+//! that the memory used for hashing is constant.
 //!
-//! Whoever waits holds a place; there are few, and one network may hold only some of them. A thread
-//! takes the first password of each network before anybody's second: who floods waits for his own.
+//! A waiting job holds a place. Places are few, and one network may hold only some of them. The
+//! first job of each network runs before the second of any other: a flood delays the network it
+//! comes from.
 
 use super::kdf::Matrix;
 use parking_lot::{Condvar, Mutex};
@@ -15,10 +16,10 @@ use std::{
 use tars_runtime::shares::{Full, Place, Shares};
 use tokio::sync::oneshot;
 
-/// More would cost memory that nothing else needs: 19 MiB each.
+/// More threads would cost memory that nothing else needs: 19 MiB each.
 const MAX_THREADS: usize = 4;
 const PLACES: usize = 64;
-/// Of one network, while there is room; less when many networks wait.
+/// The places of one network while there is room; fewer when many networks wait.
 const SHARE: usize = 16;
 
 type Work = Box<dyn FnOnce(&mut Matrix) + Send>;
@@ -31,7 +32,7 @@ struct Job {
 
 #[derive(Default)]
 struct State {
-    /// By how many of the same network came before, then by arrival.
+    /// Ordered by the number of earlier jobs of the same network, then by arrival.
     waiting: BTreeMap<(usize, u64), Job>,
     by_network: HashMap<u64, usize>,
     arrivals: u64,
@@ -44,7 +45,7 @@ struct Queue {
     changed: Condvar,
 }
 
-/// Ends its threads when it is dropped.
+/// Its threads end when it is dropped.
 pub(super) struct Pool {
     queue: Arc<Queue>,
     places: Shares<u64>,
@@ -65,7 +66,7 @@ impl Pool {
         Ok(pool)
     }
 
-    /// Has a thread do the work. When nobody waits for the answer any more, it is not begun.
+    /// Runs `work` on a thread, unless nobody waits for the answer any more.
     pub(super) fn submit<T: Send + 'static>(
         &self,
         network: u64,
@@ -107,7 +108,7 @@ impl Queue {
         }
     }
 
-    /// The next job; `None` at the end. Who finds none leaves nothing of the last password behind.
+    /// The next job; `None` when the pool is closed. An idle thread wipes its memory.
     fn next(&self, matrix: &mut Matrix) -> Option<Job> {
         let job = self.state.lock().take();
         if job.is_some() {
@@ -152,7 +153,7 @@ impl State {
 mod tests {
     use super::*;
     #[test]
-    fn the_first_of_each_network_comes_before_anybodys_second() {
+    fn the_first_job_of_each_network_runs_before_any_second() {
         let places = Shares::new(10);
         let mut state = State::default();
         for n in [1, 1, 1, 2, 3, 2] {
@@ -168,13 +169,13 @@ mod tests {
         assert_eq!(order, [1, 2, 3, 1, 2, 1]);
         assert!(
             state.by_network.is_empty(),
-            "nothing is kept of who is gone"
+            "finished networks are forgotten"
         );
         assert_eq!(places.taken(), 0);
     }
 
     #[tokio::test]
-    async fn a_flood_of_one_network_leaves_places_for_others() {
+    async fn a_flood_from_one_network_leaves_places_for_others() {
         let pool = Pool::start().unwrap();
         let mut answers = Vec::new();
         let (go, stop) = std::sync::mpsc::channel::<()>();
@@ -196,7 +197,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_flood_of_many_networks_leaves_a_place_for_a_newcomer() {
+    async fn a_flood_from_many_networks_leaves_a_place_for_another() {
         let pool = Pool::start().unwrap();
         let (go, stop) = std::sync::mpsc::channel::<()>();
         let stop = Arc::new(Mutex::new(stop));
@@ -216,7 +217,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_nobody_waits_for_is_not_done() {
+    async fn abandoned_work_is_not_started() {
         let pool = Pool::start().unwrap();
         let (go, stop) = std::sync::mpsc::channel::<()>();
         let stop = Arc::new(Mutex::new(stop));

@@ -12,7 +12,6 @@ use tars_runtime::db::Query;
 const ROUNDS: usize = 100;
 const FOLLOWERS: usize = 3;
 
-/// A process that follows Auth, as others do.
 struct Other {
     view: View,
     position: watch::Receiver<u64>,
@@ -93,7 +92,7 @@ async fn all_agree(w: &World, others: &mut [Other], secrets: &[NewKey]) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
-async fn racing_administrators_leave_every_process_with_what_the_database_says() {
+async fn after_concurrent_changes_every_process_agrees_with_the_database() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let eve = w.user("eve", "admin").await;
@@ -142,7 +141,7 @@ async fn race<T>(
 }
 
 #[tokio::test]
-async fn a_change_whose_caller_went_away_is_announced_all_the_same() {
+async fn a_change_of_a_cancelled_call_is_announced() {
     let w = World::new().await;
     let admin = w.admin().await;
     let dev = w.user("dev", "developer").await;
@@ -154,7 +153,7 @@ async fn a_change_whose_caller_went_away_is_announced_all_the_same() {
     tx.announce(&crate::snapshot::user_changed(&user))
         .await
         .unwrap();
-    // Committed, and never waited for: as when the call is cancelled at that moment.
+    // Committed but never waited for, as when the call is cancelled at that moment.
     let Change { tx, .. } = tx;
     tx.commit().await.unwrap();
     let end = Instant::now() + Duration::from_secs(10);
@@ -166,7 +165,7 @@ async fn a_change_whose_caller_went_away_is_announced_all_the_same() {
 }
 
 #[tokio::test]
-async fn numbers_go_on_after_a_restart_and_whoever_is_ahead_starts_anew() {
+async fn numbering_continues_after_a_restart_and_a_follower_ahead_gets_a_snapshot() {
     let w = World::new().await;
     let admin = w.admin().await;
     w.user("dev", "developer").await;
@@ -198,7 +197,7 @@ async fn numbers_go_on_after_a_restart_and_whoever_is_ahead_starts_anew() {
 }
 
 #[tokio::test]
-async fn a_log_that_was_trimmed_past_the_publisher_starts_everybody_anew() {
+async fn when_the_log_was_trimmed_past_the_publisher_everybody_gets_a_snapshot() {
     let w = World::new().await;
     let dev = w.user("dev", "developer").await;
     let mut other = Other::follow(&w, 0);
@@ -229,7 +228,7 @@ async fn a_log_that_was_trimmed_past_the_publisher_starts_everybody_anew() {
 }
 
 #[tokio::test]
-async fn what_is_durable_is_answered_though_it_is_announced_late() {
+async fn a_durable_change_succeeds_although_it_is_announced_late() {
     let w = World::new().await;
     let admin = w.admin().await;
     let old = w.auth.create_key(&admin, "old", &[], None).await.unwrap();
@@ -246,7 +245,7 @@ async fn what_is_durable_is_answered_though_it_is_announced_late() {
     let secrets = [made.unwrap(), rotated.unwrap()];
     assert!(w.by_key(&secrets[0].text).is_none(), "not announced yet");
     let blind = timeout(Duration::from_secs(2), other.next()).await;
-    assert!(blind.is_err(), "no heartbeat while nobody knows");
+    assert!(blind.is_err(), "no heartbeat without a successful poll");
     let announcing = tokio::spawn(Arc::clone(&w.auth.publisher).run());
     w.auth.publisher.reached(last(&w).await).await.unwrap();
     for secret in &secrets {

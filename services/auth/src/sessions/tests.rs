@@ -33,7 +33,7 @@ async fn every_failed_login_gets_the_same_answer() {
 }
 
 #[tokio::test]
-async fn guessing_is_slowed_for_the_guesser_only() {
+async fn only_the_guesser_is_throttled() {
     let w = World::new().await;
     let auth = &w.auth;
     let clock = &w.clock;
@@ -49,7 +49,7 @@ async fn guessing_is_slowed_for_the_guesser_only() {
 }
 
 #[tokio::test]
-async fn a_step_of_the_wall_neither_locks_out_nor_lets_in() {
+async fn a_wall_clock_step_neither_locks_out_nor_lets_in() {
     let hour = Duration::from_secs(3600);
     let w = World::new().await;
     let (auth, clock, password) = (&w.auth, &w.clock, &w.password);
@@ -71,7 +71,7 @@ async fn a_step_of_the_wall_neither_locks_out_nor_lets_in() {
     clock.advance(Duration::from_secs(11));
     assert!(
         auth.refresh(&first.refresh, &from()).await.is_err(),
-        "a late repeat is theft, however early the wall says it is"
+        "a late repeat is theft, whatever the wall clock says"
     );
 }
 
@@ -112,7 +112,7 @@ async fn a_repeat_from_another_client_ends_the_session_at_once() {
 }
 
 #[tokio::test]
-async fn parallel_refreshes_make_one_successor() {
+async fn concurrent_refreshes_get_the_same_successor() {
     let w = World::new().await;
     let auth = &w.auth;
     let password = &w.password;
@@ -127,7 +127,7 @@ async fn parallel_refreshes_make_one_successor() {
 }
 
 #[tokio::test]
-async fn logout_and_disabling_end_tokens() {
+async fn logging_out_and_disabling_invalidate_tokens() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let (_, tokens) = auth.login("admin", &w.password, &from()).await.unwrap();
@@ -168,7 +168,7 @@ async fn a_key_has_no_session_to_end() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_forgotten_a_few_rows_at_a_time() {
+async fn ended_sessions_are_deleted_a_few_at_a_time() {
     let w = World::new().await;
     let rows = async || -> (i64, i64) {
         let mut db = w.auth.store.read("test.rows");
@@ -184,7 +184,7 @@ async fn what_has_ended_is_forgotten_a_few_rows_at_a_time() {
         tokens = w.auth.refresh(&tokens.refresh, &from()).await.unwrap();
     }
     w.auth.drop_ended_sessions().await.unwrap();
-    assert_eq!(rows().await, (1, 4), "what lives is kept");
+    assert_eq!(rows().await, (1, 4), "live sessions are kept");
     w.clock.advance(Duration::from_secs(40 * 86_400));
     w.auth.login("admin", &w.password, &from()).await.unwrap();
     w.auth.drop_ended_sessions().await.unwrap();
@@ -192,7 +192,7 @@ async fn what_has_ended_is_forgotten_a_few_rows_at_a_time() {
 }
 
 #[tokio::test]
-async fn what_was_ended_stays_ended_after_a_restart() {
+async fn ended_sessions_stay_ended_after_a_restart() {
     let w = World::new().await;
     let auth = &w.auth;
     let clock = &w.clock;
@@ -209,7 +209,7 @@ async fn what_was_ended_stays_ended_after_a_restart() {
 }
 
 #[tokio::test]
-async fn a_wall_that_was_ahead_for_a_while_ends_and_revives_no_session() {
+async fn a_wall_clock_temporarily_ahead_neither_ends_nor_revives_a_session() {
     let ahead = DAY * 400;
     let w = World::new().await;
     let (_, kept) = w.auth.login("admin", &w.password, &from()).await.unwrap();
@@ -227,7 +227,7 @@ async fn a_wall_that_was_ahead_for_a_while_ends_and_revives_no_session() {
 }
 
 #[tokio::test]
-async fn an_access_token_ends_with_its_session_which_is_remembered_past_that() {
+async fn an_access_token_ends_with_its_session_which_is_remembered_longer() {
     let w = World::new().await;
     let (_, mut tokens) = w.auth.login("admin", &w.password, &from()).await.unwrap();
     for _ in 0..4 {
@@ -249,11 +249,11 @@ async fn an_access_token_ends_with_its_session_which_is_remembered_past_that() {
 }
 
 #[tokio::test]
-async fn a_login_does_not_outrun_a_change_of_the_password() {
+async fn a_concurrent_login_does_not_survive_a_password_change() {
     let w = World::new().await;
     let auth = &w.auth;
     let admin = w.admin().await;
-    // As a login has it that has proven the old password, and is not done yet.
+    // As in a login that has verified the old password but not finished.
     let found = store::user_by_name(&mut auth.store.read("test.user"), "admin").await;
     let stale = found.unwrap().unwrap();
     assert!(auth.open_session(&stale, &elsewhere()).await.is_ok());

@@ -3,7 +3,7 @@
 use crate::AuthError;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 
-/// Changes kept; past that whoever follows starts anew from a whole view.
+/// Changes kept in the table; a follower further behind continues from a snapshot.
 const KEPT: i64 = 4096;
 
 const NEXT: &str = "UPDATE credential_position SET last = last + 1 WHERE id = 1 RETURNING last";
@@ -28,7 +28,7 @@ impl FromRow for ChangeRow {
     }
 }
 
-/// Writes a change down under the next number, which is returned. The counter is locked until the
+/// Stores a change under the next number, which is returned. The counter is locked until the
 /// transaction ends.
 pub(crate) async fn append_change(tx: &mut Transaction, item: &[u8]) -> Result<u64, AuthError> {
     let seq: i64 = tx.value(Query::new(NEXT), "last").await?;
@@ -50,7 +50,7 @@ pub(crate) async fn changes_after(
     Ok(db.all(Query::new(AFTER).bind(after).bind(limit)).await?)
 }
 
-/// The number of the last change that was committed.
+/// The number of the last committed change.
 pub(crate) async fn last_change(db: &mut impl Fetch) -> Result<u64, AuthError> {
     Ok(number(db.value(Query::new(LAST), "last").await?))
 }

@@ -63,7 +63,7 @@ pub(crate) async fn keys(
     Ok(db.all(query).await?)
 }
 
-/// All that are not revoked and end past a moment.
+/// The keys that are not revoked and expire after a moment.
 pub(crate) async fn live_keys(db: &mut impl Fetch, past_us: i64) -> Result<Vec<KeyRow>, AuthError> {
     Ok(db.all(Query::new(LIVE).bind(past_us)).await?)
 }
@@ -86,7 +86,7 @@ pub(crate) async fn insert_key(tx: &mut Transaction, row: &KeyRow) -> Result<(),
     Ok(tx.execute(insert).await?.one()?)
 }
 
-/// Writes a key whose version must be the one before `row.version`.
+/// Writes a key, whose stored version must be the one before `row.version`.
 pub(crate) async fn update_key(tx: &mut Transaction, row: &KeyRow) -> Result<(), AuthError> {
     let update = Query::new(UPDATE)
         .bind(json(&row.secrets)?)

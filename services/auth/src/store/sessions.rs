@@ -99,7 +99,7 @@ pub(crate) async fn session(
     Ok(tx.optional(Query::new(GET).bind(id)).await?)
 }
 
-/// Ends a session; lost when it had ended already.
+/// Ends a session; lost when it had already ended.
 pub(crate) async fn revoke_session(
     tx: &mut Transaction,
     id: Uuid,
@@ -109,7 +109,7 @@ pub(crate) async fn revoke_session(
     Ok(tx.execute(revoke).await?.swap())
 }
 
-/// Ends the sessions of a user, but for one that is kept.
+/// Ends the sessions of a user, except the kept one.
 pub(crate) async fn revoke_sessions_of(
     tx: &mut Transaction,
     user_id: Uuid,
@@ -124,7 +124,7 @@ pub(crate) async fn revoke_sessions_of(
     Ok(())
 }
 
-/// Sessions that ended since a moment: until their last access token has expired.
+/// Sessions that ended after a moment; they matter until their last access token has expired.
 pub(crate) async fn revoked_sessions(
     db: &mut impl Fetch,
     since_us: i64,
@@ -148,7 +148,7 @@ pub(crate) async fn drop_ended(
     Ok(more)
 }
 
-/// Adds a refresh token; one that is there already stays as it is.
+/// Adds a refresh token, unless it exists.
 pub(crate) async fn insert_refresh(
     tx: &mut Transaction,
     hash: &[u8],
@@ -170,7 +170,7 @@ pub(crate) async fn refresh(
     Ok(tx.optional(Query::new(REFRESH).bind(hash)).await?)
 }
 
-/// Uses a token up; lost when it was used already.
+/// Uses up a token; lost when it was already used.
 pub(crate) async fn use_refresh(
     tx: &mut Transaction,
     hash: &[u8],

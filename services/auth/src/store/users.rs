@@ -11,17 +11,17 @@ pub(crate) struct UserRow {
     pub(crate) password: String,
     pub(crate) roles: Vec<String>,
     pub(crate) disabled: bool,
-    /// Counts every change.
+    /// Incremented by every change.
     pub(crate) version: i64,
     pub(crate) created_us: i64,
-    /// Tokens with a lower one are refused.
+    /// Tokens with a lower version are rejected.
     pub(crate) token_version: i64,
-    /// But for those of this session, which changed the password.
+    /// Except those of this session, which changed the password.
     pub(crate) kept_session: Option<Uuid>,
 }
 
 impl UserRow {
-    /// Ends every session but the kept one.
+    /// Ends every session except the kept one.
     pub(crate) fn end_tokens(&mut self, kept: Option<Uuid>) {
         self.token_version += 1;
         self.kept_session = kept;
@@ -104,7 +104,7 @@ pub(crate) async fn insert_user(tx: &mut Transaction, row: &UserRow) -> Result<(
     tx.execute(insert).await?.swap().or(exists)
 }
 
-/// Writes a user whose version must be the one before `row.version`.
+/// Writes a user, whose stored version must be the one before `row.version`.
 pub(crate) async fn update_user(tx: &mut Transaction, row: &UserRow) -> Result<(), AuthError> {
     let update = Query::new(UPDATE)
         .bind(&row.password)
@@ -118,8 +118,8 @@ pub(crate) async fn update_user(tx: &mut Transaction, row: &UserRow) -> Result<(
     tx.execute(update).await?.swap().or(AuthError::Conflict)
 }
 
-/// Enabled users that hold a role, by the roles' JSON text. Counts for something only in an exclusive
-/// transaction: two that each end another administrator would both see one left.
+/// The number of enabled users that have a role, matched in the JSON text. It is meaningful only in
+/// an exclusive transaction: two that each disable another administrator would both see one left.
 pub(crate) async fn enabled_with_role(db: &mut impl Fetch, role: &str) -> Result<i64, AuthError> {
     let query = Query::new(ENABLED_WITH).bind(format!("%\"{role}\"%"));
     Ok(db.value(query, "users").await?)

@@ -20,7 +20,7 @@ fn lacks(result: Result<UserSummary, AuthError>) -> Vec<&'static str> {
 }
 
 #[tokio::test]
-async fn a_narrow_key_neither_makes_nor_changes_who_holds_more() {
+async fn a_narrow_key_neither_creates_nor_changes_a_stronger_user() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     w.user("eve", "admin").await;
@@ -62,12 +62,12 @@ async fn a_narrow_key_neither_makes_nor_changes_who_holds_more() {
         .await;
     assert!(
         !lacks(demoted).is_empty(),
-        "nor does it take from who holds more"
+        "nor does it take from a stronger user"
     );
 }
 
 #[tokio::test]
-async fn a_change_that_changes_nothing_ends_nothing() {
+async fn a_change_without_effect_ends_no_session() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let dev = w.user("dev", "developer").await;
@@ -93,7 +93,7 @@ async fn a_change_that_changes_nothing_ends_nothing() {
 }
 
 #[tokio::test]
-async fn the_session_that_changes_the_password_goes_on_and_all_others_end() {
+async fn changing_the_password_ends_all_other_sessions() {
     let w = World::new().await;
     w.user("dev", "developer").await;
     let (_, mine) = w.auth.login("dev", PASSWORD, &here()).await.unwrap();
@@ -165,7 +165,7 @@ async fn a_key_never_changes_its_owners_password_and_a_token_cannot_guess_it() {
 }
 
 #[tokio::test]
-async fn the_last_administrator_stays() {
+async fn the_last_administrator_cannot_be_removed() {
     let w = World::new().await;
     let (auth, admin) = (&w.auth, w.admin().await);
     let disabled = auth.set_disabled(&admin, "admin", true).await;
@@ -176,11 +176,11 @@ async fn the_last_administrator_stays() {
 }
 
 #[tokio::test]
-async fn whoever_was_disabled_or_demoted_meanwhile_makes_nobody() {
+async fn a_caller_disabled_or_demoted_meanwhile_creates_no_user() {
     let w = World::new().await;
     let (auth, admin, eve) = (&w.auth, w.admin().await, w.user("eve", "admin").await);
     let roles = |role: &str| vec![role.to_owned()];
-    // As they were let in, and wait for the hash of the password.
+    // As they were authenticated, while they wait for the password to be hashed.
     let make = async |name: &str| {
         let from = here();
         auth.create_user(&eve, &from, name, PASSWORD, roles("admin"))
@@ -190,7 +190,7 @@ async fn whoever_was_disabled_or_demoted_meanwhile_makes_nobody() {
     auth.set_roles(&admin, "eve", roles("developer"))
         .await
         .unwrap();
-    // Which ends her sessions as well.
+    // This ends her sessions as well.
     let demoted = make("demoted").await;
     assert!(matches!(demoted, Err(AuthError::InvalidCredentials)));
     auth.set_roles(&admin, "eve", roles("admin")).await.unwrap();
@@ -206,7 +206,7 @@ async fn whoever_was_disabled_or_demoted_meanwhile_makes_nobody() {
 }
 
 #[tokio::test]
-async fn a_session_that_has_ended_meanwhile_makes_nobody() {
+async fn a_session_ended_meanwhile_creates_no_user() {
     let w = World::new().await;
     let (auth, from) = (&w.auth, here());
     let eve = w.user("eve", "admin").await;

@@ -13,7 +13,7 @@ pub(crate) struct IssuedRow {
     pub(crate) issued_us: i64,
     pub(crate) not_after_us: i64,
     pub(crate) generation: i64,
-    /// How it came to be.
+    /// How it was issued; see `Source` and `ManagedBy`.
     pub(crate) source: String,
 }
 
@@ -25,19 +25,20 @@ pub(crate) struct LineageRow {
     pub(crate) ends_us: i64,
     pub(crate) revoked: bool,
     pub(crate) latest_serial: String,
-    /// The rejoin token that works, and the one before it: a reply that was lost must not leave a
-    /// sleeper without a way back.
+    /// The current rejoin token and the one before it, which is still accepted because the reply
+    /// that carried the current one may have been lost.
     pub(crate) rejoin: String,
     pub(crate) rejoin_before: String,
 }
 
 const BACKDATE_US: i64 = tars_certs::ca::BACKDATE.as_micros() as i64;
 
-/// Its begin was in its certificate; every other is backdated when it is signed.
+/// The source of certificates whose start was read from them; every other start is the time of
+/// issue, less the backdating.
 pub(crate) const ELSEWHERE: &str = "elsewhere";
 
 impl IssuedRow {
-    /// Whether its certificate begins before a moment.
+    /// Whether the certificate begins before a moment.
     pub(crate) fn begins_before(&self, at_us: i64) -> bool {
         let backdated = match self.source.as_str() {
             ELSEWHERE => 0,
@@ -139,7 +140,7 @@ impl Store {
     }
 }
 
-/// A leaf by its serial, of one issuer, or of any when it is empty.
+/// The certificate with this serial; of any issuer when that is empty.
 pub(crate) async fn find_issued(
     tx: &mut Transaction,
     issuer: &str,
@@ -149,8 +150,8 @@ pub(crate) async fn find_issued(
     Ok(tx.optional(query).await?)
 }
 
-/// Leaves that live past a moment, of a lineage or of an identity.
-pub(crate) async fn living(
+/// The certificates of a lineage or an identity that expire after a moment.
+pub(crate) async fn unexpired(
     tx: &mut Transaction,
     lineage: Option<Uuid>,
     spiffe_id: &str,
@@ -183,7 +184,7 @@ pub(crate) async fn find_lineage(
     Ok(tx.optional(Query::new(LINEAGE).bind(id)).await?)
 }
 
-/// The lineage of an identity that the authority's own process manages.
+/// The latest lineage of an identity that the authority's own process manages.
 pub(crate) async fn managed_lineage(
     tx: &mut Transaction,
     spiffe_id: &str,
@@ -192,7 +193,7 @@ pub(crate) async fn managed_lineage(
     Ok(tx.optional(query).await?)
 }
 
-/// Removes what ended before a moment.
+/// Deletes certificates that expired before a moment.
 pub(crate) async fn drop_issued(tx: &mut Transaction, before_us: i64) -> Result<(), AuthError> {
     let ended = Query::new(DROP_ISSUED).bind(before_us);
     tx.execute(ended).await?.any();
@@ -212,13 +213,13 @@ pub(crate) async fn save_lineage(tx: &mut Transaction, row: &LineageRow) -> Resu
     Ok(tx.execute(save).await?.one()?)
 }
 
-/// Ends a lineage: nothing is renewed from it any more.
+/// Ends a lineage: nothing is renewed in it any more.
 pub(crate) async fn end_lineage(tx: &mut Transaction, id: Uuid) -> Result<(), AuthError> {
     Ok(tx.execute(Query::new(END_LINEAGE).bind(id)).await?.one()?)
 }
 
-/// Ends the lineages of an identity whose latest certificate begins before a moment. Those that go on
-/// keep no rejoin token of a certificate before their latest.
+/// Ends the lineages of an identity whose latest certificate begins before a moment. Those that
+/// continue lose the rejoin token of the certificate before their latest.
 pub(crate) async fn end_lineages(
     tx: &mut Transaction,
     spiffe_id: &str,
@@ -240,7 +241,7 @@ pub(crate) async fn end_lineages(
     Ok(())
 }
 
-/// Uses a join token up; lost when it was used already.
+/// Uses up a join token; lost when it was already used.
 pub(crate) async fn use_token(
     tx: &mut Transaction,
     id: &str,

@@ -8,13 +8,14 @@ use uuid::Uuid;
 pub(crate) struct ReportRow {
     pub(crate) spiffe_id: String,
     pub(crate) instance: Uuid,
-    /// The lineage of its certificate; the certificate itself, as in `names`, when it has none here.
+    /// The lineage of its certificate; the certificate itself, as in `names`, when it is not
+    /// recorded here.
     pub(crate) holder: String,
-    /// Key ids in hexadecimal, with commas.
+    /// Key ids in hexadecimal, separated by commas.
     pub(crate) roots: String,
     pub(crate) anchor: String,
     pub(crate) not_after_us: i64,
-    /// The chain of its certificate, leaf first: `issuer:serial`, with commas.
+    /// The chain of its certificate, leaf first: `issuer:serial`, separated by commas.
     pub(crate) names: String,
     pub(crate) not_before_us: i64,
 }
@@ -55,7 +56,8 @@ impl Store {
     }
 }
 
-/// Keeps no more than `most` of one holder: those that end last, and this one.
+/// Replaces the report of a process. At most `most` reports of one holder are kept: this one, and
+/// those that expire last.
 pub(crate) async fn save_report(
     tx: &mut Transaction,
     row: &ReportRow,
@@ -82,7 +84,7 @@ pub(crate) async fn save_report(
     Ok(())
 }
 
-/// Removes what a process has reported, if it was this holder who reported it.
+/// Removes the report of a process, if this holder made it.
 pub(crate) async fn drop_report(
     tx: &mut Transaction,
     spiffe_id: &str,
@@ -98,7 +100,7 @@ pub(crate) async fn drop_report(
     Ok(())
 }
 
-/// The last step of the roots that has its audit record.
+/// The last rotation step that has an audit record.
 pub(crate) async fn recorded_step(tx: &mut Transaction) -> Result<i64, AuthError> {
     Ok(tx.value(Query::new(RECORDED_STEP), "version").await?)
 }

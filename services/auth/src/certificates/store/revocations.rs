@@ -78,7 +78,7 @@ impl Store {
     }
 }
 
-/// All that was in force past a moment.
+/// All revocations that expire after a moment.
 pub(crate) async fn in_force(
     db: &mut impl Fetch,
     past_us: i64,
@@ -90,8 +90,8 @@ pub(crate) async fn in_force(
     Ok(db.all(query).await?)
 }
 
-/// The second before which every certificate of an identity is cut off already.
-pub(crate) async fn cut_of(
+/// The second before which every certificate of an identity is already revoked.
+pub(crate) async fn revoked_before(
     tx: &mut Transaction,
     spiffe_id: &str,
 ) -> Result<Option<i64>, AuthError> {
@@ -100,8 +100,8 @@ pub(crate) async fn cut_of(
         .await?)
 }
 
-/// Puts an entry on the list; what is there already stays, but for an identity's later cut: lost when
-/// nothing changed. The transaction must be exclusive: the position is the next one.
+/// Adds an entry to the list; lost when it is already there, unless it revokes an identity at a
+/// later moment. The transaction must be exclusive, because the position is the next one.
 pub(crate) async fn insert_revocation(
     tx: &mut Transaction,
     row: &RevocationRow,
@@ -118,7 +118,7 @@ pub(crate) async fn insert_revocation(
     Ok(tx.execute(insert).await?.swap())
 }
 
-/// Removes revocations and reports that ended before a moment.
+/// Deletes revocations and reports that expired before a moment.
 pub(crate) async fn drop_expired(tx: &mut Transaction, past_us: i64) -> Result<(), AuthError> {
     for query in [DROP_REVOCATIONS, DROP_REPORTS] {
         tx.execute(Query::new(query).bind(past_us)).await?.any();

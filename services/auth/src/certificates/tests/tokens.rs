@@ -1,4 +1,4 @@
-//! Join tokens end with the permission of their maker and with a revocation of their identity.
+//! Join tokens end with the permission of their creator, and with a revocation of their identity.
 
 use super::{NOW, key_and_csr};
 use crate::{AuthError, certificates::Target, testing::World};
@@ -35,7 +35,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_token_ends_with_its_makers_account_and_permission() {
+async fn a_token_ends_with_its_creators_account_and_permission() {
     let w = World::new().await;
     let (admin, eve) = (w.admin().await, w.user("eve", "admin").await);
     let (token, theirs) = (w.token(&eve).await, w.token(&admin).await);
@@ -52,13 +52,16 @@ async fn a_token_ends_with_its_makers_account_and_permission() {
         .set_roles(&admin, "eve", roles("admin"))
         .await
         .unwrap();
-    assert!(w.shown(&token).await.is_ok(), "a refusal does not cost it");
+    assert!(
+        w.shown(&token).await.is_ok(),
+        "a refusal does not use it up"
+    );
     assert!(w.refuses(&token).await, "used");
     assert!(w.shown(&theirs).await.is_ok(), "another's");
 }
 
 #[tokio::test]
-async fn a_token_ends_with_the_key_that_made_it() {
+async fn a_token_ends_with_the_key_that_created_it() {
     let w = World::new().await;
     let admin = w.admin().await;
     let key = async || {
@@ -79,7 +82,7 @@ async fn a_token_ends_with_the_key_that_made_it() {
 }
 
 #[tokio::test]
-async fn a_revoked_identity_has_no_tokens_of_before() {
+async fn revoking_an_identity_revokes_its_tokens() {
     let w = World::new().await;
     let admin = w.admin().await;
     let (before, spent) = (w.token(&admin).await, w.token(&admin).await);
@@ -91,7 +94,7 @@ async fn a_revoked_identity_has_no_tokens_of_before() {
 }
 
 #[tokio::test]
-async fn a_cut_in_the_past_leaves_the_tokens_that_were_made_after_it() {
+async fn a_past_revocation_spares_tokens_created_after_it() {
     let w = World::new().await;
     let admin = w.admin().await;
     let old = w.token(&admin).await;
@@ -103,7 +106,7 @@ async fn a_cut_in_the_past_leaves_the_tokens_that_were_made_after_it() {
 }
 
 impl World {
-    /// One that was made on the authority's files, for an hour.
+    /// A token minted on the authority's files, valid for an hour.
     fn unrecorded(&self) -> JoinToken {
         let authority = self.auth.certificates().authority().unwrap();
         let (id, now) = (SpiffeId::new("tars.local", PATH), self.clock.now());
@@ -114,7 +117,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_token_of_the_authoritys_files_has_no_maker_to_lose() {
+async fn an_unrecorded_token_has_no_creator_to_lose() {
     let w = World::new().await;
     let token = w.unrecorded();
     assert!(w.shown(&token).await.is_ok());
@@ -122,7 +125,7 @@ async fn a_token_of_the_authoritys_files_has_no_maker_to_lose() {
 }
 
 #[tokio::test]
-async fn a_token_of_the_authoritys_files_ends_with_a_revocation_as_any_other() {
+async fn an_unrecorded_token_ends_with_a_revocation_of_its_identity() {
     let w = World::new().await;
     let admin = w.admin().await;
     let tick = Duration::from_secs(1);
@@ -133,12 +136,15 @@ async fn a_token_of_the_authoritys_files_ends_with_a_revocation_as_any_other() {
     w.revoke(&admin, None).await;
     assert!(w.refuses(&old).await && w.refuses(&of_the_second).await);
     w.clock.advance(tick);
-    assert!(w.shown(&w.unrecorded()).await.is_ok(), "made after it");
+    assert!(
+        w.shown(&w.unrecorded()).await.is_ok(),
+        "issued after the revocation"
+    );
     assert!(w.refuses(&old).await, "for good");
 }
 
 #[tokio::test]
-async fn a_token_of_the_authoritys_files_is_not_younger_than_the_clock() {
+async fn an_unrecorded_token_from_the_future_is_refused() {
     let w = World::new().await;
     w.clock.step_forward(Duration::from_secs(600));
     let ahead = w.unrecorded();
@@ -147,7 +153,7 @@ async fn a_token_of_the_authoritys_files_is_not_younger_than_the_clock() {
 }
 
 #[tokio::test]
-async fn a_token_that_is_written_down_nowhere_is_refused() {
+async fn a_token_without_a_record_is_refused() {
     let w = World::new().await;
     let authority = w.auth.certificates().authority().unwrap();
     let id = |domain| SpiffeId::new(domain, PATH).unwrap();
@@ -167,7 +173,7 @@ async fn a_token_that_is_written_down_nowhere_is_refused() {
 }
 
 #[tokio::test]
-async fn of_two_that_show_a_token_at_once_one_is_let_in() {
+async fn of_concurrent_uses_of_a_token_one_succeeds() {
     let w = World::new().await;
     let token = w.token(&w.admin().await).await;
     let shown = futures_util::future::join_all((0..16).map(|_| w.shown(&token))).await;
@@ -175,7 +181,7 @@ async fn of_two_that_show_a_token_at_once_one_is_let_in() {
 }
 
 #[tokio::test]
-async fn nobody_has_more_than_so_many_tokens_out() {
+async fn the_outstanding_tokens_of_a_credential_are_bounded() {
     let w = World::new().await;
     let (admin, eve) = (w.admin().await, w.user("eve", "admin").await);
     let made = async |by: &Caller| w.auth.create_join_token(by, PATH, None).await.map(drop);

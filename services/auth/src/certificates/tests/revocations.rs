@@ -1,11 +1,11 @@
-//! Cuts of an identity in the past: what begins after them goes on.
+//! Revocations of an identity as of a moment in the past spare what begins later.
 
 use super::*;
 
 const MINUTES: Duration = Duration::from_secs(300);
 
 impl World {
-    async fn cut(&self, path: &str, before: Duration) -> usize {
+    async fn revoke_before(&self, path: &str, before: Duration) -> usize {
         let target = Target::Identity {
             id: SpiffeId::new("tars.local", path).unwrap(),
             before: Some(before),
@@ -32,12 +32,16 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_cut_in_the_past_ends_what_begins_before_it_and_nothing_else() {
+async fn a_past_revocation_covers_only_what_begins_before_it() {
     let w = world().await;
     let old = w.join("/automl").await;
     w.clock.advance(2 * MINUTES);
     let young = w.join("/automl").await;
-    assert_eq!(w.cut("/automl", NOW + MINUTES).await, 2, "the id and one");
+    assert_eq!(
+        w.revoke_before("/automl", NOW + MINUTES).await,
+        2,
+        "the id and one"
+    );
     let serial = w.verified(&old).certificate.serial.to_string();
     assert_eq!(w.listed_as_revoked().await, [serial]);
     assert!(w.denied(&old) && !w.denied(&young));
@@ -50,29 +54,29 @@ async fn a_cut_in_the_past_ends_what_begins_before_it_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_cut_before_everything_ends_nothing_and_takes_no_later_cut_back() {
+async fn an_earlier_revocation_does_not_undo_a_later_one() {
     let w = world().await;
     let first = w.join("/automl").await;
-    assert_eq!(w.cut("/automl", MINUTES).await, 1, "the id alone");
+    assert_eq!(w.revoke_before("/automl", MINUTES).await, 1, "the id alone");
     assert!(!w.denied(&first));
     let second = w.renew(&first).await.unwrap();
     w.clock.advance(MINUTES);
-    assert!(w.cut("/automl", w.clock.now()).await > 1, "now");
+    assert!(w.revoke_before("/automl", w.clock.now()).await > 1, "now");
     assert!(w.denied(&second));
     let anew = w.join("/automl").await;
-    assert_eq!(w.cut("/automl", NOW).await, 0, "cut already");
+    assert_eq!(w.revoke_before("/automl", NOW).await, 0, "already revoked");
     let other = w.join("/automl").await;
     assert!(!w.denied(&anew) && !w.denied(&other));
     assert!(w.renew(&anew).await.is_ok());
 }
 
 #[tokio::test]
-async fn of_a_lineage_with_both_only_the_certificate_after_the_cut_goes_on() {
+async fn in_a_lineage_the_certificate_after_the_revocation_remains_valid() {
     let w = world().await;
     let first = w.join("/automl").await;
     w.clock.advance(2 * MINUTES);
     let second = w.renew(&first).await.unwrap();
-    w.cut("/automl", NOW + MINUTES).await;
+    w.revoke_before("/automl", NOW + MINUTES).await;
     let stolen = w.renew(&first).await;
     assert!(matches!(stolen, Err(AuthError::LineageEnded)), "{stolen:?}");
     let stolen = w.rejoin(&first).await;
@@ -81,12 +85,12 @@ async fn of_a_lineage_with_both_only_the_certificate_after_the_cut_goes_on() {
 }
 
 #[tokio::test]
-async fn what_the_list_of_the_process_does_not_have_yet_is_seen_in_the_database() {
+async fn a_revocation_missing_from_the_pushed_list_is_found_in_the_database() {
     let w = world().await;
     let first = w.join("/automl").await;
     w.clock.advance(2 * MINUTES);
     let second = w.renew(&first).await.unwrap();
-    w.cut("/automl", NOW + MINUTES).await;
+    w.revoke_before("/automl", NOW + MINUTES).await;
     let list = &w.auth.certificates().feed.revocations;
     list.update(|set| {
         set.identities.clear();

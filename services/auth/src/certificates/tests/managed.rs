@@ -1,10 +1,11 @@
-//! What the process of the authority keeps for itself, and rotations without the revoked and the gone.
+//! Certificates that the authority's own process manages, and rotations without revoked or departed
+//! processes.
 
 use super::*;
 use tars_runtime::db::Query;
 
-/// An identity that the process of the authority keeps, renewed as often as asked.
-async fn kept(w: &World, path: &str, renewals: usize) -> Vec<Verified> {
+/// A certificate that the authority's own process manages, and its renewals.
+async fn managed(w: &World, path: &str, renewals: usize) -> Vec<Verified> {
     let authority = w.auth.certificates().authority().unwrap();
     let id = SpiffeId::new("tars.local", path).unwrap();
     let request = Request::new(id, Duration::from_secs(3600)).managed_by_authority();
@@ -30,11 +31,11 @@ async fn listed(w: &World, id: &str) -> Vec<(String, String, Uuid, bool)> {
 }
 
 #[tokio::test]
-async fn what_the_authority_issued_by_itself_is_in_the_list() {
+async fn certificates_issued_by_the_authority_itself_are_listed() {
     let w = world().await;
     let authority = w.auth.certificates().authority().unwrap();
     let automl = "spiffe://tars.local/automl";
-    let made = kept(&w, "/automl", 2).await;
+    let made = managed(&w, "/automl", 2).await;
     let rows = listed(&w, automl).await;
     assert_eq!(rows.len(), 3, "{rows:?}");
     let newest = &made[2].certificate.serial;
@@ -43,17 +44,17 @@ async fn what_the_authority_issued_by_itself_is_in_the_list() {
         rows.iter()
             .all(|r| r.1 == "authority" && r.2 == rows[0].2 && !r.3)
     );
-    assert!(authority.journal().unwrap().is_empty(), "taken up");
-    // Once more is not twice; another start goes on with the lineage.
+    assert!(authority.journal().unwrap().is_empty(), "imported");
+    // Importing again changes nothing, and the next start continues the lineage.
     w.auth.import_journal().await.unwrap();
-    kept(&w, "/automl", 0).await;
+    managed(&w, "/automl", 0).await;
     let rows = listed(&w, automl).await;
     assert_eq!(rows.len(), 4);
     assert!(
         rows.iter().all(|r| r.2 == rows[0].2),
         "one lineage: {rows:?}"
     );
-    // Into files, each begins a lineage of its own.
+    // Each certificate written to files starts a lineage of its own.
     let id = SpiffeId::new("tars.local", "/client/bot").unwrap();
     let request = Request::new(id.clone(), Duration::from_secs(60));
     for _ in 0..2 {
@@ -72,13 +73,13 @@ async fn what_the_authority_issued_by_itself_is_in_the_list() {
 }
 
 #[tokio::test]
-async fn a_revoked_lineage_is_not_gone_on_with_by_the_authority_itself() {
+async fn the_authority_does_not_continue_a_revoked_lineage() {
     let w = world().await;
     let authority = Arc::clone(w.auth.certificates().authority().unwrap());
     authority.enforce(w.auth.certificates().feed.revocations.clone());
     let automl = "spiffe://tars.local/automl";
-    let made = kept(&w, "/automl", 1).await;
-    // By the first serial: the newest goes with it.
+    let made = managed(&w, "/automl", 1).await;
+    // Revoked by the first serial, together with the newest.
     let target = Target::Certificate {
         issuer: None,
         serial: made[0].certificate.serial.clone(),
@@ -89,8 +90,8 @@ async fn a_revoked_lineage_is_not_gone_on_with_by_the_authority_itself() {
     let request = Request::new(id, Duration::from_secs(3600)).managed_by_authority();
     let refused = authority.renew(&made[1], &request, w.clock.now());
     assert!(matches!(refused, Err(tars_certs::CaError::Revoked(_))));
-    // Another start begins another lineage, which is good.
-    let again = kept(&w, "/automl", 0).await;
+    // The next start begins another lineage, which is valid.
+    let again = managed(&w, "/automl", 0).await;
     let rows = listed(&w, automl).await;
     assert_eq!(rows.iter().filter(|r| r.3).count(), 2, "{rows:?}");
     assert!(!w.auth.certificates().feed.revocations.denies(&again[0]));
@@ -98,9 +99,9 @@ async fn a_revoked_lineage_is_not_gone_on_with_by_the_authority_itself() {
 }
 
 #[tokio::test]
-async fn a_renewal_under_way_when_its_lineage_is_revoked_is_revoked_too() {
+async fn a_renewal_during_the_revocation_of_its_lineage_is_revoked() {
     let w = world().await;
-    let made = kept(&w, "/automl", 0).await;
+    let made = managed(&w, "/automl", 0).await;
     let authority = Arc::clone(w.auth.certificates().authority().unwrap());
     let id = SpiffeId::new("tars.local", "/automl").unwrap();
     let request = Request::new(id, Duration::from_secs(3600)).managed_by_authority();
@@ -109,7 +110,7 @@ async fn a_renewal_under_way_when_its_lineage_is_revoked_is_revoked_too() {
         serial: made[0].certificate.serial.clone(),
     };
     w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
-    // The authority has not heard of it: as when both happen at once.
+    // The authority does not know of the revocation yet, as when both happen at once.
     let raced = authority.renew(&made[0], &request, w.clock.now()).unwrap();
     w.auth.import_journal().await.unwrap();
     let list = w.auth.certificates().feed.revocations.current();
@@ -117,7 +118,7 @@ async fn a_renewal_under_way_when_its_lineage_is_revoked_is_revoked_too() {
 }
 
 #[tokio::test]
-async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
+async fn a_rotation_does_not_wait_for_revoked_or_departed_processes() {
     let w = world().await;
     let auth = &w.auth;
     let (good, bad, gone) = (
@@ -141,7 +142,7 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
     w.refresh_own();
     let status = auth.roots().await.unwrap();
     assert_eq!(status.waiting_for.len(), 3, "{status:?}");
-    // A revoked one does not count, by its certificate or by its identity.
+    // A revoked process is not waited for, whether its certificate or its identity is revoked.
     let target = Target::Certificate {
         issuer: None,
         serial: w.verified(&bad).certificate.serial,
@@ -150,7 +151,8 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
     let status = auth.roots().await.unwrap();
     assert_eq!(status.waiting_for.len(), 2, "{status:?}");
     assert!(status.departed.is_empty());
-    // One that is quiet for long is named; one that is late is waited for.
+    // A process that has been silent for long is listed as departed; one that is late is waited
+    // for.
     w.clock.advance(Duration::from_secs(80));
     report(&good, g).await;
     assert!(auth.roots().await.unwrap().departed.is_empty());
@@ -168,7 +170,7 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
     auth.step_roots("ada", RotationStep::Activate, false)
         .await
         .unwrap();
-    // It comes back: it is waited for again.
+    // Once it reports again, it is waited for.
     auth.step_roots("ada", RotationStep::Taint, false)
         .await
         .unwrap();
@@ -185,7 +187,7 @@ async fn a_rotation_waits_for_nobody_that_is_revoked_or_gone() {
 }
 
 #[tokio::test]
-async fn a_rotation_does_not_wait_for_whoever_stopped_in_peace() {
+async fn a_rotation_does_not_wait_for_a_process_that_shut_down() {
     let w = world().await;
     let auth = &w.auth;
     let (peer, other) = (w.join("/automl").await, w.join("/hypersync").await);
@@ -200,7 +202,7 @@ async fn a_rotation_does_not_wait_for_whoever_stopped_in_peace() {
     w.refresh_own();
     let waits = async || auth.roots().await.unwrap().waiting_for;
     assert_eq!(waits().await.len(), 2);
-    // Nobody takes leave for another identity.
+    // No other identity can withdraw its report.
     auth.withdraw_trust(&other, stopped).await.unwrap();
     assert_eq!(waits().await.len(), 2);
     auth.withdraw_trust(&peer, stopped).await.unwrap();
@@ -212,7 +214,7 @@ async fn a_rotation_does_not_wait_for_whoever_stopped_in_peace() {
 }
 
 #[tokio::test]
-async fn another_certificate_of_the_same_identity_speaks_for_no_process_but_its_own() {
+async fn a_certificate_reports_only_for_its_own_processes() {
     let w = world().await;
     let auth = &w.auth;
     let first = w.join("/automl").await;
@@ -226,11 +228,11 @@ async fn another_certificate_of_the_same_identity_speaks_for_no_process_but_its_
     let waits = async || auth.roots().await.unwrap().waiting_for.len();
     assert_eq!(waits().await, 1);
     auth.withdraw_trust(&thief, instance).await.unwrap();
-    assert_eq!(waits().await, 1, "nobody says goodbye for it");
+    assert_eq!(waits().await, 1, "its report cannot be withdrawn for it");
     let roots = auth.certificates().authority().unwrap().root_infos();
     let all: Vec<KeyId> = roots.iter().map(|r| r.key).collect();
     auth.report_trust(&thief, instance, &all).await.unwrap();
-    assert_eq!(waits().await, 1, "nor that it is ready");
+    assert_eq!(waits().await, 1, "nor can it be reported as ready");
     auth.withdraw_trust(&thief, instance).await.unwrap();
     assert_eq!(waits().await, 1);
     // A renewal is the same holder.
@@ -242,13 +244,13 @@ async fn another_certificate_of_the_same_identity_speaks_for_no_process_but_its_
 }
 
 #[tokio::test]
-async fn what_an_unlisted_certificate_reported_is_replaced_by_its_renewal() {
+async fn the_report_of_an_unrecorded_certificate_is_replaced_by_its_renewal() {
     let w = world().await;
     let auth = &w.auth;
     let first = w.join("/automl").await;
     let peer = w.verified(&first);
     let instance = Uuid::now_v7();
-    // As a mesh of an earlier version has it.
+    // As an earlier version stored it.
     auth.report_trust(&peer, instance, &[]).await.unwrap();
     let name = peer.name();
     let mut tx = auth.store.begin("test.reports").await.unwrap();
@@ -264,7 +266,7 @@ async fn what_an_unlisted_certificate_reported_is_replaced_by_its_renewal() {
 }
 
 #[tokio::test]
-async fn a_replaced_certificate_is_no_more_cut_off() {
+async fn a_replaced_certificate_is_no_longer_invalidated() {
     let w = world().await;
     let auth = &w.auth;
     for _ in 0..2 {

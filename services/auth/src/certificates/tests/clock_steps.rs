@@ -1,4 +1,4 @@
-//! What a wall clock that is wrong for a while must not undo.
+//! What a temporarily wrong wall clock must not undo.
 
 use super::*;
 use tars_runtime::db::{Db, Isolation};
@@ -21,7 +21,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_wall_that_was_ahead_for_a_while_forgets_no_revocation() {
+async fn a_wall_clock_temporarily_ahead_drops_no_revocation() {
     let w = world().await;
     let (bad, late, good) = (
         w.verified(&w.join("/automl").await),
@@ -34,8 +34,12 @@ async fn a_wall_that_was_ahead_for_a_while_forgets_no_revocation() {
     reported.unwrap();
     let meanwhile = w.pushed_serials().await;
     assert_eq!(meanwhile, [bad.certificate.serial.to_string()]);
-    let cut = w.auth.revoke(&ada(), &of(&late), "stolen").await.unwrap();
-    assert_eq!(cut.len(), 1, "what the wall says has ended is cut off, too");
+    let revoked = w.auth.revoke(&ada(), &of(&late), "stolen").await.unwrap();
+    assert_eq!(
+        revoked.len(),
+        1,
+        "expired by the wall clock, revoked all the same"
+    );
     w.clock.step_back(AHEAD);
     let kept = w.pushed_serials().await;
     for one in [&bad, &late] {
@@ -47,7 +51,7 @@ async fn a_wall_that_was_ahead_for_a_while_forgets_no_revocation() {
 }
 
 #[tokio::test]
-async fn a_wall_that_was_ahead_for_a_while_makes_no_used_token_good() {
+async fn a_wall_clock_temporarily_ahead_makes_no_used_token_valid() {
     let w = world().await;
     let show = async |token: &JoinToken| {
         let csr = key_and_csr().1;
@@ -64,7 +68,7 @@ async fn a_wall_that_was_ahead_for_a_while_makes_no_used_token_good() {
 }
 
 #[tokio::test]
-async fn a_revocation_is_forgotten_long_after_its_certificate_ended() {
+async fn a_revocation_is_deleted_long_after_its_certificate_expired() {
     let w = world().await;
     let bad = w.verified(&w.join("/automl").await);
     w.auth.revoke(&ada(), &of(&bad), "stolen").await.unwrap();
@@ -80,7 +84,7 @@ async fn a_revocation_is_forgotten_long_after_its_certificate_ended() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_listed_holds_up_no_revocation_and_no_start() {
+async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
     let w = world().await;
     let issued = w.dir.path().join("ca/issued");
     std::fs::create_dir_all(issued.join("folder.json")).unwrap();
@@ -94,8 +98,8 @@ async fn what_cannot_be_listed_holds_up_no_revocation_and_no_start() {
         issuer: None,
         serial: made.name.serial.clone(),
     };
-    let cut = w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
-    assert_eq!(cut.len(), 1, "the good entry beside them was taken up");
+    let revoked = w.auth.revoke(&ada(), &target, "stolen").await.unwrap();
+    assert_eq!(revoked.len(), 1, "the valid entry beside them was imported");
     let joined = w.join("/automl").await;
     w.renew(&joined).await.unwrap();
     assert!(w.auth.list_certificates("", "", 50).await.is_ok());
@@ -109,12 +113,12 @@ async fn what_cannot_be_listed_holds_up_no_revocation_and_no_start() {
     assert!(again.await.is_ok());
     assert!(
         issued.join("cut.json").exists(),
-        "left for whoever mends it"
+        "left in place for an operator"
     );
 }
 
 #[tokio::test]
-async fn a_step_of_the_roots_that_is_taken_is_never_answered_as_a_failure() {
+async fn a_rotation_step_that_was_taken_is_never_reported_as_failed() {
     let w = world().await;
     let file = w.dir.path().join("auth.db");
     let other = Db::open(&file, crate::store::STEPS).await.unwrap();
@@ -138,7 +142,7 @@ async fn a_step_of_the_roots_that_is_taken_is_never_answered_as_a_failure() {
 }
 
 #[tokio::test]
-async fn one_identity_keeps_no_more_reports_than_its_share() {
+async fn the_reports_of_one_identity_are_bounded() {
     let w = world().await;
     let (greedy, honest) = (
         w.verified(&w.join("/automl").await),
