@@ -19,7 +19,12 @@ pub enum StartError {
     #[error(
         "the data directory {dir} is used by another process: {why}, or name another with --data-dir"
     )]
-    Locked { dir: PathBuf, why: &'static str },
+    Locked {
+        /// The data directory.
+        dir: PathBuf,
+        /// What can be done instead.
+        why: &'static str,
+    },
     /// A service was asked for that this process has no identity for.
     #[error("this process has no identity for {0}")]
     NoIdentity(&'static str),
@@ -31,7 +36,12 @@ pub enum StartError {
     NoAuthority(SpiffeId),
     /// A file could not be read or written.
     #[error("{path}: {source}")]
-    File { path: PathBuf, source: io::Error },
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What the system reports.
+        source: io::Error,
+    },
     /// The certificate authority.
     #[error("certificates: {0}")]
     Ca(#[from] CaError),
@@ -56,7 +66,9 @@ pub enum StartError {
     /// Another service could not open.
     #[error("{service}: {source}")]
     Service {
+        /// Its name.
         service: &'static str,
+        /// Why it could not open.
         source: OpenError,
     },
     /// The REST gateway could not be put together.

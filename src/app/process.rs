@@ -147,10 +147,12 @@ impl Process {
         Ok(process)
     }
 
+    /// The configuration after it was fitted to the machine's limits.
     pub fn config(&self) -> &Config {
         &self.config
     }
 
+    /// The clock that everything in this process reads.
     pub fn clock(&self) -> &Clock {
         &self.clock
     }

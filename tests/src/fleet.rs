@@ -48,6 +48,7 @@ struct Ports {
     observe: SocketAddr,
 }
 
+/// One process a service, with the addresses and files of all of them.
 pub struct Fleet {
     binary: PathBuf,
     dir: TempDir,
@@ -154,6 +155,7 @@ impl Fleet {
         self.dir.path().join(format!("{name}.token"))
     }
 
+    /// Where the identity of a service is mounted.
     pub fn identity_dir(&self, name: &str) -> PathBuf {
         self.dir.path().join("identities").join(name)
     }
@@ -173,6 +175,7 @@ impl Fleet {
         files.save_identity(&identity).expect("files");
     }
 
+    /// Starts the process of a service, in place of the one that may run.
     pub fn spawn(&mut self, name: &'static str) {
         let ports = self.ports[name];
         let mut command = self.command(&["serve", name]);
@@ -206,6 +209,7 @@ impl Fleet {
         self.running.insert(name, process);
     }
 
+    /// The file that a service's log goes to, over restarts.
     pub fn log(&self, name: &str) -> PathBuf {
         self.dir.path().join(format!("{name}.log"))
     }
@@ -215,18 +219,22 @@ impl Fleet {
         self.running.remove(name);
     }
 
+    /// Where a service listens.
     pub fn addr(&self, name: &str) -> SocketAddr {
         self.ports[name].main
     }
 
+    /// The data directory of all processes.
     pub fn data(&self) -> &Path {
         self.dir.path()
     }
 
+    /// The certificate authority of a fleet that joins.
     pub fn authority_dir(&self) -> PathBuf {
         self.dir.path().join("ca")
     }
 
+    /// The outside authority of a fleet with mounted files.
     pub fn ca(&self) -> Option<&TestCa> {
         match &self.source {
             Source::Files(ca) => Some(ca),
@@ -234,6 +242,7 @@ impl Fleet {
         }
     }
 
+    /// A client of the gateway, without a credential.
     pub fn rest(&self) -> Rest {
         Rest::new(&format!("http://{}", self.ports["gateway"].main))
     }
@@ -264,6 +273,7 @@ impl Fleet {
         rest.get("/readyz").await.ok()
     }
 
+    /// Whether a process reports itself ready.
     pub async fn is_ready(&self, name: &str) -> bool {
         let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
         rest.get("/readyz").await.is_ok()

@@ -19,11 +19,15 @@ use tars_runtime::network::{Network, Networks};
 
 /// A target, and good inputs to begin with.
 pub struct Target {
+    /// As the command line and the corpus name it.
     pub name: &'static str,
+    /// Feeds one input; panics on a broken invariant.
     pub run: fn(&[u8]),
+    /// Well-formed inputs that mutations begin with.
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
+/// Every parser of bytes that a stranger sends.
 pub const TARGETS: [Target; 10] = [
     Target {
         name: "spiffe_id",

@@ -3,6 +3,7 @@
 use serde_json::{Value, json};
 use tars::rest::Rest;
 
+/// The REST path of the agent that all tests change.
 pub const POLICY: &str = "/api/v1/orchestration/agents/policy";
 
 /// A search with a known winner: one parameter set learns, the default does not.
@@ -80,19 +81,23 @@ pub async fn in_state(rest: &Rest, id: &str, state: &str) -> Value {
     last
 }
 
+/// A proposal once it has ended.
 pub async fn final_state(rest: &Rest, id: &str) -> Value {
     in_state(rest, id, "").await
 }
 
+/// A proposal as it is now.
 pub async fn proposal(rest: &Rest, id: &str) -> Value {
     let answer = rest.get(&format!("/api/v1/sync/proposals/{id}")).await;
     answer.expect("the proposal is there")["proposal"].clone()
 }
 
+/// The agent as it is live now.
 pub async fn agent(rest: &Rest) -> Value {
     rest.get(POLICY).await.expect("the agent is there")["agent"].clone()
 }
 
+/// A JSON string; empty for anything else.
 pub fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
 }

@@ -1,5 +1,7 @@
 //! A mesh for a test: its own data directory, free ports, wide limits unless the test narrows them.
 
+#![deny(missing_docs)]
+
 pub mod fleet;
 pub mod fuzz;
 pub mod governed;
@@ -27,9 +29,13 @@ use tars_runtime::{
 };
 use tempfile::TempDir;
 
+/// All services in this process, on free ports and on a data directory of their own.
 pub struct TestMesh {
+    /// The running mesh.
     pub mesh: Mesh,
+    /// Its data directory, removed when this is dropped.
     pub dir: TempDir,
+    /// What it was started with, and is restarted with.
     pub config: Config,
 }
 
@@ -52,10 +58,12 @@ pub fn config() -> Config {
 }
 
 impl TestMesh {
+    /// Starts a mesh with [`config`].
     pub async fn start() -> Self {
         Self::with(config()).await
     }
 
+    /// Starts a mesh with another configuration; its data directory is replaced by a fresh one.
     pub async fn with(config: Config) -> Self {
         Self::by_clock(config, Clock::system()).await
     }
@@ -80,10 +88,12 @@ impl TestMesh {
         Self { mesh, dir, config }
     }
 
+    /// A client of its gateway, without a credential.
     pub fn rest(&self) -> Rest {
         Rest::new(&self.mesh.ready.gateway)
     }
 
+    /// A client that is logged in as the first administrator.
     pub async fn admin(&self) -> Rest {
         let ready = &self.mesh.ready;
         let password =
@@ -113,6 +123,7 @@ impl TestMesh {
             .expect("the user logs in")
     }
 
+    /// The mesh's certificate authority, opened from its files.
     pub fn authority(&self) -> Authority {
         let clock = Clock::system();
         let dir = self.dir.path().join("ca");
@@ -135,6 +146,7 @@ impl TestMesh {
         self.channel_as(service, self.identity(peer))
     }
 
+    /// A channel to one service with an identity that the caller has made.
     pub fn channel_as(&self, service: &str, identity: Identity) -> Channel {
         let expected =
             SpiffeId::new(&self.config.trust.domain, &format!("/{service}")).expect("an id");
@@ -163,12 +175,15 @@ pub fn time() -> Arc<dyn rustls::time_provider::TimeProvider> {
     Arc::new(Clock::system())
 }
 
+/// The password of every user that a test creates.
 pub const PASSWORD: &str = "a password of tests";
 
+/// An identity for a SPIFFE path that is valid for an hour.
 pub fn issue(authority: &Authority, path: &str) -> Identity {
     issue_for(authority, path, Duration::from_secs(3600))
 }
 
+/// An identity for a SPIFFE path that is valid for `life`.
 pub fn issue_for(authority: &Authority, path: &str, life: Duration) -> Identity {
     let id = SpiffeId::new(authority.trust_domain(), path).expect("an id");
     let clock = Clock::system();

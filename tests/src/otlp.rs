@@ -17,36 +17,45 @@ use tonic::{Request, Response, Status};
 /// A span as it came, with who sent it.
 #[derive(Debug, Clone)]
 pub struct Received {
+    /// The span as it was exported.
     pub span: Span,
+    /// The attributes of the process that exported it.
     pub resource: BTreeMap<String, String>,
 }
 
 impl Received {
+    /// The trace that it is part of, in hexadecimal.
     pub fn trace_id(&self) -> String {
         hex(&self.span.trace_id)
     }
 
+    /// The `service.name` of its resource; empty without one.
     pub fn service(&self) -> &str {
         self.resource.get("service.name").map_or("", String::as_str)
     }
 
+    /// One of its own attributes, as text.
     pub fn attribute(&self, key: &str) -> Option<String> {
         attributes(&self.span.attributes).remove(key)
     }
 
+    /// Whether its status is an error.
     pub fn is_error(&self) -> bool {
         self.span.status.as_ref().is_some_and(|s| s.code == 2)
     }
 
+    /// Whether it is of an outgoing call.
     pub fn is_client(&self) -> bool {
         self.span.kind == 3
     }
 
+    /// Whether it is of an incoming call.
     pub fn is_server(&self) -> bool {
         self.span.kind == 2
     }
 }
 
+/// Bytes in small hexadecimal digits, as trace ids are written.
 pub fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|b| format!("{b:02x}")).collect()
 }
@@ -62,6 +71,7 @@ fn attributes(list: &[KeyValue]) -> BTreeMap<String, String> {
         .collect()
 }
 
+/// A collector that keeps every span that it receives. Clones share the spans.
 #[derive(Clone, Default)]
 pub struct Receiver(Arc<Mutex<Vec<Received>>>);
 
@@ -113,10 +123,12 @@ impl Receiver {
         );
     }
 
+    /// Every span so far, in the order of arrival.
     pub fn all(&self) -> Vec<Received> {
         self.0.lock().clone()
     }
 
+    /// The spans of one trace so far.
     pub fn of(&self, trace_id: &str) -> Vec<Received> {
         let mut all = self.all();
         all.retain(|r| r.trace_id() == trace_id);

@@ -34,8 +34,11 @@ pub struct Races {
 /// What a round came to.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Outcome {
+    /// Whether the user ended up disabled.
     pub disabled: bool,
+    /// Whether the key ended up revoked.
     pub revoked: bool,
+    /// Whether the key was rotated.
     pub rotated: bool,
     /// From the last reply until every process agreed.
     pub agreed_after: Duration,

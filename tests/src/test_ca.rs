@@ -65,6 +65,7 @@ impl ServerCertVerifier for AnyServer {
 /// What a client shows: a chain, and the key of its first certificate.
 pub type Leaf = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
+/// A TLS 1.3 client that accepts any server and shows `leaf`, or no certificate.
 pub fn client(leaf: Option<Leaf>) -> ClientConfig {
     let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])
@@ -112,6 +113,7 @@ pub fn client_without_key(chain: Vec<CertificateDer<'static>>) -> ClientConfig {
     config
 }
 
+/// Completes the client's half of a handshake.
 pub async fn connect(
     target: SocketAddr,
     config: ClientConfig,
@@ -144,21 +146,27 @@ pub async fn connect_from(from: [u8; 4], target: SocketAddr) -> std::io::Result<
 /// An authority of a test's own, as deep and as odd as need be.
 #[derive(Debug)]
 pub struct TestCa {
+    /// What its certificate says.
     pub params: CertificateParams,
+    /// What it signs with.
     pub key: KeyPair,
+    /// Its certificate.
     pub der: CertificateDer<'static>,
     /// Itself and what stands between it and the root, nearest first.
     pub above: Vec<CertificateDer<'static>>,
 }
 
+/// A URI as a subject alternative name.
 pub fn uri(text: &str) -> SanType {
     SanType::URI(text.try_into().expect("an IA5 string"))
 }
 
+/// The machine's time, as rcgen takes it.
 pub fn now() -> OffsetDateTime {
     OffsetDateTime::now_utc()
 }
 
+/// The unit of the lives in tests of certificates.
 pub const HOUR: time::Duration = time::Duration::HOUR;
 
 fn authority(name: &str) -> CertificateParams {
@@ -176,10 +184,12 @@ fn authority(name: &str) -> CertificateParams {
 }
 
 impl TestCa {
+    /// A root with nothing odd about it.
     pub fn root(name: &str) -> Self {
         Self::root_with(name, |_| {})
     }
 
+    /// A root whose certificate `shape` may change.
     pub fn root_with(name: &str, shape: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority(name);
         shape(&mut params);
@@ -197,6 +207,7 @@ impl TestCa {
         Issuer::from_params(&self.params, &self.key)
     }
 
+    /// An intermediate that this authority signs, and `shape` may change.
     pub fn below(&self, name: &str, shape: impl FnOnce(&mut CertificateParams)) -> Self {
         let mut params = authority(name);
         shape(&mut params);
@@ -215,6 +226,7 @@ impl TestCa {
         }
     }
 
+    /// A client's leaf under a fresh key; `shape` may change it.
     pub fn leaf(&self, shape: impl FnOnce(&mut CertificateParams)) -> Leaf {
         self.leaf_of(KeyPair::generate().expect("a key"), shape)
     }

@@ -16,25 +16,34 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
 
+/// A mesh listener with the default configuration, which stops when this is dropped.
 pub struct TestListener {
+    /// Where it listens, on loopback.
     pub addr: SocketAddr,
+    /// The identity that it shows; swapping it is a renewal.
     pub identity: IdentityHandle,
+    /// Its deny-list.
     pub revocations: Revocations,
+    /// Its open connections.
     pub table: ConnectionTable,
+    /// The health service behind it.
     pub health: Health,
     metrics: Metrics,
     stop: CancellationToken,
 }
 
 impl TestListener {
+    /// Opens one with the default limits and timeouts.
     pub async fn open(parts: Parts) -> Self {
         Self::with(parts, Config::default().connections).await
     }
 
+    /// Opens one with other limits on connections.
     pub async fn with(parts: Parts, limits: Connections) -> Self {
         Self::with_times(parts, limits, Timeouts::default()).await
     }
 
+    /// Opens one with other limits and timeouts.
     pub async fn with_times(parts: Parts, limits: Connections, times: Timeouts) -> Self {
         let health = Health::default();
         let mut routes = Routes::builder();
@@ -100,6 +109,7 @@ impl TestListener {
         ))
     }
 
+    /// The value of the sample whose line begins so; 0 where there is none.
     pub fn count(&self, line: &str) -> u64 {
         let text = self.metrics.open_metrics().expect("metrics");
         text.lines()
@@ -107,6 +117,7 @@ impl TestListener {
             .map_or(0, |n| n.parse().expect("a number"))
     }
 
+    /// All of its metrics, as OpenMetrics text.
     pub fn metrics(&self) -> String {
         self.metrics.open_metrics().expect("metrics")
     }
@@ -127,6 +138,7 @@ impl TestListener {
         Channel::new(options).expect("a channel")
     }
 
+    /// Begins to drain it.
     pub fn stop(&self) {
         self.stop.cancel();
     }
