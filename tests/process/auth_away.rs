@@ -1,5 +1,11 @@
 //! Auth is away for most of a leaf's life, and then for longer: what goes on, what refuses and
 //! says why, and that all of it comes back by itself.
+//!
+//! Acceptance tests of the mesh survey, by its ids:
+//!
+//! | Id | Test |
+//! |---|---|
+//! | S8.15 | `without_auth_reads_go_on_until_leaves_expire_and_all_returns_with_it` |
 
 #![allow(clippy::unwrap_used)]
 
@@ -49,7 +55,7 @@ fn now() -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_15_auth_away_for_most_of_a_leafs_life_and_for_longer() {
+async fn without_auth_reads_go_on_until_leaves_expire_and_all_returns_with_it() {
     let life = LIFE.to_string();
     let env = [
         ("TARS__CERTIFICATES__LEAF_LIFE_SECONDS", life.as_str()),

@@ -1,5 +1,14 @@
 //! Certificates in a running mesh: rotated, revoked, expired, tampered with, and judged by policy.
-//! `s8_N` is an acceptance test of the mesh survey.
+//!
+//! Acceptance tests of the mesh survey, by its ids:
+//!
+//! | Id | Test |
+//! |---|---|
+//! | S8.1 | `fifty_rotations_of_leaves_under_load_lose_no_call` |
+//! | S8.2 | `roots_rotate_under_load_and_in_one_order_only` |
+//! | S8.3 | `a_revoked_peer_is_cut_off_everywhere_and_others_are_not` |
+//! | S8.5 | `connections_end_with_their_certificate_and_readiness_with_that_of_the_process` |
+//! | S8.7 | `names_and_extensions_of_a_signing_request_are_ignored` |
 
 #![allow(clippy::unwrap_used)]
 
@@ -75,7 +84,7 @@ impl Load {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_1_leaves_rotate_fifty_times_under_load() {
+async fn fifty_rotations_of_leaves_under_load_lose_no_call() {
     let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
     let fresh =
@@ -128,7 +137,7 @@ async fn step(admin: &Rest, step: &str) -> Result<Value, tars::rest::RestError> 
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_2_roots_rotate_under_load_and_in_one_order_only() {
+async fn roots_rotate_under_load_and_in_one_order_only() {
     let mesh = TestMesh::start().await;
     let admin = mesh.admin().await;
     let stop = Arc::new(AtomicBool::new(false));
@@ -229,7 +238,7 @@ fn login() -> LoginRequest {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_3_a_revoked_peer_is_cut_off_everywhere_and_others_are_not() {
+async fn a_revoked_peer_is_cut_off_everywhere_and_others_are_not() {
     let mesh = TestMesh::start().await;
     let admin = mesh.admin().await;
     let victim = issue_for(
@@ -343,7 +352,7 @@ async fn s8_3_a_revoked_peer_is_cut_off_everywhere_and_others_are_not() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_5_connections_end_with_their_certificate_and_readiness_with_the_own() {
+async fn connections_end_with_their_certificate_and_readiness_with_that_of_the_process() {
     let root = TestCa::root("root");
     let listener = TestListener::open(root.parts("/door", vec![root.der.clone()])).await;
     let short = root.leaf(|p| {
@@ -454,7 +463,7 @@ fn greedy_csr(key: &KeyPair) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_7_signing_requests_are_not_believed() {
+async fn names_and_extensions_of_a_signing_request_are_ignored() {
     let (mesh, admin) = joining(|_| {}).await;
     let first = token(&admin, "/automl").await;
     let joiner = joiner(&mesh, &first);

@@ -1,5 +1,23 @@
-//! Who is not let in at the handshake, each with its own reason. `mN` is a row of the mTLS attack
-//! catalogue, `s8_N` an acceptance test of the mesh survey.
+//! Peers that are refused at the handshake, each with a reason of its own.
+//!
+//! Acceptance tests of the mesh survey (S) and rows of the mTLS attack catalogue (M), by their ids:
+//!
+//! | Id | Test |
+//! |---|---|
+//! | S8.6 | `nine_refused_handshakes_are_counted_each_by_its_reason` |
+//! | S8.4, M10 | `a_revoked_peer_cannot_resume_a_session` |
+//! | S8.9 | `a_thousand_silent_peers_delay_nobody` |
+//! | M1 | `a_client_without_a_certificate_is_refused` |
+//! | M2 | `leaves_of_other_authorities_are_refused` |
+//! | M3 | `chains_outside_of_their_validity_are_refused` |
+//! | M3 | `validity_includes_its_first_and_last_second_also_for_roots` |
+//! | M4 | `a_leaf_that_is_not_for_clients_is_refused` |
+//! | M5 | `a_leaf_without_exactly_one_spiffe_id_is_refused` |
+//! | M6 | `only_a_current_list_of_the_issuer_says_what_is_revoked` |
+//! | M7 | `weak_keys_and_signatures_are_refused` |
+//! | M8 | `malformed_and_unconnected_chains_are_refused` |
+//! | M9 | `nothing_but_tls_1_3_and_http_2_is_spoken` |
+//! | M11 | `a_handshake_that_stalls_or_takes_too_much_is_ended` |
 
 #![allow(clippy::unwrap_used)]
 
@@ -95,7 +113,7 @@ async fn refuses(listener: &TestListener, what: &str, reason: &str, config: Clie
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_6_nine_refusals_each_with_its_own_reason() {
+async fn nine_refused_handshakes_are_counted_each_by_its_reason() {
     let w = world().await;
     assert!(w.lets_in(client(Some(w.issuer.leaf(|_| {})))).await);
     let other = TestCa::root("another");
@@ -203,13 +221,13 @@ async fn whoever_is_refused_reads_why_however_much_it_has_sent() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m1_no_certificate() {
+async fn a_client_without_a_certificate_is_refused() {
     let w = world().await;
     w.refuses("nobody", "no_certificate", None).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m2_other_authorities() {
+async fn leaves_of_other_authorities_are_refused() {
     let w = world().await;
     let own = TestCa::root_with("self", |p| {
         p.is_ca = IsCa::NoCa;
@@ -258,7 +276,7 @@ async fn m2_other_authorities() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m3_out_of_time() {
+async fn chains_outside_of_their_validity_are_refused() {
     let w = world().await;
     let late = w.issuer.leaf(|p| p.not_after = now() - HOUR);
     w.refuses("expired", "expired", Some(late)).await;
@@ -290,7 +308,7 @@ fn trust(roots: Vec<CertificateDer<'static>>, at: time::OffsetDateTime) -> Trust
 }
 
 #[test]
-fn m3_boundary_seconds_and_expired_roots() {
+fn validity_includes_its_first_and_last_second_also_for_roots() {
     let second = time::Duration::SECOND;
     let (start, end) = (
         now().replace_nanosecond(0).unwrap(),
@@ -317,7 +335,7 @@ fn m3_boundary_seconds_and_expired_roots() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m4_key_usages() {
+async fn a_leaf_that_is_not_for_clients_is_refused() {
     let w = world().await;
     let usages =
         |usages: Vec<ExtendedKeyUsagePurpose>| w.issuer.leaf(|p| p.extended_key_usages = usages);
@@ -336,7 +354,7 @@ async fn m4_key_usages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m5_names() {
+async fn a_leaf_without_exactly_one_spiffe_id_is_refused() {
     let w = world().await;
     let named = |names: Vec<SanType>| w.issuer.leaf(|p| p.subject_alt_names = names);
     let good_name = w.issuer.leaf(|p| {
@@ -376,7 +394,7 @@ async fn m5_names() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m6_revocation_lists_of_another_authority() {
+async fn only_a_current_list_of_the_issuer_says_what_is_revoked() {
     let serial = [0x0a, 0xbc];
     let root = TestCa::root("root");
     let issuer = root.below("intermediate", |_| {});
@@ -420,7 +438,7 @@ fn fixture(name: &str) -> Vec<CertificateDer<'static>> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m7_weak_keys_and_signatures() {
+async fn weak_keys_and_signatures_are_refused() {
     let own = TestCa::root("own");
     let mut parts = own.parts("/door", vec![own.der.clone()]);
     parts.roots.extend(fixture("ca"));
@@ -446,7 +464,7 @@ async fn m7_weak_keys_and_signatures() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m8_chains_that_are_none() {
+async fn malformed_and_unconnected_chains_are_refused() {
     let w = world().await;
     let as_ca = w
         .issuer
@@ -558,7 +576,7 @@ fn hello(version: u16, suite: &[u8; 2]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m9_nothing_but_tls13_and_h2() {
+async fn nothing_but_tls_1_3_and_http_2_is_spoken() {
     let w = world().await;
     for (what, version, suite) in [
         ("TLS 1.2", 0x0303, [0xc0, 0x2b]),
@@ -602,7 +620,7 @@ async fn m9_nothing_but_tls13_and_h2() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_4_m10_a_revoked_peer_cannot_resume() {
+async fn a_revoked_peer_cannot_resume_a_session() {
     let w = world().await;
     let leaf = w
         .issuer
@@ -640,7 +658,7 @@ async fn s8_4_m10_a_revoked_peer_cannot_resume() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m11_stalled_and_greedy_handshakes() {
+async fn a_handshake_that_stalls_or_takes_too_much_is_ended() {
     let limits = Connections {
         handshake_timeout_seconds: 1,
         max_handshakes: 64,
@@ -689,7 +707,7 @@ async fn m11_stalled_and_greedy_handshakes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_9_a_thousand_silent_peers_delay_nobody() {
+async fn a_thousand_silent_peers_delay_nobody() {
     let w = world().await;
     let mut silent = Vec::new();
     for at in 0..1000u16 {

@@ -1,5 +1,11 @@
 //! Every method of the contract against every kind of caller, generated from the descriptors: a
 //! method that is added is tested the moment it exists.
+//!
+//! Acceptance tests of the mesh survey, by its ids:
+//!
+//! | Id | Test |
+//! |---|---|
+//! | S8.8 | `every_method_answers_each_caller_as_the_contract_says` |
 
 #![allow(clippy::unwrap_used)]
 
@@ -107,7 +113,7 @@ fn holders(permission: &str) -> &'static [&'static str] {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn s8_8_every_method_against_every_caller() {
+async fn every_method_answers_each_caller_as_the_contract_says() {
     let mesh = TestMesh::start().await;
     let admin = mesh.admin().await;
     let mut tokens = BTreeMap::new();

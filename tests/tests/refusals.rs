@@ -1,4 +1,11 @@
 //! Who is not let in behind the handshake: by peer policy, by credential, by limit.
+//!
+//! Rows of the mTLS attack catalogue, by their ids:
+//!
+//! | Id | Test |
+//! |---|---|
+//! | M5 | `the_right_authority_with_the_wrong_id_grants_nothing` |
+//! | M12 | `credentials_are_refused_without_a_hint_and_headers_make_nobody` |
 
 #![allow(clippy::unwrap_used)]
 
@@ -99,7 +106,7 @@ async fn a_connection_does_not_outlive_its_certificates_on_a_clock_that_is_set()
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m5_the_right_authority_with_the_wrong_id_may_do_nothing() {
+async fn the_right_authority_with_the_wrong_id_grants_nothing() {
     let mesh = TestMesh::start().await;
     // Its class is unknown: it is let in, and denied everything.
     let nobody = AuthServiceClient::new(mesh.client("auth", "/nobody"));
@@ -155,7 +162,7 @@ fn with(name: &'static str, value: &str) -> Request<GetMeRequest> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn m12_credentials_are_refused_without_a_hint_and_headers_make_nobody() {
+async fn credentials_are_refused_without_a_hint_and_headers_make_nobody() {
     let mesh = TestMesh::start().await;
     mesh.user("ada", "viewer").await;
     let mut client = AuthServiceClient::new(mesh.client("auth", "/client/test"));
