@@ -42,6 +42,9 @@ impl From<Status> for Refusal {
 impl Refusal {
     /// Returns the response for a client that sent this kind of credential.
     pub(crate) fn answer(self, sent: Sent, carrier: Carrier) -> Response {
+        if let Self::Broken(what) = &self {
+            tracing::error!(what, "an invariant of the gateway is violated");
+        }
         let (http, status) = self.status();
         let mut response = respond(http, &to_json(&status));
         let headers = response.headers_mut();
@@ -58,70 +61,25 @@ impl Refusal {
         response
     }
 
-    /// The one table of the gateway's own refusals: HTTP status, gRPC code, reason, message.
+    /// The HTTP status and the gRPC status of the refusal.
     pub(crate) fn status(&self) -> (StatusCode, Status) {
+        use StatusCode as Http;
+        // The one table of the gateway's own refusals, with a row on each line.
+        #[rustfmt::skip]
         let (http, code, reason, message) = match self {
             Self::Status(status) => {
                 let status = fault::explained(status.clone());
                 return (http_status(&status), status);
             }
-            Self::NotFound => (
-                StatusCode::NOT_FOUND,
-                Code::NotFound,
-                "NO_SUCH_PATH",
-                "there is no such path",
-            ),
-            Self::MethodNotAllowed(_) => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                Code::Unimplemented,
-                "METHOD_NOT_ALLOWED",
-                "the path has no such method",
-            ),
-            Self::UnsupportedMediaType => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                Code::InvalidArgument,
-                "UNSUPPORTED_MEDIA_TYPE",
-                "the content type must be given once, as application/json in UTF-8",
-            ),
-            Self::UnsupportedEncoding => (
-                StatusCode::UNSUPPORTED_MEDIA_TYPE,
-                Code::InvalidArgument,
-                "UNSUPPORTED_ENCODING",
-                "the body must not be compressed",
-            ),
-            Self::BodyTooLarge => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                Code::ResourceExhausted,
-                "BODY_TOO_LARGE",
-                "the body is too large",
-            ),
-            Self::TooSlow => (
-                StatusCode::REQUEST_TIMEOUT,
-                Code::DeadlineExceeded,
-                "REQUEST_TOO_SLOW",
-                "the body did not arrive in time",
-            ),
-            Self::PathTooLong => (
-                StatusCode::URI_TOO_LONG,
-                Code::InvalidArgument,
-                "PATH_TOO_LONG",
-                "the path and its query are too long",
-            ),
-            Self::HeadersTooLarge => (
-                StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
-                Code::ResourceExhausted,
-                "HEADERS_TOO_LARGE",
-                "the headers are too large",
-            ),
-            Self::Broken(what) => {
-                tracing::error!(what, "an invariant of the gateway is violated");
-                (
-                    StatusCode::INTERNAL_SERVER_ERROR,
-                    Code::Internal,
-                    "INTERNAL",
-                    "the gateway failed",
-                )
-            }
+            Self::NotFound => (Http::NOT_FOUND, Code::NotFound, "NO_SUCH_PATH", "there is no such path"),
+            Self::MethodNotAllowed(_) => (Http::METHOD_NOT_ALLOWED, Code::Unimplemented, "METHOD_NOT_ALLOWED", "the path has no such method"),
+            Self::UnsupportedMediaType => (Http::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE", "the content type must be given once, as application/json in UTF-8"),
+            Self::UnsupportedEncoding => (Http::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "UNSUPPORTED_ENCODING", "the body must not be compressed"),
+            Self::BodyTooLarge => (Http::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "BODY_TOO_LARGE", "the body is too large"),
+            Self::TooSlow => (Http::REQUEST_TIMEOUT, Code::DeadlineExceeded, "REQUEST_TOO_SLOW", "the body did not arrive in time"),
+            Self::PathTooLong => (Http::URI_TOO_LONG, Code::InvalidArgument, "PATH_TOO_LONG", "the path and its query are too long"),
+            Self::HeadersTooLarge => (Http::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::ResourceExhausted, "HEADERS_TOO_LARGE", "the headers are too large"),
+            Self::Broken(_) => (Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "the gateway failed"),
         };
         (http, fault::status(code, reason, message))
     }
