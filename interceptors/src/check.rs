@@ -24,7 +24,7 @@ pub trait Check: Clone {
 
 /// Applies a [`Check`] to every call.
 #[derive(Debug, Clone)]
-pub struct CheckLayer<C>(pub C);
+pub(crate) struct CheckLayer<C>(pub C);
 
 impl<S, C: Clone> Layer<S> for CheckLayer<C> {
     type Service = Checked<S, C>;

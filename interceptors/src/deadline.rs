@@ -26,10 +26,10 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 /// The header that carries the timeout of a call.
-pub const HEADER: &str = "grpc-timeout";
+pub(crate) const HEADER: &str = "grpc-timeout";
 
 /// Parses a `grpc-timeout`: one to eight digits and a unit.
-pub fn parse(text: &str) -> Option<Duration> {
+pub(crate) fn parse(text: &str) -> Option<Duration> {
     let at = text.len().checked_sub(1)?;
     let (digits, unit) = (text.get(..at)?, text.get(at..)?);
     if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
@@ -48,7 +48,7 @@ pub fn parse(text: &str) -> Option<Duration> {
 }
 
 /// Formats a `grpc-timeout` in the finest unit in which it fits eight digits.
-pub fn format(timeout: Duration) -> String {
+pub(crate) fn format(timeout: Duration) -> String {
     let units = [
         ("n", 1u128),
         ("u", 1_000),
@@ -80,7 +80,7 @@ fn not_begun() -> Status {
 
 /// Enforces the deadline of every call.
 #[derive(Debug, Clone, Copy)]
-pub struct DeadlineLayer {
+pub(crate) struct DeadlineLayer {
     /// How long a stream without a deadline may take to start its response.
     pub open: Duration,
 }

@@ -12,24 +12,24 @@
 pub mod audit;
 pub mod authenticate;
 pub mod call;
-pub mod check;
+mod check;
 pub mod client;
-pub mod deadline;
+mod deadline;
 pub mod decide;
 #[cfg(test)]
 mod fixtures;
 pub mod flood;
-pub mod limiter;
+mod limiter;
 pub mod metrics;
-pub mod observe;
-pub mod panic;
-pub mod places;
+mod observe;
+mod panic;
+mod places;
 pub mod policy;
-pub mod rate_limit;
+mod rate_limit;
 pub mod served;
 pub mod stack;
 pub mod store;
-pub mod stream_guard;
+mod stream_guard;
 pub mod trace;
 
 pub use call::{Call, contract};

@@ -21,7 +21,7 @@ const SHARDS: usize = 16;
 /// The outcome of a limiter, in calls that may come at once. `remaining` never exceeds `limit`, and
 /// equals it once `reset` has passed without a call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Decision {
+pub(crate) struct Decision {
     /// How many calls may come at once after a period without any.
     pub limit: u32,
     /// How many more calls may come at once now.
@@ -34,7 +34,7 @@ pub struct Decision {
 
 impl Decision {
     /// Returns whether the call may pass.
-    pub fn passed(&self) -> bool {
+    pub(crate) fn passed(&self) -> bool {
         self.retry.is_zero()
     }
 }
@@ -83,14 +83,14 @@ fn evict<V>(map: &mut HashMap<u64, (Monotonic, V)>) {
 /// The generic cell rate algorithm (ITU-T I.371): `limit` calls per period, of which at most a
 /// quarter may come at once.
 #[derive(Debug)]
-pub struct Gcra {
+pub(crate) struct Gcra {
     rate: Rate,
     cells: Bounded<Cell>,
 }
 
 impl Gcra {
     /// Creates a limiter of `limit` calls per `period` and key.
-    pub fn new(limit: u32, period: Duration) -> Self {
+    pub(crate) fn new(limit: u32, period: Duration) -> Self {
         Self {
             rate: Rate::every(period / limit.max(1), (limit / 4).max(1)),
             cells: Bounded::new(),
@@ -98,7 +98,7 @@ impl Gcra {
     }
 
     /// Takes one call of `key`, if there is one left.
-    pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
+    pub(crate) fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
         self.cells.with(key, now, |cell| {
             let taken = cell.take(&self.rate, now);
             Decision {
@@ -113,7 +113,7 @@ impl Gcra {
 
 /// A sliding log: exactly `limit` calls in any period. Refused calls do not count.
 #[derive(Debug)]
-pub struct SlidingLog {
+pub(crate) struct SlidingLog {
     limit: u32,
     period: Duration,
     logs: Bounded<VecDeque<Monotonic>>,
@@ -121,7 +121,7 @@ pub struct SlidingLog {
 
 impl SlidingLog {
     /// Creates a limiter of `limit` calls in any `period`, per key.
-    pub fn new(limit: u32, period: Duration) -> Self {
+    pub(crate) fn new(limit: u32, period: Duration) -> Self {
         Self {
             limit,
             period,
@@ -130,7 +130,7 @@ impl SlidingLog {
     }
 
     /// Takes one call of `key`, if there is one left.
-    pub fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
+    pub(crate) fn take(&self, key: impl Hash, now: Monotonic) -> Decision {
         self.logs.with(key, now, |log| {
             while log.front().is_some_and(|at| *at + self.period <= now) {
                 log.pop_front();

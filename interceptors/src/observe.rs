@@ -44,7 +44,7 @@ pub trait Watch {
 
 /// Applies an [`Observe`] to every call.
 #[derive(Debug, Clone)]
-pub struct ObserveLayer<O>(pub O);
+pub(crate) struct ObserveLayer<O>(pub O);
 
 impl<S, O: Clone> Layer<S> for ObserveLayer<O> {
     type Service = Observed<S, O>;

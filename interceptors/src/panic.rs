@@ -15,7 +15,7 @@ use tower_service::Service;
 
 /// Catches the panics of every call.
 #[derive(Debug, Clone, Copy)]
-pub struct PanicLayer;
+pub(crate) struct PanicLayer;
 
 impl<S> Layer<S> for PanicLayer {
     type Service = CatchPanic<S>;

@@ -25,7 +25,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 
 /// The rate limits of one service. Clones share them.
 #[derive(Debug, Clone)]
-pub struct RateLimits(Arc<Inner>);
+pub(crate) struct RateLimits(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
@@ -38,7 +38,7 @@ struct Inner {
 
 impl RateLimits {
     /// Creates the limits with full budgets.
-    pub fn new(limits: &Limits, clock: Clock) -> Self {
+    pub(crate) fn new(limits: &Limits, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             auth: SlidingLog::new(limits.auth_per_minute, MINUTE),
             public: Gcra::new(limits.public_per_minute, MINUTE),
@@ -74,7 +74,7 @@ fn class_of(call: &Call) -> RateClass {
 
 /// Applies the rate limits to every call.
 #[derive(Debug, Clone)]
-pub struct RateLimitLayer(pub RateLimits);
+pub(crate) struct RateLimitLayer(pub RateLimits);
 
 impl<S> Layer<S> for RateLimitLayer {
     type Service = RateLimit<S>;

@@ -35,7 +35,7 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// What a stream needs in order to stay open.
 #[derive(Debug)]
-pub struct StreamConditions {
+pub(crate) struct StreamConditions {
     /// Cancelled when the process stops.
     pub stop: CancellationToken,
     /// The policy that must admit the peer.

@@ -3,7 +3,7 @@
 //!
 //! A status travels in trailers, whose size clients limit: grpcio accepts 8 KiB of metadata in total, and
 //! reports `RESOURCE_EXHAUSTED` in place of what it refuses. Details that name a caller's input can be as large
-//! as that input, so every status with details is built by [`bounded`], and by nothing else.
+//! as that input, so every status with details is built by `bounded`, and by nothing else.
 
 use std::{
     collections::{HashMap, HashSet},

@@ -19,6 +19,7 @@ pub mod validate;
 #[allow(
     dead_code,
     missing_docs,
+    rustdoc::bare_urls,
     clippy::all,
     clippy::pedantic,
     clippy::nursery,

@@ -257,7 +257,10 @@ impl MethodTable {
     /// # Errors
     ///
     /// Every mistake in the contract.
-    pub fn from_pool(pool: &DescriptorPool, words: Vocabulary) -> Result<Self, ContractErrors> {
+    pub(crate) fn from_pool(
+        pool: &DescriptorPool,
+        words: Vocabulary,
+    ) -> Result<Self, ContractErrors> {
         let mut mistakes = Vec::new();
         let mut methods = Vec::new();
         for service in pool

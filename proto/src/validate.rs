@@ -166,7 +166,7 @@ impl TextRule {
 
 /// Whether a text consists of at most 64 lower-case letters, digits, `-`, `_` and `.`, and starts with a letter or
 /// digit.
-pub fn is_name(text: &str) -> bool {
+pub(crate) fn is_name(text: &str) -> bool {
     let mut bytes = text.bytes();
     let plain = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     text.len() <= 64

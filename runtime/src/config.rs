@@ -24,7 +24,7 @@ use std::{fmt, path::Path};
 use toml::{Table, Value};
 
 /// The prefix of the environment variables that set a key, as in `TARS__SECTION__KEY`.
-pub const ENV_PREFIX: &str = "TARS__";
+pub(crate) const ENV_PREFIX: &str = "TARS__";
 
 /// The whole configuration, one field per section.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]

@@ -23,7 +23,8 @@ mod request;
 mod stream;
 
 pub use accept::Acceptor;
-pub use body::{PacedBody, TooSlow};
+pub(crate) use body::PacedBody;
+pub use body::TooSlow;
 pub(crate) use farewell::AT_ONCE as FAREWELLS;
 pub use farewell::Farewell;
 pub use gate::{Gate, Seat};

@@ -138,7 +138,7 @@ impl Timeouts {
     }
 
     /// Returns the minimum pace of a request body.
-    pub fn body_pace(&self) -> Pace {
+    pub(crate) fn body_pace(&self) -> Pace {
         Pace {
             grace: Duration::from_secs(self.body_stall_seconds),
             rate: self.body_bytes_per_second,
@@ -155,7 +155,7 @@ impl Timeouts {
 
     /// Returns these timeouts with none longer than `most` seconds, for listeners with short answers.
     #[must_use]
-    pub fn at_most(&self, most: u64) -> Self {
+    pub(crate) fn at_most(&self, most: u64) -> Self {
         Self {
             head_seconds: self.head_seconds.min(most),
             idle_seconds: self.idle_seconds.min(most),

@@ -25,7 +25,7 @@ impl TooSlow {
 pin_project! {
     /// Fails with [`TooSlow`] when too little arrives while it is being read.
     #[derive(Debug)]
-    pub struct PacedBody<B> {
+    pub(crate) struct PacedBody<B> {
         #[pin]
         inner: B,
         patience: Patience,
@@ -35,7 +35,7 @@ pin_project! {
 
 impl<B> PacedBody<B> {
     /// Wraps a body; `cut` counts the ones that were too slow.
-    pub fn new(inner: B, pace: Pace, cut: Counter) -> Self {
+    pub(crate) fn new(inner: B, pace: Pace, cut: Counter) -> Self {
         Self {
             inner,
             patience: Patience::new(pace),

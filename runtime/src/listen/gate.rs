@@ -164,7 +164,7 @@ impl Waiting {
 
 impl Seat {
     /// Marks the connection as waiting for its peer: it may be displaced.
-    pub fn set_waiting(&self) {
+    pub(crate) fn set_waiting(&self) {
         let mut own = self.waiting.lock();
         if own.is_some() {
             return;
@@ -182,7 +182,7 @@ impl Seat {
     }
 
     /// Marks the connection as busy: it makes way for nobody.
-    pub fn set_busy(&self) {
+    pub(crate) fn set_busy(&self) {
         let Some(id) = self.waiting.lock().take() else {
             return;
         };
