@@ -12,6 +12,7 @@
 //! Without `root.key`, leaves can be issued until the newest intermediate expires.
 
 pub mod csr;
+mod error;
 mod generation;
 pub mod journal;
 mod leaf;
@@ -19,6 +20,9 @@ mod profile;
 pub mod rotation;
 
 use crate::{CertName, KeyId, Revocations, SpiffeId, peer::Verified, secret};
+pub use error::CaError;
+pub(crate) use error::file;
+use error::unusable;
 use generation::Generation;
 use journal::{Entry, Journal};
 pub use leaf::{Issued, Request};
@@ -32,7 +36,7 @@ use rcgen::{
 use rotation::{Ledger, RootState, RotationStep};
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer};
 use std::{
-    fs, io,
+    fs,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
@@ -41,49 +45,6 @@ use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 const DAY: Duration = Duration::from_secs(86_400);
-
-/// Why the authority cannot do what was asked.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// A file of the authority could not be read or written.
-    #[error("{path}: {source}")]
-    File {
-        /// The file.
-        path: PathBuf,
-        /// What the operating system reports.
-        source: io::Error,
-    },
-    /// A file of the authority has contents that are not usable.
-    #[error("{path}: {problem}")]
-    Unusable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        problem: String,
-    },
-    /// A certificate could not be encoded or signed.
-    #[error("cannot create a certificate: {0}")]
-    Make(#[from] rcgen::Error),
-    /// The directory already holds an authority, which is never overwritten.
-    #[error("there is already a certificate authority in {0}")]
-    Exists(PathBuf),
-    /// The newest intermediate has expired, and the root key is offline.
-    #[error("the intermediate has expired, and root.key is not available to sign another")]
-    Expired,
-    /// The private key is not available, because the certificate was issued for a key held
-    /// elsewhere.
-    #[error("the private key of the certificate is held elsewhere")]
-    NoKey,
-    /// The named certificate is revoked, so it is not renewed.
-    #[error("{0} is revoked, and a revoked certificate is not renewed")]
-    Revoked(String),
-    /// A rotation step was requested out of order.
-    #[error(transparent)]
-    Order(#[from] rotation::OrderError),
-    /// The signing request is not acceptable.
-    #[error(transparent)]
-    Csr(#[from] csr::CsrError),
-}
 
 /// Lifetimes of the authority's own certificates.
 #[derive(Debug, Clone, Copy)]
@@ -410,34 +371,12 @@ impl Authority {
         }
         // The ledger is authoritative: a crash before this point leaves an unused folder behind.
         next.save(&self.dir)?;
-        inner.ledger = next;
-        let gone = inner
-            .roots
-            .iter()
-            .find(|g| g.number == generation)
-            .map(Generation::info);
-        let states = inner.ledger.roots.clone();
-        inner
-            .roots
-            .retain(|g| states.iter().any(|r| r.generation == g.number));
-        for root in &mut inner.roots {
-            root.state = states
-                .iter()
-                .find(|r| r.generation == root.number)
-                .map_or(root.state, |r| r.state);
-        }
-        let now_is = inner
-            .roots
-            .iter()
-            .find(|g| g.number == generation)
-            .map(Generation::info);
-        let version = inner.ledger.version;
+        let version = next.version;
+        let root = inner.adopt(next, generation);
         drop(inner);
         self.save_bundle()?;
         self.changed.send_replace(version);
-        now_is
-            .or(gone)
-            .ok_or_else(|| unusable(&self.dir, "has lost a root"))
+        root.ok_or_else(|| unusable(&self.dir, "has lost a root"))
     }
 
     /// From now on, leaves of these identities begin at the given moments or later. Leaves are
@@ -496,6 +435,24 @@ impl Authority {
 }
 
 impl Inner {
+    /// Replaces the ledger and brings the roots into the states that it says. Returns the root of
+    /// `generation`, which may be removed by this.
+    fn adopt(&mut self, ledger: Ledger, generation: u32) -> Option<RootInfo> {
+        self.ledger = ledger;
+        let states = &self.ledger.roots;
+        let state = |number| {
+            let mut entries = states.iter();
+            entries.find(|r| r.generation == number).map(|r| r.state)
+        };
+        for root in &mut self.roots {
+            root.state = state(root.number).unwrap_or(root.state);
+        }
+        let mut roots = self.roots.iter();
+        let root = roots.find(|g| g.number == generation).map(Generation::info);
+        self.roots.retain(|g| state(g.number).is_some());
+        root
+    }
+
     fn active(&self) -> &Generation {
         let mut roots = self.roots.iter();
         roots
@@ -508,20 +465,6 @@ impl Inner {
         roots
             .find(|g| g.state == RootState::Active)
             .expect("a ledger always has one active root; loading checks it")
-    }
-}
-
-pub(crate) fn file(path: &Path, source: io::Error) -> CaError {
-    CaError::File {
-        path: path.to_owned(),
-        source,
-    }
-}
-
-fn unusable(path: &Path, problem: &str) -> CaError {
-    CaError::Unusable {
-        path: path.to_owned(),
-        problem: problem.to_owned(),
     }
 }
 

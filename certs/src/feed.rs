@@ -22,8 +22,8 @@ pub struct Bundle {
 #[derive(Debug, Clone, Default)]
 pub struct TrustUpdate {
     /// Whether this is a complete snapshot, which replaces everything received before.
-    pub whole: bool,
-    /// Revoked certificates and identities, in addition to those known unless `whole` is set.
+    pub snapshot: bool,
+    /// Revoked certificates and identities, in addition to those known unless `snapshot` is set.
     pub revocations: RevocationSet,
     /// The trusted roots; `None` when they have not changed.
     pub bundle: Option<Bundle>,
@@ -51,19 +51,19 @@ impl TrustFeed {
     /// nothing, except in a snapshot.
     pub fn apply(&self, update: TrustUpdate) {
         let news = update.revocations;
-        if update.whole {
+        if update.snapshot {
             self.revocations.update(|set| set.clone_from(&news));
         } else if !news.is_empty() {
             self.revocations.update(|set| set.extend(&news));
         }
         if let Some(bundle) = update.bundle {
-            self.take_bundle(bundle, update.whole);
+            self.take_bundle(bundle, update.snapshot);
         }
     }
 
-    fn take_bundle(&self, bundle: Bundle, whole: bool) {
+    fn take_bundle(&self, bundle: Bundle, snapshot: bool) {
         self.bundle.send_if_modified(|known| {
-            let newer = known.as_ref().is_none_or(|k| match whole {
+            let newer = known.as_ref().is_none_or(|k| match snapshot {
                 true => **k != bundle,
                 false => bundle.version > k.version,
             });
@@ -123,9 +123,9 @@ mod tests {
         }
     }
 
-    fn whole(revocations: RevocationSet) -> TrustUpdate {
+    fn snapshot(revocations: RevocationSet) -> TrustUpdate {
         TrustUpdate {
-            whole: true,
+            snapshot: true,
             ..revoked(revocations)
         }
     }
@@ -133,13 +133,13 @@ mod tests {
     #[test]
     fn an_update_adds_and_a_snapshot_replaces() {
         let feed = TrustFeed::default();
-        feed.apply(whole(certificate("11")));
+        feed.apply(snapshot(certificate("11")));
         feed.apply(revoked(certificate("22")));
         feed.apply(revoked(cut(5)));
         assert_eq!(feed.revocations.current().len(), 3);
         feed.apply(TrustUpdate::default());
         assert_eq!(feed.revocations.current().len(), 3, "nothing is new");
-        feed.apply(whole(certificate("22")));
+        feed.apply(snapshot(certificate("22")));
         assert_eq!(feed.revocations.current().len(), 1);
     }
 
@@ -161,9 +161,9 @@ mod tests {
     fn a_bundle_is_announced_once_and_a_snapshot_may_bring_an_older_one() {
         let feed = TrustFeed::default();
         let mut bundles = feed.bundles();
-        let mut announced = |whole, version| {
+        let mut announced = |snapshot, version| {
             feed.apply(TrustUpdate {
-                whole,
+                snapshot,
                 bundle: Some(bundle(version)),
                 ..Default::default()
             });

@@ -11,7 +11,7 @@ use tars_proto::auth::v1::{
 /// The certificate part of an item. Entries that do not parse are skipped and logged.
 pub fn update(item: &WatchCredentialsResponse) -> TrustUpdate {
     TrustUpdate {
-        whole: item.reset,
+        snapshot: item.reset,
         revocations: revocations(item),
         bundle: item.bundle.as_ref().map(bundle),
     }
@@ -94,7 +94,7 @@ mod tests {
             }),
             ..Default::default()
         });
-        assert!(read.whole);
+        assert!(read.snapshot);
         assert_eq!(read.revocations.certificates.len(), 1);
         let not_before = read.revocations.identities[&id.parse().unwrap()];
         assert_eq!(not_before, Duration::from_secs(5));
@@ -123,6 +123,6 @@ mod tests {
             ..Default::default()
         });
         assert_eq!(read.revocations.len(), 1);
-        assert!(!read.whole && read.bundle.is_none());
+        assert!(!read.snapshot && read.bundle.is_none());
     }
 }

@@ -92,9 +92,9 @@ pub enum AuthError {
     PeersNotReady(Vec<String>),
     /// The rotation step would invalidate the described certificates.
     #[error(
-        "certificates below the old root end with it, and nothing renews these by itself; renew each \
-         where its files are (`tars certs bundle --out DIR/ca.crt --force`, then `tars certs renew DIR`), \
-         or issue another as named here, or accept the end by cut_off (--cut-off): {0}"
+        "certificates below the old root become invalid with it, and these are not renewed automatically; \
+         renew each where its files are (`tars certs bundle --out DIR/ca.crt --force`, then `tars certs renew DIR`), \
+         issue another one as shown here, or accept the loss with cut_off (--cut-off): {0}"
     )]
     WouldCutOff(String),
     /// The named field of the request has this problem.
@@ -170,7 +170,7 @@ impl From<AuthError> for Status {
 mod tests {
     use super::*;
 
-    fn told(error: AuthError) -> (Code, String, String) {
+    fn reported(error: AuthError) -> (Code, String, String) {
         let status = Status::from(error);
         let reason = fault::reason(&status).unwrap();
         (status.code(), reason, status.message().to_owned())
@@ -184,7 +184,7 @@ mod tests {
             DbError::Unavailable(secret.to_owned()),
         ];
         for error in passing {
-            let (code, reason, message) = told(error.into());
+            let (code, reason, message) = reported(error.into());
             assert_eq!((code, reason.as_str()), (Code::Unavailable, "STORE"));
             assert!(
                 message.contains("database") && !message.contains("SELECT"),
@@ -195,7 +195,7 @@ mod tests {
             DbError::Failed("no row".to_owned()),
             DbError::Failed(secret.to_owned()),
         ] {
-            let (code, reason, message) = told(error.into());
+            let (code, reason, message) = reported(error.into());
             assert_eq!((code, reason.as_str()), (Code::Internal, "INTERNAL"));
             assert!(
                 !message.contains("SELECT") && !message.contains("/var"),
@@ -208,7 +208,7 @@ mod tests {
 
     #[test]
     fn an_unknown_role_is_reported_with_the_known_ones() {
-        let (code, _, message) = told(AuthError::UnknownRole("nosuch".to_owned()));
+        let (code, _, message) = reported(AuthError::UnknownRole("nosuch".to_owned()));
         assert_eq!(code, Code::InvalidArgument);
         for part in ["nosuch", "viewer", "developer", "admin"] {
             assert!(message.contains(part), "{message}");
@@ -217,11 +217,11 @@ mod tests {
 
     #[test]
     fn a_busy_login_is_not_reported_as_a_rate_limit() {
-        let (code, reason, message) = told(AuthError::Busy);
+        let (code, reason, message) = reported(AuthError::Busy);
         assert_eq!((code, reason.as_str()), (Code::Unavailable, "LOGIN_BUSY"));
         assert!(!message.contains("rate limit"), "{message}");
         for error in [AuthError::BusyHere, AuthError::Throttled(SOON * 7)] {
-            let (code, _, message) = told(error);
+            let (code, _, message) = reported(error);
             assert_eq!(code, Code::ResourceExhausted);
             assert!(
                 !message.contains("rate limit") && message.contains("retry after"),
@@ -236,7 +236,7 @@ mod tests {
             (GrantError::Life, "expires_in_days"),
             (GrantError::OutlivedBy, "key_id"),
         ] {
-            let (code, _, message) = told(exceeds.into());
+            let (code, _, message) = reported(exceeds.into());
             assert_eq!(code, Code::InvalidArgument);
             assert!(message.starts_with(field), "{message}");
         }
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn permissions_beyond_the_callers_are_denied_by_name() {
         let lacking = GrantError::Permissions(vec!["users.write"]);
-        let (code, reason, message) = told(lacking.into());
+        let (code, reason, message) = reported(lacking.into());
         assert_eq!(
             (code, reason.as_str()),
             (Code::PermissionDenied, "EXCEEDS_CALLER")
