@@ -201,6 +201,29 @@ async fn a_study_whose_trials_cannot_be_read_fails_and_says_why() {
     assert!(ended.error.contains("of trials"), "{}", ended.error);
 }
 
+#[tokio::test]
+async fn a_failure_that_cannot_be_written_is_written_once_the_database_accepts_it() {
+    let rig = Rig::start_with(1).await;
+    rig.world.plan(0, Outcome::HangsAfter(vec![]));
+    let id = rig.begin(seeded(2)).await;
+    rig.until("it runs", || rig.world.running() == 1).await;
+    rig.execute("UPDATE trials SET parameters = '['").await;
+    rig.execute(
+        "CREATE TRIGGER refuse_writes BEFORE UPDATE ON studies \
+         BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+    )
+    .await;
+    let rig = rig.restart().await;
+    rig.resume().await;
+    let refused = rig.automl.fail_study(id, "refused by the trigger").await;
+    assert!(matches!(refused, Err(AutomlError::Store(_))), "{refused:?}");
+    assert_eq!(rig.row(id).await.state, StudyState::Running);
+    rig.execute("DROP TRIGGER refuse_writes").await;
+    let ended = rig.ended(id).await;
+    assert_eq!(ended.state, StudyState::Failed);
+    assert!(ended.error.contains("of trials"), "{}", ended.error);
+}
+
 // === Cancelled ===
 
 #[tokio::test]
@@ -235,11 +258,18 @@ async fn a_study_that_waits_for_a_trainer_hears_of_its_cancellation() {
 
 #[tokio::test]
 async fn a_study_that_has_ended_is_not_cancelled() {
-    let rig = Rig::start().await;
-    let id = rig.begin(seeded(1)).await;
-    rig.ended(id).await;
-    let view = rig.automl.cancel(id, "user:dev").await.unwrap();
-    assert_eq!(view.row.state, StudyState::Completed);
+    for (outcome, state) in [
+        (Outcome::Reports(vec![], 1.0), StudyState::Completed),
+        (Outcome::Fails(refused(Code::Aborted)), StudyState::Failed),
+    ] {
+        let rig = Rig::start().await;
+        rig.world.plan(0, outcome);
+        let id = rig.begin(seeded(1)).await;
+        let ended = rig.ended(id).await;
+        let view = rig.automl.cancel(id, "user:dev").await.unwrap();
+        assert_eq!(view.row.state, state);
+        assert_eq!(view.row.completed_us, ended.completed_us);
+    }
 }
 
 // === Resume ===
@@ -272,6 +302,30 @@ async fn a_killed_study_goes_on_with_the_trials_that_ran() {
     let seeds_asked: HashSet<u64> = rig.world.asked().iter().map(|a| a.seed).collect();
     let left: HashSet<u64> = (2..5).map(|n| seeds::for_trial(7, n)).collect();
     assert_eq!(seeds_asked, left);
+}
+
+#[tokio::test]
+async fn trials_that_ended_are_not_run_again_whatever_their_end() {
+    let rig = Rig::start_with(1).await;
+    for number in 0..5 {
+        rig.world
+            .plan(number, Outcome::Reports(vec![(50, 10.0)], 10.0));
+    }
+    rig.world.plan(5, Outcome::Reports(vec![(50, 1.0)], 1.0));
+    rig.world.plan(6, Outcome::Fails(refused(Code::Aborted)));
+    rig.world.plan(7, Outcome::HangsAfter(vec![]));
+    let id = rig.begin(seeded(8)).await;
+    rig.until("the last one hangs", || rig.world.asked().len() == 8)
+        .await;
+    let before = rig.trials(id).await;
+    assert_eq!(states(&before[4..7]), [Complete, Pruned, Failed]);
+    let rig = rig.restart().await;
+    assert_eq!(rig.resume().await, 1);
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+    assert_eq!(rig.world.asked().len(), 1, "the trial that was running");
+    let after = rig.trials(id).await;
+    assert_eq!(states(&after[4..8]), [Complete, Pruned, Failed, Complete]);
+    assert!((0..7).all(|i| before[i].ended_us == after[i].ended_us));
 }
 
 #[tokio::test]
@@ -389,6 +443,35 @@ async fn a_study_that_its_caller_runs_ends_with_its_last_trial() {
     let other = rig.automl.tell(&study, 1, Failed, None, "").await;
     assert!(matches!(other, Err(AutomlError::TrialEnded(_))));
     assert_eq!(rig.resume().await, 0, "the server does not run it");
+}
+
+#[tokio::test]
+async fn an_ended_trial_takes_neither_a_report_nor_another_end() {
+    for (state, score) in [(Complete, Some(1.0)), (Pruned, None), (Failed, None)] {
+        let rig = Rig::start().await;
+        let own = crate::studies::NewStudy {
+            server_run: false,
+            ..seeded(2)
+        };
+        let study = rig.automl.create_study(own).await.unwrap();
+        let number = rig.automl.ask(&study).await.unwrap().number;
+        let tell = |state, score| rig.automl.tell(&study, number, state, score, "");
+        let ended = tell(state, score).await.unwrap();
+        let repeated = tell(state, score).await.unwrap();
+        assert_eq!((repeated.state, repeated.ended_us), (state, ended.ended_us));
+        for (other, score) in [(Complete, Some(2.0)), (Pruned, None), (Failed, None)] {
+            if other != state || score == Some(2.0) {
+                let refused = tell(other, score).await;
+                assert!(
+                    matches!(refused, Err(AutomlError::TrialEnded(_))),
+                    "{state:?} to {other:?}: {refused:?}"
+                );
+            }
+        }
+        let report = rig.automl.report(&study, number, 10, 0.5).await;
+        assert!(matches!(report, Err(AutomlError::TrialEnded(_))));
+        assert_eq!(rig.trials(study.id).await[0].state, state);
+    }
 }
 
 #[tokio::test]

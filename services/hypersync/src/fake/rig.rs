@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions};
 use tars_proto::fault;
-use tars_runtime::{clock::Clock, trace::Tracer};
+use tars_runtime::{clock::Clock, db::Query, trace::Tracer};
 use tonic::Status;
 use uuid::Uuid;
 
@@ -80,6 +80,25 @@ impl Rig {
         store::insert(&mut tx, &proposal).await.unwrap();
         tx.commit().await.unwrap();
         proposal
+    }
+
+    /// Lets every write of a proposal's next state fail, as on a full disk.
+    pub(crate) async fn refuse_writes(&self) {
+        self.execute(
+            "CREATE TRIGGER refuse_writes BEFORE UPDATE ON proposals \
+             BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
+        )
+        .await;
+    }
+
+    pub(crate) async fn accept_writes(&self) {
+        self.execute("DROP TRIGGER refuse_writes").await;
+    }
+
+    async fn execute(&self, sql: &'static str) {
+        let mut tx = self.service.store.begin("test.execute").await.unwrap();
+        tx.execute(Query::new(sql)).await.unwrap().any();
+        tx.commit().await.unwrap();
     }
 
     pub(crate) async fn state(&self, id: Uuid) -> State {

@@ -258,6 +258,63 @@ async fn rolling_back_whose_answers_are_lost_is_done_once() {
     assert_eq!(rig.world.agent().version, 3);
 }
 
+// === Writes that fail ===
+
+/// Does a step whose result cannot be written, then drives the proposal with a working database.
+async fn driven_after_a_failed_write((rig, committed): (Rig, Proposal)) -> (Rig, Proposal) {
+    rig.refuse_writes().await;
+    let mut pauses = Pauses::new(rig.service.pacing);
+    let error = rig.service.step(&mut committed.clone()).await.unwrap_err();
+    let left = rig
+        .service
+        .recover(committed.clone(), &error, &mut pauses)
+        .await;
+    assert_eq!(left, committed, "the proposal is as it was committed");
+    rig.accept_writes().await;
+    let ended = driven(&rig, left).await;
+    (rig, ended)
+}
+
+#[tokio::test]
+async fn applying_whose_result_cannot_be_written_is_repeated_without_an_effect() {
+    let (rig, ended) = driven_after_a_failed_write(applying().await).await;
+    assert_eq!((ended.state, ended.applied_version), (State::Completed, 2));
+    assert!(is_approved(&rig.world.agent()), "applied once");
+}
+
+#[tokio::test]
+async fn verifying_whose_measurement_cannot_be_written_is_repeated() {
+    let (rig, ended) = driven_after_a_failed_write(verifying().await).await;
+    assert_eq!(ended.state, State::Completed);
+    assert_eq!(rig.world.count(Call::Evaluate), 8, "measured twice");
+    assert!(is_approved(&rig.world.agent()));
+}
+
+#[tokio::test]
+async fn rolling_back_whose_result_cannot_be_written_is_repeated_without_an_effect() {
+    let (rig, ended) = driven_after_a_failed_write(rolling_back().await).await;
+    assert_eq!(ended.state, State::RolledBack);
+    let agent = rig.world.agent();
+    assert!(is_taken_back(&agent) && agent.version == 3, "set back once");
+}
+
+#[tokio::test]
+async fn a_step_that_was_committed_already_continues_from_the_committed_state() {
+    let (rig, stale) = applying().await;
+    rig.service.step(&mut stale.clone()).await.unwrap();
+    let ended = driven(&rig, stale).await;
+    assert_eq!((ended.state, ended.applied_version), (State::Completed, 2));
+
+    let (rig, stale) = verifying().await;
+    rig.service.step(&mut stale.clone()).await.unwrap();
+    assert_eq!(driven(&rig, stale).await.state, State::Completed);
+
+    let (rig, stale) = rolling_back().await;
+    rig.service.step(&mut stale.clone()).await.unwrap();
+    assert_eq!(driven(&rig, stale).await.state, State::RolledBack);
+    assert_eq!(rig.world.agent().version, 3, "set back once");
+}
+
 // === Resume ===
 
 /// How a proposal's change goes.
