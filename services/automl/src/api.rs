@@ -36,7 +36,7 @@ fn id(text: &str) -> Result<Uuid, Status> {
 }
 
 impl Api {
-    /// A study whose trials the caller runs, and that is still open.
+    /// A study whose trials the caller runs and that has not ended.
     async fn own_study(&self, study_id: &str) -> Result<crate::store::StudyRow, Status> {
         let row = self.automl.store.study(id(study_id)?).await?;
         if row.server_run {
@@ -49,7 +49,7 @@ impl Api {
     }
 }
 
-/// What is left to say of a study whose log is gone.
+/// The only event of a study whose log was evicted.
 fn end_alone(view: StudyView, after_sequence: u64) -> Result<WatchStudyResponse, Status> {
     Ok(WatchStudyResponse {
         sequence: fault::sequence_after(after_sequence)?,
@@ -262,18 +262,18 @@ impl study_service_server::StudyService for Api {
     ) -> Result<Response<Items>, Status> {
         let asked = request.into_inner();
         let study_id = id(&asked.study_id)?;
-        // Only a study that is there gets a log, and what happens to it from then on is in that log.
+        // Only an existing study gets a log, which has every event from then on.
         self.automl.store.study(study_id).await?;
         let watched = self.automl.watched(study_id);
         let view = self.automl.study_view(study_id).await?;
         if view.row.state != State::Running && watched.log.last() == 0 {
-            // It ended before this process started: its log is gone, its end is not.
+            // It ended before this process started, so there is no log but its end.
             watched.log.close();
             let end = end_alone(view, asked.after_sequence)?;
             return Ok(Response::new(Box::pin(stream::iter([Ok(end)]))));
         }
         if view.row.state != State::Running {
-            // Whatever ended it could not say so.
+            // Its end was committed but not announced.
             watched.log.close_with(StudyEvent::Ended);
         }
         let trimmed = |e: tars_runtime::events::Trimmed| {
@@ -281,7 +281,7 @@ impl study_service_server::StudyService for Api {
         };
         let reader = watched.log.read(asked.after_sequence).map_err(trimmed)?;
         let automl = Arc::clone(&self.automl);
-        // A log in hand is not forgotten.
+        // A log in use is not evicted.
         let start = (reader, automl, watched);
         let items = stream::try_unfold(start, move |(mut reader, automl, watched)| async move {
             let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {

@@ -1,4 +1,4 @@
-//! What can go wrong in AutoML, and how each is told to clients.
+//! AutoML's errors, and the one table that maps them to gRPC statuses.
 
 use std::{io, time::Duration};
 use tars_interceptors::store;
@@ -12,7 +12,7 @@ use tars_search::SpaceError;
 use tonic::{Code, Status};
 
 #[derive(Debug, thiserror::Error)]
-pub enum AutomlError {
+pub(crate) enum AutomlError {
     #[error("there is no {0} {1}")]
     NotFound(&'static str, String),
     #[error("{field}: {problem}")]
@@ -28,13 +28,13 @@ pub enum AutomlError {
     StudyEnded(&'static str),
     #[error("the study has all its trials")]
     StudyFull,
-    #[error("the server runs this study's trials")]
+    #[error("the trials of this study are run by the server")]
     ServerRun,
     #[error("the trial is {0}")]
     TrialEnded(&'static str),
     #[error("too many studies are running")]
     Busy,
-    #[error("somebody else changed it at the same time")]
+    #[error("the study was changed concurrently")]
     Conflict,
     #[error("orchestration: {0}")]
     Call(#[from] PeerError),

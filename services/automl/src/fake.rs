@@ -1,11 +1,11 @@
-//! Orchestration in memory: runs that end as a test plans, by the number of the trial.
+//! Orchestration in memory: the outcomes of training runs are planned by trial number.
 
 use crate::{
     Automl,
     peers::{AgentKind, DescribeAgents, Peers},
+    retries::Pacing,
     store::{StudyRow, TrialRow, TrialState},
     studies::NewStudy,
-    tries::Pacing,
 };
 use futures_util::{
     StreamExt,
@@ -28,12 +28,12 @@ use tonic::{Code, Status, async_trait};
 use uuid::Uuid;
 
 const SEED: u64 = 7;
-/// Studies that run at once.
+/// The limit of concurrently running studies.
 pub(crate) const STUDIES: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_micros(100);
 
-pub(crate) fn away() -> Status {
+pub(crate) fn unavailable() -> Status {
     Status::unavailable("no route")
 }
 
@@ -46,7 +46,7 @@ pub(crate) fn refused(code: Code) -> Status {
     fault::status(code, "TEST", "refused by a test")
 }
 
-/// A study of so many trials, on the seed that plans refer to.
+/// A study with this many trials, on the seed that plans refer to.
 pub(crate) fn seeded(n_trials: u32) -> NewStudy {
     let range = Range::Float {
         low: 0.9,
@@ -80,7 +80,7 @@ pub(crate) enum Outcome {
     Reports(Vec<(u64, f64)>, f64),
     /// Its stream ends without a result.
     Lost,
-    /// It reports so much, then runs until it is stopped.
+    /// It reports these values, then runs until it is stopped.
     HangsAfter(Vec<(u64, f64)>),
 }
 
@@ -129,7 +129,7 @@ impl Drop for Counted {
 }
 
 impl World {
-    /// The next run of a trial that is not planned yet ends so. Without a plan it returns 1.
+    /// Plans the outcome of the next unplanned run of a trial. An unplanned run returns 1.
     pub(crate) fn plan(&self, number: u32, outcome: Outcome) {
         let seed = seeds::for_trial(SEED, number);
         self.plans
@@ -139,7 +139,7 @@ impl World {
             .push_back(outcome);
     }
 
-    /// The runs that were begun.
+    /// The runs that were requested.
     pub(crate) fn asked(&self) -> Vec<Evaluation> {
         self.asked.lock().clone()
     }
@@ -182,7 +182,7 @@ impl DescribeAgents for Handle {
     }
 }
 
-/// AutoML on a database of its own, with such an Orchestration.
+/// AutoML with a database of its own and a fake Orchestration.
 pub(crate) struct Rig {
     dir: Arc<tempfile::TempDir>,
     parallel: usize,
@@ -196,17 +196,17 @@ impl Rig {
         Self::start_with(2).await
     }
 
-    /// With so many trials of a study at once.
+    /// With this many concurrent trials of a study.
     pub(crate) async fn start_with(parallel: usize) -> Self {
         Self::open(Arc::new(tempfile::tempdir().unwrap()), parallel, PAUSE).await
     }
 
-    /// With so long a pause between the tries of a trial.
+    /// With this delay between the attempts of a trial.
     pub(crate) async fn start_pausing(pause: Duration) -> Self {
         Self::open(Arc::new(tempfile::tempdir().unwrap()), 2, pause).await
     }
 
-    /// The next process on the same files. What the last one has under way hangs in its own world.
+    /// The next process on the same files. Whatever the last one was doing never continues.
     pub(crate) async fn restart(self) -> Self {
         Self::open(self.dir, self.parallel, PAUSE).await
     }
@@ -244,7 +244,7 @@ impl Rig {
         started.unwrap().id
     }
 
-    /// Does what is to be done at the start of a process.
+    /// Resumes as at the start of a process.
     pub(crate) async fn resume(&self) -> usize {
         self.automl
             .resume_studies(&Tracer::disabled())
@@ -305,14 +305,14 @@ impl Rig {
         seen.expect("the trials get there")
     }
 
-    /// Waits until no study has a turn any more.
+    /// Waits until no study is running.
     pub(crate) async fn until_idle(&self) {
         let turns = &self.automl.running;
         self.until("idle", || turns.available_permits() == STUDIES)
             .await;
     }
 
-    /// Waits until something is so.
+    /// Waits until a condition holds.
     pub(crate) async fn until(&self, what: &str, is_so: impl Fn() -> bool) {
         let so = async {
             while !is_so() {

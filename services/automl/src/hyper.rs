@@ -1,4 +1,4 @@
-//! What a search assigns, as hyperparameters, and back.
+//! Conversions between a search's assignments and hyperparameters.
 
 use tars_proto::params::{Param, Params};
 use tars_search::{Assignment, Value};

@@ -1,6 +1,9 @@
-//! AutoML: studies of trials. A trial of a study that the server runs is a real training run, done
-//! by Orchestration over the mesh, as this workload; no user's token outlives the call that it
-//! came with.
+//! AutoML: studies that consist of trials.
+//!
+//! A trial of a study that the server runs is a training run in Orchestration, called over the mesh
+//! with this workload's identity. No user's token is stored beyond the call that it came with.
+
+#![deny(missing_docs)]
 
 mod api;
 mod error;
@@ -8,23 +11,24 @@ mod error;
 mod fake;
 mod hyper;
 mod peers;
+mod retries;
 mod runner;
 mod store;
 mod studies;
-mod tries;
 mod watched;
 mod workload;
 
-pub use error::AutomlError;
+use error::AutomlError;
 
 use peers::Peers;
+use retries::Pacing;
 use std::{path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{clock::Clock, config, db::Db, seeds::Seeds};
 use tokio::sync::Semaphore;
-use tries::Pacing;
 use watched::AllWatched;
 
+/// The service without its transport.
 #[derive(Debug)]
 pub struct Automl {
     store: Store,

@@ -1,6 +1,6 @@
-//! The services that AutoML calls, as traits over messages, and the clients that implement them.
+//! The services that AutoML calls, as traits over messages, and the gRPC clients that implement them.
 //!
-//! Nothing but this file knows that a call goes over the mesh.
+//! Only this module knows about channels; the rest of the service is tested without a socket.
 
 use std::{fmt::Debug, sync::Arc};
 use tars_mesh::Channel;
@@ -8,14 +8,14 @@ use tars_peers::{Agents, PeerError, Trainer};
 use tars_proto::orchestration::v1::ReadHyperparametersRequest;
 use tonic::async_trait;
 
-/// What Orchestration says an agent is.
+/// An agent's type and environment.
 #[derive(Debug, Clone)]
 pub(crate) struct AgentKind {
     pub(crate) agent_type: String,
     pub(crate) environment: String,
 }
 
-/// Agents as a search sees them.
+/// Descriptions of agents.
 #[async_trait]
 pub(crate) trait DescribeAgents: Debug + Send + Sync {
     async fn kind(&self, agent_id: &str) -> Result<AgentKind, PeerError>;

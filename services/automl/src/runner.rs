@@ -1,15 +1,15 @@
-//! Runs studies: a few trials at a time, each a training run in Orchestration, reported as it goes
-//! and stopped when the pruner says so. What was running when the process stopped is run again.
+//! Runs studies: a few trials at a time, each a training run in Orchestration that reports its progress
+//! and is stopped when the pruner decides so. A trial that was running when the process stopped is run
+//! again.
 //!
-//! A database that is busy or away ends no study: what is written is the same when it is written
-//! twice, so that each access is repeated for a while. A study that fails nevertheless says so as soon
-//! as its end can be written.
+//! A database that is busy or unreachable does not fail a study: every write is idempotent, so accesses
+//! are retried for a while. If the study still fails, that is written as soon as it can be.
 
 use crate::{
     Automl, AutomlError, hyper,
     peers::AgentKind,
+    retries::{AccessRetries, TrialRetries},
     store::{StudyRow, TrialRow, TrialState},
-    tries::{Accesses, Retries},
     watched::Watched,
 };
 use std::{collections::HashSet, sync::Arc};
@@ -19,10 +19,10 @@ use tars_runtime::trace::{Kind, Parent, Tracer};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use uuid::Uuid;
 
-/// Reports of a trial, for the pruner.
+/// Progress reports of a trial, which the pruner evaluates.
 const REPORTS: u32 = 10;
 
-enum Ended {
+enum TrialOutcome {
     Score(f64),
     Pruned,
     Cancelled,
@@ -33,7 +33,7 @@ impl Automl {
         Ok(self.peers.agents.kind(agent_id).await?)
     }
 
-    /// Goes on with every study that had not ended.
+    /// Resumes every study that has not ended.
     pub(crate) async fn resume_studies(
         self: &Arc<Self>,
         tracer: &Tracer,
@@ -47,12 +47,12 @@ impl Automl {
         Ok(count)
     }
 
-    /// Whether one more study may run.
+    /// Whether another study can run at once.
     pub(crate) fn has_room(&self) -> bool {
         self.running.available_permits() > 0
     }
 
-    /// Runs a study, with the turn that it has or in its turn.
+    /// Runs a study in the background, with the given permit or once it gets one.
     pub(crate) fn run_in_background(
         self: &Arc<Self>,
         study: StudyRow,
@@ -64,7 +64,7 @@ impl Automl {
         let mut span = tracer.start("automl.study", Kind::Internal, parent);
         span.set("tars.study.id", study.id.to_string());
         span.set("tars.agent.id", study.agent_id.clone());
-        // In hand from now on, so that no cancellation is missed.
+        // Held from now on, so that no cancellation is missed.
         let watched = self.watched(study.id);
         let work = async move {
             let turn = match turn {
@@ -82,12 +82,12 @@ impl Automl {
         tokio::spawn(with_trace(span, work));
     }
 
-    /// Writes that a study has failed, however long the database does not take it: until then it says
-    /// that it is running, and the next start would run it again.
+    /// Writes that a study has failed, retrying without a bound: until then the study is shown as
+    /// running, and a restart would run it again.
     async fn write_failure(self: &Arc<Self>, study: Uuid, error: &str) {
-        let mut accesses = Accesses::new(self.pacing);
+        let mut accesses = AccessRetries::new(self.pacing);
         while let Err(e) = self.fail_study(study, error).await {
-            tracing::error!(%study, error = ?e, "the end of a study could not be stored");
+            tracing::error!(%study, error = ?e, "the failure of a study could not be stored; retrying");
             tokio::time::sleep(accesses.pause()).await;
         }
     }
@@ -102,7 +102,7 @@ impl Automl {
         loop {
             while workers.len() < self.settings.parallel_trials && !watched.is_cancelled() {
                 let next = self
-                    .patiently(watched, || self.next_trial(study, &begun))
+                    .retry_access(watched, || self.next_trial(study, &begun))
                     .await;
                 let trial = match next {
                     Ok(trial) => trial,
@@ -124,11 +124,11 @@ impl Automl {
         if watched.is_cancelled() {
             return Ok(());
         }
-        self.patiently(watched, || self.finish(study.id)).await
+        self.retry_access(watched, || self.finish(study.id)).await
     }
 
-    /// A trial that runs by its row and that nobody has begun here, else a new one: the process
-    /// stopped while it ran, or its row was written and that was not heard.
+    /// A trial that is stored as running and was not started by this process, or else a new one. The
+    /// former is left from the last process, or from a write whose response was lost.
     async fn next_trial(
         self: &Arc<Self>,
         study: &StudyRow,
@@ -150,25 +150,25 @@ impl Automl {
         trial: TrialRow,
         watched: &Watched,
     ) -> Result<(), AutomlError> {
-        let (state, score, error) = match self.train_patiently(study, &trial, watched).await {
-            Ok(Ended::Score(score)) => (TrialState::Complete, Some(score), String::new()),
-            Ok(Ended::Pruned) => (TrialState::Pruned, None, String::new()),
-            Ok(Ended::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
+        let (state, score, error) = match self.train_with_retries(study, &trial, watched).await {
+            Ok(TrialOutcome::Score(score)) => (TrialState::Complete, Some(score), String::new()),
+            Ok(TrialOutcome::Pruned) => (TrialState::Pruned, None, String::new()),
+            Ok(TrialOutcome::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
             Err(AutomlError::Call(error)) => (TrialState::Failed, None, error.to_string()),
             Err(e) => return Err(e),
         };
         let tell = || self.tell(study, trial.number, state, score, &error);
-        self.patiently(watched, tell).await.map(drop)
+        self.retry_access(watched, tell).await.map(drop)
     }
 
-    /// Trains, again while there is no room or no trainer, until there is an outcome.
-    async fn train_patiently(
+    /// Trains until there is an outcome; retries while the trainer is busy or unreachable.
+    async fn train_with_retries(
         self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
         watched: &Watched,
-    ) -> Result<Ended, AutomlError> {
-        let mut retries = Retries::new(self.pacing);
+    ) -> Result<TrialOutcome, AutomlError> {
+        let mut retries = TrialRetries::new(self.pacing);
         loop {
             let error = match self.train(study, trial, watched).await {
                 Err(AutomlError::Call(error)) => error,
@@ -178,44 +178,44 @@ impl Automl {
                 return Err(AutomlError::Call(error));
             };
             let (number, reason) = (trial.number, error.message());
-            tracing::info!(study = %study.id, trial = number, reason, "trial waits for a trainer");
+            tracing::info!(study = %study.id, trial = number, reason, "a trial waits for the trainer");
             if watched.is_cancelled_within(pause).await {
-                return Ok(Ended::Cancelled);
+                return Ok(TrialOutcome::Cancelled);
             }
         }
     }
 
-    /// One training run, followed to its end.
+    /// Follows one training run to its end.
     async fn train(
         self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
         watched: &Watched,
-    ) -> Result<Ended, AutomlError> {
-        // Dropping the run stops it over there.
+    ) -> Result<TrialOutcome, AutomlError> {
+        // Dropping the run cancels it in Orchestration.
         let mut run = self.peers.trainer.evaluate(evaluation(study, trial));
         loop {
             let stopped = watched.stopped();
             if watched.is_cancelled() {
-                return Ok(Ended::Cancelled);
+                return Ok(TrialOutcome::Cancelled);
             }
             let update = tokio::select! {
                 update = run.next() => update?,
-                () = stopped => return Ok(Ended::Cancelled),
+                () = stopped => return Ok(TrialOutcome::Cancelled),
             };
             let (step, value) = match update {
                 Update::Progress { step, mean_return } => (step, mean_return),
-                Update::Ended(score) => return Ok(Ended::Score(score)),
+                Update::Ended(score) => return Ok(TrialOutcome::Score(score)),
             };
             let report = || self.report(study, trial.number, step, value);
-            if self.patiently(watched, report).await? {
-                return Ok(Ended::Pruned);
+            if self.retry_access(watched, report).await? {
+                return Ok(TrialOutcome::Pruned);
             }
         }
     }
 
-    /// Repeats an access to the database while it is busy or away, until the study is cancelled.
-    async fn patiently<T, F>(
+    /// Retries a database access while it fails transiently, until the study is cancelled.
+    async fn retry_access<T, F>(
         &self,
         watched: &Watched,
         access: impl Fn() -> F,
@@ -223,11 +223,11 @@ impl Automl {
     where
         F: Future<Output = Result<T, AutomlError>>,
     {
-        patiently(watched, Accesses::new(self.pacing), access).await
+        retry_access(watched, AccessRetries::new(self.pacing), access).await
     }
 }
 
-/// A trial as the trainer is asked to run it.
+/// The training run of a trial.
 fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
     Evaluation {
         agent_type: study.agent_type.clone(),
@@ -241,9 +241,9 @@ fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
     }
 }
 
-async fn patiently<T, F>(
+async fn retry_access<T, F>(
     watched: &Watched,
-    mut accesses: Accesses,
+    mut accesses: AccessRetries,
     access: impl Fn() -> F,
 ) -> Result<T, AutomlError>
 where

@@ -84,10 +84,10 @@ pub(crate) struct StudyRow {
     pub(crate) n_trials: u32,
     pub(crate) space: Space,
     pub(crate) seed: u64,
-    /// Zero when the caller runs the trials.
+    /// Environment steps of each trial; zero when the caller runs the trials.
     pub(crate) steps: u64,
     pub(crate) owner: String,
-    /// Whose share of the learners its trials take: the person, also behind a key.
+    /// The owner whose share of the learners the trials take: the person, even behind an API key.
     pub(crate) owner_id: String,
     pub(crate) error: String,
     pub(crate) traceparent: String,
@@ -109,7 +109,7 @@ pub(crate) struct TrialRow {
     pub(crate) ended_us: Option<i64>,
 }
 
-/// Before this many steps no trial is pruned.
+/// The step before which no trial is pruned.
 pub(crate) fn warmup(steps: u64) -> u64 {
     steps / 10 * 3 + steps % 10 * 3 / 10
 }
@@ -162,7 +162,7 @@ impl FromRow for TrialRow {
     }
 }
 
-/// The state of a study alone.
+/// The state column of a study.
 struct StateOf(StudyState);
 
 impl FromRow for StateOf {
@@ -232,8 +232,8 @@ impl Store {
         Ok(self.db.read("studies.list").all(query).await?)
     }
 
-    /// Studies that the server runs and that have not ended. One that cannot be read is no reason
-    /// not to resume the others.
+    /// The studies that the server runs and that have not ended. A damaged row must not keep the
+    /// others from being resumed.
     pub(crate) async fn unfinished(&self) -> Result<Vec<StudyRow>, AutomlError> {
         let mut db = self.db.read("studies.unfinished");
         let rows: Vec<Result<StudyRow, DbError>> = db.all(Query::new(UNFINISHED)).await?;
@@ -262,7 +262,7 @@ impl Store {
     }
 }
 
-/// A study as a transaction sees it.
+/// Reads a study in a transaction.
 pub(crate) async fn study_in(db: &mut impl Fetch, id: Uuid) -> Result<StudyRow, AutomlError> {
     let found = db.optional(Query::new(STUDY).bind(id)).await?;
     found.ok_or_else(|| no_study(id))
@@ -272,7 +272,7 @@ fn no_study(id: Uuid) -> AutomlError {
     AutomlError::NotFound("study", id.to_string())
 }
 
-/// The trials as a transaction sees them.
+/// Reads the trials of a study in a transaction.
 pub(crate) async fn trials_in(
     tx: &mut Transaction,
     study: Uuid,
@@ -304,7 +304,7 @@ pub(crate) async fn insert_study(tx: &mut Transaction, row: &StudyRow) -> Result
     Ok(tx.execute(insert).await?.one()?)
 }
 
-/// Ends a study that runs; lost when it has ended already.
+/// Ends a running study; lost when it has already ended.
 pub(crate) async fn end_study(
     tx: &mut Transaction,
     id: Uuid,
@@ -337,7 +337,7 @@ pub(crate) async fn trial_in(
     found.ok_or_else(|| AutomlError::NotFound("trial", format!("{study}/{number}")))
 }
 
-/// Adds a trial; lost when its number is taken.
+/// Inserts a trial; lost when its number is taken.
 pub(crate) async fn insert_trial(
     tx: &mut Transaction,
     row: &TrialRow,
@@ -356,7 +356,7 @@ pub(crate) async fn insert_trial(
     Ok(tx.execute(insert).await?.swap())
 }
 
-/// Writes a trial; lost when it does not run any more.
+/// Updates a running trial; lost when it is no longer running.
 pub(crate) async fn update_running_trial(
     tx: &mut Transaction,
     row: &TrialRow,

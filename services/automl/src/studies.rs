@@ -1,5 +1,5 @@
-//! Studies: made, asked, told, reported to, cancelled. Suggestions are computed from a snapshot,
-//! outside any lock; a number that was taken meanwhile means another try.
+//! The operations on studies: create, ask, report, tell, cancel. Suggestions are computed from a
+//! snapshot outside of any lock; when another trial has taken the number meanwhile, it is retried.
 
 use crate::{
     Automl, AutomlError,
@@ -21,7 +21,7 @@ const MAX_INTERMEDIATE: usize = 1000;
 const DEFAULT_TRIALS: u32 = 100;
 const DEFAULT_STEPS: u64 = 20_000;
 
-/// A study as it is made.
+/// The parameters of a new study.
 #[derive(Debug)]
 pub(crate) struct NewStudy {
     pub(crate) agent_id: String,
@@ -74,7 +74,7 @@ impl StudyView {
 }
 
 impl Automl {
-    /// Creates a study and runs it; what is created is run also when whoever asked for it is gone.
+    /// Creates a study and runs it, even if the caller goes away in between.
     pub(crate) async fn start_study(
         self: &Arc<Self>,
         new: NewStudy,
@@ -91,7 +91,7 @@ impl Automl {
         .await
     }
 
-    /// Commits and does what follows from it, both also when the call that asked for it is dropped.
+    /// Commits and then announces, both even if the call is dropped.
     async fn commit(
         self: &Arc<Self>,
         tx: Write,
@@ -152,7 +152,7 @@ impl Automl {
         Ok(row)
     }
 
-    /// The watchers' side of a study, made when it is first needed.
+    /// The event log of a study, which is created on first use.
     pub(crate) fn watched(&self, id: Uuid) -> Arc<Watched> {
         self.watched.of(id)
     }
@@ -179,7 +179,7 @@ impl Automl {
         };
         let wrong = AutomlError::Invalid {
             field: "page_token",
-            problem: "is not a token of this list".to_owned(),
+            problem: "is not a page token of this list".to_owned(),
         };
         let before = before.map_err(|_| wrong)?;
         let size = page::size(size);
@@ -207,7 +207,7 @@ impl Automl {
         }
         .map_err(|_| AutomlError::Invalid {
             field: "page_token",
-            problem: "is not a token of this list".to_owned(),
+            problem: "is not a page token of this list".to_owned(),
         })?;
         let size = page::size(size);
         let rows = self.store.trials(study, from, size + 1).await?;
@@ -251,7 +251,7 @@ impl Automl {
         self.watched.push(study, StudyEvent::Trial(Box::new(row)));
     }
 
-    /// Starts a trial again that was running when the process stopped.
+    /// Restarts a trial that was running when the process stopped.
     pub(crate) async fn restart_trial(
         self: &Arc<Self>,
         mut row: TrialRow,
@@ -269,7 +269,8 @@ impl Automl {
         Ok(row)
     }
 
-    /// Records an intermediate value; a step that is there already keeps its value.
+    /// Records an intermediate value and returns whether to prune the trial. A step that was reported
+    /// before keeps its value.
     pub(crate) async fn report(
         self: &Arc<Self>,
         study: &StudyRow,
@@ -308,7 +309,7 @@ impl Automl {
             .should_prune(Direction::Maximise, &row.intermediate, &others))
     }
 
-    /// Ends a trial, and its study with the last. The same end twice is the same as once.
+    /// Ends a trial, and its study with the last one. Repeating the same end has no effect.
     pub(crate) async fn tell(
         self: &Arc<Self>,
         study: &StudyRow,
@@ -388,7 +389,7 @@ impl Automl {
         Ok(true)
     }
 
-    /// Ends a study that cannot go on.
+    /// Ends a study that cannot continue as failed.
     pub(crate) async fn fail_study(
         self: &Arc<Self>,
         id: Uuid,
@@ -400,7 +401,7 @@ impl Automl {
         self.commit(tx, move |this| this.watched.end(id)).await
     }
 
-    /// Stops a study. One that has ended stays as it is.
+    /// Cancels a study. One that has ended is returned unchanged.
     pub(crate) async fn cancel(
         self: &Arc<Self>,
         id: Uuid,
@@ -429,7 +430,7 @@ async fn expect_running(tx: &mut Transaction, id: Uuid) -> Result<(), AutomlErro
     }
 }
 
-/// Off the async threads: a long history takes milliseconds.
+/// Runs on a blocking thread, because a long history takes milliseconds.
 async fn suggest(
     study: StudyRow,
     trials: Vec<TrialRow>,
@@ -446,7 +447,7 @@ async fn suggest(
         .map_err(|_| AutomlError::Worker)
 }
 
-/// A pruned trial counts with what it had reached; a failed one not at all.
+/// A pruned trial counts with its last value; a failed one is left out.
 fn observation(trial: TrialRow) -> Option<Observation> {
     let score = match trial.state {
         TrialState::Complete => trial.score,

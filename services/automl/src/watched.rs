@@ -1,11 +1,11 @@
-//! What watchers of studies read, and how whoever runs a study is stopped.
+//! The event logs of studies, which watchers read, and the cancellation of running studies.
 //!
-//! There is room for so many logs. One that somebody has in hand stays, whatever the number: the run
-//! of a study must hear that it is cancelled, and a watcher what happens. Of the others the log of a
-//! study that has ended goes before that of one whose trials its caller runs.
+//! The number of logs is bounded. A log that is in use is never evicted, because the run of a study
+//! must be notified of its cancellation and a watcher of its events. Of the others, logs of ended
+//! studies are evicted before those of studies whose trials the caller runs.
 //!
-//! All logs together have so many bytes. When there are more, the largest log forgets the older half
-//! of its events, so that whoever fills many logs makes those smaller and not the others.
+//! The total size of all logs is bounded too. Beyond it, the largest log drops the older half of its
+//! events, so that a caller who fills many logs shrinks these and not the others.
 
 use crate::store::TrialRow;
 use parking_lot::Mutex;
@@ -22,11 +22,14 @@ use tars_search::Value;
 use tokio::sync::{Notify, futures::Notified};
 use uuid::Uuid;
 
+/// Events of one log.
 const EVENTS: usize = 4096;
-/// A trial has as many values as its caller reports, and each report is an event with all of them.
+/// The size of one log. Each report of a trial is an event with all of the trial's values, and their
+/// number is up to the caller.
 const EVENT_BYTES: usize = 2 << 20;
-/// The events of all logs together, whoever has them in hand.
+/// The size of all logs together, whether in use or not.
 const ALL_BYTES: usize = 32 << 20;
+/// The number of logs that are not in use.
 const KEPT: usize = 128;
 
 #[derive(Debug, Clone)]
@@ -36,7 +39,7 @@ pub(crate) enum StudyEvent {
 }
 
 impl StudyEvent {
-    /// About what an event takes.
+    /// The approximate size of an event.
     fn bytes(&self) -> usize {
         let parameter = |(name, value): (&String, &Value)| {
             let text = match value {
@@ -87,25 +90,25 @@ impl Watched {
         self.cancelled.load(Ordering::Relaxed)
     }
 
-    /// Is ready when the study is cancelled from now on. Made before a look at
-    /// [`is_cancelled`](Self::is_cancelled), so that no cancellation falls in between.
+    /// Completes when the study is cancelled from now on. Create it before checking
+    /// [`is_cancelled`](Self::is_cancelled), so that no cancellation is missed in between.
     pub(crate) fn stopped(&self) -> Notified<'_> {
         self.stop.notified()
     }
 
-    /// Waits, and says whether the study was cancelled before or meanwhile.
+    /// Waits, and returns whether the study was cancelled before or meanwhile.
     pub(crate) async fn is_cancelled_within(&self, pause: Duration) -> bool {
         let stopped = self.stopped();
         self.is_cancelled() || tokio::time::timeout(pause, stopped).await.is_ok()
     }
 }
 
-/// The logs by study.
+/// The logs of all studies.
 #[derive(Debug, Default)]
 pub(crate) struct AllWatched(Mutex<HashMap<Uuid, Arc<Watched>>>);
 
 impl AllWatched {
-    /// A study's log, made when it is first needed.
+    /// The log of a study, which is created on first use.
     pub(crate) fn of(&self, id: Uuid) -> Arc<Watched> {
         let mut all = self.0.lock();
         if !all.contains_key(&id) {
@@ -120,14 +123,15 @@ impl AllWatched {
         bound(&self.0.lock(), ALL_BYTES);
     }
 
-    /// Ends a study's log, once. Where there is none nobody watches, and the next watcher is told.
+    /// Closes a study's log, once. Without a log there is no watcher, and a later one sees the end in
+    /// the database.
     pub(crate) fn end(&self, id: Uuid) {
         if let Some(watched) = self.0.lock().get(&id) {
             watched.log.close_with(StudyEvent::Ended);
         }
     }
 
-    /// Tells whoever runs a study that it is cancelled.
+    /// Notifies the run of a study that it is cancelled.
     pub(crate) fn cancel(&self, id: Uuid) {
         if let Some(watched) = self.0.lock().get(&id) {
             watched.cancel();
@@ -135,7 +139,7 @@ impl AllWatched {
     }
 }
 
-/// Shrinks the largest logs until all have at most so many bytes, or one event each.
+/// Shrinks the largest logs until their total size is at most `bytes`, or each has one event.
 fn bound(all: &HashMap<Uuid, Arc<Watched>>, bytes: usize) {
     loop {
         let sizes = || all.values().map(|w| (w.log.bytes(), w));
@@ -154,7 +158,7 @@ fn bound(all: &HashMap<Uuid, Arc<Watched>>, bytes: usize) {
 
 fn make_room(all: &mut HashMap<Uuid, Arc<Watched>>) {
     while all.len() >= KEPT {
-        // Only the map hands logs out, so that one which it alone has stays so under its lock.
+        // Logs are handed out under this lock only, so an unused one stays unused here.
         let idle = all.iter().filter(|(_, w)| Arc::strong_count(w) == 1);
         let rank = |(id, w): (&Uuid, &Arc<Watched>)| (!w.log.is_closed(), *id);
         let Some((_, oldest)) = idle.map(rank).min() else {
@@ -180,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn a_study_that_runs_hears_its_cancellation_however_many_came_after_it() {
+    fn a_running_study_is_notified_of_its_cancellation_after_many_others() {
         let all = AllWatched::default();
         let (id, watcher) = (Uuid::now_v7(), Uuid::now_v7());
         let (run, stream) = (all.of(id), all.of(watcher));
@@ -197,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_reports_a_lot_holds_no_more_memory_than_a_log_may() {
+    fn a_log_is_bounded_in_bytes() {
         let watched = Watched::default();
         for n in 0..1000 {
             let event = report(n);
@@ -209,7 +213,7 @@ mod tests {
             kept < 200 && kept * 16 * 800 <= EVENT_BYTES as u64,
             "{kept}"
         );
-        // What a study that the server runs says fits, from the first trial to the last.
+        // All events of a study that the server runs fit.
         let watched = Watched::default();
         for n in 0..1200 {
             watched.log.push(report(n % 12));
@@ -233,7 +237,7 @@ mod tests {
     }
 
     #[test]
-    fn a_caller_that_fills_many_logs_has_bounded_memory_and_shrinks_no_other_log() {
+    fn a_caller_that_fills_many_logs_shrinks_only_these() {
         let all = AllWatched::default();
         let sum = || -> usize { all.0.lock().values().map(|w| w.log.bytes()).sum() };
         let (honest, many) = (Uuid::now_v7(), [(); 40].map(|()| Uuid::now_v7()));
@@ -252,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_study_ends_once_and_makes_no_log_for_it() {
+    fn ending_a_study_closes_its_log_once_and_creates_none() {
         let (all, id) = (AllWatched::default(), Uuid::now_v7());
         all.end(id);
         assert!(!has(&all, id));
@@ -263,7 +267,7 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_goes_first_and_the_oldest_of_it() {
+    fn the_oldest_log_of_an_ended_study_is_evicted_first() {
         let all = AllWatched::default();
         let open = Uuid::now_v7();
         all.of(open);
@@ -280,7 +284,7 @@ mod tests {
     }
 
     #[test]
-    fn open_studies_that_nobody_has_in_hand_are_bounded() {
+    fn unused_logs_of_open_studies_are_bounded() {
         let all = AllWatched::default();
         let first = Uuid::now_v7();
         all.of(first);
@@ -291,7 +295,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_hand_stays_and_goes_when_it_is_let_go() {
+    fn a_log_in_use_is_evicted_only_after_it_is_released() {
         let all = AllWatched::default();
         let hands: Vec<_> = (0..2 * KEPT).map(|_| all.of(Uuid::now_v7())).collect();
         assert_eq!(all.0.lock().len(), 2 * KEPT);
@@ -301,7 +305,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_trial_that_waits_hears_of_its_cancellation() {
+    async fn a_waiting_trial_is_notified_of_its_cancellation() {
         let watched = Watched::default();
         assert!(!watched.is_cancelled_within(Duration::from_secs(1)).await);
         let day = Duration::from_secs(86_400);

@@ -1,4 +1,4 @@
-//! AutoML as a process runs it.
+//! AutoML as a workload of a process.
 
 use crate::{Automl, api, peers::Peers};
 use std::sync::Arc;

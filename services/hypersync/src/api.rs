@@ -3,7 +3,7 @@
 use crate::{
     HyperSync,
     attention::Resolution as Resolve,
-    lost::Lost,
+    lost::LostHold,
     proposals::{Decision, View},
     saga::measure::{self, Purpose},
     store::{Assessment, Proposal as Row, State, Verification as Verified},
@@ -272,7 +272,7 @@ impl sync_service_server::SyncService for Api {
     ) -> Result<Response<ReleaseLostHoldResponse>, Status> {
         let call = Call::of(&request)?;
         let asked = request.into_inner();
-        let lost = Lost {
+        let lost = LostHold {
             id: id(&asked.update_id)?,
             agent_id: asked.agent_id,
             by: call.require_caller()?.label.clone(),
@@ -326,8 +326,8 @@ impl sync_service_server::SyncService for Api {
 
     type WatchProposalStream = Items;
 
-    /// An item's number is the proposal's revision: a watcher that comes back is told what is new
-    /// since, and revisions in between that it slept through are folded into the newest.
+    /// An item's sequence number is the proposal's revision. A watcher that reconnects gets the newest
+    /// revision; the ones it missed are not replayed.
     async fn watch_proposal(
         &self,
         request: Request<WatchProposalRequest>,

@@ -1,6 +1,6 @@
-//! Assessing: a proposal that waits for a decision is measured as its verification would, on seeds
-//! of its own, so that whoever decides sees a baseline and a difference with its interval. The
-//! search's score alone flatters: it is the best of many, on one seed.
+//! Assessment: a proposal that waits for a decision is measured like its later verification, on other
+//! seeds, so that the decision rests on a baseline and an improvement with its interval. The search's
+//! score is biased upwards: it is the best of many trials, each on one seed.
 
 use crate::{
     HyperSync, HyperSyncError,
@@ -17,11 +17,11 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// Proposals that are assessed at once.
+/// Proposals that are assessed concurrently.
 pub(crate) const AT_ONCE: usize = 2;
 
 impl HyperSync {
-    /// Assesses a proposal for as long as it waits.
+    /// Assesses a proposal, until it no longer waits for a decision.
     pub(crate) fn assess_in_background(self: &Arc<Self>, proposal: &Proposal, tracer: &Tracer) {
         let this = Arc::clone(self);
         let parent = Parent::stored(&proposal.traceparent);
@@ -31,21 +31,21 @@ impl HyperSync {
         let id = proposal.id;
         tokio::spawn(with_trace(span, async move {
             tokio::select! {
-                () = this.no_longer_waits(id) => {}
+                () = this.until_not_waiting(id) => {}
                 () = this.assess(id) => {}
             }
         }));
     }
 
-    /// Comes back when a proposal is being applied or has ended.
-    async fn no_longer_waits(&self, id: Uuid) {
+    /// Waits until a proposal is being applied, has ended or cannot be read.
+    async fn until_not_waiting(&self, id: Uuid) {
         let mut changed = self.subscribe();
         loop {
             changed.borrow_and_update();
             match self.get(id).await {
-                Ok(proposal) if !proposal.state.waits() => return,
+                Ok(proposal) if !proposal.state.is_waiting() => return,
                 Err(HyperSyncError::NotFound(_) | HyperSyncError::Corrupt(_)) => return,
-                // The next change asks again.
+                // Checked again at the next change.
                 Ok(_) | Err(_) => {}
             }
             if changed.changed().await.is_err() {
@@ -63,15 +63,15 @@ impl HyperSync {
             let Err(error) = self.try_assess(id, &pauses).await else {
                 return;
             };
-            // Others have their turn meanwhile.
+            // Lets another assessment run during the delay.
             drop(turn);
-            tracing::warn!(proposal = %id, ?error, "assessing waits");
+            tracing::warn!(proposal = %id, ?error, "assessment will be retried");
             tokio::time::sleep(pauses.after(&error)).await;
         }
     }
 
-    /// An error that passes is for another try while there is patience, as is one that cannot be
-    /// written; another is what the assessment ended with.
+    /// One attempt. A retryable failure is returned while there is patience, as is a failure to write
+    /// the result; any other failure is the result of the assessment.
     async fn try_assess(&self, id: Uuid, pauses: &Pauses) -> Result<(), HyperSyncError> {
         let proposal = self.get(id).await?;
         if proposal.assessed() != Assessment::Pending {
@@ -90,7 +90,7 @@ impl HyperSync {
     ) -> Result<(), HyperSyncError> {
         let mut tx = self.store.begin("proposals.assess").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
-        if !proposal.state.waits() {
+        if !proposal.state.is_waiting() {
             return Ok(());
         }
         match measured {

@@ -1,13 +1,14 @@
-//! Proposals that need a person: their agents stay held until somebody has decided.
+//! Proposals that need a person's decision, and whose agents stay held until then.
 //!
-//! The saga holds the agent before it asks. That hold may be missing nevertheless: Orchestration was
-//! away when the saga gave up, or a decision let go of the agent and could not be written. So one
-//! task looks whenever a proposal changes, and takes what is missing; holding twice is holding once.
+//! The saga holds the agent before it hands over to a person. That hold may still be missing: when
+//! Orchestration was unreachable as the saga gave up, or when a decision released the agent and could
+//! not be written. One task therefore checks whenever a proposal changes and takes missing holds,
+//! which is idempotent.
 
 use crate::{
     HyperSync, HyperSyncError,
     pauses::Pauses,
-    proposals::expect,
+    proposals::require_state,
     store::{self, Proposal, State},
 };
 use futures_util::future::join_all;
@@ -19,19 +20,19 @@ use tars_runtime::{tasks::to_the_end, trace::Tracer};
 use tokio::sync::Mutex as Turn;
 use uuid::Uuid;
 
-/// How a proposal that needs attention goes on.
+/// A person's decision about a proposal that needs attention.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Resolution {
     RollBack,
     KeepLive,
 }
 
-/// By agent, the proposal that needs attention and for which the agent is known to be held. Whoever
-/// decides about it, or takes its hold, has the agent's turn; other agents do not wait for that.
+/// For each agent, the proposal for which it is known to be held. The lock of an agent serialises
+/// decisions about it and attempts to hold it; agents do not wait for each other.
 #[derive(Debug, Default)]
-pub(crate) struct Held(Mutex<HashMap<String, Arc<Turn<Option<Uuid>>>>>);
+pub(crate) struct HeldAgents(Mutex<HashMap<String, Arc<Turn<Option<Uuid>>>>>);
 
-impl Held {
+impl HeldAgents {
     fn of(&self, agent: &str) -> Arc<Turn<Option<Uuid>>> {
         let mut agents = self.0.lock();
         Arc::clone(agents.entry(agent.to_owned()).or_default())
@@ -39,18 +40,21 @@ impl Held {
 }
 
 impl HyperSync {
-    /// Keeps the agents of proposals that need attention held, for as long as the service is there.
-    pub(crate) fn keep_held(self: &Arc<Self>) {
+    /// Keeps the agents of proposals that need attention held for the lifetime of the service.
+    pub(crate) fn keep_agents_held(self: &Arc<Self>) {
         let (weak, mut changed) = (Arc::downgrade(self), self.subscribe());
         let mut pauses = Pauses::new(self.pacing);
         tokio::spawn(async move {
             loop {
                 changed.borrow_and_update();
                 let Some(this) = weak.upgrade() else { return };
-                let taken = this.take_holds().await;
+                let taken = this.take_missing_holds().await;
                 drop(this);
                 if let Err(error) = taken {
-                    tracing::warn!(?error, "an agent that waits for a person is not held yet");
+                    tracing::warn!(
+                        ?error,
+                        "an agent that waits for a person could not be held; retrying"
+                    );
                     tokio::time::sleep(pauses.after(&error)).await;
                     continue;
                 }
@@ -62,8 +66,8 @@ impl HyperSync {
         });
     }
 
-    /// Takes every hold that is missing, also when one of them cannot be had; the last error is told.
-    async fn take_holds(&self) -> Result<(), HyperSyncError> {
+    /// Attempts every missing hold. Returns the last error.
+    async fn take_missing_holds(&self) -> Result<(), HyperSyncError> {
         let waiting = self.store.needing_attention().await?;
         let taken = join_all(waiting.iter().map(|seen| self.take_hold(seen))).await;
         taken.into_iter().rfind(Result::is_err).unwrap_or(Ok(()))
@@ -75,7 +79,7 @@ impl HyperSync {
         if *held == Some(seen.id) {
             return Ok(());
         }
-        // Somebody may have decided before it was this one's turn.
+        // A decision may have been made while the lock was awaited.
         let proposal = self.get(seen.id).await?;
         if proposal.state == State::NeedsAttention {
             self.hold(&proposal).await?;
@@ -84,7 +88,7 @@ impl HyperSync {
         Ok(())
     }
 
-    /// Holds the agent with whatever is live until a person has decided.
+    /// Holds the agent with whatever is live until a person decides.
     pub(crate) async fn hold(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
         let request = HoldAgentRequest {
             agent_id: proposal.agent_id.clone(),
@@ -94,7 +98,7 @@ impl HyperSync {
         Ok(self.peers.agents.hold(request).await?)
     }
 
-    /// Does what a person decided about a proposal that needs attention.
+    /// Carries out a person's decision about a proposal that needs attention.
     pub(crate) async fn resolve(
         self: &Arc<Self>,
         caller: &Caller,
@@ -125,8 +129,8 @@ impl HyperSync {
         let turn = self.held.of(&seen.agent_id);
         let mut held = turn.lock().await;
         let seen = self.get(id).await?;
-        expect(&seen, State::NeedsAttention)?;
-        // From here on the hold may be gone, whatever the outcome.
+        require_state(&seen, State::NeedsAttention)?;
+        // From here on the hold may be released, whatever the outcome.
         *held = None;
         let decided = match resolution {
             Resolution::RollBack => self.write_decision(by, id, resolution, reason).await,
@@ -150,7 +154,7 @@ impl HyperSync {
     ) -> Result<Proposal, HyperSyncError> {
         let mut tx = self.store.begin("proposals.resolve").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
-        expect(&proposal, State::NeedsAttention)?;
+        require_state(&proposal, State::NeedsAttention)?;
         proposal.reason = reason;
         proposal.attention.clear();
         let next = match resolution {

@@ -1,4 +1,4 @@
-//! What can go wrong in HyperSync, and how each is told to clients.
+//! HyperSync's errors, and the one table that maps them to gRPC statuses.
 
 use crate::store::State;
 use std::io;
@@ -15,53 +15,53 @@ use tonic_types::FieldViolation;
 use uuid::Uuid;
 
 #[derive(Debug, thiserror::Error)]
-pub enum HyperSyncError {
+pub(crate) enum HyperSyncError {
     #[error("there is no proposal {0}")]
     NotFound(String),
     #[error("the study has no finished trial to propose")]
     NothingFinished,
     #[error("the study belongs to no agent")]
     NoAgent,
-    #[error("the proposal changes nothing: its values are live")]
+    #[error("the proposal changes nothing: its values are already live")]
     NoChange,
     #[error("hyperparameters out of bounds")]
     OutOfBounds(Vec<ParamViolation>),
-    #[error("the trial is proposed already, by {0}")]
+    #[error("the trial is already proposed, by {0}")]
     AlreadyOpen(Uuid),
     #[error(
-        "the proposal is stale: version {live} of the agent is live, and it was made against {base}; withdraw it and propose anew"
+        "the proposal is stale: it was made against version {base} of the agent, and version {live} is live; withdraw it and propose again"
     )]
     Stale { live: u64, base: u64 },
     #[error(
-        "the proposal's assessment is pending: wait for it, as WatchProposal tells, or approve with without_assessment"
+        "the proposal's assessment is pending: wait for it with WatchProposal, or approve with without_assessment"
     )]
     AssessmentPending,
     #[error(
-        "the proposal's assessment failed: {0}; approve with without_assessment, or withdraw it and propose anew"
+        "the proposal's assessment failed: {0}; approve with without_assessment, or withdraw it and propose again"
     )]
     AssessmentFailed(String),
-    #[error("the change {0} of this agent is under way")]
+    #[error("the change {0} of this agent is in progress")]
     ChangeInProgress(String),
-    #[error("the proposal is here and {}: it ends by itself, or by ResolveProposal", .0.as_str())]
+    #[error("the proposal is not lost but {}: it ends on its own, or by ResolveProposal", .0.as_str())]
     NotLost(State),
     #[error("the agent is not held for the proposal {0}")]
     NotHeld(Uuid),
-    #[error("who proposed it, or may approve, can withdraw it")]
+    #[error("only the proposer, or a caller who may approve, can withdraw it")]
     NotYours,
     #[error("a {from} proposal cannot become {to}", from = from.as_str(), to = to.as_str())]
-    NoWay { from: State, to: State },
-    #[error("who proposes does not decide")]
+    InvalidTransition { from: State, to: State },
+    #[error("the proposer must not decide")]
     FourEyes,
     #[error("the proposal is {state}, not {needed}", state = now.as_str(), needed = needed.as_str())]
     State { now: State, needed: State },
     #[error(
-        "a proposal that is {} cannot be withdrawn; one that is pending_approval or approved can",
+        "a proposal that is {} cannot be withdrawn, only one that is pending_approval or approved",
         .0.as_str()
     )]
     NotWithdrawable(State),
-    #[error("somebody else decided at the same time")]
+    #[error("the proposal was changed concurrently")]
     Conflict,
-    #[error("{0} is not a token of this list")]
+    #[error("{0} is not a page token of this list")]
     PageToken(&'static str),
     #[error(transparent)]
     NotScalar(#[from] NotScalar),
@@ -73,14 +73,14 @@ pub enum HyperSyncError {
     Store(DbError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
-    #[error("an answer lacks {0}")]
-    Answer(&'static str),
+    #[error("a response lacks {0}")]
+    IncompleteResponse(&'static str),
     #[error(transparent)]
     Lost(#[from] Lost),
 }
 
 impl HyperSyncError {
-    /// Why a call of another service failed, where that is what happened.
+    /// The classification of a failed call to another service; `None` for other errors.
     pub(crate) fn failure(&self) -> Option<Failure> {
         match self {
             Self::Call(error) => Some(error.failure()),
@@ -120,11 +120,15 @@ impl From<HyperSyncError> for Status {
             E::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
             E::State { .. } | E::NotWithdrawable(_) => of_proposal("WRONG_STATE"),
             E::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
-            E::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
             E::Call(error) => error.into(),
             E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
-            E::Io(_) | E::Answer(_) | E::NotScalar(_) | E::NoWay { .. } | E::Lost(_) => {
+            E::Io(_)
+            | E::IncompleteResponse(_)
+            | E::NotScalar(_)
+            | E::InvalidTransition { .. }
+            | E::Lost(_) => {
                 tracing::error!(error = text, "hypersync failed");
                 fault::internal()
             }
@@ -143,7 +147,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_a_proposal_shows_of_a_failed_database_names_no_query() {
+    fn a_failed_database_does_not_reveal_its_query() {
         let secret = "SELECT * FROM proposals at /var/lib/tars/hypersync.db";
         let error = HyperSyncError::from(DbError::Failed(secret.to_owned()));
         assert_eq!(error.to_string(), "the database failed");
@@ -152,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn who_withdraws_too_late_hears_what_may_be_withdrawn() {
+    fn a_late_withdrawal_names_the_states_that_can_be_withdrawn() {
         for state in [State::Applying, State::Completed, State::Withdrawn] {
             let status = Status::from(HyperSyncError::NotWithdrawable(state));
             assert_eq!(fault::reason(&status).as_deref(), Some("WRONG_STATE"));

@@ -1,5 +1,5 @@
-//! The services that HyperSync calls, in memory: one agent as Orchestration keeps it, a trainer, and
-//! a finished study. A script says which call fails, loses its answer, or is where the process dies.
+//! The services that HyperSync calls, in memory: one agent as Orchestration stores it, a trainer, and a
+//! finished study. A script determines which call fails, loses its response, or kills the process.
 
 mod rig;
 
@@ -34,7 +34,7 @@ pub(crate) fn gamma(value: f64) -> Params {
     Params::from([("gamma".to_owned(), Param::Number(value))])
 }
 
-pub(crate) fn away() -> Status {
+pub(crate) fn unavailable() -> Status {
     Status::unavailable("no route")
 }
 
@@ -58,28 +58,29 @@ pub(crate) enum Call {
     Evaluate,
 }
 
-/// What happens to one call.
+/// A fault of one call.
 #[derive(Debug, Clone)]
-pub(crate) enum Trouble {
-    Fails(Status),
-    /// It is done, and nobody hears so.
-    LosesAnswer,
-    /// Somebody else makes this value live before it.
-    Overtaken(f64),
-    /// It is never answered.
-    Hangs,
+pub(crate) enum Fault {
+    /// The call fails without an effect.
+    Fail(Status),
+    /// The call takes effect, and its response is lost.
+    LoseResponse,
+    /// Somebody makes this value live just before the call.
+    Overtake(f64),
+    /// The call never returns.
+    Hang,
 }
 
-/// Where the process dies: before or after the effect of a call, by its number.
+/// Where the process is killed: before or after the effect of a call, by its number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Death {
     Before(usize),
     After(usize),
 }
 
-/// What Orchestration keeps of the agent.
+/// The agent as Orchestration stores it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Kept {
+pub(crate) struct AgentRecord {
     pub(crate) live: Params,
     pub(crate) version: u64,
     /// The change that holds the agent, and whether it awaits a person.
@@ -88,8 +89,8 @@ pub(crate) struct Kept {
     operations: BTreeMap<String, u64>,
 }
 
-impl Kept {
-    /// An agent that nobody has changed yet.
+impl AgentRecord {
+    /// An agent that was never changed.
     fn fresh() -> Self {
         Self {
             live: gamma(0.95),
@@ -146,14 +147,14 @@ impl Kept {
     }
 }
 
-/// All of it, as one process sees it. The next process sees the same agent.
+/// The peers as one process sees them. The next process sees the same agent.
 #[derive(Debug)]
 pub(crate) struct World {
-    pub(crate) kept: Arc<Mutex<Kept>>,
+    pub(crate) stored: Arc<Mutex<AgentRecord>>,
     pub(crate) study: Mutex<Option<Study>>,
-    /// By how much a run with the proposed value returns more.
+    /// How much higher the return of the proposed value is.
     pub(crate) improvement: Mutex<f64>,
-    troubles: Mutex<VecDeque<(Call, Trouble)>>,
+    faults: Mutex<VecDeque<(Call, Fault)>>,
     calls: Mutex<Vec<Call>>,
     death: Option<Death>,
     number: AtomicUsize,
@@ -162,12 +163,12 @@ pub(crate) struct World {
 }
 
 impl World {
-    fn new(kept: Arc<Mutex<Kept>>, death: Option<Death>, improvement: f64) -> Arc<Self> {
+    fn new(stored: Arc<Mutex<AgentRecord>>, death: Option<Death>, improvement: f64) -> Arc<Self> {
         Arc::new(Self {
-            kept,
+            stored,
             study: Mutex::new(Some(study())),
             improvement: Mutex::new(improvement),
-            troubles: Mutex::default(),
+            faults: Mutex::default(),
             calls: Mutex::default(),
             death,
             number: AtomicUsize::new(0),
@@ -176,25 +177,25 @@ impl World {
         })
     }
 
-    /// The world as the next process sees it. This one's process is dead.
+    /// The peers as the next process sees them. The present process is dead from now on.
     fn next(&self) -> Arc<Self> {
         self.dead.store(true, Ordering::Relaxed);
-        Self::new(Arc::clone(&self.kept), None, *self.improvement.lock())
+        Self::new(Arc::clone(&self.stored), None, *self.improvement.lock())
     }
 
-    /// The next such call meets trouble.
-    pub(crate) fn trouble(&self, call: Call, trouble: Trouble) {
-        self.troubles.lock().push_back((call, trouble));
+    /// Injects a fault into the next call of this kind that has none yet.
+    pub(crate) fn inject(&self, call: Call, fault: Fault) {
+        self.faults.lock().push_back((call, fault));
     }
 
-    /// The next so many such calls fail.
-    pub(crate) fn fails(&self, times: usize, call: Call, status: &Status) {
+    /// Lets the next `times` calls of this kind fail.
+    pub(crate) fn fail(&self, times: usize, call: Call, status: &Status) {
         for _ in 0..times {
-            self.trouble(call, Trouble::Fails(status.clone()));
+            self.inject(call, Fault::Fail(status.clone()));
         }
     }
 
-    /// How often a call was made.
+    /// The number of calls of this kind.
     pub(crate) fn count(&self, call: Call) -> usize {
         self.calls.lock().iter().filter(|c| **c == call).count()
     }
@@ -203,11 +204,11 @@ impl World {
         self.number.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn agent(&self) -> Kept {
-        self.kept.lock().clone()
+    pub(crate) fn agent(&self) -> AgentRecord {
+        self.stored.lock().clone()
     }
 
-    /// Comes back when the process has died.
+    /// Waits until the process is killed.
     pub(crate) async fn died(&self) {
         self.died.notified().await;
     }
@@ -218,35 +219,35 @@ impl World {
         pending().await
     }
 
-    fn take_trouble(&self, call: Call) -> Option<Trouble> {
-        let mut troubles = self.troubles.lock();
-        let at = troubles.iter().position(|(c, _)| *c == call)?;
-        troubles.remove(at).map(|(_, trouble)| trouble)
+    fn take_fault(&self, call: Call) -> Option<Fault> {
+        let mut faults = self.faults.lock();
+        let at = faults.iter().position(|(c, _)| *c == call)?;
+        faults.remove(at).map(|(_, fault)| fault)
     }
 
     async fn meet<T>(
         &self,
         call: Call,
-        effect: impl FnOnce(&mut Kept) -> Result<T, Status> + Send,
+        effect: impl FnOnce(&mut AgentRecord) -> Result<T, Status> + Send,
     ) -> Result<T, PeerError> {
         let number = self.number.fetch_add(1, Ordering::Relaxed);
         if self.dead.load(Ordering::Relaxed) || self.death == Some(Death::Before(number)) {
             return self.die().await;
         }
         self.calls.lock().push(call);
-        let trouble = self.take_trouble(call);
-        match &trouble {
-            Some(Trouble::Fails(status)) => return Err(status.clone().into()),
-            Some(Trouble::Hangs) => return pending().await,
-            Some(Trouble::Overtaken(value)) => drop(self.kept.lock().set(gamma(*value))),
-            Some(Trouble::LosesAnswer) | None => {}
+        let fault = self.take_fault(call);
+        match &fault {
+            Some(Fault::Fail(status)) => return Err(status.clone().into()),
+            Some(Fault::Hang) => return pending().await,
+            Some(Fault::Overtake(value)) => drop(self.stored.lock().set(gamma(*value))),
+            Some(Fault::LoseResponse) | None => {}
         }
-        let done = effect(&mut self.kept.lock());
+        let done = effect(&mut self.stored.lock());
         if self.death == Some(Death::After(number)) {
             return self.die().await;
         }
-        match trouble {
-            Some(Trouble::LosesAnswer) => Err(away().into()),
+        match fault {
+            Some(Fault::LoseResponse) => Err(unavailable().into()),
             _ => Ok(done?),
         }
     }
@@ -291,8 +292,8 @@ impl ReadForCaller for Handle {
     }
 
     async fn agent(&self, agent_id: &str) -> Result<Option<Agent>, PeerError> {
-        let agent = |kept: &mut Kept| {
-            let hold = kept.hold.clone().map(|(change_id, awaits_person)| Hold {
+        let agent = |stored: &mut AgentRecord| {
+            let hold = stored.hold.clone().map(|(change_id, awaits_person)| Hold {
                 change_id,
                 awaits_person,
                 ..Hold::default()
@@ -300,8 +301,8 @@ impl ReadForCaller for Handle {
             Ok(Some(Agent {
                 agent_id: agent_id.to_owned(),
                 agent_type: "dqn".into(),
-                hyperparameters: Some(params::to_struct(&kept.live)),
-                version: kept.version,
+                hyperparameters: Some(params::to_struct(&stored.live)),
+                version: stored.version,
                 hold,
                 ..Agent::default()
             }))
@@ -313,10 +314,10 @@ impl ReadForCaller for Handle {
 #[async_trait]
 impl ChangeAgents for Handle {
     async fn read(&self, _: &str) -> Result<ReadHyperparametersResponse, PeerError> {
-        let answer = |kept: &mut Kept| {
+        let answer = |stored: &mut AgentRecord| {
             Ok(ReadHyperparametersResponse {
-                hyperparameters: Some(params::to_struct(&kept.live)),
-                version: kept.version,
+                hyperparameters: Some(params::to_struct(&stored.live)),
+                version: stored.version,
                 ..ReadHyperparametersResponse::default()
             })
         };
@@ -324,19 +325,21 @@ impl ChangeAgents for Handle {
     }
 
     async fn apply(&self, request: ApplyHyperparametersRequest) -> Result<u64, PeerError> {
-        self.0.meet(Call::Apply, |kept| kept.apply(request)).await
+        self.0
+            .meet(Call::Apply, |stored| stored.apply(request))
+            .await
     }
 
     async fn settle(&self, request: SettleHyperparametersRequest) -> Result<(), PeerError> {
         self.0
-            .meet(Call::Settle, |kept| kept.settle(&request))
+            .meet(Call::Settle, |stored| stored.settle(&request))
             .await
     }
 
     async fn hold(&self, request: HoldAgentRequest) -> Result<(), PeerError> {
-        let hold = |kept: &mut Kept| {
-            kept.not_held(&request.change_id)?;
-            kept.hold = Some((request.change_id, true));
+        let hold = |stored: &mut AgentRecord| {
+            stored.not_held(&request.change_id)?;
+            stored.hold = Some((request.change_id, true));
             Ok(())
         };
         self.0.meet(Call::Hold, hold).await

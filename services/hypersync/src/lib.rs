@@ -1,7 +1,9 @@
-//! HyperSync: the governed way from a search's result to live hyperparameters.
+//! HyperSync: the governed path from a search's result to live hyperparameters.
 //!
-//! A proposal is a state machine in the database: each step is a compare-and-set, so that of two
-//! racing approvers one wins, and a restart goes on where the last step was committed.
+//! A proposal is a state machine in the database. Each transition is a compare-and-set, so that one
+//! of two racing approvers wins, and a restarted process continues from the last committed state.
+
+#![deny(missing_docs)]
 
 mod api;
 mod assess;
@@ -18,7 +20,7 @@ mod saga;
 mod store;
 mod workload;
 
-pub use error::HyperSyncError;
+use error::HyperSyncError;
 
 use pauses::Pacing;
 use peers::Peers;
@@ -27,16 +29,17 @@ use store::Store;
 use tars_runtime::{clock::Clock, db::Db};
 use tokio::sync::{Semaphore, watch};
 
+/// The service without its transport.
 #[derive(Debug)]
 pub struct HyperSync {
     store: Store,
     peers: Peers,
     clock: Clock,
     pacing: Pacing,
-    /// Moves whenever a proposal does; watchers then look.
+    /// Changes whenever a proposal does, so that watchers read it again.
     changed: watch::Sender<u64>,
     assessing: Semaphore,
-    held: attention::Held,
+    held: attention::HeldAgents,
 }
 
 impl HyperSync {
@@ -64,7 +67,7 @@ impl HyperSync {
             pacing,
             changed: watch::Sender::new(0),
             assessing: Semaphore::new(assess::AT_ONCE),
-            held: attention::Held::default(),
+            held: attention::HeldAgents::default(),
         }))
     }
 }

@@ -1,9 +1,9 @@
 //! Holds whose proposals are lost.
 //!
-//! A hold that awaits a person is kept by Orchestration and ended by whoever decides about its
-//! proposal. When HyperSync's database is lost or restored from before, or a row of it is damaged,
-//! nobody can decide, and the agent would be held for ever. HyperSync alone knows which proposals
-//! there are, so it lets go, for a person who asks; of a proposal that it knows it does not.
+//! A hold that awaits a person is stored by Orchestration and ends with a decision about its proposal.
+//! When HyperSync's database is lost, restored from an older backup, or damaged, nobody can decide,
+//! and the agent would be held for ever. Only HyperSync knows which proposals exist, so it releases
+//! such a hold at a person's request, and refuses to while it has the proposal.
 
 use crate::{HyperSync, HyperSyncError};
 use std::sync::Arc;
@@ -14,9 +14,9 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// A hold of which a person says that its proposal is lost.
+/// A request to release a hold whose proposal is lost.
 #[derive(Debug, Clone)]
-pub(crate) struct Lost {
+pub(crate) struct LostHold {
     pub(crate) id: Uuid,
     pub(crate) agent_id: String,
     pub(crate) by: String,
@@ -24,16 +24,19 @@ pub(crate) struct Lost {
 }
 
 impl HyperSync {
-    /// Lets go of an agent, unless the proposal that it is held for is here.
-    pub(crate) async fn release_lost(self: &Arc<Self>, lost: Lost) -> Result<(), HyperSyncError> {
-        self.expect_lost(lost.id).await?;
-        self.expect_held(&lost).await?;
+    /// Releases an agent, unless the proposal that it is held for exists.
+    pub(crate) async fn release_lost(
+        self: &Arc<Self>,
+        lost: LostHold,
+    ) -> Result<(), HyperSyncError> {
+        self.require_lost(lost.id).await?;
+        self.require_held(&lost).await?;
         let this = Arc::clone(self);
-        to_the_end(async move { this.let_go(lost).await }).await
+        to_the_end(async move { this.release_hold(lost).await }).await
     }
 
-    /// What cannot be read is lost, what could not be asked for is not.
-    async fn expect_lost(&self, id: Uuid) -> Result<(), HyperSyncError> {
+    /// A missing or corrupt row is a lost proposal; a failure to read it is not.
+    async fn require_lost(&self, id: Uuid) -> Result<(), HyperSyncError> {
         match self.get(id).await {
             Ok(proposal) => Err(HyperSyncError::NotLost(proposal.state)),
             Err(HyperSyncError::NotFound(_) | HyperSyncError::Corrupt(_)) => Ok(()),
@@ -41,17 +44,17 @@ impl HyperSync {
         }
     }
 
-    async fn expect_held(&self, lost: &Lost) -> Result<(), HyperSyncError> {
+    async fn require_held(&self, lost: &LostHold) -> Result<(), HyperSyncError> {
         let agent = self.peers.for_caller.agent(&lost.agent_id).await?;
-        let agent = agent.ok_or(HyperSyncError::Answer("the agent"))?;
+        let agent = agent.ok_or(HyperSyncError::IncompleteResponse("the agent"))?;
         match agent.hold {
             Some(hold) if hold.change_id == lost.id.to_string() => Ok(()),
             _ => Err(HyperSyncError::NotHeld(lost.id)),
         }
     }
 
-    /// Recorded before it is done, so that nothing is let go of without a record.
-    async fn let_go(&self, lost: Lost) -> Result<(), HyperSyncError> {
+    /// Recorded before it is done, so that nothing is released without a record.
+    async fn release_hold(&self, lost: LostHold) -> Result<(), HyperSyncError> {
         let record = Record::new(&self.clock, "hypersync", "admin.hypersync.release")
             .severity(Severity::Critical)
             .caller(&lost.by)
@@ -61,7 +64,7 @@ impl HyperSync {
         let mut tx = self.store.begin("proposals.release").await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
-        tracing::warn!(proposal = %lost.id, agent = lost.agent_id, by = lost.by, "an agent is let go of whose proposal is lost");
+        tracing::warn!(proposal = %lost.id, agent = lost.agent_id, by = lost.by, "releasing an agent whose proposal is lost");
         let request = SettleHyperparametersRequest {
             agent_id: lost.agent_id,
             change_id: lost.id.to_string(),
@@ -76,13 +79,13 @@ impl HyperSync {
 mod tests {
     use super::*;
     use crate::{
-        fake::{Call, Rig, away, reason},
+        fake::{Call, Rig, reason, unavailable},
         store::State,
     };
     use tars_runtime::{audit, db::Query};
 
-    fn lost(id: Uuid) -> Lost {
-        Lost {
+    fn lost(id: Uuid) -> LostHold {
+        LostHold {
             id,
             agent_id: "policy".into(),
             by: "user:ada".into(),
@@ -90,10 +93,10 @@ mod tests {
         }
     }
 
-    /// An agent that is held until a person has decided about a proposal.
+    /// An agent that is held until a person decides about a proposal.
     async fn held_for(id: Uuid) -> Rig {
         let rig = Rig::start().await;
-        rig.world.kept.lock().hold = Some((id.to_string(), true));
+        rig.world.stored.lock().hold = Some((id.to_string(), true));
         rig
     }
 
@@ -104,7 +107,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_whose_proposal_is_gone_is_let_go_and_that_is_recorded() {
+    async fn an_agent_whose_proposal_is_missing_is_released_and_recorded() {
         let id = Uuid::now_v7();
         let rig = held_for(id).await;
         let before = rig.world.agent();
@@ -127,10 +130,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_agent_whose_proposal_cannot_be_read_is_let_go() {
+    async fn an_agent_whose_proposal_is_corrupt_is_released() {
         let rig = Rig::start().await;
         let id = rig.put(State::NeedsAttention).await.id;
-        rig.world.kept.lock().hold = Some((id.to_string(), true));
+        rig.world.stored.lock().hold = Some((id.to_string(), true));
         let mut tx = rig.service.store.begin("test.spoil").await.unwrap();
         let spoil = Query::new("UPDATE proposals SET document = '{}'");
         tx.execute(spoil).await.unwrap().one().unwrap();
@@ -142,11 +145,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_proposal_that_is_here_is_walked_around() {
+    async fn an_existing_proposal_is_never_bypassed() {
         for state in State::ALL {
             let rig = Rig::start().await;
             let id = rig.put(state).await.id;
-            rig.world.kept.lock().hold = Some((id.to_string(), true));
+            rig.world.stored.lock().hold = Some((id.to_string(), true));
             let refused = rig.service.release_lost(lost(id)).await;
             assert_eq!(reason(refused), "NOT_LOST", "{state:?}");
             let hold = Some((id.to_string(), true));
@@ -155,12 +158,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_change_holds_or_nobody_knows_to_be_lost_stays_held() {
+    async fn a_hold_of_another_change_or_of_an_unknown_state_is_kept() {
         let holds = Uuid::now_v7();
         let rig = held_for(holds).await;
         let other = rig.service.release_lost(lost(Uuid::now_v7())).await;
         assert_eq!(reason(other), "NOT_HELD");
-        rig.world.fails(1, Call::Agent, &away());
+        rig.world.fail(1, Call::Agent, &unavailable());
         assert!(rig.service.release_lost(lost(holds)).await.is_err());
         rig.service.store.db().close().await;
         let unknown = rig.service.release_lost(lost(holds)).await;

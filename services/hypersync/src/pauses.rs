@@ -1,20 +1,20 @@
-//! How long a proposal waits for what should pass by itself.
+//! How long a proposal waits for failures that should pass.
 
 use crate::HyperSyncError;
 use std::time::Duration;
 use tars_peers::Failure;
 use tars_runtime::backoff::Backoff;
 
-/// How long to wait, and for how long in all.
+/// The delays between attempts, and their bound.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pacing {
-    /// The first pause between two tries; the next is twice as long.
+    /// The first delay between two attempts, which then doubles.
     pub(crate) first: Duration,
     pub(crate) longest: Duration,
-    /// How long one state waits for what should pass by itself, its pauses added up. An agent is
-    /// held meanwhile, so whatever lasts longer is not waited for but taken back, or told to a person.
+    /// How long one state waits for failures that should pass, as the sum of its delays. The agent is
+    /// held meanwhile, so a failure that lasts longer leads to a rollback, or to a person's decision.
     pub(crate) patience: Duration,
-    /// Between two tries of a training run that found no learner.
+    /// The delay between two attempts of a training run that found no free learner.
     pub(crate) busy: Duration,
 }
 
@@ -29,7 +29,7 @@ impl Default for Pacing {
     }
 }
 
-/// The pauses between the tries of a step.
+/// The delays between the attempts of a step.
 #[derive(Debug)]
 pub(crate) struct Pauses {
     pacing: Pacing,
@@ -46,12 +46,12 @@ impl Pauses {
         }
     }
 
-    /// Begins anew: what was waited for has come.
+    /// Starts over after a success.
     pub(crate) fn reset(&mut self) {
         *self = Self::new(self.pacing);
     }
 
-    /// How long to wait after an error. What is busy is there and answers: patience begins anew.
+    /// The delay after an error. A busy peer is reachable, so it does not use up the patience.
     pub(crate) fn after(&mut self, error: &HyperSyncError) -> Duration {
         let pause = self.backoff.next_delay();
         self.waited = match error.failure() {

@@ -1,6 +1,7 @@
-//! The services that HyperSync calls, as traits over messages, and the clients that implement them.
+//! The services that HyperSync calls, as traits over messages, and the gRPC clients that implement
+//! them.
 //!
-//! Nothing but this file knows that a call goes over the mesh.
+//! Only this module knows about channels; the rest of the service is tested without a socket.
 
 use std::{fmt::Debug, sync::Arc};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
@@ -18,26 +19,27 @@ use tonic::async_trait;
 
 type Studies = StudyServiceClient<OutgoingService<Channel>>;
 
-/// What is read for a caller, with the caller's own credential.
+/// Reads on behalf of a caller, with the caller's credential.
 #[async_trait]
 pub(crate) trait ReadForCaller: Debug + Send + Sync {
     async fn study(&self, study_id: &str) -> Result<Option<Study>, PeerError>;
     async fn agent(&self, agent_id: &str) -> Result<Option<Agent>, PeerError>;
 }
 
-/// Agents as this workload changes them.
+/// Changes of agents, with this workload's identity.
 #[async_trait]
 pub(crate) trait ChangeAgents: Debug + Send + Sync {
-    /// What is live of an agent, read from the agent itself.
+    /// The live hyperparameters of an agent and their version.
     async fn read(&self, agent_id: &str) -> Result<ReadHyperparametersResponse, PeerError>;
 
-    /// Makes values live and holds the agent, once an operation id; the version that it made.
+    /// Makes values live and holds the agent; idempotent by its operation id. Returns the version that
+    /// it made.
     async fn apply(&self, request: ApplyHyperparametersRequest) -> Result<u64, PeerError>;
 
-    /// Lets go of an agent.
+    /// Releases the hold on an agent, and optionally approves what is live.
     async fn settle(&self, request: SettleHyperparametersRequest) -> Result<(), PeerError>;
 
-    /// Holds an agent with whatever is live until a person has decided.
+    /// Holds an agent with whatever is live until a person decides.
     async fn hold(&self, request: HoldAgentRequest) -> Result<(), PeerError>;
 }
 
@@ -50,8 +52,7 @@ pub(crate) struct Peers {
 }
 
 impl Peers {
-    /// Peers over the mesh. What is read for a caller goes over channels of its own, with the
-    /// caller's credential.
+    /// gRPC clients. Reads for a caller use channels of their own, which forward its credential.
     pub(crate) fn over(channels: Channels) -> Self {
         let forward = |channel| outgoing(channel, Credentials::Forward);
         let studies = StudyServiceClient::new(forward(channels.automl_for_caller));

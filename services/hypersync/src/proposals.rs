@@ -1,4 +1,4 @@
-//! Proposals: decided by somebody else than who proposed, or taken back; and how they are shown.
+//! Decisions about proposals under the four-eyes principle, withdrawals, and how proposals are shown.
 
 use crate::{
     HyperSync, HyperSyncError,
@@ -21,22 +21,22 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// What a list shows does not wait for an agent that does not answer.
+/// How long a view waits for the live values of an agent.
 const LIVE_WITHIN: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Without an assessment only when that is said.
+    /// Requires an assessment, unless the caller waives it.
     Approve {
         without_assessment: bool,
     },
     Reject,
 }
 
-/// What is live of an agent.
+/// The live hyperparameters of an agent and their version.
 pub(crate) type LiveParams = Arc<(Params, u64)>;
 
-/// A proposal with what is live of its agent, where that matters and could be asked.
+/// A proposal with the live values of its agent, if it is open and they could be read.
 #[derive(Debug, Clone)]
 pub(crate) struct View {
     pub(crate) proposal: Proposal,
@@ -44,18 +44,19 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// Whether the agent has changed since the proposal was made.
+    /// Whether the agent has changed since the proposal was made; `None` when this is unknown or no
+    /// longer matters.
     pub(crate) fn is_stale(&self) -> Option<bool> {
         let live = self.live.as_ref()?;
-        let waits = self.proposal.state.waits();
+        let waits = self.proposal.state.is_waiting();
         waits.then_some(live.1 != self.proposal.base_version)
     }
 }
 
 impl HyperSync {
-    /// Approves or rejects under four eyes: owners are compared, so that a key of the proposer
-    /// counts as the proposer. What the agent has moved away from is not approved, and what was not
-    /// assessed only by who says so.
+    /// Approves or rejects a proposal of somebody else. Owners are compared, so that an API key of the
+    /// proposer counts as the proposer. A stale proposal cannot be approved, and one without an
+    /// assessment only if the caller waives it.
     pub(crate) async fn decide(
         self: &Arc<Self>,
         caller: &Caller,
@@ -78,20 +79,20 @@ impl HyperSync {
         if seen.proposer_owner == caller.owner_id {
             return Err(HyperSyncError::FourEyes);
         }
-        expect(&seen, State::PendingApproval)?;
+        require_state(&seen, State::PendingApproval)?;
         if decision != Decision::Reject {
-            self.not_stale(&seen).await?;
+            self.require_current_version(&seen).await?;
         }
         let mut tx = self.store.begin("proposals.decide").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
-        expect(&proposal, State::PendingApproval)?;
+        require_state(&proposal, State::PendingApproval)?;
         proposal.decided_by = caller.label.clone();
         proposal.decided_us = Some(self.clock.now_us());
         proposal.reason = reason;
         let (next, kind) = match decision {
             Decision::Approve { without_assessment } => {
                 store::unchanged(&mut tx, &proposal).await?;
-                let unassessed = expect_assessed(&proposal);
+                let unassessed = require_assessed(&proposal);
                 proposal.approved_without_assessment = unassessed.is_err();
                 if !without_assessment {
                     unassessed?;
@@ -105,7 +106,7 @@ impl HyperSync {
         Ok(proposal)
     }
 
-    /// Takes back what is not being applied yet.
+    /// Withdraws a proposal that is not being applied yet.
     pub(crate) async fn withdraw(
         self: &Arc<Self>,
         caller: &Caller,
@@ -128,7 +129,7 @@ impl HyperSync {
         if !own && !caller.permissions.contains("proposals.approve") {
             return Err(HyperSyncError::NotYours);
         }
-        if !proposal.state.waits() {
+        if !proposal.state.is_waiting() {
             return Err(HyperSyncError::NotWithdrawable(proposal.state));
         }
         if !reason.is_empty() {
@@ -140,8 +141,8 @@ impl HyperSync {
         Ok(proposal)
     }
 
-    /// Takes an approved proposal over and applies it in the background, also when whoever asked is
-    /// gone.
+    /// Starts to apply an approved proposal in the background, where it continues even if the caller
+    /// goes away.
     pub(crate) async fn apply_approved(
         self: &Arc<Self>,
         caller: &Caller,
@@ -159,11 +160,11 @@ impl HyperSync {
 
     async fn begin_apply(&self, by: &str, id: Uuid) -> Result<Proposal, HyperSyncError> {
         let seen = self.get(id).await?;
-        expect(&seen, State::Approved)?;
-        self.not_stale(&seen).await?;
+        require_state(&seen, State::Approved)?;
+        self.require_current_version(&seen).await?;
         let mut tx = self.store.begin("proposals.apply").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
-        expect(&proposal, State::Approved)?;
+        require_state(&proposal, State::Approved)?;
         by.clone_into(&mut proposal.applied_by);
         proposal.traceparent = trace::current().map(|c| c.to_header()).unwrap_or_default();
         self.write(tx, &mut proposal, State::Applying, "hypersync.applying", by)
@@ -171,9 +172,8 @@ impl HyperSync {
         Ok(proposal)
     }
 
-    /// Refuses what was made against another version than the live one, and what meets a change
-    /// under way.
-    async fn not_stale(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
+    /// Refuses a proposal that was made against another version than the live one.
+    async fn require_current_version(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
         let (_, live) = self.read_back(&proposal.agent_id).await?;
         let base = proposal.base_version;
         if live == base {
@@ -183,7 +183,7 @@ impl HyperSync {
         }
     }
 
-    /// Writes the next state of a proposal that this process is applying.
+    /// Writes the next state of a proposal that the saga drives.
     pub(crate) async fn advance(
         &self,
         proposal: &mut Proposal,
@@ -209,8 +209,8 @@ impl HyperSync {
         by: &str,
     ) -> Result<(), HyperSyncError> {
         let from = proposal.state;
-        if !from.may_become(next) {
-            return Err(HyperSyncError::NoWay { from, to: next });
+        if !from.can_become(next) {
+            return Err(HyperSyncError::InvalidTransition { from, to: next });
         }
         proposal.state = next;
         proposal.revision += 1;
@@ -228,7 +228,7 @@ impl HyperSync {
         Ok(())
     }
 
-    /// A proposal as it is shown: an open one beside what is live.
+    /// A proposal as it is shown, an open one with the live values of its agent.
     pub(crate) async fn view(&self, proposal: Proposal) -> View {
         let mut views = self.views(vec![proposal]).await;
         views.remove(0)
@@ -300,13 +300,13 @@ impl HyperSync {
         self.changed.send_modify(|n| *n += 1);
     }
 
-    /// Told whenever any proposal changes.
+    /// A receiver that is notified whenever any proposal changes.
     pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changed.subscribe()
     }
 }
 
-pub(crate) fn expect(proposal: &Proposal, needed: State) -> Result<(), HyperSyncError> {
+pub(crate) fn require_state(proposal: &Proposal, needed: State) -> Result<(), HyperSyncError> {
     if proposal.state == needed {
         Ok(())
     } else {
@@ -317,7 +317,7 @@ pub(crate) fn expect(proposal: &Proposal, needed: State) -> Result<(), HyperSync
     }
 }
 
-fn expect_assessed(proposal: &Proposal) -> Result<(), HyperSyncError> {
+fn require_assessed(proposal: &Proposal) -> Result<(), HyperSyncError> {
     match proposal.assessed() {
         Assessment::Completed => Ok(()),
         Assessment::Failed => Err(HyperSyncError::AssessmentFailed(

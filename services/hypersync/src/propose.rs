@@ -1,7 +1,7 @@
-//! Proposing: a study's best trial beside the agent as it is now.
+//! Proposing a study's best trial as a change of the live agent.
 //!
-//! Study and agent are read with the caller's own credential, so that nobody proposes by what they
-//! may not see.
+//! The study and the agent are read with the caller's credential, so that nobody can propose on the
+//! basis of something they may not see.
 
 use crate::{
     HyperSync, HyperSyncError,
@@ -27,7 +27,7 @@ use uuid::Uuid;
 
 const DEFAULT_SEEDS: u32 = 8;
 
-/// What a study found, and the agent that it is for.
+/// A study's best trial, and the agent that it is for.
 struct Finding {
     study: Study,
     trial_number: u32,
@@ -54,7 +54,7 @@ impl HyperSync {
             verification_seeds: seeds.unwrap_or(DEFAULT_SEEDS),
             ..draft(finding, caller, self.clock.now_us())
         };
-        // What is written is assessed, also when whoever asked is gone.
+        // A written proposal is assessed even if the caller has gone away.
         let (this, tracer) = (Arc::clone(self), tracer.clone());
         to_the_end(async move {
             this.write_new(&proposal).await?;
@@ -66,7 +66,7 @@ impl HyperSync {
 
     async fn finding(&self, study_id: &str) -> Result<Finding, HyperSyncError> {
         let study = self.peers.for_caller.study(study_id).await?;
-        let mut study = study.ok_or(HyperSyncError::Answer("the study"))?;
+        let mut study = study.ok_or(HyperSyncError::IncompleteResponse("the study"))?;
         if study.agent_id.is_empty() {
             return Err(HyperSyncError::NoAgent);
         }
@@ -82,7 +82,7 @@ impl HyperSync {
             score,
             steps: study
                 .steps
-                .ok_or(HyperSyncError::Answer("the study's steps"))?,
+                .ok_or(HyperSyncError::IncompleteResponse("the study's steps"))?,
             study,
             agent,
             current,
@@ -90,10 +90,10 @@ impl HyperSync {
         })
     }
 
-    /// An agent that no change holds: what a change is only trying is nobody's baseline.
+    /// Reads an agent that no change holds: values that a change is only trying are not a baseline.
     async fn free_agent(&self, agent_id: &str) -> Result<Agent, HyperSyncError> {
         let agent = self.peers.for_caller.agent(agent_id).await?;
-        let agent = agent.ok_or(HyperSyncError::Answer("the agent"))?;
+        let agent = agent.ok_or(HyperSyncError::IncompleteResponse("the agent"))?;
         match agent.hold {
             Some(hold) => Err(HyperSyncError::ChangeInProgress(hold.change_id)),
             None => Ok(agent),
@@ -111,7 +111,7 @@ impl HyperSync {
     }
 }
 
-/// A proposal of what was found, as it waits for a decision.
+/// A new proposal, which waits for a decision.
 fn draft(finding: Finding, caller: &Caller, now_us: i64) -> Proposal {
     Proposal {
         id: Uuid::now_v7(),
@@ -150,7 +150,7 @@ fn draft(finding: Finding, caller: &Caller, now_us: i64) -> Proposal {
     }
 }
 
-/// Refuses what the agent would not take, and what it has already.
+/// Refuses values that are out of bounds, and a change to values that are already live.
 fn check_change(agent_type: &str, current: &Params, new: &Params) -> Result<(), HyperSyncError> {
     check_bounds(agent_type, new)?;
     let is_live = |(name, value): (&String, &Param)| current.get(name) == Some(value);
@@ -185,7 +185,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn bounds_hold_for_every_kind_of_value() {
+    fn values_of_every_type_are_checked_against_the_bounds() {
         let one = |name: &str, param| Params::from([(name.to_owned(), param)]);
         assert!(check_bounds("dqn", &one("gamma", Param::Number(0.99))).is_ok());
         for bad in [

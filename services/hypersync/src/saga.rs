@@ -1,11 +1,11 @@
-//! Applying: reload, read back, verify by training, or roll back.
+//! The saga that applies a proposal: apply, read back, verify by training, or roll back.
 //!
-//! Each step commits its state before the next begins, and each call to Orchestration carries an
-//! operation id that is done once: whenever the process stops, the saga goes on from the last
-//! committed state and repeats at most what changes nothing when repeated. Orchestration holds the
-//! agent from the first step on; the saga lets go before it writes its end, so that no hold outlives
-//! it. Before it asks a person it takes the hold anew, whatever is live, as one that nobody releases.
-//! What a failed step leads to is decided in [`plan`].
+//! Each step commits its state before the next one starts, and each call to Orchestration has an
+//! idempotent operation id. A process that stops at any point therefore resumes from the last
+//! committed state and repeats only calls without a further effect. Orchestration holds the agent from
+//! the first step on; the saga releases it before it writes its final state, so that no hold outlives
+//! its proposal. Before it hands over to a person it renews the hold as one that only a decision
+//! releases. The consequence of a failed step is decided in [`plan`].
 
 pub(crate) mod measure;
 pub(crate) mod plan;
@@ -16,7 +16,7 @@ use crate::{
     store::{Proposal, State},
 };
 use measure::Purpose;
-use plan::{Rollback, Then};
+use plan::{Recovery, Rollback};
 use std::sync::Arc;
 use tars_interceptors::call::with_trace;
 use tars_proto::{
@@ -32,7 +32,7 @@ impl HyperSync {
         self: &Arc<Self>,
         tracer: &Tracer,
     ) -> Result<usize, HyperSyncError> {
-        self.keep_held();
+        self.keep_agents_held();
         let proposals = self.store.unfinished().await?;
         let count = proposals.len();
         for proposal in proposals {
@@ -67,19 +67,19 @@ impl HyperSync {
         }
     }
 
-    /// Where a failed step leaves the proposal: as it was committed, or on another way.
+    /// The proposal after a failed step: as it was committed, or in the state that recovery leads to.
     async fn recover(
         &self,
         committed: Proposal,
         error: &HyperSyncError,
         pauses: &mut Pauses,
     ) -> Proposal {
-        let next = match plan::after(committed.state, error, pauses) {
-            Then::Go(next) => next,
-            then => {
-                tracing::info!(proposal = %committed.id, ?error, "applying waits");
+        let next = match plan::recovery(committed.state, error, pauses) {
+            Recovery::Advance(next) => next,
+            recovery => {
+                tracing::info!(proposal = %committed.id, ?error, "a step of applying will be retried");
                 tokio::time::sleep(pauses.after(error)).await;
-                if then == Then::Wait {
+                if recovery == Recovery::Retry {
                     return committed;
                 }
                 return self.get(committed.id).await.unwrap_or(committed);
@@ -90,7 +90,7 @@ impl HyperSync {
         turned.error = error.to_string();
         if next == State::NeedsAttention {
             turned.attention = format!(
-                "the old values could not be put back: {error}; resolve by RESOLUTION_ROLL_BACK to try again, or by RESOLUTION_KEEP_LIVE"
+                "the old values could not be restored: {error}; resolve with RESOLUTION_ROLL_BACK to retry, or with RESOLUTION_KEEP_LIVE"
             );
         }
         match self.advance(&mut turned, next).await {
@@ -99,7 +99,7 @@ impl HyperSync {
                 turned
             }
             Err(e) => {
-                tracing::warn!(proposal = %committed.id, error = ?e, "applying waits for the database");
+                tracing::warn!(proposal = %committed.id, error = ?e, "the next state could not be written; retrying");
                 tokio::time::sleep(pauses.after(&e)).await;
                 self.get(committed.id).await.unwrap_or(committed)
             }
@@ -122,14 +122,14 @@ impl HyperSync {
         self.advance(proposal, State::Verifying).await
     }
 
-    /// Looks whether the change is live, then measures it. The change is applied once more, which
-    /// does nothing but to take back a hold that was lost.
+    /// Checks that the change is live, then measures it. Applying it again has no effect but to renew
+    /// a hold that was released.
     async fn verify(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
         proposal.applied_version = self.set_proposed(proposal).await?;
         let (live, version) = self.read_back(&proposal.agent_id).await?;
         if version != proposal.applied_version || !plan::holds(&live, &proposal.new_params) {
             proposal.error = format!(
-                "version {version} is live, not what was applied as {}",
+                "version {version} is live instead of version {}, which was applied",
                 proposal.applied_version
             );
             return self.advance(proposal, State::RollingBack).await;
@@ -139,23 +139,27 @@ impl HyperSync {
     }
 
     async fn judge(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
-        if proposal.verification.as_ref().is_some_and(plan::is_better) {
+        if proposal
+            .verification
+            .as_ref()
+            .is_some_and(plan::is_improvement)
+        {
             let verified = proposal.applied_version;
             self.settle(proposal, Some(verified)).await?;
             return self.advance(proposal, State::Completed).await;
         }
-        proposal.error = "the improvement's interval is not above zero".to_owned();
+        proposal.error = "the confidence interval of the improvement is not above zero".to_owned();
         self.advance(proposal, State::RollingBack).await
     }
 
     async fn roll_back(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
         let (live, version) = self.read_back(&proposal.agent_id).await?;
         match plan::rollback(proposal, &live, version) {
-            Rollback::Nothing => {
+            Rollback::AlreadyDone => {
                 self.settle(proposal, None).await?;
                 self.advance(proposal, State::RolledBack).await
             }
-            // Looked at again before it counts as done.
+            // Read back before it counts as done.
             Rollback::Set { values, expected } => {
                 let operation = format!("{}:back:{expected}", proposal.id);
                 self.set(proposal, &values, expected, &operation).await?;
@@ -164,9 +168,9 @@ impl HyperSync {
                     self.settle(proposal, None).await?;
                     return self.advance(proposal, State::RolledBack).await;
                 }
-                Err(HyperSyncError::Answer("the values that were put back"))
+                Err(HyperSyncError::IncompleteResponse("the restored values"))
             }
-            Rollback::Ask(what) => {
+            Rollback::AskPerson(what) => {
                 self.hold(proposal).await?;
                 proposal.attention = what;
                 self.advance(proposal, State::NeedsAttention).await
@@ -198,7 +202,7 @@ impl HyperSync {
         Ok(self.peers.agents.apply(request).await?)
     }
 
-    /// Lets go of the agent; with a version, as the approved one.
+    /// Releases the agent, and approves the given version if there is one.
     pub(crate) async fn settle(
         &self,
         proposal: &Proposal,
@@ -213,7 +217,7 @@ impl HyperSync {
         Ok(self.peers.agents.settle(request).await?)
     }
 
-    /// What is live of an agent, and its version.
+    /// The live hyperparameters of an agent and their version.
     pub(crate) async fn read_back(&self, agent_id: &str) -> Result<(Params, u64), HyperSyncError> {
         let answer = self.peers.agents.read(agent_id).await?;
         Ok((

@@ -1,7 +1,7 @@
-//! HyperSync's SQL. What is searched for is in columns; the rest of a proposal is one document.
+//! HyperSync's SQL. Searchable fields are columns; the rest of a proposal is one JSON document.
 //!
-//! Two columns are claims, each unique: the trial of an open proposal, and the agent of one that is
-//! changing it. They say who wins where two proposals race.
+//! Two unique columns are claims: the trial of an open proposal, and the agent of a proposal that is
+//! changing it. They decide which of two racing proposals wins.
 
 mod state;
 
@@ -24,7 +24,7 @@ pub(crate) const STEPS: &[Step] = &[
     (3, "claims", include_str!("../migrations/0003_claims.sql")),
 ];
 
-/// Old and new parameters trained on the same seeds.
+/// A paired measurement: old and new parameters are trained on the same seeds.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct Verification {
     pub(crate) seeds: Vec<u64>,
@@ -36,13 +36,13 @@ pub(crate) struct Verification {
     pub(crate) steps: u64,
 }
 
-/// How far a proposal's assessment is.
+/// The state of a proposal's assessment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Assessment {
     Pending,
     Completed,
     Failed,
-    /// It no longer waited when there was none yet.
+    /// The proposal left the waiting states before it was assessed.
     NotMade,
 }
 
@@ -77,11 +77,11 @@ pub(crate) struct Proposal {
     pub(crate) note: String,
     pub(crate) reason: String,
     pub(crate) base_version: u64,
-    /// Zero until applied.
+    /// The version that applying made; zero before.
     pub(crate) applied_version: u64,
     pub(crate) verification_seeds: u32,
     pub(crate) steps: u64,
-    /// Measured while it waits for a decision.
+    /// The measurement made while the proposal waits for a decision.
     #[serde(default)]
     pub(crate) assessment: Option<Verification>,
     #[serde(default)]
@@ -90,10 +90,10 @@ pub(crate) struct Proposal {
     pub(crate) approved_without_assessment: bool,
     pub(crate) verification: Option<Verification>,
     pub(crate) error: String,
-    /// What a person has to do.
+    /// What a person has to decide, in `NeedsAttention`.
     #[serde(default)]
     pub(crate) attention: String,
-    /// A person has decided that the agent gets its old values back, whatever is live.
+    /// Whether a person decided to restore the old values, whatever is live.
     #[serde(default)]
     pub(crate) forced: bool,
     pub(crate) traceparent: String,
@@ -117,7 +117,7 @@ impl Proposal {
         match &self.assessment {
             Some(_) => Assessment::Completed,
             None if !self.assessment_error.is_empty() => Assessment::Failed,
-            None if self.state.waits() => Assessment::Pending,
+            None if self.state.is_waiting() => Assessment::Pending,
             None => Assessment::NotMade,
         }
     }
@@ -170,8 +170,8 @@ impl Store {
         Ok(self.db.write(name, Isolation::Exclusive).await?)
     }
 
-    /// Gives claims to proposals of a time before there were any; of two for one claim the older
-    /// has it.
+    /// Adds claims to proposals that were written before the claims existed. The older of two
+    /// proposals gets a claim.
     async fn claim_what_is_open(&self) -> Result<(), HyperSyncError> {
         let mut tx = self.begin("proposals.claim").await?;
         let rows = tx.all(Query::new(UNCLAIMED)).await?;
@@ -190,7 +190,7 @@ impl Store {
         find(&mut self.db.read("proposals.get"), id).await
     }
 
-    /// Newest first; of one state, or of all when it is empty.
+    /// Proposals in this state, or in any when it is empty, newest first.
     pub(crate) async fn list(
         &self,
         state: &str,
@@ -201,18 +201,17 @@ impl Store {
         Ok(self.db.read("proposals.list").all(query).await?)
     }
 
-    /// Proposals that this service has work with: those being applied, and those that wait for a
-    /// decision.
+    /// Proposals that this service works on: those that are being applied or wait for a decision.
     pub(crate) async fn unfinished(&self) -> Result<Vec<Proposal>, HyperSyncError> {
         self.all_of("proposals.unfinished", UNFINISHED).await
     }
 
-    /// Proposals that wait for a person, and whose agents are held meanwhile.
+    /// Proposals that wait for a person while their agents are held.
     pub(crate) async fn needing_attention(&self) -> Result<Vec<Proposal>, HyperSyncError> {
         self.all_of("proposals.attention", NEEDING_ATTENTION).await
     }
 
-    /// One that cannot be read is no reason not to go on with the others.
+    /// The readable proposals of a query. A damaged row must not stop the others.
     async fn all_of(
         &self,
         name: &'static str,
@@ -227,7 +226,7 @@ fn readable(rows: Vec<Result<Proposal, DbError>>) -> impl Iterator<Item = Propos
     rows.into_iter().filter_map(|row| match row {
         Ok(proposal) => Some(proposal),
         Err(e) => {
-            tracing::error!(error = %e, "a proposal cannot be read");
+            tracing::error!(error = %e, "skipping a proposal that cannot be decoded");
             None
         }
     })
@@ -250,8 +249,8 @@ async fn changing(tx: &mut Transaction, agent: &str) -> Result<Option<Uuid>, DbE
     tx.optional_value(query, "id").await
 }
 
-/// Refuses while another proposal changes the agent, also when somebody released the agent: what is
-/// live then is not verified.
+/// Refuses while another proposal is changing the agent, even if the agent was released in the
+/// meantime: what is live then is not verified.
 pub(crate) async fn unchanged(
     tx: &mut Transaction,
     proposal: &Proposal,
@@ -264,8 +263,8 @@ pub(crate) async fn unchanged(
     }
 }
 
-/// Adds a proposal, unless its trial has an open one or another changes its agent. The look before
-/// names the other; the unique column decides.
+/// Inserts a proposal, unless its trial has an open one or another is changing its agent. The lookups
+/// give the error its details; the unique columns decide.
 pub(crate) async fn insert(
     tx: &mut Transaction,
     proposal: &Proposal,
@@ -287,13 +286,13 @@ pub(crate) async fn insert(
     Ok(inserted.one()?)
 }
 
-/// A proposal as a transaction sees it.
+/// Reads a proposal in a transaction.
 pub(crate) async fn get_in(tx: &mut Transaction, id: Uuid) -> Result<Proposal, HyperSyncError> {
     find(tx, id).await
 }
 
-/// Writes a proposal whose revision must be the one before `proposal.revision`. One that begins to
-/// change an agent must be the only one.
+/// Updates a proposal if its stored revision is the one before `proposal.revision`. Only one proposal
+/// may be changing an agent.
 pub(crate) async fn update(
     tx: &mut Transaction,
     proposal: &Proposal,
@@ -316,7 +315,7 @@ pub(crate) async fn update(
     }
 }
 
-/// A claim that another transaction took at the same moment is a conflict.
+/// A claim that a concurrent transaction took is a conflict.
 fn lost_claim(error: DbError) -> HyperSyncError {
     if error.is_unique_violation() {
         HyperSyncError::Conflict

@@ -1,4 +1,4 @@
-//! HyperSync as a process runs it.
+//! HyperSync as a workload of a process.
 
 use crate::{
     HyperSync, api,

@@ -1,5 +1,5 @@
-//! The agents and what is live of each: hyperparameters with their version, weights with theirs,
-//! what of it was approved and whether a governed change is under way.
+//! The agents and the live state of each: hyperparameters and weights with their versions, the approved
+//! values, and the hold of a governed change.
 
 use crate::{
     OrchestrationError,
@@ -18,7 +18,7 @@ use tars_learn::{
 use tars_runtime::{blobs::Blobs, clock::Clock, db::Transaction};
 use tokio::sync::{Mutex, watch};
 
-/// What an agent is; the live part is in [`LiveAgent`].
+/// The fixed part of an agent; [`LiveAgent`] has the rest.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Definition {
     pub(crate) id: &'static str,
@@ -32,7 +32,7 @@ const BUILT: &[Definition] = &[Definition {
     environment: "cartpole",
 }];
 
-/// The others of the four, whose algorithms do not exist yet.
+/// The other three of the four agents, whose algorithms are not implemented yet.
 const NOT_BUILT: &[&str] = &["consensus", "ethical", "resource"];
 
 #[derive(Debug)]
@@ -49,7 +49,8 @@ pub(crate) struct Agent {
     pub(crate) action_names: &'static [&'static str],
     spec: Spec,
     live: ArcSwap<LiveAgent>,
-    /// What running learners follow: what is live, but for what a governed change is only trying.
+    /// The values that running learners follow: the live ones, except those that a governed change is
+    /// only trying.
     followed: Live,
     held: watch::Sender<bool>,
     changing: Mutex<()>,
@@ -102,7 +103,7 @@ impl Agents {
         }
     }
 
-    /// Makes new weights live: the blob first, then the row, then the swap.
+    /// Writes new weights: first the blob, then the row. The caller commits and publishes.
     pub(crate) async fn install(
         &self,
         tx: &mut Transaction,
@@ -183,7 +184,7 @@ impl Agent {
     }
 
     /// Waits until no governed change holds the agent.
-    pub(crate) async fn free(&self) {
+    pub(crate) async fn until_released(&self) {
         // The sender lives as long as the agent.
         self.held.subscribe().wait_for(|held| !held).await.ok();
     }
@@ -192,8 +193,8 @@ impl Agent {
         &self.changing
     }
 
-    /// Swaps in what was committed. What a change that is not settled yet only tries is not for
-    /// learners: nothing that it leads to could be taken back.
+    /// Makes a committed state live. Learners do not follow the values of a change that is not settled
+    /// yet, because what they learn could not be rolled back.
     pub(crate) fn publish(&self, next: LiveAgent) -> Arc<LiveAgent> {
         let next = Arc::new(next);
         self.live.store(Arc::clone(&next));
@@ -205,8 +206,8 @@ impl Agent {
         next
     }
 
-    /// The same decision with another of its actions.
-    pub(crate) fn instead(&self, acted: &Action, action: usize) -> Action {
+    /// The same decision with another action.
+    pub(crate) fn with_action(&self, acted: &Action, action: usize) -> Action {
         Action {
             action,
             name: self.action_names.get(action).copied().unwrap_or_default(),
@@ -214,7 +215,7 @@ impl Agent {
         }
     }
 
-    /// The best known action in a state.
+    /// The action with the highest value in a state.
     pub(crate) fn act(
         &self,
         agent_type: Option<&str>,
@@ -255,8 +256,8 @@ impl LiveAgent {
     }
 }
 
-/// What was approved of an agent, and who holds it. Where nothing was ever approved, the record
-/// begins with what is live.
+/// The approved values of an agent and its hold. If nothing was approved yet, the live values are
+/// recorded as the first approved ones.
 async fn governance(
     row: &AgentRow,
     store: &Store,

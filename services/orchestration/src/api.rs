@@ -7,7 +7,7 @@ mod wire;
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent as Slot,
-    changes::{ApplyOperation, Drifted, Release, Reload, Settle, Waiting},
+    changes::{ApplyOperation, AwaitDecision, ParameterDrift, Release, Reload, Settle},
     steps::{Observed, StepOutcome},
     store::HoldRow,
 };
@@ -98,8 +98,8 @@ fn hold(row: &HoldRow) -> Hold {
     }
 }
 
-fn drift(from: Vec<Drifted>) -> Option<Drift> {
-    let parameter = |d: Drifted| DriftedParameter {
+fn drift(from: Vec<ParameterDrift>) -> Option<Drift> {
+    let parameter = |d: ParameterDrift| DriftedParameter {
         name: d.name,
         approved: d.approved.map(|v| param(v).into()),
         live: d.live.map(|v| param(v).into()),
@@ -278,7 +278,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let by = Call::of(&request)?.actor();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let waiting = Waiting {
+        let waiting = AwaitDecision {
             by,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,

@@ -1,14 +1,14 @@
-//! Changes of what is live of an agent.
+//! Changes of an agent's live state.
 //!
-//! A governed change goes through three steps of the service that carries it out: it applies, which
-//! takes a hold on the agent, applies again to roll back, and settles, which says what was approved
-//! and lets go. While an agent is held nothing else changes what is live of it: no reload, no new
-//! training, and a training that ends meanwhile waits with its weights. The hold is a row, written
-//! with the change itself, so that it outlives both processes; a person can release it, unless the
-//! change waits for a person's decision: it then holds whatever is live until it is settled.
+//! A governed change has three operations: apply takes a hold on the agent, apply again rolls back, and
+//! settle records what was approved and releases the hold. While an agent is held nothing else changes
+//! its live state: reloads and new trainings are refused, and a training that ends meanwhile waits with
+//! its weights. The hold is a row that is written together with the change, so that it outlives both
+//! processes. A person can release it, unless the change waits for a person's decision: it then holds
+//! whatever is live until it is settled.
 //!
-//! A change is committed first, then swapped in, and goes on to its end when whoever asked for it
-//! goes away: what is committed is always published.
+//! A change is committed first and then made live, even if the caller goes away in between: whatever is
+//! committed is published.
 
 use crate::{
     Orchestration, OrchestrationError,
@@ -23,17 +23,17 @@ use tars_runtime::{
     tasks::to_the_end,
 };
 
-/// Somebody changes an agent directly.
+/// A direct change of an agent, outside of governance.
 #[derive(Debug, Clone)]
 pub(crate) struct Reload {
     pub(crate) by: String,
     pub(crate) reason: String,
     pub(crate) expected_version: Option<i64>,
-    /// Names that are left out keep their values.
+    /// The new values; other parameters are kept.
     pub(crate) values: Values,
 }
 
-/// A step of a governed change; the same operation is done once.
+/// An operation of a governed change, idempotent by its id.
 #[derive(Debug, Clone)]
 pub(crate) struct ApplyOperation {
     pub(crate) by: String,
@@ -44,9 +44,9 @@ pub(crate) struct ApplyOperation {
     pub(crate) values: Values,
 }
 
-/// A governed change that goes on when a person has decided.
+/// A governed change that waits for a person's decision.
 #[derive(Debug, Clone)]
-pub(crate) struct Waiting {
+pub(crate) struct AwaitDecision {
     pub(crate) by: String,
     pub(crate) on_behalf_of: String,
     pub(crate) change_id: String,
@@ -58,11 +58,11 @@ pub(crate) struct Settle {
     pub(crate) by: String,
     pub(crate) on_behalf_of: String,
     pub(crate) change_id: String,
-    /// The version that was verified, when the change is approved.
+    /// The verified version, if the change is approved.
     pub(crate) approved_version: Option<i64>,
 }
 
-/// A person lets go of an agent.
+/// A person's request to release a hold.
 #[derive(Debug, Clone)]
 pub(crate) struct Release {
     pub(crate) by: String,
@@ -70,16 +70,16 @@ pub(crate) struct Release {
     pub(crate) reason: String,
 }
 
-/// One parameter whose live value is not the approved one.
+/// A parameter whose live value differs from the approved one.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Drifted {
+pub(crate) struct ParameterDrift {
     pub(crate) name: String,
     pub(crate) approved: Option<Value>,
     pub(crate) live: Option<Value>,
 }
 
 impl Orchestration {
-    /// Changes hyperparameters directly. Returns what is live afterwards.
+    /// Changes hyperparameters directly. Returns the new live state.
     pub(crate) async fn reload(
         self: &Arc<Self>,
         agent: Arc<Agent>,
@@ -97,7 +97,7 @@ impl Orchestration {
     ) -> Result<Arc<LiveAgent>, OrchestrationError> {
         let _one = agent.changing().lock().await;
         let mut tx = self.store.begin("agents.reload").await?;
-        not_held(&mut tx, agent.id(), None).await?;
+        ensure_not_held(&mut tx, agent.id(), None).await?;
         let live = agent.live();
         let expected = reload.expected_version.unwrap_or(live.row.version);
         let changed: Vec<String> = reload.values.keys().cloned().collect();
@@ -121,8 +121,8 @@ impl Orchestration {
         Ok(agent.publish(next))
     }
 
-    /// Does one step of a governed change and holds the agent for it. Returns the version that the
-    /// step made.
+    /// Applies values for a governed change and holds the agent. Returns the version that the operation
+    /// made.
     pub(crate) async fn apply(
         self: &Arc<Self>,
         agent: Arc<Agent>,
@@ -140,10 +140,10 @@ impl Orchestration {
     ) -> Result<i64, OrchestrationError> {
         let _one = agent.changing().lock().await;
         let mut tx = self.store.begin("agents.reload").await?;
-        let held = not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
+        let held = ensure_not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
         let live = agent.live();
         let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
-            // Done before. Held again when somebody let go, unless something else is live by now.
+            // Done before. The hold is renewed if it was released and nothing else is live by now.
             Some(version) if held || version != live.row.version => return Ok(version),
             Some(version) => (LiveAgent::clone(&live), version),
             None => {
@@ -162,7 +162,7 @@ impl Orchestration {
             since_us: self.clock.now_us(),
             awaits_person: false,
         });
-        // A change that waited for a person goes on: it may be released again.
+        // A change that waited for a person continues, so its hold can be released again.
         hold.awaits_person = false;
         store::put_hold(&mut tx, agent.id(), hold).await?;
         let record = self
@@ -176,20 +176,24 @@ impl Orchestration {
         Ok(version)
     }
 
-    /// Holds an agent, whatever is live, until the change is settled. Returns the live version.
+    /// Holds an agent with whatever is live until the change is settled. Returns the live version.
     pub(crate) async fn hold(
         self: &Arc<Self>,
         agent: Arc<Agent>,
-        waiting: Waiting,
+        waiting: AwaitDecision,
     ) -> Result<i64, OrchestrationError> {
         let this = Arc::clone(self);
         to_the_end(async move { this.do_hold(&agent, waiting).await }).await
     }
 
-    async fn do_hold(&self, agent: &Agent, waiting: Waiting) -> Result<i64, OrchestrationError> {
+    async fn do_hold(
+        &self,
+        agent: &Agent,
+        waiting: AwaitDecision,
+    ) -> Result<i64, OrchestrationError> {
         let _one = agent.changing().lock().await;
         let mut tx = self.store.begin("agents.hold").await?;
-        not_held(&mut tx, agent.id(), Some(&waiting.change_id)).await?;
+        ensure_not_held(&mut tx, agent.id(), Some(&waiting.change_id)).await?;
         let mut next = LiveAgent::clone(&agent.live());
         let hold = next.hold.get_or_insert_with(|| HoldRow {
             change_id: waiting.change_id.clone(),
@@ -233,7 +237,7 @@ impl Orchestration {
         if let Some(version) = settle.approved_version
             && !(next.approved.change_id == change && next.approved.version == version)
         {
-            not_held(&mut tx, agent.id(), None).await?;
+            ensure_not_held(&mut tx, agent.id(), None).await?;
             expect(version, next.row.version)?;
             next.approved = ApprovalRow {
                 hyperparameters: next.row.hyperparameters.clone(),
@@ -257,7 +261,7 @@ impl Orchestration {
         Ok(agent.publish(next).row.version)
     }
 
-    /// Lets go of an agent that a change holds.
+    /// Releases the hold of a change.
     pub(crate) async fn release(
         self: &Arc<Self>,
         agent: Arc<Agent>,
@@ -332,8 +336,8 @@ fn expect(expected: i64, live: i64) -> Result<(), OrchestrationError> {
     }
 }
 
-/// Refuses while another change holds the agent; says whether this one does.
-pub(crate) async fn not_held(
+/// Refuses while another change holds the agent; returns whether this one does.
+pub(crate) async fn ensure_not_held(
     tx: &mut Transaction,
     agent: &str,
     change: Option<&str>,
@@ -351,14 +355,14 @@ pub(crate) async fn not_held(
 }
 
 impl LiveAgent {
-    /// Every parameter whose live value is not the approved one.
-    pub(crate) fn drift(&self) -> Vec<Drifted> {
+    /// The parameters whose live values differ from the approved ones.
+    pub(crate) fn drift(&self) -> Vec<ParameterDrift> {
         let (approved, live) = (&self.approved.hyperparameters, &self.row.hyperparameters);
         let names: BTreeSet<&String> = approved.keys().chain(live.keys()).collect();
         names
             .into_iter()
             .filter(|name| approved.get(*name) != live.get(*name))
-            .map(|name| Drifted {
+            .map(|name| ParameterDrift {
                 name: name.clone(),
                 approved: approved.get(name).copied(),
                 live: live.get(name).copied(),

@@ -1,5 +1,5 @@
-//! Conflicts between what agents would do, and their resolution: by the payoffs of the joint
-//! actions that are allowed, with a rule that is named and an answer that says why.
+//! Conflicts between the agents' preferred actions, and their resolution: a bargaining solution among
+//! the joint actions that the constraints allow, with an explanation.
 
 use crate::OrchestrationError;
 use serde::{Deserialize, Serialize};
@@ -9,20 +9,20 @@ use tars_games::{
     pareto,
 };
 
-/// Efficient alternatives that an answer lists.
+/// Pareto-efficient alternatives that a resolution lists.
 const LISTED: usize = 16;
-/// Joint actions that are looked at.
+/// The largest number of joint actions of a dispute.
 const MAX_JOINT_ACTIONS: usize = 8_192;
-/// Regrets below this share of a player's payoff range are none.
+/// Regrets up to this share of a player's payoff range are zero.
 const REGRET: f64 = 1e-9;
 
-/// One of those whose actions may be in conflict.
+/// A party to a dispute.
 #[derive(Debug, Clone)]
 pub(crate) struct Party {
     pub(crate) name: String,
-    /// Its actions and their numbers.
+    /// The name of each action and the number that conditions compare.
     pub(crate) actions: Vec<(String, f64)>,
-    /// What it would do by itself.
+    /// The action that it prefers on its own.
     pub(crate) raw: usize,
 }
 
@@ -40,14 +40,14 @@ pub(crate) struct Condition {
     pub(crate) value: f64,
 }
 
-/// What must not hold all together.
+/// Conditions that must not all hold at the same time.
 #[derive(Debug, Clone)]
 pub(crate) struct Constraint {
     pub(crate) name: String,
     pub(crate) conditions: Vec<Condition>,
 }
 
-/// A constraint among parties that are there.
+/// A constraint whose parties all take part.
 struct Bound<'a> {
     constraint: &'a Constraint,
     conditions: Vec<(usize, Comparison, f64)>,
@@ -82,14 +82,14 @@ impl ResolutionRule {
     }
 }
 
-/// Joint actions, who takes them, and what they are worth.
+/// The parties, their joint actions and payoffs, and the constraints on them.
 #[derive(Debug)]
 pub(crate) struct Dispute {
     pub(crate) parties: Vec<Party>,
     pub(crate) game: Game,
     pub(crate) constraints: Vec<Constraint>,
     pub(crate) rule: ResolutionRule,
-    /// What each has without an agreement, where that is known.
+    /// Each party's payoff without an agreement; by default its security level.
     pub(crate) disagreement: Option<Vec<f64>>,
     pub(crate) weights: Option<Vec<f64>>,
 }
@@ -112,7 +112,7 @@ pub(crate) struct Conflict {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Resolution {
     pub(crate) conflicts: Vec<Conflict>,
-    /// Without a conflict there is none.
+    /// The rule that was applied; `None` without a conflict.
     pub(crate) rule: Option<ResolutionRule>,
     pub(crate) raw: Vec<usize>,
     pub(crate) resolved: Vec<usize>,
@@ -127,7 +127,7 @@ pub(crate) struct Resolution {
     pub(crate) explanation: String,
 }
 
-/// The rules that always hold among the four agents.
+/// The constraints that always hold among the four agents.
 pub(crate) fn built_in() -> Vec<Constraint> {
     let condition = |party: &str, comparison, value| Condition {
         party: party.to_owned(),
@@ -149,7 +149,7 @@ pub(crate) fn built_in() -> Vec<Constraint> {
     ]
 }
 
-/// The game of agents whose payoffs are their own values of their own actions.
+/// The game in which each agent's payoff is its own value of its own action.
 pub(crate) fn own_values(values: &[Vec<f64>]) -> Result<Game, OrchestrationError> {
     let shape: Vec<usize> = values.iter().map(Vec::len).collect();
     let cells: usize = shape.iter().product();
@@ -163,7 +163,7 @@ pub(crate) fn own_values(values: &[Vec<f64>]) -> Result<Game, OrchestrationError
 }
 
 impl Dispute {
-    /// What is in conflict in the raw joint action, and the joint action that the rule prefers.
+    /// Finds the conflicts of the raw joint action, and the joint action that the rule chooses.
     pub(crate) fn resolve(&self) -> Result<Resolution, OrchestrationError> {
         if self.game.cells() > MAX_JOINT_ACTIONS {
             let given = self.game.cells();
@@ -288,7 +288,7 @@ impl Dispute {
         })
     }
 
-    /// The rule's choice among what is allowed.
+    /// The rule's choice among the allowed joint actions, with its explanation.
     fn choose(
         &self,
         allowed: &[usize],
@@ -319,7 +319,7 @@ impl Dispute {
         Ok((allowed[best], text))
     }
 
-    /// What a joint action gives beyond the disagreement, as shares of each one's payoff range.
+    /// The gains of a joint action over the disagreement, as shares of each party's payoff range.
     fn gains(&self, cell: usize, disagreement: &[f64]) -> Vec<f64> {
         (0..self.parties.len())
             .map(|i| {
@@ -340,7 +340,7 @@ impl Dispute {
             .collect()
     }
 
-    /// What a party can have whatever the others do.
+    /// The security level of a party: its best payoff in pure actions whatever the others do.
     fn security(&self, party: usize) -> f64 {
         let actions = self.parties[party].actions.len();
         let mut worst = vec![f64::INFINITY; actions];
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn the_built_in_rules_hold_among_the_agents() {
+    fn built_in_constraints_are_enforced() {
         let values = vec![
             (0..10).map(f64::from).collect::<Vec<_>>(),
             vec![5.0, 1.0, 0.0, 4.0],
@@ -437,7 +437,7 @@ mod tests {
         assert_eq!(found.conflicts[0].name, "policy_ethical_mismatch");
         assert_eq!(found.conflicts[0].parties, ["policy", "ethical"]);
         assert_eq!(found.raw, [9, 0]);
-        // Ethical loses less by its second best than policy by staying at 7.
+        // The ethical agent loses less by its second best action than policy would at 7.
         assert_eq!(
             (found.resolved, found.raw_payoffs),
             (vec![9, 3], vec![9.0, 5.0])
@@ -463,7 +463,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_in_conflict_stays() {
+    fn a_joint_action_without_conflict_is_kept() {
         let calm = dispute(
             vec![party("policy", 2, 1), party("ethical", 2, 1)],
             vec![vec![4.0, 0.0, 3.0, 3.5], vec![4.0, 3.0, 0.0, 3.5]],
@@ -474,8 +474,8 @@ mod tests {
     }
 
     #[test]
-    fn regret_is_a_conflict_and_rules_differ() {
-        // Each insists on its own way.
+    fn regret_is_a_conflict_that_rules_resolve_differently() {
+        // Battle of the sexes: each prefers its own equilibrium.
         let mut sexes = dispute(
             vec![party("a", 2, 0), party("b", 2, 1)],
             vec![vec![5.0, 0.0, 0.0, 2.0], vec![1.0, 0.0, 0.0, 4.0]],
@@ -500,7 +500,7 @@ mod tests {
     }
 
     #[test]
-    fn when_nothing_is_allowed_that_is_said() {
+    fn a_dispute_without_allowed_joint_actions_is_refused() {
         let mut shut = dispute(vec![party("policy", 2, 0)], vec![vec![1.0, 2.0]]);
         shut.constraints.push(Constraint {
             name: "closed".to_owned(),

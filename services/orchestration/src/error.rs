@@ -1,4 +1,4 @@
-//! What can go wrong in Orchestration, and how each is told to clients.
+//! Orchestration's errors, and the one table that maps them to gRPC statuses.
 
 use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
@@ -12,15 +12,15 @@ use tars_runtime::{
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
-/// When to come back for a learner, and for a solver.
+/// When a client should retry while the learners, or the solvers, are busy.
 const LEARNER_SOON: Duration = Duration::from_secs(5);
 const SOLVER_SOON: Duration = Duration::from_secs(1);
 
 #[derive(Debug, thiserror::Error)]
-pub enum OrchestrationError {
+pub(crate) enum OrchestrationError {
     #[error("there is no {0} {1:?}")]
     NotFound(&'static str, String),
-    #[error("the agent {0:?} is not built yet")]
+    #[error("the agent {0:?} is not implemented yet")]
     NotBuilt(&'static str),
     #[error("the agent has no weights yet: train it first")]
     Untrained,
@@ -32,7 +32,7 @@ pub enum OrchestrationError {
     },
     #[error("at least one agent's state is required")]
     NoState,
-    #[error("the observation is for another type of agent")]
+    #[error("the observation is for an agent of another type")]
     AgentType,
     #[error("hyperparameters out of bounds")]
     Hyperparameters(Vec<ParamViolation>),
@@ -40,7 +40,7 @@ pub enum OrchestrationError {
     NotScalar(#[from] NotScalar),
     #[error("the live version is {live}, not {expected}")]
     Version { live: i64, expected: i64 },
-    #[error("the change {change} of {agent} is under way for {on_behalf_of}; {}", end_of(*awaits_person))]
+    #[error("the change {change} of {agent} is in progress for {on_behalf_of}; {}", end_of(*awaits_person))]
     ChangeInProgress {
         agent: String,
         change: String,
@@ -48,14 +48,14 @@ pub enum OrchestrationError {
         awaits_person: bool,
     },
     #[error(
-        "the change {0} needs attention: ResolveProposal ends it and lets go of the agent, or ReleaseLostHold where the proposal is lost"
+        "the change {0} needs attention: ResolveProposal ends it and releases the agent, or ReleaseLostHold if the proposal is lost"
     )]
     AwaitsPerson(String),
     #[error("the change {0:?} does not hold the agent")]
     NotHeld(String),
-    #[error("the agent is being trained already")]
+    #[error("the agent is already being trained")]
     TrainingRuns,
-    #[error("too many runs wait for a learner")]
+    #[error("too many runs are waiting for a learner")]
     QueueFull,
     #[error(transparent)]
     Run(#[from] RunError),
@@ -69,13 +69,13 @@ pub enum OrchestrationError {
     Rank(#[from] RankError),
     #[error(transparent)]
     ProgramTooLarge(#[from] ProgramTooLarge),
-    #[error("{0} joint actions; conflicts are resolved among up to {1}")]
+    #[error("there are {0} joint actions; conflicts are resolved among up to {1}")]
     DisputeTooLarge(usize, usize),
     #[error("the constraints forbid all of {0} joint actions")]
     NothingAllowed(usize),
     #[error("too many games are being solved")]
     SolversBusy,
-    #[error("{0} is not a token of this list")]
+    #[error("{0} is not a page token of this list")]
     PageToken(&'static str),
     #[error("weights: {0}")]
     Weights(#[from] tars_learn::weights::BadWeights),
@@ -131,10 +131,10 @@ impl From<OrchestrationError> for Status {
                 fault::invalid_field("game.players", &text)
             }
             E::NothingAllowed(_) => fault::precondition("NOTHING_ALLOWED", "constraints", &text),
-            E::PageToken(field) => fault::invalid_field(field, "is not a token of this list"),
+            E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
             E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
-            E::Weights(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => own_failure(&text),
+            E::Weights(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),
         }
     }
 }
@@ -145,7 +145,7 @@ fn of_run(error: RunError, text: &str) -> Status {
         RunError::Algorithm(_) => fault::invalid_field("agent_type", text),
         RunError::Environment(_) => fault::invalid_field("environment", text),
         RunError::Diverged => fault::status(Code::Aborted, "DIVERGED", text),
-        RunError::Weights => own_failure(text),
+        RunError::Weights => internal(text),
     }
 }
 
@@ -161,16 +161,16 @@ fn out_of_bounds(wrong: Vec<ParamViolation>) -> Status {
     fault::invalid(wrong.into_iter().map(violation).collect())
 }
 
-/// What failed is in the log alone.
-fn own_failure(text: &str) -> Status {
+/// The client gets no details of an internal failure; the log has them.
+fn internal(text: &str) -> Status {
     tracing::error!(error = text, "orchestration failed");
     fault::internal()
 }
 
-/// How a change that is under way comes to its end.
+/// How a change in progress ends.
 fn end_of(awaits_person: bool) -> &'static str {
     if awaits_person {
-        "it waits for a person: ResolveProposal ends it"
+        "it waits for a person's decision, by ResolveProposal"
     } else {
         "wait for its end, or release the agent"
     }

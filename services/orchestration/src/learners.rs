@@ -1,9 +1,9 @@
-//! The threads that train: plain threads, with a bounded queue in front. A run whose listener goes
-//! away stops, or leaves the queue.
+//! The training threads: plain threads behind a bounded queue. A run whose receiver goes away stops, or
+//! leaves the queue.
 //!
-//! Work is of three classes, so that none waits behind the others' long runs: a run begins when one
-//! of the shared threads is free, or when none of its class runs. There are thus two threads more
-//! than configured at most. Who waits is bounded for each class, and within it for each caller.
+//! There are three classes of work, so that none waits behind the long runs of the others: a run starts
+//! when one of the shared threads is free, or when no run of its class is running. There are thus up to
+//! two threads more than configured. The queue is bounded for each class, and for each caller within it.
 
 use crate::OrchestrationError;
 use arc_swap::ArcSwap;
@@ -15,22 +15,22 @@ use std::sync::{
 use tars_learn::{Outcome, Progress, Run, RunError, hyper::Values, train::Control};
 use tokio::sync::mpsc;
 
-/// Reports wait here for their listener; a slow one slows the run down.
+/// The capacity of a run's event channel. A slow receiver slows the run down.
 const REPORTS: usize = 16;
-/// One caller has at most this part of the places in a class's queue.
+/// One caller has at most one part in this many of a class's queue.
 const SHARE: usize = 4;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
-    /// What somebody trains an agent with.
+    /// Trainings of an agent.
     Training,
-    /// Trials, and what proposals are assessed by.
+    /// Trials of studies, and assessments of proposals.
     Search,
-    /// What an applied proposal is verified by.
+    /// Verifications of applied proposals.
     Verification,
 }
 
-/// Who asks for a run.
+/// The class and the caller of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Owner {
     pub(crate) class: Class,
@@ -63,20 +63,20 @@ struct Waiting {
 
 #[derive(Debug)]
 pub(crate) enum Event {
-    /// A learner began with the run.
+    /// The run left the queue.
     Began,
     Progress(Progress),
     Ended(Result<Option<Outcome>, RunError>),
 }
 
-/// A run under way. Dropping it stops the run.
+/// A queued or running run. Dropping it stops the run.
 #[derive(Debug)]
 pub(crate) struct Running {
     events: mpsc::Receiver<Event>,
     stop: Stop,
 }
 
-/// Stops a run, whether it waits or runs.
+/// Stops a run, whether it is queued or running.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
     flag: Arc<AtomicBool>,
@@ -84,7 +84,7 @@ pub(crate) struct Stop {
     queue: Arc<Queue>,
 }
 
-/// Live hyperparameters that a run follows.
+/// The live hyperparameters that a run follows.
 pub(crate) type Live = Arc<ArcSwap<Followed>>;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -109,7 +109,7 @@ impl Learners {
         self.0.state.lock().running.is_empty()
     }
 
-    /// Starts a run, now or when its turn comes.
+    /// Starts a run at once or queues it.
     pub(crate) fn start(
         &self,
         owner: Owner,
@@ -146,7 +146,7 @@ impl Learners {
 // === impl Queue ===
 
 impl Queue {
-    /// Takes a place in the queue, unless the class or the caller has too many.
+    /// Enqueues a run, unless its class or its caller has too many waiting.
     fn enter(&self, owner: Owner, job: Job) -> Result<u64, OrchestrationError> {
         let mut state = self.state.lock();
         let in_class = state
@@ -165,7 +165,7 @@ impl Queue {
         Ok(ticket)
     }
 
-    /// Begins whatever may begin.
+    /// Starts every run that may start.
     fn begin_next(self: &Arc<Self>) {
         while let Some((owner, job)) = self.take_next() {
             let busy = Busy {
@@ -192,8 +192,8 @@ impl State {
         self.running.len() < threads || !self.running.iter().any(|o| o.class == class)
     }
 
-    /// The waiting runs that may begin, the next first: of a class with nothing running, of the
-    /// caller with the fewest running, the oldest.
+    /// The waiting runs that may start, in order: first those of a class without a running run, then
+    /// those of the caller with the fewest running runs, then the oldest.
     fn order(&self, threads: usize) -> Vec<usize> {
         let mut free: Vec<usize> = (0..self.waiting.len())
             .filter(|i| self.may_begin(self.waiting[*i].owner.class, threads))
@@ -213,7 +213,7 @@ impl State {
     }
 }
 
-/// A thread that is taken; given back when dropped.
+/// An occupied thread, released when dropped.
 #[derive(Debug)]
 struct Busy {
     queue: Arc<Queue>,
@@ -235,7 +235,7 @@ impl Drop for Busy {
 // === impl Running ===
 
 impl Running {
-    /// The next report; `None` after the end, when it was stopped while it waited, or when the
+    /// The next event; `None` after the end, when the run was stopped while it was queued, or when its
     /// thread died.
     pub(crate) async fn next(&mut self) -> Option<Event> {
         self.events.recv().await
@@ -259,7 +259,7 @@ impl Stop {
         self.flag.store(true, Ordering::Relaxed);
         let mut state = self.queue.state.lock();
         let left = state.waiting.iter().position(|w| w.ticket == self.ticket);
-        // Without its sender the listener hears that the run has ended.
+        // Dropping the sender notifies the receiver.
         drop(left.map(|at| state.waiting.remove(at)));
     }
 
@@ -267,7 +267,7 @@ impl Stop {
         self.flag.load(Ordering::Relaxed)
     }
 
-    /// The place in the queue of its class; `None` when it does not wait.
+    /// The position in the queue of its class, starting at 1; `None` when it is not queued.
     pub(crate) fn position(&self) -> Option<u32> {
         let state = self.queue.state.lock();
         let own = state.waiting.iter().find(|w| w.ticket == self.ticket)?;
@@ -293,13 +293,13 @@ impl Job {
             .name("learner".to_owned())
             .spawn(move || {
                 let _busy = busy;
-                // A listener that went away needs neither the beginning nor the result.
+                // A receiver that went away needs neither event.
                 steering.sender.blocking_send(Event::Began).ok();
                 let result = run.execute(&mut steering);
                 steering.sender.blocking_send(Event::Ended(result)).ok();
             });
         if let Err(e) = started {
-            tracing::error!(error = %e, "cannot start a learner thread");
+            tracing::error!(error = %e, "failed to start a learner thread");
         }
     }
 }
@@ -384,7 +384,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn short_governed_work_does_not_wait_behind_long_trainings_and_searches() {
+    async fn verifications_do_not_wait_behind_trainings_and_searches() {
         let learners = Learners::new(1, 8);
         let trainings: Vec<_> = (0..2)
             .map(|_| start(&learners, Class::Training, "ada", LONG))
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_has_a_share_of_the_queue_and_the_queue_an_end() {
+    async fn the_queue_is_bounded_in_total_and_for_each_caller() {
         let learners = Learners::new(1, 8);
         let refused = |caller: &str| {
             let tried = learners.start(owner(Class::Training, caller), run(LONG), None);
@@ -426,7 +426,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_with_many_runs_lets_others_go_first() {
+    async fn a_caller_with_fewer_running_runs_goes_first() {
         let learners = Learners::new(2, 16);
         let _running = [
             start(&learners, Class::Training, "ada", LONG),
@@ -439,7 +439,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_stopped_while_it_waits_ends_at_once_and_gives_its_place_back() {
+    async fn a_run_stopped_in_the_queue_ends_at_once_and_frees_its_place() {
         let learners = Learners::new(1, 1);
         let _running = start(&learners, Class::Training, "ada", LONG);
         let mut waits = start(&learners, Class::Training, "ada", LONG);
@@ -452,7 +452,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_thread_that_is_given_back_is_taken_again() {
+    async fn a_released_thread_runs_the_next_run() {
         let learners = Learners::new(1, 4);
         let first = start(&learners, Class::Training, "ada", LONG);
         let second = start(&learners, Class::Training, "ada", 50);

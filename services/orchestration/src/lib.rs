@@ -1,4 +1,6 @@
-//! Orchestration: the agents, what they decide, how they learn, and which hyperparameters are live.
+//! Orchestration: the agents, their decisions and training, their live hyperparameters, and games.
+
+#![deny(missing_docs)]
 
 mod agents;
 mod api;
@@ -12,7 +14,7 @@ mod store;
 mod training;
 mod workload;
 
-pub use error::OrchestrationError;
+use error::OrchestrationError;
 
 use agents::Agents;
 use learners::Learners;

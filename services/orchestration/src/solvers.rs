@@ -1,5 +1,5 @@
-//! Where games are solved: on threads of their own, a few at once, with a bounded number waiting and
-//! a bounded number of each caller, who never has all threads. A solve whose caller goes away stops.
+//! Runs game solvers on blocking threads: a few at a time, with bounded numbers of solves in total and
+//! for each caller, who never occupies all threads. A solve whose caller goes away is stopped.
 
 use crate::OrchestrationError;
 use parking_lot::Mutex;
@@ -16,15 +16,15 @@ use tokio::{
     time::Instant,
 };
 
-/// Solves under way or waiting, of one caller.
+/// Solves of one caller that are running or waiting.
 const OF_ONE_CALLER: usize = 8;
-/// The same of all callers.
+/// Solves of all callers that are running or waiting.
 const OF_ALL: usize = 64;
 
 #[derive(Debug)]
 pub(crate) struct Solvers {
     threads: Arc<Semaphore>,
-    /// Threads that one caller may have at once.
+    /// Threads that one caller may occupy.
     share: usize,
     callers: Arc<Mutex<HashMap<String, Caller>>>,
 }
@@ -35,7 +35,7 @@ struct Caller {
     turns: Arc<Semaphore>,
 }
 
-/// What may end a solve, and who hears of its progress.
+/// The deadline, cancellation and progress of a solve.
 #[derive(Debug, Default)]
 pub(crate) struct Watch {
     until: Option<Instant>,
@@ -51,7 +51,7 @@ impl Watch {
         }
     }
 
-    pub(crate) fn told(self, points: mpsc::Sender<Point>) -> Self {
+    pub(crate) fn with_progress(self, points: mpsc::Sender<Point>) -> Self {
         Self {
             points: Some(points),
             ..self
@@ -68,13 +68,13 @@ impl Control for Watch {
 
     fn progress(&self, point: &Point) {
         if let Some(points) = &self.points {
-            // A watcher that went away stops the solve at its next question.
+            // A watcher that went away stops the solve at its next poll.
             points.blocking_send(*point).ok();
         }
     }
 }
 
-/// A place among the solves; given back when dropped.
+/// A counted place among the solves, released when dropped.
 struct Place {
     callers: Arc<Mutex<HashMap<String, Caller>>>,
     name: String,
@@ -129,7 +129,7 @@ impl Solvers {
         })
     }
 
-    /// Runs a solve when a thread is free.
+    /// Runs a solve once a thread is free.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
         caller: &str,
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_caller_has_a_bounded_number_of_solves() {
+    async fn the_solves_of_one_caller_are_bounded() {
         let solvers = Arc::new(Solvers::new(2));
         let waiting: Vec<_> = (0..OF_ONE_CALLER)
             .map(|_| {
@@ -183,12 +183,12 @@ mod tests {
         while solves() != Some(OF_ONE_CALLER) {
             tokio::task::yield_now().await;
         }
-        // One has its share of the threads; another is served meanwhile.
+        // The first caller has only its share of the threads, so another is served.
         solvers.run("two", Watch::default(), |_| ()).await.unwrap();
         let refused = solvers.run("one", Watch::default(), |_| ()).await;
         assert!(matches!(refused, Err(OrchestrationError::SolversBusy)));
         waiting.iter().for_each(tokio::task::JoinHandle::abort);
-        // Who went away stopped its solves; others have their turn.
+        // The cancelled solves stop, so others get their threads.
         solvers.run("two", Watch::default(), |_| ()).await.unwrap();
         for solve in waiting {
             assert!(solve.await.unwrap_err().is_cancelled());
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn time_that_is_over_stops_a_solve() {
+    async fn a_solve_stops_at_its_deadline() {
         let solvers = Solvers::new(1);
         let watch = Watch::until(Some(Instant::now() + Duration::from_millis(5)));
         solvers.run("one", watch, until_stopped).await.unwrap();

@@ -1,7 +1,7 @@
-//! A step: what each agent would do in its state, what is in conflict, and what each is to do.
+//! A step: each agent's preferred action in its state, the conflicts among them, and their resolution.
 //!
-//! The payoffs of a joint action are the agents' own values of their own actions. They say what an
-//! agent gives up by another action; what it costs the others is for the constraints to say.
+//! The payoffs of a joint action are each agent's own action values. They measure what an agent gives
+//! up by another action; costs to the other agents are expressed by constraints.
 
 use crate::{
     Orchestration, OrchestrationError,
@@ -12,11 +12,11 @@ use crate::{
 use std::collections::BTreeMap;
 use uuid::Uuid;
 
-/// Joint actions that are looked at while a call is served.
+/// Joint actions up to which a dispute is resolved on the serving thread.
 const AT_ONCE: usize = 64;
-/// Conflicts that are kept.
+/// Conflicts that are stored; older ones are deleted.
 const KEPT: i64 = 1_000;
-/// Conflicts that a list shows.
+/// Conflicts that a list returns.
 const SHOWN: i64 = 50;
 
 #[derive(Debug)]
@@ -59,7 +59,7 @@ impl Orchestration {
         let resolved = raw
             .iter()
             .zip(&resolution.resolved)
-            .map(|(acted, action)| Ok(self.agents.get(acted.agent)?.instead(acted, *action)))
+            .map(|(acted, action)| Ok(self.agents.get(acted.agent)?.with_action(acted, *action)))
             .collect::<Result<Vec<Action>, OrchestrationError>>()?;
         let stepped = StepOutcome {
             step_id: Uuid::now_v7().to_string(),
@@ -70,7 +70,7 @@ impl Orchestration {
             resolution,
         };
         if !stepped.resolution.conflicts.is_empty() {
-            self.remember(&stepped).await?;
+            self.store_conflict(&stepped).await?;
         }
         Ok(stepped)
     }
@@ -98,7 +98,7 @@ impl Orchestration {
             .iter()
             .map(|a| a.values.iter().copied().map(f64::from).collect())
             .collect();
-        // Without an agreement nobody can count on more than its worst action.
+        // The disagreement point is each agent's worst action.
         let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(Dispute {
             parties,
@@ -113,19 +113,19 @@ impl Orchestration {
         })
     }
 
-    async fn remember(&self, stepped: &StepOutcome) -> Result<(), OrchestrationError> {
+    async fn store_conflict(&self, stepped: &StepOutcome) -> Result<(), OrchestrationError> {
         let mut tx = self.store.begin("conflicts.insert").await?;
         store::insert_conflict(&mut tx, &conflict_row(stepped), KEPT).await?;
         Ok(tx.commit().await?)
     }
 
-    /// The last conflicts, and how many there ever were.
+    /// The latest conflicts, and the number of all conflicts so far.
     pub(crate) async fn conflicts(&self) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
         self.store.conflicts(SHOWN).await
     }
 }
 
-/// A step that met a conflict, as it is kept: by names.
+/// A step with a conflict as it is stored, with names instead of numbers.
 fn conflict_row(stepped: &StepOutcome) -> ConflictRow {
     let StepOutcome {
         dispute,
@@ -145,7 +145,7 @@ fn conflict_row(stepped: &StepOutcome) -> ConflictRow {
     }
 }
 
-/// Each party of a dispute with the name of its action.
+/// The name of each party's action.
 fn named(dispute: &Dispute, joint: &[usize]) -> BTreeMap<String, String> {
     let parties = dispute.parties.iter().enumerate().zip(joint);
     let name = |((i, party), action): ((usize, &Party), &usize)| {
@@ -154,7 +154,7 @@ fn named(dispute: &Dispute, joint: &[usize]) -> BTreeMap<String, String> {
     parties.map(name).collect()
 }
 
-/// Where there are few joint actions, at once; otherwise off the threads that serve.
+/// Resolves a small dispute directly, and a large one on a blocking thread.
 async fn resolve(dispute: Dispute) -> Result<(Dispute, Resolution), OrchestrationError> {
     let few = dispute.game.cells() <= AT_ONCE;
     let work = move || {
@@ -169,7 +169,7 @@ async fn resolve(dispute: Dispute) -> Result<(Dispute, Resolution), Orchestratio
         .map_err(|_| OrchestrationError::Worker("resolving a conflict"))?
 }
 
-/// How much an agent's payoff counts where payoffs are added up.
+/// The weight of an agent's payoff in a weighted sum.
 fn weight(agent: &str) -> f64 {
     match agent {
         "policy" => 0.30,

@@ -50,7 +50,7 @@ pub(crate) struct AgentRow {
     pub(crate) updated_us: i64,
 }
 
-/// A step that met a conflict.
+/// A step with a conflict.
 #[derive(Debug, Clone)]
 pub(crate) struct ConflictRow {
     pub(crate) step_id: String,
@@ -144,7 +144,7 @@ impl Store {
         Ok(self.db.read("agents.get").optional(query).await?)
     }
 
-    /// The last conflicts, and how many there ever were.
+    /// The latest conflicts, and the number of all conflicts so far.
     pub(crate) async fn conflicts(
         &self,
         limit: i64,
@@ -173,7 +173,7 @@ pub(crate) async fn insert_agent(
     Ok(tx.execute(insert).await?.one()?)
 }
 
-/// Sets hyperparameters where the version is still `row.version - 1`.
+/// Writes hyperparameters if the stored version is `row.version - 1`.
 pub(crate) async fn update_hyperparameters(
     tx: &mut Transaction,
     row: &AgentRow,

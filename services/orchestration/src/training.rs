@@ -1,9 +1,9 @@
-//! Training runs: started, watched, cancelled, and ended with the agent's new weights.
+//! Training runs: started, watched, cancelled, and completed with new weights of the agent.
 
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
-    changes::not_held,
+    changes::ensure_not_held,
     learners::{Class, Event, Owner, Running, Stop},
     store::{self, RunRow, RunState},
 };
@@ -31,16 +31,17 @@ use uuid::Uuid;
 
 const DEFAULT_STEPS: u64 = 20_000;
 const REPORTS: u64 = 100;
-/// A long run reports more often: who watches should not wait for minutes.
+/// The most steps between two reports, so that watchers of a long run do not wait for minutes.
 const MOST_STEPS_A_REPORT: u64 = 2000;
 const EVAL_EPISODES: u32 = 20;
-/// Logs of ended runs that are kept for late watchers.
+/// Logs that are retained, for late watchers of ended runs.
 const KEPT: usize = 64;
-/// A running learner looks whether it should stop before every step.
+/// How long a cancellation waits for the end of the run. A learner polls before every step.
 const STOPS_WITHIN: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// How long the end of a run waits for a database that is busy or away, its pauses added up.
+/// How long writing the end of a run is retried while the database is busy or unreachable, as the sum
+/// of the delays.
 const PATIENCE: Duration = Duration::from_secs(1800);
 
 #[derive(Debug, Clone)]
@@ -49,7 +50,7 @@ pub(crate) enum TrainingEvent {
     Ended(Box<RunView>),
 }
 
-/// A run with its place in the queue.
+/// A run with its position in the queue.
 #[derive(Debug, Clone)]
 pub(crate) struct RunView {
     pub(crate) row: RunRow,
@@ -66,7 +67,7 @@ pub(crate) struct Training {
     pub(crate) log: EventLog<TrainingEvent>,
     agent_id: String,
     stop: Stop,
-    /// Told once the run is stopped.
+    /// Notified once the run is stopped.
     stopped: Notify,
     latest: Mutex<(u64, u64)>,
     ended: AtomicBool,
@@ -100,7 +101,7 @@ impl Trainings {
     }
 }
 
-/// A run as it waits for a learner.
+/// A new run, which waits for a learner.
 fn queued(agent_id: &str, steps: u64, seed: u64, now_us: i64) -> RunRow {
     RunRow {
         id: Uuid::now_v7(),
@@ -144,7 +145,7 @@ impl Orchestration {
     ) -> Result<RunView, OrchestrationError> {
         let _one = agent.changing().lock().await;
         let mut tx = self.store.begin("training_runs.start").await?;
-        not_held(&mut tx, agent.id(), None).await?;
+        ensure_not_held(&mut tx, agent.id(), None).await?;
         if self.trainings.is_training(agent.id()) {
             return Err(OrchestrationError::TrainingRuns);
         }
@@ -197,7 +198,7 @@ impl Orchestration {
             }
         };
         training.take_latest(&mut row);
-        match patiently(|| self.end(&training, &agent, &row, &result)).await {
+        match retry_while_database_is_busy(|| self.end(&training, &agent, &row, &result)).await {
             Ok(ended) => row = ended,
             Err(e) => {
                 tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
@@ -215,11 +216,11 @@ impl Orchestration {
         let now = self.clock.now_us();
         row.running_us = Some(now);
         if let Err(e) = self.store.begin_run(row.id, now).await {
-            tracing::warn!(run = %row.id, error = %e, "the beginning of a training run could not be stored");
+            tracing::warn!(run = %row.id, error = %e, "the start of a training run could not be stored");
         }
     }
 
-    /// Writes the end of a run, and returns the run as it then is.
+    /// Writes the end of a run and returns the updated row.
     async fn end(
         &self,
         training: &Training,
@@ -227,7 +228,7 @@ impl Orchestration {
         row: &RunRow,
         result: &Result<Option<Outcome>, OrchestrationError>,
     ) -> Result<RunRow, OrchestrationError> {
-        let (_one, mut tx) = self.turn_to_end(training, agent, result).await?;
+        let (_one, mut tx) = self.lock_for_end(training, agent, result).await?;
         let mut ended = row.clone();
         ended.ended_us = Some(self.clock.now_us());
         let mut next = None;
@@ -253,9 +254,9 @@ impl Orchestration {
         Ok(ended)
     }
 
-    /// The turn to change the agent. A run that has new weights waits for the end of a governed
-    /// change, unless it is stopped meanwhile.
-    async fn turn_to_end<'a>(
+    /// Locks the agent for the end of a run. A run with new weights waits until no governed change
+    /// holds the agent, unless it is stopped meanwhile.
+    async fn lock_for_end<'a>(
         &self,
         training: &Training,
         agent: &'a Agent,
@@ -270,13 +271,13 @@ impl Orchestration {
             }
             drop((tx, turn));
             tokio::select! {
-                () = agent.free() => {}
+                () = agent.until_released() => {}
                 () = training.stopped.notified() => {}
             }
         }
     }
 
-    /// The run as it is now.
+    /// The present state of a run.
     pub(crate) async fn training(&self, id: Uuid) -> Result<RunView, OrchestrationError> {
         let found = self.store.run(id).await?;
         let row =
@@ -284,7 +285,7 @@ impl Orchestration {
         Ok(self.view(row))
     }
 
-    /// A run that has not ended, with what its learner last said.
+    /// A run with the latest progress, if it has not ended.
     fn view(&self, row: RunRow) -> RunView {
         match self.trainings.get(row.id) {
             Some(training) if !row.state.has_ended() => training.view(row),
@@ -309,7 +310,7 @@ impl Orchestration {
         Ok((rows.into_iter().map(|r| self.view(r)).collect(), next))
     }
 
-    /// Stops a run, and waits a moment for its end. One that has ended stays as it is.
+    /// Cancels a run and waits briefly for its end. One that has ended is returned unchanged.
     pub(crate) async fn cancel_training(
         self: &Arc<Self>,
         id: Uuid,
@@ -320,7 +321,7 @@ impl Orchestration {
         let agent = Arc::clone(self.agents.get(&training.agent_id)?);
         let (this, stopping) = (Arc::clone(self), Arc::clone(&training));
         let told = to_the_end(async move {
-            // A run that is being ended has ended, or ends as it was told.
+            // Under this lock the run has either ended or will end as cancelled.
             let _one = agent.changing().lock().await;
             let row = this.store.cancel_run(id).await?;
             stopping.stop.stop();
@@ -328,15 +329,15 @@ impl Orchestration {
             Ok::<_, OrchestrationError>(row)
         })
         .await?;
-        // Who is not told in time is told by the state.
+        // After the timeout the run is returned as `Cancelling`.
         tokio::time::timeout(STOPS_WITHIN, training.ended())
             .await
             .ok();
-        // That it is told is durable, whether or not its end can be read.
+        // The cancellation is durable, even if the run cannot be read now.
         Ok(self.training(id).await.unwrap_or_else(|_| self.view(told)))
     }
 
-    /// A run off to the side: nothing of it becomes live.
+    /// Starts a run whose result does not become live.
     pub(crate) fn evaluate(&self, owner: Owner, run: Run) -> Result<Running, OrchestrationError> {
         let spec = tars_learn::spec_of(&run.algorithm)
             .ok_or_else(|| RunError::Algorithm(run.algorithm.clone()))?;
@@ -392,8 +393,9 @@ impl From<RunRow> for RunView {
     }
 }
 
-/// Repeats what ends a run while the database is busy or away: that costs no weights unless it lasts.
-async fn patiently<T, F>(end: impl Fn() -> F) -> Result<T, OrchestrationError>
+/// Retries writing the end of a run while the database is busy or unreachable, so that a short outage
+/// does not lose the trained weights.
+async fn retry_while_database_is_busy<T, F>(end: impl Fn() -> F) -> Result<T, OrchestrationError>
 where
     F: Future<Output = Result<T, OrchestrationError>>,
 {
@@ -412,7 +414,7 @@ where
     }
 }
 
-/// Training that goes on from the live weights, where they fit.
+/// A run that continues from the live weights, if they fit.
 fn run_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Run {
     let weights = live.weights.as_deref();
     Run {
@@ -429,7 +431,7 @@ fn run_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Run {
     }
 }
 
-/// Whether weights have the width that the hyperparameters ask for.
+/// Whether the network has the width that the hyperparameters require.
 fn fits(net: &tars_learn::nn::Mlp, values: &tars_learn::hyper::Values) -> bool {
     tars_learn::hyper::DqnParams::from_values(values).is_ok_and(|p| {
         net.layers
@@ -445,7 +447,7 @@ mod tests {
     use tars_runtime::db::DbError;
     use tokio::time::Instant;
 
-    /// Fails so many times, then is done; with the number of tries.
+    /// Fails a number of times before it succeeds. Returns the result and the number of attempts.
     async fn failing(
         times: u32,
         error: fn() -> OrchestrationError,
@@ -455,7 +457,7 @@ mod tests {
             let n = tries.replace(tries.get() + 1);
             async move { if n < times { Err(error()) } else { Ok(()) } }
         };
-        let ended = patiently(end).await;
+        let ended = retry_while_database_is_busy(end).await;
         (ended, tries.get())
     }
 
@@ -464,7 +466,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_run_waits_while_the_database_is_busy() {
+    async fn the_end_of_a_run_is_retried_while_the_database_is_busy() {
         let begun = Instant::now();
         let (ended, tries) = failing(20, busy).await;
         assert!(ended.is_ok() && tries == 21);
@@ -476,7 +478,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_end_of_a_run_does_not_wait_for_ever() {
+    async fn retrying_the_end_of_a_run_is_bounded() {
         let begun = Instant::now();
         let (ended, _) = failing(u32::MAX, busy).await;
         assert!(matches!(ended, Err(OrchestrationError::Store(_))));
@@ -488,7 +490,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_does_not_pass_is_not_tried_again() {
+    async fn permanent_failures_are_not_retried() {
         let broken = || DbError::Failed("no row".to_owned()).into();
         let (ended, tries) = failing(u32::MAX, broken).await;
         assert!(ended.is_err() && tries == 1);

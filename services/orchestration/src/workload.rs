@@ -1,4 +1,4 @@
-//! Orchestration as a process runs it.
+//! Orchestration as a workload of a process.
 
 use crate::{Orchestration, api};
 use std::sync::Arc;

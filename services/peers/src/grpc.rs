@@ -14,14 +14,14 @@ use tars_proto::{
 };
 use tonic::Streaming;
 
-/// Orchestration's agents, called as this workload.
+/// A client of Orchestration's agents with this workload's identity.
 pub type Agents = OrchestrationServiceClient<OutgoingService<Channel>>;
 
-/// Orchestration's trainings, called as this workload.
+/// A client of Orchestration's trainings with this workload's identity.
 pub type Training = TrainingServiceClient<OutgoingService<Channel>>;
 
-/// Clients that call Orchestration as this workload. Trainings are streams, and have a connection of
-/// their own.
+/// Clients of Orchestration with this workload's identity. Trainings are streams and use a connection
+/// of their own.
 pub fn orchestration(channel: Channel) -> (Agents, Training) {
     let training = TrainingServiceClient::new(outgoing(channel.separate(), Credentials::Own));
     let agents = OrchestrationServiceClient::new(outgoing(channel, Credentials::Own));

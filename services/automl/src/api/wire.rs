@@ -1,4 +1,4 @@
-//! Search spaces, trials and studies between the wire and the domain.
+//! Conversions of search spaces, trials and studies between messages and the domain.
 
 use crate::{
     AutomlError, hyper,
@@ -56,7 +56,7 @@ pub(super) fn space(parameters: Vec<Parameter>) -> Result<Space, AutomlError> {
     Ok(Space::new(parameters)?)
 }
 
-/// The ranges that an algorithm is searched in.
+/// The default search space of an algorithm.
 pub(super) fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
     let parameters = spec.parameters.iter().map(|p| {
         let range = match p.search {
@@ -77,14 +77,14 @@ pub(super) fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
     Ok(Space::new(parameters.collect())?)
 }
 
-/// A space for an agent may only hold what the agent would take.
+/// Checks that a search space contains only values that the agent accepts.
 pub(super) fn check_against(space: &Space, spec: &Spec) -> Result<(), AutomlError> {
     for p in space.parameters() {
         let known = spec.parameters.iter().find(|known| known.name == p.name);
         let known = known.ok_or_else(|| {
             invalid(
                 "search_space",
-                format!("{} is no parameter of this agent", p.name),
+                format!("{} is not a parameter of this agent", p.name),
             )
         })?;
         let inside = |low: f64, high: f64| match known.kind {
@@ -106,7 +106,7 @@ pub(super) fn check_against(space: &Space, spec: &Spec) -> Result<(), AutomlErro
         if !good {
             return Err(invalid(
                 "search_space",
-                format!("{} leaves the agent's bounds", p.name),
+                format!("{} exceeds the agent's bounds", p.name),
             ));
         }
     }

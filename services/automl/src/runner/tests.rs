@@ -1,11 +1,11 @@
-//! The states of a study that the server runs, and of its trials: how each is entered, left, failed
-//! and resumed.
+//! The states of a study that the server runs, and of its trials: how each is entered, left, fails and
+//! is resumed.
 
 use super::*;
 use crate::{
-    fake::{Outcome, Rig, away, busy, refused, seeded},
+    fake::{Outcome, Rig, busy, refused, seeded, unavailable},
+    retries::Pacing,
     store::{self, StudyState},
-    tries::Pacing,
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 use tars_runtime::db::DbError;
@@ -20,7 +20,7 @@ use TrialState::{Complete, Failed, Pruned};
 // === Running ===
 
 #[tokio::test]
-async fn a_study_that_is_started_is_running_and_then_completed() {
+async fn a_started_study_is_running_and_then_completed() {
     let rig = Rig::start().await;
     let id = rig.begin(seeded(3)).await;
     assert_eq!(rig.row(id).await.state, StudyState::Running);
@@ -65,7 +65,7 @@ async fn a_trial_is_run_as_its_study_says() {
 }
 
 #[tokio::test]
-async fn so_many_trials_run_at_once_and_no_more() {
+async fn the_number_of_concurrent_trials_is_bounded() {
     let rig = Rig::start().await;
     for number in 0..2 {
         rig.world.plan(number, Outcome::HangsAfter(vec![]));
@@ -77,7 +77,7 @@ async fn so_many_trials_run_at_once_and_no_more() {
 }
 
 #[tokio::test]
-async fn one_study_too_many_is_refused_and_leaves_nothing() {
+async fn a_study_beyond_the_limit_is_refused_and_leaves_no_row() {
     let rig = Rig::start().await;
     let mut running = Vec::new();
     for _ in 0..crate::fake::STUDIES {
@@ -102,7 +102,7 @@ async fn one_study_too_many_is_refused_and_leaves_nothing() {
 // === Completed, with trials of every kind ===
 
 #[tokio::test]
-async fn a_trial_that_is_refused_fails_and_the_study_goes_on() {
+async fn a_refused_trial_fails_and_the_study_continues() {
     let rig = Rig::start().await;
     rig.world.plan(1, Outcome::Fails(refused(Code::Aborted)));
     let id = rig.begin(seeded(3)).await;
@@ -116,7 +116,7 @@ async fn a_trial_that_is_refused_fails_and_the_study_goes_on() {
 }
 
 #[tokio::test]
-async fn a_trial_that_goes_badly_is_pruned_and_its_run_is_stopped() {
+async fn an_unpromising_trial_is_pruned_and_its_run_is_stopped() {
     let rig = Rig::start_with(1).await;
     for number in 0..5 {
         rig.world
@@ -134,7 +134,7 @@ async fn a_trial_that_goes_badly_is_pruned_and_its_run_is_stopped() {
 }
 
 #[tokio::test]
-async fn a_trial_waits_for_a_learner_however_long_it_takes() {
+async fn a_trial_waits_for_a_learner_without_a_bound() {
     let rig = Rig::start().await;
     for _ in 0..100 {
         rig.world.plan(0, Outcome::Fails(busy()));
@@ -146,10 +146,10 @@ async fn a_trial_waits_for_a_learner_however_long_it_takes() {
 }
 
 #[tokio::test]
-async fn a_run_that_is_lost_is_run_again_as_it_was() {
+async fn a_lost_run_is_repeated_with_the_same_request() {
     let rig = Rig::start().await;
     rig.world.plan(0, Outcome::Lost);
-    rig.world.plan(0, Outcome::Fails(away()));
+    rig.world.plan(0, Outcome::Fails(unavailable()));
     let id = rig.begin(seeded(1)).await;
     assert_eq!(rig.ended(id).await.state, StudyState::Completed);
     let asked = rig.world.asked();
@@ -158,10 +158,10 @@ async fn a_run_that_is_lost_is_run_again_as_it_was() {
 }
 
 #[tokio::test]
-async fn a_trainer_that_stays_away_fails_the_trial() {
+async fn a_trainer_that_stays_unreachable_fails_the_trial() {
     let rig = Rig::start().await;
     for _ in 0..50 {
-        rig.world.plan(0, Outcome::Fails(away()));
+        rig.world.plan(0, Outcome::Fails(unavailable()));
     }
     let id = rig.begin(seeded(2)).await;
     assert_eq!(rig.ended(id).await.state, StudyState::Completed);
@@ -188,7 +188,7 @@ async fn a_study_without_a_complete_trial_fails() {
 }
 
 #[tokio::test]
-async fn a_study_whose_trials_cannot_be_read_fails_and_says_why() {
+async fn a_study_with_corrupt_trials_fails_with_the_reason() {
     let rig = Rig::start_with(1).await;
     rig.world.plan(0, Outcome::HangsAfter(vec![]));
     let id = rig.begin(seeded(2)).await;
@@ -246,7 +246,7 @@ async fn a_cancelled_study_stops_its_runs_and_stays_cancelled() {
 }
 
 #[tokio::test]
-async fn a_study_that_waits_for_a_trainer_hears_of_its_cancellation() {
+async fn a_study_that_waits_for_the_trainer_can_be_cancelled() {
     let rig = Rig::start_pausing(std::time::Duration::from_secs(3600)).await;
     rig.world.plan(0, Outcome::Fails(busy()));
     let id = rig.begin(seeded(1)).await;
@@ -275,7 +275,7 @@ async fn a_study_that_has_ended_is_not_cancelled() {
 // === Resume ===
 
 #[tokio::test]
-async fn a_killed_study_goes_on_with_the_trials_that_ran() {
+async fn a_killed_study_resumes_with_the_trials_that_were_running() {
     let rig = Rig::start().await;
     rig.world.plan(1, Outcome::Reports(vec![(10, 0.5)], 1.0));
     rig.world.plan(2, Outcome::HangsAfter(vec![]));
@@ -346,7 +346,7 @@ async fn a_study_is_killed_at_every_trial_and_ends_the_same() {
 }
 
 #[tokio::test]
-async fn what_a_killed_run_had_reported_does_not_count_for_the_next() {
+async fn reports_of_a_killed_run_are_discarded() {
     let rig = Rig::start_with(1).await;
     rig.world
         .plan(0, Outcome::HangsAfter(vec![(10, 0.1), (20, 0.2)]));
@@ -378,7 +378,7 @@ async fn a_study_whose_trials_have_ended_is_ended_by_the_next_process() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_not_resumed() {
+async fn ended_studies_are_not_resumed() {
     let rig = Rig::start().await;
     let completed = rig.begin(seeded(1)).await;
     rig.ended(completed).await;
@@ -401,7 +401,7 @@ async fn what_has_ended_is_not_resumed() {
 }
 
 #[tokio::test]
-async fn studies_that_are_resumed_wait_for_their_turn() {
+async fn resumed_studies_respect_the_limit() {
     let rig = Rig::start().await;
     let mut ids = Vec::new();
     for _ in 0..2 * crate::fake::STUDIES {
@@ -419,7 +419,7 @@ async fn studies_that_are_resumed_wait_for_their_turn() {
 // === A study whose caller runs the trials ===
 
 #[tokio::test]
-async fn a_study_that_its_caller_runs_ends_with_its_last_trial() {
+async fn a_study_run_by_its_caller_ends_with_its_last_trial() {
     let rig = Rig::start().await;
     let own = crate::studies::NewStudy {
         server_run: false,
@@ -475,7 +475,7 @@ async fn an_ended_trial_takes_neither_a_report_nor_another_end() {
 }
 
 #[tokio::test]
-async fn nothing_is_asked_of_a_cancelled_study() {
+async fn a_cancelled_study_gives_no_trials() {
     let rig = Rig::start().await;
     let study = rig.automl.create_study(seeded(2)).await.unwrap();
     rig.automl.cancel(study.id, "user:dev").await.unwrap();
@@ -490,10 +490,10 @@ async fn nothing_is_asked_of_a_cancelled_study() {
     );
 }
 
-// === Accesses to the database ===
+// === AccessRetries to the database ===
 
 #[tokio::test(start_paused = true)]
-async fn a_database_that_is_busy_for_a_while_fails_nothing() {
+async fn a_database_access_is_retried_while_it_is_busy() {
     let (watched, tries) = (Watched::default(), AtomicU32::new(0));
     let busy_at_first = || async {
         match tries.fetch_add(1, Ordering::Relaxed) {
@@ -502,22 +502,26 @@ async fn a_database_that_is_busy_for_a_while_fails_nothing() {
         }
     };
     assert_eq!(
-        patiently(&watched, Accesses::new(Pacing::default()), busy_at_first)
-            .await
-            .unwrap(),
+        retry_access(
+            &watched,
+            AccessRetries::new(Pacing::default()),
+            busy_at_first
+        )
+        .await
+        .unwrap(),
         5
     );
     let broken =
         || async { Err::<(), _>(AutomlError::Store(DbError::Failed("no row".to_owned()))) };
     assert!(
-        patiently(&watched, Accesses::new(Pacing::default()), broken)
+        retry_access(&watched, AccessRetries::new(Pacing::default()), broken)
             .await
             .is_err()
     );
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_study_that_waits_for_the_database_hears_of_its_cancellation() {
+async fn a_study_that_waits_for_the_database_can_be_cancelled() {
     let (watched, tries) = (Watched::default(), AtomicU32::new(0));
     let busy = || async {
         if tries.fetch_add(1, Ordering::Relaxed) == 3 {
@@ -526,7 +530,7 @@ async fn a_study_that_waits_for_the_database_hears_of_its_cancellation() {
         Err::<(), _>(AutomlError::Store(DbError::Unavailable("busy".to_owned())))
     };
     assert!(
-        patiently(&watched, Accesses::new(Pacing::default()), busy)
+        retry_access(&watched, AccessRetries::new(Pacing::default()), busy)
             .await
             .is_err()
     );

@@ -68,7 +68,7 @@ fn names_the_row(error: AutomlError, row: &str) {
 }
 
 #[tokio::test]
-async fn a_study_that_is_not_understood_is_an_error_that_names_it() {
+async fn a_corrupt_study_is_an_error_that_names_its_row() {
     for spoil in [
         "UPDATE studies SET state = 'paused'",
         "UPDATE studies SET sampler = 'grid'",
@@ -89,7 +89,7 @@ async fn a_study_that_is_not_understood_is_an_error_that_names_it() {
 }
 
 #[tokio::test]
-async fn a_trial_that_is_not_understood_is_an_error_that_names_it() {
+async fn a_corrupt_trial_is_an_error_that_names_its_row() {
     for spoil in [
         "UPDATE trials SET state = 'paused'",
         "UPDATE trials SET parameters = '['",

@@ -1,5 +1,5 @@
-//! What is committed is told to watchers and to whoever runs a study, wherever the call that
-//! changed it is dropped.
+//! Committed changes are announced to watchers and to the run of a study, wherever the call that made
+//! them is dropped.
 
 use super::*;
 use crate::fake::{Rig, seeded};
@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-/// A study whose trials its caller runs, with the first of them under way.
+/// A study whose trials the caller runs, with the first one running.
 async fn study(rig: &Rig, trials: u32) -> StudyRow {
     let new = NewStudy {
         server_run: false,
@@ -21,7 +21,7 @@ async fn study(rig: &Rig, trials: u32) -> StudyRow {
     study
 }
 
-/// Polls a future at most so many times, then drops it. Says whether it was ready.
+/// Polls a future a bounded number of times, then drops it. Returns whether it completed.
 async fn is_ready_within(polls: usize, future: impl Future) -> bool {
     let (mut future, mut left) = (pin!(future), polls);
     poll_fn(|cx| {
@@ -34,8 +34,8 @@ async fn is_ready_within(polls: usize, future: impl Future) -> bool {
     .await
 }
 
-/// Drops a call after its first poll, after its second, and so on until it comes to its end: each
-/// time what it has committed is told.
+/// Drops a call after its first poll, after its second, and so on until it completes, and checks that
+/// whatever it has committed is announced.
 async fn dropped_anywhere(
     trials: u32,
     call: impl AsyncFn(&Arc<Automl>, &StudyRow),
@@ -49,7 +49,7 @@ async fn dropped_anywhere(
         let study = study(&rig, trials).await;
         let watched = service.watched(study.id);
         let is_heard = is_ready_within(polls, call(service, &study)).await;
-        // Whoever writes next waits for what is under way.
+        // The next writer waits for the transaction in progress.
         drop(service.store.begin("test.next").await.unwrap());
         let committed = is_committed(service, &study).await;
         assert!(committed || !is_heard);
@@ -61,7 +61,7 @@ async fn dropped_anywhere(
         let told = tokio::time::timeout(Duration::from_secs(10), told).await;
         told.unwrap_or_else(|_| panic!("not told when dropped after {polls} polls"));
         committed_unheard |= committed && !is_heard;
-        // How many polls a call takes is not the same each time.
+        // The number of polls that a call takes varies.
         polls = if is_heard { 1 } else { polls + 1 };
         if is_heard && committed_unheard {
             return;
@@ -75,7 +75,7 @@ async fn first_trial(service: &Automl, study: &StudyRow) -> TrialRow {
 }
 
 #[tokio::test]
-async fn a_trial_that_was_asked_for_is_told_wherever_the_call_is_dropped() {
+async fn a_new_trial_is_announced_wherever_the_call_is_dropped() {
     dropped_anywhere(
         2,
         async |service, study| drop(service.ask(study).await.unwrap()),
@@ -86,7 +86,7 @@ async fn a_trial_that_was_asked_for_is_told_wherever_the_call_is_dropped() {
 }
 
 #[tokio::test]
-async fn a_report_is_told_wherever_the_call_is_dropped() {
+async fn a_report_is_announced_wherever_the_call_is_dropped() {
     dropped_anywhere(
         1,
         async |service, study| assert!(!service.report(study, 0, 1, 0.5).await.unwrap()),
@@ -126,7 +126,7 @@ async fn a_cancelled_study_stops_its_trials_wherever_the_call_is_dropped() {
 }
 
 #[tokio::test]
-async fn whoever_repeats_what_ended_a_study_ends_a_log_that_was_not_told() {
+async fn repeating_the_end_of_a_study_closes_a_log_that_was_left_open() {
     let rig = Rig::start().await;
     let service = &rig.automl;
     let study = study(&rig, 1).await;

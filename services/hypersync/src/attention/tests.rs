@@ -1,15 +1,15 @@
-//! A proposal that needs attention: how it is entered, left, failed and resumed.
+//! A proposal that needs attention: how the state is entered, left, fails and is resumed.
 
 use super::*;
-use crate::fake::{Call, Rig, Trouble, away, caller, gamma, reason};
+use crate::fake::{Call, Fault, Rig, caller, gamma, reason, unavailable};
 use Resolution::{KeepLive, RollBack};
 
-/// A proposal about which a person is asked: 0.9 is live, and neither side is its.
+/// A proposal that waits for a person: 0.9 is live, which is neither its old nor its new value.
 async fn asking() -> (Rig, Proposal) {
     let rig = Rig::start().await;
     let proposal = rig.put(State::NeedsAttention).await;
     {
-        let mut agent = rig.world.kept.lock();
+        let mut agent = rig.world.stored.lock();
         agent.live = gamma(0.9);
         agent.version = 3;
         agent.hold = Some((proposal.id.to_string(), true));
@@ -26,7 +26,7 @@ async fn decide(rig: &Rig, id: Uuid, resolution: Resolution) -> Result<Proposal,
 }
 
 #[tokio::test]
-async fn whoever_keeps_what_is_live_ends_the_change() {
+async fn keeping_what_is_live_ends_the_change_and_releases_the_agent() {
     let (rig, proposal) = asking().await;
     let kept = decide(&rig, proposal.id, KeepLive).await.unwrap();
     assert_eq!(
@@ -40,7 +40,7 @@ async fn whoever_keeps_what_is_live_ends_the_change() {
 }
 
 #[tokio::test]
-async fn whoever_rolls_back_gets_the_old_values_whatever_is_live() {
+async fn rolling_back_restores_the_old_values_whatever_is_live() {
     let (rig, proposal) = asking().await;
     let decided = decide(&rig, proposal.id, RollBack).await.unwrap();
     assert_eq!((decided.state, decided.forced), (State::RollingBack, true));
@@ -50,10 +50,10 @@ async fn whoever_rolls_back_gets_the_old_values_whatever_is_live() {
 }
 
 #[tokio::test]
-async fn a_decision_that_cannot_be_done_leaves_the_agent_held() {
+async fn a_decision_that_fails_leaves_the_agent_held() {
     let (rig, proposal) = asking().await;
-    rig.service.keep_held();
-    rig.world.trouble(Call::Settle, Trouble::LosesAnswer);
+    rig.service.keep_agents_held();
+    rig.world.inject(Call::Settle, Fault::LoseResponse);
     let failed = decide(&rig, proposal.id, KeepLive).await;
     assert!(failed.is_err());
     assert_eq!(rig.state(proposal.id).await, State::NeedsAttention);
@@ -63,7 +63,7 @@ async fn a_decision_that_cannot_be_done_leaves_the_agent_held() {
 }
 
 #[tokio::test]
-async fn only_what_needs_attention_is_resolved() {
+async fn only_a_proposal_that_needs_attention_can_be_resolved() {
     let others = State::ALL
         .into_iter()
         .filter(|s| *s != State::NeedsAttention);
@@ -79,11 +79,11 @@ async fn only_what_needs_attention_is_resolved() {
 }
 
 #[tokio::test]
-async fn the_next_process_holds_the_agent_until_somebody_decides() {
+async fn the_next_process_holds_the_agent_until_a_decision() {
     let (rig, proposal) = asking().await;
-    rig.world.kept.lock().hold = None;
+    rig.world.stored.lock().hold = None;
     let rig = rig.restart().await;
-    rig.world.fails(5, Call::Hold, &away());
+    rig.world.fail(5, Call::Hold, &unavailable());
     assert_eq!(rig.resume().await, 0, "nothing is driven");
     rig.until_held(Some((proposal.id, true))).await;
     decide(&rig, proposal.id, KeepLive).await.unwrap();
@@ -91,7 +91,7 @@ async fn the_next_process_holds_the_agent_until_somebody_decides() {
 }
 
 #[tokio::test]
-async fn an_agent_that_cannot_be_held_keeps_no_other_from_being_held_and_decided_about() {
+async fn an_agent_that_cannot_be_held_does_not_block_other_agents() {
     let rig = Rig::start().await;
     rig.put(State::NeedsAttention).await;
     let other = Proposal {
@@ -107,8 +107,8 @@ async fn an_agent_that_cannot_be_held_keeps_no_other_from_being_held_and_decided
             .remove(0)
     };
     rig.insert(other).await;
-    rig.world.trouble(Call::Hold, Trouble::Hangs);
-    rig.service.keep_held();
+    rig.world.inject(Call::Hold, Fault::Hang);
+    rig.service.keep_agents_held();
     let held = async {
         loop {
             if let Some((change, true)) = rig.world.agent().hold {
@@ -125,7 +125,7 @@ async fn an_agent_that_cannot_be_held_keeps_no_other_from_being_held_and_decided
 }
 
 #[tokio::test]
-async fn of_two_decisions_one_counts() {
+async fn one_of_two_concurrent_decisions_wins() {
     let (rig, proposal) = asking().await;
     let (keep, back) = tokio::join!(
         decide(&rig, proposal.id, KeepLive),

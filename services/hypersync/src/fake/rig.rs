@@ -1,6 +1,6 @@
-//! HyperSync between a database of its own and such a world.
+//! HyperSync with a database of its own and fake peers.
 
-use super::{Death, Handle, Kept, World};
+use super::{AgentRecord, Death, Handle, World};
 use crate::{
     HyperSync, HyperSyncError,
     pauses::Pacing,
@@ -17,7 +17,7 @@ use uuid::Uuid;
 
 const START: Duration = Duration::from_secs(1_000);
 
-/// HyperSync on a database of its own, in such a world.
+/// The service under test.
 pub(crate) struct Rig {
     dir: Arc<tempfile::TempDir>,
     pub(crate) world: Arc<World>,
@@ -30,7 +30,7 @@ impl Rig {
         Self::start_dying(None).await
     }
 
-    /// One whose pauses are that long.
+    /// A service whose delays have this length.
     pub(crate) async fn start_pausing(pause: Duration) -> Self {
         let mut rig = Self::start().await;
         let pacing = Pacing {
@@ -44,12 +44,12 @@ impl Rig {
 
     pub(crate) async fn start_dying(death: Option<Death>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
-        let world = World::new(Arc::new(Mutex::new(Kept::fresh())), death, 1.0);
+        let world = World::new(Arc::new(Mutex::new(AgentRecord::fresh())), death, 1.0);
         Self::open(dir, world, Clock::manual(START)).await
     }
 
-    /// The next process on the same files and the same agent. What the last one has under way stands
-    /// still for ever.
+    /// The next process on the same files and the same agent. Whatever the last one was doing never
+    /// continues.
     pub(crate) async fn restart(self) -> Self {
         Self::open(self.dir, self.world.next(), self.clock).await
     }
@@ -64,7 +64,7 @@ impl Rig {
         }
     }
 
-    /// A proposal of the study's trial, as it is in the database in that state.
+    /// Inserts a proposal of the study's trial in this state.
     pub(crate) async fn put(&self, state: State) -> Proposal {
         self.insert(Proposal {
             id: Uuid::now_v7(),
@@ -105,7 +105,7 @@ impl Rig {
         self.service.get(id).await.unwrap().state
     }
 
-    /// Does what is to be done at the start of a process.
+    /// Resumes as at the start of a process.
     pub(crate) async fn resume(&self) -> usize {
         self.service
             .resume_proposals(&Tracer::disabled())
@@ -113,7 +113,7 @@ impl Rig {
             .unwrap()
     }
 
-    /// Waits until a proposal is as wanted.
+    /// Waits until a proposal satisfies a condition.
     pub(crate) async fn until(&self, id: Uuid, wanted: impl Fn(&Proposal) -> bool) -> Proposal {
         let mut changed = self.service.subscribe();
         let seen = async {
@@ -134,7 +134,7 @@ impl Rig {
         self.until(id, |p| p.state == state).await
     }
 
-    /// Waits until the agent is held for that proposal, or by nobody.
+    /// Waits until the agent is held for this proposal, or not held.
     pub(crate) async fn until_held(&self, hold: Option<(Uuid, bool)>) {
         let hold = hold.map(|(id, awaits_person)| (id.to_string(), awaits_person));
         let held = async {
@@ -147,7 +147,7 @@ impl Rig {
     }
 }
 
-/// What lasts longer than three tries is not waited for.
+/// Failures are retried about three times.
 const PACING: Pacing = Pacing {
     first: Duration::from_micros(100),
     longest: Duration::from_micros(200),
@@ -182,7 +182,7 @@ pub(crate) fn caller(name: &str, permissions: &[&str]) -> Caller {
     }
 }
 
-/// Why something was refused.
+/// The reason of a refusal.
 pub(crate) fn reason<T: std::fmt::Debug>(refused: Result<T, HyperSyncError>) -> String {
     let status = Status::from(refused.unwrap_err());
     fault::reason(&status).unwrap_or_else(|| status.to_string())

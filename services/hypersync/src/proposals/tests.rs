@@ -1,10 +1,10 @@
-//! Proposals that wait: for a decision, and to be applied. How each is entered, left, failed and
+//! Proposals that wait for a decision or to be applied: how each state is entered, left, fails and is
 //! resumed.
 
 use super::*;
 use crate::{
     attention::Resolution,
-    fake::{Call, Kept, Rig, Trouble, away, caller, gamma, reason, refused},
+    fake::{AgentRecord, Call, Fault, Rig, caller, gamma, reason, refused, unavailable},
     store::tests::proposal,
 };
 use std::task::Poll;
@@ -52,7 +52,7 @@ async fn approved() -> (Rig, Uuid) {
 // === PendingApproval ===
 
 #[tokio::test]
-async fn what_is_proposed_is_the_best_trial_beside_the_live_values() {
+async fn a_proposal_is_the_best_trial_against_the_live_values() {
     let rig = Rig::start().await;
     let made = propose(&rig).await.unwrap();
     assert_eq!(
@@ -71,7 +71,7 @@ async fn what_is_proposed_is_the_best_trial_beside_the_live_values() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_proposed_leaves_nothing() {
+async fn a_refused_proposal_leaves_no_row() {
     type Spoil = fn(&Rig);
     let cases: [(&str, Spoil); 7] = [
         ("NO_AGENT", |rig| {
@@ -81,9 +81,11 @@ async fn what_cannot_be_proposed_leaves_nothing() {
             rig.world.study.lock().as_mut().unwrap().best_trial = None;
         }),
         ("CHANGE_IN_PROGRESS", |rig| {
-            rig.world.kept.lock().hold = Some(("another".into(), false));
+            rig.world.stored.lock().hold = Some(("another".into(), false));
         }),
-        ("NO_CHANGE", |rig| rig.world.kept.lock().live = gamma(0.99)),
+        ("NO_CHANGE", |rig| {
+            rig.world.stored.lock().live = gamma(0.99);
+        }),
         ("INVALID_FIELD", |rig| {
             let mut study = rig.world.study.lock();
             let trial = study.as_mut().unwrap().best_trial.as_mut().unwrap();
@@ -91,7 +93,7 @@ async fn what_cannot_be_proposed_leaves_nothing() {
         }),
         ("TEST", |rig| {
             rig.world
-                .fails(1, Call::Study, &refused(Code::PermissionDenied));
+                .fail(1, Call::Study, &refused(Code::PermissionDenied));
         }),
         ("INTERNAL", |rig| *rig.world.study.lock() = None),
     ];
@@ -105,14 +107,14 @@ async fn what_cannot_be_proposed_leaves_nothing() {
 }
 
 #[tokio::test]
-async fn a_trial_that_is_proposed_already_is_refused_by_name() {
+async fn a_trial_with_an_open_proposal_is_refused_with_its_id() {
     let (rig, id) = assessed().await;
     let refused = propose(&rig).await;
     assert!(matches!(refused, Err(HyperSyncError::AlreadyOpen(open)) if open == id));
 }
 
 #[tokio::test]
-async fn whoever_decides_is_not_who_proposed() {
+async fn the_proposer_cannot_decide() {
     let (rig, id) = assessed().await;
     let dev = caller("dev", &["proposals.approve"]);
     for decision in [APPROVE, APPROVE_UNSEEN, Decision::Reject] {
@@ -142,11 +144,11 @@ async fn a_decision_is_made_once() {
 }
 
 #[tokio::test]
-async fn what_is_stale_is_not_approved_and_can_be_rejected() {
+async fn a_stale_proposal_cannot_be_approved_but_can_be_rejected() {
     let (rig, id) = assessed().await;
-    rig.world.kept.lock().version = 2;
+    rig.world.stored.lock().version = 2;
     assert_eq!(reason(decide(&rig, id, APPROVE_UNSEEN).await), "STALE");
-    rig.world.fails(1, Call::Read, &away());
+    rig.world.fail(1, Call::Read, &unavailable());
     let unknown = decide(&rig, id, APPROVE).await.unwrap_err();
     assert_eq!(Status::from(unknown).code(), Code::Unavailable);
     let rejected = decide(&rig, id, Decision::Reject).await.unwrap();
@@ -154,9 +156,9 @@ async fn what_is_stale_is_not_approved_and_can_be_rejected() {
 }
 
 #[tokio::test]
-async fn what_is_not_assessed_is_approved_only_by_who_says_so() {
+async fn approval_without_an_assessment_must_be_explicit() {
     let rig = Rig::start().await;
-    rig.world.fails(1, Call::Evaluate, &refused(Code::Aborted));
+    rig.world.fail(1, Call::Evaluate, &refused(Code::Aborted));
     let id = propose(&rig).await.unwrap().id;
     let failed = rig.until(id, |p| !p.assessment_error.is_empty()).await;
     assert_eq!(failed.assessed(), Assessment::Failed);
@@ -166,18 +168,18 @@ async fn what_is_not_assessed_is_approved_only_by_who_says_so() {
 }
 
 #[tokio::test]
-async fn an_assessment_waits_for_what_passes() {
+async fn an_assessment_is_retried_while_the_trainer_is_unreachable() {
     let rig = Rig::start().await;
-    rig.world.fails(3, Call::Evaluate, &away());
+    rig.world.fail(3, Call::Evaluate, &unavailable());
     let id = propose(&rig).await.unwrap().id;
     let measured = rig.until(id, |p| p.assessment.is_some()).await;
     assert!(measured.assessment_error.is_empty());
 }
 
 #[tokio::test]
-async fn an_assessment_does_not_wait_for_ever_for_what_is_away() {
+async fn an_assessment_fails_when_the_trainer_stays_unreachable() {
     let rig = Rig::start().await;
-    rig.world.fails(1000, Call::Evaluate, &away());
+    rig.world.fail(1000, Call::Evaluate, &unavailable());
     let id = propose(&rig).await.unwrap().id;
     let failed = rig.until(id, |p| !p.assessment_error.is_empty()).await;
     assert_eq!(failed.state, State::PendingApproval);
@@ -186,7 +188,7 @@ async fn an_assessment_does_not_wait_for_ever_for_what_is_away() {
 }
 
 #[tokio::test]
-async fn assessments_that_wait_keep_no_other_from_its_turn() {
+async fn waiting_assessments_do_not_block_others() {
     let rig = Rig::start_pausing(Duration::from_secs(3600)).await;
     let assess = async |trial_number| {
         let proposal = rig
@@ -203,7 +205,7 @@ async fn assessments_that_wait_keep_no_other_from_its_turn() {
     };
     for waits in 0..crate::assess::AT_ONCE as u32 {
         let before = rig.world.count(Call::Evaluate);
-        rig.world.fails(1, Call::Evaluate, &away());
+        rig.world.fail(1, Call::Evaluate, &unavailable());
         assess(waits).await;
         let asked = async {
             while rig.world.count(Call::Evaluate) == before {
@@ -217,7 +219,7 @@ async fn assessments_that_wait_keep_no_other_from_its_turn() {
     rig.until(id, |p| p.assessment.is_some()).await;
 }
 
-/// Polls a future at most so many times, then drops it. Says whether it was ready.
+/// Polls a future a bounded number of times, then drops it. Returns whether it completed.
 async fn is_ready_within(polls: usize, future: impl Future) -> bool {
     let (mut future, mut left) = (std::pin::pin!(future), polls);
     std::future::poll_fn(|cx| {
@@ -234,8 +236,8 @@ async fn is_ready_within(polls: usize, future: impl Future) -> bool {
     .await
 }
 
-/// Drops a call after its first poll, after its second, and so on until it comes to its end: each
-/// time what it has committed is announced.
+/// Drops a call after its first poll, after its second, and so on until it completes, and checks that
+/// whatever it has committed is announced.
 async fn dropped_anywhere(call: impl AsyncFn(&Rig, Uuid)) {
     let rig = Rig::start().await;
     let (mut committed_unheard, mut polls) = (false, 1);
@@ -259,7 +261,7 @@ async fn dropped_anywhere(call: impl AsyncFn(&Rig, Uuid)) {
         let announced = tokio::time::timeout(Duration::from_secs(10), announced).await;
         announced.unwrap_or_else(|_| panic!("not announced when dropped after {polls} polls"));
         committed_unheard |= !is_heard;
-        // How many polls a call takes is not the same each time.
+        // The number of polls that a call takes varies.
         polls = if is_heard { 1 } else { polls + 1 };
         if is_heard && committed_unheard {
             return;
@@ -286,7 +288,7 @@ async fn a_withdrawal_is_announced_wherever_the_call_is_dropped() {
 }
 
 #[tokio::test]
-async fn the_next_process_assesses_what_the_last_one_did_not() {
+async fn the_next_process_assesses_unassessed_proposals() {
     for state in [State::PendingApproval, State::Approved] {
         let rig = Rig::start().await;
         let waiting = rig.put(state).await;
@@ -298,7 +300,7 @@ async fn the_next_process_assesses_what_the_last_one_did_not() {
 }
 
 #[tokio::test]
-async fn a_proposal_is_withdrawn_by_whose_it_is_or_who_may_decide() {
+async fn only_the_proposer_or_an_approver_can_withdraw() {
     for who in [caller("dev", &[]), caller("ada", &["proposals.approve"])] {
         for state in [State::PendingApproval, State::Approved] {
             let rig = Rig::start().await;
@@ -313,8 +315,8 @@ async fn a_proposal_is_withdrawn_by_whose_it_is_or_who_may_decide() {
 }
 
 #[tokio::test]
-async fn what_is_being_applied_or_has_ended_is_neither_decided_nor_withdrawn_nor_applied() {
-    for state in State::ALL.into_iter().filter(|s| !s.waits()) {
+async fn a_proposal_in_progress_or_ended_cannot_be_decided_withdrawn_or_applied() {
+    for state in State::ALL.into_iter().filter(|s| !s.is_waiting()) {
         let rig = Rig::start().await;
         let id = rig.put(state).await.id;
         let dev = caller("dev", &[]);
@@ -334,7 +336,7 @@ async fn what_is_being_applied_or_has_ended_is_neither_decided_nor_withdrawn_nor
 // === Approved ===
 
 #[tokio::test]
-async fn what_is_approved_is_applied_to_its_end() {
+async fn an_approved_proposal_is_applied_to_completion() {
     let (rig, id) = approved().await;
     assert_eq!(rig.world.agent().version, 1, "approval changes nothing");
     let begun = apply(&rig, id).await.unwrap();
@@ -347,23 +349,23 @@ async fn what_is_approved_is_applied_to_its_end() {
 }
 
 #[tokio::test]
-async fn what_is_not_approved_is_not_applied() {
+async fn an_unapproved_proposal_is_not_applied() {
     let (rig, id) = assessed().await;
     assert_eq!(reason(apply(&rig, id).await), "WRONG_STATE");
     assert_eq!(rig.state(id).await, State::PendingApproval);
 }
 
 #[tokio::test]
-async fn what_became_stale_since_its_approval_is_not_applied() {
+async fn a_proposal_that_became_stale_after_its_approval_is_not_applied() {
     let (rig, id) = approved().await;
-    rig.world.kept.lock().version = 2;
+    rig.world.stored.lock().version = 2;
     assert_eq!(reason(apply(&rig, id).await), "STALE");
     assert_eq!(rig.state(id).await, State::Approved, "and can be withdrawn");
     assert_eq!(rig.world.count(Call::Apply), 0);
 }
 
 #[tokio::test]
-async fn an_agent_has_one_change_under_way() {
+async fn an_agent_has_one_change_in_progress() {
     let (rig, id) = approved().await;
     let other = Proposal {
         trial_number: 4,
@@ -387,7 +389,7 @@ async fn an_agent_has_one_change_under_way() {
 }
 
 #[tokio::test]
-async fn the_next_process_does_not_apply_what_nobody_asked_it_to() {
+async fn the_next_process_does_not_apply_an_approved_proposal_on_its_own() {
     let (rig, id) = approved().await;
     let rig = rig.restart().await;
     assert_eq!(
@@ -401,26 +403,26 @@ async fn the_next_process_does_not_apply_what_nobody_asked_it_to() {
 }
 
 #[tokio::test]
-async fn of_two_that_apply_one_wins() {
+async fn one_of_two_concurrent_applications_wins() {
     let (rig, id) = approved().await;
     let (one, other) = tokio::join!(apply(&rig, id), apply(&rig, id));
     assert!(one.is_ok() != other.is_ok());
     rig.until_state(id, State::Completed).await;
-    let Kept { live, version, .. } = rig.world.agent();
+    let AgentRecord { live, version, .. } = rig.world.agent();
     assert_eq!((live, version), (gamma(0.99), 2), "applied once");
 }
 
 #[tokio::test]
-async fn a_proposal_is_shown_without_what_cannot_be_asked() {
+async fn a_proposal_is_shown_without_live_values_that_cannot_be_read() {
     let (rig, id) = assessed().await;
-    rig.world.trouble(Call::Read, Trouble::Fails(away()));
+    rig.world.inject(Call::Read, Fault::Fail(unavailable()));
     let row = rig.service.get(id).await.unwrap();
     assert!(rig.service.view(row.clone()).await.live.is_none());
     assert_eq!(rig.service.view(row).await.is_stale(), Some(false));
 }
 
 #[test]
-fn who_approves_too_early_hears_what_can_be_done() {
+fn an_early_approval_names_the_alternatives() {
     let pending = proposal(State::PendingApproval);
     let failed = Proposal {
         assessment_error: "training diverged".to_owned(),
@@ -430,7 +432,7 @@ fn who_approves_too_early_hears_what_can_be_done() {
         (pending, "ASSESSMENT_PENDING", "WatchProposal"),
         (failed, "ASSESSMENT_FAILED", "training diverged"),
     ] {
-        let status = Status::from(expect_assessed(&proposal).unwrap_err());
+        let status = Status::from(require_assessed(&proposal).unwrap_err());
         assert_eq!(status.code(), tonic::Code::FailedPrecondition);
         assert_eq!(fault::reason(&status).as_deref(), Some(why));
         for part in [says, "without_assessment"] {

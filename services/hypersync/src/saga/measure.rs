@@ -1,6 +1,6 @@
-//! Measuring: old and new parameters are trained on the same seeds, and the mean of the paired
-//! differences gets its interval. Done twice on different seeds: for who decides about a proposal,
-//! and when it has been applied.
+//! Paired measurements: old and new parameters are trained on the same seeds, and the mean of the paired
+//! differences gets a bootstrap confidence interval (Efron, 1979). A proposal is measured twice, on
+//! different seeds: for the decision about it, and after it was applied.
 
 use crate::{
     HyperSync, HyperSyncError,
@@ -11,17 +11,17 @@ use tars_peers::{Evaluation, Failure, PeerError, seeds};
 use tars_proto::params::Params;
 use tars_search::interval::bootstrap;
 
-/// Training runs that one measurement has under way or in the learners' queue.
+/// Training runs of one measurement that are running or queued at the same time.
 const AT_ONCE: usize = 8;
 
-/// What a measurement is for.
+/// The purpose of a measurement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Purpose {
     Assessment,
     Verification,
 }
 
-/// The seeds of a measurement, which differ by its purpose.
+/// The seeds of a measurement, which are disjoint between the purposes.
 pub(crate) fn seeds_of(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
     let base = (proposal.id.as_u128() as u64) >> 13;
     let count = u64::from(proposal.verification_seeds);
@@ -46,7 +46,8 @@ fn summary(
     let paired = candidate.iter().zip(&baseline);
     let differences: Vec<f64> = paired.map(|(c, b)| c - b).collect();
     let seed = seeds.first().copied().unwrap_or_default();
-    let interval = bootstrap(&differences, seed).ok_or(HyperSyncError::Answer("enough seeds"))?;
+    let interval =
+        bootstrap(&differences, seed).ok_or(HyperSyncError::IncompleteResponse("enough seeds"))?;
     Ok(Verification {
         seeds,
         baseline,
@@ -80,7 +81,7 @@ impl HyperSync {
         summary(seeds, sides, proposal.steps)
     }
 
-    /// What one training run returned; a busy learner is waited for.
+    /// The mean return of one training run. It is retried while the learners are busy.
     async fn mean_return(&self, evaluation: Evaluation) -> Result<f64, PeerError> {
         loop {
             let run = self.peers.trainer.evaluate(evaluation.clone());
@@ -118,7 +119,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     #[test]
-    fn no_two_measurements_share_a_seed() {
+    fn assessment_and_verification_share_no_seed() {
         let proposal = proposal(State::Approved);
         let verification = seeds_of(&proposal, Purpose::Verification);
         let assessment = seeds_of(&proposal, Purpose::Assessment);
@@ -128,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_measurement_is_about_paired_differences() {
+    fn the_improvement_is_the_mean_of_paired_differences() {
         let sides = [vec![10.0, 20.0, 30.0], vec![11.0, 21.0, 31.0]];
         let measured = summary(vec![1, 3, 5], sides, 100).unwrap();
         assert_eq!(

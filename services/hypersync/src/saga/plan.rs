@@ -1,4 +1,4 @@
-//! What a saga does next, decided from what it knows: no calls, no clock.
+//! The decisions of the saga as pure functions, without calls or a clock.
 
 use crate::{
     HyperSyncError,
@@ -8,75 +8,76 @@ use crate::{
 use tars_peers::Failure;
 use tars_proto::params::Params;
 
-/// Where a step that failed leads.
+/// The consequence of a failed step.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Then {
-    /// The same step again, after a while.
-    Wait,
-    /// Whether the step was committed is not known: look, then go on.
-    LookAgain,
-    Go(State),
+pub(crate) enum Recovery {
+    /// Repeat the step after a delay.
+    Retry,
+    /// The step may have been committed: read the proposal and continue from there.
+    Reload,
+    /// Continue in another state.
+    Advance(State),
 }
 
-/// What is done to take a change back.
+/// What rolling back requires.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Rollback {
-    /// The old values are live.
-    Nothing,
-    Set {
-        values: Params,
-        expected: u64,
-    },
-    /// Neither the old values nor the proposed ones are live: somebody must decide.
-    Ask(String),
+    /// Nothing: the old values are live.
+    AlreadyDone,
+    /// Make these values live, if this is still the live version.
+    Set { values: Params, expected: u64 },
+    /// Neither the old nor the proposed values are live, so a person must decide.
+    AskPerson(String),
 }
 
-/// What a refusal before anything was done ends as fails the proposal; anything that may have left
-/// the change live leads to a rollback, and a rollback that cannot be done to a person. There is no
-/// end to waiting for room, and there is one to waiting for what is away.
-pub(crate) fn after(state: State, error: &HyperSyncError, pauses: &Pauses) -> Then {
+/// Decides how to recover from a failed step. A refusal before anything was done fails the proposal;
+/// a failure that may have left the change live leads to a rollback, and a rollback that fails to a
+/// person. Waiting for capacity is unbounded, waiting for an unreachable peer is not.
+pub(crate) fn recovery(state: State, error: &HyperSyncError, pauses: &Pauses) -> Recovery {
     match error {
-        HyperSyncError::Store(e) if e.is_transient() => Then::LookAgain,
-        HyperSyncError::Conflict => Then::LookAgain,
+        HyperSyncError::Store(e) if e.is_transient() => Recovery::Reload,
+        HyperSyncError::Conflict => Recovery::Reload,
         HyperSyncError::Call(e) => after_call(state, e.failure(), pauses),
-        _ => given_up(state),
+        _ => abandoned(state),
     }
 }
 
-fn after_call(state: State, failure: Failure, pauses: &Pauses) -> Then {
+fn after_call(state: State, failure: Failure, pauses: &Pauses) -> Recovery {
     match (failure, state) {
-        (Failure::Busy, _) => Then::Wait,
-        (Failure::Transient, _) if pauses.is_patient() => Then::Wait,
-        // The live version moved between the look and the step: look anew.
-        (Failure::VersionChanged, State::RollingBack) => Then::Wait,
-        // Not done by an earlier try whose answer was lost: a step that was done is told so whatever
-        // is live by now.
-        (Failure::VersionChanged | Failure::Refused, State::Applying) => Then::Go(State::Failed),
-        _ => given_up(state),
+        (Failure::Busy, _) => Recovery::Retry,
+        (Failure::Transient, _) if pauses.is_patient() => Recovery::Retry,
+        // The live version changed between the read and the write: repeat the step.
+        (Failure::VersionChanged, State::RollingBack) => Recovery::Retry,
+        // This cannot be an earlier attempt whose response was lost: Orchestration acknowledges a
+        // completed operation whatever is live by now.
+        (Failure::VersionChanged | Failure::Refused, State::Applying) => {
+            Recovery::Advance(State::Failed)
+        }
+        _ => abandoned(state),
     }
 }
 
-/// Where a step goes that is not tried again and may have been done.
-fn given_up(state: State) -> Then {
+/// The state after a step that is not retried and may have taken effect.
+fn abandoned(state: State) -> Recovery {
     match state {
-        State::RollingBack => Then::Go(State::NeedsAttention),
-        _ => Then::Go(State::RollingBack),
+        State::RollingBack => Recovery::Advance(State::NeedsAttention),
+        _ => Recovery::Advance(State::RollingBack),
     }
 }
 
 /// Whether the measurement shows an improvement.
-pub(crate) fn is_better(measured: &Verification) -> bool {
+pub(crate) fn is_improvement(measured: &Verification) -> bool {
     measured.low > 0.0
 }
 
-/// How the agent gets its old values back. Changes that somebody else made of other parameters stay.
+/// How to restore the agent's old values. Other parameters that somebody changed meanwhile are kept.
 pub(crate) fn rollback(proposal: &Proposal, live: &Params, live_version: u64) -> Rollback {
     let set = |values: Params| Rollback::Set {
         values,
         expected: live_version,
     };
     if holds(live, &proposal.current_params) {
-        return Rollback::Nothing;
+        return Rollback::AlreadyDone;
     }
     if proposal.forced || live_version == proposal.applied_version {
         return set(proposal.current_params.clone());
@@ -89,14 +90,14 @@ pub(crate) fn rollback(proposal: &Proposal, live: &Params, live_version: u64) ->
             .map(|(name, value)| (name.clone(), value.clone()))
             .collect());
     }
-    Rollback::Ask(format!(
-        "somebody changed {} while it was being verified: version {live_version} is live, this change was {}; \
-         compare `changes`, then resolve by RESOLUTION_ROLL_BACK or RESOLUTION_KEEP_LIVE",
+    Rollback::AskPerson(format!(
+        "{} was changed while it was being verified: version {live_version} is live, and this change made version {}; \
+         compare `changes`, then resolve with RESOLUTION_ROLL_BACK or RESOLUTION_KEEP_LIVE",
         proposal.agent_id, proposal.applied_version
     ))
 }
 
-/// Whether all wanted values are live.
+/// Whether all of these values are live.
 pub(crate) fn holds(live: &Params, wanted: &Params) -> bool {
     wanted
         .iter()
@@ -137,8 +138,8 @@ mod tests {
         ))
     }
 
-    fn fresh(state: State, error: &HyperSyncError) -> Then {
-        after(state, error, &pauses())
+    fn fresh(state: State, error: &HyperSyncError) -> Recovery {
+        recovery(state, error, &pauses())
     }
 
     fn params(pairs: &[(&str, f64)]) -> Params {
@@ -159,7 +160,7 @@ mod tests {
     }
 
     #[test]
-    fn what_passes_is_waited_for_in_every_state() {
+    fn retryable_failures_are_retried_in_every_state() {
         for state in DRIVEN {
             for code in [
                 Code::Unavailable,
@@ -169,19 +170,19 @@ mod tests {
             ] {
                 assert_eq!(
                     fresh(state, &call(code, "X")),
-                    Then::Wait,
+                    Recovery::Retry,
                     "{state:?} {code:?}"
                 );
             }
-            assert_eq!(fresh(state, &busy()), Then::Wait);
-            assert_eq!(fresh(state, &HyperSyncError::Conflict), Then::LookAgain);
+            assert_eq!(fresh(state, &busy()), Recovery::Retry);
+            assert_eq!(fresh(state, &HyperSyncError::Conflict), Recovery::Reload);
             let passing = DbError::Unavailable("busy".to_owned()).into();
-            assert_eq!(fresh(state, &passing), Then::LookAgain);
+            assert_eq!(fresh(state, &passing), Recovery::Reload);
         }
     }
 
     #[test]
-    fn what_is_away_for_too_long_ends_with_a_person() {
+    fn a_peer_that_stays_unreachable_leads_to_a_rollback_and_then_to_a_person() {
         let away = call(Code::Unavailable, "UNREACHABLE");
         for (state, next) in [
             (State::Applying, State::RollingBack),
@@ -189,17 +190,17 @@ mod tests {
             (State::RollingBack, State::NeedsAttention),
         ] {
             let (mut pauses, mut tries) = (pauses(), 0);
-            while after(state, &away, &pauses) == Then::Wait {
+            while recovery(state, &away, &pauses) == Recovery::Retry {
                 assert!(pauses.after(&away) <= Pacing::default().longest);
                 tries += 1;
                 assert!(tries < 1000, "{state:?} waits for ever");
             }
-            assert_eq!(after(state, &away, &pauses), Then::Go(next));
+            assert_eq!(recovery(state, &away, &pauses), Recovery::Advance(next));
         }
     }
 
     #[test]
-    fn room_is_waited_for_however_long_it_takes() {
+    fn waiting_for_capacity_is_unbounded() {
         let soon = Duration::from_secs(1);
         let full = [
             busy(),
@@ -210,7 +211,11 @@ mod tests {
         for state in DRIVEN {
             let mut pauses = pauses();
             for error in full.iter().cycle().take(1000) {
-                assert_eq!(after(state, error, &pauses), Then::Wait, "{error:?}");
+                assert_eq!(
+                    recovery(state, error, &pauses),
+                    Recovery::Retry,
+                    "{error:?}"
+                );
                 pauses.after(error);
             }
             assert!(pauses.is_patient());
@@ -218,24 +223,30 @@ mod tests {
     }
 
     #[test]
-    fn a_database_that_refuses_for_good_is_not_asked_for_ever() {
+    fn a_permanent_database_failure_is_not_retried_for_ever() {
         let broken = DbError::Failed("no such column".to_owned()).into();
         let next = [State::Applying, State::Verifying, State::RollingBack]
             .map(|state| fresh(state, &broken));
-        let back = Then::Go(State::RollingBack);
-        assert_eq!(next, [back, back, Then::Go(State::NeedsAttention)]);
+        let back = Recovery::Advance(State::RollingBack);
+        assert_eq!(next, [back, back, Recovery::Advance(State::NeedsAttention)]);
     }
 
     #[test]
     fn a_lost_version_never_ends_as_failed_once_the_change_was_live() {
         let lost = call(Code::Aborted, "VERSION_CHANGED");
-        assert_eq!(fresh(State::Applying, &lost), Then::Go(State::Failed));
-        assert_eq!(fresh(State::Verifying, &lost), Then::Go(State::RollingBack));
-        assert_eq!(fresh(State::RollingBack, &lost), Then::Wait);
+        assert_eq!(
+            fresh(State::Applying, &lost),
+            Recovery::Advance(State::Failed)
+        );
+        assert_eq!(
+            fresh(State::Verifying, &lost),
+            Recovery::Advance(State::RollingBack)
+        );
+        assert_eq!(fresh(State::RollingBack, &lost), Recovery::Retry);
     }
 
     #[test]
-    fn every_way_that_an_error_leads_is_allowed() {
+    fn every_recovery_is_an_allowed_transition() {
         let codes = [
             Code::InvalidArgument,
             Code::NotFound,
@@ -249,17 +260,17 @@ mod tests {
         ];
         for state in DRIVEN {
             let errors = codes.iter().map(|code| call(*code, "X"));
-            for error in errors.chain([HyperSyncError::Answer("something")]) {
-                let Then::Go(next) = fresh(state, &error) else {
+            for error in errors.chain([HyperSyncError::IncompleteResponse("something")]) {
+                let Recovery::Advance(next) = fresh(state, &error) else {
                     panic!("{error:?} is not waited for");
                 };
-                assert!(state.may_become(next), "{state:?} to {next:?}");
+                assert!(state.can_become(next), "{state:?} to {next:?}");
             }
         }
     }
 
     #[test]
-    fn what_may_have_been_done_is_taken_back() {
+    fn a_step_that_may_have_taken_effect_is_rolled_back() {
         for code in [
             Code::Internal,
             Code::DataLoss,
@@ -268,20 +279,20 @@ mod tests {
             Code::FailedPrecondition,
         ] {
             let next = fresh(State::Applying, &call(code, "X"));
-            assert_eq!(next, Then::Go(State::RollingBack), "{code:?}");
+            assert_eq!(next, Recovery::Advance(State::RollingBack), "{code:?}");
         }
     }
 
     #[test]
-    fn old_values_that_are_live_need_nothing() {
+    fn nothing_is_restored_when_the_old_values_are_live() {
         let live = params(&[("gamma", 0.95), ("tau", 0.1), ("other", 1.0)]);
         for version in [1, 2, 3, 9] {
-            assert_eq!(rollback(&applied(), &live, version), Rollback::Nothing);
+            assert_eq!(rollback(&applied(), &live, version), Rollback::AlreadyDone);
         }
     }
 
     #[test]
-    fn the_change_is_taken_back_whole_where_it_is_the_last() {
+    fn the_whole_change_is_rolled_back_when_it_is_the_latest() {
         let live = params(&[("gamma", 0.99), ("tau", 0.1)]);
         let expected = Rollback::Set {
             values: applied().current_params,
@@ -291,7 +302,7 @@ mod tests {
     }
 
     #[test]
-    fn a_candidate_that_is_still_live_goes_and_what_others_changed_stays() {
+    fn only_the_proposed_parameters_are_restored_when_others_changed() {
         let live = params(&[("gamma", 0.99), ("tau", 0.2)]);
         let expected = Rollback::Set {
             values: params(&[("gamma", 0.95)]),
@@ -301,9 +312,9 @@ mod tests {
     }
 
     #[test]
-    fn what_somebody_else_made_live_is_asked_about_unless_a_person_has_decided() {
+    fn a_value_of_somebody_else_needs_a_person_unless_one_has_decided() {
         let live = params(&[("gamma", 0.91), ("tau", 0.1)]);
-        let Rollback::Ask(text) = rollback(&applied(), &live, 3) else {
+        let Rollback::AskPerson(text) = rollback(&applied(), &live, 3) else {
             panic!("not asked");
         };
         assert!(

@@ -1,12 +1,12 @@
-//! The states that the saga drives: how each is entered, left, failed and resumed.
+//! The states that the saga drives: how each is entered, left, fails and is resumed.
 
 use super::*;
-use crate::fake::{Call, Death, Kept, Rig, Trouble, away, busy, gamma, refused};
+use crate::fake::{AgentRecord, Call, Death, Fault, Rig, busy, gamma, refused, unavailable};
 use std::collections::BTreeSet;
 use tonic::Code;
 use uuid::Uuid;
 
-/// A proposal that has just begun to be applied.
+/// A proposal whose application has just started.
 async fn applying() -> (Rig, Proposal) {
     let rig = Rig::start().await;
     let proposal = rig.put(State::Applying).await;
@@ -20,7 +20,7 @@ async fn verifying() -> (Rig, Proposal) {
     (rig, proposal)
 }
 
-/// A proposal whose change is live and is to be taken back.
+/// A proposal whose change is live and is to be rolled back.
 async fn rolling_back() -> (Rig, Proposal) {
     let (rig, mut proposal) = verifying().await;
     let next = State::RollingBack;
@@ -35,16 +35,16 @@ async fn driven(rig: &Rig, proposal: Proposal) -> Proposal {
     rig.service.get(id).await.unwrap()
 }
 
-fn is_untouched(agent: &Kept) -> bool {
+fn is_untouched(agent: &AgentRecord) -> bool {
     agent.live == gamma(0.95) && agent.version == 1 && agent.hold.is_none()
 }
 
-/// As before the change, and free.
-fn is_taken_back(agent: &Kept) -> bool {
+/// As before the change, and not held.
+fn is_taken_back(agent: &AgentRecord) -> bool {
     agent.live == gamma(0.95) && agent.hold.is_none() && agent.approved == 1
 }
 
-fn is_approved(agent: &Kept) -> bool {
+fn is_approved(agent: &AgentRecord) -> bool {
     let live = agent.live == gamma(0.99) && agent.version == 2;
     live && agent.approved == 2 && agent.hold.is_none()
 }
@@ -67,59 +67,59 @@ async fn applying_makes_the_change_live_and_holds_the_agent() {
 }
 
 #[tokio::test]
-async fn applying_that_is_refused_fails_and_changes_nothing() {
+async fn applying_that_is_refused_fails_without_an_effect() {
     for code in [Code::InvalidArgument, Code::NotFound] {
         let (rig, proposal) = applying().await;
-        rig.world.fails(1, Call::Apply, &refused(code));
+        rig.world.fail(1, Call::Apply, &refused(code));
         let ended = driven(&rig, proposal).await;
         assert_eq!(ended.state, State::Failed, "{code:?}");
         assert_eq!(ended.error, "refused by a test");
         assert!(is_untouched(&rig.world.agent()));
     }
     let (rig, proposal) = applying().await;
-    rig.world.trouble(Call::Apply, Trouble::Overtaken(0.9));
+    rig.world.inject(Call::Apply, Fault::Overtake(0.9));
     let ended = driven(&rig, proposal).await;
     assert_eq!(ended.state, State::Failed, "another version is live");
     assert_eq!(rig.world.agent().live, gamma(0.9));
 }
 
 #[tokio::test]
-async fn applying_whose_answer_is_lost_is_done_once() {
+async fn applying_whose_response_is_lost_takes_effect_once() {
     let (rig, proposal) = applying().await;
-    rig.world.trouble(Call::Apply, Trouble::LosesAnswer);
+    rig.world.inject(Call::Apply, Fault::LoseResponse);
     let ended = driven(&rig, proposal).await;
     assert_eq!((ended.state, ended.applied_version), (State::Completed, 2));
     assert!(is_approved(&rig.world.agent()));
 }
 
 #[tokio::test]
-async fn applying_that_may_have_been_done_is_taken_back() {
+async fn applying_that_may_have_taken_effect_is_rolled_back() {
     let (rig, proposal) = applying().await;
-    rig.world.trouble(Call::Apply, Trouble::LosesAnswer);
-    rig.world.fails(20, Call::Apply, &refused(Code::Internal));
+    rig.world.inject(Call::Apply, Fault::LoseResponse);
+    rig.world.fail(20, Call::Apply, &refused(Code::Internal));
     let mut proposal = proposal;
     let error = rig.service.step(&mut proposal).await.unwrap_err();
     assert!(error.failure().is_some());
     rig.service.run(proposal.clone()).await;
     let stuck = rig.service.get(proposal.id).await.unwrap();
     assert_eq!(stuck.state, State::NeedsAttention, "nor can it be set back");
-    assert!(stuck.attention.contains("could not be put back"));
+    assert!(stuck.attention.contains("could not be restored"));
 }
 
 #[tokio::test]
-async fn applying_waits_for_what_passes() {
+async fn applying_is_retried_after_busy_and_unreachable_peers() {
     let (rig, proposal) = applying().await;
-    rig.world.fails(20, Call::Apply, &busy());
-    rig.world.fails(2, Call::Apply, &away());
+    rig.world.fail(20, Call::Apply, &busy());
+    rig.world.fail(2, Call::Apply, &unavailable());
     let ended = driven(&rig, proposal).await;
     assert_eq!(ended.state, State::Completed);
     assert_eq!(rig.world.count(Call::Apply), 24, "22 tries, and two steps");
 }
 
 #[tokio::test]
-async fn applying_does_not_wait_for_ever_for_what_is_away() {
+async fn applying_is_rolled_back_when_orchestration_stays_unreachable() {
     let (rig, proposal) = applying().await;
-    rig.world.fails(6, Call::Apply, &away());
+    rig.world.fail(6, Call::Apply, &unavailable());
     let ended = driven(&rig, proposal).await;
     assert_eq!(ended.state, State::RolledBack);
     assert!(is_untouched(&rig.world.agent()));
@@ -128,7 +128,7 @@ async fn applying_does_not_wait_for_ever_for_what_is_away() {
 // === Verifying ===
 
 #[tokio::test]
-async fn verifying_writes_what_it_measured_before_it_judges() {
+async fn verifying_writes_its_measurement_before_it_evaluates_it() {
     let (rig, mut proposal) = verifying().await;
     rig.service.step(&mut proposal).await.unwrap();
     let written = rig.service.get(proposal.id).await.unwrap();
@@ -154,18 +154,18 @@ async fn verifying_without_an_improvement_is_rolled_back() {
 }
 
 #[tokio::test]
-async fn verifying_takes_back_a_hold_that_was_lost() {
+async fn verifying_renews_a_hold_that_was_released() {
     let (rig, mut proposal) = verifying().await;
-    rig.world.kept.lock().hold = None;
+    rig.world.stored.lock().hold = None;
     rig.service.step(&mut proposal).await.unwrap();
     let hold = rig.world.agent().hold;
     assert_eq!(hold, Some((proposal.id.to_string(), false)));
 }
 
 #[tokio::test]
-async fn verifying_what_somebody_else_has_changed_asks_a_person() {
+async fn verifying_a_value_that_somebody_changed_needs_attention() {
     let (rig, proposal) = verifying().await;
-    rig.world.trouble(Call::Read, Trouble::Overtaken(0.9));
+    rig.world.inject(Call::Read, Fault::Overtake(0.9));
     let asked = driven(&rig, proposal).await;
     assert_eq!(asked.state, State::NeedsAttention);
     assert!(asked.attention.contains("version 3"), "{}", asked.attention);
@@ -175,17 +175,17 @@ async fn verifying_what_somebody_else_has_changed_asks_a_person() {
 }
 
 #[tokio::test]
-async fn verifying_waits_for_a_learner_however_long_it_takes() {
+async fn verifying_waits_for_a_learner_without_a_bound() {
     let (rig, proposal) = verifying().await;
-    rig.world.fails(50, Call::Evaluate, &busy());
+    rig.world.fail(50, Call::Evaluate, &busy());
     assert_eq!(driven(&rig, proposal).await.state, State::Completed);
 }
 
 #[tokio::test]
 async fn verifying_that_cannot_be_measured_is_rolled_back() {
-    for (times, status) in [(1, refused(Code::Aborted)), (100, away())] {
+    for (times, status) in [(1, refused(Code::Aborted)), (100, unavailable())] {
         let (rig, proposal) = verifying().await;
-        rig.world.fails(times, Call::Evaluate, &status);
+        rig.world.fail(times, Call::Evaluate, &status);
         let ended = driven(&rig, proposal).await;
         assert_eq!(ended.state, State::RolledBack, "{status}");
         assert_eq!(ended.error, status.message());
@@ -194,10 +194,10 @@ async fn verifying_that_cannot_be_measured_is_rolled_back() {
 }
 
 #[tokio::test]
-async fn verified_is_not_completed_before_the_agent_is_settled() {
+async fn a_verified_proposal_completes_only_after_the_agent_is_settled() {
     let (rig, proposal) = verifying().await;
-    rig.world.trouble(Call::Settle, Trouble::LosesAnswer);
-    rig.world.fails(1, Call::Settle, &away());
+    rig.world.inject(Call::Settle, Fault::LoseResponse);
+    rig.world.fail(1, Call::Settle, &unavailable());
     assert_eq!(driven(&rig, proposal).await.state, State::Completed);
     assert!(is_approved(&rig.world.agent()));
 }
@@ -205,7 +205,7 @@ async fn verified_is_not_completed_before_the_agent_is_settled() {
 // === RollingBack ===
 
 #[tokio::test]
-async fn rolling_back_puts_the_old_values_back_and_lets_go() {
+async fn rolling_back_restores_the_old_values_and_releases_the_agent() {
     let (rig, proposal) = rolling_back().await;
     let ended = driven(&rig, proposal).await;
     assert_eq!(ended.state, State::RolledBack);
@@ -216,19 +216,19 @@ async fn rolling_back_puts_the_old_values_back_and_lets_go() {
 }
 
 #[tokio::test]
-async fn rolling_back_what_is_not_live_only_lets_go() {
+async fn rolling_back_a_change_that_is_not_live_only_releases_the_agent() {
     let rig = Rig::start().await;
     let proposal = rig.put(State::RollingBack).await;
-    rig.world.kept.lock().hold = Some((proposal.id.to_string(), false));
+    rig.world.stored.lock().hold = Some((proposal.id.to_string(), false));
     let ended = driven(&rig, proposal).await;
     assert_eq!(ended.state, State::RolledBack);
     assert!(is_untouched(&rig.world.agent()));
 }
 
 #[tokio::test]
-async fn rolling_back_looks_anew_when_the_version_moves_meanwhile() {
+async fn rolling_back_is_repeated_when_the_version_changes_concurrently() {
     let (rig, proposal) = rolling_back().await;
-    rig.world.trouble(Call::Apply, Trouble::Overtaken(0.99));
+    rig.world.inject(Call::Apply, Fault::Overtake(0.99));
     let ended = driven(&rig, proposal).await;
     assert_eq!(ended.state, State::RolledBack);
     let agent = rig.world.agent();
@@ -236,10 +236,10 @@ async fn rolling_back_looks_anew_when_the_version_moves_meanwhile() {
 }
 
 #[tokio::test]
-async fn rolling_back_that_cannot_be_done_asks_a_person() {
-    for (times, status) in [(1, refused(Code::Internal)), (100, away())] {
+async fn rolling_back_that_fails_needs_attention() {
+    for (times, status) in [(1, refused(Code::Internal)), (100, unavailable())] {
         let (rig, proposal) = rolling_back().await;
-        rig.world.fails(times, Call::Apply, &status);
+        rig.world.fail(times, Call::Apply, &status);
         let asked = driven(&rig, proposal).await;
         assert_eq!(asked.state, State::NeedsAttention, "{status}");
         for part in [status.message(), "RESOLUTION_ROLL_BACK"] {
@@ -249,10 +249,10 @@ async fn rolling_back_that_cannot_be_done_asks_a_person() {
 }
 
 #[tokio::test]
-async fn rolling_back_whose_answers_are_lost_is_done_once() {
+async fn rolling_back_whose_responses_are_lost_takes_effect_once() {
     let (rig, proposal) = rolling_back().await;
     for call in [Call::Apply, Call::Settle] {
-        rig.world.trouble(call, Trouble::LosesAnswer);
+        rig.world.inject(call, Fault::LoseResponse);
     }
     assert_eq!(driven(&rig, proposal).await.state, State::RolledBack);
     assert_eq!(rig.world.agent().version, 3);
@@ -317,7 +317,7 @@ async fn a_step_that_was_committed_already_continues_from_the_committed_state() 
 
 // === Resume ===
 
-/// How a proposal's change goes.
+/// The course of a proposal's change.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
     Improves,
@@ -333,7 +333,7 @@ impl Way {
             *rig.world.improvement.lock() = -1.0;
         }
         if self == Self::Overtaken {
-            rig.world.trouble(Call::Read, Trouble::Overtaken(0.9));
+            rig.world.inject(Call::Read, Fault::Overtake(0.9));
         }
         (rig, proposal)
     }
@@ -346,7 +346,7 @@ impl Way {
         }
     }
 
-    fn check(self, agent: &Kept, id: Uuid) {
+    fn check(self, agent: &AgentRecord, id: Uuid) {
         match self {
             Self::Improves => assert!(is_approved(agent), "{agent:?}"),
             Self::Worsens => assert!(is_taken_back(agent) && agent.version == 3, "{agent:?}"),
@@ -358,7 +358,7 @@ impl Way {
     }
 }
 
-/// Runs until the process dies. Returns the state that it leaves behind.
+/// Runs until the process is killed. Returns the state that it leaves behind.
 async fn killed(rig: &Rig, proposal: &Proposal) -> State {
     tokio::select! {
         () = rig.service.run(proposal.clone()) => panic!("it was not killed"),
@@ -367,8 +367,8 @@ async fn killed(rig: &Rig, proposal: &Proposal) -> State {
     rig.state(proposal.id).await
 }
 
-/// The process is killed before and after every call that applying makes; the next one goes on by
-/// itself, to the same end. Returns the states that it was killed in.
+/// Kills the process before and after every call that applying makes and checks that the next one
+/// resumes on its own, to the same end. Returns the states in which it was killed.
 async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
     let (rig, proposal) = way.begin(None).await;
     assert_eq!(driven(&rig, proposal.clone()).await.state, way.end());
@@ -382,7 +382,7 @@ async fn killed_at_every_call(way: Way) -> BTreeSet<&'static str> {
         let overtaken = rig.world.agent().live == gamma(0.9);
         let rig = rig.restart().await;
         if way == Way::Overtaken && !overtaken {
-            rig.world.trouble(Call::Read, Trouble::Overtaken(0.9));
+            rig.world.inject(Call::Read, Fault::Overtake(0.9));
         }
         assert_eq!(rig.resume().await, 1, "{death:?}");
         let ended = rig.until_state(proposal.id, way.end()).await;
@@ -399,21 +399,21 @@ async fn a_change_that_improves_survives_being_killed_at_every_call() {
 }
 
 #[tokio::test]
-async fn a_change_that_is_taken_back_survives_being_killed_at_every_call() {
+async fn a_change_that_is_rolled_back_survives_being_killed_at_every_call() {
     let states = killed_at_every_call(Way::Worsens).await;
     let driven = ["applying", "rolling_back", "verifying"];
     assert_eq!(states, BTreeSet::from(driven));
 }
 
 #[tokio::test]
-async fn a_change_that_somebody_overtakes_survives_being_killed_at_every_call() {
+async fn a_change_that_is_overtaken_survives_being_killed_at_every_call() {
     let states = killed_at_every_call(Way::Overtaken).await;
     let driven = ["applying", "rolling_back", "verifying"];
     assert_eq!(states, BTreeSet::from(driven));
 }
 
 #[tokio::test]
-async fn what_is_measured_is_not_measured_again_after_a_restart() {
+async fn a_written_measurement_is_not_repeated_after_a_restart() {
     let (rig, mut proposal) = verifying().await;
     rig.service.step(&mut proposal).await.unwrap();
     let rig = rig.restart().await;
@@ -423,7 +423,7 @@ async fn what_is_measured_is_not_measured_again_after_a_restart() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_not_resumed() {
+async fn ended_proposals_are_not_resumed() {
     let rig = Rig::start().await;
     for (trial_number, state) in (0..).zip(State::ALL.into_iter().filter(|s| s.is_final())) {
         rig.insert(Proposal {

@@ -1,21 +1,33 @@
-//! The states of a proposal, and which may follow which.
+//! The states of a proposal and the transitions between them.
 
 use serde::{Deserialize, Serialize};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub(crate) enum State {
+    /// Waiting for a decision by someone other than the proposer.
     PendingApproval,
+    /// Waiting to be applied.
     Approved,
+    /// Final: somebody decided against it.
     Rejected,
+    /// Final: taken back before it was applied.
     Withdrawn,
+    /// The new values are being made live, which holds the agent.
     Applying,
+    /// The new values are live and are being measured against the old ones.
     Verifying,
+    /// Final: the new values were verified and approved.
     Completed,
+    /// The old values are being restored.
     RollingBack,
+    /// Final: the old values are live again.
     RolledBack,
+    /// Final: applying was refused and had no effect.
     Failed,
+    /// The rollback could not be done; the agent is held until a person decides.
     NeedsAttention,
+    /// Final: a person decided to keep what is live.
     Kept,
 }
 
@@ -65,31 +77,31 @@ impl State {
         )
     }
 
-    /// Not being applied yet.
-    pub(crate) fn waits(self) -> bool {
+    /// Whether the proposal waits for a decision or to be applied.
+    pub(crate) fn is_waiting(self) -> bool {
         matches!(self, Self::PendingApproval | Self::Approved)
     }
 
-    /// This service goes on with it by itself.
+    /// Whether the saga continues the proposal without a person.
     pub(crate) fn is_driven(self) -> bool {
         matches!(self, Self::Applying | Self::Verifying | Self::RollingBack)
     }
 
-    /// Nothing else may change the agent meanwhile.
+    /// Whether the proposal excludes other changes of its agent.
     pub(crate) fn changes_agent(self) -> bool {
         self.is_driven() || self == Self::NeedsAttention
     }
 
-    /// Once the change may be live there is no way to `Failed`: it is verified, taken back, or a
-    /// person is asked.
-    pub(crate) fn may_become(self, next: Self) -> bool {
+    /// Whether a transition is allowed. Once the change may be live there is none to `Failed`: it is
+    /// verified, rolled back, or left to a person.
+    pub(crate) fn can_become(self, next: Self) -> bool {
         match self {
             Self::PendingApproval => {
                 matches!(next, Self::Approved | Self::Rejected | Self::Withdrawn)
             }
             Self::Approved => matches!(next, Self::Applying | Self::Withdrawn),
             Self::Applying => matches!(next, Self::Verifying | Self::RollingBack | Self::Failed),
-            // To itself: the measurement is written before it is judged.
+            // The measurement is written, in the same state, before it is evaluated.
             Self::Verifying => {
                 matches!(next, Self::Verifying | Self::Completed | Self::RollingBack)
             }
@@ -105,9 +117,9 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_state_is_one_thing_only() {
+    fn every_state_is_either_final_or_waiting_or_changing_the_agent() {
         for state in State::ALL {
-            let kinds = [state.is_final(), state.waits(), state.changes_agent()];
+            let kinds = [state.is_final(), state.is_waiting(), state.changes_agent()];
             assert_eq!(kinds.iter().filter(|k| **k).count(), 1, "{state:?}");
             let text = serde_json::to_string(&state).unwrap();
             assert_eq!(
@@ -119,17 +131,17 @@ mod tests {
     }
 
     #[test]
-    fn what_has_ended_stays_and_everything_else_has_an_end() {
+    fn exactly_the_final_states_have_no_transition() {
         for state in State::ALL {
-            let next = State::ALL.into_iter().filter(|n| state.may_become(*n));
+            let next = State::ALL.into_iter().filter(|n| state.can_become(*n));
             assert_eq!(next.count() == 0, state.is_final(), "{state:?}");
         }
     }
 
     #[test]
-    fn what_may_be_live_never_fails() {
+    fn a_change_that_may_be_live_never_becomes_failed() {
         for state in [State::Verifying, State::RollingBack, State::NeedsAttention] {
-            assert!(!state.may_become(State::Failed), "{state:?}");
+            assert!(!state.can_become(State::Failed), "{state:?}");
         }
     }
 }

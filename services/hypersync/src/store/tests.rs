@@ -100,7 +100,7 @@ async fn a_trial_has_one_open_proposal() {
 }
 
 #[test]
-fn that_no_assessment_is_there_is_not_one_thing() {
+fn a_missing_assessment_is_pending_failed_or_not_made() {
     let mut waiting = proposal(State::PendingApproval);
     assert_eq!(waiting.assessed(), Assessment::Pending);
     for gone in [State::Applying, State::Rejected, State::Withdrawn] {
@@ -113,7 +113,7 @@ fn that_no_assessment_is_there_is_not_one_thing() {
 }
 
 #[tokio::test]
-async fn the_database_decides_where_two_proposals_race() {
+async fn unique_columns_decide_between_racing_proposals() {
     let (store, _dir) = store().await;
     insert_one(&store, &proposal(State::PendingApproval))
         .await
@@ -155,7 +155,7 @@ async fn nothing_is_proposed_while_a_change_of_the_agent_needs_attention() {
 }
 
 #[tokio::test]
-async fn an_agent_has_one_change_under_way() {
+async fn an_agent_has_at_most_one_change_in_progress() {
     let (store, _dir) = store().await;
     let mut first = proposal(State::Approved);
     let mut second = Proposal {
@@ -187,7 +187,7 @@ async fn an_agent_has_one_change_under_way() {
 }
 
 #[tokio::test]
-async fn proposals_of_before_there_were_claims_get_theirs() {
+async fn proposals_written_before_the_claims_existed_are_given_claims() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.db");
     let db = Db::open(&path, &STEPS[..2]).await.unwrap();
@@ -245,7 +245,7 @@ async fn proposals_of_before_there_were_claims_get_theirs() {
 }
 
 #[tokio::test]
-async fn a_state_that_is_not_known_is_an_error_that_names_its_row() {
+async fn an_unknown_state_is_an_error_that_names_its_row() {
     let (store, _dir) = store().await;
     let row = proposal(State::PendingApproval);
     insert_one(&store, &row).await.unwrap();

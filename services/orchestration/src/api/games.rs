@@ -1,4 +1,4 @@
-//! The games' gRPC handlers: what is asked, on a solver's thread, with what certifies the answer.
+//! The games' gRPC handlers. Games are solved on solver threads, and answers carry certificates.
 
 use super::{
     Api, Items,
@@ -16,12 +16,12 @@ use tars_proto::{fault, orchestration::v1::*};
 use tokio::{sync::mpsc, time::Instant};
 use tonic::{Request, Response, Status};
 
-/// What is left of a deadline for the answer's way back, at most.
+/// The part of a call's deadline that is reserved for the response, at most.
 const WAY_BACK: Duration = Duration::from_millis(50);
-/// Improvements that wait for a slow watcher.
+/// The capacity of the channel of improvements to a watcher.
 const POINTS: usize = 64;
 
-/// What was asked of a solve, and until when.
+/// The options of a solve, its deadline and its caller.
 struct Asked {
     options: Options,
     preference: Preference,
@@ -39,18 +39,18 @@ impl Asked {
         if algorithm != Algorithm::Automatic && preference != Preference::Any {
             return Err(fault::invalid_field(
                 "options.preference",
-                "goes with the automatic algorithm",
+                "requires the automatic algorithm",
             ));
         }
         let usual = Options::default();
         let now = Instant::now();
-        let limit = match from.time_limit {
-            Some(limit) => Some(
-                Duration::try_from(limit)
-                    .map_err(|_| fault::invalid_field("options.time_limit", "is negative"))?,
-            ),
-            None => None,
-        };
+        let limit =
+            match from.time_limit {
+                Some(limit) => Some(Duration::try_from(limit).map_err(|_| {
+                    fault::invalid_field("options.time_limit", "must not be negative")
+                })?),
+                None => None,
+            };
         let deadline = call.deadline().map(|at| {
             let left = at.saturating_duration_since(now);
             at - WAY_BACK.min(left / 5)
@@ -73,7 +73,7 @@ impl Asked {
     }
 }
 
-/// The equilibrium that is preferred, and what it was chosen from.
+/// The preferred equilibrium, and the ones it was chosen from.
 fn choose(
     game: &tars_games::Game,
     preference: Preference,
@@ -117,7 +117,7 @@ impl Api {
             }
             wire::candidates(agent_payoffs, candidate_actions)?
         } else {
-            let text = "comes instead of players, not with them";
+            let text = "must not be combined with players";
             return Err(fault::invalid_field("agent_payoffs", text));
         };
         let Asked {
@@ -151,7 +151,7 @@ impl game_service_server::GameService for Api {
         let asked = Asked::new(&call, options)?;
         let Named { players, game, .. } = wire::game("game.", game)?;
         let (sender, points) = mpsc::channel(POINTS);
-        let watch = Watch::until(asked.until).told(sender);
+        let watch = Watch::until(asked.until).with_progress(sender);
         let service = self.0.clone();
         let solving = tokio::spawn(in_current_trace(async move {
             let work = move |watch: &Watch| choose(&game, asked.preference, &asked.options, watch);
@@ -209,7 +209,7 @@ impl game_service_server::GameService for Api {
             CorrelatedObjective::Unspecified => Objective::Welfare,
             CorrelatedObjective::Fairness => Objective::Fairness,
             CorrelatedObjective::Weighted => Objective::Weighted(weights.ok_or_else(|| {
-                fault::invalid_field("weights", "the weighted objective needs them")
+                fault::invalid_field("weights", "are required by the weighted objective")
             })?),
         };
         let work = move |watch: &Watch| {
@@ -295,7 +295,7 @@ impl game_service_server::GameService for Api {
         for constraint in &constraints {
             let stranger = |c: &&crate::conflicts::Condition| !named.players.contains(&c.party);
             if let Some(condition) = constraint.conditions.iter().find(stranger) {
-                let text = format!("{:?} is no player", condition.party);
+                let text = format!("{:?} is not a player", condition.party);
                 return Err(fault::invalid_field("constraints.conditions.player", &text));
             }
         }
@@ -352,7 +352,7 @@ fn nash(players: &[String], solution: Solution, from: Option<Equilibria>) -> Com
     }
 }
 
-/// The improvements of a solve, then what it ended with.
+/// The improvements of a solve, then its result.
 fn watched(
     points: mpsc::Receiver<Point>,
     ended: impl Future<Output = Result<Equilibrium, Status>> + Send + 'static,

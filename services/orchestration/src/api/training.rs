@@ -131,7 +131,7 @@ impl training_service_server::TrainingService for Api {
         let asked = request.into_inner();
         let run_id = id(&asked.run_id)?;
         let Some(training) = self.0.trainings.get(run_id) else {
-            // Its log is gone; how it ended is not.
+            // Its log was evicted, but its end is stored.
             let ended = training_run(self.0.training(run_id).await?);
             let item = WatchTrainingResponse {
                 sequence: fault::sequence_after(asked.after_sequence)?,
@@ -202,8 +202,8 @@ impl training_service_server::TrainingService for Api {
     }
 }
 
-/// A run's reports as a stream. The run is the same every time, so that resuming is running it
-/// again without what was sent. Dropping the stream drops the run.
+/// A run's reports as a stream. The run is deterministic, so resuming repeats it and skips what was
+/// already sent. Dropping the stream drops the run.
 fn evaluation(
     running: Running,
     after: u64,

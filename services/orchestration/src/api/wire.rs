@@ -1,4 +1,4 @@
-//! Games, certificates and conflicts between the wire and the domain.
+//! Conversions of games, certificates and conflicts between messages and the domain.
 
 use crate::{
     agents::Action,
@@ -23,7 +23,7 @@ pub(super) struct Named {
     pub(super) game: tars_games::Game,
 }
 
-/// Reads a game; `at` is where its fields are, for what is said of them.
+/// Converts a game; `at` is the path of its fields for error messages.
 pub(super) fn game(at: &str, from: Option<Game>) -> Result<Named, Status> {
     let Game {
         players,
@@ -52,7 +52,7 @@ pub(super) fn game(at: &str, from: Option<Game>) -> Result<Named, Status> {
         if let Some(i) = payoffs.iter().position(|p| !p.is_empty()) {
             return Err(fault::invalid_field(
                 &format!("{at}players[{i}].payoffs"),
-                "must be empty where outcomes are listed",
+                "must be empty when outcomes are listed",
             ));
         }
         payoffs = sparse(at, &actions, outcomes, default_payoff)?;
@@ -81,7 +81,7 @@ fn differ(field: &str, names: &[String]) -> Result<(), Status> {
     match names.iter().find(|n| !seen.insert(*n)) {
         Some(twice) => Err(fault::invalid_field(
             field,
-            &format!("{twice:?} comes twice"),
+            &format!("{twice:?} is listed twice"),
         )),
         None => Ok(()),
     }
@@ -119,7 +119,7 @@ fn places(own: &[String]) -> Places<'_> {
     numbered.map(|(k, name)| (name.as_str(), k)).collect()
 }
 
-/// The joint action that an outcome is of.
+/// The number of an outcome's joint action.
 fn cell(at: &str, places: &[Places<'_>], outcome: &Outcome) -> Result<usize, Status> {
     let players = places.len();
     for (part, given) in [
@@ -133,7 +133,7 @@ fn cell(at: &str, places: &[Places<'_>], outcome: &Outcome) -> Result<usize, Sta
     let mut cell = 0;
     for (own, name) in places.iter().zip(&outcome.actions) {
         let Some(action) = own.get(name.as_str()) else {
-            let text = format!("{name:?} is no action of its player");
+            let text = format!("{name:?} is not an action of its player");
             return Err(at_fault(at, "actions", &text));
         };
         cell = cell * own.len() + action;
@@ -145,8 +145,8 @@ fn at_fault(at: &str, part: &str, description: &str) -> Status {
     fault::invalid_field(&format!("{at}{part}"), description)
 }
 
-/// The game in which agents choose among candidates: one that all choose comes about, otherwise
-/// each has what it has without.
+/// The game in which all agents choose a candidate: one that all choose takes effect, otherwise each
+/// agent keeps its present payoff.
 pub(super) fn candidates(
     agent_payoffs: BTreeMap<String, f64>,
     candidates: Vec<Struct>,
@@ -163,14 +163,14 @@ pub(super) fn candidates(
     let too_many = |e: GameError| fault::invalid_field("candidate_actions", &e.to_string());
     let cells = tars_games::joint_actions(&shape).map_err(too_many)?;
     let mut payoffs: Vec<Vec<f64>> = without.iter().map(|p| vec![*p; cells]).collect();
-    // From one unanimous joint action to the next it is as far as ones in all digits.
+    // Unanimous joint actions are this far apart: a one in every digit to the base `count`.
     let step = (0..players.len()).fold(0, |step, _| step * count + 1);
     for (index, candidate) in candidates.into_iter().enumerate() {
         let at = format!("candidate_actions[{index}]");
         let given = params::from_struct(candidate)
             .map_err(|e| fault::invalid_field(&at, &e.to_string()))?;
         if let Some(stranger) = given.keys().find(|k| !players.contains(k)) {
-            let text = format!("{stranger:?} is not among agent_payoffs");
+            let text = format!("{stranger:?} is not in agent_payoffs");
             return Err(fault::invalid_field(&at, &text));
         }
         for (player, tensor) in players.iter().zip(&mut payoffs) {
@@ -222,7 +222,7 @@ pub(super) fn point(from: &Point) -> ConvergencePoint {
     }
 }
 
-/// One number of each, by the players' names.
+/// Values by the players' names.
 pub(super) fn by_name<T>(players: &[String], values: Vec<T>) -> BTreeMap<String, T> {
     players.iter().cloned().zip(values).collect()
 }
@@ -267,7 +267,7 @@ pub(super) fn correlated(named: &Named, from: Correlated) -> ComputeCorrelatedRe
     }
 }
 
-/// A number for each player from a map; `None` where the map is empty.
+/// A number for each player from a map; `None` when the map is empty.
 pub(super) fn numbers(
     field: &str,
     players: &[String],
@@ -280,21 +280,22 @@ pub(super) fn numbers(
     Ok(Some(own))
 }
 
-/// What a map holds for each player, and for nobody else.
+/// The values of a map in the players' order. Other keys are refused.
 pub(super) fn each<T>(
     field: &str,
     players: &[String],
     map: &mut BTreeMap<String, T>,
 ) -> Result<Vec<T>, Status> {
     let take = |name: &String| {
-        map.remove(name)
-            .ok_or_else(|| fault::invalid_field(field, &format!("nothing is given for {name:?}")))
+        map.remove(name).ok_or_else(|| {
+            fault::invalid_field(field, &format!("a value for {name:?} is required"))
+        })
     };
     let own = players.iter().map(take).collect::<Result<Vec<T>, _>>()?;
     match map.keys().next() {
         Some(stranger) => Err(fault::invalid_field(
             field,
-            &format!("{stranger:?} is no player"),
+            &format!("{stranger:?} is not a player"),
         )),
         None => Ok(own),
     }
@@ -338,7 +339,7 @@ pub(super) fn constraint(from: Constraint) -> Result<conflicts::Constraint, Stat
     })
 }
 
-/// Who disputes, with what each would do by itself. Actions are numbered by their place.
+/// The parties of a dispute with their raw actions, which are numbered by position.
 pub(super) fn parties(
     named: &Named,
     mut raw: BTreeMap<String, String>,
@@ -347,7 +348,10 @@ pub(super) fn parties(
     let all = named.players.iter().zip(&named.actions).zip(chosen);
     all.map(|((name, actions), chosen)| {
         let raw = actions.iter().position(|a| *a == chosen).ok_or_else(|| {
-            fault::invalid_field("actions", &format!("{chosen:?} is no action of {name:?}"))
+            fault::invalid_field(
+                "actions",
+                &format!("{chosen:?} is not an action of {name:?}"),
+            )
         })?;
         Ok(Party {
             name: name.clone(),

@@ -122,7 +122,7 @@ async fn kinds(service: &Orchestration) -> Vec<String> {
 const LONG: u64 = 10_000_000;
 
 #[tokio::test]
-async fn while_a_change_is_under_way_nothing_else_changes_the_agent() {
+async fn a_held_agent_refuses_every_other_change() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     assert_eq!(apply(&service, step("a", "a", 1, 0.97)).await.unwrap(), 2);
@@ -150,7 +150,7 @@ async fn while_a_change_is_under_way_nothing_else_changes_the_agent() {
 }
 
 #[tokio::test]
-async fn a_hold_outlives_the_process_and_a_person_can_release_it() {
+async fn a_hold_survives_a_restart_and_can_be_released() {
     let dir = tempfile::tempdir().unwrap();
     apply(&open(dir.path()).await, step("a", "a", 1, 0.97))
         .await
@@ -171,7 +171,7 @@ async fn a_hold_outlives_the_process_and_a_person_can_release_it() {
 }
 
 #[tokio::test]
-async fn an_operation_is_done_once_and_takes_its_hold_again() {
+async fn an_operation_is_idempotent_and_renews_its_hold() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let first = step("a", "a", 1, 0.97);
@@ -195,13 +195,13 @@ async fn an_operation_is_done_once_and_takes_its_hold_again() {
 }
 
 #[tokio::test]
-async fn a_change_that_waits_for_a_person_holds_what_is_live_until_it_is_settled() {
+async fn a_change_that_waits_for_a_person_holds_the_agent_until_it_is_settled() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
     release(&service, "a").await.unwrap();
     assert_eq!(reload(&service, 0.91).await.unwrap(), 3);
-    let waiting = |change: &str| Waiting {
+    let waiting = |change: &str| AwaitDecision {
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: change.into(),
@@ -232,7 +232,7 @@ async fn a_change_that_waits_for_a_person_holds_what_is_live_until_it_is_settled
 }
 
 #[tokio::test]
-async fn a_database_that_is_busy_for_a_while_costs_no_weights() {
+async fn weights_are_not_lost_while_the_database_is_busy() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let file = dir.path().join("orchestration.db");
@@ -240,7 +240,7 @@ async fn a_database_that_is_busy_for_a_while_costs_no_weights() {
     let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
     let busy = other.write("test.busy", Isolation::Exclusive).await;
     let busy = busy.unwrap();
-    // Whoever changes an agent has its turn: after the second the run has waited in vain, too.
+    // Changes of an agent are serialised, so after the second one the run has waited too.
     for _ in 0..2 {
         let refused = reload(&service, 0.97).await;
         assert!(
@@ -289,7 +289,7 @@ async fn only_the_verified_version_is_approved() {
 }
 
 #[tokio::test]
-async fn a_direct_reload_is_drift_from_what_was_approved() {
+async fn a_direct_reload_is_recorded_as_drift() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     assert_eq!(policy(&service).live().drift(), []);
@@ -321,7 +321,7 @@ async fn a_direct_reload_is_drift_from_what_was_approved() {
 }
 
 #[tokio::test]
-async fn learners_follow_a_change_when_it_is_settled() {
+async fn learners_follow_a_change_only_once_it_is_settled() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let followed = || policy(&service).followed().load_full();
@@ -337,7 +337,7 @@ async fn learners_follow_a_change_when_it_is_settled() {
 }
 
 #[tokio::test]
-async fn weights_that_are_ready_during_a_change_wait_for_its_end() {
+async fn weights_trained_during_a_change_are_installed_after_its_end() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let run = train(&service, 2_000, None).await.unwrap().row.id;
@@ -356,7 +356,7 @@ async fn weights_that_are_ready_during_a_change_wait_for_its_end() {
 }
 
 #[tokio::test]
-async fn a_run_that_waits_for_the_end_of_a_change_can_be_cancelled() {
+async fn a_completed_run_that_waits_for_a_change_can_be_cancelled() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let run = train(&service, 500, None).await.unwrap().row.id;
@@ -367,7 +367,7 @@ async fn a_run_that_waits_for_the_end_of_a_change_can_be_cancelled() {
     assert_eq!(policy(&service).live().row.weights_version, 0);
 }
 
-/// Takes all threads that trainings may have.
+/// Occupies all threads that trainings may use.
 fn busy(service: &Orchestration) -> crate::learners::Running {
     let owner = Owner {
         class: Class::Training,
@@ -387,7 +387,7 @@ fn busy(service: &Orchestration) -> crate::learners::Running {
 }
 
 #[tokio::test]
-async fn a_queued_training_says_so_and_is_cancelled_at_once() {
+async fn a_queued_training_shows_its_position_and_is_cancelled_at_once() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let other = busy(&service);
@@ -411,7 +411,7 @@ async fn a_queued_training_says_so_and_is_cancelled_at_once() {
     );
     let again = service.cancel_training(id).await.unwrap();
     assert_eq!(again.row.state, RunState::Cancelled, "what has ended stays");
-    // Its turn comes when the other ends.
+    // It starts when the other one ends.
     let id = train(&service, LONG, None).await.unwrap().row.id;
     drop(other);
     eventually(async || service.training(id).await.unwrap().row.state == RunState::Running).await;
@@ -421,7 +421,7 @@ async fn a_queued_training_says_so_and_is_cancelled_at_once() {
 }
 
 #[tokio::test]
-async fn what_waited_or_ran_when_the_process_stopped_is_interrupted() {
+async fn queued_and_running_trainings_are_interrupted_by_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let _other = busy(&service);
@@ -444,7 +444,7 @@ async fn what_waited_or_ran_when_the_process_stopped_is_interrupted() {
 }
 
 #[tokio::test]
-async fn a_seed_is_drawn_when_none_is_given_and_zero_is_zero() {
+async fn a_missing_seed_is_drawn_and_zero_is_kept() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let mut seeds = Vec::new();
@@ -457,7 +457,7 @@ async fn a_seed_is_drawn_when_none_is_given_and_zero_is_zero() {
 }
 
 #[tokio::test]
-async fn a_state_that_is_not_known_is_an_error_that_names_its_row() {
+async fn an_unknown_state_is_an_error_that_names_its_row() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let run = train(&service, LONG, None).await.unwrap().row;

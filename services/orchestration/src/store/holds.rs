@@ -1,4 +1,4 @@
-//! Who holds an agent, and what was last approved of it.
+//! The holds on agents and their last approved hyperparameters.
 
 use crate::OrchestrationError;
 use tars_learn::hyper::Values;
@@ -18,13 +18,13 @@ const PUT_APPROVAL: &str = "INSERT INTO agent_approvals (agent_id, hyperparamete
                             hyperparameters = excluded.hyperparameters, version = excluded.version, \
                             change_id = excluded.change_id, at_us = excluded.at_us";
 
-/// A governed change under way.
+/// The hold of a governed change in progress.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HoldRow {
     pub(crate) change_id: String,
     pub(crate) on_behalf_of: String,
     pub(crate) since_us: i64,
-    /// The change ends by a person's decision alone; nobody releases the agent before.
+    /// Only a person's decision ends the change, and the hold cannot be released before.
     pub(crate) awaits_person: bool,
 }
 
@@ -33,7 +33,7 @@ pub(crate) struct HoldRow {
 pub(crate) struct ApprovalRow {
     pub(crate) hyperparameters: Values,
     pub(crate) version: i64,
-    /// Empty where the record begins.
+    /// The change that was approved; empty for the first recorded values.
     pub(crate) change_id: String,
 }
 
@@ -67,7 +67,7 @@ pub(crate) async fn hold(
     Ok(tx.optional(Query::new(HOLD).bind(agent)).await?)
 }
 
-/// Holds an agent, which no other change holds.
+/// Holds an agent that no other change holds.
 pub(crate) async fn put_hold(
     tx: &mut Transaction,
     agent: &str,

@@ -60,7 +60,7 @@ pub(crate) struct RunRow {
     pub(crate) final_return: Option<f64>,
     pub(crate) error: String,
     pub(crate) queued_us: i64,
-    /// When a learner began.
+    /// When a learner started the run.
     pub(crate) running_us: Option<i64>,
     pub(crate) ended_us: Option<i64>,
 }
@@ -118,15 +118,15 @@ impl Store {
         Ok(self.db.read("training_runs.list").all(query).await?)
     }
 
-    /// Ends the runs that had not ended when the process stopped: as cancelled where that was asked
-    /// for, else as interrupted.
+    /// Ends the runs that had not ended when the process stopped: as cancelled if that was requested,
+    /// else as interrupted.
     pub(crate) async fn end_all_runs(&self, now_us: i64) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("training_runs.interrupt").await?;
         tx.execute(Query::new(INTERRUPT).bind(now_us)).await?.any();
         Ok(tx.commit().await?)
     }
 
-    /// A learner began with a run. Nothing changes when one had begun before.
+    /// Records that a learner started a run; has no effect the second time.
     pub(crate) async fn begin_run(&self, id: Uuid, now_us: i64) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("training_runs.begin").await?;
         let begin = Query::new(BEGIN).bind(now_us).bind(id);
@@ -134,7 +134,7 @@ impl Store {
         Ok(tx.commit().await?)
     }
 
-    /// Asks a run to stop; nothing changes when it has ended. Returns the run as it is now.
+    /// Records that a run is to be cancelled, unless it has ended. Returns the present row.
     pub(crate) async fn cancel_run(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
         let mut tx = self.begin("training_runs.cancel").await?;
         tx.execute(Query::new(CANCEL).bind(id)).await?.any();

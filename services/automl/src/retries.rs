@@ -1,22 +1,23 @@
-//! How long a study waits for what should pass by itself.
+//! How long a study waits for failures that should pass.
 
 use crate::AutomlError;
 use std::time::Duration;
 use tars_peers::Failure;
 use tars_runtime::backoff::Backoff;
 
-/// How often in succession a trial is tried again while Orchestration is away.
+/// Consecutive attempts of a trial while Orchestration is unreachable.
 const MAX_RETRIES: u32 = 20;
 
-/// How long to wait, and for how long in all.
+/// The delays between attempts, and their bound.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Pacing {
-    /// Before a trial is tried again; each later pause is longer by this.
+    /// The delay before a trial is retried, which grows by this much each time.
     pub(crate) trial: Duration,
-    /// Before an access to the database is repeated; the next pause is twice as long.
+    /// The delay before a database access is retried, which then doubles.
     pub(crate) access: Duration,
+    /// The bound on every delay.
     pub(crate) longest: Duration,
-    /// How long one access to the database is repeated, its pauses added up.
+    /// How long one database access is retried, as the sum of its delays.
     pub(crate) patience: Duration,
 }
 
@@ -31,16 +32,16 @@ impl Default for Pacing {
     }
 }
 
-/// The tries of one trial. There is no end to waiting for room: a full queue or share says nothing of
+/// The attempts of one trial. Waiting for capacity is unbounded, because a full queue is no failure of
 /// the trial.
 #[derive(Debug)]
-pub(crate) struct Retries {
+pub(crate) struct TrialRetries {
     pacing: Pacing,
     next: Duration,
     away: u32,
 }
 
-impl Retries {
+impl TrialRetries {
     pub(crate) fn new(pacing: Pacing) -> Self {
         Self {
             pacing,
@@ -49,7 +50,7 @@ impl Retries {
         }
     }
 
-    /// How long to wait before the next try; `None` when the failure is the outcome.
+    /// The delay before the next attempt; `None` when the failure is final.
     pub(crate) fn after(&mut self, failure: Failure) -> Option<Duration> {
         self.away = match failure {
             Failure::Busy => 0,
@@ -62,15 +63,15 @@ impl Retries {
     }
 }
 
-/// The tries of one access to the database.
+/// The attempts of one database access.
 #[derive(Debug)]
-pub(crate) struct Accesses {
+pub(crate) struct AccessRetries {
     pacing: Pacing,
     backoff: Backoff,
     waited: Duration,
 }
 
-impl Accesses {
+impl AccessRetries {
     pub(crate) fn new(pacing: Pacing) -> Self {
         Self {
             pacing,
@@ -107,8 +108,8 @@ mod tests {
     const PACING: fn() -> Pacing = Pacing::default;
 
     #[test]
-    fn a_full_queue_or_share_never_fails_a_trial() {
-        let mut retries = Retries::new(PACING());
+    fn waiting_for_capacity_never_fails_a_trial() {
+        let mut retries = TrialRetries::new(PACING());
         for _ in 0..1000 {
             let pause = retries.after(Failure::Busy).expect("waits");
             assert!(pause >= PACING().trial && pause <= PACING().longest);
@@ -116,8 +117,8 @@ mod tests {
     }
 
     #[test]
-    fn an_absent_trainer_is_waited_for_a_bounded_number_of_times() {
-        let mut retries = Retries::new(PACING());
+    fn an_unreachable_trainer_is_retried_a_bounded_number_of_times() {
+        let mut retries = TrialRetries::new(PACING());
         for n in 1..=MAX_RETRIES {
             let pause = retries.after(Failure::Transient);
             assert_eq!(pause, Some(PACING().trial * n));
@@ -126,14 +127,14 @@ mod tests {
         assert!(retries.after(Failure::Busy).is_some(), "it is there again");
         assert!(retries.after(Failure::Transient).is_some());
         for outcome in [Failure::Refused, Failure::VersionChanged, Failure::Failed] {
-            assert_eq!(Retries::new(PACING()).after(outcome), None);
+            assert_eq!(TrialRetries::new(PACING()).after(outcome), None);
         }
     }
 
     #[test]
-    fn a_busy_database_is_waited_for_a_bounded_time() {
+    fn a_busy_database_is_retried_for_a_bounded_time() {
         let busy = AutomlError::Store(DbError::Unavailable("busy".to_owned()));
-        let (mut accesses, mut waited) = (Accesses::new(PACING()), Duration::ZERO);
+        let (mut accesses, mut waited) = (AccessRetries::new(PACING()), Duration::ZERO);
         while let Some(pause) = accesses.after(&busy) {
             assert!(pause <= PACING().longest);
             waited += pause;
@@ -143,14 +144,18 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_pass_is_not_tried_again() {
+    fn permanent_failures_are_not_retried() {
         for error in [
             AutomlError::Store(DbError::Failed("no row".to_owned())),
             AutomlError::StudyFull,
             AutomlError::Worker,
             AutomlError::from(PeerError::from(Status::unavailable("no route"))),
         ] {
-            assert_eq!(Accesses::new(PACING()).after(&error), None, "{error:?}");
+            assert_eq!(
+                AccessRetries::new(PACING()).after(&error),
+                None,
+                "{error:?}"
+            );
         }
     }
 }
