@@ -295,7 +295,7 @@ impl Automl {
         }
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;
-        // Read before the commit: what is durable is not answered as a failure.
+        // Read before the commit, so that a durable report is not answered with an error.
         let others = store::trials_in(&mut tx, study.id).await?;
         let event = row.clone();
         self.commit(tx, move |this| this.announce(event)).await?;
@@ -325,7 +325,7 @@ impl Automl {
             if !same {
                 return Err(AutomlError::TrialEnded(row.state.as_str()));
             }
-            // The end of its study may have been committed and not answered.
+            // The end of its study may have been committed without being announced.
             if store::study_state(&mut tx, study.id).await? != StudyState::Running {
                 self.watched.end(study.id);
             }
@@ -355,7 +355,7 @@ impl Automl {
     pub(crate) async fn finish(self: &Arc<Self>, id: Uuid) -> Result<(), AutomlError> {
         let mut tx = self.store.begin("studies.end").await?;
         self.finish_in(&mut tx, id).await?;
-        // Watchers are told also of an end whose commit was not answered.
+        // Announced even if the study has ended: an earlier commit may have lost its response.
         self.commit(tx, move |this| this.watched.end(id)).await
     }
 
@@ -412,8 +412,8 @@ impl Automl {
         self.end_in(&mut tx, id, state, "", by).await?;
         let row = store::study_in(&mut tx, id).await?;
         let trials = store::trials_in(&mut tx, id).await?;
-        // Whoever watches it or runs its trials hears it, also when an earlier try was committed and
-        // not answered.
+        // Watchers and the run are notified even if the study has ended, because an earlier attempt may
+        // have been committed without being announced.
         let then = move |this: &Self| {
             this.watched.end(id);
             this.watched.cancel(id);

@@ -151,7 +151,10 @@ mod tests {
         let secret = "SELECT * FROM proposals at /var/lib/tars/hypersync.db";
         let error = HyperSyncError::from(DbError::Failed(secret.to_owned()));
         assert_eq!(error.to_string(), "the database failed");
-        assert!(format!("{error:?}").contains(secret), "the log says it");
+        assert!(
+            format!("{error:?}").contains(secret),
+            "the log has the details"
+        );
         assert_eq!(Status::from(error).code(), Code::Internal);
     }
 

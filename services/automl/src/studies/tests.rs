@@ -59,7 +59,7 @@ async fn dropped_anywhere(
             }
         };
         let told = tokio::time::timeout(Duration::from_secs(10), told).await;
-        told.unwrap_or_else(|_| panic!("not told when dropped after {polls} polls"));
+        told.unwrap_or_else(|_| panic!("not announced when dropped after {polls} polls"));
         committed_unheard |= committed && !is_heard;
         // The number of polls that a call takes varies.
         polls = if is_heard { 1 } else { polls + 1 };

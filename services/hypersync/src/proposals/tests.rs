@@ -251,7 +251,7 @@ async fn dropped_anywhere(call: impl AsyncFn(&Rig, Uuid)) {
         rig.insert(new).await;
         let mut changed = rig.service.subscribe();
         let is_heard = is_ready_within(polls, call(&rig, id)).await;
-        // From its first poll on the call is a task, which goes on.
+        // From its first poll on the call is a task, which continues.
         let announced = async {
             while rig.state(id).await == State::PendingApproval {
                 tokio::time::sleep(Duration::from_millis(1)).await;
@@ -395,7 +395,7 @@ async fn the_next_process_does_not_apply_an_approved_proposal_on_its_own() {
     assert_eq!(
         rig.resume().await,
         1,
-        "looked at, in case it is not assessed"
+        "resumed in case it needs an assessment"
     );
     rig.service.store.db().check().await.unwrap();
     assert_eq!(rig.state(id).await, State::Approved);

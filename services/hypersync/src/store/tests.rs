@@ -127,7 +127,7 @@ async fn unique_columns_decide_between_racing_proposals() {
     let other = lost_claim(DbError::Failed("no such table".to_owned()));
     assert!(
         matches!(other, HyperSyncError::Store(_)),
-        "only a claim is a conflict"
+        "only a lost claim is a conflict"
     );
 }
 
@@ -268,6 +268,6 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
     }
     assert!(
         store.unfinished().await.unwrap().is_empty(),
-        "and stops no start"
+        "a damaged row does not prevent the start"
     );
 }

@@ -131,7 +131,7 @@ async fn a_held_agent_refuses_every_other_change() {
     assert_eq!(
         held_by(reload(&service, 0.97).await),
         "a",
-        "not even the same values"
+        "even for the same values"
     );
     assert_eq!(held_by(apply(&service, step("b", "b", 2, 0.91)).await), "a");
     assert_eq!(held_by(train(&service, 100, None).await), "a");
@@ -139,7 +139,7 @@ async fn a_held_agent_refuses_every_other_change() {
     assert_eq!(
         settle(&service, "b", None).await.unwrap(),
         2,
-        "lets go of nothing"
+        "another change's hold is not released"
     );
     assert_eq!(held_by(reload(&service, 0.91).await), "a");
     assert_eq!(policy(&service).live().row.version, before.row.version);
@@ -185,12 +185,12 @@ async fn an_operation_is_idempotent_and_renews_its_hold() {
     assert_eq!(
         apply(&service, first).await.unwrap(),
         2,
-        "what it made, not what is live"
+        "the version that the operation made, not the live one"
     );
     assert_eq!(
         reload(&service, 0.92).await.unwrap(),
         4,
-        "and holds nothing of others"
+        "the repeated operation takes no hold"
     );
 }
 
@@ -277,7 +277,7 @@ async fn only_the_verified_version_is_approved() {
     assert_eq!(
         held_by(reload(&service, 0.91).await),
         "a",
-        "a refusal lets go of nothing"
+        "a refusal releases no hold"
     );
     assert_eq!(policy(&service).live().drift().len(), 1);
     settle(&service, "a", Some(2)).await.unwrap();
@@ -316,7 +316,7 @@ async fn a_direct_reload_is_recorded_as_drift() {
     assert_eq!(
         kinds(&service).await.len(),
         before + 1,
-        "no drift, no event of it"
+        "without drift there is no record of it"
     );
 }
 
@@ -439,7 +439,7 @@ async fn queued_and_running_trainings_are_interrupted_by_a_restart() {
     assert_eq!(
         state(cancelled).await,
         RunState::Cancelled,
-        "as it was told"
+        "as it was requested"
     );
 }
 
