@@ -436,7 +436,7 @@ async fn removing_a_root_requires_consent_to_invalidate_peoples_certificates() {
     for said in [
         "spiffe://tars.local/user/bob",
         &serial,
-        "end with it",
+        "become invalid with it",
         "`tars certs renew DIR`",
         "`tars certs issue /user/bob --out DIR --force`",
         "--cut-off",
