@@ -47,26 +47,10 @@ impl Bench {
 }
 
 pub(crate) fn run(bench: Bench, json: bool, quick: bool, seed: Option<u64>) -> Outcome {
-    let example = bench.example();
-    let target = tools::target_dir();
     if bench.needs_binary() {
-        let mut build = tools::cargo();
-        build.args(["build", "--release", "--quiet", "--locked", "--bin", "tars"]);
-        tools::run(&mut build)?;
+        tools::build_binary()?;
     }
-    let mut command = tools::cargo();
-    command.args([
-        "run",
-        "--release",
-        "--quiet",
-        "--locked",
-        "--package",
-        bench.package(),
-        "--example",
-        example,
-        "--",
-    ]);
-    command.env("TARS_BINARY", target.join("release/tars"));
+    let mut command = tools::example(bench.package(), bench.example());
     if matches!(bench, Bench::Nash) {
         command.env("TARS_PEERS_PYTHON", tools::peers()?);
         if let Some(seed) = seed {

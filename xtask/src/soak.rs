@@ -18,20 +18,8 @@ impl Soak {
 }
 
 pub(crate) fn run(soak: Soak, json: bool, rounds: Option<usize>) -> Outcome {
-    let mut build = tools::cargo();
-    build.args(["build", "--release", "--quiet", "--locked", "--bin", "tars"]);
-    tools::run(&mut build)?;
-    let mut command = tools::cargo();
-    command.args([
-        "run",
-        "--release",
-        "--quiet",
-        "--locked",
-        "--package",
-        "tars-tests",
-    ]);
-    command.args(["--example", soak.example(), "--"]);
-    command.env("TARS_BINARY", tools::target_dir().join("release/tars"));
+    tools::build_binary()?;
+    let mut command = tools::example("tars-tests", soak.example());
     if let Some(rounds) = rounds {
         command.args(["--rounds", &rounds.to_string()]);
     }

@@ -26,6 +26,22 @@ pub(crate) fn dir() -> PathBuf {
     root().join("target").join("tools")
 }
 
+/// Builds the real binary in release mode.
+pub(crate) fn build_binary() -> Outcome {
+    let mut build = cargo();
+    build.args(["build", "--release", "--quiet", "--locked", "--bin", "tars"]);
+    run(&mut build)
+}
+
+/// Runs an example in release mode; it finds the real binary at `TARS_BINARY`.
+pub(crate) fn example(package: &str, name: &str) -> Command {
+    let mut command = cargo();
+    command.args(["run", "--release", "--quiet", "--locked"]);
+    command.args(["--package", package, "--example", name, "--"]);
+    command.env("TARS_BINARY", target_dir().join("release/tars"));
+    command
+}
+
 /// Where cargo puts what it builds.
 pub(crate) fn target_dir() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from)
