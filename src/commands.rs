@@ -32,7 +32,7 @@ mod users;
 use crate::{
     app::{
         Ready, ServiceName, StartError,
-        trouble::{Explained, Way},
+        trouble::{Attempt, Explained},
     },
     rest::RestError,
 };
@@ -159,9 +159,9 @@ impl CommandError {
     }
 
     /// A failed call of a service, with what to do about it where that is known.
-    fn on(way: &Way, error: impl std::fmt::Display) -> Self {
+    fn on(attempt: &Attempt, error: impl std::fmt::Display) -> Self {
         let text = error.to_string();
-        match way.explain(&text) {
+        match attempt.explain(&text) {
             Some(explained) => Self::Connection(explained),
             None => Self::Failed(text),
         }
@@ -172,8 +172,8 @@ impl CommandError {
     }
 
     /// An identity on this machine that cannot be used, found before any connection was made.
-    fn own(way: &Way, error: &IdentityError) -> Self {
-        match way.explain_own(error) {
+    fn own(attempt: &Attempt, error: &IdentityError) -> Self {
+        match attempt.explain_own(error) {
             Some(explained) => Self::Connection(explained),
             None => Self::Failed(error.to_string()),
         }

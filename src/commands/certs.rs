@@ -16,6 +16,7 @@ use super::{
 use crate::app::{ServiceName, ca_dir};
 use clap::{Args, Subcommand};
 use local::Token;
+pub(super) use local::class;
 use place::Force;
 use std::{
     net::IpAddr,

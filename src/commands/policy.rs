@@ -1,12 +1,12 @@
 //! `tars policy`: look at a policy file before it is in force, and ask why a peer may or may not
 //! open a call.
 
-use super::{CommandError, Global, output};
+use super::{CommandError, Global, certs, output};
 use crate::app::policy;
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde_json::{Value, json};
 use std::{path::PathBuf, process::ExitCode};
-use tars_certs::{ClassTable, SpiffeId};
+use tars_certs::{PeerClass, SpiffeId};
 use tars_interceptors::{Policy, contract};
 use tars_proto::table::{Method, MethodTable};
 use tars_runtime::config::Config;
@@ -82,7 +82,9 @@ impl PolicyCommand {
                 let method = table
                     .get(&path)
                     .ok_or_else(|| CommandError::Usage(format!("there is no method {path}")))?;
-                explain(&config, &policy, method, &peer, json)
+                let explanation = explain(&config, &policy, method, &peer)?;
+                explanation.print(json);
+                Ok(explanation.exit_code())
             }
         }
     }
@@ -116,26 +118,31 @@ fn show(policy: &Policy, table: &MethodTable, as_json: bool) {
     }
 }
 
-fn explain(
+/// What a policy decides about one peer and one method, and why.
+struct Explanation<'a> {
+    method: &'a Method,
+    peer: SpiffeId,
+    class: Option<PeerClass>,
+    allowed: bool,
+    why: String,
+    classes_left: Vec<&'static str>,
+    rules: Vec<&'a str>,
+}
+
+fn explain<'a>(
     config: &Config,
-    policy: &Policy,
-    method: &Method,
+    policy: &'a Policy,
+    method: &'a Method,
     peer: &str,
-    as_json: bool,
-) -> Result<ExitCode, CommandError> {
-    let id: SpiffeId = if peer.starts_with("spiffe://") {
-        peer.parse()
-    } else {
-        SpiffeId::new(&config.trust.domain, peer)
-    }
-    .map_err(|e| CommandError::Usage(format!("--peer {peer}: {e}")))?;
-    let rules = config.certificates.classes.iter();
-    let classes =
-        ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str()))).map_err(failed)?;
-    // The handshake refuses these before there is a call.
-    let foreign = id.trust_domain() != config.trust.domain;
-    let class = classes.classify(&id).filter(|_| !foreign);
-    let verdict = policy.decide(method, class, Some(&id));
+) -> Result<Explanation<'a>, CommandError> {
+    let peer = peer_id(config, peer)?;
+    let foreign = peer.trust_domain() != config.trust.domain;
+    // A peer of another trust domain is refused at the handshake, before there is a call.
+    let class = match foreign {
+        true => None,
+        false => certs::class(config, &peer)?,
+    };
+    let verdict = policy.decide(method, class, Some(&peer));
     let why = match &verdict {
         _ if foreign => format!(
             "the handshake refuses it: not of the trust domain {}",
@@ -144,37 +151,108 @@ fn explain(
         Ok(()) => "the contract lists its class, and no policy rule leaves it out".to_owned(),
         Err(denial) => denial.to_string(),
     };
-    let allowed = verdict.is_ok() && !foreign;
-    let (left, names) = policy.describe(method);
-    if as_json {
-        say!(
-            "{:#}",
-            json!({ "method": &method.path[1..], "peer": id.as_str(), "class": class.map(|c| c.as_str()),
-                    "allowed": allowed, "why": why, "contract": method.rule.peers, "classes_left": left,
-                    "rules": names })
-        );
+    let (classes_left, rules) = policy.describe(method);
+    Ok(Explanation {
+        allowed: verdict.is_ok() && !foreign,
+        method,
+        peer,
+        class,
+        why,
+        classes_left,
+        rules,
+    })
+}
+
+fn peer_id(config: &Config, peer: &str) -> Result<SpiffeId, CommandError> {
+    let id = if peer.starts_with("spiffe://") {
+        peer.parse()
     } else {
-        say!(
-            "{}  {} -> {}",
-            if allowed { "ALLOWED" } else { "DENIED" },
-            id,
-            &method.path[1..]
-        );
-        say!(
-            "  class         {}",
-            class.map_or("unknown", |c| c.as_str())
-        );
-        say!("  contract      {}", method.rule.peers.join(" "));
-        say!("  classes left  {}", left.join(" "));
-        say!(
-            "  rules         {}",
-            if names.is_empty() {
-                "none".to_owned()
-            } else {
-                names.join(", ")
-            }
-        );
-        say!("  because       {why}");
+        SpiffeId::new(&config.trust.domain, peer)
+    };
+    id.map_err(|e| CommandError::Usage(format!("--peer {peer}: {e}")))
+}
+
+impl Explanation<'_> {
+    fn print(&self, as_json: bool) {
+        if as_json {
+            say!("{:#}", self.to_json());
+            return;
+        }
+        let verdict = if self.allowed { "ALLOWED" } else { "DENIED" };
+        say!("{verdict}  {} -> {}", self.peer, self.name());
+        let rules = match self.rules[..] {
+            [] => "none".to_owned(),
+            _ => self.rules.join(", "),
+        };
+        for (name, value) in [
+            (
+                "class",
+                self.class.map_or("unknown", |c| c.as_str()).to_owned(),
+            ),
+            ("contract", self.method.rule.peers.join(" ")),
+            ("classes left", self.classes_left.join(" ")),
+            ("rules", rules),
+            ("because", self.why.clone()),
+        ] {
+            say!("  {name:<13} {value}");
+        }
     }
-    Ok(ExitCode::from(if allowed { 0 } else { 77 }))
+
+    /// `package.Service/Method`.
+    fn name(&self) -> &str {
+        &self.method.path[1..]
+    }
+
+    fn to_json(&self) -> Value {
+        json!({
+            "method": self.name(),
+            "peer": self.peer.as_str(),
+            "class": self.class.map(|c| c.as_str()),
+            "allowed": self.allowed,
+            "why": self.why,
+            "contract": self.method.rule.peers,
+            "classes_left": self.classes_left,
+            "rules": self.rules,
+        })
+    }
+
+    /// 77 (not permitted) when the peer may not.
+    fn exit_code(&self) -> ExitCode {
+        ExitCode::from(if self.allowed { 0 } else { 77 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_explanation_names_class_verdict_and_reason() {
+        let (config, table) = (Config::default(), contract().unwrap());
+        let policy = Policy::contract(table);
+        let steps = table.get("/tars.auth.v1.CertificateService/StepRoots");
+        for (peer, class, allowed, why) in [
+            (
+                "/user/ada",
+                Some("operator"),
+                true,
+                "the contract lists its class",
+            ),
+            ("/nobody", None, false, ""),
+            (
+                "spiffe://other.example/user/ada",
+                None,
+                false,
+                "not of the trust domain",
+            ),
+        ] {
+            let explanation = explain(&config, &policy, steps.unwrap(), peer).unwrap();
+            let json = explanation.to_json();
+            assert_eq!(json["class"].as_str(), class, "{json}");
+            assert_eq!(json["allowed"], allowed, "{json}");
+            assert!(explanation.why.contains(why), "{json}");
+        }
+        let error = explain(&config, &policy, steps.unwrap(), "no path").err();
+        assert_eq!(error.unwrap().exit_code(), 64);
+    }
 }

@@ -1,7 +1,7 @@
 //! `tars probe`: a true health check over mTLS, that also proves who answers.
 
 use super::{CommandError, Global, block_on, retry};
-use crate::app::{CERTIFICATE, ServiceName, trouble::Way};
+use crate::app::{CERTIFICATE, ServiceName, trouble::Attempt};
 use clap::{
     Args, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -64,9 +64,9 @@ impl Probe {
         let limit = Duration::from_secs(self.timeout);
         let late = || {
             let files = self.files(&config)?;
-            let way = Way::new(&target, self.service.as_str(), &files);
+            let attempt = Attempt::new(&target, self.service.as_str(), &files);
             Err(CommandError::on(
-                &way,
+                &attempt,
                 format!("{target}: no answer in {limit:?}"),
             ))
         };
@@ -122,8 +122,10 @@ impl Probe {
         let failed = |e: &dyn std::fmt::Display| CommandError::Failed(e.to_string());
         let files = self.files(config)?;
         let path = config.trust.path_of(self.service.as_str());
-        let way = Way::new(target, &path, &files);
-        let identity = files.load(&time).map_err(|e| CommandError::own(&way, &e))?;
+        let attempt = Attempt::new(target, &path, &files);
+        let identity = files
+            .load(&time)
+            .map_err(|e| CommandError::own(&attempt, &e))?;
         let expected = SpiffeId::new(identity.id().trust_domain(), &path);
         let expected = expected.map_err(|e| failed(&e))?;
         let channel = Channel::new(ChannelOptions::alone(target, expected, identity, clock))
@@ -131,14 +133,14 @@ impl Probe {
         let server = channel
             .server()
             .await
-            .map_err(|e| CommandError::on(&way, e))?;
+            .map_err(|e| CommandError::on(&attempt, e))?;
         let mut client = HealthClient::new(outgoing(channel, Credentials::Own));
         let answer = client
             .check(HealthCheckRequest {
                 service: String::new(),
             })
             .await;
-        let answer = answer.map_err(|e| CommandError::on(&way, e.message()))?;
+        let answer = answer.map_err(|e| CommandError::on(&attempt, e.message()))?;
         let why = match answer.get_ref().status() {
             ServingStatus::Serving => return Ok(server),
             _ if is_revoked(&mut client).await => {

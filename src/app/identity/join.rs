@@ -6,7 +6,7 @@
 //! without its certificate is useless.
 
 use super::retry;
-use crate::app::{StartError, trouble::Way};
+use crate::app::{StartError, trouble::Attempt};
 use parking_lot::Mutex;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
@@ -176,13 +176,13 @@ impl Joining {
 
     /// Adds to a connection error what an operator can do about it.
     fn explained(&self, error: String) -> String {
-        let way = Way {
+        let attempt = Attempt {
             target: self.bootstrap.clone(),
             expected: self.auth.to_string(),
             identity: self.file.clone(),
             own: self.own.path().to_owned(),
         };
-        way.explain(&error).map_or(error, |e| e.to_string())
+        attempt.explain(&error).map_or(error, |e| e.to_string())
     }
 
     fn failed(&self, status: &Status) -> SourceError {

@@ -91,7 +91,7 @@ fn known(config: &Config, path: &str) -> Result<(SpiffeId, PeerClass), CommandEr
 }
 
 /// What an identity is to the mesh.
-pub(super) fn class(config: &Config, id: &SpiffeId) -> Result<Option<PeerClass>, CommandError> {
+pub(crate) fn class(config: &Config, id: &SpiffeId) -> Result<Option<PeerClass>, CommandError> {
     let rules = config.certificates.classes.iter();
     let classes = ClassTable::new(rules.map(|r| (r.pattern.as_str(), r.class.as_str())))
         .map_err(|e| CommandError::Failed(e.to_string()))?;

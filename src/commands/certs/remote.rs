@@ -7,7 +7,7 @@ use super::{
     workload_path,
 };
 use crate::{
-    app::trouble::Way,
+    app::trouble::Attempt,
     commands::{CommandError, listing::text, mesh::Mesh, retry},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -116,8 +116,10 @@ pub(super) async fn renew(config: &Config, dir: &Path, target: &str) -> Result<(
     let clock = Clock::system();
     let time: Arc<dyn rustls::time_provider::TimeProvider> = Arc::new(clock.clone());
     let (files, auth) = (IdentityFiles::in_dir(dir), config.trust.path_of("auth"));
-    let way = Way::new(target, &auth, &files);
-    let identity = files.load(&time).map_err(|e| CommandError::own(&way, &e))?;
+    let attempt = Attempt::new(target, &auth, &files);
+    let identity = files
+        .load(&time)
+        .map_err(|e| CommandError::own(&attempt, &e))?;
     let expected = SpiffeId::new(identity.id().trust_domain(), &auth);
     let options = ChannelOptions::alone(target, expected.map_err(failed)?, identity, clock);
     let channel = Channel::new(options).map_err(failed)?;
@@ -127,7 +129,7 @@ pub(super) async fn renew(config: &Config, dir: &Path, target: &str) -> Result<(
     let answer = retry(async || {
         let request = RenewCertificateRequest { csr: csr.clone() };
         let answer = client.clone().renew_certificate(request).await;
-        answer.map_err(|s| CommandError::on(&way, s.message()))
+        answer.map_err(|s| CommandError::on(&attempt, s.message()))
     })
     .await?;
     let IssuedIdentity { chain, bundle, .. } = answer
