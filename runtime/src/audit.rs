@@ -32,7 +32,7 @@ pub enum Severity {
     Warning,
     /// A failure.
     Error,
-    /// A change to the foundations of trust, such as keys or roles.
+    /// A successful call of a method with the audit level CRITICAL.
     Critical,
 }
 
@@ -55,7 +55,7 @@ pub struct Record {
     pub event_id: Uuid,
     /// When it happened, in microseconds since the Unix epoch.
     pub at_us: i64,
-    /// What happened, as `area.object.action`.
+    /// What happened, such as `api_key.created`; `call` for a call that is audited by its rule alone.
     pub event_type: String,
     /// How grave it is.
     pub severity: Severity,

@@ -65,7 +65,7 @@ macro_rules! listen {
         }
 
         impl Listen {
-            /// Returns addresses of which each is a free loopback port, for tests.
+            /// Returns addresses of which each is a free loopback port, for tests and demonstrations.
             pub fn free() -> Self {
                 Self {
                     auth: loopback(0),
