@@ -29,7 +29,7 @@ pub fn failed(error: &DbError) -> Status {
             fault::status(Code::Aborted, "CONFLICT", message)
         }
         DbError::Corrupt(row) => corrupt(row),
-        DbError::Failed(_) => {
+        DbError::Schema(_) | DbError::Failed(_) => {
             tracing::error!(%error, "the database failed");
             fault::internal()
         }

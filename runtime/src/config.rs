@@ -2,6 +2,7 @@
 //! flags. Every mistake is reported, all at once, before a port is bound. The variables that
 //! OpenTelemetry defines have the lowest precedence.
 
+mod database;
 pub mod docs;
 mod identity;
 mod otel;
@@ -11,6 +12,7 @@ mod ranges;
 mod services;
 mod telemetry;
 
+pub use database::{Address, Database, Host};
 pub use identity::{Certificates, ClassRule, Credentials, Policy, Trust};
 pub use peers::{Connections, Limits, Ports, Timeouts};
 pub use places::{Connect, Data, Listen};
@@ -32,6 +34,8 @@ pub(crate) const ENV_PREFIX: &str = "TARS__";
 pub struct Config {
     /// The data directory.
     pub data: Data,
+    /// The database server.
+    pub database: Database,
     /// The trust domain, and the names in it.
     pub trust: Trust,
     /// Addresses to listen on.
@@ -154,6 +158,7 @@ impl Config {
             "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",
         );
         out.extend(ranges::mistakes(self));
+        out.extend(self.database.mistakes());
         let proxies = Networks::parse(&self.gateway.trusted_proxies).err();
         let proxies = proxies.into_iter().flatten();
         out.extend(proxies.map(|mistake| format!("gateway.trusted_proxies: {mistake}")));

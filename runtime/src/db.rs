@@ -15,17 +15,51 @@ mod migrate;
 mod pools;
 mod query;
 mod row;
+mod server;
 mod transaction;
 
-pub use error::{Corrupt, DbError};
+pub use error::{Corrupt, DbError, SchemaError};
 pub use migrate::Step;
 pub use query::{Query, Value, json};
 pub use row::{Column, FromRow, NamedRow, Row};
+pub use server::Server;
 pub use transaction::{Affected, Fetch, Isolation, Swap, Transaction, Write};
 
 use crate::trace::{self, Kind, Span};
 use pools::Pools;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+
+/// Where a service's database is.
+#[derive(Debug, Clone)]
+pub enum Place {
+    /// In a SQLite file.
+    File(PathBuf),
+    /// On a PostgreSQL server, in the schema of a service.
+    Server {
+        /// The server.
+        server: Server,
+        /// The service's name.
+        service: String,
+    },
+}
+
+impl From<&Path> for Place {
+    fn from(path: &Path) -> Self {
+        Self::File(path.to_owned())
+    }
+}
+
+impl From<&PathBuf> for Place {
+    fn from(path: &PathBuf) -> Self {
+        Self::File(path.clone())
+    }
+}
+
+impl From<&Self> for Place {
+    fn from(place: &Self) -> Self {
+        place.clone()
+    }
+}
 
 /// The connections to a service's database. Clones share them.
 #[derive(Debug, Clone)]
@@ -34,14 +68,32 @@ pub struct Db {
 }
 
 impl Db {
-    /// Opens the SQLite database in a file, which is made where there is none, and brings its
-    /// schema up to date.
+    /// Opens a database and brings its schema up to date. A file or a schema that is not there is
+    /// made.
     ///
     /// # Errors
     ///
-    /// [`DbError`] where the file cannot be used, or its schema is not one of `steps`.
-    pub async fn open(path: &Path, steps: &[Step]) -> Result<Self, DbError> {
-        let pools = Pools::sqlite(path, steps).await?;
+    /// [`DbError::Unavailable`] where the server cannot be reached, [`DbError::Schema`] where the
+    /// schema is not one of `steps`, [`DbError::Failed`] where the file cannot be used.
+    pub async fn open(place: impl Into<Place>, steps: &[Step]) -> Result<Self, DbError> {
+        let pools = match place.into() {
+            Place::File(path) => Pools::sqlite(&path, steps).await?,
+            Place::Server { server, service } => Pools::postgres(&server, &service, steps).await?,
+        };
+        Ok(Self { pools })
+    }
+
+    /// Opens a database as it is, whatever its schema: for tools and tests, which look at what a
+    /// service has written.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] where there is none.
+    pub async fn attach(place: impl Into<Place>) -> Result<Self, DbError> {
+        let pools = match place.into() {
+            Place::File(path) => Pools::attach_sqlite(&path).await?,
+            Place::Server { server, service } => Pools::attach_postgres(&server, &service),
+        };
         Ok(Self { pools })
     }
 

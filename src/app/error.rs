@@ -6,7 +6,7 @@ use std::{
 };
 use tars_certs::{CaError, IdentityError, SpiffeError, SpiffeId, class::ClassError};
 use tars_mesh::channel::ChannelError;
-use tars_runtime::trace::ExporterError;
+use tars_runtime::{db::DbError, trace::ExporterError};
 use tars_workload::OpenError;
 
 /// Why a process does not start. Nothing serves after it.
@@ -60,6 +60,9 @@ pub enum StartError {
     /// Addresses that could not be bound, one line each.
     #[error("cannot listen:\n  - {}", .0.join("\n  - "))]
     Bind(Vec<String>),
+    /// The database server that the configuration names.
+    #[error("database: {0}")]
+    Database(#[from] DbError),
     /// Auth could not open.
     #[error("auth: {0}")]
     Auth(#[from] tars_auth::AuthError),

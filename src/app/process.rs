@@ -29,6 +29,7 @@ use tars_runtime::{
     audit::Record,
     clock::{Clock, Monotonic},
     config::{Config, Connect},
+    db::{Place, Server},
     health::{Check, Condition, Readiness, Report},
     listen::ListenerMetrics,
     metrics::Metrics,
@@ -216,6 +217,20 @@ impl Process {
 
     pub(crate) fn service_dir(&self, service: Service) -> PathBuf {
         self.config.data.dir.join(service.as_str())
+    }
+
+    /// Where the database of a service is.
+    pub(crate) fn database(&self, service: Service) -> Result<Place, StartError> {
+        Ok(match Server::of(&self.config.database)? {
+            Some(server) => Place::Server {
+                server,
+                service: service.as_str().to_owned(),
+            },
+            None => {
+                let file = format!("{}.db", service.as_str());
+                Place::File(self.service_dir(service).join(file))
+            }
+        })
     }
 
     pub(crate) fn add_check(&self, name: &str, check: Check) {

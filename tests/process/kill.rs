@@ -4,16 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use sqlx::{
-    Sqlite, Transaction,
-    sqlite::{SqliteConnectOptions, SqlitePoolOptions},
-};
 use std::{
     path::Path,
     process::{Command, Stdio},
     time::Duration,
 };
 use tars::rest::Rest;
+use tars_runtime::db::Write;
 use tars_tests::{
     PASSWORD,
     fleet::{free_addr, services},
@@ -162,14 +159,8 @@ async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
 }
 
 /// Orchestration's database, locked: until this is dropped no agent is changed.
-async fn locked(data: &Path) -> Transaction<'static, Sqlite> {
-    let file = data.join("orchestration/orchestration.db");
-    let options = SqliteConnectOptions::new().filename(file);
-    let pool = SqlitePoolOptions::new()
-        .connect_with(options)
-        .await
-        .unwrap();
-    pool.begin_with("BEGIN IMMEDIATE").await.unwrap()
+async fn locked(data: &Path) -> Write {
+    tars_test_db::lock(data, "orchestration").await
 }
 
 /// What an agent is: its version, the approved one, whether it is held.

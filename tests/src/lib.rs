@@ -72,6 +72,7 @@ impl TestMesh {
     pub async fn by_clock(mut config: Config, clock: Clock) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         config.data.dir = dir.path().to_owned();
+        config.database = tars_test_db::settings(dir.path());
         let mesh = Mesh::start_with(config.clone(), clock)
             .await
             .expect("the mesh starts");

@@ -87,6 +87,7 @@ impl Up {
         std::fs::remove_file(&ready_file).ok();
         let log = self.data.join("test.log");
         let command = &mut self.command;
+        command.envs(tars_test_db::variables(&self.data));
         command.arg("up").arg("--data-dir").arg(&self.data);
         command.arg("--ready-file").arg(&ready_file);
         let services = ServiceName::over_tls().map(|s| s.as_str());

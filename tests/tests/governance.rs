@@ -4,7 +4,6 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tars::rest::{Rest, RestError};
 use tars_proto::orchestration::v1::{
     HoldAgentRequest, SettleHyperparametersRequest,
@@ -69,14 +68,11 @@ async fn let_go(mesh: &TestMesh, id: &str) {
 
 /// A decision that lets go of the agent and cannot be written: the agent is held as before.
 async fn decision_that_is_lost(mesh: &TestMesh, admin: &Rest, resolve: &str) {
-    let database = mesh.dir.path().join("hypersync/hypersync.db");
-    let options = SqliteConnectOptions::new().filename(database);
-    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
-    let busy = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let busy = tars_test_db::lock(mesh.dir.path(), "hypersync").await;
     let keep = json!({ "resolution": "RESOLUTION_KEEP_LIVE", "reason": "it is good" });
     let (status, lost) = refusal(admin.post(resolve, keep).await);
     assert_eq!((status, reason(&lost).as_str()), (503, "STORE"), "{lost}");
-    busy.rollback().await.unwrap();
+    drop(busy);
     eventually("the agent is held as before", || async {
         agent(admin).await["hold"]["awaits_person"] == true
     })

@@ -3,7 +3,6 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use sqlx::{Connection, SqliteConnection, sqlite::SqliteConnectOptions};
 use tars_tests::{
     TestMesh, eventually,
     governed::{POLICY, approve_and_apply, assessed, final_state, finished, proposed, study},
@@ -276,11 +275,9 @@ async fn a_study_is_cancelled_and_ask_tell_works_without_the_server() {
 async fn a_database_that_is_busy_for_a_while_ends_no_study() {
     let mesh = TestMesh::start().await;
     let developer = mesh.user("dev", "developer").await;
-    let options = SqliteConnectOptions::new().filename(mesh.dir.path().join("automl/automl.db"));
-    let mut other = SqliteConnection::connect_with(&options).await.unwrap();
     let body = json!({ "n_trials": 6, "steps": "1000", "pruner_type": "none" });
     let id = developer.post("/api/v1/optimize", body).await.unwrap()["optimization_id"].clone();
-    let held = other.begin_with("BEGIN IMMEDIATE").await.unwrap();
+    let held = tars_test_db::lock(mesh.dir.path(), "automl").await;
     // Held until others have waited for it in vain, twice.
     let space = json!([{ "name": "x", "float": { "low": 0.0, "high": 1.0 } }]);
     for _ in 0..2 {
@@ -291,7 +288,7 @@ async fn a_database_that_is_busy_for_a_while_ends_no_study() {
     let path = format!("/api/v1/studies/{}", id.as_str().unwrap());
     let waits = developer.get(&path).await.unwrap()["study"].clone();
     assert_eq!(waits["state"], "STUDY_STATE_RUNNING", "{waits}");
-    held.rollback().await.unwrap();
+    drop(held);
     let ended = finished(&developer, id.as_str().unwrap()).await;
     assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{ended}");
     assert_eq!(ended["n_completed_trials"], 6, "{ended}");

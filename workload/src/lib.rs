@@ -8,7 +8,13 @@
 
 use std::{error::Error, fmt, path::Path, sync::Arc};
 use tars_mesh::Channel;
-use tars_runtime::{clock::Clock, config::Config, db::Db, seeds::Seeds, trace::Tracer};
+use tars_runtime::{
+    clock::Clock,
+    config::Config,
+    db::{Db, Place},
+    seeds::Seeds,
+    trace::Tracer,
+};
 use tonic::service::Routes;
 
 /// Why a service could not start. The process reports it beside the service's name and stops.
@@ -53,6 +59,8 @@ pub trait Dial: Sync {
 pub struct Parts<'a> {
     /// The service's own part of the data directory. It may not exist yet.
     pub dir: &'a Path,
+    /// The service's own database.
+    pub database: Place,
     /// The configuration of the process.
     pub config: &'a Config,
     /// The time.

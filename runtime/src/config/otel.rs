@@ -118,7 +118,8 @@ impl Read {
     }
 }
 
-fn decode(text: &str) -> Option<String> {
+/// Undoes percent-encoding; `None` for what is none.
+pub(super) fn decode(text: &str) -> Option<String> {
     let mut out = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
     while let [first, tail @ ..] = rest {

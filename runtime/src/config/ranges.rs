@@ -104,6 +104,8 @@ const RANGES: &[(&str, Range)] = &[
         "gateway.max_connections_by_proxy",
         ShareOf(&["gateway.max_connections"]),
     ),
+    ("database.readers", Between(1, 1024)),
+    ("database.writers", Between(1, 1024)),
     ("orchestration.learners", Between(1, 4096)),
     ("orchestration.queue", Between(0, MANY)),
     ("automl.parallel_trials", Between(1, 4096)),

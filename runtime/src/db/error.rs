@@ -24,6 +24,9 @@ pub enum DbError {
     /// A row holds something that this version does not write.
     #[error(transparent)]
     Corrupt(#[from] Corrupt),
+    /// The schema is not one that this version can work on.
+    #[error(transparent)]
+    Schema(#[from] SchemaError),
     /// Anything else: a statement that the database rejects, a column of another type, a damaged
     /// file. Repeating the call does not help.
     #[error("the database failed: {0}")]
@@ -126,6 +129,37 @@ fn postgres_class(state: &str) -> Class {
     } else {
         Class::Other
     }
+}
+
+/// Why a process does not start on a database.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SchemaError {
+    /// A step is applied that this version does not know.
+    #[error(
+        "the database has step {0}, which this version does not know: start the version that wrote it, or \
+         restore a backup from before"
+    )]
+    Newer(i64),
+    /// A step was applied with another text.
+    #[error(
+        "step {0} was applied to the database with another text than this version has: start the version \
+         that wrote it, or restore a backup"
+    )]
+    Edited(i64),
+    /// Steps are missing, and `database.migrate` is off.
+    #[error(
+        "the database is at step {applied}, and this version needs step {needed}: start one process with \
+         database.migrate = true, once the replicas of older versions are stopped"
+    )]
+    Older {
+        /// The last step that is applied; zero when none is.
+        applied: i64,
+        /// The last step of this version.
+        needed: i64,
+    },
+    /// There is no schema, and `database.migrate` is off.
+    #[error("the database has no schema {0}: start one process with database.migrate = true")]
+    Absent(String),
 }
 
 /// A row that cannot be read, because its content is not what this version writes.

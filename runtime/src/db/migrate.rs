@@ -1,28 +1,241 @@
-//! The schema's steps, in order.
+//! The schema's steps, and whether a database is one that this version can work on.
+//!
+//! A database that a newer version wrote, or whose steps were another text, is never touched. Two
+//! processes that start at once take turns: by a file beside the SQLite database, by an advisory lock
+//! on PostgreSQL. Each step is one transaction with the row that records it.
 
-use super::DbError;
+use super::{DbError, error::SchemaError};
 use sqlx::{
-    SqlStr,
-    migrate::{Migration, MigrationType, Migrator},
+    AssertSqlSafe, Connection, PgConnection, SqlStr, SqlitePool,
+    migrate::{AppliedMigration, Migrate, MigrateError, Migration, MigrationType},
+    postgres::PgConnectOptions,
 };
+use std::{
+    fs::{File, TryLockError},
+    path::{Path, PathBuf},
+    time::Duration,
+};
+use tokio::time::{Instant, sleep};
 
-/// A step of the schema: its number, its name, its text. Texts that have shipped never change.
-pub type Step = (i64, &'static str, &'static str);
+/// Where the driver records what was applied.
+const APPLIED: &str = "_sqlx_migrations";
+/// How long another process may migrate before this one gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+const LOOK: Duration = Duration::from_millis(10);
 
-pub(super) fn migrator(steps: &[Step]) -> Migrator {
-    let migration = |(version, name, sql): &Step| {
-        let kind = MigrationType::Simple;
-        Migration::new(
-            *version,
-            (*name).into(),
-            kind,
-            SqlStr::from_static(sql),
-            false,
-        )
-    };
-    Migrator::with_migrations(steps.iter().map(migration).collect())
+/// A step of the schema. Texts that have shipped never change.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    version: i64,
+    name: &'static str,
+    sqlite: &'static str,
+    postgres: &'static str,
 }
 
-pub(super) fn failed(error: sqlx::migrate::MigrateError) -> DbError {
-    DbError::Failed(error.to_string())
+impl Step {
+    /// A step with one text for every engine. Versions rise.
+    pub const fn new(version: i64, name: &'static str, text: &'static str) -> Self {
+        Self {
+            version,
+            name,
+            sqlite: text,
+            postgres: text,
+        }
+    }
+
+    /// Gives PostgreSQL a text of its own, where none does for both.
+    #[must_use]
+    pub const fn on_postgres(mut self, text: &'static str) -> Self {
+        self.postgres = text;
+        self
+    }
+
+    fn migration(&self, text: &'static str) -> Migration {
+        let text = SqlStr::from_static(text);
+        let kind = MigrationType::Simple;
+        Migration::new(self.version, self.name.into(), kind, text, false)
+    }
+}
+
+/// Brings a SQLite file up to date. The caller has the turn.
+pub(super) async fn sqlite(writer: &SqlitePool, steps: &[Step]) -> Result<(), DbError> {
+    let migrations: Vec<_> = steps
+        .iter()
+        .map(|step| step.migration(step.sqlite))
+        .collect();
+    let mut connection = writer.acquire().await?;
+    run(&mut *connection, &migrations, true).await
+}
+
+/// Makes a schema on a server and brings it up to date, or only looks whether it is.
+pub(super) async fn postgres(
+    options: &PgConnectOptions,
+    schema: &str,
+    lock: i64,
+    steps: &[Step],
+    migrate: bool,
+) -> Result<(), DbError> {
+    // Gives the lock back when it is closed, also by a failure.
+    let mut connection = PgConnection::connect_with(options).await?;
+    let turn = sqlx::query("SELECT pg_advisory_lock($1)").bind(lock);
+    match tokio::time::timeout(PATIENCE, turn.execute(&mut connection)).await {
+        Ok(taken) => taken?,
+        Err(_) => return Err(DbError::Unavailable(OTHERS.to_owned())),
+    };
+    create_schema(&mut connection, schema, migrate).await?;
+    let migrations: Vec<_> = steps
+        .iter()
+        .map(|step| step.migration(step.postgres))
+        .collect();
+    run(&mut connection, &migrations, migrate).await?;
+    Ok(connection.close().await?)
+}
+
+const OTHERS: &str = "another process has been migrating the database for a minute";
+
+async fn create_schema(
+    connection: &mut PgConnection,
+    schema: &str,
+    create: bool,
+) -> Result<(), DbError> {
+    // Looked for first: a role that may not create one may use what an operator has made.
+    let query = "SELECT COUNT(*) FROM pg_namespace WHERE nspname = $1";
+    let found: i64 = sqlx::query_scalar(query)
+        .bind(schema)
+        .fetch_one(&mut *connection)
+        .await?;
+    match (found, create) {
+        (0, false) => Err(SchemaError::Absent(schema.to_owned()).into()),
+        (0, true) => {
+            let create = AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\""));
+            sqlx::query(create).execute(connection).await?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+async fn run<C: Migrate>(
+    connection: &mut C,
+    migrations: &[Migration],
+    migrate: bool,
+) -> Result<(), DbError> {
+    connection
+        .ensure_migrations_table(APPLIED)
+        .await
+        .map_err(failed)?;
+    let listed = connection.list_applied_migrations(APPLIED).await;
+    let applied = listed.map_err(failed)?;
+    let missing = missing(&applied, migrations)?;
+    if let Some(last) = missing.last()
+        && !migrate
+    {
+        return Err(SchemaError::Older {
+            applied: applied.last().map_or(0, |a| a.version),
+            needed: last.version,
+        }
+        .into());
+    }
+    for step in missing {
+        connection.apply(APPLIED, step).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The steps that are not applied yet; an error where something else is.
+fn missing<'m>(
+    applied: &[AppliedMigration],
+    migrations: &'m [Migration],
+) -> Result<Vec<&'m Migration>, SchemaError> {
+    for step in applied {
+        let known = migrations.iter().find(|m| m.version == step.version);
+        let known = known.ok_or(SchemaError::Newer(step.version))?;
+        if known.checksum != step.checksum {
+            return Err(SchemaError::Edited(step.version));
+        }
+    }
+    let is_applied = |m: &Migration| applied.iter().any(|a| a.version == m.version);
+    Ok(migrations.iter().filter(|m| !is_applied(m)).collect())
+}
+
+fn failed(error: MigrateError) -> DbError {
+    match error {
+        MigrateError::Execute(e) | MigrateError::ExecuteMigration(e, _) => e.into(),
+        other => DbError::Failed(other.to_string()),
+    }
+}
+
+fn lock_file(database: &Path) -> PathBuf {
+    let mut name = database.as_os_str().to_owned();
+    name.push(".lock");
+    name.into()
+}
+
+/// The turn to open and migrate a SQLite file: a lock on a file beside it, until it is dropped.
+pub(super) async fn turn(database: &Path) -> Result<File, DbError> {
+    let path = lock_file(database);
+    let unusable = |e: std::io::Error| DbError::Failed(format!("{}: {e}", path.display()));
+    let mut open = File::options();
+    let file = open.write(true).create(true).truncate(false).open(&path);
+    let file = file.map_err(unusable)?;
+    let began = Instant::now();
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) if began.elapsed() < PATIENCE => sleep(LOOK).await,
+            Err(TryLockError::WouldBlock) => return Err(DbError::Unavailable(OTHERS.to_owned())),
+            Err(TryLockError::Error(e)) => return Err(unusable(e)),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::db::Db;
+    use futures_util::future::join_all;
+
+    const FIRST: Step = Step::new(1, "first", "CREATE TABLE a (id BIGINT PRIMARY KEY)");
+    const SECOND: Step = Step::new(2, "second", "CREATE TABLE b (id BIGINT PRIMARY KEY)");
+
+    async fn opened(path: &Path, steps: &[Step]) -> Result<(), DbError> {
+        let db = Db::open(path, steps).await?;
+        db.close().await;
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn an_older_database_is_brought_up_to_date_and_another_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        opened(&path, &[FIRST]).await.unwrap();
+        opened(&path, &[FIRST, SECOND]).await.unwrap();
+        let newer = opened(&path, &[FIRST]).await.unwrap_err();
+        assert_eq!(newer, SchemaError::Newer(2).into());
+        let edited = FIRST.on_postgres("only there");
+        opened(&path, &[edited, SECOND]).await.unwrap();
+        let edited = Step::new(1, "first", "CREATE TABLE c (id BIGINT PRIMARY KEY)");
+        let edited = opened(&path, &[edited, SECOND]).await.unwrap_err();
+        assert_eq!(edited, SchemaError::Edited(1).into());
+    }
+
+    #[tokio::test]
+    async fn processes_that_start_at_once_take_turns() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let starts = (0..6).map(|_| opened(&path, &[FIRST, SECOND]));
+        for start in join_all(starts).await {
+            start.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_step_that_fails_leaves_the_one_before_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("x.db");
+        let broken = Step::new(2, "broken", "CREATE TABLE b (id BIGINT); SELECT nothing");
+        let refused = opened(&path, &[FIRST, broken]).await.unwrap_err();
+        assert!(!refused.is_transient(), "{refused}");
+        opened(&path, &[FIRST, SECOND]).await.unwrap();
+    }
 }

@@ -1,16 +1,18 @@
 //! The connections of each engine, and how a transaction begins on them.
 
 use super::{
-    DbError, Isolation, Query, Row, Step, migrate,
+    DbError, Isolation, Query, Row, Server, Step, migrate,
     row::Inner,
     transaction::{Open, Transaction, in_time},
 };
 use crate::backoff::Backoff;
+use sha2::{Digest, Sha256};
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool, SqlSafeStr, SqlStr, SqlitePool,
+    AssertSqlSafe, Executor, PgPool, SqlSafeStr, SqlitePool,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{path::Path, time::Duration};
+use tars_certs::secret;
 use tokio::time::{Instant, sleep};
 
 /// How many connections read a SQLite file at once.
@@ -29,38 +31,98 @@ pub(super) enum Pools {
         reader: SqlitePool,
         writer: SqlitePool,
     },
-    #[expect(dead_code, reason = "opened once the configuration names a server")]
     Postgres {
         reader: PgPool,
         writer: PgPool,
-        /// Begins an exclusive transaction: names the schema's lock.
-        exclusive: SqlStr,
+        /// The advisory lock of exclusive transactions.
+        lock: i64,
     },
+}
+
+fn sqlite_options(path: &Path) -> SqliteConnectOptions {
+    SqliteConnectOptions::new()
+        .filename(path)
+        .journal_mode(SqliteJournalMode::Wal)
+        .synchronous(SqliteSynchronous::Full)
+        .busy_timeout(BUSY)
+        .foreign_keys(true)
+}
+
+fn unusable(path: &Path, error: &std::io::Error) -> DbError {
+    DbError::Failed(format!("{}: {error}", path.display()))
+}
+
+/// Begins a transaction in a task of its own, so that no caller that goes away or is out of time leaves
+/// a connection within one: the driver gives such a connection back to its pool as it is, with its
+/// locks. A transaction that nobody waits for any more is dropped by the task.
+async fn begun(
+    begin: impl Future<Output = Result<Transaction, DbError>> + Send + 'static,
+) -> Result<Transaction, DbError> {
+    let task = tokio::spawn(begin);
+    in_time(Box::pin(async {
+        let ended = |e: tokio::task::JoinError| DbError::Unavailable(e.to_string());
+        task.await.map_err(ended)?
+    }))
+    .await
+}
+
+/// The number of an advisory lock: the same in every process, whatever else uses the database.
+fn lock(purpose: &str, schema: &str) -> i64 {
+    let digest = Sha256::digest(format!("tars/{purpose}/{schema}"));
+    let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
+    i64::from_be_bytes(*first)
 }
 
 impl Pools {
     pub(super) async fn sqlite(path: &Path, steps: &[Step]) -> Result<Self, DbError> {
-        let options = SqliteConnectOptions::new()
-            .filename(path)
-            .create_if_missing(true)
-            .journal_mode(SqliteJournalMode::Wal)
-            .synchronous(SqliteSynchronous::Full)
-            .busy_timeout(BUSY)
-            .foreign_keys(true);
+        if let Some(dir) = path.parent() {
+            secret::create_dir(dir).map_err(|e| unusable(dir, &e))?;
+        }
+        let turn = migrate::turn(path).await?;
+        let pools = Self::connect_sqlite(sqlite_options(path).create_if_missing(true)).await?;
+        if let Self::Sqlite { writer, .. } = &pools {
+            migrate::sqlite(writer, steps).await?;
+        }
+        drop(turn);
+        Ok(pools)
+    }
+
+    pub(super) async fn attach_sqlite(path: &Path) -> Result<Self, DbError> {
+        Self::connect_sqlite(sqlite_options(path)).await
+    }
+
+    async fn connect_sqlite(options: SqliteConnectOptions) -> Result<Self, DbError> {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
             .connect_with(options.clone())
             .await?;
-        migrate::migrator(steps)
-            .run(&writer)
-            .await
-            .map_err(migrate::failed)?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
-            .connect_lazy_with(options.read_only(true));
+            .connect_lazy_with(options.create_if_missing(false).read_only(true));
         Ok(Self::Sqlite { reader, writer })
+    }
+
+    pub(super) async fn postgres(
+        server: &Server,
+        service: &str,
+        steps: &[Step],
+    ) -> Result<Self, DbError> {
+        let schema = server.schema(service);
+        let turn = lock("migrate", &schema);
+        let options = server.unbounded(&schema);
+        migrate::postgres(&options, &schema, turn, steps, server.migrates()).await?;
+        Ok(Self::attach_postgres(server, service))
+    }
+
+    pub(super) fn attach_postgres(server: &Server, service: &str) -> Self {
+        let schema = server.schema(service);
+        Self::Postgres {
+            reader: server.reader(&schema),
+            writer: server.writer(&schema),
+            lock: lock("write", &schema),
+        }
     }
 
     /// As OpenTelemetry names it.
@@ -94,31 +156,35 @@ impl Pools {
     }
 
     pub(super) async fn begin(&self, isolation: Isolation) -> Result<Transaction, DbError> {
-        let begin = || async {
-            Ok(Transaction(match self {
-                Self::Sqlite { writer, .. } => {
-                    Open::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+        self.repeat(|| begun(self.clone().start(isolation))).await
+    }
+
+    async fn start(self, isolation: Isolation) -> Result<Transaction, DbError> {
+        Ok(Transaction(match self {
+            Self::Sqlite { writer, .. } => {
+                Open::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+            }
+            Self::Postgres { writer, lock, .. } => {
+                let mut tx = writer.begin().await?;
+                if isolation == Isolation::Exclusive {
+                    let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock);
+                    turn.execute(&mut *tx).await?;
                 }
-                Self::Postgres {
-                    writer, exclusive, ..
-                } => Open::Postgres(match isolation {
-                    Isolation::Exclusive => writer.begin_with(exclusive.clone()).await?,
-                    Isolation::Committed => writer.begin().await?,
-                }),
-            }))
-        };
-        self.repeat(|| in_time(Box::pin(begin()))).await
+                Open::Postgres(tx)
+            }
+        }))
     }
 
     pub(super) async fn snapshot(&self) -> Result<Transaction, DbError> {
+        self.repeat(|| begun(self.clone().start_snapshot())).await
+    }
+
+    async fn start_snapshot(self) -> Result<Transaction, DbError> {
         const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        let begin = || async {
-            Ok(Transaction(match self {
-                Self::Sqlite { reader, .. } => Open::Sqlite(reader.begin().await?),
-                Self::Postgres { reader, .. } => Open::Postgres(reader.begin_with(SNAPSHOT).await?),
-            }))
-        };
-        self.repeat(|| in_time(Box::pin(begin()))).await
+        Ok(Transaction(match self {
+            Self::Sqlite { reader, .. } => Open::Sqlite(reader.begin().await?),
+            Self::Postgres { reader, .. } => Open::Postgres(reader.begin_with(SNAPSHOT).await?),
+        }))
     }
 
     /// Tries again what found its connection lost. A pool may hold as many dead connections as it

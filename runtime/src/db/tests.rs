@@ -1,7 +1,7 @@
 use super::*;
 use std::sync::Arc;
 
-const STEPS: &[Step] = &[(
+const STEPS: &[Step] = &[Step::new(
     1,
     "first",
     "CREATE TABLE item (id BIGINT PRIMARY KEY, text TEXT NOT NULL, count BIGINT NOT NULL)",

@@ -39,7 +39,12 @@ use std::{
 };
 use store::Store;
 use tars_credentials::{Follower, View};
-use tars_runtime::{clock::Clock, config::Credentials, db::Db, health::Condition};
+use tars_runtime::{
+    clock::Clock,
+    config::Credentials,
+    db::{Db, Place},
+    health::Condition,
+};
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
 
@@ -79,7 +84,7 @@ pub struct FirstAdmin {
 }
 
 impl Auth {
-    /// Opens the service's part of the data directory, and creates the first administrator when
+    /// Opens the service's part of the data directory and its database, and creates the first administrator when
     /// there are no users. Announcing of changes starts at once.
     ///
     /// # Errors
@@ -87,13 +92,14 @@ impl Auth {
     /// When the database, a key file or the authority is not usable.
     pub async fn open(
         dir: &Path,
+        database: &Place,
         settings: Credentials,
         clock: Clock,
         view: View,
         certificates: Certificates,
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(&dir.join("auth.db"), store::STEPS).await?);
+        let store = Store::new(Db::open(database, store::STEPS).await?);
         let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
         let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
         let signer = Signer::open(&store, &seal, &clock).await?;

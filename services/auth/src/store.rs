@@ -25,34 +25,37 @@ use tars_runtime::{
 };
 
 pub(crate) const STEPS: &[Step] = &[
-    (1, "initial", include_str!("../migrations/0001_initial.sql")),
-    (2, "audit outbox", audit::MIGRATION),
-    (
+    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Step::new(2, "audit outbox", audit::MIGRATION),
+    Step::new(
         3,
         "certificates",
         include_str!("../migrations/0003_certificates.sql"),
     ),
-    (4, "changes", include_str!("../migrations/0004_changes.sql")),
-    (
+    Step::new(4, "changes", include_str!("../migrations/0004_changes.sql")),
+    Step::new(
         5,
         "issued by the process",
         include_str!("../migrations/0005_issued_by_the_process.sql"),
     ),
-    (
+    Step::new(
         6,
         "join tokens",
         include_str!("../migrations/0006_join_tokens.sql"),
     ),
-    (
+    Step::new(
         7,
         "makers of join tokens",
         include_str!("../migrations/0007_makers_of_join_tokens.sql"),
     ),
-    (
+    Step::new(
         8,
         "reports by holder",
         include_str!("../migrations/0008_reports_by_holder.sql"),
-    ),
+    )
+    .on_postgres(include_str!(
+        "../migrations/0008_reports_by_holder.postgres.sql"
+    )),
 ];
 
 #[derive(Debug, Clone)]

@@ -63,8 +63,10 @@ impl World {
 
 pub(crate) async fn open(dir: &Path, clock: &Clock) -> (Arc<Auth>, View, Option<String>) {
     let view = View::default();
+    let place = tars_test_db::place(dir, "auth");
     let opened = Auth::open(
         dir,
+        &place,
         Credentials::default(),
         clock.clone(),
         view.clone(),

@@ -228,7 +228,8 @@ impl Rig {
             ..Pacing::default()
         };
         let seeds = Seeds::counted(1);
-        let automl = Automl::open_paced(dir.path(), settings, peers, clock.clone(), seeds, pacing);
+        let place = tars_test_db::place(dir.path(), "automl");
+        let automl = Automl::open_paced(&place, settings, peers, clock.clone(), seeds, pacing);
         Self {
             automl: automl.await.unwrap(),
             dir,

@@ -22,9 +22,14 @@ use error::AutomlError;
 
 use peers::Peers;
 use retries::Pacing;
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 use store::Store;
-use tars_runtime::{clock::Clock, config, db::Db, seeds::Seeds};
+use tars_runtime::{
+    clock::Clock,
+    config,
+    db::{Db, Place},
+    seeds::Seeds,
+};
 use tokio::sync::Semaphore;
 use watched::AllWatched;
 
@@ -43,25 +48,24 @@ pub struct Automl {
 
 impl Automl {
     pub(crate) async fn open(
-        dir: &Path,
+        database: &Place,
         settings: config::Automl,
         peers: Peers,
         clock: Clock,
         seeds: Seeds,
     ) -> Result<Arc<Self>, AutomlError> {
-        Self::open_paced(dir, settings, peers, clock, seeds, Pacing::default()).await
+        Self::open_paced(database, settings, peers, clock, seeds, Pacing::default()).await
     }
 
     async fn open_paced(
-        dir: &Path,
+        database: &Place,
         settings: config::Automl,
         peers: Peers,
         clock: Clock,
         seeds: Seeds,
         pacing: Pacing,
     ) -> Result<Arc<Self>, AutomlError> {
-        tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(&dir.join("automl.db"), store::STEPS).await?);
+        let store = Store::new(Db::open(database, store::STEPS).await?);
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
         Ok(Arc::new(Self {
             store,

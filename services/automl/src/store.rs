@@ -11,9 +11,9 @@ use tars_search::{Assignment, Pruner, Sampler, Space};
 use uuid::Uuid;
 
 pub(crate) const STEPS: &[Step] = &[
-    (1, "initial", include_str!("../migrations/0001_initial.sql")),
-    (2, "audit outbox", audit::MIGRATION),
-    (3, "owners", include_str!("../migrations/0003_owners.sql")),
+    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Step::new(2, "audit outbox", audit::MIGRATION),
+    Step::new(3, "owners", include_str!("../migrations/0003_owners.sql")),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,7 +10,7 @@ impl Workload for Automl {
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
         let peers = Peers::over(parts.peers.dial("orchestration")?);
         let settings = parts.config.automl.clone();
-        Ok(Self::open(parts.dir, settings, peers, parts.clock, parts.seeds).await?)
+        Ok(Self::open(&parts.database, settings, peers, parts.clock, parts.seeds).await?)
     }
 
     fn db(&self) -> &Db {

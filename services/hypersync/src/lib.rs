@@ -24,9 +24,12 @@ use error::HyperSyncError;
 
 use pauses::Pacing;
 use peers::Peers;
-use std::{path::Path, sync::Arc};
+use std::sync::Arc;
 use store::Store;
-use tars_runtime::{clock::Clock, db::Db};
+use tars_runtime::{
+    clock::Clock,
+    db::{Db, Place},
+};
 use tokio::sync::{Semaphore, watch};
 
 /// The service without its transport.
@@ -44,21 +47,20 @@ pub struct HyperSync {
 
 impl HyperSync {
     pub(crate) async fn open(
-        dir: &Path,
+        database: &Place,
         peers: Peers,
         clock: Clock,
     ) -> Result<Arc<Self>, HyperSyncError> {
-        Self::open_paced(dir, peers, clock, Pacing::default()).await
+        Self::open_paced(database, peers, clock, Pacing::default()).await
     }
 
     async fn open_paced(
-        dir: &Path,
+        database: &Place,
         peers: Peers,
         clock: Clock,
         pacing: Pacing,
     ) -> Result<Arc<Self>, HyperSyncError> {
-        tars_certs::secret::create_dir(dir)?;
-        let db = Db::open(&dir.join("hypersync.db"), store::STEPS).await?;
+        let db = Db::open(database, store::STEPS).await?;
         let store = Store::open(db).await?;
         Ok(Arc::new(Self {
             store,

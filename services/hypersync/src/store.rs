@@ -19,9 +19,9 @@ use tars_runtime::{
 use uuid::Uuid;
 
 pub(crate) const STEPS: &[Step] = &[
-    (1, "initial", include_str!("../migrations/0001_initial.sql")),
-    (2, "audit outbox", audit::MIGRATION),
-    (3, "claims", include_str!("../migrations/0003_claims.sql")),
+    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Step::new(2, "audit outbox", audit::MIGRATION),
+    Step::new(3, "claims", include_str!("../migrations/0003_claims.sql")),
 ];
 
 /// A paired measurement: old and new parameters are trained on the same seeds.

@@ -16,7 +16,7 @@ impl Workload for HyperSync {
             orchestration_for_caller: parts.peers.dial("orchestration")?,
             orchestration: parts.peers.dial("orchestration")?,
         });
-        Ok(Self::open(parts.dir, peers, parts.clock).await?)
+        Ok(Self::open(&parts.database, peers, parts.clock).await?)
     }
 
     fn db(&self) -> &Db {

@@ -21,7 +21,13 @@ use learners::Learners;
 use solvers::Solvers;
 use std::{path::Path, sync::Arc};
 use store::Store;
-use tars_runtime::{blobs::Blobs, clock::Clock, config, db::Db, seeds::Seeds};
+use tars_runtime::{
+    blobs::Blobs,
+    clock::Clock,
+    config,
+    db::{Db, Place},
+    seeds::Seeds,
+};
 use training::Trainings;
 
 /// The service without its transport.
@@ -39,12 +45,13 @@ pub struct Orchestration {
 impl Orchestration {
     pub(crate) async fn open(
         dir: &Path,
+        database: &Place,
         settings: config::Orchestration,
         clock: Clock,
         seeds: Seeds,
     ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(&dir.join("orchestration.db"), store::STEPS).await?);
+        let store = Store::new(Db::open(database, store::STEPS).await?);
         let blobs = Blobs::open(dir.join("blobs"))?;
         store.end_all_runs(clock.now_us()).await?;
         let agents = Agents::open(&store, blobs, clock.clone()).await?;

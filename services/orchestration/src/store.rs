@@ -18,19 +18,19 @@ use tars_runtime::{
 };
 
 pub(crate) const STEPS: &[Step] = &[
-    (1, "initial", include_str!("../migrations/0001_initial.sql")),
-    (2, "audit outbox", audit::MIGRATION),
-    (
+    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Step::new(2, "audit outbox", audit::MIGRATION),
+    Step::new(
         3,
         "conflicts",
         include_str!("../migrations/0003_conflicts.sql"),
     ),
-    (
+    Step::new(
         4,
         "governance",
         include_str!("../migrations/0004_governance.sql"),
     ),
-    (
+    Step::new(
         5,
         "awaits person",
         include_str!("../migrations/0005_awaits_person.sql"),

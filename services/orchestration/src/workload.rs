@@ -9,7 +9,14 @@ use tonic::service::Routes;
 impl Workload for Orchestration {
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
         let settings = parts.config.orchestration.clone();
-        Ok(Self::open(parts.dir, settings, parts.clock, parts.seeds).await?)
+        Ok(Self::open(
+            parts.dir,
+            &parts.database,
+            settings,
+            parts.clock,
+            parts.seeds,
+        )
+        .await?)
     }
 
     fn db(&self) -> &Db {

@@ -30,7 +30,9 @@ pub(crate) async fn start(
         settings: process.config().certificates.clone(),
     };
     let clock = process.clock().clone();
-    let (auth, first) = Auth::open(&dir, settings, clock, view.clone(), certificates).await?;
+    let place = process.database(Service::Auth)?;
+    let opened = Auth::open(&dir, &place, settings, clock, view.clone(), certificates);
+    let (auth, first) = opened.await?;
     process.add_check("auth.store", database(auth.db()));
     let listed = auth
         .sequencing()

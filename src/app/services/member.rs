@@ -41,6 +41,7 @@ async fn open<W: Workload>(
     };
     let parts = Parts {
         dir: &process.service_dir(service),
+        database: process.database(service)?,
         config: process.config(),
         clock: process.clock().clone(),
         seeds: Seeds::system(),

@@ -62,8 +62,10 @@ struct World {
 async fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
     let clock = Clock::manual(NOW);
+    let place = tars_test_db::place(dir.path(), "auth");
     let (auth, _) = Auth::open(
         dir.path(),
+        &place,
         Credentials::default(),
         clock.clone(),
         View::default(),

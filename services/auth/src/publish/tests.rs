@@ -206,10 +206,13 @@ async fn when_the_log_was_trimmed_past_the_publisher_everybody_gets_a_snapshot()
     for query in [
         "UPDATE users SET disabled = TRUE, version = 9, token_version = 9 WHERE username = 'dev'",
         "UPDATE credential_position SET last = last + 7",
-        "INSERT INTO credential_changes (seq, item) SELECT last, x'' FROM credential_position",
     ] {
         tx.execute(Query::new(query)).await.unwrap().one().unwrap();
     }
+    let change =
+        "INSERT INTO credential_changes (seq, item) SELECT last, $1 FROM credential_position";
+    let change = Query::new(change).bind(Vec::new());
+    tx.execute(change).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     let sequence = last(&w).await;
     w.auth.publisher.hint.notify_one();

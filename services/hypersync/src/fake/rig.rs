@@ -162,7 +162,8 @@ async fn open(dir: &Path, world: &Arc<World>, clock: Clock, pacing: Pacing) -> A
         agents: handle.clone(),
         trainer: handle,
     };
-    HyperSync::open_paced(dir, peers, clock, pacing)
+    let place = tars_test_db::place(dir, "hypersync");
+    HyperSync::open_paced(&place, peers, clock, pacing)
         .await
         .unwrap()
 }

@@ -43,7 +43,8 @@ pub(crate) fn proposal(state: State) -> Proposal {
 
 async fn store() -> (Store, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("x.db"), STEPS).await.unwrap();
+    let place = tars_test_db::place(dir.path(), "hypersync");
+    let db = Db::open(place, STEPS).await.unwrap();
     (Store::open(db).await.unwrap(), dir)
 }
 
@@ -189,8 +190,8 @@ async fn an_agent_has_at_most_one_change_in_progress() {
 #[tokio::test]
 async fn proposals_written_before_the_claims_existed_are_given_claims() {
     let dir = tempfile::tempdir().unwrap();
-    let path = dir.path().join("x.db");
-    let db = Db::open(&path, &STEPS[..2]).await.unwrap();
+    let place = tars_test_db::place(dir.path(), "hypersync");
+    let db = Db::open(&place, &STEPS[..2]).await.unwrap();
     let old = [
         proposal(State::Verifying),
         proposal(State::PendingApproval),
@@ -231,7 +232,7 @@ async fn proposals_written_before_the_claims_existed_are_given_claims() {
     tx.commit().await.unwrap();
     db.close().await;
 
-    let store = Store::open(Db::open(&path, STEPS).await.unwrap())
+    let store = Store::open(Db::open(&place, STEPS).await.unwrap())
         .await
         .unwrap();
     assert_eq!(store.get(old[0].id).await.unwrap(), old[0]);

@@ -21,7 +21,8 @@ async fn open(dir: &Path) -> Arc<Orchestration> {
         queue: 8,
     };
     let clock = Clock::manual(Duration::from_secs(1_700_000_000));
-    Orchestration::open(dir, settings, clock, Seeds::counted(41))
+    let place = tars_test_db::place(dir, "orchestration");
+    Orchestration::open(dir, &place, settings, clock, Seeds::counted(41))
         .await
         .unwrap()
 }
@@ -235,8 +236,8 @@ async fn a_change_that_waits_for_a_person_holds_the_agent_until_it_is_settled() 
 async fn weights_are_not_lost_while_the_database_is_busy() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
-    let file = dir.path().join("orchestration.db");
-    let other = Db::open(&file, crate::store::STEPS).await.unwrap();
+    let place = tars_test_db::place(dir.path(), "orchestration");
+    let other = Db::open(place, crate::store::STEPS).await.unwrap();
     let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
     let busy = other.write("test.busy", Isolation::Exclusive).await;
     let busy = busy.unwrap();

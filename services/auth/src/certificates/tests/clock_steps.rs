@@ -103,8 +103,10 @@ async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
     let joined = w.join("/automl").await;
     w.renew(&joined).await.unwrap();
     assert!(w.auth.list_certificates("", "", 50).await.is_ok());
+    let place = tars_test_db::place(w.dir.path(), "auth");
     let again = Auth::open(
         w.dir.path(),
+        &place,
         Credentials::default(),
         w.clock.clone(),
         View::default(),
@@ -120,8 +122,8 @@ async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
 #[tokio::test]
 async fn a_rotation_step_that_was_taken_is_never_reported_as_failed() {
     let w = world().await;
-    let file = w.dir.path().join("auth.db");
-    let other = Db::open(&file, crate::store::STEPS).await.unwrap();
+    let place = tars_test_db::place(w.dir.path(), "auth");
+    let other = Db::open(place, crate::store::STEPS).await.unwrap();
     let held = other.write("test.hold", Isolation::Exclusive).await;
     let held = held.unwrap();
     let (version, _) = w

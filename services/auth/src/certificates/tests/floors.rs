@@ -20,8 +20,10 @@ impl World {
     async fn restart(self) -> Self {
         let Self { dir, auth, clock } = self;
         drop(auth);
+        let place = tars_test_db::place(dir.path(), "auth");
         let opened = Auth::open(
             dir.path(),
+            &place,
             Credentials::default(),
             clock.clone(),
             View::default(),

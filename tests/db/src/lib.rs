@@ -1,0 +1,90 @@
+//! The database that a test runs on.
+//!
+//! Tests of services say which folder they work in, not which engine. With `TARS_TEST_POSTGRES` in the
+//! environment, a URL as in `database.url`, they run on that server, each folder in schemas of its own;
+//! without it on SQLite files in the folder. So every test of a store is a test of every engine, and
+//! what is opened again on the same folder finds its rows.
+
+#![deny(missing_docs)]
+
+use sha2::{Digest, Sha256};
+use std::path::Path;
+use tars_runtime::{
+    config::Database,
+    db::{Db, Isolation, Place, Server, Write},
+};
+
+/// The environment variable that names the server.
+pub const URL: &str = "TARS_TEST_POSTGRES";
+
+/// The database of a service, for a test that works in a folder.
+///
+/// # Panics
+///
+/// If the URL in the environment is refused.
+pub fn place(dir: &Path, service: &str) -> Place {
+    let server = Server::of(&settings(dir)).expect("a URL that is not refused");
+    match server {
+        Some(server) => Place::Server {
+            server,
+            service: service.to_owned(),
+        },
+        None => Place::File(dir.join(format!("{service}.db"))),
+    }
+}
+
+/// The settings of a process whose data directory a folder is.
+pub fn settings(dir: &Path) -> Database {
+    Database {
+        url: std::env::var(URL).ok(),
+        plaintext_loopback: true,
+        schema_prefix: prefix(dir),
+        readers: 2,
+        writers: 2,
+        ..Database::default()
+    }
+}
+
+/// The same for the same folder, and another for every other.
+fn prefix(dir: &Path) -> String {
+    let digest = Sha256::digest(dir.as_os_str().as_encoded_bytes());
+    let hex = digest.iter().take(12).map(|b| format!("{b:02x}"));
+    format!("t{}", hex.collect::<String>())
+}
+
+/// The database of a service of the mesh whose data directory a folder is.
+///
+/// # Panics
+///
+/// As [`place`].
+pub fn of_mesh(dir: &Path, service: &str) -> Place {
+    match place(dir, service) {
+        Place::File(_) => place(&dir.join(service), service),
+        server => server,
+    }
+}
+
+/// What a process that works in a folder needs in its environment.
+pub fn variables(dir: &Path) -> Vec<(&'static str, String)> {
+    let settings = settings(dir);
+    let Some(url) = settings.url else {
+        return Vec::new();
+    };
+    vec![
+        ("TARS__DATABASE__URL", url),
+        ("TARS__DATABASE__PLAINTEXT_LOOPBACK", "true".to_owned()),
+        ("TARS__DATABASE__SCHEMA_PREFIX", settings.schema_prefix),
+    ]
+}
+
+/// Keeps a service of a mesh from writing, until what is returned is dropped.
+///
+/// # Panics
+///
+/// If the database is not there, or is busy for longer than a writer waits.
+pub async fn lock(dir: &Path, service: &str) -> Write {
+    let db = Db::attach(of_mesh(dir, service)).await;
+    let db = db.expect("the database is there");
+    let lock = db.write("test.lock", Isolation::Exclusive).await;
+    lock.expect("the database is not busy")
+}
