@@ -96,6 +96,17 @@ async fn applying_whose_response_is_lost_takes_effect_once() {
 async fn applying_that_may_have_taken_effect_is_rolled_back() {
     let (rig, proposal) = applying().await;
     rig.world.inject(Call::Apply, Fault::LoseResponse);
+    rig.world.fail(1, Call::Apply, &refused(Code::Internal));
+    let ended = driven(&rig, proposal).await;
+    assert_eq!((ended.state, ended.applied_version), (State::RolledBack, 0));
+    let agent = rig.world.agent();
+    assert!(is_taken_back(&agent) && agent.version == 3, "set back once");
+}
+
+#[tokio::test]
+async fn applying_that_can_neither_be_confirmed_nor_rolled_back_needs_attention() {
+    let (rig, proposal) = applying().await;
+    rig.world.inject(Call::Apply, Fault::LoseResponse);
     rig.world.fail(20, Call::Apply, &refused(Code::Internal));
     let mut proposal = proposal;
     let error = rig.service.step(&mut proposal).await.unwrap_err();
