@@ -22,7 +22,7 @@ pub fn write(path: &Path, content: &[u8]) -> io::Result<()> {
     write_mode(path, content, 0o600)
 }
 
-/// Like [`write`], but readable by everybody (mode 0644).
+/// Like [`write()`], but readable by everybody (mode 0644).
 pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     write_mode(path, content, 0o644)
 }
