@@ -68,13 +68,13 @@ pub struct Cli {
 
 #[derive(Debug, Args)]
 struct Global {
-    /// A TOML file; TARS__SECTION__KEY variables and flags win over it.
+    /// A TOML file; TARS__SECTION__KEY variables and flags override it.
     #[arg(long, global = true, env = "TARS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// Where everything that lasts is kept [default: $XDG_DATA_HOME/tars or ~/.local/share/tars].
+    /// The directory for databases, keys and certificates [default: $XDG_DATA_HOME/tars or ~/.local/share/tars].
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
-    /// What is logged, as in `info` or `info,tars_mesh=debug`.
+    /// The log filter, such as `info` or `info,tars_mesh=debug`.
     #[arg(long, global = true, value_name = "FILTER")]
     log_level: Option<String>,
 }
@@ -87,15 +87,15 @@ enum Command {
     Serve(serve::Serve),
     /// Start a fresh mesh and run the main job: train, search, propose, approve, apply, verify.
     Demo(demo::Demo),
-    /// Make, look at, renew and revoke certificates; rotate the roots.
+    /// Issue, inspect, renew and revoke certificates; rotate the roots.
     Certs(certs::Certs),
-    /// Log in to a running mesh and keep the session.
+    /// Log in to a running mesh and store the session.
     Login(login::Login),
-    /// End the session with a mesh, and forget it.
+    /// End the session with a mesh and remove it.
     Logout(login::Logout),
     /// Print the session's access token, refreshed when it is due.
     Token(login::Token),
-    /// List users, create, disable, enable them, change their roles.
+    /// List, create, disable and enable users; change their roles.
     Users(users::Users),
     /// List and follow searches for hyperparameters; stop them.
     Studies(studies::Studies),
@@ -109,7 +109,7 @@ enum Command {
     Config(config::ConfigCommand),
     /// Write the contract's descriptors, for clients that do not reflect.
     Descriptors(descriptors::Descriptors),
-    /// Check a service's health over mTLS, with an identity of one's own.
+    /// Check a service's health over mTLS.
     Probe(probe::Probe),
     /// Print a script that completes commands in a shell.
     Completions(completions::Completions),
@@ -252,7 +252,7 @@ impl Global {
         )?)
     }
 
-    /// The mesh that a command means.
+    /// The mesh that a command speaks to.
     fn mesh(&self, arg: &MeshArg) -> Result<Mesh, CommandError> {
         let config = self.load(Table::new())?;
         let default = Data::default().dir;
@@ -262,7 +262,7 @@ impl Global {
             &config.data.dir,
             &default,
         )?;
-        let listens = self.says(
+        let listens = self.is_given(
             "TARS__LISTEN__GATEWAY",
             config.listen.gateway != Listen::default().gateway,
         );
@@ -270,8 +270,8 @@ impl Global {
         Ok(Mesh::new(named, default, gateway))
     }
 
-    /// Whether the configuration says something, and it is not merely what it is anyway.
-    fn says(&self, variable: &str, differs: bool) -> bool {
+    /// Whether a setting was given, rather than left at its default.
+    fn is_given(&self, variable: &str, differs: bool) -> bool {
         self.config.is_some() || differs || std::env::var_os(variable).is_some()
     }
 
@@ -288,13 +288,13 @@ impl Global {
             Ok(ready) => service
                 .is_over_tls()
                 .then(|| service.url(&ready).to_owned()),
-            Err(e) if e.kind() == io::ErrorKind::NotFound && self.says(&variable, differs) => {
+            Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_given(&variable, differs) => {
                 connect(&config.connect)
             }
             Err(e) => {
                 let service = service.as_str();
                 return Err(CommandError::Failed(format!(
-                    "nothing says where {service} is: name it by {flag} HOST:PORT, or by a --config whose [connect] has it; or start the mesh with `tars up`, or name its --data-dir (cause: {}: {e})",
+                    "the address of {service} is not known: give it by {flag} HOST:PORT, or by a --config with a [connect] section; or start the mesh with `tars up`, or name its --data-dir (cause: {}: {e})",
                     path.display()
                 )));
             }

@@ -75,8 +75,8 @@ enum Command {
     /// List the certificates that the mesh has issued and that peers accept.
     #[command(after_help = "Examples:\n  tars certs list\n  tars certs list --id /automl --all")]
     List(list::List),
-    /// Renew an identity's files by its own certificate, with a new key. After the roots were rotated
-    /// its ca.crt comes first: `tars certs bundle --out DIR/ca.crt --force`.
+    /// Renew an identity's files with a new key, authenticated by the certificate in them. After a
+    /// rotation of the roots, fetch ca.crt first: `tars certs bundle --out DIR/ca.crt --force`.
     #[command(
         after_help = "Examples:\n  tars certs renew ~/ci-bot\n  tars certs renew ~/ci-bot --auth 10.0.0.7:8093"
     )]
@@ -135,7 +135,7 @@ enum Command {
 }
 
 impl Command {
-    /// Whether it is done on the authority's files where they are at hand.
+    /// Whether the command works on the authority's files where no process uses them.
     fn works_on_files(&self) -> bool {
         matches!(
             self,
@@ -149,8 +149,8 @@ struct Leaf {
     /// The folder for tls.crt, tls.key and ca.crt [default: identities/NAME in the data directory].
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
-    /// How long it lives; cut to what its class and its issuer have, which is told [default: 30 on
-    /// the authority's files, else what its class has].
+    /// Its lifetime, at most that of its class and of its issuer; a shorter one is reported [default: 30 on
+    /// the authority's files, else that of its class].
     #[arg(long, value_name = "DAYS", value_parser = clap::value_parser!(u64).range(1..=36_600))]
     days: Option<u64>,
     /// A DNS name that the certificate is good for; may be given several times.
@@ -164,7 +164,7 @@ struct Leaf {
 }
 
 impl Leaf {
-    /// Keys that nobody named a place for stay in the data directory, out of any source tree.
+    /// Keys without an `--out` stay in the data directory, out of any source tree.
     fn folder(&self, config: &Config, path: &str) -> PathBuf {
         let own = || config.data.dir.join("identities");
         self.out
@@ -183,7 +183,7 @@ fn workload_path(config: &Config, workload: &str) -> String {
 
 const RENEWS_AT_AUTH: &str = "`tars certs renew` asks Auth over mTLS, not the gateway: instead of --gateway name it by --auth HOST:PORT, or by a --config whose [connect] has it";
 
-/// What works on files of this machine, and has no use for a gateway.
+/// Refuses `--gateway` for a command that works on files of this machine alone.
 fn no_gateway(mesh: &Mesh, command: &str) -> Result<(), CommandError> {
     if mesh.is_named_by_gateway() {
         let text = format!("`tars certs {command}` asks no gateway; leave --gateway out");
@@ -212,7 +212,7 @@ impl Certs {
     }
 }
 
-/// What a command works on: the authority's files where they are at hand, else a mesh.
+/// What a command works on: the authority's files where no process uses them, else a mesh.
 struct Scope<'a> {
     global: &'a Global,
     config: Config,

@@ -1,5 +1,5 @@
-//! The question before a command takes away what cannot be given back: asked of a person, and
-//! answered by `--yes` where there is nobody to ask.
+//! The question before a command does what cannot be undone: asked at a terminal, and answered by
+//! `--yes` where there is none.
 
 use super::{CommandError, output};
 use clap::Args;
@@ -7,13 +7,13 @@ use std::io::{self, BufRead, IsTerminal};
 
 #[derive(Debug, Args, Default)]
 pub(crate) struct Confirm {
-    /// Do not ask before what cannot be undone; needed where nobody can be asked.
+    /// Do not ask before what cannot be undone; required where standard input is not a terminal.
     #[arg(long, short)]
     yes: bool,
 }
 
 impl Confirm {
-    /// Returns when it is meant; `what` says what is about to happen.
+    /// Returns once the user has agreed to `what`, which is about to happen.
     pub(crate) fn ask(&self, what: &str) -> Result<(), CommandError> {
         let terminal = io::stdin().is_terminal() && io::stderr().is_terminal();
         self.decide(what, terminal, || {
@@ -33,7 +33,7 @@ impl Confirm {
             return Ok(());
         }
         if !terminal {
-            let text = format!("{what}; nobody can be asked here: say --yes if it is meant");
+            let text = format!("{what}; there is no terminal to ask at: confirm it with --yes");
             return Err(CommandError::Usage(text));
         }
         let line = answer().map_err(|e| CommandError::Failed(e.to_string()))?;
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_yes_is_one() {
+    fn only_a_yes_is_taken_as_one() {
         let asked = |line: &str| {
             let answer = || Ok(line.to_owned());
             Confirm::default().decide("it ends", true, answer).is_ok()
@@ -63,7 +63,7 @@ mod tests {
     }
 
     #[test]
-    fn where_nobody_can_be_asked_it_is_said_or_refused() {
+    fn without_a_terminal_it_is_confirmed_by_yes_or_refused() {
         let nobody = || -> io::Result<String> { panic!("nobody is there") };
         assert!(
             Confirm { yes: true }

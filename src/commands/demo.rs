@@ -50,7 +50,7 @@ struct Size {
 
 impl Demo {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        // A fresh data directory, unless told otherwise; it goes when the command ends.
+        // A fresh data directory unless one is named; it is removed when the command ends.
         let fresh = match &global.data_dir {
             Some(_) => None,
             None => Some(tempfile::tempdir().map_err(CommandError::Runtime)?),

@@ -28,7 +28,7 @@ pub(crate) struct Known {
     pub(crate) roots: Vec<String>,
     /// For messages.
     pub(crate) name: String,
-    /// For whoever logs in.
+    /// What a session keeps of it, to find the mesh again.
     pub(crate) data_dir: Option<PathBuf>,
 }
 
@@ -41,8 +41,8 @@ impl Known {
         }
     }
 
-    /// The mesh of a data directory, if there is one: a process that runs on it says where it is,
-    /// and its authority what it trusts.
+    /// The mesh of a data directory, if there is one: its ready file has the address, its authority the
+    /// roots.
     pub(crate) fn in_dir(dir: &Path) -> Option<Self> {
         let ready = Ready::load(&Ready::default_path(dir)).ok();
         let roots = certificates(&ca_bundle(dir)).unwrap_or_default();
@@ -68,7 +68,7 @@ fn text(key: tars_certs::KeyId) -> String {
     key.to_string()
 }
 
-/// Calls of a person at a gateway, for whom a wait is shorter than another attempt of their own.
+/// A client for a person, who would rather wait a moment than repeat the command.
 pub(crate) fn rest_at(gateway: &str) -> Rest {
     Rest::new(gateway).with_patience(|wait| {
         let seconds = counted(wait.as_secs(), "second");
@@ -76,8 +76,8 @@ pub(crate) fn rest_at(gateway: &str) -> Rest {
     })
 }
 
-/// The key ids of the roots of whatever mesh answers at a gateway. Anybody may ask; no credential
-/// is shown before this is known.
+/// The key ids of the roots of the mesh that answers at a gateway. The call needs no credential, and
+/// none is sent before the answer is known.
 pub(crate) async fn roots_at(gateway: &str) -> Result<Vec<String>, CommandError> {
     let answer = match rest_at(gateway).get("/api/v1/certificates/bundle").await {
         Ok(answer) => answer,

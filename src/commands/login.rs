@@ -6,13 +6,13 @@ use std::{path::PathBuf, process::ExitCode};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  tars login --gateway http://127.0.0.1:3001 --username ada --password-file ada.password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, which nobody else may read, or from standard input; never from\nan argument. Whoever types it sees nothing of it. Each mesh has a session of its own; logging in to one leaves the others as they are."
+    after_help = "Examples:\n  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  tars login --gateway http://127.0.0.1:3001 --username ada --password-file ada.password\n  pass tars/ada | tars login --username ada\n\nThe password is read from the file, which must be readable by its owner alone, or from standard\ninput, without echo; never from an argument. Each mesh has a session of its own; logging in to one\nleaves the others as they are."
 )]
 pub(crate) struct Login {
     /// Who logs in.
     #[arg(long)]
     username: String,
-    /// A file with the password, which nobody else may read; standard input when left out.
+    /// A file with the password, readable by its owner alone; standard input when left out.
     #[arg(long, value_name = "FILE")]
     password_file: Option<PathBuf>,
     #[command(flatten)]

@@ -18,7 +18,7 @@ use std::{
 
 #[derive(Debug, Args, Default)]
 pub(crate) struct MeshArg {
-    /// The gateway's URL of the mesh that is meant; --data-dir names one, too.
+    /// The gateway's URL of the mesh to speak to; --data-dir names one, too.
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) gateway: Option<String>,
 }
@@ -68,7 +68,7 @@ pub(crate) fn url_of(mut listens: SocketAddr) -> String {
 pub(crate) struct Mesh {
     named: Named,
     default: PathBuf,
-    /// Where the configuration says that its gateway is.
+    /// The gateway's URL according to the configuration.
     configured: Option<String>,
 }
 
@@ -93,8 +93,8 @@ impl Mesh {
         }
     }
 
-    /// The mesh of a data directory. Services that run by themselves leave nothing there that says
-    /// where the gateway is; their configuration does.
+    /// The mesh of a data directory. Services in processes of their own write no ready file, so that the
+    /// gateway's address is in their configuration alone.
     fn in_dir(&self, dir: &Path) -> Result<Known, CommandError> {
         match (Known::in_dir(dir), &self.configured) {
             (Some(known), Some(url)) if known.gateway.is_none() => Ok(Known {
@@ -112,7 +112,7 @@ impl Mesh {
     pub(crate) async fn session(&self) -> Result<Session, CommandError> {
         let sessions = store::all()?;
         let mut known = self.known()?;
-        // A gateway alone says nothing of whose mesh is behind it now.
+        // A URL does not identify the mesh that answers there now; its roots do.
         let mut there = None;
         if let Some(Known {
             gateway: Some(url),
@@ -149,7 +149,7 @@ impl Mesh {
         }
         let mut known = self.known()?;
         if let (Named::Gateway(url), Some(known)) = (&self.named, &mut known) {
-            // Nobody needs to answer there.
+            // The mesh need not be running.
             known.roots = roots_at(url).await.unwrap_or_default();
         }
         let default = Known::in_dir(&self.default);

@@ -1,14 +1,14 @@
 //! The one place where commands print: to people and to pipes.
 //!
-//! A reader that has seen enough, as `head`, closes the pipe; that ends a command quietly, where
-//! `println!` would panic.
+//! A reader such as `head` closes the pipe early; that ends a command quietly, where `println!` would
+//! panic.
 
 use std::{
     fmt::Arguments,
     io::{self, ErrorKind, Write},
 };
 
-/// What a shell says of a program that SIGPIPE has ended.
+/// The exit code that a shell reports for a program ended by SIGPIPE.
 const CLOSED: i32 = 141;
 
 /// A line of standard output, as `println!`.
@@ -18,7 +18,7 @@ macro_rules! say {
     };
 }
 
-/// A line of standard error, as `eprintln!`; lost when nobody reads it.
+/// A line of standard error, as `eprintln!`; dropped when standard error is closed.
 macro_rules! note {
     ($($what:tt)*) => {
         $crate::commands::output::remark(format_args!("{}\n", format_args!($($what)*)))
@@ -38,7 +38,7 @@ pub(crate) fn print(text: Arguments<'_>) {
     std::process::exit(1);
 }
 
-/// Standard error, without a line's end. Nothing else could tell that it is closed.
+/// Standard error, without a line's end. Errors are ignored: there is nowhere to report them.
 pub(crate) fn remark(text: Arguments<'_>) {
     let _closed = io::stderr().lock().write_fmt(text);
 }

@@ -13,7 +13,7 @@ use zeroize::Zeroizing;
 
 type Password = Zeroizing<String>;
 
-/// The password of somebody who has one: a mistyped one is refused, and harms nobody.
+/// Reads the password of an existing user, once: a mistyped one is refused and does no harm.
 pub(crate) fn read(file: Option<PathBuf>) -> Result<Password, CommandError> {
     match file {
         Some(path) => in_file(path),
@@ -22,7 +22,7 @@ pub(crate) fn read(file: Option<PathBuf>) -> Result<Password, CommandError> {
     }
 }
 
-/// A new password, which nobody has seen: whoever types it does so twice.
+/// Reads a new password; at a terminal it is typed twice.
 pub(crate) fn choose(file: Option<PathBuf>) -> Result<Password, CommandError> {
     if file.is_some() || !io::stdin().is_terminal() {
         return read(file);

@@ -22,7 +22,7 @@ use toml::Table;
     after_help = "Examples:\n  tars probe auth\n  tars probe automl --target 10.0.0.7:8097 --identity /var/run/tars --timeout 2\n\nExits with 0 when the service answers, proves its SPIFFE id and says that it serves."
 )]
 pub(crate) struct Probe {
-    /// The service to ask; the gateway's health is at its /ready, and at that of the observe port.
+    /// The service to check; the gateway's health is at its /ready, and at that of the observe port.
     #[arg(value_parser = over_tls())]
     service: ServiceName,
     /// `host:port`; that of the mesh in the data directory when left out, or of [connect].
@@ -45,7 +45,7 @@ fn over_tls() -> impl TypedValueParser<Value = ServiceName> {
         .try_map(|name| ServiceName::from_str(&name, false))
 }
 
-/// What a service that does not serve says of its own certificate.
+/// Whether a service that does not serve reports its certificate as revoked.
 async fn is_revoked(client: &mut HealthClient<OutgoingService<Channel>>) -> bool {
     let request = HealthCheckRequest {
         service: CERTIFICATE.to_owned(),

@@ -62,7 +62,7 @@ enum Command {
     Propose {
         /// The study's id, as `tars studies list` shows it.
         study_id: Uuid,
-        /// For whoever decides.
+        /// A note for the approver.
         #[arg(
             long,
             default_value = "",

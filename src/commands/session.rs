@@ -123,7 +123,7 @@ impl Session {
         self.at.as_deref().unwrap_or(&self.gateway)
     }
 
-    /// Where the mesh of this session runs, if a data directory tells.
+    /// The gateway's current URL, from the ready file of the session's data directory.
     pub(super) fn running_at(&self) -> Option<String> {
         let ready = Ready::load(&Ready::default_path(self.data_dir.as_ref()?));
         Some(ready.ok()?.gateway)
@@ -179,8 +179,8 @@ impl Session {
 
     /// Roots rotate: a mesh that still has one that is known is the same, with all that it has now.
     fn follow(&mut self, there: Vec<String>) -> Result<bool, CommandError> {
-        let nobodys = there.is_empty() && self.roots.is_empty();
-        if !nobodys && !there.iter().any(|r| self.roots.contains(r)) {
+        let outside_authority = there.is_empty() && self.roots.is_empty();
+        if !outside_authority && !there.iter().any(|r| self.roots.contains(r)) {
             return Err(CommandError::Failed(self.of_another_mesh().to_string()));
         }
         let changed = self.roots != there;
@@ -201,8 +201,8 @@ impl Session {
         }
     }
 
-    /// Forgets the session, and ends it with all that was refreshed from it; the error says why the
-    /// mesh did not end it.
+    /// Removes the session's file and ends the session with every token that was refreshed from it; the
+    /// inner error is why the mesh did not end it.
     pub(crate) async fn end(mut self) -> Result<Result<(), CommandError>, CommandError> {
         let ended = self.end_there().await;
         store::remove(&self.path)?;

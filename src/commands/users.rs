@@ -48,26 +48,26 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
     },
-    /// End a user's sessions and keys, and let nobody in by that name.
+    /// Disable a user: their sessions end, their keys stop working, and logins are refused.
     #[command(after_help = "Examples:\n  tars users disable ada\n  tars users disable ada --yes")]
     Disable {
-        /// Whom to keep out.
+        /// The user to disable.
         username: String,
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Let a disabled user in again.
+    /// Let a disabled user log in again.
     #[command(after_help = "Example:\n  tars users enable ada")]
     Enable {
-        /// Whom to let in.
+        /// The user to enable.
         username: String,
     },
     /// Replace a user's roles, which ends their sessions.
     #[command(after_help = "Example:\n  tars users roles ada viewer developer --yes")]
     Roles {
-        /// Whose roles to replace.
+        /// The user whose roles to replace.
         username: String,
-        /// All roles that the user has from now on.
+        /// All roles that the user will have.
         #[arg(required = true, value_parser = role())]
         roles: Vec<String>,
         #[command(flatten)]
@@ -115,7 +115,7 @@ impl Command {
             } => {
                 exists(rest, &username).await?;
                 confirm.ask(&format!(
-                    "{username} holds {} and nothing else from now on, and every session of theirs ends",
+                    "{username} will have the roles {} and no others, and every session of theirs ends",
                     roles.join(", ")
                 ))?;
                 let body = json!({ "roles": roles });

@@ -33,7 +33,7 @@ enum Standing {
     Valid,
     Expired,
     Revoked,
-    /// It stands under a root that nobody trusts any more.
+    /// Its chain ends at a root that was removed.
     RootRemoved,
 }
 

@@ -1,4 +1,4 @@
-//! What is done on files alone.
+//! Commands that work on the authority's files.
 
 use super::{
     Leaf,
@@ -18,7 +18,7 @@ use tars_certs::{
 use tars_runtime::{clock::Clock, config::Config};
 use zeroize::Zeroizing;
 
-/// How long a certificate lives that nobody named days for.
+/// The lifetime of a certificate without `--days`.
 const USUAL_DAYS: u64 = 30;
 
 /// The authority's files, unless a process works on them that must be asked instead.
@@ -49,7 +49,7 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     let authority = open_authority(config, &clock)?;
     let asked = Asked(leaf.days);
     let mut request = Request::new(id.clone(), asked.or(USUAL_DAYS));
-    // Who is nobody's server has no names of one.
+    // Only a server needs the names of one.
     if class.is_workload() {
         request = request.with_local_names();
     }
@@ -64,7 +64,7 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     Ok(())
 }
 
-/// Says what was issued, where it is and when it ends.
+/// Prints what was issued, where it is and when it ends.
 pub(super) fn tell(
     id: &SpiffeId,
     files: &IdentityFiles,
@@ -78,13 +78,14 @@ pub(super) fn tell(
     }
 }
 
-/// One that no pattern knows could do nothing: whoever asks for it is mistaken, as Auth says, too.
+/// An id and its class. An id without a class could call nothing, so that it is refused as a mistake,
+/// as Auth does.
 fn known(config: &Config, path: &str) -> Result<(SpiffeId, PeerClass), CommandError> {
     let id = id(config, path)?;
     let known = class(config, &id)?;
     let class = known.ok_or_else(|| {
         CommandError::Usage(format!(
-            "no pattern of certificates.classes knows {id}: it could do nothing"
+            "no pattern of certificates.classes matches {id}: it could call nothing"
         ))
     })?;
     Ok((id, class))

@@ -1,4 +1,4 @@
-//! Where keys and bundles are written: never over others without being told to.
+//! Where keys and bundles are written: never over existing files without `--force`.
 
 use crate::commands::CommandError;
 use clap::Args;
@@ -13,7 +13,7 @@ pub(super) struct Force {
 }
 
 impl Force {
-    /// Refuses a file that exists, before anything is made for its place.
+    /// Refuses a file that exists, before anything is issued for its place.
     pub(super) fn allows(self, path: &Path) -> Result<(), CommandError> {
         // Also a link that leads nowhere.
         if self.force || path.symlink_metadata().is_err() {
@@ -40,7 +40,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_exists_is_replaced_only_by_force() {
+    fn existing_files_are_replaced_by_force_only() {
         let dir = tempfile::tempdir().unwrap();
         let files = IdentityFiles::in_dir(dir.path());
         let (gentle, force) = (Force::default(), Force { force: true });

@@ -1,4 +1,4 @@
-//! `tars certs revoke`: what a name means is looked up before anything is cut off.
+//! `tars certs revoke`: a name is looked up in the list of certificates before anything is revoked.
 
 use super::{
     list::print_revocations,
@@ -85,12 +85,12 @@ impl Revoke {
         Ok(Named::Identity(id))
     }
 
-    /// A person or an outside client has others than this mesh to lose; a service is a part of it, and
-    /// without its operator's identity nobody works on it.
+    /// Asks before a service is revoked, which stops it, and before the operator's identity is, without
+    /// which the mesh cannot be operated; not for people and outside clients.
     fn ask(&self, config: &Config, named: &Named, listed: &Listed) -> Result<(), CommandError> {
         let Some(id) = listed.holder(named) else {
             return self.confirm.ask(
-                "it is not known whose certificate this is: it may be that of a service of the mesh",
+                "the holder of this certificate is not known: it may be a service of the mesh",
             );
         };
         let what = match local::class(config, &id)? {
@@ -106,7 +106,7 @@ impl Revoke {
     }
 
     fn ask_of_operator(&self, id: &SpiffeId, listed: &Listed) -> Result<(), CommandError> {
-        if id.path() != OPERATOR && !listed.is_kept_by_mesh() {
+        if id.path() != OPERATOR && !listed.is_managed_by_mesh() {
             return Ok(());
         }
         self.confirm.ask(&format!(
@@ -121,12 +121,12 @@ impl Revoke {
             return print_revocations(&rows, true);
         }
         if rows.is_empty() {
-            say!("it was revoked before");
+            say!("it was already revoked");
             return;
         }
         print_revocations(&rows, false);
         if rows.iter().all(|r| r["serial"] == "") {
-            note!("no certificate that still lives was cut off by it");
+            note!("no valid certificate was affected");
         }
     }
 }
@@ -136,13 +136,13 @@ fn serial(text: &str) -> Result<Serial, CommandError> {
         .map_err(|e| CommandError::Usage(format!("--serial {text}: {e}")))
 }
 
-/// What is to be cut off.
+/// What is to be revoked.
 enum Named {
     Certificate {
         /// Empty for whichever issued it here.
         issuer: String,
         serial: Serial,
-        /// As its file says.
+        /// According to its file.
         holder: Option<SpiffeId>,
     },
     Identity(SpiffeId),
@@ -221,10 +221,10 @@ impl fmt::Display for Named {
     }
 }
 
-/// What the mesh has issued under a name, as its list says.
+/// The rows of the mesh's list of certificates that a name matches.
 enum Listed {
     Rows(Vec<Value>),
-    /// Whoever asks may not read it.
+    /// The caller may not read the list.
     Unseen,
 }
 
@@ -249,7 +249,7 @@ impl Listed {
             }
             (Self::Rows(_), _) => format!("this mesh has not issued {named}"),
             (Self::Unseen, _) => format!(
-                "without the permission certificates.read nobody can tell whether this mesh has issued {named}"
+                "without the permission certificates.read it cannot be checked whether this mesh has issued {named}"
             ),
         };
         Err(CommandError::Failed(format!(
@@ -276,8 +276,8 @@ impl Listed {
         self.rows().first()?["spiffe_id"].as_str()?.parse().ok()
     }
 
-    /// Whether it is among what the mesh writes and renews itself.
-    fn is_kept_by_mesh(&self) -> bool {
+    /// Whether the mesh itself writes and renews it.
+    fn is_managed_by_mesh(&self) -> bool {
         let authority = ManagedBy::Authority.as_str();
         self.rows().iter().any(|row| row["source"] == authority)
     }
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_mesh_has_not_issued_is_refused_with_the_way_out() {
+    fn a_certificate_of_another_issuer_is_refused_with_the_way_out() {
         let none = Listed::Rows(Vec::new());
         let id = Named::Identity("spiffe://tars.local/nobody".parse().unwrap());
         for (listed, named, why) in [
@@ -330,10 +330,10 @@ mod tests {
     }
 
     #[test]
-    fn what_the_mesh_writes_itself_is_known_by_its_source() {
-        let kept = |source: &str| Listed::Rows(vec![row("ab", "0c", source)]).is_kept_by_mesh();
+    fn an_identity_that_the_authority_manages_is_known_by_its_source() {
+        let kept = |source: &str| Listed::Rows(vec![row("ab", "0c", source)]).is_managed_by_mesh();
         assert!(kept("authority"));
         assert!(!kept("renewal") && !kept("administrator"));
-        assert!(!Listed::Unseen.is_kept_by_mesh());
+        assert!(!Listed::Unseen.is_managed_by_mesh());
     }
 }

@@ -23,19 +23,19 @@ pub(crate) enum Root {
         #[arg(long)]
         json: bool,
     },
-    /// Make a new root; everybody trusts it, and it signs nothing yet.
+    /// Create a new root: every peer trusts it, and it signs nothing yet.
     #[command(after_help = "Example:\n  tars certs root prepare")]
     Prepare,
     /// Let the prepared root sign; refused before every peer trusts it.
     #[command(after_help = "Example:\n  tars certs root activate")]
     Activate,
-    /// Have everything renewed that the old root signed.
+    /// Renew everything that the old root signed.
     #[command(after_help = "Example:\n  tars certs root taint --yes")]
     Taint {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// Trust the old root no more; refused before every peer has left it.
+    /// Stop trusting the old root; refused before every peer has left it.
     #[command(
         after_help = "Examples:\n  tars certs root remove --yes\n  tars certs root remove --cut-off --yes"
     )]
@@ -46,7 +46,7 @@ pub(crate) enum Root {
         #[command(flatten)]
         confirm: Confirm,
     },
-    /// All four steps, waiting for the peers before each. It can be stopped and run again.
+    /// Take all four steps, waiting for the peers before each. Can be interrupted and run again.
     #[command(
         after_help = "Examples:\n  tars certs root rotate --yes\n  tars certs root rotate --yes --timeout 60 --json"
     )]
@@ -57,7 +57,7 @@ pub(crate) enum Root {
         /// How long to wait for the peers before a step.
         #[arg(long, default_value_t = 600, value_name = "SECONDS")]
         timeout: u64,
-        /// One JSON object a line: what is waited for, who is not, and each step.
+        /// Print one JSON object a line: the peers waited for, those not waited for, and each step.
         #[arg(long)]
         json: bool,
         #[command(flatten)]
@@ -65,7 +65,7 @@ pub(crate) enum Root {
     },
 }
 
-/// What a rotation means for those that it does not reach.
+/// What a rotation means for clients that no push reaches.
 const BEFORE: &str = "clients outside keep copies of the roots (ca.crt of operators and CI), which no rotation reaches: once the new root is prepared, each needs `tars certs bundle --out DIR/ca.crt --force`, and once it is active, what the mesh issued needs `tars certs renew DIR` after that; to hand them out in time take the steps one by one, with `tars certs root prepare` first";
 const AFTER: &str = "copies of the roots from before this trust the mesh no more: replace each by `tars certs bundle --out DIR/ca.crt --force`; what stood below the removed root cannot renew itself any more: have another issued by `tars certs client NAME --out DIR --force` or `tars certs issue PATH --out DIR --force`";
 
@@ -111,11 +111,10 @@ impl Root {
             Self::Taint { confirm } => {
                 confirm.ask("everything that the old root signed is renewed at once")
             }
-            Self::Remove { confirm, .. } => {
-                confirm.ask("the old root is trusted no more, and what it signed ends with it")
-            }
+            Self::Remove { confirm, .. } => confirm
+                .ask("the old root is no longer trusted, and certificates below it stop working"),
             Self::Rotate { confirm, .. } => confirm.ask(
-                "the mesh gets a new root, and whoever knows only the old one trusts it no more",
+                "the mesh gets a new root, and peers that have only the old one no longer trust it",
             ),
         }
     }
@@ -170,12 +169,12 @@ async fn status(rest: &Rest, json: bool) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// Whom the next step cuts off.
+/// The identities that the next step cuts off.
 async fn cut_off_now(rest: &Rest) -> Result<Vec<String>, CommandError> {
     Ok(names(&rest.get("/admin/roots").await?["cut_off"]))
 }
 
-/// What gives somebody in such a list another certificate.
+/// The command that issues another certificate for an entry of such a list.
 fn reissue(name: &str) -> String {
     let id = name.split(' ').next().unwrap_or_default();
     let path = id.parse::<SpiffeId>().map(|id| id.path().to_owned());
@@ -202,7 +201,7 @@ async fn step(session: &mut Session, step: &str, cut_off: bool) -> Result<(), Co
     session.go_along().await
 }
 
-/// How a rotation is told: a line that moves on a terminal, plain lines elsewhere, or JSON.
+/// How the progress of a rotation is shown: a spinner on a terminal, plain lines elsewhere, or JSON.
 enum Progress {
     Bar(ProgressBar),
     Plain(Option<String>),
@@ -224,7 +223,7 @@ impl Progress {
         Ok(Self::Bar(bar))
     }
 
-    /// Told again only when it is something else.
+    /// Printed only when it has changed.
     fn waits(&mut self, step: &str, who: &[String]) {
         let text = format!("{step} waits for {}", who.join(", "));
         match self {
@@ -285,7 +284,7 @@ async fn rotate(
     }
 }
 
-/// Waits until everybody is ready for the next step, and tells which that is.
+/// Waits until every peer is ready for the next step, and returns that step.
 async fn ready_for(
     rest: &Rest,
     limit: Duration,
@@ -317,7 +316,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn whoever_is_cut_off_is_told_with_the_command_that_helps() {
+    fn an_identity_that_is_cut_off_is_named_with_the_command_that_helps() {
         for (name, command) in [
             (
                 "spiffe://tars.local/client/c4 (serial 07)",

@@ -1,4 +1,4 @@
-//! How long something lives, told against what was asked for.
+//! Lifetimes: as requested, and as issued.
 
 use std::time::Duration;
 use tars_runtime::count::counted;
@@ -40,7 +40,7 @@ pub(super) fn ends_in(now: Duration, not_after: Duration) -> String {
     left(seconds(not_after), seconds(now))
 }
 
-/// For a table: how long something still lives, both in seconds.
+/// The time left, for a table; both arguments are in seconds.
 pub(super) fn left(not_after: i64, now: i64) -> String {
     match not_after - now {
         s if s <= 0 => "-".to_owned(),
@@ -56,7 +56,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_left_is_told_in_the_unit_that_shows_it() {
+    fn the_time_left_is_shown_in_a_fitting_unit() {
         for (seconds, told) in [
             (-1, "-"),
             (0, "-"),
@@ -71,7 +71,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_gets_less_than_was_asked_for_is_told() {
+    fn a_shorter_lifetime_than_requested_is_reported() {
         let now = Duration::from_secs(1_800_000_000);
         let after = |days: u64| now + Duration::from_secs(days * DAY_S - 1);
         let said = Asked(Some(9999)).cut(now, after(30)).unwrap();

@@ -163,7 +163,7 @@ impl Job {
         Ok(update)
     }
 
-    /// Waits for what whoever approves is shown.
+    /// Waits for the assessment that the approver is shown.
     async fn assess(&self, update: &str) -> Result<(), CommandError> {
         let Size { steps, seeds, .. } = self.size;
         let bar = self.progress.spinner("assessing");

@@ -1,4 +1,4 @@
-//! A proposal as whoever decides about it reads it.
+//! A proposal as its approver reads it.
 
 use super::{advised, assessment_state, path, state};
 use crate::{
@@ -38,7 +38,7 @@ pub(super) async fn show(rest: &Rest, id: Uuid, json: bool) -> Result<ExitCode, 
     Ok(ExitCode::SUCCESS)
 }
 
-/// What a proposal says of itself; what it does not say is left out.
+/// The fields of a proposal, by their names in the output; empty ones are left out.
 fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
     let of = |name: &str| text(&proposal[name]);
     let lines = [
@@ -127,7 +127,7 @@ pub(super) fn next_step(proposal: &Value) {
             note!("`tars proposals watch {id}` tells when its assessment is there");
         }
         "pending_approval" => note!(
-            "somebody else than its proposer decides: `tars proposals approve {id}` or `tars proposals reject {id} --reason TEXT`"
+            "another user than its proposer decides: `tars proposals approve {id}` or `tars proposals reject {id} --reason TEXT`"
         ),
         "approved" => note!("`tars proposals apply {id}` applies it"),
         "needs_attention" => note!(
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_decides_sees_a_failed_assessment_and_a_stale_base() {
+    fn an_approver_sees_a_failed_assessment_and_a_stale_base() {
         let proposal = json!({
             "state": "PROPOSAL_STATE_PENDING_APPROVAL", "assessment_state": "ASSESSMENT_STATE_FAILED",
             "assessment_error": "diverged", "stale": true, "base_version": "3", "live_version": "5",
