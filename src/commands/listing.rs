@@ -1,6 +1,6 @@
 //! Lists of the mesh: all pages of one, and the words and tables that people read.
 
-use super::output;
+use super::{CommandError, output};
 use crate::rest::{Rest, RestError};
 use serde_json::Value;
 
@@ -42,6 +42,12 @@ pub(super) fn table(head: &[&str], rows: &[Value], row: impl Fn(&Value) -> Vec<S
 /// A text; empty when it is absent.
 pub(super) fn text(value: &Value) -> String {
     value.as_str().unwrap_or_default().to_owned()
+}
+
+/// A text that every answer of its kind has.
+pub(super) fn required(value: &Value, name: &str) -> Result<String, CommandError> {
+    let found = value[name].as_str().map(str::to_owned);
+    found.ok_or_else(|| CommandError::Failed(format!("the answer has no {name}: {value}")))
 }
 
 /// A number; those of 64 bits are texts in JSON.

@@ -9,7 +9,7 @@ use crate::{
     app::Ready,
     commands::{
         CommandError,
-        listing::{number, word},
+        listing::{number, required, word},
         proposals::measured,
     },
     rest::Rest,
@@ -105,7 +105,7 @@ impl Job {
         let Size { steps, .. } = self.size;
         let body = json!({ "steps": steps.to_string(), "seed": self.seed.to_string() });
         let run = self.developer.post(&format!("{AGENT}/train"), body).await?;
-        let run = text(&run["run"], "run_id")?;
+        let run = required(&run["run"], "run_id")?;
         let path = format!("/api/v1/orchestration/training/{run}/events");
         let bar = self.progress.bar("training", steps);
         let mut ended = Value::Null;
@@ -132,7 +132,7 @@ impl Job {
         let body = json!({ "agent_id": "policy", "n_trials": trials, "steps": steps.to_string(),
                            "seed": self.seed.to_string() });
         let started = self.developer.post("/api/v1/optimize", body).await?;
-        let study = text(&started, "optimization_id")?;
+        let study = required(&started, "optimization_id")?;
         let bar = self.progress.bar("searching", u64::from(trials));
         let mut ended = Value::Null;
         self.developer
@@ -158,7 +158,7 @@ impl Job {
         let seeds = self.size.seeds;
         let body = json!({ "study_id": study, "verification_seeds": seeds, "note": "demo" });
         let answer = self.developer.post("/api/v1/sync/propose", body).await?;
-        let update = text(&answer["proposal"], "update_id")?;
+        let update = required(&answer["proposal"], "update_id")?;
         self.progress.done(&format!("proposed {update}"));
         Ok(update)
     }
@@ -243,10 +243,4 @@ fn failed(what: &str, ended: &Value) -> CommandError {
     }
     let (state, error) = (&ended["state"], &ended["error"]);
     CommandError::Failed(format!("{what} ended as {state}: {error}"))
-}
-
-/// A text that every answer of its kind has.
-pub(super) fn text(value: &Value, name: &str) -> Result<String, CommandError> {
-    let found = value[name].as_str().map(str::to_owned);
-    found.ok_or_else(|| CommandError::Failed(format!("the answer has no {name}: {value}")))
 }

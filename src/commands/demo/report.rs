@@ -1,9 +1,9 @@
 //! What the main job came to.
 
-use super::{Size, job::text};
+use super::Size;
 use crate::commands::{
     CommandError,
-    listing::{number, short},
+    listing::{number, required, short},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -39,7 +39,7 @@ pub(super) struct Outcome {
 
 impl Outcome {
     pub(super) fn report(self, size: Size) -> Result<Report, CommandError> {
-        let proposal_state = text(&self.applied, "state")?;
+        let proposal_state = required(&self.applied, "state")?;
         let (version_before, version_after) = (version(&self.before), version(&self.after));
         let proposed = self.proposed()?;
         let completed = proposal_state == "PROPOSAL_STATE_COMPLETED";
