@@ -48,9 +48,9 @@ pub struct Config {
     pub timeouts: Timeouts,
     /// Limits of the admin and observe ports.
     pub ports: Ports,
-    /// Lives of certificates, and how identities are obtained.
+    /// Lifetimes of certificates, and how identities are obtained.
     pub certificates: Certificates,
-    /// Lives of tokens and sessions.
+    /// Lifetimes of tokens and sessions.
     pub credentials: Credentials,
     /// The peer policy.
     pub policy: Policy,

@@ -71,7 +71,13 @@ async fn decision_that_is_lost(mesh: &TestMesh, admin: &Rest, resolve: &str) {
     let busy = tars_test_db::lock(mesh.dir.path(), "hypersync").await;
     let keep = json!({ "resolution": "RESOLUTION_KEEP_LIVE", "reason": "it is good" });
     let (status, lost) = refusal(admin.post(resolve, keep).await);
-    assert_eq!((status, reason(&lost).as_str()), (503, "STORE"), "{lost}");
+    // The call's deadline may end before the database's patience does.
+    let reason = reason(&lost);
+    let refused = (status, reason.as_str());
+    assert!(
+        matches!(refused, (503, "STORE") | (504, "DEADLINE_EXCEEDED")),
+        "{lost}"
+    );
     drop(busy);
     eventually("the agent is held as before", || async {
         agent(admin).await["hold"]["awaits_person"] == true

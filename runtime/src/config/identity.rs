@@ -32,7 +32,7 @@ impl Default for Trust {
     }
 }
 
-/// Lives of certificates, and how identities are obtained and classified.
+/// Lifetimes of certificates, and how identities are obtained and classified.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Certificates {
@@ -97,7 +97,7 @@ impl Default for Certificates {
     }
 }
 
-/// Lives of tokens and sessions.
+/// Lifetimes of tokens and sessions.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {

@@ -136,10 +136,15 @@ impl Auth {
             clock,
         });
         let first = auth.create_first_admin().await?;
-        auth.record_steps().await?;
-        auth.restore_floors().await?;
-        auth.import_journal().await?;
+        auth.repair().await?;
         Ok((auth, first))
+    }
+
+    /// Completes what a crash between a file and its row left undone.
+    async fn repair(&self) -> Result<(), AuthError> {
+        self.record_steps().await?;
+        self.restore_floors().await?;
+        self.import_journal().await
     }
 
     async fn create_first_admin(&self) -> Result<Option<FirstAdmin>, AuthError> {
