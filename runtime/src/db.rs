@@ -97,6 +97,12 @@ impl Db {
         Ok(Self { pools })
     }
 
+    /// Whether other processes may use the database too. A SQLite file belongs to the process that
+    /// has locked its data directory.
+    pub fn is_shared(&self) -> bool {
+        self.pools.is_shared()
+    }
+
     /// The connections for reading, under a name for the trace. Each query stands alone: two of
     /// them may see different states.
     pub fn read(&self, name: &'static str) -> Read<'_> {

@@ -13,6 +13,7 @@ pub mod db;
 pub mod descriptors;
 pub mod events;
 pub mod health;
+pub mod lease;
 pub mod lent;
 pub mod listen;
 pub mod log;

@@ -6,8 +6,8 @@ mod text;
 use parking_lot::Mutex;
 use prometheus_client::{
     collector::Collector,
-    encoding::{DescriptorEncoder, EncodeMetric, text::encode},
-    metrics::{MetricType, gauge::ConstGauge},
+    encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, text::encode},
+    metrics::{MetricType, counter::ConstCounter, gauge::ConstGauge},
     registry::{Metric, Registry},
 };
 use std::{fmt, sync::Arc};
@@ -21,8 +21,31 @@ struct Inner {
     measured: Measured,
 }
 
-/// Measures a value at the moment of a scrape; `None` leaves it out.
-type Measure = Arc<dyn Fn() -> Option<f64> + Send + Sync>;
+/// Reads a value at the moment of a scrape.
+enum Measure {
+    /// `None` leaves it out.
+    Gauge(Box<dyn Fn() -> Option<f64> + Send + Sync>),
+    Counter(Box<dyn Fn() -> u64 + Send + Sync>),
+}
+
+impl Measure {
+    fn kind(&self) -> MetricType {
+        match self {
+            Self::Gauge(_) => MetricType::Gauge,
+            Self::Counter(_) => MetricType::Counter,
+        }
+    }
+
+    fn encode(&self, encoder: MetricEncoder<'_>) -> Result<(), fmt::Error> {
+        match self {
+            Self::Gauge(value) => match value() {
+                Some(value) => ConstGauge::new(value).encode(encoder),
+                None => Ok(()),
+            },
+            Self::Counter(value) => ConstCounter::new(value()).encode(encoder),
+        }
+    }
+}
 
 impl Default for Metrics {
     fn default() -> Self {
@@ -52,7 +75,20 @@ impl Metrics {
         service: &'static str,
         value: impl Fn() -> Option<f64> + Send + Sync + 'static,
     ) {
-        self.0.measured.add(name, help, (service, Arc::new(value)));
+        let measure = Measure::Gauge(Box::new(value));
+        self.0.measured.add(name, help, (service, measure));
+    }
+
+    /// Registers a counter of one service whose value is read at each scrape. It never falls.
+    pub fn count(
+        &self,
+        name: &'static str,
+        help: &'static str,
+        service: &'static str,
+        value: impl Fn() -> u64 + Send + Sync + 'static,
+    ) {
+        let measure = Measure::Counter(Box::new(value));
+        self.0.measured.add(name, help, (service, measure));
     }
 
     /// Renders the metrics in the format that an `Accept` header prefers; returns the content type and
@@ -80,21 +116,22 @@ impl fmt::Debug for Metrics {
     }
 }
 
-struct Gauges {
+/// A measure of each service under one name; all are of one kind.
+struct Measures {
     name: &'static str,
     help: &'static str,
     services: Vec<(&'static str, Measure)>,
 }
 
 #[derive(Clone, Default)]
-struct Measured(Arc<Mutex<Vec<Gauges>>>);
+struct Measured(Arc<Mutex<Vec<Measures>>>);
 
 impl Measured {
     fn add(&self, name: &'static str, help: &'static str, service: (&'static str, Measure)) {
         let mut all = self.0.lock();
-        match all.iter_mut().find(|g| g.name == name) {
-            Some(gauges) => gauges.services.push(service),
-            None => all.push(Gauges {
+        match all.iter_mut().find(|m| m.name == name) {
+            Some(measures) => measures.services.push(service),
+            None => all.push(Measures {
                 name,
                 help,
                 services: vec![service],
@@ -113,14 +150,14 @@ impl fmt::Debug for Measured {
 
 impl Collector for Measured {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
-        for gauges in self.0.lock().iter() {
-            let kind = MetricType::Gauge;
-            let mut family = encoder.encode_descriptor(gauges.name, gauges.help, None, kind)?;
-            for (service, measure) in &gauges.services {
-                if let Some(value) = measure() {
-                    let labels = [("service", *service)];
-                    ConstGauge::new(value).encode(family.encode_family(&labels)?)?;
-                }
+        for measures in self.0.lock().iter() {
+            let Some((_, first)) = measures.services.first() else {
+                continue;
+            };
+            let (name, help) = (measures.name, measures.help);
+            let mut family = encoder.encode_descriptor(name, help, None, first.kind())?;
+            for (service, measure) in &measures.services {
+                measure.encode(family.encode_family(&[("service", *service)])?)?;
             }
         }
         Ok(())

@@ -133,6 +133,10 @@ impl Pools {
         }
     }
 
+    pub(super) fn is_shared(&self) -> bool {
+        matches!(self, Self::Postgres { .. })
+    }
+
     /// The rows of a query that stands alone.
     pub(super) async fn rows(&self, query: &Query<'_>) -> Result<Vec<Row>, DbError> {
         self.repeat(|| in_time(Box::pin(self.fetch(query)))).await

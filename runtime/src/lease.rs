@@ -1,0 +1,379 @@
+//! Leases: which process does a piece of work that exactly one process must do.
+//!
+//! A lease is a row of the service's own database: a name, its holder, the holder's *fencing token* and
+//! the time at which the lease ends unless it is renewed. Tokens come from one counter and are never
+//! reused, so that each change of holder makes the token larger (Martin Kleppmann, "How to do distributed
+//! locking", 2016).
+//!
+//! Safety rests on the token alone. A write of owned work calls [`Fence::enforce`] in its own transaction,
+//! which locks the lease's row: either the token is current until the commit, or the write is refused with
+//! [`LeaseError::Stale`]. A process that was suspended for longer than its lease, and has been replaced
+//! meanwhile, can therefore write nothing, whatever its clock shows.
+//!
+//! Clocks decide only how soon work goes on elsewhere. The end of a lease is a wall time, since other
+//! machines read it. Where their wall clocks disagree, a lease that was not renewed for a whole life by
+//! the monotonic clock of whoever waits for it has ended too. A holder counts its own lease's end by its
+//! monotonic clock, from before the renewal was sent; past that end it cancels the work, which may have
+//! effects outside of the database.
+//!
+//! A database that only this process can open ([`Terms::Sole`]) has no one to hand work over to: its leases
+//! do not end by themselves and need no renewal, and those of an earlier process are removed when it is
+//! opened, so that a restart continues at once. The tokens are checked all the same.
+
+mod book;
+mod in_progress;
+mod keeper;
+mod state;
+mod table;
+
+pub use in_progress::{Entry, InProgress};
+pub use state::Loss;
+
+use crate::{
+    backoff::spread,
+    clock::Clock,
+    db::{Db, DbError, Transaction},
+    metrics::Metrics,
+    seeds::Seeds,
+};
+use book::{Book, Claim, Grant};
+use keeper::Keeper;
+use std::{fs, io, path::Path, sync::Arc, time::Duration};
+use table::Table;
+use tars_certs::secret;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
+use uuid::Uuid;
+
+/// The step of a service's schema that leases need.
+pub const MIGRATION: &str = "
+CREATE TABLE leases (
+    name TEXT PRIMARY KEY,
+    holder TEXT NOT NULL,
+    token BIGINT NOT NULL,
+    expires_us BIGINT NOT NULL
+);
+CREATE TABLE lease_tokens (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
+INSERT INTO lease_tokens (id, last) VALUES (1, 0);
+";
+
+/// How long a lease of a shared database lasts without renewal. It is longer than the database may take
+/// for one statement, so that a slow database alone ends no work.
+const LIFE: Duration = Duration::from_secs(15);
+/// How long [`Leases::close`] waits for cancelled work to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(2);
+/// The file in a service's data directory that names its leases' holder.
+const HOLDER_FILE: &str = "replica";
+
+/// Who else may hold leases in the database.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Terms {
+    /// No other process can open the database.
+    Sole,
+    /// Other processes use the database too.
+    Shared {
+        /// This replica of the service. The name outlives the process: leases that an earlier process
+        /// of the same name left behind are removed when the database is opened.
+        holder: String,
+        /// How long a lease lasts without renewal.
+        life: Duration,
+    },
+}
+
+impl Terms {
+    /// The terms for a service's database. A shared one gets the name of its holder from a file in
+    /// `dir`, the service's own part of the data directory, which is made when it is absent. Only one
+    /// process at a time may use a directory.
+    ///
+    /// # Errors
+    ///
+    /// When the file cannot be read or written.
+    pub fn of(db: &Db, dir: &Path) -> io::Result<Self> {
+        if !db.is_shared() {
+            return Ok(Self::Sole);
+        }
+        Ok(Self::Shared {
+            holder: holder_of(dir)?,
+            life: LIFE,
+        })
+    }
+
+    fn holder(&self) -> &str {
+        match self {
+            Self::Sole => "",
+            Self::Shared { holder, .. } => holder,
+        }
+    }
+
+    fn life(&self) -> Option<Duration> {
+        match self {
+            Self::Sole => None,
+            Self::Shared { life, .. } => Some(*life),
+        }
+    }
+}
+
+/// Reads the name of a directory's holder, or makes one. A file without one counts as absent.
+fn holder_of(dir: &Path) -> io::Result<String> {
+    let path = dir.join(HOLDER_FILE);
+    match fs::read_to_string(&path) {
+        Ok(text) => {
+            if let Ok(id) = Uuid::try_parse(text.trim()) {
+                return Ok(id.to_string());
+            }
+        }
+        Err(e) if e.kind() == io::ErrorKind::NotFound => {}
+        Err(e) => return Err(e),
+    }
+    let id = Uuid::now_v7().to_string();
+    secret::create_dir(dir)?;
+    secret::write(&path, id.as_bytes())?;
+    Ok(id)
+}
+
+/// A lease could not be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LeaseError {
+    /// The token is not the current one: the work belongs to another holder, or to none.
+    #[error("the lease {name:?} is no longer held under token {token}")]
+    Stale {
+        /// The lease.
+        name: String,
+        /// The token that was current once.
+        token: i64,
+    },
+    /// The database failed.
+    #[error(transparent)]
+    Db(#[from] DbError),
+}
+
+/// The leases of one service, as one holder. Clones share them. Renewal ends with the last clone.
+#[derive(Debug, Clone)]
+pub struct Leases {
+    book: Arc<Book>,
+    table: Table,
+    jitter: Seeds,
+    _keeper: Arc<AbortOnDropHandle<()>>,
+}
+
+impl Leases {
+    /// Removes what an earlier process of the same holder left behind, and starts to keep leases.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] when the database cannot be written.
+    pub async fn open(db: Db, terms: Terms, clock: Clock, jitter: Seeds) -> Result<Self, DbError> {
+        let table = Table::new(db);
+        table.reclaim(terms.holder(), terms == Terms::Sole).await?;
+        let book = Arc::new(Book::new(terms, clock));
+        let keeper = Keeper::new(Arc::clone(&book), table.clone(), jitter.clone());
+        Ok(Self {
+            book,
+            table,
+            jitter,
+            _keeper: Arc::new(AbortOnDropHandle::new(tokio::spawn(keeper.run()))),
+        })
+    }
+
+    /// Takes a lease that is free or has ended. `None` while another holder has it, also one in this
+    /// process, and once [`close`](Self::close) was called.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] when the database fails. The lease may have been taken nevertheless; it is then given
+    /// up in the background.
+    pub async fn acquire(&self, name: &str) -> Result<Option<Lease>, DbError> {
+        if self.book.is_closed() {
+            return Ok(None);
+        }
+        // Looking costs no write while another holder has the lease, which is the common case.
+        let found = self.table.find(name).await?;
+        let dead = match &found {
+            Some(row) if self.book.is_live(name, row) => return Ok(None),
+            Some(row) => Some((row.token, row.expires_us)),
+            None => None,
+        };
+        let asked = self.book.clock().monotonic();
+        let mut tx = self.table.begin("leases.acquire").await?;
+        let now_us = self.book.clock().now_us();
+        let expires_us = self.book.expires_us(now_us);
+        let holder = self.book.holder();
+        let claim = table::take(&mut tx, name, holder, expires_us, now_us, dead).await?;
+        let Some(token) = claim else {
+            return Ok(None);
+        };
+        let claim = Claim::new(name, token);
+        // From here on the claim is given up unless it becomes a lease, also when this future is dropped.
+        let lease = Lease {
+            grant: self.book.grant(claim, asked),
+            book: Arc::clone(&self.book),
+            table: self.table.clone(),
+        };
+        tx.commit().await?;
+        Ok(Some(lease))
+    }
+
+    /// How long to wait before looking whether work of other holders has become free: up to half of a
+    /// lease's life. `None` where there are no other holders.
+    pub fn until_next_look(&self) -> Option<Duration> {
+        let life = self.book.life()?;
+        Some(spread(life / 2, &self.jitter))
+    }
+
+    /// Whether nobody holds a lease any more, so that [`acquire`](Self::acquire) would take it.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] when the database fails.
+    pub async fn is_free(&self, name: &str) -> Result<bool, DbError> {
+        let found = self.table.find(name).await?;
+        Ok(found.is_none_or(|row| !self.book.is_live(name, &row)))
+    }
+
+    /// Cancels all owned work and gives up its leases, so that others need not wait until they end. No
+    /// lease is taken afterwards.
+    pub async fn close(&self) {
+        self.book.close();
+        if tokio::time::timeout(STOP_LIMIT, self.book.emptied())
+            .await
+            .is_err()
+        {
+            tracing::warn!("owned work did not stop in time; its leases are given up");
+        }
+        let claims = self.book.all_claims();
+        if let Err(e) = self.table.remove_rows(&claims).await {
+            tracing::warn!(error = %e, "leases could not be given up; they end by themselves");
+        }
+    }
+
+    /// Registers the metrics of a service's leases.
+    pub fn register(&self, metrics: &Metrics, service: &'static str) {
+        let book = Arc::clone(&self.book);
+        let held = move || Some(book.held() as f64);
+        metrics.measure("leases_held", "Leases that are held", service, held);
+        let book = Arc::clone(&self.book);
+        metrics.count(
+            "leases_lost",
+            "Leases that were lost while their work was under way",
+            service,
+            move || book.lost(),
+        );
+        let book = Arc::clone(&self.book);
+        metrics.count(
+            "stale_writes_refused",
+            "Writes of owned work that were refused because their lease was no longer held",
+            service,
+            move || book.refused(),
+        );
+    }
+}
+
+/// A lease that this process holds, or held: see [`Lease::lost`]. Dropping it gives it up in the
+/// background.
+#[derive(Debug)]
+#[must_use = "a lease that is dropped is given up"]
+pub struct Lease {
+    grant: Arc<Grant>,
+    book: Arc<Book>,
+    table: Table,
+}
+
+impl Lease {
+    /// What writes of the owned work are refused by once the lease is not held any more.
+    pub fn fence(&self) -> Fence {
+        Fence {
+            grant: Arc::clone(&self.grant),
+            book: Arc::clone(&self.book),
+        }
+    }
+
+    /// The fencing token.
+    pub fn token(&self) -> i64 {
+        self.grant.claim().token()
+    }
+
+    /// Cancelled when the lease is lost. The work has to stop.
+    pub fn lost(&self) -> CancellationToken {
+        self.grant.lost().clone()
+    }
+
+    /// Why the lease was lost; `None` while it is held.
+    pub fn loss(&self) -> Option<Loss> {
+        self.grant.loss()
+    }
+
+    /// Runs work until it is done, or the lease is lost and the work is dropped: `None`.
+    pub async fn run<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        tokio::select! {
+            biased;
+            () = self.grant.lost().cancelled() => None,
+            done = work => Some(done),
+        }
+    }
+
+    /// Gives the lease up, so that another holder can take it at once.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] when the database fails. The lease is then given up in the background.
+    pub async fn release(self) -> Result<(), DbError> {
+        let claim = self.grant.claim().clone();
+        self.table.remove_rows(&[claim]).await?;
+        self.book.settle(&self.grant);
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.book.give_up(&self.grant);
+    }
+}
+
+/// A lease's token, for the writes of the work that it owns.
+#[derive(Debug, Clone)]
+pub struct Fence {
+    grant: Arc<Grant>,
+    book: Arc<Book>,
+}
+
+impl Fence {
+    /// Locks the lease's row until the transaction ends, if the token is current. Comes before the writes
+    /// that it protects.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError::Stale`] when the token is not the current one. The transaction has to be dropped.
+    pub async fn enforce(&self, tx: &mut Transaction) -> Result<(), LeaseError> {
+        if table::lock(tx, self.grant.claim()).await?.is_done() {
+            return Ok(());
+        }
+        self.book.record_refused();
+        self.book.supersede(&self.grant);
+        Err(self.stale())
+    }
+
+    /// Whether the lease has not ended by this process's monotonic clock, for effects outside of the
+    /// database. It narrows the time in which a suspended holder still acts, and cannot exclude it.
+    ///
+    /// # Errors
+    ///
+    /// [`LeaseError::Stale`] when the lease has ended or is known to be lost.
+    pub fn check(&self) -> Result<(), LeaseError> {
+        if self.book.is_current(&self.grant) {
+            Ok(())
+        } else {
+            Err(self.stale())
+        }
+    }
+
+    fn stale(&self) -> LeaseError {
+        let claim = self.grant.claim();
+        LeaseError::Stale {
+            name: claim.name().to_owned(),
+            token: claim.token(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
