@@ -83,10 +83,14 @@ impl<T: Clone> EventLog<T> {
         self
     }
 
-    /// Appends an event and returns its number.
+    /// Appends an event and returns the number of the newest one. A log that has ended takes no more
+    /// events, so that its end stays the last of them.
     pub fn push(&self, item: T) -> u64 {
         let last = {
             let mut state = self.state.lock();
+            if state.closed {
+                return state.last;
+            }
             self.append(&mut state, item);
             state.last
         };
@@ -256,6 +260,18 @@ mod tests {
         assert_eq!(reader.next().await.unwrap(), Some((2, 2)));
         assert_eq!(reader.next().await.unwrap(), Some((3, 3)));
         assert_eq!(reader.next().await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn nothing_follows_the_end_of_a_log() {
+        let log = EventLog::new(10);
+        log.push("trial");
+        log.close_with("end");
+        assert_eq!(log.push("late"), 2);
+        let mut reader = log.read(1).unwrap();
+        assert_eq!(reader.next().await.unwrap(), Some((2, "end")));
+        assert_eq!(reader.next().await.unwrap(), None);
+        assert!(log.read(2).unwrap().next().await.unwrap().is_none());
     }
 
     #[tokio::test]
