@@ -108,6 +108,7 @@ const RANGES: &[(&str, Range)] = &[
     ("database.writers", Between(1, 1024)),
     ("orchestration.learners", Between(1, 4096)),
     ("orchestration.queue", Between(0, MANY)),
+    ("orchestration.checkpoints", Between(2, MANY)),
     ("automl.parallel_trials", Between(1, 4096)),
     ("automl.max_running_studies", Between(1, MANY)),
 ];

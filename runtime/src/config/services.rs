@@ -50,6 +50,9 @@ pub struct Orchestration {
     /// Maximum number of runs of each class that wait for a thread; one caller may have a quarter of
     /// them.
     pub queue: usize,
+    /// Number of versions of each agent's weights that are retained, the live one and the one before
+    /// among them. While a governed change holds an agent, none of its versions is deleted.
+    pub checkpoints: u32,
 }
 
 impl Default for Orchestration {
@@ -58,6 +61,7 @@ impl Default for Orchestration {
         Self {
             learners: cores,
             queue: 64,
+            checkpoints: 10,
         }
     }
 }

@@ -103,20 +103,16 @@ impl Agents {
         }
     }
 
-    /// Writes new weights: first the blob, then the row. The caller commits and publishes.
+    /// Writes new weights, and the row that refers to them. The caller commits and publishes.
     pub(crate) async fn install(
         &self,
         tx: &mut Transaction,
         agent: &Agent,
         outcome: &tars_learn::Outcome,
     ) -> Result<LiveAgent, OrchestrationError> {
-        let blobs = self.blobs.clone();
-        let bytes = weights::save(&outcome.weights);
-        let blob = tokio::task::spawn_blocking(move || blobs.put(&bytes))
-            .await
-            .map_err(|_| OrchestrationError::Worker("storing weights"))??;
+        let blob = self.blobs.put(tx, weights::save(&outcome.weights)).await?;
         let mut next = LiveAgent::clone(&agent.live());
-        next.row.weights = Some(blob);
+        next.row.weights = Some(blob.clone());
         next.row.weights_version += 1;
         next.row.last_return = Some(outcome.evaluation.mean());
         next.row.total_steps += i64::try_from(outcome.steps).unwrap_or(i64::MAX);
@@ -124,6 +120,7 @@ impl Agents {
         next.row.updated_us = self.clock.now_us();
         next.weights = Some(Arc::new(outcome.weights.clone()));
         store::update_weights(tx, &next.row).await?;
+        store::insert_checkpoint(tx, &next.row, &blob).await?;
         Ok(next)
     }
 }
@@ -145,7 +142,7 @@ impl Agent {
         };
         let (approved, hold) = governance(&row, store, clock).await?;
         let net = match &row.weights {
-            Some(name) => Some(Arc::new(weights::load(&blobs.get(name)?)?)),
+            Some(name) => Some(Arc::new(weights::load(&blobs.get(name).await?)?)),
             None => None,
         };
         let live = LiveAgent {

@@ -6,6 +6,7 @@ use tars_interceptors::store;
 use tars_learn::{RunError, hyper::ParamViolation};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
+    blobs::BlobError,
     db::{Corrupt, DbError},
     tasks::Lost,
 };
@@ -83,6 +84,8 @@ pub(crate) enum OrchestrationError {
     Corrupt(Corrupt),
     #[error("database: {0}")]
     Store(DbError),
+    #[error(transparent)]
+    Blob(BlobError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("a worker stopped: {0}")]
@@ -96,6 +99,15 @@ impl From<DbError> for OrchestrationError {
         match error {
             DbError::Corrupt(row) => Self::Corrupt(row),
             other => Self::Store(other),
+        }
+    }
+}
+
+impl From<BlobError> for OrchestrationError {
+    fn from(error: BlobError) -> Self {
+        match error {
+            BlobError::Db(error) => error.into(),
+            other => Self::Blob(other),
         }
     }
 }
@@ -134,7 +146,7 @@ impl From<OrchestrationError> for Status {
             E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
             E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
-            E::Weights(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),
+            E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),
         }
     }
 }

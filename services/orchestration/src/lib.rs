@@ -5,6 +5,7 @@
 mod agents;
 mod api;
 mod changes;
+mod checkpoints;
 mod conflicts;
 mod error;
 mod learners;
@@ -17,7 +18,9 @@ mod workload;
 use error::OrchestrationError;
 
 use agents::Agents;
+use checkpoints::Checkpoints;
 use learners::Learners;
+use parking_lot::Mutex;
 use solvers::Solvers;
 use std::{path::Path, sync::Arc};
 use store::Store;
@@ -28,12 +31,15 @@ use tars_runtime::{
     db::{Db, Place},
     seeds::Seeds,
 };
+use tokio_util::task::AbortOnDropHandle;
 use training::Trainings;
 
 /// The service without its transport.
 #[derive(Debug)]
 pub struct Orchestration {
     agents: Agents,
+    checkpoints: Checkpoints,
+    cleaning: Mutex<Option<AbortOnDropHandle<()>>>,
     trainings: Trainings,
     learners: Learners,
     store: Store,
@@ -52,11 +58,16 @@ impl Orchestration {
     ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(database, store::STEPS).await?);
-        let blobs = Blobs::open(dir.join("blobs"))?;
+        let blobs = match database {
+            Place::File(_) => Blobs::in_folder(dir.join("blobs"))?,
+            Place::Server { .. } => Blobs::in_database(store.db().clone()),
+        };
         store.end_all_runs(clock.now_us()).await?;
-        let agents = Agents::open(&store, blobs, clock.clone()).await?;
+        let agents = Agents::open(&store, blobs.clone(), clock.clone()).await?;
         let solvers = settings.learners.max(1);
         Ok(Arc::new(Self {
+            checkpoints: Checkpoints::new(store.clone(), blobs, settings.checkpoints),
+            cleaning: Mutex::default(),
             agents,
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
@@ -65,5 +76,12 @@ impl Orchestration {
             solvers: Solvers::new(solvers),
             seeds,
         }))
+    }
+
+    /// Deletes old checkpoints in the background, as long as the service lives.
+    pub(crate) fn start_cleaning(&self) {
+        let clean = self.checkpoints.clone().keep_clean();
+        let clean = AbortOnDropHandle::new(tokio::spawn(clean));
+        *self.cleaning.lock() = Some(clean);
     }
 }

@@ -1,8 +1,10 @@
 //! Orchestration's SQL.
 
+mod checkpoints;
 mod holds;
 mod runs;
 
+pub(crate) use checkpoints::{drop_old_checkpoints, insert_checkpoint, referenced_blobs};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use runs::{RunRow, RunState, end_run, insert_run};
 
@@ -11,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tars_learn::hyper::Values;
 use tars_runtime::{
-    audit,
+    audit, blobs,
     db::{
         Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
     },
@@ -35,6 +37,12 @@ pub(crate) const STEPS: &[Step] = &[
         "awaits person",
         include_str!("../migrations/0005_awaits_person.sql"),
     ),
+    Step::new(
+        6,
+        "checkpoints",
+        include_str!("../migrations/0006_checkpoints.sql"),
+    ),
+    Step::new(7, "blobs", blobs::MIGRATION),
 ];
 
 #[derive(Debug, Clone)]
@@ -121,7 +129,7 @@ impl FromRow for Numbered {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Store {
     db: Db,
 }

@@ -26,4 +26,9 @@ impl Workload for Orchestration {
     fn routes(self: Arc<Self>, _: Tracer, max_message_bytes: usize) -> Routes {
         api::routes(self, max_message_bytes)
     }
+
+    async fn resume(self: Arc<Self>, _: Tracer) -> Result<(), OpenError> {
+        self.start_cleaning();
+        Ok(())
+    }
 }

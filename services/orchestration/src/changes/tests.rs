@@ -19,6 +19,7 @@ async fn open(dir: &Path) -> Arc<Orchestration> {
     let settings = config::Orchestration {
         learners: 1,
         queue: 8,
+        ..config::Orchestration::default()
     };
     let clock = Clock::manual(Duration::from_secs(1_700_000_000));
     let place = tars_test_db::place(dir, "orchestration");

@@ -1,0 +1,224 @@
+//! Which versions of the agents' weights are retained: the newest of each agent
+//! (`orchestration.checkpoints`), among them the live one and the one before, and all of an agent while
+//! a governed change holds it. Blobs that nothing refers to any more are removed in the background.
+
+use crate::{
+    OrchestrationError,
+    store::{self, Store},
+};
+use std::time::Duration;
+use tars_runtime::blobs::Blobs;
+use tokio::time::{MissedTickBehavior, interval};
+
+const INTERVAL: Duration = Duration::from_secs(60);
+
+#[derive(Debug, Clone)]
+pub(crate) struct Checkpoints {
+    store: Store,
+    blobs: Blobs,
+    /// How many versions of each agent are retained.
+    retained: u32,
+}
+
+impl Checkpoints {
+    pub(crate) fn new(store: Store, blobs: Blobs, retained: u32) -> Self {
+        Self {
+            store,
+            blobs,
+            retained,
+        }
+    }
+
+    /// Removes what is not retained, from now on. A replica that does the same at the same time takes
+    /// turns with this one.
+    pub(crate) async fn keep_clean(self) {
+        let mut tick = interval(INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            if let Err(e) = self.clean().await {
+                tracing::warn!(error = %e, "old checkpoints could not be deleted yet");
+            }
+        }
+    }
+
+    /// Forgets old versions, then removes their blobs. The first is committed before, so that no row
+    /// refers to a file that is gone.
+    pub(crate) async fn clean(&self) -> Result<(), OrchestrationError> {
+        let mut tx = self.store.begin("checkpoints.drop").await?;
+        store::drop_old_checkpoints(&mut tx, self.retained).await?;
+        tx.commit().await?;
+        let mut tx = self.store.begin("checkpoints.collect").await?;
+        let referenced = store::referenced_blobs(&mut tx).await?;
+        let removed = self.blobs.collect(&mut tx, referenced).await?;
+        tx.commit().await?;
+        if removed > 0 {
+            tracing::debug!(removed, "blobs of old checkpoints are deleted");
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{AgentRow, HoldRow, STEPS};
+    use std::collections::BTreeSet;
+    use tars_learn::hyper::Values;
+    use tars_runtime::{
+        blobs::BlobError,
+        db::{Db, Place},
+    };
+    use tempfile::TempDir;
+
+    struct Rig {
+        checkpoints: Checkpoints,
+        row: AgentRow,
+        stored: Vec<String>,
+        _dir: TempDir,
+    }
+
+    impl Rig {
+        async fn new() -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let place = tars_test_db::place(dir.path(), "orchestration");
+            let store = Store::new(Db::open(&place, STEPS).await.unwrap());
+            let blobs = match place {
+                Place::File(_) => Blobs::in_folder(dir.path().join("blobs")).unwrap(),
+                Place::Server { .. } => Blobs::in_database(store.db().clone()),
+            };
+            let row = AgentRow {
+                id: "policy".to_owned(),
+                hyperparameters: Values::new(),
+                version: 1,
+                weights: None,
+                weights_version: 0,
+                last_return: None,
+                total_steps: 0,
+                total_episodes: 0,
+                updated_us: 1,
+            };
+            let mut tx = store.begin("test.agent").await.unwrap();
+            store::insert_agent(&mut tx, &row).await.unwrap();
+            tx.commit().await.unwrap();
+            Self {
+                checkpoints: Checkpoints::new(store, blobs, 2),
+                row,
+                stored: Vec::new(),
+                _dir: dir,
+            }
+        }
+
+        /// Makes weights live; commits, or goes away before.
+        async fn install(&mut self, weights: &[u8], commits: bool) -> String {
+            let Checkpoints { store, blobs, .. } = &self.checkpoints;
+            let mut tx = store.begin("test.install").await.unwrap();
+            let blob = blobs.put(&mut tx, weights.to_vec()).await.unwrap();
+            if commits {
+                self.row.weights_version += 1;
+                self.row.weights = Some(blob.clone());
+                store::update_weights(&mut tx, &self.row).await.unwrap();
+                let inserted = store::insert_checkpoint(&mut tx, &self.row, &blob).await;
+                inserted.unwrap();
+                tx.commit().await.unwrap();
+            }
+            self.stored.push(blob.clone());
+            blob
+        }
+
+        /// Which of the stored blobs are still there.
+        async fn left(&self) -> Vec<usize> {
+            let mut left = Vec::new();
+            for (n, name) in self.stored.iter().enumerate() {
+                match self.checkpoints.blobs.get(name).await {
+                    Ok(_) => left.push(n),
+                    Err(BlobError::Absent(_)) => {}
+                    Err(e) => panic!("{e}"),
+                }
+            }
+            left
+        }
+
+        async fn hold(&self, held: bool) {
+            let hold = HoldRow {
+                change_id: "a".to_owned(),
+                on_behalf_of: "user:admin".to_owned(),
+                since_us: 1,
+                awaits_person: false,
+            };
+            let begun = self.checkpoints.store.begin("test.hold").await;
+            let mut tx = begun.unwrap();
+            match held {
+                true => store::put_hold(&mut tx, "policy", &hold).await.unwrap(),
+                false => {
+                    let deleted = store::delete_hold(&mut tx, "policy", "a").await;
+                    assert!(deleted.unwrap().is_done());
+                }
+            }
+            tx.commit().await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn the_newest_versions_are_retained_and_the_blobs_of_older_ones_removed() {
+        let mut rig = Rig::new().await;
+        for weights in [b"0", b"1", b"2", b"3"] {
+            rig.install(weights, true).await;
+        }
+        rig.checkpoints.clean().await.unwrap();
+        assert_eq!(rig.left().await, [2, 3]);
+        // Content that an older version had is live again, and stays.
+        rig.install(b"2", true).await;
+        rig.install(b"4", true).await;
+        rig.checkpoints.clean().await.unwrap();
+        assert_eq!(rig.left().await, [2, 4, 5]);
+    }
+
+    #[tokio::test]
+    async fn nothing_of_an_agent_that_a_change_holds_is_deleted() {
+        let mut rig = Rig::new().await;
+        for weights in [b"0", b"1", b"2", b"3"] {
+            rig.install(weights, true).await;
+        }
+        rig.hold(true).await;
+        rig.checkpoints.clean().await.unwrap();
+        assert_eq!(rig.left().await, [0, 1, 2, 3]);
+        rig.hold(false).await;
+        rig.checkpoints.clean().await.unwrap();
+        assert_eq!(rig.left().await, [2, 3]);
+    }
+
+    #[tokio::test]
+    async fn weights_whose_transaction_was_not_committed_are_removed() {
+        let mut rig = Rig::new().await;
+        rig.install(b"0", true).await;
+        rig.install(b"lost", false).await;
+        rig.checkpoints.clean().await.unwrap();
+        assert_eq!(rig.left().await, [0]);
+    }
+
+    #[tokio::test]
+    async fn weights_from_before_there_were_checkpoints_are_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = tars_test_db::place(dir.path(), "orchestration");
+        let before = Db::open(&place, &STEPS[..5]).await.unwrap();
+        let store = Store::new(before);
+        let rig = Rig::new().await;
+        let row = AgentRow {
+            weights: Some("0".repeat(64)),
+            weights_version: 7,
+            ..rig.row.clone()
+        };
+        let mut tx = store.begin("test.agent").await.unwrap();
+        store::insert_agent(&mut tx, &row).await.unwrap();
+        tx.commit().await.unwrap();
+        store.db().close().await;
+        let store = Store::new(Db::open(&place, STEPS).await.unwrap());
+        let mut tx = store.begin("test.read").await.unwrap();
+        let referenced = store::referenced_blobs(&mut tx).await.unwrap();
+        assert_eq!(referenced, BTreeSet::from(["0".repeat(64)]));
+        store::drop_old_checkpoints(&mut tx, 2).await.unwrap();
+        let referenced = store::referenced_blobs(&mut tx).await.unwrap();
+        assert_eq!(referenced.len(), 1);
+    }
+}
