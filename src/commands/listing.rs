@@ -39,9 +39,9 @@ pub(super) fn table(head: &[&str], rows: &[Value], row: impl Fn(&Value) -> Vec<S
     output::table(head, &rows.iter().map(row).collect::<Vec<_>>());
 }
 
-/// A text; empty when it is absent.
+/// A text on one line; empty when it is absent.
 pub(super) fn text(value: &Value) -> String {
-    value.as_str().unwrap_or_default().to_owned()
+    output::inline(value.as_str().unwrap_or_default()).into_owned()
 }
 
 /// A text that every answer of its kind has.
@@ -66,7 +66,7 @@ pub(super) fn word(value: &Value, prefix: &str) -> String {
 pub(super) fn short(value: &Value) -> String {
     match value {
         Value::Null => "-".to_owned(),
-        Value::String(text) => text.clone(),
+        Value::String(text) => output::inline(text).into_owned(),
         other => other.as_f64().map_or_else(|| other.to_string(), digits),
     }
 }
