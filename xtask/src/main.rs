@@ -4,6 +4,7 @@ mod bench;
 mod breaking;
 mod docs;
 mod lint;
+mod postgres;
 mod shape;
 mod soak;
 mod test;

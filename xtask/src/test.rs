@@ -1,13 +1,32 @@
-//! `cargo xtask test`: everything.
+//! `cargo xtask test`: everything, and on PostgreSQL again what stores something.
 
-use crate::{Outcome, lint, tools};
+use crate::{Outcome, lint, postgres::Server, tools};
+use std::process::Command;
+
+/// Tests of the whole that run on both engines.
+const ON_BOTH: &[&str] = &["governance", "main_job", "process", "statements", "storage"];
 
 pub(crate) fn run() -> Outcome {
     tools::python()?;
     tools::redocly()?;
     lint::run()?;
+    let server = Server::start()?;
+    let mut all = tests(&server);
+    all.args(["--", "--include-ignored"]);
+    tools::run(&mut all)?;
+    let mut again = tests(&server);
+    again.arg("--lib");
+    again.args(ON_BOTH.iter().flat_map(|test| ["--test", test]));
+    again.env("TARS_TEST_ENGINE", "postgres");
+    tools::run(&mut again)
+}
+
+/// All of the workspace both times: another selection of packages has other features, and would be
+/// built anew.
+fn tests(server: &Server) -> Command {
     let mut tests = tools::cargo();
-    tests.args(["test", "--workspace", "--locked", "--", "--include-ignored"]);
+    tests.args(["test", "--workspace", "--locked"]);
     tests.env("TARS_TEST_TOOLS", tools::dir());
-    tools::run(&mut tests)
+    tests.env("TARS_TEST_POSTGRES", server.url());
+    tests
 }

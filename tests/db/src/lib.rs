@@ -1,9 +1,10 @@
 //! The database that a test runs on.
 //!
-//! Tests of services say which folder they work in, not which engine. With `TARS_TEST_POSTGRES` in the
-//! environment, a URL as in `database.url`, they run on that server, each folder in schemas of its own;
-//! without it on SQLite files in the folder. So every test of a store is a test of every engine, and
-//! what is opened again on the same folder finds its rows.
+//! Tests of services say which folder they work in, not which engine. They run on SQLite files in the
+//! folder, and with `TARS_TEST_ENGINE=postgres` in the environment on the server that
+//! `TARS_TEST_POSTGRES` names by a URL as in `database.url`, each folder in schemas of its own. So every
+//! test of a store is a test of every engine, and what is opened again on the same folder finds its rows.
+//! What only PostgreSQL does is tested on that server in both cases, and ignored where there is none.
 
 #![deny(missing_docs)]
 
@@ -16,6 +17,8 @@ use tars_runtime::{
 
 /// The environment variable that names the server.
 pub const URL: &str = "TARS_TEST_POSTGRES";
+/// The environment variable that says `postgres` where tests run on the server.
+pub const ENGINE: &str = "TARS_TEST_ENGINE";
 
 /// The database of a service, for a test that works in a folder.
 ///
@@ -36,13 +39,32 @@ pub fn place(dir: &Path, service: &str) -> Place {
 /// The settings of a process whose data directory a folder is.
 pub fn settings(dir: &Path) -> Database {
     Database {
-        url: std::env::var(URL).ok(),
+        url: match std::env::var(ENGINE) {
+            Ok(engine) if engine == "postgres" => Some(url()),
+            _ => None,
+        },
         plaintext_loopback: true,
         schema_prefix: prefix(dir),
         readers: 2,
         writers: 2,
         ..Database::default()
     }
+}
+
+/// The settings of a process on the server, whichever engine other tests run on.
+///
+/// # Panics
+///
+/// Without a server: such a test is ignored unless one is given.
+pub fn on_postgres(dir: &Path) -> Database {
+    Database {
+        url: Some(url()),
+        ..settings(dir)
+    }
+}
+
+fn url() -> String {
+    std::env::var(URL).expect("TARS_TEST_POSTGRES names the server")
 }
 
 /// The same for the same folder, and another for every other.
