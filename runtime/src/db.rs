@@ -19,7 +19,7 @@ mod server;
 mod transaction;
 
 pub use error::{Corrupt, DbError, SchemaError};
-pub use migrate::Step;
+pub use migrate::Migration;
 pub use query::{Query, Value, json};
 pub use row::{Column, FromRow, NamedRow, Row};
 pub use server::Server;
@@ -74,11 +74,13 @@ impl Db {
     /// # Errors
     ///
     /// [`DbError::Unavailable`] where the server cannot be reached, [`DbError::Schema`] where the
-    /// schema is not one of `steps`, [`DbError::Failed`] where the file cannot be used.
-    pub async fn open(place: impl Into<Place>, steps: &[Step]) -> Result<Self, DbError> {
+    /// schema is not one of `migrations`, [`DbError::Failed`] where the file cannot be used.
+    pub async fn open(place: impl Into<Place>, migrations: &[Migration]) -> Result<Self, DbError> {
         let pools = match place.into() {
-            Place::File(path) => Pools::sqlite(&path, steps).await?,
-            Place::Server { server, service } => Pools::postgres(&server, &service, steps).await?,
+            Place::File(path) => Pools::sqlite(&path, migrations).await?,
+            Place::Server { server, service } => {
+                Pools::postgres(&server, &service, migrations).await?
+            }
         };
         Ok(Self { pools })
     }

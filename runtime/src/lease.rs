@@ -44,7 +44,7 @@ use tars_certs::secret;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;
 
-/// The step of a service's schema that leases need.
+/// The migration of a service's schema that leases need.
 pub const MIGRATION: &str = "
 CREATE TABLE leases (
     name TEXT PRIMARY KEY,

@@ -1,14 +1,14 @@
 use super::*;
 use crate::{
     config,
-    db::{Fetch, Isolation, Place, Query, Server, Step, Write},
+    db::{Fetch, Isolation, Migration, Place, Query, Server, Write},
 };
 use std::path::Path;
 use tempfile::TempDir;
 
-const STEPS: &[Step] = &[
-    Step::new(1, "blobs", MIGRATION),
-    Step::new(
+const MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "blobs", MIGRATION),
+    Migration::new(
         2,
         "references",
         "CREATE TABLE reference (blob TEXT PRIMARY KEY)",
@@ -47,7 +47,9 @@ async fn rigs() -> Vec<Rig> {
 
 async fn in_folder() -> Rig {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("x.db"), STEPS).await.unwrap();
+    let db = Db::open(&dir.path().join("x.db"), MIGRATIONS)
+        .await
+        .unwrap();
     let blobs = Blobs::in_folder(dir.path().join("blobs")).unwrap();
     let name = "folder";
     Rig {
@@ -64,7 +66,7 @@ async fn in_database(name: &'static str) -> Rig {
         "postgres" => server(dir.path()).unwrap(),
         _ => Place::File(dir.path().join("x.db")),
     };
-    let db = Db::open(place, STEPS).await.unwrap();
+    let db = Db::open(place, MIGRATIONS).await.unwrap();
     let blobs = Blobs::in_database(db.clone());
     Rig {
         name,

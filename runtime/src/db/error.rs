@@ -134,27 +134,27 @@ fn postgres_class(state: &str) -> Class {
 /// Why a process does not start on a database.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SchemaError {
-    /// A step is applied that this version does not know.
+    /// A migration was applied that this version does not know.
     #[error(
-        "the database has step {0}, which this version does not know: start the version that wrote it, or \
+        "migration {0} was applied by a newer version: start the version that wrote it, or \
          restore a backup from before"
     )]
     Newer(i64),
-    /// A step was applied with another text.
+    /// A migration was applied with another text than this version has.
     #[error(
-        "step {0} was applied to the database with another text than this version has: start the version \
+        "migration {0} was modified after it was applied: start the version \
          that wrote it, or restore a backup"
     )]
-    Edited(i64),
-    /// Steps are missing, and `database.migrate` is off.
+    Modified(i64),
+    /// Migrations are pending, and `database.migrate` is off.
     #[error(
-        "the database is at step {applied}, and this version needs step {needed}: start one process with \
+        "the database is at migration {applied}, and this version needs migration {needed}: start one process with \
          database.migrate = true, once the replicas of older versions are stopped"
     )]
     Older {
-        /// The last step that is applied; zero when none is.
+        /// The last migration that was applied; zero when none is.
         applied: i64,
-        /// The last step of this version.
+        /// The last migration of this version.
         needed: i64,
     },
     /// There is no schema, and `database.migrate` is off.

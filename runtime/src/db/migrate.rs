@@ -1,13 +1,13 @@
-//! The schema's steps, and whether a database is one that this version can work on.
+//! The schema's migrations, and whether a database is one that this version can work on.
 //!
-//! A database that a newer version wrote, or whose steps were another text, is never touched. Two
+//! A database that a newer version wrote, or whose migrations had another text, is never touched. Two
 //! processes that start at once take turns: by a file beside the SQLite database, by an advisory lock
-//! on PostgreSQL. Each step is one transaction with the row that records it.
+//! on PostgreSQL. Each migration is one transaction with the row that records it.
 
 use super::{DbError, error::SchemaError};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, SqlStr, SqlitePool,
-    migrate::{AppliedMigration, Migrate, MigrateError, Migration, MigrationType},
+    migrate::{self as driver, AppliedMigration, Migrate, MigrateError, MigrationType},
     postgres::PgConnectOptions,
 };
 use std::{
@@ -23,17 +23,17 @@ const APPLIED: &str = "_sqlx_migrations";
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A step of the schema. Texts that have shipped never change.
+/// A migration of the schema. The text of one that has shipped never changes.
 #[derive(Debug, Clone, Copy)]
-pub struct Step {
+pub struct Migration {
     version: i64,
     name: &'static str,
     sqlite: &'static str,
     postgres: &'static str,
 }
 
-impl Step {
-    /// A step with one text for every engine. Versions rise.
+impl Migration {
+    /// A migration with one text for every engine. Versions rise.
     pub const fn new(version: i64, name: &'static str, text: &'static str) -> Self {
         Self {
             version,
@@ -50,19 +50,16 @@ impl Step {
         self
     }
 
-    fn migration(&self, text: &'static str) -> Migration {
+    fn with_text(&self, text: &'static str) -> driver::Migration {
         let text = SqlStr::from_static(text);
         let kind = MigrationType::Simple;
-        Migration::new(self.version, self.name.into(), kind, text, false)
+        driver::Migration::new(self.version, self.name.into(), kind, text, false)
     }
 }
 
 /// Brings a SQLite file up to date. The caller has the turn.
-pub(super) async fn sqlite(writer: &SqlitePool, steps: &[Step]) -> Result<(), DbError> {
-    let migrations: Vec<_> = steps
-        .iter()
-        .map(|step| step.migration(step.sqlite))
-        .collect();
+pub(super) async fn sqlite(writer: &SqlitePool, migrations: &[Migration]) -> Result<(), DbError> {
+    let migrations: Vec<_> = migrations.iter().map(|m| m.with_text(m.sqlite)).collect();
     let mut connection = writer.acquire().await?;
     run(&mut *connection, &migrations, true).await
 }
@@ -72,7 +69,7 @@ pub(super) async fn postgres(
     options: &PgConnectOptions,
     schema: &str,
     lock: i64,
-    steps: &[Step],
+    migrations: &[Migration],
     migrate: bool,
 ) -> Result<(), DbError> {
     // Gives the lock back when it is closed, also by a failure.
@@ -83,10 +80,7 @@ pub(super) async fn postgres(
         Err(_) => return Err(DbError::Unavailable(OTHERS.to_owned())),
     };
     create_schema(&mut connection, schema, migrate).await?;
-    let migrations: Vec<_> = steps
-        .iter()
-        .map(|step| step.migration(step.postgres))
-        .collect();
+    let migrations: Vec<_> = migrations.iter().map(|m| m.with_text(m.postgres)).collect();
     run(&mut connection, &migrations, migrate).await?;
     Ok(connection.close().await?)
 }
@@ -117,7 +111,7 @@ async fn create_schema(
 
 async fn run<C: Migrate>(
     connection: &mut C,
-    migrations: &[Migration],
+    migrations: &[driver::Migration],
     migrate: bool,
 ) -> Result<(), DbError> {
     connection
@@ -136,25 +130,25 @@ async fn run<C: Migrate>(
         }
         .into());
     }
-    for step in missing {
-        connection.apply(APPLIED, step).await.map_err(failed)?;
+    for migration in missing {
+        connection.apply(APPLIED, migration).await.map_err(failed)?;
     }
     Ok(())
 }
 
-/// The steps that are not applied yet; an error where something else is.
+/// The migrations that are not applied yet; an error where something else is.
 fn missing<'m>(
     applied: &[AppliedMigration],
-    migrations: &'m [Migration],
-) -> Result<Vec<&'m Migration>, SchemaError> {
-    for step in applied {
-        let known = migrations.iter().find(|m| m.version == step.version);
-        let known = known.ok_or(SchemaError::Newer(step.version))?;
-        if known.checksum != step.checksum {
-            return Err(SchemaError::Edited(step.version));
+    migrations: &'m [driver::Migration],
+) -> Result<Vec<&'m driver::Migration>, SchemaError> {
+    for AppliedMigration { version, checksum } in applied {
+        let known = migrations.iter().find(|m| m.version == *version);
+        let known = known.ok_or(SchemaError::Newer(*version))?;
+        if known.checksum != *checksum {
+            return Err(SchemaError::Modified(*version));
         }
     }
-    let is_applied = |m: &Migration| applied.iter().any(|a| a.version == m.version);
+    let is_applied = |m: &driver::Migration| applied.iter().any(|a| a.version == m.version);
     Ok(migrations.iter().filter(|m| !is_applied(m)).collect())
 }
 
@@ -195,11 +189,11 @@ mod tests {
     use crate::db::Db;
     use futures_util::future::join_all;
 
-    const FIRST: Step = Step::new(1, "first", "CREATE TABLE a (id BIGINT PRIMARY KEY)");
-    const SECOND: Step = Step::new(2, "second", "CREATE TABLE b (id BIGINT PRIMARY KEY)");
+    const FIRST: Migration = Migration::new(1, "first", "CREATE TABLE a (id BIGINT PRIMARY KEY)");
+    const SECOND: Migration = Migration::new(2, "second", "CREATE TABLE b (id BIGINT PRIMARY KEY)");
 
-    async fn opened(path: &Path, steps: &[Step]) -> Result<(), DbError> {
-        let db = Db::open(path, steps).await?;
+    async fn opened(path: &Path, migrations: &[Migration]) -> Result<(), DbError> {
+        let db = Db::open(path, migrations).await?;
         db.close().await;
         Ok(())
     }
@@ -214,9 +208,9 @@ mod tests {
         assert_eq!(newer, SchemaError::Newer(2).into());
         let edited = FIRST.on_postgres("only there");
         opened(&path, &[edited, SECOND]).await.unwrap();
-        let edited = Step::new(1, "first", "CREATE TABLE c (id BIGINT PRIMARY KEY)");
-        let edited = opened(&path, &[edited, SECOND]).await.unwrap_err();
-        assert_eq!(edited, SchemaError::Edited(1).into());
+        let modified = Migration::new(1, "first", "CREATE TABLE c (id BIGINT PRIMARY KEY)");
+        let refused = opened(&path, &[modified, SECOND]).await.unwrap_err();
+        assert_eq!(refused, SchemaError::Modified(1).into());
     }
 
     #[tokio::test]
@@ -230,10 +224,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_step_that_fails_leaves_the_one_before_it() {
+    async fn a_migration_that_fails_leaves_the_one_before_it() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("x.db");
-        let broken = Step::new(2, "broken", "CREATE TABLE b (id BIGINT); SELECT nothing");
+        let broken = Migration::new(2, "broken", "CREATE TABLE b (id BIGINT); SELECT nothing");
         let refused = opened(&path, &[FIRST, broken]).await.unwrap_err();
         assert!(!refused.is_transient(), "{refused}");
         opened(&path, &[FIRST, SECOND]).await.unwrap();

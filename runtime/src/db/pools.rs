@@ -1,7 +1,7 @@
 //! The connections of each engine, and how a transaction begins on them.
 
 use super::{
-    DbError, Isolation, Query, Row, Server, Step, migrate,
+    DbError, Isolation, Migration, Query, Row, Server, migrate,
     row::Inner,
     transaction::{Open, Transaction, in_time},
 };
@@ -74,14 +74,14 @@ fn lock(purpose: &str, schema: &str) -> i64 {
 }
 
 impl Pools {
-    pub(super) async fn sqlite(path: &Path, steps: &[Step]) -> Result<Self, DbError> {
+    pub(super) async fn sqlite(path: &Path, migrations: &[Migration]) -> Result<Self, DbError> {
         if let Some(dir) = path.parent() {
             secret::create_dir(dir).map_err(|e| unusable(dir, &e))?;
         }
         let turn = migrate::turn(path).await?;
         let pools = Self::connect_sqlite(sqlite_options(path).create_if_missing(true)).await?;
         if let Self::Sqlite { writer, .. } = &pools {
-            migrate::sqlite(writer, steps).await?;
+            migrate::sqlite(writer, migrations).await?;
         }
         drop(turn);
         Ok(pools)
@@ -107,12 +107,12 @@ impl Pools {
     pub(super) async fn postgres(
         server: &Server,
         service: &str,
-        steps: &[Step],
+        migrations: &[Migration],
     ) -> Result<Self, DbError> {
         let schema = server.schema(service);
         let turn = lock("migrate", &schema);
         let options = server.unbounded(&schema);
-        migrate::postgres(&options, &schema, turn, steps, server.migrates()).await?;
+        migrate::postgres(&options, &schema, turn, migrations, server.migrates()).await?;
         Ok(Self::attach_postgres(server, service))
     }
 

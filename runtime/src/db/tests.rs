@@ -1,7 +1,7 @@
 use super::*;
 use std::sync::Arc;
 
-const STEPS: &[Step] = &[Step::new(
+const MIGRATIONS: &[Migration] = &[Migration::new(
     1,
     "first",
     "CREATE TABLE item (id BIGINT PRIMARY KEY, text TEXT NOT NULL, count BIGINT NOT NULL)",
@@ -41,7 +41,7 @@ async fn begin(db: &Db) -> Write {
 async fn a_commit_survives_and_a_dropped_transaction_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.db");
-    let db = Db::open(&path, STEPS).await.unwrap();
+    let db = Db::open(&path, MIGRATIONS).await.unwrap();
     let mut kept = begin(&db).await;
     insert(&mut kept, 1, "kept").await.unwrap().one().unwrap();
     kept.commit().await.unwrap();
@@ -51,7 +51,7 @@ async fn a_commit_survives_and_a_dropped_transaction_does_not() {
     drop(dropped);
     db.close().await;
 
-    let db = Db::open(&path, STEPS).await.unwrap();
+    let db = Db::open(&path, MIGRATIONS).await.unwrap();
     let text = "kept".to_owned();
     assert_eq!(items(&db).await, [Item { id: 1, text }]);
 }
@@ -59,7 +59,9 @@ async fn a_commit_survives_and_a_dropped_transaction_does_not() {
 #[tokio::test]
 async fn a_commit_goes_on_when_its_caller_goes_away() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("x.db"), STEPS).await.unwrap();
+    let db = Db::open(&dir.path().join("x.db"), MIGRATIONS)
+        .await
+        .unwrap();
     let mut tx = begin(&db).await;
     insert(&mut tx, 1, "kept").await.unwrap().one().unwrap();
     let mut commit = Box::pin(tx.commit());
@@ -76,12 +78,12 @@ async fn a_commit_goes_on_when_its_caller_goes_away() {
 async fn a_busy_or_closed_database_is_unavailable_and_a_wrong_statement_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("x.db");
-    let db = Db::open(&path, STEPS).await.unwrap();
+    let db = Db::open(&path, MIGRATIONS).await.unwrap();
     let wrong = Query::new("SELECT nothing FROM item");
     let wrong = db.read("test.wrong").rows(wrong).await.unwrap_err();
     assert!(!wrong.is_transient(), "{wrong}");
     let held = begin(&db).await;
-    let other = Db::open(&path, STEPS).await.unwrap();
+    let other = Db::open(&path, MIGRATIONS).await.unwrap();
     let busy = other.write("test.busy", Isolation::Exclusive).await;
     let busy = busy.unwrap_err();
     assert!(busy.is_transient(), "{busy}");
@@ -95,7 +97,9 @@ async fn a_busy_or_closed_database_is_unavailable_and_a_wrong_statement_is_not()
 #[tokio::test]
 async fn a_unique_value_that_is_taken_is_told_apart() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("x.db"), STEPS).await.unwrap();
+    let db = Db::open(&dir.path().join("x.db"), MIGRATIONS)
+        .await
+        .unwrap();
     let mut tx = begin(&db).await;
     insert(&mut tx, 1, "x").await.unwrap().one().unwrap();
     let taken = insert(&mut tx, 1, "x").await.unwrap_err();
@@ -106,7 +110,11 @@ async fn a_unique_value_that_is_taken_is_told_apart() {
 async fn a_compare_and_set_has_one_winner() {
     const SWAP: &str = "UPDATE item SET count = count + 1 WHERE id = $1 AND count = $2";
     let dir = tempfile::tempdir().unwrap();
-    let db = Arc::new(Db::open(&dir.path().join("x.db"), STEPS).await.unwrap());
+    let db = Arc::new(
+        Db::open(&dir.path().join("x.db"), MIGRATIONS)
+            .await
+            .unwrap(),
+    );
     let mut tx = begin(&db).await;
     insert(&mut tx, 1, "x").await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
@@ -130,7 +138,9 @@ async fn a_compare_and_set_has_one_winner() {
 #[tokio::test]
 async fn a_snapshot_sees_one_state() {
     let dir = tempfile::tempdir().unwrap();
-    let db = Db::open(&dir.path().join("x.db"), STEPS).await.unwrap();
+    let db = Db::open(&dir.path().join("x.db"), MIGRATIONS)
+        .await
+        .unwrap();
     let mut snapshot = db.snapshot("test.snapshot").await.unwrap();
     let before: Vec<Item> = snapshot.all(Query::new(ALL)).await.unwrap();
     let mut tx = begin(&db).await;

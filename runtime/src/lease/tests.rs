@@ -2,14 +2,14 @@
 //! not fire while a test runs; a test renews where it says so.
 
 use super::*;
-use crate::db::{Fetch, Isolation, Query, Step, Write};
+use crate::db::{Fetch, Isolation, Migration, Query, Write};
 use std::path::PathBuf;
 
 mod schedules;
 
-const SCHEMA: &[Step] = &[
-    Step::new(1, "leases", MIGRATION),
-    Step::new(
+const SCHEMA: &[Migration] = &[
+    Migration::new(1, "leases", MIGRATION),
+    Migration::new(
         2,
         "work",
         "CREATE TABLE work (number BIGINT PRIMARY KEY, name TEXT NOT NULL, token BIGINT NOT NULL)",

@@ -99,7 +99,7 @@ impl Auth {
         certificates: Certificates,
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(database, store::STEPS).await?);
+        let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
         let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
         let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
         let signer = Signer::open(&store, &seal, &clock).await?;

@@ -21,34 +21,34 @@ pub(crate) use users::{
 use crate::AuthError;
 use tars_runtime::{
     audit,
-    db::{Db, Isolation, Read, Step, Write},
+    db::{Db, Isolation, Migration, Read, Write},
 };
 
-pub(crate) const STEPS: &[Step] = &[
-    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
-    Step::new(2, "audit outbox", audit::MIGRATION),
-    Step::new(
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Migration::new(2, "audit outbox", audit::MIGRATION),
+    Migration::new(
         3,
         "certificates",
         include_str!("../migrations/0003_certificates.sql"),
     ),
-    Step::new(4, "changes", include_str!("../migrations/0004_changes.sql")),
-    Step::new(
+    Migration::new(4, "changes", include_str!("../migrations/0004_changes.sql")),
+    Migration::new(
         5,
         "issued by the process",
         include_str!("../migrations/0005_issued_by_the_process.sql"),
     ),
-    Step::new(
+    Migration::new(
         6,
         "join tokens",
         include_str!("../migrations/0006_join_tokens.sql"),
     ),
-    Step::new(
+    Migration::new(
         7,
         "makers of join tokens",
         include_str!("../migrations/0007_makers_of_join_tokens.sql"),
     ),
-    Step::new(
+    Migration::new(
         8,
         "reports by holder",
         include_str!("../migrations/0008_reports_by_holder.sql"),

@@ -65,7 +65,7 @@ impl Automl {
         seeds: Seeds,
         pacing: Pacing,
     ) -> Result<Arc<Self>, AutomlError> {
-        let store = Store::new(Db::open(database, store::STEPS).await?);
+        let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
         Ok(Arc::new(Self {
             store,

@@ -4,16 +4,17 @@ use crate::AutomlError;
 use tars_runtime::{
     audit,
     db::{
-        Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
+        Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
+        json,
     },
 };
 use tars_search::{Assignment, Pruner, Sampler, Space};
 use uuid::Uuid;
 
-pub(crate) const STEPS: &[Step] = &[
-    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
-    Step::new(2, "audit outbox", audit::MIGRATION),
-    Step::new(3, "owners", include_str!("../migrations/0003_owners.sql")),
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Migration::new(2, "audit outbox", audit::MIGRATION),
+    Migration::new(3, "owners", include_str!("../migrations/0003_owners.sql")),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -60,7 +60,7 @@ impl HyperSync {
         clock: Clock,
         pacing: Pacing,
     ) -> Result<Arc<Self>, HyperSyncError> {
-        let db = Db::open(database, store::STEPS).await?;
+        let db = Db::open(database, store::MIGRATIONS).await?;
         let store = Store::open(db).await?;
         Ok(Arc::new(Self {
             store,

@@ -13,15 +13,16 @@ use tars_proto::params::Params;
 use tars_runtime::{
     audit,
     db::{
-        Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
+        Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
+        json,
     },
 };
 use uuid::Uuid;
 
-pub(crate) const STEPS: &[Step] = &[
-    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
-    Step::new(2, "audit outbox", audit::MIGRATION),
-    Step::new(3, "claims", include_str!("../migrations/0003_claims.sql")),
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Migration::new(2, "audit outbox", audit::MIGRATION),
+    Migration::new(3, "claims", include_str!("../migrations/0003_claims.sql")),
 ];
 
 /// A paired measurement: old and new parameters are trained on the same seeds.

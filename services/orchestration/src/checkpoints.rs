@@ -62,7 +62,7 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{AgentRow, HoldRow, STEPS};
+    use crate::store::{AgentRow, HoldRow, MIGRATIONS};
     use std::collections::BTreeSet;
     use tars_learn::hyper::Values;
     use tars_runtime::{
@@ -82,7 +82,7 @@ mod tests {
         async fn new() -> Self {
             let dir = tempfile::tempdir().unwrap();
             let place = tars_test_db::place(dir.path(), "orchestration");
-            let store = Store::new(Db::open(&place, STEPS).await.unwrap());
+            let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
             let blobs = match place {
                 Place::File(_) => Blobs::in_folder(dir.path().join("blobs")).unwrap(),
                 Place::Server { .. } => Blobs::in_database(store.db().clone()),
@@ -201,7 +201,7 @@ mod tests {
     async fn weights_from_before_there_were_checkpoints_are_one() {
         let dir = tempfile::tempdir().unwrap();
         let place = tars_test_db::place(dir.path(), "orchestration");
-        let before = Db::open(&place, &STEPS[..5]).await.unwrap();
+        let before = Db::open(&place, &MIGRATIONS[..5]).await.unwrap();
         let store = Store::new(before);
         let rig = Rig::new().await;
         let row = AgentRow {
@@ -213,7 +213,7 @@ mod tests {
         store::insert_agent(&mut tx, &row).await.unwrap();
         tx.commit().await.unwrap();
         store.db().close().await;
-        let store = Store::new(Db::open(&place, STEPS).await.unwrap());
+        let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
         let mut tx = store.begin("test.read").await.unwrap();
         let referenced = store::referenced_blobs(&mut tx).await.unwrap();
         assert_eq!(referenced, BTreeSet::from(["0".repeat(64)]));

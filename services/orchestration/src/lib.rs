@@ -57,7 +57,7 @@ impl Orchestration {
         seeds: Seeds,
     ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(database, store::STEPS).await?);
+        let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
         let blobs = match database {
             Place::File(_) => Blobs::in_folder(dir.join("blobs"))?,
             Place::Server { .. } => Blobs::in_database(store.db().clone()),

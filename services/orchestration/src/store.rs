@@ -15,34 +15,35 @@ use tars_learn::hyper::Values;
 use tars_runtime::{
     audit, blobs,
     db::{
-        Db, DbError, Fetch, FromRow, Isolation, Query, Row, Step, Swap, Transaction, Write, json,
+        Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
+        json,
     },
 };
 
-pub(crate) const STEPS: &[Step] = &[
-    Step::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
-    Step::new(2, "audit outbox", audit::MIGRATION),
-    Step::new(
+pub(crate) const MIGRATIONS: &[Migration] = &[
+    Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
+    Migration::new(2, "audit outbox", audit::MIGRATION),
+    Migration::new(
         3,
         "conflicts",
         include_str!("../migrations/0003_conflicts.sql"),
     ),
-    Step::new(
+    Migration::new(
         4,
         "governance",
         include_str!("../migrations/0004_governance.sql"),
     ),
-    Step::new(
+    Migration::new(
         5,
         "awaits person",
         include_str!("../migrations/0005_awaits_person.sql"),
     ),
-    Step::new(
+    Migration::new(
         6,
         "checkpoints",
         include_str!("../migrations/0006_checkpoints.sql"),
     ),
-    Step::new(7, "blobs", blobs::MIGRATION),
+    Migration::new(7, "blobs", blobs::MIGRATION),
 ];
 
 #[derive(Debug, Clone)]

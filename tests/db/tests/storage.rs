@@ -5,21 +5,22 @@
 use futures_util::future::{join_all, poll_fn};
 use std::{collections::BTreeSet, path::Path, pin::pin, task::Poll, time::Duration};
 use tars_runtime::db::{
-    Db, DbError, Fetch, FromRow, Isolation, Query, Row, SchemaError, Step, Swap, Transaction, Write,
+    Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, SchemaError, Swap, Transaction,
+    Write,
 };
 use tars_test_db::place;
 use tokio::time::timeout;
 use uuid::Uuid;
 
-const STEPS: &[Step] = &[
-    Step::new(
+const MIGRATIONS: &[Migration] = &[
+    Migration::new(
         1,
         "counters",
         "CREATE TABLE counters (id BIGINT PRIMARY KEY, value BIGINT NOT NULL);
          CREATE TABLE numbers (number BIGINT PRIMARY KEY);
          CREATE TABLE admins (name TEXT PRIMARY KEY);",
     ),
-    Step::new(
+    Migration::new(
         2,
         "values",
         "CREATE TABLE samples (id UUID PRIMARY KEY, yes BOOLEAN, whole BIGINT, part DOUBLE PRECISION,
@@ -33,7 +34,7 @@ const SWAP: &str = "UPDATE counters SET value = $3 WHERE id = $1 AND value = $2"
 const COUNT: &str = "SELECT COUNT(*) AS n FROM counters";
 
 async fn open(dir: &Path) -> Db {
-    Db::open(place(dir, "storage"), STEPS).await.unwrap()
+    Db::open(place(dir, "storage"), MIGRATIONS).await.unwrap()
 }
 
 async fn begin(db: &Db, isolation: Isolation) -> Write {
@@ -322,7 +323,7 @@ async fn a_column_of_another_type_or_name_is_an_error() {
 #[tokio::test(flavor = "multi_thread")]
 async fn processes_that_start_at_once_apply_each_step_once() {
     let dir = tempfile::tempdir().unwrap();
-    let opened = (0..6).map(|_| Db::open(place(dir.path(), "storage"), STEPS));
+    let opened = (0..6).map(|_| Db::open(place(dir.path(), "storage"), MIGRATIONS));
     for db in join_all(opened).await {
         db.unwrap().check().await.unwrap();
     }
@@ -332,15 +333,15 @@ async fn processes_that_start_at_once_apply_each_step_once() {
 async fn a_schema_of_another_version_is_refused_and_an_older_one_brought_up_to_date() {
     let dir = tempfile::tempdir().unwrap();
     let place = place(dir.path(), "storage");
-    let old = Db::open(&place, &STEPS[..1]).await.unwrap();
+    let old = Db::open(&place, &MIGRATIONS[..1]).await.unwrap();
     assert!(old.prepare("SELECT id FROM samples").await.is_err());
-    let new = Db::open(&place, STEPS).await.unwrap();
+    let new = Db::open(&place, MIGRATIONS).await.unwrap();
     new.prepare("SELECT id FROM samples").await.unwrap();
-    let newer = Db::open(&place, &STEPS[..1]).await.unwrap_err();
+    let newer = Db::open(&place, &MIGRATIONS[..1]).await.unwrap_err();
     assert_eq!(newer, SchemaError::Newer(2).into());
-    let other = Step::new(1, "counters", "CREATE TABLE counters (id BIGINT)");
-    let edited = Db::open(&place, &[other, STEPS[1]]).await.unwrap_err();
-    assert_eq!(edited, SchemaError::Edited(1).into());
+    let other = Migration::new(1, "counters", "CREATE TABLE counters (id BIGINT)");
+    let edited = Db::open(&place, &[other, MIGRATIONS[1]]).await.unwrap_err();
+    assert_eq!(edited, SchemaError::Modified(1).into());
 }
 
 /// What only a server does.
@@ -392,8 +393,8 @@ mod postgres {
     async fn a_lost_connection_is_unavailable_in_a_transaction_and_replaced_outside_of_one() {
         let dir = tempfile::tempdir().unwrap();
         let place = at(&on_postgres(dir.path()));
-        let db = Db::open(&place, STEPS).await.unwrap();
-        let other = Db::open(&place, STEPS).await.unwrap();
+        let db = Db::open(&place, MIGRATIONS).await.unwrap();
+        let other = Db::open(&place, MIGRATIONS).await.unwrap();
         let mut tx = begin(&db, Isolation::Exclusive).await;
         put(&mut tx, 1, 1).await.unwrap();
         let pid = backend(&mut tx).await;
@@ -423,8 +424,8 @@ mod postgres {
     async fn a_commit_whose_connection_is_lost_has_no_known_outcome() {
         let dir = tempfile::tempdir().unwrap();
         let place = at(&on_postgres(dir.path()));
-        let db = Db::open(&place, STEPS).await.unwrap();
-        let other = Db::open(&place, STEPS).await.unwrap();
+        let db = Db::open(&place, MIGRATIONS).await.unwrap();
+        let other = Db::open(&place, MIGRATIONS).await.unwrap();
         let mut tx = begin(&db, Isolation::Committed).await;
         put(&mut tx, 1, 1).await.unwrap();
         let pid = backend(&mut tx).await;
@@ -438,7 +439,9 @@ mod postgres {
     async fn transactions_that_deadlock_end_with_a_conflict_for_one() {
         const ADD: &str = "UPDATE counters SET value = value + 1 WHERE id = $1";
         let dir = tempfile::tempdir().unwrap();
-        let db = Db::open(at(&on_postgres(dir.path())), STEPS).await.unwrap();
+        let db = Db::open(at(&on_postgres(dir.path())), MIGRATIONS)
+            .await
+            .unwrap();
         let mut tx = begin(&db, Isolation::Committed).await;
         put(&mut tx, 1, 0).await.unwrap();
         put(&mut tx, 2, 0).await.unwrap();
@@ -468,17 +471,17 @@ mod postgres {
             migrate: false,
             ..migrating.clone()
         };
-        let absent = Db::open(at(&looking), STEPS).await.unwrap_err();
+        let absent = Db::open(at(&looking), MIGRATIONS).await.unwrap_err();
         assert!(
             matches!(absent, DbError::Schema(SchemaError::Absent(_))),
             "{absent:?}"
         );
-        Db::open(at(&migrating), &STEPS[..1]).await.unwrap();
-        let older = Db::open(at(&looking), STEPS).await.unwrap_err();
+        Db::open(at(&migrating), &MIGRATIONS[..1]).await.unwrap();
+        let older = Db::open(at(&looking), MIGRATIONS).await.unwrap_err();
         let (applied, needed) = (1, 2);
         assert_eq!(older, SchemaError::Older { applied, needed }.into());
-        Db::open(at(&migrating), STEPS).await.unwrap();
-        Db::open(at(&looking), STEPS).await.unwrap();
+        Db::open(at(&migrating), MIGRATIONS).await.unwrap();
+        Db::open(at(&looking), MIGRATIONS).await.unwrap();
     }
 
     #[tokio::test]
@@ -491,7 +494,7 @@ mod postgres {
             )),
             ..Database::default()
         };
-        let refused = Db::open(at(&settings), STEPS).await.unwrap_err();
+        let refused = Db::open(at(&settings), MIGRATIONS).await.unwrap_err();
         assert!(matches!(refused, DbError::Unavailable(_)), "{refused:?}");
     }
 }

@@ -51,7 +51,7 @@ fn trial_row(study_id: Uuid) -> TrialRow {
 async fn spoilt(spoil: &'static str) -> (Store, StudyRow, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let place = tars_test_db::place(dir.path(), "automl");
-    let store = Store::new(Db::open(place, STEPS).await.unwrap());
+    let store = Store::new(Db::open(place, MIGRATIONS).await.unwrap());
     let row = study_row();
     let mut tx = store.begin("test.insert").await.unwrap();
     insert_study(&mut tx, &row).await.unwrap();

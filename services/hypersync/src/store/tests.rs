@@ -44,7 +44,7 @@ pub(crate) fn proposal(state: State) -> Proposal {
 async fn store() -> (Store, tempfile::TempDir) {
     let dir = tempfile::tempdir().unwrap();
     let place = tars_test_db::place(dir.path(), "hypersync");
-    let db = Db::open(place, STEPS).await.unwrap();
+    let db = Db::open(place, MIGRATIONS).await.unwrap();
     (Store::open(db).await.unwrap(), dir)
 }
 
@@ -191,7 +191,7 @@ async fn an_agent_has_at_most_one_change_in_progress() {
 async fn proposals_written_before_the_claims_existed_are_given_claims() {
     let dir = tempfile::tempdir().unwrap();
     let place = tars_test_db::place(dir.path(), "hypersync");
-    let db = Db::open(&place, &STEPS[..2]).await.unwrap();
+    let db = Db::open(&place, &MIGRATIONS[..2]).await.unwrap();
     let old = [
         proposal(State::Verifying),
         proposal(State::PendingApproval),
@@ -232,7 +232,7 @@ async fn proposals_written_before_the_claims_existed_are_given_claims() {
     tx.commit().await.unwrap();
     db.close().await;
 
-    let store = Store::open(Db::open(&place, STEPS).await.unwrap())
+    let store = Store::open(Db::open(&place, MIGRATIONS).await.unwrap())
         .await
         .unwrap();
     assert_eq!(store.get(old[0].id).await.unwrap(), old[0]);

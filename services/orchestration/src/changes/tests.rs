@@ -238,7 +238,7 @@ async fn weights_are_not_lost_while_the_database_is_busy() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let place = tars_test_db::place(dir.path(), "orchestration");
-    let other = Db::open(place, crate::store::STEPS).await.unwrap();
+    let other = Db::open(place, crate::store::MIGRATIONS).await.unwrap();
     let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
     let busy = other.write("test.busy", Isolation::Exclusive).await;
     let busy = busy.unwrap();

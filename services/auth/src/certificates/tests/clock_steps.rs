@@ -123,7 +123,7 @@ async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
 async fn a_rotation_step_that_was_taken_is_never_reported_as_failed() {
     let w = world().await;
     let place = tars_test_db::place(w.dir.path(), "auth");
-    let other = Db::open(place, crate::store::STEPS).await.unwrap();
+    let other = Db::open(place, crate::store::MIGRATIONS).await.unwrap();
     let held = other.write("test.hold", Isolation::Exclusive).await;
     let held = held.unwrap();
     let (version, _) = w
