@@ -9,6 +9,7 @@ mod otel;
 mod peers;
 mod places;
 mod ranges;
+mod redis;
 mod services;
 mod telemetry;
 
@@ -16,6 +17,7 @@ pub use database::{Address, Database, Host};
 pub use identity::{Certificates, ClassRule, Credentials, Policy, Trust};
 pub use peers::{Connections, Limits, Ports, Timeouts};
 pub use places::{Connect, Data, Listen};
+pub use redis::{Endpoint, Redis};
 pub use services::{Automl, Gateway, Orchestration};
 pub use telemetry::{Log, LogFormat, Telemetry};
 
@@ -36,6 +38,8 @@ pub struct Config {
     pub data: Data,
     /// The database server.
     pub database: Database,
+    /// The event bus between replicas.
+    pub redis: Redis,
     /// The trust domain, and the names in it.
     pub trust: Trust,
     /// Addresses to listen on.
@@ -159,6 +163,7 @@ impl Config {
         );
         out.extend(ranges::mistakes(self));
         out.extend(self.database.mistakes());
+        out.extend(self.redis.mistakes());
         let proxies = Networks::parse(&self.gateway.trusted_proxies).err();
         let proxies = proxies.into_iter().flatten();
         out.extend(proxies.map(|mistake| format!("gateway.trusted_proxies: {mistake}")));

@@ -6,6 +6,7 @@
 pub mod audit;
 pub mod backoff;
 pub mod blobs;
+pub mod bus;
 pub mod clock;
 pub mod config;
 pub mod count;

@@ -63,6 +63,9 @@ pub enum StartError {
     /// The database server that the configuration names.
     #[error("database: {0}")]
     Database(#[from] DbError),
+    /// The Redis server that the configuration names.
+    #[error(transparent)]
+    Redis(#[from] tars_runtime::bus::ServerError),
     /// Auth could not open.
     #[error("auth: {0}")]
     Auth(#[from] tars_auth::AuthError),

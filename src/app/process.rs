@@ -27,12 +27,14 @@ use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
 use tars_runtime::{
     audit::Record,
+    bus::{self, Bus},
     clock::{Clock, Monotonic},
     config::{Config, Connect},
     db::{Place, Server},
     health::{Check, Condition, Readiness, Report},
     listen::ListenerMetrics,
     metrics::Metrics,
+    seeds::Seeds,
     trace::{ExporterError, SpanMetrics, Tracer},
 };
 use tokio::sync::{mpsc, watch};
@@ -53,6 +55,7 @@ pub struct Process {
     span_metrics: SpanMetrics,
     /// Whether the collector of traces takes them.
     collector: Condition,
+    bus: Bus,
     pub(crate) call_metrics: CallMetrics,
     pub(crate) failures: Failures,
     pub(crate) mesh_metrics: MeshMetrics,
@@ -116,10 +119,11 @@ impl Process {
         let classes = Arc::new(ClassTable::new(rules)?);
         let metrics = Metrics::default();
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
-        let process = Self {
+        let mut process = Self {
             tracers: HashMap::new(),
             span_metrics: SpanMetrics::new(&metrics),
             collector: Condition::new(clock.clone()),
+            bus: Bus::local(),
             call_metrics: CallMetrics::new(&metrics),
             failures: Failures::new(&metrics),
             mesh_metrics: MeshMetrics::new(&metrics),
@@ -144,8 +148,29 @@ impl Process {
             clock,
             metrics,
         };
+        process.connect_bus()?;
         process.watch_own_work();
         Ok(process)
+    }
+
+    /// Connects the bus to the server that the configuration names. A server that is out of reach
+    /// delays no start, and does not make the process unready.
+    fn connect_bus(&mut self) -> Result<(), StartError> {
+        let password = std::env::var(bus::PASSWORD_VARIABLE).ok();
+        let Some(server) = bus::Server::of(&self.config.redis, password)? else {
+            return Ok(());
+        };
+        let condition = self.condition();
+        let what = "changes are polled every 250 ms, as Redis is out of reach";
+        self.add_check("redis", condition.check(what, Duration::ZERO));
+        let (bus, link) = Bus::over(server, condition, Seeds::system());
+        self.bus = bus;
+        self.work.background(link);
+        Ok(())
+    }
+
+    pub(crate) fn bus(&self) -> &Bus {
+        &self.bus
     }
 
     /// The configuration after it was fitted to the machine's limits.

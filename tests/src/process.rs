@@ -14,6 +14,7 @@ use tars_certs::secret;
 use tokio::time::Instant;
 
 /// A process that ends (SIGKILL) when this is dropped.
+#[derive(Debug)]
 pub struct Started(Child);
 
 impl Started {

@@ -9,6 +9,7 @@
 use std::{error::Error, fmt, path::Path, sync::Arc};
 use tars_mesh::Channel;
 use tars_runtime::{
+    bus::Bus,
     clock::Clock,
     config::Config,
     db::{Db, Place},
@@ -61,6 +62,8 @@ pub struct Parts<'a> {
     pub dir: &'a Path,
     /// The service's own database.
     pub database: Place,
+    /// The event bus between the replicas of each service.
+    pub bus: Bus,
     /// The configuration of the process.
     pub config: &'a Config,
     /// The time.

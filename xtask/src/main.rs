@@ -5,6 +5,7 @@ mod breaking;
 mod docs;
 mod lint;
 mod postgres;
+mod redis;
 mod shape;
 mod soak;
 mod test;

@@ -1,7 +1,7 @@
 //! `cargo xtask test`: everything, and on PostgreSQL again what stores something.
 
-use crate::{Outcome, lint, postgres::Server, tools};
-use std::process::Command;
+use crate::{Outcome, lint, postgres::Server, redis, tools};
+use std::{path::Path, process::Command};
 
 /// Tests of the whole that run on both engines.
 const ON_BOTH: &[&str] = &["governance", "main_job", "process", "statements", "storage"];
@@ -9,12 +9,13 @@ const ON_BOTH: &[&str] = &["governance", "main_job", "process", "statements", "s
 pub(crate) fn run() -> Outcome {
     tools::python()?;
     tools::redocly()?;
+    let redis = redis::program()?;
     lint::run()?;
     let server = Server::start()?;
-    let mut all = tests(&server);
+    let mut all = tests(&server, &redis);
     all.args(["--", "--include-ignored"]);
     tools::run(&mut all)?;
-    let mut again = tests(&server);
+    let mut again = tests(&server, &redis);
     again.arg("--lib");
     again.args(ON_BOTH.iter().flat_map(|test| ["--test", test]));
     again.env("TARS_TEST_ENGINE", "postgres");
@@ -23,10 +24,11 @@ pub(crate) fn run() -> Outcome {
 
 /// All of the workspace both times: another selection of packages has other features, and would be
 /// built anew.
-fn tests(server: &Server) -> Command {
+fn tests(server: &Server, redis: &Path) -> Command {
     let mut tests = tools::cargo();
     tests.args(["test", "--workspace", "--locked"]);
     tests.env("TARS_TEST_TOOLS", tools::dir());
     tests.env("TARS_TEST_POSTGRES", server.url());
+    tests.env(redis::VARIABLE, redis);
     tests
 }

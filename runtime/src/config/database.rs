@@ -131,7 +131,7 @@ impl Database {
                     .to_owned(),
             );
         }
-        let (host, port) = split_port(host)?;
+        let (host, port) = split_port(host, PORT)?;
         let Parameters { socket, mode } = Parameters::parse(query)?;
         Ok(Address {
             user: text(user).ok_or("names no user")?,
@@ -204,8 +204,8 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A host and its port; an IPv6 address is in brackets.
-fn split_port(host: &str) -> Result<(&str, u16), String> {
+/// A host and its port, or the default one; an IPv6 address is in brackets.
+pub(super) fn split_port(host: &str, default: u16) -> Result<(&str, u16), String> {
     let (host, port) = match host.strip_prefix('[') {
         Some(rest) => {
             let (host, port) = rest.split_once(']').ok_or("has a '[' without ']'")?;
@@ -216,16 +216,16 @@ fn split_port(host: &str) -> Result<(&str, u16), String> {
             None => (host, None),
         },
     };
-    let port = port.map_or(Ok(PORT), str::parse);
+    let port = port.map_or(Ok(default), str::parse);
     Ok((host, port.map_err(|_| "the port is no number up to 65535")?))
 }
 
 /// A part of the URL, which must not be empty.
-fn text(part: &str) -> Option<String> {
+pub(super) fn text(part: &str) -> Option<String> {
     decode(part).filter(|text| !text.is_empty())
 }
 
-fn is_identifier(text: &str) -> bool {
+pub(super) fn is_identifier(text: &str) -> bool {
     let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
     text.len() <= LONGEST_PREFIX
         && text.bytes().all(rest)

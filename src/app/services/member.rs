@@ -42,6 +42,7 @@ async fn open<W: Workload>(
     let parts = Parts {
         dir: &process.service_dir(service),
         database: process.database(service)?,
+        bus: process.bus().clone(),
         config: process.config(),
         clock: process.clock().clone(),
         seeds: Seeds::system(),
