@@ -40,6 +40,7 @@ use std::{
 use store::Store;
 use tars_credentials::{Follower, View};
 use tars_runtime::{
+    bus::Bus,
     clock::Clock,
     config::Credentials,
     db::{Db, Place},
@@ -97,6 +98,7 @@ impl Auth {
         clock: Clock,
         view: View,
         certificates: Certificates,
+        bus: Bus,
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
         tars_certs::secret::create_dir(dir)?;
         let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
@@ -112,7 +114,7 @@ impl Auth {
             horizon: horizon.clone(),
             access_token_s: settings.access_token_seconds,
         };
-        let publisher = Publisher::start(snapshots.clone(), own).await?;
+        let publisher = Publisher::start(snapshots.clone(), own, bus).await?;
         let publishing = tokio::spawn(Arc::clone(&publisher).run());
         let auth = Arc::new(Self {
             store,

@@ -17,20 +17,20 @@ use std::{
 use tars_credentials::Follower;
 use tars_proto::{Message, auth::v1::WatchCredentialsResponse};
 use tars_runtime::{
+    bus::{Bus, Topic},
     db::{Corrupt, DbError, Transaction, Write},
     events::{EventLog, Reader, Trimmed},
 };
 use tokio::{
-    sync::{Notify, watch},
+    sync::watch,
     time::{Instant, timeout},
 };
 
 /// Changes kept in memory for watchers that fall behind; beyond that they receive a snapshot.
 const MEMORY: usize = 4096;
 const BATCH: i64 = 256;
-/// How often the table is polled without a hint: changes of another process, and commits whose
-/// caller went away, come without one.
-const TICK: Duration = Duration::from_millis(250);
+/// The table of changes, on the bus.
+const TOPIC: Topic = "auth.credentials";
 /// How long a reply or a snapshot waits for a change to be announced.
 const ANNOUNCE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Without a successful poll for this long, no heartbeats are sent.
@@ -42,7 +42,7 @@ pub(crate) struct Publisher {
     /// Feeds the view of Auth's own process.
     own: Mutex<Follower>,
     snapshots: Snapshots,
-    hint: Notify,
+    bus: Bus,
     announced: watch::Sender<u64>,
     polled: Mutex<Instant>,
 }
@@ -52,6 +52,7 @@ impl Publisher {
     pub(crate) async fn start(
         snapshots: Snapshots,
         mut own: Follower,
+        bus: Bus,
     ) -> Result<Arc<Self>, AuthError> {
         let snapshot = snapshots.take().await?;
         let last = snapshot.sequence;
@@ -61,7 +62,7 @@ impl Publisher {
             log: EventLog::after(last, MEMORY),
             own: Mutex::new(own),
             snapshots,
-            hint: Notify::new(),
+            bus,
             announced: watch::Sender::new(last),
             polled: Mutex::new(Instant::now()),
         }))
@@ -69,14 +70,18 @@ impl Publisher {
 
     /// Announces what is committed, until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
+        let mut table = self.bus.follow(TOPIC);
         loop {
             match self.catch_up().await {
-                Ok(()) => *self.polled.lock() = Instant::now(),
+                Ok(()) => {
+                    *self.polled.lock() = Instant::now();
+                    table.wait(self.log.last()).await;
+                }
                 Err(e) => {
                     tracing::error!(error = %e, "changes of credentials could not be announced yet");
+                    table.wait_after_failure(self.log.last()).await;
                 }
             }
-            timeout(TICK, self.hint.notified()).await.ok();
         }
     }
 
@@ -203,8 +208,8 @@ impl Change {
     /// when that takes longer: the change is durable and will be announced, and its reply (a new
     /// key) cannot be had again.
     pub(crate) async fn commit(self) -> Result<(), AuthError> {
-        // Also given when the caller is cancelled in the middle.
-        let hint = Hint(&self.publisher);
+        // Also published when the caller is cancelled in the middle.
+        let hint = self.last.map(|last| Hint(&self.publisher.bus, last));
         self.tx.commit().await?;
         drop(hint);
         if let Some(sequence) = self.last
@@ -230,11 +235,12 @@ impl DerefMut for Change {
     }
 }
 
-struct Hint<'a>(&'a Publisher);
+/// Publishes a change when it is dropped.
+struct Hint<'a>(&'a Bus, u64);
 
 impl Drop for Hint<'_> {
     fn drop(&mut self) {
-        self.0.hint.notify_one();
+        self.0.publish(TOPIC, self.1);
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::{Auth, Origin, certificates::tests::certificates};
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions, View};
-use tars_runtime::{clock::Clock, config::Credentials};
+use tars_runtime::{bus::Bus, clock::Clock, config::Credentials};
 use tempfile::TempDir;
 use uuid::Uuid;
 
@@ -62,6 +62,15 @@ impl World {
 }
 
 pub(crate) async fn open(dir: &Path, clock: &Clock) -> (Arc<Auth>, View, Option<String>) {
+    open_on(dir, clock, Bus::local()).await
+}
+
+/// Auth whose replicas share a bus.
+pub(crate) async fn open_on(
+    dir: &Path,
+    clock: &Clock,
+    bus: Bus,
+) -> (Arc<Auth>, View, Option<String>) {
     let view = View::default();
     let place = tars_test_db::place(dir, "auth");
     let opened = Auth::open(
@@ -71,6 +80,7 @@ pub(crate) async fn open(dir: &Path, clock: &Clock) -> (Arc<Auth>, View, Option<
         clock.clone(),
         view.clone(),
         certificates(dir, clock),
+        bus,
     );
     let (auth, first) = opened.await.unwrap();
     (auth, view, first.map(|f| f.password.to_string()))

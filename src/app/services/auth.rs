@@ -31,7 +31,8 @@ pub(crate) async fn start(
     };
     let clock = process.clock().clone();
     let place = process.database(Service::Auth)?;
-    let opened = Auth::open(&dir, &place, settings, clock, view.clone(), certificates);
+    let (bus, own) = (process.bus().clone(), view.clone());
+    let opened = Auth::open(&dir, &place, settings, clock, own, certificates, bus);
     let (auth, first) = opened.await?;
     process.add_check("auth.store", database(auth.db()));
     let listed = auth

@@ -12,7 +12,7 @@ use tars_certs::{
     trust::{Side, Trust},
 };
 use tars_credentials::{Caller, GrantError, Permissions, View};
-use tars_runtime::{clock::Clock, config::Credentials};
+use tars_runtime::{bus::Bus, clock::Clock, config::Credentials};
 use uuid::Uuid;
 
 mod clock_steps;
@@ -70,6 +70,7 @@ async fn world() -> World {
         clock.clone(),
         View::default(),
         certificates(dir.path(), &clock),
+        Bus::local(),
     )
     .await
     .unwrap();

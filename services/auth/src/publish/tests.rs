@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     keys::NewKey,
-    testing::{PASSWORD, World, here, open},
+    testing::{PASSWORD, World, here, open, open_on},
 };
 use futures_util::StreamExt;
 use std::collections::BTreeMap;
@@ -215,7 +215,7 @@ async fn when_the_log_was_trimmed_past_the_publisher_everybody_gets_a_snapshot()
     tx.execute(change).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     let sequence = last(&w).await;
-    w.auth.publisher.hint.notify_one();
+    w.auth.publisher.bus.publish(TOPIC, sequence);
     other.reached(sequence).await;
     assert!(!w.holds(&dev));
     assert!(!other.view.still_valid(
@@ -256,4 +256,58 @@ async fn a_durable_change_succeeds_although_it_is_announced_late() {
     }
     assert!(w.by_key(&old.text).is_none());
     announcing.abort();
+}
+
+/// Waits until a view refuses a caller.
+async fn until_refused(view: &View, caller: &Caller, clock: &tars_runtime::clock::Clock) {
+    let end = Instant::now() + Duration::from_secs(10);
+    while view.still_valid(caller, clock.now_s()) {
+        assert!(Instant::now() < end, "never announced");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_change_made_at_one_replica_is_announced_by_every_other() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let (dir, bus) = (w.dir.path(), Bus::local());
+    let (one, _, _) = open_on(dir, &w.clock, bus.clone()).await;
+    let (_other, hinted, _) = open_on(dir, &w.clock, bus).await;
+    // Has a bus of its own, as when hints are lost.
+    let unhinted = &w.view;
+    for name in ["ada", "bob", "eve"] {
+        let caller = w.user(name, "developer").await;
+        one.set_disabled(&admin, name, true).await.unwrap();
+        for view in [&hinted, unhinted] {
+            until_refused(view, &caller, &w.clock).await;
+        }
+    }
+    let sequence = last(&w).await;
+    assert_eq!(one.publisher.log.last(), sequence);
+}
+
+#[tokio::test]
+async fn a_change_is_announced_at_the_hint_of_another_replica() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let (dir, bus) = (w.dir.path(), Bus::local());
+    let (one, _, _) = open_on(dir, &w.clock, bus.clone()).await;
+    let (other, _, _) = open_on(dir, &w.clock, bus.clone()).await;
+    // Its own publisher is gone; one without the periodic read takes its place.
+    other._publishing.abort();
+    let publisher = Arc::clone(&other.publisher);
+    let _hinted = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut table = publisher.bus.follow(TOPIC);
+        loop {
+            if table.wait(publisher.log.last()).await == tars_runtime::bus::Wake::Hint {
+                publisher.catch_up().await.unwrap();
+            }
+        }
+    }));
+    for name in ["ada", "bob"] {
+        w.user(name, "developer").await;
+        one.set_disabled(&admin, name, true).await.unwrap();
+        other.publisher.reached(last(&w).await).await.unwrap();
+    }
 }

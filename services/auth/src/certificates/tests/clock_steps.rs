@@ -111,6 +111,7 @@ async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
         w.clock.clone(),
         View::default(),
         certificates(w.dir.path(), &w.clock),
+        Bus::local(),
     );
     assert!(again.await.is_ok());
     assert!(

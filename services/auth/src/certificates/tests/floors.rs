@@ -28,6 +28,7 @@ impl World {
             clock.clone(),
             View::default(),
             certificates(dir.path(), &clock),
+            Bus::local(),
         );
         let (auth, _) = opened.await.unwrap();
         Self { dir, auth, clock }
