@@ -129,7 +129,7 @@ pub(crate) enum CommandError {
     #[error(transparent)]
     Rest(#[from] RestError),
     /// A refusal for which there is something to do.
-    #[error("{error}; {advice}")]
+    #[error("{}; {advice}", advice::problem(.error))]
     Advised {
         error: Box<RestError>,
         advice: String,
@@ -142,6 +142,12 @@ pub(crate) enum CommandError {
     Usage(String),
     #[error("{0}")]
     Failed(String),
+    /// The mesh went away while a stream was followed, and stayed away.
+    #[error("the mesh was lost and did not come back ({why}); {goes_on} goes on")]
+    Away { why: String, goes_on: String },
+    /// An error of a command that was asked for JSON.
+    #[error("{}", in_json(.0))]
+    Json(Box<Self>),
     #[error("interrupted; nothing was changed")]
     Interrupted,
     #[error("the runtime could not start: {0}")]
@@ -183,14 +189,45 @@ impl CommandError {
         match self {
             Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
-            | Self::Rest(RestError::Unreachable { .. }) => 69,
+            | Self::Rest(RestError::Unreachable { .. })
+            | Self::Away { .. } => 69,
             Self::Connection(e) if e.trouble.is_absence() => 69,
             Self::Rest(error) if error.is_denied() => 77,
             Self::Advised { error, .. } if error.is_denied() => 77,
             Self::Interrupted => 130,
+            Self::Json(error) => error.exit_code(),
             _ => 1,
         }
     }
+
+    /// The error as JSON, where the command was asked for that.
+    fn in_json_if(self, json: bool) -> Self {
+        match json {
+            true => Self::Json(Box::new(self)),
+            false => self,
+        }
+    }
+}
+
+/// One line: the `google.rpc.Status` of a refusal with its reason beside the message, and what to do
+/// about it where that is known; of other errors the message.
+fn in_json(error: &CommandError) -> serde_json::Value {
+    let (refusal, advice) = match error {
+        CommandError::Rest(refusal) => (Some(refusal), None),
+        CommandError::Advised { error, advice } => (Some(&**error), Some(advice)),
+        _ => (None, None),
+    };
+    let mut value = match refusal {
+        Some(RestError::Refused { body, .. }) if body.is_object() => body.clone(),
+        _ => serde_json::json!({ "message": error.to_string() }),
+    };
+    if let Some(reason) = refusal.and_then(RestError::reason) {
+        value["reason"] = reason.into();
+    }
+    if let Some(advice) = advice {
+        value["advice"] = advice.as_str().into();
+    }
+    value
 }
 
 /// Runs a command; an error is printed and becomes the exit code, as in sysexits.h: 64 for usage and
@@ -199,7 +236,10 @@ pub fn run(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,
         Err(e) => {
-            note!("tars: {e}");
+            match &e {
+                CommandError::Json(_) => note!("{e}"),
+                _ => note!("tars: {e}"),
+            }
             ExitCode::from(e.exit_code())
         }
     }

@@ -349,6 +349,7 @@ fn take(path: &str, line: &[u8], each: &mut impl FnMut(&Value) -> bool) -> Resul
         return Err(RestError::Stream {
             path: path.to_owned(),
             message,
+            code: error["code"].as_i64().unwrap_or_default(),
         });
     }
     Ok(each(&item["result"]))

@@ -15,6 +15,16 @@ pub(super) fn add(error: RestError, advice: &[(&str, String)]) -> CommandError {
     }
 }
 
+/// The refusal without what the service advises, which is for callers of its API: it stands after the
+/// last semicolon.
+pub(super) fn problem(error: &RestError) -> String {
+    let text = error.to_string();
+    match (error, text.rsplit_once("; ")) {
+        (RestError::Refused { status, .. }, Some((problem, _))) => format!("{problem} ({status})"),
+        _ => text,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -29,6 +39,34 @@ mod tests {
             message: "no".to_owned(),
             body: json!({ "details": [{ "domain": "tars", "reason": reason }] }),
         }
+    }
+
+    #[test]
+    fn advice_for_callers_of_the_api_gives_way_to_that_for_users_of_the_command() {
+        let RestError::Refused {
+            method,
+            path,
+            status,
+            body,
+            ..
+        } = refused("STALE")
+        else {
+            panic!("it is refused");
+        };
+        let error = RestError::Refused {
+            method,
+            path,
+            status,
+            message: "it is stale: 3; 5 is live; call WithdrawProposal".to_owned(),
+            body,
+        };
+        let advised = add(error, &[("STALE", "withdraw it".to_owned())]).to_string();
+        assert!(
+            advised.contains("it is stale: 3; 5 is live (403"),
+            "{advised}"
+        );
+        assert!(advised.ends_with("; withdraw it"), "{advised}");
+        assert!(!advised.contains("WithdrawProposal"), "{advised}");
     }
 
     #[test]

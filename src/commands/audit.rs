@@ -3,7 +3,7 @@
 use super::{
     CommandError, Global, block_on,
     listing::{self, number, text},
-    mesh::MeshArg,
+    mesh::{Mesh, MeshArg},
 };
 use crate::rest::escape;
 use clap::{Args, Subcommand};
@@ -23,7 +23,10 @@ pub(crate) struct Audit {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List what happened, newest first.
+    /// List what happened, in the order in which the records arrived, the last first.
+    ///
+    /// A service delivers its records once it reaches Auth, so that the times of different services can be
+    /// out of order.
     #[command(
         after_help = "Examples:\n  tars audit list --caller user:ada\n  tars audit list --event-type auth.login.failure --limit 20 --json"
     )]
@@ -49,6 +52,12 @@ enum Command {
 impl Audit {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
+        let Command::List { json, .. } = &self.command;
+        let json = *json;
+        self.print(&mesh).map_err(|e| e.in_json_if(json))
+    }
+
+    fn print(self, mesh: &Mesh) -> Result<ExitCode, CommandError> {
         let Command::List {
             event_type,
             caller,

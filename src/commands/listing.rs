@@ -3,6 +3,7 @@
 use super::{CommandError, output};
 use crate::rest::{Rest, RestError};
 use serde_json::Value;
+use uuid::Uuid;
 
 /// The largest page that the services serve.
 const LARGEST_PAGE: usize = 500;
@@ -37,6 +38,11 @@ pub(super) async fn first(
 /// Prints rows as a table.
 pub(super) fn table(head: &[&str], rows: &[Value], row: impl Fn(&Value) -> Vec<String>) {
     output::table(head, &rows.iter().map(row).collect::<Vec<_>>());
+}
+
+/// Parses the id of a study or a proposal.
+pub(super) fn id(text: &str) -> Result<Uuid, &'static str> {
+    Uuid::try_parse(text).map_err(|_| "the id must be a UUID, as `list` shows it")
 }
 
 /// A text on one line; empty when it is absent.

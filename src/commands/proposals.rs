@@ -3,10 +3,11 @@
 
 mod decide;
 mod show;
+mod watch;
 
 use super::{
-    CommandError, Global, advice, block_on, events,
-    listing::{self, text, word},
+    CommandError, Global, advice, block_on,
+    listing::{self, id, text, word},
     mesh::MeshArg,
     session::Session,
 };
@@ -17,6 +18,7 @@ use serde_json::{Value, json};
 pub(super) use show::measured;
 use std::process::ExitCode;
 use uuid::Uuid;
+use watch::{Until, watch};
 
 #[derive(Debug, Args)]
 #[command(
@@ -31,12 +33,13 @@ pub(crate) struct Proposals {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// List the proposals that wait for a decision, newest first.
+    /// List the open proposals: first those that need attention, then those that wait for a decision or
+    /// to be applied, then those that are being applied.
     #[command(
         after_help = "Examples:\n  tars proposals list\n  tars proposals list --all --limit 10 --json"
     )]
     List {
-        /// List those that have been decided, too.
+        /// List those that have ended, too, newest first.
         #[arg(long)]
         all: bool,
         /// How many proposals at most.
@@ -50,6 +53,7 @@ enum Command {
     #[command(after_help = "Example:\n  tars proposals show 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d")]
     Show {
         /// The proposal's id, as `tars proposals list` shows it.
+        #[arg(value_parser = id)]
         update_id: Uuid,
         /// Print JSON.
         #[arg(long)]
@@ -61,6 +65,7 @@ enum Command {
     )]
     Propose {
         /// The study's id, as `tars studies list` shows it.
+        #[arg(value_parser = id)]
         study_id: Uuid,
         /// A note for the approver.
         #[arg(
@@ -70,12 +75,23 @@ enum Command {
             value_name = "TEXT"
         )]
         note: String,
+        /// Print the proposal as JSON.
+        #[arg(long)]
+        json: bool,
     },
-    /// Follow a proposal until it ends or needs a person. Exits with 1 unless it completes.
-    #[command(after_help = "Example:\n  tars proposals watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d")]
+    /// Follow a proposal until what is awaited, until it ends, or until it needs a person. Exits with 1
+    /// unless its assessment was made, it was approved, or it completed, whichever was awaited.
+    #[command(
+        after_help = "Examples:\n  tars proposals watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars proposals watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d --until ended"
+    )]
     Watch {
         /// The proposal's id.
+        #[arg(value_parser = id)]
         update_id: Uuid,
+        /// What to wait for [default: `assessed` while it is being assessed, `decided` while it waits
+        /// for a decision, then `ended`].
+        #[arg(long)]
+        until: Option<Until>,
         /// Print one JSON object a line.
         #[arg(long)]
         json: bool,
@@ -86,6 +102,7 @@ enum Command {
     )]
     Apply {
         /// The proposal's id.
+        #[arg(value_parser = id)]
         update_id: Uuid,
         /// Print one JSON object a line.
         #[arg(long)]
@@ -98,22 +115,43 @@ enum Command {
 impl Proposals {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
-        block_on(async { self.command.run(&mut mesh.session().await?).await })?
+        let json = self.command.is_in_json();
+        let done = block_on(async { self.command.run(&mut mesh.session().await?).await })?;
+        done.map_err(|e| e.in_json_if(json))
     }
 }
 
 impl Command {
+    fn is_in_json(&self) -> bool {
+        match self {
+            Self::List { json, .. }
+            | Self::Show { json, .. }
+            | Self::Propose { json, .. }
+            | Self::Watch { json, .. }
+            | Self::Apply { json, .. } => *json,
+            Self::Decide(decision) => decision.is_in_json(),
+        }
+    }
+
     async fn run(self, session: &mut Session) -> Result<ExitCode, CommandError> {
         let rest = session.rest();
         match self {
             Self::List { all, limit, json } => list(&rest, all, limit, json).await,
             Self::Show { update_id, json } => show::show(&rest, update_id, json).await,
-            Self::Propose { study_id, note } => propose(&rest, study_id, &note).await,
-            Self::Watch { update_id, json } => watch(session, update_id, json).await,
+            Self::Propose {
+                study_id,
+                note,
+                json,
+            } => propose(&rest, study_id, &note, json).await,
+            Self::Watch {
+                update_id,
+                until,
+                json,
+            } => watch(session, update_id, until, json).await,
             Self::Apply { update_id, json } => {
                 let apply = format!("/api/v1/sync/apply/{update_id}");
                 change(&rest, &update_id, &apply, json!({})).await?;
-                watch(session, update_id, json).await
+                watch(session, update_id, Some(Until::Ended), json).await
             }
             Self::Decide(decision) => decision.run(&rest).await,
         }
@@ -164,12 +202,17 @@ fn advised(error: RestError, id: &Uuid) -> CommandError {
                 "take it back with `tars proposals withdraw {id}`, then propose its study anew"
             ),
         ),
-        (
-            "CHANGE_IN_PROGRESS",
-            "`tars proposals watch` with the id of that change tells when it ends".to_owned(),
-        ),
+        ("CHANGE_IN_PROGRESS", in_progress(&error)),
     ];
     advice::add(error, &advice)
+}
+
+/// What to do about the change that holds an agent, by its id.
+fn in_progress(error: &RestError) -> String {
+    let other = error.resource().unwrap_or("PROPOSAL_ID");
+    format!(
+        "`tars proposals watch {other}` follows it; if it needs attention, `tars proposals resolve {other} roll-back --reason TEXT` (or `keep-live`) ends it"
+    )
 }
 
 async fn change(rest: &Rest, id: &Uuid, route: &str, body: Value) -> Result<Value, CommandError> {
@@ -178,9 +221,16 @@ async fn change(rest: &Rest, id: &Uuid, route: &str, body: Value) -> Result<Valu
 }
 
 async fn list(rest: &Rest, all: bool, limit: usize, json: bool) -> Result<ExitCode, CommandError> {
-    let route = if all { "history" } else { "pending" };
-    let route = format!("/api/v1/sync/{route}");
-    let proposals = listing::first(rest, &route, "proposals", limit).await?;
+    let history = "/api/v1/sync/history";
+    let proposals = if all {
+        listing::first(rest, history, "proposals", limit).await?
+    } else {
+        let open = format!("{history}?open_only=true");
+        let mut open = listing::all(rest, &open, "proposals").await?;
+        open.sort_by_key(urgency);
+        open.truncate(limit);
+        open
+    };
     if json {
         say!("{:#}", Value::from(proposals));
         return Ok(ExitCode::SUCCESS);
@@ -193,12 +243,41 @@ async fn list(rest: &Rest, all: bool, limit: usize, json: bool) -> Result<ExitCo
         "stale",
         "proposed by",
         "created",
+        "next",
     ];
     listing::table(&head, &proposals, row);
     if proposals.is_empty() && !all {
-        note!("nothing waits for a decision; `tars proposals list --all` lists what was decided");
+        note!("no proposal is open; `tars proposals list --all` lists those that have ended");
+    }
+    for proposal in proposals.iter().filter(|p| state(p) == "needs_attention") {
+        note!("the agent {} is held", text(&proposal["agent_id"]));
+        show::next_step(proposal);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The order of the open proposals: what only a person can continue comes first.
+fn urgency(proposal: &Value) -> u8 {
+    match state(proposal).as_str() {
+        "needs_attention" => 0,
+        "pending_approval" => 1,
+        "approved" => 2,
+        _ => 3,
+    }
+}
+
+/// The command that continues a proposal, in a word or two.
+fn next(proposal: &Value) -> &'static str {
+    let stale = proposal["stale"] == true;
+    match state(proposal).as_str() {
+        "needs_attention" => "resolve",
+        "pending_approval" | "approved" if stale => "withdraw, propose again",
+        "pending_approval" if assessment_state(proposal) == "pending" => "watch",
+        "pending_approval" => "approve or reject",
+        "approved" => "apply",
+        "applying" | "verifying" | "rolling_back" => "watch",
+        _ => "",
+    }
 }
 
 fn row(proposal: &Value) -> Vec<String> {
@@ -215,6 +294,7 @@ fn row(proposal: &Value) -> Vec<String> {
         .to_owned(),
         text(&proposal["proposed_by"]),
         text(&proposal["created_at"]),
+        next(proposal).to_owned(),
     ]
 }
 
@@ -222,10 +302,31 @@ fn assessment_state(proposal: &Value) -> String {
     word(&proposal["assessment_state"], "ASSESSMENT_STATE_")
 }
 
-async fn propose(rest: &Rest, study: Uuid, note: &str) -> Result<ExitCode, CommandError> {
+async fn propose(
+    rest: &Rest,
+    study: Uuid,
+    note: &str,
+    json: bool,
+) -> Result<ExitCode, CommandError> {
     let body = json!({ "study_id": study, "note": note });
     let answer = rest.post("/api/v1/sync/propose", body).await;
+    let answer = match answer {
+        Ok(answer) => answer,
+        Err(error) => return Err(refused_proposal(error, study)),
+    };
+    let proposal = &answer["proposal"];
+    if json {
+        say!("{proposal:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    say!("{}: {}", text(&proposal["update_id"]), state(proposal));
+    show::next_step(proposal);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn refused_proposal(error: RestError, study: Uuid) -> CommandError {
     let show = format!("`tars studies show {study}` shows its trials");
+    let open = error.resource().unwrap_or("PROPOSAL_ID");
     let advice = [
         (
             "NOT_FOUND",
@@ -234,35 +335,11 @@ async fn propose(rest: &Rest, study: Uuid, note: &str) -> Result<ExitCode, Comma
         ("NO_FINISHED_TRIAL", show),
         (
             "ALREADY_EXISTS",
-            "`tars proposals list` shows it".to_owned(),
+            format!("`tars proposals show {open}` shows it"),
         ),
+        ("CHANGE_IN_PROGRESS", in_progress(&error)),
     ];
-    let proposal = answer.map_err(|e| advice::add(e, &advice))?["proposal"].take();
-    say!("{}: {}", text(&proposal["update_id"]), state(&proposal));
-    show::next_step(&proposal);
-    Ok(ExitCode::SUCCESS)
-}
-
-async fn watch(session: &mut Session, id: Uuid, json: bool) -> Result<ExitCode, CommandError> {
-    // An id that does not exist is refused before the stream.
-    let mut last = show::read(&session.rest(), id).await?;
-    let mut printed = String::new();
-    events::follow(session, &format!("{}/events", path(id)), |item| {
-        last = item["proposal"].clone();
-        let line = format!("{} (assessment {})", state(&last), assessment_state(&last));
-        if json {
-            say!("{item}");
-        } else if line != printed {
-            say!("{line}");
-            printed = line;
-        }
-        state(&last) != "needs_attention"
-    })
-    .await?;
-    if !json {
-        show::outcome(&last);
-    }
-    Ok(ExitCode::from(u8::from(state(&last) != "completed")))
+    advice::add(error, &advice)
 }
 
 #[cfg(test)]
@@ -285,8 +362,52 @@ mod tests {
             "yes",
             "user:ada",
             "now",
+            "withdraw, propose again",
         ];
         assert_eq!(row(&proposal), cells);
+    }
+
+    #[test]
+    fn open_proposals_are_listed_by_urgency_each_with_its_next_command() {
+        let proposal = |state: &str, assessment: &str| {
+            json!({ "state": format!("PROPOSAL_STATE_{state}"),
+                    "assessment_state": format!("ASSESSMENT_STATE_{assessment}") })
+        };
+        let mut open = [
+            proposal("VERIFYING", "COMPLETED"),
+            proposal("APPROVED", "COMPLETED"),
+            proposal("PENDING_APPROVAL", "PENDING"),
+            proposal("PENDING_APPROVAL", "FAILED"),
+            proposal("NEEDS_ATTENTION", "COMPLETED"),
+        ];
+        open.sort_by_key(urgency);
+        let next = open.each_ref().map(next);
+        let expected = ["resolve", "watch", "approve or reject", "apply", "watch"];
+        assert_eq!(next, expected);
+        assert_eq!(super::next(&proposal("KEPT", "COMPLETED")), "");
+    }
+
+    #[test]
+    fn a_change_in_progress_is_named_with_the_commands_that_end_it() {
+        let refused = || RestError::Refused {
+            method: Method::POST,
+            path: "/api/v1/sync/propose".to_owned(),
+            status: StatusCode::BAD_REQUEST,
+            message: "the change 7 of this agent is in progress".to_owned(),
+            body: json!({ "details": [
+                { "domain": "tars", "reason": "CHANGE_IN_PROGRESS" },
+                { "resource_type": "proposal", "resource_name": "7" },
+            ] }),
+        };
+        for error in [
+            refused_proposal(refused(), Uuid::nil()),
+            advised(refused(), &Uuid::nil()),
+        ] {
+            let text = error.to_string();
+            for part in ["tars proposals watch 7", "tars proposals resolve 7"] {
+                assert!(text.contains(part), "{text}");
+            }
+        }
     }
 
     #[test]

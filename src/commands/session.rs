@@ -129,6 +129,14 @@ impl Session {
         Some(ready.ok()?.gateway)
     }
 
+    /// Moves to the gateway's current URL where the session's data directory names one: a restarted mesh
+    /// may listen elsewhere.
+    pub(super) fn find_again(&mut self) {
+        if let Some(url) = self.running_at() {
+            self.move_to(url);
+        }
+    }
+
     pub(super) fn is_at(&self, gateway: &str) -> bool {
         plain_url(&self.gateway) == plain_url(gateway)
     }

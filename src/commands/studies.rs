@@ -4,7 +4,7 @@ use super::{
     CommandError, Global, advice, block_on,
     confirm::Confirm,
     events,
-    listing::{self, number, short, text, word},
+    listing::{self, id, number, short, text, word},
     mesh::MeshArg,
     session::Session,
 };
@@ -39,6 +39,7 @@ enum Command {
     #[command(after_help = "Example:\n  tars studies show 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d")]
     Show {
         /// The study's id, as `tars studies list` shows it.
+        #[arg(value_parser = id)]
         study_id: Uuid,
         /// Print JSON.
         #[arg(long)]
@@ -50,6 +51,7 @@ enum Command {
     )]
     Watch {
         /// The study's id.
+        #[arg(value_parser = id)]
         study_id: Uuid,
         /// Print one JSON object a line.
         #[arg(long)]
@@ -61,9 +63,13 @@ enum Command {
     )]
     Cancel {
         /// The study's id.
+        #[arg(value_parser = id)]
         study_id: Uuid,
         #[command(flatten)]
         confirm: Confirm,
+        /// Print the study as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -79,17 +85,32 @@ fn path(id: Uuid) -> String {
 impl Studies {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
-        block_on(async {
+        let json = self.command.is_in_json();
+        let done = block_on(async {
             let mut session = mesh.session().await?;
             match self.command {
                 Command::List { limit, json } => list(&session.rest(), limit, json).await,
                 Command::Show { study_id, json } => show(&session.rest(), study_id, json).await,
                 Command::Watch { study_id, json } => watch(&mut session, study_id, json).await,
-                Command::Cancel { study_id, confirm } => {
-                    cancel(&session.rest(), study_id, &confirm).await
-                }
+                Command::Cancel {
+                    study_id,
+                    confirm,
+                    json,
+                } => cancel(&session.rest(), study_id, &confirm, json).await,
             }
-        })?
+        })?;
+        done.map_err(|e: CommandError| e.in_json_if(json))
+    }
+}
+
+impl Command {
+    fn is_in_json(&self) -> bool {
+        match self {
+            Self::List { json, .. }
+            | Self::Show { json, .. }
+            | Self::Watch { json, .. }
+            | Self::Cancel { json, .. } => *json,
+        }
     }
 }
 
@@ -147,7 +168,7 @@ async fn show(rest: &Rest, id: Uuid, json: bool) -> Result<ExitCode, CommandErro
     listing::table(&head, &trials, |trial| {
         vec![
             short(&trial["number"]),
-            word(&trial["state"], "TRIAL_STATE_"),
+            trial_state(trial),
             short(&trial["score"]),
             parameters(trial),
         ]
@@ -176,6 +197,14 @@ fn describe(study: &Value) {
     }
 }
 
+/// A trial that its study's end stopped is recorded as failed, with that as its error.
+fn trial_state(trial: &Value) -> String {
+    match trial["error"].as_str() {
+        Some(stopped @ "cancelled") => stopped.to_owned(),
+        _ => word(&trial["state"], "TRIAL_STATE_"),
+    }
+}
+
 /// `gamma=0.99 tau=1`.
 fn parameters(trial: &Value) -> String {
     let parameters = trial["parameters"].as_object().into_iter().flatten();
@@ -199,7 +228,8 @@ fn next_step(study: &Value) {
 
 async fn watch(session: &mut Session, id: Uuid, json: bool) -> Result<ExitCode, CommandError> {
     let mut ended = study(&session.rest(), id).await?;
-    events::follow(session, &format!("{}/events", path(id)), |item| {
+    let goes_on = format!("`tars studies watch {id}`");
+    events::follow(session, &format!("{}/events", path(id)), &goes_on, |item| {
         if json {
             say!("{item}");
         } else if item["trial"].is_object() {
@@ -226,7 +256,7 @@ async fn watch(session: &mut Session, id: Uuid, json: bool) -> Result<ExitCode, 
 /// A trial in one line: its score once it has ended, before that its last intermediate value.
 fn progress(trial: &Value) -> String {
     let name = format!("trial {:<4}", short(&trial["number"]));
-    let state = word(&trial["state"], "TRIAL_STATE_");
+    let state = trial_state(trial);
     if !trial["score"].is_null() {
         let score = short(&trial["score"]);
         return format!("{name} {state:<9} score {score}  {}", parameters(trial));
@@ -239,21 +269,37 @@ fn progress(trial: &Value) -> String {
             let (step, value) = (short(&last["step"]), short(&last["value"]));
             format!("{name} {state:<9} step {step}  value {value}")
         }
+        None if state == "cancelled" => format!("{name} {state}"),
         None => format!("{name} {state:<9} {}", text(&trial["error"]))
             .trim_end()
             .to_owned(),
     }
 }
 
-async fn cancel(rest: &Rest, id: Uuid, confirm: &Confirm) -> Result<ExitCode, CommandError> {
+async fn cancel(
+    rest: &Rest,
+    id: Uuid,
+    confirm: &Confirm,
+    json: bool,
+) -> Result<ExitCode, CommandError> {
     let study = study(rest, id).await?;
+    if state(&study) != "running" {
+        return Err(CommandError::Failed(format!(
+            "study {id} has ended already: it is {}; `tars studies show {id}` shows its trials",
+            state(&study)
+        )));
+    }
     confirm.ask(&format!(
         "study {id} ({} trials ended) stops, and cannot go on afterwards",
         trials(&study)
     ))?;
     let answer = rest.post(&format!("{}/cancel", path(id)), json!({})).await;
     let study = answer.map_err(advised)?["study"].take();
-    say!("{}: {} trials ended", state(&study), trials(&study));
+    if json {
+        say!("{study:#}");
+    } else {
+        say!("{}: {} trials ended", state(&study), trials(&study));
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -292,6 +338,10 @@ mod tests {
             (
                 json!({ "number": 1, "state": "TRIAL_STATE_FAILED", "error": "diverged" }),
                 "trial 1    failed    diverged",
+            ),
+            (
+                json!({ "number": 1, "state": "TRIAL_STATE_FAILED", "error": "cancelled" }),
+                "trial 1    cancelled",
             ),
         ] {
             assert_eq!(progress(&trial), line);

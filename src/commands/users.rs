@@ -47,6 +47,9 @@ enum Command {
         /// A file with the password; standard input when left out.
         #[arg(long, value_name = "FILE")]
         password_file: Option<PathBuf>,
+        /// Print the user as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Disable a user: their sessions end, their keys stop working, and logins are refused.
     #[command(after_help = "Examples:\n  tars users disable ada\n  tars users disable ada --yes")]
@@ -55,12 +58,18 @@ enum Command {
         username: String,
         #[command(flatten)]
         confirm: Confirm,
+        /// Print the user as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Let a disabled user log in again.
     #[command(after_help = "Example:\n  tars users enable ada")]
     Enable {
         /// The user to enable.
         username: String,
+        /// Print the user as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Replace a user's roles, which ends their sessions.
     #[command(after_help = "Example:\n  tars users roles ada viewer developer --yes")]
@@ -72,18 +81,33 @@ enum Command {
         roles: Vec<String>,
         #[command(flatten)]
         confirm: Confirm,
+        /// Print the user as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
 impl Users {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
-        block_on(async { self.command.run(&mesh.session().await?.rest()).await })??;
+        let json = self.command.is_in_json();
+        let done = block_on(async { self.command.run(&mesh.session().await?.rest()).await })?;
+        done.map_err(|e| e.in_json_if(json))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
 impl Command {
+    fn is_in_json(&self) -> bool {
+        match self {
+            Self::List { json }
+            | Self::Create { json, .. }
+            | Self::Disable { json, .. }
+            | Self::Enable { json, .. }
+            | Self::Roles { json, .. } => *json,
+        }
+    }
+
     async fn run(self, rest: &Rest) -> Result<(), CommandError> {
         match self {
             Self::List { json: true } => say!("{}", Value::from(list(rest).await?)),
@@ -92,26 +116,38 @@ impl Command {
                 username,
                 roles,
                 password_file,
+                json,
             } => {
                 let password = password::choose(password_file)?;
                 let body =
                     json!({ "username": username, "password": password.as_str(), "roles": roles });
-                print_one(rest.post("/admin/users", body).await?);
+                print_one(json, rest.post("/admin/users", body).await?);
             }
-            Self::Disable { username, confirm } => {
+            Self::Disable {
+                username,
+                confirm,
+                json,
+            } => {
                 exists(rest, &username).await?;
                 confirm.ask(&format!(
                     "every session of {username} ends, and their API keys stop working"
                 ))?;
-                print_one(rest.post(&path(&username, "disable"), json!({})).await?);
+                print_one(
+                    json,
+                    rest.post(&path(&username, "disable"), json!({})).await?,
+                );
             }
-            Self::Enable { username } => {
-                print_one(rest.post(&path(&username, "enable"), json!({})).await?);
+            Self::Enable { username, json } => {
+                print_one(
+                    json,
+                    rest.post(&path(&username, "enable"), json!({})).await?,
+                );
             }
             Self::Roles {
                 username,
                 roles,
                 confirm,
+                json,
             } => {
                 exists(rest, &username).await?;
                 confirm.ask(&format!(
@@ -119,7 +155,7 @@ impl Command {
                     roles.join(", ")
                 ))?;
                 let body = json!({ "roles": roles });
-                print_one(rest.put(&path(&username, "roles"), body).await?);
+                print_one(json, rest.put(&path(&username, "roles"), body).await?);
             }
         }
         Ok(())
@@ -158,8 +194,13 @@ async fn list(rest: &Rest) -> Result<Vec<Value>, RestError> {
     listing::all(rest, "/admin/users", "users").await
 }
 
-fn print_one(mut answer: Value) {
-    print(&[answer["user"].take()]);
+fn print_one(json: bool, mut answer: Value) {
+    let user = answer["user"].take();
+    if json {
+        say!("{user:#}");
+    } else {
+        print(&[user]);
+    }
 }
 
 fn print(users: &[Value]) {

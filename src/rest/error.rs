@@ -69,6 +69,8 @@ pub enum RestError {
         path: String,
         /// The message of the error.
         message: String,
+        /// The gRPC code of the error; 0 when the gateway names none.
+        code: i64,
     },
 }
 
@@ -81,6 +83,15 @@ impl RestError {
         let mut details = body["details"].as_array()?.iter();
         let info = details.find(|d| d["domain"] == fault::DOMAIN)?;
         info["reason"].as_str()
+    }
+
+    /// The name of another resource that a refusal is about, as in the `ResourceInfo` of its details.
+    pub(crate) fn resource(&self) -> Option<&str> {
+        let Self::Refused { body, .. } = self else {
+            return None;
+        };
+        let mut details = body["details"].as_array()?.iter();
+        details.find_map(|d| d["resource_name"].as_str())
     }
 
     /// The HTTP status of a refusal.

@@ -6,7 +6,7 @@ use crate::{
     lost::LostHold,
     proposals::{Decision, View},
     saga::measure::{self, Purpose},
-    store::{Assessment, Proposal as Row, State, Verification as Verified},
+    store::{Assessment, Proposal as Row, State, Verification as Verified, Which},
 };
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
@@ -129,6 +129,8 @@ fn proposal(view: View) -> Proposal {
         attention: row.attention,
         assessment_state,
         approved_without_assessment: row.approved_without_assessment,
+        resolved_by: row.resolved_by,
+        resolution_reason: row.resolution_reason,
     }
 }
 
@@ -300,7 +302,10 @@ impl sync_service_server::SyncService for Api {
             page_size,
             page_token,
         } = request.into_inner();
-        let (rows, next_page_token) = self.service.list(true, &page_token, page_size).await?;
+        let (rows, next_page_token) = self
+            .service
+            .list(Which::Pending, &page_token, page_size)
+            .await?;
         let proposals = self.all_shown(rows).await;
         Ok(Response::new(ListPendingProposalsResponse {
             proposals,
@@ -315,8 +320,10 @@ impl sync_service_server::SyncService for Api {
         let ListProposalHistoryRequest {
             page_size,
             page_token,
+            open_only,
         } = request.into_inner();
-        let (rows, next_page_token) = self.service.list(false, &page_token, page_size).await?;
+        let which = if open_only { Which::Open } else { Which::All };
+        let (rows, next_page_token) = self.service.list(which, &page_token, page_size).await?;
         let proposals = self.all_shown(rows).await;
         Ok(Response::new(ListProposalHistoryResponse {
             proposals,

@@ -155,7 +155,7 @@ impl HyperSync {
         let mut tx = self.store.begin("proposals.resolve").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         require_state(&proposal, State::NeedsAttention)?;
-        proposal.reason = reason;
+        proposal.give_reason(by, reason);
         proposal.attention.clear();
         let next = match resolution {
             Resolution::RollBack => {

@@ -33,7 +33,7 @@ pub(crate) enum HyperSyncError {
     )]
     Stale { live: u64, base: u64 },
     #[error(
-        "the proposal's assessment is pending: wait for it with WatchProposal, or approve with without_assessment"
+        "the proposal's assessment is pending; wait for it with WatchProposal, or approve with without_assessment"
     )]
     AssessmentPending,
     #[error(

@@ -2,7 +2,7 @@
 
 use crate::{
     HyperSync, HyperSyncError,
-    store::{self, Assessment, Proposal, State},
+    store::{self, Assessment, Proposal, State, Which},
 };
 use futures_util::future::join_all;
 use std::{
@@ -132,9 +132,7 @@ impl HyperSync {
         if !proposal.state.is_waiting() {
             return Err(HyperSyncError::NotWithdrawable(proposal.state));
         }
-        if !reason.is_empty() {
-            proposal.reason = reason;
-        }
+        proposal.give_reason(&caller.label, reason);
         let kind = "hypersync.withdrawn";
         self.write(tx, &mut proposal, State::Withdrawn, kind, &caller.label)
             .await?;
@@ -220,7 +218,7 @@ impl HyperSync {
         store::update(&mut tx, proposal).await?;
         let record = self
             .record(proposal, kind, by)
-            .detail("reason", &proposal.reason)
+            .detail("reason", proposal.last_reason())
             .detail("error", &proposal.error);
         audit::insert(&mut tx, &record).await?;
         tx.commit().await?;
@@ -257,7 +255,7 @@ impl HyperSync {
 
     pub(crate) async fn list(
         &self,
-        pending: bool,
+        which: Which,
         token: &str,
         size: u32,
     ) -> Result<(Vec<Proposal>, String), HyperSyncError> {
@@ -268,12 +266,7 @@ impl HyperSync {
         };
         let before = before.map_err(|_| HyperSyncError::PageToken("page_token"))?;
         let size = page::size(size);
-        let state = if pending {
-            State::PendingApproval.as_str()
-        } else {
-            ""
-        };
-        let rows = self.store.list(state, before, size + 1).await?;
+        let rows = self.store.list(which, before, size + 1).await?;
         Ok(page::cut(rows, size, |p| p.id.to_string()))
     }
 

@@ -140,6 +140,8 @@ fn draft(finding: Finding, caller: &Caller, now_us: i64) -> Proposal {
         verification: None,
         error: String::new(),
         attention: String::new(),
+        resolved_by: String::new(),
+        resolution_reason: String::new(),
         forced: false,
         traceparent: trace::current().map(|c| c.to_header()).unwrap_or_default(),
         revision: 1,

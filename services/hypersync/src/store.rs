@@ -94,6 +94,11 @@ pub(crate) struct Proposal {
     /// What a person has to decide, in `NeedsAttention`.
     #[serde(default)]
     pub(crate) attention: String,
+    /// Who withdrew it after its approval, or decided how it continues once it needed attention.
+    #[serde(default)]
+    pub(crate) resolved_by: String,
+    #[serde(default)]
+    pub(crate) resolution_reason: String,
     /// Whether a person decided to restore the old values, whatever is live.
     #[serde(default)]
     pub(crate) forced: bool,
@@ -108,6 +113,24 @@ pub(crate) struct Proposal {
 impl Proposal {
     fn trial(&self) -> String {
         format!("{}/{}", self.study_id, self.trial_number)
+    }
+
+    /// Records the reason of a withdrawal or a resolution; the reason of an approval stays.
+    pub(crate) fn give_reason(&mut self, by: &str, reason: String) {
+        if self.state == State::PendingApproval {
+            self.reason = reason;
+        } else {
+            by.clone_into(&mut self.resolved_by);
+            self.resolution_reason = reason;
+        }
+    }
+
+    /// The reason of the last decision about it.
+    pub(crate) fn last_reason(&self) -> &str {
+        match self.resolved_by.is_empty() {
+            true => &self.reason,
+            false => &self.resolution_reason,
+        }
     }
 
     fn open_trial(&self) -> Option<String> {
@@ -136,8 +159,12 @@ impl FromRow for Proposal {
 }
 
 const GET: &str = "SELECT id, document FROM proposals WHERE id = $1";
-const LIST: &str = "SELECT id, document FROM proposals WHERE id < $1 AND ($2 = '' OR state = $2) \
-                    ORDER BY id DESC LIMIT $3";
+const LIST: &str = "SELECT id, document FROM proposals WHERE id < $1 ORDER BY id DESC LIMIT $2";
+const LIST_PENDING: &str = "SELECT id, document FROM proposals WHERE id < $1 \
+                            AND state = 'pending_approval' ORDER BY id DESC LIMIT $2";
+const LIST_OPEN: &str = "SELECT id, document FROM proposals WHERE id < $1 AND state NOT IN \
+                         ('rejected', 'withdrawn', 'completed', 'rolled_back', 'failed', 'kept') \
+                         ORDER BY id DESC LIMIT $2";
 const UNFINISHED: &str = "SELECT id, document FROM proposals WHERE state IN \
                           ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
 const NEEDING_ATTENTION: &str =
@@ -150,6 +177,26 @@ const INSERT: &str = "INSERT INTO proposals (id, agent_id, state, revision, prop
                       open_trial, changing_agent) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 const UPDATE: &str = "UPDATE proposals SET state = $1, revision = $2, document = $3, open_trial = $4, \
                       changing_agent = $5 WHERE id = $6 AND revision = $7";
+
+/// The proposals of a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Which {
+    All,
+    /// Those that wait for a decision.
+    Pending,
+    /// Those that are in no final state.
+    Open,
+}
+
+impl Which {
+    fn query(self) -> &'static str {
+        match self {
+            Self::All => LIST,
+            Self::Pending => LIST_PENDING,
+            Self::Open => LIST_OPEN,
+        }
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -191,14 +238,14 @@ impl Store {
         find(&mut self.db.read("proposals.get"), id).await
     }
 
-    /// Proposals in this state, or in any when it is empty, newest first.
+    /// Proposals, newest first.
     pub(crate) async fn list(
         &self,
-        state: &str,
+        which: Which,
         before: Uuid,
         limit: i64,
     ) -> Result<Vec<Proposal>, HyperSyncError> {
-        let query = Query::new(LIST).bind(before).bind(state).bind(limit);
+        let query = Query::new(which.query()).bind(before).bind(limit);
         Ok(self.db.read("proposals.list").all(query).await?)
     }
 

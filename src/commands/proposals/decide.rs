@@ -1,7 +1,10 @@
 //! Decisions about a proposal: each is one call.
 
 use super::{change, path, show, state};
-use crate::{commands::CommandError, rest::Rest};
+use crate::{
+    commands::{CommandError, listing::id},
+    rest::Rest,
+};
 use clap::{Subcommand, ValueEnum};
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -15,6 +18,7 @@ pub(super) enum Decision {
     )]
     Approve {
         /// The proposal's id.
+        #[arg(value_parser = id)]
         update_id: Uuid,
         /// Why, for the audit record.
         #[arg(
@@ -27,6 +31,9 @@ pub(super) enum Decision {
         /// Approve although the assessment is pending or has failed; recorded with the proposal.
         #[arg(long)]
         without_assessment: bool,
+        /// Print the proposal as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Reject a proposal that somebody else made.
     #[command(
@@ -34,10 +41,14 @@ pub(super) enum Decision {
     )]
     Reject {
         /// The proposal's id.
+        #[arg(value_parser = id)]
         update_id: Uuid,
         /// Why, for its proposer and the audit record.
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Print the proposal as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Take a proposal back that is not being applied yet.
     #[command(
@@ -45,6 +56,7 @@ pub(super) enum Decision {
     )]
     Withdraw {
         /// The proposal's id.
+        #[arg(value_parser = id)]
         update_id: Uuid,
         /// Why, for the audit record.
         #[arg(
@@ -54,6 +66,9 @@ pub(super) enum Decision {
             value_name = "TEXT"
         )]
         reason: String,
+        /// Print the proposal as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Decide how a proposal that needs attention goes on.
     #[command(
@@ -61,12 +76,16 @@ pub(super) enum Decision {
     )]
     Resolve {
         /// The proposal's id.
+        #[arg(value_parser = id)]
         update_id: Uuid,
         /// What becomes of the agent.
         resolution: Resolution,
         /// Why, for the audit record.
         #[arg(long, value_name = "TEXT")]
         reason: String,
+        /// Print the proposal as JSON.
+        #[arg(long)]
+        json: bool,
     },
 }
 
@@ -89,11 +108,25 @@ impl Resolution {
 
 impl Decision {
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let json = self.is_in_json();
         let (id, route, body) = self.call();
         let proposal = change(rest, &id, &route, body).await?;
+        if json {
+            say!("{proposal:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
         say!("{id}: {}", state(&proposal));
         show::next_step(&proposal);
         Ok(ExitCode::SUCCESS)
+    }
+
+    pub(super) fn is_in_json(&self) -> bool {
+        match self {
+            Self::Approve { json, .. }
+            | Self::Reject { json, .. }
+            | Self::Withdraw { json, .. }
+            | Self::Resolve { json, .. } => *json,
+        }
     }
 
     /// The proposal, the route, and the body of the call.
@@ -103,6 +136,7 @@ impl Decision {
                 update_id: id,
                 reason,
                 without_assessment,
+                json: _,
             } => {
                 let body = json!({ "update_id": id, "reason": reason,
                                    "without_assessment": without_assessment });
@@ -111,6 +145,7 @@ impl Decision {
             Self::Reject {
                 update_id: id,
                 reason,
+                json: _,
             } => {
                 let body = json!({ "update_id": id, "reason": reason });
                 (id, "/api/v1/sync/reject".to_owned(), body)
@@ -118,6 +153,7 @@ impl Decision {
             Self::Withdraw {
                 update_id: id,
                 reason,
+                json: _,
             } => {
                 let route = format!("{}/withdraw", path(id));
                 (id, route, json!({ "reason": reason }))
@@ -126,6 +162,7 @@ impl Decision {
                 update_id: id,
                 resolution,
                 reason,
+                json: _,
             } => {
                 let body = json!({ "resolution": resolution.as_str(), "reason": reason });
                 (id, format!("{}/resolve", path(id)), body)

@@ -59,10 +59,13 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
         ("proposed by", of("proposed_by")),
         ("note", of("note")),
         ("assessment", assessment(proposal)),
-        ("decided by", of("decided_by")),
+        ("decided by", decided(proposal)),
         ("reason", of("reason")),
         ("applied by", of("applied_by")),
         ("verification", measured(&proposal["verification"])),
+        ("version", version(proposal)),
+        ("resolved by", of("resolved_by")),
+        ("because", of("resolution_reason")),
         ("created", of("created_at")),
         ("ended", of("ended_at")),
     ];
@@ -81,6 +84,29 @@ fn stale(proposal: &Value) -> String {
         short(&proposal["live_version"]),
     );
     format!("made against version {base} of the agent, and version {live} is live")
+}
+
+fn decided(proposal: &Value) -> String {
+    let by = text(&proposal["decided_by"]);
+    match proposal["approved_without_assessment"] == true {
+        true => format!("{by}, without an assessment"),
+        false => by,
+    }
+}
+
+/// The version of the agent that applying made, and whether it stayed.
+fn version(proposal: &Value) -> String {
+    let version = &proposal["applied_version"];
+    if version.is_null() {
+        return String::new();
+    }
+    let version = short(version);
+    match state(proposal).as_str() {
+        "completed" => format!("{version} of the agent"),
+        "rolled_back" => format!("{version} of the agent, rolled back since"),
+        "kept" => format!("{version} of the agent; what was live then was kept"),
+        _ => format!("{version} of the agent, not verified yet"),
+    }
 }
 
 fn assessment(proposal: &Value) -> String {
@@ -110,9 +136,12 @@ pub(crate) fn measured(verification: &Value) -> String {
 
 /// What came of a proposal that is no longer followed.
 pub(super) fn outcome(proposal: &Value) {
-    let told = ["verification", "attention", "error"];
+    let mut shown = vec!["attention", "error", "stale", "verification", "version"];
+    if ["pending_approval", "approved"].contains(&&*state(proposal)) {
+        shown.push("assessment");
+    }
     for (name, value) in lines(proposal) {
-        if told.contains(&name) {
+        if shown.contains(&name) {
             say!("{name:<12} {value}");
         }
     }
@@ -122,9 +151,13 @@ pub(super) fn outcome(proposal: &Value) {
 /// The commands that a proposal waits for.
 pub(super) fn next_step(proposal: &Value) {
     let id = text(&proposal["update_id"]);
+    let study = text(&proposal["study_id"]);
     match state(proposal).as_str() {
+        "pending_approval" | "approved" if proposal["stale"] == true => note!(
+            "it can no longer be applied: `tars proposals withdraw {id}`, then `tars proposals propose {study}`"
+        ),
         "pending_approval" if assessment_state(proposal) == "pending" => {
-            note!("`tars proposals watch {id}` tells when its assessment is there");
+            note!("`tars proposals watch {id}` ends once its assessment is there");
         }
         "pending_approval" => note!(
             "another user than its proposer decides: `tars proposals approve {id}` or `tars proposals reject {id} --reason TEXT`"
@@ -165,5 +198,23 @@ mod tests {
         let stale = "made against version 3 of the agent, and version 5 is live";
         assert_eq!(line("stale"), Some(stale));
         assert_eq!(line("note"), None, "what is absent is left out");
+    }
+
+    #[test]
+    fn what_became_of_a_proposal_is_shown_beside_who_decided_and_why() {
+        let proposal = json!({
+            "state": "PROPOSAL_STATE_ROLLED_BACK", "decided_by": "user:ada", "reason": "urgent",
+            "approved_without_assessment": true, "applied_version": "4",
+            "resolved_by": "user:eve", "resolution_reason": "the weights were lost",
+        });
+        let lines = lines(&proposal);
+        let line = |name: &str| lines.iter().find(|l| l.0 == name).map(|l| l.1.as_str());
+        let decided = "user:ada, without an assessment";
+        assert_eq!(line("decided by"), Some(decided));
+        assert_eq!(line("reason"), Some("urgent"));
+        let version = "4 of the agent, rolled back since";
+        assert_eq!(line("version"), Some(version));
+        assert_eq!(line("resolved by"), Some("user:eve"));
+        assert_eq!(line("because"), Some("the weights were lost"));
     }
 }

@@ -77,7 +77,11 @@ async fn a_study_is_followed_proposed_approved_by_another_and_applied() {
     assert!(shown.contains("learning_rate=0.002"), "{shown}");
 
     let id = proposed(&developer, &study);
-    governed::assessed(&developer.rest, &id).await;
+    let (assessed, _) = developer.good(&["proposals", "watch", &id, "--until", "assessed"]);
+    assert!(
+        assessed.contains("improvement"),
+        "what was measured: {assessed}"
+    );
     let pending = desk.json(&["proposals", "list"]);
     assert_eq!(pending[0]["update_id"], *id, "{pending}");
     let shown = desk.good(&["proposals", "show", &id]);
@@ -93,13 +97,22 @@ async fn a_study_is_followed_proposed_approved_by_another_and_applied() {
     // The developer may not decide; an administrator may, and sees how to go on.
     let own = developer
         .home
-        .run(&developer.with(&["proposals", "approve", &id]));
+        .run(&developer.with(&["proposals", "approve", &id, "--json"]));
     assert_eq!(own.status.code(), Some(77), "{}", stderr(&own));
+    let status: Value = serde_json::from_str(&stderr(&own)).unwrap();
+    assert!(status["reason"].is_string(), "{status}");
+    assert!(status["details"].is_array(), "{status}");
     let (approved, notes) = desk.good_with_notes(&["proposals", "approve", &id]);
     assert_eq!(approved.trim(), format!("{id}: approved"));
     assert!(
         notes.contains(&format!("tars proposals apply {id}")),
         "{notes}"
+    );
+    let (listed, _) = desk.good_with_notes(&["proposals", "list"]);
+    let row = listed.lines().find(|l| l.starts_with(&id)).unwrap();
+    assert!(
+        row.contains("approved") && row.ends_with("apply"),
+        "what waits to be applied is listed: {row}"
     );
     let applied = desk.good(&["proposals", "apply", &id]);
     for part in ["verifying", "completed", "verification"] {
@@ -129,7 +142,10 @@ async fn a_proposal_is_withdrawn_rejected_or_refused_with_the_way_out() {
     let again = developer
         .home
         .refused(&developer.with(&["proposals", "propose", &study]));
-    assert!(again.contains("tars proposals list"), "{again}");
+    assert!(
+        again.contains(&format!("tars proposals show {first}")),
+        "{again}"
+    );
     let (withdrawn, _) = developer.good(&["proposals", "withdraw", &first]);
     assert_eq!(withdrawn.trim(), format!("{first}: withdrawn"));
     let second = proposed(&developer, &study);
@@ -160,6 +176,12 @@ async fn a_proposal_is_withdrawn_rejected_or_refused_with_the_way_out() {
     developer.rest.post(&path, reload).await.unwrap();
     let shown = desk.good(&["proposals", "show", &own]);
     assert!(shown.contains("made against version 1"), "{shown}");
+    let (_, advice) = desk.good_with_notes(&["proposals", "show", &own]);
+    let again = format!("tars proposals propose {study}");
+    assert!(
+        advice.contains(&again) && !advice.contains("apply it"),
+        "{advice}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -178,6 +200,8 @@ async fn a_study_is_cancelled_only_when_it_is_meant() {
     );
     let cancelled = desk.good(&["studies", "cancel", id, "--yes"]);
     assert!(cancelled.starts_with("cancelled"), "{cancelled}");
+    let again = desk.refused(&["studies", "cancel", id, "--yes"]);
+    assert!(again.contains("has ended already"), "{again}");
     // What did not complete is no success of the one who watches it.
     let watched = desk.run(&["studies", "watch", id, "--json"]);
     assert_eq!(watched.status.code(), Some(1), "{}", stderr(&watched));

@@ -29,10 +29,10 @@ async fn decide(rig: &Rig, id: Uuid, resolution: Resolution) -> Result<Proposal,
 async fn keeping_what_is_live_ends_the_change_and_releases_the_agent() {
     let (rig, proposal) = asking().await;
     let kept = decide(&rig, proposal.id, KeepLive).await.unwrap();
-    assert_eq!(
-        (kept.state, kept.reason.as_str()),
-        (State::Kept, "a reason")
-    );
+    assert_eq!(kept.state, State::Kept);
+    let resolved = (kept.resolved_by.as_str(), kept.resolution_reason.as_str());
+    assert_eq!(resolved, ("user:ada", "a reason"));
+    assert_eq!(kept.reason, proposal.reason, "the approval's stays");
     assert!(kept.attention.is_empty());
     let agent = rig.world.agent();
     assert_eq!((agent.live, agent.hold), (gamma(0.9), None));

@@ -101,7 +101,7 @@ async fn a_refused_proposal_leaves_no_row() {
         let rig = Rig::start().await;
         spoil(&rig);
         assert_eq!(reason(propose(&rig).await), why);
-        let (rows, _) = rig.service.list(false, "", 10).await.unwrap();
+        let (rows, _) = rig.service.list(Which::All, "", 10).await.unwrap();
         assert!(rows.is_empty(), "{why}");
     }
 }

@@ -31,6 +31,8 @@ pub(crate) fn proposal(state: State) -> Proposal {
         verification: None,
         error: String::new(),
         attention: String::new(),
+        resolved_by: String::new(),
+        resolution_reason: String::new(),
         forced: false,
         traceparent: String::new(),
         revision: 1,
@@ -52,6 +54,27 @@ async fn insert_one(store: &Store, proposal: &Proposal) -> Result<(), HyperSyncE
     let mut tx = store.begin("test.insert").await?;
     insert(&mut tx, proposal).await?;
     Ok(tx.commit().await?)
+}
+
+#[tokio::test]
+async fn a_list_of_open_proposals_has_every_state_that_is_not_final() {
+    let (store, _dir) = store().await;
+    for (n, state) in (0..).zip(State::ALL) {
+        let mut one = proposal(state);
+        (one.agent_id, one.trial_number) = (format!("agent{n}"), n);
+        insert_one(&store, &one).await.unwrap();
+    }
+    for (which, expected) in [
+        (Which::All, (|_| true) as fn(&State) -> bool),
+        (Which::Pending, |s| *s == State::PendingApproval),
+        (Which::Open, |s| !s.is_final()),
+    ] {
+        let listed = store.list(which, Uuid::max(), 100).await.unwrap();
+        let mut listed: Vec<State> = listed.iter().map(|p| p.state).collect();
+        listed.sort_by_key(|s| State::ALL.iter().position(|a| a == s));
+        let expected: Vec<State> = State::ALL.into_iter().filter(expected).collect();
+        assert_eq!(listed, expected, "{which:?}");
+    }
 }
 
 async fn becomes(
@@ -257,7 +280,7 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
     tx.commit().await.unwrap();
     for error in [
         store.get(row.id).await.unwrap_err(),
-        store.list("", Uuid::max(), 10).await.unwrap_err(),
+        store.list(Which::All, Uuid::max(), 10).await.unwrap_err(),
     ] {
         let status = Status::from(error);
         assert_eq!(status.code(), Code::DataLoss);
