@@ -54,10 +54,8 @@ use toml::{Table, Value};
 #[derive(Debug, Parser)]
 #[command(
     version,
-    after_help = "Examples:\n  tars demo                 start a fresh mesh and run the main job\n  \
-                  tars up                   serve everything in one process\n  \
-                  tars login --username admin --password-file ~/.local/share/tars/admin-password\n  \
-                  tars audit list --json    what happened, for scripts"
+    after_help = EXAMPLES,
+    after_long_help = long_help()
 )]
 pub struct Cli {
     #[command(flatten)]
@@ -71,7 +69,8 @@ struct Global {
     /// A TOML file; TARS__SECTION__KEY variables and flags override it.
     #[arg(long, global = true, env = "TARS_CONFIG", value_name = "FILE")]
     config: Option<PathBuf>,
-    /// The directory for databases, keys and certificates [default: $XDG_DATA_HOME/tars or ~/.local/share/tars].
+    /// The directory for databases, keys and certificates [default: $XDG_DATA_HOME/tars or
+    /// ~/.local/share/tars; for `tars demo` a temporary one].
     #[arg(long, global = true, value_name = "DIR")]
     data_dir: Option<PathBuf>,
     /// The log filter, such as `info` or `info,tars_mesh=debug`.
@@ -127,7 +126,7 @@ pub(crate) enum CommandError {
     #[error(transparent)]
     Start(#[from] StartError),
     #[error(transparent)]
-    Rest(#[from] RestError),
+    Rest(RestError),
     /// A refusal for which there is something to do.
     #[error("{}; {advice}", advice::problem(.error))]
     Advised {
@@ -154,6 +153,12 @@ pub(crate) enum CommandError {
     Runtime(io::Error),
     #[error("certificates: {0}")]
     Ca(#[from] tars_certs::CaError),
+}
+
+impl From<RestError> for CommandError {
+    fn from(error: RestError) -> Self {
+        advice::add(error, &[])
+    }
 }
 
 impl CommandError {
@@ -230,8 +235,39 @@ fn in_json(error: &CommandError) -> serde_json::Value {
     value
 }
 
-/// Runs a command; an error is printed and becomes the exit code, as in sysexits.h: 64 for usage and
-/// configuration, 69 unavailable, 77 not permitted; 130 after an interrupt, 1 for the rest.
+/// The exit codes of all commands, as in sysexits.h where that has one.
+const EXIT_STATUS: [(&str, &str); 8] = [
+    ("0", "The command did what it was asked to do."),
+    (
+        "1",
+        "It failed, or what it followed did not come to a good end.",
+    ),
+    ("2", "The command line cannot be parsed."),
+    (
+        "64",
+        "The configuration or a value has a mistake, it is not clear which mesh is meant, or a confirmation (--yes) is missing.",
+    ),
+    (
+        "69",
+        "The mesh cannot be reached or was lost, or an address or the data directory is in use.",
+    ),
+    ("77", "Not logged in, or not permitted."),
+    ("130", "Interrupted."),
+    ("141", "The reader of the output closed it."),
+];
+
+const EXAMPLES: &str = "Examples:\n  tars demo                 start a fresh mesh and run the main job\n  \
+    tars up                   serve everything in one process\n  \
+    tars login --username admin --password-file ~/.local/share/tars/admin-password\n  \
+    tars audit list --json    what happened, for scripts";
+
+fn long_help() -> String {
+    let line = |(code, meaning): (&str, &str)| format!("\n  {code:<4} {meaning}");
+    let codes: String = EXIT_STATUS.into_iter().map(line).collect();
+    format!("{EXAMPLES}\n\nExit status:{codes}")
+}
+
+/// Runs a command; an error is printed and becomes the exit code.
 pub fn run(cli: Cli) -> ExitCode {
     match execute(cli) {
         Ok(code) => code,

@@ -58,7 +58,10 @@ pub enum StartError {
     #[error("traces: {0}")]
     Tracer(#[from] ExporterError),
     /// Addresses that could not be bound, one line each.
-    #[error("cannot listen:\n  - {}", .0.join("\n  - "))]
+    #[error(
+        "cannot listen:\n  - {}\nanother address is named by a flag, as in --gateway-addr 127.0.0.1:0, or under [listen] in the configuration; port 0 takes any free port",
+        .0.join("\n  - ")
+    )]
     Bind(Vec<String>),
     /// The database server that the configuration names.
     #[error("database: {0}")]

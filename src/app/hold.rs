@@ -16,7 +16,7 @@ use tars_certs::secret;
 #[derive(Debug)]
 pub(crate) struct Hold(#[expect(dead_code, reason = "an open file keeps its lock")] Vec<File>);
 
-const IN_USE: &str = "a process uses it (`tars up`, or services by `tars serve`): stop it first";
+const IN_USE: &str = "stop it first (`tars up`, or services by `tars serve`)";
 const IN_USE_AS_A_WHOLE: &str =
     "`tars up` or a `tars certs` command uses all of it: stop it, or wait until it ends";
 const SERVICE_RUNS: &str = "this service runs on it already: stop that process first";

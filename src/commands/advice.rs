@@ -2,6 +2,8 @@
 
 use super::CommandError;
 use crate::rest::RestError;
+use http::StatusCode;
+use tars_credentials::permission;
 
 /// Adds the advice for the reason of a refusal; other errors stay as they are.
 pub(super) fn add(error: RestError, advice: &[(&str, String)]) -> CommandError {
@@ -11,8 +13,32 @@ pub(super) fn add(error: RestError, advice: &[(&str, String)]) -> CommandError {
             advice: advice.clone(),
             error: Box::new(error),
         },
-        None => error.into(),
+        None => match general(&error) {
+            Some(advice) => CommandError::Advised {
+                advice,
+                error: Box::new(error),
+            },
+            None => CommandError::Rest(error),
+        },
     }
+}
+
+/// What helps against refusals of any call.
+fn general(error: &RestError) -> Option<String> {
+    let RestError::Refused {
+        status, path, body, ..
+    } = error
+    else {
+        return None;
+    };
+    if *status == StatusCode::UNAUTHORIZED && path != "/auth/login" {
+        return Some("log in again with `tars login`".to_owned());
+    }
+    let mut details = body["details"].as_array()?.iter();
+    let missing = details.find_map(|d| d["metadata"]["permission"].as_str())?;
+    let mut roles = permission::default_roles().into_iter();
+    let (weakest, _) = roles.find(|(_, held)| held.contains(&missing))?;
+    Some(format!("the role {weakest} has it"))
 }
 
 /// The refusal without what the service advises, which is for callers of its API: it stands after the
@@ -28,7 +54,7 @@ pub(super) fn problem(error: &RestError) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use http::{Method, StatusCode};
+    use http::Method;
     use serde_json::json;
 
     fn refused(reason: &str) -> RestError {
@@ -67,6 +93,42 @@ mod tests {
         );
         assert!(advised.ends_with("; withdraw it"), "{advised}");
         assert!(!advised.contains("WithdrawProposal"), "{advised}");
+    }
+
+    #[test]
+    fn a_refused_caller_is_told_to_log_in_or_which_role_is_needed() {
+        let refused = |status, path: &str, body| RestError::Refused {
+            method: Method::POST,
+            path: path.to_owned(),
+            status,
+            message: "no".to_owned(),
+            body,
+        };
+        let denied = |permission: &str| {
+            let details = json!([{ "domain": "tars", "reason": "PERMISSION_DENIED",
+                                   "metadata": { "permission": permission } }]);
+            refused(StatusCode::FORBIDDEN, "/x", json!({ "details": details }))
+        };
+        let out = || refused(StatusCode::UNAUTHORIZED, "/x", json!({}));
+        for (error, advice) in [
+            (out(), Some("tars login")),
+            (denied("studies.write"), Some("the role developer has it")),
+            (denied("proposals.approve"), Some("the role admin has it")),
+            (denied("nonsense"), None),
+            (
+                refused(StatusCode::UNAUTHORIZED, "/auth/login", json!({})),
+                None,
+            ),
+        ] {
+            let error = CommandError::from(error);
+            assert_eq!(error.exit_code(), 77);
+            let advised = matches!(error, CommandError::Advised { .. });
+            assert_eq!(advised, advice.is_some(), "{error}");
+            assert!(
+                error.to_string().contains(advice.unwrap_or("no")),
+                "{error}"
+            );
+        }
     }
 
     #[test]

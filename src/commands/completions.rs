@@ -1,6 +1,6 @@
 //! `tars completions` and `tars man`: what shells and `man` want to know of the command line.
 
-use super::{Cli, CommandError};
+use super::{Cli, CommandError, EXIT_STATUS};
 use clap::{Args, Command, CommandFactory};
 use clap_complete::Shell;
 use clap_mangen::Man;
@@ -41,19 +41,27 @@ pub(crate) struct ManPages {
 impl ManPages {
     pub(crate) fn run(&self) -> Result<ExitCode, CommandError> {
         let Some(dir) = &self.out else {
-            let mut page = Vec::new();
-            let made = man(Cli::command()).render(&mut page);
-            made.map_err(|e| CommandError::file(Path::new("-"), e))?;
-            return print(&page);
+            let made = page(Cli::command());
+            let (_, text) = made.map_err(|e| CommandError::file(Path::new("-"), e))?;
+            return print(&text);
         };
         write_pages(dir).map_err(|e| CommandError::file(dir, e))?;
         Ok(ExitCode::SUCCESS)
     }
 }
 
-/// A page that names the program and its version, whichever of its commands it is about.
-fn man(command: Command) -> Man {
-    Man::new(command).source(concat!("tars ", env!("CARGO_PKG_VERSION")))
+/// A page's file name and text. It names the program and its version, whichever of its commands it is
+/// about, and ends with the exit codes, which are the same for all.
+fn page(command: Command) -> io::Result<(String, Vec<u8>)> {
+    let command = command.after_long_help(None::<&str>);
+    let man = Man::new(command).source(concat!("tars ", env!("CARGO_PKG_VERSION")));
+    let mut text = Vec::new();
+    man.render(&mut text)?;
+    writeln!(text, ".SH \"EXIT STATUS\"")?;
+    for (code, meaning) in EXIT_STATUS {
+        writeln!(text, ".TP\n\\fB{code}\\fR\n{}", meaning.replace('-', "\\-"))?;
+    }
+    Ok((man.get_filename(), text))
 }
 
 fn write_pages(dir: &Path) -> io::Result<()> {
@@ -66,7 +74,8 @@ fn write_page(command: Command, dir: &Path) -> io::Result<()> {
     for inner in command.get_subcommands().filter(|s| !s.is_hide_set()) {
         write_page(inner.clone(), dir)?;
     }
-    man(command).generate_to(dir).map(drop)
+    let (name, text) = page(command)?;
+    std::fs::write(dir.join(name), text)
 }
 
 fn print(bytes: &[u8]) -> Result<ExitCode, CommandError> {
@@ -109,6 +118,11 @@ mod tests {
         for page in ["tars.1", "tars-certs.1", "tars-certs-issue.1"] {
             let text = std::fs::read_to_string(dir.path().join(page)).unwrap();
             assert!(text.contains("NAME"), "{page}");
+            assert_eq!(text.matches("EXIT STATUS").count(), 1, "{page}");
+            assert!(!text.contains("Exit status"), "{page}");
+            for (code, _) in EXIT_STATUS {
+                assert!(text.contains(&format!("\\fB{code}\\fR")), "{page}: {code}");
+            }
             let title = text.lines().find(|l| l.starts_with(".TH")).unwrap();
             let version = concat!("tars ", env!("CARGO_PKG_VERSION"));
             assert!(title.contains(version), "{title}");

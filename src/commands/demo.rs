@@ -59,6 +59,12 @@ impl Demo {
         if let Some(dir) = &fresh {
             config.data.dir = dir.path().to_owned();
         }
+        if config.data.dir.join("hypersync").exists() {
+            note!(
+                "{} holds the data of an earlier mesh: the job begins with the agent that is live there, and a search may find nothing better; without --data-dir it begins afresh",
+                config.data.dir.display()
+            );
+        }
         if self.addresses.is_empty() {
             config.listen = Listen::free();
         }

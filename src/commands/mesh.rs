@@ -158,9 +158,7 @@ impl Mesh {
             Err(why) => {
                 let url = known.as_ref().and_then(|k| k.gateway.as_deref());
                 let there = sessions.iter().find(|s| url.is_some_and(|u| s.is_at(u)));
-                there
-                    .cloned()
-                    .ok_or_else(|| CommandError::Failed(why.to_string()))
+                there.cloned().ok_or_else(|| why.into())
             }
         }
     }
@@ -194,7 +192,7 @@ fn chosen(
     default: Option<&Known>,
 ) -> Result<Session, CommandError> {
     let found = choose(sessions, known, default).cloned();
-    found.map_err(|why| CommandError::Failed(why.to_string()))
+    found.map_err(CommandError::from)
 }
 
 fn no_mesh_in(dir: &Path) -> CommandError {

@@ -77,7 +77,10 @@ fn keys(section: &str, schema: &Value, defaults: &Table, ranges: &[Number]) -> V
         let path = format!("{section}.{name}");
         KeyDocs {
             meaning: meaning(schema),
-            default: defaults.get(name).cloned(),
+            // It depends on who asks; the meaning states the rule.
+            default: (path != "data.dir")
+                .then(|| defaults.get(name).cloned())
+                .flatten(),
             range: ranges
                 .iter()
                 .find(|n| n.key == path)
@@ -165,6 +168,14 @@ mod tests {
         assert_eq!(read, Config::default());
         let ignored_by_serde = text.matches("ignored").count();
         assert_eq!(ignored_by_serde, 0, "no key that cannot be set");
+    }
+
+    #[test]
+    fn the_data_directory_is_documented_by_its_rule_and_not_by_a_home() {
+        let text = to_toml(&Config::docs());
+        let home = super::super::Data::default().dir;
+        assert!(!text.contains(&*home.to_string_lossy()), "{text}");
+        assert!(text.contains("$XDG_DATA_HOME/tars"), "{text}");
     }
 
     #[test]

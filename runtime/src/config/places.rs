@@ -11,7 +11,8 @@ use std::{
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Data {
-    /// The directory for everything that outlives the process: databases, keys, certificates, blobs.
+    /// The directory for everything that outlives the process: databases, keys, certificates, blobs. Where
+    /// it is not set, `$XDG_DATA_HOME/tars`, or `~/.local/share/tars` without that variable.
     pub dir: PathBuf,
 }
 

@@ -44,7 +44,7 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
     let lines = [
         ("proposal", of("update_id")),
         ("state", state(proposal)),
-        ("attention", of("attention")),
+        ("attention", in_words_of_the_command(&of("attention"))),
         ("error", of("error_message")),
         ("stale", stale(proposal)),
         ("agent", of("agent_id")),
@@ -73,6 +73,13 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
         .into_iter()
         .filter(|(_, value)| !value.is_empty())
         .collect()
+}
+
+/// The service names the values of its API.
+fn in_words_of_the_command(attention: &str) -> String {
+    attention
+        .replace("RESOLUTION_ROLL_BACK", "roll-back")
+        .replace("RESOLUTION_KEEP_LIVE", "keep-live")
 }
 
 fn stale(proposal: &Value) -> String {
@@ -205,6 +212,7 @@ mod tests {
         let proposal = json!({
             "state": "PROPOSAL_STATE_ROLLED_BACK", "decided_by": "user:ada", "reason": "urgent",
             "approved_without_assessment": true, "applied_version": "4",
+            "attention": "resolve with RESOLUTION_ROLL_BACK or RESOLUTION_KEEP_LIVE",
             "resolved_by": "user:eve", "resolution_reason": "the weights were lost",
         });
         let lines = lines(&proposal);
@@ -212,6 +220,8 @@ mod tests {
         let decided = "user:ada, without an assessment";
         assert_eq!(line("decided by"), Some(decided));
         assert_eq!(line("reason"), Some("urgent"));
+        let attention = "resolve with roll-back or keep-live";
+        assert_eq!(line("attention"), Some(attention));
         let version = "4 of the agent, rolled back since";
         assert_eq!(line("version"), Some(version));
         assert_eq!(line("resolved by"), Some("user:eve"));
