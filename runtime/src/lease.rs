@@ -59,7 +59,7 @@ INSERT INTO lease_tokens (id, last) VALUES (1, 0);
 /// How long a lease of a shared database lasts without renewal. It is longer than the database may take
 /// for one statement, so that a slow database alone ends no work.
 const LIFE: Duration = Duration::from_secs(15);
-/// How long [`Leases::close`] waits for cancelled work to stop.
+/// How long [`Leases::close`] waits for cancelled work to stop, and then for the database.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// The file in a service's data directory that names its leases' holder.
 const HOLDER_FILE: &str = "replica";
@@ -212,6 +212,17 @@ impl Leases {
         Ok(Some(lease))
     }
 
+    /// Takes a lease like [`acquire`](Self::acquire), once this process does not have it any more: the
+    /// next step of some work, where the one before it may not have ended yet.
+    ///
+    /// # Errors
+    ///
+    /// As [`acquire`](Self::acquire).
+    pub async fn acquire_next(&self, name: &str) -> Result<Option<Lease>, DbError> {
+        self.book.without(name).await;
+        self.acquire(name).await
+    }
+
     /// How long to wait before looking whether work of other holders has become free: up to half of a
     /// lease's life. `None` where there are no other holders.
     pub fn until_next_look(&self) -> Option<Duration> {
@@ -240,8 +251,12 @@ impl Leases {
             tracing::warn!("owned work did not stop in time; its leases are given up");
         }
         let claims = self.book.all_claims();
-        if let Err(e) = self.table.remove_rows(&claims).await {
-            tracing::warn!(error = %e, "leases could not be given up; they end by themselves");
+        let removed = tokio::time::timeout(STOP_LIMIT, self.table.remove_rows(&claims)).await;
+        if !matches!(removed, Ok(Ok(()))) {
+            tracing::warn!(
+                ?removed,
+                "leases could not be given up; they end by themselves"
+            );
         }
     }
 

@@ -10,7 +10,7 @@ pub(crate) use layers::log_serving;
 
 use crate::app::{Process, StartError, save_first_admin, service::Service};
 use std::pin::Pin;
-use tars_runtime::{config::Connect, db::Db, health::Check};
+use tars_runtime::{config::Connect, db::Db, health::Check, lease::Leases};
 use tokio::net::TcpListener;
 
 /// What a service continues once everything of its process serves.
@@ -64,4 +64,14 @@ fn database(db: &Db) -> Check {
         let db = db.clone();
         Box::pin(async move { db.check().await.into() })
     })
+}
+
+/// Counts a service's leases, and gives them up once nothing serves any more.
+fn keep_leases(process: &Process, service: Service, leases: &Leases) {
+    leases.register(process.metrics(), service.as_str());
+    let (leases, stop) = (leases.clone(), process.work.background_token());
+    process.work.last(async move {
+        stop.cancelled().await;
+        leases.close().await;
+    });
 }

@@ -13,6 +13,7 @@ use tars_runtime::{
     clock::Clock,
     config::Config,
     db::{Db, Place},
+    lease::Leases,
     seeds::Seeds,
     trace::Tracer,
 };
@@ -30,6 +31,9 @@ pub trait Workload: Sized + Send + Sync + 'static {
     /// The database, which also holds the outbox of audit records. The service is ready while it
     /// answers.
     fn db(&self) -> &Db;
+
+    /// The leases of the work that the service owns. They are given up once nothing serves any more.
+    fn leases(&self) -> &Leases;
 
     /// The gRPC services to serve, each of which takes messages of at most `max_message_bytes`.
     fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes;

@@ -112,8 +112,8 @@ pub(super) struct Book {
     closed: AtomicBool,
     /// Wakes the keeper: a lease was given up.
     wake: Notify,
-    /// The last lease is gone.
-    empty: Notify,
+    /// A lease is gone.
+    gone: Notify,
     lost: AtomicU64,
     refused: AtomicU64,
 }
@@ -128,7 +128,7 @@ impl Book {
             seen: Mutex::default(),
             closed: AtomicBool::new(false),
             wake: Notify::new(),
-            empty: Notify::new(),
+            gone: Notify::new(),
             lost: AtomicU64::new(0),
             refused: AtomicU64::new(0),
         }
@@ -204,11 +204,8 @@ impl Book {
     /// The lease's row is removed. False when it was entered as such before.
     pub(super) fn settle(&self, grant: &Grant) -> bool {
         grant.apply(Event::Released);
-        let mut grants = self.grants.lock();
-        let was_known = grants.remove(&grant.claim).is_some();
-        if grants.is_empty() {
-            self.empty.notify_waiters();
-        }
+        let was_known = self.grants.lock().remove(&grant.claim).is_some();
+        self.gone.notify_waiters();
         was_known
     }
 
@@ -305,12 +302,22 @@ impl Book {
 
     /// Waits until no work has a lease.
     pub(super) async fn emptied(&self) {
+        self.until(HashMap::is_empty).await;
+    }
+
+    /// Waits until no work of this process has the lease.
+    pub(super) async fn without(&self, name: &str) {
+        self.until(|grants| grants.keys().all(|c| c.name() != name))
+            .await;
+    }
+
+    async fn until(&self, is_so: impl Fn(&HashMap<Claim, Arc<Grant>>) -> bool) {
         loop {
-            let empty = self.empty.notified();
-            if self.grants.lock().is_empty() {
+            let gone = self.gone.notified();
+            if is_so(&self.grants.lock()) {
                 return;
             }
-            empty.await;
+            gone.await;
         }
     }
 

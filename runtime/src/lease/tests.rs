@@ -233,6 +233,19 @@ async fn a_released_lease_is_free_at_once_and_its_token_is_stale() {
 }
 
 #[tokio::test]
+async fn the_next_step_waits_for_the_last_one_of_its_process_and_for_no_other() {
+    let Rig { one, two, _dir } = two().await;
+    let last = one.take("study").await;
+    let mut next = Box::pin(one.leases.acquire_next("study"));
+    assert!(futures_util::poll!(&mut next).is_pending());
+    let others = two.leases.acquire_next("study").await.unwrap();
+    assert!(others.is_none(), "another process is not waited for");
+    drop(last);
+    let next = next.await.unwrap();
+    assert!(next.is_some());
+}
+
+#[tokio::test]
 async fn a_dropped_lease_is_given_up_by_the_keeper() {
     let Rig { one, two, _dir } = two().await;
     let fence = one.take("study").await.fence();

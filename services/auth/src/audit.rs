@@ -4,6 +4,7 @@ use crate::{Auth, AuthError};
 use tars_runtime::{
     audit::{self, Record},
     db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
+    lease::Fence,
     page,
 };
 
@@ -82,13 +83,13 @@ impl Auth {
     }
 
     /// Moves the records of Auth's own outbox into the log.
-    pub(crate) async fn sequence_audit(&self) -> Result<(), AuthError> {
+    pub(crate) async fn sequence_audit(&self, fence: &Fence) -> Result<(), AuthError> {
         let mut db = self.db().read("audit.waiting");
         let waiting: i64 = db.value(Query::new(WAITING), "waiting").await?;
         if waiting == 0 {
             return Ok(());
         }
-        let mut tx = self.store.begin("audit.sequence").await?;
+        let mut tx = self.store.begin_owned("audit.sequence", fence).await?;
         while let Some((last, records)) = audit::peek(&mut tx, BATCH).await? {
             for record in &records {
                 append(&mut tx, record).await?;

@@ -5,7 +5,7 @@ use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
 use tars_proto::fault;
-use tars_runtime::db::DbError;
+use tars_runtime::{db::DbError, lease::LeaseError};
 use tonic::{Code, Status};
 
 /// The retry delay for conditions that pass on their own.
@@ -56,6 +56,9 @@ pub enum AuthError {
     /// A new password must differ from the current one.
     #[error("the new password equals the current one")]
     SamePassword,
+    /// Periodic work belongs to another replica.
+    #[error(transparent)]
+    NotOwned(LeaseError),
     /// The database failed.
     #[error("the database failed: {0}")]
     Store(#[from] DbError),
@@ -114,6 +117,15 @@ fn role_names() -> String {
     names.join(", ")
 }
 
+impl From<LeaseError> for AuthError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Db(error) => error.into(),
+            stale @ LeaseError::Stale { .. } => Self::NotOwned(stale),
+        }
+    }
+}
+
 impl From<AuthError> for Status {
     fn from(error: AuthError) -> Self {
         let text = error.to_string();
@@ -133,7 +145,9 @@ impl From<AuthError> for Status {
             AuthError::Grant(_) => fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text),
             AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
             AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
-            AuthError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
+            AuthError::Conflict | AuthError::NotOwned(_) => {
+                fault::status(Code::Aborted, "CONFLICT", &text)
+            }
             AuthError::PageToken(field) => {
                 fault::invalid_field(field, "is not a token of this list")
             }

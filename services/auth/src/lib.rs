@@ -12,6 +12,7 @@ mod horizon;
 mod keys;
 mod origin;
 mod password;
+mod periodic;
 mod publish;
 mod repeats;
 mod sessions;
@@ -35,7 +36,6 @@ use snapshot::Snapshots;
 use std::{
     path::Path,
     sync::{Arc, atomic::AtomicBool},
-    time::Duration,
 };
 use store::Store;
 use tars_credentials::{Follower, View};
@@ -45,6 +45,8 @@ use tars_runtime::{
     config::Credentials,
     db::{Db, Place},
     health::Condition,
+    lease::{Leases, Terms},
+    seeds::Seeds,
 };
 use tokio_util::task::AbortOnDropHandle;
 use zeroize::Zeroizing;
@@ -53,6 +55,7 @@ use zeroize::Zeroizing;
 #[derive(Debug)]
 pub struct Auth {
     store: Store,
+    leases: Leases,
     signer: Signer,
     publisher: Arc<Publisher>,
     _publishing: AbortOnDropHandle<()>,
@@ -101,7 +104,10 @@ impl Auth {
         bus: Bus,
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
+        let db = Db::open(database, store::MIGRATIONS).await?;
+        let terms = Terms::of(&db, dir)?;
+        let leases = Leases::open(db.clone(), terms, clock.clone(), Seeds::system()).await?;
+        let store = Store::new(db);
         let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
         let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
         let signer = Signer::open(&store, &seal, &clock).await?;
@@ -118,6 +124,7 @@ impl Auth {
         let publishing = tokio::spawn(Arc::clone(&publisher).run());
         let auth = Arc::new(Self {
             store,
+            leases,
             signer,
             publisher,
             _publishing: AbortOnDropHandle::new(publishing),
@@ -168,32 +175,14 @@ impl Auth {
         Ok(Change::new(tx, Arc::clone(&self.publisher)))
     }
 
-    /// Runs the periodic work until it is dropped: imports certificates that the authority issued,
-    /// moves audit records into the log, and deletes what has ended.
-    pub async fn run(self: Arc<Self>) {
-        let mut tick = tokio::time::interval(Duration::from_millis(250));
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            if let Err(e) = self.import_journal().await {
-                tracing::warn!(error = %e, "certificates of the authority could not be imported yet");
-            }
-            if let Err(e) = self.record_late_steps().await {
-                tracing::warn!(error = %e, "a rotation step could not be recorded yet");
-            }
-            match self.sequence_audit().await {
-                Ok(_) => self.sequencing.record_success(),
-                Err(e) => self.sequencing.record_failure(e),
-            }
-            if let Err(e) = self.drop_ended_sessions().await {
-                tracing::warn!(error = %e, "ended sessions could not be deleted yet");
-            }
-        }
-    }
-
     /// The health of moving audit records into the log.
     pub fn sequencing(&self) -> &Condition {
         &self.sequencing
+    }
+
+    /// The leases of what one replica does for all.
+    pub fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     /// The database, for the outbox of the audit layer.

@@ -22,6 +22,7 @@ use tars_runtime::{
     audit::{self, Record, Severity},
     clock::Monotonic,
     db::Swap,
+    lease::Fence,
 };
 use uuid::Uuid;
 use zeroize::Zeroizing;
@@ -222,12 +223,12 @@ impl Auth {
     }
 
     /// Deletes sessions and refresh tokens that ended long ago, a few at a time.
-    pub(crate) async fn drop_ended_sessions(&self) -> Result<(), AuthError> {
+    pub(crate) async fn drop_ended_sessions(&self, fence: &Fence) -> Result<(), AuthError> {
         let now = self.clock.monotonic();
         if !self.sweep.is_due(now) {
             return Ok(());
         }
-        let mut tx = self.store.begin("sessions.drop_ended").await?;
+        let mut tx = self.store.begin_owned("sessions.drop_ended", fence).await?;
         let past_us = self.horizon.ended_us(RETENTION) - self.snapshots.access_life_us();
         let more = store::drop_ended(&mut tx, past_us, SWEEP).await?;
         tx.commit().await?;

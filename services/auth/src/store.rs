@@ -22,6 +22,7 @@ use crate::AuthError;
 use tars_runtime::{
     audit,
     db::{Db, Isolation, Migration, Read, Write},
+    lease::{self, Fence},
 };
 
 pub(crate) const MIGRATIONS: &[Migration] = &[
@@ -56,6 +57,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     .on_postgres(include_str!(
         "../migrations/0008_reports_by_holder.postgres.sql"
     )),
+    Migration::new(9, "leases", lease::MIGRATION),
 ];
 
 #[derive(Debug, Clone)]
@@ -74,6 +76,17 @@ impl Store {
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, AuthError> {
         Ok(self.db.write(name, Isolation::Exclusive).await?)
+    }
+
+    /// Begins a transaction of the replica that does the periodic work.
+    pub(crate) async fn begin_owned(
+        &self,
+        name: &'static str,
+        fence: &Fence,
+    ) -> Result<Write, AuthError> {
+        let mut tx = self.begin(name).await?;
+        fence.enforce(&mut tx).await?;
+        Ok(tx)
     }
 
     pub(crate) fn read(&self, name: &'static str) -> Read<'_> {

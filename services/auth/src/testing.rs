@@ -1,6 +1,6 @@
 //! Fixtures shared by the tests of several modules.
 
-use crate::{Auth, Origin, certificates::tests::certificates};
+use crate::{Auth, AuthError, Origin, certificates::tests::certificates};
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions, View};
 use tars_runtime::{bus::Bus, clock::Clock, config::Credentials};
@@ -58,6 +58,23 @@ impl World {
 
     pub(crate) fn holds(&self, caller: &Caller) -> bool {
         self.view.still_valid(caller, self.clock.now_s())
+    }
+}
+
+/// Parts of the periodic work, each under a lease of its own.
+impl Auth {
+    pub(crate) async fn sequence_once(&self) -> Result<(), AuthError> {
+        let lease = self.leases.acquire("test").await?.expect("it is free");
+        let done = self.sequence_audit(&lease.fence()).await;
+        lease.release().await?;
+        done
+    }
+
+    pub(crate) async fn drop_ended_once(&self) -> Result<(), AuthError> {
+        let lease = self.leases.acquire("test").await?.expect("it is free");
+        let done = self.drop_ended_sessions(&lease.fence()).await;
+        lease.release().await?;
+        done
     }
 }
 

@@ -186,7 +186,7 @@ impl study_service_server::StudyService for Api {
         request: Request<AskTrialRequest>,
     ) -> Result<Response<AskTrialResponse>, Status> {
         let row = self.own_study(&request.get_ref().study_id).await?;
-        let asked = self.automl.ask(&row).await?;
+        let asked = self.automl.ask(&row, None).await?;
         Ok(Response::new(AskTrialResponse {
             trial: Some(trial(asked)),
         }))
@@ -200,7 +200,7 @@ impl study_service_server::StudyService for Api {
         let row = self.own_study(&asked.study_id).await?;
         let should_prune = self
             .automl
-            .report(&row, asked.number, asked.step, asked.value)
+            .report(&row, asked.number, asked.step, asked.value, None)
             .await?;
         Ok(Response::new(ReportTrialResponse { should_prune }))
     }
@@ -233,7 +233,7 @@ impl study_service_server::StudyService for Api {
         };
         let told = self
             .automl
-            .tell(&row, asked.number, ended, score, &asked.error)
+            .tell(&row, asked.number, ended, score, &asked.error, None)
             .await?;
         Ok(Response::new(TellTrialResponse {
             trial: Some(trial(told)),

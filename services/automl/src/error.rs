@@ -6,6 +6,7 @@ use tars_peers::PeerError;
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
     db::{Corrupt, DbError},
+    lease::LeaseError,
     tasks::Lost,
 };
 use tars_search::SpaceError;
@@ -36,6 +37,8 @@ pub(crate) enum AutomlError {
     Busy,
     #[error("the study was changed concurrently")]
     Conflict,
+    #[error(transparent)]
+    NotOwned(LeaseError),
     #[error("orchestration: {0}")]
     Call(#[from] PeerError),
     #[error(transparent)]
@@ -48,6 +51,15 @@ pub(crate) enum AutomlError {
     Worker,
     #[error(transparent)]
     Lost(#[from] Lost),
+}
+
+impl From<LeaseError> for AutomlError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Db(error) => error.into(),
+            stale @ LeaseError::Stale { .. } => Self::NotOwned(stale),
+        }
+    }
 }
 
 impl From<DbError> for AutomlError {
@@ -75,7 +87,9 @@ impl From<AutomlError> for Status {
             AutomlError::Busy => {
                 fault::spent("STUDIES_BUSY", "studies", &text, Duration::from_secs(10))
             }
-            AutomlError::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
+            AutomlError::Conflict | AutomlError::NotOwned(_) => {
+                fault::status(Code::Aborted, "CONFLICT", &text)
+            }
             AutomlError::Call(error) => error.into(),
             AutomlError::Corrupt(row) => store::corrupt(&row),
             AutomlError::Store(e) => store::failed(&e),

@@ -22,8 +22,16 @@ use std::{
 };
 use tars_peers::{Evaluation, PeerError, Run, Trainer, Update, seeds};
 use tars_proto::fault;
-use tars_runtime::{clock::Clock, config, db::Query, seeds::Seeds, trace::Tracer};
+use tars_runtime::{
+    clock::Clock,
+    config,
+    db::{Db, Query},
+    lease::Terms,
+    seeds::Seeds,
+    trace::Tracer,
+};
 use tars_search::{Parameter, Range, Space};
+use tokio::sync::Notify;
 use tonic::{Code, Status, async_trait};
 use uuid::Uuid;
 
@@ -32,6 +40,8 @@ const SEED: u64 = 7;
 pub(crate) const STUDIES: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(20);
 const PAUSE: Duration = Duration::from_micros(100);
+/// How long the lease of a replica lasts: nothing is renewed while a test runs.
+pub(crate) const LIFE: Duration = Duration::from_secs(3600);
 
 pub(crate) fn unavailable() -> Status {
     Status::unavailable("no route")
@@ -82,6 +92,8 @@ pub(crate) enum Outcome {
     Lost,
     /// It reports these values, then runs until it is stopped.
     HangsAfter(Vec<(u64, f64)>),
+    /// It waits until it is notified, reports these values, and ends with this score.
+    Waits(Arc<Notify>, Vec<(u64, f64)>, f64),
 }
 
 impl Outcome {
@@ -94,6 +106,14 @@ impl Outcome {
             }
             Self::Lost => stream::empty().boxed(),
             Self::HangsAfter(reports) => progress(reports).chain(stream::pending()).boxed(),
+            Self::Waits(notify, reports, score) => {
+                let rest = Self::Reports(reports, score).updates();
+                let notified = async move {
+                    notify.notified().await;
+                    rest
+                };
+                stream::once(notified).flatten().boxed()
+            }
         }
     }
 }
@@ -198,20 +218,47 @@ impl Rig {
 
     /// With this many concurrent trials of a study.
     pub(crate) async fn start_with(parallel: usize) -> Self {
-        Self::open(Arc::new(tempfile::tempdir().unwrap()), parallel, PAUSE).await
+        Self::open(
+            Arc::new(tempfile::tempdir().unwrap()),
+            parallel,
+            PAUSE,
+            None,
+        )
+        .await
     }
 
     /// With this delay between the attempts of a trial.
     pub(crate) async fn start_pausing(pause: Duration) -> Self {
-        Self::open(Arc::new(tempfile::tempdir().unwrap()), 2, pause).await
+        Self::open(Arc::new(tempfile::tempdir().unwrap()), 2, pause, None).await
     }
 
     /// The next process on the same files. Whatever the last one was doing never continues.
     pub(crate) async fn restart(self) -> Self {
-        Self::open(self.dir, self.parallel, PAUSE).await
+        Self::open(self.dir, self.parallel, PAUSE, None).await
     }
 
-    async fn open(dir: Arc<tempfile::TempDir>, parallel: usize, pause: Duration) -> Self {
+    /// A replica with a database of its own, which others may join.
+    pub(crate) async fn replica(holder: &str) -> Self {
+        Self::open(
+            Arc::new(tempfile::tempdir().unwrap()),
+            1,
+            PAUSE,
+            Some(holder),
+        )
+        .await
+    }
+
+    /// Another replica on the same database, with a clock and a trainer of its own.
+    pub(crate) async fn beside(&self, holder: &str) -> Self {
+        Self::open(Arc::clone(&self.dir), 1, PAUSE, Some(holder)).await
+    }
+
+    async fn open(
+        dir: Arc<tempfile::TempDir>,
+        parallel: usize,
+        pause: Duration,
+        replica: Option<&str>,
+    ) -> Self {
         let (world, clock) = (Arc::new(World::default()), Clock::manual(PATIENCE));
         let handle = Arc::new(Handle(Arc::clone(&world)));
         let peers = Peers {
@@ -229,7 +276,15 @@ impl Rig {
         };
         let seeds = Seeds::counted(1);
         let place = tars_test_db::place(dir.path(), "automl");
-        let automl = Automl::open_paced(&place, settings, peers, clock.clone(), seeds, pacing);
+        let terms = |db: &Db| match replica {
+            None => Terms::of(db, dir.path()),
+            Some(holder) => Ok(Terms::Shared {
+                holder: holder.to_owned(),
+                life: LIFE,
+            }),
+        };
+        let (clocks, place) = (clock.clone(), &place);
+        let automl = Automl::open_paced(place, terms, settings, peers, clocks, seeds, pacing);
         Self {
             automl: automl.await.unwrap(),
             dir,

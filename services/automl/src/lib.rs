@@ -10,6 +10,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod hyper;
+mod ownership;
 mod peers;
 mod retries;
 mod runner;
@@ -22,12 +23,13 @@ use error::AutomlError;
 
 use peers::Peers;
 use retries::Pacing;
-use std::sync::Arc;
+use std::{io, path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{
     clock::Clock,
     config,
     db::{Db, Place},
+    lease::{InProgress, Leases, Terms},
     seeds::Seeds,
 };
 use tokio::sync::Semaphore;
@@ -37,6 +39,8 @@ use watched::AllWatched;
 #[derive(Debug)]
 pub struct Automl {
     store: Store,
+    leases: Leases,
+    in_progress: InProgress,
     peers: Peers,
     settings: config::Automl,
     running: Arc<Semaphore>,
@@ -48,27 +52,35 @@ pub struct Automl {
 
 impl Automl {
     pub(crate) async fn open(
+        dir: &Path,
         database: &Place,
         settings: config::Automl,
         peers: Peers,
         clock: Clock,
         seeds: Seeds,
     ) -> Result<Arc<Self>, AutomlError> {
-        Self::open_paced(database, settings, peers, clock, seeds, Pacing::default()).await
+        let (terms, pacing) = (|db: &Db| Terms::of(db, dir), Pacing::default());
+        Self::open_paced(database, terms, settings, peers, clock, seeds, pacing).await
     }
 
     async fn open_paced(
         database: &Place,
+        terms: impl FnOnce(&Db) -> io::Result<Terms>,
         settings: config::Automl,
         peers: Peers,
         clock: Clock,
         seeds: Seeds,
         pacing: Pacing,
     ) -> Result<Arc<Self>, AutomlError> {
-        let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
+        let db = Db::open(database, store::MIGRATIONS).await?;
+        // Jitter is drawn apart, so that it takes no seed from a study.
+        let jitter = Seeds::system();
+        let leases = Leases::open(db.clone(), terms(&db)?, clock.clone(), jitter).await?;
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
         Ok(Arc::new(Self {
-            store,
+            store: Store::new(db),
+            leases,
+            in_progress: InProgress::default(),
             peers,
             settings,
             running,

@@ -7,6 +7,7 @@
 
 use crate::{
     Automl, AutomlError, hyper,
+    ownership::lease_of,
     peers::AgentKind,
     retries::{AccessRetries, TrialRetries},
     store::{StudyRow, TrialRow, TrialState},
@@ -15,7 +16,10 @@ use crate::{
 use std::{collections::HashSet, sync::Arc};
 use tars_interceptors::call::{in_current_trace, with_trace};
 use tars_peers::{Evaluation, Update, seeds};
-use tars_runtime::trace::{Kind, Parent, Tracer};
+use tars_runtime::{
+    lease::{Fence, Lease},
+    trace::{Kind, Parent, Tracer},
+};
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use uuid::Uuid;
 
@@ -33,7 +37,8 @@ impl Automl {
         Ok(self.peers.agents.kind(agent_id).await?)
     }
 
-    /// Resumes every study that has not ended.
+    /// Resumes every study that has not ended and that no other process runs, now and whenever one
+    /// becomes free.
     pub(crate) async fn resume_studies(
         self: &Arc<Self>,
         tracer: &Tracer,
@@ -44,6 +49,7 @@ impl Automl {
             tracing::info!(study = %study.id, "study resumed");
             self.run_in_background(study, None, tracer);
         }
+        self.take_over_in_background(tracer);
         Ok(count)
     }
 
@@ -59,6 +65,9 @@ impl Automl {
         turn: Option<OwnedSemaphorePermit>,
         tracer: &Tracer,
     ) {
+        let Some(entry) = self.in_progress.enter(&lease_of(study.id)) else {
+            return;
+        };
         let this = Arc::clone(self);
         let parent = Parent::stored(&study.traceparent);
         let mut span = tracer.start("automl.study", Kind::Internal, parent);
@@ -67,26 +76,45 @@ impl Automl {
         // Held from now on, so that no cancellation is missed.
         let watched = self.watched(study.id);
         let work = async move {
+            let _entry = entry;
             let turn = match turn {
                 Some(turn) => Ok(turn),
                 None => Arc::clone(&this.running).acquire_owned().await,
             };
             let Ok(_turn) = turn else { return };
-            if let Err(e) = this.run(&study, &watched).await
-                && !watched.is_cancelled()
-            {
-                tracing::warn!(study = %study.id, error = ?e, "study failed");
-                this.write_failure(study.id, &e.to_string()).await;
+            if let Some(lease) = this.acquire(study.id, &watched).await {
+                this.run_owned(&study, &watched, &lease).await;
             }
         };
         tokio::spawn(with_trace(span, work));
     }
 
+    /// Runs a study for as long as its lease is held. Whoever has the lease next resumes it.
+    async fn run_owned(self: &Arc<Self>, study: &StudyRow, watched: &Arc<Watched>, lease: &Lease) {
+        let fence = lease.fence();
+        match lease.run(self.run(study, watched, &fence)).await {
+            None | Some(Err(AutomlError::NotOwned(_))) => {
+                tracing::info!(study = %study.id, "a study is no longer run by this process");
+            }
+            Some(Err(e)) if !watched.is_cancelled() => {
+                tracing::warn!(study = %study.id, error = ?e, "study failed");
+                let error = e.to_string();
+                lease
+                    .run(self.write_failure(study.id, &error, &fence))
+                    .await;
+            }
+            Some(_) => {}
+        }
+    }
+
     /// Writes that a study has failed, retrying without a bound: until then the study is shown as
     /// running, and a restart would run it again.
-    async fn write_failure(self: &Arc<Self>, study: Uuid, error: &str) {
+    async fn write_failure(self: &Arc<Self>, study: Uuid, error: &str, fence: &Fence) {
         let mut accesses = AccessRetries::new(self.pacing);
-        while let Err(e) = self.fail_study(study, error).await {
+        while let Err(e) = self.fail_study(study, error, fence).await {
+            if matches!(e, AutomlError::NotOwned(_)) {
+                return;
+            }
             tracing::error!(%study, error = ?e, "the failure of a study could not be stored; retrying");
             tokio::time::sleep(accesses.pause()).await;
         }
@@ -96,13 +124,14 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         watched: &Arc<Watched>,
+        fence: &Fence,
     ) -> Result<(), AutomlError> {
         let mut workers: JoinSet<Result<(), AutomlError>> = JoinSet::new();
         let mut begun = HashSet::new();
         loop {
             while workers.len() < self.settings.parallel_trials && !watched.is_cancelled() {
                 let next = self
-                    .retry_access(watched, || self.next_trial(study, &begun))
+                    .retry_access(watched, || self.next_trial(study, &begun, fence))
                     .await;
                 let trial = match next {
                     Ok(trial) => trial,
@@ -111,8 +140,9 @@ impl Automl {
                 };
                 begun.insert(trial.number);
                 let (this, study, watched) = (Arc::clone(self), study.clone(), Arc::clone(watched));
+                let fence = fence.clone();
                 workers.spawn(in_current_trace(async move {
-                    this.run_trial(&study, trial, &watched).await
+                    this.run_trial(&study, trial, &watched, &fence).await
                 }));
             }
             match workers.join_next().await {
@@ -124,7 +154,8 @@ impl Automl {
         if watched.is_cancelled() {
             return Ok(());
         }
-        self.retry_access(watched, || self.finish(study.id)).await
+        self.retry_access(watched, || self.finish(study.id, fence))
+            .await
     }
 
     /// A trial that is stored as running and was not started by this process, or else a new one. The
@@ -133,14 +164,15 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         begun: &HashSet<u32>,
+        fence: &Fence,
     ) -> Result<TrialRow, AutomlError> {
         let trials = self.store.all_trials(study.id).await?;
         let left = trials
             .into_iter()
             .find(|t| t.state == TrialState::Running && !begun.contains(&t.number));
         match left {
-            Some(left) => self.restart_trial(left).await,
-            None => self.ask(study).await,
+            Some(left) => self.restart_trial(left, fence).await,
+            None => self.ask(study, Some(fence)).await,
         }
     }
 
@@ -149,15 +181,19 @@ impl Automl {
         study: &StudyRow,
         trial: TrialRow,
         watched: &Watched,
+        fence: &Fence,
     ) -> Result<(), AutomlError> {
-        let (state, score, error) = match self.train_with_retries(study, &trial, watched).await {
+        let (state, score, error) = match self
+            .train_with_retries(study, &trial, watched, fence)
+            .await
+        {
             Ok(TrialOutcome::Score(score)) => (TrialState::Complete, Some(score), String::new()),
             Ok(TrialOutcome::Pruned) => (TrialState::Pruned, None, String::new()),
             Ok(TrialOutcome::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
             Err(AutomlError::Call(error)) => (TrialState::Failed, None, error.to_string()),
             Err(e) => return Err(e),
         };
-        let tell = || self.tell(study, trial.number, state, score, &error);
+        let tell = || self.tell(study, trial.number, state, score, &error, Some(fence));
         self.retry_access(watched, tell).await.map(drop)
     }
 
@@ -167,10 +203,11 @@ impl Automl {
         study: &StudyRow,
         trial: &TrialRow,
         watched: &Watched,
+        fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
         let mut retries = TrialRetries::new(self.pacing);
         loop {
-            let error = match self.train(study, trial, watched).await {
+            let error = match self.train(study, trial, watched, fence).await {
                 Err(AutomlError::Call(error)) => error,
                 other => return other,
             };
@@ -191,6 +228,7 @@ impl Automl {
         study: &StudyRow,
         trial: &TrialRow,
         watched: &Watched,
+        fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
         // Dropping the run cancels it in Orchestration.
         let mut run = self.peers.trainer.evaluate(evaluation(study, trial));
@@ -207,7 +245,7 @@ impl Automl {
                 Update::Progress { step, mean_return } => (step, mean_return),
                 Update::Ended(score) => return Ok(TrialOutcome::Score(score)),
             };
-            let report = || self.report(study, trial.number, step, value);
+            let report = || self.report(study, trial.number, step, value, Some(fence));
             if self.retry_access(watched, report).await? {
                 return Ok(TrialOutcome::Pruned);
             }

@@ -7,6 +7,7 @@ use tars_runtime::{
         Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
         json,
     },
+    lease::{self, Fence},
 };
 use tars_search::{Assignment, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -15,6 +16,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
     Migration::new(2, "audit outbox", audit::MIGRATION),
     Migration::new(3, "owners", include_str!("../migrations/0003_owners.sql")),
+    Migration::new(4, "leases", lease::MIGRATION),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -218,6 +220,20 @@ impl Store {
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, AutomlError> {
         Ok(self.db.write(name, Isolation::Exclusive).await?)
+    }
+
+    /// Begins a transaction of whoever runs a study: the process that owns it, or without a fence the
+    /// caller who runs its trials.
+    pub(crate) async fn begin_owned(
+        &self,
+        name: &'static str,
+        fence: Option<&Fence>,
+    ) -> Result<Write, AutomlError> {
+        let mut tx = self.begin(name).await?;
+        if let Some(fence) = fence {
+            fence.enforce(&mut tx).await?;
+        }
+        Ok(tx)
     }
 
     pub(crate) async fn study(&self, id: Uuid) -> Result<StudyRow, AutomlError> {

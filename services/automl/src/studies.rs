@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tars_runtime::{
     audit::{self, Record},
     db::{Swap, Transaction, Write},
+    lease::Fence,
     page,
     tasks::to_the_end,
     trace::{self, Tracer},
@@ -216,7 +217,11 @@ impl Automl {
     }
 
     /// The next trial of a study, with its parameters.
-    pub(crate) async fn ask(self: &Arc<Self>, study: &StudyRow) -> Result<TrialRow, AutomlError> {
+    pub(crate) async fn ask(
+        self: &Arc<Self>,
+        study: &StudyRow,
+        fence: Option<&Fence>,
+    ) -> Result<TrialRow, AutomlError> {
         loop {
             let trials = self.store.all_trials(study.id).await?;
             let number = u32::try_from(trials.len()).unwrap_or(u32::MAX);
@@ -236,7 +241,7 @@ impl Automl {
                 started_us: self.clock.now_us(),
                 ended_us: None,
             };
-            let mut tx = self.store.begin("trials.ask").await?;
+            let mut tx = self.store.begin_owned("trials.ask", fence).await?;
             expect_running(&mut tx, study.id).await?;
             if store::insert_trial(&mut tx, &row).await?.is_done() {
                 let event = row.clone();
@@ -255,10 +260,14 @@ impl Automl {
     pub(crate) async fn restart_trial(
         self: &Arc<Self>,
         mut row: TrialRow,
+        fence: &Fence,
     ) -> Result<TrialRow, AutomlError> {
         row.attempt += 1;
         row.intermediate.clear();
-        let mut tx = self.store.begin("trials.restart").await?;
+        let mut tx = self
+            .store
+            .begin_owned("trials.restart", Some(fence))
+            .await?;
         expect_running(&mut tx, row.study_id).await?;
         if store::update_running_trial(&mut tx, &row).await? == Swap::Lost {
             let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
@@ -277,8 +286,9 @@ impl Automl {
         number: u32,
         step: u64,
         value: f64,
+        fence: Option<&Fence>,
     ) -> Result<bool, AutomlError> {
-        let mut tx = self.store.begin("trials.report").await?;
+        let mut tx = self.store.begin_owned("trials.report", fence).await?;
         let mut row = store::trial_in(&mut tx, study.id, number).await?;
         if row.state != TrialState::Running {
             return Err(AutomlError::TrialEnded(row.state.as_str()));
@@ -317,8 +327,9 @@ impl Automl {
         state: TrialState,
         score: Option<f64>,
         error: &str,
+        fence: Option<&Fence>,
     ) -> Result<TrialRow, AutomlError> {
-        let mut tx = self.store.begin("trials.tell").await?;
+        let mut tx = self.store.begin_owned("trials.tell", fence).await?;
         let mut row = store::trial_in(&mut tx, study.id, number).await?;
         if row.state != TrialState::Running {
             let same = row.state == state && row.score == score;
@@ -352,8 +363,12 @@ impl Automl {
     }
 
     /// Ends a study whose trials have all ended.
-    pub(crate) async fn finish(self: &Arc<Self>, id: Uuid) -> Result<(), AutomlError> {
-        let mut tx = self.store.begin("studies.end").await?;
+    pub(crate) async fn finish(
+        self: &Arc<Self>,
+        id: Uuid,
+        fence: &Fence,
+    ) -> Result<(), AutomlError> {
+        let mut tx = self.store.begin_owned("studies.end", Some(fence)).await?;
         self.finish_in(&mut tx, id).await?;
         // Announced even if the study has ended: an earlier commit may have lost its response.
         self.commit(tx, move |this| this.watched.end(id)).await
@@ -394,8 +409,9 @@ impl Automl {
         self: &Arc<Self>,
         id: Uuid,
         error: &str,
+        fence: &Fence,
     ) -> Result<(), AutomlError> {
-        let mut tx = self.store.begin("studies.end").await?;
+        let mut tx = self.store.begin_owned("studies.end", Some(fence)).await?;
         let state = StudyState::Failed;
         self.end_in(&mut tx, id, state, error, "automl").await?;
         self.commit(tx, move |this| this.watched.end(id)).await

@@ -2,7 +2,7 @@
 
 use crate::{Automl, api, peers::Peers};
 use std::sync::Arc;
-use tars_runtime::{db::Db, trace::Tracer};
+use tars_runtime::{db::Db, lease::Leases, trace::Tracer};
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
 
@@ -10,11 +10,16 @@ impl Workload for Automl {
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
         let peers = Peers::over(parts.peers.dial("orchestration")?);
         let settings = parts.config.automl.clone();
-        Ok(Self::open(&parts.database, settings, peers, parts.clock, parts.seeds).await?)
+        let (dir, database) = (parts.dir, &parts.database);
+        Ok(Self::open(dir, database, settings, peers, parts.clock, parts.seeds).await?)
     }
 
     fn db(&self) -> &Db {
         self.store.db()
+    }
+
+    fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes {

@@ -4,6 +4,7 @@
 
 use crate::{
     HyperSync, HyperSyncError,
+    ownership::assessment_lease,
     pauses::Pauses,
     saga::measure::Purpose,
     store::{self, Assessment, Proposal, Verification},
@@ -13,6 +14,7 @@ use tars_interceptors::call::with_trace;
 use tars_peers::Failure;
 use tars_runtime::{
     audit,
+    lease::Fence,
     trace::{Kind, Parent, Tracer},
 };
 use uuid::Uuid;
@@ -23,6 +25,9 @@ pub(crate) const AT_ONCE: usize = 2;
 impl HyperSync {
     /// Assesses a proposal, until it no longer waits for a decision.
     pub(crate) fn assess_in_background(self: &Arc<Self>, proposal: &Proposal, tracer: &Tracer) {
+        let Some(entry) = self.in_progress.enter(&assessment_lease(proposal.id)) else {
+            return;
+        };
         let this = Arc::clone(self);
         let parent = Parent::stored(&proposal.traceparent);
         let mut span = tracer.start("hypersync.assess", Kind::Internal, parent);
@@ -30,6 +35,7 @@ impl HyperSync {
         span.set("tars.agent.id", proposal.agent_id.clone());
         let id = proposal.id;
         tokio::spawn(with_trace(span, async move {
+            let _entry = entry;
             tokio::select! {
                 () = this.until_not_waiting(id) => {}
                 () = this.assess(id) => {}
@@ -60,8 +66,9 @@ impl HyperSync {
             let Ok(turn) = self.assessing.acquire().await else {
                 return;
             };
-            let Err(error) = self.try_assess(id, &pauses).await else {
-                return;
+            let error = match self.assess_owned(id, &pauses).await {
+                Ok(()) | Err(HyperSyncError::NotOwned(_)) => return,
+                Err(error) => error,
             };
             // Lets another assessment run during the delay.
             drop(turn);
@@ -70,16 +77,32 @@ impl HyperSync {
         }
     }
 
+    /// One attempt, for as long as the assessment's lease is held; none while another process has it.
+    async fn assess_owned(&self, id: Uuid, pauses: &Pauses) -> Result<(), HyperSyncError> {
+        let name = assessment_lease(id);
+        let Some(lease) = self.leases.acquire_next(&name).await? else {
+            return Ok(());
+        };
+        let fence = lease.fence();
+        let assessed = lease.run(self.try_assess(id, pauses, &fence)).await;
+        assessed.unwrap_or(Ok(()))
+    }
+
     /// One attempt. A retryable failure is returned while there is patience, as is a failure to write
     /// the result; any other failure is the result of the assessment.
-    async fn try_assess(&self, id: Uuid, pauses: &Pauses) -> Result<(), HyperSyncError> {
+    async fn try_assess(
+        &self,
+        id: Uuid,
+        pauses: &Pauses,
+        fence: &Fence,
+    ) -> Result<(), HyperSyncError> {
         let proposal = self.get(id).await?;
         if proposal.assessed() != Assessment::Pending {
             return Ok(());
         }
         match self.measure(&proposal, Purpose::Assessment).await {
             Err(error) if is_retryable(&error) && pauses.is_patient() => Err(error),
-            measured => self.assessed(id, measured).await,
+            measured => self.assessed(id, measured, fence).await,
         }
     }
 
@@ -87,8 +110,9 @@ impl HyperSync {
         &self,
         id: Uuid,
         measured: Result<Verification, HyperSyncError>,
+        fence: &Fence,
     ) -> Result<(), HyperSyncError> {
-        let mut tx = self.store.begin("proposals.assess").await?;
+        let mut tx = self.store.begin_owned("proposals.assess", fence).await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         if !proposal.state.is_waiting() {
             return Ok(());

@@ -8,6 +8,7 @@ use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
     db::{Corrupt, DbError},
+    lease::LeaseError,
     tasks::Lost,
 };
 use tonic::{Code, Status};
@@ -61,6 +62,8 @@ pub(crate) enum HyperSyncError {
     NotWithdrawable(State),
     #[error("the proposal was changed concurrently")]
     Conflict,
+    #[error(transparent)]
+    NotOwned(LeaseError),
     #[error("{0} is not a page token of this list")]
     PageToken(&'static str),
     #[error(transparent)]
@@ -85,6 +88,15 @@ impl HyperSyncError {
         match self {
             Self::Call(error) => Some(error.failure()),
             _ => None,
+        }
+    }
+}
+
+impl From<LeaseError> for HyperSyncError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Db(error) => error.into(),
+            stale @ LeaseError::Stale { .. } => Self::NotOwned(stale),
         }
     }
 }
@@ -119,7 +131,7 @@ impl From<HyperSyncError> for Status {
             E::NotYours => fault::status(Code::PermissionDenied, "NOT_YOURS", &text),
             E::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
             E::State { .. } | E::NotWithdrawable(_) => of_proposal("WRONG_STATE"),
-            E::Conflict => fault::status(Code::Aborted, "CONFLICT", &text),
+            E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, "CONFLICT", &text),
             E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
             E::Call(error) => error.into(),
             E::Corrupt(row) => store::corrupt(&row),

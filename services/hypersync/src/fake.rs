@@ -3,7 +3,7 @@
 
 mod rig;
 
-pub(crate) use rig::{Rig, caller, reason};
+pub(crate) use rig::{LIFE, Rig, caller, reason};
 
 use crate::peers::{ChangeAgents, ReadForCaller};
 use futures_util::stream;

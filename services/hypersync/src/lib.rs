@@ -12,6 +12,7 @@ mod error;
 #[cfg(test)]
 mod fake;
 mod lost;
+mod ownership;
 mod pauses;
 mod peers;
 mod proposals;
@@ -24,11 +25,13 @@ use error::HyperSyncError;
 
 use pauses::Pacing;
 use peers::Peers;
-use std::sync::Arc;
+use std::{io, path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{
     clock::Clock,
     db::{Db, Place},
+    lease::{InProgress, Leases, Terms},
+    seeds::Seeds,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -36,6 +39,8 @@ use tokio::sync::{Semaphore, watch};
 #[derive(Debug)]
 pub struct HyperSync {
     store: Store,
+    leases: Leases,
+    in_progress: InProgress,
     peers: Peers,
     clock: Clock,
     pacing: Pacing,
@@ -47,23 +52,30 @@ pub struct HyperSync {
 
 impl HyperSync {
     pub(crate) async fn open(
+        dir: &Path,
         database: &Place,
         peers: Peers,
         clock: Clock,
     ) -> Result<Arc<Self>, HyperSyncError> {
-        Self::open_paced(database, peers, clock, Pacing::default()).await
+        let (terms, pacing) = (|db: &Db| Terms::of(db, dir), Pacing::default());
+        Self::open_paced(database, terms, peers, clock, pacing).await
     }
 
     async fn open_paced(
         database: &Place,
+        terms: impl FnOnce(&Db) -> io::Result<Terms>,
         peers: Peers,
         clock: Clock,
         pacing: Pacing,
     ) -> Result<Arc<Self>, HyperSyncError> {
         let db = Db::open(database, store::MIGRATIONS).await?;
+        let jitter = Seeds::system();
+        let leases = Leases::open(db.clone(), terms(&db)?, clock.clone(), jitter).await?;
         let store = Store::open(db).await?;
         Ok(Arc::new(Self {
             store,
+            leases,
+            in_progress: InProgress::default(),
             peers,
             clock,
             pacing,

@@ -15,6 +15,7 @@ use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
     db::Write,
+    lease::Fence,
     page,
     tasks::to_the_end,
     trace::{self, Tracer},
@@ -186,6 +187,7 @@ impl HyperSync {
         &self,
         proposal: &mut Proposal,
         next: State,
+        fence: &Fence,
     ) -> Result<(), HyperSyncError> {
         let kind = if proposal.state == next {
             "hypersync.measured".to_owned()
@@ -193,7 +195,7 @@ impl HyperSync {
             format!("hypersync.{}", next.as_str())
         };
         let by = proposal.applied_by.clone();
-        let tx = self.store.begin("proposals.advance").await?;
+        let tx = self.store.begin_owned("proposals.advance", fence).await?;
         self.write(tx, proposal, next, &kind, &by).await
     }
 

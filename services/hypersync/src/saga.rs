@@ -23,11 +23,14 @@ use tars_proto::{
     orchestration::v1::{ApplyHyperparametersRequest, SettleHyperparametersRequest},
     params::{self, Params},
 };
-use tars_runtime::trace::{Kind, Parent, Tracer};
+use tars_runtime::{
+    lease::{Fence, Lease},
+    trace::{Kind, Parent, Tracer},
+};
 
 impl HyperSync {
-    /// Goes on with every proposal that was being applied, or assessed, and holds the agents of those
-    /// that wait for a person.
+    /// Resumes every proposal that was being applied or assessed and that no other process works on, now
+    /// and whenever one becomes free. Holds the agents of those that wait for a person.
     pub(crate) async fn resume_proposals(
         self: &Arc<Self>,
         tracer: &Tracer,
@@ -43,6 +46,7 @@ impl HyperSync {
                 self.assess_in_background(&proposal, tracer);
             }
         }
+        self.take_over_in_background(tracer);
         Ok(count)
     }
 
@@ -52,18 +56,39 @@ impl HyperSync {
         let mut span = tracer.start("hypersync.apply", Kind::Internal, parent);
         span.set("tars.proposal.id", proposal.id.to_string());
         span.set("tars.agent.id", proposal.agent_id.clone());
-        tokio::spawn(with_trace(span, async move { this.run(proposal).await }));
+        tokio::spawn(with_trace(span, async move {
+            if let Some(lease) = this.acquire_saga(proposal.id).await {
+                this.run_owned(proposal, &lease).await;
+            }
+        }));
     }
 
-    async fn run(&self, mut proposal: Proposal) {
+    /// Applies a proposal for as long as its lease is held. Whoever has the lease next continues.
+    async fn run_owned(&self, proposal: Proposal, lease: &Lease) {
+        let (id, fence) = (proposal.id, lease.fence());
+        let work = async {
+            // Another process may have taken steps before this one had the lease.
+            let proposal = self.get(id).await.unwrap_or(proposal);
+            self.run(proposal, &fence).await;
+        };
+        if lease.run(work).await.is_none() {
+            tracing::info!(proposal = %id, "a proposal is no longer applied by this process");
+        }
+    }
+
+    /// Takes the steps that are left. Stops when the proposal belongs to another process.
+    pub(crate) async fn run(&self, mut proposal: Proposal, fence: &Fence) {
         let mut pauses = Pauses::new(self.pacing);
         while proposal.state.is_driven() {
             let committed = proposal.clone();
-            let Err(error) = self.step(&mut proposal).await else {
-                pauses.reset();
-                continue;
+            proposal = match self.step(&mut proposal, fence).await {
+                Ok(()) => {
+                    pauses.reset();
+                    proposal
+                }
+                Err(HyperSyncError::NotOwned(_)) => return,
+                Err(error) => self.recover(committed, &error, &mut pauses, fence).await,
             };
-            proposal = self.recover(committed, &error, &mut pauses).await;
         }
     }
 
@@ -73,6 +98,7 @@ impl HyperSync {
         committed: Proposal,
         error: &HyperSyncError,
         pauses: &mut Pauses,
+        fence: &Fence,
     ) -> Proposal {
         let next = match plan::recovery(committed.state, error, pauses) {
             Recovery::Advance(next) => next,
@@ -93,7 +119,7 @@ impl HyperSync {
                 "the old values could not be restored: {error}; resolve with RESOLUTION_ROLL_BACK to retry, or with RESOLUTION_KEEP_LIVE"
             );
         }
-        match self.advance(&mut turned, next).await {
+        match self.advance(&mut turned, next, fence).await {
             Ok(()) => {
                 pauses.reset();
                 turned
@@ -106,80 +132,96 @@ impl HyperSync {
         }
     }
 
-    async fn step(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
+    async fn step(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
         match proposal.state {
-            State::Applying => self.apply(proposal).await,
-            State::Verifying if proposal.verification.is_none() => self.verify(proposal).await,
-            State::Verifying => self.judge(proposal).await,
-            State::RollingBack => self.roll_back(proposal).await,
+            State::Applying => self.apply(proposal, fence).await,
+            State::Verifying if proposal.verification.is_none() => {
+                self.verify(proposal, fence).await
+            }
+            State::Verifying => self.judge(proposal, fence).await,
+            State::RollingBack => self.roll_back(proposal, fence).await,
             _ => Ok(()),
         }
     }
 
-    async fn apply(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
-        proposal.applied_version = self.set_proposed(proposal).await?;
+    async fn apply(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
+        proposal.applied_version = self.set_proposed(proposal, fence).await?;
         proposal.applied_us = Some(self.clock.now_us());
-        self.advance(proposal, State::Verifying).await
+        self.advance(proposal, State::Verifying, fence).await
     }
 
     /// Checks that the change is live, then measures it. Applying it again has no effect but to renew
     /// a hold that was released.
-    async fn verify(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
-        proposal.applied_version = self.set_proposed(proposal).await?;
+    async fn verify(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
+        proposal.applied_version = self.set_proposed(proposal, fence).await?;
         let (live, version) = self.read_back(&proposal.agent_id).await?;
         if version != proposal.applied_version || !plan::holds(&live, &proposal.new_params) {
             proposal.error = format!(
                 "version {version} is live instead of version {}, which was applied",
                 proposal.applied_version
             );
-            return self.advance(proposal, State::RollingBack).await;
+            return self.advance(proposal, State::RollingBack, fence).await;
         }
         proposal.verification = Some(self.measure(proposal, Purpose::Verification).await?);
-        self.advance(proposal, State::Verifying).await
+        self.advance(proposal, State::Verifying, fence).await
     }
 
-    async fn judge(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
+    async fn judge(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
         if proposal
             .verification
             .as_ref()
             .is_some_and(plan::is_improvement)
         {
             let verified = proposal.applied_version;
+            fence.check()?;
             self.settle(proposal, Some(verified)).await?;
-            return self.advance(proposal, State::Completed).await;
+            return self.advance(proposal, State::Completed, fence).await;
         }
         proposal.error = "the confidence interval of the improvement is not above zero".to_owned();
-        self.advance(proposal, State::RollingBack).await
+        self.advance(proposal, State::RollingBack, fence).await
     }
 
-    async fn roll_back(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
+    async fn roll_back(
+        &self,
+        proposal: &mut Proposal,
+        fence: &Fence,
+    ) -> Result<(), HyperSyncError> {
         let (live, version) = self.read_back(&proposal.agent_id).await?;
         match plan::rollback(proposal, &live, version) {
             Rollback::AlreadyDone => {
+                fence.check()?;
                 self.settle(proposal, None).await?;
-                self.advance(proposal, State::RolledBack).await
+                self.advance(proposal, State::RolledBack, fence).await
             }
             // Read back before it counts as done.
             Rollback::Set { values, expected } => {
                 let operation = format!("{}:back:{expected}", proposal.id);
+                fence.check()?;
                 self.set(proposal, &values, expected, &operation).await?;
                 let (live, _) = self.read_back(&proposal.agent_id).await?;
                 if plan::holds(&live, &values) {
+                    fence.check()?;
                     self.settle(proposal, None).await?;
-                    return self.advance(proposal, State::RolledBack).await;
+                    return self.advance(proposal, State::RolledBack, fence).await;
                 }
                 Err(HyperSyncError::IncompleteResponse("the restored values"))
             }
             Rollback::AskPerson(what) => {
+                fence.check()?;
                 self.hold(proposal).await?;
                 proposal.attention = what;
-                self.advance(proposal, State::NeedsAttention).await
+                self.advance(proposal, State::NeedsAttention, fence).await
             }
         }
     }
 
-    async fn set_proposed(&self, proposal: &Proposal) -> Result<u64, HyperSyncError> {
+    async fn set_proposed(
+        &self,
+        proposal: &Proposal,
+        fence: &Fence,
+    ) -> Result<u64, HyperSyncError> {
         let (values, base) = (&proposal.new_params, proposal.base_version);
+        fence.check()?;
         self.set(proposal, values, base, &proposal.id.to_string())
             .await
     }

@@ -16,6 +16,7 @@ use tars_runtime::{
         Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
         json,
     },
+    lease::{self, Fence},
 };
 use uuid::Uuid;
 
@@ -23,6 +24,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
     Migration::new(2, "audit outbox", audit::MIGRATION),
     Migration::new(3, "claims", include_str!("../migrations/0003_claims.sql")),
+    Migration::new(4, "leases", lease::MIGRATION),
 ];
 
 /// A paired measurement: old and new parameters are trained on the same seeds.
@@ -216,6 +218,17 @@ impl Store {
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, HyperSyncError> {
         Ok(self.db.write(name, Isolation::Exclusive).await?)
+    }
+
+    /// Begins a transaction of whoever owns the work.
+    pub(crate) async fn begin_owned(
+        &self,
+        name: &'static str,
+        fence: &Fence,
+    ) -> Result<Write, HyperSyncError> {
+        let mut tx = self.begin(name).await?;
+        fence.enforce(&mut tx).await?;
+        Ok(tx)
     }
 
     /// Adds claims to proposals that were written before the claims existed. The older of two

@@ -5,7 +5,7 @@ use crate::{
     peers::{Channels, Peers},
 };
 use std::sync::Arc;
-use tars_runtime::{db::Db, trace::Tracer};
+use tars_runtime::{db::Db, lease::Leases, trace::Tracer};
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
 
@@ -16,11 +16,15 @@ impl Workload for HyperSync {
             orchestration_for_caller: parts.peers.dial("orchestration")?,
             orchestration: parts.peers.dial("orchestration")?,
         });
-        Ok(Self::open(&parts.database, peers, parts.clock).await?)
+        Ok(Self::open(parts.dir, &parts.database, peers, parts.clock).await?)
     }
 
     fn db(&self) -> &Db {
         self.store.db()
+    }
+
+    fn leases(&self) -> &Leases {
+        &self.leases
     }
 
     fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes {

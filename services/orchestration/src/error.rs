@@ -8,6 +8,7 @@ use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
     blobs::BlobError,
     db::{Corrupt, DbError},
+    lease::LeaseError,
     tasks::Lost,
 };
 use tonic::{Code, Status};
@@ -81,6 +82,8 @@ pub(crate) enum OrchestrationError {
     #[error("weights: {0}")]
     Weights(#[from] tars_learn::weights::BadWeights),
     #[error(transparent)]
+    NotOwned(LeaseError),
+    #[error(transparent)]
     Corrupt(Corrupt),
     #[error("database: {0}")]
     Store(DbError),
@@ -92,6 +95,15 @@ pub(crate) enum OrchestrationError {
     Worker(&'static str),
     #[error(transparent)]
     Lost(#[from] Lost),
+}
+
+impl From<LeaseError> for OrchestrationError {
+    fn from(error: LeaseError) -> Self {
+        match error {
+            LeaseError::Db(error) => error.into(),
+            stale @ LeaseError::Stale { .. } => Self::NotOwned(stale),
+        }
+    }
 }
 
 impl From<DbError> for OrchestrationError {
@@ -144,6 +156,7 @@ impl From<OrchestrationError> for Status {
             }
             E::NothingAllowed(_) => fault::precondition("NOTHING_ALLOWED", "constraints", &text),
             E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
+            E::NotOwned(_) => fault::status(Code::Aborted, "CONFLICT", &text),
             E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
             E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),

@@ -9,6 +9,7 @@ mod checkpoints;
 mod conflicts;
 mod error;
 mod learners;
+mod ownership;
 mod solvers;
 mod steps;
 mod store;
@@ -22,13 +23,14 @@ use checkpoints::Checkpoints;
 use learners::Learners;
 use parking_lot::Mutex;
 use solvers::Solvers;
-use std::{path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{
     blobs::Blobs,
     clock::Clock,
     config,
     db::{Db, Place},
+    lease::{Leases, Terms},
     seeds::Seeds,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -43,6 +45,7 @@ pub struct Orchestration {
     trainings: Trainings,
     learners: Learners,
     store: Store,
+    leases: Leases,
     clock: Clock,
     solvers: Solvers,
     seeds: Seeds,
@@ -56,26 +59,44 @@ impl Orchestration {
         clock: Clock,
         seeds: Seeds,
     ) -> Result<Arc<Self>, OrchestrationError> {
+        let terms = |db: &Db| Terms::of(db, dir);
+        Self::open_as(dir, database, terms, settings, clock, seeds).await
+    }
+
+    async fn open_as(
+        dir: &Path,
+        database: &Place,
+        terms: impl FnOnce(&Db) -> io::Result<Terms>,
+        settings: config::Orchestration,
+        clock: Clock,
+        seeds: Seeds,
+    ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
-        let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
+        let db = Db::open(database, store::MIGRATIONS).await?;
+        // Jitter is drawn apart, so that it takes no seed from a run.
+        let jitter = Seeds::system();
+        let leases = Leases::open(db.clone(), terms(&db)?, clock.clone(), jitter).await?;
+        let store = Store::new(db);
         let blobs = match database {
             Place::File(_) => Blobs::in_folder(dir.join("blobs"))?,
             Place::Server { .. } => Blobs::in_database(store.db().clone()),
         };
-        store.end_all_runs(clock.now_us()).await?;
         let agents = Agents::open(&store, blobs.clone(), clock.clone()).await?;
         let solvers = settings.learners.max(1);
-        Ok(Arc::new(Self {
+        let service = Arc::new(Self {
             checkpoints: Checkpoints::new(store.clone(), blobs, settings.checkpoints),
             cleaning: Mutex::default(),
             agents,
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
             store,
+            leases,
             clock,
             solvers: Solvers::new(solvers),
             seeds,
-        }))
+        });
+        service.interrupt_left_runs().await?;
+        Ok(service)
     }
 
     /// Deletes old checkpoints in the background, as long as the service lives.

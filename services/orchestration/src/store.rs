@@ -18,6 +18,7 @@ use tars_runtime::{
         Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
         json,
     },
+    lease::{self, Fence},
 };
 
 pub(crate) const MIGRATIONS: &[Migration] = &[
@@ -44,6 +45,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0006_checkpoints.sql"),
     ),
     Migration::new(7, "blobs", blobs::MIGRATION),
+    Migration::new(8, "leases", lease::MIGRATION),
 ];
 
 #[derive(Debug, Clone)]
@@ -146,6 +148,17 @@ impl Store {
 
     pub(crate) async fn begin(&self, name: &'static str) -> Result<Write, OrchestrationError> {
         Ok(self.db.write(name, Isolation::Exclusive).await?)
+    }
+
+    /// Begins a transaction of whoever owns the work.
+    pub(crate) async fn begin_owned(
+        &self,
+        name: &'static str,
+        fence: &Fence,
+    ) -> Result<Write, OrchestrationError> {
+        let mut tx = self.begin(name).await?;
+        fence.enforce(&mut tx).await?;
+        Ok(tx)
     }
 
     pub(crate) async fn agent(&self, id: &str) -> Result<Option<AgentRow>, OrchestrationError> {

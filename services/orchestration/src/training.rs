@@ -5,6 +5,7 @@ use crate::{
     agents::{Agent, LiveAgent},
     changes::ensure_not_held,
     learners::{Class, Event, Owner, Running, Stop},
+    ownership::learner_lease,
     store::{self, RunRow, RunState},
 };
 use parking_lot::Mutex;
@@ -23,6 +24,7 @@ use tars_runtime::{
     backoff::Backoff,
     db::Write,
     events::EventLog,
+    lease::{Fence, Lease},
     page,
     tasks::to_the_end,
 };
@@ -144,11 +146,14 @@ impl Orchestration {
         seed: u64,
     ) -> Result<RunView, OrchestrationError> {
         let _one = agent.changing().lock().await;
+        let lease = match self.trainings.is_training(agent.id()) {
+            true => None,
+            false => self.leases.acquire(&learner_lease(agent.id())).await?,
+        };
         let mut tx = self.store.begin("training_runs.start").await?;
         ensure_not_held(&mut tx, agent.id(), None).await?;
-        if self.trainings.is_training(agent.id()) {
-            return Err(OrchestrationError::TrainingRuns);
-        }
+        let lease = lease.ok_or(OrchestrationError::TrainingRuns)?;
+        lease.fence().enforce(&mut tx).await?;
         let row = queued(agent.id(), steps, seed, self.clock.now_us());
         store::insert_run(&mut tx, &row).await?;
         audit::insert(&mut tx, &self.started(&row, &by)).await?;
@@ -162,7 +167,7 @@ impl Orchestration {
         let training = Arc::new(Training::new(agent.id(), running.stop()));
         self.trainings.insert(row.id, Arc::clone(&training));
         let view = training.view(row.clone());
-        let follow = Arc::clone(self).follow(training, Arc::clone(&agent), running, row);
+        let follow = Arc::clone(self).follow(training, Arc::clone(&agent), running, row, lease);
         tokio::spawn(in_current_trace(follow));
         Ok(view)
     }
@@ -175,36 +180,24 @@ impl Orchestration {
             .detail("steps", row.steps)
     }
 
+    /// Follows a run to its end, for as long as the lease of the agent's learner is held.
     async fn follow(
         self: Arc<Self>,
         training: Arc<Training>,
         agent: Arc<Agent>,
-        mut running: Running,
+        running: Running,
         mut row: RunRow,
+        lease: Lease,
     ) {
-        let result = loop {
-            match running.next().await {
-                Some(Event::Began) => self.began(&mut row).await,
-                Some(Event::Progress(progress)) => {
-                    *training.latest.lock() = (progress.step, progress.episode);
-                    let version = agent.followed().load().version;
-                    training
-                        .log
-                        .push(TrainingEvent::Progress { progress, version });
-                }
-                Some(Event::Ended(result)) => break result.map_err(OrchestrationError::from),
-                None if training.stop.is_stopped() => break Ok(None),
-                None => break Err(OrchestrationError::Worker("the learner thread died")),
-            }
-        };
-        training.take_latest(&mut row);
-        match retry_while_database_is_busy(|| self.end(&training, &agent, &row, &result)).await {
-            Ok(ended) => row = ended,
-            Err(e) => {
-                tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
-                row.state = RunState::Failed;
-                row.error = e.to_string();
-            }
+        let fence = lease.fence();
+        let run = self.follow_owned(&training, &agent, running, &mut row, &fence);
+        if lease.run(run).await.is_none() {
+            // The run is stopped. Whoever has the lease next writes that.
+            training.take_latest(&mut row);
+            row.state = RunState::Interrupted;
+        }
+        if let Err(e) = lease.release().await {
+            tracing::debug!(error = %e, "the lease of a learner is given up later");
         }
         training.ended.store(true, Ordering::Relaxed);
         let ended = RunView::from(row);
@@ -212,10 +205,61 @@ impl Orchestration {
         training.log.close();
     }
 
-    async fn began(&self, row: &mut RunRow) {
+    async fn follow_owned(
+        &self,
+        training: &Training,
+        agent: &Agent,
+        mut running: Running,
+        row: &mut RunRow,
+        fence: &Fence,
+    ) {
+        // Dropping the run stops it, so that it is kept until its end is written.
+        let result = self
+            .outcome(training, agent, &mut running, row, fence)
+            .await;
+        training.take_latest(row);
+        let end = || self.end(training, agent, row, &result, fence);
+        match retry_while_database_is_busy(end).await {
+            Ok(ended) => *row = ended,
+            Err(OrchestrationError::NotOwned(_)) => row.state = RunState::Interrupted,
+            Err(e) => {
+                tracing::error!(run = %row.id, error = %e, "the end of a training run could not be stored");
+                row.state = RunState::Failed;
+                row.error = e.to_string();
+            }
+        }
+    }
+
+    /// The outcome of a run; none when it was stopped.
+    async fn outcome(
+        &self,
+        training: &Training,
+        agent: &Agent,
+        running: &mut Running,
+        row: &mut RunRow,
+        fence: &Fence,
+    ) -> Result<Option<Outcome>, OrchestrationError> {
+        loop {
+            match running.next().await {
+                Some(Event::Began) => self.began(row, fence).await,
+                Some(Event::Progress(progress)) => {
+                    *training.latest.lock() = (progress.step, progress.episode);
+                    let version = agent.followed().load().version;
+                    training
+                        .log
+                        .push(TrainingEvent::Progress { progress, version });
+                }
+                Some(Event::Ended(result)) => return result.map_err(OrchestrationError::from),
+                None if training.stop.is_stopped() => return Ok(None),
+                None => return Err(OrchestrationError::Worker("the learner thread died")),
+            }
+        }
+    }
+
+    async fn began(&self, row: &mut RunRow, fence: &Fence) {
         let now = self.clock.now_us();
         row.running_us = Some(now);
-        if let Err(e) = self.store.begin_run(row.id, now).await {
+        if let Err(e) = self.store.begin_run(row.id, now, fence).await {
             tracing::warn!(run = %row.id, error = %e, "the start of a training run could not be stored");
         }
     }
@@ -227,8 +271,9 @@ impl Orchestration {
         agent: &Agent,
         row: &RunRow,
         result: &Result<Option<Outcome>, OrchestrationError>,
+        fence: &Fence,
     ) -> Result<RunRow, OrchestrationError> {
-        let (_one, mut tx) = self.lock_for_end(training, agent, result).await?;
+        let (_one, mut tx) = self.lock_for_end(training, agent, result, fence).await?;
         let mut ended = row.clone();
         ended.ended_us = Some(self.clock.now_us());
         let mut next = None;
@@ -261,10 +306,11 @@ impl Orchestration {
         training: &Training,
         agent: &'a Agent,
         result: &Result<Option<Outcome>, OrchestrationError>,
+        fence: &Fence,
     ) -> Result<(MutexGuard<'a, ()>, Write), OrchestrationError> {
         loop {
             let turn = agent.changing().lock().await;
-            let mut tx = self.store.begin("training_runs.end").await?;
+            let mut tx = self.store.begin_owned("training_runs.end", fence).await?;
             let installs = matches!(result, Ok(Some(_))) && !training.stop.is_stopped();
             if !installs || store::hold(&mut tx, agent.id()).await?.is_none() {
                 return Ok((turn, tx));

@@ -2,7 +2,7 @@
 
 use crate::{Orchestration, api};
 use std::sync::Arc;
-use tars_runtime::{db::Db, trace::Tracer};
+use tars_runtime::{db::Db, lease::Leases, trace::Tracer};
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
 
@@ -23,12 +23,17 @@ impl Workload for Orchestration {
         self.store.db()
     }
 
+    fn leases(&self) -> &Leases {
+        &self.leases
+    }
+
     fn routes(self: Arc<Self>, _: Tracer, max_message_bytes: usize) -> Routes {
         api::routes(self, max_message_bytes)
     }
 
     async fn resume(self: Arc<Self>, _: Tracer) -> Result<(), OpenError> {
         self.start_cleaning();
+        self.look_for_left_runs();
         Ok(())
     }
 }

@@ -4,6 +4,7 @@
 use super::{
     database,
     follow::{SHIPPING_GRACE, watch_freshness},
+    keep_leases,
     layers::{bootstrap, limits, serve},
 };
 use crate::app::{Process, StartError, service::Service};
@@ -35,6 +36,7 @@ pub(crate) async fn start(
     let opened = Auth::open(&dir, &place, settings, clock, own, certificates, bus);
     let (auth, first) = opened.await?;
     process.add_check("auth.store", database(auth.db()));
+    keep_leases(process, Service::Auth, auth.leases());
     let listed = auth
         .sequencing()
         .check("audit records wait", SHIPPING_GRACE);

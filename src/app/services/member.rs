@@ -1,6 +1,6 @@
 //! A service that follows Auth. All of them are assembled here, and nowhere else.
 
-use super::{database, follow::follow_auth, layers::serve};
+use super::{database, follow::follow_auth, keep_leases, layers::serve};
 use crate::app::{Process, StartError, service::Service};
 use std::sync::Arc;
 use tars_mesh::Channel;
@@ -18,6 +18,7 @@ pub(super) async fn start<W: Workload>(
     let workload = open::<W>(process, service, connect).await?;
     let (name, db) = (service.as_str(), workload.db().clone());
     process.add_check(&format!("{name}.store"), database(&db));
+    keep_leases(process, service, workload.leases());
     let view = follow_auth(process, service, connect, db.clone())?;
     let tracer = process.tracer(service);
     let resume = Arc::clone(&workload).resume(tracer.clone());

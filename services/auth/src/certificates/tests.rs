@@ -397,7 +397,7 @@ async fn no_rotation_step_is_taken_before_its_peers_are_ready() {
     auth.step_roots("ada", RotationStep::Remove, false)
         .await
         .unwrap();
-    let recorded = auth.sequence_audit().await;
+    let recorded = auth.sequence_once().await;
     recorded.unwrap();
     let filter = crate::audit::Filter {
         event_type: "root.stepped".to_owned(),

@@ -183,11 +183,11 @@ async fn ended_sessions_are_deleted_a_few_at_a_time() {
     for _ in 0..3 {
         tokens = w.auth.refresh(&tokens.refresh, &from()).await.unwrap();
     }
-    w.auth.drop_ended_sessions().await.unwrap();
+    w.auth.drop_ended_once().await.unwrap();
     assert_eq!(rows().await, (1, 4), "live sessions are kept");
     w.clock.advance(Duration::from_secs(40 * 86_400));
     w.auth.login("admin", &w.password, &from()).await.unwrap();
-    w.auth.drop_ended_sessions().await.unwrap();
+    w.auth.drop_ended_once().await.unwrap();
     assert_eq!(rows().await, (1, 1));
 }
 
@@ -216,7 +216,7 @@ async fn a_wall_clock_temporarily_ahead_neither_ends_nor_revives_a_session() {
     let gone = w.admin().await;
     w.auth.logout(&gone).await.unwrap();
     w.clock.step_forward(ahead);
-    w.auth.drop_ended_sessions().await.unwrap();
+    w.auth.drop_ended_once().await.unwrap();
     let meanwhile = w.auth.snapshots.take().await.unwrap();
     w.clock.step_back(ahead);
     let view = tars_credentials::View::default();
@@ -243,7 +243,7 @@ async fn an_access_token_ends_with_its_session_which_is_remembered_longer() {
     assert_eq!(caller.expires_s, now + 600 + token::LEEWAY_S);
     w.auth.logout(&caller).await.unwrap();
     w.clock.advance(Duration::from_secs(601));
-    w.auth.drop_ended_sessions().await.unwrap();
+    w.auth.drop_ended_once().await.unwrap();
     let whole = w.auth.snapshots.take().await.unwrap();
     assert_eq!(whole.revoked_sessions.len(), 1);
 }

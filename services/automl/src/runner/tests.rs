@@ -215,7 +215,9 @@ async fn a_failure_that_cannot_be_written_is_written_once_the_database_accepts_i
     .await;
     let rig = rig.restart().await;
     rig.resume().await;
-    let refused = rig.automl.fail_study(id, "refused by the trigger").await;
+    let lease = rig.automl.leases.acquire("test").await.unwrap().unwrap();
+    let (fence, error) = (lease.fence(), "refused by the trigger");
+    let refused = rig.automl.fail_study(id, error, &fence).await;
     assert!(matches!(refused, Err(AutomlError::Store(_))), "{refused:?}");
     assert_eq!(rig.row(id).await.state, StudyState::Running);
     rig.execute("DROP TRIGGER refuse_writes").await;
@@ -427,20 +429,23 @@ async fn a_study_run_by_its_caller_ends_with_its_last_trial() {
     };
     let study = rig.automl.create_study(own).await.unwrap();
     for number in 0..2 {
-        let asked = rig.automl.ask(&study).await.unwrap();
+        let asked = rig.automl.ask(&study, None).await.unwrap();
         assert_eq!((asked.number, asked.state), (number, TrialState::Running));
         let told = rig
             .automl
-            .tell(&study, number, Complete, Some(1.0), "")
+            .tell(&study, number, Complete, Some(1.0), "", None)
             .await;
         assert_eq!(told.unwrap().state, Complete);
     }
     assert_eq!(rig.ended(study.id).await.state, StudyState::Completed);
-    let full = rig.automl.ask(&study).await;
+    let full = rig.automl.ask(&study, None).await;
     assert!(matches!(full, Err(AutomlError::StudyFull)), "{full:?}");
-    let same = rig.automl.tell(&study, 1, Complete, Some(1.0), "").await;
+    let same = rig
+        .automl
+        .tell(&study, 1, Complete, Some(1.0), "", None)
+        .await;
     assert!(same.is_ok(), "the same end twice");
-    let other = rig.automl.tell(&study, 1, Failed, None, "").await;
+    let other = rig.automl.tell(&study, 1, Failed, None, "", None).await;
     assert!(matches!(other, Err(AutomlError::TrialEnded(_))));
     assert_eq!(rig.resume().await, 0, "the server does not run it");
 }
@@ -454,8 +459,8 @@ async fn an_ended_trial_takes_neither_a_report_nor_another_end() {
             ..seeded(2)
         };
         let study = rig.automl.create_study(own).await.unwrap();
-        let number = rig.automl.ask(&study).await.unwrap().number;
-        let tell = |state, score| rig.automl.tell(&study, number, state, score, "");
+        let number = rig.automl.ask(&study, None).await.unwrap().number;
+        let tell = |state, score| rig.automl.tell(&study, number, state, score, "", None);
         let ended = tell(state, score).await.unwrap();
         let repeated = tell(state, score).await.unwrap();
         assert_eq!((repeated.state, repeated.ended_us), (state, ended.ended_us));
@@ -468,7 +473,7 @@ async fn an_ended_trial_takes_neither_a_report_nor_another_end() {
                 );
             }
         }
-        let report = rig.automl.report(&study, number, 10, 0.5).await;
+        let report = rig.automl.report(&study, number, 10, 0.5, None).await;
         assert!(matches!(report, Err(AutomlError::TrialEnded(_))));
         assert_eq!(rig.trials(study.id).await[0].state, state);
     }
@@ -479,7 +484,7 @@ async fn a_cancelled_study_gives_no_trials() {
     let rig = Rig::start().await;
     let study = rig.automl.create_study(seeded(2)).await.unwrap();
     rig.automl.cancel(study.id, "user:dev").await.unwrap();
-    let refused = rig.automl.ask(&study).await;
+    let refused = rig.automl.ask(&study, None).await;
     assert!(matches!(refused, Err(AutomlError::StudyEnded("cancelled"))));
     let mut tx = rig.automl.store.begin("test.trials").await.unwrap();
     assert!(

@@ -17,7 +17,7 @@ async fn study(rig: &Rig, trials: u32) -> StudyRow {
         ..seeded(trials)
     };
     let study = rig.automl.create_study(new).await.unwrap();
-    rig.automl.ask(&study).await.unwrap();
+    rig.automl.ask(&study, None).await.unwrap();
     study
 }
 
@@ -78,7 +78,7 @@ async fn first_trial(service: &Automl, study: &StudyRow) -> TrialRow {
 async fn a_new_trial_is_announced_wherever_the_call_is_dropped() {
     dropped_anywhere(
         2,
-        async |service, study| drop(service.ask(study).await.unwrap()),
+        async |service, study| drop(service.ask(study, None).await.unwrap()),
         async |service, study| service.store.all_trials(study.id).await.unwrap().len() == 2,
         |watched| watched.log.last() == 2,
     )
@@ -89,7 +89,7 @@ async fn a_new_trial_is_announced_wherever_the_call_is_dropped() {
 async fn a_report_is_announced_wherever_the_call_is_dropped() {
     dropped_anywhere(
         1,
-        async |service, study| assert!(!service.report(study, 0, 1, 0.5).await.unwrap()),
+        async |service, study| assert!(!service.report(study, 0, 1, 0.5, None).await.unwrap()),
         async |service, study| !first_trial(service, study).await.intermediate.is_empty(),
         |watched| watched.log.last() == 2,
     )
@@ -101,7 +101,7 @@ async fn the_end_of_the_last_trial_ends_the_log_wherever_the_call_is_dropped() {
     dropped_anywhere(
         1,
         async |service, study| {
-            let told = service.tell(study, 0, TrialState::Complete, Some(1.0), "");
+            let told = service.tell(study, 0, TrialState::Complete, Some(1.0), "", None);
             drop(told.await.unwrap());
         },
         async |service, study| {
@@ -139,7 +139,7 @@ async fn repeating_the_end_of_a_study_closes_a_log_that_was_left_open() {
     tx.commit().await.unwrap();
     let watched = service.watched(study.id);
     assert!(!watched.log.is_closed());
-    let told = service.tell(&study, 0, TrialState::Complete, Some(1.0), "");
+    let told = service.tell(&study, 0, TrialState::Complete, Some(1.0), "", None);
     told.await.unwrap();
     assert!(watched.log.is_closed());
 }

@@ -11,10 +11,17 @@ use parking_lot::Mutex;
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions};
 use tars_proto::fault;
-use tars_runtime::{clock::Clock, db::Query, trace::Tracer};
+use tars_runtime::{
+    clock::Clock,
+    db::{Db, Query},
+    lease::{Lease, Terms},
+    trace::Tracer,
+};
 use tonic::Status;
 use uuid::Uuid;
 
+/// How long the lease of a replica lasts: nothing is renewed while a test runs.
+pub(crate) const LIFE: Duration = Duration::from_secs(3600);
 const START: Duration = Duration::from_secs(1_000);
 
 /// The service under test.
@@ -23,6 +30,8 @@ pub(crate) struct Rig {
     pub(crate) world: Arc<World>,
     pub(crate) service: Arc<HyperSync>,
     pub(crate) clock: Clock,
+    /// What the test itself has.
+    pub(crate) leases: tokio::sync::Mutex<Vec<Lease>>,
 }
 
 impl Rig {
@@ -38,30 +47,55 @@ impl Rig {
             longest: pause,
             ..PACING
         };
-        rig.service = open(rig.dir.path(), &rig.world, rig.clock.clone(), pacing).await;
+        let (dir, clock) = (rig.dir.path(), rig.clock.clone());
+        rig.service = open(dir, &rig.world, clock, pacing, None).await;
         rig
     }
 
     pub(crate) async fn start_dying(death: Option<Death>) -> Self {
         let dir = Arc::new(tempfile::tempdir().unwrap());
         let world = World::new(Arc::new(Mutex::new(AgentRecord::fresh())), death, 1.0);
-        Self::open(dir, world, Clock::manual(START)).await
+        Self::open(dir, world, Clock::manual(START), None).await
     }
 
     /// The next process on the same files and the same agent. Whatever the last one was doing never
     /// continues.
     pub(crate) async fn restart(self) -> Self {
-        Self::open(self.dir, self.world.next(), self.clock).await
+        Self::open(self.dir, self.world.next(), self.clock, None).await
     }
 
-    async fn open(dir: Arc<tempfile::TempDir>, world: Arc<World>, clock: Clock) -> Self {
-        let service = open(dir.path(), &world, clock.clone(), PACING).await;
+    /// A replica with a database of its own, which others may join.
+    pub(crate) async fn replica(holder: &str) -> Self {
+        let dir = Arc::new(tempfile::tempdir().unwrap());
+        let world = World::new(Arc::new(Mutex::new(AgentRecord::fresh())), None, 1.0);
+        Self::open(dir, world, Clock::manual(START), Some(holder)).await
+    }
+
+    /// Another replica on the same database, with the same peers and a clock of its own.
+    pub(crate) async fn beside(&self, holder: &str) -> Self {
+        let (dir, world) = (Arc::clone(&self.dir), Arc::clone(&self.world));
+        Self::open(dir, world, Clock::manual(START), Some(holder)).await
+    }
+
+    async fn open(
+        dir: Arc<tempfile::TempDir>,
+        world: Arc<World>,
+        clock: Clock,
+        replica: Option<&str>,
+    ) -> Self {
+        let service = open(dir.path(), &world, clock.clone(), PACING, replica).await;
         Self {
             dir,
             world,
             service,
             clock,
+            leases: tokio::sync::Mutex::default(),
         }
+    }
+
+    pub(crate) async fn take(&self, name: &str) -> Lease {
+        let taken = self.service.leases.acquire(name).await.unwrap();
+        taken.expect("the lease is free")
     }
 
     /// Inserts a proposal of the study's trial in this state.
@@ -155,15 +189,28 @@ const PACING: Pacing = Pacing {
     busy: Duration::from_micros(100),
 };
 
-async fn open(dir: &Path, world: &Arc<World>, clock: Clock, pacing: Pacing) -> Arc<HyperSync> {
+async fn open(
+    dir: &Path,
+    world: &Arc<World>,
+    clock: Clock,
+    pacing: Pacing,
+    replica: Option<&str>,
+) -> Arc<HyperSync> {
     let handle = Arc::new(Handle(Arc::clone(world)));
     let peers = Peers {
         for_caller: handle.clone(),
         agents: handle.clone(),
         trainer: handle,
     };
+    let terms = |db: &Db| match replica {
+        None => Terms::of(db, dir),
+        Some(holder) => Ok(Terms::Shared {
+            holder: holder.to_owned(),
+            life: LIFE,
+        }),
+    };
     let place = tars_test_db::place(dir, "hypersync");
-    HyperSync::open_paced(&place, peers, clock, pacing)
+    HyperSync::open_paced(&place, terms, peers, clock, pacing)
         .await
         .unwrap()
 }

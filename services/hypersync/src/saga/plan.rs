@@ -36,7 +36,7 @@ pub(crate) enum Rollback {
 pub(crate) fn recovery(state: State, error: &HyperSyncError, pauses: &Pauses) -> Recovery {
     match error {
         HyperSyncError::Store(e) if e.is_transient() => Recovery::Reload,
-        HyperSyncError::Conflict => Recovery::Reload,
+        HyperSyncError::Conflict | HyperSyncError::NotOwned(_) => Recovery::Reload,
         HyperSyncError::Call(e) => after_call(state, e.failure(), pauses),
         _ => abandoned(state),
     }

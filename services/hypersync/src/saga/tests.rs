@@ -6,6 +6,45 @@ use std::collections::BTreeSet;
 use tonic::Code;
 use uuid::Uuid;
 
+/// The saga's parts under a lease of the test.
+impl Rig {
+    async fn fence(&self) -> Fence {
+        let mut leases = self.leases.lock().await;
+        if leases.is_empty() {
+            leases.push(self.take("test").await);
+        }
+        leases[0].fence()
+    }
+
+    async fn run(&self, proposal: Proposal) {
+        self.service.run(proposal, &self.fence().await).await;
+    }
+
+    async fn step(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
+        self.service.step(proposal, &self.fence().await).await
+    }
+
+    async fn apply(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
+        self.service.apply(proposal, &self.fence().await).await
+    }
+
+    async fn advance(&self, proposal: &mut Proposal, next: State) -> Result<(), HyperSyncError> {
+        let fence = self.fence().await;
+        self.service.advance(proposal, next, &fence).await
+    }
+
+    async fn recover(
+        &self,
+        committed: Proposal,
+        error: &HyperSyncError,
+        pauses: &mut Pauses,
+    ) -> Proposal {
+        let fence = self.fence().await;
+        let recover = self.service.recover(committed, error, pauses, &fence);
+        recover.await
+    }
+}
+
 /// A proposal whose application has just started.
 async fn applying() -> (Rig, Proposal) {
     let rig = Rig::start().await;
@@ -16,7 +55,7 @@ async fn applying() -> (Rig, Proposal) {
 /// A proposal whose change is live.
 async fn verifying() -> (Rig, Proposal) {
     let (rig, mut proposal) = applying().await;
-    rig.service.apply(&mut proposal).await.unwrap();
+    rig.apply(&mut proposal).await.unwrap();
     (rig, proposal)
 }
 
@@ -24,14 +63,14 @@ async fn verifying() -> (Rig, Proposal) {
 async fn rolling_back() -> (Rig, Proposal) {
     let (rig, mut proposal) = verifying().await;
     let next = State::RollingBack;
-    rig.service.advance(&mut proposal, next).await.unwrap();
+    rig.advance(&mut proposal, next).await.unwrap();
     (rig, proposal)
 }
 
 /// Drives a proposal until the saga is done with it.
 async fn driven(rig: &Rig, proposal: Proposal) -> Proposal {
     let id = proposal.id;
-    rig.service.run(proposal).await;
+    rig.run(proposal).await;
     rig.service.get(id).await.unwrap()
 }
 
@@ -54,7 +93,7 @@ fn is_approved(agent: &AgentRecord) -> bool {
 #[tokio::test]
 async fn applying_makes_the_change_live_and_holds_the_agent() {
     let (rig, mut proposal) = applying().await;
-    rig.service.step(&mut proposal).await.unwrap();
+    rig.step(&mut proposal).await.unwrap();
     let agent = rig.world.agent();
     assert_eq!(agent.hold, Some((proposal.id.to_string(), false)));
     assert_eq!((agent.live, agent.version), (gamma(0.99), 2));
@@ -109,9 +148,9 @@ async fn applying_that_can_neither_be_confirmed_nor_rolled_back_needs_attention(
     rig.world.inject(Call::Apply, Fault::LoseResponse);
     rig.world.fail(20, Call::Apply, &refused(Code::Internal));
     let mut proposal = proposal;
-    let error = rig.service.step(&mut proposal).await.unwrap_err();
+    let error = rig.step(&mut proposal).await.unwrap_err();
     assert!(error.failure().is_some());
-    rig.service.run(proposal.clone()).await;
+    rig.run(proposal.clone()).await;
     let stuck = rig.service.get(proposal.id).await.unwrap();
     assert_eq!(stuck.state, State::NeedsAttention, "nor can it be set back");
     assert!(stuck.attention.contains("could not be restored"));
@@ -141,13 +180,13 @@ async fn applying_is_rolled_back_when_orchestration_stays_unreachable() {
 #[tokio::test]
 async fn verifying_writes_its_measurement_before_it_evaluates_it() {
     let (rig, mut proposal) = verifying().await;
-    rig.service.step(&mut proposal).await.unwrap();
+    rig.step(&mut proposal).await.unwrap();
     let written = rig.service.get(proposal.id).await.unwrap();
     assert_eq!(written.state, State::Verifying);
     let measured = written.verification.expect("measured");
     assert_eq!((measured.improvement, measured.seeds.len()), (1.0, 2));
     assert_eq!(rig.world.count(Call::Settle), 0, "not judged yet");
-    rig.service.step(&mut proposal).await.unwrap();
+    rig.step(&mut proposal).await.unwrap();
     assert_eq!(rig.state(proposal.id).await, State::Completed);
     assert!(is_approved(&rig.world.agent()));
 }
@@ -168,7 +207,7 @@ async fn verifying_without_an_improvement_is_rolled_back() {
 async fn verifying_renews_a_hold_that_was_released() {
     let (rig, mut proposal) = verifying().await;
     rig.world.stored.lock().hold = None;
-    rig.service.step(&mut proposal).await.unwrap();
+    rig.step(&mut proposal).await.unwrap();
     let hold = rig.world.agent().hold;
     assert_eq!(hold, Some((proposal.id.to_string(), false)));
 }
@@ -275,11 +314,8 @@ async fn rolling_back_whose_responses_are_lost_takes_effect_once() {
 async fn driven_after_a_failed_write((rig, committed): (Rig, Proposal)) -> (Rig, Proposal) {
     rig.refuse_writes().await;
     let mut pauses = Pauses::new(rig.service.pacing);
-    let error = rig.service.step(&mut committed.clone()).await.unwrap_err();
-    let left = rig
-        .service
-        .recover(committed.clone(), &error, &mut pauses)
-        .await;
+    let error = rig.step(&mut committed.clone()).await.unwrap_err();
+    let left = rig.recover(committed.clone(), &error, &mut pauses).await;
     assert_eq!(left, committed, "the proposal is as it was committed");
     rig.accept_writes().await;
     let ended = driven(&rig, left).await;
@@ -312,16 +348,16 @@ async fn rolling_back_whose_result_cannot_be_written_is_repeated_without_an_effe
 #[tokio::test]
 async fn a_step_that_was_committed_already_continues_from_the_committed_state() {
     let (rig, stale) = applying().await;
-    rig.service.step(&mut stale.clone()).await.unwrap();
+    rig.step(&mut stale.clone()).await.unwrap();
     let ended = driven(&rig, stale).await;
     assert_eq!((ended.state, ended.applied_version), (State::Completed, 2));
 
     let (rig, stale) = verifying().await;
-    rig.service.step(&mut stale.clone()).await.unwrap();
+    rig.step(&mut stale.clone()).await.unwrap();
     assert_eq!(driven(&rig, stale).await.state, State::Completed);
 
     let (rig, stale) = rolling_back().await;
-    rig.service.step(&mut stale.clone()).await.unwrap();
+    rig.step(&mut stale.clone()).await.unwrap();
     assert_eq!(driven(&rig, stale).await.state, State::RolledBack);
     assert_eq!(rig.world.agent().version, 3, "set back once");
 }
@@ -372,7 +408,7 @@ impl Way {
 /// Runs until the process is killed. Returns the state that it leaves behind.
 async fn killed(rig: &Rig, proposal: &Proposal) -> State {
     tokio::select! {
-        () = rig.service.run(proposal.clone()) => panic!("it was not killed"),
+        () = rig.run(proposal.clone()) => panic!("it was not killed"),
         () = rig.world.died() => {}
     }
     rig.state(proposal.id).await
@@ -426,7 +462,7 @@ async fn a_change_that_is_overtaken_survives_being_killed_at_every_call() {
 #[tokio::test]
 async fn a_written_measurement_is_not_repeated_after_a_restart() {
     let (rig, mut proposal) = verifying().await;
-    rig.service.step(&mut proposal).await.unwrap();
+    rig.step(&mut proposal).await.unwrap();
     let rig = rig.restart().await;
     assert_eq!(rig.resume().await, 1);
     rig.until_state(proposal.id, State::Completed).await;

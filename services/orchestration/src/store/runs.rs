@@ -2,7 +2,10 @@
 
 use super::Store;
 use crate::OrchestrationError;
-use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
+use tars_runtime::{
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction},
+    lease::Fence,
+};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -71,7 +74,9 @@ const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done
                     started_us, running_us, ended_us FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 const INTERRUPT: &str = "UPDATE training_runs SET ended_us = $1, \
                          state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'interrupted' END \
-                         WHERE state IN ('queued', 'running', 'cancelling')";
+                         WHERE agent_id = $2 AND state IN ('queued', 'running', 'cancelling')";
+const UNFINISHED_AGENTS: &str = "SELECT DISTINCT agent_id FROM training_runs \
+                                 WHERE state IN ('queued', 'running', 'cancelling') ORDER BY agent_id";
 const BEGIN: &str = "UPDATE training_runs SET running_us = $1, \
                      state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
                      WHERE id = $2 AND running_us IS NULL";
@@ -118,17 +123,36 @@ impl Store {
         Ok(self.db.read("training_runs.list").all(query).await?)
     }
 
-    /// Ends the runs that had not ended when the process stopped: as cancelled if that was requested,
-    /// else as interrupted.
-    pub(crate) async fn end_all_runs(&self, now_us: i64) -> Result<(), OrchestrationError> {
-        let mut tx = self.begin("training_runs.interrupt").await?;
-        tx.execute(Query::new(INTERRUPT).bind(now_us)).await?.any();
+    /// The agents with runs that have not ended.
+    pub(crate) async fn agents_in_training(&self) -> Result<Vec<String>, OrchestrationError> {
+        let mut db = self.db.read("training_runs.unfinished");
+        let rows = db.rows(Query::new(UNFINISHED_AGENTS)).await?;
+        let agents = rows.iter().map(|row| row.get("agent_id"));
+        Ok(agents.collect::<Result<_, DbError>>()?)
+    }
+
+    /// Ends the runs of an agent that have not ended: as cancelled if that was requested, else as
+    /// interrupted. Whoever has the lease of the agent's learner knows that no process follows them.
+    pub(crate) async fn interrupt_runs(
+        &self,
+        agent: &str,
+        now_us: i64,
+        fence: &Fence,
+    ) -> Result<(), OrchestrationError> {
+        let mut tx = self.begin_owned("training_runs.interrupt", fence).await?;
+        let interrupt = Query::new(INTERRUPT).bind(now_us).bind(agent);
+        tx.execute(interrupt).await?.any();
         Ok(tx.commit().await?)
     }
 
     /// Records that a learner started a run; has no effect the second time.
-    pub(crate) async fn begin_run(&self, id: Uuid, now_us: i64) -> Result<(), OrchestrationError> {
-        let mut tx = self.begin("training_runs.begin").await?;
+    pub(crate) async fn begin_run(
+        &self,
+        id: Uuid,
+        now_us: i64,
+        fence: &Fence,
+    ) -> Result<(), OrchestrationError> {
+        let mut tx = self.begin_owned("training_runs.begin", fence).await?;
         let begin = Query::new(BEGIN).bind(now_us).bind(id);
         tx.execute(begin).await?.any();
         Ok(tx.commit().await?)

@@ -134,7 +134,7 @@ async fn a_rotation_step_that_was_taken_is_never_reported_as_failed() {
         .unwrap();
     drop(held);
     w.auth.record_late_steps().await.unwrap();
-    w.auth.sequence_audit().await.unwrap();
+    w.auth.sequence_once().await.unwrap();
     let filter = crate::audit::Filter {
         event_type: "root.stepped".to_owned(),
         ..Default::default()

@@ -67,7 +67,7 @@ async fn certificates_issued_by_the_authority_itself_are_listed() {
         event_type: "certificate.renewed".to_owned(),
         ..Default::default()
     };
-    w.auth.sequence_audit().await.unwrap();
+    w.auth.sequence_once().await.unwrap();
     let (records, _) = w.auth.list_audit(&filter, "", 50).await.unwrap();
     assert_eq!(records.len(), 2);
 }

@@ -1,0 +1,129 @@
+//! The periodic work. What concerns files of this process each replica does for itself; what concerns the
+//! database is done by the one that has the lease.
+
+use crate::{Auth, AuthError};
+use std::{sync::Arc, time::Duration};
+use tars_runtime::lease::Lease;
+use tokio::time::{MissedTickBehavior, interval};
+
+/// The name of the lease.
+const LEASE: &str = "periodic";
+const TICK: Duration = Duration::from_millis(250);
+
+impl Auth {
+    /// Runs the periodic work until it is dropped: imports certificates that the authority issued,
+    /// moves audit records into the log, and deletes what has ended.
+    pub async fn run(self: Arc<Self>) {
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = None;
+        loop {
+            tick.tick().await;
+            self.do_own_work().await;
+            if let Err(e) = self.do_shared_work(&mut lease).await {
+                self.sequencing.record_failure(e);
+            }
+        }
+    }
+
+    async fn do_own_work(&self) {
+        if let Err(e) = self.import_journal().await {
+            tracing::warn!(error = %e, "certificates of the authority could not be imported yet");
+        }
+        if let Err(e) = self.record_late_steps().await {
+            tracing::warn!(error = %e, "a rotation step could not be recorded yet");
+        }
+    }
+
+    /// Does what one replica does for all, if this is the one. Fails when that is not known, or when
+    /// audit records could not be moved.
+    pub(crate) async fn do_shared_work(&self, lease: &mut Option<Lease>) -> Result<(), AuthError> {
+        lease.take_if(|lease| lease.loss().is_some());
+        if lease.is_none() {
+            *lease = self.leases.acquire(LEASE).await?;
+        }
+        if let Some(lease) = lease {
+            let fence = lease.fence();
+            if let Err(e) = self.drop_ended_sessions(&fence).await {
+                tracing::warn!(error = %e, "ended sessions could not be deleted yet");
+            }
+            self.sequence_audit(&fence).await?;
+        }
+        self.sequencing.record_success();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+    use tars_runtime::{
+        audit::{self, Record},
+        lease::{Leases, Terms},
+        seeds::Seeds,
+    };
+
+    async fn leases(world: &World, holder: &str) -> Leases {
+        let (terms, db) = (
+            Terms::Shared {
+                holder: holder.to_owned(),
+                life: Duration::from_secs(3600),
+            },
+            world.auth.db().clone(),
+        );
+        let clock = tars_runtime::clock::Clock::manual(world.clock.now());
+        Leases::open(db, terms, clock, Seeds::counted(1))
+            .await
+            .unwrap()
+    }
+
+    async fn record(world: &World, kind: &str) {
+        let mut tx = world.auth.store.begin("test.record").await.unwrap();
+        let record = Record::new(&world.clock, "auth", kind);
+        audit::insert(&mut tx, &record).await.unwrap();
+        tx.commit().await.unwrap();
+    }
+
+    async fn is_listed(world: &World, kind: &str) -> bool {
+        let filter = crate::audit::Filter {
+            event_type: kind.to_owned(),
+            ..Default::default()
+        };
+        let (records, _) = world.auth.list_audit(&filter, "", 10).await.unwrap();
+        !records.is_empty()
+    }
+
+    #[tokio::test]
+    async fn one_replica_moves_audit_records_and_the_next_one_follows_it() {
+        let world = World::new().await;
+        let other = leases(&world, "other").await;
+        let others = other.acquire(LEASE).await.unwrap().unwrap();
+        let mut own = None;
+        record(&world, "test.first").await;
+        world.auth.do_shared_work(&mut own).await.unwrap();
+        assert!(own.is_none() && !is_listed(&world, "test.first").await);
+        others.release().await.unwrap();
+        world.auth.do_shared_work(&mut own).await.unwrap();
+        assert!(own.is_some() && is_listed(&world, "test.first").await);
+    }
+
+    #[tokio::test]
+    async fn a_replica_that_was_replaced_moves_nothing_until_it_has_the_lease_again() {
+        let world = World::new().await;
+        let other = leases(&world, "other").await;
+        let stale = other.acquire(LEASE).await.unwrap().unwrap();
+        // Another replica of that name has started, and removed what was left behind.
+        let _next = leases(&world, "other").await;
+        record(&world, "test.first").await;
+        let mut stale = Some(stale);
+        let refused = world.auth.do_shared_work(&mut stale).await;
+        assert!(
+            matches!(refused, Err(AuthError::NotOwned(_))),
+            "{refused:?}"
+        );
+        assert!(!is_listed(&world, "test.first").await);
+        world.auth.do_shared_work(&mut stale).await.unwrap();
+        assert!(is_listed(&world, "test.first").await, "it has it again");
+    }
+}

@@ -1,0 +1,86 @@
+//! Which process applies or assesses a proposal: the one that has the lease for it.
+//!
+//! What a process cannot finish is continued by whichever process next finds the lease free. Everything
+//! that the owner writes carries the lease's token, so that a process which was suspended and replaced
+//! changes nothing here; what it asks of Orchestration it asks only while the lease has not ended.
+
+use crate::{
+    HyperSync, HyperSyncError,
+    pauses::Pauses,
+    store::{Assessment, Proposal},
+};
+use std::sync::{Arc, Weak};
+use tars_runtime::{lease::Lease, trace::Tracer};
+use uuid::Uuid;
+
+/// The name of the lease for applying a proposal.
+pub(crate) fn saga_lease(proposal: Uuid) -> String {
+    format!("saga/{proposal}")
+}
+
+/// The name of the lease for assessing a proposal.
+pub(crate) fn assessment_lease(proposal: Uuid) -> String {
+    format!("assessment/{proposal}")
+}
+
+impl HyperSync {
+    /// Takes the lease for applying a proposal; `None` when another process has it.
+    pub(crate) async fn acquire_saga(&self, id: Uuid) -> Option<Lease> {
+        let mut pauses = Pauses::new(self.pacing);
+        loop {
+            let error = match self.leases.acquire_next(&saga_lease(id)).await {
+                Ok(lease) => return lease,
+                Err(e) => HyperSyncError::from(e),
+            };
+            tracing::warn!(proposal = %id, ?error, "a proposal waits for its lease");
+            tokio::time::sleep(pauses.after(&error)).await;
+        }
+    }
+
+    /// Looks for proposals that no process works on any more, as long as the service exists. There are
+    /// none where no other process uses the database.
+    pub(crate) fn take_over_in_background(self: &Arc<Self>, tracer: &Tracer) {
+        if self.leases.until_next_look().is_some() {
+            tokio::spawn(look(Arc::downgrade(self), tracer.clone()));
+        }
+    }
+
+    pub(crate) async fn take_over(self: &Arc<Self>, tracer: &Tracer) -> Result<(), HyperSyncError> {
+        for proposal in self.store.unfinished().await? {
+            if proposal.state.is_driven() {
+                if self.leases.is_free(&saga_lease(proposal.id)).await? {
+                    tracing::info!(proposal = %proposal.id, "proposal taken over");
+                    self.run_in_background(proposal, tracer);
+                }
+            } else if self.is_left(&proposal).await? {
+                self.assess_in_background(&proposal, tracer);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether a proposal waits for an assessment that nobody makes.
+    async fn is_left(&self, proposal: &Proposal) -> Result<bool, HyperSyncError> {
+        let name = assessment_lease(proposal.id);
+        let waits = proposal.assessed() == Assessment::Pending;
+        Ok(waits && !self.in_progress.contains(&name) && self.leases.is_free(&name).await?)
+    }
+}
+
+async fn look(service: Weak<HyperSync>, tracer: Tracer) {
+    while let Some(pause) = service
+        .upgrade()
+        .and_then(|this| this.leases.until_next_look())
+    {
+        tokio::time::sleep(pause).await;
+        let Some(this) = service.upgrade() else {
+            return;
+        };
+        if let Err(e) = this.take_over(&tracer).await {
+            tracing::warn!(error = ?e, "proposals without a process could not be looked for");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,105 @@
+//! Two replicas of HyperSync on one database, with the same peers.
+
+use super::*;
+use crate::{
+    fake::{Call, LIFE, Rig},
+    store::State,
+};
+
+async fn two() -> (Rig, Rig) {
+    let one = Rig::replica("one").await;
+    let two = one.beside("two").await;
+    (one, two)
+}
+
+/// Calls that change something in Orchestration.
+fn changes(rig: &Rig) -> usize {
+    let calls = [Call::Apply, Call::Settle, Call::Hold];
+    calls.into_iter().map(|call| rig.world.count(call)).sum()
+}
+
+async fn take_over(rig: &Rig) {
+    rig.service.take_over(&Tracer::disabled()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_proposal_that_another_replica_applies_is_left_alone() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::Applying).await;
+    let _lease = one.take(&saga_lease(proposal.id)).await;
+    assert_eq!(two.resume().await, 1, "it is unfinished");
+    assert!(two.service.acquire_saga(proposal.id).await.is_none());
+    take_over(&two).await;
+    assert_eq!(two.state(proposal.id).await, State::Applying);
+    assert_eq!(one.world.calls(), 0);
+}
+
+#[tokio::test]
+async fn a_suspended_replica_writes_no_state_once_another_has_taken_over() {
+    for state in [State::Applying, State::Verifying, State::RollingBack] {
+        let (one, two) = two().await;
+        let stale = one.put(state).await;
+        let lease = one.take(&saga_lease(stale.id)).await;
+        // The clock of the first stands still: it does not know that its lease has ended.
+        two.clock.advance(LIFE);
+        take_over(&two).await;
+        let ended = two.until(stale.id, |p| p.state.is_final()).await;
+        for next in [State::NeedsAttention, State::Failed, State::RolledBack] {
+            let (mut turned, fence) = (stale.clone(), lease.fence());
+            let written = one.service.advance(&mut turned, next, &fence);
+            let refused = written.await.unwrap_err();
+            assert!(
+                matches!(refused, HyperSyncError::NotOwned(_)),
+                "{refused:?}"
+            );
+        }
+        assert!(lease.lost().is_cancelled());
+        let before = changes(&one);
+        one.service.run(stale, &lease.fence()).await;
+        assert_eq!(changes(&one), before, "nor does it ask for a change");
+        assert_eq!(two.service.get(ended.id).await.unwrap(), ended, "{state:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_whose_lease_has_ended_asks_nothing_of_orchestration() {
+    let (one, _two) = two().await;
+    let proposal = one.put(State::Applying).await;
+    let lease = one.take(&saga_lease(proposal.id)).await;
+    one.clock.advance(LIFE);
+    one.service.run(proposal.clone(), &lease.fence()).await;
+    assert_eq!(one.world.calls(), 0);
+    assert_eq!(one.state(proposal.id).await, State::Applying);
+}
+
+#[tokio::test]
+async fn a_proposal_is_applied_once_where_several_replicas_look_for_it() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::Applying).await;
+    for _ in 0..5 {
+        tokio::join!(take_over(&one), take_over(&two));
+    }
+    let ended = async {
+        while one.state(proposal.id).await != State::Completed {
+            tokio::task::yield_now().await;
+        }
+    };
+    let ended = tokio::time::timeout(std::time::Duration::from_secs(20), ended).await;
+    ended.expect("the proposal is applied");
+    assert_eq!(one.world.count(Call::Settle), 1);
+    assert_eq!(one.world.count(Call::Evaluate), 4, "measured once");
+}
+
+#[tokio::test]
+async fn an_assessment_of_a_replica_that_stops_is_made_by_another() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::PendingApproval).await;
+    let lease = one.take(&assessment_lease(proposal.id)).await;
+    take_over(&two).await;
+    assert_eq!(two.world.count(Call::Evaluate), 0, "another makes it");
+    drop(lease);
+    one.service.leases.close().await;
+    take_over(&two).await;
+    two.until(proposal.id, |p| p.assessment.is_some()).await;
+    assert_eq!(two.world.count(Call::Evaluate), 4);
+}
