@@ -51,14 +51,17 @@ pub trait Environment: Send {
     fn step(&mut self, action: usize, rng: &mut StdRng, observation: &mut [f32]) -> TimeStep;
 }
 
-/// The names that [`make_environment`] accepts.
-pub const ENVIRONMENTS: &[&str] = &["cartpole", "gridworld"];
+/// Creates an environment in its initial state.
+type Make = fn() -> Box<dyn Environment>;
 
-/// Makes an environment by its name; `None` for a name that is not in [`ENVIRONMENTS`].
+/// The environments by name.
+const ENVIRONMENTS: &[(&str, Make)] = &[
+    ("cartpole", || Box::new(CartPole::default())),
+    ("gridworld", || Box::new(GridWorld::default())),
+];
+
+/// Creates an environment by its name, such as `cartpole`; `None` for an unknown name.
 pub fn make_environment(name: &str) -> Option<Box<dyn Environment>> {
-    match name {
-        "cartpole" => Some(Box::new(CartPole::default())),
-        "gridworld" => Some(Box::new(GridWorld::default())),
-        _ => None,
-    }
+    let mut known = ENVIRONMENTS.iter();
+    known.find(|(n, _)| *n == name).map(|(_, make)| make())
 }

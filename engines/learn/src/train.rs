@@ -38,7 +38,7 @@ pub enum RunError {
 pub struct Run {
     /// The algorithm's name; there is only `dqn`.
     pub algorithm: String,
-    /// The environment's name, one of [`ENVIRONMENTS`](crate::env::ENVIRONMENTS).
+    /// The environment's name, as [`make_environment`] takes it.
     pub environment: String,
     /// Hyperparameters; missing ones have their defaults.
     pub values: Values,
