@@ -5,8 +5,9 @@
 
 mod audit;
 mod bound;
+pub(crate) mod connect_failure;
+mod dir_lock;
 mod error;
-mod hold;
 mod identity;
 pub(crate) mod policy;
 mod process;
@@ -14,18 +15,17 @@ mod ready;
 mod service;
 mod services;
 mod serving;
-pub(crate) mod trouble;
 mod watch;
 
+pub(crate) use dir_lock::DirLock;
 pub use error::StartError;
-pub(crate) use hold::Hold;
 pub use process::{Origin, Process};
 pub(crate) use process::{ca_bundle, ca_dir, open_authority};
 pub use ready::Ready;
+pub use service::Service;
 pub(crate) use serving::CERTIFICATE;
 
 use bound::Bound;
-use service::Service;
 use services::Listeners;
 use std::{
     path::{Path, PathBuf},
@@ -118,8 +118,6 @@ async fn run(process: &Process, bound: Bound, connect: &Connect) -> Result<(), S
     own_ports(process, admin, observe);
     Ok(())
 }
-
-pub use service::Service as ServiceName;
 
 fn save_first_admin(process: &Process, first: Option<FirstAdmin>) -> Result<(), StartError> {
     let Some(first) = first else {

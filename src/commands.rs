@@ -31,8 +31,8 @@ mod users;
 
 use crate::{
     app::{
-        Ready, ServiceName, StartError,
-        trouble::{Attempt, Explained},
+        Ready, Service, StartError,
+        connect_failure::{Attempt, Explained},
     },
     rest::RestError,
 };
@@ -179,7 +179,7 @@ impl CommandError {
     }
 
     fn is_vague(&self) -> bool {
-        matches!(self, Self::Connection(e) if e.trouble.is_vague())
+        matches!(self, Self::Connection(e) if e.failure.is_vague())
     }
 
     /// An identity on this machine that cannot be used, found before any connection was made.
@@ -196,7 +196,7 @@ impl CommandError {
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. })
             | Self::Away { .. } => 69,
-            Self::Connection(e) if e.trouble.is_absence() => 69,
+            Self::Connection(e) if e.failure.is_absence() => 69,
             Self::Rest(error) if error.is_denied() => 77,
             Self::Advised { error, .. } if error.is_denied() => 77,
             Self::Interrupted => 130,
@@ -353,7 +353,7 @@ impl Global {
 
     /// Where a service of the mesh is, as `host:port`: what runs on the data directory says so;
     /// else the configuration may. `flag` is the one by which the command can be told.
-    fn target(&self, service: ServiceName, flag: &str) -> Result<String, CommandError> {
+    fn target(&self, service: Service, flag: &str) -> Result<String, CommandError> {
         let config = self.load(Table::new())?;
         let path = Ready::default_path(&config.data.dir);
         let ready = Ready::load(&path);

@@ -215,12 +215,12 @@ impl Change {
 #[derive(Debug, Clone)]
 pub struct Condition {
     clock: Clock,
-    trouble: Arc<Mutex<Option<Trouble>>>,
+    outage: Arc<Mutex<Option<Outage>>>,
 }
 
 /// A problem that is not over yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trouble {
+pub struct Outage {
     /// When it first occurred.
     pub since: Monotonic,
     /// How often it has occurred.
@@ -234,14 +234,14 @@ impl Condition {
     pub fn new(clock: Clock) -> Self {
         Self {
             clock,
-            trouble: Arc::default(),
+            outage: Arc::default(),
         }
     }
 
     /// Records an occurrence of the problem.
     pub fn record_failure(&self, detail: impl Display) {
-        let mut trouble = self.trouble.lock();
-        let known = trouble.get_or_insert_with(|| Trouble {
+        let mut outage = self.outage.lock();
+        let known = outage.get_or_insert_with(|| Outage {
             since: self.clock.monotonic(),
             times: 0,
             detail: String::new(),
@@ -252,12 +252,12 @@ impl Condition {
 
     /// Records that the problem is over.
     pub fn record_success(&self) {
-        *self.trouble.lock() = None;
+        *self.outage.lock() = None;
     }
 
     /// Returns the current problem.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.trouble.lock().clone()
+    pub fn outage(&self) -> Option<Outage> {
+        self.outage.lock().clone()
     }
 
     /// Returns a check that is degraded once the problem has lasted for `grace`; `what` begins its
@@ -265,18 +265,18 @@ impl Condition {
     pub fn check(&self, what: &'static str, grace: Duration) -> Check {
         let this = self.clone();
         check(move || match this.lasting() {
-            Some((lasted, trouble)) if lasted >= grace => State::Degraded(format!(
+            Some((lasted, outage)) if lasted >= grace => State::Degraded(format!(
                 "{what} for {} s: {}",
                 lasted.as_secs(),
-                trouble.detail
+                outage.detail
             )),
             _ => State::Ok,
         })
     }
 
-    fn lasting(&self) -> Option<(Duration, Trouble)> {
-        let trouble = self.trouble()?;
-        Some((self.clock.monotonic().since(trouble.since), trouble))
+    fn lasting(&self) -> Option<(Duration, Outage)> {
+        let outage = self.outage()?;
+        Some((self.clock.monotonic().since(outage.since), outage))
     }
 }
 
@@ -381,7 +381,7 @@ mod tests {
         clock.step_back(Duration::from_secs(3600));
         let text = "nothing is sent for 8 s: refused".to_owned();
         assert_eq!(check().await, State::Degraded(text));
-        assert_eq!(condition.trouble().map(|t| t.times), Some(2));
+        assert_eq!(condition.outage().map(|t| t.times), Some(2));
         condition.record_success();
         assert_eq!(check().await, State::Ok);
     }

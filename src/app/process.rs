@@ -11,11 +11,10 @@ pub use members::Origin;
 
 use crate::app::{
     StartError,
-    hold::Hold,
+    dir_lock::DirLock,
     identity::{IdentityManager, IdentityMetrics},
     policy::PolicyFile,
     service::Service,
-    services::Resume,
     serving::HealthReporter,
 };
 use members::Member;
@@ -38,7 +37,7 @@ use tars_runtime::{
     trace::{ExporterError, SpanMetrics, Tracer},
 };
 use tokio::sync::{mpsc, watch};
-use work::Work;
+use work::{Resume, Work};
 
 /// How long a stop waits until Auth knows of it. Auth may be gone itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
@@ -50,8 +49,6 @@ pub struct Process {
     config: Config,
     clock: Clock,
     metrics: Metrics,
-    /// Each service of the process is one in traces.
-    tracers: HashMap<Service, Tracer>,
     span_metrics: SpanMetrics,
     /// Whether the collector of traces takes them.
     collector: Condition,
@@ -76,7 +73,7 @@ pub struct Process {
     /// The queues of the audit writers, which end with their last sender.
     pub(crate) audit_queues: Mutex<Vec<mpsc::Sender<Record>>>,
     pub(crate) work: Work,
-    _hold: Hold,
+    _lock: DirLock,
 }
 
 impl std::fmt::Debug for Process {
@@ -109,7 +106,7 @@ impl Process {
         self.work.background(self.policy.clone().follow());
     }
 
-    fn assemble(config: Config, clock: Clock, hold: Hold) -> Result<Self, StartError> {
+    fn assemble(config: Config, clock: Clock, lock: DirLock) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
         let rules = config
             .certificates
@@ -120,7 +117,6 @@ impl Process {
         let metrics = Metrics::default();
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
         let mut process = Self {
-            tracers: HashMap::new(),
             span_metrics: SpanMetrics::new(&metrics),
             collector: Condition::new(clock.clone()),
             bus: Bus::local(),
@@ -143,7 +139,7 @@ impl Process {
             unfinished: Mutex::default(),
             audit_queues: Mutex::default(),
             work: Work::default(),
-            _hold: hold,
+            _lock: lock,
             config,
             clock,
             metrics,
@@ -187,9 +183,9 @@ impl Process {
         &self.metrics
     }
 
-    pub(crate) fn tracer(&self, service: Service) -> Tracer {
-        let known = self.tracers.get(&service).cloned();
-        known.unwrap_or_else(Tracer::disabled)
+    /// The tracer of a service of this process.
+    pub(crate) fn tracer(&self, service: Service) -> Result<Tracer, StartError> {
+        self.member(service).map(|member| member.tracer.clone())
     }
 
     /// A view of credentials, whose age counts the time that the machine slept.
@@ -308,7 +304,7 @@ impl Process {
         self.work.end_serving().await;
         self.audit_queues.lock().clear();
         self.work.end_background().await;
-        let tracers = self.tracers.into_values();
+        let tracers = self.members.into_values().map(|member| member.tracer);
         let ending = tracers.map(|t| tokio::task::spawn_blocking(move || t.shutdown()));
         for ended in ending.collect::<Vec<_>>() {
             if ended.await.is_err() {

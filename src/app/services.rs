@@ -4,17 +4,13 @@ mod auth;
 mod follow;
 mod gateway;
 mod layers;
-mod member;
+mod workload;
 
 pub(crate) use layers::log_serving;
 
 use crate::app::{Process, StartError, save_first_admin, service::Service};
-use std::pin::Pin;
 use tars_runtime::{config::Connect, db::Db, health::Check, lease::Leases};
 use tokio::net::TcpListener;
-
-/// What a service continues once everything of its process serves.
-pub(crate) type Resume = Pin<Box<dyn Future<Output = Result<(), StartError>> + Send>>;
 
 /// Where a service listens.
 pub(crate) struct Listeners {
@@ -39,7 +35,7 @@ macro_rules! start {
                     save_first_admin(process, first)
                 }
                 $(Service::$variant => {
-                    member::start::<$implementation>(process, service, main, connect).await
+                    workload::start::<$implementation>(process, service, main, connect).await
                 })*
                 Service::Gateway => gateway::start(process, main, connect),
             }

@@ -13,7 +13,7 @@ use super::{
     CommandError, Global, block_on,
     mesh::{Mesh, MeshArg},
 };
-use crate::app::{ServiceName, ca_dir};
+use crate::app::{Service, ca_dir};
 use clap::{Args, Subcommand};
 use local::Token;
 pub(super) use local::class;
@@ -197,7 +197,7 @@ impl Certs {
         let config = global.load(Table::new())?;
         let mesh = global.mesh(&self.mesh)?;
         // Kept until the command ends.
-        let hold = if self.command.works_on_files() && !mesh.is_named_by_gateway() {
+        let lock = if self.command.works_on_files() && !mesh.is_named_by_gateway() {
             local::take_at_hand(&config)?
         } else {
             None
@@ -206,7 +206,7 @@ impl Certs {
             global,
             config,
             mesh,
-            at_hand: hold.is_some(),
+            at_hand: lock.is_some(),
         };
         scope.run(self.command)
     }
@@ -266,7 +266,7 @@ impl Scope<'_> {
         }
         let target = match auth {
             Some(target) => target,
-            None => self.global.target(ServiceName::Auth, "--auth")?,
+            None => self.global.target(Service::Auth, "--auth")?,
         };
         block_on(remote::renew(&self.config, identity, &target))?
     }

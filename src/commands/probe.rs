@@ -1,7 +1,7 @@
 //! `tars probe`: a true health check over mTLS, that also proves who answers.
 
 use super::{CommandError, Global, block_on, retry};
-use crate::app::{CERTIFICATE, ServiceName, trouble::Attempt};
+use crate::app::{CERTIFICATE, Service, connect_failure::Attempt};
 use clap::{
     Args, ValueEnum,
     builder::{PossibleValuesParser, TypedValueParser},
@@ -24,7 +24,7 @@ use toml::Table;
 pub(crate) struct Probe {
     /// The service to check; the gateway's health is at its /ready, and at that of the observe port.
     #[arg(value_parser = over_tls())]
-    service: ServiceName,
+    service: Service,
     /// `host:port`; that of the mesh in the data directory when left out, or of [connect].
     #[arg(long)]
     target: Option<String>,
@@ -40,9 +40,9 @@ pub(crate) struct Probe {
 }
 
 /// The services that have a health check over mTLS: all but the gateway, which speaks HTTP.
-fn over_tls() -> impl TypedValueParser<Value = ServiceName> {
-    PossibleValuesParser::new(ServiceName::over_tls().map(|s| s.as_str()))
-        .try_map(|name| ServiceName::from_str(&name, false))
+fn over_tls() -> impl TypedValueParser<Value = Service> {
+    PossibleValuesParser::new(Service::over_tls().map(|s| s.as_str()))
+        .try_map(|name| Service::from_str(&name, false))
 }
 
 /// Whether a service that does not serve reports its certificate as revoked.

@@ -4,7 +4,7 @@ use super::{
     CommandError, Global, block_on, init_log,
     up::{Addresses, Signals},
 };
-use crate::app::{self, Origin, ServiceName};
+use crate::app::{self, Origin, Service};
 use clap::Args;
 use std::{path::PathBuf, process::ExitCode};
 use tars_certs::IdentityFiles;
@@ -17,7 +17,7 @@ use toml::Value;
 )]
 pub(crate) struct Serve {
     /// The service to run.
-    service: ServiceName,
+    service: Service,
     /// A folder with tls.crt, tls.key and ca.crt, which somebody else keeps fresh.
     #[arg(long, value_name = "DIR")]
     identity: Option<PathBuf>,
@@ -32,7 +32,7 @@ impl Serve {
     fn origin(&self) -> Origin {
         match &self.identity {
             Some(dir) => Origin::Files(IdentityFiles::in_dir(dir)),
-            None if self.service == ServiceName::Auth => Origin::Authority,
+            None if self.service == Service::Auth => Origin::Authority,
             None => Origin::Join,
         }
     }

@@ -1,7 +1,7 @@
 //! `tars up`.
 
 use super::{CommandError, Global, block_on, init_log};
-use crate::app::{Mesh, Ready, ServiceName};
+use crate::app::{Mesh, Ready, Service};
 use clap::Args;
 use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
 use tars_runtime::config::{Config, leaf};
@@ -122,7 +122,7 @@ impl Up {
 pub(crate) fn announce(ready: &Ready) {
     note!("TARS is ready");
     note!("  REST and OpenAPI  {0}  ({0}/openapi.json)", ready.gateway);
-    for service in ServiceName::over_tls() {
+    for service in Service::over_tls() {
         let (name, url) = (service.as_str(), service.url(ready));
         note!("  {name:<16}  {url}  (gRPC, mTLS)");
     }

@@ -12,19 +12,19 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
-use tars::{app::ServiceName, rest::Rest};
+use tars::{app::Service, rest::Rest};
 use tars_certs::{Identity, IdentityFiles};
 use tempfile::TempDir;
 use tokio::time::Instant;
 
 /// The names of all services, Auth first.
 pub fn services() -> impl Iterator<Item = &'static str> {
-    ServiceName::ALL.iter().map(|s| s.as_str())
+    Service::ALL.iter().map(|s| s.as_str())
 }
 
 /// The names of the services that speak gRPC over mutual TLS.
 pub fn services_over_tls() -> impl Iterator<Item = &'static str> {
-    ServiceName::over_tls().map(ServiceName::as_str)
+    Service::over_tls().map(Service::as_str)
 }
 
 /// Flags of `tars up` that make every port a free one.

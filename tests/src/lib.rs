@@ -15,7 +15,7 @@ pub mod test_listener;
 use serde_json::{Value, json};
 use std::{sync::Arc, time::Duration};
 use tars::{
-    app::{Mesh, ServiceName},
+    app::{Mesh, Service},
     rest::{Rest, RestError},
 };
 use tars_certs::{
@@ -164,7 +164,7 @@ impl TestMesh {
 
     /// `host:port` of a service.
     pub fn target(&self, service: &str) -> String {
-        let known = ServiceName::over_tls().find(|s| s.as_str() == service);
+        let known = Service::over_tls().find(|s| s.as_str() == service);
         let url = known
             .unwrap_or_else(|| panic!("no service {service}"))
             .url(&self.mesh.ready);

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 use tars::{
-    app::{Ready, ServiceName},
+    app::{Ready, Service},
     rest::Rest,
 };
 use tars_certs::secret;
@@ -91,7 +91,7 @@ impl Up {
         command.envs(tars_test_db::variables(&self.data));
         command.arg("up").arg("--data-dir").arg(&self.data);
         command.arg("--ready-file").arg(&ready_file);
-        let services = ServiceName::over_tls().map(|s| s.as_str());
+        let services = Service::over_tls().map(|s| s.as_str());
         for name in services.chain(["admin", "observe"]) {
             command.args([&format!("--{name}-addr"), "127.0.0.1:0"]);
         }

@@ -330,13 +330,13 @@ mod tests {
         assert!(provider.force_flush().is_err());
         assert!(
             collector
-                .trouble()
+                .outage()
                 .is_some_and(|t| t.detail.contains("away"))
         );
         fake.0.lock().0 = true;
         finish(2);
         provider.force_flush().unwrap();
-        assert!(collector.trouble().is_none());
+        assert!(collector.outage().is_none());
         assert_eq!(fake.0.lock().1, 2);
         let text = metrics.open_metrics().unwrap();
         for line in [

@@ -6,7 +6,7 @@
 //! without its certificate is useless.
 
 use super::retry;
-use crate::app::{StartError, trouble::Attempt};
+use crate::app::{StartError, connect_failure::Attempt};
 use parking_lot::Mutex;
 use rcgen::KeyPair;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};

@@ -3,7 +3,7 @@
 use super::authority::{ca_dir, open_authority, workload_id, workload_request};
 use crate::app::{
     Process, StartError,
-    hold::Hold,
+    dir_lock::DirLock,
     identity::{JoinSource, Joining, ManagedIdentity},
     service::Service,
 };
@@ -15,6 +15,7 @@ use tars_runtime::{
     config::Config,
     descriptors,
     health::{State, check},
+    trace::Tracer,
 };
 
 /// A service of this process, as its peers see it.
@@ -24,6 +25,8 @@ pub(crate) struct Member {
     /// What Auth pushes to this service. Services of one process each have their own: a push that
     /// comes late to one must not take back what another has heard.
     pub(crate) feed: TrustFeed,
+    /// Each service is one of its own in traces.
+    pub(crate) tracer: Tracer,
 }
 
 /// Where the identity of a lone service comes from.
@@ -45,19 +48,19 @@ impl Process {
         services: &[Service],
     ) -> Result<Self, StartError> {
         let config = fit_descriptors(config, services);
-        let hold = Hold::whole(&config.data.dir)?;
-        let mut process = Self::assemble(config, clock, hold)?;
+        let lock = DirLock::whole(&config.data.dir)?;
+        let mut process = Self::assemble(config, clock, lock)?;
         let authority = Arc::new(open_authority(&process.config, &process.clock)?);
         process.authority = Some(Arc::clone(&authority));
         for service in services {
             let request = workload_request(&process.config, *service)?;
             let feed = TrustFeed::default();
             let revocations = feed.revocations.clone();
-            let kept =
+            let managed =
                 process
                     .identities
                     .by_authority(*service, &authority, request, revocations)?;
-            process.admit(*service, kept, feed)?;
+            process.add_member(*service, managed, feed)?;
         }
         // Auth's own list is the first to know.
         authority.enforce(process.member(Service::Auth)?.feed.revocations.clone());
@@ -71,8 +74,8 @@ impl Process {
         origin: &Origin,
     ) -> Result<Self, StartError> {
         let config = fit_descriptors(config, &[service]);
-        let hold = Hold::part(&config.data.dir, service.as_str())?;
-        let mut process = Self::assemble(config, Clock::system(), hold)?;
+        let lock = DirLock::part(&config.data.dir, service.as_str())?;
+        let mut process = Self::assemble(config, Clock::system(), lock)?;
         let own_authority = service == Service::Auth
             && (matches!(origin, Origin::Authority) || Authority::exists(&ca_dir(&process.config)));
         if own_authority {
@@ -84,7 +87,7 @@ impl Process {
         if let Some(authority) = &process.authority {
             authority.enforce(revocations.clone());
         }
-        let kept = match (origin, &process.authority) {
+        let managed = match (origin, &process.authority) {
             (Origin::Files(files), _) => {
                 process.identities.by_files(service, files, revocations)?
             }
@@ -96,7 +99,7 @@ impl Process {
             }
             _ => process.join(service, &feed).await?,
         };
-        process.admit(service, kept, feed)?;
+        process.add_member(service, managed, feed)?;
         Ok(process)
     }
 
@@ -132,22 +135,21 @@ impl Process {
             .keep(service.as_str(), handle, source, revocations, |_| {}))
     }
 
-    fn admit(
+    fn add_member(
         &mut self,
         service: Service,
-        kept: ManagedIdentity,
+        managed: ManagedIdentity,
         feed: TrustFeed,
     ) -> Result<(), StartError> {
-        self.watch_own_leaf(service, &kept.handle);
-        let tracer = self.exporting(service.as_str())?;
-        self.tracers.insert(service, tracer);
+        self.watch_own_leaf(service, &managed.handle);
         let member = Member {
-            identity: kept.handle,
-            source: kept.source,
+            tracer: self.exporting(service.as_str())?,
+            identity: managed.handle,
+            source: managed.source,
             feed,
         };
         self.members.insert(service, member);
-        self.work.background(kept.work);
+        self.work.background(managed.work);
         Ok(())
     }
 
@@ -161,10 +163,10 @@ impl Process {
             return Err(StartError::NoAuthority(request.id));
         };
         let revocations = self.member(Service::Auth)?.feed.revocations.clone();
-        let kept = self
-            .identities
-            .written_out(authority, request, files.clone(), revocations)?;
-        self.work.background(kept.work);
+        let managed =
+            self.identities
+                .written_out(authority, request, files.clone(), revocations)?;
+        self.work.background(managed.work);
         Ok(())
     }
 

@@ -3,11 +3,15 @@
 //! First what takes leave of Auth, while everything still serves; then the serving, which drains;
 //! last the background that must outlive it: audit writers, watch streams, renewal.
 
-use std::time::Duration;
+use crate::app::StartError;
+use std::{pin::Pin, time::Duration};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 /// How long a stop waits for the background once nothing serves any more.
 const BACKGROUND_LIMIT: Duration = Duration::from_secs(10);
+
+/// What a service continues once everything in its process serves.
+pub(crate) type Resume = Pin<Box<dyn Future<Output = Result<(), StartError>> + Send>>;
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Work {

@@ -25,7 +25,7 @@ pub(super) fn start(
         process.metrics(),
     );
     let settings = config.gateway.clone();
-    let tracer = process.tracer(Service::Gateway);
+    let tracer = process.tracer(Service::Gateway)?;
     let gateway = Gateway::new(backends, settings, tracer, documents);
     let gateway = gateway.map_err(StartError::Gateway)?;
     let metrics = process.listener_metrics.of(Service::Gateway.as_str());

@@ -36,7 +36,7 @@ pub(super) async fn serve(
     let served =
         Served::new(|m| m.workload().is_none_or(|w| w == service.as_str()) && !for_joiners(m));
     let (name, audit) = (service.as_str(), audit_queue(process, service.as_str(), db));
-    let stack = stack(process, service, name, served, view, audit);
+    let stack = stack(process, service, name, served, view, audit)?;
     let routes = with_infrastructure(process, service, routes).await?;
     listen(process, service, Admission::Mutual, listener, stack, routes)
 }
@@ -80,21 +80,21 @@ fn stack(
     served: Served,
     view: View,
     audit: mpsc::Sender<Record>,
-) -> Stack {
-    Stack::new(StackOptions {
+) -> Result<Stack, StartError> {
+    Ok(Stack::new(StackOptions {
         service: service.as_str(),
         listener,
         config: process.config(),
         view,
         clock: process.clock().clone(),
-        tracer: process.tracer(service),
+        tracer: process.tracer(service)?,
         call_metrics: process.call_metrics.clone(),
         failures: process.failures.clone(),
         audit,
         policy: process.policy.handle.clone(),
         served,
         stop: process.work.stop_token(),
-    })
+    }))
 }
 
 fn listen(
@@ -162,7 +162,7 @@ pub(super) fn bootstrap(
         Served::new(for_joiners),
         audit_queue(process, "bootstrap", db),
     );
-    let stack = stack(process, Service::Auth, "bootstrap", served, view, audit);
+    let stack = stack(process, Service::Auth, "bootstrap", served, view, audit)?;
     let admission = Admission::Joiners;
     listen(process, Service::Auth, admission, listener, stack, routes)
 }

@@ -5,7 +5,7 @@ use super::{
     term::{Asked, ends_in},
 };
 use crate::{
-    app::{Hold, StartError, ca_dir, open_authority},
+    app::{DirLock, StartError, ca_dir, open_authority},
     commands::{CommandError, output},
 };
 use std::{path::Path, time::Duration};
@@ -22,18 +22,18 @@ use zeroize::Zeroizing;
 const USUAL_DAYS: u64 = 30;
 
 /// The authority's files, unless a process works on them that must be asked instead.
-pub(super) fn take_at_hand(config: &Config) -> Result<Option<Hold>, CommandError> {
+pub(super) fn take_at_hand(config: &Config) -> Result<Option<DirLock>, CommandError> {
     if !Authority::exists(&ca_dir(config)) {
         return Ok(None);
     }
-    match Hold::whole(&config.data.dir) {
+    match DirLock::whole(&config.data.dir) {
         Err(StartError::Locked { .. }) => Ok(None),
         other => Ok(Some(other?)),
     }
 }
 
 pub(super) fn init(config: &Config) -> Result<(), CommandError> {
-    let _hold = Hold::whole(&config.data.dir)?;
+    let _lock = DirLock::whole(&config.data.dir)?;
     let authority = open_authority(config, &Clock::system())?;
     say!("{}", authority.bundle_path().display());
     Ok(())

@@ -7,7 +7,7 @@ use super::{
     workload_path,
 };
 use crate::{
-    app::trouble::Attempt,
+    app::connect_failure::Attempt,
     commands::{CommandError, listing::text, mesh::Mesh, retry},
 };
 use base64::{Engine, engine::general_purpose::STANDARD};

@@ -6,7 +6,7 @@ use super::{
     remote::{failed, full_id},
 };
 use crate::{
-    app::{OPERATOR, trouble::issue_command},
+    app::{OPERATOR, connect_failure::issue_command},
     commands::{CommandError, confirm::Confirm, listing, mesh::Mesh},
     rest::Rest,
 };

@@ -1,7 +1,7 @@
 //! `tars certs root`.
 
 use crate::{
-    app::trouble::issue_command,
+    app::connect_failure::issue_command,
     commands::{CommandError, confirm::Confirm, mesh::Mesh, output, session::Session},
     rest::Rest,
 };

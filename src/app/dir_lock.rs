@@ -14,14 +14,14 @@ use tars_certs::secret;
 
 /// Locks that are released when it is dropped.
 #[derive(Debug)]
-pub(crate) struct Hold(#[expect(dead_code, reason = "an open file keeps its lock")] Vec<File>);
+pub(crate) struct DirLock(#[expect(dead_code, reason = "an open file keeps its lock")] Vec<File>);
 
 const IN_USE: &str = "stop it first (`tars up`, or services by `tars serve`)";
 const IN_USE_AS_A_WHOLE: &str =
     "`tars up` or a `tars certs` command uses all of it: stop it, or wait until it ends";
 const SERVICE_RUNS: &str = "this service runs on it already: stop that process first";
 
-impl Hold {
+impl DirLock {
     /// Locks all of a data directory.
     pub(crate) fn whole(data: &Path) -> Result<Self, StartError> {
         lock(data, File::try_lock, IN_USE).map(|file| Self(vec![file]))
@@ -56,7 +56,7 @@ fn lock(dir: &Path, take: TryLock, why: &'static str) -> Result<File, StartError
 mod tests {
     use super::*;
 
-    fn refusal(tried: Result<Hold, StartError>) -> String {
+    fn refusal(tried: Result<DirLock, StartError>) -> String {
         let refused = tried.unwrap_err();
         assert!(matches!(refused, StartError::Locked { .. }), "{refused}");
         refused.to_string()
@@ -65,20 +65,23 @@ mod tests {
     #[test]
     fn the_whole_excludes_its_parts_and_a_part_the_same_service() {
         let dir = tempfile::tempdir().unwrap();
-        let whole = Hold::whole(dir.path()).unwrap();
+        let whole = DirLock::whole(dir.path()).unwrap();
         let named = dir.path().display().to_string();
-        for tried in [Hold::whole(dir.path()), Hold::part(dir.path(), "auth")] {
+        for tried in [
+            DirLock::whole(dir.path()),
+            DirLock::part(dir.path(), "auth"),
+        ] {
             assert!(refusal(tried).contains(&named));
         }
         assert!(!dir.path().join("auth").exists(), "nothing was written");
         drop(whole);
-        let auth = Hold::part(dir.path(), "auth").unwrap();
-        let gateway = Hold::part(dir.path(), "gateway").unwrap();
-        assert!(refusal(Hold::part(dir.path(), "auth")).contains("this service runs"));
-        assert!(refusal(Hold::whole(dir.path())).contains("tars serve"));
+        let auth = DirLock::part(dir.path(), "auth").unwrap();
+        let gateway = DirLock::part(dir.path(), "gateway").unwrap();
+        assert!(refusal(DirLock::part(dir.path(), "auth")).contains("this service runs"));
+        assert!(refusal(DirLock::whole(dir.path())).contains("tars serve"));
         drop(auth);
-        refusal(Hold::whole(dir.path()));
+        refusal(DirLock::whole(dir.path()));
         drop(gateway);
-        Hold::whole(dir.path()).unwrap();
+        DirLock::whole(dir.path()).unwrap();
     }
 }

@@ -184,10 +184,10 @@ fn another_certificate_is_issued_by_the_command_that_can() {
 
 #[test]
 fn every_sign_is_reached_and_what_is_no_failure_of_tls_stays_as_it_is() {
-    for (at, (sign, trouble)) in SIGNS.iter().enumerate() {
+    for (at, (sign, failure)) in SIGNS.iter().enumerate() {
         let first = SIGNS.iter().position(|(other, _)| sign.contains(other));
         assert_eq!(first, Some(at), "{sign} is hidden by an earlier one");
-        assert_eq!(Trouble::of(sign), Some(*trouble));
+        assert_eq!(ConnectFailure::of(sign), Some(*failure));
         assert!(attempt().explain(sign).is_some(), "{sign} has a text");
     }
     for other in [
@@ -195,6 +195,6 @@ fn every_sign_is_reached_and_what_is_no_failure_of_tls_stays_as_it_is() {
         "rate limit exceeded",
         "the certificate can be renewed no more",
     ] {
-        assert_eq!(Trouble::of(other), None, "{other}");
+        assert_eq!(ConnectFailure::of(other), None, "{other}");
     }
 }

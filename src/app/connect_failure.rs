@@ -16,103 +16,115 @@ use tars_certs::{IdentityError, IdentityFiles, SpiffeId, files::certificates, in
 
 /// Why a command could not reach the mesh.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Trouble {
+pub(crate) enum ConnectFailure {
     /// No process listens at the target.
-    Nobody,
+    Refused,
     /// The host name does not resolve.
-    NoSuchHost,
+    NameNotResolved,
     /// The connection or the handshake timed out.
-    Silent,
+    TimedOut,
     /// The peer closed the connection and gave no reason.
-    HungUp,
+    Closed,
     /// The peer answered in something other than TLS.
-    Plaintext,
+    NotTls,
     /// The peer speaks TLS, but not TLS 1.3 with HTTP/2.
-    NotTars,
+    UnexpectedProtocol,
     /// The server's issuer is not among the trusted roots.
-    ServerUnknown,
+    ServerUntrusted,
     /// The server's certificate has expired.
     ServerExpired,
     /// The server's certificate is not valid yet.
-    ServerEarly,
+    ServerNotYetValid,
     /// The server's certificate is revoked.
     ServerRevoked,
     /// The server is another service of the mesh.
-    ServerOther,
+    UnexpectedServer,
     /// The server's certificate is malformed, or not one for servers.
-    ServerRefused,
+    ServerInvalid,
     /// The server does not trust the issuer of this machine's certificate.
-    OwnUnknown,
+    ClientUntrusted,
     /// The server finds this machine's certificate expired or not valid yet.
-    OutOfTime,
+    ClientOutsideValidity,
     /// This machine's certificate is revoked.
-    OwnRevoked,
+    ClientRevoked,
     /// The server refuses this machine's certificate for a reason that it does not send.
-    OwnRefused,
+    ClientRejected,
     /// The server is not under the root that the join token names.
-    OtherRoot,
+    RootMismatch,
 }
 
 /// Parts of error texts and what they mean; the first that an error contains decides.
-const SIGNS: &[(&str, Trouble)] = &[
+const SIGNS: &[(&str, ConnectFailure)] = &[
     (
         "is not the server that the join token names",
-        Trouble::OtherRoot,
+        ConnectFailure::RootMismatch,
     ),
     // This machine's verdict on a server, by its label.
-    ("(unknown_issuer)", Trouble::ServerUnknown),
+    ("(unknown_issuer)", ConnectFailure::ServerUntrusted),
     // Two meshes of one trust domain have roots of the same name, and of different keys.
-    ("(signature)", Trouble::ServerUnknown),
-    ("(expired)", Trouble::ServerExpired),
-    ("(expired_root)", Trouble::ServerExpired),
-    ("(not_yet_valid)", Trouble::ServerEarly),
-    ("(revoked)", Trouble::ServerRevoked),
-    ("(other_id)", Trouble::ServerOther),
-    ("cannot trust ", Trouble::ServerRefused),
+    ("(signature)", ConnectFailure::ServerUntrusted),
+    ("(expired)", ConnectFailure::ServerExpired),
+    ("(expired_root)", ConnectFailure::ServerExpired),
+    ("(not_yet_valid)", ConnectFailure::ServerNotYetValid),
+    ("(revoked)", ConnectFailure::ServerRevoked),
+    ("(other_id)", ConnectFailure::UnexpectedServer),
+    ("cannot trust ", ConnectFailure::ServerInvalid),
     // The server's verdict on this machine's certificate.
     (
         "refuses this process's certificate: it is revoked",
-        Trouble::OwnRevoked,
+        ConnectFailure::ClientRevoked,
     ),
-    ("alert: CertificateRevoked", Trouble::OwnRevoked),
-    ("alert: UnknownCA", Trouble::OwnUnknown),
-    ("alert: DecryptError", Trouble::OwnUnknown),
-    ("alert: CertificateExpired", Trouble::OutOfTime),
-    ("alert: CertificateUnknown", Trouble::OwnRefused),
-    ("alert: BadCertificate", Trouble::OwnRefused),
-    ("alert: UnsupportedCertificate", Trouble::OwnRefused),
-    ("alert: CertificateRequired", Trouble::OwnRefused),
-    ("alert: AccessDenied", Trouble::OwnRefused),
+    ("alert: CertificateRevoked", ConnectFailure::ClientRevoked),
+    ("alert: UnknownCA", ConnectFailure::ClientUntrusted),
+    ("alert: DecryptError", ConnectFailure::ClientUntrusted),
+    (
+        "alert: CertificateExpired",
+        ConnectFailure::ClientOutsideValidity,
+    ),
+    ("alert: CertificateUnknown", ConnectFailure::ClientRejected),
+    ("alert: BadCertificate", ConnectFailure::ClientRejected),
+    (
+        "alert: UnsupportedCertificate",
+        ConnectFailure::ClientRejected,
+    ),
+    ("alert: CertificateRequired", ConnectFailure::ClientRejected),
+    ("alert: AccessDenied", ConnectFailure::ClientRejected),
     // The handshake did not get as far as certificates.
-    ("alert: NoApplicationProtocol", Trouble::NotTars),
-    ("alert: ProtocolVersion", Trouble::NotTars),
-    ("alert: HandshakeFailure", Trouble::NotTars),
-    ("peer is incompatible", Trouble::NotTars),
-    ("does not speak HTTP/2", Trouble::NotTars),
+    (
+        "alert: NoApplicationProtocol",
+        ConnectFailure::UnexpectedProtocol,
+    ),
+    ("alert: ProtocolVersion", ConnectFailure::UnexpectedProtocol),
+    (
+        "alert: HandshakeFailure",
+        ConnectFailure::UnexpectedProtocol,
+    ),
+    ("peer is incompatible", ConnectFailure::UnexpectedProtocol),
+    ("does not speak HTTP/2", ConnectFailure::UnexpectedProtocol),
     (
         "corrupt message of type InvalidContentType",
-        Trouble::Plaintext,
+        ConnectFailure::NotTls,
     ),
-    ("tls handshake eof", Trouble::HungUp),
-    ("Connection reset", Trouble::HungUp),
-    ("Broken pipe", Trouble::HungUp),
-    ("closed because of a broken pipe", Trouble::HungUp),
-    ("operation was canceled", Trouble::HungUp),
-    ("Connection refused", Trouble::Nobody),
-    ("failed to lookup address", Trouble::NoSuchHost),
-    ("no answer in", Trouble::Silent),
+    ("tls handshake eof", ConnectFailure::Closed),
+    ("Connection reset", ConnectFailure::Closed),
+    ("Broken pipe", ConnectFailure::Closed),
+    ("closed because of a broken pipe", ConnectFailure::Closed),
+    ("operation was canceled", ConnectFailure::Closed),
+    ("Connection refused", ConnectFailure::Refused),
+    ("failed to lookup address", ConnectFailure::NameNotResolved),
+    ("no answer in", ConnectFailure::TimedOut),
 ];
 
-impl Trouble {
+impl ConnectFailure {
     /// Whether another attempt may give a reason: the alert of a server that refuses a certificate is
     /// lost when the client was about to send something.
     pub(crate) fn is_vague(self) -> bool {
-        self == Self::HungUp
+        self == Self::Closed
     }
 
     /// Whether there was no peer that could have answered.
     pub(crate) fn is_absence(self) -> bool {
-        matches!(self, Self::Nobody | Self::NoSuchHost | Self::Silent)
+        matches!(self, Self::Refused | Self::NameNotResolved | Self::TimedOut)
     }
 
     pub(crate) fn of(text: &str) -> Option<Self> {
@@ -149,7 +161,7 @@ pub(crate) fn issue_command(path: &str, dir: &dyn fmt::Display) -> String {
 pub(crate) struct Explained {
     text: String,
     cause: String,
-    pub(crate) trouble: Trouble,
+    pub(crate) failure: ConnectFailure,
 }
 
 impl fmt::Display for Explained {
@@ -174,15 +186,15 @@ impl Attempt {
 
     /// Explains a failure; `None` when it is not one of a connection.
     pub(crate) fn explain(&self, error: &str) -> Option<Explained> {
-        let trouble = Trouble::of(error)?;
+        let failure = ConnectFailure::of(error)?;
         Some(Explained {
-            text: self.describe(trouble),
+            text: self.describe(failure),
             cause: error.to_owned(),
-            trouble,
+            failure,
         })
     }
 
-    fn describe(&self, trouble: Trouble) -> String {
+    fn describe(&self, failure: ConnectFailure) -> String {
         let (dir, again) = (self.identity.display().to_string(), self.issued_again());
         let values = [
             ("target", self.target.as_str()),
@@ -190,7 +202,7 @@ impl Attempt {
             ("dir", &dir),
             ("again", &again),
         ];
-        advice::text(trouble, &values)
+        advice::text(failure, &values)
     }
 
     /// How this machine's identity gets another certificate.
@@ -211,27 +223,27 @@ impl Attempt {
             return None;
         };
         let (dir, again) = (self.identity.display(), self.issued_again());
-        let (text, trouble) = match refusal.reason() {
+        let (text, failure) = match refusal.reason() {
             "expired" => (
                 format!("{dir}/tls.crt has expired, and cannot renew itself any more. {again}"),
-                Trouble::OutOfTime,
+                ConnectFailure::ClientOutsideValidity,
             ),
             "not_yet_valid" => (
                 format!("{dir}/tls.crt is not valid yet: the clock of this machine is behind"),
-                Trouble::OutOfTime,
+                ConnectFailure::ClientOutsideValidity,
             ),
             "unknown_issuer" | "signature" => (
                 format!(
                     "{dir}/ca.crt does not vouch for {dir}/tls.crt: they are of two meshes, or of before and after a rotation of the roots. {again}"
                 ),
-                Trouble::OwnUnknown,
+                ConnectFailure::ClientUntrusted,
             ),
             _ => return None,
         };
         Some(Explained {
             text,
             cause: error.to_string(),
-            trouble,
+            failure,
         })
     }
 }

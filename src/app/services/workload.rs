@@ -20,7 +20,7 @@ pub(super) async fn start<W: Workload>(
     process.add_check(&format!("{name}.store"), database(&db));
     keep_leases(process, service, workload.leases());
     let view = follow_auth(process, service, connect, db.clone())?;
-    let tracer = process.tracer(service);
+    let tracer = process.tracer(service)?;
     let resume = Arc::clone(&workload).resume(tracer.clone());
     process.unfinished.lock().push(Box::pin(async move {
         resume.await.map_err(|source| failed(service, source))
