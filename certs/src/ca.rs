@@ -25,7 +25,7 @@ pub(crate) use error::file;
 use error::unusable;
 use generation::Generation;
 use journal::{Entry, Journal};
-pub use leaf::{Issued, Request};
+pub use leaf::{Issued, ManagedBy, Request};
 use parking_lot::RwLock;
 pub use profile::BACKDATE;
 use profile::serial;

@@ -5,6 +5,7 @@ use crate::{
     client::{Carrier, Client},
     error::{self, Refusal},
     forwarded,
+    server::MAX_PATH,
 };
 use axum::body::Body;
 use http::{Request, StatusCode};
@@ -20,8 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-/// Maximum length of a path with its query, ten times that of our longest parameters together.
-pub(crate) const MAX_PATH: usize = 8 << 10;
 const DRAIN: Duration = Duration::from_secs(10);
 /// The retry delay of a gateway that is full: shares shrink and grow within a second.
 const RETRY: Duration = Duration::from_secs(1);

@@ -6,7 +6,6 @@ use crate::{
     client::{Carrier, Client},
     documents::{self, Document},
     error::{self, Refusal, allow},
-    listen::MAX_PATH,
     openapi,
     stream::{self, Format},
     transcode::{self, Target},
@@ -32,6 +31,9 @@ use tars_runtime::{
     trace::{Entry, Parent, Span, TRACE_ID, TraceContext, Tracer, id_header},
 };
 use tonic::metadata::MetadataMap;
+
+/// Maximum length of a path with its query, ten times that of our longest parameters together.
+pub(crate) const MAX_PATH: usize = 8 << 10;
 
 /// The gateway's request handler. Clones share everything.
 #[derive(Clone)]

@@ -209,7 +209,7 @@ impl Places {
     }
 
     fn enter(&self, call: &Arc<Call>) -> Result<Slot, Status> {
-        let (kind, key) = (Kind::of(call), Key::of_peer(call));
+        let (kind, key) = (Kind::of(call.peer.class, call.method), Key::of_peer(call));
         let pool = self.pool(kind);
         let carries = call.peer.class.is_some_and(PeerClass::is_workload);
         let most = if carries {
@@ -272,7 +272,7 @@ impl Check for Places {
         let Some(key) = Key::of_caller(call) else {
             return Ok(());
         };
-        let kind = Kind::of(call);
+        let kind = Kind::of(call.peer.class, call.method);
         let (pool, holder) = (self.pool(kind), self.0.callers.get(&key));
         if !holder.enter(kind, pool.shrunk(pool.bounds.by_caller)) {
             return Err(self.share_full(kind, key.subject()));

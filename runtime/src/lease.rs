@@ -21,6 +21,7 @@
 //! opened, so that a restart continues at once. The tokens are checked all the same.
 
 mod book;
+mod claim;
 mod in_progress;
 mod keeper;
 mod state;
@@ -36,7 +37,8 @@ use crate::{
     metrics::Metrics,
     seeds::Seeds,
 };
-use book::{Book, Claim, Grant};
+use book::{Book, Grant};
+use claim::Claim;
 use keeper::Keeper;
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
 use table::Table;

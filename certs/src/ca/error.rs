@@ -1,6 +1,6 @@
 //! The errors of the authority.
 
-use super::{csr, rotation};
+use super::{csr::CsrError, rotation::OrderError};
 use std::{
     io,
     path::{Path, PathBuf},
@@ -43,10 +43,10 @@ pub enum CaError {
     Revoked(String),
     /// A rotation step was requested out of order.
     #[error(transparent)]
-    Order(#[from] rotation::OrderError),
+    Order(#[from] OrderError),
     /// The signing request is not acceptable.
     #[error(transparent)]
-    Csr(#[from] csr::CsrError),
+    Csr(#[from] CsrError),
 }
 
 pub(crate) fn file(path: &Path, source: io::Error) -> CaError {

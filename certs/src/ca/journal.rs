@@ -5,7 +5,7 @@
 //! One file each, rather than a log, because the process that issues and the one that imports may
 //! be different ones.
 
-use super::{CaError, file, unusable};
+use super::{CaError, ManagedBy, Request, file, unusable};
 use crate::{CertName, secret};
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
@@ -18,27 +18,6 @@ use std::{
 
 /// How long an entry outlives its certificate, in case the clock is ahead for a while.
 const RETENTION: Duration = Duration::from_secs(90 * 86_400);
-
-/// Who renews a certificate.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ManagedBy {
-    /// The process that holds the authority: certificates of its own services, and the operator's
-    /// files.
-    Authority,
-    /// Whoever uses the files that the certificate was written to.
-    Files,
-}
-
-impl ManagedBy {
-    /// The value in the `source` column of issued certificates.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Authority => "authority",
-            Self::Files => "files",
-        }
-    }
-}
 
 /// The record of one issued certificate.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -153,7 +132,7 @@ fn read(path: &Path) -> Result<Option<Entry>, CaError> {
 impl Entry {
     pub(super) fn new(
         name: &CertName,
-        request: &super::Request,
+        request: &Request,
         (now, not_after): (Duration, Duration),
         renews: Option<&CertName>,
     ) -> Self {

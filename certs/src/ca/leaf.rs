@@ -1,10 +1,31 @@
 //! Requests to the authority, and the certificates it issues.
 
-use super::journal::ManagedBy;
 use crate::{CertName, SpiffeId, identity::Parts};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, time::Duration};
 use zeroize::Zeroizing;
+
+/// Who renews a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ManagedBy {
+    /// The process that holds the authority: certificates of its own services, and the operator's
+    /// files.
+    Authority,
+    /// Whoever uses the files that the certificate was written to.
+    Files,
+}
+
+impl ManagedBy {
+    /// The value in the `source` column of issued certificates.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Authority => "authority",
+            Self::Files => "files",
+        }
+    }
+}
 
 /// A leaf to issue.
 #[derive(Debug, Clone)]

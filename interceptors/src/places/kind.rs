@@ -1,8 +1,7 @@
 //! What places are for.
 
-use crate::Call;
 use tars_certs::PeerClass;
-use tars_proto::table::Principal;
+use tars_proto::table::{Method, Principal};
 
 /// What a place is for, which is also the index of its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,13 +15,11 @@ pub(super) enum Kind {
 pub(super) const KINDS: [Kind; 4] = [Kind::Calls, Kind::Streams, Kind::OwnCalls, Kind::OwnStreams];
 
 impl Kind {
-    pub(super) fn of(call: &Call) -> Self {
-        let workload = call.peer.class.is_some_and(PeerClass::is_workload);
-        let itself = matches!(
-            call.method.rule.principal,
-            Principal::Workload | Principal::Peer
-        );
-        match (workload && itself, call.method.server_streaming) {
+    /// What a call of `method` by a peer of `class` needs.
+    pub(super) fn of(class: Option<PeerClass>, method: &Method) -> Self {
+        let workload = class.is_some_and(PeerClass::is_workload);
+        let itself = matches!(method.rule.principal, Principal::Workload | Principal::Peer);
+        match (workload && itself, method.server_streaming) {
             (false, false) => Self::Calls,
             (false, true) => Self::Streams,
             (true, false) => Self::OwnCalls,

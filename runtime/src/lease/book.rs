@@ -3,6 +3,7 @@
 
 use super::{
     Loss, Terms,
+    claim::Claim,
     state::{Event, State},
     table::LeaseRow,
 };
@@ -18,30 +19,6 @@ use std::{
 };
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-
-/// A lease and the token that it was taken under.
-#[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(super) struct Claim {
-    name: Arc<str>,
-    token: i64,
-}
-
-impl Claim {
-    pub(super) fn new(name: &str, token: i64) -> Self {
-        Self {
-            name: name.into(),
-            token,
-        }
-    }
-
-    pub(super) fn name(&self) -> &str {
-        &self.name
-    }
-
-    pub(super) fn token(&self) -> i64 {
-        self.token
-    }
-}
 
 /// A claim with its state.
 #[derive(Debug)]
@@ -261,7 +238,7 @@ impl Book {
             .map(|g| g.claim.clone())
             .collect();
         // One order for all holders.
-        claims.sort_by(|a, b| a.name.cmp(&b.name));
+        claims.sort_by(|a, b| a.name().cmp(b.name()));
         claims
     }
 

@@ -1,10 +1,7 @@
 //! The task that renews a holder's leases, cancels the work of those that end, and removes the rows of
 //! those that are given up.
 
-use super::{
-    book::{Book, Claim},
-    table::Table,
-};
+use super::{book::Book, claim::Claim, table::Table};
 use crate::{
     backoff::{Backoff, spread},
     db::{DbError, Swap},

@@ -1,6 +1,6 @@
 //! The SQL of leases. A row that is absent is a lease that is free.
 
-use super::book::Claim;
+use super::claim::Claim;
 use crate::db::{Db, DbError, Fetch, FromRow, Isolation, Query, Row, Swap, Transaction, Write};
 
 const FIND: &str = "SELECT token, expires_us FROM leases WHERE name = $1";

@@ -18,7 +18,7 @@ use std::{
     path::{Path, PathBuf},
 };
 use tars_certs::{
-    PeerClass, Serial, SpiffeId, ca::journal::ManagedBy, files::certificates, inspect::summarise,
+    PeerClass, Serial, SpiffeId, ca::ManagedBy, files::certificates, inspect::summarise,
     trust::key_id,
 };
 use tars_runtime::config::Config;

@@ -29,7 +29,7 @@ use uuid::Uuid;
 const TOKEN_TTL: Duration = Duration::from_secs(600);
 
 /// How a recorded certificate was issued. Those imported from the authority's journal have the
-/// value of their [`ManagedBy`](tars_certs::ca::journal::ManagedBy) instead.
+/// value of their [`ManagedBy`](tars_certs::ca::ManagedBy) instead.
 #[derive(Debug, Clone, Copy)]
 enum Source {
     JoinToken,

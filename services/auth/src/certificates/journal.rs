@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{Auth, AuthError, publish::Change};
 use std::time::Duration;
-use tars_certs::ca::journal::{Entry, ManagedBy};
+use tars_certs::ca::{ManagedBy, journal::Entry};
 use tars_runtime::audit::{self, Record};
 
 impl Auth {

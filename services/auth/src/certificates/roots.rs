@@ -21,8 +21,7 @@ use std::{
 use tars_certs::{
     CertName, KeyId, RevocationSet, SpiffeId,
     ca::{
-        RootInfo,
-        journal::ManagedBy,
+        ManagedBy, RootInfo,
         rotation::{RootState, RotationStep},
     },
     peer::Verified,

@@ -495,7 +495,7 @@ async fn a_cancelled_study_gives_no_trials() {
     );
 }
 
-// === AccessRetries to the database ===
+// === Retries of database accesses ===
 
 #[tokio::test(start_paused = true)]
 async fn a_database_access_is_retried_while_it_is_busy() {
