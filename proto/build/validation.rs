@@ -3,7 +3,10 @@
 use prost_reflect::{
     Cardinality, DescriptorPool, DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, Value,
 };
-use std::{error::Error, fmt::Write};
+use std::{
+    error::Error,
+    fmt::{self, Write},
+};
 
 /// The field option; zero means the default.
 #[derive(Default)]
@@ -15,6 +18,12 @@ struct Limits {
     gte: Option<f64>,
     lte: Option<f64>,
     max_items: u32,
+}
+
+impl Limits {
+    fn with_required(&self, required: bool) -> Self {
+        Self { required, ..*self }
+    }
 }
 
 pub(crate) fn generate(pool: &DescriptorPool) -> Result<String, Box<dyn Error>> {
@@ -55,93 +64,142 @@ fn write_message(
     Ok(())
 }
 
+/// Writes the statements that check one field.
 fn write_field(
     body: &mut String,
     field: &FieldDescriptor,
     l: &Limits,
 ) -> Result<(), Box<dyn Error>> {
-    let name = field.name();
-    let ident = rust_ident(name);
-    let path = format!("&at.field({name:?})");
+    let names = Names::of(field);
     if field.is_map() {
-        let Kind::Message(entry) = field.kind() else {
-            return Err("a map without an entry".into());
-        };
-        let value = check("&here", "v", &entry.map_entry_value_field(), l)?;
-        writeln!(
-            body,
-            "        check::count({path}, self.{ident}.len(), {}, {}, out);",
-            l.required, l.max_items
-        )?;
-        // Other contracts may give the empty key a meaning.
-        let ours = field.parent_message().package_name().starts_with("tars.");
-        let key = if ours {
-            "check::text(&here, k, &TextRule::KEY, out);"
-        } else {
-            ""
-        };
-        writeln!(
-            body,
-            "        for (k, v) in &self.{ident} {{\n            let field = at.field({name:?});\n            let here = field.key(k);\n            {key}\n            {value}\n        }}"
-        )?;
+        write_map(body, field, &names, l)
     } else if field.cardinality() == Cardinality::Repeated {
-        let required = l.required && field.kind() == Kind::String;
-        let item = check(
-            "&here",
-            "v",
-            field,
-            &Limits {
-                required,
-                ..copy(l)
-            },
-        )?;
-        writeln!(
-            body,
-            "        check::count({path}, self.{ident}.len(), {}, {}, out);",
-            l.required, l.max_items
-        )?;
-        if !item.is_empty() {
-            writeln!(
-                body,
-                "        for (i, v) in self.{ident}.iter().enumerate() {{\n            let field = at.field({name:?});\n            let here = field.index(i);\n            {item}\n        }}"
-            )?;
-        }
+        write_repeated(body, field, &names, l)
     } else if let Kind::Message(message) = field.kind() {
-        writeln!(
-            body,
-            "        check::message({path}, self.{ident}.as_ref(), {}, out);",
-            l.required
-        )?;
-        if l.max_items > 0 && message.full_name() == "google.protobuf.Struct" {
-            writeln!(
-                body,
-                "        if let Some(v) = &self.{ident} {{ check::count({path}, v.fields.len(), false, {}, out); }}",
-                l.max_items
-            )?;
-        }
+        write_nested(body, &message, &names, l)
     } else if field.supports_presence() {
-        // An empty string that was given differs from an absent one.
-        let required = l.required || (field.kind() == Kind::String && l.min_len > 0);
-        let value = check(
-            &path,
-            "v",
-            field,
-            &Limits {
-                required,
-                ..copy(l)
-            },
-        )?;
-        if !value.is_empty() {
-            writeln!(
-                body,
-                "        if let Some(v) = &self.{ident} {{\n            {value}\n        }}"
-            )?;
-        }
+        write_optional(body, field, &names, l)
     } else {
-        let value = check(&path, &format!("&self.{ident}"), field, l)?;
+        let value = check(&names.path, &format!("&self.{}", names.ident), field, l)?;
         if !value.is_empty() {
             writeln!(body, "        {value}")?;
         }
+        Ok(())
+    }
+}
+
+/// How generated code refers to a field.
+struct Names {
+    /// In the struct.
+    ident: String,
+    /// The expression for its segment of a path.
+    segment: String,
+    /// The expression for its path.
+    path: String,
+}
+
+impl Names {
+    fn of(field: &FieldDescriptor) -> Self {
+        let segment = format!("at.field({:?})", field.name());
+        Self {
+            ident: rust_ident(field.name()),
+            path: format!("&{segment}"),
+            segment,
+        }
+    }
+}
+
+fn write_count(body: &mut String, names: &Names, l: &Limits) -> fmt::Result {
+    let Names { ident, path, .. } = names;
+    writeln!(
+        body,
+        "        check::count({path}, self.{ident}.len(), {}, {}, out);",
+        l.required, l.max_items
+    )
+}
+
+fn write_map(
+    body: &mut String,
+    field: &FieldDescriptor,
+    names: &Names,
+    l: &Limits,
+) -> Result<(), Box<dyn Error>> {
+    let Kind::Message(entry) = field.kind() else {
+        return Err("a map without an entry".into());
+    };
+    let value = check("&here", "v", &entry.map_entry_value_field(), l)?;
+    write_count(body, names, l)?;
+    // Other contracts may give the empty key a meaning.
+    let ours = field.parent_message().package_name().starts_with("tars.");
+    let key = if ours {
+        "check::text(&here, k, &TextRule::KEY, out);"
+    } else {
+        ""
+    };
+    let Names { ident, segment, .. } = names;
+    writeln!(
+        body,
+        "        for (k, v) in &self.{ident} {{\n            let field = {segment};\n            let here = field.key(k);\n            {key}\n            {value}\n        }}"
+    )?;
+    Ok(())
+}
+
+fn write_repeated(
+    body: &mut String,
+    field: &FieldDescriptor,
+    names: &Names,
+    l: &Limits,
+) -> Result<(), Box<dyn Error>> {
+    let required = l.required && field.kind() == Kind::String;
+    let item = check("&here", "v", field, &l.with_required(required))?;
+    write_count(body, names, l)?;
+    let Names { ident, segment, .. } = names;
+    if !item.is_empty() {
+        writeln!(
+            body,
+            "        for (i, v) in self.{ident}.iter().enumerate() {{\n            let field = {segment};\n            let here = field.index(i);\n            {item}\n        }}"
+        )?;
+    }
+    Ok(())
+}
+
+fn write_nested(
+    body: &mut String,
+    message: &MessageDescriptor,
+    names: &Names,
+    l: &Limits,
+) -> Result<(), Box<dyn Error>> {
+    let Names { ident, path, .. } = names;
+    writeln!(
+        body,
+        "        check::message({path}, self.{ident}.as_ref(), {}, out);",
+        l.required
+    )?;
+    if l.max_items > 0 && message.full_name() == "google.protobuf.Struct" {
+        writeln!(
+            body,
+            "        if let Some(v) = &self.{ident} {{ check::count({path}, v.fields.len(), false, {}, out); }}",
+            l.max_items
+        )?;
+    }
+    Ok(())
+}
+
+fn write_optional(
+    body: &mut String,
+    field: &FieldDescriptor,
+    names: &Names,
+    l: &Limits,
+) -> Result<(), Box<dyn Error>> {
+    // An empty string that was given differs from an absent one.
+    let required = l.required || (field.kind() == Kind::String && l.min_len > 0);
+    let value = check(&names.path, "v", field, &l.with_required(required))?;
+    if !value.is_empty() {
+        writeln!(
+            body,
+            "        if let Some(v) = &self.{} {{\n            {value}\n        }}",
+            names.ident
+        )?;
     }
     Ok(())
 }
@@ -214,10 +272,6 @@ fn bound(rule: &DynamicMessage, name: &str) -> Option<f64> {
     rule.has_field_by_name(name)
         .then(|| get(rule, name).as_f64())
         .flatten()
-}
-
-fn copy(l: &Limits) -> Limits {
-    Limits { ..*l }
 }
 
 /// `tars.auth.v1.User` becomes `crate::auth::v1::User`; a nested message is in its parent's module.

@@ -35,27 +35,27 @@ enum Command {
         json: bool,
         #[arg(long)]
         quick: bool,
-        /// Other games than usual (nash).
+        /// The seed of the games that the nash benchmark solves; a fixed one without it.
         #[arg(long)]
         seed: Option<u64>,
     },
-    /// Do something for long, until it is done or wrong.
+    /// Repeat a race for many rounds, and fail at the first wrong outcome.
     Soak {
         name: soak::Soak,
         /// Print one JSON object on standard output.
         #[arg(long)]
         json: bool,
-        /// Other than 1,000.
+        /// The number of rounds; 1,000 without it.
         #[arg(long)]
         rounds: Option<usize>,
     },
-    /// Measure functions and files, and say which files import each other.
+    /// Measure functions and files, and list files that import each other.
     Shape,
     /// Write the generated parts of the documentation anew.
     Docs,
 }
 
-/// What went wrong, for people.
+/// The error is a message for the person who runs it.
 type Outcome = Result<(), String>;
 
 fn main() -> ExitCode {
