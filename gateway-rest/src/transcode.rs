@@ -285,7 +285,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_refused() {
+    fn a_body_that_does_not_fit_the_message_is_refused() {
         let path = [binding("agent_id", "policy")];
         for body in [
             &br#"{"unknown":1}"#[..],

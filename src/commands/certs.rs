@@ -50,7 +50,7 @@ enum Command {
         after_help = "Examples:\n  tars certs issue auth --dns auth.tars.svc\n  tars certs issue /user/ada --out ~/ada --days 7"
     )]
     Issue {
-        /// auth, orchestration, automl, hypersync, gateway or worker; or a whole SPIFFE path.
+        #[arg(help = workload_help())]
         workload: String,
         #[command(flatten)]
         leaf: Leaf,
@@ -171,6 +171,12 @@ impl Leaf {
             .clone()
             .unwrap_or_else(|| own().join(path.trim_matches('/')))
     }
+}
+
+/// What `tars certs issue` issues identities to.
+fn workload_help() -> String {
+    let services: Vec<&str> = Service::ALL.iter().map(|s| s.as_str()).collect();
+    format!("{} or worker; or a whole SPIFFE path", services.join(", "))
 }
 
 fn workload_path(config: &Config, workload: &str) -> String {

@@ -36,7 +36,7 @@ impl ConfigCommand {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// Whatever the configuration is, and even when it has mistakes.
+    /// Needs no configuration, so that a faulty one can be corrected by it.
     fn show_docs(&self) -> ExitCode {
         let docs = Config::docs();
         if self.json {

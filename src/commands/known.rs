@@ -68,7 +68,7 @@ fn text(key: tars_certs::KeyId) -> String {
     key.to_string()
 }
 
-/// A client for a person, who would rather wait a moment than repeat the command.
+/// A client that waits and repeats a call that a busy mesh asks to repeat.
 pub(crate) fn rest_at(gateway: &str) -> Rest {
     Rest::new(gateway).with_patience(|wait| {
         let seconds = counted(wait.as_secs(), "second");

@@ -4,6 +4,7 @@
 //! A stream is *broken* when it ends in any other way than by being told, after GOAWAY and its
 //! grace, to go on elsewhere, or when a sequence number is lost or repeated after that.
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -20,18 +21,13 @@ use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable};
 use tars_proto::{
     auth::v1::{GetMeRequest, auth_service_client::AuthServiceClient},
-    automl::v1::{ListStudiesRequest, study_service_client::StudyServiceClient},
-    hypersync::v1::{ListPendingProposalsRequest, sync_service_client::SyncServiceClient},
-    orchestration::v1::{
-        ListAgentsRequest, WatchTrainingRequest,
-        orchestration_service_client::OrchestrationServiceClient,
-        training_service_client::TrainingServiceClient,
-    },
+    orchestration::v1::{WatchTrainingRequest, training_service_client::TrainingServiceClient},
 };
 use tars_runtime::clock::Clock;
 use tars_tests::{
-    fleet::{Fleet, Source, services},
+    fleet::{Fleet, Source, services, services_over_tls},
     issue_for,
+    raw::{RawCall, read_method},
 };
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
@@ -113,39 +109,21 @@ impl Driver {
     }
 
     fn spawn_unary(&self, workers: &mut tokio::task::JoinSet<()>) -> Result<(), Failure> {
-        macro_rules! worker {
-            ($service:literal, $client:ident, $method:ident, $message:expr) => {{
-                let mut client = $client::new(self.client($service)?);
-                let (tally, token) = (Arc::clone(&self.tally), self.token.clone());
-                workers.spawn(async move {
-                    while tally.going() {
-                        let request = with_token($message, &token);
-                        tally.call($service, client.$method(request).await.map(drop));
-                        tokio::time::sleep(PAUSE).await;
-                    }
-                });
-            }};
-        }
-        for _ in 0..2 {
-            worker!("auth", AuthServiceClient, get_me, GetMeRequest {});
-            worker!(
-                "orchestration",
-                OrchestrationServiceClient,
-                list_agents,
-                ListAgentsRequest {}
-            );
-            worker!(
-                "automl",
-                StudyServiceClient,
-                list_studies,
-                ListStudiesRequest::default()
-            );
-            worker!(
-                "hypersync",
-                SyncServiceClient,
-                list_pending_proposals,
-                ListPendingProposalsRequest::default()
-            );
+        for service in services_over_tls().flat_map(|s| [s, s]) {
+            let client = self.client(service)?;
+            let (tally, token) = (Arc::clone(&self.tally), format!("Bearer {}", self.token));
+            workers.spawn(async move {
+                while tally.going() {
+                    let call = RawCall {
+                        method: read_method(service),
+                        header: Some(("authorization", &token)),
+                        message: Bytes::new(),
+                        timeout: Duration::from_secs(30),
+                    };
+                    tally.call(service, call.send(client.clone()).await);
+                    tokio::time::sleep(PAUSE).await;
+                }
+            });
         }
         // Through the bridge: two hops of the mesh.
         let rest = self.fleet.rest().with_token(&self.token);

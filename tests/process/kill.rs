@@ -4,20 +4,16 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use std::{
-    path::Path,
-    process::{Command, Stdio},
-    time::Duration,
-};
+use std::{path::Path, process::Command};
 use tars::rest::Rest;
 use tars_runtime::db::Write;
 use tars_tests::{
-    PASSWORD,
-    fleet::{free_addr, services},
+    PASSWORD, eventually,
+    fleet::{Fleet, Source},
     governed,
     process::{Running, Started, Up},
+    test_ca::TestCa,
 };
-use tokio::time::Instant;
 
 const ATTENTION: &str = "PROPOSAL_STATE_NEEDS_ATTENTION";
 
@@ -373,109 +369,23 @@ fn the_demo_does_the_main_job() {
 /// One process a service, each with an identity from files, as in production.
 #[tokio::test(flavor = "multi_thread")]
 async fn services_work_each_in_its_own_process() {
-    let data = tempfile::tempdir().unwrap();
-    let on_data = |args: &[&str]| {
-        let mut command = tars();
-        command.args(args).arg("--data-dir").arg(data.path());
-        command.env("TARS__LIMITS__AUTH_PER_MINUTE", "1000");
-        command
-    };
-    let mut init = on_data(&["certs", "init"]);
-    assert!(init.stdout(Stdio::null()).status().unwrap().success());
-    let names: Vec<_> = services().collect();
-    let ports: Vec<u16> = names.iter().map(|_| free_addr().port()).collect();
-    let identity = |name: &str| data.path().join("identities").join(name);
-    // Before any of them runs: a running service has the directory.
-    for name in &names {
-        let out = identity(name).display().to_string();
-        let mut issue = on_data(&["certs", "issue", name, "--out", &out]);
-        assert!(issue.stdout(Stdio::null()).status().unwrap().success());
-    }
-    let mut running = Vec::new();
-    for (name, port) in names.iter().zip(&ports) {
-        let mut serve = on_data(&[
-            "serve",
-            name,
-            &format!("--{name}-addr"),
-            &format!("127.0.0.1:{port}"),
-        ]);
-        serve
-            .args([
-                "--admin-addr",
-                "127.0.0.1:0",
-                "--observe-addr",
-                "127.0.0.1:0",
-                "--identity",
-            ])
-            .arg(identity(name));
-        for (other, port) in names.iter().zip(&ports).take(4) {
-            let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
-            serve.env(variable, format!("127.0.0.1:{port}"));
-        }
-        running.push(Started::new(serve.stderr(Stdio::null())));
-    }
-    let gateway = Rest::new(&format!("http://127.0.0.1:{}", ports[4]));
-    let password = data.path().join("admin-password");
-    let started = Instant::now();
-    let rest = loop {
-        if let Ok(password) = std::fs::read_to_string(&password)
-            && let Ok(rest) = gateway.login("admin", &password).await
-            && rest.get("/api/v1/sync/pending").await.is_ok()
-        {
-            break rest;
-        }
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "the services did not come up"
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    };
+    let binary = Path::new(env!("CARGO_BIN_EXE_tars"));
+    let authority = Source::Files(Box::new(TestCa::root("another authority")));
+    let mut fleet = Fleet::start(binary, authority, &[]).await;
+    let rest = fleet.admin().await;
     let body = json!({ "n_trials": 1, "steps": "500", "sampler_type": "random" });
-    let study = rest.post("/api/v1/optimize", body).await.unwrap()["optimization_id"]
-        .as_str()
-        .unwrap()
-        .to_owned();
-    let mut ended = Value::Null;
-    rest.follow(&format!("/api/v1/studies/{study}/events"), |item| {
-        ended = item["ended"].clone();
-        ended.is_null()
-    })
-    .await
-    .unwrap();
-    assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{ended}");
-    rest.post("/api/v1/sync/propose", json!({ "study_id": study }))
-        .await
-        .unwrap();
+    let study = rest.post("/api/v1/optimize", body).await.unwrap();
+    let study = governed::text(&study["optimization_id"]);
+    governed::finished(&rest, &study).await;
+    let proposal = json!({ "study_id": study });
+    rest.post("/api/v1/sync/propose", proposal).await.unwrap();
 
     // Auth goes and comes back: reads go on, and so do changes afterwards.
-    running.remove(0);
-    assert!(
-        rest.get("/api/v1/studies").await.is_ok(),
-        "reading needs no Auth"
-    );
-    let mut serve = on_data(&[
-        "serve",
-        "auth",
-        "--auth-addr",
-        &format!("127.0.0.1:{}", ports[0]),
-    ]);
-    serve.args([
-        "--admin-addr",
-        "127.0.0.1:0",
-        "--observe-addr",
-        "127.0.0.1:0",
-        "--identity",
-    ]);
-    serve.arg(data.path().join("identities/auth"));
-    running.push(Started::new(serve.stderr(Stdio::null())));
-    let started = Instant::now();
-    while rest.get("/auth/me").await.is_err() {
-        assert!(
-            started.elapsed() < Duration::from_secs(60),
-            "Auth did not come back"
-        );
-        tokio::time::sleep(Duration::from_millis(500)).await;
-    }
+    fleet.kill("auth");
+    let read = rest.get("/api/v1/studies").await;
+    read.expect("reading needs no Auth");
+    fleet.spawn("auth");
+    eventually("Auth is back", async || rest.get("/auth/me").await.is_ok()).await;
 }
 
 /// Of the process, in MiB.

@@ -8,6 +8,7 @@ pub mod governed;
 pub mod otlp;
 pub mod process;
 pub mod races;
+pub mod raw;
 pub mod redis;
 pub mod test_ca;
 pub mod test_listener;

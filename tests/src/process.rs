@@ -1,15 +1,13 @@
 //! The real binary as a process of its own: started by a test, and ended with it.
 
+use crate::fleet::free_ports;
 use std::{
     fs::File,
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
 };
-use tars::{
-    app::{Ready, Service},
-    rest::Rest,
-};
+use tars::{app::Ready, rest::Rest};
 use tars_certs::secret;
 use tokio::time::Instant;
 
@@ -50,7 +48,7 @@ impl Drop for Started {
 pub struct Up {
     command: Command,
     data: PathBuf,
-    gateway: String,
+    gateway: Option<String>,
 }
 
 impl Up {
@@ -60,7 +58,7 @@ impl Up {
         Self {
             command: tars,
             data: data.to_owned(),
-            gateway: "127.0.0.1:0".to_owned(),
+            gateway: None,
         }
     }
 
@@ -77,7 +75,7 @@ impl Up {
     /// The gateway's address; any free port without it.
     #[must_use]
     pub fn gateway(mut self, addr: &str) -> Self {
-        addr.clone_into(&mut self.gateway);
+        self.gateway = Some(addr.to_owned());
         self
     }
 
@@ -91,11 +89,10 @@ impl Up {
         command.envs(tars_test_db::variables(&self.data));
         command.arg("up").arg("--data-dir").arg(&self.data);
         command.arg("--ready-file").arg(&ready_file);
-        let services = Service::over_tls().map(|s| s.as_str());
-        for name in services.chain(["admin", "observe"]) {
-            command.args([&format!("--{name}-addr"), "127.0.0.1:0"]);
-        }
-        command.args(["--gateway-addr", &self.gateway]);
+        let gateway = self.gateway.map(|addr| format!("--gateway-addr={addr}"));
+        let is_replaced = |flag: &String| gateway.is_some() && flag.starts_with("--gateway-addr=");
+        command.args(free_ports().filter(|flag| !is_replaced(flag)));
+        command.args(&gateway);
         command.stderr(File::create(&log).expect("a log file"));
         let process = Started::new(command);
         Running {

@@ -1,19 +1,14 @@
 //! Administrators who race one another over REST, and whether every process then holds what the
 //! database says.
 
+use crate::raw::{RawCall, read_method};
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tars::rest::{Rest, RestError};
 use tars_interceptors::client::OutgoingService;
 use tars_mesh::Channel;
-use tars_proto::{
-    auth::v1::{GetMeRequest, auth_service_client::AuthServiceClient},
-    automl::v1::{ListStudiesRequest, study_service_client::StudyServiceClient},
-    hypersync::v1::{ListPendingProposalsRequest, sync_service_client::SyncServiceClient},
-    orchestration::v1::{
-        ListAgentsRequest, orchestration_service_client::OrchestrationServiceClient,
-    },
-};
+use tars_proto::auth::v1::{GetMeRequest, auth_service_client::AuthServiceClient};
 use tokio::time::Instant;
 use tonic::{Code, Request, Status};
 
@@ -31,7 +26,7 @@ pub struct Races {
     round: usize,
 }
 
-/// What a round came to.
+/// The state of the user and the key at the end of a round.
 #[derive(Debug, Default, Clone, Copy)]
 pub struct Outcome {
     /// Whether the user ended up disabled.
@@ -50,41 +45,40 @@ struct Expected {
     works: bool,
 }
 
-fn keyed<T>(message: T, key: &str) -> Request<T> {
-    let mut request = Request::new(message);
+/// The roles that Auth reports for the owner of a key.
+async fn roles(channel: Service, key: &str) -> Result<Vec<String>, Status> {
+    let mut request = Request::new(GetMeRequest {});
     let value = key.parse().expect("a key is a header's value");
     request.metadata_mut().insert("x-api-key", value);
     request.set_timeout(LIMIT);
-    request
+    let me = AuthServiceClient::new(channel).get_me(request).await?;
+    Ok(me.into_inner().roles)
 }
 
-/// Whether a service takes a key, and the roles that Auth sees behind it.
-async fn takes(
+/// Reads something from a service by a key.
+async fn read(service: &str, channel: Service, key: &str) -> Result<(), Status> {
+    let call = RawCall {
+        method: read_method(service),
+        header: Some(("x-api-key", key)),
+        message: Bytes::new(),
+        timeout: LIMIT,
+    };
+    match call.send(channel).await {
+        // The key was accepted before the message was read.
+        Err(status) if status.code() == Code::InvalidArgument => Ok(()),
+        other => other,
+    }
+}
+
+/// Whether a service accepts a key, and the roles that Auth reports for its owner.
+async fn accepts(
     service: &str,
     channel: Service,
     key: &str,
 ) -> Result<(bool, Option<Vec<String>>), Status> {
     let answer = match service {
-        "auth" => {
-            let mut client = AuthServiceClient::new(channel);
-            let me = client.get_me(keyed(GetMeRequest {}, key)).await;
-            me.map(|m| Some(m.into_inner().roles))
-        }
-        "orchestration" => {
-            let mut client = OrchestrationServiceClient::new(channel);
-            let agents = client.list_agents(keyed(ListAgentsRequest {}, key)).await;
-            agents.map(|_| None)
-        }
-        "automl" => {
-            let mut client = StudyServiceClient::new(channel);
-            let request = keyed(ListStudiesRequest::default(), key);
-            client.list_studies(request).await.map(|_| None)
-        }
-        _ => {
-            let mut client = SyncServiceClient::new(channel);
-            let request = keyed(ListPendingProposalsRequest::default(), key);
-            client.list_pending_proposals(request).await.map(|_| None)
-        }
+        "auth" => roles(channel, key).await.map(Some),
+        _ => read(service, channel, key).await.map(|()| None),
     };
     match answer {
         Ok(roles) => Ok((true, roles)),
@@ -240,7 +234,7 @@ impl Races {
         for (name, channel) in &self.services {
             for secret in expected {
                 loop {
-                    let (works, seen) = takes(name, channel.clone(), &secret.secret)
+                    let (works, seen) = accepts(name, channel.clone(), &secret.secret)
                         .await
                         .map_err(|s| format!("{name}: {s}"))?;
                     let same_roles = seen.is_none_or(|seen| json!(seen) == *roles);

@@ -51,7 +51,7 @@ impl Replica {
 
     fn problem(&self) -> String {
         self.condition
-            .trouble()
+            .outage()
             .map(|t| t.detail)
             .unwrap_or_default()
     }

@@ -392,7 +392,7 @@ async fn a_stream_that_finds_the_gateways_connection_full_is_told_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_grpc_call_is_refused_in_http() {
+async fn a_request_that_is_no_grpc_call_is_refused_in_http() {
     let mesh = TestMesh::start().await;
     let client = connect(&mesh, "auth", "/client/x", 1 << 16).await;
     for path in [CHECK, "/no.Such/Method", "/"] {
@@ -525,7 +525,7 @@ async fn refused_until_cut(mesh: &TestMesh, peer: &str) -> Option<u32> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_refused_over_and_over_is_told_to_calm_down() {
+async fn a_peer_that_is_refused_repeatedly_is_cut_with_enhance_your_calm() {
     let mesh = TestMesh::with(settings(|c| c.limits.streams_by_peer = 1)).await;
     let first = refused_until_cut(&mesh, "/client/greedy").await.unwrap();
     assert!((200..2000).contains(&first), "{first}");

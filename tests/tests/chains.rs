@@ -140,7 +140,7 @@ fn a_leaf_is_no_authority_and_says_that_it_signs_handshakes() {
 }
 
 #[test]
-fn whoever_signs_a_certificate_of_the_path_must_be_allowed_to() {
+fn an_issuer_in_the_path_must_be_allowed_to_sign_certificates() {
     use KeyUsagePurpose::{CrlSign, DigitalSignature, KeyCertSign};
     let root = TestCa::root("root");
     let cases: Vec<(&str, &str, Shape)> = vec![

@@ -140,7 +140,7 @@ async fn zero_is_refused_where_absence_means_a_default() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_too_long_is_refused_with_the_reason_that_the_contract_has() {
+async fn a_value_that_is_too_long_is_refused_with_the_field() {
     let mesh = TestMesh::start().await;
     let admin = mesh.admin().await;
     let password = "p".repeat(100_000);

@@ -124,7 +124,7 @@ async fn games_are_answered_with_what_certifies_them() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_no_game_is_refused_where_it_is_wrong() {
+async fn a_malformed_game_is_refused_with_the_wrong_field() {
     let mesh = TestMesh::start().await;
     let developer = mesh.user("dev", "developer").await;
     let mut short = pennies();

@@ -296,7 +296,7 @@ async fn a_candidate_that_is_still_live_is_taken_back_whoever_moved_the_version(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_decides_is_shown_what_was_measured_and_whether_it_is_stale() {
+async fn an_approver_is_shown_the_measurement_and_whether_it_is_stale() {
     let mesh = TestMesh::start().await;
     let (admin, developer) = (mesh.admin().await, mesh.user("dev", "developer").await);
     let other = mesh.user("other", "developer").await;

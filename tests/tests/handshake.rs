@@ -196,7 +196,7 @@ async fn nine_refused_handshakes_are_counted_each_by_its_reason() {
 /// Its own side of the handshake is done, and the first requests are on their way, before the server
 /// has looked at the certificate.
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_is_refused_reads_why_however_much_it_has_sent() {
+async fn a_refused_peer_reads_the_alert_however_much_it_has_sent() {
     let w = world().await;
     let stranger = TestCa::root("another").below("x", |_| {});
     for n in 0..50 {
@@ -759,7 +759,7 @@ fn cut(reason: &str) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_does_not_speak_http2_is_cut_in_seconds() {
+async fn a_peer_that_does_not_speak_http2_is_cut_in_seconds() {
     let limits = Connections {
         handshake_timeout_seconds: 1,
         ..Config::default().connections
@@ -859,7 +859,7 @@ async fn goaway(
 const ENHANCE_YOUR_CALM: u32 = 11;
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_floods_with_control_frames_is_told_to_calm_down() {
+async fn a_flood_of_control_frames_is_cut_with_enhance_your_calm() {
     let w = world().await;
     let floods = [
         ("WINDOW_UPDATE", frame(8, 0, 0, &[0, 0, 0, 1])),
@@ -914,7 +914,7 @@ async fn goes_away(stream: &mut TlsStream<TcpStream>) {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_floods_with_calls_after_goaway_is_told_to_calm_down() {
+async fn a_flood_of_calls_after_goaway_is_cut_with_enhance_your_calm() {
     let w = world_with(Connections {
         max_age_seconds: 1,
         ..Config::default().connections
@@ -993,7 +993,7 @@ async fn a_client_that_reads_much_may_open_its_window_as_often() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_never_reads_is_cut() {
+async fn a_peer_that_never_reads_is_cut() {
     let times = Timeouts {
         write_stall_seconds: 1,
         ping_seconds: 600,

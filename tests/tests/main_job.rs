@@ -113,7 +113,7 @@ async fn search_propose_approve_apply_verify() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_does_not_improve_is_rolled_back() {
+async fn a_change_that_does_not_improve_is_rolled_back() {
     let mesh = TestMesh::start().await;
     let (admin, developer) = (mesh.admin().await, mesh.user("dev", "developer").await);
     let before = admin.get(POLICY).await.unwrap()["agent"].clone();

@@ -10,57 +10,15 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use http::uri::PathAndQuery;
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 use tars::rest::Rest;
+use tars_certs::PeerClass;
 use tars_interceptors::{client::OutgoingService, contract};
 use tars_mesh::Channel;
 use tars_proto::table::{Grants, Method, Principal};
-use tars_tests::{PASSWORD, TestMesh, fleet::services_over_tls, reason, refusal};
-use tonic::{
-    Code, Request, Status,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-};
-
-#[derive(Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        bytes::BufMut::put(dst, item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        let n = bytes::Buf::remaining(src);
-        Ok(Some(bytes::Buf::copy_to_bytes(src, n)))
-    }
-}
+use tars_tests::{PASSWORD, TestMesh, fleet::services_over_tls, raw::RawCall, reason, refusal};
+use tonic::Code;
 
 /// The code that a call gets; a stream counts by its first item.
 async fn call(
@@ -69,23 +27,16 @@ async fn call(
     header: Option<(&'static str, &str)>,
     body: Bytes,
 ) -> Code {
-    let mut client = Grpc::new(channel);
-    client.ready().await.unwrap();
-    let mut request = Request::new(body);
-    request.set_timeout(std::time::Duration::from_secs(5));
-    if let Some((name, value)) = header {
-        request.metadata_mut().insert(name, value.parse().unwrap());
-    }
-    let path: PathAndQuery = method.path.parse().unwrap();
-    let status = if method.server_streaming {
-        match client.server_streaming(request, path, Raw).await {
-            Ok(response) => response.into_inner().message().await.err(),
-            Err(status) => Some(status),
-        }
-    } else {
-        client.unary(request, path, Raw).await.err()
+    let call = RawCall {
+        method,
+        header,
+        message: body,
+        timeout: Duration::from_secs(5),
     };
-    status.map_or(Code::Ok, |s| s.code())
+    call.send(channel)
+        .await
+        .err()
+        .map_or(Code::Ok, |s| s.code())
 }
 
 /// Past every check of who calls: what remains is about the message or the state.
@@ -110,6 +61,21 @@ fn holders(permission: &str) -> &'static [&'static str] {
         | "proposals.write" => &["developer", "admin"],
         _ => &["admin"],
     }
+}
+
+/// A SPIFFE path of each class that a certificate can have, and one of none.
+fn peers() -> Vec<(String, &'static str)> {
+    let classes = PeerClass::ALL.into_iter();
+    let certified = classes.filter(|class| *class != PeerClass::Joiner);
+    let paths = certified.map(|class| {
+        let path = match class {
+            PeerClass::Client => "/client/m".to_owned(),
+            PeerClass::Operator => "/user/m".to_owned(),
+            workload => format!("/{workload}"),
+        };
+        (path, class.as_str())
+    });
+    paths.chain([("/nobody".to_owned(), "")]).collect()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -149,6 +115,7 @@ async fn every_method_answers_each_caller_as_the_contract_says() {
     })
     .await;
 
+    let peers = peers();
     let garbage = Bytes::from_static(b"\xff\xff\xff\xff");
     let mut checked = 0;
     for method in contract()
@@ -159,21 +126,7 @@ async fn every_method_answers_each_caller_as_the_contract_says() {
         let service = method.workload().unwrap();
         let client = || mesh.client(service, "/client/m");
         let ends_session = method.name == "Logout";
-        for peer in [
-            "/client/m",
-            "/user/m",
-            "/gateway",
-            "/orchestration",
-            "/automl",
-            "/hypersync",
-            "/worker",
-            "/nobody",
-        ] {
-            let class = match peer {
-                "/client/m" => "client",
-                "/user/m" => "operator",
-                other => &other[1..],
-            };
+        for (peer, class) in &peers {
             let allowed = method.rule.peers.iter().any(|p| p == class);
             let admin_header = if ends_session {
                 None

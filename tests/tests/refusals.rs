@@ -278,7 +278,7 @@ async fn open_stream(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_is_revoked_stops_working_in_every_service_within_a_second() {
+async fn a_revoked_credential_is_refused_by_every_service_within_a_second() {
     let mesh = TestMesh::start().await;
     let admin = mesh.admin().await;
     let developer = mesh.user("dev", "developer").await;
@@ -440,7 +440,7 @@ async fn recorded(admin: &Rest, kind: &str, caller: &str) -> Vec<Value> {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn who_is_refused_again_and_again_does_not_fill_the_audit_list() {
+async fn repeated_refusals_do_not_fill_the_audit_list() {
     const DENIED: &str = "authz.access.denied";
     let mesh = TestMesh::start().await;
     let (viewer, developer) = (

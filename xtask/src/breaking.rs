@@ -170,7 +170,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_broken_must_be_listed_and_what_is_listed_broken() {
+    fn the_list_of_breaking_changes_is_exact() {
         let found = parse(SAID).unwrap();
         assert_eq!(found.len(), 1);
         compare(&found, &listed("Field 1 was deleted.", "never released")).unwrap();

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_an_integer_is_refused() {
+    fn text_that_is_not_an_integer_is_refused() {
         for text in [
             "",
             "-",

@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_weaker_than_a_verified_connection_is_refused_with_the_reason() {
+    fn a_connection_that_is_not_verified_is_refused_with_the_reason() {
         let plaintext = Database {
             plaintext_loopback: true,
             ..with_root("postgresql://tars@192.0.2.1/mesh?sslmode=disable")

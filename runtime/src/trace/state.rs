@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_parse_is_dropped_as_a_whole() {
+    fn a_state_that_does_not_parse_is_dropped_as_a_whole() {
         let many: Vec<String> = (0..33).map(|n| format!("k{n}=v")).collect();
         for bad in [
             "a",

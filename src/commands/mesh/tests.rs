@@ -14,7 +14,7 @@ fn known(gateway: Option<&str>, roots: &[&str]) -> Known {
 }
 
 #[test]
-fn what_names_a_mesh() {
+fn a_flag_names_a_mesh_before_the_configuration_does() {
     let (a, b, default) = (Path::new("/a"), Path::new("/b"), Path::new("/default"));
     let dir = |p: &Path| Named::DataDir(p.to_owned());
     let url = Named::Gateway("http://x:1".to_owned());

@@ -183,7 +183,7 @@ mod tests {
     use serde_json::json;
 
     #[test]
-    fn what_was_measured_is_one_line_and_nothing_before_it_was() {
+    fn a_measurement_is_one_line_and_empty_before_it_exists() {
         let verification = json!({
             "seeds": ["1", "3"], "baseline_return": 20.04, "candidate_return": 190.0,
             "improvement_low": 150.0, "improvement_high": 180.06,

@@ -15,7 +15,7 @@ fn serial(desk: &Desk, path: &str) -> String {
 }
 
 #[test]
-fn what_cannot_be_undone_needs_a_yes_where_nobody_can_be_asked() {
+fn a_command_that_cannot_be_undone_needs_yes_without_a_terminal() {
     let desk = Desk::new();
     let nothing = desk.json(&["certs", "revoked"]);
     let automl = serial(&desk, "/automl");

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 use tars::rest::Rest;
 use tars_tests::{
     eventually,
-    fleet::{Fleet, Source},
+    fleet::{Fleet, Source, services},
 };
 
 /// What the admin page shows of a service's certificate.
@@ -33,7 +33,7 @@ async fn a_revoked_service_is_unready_and_a_rotation_does_not_wait_for_it() {
     })
     .await;
     let admin = Rest::new(&desk.mesh.ready.admin);
-    for service in ["auth", "orchestration", "automl", "hypersync", "gateway"] {
+    for service in services() {
         let row = certificate(&admin, service).await;
         assert_eq!(row["revoked"], service == "automl", "{row}");
     }

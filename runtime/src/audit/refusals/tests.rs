@@ -214,7 +214,7 @@ fn refusals_beyond_an_owners_share_keep_their_type_and_the_gravest_severity() {
 }
 
 #[test]
-fn what_one_minute_had_in_common_does_not_carry_over_to_the_next() {
+fn a_summary_of_one_minute_does_not_carry_over_to_the_next() {
     let mut s = Source::new();
     for n in 0..KINDS_OF_AN_OWNER {
         s.refused("user:eve", &format!("/{n}"));

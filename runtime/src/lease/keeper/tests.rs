@@ -223,7 +223,7 @@ async fn a_sole_holder_neither_renews_nor_loses_its_leases() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_is_given_up_is_removed_once_the_database_takes_it() {
+async fn a_released_lease_is_removed_once_the_database_is_reachable() {
     let rig = Rig::shared();
     let grant = rig.take(1);
     rig.answers(Answer::Fails);

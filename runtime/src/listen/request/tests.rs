@@ -43,7 +43,7 @@ fn requests_are_followed_however_they_arrive() {
 }
 
 #[test]
-fn what_could_be_parsed_in_two_ways_is_refused_and_never_shown() {
+fn an_ambiguous_request_is_refused_and_never_shown() {
     for headers in [
         "transfer-encoding: chunked, chunked\r\n",
         "transfer-encoding: chunked\r\ntransfer-encoding: chunked\r\n",
@@ -149,7 +149,7 @@ fn arbitrary_input_is_parsed_within_bounds_and_alike_in_pieces() {
 }
 
 #[test]
-fn what_is_not_a_request_is_refused() {
+fn bytes_that_are_not_a_request_are_refused() {
     for bad in [
         "\x16\x03\x01\x02\x00\x01\x00",
         "GET\r\n\r\n",

@@ -34,7 +34,7 @@ fn header<'a>(answer: &'a str, name: &str) -> Option<&'a str> {
 }
 
 #[tokio::test]
-async fn what_could_be_parsed_in_two_ways_is_refused_with_a_trace_id() {
+async fn an_ambiguous_request_is_refused_with_a_trace_id() {
     let l = listening(quick(), 10, 10).await;
     for text in AMBIGUOUS {
         // What follows is not parsed: it may be what was smuggled.
