@@ -9,6 +9,7 @@
 
 #![allow(clippy::unwrap_used)]
 
+use bytes::Bytes;
 use serde_json::{Value, json};
 use std::time::Duration;
 use tars::rest::Rest;
@@ -20,7 +21,11 @@ use tars_proto::auth::v1::{
 };
 use tars_runtime::{clock::Clock, config::Limits};
 use tars_tests::{
-    PASSWORD, TestMesh, config, eventually, fleet::services_over_tls, issue, reason, refusal,
+    PASSWORD, TestMesh, config, eventually,
+    fleet::services_over_tls,
+    issue,
+    raw::{RawCall, read_method},
+    reason, refusal,
 };
 use tonic::{Code, Request};
 
@@ -291,52 +296,14 @@ async fn a_revoked_credential_is_refused_by_every_service_within_a_second() {
         let channel = mesh.client(service, "/client/robot");
         let text = text.clone();
         async move {
-            use tars_proto::{
-                automl::v1::{ListStudiesRequest, study_service_client::StudyServiceClient},
-                hypersync::v1::{
-                    ListPendingProposalsRequest, sync_service_client::SyncServiceClient,
-                },
-                orchestration::v1::{
-                    ListAgentsRequest, orchestration_service_client::OrchestrationServiceClient,
-                },
+            let call = RawCall {
+                method: read_method(service),
+                header: Some(("x-api-key", &text)),
+                message: Bytes::new(),
+                timeout: Duration::from_secs(5),
             };
-            fn keyed<T>(message: T, key: &str) -> Request<T> {
-                let mut request = Request::new(message);
-                request
-                    .metadata_mut()
-                    .insert("x-api-key", key.parse().unwrap());
-                request
-            }
-            let code = |r: Result<(), tonic::Status>| r.err().map_or(Code::Ok, |s| s.code());
-            match service {
-                "auth" => {
-                    let mut client = AuthServiceClient::new(channel);
-                    code(client.get_me(keyed(GetMeRequest {}, &text)).await.map(drop))
-                }
-                "orchestration" => {
-                    let mut client = OrchestrationServiceClient::new(channel);
-                    code(
-                        client
-                            .list_agents(keyed(ListAgentsRequest {}, &text))
-                            .await
-                            .map(drop),
-                    )
-                }
-                "automl" => {
-                    let mut client = StudyServiceClient::new(channel);
-                    code(
-                        client
-                            .list_studies(keyed(ListStudiesRequest::default(), &text))
-                            .await
-                            .map(drop),
-                    )
-                }
-                _ => {
-                    let mut client = SyncServiceClient::new(channel);
-                    let request = keyed(ListPendingProposalsRequest::default(), &text);
-                    code(client.list_pending_proposals(request).await.map(drop))
-                }
-            }
+            let refused = call.send(channel).await.err();
+            refused.map_or(Code::Ok, |status| status.code())
         }
     };
     for service in services_over_tls() {
