@@ -109,7 +109,7 @@ async fn a_flood_of_wrong_numbers_does_not_make_a_follower_read_without_pause() 
 }
 
 #[tokio::test]
-async fn what_is_published_while_the_server_is_away_is_one_number_for_each_topic() {
+async fn messages_published_while_the_server_is_away_are_one_number_for_each_topic() {
     let bus = bus(State::Down);
     let mut follower = bus.follow(TOPIC);
     for sequence in (1..=10_000).rev() {
