@@ -270,7 +270,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_would_fail_again_ends_at_once() {
+    async fn a_permanent_failure_ends_the_stream_at_once() {
         for end in [stream(9), refused("TRIMMED"), refused("NOT_FOUND")] {
             let mut source = script(vec![(vec![], end)]);
             let (_, ended) = followed(&mut source, 9).await;

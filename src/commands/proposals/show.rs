@@ -208,7 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn what_became_of_a_proposal_is_shown_beside_who_decided_and_why() {
+    fn the_outcome_of_a_proposal_is_shown_with_its_decision() {
         let proposal = json!({
             "state": "PROPOSAL_STATE_ROLLED_BACK", "decided_by": "user:ada", "reason": "urgent",
             "approved_without_assessment": true, "applied_version": "4",
