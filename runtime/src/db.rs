@@ -10,6 +10,7 @@
 //! `BEGIN IMMEDIATE` (a deferred transaction that reads first fails at once when another committed
 //! in between), and a few connections read.
 
+mod doubt;
 mod error;
 mod migrate;
 mod pools;
@@ -18,6 +19,7 @@ mod row;
 mod server;
 mod transaction;
 
+pub use doubt::LostCommit;
 pub use error::{Corrupt, DbError, SchemaError};
 pub use migrate::Migration;
 pub use query::{Query, Value, json};
@@ -26,6 +28,7 @@ pub use server::Server;
 pub use transaction::{Affected, Fetch, Isolation, Swap, Transaction, Write};
 
 use crate::trace::{self, Kind, Span};
+use doubt::Faults;
 use pools::Pools;
 use std::path::{Path, PathBuf};
 
@@ -65,6 +68,7 @@ impl From<&Self> for Place {
 #[derive(Debug, Clone)]
 pub struct Db {
     pools: Pools,
+    faults: Faults,
 }
 
 impl Db {
@@ -82,7 +86,7 @@ impl Db {
                 Pools::postgres(&server, &service, migrations).await?
             }
         };
-        Ok(Self { pools })
+        Ok(Self::over(pools))
     }
 
     /// Opens a database as it is, whatever its schema: for tools and tests, which look at what a
@@ -96,7 +100,14 @@ impl Db {
             Place::File(path) => Pools::attach_sqlite(&path).await?,
             Place::Server { server, service } => Pools::attach_postgres(&server, &service),
         };
-        Ok(Self { pools })
+        Ok(Self::over(pools))
+    }
+
+    fn over(pools: Pools) -> Self {
+        Self {
+            pools,
+            faults: Faults::default(),
+        }
     }
 
     /// Whether other processes may use the database too. A SQLite file belongs to the process that
@@ -133,9 +144,15 @@ impl Db {
     ///
     /// [`DbError`] where no connection is to be had, or other writers keep the lock for too long.
     pub async fn write(&self, name: &'static str, isolation: Isolation) -> Result<Write, DbError> {
+        self.faults.check_reachable()?;
         let span = self.span(name);
         let transaction = self.pools.begin(isolation).await?;
-        Ok(Write { transaction, span })
+        Ok(Write {
+            transaction,
+            db: self.clone(),
+            name,
+            span,
+        })
     }
 
     /// Whether the database answers.

@@ -8,7 +8,8 @@ use super::{
 use crate::backoff::Backoff;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool, SqlSafeStr, SqlitePool,
+    AssertSqlSafe, Executor, PgPool, Postgres, SqlSafeStr, SqlStr, Sqlite, SqlitePool,
+    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{path::Path, time::Duration};
@@ -52,18 +53,47 @@ fn unusable(path: &Path, error: &std::io::Error) -> DbError {
     DbError::Failed(format!("{}: {error}", path.display()))
 }
 
-/// Begins a transaction in a task of its own, so that no caller that goes away or is out of time leaves
-/// a connection within one: the driver gives such a connection back to its pool as it is, with its
-/// locks. A transaction that nobody waits for any more is dropped by the task.
-async fn begun(
-    begin: impl Future<Output = Result<Transaction, DbError>> + Send + 'static,
-) -> Result<Transaction, DbError> {
-    let task = tokio::spawn(begin);
+/// Begins a transaction on a connection once there is one. A caller that goes away while it waits for
+/// the connection gives up its place. From then on the work is a task of its own, so that no caller
+/// that goes away or is out of time leaves a connection within a transaction: the driver gives such a
+/// connection back to its pool as it is, with its locks. A transaction that nobody waits for any more
+/// is dropped by the task.
+async fn begun<D, F>(
+    pool: &sqlx::Pool<D>,
+    begin: impl FnOnce(PoolConnection<D>) -> F + Send,
+) -> Result<Transaction, DbError>
+where
+    D: sqlx::Database,
+    F: Future<Output = Result<Transaction, DbError>> + Send + 'static,
+{
     in_time(Box::pin(async {
+        let connection = pool.acquire().await?;
         let ended = |e: tokio::task::JoinError| DbError::Unavailable(e.to_string());
-        task.await.map_err(ended)?
+        tokio::spawn(begin(connection)).await.map_err(ended)?
     }))
     .await
+}
+
+async fn begin_sqlite(
+    connection: PoolConnection<Sqlite>,
+    statement: Option<SqlStr>,
+) -> Result<Transaction, DbError> {
+    let tx = sqlx::Transaction::begin(connection, statement).await?;
+    Ok(Transaction(Open::Sqlite(tx)))
+}
+
+/// Begins with an advisory lock, if there is one to take.
+async fn begin_postgres(
+    connection: PoolConnection<Postgres>,
+    statement: Option<SqlStr>,
+    lock: Option<i64>,
+) -> Result<Transaction, DbError> {
+    let mut tx = sqlx::Transaction::begin(connection, statement).await?;
+    if let Some(lock) = lock {
+        let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock);
+        turn.execute(&mut *tx).await?;
+    }
+    Ok(Transaction(Open::Postgres(tx)))
 }
 
 /// The number of an advisory lock: the same in every process, whatever else uses the database.
@@ -160,35 +190,35 @@ impl Pools {
     }
 
     pub(super) async fn begin(&self, isolation: Isolation) -> Result<Transaction, DbError> {
-        self.repeat(|| begun(self.clone().start(isolation))).await
+        self.repeat(|| self.start(isolation)).await
     }
 
-    async fn start(self, isolation: Isolation) -> Result<Transaction, DbError> {
-        Ok(Transaction(match self {
+    async fn start(&self, isolation: Isolation) -> Result<Transaction, DbError> {
+        match self {
             Self::Sqlite { writer, .. } => {
-                Open::Sqlite(writer.begin_with("BEGIN IMMEDIATE").await?)
+                let immediate = Some(SqlStr::from_static("BEGIN IMMEDIATE"));
+                begun(writer, |c| begin_sqlite(c, immediate)).await
             }
             Self::Postgres { writer, lock, .. } => {
-                let mut tx = writer.begin().await?;
-                if isolation == Isolation::Exclusive {
-                    let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock);
-                    turn.execute(&mut *tx).await?;
-                }
-                Open::Postgres(tx)
+                let turn = (isolation == Isolation::Exclusive).then_some(*lock);
+                begun(writer, |c| begin_postgres(c, None, turn)).await
             }
-        }))
+        }
     }
 
     pub(super) async fn snapshot(&self) -> Result<Transaction, DbError> {
-        self.repeat(|| begun(self.clone().start_snapshot())).await
+        self.repeat(|| self.start_snapshot()).await
     }
 
-    async fn start_snapshot(self) -> Result<Transaction, DbError> {
+    async fn start_snapshot(&self) -> Result<Transaction, DbError> {
         const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
-        Ok(Transaction(match self {
-            Self::Sqlite { reader, .. } => Open::Sqlite(reader.begin().await?),
-            Self::Postgres { reader, .. } => Open::Postgres(reader.begin_with(SNAPSHOT).await?),
-        }))
+        match self {
+            Self::Sqlite { reader, .. } => begun(reader, |c| begin_sqlite(c, None)).await,
+            Self::Postgres { reader, .. } => {
+                let snapshot = Some(SqlStr::from_static(SNAPSHOT));
+                begun(reader, |c| begin_postgres(c, snapshot, None)).await
+            }
+        }
     }
 
     /// Tries again what found its connection lost. A pool may hold as many dead connections as it
@@ -209,7 +239,7 @@ impl Pools {
         }
     }
 
-    fn is_closed(&self) -> bool {
+    pub(super) fn is_closed(&self) -> bool {
         match self {
             Self::Sqlite { writer, .. } => writer.is_closed(),
             Self::Postgres { writer, .. } => writer.is_closed(),

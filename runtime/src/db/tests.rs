@@ -150,3 +150,25 @@ async fn a_snapshot_sees_one_state() {
     assert_eq!((before.len(), after.len()), (0, 0));
     assert_eq!(items(&db).await.len(), 1);
 }
+
+#[tokio::test]
+async fn a_caller_that_goes_away_gives_up_its_turn() {
+    let dir = tempfile::tempdir().unwrap();
+    let db = Db::open(&dir.path().join("x.db"), MIGRATIONS)
+        .await
+        .unwrap();
+    let held = begin(&db).await;
+    let tasks = || {
+        tokio::runtime::Handle::current()
+            .metrics()
+            .num_alive_tasks()
+    };
+    let before = tasks();
+    for _ in 0..20 {
+        let mut waits = Box::pin(begin(&db));
+        assert!(futures_util::poll!(&mut waits).is_pending());
+    }
+    assert_eq!(tasks(), before, "nothing waits for the writer any more");
+    drop(held);
+    drop(begin(&db).await);
+}

@@ -1,7 +1,7 @@
 //! Transactions, and what queries are sent to.
 
 use super::{
-    DbError, FromRow, Query, Row,
+    Db, DbError, FromRow, LostCommit, Query, Row,
     row::{Column, Inner},
 };
 use crate::trace::Span;
@@ -191,17 +191,25 @@ impl Transaction {
         .await
     }
 
+    /// A commit in this process is never given up: however slow the disk is, the commit ends, and its
+    /// outcome is known then. The answer of a server may never come.
     pub(super) async fn commit(self) -> Result<(), DbError> {
-        let commit = async {
-            match self.0 {
-                Open::Sqlite(tx) => tx.commit().await,
-                Open::Postgres(tx) => tx.commit().await,
-            }
+        let done = match self.0 {
+            Open::Sqlite(tx) => tx.commit().await,
+            Open::Postgres(tx) => match tokio::time::timeout(STATEMENT, tx.commit()).await {
+                Ok(done) => done,
+                Err(_) => return Err(DbError::InDoubt(SLOW.to_owned())),
+            },
         };
-        match tokio::time::timeout(STATEMENT, commit).await {
-            Ok(done) => done.map_err(DbError::of_commit),
-            Err(_) => Err(DbError::InDoubt(SLOW.to_owned())),
+        done.map_err(DbError::of_commit)
+    }
+
+    /// A commit whose answer is lost.
+    async fn lose(self, lost: LostCommit) -> Result<(), DbError> {
+        if lost == LostCommit::Made {
+            self.commit().await?;
         }
+        Err(DbError::InDoubt("a test has lost the answer".to_owned()))
     }
 }
 
@@ -242,21 +250,36 @@ pub(super) async fn in_time<T>(work: BoxFuture<'_, Result<T, DbError>>) -> Resul
 #[derive(Debug)]
 pub struct Write {
     pub(super) transaction: Transaction,
+    pub(super) db: Db,
+    pub(super) name: &'static str,
     pub(super) span: Option<Span>,
 }
 
 impl Write {
     /// Makes the changes durable. Once begun, the commit goes on when this future is dropped: a
-    /// caller that goes away leaves either all of its changes or, before this call, none.
+    /// caller that goes away leaves either all of its changes or, before this call, none. What must
+    /// follow a commit therefore belongs on a task of its own, together with it.
+    ///
+    /// A commit to SQLite takes as long as the disk does; a caller bounds it by its own deadline.
     ///
     /// # Errors
     ///
     /// [`DbError::InDoubt`] where the answer of the database is lost, any other where nothing was
-    /// changed.
+    /// changed. Where something in this process follows from the rows, a commit in doubt needs
+    /// [`Db::settled`] or [`commit_with_proof`](Self::commit_with_proof).
     pub async fn commit(self) -> Result<(), DbError> {
-        let Self { transaction, span } = self;
+        let Self {
+            transaction,
+            db,
+            name,
+            span,
+        } = self;
+        let lost = db.faults.of_commit(name);
         let commit = tokio::spawn(async move {
-            let done = transaction.commit().await;
+            let done = match lost {
+                None => transaction.commit().await,
+                Some(lost) => transaction.lose(lost).await,
+            };
             drop(span);
             done
         });
