@@ -254,11 +254,13 @@ impl Authority {
         self.issue_after(None, request, now)
     }
 
-    /// Issues the successor of `current`, with a new key.
+    /// Issues the successor of `current`, with a new key. Only the deny-list revokes: that `current`
+    /// begins before [the moment set for its identity](Self::raise_not_before) is no reason to
+    /// refuse, because that moment is stored before a revocation which may still fail.
     ///
     /// # Errors
     ///
-    /// [`CaError::Revoked`] when `current` is denied or begins before its identity was revoked.
+    /// [`CaError::Revoked`] when `current` is on the deny-list.
     pub fn renew(
         &self,
         current: &Verified,
@@ -266,8 +268,7 @@ impl Authority {
         now: Duration,
     ) -> Result<Issued, CaError> {
         let leaf = &current.certificate;
-        let denied = self.revocations.get().is_some_and(|r| r.denies(current));
-        if denied || leaf.not_before < self.inner.read().ledger.earliest(&leaf.id) {
+        if self.revocations.get().is_some_and(|r| r.denies(current)) {
             return Err(CaError::Revoked(leaf.to_string()));
         }
         self.issue_after(Some(current.name()), request, now)
@@ -379,7 +380,7 @@ impl Authority {
         root.ok_or_else(|| unusable(&self.dir, "has lost a root"))
     }
 
-    /// From now on, leaves of these identities begin at the given moments or later. Leaves are
+    /// From now on, new leaves of these identities begin at the given moments or later. Leaves are
     /// backdated for the sake of slow clocks, which must not place them before the revocation of
     /// their identity. The latest moment of an identity counts. Durable when this returns; nothing
     /// is written when nothing changes.

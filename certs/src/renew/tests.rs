@@ -349,16 +349,20 @@ async fn the_authority_refuses_to_renew_a_revoked_certificate() {
     // The renewal itself does not know of the revocation; the issuer does.
     tokio::spawn(renewal.run(source));
     settle("it is revoked", LONG, || handle.health().revoked).await;
-    // The authority's own ledger revokes an identity as well, whatever was pushed.
-    let (other, source) = self::renewal(&world);
-    let id = world.request.id.clone();
-    let revoked_at = NOW + 2 * LONG;
-    world
-        .authority
-        .raise_not_before(&[(id.clone(), revoked_at)])
-        .unwrap();
-    let refused = source.fetch(&other.handle.current()).await.unwrap_err();
-    assert!(refused.is_revocation(), "{refused}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_later_start_of_an_identity_revokes_nothing() {
+    let world = world(3600);
+    world.authority.enforce(Revocations::default());
+    let (renewal, source) = renewal(&world);
+    let current = renewal.handle.current();
+    let begins = NOW;
+    let begins_at = [(world.request.id.clone(), begins)];
+    world.authority.raise_not_before(&begins_at).unwrap();
+    assert!(current.leaf().not_before < begins);
+    let next = source.fetch(&current).await.unwrap();
+    assert_eq!(next.leaf().not_before, begins);
 }
 
 /// On a paused clock: time passes only when the renewal has nothing more to do.

@@ -138,9 +138,10 @@ impl Auth {
     /// The floor is a file of the authority, and the revocation a row of the database. The file comes
     /// first and outside of the transaction, so that no other writer waits for its sync. When the
     /// process stops in between, or the transaction fails, a floor without a revocation is left
-    /// behind: the next certificate of that identity is not backdated as far, and the revocation,
-    /// which was not acknowledged, can be repeated. The reverse, which would let a certificate begin
-    /// before the revocation of its identity, cannot happen.
+    /// behind. It revokes nothing: the identity is still renewed, its next certificate is not
+    /// backdated as far, and the revocation, which was not acknowledged, can be repeated. The
+    /// reverse, which would let a certificate begin before the revocation of its identity, cannot
+    /// happen.
     async fn raise_floors(&self, floors: Vec<(SpiffeId, Duration)>) -> Result<(), AuthError> {
         let Some(authority) = self.certificates().authority.clone() else {
             return Ok(());

@@ -1,6 +1,7 @@
 //! The authority's floor for the leaves of a revoked identity, which is a file beside the database.
 
 use super::*;
+use tars_certs::CaError;
 
 fn automl() -> SpiffeId {
     "spiffe://tars.local/automl".parse().unwrap()
@@ -32,6 +33,28 @@ impl World {
         );
         let (auth, _) = opened.await.unwrap();
         Self { dir, auth, clock }
+    }
+
+    /// A certificate of automl that the authority's own process manages, and its next renewal.
+    fn managed_automl(&self) -> (Verified, impl Fn() -> Result<Verified, CaError>) {
+        let authority = Arc::clone(self.auth.certificates().authority().unwrap());
+        let list = self.auth.certificates().feed.revocations.clone();
+        authority.enforce(list);
+        let request = Request::new(automl(), Duration::from_secs(3600)).managed_by_authority();
+        let (clock, time) = (self.clock.clone(), Arc::new(self.clock.clone()));
+        let roots = authority.roots();
+        let verified = move |issued: tars_certs::ca::Issued| {
+            let time: Arc<dyn TimeProvider> = time.clone();
+            let identity = Identity::new(issued.into_parts(roots.clone()), &time);
+            identity.unwrap().verified().clone()
+        };
+        let held = verified(authority.issue(&request, clock.now()).unwrap());
+        let current = held.clone();
+        let renew = move || {
+            let renewed = authority.renew(&current, &request, clock.now());
+            renewed.map(&verified)
+        };
+        (held, renew)
     }
 
     async fn revoke_automl(&self) -> usize {
@@ -124,4 +147,56 @@ async fn a_refused_revocation_raises_no_floor() {
     let refused = w.auth.revoke(&stranger, &target, "x").await;
     assert!(matches!(refused, Err(AuthError::Grant(_))), "{refused:?}");
     assert!(!w.has_floor());
+}
+
+/// Checks that an attempt to revoke automl which came no further than the floor has no effect on a
+/// certificate that the authority's own process renews.
+async fn nothing_is_revoked(
+    w: &World,
+    held: &Verified,
+    renew: impl Fn() -> Result<Verified, CaError>,
+) {
+    assert!(w.has_floor(), "the attempt came as far as the floor");
+    let revocations = &w.auth.certificates().feed.revocations;
+    assert!(!revocations.denies(held));
+    let renewed = renew().expect("an identity that is not revoked is renewed");
+    assert!(!revocations.denies(&renewed));
+    let start = renewed.certificate.not_before;
+    assert_eq!(start, w.clock.now(), "not backdated past the attempt");
+    assert!(w.revoke_automl().await > 0, "it can be repeated");
+    let revocations = &w.auth.certificates().feed.revocations;
+    assert!(revocations.denies(held));
+    assert!(matches!(renew(), Err(CaError::Revoked(_))));
+}
+
+#[tokio::test]
+async fn a_revocation_that_the_database_refuses_does_not_end_renewals() {
+    let w = world().await;
+    let (held, renew) = w.managed_automl();
+    w.auth.import_journal().await.unwrap();
+    w.clock.advance(Duration::from_secs(60));
+    w.auth.store.db().cut_off(true);
+    let target = Target::Identity {
+        id: automl(),
+        before: None,
+    };
+    let refused = w.auth.revoke(&ada(), &target, "stolen").await;
+    assert!(matches!(refused, Err(AuthError::Store(_))), "{refused:?}");
+    w.auth.store.db().cut_off(false);
+    nothing_is_revoked(&w, &held, renew).await;
+}
+
+#[tokio::test]
+async fn a_revocation_that_is_cancelled_does_not_end_renewals() {
+    let w = world().await;
+    let (held, renew) = w.managed_automl();
+    w.auth.import_journal().await.unwrap();
+    w.clock.advance(Duration::from_secs(60));
+    let writer = w.auth.store.begin("test.writer").await.unwrap();
+    tokio::select! {
+        _ = w.revoke_automl() => panic!("the database is taken"),
+        () = eventually("the floor is written", || w.has_floor()) => {}
+    }
+    drop(writer);
+    nothing_is_revoked(&w, &held, renew).await;
 }
