@@ -7,7 +7,13 @@ use crate::{
     store::{self, AgentRow, ApprovalRow, HoldRow, Store},
 };
 use arc_swap::ArcSwap;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 use tars_learn::{
     dqn,
     hyper::{Spec, Values},
@@ -15,7 +21,11 @@ use tars_learn::{
     nn::{Mlp, Scratch},
     spec_of, weights,
 };
-use tars_runtime::{blobs::Blobs, clock::Clock, db::Transaction};
+use tars_runtime::{
+    blobs::Blobs,
+    clock::Clock,
+    db::{Corrupt, DbError, Transaction},
+};
 use tokio::sync::{Mutex, watch};
 
 /// The fixed part of an agent; [`LiveAgent`] has the rest.
@@ -54,6 +64,8 @@ pub(crate) struct Agent {
     followed: Live,
     held: watch::Sender<bool>,
     changing: Mutex<()>,
+    /// Whether the rows may differ from the live state, because a commit is in doubt.
+    in_doubt: AtomicBool,
 }
 
 #[derive(Debug, Clone)]
@@ -103,6 +115,37 @@ impl Agents {
         }
     }
 
+    /// Makes live what is stored, if that differs from what is live. The caller has the turn to change
+    /// the agent.
+    pub(crate) async fn refresh(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+    ) -> Result<(), OrchestrationError> {
+        let live = agent.live();
+        let absent = |table| Corrupt::new(table, agent.id(), "is absent");
+        let stored = LiveAgent {
+            row: store::agent(tx, agent.id())
+                .await?
+                .ok_or_else(|| DbError::from(absent("agents")))?,
+            weights: live.weights.clone(),
+            approved: store::approval(tx, agent.id())
+                .await?
+                .ok_or_else(|| DbError::from(absent("agent_approvals")))?,
+            hold: store::hold(tx, agent.id()).await?,
+        };
+        if stored.is_stored_as(&live) {
+            agent.in_doubt.store(false, Ordering::Release);
+            return Ok(());
+        }
+        let weights = match stored.row.weights == live.row.weights {
+            true => stored.weights,
+            false => load(&self.blobs, &stored.row).await?,
+        };
+        agent.publish(LiveAgent { weights, ..stored });
+        Ok(())
+    }
+
     /// Writes new weights, and the row that refers to them. The caller commits and publishes.
     pub(crate) async fn install(
         &self,
@@ -141,13 +184,9 @@ impl Agent {
             None => first(definition, &spec, store, clock).await?,
         };
         let (approved, hold) = governance(&row, store, clock).await?;
-        let net = match &row.weights {
-            Some(name) => Some(Arc::new(weights::load(&blobs.get(name).await?)?)),
-            None => None,
-        };
         let live = LiveAgent {
+            weights: load(blobs, &row).await?,
             row,
-            weights: net,
             approved,
             hold,
         };
@@ -160,11 +199,26 @@ impl Agent {
             held: watch::Sender::new(live.hold.is_some()),
             live: ArcSwap::from_pointee(live),
             changing: Mutex::new(()),
+            in_doubt: AtomicBool::new(false),
         })
     }
 
     pub(crate) fn live(&self) -> Arc<LiveAgent> {
         self.live.load_full()
+    }
+
+    /// The live state as others may act upon it: not while a commit is in doubt.
+    pub(crate) fn current(&self) -> Result<Arc<LiveAgent>, OrchestrationError> {
+        if self.in_doubt.load(Ordering::Acquire) {
+            let text = format!("the last change of {} is in doubt", self.id());
+            return Err(DbError::Unavailable(text).into());
+        }
+        Ok(self.live())
+    }
+
+    /// A commit is in doubt: until its rows are read again, the live state may be behind.
+    pub(crate) fn doubt(&self) {
+        self.in_doubt.store(true, Ordering::Release);
     }
 
     pub(crate) fn id(&self) -> &'static str {
@@ -200,6 +254,7 @@ impl Agent {
             self.followed.store(Arc::new(followed));
         }
         self.held.send_replace(held);
+        self.in_doubt.store(false, Ordering::Release);
         next
     }
 
@@ -245,6 +300,23 @@ impl Agent {
 }
 
 impl LiveAgent {
+    /// Whether both have the same rows. Each change of a row sets its version or its time.
+    pub(crate) fn is_stored_as(&self, other: &Self) -> bool {
+        let versions = |live: &Self| {
+            let (row, approved) = (&live.row, &live.approved);
+            (
+                row.version,
+                row.weights_version,
+                row.updated_us,
+                approved.version,
+            )
+        };
+        versions(self) == versions(other)
+            && self.row.weights == other.row.weights
+            && self.approved.change_id == other.approved.change_id
+            && self.hold == other.hold
+    }
+
     fn followed(&self) -> Followed {
         Followed {
             version: self.row.version,
@@ -273,6 +345,13 @@ async fn governance(
     store::put_approval(&mut tx, &row.id, &approved, clock.now_us()).await?;
     tx.commit().await?;
     Ok((approved, hold))
+}
+
+async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Arc<Mlp>>, OrchestrationError> {
+    Ok(match &row.weights {
+        Some(name) => Some(Arc::new(weights::load(&blobs.get(name).await?)?)),
+        None => None,
+    })
 }
 
 async fn first(

@@ -331,7 +331,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         request: Request<ReadHyperparametersRequest>,
     ) -> Result<Response<ReadHyperparametersResponse>, Status> {
         let slot = self.0.agents.get(&request.get_ref().agent_id)?;
-        let live = slot.live();
+        let live = slot.current()?;
         Ok(Response::new(ReadHyperparametersResponse {
             agent_type: slot.definition.algorithm.to_owned(),
             environment: slot.definition.environment.to_owned(),

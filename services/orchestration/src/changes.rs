@@ -7,8 +7,8 @@
 //! processes. A person can release it, unless the change waits for a person's decision: it then holds
 //! whatever is live until it is settled.
 //!
-//! A change is committed first and then made live, even if the caller goes away in between: whatever is
-//! committed is published.
+//! A change is committed first and then made live, even if the caller goes away in between or the answer
+//! of the database is lost: whatever is committed is published. See [`turn`](crate::turn).
 
 use crate::{
     Orchestration, OrchestrationError,
@@ -95,8 +95,7 @@ impl Orchestration {
         agent: &Agent,
         reload: Reload,
     ) -> Result<Arc<LiveAgent>, OrchestrationError> {
-        let _one = agent.changing().lock().await;
-        let mut tx = self.store.begin("agents.reload").await?;
+        let mut tx = self.turn(agent, "agents.reload").await?;
         ensure_not_held(&mut tx, agent.id(), None).await?;
         let live = agent.live();
         let expected = reload.expected_version.unwrap_or(live.row.version);
@@ -117,8 +116,7 @@ impl Orchestration {
                 .detail("parameters", names.join(","));
             audit::insert(&mut tx, &record).await?;
         }
-        tx.commit().await?;
-        Ok(agent.publish(next))
+        tx.commit(next).await
     }
 
     /// Applies values for a governed change and holds the agent. Returns the version that the operation
@@ -138,8 +136,7 @@ impl Orchestration {
         agent: &Agent,
         step: ApplyOperation,
     ) -> Result<i64, OrchestrationError> {
-        let _one = agent.changing().lock().await;
-        let mut tx = self.store.begin("agents.reload").await?;
+        let mut tx = self.turn(agent, "agents.reload").await?;
         let held = ensure_not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
         let live = agent.live();
         let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
@@ -171,8 +168,7 @@ impl Orchestration {
             .detail("change", &step.change_id)
             .detail("operation", &step.operation_id);
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        agent.publish(next);
+        tx.commit(next).await?;
         Ok(version)
     }
 
@@ -191,8 +187,7 @@ impl Orchestration {
         agent: &Agent,
         waiting: AwaitDecision,
     ) -> Result<i64, OrchestrationError> {
-        let _one = agent.changing().lock().await;
-        let mut tx = self.store.begin("agents.hold").await?;
+        let mut tx = self.turn(agent, "agents.hold").await?;
         ensure_not_held(&mut tx, agent.id(), Some(&waiting.change_id)).await?;
         let mut next = LiveAgent::clone(&agent.live());
         let hold = next.hold.get_or_insert_with(|| HoldRow {
@@ -212,8 +207,7 @@ impl Orchestration {
             .detail("on_behalf_of", &waiting.on_behalf_of)
             .detail("change", &waiting.change_id);
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        Ok(agent.publish(next).row.version)
+        Ok(tx.commit(next).await?.row.version)
     }
 
     /// Ends a governed change. Returns the live version.
@@ -227,8 +221,7 @@ impl Orchestration {
     }
 
     async fn do_settle(&self, agent: &Agent, settle: Settle) -> Result<i64, OrchestrationError> {
-        let _one = agent.changing().lock().await;
-        let mut tx = self.store.begin("agents.settle").await?;
+        let mut tx = self.turn(agent, "agents.settle").await?;
         let mut next = LiveAgent::clone(&agent.live());
         let change = settle.change_id.as_str();
         let mut released = store::delete_hold(&mut tx, agent.id(), change)
@@ -257,8 +250,7 @@ impl Orchestration {
             .detail("approved", settle.approved_version.is_some());
         audit::insert(&mut tx, &record).await?;
         next.hold = store::hold(&mut tx, agent.id()).await?;
-        tx.commit().await?;
-        Ok(agent.publish(next).row.version)
+        Ok(tx.commit(next).await?.row.version)
     }
 
     /// Releases the hold of a change.
@@ -272,8 +264,7 @@ impl Orchestration {
     }
 
     async fn do_release(&self, agent: &Agent, release: Release) -> Result<(), OrchestrationError> {
-        let _one = agent.changing().lock().await;
-        let mut tx = self.store.begin("agents.release").await?;
+        let mut tx = self.turn(agent, "agents.release").await?;
         let hold = store::hold(&mut tx, agent.id()).await?;
         if hold.is_some_and(|h| h.awaits_person && h.change_id == release.change_id) {
             return Err(OrchestrationError::AwaitsPerson(release.change_id));
@@ -290,8 +281,7 @@ impl Orchestration {
             .detail("change", &release.change_id)
             .detail("reason", &release.reason);
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        agent.publish(next);
+        tx.commit(next).await?;
         Ok(())
     }
 

@@ -97,6 +97,13 @@ pub(crate) enum OrchestrationError {
     Lost(#[from] Lost),
 }
 
+impl OrchestrationError {
+    /// Whether the database was unavailable, so that the same access may succeed later.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(self, Self::Store(e) if e.is_transient())
+    }
+}
+
 impl From<LeaseError> for OrchestrationError {
     fn from(error: LeaseError) -> Self {
         match error {

@@ -14,6 +14,7 @@ mod solvers;
 mod steps;
 mod store;
 mod training;
+mod turn;
 mod workload;
 
 use error::OrchestrationError;

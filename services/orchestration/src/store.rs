@@ -6,7 +6,7 @@ mod runs;
 
 pub(crate) use checkpoints::{drop_old_checkpoints, insert_checkpoint, referenced_blobs};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
-pub(crate) use runs::{RunRow, RunState, end_run, insert_run};
+pub(crate) use runs::{RunRow, RunState, end_run, insert_run, proof_of_run};
 
 use crate::{OrchestrationError, conflicts::Conflict};
 use serde::{Deserialize, Serialize};
@@ -162,8 +162,7 @@ impl Store {
     }
 
     pub(crate) async fn agent(&self, id: &str) -> Result<Option<AgentRow>, OrchestrationError> {
-        let query = Query::new(AGENT).bind(id);
-        Ok(self.db.read("agents.get").optional(query).await?)
+        agent(&mut self.db.read("agents.get"), id).await
     }
 
     /// The latest conflicts, and the number of all conflicts so far.
@@ -176,6 +175,13 @@ impl Store {
         let total = rows.first().map_or(0, |row| row.number);
         Ok((rows.into_iter().map(|row| row.conflict).collect(), total))
     }
+}
+
+pub(crate) async fn agent(
+    db: &mut impl Fetch,
+    id: &str,
+) -> Result<Option<AgentRow>, OrchestrationError> {
+    Ok(db.optional(Query::new(AGENT).bind(id)).await?)
 }
 
 pub(crate) async fn insert_agent(

@@ -7,6 +7,7 @@ use crate::{
     learners::{Class, Event, Owner, Running, Stop},
     ownership::learner_lease,
     store::{self, RunRow, RunState},
+    turn::Turn,
 };
 use parking_lot::Mutex;
 use std::{
@@ -22,13 +23,13 @@ use tars_learn::{Outcome, Progress, Run, RunError};
 use tars_runtime::{
     audit::{self, Record},
     backoff::Backoff,
-    db::Write,
+    db::DbError,
     events::EventLog,
     lease::{Fence, Lease},
     page,
     tasks::to_the_end,
 };
-use tokio::sync::{MutexGuard, Notify};
+use tokio::sync::Notify;
 use uuid::Uuid;
 
 const DEFAULT_STEPS: u64 = 20_000;
@@ -145,12 +146,13 @@ impl Orchestration {
         steps: u64,
         seed: u64,
     ) -> Result<RunView, OrchestrationError> {
-        let _one = agent.changing().lock().await;
+        let guard = agent.changing().lock().await;
         let lease = match self.trainings.is_training(agent.id()) {
             true => None,
             false => self.leases.acquire(&learner_lease(agent.id())).await?,
         };
-        let mut tx = self.store.begin("training_runs.start").await?;
+        let tx = self.store.begin("training_runs.start").await?;
+        let mut tx = self.turn_in(&agent, guard, tx).await?;
         ensure_not_held(&mut tx, agent.id(), None).await?;
         let lease = lease.ok_or(OrchestrationError::TrainingRuns)?;
         lease.fence().enforce(&mut tx).await?;
@@ -163,7 +165,9 @@ impl Orchestration {
         };
         let run = run_of(&agent.live(), &agent, steps, seed);
         let running = self.learners.start(owner, run, Some(agent.followed()))?;
-        tx.commit().await?;
+        // Dropped when the run was not written; driven when it was, whoever has heard of it.
+        let (tx, _guard) = tx.into_parts();
+        tx.commit_with_proof(store::proof_of_run(row.id)).await?;
         let training = Arc::new(Training::new(agent.id(), running.stop()));
         self.trainings.insert(row.id, Arc::clone(&training));
         let view = training.view(row.clone());
@@ -273,7 +277,7 @@ impl Orchestration {
         result: &Result<Option<Outcome>, OrchestrationError>,
         fence: &Fence,
     ) -> Result<RunRow, OrchestrationError> {
-        let (_one, mut tx) = self.lock_for_end(training, agent, result, fence).await?;
+        let mut tx = self.turn_for_end(training, agent, result, fence).await?;
         let mut ended = row.clone();
         ended.ended_us = Some(self.clock.now_us());
         let mut next = None;
@@ -292,30 +296,34 @@ impl Orchestration {
             }
         }
         store::end_run(&mut tx, &ended).await?;
-        tx.commit().await?;
-        if let Some(next) = next {
-            agent.publish(next);
+        match next {
+            Some(next) => drop(tx.commit(next).await?),
+            None => {
+                let (tx, _guard) = tx.into_parts();
+                tx.commit().await?;
+            }
         }
         Ok(ended)
     }
 
-    /// Locks the agent for the end of a run. A run with new weights waits until no governed change
+    /// Waits for the agent's turn at the end of a run. A run with new weights waits until no governed change
     /// holds the agent, unless it is stopped meanwhile.
-    async fn lock_for_end<'a>(
-        &self,
+    async fn turn_for_end<'a>(
+        &'a self,
         training: &Training,
         agent: &'a Agent,
         result: &Result<Option<Outcome>, OrchestrationError>,
         fence: &Fence,
-    ) -> Result<(MutexGuard<'a, ()>, Write), OrchestrationError> {
+    ) -> Result<Turn<'a>, OrchestrationError> {
         loop {
-            let turn = agent.changing().lock().await;
-            let mut tx = self.store.begin_owned("training_runs.end", fence).await?;
+            let guard = agent.changing().lock().await;
+            let tx = self.store.begin_owned("training_runs.end", fence).await?;
+            let mut turn = self.turn_in(agent, guard, tx).await?;
             let installs = matches!(result, Ok(Some(_))) && !training.stop.is_stopped();
-            if !installs || store::hold(&mut tx, agent.id()).await?.is_none() {
-                return Ok((turn, tx));
+            if !installs || store::hold(&mut turn, agent.id()).await?.is_none() {
+                return Ok(turn);
             }
-            drop((tx, turn));
+            drop(turn);
             tokio::select! {
                 () = agent.until_released() => {}
                 () = training.stopped.notified() => {}
@@ -369,10 +377,17 @@ impl Orchestration {
         let told = to_the_end(async move {
             // Under this lock the run has either ended or will end as cancelled.
             let _one = agent.changing().lock().await;
-            let row = this.store.cancel_run(id).await?;
-            stopping.stop.stop();
-            stopping.stopped.notify_one();
-            Ok::<_, OrchestrationError>(row)
+            let cancelled = this.store.cancel_run(id).await;
+            // Stopped too when the commit is in doubt: a row that says so is then true.
+            let in_doubt = matches!(
+                &cancelled,
+                Err(OrchestrationError::Store(DbError::InDoubt(_)))
+            );
+            if cancelled.is_ok() || in_doubt {
+                stopping.stop.stop();
+                stopping.stopped.notify_one();
+            }
+            cancelled
         })
         .await?;
         // After the timeout the run is returned as `Cancelling`.
@@ -449,7 +464,7 @@ where
     let mut waited = Duration::ZERO;
     loop {
         match end().await {
-            Err(OrchestrationError::Store(e)) if e.is_transient() && waited < PATIENCE => {
+            Err(e) if e.is_transient() && waited < PATIENCE => {
                 tracing::warn!(error = %e, "the end of a training run waits for the database");
             }
             done => return done,
@@ -490,7 +505,6 @@ fn fits(net: &tars_learn::nn::Mlp, values: &tars_learn::hyper::Values) -> bool {
 mod tests {
     use super::*;
     use std::cell::Cell;
-    use tars_runtime::db::DbError;
     use tokio::time::Instant;
 
     /// Fails a number of times before it succeeds. Returns the result and the number of attempts.

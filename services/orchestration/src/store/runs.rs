@@ -190,6 +190,11 @@ pub(crate) async fn insert_run(
     Ok(tx.execute(insert).await?.one()?)
 }
 
+/// Finds a run, if it was written.
+pub(crate) fn proof_of_run(id: Uuid) -> Query<'static> {
+    Query::new(RUN).bind(id)
+}
+
 pub(crate) async fn end_run(tx: &mut Transaction, row: &RunRow) -> Result<(), OrchestrationError> {
     let end = Query::new(END)
         .bind(row.state.as_str())
