@@ -285,6 +285,11 @@ pub(crate) async fn study_in(db: &mut impl Fetch, id: Uuid) -> Result<StudyRow, 
     found.ok_or_else(|| no_study(id))
 }
 
+/// Finds a study, if it was written.
+pub(crate) fn proof_of_study(id: Uuid) -> Query<'static> {
+    Query::new(STUDY_STATE).bind(id)
+}
+
 fn no_study(id: Uuid) -> AutomlError {
     AutomlError::NotFound("study", id.to_string())
 }

@@ -9,7 +9,7 @@ use crate::{
 use std::sync::Arc;
 use tars_runtime::{
     audit::{self, Record},
-    db::{Swap, Transaction, Write},
+    db::{DbError, Swap, Transaction, Write},
     lease::Fence,
     page,
     tasks::to_the_end,
@@ -92,19 +92,50 @@ impl Automl {
         .await
     }
 
-    /// Commits and then announces, both even if the call is dropped.
+    /// Commits and then announces, both even if the call is dropped. After a commit in doubt what is
+    /// stored of the study, and of the trial if the change is of one, is announced instead.
     async fn commit(
         self: &Arc<Self>,
         tx: Write,
+        (study, trial): (Uuid, Option<u32>),
         then: impl FnOnce(&Self) + Send + 'static,
     ) -> Result<(), AutomlError> {
         let this = Arc::clone(self);
         to_the_end(async move {
-            tx.commit().await?;
-            then(&this);
+            match tx.commit().await {
+                Ok(()) => then(&this),
+                Err(doubt @ DbError::InDoubt(_)) => {
+                    this.announce_stored(study, trial).await?;
+                    return Err(doubt.into());
+                }
+                Err(e) => return Err(e.into()),
+            }
             Ok(())
         })
         .await
+    }
+
+    /// Reads a study and one of its trials, once the database can be asked, and announces them.
+    async fn announce_stored(&self, study: Uuid, trial: Option<u32>) -> Result<(), AutomlError> {
+        let read = || async {
+            let mut tx = self.store.begin("studies.reread").await?;
+            let state = store::study_state(&mut tx, study).await?;
+            let trials = store::trials_in(&mut tx, study).await?;
+            let of_change = |t: &TrialRow| Some(t.number) == trial;
+            Ok((state, trials.into_iter().find(of_change)))
+        };
+        let is_transient = |e: &AutomlError| matches!(e, AutomlError::Store(e) if e.is_transient());
+        let (state, trial) = self.store.db().settled(read, is_transient).await?;
+        if let Some(trial) = trial {
+            self.announce(trial);
+        }
+        if state != StudyState::Running {
+            self.watched.end(study);
+        }
+        if state == StudyState::Cancelled {
+            self.watched.cancel(study);
+        }
+        Ok(())
     }
 
     pub(crate) async fn create_study(&self, new: NewStudy) -> Result<StudyRow, AutomlError> {
@@ -148,7 +179,7 @@ impl Automl {
         let mut tx = self.store.begin("studies.create").await?;
         store::insert_study(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
+        tx.commit_with_proof(store::proof_of_study(row.id)).await?;
         self.watched(row.id);
         Ok(row)
     }
@@ -245,7 +276,9 @@ impl Automl {
             expect_running(&mut tx, study.id).await?;
             if store::insert_trial(&mut tx, &row).await?.is_done() {
                 let event = row.clone();
-                self.commit(tx, move |this| this.announce(event)).await?;
+                let of = (study.id, Some(number));
+                self.commit(tx, of, move |this| this.announce(event))
+                    .await?;
                 return Ok(row);
             }
         }
@@ -273,8 +306,9 @@ impl Automl {
             let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
             return Err(AutomlError::TrialEnded(now.state.as_str()));
         }
-        let event = row.clone();
-        self.commit(tx, move |this| this.announce(event)).await?;
+        let (event, of) = (row.clone(), (row.study_id, Some(row.number)));
+        self.commit(tx, of, move |this| this.announce(event))
+            .await?;
         Ok(row)
     }
 
@@ -307,8 +341,9 @@ impl Automl {
         updated.or(AutomlError::Conflict)?;
         // Read before the commit, so that a durable report is not answered with an error.
         let others = store::trials_in(&mut tx, study.id).await?;
-        let event = row.clone();
-        self.commit(tx, move |this| this.announce(event)).await?;
+        let (event, of) = (row.clone(), (study.id, Some(number)));
+        self.commit(tx, of, move |this| this.announce(event))
+            .await?;
         let others: Vec<&[(u64, f64)]> = others
             .iter()
             .filter(|t| t.state == TrialState::Complete)
@@ -358,7 +393,7 @@ impl Automl {
                 this.watched.end(study);
             }
         };
-        self.commit(tx, then).await?;
+        self.commit(tx, (study.id, Some(number)), then).await?;
         Ok(row)
     }
 
@@ -371,7 +406,8 @@ impl Automl {
         let mut tx = self.store.begin_owned("studies.end", Some(fence)).await?;
         self.finish_in(&mut tx, id).await?;
         // Announced even if the study has ended: an earlier commit may have lost its response.
-        self.commit(tx, move |this| this.watched.end(id)).await
+        let then = move |this: &Self| this.watched.end(id);
+        self.commit(tx, (id, None), then).await
     }
 
     /// Completed, or failed when none of its trials is complete; false when it has ended already.
@@ -414,7 +450,8 @@ impl Automl {
         let mut tx = self.store.begin_owned("studies.end", Some(fence)).await?;
         let state = StudyState::Failed;
         self.end_in(&mut tx, id, state, error, "automl").await?;
-        self.commit(tx, move |this| this.watched.end(id)).await
+        let then = move |this: &Self| this.watched.end(id);
+        self.commit(tx, (id, None), then).await
     }
 
     /// Cancels a study. One that has ended is returned unchanged.
@@ -434,7 +471,7 @@ impl Automl {
             this.watched.end(id);
             this.watched.cancel(id);
         };
-        self.commit(tx, then).await?;
+        self.commit(tx, (id, None), then).await?;
         Ok(StudyView::of(row, trials))
     }
 }

@@ -9,6 +9,7 @@ use std::{
     task::Poll::{Pending, Ready},
     time::Duration,
 };
+use tars_runtime::db::LostCommit;
 
 /// A study whose trials the caller runs, with the first one running.
 async fn study(rig: &Rig, trials: u32) -> StudyRow {
@@ -142,4 +143,73 @@ async fn repeating_the_end_of_a_study_closes_a_log_that_was_left_open() {
     let told = service.tell(&study, 0, TrialState::Complete, Some(1.0), "", None);
     told.await.unwrap();
     assert!(watched.log.is_closed());
+}
+
+/// A call whose commit loses its answer.
+async fn in_doubt<T: std::fmt::Debug>(
+    rig: &Rig,
+    (name, lost): (&'static str, LostCommit),
+    call: impl Future<Output = Result<T, AutomlError>>,
+) {
+    rig.automl.store.db().lose_commit(name, lost);
+    let answer = call.await;
+    let in_doubt = matches!(&answer, Err(AutomlError::Store(DbError::InDoubt(_))));
+    assert!(in_doubt, "{lost:?}: {answer:?}");
+}
+
+#[tokio::test]
+async fn a_study_whose_row_was_written_runs_without_its_answer() {
+    let rig = Rig::start().await;
+    rig.automl
+        .store
+        .db()
+        .lose_commit("studies.create", LostCommit::Made);
+    let id = rig.begin(seeded(2)).await;
+    assert_eq!(rig.ended(id).await.state, StudyState::Completed);
+}
+
+#[tokio::test]
+async fn a_study_whose_row_was_not_written_leaves_nothing() {
+    let rig = Rig::start().await;
+    rig.automl
+        .store
+        .db()
+        .lose_commit("studies.create", LostCommit::Undone);
+    let refused = rig.automl.start_study(seeded(2), &Tracer::disabled()).await;
+    let unchanged = matches!(&refused, Err(AutomlError::Store(DbError::Unavailable(_))));
+    assert!(unchanged, "{refused:?}");
+    let (studies, _) = rig.automl.list_studies("", 10).await.unwrap();
+    assert!(studies.is_empty());
+    rig.until_idle().await;
+}
+
+#[tokio::test]
+async fn a_trial_whose_end_was_stored_is_announced_without_its_answer() {
+    let rig = Rig::start().await;
+    let study = study(&rig, 1).await;
+    let watched = rig.automl.watched(study.id);
+    let report = rig.automl.report(&study, 0, 1, 0.5);
+    in_doubt(&rig, ("trials.report", LostCommit::Made), report).await;
+    assert_eq!(watched.log.last(), 2, "the report");
+    let tell = || {
+        rig.automl
+            .tell(&study, 0, TrialState::Complete, Some(1.0), "")
+    };
+    in_doubt(&rig, ("trials.tell", LostCommit::Undone), tell()).await;
+    assert!(!watched.log.is_closed(), "it has not ended");
+    in_doubt(&rig, ("trials.tell", LostCommit::Made), tell()).await;
+    assert!(watched.log.is_closed(), "the last trial ends the study");
+    tell().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancellation_in_doubt_stops_a_study_only_if_it_is_stored() {
+    let rig = Rig::start().await;
+    let study = study(&rig, 1).await;
+    let watched = rig.automl.watched(study.id);
+    let cancel = || rig.automl.cancel(study.id, "user:dev");
+    in_doubt(&rig, ("studies.cancel", LostCommit::Undone), cancel()).await;
+    assert!(!watched.is_cancelled() && !watched.log.is_closed());
+    in_doubt(&rig, ("studies.cancel", LostCommit::Made), cancel()).await;
+    assert!(watched.is_cancelled() && watched.log.is_closed());
 }
