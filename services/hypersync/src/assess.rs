@@ -125,9 +125,7 @@ impl HyperSync {
         store::update(&mut tx, &proposal).await?;
         let record = self.record(&proposal, "hypersync.assessed", "hypersync");
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
-        self.announce();
-        Ok(())
+        self.commit(tx, &proposal).await
     }
 }
 

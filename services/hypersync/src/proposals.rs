@@ -14,7 +14,7 @@ use tars_credentials::Caller;
 use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
-    db::Write,
+    db::{DbError, Write},
     lease::Fence,
     page,
     tasks::to_the_end,
@@ -223,9 +223,37 @@ impl HyperSync {
             .detail("reason", proposal.last_reason())
             .detail("error", &proposal.error);
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
+        self.commit(tx, proposal).await
+    }
+
+    /// Commits the next revision of a proposal, and announces that there is one. After a commit in
+    /// doubt it succeeds if that revision is what is stored.
+    pub(crate) async fn commit(
+        &self,
+        tx: Write,
+        proposal: &Proposal,
+    ) -> Result<(), HyperSyncError> {
+        let doubt = match tx.commit().await {
+            Ok(()) => {
+                self.announce();
+                return Ok(());
+            }
+            Err(doubt @ DbError::InDoubt(_)) => doubt,
+            Err(e) => return Err(e.into()),
+        };
+        let read = || async {
+            let mut tx = self.store.begin("proposals.reread").await?;
+            store::get_in(&mut tx, proposal.id).await
+        };
+        let is_transient =
+            |e: &HyperSyncError| matches!(e, HyperSyncError::Store(e) if e.is_transient());
+        let stored = self.store.db().settled(read, is_transient).await;
+        // Whatever is stored, those that wait for it read it.
         self.announce();
-        Ok(())
+        if stored.is_ok_and(|stored| stored.is_revision_of(proposal)) {
+            return Ok(());
+        }
+        Err(doubt.into())
     }
 
     /// A proposal as it is shown, an open one with the live values of its agent.

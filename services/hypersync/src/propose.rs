@@ -105,7 +105,7 @@ impl HyperSync {
         let mut tx = self.store.begin("proposals.propose").await?;
         store::insert(&mut tx, proposal).await?;
         audit::insert(&mut tx, &record).await?;
-        tx.commit().await?;
+        tx.commit_with_proof(store::proof_of(proposal.id)).await?;
         self.announce();
         Ok(())
     }

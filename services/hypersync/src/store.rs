@@ -113,6 +113,16 @@ pub(crate) struct Proposal {
 }
 
 impl Proposal {
+    /// Whether both are the same revision, by the same caller. Racing callers write the same number.
+    pub(crate) fn is_revision_of(&self, other: &Self) -> bool {
+        let names = |p: &Self| (p.id, p.revision, p.state, p.decided_us, p.ended_us);
+        names(self) == names(other)
+            && self.applied_by == other.applied_by
+            && self.decided_by == other.decided_by
+            && self.traceparent == other.traceparent
+            && self.reason == other.reason
+    }
+
     fn trial(&self) -> String {
         format!("{}/{}", self.study_id, self.trial_number)
     }
@@ -345,6 +355,11 @@ pub(crate) async fn insert(
         .bind(proposal.changing_agent());
     let inserted = tx.execute(insert).await.map_err(lost_claim)?;
     Ok(inserted.one()?)
+}
+
+/// Finds a proposal, if it was written.
+pub(crate) fn proof_of(id: Uuid) -> Query<'static> {
+    Query::new(GET).bind(id)
 }
 
 /// Reads a proposal in a transaction.

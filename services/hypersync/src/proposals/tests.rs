@@ -9,6 +9,7 @@ use crate::{
 };
 use std::task::Poll;
 use tars_proto::{fault, params};
+use tars_runtime::db::LostCommit;
 use tonic::{Code, Status};
 
 const APPROVE: Decision = Decision::Approve {
@@ -439,4 +440,67 @@ fn an_early_approval_names_the_alternatives() {
             assert!(status.message().contains(part), "{status}");
         }
     }
+}
+
+// === Commits whose answer is lost ===
+
+#[tokio::test]
+async fn a_proposal_whose_row_was_written_is_assessed_without_its_answer() {
+    let rig = Rig::start().await;
+    rig.service
+        .store
+        .db()
+        .lose_commit("proposals.propose", LostCommit::Made);
+    let id = propose(&rig).await.unwrap().id;
+    rig.until(id, |p| p.assessment.is_some()).await;
+}
+
+#[tokio::test]
+async fn a_proposal_whose_row_was_not_written_leaves_nothing() {
+    let rig = Rig::start().await;
+    rig.service
+        .store
+        .db()
+        .lose_commit("proposals.propose", LostCommit::Undone);
+    let refused = propose(&rig).await;
+    let unchanged = matches!(
+        &refused,
+        Err(HyperSyncError::Store(DbError::Unavailable(_)))
+    );
+    assert!(unchanged, "{refused:?}");
+    assert!(rig.service.list(false, "", 10).await.unwrap().0.is_empty());
+    propose(&rig).await.unwrap();
+}
+
+#[tokio::test]
+async fn an_application_whose_start_was_stored_is_driven_without_its_answer() {
+    let (rig, id) = approved().await;
+    rig.service
+        .store
+        .db()
+        .lose_commit("proposals.apply", LostCommit::Undone);
+    let lost = apply(&rig, id).await;
+    let in_doubt = matches!(&lost, Err(HyperSyncError::Store(DbError::InDoubt(_))));
+    assert!(in_doubt, "{lost:?}");
+    assert_eq!(rig.state(id).await, State::Approved);
+    rig.service
+        .store
+        .db()
+        .lose_commit("proposals.apply", LostCommit::Made);
+    apply(&rig, id).await.unwrap();
+    rig.until_state(id, State::Completed).await;
+}
+
+#[tokio::test]
+async fn a_decision_in_doubt_is_announced() {
+    let (rig, id) = assessed().await;
+    let mut changed = rig.service.subscribe();
+    changed.borrow_and_update();
+    rig.service
+        .store
+        .db()
+        .lose_commit("proposals.decide", LostCommit::Made);
+    let decided = decide(&rig, id, APPROVE).await.unwrap();
+    assert_eq!(decided.state, State::Approved);
+    assert!(changed.has_changed().unwrap());
 }
