@@ -222,6 +222,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         request: Request<GetAgentRequest>,
     ) -> Result<Response<GetAgentResponse>, Status> {
         let slot = self.0.agents.get(&request.get_ref().agent_id)?;
+        slot.current()?;
         Ok(Response::new(GetAgentResponse {
             agent: Some(agent(slot)),
         }))
