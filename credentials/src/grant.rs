@@ -133,13 +133,13 @@ pub fn rotate_key(caller: &Caller, key: &StoredKey) -> Result<(), GrantError> {
 ///
 /// [`GrantError::Permissions`] with the permissions that are missing.
 pub fn revoke_key(caller: &Caller, key: &StoredKey) -> Result<(), GrantError> {
-    if caller.permissions.contains("apikeys.revoke_any") || key.authenticated(caller) {
+    if caller.permissions.includes(Permissions::REVOKE_ANY_API_KEY) || key.authenticated(caller) {
         return Ok(());
     }
     if key.is_owned_by(caller) {
         return require(caller, key.scopes);
     }
-    require(caller, Permissions::of(["apikeys.revoke_any"]))
+    require(caller, Permissions::REVOKE_ANY_API_KEY)
 }
 
 /// Checks whether the caller may turn a user who holds `before` into one who holds `after`. A user
@@ -185,15 +185,15 @@ pub fn issue_identity(
 /// The permissions required to issue an identity of a class.
 pub fn required_to_issue(class: PeerClass, server_names: bool) -> Permissions {
     let kind = match class {
-        PeerClass::Client => "certificates.issue",
-        PeerClass::Operator => "certificates.issue_operator",
-        _ => "certificates.issue_workload",
+        PeerClass::Client => Permissions::ISSUE_CERTIFICATES,
+        PeerClass::Operator => Permissions::ISSUE_OPERATOR,
+        _ => Permissions::ISSUE_WORKLOAD,
     };
-    let mut needed = vec!["certificates.issue", kind];
-    if server_names {
-        needed.push("certificates.issue_workload");
+    let needed = Permissions::ISSUE_CERTIFICATES.union(kind);
+    match server_names {
+        true => needed.union(Permissions::ISSUE_WORKLOAD),
+        false => needed,
     }
-    Permissions::of(needed)
 }
 
 /// Checks whether the caller may revoke an identity of a class. `None` stands for a certificate of
@@ -203,11 +203,11 @@ pub fn required_to_issue(class: PeerClass, server_names: bool) -> Permissions {
 ///
 /// [`GrantError::Permissions`] with the permissions that are missing.
 pub fn revoke_identity(caller: &Caller, class: Option<PeerClass>) -> Result<(), GrantError> {
-    let needed: &[_] = match class {
-        Some(PeerClass::Client | PeerClass::Operator) => &["certificates.revoke"],
-        _ => &["certificates.revoke", "certificates.revoke_workload"],
+    let needed = match class {
+        Some(PeerClass::Client | PeerClass::Operator) => Permissions::REVOKE_CERTIFICATES,
+        _ => Permissions::REVOKE_CERTIFICATES.union(Permissions::REVOKE_WORKLOAD),
     };
-    require(caller, Permissions::of(needed.iter().copied()))
+    require(caller, needed)
 }
 
 #[cfg(test)]

@@ -4,59 +4,91 @@
 use std::fmt;
 use tars_proto::table::Permission;
 
-/// Every permission that a rule may name. The position of a permission is its bit.
-pub const PERMISSIONS: &[&str] = &[
-    "session.self",
-    "agents.read",
-    "training.read",
-    "studies.read",
-    "proposals.read",
-    "agents.step",
-    "games.solve",
-    "agents.reload",
-    "training.write",
-    "studies.write",
-    "proposals.write",
-    "proposals.approve",
-    "proposals.apply",
-    "users.read",
-    "users.write",
-    "apikeys.read",
-    "apikeys.write",
-    "signingkeys.read",
-    "audit.read",
-    "mesh.reflect",
-    "certificates.read",
-    "certificates.issue",
-    "certificates.revoke",
-    "certificates.roots",
-    "certificates.issue_operator",
-    "certificates.issue_workload",
-    "certificates.revoke_workload",
-    "apikeys.revoke_any",
-    "agents.release",
+/// A role of a new installation. A role holds what the weaker ones hold, too.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Role {
+    Viewer,
+    Developer,
+    Admin,
+}
+
+impl Role {
+    const ALL: [Self; 3] = [Self::Viewer, Self::Developer, Self::Admin];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Viewer => "viewer",
+            Self::Developer => "developer",
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// Every permission with the weakest role that holds it. The position of a permission is its bit.
+const TABLE: &[(&str, Role)] = &[
+    ("session.self", Role::Viewer),
+    ("agents.read", Role::Viewer),
+    ("training.read", Role::Viewer),
+    ("studies.read", Role::Viewer),
+    ("proposals.read", Role::Viewer),
+    ("agents.step", Role::Viewer),
+    ("games.solve", Role::Developer),
+    ("agents.reload", Role::Developer),
+    ("training.write", Role::Developer),
+    ("studies.write", Role::Developer),
+    ("proposals.write", Role::Developer),
+    ("proposals.approve", Role::Admin),
+    ("proposals.apply", Role::Admin),
+    ("users.read", Role::Admin),
+    ("users.write", Role::Admin),
+    ("apikeys.read", Role::Admin),
+    ("apikeys.write", Role::Admin),
+    ("signingkeys.read", Role::Admin),
+    ("audit.read", Role::Admin),
+    ("mesh.reflect", Role::Admin),
+    ("certificates.read", Role::Admin),
+    ("certificates.issue", Role::Admin),
+    ("certificates.revoke", Role::Admin),
+    ("certificates.roots", Role::Admin),
+    ("certificates.issue_operator", Role::Admin),
+    ("certificates.issue_workload", Role::Admin),
+    ("certificates.revoke_workload", Role::Admin),
+    ("apikeys.revoke_any", Role::Admin),
+    ("agents.release", Role::Admin),
 ];
 
-const VIEWER: usize = 6;
-const DEVELOPER: usize = 11;
+const NAMES: [&str; TABLE.len()] = {
+    let mut names = [""; TABLE.len()];
+    let mut at = 0;
+    while at < TABLE.len() {
+        names[at] = TABLE[at].0;
+        at += 1;
+    }
+    names
+};
+
+/// The name of every permission that a rule may require.
+pub const PERMISSIONS: &[&str] = &NAMES;
+
+/// The names of the roles of a new installation, weakest first.
+pub fn role_names() -> impl Iterator<Item = &'static str> {
+    Role::ALL.into_iter().map(Role::as_str)
+}
 
 /// The roles of a new installation with their permissions, weakest first.
-pub fn default_roles() -> Vec<(&'static str, &'static [&'static str])> {
-    vec![
-        ("viewer", &PERMISSIONS[..VIEWER]),
-        ("developer", &PERMISSIONS[..DEVELOPER]),
-        ("admin", PERMISSIONS),
-    ]
+pub fn default_roles() -> impl Iterator<Item = (&'static str, Permissions)> {
+    let held = |role| TABLE.iter().filter(move |(_, weakest)| *weakest <= role);
+    Role::ALL
+        .map(|role| (role.as_str(), Permissions::of(held(role).map(|p| p.0))))
+        .into_iter()
 }
 
 /// The union of the permissions of `roles`; a role that does not exist holds none.
 pub fn of_roles<'a>(roles: impl IntoIterator<Item = &'a str>) -> Permissions {
-    let known = default_roles();
-    let names = roles
+    roles
         .into_iter()
-        .filter_map(|role| known.iter().find(|(name, _)| *name == role))
-        .flat_map(|(_, permissions)| permissions.iter().copied());
-    Permissions::of(names)
+        .filter_map(|role| default_roles().find(|(name, _)| *name == role))
+        .fold(Permissions::default(), |all, (_, held)| all.union(held))
 }
 
 /// A set of permissions.
@@ -66,6 +98,33 @@ pub struct Permissions(u64);
 impl Permissions {
     /// Every permission.
     pub const ALL: Self = Self(u64::MAX >> (64 - PERMISSIONS.len()));
+    /// Decide proposals of others, and withdraw them.
+    pub const APPROVE_PROPOSALS: Self = Self::known("proposals.approve");
+    /// Revoke the keys of any owner, whatever they hold.
+    pub const REVOKE_ANY_API_KEY: Self = Self::known("apikeys.revoke_any");
+    /// Issue identities of people.
+    pub const ISSUE_CERTIFICATES: Self = Self::known("certificates.issue");
+    /// Issue identities of operators.
+    pub const ISSUE_OPERATOR: Self = Self::known("certificates.issue_operator");
+    /// Issue identities of workloads, and of all servers.
+    pub const ISSUE_WORKLOAD: Self = Self::known("certificates.issue_workload");
+    /// Revoke identities of people.
+    pub const REVOKE_CERTIFICATES: Self = Self::known("certificates.revoke");
+    /// Revoke identities of workloads, and those of unknown classes.
+    pub const REVOKE_WORKLOAD: Self = Self::known("certificates.revoke_workload");
+
+    /// The set of one permission. A name that is not in the table does not compile where the result
+    /// is a constant.
+    const fn known(name: &str) -> Self {
+        let mut at = 0;
+        while at < TABLE.len() {
+            if equal(TABLE[at].0.as_bytes(), name.as_bytes()) {
+                return Self(1 << at);
+            }
+            at += 1;
+        }
+        panic!("the table has no such permission")
+    }
 
     /// The set of the named permissions; unknown names are ignored.
     pub fn of<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
@@ -74,7 +133,7 @@ impl Permissions {
 
     /// The permissions in either set.
     #[must_use]
-    pub fn union(self, other: Self) -> Self {
+    pub const fn union(self, other: Self) -> Self {
         Self(self.0 | other.0)
     }
 
@@ -95,9 +154,9 @@ impl Permissions {
         self.0 == 0
     }
 
-    /// Whether the named permission is in the set; `false` for an unknown name.
-    pub fn contains(self, name: &str) -> bool {
-        bit(name).is_some_and(|b| self.0 & b != 0)
+    /// Whether all permissions of `other` are in this set.
+    pub fn includes(self, other: Self) -> bool {
+        other.without(self).is_empty()
     }
 
     /// Whether a permission of the contract is in the set; `false` for one that was parsed with
@@ -118,6 +177,15 @@ impl Permissions {
     }
 }
 
+/// `==` is not const.
+const fn equal(a: &[u8], b: &[u8]) -> bool {
+    let mut at = 0;
+    while at < a.len() && at < b.len() && a[at] == b[at] {
+        at += 1;
+    }
+    at == a.len() && at == b.len()
+}
+
 fn bit(name: &str) -> Option<u64> {
     PERMISSIONS
         .iter()
@@ -134,34 +202,92 @@ impl fmt::Debug for Permissions {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeSet;
+
+    const VIEWER: [&str; 6] = [
+        "agents.read",
+        "agents.step",
+        "proposals.read",
+        "session.self",
+        "studies.read",
+        "training.read",
+    ];
+    const DEVELOPER: [&str; 5] = [
+        "agents.reload",
+        "games.solve",
+        "proposals.write",
+        "studies.write",
+        "training.write",
+    ];
+    const ADMIN: [&str; 18] = [
+        "agents.release",
+        "apikeys.read",
+        "apikeys.revoke_any",
+        "apikeys.write",
+        "audit.read",
+        "certificates.issue",
+        "certificates.issue_operator",
+        "certificates.issue_workload",
+        "certificates.read",
+        "certificates.revoke",
+        "certificates.revoke_workload",
+        "certificates.roots",
+        "mesh.reflect",
+        "proposals.apply",
+        "proposals.approve",
+        "signingkeys.read",
+        "users.read",
+        "users.write",
+    ];
 
     #[test]
-    fn each_role_includes_the_weaker_ones() {
-        let sets: Vec<Permissions> = default_roles()
-            .into_iter()
-            .map(|(_, p)| Permissions::of(p.iter().copied()))
-            .collect();
-        assert_eq!(sets[0].intersect(sets[1]), sets[0]);
-        assert_eq!(sets[1].intersect(sets[2]), sets[1]);
-        assert_eq!(sets[2], Permissions::ALL);
-        assert!(!sets[0].contains("studies.write") && sets[1].contains("studies.write"));
-        assert!(!sets[1].contains("proposals.approve") && sets[2].contains("proposals.approve"));
+    fn each_role_holds_exactly_its_permissions_and_those_of_the_weaker_ones() {
+        let expected = [
+            ("viewer", VIEWER.to_vec()),
+            ("developer", [&VIEWER[..], &DEVELOPER].concat()),
+            ("admin", [&VIEWER[..], &DEVELOPER, &ADMIN].concat()),
+        ];
+        assert_eq!(default_roles().count(), expected.len());
+        for ((name, held), (expected_name, expected)) in default_roles().zip(expected) {
+            assert_eq!(name, expected_name);
+            let held: BTreeSet<_> = held.names().into_iter().collect();
+            assert_eq!(held, expected.into_iter().collect(), "{name}");
+        }
+    }
+
+    #[test]
+    fn each_permission_is_listed_once_and_has_a_bit() {
+        let names: BTreeSet<_> = PERMISSIONS.iter().collect();
+        assert_eq!(names.len(), PERMISSIONS.len());
+        assert_eq!(
+            Permissions::of(PERMISSIONS.iter().copied()),
+            Permissions::ALL
+        );
+        assert_eq!(Permissions::ALL.names(), PERMISSIONS);
     }
 
     #[test]
     fn roles_are_united_and_unknown_ones_hold_nothing() {
         assert_eq!(of_roles(["viewer", "admin"]), Permissions::ALL);
         assert_eq!(of_roles(["nobody", ""]), Permissions::default());
-        assert!(
-            of_roles(["developer"])
-                .without(of_roles(["viewer"]))
-                .contains("studies.write")
-        );
-        assert!(
-            of_roles(["viewer"])
-                .without(of_roles(["developer"]))
-                .is_empty()
-        );
+        let (viewer, developer) = (of_roles(["viewer"]), of_roles(["developer"]));
+        assert!(developer.includes(viewer) && !viewer.includes(developer));
+        assert_eq!(of_roles(["developer", "viewer"]), developer);
+    }
+
+    #[test]
+    fn a_named_constant_is_the_permission_of_that_name() {
+        for (constant, name) in [
+            (Permissions::APPROVE_PROPOSALS, "proposals.approve"),
+            (Permissions::REVOKE_ANY_API_KEY, "apikeys.revoke_any"),
+            (Permissions::ISSUE_CERTIFICATES, "certificates.issue"),
+            (Permissions::ISSUE_OPERATOR, "certificates.issue_operator"),
+            (Permissions::ISSUE_WORKLOAD, "certificates.issue_workload"),
+            (Permissions::REVOKE_CERTIFICATES, "certificates.revoke"),
+            (Permissions::REVOKE_WORKLOAD, "certificates.revoke_workload"),
+        ] {
+            assert_eq!(constant.names(), [name]);
+        }
     }
 
     #[test]

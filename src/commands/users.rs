@@ -168,11 +168,7 @@ fn path(username: &str, action: &str) -> String {
 
 /// Unknown roles are refused before a password is asked for.
 fn role() -> PossibleValuesParser {
-    PossibleValuesParser::new(
-        permission::default_roles()
-            .into_iter()
-            .map(|(name, _)| name),
-    )
+    PossibleValuesParser::new(permission::role_names())
 }
 
 /// Refuses a user that does not exist before the question about them is asked.

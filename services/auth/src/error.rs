@@ -112,8 +112,7 @@ pub enum AuthError {
 }
 
 fn role_names() -> String {
-    let roles = permission::default_roles().into_iter();
-    let names: Vec<&str> = roles.map(|(name, _)| name).collect();
+    let names: Vec<&str> = permission::role_names().collect();
     names.join(", ")
 }
 

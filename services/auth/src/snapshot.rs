@@ -12,7 +12,7 @@ use crate::{
     signing::jwk,
     store::{self, KeyRow, RevokedRow, Store, UserRow},
 };
-use tars_credentials::permission;
+use tars_credentials::{Permissions, permission};
 use tars_proto::{
     Timestamp,
     auth::v1::{KeyView, RoleView, SecretView, SessionView, UserView, WatchCredentialsResponse},
@@ -92,12 +92,11 @@ impl Snapshots {
 }
 
 fn role_views() -> Vec<RoleView> {
-    let roles = permission::default_roles().into_iter();
-    let view = |(name, permissions): (&str, &[&str])| RoleView {
+    let view = |(name, held): (&str, Permissions)| RoleView {
         name: name.to_owned(),
-        permissions: permissions.iter().map(|p| (*p).to_owned()).collect(),
+        permissions: held.names().into_iter().map(str::to_owned).collect(),
     };
-    roles.map(view).collect()
+    permission::default_roles().map(view).collect()
 }
 
 fn user_view(row: &UserRow) -> UserView {

@@ -249,8 +249,7 @@ impl Auth {
 
 /// The roles without duplicates, if all of them exist.
 fn known_roles(mut roles: Vec<String>) -> Result<Vec<String>, AuthError> {
-    let known = permission::default_roles();
-    let unknown = |role: &&String| !known.iter().any(|(name, _)| name == role);
+    let unknown = |role: &&String| !permission::role_names().any(|name| name == *role);
     if let Some(role) = roles.iter().find(unknown) {
         return Err(AuthError::UnknownRole(role.clone()));
     }

@@ -10,7 +10,7 @@ use std::{
     sync::Arc,
     time::Duration,
 };
-use tars_credentials::Caller;
+use tars_credentials::{Caller, Permissions};
 use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
@@ -127,7 +127,7 @@ impl HyperSync {
         let mut tx = self.store.begin("proposals.withdraw").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         let own = proposal.proposer_owner == caller.owner_id;
-        if !own && !caller.permissions.contains("proposals.approve") {
+        if !own && !caller.permissions.includes(Permissions::APPROVE_PROPOSALS) {
             return Err(HyperSyncError::NotYours);
         }
         if !proposal.state.is_waiting() {
