@@ -2,7 +2,7 @@
 
 use crate::{
     Auth, AuthError,
-    store::{self, SigningKeyRow, Store},
+    store::{self, KeyState, SigningKeyRow, Store},
 };
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
@@ -39,7 +39,7 @@ impl Signer {
         clock: &Clock,
     ) -> Result<Self, AuthError> {
         let known = store::signing_keys(&mut store.read("signing_keys.list")).await?;
-        let current = known.into_iter().find(|k| k.state == "current");
+        let current = known.into_iter().find(|k| k.state == KeyState::Current);
         let row = match current {
             Some(row) => row,
             None => first(store, seal, clock).await?,
@@ -80,7 +80,7 @@ fn generate(seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> 
     let public_x = URL_SAFE_NO_PAD.encode(pair.public_key().as_ref());
     Ok(SigningKeyRow {
         kid: thumbprint(&public_x),
-        state: "current".to_owned(),
+        state: KeyState::Current,
         public_x,
         private_sealed: sealed(seal, &private)?,
         created_us: clock.now_us(),

@@ -12,7 +12,7 @@ pub(crate) use sessions::{
     RevokedRow, SessionRow, drop_ended, insert_refresh, insert_session, refresh, revoke_session,
     revoke_sessions_of, revoked_sessions, session, use_refresh,
 };
-pub(crate) use signing::{SigningKeyRow, insert_signing_key, signing_keys};
+pub(crate) use signing::{KeyState, SigningKeyRow, insert_signing_key, signing_keys};
 pub(crate) use users::{
     UserRow, all_users, enabled_with_role, insert_user, update_user, user_by_id, user_by_name,
     user_count, users,

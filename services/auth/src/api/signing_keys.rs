@@ -1,7 +1,10 @@
 //! The handlers of signing keys.
 
 use super::Api;
-use crate::signing;
+use crate::{
+    signing,
+    store::{KeyState, SigningKeyRow},
+};
 use tars_proto::{auth::v1::*, time::timestamp};
 use tonic::{Request, Response, Status};
 
@@ -12,13 +15,12 @@ impl signing_key_service_server::SigningKeyService for Api {
         _: Request<GetSigningStatusRequest>,
     ) -> Result<Response<GetSigningStatusResponse>, Status> {
         let keys = self.0.signing_keys().await?;
-        let kids = |wanted: &[&str]| -> Vec<String> {
-            keys.iter()
-                .filter(|k| wanted.contains(&k.state.as_str()))
-                .map(|k| k.kid.clone())
-                .collect()
+        let kids = |wanted: fn(&SigningKeyRow) -> bool| -> Vec<String> {
+            let wanted = keys.iter().filter(|k| wanted(k));
+            wanted.map(|k| k.kid.clone()).collect()
         };
-        let (active, valid) = (kids(&["current"]), kids(&["current", "grace"]));
+        let active = kids(|k| k.state == KeyState::Current);
+        let valid = kids(|k| matches!(k.state, KeyState::Current | KeyState::Grace));
         Ok(Response::new(GetSigningStatusResponse {
             current_kid: self.0.signer.kid().to_owned(),
             total_active: u32::try_from(active.len()).unwrap_or(u32::MAX),
@@ -39,8 +41,8 @@ impl signing_key_service_server::SigningKeyService for Api {
                 algorithm: "EdDSA".to_owned(),
                 created_at: Some(timestamp(k.created_us)),
                 expires_at: k.expires_us.map(timestamp),
-                is_active: k.state == "current",
-                is_valid: matches!(k.state.as_str(), "current" | "grace"),
+                is_active: k.state == KeyState::Current,
+                is_valid: matches!(k.state, KeyState::Current | KeyState::Grace),
                 kid: k.kid,
             })
             .collect();
