@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tars_proto::{fault, table::AuditLevel};
+use tars_proto::{auth::v1::AuditEvent, fault, table::AuditLevel, time::timestamp};
 use tars_runtime::{
     audit::{Record, Severity, refusals},
     clock::Clock,
@@ -45,6 +45,24 @@ impl Audit {
             queue,
             dropped,
         }))
+    }
+}
+
+/// Converts a record to the message in which services send it to Auth, and Auth lists it.
+pub fn event(record: Record) -> AuditEvent {
+    AuditEvent {
+        event_id: record.event_id.to_string(),
+        timestamp: Some(timestamp(record.at_us)),
+        event_type: record.event_type,
+        severity: record.severity.as_str().to_owned(),
+        service: record.service,
+        peer: record.peer,
+        caller: record.caller,
+        method: record.method,
+        resource: record.resource,
+        result: record.result,
+        trace_id: record.trace_id,
+        details: record.details,
     }
 }
 

@@ -37,6 +37,13 @@ pub enum Severity {
 }
 
 impl Severity {
+    const ALL: [Self; 4] = [Self::Info, Self::Warning, Self::Error, Self::Critical];
+
+    /// Parses the name in records and filters.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|s| s.as_str() == name)
+    }
+
     /// Returns the name in records and filters.
     pub fn as_str(self) -> &'static str {
         match self {

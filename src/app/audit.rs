@@ -2,12 +2,9 @@
 //! Repeated refusals are folded into one record on their way into the outbox.
 
 use std::time::Duration;
-use tars_interceptors::client::OutgoingService;
+use tars_interceptors::{audit::event, client::OutgoingService};
 use tars_mesh::Channel;
-use tars_proto::{
-    auth::v1::{AppendAuditEventsRequest, AuditEvent, audit_service_client::AuditServiceClient},
-    time::timestamp,
-};
+use tars_proto::auth::v1::{AppendAuditEventsRequest, audit_service_client::AuditServiceClient};
 use tars_runtime::{
     audit::{self, Record, refusals::Refusals},
     db::{Db, DbError, Isolation},
@@ -115,21 +112,4 @@ async fn ship_some(
     audit::remove(&mut tx, last).await?;
     tx.commit().await?;
     Ok(true)
-}
-
-fn event(record: Record) -> AuditEvent {
-    AuditEvent {
-        event_id: record.event_id.to_string(),
-        timestamp: Some(timestamp(record.at_us)),
-        event_type: record.event_type,
-        severity: record.severity.as_str().to_owned(),
-        service: record.service,
-        peer: record.peer,
-        caller: record.caller,
-        method: record.method,
-        resource: record.resource,
-        result: record.result,
-        trace_id: record.trace_id,
-        details: record.details,
-    }
 }

@@ -2,42 +2,16 @@
 
 use super::Api;
 use crate::audit::Filter;
-use tars_interceptors::Call;
-use tars_proto::{
-    auth::v1::*,
-    time::{micros, timestamp},
-};
+use tars_interceptors::{Call, audit::event};
+use tars_proto::{auth::v1::*, time::micros};
 use tars_runtime::audit::{Record, Severity};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
-fn event(record: Record) -> AuditEvent {
-    AuditEvent {
-        event_id: record.event_id.to_string(),
-        timestamp: Some(timestamp(record.at_us)),
-        event_type: record.event_type,
-        severity: record.severity.as_str().to_owned(),
-        service: record.service,
-        peer: record.peer,
-        caller: record.caller,
-        method: record.method,
-        resource: record.resource,
-        result: record.result,
-        trace_id: record.trace_id,
-        details: record.details,
-    }
-}
-
 fn record(event: AuditEvent, service: &str) -> Result<Record, Status> {
     let bad =
         |field: &str| tars_proto::fault::invalid_field(field, "is not valid in an audit record");
-    let severity = match event.severity.as_str() {
-        "info" => Severity::Info,
-        "warning" => Severity::Warning,
-        "error" => Severity::Error,
-        "critical" => Severity::Critical,
-        _ => return Err(bad("events.severity")),
-    };
+    let severity = Severity::parse(&event.severity).ok_or_else(|| bad("events.severity"))?;
     Ok(Record {
         event_id: Uuid::try_parse(&event.event_id).map_err(|_| bad("events.event_id"))?,
         at_us: event
@@ -98,5 +72,35 @@ impl audit_service_server::AuditService for Api {
             .collect::<Result<Vec<_>, _>>()?;
         self.0.append_audit(&records).await?;
         Ok(Response::new(AppendAuditEventsResponse {}))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_runtime::clock::Clock;
+
+    #[test]
+    fn a_record_arrives_as_it_was_sent_and_names_the_service_that_sent_it() {
+        for severity in [
+            Severity::Info,
+            Severity::Warning,
+            Severity::Error,
+            Severity::Critical,
+        ] {
+            let sent = Record::new(&Clock::system(), "automl", "study.failed")
+                .severity(severity)
+                .caller("user:ada")
+                .method("/x")
+                .resource("study")
+                .result("ABORTED")
+                .detail("agent", "policy");
+            assert_eq!(record(event(sent.clone()), "automl").unwrap(), sent);
+            let claimed = record(event(sent), "hypersync").unwrap();
+            assert_eq!(claimed.service, "hypersync");
+        }
+        let mut unknown = event(Record::new(&Clock::system(), "automl", "x"));
+        unknown.severity = "fatal".to_owned();
+        assert!(record(unknown, "automl").is_err());
     }
 }
