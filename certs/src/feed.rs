@@ -1,6 +1,7 @@
-//! What a process learns about certificates from the authority of its mesh: who is revoked, and
-//! which roots are trusted. There is one feed per process, whichever of its streams delivers an
-//! update.
+//! What a service learns about certificates from the authority of its mesh: who is revoked, and
+//! which roots are trusted. Each service of a process has a feed of its own, which only its own
+//! stream updates: an update that reaches one service late must not undo a revocation that another
+//! has received already.
 
 use crate::{KeyId, RevocationSet, Revocations};
 use rustls::pki_types::CertificateDer;
@@ -29,7 +30,7 @@ pub struct TrustUpdate {
     pub bundle: Option<Bundle>,
 }
 
-/// The feed of this process. Cheap to clone; clones share its state.
+/// The feed of one service. Cheap to clone; clones share its state.
 #[derive(Debug, Clone)]
 pub struct TrustFeed {
     /// The deny-list, as it stands after the last update.

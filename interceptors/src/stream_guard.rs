@@ -102,11 +102,9 @@ where
         Poll::Ready(match this.guard.take() {
             Some((call, conditions)) => {
                 // For when the peer reads nothing, and the body is not polled.
-                let violated = Arc::clone(&conditions).violated(Some(Arc::clone(&call)));
+                let violated = Arc::clone(&conditions).violated(Arc::clone(&call));
                 Stream::set_end_condition(Box::pin(violated));
-                result.map(|r| {
-                    r.map(|body| Body::new(GuardedBody::new(body, Some(call), conditions)))
-                })
+                result.map(|r| r.map(|body| Body::new(GuardedBody::new(body, call, conditions))))
             }
             None => result,
         })
@@ -116,19 +114,13 @@ where
 impl StreamConditions {
     /// Returns why a stream must end, once it must. Credentials and policies change without a
     /// notification, so they are checked periodically.
-    async fn violated(self: Arc<Self>, call: Option<Arc<Call>>) -> Cut {
-        let closing = call
-            .as_ref()
-            .map_or_else(CancellationToken::new, |c| c.peer.closing.clone());
+    async fn violated(self: Arc<Self>, call: Arc<Call>) -> Cut {
         let denied = async {
-            let Some(call) = &call else {
-                return std::future::pending().await;
-            };
             let mut ticks = tokio::time::interval(CHECK_INTERVAL);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
             loop {
                 ticks.tick().await;
-                if let Some(why) = self.denied(call) {
+                if let Some(why) = self.denied(&call) {
                     return why;
                 }
             }
@@ -137,7 +129,7 @@ impl StreamConditions {
             biased;
             why = denied => why,
             () = self.stop.cancelled() => Cut::Stopping,
-            () = closing.cancelled() => Cut::Closing,
+            () = call.peer.closing.cancelled() => Cut::Closing,
         }
     }
 
@@ -189,7 +181,7 @@ struct GuardedBody {
 }
 
 impl GuardedBody {
-    fn new(inner: Body, call: Option<Arc<Call>>, conditions: Arc<StreamConditions>) -> Self {
+    fn new(inner: Body, call: Arc<Call>, conditions: Arc<StreamConditions>) -> Self {
         Self {
             inner: Some(inner),
             violated: Box::pin(conditions.violated(call)),
@@ -238,7 +230,18 @@ impl http_body::Body for GuardedBody {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fixtures::by_peer;
     use http_body_util::BodyExt;
+    use tars_certs::PeerClass;
+
+    /// A call that every policy allows.
+    fn watch() -> Arc<Call> {
+        by_peer(
+            "/grpc.health.v1.Health/Watch",
+            PeerClass::Gateway,
+            "/gateway",
+        )
+    }
 
     #[tokio::test]
     async fn a_quiet_stream_ends_when_the_process_stops() {
@@ -252,7 +255,7 @@ mod tests {
         let silent = Body::new(http_body_util::StreamBody::new(
             futures_util::stream::pending::<Result<Frame<bytes::Bytes>, Status>>(),
         ));
-        let mut body = GuardedBody::new(silent, None, conditions);
+        let mut body = GuardedBody::new(silent, watch(), conditions);
         stop.cancel();
         let trailers = body
             .frame()
@@ -278,7 +281,7 @@ mod tests {
         });
         assert!(http_body::Body::is_end_stream(&GuardedBody::new(
             Body::empty(),
-            None,
+            watch(),
             conditions
         )));
     }
