@@ -31,7 +31,7 @@ use tars_runtime::{
     trace::Tracer,
 };
 use tars_search::{Parameter, Range, Space};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore};
 use tonic::{Code, Status, async_trait};
 use uuid::Uuid;
 
@@ -90,6 +90,8 @@ pub(crate) enum Outcome {
     Reports(Vec<(u64, f64)>, f64),
     /// Its stream ends without a result.
     Lost,
+    /// It ends with 1 once it gets one of these permits.
+    Permitted(Arc<Semaphore>),
     /// It reports these values, then runs until it is stopped.
     HangsAfter(Vec<(u64, f64)>),
     /// It waits until it is notified, reports these values, and ends with this score.
@@ -105,6 +107,12 @@ impl Outcome {
                 progress(reports).chain(end).boxed()
             }
             Self::Lost => stream::empty().boxed(),
+            Self::Permitted(releases) => stream::once(async move {
+                let permit = releases.acquire_owned().await;
+                permit.expect("never closed").forget();
+                Ok(Update::Ended(1.0))
+            })
+            .boxed(),
             Self::HangsAfter(reports) => progress(reports).chain(stream::pending()).boxed(),
             Self::Waits(notify, reports, score) => {
                 let rest = Self::Reports(reports, score).updates();

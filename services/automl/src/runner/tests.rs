@@ -3,12 +3,13 @@
 
 use super::*;
 use crate::{
-    fake::{Outcome, Rig, busy, refused, seeded, unavailable},
+    fake::{Outcome, Rig, STUDIES, busy, refused, seeded, unavailable},
     retries::Pacing,
     store::{self, StudyState},
 };
 use std::sync::atomic::{AtomicU32, Ordering};
 use tars_runtime::db::DbError;
+use tokio::sync::Semaphore;
 use tonic::Code;
 
 fn states(trials: &[TrialRow]) -> Vec<TrialState> {
@@ -80,7 +81,7 @@ async fn the_number_of_concurrent_trials_is_bounded() {
 async fn a_study_beyond_the_limit_is_refused_and_leaves_no_row() {
     let rig = Rig::start().await;
     let mut running = Vec::new();
-    for _ in 0..crate::fake::STUDIES {
+    for _ in 0..STUDIES {
         for number in 0..2 {
             rig.world.plan(number, Outcome::HangsAfter(vec![]));
         }
@@ -406,16 +407,26 @@ async fn ended_studies_are_not_resumed() {
 async fn resumed_studies_respect_the_limit() {
     let rig = Rig::start().await;
     let mut ids = Vec::new();
-    for _ in 0..2 * crate::fake::STUDIES {
+    for _ in 0..2 * STUDIES {
         let row = rig.automl.create_study(seeded(1)).await.unwrap();
         ids.push(row.id);
     }
     let rig = rig.restart().await;
+    let (world, releases) = (&rig.world, Arc::new(Semaphore::new(0)));
+    for _ in &ids {
+        world.plan(0, Outcome::Permitted(Arc::clone(&releases)));
+    }
     assert_eq!(rig.resume().await, ids.len());
+    for ended in 0..ids.len() {
+        let running = STUDIES.min(ids.len() - ended);
+        let full = || world.asked().len() == ended + running && world.running() == running;
+        rig.until("as many studies run as may", full).await;
+        releases.add_permits(1);
+    }
     for id in ids {
         assert_eq!(rig.ended(id).await.state, StudyState::Completed);
     }
-    assert!(rig.world.most_running() <= 2 * crate::fake::STUDIES);
+    assert_eq!(rig.world.most_running(), STUDIES);
 }
 
 // === A study whose caller runs the trials ===
