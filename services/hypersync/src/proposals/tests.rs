@@ -468,7 +468,8 @@ async fn a_proposal_whose_row_was_not_written_leaves_nothing() {
         Err(HyperSyncError::Store(DbError::Unavailable(_)))
     );
     assert!(unchanged, "{refused:?}");
-    assert!(rig.service.list(false, "", 10).await.unwrap().0.is_empty());
+    let (stored, _) = rig.service.list(Which::All, "", 10).await.unwrap();
+    assert!(stored.is_empty());
     propose(&rig).await.unwrap();
 }
 
