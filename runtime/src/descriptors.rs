@@ -113,6 +113,16 @@ fn set_aside(config: &Config, listeners: Listeners) -> usize {
     let behind = listeners.mesh + usize::from(listeners.gateway);
     port.saturating_mul(2)
         .saturating_add(OF_THE_PROCESS + BEHIND_A_LISTENER * behind)
+        .saturating_add(to_the_server(config) * listeners.mesh)
+}
+
+/// The connections of a service to a database server.
+fn to_the_server(config: &Config) -> usize {
+    let database = &config.database;
+    match database.url {
+        Some(_) => (database.readers + database.writers) as usize,
+        None => 0,
+    }
 }
 
 /// Gives every listener the same, and what one does not need to the others.

@@ -3,7 +3,12 @@
 
 use crate::{Outcome, tools};
 use std::{
-    os::unix::{fs::chown, process::CommandExt},
+    io::Write,
+    net::TcpListener,
+    os::unix::{
+        fs::{OpenOptionsExt, chown},
+        process::CommandExt,
+    },
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     time::Duration,
@@ -18,7 +23,13 @@ const LOOK: Duration = Duration::from_millis(50);
 pub(crate) struct Server {
     process: Child,
     folder: TempDir,
+    port: u16,
 }
+
+const CERTIFICATE: &str = "server.crt";
+const KEY: &str = "server.key";
+/// Of the role that logs in by TCP, on a server that is gone with the tests.
+pub(crate) const PASSWORD: &str = "a password of the tests";
 
 impl Server {
     /// Makes an empty cluster and starts a server on it, as a user without rights: PostgreSQL refuses
@@ -30,6 +41,7 @@ impl Server {
         let data = folder.path().join("data");
         let user = User::for_servers()?;
         user.give(folder.path())?;
+        let tls = Tls::write(folder.path(), &user)?;
         let mut initdb = user.command(&programs.join("initdb"), folder.path());
         initdb.arg("-D").arg(&data).args([
             "--username=tars",
@@ -39,12 +51,19 @@ impl Server {
             "--no-sync",
         ]);
         tools::run(initdb.stdout(Stdio::null()))?;
+        // By TCP only with TLS and a password.
+        let rules = "local all all trust\nhostssl all all 127.0.0.1/32 scram-sha-256\n";
+        std::fs::write(data.join("pg_hba.conf"), rules).map_err(|e| e.to_string())?;
         let mut postgres = user.command(&programs.join("postgres"), folder.path());
         postgres.arg("-D").arg(&data);
-        let socket = format!("unix_socket_directories={}", folder.path().display());
+        let at = folder.path().display();
         for setting in [
-            "listen_addresses=",
-            &socket,
+            "listen_addresses=127.0.0.1",
+            &format!("port={}", tls.port),
+            &format!("unix_socket_directories={at}"),
+            "ssl=on",
+            &format!("ssl_cert_file={at}/{CERTIFICATE}"),
+            &format!("ssl_key_file={at}/{KEY}"),
             "fsync=off",
             "max_connections=600",
             "shared_buffers=64MB",
@@ -54,21 +73,55 @@ impl Server {
         let log = std::fs::File::create(folder.path().join("log")).map_err(|e| e.to_string())?;
         let process = postgres.stdout(Stdio::null()).stderr(log).spawn();
         let process = process.map_err(|e| format!("postgres: {e}"))?;
-        let mut server = Self { process, folder };
+        let mut server = Self {
+            process,
+            folder,
+            port: tls.port,
+        };
         server.until_ready(&programs)?;
+        server.add_role(&programs)?;
         Ok(server)
     }
 
     /// As `database.url` takes it.
     pub(crate) fn url(&self) -> String {
         let socket = self.folder.path().display();
-        format!("postgresql://tars@localhost/postgres?host={socket}")
+        let port = self.port;
+        format!("postgresql://tars@localhost:{port}/postgres?host={socket}")
+    }
+
+    /// The same server by TLS, for the role that has a password.
+    pub(crate) fn tls_url(&self) -> String {
+        let port = self.port;
+        format!("postgresql://remote@localhost:{port}/postgres?sslmode=verify-full")
+    }
+
+    /// The authority of the server's certificate.
+    pub(crate) fn root(&self) -> PathBuf {
+        self.folder.path().join(CERTIFICATE)
+    }
+
+    /// The role that logs in by TCP.
+    fn add_role(&self, programs: &Path) -> Outcome {
+        let role = format!("CREATE ROLE remote SUPERUSER LOGIN PASSWORD '{PASSWORD}'");
+        let mut psql = Command::new(programs.join("psql"));
+        psql.arg("--host").arg(self.folder.path());
+        psql.args(["--port", &self.port.to_string()]);
+        psql.args([
+            "--username=tars",
+            "--dbname=postgres",
+            "--quiet",
+            "--command",
+            &role,
+        ]);
+        tools::read(&mut psql).map(drop)
     }
 
     fn until_ready(&mut self, programs: &Path) -> Outcome {
         for _ in 0..MOST_LOOKS {
             let mut ask = Command::new(programs.join("pg_isready"));
             ask.arg("--quiet").arg("--host").arg(self.folder.path());
+            ask.args(["--port", &self.port.to_string()]);
             if ask.status().is_ok_and(|s| s.success()) {
                 return Ok(());
             }
@@ -93,6 +146,31 @@ impl Drop for Server {
             self.process.kill().ok();
         }
         self.process.wait().ok();
+    }
+}
+
+/// What the server needs to be reached by TLS.
+struct Tls {
+    port: u16,
+}
+
+impl Tls {
+    /// A certificate for `localhost` that is its own authority, and a port that is free now.
+    fn write(folder: &Path, user: &User) -> Result<Self, String> {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]);
+        let made = made.map_err(|e| e.to_string())?;
+        let key = made.signing_key.serialize_pem();
+        for (name, text) in [(CERTIFICATE, made.cert.pem()), (KEY, key)] {
+            let path = folder.join(name);
+            let mut file = std::fs::File::options();
+            let file = file.write(true).create_new(true).mode(0o600).open(&path);
+            let written = file.and_then(|mut file| file.write_all(text.as_bytes()));
+            written.map_err(|e| format!("{}: {e}", path.display()))?;
+            user.give(&path)?;
+        }
+        let free = TcpListener::bind("127.0.0.1:0").and_then(|l| l.local_addr());
+        let port = free.map_err(|e| e.to_string())?.port();
+        Ok(Self { port })
     }
 }
 
@@ -163,7 +241,7 @@ fn installed() -> Option<PathBuf> {
     let debian = versions.flatten().map(|entry| entry.path().join("bin"));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let has_server = |folder: &PathBuf| {
-        ["initdb", "postgres", "pg_isready"]
+        ["initdb", "postgres", "pg_isready", "psql"]
             .iter()
             .all(|program| folder.join(program).exists())
     };
@@ -184,7 +262,7 @@ mod tests {
     fn a_server_answers_and_is_gone_with_its_folder() {
         let server = Server::start().unwrap();
         let folder = server.folder.path().to_owned();
-        let socket = folder.join(".s.PGSQL.5432");
+        let socket = folder.join(format!(".s.PGSQL.{}", server.port));
         assert!(socket.exists() && server.url().ends_with(folder.to_str().unwrap()));
         drop(server);
         assert!(!folder.exists(), "nor is a process left that writes there");

@@ -1,6 +1,10 @@
 //! `cargo xtask test`: everything, and on PostgreSQL again what stores something.
 
-use crate::{Outcome, lint, postgres::Server, redis, tools};
+use crate::{
+    Outcome, lint,
+    postgres::{PASSWORD, Server},
+    redis, tools,
+};
 use std::{path::Path, process::Command};
 
 /// Tests of the whole that run on both engines.
@@ -30,5 +34,8 @@ fn tests(server: &Server, redis: &Path) -> Command {
     tests.env("TARS_TEST_TOOLS", tools::dir());
     tests.env("TARS_TEST_POSTGRES", server.url());
     tests.env(redis::VARIABLE, redis);
+    tests.env("TARS_TEST_POSTGRES_TLS", server.tls_url());
+    tests.env("TARS_TEST_POSTGRES_ROOT", server.root());
+    tests.env("TARS_TEST_POSTGRES_PASSWORD", PASSWORD);
     tests
 }

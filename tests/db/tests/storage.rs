@@ -484,6 +484,67 @@ mod postgres {
         Db::open(at(&looking), MIGRATIONS).await.unwrap();
     }
 
+    fn given(name: &str) -> String {
+        std::env::var(name).unwrap_or_else(|_| panic!("{name} is set"))
+    }
+
+    /// The server by TCP: verified TLS and a password.
+    fn by_tls(dir: &Path) -> Database {
+        let password = dir.join("password");
+        std::fs::write(&password, given("TARS_TEST_POSTGRES_PASSWORD") + "\n").unwrap();
+        Database {
+            url: Some(given("TARS_TEST_POSTGRES_TLS")),
+            root_certificate: Some(given("TARS_TEST_POSTGRES_ROOT").into()),
+            password_file: Some(password),
+            ..on_postgres(dir)
+        }
+    }
+
+    async fn refusal(settings: &Database) -> DbError {
+        Db::open(at(settings), MIGRATIONS).await.unwrap_err()
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_server_is_verified_before_it_is_given_a_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let good = by_tls(dir.path());
+        let db = Db::open(at(&good), MIGRATIONS).await.unwrap();
+        let tls = Query::new("SELECT ssl FROM pg_stat_ssl WHERE pid = pg_backend_pid()");
+        let tls: bool = db.read("test.tls").value(tls, "ssl").await.unwrap();
+        assert!(tls);
+
+        let other = dir.path().join("other.crt");
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        std::fs::write(&other, made.cert.pem()).unwrap();
+        let stranger = Database {
+            root_certificate: Some(other),
+            ..good.clone()
+        };
+        let refused = refusal(&stranger).await;
+        assert!(matches!(refused, DbError::Unavailable(_)), "{refused:?}");
+        // The certificate does not name the address.
+        let url = good
+            .url
+            .clone()
+            .unwrap()
+            .replace("@localhost:", "@127.0.0.1:");
+        let misnamed = Database {
+            url: Some(url),
+            ..good.clone()
+        };
+        let refused = refusal(&misnamed).await;
+        assert!(matches!(refused, DbError::Unavailable(_)), "{refused:?}");
+        let password = dir.path().join("wrong");
+        std::fs::write(&password, "guessed").unwrap();
+        let guesser = Database {
+            password_file: Some(password),
+            ..good
+        };
+        let refused = refusal(&guesser).await;
+        assert!(!refused.to_string().contains("guessed"), "{refused}");
+    }
+
     #[tokio::test]
     async fn a_server_that_is_not_there_is_unavailable() {
         let dir = tempfile::tempdir().unwrap();
