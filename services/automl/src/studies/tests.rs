@@ -188,12 +188,12 @@ async fn a_trial_whose_end_was_stored_is_announced_without_its_answer() {
     let rig = Rig::start().await;
     let study = study(&rig, 1).await;
     let watched = rig.automl.watched(study.id);
-    let report = rig.automl.report(&study, 0, 1, 0.5);
+    let report = rig.automl.report(&study, 0, 1, 0.5, None);
     in_doubt(&rig, ("trials.report", LostCommit::Made), report).await;
     assert_eq!(watched.log.last(), 2, "the report");
     let tell = || {
         rig.automl
-            .tell(&study, 0, TrialState::Complete, Some(1.0), "")
+            .tell(&study, 0, TrialState::Complete, Some(1.0), "", None)
     };
     in_doubt(&rig, ("trials.tell", LostCommit::Undone), tell()).await;
     assert!(!watched.log.is_closed(), "it has not ended");
