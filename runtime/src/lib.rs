@@ -7,6 +7,7 @@ pub mod audit;
 pub mod backoff;
 pub mod blobs;
 pub mod bus;
+pub mod changes;
 pub mod clock;
 pub mod config;
 pub mod count;

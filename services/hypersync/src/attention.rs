@@ -140,7 +140,7 @@ impl HyperSync {
             },
         };
         if decided.is_err() {
-            self.announce();
+            self.changes.wake();
         }
         decided
     }

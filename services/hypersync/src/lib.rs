@@ -28,12 +28,17 @@ use peers::Peers;
 use std::{io, path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{
+    bus::{Bus, Topic},
+    changes::Changes,
     clock::Clock,
     db::{Db, Place},
     lease::{InProgress, Leases, Terms},
     seeds::Seeds,
 };
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
+
+/// Proposals, on the bus.
+const TOPIC: Topic = "hypersync.proposals";
 
 /// The service without its transport.
 #[derive(Debug)]
@@ -44,8 +49,8 @@ pub struct HyperSync {
     peers: Peers,
     clock: Clock,
     pacing: Pacing,
-    /// Changes whenever a proposal does, so that watchers read it again.
-    changed: watch::Sender<u64>,
+    /// The changes of proposals, after which watchers read them again.
+    changes: Changes,
     assessing: Semaphore,
     held: attention::HeldAgents,
 }
@@ -56,9 +61,10 @@ impl HyperSync {
         database: &Place,
         peers: Peers,
         clock: Clock,
+        bus: Bus,
     ) -> Result<Arc<Self>, HyperSyncError> {
         let (terms, pacing) = (|db: &Db| Terms::of(db, dir), Pacing::default());
-        Self::open_paced(database, terms, peers, clock, pacing).await
+        Self::open_paced(database, terms, peers, clock, pacing, bus).await
     }
 
     async fn open_paced(
@@ -67,10 +73,12 @@ impl HyperSync {
         peers: Peers,
         clock: Clock,
         pacing: Pacing,
+        bus: Bus,
     ) -> Result<Arc<Self>, HyperSyncError> {
         let db = Db::open(database, store::MIGRATIONS).await?;
         let jitter = Seeds::system();
         let leases = Leases::open(db.clone(), terms(&db)?, clock.clone(), jitter).await?;
+        let changes = Changes::open(&db, bus, TOPIC).await?;
         let store = Store::open(db).await?;
         Ok(Arc::new(Self {
             store,
@@ -79,7 +87,7 @@ impl HyperSync {
             peers,
             clock,
             pacing,
-            changed: watch::Sender::new(0),
+            changes,
             assessing: Semaphore::new(assess::AT_ONCE),
             held: attention::HeldAgents::default(),
         }))

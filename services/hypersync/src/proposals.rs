@@ -230,12 +230,13 @@ impl HyperSync {
     /// doubt it succeeds if that revision is what is stored.
     pub(crate) async fn commit(
         &self,
-        tx: Write,
+        mut tx: Write,
         proposal: &Proposal,
     ) -> Result<(), HyperSyncError> {
+        let change = self.changes.take(&mut tx).await?;
         let doubt = match tx.commit().await {
             Ok(()) => {
-                self.announce();
+                self.changes.publish(change);
                 return Ok(());
             }
             Err(doubt @ DbError::InDoubt(_)) => doubt,
@@ -249,7 +250,7 @@ impl HyperSync {
             |e: &HyperSyncError| matches!(e, HyperSyncError::Store(e) if e.is_transient());
         let stored = self.store.db().settled(read, is_transient).await;
         // Whatever is stored, those that wait for it read it.
-        self.announce();
+        self.changes.publish_in_doubt(change);
         if stored.is_ok_and(|stored| stored.is_revision_of(proposal)) {
             return Ok(());
         }
@@ -319,13 +320,17 @@ impl HyperSync {
             .detail("assessment", proposal.assessed().as_str())
     }
 
-    pub(crate) fn announce(&self) {
-        self.changed.send_modify(|n| *n += 1);
+    /// Commits a change of a proposal, and lets the watchers of every replica read it.
+    pub(crate) async fn commit(&self, mut tx: Write) -> Result<(), HyperSyncError> {
+        let change = self.changes.take(&mut tx).await?;
+        tx.commit().await?;
+        self.changes.publish(change);
+        Ok(())
     }
 
-    /// A receiver that is notified whenever any proposal changes.
+    /// A receiver that is notified whenever any proposal changes, at whichever replica.
     pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
-        self.changed.subscribe()
+        self.changes.subscribe()
     }
 }
 

@@ -105,8 +105,9 @@ impl HyperSync {
         let mut tx = self.store.begin("proposals.propose").await?;
         store::insert(&mut tx, proposal).await?;
         audit::insert(&mut tx, &record).await?;
+        let change = self.changes.take(&mut tx).await?;
         tx.commit_with_proof(store::proof_of(proposal.id)).await?;
-        self.announce();
+        self.changes.publish(change);
         Ok(())
     }
 }

@@ -11,7 +11,7 @@ use crate::HyperSyncError;
 use serde::{Deserialize, Serialize};
 use tars_proto::params::Params;
 use tars_runtime::{
-    audit,
+    audit, changes,
     db::{
         Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
         json,
@@ -25,6 +25,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(2, "audit outbox", audit::MIGRATION),
     Migration::new(3, "claims", include_str!("../migrations/0003_claims.sql")),
     Migration::new(4, "leases", lease::MIGRATION),
+    Migration::new(5, "change numbers", changes::MIGRATION),
 ];
 
 /// A paired measurement: old and new parameters are trained on the same seeds.

@@ -16,7 +16,7 @@ impl Workload for HyperSync {
             orchestration_for_caller: parts.peers.dial("orchestration")?,
             orchestration: parts.peers.dial("orchestration")?,
         });
-        Ok(Self::open(parts.dir, &parts.database, peers, parts.clock).await?)
+        Ok(Self::open(parts.dir, &parts.database, peers, parts.clock, parts.bus).await?)
     }
 
     fn db(&self) -> &Db {

@@ -12,6 +12,7 @@ use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions};
 use tars_proto::fault;
 use tars_runtime::{
+    bus::Bus,
     clock::Clock,
     db::{Db, Query},
     lease::{Lease, Terms},
@@ -210,7 +211,7 @@ async fn open(
         }),
     };
     let place = tars_test_db::place(dir, "hypersync");
-    HyperSync::open_paced(&place, terms, peers, clock, pacing)
+    HyperSync::open_paced(&place, terms, peers, clock, pacing, Bus::local())
         .await
         .unwrap()
 }

@@ -505,3 +505,15 @@ async fn a_decision_in_doubt_is_announced() {
     assert_eq!(decided.state, State::Approved);
     assert!(changed.has_changed().unwrap());
 }
+
+#[tokio::test]
+async fn each_change_made_at_one_replica_wakes_the_watchers_of_another() {
+    let rig = Rig::replica("a").await;
+    let other = rig.beside("b").await;
+    let id = propose(&rig).await.unwrap().id;
+    other.until(id, |p| p.assessment.is_some()).await;
+    decide(&other, id, APPROVE).await.unwrap();
+    rig.until_state(id, State::Approved).await;
+    apply(&rig, id).await.unwrap();
+    other.until_state(id, State::Completed).await;
+}
