@@ -221,6 +221,30 @@ async fn a_password_is_needed_and_a_wrong_one_is_reported() {
     replica.connected().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs redis-server: cargo xtask test"]
+async fn a_user_who_may_only_use_the_channels_of_the_mesh_is_enough() {
+    let user = "--user tars on >right resetchannels &tars:* -@all +hello +ping +publish +subscribe";
+    let redis = Redis::with(&user.split(' ').collect::<Vec<_>>());
+    let plain = redis.settings();
+    let as_user = config::Redis {
+        url: plain.url.map(|url| url.replace("unix://", "unix://tars@")),
+        ..config::Redis::default()
+    };
+    let replica = Replica::with_password(&as_user, Some("right"));
+    let mut follower = replica.connected().await;
+    let other = Replica::with_password(&as_user, Some("right"));
+    other.bus.publish(TOPIC, 1);
+    while follower.wait(0).await != Wake::Hint {}
+    let other_mesh = config::Redis {
+        channel_prefix: "another_mesh".to_owned(),
+        ..as_user
+    };
+    let refused = Replica::with_password(&other_mesh, Some("right"));
+    let _follower = refused.bus.follow(TOPIC);
+    refused.has_problem("NOPERM").await;
+}
+
 /// Settings for TLS at an address, with a client certificate of `ca`.
 fn over_tls(addr: SocketAddr, dir: &Path, ca: &TestCa, root: &TestCa) -> config::Redis {
     let leaf = ca.leaf(|p| p.extended_key_usages = vec![ExtendedKeyUsagePurpose::ClientAuth]);
