@@ -17,7 +17,8 @@ async fn every_statement_of_every_service_can_be_prepared() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let outbox = statements(&root.join("runtime/src/audit.rs"));
     let blobs = statements(&root.join("runtime/src/blobs/chunks.rs"));
-    assert!(!outbox.is_empty() && !blobs.is_empty());
+    let changes = statements(&root.join("runtime/src/changes.rs"));
+    assert!(!outbox.is_empty() && !blobs.is_empty() && !changes.is_empty());
     for service in SERVICES {
         let place = tars_test_db::of_mesh(mesh.dir.path(), service);
         let db = Db::attach(place).await.unwrap();
@@ -28,7 +29,8 @@ async fn every_statement_of_every_service_can_be_prepared() {
             .collect();
         assert!(own.len() >= 9, "{service} has {} statements", own.len());
         let blobs = blobs.iter().filter(|_| service == "orchestration");
-        for text in own.iter().chain(&outbox).chain(blobs) {
+        let changes = changes.iter().filter(|_| service == "hypersync");
+        for text in own.iter().chain(&outbox).chain(blobs).chain(changes) {
             let prepared = db.prepare(text).await;
             assert!(prepared.is_ok(), "{service}: {text}: {prepared:?}");
             assert!(names_its_columns(text), "{service}: {text}");
