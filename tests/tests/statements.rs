@@ -29,7 +29,9 @@ async fn every_statement_of_every_service_can_be_prepared() {
             .collect();
         assert!(own.len() >= 9, "{service} has {} statements", own.len());
         let blobs = blobs.iter().filter(|_| service == "orchestration");
-        let changes = changes.iter().filter(|_| service == "hypersync");
+        let changes = changes
+            .iter()
+            .filter(|_| ["hypersync", "orchestration"].contains(&service));
         for text in own.iter().chain(&outbox).chain(blobs).chain(changes) {
             let prepared = db.prepare(text).await;
             assert!(prepared.is_ok(), "{service}: {text}: {prepared:?}");

@@ -320,14 +320,6 @@ impl HyperSync {
             .detail("assessment", proposal.assessed().as_str())
     }
 
-    /// Commits a change of a proposal, and lets the watchers of every replica read it.
-    pub(crate) async fn commit(&self, mut tx: Write) -> Result<(), HyperSyncError> {
-        let change = self.changes.take(&mut tx).await?;
-        tx.commit().await?;
-        self.changes.publish(change);
-        Ok(())
-    }
-
     /// A receiver that is notified whenever any proposal changes, at whichever replica.
     pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
         self.changes.subscribe()

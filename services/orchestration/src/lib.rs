@@ -28,6 +28,8 @@ use std::{io, path::Path, sync::Arc};
 use store::Store;
 use tars_runtime::{
     blobs::Blobs,
+    bus::{Bus, Topic},
+    changes::Changes,
     clock::Clock,
     config,
     db::{Db, Place},
@@ -36,6 +38,9 @@ use tars_runtime::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use training::Trainings;
+
+/// Agents, on the bus.
+const TOPIC: Topic = "orchestration.agents";
 
 /// The service without its transport.
 #[derive(Debug)]
@@ -47,6 +52,8 @@ pub struct Orchestration {
     learners: Learners,
     store: Store,
     leases: Leases,
+    /// The changes of agents, which every replica makes live.
+    changes: Changes,
     clock: Clock,
     solvers: Solvers,
     seeds: Seeds,
@@ -59,9 +66,10 @@ impl Orchestration {
         settings: config::Orchestration,
         clock: Clock,
         seeds: Seeds,
+        bus: Bus,
     ) -> Result<Arc<Self>, OrchestrationError> {
         let terms = |db: &Db| Terms::of(db, dir);
-        Self::open_as(dir, database, terms, settings, clock, seeds).await
+        Self::open_as(dir, database, terms, settings, clock, seeds, bus).await
     }
 
     async fn open_as(
@@ -71,6 +79,7 @@ impl Orchestration {
         settings: config::Orchestration,
         clock: Clock,
         seeds: Seeds,
+        bus: Bus,
     ) -> Result<Arc<Self>, OrchestrationError> {
         tars_certs::secret::create_dir(dir)?;
         let db = Db::open(database, store::MIGRATIONS).await?;
@@ -82,6 +91,7 @@ impl Orchestration {
             Place::File(_) => Blobs::in_folder(dir.join("blobs"))?,
             Place::Server { .. } => Blobs::in_database(store.db().clone()),
         };
+        let changes = Changes::open(store.db(), bus, TOPIC).await?;
         let agents = Agents::open(&store, blobs.clone(), clock.clone()).await?;
         let solvers = settings.learners.max(1);
         let service = Arc::new(Self {
@@ -92,11 +102,13 @@ impl Orchestration {
             learners: Learners::new(settings.learners, settings.queue),
             store,
             leases,
+            changes,
             clock,
             solvers: Solvers::new(solvers),
             seeds,
         });
         service.interrupt_left_runs().await?;
+        service.follow_changes();
         Ok(service)
     }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tars_learn::hyper::Values;
 use tars_runtime::{
-    audit, blobs,
+    audit, blobs, changes,
     db::{
         Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
         json,
@@ -46,6 +46,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     ),
     Migration::new(7, "blobs", blobs::MIGRATION),
     Migration::new(8, "leases", lease::MIGRATION),
+    Migration::new(9, "change numbers", changes::MIGRATION),
 ];
 
 #[derive(Debug, Clone)]

@@ -13,9 +13,13 @@ use crate::{
 use std::{
     ops::{Deref, DerefMut},
     sync::Arc,
+    time::Duration,
 };
 use tars_runtime::db::{DbError, Transaction, Write};
 use tokio::sync::MutexGuard;
+
+/// The delay before what other replicas made live is read again.
+const RETRY: Duration = Duration::from_millis(500);
 
 /// The turn to change an agent, with the transaction that changes its rows. Dropped without a commit it
 /// changes nothing.
@@ -55,6 +59,32 @@ impl Orchestration {
         })
     }
 
+    /// Makes live what other replicas commit, for the lifetime of the service.
+    pub(crate) fn follow_changes(self: &Arc<Self>) {
+        let (weak, mut changed) = (Arc::downgrade(self), self.changes.subscribe());
+        tokio::spawn(async move {
+            let mut is_current = true;
+            while !is_current || changed.changed().await.is_ok() {
+                let Some(this) = weak.upgrade() else { return };
+                let read = this.reread_all().await;
+                drop(this);
+                is_current = read.is_ok();
+                if let Err(error) = read {
+                    tracing::warn!(%error, "what other replicas made live cannot be read; retrying");
+                    tokio::time::sleep(RETRY).await;
+                }
+            }
+        });
+    }
+
+    async fn reread_all(&self) -> Result<(), OrchestrationError> {
+        for agent in self.agents.iter() {
+            let _turn = agent.changing().lock().await;
+            self.reread(agent).await?;
+        }
+        Ok(())
+    }
+
     /// Reads an agent's rows again, once the database can be asked.
     async fn reread(&self, agent: &Agent) -> Result<(), OrchestrationError> {
         let read = || async {
@@ -76,15 +106,20 @@ impl<'a> Turn<'a> {
         let Self {
             service,
             agent,
-            tx,
+            mut tx,
             guard: _guard,
         } = self;
+        let change = service.changes.take(&mut tx).await?;
         let doubt = match tx.commit().await {
-            Ok(()) => return Ok(agent.publish(next)),
+            Ok(()) => {
+                service.changes.publish(change);
+                return Ok(agent.publish(next));
+            }
             Err(doubt @ DbError::InDoubt(_)) => doubt,
             Err(e) => return Err(e.into()),
         };
         agent.doubt();
+        service.changes.publish_in_doubt(change);
         if let Err(e) = service.reread(agent).await {
             tracing::error!(agent = agent.id(), error = %e, "an agent cannot be read after a commit in doubt");
             return Err(doubt.into());

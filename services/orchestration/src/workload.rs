@@ -15,6 +15,7 @@ impl Workload for Orchestration {
             settings,
             parts.clock,
             parts.seeds,
+            parts.bus,
         )
         .await?)
     }

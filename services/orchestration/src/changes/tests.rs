@@ -8,6 +8,7 @@ use crate::{
 use std::{path::Path, time::Duration};
 use tars_learn::Run;
 use tars_runtime::{
+    bus::Bus,
     clock::Clock,
     config,
     db::{Db, Isolation, Query},
@@ -23,9 +24,16 @@ async fn open(dir: &Path) -> Arc<Orchestration> {
     };
     let clock = Clock::manual(Duration::from_secs(1_700_000_000));
     let place = tars_test_db::place(dir, "orchestration");
-    Orchestration::open(dir, &place, settings, clock, Seeds::counted(41))
-        .await
-        .unwrap()
+    Orchestration::open(
+        dir,
+        &place,
+        settings,
+        clock,
+        Seeds::counted(41),
+        Bus::local(),
+    )
+    .await
+    .unwrap()
 }
 
 fn policy(service: &Orchestration) -> Arc<Agent> {
@@ -476,5 +484,41 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
         assert_eq!(status.code(), tonic::Code::DataLoss);
         assert!(status.message().contains(&run.id.to_string()), "{status}");
         assert!(status.message().contains("paused"), "{status}");
+    }
+}
+
+/// Waits until a replica's live state is as wanted.
+async fn until_live(service: &Orchestration, wanted: impl Fn(&LiveAgent) -> bool) {
+    let agent = policy(service);
+    eventually(|| std::future::ready(wanted(&agent.live()))).await;
+}
+
+#[tokio::test]
+async fn what_one_replica_commits_is_live_at_every_other() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (open(dir.path()).await, open(dir.path()).await);
+    reload(&one, 0.91).await.unwrap();
+    until_live(&other, |live| live.row.version == 2).await;
+    let live = policy(&other).live();
+    assert_eq!(live.row.hyperparameters["gamma"], Value::Number(0.91));
+    apply(&one, step("change", "apply", 2, 0.92)).await.unwrap();
+    until_live(&other, |live| live.hold.is_some()).await;
+    settle(&other, "change", Some(3)).await.unwrap();
+    until_live(&one, |live| {
+        live.hold.is_none() && live.approved.version == 3
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_change_starts_from_what_another_replica_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (one, other) = (open(dir.path()).await, open(dir.path()).await);
+    for version in [2, 4, 6] {
+        assert_eq!(reload(&one, 0.91).await.unwrap(), version);
+        assert_eq!(reload(&other, 0.92).await.unwrap(), version + 1);
+    }
+    for service in [&one, &other] {
+        until_live(service, |live| live.row.version == 7).await;
     }
 }

@@ -8,7 +8,7 @@ use crate::{
 };
 use std::{future::Future, time::Duration};
 use tars_learn::{Run, hyper::Values};
-use tars_runtime::{clock::Clock, config, lease::Terms, seeds::Seeds};
+use tars_runtime::{bus::Bus, clock::Clock, config, lease::Terms, seeds::Seeds};
 use uuid::Uuid;
 
 /// Nothing is renewed while a test runs.
@@ -37,8 +37,15 @@ impl Replica {
             Seeds::counted(1),
         );
         let terms = |_: &_| Ok(terms);
-        let service =
-            Orchestration::open_as(dir.path(), &place, terms, settings, clock.clone(), seeds);
+        let service = Orchestration::open_as(
+            dir.path(),
+            &place,
+            terms,
+            settings,
+            clock.clone(),
+            seeds,
+            Bus::local(),
+        );
         Self {
             service: service.await.unwrap(),
             clock,

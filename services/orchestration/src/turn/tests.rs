@@ -7,7 +7,7 @@ use crate::{
 };
 use std::{path::Path, time::Duration};
 use tars_learn::hyper::{Value, Values};
-use tars_runtime::{clock::Clock, config, db::LostCommit, seeds::Seeds};
+use tars_runtime::{bus::Bus, clock::Clock, config, db::LostCommit, seeds::Seeds};
 
 const FAULTS: [LostCommit; 2] = [LostCommit::Made, LostCommit::Undone];
 
@@ -19,9 +19,16 @@ async fn open(dir: &Path) -> Arc<Orchestration> {
     };
     let clock = Clock::manual(Duration::from_secs(1_700_000_000));
     let place = tars_test_db::place(dir, "orchestration");
-    Orchestration::open(dir, &place, settings, clock, Seeds::counted(41))
-        .await
-        .unwrap()
+    Orchestration::open(
+        dir,
+        &place,
+        settings,
+        clock,
+        Seeds::counted(41),
+        Bus::local(),
+    )
+    .await
+    .unwrap()
 }
 
 fn policy(service: &Orchestration) -> Arc<Agent> {
