@@ -242,7 +242,7 @@ async fn a_user_who_may_only_use_the_channels_of_the_mesh_is_enough() {
     };
     let refused = Replica::with_password(&other_mesh, Some("right"));
     let _follower = refused.bus.follow(TOPIC);
-    refused.has_problem("NOPERM").await;
+    refused.has_problem("no permissions").await;
 }
 
 /// Settings for TLS at an address, with a client certificate of `ca`.
