@@ -4,6 +4,7 @@
 //! announced as ready before all of it serves.
 
 mod audit;
+pub(crate) mod backup;
 mod bound;
 pub(crate) mod connect_failure;
 mod dir_lock;
@@ -20,9 +21,10 @@ mod watch;
 pub(crate) use dir_lock::DirLock;
 pub use error::StartError;
 pub use process::{Origin, Process};
-pub(crate) use process::{ca_bundle, ca_dir, open_authority};
+pub(crate) use process::{ca_bundle, ca_dir, open_authority, place_of};
 pub use ready::Ready;
 pub use service::Service;
+pub(crate) use services::migrations;
 pub(crate) use serving::CERTIFICATE;
 
 use bound::Bound;

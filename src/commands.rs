@@ -12,6 +12,7 @@ mod certs;
 mod completions;
 mod config;
 mod confirm;
+mod db;
 mod demo;
 mod descriptors;
 mod events;
@@ -104,6 +105,8 @@ enum Command {
     Audit(audit::Audit),
     /// Check a peer policy, and explain what it decides.
     Policy(policy::PolicyCommand),
+    /// Look at and migrate the databases; back up and restore all that a mesh keeps.
+    Db(db::Database),
     /// Print the effective configuration.
     Config(config::ConfigCommand),
     /// Write the contract's descriptors, for clients that do not reflect.
@@ -296,6 +299,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),
         Command::Policy(policy) => policy.run(&global),
+        Command::Db(database) => database.run(&global),
         Command::Config(config) => config.run(&global),
         Command::Descriptors(descriptors) => descriptors.run(),
         Command::Probe(probe) => probe.run(&global),

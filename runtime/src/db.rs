@@ -12,6 +12,7 @@
 
 mod doubt;
 mod error;
+mod inspect;
 mod migrate;
 mod pools;
 mod query;
@@ -21,6 +22,7 @@ mod transaction;
 
 pub use doubt::LostCommit;
 pub use error::{Corrupt, DbError, SchemaError};
+pub use inspect::{Schema, Table};
 pub use migrate::Migration;
 pub use query::{Query, Value, json};
 pub use row::{Column, FromRow, NamedRow, Row};

@@ -29,7 +29,7 @@ use tars_runtime::{
     bus::{self, Bus},
     clock::{Clock, Monotonic},
     config::{Config, Connect},
-    db::{Place, Server},
+    db::{DbError, Place, Server},
     health::{Check, Condition, Readiness, Report},
     listen::ListenerMetrics,
     metrics::Metrics,
@@ -43,6 +43,18 @@ use work::{Resume, Work};
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 /// The same where Auth is in this process. It stops afterwards, and answers even on a busy machine.
 const LEAVE_LIMIT_BESIDE_AUTH: Duration = Duration::from_secs(10);
+
+/// Where a configuration puts the database of a service.
+pub(crate) fn place_of(config: &Config, service: Service) -> Result<Place, DbError> {
+    let name = service.as_str();
+    Ok(match Server::of(&config.database)? {
+        Some(server) => Place::Server {
+            server,
+            service: name.to_owned(),
+        },
+        None => Place::File(config.data.dir.join(name).join(format!("{name}.db"))),
+    })
+}
 
 /// A process of the mesh.
 pub struct Process {
@@ -242,16 +254,7 @@ impl Process {
 
     /// Where the database of a service is.
     pub(crate) fn database(&self, service: Service) -> Result<Place, StartError> {
-        Ok(match Server::of(&self.config.database)? {
-            Some(server) => Place::Server {
-                server,
-                service: service.as_str().to_owned(),
-            },
-            None => {
-                let file = format!("{}.db", service.as_str());
-                Place::File(self.service_dir(service).join(file))
-            }
-        })
+        Ok(place_of(&self.config, service)?)
     }
 
     pub(crate) fn add_check(&self, name: &str, check: Check) {

@@ -9,7 +9,13 @@ mod workload;
 pub(crate) use layers::log_serving;
 
 use crate::app::{Process, StartError, save_first_admin, service::Service};
-use tars_runtime::{config::Connect, db::Db, health::Check, lease::Leases};
+use tars_runtime::{
+    config::Connect,
+    db::{Db, Migration},
+    health::Check,
+    lease::Leases,
+};
+use tars_workload::Workload;
 use tokio::net::TcpListener;
 
 /// Where a service listens.
@@ -43,6 +49,20 @@ macro_rules! start {
     };
 }
 tars_certs::for_each_service!(start);
+
+macro_rules! migrations {
+    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
+        /// The migrations of a service's schema; `None` where it has no database.
+        pub(crate) fn migrations(service: Service) -> Option<&'static [Migration]> {
+            match service {
+                Service::Auth => Some(tars_auth::MIGRATIONS),
+                $(Service::$variant => Some(<$implementation as Workload>::MIGRATIONS),)*
+                Service::Gateway => None,
+            }
+        }
+    };
+}
+tars_certs::for_each_service!(migrations);
 
 /// Continues what the last process left unfinished.
 pub(crate) async fn resume(process: &Process) -> Result<(), StartError> {

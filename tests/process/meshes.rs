@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "meshes/backups.rs"]
+mod backups;
 #[path = "meshes/certificates.rs"]
 mod certificates;
 #[path = "meshes/failures.rs"]

@@ -12,7 +12,7 @@ use tars_runtime::{
     bus::Bus,
     clock::Clock,
     config::Config,
-    db::{Db, Place},
+    db::{Db, Migration, Place},
     lease::Leases,
     seeds::Seeds,
     trace::Tracer,
@@ -24,6 +24,9 @@ pub type OpenError = Box<dyn Error + Send + Sync>;
 
 /// A service that is served over mutual TLS and follows Auth.
 pub trait Workload: Sized + Send + Sync + 'static {
+    /// The migrations of its database's schema, as [`open`](Self::open) applies them.
+    const MIGRATIONS: &'static [Migration];
+
     /// Opens the service's part of the data directory. Nothing is served yet, and no peer needs to
     /// be reachable.
     fn open(parts: Parts<'_>) -> impl Future<Output = Result<Arc<Self>, OpenError>> + Send;

@@ -148,8 +148,8 @@ pub enum SchemaError {
     Modified(i64),
     /// Migrations are pending, and `database.migrate` is off.
     #[error(
-        "the database is at migration {applied}, and this version needs migration {needed}: start one process with \
-         database.migrate = true, once the replicas of older versions are stopped"
+        "the database is at migration {applied}, and this version needs migration {needed}: run \
+         `tars db migrate`, once the replicas of older versions are stopped"
     )]
     Older {
         /// The last migration that was applied; zero when none is.
@@ -158,7 +158,7 @@ pub enum SchemaError {
         needed: i64,
     },
     /// There is no schema, and `database.migrate` is off.
-    #[error("the database has no schema {0}: start one process with database.migrate = true")]
+    #[error("the database has no schema {0}: run `tars db migrate`")]
     Absent(String),
 }
 

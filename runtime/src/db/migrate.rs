@@ -4,7 +4,7 @@
 //! processes that start at once take turns: by a file beside the SQLite database, by an advisory lock
 //! on PostgreSQL. Each migration is one transaction with the row that records it.
 
-use super::{DbError, error::SchemaError};
+use super::{DbError, error::SchemaError, inspect::APPLIED, pools::Pools};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, SqlStr, SqlitePool,
     migrate::{self as driver, AppliedMigration, Migrate, MigrateError, MigrationType},
@@ -17,8 +17,6 @@ use std::{
 };
 use tokio::time::{Instant, sleep};
 
-/// Where the driver records what was applied.
-const APPLIED: &str = "_sqlx_migrations";
 /// How long another process may migrate before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK: Duration = Duration::from_millis(10);
@@ -48,6 +46,11 @@ impl Migration {
     pub const fn on_postgres(mut self, text: &'static str) -> Self {
         self.postgres = text;
         self
+    }
+
+    /// The number of the migration.
+    pub const fn version(&self) -> i64 {
+        self.version
     }
 
     fn with_text(&self, text: &'static str) -> driver::Migration {
@@ -136,8 +139,17 @@ async fn run<C: Migrate>(
     Ok(())
 }
 
+/// The migrations as an engine has them.
+pub(super) fn on_engine(migrations: &[Migration], pools: &Pools) -> Vec<driver::Migration> {
+    let text = |migration: &Migration| match pools {
+        Pools::Sqlite { .. } => migration.sqlite,
+        Pools::Postgres { .. } => migration.postgres,
+    };
+    migrations.iter().map(|m| m.with_text(text(m))).collect()
+}
+
 /// The migrations that are not applied yet; an error where something else is.
-fn missing<'m>(
+pub(super) fn missing<'m>(
     applied: &[AppliedMigration],
     migrations: &'m [driver::Migration],
 ) -> Result<Vec<&'m driver::Migration>, SchemaError> {

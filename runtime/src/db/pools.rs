@@ -9,6 +9,7 @@ use crate::backoff::Backoff;
 use sha2::{Digest, Sha256};
 use sqlx::{
     AssertSqlSafe, Executor, PgPool, Postgres, SqlSafeStr, SqlStr, Sqlite, SqlitePool,
+    migrate::AppliedMigration,
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
@@ -255,6 +256,65 @@ impl Pools {
             }
         }
         Ok(())
+    }
+
+    /// The names of the tables, sorted, those of the driver included.
+    pub(super) async fn table_names(&self) -> Result<Vec<String>, DbError> {
+        const SQLITE: &str = "SELECT name FROM sqlite_master \
+                              WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name";
+        const POSTGRES: &str = "SELECT CAST(tablename AS TEXT) FROM pg_tables \
+                                WHERE schemaname = current_schema() ORDER BY tablename";
+        Ok(match self {
+            Self::Sqlite { reader, .. } => sqlx::query_scalar(SQLITE).fetch_all(reader).await?,
+            Self::Postgres { reader, .. } => sqlx::query_scalar(POSTGRES).fetch_all(reader).await?,
+        })
+    }
+
+    /// The migrations that were applied.
+    pub(super) async fn applied(&self) -> Result<Vec<AppliedMigration>, DbError> {
+        const TEXT: &str = "SELECT version, checksum FROM _sqlx_migrations ORDER BY version";
+        let rows: Vec<(i64, Vec<u8>)> = match self {
+            Self::Sqlite { reader, .. } => sqlx::query_as(TEXT).fetch_all(reader).await?,
+            Self::Postgres { reader, .. } => sqlx::query_as(TEXT).fetch_all(reader).await?,
+        };
+        let migration = |(version, checksum): (i64, Vec<u8>)| AppliedMigration {
+            version,
+            checksum: checksum.into(),
+        };
+        Ok(rows.into_iter().map(migration).collect())
+    }
+
+    /// How many rows a table has, which the catalogue of the database names.
+    pub(super) async fn count(&self, table: &str) -> Result<i64, DbError> {
+        let table = table.replace('"', "\"\"");
+        let text = AssertSqlSafe(format!("SELECT COUNT(*) FROM \"{table}\""));
+        Ok(match self {
+            Self::Sqlite { reader, .. } => sqlx::query_scalar(text).fetch_one(reader).await?,
+            Self::Postgres { reader, .. } => sqlx::query_scalar(text).fetch_one(reader).await?,
+        })
+    }
+
+    pub(super) async fn bytes(&self) -> Result<i64, DbError> {
+        const SQLITE: &str =
+            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
+        const POSTGRES: &str = "SELECT CAST(COALESCE(SUM(pg_total_relation_size(c.oid)), 0) AS BIGINT) \
+                                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                                WHERE n.nspname = current_schema() AND c.relkind = 'r'";
+        Ok(match self {
+            Self::Sqlite { reader, .. } => sqlx::query_scalar(SQLITE).fetch_one(reader).await?,
+            Self::Postgres { reader, .. } => sqlx::query_scalar(POSTGRES).fetch_one(reader).await?,
+        })
+    }
+
+    /// What SQLite finds wrong with its file, or `ok`. PostgreSQL looks after its own files.
+    pub(super) async fn integrity(&self) -> Result<String, DbError> {
+        match self {
+            Self::Sqlite { reader, .. } => {
+                let check = sqlx::query_scalar("PRAGMA integrity_check(1)");
+                Ok(check.fetch_one(reader).await?)
+            }
+            Self::Postgres { .. } => Ok("ok".to_owned()),
+        }
     }
 
     pub(super) async fn close(&self) {

@@ -28,6 +28,7 @@ pub use api::{bootstrap_routes, routes};
 pub use certificates::Certificates;
 pub use error::AuthError;
 pub(crate) use origin::Origin;
+pub use store::MIGRATIONS;
 
 use horizon::Horizon;
 use publish::{Change, Publisher};

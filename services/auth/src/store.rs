@@ -25,7 +25,8 @@ use tars_runtime::{
     lease::{self, Fence},
 };
 
-pub(crate) const MIGRATIONS: &[Migration] = &[
+/// The migrations of the database's schema.
+pub const MIGRATIONS: &[Migration] = &[
     Migration::new(1, "initial", include_str!("../migrations/0001_initial.sql")),
     Migration::new(2, "audit outbox", audit::MIGRATION),
     Migration::new(

@@ -1,12 +1,18 @@
 //! AutoML as a workload of a process.
 
-use crate::{Automl, api, peers::Peers};
+use crate::{Automl, api, peers::Peers, store};
 use std::sync::Arc;
-use tars_runtime::{db::Db, lease::Leases, trace::Tracer};
+use tars_runtime::{
+    db::{Db, Migration},
+    lease::Leases,
+    trace::Tracer,
+};
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
 
 impl Workload for Automl {
+    const MIGRATIONS: &'static [Migration] = store::MIGRATIONS;
+
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
         let peers = Peers::over(parts.peers.dial("orchestration")?);
         let settings = parts.config.automl.clone();

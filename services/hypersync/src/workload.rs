@@ -3,13 +3,20 @@
 use crate::{
     HyperSync, api,
     peers::{Channels, Peers},
+    store,
 };
 use std::sync::Arc;
-use tars_runtime::{db::Db, lease::Leases, trace::Tracer};
+use tars_runtime::{
+    db::{Db, Migration},
+    lease::Leases,
+    trace::Tracer,
+};
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
 
 impl Workload for HyperSync {
+    const MIGRATIONS: &'static [Migration] = store::MIGRATIONS;
+
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
         let peers = Peers::over(Channels {
             automl_for_caller: parts.peers.dial("automl")?,

@@ -1,12 +1,18 @@
 //! Orchestration as a workload of a process.
 
-use crate::{Orchestration, api};
+use crate::{Orchestration, api, store};
 use std::sync::Arc;
-use tars_runtime::{db::Db, lease::Leases, trace::Tracer};
+use tars_runtime::{
+    db::{Db, Migration},
+    lease::Leases,
+    trace::Tracer,
+};
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
 
 impl Workload for Orchestration {
+    const MIGRATIONS: &'static [Migration] = store::MIGRATIONS;
+
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
         let settings = parts.config.orchestration.clone();
         Ok(Self::open(

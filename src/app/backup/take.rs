@@ -1,0 +1,226 @@
+//! A backup is taken.
+
+use super::{
+    BackupError, FORMAT, FilePart, Manifest, ServicePart, VERSION, archive, database_file,
+    files::{self, Listed, is_blob},
+};
+use crate::app::{Service, services};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+use tars_runtime::{
+    clock::Clock,
+    config::Config,
+    db::{Db, Migration},
+};
+
+/// How often files and databases are copied again because files changed meanwhile.
+const TRIES: usize = 5;
+
+/// What a backup has, and what of the data directory it has not.
+pub(crate) struct Taken {
+    pub(crate) manifest: Manifest,
+    pub(crate) left_out: Vec<PathBuf>,
+}
+
+/// Backs up a data directory, in use or not, to a file that does not exist yet.
+pub(crate) async fn take(
+    config: &Config,
+    file: &Path,
+    progress: impl Fn(&str),
+) -> Result<Taken, BackupError> {
+    let data = &config.data.dir;
+    check(config, file)?;
+    let staging = files::staging(".tars-backup", files::parent(file))?;
+    let mut copy = Copy {
+        data,
+        staging: staging.path(),
+        files: BTreeMap::new(),
+    };
+    let services = copy.all(&progress).await?;
+    let left_out = Listed::of(data)?.left_out.into_iter().collect();
+    let manifest = Manifest {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        made_by: env!("CARGO_PKG_VERSION").to_owned(),
+        made_at_s: Clock::system().now_s(),
+        services,
+        files: copy.files.into_values().collect(),
+    };
+    progress("writing the archive");
+    archive::write(staging.path(), &manifest, file)?;
+    Ok(Taken { manifest, left_out })
+}
+
+fn check(config: &Config, file: &Path) -> Result<(), BackupError> {
+    let data = &config.data.dir;
+    if config.database.url.is_some() {
+        return Err(BackupError::Server);
+    }
+    if file.symlink_metadata().is_ok() {
+        return Err(BackupError::Exists(file.to_owned()));
+    }
+    if present(data).is_empty() {
+        return Err(BackupError::Nothing(data.clone()));
+    }
+    let parent = files::parent(file);
+    let parent = fs::canonicalize(parent).map_err(BackupError::file(parent))?;
+    let data = fs::canonicalize(data).map_err(BackupError::file(data))?;
+    if parent.starts_with(data) {
+        return Err(BackupError::Within(file.to_owned()));
+    }
+    Ok(())
+}
+
+/// The services that have a database in a data directory.
+fn present(data: &Path) -> Vec<(Service, &'static [Migration])> {
+    let all = Service::ALL.iter().copied();
+    let with_database = all.filter_map(|s| Some((s, services::migrations(s)?)));
+    with_database
+        .filter(|(service, _)| data.join(database_file(*service)).is_file())
+        .collect()
+}
+
+/// A copy of a data directory, in progress.
+struct Copy<'a> {
+    data: &'a Path,
+    staging: &'a Path,
+    files: BTreeMap<PathBuf, FilePart>,
+}
+
+impl Copy<'_> {
+    /// Copies until nothing has changed between the first file and the last database. What is recorded
+    /// in files and tables alike (what the authority issued, what was revoked) is then of one moment.
+    async fn all(&mut self, progress: &impl Fn(&str)) -> Result<Vec<ServicePart>, BackupError> {
+        let mut changed = PathBuf::new();
+        for _ in 0..TRIES {
+            progress("copying keys and certificates");
+            self.mutable_files()?;
+            progress("copying blobs");
+            self.blobs()?;
+            let mut services = Vec::new();
+            for (service, migrations) in present(self.data) {
+                progress(&format!("copying the database of {}", service.as_str()));
+                services.push(self.database(service, migrations).await?);
+            }
+            // Those of versions that were made meanwhile.
+            self.blobs()?;
+            match self.changed()? {
+                None => return Ok(services),
+                Some(path) => changed = self.data.join(path),
+            }
+            self.forget()?;
+        }
+        Err(BackupError::Restless(changed))
+    }
+
+    fn mutable_files(&mut self) -> Result<(), BackupError> {
+        for path in Listed::of(self.data)?.files {
+            if !is_blob(&path) {
+                self.file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn blobs(&mut self) -> Result<(), BackupError> {
+        for path in Listed::of(self.data)?.files {
+            if is_blob(&path) && !self.files.contains_key(&path) {
+                self.file(path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Copies a file, unless it was deleted since it was listed.
+    fn file(&mut self, path: PathBuf) -> Result<(), BackupError> {
+        match files::copy(self.data, self.staging, &path) {
+            Err(e) if e.is_absence() => Ok(()),
+            other => {
+                self.files.insert(path, other?);
+                Ok(())
+            }
+        }
+    }
+
+    async fn database(
+        &mut self,
+        service: Service,
+        migrations: &[Migration],
+    ) -> Result<ServicePart, BackupError> {
+        let failed = BackupError::db(service.as_str());
+        let path = database_file(service);
+        let copied = self.staging.join(&path);
+        // Made for the owner alone; a copy goes into an empty file.
+        drop(files::create(&copied, 0o600)?);
+        let db = Db::attach(&self.data.join(&path)).await.map_err(&failed)?;
+        let done = db.copy_to(&copied).await;
+        db.close().await;
+        done.map_err(&failed)?;
+        let part = describe(service, &copied, migrations)
+            .await
+            .map_err(&failed)?;
+        let file = files::look(self.staging, &path)?;
+        self.files.insert(path, file);
+        Ok(part)
+    }
+
+    /// A file that is not any more as it was copied.
+    fn changed(&self) -> Result<Option<PathBuf>, BackupError> {
+        let is_mutable = |path: &PathBuf| !is_blob(path) && !is_database(path);
+        let mut now = Listed::of(self.data)?.files;
+        now.retain(is_mutable);
+        let copied = self.files.keys().filter(|path| is_mutable(path)).cloned();
+        let copied = copied.collect();
+        if let Some(path) = now.symmetric_difference(&copied).next() {
+            return Ok(Some(path.clone()));
+        }
+        for path in now {
+            match files::look(self.data, &path) {
+                Ok(part) if self.files.get(&path) == Some(&part) => {}
+                Err(e) if !e.is_absence() => return Err(e),
+                _ => return Ok(Some(path)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Removes what is to be copied again: all but the blobs.
+    fn forget(&mut self) -> Result<(), BackupError> {
+        let again = self.files.extract_if(.., |path, _| !is_blob(path));
+        for (path, _) in again {
+            let path = self.staging.join(path);
+            fs::remove_file(&path).map_err(BackupError::file(&path))?;
+        }
+        Ok(())
+    }
+}
+
+fn is_database(path: &Path) -> bool {
+    path.extension().is_some_and(|extension| extension == "db")
+}
+
+/// What a copy of a database has, found in the copy.
+pub(super) async fn describe(
+    service: Service,
+    file: &Path,
+    migrations: &[Migration],
+) -> Result<ServicePart, tars_runtime::db::DbError> {
+    let db = Db::attach(file).await?;
+    let found = async {
+        db.check_integrity().await?;
+        let schema = db.schema(migrations).await?;
+        let tables = db.tables().await?;
+        let tables = tables.into_iter().map(|table| (table.name, table.rows));
+        Ok(ServicePart {
+            name: service.as_str().to_owned(),
+            schema: schema.applied,
+            tables: tables.collect(),
+        })
+    };
+    let found = found.await;
+    db.close().await;
+    found
+}

@@ -1,0 +1,363 @@
+use super::{archive, files, *};
+use std::{fs, os::unix::fs::PermissionsExt};
+use tars_runtime::{
+    config::{Config, Data},
+    db::{Db, Isolation, Query},
+};
+use tempfile::TempDir;
+
+/// A data directory with two databases, keys, and blobs.
+struct Rig {
+    dir: TempDir,
+}
+
+fn put(path: &Path, content: &[u8], mode: u32) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, content).unwrap();
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+}
+
+impl Rig {
+    async fn new() -> Self {
+        let rig = Self {
+            dir: tempfile::tempdir().unwrap(),
+        };
+        for service in [Service::Auth, Service::Orchestration] {
+            let migrations = crate::app::migrations(service).unwrap();
+            let file = rig.data().join(database_file(service));
+            let db = Db::open(&file, migrations).await.unwrap();
+            let mut tx = db.write("test", Isolation::Exclusive).await.unwrap();
+            let insert = "INSERT INTO audit_outbox (position, record) VALUES (7, 'seven')";
+            let done = tx.execute(Query::new(insert)).await.unwrap();
+            done.one().unwrap();
+            tx.commit().await.unwrap();
+            db.close().await;
+        }
+        put(&rig.data().join("ca/ca.key"), b"a private key", 0o600);
+        put(&rig.data().join("ca/ca.crt"), b"a certificate", 0o644);
+        put(
+            &rig.data().join("orchestration/blobs/abc"),
+            &[7; 200_000],
+            0o600,
+        );
+        for name in ["lock", "ready.json", "auth/lock", "ca/.ca.json.1.tmp"] {
+            put(&rig.data().join(name), b"of a process", 0o600);
+        }
+        rig
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    fn file(&self) -> PathBuf {
+        self.dir.path().join("backup.tar")
+    }
+
+    fn target(&self) -> PathBuf {
+        self.dir.path().join("restored")
+    }
+
+    async fn take(&self) -> Result<Manifest, BackupError> {
+        let taken = take(&config(&self.data()), &self.file(), |_| {}).await;
+        taken.map(|taken| taken.manifest)
+    }
+
+    async fn restore(&self, file: &Path) -> Result<Manifest, BackupError> {
+        restore(&config(&self.target()), file, |_| {}).await
+    }
+
+    /// Restores what must be refused, and checks that nothing is left of it.
+    async fn refused(&self, content: &[u8]) -> BackupError {
+        let file = self.dir.path().join("bad.tar");
+        fs::write(&file, content).unwrap();
+        let refused = self.restore(&file).await.unwrap_err();
+        assert!(!self.target().exists(), "{refused}");
+        let left = fs::read_dir(self.dir.path()).unwrap();
+        let left = left.map(|e| e.unwrap().file_name().into_string().unwrap());
+        assert_eq!(left.filter(|name| name.starts_with(".tars")).count(), 0);
+        refused
+    }
+}
+
+fn config(data: &Path) -> Config {
+    let dir = data.to_owned();
+    Config {
+        data: Data { dir },
+        ..Config::default()
+    }
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[tokio::test]
+async fn what_is_backed_up_is_restored_with_its_modes() {
+    let rig = Rig::new().await;
+    let taken = rig.take().await.unwrap();
+    assert_eq!(mode(&rig.file()), 0o600);
+    let restored = rig.restore(&rig.file()).await.unwrap();
+    assert_eq!(taken, restored);
+    let services: Vec<_> = restored.services.iter().map(|s| s.name.as_str()).collect();
+    assert_eq!(services, ["auth", "orchestration"]);
+    for (path, expected) in [
+        ("ca/ca.key", 0o600),
+        ("ca/ca.crt", 0o644),
+        ("orchestration/blobs/abc", 0o600),
+    ] {
+        let (before, after) = (rig.data().join(path), rig.target().join(path));
+        assert_eq!(
+            fs::read(before).unwrap(),
+            fs::read(&after).unwrap(),
+            "{path}"
+        );
+        assert_eq!(mode(&after), expected, "{path}");
+    }
+    assert_eq!(mode(&rig.target()), 0o700);
+    for name in ["lock", "ready.json", "auth/lock", "ca/.ca.json.1.tmp"] {
+        assert!(!rig.target().join(name).exists(), "{name}");
+    }
+    for service in [Service::Auth, Service::Orchestration] {
+        let db = rig.target().join(database_file(service));
+        let db = Db::open(&db, crate::app::migrations(service).unwrap())
+            .await
+            .unwrap();
+        let tables = db.tables().await.unwrap();
+        let outbox = tables.iter().find(|t| t.name == "audit_outbox").unwrap();
+        assert_eq!(outbox.rows, 1);
+        db.close().await;
+    }
+}
+
+#[tokio::test]
+async fn a_database_in_use_is_backed_up_as_it_was_last_committed() {
+    let rig = Rig::new().await;
+    let migrations = crate::app::migrations(Service::Auth).unwrap();
+    let file = rig.data().join(database_file(Service::Auth));
+    let db = Db::open(&file, migrations).await.unwrap();
+    let mut tx = db.write("test", Isolation::Exclusive).await.unwrap();
+    let insert = "INSERT INTO audit_outbox (position, record) VALUES (8, 'eight')";
+    tx.execute(Query::new(insert)).await.unwrap().one().unwrap();
+    let taken = rig.take().await.unwrap();
+    assert_eq!(taken.services[0].tables["audit_outbox"], 1);
+    tx.commit().await.unwrap();
+    fs::remove_file(rig.file()).unwrap();
+    let taken = rig.take().await.unwrap();
+    assert_eq!(taken.services[0].tables["audit_outbox"], 2);
+}
+
+#[tokio::test]
+async fn a_place_that_would_lose_something_is_refused() {
+    let rig = Rig::new().await;
+    let within = rig.data().join("backup.tar");
+    let refused = take(&config(&rig.data()), &within, |_| {}).await.err();
+    assert!(matches!(refused, Some(BackupError::Within(_))));
+    rig.take().await.unwrap();
+    assert!(matches!(rig.take().await, Err(BackupError::Exists(_))));
+    put(&rig.target().join("mine"), b"x", 0o600);
+    let refused = rig.restore(&rig.file()).await.unwrap_err();
+    assert!(matches!(refused, BackupError::NotEmpty(_)), "{refused}");
+    assert_eq!(fs::read_dir(rig.target()).unwrap().count(), 1);
+    let nothing = config(&rig.dir.path().join("nowhere"));
+    let file = rig.dir.path().join("other.tar");
+    let refused = take(&nothing, &file, |_| {}).await.err();
+    assert!(matches!(refused, Some(BackupError::Nothing(_))));
+    assert!(!nothing.data.dir.exists());
+}
+
+#[tokio::test]
+async fn an_empty_directory_is_filled() {
+    let rig = Rig::new().await;
+    rig.take().await.unwrap();
+    fs::create_dir(rig.target()).unwrap();
+    rig.restore(&rig.file()).await.unwrap();
+    assert!(rig.target().join("ca/ca.key").exists());
+}
+
+#[tokio::test]
+async fn files_of_others_are_refused_as_such() {
+    let rig = Rig::new().await;
+    let mut other = tar::Builder::new(Vec::new());
+    let mut header = tar::Header::new_gnu();
+    header.set_size(2);
+    other
+        .append_data(&mut header, "README", &b"hi"[..])
+        .unwrap();
+    let other = other.into_inner().unwrap();
+    let gzip = [&[0x1f, 0x8b, 8, 0][..], &[9; 2000]].concat();
+    let sqlite = [&b"SQLite format 3\0"[..], &[0; 4096]].concat();
+    let claims = |text: &str| {
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, "manifest.json", text.as_bytes())
+            .unwrap();
+        tar.into_inner().unwrap()
+    };
+    for content in [
+        Vec::new(),
+        b"hello".to_vec(),
+        vec![b'x'; 5000],
+        vec![0; 5000],
+        gzip,
+        sqlite,
+        other,
+        claims("{}"),
+        claims("no JSON"),
+        claims(r#"{"format": "another's", "version": 1}"#),
+    ] {
+        let refused = rig.refused(&content).await;
+        assert!(matches!(refused, BackupError::Foreign { .. }), "{refused}");
+        assert!(
+            refused.to_string().contains("is not a backup of tars"),
+            "{refused}"
+        );
+    }
+    let newer = rig
+        .refused(&claims(r#"{"format": "tars backup", "version": 9}"#))
+        .await;
+    assert!(
+        matches!(newer, BackupError::Newer { found: 9, .. }),
+        "{newer}"
+    );
+}
+
+#[tokio::test]
+async fn an_archive_that_was_cut_off_anywhere_is_refused() {
+    let rig = Rig::new().await;
+    rig.take().await.unwrap();
+    let whole = fs::read(rig.file()).unwrap();
+    // The last two blocks only mark the end.
+    let content = whole.len() - 1024;
+    let cuts = (1..content)
+        .step_by(content / 60)
+        .chain([content - 1, content - 512]);
+    for cut in cuts {
+        let refused = rig.refused(&whole[..cut]).await;
+        assert!(
+            matches!(
+                refused,
+                BackupError::Damaged { .. } | BackupError::Foreign { .. }
+            ),
+            "{cut}: {refused}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_archive_of_which_any_byte_was_changed_is_refused_or_restored_unchanged() {
+    let rig = Rig::new().await;
+    let taken = rig.take().await.unwrap();
+    let whole = fs::read(rig.file()).unwrap();
+    let mut refusals = 0;
+    for at in (0..whole.len()).step_by(whole.len() / 80) {
+        let mut content = whole.clone();
+        content[at] ^= 0x40;
+        let file = rig.dir.path().join("bad.tar");
+        fs::write(&file, &content).unwrap();
+        match rig.restore(&file).await {
+            Err(e) => {
+                assert!(!rig.target().exists(), "{at}: {e}");
+                refusals += 1;
+            }
+            // What fills the last block of a file up means nothing.
+            Ok(restored) => {
+                assert_eq!(restored, taken, "{at}");
+                fs::remove_dir_all(rig.target()).unwrap();
+            }
+        }
+    }
+    assert!(refusals > 40, "{refusals}");
+}
+
+/// An archive as a hostile or mistaken writer would make it.
+async fn forged(rig: &Rig, change: impl FnOnce(&mut Manifest, &Path)) -> Vec<u8> {
+    let mut manifest = rig.take().await.unwrap();
+    let content = rig.dir.path().join("content");
+    archive::extract(&rig.file(), &content).unwrap();
+    change(&mut manifest, &content);
+    let file = rig.dir.path().join("forged.tar");
+    archive::write(&content, &manifest, &file).unwrap();
+    fs::read(&file).unwrap()
+}
+
+#[tokio::test]
+async fn rows_that_are_not_those_that_were_counted_are_refused() {
+    let rig = Rig::new().await;
+    let forged = forged(&rig, |manifest, _| {
+        manifest.services[0]
+            .tables
+            .insert("audit_outbox".to_owned(), 2);
+    });
+    let refused = rig.refused(&forged.await).await;
+    assert!(refused.to_string().contains("auth"), "{refused}");
+    assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
+}
+
+#[tokio::test]
+async fn a_service_of_another_version_is_refused() {
+    let rig = Rig::new().await;
+    let forged = forged(&rig, |manifest, _| {
+        manifest.services[0].name = "oracle".to_owned();
+    });
+    let refused = rig.refused(&forged.await).await;
+    assert!(
+        matches!(refused, BackupError::UnknownService(_)),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn a_schema_of_a_newer_version_is_refused() {
+    let rig = Rig::new().await;
+    let file = rig.data().join(database_file(Service::Auth));
+    let db = Db::attach(&file).await.unwrap();
+    let mut tx = db.write("test", Isolation::Exclusive).await.unwrap();
+    let newer = "INSERT INTO _sqlx_migrations (version, description, success, checksum, execution_time) \
+                 VALUES (999, 'newer', TRUE, 'x', 1)";
+    tx.execute(Query::new(newer)).await.unwrap().one().unwrap();
+    tx.commit().await.unwrap();
+    db.close().await;
+    let refused = rig.take().await.unwrap_err().to_string();
+    assert!(refused.contains("migration 999"), "{refused}");
+    assert!(!rig.file().exists());
+}
+
+#[tokio::test]
+async fn a_path_that_leads_out_of_the_directory_is_refused() {
+    for path in ["../evil", "/tmp/evil", "ca/../../evil", ""] {
+        let rig = Rig::new().await;
+        let manifest = rig.take().await.unwrap();
+        let part = files::look(&rig.data(), Path::new("ca/ca.crt")).unwrap();
+        let part = FilePart {
+            path: path.to_owned(),
+            ..part
+        };
+        let files = vec![part];
+        let text = serde_json::to_vec(&Manifest { files, ..manifest }).unwrap();
+        let mut tar = tar::Builder::new(Vec::new());
+        let mut header = tar::Header::new_gnu();
+        header.set_size(text.len() as u64);
+        tar.append_data(&mut header, "manifest.json", text.as_slice())
+            .unwrap();
+        let refused = rig.refused(&tar.into_inner().unwrap()).await;
+        assert!(refused.to_string().contains("no path within"), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_listed_and_a_link_are_refused() {
+    let rig = Rig::new().await;
+    rig.take().await.unwrap();
+    let whole = fs::read(rig.file()).unwrap();
+    let entries = &whole[..whole.len() - 1024];
+    let mut link = tar::Builder::new(entries.to_vec());
+    let mut header = tar::Header::new_gnu();
+    header.set_entry_type(tar::EntryType::Symlink);
+    header.set_size(0);
+    link.append_link(&mut header, "ca/evil", "/etc/passwd")
+        .unwrap();
+    let refused = rig.refused(&link.into_inner().unwrap()).await;
+    assert!(refused.to_string().contains("follows its end"), "{refused}");
+}

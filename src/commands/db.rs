@@ -1,0 +1,171 @@
+//! `tars db`: the databases of a mesh, and backups of all that it keeps.
+
+mod migrate;
+mod status;
+
+use super::{CommandError, Global, block_on};
+use crate::app::backup::{self, BackupError, Manifest};
+use clap::{Args, Subcommand};
+use serde_json::{Value, json};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use toml::Table;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tars db status\n  tars db backup tars-backup.tar\n  tars db restore tars-backup.tar --data-dir /var/lib/tars"
+)]
+pub(crate) struct Database {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show where each service's database is, its schema, its tables and its size.
+    #[command(
+        after_help = "Examples:\n  tars db status\n  tars db status --data-dir /var/lib/tars --json\n\nExits with 1 when a database is missing, does not answer, or has a schema that this version does not work on."
+    )]
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Bring older schemas up to date; the mesh must be stopped.
+    #[command(
+        after_help = "Examples:\n  tars db migrate\n  tars db migrate --config tars.toml --json"
+    )]
+    Migrate {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Write databases, certificate authority, keys and blobs to one file; the mesh may run.
+    #[command(
+        after_help = "Examples:\n  tars db backup tars-backup.tar\n  tars db backup /backups/tars.tar --data-dir /var/lib/tars --json\n\nThe file holds every secret of the mesh, also the private keys of its authority: keep it as safe as the\ndata directory. It is readable by its owner alone."
+    )]
+    Backup {
+        /// The file to write, a tar archive; it must not exist.
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Restore a backup into a new data directory, after all of it was verified.
+    #[command(
+        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys."
+    )]
+    Restore {
+        /// The file that `tars db backup` wrote.
+        file: PathBuf,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl From<BackupError> for CommandError {
+    fn from(error: BackupError) -> Self {
+        Self::Failed(error.to_string())
+    }
+}
+
+impl Database {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let config = global.load(Table::new())?;
+        let progress = |step: &str| note!("{step}");
+        block_on(async {
+            match self.command {
+                Command::Status { json } => Ok(status::show(&config, json).await),
+                Command::Migrate { json } => migrate::migrate(&config, json).await,
+                Command::Backup { file, json } => {
+                    let taken = interruptible(backup::take(&config, &file, progress)).await?;
+                    for path in &taken.left_out {
+                        note!("left out: {} is no file", path.display());
+                    }
+                    report(&taken.manifest, &file, "backed up to", json);
+                    note!("the file holds every secret of the mesh: keep it as safe as its keys");
+                    Ok(ExitCode::SUCCESS)
+                }
+                Command::Restore { file, json } => {
+                    let manifest = backup::restore(&config, &file, progress);
+                    let manifest = interruptible(manifest).await?;
+                    report(&manifest, &config.data.dir, "restored to", json);
+                    Ok(ExitCode::SUCCESS)
+                }
+            }
+        })?
+    }
+}
+
+/// Work that leaves nothing behind when it is interrupted.
+async fn interruptible<T, E: Into<CommandError>>(
+    work: impl Future<Output = Result<T, E>>,
+) -> Result<T, CommandError> {
+    tokio::select! {
+        done = work => done.map_err(Into::into),
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
+    }
+}
+
+fn report(manifest: &Manifest, place: &Path, done: &str, json: bool) {
+    if json {
+        say!("{:#}", to_json(manifest, place));
+        return;
+    }
+    for service in &manifest.services {
+        let rows: i64 = service.tables.values().sum();
+        say!("{}: schema {}, {rows} rows", service.name, service.schema);
+    }
+    let bytes: u64 = manifest.files.iter().map(|file| file.bytes).sum();
+    let files = manifest.files.len();
+    say!("{done} {}: {files} files, {}", place.display(), size(bytes));
+}
+
+fn to_json(manifest: &Manifest, place: &Path) -> Value {
+    json!({
+        "place": place,
+        "made_by": manifest.made_by,
+        "made_at_s": manifest.made_at_s,
+        "services": manifest.services,
+        "files": manifest.files.len(),
+        "bytes": manifest.files.iter().map(|file| file.bytes).sum::<u64>(),
+    })
+}
+
+/// A number of bytes for people.
+fn size(bytes: u64) -> String {
+    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64;
+    let mut unit = "bytes";
+    for larger in UNITS {
+        if amount < 1024.0 {
+            break;
+        }
+        (amount, unit) = (amount / 1024.0, larger);
+    }
+    match unit {
+        "bytes" => format!("{bytes} bytes"),
+        unit => format!("{amount:.1} {unit}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_are_readable() {
+        for (bytes, text) in [
+            (0, "0 bytes"),
+            (1023, "1023 bytes"),
+            (1024, "1.0 KiB"),
+            (1_572_864, "1.5 MiB"),
+            (u64::MAX, "16777216.0 TiB"),
+        ] {
+            assert_eq!(size(bytes), text);
+        }
+    }
+}
