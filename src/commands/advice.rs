@@ -36,8 +36,8 @@ fn general(error: &RestError) -> Option<String> {
     }
     let mut details = body["details"].as_array()?.iter();
     let missing = details.find_map(|d| d["metadata"]["permission"].as_str())?;
-    let mut roles = permission::default_roles().into_iter();
-    let (weakest, _) = roles.find(|(_, held)| held.contains(&missing))?;
+    let mut roles = permission::default_roles();
+    let (weakest, _) = roles.find(|(_, held)| held.names().contains(&missing))?;
     Some(format!("the role {weakest} has it"))
 }
 
