@@ -8,7 +8,7 @@ use crate::{
 use std::{path::Path, process::Command};
 
 /// Tests of the whole that run on both engines.
-const ON_BOTH: &[&str] = &["governance", "main_job", "process", "statements", "storage"];
+const ON_BOTH: &[&str] = &["governance", "main_job", "kill", "statements", "storage"];
 
 pub(crate) fn run() -> Outcome {
     tools::python()?;
