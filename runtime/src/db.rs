@@ -12,6 +12,7 @@
 
 mod doubt;
 mod error;
+mod faults;
 mod inspect;
 mod migrate;
 mod pools;
@@ -20,8 +21,8 @@ mod row;
 mod server;
 mod transaction;
 
-pub use doubt::LostCommit;
 pub use error::{Corrupt, DbError, SchemaError};
+pub use faults::LostCommit;
 pub use inspect::{Schema, Table};
 pub use migrate::Migration;
 pub use query::{Query, Value, json};
@@ -30,7 +31,7 @@ pub use server::Server;
 pub use transaction::{Affected, Fetch, Isolation, Swap, Transaction, Write};
 
 use crate::trace::{self, Kind, Span};
-use doubt::Faults;
+use faults::Faults;
 use pools::Pools;
 use std::path::{Path, PathBuf};
 

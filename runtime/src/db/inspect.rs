@@ -1,10 +1,11 @@
 //! What a database holds, for the commands of an operator: its schema, tables and size.
 
-use super::{Db, DbError, Migration, migrate, pools::Pools};
+use super::{
+    Db, DbError, Migration,
+    migrate::{self, APPLIED},
+    pools::Pools,
+};
 use std::path::Path;
-
-/// Where the driver records what was applied.
-pub(super) const APPLIED: &str = "_sqlx_migrations";
 
 /// How a database's schema compares with the migrations of this version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,7 +44,10 @@ impl Db {
             true => self.pools.applied().await?,
             false => Vec::new(),
         };
-        let migrations = migrate::on_engine(migrations, &self.pools);
+        let migrations = match &self.pools {
+            Pools::Sqlite { .. } => migrate::on_sqlite(migrations),
+            Pools::Postgres { .. } => migrate::on_postgres(migrations),
+        };
         let pending = migrate::missing(&applied, &migrations)?;
         Ok(Schema {
             applied: applied.iter().map(|a| a.version).max().unwrap_or(0),

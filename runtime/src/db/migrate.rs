@@ -4,7 +4,7 @@
 //! processes that start at once take turns: by a file beside the SQLite database, by an advisory lock
 //! on PostgreSQL. Each migration is one transaction with the row that records it.
 
-use super::{DbError, error::SchemaError, inspect::APPLIED, pools::Pools};
+use super::{DbError, error::SchemaError};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, SqlStr, SqlitePool,
     migrate::{self as driver, AppliedMigration, Migrate, MigrateError, MigrationType},
@@ -16,6 +16,9 @@ use std::{
     time::Duration,
 };
 use tokio::time::{Instant, sleep};
+
+/// Where the driver records what was applied.
+pub(super) const APPLIED: &str = "_sqlx_migrations";
 
 /// How long another process may migrate before this one gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -139,13 +142,14 @@ async fn run<C: Migrate>(
     Ok(())
 }
 
-/// The migrations as an engine has them.
-pub(super) fn on_engine(migrations: &[Migration], pools: &Pools) -> Vec<driver::Migration> {
-    let text = |migration: &Migration| match pools {
-        Pools::Sqlite { .. } => migration.sqlite,
-        Pools::Postgres { .. } => migration.postgres,
-    };
-    migrations.iter().map(|m| m.with_text(text(m))).collect()
+/// The migrations as SQLite has them.
+pub(super) fn on_sqlite(migrations: &[Migration]) -> Vec<driver::Migration> {
+    migrations.iter().map(|m| m.with_text(m.sqlite)).collect()
+}
+
+/// The migrations as PostgreSQL has them.
+pub(super) fn on_postgres(migrations: &[Migration]) -> Vec<driver::Migration> {
+    migrations.iter().map(|m| m.with_text(m.postgres)).collect()
 }
 
 /// The migrations that are not applied yet; an error where something else is.

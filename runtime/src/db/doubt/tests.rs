@@ -1,5 +1,6 @@
 use super::*;
-use crate::db::Migration;
+
+use crate::db::{LostCommit, Migration};
 use std::path::Path;
 
 const MIGRATIONS: &[Migration] = &[Migration::new(
