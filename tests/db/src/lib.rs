@@ -39,10 +39,7 @@ pub fn place(dir: &Path, service: &str) -> Place {
 /// The settings of a process whose data directory a folder is.
 pub fn settings(dir: &Path) -> Database {
     Database {
-        url: match std::env::var(ENGINE) {
-            Ok(engine) if engine == "postgres" => Some(url()),
-            _ => None,
-        },
+        url: is_postgres().then(url),
         plaintext_loopback: true,
         schema_prefix: prefix(dir),
         readers: 2,
@@ -97,6 +94,47 @@ pub fn variables(dir: &Path) -> Vec<(&'static str, String)> {
         ("TARS__DATABASE__PLAINTEXT_LOOPBACK", "true".to_owned()),
         ("TARS__DATABASE__SCHEMA_PREFIX", settings.schema_prefix),
     ]
+}
+
+/// Statements after which no row of a table can be changed, as on a full disk.
+pub fn refuse_updates(table: &str) -> Vec<&'static str> {
+    let texts = match is_postgres() {
+        true => vec![
+            "CREATE FUNCTION refuse_update() RETURNS trigger LANGUAGE plpgsql \
+             AS 'BEGIN RAISE EXCEPTION ''the disk is full''; END'"
+                .to_owned(),
+            format!(
+                "CREATE TRIGGER refuse_updates BEFORE UPDATE ON {table} \
+                 FOR EACH ROW EXECUTE FUNCTION refuse_update()"
+            ),
+        ],
+        false => vec![format!(
+            "CREATE TRIGGER refuse_updates BEFORE UPDATE ON {table} \
+             BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+        )],
+    };
+    texts.into_iter().map(leaked).collect()
+}
+
+/// Statements that take [`refuse_updates`] back.
+pub fn accept_updates(table: &str) -> Vec<&'static str> {
+    let texts = match is_postgres() {
+        true => vec![
+            format!("DROP TRIGGER refuse_updates ON {table}"),
+            "DROP FUNCTION refuse_update()".to_owned(),
+        ],
+        false => vec!["DROP TRIGGER refuse_updates".to_owned()],
+    };
+    texts.into_iter().map(leaked).collect()
+}
+
+fn is_postgres() -> bool {
+    std::env::var(ENGINE).is_ok_and(|engine| engine == "postgres")
+}
+
+/// A statement of a test lives as long as the test's process.
+fn leaked(text: String) -> &'static str {
+    text.leak()
 }
 
 /// Keeps a service of a mesh from writing, until what is returned is dropped.

@@ -209,11 +209,9 @@ async fn a_failure_that_cannot_be_written_is_written_once_the_database_accepts_i
     let id = rig.begin(seeded(2)).await;
     rig.until("it runs", || rig.world.running() == 1).await;
     rig.execute("UPDATE trials SET parameters = '['").await;
-    rig.execute(
-        "CREATE TRIGGER refuse_writes BEFORE UPDATE ON studies \
-         BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
-    )
-    .await;
+    for text in tars_test_db::refuse_updates("studies") {
+        rig.execute(text).await;
+    }
     let rig = rig.restart().await;
     rig.resume().await;
     let lease = rig.automl.leases.acquire("test").await.unwrap().unwrap();
@@ -221,7 +219,9 @@ async fn a_failure_that_cannot_be_written_is_written_once_the_database_accepts_i
     let refused = rig.automl.fail_study(id, error, &fence).await;
     assert!(matches!(refused, Err(AutomlError::Store(_))), "{refused:?}");
     assert_eq!(rig.row(id).await.state, StudyState::Running);
-    rig.execute("DROP TRIGGER refuse_writes").await;
+    for text in tars_test_db::accept_updates("studies") {
+        rig.execute(text).await;
+    }
     let ended = rig.ended(id).await;
     assert_eq!(ended.state, StudyState::Failed);
     assert!(ended.error.contains("of trials"), "{}", ended.error);

@@ -119,15 +119,15 @@ impl Rig {
 
     /// Lets every write of a proposal's next state fail, as on a full disk.
     pub(crate) async fn refuse_writes(&self) {
-        self.execute(
-            "CREATE TRIGGER refuse_writes BEFORE UPDATE ON proposals \
-             BEGIN SELECT RAISE(ABORT, 'the disk is full'); END",
-        )
-        .await;
+        for text in tars_test_db::refuse_updates("proposals") {
+            self.execute(text).await;
+        }
     }
 
     pub(crate) async fn accept_writes(&self) {
-        self.execute("DROP TRIGGER refuse_writes").await;
+        for text in tars_test_db::accept_updates("proposals") {
+            self.execute(text).await;
+        }
     }
 
     async fn execute(&self, sql: &'static str) {
