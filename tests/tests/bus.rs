@@ -6,7 +6,7 @@ use parking_lot::Mutex;
 use rcgen::ExtendedKeyUsagePurpose;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
 use tars_runtime::{
-    bus::{Bus, Follower, Server, Wake},
+    bus::{Bus, Follower, Server, Topic, Wake},
     clock::Clock,
     config,
     health::Condition,
@@ -70,7 +70,9 @@ impl Replica {
     /// Waits until the bus is connected; returns a follower of what comes from then on.
     async fn connected(&self) -> Follower {
         let mut follower = self.bus.follow(TOPIC);
-        while follower.wait(0).await != Wake::Reconnected {}
+        let reconnected = async { while follower.wait(0).await != Wake::Reconnected {} };
+        let bounded = timeout(Duration::from_secs(60), reconnected).await;
+        bounded.unwrap_or_else(|_| panic!("not connected: {}", self.problem()));
         follower
     }
 }
@@ -105,6 +107,20 @@ fn following(replica: &Replica, table: &Table) -> (Table, AbortOnDropHandle<()>)
     (read, AbortOnDropHandle::new(task))
 }
 
+/// Publishes until a hint arrives: on a slow machine a connection can be lost, and its hints with it.
+async fn hinted(publisher: &Replica, follower: &mut Follower, topic: Topic, sequence: u64) {
+    let hint = async {
+        loop {
+            publisher.bus.publish(topic, sequence);
+            if follower.wait(sequence - 1).await == Wake::Hint {
+                return;
+            }
+        }
+    };
+    let hint = timeout(Duration::from_secs(60), hint).await;
+    hint.expect("a hint arrives");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs redis-server: cargo xtask test"]
 async fn a_hint_of_one_replica_wakes_the_followers_of_another() {
@@ -117,14 +133,11 @@ async fn a_hint_of_one_replica_wakes_the_followers_of_another() {
     let mut follower = other.connected().await;
     let mut unrelated = elsewhere.connected().await;
     for sequence in 1..=100 {
-        one.bus.publish(TOPIC, sequence);
-        // A wait ends without a hint, too, on a machine that is slow.
-        while follower.wait(sequence - 1).await != Wake::Hint {}
+        hinted(&one, &mut follower, TOPIC, sequence).await;
     }
     assert_ne!(unrelated.wait(0).await, Wake::Hint, "another mesh's");
     let mut late = one.connected().await;
-    other.bus.publish(TOPIC, 101);
-    while late.wait(100).await != Wake::Hint {}
+    hinted(&other, &mut late, TOPIC, 101).await;
     assert_eq!(one.problem() + &other.problem(), "");
 }
 
@@ -177,16 +190,7 @@ async fn recovered(one: &Replica, other: &Replica) {
     })
     .await;
     let mut follower = other.bus.follow("test.recovered");
-    let hinted = async {
-        loop {
-            one.bus.publish("test.recovered", 1);
-            if follower.wait(0).await == Wake::Hint {
-                return;
-            }
-        }
-    };
-    let hinted = timeout(Duration::from_secs(60), hinted).await;
-    hinted.expect("a hint arrives");
+    hinted(one, &mut follower, "test.recovered", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -234,8 +238,7 @@ async fn a_user_who_may_only_use_the_channels_of_the_mesh_is_enough() {
     let replica = Replica::with_password(&as_user, Some("right"));
     let mut follower = replica.connected().await;
     let other = Replica::with_password(&as_user, Some("right"));
-    other.bus.publish(TOPIC, 1);
-    while follower.wait(0).await != Wake::Hint {}
+    hinted(&other, &mut follower, TOPIC, 1).await;
     let other_mesh = config::Redis {
         channel_prefix: "another_mesh".to_owned(),
         ..as_user
