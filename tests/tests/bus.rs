@@ -66,15 +66,6 @@ impl Replica {
             panic!("{part:?} is not in {:?}", self.problem());
         }
     }
-
-    /// Waits until the bus is connected; returns a follower of what comes from then on.
-    async fn connected(&self) -> Follower {
-        let mut follower = self.bus.follow(TOPIC);
-        let reconnected = async { while follower.wait(0).await != Wake::Reconnected {} };
-        let bounded = timeout(Duration::from_secs(60), reconnected).await;
-        bounded.unwrap_or_else(|_| panic!("not connected: {}", self.problem()));
-        follower
-    }
 }
 
 /// The table of changes that the replicas share, of which only the length matters.
@@ -126,17 +117,20 @@ async fn hinted(publisher: &Replica, follower: &mut Follower, topic: Topic, sequ
 async fn a_hint_of_one_replica_wakes_the_followers_of_another() {
     let redis = Redis::start();
     let [one, other] = [(); 2].map(|()| Replica::of(&redis.settings()));
-    let elsewhere = Replica::of(&config::Redis {
+    let another_mesh = config::Redis {
         channel_prefix: "another_mesh".to_owned(),
         ..redis.settings()
-    });
-    let mut follower = other.connected().await;
-    let mut unrelated = elsewhere.connected().await;
+    };
+    let elsewhere = Replica::of(&another_mesh);
+    let mut follower = other.bus.follow(TOPIC);
+    let mut unrelated = elsewhere.bus.follow(TOPIC);
+    let neighbour = Replica::of(&another_mesh);
+    hinted(&neighbour, &mut unrelated, TOPIC, 1).await;
     for sequence in 1..=100 {
         hinted(&one, &mut follower, TOPIC, sequence).await;
     }
-    assert_ne!(unrelated.wait(0).await, Wake::Hint, "another mesh's");
-    let mut late = one.connected().await;
+    assert_ne!(unrelated.wait(1).await, Wake::Hint, "another mesh's");
+    let mut late = one.bus.follow(TOPIC);
     hinted(&other, &mut late, TOPIC, 101).await;
     assert_eq!(one.problem() + &other.problem(), "");
 }
@@ -148,7 +142,7 @@ async fn every_change_arrives_while_redis_is_killed_frozen_and_flushed() {
     let [one, other] = [(); 2].map(|()| Replica::of(&redis.settings()));
     let table = Table::default();
     let (read, _following) = following(&other, &table);
-    other.connected().await;
+    reached(&one, &other).await;
     let changing = async || {
         for _ in 0..20 {
             one.bus.publish(TOPIC, table.commit());
@@ -184,13 +178,17 @@ async fn every_change_arrives_while_redis_is_killed_frozen_and_flushed() {
 
 /// Waits until hints arrive again.
 async fn recovered(one: &Replica, other: &Replica) {
-    other.connected().await;
     eventually("there is no problem", || async {
         one.problem().is_empty() && other.problem().is_empty()
     })
     .await;
-    let mut follower = other.bus.follow("test.recovered");
-    hinted(one, &mut follower, "test.recovered", 1).await;
+    reached(one, other).await;
+}
+
+/// Waits until a hint of one replica arrives at another.
+async fn reached(one: &Replica, other: &Replica) {
+    let mut follower = other.bus.follow("test.reached");
+    hinted(one, &mut follower, "test.reached", 1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -208,9 +206,8 @@ async fn a_password_is_needed_and_a_wrong_one_is_reported() {
         wrong.problem()
     );
     assert!(!wrong.problem().contains("wrong"), "{}", wrong.problem());
-    Replica::with_password(&settings, Some("right"))
-        .connected()
-        .await;
+    let right = Replica::with_password(&settings, Some("right"));
+    reached(&right, &Replica::with_password(&settings, Some("right"))).await;
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
@@ -222,7 +219,7 @@ async fn a_password_is_needed_and_a_wrong_one_is_reported() {
     let replica = Replica::of(&by_file);
     replica.has_problem("refused the login").await;
     std::fs::write(&file, "right\n").unwrap();
-    replica.connected().await;
+    reached(&right, &replica).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -236,9 +233,8 @@ async fn a_user_who_may_only_use_the_channels_of_the_mesh_is_enough() {
         ..config::Redis::default()
     };
     let replica = Replica::with_password(&as_user, Some("right"));
-    let mut follower = replica.connected().await;
     let other = Replica::with_password(&as_user, Some("right"));
-    hinted(&other, &mut follower, TOPIC, 1).await;
+    reached(&other, &replica).await;
     let other_mesh = config::Redis {
         channel_prefix: "another_mesh".to_owned(),
         ..as_user
@@ -269,10 +265,7 @@ async fn both_sides_of_a_tls_connection_are_verified() {
     let (_redis, addr) = Redis::with_tls(&ca, dir.path());
     let right = over_tls(addr, own.path(), &ca, &ca);
     let replica = Replica::of(&right);
-    let mut follower = replica.connected().await;
-    Replica::of(&right).bus.publish("test.unrelated", 1);
-    replica.bus.publish(TOPIC, 1);
-    assert_eq!(follower.wait(0).await, Wake::Hint);
+    reached(&Replica::of(&right), &replica).await;
     let no_certificate = config::Redis {
         client_certificate: None,
         client_key: None,
