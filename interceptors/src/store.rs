@@ -36,8 +36,17 @@ pub fn failed(error: &DbError) -> Status {
     }
 }
 
+/// Describes a failure without the statement, the path and the cause: a row that cannot be read is
+/// named, and of everything else only the fact is stated.
+pub fn summary(error: &DbError) -> String {
+    match error {
+        DbError::Corrupt(row) => row.to_string(),
+        _ => "the database failed".to_owned(),
+    }
+}
+
 /// Logs a row that cannot be read. The client is told which one, as only an operator can repair it.
-pub fn corrupt(row: &Corrupt) -> Status {
+fn corrupt(row: &Corrupt) -> Status {
     let Corrupt {
         table,
         row: id,

@@ -53,13 +53,7 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<Record>, String), AuthError> {
         let size = page::size(page_size);
-        let before: i64 = if token.is_empty() {
-            i64::MAX
-        } else {
-            token
-                .parse()
-                .map_err(|_| AuthError::PageToken("page_token"))?
-        };
+        let before = page::start(token, i64::MAX)?;
         let query = Query::new(LIST)
             .bind(before)
             .bind(&filter.event_type)

@@ -5,7 +5,11 @@ use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
 use tars_proto::fault;
-use tars_runtime::{db::DbError, lease::LeaseError};
+use tars_runtime::{
+    db::DbError,
+    lease::LeaseError,
+    page::{BadToken, TOKEN_FIELD},
+};
 use tonic::{Code, Status};
 
 /// The retry delay for conditions that pass on their own.
@@ -50,9 +54,9 @@ pub enum AuthError {
     /// The row was changed concurrently.
     #[error("it was changed concurrently; read it again and retry")]
     Conflict,
-    /// The page token in this field is not one of this list.
-    #[error("{0}")]
-    PageToken(&'static str),
+    /// The page token is not one of this list.
+    #[error(transparent)]
+    PageToken(#[from] BadToken),
     /// A new password must differ from the current one.
     #[error("the new password equals the current one")]
     SamePassword,
@@ -147,9 +151,7 @@ impl From<AuthError> for Status {
             AuthError::Conflict | AuthError::NotOwned(_) => {
                 fault::status(Code::Aborted, "CONFLICT", &text)
             }
-            AuthError::PageToken(field) => {
-                fault::invalid_field(field, "is not a token of this list")
-            }
+            AuthError::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             AuthError::SamePassword => fault::invalid_field("new_password", &text),
             AuthError::Store(e) => store::failed(&e),
             AuthError::Unannounced => fault::unavailable("UNANNOUNCED", &text, SOON),

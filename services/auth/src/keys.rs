@@ -124,7 +124,7 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<KeySummary>, String), AuthError> {
         let size = page::size(page_size);
-        let before = parse_token(token).ok_or(AuthError::PageToken("page_token"))?;
+        let before = page::start_before(token)?;
         let mut db = self.store.read("api_keys.list");
         let rows = store::keys(&mut db, (before.0, &before.1), size + 1).await?;
         let (rows, next) = page::cut(rows, size, |k| format!("{}_{}", k.created_us, k.id));
@@ -235,14 +235,6 @@ fn stored(row: &KeyRow) -> StoredKey {
         scopes: Permissions::of(row.scopes.iter().map(String::as_str)),
         expires_s: u64::try_from(row.expires_us / SECOND_US).unwrap_or_default(),
     }
-}
-
-fn parse_token(token: &str) -> Option<(i64, String)> {
-    if token.is_empty() {
-        return Some((i64::MAX, String::new()));
-    }
-    let (at, id) = token.split_once('_')?;
-    Some((at.parse().ok()?, id.to_owned()))
 }
 
 #[cfg(test)]

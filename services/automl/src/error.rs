@@ -5,8 +5,9 @@ use tars_interceptors::store;
 use tars_peers::PeerError;
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
-    db::{Corrupt, DbError},
+    db::DbError,
     lease::LeaseError,
+    page::{BadToken, TOKEN_FIELD},
     tasks::Lost,
 };
 use tars_search::SpaceError;
@@ -21,6 +22,8 @@ pub(crate) enum AutomlError {
         field: &'static str,
         problem: String,
     },
+    #[error(transparent)]
+    PageToken(#[from] BadToken),
     #[error(transparent)]
     Space(#[from] SpaceError),
     #[error(transparent)]
@@ -41,10 +44,8 @@ pub(crate) enum AutomlError {
     NotOwned(LeaseError),
     #[error("orchestration: {0}")]
     Call(#[from] PeerError),
-    #[error(transparent)]
-    Corrupt(Corrupt),
-    #[error("the database failed")]
-    Store(DbError),
+    #[error("{}", store::summary(.0))]
+    Store(#[from] DbError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("a worker stopped")]
@@ -62,21 +63,13 @@ impl From<LeaseError> for AutomlError {
     }
 }
 
-impl From<DbError> for AutomlError {
-    fn from(error: DbError) -> Self {
-        match error {
-            DbError::Corrupt(row) => Self::Corrupt(row),
-            other => Self::Store(other),
-        }
-    }
-}
-
 impl From<AutomlError> for Status {
     fn from(error: AutomlError) -> Self {
         let text = error.to_string();
         match error {
             AutomlError::NotFound(kind, name) => fault::not_found(kind, &name),
             AutomlError::Invalid { field, problem } => fault::invalid_field(field, &problem),
+            AutomlError::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             AutomlError::Space(_) | AutomlError::NotScalar(_) => {
                 fault::invalid_field("search_space", &text)
             }
@@ -91,7 +84,6 @@ impl From<AutomlError> for Status {
                 fault::status(Code::Aborted, "CONFLICT", &text)
             }
             AutomlError::Call(error) => error.into(),
-            AutomlError::Corrupt(row) => store::corrupt(&row),
             AutomlError::Store(e) => store::failed(&e),
             AutomlError::Io(_) | AutomlError::Worker | AutomlError::Lost(_) => {
                 tracing::error!(error = text, "automl failed");

@@ -204,16 +204,7 @@ impl Automl {
         token: &str,
         size: u32,
     ) -> Result<(Vec<StudyView>, String), AutomlError> {
-        let before = if token.is_empty() {
-            Ok(Uuid::max())
-        } else {
-            Uuid::try_parse(token)
-        };
-        let wrong = AutomlError::Invalid {
-            field: "page_token",
-            problem: "is not a page token of this list".to_owned(),
-        };
-        let before = before.map_err(|_| wrong)?;
+        let before = page::start(token, Uuid::max())?;
         let size = page::size(size);
         let (rows, next) = page::cut(self.store.studies(before, size + 1).await?, size, |s| {
             s.id.to_string()
@@ -232,15 +223,7 @@ impl Automl {
         size: u32,
     ) -> Result<(Vec<TrialRow>, String), AutomlError> {
         self.store.study(study).await?;
-        let from: u32 = if token.is_empty() {
-            Ok(0)
-        } else {
-            token.parse()
-        }
-        .map_err(|_| AutomlError::Invalid {
-            field: "page_token",
-            problem: "is not a page token of this list".to_owned(),
-        })?;
+        let from = page::start(token, 0)?;
         let size = page::size(size);
         let rows = self.store.trials(study, from, size + 1).await?;
         let (rows, more) = page::cut(rows, size, |t| (t.number + 1).to_string());

@@ -14,6 +14,7 @@ use tars_interceptors::call::with_trace;
 use tars_peers::Failure;
 use tars_runtime::{
     audit,
+    db::DbError,
     lease::Fence,
     trace::{Kind, Parent, Tracer},
 };
@@ -50,7 +51,9 @@ impl HyperSync {
             changed.borrow_and_update();
             match self.get(id).await {
                 Ok(proposal) if !proposal.state.is_waiting() => return,
-                Err(HyperSyncError::NotFound(_) | HyperSyncError::Corrupt(_)) => return,
+                Err(HyperSyncError::NotFound(_) | HyperSyncError::Store(DbError::Corrupt(_))) => {
+                    return;
+                }
                 // Checked again at the next change.
                 Ok(_) | Err(_) => {}
             }

@@ -7,8 +7,9 @@ use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
-    db::{Corrupt, DbError},
+    db::DbError,
     lease::LeaseError,
+    page::{BadToken, TOKEN_FIELD},
     tasks::Lost,
 };
 use tonic::{Code, Status};
@@ -64,16 +65,14 @@ pub(crate) enum HyperSyncError {
     Conflict,
     #[error(transparent)]
     NotOwned(LeaseError),
-    #[error("{0} is not a page token of this list")]
-    PageToken(&'static str),
+    #[error(transparent)]
+    PageToken(#[from] BadToken),
     #[error(transparent)]
     NotScalar(#[from] NotScalar),
     #[error(transparent)]
     Call(#[from] PeerError),
-    #[error(transparent)]
-    Corrupt(Corrupt),
-    #[error("the database failed")]
-    Store(DbError),
+    #[error("{}", store::summary(.0))]
+    Store(#[from] DbError),
     #[error("file: {0}")]
     Io(#[from] io::Error),
     #[error("a response lacks {0}")]
@@ -101,15 +100,6 @@ impl From<LeaseError> for HyperSyncError {
     }
 }
 
-impl From<DbError> for HyperSyncError {
-    fn from(error: DbError) -> Self {
-        match error {
-            DbError::Corrupt(row) => Self::Corrupt(row),
-            other => Self::Store(other),
-        }
-    }
-}
-
 impl From<HyperSyncError> for Status {
     fn from(error: HyperSyncError) -> Self {
         use HyperSyncError as E;
@@ -132,9 +122,8 @@ impl From<HyperSyncError> for Status {
             E::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
             E::State { .. } | E::NotWithdrawable(_) => of_proposal("WRONG_STATE"),
             E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, "CONFLICT", &text),
-            E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
+            E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             E::Call(error) => error.into(),
-            E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
             E::Io(_)
             | E::IncompleteResponse(_)

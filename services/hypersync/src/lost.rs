@@ -10,6 +10,7 @@ use std::sync::Arc;
 use tars_proto::orchestration::v1::SettleHyperparametersRequest;
 use tars_runtime::{
     audit::{self, Record, Severity},
+    db::DbError,
     tasks::to_the_end,
 };
 use uuid::Uuid;
@@ -39,7 +40,7 @@ impl HyperSync {
     async fn require_lost(&self, id: Uuid) -> Result<(), HyperSyncError> {
         match self.get(id).await {
             Ok(proposal) => Err(HyperSyncError::NotLost(proposal.state)),
-            Err(HyperSyncError::NotFound(_) | HyperSyncError::Corrupt(_)) => Ok(()),
+            Err(HyperSyncError::NotFound(_) | HyperSyncError::Store(DbError::Corrupt(_))) => Ok(()),
             Err(e) => Err(e),
         }
     }

@@ -290,12 +290,7 @@ impl HyperSync {
         token: &str,
         size: u32,
     ) -> Result<(Vec<Proposal>, String), HyperSyncError> {
-        let before = if token.is_empty() {
-            Ok(Uuid::max())
-        } else {
-            Uuid::try_parse(token)
-        };
-        let before = before.map_err(|_| HyperSyncError::PageToken("page_token"))?;
+        let before = page::start(token, Uuid::max())?;
         let size = page::size(size);
         let rows = self.store.list(which, before, size + 1).await?;
         Ok(page::cut(rows, size, |p| p.id.to_string()))

@@ -7,8 +7,9 @@ use tars_learn::{RunError, hyper::ParamViolation};
 use tars_proto::{fault, params::NotScalar};
 use tars_runtime::{
     blobs::BlobError,
-    db::{Corrupt, DbError},
+    db::DbError,
     lease::LeaseError,
+    page::{BadToken, TOKEN_FIELD},
     tasks::Lost,
 };
 use tonic::{Code, Status};
@@ -77,16 +78,14 @@ pub(crate) enum OrchestrationError {
     NothingAllowed(usize),
     #[error("too many games are being solved")]
     SolversBusy,
-    #[error("{0} is not a page token of this list")]
-    PageToken(&'static str),
+    #[error(transparent)]
+    PageToken(#[from] BadToken),
     #[error("weights: {0}")]
     Weights(#[from] tars_learn::weights::BadWeights),
     #[error(transparent)]
     NotOwned(LeaseError),
-    #[error(transparent)]
-    Corrupt(Corrupt),
     #[error("database: {0}")]
-    Store(DbError),
+    Store(#[from] DbError),
     #[error(transparent)]
     Blob(BlobError),
     #[error("file: {0}")]
@@ -109,15 +108,6 @@ impl From<LeaseError> for OrchestrationError {
         match error {
             LeaseError::Db(error) => error.into(),
             stale @ LeaseError::Stale { .. } => Self::NotOwned(stale),
-        }
-    }
-}
-
-impl From<DbError> for OrchestrationError {
-    fn from(error: DbError) -> Self {
-        match error {
-            DbError::Corrupt(row) => Self::Corrupt(row),
-            other => Self::Store(other),
         }
     }
 }
@@ -162,9 +152,8 @@ impl From<OrchestrationError> for Status {
                 fault::invalid_field("game.players", &text)
             }
             E::NothingAllowed(_) => fault::precondition("NOTHING_ALLOWED", "constraints", &text),
-            E::PageToken(field) => fault::invalid_field(field, "is not a page token of this list"),
+            E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             E::NotOwned(_) => fault::status(Code::Aborted, "CONFLICT", &text),
-            E::Corrupt(row) => store::corrupt(&row),
             E::Store(e) => store::failed(&e),
             E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),
         }

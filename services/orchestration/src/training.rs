@@ -352,12 +352,7 @@ impl Orchestration {
         token: &str,
         page_size: u32,
     ) -> Result<(Vec<RunView>, String), OrchestrationError> {
-        let before = if token.is_empty() {
-            Ok(Uuid::max())
-        } else {
-            Uuid::try_parse(token)
-        };
-        let before = before.map_err(|_| OrchestrationError::PageToken("page_token"))?;
+        let before = page::start(token, Uuid::max())?;
         let size = page::size(page_size);
         let rows = self.store.runs(before, size + 1).await?;
         let (rows, next) = page::cut(rows, size, |r| r.id.to_string());

@@ -349,7 +349,7 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<Listed>, String), AuthError> {
         let size = page::size(page_size);
-        let before = page_start(token).ok_or(AuthError::PageToken("page_token"))?;
+        let before = page::start_before(token)?;
         self.import_journal().await?;
         let rows = self
             .store
@@ -434,13 +434,4 @@ async fn rejoined_lineage(tx: &mut Write, claims: &JoinClaims) -> Result<Lineage
     // Either token uses up both.
     lineage.rejoin.clear();
     Ok(lineage)
-}
-
-/// The position that a page starts after.
-fn page_start(token: &str) -> Option<(i64, String)> {
-    if token.is_empty() {
-        return Some((i64::MAX, String::new()));
-    }
-    let (at, serial) = token.split_once('_')?;
-    Some((at.parse().ok()?, serial.to_owned()))
 }

@@ -242,12 +242,7 @@ impl Auth {
         page_size: u32,
     ) -> Result<(Vec<RevocationRow>, String), AuthError> {
         let size = page::size(page_size);
-        let before = match token {
-            "" => i64::MAX,
-            text => text
-                .parse()
-                .map_err(|_| AuthError::PageToken("page_token"))?,
-        };
+        let before = page::start(token, i64::MAX)?;
         let past_us = self.horizon.ended_us(Duration::ZERO);
         let rows = self.store.revocations(past_us, before, size + 1).await?;
         let (rows, next) = page::cut(rows, size, |r| r.position.to_string());

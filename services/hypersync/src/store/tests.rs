@@ -1,4 +1,5 @@
 use super::*;
+use std::collections::BTreeSet;
 use tars_proto::params::Param;
 use tonic::{Code, Status};
 
@@ -294,4 +295,29 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
         store.unfinished().await.unwrap().is_empty(),
         "a damaged row does not prevent the start"
     );
+}
+
+#[tokio::test]
+async fn the_background_work_selects_the_states_that_it_is_for() {
+    let (store, _dir) = store().await;
+    let mut ids = Vec::new();
+    for (number, state) in (0..).zip(State::ALL) {
+        let one = Proposal {
+            trial_number: number,
+            agent_id: format!("agent-{number}"),
+            ..proposal(state)
+        };
+        insert_one(&store, &one).await.unwrap();
+        ids.push((one.id, state));
+    }
+    let of = |is_so: fn(State) -> bool| -> BTreeSet<Uuid> {
+        let so = ids.iter().filter(|(_, state)| is_so(*state));
+        so.map(|(id, _)| *id).collect()
+    };
+    let found =
+        |rows: Vec<Proposal>| -> BTreeSet<Uuid> { rows.into_iter().map(|p| p.id).collect() };
+    let unfinished = found(store.unfinished().await.unwrap());
+    assert_eq!(unfinished, of(|s| s.is_waiting() || s.is_driven()));
+    let attention = found(store.needing_attention().await.unwrap());
+    assert_eq!(attention, of(|s| s == State::NeedsAttention));
 }
