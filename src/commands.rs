@@ -160,7 +160,7 @@ pub(crate) enum CommandError {
 
 impl From<RestError> for CommandError {
     fn from(error: RestError) -> Self {
-        advice::add(error, &[])
+        advice::of_any_call(error)
     }
 }
 

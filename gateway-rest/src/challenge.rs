@@ -2,7 +2,7 @@
 //! with the one that it sent. A caller that sent no token is told of no error.
 
 use http::{HeaderMap, HeaderValue, header};
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -61,7 +61,7 @@ pub(crate) fn challenge(sent: Sent, status: &Status, headers: &mut HeaderMap) {
             }
         }
         (Code::InvalidArgument, Sent::Token)
-            if fault::reason(status).as_deref() == Some("AMBIGUOUS_CREDENTIALS") =>
+            if fault::reason(status).as_deref() == Some(reason::AMBIGUOUS_CREDENTIALS) =>
         {
             add(&format!("{BEARER}, error=\"invalid_request\""));
         }

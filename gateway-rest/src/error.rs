@@ -11,8 +11,7 @@ use axum::{
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use prost_reflect::{DynamicMessage, SerializeOptions};
 use serde_json::{Value, json};
-use tars_interceptors::flood::FLOOD;
-use tars_proto::{fault, table};
+use tars_proto::{fault, reason, table};
 use tonic::{Code, Status};
 use tonic_types::StatusExt;
 
@@ -71,15 +70,15 @@ impl Refusal {
                 let status = fault::explained(status.clone());
                 return (http_status(&status), status);
             }
-            Self::NotFound => (Http::NOT_FOUND, Code::NotFound, "NO_SUCH_PATH", "there is no such path"),
-            Self::MethodNotAllowed(_) => (Http::METHOD_NOT_ALLOWED, Code::Unimplemented, "METHOD_NOT_ALLOWED", "the path has no such method"),
-            Self::UnsupportedMediaType => (Http::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "UNSUPPORTED_MEDIA_TYPE", "the content type must be given once, as application/json in UTF-8"),
-            Self::UnsupportedEncoding => (Http::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, "UNSUPPORTED_ENCODING", "the body must not be compressed"),
-            Self::BodyTooLarge => (Http::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, "BODY_TOO_LARGE", "the body is too large"),
-            Self::TooSlow => (Http::REQUEST_TIMEOUT, Code::DeadlineExceeded, "REQUEST_TOO_SLOW", "the body did not arrive in time"),
-            Self::PathTooLong => (Http::URI_TOO_LONG, Code::InvalidArgument, "PATH_TOO_LONG", "the path and its query are too long"),
-            Self::HeadersTooLarge => (Http::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::ResourceExhausted, "HEADERS_TOO_LARGE", "the headers are too large"),
-            Self::Broken(_) => (Http::INTERNAL_SERVER_ERROR, Code::Internal, "INTERNAL", "the gateway failed"),
+            Self::NotFound => (Http::NOT_FOUND, Code::NotFound, reason::NO_SUCH_PATH, "there is no such path"),
+            Self::MethodNotAllowed(_) => (Http::METHOD_NOT_ALLOWED, Code::Unimplemented, reason::METHOD_NOT_ALLOWED, "the path has no such method"),
+            Self::UnsupportedMediaType => (Http::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, reason::UNSUPPORTED_MEDIA_TYPE, "the content type must be given once, as application/json in UTF-8"),
+            Self::UnsupportedEncoding => (Http::UNSUPPORTED_MEDIA_TYPE, Code::InvalidArgument, reason::UNSUPPORTED_ENCODING, "the body must not be compressed"),
+            Self::BodyTooLarge => (Http::PAYLOAD_TOO_LARGE, Code::ResourceExhausted, reason::BODY_TOO_LARGE, "the body is too large"),
+            Self::TooSlow => (Http::REQUEST_TIMEOUT, Code::DeadlineExceeded, reason::REQUEST_TOO_SLOW, "the body did not arrive in time"),
+            Self::PathTooLong => (Http::URI_TOO_LONG, Code::InvalidArgument, reason::PATH_TOO_LONG, "the path and its query are too long"),
+            Self::HeadersTooLarge => (Http::REQUEST_HEADER_FIELDS_TOO_LARGE, Code::ResourceExhausted, reason::HEADERS_TOO_LARGE, "the headers are too large"),
+            Self::Broken(_) => (Http::INTERNAL_SERVER_ERROR, Code::Internal, reason::INTERNAL, "the gateway failed"),
         };
         (http, fault::status(code, reason, message))
     }
@@ -92,7 +91,8 @@ impl Refusal {
             // A client that floods may have pipelined a thousand more requests, so each refusal costs it
             // a connection. A proxy would lose the requests of its other clients.
             Self::Status(status) => {
-                carrier == Carrier::Client && fault::reason(status).as_deref() == Some(FLOOD)
+                carrier == Carrier::Client
+                    && fault::reason(status).as_deref() == Some(reason::FLOOD)
             }
             _ => false,
         }
@@ -139,7 +139,7 @@ fn respond(http: StatusCode, body: &Value) -> Response {
 fn http_status(status: &Status) -> StatusCode {
     match status.code() {
         Code::ResourceExhausted
-            if fault::reason(status).as_deref() == Some(fault::MESSAGE_TOO_LARGE) =>
+            if fault::reason(status).as_deref() == Some(reason::MESSAGE_TOO_LARGE) =>
         {
             StatusCode::PAYLOAD_TOO_LARGE
         }
@@ -237,8 +237,8 @@ mod tests {
         };
         let exhausted =
             |reason| Refusal::Status(fault::status(Code::ResourceExhausted, reason, "x"));
-        assert!(closes(exhausted(FLOOD), Carrier::Client));
-        assert!(!closes(exhausted(FLOOD), Carrier::Proxy));
+        assert!(closes(exhausted(reason::FLOOD), Carrier::Client));
+        assert!(!closes(exhausted(reason::FLOOD), Carrier::Proxy));
         for carrier in [Carrier::Client, Carrier::Proxy] {
             assert!(closes(Refusal::BodyTooLarge, carrier));
             assert!(closes(Refusal::TooSlow, carrier));
@@ -257,7 +257,7 @@ mod tests {
     #[test]
     fn a_message_over_its_limit_is_not_a_rate_limit() {
         let of = |reason| http_status(&fault::status(Code::ResourceExhausted, reason, "x"));
-        assert_eq!(of(fault::MESSAGE_TOO_LARGE), StatusCode::PAYLOAD_TOO_LARGE);
+        assert_eq!(of(reason::MESSAGE_TOO_LARGE), StatusCode::PAYLOAD_TOO_LARGE);
         assert_eq!(of("RATE_LIMITED"), StatusCode::TOO_MANY_REQUESTS);
     }
 

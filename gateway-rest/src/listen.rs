@@ -10,7 +10,7 @@ use crate::{
 use axum::body::Body;
 use http::{Request, StatusCode};
 use std::{net::SocketAddr, sync::Arc, time::Duration};
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{
     config::{Gateway as Settings, Timeouts},
     listen::{Answers, Farewell, Http1, Peer, PortMetrics},
@@ -85,18 +85,18 @@ impl Listening {
 
 fn answers() -> Answers {
     let full = fault::unavailable(
-        "TOO_MANY_CONNECTIONS",
+        reason::TOO_MANY_CONNECTIONS,
         "too many connections, from this address or in total",
         RETRY,
     );
     let late = fault::status(
         Code::DeadlineExceeded,
-        "REQUEST_TOO_SLOW",
+        reason::REQUEST_TOO_SLOW,
         "the request did not arrive in time",
     );
     let malformed = fault::status(
         Code::InvalidArgument,
-        "MALFORMED_REQUEST",
+        reason::MALFORMED_REQUEST,
         "not a valid HTTP/1.1 request, or one that could be parsed in two ways",
     );
     let (large, too_large) = Refusal::HeadersTooLarge.status();

@@ -14,7 +14,7 @@ use prost_reflect::{
     DynamicMessage, FieldDescriptor, Kind, MessageDescriptor, ReflectMessage, Value,
 };
 use tars_proto::{
-    fault,
+    fault, reason,
     route::Binding,
     table::{Body, Method, Route},
     validate::Path,
@@ -62,7 +62,7 @@ pub(crate) fn request_bytes(
 fn malformed(problem: &str) -> Refusal {
     Refusal::Status(fault::status(
         Code::InvalidArgument,
-        "MALFORMED_JSON",
+        reason::MALFORMED_JSON,
         problem,
     ))
 }
@@ -186,7 +186,7 @@ pub(crate) fn to_json(message: &DynamicMessage) -> Result<Vec<u8>, Status> {
 fn broken(problem: &str) -> Status {
     tracing::error!(problem, "a service's response cannot be transcoded");
     let message = "the service's response cannot be transcoded";
-    fault::status(Code::Internal, "INTERNAL", message)
+    fault::status(Code::Internal, reason::INTERNAL, message)
 }
 
 /// Checks that the content type of a non-empty body is given once, as JSON in UTF-8.

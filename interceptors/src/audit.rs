@@ -15,7 +15,7 @@ use std::{
     sync::{Arc, OnceLock},
     time::Duration,
 };
-use tars_proto::{auth::v1::AuditEvent, fault, table::AuditLevel, time::timestamp};
+use tars_proto::{auth::v1::AuditEvent, fault, reason, table::AuditLevel, time::timestamp};
 use tars_runtime::{
     audit::{Record, Severity, refusals},
     clock::Clock,
@@ -76,7 +76,7 @@ impl Observe for Audit {
             let place = self.0.queue.clone().try_reserve_owned();
             let full = |_| {
                 fault::unavailable(
-                    "AUDIT_FULL",
+                    reason::AUDIT_FULL,
                     "the audit trail has no room for more records",
                     Duration::from_secs(1),
                 )

@@ -9,7 +9,7 @@ use prometheus_client::{
 };
 use std::{sync::Arc, time::Duration};
 use tars_credentials::{Caller, View};
-use tars_proto::{fault, table::Principal};
+use tars_proto::{fault, reason, table::Principal};
 use tars_runtime::{clock::Clock, metrics::Metrics};
 use tonic::{Code, Status};
 
@@ -62,7 +62,7 @@ impl Authenticate {
         tracing::debug!(reason, "credential refused");
         fault::status(
             Code::Unauthenticated,
-            "INVALID_CREDENTIALS",
+            reason::INVALID_CREDENTIALS,
             "the call needs a valid credential",
         )
     }
@@ -78,7 +78,7 @@ impl Authenticate {
         }
         let message = "this process has no fresh view of credentials";
         Err(fault::unavailable(
-            "STALE_CREDENTIALS",
+            reason::STALE_CREDENTIALS,
             message,
             Duration::from_secs(1),
         ))
@@ -93,7 +93,7 @@ impl Authenticate {
             (None, None) => Err(self.refuse("missing")),
             (Some(_), Some(_)) => Err(fault::status(
                 Code::InvalidArgument,
-                "AMBIGUOUS_CREDENTIALS",
+                reason::AMBIGUOUS_CREDENTIALS,
                 "send either authorization or x-api-key, not both",
             )),
             (Some(value), None) => {

@@ -18,7 +18,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::stream::Stream;
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, body::Body};
@@ -65,7 +65,7 @@ pub(crate) fn format(timeout: Duration) -> String {
 pub(crate) fn expired() -> Status {
     fault::status(
         Code::DeadlineExceeded,
-        "DEADLINE_EXCEEDED",
+        reason::DEADLINE_EXCEEDED,
         "the deadline of the call has passed",
     )
 }
@@ -73,7 +73,7 @@ pub(crate) fn expired() -> Status {
 fn not_begun() -> Status {
     fault::status(
         Code::DeadlineExceeded,
-        "REQUEST_TIMEOUT",
+        reason::REQUEST_TIMEOUT,
         "the response did not start in time: the request was incomplete, or its handler was slow",
     )
 }
@@ -105,7 +105,7 @@ pub struct Deadline<S> {
 
 /// Returns the instant by which the call must have ended.
 fn decide(call: &Call, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
-    let refused = |problem| fault::status(Code::InvalidArgument, "INVALID_TIMEOUT", problem);
+    let refused = |problem| fault::status(Code::InvalidArgument, reason::INVALID_TIMEOUT, problem);
     let mut values = headers.get_all(HEADER).iter();
     let asked = match (values.next(), values.next()) {
         (None, _) => None,

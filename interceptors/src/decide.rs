@@ -9,7 +9,7 @@ use crate::{
 use std::{fmt, sync::Arc};
 use tars_certs::PeerClass;
 use tars_proto::{
-    fault,
+    fault, reason,
     table::{Permission, Principal},
 };
 use tonic::{Code, Status};
@@ -92,13 +92,13 @@ pub(crate) fn refusal(call: &Call, why: &Refusal) -> Status {
 }
 
 fn denied(message: &str) -> Status {
-    fault::status(Code::PermissionDenied, "PERMISSION_DENIED", message)
+    fault::status(Code::PermissionDenied, reason::PERMISSION_DENIED, message)
 }
 
 pub(crate) fn peer_not_allowed() -> Status {
     fault::status(
         Code::PermissionDenied,
-        "PEER_NOT_ALLOWED",
+        reason::PEER_NOT_ALLOWED,
         "this peer may not call this method",
     )
 }

@@ -6,12 +6,9 @@
 use crate::{Call, check::Check, limiter::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_certs::PeerClass;
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{clock::Monotonic, network::bucket};
 use tonic::Status;
-
-/// The reason in the refusals of this guard.
-pub const FLOOD: &str = "FLOOD";
 
 /// The flood guard of one listener. Clones share its budgets.
 #[derive(Debug, Clone)]
@@ -59,7 +56,7 @@ impl FloodGuard {
     ///
     /// # Errors
     ///
-    /// `RESOURCE_EXHAUSTED` with [`FLOOD`] when the address has used up its budget.
+    /// `RESOURCE_EXHAUSTED` with [`reason::FLOOD`] when the address has used up its budget.
     pub fn admit(&self, client: IpAddr, now: Monotonic) -> Result<(), Status> {
         self.charge(Subject::Address(bucket(client)), now)
     }
@@ -69,7 +66,11 @@ impl FloodGuard {
         if decision.passed() {
             Ok(())
         } else {
-            Err(fault::exhausted(FLOOD, subject.name(), decision.retry))
+            Err(fault::exhausted(
+                reason::FLOOD,
+                subject.name(),
+                decision.retry,
+            ))
         }
     }
 }

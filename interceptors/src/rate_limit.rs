@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::PeerClass;
-use tars_proto::{fault, table::RateClass};
+use tars_proto::{fault, reason, table::RateClass};
 use tars_runtime::{clock::Clock, config::Limits, network::bucket};
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
@@ -124,7 +124,11 @@ where
                 headers,
             };
         }
-        let status = fault::exhausted("RATE_LIMITED", class_name(class_of(&call)), decision.retry);
+        let status = fault::exhausted(
+            reason::RATE_LIMITED,
+            class_name(class_of(&call)),
+            decision.retry,
+        );
         call.set_refusal(&status);
         LimitFuture {
             inner: CheckFuture::refused(status),

@@ -3,7 +3,7 @@
 
 use crate::{Call, check::Check, contract};
 use std::sync::Arc;
-use tars_proto::{fault, table::Method};
+use tars_proto::{fault, reason, table::Method};
 use tonic::{Code, Status};
 
 /// The check for methods that are served elsewhere. Clones share the table.
@@ -28,7 +28,7 @@ fn elsewhere(method: &Method) -> Status {
     let workload = method.workload().unwrap_or_default();
     let message = format!("{service}/{name} is not served on this port; {workload} serves it");
     let names = [("workload", workload)];
-    fault::status_with(Code::Unimplemented, "WRONG_SERVICE", &message, &names)
+    fault::status_with(Code::Unimplemented, reason::WRONG_SERVICE, &message, &names)
 }
 
 impl Check for Served {

@@ -2,7 +2,7 @@
 //! gRPC status. The statement, the path and the cause go to the log alone.
 
 use std::time::Duration;
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::db::{Corrupt, DbError};
 use tonic::{Code, Status};
 
@@ -15,18 +15,18 @@ pub fn failed(error: &DbError) -> Status {
         DbError::Unavailable(_) => {
             tracing::warn!(%error, "the database is busy or unavailable");
             let message = "the database is busy or unavailable; retry soon";
-            fault::unavailable("STORE", message, RETRY)
+            fault::unavailable(reason::STORE, message, RETRY)
         }
         // The outcome is unknown, so the status carries no retry delay: clients must not retry blindly.
         DbError::InDoubt(_) => {
             tracing::warn!(%error, "the connection was lost during a commit");
             let message = "the change may have been made or not; look before trying again";
-            fault::status(Code::Unavailable, "OUTCOME_UNKNOWN", message)
+            fault::status(Code::Unavailable, reason::OUTCOME_UNKNOWN, message)
         }
         DbError::Conflict(_) | DbError::Unique(_) => {
             tracing::warn!(%error, "a transaction lost against another");
             let message = "another change was made at the same time; try again";
-            fault::status(Code::Aborted, "CONFLICT", message)
+            fault::status(Code::Aborted, reason::CONFLICT, message)
         }
         DbError::Corrupt(row) => corrupt(row),
         DbError::Schema(_) | DbError::Failed(_) => {
@@ -53,7 +53,7 @@ fn corrupt(row: &Corrupt) -> Status {
         problem,
     } = row;
     tracing::error!(table, row = id, problem, "a row cannot be read");
-    fault::status(Code::DataLoss, "CORRUPT_ROW", &row.to_string())
+    fault::status(Code::DataLoss, reason::CORRUPT_ROW, &row.to_string())
 }
 
 #[cfg(test)]

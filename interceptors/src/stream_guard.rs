@@ -20,7 +20,7 @@ use std::{
     time::Duration,
 };
 use tars_credentials::View;
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{
     clock::Clock,
     stream::{Cut, Stream},
@@ -157,18 +157,20 @@ pub(crate) fn status_of(why: Cut) -> Status {
     let retry = Duration::from_millis(100);
     match why {
         Cut::Deadline => deadline::expired(),
-        Cut::Stalled => {
-            fault::unavailable("STALLED", "the peer read nothing of the response", retry)
-        }
-        Cut::Stopping => fault::unavailable("STOPPING", "the server is stopping", retry),
+        Cut::Stalled => fault::unavailable(
+            reason::STALLED,
+            "the peer read nothing of the response",
+            retry,
+        ),
+        Cut::Stopping => fault::unavailable(reason::STOPPING, "the server is stopping", retry),
         Cut::Closing => fault::unavailable(
-            "CONNECTION_CLOSING",
+            reason::CONNECTION_CLOSING,
             "the connection is closing; resume after the last sequence number on another one",
             retry,
         ),
         Cut::Credential => fault::status(
             Code::Unauthenticated,
-            "INVALID_CREDENTIALS",
+            reason::INVALID_CREDENTIALS,
             "the credential is no longer valid",
         ),
         Cut::Policy => decide::peer_not_allowed(),

@@ -11,7 +11,7 @@ use crate::{
 use http::{HeaderMap, HeaderName, Request};
 use std::{net::IpAddr, sync::Arc};
 use tars_certs::{PeerClass, peer::PeerInfo};
-use tars_proto::{fault, table::Method};
+use tars_proto::{fault, reason, table::Method};
 use tars_runtime::{
     clock::Clock,
     trace::{Entry, Parent, Scope, Span, TRACE_ID, Tracer, id_header},
@@ -68,7 +68,7 @@ impl Observe for Trace {
 
 fn unknown(span: &Span) -> Status {
     let message = "the contract has no such method";
-    let mut status = fault::status(Code::Unimplemented, "UNKNOWN_METHOD", message);
+    let mut status = fault::status(Code::Unimplemented, reason::UNKNOWN_METHOD, message);
     let id = MetadataValue::try_from(span.context().trace_id_hex());
     if let Ok(id) = id {
         status.metadata_mut().insert(TRACE_ID, id);

@@ -11,7 +11,7 @@ use crate::{
     replay::{Replay, never_processed},
 };
 use arc_swap::ArcSwapOption;
-pub use error::{ChannelError, OWN_CERTIFICATE_REVOKED};
+pub use error::ChannelError;
 use futures_util::future::BoxFuture;
 use http::{
     Request, Response, Uri,
@@ -26,7 +26,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::{Identity, IdentityHandle, Revocations, SpiffeId, peer::PeerInfo};
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::clock::Clock;
 use tokio::{
     sync::Mutex,
@@ -317,8 +317,8 @@ impl Shared {
 
     fn unreachable(&self, error: &ChannelError) -> Status {
         let reason = match error {
-            ChannelError::OwnRevoked { .. } => OWN_CERTIFICATE_REVOKED,
-            _ => "UNREACHABLE",
+            ChannelError::OwnRevoked { .. } => reason::OWN_CERTIFICATE_REVOKED,
+            _ => reason::UNREACHABLE,
         };
         self.log_failure(error);
         let message = match self.options.audience {

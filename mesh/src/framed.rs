@@ -11,7 +11,7 @@ use std::{
     pin::Pin,
     task::{Context, Poll, ready},
 };
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tonic::{Code, Status};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -68,7 +68,7 @@ impl Messages {
 fn too_large(length: usize, max: usize) -> Status {
     fault::status(
         Code::ResourceExhausted,
-        fault::MESSAGE_TOO_LARGE,
+        reason::MESSAGE_TOO_LARGE,
         &format!("the message has {length} bytes; at most {max} are accepted"),
     )
 }

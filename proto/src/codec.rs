@@ -2,7 +2,7 @@
 //! its fields, is refused here, before a handler sees it.
 
 use crate::{
-    fault,
+    fault, reason,
     validate::{Path, Validate, Violations},
 };
 use bytes::Buf;
@@ -85,7 +85,7 @@ fn decode<D: Message + Validate + Default>(src: impl Buf) -> Result<D, Status> {
     let message = D::decode(src).map_err(|e| {
         fault::status(
             Code::InvalidArgument,
-            "MALFORMED_MESSAGE",
+            reason::MALFORMED_MESSAGE,
             &format!("the message does not decode: {e}"),
         )
     })?;

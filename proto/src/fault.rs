@@ -5,6 +5,7 @@
 //! reports `RESOURCE_EXHAUSTED` in place of what it refuses. Details that name a caller's input can be as large
 //! as that input, so every status with details is built by `bounded`, and by nothing else.
 
+use crate::reason;
 use std::{
     collections::{HashMap, HashSet},
     time::Duration,
@@ -14,10 +15,6 @@ use tonic_types::{ErrorDetails, FieldViolation, StatusExt};
 
 /// The domain of every `ErrorInfo`.
 pub const DOMAIN: &str = "tars";
-/// The reason of a message that exceeds its maximum size.
-pub const MESSAGE_TOO_LARGE: &str = "MESSAGE_TOO_LARGE";
-/// The reason of a call for which every place is taken.
-pub const OVERLOADED: &str = "OVERLOADED";
 
 /// Maximum size of an encoded status with all of its details, in bytes.
 pub const MAX_DETAILS: usize = 4096;
@@ -56,7 +53,7 @@ pub(crate) fn invalid_and_more(violations: Vec<FieldViolation>, more: usize) -> 
         listed.push(FieldViolation::new("", format!("and {} more", left + more)));
     }
     let message = listed.iter().map(sentence).collect::<Vec<_>>().join("; ");
-    let mut details = info("INVALID_FIELD");
+    let mut details = info(reason::INVALID_FIELD);
     details.set_bad_request(listed);
     bounded(Code::InvalidArgument, &message, details)
 }
@@ -69,7 +66,7 @@ pub fn invalid_field(field: &str, description: &str) -> Status {
 /// Creates NOT_FOUND for a resource, named by kind and id.
 pub fn not_found(kind: &str, name: &str) -> Status {
     let name = cut(name);
-    let mut details = info("NOT_FOUND");
+    let mut details = info(reason::NOT_FOUND);
     details.set_resource_info(kind, &name, "", "");
     bounded(
         Code::NotFound,
@@ -95,7 +92,7 @@ pub fn held(reason: &str, kind: &str, name: &str, message: &str) -> Status {
 
 /// Creates ALREADY_EXISTS for a resource, named by kind and id.
 pub fn exists(kind: &str, name: &str, message: &str) -> Status {
-    let mut details = info("ALREADY_EXISTS");
+    let mut details = info(reason::ALREADY_EXISTS);
     details.set_resource_info(kind, cut(name), "", cut(message));
     bounded(Code::AlreadyExists, message, details)
 }
@@ -118,19 +115,19 @@ pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status
 /// Creates RESOURCE_EXHAUSTED for a full share of the places: whose share, and places of what.
 pub fn share_full(subject: &str, of: &str, retry: Duration) -> Status {
     let what = format!("the {subject} has as many {of} open as it may");
-    spent("SHARE_FULL", subject, &what, retry)
+    spent(reason::SHARE_FULL, subject, &what, retry)
 }
 
 /// Creates UNAVAILABLE for a call for which every place is taken.
 pub fn overloaded(message: &str, retry: Duration) -> Status {
-    unavailable(OVERLOADED, message, retry)
+    unavailable(reason::OVERLOADED, message, retry)
 }
 
 /// Creates INTERNAL for a fault of the service, which is described only in its log.
 pub fn internal() -> Status {
     status(
         Code::Internal,
-        "INTERNAL",
+        reason::INTERNAL,
         "the service failed; see its log",
     )
 }
@@ -144,7 +141,7 @@ pub fn sequence_after(after: u64) -> Result<u64, Status> {
     after.checked_add(1).ok_or_else(|| {
         status(
             Code::OutOfRange,
-            "PAST_END",
+            reason::PAST_END,
             "no event follows after_sequence",
         )
     })
@@ -154,7 +151,7 @@ pub fn sequence_after(after: u64) -> Result<u64, Status> {
 pub fn missing_permission(permission: &str) -> Status {
     status_with(
         Code::PermissionDenied,
-        "PERMISSION_DENIED",
+        reason::PERMISSION_DENIED,
         &format!("this needs the permission {permission}"),
         &[("permission", permission)],
     )
@@ -191,7 +188,7 @@ pub fn is_busy(status: &Status) -> bool {
         return false;
     };
     let is_spent = status.code() == Code::ResourceExhausted;
-    reason == OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
+    reason == reason::OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
 /// Returns the canonical upper-case name of a code.
@@ -379,7 +376,7 @@ mod tests {
             assert!(is_busy(&busy), "{busy:?}");
         }
         for other in [
-            super::status(Code::ResourceExhausted, MESSAGE_TOO_LARGE, "x"),
+            super::status(Code::ResourceExhausted, reason::MESSAGE_TOO_LARGE, "x"),
             unavailable("STORE", "x", soon),
             internal(),
             Status::resource_exhausted("of somebody else"),

@@ -10,6 +10,7 @@ pub mod bounds;
 pub mod codec;
 pub mod fault;
 pub mod params;
+pub mod reason;
 pub mod route;
 pub mod table;
 pub mod time;

@@ -6,11 +6,11 @@ use std::time::Duration;
 use tars_certs::{IdentityHandle, TrustFeed};
 use tars_credentials::{Follower, View};
 use tars_interceptors::client::OutgoingService;
-use tars_mesh::{Channel, channel::OWN_CERTIFICATE_REVOKED};
+use tars_mesh::Channel;
 use tars_proto::auth::v1::{
     ReportTrustRequest, WatchCredentialsRequest, credential_service_client::CredentialServiceClient,
 };
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{
     backoff::{Backoff, spread},
     clock::Clock,
@@ -53,7 +53,7 @@ pub(crate) async fn credentials(
             "the credential stream ended"
         );
         // The only thing that a revoked peer still learns.
-        if fault::reason(&status).as_deref() == Some(OWN_CERTIFICATE_REVOKED) {
+        if fault::reason(&status).as_deref() == Some(reason::OWN_CERTIFICATE_REVOKED) {
             identity.report_revoked(&serial);
         }
         tokio::time::sleep(backoff.next_delay()).await;

@@ -4,23 +4,40 @@ use super::CommandError;
 use crate::rest::RestError;
 use http::StatusCode;
 use tars_credentials::permission;
+use uuid::Uuid;
+
+/// A reason, and what helps against it. `{id}` stands for the resource that the command was given,
+/// `{named}` for the proposal that the refusal names.
+pub(super) type Advice = (&'static str, &'static str);
 
 /// Adds the advice for the reason of a refusal; other errors stay as they are.
-pub(super) fn add(error: RestError, advice: &[(&str, String)]) -> CommandError {
-    let known = |reason| advice.iter().find(|(r, _)| *r == reason);
+pub(super) fn add(error: RestError, table: &[Advice], id: &Uuid) -> CommandError {
+    let known = |reason| table.iter().find(|(r, _)| *r == reason);
     match error.reason().and_then(known) {
         Some((_, advice)) => CommandError::Advised {
-            advice: advice.clone(),
+            advice: filled_in(advice, &error, id),
             error: Box::new(error),
         },
-        None => match general(&error) {
-            Some(advice) => CommandError::Advised {
-                advice,
-                error: Box::new(error),
-            },
-            None => CommandError::Rest(error),
-        },
+        None => of_any_call(error),
     }
+}
+
+/// Adds the advice that helps against refusals of any call.
+pub(super) fn of_any_call(error: RestError) -> CommandError {
+    match general(&error) {
+        Some(advice) => CommandError::Advised {
+            advice,
+            error: Box::new(error),
+        },
+        None => CommandError::Rest(error),
+    }
+}
+
+fn filled_in(advice: &str, error: &RestError, id: &Uuid) -> String {
+    let named = error.resource().unwrap_or("PROPOSAL_ID");
+    advice
+        .replace("{id}", &id.to_string())
+        .replace("{named}", named)
 }
 
 /// What helps against refusals of any call.
@@ -86,7 +103,7 @@ mod tests {
             message: "it is stale: 3; 5 is live; call WithdrawProposal".to_owned(),
             body,
         };
-        let advised = add(error, &[("STALE", "withdraw it".to_owned())]).to_string();
+        let advised = add(error, &[("STALE", "withdraw it")], &Uuid::nil()).to_string();
         assert!(
             advised.contains("it is stale: 3; 5 is live (403"),
             "{advised}"
@@ -133,12 +150,14 @@ mod tests {
 
     #[test]
     fn advice_follows_the_reason_and_keeps_the_exit_code() {
-        let advice = [("FOUR_EYES", "ask somebody else".to_owned())];
-        let advised = add(refused("FOUR_EYES"), &advice);
-        assert!(advised.to_string().ends_with("; ask somebody else"));
+        let advice = [("FOUR_EYES", "show {id} to somebody else")];
+        let id = Uuid::nil();
+        let advised = add(refused("FOUR_EYES"), &advice, &id);
+        let expected = format!("; show {id} to somebody else");
+        assert!(advised.to_string().ends_with(&expected));
         assert_eq!(advised.exit_code(), 77);
-        let other = add(refused("OTHER"), &advice);
-        assert!(!other.to_string().contains("ask somebody"), "{other}");
+        let other = add(refused("OTHER"), &advice, &id);
+        assert!(!other.to_string().contains("somebody else"), "{other}");
         assert_eq!(other.exit_code(), 77);
     }
 }

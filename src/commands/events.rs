@@ -6,6 +6,7 @@ use crate::rest::RestError;
 use http::StatusCode;
 use serde_json::Value;
 use std::time::Duration;
+use tars_proto::reason;
 use tokio::time::Instant;
 
 /// How long a mesh may be away before a command gives up.
@@ -84,7 +85,7 @@ pub(super) async fn follow_source(
         let progress = last > before;
         match ended {
             // The mesh was restarted and numbers the items anew.
-            Err(e) if before > 0 && e.reason() == Some("TRIMMED") => last = 0,
+            Err(e) if before > 0 && e.reason() == Some(reason::TRIMMED) => last = 0,
             Err(e) if !is_passing(&e, progress) => return Err(e.into()),
             _ if progress => outage = Outage::default(),
             Err(e) => outage.wait(&e.to_string(), goes_on).await?,

@@ -8,6 +8,7 @@ use crate::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use std::path::{Path, PathBuf};
 use tars_certs::{files::certificates, trust::key_id};
+use tars_proto::reason;
 use tars_runtime::count::counted;
 
 /// A gateway's URL in one spelling: with its scheme, in small letters, without slashes at its end.
@@ -82,7 +83,7 @@ pub(crate) async fn roots_at(gateway: &str) -> Result<Vec<String>, CommandError>
     let answer = match rest_at(gateway).get("/api/v1/certificates/bundle").await {
         Ok(answer) => answer,
         // Its certificates come from elsewhere.
-        Err(e) if e.reason() == Some("NO_AUTHORITY") => return Ok(Vec::new()),
+        Err(e) if e.reason() == Some(reason::NO_AUTHORITY) => return Ok(Vec::new()),
         Err(e) => return Err(e.into()),
     };
     let roots = answer["bundle"]["roots"].as_array().into_iter().flatten();

@@ -6,7 +6,9 @@ mod show;
 mod watch;
 
 use super::{
-    CommandError, Global, advice, block_on,
+    CommandError, Global,
+    advice::{self, Advice},
+    block_on,
     listing::{self, id, text, word},
     mesh::MeshArg,
     session::Session,
@@ -17,6 +19,7 @@ use decide::Decision;
 use serde_json::{Value, json};
 pub(super) use show::measured;
 use std::process::ExitCode;
+use tars_proto::reason;
 use uuid::Uuid;
 use watch::{Until, watch};
 
@@ -166,53 +169,63 @@ fn state(proposal: &Value) -> String {
     word(&proposal["state"], "PROPOSAL_STATE_")
 }
 
-/// What helps against each refusal of a call about a proposal.
-fn advised(error: RestError, id: &Uuid) -> CommandError {
-    let show = format!("`tars proposals show {id}` shows how it stands");
-    let advice = [
-        (
-            "NOT_FOUND",
-            "`tars proposals list --all` shows all".to_owned(),
-        ),
-        ("WRONG_STATE", show.clone()),
-        ("CONFLICT", show),
-        (
-            "FOUR_EYES",
-            "log in as another user with the role admin, and decide as that one".to_owned(),
-        ),
-        (
-            "NOT_YOURS",
-            "log in as its proposer, or as a user with the role admin".to_owned(),
-        ),
-        (
-            "ASSESSMENT_PENDING",
-            format!(
-                "`tars proposals watch {id}` tells when it is there; --without-assessment goes without"
-            ),
-        ),
-        (
-            "ASSESSMENT_FAILED",
-            format!(
-                "--without-assessment approves nevertheless; `tars proposals withdraw {id}` takes it back"
-            ),
-        ),
-        (
-            "STALE",
-            format!(
-                "take it back with `tars proposals withdraw {id}`, then propose its study anew"
-            ),
-        ),
-        ("CHANGE_IN_PROGRESS", in_progress(&error)),
-    ];
-    advice::add(error, &advice)
-}
+/// What helps against the refusals of a call about a proposal.
+const ABOUT_PROPOSAL: &[Advice] = &[
+    (reason::NOT_FOUND, "`tars proposals list --all` shows all"),
+    (reason::WRONG_STATE, SHOWN),
+    (reason::CONFLICT, SHOWN),
+    (reason::NOT_HELD, SHOWN),
+    (
+        reason::FOUR_EYES,
+        "log in as another user with the role admin, and decide as that one",
+    ),
+    (
+        reason::NOT_YOURS,
+        "log in as its proposer, or as a user with the role admin",
+    ),
+    (
+        reason::ASSESSMENT_PENDING,
+        "`tars proposals watch {id}` tells when it is there; --without-assessment goes without",
+    ),
+    (
+        reason::ASSESSMENT_FAILED,
+        "--without-assessment approves nevertheless; `tars proposals withdraw {id}` takes it back",
+    ),
+    (
+        reason::STALE,
+        "take it back with `tars proposals withdraw {id}`, then propose its study anew",
+    ),
+    (reason::CHANGE_IN_PROGRESS, OTHER_CHANGE),
+];
 
-/// What to do about the change that holds an agent, by its id.
-fn in_progress(error: &RestError) -> String {
-    let other = error.resource().unwrap_or("PROPOSAL_ID");
-    format!(
-        "`tars proposals watch {other}` follows it; if it needs attention, `tars proposals resolve {other} roll-back --reason TEXT` (or `keep-live`) ends it"
-    )
+/// What helps against the refusals of a proposal of a study's best trial.
+const OF_STUDY: &[Advice] = &[
+    (reason::NOT_FOUND, "`tars studies list` shows all studies"),
+    (
+        reason::NO_FINISHED_TRIAL,
+        "`tars studies show {id}` shows its trials",
+    ),
+    (
+        reason::NO_AGENT,
+        "only a study that was created for an agent can be proposed",
+    ),
+    (
+        reason::NO_CHANGE,
+        "its best trial is live already; `tars studies show {id}` shows its trials",
+    ),
+    (
+        reason::ALREADY_EXISTS,
+        "`tars proposals show {named}` shows it",
+    ),
+    (reason::CHANGE_IN_PROGRESS, OTHER_CHANGE),
+];
+
+const SHOWN: &str = "`tars proposals show {id}` shows its state";
+
+const OTHER_CHANGE: &str = "`tars proposals watch {named}` follows it; if it needs attention, `tars proposals resolve {named} roll-back --reason TEXT` (or `keep-live`) ends it";
+
+fn advised(error: RestError, id: &Uuid) -> CommandError {
+    advice::add(error, ABOUT_PROPOSAL, id)
 }
 
 async fn change(rest: &Rest, id: &Uuid, route: &str, body: Value) -> Result<Value, CommandError> {
@@ -310,10 +323,7 @@ async fn propose(
 ) -> Result<ExitCode, CommandError> {
     let body = json!({ "study_id": study, "note": note });
     let answer = rest.post("/api/v1/sync/propose", body).await;
-    let answer = match answer {
-        Ok(answer) => answer,
-        Err(error) => return Err(refused_proposal(error, study)),
-    };
+    let answer = answer.map_err(|e| advice::add(e, OF_STUDY, &study))?;
     let proposal = &answer["proposal"];
     if json {
         say!("{proposal:#}");
@@ -322,24 +332,6 @@ async fn propose(
     say!("{}: {}", text(&proposal["update_id"]), state(proposal));
     show::next_step(proposal);
     Ok(ExitCode::SUCCESS)
-}
-
-fn refused_proposal(error: RestError, study: Uuid) -> CommandError {
-    let show = format!("`tars studies show {study}` shows its trials");
-    let open = error.resource().unwrap_or("PROPOSAL_ID");
-    let advice = [
-        (
-            "NOT_FOUND",
-            "`tars studies list` shows all studies".to_owned(),
-        ),
-        ("NO_FINISHED_TRIAL", show),
-        (
-            "ALREADY_EXISTS",
-            format!("`tars proposals show {open}` shows it"),
-        ),
-        ("CHANGE_IN_PROGRESS", in_progress(&error)),
-    ];
-    advice::add(error, &advice)
 }
 
 #[cfg(test)]
@@ -399,11 +391,8 @@ mod tests {
                 { "resource_type": "proposal", "resource_name": "7" },
             ] }),
         };
-        for error in [
-            refused_proposal(refused(), Uuid::nil()),
-            advised(refused(), &Uuid::nil()),
-        ] {
-            let text = error.to_string();
+        for table in [OF_STUDY, ABOUT_PROPOSAL] {
+            let text = advice::add(refused(), table, &Uuid::nil()).to_string();
             for part in ["tars proposals watch 7", "tars proposals resolve 7"] {
                 assert!(text.contains(part), "{text}");
             }
@@ -413,13 +402,20 @@ mod tests {
     #[test]
     fn each_refusal_that_a_person_can_mend_comes_with_a_command() {
         let id = Uuid::nil();
-        for (reason, advice) in [
-            ("NOT_FOUND", "tars proposals list --all"),
-            ("WRONG_STATE", "tars proposals show 0000"),
-            ("FOUR_EYES", "another user"),
-            ("ASSESSMENT_PENDING", "--without-assessment"),
-            ("ASSESSMENT_FAILED", "tars proposals withdraw 0000"),
-            ("STALE", "tars proposals withdraw 0000"),
+        for (table, reason, advice) in [
+            (ABOUT_PROPOSAL, "NOT_FOUND", "tars proposals list --all"),
+            (ABOUT_PROPOSAL, "WRONG_STATE", "tars proposals show 0000"),
+            (ABOUT_PROPOSAL, "FOUR_EYES", "another user"),
+            (ABOUT_PROPOSAL, "ASSESSMENT_PENDING", "--without-assessment"),
+            (
+                ABOUT_PROPOSAL,
+                "ASSESSMENT_FAILED",
+                "tars proposals withdraw 0000",
+            ),
+            (ABOUT_PROPOSAL, "STALE", "tars proposals withdraw 0000"),
+            (OF_STUDY, "NO_AGENT", "for an agent"),
+            (OF_STUDY, "NO_CHANGE", "tars studies show 0000"),
+            (OF_STUDY, "CHANGE_IN_PROGRESS", "tars proposals watch"),
         ] {
             let refused = RestError::Refused {
                 method: Method::POST,
@@ -428,7 +424,7 @@ mod tests {
                 message: "no".to_owned(),
                 body: json!({ "details": [{ "domain": "tars", "reason": reason }] }),
             };
-            let text = advised(refused, &id).to_string();
+            let text = advice::add(refused, table, &id).to_string();
             assert!(text.contains(advice), "{reason}: {text}");
         }
     }

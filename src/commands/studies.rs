@@ -1,7 +1,9 @@
 //! `tars studies`: searches for hyperparameters, as they run and as they ended.
 
 use super::{
-    CommandError, Global, advice, block_on,
+    CommandError, Global,
+    advice::{self, Advice},
+    block_on,
     confirm::Confirm,
     events,
     listing::{self, id, number, short, text, word},
@@ -12,6 +14,7 @@ use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::process::ExitCode;
+use tars_proto::reason;
 use uuid::Uuid;
 
 #[derive(Debug, Args)]
@@ -73,9 +76,10 @@ enum Command {
     },
 }
 
-fn advised(error: RestError) -> CommandError {
-    let advice = [("NOT_FOUND", "`tars studies list` shows all".to_owned())];
-    advice::add(error, &advice)
+const ADVICE: &[Advice] = &[(reason::NOT_FOUND, "`tars studies list` shows all")];
+
+fn advised(error: RestError, id: &Uuid) -> CommandError {
+    advice::add(error, ADVICE, id)
 }
 
 fn path(id: Uuid) -> String {
@@ -151,7 +155,7 @@ fn trials(study: &Value) -> String {
 }
 
 async fn study(rest: &Rest, id: Uuid) -> Result<Value, CommandError> {
-    let mut answer = rest.get(&path(id)).await.map_err(advised)?;
+    let mut answer = rest.get(&path(id)).await.map_err(|e| advised(e, &id))?;
     Ok(answer["study"].take())
 }
 
@@ -294,7 +298,7 @@ async fn cancel(
         trials(&study)
     ))?;
     let answer = rest.post(&format!("{}/cancel", path(id)), json!({})).await;
-    let study = answer.map_err(advised)?["study"].take();
+    let study = answer.map_err(|e| advised(e, &id))?["study"].take();
     if json {
         say!("{study:#}");
     } else {

@@ -480,7 +480,7 @@ async fn names_and_extensions_of_a_signing_request_are_ignored() {
     assert_eq!(refused.code(), Code::ResourceExhausted, "{refused:?}");
     assert_eq!(
         tars_proto::fault::reason(&refused).as_deref(),
-        Some(tars_proto::fault::MESSAGE_TOO_LARGE)
+        Some(tars_proto::reason::MESSAGE_TOO_LARGE)
     );
 
     // Another id, more names, another use: only the key counts.

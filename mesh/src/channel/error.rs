@@ -3,9 +3,6 @@
 use super::{CONNECT_TIMEOUT, ChannelOptions};
 use tars_certs::tls;
 
-/// The reason of a call that failed because the server refuses this process's certificate as revoked.
-pub const OWN_CERTIFICATE_REVOKED: &str = "OWN_CERTIFICATE_REVOKED";
-
 /// Why a channel has no connection, or lost it.
 #[derive(Debug, thiserror::Error)]
 pub enum ChannelError {

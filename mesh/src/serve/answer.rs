@@ -24,7 +24,7 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{
     stream::Stream,
     trace::{Parent, TRACE_ID, fresh_trace_id, id_header},
@@ -46,8 +46,6 @@ const UNWANTED_FOR: Duration = Duration::from_secs(1);
 const MAX_HEADERS: usize = 16 << 10;
 /// The limit at which h2 itself answers a bare 431, which a gRPC client cannot interpret.
 pub(super) const READ_HEADERS: u32 = 2 * MAX_HEADERS as u32;
-/// The reason of the refusal.
-const HEADERS_TOO_LARGE: &str = "HEADERS_TOO_LARGE";
 /// What HTTP/2 adds per header to the lengths of its name and value.
 const HEADER_OVERHEAD: usize = 32;
 
@@ -82,7 +80,7 @@ fn size_of(headers: &HeaderMap) -> usize {
 /// As a gRPC status, since it is a call.
 fn too_large(size: usize, asked: &HeaderMap) -> Response<()> {
     let message = format!("the headers have {size} bytes; at most {MAX_HEADERS} are accepted");
-    let status = fault::status(Code::ResourceExhausted, HEADERS_TOO_LARGE, &message);
+    let status = fault::status(Code::ResourceExhausted, reason::HEADERS_TOO_LARGE, &message);
     with_trace(status.into_http(), asked)
 }
 

@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{
     db::DbError,
     lease::LeaseError,
@@ -134,41 +134,55 @@ impl From<AuthError> for Status {
         let text = error.to_string();
         match error {
             AuthError::InvalidCredentials => {
-                fault::status(Code::Unauthenticated, "INVALID_CREDENTIALS", &text)
+                fault::status(Code::Unauthenticated, reason::INVALID_CREDENTIALS, &text)
             }
-            AuthError::Throttled(retry) => fault::spent("LOGIN_THROTTLED", "login", &text, retry),
-            AuthError::Busy => fault::unavailable("LOGIN_BUSY", &text, SOON),
-            AuthError::BusyHere => fault::spent("LOGIN_SHARE", "address", &text, SOON),
+            AuthError::Throttled(retry) => {
+                fault::spent(reason::LOGIN_THROTTLED, "login", &text, retry)
+            }
+            AuthError::Busy => fault::unavailable(reason::LOGIN_BUSY, &text, SOON),
+            AuthError::BusyHere => fault::spent(reason::LOGIN_SHARE, "address", &text, SOON),
             AuthError::NotFound(kind, name) => fault::not_found(kind, &name),
-            AuthError::UserExists(_) => fault::status(Code::AlreadyExists, "USER_EXISTS", &text),
+            AuthError::UserExists(_) => {
+                fault::status(Code::AlreadyExists, reason::USER_EXISTS, &text)
+            }
             AuthError::UnknownRole(_) => fault::invalid_field("roles", &text),
             AuthError::UnknownScope(_) => fault::invalid_field("scopes", &text),
             AuthError::Grant(GrantError::Life) => fault::invalid_field("expires_in_days", &text),
             AuthError::Grant(GrantError::OutlivedBy) => fault::invalid_field("key_id", &text),
-            AuthError::Grant(_) => fault::status(Code::PermissionDenied, "EXCEEDS_CALLER", &text),
-            AuthError::LastAdmin => fault::precondition("LAST_ADMIN", "users", &text),
-            AuthError::KeyRevoked => fault::precondition("KEY_REVOKED", "api_keys", &text),
+            AuthError::Grant(_) => {
+                fault::status(Code::PermissionDenied, reason::EXCEEDS_CALLER, &text)
+            }
+            AuthError::LastAdmin => fault::precondition(reason::LAST_ADMIN, "users", &text),
+            AuthError::KeyRevoked => fault::precondition(reason::KEY_REVOKED, "api_keys", &text),
             AuthError::Conflict | AuthError::NotOwned(_) => {
-                fault::status(Code::Aborted, "CONFLICT", &text)
+                fault::status(Code::Aborted, reason::CONFLICT, &text)
             }
             AuthError::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             AuthError::SamePassword => fault::invalid_field("new_password", &text),
             AuthError::Store(e) => store::failed(&e),
-            AuthError::Unannounced => fault::unavailable("UNANNOUNCED", &text, SOON),
-            AuthError::NoAuthority => fault::precondition("NO_AUTHORITY", "certificates", &text),
+            AuthError::Unannounced => fault::unavailable(reason::UNANNOUNCED, &text, SOON),
+            AuthError::NoAuthority => {
+                fault::precondition(reason::NO_AUTHORITY, "certificates", &text)
+            }
             AuthError::JoinToken => {
-                fault::status(Code::Unauthenticated, "INVALID_JOIN_TOKEN", &text)
+                fault::status(Code::Unauthenticated, reason::INVALID_JOIN_TOKEN, &text)
             }
             AuthError::TooManyTokens(wait) => {
-                fault::spent("TOO_MANY_TOKENS", "join_tokens", &text, wait)
+                fault::spent(reason::TOO_MANY_TOKENS, "join_tokens", &text, wait)
             }
             AuthError::NotIssuedHere => {
-                fault::precondition("NOT_ISSUED_HERE", "certificates", &text)
+                fault::precondition(reason::NOT_ISSUED_HERE, "certificates", &text)
             }
-            AuthError::LineageEnded => fault::precondition("LINEAGE_ENDED", "certificates", &text),
-            AuthError::PeersNotReady(_) => fault::precondition("PEERS_NOT_READY", "roots", &text),
-            AuthError::WouldCutOff(_) => fault::precondition("WOULD_CUT_OFF", "roots", &text),
-            AuthError::Ca(CaError::Order(_)) => fault::precondition("ROOT_ORDER", "roots", &text),
+            AuthError::LineageEnded => {
+                fault::precondition(reason::LINEAGE_ENDED, "certificates", &text)
+            }
+            AuthError::PeersNotReady(_) => {
+                fault::precondition(reason::PEERS_NOT_READY, "roots", &text)
+            }
+            AuthError::WouldCutOff(_) => fault::precondition(reason::WOULD_CUT_OFF, "roots", &text),
+            AuthError::Ca(CaError::Order(_)) => {
+                fault::precondition(reason::ROOT_ORDER, "roots", &text)
+            }
             AuthError::Field(field, problem) => fault::invalid_field(field, &problem),
             AuthError::Csr(e) | AuthError::Ca(CaError::Csr(e)) => {
                 fault::invalid_field("csr", &e.to_string())

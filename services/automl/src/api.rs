@@ -12,7 +12,7 @@ use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
 use tars_learn::spec_of;
-use tars_proto::{automl::v1::*, fault};
+use tars_proto::{automl::v1::*, fault, reason};
 use tars_runtime::trace::Tracer;
 use tonic::{Code, Request, Response, Status, service::Routes};
 use uuid::Uuid;
@@ -277,7 +277,7 @@ impl study_service_server::StudyService for Api {
             watched.log.close_with(StudyEvent::Ended);
         }
         let trimmed = |e: tars_runtime::events::Trimmed| {
-            fault::status(Code::OutOfRange, "TRIMMED", &e.to_string())
+            fault::status(Code::OutOfRange, reason::TRIMMED, &e.to_string())
         };
         let reader = watched.log.read(asked.after_sequence).map_err(trimmed)?;
         let automl = Arc::clone(&self.automl);

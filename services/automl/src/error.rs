@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 use tars_interceptors::store;
 use tars_peers::PeerError;
-use tars_proto::{fault, params::NotScalar};
+use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     db::DbError,
     lease::LeaseError,
@@ -73,15 +73,18 @@ impl From<AutomlError> for Status {
             AutomlError::Space(_) | AutomlError::NotScalar(_) => {
                 fault::invalid_field("search_space", &text)
             }
-            AutomlError::StudyEnded(_) => fault::precondition("STUDY_ENDED", "study", &text),
-            AutomlError::StudyFull => fault::precondition("STUDY_FULL", "study", &text),
-            AutomlError::ServerRun => fault::precondition("SERVER_RUN", "study", &text),
-            AutomlError::TrialEnded(_) => fault::precondition("TRIAL_ENDED", "trial", &text),
-            AutomlError::Busy => {
-                fault::spent("STUDIES_BUSY", "studies", &text, Duration::from_secs(10))
-            }
+            AutomlError::StudyEnded(_) => fault::precondition(reason::STUDY_ENDED, "study", &text),
+            AutomlError::StudyFull => fault::precondition(reason::STUDY_FULL, "study", &text),
+            AutomlError::ServerRun => fault::precondition(reason::SERVER_RUN, "study", &text),
+            AutomlError::TrialEnded(_) => fault::precondition(reason::TRIAL_ENDED, "trial", &text),
+            AutomlError::Busy => fault::spent(
+                reason::STUDIES_BUSY,
+                "studies",
+                &text,
+                Duration::from_secs(10),
+            ),
             AutomlError::Conflict | AutomlError::NotOwned(_) => {
-                fault::status(Code::Aborted, "CONFLICT", &text)
+                fault::status(Code::Aborted, reason::CONFLICT, &text)
             }
             AutomlError::Call(error) => error.into(),
             AutomlError::Store(e) => store::failed(&e),

@@ -21,7 +21,7 @@ use std::{
     time::Duration,
 };
 use tars_peers::{Evaluation, PeerError, Run, Trainer, Update, seeds};
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tars_runtime::{
     clock::Clock,
     config,
@@ -49,7 +49,12 @@ pub(crate) fn unavailable() -> Status {
 
 pub(crate) fn busy() -> Status {
     let soon = Duration::from_secs(1);
-    fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon)
+    fault::spent(
+        reason::LEARNERS_BUSY,
+        "learners",
+        "too many runs wait",
+        soon,
+    )
 }
 
 pub(crate) fn refused(code: Code) -> Status {

@@ -5,7 +5,7 @@ use std::io;
 use tars_interceptors::store;
 use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
-use tars_proto::{fault, params::NotScalar};
+use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     db::DbError,
     lease::LeaseError,
@@ -107,21 +107,23 @@ impl From<HyperSyncError> for Status {
         let of_proposal = |reason| fault::precondition(reason, "proposal", &text);
         match error {
             E::NotFound(id) => fault::not_found("proposal", &id),
-            E::NothingFinished => fault::precondition("NO_FINISHED_TRIAL", "study", &text),
-            E::NoAgent => fault::precondition("NO_AGENT", "study", &text),
-            E::NoChange => of_proposal("NO_CHANGE"),
+            E::NothingFinished => fault::precondition(reason::NO_FINISHED_TRIAL, "study", &text),
+            E::NoAgent => fault::precondition(reason::NO_AGENT, "study", &text),
+            E::NoChange => of_proposal(reason::NO_CHANGE),
             E::OutOfBounds(wrong) => out_of_bounds(wrong),
             E::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
-            E::Stale { .. } => of_proposal("STALE"),
-            E::NotLost(_) => of_proposal("NOT_LOST"),
-            E::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
-            E::AssessmentPending => of_proposal("ASSESSMENT_PENDING"),
-            E::AssessmentFailed(_) => of_proposal("ASSESSMENT_FAILED"),
-            E::ChangeInProgress(id) => fault::held("CHANGE_IN_PROGRESS", "proposal", &id, &text),
-            E::NotYours => fault::status(Code::PermissionDenied, "NOT_YOURS", &text),
-            E::FourEyes => fault::status(Code::PermissionDenied, "FOUR_EYES", &text),
-            E::State { .. } | E::NotWithdrawable(_) => of_proposal("WRONG_STATE"),
-            E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, "CONFLICT", &text),
+            E::Stale { .. } => of_proposal(reason::STALE),
+            E::NotLost(_) => of_proposal(reason::NOT_LOST),
+            E::NotHeld(_) => fault::precondition(reason::NOT_HELD, "agent", &text),
+            E::AssessmentPending => of_proposal(reason::ASSESSMENT_PENDING),
+            E::AssessmentFailed(_) => of_proposal(reason::ASSESSMENT_FAILED),
+            E::ChangeInProgress(id) => {
+                fault::held(reason::CHANGE_IN_PROGRESS, "proposal", &id, &text)
+            }
+            E::NotYours => fault::status(Code::PermissionDenied, reason::NOT_YOURS, &text),
+            E::FourEyes => fault::status(Code::PermissionDenied, reason::FOUR_EYES, &text),
+            E::State { .. } | E::NotWithdrawable(_) => of_proposal(reason::WRONG_STATE),
+            E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             E::Call(error) => error.into(),
             E::Store(e) => store::failed(&e),

@@ -26,6 +26,7 @@ use tars_proto::{
         SettleHyperparametersRequest,
     },
     params::{self, Param, Params},
+    reason,
 };
 use tokio::sync::Notify;
 use tonic::{Code, Status, async_trait};
@@ -40,7 +41,12 @@ pub(crate) fn unavailable() -> Status {
 
 pub(crate) fn busy() -> Status {
     let soon = Duration::from_secs(1);
-    fault::spent("LEARNERS_BUSY", "learners", "too many runs wait", soon)
+    fault::spent(
+        reason::LEARNERS_BUSY,
+        "learners",
+        "too many runs wait",
+        soon,
+    )
 }
 
 pub(crate) fn refused(code: Code) -> Status {
@@ -110,7 +116,7 @@ impl AgentRecord {
     fn not_held(&self, change: &str) -> Result<(), Status> {
         match &self.hold {
             Some((other, _)) if other != change => Err(fault::held(
-                "CHANGE_IN_PROGRESS",
+                reason::CHANGE_IN_PROGRESS,
                 "proposal",
                 other,
                 "held by another change",
@@ -127,7 +133,7 @@ impl AgentRecord {
             Some(version) => version,
             None if request.expected_version != self.version => {
                 let text = format!("version {} is live", self.version);
-                return Err(fault::status(Code::Aborted, "VERSION_CHANGED", &text));
+                return Err(fault::status(Code::Aborted, reason::VERSION_CHANGED, &text));
             }
             None => {
                 let values = request.hyperparameters.unwrap_or_default();

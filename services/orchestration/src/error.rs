@@ -4,7 +4,7 @@ use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
 use tars_interceptors::store;
 use tars_learn::{RunError, hyper::ParamViolation};
-use tars_proto::{fault, params::NotScalar};
+use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     blobs::BlobError,
     db::DbError,
@@ -127,22 +127,24 @@ impl From<OrchestrationError> for Status {
         let text = error.to_string();
         match error {
             E::NotFound(kind, name) => fault::not_found(kind, &name),
-            E::NotBuilt(_) => fault::status(Code::Unimplemented, "AGENT_NOT_BUILT", &text),
-            E::Untrained => fault::precondition("UNTRAINED", "agent", &text),
+            E::NotBuilt(_) => fault::status(Code::Unimplemented, reason::AGENT_NOT_BUILT, &text),
+            E::Untrained => fault::precondition(reason::UNTRAINED, "agent", &text),
             E::Observation { .. } => fault::invalid_field("state_vector", &text),
             E::NoState => fault::invalid_field("policy_state", &text),
             E::AgentType => fault::invalid_field("agent_type", &text),
             E::Hyperparameters(wrong) => out_of_bounds(wrong),
             E::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
-            E::Version { .. } => fault::status(Code::Aborted, "VERSION_CHANGED", &text),
+            E::Version { .. } => fault::status(Code::Aborted, reason::VERSION_CHANGED, &text),
             E::ChangeInProgress { change, .. } => {
-                fault::held("CHANGE_IN_PROGRESS", "proposal", &change, &text)
+                fault::held(reason::CHANGE_IN_PROGRESS, "proposal", &change, &text)
             }
-            E::AwaitsPerson(change) => fault::held("NEEDS_ATTENTION", "proposal", &change, &text),
-            E::NotHeld(_) => fault::precondition("NOT_HELD", "agent", &text),
-            E::TrainingRuns => fault::precondition("TRAINING_RUNS", "agent", &text),
-            E::QueueFull => fault::spent("LEARNERS_BUSY", "learners", &text, LEARNER_SOON),
-            E::SolversBusy => fault::spent("SOLVERS_BUSY", "solvers", &text, SOLVER_SOON),
+            E::AwaitsPerson(change) => {
+                fault::held(reason::NEEDS_ATTENTION, "proposal", &change, &text)
+            }
+            E::NotHeld(_) => fault::precondition(reason::NOT_HELD, "agent", &text),
+            E::TrainingRuns => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
+            E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
+            E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
             E::Run(error) => of_run(error, &text),
             E::Game(_) => fault::invalid_field("game", &text),
             E::Profile(_) => fault::invalid_field("strategy_profile", &text),
@@ -151,9 +153,11 @@ impl From<OrchestrationError> for Status {
             E::ProgramTooLarge(_) | E::DisputeTooLarge(..) => {
                 fault::invalid_field("game.players", &text)
             }
-            E::NothingAllowed(_) => fault::precondition("NOTHING_ALLOWED", "constraints", &text),
+            E::NothingAllowed(_) => {
+                fault::precondition(reason::NOTHING_ALLOWED, "constraints", &text)
+            }
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
-            E::NotOwned(_) => fault::status(Code::Aborted, "CONFLICT", &text),
+            E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::Store(e) => store::failed(&e),
             E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),
         }
@@ -165,14 +169,14 @@ fn of_run(error: RunError, text: &str) -> Status {
         RunError::Hyperparameters(wrong) => out_of_bounds(wrong),
         RunError::Algorithm(_) => fault::invalid_field("agent_type", text),
         RunError::Environment(_) => fault::invalid_field("environment", text),
-        RunError::Diverged => fault::status(Code::Aborted, "DIVERGED", text),
+        RunError::Diverged => fault::status(Code::Aborted, reason::DIVERGED, text),
         RunError::Weights => internal(text),
     }
 }
 
 fn of_rank(error: &RankError, text: &str) -> Status {
     match error {
-        RankError::Stopped => fault::status(Code::DeadlineExceeded, "TIME_LIMIT", text),
+        RankError::Stopped => fault::status(Code::DeadlineExceeded, reason::TIME_LIMIT, text),
         RankError::TooLarge(_) => fault::invalid_field("game.players", text),
         RankError::Selection => fault::invalid_field("intensity", text),
     }

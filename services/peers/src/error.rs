@@ -3,7 +3,7 @@
 //! Every retry in AutoML and HyperSync is decided on [`Failure`]. The status is kept beside it,
 //! because it is returned to the client whose call led to the failed one.
 
-use tars_proto::fault;
+use tars_proto::{fault, reason};
 use tonic::{Code, Status};
 
 /// What a failed call means for a retry.
@@ -28,7 +28,7 @@ impl Failure {
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
                 Self::Transient
             }
-            _ if fault::reason(status).is_some_and(|r| r == "VERSION_CHANGED") => {
+            _ if fault::reason(status).is_some_and(|r| r == reason::VERSION_CHANGED) => {
                 Self::VersionChanged
             }
             Code::InvalidArgument | Code::NotFound => Self::Refused,

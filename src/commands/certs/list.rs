@@ -11,6 +11,7 @@ use crate::{
 };
 use clap::Args;
 use serde_json::Value;
+use tars_proto::reason;
 use tars_runtime::{clock::Clock, config::Config, count::counted};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -130,7 +131,7 @@ fn tell_hidden(hidden: usize) {
 /// The generations of the roots that are trusted now; `None` where the mesh has no authority.
 async fn trusted_roots(rest: &Rest) -> Result<Option<Vec<u64>>, RestError> {
     let status = match rest.get("/admin/roots").await {
-        Err(e) if e.reason() == Some("NO_AUTHORITY") => return Ok(None),
+        Err(e) if e.reason() == Some(reason::NO_AUTHORITY) => return Ok(None),
         other => other?,
     };
     let roots = status["roots"].as_array().into_iter().flatten();

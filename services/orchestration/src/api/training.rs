@@ -11,7 +11,7 @@ use futures_util::{Stream, stream};
 use tars_certs::PeerClass;
 use tars_interceptors::Call;
 use tars_learn::{Outcome, Progress, Run};
-use tars_proto::{fault, orchestration::v1::*, time::timestamp};
+use tars_proto::{fault, orchestration::v1::*, reason, time::timestamp};
 use tonic::{Code, Request, Response, Status};
 use uuid::Uuid;
 
@@ -141,7 +141,7 @@ impl training_service_server::TrainingService for Api {
             return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
         };
         let trimmed = |e: tars_runtime::events::Trimmed| {
-            fault::status(Code::OutOfRange, "TRIMMED", &e.to_string())
+            fault::status(Code::OutOfRange, reason::TRIMMED, &e.to_string())
         };
         let reader = training.log.read(asked.after_sequence).map_err(trimmed)?;
         let items = stream::try_unfold(reader, move |mut reader| async move {

@@ -1,0 +1,211 @@
+//! The reasons of refusals: the `reason` of the `ErrorInfo` that each status carries.
+//!
+//! Programs branch on them, so a reason is never renamed once it has shipped. Services, layers and
+//! commands name a reason by its constant here, and by nothing else.
+
+/// Declares constants whose value is their name.
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        $($(#[$doc])* pub const $name: &str = stringify!($name);)*
+    };
+}
+
+// Any service.
+reasons! {
+    /// A field of the request violates its rule; the details name it.
+    INVALID_FIELD,
+    /// The message does not decode.
+    MALFORMED_MESSAGE,
+    /// The message exceeds its maximum size.
+    MESSAGE_TOO_LARGE,
+    /// There is no such resource; the details name its kind and id.
+    NOT_FOUND,
+    /// The resource exists already; the details name it.
+    ALREADY_EXISTS,
+    /// A concurrent change won; read again and repeat.
+    CONFLICT,
+    /// The service failed; its log has the details.
+    INTERNAL,
+    /// The database is busy or unreachable, and nothing was changed.
+    STORE,
+    /// The connection was lost during a commit, which may have happened or not.
+    OUTCOME_UNKNOWN,
+    /// A row of the database cannot be read.
+    CORRUPT_ROW,
+    /// No event follows the given sequence number.
+    PAST_END,
+    /// The events that follow the given sequence number are no longer kept.
+    TRIMMED,
+}
+
+// The layers around a service, and the mesh.
+reasons! {
+    /// There is no credential, or it is not valid.
+    INVALID_CREDENTIALS,
+    /// More than one credential was sent.
+    AMBIGUOUS_CREDENTIALS,
+    /// The service has not heard from Auth for too long to accept credentials.
+    STALE_CREDENTIALS,
+    /// The caller lacks the permission that the method requires.
+    PERMISSION_DENIED,
+    /// The policy does not let this peer call the method.
+    PEER_NOT_ALLOWED,
+    /// The method belongs to another service of the mesh.
+    WRONG_SERVICE,
+    /// There is no such method.
+    UNKNOWN_METHOD,
+    /// The caller exceeds its rate limit.
+    RATE_LIMITED,
+    /// The caller has as many calls open as its share allows.
+    SHARE_FULL,
+    /// The service has as many calls in flight as it can.
+    OVERLOADED,
+    /// A connection sent more refused calls than it may.
+    FLOOD,
+    /// The audit trail has no room for a record that must be written.
+    AUDIT_FULL,
+    /// The call did not end before its deadline.
+    DEADLINE_EXCEEDED,
+    /// The request did not arrive in time.
+    REQUEST_TIMEOUT,
+    /// The timeout of the call is not valid.
+    INVALID_TIMEOUT,
+    /// The peer did not read the response.
+    STALLED,
+    /// The server is stopping.
+    STOPPING,
+    /// The connection is closing.
+    CONNECTION_CLOSING,
+    /// The headers exceed their maximum size.
+    HEADERS_TOO_LARGE,
+    /// A certificate of the calling process is revoked.
+    OWN_CERTIFICATE_REVOKED,
+    /// The other service cannot be reached.
+    UNREACHABLE,
+}
+
+// The REST gateway.
+reasons! {
+    /// There is no such path.
+    NO_SUCH_PATH,
+    /// The path has no such method.
+    METHOD_NOT_ALLOWED,
+    /// The content type is not JSON.
+    UNSUPPORTED_MEDIA_TYPE,
+    /// The body is compressed.
+    UNSUPPORTED_ENCODING,
+    /// The body exceeds its maximum size.
+    BODY_TOO_LARGE,
+    /// The path and its query exceed their maximum length.
+    PATH_TOO_LONG,
+    /// The request did not arrive in time.
+    REQUEST_TOO_SLOW,
+    /// The request is not valid HTTP/1.1.
+    MALFORMED_REQUEST,
+    /// The body is not valid JSON, or not of the message.
+    MALFORMED_JSON,
+    /// The address, or the gateway, has as many connections open as it may.
+    TOO_MANY_CONNECTIONS,
+}
+
+// Auth.
+reasons! {
+    /// Too many logins to the account have failed.
+    LOGIN_THROTTLED,
+    /// Too many passwords wait to be checked.
+    LOGIN_BUSY,
+    /// The caller's network has too many passwords waiting to be checked.
+    LOGIN_SHARE,
+    /// The name of the user is taken.
+    USER_EXISTS,
+    /// The caller does not hold what it would grant or take away.
+    EXCEEDS_CALLER,
+    /// The last enabled administrator would be lost.
+    LAST_ADMIN,
+    /// The API key is revoked.
+    KEY_REVOKED,
+    /// A change is stored but not announced yet.
+    UNANNOUNCED,
+    /// The mesh has no authority of its own.
+    NO_AUTHORITY,
+    /// The join token is not valid.
+    INVALID_JOIN_TOKEN,
+    /// The caller has too many join tokens outstanding.
+    TOO_MANY_TOKENS,
+    /// Another authority issued the certificate.
+    NOT_ISSUED_HERE,
+    /// The certificate can no longer be renewed.
+    LINEAGE_ENDED,
+    /// Not every peer is ready for the step of a root rotation.
+    PEERS_NOT_READY,
+    /// The step of a root rotation would invalidate certificates in use.
+    WOULD_CUT_OFF,
+    /// The step of a root rotation is not the next one.
+    ROOT_ORDER,
+}
+
+// Orchestration.
+reasons! {
+    /// The agent is not implemented.
+    AGENT_NOT_BUILT,
+    /// The agent has no weights yet.
+    UNTRAINED,
+    /// Another version of the agent is live than the caller expects.
+    VERSION_CHANGED,
+    /// Another change of the agent is in progress; the details name it.
+    CHANGE_IN_PROGRESS,
+    /// A change of the agent waits for a person; the details name it.
+    NEEDS_ATTENTION,
+    /// The change does not hold the agent.
+    NOT_HELD,
+    /// The agent is being trained.
+    TRAINING_RUNS,
+    /// Too many runs wait for a learner.
+    LEARNERS_BUSY,
+    /// Too many games are being solved.
+    SOLVERS_BUSY,
+    /// The constraints forbid every joint action.
+    NOTHING_ALLOWED,
+    /// The training diverged.
+    DIVERGED,
+    /// The computation did not end within its time limit.
+    TIME_LIMIT,
+}
+
+// AutoML.
+reasons! {
+    /// The study has ended.
+    STUDY_ENDED,
+    /// The study has all its trials.
+    STUDY_FULL,
+    /// The server runs the trials of the study.
+    SERVER_RUN,
+    /// The trial has ended.
+    TRIAL_ENDED,
+    /// Too many studies are running.
+    STUDIES_BUSY,
+}
+
+// HyperSync.
+reasons! {
+    /// The study has no finished trial to propose.
+    NO_FINISHED_TRIAL,
+    /// The study belongs to no agent.
+    NO_AGENT,
+    /// The proposed values are live already.
+    NO_CHANGE,
+    /// The proposal was made against another version of the agent than the live one.
+    STALE,
+    /// The proposal is not lost, and ends on its own or by a decision.
+    NOT_LOST,
+    /// The assessment of the proposal is not finished.
+    ASSESSMENT_PENDING,
+    /// The assessment of the proposal failed.
+    ASSESSMENT_FAILED,
+    /// Only the proposer, or a caller who may approve, withdraws a proposal.
+    NOT_YOURS,
+    /// The proposer must not decide.
+    FOUR_EYES,
+    /// The state of the proposal does not allow the call.
+    WRONG_STATE,
+}
