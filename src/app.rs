@@ -13,7 +13,6 @@ mod identity;
 pub(crate) mod policy;
 mod process;
 mod ready;
-mod service;
 mod services;
 mod serving;
 mod watch;
@@ -23,9 +22,9 @@ pub use error::StartError;
 pub use process::{Origin, Process};
 pub(crate) use process::{ca_bundle, ca_dir, open_authority, place_of};
 pub use ready::Ready;
-pub use service::Service;
 pub(crate) use services::migrations;
 pub(crate) use serving::CERTIFICATE;
+pub use tars_certs::Service;
 
 use bound::Bound;
 use services::Listeners;
@@ -68,7 +67,7 @@ impl Mesh {
     pub async fn start_with(config: Config, clock: Clock) -> Result<Self, StartError> {
         let process = Process::new(config, clock, Service::ALL)?;
         let bound = Bound::bind(&process.config().listen, Service::ALL).await?;
-        let ready = bound.ready(&process)?;
+        let ready = Ready::new(&bound, &process)?;
         let connect = bound.connect()?;
         run(&process, bound, &connect).await?;
         process.wait_until_ready(READY_LIMIT).await?;

@@ -361,13 +361,11 @@ impl Global {
         let config = self.load(Table::new())?;
         let path = Ready::default_path(&config.data.dir);
         let ready = Ready::load(&path);
-        let connect = |connect: &Connect| service.target(connect).map(str::to_owned);
+        let connect = |connect: &Connect| connect.of(service).map(str::to_owned);
         let variable = format!("TARS__CONNECT__{}", service.as_str().to_uppercase());
         let differs = connect(&config.connect) != connect(&Connect::default());
         let found = match ready {
-            Ok(ready) => service
-                .is_over_tls()
-                .then(|| service.url(&ready).to_owned()),
+            Ok(ready) => service.is_over_tls().then(|| ready.url(service).to_owned()),
             Err(e) if e.kind() == io::ErrorKind::NotFound && self.is_given(&variable, differs) => {
                 connect(&config.connect)
             }

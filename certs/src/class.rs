@@ -39,9 +39,6 @@ macro_rules! peer_classes {
             "joiner",
         ];
 
-        /// The names of the services that follow Auth.
-        pub const SERVICES: &[&str] = &[$(stringify!($name),)*];
-
         impl PeerClass {
             /// Every class.
             pub const ALL: [Self; PEER_CLASSES.len()] = [

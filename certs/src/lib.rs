@@ -28,12 +28,13 @@ pub mod trust;
 mod verify;
 
 pub use ca::{Authority, CaError};
-pub use class::{ClassTable, PEER_CLASSES, PeerClass, SERVICES};
+pub use class::{ClassTable, PEER_CLASSES, PeerClass};
 pub use feed::{Bundle, TrustFeed, TrustUpdate};
 pub use files::IdentityFiles;
 pub use identity::{Identity, IdentityError, IdentityHandle};
 pub use name::{CertName, KeyId, Serial};
 pub use peer::{PeerCertificate, PeerError};
 pub use revocation::{RevocationSet, Revocations};
+pub use services::{SERVICES, Service};
 pub use spiffe::{SpiffeError, SpiffeId};
 pub use trust::Trust;

@@ -1,7 +1,7 @@
 //! The ports of a process, all bound before anything serves, so that everything that is wrong with
 //! them is reported at once.
 
-use crate::app::{Process, Ready, StartError, operator_identity, password_file, service::Service};
+use crate::app::{Service, StartError};
 use std::net::SocketAddr;
 use tars_runtime::config::{Connect, Listen};
 use tokio::net::TcpListener;
@@ -21,7 +21,7 @@ impl Bound {
         let mut binder = Binder::default();
         let mut bound = Vec::new();
         for service in services {
-            let listener = binder.bind(service.listen(listen), service.as_str()).await;
+            let listener = binder.bind(listen.of(*service), service.as_str()).await;
             bound.extend(listener.map(|l| (*service, l)));
         }
         let admin = binder.bind(listen.admin, "admin").await;
@@ -46,58 +46,30 @@ impl Bound {
 
     /// Where the bound services find each other.
     pub(crate) fn connect(&self) -> Result<Connect, StartError> {
-        let at = |service| self.address(service).map(|addr| addr.to_string());
-        connect(at)
+        Connect::from_fn(|service| self.address(service).map(|addr| addr.to_string()))
     }
 
-    fn address(&self, service: Service) -> Result<SocketAddr, StartError> {
+    /// The address of a service's listener.
+    pub(crate) fn address(&self, service: Service) -> Result<SocketAddr, StartError> {
         let mut services = self.services.iter();
         let found = services.find(|(s, _)| *s == service);
         let (_, listener) = found.ok_or(StartError::NoTarget(service.as_str()))?;
         local_addr(listener)
     }
 
-    /// What a user needs to reach the mesh, with an operator identity made for it.
-    pub(crate) fn ready(&self, process: &Process) -> Result<Ready, StartError> {
-        ready(self, process)
+    pub(crate) fn admin_address(&self) -> Result<SocketAddr, StartError> {
+        local_addr(&self.admin)
+    }
+
+    pub(crate) fn observe_address(&self) -> Result<SocketAddr, StartError> {
+        local_addr(&self.observe)
+    }
+
+    /// The address of the bootstrap listener, where it is on.
+    pub(crate) fn bootstrap_address(&self) -> Result<Option<SocketAddr>, StartError> {
+        self.bootstrap.as_ref().map(local_addr).transpose()
     }
 }
-
-macro_rules! addresses {
-    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
-        fn connect(
-            at: impl Fn(Service) -> Result<String, StartError>,
-        ) -> Result<Connect, StartError> {
-            Ok(Connect {
-                auth: at(Service::Auth)?,
-                $($name: at(Service::$variant)?,)*
-                ..Connect::default()
-            })
-        }
-
-        fn ready(bound: &Bound, process: &Process) -> Result<Ready, StartError> {
-            let https = |service| Ok::<_, StartError>(format!("https://{}", bound.address(service)?));
-            let http = |addr: SocketAddr| format!("http://{addr}");
-            let bootstrap = bound.bootstrap.as_ref().map(local_addr).transpose()?;
-            let operator = operator_identity(process)?;
-            Ok(Ready {
-                auth: https(Service::Auth)?,
-                $($name: https(Service::$variant)?,)*
-                gateway: http(bound.address(Service::Gateway)?),
-                admin: http(local_addr(&bound.admin)?),
-                observe: http(local_addr(&bound.observe)?),
-                bootstrap: bootstrap.map(|addr| format!("https://{addr}")),
-                ca: operator.ca,
-                client_cert: operator.cert,
-                client_key: operator.key,
-                admin_user: "admin".to_owned(),
-                admin_password_file: password_file(&process.config().data.dir),
-                trust_domain: process.config().trust.domain.clone(),
-            })
-        }
-    };
-}
-tars_certs::for_each_service!(addresses);
 
 fn local_addr(listener: &TcpListener) -> Result<SocketAddr, StartError> {
     listener

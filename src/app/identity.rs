@@ -5,7 +5,7 @@ mod join;
 
 pub(crate) use join::{JoinSource, Joining};
 
-use crate::app::{StartError, service::Service};
+use crate::app::{Service, StartError};
 use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge},

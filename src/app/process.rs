@@ -10,11 +10,10 @@ pub(crate) use authority::{ca_bundle, ca_dir, open_authority, workload_id};
 pub use members::Origin;
 
 use crate::app::{
-    StartError,
+    Service, StartError,
     dir_lock::DirLock,
     identity::{IdentityManager, IdentityMetrics},
     policy::PolicyFile,
-    service::Service,
     serving::HealthReporter,
 };
 use members::Member;
@@ -223,7 +222,7 @@ impl Process {
         connect: &Connect,
     ) -> Result<Channel, StartError> {
         let nowhere = StartError::NoTarget(to.as_str());
-        let target = to.target(connect).ok_or(nowhere)?;
+        let target = connect.of(to).ok_or(nowhere)?;
         self.channel(from, to, target)
     }
 

@@ -1,8 +1,10 @@
 //! What `--ready-file` holds: where everything is, written whole once everything serves.
 
+use crate::app::{Process, Service, StartError, bound::Bound, operator_identity, password_file};
 use serde::{Deserialize, Serialize};
 use std::{
     io,
+    net::SocketAddr,
     path::{Path, PathBuf},
 };
 use tars_certs::secret;
@@ -39,6 +41,39 @@ macro_rules! ready {
             pub admin_password_file: PathBuf,
             /// The mesh's SPIFFE trust domain.
             pub trust_domain: String,
+        }
+
+        impl Ready {
+            /// Describes a mesh whose ports are bound, and makes an operator identity for it.
+            pub(crate) fn new(bound: &Bound, process: &Process) -> Result<Self, StartError> {
+                let https =
+                    |service| Ok::<_, StartError>(format!("https://{}", bound.address(service)?));
+                let http = |addr: SocketAddr| format!("http://{addr}");
+                let operator = operator_identity(process)?;
+                Ok(Self {
+                    auth: https(Service::Auth)?,
+                    $($name: https(Service::$variant)?,)*
+                    gateway: http(bound.address(Service::Gateway)?),
+                    admin: http(bound.admin_address()?),
+                    observe: http(bound.observe_address()?),
+                    bootstrap: bound.bootstrap_address()?.map(|addr| format!("https://{addr}")),
+                    ca: operator.ca,
+                    client_cert: operator.cert,
+                    client_key: operator.key,
+                    admin_user: "admin".to_owned(),
+                    admin_password_file: password_file(&process.config().data.dir),
+                    trust_domain: process.config().trust.domain.clone(),
+                })
+            }
+
+            /// A service's URL.
+            pub fn url(&self, service: Service) -> &str {
+                match service {
+                    Service::Auth => &self.auth,
+                    $(Service::$variant => &self.$name,)*
+                    Service::Gateway => &self.gateway,
+                }
+            }
         }
     };
 }

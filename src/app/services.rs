@@ -8,7 +8,7 @@ mod workload;
 
 pub(crate) use layers::log_serving;
 
-use crate::app::{Process, StartError, save_first_admin, service::Service};
+use crate::app::{Process, Service, StartError, save_first_admin};
 use tars_runtime::{
     config::Connect,
     db::{Db, Migration},
@@ -25,44 +25,63 @@ pub(crate) struct Listeners {
     pub(crate) bootstrap: Option<TcpListener>,
 }
 
-macro_rules! start {
-    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
-        /// Starts a service of a process. `connect` says where the others are.
-        pub(crate) async fn start(
-            process: &Process,
-            service: Service,
-            listeners: Listeners,
-            connect: &Connect,
-        ) -> Result<(), StartError> {
-            let Listeners { main, bootstrap } = listeners;
-            match service {
-                Service::Auth => {
-                    let first = auth::start(process, main, bootstrap).await?;
-                    save_first_admin(process, first)
-                }
-                $(Service::$variant => {
-                    workload::start::<$implementation>(process, service, main, connect).await
-                })*
-                Service::Gateway => gateway::start(process, main, connect),
-            }
-        }
-    };
+/// How a service that follows Auth is assembled.
+struct Assembly {
+    start: for<'a> fn(&'a Process, Service, TcpListener, &'a Connect) -> Starting<'a>,
+    migrations: &'static [Migration],
 }
-tars_certs::for_each_service!(start);
 
-macro_rules! migrations {
+type Starting<'a> = futures_util::future::BoxFuture<'a, Result<(), StartError>>;
+
+impl Assembly {
+    fn of<W: Workload>() -> Self {
+        Self {
+            start: |process, service, listener, connect| {
+                Box::pin(workload::start::<W>(process, service, listener, connect))
+            },
+            migrations: W::MIGRATIONS,
+        }
+    }
+}
+
+macro_rules! assemblies {
     ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
-        /// The migrations of a service's schema; `None` where it has no database.
-        pub(crate) fn migrations(service: Service) -> Option<&'static [Migration]> {
+        /// The assembly of a service; `None` for those that have one of their own.
+        fn assembly(service: Service) -> Option<Assembly> {
             match service {
-                Service::Auth => Some(tars_auth::MIGRATIONS),
-                $(Service::$variant => Some(<$implementation as Workload>::MIGRATIONS),)*
-                Service::Gateway => None,
+                $(Service::$variant => Some(Assembly::of::<$implementation>()),)*
+                Service::Auth | Service::Gateway => None,
             }
         }
     };
 }
-tars_certs::for_each_service!(migrations);
+tars_certs::for_each_service!(assemblies);
+
+/// Starts a service of a process. `connect` says where the others are.
+pub(crate) async fn start(
+    process: &Process,
+    service: Service,
+    listeners: Listeners,
+    connect: &Connect,
+) -> Result<(), StartError> {
+    let Listeners { main, bootstrap } = listeners;
+    match (service, assembly(service)) {
+        (_, Some(assembly)) => (assembly.start)(process, service, main, connect).await,
+        (Service::Auth, _) => {
+            let first = auth::start(process, main, bootstrap).await?;
+            save_first_admin(process, first)
+        }
+        _ => gateway::start(process, main, connect),
+    }
+}
+
+/// The migrations of a service's schema; `None` where it has no database.
+pub(crate) fn migrations(service: Service) -> Option<&'static [Migration]> {
+    match service {
+        Service::Auth => Some(tars_auth::MIGRATIONS),
+        other => assembly(other).map(|assembly| assembly.migrations),
+    }
+}
 
 /// Continues what the last process left unfinished.
 pub(crate) async fn resume(process: &Process) -> Result<(), StartError> {

@@ -1,7 +1,7 @@
 //! The status that a service reports by the gRPC health protocol, which is what `/readyz` reports of
 //! it: a service that is revoked, stopping or not ready is not serving.
 
-use crate::app::service::Service;
+use crate::app::Service;
 use parking_lot::Mutex;
 use std::{collections::BTreeSet, sync::Arc};
 use tars_interceptors::contract;

@@ -3,7 +3,7 @@
 use super::{CommandError, Global, block_on, retry};
 use crate::app::{CERTIFICATE, Service, connect_failure::Attempt};
 use clap::{
-    Args, ValueEnum,
+    Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use serde_json::json;
@@ -42,7 +42,7 @@ pub(crate) struct Probe {
 /// The services that have a health check over mTLS: all but the gateway, which speaks HTTP.
 fn over_tls() -> impl TypedValueParser<Value = Service> {
     PossibleValuesParser::new(Service::over_tls().map(|s| s.as_str()))
-        .try_map(|name| Service::from_str(&name, false))
+        .try_map(|name| Service::parse(&name).ok_or("no service has this name"))
 }
 
 /// Whether a service that does not serve reports its certificate as revoked.

@@ -5,7 +5,10 @@ use super::{
     up::{Addresses, Signals},
 };
 use crate::app::{self, Origin, Service};
-use clap::Args;
+use clap::{
+    Args,
+    builder::{PossibleValue, PossibleValuesParser, TypedValueParser},
+};
 use std::{path::PathBuf, process::ExitCode};
 use tars_certs::IdentityFiles;
 use tars_runtime::config::leaf;
@@ -17,6 +20,7 @@ use toml::Value;
 )]
 pub(crate) struct Serve {
     /// The service to run.
+    #[arg(value_parser = services())]
     service: Service,
     /// A folder with tls.crt, tls.key and ca.crt, which somebody else keeps fresh.
     #[arg(long, value_name = "DIR")]
@@ -26,6 +30,12 @@ pub(crate) struct Serve {
     join_token_file: Option<PathBuf>,
     #[command(flatten)]
     addresses: Addresses,
+}
+
+fn services() -> impl TypedValueParser<Value = Service> {
+    let value = |service: &Service| PossibleValue::new(service.as_str()).help(service.title());
+    PossibleValuesParser::new(Service::ALL.iter().map(value))
+        .try_map(|name| Service::parse(&name).ok_or("no service has this name"))
 }
 
 impl Serve {

@@ -2,9 +2,9 @@
 
 use super::{CommandError, Global, block_on, init_log};
 use crate::app::{Mesh, Ready, Service};
-use clap::Args;
-use std::{net::SocketAddr, path::PathBuf, process::ExitCode};
-use tars_runtime::config::{Config, leaf};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
+use tars_runtime::config::Config;
 use tokio::signal::unix::{SignalKind, signal};
 use toml::{Table, Value};
 
@@ -20,73 +20,80 @@ pub(crate) struct Up {
     ready_file: Option<PathBuf>,
 }
 
-macro_rules! addresses {
-    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
-        /// Where to listen; port 0 takes any free port.
-        #[derive(Debug, Args, Default)]
-        pub(crate) struct Addresses {
-            /// Where Auth listens.
-            #[arg(long = "auth-addr", value_name = "ADDR")]
-            auth: Option<SocketAddr>,
-            $(
-                #[arg(
-                    long = concat!(stringify!($name), "-addr"),
-                    value_name = "ADDR",
-                    help = concat!("Where ", $title, " listens"),
-                )]
-                $name: Option<SocketAddr>,
-            )*
-            /// Where the REST gateway listens.
-            #[arg(long = "gateway-addr", value_name = "ADDR")]
-            gateway: Option<SocketAddr>,
-            /// Where the admin port listens, on loopback: certificates, policy, connections,
-            /// configuration.
-            #[arg(long = "admin-addr", value_name = "ADDR")]
-            admin: Option<SocketAddr>,
-            /// Where health and metrics are shown.
-            #[arg(long = "observe-addr", value_name = "ADDR")]
-            observe: Option<SocketAddr>,
-            /// Where those without a certificate join with a token; off unless it is given.
-            #[arg(long = "bootstrap-addr", value_name = "ADDR")]
-            bootstrap: Option<SocketAddr>,
-        }
+/// Where to listen: the flags `--NAME-addr`, one for each listener; port 0 takes any free port.
+#[derive(Debug, Default)]
+pub(crate) struct Addresses {
+    /// By the listener's key in the section `listen`.
+    given: BTreeMap<String, SocketAddr>,
+}
 
-        impl Addresses {
-            fn given(&self) -> impl Iterator<Item = (&'static str, SocketAddr)> {
-                let all = [
-                    ("auth", self.auth),
-                    $((stringify!($name), self.$name),)*
-                    ("gateway", self.gateway),
-                    ("admin", self.admin),
-                    ("observe", self.observe),
-                    ("bootstrap", self.bootstrap),
-                ];
-                all.into_iter().filter_map(|(key, addr)| Some((key, addr?)))
+/// The listeners by their keys in the section `listen`, each with the help of its flag.
+fn listeners() -> impl Iterator<Item = (&'static str, String)> {
+    let service = |s: &Service| (s.as_str(), format!("Where {} listens", s.title()));
+    let others = [
+        (
+            "admin",
+            "Where the admin port listens, on loopback: certificates, policy, connections, configuration",
+        ),
+        ("observe", "Where health and metrics are shown"),
+        (
+            "bootstrap",
+            "Where those without a certificate join with a token; off unless it is given",
+        ),
+    ];
+    let others = others.map(|(key, help)| (key, help.to_owned()));
+    Service::ALL.iter().map(service).chain(others)
+}
+
+impl Args for Addresses {
+    fn augment_args(command: Command) -> Command {
+        command.args(listeners().map(|(key, help)| {
+            Arg::new(key)
+                .long(format!("{key}-addr"))
+                .value_name("ADDR")
+                .value_parser(value_parser!(SocketAddr))
+                .help(help)
+        }))
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Addresses {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut all = Self::default();
+        all.update_from_arg_matches(matches)?;
+        Ok(all)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        for (key, _) in listeners() {
+            if let Some(addr) = matches.get_one(key) {
+                self.given.insert(key.to_owned(), *addr);
             }
         }
-    };
+        Ok(())
+    }
 }
-tars_certs::for_each_service!(addresses);
 
 impl Addresses {
     pub(crate) fn flags(&self) -> Table {
-        let mut listen = Table::new();
-        for (key, addr) in self.given() {
-            for (_, value) in leaf("listen", key, Value::String(addr.to_string())) {
-                if let Value::Table(inner) = value {
-                    listen.extend(inner);
-                }
-            }
+        if self.given.is_empty() {
+            return Table::new();
         }
-        if listen.is_empty() {
-            Table::new()
-        } else {
-            Table::from_iter([("listen".to_owned(), Value::Table(listen))])
-        }
+        let value = |addr: &SocketAddr| Value::String(addr.to_string());
+        let listen: Table = self
+            .given
+            .iter()
+            .map(|(k, a)| (k.clone(), value(a)))
+            .collect();
+        Table::from_iter([("listen".to_owned(), Value::Table(listen))])
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.flags().is_empty()
+        self.given.is_empty()
     }
 }
 
@@ -123,7 +130,7 @@ pub(crate) fn announce(ready: &Ready) {
     note!("TARS is ready");
     note!("  REST and OpenAPI  {0}  ({0}/openapi.json)", ready.gateway);
     for service in Service::over_tls() {
-        let (name, url) = (service.as_str(), service.url(ready));
+        let (name, url) = (service.as_str(), ready.url(service));
         note!("  {name:<16}  {url}  (gRPC, mTLS)");
     }
     note!("  metrics, probes   {}", ready.observe);

@@ -166,9 +166,8 @@ impl TestMesh {
     /// `host:port` of a service.
     pub fn target(&self, service: &str) -> String {
         let known = Service::over_tls().find(|s| s.as_str() == service);
-        let url = known
-            .unwrap_or_else(|| panic!("no service {service}"))
-            .url(&self.mesh.ready);
+        let known = known.unwrap_or_else(|| panic!("no service {service}"));
+        let url = self.mesh.ready.url(known);
         url.trim_start_matches("https://").to_owned()
     }
 }

@@ -6,6 +6,7 @@ use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::PathBuf,
 };
+use tars_certs::Service;
 
 /// Persistent state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -27,7 +28,7 @@ impl Default for Data {
     }
 }
 
-macro_rules! listen {
+macro_rules! places {
     ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
         /// The addresses to listen on; port 0 picks a free port.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -77,13 +78,17 @@ macro_rules! listen {
                     bootstrap: None,
                 }
             }
-        }
-    };
-}
-tars_certs::for_each_service!(listen);
 
-macro_rules! connect {
-    ($($variant:ident, $name:ident, $title:literal, $port:literal, $implementation:path;)*) => {
+            /// The address on which a service listens.
+            pub fn of(&self, service: Service) -> SocketAddr {
+                match service {
+                    Service::Auth => self.auth,
+                    $(Service::$variant => self.$name,)*
+                    Service::Gateway => self.gateway,
+                }
+            }
+        }
+
         /// Where `tars serve` finds the other services, as `host:port`; not used by `tars up`,
         /// which runs all of them.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -108,9 +113,34 @@ macro_rules! connect {
                 }
             }
         }
+
+        impl Connect {
+            /// Where the services are, each as `host:port`; the bootstrap listener is left at its
+            /// default.
+            ///
+            /// # Errors
+            ///
+            /// The first error of `target`.
+            pub fn from_fn<E>(target: impl Fn(Service) -> Result<String, E>) -> Result<Self, E> {
+                Ok(Self {
+                    auth: target(Service::Auth)?,
+                    $($name: target(Service::$variant)?,)*
+                    ..Self::default()
+                })
+            }
+
+            /// Where a service is, as `host:port`; `None` for the gateway, which no service calls.
+            pub fn of(&self, service: Service) -> Option<&str> {
+                match service {
+                    Service::Auth => Some(&self.auth),
+                    $(Service::$variant => Some(&self.$name),)*
+                    Service::Gateway => None,
+                }
+            }
+        }
     };
 }
-tars_certs::for_each_service!(connect);
+tars_certs::for_each_service!(places);
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)

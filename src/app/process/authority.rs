@@ -1,6 +1,6 @@
 //! The certificate authority of a data directory, and what it issues to this process's services.
 
-use crate::app::{StartError, service::Service};
+use crate::app::{Service, StartError};
 use std::{
     path::{Path, PathBuf},
     time::Duration,

@@ -2,10 +2,9 @@
 
 use super::authority::{ca_dir, open_authority, workload_id, workload_request};
 use crate::app::{
-    Process, StartError,
+    Process, Service, StartError,
     dir_lock::DirLock,
     identity::{JoinSource, Joining, ManagedIdentity},
-    service::Service,
 };
 use std::sync::Arc;
 use tars_certs::{Authority, IdentityFiles, IdentityHandle, TrustFeed, ca::Request};

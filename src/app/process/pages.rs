@@ -1,6 +1,6 @@
 //! The pages of the admin port: what this process is and whom it is connected to.
 
-use crate::app::{Process, service::Service};
+use crate::app::{Process, Service};
 use serde_json::{Value, json};
 use std::{collections::BTreeMap, sync::Arc};
 use tars_certs::{IdentityHandle, TrustFeed};

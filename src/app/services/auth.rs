@@ -7,7 +7,7 @@ use super::{
     keep_leases,
     layers::{bootstrap, limits, serve},
 };
-use crate::app::{Process, StartError, service::Service};
+use crate::app::{Process, Service, StartError};
 use std::sync::Arc;
 use tars_auth::{Auth, Certificates, FirstAdmin};
 use tars_mesh::Admission;

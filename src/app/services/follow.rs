@@ -1,7 +1,7 @@
 //! How a service follows Auth: the watch stream that fills its view of credentials, the report of
 //! what it trusts, and the outbox that carries its audit records.
 
-use crate::app::{Process, StartError, audit, service::Service, watch};
+use crate::app::{Process, Service, StartError, audit, watch};
 use std::time::Duration;
 use tars_credentials::View;
 use tars_interceptors::client::{Credentials, outgoing};

@@ -1,7 +1,7 @@
 //! The REST gateway: it has no database and serves no gRPC, but follows Auth as the others do.
 
 use super::{follow::watch_auth, layers::log_serving};
-use crate::app::{Process, StartError, service::Service};
+use crate::app::{Process, Service, StartError};
 use tars_gateway::{Backends, Documents, Gateway, Listening};
 use tars_runtime::config::Connect;
 use tokio::net::TcpListener;

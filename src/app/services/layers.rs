@@ -1,7 +1,7 @@
 //! What stands around a service's routes: the stack of layers, health and reflection, the audit
 //! queue, and the listener.
 
-use crate::app::{Process, StartError, audit, service::Service, serving::HealthReporter};
+use crate::app::{Process, Service, StartError, audit, serving::HealthReporter};
 use std::{sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_credentials::View;

@@ -1,7 +1,7 @@
 //! A service that follows Auth. All of them are assembled here, and nowhere else.
 
 use super::{database, follow::follow_auth, keep_leases, layers::serve};
-use crate::app::{Process, StartError, service::Service};
+use crate::app::{Process, Service, StartError};
 use std::sync::Arc;
 use tars_mesh::Channel;
 use tars_runtime::{config::Connect, seeds::Seeds};
@@ -70,8 +70,7 @@ struct Peers<'a> {
 
 impl Dial for Peers<'_> {
     fn dial(&self, to: &str) -> Result<Channel, OpenError> {
-        let known = Service::over_tls().find(|s| s.as_str() == to);
-        let to = known.ok_or_else(|| format!("the mesh has no service {to:?}"))?;
+        let to = Service::parse(to).ok_or_else(|| format!("the mesh has no service {to:?}"))?;
         Ok(self.process.dial(self.from, to, self.connect)?)
     }
 }
