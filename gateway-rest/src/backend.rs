@@ -1,15 +1,12 @@
 //! Calls to the services in encoded form: the transcoder encodes and decodes the messages itself.
 
-use bytes::{Buf, BufMut, Bytes};
+use crate::Raw;
+use bytes::Bytes;
 use http::uri::PathAndQuery;
 use std::collections::HashMap;
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, MAX_RESPONSE};
-use tonic::{
-    Code, Request, Response, Status, Streaming,
-    client::Grpc,
-    codec::{Codec, DecodeBuf, Decoder, EncodeBuf, Encoder},
-};
+use tonic::{Code, Request, Response, Status, Streaming, client::Grpc};
 
 /// The channels to each workload: one for calls and one for streams.
 #[derive(Debug, Clone, Default)]
@@ -59,43 +56,5 @@ impl Backends {
         let mut client = self.client(workload, true)?;
         client.ready().await?;
         client.server_streaming(request, path, Raw).await
-    }
-}
-
-/// Passes messages through unchanged.
-#[derive(Debug, Clone, Copy)]
-struct Raw;
-
-impl Codec for Raw {
-    type Encode = Bytes;
-    type Decode = Bytes;
-    type Encoder = Self;
-    type Decoder = Self;
-
-    fn encoder(&mut self) -> Self {
-        Self
-    }
-
-    fn decoder(&mut self) -> Self {
-        Self
-    }
-}
-
-impl Encoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn encode(&mut self, item: Bytes, dst: &mut EncodeBuf<'_>) -> Result<(), Status> {
-        dst.put(item);
-        Ok(())
-    }
-}
-
-impl Decoder for Raw {
-    type Item = Bytes;
-    type Error = Status;
-
-    fn decode(&mut self, src: &mut DecodeBuf<'_>) -> Result<Option<Bytes>, Status> {
-        Ok(Some(src.copy_to_bytes(src.remaining())))
     }
 }
