@@ -64,7 +64,7 @@ pub enum StartError {
     )]
     Bind(Vec<String>),
     /// The database server that the configuration names.
-    #[error("database: {0}")]
+    #[error(transparent)]
     Database(#[from] DbError),
     /// The Redis server that the configuration names.
     #[error(transparent)]

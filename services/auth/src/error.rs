@@ -64,7 +64,7 @@ pub enum AuthError {
     #[error(transparent)]
     NotOwned(LeaseError),
     /// The database failed.
-    #[error("the database failed: {0}")]
+    #[error(transparent)]
     Store(#[from] DbError),
     /// A change is durable but was not announced in time.
     #[error("the change is stored but could not be announced yet; try again soon")]
@@ -232,7 +232,7 @@ mod tests {
             );
         }
         let logged = AuthError::from(DbError::Unavailable("busy".to_owned())).to_string();
-        assert!(logged.starts_with("the database failed"), "{logged}");
+        assert_eq!(logged, "the database is unavailable: busy");
     }
 
     #[test]

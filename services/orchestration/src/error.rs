@@ -84,7 +84,7 @@ pub(crate) enum OrchestrationError {
     Weights(#[from] tars_learn::weights::BadWeights),
     #[error(transparent)]
     NotOwned(LeaseError),
-    #[error("database: {0}")]
+    #[error(transparent)]
     Store(#[from] DbError),
     #[error(transparent)]
     Blob(BlobError),
