@@ -7,9 +7,14 @@ use crate::{
     store::{self, Store},
 };
 use std::time::Duration;
-use tars_runtime::blobs::Blobs;
+use tars_runtime::{
+    blobs::Blobs,
+    lease::{Fence, Lease, Leases},
+};
 use tokio::time::{MissedTickBehavior, interval};
 
+/// The lease of the replica that does this for all.
+const LEASE: &str = "checkpoints";
 const INTERVAL: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone)]
@@ -29,26 +34,41 @@ impl Checkpoints {
         }
     }
 
-    /// Removes what is not retained, from now on. A replica that does the same at the same time takes
-    /// turns with this one.
-    pub(crate) async fn keep_clean(self) {
+    /// Removes what is not retained, from now on, as long as this replica has the lease of it.
+    pub(crate) async fn keep_clean(self, leases: Leases) {
         let mut tick = interval(INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut lease = None;
         loop {
             tick.tick().await;
-            if let Err(e) = self.clean().await {
+            if let Err(e) = self.clean_as_owner(&leases, &mut lease).await {
                 tracing::warn!(error = %e, "old checkpoints could not be deleted yet");
             }
         }
     }
 
+    async fn clean_as_owner(
+        &self,
+        leases: &Leases,
+        lease: &mut Option<Lease>,
+    ) -> Result<(), OrchestrationError> {
+        lease.take_if(|lease| lease.loss().is_some());
+        if lease.is_none() {
+            *lease = leases.acquire(LEASE).await?;
+        }
+        match lease {
+            Some(lease) => self.clean(&lease.fence()).await,
+            None => Ok(()),
+        }
+    }
+
     /// Forgets old versions, then removes their blobs. The first is committed before, so that no row
     /// refers to a file that is gone.
-    pub(crate) async fn clean(&self) -> Result<(), OrchestrationError> {
-        let mut tx = self.store.begin("checkpoints.drop").await?;
+    async fn clean(&self, fence: &Fence) -> Result<(), OrchestrationError> {
+        let mut tx = self.store.begin_owned("checkpoints.drop", fence).await?;
         store::drop_old_checkpoints(&mut tx, self.retained).await?;
         tx.commit().await?;
-        let mut tx = self.store.begin("checkpoints.collect").await?;
+        let mut tx = self.store.begin_owned("checkpoints.collect", fence).await?;
         let referenced = store::referenced_blobs(&mut tx).await?;
         let removed = self.blobs.collect(&mut tx, referenced).await?;
         tx.commit().await?;
@@ -67,7 +87,10 @@ mod tests {
     use tars_learn::hyper::Values;
     use tars_runtime::{
         blobs::BlobError,
+        clock::Clock,
         db::{Db, Place},
+        lease::Terms,
+        seeds::Seeds,
     };
     use tempfile::TempDir;
 
@@ -126,6 +149,25 @@ mod tests {
             blob
         }
 
+        /// The leases of a replica.
+        async fn leases(&self, holder: &str) -> Leases {
+            let terms = Terms::Shared {
+                holder: holder.to_owned(),
+                life: Duration::from_secs(3600),
+            };
+            let clock = Clock::manual(Duration::from_secs(1_800_000_000));
+            let db = self.checkpoints.store.db().clone();
+            let leases = Leases::open(db, terms, clock, Seeds::counted(1)).await;
+            leases.unwrap()
+        }
+
+        async fn clean(&self) {
+            let leases = self.leases("this").await;
+            let cleaned = self.checkpoints.clean_as_owner(&leases, &mut None).await;
+            cleaned.unwrap();
+            leases.close().await;
+        }
+
         /// Which of the stored blobs are still there.
         async fn left(&self) -> Vec<usize> {
             let mut left = Vec::new();
@@ -165,12 +207,12 @@ mod tests {
         for weights in [b"0", b"1", b"2", b"3"] {
             rig.install(weights, true).await;
         }
-        rig.checkpoints.clean().await.unwrap();
+        rig.clean().await;
         assert_eq!(rig.left().await, [2, 3]);
         // Content that an older version had is live again, and stays.
         rig.install(b"2", true).await;
         rig.install(b"4", true).await;
-        rig.checkpoints.clean().await.unwrap();
+        rig.clean().await;
         assert_eq!(rig.left().await, [2, 4, 5]);
     }
 
@@ -181,10 +223,10 @@ mod tests {
             rig.install(weights, true).await;
         }
         rig.hold(true).await;
-        rig.checkpoints.clean().await.unwrap();
+        rig.clean().await;
         assert_eq!(rig.left().await, [0, 1, 2, 3]);
         rig.hold(false).await;
-        rig.checkpoints.clean().await.unwrap();
+        rig.clean().await;
         assert_eq!(rig.left().await, [2, 3]);
     }
 
@@ -193,8 +235,33 @@ mod tests {
         let mut rig = Rig::new().await;
         rig.install(b"0", true).await;
         rig.install(b"lost", false).await;
-        rig.checkpoints.clean().await.unwrap();
+        rig.clean().await;
         assert_eq!(rig.left().await, [0]);
+    }
+
+    #[tokio::test]
+    async fn one_replica_deletes_and_one_that_was_replaced_deletes_nothing() {
+        let mut rig = Rig::new().await;
+        for weights in [b"0", b"1", b"2"] {
+            rig.install(weights, true).await;
+        }
+        let (own, other) = (rig.leases("this").await, rig.leases("other").await);
+        let held = other.acquire(LEASE).await.unwrap().unwrap();
+        let mut lease = None;
+        let cleaned = rig.checkpoints.clean_as_owner(&own, &mut lease).await;
+        cleaned.unwrap();
+        assert_eq!(rig.left().await.len(), 3, "the other replica has the lease");
+        // Another process of that replica has started, and removed what was left behind.
+        let _next = rig.leases("other").await;
+        let refused = rig.checkpoints.clean(&held.fence()).await;
+        assert!(
+            matches!(refused, Err(OrchestrationError::NotOwned(_))),
+            "{refused:?}"
+        );
+        assert_eq!(rig.left().await.len(), 3);
+        let cleaned = rig.checkpoints.clean_as_owner(&own, &mut lease).await;
+        cleaned.unwrap();
+        assert_eq!((lease.is_some(), rig.left().await), (true, vec![1, 2]));
     }
 
     #[tokio::test]

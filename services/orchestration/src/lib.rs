@@ -114,7 +114,7 @@ impl Orchestration {
 
     /// Deletes old checkpoints in the background, as long as the service lives.
     pub(crate) fn start_cleaning(&self) {
-        let clean = self.checkpoints.clone().keep_clean();
+        let clean = self.checkpoints.clone().keep_clean(self.leases.clone());
         let clean = AbortOnDropHandle::new(tokio::spawn(clean));
         *self.cleaning.lock() = Some(clean);
     }
