@@ -10,6 +10,7 @@ mod peers;
 mod places;
 mod ranges;
 mod redis;
+mod server;
 mod services;
 mod telemetry;
 

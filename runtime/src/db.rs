@@ -101,7 +101,7 @@ impl Db {
     pub async fn attach(place: impl Into<Place>) -> Result<Self, DbError> {
         let pools = match place.into() {
             Place::File(path) => Pools::attach_sqlite(&path).await?,
-            Place::Server { server, service } => Pools::attach_postgres(&server, &service),
+            Place::Server { server, service } => Pools::attach_postgres(&server, &service)?,
         };
         Ok(Self::over(pools))
     }

@@ -22,6 +22,7 @@ pub mod log;
 pub mod metrics;
 pub mod network;
 pub mod page;
+mod password;
 pub mod ports;
 pub mod rate;
 pub mod seeds;

@@ -16,6 +16,7 @@ use std::{
     process::{Command, Stdio},
     time::Duration,
 };
+use tars_certs::secret;
 use tars_runtime::config;
 use tempfile::TempDir;
 
@@ -180,7 +181,7 @@ pub fn write_root(dir: &Path, name: &str, ca: &TestCa) -> PathBuf {
     path
 }
 
-/// Writes a leaf's chain and its key as PEM.
+/// Writes a leaf's chain and its key as PEM, for the owner alone.
 ///
 /// # Panics
 ///
@@ -193,7 +194,7 @@ pub fn write_leaf(dir: &Path, name: &str, (chain, key): &Leaf) -> (PathBuf, Path
     let key = pem("PRIVATE KEY", key.secret_pkcs8_der());
     let write = |extension: &str, text: String| {
         let path = dir.join(format!("{name}.{extension}"));
-        std::fs::write(&path, text).expect("a writable directory");
+        secret::write(&path, text.as_bytes()).expect("a writable directory");
         path
     };
     (write("crt", chain), write("key", key))

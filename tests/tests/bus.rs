@@ -5,6 +5,7 @@
 use parking_lot::Mutex;
 use rcgen::ExtendedKeyUsagePurpose;
 use std::{net::SocketAddr, path::Path, sync::Arc, time::Duration};
+use tars_certs::secret;
 use tars_runtime::{
     bus::{Bus, Follower, Server, Topic, Wake},
     clock::Clock,
@@ -211,14 +212,18 @@ async fn a_password_is_needed_and_a_wrong_one_is_reported() {
 
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("password");
-    std::fs::write(&file, "old\n").unwrap();
+    secret::write(&file, b"old\n").unwrap();
     let by_file = config::Redis {
         password_file: Some(file.clone()),
         ..settings
     };
     let replica = Replica::of(&by_file);
     replica.has_problem("refused the login").await;
-    std::fs::write(&file, "right\n").unwrap();
+    secret::write(
+        &file, b"right
+",
+    )
+    .unwrap();
     reached(&right, &replica).await;
 }
 

@@ -1,6 +1,9 @@
 //! A Redis server as the configuration names it, and how to connect to it.
 
-use crate::config::{Endpoint, Redis};
+use crate::{
+    config::{Endpoint, Redis},
+    password::{self, unusable},
+};
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
@@ -109,14 +112,7 @@ impl Server {
         let Some(file) = &self.settings.password_file else {
             return Ok(self.password.clone());
         };
-        let name = "redis.password_file";
-        let text = std::fs::read_to_string(file).map_err(|e| unusable(name, file, &e))?;
-        let text = Zeroizing::new(text);
-        let password = text.trim_end_matches(['\r', '\n']);
-        if password.is_empty() {
-            return Err(unusable(name, file, &"is empty"));
-        }
-        Ok(Some(Zeroizing::new(password.to_owned())))
+        password::read("redis.password_file", file).map(Some)
     }
 
     /// Connects, up to and including the TLS handshake.
@@ -178,8 +174,10 @@ impl Server {
             return Ok(None);
         };
         let chain = certificates("redis.client_certificate", chain)?;
-        let read = PrivateKeyDer::from_pem_file(key);
-        let key = read.map_err(|e| unusable("redis.client_key", key, &e))?;
+        let name = "redis.client_key";
+        let text = password::check_secret(name, key)?;
+        let parsed = PrivateKeyDer::from_pem_slice(text.as_bytes());
+        let key = parsed.map_err(|e| unusable(name, key, &e))?;
         Ok(Some((chain, key)))
     }
 }
@@ -193,13 +191,10 @@ fn certificates(name: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>,
     }
 }
 
-fn unusable(name: &str, file: &Path, problem: &dyn fmt::Display) -> String {
-    format!("{name} {}: {problem}", file.display())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tars_certs::secret;
 
     fn settings(url: &str) -> Redis {
         Redis {
@@ -212,7 +207,7 @@ mod tests {
     fn the_password_is_read_from_its_file_or_the_environment_and_never_shown() {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("password");
-        std::fs::write(&file, "hunter2\n").unwrap();
+        secret::write(&file, b"hunter2\n").unwrap();
         let by_file = Redis {
             password_file: Some(file.clone()),
             ..settings("redis://127.0.0.1")
@@ -221,7 +216,7 @@ mod tests {
         let server = Server::of(&by_file, Some("other".to_owned())).unwrap();
         let server = server.unwrap();
         assert_eq!(password(&server).as_deref(), Some("hunter2"));
-        std::fs::write(&file, "hunter3").unwrap();
+        secret::write(&file, b"hunter3").unwrap();
         assert_eq!(password(&server).as_deref(), Some("hunter3"), "read again");
         let by_variable = settings("redis://127.0.0.1");
         let server = Server::of(&by_variable, Some("hunter2".to_owned())).unwrap();
@@ -236,7 +231,7 @@ mod tests {
     fn every_file_that_cannot_be_used_is_named() {
         let dir = tempfile::tempdir().unwrap();
         let empty = dir.path().join("empty");
-        std::fs::write(&empty, "").unwrap();
+        secret::write(&empty, b"").unwrap();
         let wrong = Redis {
             password_file: Some(empty.clone()),
             root_certificate: Some(empty),

@@ -4,7 +4,10 @@
 //! Unix socket, which does not leave the machine. The weaker modes that clients of PostgreSQL have
 //! (`prefer` falls back to plaintext unnoticed, `require` verifies nothing) are refused.
 
-use super::otel::decode;
+use super::{
+    otel::decode,
+    server::{self, Common, split_port, text},
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{net::IpAddr, path::PathBuf};
@@ -17,8 +20,9 @@ pub struct Database {
     /// `postgresql://USER@localhost/NAME?host=/var/run/postgresql`. Never a password. Each service has
     /// a schema of its own in that database.
     pub url: Option<String>,
-    /// A file with the password, and nothing else but a line end. Where it is not set, the environment
-    /// variable `PGPASSWORD` is used, or no password.
+    /// A file with the password, and nothing else but a line end, which only this process's user and group
+    /// can read. It is read again when the server refuses the password, so that both can be replaced while
+    /// the process runs. Where it is not set, the environment variable `PGPASSWORD` is used, or no password.
     pub password_file: Option<PathBuf>,
     /// The PEM file of the authority that the server's certificate must come from; required with
     /// `sslmode=verify-full`.
@@ -84,8 +88,6 @@ pub enum Host {
 }
 
 const PORT: u16 = 5432;
-/// An identifier of PostgreSQL has 63 bytes; the longest service name takes some.
-const LONGEST_PREFIX: usize = 40;
 
 impl Database {
     /// The server that the URL names; `None` without one.
@@ -94,7 +96,7 @@ impl Database {
     ///
     /// What is wrong with the URL, or too weak about the connection.
     pub fn address(&self) -> Result<Option<Address>, String> {
-        let url = self.url.as_deref().filter(|url| !url.is_empty());
+        let url = server::url(self.url.as_ref());
         url.map(|url| self.parse(url)).transpose()
     }
 
@@ -104,16 +106,13 @@ impl Database {
         if let Err(problem) = self.address() {
             mistakes.push(format!("database.url: {problem}"));
         }
-        if self.client_certificate.is_some() != self.client_key.is_some() {
-            let text = "database.client_certificate and database.client_key belong together";
-            mistakes.push(text.to_owned());
-        }
-        if !is_identifier(&self.schema_prefix) {
-            mistakes.push(format!(
-                "database.schema_prefix must be a lower-case letter, then letters, digits and '_', \
-                 up to {LONGEST_PREFIX}"
-            ));
-        }
+        let common = Common {
+            section: "database",
+            client_certificate: self.client_certificate.as_deref(),
+            client_key: self.client_key.as_deref(),
+            prefix: ("schema_prefix", &self.schema_prefix),
+        };
+        mistakes.extend(common.mistakes());
         mistakes
     }
 
@@ -125,16 +124,11 @@ impl Database {
         let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
         let (authority, database) = place.split_once('/').ok_or("names no database")?;
         let (user, host) = authority.rsplit_once('@').ok_or("names no user")?;
-        if user.contains(':') {
-            return Err(
-                "must not hold a password; put it into a file and name that by database.password_file"
-                    .to_owned(),
-            );
-        }
+        let user = server::user(user, "database")?;
         let (host, port) = split_port(host, PORT)?;
         let Parameters { socket, mode } = Parameters::parse(query)?;
         Ok(Address {
-            user: text(user).ok_or("names no user")?,
+            user,
             host: match socket {
                 Some(socket) => Host::Socket(socket),
                 None => self.host(host, mode)?,
@@ -202,34 +196,6 @@ impl<'a> Parameters<'a> {
         }
         Ok(found)
     }
-}
-
-/// A host and its port, or the default one; an IPv6 address is in brackets.
-pub(super) fn split_port(host: &str, default: u16) -> Result<(&str, u16), String> {
-    let (host, port) = match host.strip_prefix('[') {
-        Some(rest) => {
-            let (host, port) = rest.split_once(']').ok_or("has a '[' without ']'")?;
-            (host, port.strip_prefix(':'))
-        }
-        None => match host.split_once(':') {
-            Some((host, port)) => (host, Some(port)),
-            None => (host, None),
-        },
-    };
-    let port = port.map_or(Ok(default), str::parse);
-    Ok((host, port.map_err(|_| "the port is no number up to 65535")?))
-}
-
-/// A part of the URL, which must not be empty.
-pub(super) fn text(part: &str) -> Option<String> {
-    decode(part).filter(|text| !text.is_empty())
-}
-
-pub(super) fn is_identifier(text: &str) -> bool {
-    let rest = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
-    text.len() <= LONGEST_PREFIX
-        && text.bytes().all(rest)
-        && text.bytes().next().is_some_and(|b| b.is_ascii_lowercase())
 }
 
 #[cfg(test)]

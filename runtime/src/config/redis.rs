@@ -5,8 +5,8 @@
 //! socket, or plaintext to a loopback address; anything else is refused.
 
 use super::{
-    database::{is_identifier, split_port, text},
     otel::decode,
+    server::{self, Common, split_port, text},
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -24,7 +24,8 @@ pub struct Redis {
     /// `rediss://USER@HOST:PORT` for TLS, `redis://127.0.0.1:PORT` for a loopback address, or
     /// `unix:///run/redis/redis.sock`. The user may be absent. Never a password. Redis 6 or newer.
     pub url: Option<String>,
-    /// A file with the password, and nothing else but a line end; read again for each new connection.
+    /// A file with the password, and nothing else but a line end, which only this process's user and group
+    /// can read; read again for each new connection.
     /// Where it is not set, the environment variable `REDISCLI_AUTH` is used, or no password.
     pub password_file: Option<PathBuf>,
     /// The PEM file of the authority that the server's certificate must come from; required with
@@ -87,7 +88,7 @@ impl Redis {
     ///
     /// What is wrong with the URL, or too weak about the connection.
     pub fn endpoint(&self) -> Result<Option<(Option<String>, Endpoint)>, String> {
-        let url = self.url.as_deref().filter(|url| !url.is_empty());
+        let url = server::url(self.url.as_ref());
         url.map(|url| self.parse(url)).transpose()
     }
 
@@ -97,15 +98,13 @@ impl Redis {
         if let Err(problem) = self.endpoint() {
             mistakes.push(format!("redis.url: {problem}"));
         }
-        if self.client_certificate.is_some() != self.client_key.is_some() {
-            let text = "redis.client_certificate and redis.client_key belong together";
-            mistakes.push(text.to_owned());
-        }
-        if !is_identifier(&self.channel_prefix) {
-            let text = "redis.channel_prefix must be a lower-case letter, then letters, digits and '_', \
-                        up to 40";
-            mistakes.push(text.to_owned());
-        }
+        let common = Common {
+            section: "redis",
+            client_certificate: self.client_certificate.as_deref(),
+            client_key: self.client_key.as_deref(),
+            prefix: ("channel_prefix", &self.channel_prefix),
+        };
+        mistakes.extend(common.mistakes());
         mistakes
     }
 
@@ -115,7 +114,7 @@ impl Redis {
             return Err("must begin with rediss://, redis:// or unix://".to_owned());
         }
         let (user, place) = match rest.rsplit_once('@') {
-            Some((user, place)) => (Some(user_name(user)?), place),
+            Some((user, place)) => (Some(server::user(user, "redis")?), place),
             None => (None, rest),
         };
         if place.contains(['?', '#']) {
@@ -139,16 +138,6 @@ impl Redis {
         }
         Ok(Endpoint::Verified { host, port })
     }
-}
-
-fn user_name(user: &str) -> Result<String, String> {
-    if user.contains(':') {
-        return Err(
-            "must not hold a password; put it into a file and name that by redis.password_file"
-                .to_owned(),
-        );
-    }
-    text(user).ok_or_else(|| "has an '@' without a user".to_owned())
 }
 
 fn socket(path: &str) -> Result<Endpoint, String> {
@@ -258,7 +247,7 @@ mod tests {
             ("rediss://tars:secret@redis.example", "password_file"),
             ("rediss://:secret@redis.example", "password_file"),
             ("redis://:secret@127.0.0.1", "password_file"),
-            ("rediss://@redis.example", "without a user"),
+            ("rediss://@redis.example", "names no user"),
             ("rediss://", "no host"),
             ("rediss://redis.example:70000", "port"),
             ("rediss://redis.example/1", "database"),

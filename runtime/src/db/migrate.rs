@@ -4,7 +4,7 @@
 //! processes that start at once take turns: by a file beside the SQLite database, by an advisory lock
 //! on PostgreSQL. Each migration is one transaction with the row that records it.
 
-use super::{DbError, error::SchemaError};
+use super::{DbError, error::SchemaError, server};
 use sqlx::{
     AssertSqlSafe, Connection, PgConnection, SqlStr, SqlitePool,
     migrate::{self as driver, AppliedMigration, Migrate, MigrateError, MigrationType},
@@ -65,7 +65,7 @@ impl Migration {
 
 /// Brings a SQLite file up to date. The caller has the turn.
 pub(super) async fn sqlite(writer: &SqlitePool, migrations: &[Migration]) -> Result<(), DbError> {
-    let migrations: Vec<_> = migrations.iter().map(|m| m.with_text(m.sqlite)).collect();
+    let migrations = on_sqlite(migrations);
     let mut connection = writer.acquire().await?;
     run(&mut *connection, &migrations, true).await
 }
@@ -80,20 +80,21 @@ pub(super) async fn postgres(
 ) -> Result<(), DbError> {
     // Gives the lock back when it is closed, also by a failure.
     let mut connection = PgConnection::connect_with(options).await?;
+    server::verify(&mut connection, schema).await?;
     let turn = sqlx::query("SELECT pg_advisory_lock($1)").bind(lock);
     match tokio::time::timeout(PATIENCE, turn.execute(&mut connection)).await {
         Ok(taken) => taken?,
         Err(_) => return Err(DbError::Unavailable(OTHERS.to_owned())),
     };
     create_schema(&mut connection, schema, migrate).await?;
-    let migrations: Vec<_> = migrations.iter().map(|m| m.with_text(m.postgres)).collect();
+    let migrations = on_postgres(migrations);
     run(&mut connection, &migrations, migrate).await?;
     Ok(connection.close().await?)
 }
 
 const OTHERS: &str = "another process has been migrating the database for a minute";
 
-async fn create_schema(
+pub(super) async fn create_schema(
     connection: &mut PgConnection,
     schema: &str,
     create: bool,
@@ -115,7 +116,8 @@ async fn create_schema(
     }
 }
 
-async fn run<C: Migrate>(
+/// Applies what is missing, each migration in one transaction with the row that records it.
+pub(super) async fn run<C: Migrate>(
     connection: &mut C,
     migrations: &[driver::Migration],
     migrate: bool,
@@ -124,8 +126,7 @@ async fn run<C: Migrate>(
         .ensure_migrations_table(APPLIED)
         .await
         .map_err(failed)?;
-    let listed = connection.list_applied_migrations(APPLIED).await;
-    let applied = listed.map_err(failed)?;
+    let applied = applied(connection).await?;
     let missing = missing(&applied, migrations)?;
     if let Some(last) = missing.last()
         && !migrate
@@ -140,6 +141,14 @@ async fn run<C: Migrate>(
         connection.apply(APPLIED, migration).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// The migrations that were applied, in the order of their versions.
+pub(super) async fn applied<C: Migrate>(
+    connection: &mut C,
+) -> Result<Vec<AppliedMigration>, DbError> {
+    let listed = connection.list_applied_migrations(APPLIED).await;
+    listed.map_err(failed)
 }
 
 /// The migrations as SQLite has them.

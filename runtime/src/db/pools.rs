@@ -13,7 +13,7 @@ use sqlx::{
     pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tars_certs::secret;
 use tokio::time::{Instant, sleep};
 
@@ -38,7 +38,15 @@ pub(super) enum Pools {
         writer: PgPool,
         /// The advisory lock of exclusive transactions.
         lock: i64,
+        login: Arc<Login>,
     },
+}
+
+/// What new connections to a server are made with.
+#[derive(Debug)]
+pub(super) struct Login {
+    server: Server,
+    schema: String,
 }
 
 fn sqlite_options(path: &Path) -> SqliteConnectOptions {
@@ -98,7 +106,7 @@ async fn begin_postgres(
 }
 
 /// The number of an advisory lock: the same in every process, whatever else uses the database.
-fn lock(purpose: &str, schema: &str) -> i64 {
+pub(super) fn lock(purpose: &str, schema: &str) -> i64 {
     let digest = Sha256::digest(format!("tars/{purpose}/{schema}"));
     let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
     i64::from_be_bytes(*first)
@@ -122,15 +130,18 @@ impl Pools {
         Self::connect_sqlite(sqlite_options(path)).await
     }
 
+    /// Connections within the process are not lost, so that none is tested before it is used.
     async fn connect_sqlite(options: SqliteConnectOptions) -> Result<Self, DbError> {
         let writer = SqlitePoolOptions::new()
             .max_connections(1)
             .idle_timeout(None)
             .max_lifetime(None)
+            .test_before_acquire(false)
             .connect_with(options.clone())
             .await?;
         let reader = SqlitePoolOptions::new()
             .max_connections(READERS)
+            .test_before_acquire(false)
             .connect_lazy_with(options.create_if_missing(false).read_only(true));
         Ok(Self::Sqlite { reader, writer })
     }
@@ -142,18 +153,22 @@ impl Pools {
     ) -> Result<Self, DbError> {
         let schema = server.schema(service);
         let turn = lock("migrate", &schema);
-        let options = server.unbounded(&schema);
+        let options = server.unbounded(&schema)?;
         migrate::postgres(&options, &schema, turn, migrations, server.migrates()).await?;
-        Ok(Self::attach_postgres(server, service))
+        Self::attach_postgres(server, service)
     }
 
-    pub(super) fn attach_postgres(server: &Server, service: &str) -> Self {
+    pub(super) fn attach_postgres(server: &Server, service: &str) -> Result<Self, DbError> {
         let schema = server.schema(service);
-        Self::Postgres {
-            reader: server.reader(&schema),
-            writer: server.writer(&schema),
+        Ok(Self::Postgres {
+            reader: server.reader(&schema)?,
+            writer: server.writer(&schema)?,
             lock: lock("write", &schema),
-        }
+            login: Arc::new(Login {
+                server: server.clone(),
+                schema,
+            }),
+        })
     }
 
     /// As OpenTelemetry names it.
@@ -233,10 +248,26 @@ impl Pools {
         loop {
             match work().await {
                 Err(DbError::Unavailable(_)) if began.elapsed() < PATIENCE && !self.is_closed() => {
+                    self.read_password_again();
                 }
                 done => return done,
             }
             sleep(backoff.next_delay()).await;
+        }
+    }
+
+    /// The failure may have been a password that was replaced.
+    fn read_password_again(&self) {
+        if let Self::Postgres {
+            reader,
+            writer,
+            login,
+            ..
+        } = self
+        {
+            for pool in [reader, writer] {
+                login.server.read_password_again(pool, &login.schema);
+            }
         }
     }
 
@@ -272,16 +303,10 @@ impl Pools {
 
     /// The migrations that were applied.
     pub(super) async fn applied(&self) -> Result<Vec<AppliedMigration>, DbError> {
-        const TEXT: &str = "SELECT version, checksum FROM _sqlx_migrations ORDER BY version";
-        let rows: Vec<(i64, Vec<u8>)> = match self {
-            Self::Sqlite { reader, .. } => sqlx::query_as(TEXT).fetch_all(reader).await?,
-            Self::Postgres { reader, .. } => sqlx::query_as(TEXT).fetch_all(reader).await?,
-        };
-        let migration = |(version, checksum): (i64, Vec<u8>)| AppliedMigration {
-            version,
-            checksum: checksum.into(),
-        };
-        Ok(rows.into_iter().map(migration).collect())
+        match self {
+            Self::Sqlite { reader, .. } => migrate::applied(&mut *reader.acquire().await?).await,
+            Self::Postgres { reader, .. } => migrate::applied(&mut *reader.acquire().await?).await,
+        }
     }
 
     /// How many rows a table has, which the catalogue of the database names.

@@ -1,12 +1,15 @@
 //! A PostgreSQL server as the configuration names it.
 
 use super::DbError;
-use crate::config::{Address, Database, Host};
+use crate::{
+    config::{Address, Database, Host},
+    password,
+};
 use sqlx::{
-    PgPool,
+    PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 /// How long a connection is waited for, of those that are open or to come.
 const ACQUIRE: Duration = Duration::from_secs(5);
@@ -14,20 +17,33 @@ const ACQUIRE: Duration = Duration::from_secs(5);
 /// addresses or of the password.
 const LIFE: Duration = Duration::from_secs(30 * 60);
 
-/// What each session is started with. A lock that is not granted, and a statement that does not end,
-/// give their connection back before the client gives up; a transaction whose process stopped in it
-/// (a frozen machine) does not hold its locks for longer than this.
-const SESSION: [(&str, &str); 4] = [
+/// What a commit and a transaction mean to the services. Settings that a client starts a session with
+/// outrank those of its role and of the database. They are verified nevertheless: a connection pooler in
+/// between may drop them.
+const MEANING: [(&str, &str); 3] = [
+    ("synchronous_commit", "on"),
+    ("default_transaction_isolation", "read committed"),
+    ("default_transaction_read_only", "off"),
+];
+
+/// A lock that is not granted, and a statement that does not end, give their connection back before the
+/// client gives up; a transaction whose process stopped in it (a frozen machine) does not hold its locks
+/// for longer than this.
+const BOUNDS: [(&str, &str); 3] = [
     ("lock_timeout", "5s"),
     ("statement_timeout", "9s"),
     ("idle_in_transaction_session_timeout", "30s"),
-    ("default_transaction_isolation", "read committed"),
 ];
+
+/// Variables of PostgreSQL's clients that would change sessions behind the configuration's back, and
+/// that the driver cannot be kept from reading.
+const REFUSED: [&str; 3] = ["PGOPTIONS", "PGSSLCERT", "PGSSLKEY"];
 
 /// A server, with what is needed to log in.
 #[derive(Clone)]
 pub struct Server {
     options: Box<PgConnectOptions>,
+    password_file: Option<PathBuf>,
     prefix: String,
     readers: u32,
     writers: u32,
@@ -58,11 +74,12 @@ impl fmt::Display for Server {
 }
 
 impl Server {
-    /// The server of a configuration, if it names one. Reads the password's file.
+    /// The server of a configuration, if it names one.
     ///
     /// # Errors
     ///
-    /// [`DbError::Failed`] where the URL is refused, or the file cannot be read.
+    /// [`DbError::Failed`] where the URL is refused, the password or the client's key cannot be read or
+    /// can be read by others, or the environment would change sessions.
     pub fn of(settings: &Database) -> Result<Option<Self>, DbError> {
         let mistakes = settings.mistakes();
         if !mistakes.is_empty() {
@@ -71,17 +88,30 @@ impl Server {
         let Some(address) = settings.address().map_err(DbError::Failed)? else {
             return Ok(None);
         };
-        let mut options = connect_options(&address, settings);
-        if let Some(file) = &settings.password_file {
-            options = options.password(password(file)?.trim_end_matches(['\r', '\n']));
+        refuse_variables(|name| std::env::var_os(name).is_some())?;
+        if let Some(key) = &settings.client_key {
+            password::check_secret("database.client_key", key).map_err(DbError::Failed)?;
         }
-        Ok(Some(Self {
-            options: Box::new(options),
+        let server = Self {
+            options: Box::new(connect_options(&address, settings)),
+            password_file: settings.password_file.clone(),
             prefix: settings.schema_prefix.clone(),
             readers: settings.readers,
             writers: settings.writers,
             migrate: settings.migrate,
-        }))
+        };
+        server.login()?;
+        Ok(Some(server))
+    }
+
+    /// With the password as its file has it now.
+    fn login(&self) -> Result<PgConnectOptions, DbError> {
+        let options = PgConnectOptions::clone(&self.options);
+        let Some(file) = &self.password_file else {
+            return Ok(options);
+        };
+        let password = password::read("database.password_file", file).map_err(DbError::Failed)?;
+        Ok(options.password(&password))
     }
 
     /// The schema of a service.
@@ -95,32 +125,91 @@ impl Server {
     }
 
     /// For one connection that may wait, and whose statements may take long.
-    pub(super) fn unbounded(&self, schema: &str) -> PgConnectOptions {
-        PgConnectOptions::clone(&self.options).options([("search_path", schema)])
+    pub(super) fn unbounded(&self, schema: &str) -> Result<PgConnectOptions, DbError> {
+        let options = self.login()?.options([("search_path", schema)]);
+        Ok(options.options(MEANING))
     }
 
-    pub(super) fn reader(&self, schema: &str) -> PgPool {
+    fn bounded(&self, schema: &str) -> Result<PgConnectOptions, DbError> {
+        Ok(self.unbounded(schema)?.options(BOUNDS))
+    }
+
+    pub(super) fn reader(&self, schema: &str) -> Result<PgPool, DbError> {
         self.pool(schema, self.readers)
     }
 
-    pub(super) fn writer(&self, schema: &str) -> PgPool {
+    pub(super) fn writer(&self, schema: &str) -> Result<PgPool, DbError> {
         self.pool(schema, self.writers)
     }
 
     /// Connects when a connection is needed. One that was lost meanwhile is noticed by the statement
     /// that meets it, which the port repeats; asking before each would cost a round trip.
-    fn pool(&self, schema: &str, connections: u32) -> PgPool {
-        let options = self.unbounded(schema).options(SESSION);
-        PgPoolOptions::new()
+    fn pool(&self, schema: &str, connections: u32) -> Result<PgPool, DbError> {
+        let options = self.bounded(schema)?;
+        let expected = schema.to_owned();
+        let pool = PgPoolOptions::new()
             .max_connections(connections)
             .acquire_timeout(ACQUIRE)
             .max_lifetime(LIFE)
             .test_before_acquire(false)
-            .connect_lazy_with(options)
+            .after_connect(move |connection, _| {
+                let expected = expected.clone();
+                Box::pin(async move { verify(connection, &expected).await })
+            });
+        Ok(pool.connect_lazy_with(options))
+    }
+
+    /// Makes new connections of a pool with the password as its file has it now, after one of them
+    /// failed.
+    pub(super) fn read_password_again(&self, pool: &PgPool, schema: &str) {
+        if self.password_file.is_none() {
+            return;
+        }
+        match self.bounded(schema) {
+            Ok(options) => pool.set_connect_options(options),
+            Err(error) => tracing::warn!(%error, "the password could not be read again"),
+        }
     }
 }
 
-/// Everything that the environment could set otherwise is set here.
+/// Whether a session is as it was meant to be started.
+///
+/// # Errors
+///
+/// [`sqlx::Error::Configuration`] with the first setting that is not.
+pub(super) async fn verify(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    const SETTINGS: &str = "SELECT current_setting('search_path'), \
+                            current_setting('synchronous_commit'), \
+                            current_setting('default_transaction_isolation'), \
+                            current_setting('default_transaction_read_only')";
+    let found: (String, String, String, String) =
+        sqlx::query_as(SETTINGS).fetch_one(connection).await?;
+    let found = [found.0, found.1, found.2, found.3];
+    let expected = [("search_path", schema)].into_iter().chain(MEANING);
+    for ((name, expected), found) in expected.zip(found) {
+        if found != expected {
+            let text = format!(
+                "a session of the database has {name} = {found}, not {expected}: a connection pooler in \
+                 between has to pass start-up options on"
+            );
+            return Err(sqlx::Error::Configuration(text.into()));
+        }
+    }
+    Ok(())
+}
+
+fn refuse_variables(is_set: impl Fn(&str) -> bool) -> Result<(), DbError> {
+    match REFUSED.into_iter().find(|name| is_set(name)) {
+        None => Ok(()),
+        Some(name) => Err(DbError::Failed(format!(
+            "the environment variable {name} would change connections to the database in a way that the \
+             configuration does not show: unset it"
+        ))),
+    }
+}
+
+/// Everything that the environment could set otherwise is set here, but for the password and what
+/// [`REFUSED`] names.
 fn connect_options(address: &Address, settings: &Database) -> PgConnectOptions {
     let mut options = PgConnectOptions::new_without_pgpass()
         .username(&address.user)
@@ -146,41 +235,61 @@ fn connect_options(address: &Address, settings: &Database) -> PgConnectOptions {
     options
 }
 
-fn password(file: &Path) -> Result<String, DbError> {
-    let unreadable = |e| DbError::Failed(format!("database.password_file {}: {e}", file.display()));
-    std::fs::read_to_string(file).map_err(unreadable)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tars_certs::secret;
 
-    #[test]
-    fn the_password_is_read_from_its_file_and_never_shown() {
-        let dir = tempfile::tempdir().unwrap();
-        let file = dir.path().join("password");
-        std::fs::write(&file, "hunter2\n").unwrap();
-        let settings = Database {
+    fn settings(password_file: PathBuf) -> Database {
+        Database {
             url: Some("postgresql://tars@localhost/mesh?host=/run/pg".to_owned()),
-            password_file: Some(file),
+            password_file: Some(password_file),
             ..Database::default()
-        };
-        let server = Server::of(&settings).unwrap().unwrap();
-        let (debug, shown) = (format!("{server:?}"), server.to_string());
-        assert!(!debug.contains("hunter2") && !shown.contains("hunter2"));
-        assert_eq!(shown, "mesh at /run/pg");
-        let driver = format!("{:?}", server.options);
-        assert!(driver.contains("\"hunter2\""), "without its line end");
+        }
     }
 
     #[test]
-    fn a_password_file_that_is_not_there_is_named() {
-        let settings = Database {
-            url: Some("postgresql://tars@localhost/mesh?host=/run/pg".to_owned()),
-            password_file: Some("/nonexistent/password".into()),
-            ..Database::default()
-        };
-        let refused = Server::of(&settings).unwrap_err().to_string();
+    fn the_password_is_read_from_its_file_again_and_never_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("password");
+        secret::write(&file, b"hunter2\n").unwrap();
+        let server = Server::of(&settings(file.clone())).unwrap().unwrap();
+        let (debug, shown) = (format!("{server:?}"), server.to_string());
+        assert!(!debug.contains("hunter2") && !shown.contains("hunter2"));
+        assert_eq!(shown, "mesh at /run/pg");
+        let options = || format!("{:?}", server.bounded("s").unwrap());
+        assert!(options().contains("\"hunter2\""), "without its line end");
+        secret::write(&file, b"hunter3").unwrap();
+        assert!(options().contains("\"hunter3\""));
+    }
+
+    #[test]
+    fn a_secret_that_is_absent_or_readable_by_others_is_refused() {
+        let refused = Server::of(&settings("/nonexistent/password".into()));
+        let refused = refused.unwrap_err().to_string();
         assert!(refused.contains("/nonexistent/password"), "{refused}");
+        let dir = tempfile::tempdir().unwrap();
+        let open = dir.path().join("open");
+        secret::write_public(&open, b"hunter2").unwrap();
+        let by_key = Database {
+            client_certificate: Some(open.clone()),
+            client_key: Some(open.clone()),
+            password_file: None,
+            ..settings(PathBuf::new())
+        };
+        for settings in [settings(open), by_key] {
+            let refused = Server::of(&settings).unwrap_err().to_string();
+            assert!(refused.contains("readable by everybody"), "{refused}");
+            assert!(!refused.contains("hunter2"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn variables_that_would_change_sessions_are_refused() {
+        assert_eq!(refuse_variables(|name| name == "PGPASSWORD"), Ok(()));
+        for name in REFUSED {
+            let refused = refuse_variables(|set| set == name).unwrap_err();
+            assert!(refused.to_string().contains(name), "{refused}");
+        }
     }
 }

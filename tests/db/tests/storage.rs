@@ -347,6 +347,7 @@ async fn a_schema_of_another_version_is_refused_and_an_older_one_brought_up_to_d
 /// What only a server does.
 mod postgres {
     use super::*;
+    use tars_certs::secret;
     use tars_runtime::{
         config::Database,
         db::{Place, Server},
@@ -491,7 +492,8 @@ mod postgres {
     /// The server by TCP: verified TLS and a password.
     fn by_tls(dir: &Path) -> Database {
         let password = dir.join("password");
-        std::fs::write(&password, given("TARS_TEST_POSTGRES_PASSWORD") + "\n").unwrap();
+        let text = given("TARS_TEST_POSTGRES_PASSWORD") + "\n";
+        secret::write(&password, text.as_bytes()).unwrap();
         Database {
             url: Some(given("TARS_TEST_POSTGRES_TLS")),
             root_certificate: Some(given("TARS_TEST_POSTGRES_ROOT").into()),
@@ -536,13 +538,86 @@ mod postgres {
         let refused = refusal(&misnamed).await;
         assert!(matches!(refused, DbError::Unavailable(_)), "{refused:?}");
         let password = dir.path().join("wrong");
-        std::fs::write(&password, "guessed").unwrap();
+        secret::write(&password, b"guessed").unwrap();
         let guesser = Database {
             password_file: Some(password),
             ..good
         };
         let refused = refusal(&guesser).await;
         assert!(!refused.to_string().contains("guessed"), "{refused}");
+    }
+
+    /// A role of this test's own on the server, by TLS.
+    async fn role(dir: &Path, db: &Db, password: &str) -> (String, Database) {
+        let name = on_postgres(dir).schema_prefix;
+        let text = format!("CREATE ROLE {name} SUPERUSER LOGIN PASSWORD '{password}'");
+        run(db, text).await;
+        let file = dir.join("role.password");
+        secret::write(&file, password.as_bytes()).unwrap();
+        let by_tls = by_tls(dir);
+        let url = by_tls.url.clone().unwrap();
+        let settings = Database {
+            url: Some(url.replace("://remote@", &format!("://{name}@"))),
+            password_file: Some(file),
+            ..by_tls
+        };
+        (name, settings)
+    }
+
+    async fn run(db: &Db, text: String) {
+        let mut tx = begin(db, Isolation::Committed).await;
+        tx.execute(Query::new(text.leak())).await.unwrap().any();
+        tx.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_password_that_is_replaced_while_the_process_runs_is_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Db::open(at(&on_postgres(dir.path())), MIGRATIONS).await;
+        let operator = operator.unwrap();
+        let (name, settings) = role(dir.path(), &operator, "first").await;
+        let db = Db::open(at(&settings), MIGRATIONS).await.unwrap();
+        let pid = backend(&mut db.read("test.pid")).await;
+        run(&operator, format!("ALTER ROLE {name} PASSWORD 'second'")).await;
+        secret::write(&settings.password_file.unwrap(), b"second").unwrap();
+        end(&operator, pid).await;
+        assert_ne!(backend(&mut db.read("test.pid")).await, pid);
+        drop(begin(&db, Isolation::Exclusive).await);
+        db.close().await;
+        run(&operator, format!("DROP ROLE {name}")).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn what_a_role_is_set_to_weakens_no_session() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Db::open(at(&on_postgres(dir.path())), MIGRATIONS).await;
+        let operator = operator.unwrap();
+        let (name, settings) = role(dir.path(), &operator, "secret").await;
+        for (setting, weak, expected) in [
+            ("synchronous_commit", "off", "on"),
+            (
+                "default_transaction_isolation",
+                "serializable",
+                "read committed",
+            ),
+            ("default_transaction_read_only", "on", "off"),
+        ] {
+            run(
+                &operator,
+                format!("ALTER ROLE {name} SET {setting} = '{weak}'"),
+            )
+            .await;
+            let db = Db::open(at(&settings), MIGRATIONS).await.unwrap();
+            let mut tx = begin(&db, Isolation::Committed).await;
+            let query = Query::new("SELECT current_setting($1) AS found").bind(setting);
+            let found: String = tx.value(query, "found").await.unwrap();
+            assert_eq!(found, expected, "{setting}");
+            drop(tx);
+            db.close().await;
+        }
+        run(&operator, format!("DROP ROLE {name}")).await;
     }
 
     #[tokio::test]
