@@ -11,7 +11,7 @@
 mod chunks;
 mod folder;
 
-use crate::db::{Db, DbError, Transaction};
+use crate::db::{Db, DbError, Fetch, Transaction};
 use chunks::Chunks;
 use folder::Folder;
 use sha2::{Digest, Sha256};
@@ -93,6 +93,36 @@ impl Blobs {
         Self(Home::Database(Chunks::new(db)))
     }
 
+    /// The names of all blobs of a database whose schema has the step [`MIGRATION`], sorted.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] where the database cannot be read.
+    pub async fn names_in(db: &mut impl Fetch) -> Result<Vec<String>, DbError> {
+        chunks::names(db).await
+    }
+
+    /// Reads a content of a database, within a transaction of the caller's.
+    ///
+    /// # Errors
+    ///
+    /// As [`get`](Self::get).
+    pub async fn get_in(db: &mut impl Fetch, name: &str) -> Result<Vec<u8>, BlobError> {
+        chunks::get(db, name).await
+    }
+
+    /// Stores a content in the database of a transaction, and returns its name.
+    ///
+    /// # Errors
+    ///
+    /// As [`put`](Self::put).
+    pub async fn put_in(tx: &mut Transaction, content: Vec<u8>) -> Result<String, BlobError> {
+        if content.len() > LARGEST {
+            return Err(BlobError::TooLarge(content.len()));
+        }
+        chunks::put(tx, content).await
+    }
+
     /// Stores a content and returns its name. It is there for others once the transaction, which must
     /// be exclusive, is committed together with a reference to it.
     ///
@@ -101,12 +131,10 @@ impl Blobs {
     /// [`BlobError::TooLarge`], [`BlobError::Io`] or [`BlobError::Db`]; the transaction is then to be
     /// dropped.
     pub async fn put(&self, tx: &mut Transaction, content: Vec<u8>) -> Result<String, BlobError> {
-        if content.len() > LARGEST {
-            return Err(BlobError::TooLarge(content.len()));
-        }
         match &self.0 {
+            Home::Folder(_) if content.len() > LARGEST => Err(BlobError::TooLarge(content.len())),
             Home::Folder(folder) => folder.put(content).await,
-            Home::Database(chunks) => chunks.put(tx, content).await,
+            Home::Database(_) => Self::put_in(tx, content).await,
         }
     }
 

@@ -10,6 +10,7 @@
 //! `BEGIN IMMEDIATE` (a deferred transaction that reads first fails at once when another committed
 //! in between), and a few connections read.
 
+mod copy;
 mod doubt;
 mod error;
 mod faults;
@@ -21,6 +22,7 @@ mod row;
 mod server;
 mod transaction;
 
+pub use copy::{Dump, Fill};
 pub use error::{Corrupt, DbError, SchemaError};
 pub use faults::LostCommit;
 pub use inspect::{Schema, Table};

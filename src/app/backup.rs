@@ -4,30 +4,39 @@
 //! has, and the SHA-256 of each file; then the files; last the digest of the manifest. So a file that was
 //! cut off, damaged or made by something else is recognised before anything is written in place.
 //!
-//! A mesh may run while it is backed up. Databases are copied each in one transaction, between two
-//! looks at the files beside them, which must be the same: otherwise both are copied again.
+//! The format is the same for every engine: a SQLite file for each service's database, and its blobs as
+//! files. So a backup of one engine is restored into the other, which is how a mesh moves to a server.
+//!
+//! A mesh may run while it is backed up. SQLite databases are copied each in one transaction, between two
+//! looks at the files beside them, which must be the same: otherwise both are copied again. All schemas of
+//! a server are copied in one transaction, and are of one moment.
 
 mod archive;
 mod files;
 mod restore;
+mod server;
 mod take;
 
 pub(crate) use restore::restore;
 pub(crate) use take::take;
 
-use crate::app::Service;
+use crate::app::{Service, services};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
-use tars_runtime::db::DbError;
+use tars_runtime::{
+    blobs::BlobError,
+    clock::Clock,
+    db::{DbError, Migration},
+};
 
 /// What makes a file a backup of ours.
 const FORMAT: &str = "tars backup";
 /// Rises when an older version could not read what a newer one writes.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// What is in a backup.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,8 +48,22 @@ pub(crate) struct Manifest {
     pub(crate) made_by: String,
     /// When, in seconds since the Unix epoch.
     pub(crate) made_at_s: u64,
+    /// Where the databases were. Format 1 had SQLite alone.
+    #[serde(default)]
+    pub(crate) engine: Engine,
     pub(crate) services: Vec<ServicePart>,
     pub(crate) files: Vec<FilePart>,
+}
+
+/// The engine that the databases of a backup were on.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Engine {
+    /// All of the data directory is in the backup.
+    #[default]
+    Sqlite,
+    /// The secrets in Auth's tables are sealed by a key that is not in the backup.
+    Postgresql,
 }
 
 /// The database of a service.
@@ -81,11 +104,21 @@ pub(crate) enum BackupError {
         "{0} changed during every attempt to copy it: try again, or move what is no part of the mesh"
     )]
     Restless(PathBuf),
+    #[error(transparent)]
+    Server(DbError),
+    #[error("blob {name} of {service}: {source}")]
+    Blob {
+        service: String,
+        name: String,
+        source: BlobError,
+    },
     #[error(
-        "this command backs up data directories with SQLite; with database.url, back up the schemas by \
-         the server's own tools"
+        "the backup was taken from PostgreSQL, where the certificate authority is sealed in Auth's tables: \
+         restore it into a server, which database.url names"
     )]
-    Server,
+    Sealed,
+    #[error("there are no schemas of a mesh in {0}: see database.url and database.schema_prefix")]
+    NoSchemas(String),
     #[error("{0} is not empty: a backup is restored into a new directory only")]
     NotEmpty(PathBuf),
     #[error("{path} is not a backup of tars: {why}")]
@@ -112,6 +145,15 @@ impl BackupError {
         matches!(self, Self::File { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 
+    fn blob(service: Service, name: &str) -> impl Fn(BlobError) -> Self + use<> {
+        let (service, name) = (service.as_str().to_owned(), name.to_owned());
+        move |source| Self::Blob {
+            service: service.clone(),
+            name: name.clone(),
+            source,
+        }
+    }
+
     fn db(service: &str) -> impl Fn(DbError) -> Self + use<> {
         let service = service.to_owned();
         move |source| Self::Db {
@@ -119,6 +161,31 @@ impl BackupError {
             source,
         }
     }
+}
+
+impl Manifest {
+    fn new(engine: Engine, services: Vec<ServicePart>, files: Vec<FilePart>) -> Self {
+        Self {
+            format: FORMAT.to_owned(),
+            version: VERSION,
+            made_by: env!("CARGO_PKG_VERSION").to_owned(),
+            made_at_s: Clock::system().now_s(),
+            engine,
+            services,
+            files,
+        }
+    }
+}
+
+/// The services that have a database, with its migrations.
+fn with_database() -> impl Iterator<Item = (Service, &'static [Migration])> {
+    let all = Service::ALL.iter().copied();
+    all.filter_map(|service| Some((service, services::migrations(service)?)))
+}
+
+/// Where the blobs of a service are, below a data directory.
+fn blob_folder(service: Service) -> PathBuf {
+    Path::new(service.as_str()).join(files::BLOBS)
 }
 
 /// Where the database of a service is, below a data directory.

@@ -4,7 +4,7 @@ mod migrate;
 mod status;
 
 use super::{CommandError, Global, block_on};
-use crate::app::backup::{self, BackupError, Manifest};
+use crate::app::backup::{self, BackupError, Engine, Manifest};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::{
@@ -44,7 +44,7 @@ enum Command {
     },
     /// Write databases, certificate authority, keys and blobs to one file; the mesh may run.
     #[command(
-        after_help = "Examples:\n  tars db backup tars-backup.tar\n  tars db backup /backups/tars.tar --data-dir /var/lib/tars --json\n\nThe file holds every secret of the mesh, also the private keys of its authority: keep it as safe as the\ndata directory. It is readable by its owner alone."
+        after_help = "Examples:\n  tars db backup tars-backup.tar\n  tars db backup /backups/tars.tar --data-dir /var/lib/tars --json\n\nThe file holds every secret of the mesh, also the private keys of its authority: keep it as safe as the\ndata directory. It is readable by its owner alone.\n\nWith database.url, all schemas of the mesh are copied as they are at one moment, with their blobs, and\nnothing of a data directory. The secrets among them are sealed by the key in credentials.seal_key_file,\nwhich is NOT in the file: keep a copy of that key elsewhere. Without it the backup is of no use."
     )]
     Backup {
         /// The file to write, a tar archive; it must not exist.
@@ -53,9 +53,9 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Restore a backup into a new data directory, after all of it was verified.
+    /// Restore a backup into a new data directory or into PostgreSQL, after all of it was verified.
     #[command(
-        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys."
+        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys.\n\nWith database.url, databases and blobs go to the server, in one transaction, whose schemas of the mesh must\nbe absent or without tables. The rest of a backup from SQLite becomes the data directory: start the first\nprocess on it, which moves the certificate authority into the database. This is the way from SQLite to\nPostgreSQL: back up with the mesh stopped, set database.url, restore, start. A backup from PostgreSQL\nneeds the key that sealed its secrets, in credentials.seal_key_file, when the mesh is started."
     )]
     Restore {
         /// The file that `tars db backup` wrote.
@@ -86,17 +86,45 @@ impl Database {
                         note!("left out: {} is no file", path.display());
                     }
                     report(&taken.manifest, &file, "backed up to", json);
-                    note!("the file holds every secret of the mesh: keep it as safe as its keys");
+                    note!("{}", what_to_keep(taken.manifest.engine));
                     Ok(ExitCode::SUCCESS)
                 }
                 Command::Restore { file, json } => {
                     let manifest = backup::restore(&config, &file, progress);
                     let manifest = interruptible(manifest).await?;
                     report(&manifest, &config.data.dir, "restored to", json);
+                    if config.database.url.is_some() {
+                        note!("{}", how_to_start(manifest.engine, &config.data.dir));
+                    }
                     Ok(ExitCode::SUCCESS)
                 }
             }
         })?
+    }
+}
+
+fn what_to_keep(engine: Engine) -> &'static str {
+    match engine {
+        Engine::Sqlite => "the file holds every secret of the mesh: keep it as safe as its keys",
+        Engine::Postgresql => {
+            "the key that seals the secrets in it (credentials.seal_key_file) is NOT in the file: keep a \
+             copy of that key elsewhere, without it the backup is of no use"
+        }
+    }
+}
+
+fn how_to_start(engine: Engine, data: &Path) -> String {
+    match engine {
+        Engine::Sqlite => format!(
+            "the databases are on the server; start the first process on {}, which moves the certificate \
+             authority there",
+            data.display()
+        ),
+        Engine::Postgresql => {
+            "the databases are on the server; start processes with the key that sealed \
+                               their secrets, in credentials.seal_key_file"
+                .to_owned()
+        }
     }
 }
 
@@ -129,6 +157,7 @@ fn to_json(manifest: &Manifest, place: &Path) -> Value {
         "place": place,
         "made_by": manifest.made_by,
         "made_at_s": manifest.made_at_s,
+        "engine": manifest.engine,
         "services": manifest.services,
         "files": manifest.files.len(),
         "bytes": manifest.files.iter().map(|file| file.bytes).sum::<u64>(),

@@ -66,37 +66,8 @@ impl Chunks {
         Self { db }
     }
 
-    pub(super) async fn put(
-        &self,
-        tx: &mut Transaction,
-        content: Vec<u8>,
-    ) -> Result<String, BlobError> {
-        let split = Split::of(content).await?;
-        let stored: Option<i64> = tx
-            .optional_value(Query::new(LENGTH).bind(&split.name), "length")
-            .await?;
-        if stored.is_none() {
-            insert(tx, &split).await?;
-        }
-        Ok(split.name)
-    }
-
     pub(super) async fn get(&self, name: &str) -> Result<Vec<u8>, BlobError> {
-        let mut db = self.db.snapshot("blobs.get").await?;
-        let length = Query::new(LENGTH).bind(name);
-        let length: Option<i64> = db.optional_value(length, "length").await?;
-        let length = length.ok_or_else(|| BlobError::Absent(name.to_owned()))?;
-        let parts: Vec<Part> = db.all(Query::new(PARTS).bind(name)).await?;
-        let mut content = Vec::new();
-        for Part(chunk) in &parts {
-            let query = Query::new(CHUNK_CONTENT).bind(chunk);
-            let found: Option<Vec<u8>> = db.optional_value(query, "content").await?;
-            content.extend(verified(name, chunk, found)?);
-        }
-        if i64::try_from(content.len()) != Ok(length) || digest(&content) != name {
-            return Err(BlobError::Damaged(name.to_owned()));
-        }
-        Ok(content)
+        get(&mut self.db.snapshot("blobs.get").await?, name).await
     }
 
     pub(super) async fn collect(
@@ -104,10 +75,10 @@ impl Chunks {
         tx: &mut Transaction,
         referenced: &BTreeSet<String>,
     ) -> Result<usize, BlobError> {
-        let names: Vec<Name> = tx.all(Query::new(NAMES)).await?;
-        let orphans = names.iter().filter(|Name(name)| !referenced.contains(name));
+        let names = names(tx).await?;
+        let orphans = names.iter().filter(|name| !referenced.contains(*name));
         let mut removed = 0;
-        for Name(name) in orphans.take(BATCH) {
+        for name in orphans.take(BATCH) {
             let parts = Query::new(DELETE_PARTS).bind(name);
             tx.execute(parts).await?.any();
             tx.execute(Query::new(DELETE).bind(name)).await?.one()?;
@@ -118,6 +89,40 @@ impl Chunks {
         }
         Ok(removed)
     }
+}
+
+/// The names of all blobs, sorted.
+pub(super) async fn names(db: &mut impl Fetch) -> Result<Vec<String>, DbError> {
+    let names: Vec<Name> = db.all(Query::new(NAMES)).await?;
+    Ok(names.into_iter().map(|Name(name)| name).collect())
+}
+
+pub(super) async fn put(tx: &mut Transaction, content: Vec<u8>) -> Result<String, BlobError> {
+    let split = Split::of(content).await?;
+    let stored: Option<i64> = tx
+        .optional_value(Query::new(LENGTH).bind(&split.name), "length")
+        .await?;
+    if stored.is_none() {
+        insert(tx, &split).await?;
+    }
+    Ok(split.name)
+}
+
+pub(super) async fn get(db: &mut impl Fetch, name: &str) -> Result<Vec<u8>, BlobError> {
+    let length = Query::new(LENGTH).bind(name);
+    let length: Option<i64> = db.optional_value(length, "length").await?;
+    let length = length.ok_or_else(|| BlobError::Absent(name.to_owned()))?;
+    let parts: Vec<Part> = db.all(Query::new(PARTS).bind(name)).await?;
+    let mut content = Vec::new();
+    for Part(chunk) in &parts {
+        let query = Query::new(CHUNK_CONTENT).bind(chunk);
+        let found: Option<Vec<u8>> = db.optional_value(query, "content").await?;
+        content.extend(verified(name, chunk, found)?);
+    }
+    if i64::try_from(content.len()) != Ok(length) || digest(&content) != name {
+        return Err(BlobError::Damaged(name.to_owned()));
+    }
+    Ok(content)
 }
 
 pub(super) fn verified(

@@ -34,44 +34,35 @@ impl<'q> Query<'q> {
     }
 
     pub(super) fn for_sqlite(&self) -> Result<SqliteArguments, DbError> {
-        let mut arguments = SqliteArguments::default();
-        for value in &self.values {
-            match value {
-                Value::Bool(v) => arguments.add(v),
-                Value::BigInt(v) => arguments.add(v),
-                Value::Double(v) => arguments.add(v),
-                Value::Text(v) => arguments.add(v.as_deref()),
-                Value::Bytes(v) => arguments.add(v.as_deref()),
-                Value::Uuid(v) => arguments.add(v),
-            }
-            .map_err(|e| self.unbound(&*e))?;
-        }
-        Ok(arguments)
+        sqlite_arguments(&self.values)
     }
 
     pub(super) fn for_postgres(&self) -> Result<PgArguments, DbError> {
-        let mut arguments = PgArguments::default();
-        for value in &self.values {
-            match value {
-                Value::Bool(v) => arguments.add(v),
-                Value::BigInt(v) => arguments.add(v),
-                Value::Double(v) => arguments.add(v),
-                Value::Text(v) => arguments.add(v.as_deref()),
-                Value::Bytes(v) => arguments.add(v.as_deref()),
-                Value::Uuid(v) => arguments.add(v),
-            }
-            .map_err(|e| self.unbound(&*e))?;
-        }
-        Ok(arguments)
-    }
-
-    fn unbound(&self, error: &dyn std::error::Error) -> DbError {
-        DbError::Failed(format!(
-            "a value of {:?} cannot be bound: {error}",
-            self.text
-        ))
+        postgres_arguments(&self.values)
     }
 }
+
+macro_rules! arguments {
+    ($($name:ident -> $arguments:ty),* $(,)?) => {$(
+        pub(super) fn $name(values: &[Value<'_>]) -> Result<$arguments, DbError> {
+            let mut arguments = <$arguments>::default();
+            for value in values {
+                match value {
+                    Value::Bool(v) => arguments.add(v),
+                    Value::BigInt(v) => arguments.add(v),
+                    Value::Double(v) => arguments.add(v),
+                    Value::Text(v) => arguments.add(v.as_deref()),
+                    Value::Bytes(v) => arguments.add(v.as_deref()),
+                    Value::Uuid(v) => arguments.add(v),
+                }
+                .map_err(|e| DbError::Failed(format!("a value cannot be bound: {e}")))?;
+            }
+            Ok(arguments)
+        }
+    )*};
+}
+
+arguments!(sqlite_arguments -> SqliteArguments, postgres_arguments -> PgArguments);
 
 /// The value of a parameter; `None` is NULL.
 #[derive(Debug, Clone, PartialEq)]

@@ -14,7 +14,7 @@ use tars_certs::secret;
 use tempfile::TempDir;
 
 /// Contents of blob folders never change: they are copied once, and may come and go meanwhile.
-const BLOBS: &str = "blobs";
+pub(super) const BLOBS: &str = "blobs";
 
 /// The files of a data directory, by their paths in it.
 #[derive(Debug, Default)]
@@ -47,7 +47,8 @@ impl Listed {
     }
 }
 
-/// Locks, addresses of a running mesh, databases, logs, and unfinished writes.
+/// Locks, addresses of a running mesh, the name of a replica, which is one process's alone, databases,
+/// logs, and unfinished writes.
 fn is_volatile(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let ends = [
@@ -60,6 +61,7 @@ fn is_volatile(path: &Path) -> bool {
     ];
     name == "lock"
         || name == "ready.json"
+        || name == "replica"
         || ends.iter().any(|end| name.ends_with(end))
         || (name.starts_with('.') && name.ends_with(".tmp"))
 }

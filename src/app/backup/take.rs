@@ -1,23 +1,25 @@
 //! A backup is taken.
 
 use super::{
-    BackupError, FORMAT, FilePart, Manifest, ServicePart, VERSION, archive, database_file,
+    BackupError, Engine, FilePart, Manifest, ServicePart, archive, database_file,
     files::{self, Listed, is_blob},
+    server, with_database,
 };
-use crate::app::{Service, services};
+use crate::app::Service;
 use std::{
     collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
 };
 use tars_runtime::{
-    clock::Clock,
     config::Config,
-    db::{Db, Migration},
+    db::{Db, Migration, Server},
 };
 
 /// How often files and databases are copied again because files changed meanwhile.
 const TRIES: usize = 5;
+/// What the name of a directory for unfinished work begins with.
+const STAGING: &str = ".tars-backup";
 
 /// What a backup has, and what of the data directory it has not.
 pub(crate) struct Taken {
@@ -25,45 +27,61 @@ pub(crate) struct Taken {
     pub(crate) left_out: Vec<PathBuf>,
 }
 
-/// Backs up a data directory, in use or not, to a file that does not exist yet.
+/// Backs up a mesh, in use or not, to a file that does not exist yet.
 pub(crate) async fn take(
     config: &Config,
     file: &Path,
     progress: impl Fn(&str),
 ) -> Result<Taken, BackupError> {
-    let data = &config.data.dir;
-    check(config, file)?;
-    let staging = files::staging(".tars-backup", files::parent(file))?;
+    if file.symlink_metadata().is_ok() {
+        return Err(BackupError::Exists(file.to_owned()));
+    }
+    let server = Server::of(&config.database).map_err(BackupError::Server)?;
+    let taken = match &server {
+        Some(server) => of_server(server, file, &progress).await?,
+        None => of_directory(&config.data.dir, file, &progress).await?,
+    };
+    Ok(taken)
+}
+
+async fn of_server(
+    server: &Server,
+    file: &Path,
+    progress: &impl Fn(&str),
+) -> Result<Taken, BackupError> {
+    let staging = files::staging(STAGING, files::parent(file))?;
+    let (services, copied) = server::dump(server, staging.path(), progress).await?;
+    let manifest = Manifest::new(Engine::Postgresql, services, copied);
+    progress("writing the archive");
+    archive::write(staging.path(), &manifest, file)?;
+    let left_out = Vec::new();
+    Ok(Taken { manifest, left_out })
+}
+
+async fn of_directory(
+    data: &Path,
+    file: &Path,
+    progress: &impl Fn(&str),
+) -> Result<Taken, BackupError> {
+    check(data, file)?;
+    let staging = files::staging(STAGING, files::parent(file))?;
     let mut copy = Copy {
         data,
         staging: staging.path(),
         files: BTreeMap::new(),
     };
-    let services = copy.all(&progress).await?;
+    let services = copy.all(progress).await?;
     let left_out = Listed::of(data)?.left_out.into_iter().collect();
-    let manifest = Manifest {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        made_by: env!("CARGO_PKG_VERSION").to_owned(),
-        made_at_s: Clock::system().now_s(),
-        services,
-        files: copy.files.into_values().collect(),
-    };
+    let copied = copy.files.into_values().collect();
+    let manifest = Manifest::new(Engine::Sqlite, services, copied);
     progress("writing the archive");
     archive::write(staging.path(), &manifest, file)?;
     Ok(Taken { manifest, left_out })
 }
 
-fn check(config: &Config, file: &Path) -> Result<(), BackupError> {
-    let data = &config.data.dir;
-    if config.database.url.is_some() {
-        return Err(BackupError::Server);
-    }
-    if file.symlink_metadata().is_ok() {
-        return Err(BackupError::Exists(file.to_owned()));
-    }
+fn check(data: &Path, file: &Path) -> Result<(), BackupError> {
     if present(data).is_empty() {
-        return Err(BackupError::Nothing(data.clone()));
+        return Err(BackupError::Nothing(data.to_owned()));
     }
     let parent = files::parent(file);
     let parent = fs::canonicalize(parent).map_err(BackupError::file(parent))?;
@@ -76,9 +94,7 @@ fn check(config: &Config, file: &Path) -> Result<(), BackupError> {
 
 /// The services that have a database in a data directory.
 fn present(data: &Path) -> Vec<(Service, &'static [Migration])> {
-    let all = Service::ALL.iter().copied();
-    let with_database = all.filter_map(|s| Some((s, services::migrations(s)?)));
-    with_database
+    with_database()
         .filter(|(service, _)| data.join(database_file(*service)).is_file())
         .collect()
 }

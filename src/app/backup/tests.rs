@@ -361,3 +361,140 @@ async fn a_file_that_is_not_listed_and_a_link_are_refused() {
     let refused = rig.refused(&link.into_inner().unwrap()).await;
     assert!(refused.to_string().contains("follows its end"), "{refused}");
 }
+
+/// Backups of schemas on a server, and moves between the engines.
+mod postgres {
+    use super::*;
+    use sha2::{Digest, Sha256};
+    use std::collections::BTreeMap;
+    use tars_runtime::{
+        blobs::Blobs,
+        db::{Place, Server},
+    };
+
+    fn on_server(dir: &Path) -> Config {
+        Config {
+            database: tars_test_db::on_postgres(dir),
+            ..config(dir)
+        }
+    }
+
+    fn schema(config: &Config, service: Service) -> Place {
+        Place::Server {
+            server: Server::of(&config.database).unwrap().unwrap(),
+            service: service.as_str().to_owned(),
+        }
+    }
+
+    const BLOB: &[u8] = &[9; 200_000];
+
+    fn blob_name() -> String {
+        files::hex(&Sha256::digest(BLOB))
+    }
+
+    /// The rows of each service's tables, without those that belong to a process or become files.
+    fn rows(manifest: &Manifest) -> BTreeMap<String, BTreeMap<String, i64>> {
+        let mut rows = BTreeMap::new();
+        for part in &manifest.services {
+            let mut tables = part.tables.clone();
+            tables.retain(|name, _| name != "leases" && !name.starts_with("blob"));
+            rows.insert(part.name.clone(), tables);
+        }
+        rows
+    }
+
+    async fn outbox(config: &Config, service: Service) -> i64 {
+        let db = Db::attach(schema(config, service)).await.unwrap();
+        let tables = db.tables().await.unwrap();
+        let outbox = tables.iter().find(|t| t.name == "audit_outbox").unwrap();
+        outbox.rows
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_mesh_moves_to_a_server_and_is_backed_up_there() {
+        let rig = Rig::new().await;
+        let blobs = rig.data().join("orchestration/blobs");
+        fs::remove_file(blobs.join("abc")).unwrap();
+        put(&blobs.join(blob_name()), BLOB, 0o600);
+        let taken = rig.take().await.unwrap();
+        let server = on_server(&rig.target());
+        let moved = restore(&server, &rig.file(), |_| {}).await.unwrap();
+        assert_eq!(moved, taken);
+        assert_eq!(outbox(&server, Service::Auth).await, 1);
+        let ca_key = rig.target().join("ca/ca.key");
+        assert_eq!(mode(&ca_key), 0o600);
+        for absent in [
+            "auth/auth.db",
+            "orchestration/orchestration.db",
+            "orchestration/blobs",
+        ] {
+            assert!(!rig.target().join(absent).exists(), "{absent}");
+        }
+        let db = Db::attach(schema(&server, Service::Orchestration)).await;
+        let stored = Blobs::in_database(db.unwrap());
+        assert_eq!(stored.get(&blob_name()).await.unwrap(), BLOB);
+
+        let file = rig.dir.path().join("server.tar");
+        let taken = take(&server, &file, |_| {}).await.unwrap().manifest;
+        assert_eq!(mode(&file), 0o600);
+        assert_eq!(rows(&taken), rows(&moved));
+        let paths: Vec<_> = taken.files.iter().map(|f| f.path.as_str()).collect();
+        let blob = format!("orchestration/blobs/{}", blob_name());
+        assert_eq!(
+            paths,
+            ["auth/auth.db", "orchestration/orchestration.db", &blob],
+            "nothing of a data directory"
+        );
+        let other = on_server(&rig.dir.path().join("other"));
+        let restored = restore(&other, &file, |_| {}).await.unwrap();
+        assert_eq!(restored, taken);
+        assert!(!other.data.dir.exists(), "there is nothing to put there");
+        assert_eq!(outbox(&other, Service::Orchestration).await, 1);
+        let db = Db::attach(schema(&other, Service::Orchestration)).await;
+        let stored = Blobs::in_database(db.unwrap());
+        assert_eq!(stored.get(&blob_name()).await.unwrap(), BLOB);
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_server_with_tables_is_refused_and_nothing_is_left_of_the_attempt() {
+        let rig = Rig::new().await;
+        fs::remove_dir_all(rig.data().join("orchestration/blobs")).unwrap();
+        rig.take().await.unwrap();
+        let server = on_server(&rig.target());
+        let migrations = crate::app::migrations(Service::Orchestration).unwrap();
+        let place = schema(&server, Service::Orchestration);
+        let db = Db::open(place, migrations).await.unwrap();
+        let refused = restore(&server, &rig.file(), |_| {}).await.unwrap_err();
+        assert!(
+            refused.to_string().contains("has tables already"),
+            "{refused}"
+        );
+        assert!(!rig.target().exists());
+        let auth = Db::attach(schema(&server, Service::Auth)).await.unwrap();
+        assert_eq!(auth.tables().await.unwrap(), []);
+        db.close().await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_blob_whose_name_is_another_contents_is_refused() {
+        let rig = Rig::new().await;
+        rig.take().await.unwrap();
+        let server = on_server(&rig.target());
+        let refused = restore(&server, &rig.file(), |_| {}).await.unwrap_err();
+        assert!(matches!(refused, BackupError::Blob { .. }), "{refused}");
+        assert!(!rig.target().exists());
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_server_without_schemas_of_a_mesh_is_reported() {
+        let rig = Rig::new().await;
+        let server = on_server(&rig.target());
+        let refused = take(&server, &rig.file(), |_| {}).await.err();
+        assert!(matches!(refused, Some(BackupError::NoSchemas(_))));
+        assert!(!rig.file().exists());
+    }
+}
