@@ -29,7 +29,7 @@ use std::{fmt, path::Path};
 use toml::{Table, Value};
 
 /// The prefix of the environment variables that set a key, as in `TARS__SECTION__KEY`.
-pub(crate) const ENV_PREFIX: &str = "TARS__";
+pub const ENV_PREFIX: &str = "TARS__";
 
 /// The whole configuration, one field per section.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -163,6 +163,7 @@ impl Config {
             "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",
         );
         out.extend(ranges::mistakes(self));
+        out.extend(self.connect.mistakes());
         out.extend(self.database.mistakes());
         out.extend(self.redis.mistakes());
         let proxies = Networks::parse(&self.gateway.trusted_proxies).err();
@@ -342,6 +343,28 @@ mod tests {
         ]);
         let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
         assert_eq!(mistakes.len(), 3, "{mistakes:?}");
+    }
+
+    #[test]
+    fn every_mistake_about_the_addresses_of_services_is_reported() {
+        let vars = env(&[
+            ("TARS__CONNECT__AUTH", "10.0.0.1:8093,10.0.0.2"),
+            ("TARS__CONNECT__HYPERSYNC", "a:1,a:1,b:0"),
+            ("TARS__CONNECT__BOOTSTRAP", ""),
+            (
+                "TARS__CONNECT__AUTOML",
+                "automl-0.svc:8097, automl-1.svc:8097",
+            ),
+        ]);
+        let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
+        let of = |key: &str| mistakes.iter().filter(|m| m.starts_with(key)).count();
+        let found = [
+            "connect.auth: ",
+            "connect.hypersync: ",
+            "connect.bootstrap: ",
+        ]
+        .map(of);
+        assert_eq!((found, mistakes.len()), ([1, 2, 1], 4), "{mistakes:#?}");
     }
 
     #[test]

@@ -28,5 +28,6 @@ pub mod rate;
 pub mod seeds;
 pub mod shares;
 pub mod stream;
+pub mod targets;
 pub mod tasks;
 pub mod trace;

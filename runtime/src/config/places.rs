@@ -1,5 +1,6 @@
 //! Paths and addresses: the data directory, the listeners, and the other services.
 
+use crate::targets::Targets;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::{
@@ -89,8 +90,10 @@ macro_rules! places {
             }
         }
 
-        /// Where `tars serve` finds the other services, as `host:port`; not used by `tars up`,
-        /// which runs all of them.
+        /// Where `tars serve` finds the other services: one `host:port` each, or those of all
+        /// replicas, separated by commas. A name that has several addresses counts as several, and is
+        /// looked up again every 30 seconds and after failures. `tars up` does not use this section,
+        /// as it runs all services.
         #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
         #[serde(default, deny_unknown_fields)]
         pub struct Connect {
@@ -115,8 +118,8 @@ macro_rules! places {
         }
 
         impl Connect {
-            /// Where the services are, each as `host:port`; the bootstrap listener is left at its
-            /// default.
+            /// Where the services are, each as a list of `host:port`; the bootstrap listener is left
+            /// at its default.
             ///
             /// # Errors
             ///
@@ -129,7 +132,8 @@ macro_rules! places {
                 })
             }
 
-            /// Where a service is, as `host:port`; `None` for the gateway, which no service calls.
+            /// Where a service is, as a list of `host:port`; `None` for the gateway, which no service
+            /// calls.
             pub fn of(&self, service: Service) -> Option<&str> {
                 match service {
                     Service::Auth => Some(&self.auth),
@@ -141,6 +145,19 @@ macro_rules! places {
     };
 }
 tars_certs::for_each_service!(places);
+
+impl Connect {
+    /// What is wrong with the addresses, each for the operator.
+    pub(crate) fn mistakes(&self) -> Vec<String> {
+        let services = Service::over_tls().filter_map(|s| Some((s.as_str(), self.of(s)?)));
+        let lists = services.chain([("bootstrap", self.bootstrap.as_str())]);
+        let mistakes = lists.flat_map(|(key, list)| {
+            let mistakes = Targets::parse(list).err().into_iter().flatten();
+            mistakes.map(move |mistake| format!("connect.{key}: {mistake}"))
+        });
+        mistakes.collect()
+    }
+}
 
 const fn loopback(port: u16) -> SocketAddr {
     SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), port)
