@@ -17,7 +17,7 @@ use std::sync::Arc;
 pub const ALPN: &[u8] = b"h2";
 
 /// rustls rejected the certificate and key of the identity.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[error("this process's certificate is not usable: {0}")]
 pub struct TlsError(#[from] rustls::Error);
 

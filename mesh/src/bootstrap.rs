@@ -14,7 +14,7 @@ use std::{
 };
 use tars_certs::{KeyId, SpiffeId, peer::observe_handshake, tls};
 use tars_proto::{fault, reason};
-use tars_runtime::clock::Clock;
+use tars_runtime::{clock::Clock, seeds::Seeds};
 use tokio::{net::TcpStream, time::timeout};
 use tokio_rustls::TlsConnector;
 use tonic::{Status, body::Body};
@@ -47,14 +47,34 @@ pub struct Bootstrap {
 }
 
 impl Bootstrap {
-    /// Connects to `target` (`host:port`), which must answer as `expected` with a certificate that the
-    /// root with the key `root` has issued.
+    /// Connects to one of `targets` (a `host:port`, or several separated by commas), which must answer as
+    /// `expected` with a certificate that the root with the key `root` has issued. Which of them is tried
+    /// first is random, so that repeated attempts do not meet the same server.
     ///
     /// # Errors
     ///
-    /// [`BootstrapError::Away`] when there is no answer within 10 seconds, and
-    /// [`BootstrapError::NotMeant`] when another server answers.
+    /// [`BootstrapError::NotMeant`] when another server answers, and [`BootstrapError::Away`] when none
+    /// answers within 10 seconds.
     pub async fn connect(
+        targets: &str,
+        root: KeyId,
+        expected: SpiffeId,
+        clock: &Clock,
+    ) -> Result<Self, BootstrapError> {
+        let mut listed: Vec<&str> = targets.split(',').map(str::trim).collect();
+        let first = Seeds::system().draw() % listed.len().max(1) as u64;
+        listed.rotate_left(first as usize);
+        let mut failures = Vec::new();
+        for target in listed {
+            match Self::connect_to(target, root, expected.clone(), clock).await {
+                Err(BootstrapError::Away(why)) => failures.push(why),
+                decided => return decided,
+            }
+        }
+        Err(BootstrapError::Away(failures.join("; ")))
+    }
+
+    async fn connect_to(
         target: &str,
         root: KeyId,
         expected: SpiffeId,

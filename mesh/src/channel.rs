@@ -1,135 +1,48 @@
-//! A client channel to one workload. It verifies the server's SPIFFE id, reconnects by itself, and opens a
-//! new connection when this process's certificate is renewed, leaving the old one to finish the calls it
-//! carries. A connection to a server that is revoked is closed at once.
+//! A client channel to one workload, over connections to all of its addresses. It verifies the server's
+//! SPIFFE id, reconnects by itself, and opens new connections when this process's certificate is renewed,
+//! leaving the old ones to finish the calls they carry. A connection to a server that is revoked is closed
+//! at once.
+//!
+//! A call goes to the less busy of two addresses. It goes to another one when it was not sent, or when the
+//! server reports that it did not process it, and is never sent again otherwise. An address that cannot be
+//! connected to is left alone for a while, as long as another one can be used.
 
+mod addresses;
+mod balance;
 mod connect;
+mod endpoint;
 mod error;
+mod greeting;
+mod options;
+mod resolve;
 mod slots;
 
-use crate::{
-    ConnectionTable,
-    replay::{Replay, never_processed},
-};
-use arc_swap::ArcSwapOption;
+use crate::replay::{Replay, never_processed};
+use addresses::Addresses;
+use endpoint::Connected;
+pub use endpoint::Server;
 pub use error::ChannelError;
 use futures_util::future::BoxFuture;
-use http::{
-    Request, Response, Uri,
-    uri::{Authority, PathAndQuery},
-};
-use hyper::client::conn::http2::SendRequest;
-use slots::StreamSlots;
+use http::{Request, Response, uri::PathAndQuery};
+pub use options::{Audience, ChannelOptions};
+use options::{Dialer, Traffic};
+pub use resolve::{Resolve, SystemResolver};
 pub use slots::{ChannelBody, MAX_RESPONSE};
 use std::{
     sync::Arc,
     task::{Context, Poll},
     time::Duration,
 };
-use tars_certs::{Identity, IdentityHandle, Revocations, SpiffeId, peer::PeerInfo};
 use tars_proto::{fault, reason};
-use tars_runtime::clock::Clock;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, timeout},
-};
+use tars_runtime::targets::Targets;
+use tokio::time::Instant;
 use tonic::{Status, body::Body};
 use tower_service::Service;
 
-/// The time to connect, TLS and HTTP/2 included.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// The number of streams assumed until the server has sent its limit.
-const INITIAL_STREAMS: usize = 200;
 /// The minimum time between two warnings of one channel.
 const WARNING_INTERVAL: Duration = Duration::from_secs(10);
 
-/// What a channel is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Traffic {
-    /// Short exchanges. Each may fill the connection's window for a moment, and one that finds no
-    /// stream free waits for another to end.
-    Calls,
-    /// Streams that stay open. The connection's window holds all of theirs, so that one that nobody reads
-    /// takes nothing from the others; waiting for one to end could take for ever.
-    Streams,
-}
-
-impl Traffic {
-    fn stream_window(self) -> u32 {
-        match self {
-            Self::Calls => 1 << 20,
-            Self::Streams => 64 << 10,
-        }
-    }
-
-    fn connection_window(self) -> u32 {
-        match self {
-            Self::Calls => 4 << 20,
-            Self::Streams => 16 << 20,
-        }
-    }
-
-    fn patience(self) -> Duration {
-        match self {
-            Self::Calls => Duration::from_secs(1),
-            Self::Streams => Duration::ZERO,
-        }
-    }
-}
-
-/// What a channel needs to connect.
-#[derive(Debug, Clone)]
-pub struct ChannelOptions {
-    /// The server's address, as `host:port`.
-    pub target: String,
-    /// The only identity that is accepted from the server.
-    pub expected: SpiffeId,
-    /// The identity of this process.
-    pub identity: IdentityHandle,
-    /// The certificates and identities that are revoked.
-    pub revocations: Revocations,
-    /// The clock by which certificates expire.
-    pub clock: Clock,
-    /// Where the connection is listed, for the admin port.
-    pub table: ConnectionTable,
-    /// The service that the connection is listed under.
-    pub service: &'static str,
-    /// Who reads the errors.
-    pub audience: Audience,
-}
-
-/// Who reads why a call could not be made, and how much they may know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
-    /// The operator of this program: the whole cause, with addresses.
-    Operator,
-    /// Strangers, through a service that calls another one on their behalf: only which service failed.
-    /// Its address and the cause are in the log.
-    Strangers,
-}
-
-impl ChannelOptions {
-    /// Returns the options of a program that is not a service: no revocations are pushed to it.
-    pub fn alone(target: &str, expected: SpiffeId, identity: Identity, clock: Clock) -> Self {
-        Self {
-            target: target.to_owned(),
-            expected,
-            identity: IdentityHandle::new(identity),
-            revocations: Revocations::default(),
-            clock,
-            table: ConnectionTable::default(),
-            service: "client",
-            audience: Audience::Operator,
-        }
-    }
-
-    /// The name of the server's workload.
-    fn workload(&self) -> &str {
-        let path = self.expected.path();
-        path.rsplit('/').next().unwrap_or(path)
-    }
-}
-
-/// A channel to one workload. Clones share one connection.
+/// A channel to one workload. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Channel {
     shared: Arc<Shared>,
@@ -137,11 +50,7 @@ pub struct Channel {
 
 #[derive(Debug)]
 struct Shared {
-    options: ChannelOptions,
-    authority: Authority,
-    traffic: Traffic,
-    current: ArcSwapOption<Connected>,
-    connecting: Mutex<()>,
+    addresses: Arc<Addresses>,
     warnings: parking_lot::Mutex<Warnings>,
 }
 
@@ -161,191 +70,148 @@ impl Warnings {
     }
 }
 
-#[derive(Debug)]
-struct Connected {
-    sender: SendRequest<Body>,
-    /// The identity with which it was opened.
-    identity: Arc<Identity>,
-    server: Server,
-    slots: Arc<StreamSlots>,
-}
-
-/// What is known of a server after the handshake.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// The server's address and verified certificate.
-    pub peer: Arc<PeerInfo>,
-    /// The key exchange group, as a metric label.
-    pub key_exchange: &'static str,
-}
-
 impl Channel {
     /// Creates a channel for calls. It connects when it is first used.
     ///
     /// # Errors
     ///
-    /// [`ChannelError::Target`] when the target is not a host and port.
+    /// [`ChannelError::Target`] when the target is not a list of hosts and ports.
     pub fn new(options: ChannelOptions) -> Result<Self, ChannelError> {
-        let authority = options
-            .target
-            .parse()
-            .map_err(|_| ChannelError::Target(options.target.clone()))?;
-        Ok(Self::with_traffic(Traffic::Calls, options, authority))
+        Self::with_resolver(options, Arc::new(SystemResolver))
     }
 
-    /// Returns a channel for streams to the same workload, with a connection of its own: streams that
+    /// Creates a channel that looks names up in its own way.
+    ///
+    /// # Errors
+    ///
+    /// As [`new`](Self::new).
+    pub fn with_resolver(
+        options: ChannelOptions,
+        resolver: Arc<dyn Resolve>,
+    ) -> Result<Self, ChannelError> {
+        let targets = Targets::parse(&options.target).map_err(ChannelError::Target)?;
+        let traffic = Traffic::Calls;
+        Ok(Self::over(Addresses::new(
+            Dialer { options, traffic },
+            targets,
+            resolver,
+        )))
+    }
+
+    /// Returns a channel for streams to the same workload, with connections of its own: streams that
     /// nobody reads must not take the window that calls need.
     #[must_use]
     pub fn separate(&self) -> Self {
-        let Shared {
-            options, authority, ..
-        } = &*self.shared;
-        Self::with_traffic(Traffic::Streams, options.clone(), authority.clone())
+        let addresses = &self.shared.addresses;
+        let dialer = Dialer {
+            options: addresses.dialer.options.clone(),
+            traffic: Traffic::Streams,
+        };
+        let (targets, resolver) = (addresses.targets.clone(), Arc::clone(&addresses.resolver));
+        Self::over(Addresses::new(dialer, targets, resolver))
     }
 
-    fn with_traffic(traffic: Traffic, options: ChannelOptions, authority: Authority) -> Self {
-        let shared = Shared {
-            options,
-            authority,
-            traffic,
-            current: ArcSwapOption::empty(),
-            connecting: Mutex::new(()),
-            warnings: parking_lot::Mutex::default(),
-        };
+    fn over(addresses: Arc<Addresses>) -> Self {
+        let warnings = parking_lot::Mutex::default();
         Self {
-            shared: Arc::new(shared),
+            shared: Arc::new(Shared {
+                addresses,
+                warnings,
+            }),
         }
     }
 
-    /// Connects, if need be, and returns what is known of the server.
+    /// Connects, if need be, and returns what is known of a server that can be used.
     ///
     /// # Errors
     ///
     /// Why there is no connection.
     pub async fn server(&self) -> Result<Server, ChannelError> {
-        Ok(self.shared.connection().await?.server.clone())
+        Ok(self.shared.addresses.connection().await?.server.clone())
     }
 }
 
 impl Shared {
-    fn usable(&self) -> Option<Arc<Connected>> {
-        let connected = self.current.load_full()?;
-        let current = Arc::ptr_eq(&connected.identity, &self.options.identity.current());
-        (current && !connected.sender.is_closed()).then_some(connected)
+    fn options(&self) -> &ChannelOptions {
+        &self.addresses.dialer.options
     }
 
-    /// Returns the connection, or opens one: one attempt at a time, whose result all callers share.
-    async fn connection(&self) -> Result<Arc<Connected>, ChannelError> {
-        if let Some(connected) = self.usable() {
-            return Ok(connected);
-        }
-        let _one = self.connecting.lock().await;
-        if let Some(connected) = self.usable() {
-            return Ok(connected);
-        }
-        let attempt = timeout(CONNECT_TIMEOUT, self.connect()).await;
-        let connected = Arc::new(attempt.map_err(|_| ChannelError::Timeout {
-            target: self.target(),
-        })??);
-        self.current.store(Some(Arc::clone(&connected)));
-        Ok(connected)
-    }
-
-    fn target(&self) -> String {
-        self.options.target.clone()
-    }
-
-    /// Adds scheme and authority, which HTTP/2 requires, to the path that tonic's clients give.
-    fn absolute(&self, path: &Uri) -> Result<Uri, http::Error> {
-        let path = path
-            .path_and_query()
-            .cloned()
-            .unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Uri::builder()
-            .scheme("https")
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
-    }
-
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<ChannelBody>, Status> {
-        let uri = self
-            .absolute(request.uri())
-            .map_err(|e| Status::internal(e.to_string()))?;
-        *request.uri_mut() = uri;
-        let (head, body) = request.into_parts();
+    async fn send(&self, request: Request<Body>) -> Result<Response<ChannelBody>, Status> {
+        let (mut head, body) = request.into_parts();
+        let path = head.uri.path_and_query().cloned();
+        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let replay = Replay::new(body);
-        for again in [true, false] {
-            let connected = self.connection().await.map_err(|e| self.unreachable(&e))?;
-            let Some(slot) = connected.slots.take(self.traffic.patience()).await else {
+        let mut attempts = 0;
+        loop {
+            let connected = self.addresses.connection().await;
+            let connected = connected.map_err(|e| self.unreachable(&e))?;
+            let patience = self.addresses.dialer.traffic.patience();
+            let Some(slot) = connected.slots.take(patience).await else {
                 return Err(self.overloaded());
             };
             let Some(body) = replay.body() else {
-                break;
+                return Err(self.unreachable(&ChannelError::Moved {
+                    target: connected.name.to_string(),
+                }));
             };
+            let uri = connected.absolute(path.clone());
+            head.uri = uri.map_err(|e| Status::internal(e.to_string()))?;
             let request = Request::from_parts(head.clone(), body);
             let mut error = match connected.sender.clone().try_send_request(request).await {
-                Ok(response) => return Ok(response.map(|body| ChannelBody::new(body, slot))),
+                Ok(response) => {
+                    connected.record_response();
+                    return Ok(response.map(|body| ChannelBody::new(body, slot)));
+                }
                 Err(error) => error,
             };
             // It was not sent, or the server reports that it did not process it, because the
-            // connection was closing: it is sent again on the next one.
-            let unsent = error.take_message().is_some();
-            if !(again && (unsent || never_processed(error.error()))) {
-                return Err(self.failed(error.into_error()));
+            // connection was closing: it is sent again on another one.
+            let unsent = error.take_message().is_some() || never_processed(error.error());
+            if unsent {
+                self.addresses.forget(&connected);
             }
-            self.forget(&connected);
+            attempts += 1;
+            if !unsent || attempts > self.addresses.len() {
+                return Err(self.failed(&connected, error.into_error()));
+            }
         }
-        Err(self.unreachable(&ChannelError::Moved {
-            target: self.target(),
-        }))
     }
 
     fn overloaded(&self) -> Status {
-        let to = match self.options.audience {
-            Audience::Operator => &self.options.target,
-            Audience::Strangers => self.options.workload(),
+        let options = self.options();
+        let to = match options.audience {
+            Audience::Operator => &options.target,
+            Audience::Strangers => options.workload(),
         };
         let message = format!("every stream to {to} is in use");
         fault::overloaded(&message, Duration::from_secs(1))
     }
 
-    fn failed(&self, source: hyper::Error) -> Status {
-        let target = self.target();
+    fn failed(&self, connected: &Connected, source: hyper::Error) -> Status {
+        let target = connected.name.to_string();
         self.unreachable(&ChannelError::http(target, source))
     }
 
     fn unreachable(&self, error: &ChannelError) -> Status {
-        let reason = match error {
-            ChannelError::OwnRevoked { .. } => reason::OWN_CERTIFICATE_REVOKED,
-            _ => reason::UNREACHABLE,
+        let reason = match error.is_own_revoked() {
+            true => reason::OWN_CERTIFICATE_REVOKED,
+            false => reason::UNREACHABLE,
         };
         self.log_failure(error);
-        let message = match self.options.audience {
+        let message = match self.options().audience {
             Audience::Operator => error.to_string(),
-            Audience::Strangers => error.public_message(&self.options),
+            Audience::Strangers => error.public_message(self.options()),
         };
         fault::unavailable(reason, &message, Duration::from_secs(1))
     }
 
     /// Logs a warning, and further ones within its interval at the debug level.
     fn log_failure(&self, error: &ChannelError) {
-        let (workload, service) = (self.options.workload(), self.options.service);
+        let (workload, service) = (self.options().workload(), self.options().service);
         if self.warnings.lock().is_due(Instant::now()) {
             tracing::warn!(service, workload, %error, "a call to another service failed");
         } else {
             tracing::debug!(service, workload, %error, "a call to another service failed");
-        }
-    }
-
-    /// Drops a connection, unless it has been replaced, so that the next call opens another one.
-    fn forget(&self, gone: &Arc<Connected>) {
-        let current = self.current.load();
-        if current
-            .as_ref()
-            .is_some_and(|connected| Arc::ptr_eq(connected, gone))
-        {
-            self.current.compare_and_swap(&current, None);
         }
     }
 }

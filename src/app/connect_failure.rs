@@ -106,6 +106,10 @@ const SIGNS: &[(&str, ConnectFailure)] = &[
         ConnectFailure::NotTls,
     ),
     ("tls handshake eof", ConnectFailure::Closed),
+    (
+        "closed the connection before HTTP/2",
+        ConnectFailure::Closed,
+    ),
     ("Connection reset", ConnectFailure::Closed),
     ("Broken pipe", ConnectFailure::Closed),
     ("closed because of a broken pipe", ConnectFailure::Closed),

@@ -62,7 +62,28 @@ impl TestListener {
         Self::before(service, Health::default(), parts, limits).await
     }
 
+    /// Opens one at an address, such as that of one that is gone.
+    pub async fn open_at(addr: SocketAddr, parts: Parts) -> Self {
+        let health = Health::default();
+        let mut routes = Routes::builder();
+        routes.add_service(health.server());
+        let service = routes.routes().prepare();
+        let limits = (Config::default().connections, Timeouts::default());
+        Self::at(addr, service, health, parts, limits).await
+    }
+
     async fn before<B: Reply>(
+        service: impl Handler<B>,
+        health: Health,
+        parts: Parts,
+        limits: (Connections, Timeouts),
+    ) -> Self {
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self::at(any, service, health, parts, limits).await
+    }
+
+    async fn at<B: Reply>(
+        addr: SocketAddr,
         service: impl Handler<B>,
         health: Health,
         parts: Parts,
@@ -87,7 +108,7 @@ impl TestListener {
             metrics: MeshMetrics::new(&metrics),
             table: ConnectionTable::default(),
         };
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let listener = TcpListener::bind(addr).await.expect("a port");
         let addr = listener.local_addr().expect("an address");
         let (revocations, table) = (options.revocations.clone(), options.table.clone());
         tokio::spawn(tars_mesh::serve(listener, service, options, stop.clone()));

@@ -1,11 +1,15 @@
 //! How a channel opens a connection, and what runs it until it ends.
 
 use super::{
-    ChannelError, ChannelOptions, Connected, INITIAL_STREAMS, Server, Shared, slots::StreamSlots,
+    endpoint::{Connected, Endpoint, Server},
+    error::ChannelError,
+    greeting::Greeted,
+    options::ChannelOptions,
+    slots::StreamSlots,
 };
 use crate::{connections::Listed, serve::key_exchange};
 use hyper::{
-    client::conn::http2::{Builder, Connection},
+    client::conn::http2::{Builder, Connection, SendRequest},
     rt::Executor,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -14,8 +18,8 @@ use std::{
     future::poll_fn,
     io,
     net::{IpAddr, Ipv4Addr, SocketAddr},
-    pin::pin,
-    sync::Arc,
+    pin::Pin,
+    sync::{Arc, atomic::AtomicBool},
     time::Duration,
 };
 use tars_certs::{
@@ -29,24 +33,26 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::body::Body;
 
-type Stream = TlsStream<TcpStream>;
+/// The number of streams assumed until the server has sent its limit.
+const INITIAL_STREAMS: usize = 200;
 
-impl Shared {
+type Stream = TlsStream<TcpStream>;
+type Dispatch = Pin<Box<Connection<TokioIo<Greeted<Stream>>, Body, AbortableExecutor>>>;
+
+impl Endpoint {
     pub(super) async fn connect(&self) -> Result<Connected, ChannelError> {
-        let options = &self.options;
+        let options = &self.dialer.options;
         if let Some(problem) = options.identity.problem(options.clock.now()) {
             return Err(ChannelError::Own(problem));
         }
         let identity = options.identity.current();
         let (stream, server) = self.handshake(&identity).await?;
         let tasks = AbortableExecutor::default();
-        let http = self.builder(tasks.clone());
-        let (sender, dispatch) = http
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(|source| ChannelError::http(self.target(), source))?;
+        let aborting = tasks.cut.clone().drop_guard();
+        let (sender, dispatch) = self.greeted(stream, &tasks).await?;
+        aborting.disarm();
         let slots = StreamSlots::new(INITIAL_STREAMS);
-        tasks.execute(run(dispatch, Arc::clone(&slots), self.target()));
+        tasks.execute(run(dispatch, Arc::clone(&slots), self.name()));
         tokio::spawn(tasks.watch(
             certificates_end(&identity, &server.peer),
             options.clone(),
@@ -58,7 +64,30 @@ impl Shared {
             identity,
             server,
             slots,
+            name: Arc::clone(&self.name),
+            authority: self.authority.clone(),
+            proven: AtomicBool::new(false),
         })
+    }
+
+    /// Begins HTTP/2, and waits until the server has begun, too.
+    async fn greeted(
+        &self,
+        stream: Stream,
+        tasks: &AbortableExecutor,
+    ) -> Result<(SendRequest<Body>, Dispatch), ChannelError> {
+        let (stream, greeted) = Greeted::new(stream);
+        let failed = |source| ChannelError::http(self.name(), source);
+        let handshake = self.builder(tasks.clone()).handshake(TokioIo::new(stream));
+        let (sender, dispatch) = handshake.await.map_err(failed)?;
+        let mut dispatch = Box::pin(dispatch);
+        tokio::select! {
+            biased;
+            Ok(()) = greeted => Ok((sender, dispatch)),
+            ended = dispatch.as_mut() => Err(ended.map_or_else(failed, |()| {
+                ChannelError::Closed { target: self.name() }
+            })),
+        }
     }
 
     fn builder(&self, tasks: AbortableExecutor) -> Builder<AbortableExecutor> {
@@ -67,14 +96,14 @@ impl Shared {
             .timer(TokioTimer::new())
             .keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
-            .initial_stream_window_size(self.traffic.stream_window())
-            .initial_connection_window_size(self.traffic.connection_window())
+            .initial_stream_window_size(self.traffic().stream_window())
+            .initial_connection_window_size(self.traffic().connection_window())
             .initial_max_send_streams(INITIAL_STREAMS);
         builder
     }
 
     async fn handshake(&self, identity: &Identity) -> Result<(Stream, Server), ChannelError> {
-        let options = &self.options;
+        let options = &self.dialer.options;
         let config = tls::client(
             identity,
             options.expected.clone(),
@@ -82,14 +111,14 @@ impl Shared {
             Arc::new(options.clock.clone()),
         )?;
         let failed = |source| self.failed_to_connect(source);
-        let (tcp, addr) = open(&options.target).await.map_err(failed)?;
+        let tcp = open(self.addr).await.map_err(failed)?;
         // The verifier checks the SPIFFE id, never a host name.
         let name = ServerName::from(IpAddr::V4(Ipv4Addr::LOCALHOST));
         let connecting = TlsConnector::from(Arc::new(config)).connect(name, tcp);
         let (connected, seen) = observe_handshake(connecting).await;
         let stream = connected.map_err(|e| match seen.refusal {
             Some(reason) => ChannelError::Refused {
-                target: self.target(),
+                target: self.name(),
                 why: format!("{e} ({reason})"),
             },
             None => failed(e),
@@ -97,36 +126,27 @@ impl Shared {
         let session = stream.get_ref().1;
         if session.alpn_protocol() != Some(tls::ALPN) {
             return Err(ChannelError::NoH2 {
-                target: self.target(),
+                target: self.name(),
             });
         }
         let key_exchange = key_exchange(session.negotiated_key_exchange_group());
-        let peer = server_info(seen.peer, addr);
+        let peer = server_info(seen.peer, self.addr);
         Ok((stream, Server { peer, key_exchange }))
     }
 
     fn failed_to_connect(&self, source: io::Error) -> ChannelError {
-        ChannelError::Connect {
-            target: self.target(),
-            source,
-        }
+        ChannelError::connect(self.name(), source)
     }
 }
 
-async fn open(target: &str) -> io::Result<(TcpStream, SocketAddr)> {
-    let tcp = TcpStream::connect(target).await?;
+async fn open(addr: SocketAddr) -> io::Result<TcpStream> {
+    let tcp = TcpStream::connect(addr).await?;
     tcp.set_nodelay(true)?;
-    let addr = tcp.peer_addr()?;
-    Ok((tcp, addr))
+    Ok(tcp)
 }
 
 /// Runs a connection to its end, and passes on how many streams its server allows.
-async fn run(
-    dispatch: Connection<TokioIo<Stream>, Body, AbortableExecutor>,
-    slots: Arc<StreamSlots>,
-    target: String,
-) {
-    let mut dispatch = pin!(dispatch);
+async fn run(mut dispatch: Dispatch, slots: Arc<StreamSlots>, target: String) {
     let ended = poll_fn(|cx| {
         let polled = dispatch.as_mut().poll(cx);
         slots.set_limit(dispatch.current_max_send_streams());

@@ -46,6 +46,16 @@ impl StreamSlots {
         self.limit.store(limit, Ordering::Relaxed);
     }
 
+    /// The number of streams in use.
+    pub(super) fn taken(&self) -> usize {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether a slot is free.
+    pub(super) fn has_room(&self) -> bool {
+        self.taken() < self.limit.load(Ordering::Relaxed)
+    }
+
     /// Takes a slot; waits for up to `patience` until one is free.
     pub(super) async fn take(self: &Arc<Self>, patience: Duration) -> Option<StreamSlot> {
         if let Some(slot) = self.try_take() {
@@ -137,6 +147,7 @@ mod tests {
         slots.set_limit(2);
         let first = slots.take(Duration::ZERO).await.unwrap();
         let second = slots.take(Duration::ZERO).await.unwrap();
+        assert!(!slots.has_room());
         assert!(slots.take(Duration::ZERO).await.is_none());
         let waiting = tokio::spawn({
             let slots = Arc::clone(&slots);
@@ -146,6 +157,6 @@ mod tests {
         let third = waiting.await.unwrap();
         assert!(third.is_some());
         drop((second, third));
-        assert_eq!(slots.taken.load(Ordering::Relaxed), 0);
+        assert_eq!(slots.taken(), 0);
     }
 }

@@ -59,7 +59,7 @@ struct SavedIdentity {
 pub(crate) struct Joining {
     /// The identity file.
     pub(crate) file: PathBuf,
-    /// Auth's bootstrap listener, as `host:port`.
+    /// Auth's bootstrap listeners, as `host:port`, separated by commas.
     pub(crate) bootstrap: String,
     pub(crate) auth: SpiffeId,
     pub(crate) token_file: Option<PathBuf>,

@@ -1,0 +1,238 @@
+//! The addresses of a server: those that are listed, and those that listed names have now.
+//!
+//! A name is looked up when the channel is first used, every 30 seconds, and soon after a connection
+//! failed. A lookup that fails, or that finds nothing, leaves the addresses of that name as they were: DNS
+//! that is away must not take a service with it.
+
+use super::{
+    balance::{Draws, pick},
+    endpoint::{Connected, Endpoint},
+    error::ChannelError,
+    options::Dialer,
+    resolve::Resolve,
+};
+use arc_swap::ArcSwap;
+use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tars_certs::Identity;
+use tars_runtime::{
+    backoff::spread,
+    seeds::Seeds,
+    targets::{MAX_TARGETS, Target, Targets},
+};
+use tokio::{
+    sync::{Mutex, Notify},
+    time::{sleep, timeout},
+};
+use tokio_util::task::AbortOnDropHandle;
+
+/// How often names are looked up while nothing fails.
+const LOOKUP_INTERVAL: Duration = Duration::from_secs(30);
+/// The minimum time between two lookups.
+const LOOKUP_PAUSE: Duration = Duration::from_secs(2);
+/// How long a lookup may take.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
+
+type Endpoints = Vec<Arc<Endpoint>>;
+
+/// The addresses of one server, and which of them can be used.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) targets: Targets,
+    pub(super) resolver: Arc<dyn Resolve>,
+    endpoints: ArcSwap<Endpoints>,
+    draws: Draws,
+    /// Wakes the task that looks names up.
+    wanted: Arc<Notify>,
+    /// That task, once names have been looked up for the first time.
+    lookups: Mutex<Option<AbortOnDropHandle<()>>>,
+}
+
+impl Addresses {
+    pub(super) fn new(dialer: Dialer, targets: Targets, resolver: Arc<dyn Resolve>) -> Arc<Self> {
+        let (dialer, wanted) = (Arc::new(dialer), Arc::new(Notify::new()));
+        let literal = targets.iter().filter_map(|t| Some((t, t.addr()?)));
+        let endpoints: Endpoints = literal
+            .map(|(target, addr)| Arc::new(Endpoint::new(&dialer, target, addr, &wanted)))
+            .collect();
+        Arc::new(Self {
+            dialer,
+            targets,
+            resolver,
+            endpoints: ArcSwap::from_pointee(endpoints),
+            draws: Draws::new(&Seeds::system()),
+            wanted,
+            lookups: Mutex::new(None),
+        })
+    }
+
+    /// The number of addresses that are known.
+    pub(super) fn len(&self) -> usize {
+        self.endpoints.load().len()
+    }
+
+    /// Returns a connection; opens one where there is none.
+    pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connected>, ChannelError> {
+        match self.usable() {
+            Some(connected) => Ok(connected),
+            None => self.connect().await,
+        }
+    }
+
+    fn usable(&self) -> Option<Arc<Connected>> {
+        let endpoints = self.endpoints.load();
+        let identity = self.dialer.options.identity.current();
+        match endpoints.as_slice() {
+            [only] => only.usable(&identity),
+            several => self.balanced(several, &identity),
+        }
+    }
+
+    /// Prefers connections with a free stream. Addresses without a connection are revived as they are
+    /// come across.
+    fn balanced(&self, all: &[Arc<Endpoint>], identity: &Arc<Identity>) -> Option<Arc<Connected>> {
+        let ready = |at: usize| {
+            let endpoint = all.get(at)?;
+            let connected = endpoint.usable(identity);
+            if connected.is_none() {
+                endpoint.revive();
+            }
+            connected
+        };
+        let with_room = |at: usize| ready(at).filter(|connected| connected.slots.has_room());
+        let load = |connected: &Arc<Connected>| connected.slots.taken();
+        let draw = self.draws.next();
+        pick(all.len(), draw, with_room, load).or_else(|| pick(all.len(), draw, ready, load))
+    }
+
+    /// Connects to all addresses, and returns the first connection that is open.
+    async fn connect(self: &Arc<Self>) -> Result<Arc<Connected>, ChannelError> {
+        let endpoints = self.known().await?;
+        let mut attempts: FuturesUnordered<_> = endpoints
+            .iter()
+            .map(|endpoint| endpoint.connection())
+            .collect();
+        let mut failures = Vec::new();
+        while let Some(outcome) = attempts.next().await {
+            match outcome {
+                Ok(connected) => return Ok(connected),
+                Err(error) => failures.push(error),
+            }
+        }
+        Err(ChannelError::of_all(failures))
+    }
+
+    /// Returns the addresses, after a first lookup of the names among them.
+    async fn known(self: &Arc<Self>) -> Result<Arc<Endpoints>, ChannelError> {
+        if self.targets.iter().any(|target| target.addr().is_none()) {
+            let mut lookups = self.lookups.lock().await;
+            if lookups.is_none() {
+                self.look_up().await?;
+                let task = look_up_again(Arc::downgrade(self), Arc::clone(&self.wanted));
+                *lookups = Some(AbortOnDropHandle::new(tokio::spawn(task)));
+            }
+        }
+        Ok(self.endpoints.load_full())
+    }
+
+    /// Looks all names up, and replaces the addresses.
+    async fn look_up(&self) -> Result<(), ChannelError> {
+        let found = join_all(self.targets.iter().map(|target| self.addresses_of(target))).await;
+        let before = self.endpoints.load_full();
+        let (mut endpoints, mut failure) = (Endpoints::new(), None);
+        for (target, found) in self.targets.iter().zip(found) {
+            match found {
+                Ok(addrs) => self.add(&mut endpoints, &before, target, addrs),
+                Err(source) => {
+                    failure = Some(self.not_found(target, source));
+                    let of_target = before.iter().filter(|e| e.target == *target);
+                    endpoints.extend(of_target.cloned());
+                }
+            }
+        }
+        endpoints.truncate(MAX_TARGETS);
+        if failure.is_some() {
+            self.wanted.notify_one();
+        }
+        match failure {
+            Some(failure) if endpoints.is_empty() => return Err(failure),
+            _ => self.endpoints.store(Arc::new(endpoints)),
+        }
+        Ok(())
+    }
+
+    async fn addresses_of(&self, target: &Target) -> io::Result<Vec<SocketAddr>> {
+        if let Some(addr) = target.addr() {
+            return Ok(vec![addr]);
+        }
+        let found = timeout(LOOKUP_LIMIT, self.resolver.resolve(target)).await;
+        let mut addrs = found.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+        // Resolvers shuffle; what is the same should look the same.
+        addrs.sort_unstable();
+        match addrs.is_empty() {
+            true => Err(io::Error::other(
+                "failed to lookup address information: the name has no address",
+            )),
+            false => Ok(addrs),
+        }
+    }
+
+    /// Adds addresses, with the connections that there were to them.
+    fn add(
+        &self,
+        endpoints: &mut Endpoints,
+        before: &Endpoints,
+        target: &Target,
+        addrs: Vec<SocketAddr>,
+    ) {
+        for addr in addrs {
+            if endpoints.iter().any(|endpoint| endpoint.addr == addr) {
+                continue;
+            }
+            let mut same = before
+                .iter()
+                .filter(|e| e.addr == addr && e.target == *target);
+            endpoints.push(match same.next() {
+                Some(endpoint) => Arc::clone(endpoint),
+                None => Arc::new(Endpoint::new(&self.dialer, target, addr, &self.wanted)),
+            });
+        }
+    }
+
+    fn not_found(&self, target: &Target, source: io::Error) -> ChannelError {
+        let (workload, target) = (self.dialer.options.workload(), target.to_string());
+        tracing::debug!(workload, name = target, error = %source, "cannot look up a name");
+        ChannelError::connect(target, source)
+    }
+
+    /// Drops a connection, so that the next call takes another one.
+    pub(super) fn forget(&self, gone: &Arc<Connected>) {
+        self.endpoints
+            .load()
+            .iter()
+            .any(|endpoint| endpoint.forget(gone));
+    }
+}
+
+/// Looks the names up again and again, until the channel is dropped.
+async fn look_up_again(addresses: Weak<Addresses>, wanted: Arc<Notify>) {
+    let seeds = Seeds::system();
+    loop {
+        sleep(LOOKUP_PAUSE).await;
+        tokio::select! {
+            () = sleep(spread(LOOKUP_INTERVAL, &seeds)) => {}
+            () = wanted.notified() => {}
+        }
+        let Some(addresses) = addresses.upgrade() else {
+            return;
+        };
+        // Failures are logged, and leave the addresses as they were.
+        addresses.look_up().await.ok();
+    }
+}
