@@ -13,6 +13,7 @@ mod identity;
 pub(crate) mod policy;
 mod process;
 mod ready;
+mod replicas;
 mod services;
 mod serving;
 mod watch;
@@ -21,7 +22,8 @@ pub(crate) use dir_lock::DirLock;
 pub use error::StartError;
 pub use process::{Origin, Process};
 pub(crate) use process::{ca_bundle, ca_dir, open_authority, place_of};
-pub use ready::Ready;
+pub use ready::{Ready, Replica};
+pub(crate) use replicas::Replicas;
 pub(crate) use services::migrations;
 pub(crate) use serving::CERTIFICATE;
 pub use tars_certs::Service;
@@ -65,10 +67,24 @@ impl Mesh {
 
     /// Starts all services by another clock.
     pub async fn start_with(config: Config, clock: Clock) -> Result<Self, StartError> {
+        Self::assemble(config, clock, |_, bound| bound.connect()).await
+    }
+
+    /// Starts all services as one replica of several: they call the services of all replicas, which are
+    /// where the configuration says.
+    pub async fn start_replica(config: Config, clock: Clock) -> Result<Self, StartError> {
+        Self::assemble(config, clock, |config, _| Ok(config.connect.clone())).await
+    }
+
+    async fn assemble(
+        config: Config,
+        clock: Clock,
+        connect: impl Fn(&Config, &Bound) -> Result<Connect, StartError>,
+    ) -> Result<Self, StartError> {
         let process = Process::new(config, clock, Service::ALL)?;
         let bound = Bound::bind(&process.config().listen, Service::ALL).await?;
         let ready = Ready::new(&bound, &process)?;
-        let connect = bound.connect()?;
+        let connect = connect(process.config(), &bound)?;
         run(&process, bound, &connect).await?;
         process.wait_until_ready(READY_LIMIT).await?;
         services::resume(&process).await?;

@@ -385,7 +385,12 @@ impl Global {
 }
 
 fn init_log(config: &Config) -> Result<(), CommandError> {
-    Ok(log::init(config.log.format, &config.log.level)?)
+    init_log_of(config, None)
+}
+
+/// Logs, each line with the number of this replica where it is one of several.
+fn init_log_of(config: &Config, replica: Option<u32>) -> Result<(), CommandError> {
+    Ok(log::init(config.log.format, &config.log.level, replica)?)
 }
 
 /// How often a connection is tried that ends without a reason.

@@ -17,12 +17,13 @@ pub struct LevelError {
     source: tracing_subscriber::filter::ParseError,
 }
 
-/// Writes logs to standard error. A second call in one process has no effect.
+/// Writes logs to standard error, each line with the number of this replica where it is one of several. A
+/// second call in one process has no effect.
 ///
 /// # Errors
 ///
 /// When `level` is not a filter.
-pub fn init(format: LogFormat, level: &str) -> Result<(), LevelError> {
+pub fn init(format: LogFormat, level: &str, replica: Option<u32>) -> Result<(), LevelError> {
     let filter = EnvFilter::builder()
         .parse(level)
         .map_err(|source| LevelError {
@@ -32,13 +33,16 @@ pub fn init(format: LogFormat, level: &str) -> Result<(), LevelError> {
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
-        .event_format(Line(format));
+        .event_format(Line { format, replica });
     // Only a test that starts several meshes in one process gets here twice.
     builder.try_init().ok();
     Ok(())
 }
 
-struct Line(LogFormat);
+struct Line {
+    format: LogFormat,
+    replica: Option<u32>,
+}
 
 impl<S, N> FormatEvent<S, N> for Line
 where
@@ -53,7 +57,10 @@ where
     ) -> fmt::Result {
         let mut fields = Fields::default();
         event.record(&mut fields);
-        match self.0 {
+        if let Some(replica) = self.replica {
+            fields.rest.insert("replica".to_owned(), replica.into());
+        }
+        match self.format {
             LogFormat::Json => json(writer, event, fields),
             LogFormat::Human => human(writer, event, &fields),
         }

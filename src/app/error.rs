@@ -95,6 +95,22 @@ pub enum StartError {
     /// The reflection service.
     #[error("reflection: {0}")]
     Reflection(String),
+    /// The process of a replica could not be started.
+    #[error("replica {number} cannot be started: {source}")]
+    NotSpawned {
+        /// Its number.
+        number: u32,
+        /// What the system reports.
+        source: io::Error,
+    },
+    /// A replica ended before it served.
+    #[error("replica {number} ended before it was ready ({status}); what it logged has the reason")]
+    Replica {
+        /// Its number.
+        number: u32,
+        /// How its process ended.
+        status: String,
+    },
     /// Not everything was ready in time.
     #[error("not ready in time: {0}")]
     NotReady(String),

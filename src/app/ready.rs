@@ -3,6 +3,7 @@
 use crate::app::{Process, Service, StartError, bound::Bound, operator_identity, password_file};
 use serde::{Deserialize, Serialize};
 use std::{
+    collections::BTreeMap,
     io,
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -41,6 +42,9 @@ macro_rules! ready {
             pub admin_password_file: PathBuf,
             /// The mesh's SPIFFE trust domain.
             pub trust_domain: String,
+            /// The replicas that serve, where `tars up` has started several.
+            #[serde(default, skip_serializing_if = "Vec::is_empty")]
+            pub replicas: Vec<Replica>,
         }
 
         impl Ready {
@@ -63,6 +67,7 @@ macro_rules! ready {
                     admin_user: "admin".to_owned(),
                     admin_password_file: password_file(&process.config().data.dir),
                     trust_domain: process.config().trust.domain.clone(),
+                    replicas: Vec::new(),
                 })
             }
 
@@ -78,6 +83,40 @@ macro_rules! ready {
     };
 }
 tars_certs::for_each_service!(ready);
+
+/// A replica of the mesh: its process, and where it listens.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Replica {
+    /// Counted from 1.
+    pub number: u32,
+    /// The id of its process.
+    pub pid: u32,
+    /// Its data directory.
+    pub data_dir: PathBuf,
+    /// The URL of each listener, by its key in the section `listen`.
+    #[serde(flatten)]
+    pub urls: BTreeMap<String, String>,
+}
+
+impl Replica {
+    pub(crate) fn new(number: u32, pid: u32, data_dir: &Path, ready: &Ready) -> Self {
+        let services = Service::ALL.iter().map(|s| (s.as_str(), ready.url(*s)));
+        let own = [("admin", ready.admin.as_str()), ("observe", &ready.observe)];
+        let bootstrap = ready
+            .bootstrap
+            .iter()
+            .map(|url| ("bootstrap", url.as_str()));
+        let urls = services.chain(own).chain(bootstrap);
+        Self {
+            number,
+            pid,
+            data_dir: data_dir.to_owned(),
+            urls: urls
+                .map(|(key, url)| (key.to_owned(), url.to_owned()))
+                .collect(),
+        }
+    }
+}
 
 impl Ready {
     /// Where a running mesh leaves it for the other commands.

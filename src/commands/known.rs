@@ -46,7 +46,12 @@ impl Known {
     /// roots.
     pub(crate) fn in_dir(dir: &Path) -> Option<Self> {
         let ready = Ready::load(&Ready::default_path(dir)).ok();
-        let roots = certificates(&ca_bundle(dir)).unwrap_or_default();
+        // Replicas have an authority in their own directories.
+        let bundle = match &ready {
+            Some(ready) if !ready.replicas.is_empty() => ready.ca.clone(),
+            _ => ca_bundle(dir),
+        };
+        let roots = certificates(&bundle).unwrap_or_default();
         let roots: Vec<String> = roots.iter().filter_map(|r| key_id(r)).map(text).collect();
         let gateway = ready.map(|r| r.gateway);
         (gateway.is_some() || !roots.is_empty()).then(|| Self {

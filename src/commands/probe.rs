@@ -1,13 +1,18 @@
 //! `tars probe`: a true health check over mTLS, that also proves who answers.
 
 use super::{CommandError, Global, block_on, retry};
-use crate::app::{CERTIFICATE, Service, connect_failure::Attempt};
+use crate::app::{CERTIFICATE, Ready, Service, connect_failure::Attempt};
 use clap::{
     Args,
     builder::{PossibleValuesParser, TypedValueParser},
 };
 use serde_json::json;
-use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
 use tars_certs::{IdentityFiles, SpiffeId};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions, Server};
@@ -54,6 +59,13 @@ async fn is_revoked(client: &mut HealthClient<OutgoingService<Channel>>) -> bool
     answer.is_ok_and(|a| a.get_ref().status() == ServingStatus::NotServing)
 }
 
+/// Where the operator's identity is: what runs on the data directory says so.
+fn operator_dir(data: &Path) -> PathBuf {
+    let ready = Ready::load(&Ready::default_path(data)).ok();
+    let own = ready.and_then(|ready| Some(ready.client_cert.parent()?.to_owned()));
+    own.unwrap_or_else(|| data.join("operator"))
+}
+
 impl Probe {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(Table::new())?;
@@ -80,7 +92,7 @@ impl Probe {
 
     /// The identity to probe with: the one that is named, or the operator's.
     fn files(&self, config: &Config) -> Result<IdentityFiles, CommandError> {
-        let own = || config.data.dir.join("operator");
+        let own = || operator_dir(&config.data.dir);
         let files = IdentityFiles::in_dir(&self.identity.clone().unwrap_or_else(own));
         let parts = [&files.cert, &files.key, &files.ca];
         let missing = parts.into_iter().find(|path| !path.exists()).cloned();

@@ -1,16 +1,25 @@
 //! `tars up`.
 
-use super::{CommandError, Global, block_on, init_log};
-use crate::app::{Mesh, Ready, Service};
+use super::{CommandError, Global, block_on, init_log_of};
+use crate::app::{Mesh, Ready, Replicas, Service};
 use clap::{Arg, ArgMatches, Args, Command, FromArgMatches, value_parser};
-use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, process::ExitCode};
-use tars_runtime::config::Config;
-use tokio::signal::unix::{SignalKind, signal};
+use std::{
+    collections::BTreeMap,
+    io,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+use tars_runtime::{clock::Clock, config::Config};
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    sync::oneshot,
+};
 use toml::{Table, Value};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars up\n  tars up --data-dir /var/lib/tars --gateway-addr 127.0.0.1:0 --ready-file ready.json"
+    after_help = "Examples:\n  tars up\n  tars up --data-dir /var/lib/tars --gateway-addr 127.0.0.1:0 --ready-file ready.json\n  tars up --replicas 2 --config replicated.toml"
 )]
 pub(crate) struct Up {
     #[command(flatten)]
@@ -18,6 +27,14 @@ pub(crate) struct Up {
     /// Written whole once everything serves: JSON with every address and the operator's identity.
     #[arg(long, value_name = "FILE")]
     ready_file: Option<PathBuf>,
+    /// Run this many replicas of every service, each in a process of its own; more than one needs
+    /// database.url. Replica K listens 10 x (K - 1) ports above the addresses that are set, or on free
+    /// ports where those are 0, and has its data in replicas/K of the data directory.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = value_parser!(u32).range(1..=16))]
+    replicas: u32,
+    /// Serve as this one of several replicas; set by the process that supervises them.
+    #[arg(long, value_name = "K", hide = true, conflicts_with = "replicas")]
+    replica: Option<u32>,
 }
 
 /// Where to listen: the flags `--NAME-addr`, one for each listener; port 0 takes any free port.
@@ -100,19 +117,35 @@ impl Addresses {
 impl Up {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let config = global.load(self.addresses.flags())?;
-        init_log(&config)?;
-        block_on(self.serve(config))?
+        init_log_of(&config, self.replica)?;
+        match (self.replica, self.replicas) {
+            (Some(_), _) => block_on(replica(config))?,
+            (None, 1) => block_on(self.serve(config))?,
+            (None, _) if config.database.url.is_none() => Err(CommandError::Usage(
+                "--replicas needs a database that all of them can use: set database.url, as in \
+                 TARS__DATABASE__URL='postgresql://USER@localhost/NAME?host=/var/run/postgresql'"
+                    .to_owned(),
+            )),
+            (None, _) => block_on(self.supervise(config))?,
+        }
+    }
+
+    /// Writes where the mesh is, for other commands and for whoever asked for it.
+    fn save(&self, ready: &Ready, own: &Path) -> Result<(), CommandError> {
+        for path in [Some(own), self.ready_file.as_deref()]
+            .into_iter()
+            .flatten()
+        {
+            ready.save(path).map_err(|e| CommandError::file(path, e))?;
+        }
+        Ok(())
     }
 
     async fn serve(self, config: Config) -> Result<ExitCode, CommandError> {
         let own = Ready::default_path(&config.data.dir);
         let mut signals = Signals::new()?;
         let mesh = Mesh::start(config).await?;
-        for path in [Some(own.clone()), self.ready_file].into_iter().flatten() {
-            mesh.ready
-                .save(&path)
-                .map_err(|e| CommandError::file(&path, e))?;
-        }
+        self.save(&mesh.ready, &own)?;
         announce(&mesh.ready);
         signals.wait().await;
         tracing::info!("stopping; a second signal stops at once");
@@ -120,14 +153,92 @@ impl Up {
             () = mesh.stop() => {}
             () = signals.wait() => return Ok(ExitCode::from(130)),
         }
-        // A mesh that is gone must not be found.
-        std::fs::remove_file(&own).map_err(|e| CommandError::file(&own, e))?;
-        Ok(ExitCode::SUCCESS)
+        gone(&own)
+    }
+
+    /// Supervises several replicas, each in a process of its own.
+    async fn supervise(self, config: Config) -> Result<ExitCode, CommandError> {
+        let own = Ready::default_path(&config.data.dir);
+        let mut signals = Signals::new()?;
+        let mut replicas = tokio::select! {
+            started = Replicas::start(&config, self.replicas) => started?,
+            () = signals.wait() => return Ok(ExitCode::from(130)),
+        };
+        if let Some(ready) = replicas.ready() {
+            self.save(&ready, &own)?;
+            announce(&ready);
+        }
+        loop {
+            tokio::select! {
+                () = signals.wait() => break,
+                () = replicas.supervise() => {}
+            }
+            let saved = replicas.ready().map(|ready| self.save(&ready, &own));
+            if let Some(Err(error)) = saved {
+                tracing::error!(%error, "the ready file cannot be written");
+            }
+        }
+        tracing::info!("stopping; a second signal stops at once");
+        tokio::select! {
+            () = replicas.stop() => {}
+            () = signals.wait() => return Ok(ExitCode::from(130)),
+        }
+        gone(&own)
+    }
+}
+
+/// A mesh that is gone must not be found.
+fn gone(ready: &Path) -> Result<ExitCode, CommandError> {
+    match std::fs::remove_file(ready) {
+        Err(e) if e.kind() != io::ErrorKind::NotFound => Err(CommandError::file(ready, e)),
+        _ => Ok(ExitCode::SUCCESS),
+    }
+}
+
+/// Serves as one replica of several, until a signal or the end of the supervisor.
+async fn replica(config: Config) -> Result<ExitCode, CommandError> {
+    let own = Ready::default_path(&config.data.dir);
+    let mut signals = Signals::new()?;
+    let mut end = Box::pin(supervisor_ended());
+    let mesh = tokio::select! {
+        started = Mesh::start_replica(config, Clock::system()) => started?,
+        () = &mut end => return Ok(ExitCode::SUCCESS),
+    };
+    mesh.ready
+        .save(&own)
+        .map_err(|e| CommandError::file(&own, e))?;
+    say!("{}", serde_json::json!(mesh.ready));
+    tokio::select! {
+        () = signals.wait() => {}
+        () = end => {}
+    }
+    tracing::info!("stopping; a signal stops at once");
+    tokio::select! {
+        () = mesh.stop() => {}
+        () = signals.wait() => return Ok(ExitCode::from(130)),
+    }
+    gone(&own)
+}
+
+/// Returns when standard input is closed: the supervisor stops its replicas, or has ended itself. A thread
+/// of the runtime's own that reads would keep the process from ending.
+fn supervisor_ended() -> impl Future<Output = ()> {
+    let (ended, end) = oneshot::channel();
+    std::thread::spawn(move || {
+        // An error is the end, too.
+        io::copy(&mut io::stdin().lock(), &mut io::sink()).ok();
+        ended.send(()).ok();
+    });
+    async {
+        end.await.ok();
     }
 }
 
 pub(crate) fn announce(ready: &Ready) {
-    note!("TARS is ready");
+    match ready.replicas.len() {
+        0 => note!("TARS is ready"),
+        count => note!("TARS is ready, with {count} replicas; the first one's addresses are"),
+    }
     note!("  REST and OpenAPI  {0}  ({0}/openapi.json)", ready.gateway);
     for service in Service::over_tls() {
         let (name, url) = (service.as_str(), ready.url(service));

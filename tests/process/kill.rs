@@ -66,7 +66,7 @@ async fn a_killed_mesh_goes_on_where_it_was() {
     })
     .await;
     let before = completed(&rest.get(&trials).await.unwrap());
-    mesh.process.kill();
+    mesh.kill();
 
     let mesh = up(data.path());
     let rest = mesh.admin().await;
@@ -181,7 +181,7 @@ async fn a_mesh_that_is_killed_while_it_applies_goes_on_applying() {
     let applying = governed::in_state(&rest, &id, "PROPOSAL_STATE_APPLYING").await;
     assert_eq!(applying["state"], "PROPOSAL_STATE_APPLYING", "{applying}");
     assert_eq!(standing(&governed::agent(&rest).await), ("1", "1", false));
-    mesh.process.kill();
+    mesh.kill();
     drop(lock);
 
     let mesh = up(data.path());
@@ -214,7 +214,7 @@ async fn a_mesh_that_is_killed_while_it_rolls_back_goes_on_rolling_back() {
     let back = governed::in_state(&rest, &id, "PROPOSAL_STATE_ROLLING_BACK").await;
     assert_eq!(back["state"], "PROPOSAL_STATE_ROLLING_BACK", "{back}");
     assert_eq!(standing(&governed::agent(&rest).await), ("2", "1", true));
-    mesh.process.kill();
+    mesh.kill();
     drop(lock);
 
     let mesh = up(data.path());
@@ -233,7 +233,7 @@ async fn a_mesh_that_is_killed_while_it_verifies_goes_on_verifying() {
     let data = tempfile::tempdir().unwrap();
     let mut mesh = up(data.path());
     let (_, _, id) = verifying(&mesh).await;
-    mesh.process.kill();
+    mesh.kill();
 
     let mesh = up(data.path());
     let rest = mesh.admin().await;
@@ -271,7 +271,7 @@ async fn a_mesh_that_is_killed_while_it_asks_a_person_holds_the_agent_until_the_
     developer.post(&at("reload"), reload.clone()).await.unwrap();
     let asks = governed::in_state(&rest, &id, ATTENTION).await;
     assert_eq!(asks["state"], ATTENTION, "{asks}");
-    mesh.process.kill();
+    mesh.kill();
 
     let mesh = up(data.path());
     let rest = mesh.admin().await;

@@ -172,6 +172,19 @@ impl TestMesh {
     }
 }
 
+/// The environment variable that says how many replicas of everything a mesh of the tests has.
+pub const REPLICAS: &str = "TARS_TEST_REPLICAS";
+
+/// How many replicas a mesh of the tests has: one, unless [`REPLICAS`] says otherwise.
+///
+/// # Panics
+///
+/// If the variable is not a number.
+pub fn replicas() -> usize {
+    let count = std::env::var(REPLICAS).ok().filter(|text| !text.is_empty());
+    count.map_or(1, |text| text.parse().expect("a number of replicas"))
+}
+
 /// The machine's clock, for certificates.
 pub fn time() -> Arc<dyn rustls::time_provider::TimeProvider> {
     Arc::new(Clock::system())

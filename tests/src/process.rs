@@ -1,8 +1,9 @@
 //! The real binary as a process of its own: started by a test, and ended with it.
 
-use crate::fleet::free_ports;
+use crate::{fleet::free_ports, redis::Redis};
+use rustix::process::{Pid, Signal, kill_process};
 use std::{
-    fs::File,
+    fs::{File, TryLockError},
     path::{Path, PathBuf},
     process::{Child, Command},
     time::Duration,
@@ -24,6 +25,12 @@ impl Started {
     /// The process's id.
     pub fn id(&self) -> u32 {
         self.0.id()
+    }
+
+    /// SIGTERM.
+    pub fn terminate(&self) {
+        let id = i32::try_from(self.id()).ok().and_then(Pid::from_raw);
+        kill_process(id.expect("a process id"), Signal::TERM).expect("the process is a child");
     }
 
     /// SIGKILL; returns once the process is gone.
@@ -49,6 +56,8 @@ pub struct Up {
     command: Command,
     data: PathBuf,
     gateway: Option<String>,
+    replicas: usize,
+    redis: Option<Redis>,
 }
 
 impl Up {
@@ -59,7 +68,31 @@ impl Up {
             command: tars,
             data: data.to_owned(),
             gateway: None,
+            replicas: crate::replicas(),
+            redis: None,
         }
+    }
+
+    /// The number of replicas; without it, as many as [`crate::replicas`] says. More than one run on
+    /// PostgreSQL.
+    #[must_use]
+    pub fn replicas(mut self, count: usize) -> Self {
+        self.replicas = count;
+        self
+    }
+
+    /// The Redis server that the mesh uses; it ends with the mesh.
+    #[must_use]
+    pub fn redis(mut self, redis: Redis) -> Self {
+        self.redis = Some(redis);
+        self
+    }
+
+    /// Sets a variable in the environment of every process of the mesh.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
     }
 
     /// Lifts the rate limits that a test runs into, which is all one client.
@@ -86,9 +119,19 @@ impl Up {
         std::fs::remove_file(&ready_file).ok();
         let log = self.data.join("test.log");
         let command = &mut self.command;
-        command.envs(tars_test_db::variables(&self.data));
+        match self.replicas {
+            1 => command.envs(tars_test_db::variables(&self.data)),
+            _ => command.envs(tars_test_db::postgres_variables(&self.data)),
+        };
+        if self.replicas > 1 && self.redis.is_none() {
+            self.redis = Redis::available();
+        }
+        if let Some(url) = self.redis.as_ref().and_then(|redis| redis.settings().url) {
+            command.env("TARS__REDIS__URL", url);
+        }
         command.arg("up").arg("--data-dir").arg(&self.data);
         command.arg("--ready-file").arg(&ready_file);
+        command.args(["--replicas", &self.replicas.to_string()]);
         let gateway = self.gateway.map(|addr| format!("--gateway-addr={addr}"));
         let is_replaced = |flag: &String| gateway.is_some() && flag.starts_with("--gateway-addr=");
         command.args(free_ports().filter(|flag| !is_replaced(flag)));
@@ -100,6 +143,7 @@ impl Up {
             process,
             data: self.data,
             log,
+            redis: self.redis,
         }
     }
 }
@@ -131,9 +175,45 @@ pub struct Running {
     pub data: PathBuf,
     /// The file that its log goes to.
     pub log: PathBuf,
+    /// The Redis server that it uses.
+    pub redis: Option<Redis>,
+}
+
+/// SIGKILL to a replica, which is the child of a child.
+pub fn kill(pid: u32) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    // It may have ended by itself.
+    kill_process(pid.expect("a process id"), Signal::KILL).ok();
+}
+
+/// Whether a process uses a data directory.
+pub fn is_in_use(data: &Path) -> bool {
+    let Ok(lock) = File::open(data.join("lock")) else {
+        return false;
+    };
+    matches!(lock.try_lock(), Err(TryLockError::WouldBlock))
 }
 
 impl Running {
+    /// What runs now, as the ready file says; replicas that end are started again by other processes.
+    pub fn current(&self) -> Option<Ready> {
+        Ready::load(&Ready::default_path(&self.data)).ok()
+    }
+
+    /// SIGKILL to every process of the mesh; returns once none uses the data directory.
+    pub fn kill(&mut self) {
+        let replicas = self.current().map(|ready| ready.replicas);
+        self.process.kill();
+        for replica in replicas.into_iter().flatten() {
+            kill(replica.pid);
+            let started = Instant::now();
+            while is_in_use(&replica.data_dir) {
+                assert!(started.elapsed() < Duration::from_secs(60), "{replica:?}");
+                std::thread::sleep(Duration::from_millis(5));
+            }
+        }
+    }
+
     /// Logs in as the first administrator.
     pub async fn admin(&self) -> Rest {
         let password = std::fs::read_to_string(&self.ready.admin_password_file);
@@ -146,5 +226,11 @@ impl Running {
     /// What it has logged so far.
     pub fn logged(&self) -> String {
         std::fs::read_to_string(&self.log).expect("the log file")
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.kill();
     }
 }

@@ -42,6 +42,11 @@ impl Redis {
         Self::with(&[])
     }
 
+    /// Starts a server, where [`PROGRAM`] is set.
+    pub fn available() -> Option<Self> {
+        std::env::var_os(PROGRAM).map(|_| Self::start())
+    }
+
     /// Starts a server with further options.
     ///
     /// # Panics

@@ -80,6 +80,22 @@ macro_rules! places {
                 }
             }
 
+            /// Returns the addresses, each as `change` returns it for the listener's key.
+            #[must_use]
+            pub fn map(
+                &self,
+                mut change: impl FnMut(&'static str, SocketAddr) -> SocketAddr,
+            ) -> Self {
+                Self {
+                    auth: change("auth", self.auth),
+                    $($name: change(stringify!($name), self.$name),)*
+                    gateway: change("gateway", self.gateway),
+                    admin: change("admin", self.admin),
+                    observe: change("observe", self.observe),
+                    bootstrap: self.bootstrap.map(|addr| change("bootstrap", addr)),
+                }
+            }
+
             /// The address on which a service listens.
             pub fn of(&self, service: Service) -> SocketAddr {
                 match service {

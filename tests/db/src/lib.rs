@@ -85,10 +85,19 @@ pub fn of_mesh(dir: &Path, service: &str) -> Place {
 
 /// What a process that works in a folder needs in its environment.
 pub fn variables(dir: &Path) -> Vec<(&'static str, String)> {
-    let settings = settings(dir);
-    let Some(url) = settings.url else {
-        return Vec::new();
-    };
+    match is_postgres() {
+        true => postgres_variables(dir),
+        false => Vec::new(),
+    }
+}
+
+/// What a process on the server needs in its environment, whichever engine other tests run on.
+///
+/// # Panics
+///
+/// As [`on_postgres`].
+pub fn postgres_variables(dir: &Path) -> Vec<(&'static str, String)> {
+    let (url, settings) = (url(), settings(dir));
     vec![
         ("TARS__DATABASE__URL", url),
         ("TARS__DATABASE__PLAINTEXT_LOOPBACK", "true".to_owned()),
