@@ -1,7 +1,8 @@
 //! The built-in certificate authority. Each root can be taken offline; short-lived intermediates
 //! below it sign the leaves.
 //!
-//! Files in its directory:
+//! Where replicas of Auth share it, its directory is a working copy of what their database holds
+//! ([`Authority::open_copy`]), and is not changed by itself. Files in its directory:
 //!
 //! - `ca.json`: the state of each root, and every rotation step that led there;
 //! - `bundle.crt`: the roots that are trusted now;
@@ -11,32 +12,33 @@
 //!
 //! Without `root.key`, leaves can be issued until the newest intermediate expires.
 
+mod contents;
+mod copy;
 pub mod csr;
 mod error;
 mod generation;
 pub mod journal;
 mod leaf;
+mod lists;
 mod profile;
 pub mod rotation;
 
-use crate::{CertName, KeyId, Revocations, SpiffeId, peer::Verified, secret};
+use crate::{CertName, KeyId, Revocations, SpiffeId, peer::Verified};
+pub use contents::Contents;
+use contents::RootContents;
 pub use error::CaError;
 pub(crate) use error::file;
 use error::unusable;
 use generation::Generation;
 use journal::{Entry, Journal};
 pub use leaf::{Issued, ManagedBy, Request};
-use parking_lot::RwLock;
+use parking_lot::{Mutex, RwLock};
 pub use profile::BACKDATE;
 use profile::serial;
-use rcgen::{
-    CertificateRevocationListParams, KeyIdMethod, KeyPair, PublicKeyData, RevokedCertParams,
-    SerialNumber,
-};
+use rcgen::{KeyPair, PublicKeyData};
 use rotation::{Ledger, RootState, RotationStep};
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer, PrivatePkcs8KeyDer};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 use std::{
-    fs,
     path::{Path, PathBuf},
     sync::OnceLock,
     time::Duration,
@@ -89,6 +91,8 @@ pub struct RootInfo {
 struct Inner {
     ledger: Ledger,
     roots: Vec<Generation>,
+    /// The version of the contents that a working copy holds; `None` for an authority that is not one.
+    copy_of: Option<u64>,
 }
 
 /// A certificate authority over a directory. It holds no lock on the directory; each file is
@@ -100,6 +104,8 @@ pub struct Authority {
     trust_domain: String,
     join_key: Zeroizing<Vec<u8>>,
     inner: RwLock<Inner>,
+    /// Held while a working copy is replaced, which writes files.
+    adopting: Mutex<()>,
     changed: watch::Sender<u64>,
     journal: Journal,
     /// The deny-list that renewals are checked against, once there is one.
@@ -121,11 +127,7 @@ impl Authority {
         if Self::exists(dir) {
             return Err(CaError::Exists(dir.to_owned()));
         }
-        secret::create_dir(dir).map_err(|e| file(dir, e))?;
-        let join_key = Zeroizing::new(crate::name::hex(&rand::random::<[u8; 32]>()));
-        save_secret(&dir.join("join.key"), &join_key)?;
-        Generation::create(dir, 1, trust_domain, lives, now)?;
-        Ledger::first(now).save(dir)?;
+        Contents::create(trust_domain, lives, now)?.write(dir)?;
         Self::open(dir, trust_domain, lives, now)
     }
 
@@ -142,31 +144,33 @@ impl Authority {
         lives: Lifetimes,
         now: Duration,
     ) -> Result<Self, CaError> {
-        let ledger = Ledger::load(dir)?;
-        let roots = ledger
-            .roots
-            .iter()
-            .map(|r| Generation::load(dir, r.generation, r.state, now))
-            .collect::<Result<Vec<_>, _>>()?;
-        let path = dir.join("join.key");
-        let join_key = Zeroizing::new(read_secret(&path)?);
-        let join_key = crate::name::unhex(join_key.trim())
-            .filter(|k| k.len() == 32)
-            .ok_or_else(|| unusable(&path, "does not hold a 256-bit key"))?;
-        let authority = Self {
-            dir: dir.to_owned(),
-            lives,
-            trust_domain: trust_domain.to_owned(),
-            join_key: Zeroizing::new(join_key),
-            changed: watch::Sender::new(ledger.version),
-            inner: RwLock::new(Inner { ledger, roots }),
-            journal: Journal::new(dir),
-            revocations: OnceLock::new(),
-        };
+        let contents = Contents::read(dir)?;
+        let authority = Self::over(dir, &contents, None, (trust_domain, lives), now)?;
         authority.journal.prune(now)?;
         authority.renew_intermediate_if_due(now)?;
         authority.save_bundle()?;
         Ok(authority)
+    }
+
+    fn over(
+        dir: &Path,
+        contents: &Contents,
+        copy_of: Option<u64>,
+        (trust_domain, lives): (&str, Lifetimes),
+        now: Duration,
+    ) -> Result<Self, CaError> {
+        let inner = Inner::of(dir, contents, copy_of, now)?;
+        Ok(Self {
+            dir: dir.to_owned(),
+            lives,
+            trust_domain: trust_domain.to_owned(),
+            join_key: contents.join_key(dir)?,
+            changed: watch::Sender::new(inner.ledger.version),
+            inner: RwLock::new(inner),
+            adopting: Mutex::default(),
+            journal: Journal::new(dir),
+            revocations: OnceLock::new(),
+        })
     }
 
     /// Opens the authority in a directory, or creates it.
@@ -226,8 +230,14 @@ impl Authority {
 
     /// The roots and their states, oldest first.
     pub fn root_infos(&self) -> Vec<RootInfo> {
+        self.versioned_roots().1
+    }
+
+    /// The number of rotation steps so far, with the roots as they are after those.
+    pub fn versioned_roots(&self) -> (u64, Vec<RootInfo>) {
         let inner = self.inner.read();
-        inner.roots.iter().map(Generation::info).collect()
+        let roots = inner.roots.iter().map(Generation::info);
+        (inner.ledger.version, roots.collect())
     }
 
     /// The root above a certificate signed by the key `issuer`.
@@ -319,55 +329,22 @@ impl Authority {
         })
     }
 
-    /// Signs one revocation list for each intermediate whose leaves may still be valid. `revoked`
-    /// pairs certificates with the time of their revocation; `life` is how long the lists are
-    /// valid.
-    pub fn revocation_lists(
-        &self,
-        revoked: &[(CertName, Duration)],
-        now: Duration,
-        life: Duration,
-    ) -> Result<Vec<CertificateRevocationListDer<'static>>, CaError> {
-        let inner = self.inner.read();
-        let signers = inner.roots.iter().flat_map(|g| &g.intermediates);
-        let at = profile::date;
-        signers
-            .filter(|s| s.not_after > now)
-            .map(|signer| {
-                let entries = revoked.iter().filter(|(name, _)| name.issuer == signer.key);
-                let params = CertificateRevocationListParams {
-                    this_update: at(now.saturating_sub(profile::BACKDATE)),
-                    next_update: at(now + life),
-                    crl_number: SerialNumber::from(now.as_secs()),
-                    issuing_distribution_point: None,
-                    revoked_certs: entries
-                        .map(|(name, since)| RevokedCertParams {
-                            serial_number: SerialNumber::from_slice(&name.serial.bytes()),
-                            revocation_time: at(*since),
-                            reason_code: None,
-                            invalidity_date: None,
-                        })
-                        .collect(),
-                    key_identifier_method: KeyIdMethod::Sha256,
-                };
-                let list = params.signed_by(&signer.issuer()?)?;
-                Ok(list.der().clone())
-            })
-            .collect()
-    }
-
     /// Takes the next step of a root rotation on behalf of `by`, and returns the root it was about.
     ///
     /// # Errors
     ///
-    /// [`CaError::Order`] when another step is due.
+    /// [`CaError::Order`] when another step is due, [`CaError::WorkingCopy`] for a working copy.
     pub fn step(&self, step: RotationStep, by: &str, now: Duration) -> Result<RootInfo, CaError> {
         let mut inner = self.inner.write();
+        inner.require_own()?;
         let next = inner.ledger.after(step, by, now)?;
         let generation = next.last().generation;
         if step == RotationStep::Prepare {
-            let fresh =
-                Generation::create(&self.dir, generation, &self.trust_domain, self.lives, now)?;
+            let root = RootContents::create(generation, &self.trust_domain, self.lives, now)?;
+            root.write(&generation::folder(&self.dir, generation))?;
+            let entry = next.roots.iter().find(|r| r.generation == generation);
+            let entry = entry.ok_or_else(|| unusable(&self.dir, "has lost a root"))?;
+            let fresh = Generation::load(&self.dir, entry, &root, now)?;
             inner.roots.push(fresh);
         }
         // The ledger is authoritative: a crash before this point leaves an unused folder behind.
@@ -384,14 +361,15 @@ impl Authority {
     /// backdated for the sake of slow clocks, which must not place them before the revocation of
     /// their identity. The latest moment of an identity counts. Durable when this returns; nothing
     /// is written when nothing changes.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::WorkingCopy`] for a working copy.
     pub fn raise_not_before(&self, floors: &[(SpiffeId, Duration)]) -> Result<(), CaError> {
         let mut inner = self.inner.write();
+        inner.require_own()?;
         let mut next = inner.ledger.clone();
-        for (id, at) in floors {
-            let floor = next.not_before.entry(id.as_str().to_owned()).or_default();
-            *floor = (*floor).max(at.as_secs());
-        }
-        if next != inner.ledger {
+        if next.raise_not_before(floors) {
             next.save(&self.dir)?;
             inner.ledger = next;
         }
@@ -417,25 +395,54 @@ impl Authority {
     }
 
     fn save_bundle(&self) -> Result<(), CaError> {
-        save_public(&self.bundle_path(), &self.bundle_pem())
+        contents::put_public(&self.bundle_path(), &self.bundle_pem())
     }
 
-    /// Replaces the intermediate after two thirds of its lifetime.
+    /// Replaces the intermediate after two thirds of its lifetime, unless this is a working copy.
     fn renew_intermediate_if_due(&self, now: Duration) -> Result<(), CaError> {
-        if !self.inner.read().active().is_due(now) {
+        if !self.inner.read().renews_by_itself(now) {
             return Ok(());
         }
         let mut inner = self.inner.write();
-        let (dir, domain, lives) = (&self.dir, &self.trust_domain, self.lives);
-        let active = inner.active_mut();
-        if active.is_due(now) {
-            active.renew_intermediate(dir, domain, lives, now)?;
+        if !inner.renews_by_itself(now) {
+            return Ok(());
         }
+        let active = inner.active_mut();
+        let folder = generation::folder(&self.dir, active.number);
+        let mut root = RootContents::read(&folder)?;
+        root.renew(active.number, &self.trust_domain, self.lives, now)?;
+        root.write(&folder)?;
+        *active = Generation::load(&self.dir, &active.entry(), &root, now)?;
         Ok(())
     }
 }
 
 impl Inner {
+    fn of(
+        dir: &Path,
+        contents: &Contents,
+        copy_of: Option<u64>,
+        now: Duration,
+    ) -> Result<Self, CaError> {
+        Ok(Self {
+            ledger: contents.ledger.clone(),
+            roots: contents.generations(dir, now)?,
+            copy_of,
+        })
+    }
+
+    fn require_own(&self) -> Result<(), CaError> {
+        match self.copy_of {
+            None => Ok(()),
+            Some(_) => Err(CaError::WorkingCopy),
+        }
+    }
+
+    fn renews_by_itself(&self, now: Duration) -> bool {
+        let active = self.active();
+        self.copy_of.is_none() && active.is_renewal_due(now) && active.online()
+    }
+
     /// Replaces the ledger and brings the roots into the states that it says. Returns the root of
     /// `generation`, which may be removed by this.
     fn adopt(&mut self, ledger: Ledger, generation: u32) -> Option<RootInfo> {
@@ -467,22 +474,6 @@ impl Inner {
             .find(|g| g.state == RootState::Active)
             .expect("a ledger always has one active root; loading checks it")
     }
-}
-
-fn read(path: &Path) -> Result<String, CaError> {
-    fs::read_to_string(path).map_err(|e| file(path, e))
-}
-
-fn read_secret(path: &Path) -> Result<String, CaError> {
-    secret::read(path).map_err(|e| file(path, e))
-}
-
-fn save_secret(path: &Path, text: &str) -> Result<(), CaError> {
-    secret::write(path, text.as_bytes()).map_err(|e| file(path, e))
-}
-
-fn save_public(path: &Path, text: &str) -> Result<(), CaError> {
-    secret::write_public(path, text.as_bytes()).map_err(|e| file(path, e))
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Write},
     os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 /// Creates a directory and its parents with mode 0700.
@@ -27,25 +27,53 @@ pub fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     write_mode(path, content, 0o644)
 }
 
+/// Creates a file durably, with mode 0600, unless it exists: `false` then, and nothing is written. Of
+/// several processes that create one file, also on different machines, one succeeds, and the others
+/// find all of its content.
+///
+/// # Errors
+///
+/// The error of the operating system.
+pub fn create(path: &Path, content: &[u8]) -> io::Result<bool> {
+    let staged = stage(path, content, 0o600)?;
+    // Unlike a rename, a link does not replace.
+    let linked = fs::hard_link(&staged, path);
+    fs::remove_file(&staged)?;
+    match linked {
+        Ok(()) => File::open(parent(path))?.sync_all().map(|()| true),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(false),
+        Err(e) => Err(e),
+    }
+}
+
 fn write_mode(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
-    // The parent of a bare name is empty.
-    let parent = match path.parent() {
+    let staged = stage(path, content, mode)?;
+    fs::rename(&staged, path)?;
+    File::open(parent(path))?.sync_all()
+}
+
+/// The parent of a bare name is empty.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    };
+    }
+}
+
+/// Writes a file beside the one that it becomes, under a name that no other writer uses.
+fn stage(path: &Path, content: &[u8], mode: u32) -> io::Result<PathBuf> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    let staged = parent.join(format!(".{name}.{}.tmp", std::process::id()));
+    let unique = rand::random::<u64>();
+    let staged = parent(path).join(format!(".{name}.{unique:016x}.tmp"));
     let mut file = OpenOptions::new()
         .write(true)
-        .create(true)
-        .truncate(true)
+        .create_new(true)
         .mode(mode)
         .open(&staged)?;
     file.set_permissions(fs::Permissions::from_mode(mode))?;
     file.write_all(content)?;
     file.sync_all()?;
-    fs::rename(&staged, path)?;
-    File::open(parent)?.sync_all()
+    Ok(staged)
 }
 
 /// Reads a secret, and rejects a file that anybody but its owner and a group of this process may
@@ -114,6 +142,22 @@ mod tests {
             fs::metadata(&path).unwrap().permissions().mode() & 0o777,
             0o600
         );
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn of_many_creators_of_one_file_one_succeeds() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("s");
+        let created = std::thread::scope(|scope| {
+            let create = |n: u8| (n, create(&path, &[b'0' + n]).unwrap());
+            let creators: Vec<_> = (0..8).map(|n| scope.spawn(move || create(n))).collect();
+            let created = creators.into_iter().map(|creator| creator.join().unwrap());
+            created.collect::<Vec<_>>()
+        });
+        let winners: Vec<u8> = created.iter().filter(|c| c.1).map(|c| c.0).collect();
+        assert_eq!(winners.len(), 1, "{created:?}");
+        assert_eq!(read(&path).unwrap().as_bytes(), [b'0' + winners[0]]);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 

@@ -31,6 +31,20 @@ pub enum CaError {
     /// The directory already holds an authority, which is never overwritten.
     #[error("there is already a certificate authority in {0}")]
     Exists(PathBuf),
+    /// The directory holds another authority than the one whose working copy it should be.
+    #[error(
+        "{0} holds another certificate authority than the database: move it away to use the one in the \
+         database, or start on another database"
+    )]
+    Foreign(PathBuf),
+    /// The authority is a working copy of one that is kept elsewhere.
+    #[error(
+        "this is a working copy of the certificate authority, which is changed in the database"
+    )]
+    WorkingCopy,
+    /// Contents that were kept elsewhere do not decode, or cannot be encoded.
+    #[error("the contents of the certificate authority: {0}")]
+    Encoding(String),
     /// The newest intermediate has expired, and the root key is offline.
     #[error("the intermediate has expired, and root.key is not available to sign another")]
     Expired,

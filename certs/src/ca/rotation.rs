@@ -106,11 +106,28 @@ impl Ledger {
         let text = fs::read_to_string(&path).map_err(|e| file(&path, e))?;
         let ledger: Self =
             serde_json::from_str(&text).map_err(|e| unusable(&path, &e.to_string()))?;
-        let active = |r: &&RootEntry| r.state == RootState::Active;
-        if ledger.roots.iter().filter(active).count() != 1 || ledger.steps.is_empty() {
+        if !ledger.is_sound() {
             return Err(unusable(&path, "must have one active root and its history"));
         }
         Ok(ledger)
+    }
+
+    /// Whether there is one active root, and a history.
+    pub(super) fn is_sound(&self) -> bool {
+        let active = |r: &&RootEntry| r.state == RootState::Active;
+        self.roots.iter().filter(active).count() == 1 && !self.steps.is_empty()
+    }
+
+    /// Raises the earliest start of the leaves of identities; `false` when nothing changes. The latest
+    /// moment of an identity counts.
+    pub(super) fn raise_not_before(&mut self, floors: &[(SpiffeId, Duration)]) -> bool {
+        let mut changed = false;
+        for (id, at) in floors {
+            let floor = self.not_before.entry(id.as_str().to_owned()).or_default();
+            changed |= *floor < at.as_secs();
+            *floor = (*floor).max(at.as_secs());
+        }
+        changed
     }
 
     pub(super) fn save(&self, dir: &Path) -> Result<(), CaError> {

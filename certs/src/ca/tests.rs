@@ -1,5 +1,6 @@
 use super::*;
-use crate::peer::PeerCertificate;
+use crate::{peer::PeerCertificate, secret};
+use std::fs;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 
@@ -172,7 +173,7 @@ fn revocation_lists_name_what_their_key_signed() {
         serial: mine.serial.clone(),
     };
     let lists = ca
-        .revocation_lists(&[(mine.clone(), NOW), (foreign, NOW)], NOW, DAY)
+        .revocation_lists(&[(mine.clone(), NOW), (foreign, NOW)], 7, NOW, DAY)
         .unwrap();
     assert_eq!(lists.len(), 1);
     let list = webpki::OwnedCertRevocationList::from_der(&lists[0]).unwrap();

@@ -281,7 +281,7 @@ impl Auth {
         let leaf = Duration::from_secs(certificates.settings.leaf_life_seconds);
         let life = (leaf * 2).max(Duration::from_secs(3600));
         let lists: Vec<Vec<u8>> = authority
-            .revocation_lists(&names, now, life)?
+            .revocation_lists(&names, now.as_secs(), now, life)?
             .iter()
             .map(|l| l.to_vec())
             .collect();
