@@ -27,20 +27,21 @@ pub(super) struct Intermediate {
 }
 
 impl Intermediate {
-    /// `None` for an intermediate that has expired: it cannot sign, and nothing it signed is valid.
+    /// `None` for an intermediate that has expired and whose key is gone. Others that have expired are
+    /// kept, though they sign nothing: by a clock that is ahead for a while, any of them has.
     fn load(
         folder: &Path,
         stem: &str,
         pair: &Pair,
         now: Duration,
     ) -> Result<Option<Self>, CaError> {
-        let parsed = match authority(&folder.join(format!("{stem}.crt")), &pair.cert, now) {
-            Err(CaError::Unusable { problem, .. }) if problem == EXPIRED => return Ok(None),
-            other => other?,
-        };
+        let parsed = parse(&folder.join(format!("{stem}.crt")), &pair.cert)?;
         let key_path = folder.join(format!("{stem}.key"));
-        let key_pem = pair.key.clone();
-        let key_pem = key_pem.ok_or_else(|| unusable(&key_path, "is missing"))?;
+        let key_pem = match &pair.key {
+            Some(key) => key.clone(),
+            None if parsed.not_after <= now => return Ok(None),
+            None => return Err(unusable(&key_path, "is missing")),
+        };
         matching(&key_path, &KeyPair::from_pem(&key_pem)?, parsed.key)?;
         Ok(Some(Self {
             der: parsed.der,
@@ -97,7 +98,7 @@ impl Generation {
         let key_path = folder.join("root.key");
         if let Some(key) = &root.key {
             matching(&key_path, &KeyPair::from_pem(key)?, parsed.key)?;
-        } else if intermediates.is_empty() {
+        } else if intermediates.iter().all(|i| i.not_after <= now) {
             let problem = "has no intermediate that is still valid, and no root.key to sign one";
             return Err(unusable(&folder, problem));
         }
@@ -131,16 +132,25 @@ impl Generation {
         self.key == *issuer || self.intermediates.iter().any(|i| i.key == *issuer)
     }
 
+    /// The newest intermediate that is valid. When none is, because the clock is behind, one that will
+    /// be.
     pub(super) fn signer(&self, now: Duration) -> Option<&Intermediate> {
-        self.intermediates.last().filter(|i| i.not_after > now)
+        let newest = self.intermediates.last().filter(|i| i.not_after > now);
+        self.valid(now).or(newest)
     }
 
-    /// Whether two thirds of the newest intermediate's lifetime are over.
+    /// Without those of the future, which a clock that was ahead has left behind.
+    fn valid(&self, now: Duration) -> Option<&Intermediate> {
+        let mut newest_first = self.intermediates.iter().rev();
+        newest_first.find(|i| i.not_before <= now && now < i.not_after)
+    }
+
+    /// Whether two thirds of the lifetime of the newest valid intermediate are over, or there is none.
     pub(super) fn is_renewal_due(&self, now: Duration) -> bool {
-        let due = self.intermediates.last().map_or(Duration::ZERO, |i| {
-            i.not_before + i.not_after.saturating_sub(i.not_before) * 2 / 3
-        });
-        now >= due
+        self.valid(now).is_none_or(|i| {
+            let life = i.not_after.saturating_sub(i.not_before);
+            now >= i.not_before + life * 2 / 3
+        })
     }
 
     pub(super) fn info(&self) -> RootInfo {
@@ -177,13 +187,11 @@ struct Parsed {
     not_after: Duration,
 }
 
-const EXPIRED: &str = "has expired";
-
 /// Parses a CA certificate, and rejects one that is expired or may not sign certificates and lists.
 fn authority(path: &Path, pem: &str, now: Duration) -> Result<Parsed, CaError> {
     let parsed = parse(path, pem)?;
     if parsed.not_after <= now {
-        return Err(unusable(path, EXPIRED));
+        return Err(unusable(path, "has expired"));
     }
     Ok(parsed)
 }

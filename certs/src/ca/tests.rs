@@ -83,6 +83,20 @@ fn the_intermediate_is_replaced_before_it_expires_if_the_root_key_is_online() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_leaves_the_intermediates_known() {
+    let dir = tempfile::tempdir().unwrap();
+    let ca = init(dir.path());
+    let first = ca.issue(&request(DAY), NOW).unwrap();
+    let ahead = ca.issue(&request(DAY), NOW + DAY * 400).unwrap();
+    assert_ne!(first.name.issuer, ahead.name.issuer);
+    for ca in [ca, open(dir.path(), NOW + DAY * 400).unwrap()] {
+        assert!(ca.root_above(&first.name.issuer).is_some());
+        let back = ca.issue(&request(DAY), NOW).unwrap();
+        assert_eq!(back.name.issuer, first.name.issuer, "not of the future");
+    }
+}
+
+#[test]
 fn an_authority_is_never_overwritten_and_its_keys_are_private() {
     let dir = tempfile::tempdir().unwrap();
     init(dir.path());
