@@ -81,7 +81,7 @@ impl Mesh {
         clock: Clock,
         connect: impl Fn(&Config, &Bound) -> Result<Connect, StartError>,
     ) -> Result<Self, StartError> {
-        let process = Process::new(config, clock, Service::ALL)?;
+        let process = Process::new(config, clock, Service::ALL).await?;
         let bound = Bound::bind(&process.config().listen, Service::ALL).await?;
         let ready = Ready::new(&bound, &process)?;
         let connect = connect(process.config(), &bound)?;

@@ -55,7 +55,7 @@ pub struct Config {
     pub ports: Ports,
     /// Lifetimes of certificates, and how identities are obtained.
     pub certificates: Certificates,
-    /// Lifetimes of tokens and sessions.
+    /// Lifetimes of tokens and sessions, and the key of what Auth stores.
     pub credentials: Credentials,
     /// The peer policy.
     pub policy: Policy,

@@ -19,6 +19,7 @@ use crate::app::{
 use members::Member;
 use parking_lot::Mutex;
 use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
+use tars_auth::Vault;
 use tars_certs::{Authority, ClassTable};
 use tars_credentials::View;
 use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
@@ -72,6 +73,8 @@ pub struct Process {
     pub(crate) classes: Arc<ClassTable>,
     pub(crate) policy: PolicyFile,
     pub(crate) authority: Option<Arc<Authority>>,
+    /// Auth's database, in a process that has Auth.
+    vault: Option<Vault>,
     identities: IdentityManager,
     members: HashMap<Service, Member>,
     readiness: Mutex<Readiness>,
@@ -139,6 +142,7 @@ impl Process {
             classes,
             policy,
             authority: None,
+            vault: None,
             identities: IdentityManager {
                 clock: clock.clone(),
                 metrics: IdentityMetrics::new(&metrics),
@@ -207,6 +211,12 @@ impl Process {
 
     pub(crate) fn condition(&self) -> Condition {
         Condition::new(self.clock.clone())
+    }
+
+    /// Auth's database.
+    pub(crate) fn vault(&self) -> Result<Vault, StartError> {
+        let missing = StartError::NoIdentity(Service::Auth.as_str());
+        self.vault.clone().ok_or(missing)
     }
 
     pub(crate) fn member(&self, service: Service) -> Result<&Member, StartError> {

@@ -97,7 +97,7 @@ impl Default for Certificates {
     }
 }
 
-/// Lifetimes of tokens and sessions.
+/// Lifetimes of tokens and sessions, and the key of what Auth stores.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {
@@ -110,6 +110,10 @@ pub struct Credentials {
     /// Maximum age in seconds of a service's view of credentials; with an older one, calls that
     /// change something are refused.
     pub stale_after_seconds: u64,
+    /// A private file with the key that seals secrets in Auth's database; without it,
+    /// `auth/seal.key` in the data directory. It is made at the first start. Every replica of Auth
+    /// needs the same key.
+    pub seal_key_file: Option<PathBuf>,
 }
 
 impl Default for Credentials {
@@ -119,6 +123,7 @@ impl Default for Credentials {
             refresh_token_days: 7,
             session_max_days: 30,
             stale_after_seconds: 10,
+            seal_key_file: None,
         }
     }
 }

@@ -6,14 +6,18 @@
 
 mod issue;
 mod journal;
+mod reports;
 mod revoke;
 mod roots;
+mod shared;
 pub(crate) mod store;
 mod tokens;
 
 pub(crate) use issue::NewIdentity;
+pub(crate) use reports::{LastSeen, OwnReport};
 pub(crate) use revoke::{SignedLists, Target};
-pub(crate) use roots::{LastSeen, named};
+pub(crate) use roots::named;
+pub(crate) use shared::SharedAuthority;
 
 use crate::{Auth, AuthError, horizon::DAY};
 use std::{sync::Arc, time::Duration};
@@ -79,12 +83,12 @@ impl Certificates {
 
     pub(crate) fn bundle(&self) -> Option<TrustBundle> {
         let authority = self.authority.as_ref()?;
-        let roots = authority.root_infos();
+        let (version, roots) = authority.versioned_roots();
         let tainted = roots
             .iter()
             .filter(|r| r.state == tars_certs::ca::rotation::RootState::Tainted);
         Some(TrustBundle {
-            version: authority.version(),
+            version,
             tainted: tainted.map(|r| r.key.as_bytes().to_vec()).collect(),
             roots: roots.iter().map(|r| r.der.to_vec()).collect(),
         })

@@ -1,6 +1,6 @@
 //! The errors of Auth, and the status that each one is reported as.
 
-use std::{io, time::Duration};
+use std::{io, path::PathBuf, time::Duration};
 use tars_certs::{CaError, ca::csr::CsrError};
 use tars_credentials::{GrantError, permission};
 use tars_interceptors::store;
@@ -72,6 +72,19 @@ pub enum AuthError {
     /// A key file could not be read or written.
     #[error("file: {0}")]
     Io(#[from] io::Error),
+    /// The database's secrets are sealed with another key than the one in the named file.
+    #[error(
+        "the database is sealed with another key than the one in {0}: every replica uses one key, so copy \
+         the file from a replica that runs on this database, or name such a copy in \
+         credentials.seal_key_file"
+    )]
+    SealedOtherwise(PathBuf),
+    /// The database's secrets are sealed, and the file that should hold their key does not exist.
+    #[error(
+        "the database is sealed with a key, and there is no file {0}: copy it from a replica that runs on \
+         this database, or from a backup, or name such a copy in credentials.seal_key_file"
+    )]
+    SealKeyMissing(PathBuf),
     /// A cryptographic operation failed.
     #[error("cryptography failed: {0}")]
     Crypto(&'static str),
@@ -187,7 +200,11 @@ impl From<AuthError> for Status {
             AuthError::Csr(e) | AuthError::Ca(CaError::Csr(e)) => {
                 fault::invalid_field("csr", &e.to_string())
             }
-            AuthError::Io(_) | AuthError::Crypto(_) | AuthError::Ca(_) => {
+            AuthError::Io(_)
+            | AuthError::SealedOtherwise(_)
+            | AuthError::SealKeyMissing(_)
+            | AuthError::Crypto(_)
+            | AuthError::Ca(_) => {
                 tracing::error!(error = text, "auth failed");
                 fault::internal()
             }

@@ -3,7 +3,8 @@
 //! The wall clock may be set forward temporarily. A row that is deleted in the meantime, or a
 //! snapshot taken without it, would make a revoked credential valid again. Therefore only what has
 //! ended both by the wall clock and by the time measured since the start is left out or deleted,
-//! and only after a margin, which covers a process that starts while its wall clock is ahead.
+//! and only after a margin, which covers a process that starts while its wall clock is ahead. Each
+//! replica measures for itself: what one leaves out, another may still send, which does no harm.
 
 use std::time::Duration;
 use tars_runtime::clock::{Clock, Monotonic};

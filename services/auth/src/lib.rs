@@ -15,6 +15,9 @@ mod password;
 mod periodic;
 mod publish;
 mod repeats;
+#[cfg(test)]
+mod replicas;
+mod seal;
 mod sessions;
 mod signing;
 mod snapshot;
@@ -23,33 +26,34 @@ mod store;
 mod testing;
 mod throttle;
 mod users;
+mod vault;
 
 pub use api::{bootstrap_routes, routes};
 pub use certificates::Certificates;
 pub use error::AuthError;
 pub(crate) use origin::Origin;
 pub use store::MIGRATIONS;
+pub use vault::Vault;
 
+use certificates::{OwnReport, SharedAuthority};
 use horizon::Horizon;
 use publish::{Change, Publisher};
 use signing::Signer;
 use snapshot::Snapshots;
-use std::{
-    path::Path,
-    sync::{Arc, atomic::AtomicBool},
-};
+use std::sync::{Arc, atomic::AtomicU64};
 use store::Store;
 use tars_credentials::{Follower, View};
 use tars_runtime::{
     bus::Bus,
     clock::Clock,
     config::Credentials,
-    db::{Db, Place},
+    db::Db,
     health::Condition,
     lease::{Leases, Terms},
     seeds::Seeds,
 };
 use tokio_util::task::AbortOnDropHandle;
+use vault::RefreshKey;
 use zeroize::Zeroizing;
 
 /// The service, without its transport.
@@ -60,21 +64,28 @@ pub struct Auth {
     signer: Signer,
     publisher: Arc<Publisher>,
     _publishing: AbortOnDropHandle<()>,
+    /// The authority as the replicas share it; `None` when this process has it for itself, or none.
+    shared: Option<Arc<SharedAuthority>>,
+    _adopting: Option<AbortOnDropHandle<()>>,
     snapshots: Snapshots,
     horizon: Horizon,
     passwords: password::Passwords,
     throttle: throttle::Throttle,
     repeats: repeats::Repeats,
-    refresh_key: Zeroizing<[u8; 32]>,
+    refresh_key: RefreshKey,
     sweep: sessions::Sweep,
     certificates: Certificates,
     signed_lists: certificates::SignedLists,
     last_seen: certificates::LastSeen,
-    /// Serializes the steps of a root rotation.
+    own_report: OwnReport,
+    /// Serializes the steps of a root rotation that are requested of this process. Those of other
+    /// replicas are held off by the version of the roots.
     rotating: tokio::sync::Mutex<()>,
-    /// A rotation step was taken whose audit record is not written yet.
-    step_unrecorded: AtomicBool,
+    /// The last rotation step that is known to have its audit record.
+    recorded_step: AtomicU64,
     sequencing: Condition,
+    /// The name of this replica; empty on a database that no other process uses.
+    replica: String,
     settings: Credentials,
     clock: Clock,
 }
@@ -89,46 +100,52 @@ pub struct FirstAdmin {
 }
 
 impl Auth {
-    /// Opens the service's part of the data directory and its database, and creates the first administrator when
-    /// there are no users. Announcing of changes starts at once.
+    /// Opens the service over its database, and creates the first administrator when there are no
+    /// users. Announcing of changes starts at once.
     ///
     /// # Errors
     ///
-    /// When the database, a key file or the authority is not usable.
+    /// When the database, a key or the authority is not usable.
     pub async fn open(
-        dir: &Path,
-        database: &Place,
+        vault: Vault,
         settings: Credentials,
         clock: Clock,
         view: View,
         certificates: Certificates,
         bus: Bus,
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
-        tars_certs::secret::create_dir(dir)?;
-        let db = Db::open(database, store::MIGRATIONS).await?;
-        let terms = Terms::of(&db, dir)?;
-        let leases = Leases::open(db.clone(), terms, clock.clone(), Seeds::system()).await?;
-        let store = Store::new(db);
-        let seal = signing::load_or_create_key(&dir.join("seal.key"))?;
-        let refresh_key = signing::load_or_create_key(&dir.join("refresh.key"))?;
-        let signer = Signer::open(&store, &seal, &clock).await?;
+        let store = vault.store().clone();
+        let terms = Terms::of(store.db(), vault.dir())?;
+        let replica = match &terms {
+            Terms::Sole => String::new(),
+            Terms::Shared { holder, .. } => holder.clone(),
+        };
+        let leases =
+            Leases::open(store.db().clone(), terms, clock.clone(), Seeds::system()).await?;
+        let signer = Signer::open(&store, vault.seal(), &clock).await?;
         let own = Follower::new(view, certificates.feed.clone());
         let horizon = Horizon::new(clock.clone());
+        let refresh_key = vault.refresh_key();
+        let shared = SharedAuthority::of(&certificates, vault, bus.clone(), clock.clone());
         let snapshots = Snapshots {
             store: store.clone(),
             certificates: certificates.clone(),
+            shared: shared.clone(),
             clock: clock.clone(),
             horizon: horizon.clone(),
             access_token_s: settings.access_token_seconds,
         };
         let publisher = Publisher::start(snapshots.clone(), own, bus).await?;
-        let publishing = tokio::spawn(Arc::clone(&publisher).run());
         let auth = Arc::new(Self {
             store,
             leases,
             signer,
+            _publishing: AbortOnDropHandle::new(tokio::spawn(Arc::clone(&publisher).run())),
             publisher,
-            _publishing: AbortOnDropHandle::new(publishing),
+            _adopting: shared
+                .clone()
+                .map(|shared| AbortOnDropHandle::new(tokio::spawn(shared.follow()))),
+            shared,
             snapshots,
             horizon,
             passwords: password::Passwords::new()?,
@@ -139,9 +156,11 @@ impl Auth {
             certificates,
             signed_lists: certificates::SignedLists::default(),
             last_seen: certificates::LastSeen::new(clock.monotonic()),
+            own_report: OwnReport::default(),
             rotating: tokio::sync::Mutex::default(),
-            step_unrecorded: AtomicBool::new(false),
+            recorded_step: AtomicU64::new(0),
             sequencing: Condition::new(clock.clone()),
+            replica,
             settings,
             clock,
         });
@@ -152,9 +171,10 @@ impl Auth {
 
     /// Completes what a crash between a file and its row left undone.
     async fn repair(&self) -> Result<(), AuthError> {
-        self.record_steps().await?;
+        self.record_late_steps().await?;
         self.restore_floors().await?;
-        self.import_journal().await
+        self.import_journal().await?;
+        self.observe_reports().await
     }
 
     async fn create_first_admin(&self) -> Result<Option<FirstAdmin>, AuthError> {
@@ -162,12 +182,16 @@ impl Auth {
             return Ok(None);
         }
         let password = password::random();
-        self.add_user("system", "admin", &password, vec!["admin".to_owned()])
-            .await?;
-        Ok(Some(FirstAdmin {
-            username: "admin".to_owned(),
-            password,
-        }))
+        let roles = vec!["admin".to_owned()];
+        match self.add_user("system", "admin", &password, roles).await {
+            Ok(_) => Ok(Some(FirstAdmin {
+                username: "admin".to_owned(),
+                password,
+            })),
+            // Another replica that was started at the same time has created it, and has its password.
+            Err(AuthError::UserExists(_)) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// A transaction that may change what is valid.
@@ -179,6 +203,11 @@ impl Auth {
     /// The health of moving audit records into the log.
     pub fn sequencing(&self) -> &Condition {
         &self.sequencing
+    }
+
+    /// The health of the working copy of an authority that replicas share; `None` without one.
+    pub fn adopting(&self) -> Option<&Condition> {
+        self.shared.as_ref().map(|shared| shared.adopting())
     }
 
     /// The leases of what one replica does for all.

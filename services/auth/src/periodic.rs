@@ -1,5 +1,6 @@
-//! The periodic work. What concerns files of this process each replica does for itself; what concerns the
-//! database is done by the one that has the lease.
+//! The periodic work. What concerns files, the identity or the clock of this process each replica does for
+//! itself; what concerns the database is done by the one that has the lease. The intermediate is renewed
+//! by whichever replica is first: a compare-and-set decides.
 
 use crate::{Auth, AuthError};
 use std::{sync::Arc, time::Duration};
@@ -7,7 +8,7 @@ use tars_runtime::lease::Lease;
 use tokio::time::{MissedTickBehavior, interval};
 
 /// The name of the lease.
-const LEASE: &str = "periodic";
+pub(crate) const LEASE: &str = "periodic";
 const TICK: Duration = Duration::from_millis(250);
 
 impl Auth {
@@ -26,12 +27,23 @@ impl Auth {
         }
     }
 
-    async fn do_own_work(&self) {
+    pub(crate) async fn do_own_work(&self) {
         if let Err(e) = self.import_journal().await {
             tracing::warn!(error = %e, "certificates of the authority could not be imported yet");
         }
         if let Err(e) = self.record_late_steps().await {
             tracing::warn!(error = %e, "a rotation step could not be recorded yet");
+        }
+        if let Some(shared) = &self.shared
+            && let Err(e) = shared.renew_if_due().await
+        {
+            tracing::warn!(error = %e, "the intermediate of the authority could not be renewed yet");
+        }
+        if let Err(e) = self.observe_reports().await {
+            tracing::warn!(error = %e, "reports to other replicas could not be read yet");
+        }
+        if let Err(e) = self.report_own_trust().await {
+            tracing::warn!(error = %e, "the roots that this replica trusts could not be reported yet");
         }
     }
 

@@ -6,6 +6,11 @@
 //! announced in another order than the database has, and what a crash or a cancelled call left
 //! unannounced is found in the table. The reply to a change waits, for a limited time, until the
 //! change has been announced.
+//!
+//! What is in memory here is a copy of the table's end, which each replica has for itself: every replica
+//! announces every change, under the number that the change has in the table. A follower that goes on at
+//! another replica is therefore sent the changes after its own, or a snapshot of the database, and never
+//! what a replica believed earlier.
 
 use crate::{AuthError, snapshot::Snapshots, store};
 use parking_lot::Mutex;
@@ -104,8 +109,18 @@ impl Publisher {
                 let mut item = WatchCredentialsResponse::decode(row.item.as_slice())
                     .map_err(|e| DbError::from(Corrupt::new("credential_changes", row.seq, e)))?;
                 item.sequence = row.seq;
+                self.prepare(&item).await?;
                 self.announce(item);
             }
+        }
+    }
+
+    /// Roots that another replica has changed are adopted before they are announced: a follower that
+    /// renews because of them has to receive a certificate below them.
+    async fn prepare(&self, item: &WatchCredentialsResponse) -> Result<(), AuthError> {
+        match &self.snapshots.shared {
+            Some(shared) if item.bundle.is_some() => shared.catch_up().await,
+            _ => Ok(()),
         }
     }
 
@@ -164,6 +179,11 @@ impl Publisher {
     /// Whether no committed change can have been unannounced for long.
     pub(crate) fn is_current(&self) -> bool {
         self.polled.lock().elapsed() < STALE_AFTER
+    }
+
+    #[cfg(test)]
+    pub(crate) fn is_at(&self, sequence: u64) -> bool {
+        self.log.last() == sequence
     }
 
     async fn reached(&self, sequence: u64) -> Result<(), AuthError> {

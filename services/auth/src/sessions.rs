@@ -294,7 +294,8 @@ pub(crate) fn session_of(caller: &Caller) -> Result<Uuid, AuthError> {
     .ok_or(AuthError::InvalidCredentials)
 }
 
-/// When ended sessions were last searched for.
+/// When ended sessions were last searched for. Only the replica with the lease of the periodic work does
+/// that; one that takes the lease over searches at once.
 #[derive(Debug, Default)]
 pub(crate) struct Sweep(Mutex<Option<Monotonic>>);
 

@@ -2,21 +2,20 @@
 
 use crate::{
     Auth, AuthError,
+    seal::{SIGNING_KEY, Seal},
     store::{self, KeyState, SigningKeyRow, Store},
 };
 use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
     encoding::{AsDer, Pkcs8V1Der},
     signature::{Ed25519KeyPair, KeyPair},
 };
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use sha2::{Digest, Sha256};
-use std::{fmt, io, path::Path};
-use tars_certs::secret;
+use std::fmt;
 use tars_credentials::{Claims, token};
 use tars_proto::auth::v1::Jwk;
-use tars_runtime::clock::Clock;
+use tars_runtime::{clock::Clock, db::Fetch};
 use zeroize::Zeroizing;
 
 /// Signs tokens with the current key.
@@ -33,18 +32,13 @@ impl fmt::Debug for Signer {
 
 impl Signer {
     /// Loads the current key, or generates the first one.
-    pub(crate) async fn open(
-        store: &Store,
-        seal: &[u8; 32],
-        clock: &Clock,
-    ) -> Result<Self, AuthError> {
-        let known = store::signing_keys(&mut store.read("signing_keys.list")).await?;
-        let current = known.into_iter().find(|k| k.state == KeyState::Current);
-        let row = match current {
+    pub(crate) async fn open(store: &Store, seal: &Seal, clock: &Clock) -> Result<Self, AuthError> {
+        let known = current(&mut store.read("signing_keys.list")).await?;
+        let row = match known {
             Some(row) => row,
             None => first(store, seal, clock).await?,
         };
-        let private = unseal(seal, &row.private_sealed)?;
+        let private = seal.open(SIGNING_KEY, &row.private_sealed)?;
         Ok(Self {
             kid: row.kid,
             key: EncodingKey::from_ed_der(&private),
@@ -64,15 +58,25 @@ impl Signer {
     }
 }
 
-async fn first(store: &Store, seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> {
-    let row = generate(seal, clock)?;
+async fn current(db: &mut impl Fetch) -> Result<Option<SigningKeyRow>, AuthError> {
+    let mut known = store::signing_keys(db).await?.into_iter();
+    Ok(known.find(|k| k.state == KeyState::Current))
+}
+
+/// The first key, unless another replica has generated it meanwhile: tokens of every replica are signed
+/// with one key, which all of them have announced since they started.
+async fn first(store: &Store, seal: &Seal, clock: &Clock) -> Result<SigningKeyRow, AuthError> {
     let mut tx = store.begin("signing_keys.add").await?;
+    if let Some(row) = current(&mut *tx).await? {
+        return Ok(row);
+    }
+    let row = generate(seal, clock)?;
     store::insert_signing_key(&mut tx, &row).await?;
     tx.commit().await?;
     Ok(row)
 }
 
-fn generate(seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> {
+fn generate(seal: &Seal, clock: &Clock) -> Result<SigningKeyRow, AuthError> {
     let failed = |_| AuthError::Crypto("generating a signing key failed");
     let pair = Ed25519KeyPair::generate().map_err(failed)?;
     let document: Pkcs8V1Der<'_> = pair.as_der().map_err(failed)?;
@@ -82,7 +86,7 @@ fn generate(seal: &[u8; 32], clock: &Clock) -> Result<SigningKeyRow, AuthError> 
         kid: thumbprint(&public_x),
         state: KeyState::Current,
         public_x,
-        private_sealed: sealed(seal, &private)?,
+        private_sealed: seal.seal(SIGNING_KEY, &private)?,
         created_us: clock.now_us(),
         expires_us: None,
     })
@@ -94,61 +98,11 @@ fn thumbprint(x: &str) -> String {
     URL_SAFE_NO_PAD.encode(Sha256::digest(canonical.as_bytes()))
 }
 
-fn cipher(seal: &[u8; 32]) -> Result<LessSafeKey, AuthError> {
-    let key = UnboundKey::new(&AES_256_GCM, seal)
-        .map_err(|_| AuthError::Crypto("the sealing key is not usable"))?;
-    Ok(LessSafeKey::new(key))
-}
-
-fn sealed(seal: &[u8; 32], plain: &[u8]) -> Result<Vec<u8>, AuthError> {
-    let nonce: [u8; NONCE_LEN] = rand::random();
-    let mut text = plain.to_vec();
-    cipher(seal)?
-        .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), Aad::empty(), &mut text)
-        .map_err(|_| AuthError::Crypto("sealing a key failed"))?;
-    Ok([nonce.as_slice(), &text].concat())
-}
-
-fn unseal(seal: &[u8; 32], sealed: &[u8]) -> Result<Zeroizing<Vec<u8>>, AuthError> {
-    let damaged = AuthError::Crypto(
-        "a sealed key cannot be decrypted: seal.key is another one, or the row is damaged",
-    );
-    let Some((nonce, text)) = sealed.split_at_checked(NONCE_LEN) else {
-        return Err(damaged);
-    };
-    let Ok(nonce) = Nonce::try_assume_unique_for_key(nonce) else {
-        return Err(damaged);
-    };
-    let mut text = Zeroizing::new(text.to_vec());
-    let Ok(plain) = cipher(seal)?.open_in_place(nonce, Aad::empty(), &mut text) else {
-        return Err(damaged);
-    };
-    Ok(Zeroizing::new(plain.to_vec()))
-}
-
 impl Auth {
     /// Newest first.
     pub(crate) async fn signing_keys(&self) -> Result<Vec<SigningKeyRow>, AuthError> {
         store::signing_keys(&mut self.store.read("signing_keys.list")).await
     }
-}
-
-/// A 256-bit key in a private file, generated at the first start.
-pub(crate) fn load_or_create_key(path: &Path) -> Result<Zeroizing<[u8; 32]>, AuthError> {
-    if !path.try_exists()? {
-        let fresh = Zeroizing::new(rand::random::<[u8; 32]>());
-        secret::write(path, URL_SAFE_NO_PAD.encode(fresh.as_slice()).as_bytes())?;
-        return Ok(fresh);
-    }
-    let text = Zeroizing::new(secret::read(path)?);
-    let bytes = Zeroizing::new(URL_SAFE_NO_PAD.decode(text.trim()).unwrap_or_default());
-    let key: [u8; 32] = bytes.as_slice().try_into().map_err(|_| {
-        io::Error::new(
-            io::ErrorKind::InvalidData,
-            format!("{} does not hold a 256-bit key", path.display()),
-        )
-    })?;
-    Ok(Zeroizing::new(key))
 }
 
 pub(crate) fn jwk(row: &SigningKeyRow) -> Jwk {
@@ -167,20 +121,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn sealed_keys_open_only_with_their_seal() {
-        let sealed_text = sealed(&[1; 32], b"private").unwrap();
-        assert_eq!(*unseal(&[1; 32], &sealed_text).unwrap(), b"private");
-        assert!(unseal(&[2; 32], &sealed_text).is_err());
-        let mut damaged = sealed_text;
-        damaged[15] ^= 1;
-        assert!(unseal(&[1; 32], &damaged).is_err());
-        assert!(unseal(&[1; 32], b"short").is_err());
-    }
-
-    #[test]
     fn the_public_key_verifies_signatures_of_a_generated_key() {
-        let row = generate(&[1; 32], &Clock::system()).unwrap();
-        let private = unseal(&[1; 32], &row.private_sealed).unwrap();
+        let seal = Seal::from(Zeroizing::new([1; 32]));
+        let row = generate(&seal, &Clock::system()).unwrap();
+        let private = seal.open(SIGNING_KEY, &row.private_sealed).unwrap();
         let signer = Signer {
             kid: row.kid.clone(),
             key: EncodingKey::from_ed_der(&private),

@@ -7,11 +7,12 @@
 
 use crate::{
     AuthError,
-    certificates::{self, Certificates},
+    certificates::{self, Certificates, SharedAuthority},
     horizon::{DAY, Horizon},
     signing::jwk,
     store::{self, KeyRow, RevokedRow, Store, UserRow},
 };
+use std::sync::Arc;
 use tars_credentials::{Permissions, permission};
 use tars_proto::{
     Timestamp,
@@ -29,6 +30,7 @@ const LEEWAY_S: u64 = 2 * tars_credentials::token::LEEWAY_S;
 pub(crate) struct Snapshots {
     pub(crate) store: Store,
     pub(crate) certificates: Certificates,
+    pub(crate) shared: Option<Arc<SharedAuthority>>,
     pub(crate) clock: Clock,
     pub(crate) horizon: Horizon,
     pub(crate) access_token_s: u64,
@@ -47,6 +49,9 @@ impl Snapshots {
         let mut db = self.store.db().snapshot("credentials.snapshot").await?;
         // The first statement determines the state that the others read.
         let sequence = store::last_change(&mut db).await?;
+        if let Some(shared) = &self.shared {
+            shared.refresh(&mut db).await?;
+        }
         let past_us = self.horizon.ended_us(DAY);
         let users = store::all_users(&mut db).await?;
         let keys = store::live_keys(&mut db, past_us).await?;

@@ -2,12 +2,14 @@
 
 mod changes;
 mod keys;
+mod sealed;
 mod sessions;
 mod signing;
 mod users;
 
 pub(crate) use changes::{append_change, changes_after, last_change};
 pub(crate) use keys::{KeyRow, Secret, insert_key, key_in, keys, live_keys, update_key};
+pub(crate) use sealed::{insert_sealed, sealed, sealed_count, sealed_version, swap_sealed};
 pub(crate) use sessions::{
     RevokedRow, SessionRow, drop_ended, insert_refresh, insert_session, refresh, revoke_session,
     revoke_sessions_of, revoked_sessions, session, use_refresh,
@@ -59,6 +61,11 @@ pub const MIGRATIONS: &[Migration] = &[
         "../migrations/0008_reports_by_holder.postgres.sql"
     )),
     Migration::new(9, "leases", lease::MIGRATION),
+    Migration::new(
+        10,
+        "replicas",
+        include_str!("../migrations/0010_replicas.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! Fixtures shared by the tests of several modules.
 
-use crate::{Auth, AuthError, Origin, certificates::tests::certificates};
+use crate::{Auth, AuthError, Origin, Vault, certificates::tests::certificates};
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_credentials::{Caller, Credential, Permissions, View};
 use tars_runtime::{bus::Bus, clock::Clock, config::Credentials};
@@ -88,19 +88,24 @@ pub(crate) async fn open_on(
     clock: &Clock,
     bus: Bus,
 ) -> (Arc<Auth>, View, Option<String>) {
-    let view = View::default();
     let place = tars_test_db::place(dir, "auth");
-    let opened = Auth::open(
-        dir,
-        &place,
-        Credentials::default(),
-        clock.clone(),
-        view.clone(),
-        certificates(dir, clock),
-        bus,
-    );
-    let (auth, first) = opened.await.unwrap();
-    (auth, view, first.map(|f| f.password.to_string()))
+    let vault = Vault::open(dir, &place, None).await.unwrap();
+    open_over(vault, dir, clock, bus).await.unwrap()
+}
+
+/// Auth over a database, with the authority in a folder of `dir`.
+pub(crate) async fn open_over(
+    vault: Vault,
+    dir: &Path,
+    clock: &Clock,
+    bus: Bus,
+) -> Result<(Arc<Auth>, View, Option<String>), AuthError> {
+    let view = View::default();
+    let certificates = certificates(&vault, dir, clock).await?;
+    let (settings, own) = (Credentials::default(), view.clone());
+    let opened = Auth::open(vault, settings, clock.clone(), own, certificates, bus);
+    let (auth, first) = opened.await?;
+    Ok((auth, view, first.map(|f| f.password.to_string())))
 }
 
 pub(crate) fn here() -> Origin {

@@ -4,6 +4,11 @@
 //! Strangers choose the keys of the table, so it is small, and the keys are hashed with a secret of
 //! the process. When it is full, the entries with the fewest failures are removed: a stranger who
 //! invents accounts to fill the table evicts those, not the account under attack.
+//!
+//! Each replica counts for itself, so that a guess costs no write to the database: with N replicas a
+//! guesser has N times the tries. That is still no more than N a minute for an account and a network once
+//! the delay has grown, and each is paid for with a slow hash. Records are limited in the same way, to
+//! N times as many a minute.
 
 use parking_lot::Mutex;
 use std::{

@@ -1,12 +1,14 @@
 //! The certificate authority of a data directory, and what it issues to this process's services.
 
+use super::place_of;
 use crate::app::{Service, StartError};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tars_auth::Vault;
 use tars_certs::{
-    Authority, CaError, SpiffeId,
+    Authority, SpiffeId,
     ca::{Lifetimes, Request},
 };
 use tars_runtime::{clock::Clock, config::Config};
@@ -23,14 +25,49 @@ pub(crate) fn ca_bundle(data: &Path) -> PathBuf {
     Authority::bundle_in(&data.join("ca"))
 }
 
-/// Opens the authority, and creates it at the first start.
-pub(crate) fn open_authority(config: &Config, clock: &Clock) -> Result<Authority, CaError> {
+/// Opens Auth's database, with the key of the secrets in it.
+pub(super) async fn open_vault(config: &Config) -> Result<Vault, StartError> {
+    let dir = config.data.dir.join(Service::Auth.as_str());
+    let key = config.credentials.seal_key_file.as_deref();
+    Ok(Vault::open(&dir, &place_of(config, Service::Auth)?, key).await?)
+}
+
+/// Opens the authority over a database of Auth, and creates it at the first start.
+pub(super) async fn authority_in(
+    vault: &Vault,
+    config: &Config,
+    clock: &Clock,
+) -> Result<Authority, StartError> {
+    let (folder, domain) = (ca_dir(config), &config.trust.domain);
+    let opened = vault.authority(&folder, domain, lifetimes(config), clock.now());
+    Ok(opened.await?)
+}
+
+/// Opens the authority for a command, and creates it where there is none. Only one that is shared needs
+/// its database.
+pub(crate) async fn open_authority(
+    config: &Config,
+    clock: &Clock,
+) -> Result<Authority, StartError> {
+    if config.database.url.is_some() {
+        let vault = open_vault(config).await?;
+        return authority_in(&vault, config, clock).await;
+    }
+    let (domain, lives) = (&config.trust.domain, lifetimes(config));
+    Ok(Authority::open_or_init(
+        &ca_dir(config),
+        domain,
+        lives,
+        clock.now(),
+    )?)
+}
+
+fn lifetimes(config: &Config) -> Lifetimes {
     let days = |n: u64| DAY * u32::try_from(n).unwrap_or(u32::MAX);
-    let lives = Lifetimes {
+    Lifetimes {
         root: days(config.certificates.root_life_days),
         intermediate: days(config.certificates.intermediate_life_days),
-    };
-    Authority::open_or_init(&ca_dir(config), &config.trust.domain, lives, clock.now())
+    }
 }
 
 /// A service's SPIFFE id in this mesh.

@@ -1,6 +1,6 @@
 //! The identities of a process: one for each of its services, and where each comes from.
 
-use super::authority::{ca_dir, open_authority, workload_id, workload_request};
+use super::authority::{authority_in, ca_dir, open_vault, workload_id, workload_request};
 use crate::app::{
     Process, Service, StartError,
     dir_lock::DirLock,
@@ -41,7 +41,7 @@ pub enum Origin {
 
 impl Process {
     /// A process of several services, whose certificates the authority in its data directory issues.
-    pub(crate) fn new(
+    pub(crate) async fn new(
         config: Config,
         clock: Clock,
         services: &[Service],
@@ -49,7 +49,10 @@ impl Process {
         let config = fit_descriptors(config, services);
         let lock = DirLock::whole(&config.data.dir)?;
         let mut process = Self::assemble(config, clock, lock)?;
-        let authority = Arc::new(open_authority(&process.config, &process.clock)?);
+        let vault = open_vault(&process.config).await?;
+        let authority = authority_in(&vault, &process.config, &process.clock).await?;
+        let authority = Arc::new(authority);
+        process.vault = Some(vault);
         process.authority = Some(Arc::clone(&authority));
         for service in services {
             let request = workload_request(&process.config, *service)?;
@@ -75,11 +78,8 @@ impl Process {
         let config = fit_descriptors(config, &[service]);
         let lock = DirLock::part(&config.data.dir, service.as_str())?;
         let mut process = Self::assemble(config, Clock::system(), lock)?;
-        let own_authority = service == Service::Auth
-            && (matches!(origin, Origin::Authority) || Authority::exists(&ca_dir(&process.config)));
-        if own_authority {
-            let authority = open_authority(&process.config, &process.clock)?;
-            process.authority = Some(Arc::new(authority));
+        if service == Service::Auth {
+            process.open_auth(origin).await?;
         }
         let feed = TrustFeed::default();
         let revocations = feed.revocations.clone();
@@ -100,6 +100,17 @@ impl Process {
         };
         process.add_member(service, managed, feed)?;
         Ok(process)
+    }
+
+    /// Opens what only Auth has: its database, and its authority unless certificates come from elsewhere.
+    async fn open_auth(&mut self, origin: &Origin) -> Result<(), StartError> {
+        let vault = open_vault(&self.config).await?;
+        if matches!(origin, Origin::Authority) || Authority::exists(&ca_dir(&self.config)) {
+            let authority = authority_in(&vault, &self.config, &self.clock).await?;
+            self.authority = Some(Arc::new(authority));
+        }
+        self.vault = Some(vault);
+        Ok(())
     }
 
     async fn join(

@@ -20,7 +20,6 @@ pub(crate) async fn start(
 ) -> Result<Option<FirstAdmin>, StartError> {
     let view = process.view();
     let settings = process.config().credentials.clone();
-    let dir = process.service_dir(Service::Auth);
     let member = process.member(Service::Auth)?;
     let certificates = Certificates {
         authority: process.authority.clone(),
@@ -30,10 +29,9 @@ pub(crate) async fn start(
         trust_domain: process.config().trust.domain.clone(),
         settings: process.config().certificates.clone(),
     };
-    let clock = process.clock().clone();
-    let place = process.database(Service::Auth)?;
+    let (vault, clock) = (process.vault()?, process.clock().clone());
     let (bus, own) = (process.bus().clone(), view.clone());
-    let opened = Auth::open(&dir, &place, settings, clock, own, certificates, bus);
+    let opened = Auth::open(vault, settings, clock, own, certificates, bus);
     let (auth, first) = opened.await?;
     process.add_check("auth.store", database(auth.db()));
     keep_leases(process, Service::Auth, auth.leases());
@@ -41,6 +39,11 @@ pub(crate) async fn start(
         .sequencing()
         .check("audit records wait", SHIPPING_GRACE);
     process.add_check("auth.audit_sequence", listed);
+    if let Some(adopting) = auth.adopting() {
+        let what = "the authority is not as it is in the database";
+        process.add_check("auth.authority", adopting.check(what, SHIPPING_GRACE));
+        process.work.leaving(leave(process, &auth));
+    }
     watch_freshness(process, Service::Auth, &view);
     process.work.background(Arc::clone(&auth).run());
     let db = auth.db().clone();
@@ -52,4 +55,13 @@ pub(crate) async fn start(
     let routes = tars_auth::routes(auth, process.config().connections.max_message_bytes);
     serve(process, Service::Auth, listener, routes, view, db).await?;
     Ok(first)
+}
+
+/// Takes leave of the other replicas once this process is about to stop.
+fn leave(process: &Process, auth: &Arc<Auth>) -> impl Future<Output = ()> + use<> {
+    let (stops, auth) = (process.work.leave_token(), Arc::clone(auth));
+    async move {
+        stops.cancelled().await;
+        auth.take_leave().await;
+    }
 }

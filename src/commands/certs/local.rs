@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     app::{DirLock, StartError, ca_dir, open_authority},
-    commands::{CommandError, output},
+    commands::{CommandError, block_on, output},
 };
 use std::{path::Path, time::Duration};
 use tars_certs::{
@@ -32,9 +32,13 @@ pub(super) fn take_at_hand(config: &Config) -> Result<Option<DirLock>, CommandEr
     }
 }
 
+fn authority(config: &Config, clock: &Clock) -> Result<Authority, CommandError> {
+    Ok(block_on(open_authority(config, clock))??)
+}
+
 pub(super) fn init(config: &Config) -> Result<(), CommandError> {
     let _lock = DirLock::whole(&config.data.dir)?;
-    let authority = open_authority(config, &Clock::system())?;
+    let authority = authority(config, &Clock::system())?;
     say!("{}", authority.bundle_path().display());
     Ok(())
 }
@@ -46,7 +50,7 @@ pub(super) fn id(config: &Config, path: &str) -> Result<SpiffeId, CommandError> 
 pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), CommandError> {
     let clock = Clock::system();
     let (id, class) = known(config, path)?;
-    let authority = open_authority(config, &clock)?;
+    let authority = authority(config, &clock)?;
     let asked = Asked(leaf.days);
     let mut request = Request::new(id.clone(), asked.or(USUAL_DAYS));
     // Only a server needs the names of one.
@@ -107,7 +111,7 @@ pub(super) struct Token {
 
 pub(super) fn join_token(config: &Config, path: &str, ttl: u32) -> Result<Token, CommandError> {
     let clock = Clock::system();
-    let authority = open_authority(config, &clock)?;
+    let authority = authority(config, &clock)?;
     let life = Duration::from_secs(u64::from(ttl));
     let (kind, id) = (JoinKind::Unrecorded, known(config, path)?.0);
     let claims = JoinClaims::first(&authority, kind, id, clock.now(), life);
@@ -135,7 +139,7 @@ pub(super) fn hand_over(token: &Token, out: Option<&Path>) -> Result<(), Command
 }
 
 pub(super) fn bundle(config: &Config) -> Result<String, CommandError> {
-    Ok(open_authority(config, &Clock::system())?.bundle_pem())
+    Ok(authority(config, &Clock::system())?.bundle_pem())
 }
 
 pub(super) fn write_public(text: &str, out: Option<&Path>) -> Result<(), CommandError> {

@@ -10,7 +10,7 @@ use super::{
     tokens::{self, TokenRow},
 };
 use crate::{Auth, AuthError, holder::Holder, horizon::DAY};
-use std::{net::IpAddr, time::Duration};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_certs::{
     Authority, CertName, PeerClass, SpiffeId,
     ca::{Request, csr},
@@ -101,6 +101,25 @@ impl Auth {
             latest_serial: String::new(),
             rejoin: String::new(),
             rejoin_before: String::new(),
+            replica: String::new(),
+        }
+    }
+
+    /// The authority as it stays until the transaction ends: with every floor that any replica has
+    /// raised, and with the intermediates of all of them.
+    async fn current_authority(&self, tx: &mut Write) -> Result<&Arc<Authority>, AuthError> {
+        if let Some(shared) = &self.shared {
+            shared.refresh(&mut **tx).await?;
+        }
+        self.certificates().authority()
+    }
+
+    /// Renews the intermediate of a shared authority when that is due, before a transaction that signs:
+    /// the new one has to be committed first. An authority that is not shared does it as it signs.
+    async fn renew_intermediate(&self) -> Result<(), AuthError> {
+        match &self.shared {
+            Some(shared) => shared.renew_if_due().await,
+            None => Ok(()),
         }
     }
 
@@ -113,7 +132,7 @@ impl Auth {
         request: Request,
         (source, record): (Source, Record),
     ) -> Result<NewIdentity, AuthError> {
-        let authority = self.certificates().authority()?;
+        let authority = self.current_authority(tx).await?;
         let key = csr::public_key(csr)?;
         let now = self.clock.now();
         let request = within_lineage(request, &lineage, now)?;
@@ -158,6 +177,7 @@ impl Auth {
             tracing::warn!(id = %claims.spiffe_id, address, "a join token of another trust domain was presented");
             return Err(AuthError::JoinToken);
         }
+        self.renew_intermediate().await?;
         // Checked before the token is used up, which a mistake in the request must not cost.
         csr::public_key(csr)?;
         let class = self.certificates().class(&claims.spiffe_id)?;
@@ -215,7 +235,8 @@ impl Auth {
         peer: &Verified,
         csr: &[u8],
     ) -> Result<NewIdentity, AuthError> {
-        self.check_renewable(peer)?;
+        self.check_renewable(peer).await?;
+        self.renew_intermediate().await?;
         self.import_journal().await?;
         let id = &peer.certificate.id;
         let request = self.request(id.clone(), self.certificates().class(id)?);
@@ -232,11 +253,18 @@ impl Auth {
     }
 
     /// Checks that the peer's certificate was issued by this authority and is not denied.
-    fn check_renewable(&self, peer: &Verified) -> Result<(), AuthError> {
+    async fn check_renewable(&self, peer: &Verified) -> Result<(), AuthError> {
         let certificates = self.certificates();
+        let authority = certificates.authority()?;
         let issuer = &peer.name().issuer;
-        if certificates.authority()?.root_above(issuer).is_none() {
-            return Err(AuthError::NotIssuedHere);
+        if authority.root_above(issuer).is_none() {
+            // Another replica may have renewed the intermediate a moment ago.
+            if let Some(shared) = &self.shared {
+                shared.catch_up().await?;
+            }
+            authority
+                .root_above(issuer)
+                .ok_or(AuthError::NotIssuedHere)?;
         }
         // The peer's connection is about to be closed for the same reason.
         match certificates.feed.revocations.denies(peer) {
@@ -293,6 +321,7 @@ impl Auth {
         request.ips.extend(ips);
         let record = Record::new(&self.clock, "auth", "certificate.issued").caller(&caller.label);
         let lineage = self.new_lineage(id.as_str(), self.clock.now_us());
+        self.renew_intermediate().await?;
         let mut tx = self.store.begin("certificates.issue").await?;
         let identity = self
             .issue_in(
@@ -317,9 +346,10 @@ impl Auth {
         let certificates = self.certificates();
         let id = certificates.id(path)?;
         grant::issue_identity(caller, certificates.class(&id)?, false)?;
-        let authority = certificates.authority()?;
         let now = self.clock.now();
         let ttl = ttl.unwrap_or(TOKEN_TTL);
+        let mut tx = self.store.begin("join_tokens.create").await?;
+        let authority = self.current_authority(&mut tx).await?;
         let claims = JoinClaims::first(authority, JoinKind::First, id, now, ttl);
         let record = Record::new(&self.clock, "auth", "join_token.created")
             .severity(Severity::Warning)
@@ -333,7 +363,6 @@ impl Auth {
             expires_us: micros(claims.expires_at),
             revoked: false,
         };
-        let mut tx = self.store.begin("join_tokens.create").await?;
         tokens::forget_ended(&mut tx, self.horizon.ended_us(DAY)).await?;
         tokens::insert(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;

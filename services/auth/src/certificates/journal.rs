@@ -4,7 +4,9 @@
 //! inspected and revoked.
 //!
 //! The renewals of one identity by the authority's own process form one lineage, across restarts. A
-//! revoked lineage is not continued; the next start begins another.
+//! revoked lineage is not continued; the next start begins another. Replicas are separate processes with
+//! the same identities: each imports the journal of its own folder, into lineages of its own, so that
+//! revoking the certificate of one does not take the others with it.
 
 use super::{
     RETENTION, micros,
@@ -94,13 +96,18 @@ impl Auth {
         };
         let known = match (&before, entry.managed_by) {
             (Some(before), _) => store::find_lineage(tx, before.lineage).await?,
-            (None, ManagedBy::Authority) => store::managed_lineage(tx, &entry.spiffe_id)
-                .await?
-                .filter(|l| !l.revoked),
+            (None, ManagedBy::Authority) => {
+                store::managed_lineage(tx, &entry.spiffe_id, &self.replica)
+                    .await?
+                    .filter(|l| !l.revoked)
+            }
             (None, ManagedBy::Files) => None,
         };
         let id = &entry.spiffe_id;
-        let fresh = self.new_lineage(id, seconds(entry.issued));
+        let mut fresh = self.new_lineage(id, seconds(entry.issued));
+        if entry.managed_by == ManagedBy::Authority {
+            fresh.replica.clone_from(&self.replica);
+        }
         let lineage = LineageRow {
             latest_serial: entry.serial.clone(),
             ..known.unwrap_or_else(|| fresh.clone())

@@ -6,9 +6,8 @@ use super::{
     tokens,
 };
 use crate::{Auth, AuthError, publish::Change};
-use parking_lot::Mutex;
 use std::{io, sync::Arc, time::Duration};
-use tars_certs::{CertName, KeyId, RevocationSet, Serial, SpiffeId};
+use tars_certs::{Authority, CertName, KeyId, RevocationSet, Serial, SpiffeId, ca::Contents};
 use tars_credentials::{Caller, grant};
 use tars_proto::auth::v1::WatchCredentialsResponse;
 use tars_runtime::{
@@ -16,6 +15,7 @@ use tars_runtime::{
     db::Swap,
     page,
 };
+use tokio::sync::Mutex;
 
 /// Signed lists are renewed after this time, or when the deny-list has changed.
 const LIST_AGE: Duration = Duration::from_secs(60);
@@ -35,7 +35,8 @@ pub(crate) enum Target {
     },
 }
 
-/// The signed lists, cached because anybody may request them.
+/// The signed lists, cached because anybody may request them. Each replica signs lists of its own, under
+/// numbers from the database.
 #[derive(Debug, Default)]
 pub(crate) struct SignedLists(Mutex<Option<Signed>>);
 
@@ -109,19 +110,35 @@ impl Auth {
                 self.check_identity(caller, id)?;
                 // A time in the future would include certificates that do not exist yet.
                 let before = before.filter(|b| *b < attribution.now);
-                let floor = (id.clone(), before.unwrap_or(attribution.now));
-                self.raise_floors(vec![floor]).await?;
-                let mut tx = self.change("certificates.revoke").await?;
-                let rows = identity_rows(
-                    &mut tx,
-                    &attribution,
-                    (id, before),
-                    self.horizon.ended_us(Duration::ZERO),
-                )
-                .await?;
-                self.insert_revocations(tx, rows, &attribution).await
+                self.revoke_identity(&attribution, (id, before)).await
             }
         }
+    }
+
+    /// Where replicas share the authority, its floor is raised in the transaction of the revocation.
+    async fn revoke_identity(
+        &self,
+        attribution: &Attribution<'_>,
+        (id, before): (&SpiffeId, Option<Duration>),
+    ) -> Result<Vec<RevocationRow>, AuthError> {
+        let floors = vec![(id.clone(), before.unwrap_or(attribution.now))];
+        let past_us = self.horizon.ended_us(Duration::ZERO);
+        let Some(shared) = &self.shared else {
+            self.raise_floors(floors).await?;
+            let mut tx = self.change("certificates.revoke").await?;
+            let rows = identity_rows(&mut tx, attribution, (id, before), past_us).await?;
+            return self.insert_revocations(tx, rows, attribution).await;
+        };
+        let mut tx = self.change("certificates.revoke").await?;
+        let raise = |_: &Authority, contents: &mut Contents| Ok(contents.raise_not_before(&floors));
+        let stored = shared.change_in(&mut tx, raise).await?;
+        let rows = identity_rows(&mut tx, attribution, (id, before), past_us).await?;
+        let rows = self.insert_revocations(tx, rows, attribution).await?;
+        // The revocation is durable, and whoever signs for a client reads the floor from the database.
+        if let Err(e) = shared.committed(stored).await {
+            tracing::warn!(error = %e, "the working copy of the authority is behind");
+        }
+        Ok(rows)
     }
 
     fn check_identity(&self, caller: &Caller, id: &SpiffeId) -> Result<(), AuthError> {
@@ -135,14 +152,19 @@ impl Auth {
 
     /// Makes the authority start leaves of revoked identities no earlier than their revocation.
     ///
-    /// The floor is a file of the authority, and the revocation a row of the database. The file comes
-    /// first and outside of the transaction, so that no other writer waits for its sync. When the
+    /// The floor is a file of an authority that is not shared, and the revocation a row of the
+    /// database. The file comes first and outside of the transaction, so that no other writer waits for its sync. When the
     /// process stops in between, or the transaction fails, a floor without a revocation is left
     /// behind. It revokes nothing: the identity is still renewed, its next certificate is not
     /// backdated as far, and the revocation, which was not acknowledged, can be repeated. The
     /// reverse, which would let a certificate begin before the revocation of its identity, cannot
     /// happen.
     async fn raise_floors(&self, floors: Vec<(SpiffeId, Duration)>) -> Result<(), AuthError> {
+        if let Some(shared) = &self.shared {
+            let raise =
+                |_: &Authority, contents: &mut Contents| Ok(contents.raise_not_before(&floors));
+            return shared.change(raise).await;
+        }
         let Some(authority) = self.certificates().authority.clone() else {
             return Ok(());
         };
@@ -256,17 +278,19 @@ impl Auth {
         let authority = certificates.authority()?;
         let now = self.clock.now();
         let list = certificates.feed.revocations.current();
-        if let Some(cached) = self.signed_lists.0.lock().as_ref()
+        // Whoever comes meanwhile waits for the new lists, rather than signing others.
+        let mut cache = self.signed_lists.0.lock().await;
+        if let Some(cached) = cache.as_ref()
             && Arc::ptr_eq(&cached.of, &list)
             && cached.at + LIST_AGE > now
         {
             return Ok(cached.lists.clone());
         }
-        let rows = store::in_force(
-            &mut self.store.read("revocations.all"),
-            self.horizon.ended_us(RETENTION),
-        )
-        .await?;
+        // A larger number means a later state of the deny-list, whichever replica signs.
+        let mut tx = self.store.begin("revocations.sign").await?;
+        let number = store::next_list_number(&mut tx, now.as_secs()).await?;
+        let rows = store::in_force(&mut *tx, self.horizon.ended_us(RETENTION)).await?;
+        tx.commit().await?;
         let names: Vec<(CertName, Duration)> = rows
             .iter()
             .filter_map(|r| {
@@ -281,11 +305,11 @@ impl Auth {
         let leaf = Duration::from_secs(certificates.settings.leaf_life_seconds);
         let life = (leaf * 2).max(Duration::from_secs(3600));
         let lists: Vec<Vec<u8>> = authority
-            .revocation_lists(&names, now.as_secs(), now, life)?
+            .revocation_lists(&names, number, now, life)?
             .iter()
             .map(|l| l.to_vec())
             .collect();
-        *self.signed_lists.0.lock() = Some(Signed {
+        *cache = Some(Signed {
             at: now,
             of: list,
             lists: lists.clone(),

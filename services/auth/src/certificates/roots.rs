@@ -6,33 +6,18 @@
 //! for, unless it returns in time. If it returns later, it may need a join token. A process that
 //! shuts down withdraws its report.
 
-use super::{
-    RETENTION, micros,
-    store::{self, IssuedRow, ReportRow},
-};
+use super::store::{self, IssuedRow, ReportRow};
 use crate::{Auth, AuthError};
-use parking_lot::Mutex;
-use std::{
-    collections::{BTreeMap, HashMap},
-    hash::Hash,
-    sync::atomic::Ordering,
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 use tars_certs::{
-    CertName, KeyId, RevocationSet, SpiffeId,
+    KeyId, SpiffeId,
     ca::{
         ManagedBy, RootInfo,
         rotation::{RootState, RotationStep},
     },
-    peer::Verified,
 };
 use tars_proto::auth::v1::WatchCredentialsResponse;
-use tars_runtime::{
-    audit::{self, Record, Severity},
-    clock::Monotonic,
-    db::Write,
-};
-use uuid::Uuid;
+use tars_runtime::audit::{self, Record, Severity};
 
 /// The state of the rotation.
 #[derive(Debug)]
@@ -97,86 +82,6 @@ impl ReportRow {
         let anchor: Option<KeyId> = self.anchor.parse().ok();
         anchor.is_some_and(|anchor| needs.met(trusted, anchor))
     }
-
-    fn is_revoked(&self, list: &RevocationSet) -> bool {
-        let name = |text: &str| {
-            let (issuer, serial) = text.split_once(':')?;
-            Some(CertName {
-                issuer: issuer.parse().ok()?,
-                serial: serial.parse().ok()?,
-            })
-        };
-        let chain: Vec<CertName> = self.names.split(',').filter_map(name).collect();
-        let begun = Duration::from_micros(u64::try_from(self.not_before_us).unwrap_or(0));
-        let id = self.spiffe_id.parse();
-        id.is_ok_and(|id| list.denies_chain(&chain, &id, begun))
-    }
-}
-
-/// When each process was last heard from, by the monotonic clock. Kept in memory: what was heard
-/// before Auth started says nothing about who is still there, so every process gets the whole time
-/// again.
-#[derive(Debug)]
-pub(crate) struct LastSeen {
-    since: Monotonic,
-    processes: Mutex<HashMap<String, Processes>>,
-}
-
-/// The processes of one holder, by the instance ids that they choose.
-type Processes = HashMap<Uuid, Monotonic>;
-
-/// Processes of one holder that are remembered, the most recent ones. A holder can invent any
-/// number, and evicts only its own.
-const MAX_INSTANCES: usize = 256;
-const MAX_HOLDERS: usize = 512;
-
-impl LastSeen {
-    pub(crate) fn new(now: Monotonic) -> Self {
-        Self {
-            since: now,
-            processes: Mutex::default(),
-        }
-    }
-
-    fn record(&self, holder: &str, instance: Uuid, now: Monotonic) {
-        let mut all = self.processes.lock();
-        if !all.contains_key(holder) {
-            make_room(&mut all, MAX_HOLDERS, |own| own.values().max().copied());
-        }
-        let own = all.entry(holder.to_owned()).or_default();
-        if !own.contains_key(&instance) {
-            make_room(own, MAX_INSTANCES, |at| *at);
-        }
-        own.insert(instance, now);
-    }
-
-    fn forget(&self, holder: &str, instance: Uuid) {
-        let mut all = self.processes.lock();
-        if let Some(own) = all.get_mut(holder) {
-            own.remove(&instance);
-        }
-    }
-
-    fn last(&self, holder: &str, instance: Uuid) -> Monotonic {
-        let all = self.processes.lock();
-        let heard = all.get(holder).and_then(|own| own.get(&instance));
-        heard.copied().unwrap_or(self.since)
-    }
-}
-
-/// Evicts the least recently heard entries until there is room for one more.
-fn make_room<K: Clone + Eq + Hash, V, T: Ord>(
-    map: &mut HashMap<K, V>,
-    most: usize,
-    heard: impl Fn(&V) -> T,
-) {
-    while map.len() >= most {
-        let oldest = map.iter().min_by_key(|(_, v)| heard(v));
-        let Some(oldest) = oldest.map(|(key, _)| key.clone()) else {
-            return;
-        };
-        map.remove(&oldest);
-    }
 }
 
 /// Peers that are not ready for a step.
@@ -184,25 +89,6 @@ fn make_room<K: Clone + Eq + Hash, V, T: Ord>(
 struct NotReady {
     waiting_for: Vec<String>,
     departed: Vec<String>,
-}
-
-fn names(chain: &[CertName]) -> String {
-    let texts: Vec<String> = chain
-        .iter()
-        .map(|c| format!("{}:{}", c.issuer, c.serial))
-        .collect();
-    texts.join(",")
-}
-
-/// Whose reports a peer makes: those of its lineage, across renewals, or else of its certificate
-/// alone.
-async fn holder(tx: &mut Write, peer: &Verified) -> Result<String, AuthError> {
-    let name = peer.name();
-    let issued = store::find_issued(tx, &name.issuer.to_string(), name.serial.as_str()).await?;
-    Ok(match issued {
-        Some(row) => row.lineage.to_string(),
-        None => names(std::slice::from_ref(name)),
-    })
 }
 
 pub(crate) fn named(row: &IssuedRow) -> String {
@@ -251,60 +137,16 @@ fn left_below(living: Vec<IssuedRow>, generation: i64) -> Vec<IssuedRow> {
 }
 
 impl Auth {
-    /// Records which roots a peer trusts.
-    pub(crate) async fn report_trust(
-        &self,
-        peer: &Verified,
-        instance: Uuid,
-        roots: &[KeyId],
-    ) -> Result<(), AuthError> {
-        self.import_journal().await?;
-        let texts: Vec<String> = roots.iter().map(KeyId::to_string).collect();
-        let mut tx = self.store.begin("trust.report").await?;
-        let row = ReportRow {
-            spiffe_id: peer.certificate.id.to_string(),
-            instance,
-            holder: holder(&mut tx, peer).await?,
-            roots: texts.join(","),
-            anchor: peer.anchor.to_string(),
-            not_after_us: micros(peer.certificate.not_after),
-            names: names(&peer.chain),
-            not_before_us: micros(peer.certificate.not_before),
-        };
-        store::drop_expired(&mut tx, self.horizon.ended_us(RETENTION)).await?;
-        store::save_report(&mut tx, &row, MAX_INSTANCES).await?;
-        tx.commit().await?;
-        self.last_seen
-            .record(&row.holder, instance, self.clock.monotonic());
-        Ok(())
-    }
-
-    /// Removes the report of a process that shuts down. Reports made with another certificate of
-    /// the same identity stay.
-    pub(crate) async fn withdraw_trust(
-        &self,
-        peer: &Verified,
-        instance: Uuid,
-    ) -> Result<(), AuthError> {
-        self.import_journal().await?;
-        let id = peer.certificate.id.as_str();
-        let mut tx = self.store.begin("trust.withdraw").await?;
-        let holder = holder(&mut tx, peer).await?;
-        store::drop_report(&mut tx, id, instance, &holder).await?;
-        tx.commit().await?;
-        self.last_seen.forget(&holder, instance);
-        Ok(())
-    }
-
     pub(crate) async fn roots(&self) -> Result<RootsStatus, AuthError> {
         let authority = self.certificates().authority()?;
         self.import_journal().await?;
-        let roots = authority.root_infos();
+        let reports = self.reports().await?;
+        if let Some(shared) = &self.shared {
+            shared.catch_up().await?;
+            self.last_seen.observe(&reports, self.clock.monotonic());
+        }
+        let (version, roots) = authority.versioned_roots();
         let step = next(&roots);
-        let reports = self
-            .store
-            .reports(self.horizon.ended_us(Duration::ZERO))
-            .await?;
         let NotReady {
             mut waiting_for,
             departed,
@@ -316,7 +158,7 @@ impl Auth {
             .partition(|c| c.source == ManagedBy::Authority.as_str());
         waiting_for.extend(own.iter().map(named));
         Ok(RootsStatus {
-            version: authority.version(),
+            version,
             cut_off,
             waiting_for,
             departed,
@@ -332,7 +174,8 @@ impl Auth {
         let revoked = certificates.feed.revocations.current();
         let now = self.clock.monotonic();
         let mut not_ready = NotReady::default();
-        for report in reports {
+        // This process is asked directly, below.
+        for report in reports.iter().filter(|r| !self.own_report.is_of(r)) {
             if report.meets(needs) || report.is_revoked(&revoked) {
                 continue;
             }
@@ -409,31 +252,42 @@ impl Auth {
                 return Err(AuthError::WouldCutOff(cut_off_text(&status.cut_off)));
             }
         }
-        let root = authority.step(step, by, self.clock.now())?;
+        let root = match &self.shared {
+            None => authority.step(step, by, self.clock.now())?,
+            Some(shared) => {
+                shared.step(step, by, status.version).await?;
+                let taken = authority.steps_after(status.version).into_iter().next();
+                let mut roots = authority.root_infos().into_iter().chain(status.roots);
+                // A removed root is only among those of before.
+                let root =
+                    roots.find(|r| taken.as_ref().is_some_and(|s| s.generation == r.generation));
+                root.ok_or(AuthError::Conflict)?
+            }
+        };
         // The step is durable, and repeating the request would be out of order: what is left is
         // done later.
-        self.step_unrecorded.store(true, Ordering::Release);
         if let Err(e) = self.record_late_steps().await {
             tracing::warn!(error = %e, "a rotation step was taken; its audit record follows");
         }
         Ok((authority.version(), root))
     }
 
-    /// Records steps that were taken but could not be recorded.
+    /// Records steps that were taken but could not be recorded, by this replica or another.
     pub(crate) async fn record_late_steps(&self) -> Result<(), AuthError> {
-        // Cleared first, so that a step taken in the meantime sets it again.
-        if self.step_unrecorded.swap(false, Ordering::AcqRel)
-            && let Err(e) = self.record_steps().await
-        {
-            self.step_unrecorded.store(true, Ordering::Release);
-            return Err(e);
+        let Some(authority) = &self.certificates().authority else {
+            return Ok(());
+        };
+        let taken = authority.version();
+        if self.recorded_step.load(Ordering::Acquire) < taken {
+            self.record_steps().await?;
+            self.recorded_step.fetch_max(taken, Ordering::AcqRel);
         }
         Ok(())
     }
 
     /// Writes the audit records of steps that have none, and announces the roots as they are after
-    /// them. A step is a file, and a crash can come between it and the database.
-    pub(crate) async fn record_steps(&self) -> Result<(), AuthError> {
+    /// them. A step is a file, or a transaction before this one, and a crash can come in between.
+    async fn record_steps(&self) -> Result<(), AuthError> {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
         };
@@ -466,10 +320,7 @@ impl Auth {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn at(seconds: u64) -> Monotonic {
-        Monotonic::from_start(Duration::from_secs(seconds))
-    }
+    use uuid::Uuid;
 
     fn issued(spiffe_id: &str, serial: &str, issued_us: i64, generation: i64) -> IssuedRow {
         IssuedRow {
@@ -504,45 +355,5 @@ mod tests {
         let left: Vec<&str> = left.iter().map(|c| c.serial.as_str()).collect();
         assert_eq!(left, ["b", "g"]);
         assert!(left_below(Vec::new(), 1).is_empty());
-    }
-
-    #[test]
-    fn a_holder_is_recorded_for_itself_and_evicts_only_its_own() {
-        let last_seen = LastSeen::new(at(0));
-        let (mine, gone) = (Uuid::now_v7(), Uuid::now_v7());
-        last_seen.record("a", mine, at(1));
-        last_seen.record("b", gone, at(2));
-        last_seen.record("b", mine, at(3));
-        assert_eq!(
-            last_seen.last("a", mine),
-            at(1),
-            "not what another holder reported"
-        );
-        for n in 0..1000 {
-            last_seen.record("b", Uuid::now_v7(), at(4 + n));
-            last_seen.record("b", mine, at(4 + n));
-        }
-        assert_eq!(last_seen.last("a", mine), at(1));
-        assert_eq!(last_seen.last("b", mine), at(1003), "recorded repeatedly");
-        assert_eq!(
-            last_seen.last("b", gone),
-            at(0),
-            "evicted, as if never recorded"
-        );
-        assert_eq!(last_seen.processes.lock()["b"].len(), MAX_INSTANCES);
-    }
-
-    #[test]
-    fn holders_are_bounded_and_the_least_recent_is_evicted() {
-        let last_seen = LastSeen::new(at(0));
-        let one = Uuid::now_v7();
-        last_seen.record("quiet", one, at(1));
-        for n in 0..1000 {
-            last_seen.record(&n.to_string(), one, at(2 + n));
-            last_seen.record("awake", one, at(2 + n));
-        }
-        assert_eq!(last_seen.processes.lock().len(), MAX_HOLDERS);
-        assert_eq!(last_seen.last("quiet", one), at(0));
-        assert_eq!(last_seen.last("awake", one), at(1001));
     }
 }

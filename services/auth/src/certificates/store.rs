@@ -10,5 +10,5 @@ pub(crate) use issued::{
 };
 pub(crate) use reports::{ReportRow, drop_report, record_step, recorded_step, save_report};
 pub(crate) use revocations::{
-    RevocationRow, drop_expired, in_force, insert_revocation, revoked_before,
+    RevocationRow, drop_expired, in_force, insert_revocation, next_list_number, revoked_before,
 };

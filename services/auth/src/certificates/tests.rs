@@ -1,5 +1,8 @@
 use super::*;
-use crate::testing::person;
+use crate::{
+    Vault,
+    testing::{open_over, person},
+};
 use rcgen::KeyPair;
 use rustls::time_provider::TimeProvider;
 use std::path::Path;
@@ -11,28 +14,29 @@ use tars_certs::{
     peer::Verified,
     trust::{Side, Trust},
 };
-use tars_credentials::{Caller, GrantError, Permissions, View};
-use tars_runtime::{bus::Bus, clock::Clock, config::Credentials};
+use tars_credentials::{Caller, GrantError, Permissions};
+use tars_runtime::{bus::Bus, clock::Clock, db::Place};
 use uuid::Uuid;
 
 mod clock_steps;
 mod floors;
 mod managed;
+mod replicas;
 mod revocations;
 mod tokens;
 
 const NOW: Duration = Duration::from_secs(1_800_000_000);
 
 /// The authority in `dir`, with Auth's own identity below it.
-pub(crate) fn certificates(dir: &Path, clock: &Clock) -> Certificates {
+pub(crate) async fn certificates(
+    vault: &Vault,
+    dir: &Path,
+    clock: &Clock,
+) -> Result<Certificates, AuthError> {
     let config = config::Config::default();
-    let authority = Authority::open_or_init(
-        &dir.join("ca"),
-        "tars.local",
-        Lifetimes::default(),
-        clock.now(),
-    )
-    .unwrap();
+    let (lives, now) = (Lifetimes::default(), clock.now());
+    let ca = dir.join("ca");
+    let authority = vault.authority(&ca, "tars.local", lives, now).await?;
     let request = Request::new(
         "spiffe://tars.local/auth".parse().unwrap(),
         Duration::from_secs(3600),
@@ -41,7 +45,7 @@ pub(crate) fn certificates(dir: &Path, clock: &Clock) -> Certificates {
     let issued = authority.issue(&request, clock.now()).unwrap();
     let own = Identity::new(issued.into_parts(authority.roots()), &time).unwrap();
     let rules = config.certificates.classes.iter();
-    Certificates {
+    Ok(Certificates {
         authority: Some(Arc::new(authority)),
         own: IdentityHandle::new(own),
         classes: Arc::new(
@@ -50,32 +54,41 @@ pub(crate) fn certificates(dir: &Path, clock: &Clock) -> Certificates {
         feed: TrustFeed::default(),
         trust_domain: "tars.local".to_owned(),
         settings: config.certificates,
-    }
+    })
 }
 
 struct World {
     dir: tempfile::TempDir,
+    place: Place,
     auth: Arc<Auth>,
     clock: Clock,
 }
 
 async fn world() -> World {
     let dir = tempfile::tempdir().unwrap();
-    let clock = Clock::manual(NOW);
     let place = tars_test_db::place(dir.path(), "auth");
-    let (auth, _) = Auth::open(
-        dir.path(),
-        &place,
-        Credentials::default(),
-        clock.clone(),
-        View::default(),
-        certificates(dir.path(), &clock),
-        Bus::local(),
-    )
-    .await
-    .unwrap();
+    world_in(dir, place).await
+}
+
+/// A world whose authority is a folder, whichever engine other tests run on.
+async fn world_of_files() -> World {
+    let dir = tempfile::tempdir().unwrap();
+    let place = Place::File(dir.path().join("auth.db"));
+    world_in(dir, place).await
+}
+
+async fn world_in(dir: tempfile::TempDir, place: Place) -> World {
+    let clock = Clock::manual(NOW);
+    let vault = Vault::open(dir.path(), &place, None).await.unwrap();
+    let opened = open_over(vault, dir.path(), &clock, Bus::local()).await;
+    let (auth, _, _) = opened.unwrap();
     enroll_ada(&auth).await;
-    World { dir, auth, clock }
+    World {
+        dir,
+        place,
+        auth,
+        clock,
+    }
 }
 
 /// The creator of a join token must exist when the token is presented.
@@ -107,6 +120,26 @@ fn key_and_csr() -> (KeyPair, Vec<u8>) {
 }
 
 impl World {
+    /// The process stops, and another one starts over the same directory.
+    async fn restart(self) -> Self {
+        let Self {
+            dir,
+            place,
+            auth,
+            clock,
+        } = self;
+        drop(auth);
+        let vault = Vault::open(dir.path(), &place, None).await.unwrap();
+        let opened = open_over(vault, dir.path(), &clock, Bus::local()).await;
+        let (auth, _, _) = opened.unwrap();
+        Self {
+            dir,
+            place,
+            auth,
+            clock,
+        }
+    }
+
     /// The verified peer that this chain makes.
     fn verified(&self, new: &NewIdentity) -> Verified {
         let chain: Vec<_> = new.chain.iter().map(|c| c.clone().into()).collect();

@@ -29,6 +29,9 @@ pub(crate) struct LineageRow {
     /// that carried the current one may have been lost.
     pub(crate) rejoin: String,
     pub(crate) rejoin_before: String,
+    /// The replica whose own process holds the certificates; empty for the lineages of others, and on
+    /// a database that no other process uses.
+    pub(crate) replica: String,
 }
 
 const BACKDATE_US: i64 = tars_certs::ca::BACKDATE.as_micros() as i64;
@@ -62,19 +65,21 @@ const INSERT_ISSUED: &str = "INSERT INTO issued_certificates (issuer, serial, sp
                              not_after_us, generation, source) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 const DROP_ISSUED: &str = "DELETE FROM issued_certificates WHERE not_after_us < $1";
 
-const LINEAGES: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
-                        FROM certificate_lineages";
-const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
-                       FROM certificate_lineages WHERE id = $1";
-const LINEAGES_OF: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before \
-                           FROM certificate_lineages WHERE spiffe_id = $1 AND NOT revoked";
+const LINEAGES: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before, \
+                        replica FROM certificate_lineages";
+const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before, \
+                       replica FROM certificate_lineages WHERE id = $1";
+const LINEAGES_OF: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before, \
+                           replica FROM certificate_lineages WHERE spiffe_id = $1 AND NOT revoked";
 const MANAGED_LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, \
-                               rejoin_before FROM certificate_lineages WHERE spiffe_id = $1 \
+                               rejoin_before, replica FROM certificate_lineages \
+                               WHERE spiffe_id = $1 AND replica = $2 \
                                AND EXISTS (SELECT 1 FROM issued_certificates i \
                                WHERE i.lineage = certificate_lineages.id AND i.source = 'authority') \
                                ORDER BY started_us DESC LIMIT 1";
 const SAVE_LINEAGE: &str = "INSERT INTO certificate_lineages (id, spiffe_id, started_us, ends_us, revoked, \
-                            latest_serial, rejoin, rejoin_before) VALUES ($1, $2, $3, $4, $5, $6, $7, $8) \
+                            latest_serial, rejoin, rejoin_before, replica) \
+                            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) \
                             ON CONFLICT (id) DO UPDATE SET ends_us = $4, latest_serial = $6, rejoin = $7, \
                             rejoin_before = $8";
 const END_LINEAGE: &str = "UPDATE certificate_lineages SET revoked = TRUE WHERE id = $1";
@@ -109,6 +114,7 @@ impl FromRow for LineageRow {
             latest_serial: row.get("latest_serial")?,
             rejoin: row.get("rejoin")?,
             rejoin_before: row.get("rejoin_before")?,
+            replica: row.get("replica")?,
         })
     }
 }
@@ -184,12 +190,13 @@ pub(crate) async fn find_lineage(
     Ok(tx.optional(Query::new(LINEAGE).bind(id)).await?)
 }
 
-/// The latest lineage of an identity that the authority's own process manages.
+/// The latest lineage of an identity that a replica manages in its own process.
 pub(crate) async fn managed_lineage(
     tx: &mut Transaction,
     spiffe_id: &str,
+    replica: &str,
 ) -> Result<Option<LineageRow>, AuthError> {
-    let query = Query::new(MANAGED_LINEAGE).bind(spiffe_id);
+    let query = Query::new(MANAGED_LINEAGE).bind(spiffe_id).bind(replica);
     Ok(tx.optional(query).await?)
 }
 
@@ -209,7 +216,8 @@ pub(crate) async fn save_lineage(tx: &mut Transaction, row: &LineageRow) -> Resu
         .bind(row.revoked)
         .bind(&row.latest_serial)
         .bind(&row.rejoin)
-        .bind(&row.rejoin_before);
+        .bind(&row.rejoin_before)
+        .bind(&row.replica);
     Ok(tx.execute(save).await?.one()?)
 }
 

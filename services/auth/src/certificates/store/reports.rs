@@ -18,12 +18,14 @@ pub(crate) struct ReportRow {
     /// The chain of its certificate, leaf first: `issuer:serial`, separated by commas.
     pub(crate) names: String,
     pub(crate) not_before_us: i64,
+    /// Another one with each report; `None` before replicas needed it.
+    pub(crate) report: Option<Uuid>,
 }
 
-const REPORTS: &str = "SELECT spiffe_id, instance, holder, roots, anchor, not_after_us, names, not_before_us \
-                       FROM trust_reports WHERE not_after_us > $1 ORDER BY spiffe_id, instance, holder";
+const REPORTS: &str = "SELECT spiffe_id, instance, holder, roots, anchor, not_after_us, names, not_before_us, \
+                       report FROM trust_reports WHERE not_after_us > $1 ORDER BY spiffe_id, instance, holder";
 const INSERT_REPORT: &str = "INSERT INTO trust_reports (spiffe_id, instance, holder, roots, anchor, not_after_us, \
-                             names, not_before_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+                             names, not_before_us, report) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
 const TRIM_REPORTS: &str = "DELETE FROM trust_reports WHERE spiffe_id = $1 AND holder = $3 AND instance <> $2 \
                             AND instance NOT IN (SELECT instance FROM trust_reports WHERE spiffe_id = $1 \
                             AND holder = $3 AND instance <> $2 ORDER BY not_after_us DESC LIMIT $4)";
@@ -45,6 +47,7 @@ impl FromRow for ReportRow {
             not_after_us: row.get("not_after_us")?,
             names: row.get("names")?,
             not_before_us: row.get("not_before_us")?,
+            report: row.get("report")?,
         })
     }
 }
@@ -73,7 +76,8 @@ pub(crate) async fn save_report(
         .bind(&row.anchor)
         .bind(row.not_after_us)
         .bind(&row.names)
-        .bind(row.not_before_us);
+        .bind(row.not_before_us)
+        .bind(row.report);
     tx.execute(insert).await?.one()?;
     let trim = Query::new(TRIM_REPORTS)
         .bind(&row.spiffe_id)

@@ -35,6 +35,9 @@ const INSERT_REVOCATION: &str = "INSERT INTO revocations (position, issuer, seri
                                  ON CONFLICT (issuer, serial, spiffe_id) DO UPDATE SET not_before_s = $4, \
                                  position = (SELECT MAX(position) + 1 FROM revocations), reason = $6, \
                                  revoked_us = $7, revoked_by = $8 WHERE revocations.not_before_s < $4";
+/// At least the time in seconds, by which lists were numbered before they were counted.
+const NEXT_LIST: &str = "UPDATE revocation_list_number \
+                         SET last = CASE WHEN last < $1 THEN $1 ELSE last + 1 END WHERE id = 1 RETURNING last";
 const DROP_REVOCATIONS: &str = "DELETE FROM revocations WHERE expires_us < $1";
 const DROP_REPORTS: &str = "DELETE FROM trust_reports WHERE not_after_us < $1";
 
@@ -116,6 +119,13 @@ pub(crate) async fn insert_revocation(
         .bind(row.revoked_us)
         .bind(&row.revoked_by);
     Ok(tx.execute(insert).await?.swap())
+}
+
+/// The number of the next signed lists, larger than every one before.
+pub(crate) async fn next_list_number(tx: &mut Transaction, now_s: u64) -> Result<u64, AuthError> {
+    let now_s = i64::try_from(now_s).unwrap_or(i64::MAX);
+    let number: i64 = tx.value(Query::new(NEXT_LIST).bind(now_s), "last").await?;
+    Ok(u64::try_from(number).unwrap_or_default())
 }
 
 /// Deletes revocations and reports that expired before a moment.

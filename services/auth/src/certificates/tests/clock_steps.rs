@@ -103,17 +103,7 @@ async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
     let joined = w.join("/automl").await;
     w.renew(&joined).await.unwrap();
     assert!(w.auth.list_certificates("", "", 50).await.is_ok());
-    let place = tars_test_db::place(w.dir.path(), "auth");
-    let again = Auth::open(
-        w.dir.path(),
-        &place,
-        Credentials::default(),
-        w.clock.clone(),
-        View::default(),
-        certificates(w.dir.path(), &w.clock),
-        Bus::local(),
-    );
-    assert!(again.await.is_ok());
+    let _again = w.restart().await;
     assert!(
         issued.join("cut.json").exists(),
         "left in place for an operator"
@@ -122,9 +112,8 @@ async fn an_unusable_journal_entry_holds_up_neither_revocation_nor_start() {
 
 #[tokio::test]
 async fn a_rotation_step_that_was_taken_is_never_reported_as_failed() {
-    let w = world().await;
-    let place = tars_test_db::place(w.dir.path(), "auth");
-    let other = Db::open(place, crate::store::MIGRATIONS).await.unwrap();
+    let w = world_of_files().await;
+    let other = Db::open(&w.place, crate::store::MIGRATIONS).await.unwrap();
     let held = other.write("test.hold", Isolation::Exclusive).await;
     let held = held.unwrap();
     let (version, _) = w

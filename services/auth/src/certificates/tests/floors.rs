@@ -1,4 +1,5 @@
-//! The authority's floor for the leaves of a revoked identity, which is a file beside the database.
+//! The authority's floor for the leaves of a revoked identity. Where the authority is a folder, the floor
+//! is a file beside the database, and the revocation a row in it.
 
 use super::*;
 use tars_certs::CaError;
@@ -15,24 +16,6 @@ impl World {
     fn has_floor(&self) -> bool {
         let text = std::fs::read_to_string(self.ledger()).unwrap();
         text.contains(automl().as_str())
-    }
-
-    /// The process stops, and another one starts over the same directory.
-    async fn restart(self) -> Self {
-        let Self { dir, auth, clock } = self;
-        drop(auth);
-        let place = tars_test_db::place(dir.path(), "auth");
-        let opened = Auth::open(
-            dir.path(),
-            &place,
-            Credentials::default(),
-            clock.clone(),
-            View::default(),
-            certificates(dir.path(), &clock),
-            Bus::local(),
-        );
-        let (auth, _) = opened.await.unwrap();
-        Self { dir, auth, clock }
     }
 
     /// A certificate of automl that the authority's own process manages, and its next renewal.
@@ -80,7 +63,7 @@ async fn eventually(what: &str, holds: impl Fn() -> bool) {
 
 #[tokio::test]
 async fn the_floor_is_durable_before_the_revocation_takes_the_database() {
-    let w = world().await;
+    let w = world_of_files().await;
     w.join("/automl").await;
     let writer = w.auth.store.begin("test.writer").await.unwrap();
     let (revoking, ()) = tokio::join!(w.revoke_automl(), async {
@@ -92,7 +75,7 @@ async fn the_floor_is_durable_before_the_revocation_takes_the_database() {
 
 #[tokio::test]
 async fn a_crash_between_the_floor_and_the_revocation_revokes_nothing() {
-    let w = world().await;
+    let w = world_of_files().await;
     let old = w.join("/automl").await;
     w.clock.advance(Duration::from_secs(10));
     let authority = w.auth.certificates().authority().unwrap();
@@ -171,7 +154,7 @@ async fn nothing_is_revoked(
 
 #[tokio::test]
 async fn a_revocation_that_the_database_refuses_does_not_end_renewals() {
-    let w = world().await;
+    let w = world_of_files().await;
     let (held, renew) = w.managed_automl();
     w.auth.import_journal().await.unwrap();
     w.clock.advance(Duration::from_secs(60));
@@ -188,7 +171,7 @@ async fn a_revocation_that_the_database_refuses_does_not_end_renewals() {
 
 #[tokio::test]
 async fn a_revocation_that_is_cancelled_does_not_end_renewals() {
-    let w = world().await;
+    let w = world_of_files().await;
     let (held, renew) = w.managed_automl();
     w.auth.import_journal().await.unwrap();
     w.clock.advance(Duration::from_secs(60));

@@ -1,0 +1,69 @@
+//! The rows of sealed secrets.
+
+use crate::AuthError;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Swap, Transaction};
+
+/// A secret, as it is stored.
+#[derive(Debug)]
+pub(crate) struct SealedRow {
+    /// Incremented by every change.
+    pub(crate) version: u64,
+    pub(crate) sealed: Vec<u8>,
+}
+
+const GET: &str = "SELECT name, version, sealed FROM sealed_secrets WHERE name = $1";
+const VERSION: &str = "SELECT version FROM sealed_secrets WHERE name = $1";
+const COUNT: &str = "SELECT COUNT(*) AS secrets FROM sealed_secrets";
+const INSERT: &str = "INSERT INTO sealed_secrets (name, version, sealed) VALUES ($1, 1, $2)";
+const SWAP: &str = "UPDATE sealed_secrets SET version = version + 1, sealed = $1 \
+                    WHERE name = $2 AND version = $3";
+
+impl FromRow for SealedRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let name: String = row.get("name")?;
+        Ok(Self {
+            version: row.named("sealed_secrets", name).number("version")?,
+            sealed: row.get("sealed")?,
+        })
+    }
+}
+
+pub(crate) async fn sealed(
+    db: &mut impl Fetch,
+    name: &str,
+) -> Result<Option<SealedRow>, AuthError> {
+    Ok(db.optional(Query::new(GET).bind(name)).await?)
+}
+
+/// The version of a secret; zero when there is none.
+pub(crate) async fn sealed_version(db: &mut impl Fetch, name: &str) -> Result<u64, AuthError> {
+    let query = Query::new(VERSION).bind(name);
+    let version: Option<i64> = db.optional_value(query, "version").await?;
+    Ok(u64::try_from(version.unwrap_or_default()).unwrap_or_default())
+}
+
+pub(crate) async fn sealed_count(db: &mut impl Fetch) -> Result<i64, AuthError> {
+    Ok(db.value(Query::new(COUNT), "secrets").await?)
+}
+
+/// Adds a secret, whose version is 1. The transaction must be exclusive, and have found none.
+pub(crate) async fn insert_sealed(
+    tx: &mut Transaction,
+    name: &str,
+    sealed: &[u8],
+) -> Result<(), AuthError> {
+    let insert = Query::new(INSERT).bind(name).bind(sealed);
+    Ok(tx.execute(insert).await?.one()?)
+}
+
+/// Replaces a secret; lost when its version is another one.
+pub(crate) async fn swap_sealed(
+    tx: &mut Transaction,
+    name: &str,
+    version: u64,
+    sealed: &[u8],
+) -> Result<Swap, AuthError> {
+    let version = i64::try_from(version).unwrap_or(i64::MAX);
+    let swap = Query::new(SWAP).bind(sealed).bind(name).bind(version);
+    Ok(tx.execute(swap).await?.swap())
+}
