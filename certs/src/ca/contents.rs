@@ -100,6 +100,18 @@ impl Contents {
         })
     }
 
+    /// Makes a folder hold this authority: one that holds it at another version, or none.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::Foreign`] when it holds another authority, which is left alone.
+    pub fn restore(&self, dir: &Path) -> Result<(), CaError> {
+        match self.may_replace(dir)? {
+            true => self.write(dir),
+            false => Err(CaError::Foreign(dir.to_owned())),
+        }
+    }
+
     /// Writes what the folder does not hold yet. The ledger comes last: it says which of the other
     /// files count.
     pub(super) fn write(&self, dir: &Path) -> Result<(), CaError> {
@@ -155,7 +167,7 @@ impl Contents {
     /// # Errors
     ///
     /// When the folder's join key cannot be read.
-    pub(super) fn may_replace(&self, dir: &Path) -> Result<bool, CaError> {
+    fn may_replace(&self, dir: &Path) -> Result<bool, CaError> {
         let path = join_key_path(dir);
         match secret::read(&path).map(Zeroizing::new) {
             Ok(key) => Ok(key.trim() == self.join_key.trim()),

@@ -19,10 +19,7 @@ impl Authority {
         (version, contents): (u64, &Contents),
         now: Duration,
     ) -> Result<Self, CaError> {
-        if !contents.may_replace(dir)? {
-            return Err(CaError::Foreign(dir.to_owned()));
-        }
-        contents.write(dir)?;
+        contents.restore(dir)?;
         let copy = Self::over(dir, contents, Some(version), (trust_domain, lives), now)?;
         copy.journal.prune(now)?;
         copy.save_bundle()?;

@@ -97,6 +97,7 @@ impl Vault {
         now: Duration,
     ) -> Result<Authority, AuthError> {
         if !self.store.db().is_shared() {
+            self.take_over(folder).await?;
             return Ok(Authority::open_or_init(folder, trust_domain, lives, now)?);
         }
         // Exclusive, so that of two first starters one creates the authority.
@@ -124,6 +125,18 @@ impl Vault {
             (version, &contents),
             now,
         )?)
+    }
+
+    /// Makes a folder of the authority that a database has which was shared once, as after a backup of it
+    /// was restored into a file. From then on the folder is the authority.
+    async fn take_over(&self, folder: &Path) -> Result<(), AuthError> {
+        let mut tx = self.store.begin("authority.take_over").await?;
+        let Some((_, contents)) = self.contents(&mut tx).await? else {
+            return Ok(());
+        };
+        contents.restore(folder)?;
+        store::delete_sealed(&mut tx, AUTHORITY).await?;
+        Ok(tx.commit().await?)
     }
 
     /// The authority as it is stored, with its version.

@@ -15,6 +15,7 @@ const GET: &str = "SELECT name, version, sealed FROM sealed_secrets WHERE name =
 const VERSION: &str = "SELECT version FROM sealed_secrets WHERE name = $1";
 const COUNT: &str = "SELECT COUNT(*) AS secrets FROM sealed_secrets";
 const INSERT: &str = "INSERT INTO sealed_secrets (name, version, sealed) VALUES ($1, 1, $2)";
+const DELETE: &str = "DELETE FROM sealed_secrets WHERE name = $1";
 const SWAP: &str = "UPDATE sealed_secrets SET version = version + 1, sealed = $1 \
                     WHERE name = $2 AND version = $3";
 
@@ -66,4 +67,8 @@ pub(crate) async fn swap_sealed(
     let version = i64::try_from(version).unwrap_or(i64::MAX);
     let swap = Query::new(SWAP).bind(sealed).bind(name).bind(version);
     Ok(tx.execute(swap).await?.swap())
+}
+
+pub(crate) async fn delete_sealed(tx: &mut Transaction, name: &str) -> Result<(), AuthError> {
+    Ok(tx.execute(Query::new(DELETE).bind(name)).await?.one()?)
 }

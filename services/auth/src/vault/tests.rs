@@ -152,3 +152,44 @@ async fn of_two_first_administrators_and_signing_keys_there_is_one() {
     let (users, _) = two.list_users("", 10).await.unwrap();
     assert_eq!(users.len(), 1);
 }
+
+#[tokio::test]
+async fn an_authority_in_a_database_that_is_not_shared_becomes_a_folder() {
+    let (dir, now) = (
+        tempfile::tempdir().unwrap(),
+        Duration::from_secs(1_800_000_000),
+    );
+    let place = Place::File(dir.path().join("auth.db"));
+    let vault = Vault::open(dir.path(), &place, None).await.unwrap();
+    let (domain, lives) = ("tars.local", Lifetimes::default());
+    let put = async |contents: &Contents| {
+        let mut tx = vault.store.begin("test.authority").await.unwrap();
+        let sealed = vault.sealed(contents).unwrap();
+        let put = store::insert_sealed(&mut tx, AUTHORITY, &sealed).await;
+        put.unwrap();
+        tx.commit().await.unwrap();
+    };
+    let open = async |folder: &str| {
+        let folder = dir.path().join(folder);
+        vault.authority(&folder, domain, lives, now).await
+    };
+    let restored = Contents::create(domain, lives, now).unwrap();
+    put(&restored).await;
+    let opened = open("ca").await.unwrap();
+    assert_eq!(opened.copy_version(), None, "it is no working copy");
+    assert_eq!(Contents::read(&dir.path().join("ca")).unwrap(), restored);
+    let stored = store::sealed_version(&mut vault.store.read("test"), AUTHORITY).await;
+    assert_eq!(stored.unwrap(), 0, "the folder counts from now on");
+    // A folder with another authority is not overwritten, and the row stays.
+    let other = open("other").await.unwrap();
+    put(&restored).await;
+    let refused = open("other").await.unwrap_err();
+    assert!(
+        matches!(refused, AuthError::Ca(tars_certs::CaError::Foreign(_))),
+        "{refused}"
+    );
+    let kept = Contents::read(&dir.path().join("other")).unwrap();
+    assert_ne!(kept, restored);
+    assert_eq!(other.roots().len(), 1);
+    assert_eq!(open("ca").await.unwrap().roots(), opened.roots());
+}
