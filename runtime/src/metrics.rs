@@ -1,7 +1,10 @@
 //! The metrics of the process in two formats: OpenMetrics, and the older text format of Prometheus. A
 //! scraper that names neither gets the older one, which all of them can parse.
 
+mod outcomes;
 mod text;
+
+pub use outcomes::{OutcomeNames, Outcomes};
 
 use parking_lot::Mutex;
 use prometheus_client::{

@@ -3,11 +3,22 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
+use tars::rest::Rest;
 use tars_tests::{
     TestMesh, eventually,
     governed::{POLICY, approve_and_apply, assessed, final_state, finished, proposed, study},
     reason, refusal,
 };
+
+/// Waits until the metrics of the process have a line.
+async fn until_counted(mesh: &TestMesh, line: &str) {
+    let observe = Rest::new(&mesh.mesh.ready.observe);
+    eventually(line, || async {
+        let text = observe.text("/metrics").await.unwrap();
+        text.lines().any(|l| l == line)
+    })
+    .await;
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn search_propose_approve_apply_verify() {
@@ -79,6 +90,9 @@ async fn search_propose_approve_apply_verify() {
     for (name, value) in applied["new_params"].as_object().unwrap() {
         assert_eq!(&after["hyperparameters"][name], value, "{name}");
     }
+
+    until_counted(&mesh, "proposals_ended_total{outcome=\"completed\"} 1").await;
+    until_counted(&mesh, "trials_ended_total{outcome=\"complete\"} 2").await;
 
     // The whole story is in the audit list, and survives a restart with everything else.
     eventually("the audit list has it all", || async {
@@ -368,6 +382,11 @@ async fn agents_train_reload_act_and_refuse() {
         .await
         .unwrap();
     assert_eq!(resumed, sequences[3..]);
+
+    for outcome in ["cancelled", "completed"] {
+        let line = format!("training_runs_ended_total{{outcome=\"{outcome}\"}} 1");
+        until_counted(&mesh, &line).await;
+    }
 
     let acted = developer.post(step, state).await.unwrap();
     let action = &acted["agent_actions"]["policy"];

@@ -14,6 +14,7 @@ use tars_runtime::{
     config::Config,
     db::{Db, Migration, Place},
     lease::Leases,
+    metrics::Metrics,
     seeds::Seeds,
     trace::Tracer,
 };
@@ -39,15 +40,11 @@ pub trait Workload: Sized + Send + Sync + 'static {
     fn leases(&self) -> &Leases;
 
     /// The gRPC services to serve, each of which takes messages of at most `max_message_bytes`.
-    fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes;
+    fn routes(self: Arc<Self>, max_message_bytes: usize) -> Routes;
 
     /// Continues what the last process left unfinished. Called once everything of this process
     /// serves; work that takes long goes to the background.
-    fn resume(
-        self: Arc<Self>,
-        tracer: Tracer,
-    ) -> impl Future<Output = Result<(), OpenError>> + Send {
-        drop(tracer);
+    fn resume(self: Arc<Self>) -> impl Future<Output = Result<(), OpenError>> + Send {
         async { Ok(()) }
     }
 }
@@ -63,7 +60,6 @@ pub trait Dial: Sync {
 }
 
 /// What a process gives to a service.
-#[derive(Clone)]
 pub struct Parts<'a> {
     /// The service's own part of the data directory. It may not exist yet.
     pub dir: &'a Path,
@@ -77,6 +73,10 @@ pub struct Parts<'a> {
     pub clock: Clock,
     /// Seeds of random numbers.
     pub seeds: Seeds,
+    /// Starts the spans of the service.
+    pub tracer: Tracer,
+    /// The registry of the process. A service registers its metrics once, when it is opened.
+    pub metrics: &'a Metrics,
     /// Opens channels to other services.
     pub peers: &'a dyn Dial,
 }

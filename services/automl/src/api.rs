@@ -13,7 +13,6 @@ use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
 use tars_learn::spec_of;
 use tars_proto::{automl::v1::*, fault, reason};
-use tars_runtime::trace::Tracer;
 use tonic::{Code, Request, Response, Status, service::Routes};
 use uuid::Uuid;
 use wire::{check_against, invalid, own_space, space, study, trial};
@@ -23,11 +22,10 @@ const DEFAULT_AGENT: &str = "policy";
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     automl: Arc<Automl>,
-    tracer: Tracer,
 }
 
-pub(crate) fn routes(automl: Arc<Automl>, tracer: Tracer, max_message: usize) -> Routes {
-    let server = study_service_server::StudyServiceServer::new(Api { automl, tracer });
+pub(crate) fn routes(automl: Arc<Automl>, max_message: usize) -> Routes {
+    let server = study_service_server::StudyServiceServer::new(Api { automl });
     Routes::new(server.max_decoding_message_size(max_message))
 }
 
@@ -100,7 +98,7 @@ impl study_service_server::StudyService for Api {
             owner,
             owner_id,
         };
-        let row = self.automl.start_study(new, &self.tracer).await?;
+        let row = self.automl.start_study(new).await?;
         let optimization_id = row.id.to_string();
         let message = format!("{} trials of {} steps", row.n_trials, row.steps);
         Ok(Response::new(OptimizeResponse {

@@ -1,7 +1,7 @@
 //! Orchestration in memory: the outcomes of training runs are planned by trial number.
 
 use crate::{
-    Automl,
+    Automl, Setup,
     peers::{AgentKind, DescribeAgents, Peers},
     retries::Pacing,
     store::{StudyRow, TrialRow, TrialState},
@@ -27,6 +27,7 @@ use tars_runtime::{
     config,
     db::{Db, Query},
     lease::Terms,
+    metrics::Metrics,
     seeds::Seeds,
     trace::Tracer,
 };
@@ -222,6 +223,7 @@ pub(crate) struct Rig {
     pub(crate) world: Arc<World>,
     pub(crate) automl: Arc<Automl>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
 }
 
 impl Rig {
@@ -287,7 +289,7 @@ impl Rig {
             longest: pause,
             ..Pacing::default()
         };
-        let seeds = Seeds::counted(1);
+        let metrics = Metrics::default();
         let place = tars_test_db::place(dir.path(), "automl");
         let terms = |db: &Db| match replica {
             None => Terms::of(db, dir.path()),
@@ -296,29 +298,35 @@ impl Rig {
                 life: LIFE,
             }),
         };
-        let (clocks, place) = (clock.clone(), &place);
-        let automl = Automl::open_paced(place, terms, settings, peers, clocks, seeds, pacing);
+        let setup = Setup {
+            settings,
+            peers,
+            clock: clock.clone(),
+            seeds: Seeds::counted(1),
+            pacing,
+            tracer: Tracer::disabled(),
+            metrics: metrics.clone(),
+        };
+        let automl = Automl::open_at(&place, terms, setup);
         Self {
             automl: automl.await.unwrap(),
             dir,
             parallel,
             world,
             clock,
+            metrics,
         }
     }
 
     /// Starts a study that the server runs.
     pub(crate) async fn begin(&self, new: NewStudy) -> Uuid {
-        let started = self.automl.start_study(new, &Tracer::disabled()).await;
+        let started = self.automl.start_study(new).await;
         started.unwrap().id
     }
 
     /// Resumes as at the start of a process.
     pub(crate) async fn resume(&self) -> usize {
-        self.automl
-            .resume_studies(&Tracer::disabled())
-            .await
-            .unwrap()
+        self.automl.resume_studies().await.unwrap()
     }
 
     pub(crate) async fn row(&self, id: Uuid) -> StudyRow {

@@ -23,14 +23,16 @@ use error::AutomlError;
 
 use peers::Peers;
 use retries::Pacing;
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 use store::Store;
 use tars_runtime::{
     clock::Clock,
     config,
     db::{Db, Place},
     lease::{InProgress, Leases, Terms},
+    metrics::{Metrics, OutcomeNames, Outcomes},
     seeds::Seeds,
+    trace::Tracer,
 };
 use tokio::sync::Semaphore;
 use watched::AllWatched;
@@ -48,30 +50,44 @@ pub struct Automl {
     clock: Clock,
     seeds: Seeds,
     pacing: Pacing,
+    tracer: Tracer,
+    trials: Outcomes,
+}
+
+/// The metrics of trials, by the state in which they end.
+const TRIALS: OutcomeNames = OutcomeNames {
+    ended: "trials_ended",
+    ended_help: "Trials that have ended, by outcome",
+    seconds: "trial_duration_seconds",
+    seconds_help: "How long trials took, with all their attempts",
+};
+
+/// What the service is given, apart from its database.
+pub(crate) struct Setup {
+    pub(crate) settings: config::Automl,
+    pub(crate) peers: Peers,
+    pub(crate) clock: Clock,
+    pub(crate) seeds: Seeds,
+    pub(crate) pacing: Pacing,
+    pub(crate) tracer: Tracer,
+    pub(crate) metrics: Metrics,
 }
 
 impl Automl {
-    pub(crate) async fn open(
-        dir: &Path,
-        database: &Place,
-        settings: config::Automl,
-        peers: Peers,
-        clock: Clock,
-        seeds: Seeds,
-    ) -> Result<Arc<Self>, AutomlError> {
-        let (terms, pacing) = (|db: &Db| Terms::of(db, dir), Pacing::default());
-        Self::open_paced(database, terms, settings, peers, clock, seeds, pacing).await
-    }
-
-    async fn open_paced(
+    pub(crate) async fn open_at(
         database: &Place,
         terms: impl FnOnce(&Db) -> io::Result<Terms>,
-        settings: config::Automl,
-        peers: Peers,
-        clock: Clock,
-        seeds: Seeds,
-        pacing: Pacing,
+        setup: Setup,
     ) -> Result<Arc<Self>, AutomlError> {
+        let Setup {
+            settings,
+            peers,
+            clock,
+            seeds,
+            pacing,
+            tracer,
+            metrics,
+        } = setup;
         let db = Db::open(database, store::MIGRATIONS).await?;
         // Jitter is drawn apart, so that it takes no seed from a study.
         let jitter = Seeds::system();
@@ -88,6 +104,8 @@ impl Automl {
             clock,
             seeds,
             pacing,
+            tracer,
+            trials: Outcomes::new(&metrics, TRIALS),
         }))
     }
 }

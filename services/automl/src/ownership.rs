@@ -6,7 +6,7 @@
 
 use crate::{Automl, AutomlError, retries::AccessRetries, watched::Watched};
 use std::sync::{Arc, Weak};
-use tars_runtime::{lease::Lease, trace::Tracer};
+use tars_runtime::lease::Lease;
 use uuid::Uuid;
 
 /// The name of a study's lease.
@@ -32,32 +32,32 @@ impl Automl {
 
     /// Looks for studies that no process runs any more, as long as the service exists. There are none
     /// where no other process uses the database.
-    pub(crate) fn take_over_in_background(self: &Arc<Self>, tracer: &Tracer) {
+    pub(crate) fn take_over_in_background(self: &Arc<Self>) {
         if self.leases.until_next_look().is_some() {
-            tokio::spawn(look(Arc::downgrade(self), tracer.clone()));
+            tokio::spawn(look(Arc::downgrade(self)));
         }
     }
 
-    async fn take_over(self: &Arc<Self>, tracer: &Tracer) -> Result<(), AutomlError> {
+    async fn take_over(self: &Arc<Self>) -> Result<(), AutomlError> {
         for study in self.store.unfinished().await? {
             let name = lease_of(study.id);
             if !self.in_progress.contains(&name) && self.leases.is_free(&name).await? {
                 tracing::info!(study = %study.id, "study taken over");
-                self.run_in_background(study, None, tracer);
+                self.run_in_background(study, None);
             }
         }
         Ok(())
     }
 }
 
-async fn look(automl: Weak<Automl>, tracer: Tracer) {
+async fn look(automl: Weak<Automl>) {
     while let Some(pause) = automl
         .upgrade()
         .and_then(|this| this.leases.until_next_look())
     {
         tokio::time::sleep(pause).await;
         let Some(this) = automl.upgrade() else { return };
-        if let Err(e) = this.take_over(&tracer).await {
+        if let Err(e) = this.take_over().await {
             tracing::warn!(error = ?e, "studies without a process could not be looked for");
         }
     }

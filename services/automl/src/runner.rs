@@ -18,7 +18,7 @@ use tars_interceptors::call::{in_current_trace, with_trace};
 use tars_peers::{Evaluation, Update, seeds};
 use tars_runtime::{
     lease::{Fence, Lease},
-    trace::{Kind, Parent, Tracer},
+    trace::{Kind, Parent},
 };
 use tokio::{sync::OwnedSemaphorePermit, task::JoinSet};
 use uuid::Uuid;
@@ -39,17 +39,14 @@ impl Automl {
 
     /// Resumes every study that has not ended and that no other process runs, now and whenever one
     /// becomes free.
-    pub(crate) async fn resume_studies(
-        self: &Arc<Self>,
-        tracer: &Tracer,
-    ) -> Result<usize, AutomlError> {
+    pub(crate) async fn resume_studies(self: &Arc<Self>) -> Result<usize, AutomlError> {
         let studies = self.store.unfinished().await?;
         let count = studies.len();
         for study in studies {
             tracing::info!(study = %study.id, "study resumed");
-            self.run_in_background(study, None, tracer);
+            self.run_in_background(study, None);
         }
-        self.take_over_in_background(tracer);
+        self.take_over_in_background();
         Ok(count)
     }
 
@@ -63,14 +60,13 @@ impl Automl {
         self: &Arc<Self>,
         study: StudyRow,
         turn: Option<OwnedSemaphorePermit>,
-        tracer: &Tracer,
     ) {
         let Some(entry) = self.in_progress.enter(&lease_of(study.id)) else {
             return;
         };
         let this = Arc::clone(self);
         let parent = Parent::stored(&study.traceparent);
-        let mut span = tracer.start("automl.study", Kind::Internal, parent);
+        let mut span = self.tracer.start("automl.study", Kind::Internal, parent);
         span.set("tars.study.id", study.id.to_string());
         span.set("tars.agent.id", study.agent_id.clone());
         // Held from now on, so that no cancellation is missed.

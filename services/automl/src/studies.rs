@@ -13,7 +13,7 @@ use tars_runtime::{
     lease::Fence,
     page,
     tasks::to_the_end,
-    trace::{self, Tracer},
+    trace,
 };
 use tars_search::{Direction, Observation, Pruner, Sampler, Space};
 use uuid::Uuid;
@@ -79,14 +79,13 @@ impl Automl {
     pub(crate) async fn start_study(
         self: &Arc<Self>,
         new: NewStudy,
-        tracer: &Tracer,
     ) -> Result<StudyRow, AutomlError> {
-        let (this, tracer) = (Arc::clone(self), tracer.clone());
+        let this = Arc::clone(self);
         to_the_end(async move {
             let turn = Arc::clone(&this.running).try_acquire_owned();
             let turn = turn.map_err(|_| AutomlError::Busy)?;
             let row = this.create_study(new).await?;
-            this.run_in_background(row.clone(), Some(turn), &tracer);
+            this.run_in_background(row.clone(), Some(turn));
             Ok(row)
         })
         .await
@@ -267,8 +266,13 @@ impl Automl {
         }
     }
 
+    /// Tells watchers of a trial as it is stored now, and measures it when that is its end.
     fn announce(&self, row: TrialRow) {
         let study = row.study_id;
+        if row.state != TrialState::Running {
+            let outcome = row.state.as_str();
+            self.trials.record(outcome, row.started_us, &self.clock);
+        }
         self.watched.push(study, StudyEvent::Trial(Box::new(row)));
     }
 

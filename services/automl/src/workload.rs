@@ -1,11 +1,10 @@
 //! AutoML as a workload of a process.
 
-use crate::{Automl, api, peers::Peers, store};
+use crate::{Automl, Setup, api, peers::Peers, retries::Pacing, store};
 use std::sync::Arc;
 use tars_runtime::{
     db::{Db, Migration},
-    lease::Leases,
-    trace::Tracer,
+    lease::{Leases, Terms},
 };
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
@@ -14,10 +13,17 @@ impl Workload for Automl {
     const MIGRATIONS: &'static [Migration] = store::MIGRATIONS;
 
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
-        let peers = Peers::over(parts.peers.dial("orchestration")?);
-        let settings = parts.config.automl.clone();
-        let (dir, database) = (parts.dir, &parts.database);
-        Ok(Self::open(dir, database, settings, peers, parts.clock, parts.seeds).await?)
+        let setup = Setup {
+            settings: parts.config.automl.clone(),
+            peers: Peers::over(parts.peers.dial("orchestration")?),
+            clock: parts.clock,
+            seeds: parts.seeds,
+            pacing: Pacing::default(),
+            tracer: parts.tracer,
+            metrics: parts.metrics.clone(),
+        };
+        let terms = |db: &Db| Terms::of(db, parts.dir);
+        Ok(Self::open_at(&parts.database, terms, setup).await?)
     }
 
     fn db(&self) -> &Db {
@@ -28,12 +34,12 @@ impl Workload for Automl {
         &self.leases
     }
 
-    fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes {
-        api::routes(self, tracer, max_message_bytes)
+    fn routes(self: Arc<Self>, max_message_bytes: usize) -> Routes {
+        api::routes(self, max_message_bytes)
     }
 
-    async fn resume(self: Arc<Self>, tracer: Tracer) -> Result<(), OpenError> {
-        self.resume_studies(&tracer).await?;
+    async fn resume(self: Arc<Self>) -> Result<(), OpenError> {
+        self.resume_studies().await?;
         Ok(())
     }
 }

@@ -17,18 +17,16 @@ use tars_proto::{
     params::{self, Param, Params},
     time::timestamp,
 };
-use tars_runtime::trace::Tracer;
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
     service: Arc<HyperSync>,
-    tracer: Tracer,
 }
 
-pub(crate) fn routes(service: Arc<HyperSync>, tracer: Tracer, max_message: usize) -> Routes {
-    let server = sync_service_server::SyncServiceServer::new(Api { service, tracer });
+pub(crate) fn routes(service: Arc<HyperSync>, max_message: usize) -> Routes {
+    let server = sync_service_server::SyncServiceServer::new(Api { service });
     Routes::new(server.max_decoding_message_size(max_message))
 }
 
@@ -162,7 +160,7 @@ impl sync_service_server::SyncService for Api {
         let (caller, seeds) = (call.require_caller()?, verification_seeds);
         let row = self
             .service
-            .propose(caller, &study_id, &note, seeds, &self.tracer)
+            .propose(caller, &study_id, &note, seeds)
             .await?;
         Ok(Response::new(ProposeUpdateResponse {
             proposal: self.shown(row).await,
@@ -221,7 +219,7 @@ impl sync_service_server::SyncService for Api {
         let update_id = id(&request.get_ref().update_id)?;
         let row = self
             .service
-            .apply_approved(call.require_caller()?, update_id, &self.tracer)
+            .apply_approved(call.require_caller()?, update_id)
             .await?;
         Ok(Response::new(ApplyProposalResponse {
             proposal: self.shown(row).await,
@@ -261,7 +259,7 @@ impl sync_service_server::SyncService for Api {
         let (caller, update_id) = (call.require_caller()?, id(&asked.update_id)?);
         let row = self
             .service
-            .resolve(caller, update_id, resolution, asked.reason, &self.tracer)
+            .resolve(caller, update_id, resolution, asked.reason)
             .await?;
         Ok(Response::new(ResolveProposalResponse {
             proposal: self.shown(row).await,

@@ -16,7 +16,7 @@ use tars_runtime::{
     audit,
     db::DbError,
     lease::Fence,
-    trace::{Kind, Parent, Tracer},
+    trace::{Kind, Parent},
 };
 use uuid::Uuid;
 
@@ -25,13 +25,15 @@ pub(crate) const AT_ONCE: usize = 2;
 
 impl HyperSync {
     /// Assesses a proposal, until it no longer waits for a decision.
-    pub(crate) fn assess_in_background(self: &Arc<Self>, proposal: &Proposal, tracer: &Tracer) {
+    pub(crate) fn assess_in_background(self: &Arc<Self>, proposal: &Proposal) {
         let Some(entry) = self.in_progress.enter(&assessment_lease(proposal.id)) else {
             return;
         };
         let this = Arc::clone(self);
         let parent = Parent::stored(&proposal.traceparent);
-        let mut span = tracer.start("hypersync.assess", Kind::Internal, parent);
+        let mut span = self
+            .tracer
+            .start("hypersync.assess", Kind::Internal, parent);
         span.set("tars.proposal.id", proposal.id.to_string());
         span.set("tars.agent.id", proposal.agent_id.clone());
         let id = proposal.id;

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc};
 use tars_credentials::Caller;
 use tars_proto::orchestration::v1::HoldAgentRequest;
-use tars_runtime::{tasks::to_the_end, trace::Tracer};
+use tars_runtime::tasks::to_the_end;
 use tokio::sync::Mutex as Turn;
 use uuid::Uuid;
 
@@ -105,13 +105,12 @@ impl HyperSync {
         id: Uuid,
         resolution: Resolution,
         reason: String,
-        tracer: &Tracer,
     ) -> Result<Proposal, HyperSyncError> {
-        let (this, by, tracer) = (Arc::clone(self), caller.label.clone(), tracer.clone());
+        let (this, by) = (Arc::clone(self), caller.label.clone());
         to_the_end(async move {
             let proposal = this.begin_resolve(&by, id, resolution, reason).await?;
             if proposal.state.is_driven() {
-                this.run_in_background(proposal.clone(), &tracer);
+                this.run_in_background(proposal.clone());
             }
             Ok(proposal)
         })

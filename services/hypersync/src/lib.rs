@@ -25,7 +25,7 @@ use error::HyperSyncError;
 
 use pauses::Pacing;
 use peers::Peers;
-use std::{io, path::Path, sync::Arc};
+use std::{io, sync::Arc};
 use store::Store;
 use tars_runtime::{
     bus::{Bus, Topic},
@@ -33,7 +33,9 @@ use tars_runtime::{
     clock::Clock,
     db::{Db, Place},
     lease::{InProgress, Leases, Terms},
+    metrics::{Metrics, OutcomeNames, Outcomes},
     seeds::Seeds,
+    trace::Tracer,
 };
 use tokio::sync::Semaphore;
 
@@ -53,28 +55,42 @@ pub struct HyperSync {
     changes: Changes,
     assessing: Semaphore,
     held: attention::HeldAgents,
+    tracer: Tracer,
+    ended: Outcomes,
+}
+
+/// The metrics of proposals, by the state in which they end.
+const PROPOSALS: OutcomeNames = OutcomeNames {
+    ended: "proposals_ended",
+    ended_help: "Proposals that have ended, by outcome",
+    seconds: "proposal_duration_seconds",
+    seconds_help: "How long proposals took to their end, with the time in which they waited for a person",
+};
+
+/// What the service is given, apart from its database.
+pub(crate) struct Setup {
+    pub(crate) peers: Peers,
+    pub(crate) clock: Clock,
+    pub(crate) pacing: Pacing,
+    pub(crate) bus: Bus,
+    pub(crate) tracer: Tracer,
+    pub(crate) metrics: Metrics,
 }
 
 impl HyperSync {
-    pub(crate) async fn open(
-        dir: &Path,
-        database: &Place,
-        peers: Peers,
-        clock: Clock,
-        bus: Bus,
-    ) -> Result<Arc<Self>, HyperSyncError> {
-        let (terms, pacing) = (|db: &Db| Terms::of(db, dir), Pacing::default());
-        Self::open_paced(database, terms, peers, clock, pacing, bus).await
-    }
-
-    async fn open_paced(
+    pub(crate) async fn open_at(
         database: &Place,
         terms: impl FnOnce(&Db) -> io::Result<Terms>,
-        peers: Peers,
-        clock: Clock,
-        pacing: Pacing,
-        bus: Bus,
+        setup: Setup,
     ) -> Result<Arc<Self>, HyperSyncError> {
+        let Setup {
+            peers,
+            clock,
+            pacing,
+            bus,
+            tracer,
+            metrics,
+        } = setup;
         let db = Db::open(database, store::MIGRATIONS).await?;
         let jitter = Seeds::system();
         let leases = Leases::open(db.clone(), terms(&db)?, clock.clone(), jitter).await?;
@@ -90,6 +106,8 @@ impl HyperSync {
             changes,
             assessing: Semaphore::new(assess::AT_ONCE),
             held: attention::HeldAgents::default(),
+            tracer,
+            ended: Outcomes::new(&metrics, PROPOSALS),
         }))
     }
 }

@@ -10,7 +10,7 @@ use crate::{
     store::{Assessment, Proposal},
 };
 use std::sync::{Arc, Weak};
-use tars_runtime::{lease::Lease, trace::Tracer};
+use tars_runtime::lease::Lease;
 use uuid::Uuid;
 
 /// The name of the lease for applying a proposal.
@@ -39,21 +39,21 @@ impl HyperSync {
 
     /// Looks for proposals that no process works on any more, as long as the service exists. There are
     /// none where no other process uses the database.
-    pub(crate) fn take_over_in_background(self: &Arc<Self>, tracer: &Tracer) {
+    pub(crate) fn take_over_in_background(self: &Arc<Self>) {
         if self.leases.until_next_look().is_some() {
-            tokio::spawn(look(Arc::downgrade(self), tracer.clone()));
+            tokio::spawn(look(Arc::downgrade(self)));
         }
     }
 
-    pub(crate) async fn take_over(self: &Arc<Self>, tracer: &Tracer) -> Result<(), HyperSyncError> {
+    pub(crate) async fn take_over(self: &Arc<Self>) -> Result<(), HyperSyncError> {
         for proposal in self.store.unfinished().await? {
             if proposal.state.is_driven() {
                 if self.leases.is_free(&saga_lease(proposal.id)).await? {
                     tracing::info!(proposal = %proposal.id, "proposal taken over");
-                    self.run_in_background(proposal, tracer);
+                    self.run_in_background(proposal);
                 }
             } else if self.is_left(&proposal).await? {
-                self.assess_in_background(&proposal, tracer);
+                self.assess_in_background(&proposal);
             }
         }
         Ok(())
@@ -67,7 +67,7 @@ impl HyperSync {
     }
 }
 
-async fn look(service: Weak<HyperSync>, tracer: Tracer) {
+async fn look(service: Weak<HyperSync>) {
     while let Some(pause) = service
         .upgrade()
         .and_then(|this| this.leases.until_next_look())
@@ -76,7 +76,7 @@ async fn look(service: Weak<HyperSync>, tracer: Tracer) {
         let Some(this) = service.upgrade() else {
             return;
         };
-        if let Err(e) = this.take_over(&tracer).await {
+        if let Err(e) = this.take_over().await {
             tracing::warn!(error = ?e, "proposals without a process could not be looked for");
         }
     }

@@ -18,7 +18,7 @@ use tars_runtime::{
     lease::Fence,
     page,
     tasks::to_the_end,
-    trace::{self, Tracer},
+    trace,
 };
 use uuid::Uuid;
 
@@ -146,12 +146,11 @@ impl HyperSync {
         self: &Arc<Self>,
         caller: &Caller,
         id: Uuid,
-        tracer: &Tracer,
     ) -> Result<Proposal, HyperSyncError> {
-        let (this, by, tracer) = (Arc::clone(self), caller.label.clone(), tracer.clone());
+        let (this, by) = (Arc::clone(self), caller.label.clone());
         to_the_end(async move {
             let proposal = this.begin_apply(&by, id).await?;
-            this.run_in_background(proposal.clone(), &tracer);
+            this.run_in_background(proposal.clone());
             Ok(proposal)
         })
         .await
@@ -223,7 +222,12 @@ impl HyperSync {
             .detail("reason", proposal.last_reason())
             .detail("error", &proposal.error);
         audit::insert(&mut tx, &record).await?;
-        self.commit(tx, proposal).await
+        self.commit(tx, proposal).await?;
+        if next.is_final() {
+            let (outcome, began_us) = (next.as_str(), proposal.created_us);
+            self.ended.record(outcome, began_us, &self.clock);
+        }
+        Ok(())
     }
 
     /// Commits the next revision of a proposal, and announces that there is one. After a commit in

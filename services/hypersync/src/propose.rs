@@ -18,11 +18,7 @@ use tars_proto::{
     orchestration::v1::Agent,
     params::{self, Param, Params},
 };
-use tars_runtime::{
-    audit,
-    tasks::to_the_end,
-    trace::{self, Tracer},
-};
+use tars_runtime::{audit, tasks::to_the_end, trace};
 use uuid::Uuid;
 
 const DEFAULT_SEEDS: u32 = 8;
@@ -46,7 +42,6 @@ impl HyperSync {
         study_id: &str,
         note: &str,
         seeds: Option<u32>,
-        tracer: &Tracer,
     ) -> Result<Proposal, HyperSyncError> {
         let finding = self.finding(study_id).await?;
         let proposal = Proposal {
@@ -55,10 +50,10 @@ impl HyperSync {
             ..draft(finding, caller, self.clock.now_us())
         };
         // A written proposal is assessed even if the caller has gone away.
-        let (this, tracer) = (Arc::clone(self), tracer.clone());
+        let this = Arc::clone(self);
         to_the_end(async move {
             this.write_new(&proposal).await?;
-            this.assess_in_background(&proposal, &tracer);
+            this.assess_in_background(&proposal);
             Ok(proposal)
         })
         .await

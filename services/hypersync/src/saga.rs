@@ -25,35 +25,32 @@ use tars_proto::{
 };
 use tars_runtime::{
     lease::{Fence, Lease},
-    trace::{Kind, Parent, Tracer},
+    trace::{Kind, Parent},
 };
 
 impl HyperSync {
     /// Resumes every proposal that was being applied or assessed and that no other process works on, now
     /// and whenever one becomes free. Holds the agents of those that wait for a person.
-    pub(crate) async fn resume_proposals(
-        self: &Arc<Self>,
-        tracer: &Tracer,
-    ) -> Result<usize, HyperSyncError> {
+    pub(crate) async fn resume_proposals(self: &Arc<Self>) -> Result<usize, HyperSyncError> {
         self.keep_agents_held();
         let proposals = self.store.unfinished().await?;
         let count = proposals.len();
         for proposal in proposals {
             if proposal.state.is_driven() {
                 tracing::info!(proposal = %proposal.id, state = proposal.state.as_str(), "proposal resumed");
-                self.run_in_background(proposal, tracer);
+                self.run_in_background(proposal);
             } else {
-                self.assess_in_background(&proposal, tracer);
+                self.assess_in_background(&proposal);
             }
         }
-        self.take_over_in_background(tracer);
+        self.take_over_in_background();
         Ok(count)
     }
 
-    pub(crate) fn run_in_background(self: &Arc<Self>, proposal: Proposal, tracer: &Tracer) {
+    pub(crate) fn run_in_background(self: &Arc<Self>, proposal: Proposal) {
         let this = Arc::clone(self);
         let parent = Parent::stored(&proposal.traceparent);
-        let mut span = tracer.start("hypersync.apply", Kind::Internal, parent);
+        let mut span = self.tracer.start("hypersync.apply", Kind::Internal, parent);
         span.set("tars.proposal.id", proposal.id.to_string());
         span.set("tars.agent.id", proposal.agent_id.clone());
         tokio::spawn(with_trace(span, async move {

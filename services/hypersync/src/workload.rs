@@ -1,15 +1,15 @@
 //! HyperSync as a workload of a process.
 
 use crate::{
-    HyperSync, api,
+    HyperSync, Setup, api,
+    pauses::Pacing,
     peers::{Channels, Peers},
     store,
 };
 use std::sync::Arc;
 use tars_runtime::{
     db::{Db, Migration},
-    lease::Leases,
-    trace::Tracer,
+    lease::{Leases, Terms},
 };
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
@@ -23,7 +23,16 @@ impl Workload for HyperSync {
             orchestration_for_caller: parts.peers.dial("orchestration")?,
             orchestration: parts.peers.dial("orchestration")?,
         });
-        Ok(Self::open(parts.dir, &parts.database, peers, parts.clock, parts.bus).await?)
+        let setup = Setup {
+            peers,
+            clock: parts.clock,
+            pacing: Pacing::default(),
+            bus: parts.bus,
+            tracer: parts.tracer,
+            metrics: parts.metrics.clone(),
+        };
+        let terms = |db: &Db| Terms::of(db, parts.dir);
+        Ok(Self::open_at(&parts.database, terms, setup).await?)
     }
 
     fn db(&self) -> &Db {
@@ -34,12 +43,12 @@ impl Workload for HyperSync {
         &self.leases
     }
 
-    fn routes(self: Arc<Self>, tracer: Tracer, max_message_bytes: usize) -> Routes {
-        api::routes(self, tracer, max_message_bytes)
+    fn routes(self: Arc<Self>, max_message_bytes: usize) -> Routes {
+        api::routes(self, max_message_bytes)
     }
 
-    async fn resume(self: Arc<Self>, tracer: Tracer) -> Result<(), OpenError> {
-        self.resume_proposals(&tracer).await?;
+    async fn resume(self: Arc<Self>) -> Result<(), OpenError> {
+        self.resume_proposals().await?;
         Ok(())
     }
 }

@@ -34,6 +34,7 @@ use tars_runtime::{
     config,
     db::{Db, Place},
     lease::{Leases, Terms},
+    metrics::{Metrics, OutcomeNames, Outcomes},
     seeds::Seeds,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -57,30 +58,59 @@ pub struct Orchestration {
     clock: Clock,
     solvers: Solvers,
     seeds: Seeds,
+    runs_ended: Outcomes,
+}
+
+/// The metrics of training runs, by the state in which they end.
+const TRAINING_RUNS: OutcomeNames = OutcomeNames {
+    ended: "training_runs_ended",
+    ended_help: "Training runs of live agents that have ended, by outcome",
+    seconds: "training_run_duration_seconds",
+    seconds_help: "How long training runs took, with their time in the queue",
+};
+
+/// What the service is given, apart from its directory and database.
+pub(crate) struct Setup {
+    pub(crate) settings: config::Orchestration,
+    pub(crate) clock: Clock,
+    pub(crate) seeds: Seeds,
+    pub(crate) bus: Bus,
+    pub(crate) metrics: Metrics,
+}
+
+#[cfg(test)]
+impl Setup {
+    /// One learner, a clock that the test moves, and a bus that ends at the process.
+    pub(crate) fn for_tests(seeds: Seeds) -> Self {
+        let settings = config::Orchestration {
+            learners: 1,
+            queue: 8,
+            ..config::Orchestration::default()
+        };
+        Self {
+            settings,
+            clock: Clock::manual(std::time::Duration::from_secs(1_700_000_000)),
+            seeds,
+            bus: Bus::local(),
+            metrics: Metrics::default(),
+        }
+    }
 }
 
 impl Orchestration {
-    pub(crate) async fn open(
-        dir: &Path,
-        database: &Place,
-        settings: config::Orchestration,
-        clock: Clock,
-        seeds: Seeds,
-        bus: Bus,
-    ) -> Result<Arc<Self>, OrchestrationError> {
-        let terms = |db: &Db| Terms::of(db, dir);
-        Self::open_as(dir, database, terms, settings, clock, seeds, bus).await
-    }
-
-    async fn open_as(
+    pub(crate) async fn open_at(
         dir: &Path,
         database: &Place,
         terms: impl FnOnce(&Db) -> io::Result<Terms>,
-        settings: config::Orchestration,
-        clock: Clock,
-        seeds: Seeds,
-        bus: Bus,
+        setup: Setup,
     ) -> Result<Arc<Self>, OrchestrationError> {
+        let Setup {
+            settings,
+            clock,
+            seeds,
+            bus,
+            metrics,
+        } = setup;
         tars_certs::secret::create_dir(dir)?;
         let db = Db::open(database, store::MIGRATIONS).await?;
         // Jitter is drawn apart, so that it takes no seed from a run.
@@ -106,6 +136,7 @@ impl Orchestration {
             clock,
             solvers: Solvers::new(solvers),
             seeds,
+            runs_ended: Outcomes::new(&metrics, TRAINING_RUNS),
         });
         service.interrupt_left_runs().await?;
         service.follow_changes();

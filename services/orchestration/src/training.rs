@@ -204,6 +204,8 @@ impl Orchestration {
             tracing::debug!(error = %e, "the lease of a learner is given up later");
         }
         training.ended.store(true, Ordering::Relaxed);
+        let outcome = row.state.as_str();
+        self.runs_ended.record(outcome, row.queued_us, &self.clock);
         let ended = RunView::from(row);
         training.log.push(TrainingEvent::Ended(Box::new(ended)));
         training.log.close();

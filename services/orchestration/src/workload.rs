@@ -1,11 +1,10 @@
 //! Orchestration as a workload of a process.
 
-use crate::{Orchestration, api, store};
+use crate::{Orchestration, Setup, api, store};
 use std::sync::Arc;
 use tars_runtime::{
     db::{Db, Migration},
-    lease::Leases,
-    trace::Tracer,
+    lease::{Leases, Terms},
 };
 use tars_workload::{OpenError, Parts, Workload};
 use tonic::service::Routes;
@@ -14,16 +13,15 @@ impl Workload for Orchestration {
     const MIGRATIONS: &'static [Migration] = store::MIGRATIONS;
 
     async fn open(parts: Parts<'_>) -> Result<Arc<Self>, OpenError> {
-        let settings = parts.config.orchestration.clone();
-        Ok(Self::open(
-            parts.dir,
-            &parts.database,
-            settings,
-            parts.clock,
-            parts.seeds,
-            parts.bus,
-        )
-        .await?)
+        let setup = Setup {
+            settings: parts.config.orchestration.clone(),
+            clock: parts.clock,
+            seeds: parts.seeds,
+            bus: parts.bus,
+            metrics: parts.metrics.clone(),
+        };
+        let terms = |db: &Db| Terms::of(db, parts.dir);
+        Ok(Self::open_at(parts.dir, &parts.database, terms, setup).await?)
     }
 
     fn db(&self) -> &Db {
@@ -34,11 +32,11 @@ impl Workload for Orchestration {
         &self.leases
     }
 
-    fn routes(self: Arc<Self>, _: Tracer, max_message_bytes: usize) -> Routes {
+    fn routes(self: Arc<Self>, max_message_bytes: usize) -> Routes {
         api::routes(self, max_message_bytes)
     }
 
-    async fn resume(self: Arc<Self>, _: Tracer) -> Result<(), OpenError> {
+    async fn resume(self: Arc<Self>) -> Result<(), OpenError> {
         self.start_cleaning();
         self.look_for_left_runs();
         Ok(())

@@ -20,13 +20,12 @@ pub(super) async fn start<W: Workload>(
     process.add_check(&format!("{name}.store"), database(&db));
     keep_leases(process, service, workload.leases());
     let view = follow_auth(process, service, connect, db.clone())?;
-    let tracer = process.tracer(service)?;
-    let resume = Arc::clone(&workload).resume(tracer.clone());
+    let resume = Arc::clone(&workload).resume();
     process.unfinished.lock().push(Box::pin(async move {
         resume.await.map_err(|source| failed(service, source))
     }));
     let max_message_bytes = process.config().connections.max_message_bytes;
-    let routes = workload.routes(tracer, max_message_bytes);
+    let routes = workload.routes(max_message_bytes);
     serve(process, service, listener, routes, view, db).await
 }
 
@@ -47,6 +46,8 @@ async fn open<W: Workload>(
         config: process.config(),
         clock: process.clock().clone(),
         seeds: Seeds::system(),
+        tracer: process.tracer(service)?,
+        metrics: process.metrics(),
         peers: &peers,
     };
     W::open(parts)

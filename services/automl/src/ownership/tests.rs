@@ -5,7 +5,6 @@ use crate::{
     store::{StudyState, TrialState},
 };
 use std::sync::Arc;
-use tars_runtime::trace::Tracer;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -26,7 +25,7 @@ async fn hanging() -> (Rig, Rig, Uuid) {
 }
 
 async fn take_over(rig: &Rig) {
-    rig.automl.take_over(&Tracer::disabled()).await.unwrap();
+    rig.automl.take_over().await.unwrap();
 }
 
 #[tokio::test]

@@ -88,7 +88,7 @@ async fn a_study_beyond_the_limit_is_refused_and_leaves_no_row() {
         running.push(rig.begin(seeded(2)).await);
     }
     assert!(!rig.automl.has_room());
-    let refused = rig.automl.start_study(seeded(1), &Tracer::disabled()).await;
+    let refused = rig.automl.start_study(seeded(1)).await;
     assert!(matches!(refused, Err(AutomlError::Busy)), "{refused:?}");
     let (views, _) = rig.automl.list_studies("", 10).await.unwrap();
     assert_eq!(views.len(), running.len());
@@ -101,6 +101,22 @@ async fn a_study_beyond_the_limit_is_refused_and_leaves_no_row() {
 }
 
 // === Completed, with trials of every kind ===
+
+#[tokio::test]
+async fn trials_are_counted_by_their_outcome() {
+    let rig = Rig::start().await;
+    rig.world.plan(1, Outcome::Fails(refused(Code::Aborted)));
+    let id = rig.begin(seeded(3)).await;
+    rig.ended(id).await;
+    let text = rig.metrics.open_metrics().unwrap();
+    for line in [
+        "trials_ended_total{outcome=\"complete\"} 2",
+        "trials_ended_total{outcome=\"failed\"} 1",
+        "trial_duration_seconds_count{outcome=\"complete\"} 2",
+    ] {
+        assert!(text.contains(line), "{line} in {text}");
+    }
+}
 
 #[tokio::test]
 async fn a_refused_trial_fails_and_the_study_continues() {

@@ -175,7 +175,7 @@ async fn a_study_whose_row_was_not_written_leaves_nothing() {
         .store
         .db()
         .lose_commit("studies.create", LostCommit::Undone);
-    let refused = rig.automl.start_study(seeded(2), &Tracer::disabled()).await;
+    let refused = rig.automl.start_study(seeded(2)).await;
     let unchanged = matches!(&refused, Err(AutomlError::Store(DbError::Unavailable(_))));
     assert!(unchanged, "{refused:?}");
     let (studies, _) = rig.automl.list_studies("", 10).await.unwrap();

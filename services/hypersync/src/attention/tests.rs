@@ -18,11 +18,9 @@ async fn asking() -> (Rig, Proposal) {
 }
 
 async fn decide(rig: &Rig, id: Uuid, resolution: Resolution) -> Result<Proposal, HyperSyncError> {
-    let (ada, tracer) = (caller("ada", &[]), Tracer::disabled());
+    let ada = caller("ada", &[]);
     let reason = "a reason".to_owned();
-    rig.service
-        .resolve(&ada, id, resolution, reason, &tracer)
-        .await
+    rig.service.resolve(&ada, id, resolution, reason).await
 }
 
 #[tokio::test]

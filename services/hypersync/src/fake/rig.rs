@@ -2,7 +2,7 @@
 
 use super::{AgentRecord, Death, Handle, World};
 use crate::{
-    HyperSync, HyperSyncError,
+    HyperSync, HyperSyncError, Setup,
     pauses::Pacing,
     peers::Peers,
     store::{self, Proposal, State, tests::proposal},
@@ -16,6 +16,7 @@ use tars_runtime::{
     clock::Clock,
     db::{Db, Query},
     lease::{Lease, Terms},
+    metrics::Metrics,
     trace::Tracer,
 };
 use tonic::Status;
@@ -31,6 +32,7 @@ pub(crate) struct Rig {
     pub(crate) world: Arc<World>,
     pub(crate) service: Arc<HyperSync>,
     pub(crate) clock: Clock,
+    pub(crate) metrics: Metrics,
     /// What the test itself has.
     pub(crate) leases: tokio::sync::Mutex<Vec<Lease>>,
 }
@@ -49,7 +51,7 @@ impl Rig {
             ..PACING
         };
         let (dir, clock) = (rig.dir.path(), rig.clock.clone());
-        rig.service = open(dir, &rig.world, clock, pacing, None).await;
+        rig.service = open(dir, &rig.world, clock, pacing, &rig.metrics, None).await;
         rig
     }
 
@@ -84,12 +86,14 @@ impl Rig {
         clock: Clock,
         replica: Option<&str>,
     ) -> Self {
-        let service = open(dir.path(), &world, clock.clone(), PACING, replica).await;
+        let metrics = Metrics::default();
+        let service = open(dir.path(), &world, clock.clone(), PACING, &metrics, replica).await;
         Self {
             dir,
             world,
             service,
             clock,
+            metrics,
             leases: tokio::sync::Mutex::default(),
         }
     }
@@ -142,10 +146,7 @@ impl Rig {
 
     /// Resumes as at the start of a process.
     pub(crate) async fn resume(&self) -> usize {
-        self.service
-            .resume_proposals(&Tracer::disabled())
-            .await
-            .unwrap()
+        self.service.resume_proposals().await.unwrap()
     }
 
     /// Waits until a proposal satisfies a condition.
@@ -195,6 +196,7 @@ async fn open(
     world: &Arc<World>,
     clock: Clock,
     pacing: Pacing,
+    metrics: &Metrics,
     replica: Option<&str>,
 ) -> Arc<HyperSync> {
     let handle = Arc::new(Handle(Arc::clone(world)));
@@ -211,9 +213,15 @@ async fn open(
         }),
     };
     let place = tars_test_db::place(dir, "hypersync");
-    HyperSync::open_paced(&place, terms, peers, clock, pacing, Bus::local())
-        .await
-        .unwrap()
+    let setup = Setup {
+        peers,
+        clock,
+        pacing,
+        bus: Bus::local(),
+        tracer: Tracer::disabled(),
+        metrics: metrics.clone(),
+    };
+    HyperSync::open_at(&place, terms, setup).await.unwrap()
 }
 
 pub(crate) fn caller(name: &str, permissions: &[&str]) -> Caller {

@@ -19,7 +19,7 @@ fn changes(rig: &Rig) -> usize {
 }
 
 async fn take_over(rig: &Rig) {
-    rig.service.take_over(&Tracer::disabled()).await.unwrap();
+    rig.service.take_over().await.unwrap();
 }
 
 #[tokio::test]

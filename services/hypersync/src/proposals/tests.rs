@@ -20,10 +20,8 @@ const APPROVE_UNSEEN: Decision = Decision::Approve {
 };
 
 async fn propose(rig: &Rig) -> Result<Proposal, HyperSyncError> {
-    let (dev, tracer) = (caller("dev", &[]), Tracer::disabled());
-    rig.service
-        .propose(&dev, "study", "a note", Some(2), &tracer)
-        .await
+    let dev = caller("dev", &[]);
+    rig.service.propose(&dev, "study", "a note", Some(2)).await
 }
 
 async fn decide(rig: &Rig, id: Uuid, decision: Decision) -> Result<Proposal, HyperSyncError> {
@@ -32,8 +30,8 @@ async fn decide(rig: &Rig, id: Uuid, decision: Decision) -> Result<Proposal, Hyp
 }
 
 async fn apply(rig: &Rig, id: Uuid) -> Result<Proposal, HyperSyncError> {
-    let (ada, tracer) = (caller("ada", &[]), Tracer::disabled());
-    rig.service.apply_approved(&ada, id, &tracer).await
+    let ada = caller("ada", &[]);
+    rig.service.apply_approved(&ada, id).await
 }
 
 /// A proposal that waits for a decision, with its assessment.
@@ -48,6 +46,21 @@ async fn approved() -> (Rig, Uuid) {
     let (rig, id) = assessed().await;
     decide(&rig, id, APPROVE).await.unwrap();
     (rig, id)
+}
+
+#[tokio::test]
+async fn proposals_are_counted_and_timed_once_they_end() {
+    let (rig, id) = approved().await;
+    let hour = std::time::Duration::from_secs(3600);
+    rig.clock.advance(hour);
+    let count = |line: &str| rig.metrics.open_metrics().unwrap().contains(line);
+    assert!(!count("proposals_ended_total{"), "it waits");
+    let dev = caller("dev", &[]);
+    rig.service.withdraw(&dev, id, "").await.unwrap();
+    assert!(count("proposals_ended_total{outcome=\"withdrawn\"} 1"));
+    assert!(count(
+        "proposal_duration_seconds_sum{outcome=\"withdrawn\"} 3600.0"
+    ));
 }
 
 // === PendingApproval ===
@@ -200,8 +213,7 @@ async fn waiting_assessments_do_not_block_others() {
                 ..proposal(State::PendingApproval)
             })
             .await;
-        let tracer = Tracer::disabled();
-        rig.service.assess_in_background(&proposal, &tracer);
+        rig.service.assess_in_background(&proposal);
         proposal.id
     };
     for waits in 0..crate::assess::AT_ONCE as u32 {
@@ -379,10 +391,10 @@ async fn an_agent_has_one_change_in_progress() {
         matches!(&refused, Err(HyperSyncError::ChangeInProgress(by)) if *by == other.id.to_string()),
         "{refused:?}"
     );
-    let (ada, tracer) = (caller("ada", &[]), Tracer::disabled());
+    let ada = caller("ada", &[]);
     let keep = Resolution::KeepLive;
     rig.service
-        .resolve(&ada, other.id, keep, String::new(), &tracer)
+        .resolve(&ada, other.id, keep, String::new())
         .await
         .unwrap();
     apply(&rig, id).await.unwrap();

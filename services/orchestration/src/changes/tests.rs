@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    Orchestration,
+    Orchestration, Setup,
     learners::{Class, Owner},
     store::RunState,
     training::RunView,
@@ -8,32 +8,18 @@ use crate::{
 use std::{path::Path, time::Duration};
 use tars_learn::Run;
 use tars_runtime::{
-    bus::Bus,
-    clock::Clock,
-    config,
     db::{Db, Isolation, Query},
+    lease::Terms,
     seeds::Seeds,
 };
 use uuid::Uuid;
 
 async fn open(dir: &Path) -> Arc<Orchestration> {
-    let settings = config::Orchestration {
-        learners: 1,
-        queue: 8,
-        ..config::Orchestration::default()
-    };
-    let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+    let setup = Setup::for_tests(Seeds::counted(41));
     let place = tars_test_db::place(dir, "orchestration");
-    Orchestration::open(
-        dir,
-        &place,
-        settings,
-        clock,
-        Seeds::counted(41),
-        Bus::local(),
-    )
-    .await
-    .unwrap()
+    let terms = |db: &Db| Terms::of(db, dir);
+    let opened = Orchestration::open_at(dir, &place, terms, setup);
+    opened.await.unwrap()
 }
 
 fn policy(service: &Orchestration) -> Arc<Agent> {

@@ -2,13 +2,14 @@
 
 use super::*;
 use crate::{
+    Setup,
     learners::{Class, Owner, Running},
     store::RunState,
     training::RunView,
 };
 use std::{future::Future, time::Duration};
 use tars_learn::{Run, hyper::Values};
-use tars_runtime::{bus::Bus, clock::Clock, config, lease::Terms, seeds::Seeds};
+use tars_runtime::{clock::Clock, lease::Terms, seeds::Seeds};
 use uuid::Uuid;
 
 /// Nothing is renewed while a test runs.
@@ -22,30 +23,15 @@ struct Replica {
 
 impl Replica {
     async fn start(dir: &tempfile::TempDir, holder: &str) -> Self {
-        let settings = config::Orchestration {
-            learners: 1,
-            queue: 8,
-            ..config::Orchestration::default()
-        };
-        let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+        let setup = Setup::for_tests(Seeds::counted(1));
+        let clock = setup.clock.clone();
         let place = tars_test_db::place(dir.path(), "orchestration");
-        let (terms, seeds) = (
-            Terms::Shared {
-                holder: holder.to_owned(),
-                life: LIFE,
-            },
-            Seeds::counted(1),
-        );
+        let terms = Terms::Shared {
+            holder: holder.to_owned(),
+            life: LIFE,
+        };
         let terms = |_: &_| Ok(terms);
-        let service = Orchestration::open_as(
-            dir.path(),
-            &place,
-            terms,
-            settings,
-            clock.clone(),
-            seeds,
-            Bus::local(),
-        );
+        let service = Orchestration::open_at(dir.path(), &place, terms, setup);
         Self {
             service: service.await.unwrap(),
             clock,

@@ -2,33 +2,26 @@
 
 use super::*;
 use crate::{
+    Setup,
     changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
     store::{self, RunState},
 };
 use std::{path::Path, time::Duration};
 use tars_learn::hyper::{Value, Values};
-use tars_runtime::{bus::Bus, clock::Clock, config, db::LostCommit, seeds::Seeds};
+use tars_runtime::{
+    db::{Db, LostCommit},
+    lease::Terms,
+    seeds::Seeds,
+};
 
 const FAULTS: [LostCommit; 2] = [LostCommit::Made, LostCommit::Undone];
 
 async fn open(dir: &Path) -> Arc<Orchestration> {
-    let settings = config::Orchestration {
-        learners: 1,
-        queue: 8,
-        ..config::Orchestration::default()
-    };
-    let clock = Clock::manual(Duration::from_secs(1_700_000_000));
+    let setup = Setup::for_tests(Seeds::counted(41));
     let place = tars_test_db::place(dir, "orchestration");
-    Orchestration::open(
-        dir,
-        &place,
-        settings,
-        clock,
-        Seeds::counted(41),
-        Bus::local(),
-    )
-    .await
-    .unwrap()
+    let terms = |db: &Db| Terms::of(db, dir);
+    let opened = Orchestration::open_at(dir, &place, terms, setup);
+    opened.await.unwrap()
 }
 
 fn policy(service: &Orchestration) -> Arc<Agent> {
