@@ -25,7 +25,7 @@ pub use telemetry::{Log, LogFormat, Telemetry};
 use crate::{count::counted, network::Networks};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::{fmt, path::Path};
+use std::{collections::BTreeMap, fmt, path::Path};
 use toml::{Table, Value};
 
 /// The prefix of the environment variables that set a key, as in `TARS__SECTION__KEY`.
@@ -108,20 +108,22 @@ impl Config {
             Ok(table) => merge(&mut merged, otel::without_empty(table.unwrap_or_default())),
             Err(mistake) => mistakes.push(mistake),
         }
+        let is_file_known = mistakes.is_empty();
         merge(
             &mut merged,
             otel::without_empty(from_env(env, &mut mistakes)),
         );
         merge(&mut merged, flags);
-        mistakes.extend(invalid_settings(&merged));
-        if !mistakes.is_empty() {
-            return Err(ConfigErrors(mistakes));
-        }
+        let invalid = Invalid::take_from(&mut merged);
+        mistakes.extend(invalid.mistakes());
         let mut config: Self = Value::Table(merged)
             .try_into()
             .map_err(|e: toml::de::Error| ConfigErrors(vec![e.message().to_owned()]))?;
         config.telemetry.ignored = ignored;
-        let mistakes = config.mistakes();
+        // Without its file, what a setting is compared with is not known.
+        if is_file_known {
+            mistakes.extend(config.mistakes(&invalid));
+        }
         if mistakes.is_empty() {
             Ok(config)
         } else {
@@ -129,7 +131,9 @@ impl Config {
         }
     }
 
-    fn mistakes(&self) -> Vec<String> {
+    /// Returns the mistakes in the values. A setting in `invalid` has its default here, so nothing is
+    /// compared with it.
+    fn mistakes(&self, invalid: &Invalid) -> Vec<String> {
         let mut out = Vec::new();
         let mut require = |ok: bool, text: &str| {
             if !ok {
@@ -162,10 +166,14 @@ impl Config {
             endpoint.is_none_or(|e| e.starts_with("http://")),
             "telemetry.otlp_endpoint must start with http:// (a collector on the same host or pod)",
         );
-        out.extend(ranges::mistakes(self));
+        out.extend(ranges::mistakes(self, |key| !invalid.has(key)));
         out.extend(self.connect.mistakes());
-        out.extend(self.database.mistakes());
-        out.extend(self.redis.mistakes());
+        if !invalid.has_in("database") {
+            out.extend(self.database.mistakes());
+        }
+        if !invalid.has_in("redis") {
+            out.extend(self.redis.mistakes());
+        }
         let proxies = Networks::parse(&self.gateway.trusted_proxies).err();
         let proxies = proxies.into_iter().flatten();
         out.extend(proxies.map(|mistake| format!("gateway.trusted_proxies: {mistake}")));
@@ -243,25 +251,66 @@ fn env_value(section: &str, key: &str, text: &str) -> Value {
     }
 }
 
-/// Deserializes each setting by itself, so that one mistake does not hide the next.
-fn invalid_settings(table: &Table) -> Vec<String> {
-    let mut mistakes = Vec::new();
-    for (section, value) in table {
-        let Value::Table(settings) = value else {
-            mistakes.push(format!("{section} must be a section"));
-            continue;
-        };
-        for (key, value) in settings {
-            let alone = Value::Table(leaf(section, key, value.clone()));
-            if let Err(e) = Config::deserialize(alone) {
-                mistakes.push(format!(
-                    "{section}.{key}: {}",
-                    e.message().lines().next().unwrap_or_default()
-                ));
+/// The settings that have an unknown name or a value of the wrong type, each with its problem.
+#[derive(Debug, Default)]
+struct Invalid(BTreeMap<(String, Option<String>), String>);
+
+impl Invalid {
+    /// Deserializes each setting by itself, so that one mistake does not hide the next, and removes
+    /// those for which that fails.
+    fn take_from(table: &mut Table) -> Self {
+        let mut all = Self::default();
+        table.retain(|section, value| {
+            let Value::Table(settings) = value else {
+                all.add(section, None, "must be a section");
+                return false;
+            };
+            settings.retain(|key, value| {
+                all.is_valid(section, Some(key), leaf(section, key, value.clone()))
+            });
+            let empty = (section.to_owned(), Value::Table(Table::new()));
+            all.is_valid(section, None, Table::from_iter([empty]))
+        });
+        all
+    }
+
+    fn is_valid(&mut self, section: &str, key: Option<&str>, alone: Table) -> bool {
+        match Config::deserialize(Value::Table(alone)) {
+            Ok(_) => true,
+            Err(e) => {
+                self.add(section, key, e.message().lines().next().unwrap_or_default());
+                false
             }
         }
     }
-    mistakes
+
+    /// An unknown section is reported with its settings, and by itself only when it has none.
+    fn add(&mut self, section: &str, key: Option<&str>, problem: &str) {
+        if key.is_some() || !self.has_in(section) {
+            let key = (section.to_owned(), key.map(str::to_owned));
+            self.0.insert(key, problem.to_owned());
+        }
+    }
+
+    fn mistakes(&self) -> impl Iterator<Item = String> {
+        self.0.iter().map(|((section, key), problem)| match key {
+            Some(key) => format!("{section}.{key}: {problem}"),
+            None => format!("{section}: {problem}"),
+        })
+    }
+
+    /// Whether a setting, as `section.key`, is among them.
+    fn has(&self, path: &str) -> bool {
+        let mut all = self.0.keys();
+        path.split_once('.').is_some_and(|(section, key)| {
+            all.any(|(s, k)| s == section && k.as_ref().is_none_or(|k| k == key))
+        })
+    }
+
+    /// Whether any setting of a section is among them.
+    fn has_in(&self, section: &str) -> bool {
+        self.0.keys().any(|(s, _)| s == section)
+    }
 }
 
 #[cfg(test)]
@@ -332,6 +381,65 @@ mod tests {
         ] {
             assert!(text.contains(expected), "{expected} in {text}");
         }
+    }
+
+    #[test]
+    fn mistakes_of_every_kind_are_reported_together() {
+        let vars = env(&[
+            ("TARS__LIMITS__AUTH_PER_MINUTE", "many"),
+            ("TARS__LOG__NOSUCH", "1"),
+            ("TARS__NOSUCH__KEY", "1"),
+            ("TARS__ALONE", "1"),
+            ("TARS__LISTEN__ADMIN", "0.0.0.0:1"),
+            ("TARS__DATABASE__READERS", "0"),
+        ]);
+        let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
+        assert_eq!(mistakes.len(), 6, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn nothing_is_compared_with_a_value_that_is_invalid() {
+        let vars = env(&[
+            ("TARS__CONNECTIONS__MAX", "many"),
+            ("TARS__CONNECTIONS__MAX_BY_ADDRESS", "100000"),
+            ("TARS__DATABASE__PLAINTEXT_LOOPBACK", "perhaps"),
+            (
+                "TARS__DATABASE__URL",
+                "postgresql://me@127.0.0.1/tars?sslmode=disable",
+            ),
+        ]);
+        let ConfigErrors(mistakes) = Config::load(None, vars, Table::new()).unwrap_err();
+        let keys: Vec<_> = mistakes
+            .iter()
+            .filter_map(|m| m.split(':').next())
+            .collect();
+        let expected = ["connections.max", "database.plaintext_loopback"];
+        assert_eq!(keys, expected, "{mistakes:#?}");
+    }
+
+    #[test]
+    fn what_is_no_section_or_an_unknown_one_is_reported_once() {
+        let table: Table = "log = 1\n[empty]\n[nosuch]\na = 1\n[listen]\nadmin = '0.0.0.0:1'\n"
+            .parse()
+            .unwrap();
+        let ConfigErrors(mistakes) = Config::load(None, env(&[]), table).unwrap_err();
+        let keys: Vec<_> = mistakes
+            .iter()
+            .filter_map(|m| m.split([':', ' ']).next())
+            .collect();
+        assert_eq!(
+            keys,
+            ["empty", "log", "nosuch.a", "listen.admin"],
+            "{mistakes:#?}"
+        );
+    }
+
+    #[test]
+    fn without_its_file_a_setting_is_not_compared() {
+        let vars = env(&[("TARS__CONNECTIONS__MAX_BY_ADDRESS", "100000")]);
+        let file = Path::new("/nonexistent.toml");
+        let ConfigErrors(mistakes) = Config::load(Some(file), vars, Table::new()).unwrap_err();
+        assert_eq!(mistakes.len(), 1, "{mistakes:#?}");
     }
 
     #[test]

@@ -152,13 +152,25 @@ pub(super) fn numbers(config: &Config) -> Vec<Number> {
         .collect()
 }
 
-/// Returns a mistake for each number that is out of its range.
-pub(super) fn mistakes(config: &Config) -> Vec<String> {
-    let invalid = numbers(config).into_iter().filter(|n| !n.fits());
-    invalid.map(|n| n.mistake()).collect()
+/// Returns a mistake for each number that is out of its range, where both are known.
+pub(super) fn mistakes(config: &Config, is_known: impl Fn(&str) -> bool) -> Vec<String> {
+    let numbers = RANGES.iter().zip(numbers(config));
+    let judged = numbers.filter(|((key, range), _)| {
+        is_known(key) && range.totals().iter().all(|total| is_known(total))
+    });
+    let invalid = judged.filter(|(_, number)| !number.fits());
+    invalid.map(|(_, number)| number.mistake()).collect()
 }
 
 impl Range {
+    /// The numbers of which it is a share.
+    fn totals(&self) -> &'static [&'static str] {
+        match self {
+            Between(..) => &[],
+            ShareOf(totals) => totals,
+        }
+    }
+
     fn ends(&self, values: &Value) -> (u64, u64) {
         match self {
             Between(least, most) => (*least, *most),
@@ -193,7 +205,7 @@ mod tests {
     #[test]
     fn every_number_has_a_range_that_holds_its_default() {
         let config = Config::default();
-        assert_eq!(mistakes(&config), Vec::<String>::new());
+        assert_eq!(mistakes(&config, |_| true), Vec::<String>::new());
         let all: Table = config.to_toml().parse().unwrap();
         let mut keys = BTreeSet::new();
         for (section, settings) in &all {
