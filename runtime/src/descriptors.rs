@@ -16,6 +16,8 @@ const OF_THE_PROCESS: usize = 64;
 const BEHIND_A_LISTENER: usize = 40;
 /// The minimum of connections that is of any use.
 const LEAST: usize = 8;
+/// Connections of one listener with which a machine of ordinary size is not short of them.
+const AMPLE: usize = 512;
 
 /// Raises the soft limit on open files to the hard one, and returns the resulting limit. The default
 /// soft limit of 1,024 exists for programs that use `select`, which this one does not.
@@ -59,6 +61,10 @@ pub struct Lowered {
     pub handshakes: usize,
     /// Open connections of the gateway.
     pub gateway: usize,
+    /// Whether an operator should act: fewer connections are left than a mesh of ordinary size
+    /// needs, or than somebody configured. The defaults are made for a high limit, so that lowering
+    /// them is ordinary.
+    pub is_tight: bool,
 }
 
 impl fmt::Display for Lowered {
@@ -92,6 +98,7 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
     let wanted = aside
         .saturating_add(mesh.saturating_mul(listeners.mesh))
         .saturating_add(of_the_gateway);
+    let configured = is_configured(config);
     if to_mesh < mesh {
         lower_mesh(config, to_mesh.max(LEAST));
     }
@@ -105,7 +112,18 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
         connections: config.connections.max,
         handshakes: config.connections.max_handshakes,
         gateway: config.gateway.max_connections,
+        is_tight: configured || config.connections.max.min(config.gateway.max_connections) < AMPLE,
     })
+}
+
+/// Whether the numbers of connections are other than the defaults.
+fn is_configured(config: &Config) -> bool {
+    let default = Config::default();
+    let of = |c: &Config| {
+        let (mesh, gateway) = (&c.connections, &c.gateway);
+        [mesh.max, mesh.max_handshakes, gateway.max_connections]
+    };
+    of(config) != of(&default)
 }
 
 fn set_aside(config: &Config, listeners: Listeners) -> usize {
@@ -258,6 +276,16 @@ mod tests {
         ] {
             assert!(text.contains(&part), "{part} in {text}");
         }
+    }
+
+    #[test]
+    fn only_a_limit_that_somebody_would_miss_is_tight() {
+        let is_tight = |config: &mut Config, limit| fit(config, UP, limit).unwrap().is_tight;
+        assert!(!is_tight(&mut Config::default(), 20_000), "the defaults");
+        assert!(is_tight(&mut Config::default(), 1024), "too few for a mesh");
+        let mut config = Config::default();
+        config.connections.max += 1;
+        assert!(is_tight(&mut config, 20_000), "more was configured");
     }
 
     #[test]

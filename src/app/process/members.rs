@@ -200,8 +200,10 @@ fn fit_descriptors(mut config: Config, services: &[Service]) -> Config {
         gateway,
     };
     let lowered = descriptors::fit(&mut config, listeners, descriptors::raise_limit());
-    if let Some(lowered) = lowered {
-        tracing::warn!("{lowered}");
+    match lowered {
+        Some(lowered) if lowered.is_tight => tracing::warn!("{lowered}"),
+        Some(lowered) => tracing::debug!("{lowered}"),
+        None => {}
     }
     config
 }
