@@ -1,5 +1,7 @@
 //! HyperSync's gRPC handlers.
 
+mod watch;
+
 use crate::{
     HyperSync,
     attention::Resolution as Resolve,
@@ -8,7 +10,7 @@ use crate::{
     saga::measure::{self, Purpose},
     store::{Assessment, Proposal as Row, State, Verification as Verified, Which},
 };
-use futures_util::{Stream, stream};
+use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
 use tars_proto::{
@@ -19,6 +21,7 @@ use tars_proto::{
 };
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
+use watch::Watcher;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Api {
@@ -331,46 +334,15 @@ impl sync_service_server::SyncService for Api {
 
     type WatchProposalStream = Items;
 
-    /// An item's sequence number is the proposal's revision. A watcher that reconnects gets the newest
-    /// revision; the ones it missed are not replayed.
     async fn watch_proposal(
         &self,
         request: Request<WatchProposalRequest>,
     ) -> Result<Response<Items>, Status> {
         let asked = request.into_inner();
-        let update_id = id(&asked.update_id)?;
-        self.service.get(update_id).await?;
-        let changed = self.service.subscribe();
-        let start = (
-            Arc::clone(&self.service),
-            changed,
-            asked.after_sequence,
-            false,
-        );
-        let items = stream::try_unfold(
-            start,
-            move |(service, mut changed, seen, done)| async move {
-                if done {
-                    return Ok(None);
-                }
-                loop {
-                    changed.borrow_and_update();
-                    let row = service.get(update_id).await?;
-                    let sequence = u64::try_from(row.revision).unwrap_or_default();
-                    let ended = row.state.is_final();
-                    if sequence > seen {
-                        let item = WatchProposalResponse {
-                            sequence,
-                            proposal: Some(proposal(service.view(row).await)),
-                        };
-                        return Ok(Some((item, (service, changed, sequence, ended))));
-                    }
-                    if ended || changed.changed().await.is_err() {
-                        return Ok(None);
-                    }
-                }
-            },
-        );
-        Ok(Response::new(Box::pin(items)))
+        let id = id(&asked.update_id)?;
+        self.service.get(id).await?;
+        let service = Arc::clone(&self.service);
+        let watcher = Watcher::new(service, id, asked.after_sequence, asked.with_progress);
+        Ok(Response::new(watcher.items()))
     }
 }

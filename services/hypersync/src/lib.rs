@@ -15,6 +15,7 @@ mod lost;
 mod ownership;
 mod pauses;
 mod peers;
+mod progress;
 mod proposals;
 mod propose;
 mod saga;
@@ -25,6 +26,7 @@ use error::HyperSyncError;
 
 use pauses::Pacing;
 use peers::Peers;
+use progress::Measurements;
 use std::{io, sync::Arc};
 use store::Store;
 use tars_runtime::{
@@ -57,6 +59,7 @@ pub struct HyperSync {
     held: attention::HeldAgents,
     tracer: Tracer,
     ended: Outcomes,
+    measurements: Measurements,
 }
 
 /// The metrics of proposals, by the state in which they end.
@@ -108,6 +111,7 @@ impl HyperSync {
             held: attention::HeldAgents::default(),
             tracer,
             ended: Outcomes::new(&metrics, PROPOSALS),
+            measurements: Measurements::default(),
         }))
     }
 }

@@ -15,7 +15,7 @@ use tars_search::interval::bootstrap;
 const AT_ONCE: usize = 8;
 
 /// The purpose of a measurement.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Purpose {
     Assessment,
     Verification,
@@ -71,10 +71,18 @@ impl HyperSync {
         let mut runs = Vec::with_capacity(2 * seeds.len());
         for seed in &seeds {
             for values in [&proposal.current_params, &candidate] {
-                runs.push(self.mean_return(evaluation(proposal, purpose, values, *seed)));
+                runs.push(evaluation(proposal, purpose, values, *seed));
             }
         }
-        let runs = stream::iter(runs).buffered(AT_ONCE);
+        let shown = self.measurements.begin(proposal.id, purpose, runs.len());
+        self.changes.wake();
+        let run = async |evaluation| {
+            let mean_return = self.mean_return(evaluation).await?;
+            shown.run_ended();
+            self.changes.wake();
+            Ok::<_, PeerError>(mean_return)
+        };
+        let runs = stream::iter(runs).map(run).buffered(AT_ONCE);
         let returns: Vec<f64> = runs.try_collect().await?;
         let of = |side: usize| returns.iter().skip(side).step_by(2).copied().collect();
         let sides = [of(0), of(1)];
