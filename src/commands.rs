@@ -23,6 +23,7 @@ mod mesh;
 mod password;
 mod policy;
 mod probe;
+mod progress;
 mod proposals;
 mod serve;
 mod session;
@@ -37,9 +38,13 @@ use crate::{
     },
     rest::RestError,
 };
-use clap::{Args, Parser, Subcommand};
+use clap::{
+    Args, Parser, Subcommand,
+    error::{ContextKind, ContextValue, ErrorKind},
+};
 use mesh::{Mesh, MeshArg, Named};
 use std::{
+    ffi::OsString,
     io,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -97,7 +102,7 @@ enum Command {
     Token(login::Token),
     /// List, create, disable and enable users; change their roles.
     Users(users::Users),
-    /// List and follow searches for hyperparameters; stop them.
+    /// Start, list and follow searches for hyperparameters; stop them.
     Studies(studies::Studies),
     /// Propose, decide about and apply changes of live hyperparameters.
     Proposals(proposals::Proposals),
@@ -152,6 +157,9 @@ pub(crate) enum CommandError {
     Json(Box<Self>),
     #[error("interrupted; nothing was changed")]
     Interrupted,
+    /// What a command follows goes on without it.
+    #[error("interrupted; nothing was stopped, and {goes_on} goes on")]
+    Unfollowed { goes_on: String },
     #[error("the runtime could not start: {0}")]
     Runtime(io::Error),
     #[error("certificates: {0}")]
@@ -202,7 +210,7 @@ impl CommandError {
             Self::Connection(e) if e.failure.is_absence() => 69,
             Self::Rest(error) if error.is_denied() => 77,
             Self::Advised { error, .. } if error.is_denied() => 77,
-            Self::Interrupted => 130,
+            Self::Interrupted | Self::Unfollowed { .. } => 130,
             Self::Json(error) => error.exit_code(),
             _ => 1,
         }
@@ -268,6 +276,28 @@ fn long_help() -> String {
     let line = |(code, meaning): (&str, &str)| format!("\n  {code:<4} {meaning}");
     let codes: String = EXIT_STATUS.into_iter().map(line).collect();
     format!("{EXAMPLES}\n\nExit status:{codes}")
+}
+
+/// Parses the command line; prints help or a mistake, and exits, where it names no command to run.
+pub fn parse() -> Cli {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    parse_words(words).unwrap_or_else(|e| e.exit())
+}
+
+/// clap takes what follows `help` for the name of a command, so that `tars help --help` would be a
+/// mistake.
+fn parse_words(mut words: Vec<OsString>) -> Result<Cli, clap::Error> {
+    let refused = match Cli::try_parse_from(&words) {
+        Err(e) if e.kind() == ErrorKind::InvalidSubcommand => e,
+        other => return other,
+    };
+    match refused.get(ContextKind::InvalidSubcommand) {
+        Some(ContextValue::String(flag)) if flag == "--help" || flag == "-h" => {
+            words.retain(|word| word != flag.as_str());
+            Cli::try_parse_from(&words)
+        }
+        _ => Err(refused),
+    }
 }
 
 /// Runs a command; an error is printed and becomes the exit code.

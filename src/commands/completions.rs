@@ -100,6 +100,23 @@ mod tests {
     }
 
     #[test]
+    fn help_about_help_is_no_mistake() {
+        for line in [
+            "tars help --help",
+            "tars help -h",
+            "tars proposals help --help",
+            "tars help proposals list --help",
+        ] {
+            let words = line.split(' ').map(Into::into).collect();
+            let shown = super::super::parse_words(words).unwrap_err();
+            assert_eq!(shown.kind(), clap::error::ErrorKind::DisplayHelp, "{line}");
+        }
+        let words = ["tars", "nosuch", "--help"].map(Into::into).into();
+        let refused = super::super::parse_words(words).unwrap_err();
+        assert_eq!(refused.kind(), clap::error::ErrorKind::InvalidSubcommand);
+    }
+
+    #[test]
     fn every_shell_gets_a_script_that_knows_the_commands() {
         for shell in Shell::value_variants() {
             let mut script = Vec::new();

@@ -1,7 +1,6 @@
 //! `tars demo`: the main job on a fresh mesh, through the front door: REST, logins, four eyes.
 
 mod job;
-mod progress;
 mod report;
 
 use super::{

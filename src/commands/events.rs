@@ -2,12 +2,15 @@
 //! connection to the next.
 
 use super::{CommandError, session::Session};
-use crate::rest::RestError;
+use crate::rest::{Rest, RestError};
 use http::StatusCode;
 use serde_json::Value;
 use std::time::Duration;
 use tars_proto::reason;
-use tokio::time::Instant;
+use tokio::{
+    signal::unix::{SignalKind, signal},
+    time::Instant,
+};
 
 /// How long a mesh may be away before a command gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -43,8 +46,10 @@ impl Source for Connections<'_> {
         after: u64,
         each: &mut dyn FnMut(&Value) -> bool,
     ) -> Result<(), RestError> {
-        let from = format!("{}?after_sequence={after}", self.path);
-        self.session.rest().follow(&from, each).await
+        self.session
+            .rest()
+            .follow(&after_item(self.path, after), each)
+            .await
     }
 
     async fn renew(&mut self) -> Result<(), CommandError> {
@@ -53,19 +58,61 @@ impl Source for Connections<'_> {
     }
 }
 
+/// A stream of the gateway, read with one credential: for a mesh that this process serves.
+struct OneCredential<'a> {
+    rest: &'a Rest,
+    path: &'a str,
+}
+
+impl Source for OneCredential<'_> {
+    async fn read(
+        &mut self,
+        after: u64,
+        each: &mut dyn FnMut(&Value) -> bool,
+    ) -> Result<(), RestError> {
+        self.rest.follow(&after_item(self.path, after), each).await
+    }
+
+    async fn renew(&mut self) -> Result<(), CommandError> {
+        Ok(())
+    }
+}
+
+/// The path of a stream's items after a number.
+fn after_item(path: &str, number: u64) -> String {
+    let separator = if path.contains('?') { '&' } else { '?' };
+    format!("{path}{separator}after_sequence={number}")
+}
+
 /// Follows a stream of numbered items until `each` returns that it has seen enough. A stream that ends
 /// before, because a certificate or a token is renewed or the mesh restarts, goes on after the last
-/// item; a mesh that stays away is an error that names `goes_on`, the command to continue with.
+/// item; a mesh that stays away is an error that names `goes_on`, the command to continue with. So is
+/// SIGINT, which ends the following and nothing else.
 pub(super) async fn follow(
     session: &mut Session,
     path: &str,
     goes_on: &str,
     each: impl FnMut(&Value) -> bool,
 ) -> Result<(), CommandError> {
-    follow_source(&mut Connections { session, path }, goes_on, each).await
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Runtime)?;
+    let mut source = Connections { session, path };
+    tokio::select! {
+        followed = follow_source(&mut source, goes_on, each) => followed,
+        _ = interrupt.recv() => Err(CommandError::Unfollowed { goes_on: goes_on.to_owned() }),
+    }
 }
 
-pub(super) async fn follow_source(
+/// Follows a stream of numbered items in the same way, with one credential.
+pub(super) async fn follow_with(
+    rest: &Rest,
+    path: &str,
+    goes_on: &str,
+    each: impl FnMut(&Value) -> bool,
+) -> Result<(), CommandError> {
+    follow_source(&mut OneCredential { rest, path }, goes_on, each).await
+}
+
+async fn follow_source(
     source: &mut impl Source,
     goes_on: &str,
     mut each: impl FnMut(&Value) -> bool,
@@ -227,6 +274,12 @@ mod tests {
         });
         let ended = ended.await;
         (seen, ended)
+    }
+
+    #[test]
+    fn the_number_of_the_last_item_is_added_to_a_path_or_its_query() {
+        assert_eq!(after_item("/x", 0), "/x?after_sequence=0");
+        assert_eq!(after_item("/x?a=1", 7), "/x?a=1&after_sequence=7");
     }
 
     #[tokio::test(start_paused = true)]

@@ -21,7 +21,8 @@ pub(super) use show::measured;
 use std::process::ExitCode;
 use tars_proto::reason;
 use uuid::Uuid;
-use watch::{Until, watch};
+use watch::watch;
+pub(super) use watch::{Until, follow_until, training_runs};
 
 #[derive(Debug, Args)]
 #[command(

@@ -1,5 +1,7 @@
 //! `tars studies`: searches for hyperparameters, as they run and as they ended.
 
+mod create;
+
 use super::{
     CommandError, Global,
     advice::{self, Advice},
@@ -12,13 +14,16 @@ use super::{
 };
 use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand};
+use create::Create;
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use tars_proto::reason;
 use uuid::Uuid;
 
 #[derive(Debug, Args)]
-#[command(after_help = "Examples:\n  tars studies list\n  tars studies watch STUDY_ID")]
+#[command(
+    after_help = "Examples:\n  tars studies create --trials 30 --watch\n  tars studies list\n  tars studies watch STUDY_ID"
+)]
 pub(crate) struct Studies {
     #[command(flatten)]
     mesh: MeshArg,
@@ -28,6 +33,8 @@ pub(crate) struct Studies {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Start a search that the server runs by training agents.
+    Create(Create),
     /// List studies, newest first.
     #[command(after_help = "Examples:\n  tars studies list\n  tars studies list --limit 5 --json")]
     List {
@@ -48,7 +55,7 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Follow a study's trials until it ends. Exits with 1 unless it completes.
+    /// Follow a study's trials until it ends; Ctrl-C stops nothing. Exits with 1 unless it completes.
     #[command(
         after_help = "Examples:\n  tars studies watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars studies watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d --json | jq .trial.score"
     )]
@@ -93,6 +100,7 @@ impl Studies {
         let done = block_on(async {
             let mut session = mesh.session().await?;
             match self.command {
+                Command::Create(create) => create.run(&mut session).await,
                 Command::List { limit, json } => list(&session.rest(), limit, json).await,
                 Command::Show { study_id, json } => show(&session.rest(), study_id, json).await,
                 Command::Watch { study_id, json } => watch(&mut session, study_id, json).await,
@@ -110,6 +118,7 @@ impl Studies {
 impl Command {
     fn is_in_json(&self) -> bool {
         match self {
+            Self::Create(create) => create.json,
             Self::List { json, .. }
             | Self::Show { json, .. }
             | Self::Watch { json, .. }

@@ -2,15 +2,15 @@
 
 use super::{
     Demo, Size,
-    progress::Progress,
     report::{Outcome, Report},
 };
 use crate::{
     app::Ready,
     commands::{
-        CommandError,
+        CommandError, events,
         listing::{number, required, word},
-        proposals::measured,
+        progress::Progress,
+        proposals::{Until, follow_until, measured, training_runs},
     },
     rest::Rest,
 };
@@ -18,6 +18,8 @@ use rand::RngExt;
 use serde_json::{Value, json};
 use tars_runtime::trace::{Kind, Tracer};
 
+/// What to do when the job's own mesh is lost.
+const ANEW: &str = "a new `tars demo`";
 const AGENT: &str = "/api/v1/orchestration/agents/policy";
 
 /// Runs the job on a mesh that is up; all its calls are part of one trace.
@@ -109,15 +111,14 @@ impl Job {
         let path = format!("/api/v1/orchestration/training/{run}/events");
         let bar = self.progress.bar("training", steps);
         let mut ended = Value::Null;
-        self.developer
-            .follow(&path, |item| {
-                if let Some(step) = number(&item["progress"]["step"]) {
-                    bar.set_position(step as u64);
-                }
-                ended = item["ended"].clone();
-                ended.is_null()
-            })
-            .await?;
+        let followed = events::follow_with(&self.developer, &path, ANEW, |item| {
+            if let Some(step) = number(&item["progress"]["step"]) {
+                bar.set_position(step as u64);
+            }
+            ended = item["ended"].clone();
+            ended.is_null()
+        });
+        followed.await?;
         bar.finish_and_clear();
         let trained = number(&ended["final_return"]).ok_or_else(|| failed("training", &ended))?;
         self.progress.done(&format!(
@@ -135,16 +136,16 @@ impl Job {
         let study = required(&started, "optimization_id")?;
         let bar = self.progress.bar("searching", u64::from(trials));
         let mut ended = Value::Null;
-        self.developer
-            .follow(&format!("/api/v1/studies/{study}/events"), |item| {
-                let state = word(&item["trial"]["state"], "TRIAL_STATE_");
-                if ["complete", "pruned", "failed"].contains(&state.as_str()) {
-                    bar.inc(1);
-                }
-                ended = item["ended"].clone();
-                ended.is_null()
-            })
-            .await?;
+        let path = format!("/api/v1/studies/{study}/events");
+        let followed = events::follow_with(&self.developer, &path, ANEW, |item| {
+            let state = word(&item["trial"]["state"], "TRIAL_STATE_");
+            if ["complete", "pruned", "failed"].contains(&state.as_str()) {
+                bar.inc(1);
+            }
+            ended = item["ended"].clone();
+            ended.is_null()
+        });
+        followed.await?;
         bar.finish_and_clear();
         let best = number(&ended["best_trial"]["score"]);
         let best = best.ok_or_else(|| failed("the search", &ended))?;
@@ -167,14 +168,16 @@ impl Job {
     async fn assess(&self, update: &str) -> Result<(), CommandError> {
         let Size { steps, seeds, .. } = self.size;
         let bar = self.progress.spinner("assessing");
-        bar.set_message(format!(
+        let what = format!(
             "training the live and the proposed values, {steps} steps on each of {seeds} seeds"
-        ));
-        let last = self
-            .follow(update, |proposal| {
-                proposal["assessment_state"] != "ASSESSMENT_STATE_PENDING"
-            })
-            .await?;
+        );
+        bar.set_message(what.clone());
+        let followed = follow_until(&self.admin, update, Until::Assessed, |item| {
+            if let Some(runs) = training_runs(item) {
+                bar.set_message(format!("{what}: {runs}"));
+            }
+        });
+        let last = followed.await?;
         bar.finish_and_clear();
         if !last["assessment"].is_object() {
             let why = &last["assessment_error"];
@@ -206,33 +209,18 @@ impl Job {
         let path = format!("/api/v1/sync/apply/{update}");
         self.admin.post(&path, json!({})).await?;
         let bar = self.progress.spinner("applying");
-        let last = self
-            .follow(update, |proposal| {
-                bar.set_message(word(&proposal["state"], "PROPOSAL_STATE_"));
-                proposal["state"] == "PROPOSAL_STATE_NEEDS_ATTENTION"
-            })
-            .await?;
+        let followed = follow_until(&self.admin, update, Until::Ended, |item| {
+            let state = word(&item["proposal"]["state"], "PROPOSAL_STATE_");
+            bar.set_message(match training_runs(item) {
+                Some(runs) => format!("{state}: {runs}"),
+                None => state,
+            });
+        });
+        let last = followed.await?;
         bar.finish_and_clear();
         let state = last["state"].as_str().unwrap_or_default();
         self.progress
             .done(&format!("applied by hot reload: {state}"));
-        Ok(last)
-    }
-
-    /// Follows a proposal until `enough` says so, or it has ended; returns it as it was then.
-    async fn follow(
-        &self,
-        update: &str,
-        enough: impl Fn(&Value) -> bool,
-    ) -> Result<Value, CommandError> {
-        let path = format!("/api/v1/sync/proposals/{update}/events");
-        let mut last = Value::Null;
-        self.admin
-            .follow(&path, |item| {
-                last = item["proposal"].clone();
-                !enough(&last)
-            })
-            .await?;
         Ok(last)
     }
 }

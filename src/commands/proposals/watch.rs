@@ -1,15 +1,19 @@
 //! `tars proposals watch`: a proposal followed to what somebody waits for.
 
-use super::{assessment_state, path, show, state};
-use crate::commands::{CommandError, events, session::Session};
+use super::{assessment_state, show, state};
+use crate::{
+    commands::{CommandError, events, listing::short, progress::Progress, session::Session},
+    rest::Rest,
+};
 use clap::ValueEnum;
+use indicatif::ProgressBar;
 use serde_json::Value;
 use std::process::ExitCode;
 use uuid::Uuid;
 
 /// What to wait for. A proposal that ends or needs a person is followed no further in any case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Until {
+pub(in crate::commands) enum Until {
     /// Until it is measured against the live values, or cannot be.
     Assessed,
     /// Until it is approved, rejected or withdrawn.
@@ -56,25 +60,115 @@ pub(super) async fn watch(
     // An id that does not exist is refused before the stream.
     let mut last = show::read(&session.rest(), id).await?;
     let until = until.unwrap_or_else(|| Until::next(&last));
-    let mut printed = String::new();
     let goes_on = format!("`tars proposals watch {id}`");
-    let events = format!("{}/events", path(id));
+    let mut shown = Shown::new(json);
+    let events = events_of(&id.to_string());
     let followed = events::follow(session, &events, &goes_on, |item| {
         last = item["proposal"].clone();
-        let line = format!("{} (assessment {})", state(&last), assessment_state(&last));
-        if json {
-            say!("{item}");
-        } else if line != printed {
-            say!("{line}");
-            printed = line;
-        }
+        shown.show(item);
         !until.is_reached(&last)
     });
     followed.await?;
+    drop(shown);
     if !json {
         show::outcome(&last);
     }
     Ok(ExitCode::from(u8::from(!until.is_good(&last))))
+}
+
+/// Follows a proposal with one credential, and returns it as it is in the end. For a mesh that this
+/// process serves.
+pub(in crate::commands) async fn follow_until(
+    rest: &Rest,
+    id: &str,
+    until: Until,
+    mut each: impl FnMut(&Value),
+) -> Result<Value, CommandError> {
+    let mut last = Value::Null;
+    let goes_on = format!("`tars proposals watch {id}`");
+    let events = events_of(id);
+    let followed = events::follow_with(rest, &events, &goes_on, |item| {
+        last = item["proposal"].clone();
+        each(item);
+        !until.is_reached(&last)
+    });
+    followed.await?;
+    Ok(last)
+}
+
+fn events_of(id: &str) -> String {
+    format!("/api/v1/sync/proposals/{id}/events?with_progress=true")
+}
+
+/// How many training runs of a measurement have ended, while one is made.
+pub(in crate::commands) fn training_runs(item: &Value) -> Option<String> {
+    let progress = item["progress"].as_object()?;
+    // A zero is left out of JSON.
+    let ended = progress
+        .get("runs_ended")
+        .map_or_else(|| "0".to_owned(), short);
+    Some(format!(
+        "{ended} of {} training runs",
+        short(&progress["runs"])
+    ))
+}
+
+/// What has been printed of a proposal: a line for each of its states, and on a terminal how far its
+/// measurement is.
+struct Shown {
+    json: bool,
+    line: String,
+    progress: Progress,
+    measuring: Option<ProgressBar>,
+}
+
+impl Shown {
+    fn new(json: bool) -> Self {
+        Self {
+            json,
+            line: String::new(),
+            progress: Progress::new(json),
+            measuring: None,
+        }
+    }
+
+    fn show(&mut self, item: &Value) {
+        if self.json {
+            say!("{item}");
+            return;
+        }
+        let proposal = &item["proposal"];
+        let (state, assessment) = (state(proposal), assessment_state(proposal));
+        let line = format!("{state} (assessment {assessment})");
+        if line != self.line {
+            self.clear();
+            say!("{line}");
+            self.line = line;
+        }
+        match training_runs(item) {
+            None => self.clear(),
+            Some(runs) => {
+                let what = match state.as_str() {
+                    "verifying" => "verifying",
+                    _ => "assessing",
+                };
+                let begin = || self.progress.spinner(what);
+                self.measuring.get_or_insert_with(begin).set_message(runs);
+            }
+        }
+    }
+
+    fn clear(&mut self) {
+        if let Some(bar) = self.measuring.take() {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+impl Drop for Shown {
+    fn drop(&mut self) {
+        self.clear();
+    }
 }
 
 #[cfg(test)]
@@ -98,6 +192,21 @@ mod tests {
             ("VERIFYING", "COMPLETED", Ended),
         ] {
             assert_eq!(Until::next(&proposal(state, assessment)), next, "{state}");
+        }
+    }
+
+    #[test]
+    fn the_progress_of_a_measurement_is_in_training_runs() {
+        for (progress, shown) in [
+            (
+                json!({ "runs_ended": 5, "runs": 16 }),
+                Some("5 of 16 training runs"),
+            ),
+            (json!({ "runs": 16 }), Some("0 of 16 training runs")),
+            (Value::Null, None),
+        ] {
+            let item = json!({ "proposal": {}, "progress": progress });
+            assert_eq!(training_runs(&item).as_deref(), shown);
         }
     }
 

@@ -2,7 +2,12 @@
 
 use crate::home::{Desk, Home, stderr};
 use serde_json::{Value, json};
-use std::{fs, io::Write, os::unix::fs::OpenOptionsExt};
+use std::{
+    fs,
+    io::{BufRead, BufReader, Write},
+    os::unix::fs::OpenOptionsExt,
+    process::{Child, Stdio},
+};
 use tars::rest::Rest;
 use tars_tests::{PASSWORD, governed};
 
@@ -114,7 +119,8 @@ async fn a_study_is_followed_proposed_approved_by_another_and_applied() {
         row.contains("approved") && row.ends_with("apply"),
         "what waits to be applied is listed: {row}"
     );
-    let applied = desk.good(&["proposals", "apply", &id]);
+    let (applied, notes) = desk.good_with_notes(&["proposals", "apply", &id]);
+    assert!(notes.contains("verifying ..."), "a sign of life: {notes}");
     for part in ["verifying", "completed", "verification"] {
         assert!(applied.contains(part), "{part}: {applied}");
     }
@@ -182,6 +188,82 @@ async fn a_proposal_is_withdrawn_rejected_or_refused_with_the_way_out() {
         advice.contains(&again) && !advice.contains("apply it"),
         "{advice}"
     );
+}
+
+#[test]
+fn a_study_is_created_and_followed_and_an_interrupt_stops_only_the_command() {
+    let desk = Desk::new();
+    let create = ["studies", "create", "--trials", "2", "--steps", "500"];
+    let (made, notes) = desk.good_with_notes(&[&create[..], &["--seed", "7"]].concat());
+    let (id, described) = made.trim().split_once(": ").unwrap();
+    let expected = "2 trials of 500 steps for the agent policy, seed 7";
+    assert!(described.contains(expected), "{made}");
+    assert!(
+        notes.contains(&format!("tars studies watch {id}")),
+        "{notes}"
+    );
+    let followed = desk.good(&[&create[..], &["--watch", "--json"]].concat());
+    let lines: Vec<Value> = followed
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert_eq!(lines[0]["study"]["n_trials"], 2, "{followed}");
+    let last = &lines[lines.len() - 1]["ended"];
+    assert_eq!(last["study_id"], lines[0]["study"]["study_id"]);
+    assert_eq!(last["state"], "STUDY_STATE_COMPLETED", "{followed}");
+
+    let long = ["--trials", "500", "--steps", "100000", "--watch", "--json"];
+    let mut command = desk.tars(&[&["studies", "create"][..], &long].concat());
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = command.spawn().unwrap();
+    let mut lines = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let study: Value = serde_json::from_str(&lines.next().unwrap().unwrap()).unwrap();
+    let id = governed::text(&study["study"]["study_id"]);
+    // It follows the study by now.
+    lines.next().unwrap().unwrap();
+    interrupt(&watching);
+    // Whatever it still prints is read, so that it can end.
+    lines.for_each(drop);
+    let ended = watching.wait_with_output().unwrap();
+    assert_eq!(ended.status.code(), Some(130), "{}", stderr(&ended));
+    let error: Value = serde_json::from_str(&stderr(&ended)).unwrap();
+    let goes_on = format!("tars studies watch {id}");
+    assert!(
+        error["message"].as_str().unwrap().contains(&goes_on),
+        "{error}"
+    );
+    let running = desk.json(&["studies", "show", &id]);
+    assert_eq!(
+        running["study"]["state"], "STUDY_STATE_RUNNING",
+        "{running}"
+    );
+    desk.good(&["studies", "cancel", &id, "--yes"]);
+}
+
+#[test]
+fn a_study_that_the_service_refuses_is_not_created() {
+    let desk = Desk::new();
+    let listed = || desk.json(&["studies", "list"]).as_array().unwrap().len();
+    let space = desk.home.path("space.json");
+    fs::write(
+        &space,
+        r#"[{ "name": "gamma", "float": { "low": 2, "high": 1 } }]"#,
+    )
+    .unwrap();
+    for (args, part) in [
+        (&["--agent", "nobody"][..], "nobody"),
+        (&["--trials", "0"], "n_trials"),
+        (&["--space", &space], "gamma"),
+    ] {
+        let error = desk.refused(&[&["studies", "create"], args].concat());
+        assert!(error.contains(part), "{args:?}: {error}");
+    }
+    assert_eq!(listed(), 0);
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread")]

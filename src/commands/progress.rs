@@ -1,4 +1,5 @@
-//! What the demo shows while it works: on standard error, as the result goes to standard output.
+//! What a command shows while it works or follows something: on standard error, as results go to
+//! standard output.
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use std::{
@@ -6,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-/// Nothing for `--json`; bars that move on a terminal, and elsewhere a line when a step begins.
+/// Shows nothing for `--json`; bars that move on a terminal, and elsewhere a line when a step begins.
 pub(super) struct Progress {
     quiet: bool,
 }
@@ -45,6 +46,7 @@ impl Progress {
         bar.with_prefix(what)
     }
 
+    /// Announces a step where no bar can be drawn.
     fn begin(&self, what: &str) {
         if !self.quiet && !io::stderr().is_terminal() {
             note!("  {what} ...");
