@@ -1,6 +1,7 @@
 //! Benchmarks: built in release mode, each against its baseline in the same run.
 
-use crate::{Outcome, tools};
+use crate::{Outcome, postgres, redis, tools};
+use std::process::Command;
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Bench {
@@ -18,6 +19,19 @@ pub(crate) enum Bench {
     Nash,
     /// How long a revoked certificate still works in other processes.
     Revocation,
+    /// Writes, reads and pages of a service's own store, against bare sqlx on the same database.
+    Store,
+}
+
+/// The environment variable by which a benchmark finds PostgreSQL, as in `database.url`.
+const POSTGRES: &str = "TARS_BENCH_POSTGRES";
+
+/// What the command line says of a run.
+pub(crate) struct Options {
+    pub(crate) json: bool,
+    pub(crate) quick: bool,
+    pub(crate) seed: Option<u64>,
+    pub(crate) replicas: Option<u16>,
 }
 
 impl Bench {
@@ -30,12 +44,14 @@ impl Bench {
             Self::Rotation => "bench_rotation",
             Self::Revocation => "bench_revocation",
             Self::Nash => "bench_nash",
+            Self::Store => "bench_store",
         }
     }
 
     fn package(self) -> &'static str {
         match self {
             Self::Nash => "tars-games",
+            Self::Store => "tars-test-db",
             _ => "tars-tests",
         }
     }
@@ -46,22 +62,38 @@ impl Bench {
     }
 }
 
-pub(crate) fn run(bench: Bench, json: bool, quick: bool, seed: Option<u64>) -> Outcome {
+pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     if bench.needs_binary() {
         tools::build_binary()?;
     }
     let mut command = tools::example(bench.package(), bench.example());
+    add_arguments(&mut command, options);
     if matches!(bench, Bench::Nash) {
         command.env("TARS_PEERS_PYTHON", tools::peers()?);
-        if let Some(seed) = seed {
-            command.args(["--seed", &seed.to_string()]);
+    }
+    let replicas = options.replicas.unwrap_or(1);
+    let server = match bench {
+        Bench::Store => postgres::Server::start_durable()?,
+        Bench::Revocation if replicas > 1 => {
+            command.env(redis::VARIABLE, redis::program()?);
+            Some(postgres::Server::start()?)
         }
-    }
-    if json {
-        command.arg("--json");
-    }
-    if quick {
-        command.arg("--quick");
+        _ => None,
+    };
+    if let Some(server) = &server {
+        command.env(POSTGRES, server.url());
     }
     tools::run(&mut command)
+}
+
+fn add_arguments(command: &mut Command, options: &Options) {
+    for (flag, is_set) in [("--json", options.json), ("--quick", options.quick)] {
+        command.args(is_set.then_some(flag));
+    }
+    if let Some(seed) = options.seed {
+        command.args(["--seed", &seed.to_string()]);
+    }
+    if let Some(replicas) = options.replicas {
+        command.args(["--replicas", &replicas.to_string()]);
+    }
 }

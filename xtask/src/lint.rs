@@ -14,7 +14,7 @@ use std::{
 const BANNED: &[&str] = &["ring", "openssl", "openssl-sys", "native-tls"];
 
 /// What may name the database driver: its port, the manifest of the crate that holds it, and the
-/// databases of the tests.
+/// databases of the tests, with the benchmark whose baseline it is.
 const DRIVER: &[&str] = &[
     "runtime/src/db",
     "runtime/src/db.rs",

@@ -38,6 +38,9 @@ enum Command {
         /// The seed of the games that the nash benchmark solves; a fixed one without it.
         #[arg(long)]
         seed: Option<u64>,
+        /// How many replicas of Auth the revocation benchmark has, on PostgreSQL: 1 or 2.
+        #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2))]
+        replicas: Option<u16>,
     },
     /// Repeat a race for many rounds, and fail at the first wrong outcome.
     Soak {
@@ -67,7 +70,16 @@ fn main() -> ExitCode {
             json,
             quick,
             seed,
-        } => bench::run(name, json, quick, seed),
+            replicas,
+        } => {
+            let options = bench::Options {
+                json,
+                quick,
+                seed,
+                replicas,
+            };
+            bench::run(name, &options)
+        }
         Command::Soak { name, json, rounds } => soak::run(name, json, rounds),
         Command::Shape => shape::run(),
         Command::Docs => docs::write(),

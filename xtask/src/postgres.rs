@@ -1,4 +1,4 @@
-//! A PostgreSQL server of the tests' own: in a temporary folder, reached by a Unix socket there, and
+//! A PostgreSQL server of the tests' and benchmarks' own: in a temporary folder, reached by a Unix socket there, and
 //! gone with it. No server of the machine is used.
 
 use crate::{Outcome, tools};
@@ -31,11 +31,30 @@ const KEY: &str = "server.key";
 /// Of the role that logs in by TCP, on a server that is gone with the tests.
 pub(crate) const PASSWORD: &str = "a password of the tests";
 
+/// Whether a commit survives a power cut.
+#[derive(Clone, Copy)]
+enum Durability {
+    /// For tests, which only read what they have written.
+    Off,
+    /// As in production.
+    On,
+}
+
 impl Server {
+    /// Starts a server for tests. PostgreSQL is installed if it is missing.
+    pub(crate) fn start() -> Result<Self, String> {
+        Self::start_from(&programs()?, Durability::Off)
+    }
+
+    /// Starts a server for benchmarks, whose commits are durable; `None` on a machine without PostgreSQL.
+    pub(crate) fn start_durable() -> Result<Option<Self>, String> {
+        let start = |programs: PathBuf| Self::start_from(&programs, Durability::On);
+        installed().map(start).transpose()
+    }
+
     /// Makes an empty cluster and starts a server on it, as a user without rights: PostgreSQL refuses
     /// to run as root.
-    pub(crate) fn start() -> Result<Self, String> {
-        let programs = programs()?;
+    fn start_from(programs: &Path, durability: Durability) -> Result<Self, String> {
         let folder = tempfile::Builder::new().prefix("tars-pg").tempdir();
         let folder = folder.map_err(|e| e.to_string())?;
         let data = folder.path().join("data");
@@ -64,7 +83,7 @@ impl Server {
             "ssl=on",
             &format!("ssl_cert_file={at}/{CERTIFICATE}"),
             &format!("ssl_key_file={at}/{KEY}"),
-            "fsync=off",
+            durability.setting(),
             "max_connections=600",
             "shared_buffers=64MB",
         ] {
@@ -78,8 +97,8 @@ impl Server {
             folder,
             port: tls.port,
         };
-        server.until_ready(&programs)?;
-        server.add_role(&programs)?;
+        server.until_ready(programs)?;
+        server.add_role(programs)?;
         Ok(server)
     }
 
@@ -134,6 +153,15 @@ impl Server {
         let log = std::fs::read_to_string(self.folder.path().join("log"));
         let log = log.unwrap_or_default();
         Err(format!("postgres does not start: {log}"))
+    }
+}
+
+impl Durability {
+    fn setting(self) -> &'static str {
+        match self {
+            Self::Off => "fsync=off",
+            Self::On => "fsync=on",
+        }
     }
 }
 

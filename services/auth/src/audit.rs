@@ -1,6 +1,6 @@
 //! The audit log, which puts the records of every service's outbox into one order.
 
-use crate::{Auth, AuthError};
+use crate::{Auth, AuthError, store::Store};
 use tars_runtime::{
     audit::{self, Record},
     db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
@@ -52,28 +52,12 @@ impl Auth {
         token: &str,
         page_size: u32,
     ) -> Result<(Vec<Record>, String), AuthError> {
-        let size = page::size(page_size);
-        let before = page::start(token, i64::MAX)?;
-        let query = Query::new(LIST)
-            .bind(before)
-            .bind(&filter.event_type)
-            .bind(&filter.caller)
-            .bind(&filter.service)
-            .bind(filter.from_us.unwrap_or(i64::MIN))
-            .bind(filter.to_us.unwrap_or(i64::MAX))
-            .bind(size + 1);
-        let rows: Vec<Listed> = self.db().read("audit.list").all(query).await?;
-        let (rows, next) = page::cut(rows, size, |r| r.seq.to_string());
-        Ok((rows.into_iter().map(|r| r.record).collect(), next))
+        list(&self.store, filter, token, page_size).await
     }
 
     /// Appends the records of another service. A record that is already in the log is skipped.
     pub(crate) async fn append_audit(&self, records: &[Record]) -> Result<(), AuthError> {
-        let mut tx = self.store.begin("audit.append").await?;
-        for record in records {
-            append(&mut tx, record).await?;
-        }
-        Ok(tx.commit().await?)
+        append_all(&self.store, records).await
     }
 
     /// Moves the records of Auth's own outbox into the log.
@@ -92,6 +76,37 @@ impl Auth {
         }
         Ok(tx.commit().await?)
     }
+}
+
+/// As [`Auth::list_audit`].
+pub(crate) async fn list(
+    store: &Store,
+    filter: &Filter,
+    token: &str,
+    page_size: u32,
+) -> Result<(Vec<Record>, String), AuthError> {
+    let size = page::size(page_size);
+    let before = page::start(token, i64::MAX)?;
+    let query = Query::new(LIST)
+        .bind(before)
+        .bind(&filter.event_type)
+        .bind(&filter.caller)
+        .bind(&filter.service)
+        .bind(filter.from_us.unwrap_or(i64::MIN))
+        .bind(filter.to_us.unwrap_or(i64::MAX))
+        .bind(size + 1);
+    let rows: Vec<Listed> = store.read("audit.list").all(query).await?;
+    let (rows, next) = page::cut(rows, size, |r| r.seq.to_string());
+    Ok((rows.into_iter().map(|r| r.record).collect(), next))
+}
+
+/// As [`Auth::append_audit`].
+pub(crate) async fn append_all(store: &Store, records: &[Record]) -> Result<(), AuthError> {
+    let mut tx = store.begin("audit.append").await?;
+    for record in records {
+        append(&mut tx, record).await?;
+    }
+    Ok(tx.commit().await?)
 }
 
 async fn append(tx: &mut Transaction, record: &Record) -> Result<(), AuthError> {

@@ -195,7 +195,7 @@ impl Auth {
         change: impl FnOnce(&mut KeyRow) -> Result<bool, AuthError>,
     ) -> Result<KeyRow, AuthError> {
         let mut tx = self.change("api_keys.change").await?;
-        let found = store::key_in(&mut tx, id).await?;
+        let found = store::key_in(&mut *tx, id).await?;
         let mut row = found.ok_or_else(|| AuthError::NotFound("API key", id.to_owned()))?;
         if !change(&mut row)? {
             return Ok(row);

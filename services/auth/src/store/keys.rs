@@ -68,8 +68,8 @@ pub(crate) async fn live_keys(db: &mut impl Fetch, past_us: i64) -> Result<Vec<K
     Ok(db.all(Query::new(LIVE).bind(past_us)).await?)
 }
 
-pub(crate) async fn key_in(tx: &mut Transaction, id: &str) -> Result<Option<KeyRow>, AuthError> {
-    Ok(tx.optional(Query::new(KEY).bind(id)).await?)
+pub(crate) async fn key_in(db: &mut impl Fetch, id: &str) -> Result<Option<KeyRow>, AuthError> {
+    Ok(db.optional(Query::new(KEY).bind(id)).await?)
 }
 
 pub(crate) async fn insert_key(tx: &mut Transaction, row: &KeyRow) -> Result<(), AuthError> {
