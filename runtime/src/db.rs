@@ -207,6 +207,10 @@ impl Fetch for Read<'_> {
     async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
         self.pools.rows(&query).await
     }
+
+    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
+        self.pools.row(&query).await
+    }
 }
 
 /// A transaction that only reads, and sees one state throughout.
@@ -219,6 +223,10 @@ pub struct Snapshot {
 impl Fetch for Snapshot {
     async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
         self.transaction.rows(query).await
+    }
+
+    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
+        self.transaction.row(query).await
     }
 }
 

@@ -2,9 +2,13 @@
 //! refusal in every process, and to the end of the connections that it had open. Each service runs
 //! in a process of its own; once with certificates of the built-in authority, once with mounted
 //! files of an authority that the mesh knows nothing of.
+//!
+//! With `--replicas 2` there are two processes of Auth on one PostgreSQL: the change is made at one, and
+//! all others watch the other. Once hints go over Redis, and once Redis is gone.
 
 use serde_json::{Value, json};
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -13,8 +17,9 @@ use tars_certs::{Authority, CertName, Identity, SpiffeId, ca::Lifetimes};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::clock::Clock;
 use tars_tests::{
-    fleet::{Fleet, Source, services_over_tls},
+    fleet::{Fleet, Source},
     issue_for,
+    redis::Redis,
     test_ca::{TestCa, client, connect},
     time,
 };
@@ -50,15 +55,14 @@ fn victim(fleet: &Fleet, at: usize) -> Result<Victim, Failure> {
 
 /// An open connection of the victim's, read until it ends.
 async fn open(
-    fleet: &Fleet,
-    service: &str,
+    addr: SocketAddr,
     victim: &Victim,
 ) -> Result<tokio::task::JoinHandle<Instant>, Failure> {
     let leaf = (
         victim.identity.chain().to_vec(),
         victim.identity.key().clone_key(),
     );
-    let mut stream = connect(fleet.addr(service), client(Some(leaf))).await?;
+    let mut stream = connect(addr, client(Some(leaf))).await?;
     let mut first = [0u8; 1];
     stream.read_exact(&mut first).await?;
     Ok(tokio::spawn(async move {
@@ -70,7 +74,7 @@ async fn open(
 
 /// When the service first refuses a new connection.
 async fn first_refusal(
-    addr: std::net::SocketAddr,
+    addr: SocketAddr,
     victim: (
         Vec<rustls::pki_types::CertificateDer<'static>>,
         rustls::pki_types::PrivateKeyDer<'static>,
@@ -105,8 +109,8 @@ async fn revoke(admin: &Rest, name: &CertName) -> Result<Value, Failure> {
 async fn run(fleet: &Fleet, admin: &Rest, at: usize, times: &mut Times) -> Result<(), Failure> {
     let victim = victim(fleet, at)?;
     let mut connections = Vec::new();
-    for service in services_over_tls() {
-        connections.push(open(fleet, service, &victim).await?);
+    for (_, addr) in fleet.over_tls() {
+        connections.push(open(addr, &victim).await?);
     }
     let shown = || {
         (
@@ -116,8 +120,10 @@ async fn run(fleet: &Fleet, admin: &Rest, at: usize, times: &mut Times) -> Resul
     };
     revoke(admin, &victim.name).await?;
     let replied = Instant::now();
-    let refusals: Vec<_> = services_over_tls()
-        .map(|s| tokio::spawn(first_refusal(fleet.addr(s), shown())))
+    let refusals: Vec<_> = fleet
+        .over_tls()
+        .into_iter()
+        .map(|(_, addr)| tokio::spawn(first_refusal(addr, shown())))
         .collect();
     let since = |then: Instant| then.saturating_duration_since(replied).as_secs_f64() * 1e3;
     let (mut refused, mut closed) = (0f64, 0f64);
@@ -155,43 +161,109 @@ fn summary(times: &mut Times) -> Value {
     })
 }
 
-async fn measure(binary: &Path, source: Source, runs: usize) -> Result<Value, Failure> {
-    let fleet = Fleet::start(binary, source, &[]).await;
+async fn measure(fleet: &Fleet, runs: usize) -> Result<Value, Failure> {
     let admin = fleet.admin().await;
     let mut times = Times::default();
     for at in 0..runs {
-        run(&fleet, &admin, at, &mut times).await?;
+        run(fleet, &admin, at, &mut times).await?;
     }
     // Whoever was not revoked is not touched.
-    let bystander = victim(&fleet, runs)?;
-    let expected = SpiffeId::new("tars.local", "/auth")?;
-    let target = fleet.addr("auth").to_string();
-    let options = ChannelOptions::alone(&target, expected, bystander.identity, Clock::system());
-    Channel::new(options)?.server().await?;
+    for (name, addr) in fleet.over_tls() {
+        let bystander = victim(fleet, runs)?;
+        let path = name.strip_suffix("-2").unwrap_or(name);
+        let expected = SpiffeId::new("tars.local", &format!("/{path}"))?;
+        let identity = bystander.identity;
+        let options = ChannelOptions::alone(&addr.to_string(), expected, identity, Clock::system());
+        Channel::new(options)?.server().await?;
+    }
     Ok(summary(&mut times))
+}
+
+/// An authority that the mesh knows nothing of.
+fn foreign() -> Source {
+    let root = TestCa::root("another authority");
+    let issuer = root.below("its intermediate", |_| {});
+    Source::Files(Box::new(TestCa {
+        above: vec![issuer.der.clone(), root.der.clone()],
+        ..issuer
+    }))
+}
+
+/// One process of each service.
+async fn alone(binary: &Path, runs: usize) -> Result<Value, Failure> {
+    let own = Fleet::start(binary, Source::Join, &[]).await;
+    let own = measure(&own, runs).await?;
+    let other = Fleet::start(binary, foreign(), &[]).await;
+    Ok(json!({
+        "processes": processes(&other),
+        "certificate": own,
+        "certificate_of_another_authority": measure(&other, runs).await?,
+    }))
+}
+
+fn processes(fleet: &Fleet) -> Vec<&'static str> {
+    fleet.over_tls().into_iter().map(|(name, _)| name).collect()
+}
+
+/// Two processes of Auth, by certificates of one source: with Redis, and once Redis is gone.
+async fn replicated(
+    binary: &Path,
+    (source, prefix): (Source, &str),
+    runs: usize,
+) -> Result<(Vec<&'static str>, Value, Value), Failure> {
+    let database = std::env::var("TARS_BENCH_POSTGRES")?;
+    let mut redis = Redis::start();
+    let bus = redis.settings().url.ok_or("Redis has no address")?;
+    let env = [
+        ("TARS__DATABASE__URL", database.as_str()),
+        ("TARS__DATABASE__SCHEMA_PREFIX", prefix),
+        ("TARS__REDIS__URL", bus.as_str()),
+        ("TARS__REDIS__CHANNEL_PREFIX", prefix),
+    ];
+    let fleet = Fleet::with_second_auth(binary, source, &env).await;
+    let with = measure(&fleet, runs).await?;
+    redis.kill();
+    let without = measure(&fleet, runs).await?;
+    Ok((processes(&fleet), with, without))
+}
+
+async fn in_replicas(binary: &Path, runs: usize) -> Result<Value, Failure> {
+    let (processes, own, own_without) =
+        replicated(binary, (Source::Join, "bench_own"), runs).await?;
+    let (_, other, other_without) = replicated(binary, (foreign(), "bench_other"), runs).await?;
+    Ok(json!({
+        "processes": processes,
+        "replicas_of_auth": 2,
+        "certificate": own,
+        "certificate_of_another_authority": other,
+        "without_redis": {
+            "certificate": own_without,
+            "certificate_of_another_authority": other_without,
+        },
+    }))
+}
+
+fn has(flag: &str) -> bool {
+    std::env::args().any(|a| a == flag)
+}
+
+fn replicas() -> Result<usize, Failure> {
+    let mut args = std::env::args().skip_while(|a| a != "--replicas");
+    Ok(args.nth(1).map_or(Ok(1), |n| n.parse())?)
 }
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let has = |flag: &str| std::env::args().any(|a| a == flag);
     let runs = if has("--quick") { 5 } else { 20 };
     let binary = PathBuf::from(std::env::var_os("TARS_BINARY").ok_or("TARS_BINARY is not set")?);
-    let own = measure(&binary, Source::Join, runs).await?;
-    let root = TestCa::root("another authority");
-    let issuer = root.below("its intermediate", |_| {});
-    let issuer = TestCa {
-        above: vec![issuer.der.clone(), root.der.clone()],
-        ..issuer
+    let mut report = match replicas()? {
+        1 => alone(&binary, runs).await?,
+        2 => in_replicas(&binary, runs).await?,
+        n => return Err(format!("{n} replicas: there are 1 or 2").into()),
     };
-    let foreign = measure(&binary, Source::Files(Box::new(issuer)), runs).await?;
-    let report = json!({
-        "bench": "revocation",
-        "from": "the reply to the revocation",
-        "to": "the later of: the last process's first refusal, the end of the last open connection; 0 when before the reply",
-        "processes": services_over_tls().collect::<Vec<_>>(),
-        "certificate": own,
-        "certificate_of_another_authority": foreign,
-    });
+    report["bench"] = "revocation".into();
+    report["from"] = "the reply to the revocation".into();
+    report["to"] = "the later of: the last process's first refusal, the end of the last open connection; 0 when before the reply".into();
     if has("--json") {
         println!("{report}");
     } else {

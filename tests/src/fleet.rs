@@ -48,7 +48,7 @@ struct Ports {
     observe: SocketAddr,
 }
 
-/// One process a service, with the addresses and files of all of them.
+/// One process a service, with the addresses and files of all of them, and perhaps a second one of Auth.
 pub struct Fleet {
     binary: PathBuf,
     dir: TempDir,
@@ -56,7 +56,28 @@ pub struct Fleet {
     env: Vec<(String, String)>,
     ports: BTreeMap<&'static str, Ports>,
     bootstrap: SocketAddr,
+    second_auth: Option<SecondAuth>,
     running: BTreeMap<&'static str, Started>,
+}
+
+/// A replica of Auth with a data directory of its own, which all services but the gateway use.
+struct SecondAuth {
+    dir: TempDir,
+    ports: Ports,
+    bootstrap: SocketAddr,
+}
+
+/// The second replica of Auth, among the services of a fleet.
+pub const SECOND_AUTH: &str = "auth-2";
+
+impl Ports {
+    fn free() -> Self {
+        Self {
+            main: free_addr(),
+            admin: free_addr(),
+            observe: free_addr(),
+        }
+    }
 }
 
 /// A port that is free now: `tars serve` is told its ports, as in production. It lies below those
@@ -80,16 +101,27 @@ pub fn free_addr() -> SocketAddr {
 impl Fleet {
     /// Starts every service and waits until the whole answers.
     pub async fn start(binary: &Path, source: Source, env: &[(&str, &str)]) -> Self {
-        let ports = services().map(|name| {
-            let [main, admin, observe] = [free_addr(), free_addr(), free_addr()];
-            let ports = Ports {
-                main,
-                admin,
-                observe,
-            };
-            (name, ports)
-        });
-        let mut fleet = Self {
+        Self::start_all(Self::new(binary, source, env, None)).await
+    }
+
+    /// Starts two replicas of Auth, on the database that `env` names, and one of every other service. The
+    /// gateway uses the first replica and all others the second.
+    pub async fn with_second_auth(binary: &Path, source: Source, env: &[(&str, &str)]) -> Self {
+        let second = SecondAuth {
+            dir: tempfile::tempdir().expect("a temporary directory"),
+            ports: Ports::free(),
+            bootstrap: free_addr(),
+        };
+        Self::start_all(Self::new(binary, source, env, Some(second))).await
+    }
+
+    fn new(
+        binary: &Path,
+        source: Source,
+        env: &[(&str, &str)],
+        second_auth: Option<SecondAuth>,
+    ) -> Self {
+        Self {
             binary: binary.to_owned(),
             dir: tempfile::tempdir().expect("a temporary directory"),
             source,
@@ -97,21 +129,45 @@ impl Fleet {
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
-            ports: ports.collect(),
+            ports: services().map(|name| (name, Ports::free())).collect(),
             bootstrap: free_addr(),
+            second_auth,
             running: BTreeMap::new(),
-        };
+        }
+    }
+
+    async fn start_all(mut fleet: Self) -> Self {
         fleet.prepare();
         for name in services() {
             fleet.spawn(name);
+        }
+        if fleet.second_auth.is_some() {
+            // What replicas share is there once the first one serves.
+            eventually("the first replica of Auth is ready", async || {
+                fleet.is_ready("auth").await
+            })
+            .await;
+            fleet.spawn(SECOND_AUTH);
         }
         fleet.admin().await;
         fleet
     }
 
+    /// The processes that speak gRPC over mutual TLS, with where they listen.
+    pub fn over_tls(&self) -> Vec<(&'static str, SocketAddr)> {
+        let first = services_over_tls().map(|name| (name, self.addr(name)));
+        let second = self.second_auth.iter();
+        let second = second.map(|second| (SECOND_AUTH, second.ports.main));
+        first.chain(second).collect()
+    }
+
     fn command(&self, args: &[&str]) -> Command {
+        self.command_on(self.dir.path(), args)
+    }
+
+    fn command_on(&self, data: &Path, args: &[&str]) -> Command {
         let mut command = Command::new(&self.binary);
-        command.args(args).arg("--data-dir").arg(self.dir.path());
+        command.args(args).arg("--data-dir").arg(data);
         for (name, value) in [
             ("TARS__LIMITS__AUTH_PER_MINUTE", "100000"),
             ("TARS__LIMITS__PUBLIC_PER_MINUTE", "100000"),
@@ -121,6 +177,10 @@ impl Fleet {
             ("TARS__LOG__LEVEL", "warn"),
         ] {
             command.env(name, value);
+        }
+        if self.second_auth.is_some() {
+            let key = self.dir.path().join("seal.key");
+            command.env("TARS__CREDENTIALS__SEAL_KEY_FILE", key);
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
         command
@@ -177,24 +237,27 @@ impl Fleet {
 
     /// Starts the process of a service, in place of the one that may run.
     pub fn spawn(&mut self, name: &'static str) {
-        let ports = self.ports[name];
-        let mut command = self.command(&["serve", name]);
-        command.args([format!("--{name}-addr"), ports.main.to_string()]);
+        let (service, ports, data, bootstrap) = match &self.second_auth {
+            Some(second) if name == SECOND_AUTH => {
+                ("auth", second.ports, second.dir.path(), second.bootstrap)
+            }
+            _ => (name, self.ports[name], self.dir.path(), self.bootstrap),
+        };
+        let mut command = self.command_on(data, &["serve", service]);
+        command.args([format!("--{service}-addr"), ports.main.to_string()]);
         command.args(["--admin-addr".to_owned(), ports.admin.to_string()]);
         command.args(["--observe-addr".to_owned(), ports.observe.to_string()]);
-        for (other, ports) in &self.ports {
-            if *other != "gateway" {
-                let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
-                command.env(variable, ports.main.to_string());
-            }
+        for (other, addr) in self.connections_of(name) {
+            let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
+            command.env(variable, addr.to_string());
         }
         command.env("TARS__CONNECT__BOOTSTRAP", self.bootstrap.to_string());
         match &self.source {
             Source::Files(_) => {
-                command.arg("--identity").arg(self.identity_dir(name));
+                command.arg("--identity").arg(self.identity_dir(service));
             }
-            Source::Join if name == "auth" => {
-                command.args(["--bootstrap-addr".to_owned(), self.bootstrap.to_string()]);
+            Source::Join if service == "auth" => {
+                command.args(["--bootstrap-addr".to_owned(), bootstrap.to_string()]);
             }
             Source::Join => {
                 command.arg("--join-token-file").arg(self.token_file(name));
@@ -207,6 +270,16 @@ impl Fleet {
             .expect("a log file");
         let process = Started::new(command.stderr(log));
         self.running.insert(name, process);
+    }
+
+    /// Where a process finds the others.
+    fn connections_of(&self, name: &str) -> Vec<(&'static str, SocketAddr)> {
+        let others = self.ports.iter().filter(|(other, _)| **other != "gateway");
+        let address = |(other, ports): (&&'static str, &Ports)| match &self.second_auth {
+            Some(second) if *other == "auth" && name != "gateway" => (*other, second.ports.main),
+            _ => (*other, ports.main),
+        };
+        others.map(address).collect()
     }
 
     /// The file that a service's log goes to, over restarts.
@@ -322,6 +395,6 @@ impl Fleet {
 
     fn logs(&self) -> String {
         let read = |name: &str| fs::read_to_string(self.log(name)).unwrap_or_default();
-        services().map(read).collect()
+        services().chain([SECOND_AUTH]).map(read).collect()
     }
 }

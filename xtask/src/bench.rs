@@ -76,7 +76,8 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
         Bench::Store => postgres::Server::start_durable()?,
         Bench::Revocation if replicas > 1 => {
             command.env(redis::VARIABLE, redis::program()?);
-            Some(postgres::Server::start()?)
+            let server = postgres::Server::start_durable()?;
+            Some(server.ok_or("replicas need PostgreSQL: apt-get install postgresql")?)
         }
         _ => None,
     };

@@ -85,6 +85,10 @@ impl Fetch for Dump {
     async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
         self.transaction.rows(query).await
     }
+
+    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
+        self.transaction.row(query).await
+    }
 }
 
 async fn copy_to_file(

@@ -188,6 +188,25 @@ impl Pools {
         self.repeat(|| in_time(Box::pin(self.fetch(query)))).await
     }
 
+    /// The first row of a query that stands alone.
+    pub(super) async fn row(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {
+        self.repeat(|| in_time(Box::pin(self.fetch_first(query))))
+            .await
+    }
+
+    async fn fetch_first(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {
+        Ok(match self {
+            Self::Sqlite { reader, .. } => sqlx::query_with(query.text(), query.for_sqlite()?)
+                .fetch_optional(reader)
+                .await?
+                .map(|row| Row(Inner::Sqlite(row))),
+            Self::Postgres { reader, .. } => sqlx::query_with(query.text(), query.for_postgres()?)
+                .fetch_optional(reader)
+                .await?
+                .map(|row| Row(Inner::Postgres(row))),
+        })
+    }
+
     async fn fetch(&self, query: &Query<'_>) -> Result<Vec<Row>, DbError> {
         Ok(match self {
             Self::Sqlite { reader, .. } => sqlx::query_with(query.text(), query.for_sqlite()?)

@@ -39,6 +39,16 @@ pub trait Fetch: Send {
     /// As the other methods, but for what a row holds.
     fn rows(&mut self, query: Query<'_>) -> impl Future<Output = Result<Vec<Row>, DbError>> + Send;
 
+    /// The first row of a result, if there is one. It costs less than all rows, also where there is one.
+    ///
+    /// # Errors
+    ///
+    /// As [`rows`](Self::rows).
+    fn row(
+        &mut self,
+        query: Query<'_>,
+    ) -> impl Future<Output = Result<Option<Row>, DbError>> + Send;
+
     /// All rows, each read into a `T`.
     ///
     /// # Errors
@@ -60,7 +70,7 @@ pub trait Fetch: Send {
         &mut self,
         query: Query<'_>,
     ) -> impl Future<Output = Result<Option<T>, DbError>> + Send {
-        async move { self.rows(query).await?.first().map(T::from_row).transpose() }
+        async move { self.row(query).await?.as_ref().map(T::from_row).transpose() }
     }
 
     /// One column of the first row, if there is one.
@@ -74,8 +84,10 @@ pub trait Fetch: Send {
         column: &'static str,
     ) -> impl Future<Output = Result<Option<T>, DbError>> + Send {
         async move {
-            let rows = self.rows(query).await?;
-            rows.first().map(|row| row.get(column)).transpose()
+            self.row(query)
+                .await?
+                .map(|row| row.get(column))
+                .transpose()
         }
     }
 
@@ -233,6 +245,22 @@ impl Fetch for Transaction {
         }))
         .await
     }
+
+    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
+        in_time(Box::pin(async {
+            Ok(match &mut self.0 {
+                Open::Sqlite(tx) => sqlx::query_with(query.text(), query.for_sqlite()?)
+                    .fetch_optional(&mut **tx)
+                    .await?
+                    .map(|row| Row(Inner::Sqlite(row))),
+                Open::Postgres(tx) => sqlx::query_with(query.text(), query.for_postgres()?)
+                    .fetch_optional(&mut **tx)
+                    .await?
+                    .map(|row| Row(Inner::Postgres(row))),
+            })
+        }))
+        .await
+    }
 }
 
 const SLOW: &str = "the database did not answer in time";
@@ -293,6 +321,10 @@ impl Write {
 impl Fetch for Write {
     async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
         self.transaction.rows(query).await
+    }
+
+    async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
+        self.transaction.row(query).await
     }
 }
 

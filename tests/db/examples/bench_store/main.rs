@@ -212,6 +212,15 @@ async fn postgres(url: &str, scale: Scale) -> Result<Value, Failure> {
     engine(&fixture, bare, place, scale).await
 }
 
+/// Every process of the mesh has periodic work. Without any timer that is due sooner, each new one would
+/// wake the thread that waits for them.
+async fn tick() {
+    let mut tick = tokio::time::interval(Duration::from_millis(250));
+    loop {
+        tick.tick().await;
+    }
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
     let has = |flag: &str| std::env::args().any(|a| a == flag);
@@ -220,6 +229,7 @@ async fn main() -> Result<(), Failure> {
     } else {
         Scale::WHOLE
     };
+    tokio::spawn(tick());
     // Beside the binary, since a temporary directory may be in memory.
     let binary = std::env::current_exe()?;
     let dir = tempfile::tempdir_in(binary.parent().ok_or("no directory")?)?;
