@@ -44,6 +44,20 @@ impl Measured {
         Ok(key.is_some())
     }
 
+    /// Writes the next version of an API key, in an exclusive transaction as all changes of what is valid.
+    ///
+    /// # Errors
+    ///
+    /// When the database fails, there is no such key, or it was changed at the same time.
+    pub async fn change_key(&self, id: &str) -> Result<(), AuthError> {
+        let mut tx = self.0.begin("api_keys.change").await?;
+        let found = store::key_in(&mut tx, id).await?;
+        let mut key = found.ok_or_else(|| AuthError::NotFound("API key", id.to_owned()))?;
+        key.version += 1;
+        store::update_key(&mut tx, &key).await?;
+        Ok(tx.commit().await?)
+    }
+
     /// Lists the newest records of the audit log; how many there are on the page.
     ///
     /// # Errors

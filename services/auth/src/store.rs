@@ -88,6 +88,11 @@ impl Store {
         Ok(self.db.write(name, Isolation::Exclusive).await?)
     }
 
+    /// Begins a transaction in which constraints and locked rows decide alone.
+    pub(crate) async fn begin_concurrent(&self, name: &'static str) -> Result<Write, AuthError> {
+        Ok(self.db.write(name, Isolation::Committed).await?)
+    }
+
     /// Begins a transaction of the replica that does the periodic work.
     pub(crate) async fn begin_owned(
         &self,

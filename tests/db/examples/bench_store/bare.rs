@@ -10,10 +10,10 @@ use std::{path::Path, time::Duration};
 use tars_runtime::audit::Record;
 use uuid::Uuid;
 
-const KNOWN: &str = "SELECT COUNT(*) AS known FROM audit_log WHERE event_id = $1";
-const NEXT: &str = "UPDATE audit_log_position SET last = last + 1 WHERE id = 1 RETURNING last";
+const NEXT: &str = "UPDATE audit_log_position SET last = last + $1 WHERE id = 1 RETURNING last";
 const INSERT: &str = "INSERT INTO audit_log (seq, event_id, at_us, event_type, service, caller, record) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7)";
+                      VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (event_id) DO NOTHING";
+const CHANGE: &str = "UPDATE api_keys SET secrets = $1, revoked_us = $2, version = $3 WHERE id = $4 AND version = $5";
 const KEY: &str = "SELECT id, service_name, owner_id, scopes, secrets, created_us, expires_us, revoked_us, version \
                    FROM api_keys WHERE id = $1";
 
@@ -35,21 +35,32 @@ struct Key {
     version: i64,
 }
 
+macro_rules! key {
+    ($row:ident) => {{
+        let json = |column: &str| $row.try_get::<&str, _>(column);
+        Key {
+            id: $row.try_get("id")?,
+            service_name: $row.try_get("service_name")?,
+            owner_id: $row.try_get("owner_id")?,
+            scopes: serde_json::from_str(json("scopes")?)?,
+            secrets: serde_json::from_str(json("secrets")?)?,
+            created_us: $row.try_get("created_us")?,
+            expires_us: $row.try_get("expires_us")?,
+            revoked_us: $row.try_get("revoked_us")?,
+            version: $row.try_get("version")?,
+        }
+    }};
+}
+
 macro_rules! store {
     ($store:ident, $begin:literal) => {
         impl Store for $store {
             async fn append(&self, records: &[Record]) -> Result<(), Failure> {
                 let mut tx = self.writer.begin_with($begin).await?;
-                for record in records {
-                    let known = sqlx::query(KNOWN).bind(record.event_id);
-                    let known: i64 = known.fetch_one(&mut *tx).await?.try_get("known")?;
-                    if known > 0 {
-                        continue;
-                    }
-                    let seq: i64 = sqlx::query(NEXT)
-                        .fetch_one(&mut *tx)
-                        .await?
-                        .try_get("last")?;
+                let count = i64::try_from(records.len())?;
+                let next = sqlx::query(NEXT).bind(count).fetch_one(&mut *tx).await?;
+                let last: i64 = next.try_get("last")?;
+                for (seq, record) in (last - count + 1..).zip(records) {
                     let insert = sqlx::query(INSERT)
                         .bind(seq)
                         .bind(record.event_id)
@@ -65,19 +76,24 @@ macro_rules! store {
 
             async fn read_key(&self, id: &str) -> Result<(), Failure> {
                 let row = sqlx::query(KEY).bind(id).fetch_one(&self.reader).await?;
-                let json = |column: &str| row.try_get::<&str, _>(column);
-                std::hint::black_box(Key {
-                    id: row.try_get("id")?,
-                    service_name: row.try_get("service_name")?,
-                    owner_id: row.try_get("owner_id")?,
-                    scopes: serde_json::from_str(json("scopes")?)?,
-                    secrets: serde_json::from_str(json("secrets")?)?,
-                    created_us: row.try_get("created_us")?,
-                    expires_us: row.try_get("expires_us")?,
-                    revoked_us: row.try_get("revoked_us")?,
-                    version: row.try_get("version")?,
-                });
+                std::hint::black_box(key!(row));
                 Ok(())
+            }
+
+            async fn change_key(&self, id: &str) -> Result<(), Failure> {
+                let mut tx = self.writer.begin_with($begin).await?;
+                let row = sqlx::query(KEY).bind(id).fetch_one(&mut *tx).await?;
+                let key = key!(row);
+                let change = sqlx::query(CHANGE)
+                    .bind(key.secrets.to_string())
+                    .bind(key.revoked_us)
+                    .bind(key.version + 1)
+                    .bind(&key.id)
+                    .bind(key.version);
+                match change.execute(&mut *tx).await?.rows_affected() {
+                    1 => Ok(tx.commit().await?),
+                    _ => Err("the key was changed at the same time".into()),
+                }
             }
         }
     };

@@ -2,6 +2,10 @@
 //! store, against the same statements by bare sqlx on the same database, with the same durability. Both
 //! take turns within one run, so that a machine that is slow for a while is slow for both.
 //!
+//! `exclusive` is a change whose transaction excludes other exclusive ones of the service, which the
+//! baseline's does not: by many callers on PostgreSQL, it shows what that costs where nothing else makes
+//! them wait for each other.
+//!
 //! A ratio is that of the operations in a second, or of the processor time of an operation; above 1 the
 //! store is faster. The processor time of PostgreSQL's own processes is not in it.
 
@@ -40,6 +44,9 @@ trait Store: Clone + Send + Sync + 'static {
 
     /// Reads an API key, which is there.
     fn read_key(&self, id: &str) -> impl Future<Output = Result<(), Failure>> + Send;
+
+    /// Reads an API key and writes its next version, in one durable transaction.
+    fn change_key(&self, id: &str) -> impl Future<Output = Result<(), Failure>> + Send;
 }
 
 impl Store for Measured {
@@ -52,6 +59,10 @@ impl Store for Measured {
             true => Ok(()),
             false => Err("there is no such key".into()),
         }
+    }
+
+    async fn change_key(&self, id: &str) -> Result<(), Failure> {
+        Ok(Self::change_key(self, id).await?)
     }
 }
 
@@ -110,6 +121,16 @@ impl<S: Store> Work for ReadKey<S> {
     }
 }
 
+/// Changes one key after the other: several callers change different ones.
+#[derive(Clone)]
+struct ChangeKey<S>(S);
+
+impl<S: Store> Work for ChangeKey<S> {
+    async fn run(&self, n: usize) -> Result<(), Failure> {
+        self.0.change_key(&fixture::key(n % KEYS)).await
+    }
+}
+
 /// Lists the newest records.
 #[derive(Clone)]
 struct List(Measured);
@@ -135,12 +156,18 @@ async fn compare(ours: impl Store, bare: impl Store, scale: Scale) -> Result<Val
         let (ours, bare) = (ReadKey(ours.clone()), ReadKey(bare.clone()));
         interleaved(Pair::of_rows(1), callers, scale, &ours, &bare).await
     };
+    let change = async |callers| {
+        let (ours, bare) = (ChangeKey(ours.clone()), ChangeKey(bare.clone()));
+        interleaved(Pair::of_rows(1), callers, scale, &ours, &bare).await
+    };
     Ok(json!({
         "write": write(1, 1).await?,
         "write_by_many": write(CALLERS, 1).await?,
         "grouped": write(1, GROUP).await?,
         "read": read(1).await?,
         "read_by_many": read(CALLERS).await?,
+        "exclusive": change(1).await?,
+        "exclusive_by_many": change(CALLERS).await?,
     }))
 }
 
