@@ -112,11 +112,6 @@ pub(crate) enum BackupError {
         name: String,
         source: BlobError,
     },
-    #[error(
-        "the backup was taken from PostgreSQL, where the certificate authority is sealed in Auth's tables: \
-         restore it into a server, which database.url names"
-    )]
-    Sealed,
     #[error("there are no schemas of a mesh in {0}: see database.url and database.schema_prefix")]
     NoSchemas(String),
     #[error("{0} is not empty: a backup is restored into a new directory only")]

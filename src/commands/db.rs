@@ -11,6 +11,7 @@ use std::{
     path::{Path, PathBuf},
     process::ExitCode,
 };
+use tars_runtime::config::Config;
 use toml::Table;
 
 #[derive(Debug, Args)]
@@ -55,7 +56,7 @@ enum Command {
     },
     /// Restore a backup into a new data directory or into PostgreSQL, after all of it was verified.
     #[command(
-        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys.\n\nWith database.url, databases and blobs go to the server, in one transaction, whose schemas of the mesh must\nbe absent or without tables. The rest of a backup from SQLite becomes the data directory: start the first\nprocess on it, which moves the certificate authority into the database. This is the way from SQLite to\nPostgreSQL: back up with the mesh stopped, set database.url, restore, start. A backup from PostgreSQL\nneeds the key that sealed its secrets, in credentials.seal_key_file, when the mesh is started."
+        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys.\n\nWith database.url, databases and blobs go to the server, in one transaction, whose schemas of the mesh must\nbe absent or without tables. The rest of a backup from SQLite becomes the data directory: start the first\nprocess on it, which puts the certificate authority into the database. This is the way from SQLite to\nPostgreSQL: stop the mesh, back up, set database.url, restore, start.\n\nA mesh that was backed up from PostgreSQL needs the key that sealed its secrets, in\ncredentials.seal_key_file or DIR/auth/seal.key, before it is started, on either engine."
     )]
     Restore {
         /// The file that `tars db backup` wrote.
@@ -86,15 +87,15 @@ impl Database {
                         note!("left out: {} is no file", path.display());
                     }
                     report(&taken.manifest, &file, "backed up to", json);
-                    note!("{}", what_to_keep(taken.manifest.engine));
+                    note!("{}", what_to_keep(taken.manifest.engine, &config));
                     Ok(ExitCode::SUCCESS)
                 }
                 Command::Restore { file, json } => {
                     let manifest = backup::restore(&config, &file, progress);
                     let manifest = interruptible(manifest).await?;
                     report(&manifest, &config.data.dir, "restored to", json);
-                    if config.database.url.is_some() {
-                        note!("{}", how_to_start(manifest.engine, &config.data.dir));
+                    if let Some(advice) = how_to_start(manifest.engine, &config) {
+                        note!("{advice}");
                     }
                     Ok(ExitCode::SUCCESS)
                 }
@@ -103,28 +104,32 @@ impl Database {
     }
 }
 
-fn what_to_keep(engine: Engine) -> &'static str {
+fn what_to_keep(engine: Engine, config: &Config) -> &'static str {
+    let key = config.credentials.seal_key_file.as_deref();
+    let is_elsewhere = key.is_some_and(|key| !key.starts_with(&config.data.dir));
     match engine {
-        Engine::Sqlite => "the file holds every secret of the mesh: keep it as safe as its keys",
-        Engine::Postgresql => {
+        Engine::Sqlite if !is_elsewhere => {
+            "the file holds every secret of the mesh: keep it as safe as its keys"
+        }
+        _ => {
             "the key that seals the secrets in it (credentials.seal_key_file) is NOT in the file: keep a \
              copy of that key elsewhere, without it the backup is of no use"
         }
     }
 }
 
-fn how_to_start(engine: Engine, data: &Path) -> String {
-    match engine {
-        Engine::Sqlite => format!(
-            "the databases are on the server; start the first process on {}, which moves the certificate \
-             authority there",
-            data.display()
-        ),
-        Engine::Postgresql => {
-            "the databases are on the server; start processes with the key that sealed \
-                               their secrets, in credentials.seal_key_file"
-                .to_owned()
-        }
+/// What there is to know before a mesh is started on what was restored.
+fn how_to_start(engine: Engine, config: &Config) -> Option<String> {
+    let data = config.data.dir.display();
+    match (engine, &config.database.url) {
+        (Engine::Sqlite, None) => None,
+        (Engine::Sqlite, Some(_)) => Some(format!(
+            "start the first process on {data}: it puts the certificate authority into the database"
+        )),
+        (Engine::Postgresql, _) => Some(format!(
+            "the mesh needs the key that sealed its secrets, in credentials.seal_key_file or \
+             {data}/auth/seal.key"
+        )),
     }
 }
 
@@ -184,6 +189,26 @@ fn size(bytes: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_key_that_is_not_in_the_backup_is_named() {
+        let config = |key: Option<&str>| {
+            let mut config = Config::default();
+            config.data.dir = "/data".into();
+            config.credentials.seal_key_file = key.map(Into::into);
+            config
+        };
+        for (engine, key, is_in_it) in [
+            (Engine::Sqlite, None, true),
+            (Engine::Sqlite, Some("/data/auth/seal.key"), true),
+            (Engine::Sqlite, Some("/etc/tars/seal.key"), false),
+            (Engine::Postgresql, None, false),
+            (Engine::Postgresql, Some("/data/auth/seal.key"), false),
+        ] {
+            let text = what_to_keep(engine, &config(key));
+            assert_eq!(text.contains("is NOT in the file"), !is_in_it, "{key:?}");
+        }
+    }
 
     #[test]
     fn sizes_are_readable() {

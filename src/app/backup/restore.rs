@@ -31,9 +31,6 @@ pub(crate) async fn restore(
     let staging = files::staging(".tars-restore", parent)?;
     progress("unpacking and verifying the files");
     let manifest = archive::extract(file, staging.path())?;
-    if server.is_none() && manifest.engine == Engine::Postgresql {
-        return Err(BackupError::Sealed);
-    }
     for part in &manifest.services {
         progress(&format!("verifying the database of {}", part.name));
         verify(staging.path(), part, file).await?;

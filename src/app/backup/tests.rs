@@ -454,6 +454,15 @@ mod postgres {
         let db = Db::attach(schema(&other, Service::Orchestration)).await;
         let stored = Blobs::in_database(db.unwrap());
         assert_eq!(stored.get(&blob_name()).await.unwrap(), BLOB);
+
+        let back = config(&rig.dir.path().join("back"));
+        assert_eq!(restore(&back, &file, |_| {}).await.unwrap(), taken);
+        let read = fs::read(back.data.dir.join(&blob)).unwrap();
+        assert_eq!((read.as_slice(), mode(&back.data.dir)), (BLOB, 0o700));
+        let auth = Db::attach(&back.data.dir.join("auth/auth.db")).await;
+        let tables = auth.unwrap().tables().await.unwrap();
+        let outbox = tables.iter().find(|t| t.name == "audit_outbox").unwrap();
+        assert_eq!(outbox.rows, 1);
     }
 
     #[tokio::test]
