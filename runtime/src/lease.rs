@@ -1,24 +1,26 @@
 //! Leases: which process does a piece of work that exactly one process must do.
 //!
-//! A lease is a row of the service's own database: a name, its holder, the holder's *fencing token* and
-//! the time at which the lease ends unless it is renewed. Tokens come from one counter and are never
-//! reused, so that each change of holder makes the token larger (Martin Kleppmann, "How to do distributed
-//! locking", 2016).
+//! A lease is a row of the service's own database: a name, its holder, the holder's *fencing token*, a
+//! nonce and a count of renewals. Tokens come from one counter, so that each change of holder makes the
+//! token larger (Martin Kleppmann, "How to do distributed locking", 2016). The counter can fall back
+//! with its database, to a standby or a backup that lacks the last commits, and give a token twice. The
+//! nonce, which no other acquisition has, tells the two holders of such a token apart.
 //!
-//! Safety rests on the token alone. A write of owned work calls [`Fence::enforce`] in its own transaction,
-//! which locks the lease's row: either the token is current until the commit, or the write is refused with
-//! [`LeaseError::Stale`]. A process that was suspended for longer than its lease, and has been replaced
-//! meanwhile, can therefore write nothing, whatever its clock shows.
+//! Safety rests on token and nonce alone. A write of owned work calls [`Fence::enforce`] in its own
+//! transaction, which locks the lease's row: either the claim is current until the commit, or the write
+//! is refused with [`LeaseError::Stale`]. A process that was suspended for longer than its lease, and has
+//! been replaced meanwhile, can therefore write nothing, whatever its clock shows.
 //!
-//! Clocks decide only how soon work goes on elsewhere. The end of a lease is a wall time, since other
-//! machines read it. Where their wall clocks disagree, a lease that was not renewed for a whole life by
-//! the monotonic clock of whoever waits for it has ended too. A holder counts its own lease's end by its
-//! monotonic clock, from before the renewal was sent; past that end it cancels the work, which may have
-//! effects outside of the database.
+//! Clocks decide only how soon work goes on elsewhere, and no wall clock is read, since those of other
+//! machines may be wrong. A lease has ended when whoever waits for it has seen no renewal for a whole
+//! life by its own monotonic clock. A holder counts its own lease's end by its monotonic clock, from
+//! before the renewal was sent; past that end it cancels the work, which may have effects outside of the
+//! database. A process that was killed and starts again waits like any other: nothing that it finds on
+//! its disk proves that no copy of it is alive.
 //!
 //! A database that only this process can open ([`Terms::Sole`]) has no one to hand work over to: its leases
 //! do not end by themselves and need no renewal, and those of an earlier process are removed when it is
-//! opened, so that a restart continues at once. The tokens are checked all the same.
+//! opened, so that a restart continues at once. The claims are checked all the same.
 
 mod book;
 mod claim;
@@ -38,8 +40,7 @@ use crate::{
     seeds::Seeds,
 };
 use book::{Book, Grant};
-use claim::Claim;
-use keeper::Keeper;
+use keeper::{Keeper, Rows};
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
 use table::Table;
 use tars_certs::secret;
@@ -52,14 +53,14 @@ CREATE TABLE leases (
     name TEXT PRIMARY KEY,
     holder TEXT NOT NULL,
     token BIGINT NOT NULL,
-    expires_us BIGINT NOT NULL
+    nonce UUID NOT NULL,
+    renewals BIGINT NOT NULL
 );
 CREATE TABLE lease_tokens (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
 INSERT INTO lease_tokens (id, last) VALUES (1, 0);
 ";
 
-/// How long a lease of a shared database lasts without renewal. It is longer than the database may take
-/// for one statement, so that a slow database alone ends no work.
+/// How long a lease of a shared database lasts without renewal.
 const LIFE: Duration = Duration::from_secs(15);
 /// How long [`Leases::close`] waits for cancelled work to stop, and then for the database.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
@@ -73,8 +74,8 @@ pub enum Terms {
     Sole,
     /// Other processes use the database too.
     Shared {
-        /// This replica of the service. The name outlives the process: leases that an earlier process
-        /// of the same name left behind are removed when the database is opened.
+        /// This replica of the service, for whoever reads the table. The name outlives the process, and a
+        /// copy of the data directory has it too: nothing about a lease is decided by it.
         holder: String,
         /// How long a lease lasts without renewal.
         life: Duration,
@@ -83,8 +84,7 @@ pub enum Terms {
 
 impl Terms {
     /// The terms for a service's database. A shared one gets the name of its holder from a file in
-    /// `dir`, the service's own part of the data directory, which is made when it is absent. Only one
-    /// process at a time may use a directory.
+    /// `dir`, the service's own part of the data directory, which is made when it is absent.
     ///
     /// # Errors
     ///
@@ -158,14 +158,17 @@ pub struct Leases {
 }
 
 impl Leases {
-    /// Removes what an earlier process of the same holder left behind, and starts to keep leases.
+    /// Starts to keep leases. Where no other process can open the database, those that an earlier one
+    /// left behind are removed.
     ///
     /// # Errors
     ///
     /// [`DbError`] when the database cannot be written.
     pub async fn open(db: Db, terms: Terms, clock: Clock, jitter: Seeds) -> Result<Self, DbError> {
         let table = Table::new(db);
-        table.reclaim(terms.holder(), terms == Terms::Sole).await?;
+        if terms == Terms::Sole {
+            table.clear().await?;
+        }
         let book = Arc::new(Book::new(terms, clock));
         let keeper = Keeper::new(Arc::clone(&book), table.clone(), jitter.clone());
         Ok(Self {
@@ -189,21 +192,15 @@ impl Leases {
         }
         // Looking costs no write while another holder has the lease, which is the common case.
         let found = self.table.find(name).await?;
-        let dead = match &found {
-            Some(row) if self.book.is_live(name, row) => return Ok(None),
-            Some(row) => Some((row.token, row.expires_us)),
-            None => None,
-        };
+        if found.is_some_and(|row| self.book.is_live(name, &row)) {
+            return Ok(None);
+        }
         let asked = self.book.clock().monotonic();
         let mut tx = self.table.begin("leases.acquire").await?;
-        let now_us = self.book.clock().now_us();
-        let expires_us = self.book.expires_us(now_us);
-        let holder = self.book.holder();
-        let claim = table::take(&mut tx, name, holder, expires_us, now_us, dead).await?;
-        let Some(token) = claim else {
+        let taken = table::take(&mut tx, name, self.book.holder(), found).await?;
+        let Some(claim) = taken else {
             return Ok(None);
         };
-        let claim = Claim::new(name, token);
         // From here on the claim is given up unless it becomes a lease, also when this future is dropped.
         let lease = Lease {
             grant: self.book.grant(claim, asked),
@@ -226,10 +223,11 @@ impl Leases {
     }
 
     /// How long to wait before looking whether work of other holders has become free: up to half of a
-    /// lease's life. `None` where there are no other holders.
+    /// lease's life, and not past the end of one that was seen. `None` where there are no other holders.
     pub fn until_next_look(&self) -> Option<Duration> {
-        let life = self.book.life()?;
-        Some(spread(life / 2, &self.jitter))
+        let pause = spread(self.book.life()? / 2, &self.jitter);
+        let first_end = self.book.until_first_end();
+        Some(first_end.map_or(pause, |end| pause.min(end)))
     }
 
     /// Whether nobody holds a lease any more, so that [`acquire`](Self::acquire) would take it.
@@ -253,7 +251,7 @@ impl Leases {
             tracing::warn!("owned work did not stop in time; its leases are given up");
         }
         let claims = self.book.all_claims();
-        let removed = tokio::time::timeout(STOP_LIMIT, self.table.remove_rows(&claims)).await;
+        let removed = tokio::time::timeout(STOP_LIMIT, self.table.remove(&claims)).await;
         if !matches!(removed, Ok(Ok(()))) {
             tracing::warn!(
                 ?removed,
@@ -334,7 +332,7 @@ impl Lease {
     /// [`DbError`] when the database fails. The lease is then given up in the background.
     pub async fn release(self) -> Result<(), DbError> {
         let claim = self.grant.claim().clone();
-        self.table.remove_rows(&[claim]).await?;
+        self.table.remove(&[claim]).await?;
         self.book.settle(&self.grant);
         Ok(())
     }
@@ -354,12 +352,12 @@ pub struct Fence {
 }
 
 impl Fence {
-    /// Locks the lease's row until the transaction ends, if the token is current. Comes before the writes
+    /// Locks the lease's row until the transaction ends, if the claim is current. Comes before the writes
     /// that it protects.
     ///
     /// # Errors
     ///
-    /// [`LeaseError::Stale`] when the token is not the current one. The transaction has to be dropped.
+    /// [`LeaseError::Stale`] when the claim is not the current one. The transaction has to be dropped.
     pub async fn enforce(&self, tx: &mut Transaction) -> Result<(), LeaseError> {
         if table::lock(tx, self.grant.claim()).await?.is_done() {
             return Ok(());

@@ -123,17 +123,10 @@ impl Book {
         self.terms.life()
     }
 
-    /// The end of a lease by the wall clock.
-    pub(super) fn expires_us(&self, now_us: i64) -> i64 {
-        let life = self.life().unwrap_or(Duration::MAX);
-        now_us.saturating_add(i64::try_from(life.as_micros()).unwrap_or(i64::MAX))
-    }
-
-    /// Whether a lease found in the table is live. It is not when this holder has given it up, when it
-    /// has ended by the wall clock, or when it was not renewed for a whole life while this holder looked.
+    /// Whether a lease found in the table is live. It is not when this holder has given it up, or when it
+    /// was not renewed for a whole life while this holder looked.
     pub(super) fn is_live(&self, name: &str, row: &LeaseRow) -> bool {
-        let own = Claim::new(name, row.token);
-        if self.given_up.lock().contains(&own) {
+        if self.given_up.lock().contains(&row.claim(name)) {
             return false;
         }
         let Some(life) = self.life() else {
@@ -150,7 +143,15 @@ impl Book {
             looked: now,
         };
         seen.insert(name.to_owned(), entry);
-        row.expires_us > self.clock.now_us() && now.since(since) < life
+        now.since(since) < life
+    }
+
+    /// How long until the first of the leases that were seen has ended, unless it is renewed.
+    pub(super) fn until_first_end(&self) -> Option<Duration> {
+        let (life, now) = (self.life()?, self.clock.monotonic());
+        let seen = self.seen.lock();
+        let left = seen.values().map(|s| (s.since + life).since(now));
+        left.filter(|left| !left.is_zero()).min()
     }
 
     /// Enters a claim. `asked` is the time before the database was asked for it.

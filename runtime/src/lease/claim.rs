@@ -1,19 +1,22 @@
-//! A lease by name and fencing token.
+//! One acquisition of a lease.
 
 use std::sync::Arc;
+use uuid::Uuid;
 
-/// A lease and the token that it was taken under.
+/// A lease, the token that it was taken under, and the nonce that no other acquisition has.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Claim {
     name: Arc<str>,
     token: i64,
+    nonce: Uuid,
 }
 
 impl Claim {
-    pub(super) fn new(name: &str, token: i64) -> Self {
+    pub(super) fn new(name: &str, token: i64, nonce: Uuid) -> Self {
         Self {
             name: name.into(),
             token,
+            nonce,
         }
     }
 
@@ -23,5 +26,9 @@ impl Claim {
 
     pub(super) fn token(&self) -> i64 {
         self.token
+    }
+
+    pub(super) fn nonce(&self) -> Uuid {
+        self.nonce
     }
 }

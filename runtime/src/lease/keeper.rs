@@ -1,7 +1,7 @@
 //! The task that renews a holder's leases, cancels the work of those that end, and removes the rows of
 //! those that are given up.
 
-use super::{book::Book, claim::Claim, table::Table};
+use super::{book::Book, claim::Claim};
 use crate::{
     backoff::{Backoff, spread},
     db::{DbError, Swap},
@@ -20,23 +20,11 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
 /// The rows of leases, as the keeper writes them.
 pub(super) trait Rows: Send + Sync + 'static {
-    fn renew(
-        &self,
-        claims: &[Claim],
-        expires_us: i64,
-    ) -> impl Future<Output = Result<Vec<Swap>, DbError>> + Send;
+    /// Renews leases; of each, whether its claim is still the current one.
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Result<Vec<Swap>, DbError>> + Send;
 
+    /// Removes the rows of claims that are current.
     fn remove(&self, claims: &[Claim]) -> impl Future<Output = Result<(), DbError>> + Send;
-}
-
-impl Rows for Table {
-    async fn renew(&self, claims: &[Claim], expires_us: i64) -> Result<Vec<Swap>, DbError> {
-        self.renew_rows(claims, expires_us).await
-    }
-
-    async fn remove(&self, claims: &[Claim]) -> Result<(), DbError> {
-        self.remove_rows(claims).await
-    }
 }
 
 #[derive(Debug)]
@@ -107,7 +95,8 @@ impl<R: Rows> Keeper<R> {
         }
     }
 
-    /// Renews every lease that is held, for no longer than until the first of them ends.
+    /// Renews every lease that is held. One attempt takes no more than half of the time that the first of
+    /// them has left, so that one that hangs leaves time for another, on another connection.
     pub(super) async fn renew(&mut self) {
         let (claims, left) = (self.book.held_claims(), self.left());
         let Some(left) = left else {
@@ -115,15 +104,10 @@ impl<R: Rows> Keeper<R> {
             return;
         };
         let asked = self.book.clock().monotonic();
-        let expires_us = self.book.expires_us(self.book.clock().now_us());
-        let renewed = tokio::time::timeout(left, self.rows.renew(&claims, expires_us)).await;
+        let renewed = tokio::time::timeout(left / 2, self.rows.renew(&claims)).await;
         // An answer that came after the end is too late.
         self.book.expire();
-        let late = || {
-            Err(DbError::Unavailable(
-                "no answer before the lease ended".to_owned(),
-            ))
-        };
+        let late = || Err(DbError::Unavailable("no answer in time".to_owned()));
         let pause = match renewed.unwrap_or_else(|_| late()) {
             Ok(renewed) => {
                 self.record(&claims, &renewed, asked);

@@ -1,34 +1,45 @@
 //! The SQL of leases. A row that is absent is a lease that is free.
 
-use super::claim::Claim;
+use super::{claim::Claim, keeper::Rows};
 use crate::db::{Db, DbError, Fetch, FromRow, Isolation, Query, Row, Swap, Transaction, Write};
+use uuid::Uuid;
 
-const FIND: &str = "SELECT token, expires_us FROM leases WHERE name = $1";
+const FIND: &str = "SELECT token, nonce, renewals FROM leases WHERE name = $1";
 /// Locks the counter, so that one holder after the other takes a lease.
 const NEXT_TOKEN: &str = "UPDATE lease_tokens SET last = last + 1 WHERE id = 1 RETURNING last";
-/// Takes a lease that is free, has ended by the wall clock, or still is as it was when it was found dead.
-const TAKE: &str = "INSERT INTO leases (name, holder, token, expires_us) VALUES ($1, $2, $3, $4) \
+/// Takes a lease that is free, or still is as it was when it was found dead.
+const TAKE: &str = "INSERT INTO leases (name, holder, token, nonce, renewals) VALUES ($1, $2, $3, $4, 0) \
                     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, token = excluded.token, \
-                    expires_us = excluded.expires_us WHERE leases.expires_us <= $5 \
-                    OR (leases.token = $6 AND leases.expires_us = $7)";
-/// Changes nothing, but fails to find the row when the token is not current, and locks it otherwise.
-const LOCK: &str = "UPDATE leases SET token = token WHERE name = $1 AND token = $2";
-const RENEW: &str = "UPDATE leases SET expires_us = $1 WHERE name = $2 AND token = $3";
-const REMOVE: &str = "DELETE FROM leases WHERE name = $1 AND token = $2";
-const RECLAIM: &str = "DELETE FROM leases WHERE holder = $1 OR $2";
+                    nonce = excluded.nonce, renewals = 0 WHERE leases.nonce = $5 AND leases.renewals = $6";
+/// Changes nothing, but fails to find the row when the claim is not the current one, and locks it
+/// otherwise.
+const LOCK: &str = "UPDATE leases SET token = token WHERE name = $1 AND token = $2 AND nonce = $3";
+const RENEW: &str =
+    "UPDATE leases SET renewals = renewals + 1 WHERE name = $1 AND token = $2 AND nonce = $3";
+const REMOVE: &str = "DELETE FROM leases WHERE name = $1 AND token = $2 AND nonce = $3";
+const CLEAR: &str = "DELETE FROM leases";
 
-/// A lease as others see it.
+/// A lease as others see it. Each renewal changes it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct LeaseRow {
-    pub(super) token: i64,
-    pub(super) expires_us: i64,
+    token: i64,
+    nonce: Uuid,
+    renewals: i64,
+}
+
+impl LeaseRow {
+    /// The claim that the row is of.
+    pub(super) fn claim(&self, name: &str) -> Claim {
+        Claim::new(name, self.token, self.nonce)
+    }
 }
 
 impl FromRow for LeaseRow {
     fn from_row(row: &Row) -> Result<Self, DbError> {
         Ok(Self {
             token: row.get("token")?,
-            expires_us: row.get("expires_us")?,
+            nonce: row.get("nonce")?,
+            renewals: row.get("renewals")?,
         })
     }
 }
@@ -53,71 +64,67 @@ impl Table {
         self.db.read("leases.find").optional(query).await
     }
 
-    /// Removes the leases of a holder, or all of them.
-    pub(super) async fn reclaim(&self, holder: &str, all: bool) -> Result<(), DbError> {
-        let mut tx = self.begin("leases.reclaim").await?;
-        let reclaim = Query::new(RECLAIM).bind(holder).bind(all);
-        tx.execute(reclaim).await?.any();
+    /// Removes all leases.
+    pub(super) async fn clear(&self) -> Result<(), DbError> {
+        let mut tx = self.begin("leases.clear").await?;
+        tx.execute(Query::new(CLEAR)).await?.any();
         tx.commit().await
     }
+}
 
-    pub(super) async fn remove_rows(&self, claims: &[Claim]) -> Result<(), DbError> {
+impl Rows for Table {
+    async fn renew(&self, claims: &[Claim]) -> Result<Vec<Swap>, DbError> {
+        let mut tx = self.begin("leases.renew").await?;
+        let mut renewed = Vec::with_capacity(claims.len());
+        for claim in claims {
+            renewed.push(tx.execute(of(RENEW, claim)).await?.swap());
+        }
+        tx.commit().await?;
+        Ok(renewed)
+    }
+
+    async fn remove(&self, claims: &[Claim]) -> Result<(), DbError> {
         if claims.is_empty() {
             return Ok(());
         }
         let mut tx = self.begin("leases.remove").await?;
         for claim in claims {
-            let remove = Query::new(REMOVE).bind(claim.name()).bind(claim.token());
-            tx.execute(remove).await?.any();
+            tx.execute(of(REMOVE, claim)).await?.any();
         }
         tx.commit().await
     }
-
-    /// Renews leases; of each, whether its token is still the current one.
-    pub(super) async fn renew_rows(
-        &self,
-        claims: &[Claim],
-        expires_us: i64,
-    ) -> Result<Vec<Swap>, DbError> {
-        let mut tx = self.begin("leases.renew").await?;
-        let mut renewed = Vec::with_capacity(claims.len());
-        for claim in claims {
-            let renew = Query::new(RENEW)
-                .bind(expires_us)
-                .bind(claim.name())
-                .bind(claim.token());
-            renewed.push(tx.execute(renew).await?.swap());
-        }
-        tx.commit().await?;
-        Ok(renewed)
-    }
 }
 
-/// Takes a lease, and returns its token; `None` when another holder has it.
+/// A statement about the row of a claim, if it is the current one.
+fn of<'c>(text: &'static str, claim: &'c Claim) -> Query<'c> {
+    Query::new(text)
+        .bind(claim.name())
+        .bind(claim.token())
+        .bind(claim.nonce())
+}
+
+/// Takes a lease that is free, or whose row is the one that was found dead; `None` when another holder
+/// has it.
 pub(super) async fn take(
     tx: &mut Transaction,
     name: &str,
     holder: &str,
-    expires_us: i64,
-    now_us: i64,
-    dead: Option<(i64, i64)>,
-) -> Result<Option<i64>, DbError> {
+    dead: Option<LeaseRow>,
+) -> Result<Option<Claim>, DbError> {
     let token: i64 = tx.value(Query::new(NEXT_TOKEN), "last").await?;
-    let (dead_token, dead_expires_us) = dead.unwrap_or((0, 0));
+    let claim = Claim::new(name, token, Uuid::now_v7());
     let take = Query::new(TAKE)
         .bind(name)
         .bind(holder)
         .bind(token)
-        .bind(expires_us)
-        .bind(now_us)
-        .bind(dead_token)
-        .bind(dead_expires_us);
+        .bind(claim.nonce())
+        .bind(dead.map(|row| row.nonce))
+        .bind(dead.map(|row| row.renewals));
     let taken = tx.execute(take).await?.swap();
-    Ok(taken.is_done().then_some(token))
+    Ok(taken.is_done().then_some(claim))
 }
 
-/// Locks a lease until the transaction ends; lost when the token is not current.
+/// Locks a lease until the transaction ends; lost when the claim is not the current one.
 pub(super) async fn lock(tx: &mut Transaction, claim: &Claim) -> Result<Swap, DbError> {
-    let lock = Query::new(LOCK).bind(claim.name()).bind(claim.token());
-    Ok(tx.execute(lock).await?.swap())
+    Ok(tx.execute(of(LOCK, claim)).await?.swap())
 }

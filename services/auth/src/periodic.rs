@@ -72,22 +72,24 @@ mod tests {
     use crate::testing::World;
     use tars_runtime::{
         audit::{self, Record},
+        clock::Clock,
         lease::{Leases, Terms},
         seeds::Seeds,
     };
 
-    async fn leases(world: &World, holder: &str) -> Leases {
+    const LIFE: Duration = Duration::from_secs(3600);
+
+    async fn leases(world: &World, holder: &str) -> (Leases, Clock) {
         let (terms, db) = (
             Terms::Shared {
                 holder: holder.to_owned(),
-                life: Duration::from_secs(3600),
+                life: LIFE,
             },
             world.auth.db().clone(),
         );
-        let clock = tars_runtime::clock::Clock::manual(world.clock.now());
-        Leases::open(db, terms, clock, Seeds::counted(1))
-            .await
-            .unwrap()
+        let clock = Clock::manual(world.clock.now());
+        let leases = Leases::open(db, terms, clock.clone(), Seeds::counted(1));
+        (leases.await.unwrap(), clock)
     }
 
     async fn record(world: &World, kind: &str) {
@@ -109,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn one_replica_moves_audit_records_and_the_next_one_follows_it() {
         let world = World::new().await;
-        let other = leases(&world, "other").await;
+        let (other, _) = leases(&world, "other").await;
         let others = other.acquire(LEASE).await.unwrap().unwrap();
         let mut own = None;
         record(&world, "test.first").await;
@@ -123,10 +125,14 @@ mod tests {
     #[tokio::test]
     async fn a_replica_that_was_replaced_moves_nothing_until_it_has_the_lease_again() {
         let world = World::new().await;
-        let other = leases(&world, "other").await;
+        let (other, _) = leases(&world, "other").await;
         let stale = other.acquire(LEASE).await.unwrap().unwrap();
-        // Another replica of that name has started, and removed what was left behind.
-        let _next = leases(&world, "other").await;
+        // Another replica has seen no renewal for the life of the lease.
+        let (next, clock) = leases(&world, "next").await;
+        assert!(next.acquire(LEASE).await.unwrap().is_none());
+        clock.advance(LIFE);
+        let taken = next.acquire(LEASE).await.unwrap().unwrap();
+        taken.release().await.unwrap();
         record(&world, "test.first").await;
         let mut stale = Some(stale);
         let refused = world.auth.do_shared_work(&mut stale).await;

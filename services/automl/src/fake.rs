@@ -291,8 +291,8 @@ impl Rig {
         };
         let metrics = Metrics::default();
         let place = tars_test_db::place(dir.path(), "automl");
-        let terms = |db: &Db| match replica {
-            None => Terms::of(db, dir.path()),
+        let terms = |_: &Db| match replica {
+            None => Ok(Terms::Sole),
             Some(holder) => Ok(Terms::Shared {
                 holder: holder.to_owned(),
                 life: LIFE,

@@ -94,6 +94,8 @@ mod tests {
     };
     use tempfile::TempDir;
 
+    const LIFE: Duration = Duration::from_secs(3600);
+
     struct Rig {
         checkpoints: Checkpoints,
         row: AgentRow,
@@ -150,19 +152,19 @@ mod tests {
         }
 
         /// The leases of a replica.
-        async fn leases(&self, holder: &str) -> Leases {
+        async fn leases(&self, holder: &str) -> (Leases, Clock) {
             let terms = Terms::Shared {
                 holder: holder.to_owned(),
-                life: Duration::from_secs(3600),
+                life: LIFE,
             };
             let clock = Clock::manual(Duration::from_secs(1_800_000_000));
             let db = self.checkpoints.store.db().clone();
-            let leases = Leases::open(db, terms, clock, Seeds::counted(1)).await;
-            leases.unwrap()
+            let leases = Leases::open(db, terms, clock.clone(), Seeds::counted(1));
+            (leases.await.unwrap(), clock)
         }
 
         async fn clean(&self) {
-            let leases = self.leases("this").await;
+            let (leases, _) = self.leases("this").await;
             let cleaned = self.checkpoints.clean_as_owner(&leases, &mut None).await;
             cleaned.unwrap();
             leases.close().await;
@@ -245,14 +247,18 @@ mod tests {
         for weights in [b"0", b"1", b"2"] {
             rig.install(weights, true).await;
         }
-        let (own, other) = (rig.leases("this").await, rig.leases("other").await);
+        let ((own, _), (other, _)) = (rig.leases("this").await, rig.leases("other").await);
         let held = other.acquire(LEASE).await.unwrap().unwrap();
         let mut lease = None;
         let cleaned = rig.checkpoints.clean_as_owner(&own, &mut lease).await;
         cleaned.unwrap();
         assert_eq!(rig.left().await.len(), 3, "the other replica has the lease");
-        // Another process of that replica has started, and removed what was left behind.
-        let _next = rig.leases("other").await;
+        // Another replica has seen no renewal for the life of the lease.
+        let (next, clock) = rig.leases("next").await;
+        assert!(next.acquire(LEASE).await.unwrap().is_none());
+        clock.advance(LIFE);
+        let taken = next.acquire(LEASE).await.unwrap().unwrap();
+        taken.release().await.unwrap();
         let refused = rig.checkpoints.clean(&held.fence()).await;
         assert!(
             matches!(refused, Err(OrchestrationError::NotOwned(_))),

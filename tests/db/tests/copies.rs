@@ -70,8 +70,9 @@ async fn filled(file: &Path) -> Db {
         run(&db, sample).await;
     }
     run(&db, Query::new("UPDATE lease_tokens SET last = 41")).await;
-    let lease = "INSERT INTO leases (name, holder, token, expires_us) VALUES ('a', 'b', 41, 1)";
-    run(&db, Query::new(lease)).await;
+    let lease =
+        "INSERT INTO leases (name, holder, token, nonce, renewals) VALUES ('a', 'b', 41, $1, 0)";
+    run(&db, Query::new(lease).bind(Uuid::nil())).await;
     db
 }
 

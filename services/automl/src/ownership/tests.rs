@@ -44,6 +44,7 @@ async fn a_study_whose_replica_is_suspended_is_taken_over_and_nothing_of_the_old
     let go_on = Arc::default();
     let (one, two, id) = waiting(&go_on).await;
     // The clock of the first stands still: it does not know that its lease has ended.
+    take_over(&two).await;
     two.clock.advance(LIFE);
     take_over(&two).await;
     assert_eq!(two.ended(id).await.state, StudyState::Completed);

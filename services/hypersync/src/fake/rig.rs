@@ -205,8 +205,8 @@ async fn open(
         agents: handle.clone(),
         trainer: handle,
     };
-    let terms = |db: &Db| match replica {
-        None => Terms::of(db, dir),
+    let terms = |_: &Db| match replica {
+        None => Ok(Terms::Sole),
         Some(holder) => Ok(Terms::Shared {
             holder: holder.to_owned(),
             life: LIFE,

@@ -41,6 +41,7 @@ async fn a_suspended_replica_writes_no_state_once_another_has_taken_over() {
         let stale = one.put(state).await;
         let lease = one.take(&saga_lease(stale.id)).await;
         // The clock of the first stands still: it does not know that its lease has ended.
+        take_over(&two).await;
         two.clock.advance(LIFE);
         take_over(&two).await;
         let ended = two.until(stale.id, |p| p.state.is_final()).await;

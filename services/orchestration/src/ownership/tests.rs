@@ -117,6 +117,7 @@ async fn a_suspended_replica_installs_no_weights_once_another_has_taken_over() {
     let other = one.busy();
     let run = one.train(500).await.unwrap().row.id;
     // The clock of the first stands still: it does not know that its lease has ended.
+    two.service.interrupt_left_runs().await.unwrap();
     two.clock.advance(LIFE);
     two.service.interrupt_left_runs().await.unwrap();
     assert_eq!(two.state(run).await, RunState::Interrupted);
