@@ -13,7 +13,7 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use tars_proto::{fault, reason};
 use tars_runtime::{
     config::{Gateway as Settings, Timeouts},
-    listen::{Answers, Farewell, Http1, Peer, PortMetrics},
+    listen::{Answers, FinalResponse, Http1, Peer, PortMetrics},
     network::{NetworkError, Networks},
 };
 use tokio::net::TcpListener;
@@ -101,14 +101,14 @@ fn answers() -> Answers {
     );
     let (large, too_large) = Refusal::HeadersTooLarge.status();
     Answers {
-        malformed: farewell(StatusCode::BAD_REQUEST, None, &malformed),
-        too_large: farewell(large, None, &too_large),
-        full: farewell(StatusCode::SERVICE_UNAVAILABLE, Some(RETRY), &full),
-        late: farewell(StatusCode::REQUEST_TIMEOUT, None, &late),
+        malformed: final_response(StatusCode::BAD_REQUEST, None, &malformed),
+        too_large: final_response(large, None, &too_large),
+        full: final_response(StatusCode::SERVICE_UNAVAILABLE, Some(RETRY), &full),
+        late: final_response(StatusCode::REQUEST_TIMEOUT, None, &late),
     }
 }
 
-fn farewell(code: StatusCode, retry: Option<Duration>, status: &Status) -> Farewell {
+fn final_response(code: StatusCode, retry: Option<Duration>, status: &Status) -> FinalResponse {
     let body = error::to_json(status).to_string();
-    Farewell::new(code, "application/json", retry, body)
+    FinalResponse::new(code, "application/json", retry, body)
 }

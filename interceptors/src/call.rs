@@ -15,7 +15,7 @@ use tars_proto::{
 };
 use tars_runtime::{
     clock::Monotonic,
-    lent::{self, Lent},
+    scoped::{self, ScopedCell},
     trace::{Scope, Span, TraceContext},
 };
 use tokio::time::Instant;
@@ -80,7 +80,7 @@ pub struct Call {
 }
 
 thread_local! {
-    static CURRENT: Lent<Arc<Call>> = const { Lent::empty() };
+    static CURRENT: ScopedCell<Arc<Call>> = const { ScopedCell::empty() };
 }
 
 impl Call {
@@ -109,12 +109,12 @@ impl Call {
 
     /// Returns the call that the running task serves.
     pub fn current() -> Option<Arc<Self>> {
-        lent::with(&CURRENT, Arc::clone)
+        scoped::with(&CURRENT, Arc::clone)
     }
 
     /// Runs `work` with `call` as the current call, and puts it back afterwards.
     pub(crate) fn enter<T>(call: &mut Option<Arc<Self>>, work: impl FnOnce() -> T) -> T {
-        lent::lend(&CURRENT, call, work)
+        scoped::set(&CURRENT, call, work)
     }
 
     /// Returns the record of the call that `request` belongs to.

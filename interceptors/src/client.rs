@@ -85,13 +85,13 @@ fn start<B>(scope: &Scope, request: &mut Request<B>) -> Span {
 }
 
 /// How long to wait for the trailers of a stream whose last message has arrived.
-const LAST_WORD: Duration = Duration::from_secs(1);
+const TRAILERS_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// Reads a stream whose last message has arrived to its trailers, so that the call ends with a status
 /// instead of being cancelled.
 pub async fn finish<T>(mut items: Streaming<T>) {
     let end = async { while let Ok(Some(_)) = items.message().await {} };
-    tokio::time::timeout(LAST_WORD, end).await.ok();
+    tokio::time::timeout(TRAILERS_TIMEOUT, end).await.ok();
 }
 
 /// Ends the span of an outgoing call.

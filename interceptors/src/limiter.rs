@@ -202,7 +202,7 @@ mod tests {
 
     /// Checks that a limiter does what its decisions say: exactly as many calls as remain pass at once,
     /// and after the reset the whole limit does.
-    fn keeps_its_word(limiter: impl Fn(&str, Monotonic) -> Decision) {
+    fn check_decisions(limiter: impl Fn(&str, Monotonic) -> Decision) {
         let at_once = |now| (0..5000).filter(|_| limiter("a", now).passed()).count();
         let first = limiter("a", T);
         assert_eq!(first.remaining, first.limit - 1);
@@ -224,9 +224,9 @@ mod tests {
         for (limit, period) in [(600, 60), (100, 60), (7, 60), (1, 60), (4000, 1)] {
             let period = Duration::from_secs(period);
             let gcra = Gcra::new(limit, period);
-            keeps_its_word(|key, now| gcra.take(key, now));
+            check_decisions(|key, now| gcra.take(key, now));
             let log = SlidingLog::new(limit, period);
-            keeps_its_word(|key, now| log.take(key, now));
+            check_decisions(|key, now| log.take(key, now));
         }
         let gcra = Gcra::new(600, Duration::from_secs(60));
         assert_eq!(

@@ -10,18 +10,18 @@
 mod allowance;
 mod answer;
 mod calls;
-mod calm;
 mod connection;
-mod farewell;
+mod excess;
 mod frames;
 mod handshake;
+mod lingering;
 mod places;
 mod streams;
 mod wire;
 
 use crate::{ConnectionTable, MeshMetrics};
-use calm::Refusals;
 use connection::Connection;
+use excess::Refusals;
 use handshake::TlsConfigs;
 pub(crate) use handshake::key_exchange;
 use http::{Request, Response};

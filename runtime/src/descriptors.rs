@@ -89,7 +89,7 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
     let left = limit.saturating_sub(aside);
     let connections = &config.connections;
     let mesh = connections.max.saturating_add(connections.max_handshakes);
-    let gateway = (config.gateway.max_connections).saturating_add(listen::FAREWELLS);
+    let gateway = (config.gateway.max_connections).saturating_add(listen::FINAL_RESPONSES);
     let (to_mesh, to_gateway) = share_out(left, listeners, mesh, gateway);
     if to_mesh >= mesh && to_gateway >= gateway {
         return None;
@@ -103,7 +103,9 @@ pub fn fit(config: &mut Config, listeners: Listeners, limit: usize) -> Option<Lo
         lower_mesh(config, to_mesh.max(LEAST));
     }
     if to_gateway < gateway {
-        let most = to_gateway.saturating_sub(listen::FAREWELLS).max(LEAST);
+        let most = to_gateway
+            .saturating_sub(listen::FINAL_RESPONSES)
+            .max(LEAST);
         lower_gateway(config, most);
     }
     Some(Lowered {
@@ -127,7 +129,7 @@ fn is_configured(config: &Config) -> bool {
 }
 
 fn set_aside(config: &Config, listeners: Listeners) -> usize {
-    let port = (config.ports.max_connections).saturating_add(listen::FAREWELLS);
+    let port = (config.ports.max_connections).saturating_add(listen::FINAL_RESPONSES);
     let behind = listeners.mesh + usize::from(listeners.gateway);
     port.saturating_mul(2)
         .saturating_add(OF_THE_PROCESS + BEHIND_A_LISTENER * behind)
@@ -207,7 +209,7 @@ mod tests {
     fn used(config: &Config, listeners: Listeners) -> usize {
         let mesh = config.connections.max + config.connections.max_handshakes;
         let gateway = if listeners.gateway {
-            config.gateway.max_connections + listen::FAREWELLS
+            config.gateway.max_connections + listen::FINAL_RESPONSES
         } else {
             0
         };

@@ -224,7 +224,7 @@ impl Leases {
 
     /// How long to wait before looking whether work of other holders has become free: up to half of a
     /// lease's life, and not past the end of one that was seen. `None` where there are no other holders.
-    pub fn until_next_look(&self) -> Option<Duration> {
+    pub fn until_next_poll(&self) -> Option<Duration> {
         let pause = spread(self.book.life()? / 2, &self.jitter);
         let first_end = self.book.until_first_end();
         Some(first_end.map_or(pause, |end| pause.min(end)))

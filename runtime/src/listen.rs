@@ -12,7 +12,7 @@
 
 mod accept;
 mod body;
-mod farewell;
+mod final_response;
 mod gate;
 mod holding;
 mod http1;
@@ -25,8 +25,8 @@ mod stream;
 pub use accept::Acceptor;
 pub(crate) use body::PacedBody;
 pub use body::TooSlow;
-pub(crate) use farewell::AT_ONCE as FAREWELLS;
-pub use farewell::Farewell;
+pub(crate) use final_response::AT_ONCE as FINAL_RESPONSES;
+pub use final_response::FinalResponse;
 pub use gate::{Gate, Seat};
 pub use holding::HoldingBody;
 pub use http1::{Answers, Handler, Http1, Peer};

@@ -3,7 +3,7 @@
 use crate::{
     config::{Ports, Timeouts},
     health::Readiness,
-    listen::{Answers, Farewell, Http1, ListenerMetrics},
+    listen::{Answers, FinalResponse, Http1, ListenerMetrics},
     metrics::Metrics,
     network::Networks,
 };
@@ -136,7 +136,8 @@ pub async fn serve(
     options: PortOptions,
     stop: CancellationToken,
 ) {
-    let plain = |status, text: &str| Farewell::new(status, "text/plain", None, text.to_owned());
+    let plain =
+        |status, text: &str| FinalResponse::new(status, "text/plain", None, text.to_owned());
     let listening = Http1 {
         metrics: options.metrics.of(name),
         times: options.times.at_most(SLOWEST),

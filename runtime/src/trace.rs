@@ -20,7 +20,7 @@ pub use state::TraceState;
 
 use crate::{
     config::Telemetry,
-    lent::{self, Lending, Lent},
+    scoped::{self, ScopedCell, ScopedFuture},
 };
 use context::{TRACEPARENT, TRACESTATE};
 use http::{HeaderMap, HeaderValue};
@@ -293,23 +293,23 @@ pub struct Scope {
 }
 
 thread_local! {
-    static CURRENT: Lent<Scope> = const { Lent::empty() };
+    static CURRENT: ScopedCell<Scope> = const { ScopedCell::empty() };
 }
 
 impl Scope {
     /// Returns the scope of the running task.
     pub fn current() -> Option<Self> {
-        lent::with(&CURRENT, Self::clone)
+        scoped::with(&CURRENT, Self::clone)
     }
 
     /// Runs a future inside this scope.
-    pub fn run<F: Future>(self, future: F) -> Lending<Self, F> {
-        Lending::new(&CURRENT, self, future)
+    pub fn run<F: Future>(self, future: F) -> ScopedFuture<Self, F> {
+        ScopedFuture::new(&CURRENT, self, future)
     }
 
     /// Runs `work` inside the scope, which is back in its place afterwards.
     pub fn enter<T>(scope: &mut Option<Self>, work: impl FnOnce() -> T) -> T {
-        lent::lend(&CURRENT, scope, work)
+        scoped::set(&CURRENT, scope, work)
     }
 
     /// Starts a span inside this scope.
@@ -325,12 +325,12 @@ impl Scope {
 
 /// Returns the trace context of the running task.
 pub fn current() -> Option<TraceContext> {
-    lent::with(&CURRENT, |s| s.context)
+    scoped::with(&CURRENT, |s| s.context)
 }
 
 /// Starts a child of the running task's span; `None` outside of a recorded trace.
 pub fn child(name: impl Into<Cow<'static, str>>, kind: SpanKind) -> Option<Span> {
-    lent::with(&CURRENT, |s| s.context.sampled.then(|| s.child(name, kind))).flatten()
+    scoped::with(&CURRENT, |s| s.context.sampled.then(|| s.child(name, kind))).flatten()
 }
 
 pub use opentelemetry::trace::SpanKind as Kind;

@@ -204,7 +204,7 @@ impl Certs {
         let mesh = global.mesh(&self.mesh)?;
         // Kept until the command ends.
         let lock = if self.command.works_on_files() && !mesh.is_named_by_gateway() {
-            local::take_at_hand(&config)?
+            local::lock_if_unused(&config)?
         } else {
             None
         };

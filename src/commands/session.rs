@@ -148,7 +148,7 @@ impl Session {
     }
 
     /// Whether a login to one takes the place of the other.
-    fn stands_where(&self, other: &Self) -> bool {
+    fn replaces(&self, other: &Self) -> bool {
         self.roots.iter().any(|r| other.roots.contains(r))
             || self.is_at(&other.gateway)
             || self.data_dir.as_deref().is_some_and(|d| other.is_in(d))
@@ -181,7 +181,7 @@ impl Session {
     }
 
     /// After a change of the roots.
-    pub(crate) async fn go_along(&mut self) -> Result<(), CommandError> {
+    pub(crate) async fn follow_roots(&mut self) -> Result<(), CommandError> {
         self.freshen(None).await
     }
 
@@ -212,12 +212,12 @@ impl Session {
     /// Removes the session's file and ends the session with every token that was refreshed from it; the
     /// inner error is why the mesh did not end it.
     pub(crate) async fn end(mut self) -> Result<Result<(), CommandError>, CommandError> {
-        let ended = self.end_there().await;
+        let ended = self.log_out().await;
         store::remove(&self.path)?;
         Ok(ended)
     }
 
-    async fn end_there(&mut self) -> Result<(), CommandError> {
+    async fn log_out(&mut self) -> Result<(), CommandError> {
         self.freshen(None).await?;
         match self.rest().post("/auth/logout", json!({})).await {
             // It was over already.

@@ -150,7 +150,7 @@ impl ChannelError {
 impl ChannelError {
     /// Returns the error that ended an HTTP/2 connection to `target`.
     pub(super) fn http(target: String, source: hyper::Error) -> Self {
-        if says_revoked(&source) {
+        if is_revoked_alert(&source) {
             Self::OwnRevoked { target }
         } else {
             let source = Arc::new(source);
@@ -181,7 +181,7 @@ fn with_causes(error: &dyn std::error::Error) -> String {
 /// Whether the peer ended the handshake because this process's certificate is revoked. In TLS 1.3 the alert
 /// arrives after this side has completed the handshake, and h2 preserves only the text of the error, not
 /// its type.
-fn says_revoked(error: &hyper::Error) -> bool {
+fn is_revoked_alert(error: &hyper::Error) -> bool {
     let alert = rustls::Error::AlertReceived(rustls::AlertDescription::CertificateRevoked);
     with_causes(error).contains(&alert.to_string())
 }

@@ -11,7 +11,7 @@
 //! sending when it sees an error status, so that its body is shorter than announced, for which h2 must reset
 //! the stream.
 
-use super::calm::RefusalBudget;
+use super::excess::RefusalBudget;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
@@ -143,7 +143,7 @@ impl<F> Answering<F> {
 }
 
 /// Whether a response reports a spent limit and nothing else.
-fn says_spent<B: Body>(response: &Response<B>) -> bool {
+fn is_exhausted<B: Body>(response: &Response<B>) -> bool {
     let spent = Code::ResourceExhausted as i32;
     let status = || {
         response
@@ -169,7 +169,7 @@ where
             Projected::Passed { future, refusals } => {
                 let response = ready!(future.poll(cx))?;
                 if let Some(refusals) = refusals
-                    && says_spent(&response)
+                    && is_exhausted(&response)
                 {
                     refusals.charge();
                 }

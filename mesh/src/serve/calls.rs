@@ -3,7 +3,7 @@
 use super::{
     Handler, Reply, ServeOptions,
     answer::{self, Answering},
-    calm::RefusalBudget,
+    excess::RefusalBudget,
 };
 use crate::{MeshMetrics, framed::Framed};
 use http::Request;

@@ -3,9 +3,9 @@
 use super::{
     Admission, Handler, Reply, ServeOptions, answer,
     calls::Calls,
-    calm::{Calm, Refusals},
-    farewell,
+    excess::{ExcessSignal, Refusals},
     handshake::{ServerIdentity, key_exchange, reason},
+    lingering::lingering_close,
     places::{Held, Places},
     streams::Streams,
     wire::Wire,
@@ -46,7 +46,7 @@ struct Opening {
     opened: CancellationToken,
     slot: Seat,
     most: Instant,
-    calm: Calm,
+    signal: ExcessSignal,
 }
 
 /// What ends a connection.
@@ -76,20 +76,20 @@ impl Connection {
         };
         let (stream, seen) = match accepted {
             Ok(accepted) => accepted,
-            Err((reason, tcp)) => return self.turn_away(reason, tcp, &slot, most).await,
+            Err((reason, tcp)) => return self.close_refused(reason, tcp, &slot, most).await,
         };
         let (peer, held) = match self.admit(&stream, seen) {
             Ok(admitted) => admitted,
-            Err(reason) => return self.turn_away(reason, stream, &slot, most).await,
+            Err(reason) => return self.close_refused(reason, stream, &slot, most).await,
         };
         let metrics = self.options.metrics.clone();
-        let calm = Calm::default();
-        let stream = Wire::new(stream, self.options.clock.clone(), calm.clone());
+        let signal = ExcessSignal::default();
+        let stream = Wire::new(stream, self.options.clock.clone(), signal.clone());
         let opening = Opening {
             opened: stream.opened(),
             slot,
             most,
-            calm,
+            signal,
         };
         self.serve(stream, peer, opening, service).await;
         drop(held);
@@ -105,13 +105,13 @@ impl Connection {
 
     /// Refuses a peer, and gives it a moment to read the alert: as long as its handshake may take, and only
     /// while nobody else needs the place.
-    async fn turn_away<T>(&self, reason: &'static str, stream: T, slot: &Seat, most: Instant)
+    async fn close_refused<T>(&self, reason: &'static str, stream: T, slot: &Seat, most: Instant)
     where
         T: AsyncRead + AsyncWrite + Unpin,
     {
         self.refused(reason);
         tokio::select! {
-            () = farewell::linger(stream) => {}
+            () = lingering_close(stream) => {}
             () = sleep_until(most.min(Instant::now() + FINAL_MOMENT)) => {}
             () = slot.displaced() => {}
             () = self.stop.cancelled() => {}
@@ -172,8 +172,8 @@ impl Connection {
         let metrics = &this.options.metrics;
         let _counted = metrics.connected();
         let _listed = this.options.table.enter(this.options.service, "in", &peer);
-        let calm = opening.calm.clone();
-        let refusals = this.refusals.budget(&peer, calm.clone());
+        let signal = opening.signal.clone();
+        let refusals = this.refusals.budget(&peer, signal.clone());
         let calls = Calls::new(&this.options, Arc::clone(&peer), refusals, service);
         let handler = service_fn(move |request| calls.answer(request));
         let io = TokioIo::new(stream);
@@ -189,7 +189,7 @@ impl Connection {
                 this.finish(connection, &peer, last).await;
             }
         }
-        this.report_excess(&peer, &calm);
+        this.report_excess(&peer, &signal);
     }
 
     /// Runs a connection until something ends it.
@@ -229,8 +229,8 @@ impl Connection {
     }
 
     /// Counts and logs a connection that was cut for an excess.
-    fn report_excess(&self, peer: &PeerInfo, calm: &Calm) {
-        let Some(excess) = calm.why() else { return };
+    fn report_excess(&self, peer: &PeerInfo, signal: &ExcessSignal) {
+        let Some(excess) = signal.why() else { return };
         let reason = excess.reason();
         self.options.metrics.cut(reason);
         let service = self.options.service;
@@ -247,13 +247,13 @@ impl Connection {
         let certificates = self.certificates_end(peer);
         let last_by_now = |grace| (Instant::now() + grace).min(self.instant(certificates));
         let goaway = self.goaway_before(certificates, peer, grace);
-        let calm = opening.calm.clone();
+        let signal = opening.signal.clone();
         tokio::select! {
             // Polled first: a revoked peer gets no grace.
             biased;
             () = self.revoked(peer) => End::Revoked,
             () = opening.failed() => End::Silent,
-            () = calm.raised() => End::Excessive,
+            () = signal.raised() => End::Excessive,
             () = sleep_until(self.age()) => End::Gracefully(last_by_now(grace)),
             () = self.options.clock.sleep_until(goaway) => End::Gracefully(self.instant(certificates)),
             () = self.until_refused(peer, |_| true) => End::Gracefully(last_by_now(grace)),

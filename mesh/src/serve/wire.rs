@@ -7,7 +7,7 @@
 
 use super::{
     allowance::Allowance,
-    calm::{Calm, Excess},
+    excess::{Excess, ExcessSignal},
     frames::Frames,
 };
 use std::{
@@ -36,11 +36,11 @@ pub(super) struct Wire<T> {
     sent: Frames,
     allowance: Allowance,
     clock: Clock,
-    calm: Calm,
+    signal: ExcessSignal,
 }
 
 impl<T> Wire<T> {
-    pub(super) fn new(inner: T, clock: Clock, calm: Calm) -> Self {
+    pub(super) fn new(inner: T, clock: Clock, signal: ExcessSignal) -> Self {
         Self {
             inner,
             missing: PREFACE,
@@ -49,7 +49,7 @@ impl<T> Wire<T> {
             sent: Frames::default(),
             allowance: Allowance::new(UNEXPLAINED),
             clock,
-            calm,
+            signal,
         }
     }
 
@@ -72,7 +72,7 @@ impl<T> Wire<T> {
             within &= allowance.received(frame, clock);
         });
         if !within {
-            self.calm.raise(Excess::ControlFrames);
+            self.signal.raise(Excess::ControlFrames);
         }
     }
 
@@ -123,7 +123,7 @@ impl<T: AsyncRead + AsyncWrite + Unpin> AsyncRead for Wire<T> {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        if let Some(excess) = self.calm.why() {
+        if let Some(excess) = self.signal.why() {
             return Poll::Ready(Err(self.send_goaway(excess, cx)));
         }
         let before = buf.filled().len();
@@ -175,11 +175,11 @@ mod tests {
     const HEADERS: [u8; 10] = [0, 0, 1, 1, 5, 0, 0, 0, 3, 0x88];
     const PRIORITY: [u8; 14] = [0, 0, 5, 2, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1];
 
-    fn wire() -> (Wire<DuplexStream>, DuplexStream, Calm) {
+    fn wire() -> (Wire<DuplexStream>, DuplexStream, ExcessSignal) {
         let (near, far) = duplex(1 << 20);
-        let calm = Calm::default();
+        let signal = ExcessSignal::default();
         let clock = Clock::manual(Duration::ZERO);
-        (Wire::new(near, clock, calm.clone()), far, calm)
+        (Wire::new(near, clock, signal.clone()), far, signal)
     }
 
     /// Reads in pieces until the wire ends the connection.
@@ -194,7 +194,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_preface_opens_the_connection_however_it_is_split() {
-        let (mut wire, mut far, calm) = wire();
+        let (mut wire, mut far, signal) = wire();
         let opened = wire.opened();
         let mut byte = [0];
         for n in 1..=PREFACE {
@@ -202,13 +202,13 @@ mod tests {
             far.write_all(b"P").await.unwrap();
             wire.read_exact(&mut byte).await.unwrap();
         }
-        assert!(opened.is_cancelled() && calm.why().is_none());
+        assert!(opened.is_cancelled() && signal.why().is_none());
     }
 
     #[tokio::test]
     async fn a_flood_of_frames_ends_with_goaway_however_it_is_split() {
         for piece in [1, 13, 14, 4096] {
-            let (mut wire, mut far, calm) = wire();
+            let (mut wire, mut far, signal) = wire();
             let mut said = vec![b'P'; PREFACE];
             said.extend(HEADERS);
             for _ in 0..UNEXPLAINED.burst() + 100 {
@@ -217,7 +217,7 @@ mod tests {
             far.write_all(&said).await.unwrap();
             let ended = drained(&mut wire, piece).await;
             assert_eq!(ended, io::ErrorKind::ConnectionAborted);
-            assert_eq!(calm.why(), Some(Excess::ControlFrames));
+            assert_eq!(signal.why(), Some(Excess::ControlFrames));
             drop(wire);
             let mut goaway = Vec::new();
             far.read_to_end(&mut goaway).await.unwrap();
@@ -229,12 +229,12 @@ mod tests {
 
     #[tokio::test]
     async fn goaway_names_the_highest_stream_and_not_that_of_the_last_trailers() {
-        let (mut wire, mut far, calm) = wire();
+        let (mut wire, mut far, signal) = wire();
         let trailers = [0, 0, 1, 1, 5, 0, 0, 0, 1, 0x88];
         let said = [&[b'P'; PREFACE][..], &HEADERS, &trailers].concat();
         far.write_all(&said).await.unwrap();
         wire.read_exact(&mut vec![0; said.len()]).await.unwrap();
-        calm.raise(Excess::Refusals);
+        signal.raise(Excess::Refusals);
         drained(&mut wire, 64).await;
         drop(wire);
         let mut goaway = Vec::new();
@@ -245,11 +245,11 @@ mod tests {
 
     #[tokio::test]
     async fn goaway_is_not_sent_inside_of_a_frame() {
-        let (mut wire, mut far, calm) = wire();
+        let (mut wire, mut far, signal) = wire();
         wire.write_all(&[0, 0, 5, 0, 0, 0, 0, 0, 3, b'h'])
             .await
             .unwrap();
-        calm.raise(Excess::Refusals);
+        signal.raise(Excess::Refusals);
         drained(&mut wire, 64).await;
         drop(wire);
         let mut got = Vec::new();
@@ -259,7 +259,7 @@ mod tests {
 
     #[tokio::test]
     async fn responses_earn_credit_for_control_frames() {
-        let (mut wire, mut far, calm) = wire();
+        let (mut wire, mut far, signal) = wire();
         far.write_all(&[b'P'; PREFACE]).await.unwrap();
         wire.read_exact(&mut [0; PREFACE]).await.unwrap();
         let data = [&[0u8, 0, 3, 0, 0, 0, 0, 0, 3][..], b"abc"].concat();
@@ -271,6 +271,6 @@ mod tests {
             far.write_all(&[update, update].concat()).await.unwrap();
             wire.read_exact(&mut buf).await.unwrap();
         }
-        assert_eq!(calm.why(), None);
+        assert_eq!(signal.why(), None);
     }
 }

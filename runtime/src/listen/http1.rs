@@ -2,7 +2,7 @@
 
 use super::{
     Acceptor, Gate, HoldingBody, PacedBody, PacedStream, PortMetrics,
-    farewell::{Farewell, Farewells},
+    final_response::{FinalResponse, FinalResponses},
     gate::Seat,
     phase::{Overdue, PhasedStream, Phases},
     request::Unreadable,
@@ -38,13 +38,13 @@ pub struct Peer(pub SocketAddr);
 #[derive(Debug, Clone)]
 pub struct Answers {
     /// To a newcomer for whom there is no place, or whose place was given to another.
-    pub full: Farewell,
+    pub full: FinalResponse,
     /// To a peer whose request head did not arrive in time.
-    pub late: Farewell,
+    pub late: FinalResponse,
     /// To a request that cannot be parsed, or in two ways.
-    pub malformed: Farewell,
+    pub malformed: FinalResponse,
     /// To a request whose head is too large.
-    pub too_large: Farewell,
+    pub too_large: FinalResponse,
 }
 
 /// An HTTP/1.1 listener, with its limits on peers.
@@ -98,7 +98,7 @@ impl Http1 {
         stop: CancellationToken,
     ) {
         let tasks = TaskTracker::new();
-        let (gate, farewells) = (Gate::new(self.max), self.farewells(&tasks));
+        let (gate, final_responses) = (Gate::new(self.max), self.final_responses(&tasks));
         let (name, metrics) = (self.metrics.listener(), self.metrics.clone());
         let refuse = move |reason| metrics.refuse(reason);
         let mut acceptor = Acceptor::new(listener, name, refuse, stop.clone());
@@ -108,7 +108,7 @@ impl Http1 {
                 Ok(seat) => {
                     let connection = Connection {
                         options: Arc::clone(&options),
-                        farewells: farewells.clone(),
+                        final_responses: final_responses.clone(),
                         stop: stop.clone(),
                         addr,
                     };
@@ -116,7 +116,7 @@ impl Http1 {
                 }
                 Err(full) => {
                     options.metrics.refuse(full.reason());
-                    farewells.say(tcp, addr.ip(), &options.answers.full);
+                    final_responses.send(tcp, addr.ip(), &options.answers.full);
                 }
             }
         }
@@ -125,8 +125,8 @@ impl Http1 {
         tasks.wait().await;
     }
 
-    fn farewells(&self, tasks: &TaskTracker) -> Farewells {
-        Farewells::new(self.proxies.clone(), tasks.clone())
+    fn final_responses(&self, tasks: &TaskTracker) -> FinalResponses {
+        FinalResponses::new(self.proxies.clone(), tasks.clone())
     }
 
     fn share(&self, addr: IpAddr) -> usize {
@@ -151,7 +151,7 @@ impl Http1 {
 
 struct Connection {
     options: Arc<Http1>,
-    farewells: Farewells,
+    final_responses: FinalResponses,
     stop: CancellationToken,
     addr: SocketAddr,
 }
@@ -211,11 +211,16 @@ impl Connection {
     }
 
     /// Answers a peer whose head is incomplete, unless a previous response is still in transit.
-    fn cut<S>(&self, parts: http1::Parts<TokioIo<PhasedStream>, S>, farewell: &Farewell) {
+    fn cut<S>(
+        &self,
+        parts: http1::Parts<TokioIo<PhasedStream>, S>,
+        final_response: &FinalResponse,
+    ) {
         let stream = parts.io.into_inner();
         if !stream.has_unsent() {
             let (tcp, _) = stream.into_inner();
-            self.farewells.say(tcp, self.addr.ip(), farewell);
+            self.final_responses
+                .send(tcp, self.addr.ip(), final_response);
         }
     }
 
@@ -227,17 +232,18 @@ impl Connection {
         let (tcp, unreadable) = stream.into_inner();
         let Some(why) = unreadable else {
             if more {
-                self.farewells.linger(tcp, self.addr.ip());
+                self.final_responses.linger(tcp, self.addr.ip());
             }
             return;
         };
         self.options.metrics.refuse(why.reason());
         let answers = &self.options.answers;
-        let farewell = match why {
+        let final_response = match why {
             Unreadable::Malformed => &answers.malformed,
             Unreadable::TooLarge => &answers.too_large,
         };
-        self.farewells.say(tcp, self.addr.ip(), farewell);
+        self.final_responses
+            .send(tcp, self.addr.ip(), final_response);
     }
 
     fn handle<H: Handler>(
@@ -299,7 +305,7 @@ mod tests {
         let seat = Gate::new(1).enter(addr.ip(), 1).unwrap();
         let options = Arc::new(http1(&metrics, times, 1, 1));
         let connection = Connection {
-            farewells: options.farewells(&tasks),
+            final_responses: options.final_responses(&tasks),
             options,
             stop: CancellationToken::new(),
             addr,

@@ -1,7 +1,7 @@
 //! Slow, silent and greedy peers of an HTTP/1 listener, over real sockets. Times are short; no test
 //! asserts how long something took.
 
-use super::{Answers, Farewell, Http1, ListenerMetrics, Peer};
+use super::{Answers, FinalResponse, Http1, ListenerMetrics, Peer};
 use crate::{config::Timeouts, metrics::Metrics, network::Networks};
 use axum::{
     Router,
@@ -66,8 +66,8 @@ pub(super) fn router() -> Router {
         )
 }
 
-fn plain(status: StatusCode, retry: Option<Duration>, text: &str) -> Farewell {
-    Farewell::new(status, "text/plain", retry, text.to_owned())
+fn plain(status: StatusCode, retry: Option<Duration>, text: &str) -> FinalResponse {
+    FinalResponse::new(status, "text/plain", retry, text.to_owned())
 }
 
 async fn listening(times: Timeouts, max: usize, by_address: usize) -> Listening {

@@ -33,8 +33,8 @@ impl Automl {
     /// Looks for studies that no process runs any more, as long as the service exists. There are none
     /// where no other process uses the database.
     pub(crate) fn take_over_in_background(self: &Arc<Self>) {
-        if self.leases.until_next_look().is_some() {
-            tokio::spawn(look(Arc::downgrade(self)));
+        if self.leases.until_next_poll().is_some() {
+            tokio::spawn(poll(Arc::downgrade(self)));
         }
     }
 
@@ -50,10 +50,10 @@ impl Automl {
     }
 }
 
-async fn look(automl: Weak<Automl>) {
+async fn poll(automl: Weak<Automl>) {
     while let Some(pause) = automl
         .upgrade()
-        .and_then(|this| this.leases.until_next_look())
+        .and_then(|this| this.leases.until_next_poll())
     {
         tokio::time::sleep(pause).await;
         let Some(this) = automl.upgrade() else { return };

@@ -40,8 +40,8 @@ impl HyperSync {
     /// Looks for proposals that no process works on any more, as long as the service exists. There are
     /// none where no other process uses the database.
     pub(crate) fn take_over_in_background(self: &Arc<Self>) {
-        if self.leases.until_next_look().is_some() {
-            tokio::spawn(look(Arc::downgrade(self)));
+        if self.leases.until_next_poll().is_some() {
+            tokio::spawn(poll(Arc::downgrade(self)));
         }
     }
 
@@ -67,10 +67,10 @@ impl HyperSync {
     }
 }
 
-async fn look(service: Weak<HyperSync>) {
+async fn poll(service: Weak<HyperSync>) {
     while let Some(pause) = service
         .upgrade()
-        .and_then(|this| this.leases.until_next_look())
+        .and_then(|this| this.leases.until_next_poll())
     {
         tokio::time::sleep(pause).await;
         let Some(this) = service.upgrade() else {

@@ -29,16 +29,16 @@ impl Orchestration {
     /// Looks for runs that no process follows any more, as long as the service exists. There are none
     /// where no other process uses the database.
     pub(crate) fn look_for_left_runs(self: &Arc<Self>) {
-        if self.leases.until_next_look().is_some() {
-            tokio::spawn(look(Arc::downgrade(self)));
+        if self.leases.until_next_poll().is_some() {
+            tokio::spawn(poll(Arc::downgrade(self)));
         }
     }
 }
 
-async fn look(service: Weak<Orchestration>) {
+async fn poll(service: Weak<Orchestration>) {
     while let Some(pause) = service
         .upgrade()
-        .and_then(|this| this.leases.until_next_look())
+        .and_then(|this| this.leases.until_next_poll())
     {
         tokio::time::sleep(pause).await;
         let Some(this) = service.upgrade() else {

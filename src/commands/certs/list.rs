@@ -83,7 +83,7 @@ impl List {
             .filter(|row| self.all || standing(row) == Standing::Valid)
             .collect();
         self.print(&shown, standing);
-        tell_hidden(found - shown.len());
+        note_hidden(found - shown.len());
         Ok(())
     }
 
@@ -121,7 +121,7 @@ fn now_s() -> i64 {
     i64::try_from(Clock::system().now_s()).unwrap_or(i64::MAX)
 }
 
-fn tell_hidden(hidden: usize) {
+fn note_hidden(hidden: usize) {
     if hidden > 0 {
         let hidden = counted(hidden as u64, "certificate");
         note!("{hidden} that peers refuse left out; --all lists them, too");

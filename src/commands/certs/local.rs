@@ -22,7 +22,7 @@ use zeroize::Zeroizing;
 const USUAL_DAYS: u64 = 30;
 
 /// The authority's files, unless a process works on them that must be asked instead.
-pub(super) fn take_at_hand(config: &Config) -> Result<Option<DirLock>, CommandError> {
+pub(super) fn lock_if_unused(config: &Config) -> Result<Option<DirLock>, CommandError> {
     if !Authority::exists(&ca_dir(config)) {
         return Ok(None);
     }
@@ -64,12 +64,12 @@ pub(super) fn issue(config: &Config, path: &str, leaf: Leaf) -> Result<(), Comma
     let now = clock.now();
     let issued = authority.issue(&request, now)?;
     files.save(&issued, &authority.bundle_pem())?;
-    tell(&id, &files, asked, (now, issued.not_after));
+    print_issued(&id, &files, asked, (now, issued.not_after));
     Ok(())
 }
 
 /// Prints what was issued, where it is and when it ends.
-pub(super) fn tell(
+pub(super) fn print_issued(
     id: &SpiffeId,
     files: &IdentityFiles,
     asked: Asked,

@@ -88,7 +88,7 @@ fn save(parts: Parts, out: &Path, asked: Asked) -> Result<(), CommandError> {
     let files = IdentityFiles::in_dir(out);
     files.save_identity(&identity)?;
     let life = (clock.now(), identity.leaf().not_after);
-    local::tell(identity.id(), &files, asked, life);
+    local::print_issued(identity.id(), &files, asked, life);
     Ok(())
 }
 

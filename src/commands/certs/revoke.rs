@@ -58,7 +58,7 @@ impl Revoke {
     pub(super) async fn run(self, config: &Config, mesh: &Mesh) -> Result<(), CommandError> {
         let named = self.named(config)?;
         let rest = mesh.session().await?.rest();
-        let listed = Listed::look(&rest, &named).await?;
+        let listed = Listed::fetch(&rest, &named).await?;
         if !self.force {
             listed.has(&named)?;
         }
@@ -66,7 +66,7 @@ impl Revoke {
         let answer = rest
             .post("/admin/certificates/revoke", named.body(&self.reason))
             .await?;
-        self.tell(&answer["revocations"]);
+        self.print(&answer["revocations"]);
         Ok(())
     }
 
@@ -95,7 +95,7 @@ impl Revoke {
         };
         let what = match local::class(config, &id)? {
             Some(PeerClass::Client | PeerClass::Operator) => {
-                return self.ask_of_operator(&id, listed);
+                return self.confirm_operator(&id, listed);
             }
             Some(_) => "is a service of the mesh",
             None => "has no class here, and may be a service of the mesh",
@@ -105,7 +105,7 @@ impl Revoke {
         ))
     }
 
-    fn ask_of_operator(&self, id: &SpiffeId, listed: &Listed) -> Result<(), CommandError> {
+    fn confirm_operator(&self, id: &SpiffeId, listed: &Listed) -> Result<(), CommandError> {
         if id.path() != OPERATOR && !listed.is_managed_by_mesh() {
             return Ok(());
         }
@@ -115,7 +115,7 @@ impl Revoke {
         ))
     }
 
-    fn tell(&self, revocations: &Value) {
+    fn print(&self, revocations: &Value) {
         let rows = revocations.as_array().cloned().unwrap_or_default();
         if self.json {
             return print_revocations(&rows, true);
@@ -229,7 +229,7 @@ enum Listed {
 }
 
 impl Listed {
-    async fn look(rest: &Rest, named: &Named) -> Result<Self, CommandError> {
+    async fn fetch(rest: &Rest, named: &Named) -> Result<Self, CommandError> {
         match listing::all(rest, &named.list(), "certificates").await {
             Ok(mut rows) => {
                 rows.retain(|row| named.is(row));

@@ -85,7 +85,7 @@ impl Root {
             Self::Remove { cut_off, .. } => {
                 let ended = cut_off_now(&session.rest()).await?;
                 step(session, "REMOVE", cut_off).await?;
-                tell_after(&ended);
+                note_ended(&ended);
                 Ok(())
             }
             Self::Rotate {
@@ -98,7 +98,7 @@ impl Root {
                 let progress = Progress::new(json)?;
                 let limit = Duration::from_secs(timeout);
                 let ended = rotate(session, cut_off, limit, progress).await?;
-                tell_after(&ended);
+                note_ended(&ended);
                 Ok(())
             }
         }
@@ -181,7 +181,7 @@ fn reissue(name: &str) -> String {
     issue_command(path.as_deref().unwrap_or(id), &"DIR")
 }
 
-fn tell_after(ended: &[String]) {
+fn note_ended(ended: &[String]) {
     note!("{AFTER}");
     for name in ended {
         note!("  ended: {name}: `{}`", reissue(name));
@@ -198,7 +198,7 @@ async fn take(rest: &Rest, step: &str, cut_off: bool) -> Result<Value, CommandEr
 async fn step(session: &mut Session, step: &str, cut_off: bool) -> Result<(), CommandError> {
     let root = take(&session.rest(), step, cut_off).await?;
     say!("{}: root {root}", step.to_lowercase());
-    session.go_along().await
+    session.follow_roots().await
 }
 
 /// How the progress of a rotation is shown: a spinner on a terminal, plain lines elsewhere, or JSON.
@@ -243,7 +243,7 @@ impl Progress {
         }
     }
 
-    fn goes_without(&self, step: &str, who: &[String]) {
+    fn report_departed(&self, step: &str, who: &[String]) {
         for name in who {
             let text = format!(
                 "{step} does not wait for {name}: should it come back, it needs a join token"
@@ -256,7 +256,7 @@ impl Progress {
         }
     }
 
-    fn took(&self, step: &str, root: &Value) {
+    fn report_step(&self, step: &str, root: &Value) {
         match self {
             Self::Bar(bar) => bar.suspend(|| say!("{step}: root {root}")),
             Self::Plain(_) => say!("{step}: root {root}"),
@@ -276,8 +276,8 @@ async fn rotate(
         let next = ready_for(&rest, limit, &mut progress).await?;
         let ended = cut_off_now(&rest).await?;
         let root = take(&rest, &next.to_uppercase(), cut_off).await?;
-        progress.took(&next, &root);
-        session.go_along().await?;
+        progress.report_step(&next, &root);
+        session.follow_roots().await?;
         if next == "remove" {
             return Ok(ended);
         }
@@ -296,7 +296,7 @@ async fn ready_for(
         let next = word(&status["next"], "ROOT_STEP_");
         let waiting = names(&status["waiting_for"]);
         if waiting.is_empty() {
-            progress.goes_without(&next, &names(&status["departed"]));
+            progress.report_departed(&next, &names(&status["departed"]));
             return Ok(next);
         }
         progress.waits(&next, &waiting);

@@ -31,7 +31,7 @@ pub(super) async fn show(config: &Config, json: bool) -> ExitCode {
     let mut all = Vec::new();
     for service in Service::ALL {
         if let Some(migrations) = migrations(*service) {
-            all.push(look(config, *service, migrations).await);
+            all.push(inspect(config, *service, migrations).await);
         }
     }
     match json {
@@ -43,7 +43,7 @@ pub(super) async fn show(config: &Config, json: bool) -> ExitCode {
     ExitCode::from(u8::from(!all.iter().all(is_usable)))
 }
 
-async fn look(config: &Config, service: Service, migrations: &[Migration]) -> Status {
+async fn inspect(config: &Config, service: Service, migrations: &[Migration]) -> Status {
     let known = migrations.last().map_or(0, Migration::version);
     let place = place_of(config, service);
     let (engine, shown) = match &place {

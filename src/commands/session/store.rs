@@ -67,7 +67,7 @@ pub(super) fn place(mesh: &Known) -> PathBuf {
 pub(super) fn replace(session: &Session) -> Result<(), CommandError> {
     let kept = all()?;
     save(&session.path, session)?;
-    let mut old = kept.iter().filter(|s| s.stands_where(session));
+    let mut old = kept.iter().filter(|s| s.replaces(session));
     old.try_for_each(|s| match s.path == session.path {
         true => Ok(()),
         false => remove(&s.path),

@@ -55,7 +55,7 @@ impl Excess {
 
 /// Signals that a connection must end, and why.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Calm(Arc<Signal>);
+pub(super) struct ExcessSignal(Arc<Signal>);
 
 #[derive(Debug, Default)]
 struct Signal {
@@ -63,7 +63,7 @@ struct Signal {
     raised: CancellationToken,
 }
 
-impl Calm {
+impl ExcessSignal {
     pub(super) fn raise(&self, why: Excess) {
         if self.0.why.set(why).is_ok() {
             self.0.raised.cancel();
@@ -99,22 +99,28 @@ impl Refusals {
         }
     }
 
-    /// Returns the budget of a connection of `peer`, which is ended through `calm`; `None` for workloads.
-    pub(super) fn budget(&self, peer: &PeerInfo, calm: Calm) -> Option<Arc<RefusalBudget>> {
+    /// Returns the budget of a connection of `peer`, which is ended through `signal`; `None` for workloads.
+    pub(super) fn budget(
+        &self,
+        peer: &PeerInfo,
+        signal: ExcessSignal,
+    ) -> Option<Arc<RefusalBudget>> {
         if peer.class.is_some_and(PeerClass::is_workload) {
             return None;
         }
         // Joiners have no identity yet.
         let identity = peer.id().map(|id| self.cell(id.as_str()));
-        Some(Arc::new(self.budget_of(identity.unwrap_or_default(), calm)))
+        Some(Arc::new(
+            self.budget_of(identity.unwrap_or_default(), signal),
+        ))
     }
 
-    fn budget_of(&self, identity: Shared, calm: Calm) -> RefusalBudget {
+    fn budget_of(&self, identity: Shared, signal: ExcessSignal) -> RefusalBudget {
         RefusalBudget {
             identity,
             own: Mutex::default(),
             clock: self.clock.clone(),
-            calm,
+            signal,
         }
     }
 
@@ -144,7 +150,7 @@ pub(super) struct RefusalBudget {
     identity: Shared,
     own: Mutex<Cell>,
     clock: Clock,
-    calm: Calm,
+    signal: ExcessSignal,
 }
 
 impl RefusalBudget {
@@ -154,7 +160,7 @@ impl RefusalBudget {
         let own = self.own.lock().take(&PER_CONNECTION, now);
         let identity = self.identity.lock().take(&PER_IDENTITY, now);
         if own.is_err() && identity.is_err() {
-            self.calm.raise(Excess::Refusals);
+            self.signal.raise(Excess::Refusals);
         }
     }
 }
@@ -164,14 +170,14 @@ mod tests {
     use super::*;
 
     fn connection(refusals: &Refusals, id: &str) -> RefusalBudget {
-        refusals.budget_of(refusals.cell(id), Calm::default())
+        refusals.budget_of(refusals.cell(id), ExcessSignal::default())
     }
 
     /// Returns how many refusals a new connection survives.
     fn refused(refusals: &Refusals, id: &str) -> u32 {
         let counted = connection(refusals, id);
         let mut times = 0;
-        while counted.calm.why().is_none() {
+        while counted.signal.why().is_none() {
             counted.charge();
             times += 1;
         }
@@ -206,15 +212,15 @@ mod tests {
             quiet.charge();
             clock.advance(Duration::from_millis(200));
         }
-        assert_eq!(quiet.calm.why(), None);
+        assert_eq!(quiet.signal.why(), None);
         // The identity has nothing left, so the connection has only its own budget.
         refused(&refusals, "spiffe://t/client/a");
         for _ in 0..PER_CONNECTION.burst() {
-            assert_eq!(quiet.calm.why(), None);
+            assert_eq!(quiet.signal.why(), None);
             quiet.charge();
         }
         quiet.charge();
-        assert_eq!(quiet.calm.why(), Some(Excess::Refusals));
+        assert_eq!(quiet.signal.why(), Some(Excess::Refusals));
     }
 
     #[test]

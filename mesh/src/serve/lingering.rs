@@ -12,7 +12,7 @@ const PIECE: usize = 4 << 10;
 
 /// Shuts down `stream`, then reads and discards what the peer still sends until it shuts down its side, or
 /// has sent too much. The caller bounds the time.
-pub(super) async fn linger<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T) {
+pub(super) async fn lingering_close<T: AsyncRead + AsyncWrite + Unpin>(mut stream: T) {
     // Flushes the alert of TLS.
     if stream.shutdown().await.is_err() {
         return;
@@ -35,7 +35,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_is_read_until_it_shuts_down() {
         let (near, mut far) = duplex(64);
-        let lingering = tokio::spawn(linger(near));
+        let lingering = tokio::spawn(lingering_close(near));
         far.write_all(&[7; 4096]).await.unwrap();
         assert_eq!(
             far.read(&mut [0]).await.unwrap(),
@@ -50,7 +50,7 @@ mod tests {
     #[tokio::test]
     async fn a_peer_that_never_shuts_down_is_read_up_to_a_limit() {
         let (near, mut far) = duplex(64);
-        let lingering = tokio::spawn(linger(near));
+        let lingering = tokio::spawn(lingering_close(near));
         let sending = async { while far.write_all(&[7; PIECE]).await.is_ok() {} };
         timeout(Duration::from_secs(20), sending).await.unwrap();
         lingering.await.unwrap();

@@ -30,12 +30,12 @@ const MOST: Duration = Duration::from_secs(1);
 /// A complete HTTP/1.1 response after which the connection ends. Like every response it carries a
 /// trace id, a new one each time it is sent.
 #[derive(Debug, Clone)]
-pub struct Farewell {
+pub struct FinalResponse {
     head: String,
     body: String,
 }
 
-impl Farewell {
+impl FinalResponse {
     /// Creates a response; `retry` becomes its `Retry-After`, of at least one second.
     pub fn new(
         status: StatusCode,
@@ -63,13 +63,13 @@ impl Farewell {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Farewells {
+pub(super) struct FinalResponses {
     room: Gate,
     proxies: Networks,
     tasks: TaskTracker,
 }
 
-impl Farewells {
+impl FinalResponses {
     pub(super) fn new(proxies: Networks, tasks: TaskTracker) -> Self {
         Self {
             room: Gate::new(AT_ONCE),
@@ -79,8 +79,8 @@ impl Farewells {
     }
 
     /// Sends a response to a peer and ends its connection, if there is room for that.
-    pub(super) fn say(&self, tcp: TcpStream, from: IpAddr, farewell: &Farewell) {
-        self.end(tcp, from, || farewell.render(fresh_trace_id()));
+    pub(super) fn send(&self, tcp: TcpStream, from: IpAddr, final_response: &FinalResponse) {
+        self.end(tcp, from, || final_response.render(fresh_trace_id()));
     }
 
     /// Ends a connection whose peer may still be sending, once the peer has had time to read the
@@ -96,7 +96,7 @@ impl Farewells {
                 tokio::select! {
                     // Polled first, so that a displaced peer has at least been sent its response.
                     biased;
-                    _ = timeout(MOST, tell(tcp, last.as_bytes())) => {}
+                    _ = timeout(MOST, send_and_drain(tcp, last.as_bytes())) => {}
                     () = seat.displaced() => {}
                 }
             });
@@ -114,7 +114,7 @@ impl Farewells {
 
 /// Closing a socket with unread input resets it, and the response in transit is lost: so what the peer
 /// still sends is read and discarded, within bounds.
-async fn tell(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
+async fn send_and_drain(mut tcp: TcpStream, answer: &[u8]) -> std::io::Result<()> {
     tcp.write_all(answer).await?;
     tcp.shutdown().await?;
     // Large enough that a peer that keeps sending is read in few system calls.
@@ -141,14 +141,14 @@ mod tests {
     }
 
     /// Returns how many peers that do not leave are still being served, once there are `at_most`.
-    async fn left(farewells: &Farewells, at_most: usize) -> usize {
+    async fn left(final_responses: &FinalResponses, at_most: usize) -> usize {
         for _ in 0..1000 {
-            if farewells.tasks.len() <= at_most {
+            if final_responses.tasks.len() <= at_most {
                 break;
             }
             tokio::task::yield_now().await;
         }
-        farewells.tasks.len()
+        final_responses.tasks.len()
     }
 
     #[tokio::test(start_paused = true)]
@@ -161,31 +161,31 @@ mod tests {
             servers.push(server);
         }
         let proxies = Networks::parse(&["192.0.2.9".to_owned()]).unwrap();
-        let farewells = Farewells::new(proxies, TaskTracker::new());
+        let final_responses = FinalResponses::new(proxies, TaskTracker::new());
         // The clock stands still while any task can run.
         let mut linger = |times, host| {
             for tcp in servers.drain(..times) {
-                farewells.linger(tcp, [192, 0, 2, host].into());
+                final_responses.linger(tcp, [192, 0, 2, host].into());
             }
         };
         linger(1, 1);
-        assert_eq!(left(&farewells, 1).await, 1);
+        assert_eq!(left(&final_responses, 1).await, 1);
         linger(AT_ONCE, 2);
-        assert_eq!(left(&farewells, 1 + BY_ADDRESS).await, 1 + BY_ADDRESS);
+        assert_eq!(left(&final_responses, 1 + BY_ADDRESS).await, 1 + BY_ADDRESS);
         linger(AT_ONCE, 9);
-        let with_proxy = left(&farewells, 1 + BY_ADDRESS + BY_PROXY).await;
+        let with_proxy = left(&final_responses, 1 + BY_ADDRESS + BY_PROXY).await;
         assert!(with_proxy > 1 + 2 * BY_ADDRESS, "{with_proxy}");
         linger(1, 3);
-        assert_eq!(left(&farewells, with_proxy + 1).await, with_proxy + 1);
+        assert_eq!(left(&final_responses, with_proxy + 1).await, with_proxy + 1);
         drop(clients);
     }
 
     #[test]
-    fn a_farewell_is_a_complete_response_with_a_trace_id() {
+    fn a_final_response_is_a_complete_response_with_a_trace_id() {
         let retry = Some(Duration::from_secs(2));
         let full = StatusCode::SERVICE_UNAVAILABLE;
-        let farewell = Farewell::new(full, "text/plain", retry, "full".to_owned());
-        let text = farewell.render(0xab);
+        let final_response = FinalResponse::new(full, "text/plain", retry, "full".to_owned());
+        let text = final_response.render(0xab);
         assert!(text.starts_with("HTTP/1.1 503 Service Unavailable\r\n"));
         let (head, body) = text.split_once("\r\n\r\n").unwrap();
         let id = format!("x-trace-id: {:032x}", 0xab);

@@ -1,4 +1,4 @@
-//! A value that is lent to whatever runs on a thread, and taken back afterwards.
+//! A thread-local value that is set while something runs.
 //!
 //! A layer polls its call in many short steps. tokio's task-local takes a value by move for each of them
 //! and drops it, so that a layer would have to clone it every time; this one is swapped in and out.
@@ -12,36 +12,36 @@ use std::{
     thread::LocalKey,
 };
 
-/// The storage of the thread-local: the value that is lent at the moment.
+/// The storage of the thread-local: the value that is set at the moment.
 #[derive(Debug)]
-pub struct Lent<T>(RefCell<Option<T>>);
+pub struct ScopedCell<T>(RefCell<Option<T>>);
 
-impl<T> Lent<T> {
-    /// Returns the storage of a thread that lends nothing.
+impl<T> ScopedCell<T> {
+    /// Returns storage in which no value is set.
     pub const fn empty() -> Self {
         Self(RefCell::new(None))
     }
 }
 
-impl<T> Default for Lent<T> {
+impl<T> Default for ScopedCell<T> {
     fn default() -> Self {
         Self::empty()
     }
 }
 
-/// The thread-local through which a value is lent.
-pub type Key<T> = LocalKey<Lent<T>>;
+/// The thread-local that holds the value.
+pub type Key<T> = LocalKey<ScopedCell<T>>;
 
-/// Runs `work` with the value that is lent at the moment, if there is one. `work` must not lend.
+/// Runs `work` with the value that is set at the moment, if there is one. `work` must not set another.
 pub fn with<T, R>(key: &'static Key<T>, work: impl FnOnce(&T) -> R) -> Option<R> {
-    key.try_with(|lent| lent.0.borrow().as_ref().map(work))
+    key.try_with(|cell| cell.0.borrow().as_ref().map(work))
         .ok()
         .flatten()
 }
 
-/// Runs `work` while `value` is lent; it is back in its place afterwards, even when `work` panics. On a
-/// thread that is ending and has already dropped its locals, `work` runs without the loan.
-pub fn lend<T: 'static, R>(
+/// Runs `work` while `value` is set; it is back in its place afterwards, even when `work` panics. On a
+/// thread that is ending and has already dropped its locals, `work` runs without it.
+pub fn set<T: 'static, R>(
     key: &'static Key<T>,
     value: &mut Option<T>,
     work: impl FnOnce() -> R,
@@ -52,7 +52,7 @@ pub fn lend<T: 'static, R>(
             // A future may be dropped by the destructor of another thread-local.
             let _gone = self
                 .0
-                .try_with(|lent| mem::swap(&mut *lent.0.borrow_mut(), self.1));
+                .try_with(|cell| mem::swap(&mut *cell.0.borrow_mut(), self.1));
         }
     }
     impl<T> Drop for Swapped<'_, T> {
@@ -67,25 +67,25 @@ pub fn lend<T: 'static, R>(
 }
 
 pin_project! {
-    /// A future to which a value is lent whenever it is polled, and while it is dropped.
+    /// A future for which a value is set whenever it is polled, and while it is dropped.
     #[derive(Debug)]
-    pub struct Lending<T: 'static, F> {
+    pub struct ScopedFuture<T: 'static, F> {
         key: &'static Key<T>,
         value: Option<T>,
         #[pin]
         future: Option<F>,
     }
 
-    impl<T, F> PinnedDrop for Lending<T, F> {
+    impl<T, F> PinnedDrop for ScopedFuture<T, F> {
         fn drop(this: Pin<&mut Self>) {
             let mut this = this.project();
-            lend(this.key, this.value, || this.future.set(None));
+            set(this.key, this.value, || this.future.set(None));
         }
     }
 }
 
-impl<T, F> Lending<T, F> {
-    /// Wraps a future to which `value` is lent.
+impl<T, F> ScopedFuture<T, F> {
+    /// Wraps a future for which `value` is set.
     pub fn new(key: &'static Key<T>, value: T, future: F) -> Self {
         Self {
             key,
@@ -95,14 +95,14 @@ impl<T, F> Lending<T, F> {
     }
 }
 
-impl<T, F: Future> Future for Lending<T, F> {
+impl<T, F: Future> Future for ScopedFuture<T, F> {
     type Output = F::Output;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
         let this = self.project();
         let future = this.future.as_pin_mut();
         let future = future.expect("it is taken only by the drop");
-        lend(this.key, this.value, || future.poll(cx))
+        set(this.key, this.value, || future.poll(cx))
     }
 }
 
@@ -112,7 +112,7 @@ mod tests {
     use std::panic::{AssertUnwindSafe, catch_unwind};
 
     thread_local! {
-        static NAME: Lent<String> = const { Lent::empty() };
+        static NAME: ScopedCell<String> = const { ScopedCell::empty() };
     }
 
     fn name() -> Option<String> {
@@ -120,12 +120,12 @@ mod tests {
     }
 
     #[test]
-    fn loans_nest_and_end_with_their_work() {
+    fn scopes_nest_and_end_with_their_work() {
         let (mut outer, mut inner) = (Some("outer".to_owned()), Some("inner".to_owned()));
         assert_eq!(name(), None);
-        lend(&NAME, &mut outer, || {
+        set(&NAME, &mut outer, || {
             assert_eq!(name().unwrap(), "outer");
-            lend(&NAME, &mut inner, || assert_eq!(name().unwrap(), "inner"));
+            set(&NAME, &mut inner, || assert_eq!(name().unwrap(), "inner"));
             assert_eq!(name().unwrap(), "outer");
         });
         assert_eq!(name(), None);
@@ -137,26 +137,26 @@ mod tests {
 
     #[test]
     fn a_panic_returns_the_value() {
-        let mut value = Some("lent".to_owned());
-        let work = AssertUnwindSafe(|| lend(&NAME, &mut value, || panic!("expected")));
+        let mut value = Some("set".to_owned());
+        let work = AssertUnwindSafe(|| set(&NAME, &mut value, || panic!("expected")));
         assert!(catch_unwind(work).is_err());
         assert_eq!(name(), None);
-        assert_eq!(value.unwrap(), "lent");
+        assert_eq!(value.unwrap(), "set");
     }
 
-    type Pending = Lending<String, std::future::Pending<()>>;
+    type Pending = ScopedFuture<String, std::future::Pending<()>>;
 
     thread_local! {
         static HELD: RefCell<Option<Pending>> = const { RefCell::new(None) };
     }
 
     fn hold() {
-        let lending = Lending::new(&NAME, "held".to_owned(), std::future::pending());
-        HELD.with(|held| *held.borrow_mut() = Some(lending));
+        let future = ScopedFuture::new(&NAME, "held".to_owned(), std::future::pending());
+        HELD.with(|held| *held.borrow_mut() = Some(future));
     }
 
     #[test]
-    fn a_thread_may_end_before_the_future_it_lent_to() {
+    fn a_thread_may_end_before_a_future_that_it_holds() {
         // The order in which a thread drops its locals depends on which was used first. A panic in
         // such a destructor would abort the process.
         let steps: [fn(); 2] = [hold, || assert_eq!(name(), None)];
@@ -183,7 +183,7 @@ mod tests {
             assert_eq!(name().unwrap(), "task");
             std::future::pending::<()>().await;
         };
-        let mut work = Box::pin(Lending::new(&NAME, "task".to_owned(), work));
+        let mut work = Box::pin(ScopedFuture::new(&NAME, "task".to_owned(), work));
         for _ in 0..3 {
             let once = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx))).await;
             assert!(once.is_pending());
