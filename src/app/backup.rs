@@ -12,6 +12,7 @@
 //! a server are copied in one transaction, and are of one moment.
 
 mod archive;
+mod databases;
 mod files;
 mod restore;
 mod server;
@@ -20,18 +21,14 @@ mod take;
 pub(crate) use restore::restore;
 pub(crate) use take::take;
 
-use crate::app::{Service, services};
+use crate::app::Service;
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
 };
-use tars_runtime::{
-    blobs::BlobError,
-    clock::Clock,
-    db::{DbError, Migration},
-};
+use tars_runtime::{blobs::BlobError, clock::Clock, db::DbError};
 
 /// What makes a file a backup of ours.
 const FORMAT: &str = "tars backup";
@@ -170,12 +167,6 @@ impl Manifest {
             files,
         }
     }
-}
-
-/// The services that have a database, with its migrations.
-fn with_database() -> impl Iterator<Item = (Service, &'static [Migration])> {
-    let all = Service::ALL.iter().copied();
-    all.filter_map(|service| Some((service, services::migrations(service)?)))
 }
 
 /// Where the blobs of a service are, below a data directory.

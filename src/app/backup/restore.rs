@@ -2,15 +2,15 @@
 //! nothing.
 
 use super::{
-    BackupError, Engine, Manifest, ServicePart, archive, database_file, files, server,
-    take::describe, with_database,
+    BackupError, Engine, Manifest, ServicePart, archive, database_file,
+    databases::{describe, known},
+    files, server,
 };
-use crate::app::Service;
 use std::{fs, io, path::Path};
 use tars_certs::secret;
 use tars_runtime::{
     config::Config,
-    db::{DbError, Migration, Server},
+    db::{DbError, Server},
 };
 use tempfile::TempDir;
 
@@ -94,13 +94,6 @@ fn ensure_empty(data: &Path) -> Result<(), BackupError> {
         None => Ok(()),
         Some(_) => Err(BackupError::NotEmpty(data.to_owned())),
     }
-}
-
-/// A service of a backup.
-pub(super) fn known(name: &str) -> Result<(Service, &'static [Migration]), BackupError> {
-    let mut all = with_database();
-    let found = all.find(|(service, _)| service.as_str() == name);
-    found.ok_or_else(|| BackupError::UnknownService(name.to_owned()))
 }
 
 /// A database is sound, of a schema that this version knows, and has the rows that it had.

@@ -1,8 +1,9 @@
 //! The schemas of a server, into a directory as a backup has it and back.
 
 use super::{
-    BackupError, FilePart, Manifest, ServicePart, blob_folder, database_file, files,
-    restore::known, take::describe, with_database,
+    BackupError, FilePart, Manifest, ServicePart, blob_folder, database_file,
+    databases::{describe, known, with_database},
+    files,
 };
 use crate::app::Service;
 use std::{fs, io::Write, path::Path};

@@ -2,8 +2,9 @@
 
 use super::{
     BackupError, Engine, FilePart, Manifest, ServicePart, archive, database_file,
+    databases::{describe, with_database},
     files::{self, Listed, is_blob},
-    server, with_database,
+    server,
 };
 use crate::app::Service;
 use std::{
@@ -216,27 +217,4 @@ impl Copy<'_> {
 
 fn is_database(path: &Path) -> bool {
     path.extension().is_some_and(|extension| extension == "db")
-}
-
-/// What a copy of a database has, found in the copy.
-pub(super) async fn describe(
-    service: Service,
-    file: &Path,
-    migrations: &[Migration],
-) -> Result<ServicePart, tars_runtime::db::DbError> {
-    let db = Db::attach(file).await?;
-    let found = async {
-        db.check_integrity().await?;
-        let schema = db.schema(migrations).await?;
-        let tables = db.tables().await?;
-        let tables = tables.into_iter().map(|table| (table.name, table.rows));
-        Ok(ServicePart {
-            name: service.as_str().to_owned(),
-            schema: schema.applied,
-            tables: tables.collect(),
-        })
-    };
-    let found = found.await;
-    db.close().await;
-    found
 }

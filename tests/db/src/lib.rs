@@ -137,7 +137,8 @@ pub fn accept_updates(table: &str) -> Vec<&'static str> {
     texts.into_iter().map(leaked).collect()
 }
 
-fn is_postgres() -> bool {
+/// Whether tests run on the server.
+pub fn is_postgres() -> bool {
     std::env::var(ENGINE).is_ok_and(|engine| engine == "postgres")
 }
 

@@ -11,8 +11,10 @@ use std::{
     },
 };
 use tars::rest::Rest;
-
-use tars_tests::{PASSWORD, governed, process::Running};
+use tars_tests::{
+    PASSWORD, governed,
+    process::{Running, Up},
+};
 use tokio::task::JoinHandle;
 
 const KEYS: &str = "/admin/api-keys";
@@ -128,7 +130,7 @@ fn db(home: &Home, args: &[&str], data: &str) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_that_was_backed_up_under_load_goes_on_elsewhere() {
-    if std::env::var_os(tars_test_db::URL).is_some() {
+    if tars_test_db::is_postgres() {
         return;
     }
     let desk = Desk::new();
@@ -164,9 +166,49 @@ async fn a_mesh_that_was_backed_up_under_load_goes_on_elsewhere() {
     assert!(users.iter().any(|user| user["username"] == "load0"));
 }
 
+/// A command on the databases of a mesh on the server.
+fn db_on_server(home: &Home, args: &[&str], data: &str) -> Value {
+    let mut command = home.tars(&[&["db"], args, &["--data-dir", data, "--json"]].concat());
+    command.envs(tars_test_db::postgres_variables(data.as_ref()));
+    let done = command.output().unwrap();
+    assert!(done.status.success(), "{}", stderr(&done));
+    serde_json::from_slice(&done.stdout).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs PostgreSQL: run by cargo xtask test"]
+async fn a_mesh_moves_to_a_server_and_back() {
+    let desk = Desk::new();
+    let home = &desk.home;
+    let before = Before::new(&desk.mesh).await;
+    drop(desk.mesh);
+    let (on_files, on_server) = (home.path("files.tar"), home.path("server.tar"));
+    db(home, &["backup", &on_files], &home.path("a"));
+
+    let data = home.path("b");
+    let restored = db_on_server(home, &["restore", &on_files], &data);
+    assert_eq!(restored["engine"], "sqlite");
+    let mut command = home.tars(&[]);
+    command.envs(tars_test_db::postgres_variables(data.as_ref()));
+    let mesh = Up::new(command, data.as_ref()).unlimited().start();
+    before.is_in(&mesh).await;
+    let taken = db_on_server(home, &["backup", &on_server], &data);
+    assert_eq!(taken["engine"], "postgresql");
+    drop(mesh);
+
+    let data = home.path("c");
+    db(home, &["restore", &on_server], &data);
+    let refused = home.refused(&["up", "--data-dir", &data]);
+    assert!(refused.contains("seal"), "{refused}");
+    for file in ["auth/seal.key", "admin-password"] {
+        fs::copy(home.dir("b").join(file), home.dir("c").join(file)).unwrap();
+    }
+    before.is_in(&home.up("c")).await;
+}
+
 #[test]
 fn databases_are_shown_and_migrated_only_while_nobody_uses_them() {
-    if std::env::var_os(tars_test_db::URL).is_some() {
+    if tars_test_db::is_postgres() {
         return;
     }
     let home = Home::new();
