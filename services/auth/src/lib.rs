@@ -12,6 +12,7 @@ mod horizon;
 mod keys;
 mod measured;
 mod origin;
+mod own;
 mod password;
 mod periodic;
 mod publish;
@@ -37,12 +38,13 @@ pub(crate) use origin::Origin;
 pub use store::MIGRATIONS;
 pub use vault::Vault;
 
-use certificates::{OwnReport, SharedAuthority};
+use certificates::SharedAuthority;
 use horizon::Horizon;
+use own::Own;
 use publish::{Change, Publisher};
 use signing::Signer;
 use snapshot::Snapshots;
-use std::sync::{Arc, atomic::AtomicU64};
+use std::sync::Arc;
 use store::Store;
 use tars_credentials::{Follower, View};
 use tars_runtime::{
@@ -71,21 +73,9 @@ pub struct Auth {
     _adopting: Option<AbortOnDropHandle<()>>,
     snapshots: Snapshots,
     horizon: Horizon,
-    passwords: password::Passwords,
-    throttle: throttle::Throttle,
-    repeats: repeats::Repeats,
     refresh_key: RefreshKey,
-    sweep: sessions::Sweep,
     certificates: Certificates,
-    signed_lists: certificates::SignedLists,
-    last_seen: certificates::LastSeen,
-    own_report: OwnReport,
-    /// Serializes the steps of a root rotation that are requested of this process. Those of other
-    /// replicas are held off by the version of the roots.
-    rotating: tokio::sync::Mutex<()>,
-    /// The last rotation step that is known to have its audit record.
-    recorded_step: AtomicU64,
-    sequencing: Condition,
+    own: Own,
     /// The name of this replica; empty on a database that no other process uses.
     replica: String,
     settings: Credentials,
@@ -118,10 +108,7 @@ impl Auth {
     ) -> Result<(Arc<Self>, Option<FirstAdmin>), AuthError> {
         let store = vault.store().clone();
         let terms = Terms::of(store.db(), vault.dir())?;
-        let replica = match &terms {
-            Terms::Sole => String::new(),
-            Terms::Shared { holder, .. } => holder.clone(),
-        };
+        let replica = name_of(&terms);
         let leases =
             Leases::open(store.db().clone(), terms, clock.clone(), Seeds::system()).await?;
         let signer = Signer::open(&store, vault.seal(), &clock).await?;
@@ -150,18 +137,9 @@ impl Auth {
             shared,
             snapshots,
             horizon,
-            passwords: password::Passwords::new()?,
-            throttle: throttle::Throttle::default(),
-            repeats: repeats::Repeats::default(),
             refresh_key,
-            sweep: sessions::Sweep::default(),
             certificates,
-            signed_lists: certificates::SignedLists::default(),
-            last_seen: certificates::LastSeen::new(clock.monotonic()),
-            own_report: OwnReport::default(),
-            rotating: tokio::sync::Mutex::default(),
-            recorded_step: AtomicU64::new(0),
-            sequencing: Condition::new(clock.clone()),
+            own: Own::new(clock.monotonic(), Condition::new(clock.clone()))?,
             replica,
             settings,
             clock,
@@ -204,7 +182,7 @@ impl Auth {
 
     /// The health of moving audit records into the log.
     pub fn sequencing(&self) -> &Condition {
-        &self.sequencing
+        &self.own.sequencing
     }
 
     /// The health of the working copy of an authority that replicas share; `None` without one.
@@ -220,5 +198,13 @@ impl Auth {
     /// The database, for the outbox of the audit layer.
     pub fn db(&self) -> &Db {
         self.store.db()
+    }
+}
+
+/// The name of a replica; empty when it is the only one.
+fn name_of(terms: &Terms) -> String {
+    match terms {
+        Terms::Sole => String::new(),
+        Terms::Shared { holder, .. } => holder.clone(),
     }
 }

@@ -22,7 +22,7 @@ impl Auth {
             tick.tick().await;
             self.do_own_work().await;
             if let Err(e) = self.do_shared_work(&mut lease).await {
-                self.sequencing.record_failure(e);
+                self.own.sequencing.record_failure(e);
             }
         }
     }
@@ -61,7 +61,7 @@ impl Auth {
             }
             self.sequence_audit(&fence).await?;
         }
-        self.sequencing.record_success();
+        self.own.sequencing.record_success();
         Ok(())
     }
 }

@@ -52,18 +52,19 @@ impl Auth {
         from: &Origin,
     ) -> Result<(UserSummary, Tokens), AuthError> {
         let now = self.clock.monotonic();
-        if let Some(wait) = self.throttle.wait(username, from.network(), now) {
+        if let Some(wait) = self.own.throttle.wait(username, from.network(), now) {
             return Err(AuthError::Throttled(wait));
         }
         let user = store::user_by_name(&mut self.store.read("users.by_name"), username).await?;
         let stored = user.as_ref().map(|u| u.password.as_str());
         let proven = self
+            .own
             .passwords
             .verify(from.network(), password, stored)
             .await?;
         match user.filter(|u| proven && !u.disabled) {
             Some(user) => {
-                self.throttle.succeeded(username, from.network());
+                self.own.throttle.succeeded(username, from.network());
                 let tokens = self.open_session(&user, from).await?;
                 Ok((UserSummary::from(&user), tokens))
             }
@@ -112,7 +113,7 @@ impl Auth {
         from: &Origin,
     ) -> Result<(), AuthError> {
         let now = self.clock.monotonic();
-        let Some(failed) = self.throttle.failed(username, from.network(), now) else {
+        let Some(failed) = self.own.throttle.failed(username, from.network(), now) else {
             return Ok(());
         };
         let name: String = username.chars().take(64).collect();
@@ -153,10 +154,11 @@ impl Auth {
         let used = store::use_refresh(&mut tx, &presented_hash, now_us, &from.label()).await?;
         let fresh = used.is_done();
         if fresh {
-            self.repeats.used(presented_hash, &self.clock);
+            self.own.repeats.used(presented_hash, &self.clock);
         }
         let same_client = row.used_by.as_deref() == Some(&from.label());
         let recent = self
+            .own
             .repeats
             .is_recent(&presented_hash, row.used_us, &self.clock);
         let lost_reply = same_client && recent;
@@ -225,7 +227,7 @@ impl Auth {
     /// Deletes sessions and refresh tokens that ended long ago, a few at a time.
     pub(crate) async fn drop_ended_sessions(&self, fence: &Fence) -> Result<(), AuthError> {
         let now = self.clock.monotonic();
-        if !self.sweep.is_due(now) {
+        if !self.own.sweep.is_due(now) {
             return Ok(());
         }
         let mut tx = self.store.begin_owned("sessions.drop_ended", fence).await?;
@@ -233,7 +235,7 @@ impl Auth {
         let more = store::drop_ended(&mut tx, past_us, SWEEP).await?;
         tx.commit().await?;
         if !more {
-            self.sweep.done(now);
+            self.own.sweep.done(now);
         }
         Ok(())
     }

@@ -46,7 +46,7 @@ impl Auth {
     ) -> Result<UserSummary, AuthError> {
         let roles = known_roles(roles)?;
         grant::change_user(caller, Permissions::default(), permissions_of(&roles))?;
-        let hashed = self.passwords.hash(from.network(), password).await?;
+        let hashed = self.own.passwords.hash(from.network(), password).await?;
         self.insert_user(&caller.label, Some(caller), username, (hashed, roles))
             .await
     }
@@ -60,7 +60,7 @@ impl Auth {
         roles: Vec<String>,
     ) -> Result<UserSummary, AuthError> {
         let here = bucket(std::net::Ipv4Addr::LOCALHOST.into());
-        let hashed = self.passwords.hash(here, password).await?;
+        let hashed = self.own.passwords.hash(here, password).await?;
         self.insert_user(by, None, username, (hashed, roles)).await
     }
 
@@ -208,7 +208,7 @@ impl Auth {
         if current == new {
             return Err(AuthError::SamePassword);
         }
-        let hashed = self.passwords.hash(from.network(), new).await?;
+        let hashed = self.own.passwords.hash(from.network(), new).await?;
         let record =
             Record::new(&self.clock, "auth", "user.password_changed").caller(caller.label.clone());
         self.change_user(&caller.username, record, |user| {
@@ -232,17 +232,21 @@ impl Auth {
         password: &str,
     ) -> Result<UserRow, AuthError> {
         let (name, network) = (&caller.username, from.network());
-        if let Some(wait) = self.throttle.wait(name, network, self.clock.monotonic()) {
+        if let Some(wait) = self
+            .own
+            .throttle
+            .wait(name, network, self.clock.monotonic())
+        {
             return Err(AuthError::Throttled(wait));
         }
         let user = store::user_by_name(&mut self.store.read("users.by_name"), name).await?;
         let user = user.ok_or(AuthError::InvalidCredentials)?;
         let stored = Some(user.password.as_str());
-        if !self.passwords.verify(network, password, stored).await? {
+        if !self.own.passwords.verify(network, password, stored).await? {
             self.record_failed_login(name, from).await?;
             return Err(AuthError::InvalidCredentials);
         }
-        self.throttle.succeeded(name, network);
+        self.own.throttle.succeeded(name, network);
         Ok(user)
     }
 }

@@ -1,8 +1,8 @@
 //! Certificates by hand: issued, listed, revoked, and taken through a rotation of the roots.
 
-use crate::home::{Desk, stderr, text};
+use crate::home::{Desk, Home, stderr, text};
 use serde_json::Value;
-use std::fs;
+use std::{fs, process::Stdio};
 
 fn revoking<'a>(args: &[&'a str]) -> Vec<&'a str> {
     [&["certs", "revoke", "--reason", "x"], args].concat()
@@ -285,4 +285,49 @@ fn a_listed_certificate_says_where_it_came_from() {
         assert_eq!(row["revoked"], false, "{row}");
         assert!(row["not_after"].is_string(), "{row}");
     }
+}
+
+#[test]
+#[ignore = "needs PostgreSQL: cargo xtask test"]
+fn data_directories_on_one_database_have_one_authority() {
+    let home = Home::new();
+    let seal = home.path("seal.key");
+    let run = |args: &[&str], seal: Option<&str>| {
+        let mut command = home.tars(args);
+        command.envs(tars_test_db::postgres_variables(&home.dir("")));
+        command.envs(seal.map(|path| ("TARS__CREDENTIALS__SEAL_KEY_FILE", path)));
+        command.stdin(Stdio::null()).output().unwrap()
+    };
+    let [a, b, c, out] = ["a", "b", "c", "out"].map(|name| home.path(name));
+    for data in [&a, &b] {
+        let made = run(&["certs", "init", "--data-dir", data], Some(&seal));
+        assert!(made.status.success(), "{}", stderr(&made));
+    }
+    let bundle = |data: &str| {
+        let shown = run(&["certs", "bundle", "--data-dir", data], Some(&seal));
+        assert!(shown.status.success(), "{}", stderr(&shown));
+        shown.stdout
+    };
+    assert_eq!(bundle(&a), bundle(&b));
+    let issue = ["certs", "client", "x", "--data-dir", &b, "--out", &out];
+    let issued = run(&issue, Some(&seal));
+    assert!(issued.status.success(), "{}", stderr(&issued));
+    assert_eq!(fs::read(home.dir("out/ca.crt")).unwrap(), bundle(&a));
+    // Without the key of the database there is no authority.
+    let refused = run(&["certs", "init", "--data-dir", &c], None);
+    assert!(!refused.status.success());
+    let text = stderr(&refused);
+    assert!(text.contains("credentials.seal_key_file"), "{text}");
+    assert!(!home.dir("c/ca").exists(), "none is made");
+    // A directory that has another one keeps it.
+    home.good(&["certs", "init", "--data-dir", &c]);
+    let before = home.good(&["certs", "bundle", "--data-dir", &c]);
+    let refused = run(&["certs", "bundle", "--data-dir", &c], Some(&seal));
+    assert!(!refused.status.success());
+    assert!(
+        stderr(&refused).contains("move it away"),
+        "{}",
+        stderr(&refused)
+    );
+    assert_eq!(home.good(&["certs", "bundle", "--data-dir", &c]), before);
 }

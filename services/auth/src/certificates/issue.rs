@@ -107,7 +107,10 @@ impl Auth {
 
     /// The authority as it stays until the transaction ends: with every floor that any replica has
     /// raised, and with the intermediates of all of them.
-    async fn current_authority(&self, tx: &mut Write) -> Result<&Arc<Authority>, AuthError> {
+    pub(super) async fn current_authority(
+        &self,
+        tx: &mut Write,
+    ) -> Result<&Arc<Authority>, AuthError> {
         if let Some(shared) = &self.shared {
             shared.refresh(&mut **tx).await?;
         }

@@ -216,7 +216,7 @@ impl Auth {
         store::drop_expired(&mut tx, self.horizon.ended_us(RETENTION)).await?;
         store::save_report(&mut tx, &row, MAX_INSTANCES).await?;
         tx.commit().await?;
-        self.last_seen.record(&row, self.clock.monotonic());
+        self.own.last_seen.record(&row, self.clock.monotonic());
         Ok(())
     }
 
@@ -233,7 +233,7 @@ impl Auth {
         let holder = holder(&mut tx, peer).await?;
         store::drop_report(&mut tx, id, instance, &holder).await?;
         tx.commit().await?;
-        self.last_seen.forget(&holder, instance);
+        self.own.last_seen.forget(&holder, instance);
         Ok(())
     }
 
@@ -244,11 +244,11 @@ impl Auth {
             self.clock.monotonic(),
             self.certificates().departed_after() / 10,
         );
-        if self.shared.is_none() || !self.last_seen.is_due(now, every) {
+        if self.shared.is_none() || !self.own.last_seen.is_due(now, every) {
             return Ok(());
         }
         let reports = self.reports().await?;
-        self.last_seen.observe(&reports, now);
+        self.own.last_seen.observe(&reports, now);
         Ok(())
     }
 
@@ -267,13 +267,13 @@ impl Auth {
         }
         let (own, now) = (self.certificates().own.current(), self.clock.monotonic());
         let every = self.certificates().departed_after() / 3;
-        if !self.own_report.is_due(&own, now, every) {
+        if !self.own.report.is_due(&own, now, every) {
             return Ok(());
         }
         let roots: Vec<KeyId> = own.trust().root_keys().collect();
-        self.report_trust(own.verified(), self.own_report.instance, &roots)
+        self.report_trust(own.verified(), self.own.report.instance, &roots)
             .await?;
-        let mut last = self.own_report.last.lock();
+        let mut last = self.own.report.last.lock();
         if !matches!(*last, Reported::Leave) {
             *last = Reported::Identity(own, now);
         }
@@ -283,12 +283,12 @@ impl Auth {
     /// Tells the other replicas that this one stops, so that no rotation waits for it. When that fails,
     /// it counts as departed after a while.
     pub async fn take_leave(&self) {
-        let before = std::mem::replace(&mut *self.own_report.last.lock(), Reported::Leave);
+        let before = std::mem::replace(&mut *self.own.report.last.lock(), Reported::Leave);
         if matches!(before, Reported::Nothing) {
             return;
         }
         let own = self.certificates().own.current();
-        let instance = self.own_report.instance;
+        let instance = self.own.report.instance;
         if let Err(e) = self.withdraw_trust(own.verified(), instance).await {
             tracing::debug!(error = %e, "the other replicas do not know that this one stops");
         }

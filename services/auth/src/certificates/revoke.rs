@@ -275,11 +275,11 @@ impl Auth {
     /// leaf's lifetime.
     pub(crate) async fn signed_lists(&self) -> Result<Vec<Vec<u8>>, AuthError> {
         let certificates = self.certificates();
-        let authority = certificates.authority()?;
+        certificates.authority()?;
         let now = self.clock.now();
         let list = certificates.feed.revocations.current();
         // Whoever comes meanwhile waits for the new lists, rather than signing others.
-        let mut cache = self.signed_lists.0.lock().await;
+        let mut cache = self.own.signed_lists.0.lock().await;
         if let Some(cached) = cache.as_ref()
             && Arc::ptr_eq(&cached.of, &list)
             && cached.at + LIST_AGE > now
@@ -288,27 +288,14 @@ impl Auth {
         }
         // A larger number means a later state of the deny-list, whichever replica signs.
         let mut tx = self.store.begin("revocations.sign").await?;
+        let authority = self.current_authority(&mut tx).await?;
         let number = store::next_list_number(&mut tx, now.as_secs()).await?;
         let rows = store::in_force(&mut *tx, self.horizon.ended_us(RETENTION)).await?;
         tx.commit().await?;
-        let names: Vec<(CertName, Duration)> = rows
-            .iter()
-            .filter_map(|r| {
-                let name = CertName {
-                    issuer: r.issuer.parse().ok()?,
-                    serial: r.serial.parse().ok()?,
-                };
-                let since = Duration::from_micros(u64::try_from(r.revoked_us).ok()?);
-                Some((name, since))
-            })
-            .collect();
         let leaf = Duration::from_secs(certificates.settings.leaf_life_seconds);
         let life = (leaf * 2).max(Duration::from_secs(3600));
-        let lists: Vec<Vec<u8>> = authority
-            .revocation_lists(&names, number, now, life)?
-            .iter()
-            .map(|l| l.to_vec())
-            .collect();
+        let lists = authority.revocation_lists(&revoked_names(&rows), number, now, life)?;
+        let lists: Vec<Vec<u8>> = lists.iter().map(|l| l.to_vec()).collect();
         *cache = Some(Signed {
             at: now,
             of: list,
@@ -316,6 +303,19 @@ impl Auth {
         });
         Ok(lists)
     }
+}
+
+/// The certificates among revocations, with the time of their revocation.
+fn revoked_names(rows: &[RevocationRow]) -> Vec<(CertName, Duration)> {
+    let named = |row: &RevocationRow| {
+        let name = CertName {
+            issuer: row.issuer.parse().ok()?,
+            serial: row.serial.parse().ok()?,
+        };
+        let since = Duration::from_micros(u64::try_from(row.revoked_us).ok()?);
+        Some((name, since))
+    };
+    rows.iter().filter_map(named).collect()
 }
 
 /// The entries that revoke an identity: one for the identity, and one for each of its living

@@ -143,7 +143,7 @@ impl Auth {
         let reports = self.reports().await?;
         if let Some(shared) = &self.shared {
             shared.catch_up().await?;
-            self.last_seen.observe(&reports, self.clock.monotonic());
+            self.own.last_seen.observe(&reports, self.clock.monotonic());
         }
         let (version, roots) = authority.versioned_roots();
         let step = next(&roots);
@@ -175,11 +175,11 @@ impl Auth {
         let now = self.clock.monotonic();
         let mut not_ready = NotReady::default();
         // This process is asked directly, below.
-        for report in reports.iter().filter(|r| !self.own_report.is_of(r)) {
+        for report in reports.iter().filter(|r| !self.own.report.is_of(r)) {
             if report.meets(needs) || report.is_revoked(&revoked) {
                 continue;
             }
-            let quiet = now.since(self.last_seen.last(&report.holder, report.instance));
+            let quiet = now.since(self.own.last_seen.last(&report.holder, report.instance));
             let name = format!("{} ({})", report.spiffe_id, report.instance);
             if quiet > certificates.departed_after() {
                 let seconds = quiet.as_secs();
@@ -240,7 +240,7 @@ impl Auth {
         step: RotationStep,
         cut_off: bool,
     ) -> Result<(u64, RootInfo), AuthError> {
-        let _one = self.rotating.lock().await;
+        let _one = self.own.rotating.lock().await;
         let authority = self.certificates().authority()?;
         let status = self.roots().await?;
         // The state machine rejects a step out of order, whoever is ready.
@@ -278,9 +278,9 @@ impl Auth {
             return Ok(());
         };
         let taken = authority.version();
-        if self.recorded_step.load(Ordering::Acquire) < taken {
+        if self.own.recorded_step.load(Ordering::Acquire) < taken {
             self.record_steps().await?;
-            self.recorded_step.fetch_max(taken, Ordering::AcqRel);
+            self.own.recorded_step.fetch_max(taken, Ordering::AcqRel);
         }
         Ok(())
     }

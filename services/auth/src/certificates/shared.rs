@@ -22,7 +22,7 @@ use tars_runtime::{
 };
 
 /// The versions of the row, on the bus.
-const TOPIC: Topic = "auth.authority";
+pub(super) const TOPIC: Topic = "auth.authority";
 
 #[derive(Debug)]
 pub(crate) struct SharedAuthority {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::replicas::{Replica, Shared, eventually};
+use tars_certs::ca::Contents;
 
 /// Two replicas without a bus between them, and what they share.
 async fn pair() -> (World, World, Shared) {
@@ -327,6 +328,35 @@ async fn a_change_is_adopted_without_a_hint() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test"]
+async fn a_change_is_adopted_at_the_hint_of_another_replica() {
+    let (shared, bus) = (Shared::new(), Bus::local());
+    let one = world(&shared, shared.replica_on(bus.clone()).await);
+    let two = world(&shared, shared.replica_on(bus.clone()).await);
+    // One without the periodic read takes the place of the task that adopts.
+    two.stop_adopting();
+    let copy = Arc::clone(two.shared());
+    let _hinted = tokio_util::task::AbortOnDropHandle::new(tokio::spawn(async move {
+        let mut table = bus.follow(shared::TOPIC);
+        loop {
+            if table.wait(0).await == tars_runtime::bus::Wake::Hint {
+                copy.catch_up().await.unwrap();
+            }
+        }
+    }));
+    let id: SpiffeId = "spiffe://tars.local/automl".parse().unwrap();
+    for version in 2..5 {
+        let floor = (id.clone(), NOW + Duration::from_secs(version));
+        let raise = |_: &Authority, contents: &mut Contents| {
+            Ok(contents.raise_not_before(std::slice::from_ref(&floor)))
+        };
+        one.shared().change(raise).await.unwrap();
+        let adopted = || two.authority().copy_version() == Some(version);
+        eventually("the change is adopted", adopted).await;
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test"]
 async fn a_floor_that_one_replica_raises_holds_at_the_other_at_once() {
     let (one, two, _shared) = pair().await;
     two.stop_adopting();
@@ -423,6 +453,20 @@ async fn the_intermediate_is_renewed_once_and_certificates_below_it_at_either_re
     assert!(two.authority().root_above(&issuer).is_none());
     two.renew(&issued).await.unwrap();
     assert!(two.authority().root_above(&issuer).is_some());
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test"]
+async fn lists_are_signed_for_the_intermediates_of_every_replica() {
+    let (one, two, _shared) = pair().await;
+    two.stop_adopting();
+    for world in [&one, &two] {
+        world.clock.advance(Duration::from_secs(21 * 86_400));
+    }
+    one.shared().renew_if_due().await.unwrap();
+    for world in [&two, &one] {
+        assert_eq!(world.auth.signed_lists().await.unwrap().len(), 2);
+    }
 }
 
 #[tokio::test]
