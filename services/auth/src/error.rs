@@ -144,67 +144,42 @@ impl From<LeaseError> for AuthError {
 
 impl From<AuthError> for Status {
     fn from(error: AuthError) -> Self {
+        use AuthError as E;
         let text = error.to_string();
+        let status = |code, reason| fault::status(code, reason, &text);
+        let precondition = |reason, of| fault::precondition(reason, of, &text);
         match error {
-            AuthError::InvalidCredentials => {
-                fault::status(Code::Unauthenticated, reason::INVALID_CREDENTIALS, &text)
-            }
-            AuthError::Throttled(retry) => {
-                fault::spent(reason::LOGIN_THROTTLED, "login", &text, retry)
-            }
-            AuthError::Busy => fault::unavailable(reason::LOGIN_BUSY, &text, SOON),
-            AuthError::BusyHere => fault::spent(reason::LOGIN_SHARE, "address", &text, SOON),
-            AuthError::NotFound(kind, name) => fault::not_found(kind, &name),
-            AuthError::UserExists(_) => {
-                fault::status(Code::AlreadyExists, reason::USER_EXISTS, &text)
-            }
-            AuthError::UnknownRole(_) => fault::invalid_field("roles", &text),
-            AuthError::UnknownScope(_) => fault::invalid_field("scopes", &text),
-            AuthError::Grant(GrantError::Life) => fault::invalid_field("expires_in_days", &text),
-            AuthError::Grant(GrantError::OutlivedBy) => fault::invalid_field("key_id", &text),
-            AuthError::Grant(_) => {
-                fault::status(Code::PermissionDenied, reason::EXCEEDS_CALLER, &text)
-            }
-            AuthError::LastAdmin => fault::precondition(reason::LAST_ADMIN, "users", &text),
-            AuthError::KeyRevoked => fault::precondition(reason::KEY_REVOKED, "api_keys", &text),
-            AuthError::Conflict | AuthError::NotOwned(_) => {
-                fault::status(Code::Aborted, reason::CONFLICT, &text)
-            }
-            AuthError::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
-            AuthError::SamePassword => fault::invalid_field("new_password", &text),
-            AuthError::Store(e) => store::failed(&e),
-            AuthError::Unannounced => fault::unavailable(reason::UNANNOUNCED, &text, SOON),
-            AuthError::NoAuthority => {
-                fault::precondition(reason::NO_AUTHORITY, "certificates", &text)
-            }
-            AuthError::JoinToken => {
-                fault::status(Code::Unauthenticated, reason::INVALID_JOIN_TOKEN, &text)
-            }
-            AuthError::TooManyTokens(wait) => {
+            E::InvalidCredentials => status(Code::Unauthenticated, reason::INVALID_CREDENTIALS),
+            E::Throttled(retry) => fault::spent(reason::LOGIN_THROTTLED, "login", &text, retry),
+            E::Busy => fault::unavailable(reason::LOGIN_BUSY, &text, SOON),
+            E::BusyHere => fault::spent(reason::LOGIN_SHARE, "address", &text, SOON),
+            E::NotFound(kind, name) => fault::not_found(kind, &name),
+            E::UserExists(_) => status(Code::AlreadyExists, reason::USER_EXISTS),
+            E::UnknownRole(_) => fault::invalid_field("roles", &text),
+            E::UnknownScope(_) => fault::invalid_field("scopes", &text),
+            E::Grant(GrantError::Life) => fault::invalid_field("expires_in_days", &text),
+            E::Grant(GrantError::OutlivedBy) => fault::invalid_field("key_id", &text),
+            E::Grant(_) => status(Code::PermissionDenied, reason::EXCEEDS_CALLER),
+            E::LastAdmin => precondition(reason::LAST_ADMIN, "users"),
+            E::KeyRevoked => precondition(reason::KEY_REVOKED, "api_keys"),
+            E::Conflict | E::NotOwned(_) => status(Code::Aborted, reason::CONFLICT),
+            E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
+            E::SamePassword => fault::invalid_field("new_password", &text),
+            E::Store(e) => store::failed(&e),
+            E::Unannounced => fault::unavailable(reason::UNANNOUNCED, &text, SOON),
+            E::NoAuthority => precondition(reason::NO_AUTHORITY, "certificates"),
+            E::JoinToken => status(Code::Unauthenticated, reason::INVALID_JOIN_TOKEN),
+            E::TooManyTokens(wait) => {
                 fault::spent(reason::TOO_MANY_TOKENS, "join_tokens", &text, wait)
             }
-            AuthError::NotIssuedHere => {
-                fault::precondition(reason::NOT_ISSUED_HERE, "certificates", &text)
-            }
-            AuthError::LineageEnded => {
-                fault::precondition(reason::LINEAGE_ENDED, "certificates", &text)
-            }
-            AuthError::PeersNotReady(_) => {
-                fault::precondition(reason::PEERS_NOT_READY, "roots", &text)
-            }
-            AuthError::WouldCutOff(_) => fault::precondition(reason::WOULD_CUT_OFF, "roots", &text),
-            AuthError::Ca(CaError::Order(_)) => {
-                fault::precondition(reason::ROOT_ORDER, "roots", &text)
-            }
-            AuthError::Field(field, problem) => fault::invalid_field(field, &problem),
-            AuthError::Csr(e) | AuthError::Ca(CaError::Csr(e)) => {
-                fault::invalid_field("csr", &e.to_string())
-            }
-            AuthError::Io(_)
-            | AuthError::SealedOtherwise(_)
-            | AuthError::SealKeyMissing(_)
-            | AuthError::Crypto(_)
-            | AuthError::Ca(_) => {
+            E::NotIssuedHere => precondition(reason::NOT_ISSUED_HERE, "certificates"),
+            E::LineageEnded => precondition(reason::LINEAGE_ENDED, "certificates"),
+            E::PeersNotReady(_) => precondition(reason::PEERS_NOT_READY, "roots"),
+            E::WouldCutOff(_) => precondition(reason::WOULD_CUT_OFF, "roots"),
+            E::Ca(CaError::Order(_)) => precondition(reason::ROOT_ORDER, "roots"),
+            E::Field(field, problem) => fault::invalid_field(field, &problem),
+            E::Csr(e) | E::Ca(CaError::Csr(e)) => fault::invalid_field("csr", &e.to_string()),
+            E::Io(_) | E::SealedOtherwise(_) | E::SealKeyMissing(_) | E::Crypto(_) | E::Ca(_) => {
                 tracing::error!(error = text, "auth failed");
                 fault::internal()
             }
