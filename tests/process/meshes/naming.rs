@@ -18,6 +18,7 @@ fn a_command_is_refused_rather_than_sent_to_another_mesh() {
         vec!["users", "list"],
         vec!["audit", "list"],
         vec!["studies", "list"],
+        vec!["studies", "create"],
         vec!["proposals", "list"],
         vec!["token"],
         vec!["logout"],
