@@ -16,9 +16,14 @@ async fn every_statement_of_every_service_can_be_prepared() {
     let mesh = TestMesh::start().await;
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let outbox = statements(&root.join("runtime/src/audit.rs"));
+    let leases = statements(&root.join("runtime/src/lease/table.rs"));
     let blobs = statements(&root.join("runtime/src/blobs/chunks.rs"));
     let changes = statements(&root.join("runtime/src/changes.rs"));
-    assert!(!outbox.is_empty() && !blobs.is_empty() && !changes.is_empty());
+    assert!(
+        [&outbox, &leases, &blobs, &changes]
+            .iter()
+            .all(|found| found.len() >= 2)
+    );
     for service in SERVICES {
         let place = tars_test_db::of_mesh(mesh.dir.path(), service);
         let db = Db::attach(place).await.unwrap();
@@ -32,7 +37,8 @@ async fn every_statement_of_every_service_can_be_prepared() {
         let changes = changes
             .iter()
             .filter(|_| ["hypersync", "orchestration"].contains(&service));
-        for text in own.iter().chain(&outbox).chain(blobs).chain(changes) {
+        let shared = outbox.iter().chain(&leases).chain(blobs).chain(changes);
+        for text in own.iter().chain(shared) {
             let prepared = db.prepare(text).await;
             assert!(prepared.is_ok(), "{service}: {text}: {prepared:?}");
             assert!(names_its_columns(text), "{service}: {text}");
