@@ -12,6 +12,8 @@ mod validation;
 
 /// The directories of the protos: the contract, and what it shares with other systems.
 const ROOTS: [&str; 3] = ["tars", "google", "grpc"];
+/// The directory of our own.
+const OURS: &str = "tars/";
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=build");
@@ -36,12 +38,17 @@ fn main() -> Result<(), Box<dyn Error>> {
         out.join("validation.rs"),
         validation::generate(&compiler.descriptor_pool())?,
     )?;
+    let mut set = compiler.file_descriptor_set();
+    // The comments of other systems have examples in other languages, which rustdoc would run as tests.
+    for file in set.file.iter_mut().filter(|f| !f.name().starts_with(OURS)) {
+        file.source_code_info = None;
+    }
     tonic_prost_build::configure()
         .build_transport(false)
         .include_file("packages.rs")
         .btree_map(".")
         .codec_path("crate::codec::ValidatingCodec")
-        .compile_fds(compiler.file_descriptor_set())?;
+        .compile_fds(set)?;
     Ok(())
 }
 
