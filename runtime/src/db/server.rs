@@ -184,18 +184,22 @@ pub(super) async fn verify(connection: &mut PgConnection, schema: &str) -> Resul
                             current_setting('default_transaction_read_only')";
     let found: (String, String, String, String) =
         sqlx::query_as(SETTINGS).fetch_one(connection).await?;
-    let found = [found.0, found.1, found.2, found.3];
-    let expected = [("search_path", schema)].into_iter().chain(MEANING);
-    for ((name, expected), found) in expected.zip(found) {
-        if found != expected {
-            let text = format!(
-                "a session of the database has {name} = {found}, not {expected}: a connection pooler in \
-                 between has to pass start-up options on"
-            );
-            return Err(sqlx::Error::Configuration(text.into()));
-        }
+    match difference(schema, [found.0, found.1, found.2, found.3]) {
+        None => Ok(()),
+        Some(text) => Err(sqlx::Error::Configuration(text.into())),
     }
-    Ok(())
+}
+
+/// What is not as it was meant to be, of the search path and the settings of [`MEANING`].
+fn difference(schema: &str, found: [String; 4]) -> Option<String> {
+    let expected = [("search_path", schema)].into_iter().chain(MEANING);
+    let mut different = expected.zip(found).filter(|((_, e), found)| e != found);
+    different.next().map(|((name, expected), found)| {
+        format!(
+            "a session of the database has {name} = {found}, not {expected}: a connection pooler in \
+             between has to pass start-up options on"
+        )
+    })
 }
 
 fn refuse_variables(is_set: impl Fn(&str) -> bool) -> Result<(), DbError> {
@@ -281,6 +285,26 @@ mod tests {
             let refused = Server::of(&settings).unwrap_err().to_string();
             assert!(refused.contains("readable by everybody"), "{refused}");
             assert!(!refused.contains("hunter2"), "{refused}");
+        }
+    }
+
+    #[test]
+    fn a_session_that_lacks_a_start_up_option_is_refused_by_its_name() {
+        let good = ["tars_auth", "on", "read committed", "off"].map(str::to_owned);
+        assert_eq!(difference("tars_auth", good.clone()), None);
+        for (n, (name, other)) in [
+            ("search_path", "public"),
+            ("synchronous_commit", "off"),
+            ("default_transaction_isolation", "serializable"),
+            ("default_transaction_read_only", "on"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let mut found = good.clone();
+            found[n] = other.to_owned();
+            let text = difference("tars_auth", found).unwrap();
+            assert!(text.contains(&format!("{name} = {other}")), "{text}");
         }
     }
 

@@ -295,6 +295,14 @@ async fn rows_that_are_not_those_that_were_counted_are_refused() {
     assert!(matches!(refused, BackupError::Damaged { .. }), "{refused}");
 }
 
+#[test]
+fn a_backup_in_the_first_format_is_one_of_files() {
+    let text = r#"{ "format": "tars backup", "version": 1, "made_by": "0.1.0", "made_at_s": 1,
+                    "services": [], "files": [] }"#;
+    let manifest: Manifest = serde_json::from_str(text).unwrap();
+    assert_eq!(manifest.engine, Engine::Sqlite);
+}
+
 #[tokio::test]
 async fn a_service_of_another_version_is_refused() {
     let rig = Rig::new().await;
