@@ -24,6 +24,7 @@ pub mod page;
 mod password;
 pub mod ports;
 pub mod rate;
+mod roots;
 pub mod scoped;
 pub mod seeds;
 pub mod shares;

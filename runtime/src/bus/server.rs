@@ -3,13 +3,14 @@
 use crate::{
     config::{Endpoint, Redis},
     password::{self, unusable},
+    roots::{certificates, roots},
 };
 use rustls::{
     ClientConfig, RootCertStore,
     pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject},
     version::TLS13,
 };
-use std::{fmt, io, path::Path, sync::Arc};
+use std::{fmt, io, sync::Arc};
 use tars_certs::crypto::provider;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -153,17 +154,10 @@ impl Server {
     }
 
     fn roots(&self) -> Result<RootCertStore, String> {
-        let mut roots = RootCertStore::empty();
-        let Some(file) = &self.settings.root_certificate else {
-            return Ok(roots);
-        };
-        let name = "redis.root_certificate";
-        for certificate in certificates(name, file)? {
-            roots
-                .add(certificate)
-                .map_err(|e| unusable(name, file, &e))?;
+        match &self.settings.root_certificate {
+            Some(file) => roots("redis.root_certificate", file),
+            None => Ok(RootCertStore::empty()),
         }
-        Ok(roots)
     }
 
     fn client_identity(
@@ -179,15 +173,6 @@ impl Server {
         let parsed = PrivateKeyDer::from_pem_slice(text.as_bytes());
         let key = parsed.map_err(|e| unusable(name, key, &e))?;
         Ok(Some((chain, key)))
-    }
-}
-
-fn certificates(name: &str, file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    let found = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
-    let found: Vec<_> = found.map_err(|e| unusable(name, file, &e))?;
-    match found.is_empty() {
-        true => Err(unusable(name, file, &"holds no certificate")),
-        false => Ok(found),
     }
 }
 
