@@ -12,6 +12,7 @@
 //! out on purpose: a second record of changes would have to agree with the first.
 
 mod follower;
+mod limit;
 mod link;
 mod server;
 

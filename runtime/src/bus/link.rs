@@ -4,7 +4,10 @@
 //! server that hangs. Every wait on the server is bounded. What was to be sent while there was no
 //! connection is sent when there is one: one number for each topic.
 
-use super::{PASSWORD_VARIABLE, Server, Shared, State, Topic};
+use super::{
+    PASSWORD_VARIABLE, Server, Shared, State, Topic,
+    limit::{Limited, Unfinished},
+};
 use crate::{backoff::Backoff, health::Condition, seeds::Seeds};
 use redis::{
     AsyncConnectionConfig, ErrorKind, ProtocolVersion, PushInfo, PushKind, RedisConnectionInfo,
@@ -70,6 +73,7 @@ struct Link {
     connection: MultiplexedConnection,
     /// Notified when the connection ends.
     lost: Arc<Notify>,
+    unfinished: Unfinished,
     /// How many topics are subscribed to, of those that the bus has.
     subscribed: usize,
     _driver: AbortOnDropHandle<()>,
@@ -77,11 +81,13 @@ struct Link {
 
 impl Link {
     async fn open(shared: &Arc<Shared>, server: &Server) -> Result<Self, LinkError> {
+        let unfinished = Unfinished::default();
         let stream = server.connect().await.map_err(LinkError)?;
+        let stream = Limited::new(stream, unfinished.clone());
         let lost = Arc::new(Notify::new());
         let config = AsyncConnectionConfig::new()
             .set_response_timeout(Some(RESPONSE_TIMEOUT))
-            .set_push_sender(receiver(shared, server, &lost));
+            .set_push_sender(receiver(shared, server, &lost, &unfinished));
         let login = login(server)?;
         let opened = MultiplexedConnection::new_with_config(&login, stream, config).await;
         let (connection, driver) = opened.map_err(|e| refused(server, &e))?;
@@ -90,6 +96,7 @@ impl Link {
             server: server.clone(),
             connection,
             lost,
+            unfinished,
             subscribed: 0,
             _driver: AbortOnDropHandle::new(tokio::spawn(driver)),
         };
@@ -163,11 +170,13 @@ impl Link {
                 .ignore();
         }
         let sent = pipe.query_async::<()>(&mut self.connection).await;
+        self.unfinished.reset();
         sent.map_err(|e| failed(&self.server, &e))
     }
 
     async fn run(&mut self, command: &redis::Cmd) -> Result<(), LinkError> {
         let done = command.query_async::<Value>(&mut self.connection).await;
+        self.unfinished.reset();
         done.map(drop).map_err(|e| failed(&self.server, &e))
     }
 }
@@ -217,9 +226,12 @@ fn receiver(
     shared: &Arc<Shared>,
     server: &Server,
     lost: &Arc<Notify>,
+    unfinished: &Unfinished,
 ) -> impl Fn(PushInfo) -> Result<(), Infallible> + Send + Sync + 'static {
     let (shared, server, lost) = (Arc::clone(shared), server.clone(), Arc::clone(lost));
+    let unfinished = unfinished.clone();
     move |push| {
+        unfinished.reset();
         match push.kind {
             PushKind::Disconnection => lost.notify_one(),
             PushKind::Message => match read(&server, &push.data) {

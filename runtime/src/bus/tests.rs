@@ -1,7 +1,12 @@
 use super::*;
+use crate::{clock::Clock, config};
 use rand::{RngExt, SeedableRng, rngs::StdRng};
 use std::time::Duration;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    time::{Instant, sleep, timeout},
+};
 use tokio_util::task::AbortOnDropHandle;
 
 const TOPIC: Topic = "test.changes";
@@ -133,6 +138,59 @@ fn followers_that_are_gone_leave_nothing_behind() {
     let _follower = bus.follow(TOPIC);
     assert_eq!(bus.0.mailboxes.lock()[TOPIC].len(), 1);
     assert_eq!(*bus.0.topics.borrow(), [TOPIC]);
+}
+
+/// Answers as Redis does, and sends a message without an end to whoever subscribes. Returns how much of it
+/// was taken before the connection was closed.
+async fn send_endless(listener: TcpListener) -> usize {
+    const SUBSCRIBED: &[u8] = b">3\r\n$9\r\nsubscribe\r\n$17\r\ntars:test.changes\r\n:1\r\n";
+    const MESSAGE: &[u8] = b">3\r\n$7\r\nmessage\r\n$17\r\ntars:test.changes\r\n$4000000000\r\n";
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let mut buffer = vec![b'9'; 64 * 1024];
+    loop {
+        let received = stream.read(&mut buffer).await.unwrap();
+        let text = String::from_utf8_lossy(&buffer[..received]).into_owned();
+        for word in text.split("\r\n") {
+            let answer: &[u8] = match word {
+                "HELLO" => b"%1\r\n+server\r\n+redis\r\n",
+                "PING" => b"+PONG\r\n",
+                "SUBSCRIBE" => SUBSCRIBED,
+                _ => b"",
+            };
+            stream.write_all(answer).await.unwrap();
+        }
+        if text.contains("SUBSCRIBE") {
+            break;
+        }
+    }
+    stream.write_all(MESSAGE).await.unwrap();
+    let mut sent = 0;
+    while sent < ENDLESS {
+        match stream.write(&buffer).await {
+            Ok(taken) => sent += taken,
+            Err(_) => return sent,
+        }
+    }
+    sent
+}
+
+/// More than the buffers of the two sockets hold.
+const ENDLESS: usize = 64 << 20;
+
+#[tokio::test]
+async fn a_message_without_an_end_ends_the_connection() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let settings = config::Redis {
+        url: Some(format!("redis://{}", listener.local_addr().unwrap())),
+        ..config::Redis::default()
+    };
+    let server = Server::of(&settings, None).unwrap().unwrap();
+    let condition = Condition::new(Clock::system());
+    let (bus, link) = Bus::over(server, condition.clone(), Seeds::counted(1));
+    let _follower = bus.follow(TOPIC);
+    let _link = AbortOnDropHandle::new(tokio::spawn(link));
+    let sent = timeout(Duration::from_secs(60), send_endless(listener));
+    assert!(sent.await.unwrap() < ENDLESS);
 }
 
 /// A table of numbered changes: when each was committed.
