@@ -5,34 +5,69 @@
 //! [bus](crate::bus) after the commit. A replica compares the row's number with the last one that it
 //! saw, and wakes its subscribers, who read the rows that they care about: a number says that something
 //! changed, and never what.
+//!
+//! The numbers fall back with their database, to a standby or a backup that lacks the last commits, and
+//! may come to where they were by the time they are read. Each change therefore has an identity too, and
+//! a row that is not the last that was seen, nor one that follows it, wakes the subscribers like a change.
 
 use crate::{
     bus::{Bus, Follower, Topic},
-    db::{Db, DbError, Fetch, Query, Transaction},
+    db::{Db, DbError, Fetch, FromRow, Query, Row, Transaction},
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
+use uuid::Uuid;
 
 /// The migration of a service's schema that its changes need.
 pub const MIGRATION: &str = "
-CREATE TABLE change_numbers (topic TEXT PRIMARY KEY, last BIGINT NOT NULL);
+CREATE TABLE change_numbers (topic TEXT PRIMARY KEY, last BIGINT NOT NULL, id UUID NOT NULL);
 ";
 
-const TAKE: &str = "INSERT INTO change_numbers (topic, last) VALUES ($1, 1) \
-                    ON CONFLICT (topic) DO UPDATE SET last = change_numbers.last + 1 RETURNING last";
-const LAST: &str = "SELECT last FROM change_numbers WHERE topic = $1";
+const TAKE: &str = "INSERT INTO change_numbers (topic, last, id) VALUES ($1, 1, $2) \
+                    ON CONFLICT (topic) DO UPDATE SET last = change_numbers.last + 1, id = excluded.id \
+                    RETURNING last, id";
+const LAST: &str = "SELECT last, id FROM change_numbers WHERE topic = $1";
+
+/// How far a topic has come: its last change. The default is a topic without changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Position {
+    number: u64,
+    id: Uuid,
+}
+
+impl Position {
+    /// The number of the last change; zero before the first. It falls back with its database.
+    pub fn number(self) -> u64 {
+        self.number
+    }
+
+    /// Whether the database, once it was at `seen`, can only have come here by falling back.
+    fn precedes(self, seen: Self) -> bool {
+        self.number < seen.number || (self.number == seen.number && self.id != seen.id)
+    }
+}
+
+impl FromRow for Position {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let number: i64 = row.get("last")?;
+        Ok(Self {
+            number: u64::try_from(number).unwrap_or_default(),
+            id: row.get("id")?,
+        })
+    }
+}
 
 /// A change that is not published yet.
 #[derive(Debug)]
 #[must_use = "other replicas learn of a change that is not published only by polling"]
-pub struct Change(u64);
+pub struct Change(Position);
 
 /// The changes of one topic. They are followed until this is dropped.
 #[derive(Debug)]
 pub struct Changes {
     bus: Bus,
     topic: Topic,
-    latest: watch::Sender<u64>,
+    latest: watch::Sender<Position>,
     _following: AbortOnDropHandle<()>,
 }
 
@@ -44,7 +79,7 @@ impl Changes {
     /// [`DbError`] when the database cannot be read.
     pub async fn open(db: &Db, bus: Bus, topic: Topic) -> Result<Self, DbError> {
         let follower = bus.follow(topic);
-        let latest = watch::Sender::new(last(db, topic).await?);
+        let latest = watch::Sender::new(position(db, topic).await?);
         let following = follow(db.clone(), topic, latest.clone(), follower);
         Ok(Self {
             bus,
@@ -61,21 +96,28 @@ impl Changes {
     ///
     /// [`DbError`] when the database cannot be written to.
     pub async fn take(&self, tx: &mut Transaction) -> Result<Change, DbError> {
-        let last = tx.value(Query::new(TAKE).bind(self.topic), "last").await?;
-        Ok(Change(number(last)))
+        let take = Query::new(TAKE).bind(self.topic).bind(Uuid::now_v7());
+        let taken = tx.optional(take).await?;
+        taken
+            .map(Change)
+            .ok_or_else(|| DbError::Failed(format!("{TAKE}: no row")))
     }
 
     /// Publishes a change that is committed. Subscribers in this process are woken at once.
     pub fn publish(&self, change: Change) {
-        advance(&self.latest, change.0);
-        self.bus.publish(self.topic, change.0);
+        self.latest.send_if_modified(|at| {
+            let is_new = change.0.number > at.number;
+            *at = if is_new { change.0 } else { *at };
+            is_new
+        });
+        self.bus.publish(self.topic, change.0.number);
     }
 
     /// Publishes a change whose commit may have failed. Its number may be another change's, so that it
     /// does not count as seen.
     pub fn publish_in_doubt(&self, change: Change) {
         self.wake();
-        self.bus.publish(self.topic, change.0);
+        self.bus.publish(self.topic, change.0.number);
     }
 
     /// Wakes the subscribers in this process, although nothing was committed.
@@ -84,52 +126,54 @@ impl Changes {
     }
 
     /// Returns a receiver that is notified of every change, of any replica.
-    pub fn subscribe(&self) -> watch::Receiver<u64> {
+    pub fn subscribe(&self) -> watch::Receiver<Position> {
         self.latest.subscribe()
     }
 }
 
-async fn follow(db: Db, topic: Topic, latest: watch::Sender<u64>, mut follower: Follower) {
+async fn follow(db: Db, topic: Topic, latest: watch::Sender<Position>, mut follower: Follower) {
     let mut is_failing = false;
     loop {
-        let seen = *latest.borrow();
-        match last(&db, topic).await {
-            Ok(last) => {
+        let before = *latest.borrow();
+        match position(&db, topic).await {
+            Ok(read) => {
                 is_failing = false;
-                advance(&latest, last);
-                follower.wait(last.max(seen)).await;
+                observe(&latest, before, read);
+                follower.wait(read.number).await;
             }
             Err(error) => {
                 if !std::mem::replace(&mut is_failing, true) {
                     tracing::warn!(topic, %error, "changes of other replicas cannot be read; retrying");
                 }
-                follower.wait_after_failure(seen).await;
+                follower.wait_after_failure(before.number).await;
             }
         }
     }
 }
 
-/// Hints and reads overtake each other; subscribers are woken once for each advance.
-fn advance(latest: &watch::Sender<u64>, to: u64) {
+/// Takes over what was read. Publications and reads overtake each other: what was published since
+/// `before`, when the read began, may not have been there yet. Subscribers are woken once for each
+/// advance.
+fn observe(latest: &watch::Sender<Position>, before: Position, read: Position) {
     latest.send_if_modified(|at| {
-        let is_new = to > *at;
-        *at = to.max(*at);
+        let fell_back = read.precedes(before);
+        if fell_back {
+            tracing::warn!(
+                from = before.number,
+                to = read.number,
+                "changes were lost with their database"
+            );
+        }
+        let is_new = fell_back || read.number > at.number;
+        *at = if is_new { read } else { *at };
         is_new
     });
 }
 
-/// The number of the last committed change; zero before the first.
-async fn last(db: &Db, topic: Topic) -> Result<u64, DbError> {
+async fn position(db: &Db, topic: Topic) -> Result<Position, DbError> {
     let query = Query::new(LAST).bind(topic);
-    let last = db
-        .read("changes.last")
-        .optional_value(query, "last")
-        .await?;
-    Ok(number(last.unwrap_or_default()))
-}
-
-fn number(last: i64) -> u64 {
-    u64::try_from(last).unwrap_or_default()
+    let last = db.read("changes.last").optional(query).await?;
+    Ok(last.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -169,7 +213,7 @@ mod tests {
         for expected in 1..=3 {
             one.publish(commit(&db, &one).await);
             for subscriber in &mut subscribers {
-                let reached = subscriber.wait_for(|latest| *latest >= expected);
+                let reached = subscriber.wait_for(|latest| latest.number >= expected);
                 timeout(PATIENCE, reached).await.unwrap().unwrap();
             }
         }
@@ -183,7 +227,7 @@ mod tests {
         let Change(_) = commit(&db, &changes).await;
         let found = timeout(PATIENCE, subscriber.changed());
         found.await.unwrap().unwrap();
-        assert_eq!(*subscriber.borrow(), 1);
+        assert_eq!(subscriber.borrow().number, 1);
     }
 
     #[tokio::test]
@@ -196,8 +240,57 @@ mod tests {
         drop(tx);
         db.close().await;
         let (db, changes) = open(&dir, &Bus::local()).await;
-        assert_eq!((dropped, *changes.subscribe().borrow()), (2, 1));
-        assert_eq!(commit(&db, &changes).await.0, 2);
+        let after = changes.subscribe().borrow().number;
+        assert_eq!((dropped.number, after), (2, 1));
+        assert_eq!(commit(&db, &changes).await.0.number, 2);
+    }
+
+    /// As after a failover to a standby that lacks the last commits; then come so many changes.
+    async fn fall_back(db: &Db, changes: &Changes, to: Position, then: usize) {
+        const SET: &str = "UPDATE change_numbers SET last = $1, id = $2";
+        let mut tx = db
+            .write("test.fall_back", Isolation::Exclusive)
+            .await
+            .unwrap();
+        let number = i64::try_from(to.number).unwrap();
+        let set = Query::new(SET).bind(number).bind(to.id);
+        tx.execute(set).await.unwrap().one().unwrap();
+        for _ in 0..then {
+            let Change(_) = changes.take(&mut tx).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn numbers_that_fall_back_wake_also_where_they_have_come_up_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (db, changes) = open(&dir, &Bus::local()).await;
+        let mut subscriber = changes.subscribe();
+        let mut first = Position::default();
+        for number in 1..=3 {
+            changes.publish(commit(&db, &changes).await);
+            let seen = *subscriber.borrow_and_update();
+            assert_eq!(seen.number, number);
+            first = if number == 1 { seen } else { first };
+        }
+        for (then, number) in [(0, 1), (0, 1), (2, 3), (2, 3)] {
+            let before = *subscriber.borrow();
+            fall_back(&db, &changes, first, then).await;
+            if then == 0 && before == first {
+                // Nothing is other than what was seen.
+                continue;
+            }
+            let woken = timeout(PATIENCE, subscriber.changed());
+            woken.await.unwrap().unwrap();
+            let after = *subscriber.borrow_and_update();
+            assert_eq!(after.number, number);
+            assert_ne!(after, before);
+        }
+        // A change that takes a number which an earlier one had wakes too.
+        fall_back(&db, &changes, first, 0).await;
+        changes.publish(commit(&db, &changes).await);
+        let again = subscriber.wait_for(|latest| latest.number == 2);
+        timeout(PATIENCE, again).await.unwrap().unwrap();
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -211,7 +304,7 @@ mod tests {
                 let mut taken = Vec::new();
                 for _ in 0..10 {
                     let change = commit(&db, &changes).await;
-                    taken.push(change.0);
+                    taken.push(change.0.number);
                     changes.publish(change);
                 }
                 taken
@@ -222,7 +315,7 @@ mod tests {
             taken.extend(task.await.unwrap());
         }
         assert_eq!(taken, (1..=80).collect());
-        assert_eq!(*changes.subscribe().borrow(), 80);
+        assert_eq!(changes.subscribe().borrow().number, 80);
     }
 
     #[tokio::test]
@@ -232,6 +325,6 @@ mod tests {
         let mut subscriber = changes.subscribe();
         changes.wake();
         assert!(subscriber.has_changed().unwrap());
-        assert_eq!(*subscriber.borrow_and_update(), 0);
+        assert_eq!(subscriber.borrow_and_update().number, 0);
     }
 }

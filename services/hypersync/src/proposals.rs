@@ -14,6 +14,7 @@ use tars_credentials::{Caller, Permissions};
 use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
+    changes::Position,
     db::{DbError, Write},
     lease::Fence,
     page,
@@ -320,7 +321,7 @@ impl HyperSync {
     }
 
     /// A receiver that is notified whenever any proposal changes, at whichever replica.
-    pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<u64> {
+    pub(crate) fn subscribe(&self) -> tokio::sync::watch::Receiver<Position> {
         self.changes.subscribe()
     }
 }

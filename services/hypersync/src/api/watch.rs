@@ -5,6 +5,7 @@ use crate::{HyperSync, progress::Progress, store::Proposal};
 use futures_util::stream;
 use std::sync::Arc;
 use tars_proto::hypersync::v1::{MeasurementProgress, WatchProposalResponse};
+use tars_runtime::changes::Position;
 use tokio::sync::watch;
 use tonic::Status;
 use uuid::Uuid;
@@ -12,7 +13,7 @@ use uuid::Uuid;
 /// What a watcher has been sent.
 pub(super) struct Watcher {
     service: Arc<HyperSync>,
-    changed: watch::Receiver<u64>,
+    changed: watch::Receiver<Position>,
     id: Uuid,
     with_progress: bool,
     /// The last revision, or the one after which the watcher asked to begin.
