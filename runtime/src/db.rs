@@ -10,6 +10,7 @@
 //! `BEGIN IMMEDIATE` (a deferred transaction that reads first fails at once when another committed
 //! in between), and a few connections read.
 
+mod connection;
 mod copy;
 mod doubt;
 mod error;

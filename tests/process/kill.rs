@@ -6,7 +6,7 @@
 use serde_json::{Value, json};
 use std::{path::Path, process::Command};
 use tars::rest::Rest;
-use tars_runtime::db::Write;
+use tars_test_db::Lock;
 use tars_tests::{
     PASSWORD, eventually,
     fleet::{Fleet, Source},
@@ -155,7 +155,7 @@ async fn verifying(mesh: &Running) -> (Rest, Rest, String) {
 }
 
 /// Orchestration's database, locked: until this is dropped no agent is changed.
-async fn locked(data: &Path) -> Write {
+async fn locked(data: &Path) -> Lock {
     tars_test_db::lock(data, "orchestration").await
 }
 

@@ -37,6 +37,9 @@ pub struct Database {
     pub plaintext_loopback: bool,
     /// What the name of each service's schema begins with: `tars` makes `tars_auth`.
     pub schema_prefix: String,
+    /// The role that owns the schemas, where it is not the URL's user. A schema of any other role is
+    /// refused, since its owner can read and change everything in it.
+    pub schema_owner: Option<String>,
     /// Maximum number of connections of one service in one process that read.
     pub readers: u32,
     /// Maximum number of connections of one service in one process that write.
@@ -56,6 +59,7 @@ impl Default for Database {
             client_key: None,
             plaintext_loopback: false,
             schema_prefix: "tars".to_owned(),
+            schema_owner: None,
             readers: 4,
             writers: 4,
             migrate: true,

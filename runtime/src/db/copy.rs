@@ -13,12 +13,13 @@ mod table;
 
 use super::{
     Db, DbError, Fetch, Isolation, Migration, Query, Row, Server,
+    connection::Connection,
     migrate::{self, APPLIED},
-    pools::lock,
+    pools::{SNAPSHOT, lock},
     server::verify,
     transaction::{Open, Transaction},
 };
-use sqlx::{AssertSqlSafe, PgConnection, SqlSafeStr, SqliteConnection, postgres::PgPoolOptions};
+use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection, postgres::PgPoolOptions};
 use std::{
     collections::BTreeSet,
     ops::{Deref, DerefMut},
@@ -46,7 +47,6 @@ impl Dump {
     ///
     /// [`DbError::Unavailable`] where the server cannot be reached.
     pub async fn begin(server: &Server) -> Result<Self, DbError> {
-        const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         Ok(Self {
             server: server.clone(),
             transaction: begin(server, SNAPSHOT).await?,
@@ -146,9 +146,9 @@ impl Fill {
             let text = format!("the schema {schema} has tables already");
             return Err(DbError::Failed(text));
         }
-        migrate::create_schema(session, &schema, true).await?;
+        migrate::create_schema(session, self.server.owned(&schema)).await?;
         use_schema(session, &schema).await?;
-        migrate::run(session, &migrate::on_postgres(migrations), true).await?;
+        migrate::apply(session, &migrate::on_postgres(migrations)).await?;
         let tables = table_names(session, &schema).await?;
         let source = Db::open(file, migrations).await?;
         let done = copy_from_file(&source, &mut self.transaction, &schema, tables).await;
@@ -202,10 +202,11 @@ async fn copy_from_file(
 async fn begin(server: &Server, statement: &'static str) -> Result<Transaction, DbError> {
     let pool = PgPoolOptions::new().max_connections(1);
     let pool = pool.connect_lazy_with(server.unbounded(NEUTRAL)?);
-    let mut connection = pool.acquire().await?;
+    let mut connection = Connection::acquire(&pool).await?;
     verify(&mut connection, NEUTRAL).await?;
-    let begun = sqlx::Transaction::begin(connection, Some(statement.into_sql_str())).await?;
-    Ok(Transaction(Open::Postgres(begun)))
+    // Migrations are transactions within this one.
+    connection.begin_nesting(statement).await?;
+    Ok(Transaction(Open::Postgres(connection)))
 }
 
 /// The session of a transaction on a server.

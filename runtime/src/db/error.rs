@@ -48,11 +48,14 @@ impl DbError {
         matches!(self, Self::Unique(_))
     }
 
-    /// A failure while committing: where the answer is lost, so is the outcome.
+    /// A failure while committing. Only an answer of the database says that nothing was changed: whatever
+    /// else failed, the outcome is open.
     pub(super) fn of_commit(error: sqlx::Error) -> Self {
+        let is_answer = matches!(error, sqlx::Error::Database(_));
         match Self::from(error) {
             Self::Unavailable(cause) => Self::InDoubt(cause),
-            other => other,
+            other if is_answer => other,
+            other => Self::InDoubt(other.to_string()),
         }
     }
 }
@@ -68,8 +71,10 @@ impl From<sqlx::Error> for DbError {
                 Class::Unique => Self::Unique(cause),
                 Class::Other => Self::Failed(cause),
             },
+            // What a proxy sends, or a connection holds that was closed in between, is not the protocol.
             E::Io(_)
             | E::Tls(_)
+            | E::Protocol(_)
             | E::PoolTimedOut
             | E::PoolClosed
             | E::WorkerCrashed
@@ -160,6 +165,19 @@ pub enum SchemaError {
     /// There is no schema, and `database.migrate` is off.
     #[error("the database has no schema {0}: run `tars db migrate`")]
     Absent(String),
+    /// The schema belongs to a role that can change what is in it.
+    #[error(
+        "the schema {schema} belongs to the role {owner}, not to {expected}: if that role is trusted with \
+         all that is in it, name it in database.schema_owner"
+    )]
+    Owner {
+        /// The schema.
+        schema: String,
+        /// The role that owns it.
+        owner: String,
+        /// The role that should.
+        expected: String,
+    },
 }
 
 /// A row that cannot be read, because its content is not what this version writes.
@@ -222,7 +240,62 @@ mod tests {
         let lost = || sqlx::Error::Io(std::io::Error::other("reset"));
         assert!(matches!(DbError::from(lost()), DbError::Unavailable(_)));
         assert!(matches!(DbError::of_commit(lost()), DbError::InDoubt(_)));
-        let closed = DbError::of_commit(sqlx::Error::RowNotFound);
-        assert!(matches!(closed, DbError::Failed(_)));
+        for unanswered in [
+            sqlx::Error::Protocol("unexpected response".to_owned()),
+            sqlx::Error::WorkerCrashed,
+            sqlx::Error::RowNotFound,
+        ] {
+            let open = DbError::of_commit(unanswered);
+            assert!(matches!(open, DbError::InDoubt(_)), "{open:?}");
+        }
+    }
+
+    /// What a database answers with a code.
+    #[derive(Debug, thiserror::Error)]
+    #[error("answered with {0}")]
+    struct Answer(&'static str);
+
+    impl DatabaseError for Answer {
+        fn message(&self) -> &str {
+            self.0
+        }
+
+        fn kind(&self) -> ErrorKind {
+            ErrorKind::Other
+        }
+
+        fn code(&self) -> Option<std::borrow::Cow<'_, str>> {
+            Some(self.0.into())
+        }
+
+        fn as_error(&self) -> &(dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn as_error_mut(&mut self) -> &mut (dyn std::error::Error + Send + Sync + 'static) {
+            self
+        }
+
+        fn into_error(self: Box<Self>) -> Box<dyn std::error::Error + Send + Sync + 'static> {
+            self
+        }
+    }
+
+    #[test]
+    fn a_commit_that_the_database_refuses_has_a_known_outcome() {
+        let answer = |code| DbError::of_commit(sqlx::Error::Database(Box::new(Answer(code))));
+        let conflict = answer("40001");
+        assert!(matches!(conflict, DbError::Conflict(_)), "{conflict:?}");
+        let refused = answer("23503");
+        assert!(matches!(refused, DbError::Failed(_)), "{refused:?}");
+        let stopped = answer("57P01");
+        assert!(matches!(stopped, DbError::InDoubt(_)), "{stopped:?}");
+    }
+
+    #[test]
+    fn what_is_not_the_protocol_is_an_unavailable_database() {
+        let closed = "unexpected response from SSLRequest: 0x00".to_owned();
+        let closed = DbError::from(sqlx::Error::Protocol(closed));
+        assert!(matches!(closed, DbError::Unavailable(_)), "{closed:?}");
     }
 }

@@ -1,7 +1,8 @@
 //! What a database holds, for the commands of an operator: its schema, tables and size.
 
 use super::{
-    Db, DbError, Migration,
+    Db, DbError, Fetch, Migration, Query,
+    connection::Connection,
     migrate::{self, APPLIED},
     pools::Pools,
 };
@@ -39,7 +40,7 @@ impl Db {
     ///
     /// [`DbError::Schema`] where a newer version, or one with other texts, wrote the database.
     pub async fn schema(&self, migrations: &[Migration]) -> Result<Schema, DbError> {
-        let names = self.pools.table_names().await?;
+        let names = self.table_names().await?;
         let applied = match names.iter().any(|name| name == APPLIED) {
             true => self.pools.applied().await?,
             false => Vec::new(),
@@ -63,7 +64,7 @@ impl Db {
     /// [`DbError`] where the database does not answer.
     pub async fn tables(&self) -> Result<Vec<Table>, DbError> {
         let mut tables = Vec::new();
-        for name in self.pools.table_names().await? {
+        for name in self.table_names().await? {
             if name != APPLIED {
                 let rows = self.pools.count(&name).await?;
                 tables.push(Table { name, rows });
@@ -78,7 +79,24 @@ impl Db {
     ///
     /// [`DbError`] where the database does not answer.
     pub async fn bytes(&self) -> Result<i64, DbError> {
-        self.pools.bytes().await
+        const SQLITE: &str =
+            "SELECT page_count * page_size AS bytes FROM pragma_page_count, pragma_page_size";
+        const POSTGRES: &str = "SELECT CAST(COALESCE(SUM(pg_total_relation_size(c.oid)), 0) AS BIGINT) \
+                                AS bytes FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
+                                WHERE n.nspname = current_schema() AND c.relkind = 'r'";
+        let query = Query::new(self.pools.text(SQLITE, POSTGRES));
+        self.read("db.bytes").value(query, "bytes").await
+    }
+
+    /// The names of the tables, sorted, those of the driver included.
+    async fn table_names(&self) -> Result<Vec<String>, DbError> {
+        const SQLITE: &str = "SELECT name FROM sqlite_master \
+                              WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name";
+        const POSTGRES: &str = "SELECT CAST(tablename AS TEXT) AS name FROM pg_tables \
+                                WHERE schemaname = current_schema() ORDER BY tablename";
+        let query = Query::new(self.pools.text(SQLITE, POSTGRES));
+        let rows = self.read("db.tables").rows(query).await?;
+        rows.iter().map(|row| row.get("name")).collect()
     }
 
     /// Writes a consistent copy of a SQLite database to a file that does not exist yet, while others
@@ -90,8 +108,12 @@ impl Db {
     pub async fn copy_to(&self, file: &Path) -> Result<(), DbError> {
         match &self.pools {
             Pools::Sqlite { reader, .. } => {
-                let copy = sqlx::query("VACUUM INTO $1").bind(file.to_string_lossy());
-                copy.execute(reader).await?;
+                let name = file.to_str().ok_or_else(|| {
+                    DbError::Failed(format!("{}: not a name in UTF-8", file.display()))
+                })?;
+                let mut connection = Connection::acquire(reader).await?;
+                let copy = sqlx::query("VACUUM INTO $1").bind(name);
+                copy.execute(&mut *connection).await?;
                 Ok(())
             }
             Pools::Postgres { .. } => {
@@ -107,7 +129,14 @@ impl Db {
     ///
     /// [`DbError::Failed`] with what is wrong.
     pub async fn check_integrity(&self) -> Result<(), DbError> {
-        match self.pools.integrity().await?.as_str() {
+        let Pools::Sqlite { reader, .. } = &self.pools else {
+            // PostgreSQL looks after its own files.
+            return Ok(());
+        };
+        let mut connection = Connection::acquire(reader).await?;
+        let check = sqlx::query_scalar("PRAGMA integrity_check(1)");
+        let problem: String = check.fetch_one(&mut *connection).await?;
+        match problem.as_str() {
             "ok" => Ok(()),
             problem => Err(DbError::Failed(format!("the file is damaged: {problem}"))),
         }
@@ -117,7 +146,7 @@ impl Db {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{Isolation, Query, SchemaError};
+    use crate::db::{Isolation, SchemaError};
 
     const FIRST: Migration =
         Migration::new(1, "first", "CREATE TABLE \"a b\" (id BIGINT PRIMARY KEY)");

@@ -4,9 +4,15 @@
 //! processes that start at once take turns: by a file beside the SQLite database, by an advisory lock
 //! on PostgreSQL. Each migration is one transaction with the row that records it.
 
-use super::{DbError, error::SchemaError, server};
+use super::{
+    DbError, Query,
+    connection::{Connection, Engine},
+    error::SchemaError,
+    server,
+    transaction::in_time,
+};
 use sqlx::{
-    AssertSqlSafe, Connection, PgConnection, SqlStr, SqlitePool,
+    AssertSqlSafe, Connection as _, PgConnection, Postgres, SqlStr, SqlitePool,
     migrate::{self as driver, AppliedMigration, Migrate, MigrateError, MigrationType},
     postgres::PgConnectOptions,
 };
@@ -63,84 +69,134 @@ impl Migration {
     }
 }
 
+/// What is done about a schema that is not up to date.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Mode {
+    /// Missing migrations are applied.
+    Apply,
+    /// It is refused. Nothing is written, so that the role needs no right to create anything.
+    Check,
+}
+
+/// A service's schema on a server.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Schema<'a> {
+    pub(super) name: &'a str,
+    /// The role that has to own it; the one that is logged in, if none is named.
+    pub(super) owner: Option<&'a str>,
+}
+
 /// Brings a SQLite file up to date. The caller has the turn.
 pub(super) async fn sqlite(writer: &SqlitePool, migrations: &[Migration]) -> Result<(), DbError> {
     let migrations = on_sqlite(migrations);
-    let mut connection = writer.acquire().await?;
-    run(&mut *connection, &migrations, true).await
+    let mut connection = Connection::acquire(writer).await?;
+    apply(&mut *connection, &migrations).await
 }
 
-/// Makes a schema on a server and brings it up to date, or only looks whether it is.
+/// Makes a schema on a server and brings it up to date, or only checks whether it is.
 pub(super) async fn postgres(
     options: &PgConnectOptions,
-    schema: &str,
+    schema: Schema<'_>,
     lock: i64,
     migrations: &[Migration],
-    migrate: bool,
+    mode: Mode,
 ) -> Result<(), DbError> {
     // Gives the lock back when it is closed, also by a failure.
-    let mut connection = PgConnection::connect_with(options).await?;
-    server::verify(&mut connection, schema).await?;
+    let mut connection = in_time(Box::pin(connect(options, schema.name))).await?;
     let turn = sqlx::query("SELECT pg_advisory_lock($1)").bind(lock);
     match tokio::time::timeout(PATIENCE, turn.execute(&mut connection)).await {
         Ok(taken) => taken?,
         Err(_) => return Err(DbError::Unavailable(OTHERS.to_owned())),
     };
-    create_schema(&mut connection, schema, migrate).await?;
     let migrations = on_postgres(migrations);
-    run(&mut connection, &migrations, migrate).await?;
+    match mode {
+        Mode::Apply => {
+            create_schema(&mut connection, schema).await?;
+            apply(&mut connection, &migrations).await?;
+        }
+        Mode::Check => check(&mut connection, schema, &migrations).await?,
+    }
     Ok(connection.close().await?)
 }
 
 const OTHERS: &str = "another process has been migrating the database for a minute";
 
+async fn connect(options: &PgConnectOptions, schema: &str) -> Result<PgConnection, DbError> {
+    let mut connection = PgConnection::connect_with(options).await?;
+    server::verify(&mut connection, schema).await?;
+    Ok(connection)
+}
+
+/// Makes a schema where there is none. It is looked for first, since a role that may not create one may
+/// use what an operator has made.
 pub(super) async fn create_schema(
     connection: &mut PgConnection,
-    schema: &str,
-    create: bool,
+    schema: Schema<'_>,
 ) -> Result<(), DbError> {
-    // Looked for first: a role that may not create one may use what an operator has made.
-    let query = "SELECT COUNT(*) FROM pg_namespace WHERE nspname = $1";
-    let found: i64 = sqlx::query_scalar(query)
-        .bind(schema)
-        .fetch_one(&mut *connection)
-        .await?;
-    match (found, create) {
-        (0, false) => Err(SchemaError::Absent(schema.to_owned()).into()),
-        (0, true) => {
-            let create = AssertSqlSafe(format!("CREATE SCHEMA \"{schema}\""));
-            sqlx::query(create).execute(connection).await?;
-            Ok(())
-        }
-        _ => Ok(()),
+    if find_schema(connection, schema).await? {
+        return Ok(());
     }
+    let create = AssertSqlSafe(format!("CREATE SCHEMA \"{}\"", schema.name));
+    sqlx::query(create).execute(connection).await?;
+    Ok(())
+}
+
+/// Whether there is a schema. One that is not owned by whom it should be is an error.
+async fn find_schema(connection: &mut PgConnection, schema: Schema<'_>) -> Result<bool, DbError> {
+    const OWNER: &str = "SELECT CAST(pg_get_userbyid(nspowner) AS TEXT) AS owner, \
+                         COALESCE($2, CAST(current_user AS TEXT)) AS expected \
+                         FROM pg_namespace WHERE nspname = $1";
+    let query = Query::new(OWNER).bind(schema.name).bind(schema.owner);
+    let Some(row) = Postgres::row(connection, &query).await? else {
+        return Ok(false);
+    };
+    let (owner, expected) = (row.get("owner")?, row.get("expected")?);
+    if owner == expected {
+        return Ok(true);
+    }
+    Err(DbError::Schema(SchemaError::Owner {
+        schema: schema.name.to_owned(),
+        owner,
+        expected,
+    }))
 }
 
 /// Applies what is missing, each migration in one transaction with the row that records it.
-pub(super) async fn run<C: Migrate>(
+pub(super) async fn apply<C: Migrate>(
     connection: &mut C,
     migrations: &[driver::Migration],
-    migrate: bool,
 ) -> Result<(), DbError> {
-    connection
-        .ensure_migrations_table(APPLIED)
-        .await
-        .map_err(failed)?;
+    let table = connection.ensure_migrations_table(APPLIED).await;
+    table.map_err(failed)?;
     let applied = applied(connection).await?;
-    let missing = missing(&applied, migrations)?;
-    if let Some(last) = missing.last()
-        && !migrate
-    {
-        return Err(SchemaError::Older {
-            applied: applied.last().map_or(0, |a| a.version),
-            needed: last.version,
-        }
-        .into());
-    }
-    for migration in missing {
+    for migration in missing(&applied, migrations)? {
         connection.apply(APPLIED, migration).await.map_err(failed)?;
     }
     Ok(())
+}
+
+/// Whether a schema is there and up to date.
+async fn check(
+    connection: &mut PgConnection,
+    schema: Schema<'_>,
+    migrations: &[driver::Migration],
+) -> Result<(), DbError> {
+    const TABLE: &str = "SELECT tablename FROM pg_tables WHERE schemaname = $1 AND tablename = $2";
+    if !find_schema(connection, schema).await? {
+        return Err(SchemaError::Absent(schema.name.to_owned()).into());
+    }
+    let query = Query::new(TABLE).bind(schema.name).bind(APPLIED);
+    let applied = match Postgres::row(connection, &query).await? {
+        None => Vec::new(),
+        Some(_) => applied(connection).await?,
+    };
+    match missing(&applied, migrations)?.last() {
+        None => Ok(()),
+        Some(last) => Err(DbError::Schema(SchemaError::Older {
+            applied: applied.last().map_or(0, |a| a.version),
+            needed: last.version,
+        })),
+    }
 }
 
 /// The migrations that were applied, in the order of their versions.

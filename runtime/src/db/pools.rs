@@ -1,16 +1,16 @@
 //! The connections of each engine, and how a transaction begins on them.
 
 use super::{
-    DbError, Isolation, Migration, Query, Row, Server, migrate,
-    row::Inner,
+    DbError, Isolation, Migration, Query, Row, Server,
+    connection::{Connection, Engine},
+    migrate,
     transaction::{Open, Transaction, in_time},
 };
 use crate::backoff::Backoff;
 use sha2::{Digest, Sha256};
 use sqlx::{
-    AssertSqlSafe, Executor, PgPool, Postgres, SqlSafeStr, SqlStr, Sqlite, SqlitePool,
+    AssertSqlSafe, Executor, PgPool, Postgres, SqlSafeStr, Sqlite, SqlitePool,
     migrate::AppliedMigration,
-    pool::PoolConnection,
     sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, SqliteSynchronous},
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -63,20 +63,18 @@ fn unusable(path: &Path, error: &std::io::Error) -> DbError {
 }
 
 /// Begins a transaction on a connection once there is one. A caller that goes away while it waits for
-/// the connection gives up its place. From then on the work is a task of its own, so that no caller
-/// that goes away or is out of time leaves a connection within a transaction: the driver gives such a
-/// connection back to its pool as it is, with its locks. A transaction that nobody waits for any more
-/// is dropped by the task.
+/// the connection gives up its place. From then on the work is a task of its own, so that a caller that
+/// goes away costs no connection. A transaction that nobody waits for any more is dropped by the task.
 async fn begun<D, F>(
     pool: &sqlx::Pool<D>,
-    begin: impl FnOnce(PoolConnection<D>) -> F + Send,
+    begin: impl FnOnce(Connection<D>) -> F + Send,
 ) -> Result<Transaction, DbError>
 where
-    D: sqlx::Database,
+    D: Engine,
     F: Future<Output = Result<Transaction, DbError>> + Send + 'static,
 {
     in_time(Box::pin(async {
-        let connection = pool.acquire().await?;
+        let connection = Connection::acquire(pool).await?;
         let ended = |e: tokio::task::JoinError| DbError::Unavailable(e.to_string());
         tokio::spawn(begin(connection)).await.map_err(ended)?
     }))
@@ -84,26 +82,29 @@ where
 }
 
 async fn begin_sqlite(
-    connection: PoolConnection<Sqlite>,
-    statement: Option<SqlStr>,
+    mut connection: Connection<Sqlite>,
+    statement: &'static str,
 ) -> Result<Transaction, DbError> {
-    let tx = sqlx::Transaction::begin(connection, statement).await?;
-    Ok(Transaction(Open::Sqlite(tx)))
+    connection.begin(statement).await?;
+    Ok(Transaction(Open::Sqlite(connection)))
 }
 
 /// Begins with an advisory lock, if there is one to take.
 async fn begin_postgres(
-    connection: PoolConnection<Postgres>,
-    statement: Option<SqlStr>,
+    mut connection: Connection<Postgres>,
+    statement: &'static str,
     lock: Option<i64>,
 ) -> Result<Transaction, DbError> {
-    let mut tx = sqlx::Transaction::begin(connection, statement).await?;
+    connection.begin(statement).await?;
     if let Some(lock) = lock {
         let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock);
-        turn.execute(&mut *tx).await?;
+        turn.execute(&mut *connection).await?;
     }
-    Ok(Transaction(Open::Postgres(tx)))
+    Ok(Transaction(Open::Postgres(connection)))
 }
+
+/// A transaction that sees one state throughout, on PostgreSQL.
+pub(super) const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
 
 /// The number of an advisory lock: the same in every process, whatever else uses the database.
 pub(super) fn lock(purpose: &str, schema: &str) -> i64 {
@@ -154,7 +155,14 @@ impl Pools {
         let schema = server.schema(service);
         let turn = lock("migrate", &schema);
         let options = server.unbounded(&schema)?;
-        migrate::postgres(&options, &schema, turn, migrations, server.migrates()).await?;
+        migrate::postgres(
+            &options,
+            server.owned(&schema),
+            turn,
+            migrations,
+            server.mode(),
+        )
+        .await?;
         Self::attach_postgres(server, service)
     }
 
@@ -195,33 +203,29 @@ impl Pools {
     }
 
     async fn fetch_first(&self, query: &Query<'_>) -> Result<Option<Row>, DbError> {
-        Ok(match self {
-            Self::Sqlite { reader, .. } => sqlx::query_with(query.text(), query.for_sqlite()?)
-                .fetch_optional(reader)
-                .await?
-                .map(|row| Row(Inner::Sqlite(row))),
-            Self::Postgres { reader, .. } => sqlx::query_with(query.text(), query.for_postgres()?)
-                .fetch_optional(reader)
-                .await?
-                .map(|row| Row(Inner::Postgres(row))),
-        })
+        match self {
+            Self::Sqlite { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                Sqlite::row(&mut connection, query).await
+            }
+            Self::Postgres { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                Postgres::row(&mut connection, query).await
+            }
+        }
     }
 
     async fn fetch(&self, query: &Query<'_>) -> Result<Vec<Row>, DbError> {
-        Ok(match self {
-            Self::Sqlite { reader, .. } => sqlx::query_with(query.text(), query.for_sqlite()?)
-                .fetch_all(reader)
-                .await?
-                .into_iter()
-                .map(|row| Row(Inner::Sqlite(row)))
-                .collect(),
-            Self::Postgres { reader, .. } => sqlx::query_with(query.text(), query.for_postgres()?)
-                .fetch_all(reader)
-                .await?
-                .into_iter()
-                .map(|row| Row(Inner::Postgres(row)))
-                .collect(),
-        })
+        match self {
+            Self::Sqlite { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                Sqlite::rows(&mut connection, query).await
+            }
+            Self::Postgres { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                Postgres::rows(&mut connection, query).await
+            }
+        }
     }
 
     pub(super) async fn begin(&self, isolation: Isolation) -> Result<Transaction, DbError> {
@@ -231,12 +235,11 @@ impl Pools {
     async fn start(&self, isolation: Isolation) -> Result<Transaction, DbError> {
         match self {
             Self::Sqlite { writer, .. } => {
-                let immediate = Some(SqlStr::from_static("BEGIN IMMEDIATE"));
-                begun(writer, |c| begin_sqlite(c, immediate)).await
+                begun(writer, |c| begin_sqlite(c, "BEGIN IMMEDIATE")).await
             }
             Self::Postgres { writer, lock, .. } => {
                 let turn = (isolation == Isolation::Exclusive).then_some(*lock);
-                begun(writer, |c| begin_postgres(c, None, turn)).await
+                begun(writer, |c| begin_postgres(c, "BEGIN", turn)).await
             }
         }
     }
@@ -246,12 +249,10 @@ impl Pools {
     }
 
     async fn start_snapshot(&self) -> Result<Transaction, DbError> {
-        const SNAPSHOT: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY";
         match self {
-            Self::Sqlite { reader, .. } => begun(reader, |c| begin_sqlite(c, None)).await,
+            Self::Sqlite { reader, .. } => begun(reader, |c| begin_sqlite(c, "BEGIN")).await,
             Self::Postgres { reader, .. } => {
-                let snapshot = Some(SqlStr::from_static(SNAPSHOT));
-                begun(reader, |c| begin_postgres(c, snapshot, None)).await
+                begun(reader, |c| begin_postgres(c, SNAPSHOT, None)).await
             }
         }
     }
@@ -300,31 +301,35 @@ impl Pools {
     pub(super) async fn prepare(&self, text: String) -> Result<(), DbError> {
         let text = AssertSqlSafe(text).into_sql_str();
         match self {
-            Self::Sqlite { reader, .. } => reader.acquire().await?.prepare(text).await.map(drop)?,
+            Self::Sqlite { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                connection.prepare(text).await.map(drop)?;
+            }
             Self::Postgres { reader, .. } => {
-                reader.acquire().await?.prepare(text).await.map(drop)?;
+                let mut connection = Connection::acquire(reader).await?;
+                connection.prepare(text).await.map(drop)?;
             }
         }
         Ok(())
     }
 
-    /// The names of the tables, sorted, those of the driver included.
-    pub(super) async fn table_names(&self) -> Result<Vec<String>, DbError> {
-        const SQLITE: &str = "SELECT name FROM sqlite_master \
-                              WHERE type = 'table' AND name NOT LIKE 'sqlite%' ORDER BY name";
-        const POSTGRES: &str = "SELECT CAST(tablename AS TEXT) FROM pg_tables \
-                                WHERE schemaname = current_schema() ORDER BY tablename";
-        Ok(match self {
-            Self::Sqlite { reader, .. } => sqlx::query_scalar(SQLITE).fetch_all(reader).await?,
-            Self::Postgres { reader, .. } => sqlx::query_scalar(POSTGRES).fetch_all(reader).await?,
-        })
+    /// The text of this engine.
+    pub(super) fn text(&self, sqlite: &'static str, postgres: &'static str) -> &'static str {
+        match self {
+            Self::Sqlite { .. } => sqlite,
+            Self::Postgres { .. } => postgres,
+        }
     }
 
     /// The migrations that were applied.
     pub(super) async fn applied(&self) -> Result<Vec<AppliedMigration>, DbError> {
         match self {
-            Self::Sqlite { reader, .. } => migrate::applied(&mut *reader.acquire().await?).await,
-            Self::Postgres { reader, .. } => migrate::applied(&mut *reader.acquire().await?).await,
+            Self::Sqlite { reader, .. } => {
+                migrate::applied(&mut *Connection::acquire(reader).await?).await
+            }
+            Self::Postgres { reader, .. } => {
+                migrate::applied(&mut *Connection::acquire(reader).await?).await
+            }
         }
     }
 
@@ -333,32 +338,15 @@ impl Pools {
         let table = table.replace('"', "\"\"");
         let text = AssertSqlSafe(format!("SELECT COUNT(*) FROM \"{table}\""));
         Ok(match self {
-            Self::Sqlite { reader, .. } => sqlx::query_scalar(text).fetch_one(reader).await?,
-            Self::Postgres { reader, .. } => sqlx::query_scalar(text).fetch_one(reader).await?,
-        })
-    }
-
-    pub(super) async fn bytes(&self) -> Result<i64, DbError> {
-        const SQLITE: &str =
-            "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size";
-        const POSTGRES: &str = "SELECT CAST(COALESCE(SUM(pg_total_relation_size(c.oid)), 0) AS BIGINT) \
-                                FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace \
-                                WHERE n.nspname = current_schema() AND c.relkind = 'r'";
-        Ok(match self {
-            Self::Sqlite { reader, .. } => sqlx::query_scalar(SQLITE).fetch_one(reader).await?,
-            Self::Postgres { reader, .. } => sqlx::query_scalar(POSTGRES).fetch_one(reader).await?,
-        })
-    }
-
-    /// What SQLite finds wrong with its file, or `ok`. PostgreSQL looks after its own files.
-    pub(super) async fn integrity(&self) -> Result<String, DbError> {
-        match self {
             Self::Sqlite { reader, .. } => {
-                let check = sqlx::query_scalar("PRAGMA integrity_check(1)");
-                Ok(check.fetch_one(reader).await?)
+                let mut connection = Connection::acquire(reader).await?;
+                sqlx::query_scalar(text).fetch_one(&mut *connection).await?
             }
-            Self::Postgres { .. } => Ok("ok".to_owned()),
-        }
+            Self::Postgres { reader, .. } => {
+                let mut connection = Connection::acquire(reader).await?;
+                sqlx::query_scalar(text).fetch_one(&mut *connection).await?
+            }
+        })
     }
 
     pub(super) async fn close(&self) {

@@ -1,21 +1,30 @@
 //! A PostgreSQL server as the configuration names it.
 
-use super::DbError;
+use super::{
+    DbError,
+    connection::RETURN_LIMIT,
+    migrate::{Mode, Schema},
+};
 use crate::{
     config::{Address, Database, Host},
     password,
+    roots::{certificates, roots},
 };
 use sqlx::{
-    PgConnection, PgPool,
+    Connection, PgConnection, PgPool,
     postgres::{PgConnectOptions, PgPoolOptions, PgSslMode},
 };
 use std::{fmt, path::PathBuf, time::Duration};
+use tokio::time::timeout;
 
 /// How long a connection is waited for, of those that are open or to come.
 const ACQUIRE: Duration = Duration::from_secs(5);
 /// A connection is closed when it is this old, so that none outlives a change of the server's
 /// addresses or of the password.
 const LIFE: Duration = Duration::from_secs(30 * 60);
+
+/// A connection that was not used for longer may be lost without a sign.
+const IDLE: Duration = Duration::from_secs(5);
 
 /// What a commit and a transaction mean to the services. Settings that a client starts a session with
 /// outrank those of its role and of the database. They are verified nevertheless: a connection pooler in
@@ -27,12 +36,12 @@ const MEANING: [(&str, &str); 3] = [
 ];
 
 /// A lock that is not granted, and a statement that does not end, give their connection back before the
-/// client gives up; a transaction whose process stopped in it (a frozen machine) does not hold its locks
-/// for longer than this.
+/// client gives up. A transaction whose process stopped in it (a frozen machine) loses its locks before
+/// those who wait for them give up.
 const BOUNDS: [(&str, &str); 3] = [
     ("lock_timeout", "5s"),
     ("statement_timeout", "9s"),
-    ("idle_in_transaction_session_timeout", "30s"),
+    ("idle_in_transaction_session_timeout", "4s"),
 ];
 
 /// Variables of PostgreSQL's clients that would change sessions behind the configuration's back, and
@@ -45,9 +54,10 @@ pub struct Server {
     options: Box<PgConnectOptions>,
     password_file: Option<PathBuf>,
     prefix: String,
+    owner: Option<String>,
     readers: u32,
     writers: u32,
-    migrate: bool,
+    mode: Mode,
 }
 
 impl fmt::Debug for Server {
@@ -89,16 +99,26 @@ impl Server {
             return Ok(None);
         };
         refuse_variables(|name| std::env::var_os(name).is_some())?;
+        if let Some(file) = &settings.root_certificate {
+            roots("database.root_certificate", file).map_err(DbError::Failed)?;
+        }
         if let Some(key) = &settings.client_key {
             password::check_secret("database.client_key", key).map_err(DbError::Failed)?;
+        }
+        if let Some(file) = &settings.client_certificate {
+            certificates("database.client_certificate", file).map_err(DbError::Failed)?;
         }
         let server = Self {
             options: Box::new(connect_options(&address, settings)),
             password_file: settings.password_file.clone(),
             prefix: settings.schema_prefix.clone(),
+            owner: settings.schema_owner.clone(),
             readers: settings.readers,
             writers: settings.writers,
-            migrate: settings.migrate,
+            mode: match settings.migrate {
+                true => Mode::Apply,
+                false => Mode::Check,
+            },
         };
         server.login()?;
         Ok(Some(server))
@@ -119,9 +139,17 @@ impl Server {
         format!("{}_{service}", self.prefix)
     }
 
-    /// Whether an older schema is brought up to date.
-    pub(super) fn migrates(&self) -> bool {
-        self.migrate
+    /// A schema, with the role that has to own it.
+    pub(super) fn owned<'a>(&'a self, name: &'a str) -> Schema<'a> {
+        Schema {
+            name,
+            owner: self.owner.as_deref(),
+        }
+    }
+
+    /// What is done about an older schema.
+    pub(super) fn mode(&self) -> Mode {
+        self.mode
     }
 
     /// For one connection that may wait, and whose statements may take long.
@@ -142,8 +170,9 @@ impl Server {
         self.pool(schema, self.writers)
     }
 
-    /// Connects when a connection is needed. One that was lost meanwhile is noticed by the statement
-    /// that meets it, which the port repeats; asking before each would cost a round trip.
+    /// Connects when a connection is needed. One that was closed meanwhile is noticed by the statement
+    /// that meets it, which the port repeats; asking before each would cost a round trip. One that was
+    /// idle is asked, since a firewall may have forgotten it, and nothing would answer.
     fn pool(&self, schema: &str, connections: u32) -> Result<PgPool, DbError> {
         let options = self.bounded(schema)?;
         let expected = schema.to_owned();
@@ -152,6 +181,14 @@ impl Server {
             .acquire_timeout(ACQUIRE)
             .max_lifetime(LIFE)
             .test_before_acquire(false)
+            .before_acquire(|connection, meta| {
+                Box::pin(async move {
+                    match meta.idle_for < IDLE {
+                        true => Ok(true),
+                        false => is_answered(connection).await,
+                    }
+                })
+            })
             .after_connect(move |connection, _| {
                 let expected = expected.clone();
                 Box::pin(async move { verify(connection, &expected).await })
@@ -169,6 +206,14 @@ impl Server {
             Ok(options) => pool.set_connect_options(options),
             Err(error) => tracing::warn!(%error, "the password could not be read again"),
         }
+    }
+}
+
+/// Whether a server answers on an idle connection.
+async fn is_answered(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    match timeout(RETURN_LIMIT, connection.ping()).await {
+        Ok(answered) => answered.map(|()| true),
+        Err(late) => Err(sqlx::Error::Io(late.into())),
     }
 }
 
@@ -306,6 +351,31 @@ mod tests {
             let text = difference("tars_auth", found).unwrap();
             assert!(text.contains(&format!("{name} = {other}")), "{text}");
         }
+    }
+
+    #[test]
+    fn a_file_without_a_certificate_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("root.crt");
+        let of = || {
+            let settings = Database {
+                root_certificate: Some(file.clone()),
+                password_file: None,
+                ..settings(PathBuf::new())
+            };
+            Server::of(&settings).unwrap_err().to_string()
+        };
+        assert!(of().contains("database.root_certificate"), "{}", of());
+        const BROKEN: &str = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+        for (text, problem) in [("", "holds no certificate"), (BROKEN, "invalid")] {
+            secret::write_public(&file, text.as_bytes()).unwrap();
+            assert!(of().contains(problem), "{}", of());
+        }
+    }
+
+    #[test]
+    fn only_the_configured_authority_is_trusted() {
+        assert!(webpki_roots::TLS_SERVER_ROOTS.is_empty());
     }
 
     #[test]

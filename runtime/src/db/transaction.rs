@@ -2,7 +2,8 @@
 
 use super::{
     Db, DbError, FromRow, LostCommit, Query, Row,
-    row::{Column, Inner},
+    connection::{Connection, Engine},
+    row::Column,
 };
 use crate::trace::Span;
 use futures_util::future::BoxFuture;
@@ -176,8 +177,8 @@ pub struct Transaction(pub(super) Open);
 
 #[derive(Debug)]
 pub(super) enum Open {
-    Sqlite(sqlx::Transaction<'static, Sqlite>),
-    Postgres(sqlx::Transaction<'static, Postgres>),
+    Sqlite(Connection<Sqlite>),
+    Postgres(Connection<Postgres>),
 }
 
 impl Transaction {
@@ -188,27 +189,21 @@ impl Transaction {
     /// [`DbError`]. After an error the transaction is good for nothing but to be dropped: PostgreSQL
     /// refuses everything that follows.
     pub async fn execute(&mut self, query: Query<'_>) -> Result<Affected, DbError> {
-        in_time(Box::pin(async {
-            Ok(Affected(match &mut self.0 {
-                Open::Sqlite(tx) => sqlx::query_with(query.text(), query.for_sqlite()?)
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected(),
-                Open::Postgres(tx) => sqlx::query_with(query.text(), query.for_postgres()?)
-                    .execute(&mut **tx)
-                    .await?
-                    .rows_affected(),
-            }))
-        }))
-        .await
+        let changed = in_time(Box::pin(async {
+            match &mut self.0 {
+                Open::Sqlite(c) => Sqlite::execute(c, &query).await,
+                Open::Postgres(c) => Postgres::execute(c, &query).await,
+            }
+        }));
+        Ok(Affected(changed.await?))
     }
 
     /// A commit in this process is never given up: however slow the disk is, the commit ends, and its
     /// outcome is known then. The answer of a server may never come.
     pub(super) async fn commit(self) -> Result<(), DbError> {
         let done = match self.0 {
-            Open::Sqlite(tx) => tx.commit().await,
-            Open::Postgres(tx) => match tokio::time::timeout(STATEMENT, tx.commit()).await {
+            Open::Sqlite(c) => c.commit().await,
+            Open::Postgres(c) => match tokio::time::timeout(STATEMENT, c.commit()).await {
                 Ok(done) => done,
                 Err(_) => return Err(DbError::InDoubt(SLOW.to_owned())),
             },
@@ -228,36 +223,20 @@ impl Transaction {
 impl Fetch for Transaction {
     async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
         in_time(Box::pin(async {
-            Ok(match &mut self.0 {
-                Open::Sqlite(tx) => sqlx::query_with(query.text(), query.for_sqlite()?)
-                    .fetch_all(&mut **tx)
-                    .await?
-                    .into_iter()
-                    .map(|row| Row(Inner::Sqlite(row)))
-                    .collect(),
-                Open::Postgres(tx) => sqlx::query_with(query.text(), query.for_postgres()?)
-                    .fetch_all(&mut **tx)
-                    .await?
-                    .into_iter()
-                    .map(|row| Row(Inner::Postgres(row)))
-                    .collect(),
-            })
+            match &mut self.0 {
+                Open::Sqlite(c) => Sqlite::rows(c, &query).await,
+                Open::Postgres(c) => Postgres::rows(c, &query).await,
+            }
         }))
         .await
     }
 
     async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
         in_time(Box::pin(async {
-            Ok(match &mut self.0 {
-                Open::Sqlite(tx) => sqlx::query_with(query.text(), query.for_sqlite()?)
-                    .fetch_optional(&mut **tx)
-                    .await?
-                    .map(|row| Row(Inner::Sqlite(row))),
-                Open::Postgres(tx) => sqlx::query_with(query.text(), query.for_postgres()?)
-                    .fetch_optional(&mut **tx)
-                    .await?
-                    .map(|row| Row(Inner::Postgres(row))),
-            })
+            match &mut self.0 {
+                Open::Sqlite(c) => Sqlite::row(c, &query).await,
+                Open::Postgres(c) => Postgres::row(c, &query).await,
+            }
         }))
         .await
     }

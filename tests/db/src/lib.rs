@@ -10,9 +10,10 @@
 
 use sha2::{Digest, Sha256};
 use std::path::Path;
+use tars_certs::secret;
 use tars_runtime::{
     config::Database,
-    db::{Db, Isolation, Place, Server, Write},
+    db::{Db, Fetch, Isolation, Place, Query, Server, Write},
 };
 
 /// The environment variable that names the server.
@@ -61,7 +62,28 @@ pub fn on_postgres(dir: &Path) -> Database {
 }
 
 fn url() -> String {
-    std::env::var(URL).expect("TARS_TEST_POSTGRES names the server")
+    given(URL)
+}
+
+fn given(name: &str) -> String {
+    std::env::var(name).unwrap_or_else(|_| panic!("{name} is set"))
+}
+
+/// The same by TCP, with verified TLS and a password.
+///
+/// # Panics
+///
+/// As [`on_postgres`], and where the password's file cannot be written to the folder.
+pub fn by_tls(dir: &Path) -> Database {
+    let password = dir.join("password");
+    let text = given("TARS_TEST_POSTGRES_PASSWORD") + "\n";
+    secret::write(&password, text.as_bytes()).expect("the folder can be written");
+    Database {
+        url: Some(given("TARS_TEST_POSTGRES_TLS")),
+        root_certificate: Some(given("TARS_TEST_POSTGRES_ROOT").into()),
+        password_file: Some(password),
+        ..on_postgres(dir)
+    }
 }
 
 /// The same for the same folder, and another for every other.
@@ -147,14 +169,35 @@ fn leaked(text: String) -> &'static str {
     text.leak()
 }
 
+/// A lock that is held until this is dropped.
+#[derive(Debug)]
+pub struct Lock(tokio::task::JoinHandle<()>);
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// A server ends a transaction that stands still for longer.
+const PULSE: std::time::Duration = std::time::Duration::from_secs(1);
+
+/// Keeps a transaction open.
+pub async fn keep_open(tx: &mut Write) {
+    while tx.rows(Query::new("SELECT 1 AS one")).await.is_ok() {
+        tokio::time::sleep(PULSE).await;
+    }
+}
+
 /// Keeps a service of a mesh from writing, until what is returned is dropped.
 ///
 /// # Panics
 ///
 /// If the database is not there, or is busy for longer than a writer waits.
-pub async fn lock(dir: &Path, service: &str) -> Write {
+pub async fn lock(dir: &Path, service: &str) -> Lock {
     let db = Db::attach(of_mesh(dir, service)).await;
     let db = db.expect("the database is there");
     let lock = db.write("test.lock", Isolation::Exclusive).await;
-    lock.expect("the database is not busy")
+    let mut lock = lock.expect("the database is not busy");
+    Lock(tokio::spawn(async move { keep_open(&mut lock).await }))
 }

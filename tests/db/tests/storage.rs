@@ -8,7 +8,7 @@ use tars_runtime::db::{
     Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, SchemaError, Swap, Transaction,
     Write,
 };
-use tars_test_db::place;
+use tars_test_db::{keep_open, place};
 use tokio::time::timeout;
 use uuid::Uuid;
 
@@ -225,9 +225,12 @@ async fn a_statement_that_fails_spoils_its_transaction_alone() {
 async fn a_writer_that_waits_for_too_long_is_told_that_the_database_is_unavailable() {
     let dir = tempfile::tempdir().unwrap();
     let db = open(dir.path()).await;
-    let held = begin(&db, Isolation::Exclusive).await;
+    let mut held = begin(&db, Isolation::Exclusive).await;
     let other = open(dir.path()).await;
-    let refused = other.write("test.wait", Isolation::Exclusive).await;
+    let refused = tokio::select! {
+        refused = other.write("test.wait", Isolation::Exclusive) => refused,
+        () = keep_open(&mut held) => panic!("the lock is lost"),
+    };
     assert!(
         matches!(refused, Err(DbError::Unavailable(_))),
         "{refused:?}"
@@ -352,7 +355,7 @@ mod postgres {
         config::Database,
         db::{Place, Server},
     };
-    use tars_test_db::on_postgres;
+    use tars_test_db::{by_tls, on_postgres};
 
     fn at(settings: &Database) -> Place {
         Place::Server {
@@ -485,23 +488,6 @@ mod postgres {
         Db::open(at(&looking), MIGRATIONS).await.unwrap();
     }
 
-    fn given(name: &str) -> String {
-        std::env::var(name).unwrap_or_else(|_| panic!("{name} is set"))
-    }
-
-    /// The server by TCP: verified TLS and a password.
-    fn by_tls(dir: &Path) -> Database {
-        let password = dir.join("password");
-        let text = given("TARS_TEST_POSTGRES_PASSWORD") + "\n";
-        secret::write(&password, text.as_bytes()).unwrap();
-        Database {
-            url: Some(given("TARS_TEST_POSTGRES_TLS")),
-            root_certificate: Some(given("TARS_TEST_POSTGRES_ROOT").into()),
-            password_file: Some(password),
-            ..on_postgres(dir)
-        }
-    }
-
     async fn refusal(settings: &Database) -> DbError {
         Db::open(at(settings), MIGRATIONS).await.unwrap_err()
     }
@@ -559,9 +545,14 @@ mod postgres {
         let settings = Database {
             url: Some(url.replace("://remote@", &format!("://{name}@"))),
             password_file: Some(file),
+            schema_owner: Some(user(&on_postgres(dir))),
             ..by_tls
         };
         (name, settings)
+    }
+
+    fn user(settings: &Database) -> String {
+        settings.address().unwrap().unwrap().user
     }
 
     async fn run(db: &Db, text: String) {
@@ -618,6 +609,93 @@ mod postgres {
             db.close().await;
         }
         run(&operator, format!("DROP ROLE {name}")).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_role_that_may_create_nothing_checks_the_schema() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Db::open(at(&on_postgres(dir.path())), &MIGRATIONS[..1]).await;
+        let operator = operator.unwrap();
+        let (name, settings) = role(dir.path(), &operator, "secret").await;
+        let looking = Database {
+            migrate: false,
+            ..settings
+        };
+        let schema = format!("{}_storage", looking.schema_prefix);
+        for text in [
+            format!("ALTER ROLE {name} NOSUPERUSER"),
+            format!("GRANT USAGE ON SCHEMA {schema} TO {name}"),
+            format!("GRANT SELECT ON ALL TABLES IN SCHEMA {schema} TO {name}"),
+        ] {
+            run(&operator, text).await;
+        }
+        let older = refusal(&looking).await;
+        let (applied, needed) = (1, 2);
+        assert_eq!(older, SchemaError::Older { applied, needed }.into());
+        Db::open(at(&on_postgres(dir.path())), MIGRATIONS)
+            .await
+            .unwrap();
+        let db = Db::open(at(&looking), MIGRATIONS).await.unwrap();
+        assert_eq!(
+            db.read("test.count")
+                .value::<i64>(Query::new(COUNT), "n")
+                .await,
+            Ok(0)
+        );
+        let mut tx = begin(&db, Isolation::Committed).await;
+        assert!(put(&mut tx, 1, 1).await.is_err(), "the role may only read");
+        drop(tx);
+        db.close().await;
+        run(&operator, format!("DROP OWNED BY {name}")).await;
+        run(&operator, format!("DROP ROLE {name}")).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_schema_of_another_role_is_refused_unless_it_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let operator = Db::open(at(&on_postgres(dir.path())), MIGRATIONS).await;
+        let operator = operator.unwrap();
+        let (name, named) = role(dir.path(), &operator, "secret").await;
+        let owner = user(&on_postgres(dir.path()));
+        for (schema_owner, expected) in [(None, &name), (Some("nobody"), &"nobody".to_owned())] {
+            for migrate in [true, false] {
+                let settings = Database {
+                    schema_owner: schema_owner.map(str::to_owned),
+                    migrate,
+                    ..named.clone()
+                };
+                let refused = SchemaError::Owner {
+                    schema: format!("{}_storage", settings.schema_prefix),
+                    owner: owner.clone(),
+                    expected: expected.clone(),
+                };
+                assert_eq!(refusal(&settings).await, refused.into());
+            }
+        }
+        Db::open(at(&named), MIGRATIONS)
+            .await
+            .unwrap()
+            .close()
+            .await;
+        run(&operator, format!("DROP ROLE {name}")).await;
+    }
+
+    #[tokio::test]
+    #[ignore = "needs PostgreSQL: run by cargo xtask test"]
+    async fn a_transaction_of_a_process_that_froze_gives_way_to_those_that_wait() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = at(&on_postgres(dir.path()));
+        let db = Db::open(&place, MIGRATIONS).await.unwrap();
+        let mut frozen = begin(&db, Isolation::Exclusive).await;
+        put(&mut frozen, 1, 1).await.unwrap();
+        let other = Db::open(&place, MIGRATIONS).await.unwrap();
+        let mut next = begin(&other, Isolation::Exclusive).await;
+        put(&mut next, 1, 2).await.unwrap();
+        next.commit().await.unwrap();
+        let lost = put(&mut frozen, 2, 2).await.unwrap_err();
+        assert!(matches!(lost, DbError::Unavailable(_)), "{lost:?}");
     }
 
     #[tokio::test]
