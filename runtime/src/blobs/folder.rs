@@ -63,9 +63,16 @@ impl Folder {
         .await
     }
 
+    /// Removes what is not referred to. A caller that goes away leaves the turn to others, who may refer
+    /// to more than the caller knew: nothing is removed then.
     pub(super) async fn collect(&self, referenced: BTreeSet<String>) -> Result<usize, BlobError> {
+        let caller = Arc::new(());
+        let is_waited_for = Arc::downgrade(&caller);
         self.blocking(move |folder| {
             let _turn = folder.turn.lock();
+            if is_waited_for.strong_count() == 0 {
+                return Ok(0);
+            }
             let orphans = folder.orphans(&referenced)?;
             for path in &orphans {
                 fs::remove_file(path).map_err(failed(path))?;
@@ -108,5 +115,36 @@ fn verified(name: String, content: Vec<u8>) -> Result<Vec<u8>, BlobError> {
         Ok(content)
     } else {
         Err(BlobError::Damaged(name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures_util::FutureExt;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn a_collection_that_nobody_waits_for_removes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let folder = Folder::open(dir.path().to_owned()).unwrap();
+        let name = folder.put(b"weights".to_vec()).await.unwrap();
+        let turn = Arc::clone(&folder.turn);
+        let held = turn.lock();
+        let mut collecting = Box::pin(folder.collect(BTreeSet::new()));
+        assert!((&mut collecting).now_or_never().is_none());
+        drop(collecting);
+        drop(held);
+        let ended = async {
+            // The folder's own, and that of this test.
+            while Arc::strong_count(&turn) > 2 {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let ended = tokio::time::timeout(Duration::from_secs(20), ended);
+        ended.await.unwrap();
+        assert_eq!(folder.get(&name).await.unwrap(), b"weights");
+        let removed = folder.collect(BTreeSet::new()).await.unwrap();
+        assert_eq!(removed, 1);
     }
 }
