@@ -102,7 +102,10 @@ impl Demo {
     async fn serve(self, config: Config) -> Result<ExitCode, CommandError> {
         let mut signals = Signals::new()?;
         let own = Ready::default_path(&config.data.dir);
-        let mesh = Mesh::start(config).await?;
+        let mesh = tokio::select! {
+            started = Mesh::start(config) => started?,
+            () = signals.wait() => return Ok(ExitCode::from(130)),
+        };
         mesh.ready
             .save(&own)
             .map_err(|e| CommandError::file(&own, e))?;
