@@ -119,9 +119,7 @@ impl Command {
                 json,
             } => {
                 let password = password::choose(password_file)?;
-                let body =
-                    json!({ "username": username, "password": password.as_str(), "roles": roles });
-                print_one(json, rest.post("/admin/users", body).await?);
+                print_one(json, create(rest, &username, &roles, &password).await?);
             }
             Self::Disable {
                 username,
@@ -160,6 +158,16 @@ impl Command {
         }
         Ok(())
     }
+}
+
+async fn create(
+    rest: &Rest,
+    username: &str,
+    roles: &[String],
+    password: &str,
+) -> Result<Value, CommandError> {
+    let body = json!({ "username": username, "password": password, "roles": roles });
+    Ok(rest.post("/admin/users", body).await?)
 }
 
 fn path(username: &str, action: &str) -> String {
