@@ -69,6 +69,8 @@ impl Auth {
         let row = self.issued(entry, &lineage);
         store::save_lineage(tx, &lineage).await?;
         store::insert_issued(tx, &row).await?;
+        let name = format!("{}:{}", row.issuer, row.serial);
+        store::adopt_reports(tx, &row.spiffe_id, row.lineage, &name).await?;
         let event = match renewed {
             true => "certificate.renewed",
             false => "certificate.issued",

@@ -33,6 +33,11 @@ const DROP_REPORT: &str = "DELETE FROM trust_reports WHERE spiffe_id = $1 AND in
                            OR holder IN (SELECT issuer || ':' || serial FROM issued_certificates \
                            WHERE lineage = $4))";
 
+const REPLACED: &str = "DELETE FROM trust_reports WHERE spiffe_id = $1 AND holder = $2 AND instance IN \
+                        (SELECT instance FROM trust_reports WHERE spiffe_id = $1 AND holder = $3)";
+const ADOPT_REPORTS: &str =
+    "UPDATE trust_reports SET holder = $2 WHERE spiffe_id = $1 AND holder = $3";
+
 const RECORDED_STEP: &str = "SELECT version FROM recorded_steps WHERE id = 1";
 const RECORD_STEP: &str = "UPDATE recorded_steps SET version = $1 WHERE id = 1";
 
@@ -101,6 +106,25 @@ pub(crate) async fn drop_report(
         .bind(holder)
         .bind(holder.parse::<Uuid>().ok());
     tx.execute(report).await?.any();
+    Ok(())
+}
+
+/// Gives a lineage the reports that were made with one of its certificates before that was recorded, as
+/// at another replica. They replace what the same processes have reported before.
+pub(crate) async fn adopt_reports(
+    tx: &mut Transaction,
+    spiffe_id: &str,
+    lineage: Uuid,
+    certificate: &str,
+) -> Result<(), AuthError> {
+    let lineage = lineage.to_string();
+    for query in [REPLACED, ADOPT_REPORTS] {
+        let query = Query::new(query)
+            .bind(spiffe_id)
+            .bind(&lineage)
+            .bind(certificate);
+        tx.execute(query).await?.any();
+    }
     Ok(())
 }
 

@@ -208,6 +208,33 @@ async fn a_step_waits_for_the_other_replica_itself_until_it_takes_leave() {
 
 #[tokio::test]
 #[ignore = "needs PostgreSQL: cargo xtask test"]
+async fn a_report_that_overtakes_the_record_of_its_certificate_replaces_the_one_before() {
+    let (one, two, _shared) = pair().await;
+    let instance = Uuid::now_v7();
+    // A service in the process of one replica reports to the other.
+    let report = async || {
+        let own = two.auth.certificates().own.current();
+        let roots: Vec<KeyId> = own.trust().root_keys().collect();
+        let reported = one.auth.report_trust(own.verified(), instance, &roots);
+        reported.await.unwrap();
+    };
+    two.refresh_managed();
+    two.auth.import_journal().await.unwrap();
+    report().await;
+    one.step(RotationStep::Prepare).await.unwrap();
+    one.refresh_own();
+    two.shared().catch_up().await.unwrap();
+    two.refresh_managed();
+    report().await;
+    let waiting_for = async || one.auth.roots().await.unwrap().waiting_for.len();
+    assert_eq!(waiting_for().await, 1, "for what was reported before");
+    two.auth.import_journal().await.unwrap();
+    assert_eq!(waiting_for().await, 0);
+    assert_eq!(one.auth.reports().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test"]
 async fn a_process_that_reports_to_one_replica_has_not_departed_at_the_other() {
     let (one, two, _shared) = pair().await;
     let (peer, instance) = (one.join("/automl").await, Uuid::now_v7());
