@@ -7,6 +7,7 @@
 use super::{
     CaError, Lifetimes, file,
     generation::{self, Generation},
+    pem::{Pair, RootContents},
     profile,
     rotation::{Ledger, RootEntry, RootState, RotationStep},
     unusable,
@@ -38,26 +39,6 @@ impl fmt::Debug for Contents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Contents(version {})", self.ledger.version)
     }
-}
-
-/// A root and its intermediates, in PEM.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct RootContents {
-    pub(super) cert: String,
-    /// `None` while the key is offline.
-    pub(super) key: Option<Zeroizing<String>>,
-    /// By the name of their files, without an extension.
-    pub(super) intermediates: BTreeMap<String, Pair>,
-}
-
-/// A certificate and its key, in PEM.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Pair {
-    pub(super) cert: String,
-    /// `None` when its file is gone, which only an expired intermediate may be without.
-    pub(super) key: Option<Zeroizing<String>>,
 }
 
 const INTERMEDIATE: &str = "intermediate-";

@@ -2,7 +2,7 @@
 
 use super::{
     CaError, RootInfo,
-    contents::{Pair, RootContents},
+    pem::{Pair, RootContents},
     rotation::{RootEntry, RootState},
     unusable,
 };

@@ -8,7 +8,7 @@
 
 use super::{
     error::ChannelError,
-    options::{Dialer, Traffic},
+    options::{CONNECT_TIMEOUT, Dialer, Traffic},
     slots::StreamSlots,
 };
 use arc_swap::ArcSwapOption;
@@ -34,8 +34,6 @@ use tokio::{
 };
 use tonic::body::Body;
 
-/// The time to connect, TLS and HTTP/2 included.
-pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an address is left alone after its first failure.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 /// How long an address is left alone at most.

@@ -1,6 +1,6 @@
 //! Why a call could not be made, for operators and for strangers.
 
-use super::{endpoint::CONNECT_TIMEOUT, options::ChannelOptions};
+use super::options::{CONNECT_TIMEOUT, ChannelOptions};
 use std::{io, sync::Arc};
 use tars_certs::tls;
 use tars_runtime::targets::TargetError;

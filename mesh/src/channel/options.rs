@@ -6,6 +6,9 @@ use tars_runtime::clock::Clock;
 
 use crate::ConnectionTable;
 
+/// The time to connect, TLS and HTTP/2 included.
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// What a channel needs to connect.
 #[derive(Debug, Clone)]
 pub struct ChannelOptions {
