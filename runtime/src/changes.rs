@@ -12,7 +12,7 @@
 
 use crate::{
     bus::{Bus, Follower, Topic},
-    db::{Db, DbError, Fetch, FromRow, Query, Row, Transaction},
+    db::{Db, DbError, Fetch, FromRow, Query, Row, Transaction, Write},
 };
 use tokio::sync::watch;
 use tokio_util::task::AbortOnDropHandle;
@@ -62,6 +62,13 @@ impl FromRow for Position {
 #[must_use = "other replicas learn of a change that is not published only by polling"]
 pub struct Change(Position);
 
+impl Change {
+    /// The number, which replicas that have read the change report.
+    pub fn number(&self) -> u64 {
+        self.0.number
+    }
+}
+
 /// The changes of one topic. They are followed until this is dropped.
 #[derive(Debug)]
 pub struct Changes {
@@ -101,6 +108,43 @@ impl Changes {
         taken
             .map(Change)
             .ok_or_else(|| DbError::Failed(format!("{TAKE}: no row")))
+    }
+
+    /// The number of the last committed change; zero before the first.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] when the database cannot be read.
+    pub async fn last(&self, db: &Db) -> Result<u64, DbError> {
+        Ok(position(db, self.topic).await?.number)
+    }
+
+    /// The number of the last change that a transaction sees.
+    ///
+    /// # Errors
+    ///
+    /// [`DbError`] when the database cannot be read.
+    pub async fn last_in(&self, tx: &mut Transaction) -> Result<u64, DbError> {
+        Ok(position_in(tx, self.topic).await?.number)
+    }
+
+    /// Commits a transaction as a change, and publishes it, also where the commit is in doubt: whoever is
+    /// woken reads what is stored. To be run on a task of its own.
+    ///
+    /// # Errors
+    ///
+    /// As [`Write::commit`].
+    pub async fn commit(&self, mut tx: Write) -> Result<(), DbError> {
+        let change = self.take(&mut tx).await?;
+        match tx.commit().await {
+            Ok(()) => self.publish(change),
+            Err(doubt @ DbError::InDoubt(_)) => {
+                self.publish_in_doubt(change);
+                return Err(doubt);
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
     }
 
     /// Publishes a change that is committed. Subscribers in this process are woken at once.
@@ -171,8 +215,11 @@ fn observe(latest: &watch::Sender<Position>, before: Position, read: Position) {
 }
 
 async fn position(db: &Db, topic: Topic) -> Result<Position, DbError> {
-    let query = Query::new(LAST).bind(topic);
-    let last = db.read("changes.last").optional(query).await?;
+    position_in(&mut db.read("changes.last"), topic).await
+}
+
+async fn position_in(db: &mut impl Fetch, topic: Topic) -> Result<Position, DbError> {
+    let last = db.optional(Query::new(LAST).bind(topic)).await?;
     Ok(last.unwrap_or_default())
 }
 

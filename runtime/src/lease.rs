@@ -4,15 +4,17 @@
 //! nonce and a count of renewals. Tokens come from one counter, so that each change of holder makes the
 //! token larger (Martin Kleppmann, "How to do distributed locking", 2016). The counter can fall back
 //! with its database, to a standby or a backup that lacks the last commits, and give a token twice. The
-//! nonce, which no other acquisition has, tells the two holders of such a token apart.
+//! nonce, which no other acquisition has, tells the two holders of such a token apart. Another service
+//! that remembers tokens (as Orchestration does) has no nonce to compare: for it the counter is never
+//! behind the wall clock in microseconds, so that after such a fall, too, later tokens are larger.
 //!
 //! Safety rests on token and nonce alone. A write of owned work calls [`Fence::enforce`] in its own
 //! transaction, which locks the lease's row: either the claim is current until the commit, or the write
 //! is refused with [`LeaseError::Stale`]. A process that was suspended for longer than its lease, and has
 //! been replaced meanwhile, can therefore write nothing, whatever its clock shows.
 //!
-//! Clocks decide only how soon work goes on elsewhere, and no wall clock is read, since those of other
-//! machines may be wrong. A lease has ended when whoever waits for it has seen no renewal for a whole
+//! Clocks decide only how soon work goes on elsewhere, and no wall clock is read for that, since those of
+//! other machines may be wrong. A lease has ended when whoever waits for it has seen no renewal for a whole
 //! life by its own monotonic clock. A holder counts its own lease's end by its monotonic clock, from
 //! before the renewal was sent; past that end it cancels the work, which may have effects outside of the
 //! database. A process that was killed and starts again waits like any other: nothing that it finds on
@@ -26,10 +28,12 @@ mod book;
 mod claim;
 mod in_progress;
 mod keeper;
+mod presence;
 mod state;
 mod table;
 
 pub use in_progress::{Entry, InProgress};
+pub use presence::{MIGRATION as PRESENCE_MIGRATION, Presence, Tenure};
 pub use state::Loss;
 
 use crate::{
@@ -197,7 +201,8 @@ impl Leases {
         }
         let asked = self.book.clock().monotonic();
         let mut tx = self.table.begin("leases.acquire").await?;
-        let taken = table::take(&mut tx, name, self.book.holder(), found).await?;
+        let now_us = self.book.clock().now_us();
+        let taken = table::take(&mut tx, name, self.book.holder(), found, now_us).await?;
         let Some(claim) = taken else {
             return Ok(None);
         };
@@ -225,9 +230,35 @@ impl Leases {
     /// How long to wait before looking whether work of other holders has become free: up to half of a
     /// lease's life, and not past the end of one that was seen. `None` where there are no other holders.
     pub fn until_next_poll(&self) -> Option<Duration> {
-        let pause = spread(self.book.life()? / 2, &self.jitter);
-        let first_end = self.book.until_first_end();
-        Some(first_end.map_or(pause, |end| pause.min(end)))
+        self.book.until_next_look(&self.jitter)
+    }
+
+    /// Looks for work of other holders that has become free, as long as the service exists, as often as
+    /// [`until_next_poll`](Self::until_next_poll) says. Does nothing where there are no other holders.
+    /// `what` names the work in the log.
+    pub fn look_for_free<S, F, E>(
+        &self,
+        what: &'static str,
+        service: &Arc<S>,
+        look: impl Fn(Arc<S>) -> F + Send + Sync + 'static,
+    ) where
+        S: Send + Sync + 'static,
+        F: Future<Output = Result<(), E>> + Send,
+        E: std::fmt::Debug,
+    {
+        let (book, jitter) = (Arc::clone(&self.book), self.jitter.clone());
+        let service = Arc::downgrade(service);
+        tokio::spawn(async move {
+            while let Some(pause) = book.until_next_look(&jitter) {
+                tokio::time::sleep(pause).await;
+                let Some(service) = service.upgrade() else {
+                    return;
+                };
+                if let Err(error) = look(service).await {
+                    tracing::warn!(?error, "{what} without an owner could not be looked for");
+                }
+            }
+        });
     }
 
     /// Whether nobody holds a lease any more, so that [`acquire`](Self::acquire) would take it.
@@ -333,8 +364,13 @@ impl Lease {
     pub async fn release(self) -> Result<(), DbError> {
         let claim = self.grant.claim().clone();
         self.table.remove(&[claim]).await?;
-        self.book.settle(&self.grant);
+        self.released();
         Ok(())
+    }
+
+    /// The lease was given up by a transaction that is committed: see [`Fence::release`].
+    pub fn released(self) {
+        self.book.settle(&self.grant);
     }
 }
 
@@ -352,6 +388,11 @@ pub struct Fence {
 }
 
 impl Fence {
+    /// The fencing token, for services that check it themselves.
+    pub fn token(&self) -> i64 {
+        self.grant.claim().token()
+    }
+
     /// Locks the lease's row until the transaction ends, if the claim is current. Comes before the writes
     /// that it protects.
     ///
@@ -362,9 +403,26 @@ impl Fence {
         if table::lock(tx, self.grant.claim()).await?.is_done() {
             return Ok(());
         }
+        Err(self.refused())
+    }
+
+    /// Gives the lease up together with the transaction, whose writes are the last of the work: whoever
+    /// sees them finds the lease free. [`Lease::released`] follows the commit.
+    ///
+    /// # Errors
+    ///
+    /// As [`enforce`](Self::enforce).
+    pub async fn release(&self, tx: &mut Transaction) -> Result<(), LeaseError> {
+        if table::release(tx, self.grant.claim()).await?.is_done() {
+            return Ok(());
+        }
+        Err(self.refused())
+    }
+
+    fn refused(&self) -> LeaseError {
         self.book.record_refused();
         self.book.supersede(&self.grant);
-        Err(self.stale())
+        self.stale()
     }
 
     /// Whether the lease has not ended by this process's monotonic clock, for effects outside of the

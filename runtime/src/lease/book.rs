@@ -7,7 +7,11 @@ use super::{
     state::{Event, State},
     table::LeaseRow,
 };
-use crate::clock::{Clock, Monotonic};
+use crate::{
+    backoff::spread,
+    clock::{Clock, Monotonic},
+    seeds::Seeds,
+};
 use parking_lot::Mutex;
 use std::{
     collections::{HashMap, HashSet},
@@ -146,8 +150,16 @@ impl Book {
         now.since(since) < life
     }
 
+    /// How long to wait before looking for leases that have ended: up to half of their life, and not past
+    /// the end of one that was seen.
+    pub(super) fn until_next_look(&self, jitter: &Seeds) -> Option<Duration> {
+        let pause = spread(self.life()? / 2, jitter);
+        let first_end = self.until_first_end();
+        Some(first_end.map_or(pause, |end| pause.min(end)))
+    }
+
     /// How long until the first of the leases that were seen has ended, unless it is renewed.
-    pub(super) fn until_first_end(&self) -> Option<Duration> {
+    fn until_first_end(&self) -> Option<Duration> {
         let (life, now) = (self.life()?, self.clock.monotonic());
         let seen = self.seen.lock();
         let left = seen.values().map(|s| (s.since + life).since(now));

@@ -6,7 +6,8 @@ use uuid::Uuid;
 
 const FIND: &str = "SELECT token, nonce, renewals FROM leases WHERE name = $1";
 /// Locks the counter, so that one holder after the other takes a lease.
-const NEXT_TOKEN: &str = "UPDATE lease_tokens SET last = last + 1 WHERE id = 1 RETURNING last";
+const NEXT_TOKEN: &str = "UPDATE lease_tokens SET last = CASE WHEN last < $1 THEN $1 ELSE last + 1 END \
+                          WHERE id = 1 RETURNING last";
 /// Takes a lease that is free, or still is as it was when it was found dead.
 const TAKE: &str = "INSERT INTO leases (name, holder, token, nonce, renewals) VALUES ($1, $2, $3, $4, 0) \
                     ON CONFLICT (name) DO UPDATE SET holder = excluded.holder, token = excluded.token, \
@@ -17,6 +18,8 @@ const LOCK: &str = "UPDATE leases SET token = token WHERE name = $1 AND token = 
 const RENEW: &str =
     "UPDATE leases SET renewals = renewals + 1 WHERE name = $1 AND token = $2 AND nonce = $3";
 const REMOVE: &str = "DELETE FROM leases WHERE name = $1 AND token = $2 AND nonce = $3";
+/// Removes a lease that still is as it was when it was found dead.
+const REMOVE_DEAD: &str = "DELETE FROM leases WHERE name = $1 AND nonce = $2 AND renewals = $3";
 const CLEAR: &str = "DELETE FROM leases";
 
 /// A lease as others see it. Each renewal changes it.
@@ -62,6 +65,15 @@ impl Table {
     pub(super) async fn find(&self, name: &str) -> Result<Option<LeaseRow>, DbError> {
         let query = Query::new(FIND).bind(name);
         self.db.read("leases.find").optional(query).await
+    }
+
+    /// All rows of a query without parameters.
+    pub(super) async fn all<T: FromRow>(
+        &self,
+        name: &'static str,
+        text: &'static str,
+    ) -> Result<Vec<T>, DbError> {
+        self.db.read(name).all(Query::new(text)).await
     }
 
     /// Removes all leases.
@@ -110,8 +122,10 @@ pub(super) async fn take(
     name: &str,
     holder: &str,
     dead: Option<LeaseRow>,
+    now_us: i64,
 ) -> Result<Option<Claim>, DbError> {
-    let token: i64 = tx.value(Query::new(NEXT_TOKEN), "last").await?;
+    let next = Query::new(NEXT_TOKEN).bind(now_us);
+    let token: i64 = tx.value(next, "last").await?;
     let claim = Claim::new(name, token, Uuid::now_v7());
     let take = Query::new(TAKE)
         .bind(name)
@@ -127,4 +141,22 @@ pub(super) async fn take(
 /// Locks a lease until the transaction ends; lost when the claim is not the current one.
 pub(super) async fn lock(tx: &mut Transaction, claim: &Claim) -> Result<Swap, DbError> {
     Ok(tx.execute(of(LOCK, claim)).await?.swap())
+}
+
+/// Removes a lease; lost when the claim is not the current one.
+pub(super) async fn release(tx: &mut Transaction, claim: &Claim) -> Result<Swap, DbError> {
+    Ok(tx.execute(of(REMOVE, claim)).await?.swap())
+}
+
+/// Removes a lease that was found dead; lost when it was renewed or taken since.
+pub(super) async fn remove_dead(
+    tx: &mut Transaction,
+    name: &str,
+    dead: &LeaseRow,
+) -> Result<Swap, DbError> {
+    let remove = Query::new(REMOVE_DEAD)
+        .bind(name)
+        .bind(dead.nonce)
+        .bind(dead.renewals);
+    Ok(tx.execute(remove).await?.swap())
 }

@@ -5,6 +5,7 @@ use super::*;
 use crate::db::{Fetch, Isolation, Migration, Query, Write};
 use std::path::PathBuf;
 
+mod presence;
 mod schedules;
 
 const SCHEMA: &[Migration] = &[
@@ -14,6 +15,7 @@ const SCHEMA: &[Migration] = &[
         "work",
         "CREATE TABLE work (number BIGINT PRIMARY KEY, name TEXT NOT NULL, token BIGINT NOT NULL)",
     ),
+    Migration::new(3, "replicas", PRESENCE_MIGRATION),
 ];
 const HOUR: Duration = Duration::from_secs(3600);
 const START: Duration = Duration::from_secs(1_800_000_000);
@@ -236,6 +238,45 @@ async fn a_released_lease_is_free_at_once_and_its_token_is_stale() {
     let taken = two.take("study").await;
     assert!(taken.token() > token, "tokens are not reused");
     assert!(is_stale(one.write("study", &fence).await));
+}
+
+#[tokio::test]
+async fn a_lease_is_given_up_with_the_last_write_of_its_work_or_not_at_all() {
+    let Rig { one, two, _dir } = two().await;
+    let lease = one.take("study").await;
+    let fence = lease.fence();
+    let mut tx = one.db.write("test.last", Isolation::Exclusive).await;
+    fence.release(tx.as_mut().unwrap()).await.unwrap();
+    drop(tx);
+    assert!(two.is_refused("study").await, "nothing was committed");
+    one.write("study", &fence).await.unwrap();
+    let mut tx = one.db.write("test.last", Isolation::Exclusive).await;
+    fence.release(tx.as_mut().unwrap()).await.unwrap();
+    tx.unwrap().commit().await.unwrap();
+    let _taken = two.take("study").await;
+    let mut tx = one.db.write("test.last", Isolation::Exclusive).await;
+    assert!(is_stale(fence.release(tx.as_mut().unwrap()).await));
+}
+
+#[tokio::test]
+async fn tokens_of_a_restored_database_are_larger_than_those_before() {
+    let Rig { one, two, _dir } = two().await;
+    let before = one.take("study").await.token();
+    assert!(before >= one.clock.now_us());
+    // Restored from a backup that was made before the token was given.
+    let mut tx = one
+        .db
+        .write("test.restore", Isolation::Exclusive)
+        .await
+        .unwrap();
+    let restore = Query::new("UPDATE lease_tokens SET last = 0");
+    tx.execute(restore).await.unwrap().one().unwrap();
+    tx.commit().await.unwrap();
+    two.clock.advance(Duration::from_secs(1));
+    assert!(two.take("other").await.token() > before);
+    one.clock.step_back(HOUR);
+    let (first, second) = (one.take("a").await.token(), one.take("b").await.token());
+    assert!(second > first && first > before, "whatever the clock says");
 }
 
 #[tokio::test]
