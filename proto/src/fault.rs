@@ -132,21 +132,6 @@ pub fn internal() -> Status {
     )
 }
 
-/// Returns the number of the event that follows `after`, which the caller chose.
-///
-/// # Errors
-///
-/// OUT_OF_RANGE when there is no larger number.
-pub fn sequence_after(after: u64) -> Result<u64, Status> {
-    after.checked_add(1).ok_or_else(|| {
-        status(
-            Code::OutOfRange,
-            reason::PAST_END,
-            "no event follows after_sequence",
-        )
-    })
-}
-
 /// Creates PERMISSION_DENIED for a caller who lacks `permission`.
 pub fn missing_permission(permission: &str) -> Status {
     status_with(
@@ -384,14 +369,6 @@ mod tests {
         ] {
             assert!(!is_busy(&other), "{other:?}");
         }
-    }
-
-    #[test]
-    fn nothing_follows_the_largest_number() {
-        assert_eq!(sequence_after(0).unwrap(), 1);
-        assert_eq!(sequence_after(u64::MAX - 1).unwrap(), u64::MAX);
-        let refused = sequence_after(u64::MAX).unwrap_err();
-        assert_eq!(refused.code(), Code::OutOfRange);
     }
 
     #[test]

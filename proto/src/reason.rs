@@ -32,9 +32,7 @@ reasons! {
     OUTCOME_UNKNOWN,
     /// A row of the database cannot be read.
     CORRUPT_ROW,
-    /// No event follows the given sequence number.
-    PAST_END,
-    /// The events that follow the given sequence number are no longer kept.
+    /// The events that follow the given sequence number are no longer kept, or the number was never given.
     TRIMMED,
 }
 
@@ -152,6 +150,12 @@ reasons! {
     UNTRAINED,
     /// Another version of the agent is live than the caller expects.
     VERSION_CHANGED,
+    /// The work that the call is a part of has been taken over by another process of its service.
+    SUPERSEDED,
+    /// The replica does not know whether what it would serve is live; another one may.
+    REPLICA_BEHIND,
+    /// The change is made, and not every replica serves it yet; the same call goes on waiting.
+    ROLLOUT_PENDING,
     /// Another change of the agent is in progress; the details name it.
     CHANGE_IN_PROGRESS,
     /// A change of the agent waits for a person; the details name it.

@@ -244,6 +244,7 @@ async fn an_agent_that_waits_for_a_person_about_a_lost_proposal_is_released() {
     let hold = HoldAgentRequest {
         agent_id: "policy".to_owned(),
         change_id: lost.clone(),
+        fencing_token: 1,
         ..HoldAgentRequest::default()
     };
     agents.hold_agent(hold).await.unwrap();

@@ -19,11 +19,9 @@ async fn every_statement_of_every_service_can_be_prepared() {
     let leases = statements(&root.join("runtime/src/lease/table.rs"));
     let blobs = statements(&root.join("runtime/src/blobs/chunks.rs"));
     let changes = statements(&root.join("runtime/src/changes.rs"));
-    assert!(
-        [&outbox, &leases, &blobs, &changes]
-            .iter()
-            .all(|found| found.len() >= 2)
-    );
+    let presence = statements(&root.join("runtime/src/lease/presence.rs"));
+    let of_runtime = [&outbox, &leases, &blobs, &changes, &presence];
+    assert!(of_runtime.iter().all(|found| found.len() >= 2));
     for service in SERVICES {
         let place = tars_test_db::of_mesh(mesh.dir.path(), service);
         let db = Db::attach(place).await.unwrap();
@@ -36,9 +34,10 @@ async fn every_statement_of_every_service_can_be_prepared() {
         let blobs = blobs.iter().filter(|_| service == "orchestration");
         let changes = changes
             .iter()
-            .filter(|_| ["hypersync", "orchestration"].contains(&service));
-        let shared = outbox.iter().chain(&leases).chain(blobs).chain(changes);
-        for text in own.iter().chain(shared) {
+            .filter(|_| ["automl", "hypersync", "orchestration"].contains(&service));
+        let presence = presence.iter().filter(|_| service == "orchestration");
+        let of_runtime = outbox.iter().chain(&leases).chain(blobs).chain(changes);
+        for text in own.iter().chain(of_runtime).chain(presence) {
             let prepared = db.prepare(text).await;
             assert!(prepared.is_ok(), "{service}: {text}: {prepared:?}");
             assert!(names_its_columns(text), "{service}: {text}");

@@ -13,6 +13,7 @@ use tars_runtime::{
     clock::Clock,
     config::Config,
     db::{Db, Migration, Place},
+    health::Check,
     lease::Leases,
     metrics::Metrics,
     seeds::Seeds,
@@ -38,6 +39,11 @@ pub trait Workload: Sized + Send + Sync + 'static {
 
     /// The leases of the work that the service owns. They are given up once nothing serves any more.
     fn leases(&self) -> &Leases;
+
+    /// What must hold beside the database for the service to be ready, by name.
+    fn checks(self: &Arc<Self>) -> Vec<(&'static str, Check)> {
+        Vec::new()
+    }
 
     /// The gRPC services to serve, each of which takes messages of at most `max_message_bytes`.
     fn routes(self: Arc<Self>, max_message_bytes: usize) -> Routes;

@@ -44,11 +44,11 @@ impl Default for Gateway {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Orchestration {
-    /// Number of threads that train. A class of work (trainings, searches, verifications) of which
+    /// Number of threads of each replica that train. A class of work (trainings, searches, verifications) of which
     /// nothing is running may use one more.
     pub learners: usize,
-    /// Maximum number of runs of each class that wait for a thread; one caller may have a quarter of
-    /// them.
+    /// Maximum number of runs of each class that wait for a thread of a replica; one caller may have a
+    /// quarter of them.
     pub queue: usize,
     /// Number of versions of each agent's weights that are retained, the live one and the one before
     /// among them. While a governed change holds an agent, none of its versions is deleted.
@@ -72,7 +72,7 @@ impl Default for Orchestration {
 pub struct Automl {
     /// Number of trials that one study runs at once.
     pub parallel_trials: usize,
-    /// Maximum number of studies that run at once.
+    /// Maximum number of studies that one replica runs at once.
     pub max_running_studies: usize,
 }
 

@@ -2,7 +2,7 @@
 
 use std::{io, time::Duration};
 use tars_interceptors::store;
-use tars_peers::PeerError;
+use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     db::DbError,
@@ -52,6 +52,17 @@ pub(crate) enum AutomlError {
     Worker,
     #[error(transparent)]
     Lost(#[from] Lost),
+}
+
+impl AutomlError {
+    /// Whether another process has taken over the study.
+    pub(crate) fn is_superseded(&self) -> bool {
+        match self {
+            Self::NotOwned(_) => true,
+            Self::Call(error) => error.failure() == Failure::Superseded,
+            _ => false,
+        }
+    }
 }
 
 impl From<LeaseError> for AutomlError {

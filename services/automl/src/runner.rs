@@ -15,7 +15,7 @@ use crate::{
 };
 use std::{collections::HashSet, sync::Arc};
 use tars_interceptors::call::{in_current_trace, with_trace};
-use tars_peers::{Evaluation, Update, seeds};
+use tars_peers::{Evaluation, Failure, Update, seeds};
 use tars_runtime::{
     lease::{Fence, Lease},
     trace::{Kind, Parent},
@@ -89,9 +89,8 @@ impl Automl {
     async fn run_owned(self: &Arc<Self>, study: &StudyRow, watched: &Arc<Watched>, lease: &Lease) {
         let fence = lease.fence();
         match lease.run(self.run(study, watched, &fence)).await {
-            None | Some(Err(AutomlError::NotOwned(_))) => {
-                tracing::info!(study = %study.id, "a study is no longer run by this process");
-            }
+            None => lost(study.id),
+            Some(Err(e)) if e.is_superseded() => lost(study.id),
             Some(Err(e)) if !watched.is_cancelled() => {
                 tracing::warn!(study = %study.id, error = ?e, "study failed");
                 let error = e.to_string();
@@ -186,7 +185,9 @@ impl Automl {
             Ok(TrialOutcome::Score(score)) => (TrialState::Complete, Some(score), String::new()),
             Ok(TrialOutcome::Pruned) => (TrialState::Pruned, None, String::new()),
             Ok(TrialOutcome::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
-            Err(AutomlError::Call(error)) => (TrialState::Failed, None, error.to_string()),
+            Err(AutomlError::Call(error)) if error.failure() != Failure::Superseded => {
+                (TrialState::Failed, None, error.to_string())
+            }
             Err(e) => return Err(e),
         };
         let tell = || self.tell(study, trial.number, state, score, &error, Some(fence));
@@ -227,7 +228,10 @@ impl Automl {
         fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
         // Dropping the run cancels it in Orchestration.
-        let mut run = self.peers.trainer.evaluate(evaluation(study, trial));
+        let mut run = self
+            .peers
+            .trainer
+            .evaluate(evaluation(study, trial, fence));
         loop {
             let stopped = watched.stopped();
             if watched.is_cancelled() {
@@ -261,8 +265,12 @@ impl Automl {
     }
 }
 
-/// The training run of a trial.
-fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
+fn lost(study: Uuid) {
+    tracing::info!(%study, "a study is no longer run by this process");
+}
+
+/// The training run of a trial, for the process whose fence this is.
+fn evaluation(study: &StudyRow, trial: &TrialRow, fence: &Fence) -> Evaluation {
     Evaluation {
         agent_type: study.agent_type.clone(),
         environment: study.environment.clone(),
@@ -272,6 +280,8 @@ fn evaluation(study: &StudyRow, trial: &TrialRow) -> Evaluation {
         reports: REPORTS,
         on_behalf_of: study.owner_id.clone(),
         verification: false,
+        work_id: lease_of(study.id),
+        fencing_token: u64::try_from(fence.token()).unwrap_or_default(),
     }
 }
 

@@ -20,7 +20,7 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// Proposals that are assessed concurrently.
+/// Proposals that one process assesses concurrently.
 pub(crate) const AT_ONCE: usize = 2;
 
 impl HyperSync {
@@ -105,7 +105,7 @@ impl HyperSync {
         if proposal.assessed() != Assessment::Pending {
             return Ok(());
         }
-        match self.measure(&proposal, Purpose::Assessment).await {
+        match self.measure(&proposal, Purpose::Assessment, fence).await {
             Err(error) if is_retryable(&error) && pauses.is_patient() => Err(error),
             measured => self.assessed(id, measured, fence).await,
         }

@@ -93,6 +93,8 @@ pub(crate) struct AgentRecord {
     pub(crate) hold: Option<(String, bool)>,
     pub(crate) approved: u64,
     operations: BTreeMap<String, u64>,
+    /// The largest fencing token of each change.
+    tokens: BTreeMap<String, u64>,
 }
 
 impl AgentRecord {
@@ -104,6 +106,7 @@ impl AgentRecord {
             hold: None,
             approved: 1,
             operations: BTreeMap::new(),
+            tokens: BTreeMap::new(),
         }
     }
 
@@ -125,7 +128,19 @@ impl AgentRecord {
         }
     }
 
+    /// Refuses a process whose work another one has taken over.
+    fn admit(&mut self, change: &str, token: u64) -> Result<(), Status> {
+        let largest = self.tokens.entry(change.to_owned()).or_default();
+        if token < *largest {
+            let text = format!("{change} has been taken over");
+            return Err(fault::status(Code::Aborted, "SUPERSEDED", &text));
+        }
+        *largest = token;
+        Ok(())
+    }
+
     fn apply(&mut self, request: ApplyHyperparametersRequest) -> Result<u64, Status> {
+        self.admit(&request.change_id, request.fencing_token)?;
         self.not_held(&request.change_id)?;
         let done = self.operations.get(&request.operation_id).copied();
         let version = match done {
@@ -146,6 +161,9 @@ impl AgentRecord {
     }
 
     fn settle(&mut self, request: &SettleHyperparametersRequest) -> Result<(), Status> {
+        if let Some(token) = request.fencing_token {
+            self.admit(&request.change_id, token)?;
+        }
         self.not_held(&request.change_id)?;
         self.hold = None;
         self.approved = request.approved_version.unwrap_or(self.approved);
@@ -344,6 +362,7 @@ impl ChangeAgents for Handle {
 
     async fn hold(&self, request: HoldAgentRequest) -> Result<(), PeerError> {
         let hold = |stored: &mut AgentRecord| {
+            stored.admit(&request.change_id, request.fencing_token)?;
             stored.not_held(&request.change_id)?;
             stored.hold = Some((request.change_id, true));
             Ok(())

@@ -71,6 +71,8 @@ impl HyperSync {
             change_id: lost.id.to_string(),
             approved_version: None,
             on_behalf_of: lost.by,
+            // Nobody works on what is lost.
+            fencing_token: None,
         };
         Ok(self.peers.agents.settle(request).await?)
     }

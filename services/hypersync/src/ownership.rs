@@ -9,7 +9,7 @@ use crate::{
     pauses::Pauses,
     store::{Assessment, Proposal},
 };
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use tars_runtime::lease::Lease;
 use uuid::Uuid;
 
@@ -40,9 +40,8 @@ impl HyperSync {
     /// Looks for proposals that no process works on any more, as long as the service exists. There are
     /// none where no other process uses the database.
     pub(crate) fn take_over_in_background(self: &Arc<Self>) {
-        if self.leases.until_next_poll().is_some() {
-            tokio::spawn(poll(Arc::downgrade(self)));
-        }
+        let look = |this: Arc<Self>| async move { this.take_over().await };
+        self.leases.look_for_free("proposals", self, look);
     }
 
     pub(crate) async fn take_over(self: &Arc<Self>) -> Result<(), HyperSyncError> {
@@ -56,7 +55,8 @@ impl HyperSync {
                 self.assess_in_background(&proposal);
             }
         }
-        Ok(())
+        // A replica that was about to hold an agent may be gone.
+        self.take_missing_holds().await
     }
 
     /// Whether a proposal waits for an assessment that nobody makes.
@@ -64,21 +64,6 @@ impl HyperSync {
         let name = assessment_lease(proposal.id);
         let waits = proposal.assessed() == Assessment::Pending;
         Ok(waits && !self.in_progress.contains(&name) && self.leases.is_free(&name).await?)
-    }
-}
-
-async fn poll(service: Weak<HyperSync>) {
-    while let Some(pause) = service
-        .upgrade()
-        .and_then(|this| this.leases.until_next_poll())
-    {
-        tokio::time::sleep(pause).await;
-        let Some(this) = service.upgrade() else {
-            return;
-        };
-        if let Err(e) = this.take_over().await {
-            tracing::warn!(error = ?e, "proposals without a process could not be looked for");
-        }
     }
 }
 

@@ -1,7 +1,7 @@
 //! The saga that applies a proposal: apply, read back, verify by training, or roll back.
 //!
 //! Each step commits its state before the next one starts, and each call to Orchestration has an
-//! idempotent operation id. A process that stops at any point therefore resumes from the last
+//! idempotent operation id and the fencing token of the process that works on the proposal. A process that stops at any point therefore resumes from the last
 //! committed state and repeats only calls without a further effect. Orchestration holds the agent from
 //! the first step on; the saga releases it before it writes its final state, so that no hold outlives
 //! its proposal. Before it hands over to a person it renews the hold as one that only a decision
@@ -19,12 +19,13 @@ use measure::Purpose;
 use plan::{Recovery, Rollback};
 use std::sync::Arc;
 use tars_interceptors::call::with_trace;
+use tars_peers::Failure;
 use tars_proto::{
     orchestration::v1::{ApplyHyperparametersRequest, SettleHyperparametersRequest},
     params::{self, Params},
 };
 use tars_runtime::{
-    lease::{Fence, Lease},
+    lease::{Fence, Lease, LeaseError},
     trace::{Kind, Parent},
 };
 
@@ -84,6 +85,7 @@ impl HyperSync {
                     proposal
                 }
                 Err(HyperSyncError::NotOwned(_)) => return,
+                Err(error) if error.failure() == Some(Failure::Superseded) => return,
                 Err(error) => self.recover(committed, &error, &mut pauses, fence).await,
             };
         }
@@ -159,7 +161,7 @@ impl HyperSync {
             );
             return self.advance(proposal, State::RollingBack, fence).await;
         }
-        proposal.verification = Some(self.measure(proposal, Purpose::Verification).await?);
+        proposal.verification = Some(self.measure(proposal, Purpose::Verification, fence).await?);
         self.advance(proposal, State::Verifying, fence).await
     }
 
@@ -170,8 +172,7 @@ impl HyperSync {
             .is_some_and(plan::is_improvement)
         {
             let verified = proposal.applied_version;
-            fence.check()?;
-            self.settle(proposal, Some(verified)).await?;
+            self.settle(proposal, Some(verified), fence).await?;
             return self.advance(proposal, State::Completed, fence).await;
         }
         proposal.error = "the confidence interval of the improvement is not above zero".to_owned();
@@ -186,26 +187,23 @@ impl HyperSync {
         let (live, version) = self.read_back(&proposal.agent_id).await?;
         match plan::rollback(proposal, &live, version) {
             Rollback::AlreadyDone => {
-                fence.check()?;
-                self.settle(proposal, None).await?;
+                self.settle(proposal, None, fence).await?;
                 self.advance(proposal, State::RolledBack, fence).await
             }
             // Read back before it counts as done.
             Rollback::Set { values, expected } => {
                 let operation = format!("{}:back:{expected}", proposal.id);
-                fence.check()?;
-                self.set(proposal, &values, expected, &operation).await?;
+                self.set(proposal, &values, expected, &operation, fence)
+                    .await?;
                 let (live, _) = self.read_back(&proposal.agent_id).await?;
                 if plan::holds(&live, &values) {
-                    fence.check()?;
-                    self.settle(proposal, None).await?;
+                    self.settle(proposal, None, fence).await?;
                     return self.advance(proposal, State::RolledBack, fence).await;
                 }
                 Err(HyperSyncError::IncompleteResponse("the restored values"))
             }
             Rollback::AskPerson(what) => {
-                fence.check()?;
-                self.hold(proposal).await?;
+                self.hold(proposal, fence).await?;
                 proposal.attention = what;
                 self.advance(proposal, State::NeedsAttention, fence).await
             }
@@ -218,9 +216,8 @@ impl HyperSync {
         fence: &Fence,
     ) -> Result<u64, HyperSyncError> {
         let (values, base) = (&proposal.new_params, proposal.base_version);
-        fence.check()?;
-        self.set(proposal, values, base, &proposal.id.to_string())
-            .await
+        let operation = proposal.id.to_string();
+        self.set(proposal, values, base, &operation, fence).await
     }
 
     async fn set(
@@ -229,6 +226,7 @@ impl HyperSync {
         values: &Params,
         expected_version: u64,
         operation: &str,
+        fence: &Fence,
     ) -> Result<u64, HyperSyncError> {
         let request = ApplyHyperparametersRequest {
             agent_id: proposal.agent_id.clone(),
@@ -237,6 +235,7 @@ impl HyperSync {
             operation_id: operation.to_owned(),
             on_behalf_of: proposal.applied_by.clone(),
             change_id: proposal.id.to_string(),
+            fencing_token: token_of(fence)?,
         };
         Ok(self.peers.agents.apply(request).await?)
     }
@@ -246,12 +245,14 @@ impl HyperSync {
         &self,
         proposal: &Proposal,
         approved_version: Option<u64>,
+        fence: &Fence,
     ) -> Result<(), HyperSyncError> {
         let request = SettleHyperparametersRequest {
             agent_id: proposal.agent_id.clone(),
             change_id: proposal.id.to_string(),
             approved_version,
             on_behalf_of: proposal.applied_by.clone(),
+            fencing_token: Some(token_of(fence)?),
         };
         Ok(self.peers.agents.settle(request).await?)
     }
@@ -264,6 +265,13 @@ impl HyperSync {
             answer.version,
         ))
     }
+}
+
+/// The token that a call to Orchestration carries, while the lease has not ended by this process's clock.
+/// A call that is delayed beyond that is refused once another process has made one.
+pub(crate) fn token_of(fence: &Fence) -> Result<u64, LeaseError> {
+    fence.check()?;
+    Ok(u64::try_from(fence.token()).unwrap_or_default())
 }
 
 #[cfg(test)]

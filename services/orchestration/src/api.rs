@@ -8,6 +8,7 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::Agent as Slot,
     changes::{ApplyOperation, AwaitDecision, ParameterDrift, Release, Reload, Settle},
+    serving::Rollout,
     steps::{Observed, StepOutcome},
     store::HoldRow,
 };
@@ -212,9 +213,10 @@ impl orchestration_service_server::OrchestrationService for Api {
         &self,
         _: Request<ListAgentsRequest>,
     ) -> Result<Response<ListAgentsResponse>, Status> {
-        Ok(Response::new(ListAgentsResponse {
-            agents: self.0.agents.iter().map(|a| agent(a)).collect(),
-        }))
+        let tenure = self.0.tenure()?;
+        let agents = self.0.agents.iter().map(|a| agent(a)).collect();
+        Orchestration::confirm(&tenure)?;
+        Ok(Response::new(ListAgentsResponse { agents }))
     }
 
     async fn get_agent(
@@ -222,10 +224,11 @@ impl orchestration_service_server::OrchestrationService for Api {
         request: Request<GetAgentRequest>,
     ) -> Result<Response<GetAgentResponse>, Status> {
         let slot = self.0.agents.get(&request.get_ref().agent_id)?;
+        let tenure = self.0.tenure()?;
         slot.current()?;
-        Ok(Response::new(GetAgentResponse {
-            agent: Some(agent(slot)),
-        }))
+        let agent = Some(agent(slot));
+        Orchestration::confirm(&tenure)?;
+        Ok(Response::new(GetAgentResponse { agent }))
     }
 
     async fn reload_agent(
@@ -241,13 +244,18 @@ impl orchestration_service_server::OrchestrationService for Api {
             expected_version: asked.expected_version.map(signed),
             values: values(asked.hyperparameters)?,
         };
-        let live = self.0.reload(Arc::clone(slot), reload).await?;
+        let (live, rollout) = self.0.reload(Arc::clone(slot), reload).await?;
+        let pending_replicas = match rollout {
+            Rollout::Everywhere => Vec::new(),
+            Rollout::Pending(replicas) => replicas,
+        };
         Ok(Response::new(ReloadAgentResponse {
             status: "success".to_owned(),
             agent_id: asked.agent_id,
             updated_config: Some(to_struct(&live.row.hyperparameters)),
             version: unsigned(live.row.version),
             timestamp: Some(timestamp(live.row.updated_us)),
+            pending_replicas,
         }))
     }
 
@@ -265,6 +273,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             operation_id: asked.operation_id,
             expected_version: signed(asked.expected_version),
             values: values(asked.hyperparameters)?,
+            token: signed(asked.fencing_token),
         };
         let version = self.0.apply(Arc::clone(slot), step).await?;
         Ok(Response::new(ApplyHyperparametersResponse {
@@ -283,6 +292,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             by,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
+            token: signed(asked.fencing_token),
         };
         let version = self.0.hold(Arc::clone(slot), waiting).await?;
         Ok(Response::new(HoldAgentResponse {
@@ -302,6 +312,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
             approved_version: asked.approved_version.map(signed),
+            token: asked.fencing_token.map(signed),
         };
         let version = self.0.settle(Arc::clone(slot), settle).await?;
         Ok(Response::new(SettleHyperparametersResponse {
@@ -332,7 +343,9 @@ impl orchestration_service_server::OrchestrationService for Api {
         request: Request<ReadHyperparametersRequest>,
     ) -> Result<Response<ReadHyperparametersResponse>, Status> {
         let slot = self.0.agents.get(&request.get_ref().agent_id)?;
+        let tenure = self.0.tenure()?;
         let live = slot.current()?;
+        Orchestration::confirm(&tenure)?;
         Ok(Response::new(ReadHyperparametersResponse {
             agent_type: slot.definition.algorithm.to_owned(),
             environment: slot.definition.environment.to_owned(),

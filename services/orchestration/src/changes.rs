@@ -7,13 +7,19 @@
 //! processes. A person can release it, unless the change waits for a person's decision: it then holds
 //! whatever is live until it is settled.
 //!
+//! The steps of a governed change carry the fencing token of the process that works on it. The largest
+//! one is a row, so that a process which was suspended and replaced can do nothing any more, at whichever
+//! replica and however late it calls.
+//!
 //! A change is committed first and then made live, even if the caller goes away in between or the answer
-//! of the database is lost: whatever is committed is published. See [`turn`](crate::turn).
+//! of the database is lost: whatever is committed is published. See [`turn`](crate::turn). It returns when
+//! the other replicas serve it too. See [`serving`](crate::serving).
 
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
-    store::{self, ApprovalRow, HoldRow},
+    serving::{Made, Rollout},
+    store::{self, ApprovalRow, HoldRow, WorkToken},
 };
 use std::{collections::BTreeSet, sync::Arc};
 use tars_learn::hyper::{Value, Values};
@@ -42,6 +48,7 @@ pub(crate) struct ApplyOperation {
     pub(crate) operation_id: String,
     pub(crate) expected_version: i64,
     pub(crate) values: Values,
+    pub(crate) token: i64,
 }
 
 /// A governed change that waits for a person's decision.
@@ -50,6 +57,7 @@ pub(crate) struct AwaitDecision {
     pub(crate) by: String,
     pub(crate) on_behalf_of: String,
     pub(crate) change_id: String,
+    pub(crate) token: i64,
 }
 
 /// The end of a governed change.
@@ -60,6 +68,8 @@ pub(crate) struct Settle {
     pub(crate) change_id: String,
     /// The verified version, if the change is approved.
     pub(crate) approved_version: Option<i64>,
+    /// Absent for a change that nobody works on any more.
+    pub(crate) token: Option<i64>,
 }
 
 /// A person's request to release a hold.
@@ -79,22 +89,21 @@ pub(crate) struct ParameterDrift {
 }
 
 impl Orchestration {
-    /// Changes hyperparameters directly. Returns the new live state.
+    /// Changes hyperparameters directly. Returns the new live state, and which replicas serve it. The
+    /// change is made even where they do not yet: a caller who repeated it would make another.
     pub(crate) async fn reload(
         self: &Arc<Self>,
         agent: Arc<Agent>,
         reload: Reload,
-    ) -> Result<Arc<LiveAgent>, OrchestrationError> {
+    ) -> Result<(Arc<LiveAgent>, Rollout), OrchestrationError> {
         agent.check(&reload.values)?;
         let this = Arc::clone(self);
-        to_the_end(async move { this.do_reload(&agent, reload).await }).await
+        let made = to_the_end(async move { this.do_reload(&agent, reload).await }).await?;
+        let rollout = self.rollout(made.position).await?;
+        Ok((made.live, rollout))
     }
 
-    async fn do_reload(
-        &self,
-        agent: &Agent,
-        reload: Reload,
-    ) -> Result<Arc<LiveAgent>, OrchestrationError> {
+    async fn do_reload(&self, agent: &Agent, reload: Reload) -> Result<Made, OrchestrationError> {
         let mut tx = self.turn(agent, "agents.reload").await?;
         ensure_not_held(&mut tx, agent.id(), None).await?;
         let live = agent.live();
@@ -128,20 +137,26 @@ impl Orchestration {
     ) -> Result<i64, OrchestrationError> {
         agent.check(&step.values)?;
         let this = Arc::clone(self);
-        to_the_end(async move { this.do_apply(&agent, step).await }).await
+        let applied = to_the_end(async move { this.do_apply(&agent, step).await });
+        let (version, made) = applied.await?;
+        self.served_everywhere(made.position).await?;
+        Ok(version)
     }
 
     async fn do_apply(
         &self,
         agent: &Agent,
         step: ApplyOperation,
-    ) -> Result<i64, OrchestrationError> {
+    ) -> Result<(i64, Made), OrchestrationError> {
         let mut tx = self.turn(agent, "agents.reload").await?;
+        store::admit(&mut tx, &work_of(&step.change_id, step.token)).await?;
         let held = ensure_not_held(&mut tx, agent.id(), Some(&step.change_id)).await?;
         let live = agent.live();
         let (mut next, version) = match store::operation(&mut tx, &step.operation_id).await? {
             // Done before. The hold is renewed if it was released and nothing else is live by now.
-            Some(version) if held || version != live.row.version => return Ok(version),
+            Some(version) if held || version != live.row.version => {
+                return Ok((version, tx.commit_unchanged().await?));
+            }
             Some(version) => (LiveAgent::clone(&live), version),
             None => {
                 let next = self
@@ -168,8 +183,7 @@ impl Orchestration {
             .detail("change", &step.change_id)
             .detail("operation", &step.operation_id);
         audit::insert(&mut tx, &record).await?;
-        tx.commit(next).await?;
-        Ok(version)
+        Ok((version, tx.commit(next).await?))
     }
 
     /// Holds an agent with whatever is live until the change is settled. Returns the live version.
@@ -179,15 +193,18 @@ impl Orchestration {
         waiting: AwaitDecision,
     ) -> Result<i64, OrchestrationError> {
         let this = Arc::clone(self);
-        to_the_end(async move { this.do_hold(&agent, waiting).await }).await
+        let made = to_the_end(async move { this.do_hold(&agent, waiting).await }).await?;
+        self.shown_everywhere(made.position).await;
+        Ok(made.live.row.version)
     }
 
     async fn do_hold(
         &self,
         agent: &Agent,
         waiting: AwaitDecision,
-    ) -> Result<i64, OrchestrationError> {
+    ) -> Result<Made, OrchestrationError> {
         let mut tx = self.turn(agent, "agents.hold").await?;
+        store::admit(&mut tx, &work_of(&waiting.change_id, waiting.token)).await?;
         ensure_not_held(&mut tx, agent.id(), Some(&waiting.change_id)).await?;
         let mut next = LiveAgent::clone(&agent.live());
         let hold = next.hold.get_or_insert_with(|| HoldRow {
@@ -197,7 +214,7 @@ impl Orchestration {
             awaits_person: false,
         });
         if hold.awaits_person {
-            return Ok(next.row.version);
+            return tx.commit_unchanged().await;
         }
         hold.awaits_person = true;
         store::put_hold(&mut tx, agent.id(), hold).await?;
@@ -207,7 +224,7 @@ impl Orchestration {
             .detail("on_behalf_of", &waiting.on_behalf_of)
             .detail("change", &waiting.change_id);
         audit::insert(&mut tx, &record).await?;
-        Ok(tx.commit(next).await?.row.version)
+        tx.commit(next).await
     }
 
     /// Ends a governed change. Returns the live version.
@@ -217,11 +234,16 @@ impl Orchestration {
         settle: Settle,
     ) -> Result<i64, OrchestrationError> {
         let this = Arc::clone(self);
-        to_the_end(async move { this.do_settle(&agent, settle).await }).await
+        let made = to_the_end(async move { this.do_settle(&agent, settle).await }).await?;
+        self.shown_everywhere(made.position).await;
+        Ok(made.live.row.version)
     }
 
-    async fn do_settle(&self, agent: &Agent, settle: Settle) -> Result<i64, OrchestrationError> {
+    async fn do_settle(&self, agent: &Agent, settle: Settle) -> Result<Made, OrchestrationError> {
         let mut tx = self.turn(agent, "agents.settle").await?;
+        if let Some(token) = settle.token {
+            store::admit(&mut tx, &work_of(&settle.change_id, token)).await?;
+        }
         let mut next = LiveAgent::clone(&agent.live());
         let change = settle.change_id.as_str();
         let mut released = store::delete_hold(&mut tx, agent.id(), change)
@@ -241,7 +263,7 @@ impl Orchestration {
             released = true;
         }
         if !released {
-            return Ok(next.row.version);
+            return tx.commit_unchanged().await;
         }
         let record = self
             .record("agent.settled", &settle.by, &next)
@@ -250,7 +272,7 @@ impl Orchestration {
             .detail("approved", settle.approved_version.is_some());
         audit::insert(&mut tx, &record).await?;
         next.hold = store::hold(&mut tx, agent.id()).await?;
-        Ok(tx.commit(next).await?.row.version)
+        tx.commit(next).await
     }
 
     /// Releases the hold of a change.
@@ -260,10 +282,16 @@ impl Orchestration {
         release: Release,
     ) -> Result<(), OrchestrationError> {
         let this = Arc::clone(self);
-        to_the_end(async move { this.do_release(&agent, release).await }).await
+        let made = to_the_end(async move { this.do_release(&agent, release).await }).await?;
+        self.shown_everywhere(made.position).await;
+        Ok(())
     }
 
-    async fn do_release(&self, agent: &Agent, release: Release) -> Result<(), OrchestrationError> {
+    async fn do_release(
+        &self,
+        agent: &Agent,
+        release: Release,
+    ) -> Result<Made, OrchestrationError> {
         let mut tx = self.turn(agent, "agents.release").await?;
         let hold = store::hold(&mut tx, agent.id()).await?;
         if hold.is_some_and(|h| h.awaits_person && h.change_id == release.change_id) {
@@ -281,8 +309,16 @@ impl Orchestration {
             .detail("change", &release.change_id)
             .detail("reason", &release.reason);
         audit::insert(&mut tx, &record).await?;
-        tx.commit(next).await?;
-        Ok(())
+        tx.commit(next).await
+    }
+
+    /// Waits for a bounded time until every replica shows a change of an agent's hold or approval, which
+    /// change nothing of what is live: each change checks them in the database.
+    async fn shown_everywhere(&self, position: u64) {
+        match self.rollout(position).await {
+            Ok(Rollout::Everywhere) => {}
+            waited => tracing::info!(?waited, "a hold is not shown by every replica yet"),
+        }
     }
 
     /// Writes the next version of an agent's hyperparameters.
@@ -315,6 +351,14 @@ impl Orchestration {
             .caller(by)
             .resource(&live.row.id)
             .detail("version", live.row.version)
+    }
+}
+
+/// A governed change, as work that one process of HyperSync does at a time.
+fn work_of(change: &str, token: i64) -> WorkToken {
+    WorkToken {
+        work: format!("change/{change}"),
+        token,
     }
 }
 

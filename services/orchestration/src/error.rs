@@ -8,6 +8,7 @@ use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     blobs::BlobError,
     db::DbError,
+    events::Trimmed,
     lease::LeaseError,
     page::{BadToken, TOKEN_FIELD},
     tasks::Lost,
@@ -18,6 +19,8 @@ use tonic_types::FieldViolation;
 /// When a client should retry while the learners, or the solvers, are busy.
 const LEARNER_SOON: Duration = Duration::from_secs(5);
 const SOLVER_SOON: Duration = Duration::from_secs(1);
+/// When a client should retry while a replica catches up.
+const REPLICA_SOON: Duration = Duration::from_millis(500);
 
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum OrchestrationError {
@@ -56,6 +59,12 @@ pub(crate) enum OrchestrationError {
     AwaitsPerson(String),
     #[error("the change {0:?} does not hold the agent")]
     NotHeld(String),
+    #[error("{0} has been taken over by another process of its service")]
+    Superseded(String),
+    #[error("this replica does not know yet what is live; retry")]
+    Behind,
+    #[error("the change is made, and not served yet by the replicas {}; repeat the call to wait", .0.join(", "))]
+    RolloutPending(Vec<String>),
     #[error("the agent is already being trained")]
     TrainingRuns,
     #[error("too many runs are waiting for a learner")]
@@ -82,6 +91,8 @@ pub(crate) enum OrchestrationError {
     PageToken(#[from] BadToken),
     #[error("weights: {0}")]
     Weights(#[from] tars_learn::weights::BadWeights),
+    #[error(transparent)]
+    Trimmed(#[from] Trimmed),
     #[error(transparent)]
     NotOwned(LeaseError),
     #[error(transparent)]
@@ -142,6 +153,11 @@ impl From<OrchestrationError> for Status {
                 fault::held(reason::NEEDS_ATTENTION, "proposal", &change, &text)
             }
             E::NotHeld(_) => fault::precondition(reason::NOT_HELD, "agent", &text),
+            E::Superseded(_) => fault::status(Code::Aborted, reason::SUPERSEDED, &text),
+            E::Behind => fault::unavailable(reason::REPLICA_BEHIND, &text, REPLICA_SOON),
+            E::RolloutPending(_) => {
+                fault::unavailable(reason::ROLLOUT_PENDING, &text, REPLICA_SOON)
+            }
             E::TrainingRuns => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
@@ -157,6 +173,7 @@ impl From<OrchestrationError> for Status {
                 fault::precondition(reason::NOTHING_ALLOWED, "constraints", &text)
             }
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
+            E::Trimmed(_) => fault::status(Code::OutOfRange, reason::TRIMMED, &text),
             E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::Store(e) => store::failed(&e),
             E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),

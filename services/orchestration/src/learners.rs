@@ -4,6 +4,8 @@
 //! There are three classes of work, so that none waits behind the long runs of the others: a run starts
 //! when one of the shared threads is free, or when no run of its class is running. There are thus up to
 //! two threads more than configured. The queue is bounded for each class, and for each caller within it.
+//!
+//! Threads, queue and bounds are those of this process, which they protect: other replicas have their own.
 
 use crate::OrchestrationError;
 use arc_swap::ArcSwap;

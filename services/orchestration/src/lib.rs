@@ -10,6 +10,7 @@ mod conflicts;
 mod error;
 mod learners;
 mod ownership;
+mod serving;
 mod solvers;
 mod steps;
 mod store;
@@ -33,7 +34,7 @@ use tars_runtime::{
     clock::Clock,
     config,
     db::{Db, Place},
-    lease::{Leases, Terms},
+    lease::{Leases, Presence, Terms},
     metrics::{Metrics, OutcomeNames, Outcomes},
     seeds::Seeds,
 };
@@ -42,6 +43,10 @@ use training::Trainings;
 
 /// Agents, on the bus.
 const TOPIC: Topic = "orchestration.agents";
+/// Training runs.
+const RUNS: Topic = "orchestration.runs";
+/// Who does a piece of another service's work.
+const OWNERS: Topic = "orchestration.owners";
 
 /// The service without its transport.
 #[derive(Debug)]
@@ -53,8 +58,13 @@ pub struct Orchestration {
     learners: Learners,
     store: Store,
     leases: Leases,
+    presence: Presence,
     /// The changes of agents, which every replica makes live.
     changes: Changes,
+    /// The changes of training runs, which their watchers and owners read.
+    runs: Changes,
+    /// The changes of [work tokens](store::WorkToken), after which evaluations of former owners stop.
+    owners: Changes,
     clock: Clock,
     solvers: Solvers,
     seeds: Seeds,
@@ -121,7 +131,9 @@ impl Orchestration {
             Place::File(_) => Blobs::in_folder(dir.join("blobs"))?,
             Place::Server { .. } => Blobs::in_database(store.db().clone()),
         };
-        let changes = Changes::open(store.db(), bus, TOPIC).await?;
+        let changes = Changes::open(store.db(), bus.clone(), TOPIC).await?;
+        let runs = Changes::open(store.db(), bus.clone(), RUNS).await?;
+        let owners = Changes::open(store.db(), bus, OWNERS).await?;
         let agents = Agents::open(&store, blobs.clone(), clock.clone()).await?;
         let solvers = settings.learners.max(1);
         let service = Arc::new(Self {
@@ -131,15 +143,18 @@ impl Orchestration {
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
             store,
+            presence: Presence::new(leases.clone()),
             leases,
             changes,
+            runs,
+            owners,
             clock,
             solvers: Solvers::new(solvers),
             seeds,
             runs_ended: Outcomes::new(&metrics, TRAINING_RUNS),
         });
         service.interrupt_left_runs().await?;
-        service.follow_changes();
+        service.begin_serving().await?;
         Ok(service)
     }
 

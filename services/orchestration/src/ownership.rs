@@ -4,8 +4,9 @@
 //! therefore owns both its live learner and the run: whoever has it knows that no process follows the
 //! runs that have not ended, and ends them as interrupted.
 
-use crate::{Orchestration, OrchestrationError};
-use std::sync::{Arc, Weak};
+use crate::{Orchestration, OrchestrationError, store};
+use std::sync::Arc;
+use tars_runtime::lease::Lease;
 
 /// The name of the lease of an agent's learner.
 pub(crate) fn learner_lease(agent: &str) -> String {
@@ -19,34 +20,26 @@ impl Orchestration {
             let Some(lease) = self.leases.acquire(&learner_lease(&agent)).await? else {
                 continue;
             };
-            let (now_us, fence) = (self.clock.now_us(), lease.fence());
-            self.store.interrupt_runs(&agent, now_us, &fence).await?;
-            lease.release().await?;
+            self.interrupt_runs(&agent, lease).await?;
         }
+        Ok(())
+    }
+
+    async fn interrupt_runs(&self, agent: &str, lease: Lease) -> Result<(), OrchestrationError> {
+        let (now_us, fence) = (self.clock.now_us(), lease.fence());
+        let mut tx = self.store.begin("training_runs.interrupt").await?;
+        store::interrupt_runs(&mut tx, agent, now_us).await?;
+        fence.release(&mut tx).await?;
+        self.runs.commit(tx).await?;
+        lease.released();
         Ok(())
     }
 
     /// Looks for runs that no process follows any more, as long as the service exists. There are none
     /// where no other process uses the database.
     pub(crate) fn look_for_left_runs(self: &Arc<Self>) {
-        if self.leases.until_next_poll().is_some() {
-            tokio::spawn(poll(Arc::downgrade(self)));
-        }
-    }
-}
-
-async fn poll(service: Weak<Orchestration>) {
-    while let Some(pause) = service
-        .upgrade()
-        .and_then(|this| this.leases.until_next_poll())
-    {
-        tokio::time::sleep(pause).await;
-        let Some(this) = service.upgrade() else {
-            return;
-        };
-        if let Err(e) = this.interrupt_left_runs().await {
-            tracing::warn!(error = ?e, "training runs without a process could not be looked for");
-        }
+        let look = |this: Arc<Self>| async move { this.interrupt_left_runs().await };
+        self.leases.look_for_free("training runs", self, look);
     }
 }
 

@@ -1,5 +1,6 @@
 //! Runs game solvers on blocking threads: a few at a time, with bounded numbers of solves in total and
-//! for each caller, who never occupies all threads. A solve whose caller goes away is stopped.
+//! for each caller, who never occupies all threads. A solve whose caller goes away is stopped. The bounds
+//! protect this process: other replicas have their own.
 
 use crate::OrchestrationError;
 use parking_lot::Mutex;

@@ -46,6 +46,7 @@ impl Orchestration {
         if observed.is_empty() {
             return Err(OrchestrationError::NoState);
         }
+        let tenure = self.tenure()?;
         let raw = observed
             .iter()
             .map(|o| {
@@ -54,6 +55,7 @@ impl Orchestration {
                     .act(o.agent_type.as_deref(), &o.state)
             })
             .collect::<Result<Vec<Action>, _>>()?;
+        Self::confirm(&tenure)?;
         let dispute = self.dispute(&raw, constraints, rule)?;
         let (dispute, resolution) = resolve(dispute).await?;
         let resolved = raw

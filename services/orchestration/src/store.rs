@@ -2,11 +2,18 @@
 
 mod checkpoints;
 mod holds;
+mod reports;
 mod runs;
+mod tokens;
 
 pub(crate) use checkpoints::{drop_old_checkpoints, insert_checkpoint, referenced_blobs};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
-pub(crate) use runs::{RunRow, RunState, end_run, insert_run, proof_of_run};
+pub(crate) use reports::{Group, Report, drop_old_reports, insert_reports};
+pub(crate) use runs::{
+    RunRow, RunState, cancel_run, complete_run, end_run, insert_run, interrupt_runs, proof_of_run,
+    run_in,
+};
+pub(crate) use tokens::{WorkToken, admit};
 
 use crate::{OrchestrationError, conflicts::Conflict};
 use serde::{Deserialize, Serialize};
@@ -47,6 +54,17 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(7, "blobs", blobs::MIGRATION),
     Migration::new(8, "leases", lease::MIGRATION),
     Migration::new(9, "change numbers", changes::MIGRATION),
+    Migration::new(
+        10,
+        "work tokens",
+        include_str!("../migrations/0010_work_tokens.sql"),
+    ),
+    Migration::new(11, "replicas", lease::PRESENCE_MIGRATION),
+    Migration::new(
+        12,
+        "run reports",
+        include_str!("../migrations/0012_run_reports.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
@@ -158,6 +176,15 @@ impl Store {
         fence: &Fence,
     ) -> Result<Write, OrchestrationError> {
         let mut tx = self.begin(name).await?;
+        fence.enforce(&mut tx).await?;
+        Ok(tx)
+    }
+
+    /// Begins a transaction that stores reports of owned work. They are decided by no other row, so that
+    /// it waits for nobody.
+    pub(crate) async fn begin_reports(&self, fence: &Fence) -> Result<Write, OrchestrationError> {
+        let begun = self.db.write("training_runs.report", Isolation::Committed);
+        let mut tx = begun.await?;
         fence.enforce(&mut tx).await?;
         Ok(tx)
     }

@@ -9,17 +9,11 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
+    serving::Made,
 };
-use std::{
-    ops::{Deref, DerefMut},
-    sync::Arc,
-    time::Duration,
-};
+use std::ops::{Deref, DerefMut};
 use tars_runtime::db::{DbError, Transaction, Write};
 use tokio::sync::MutexGuard;
-
-/// The delay before what other replicas made live is read again.
-const RETRY: Duration = Duration::from_millis(500);
 
 /// The turn to change an agent, with the transaction that changes its rows. Dropped without a commit it
 /// changes nothing.
@@ -59,25 +53,8 @@ impl Orchestration {
         })
     }
 
-    /// Makes live what other replicas commit, for the lifetime of the service.
-    pub(crate) fn follow_changes(self: &Arc<Self>) {
-        let (weak, mut changed) = (Arc::downgrade(self), self.changes.subscribe());
-        tokio::spawn(async move {
-            let mut is_current = true;
-            while !is_current || changed.changed().await.is_ok() {
-                let Some(this) = weak.upgrade() else { return };
-                let read = this.reread_all().await;
-                drop(this);
-                is_current = read.is_ok();
-                if let Err(error) = read {
-                    tracing::warn!(%error, "what other replicas made live cannot be read; retrying");
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        });
-    }
-
-    async fn reread_all(&self) -> Result<(), OrchestrationError> {
+    /// Makes live what is stored of every agent.
+    pub(crate) async fn reread_all(&self) -> Result<(), OrchestrationError> {
         for agent in self.agents.iter() {
             let _turn = agent.changing().lock().await;
             self.reread(agent).await?;
@@ -85,13 +62,15 @@ impl Orchestration {
         Ok(())
     }
 
-    /// Reads an agent's rows again, once the database can be asked.
     async fn reread(&self, agent: &Agent) -> Result<(), OrchestrationError> {
-        let read = || async {
-            let mut tx = self.store.begin("agents.reread").await?;
-            self.agents.refresh(&mut tx, agent).await
-        };
+        let mut tx = self.store.begin("agents.reread").await?;
+        self.agents.refresh(&mut tx, agent).await
+    }
+
+    /// Reads an agent's rows again, once the database can be asked.
+    async fn settle_doubt(&self, agent: &Agent) -> Result<(), OrchestrationError> {
         let db = self.store.db();
+        let read = || self.reread(agent);
         db.settled(read, OrchestrationError::is_transient).await
     }
 }
@@ -99,10 +78,7 @@ impl Orchestration {
 impl<'a> Turn<'a> {
     /// Commits, and makes `next` live. It goes on until the outcome is known, so it must run on a task
     /// of its own.
-    pub(crate) async fn commit(
-        self,
-        next: LiveAgent,
-    ) -> Result<Arc<LiveAgent>, OrchestrationError> {
+    pub(crate) async fn commit(self, next: LiveAgent) -> Result<Made, OrchestrationError> {
         let Self {
             service,
             agent,
@@ -110,25 +86,36 @@ impl<'a> Turn<'a> {
             guard: _guard,
         } = self;
         let change = service.changes.take(&mut tx).await?;
+        let position = change.number();
         let doubt = match tx.commit().await {
             Ok(()) => {
                 service.changes.publish(change);
-                return Ok(agent.publish(next));
+                let live = agent.publish(next);
+                return Ok(Made { live, position });
             }
             Err(doubt @ DbError::InDoubt(_)) => doubt,
             Err(e) => return Err(e.into()),
         };
         agent.doubt();
         service.changes.publish_in_doubt(change);
-        if let Err(e) = service.reread(agent).await {
+        if let Err(e) = service.settle_doubt(agent).await {
             tracing::error!(agent = agent.id(), error = %e, "an agent cannot be read after a commit in doubt");
             return Err(doubt.into());
         }
         let live = agent.live();
         if live.is_stored_as(&next) {
-            return Ok(live);
+            return Ok(Made { live, position });
         }
         Err(doubt.into())
+    }
+
+    /// Commits a change that finds its effect there already, and may still write what does not show in
+    /// the live state.
+    pub(crate) async fn commit_unchanged(mut self) -> Result<Made, OrchestrationError> {
+        let position = self.service.changes.last_in(&mut self.tx).await?;
+        let live = self.agent.live();
+        self.tx.commit().await?;
+        Ok(Made { live, position })
     }
 
     /// The transaction of a change that leaves the live state as it is, and the guard of its turn.

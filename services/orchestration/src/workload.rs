@@ -4,6 +4,7 @@ use crate::{Orchestration, Setup, api, store};
 use std::sync::Arc;
 use tars_runtime::{
     db::{Db, Migration},
+    health::{Check, State, check},
     lease::{Leases, Terms},
 };
 use tars_workload::{OpenError, Parts, Workload};
@@ -30,6 +31,19 @@ impl Workload for Orchestration {
 
     fn leases(&self) -> &Leases {
         &self.leases
+    }
+
+    /// A replica that does not know what is live must not be sent work. One that is alone always knows.
+    fn checks(self: &Arc<Self>) -> Vec<(&'static str, Check)> {
+        if !self.presence.is_shared() {
+            return Vec::new();
+        }
+        let service = Arc::downgrade(self);
+        let serving = check(move || match service.upgrade().map(|this| this.tenure()) {
+            Some(Err(behind)) => State::Failed(behind.to_string()),
+            Some(Ok(_)) | None => State::Ok,
+        });
+        vec![("serving", serving)]
     }
 
     fn routes(self: Arc<Self>, max_message_bytes: usize) -> Routes {

@@ -15,6 +15,8 @@ pub enum Failure {
     Transient,
     /// The version that the call names is no longer the live one. The call had no effect.
     VersionChanged,
+    /// Another process has taken over the work that the call is a part of. The call had no effect.
+    Superseded,
     /// The request is invalid. The call had no effect.
     Refused,
     /// A retry would fail too. The call may have taken effect.
@@ -28,10 +30,16 @@ impl Failure {
             Code::Unavailable | Code::Unknown | Code::Cancelled | Code::DeadlineExceeded => {
                 Self::Transient
             }
-            _ if fault::reason(status).is_some_and(|r| r == reason::VERSION_CHANGED) => {
-                Self::VersionChanged
-            }
+            Code::Aborted => Self::of_aborted(status),
             Code::InvalidArgument | Code::NotFound => Self::Refused,
+            _ => Self::Failed,
+        }
+    }
+
+    fn of_aborted(status: &Status) -> Self {
+        match fault::reason(status).as_deref() {
+            Some(reason::VERSION_CHANGED) => Self::VersionChanged,
+            Some(reason::SUPERSEDED) => Self::Superseded,
             _ => Self::Failed,
         }
     }
@@ -123,9 +131,16 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_version_is_distinguished_from_other_aborted_calls() {
-        let moved = fault::status(Code::Aborted, "VERSION_CHANGED", "version 3 is live");
-        assert_eq!(failure(moved), Failure::VersionChanged);
+    fn a_changed_version_and_a_lost_piece_of_work_are_distinguished_from_other_aborted_calls() {
+        for (reason, expected) in [
+            ("VERSION_CHANGED", Failure::VersionChanged),
+            ("SUPERSEDED", Failure::Superseded),
+            ("CONFLICT", Failure::Failed),
+        ] {
+            let aborted = fault::status(Code::Aborted, reason, "a test");
+            assert_eq!(failure(aborted), expected, "{reason}");
+            assert!(!expected.is_retryable());
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ fn request(evaluation: Evaluation) -> EvaluateHyperparametersRequest {
         after_sequence: 0,
         on_behalf_of: evaluation.on_behalf_of,
         verification: evaluation.verification,
+        work_id: evaluation.work_id,
+        fencing_token: evaluation.fencing_token,
     }
 }
 

@@ -29,6 +29,11 @@ pub struct Evaluation {
     pub on_behalf_of: String,
     /// Whether the run verifies an applied proposal; such runs have a learner of their own.
     pub verification: bool,
+    /// The name of the lease for the work that the run is a part of, up to 64 characters.
+    pub work_id: String,
+    /// The lease's fencing token. Once a larger one was given for the same work, the run ends as
+    /// [`Failure::Superseded`](crate::Failure::Superseded).
+    pub fencing_token: u64,
 }
 
 /// A message from a run.

@@ -18,6 +18,9 @@ pub(super) async fn start<W: Workload>(
     let workload = open::<W>(process, service, connect).await?;
     let (name, db) = (service.as_str(), workload.db().clone());
     process.add_check(&format!("{name}.store"), database(&db));
+    for (what, check) in workload.checks() {
+        process.add_check(&format!("{name}.{what}"), check);
+    }
     keep_leases(process, service, workload.leases());
     let view = follow_auth(process, service, connect, db.clone())?;
     let resume = Arc::clone(&workload).resume();

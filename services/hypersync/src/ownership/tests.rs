@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::{
-    fake::{Call, LIFE, Rig},
+    attention::Resolution,
+    fake::{Call, LIFE, Rig, caller, reason},
     store::State,
 };
 
@@ -103,4 +104,86 @@ async fn an_assessment_of_a_replica_that_stops_is_made_by_another() {
     take_over(&two).await;
     two.until(proposal.id, |p| p.assessment.is_some()).await;
     assert_eq!(two.world.count(Call::Evaluate), 4);
+}
+
+#[tokio::test]
+async fn orchestration_refuses_a_suspended_replica_that_does_not_know_of_its_successor() {
+    for state in [State::Applying, State::Verifying, State::RollingBack] {
+        let (one, two) = two().await;
+        let stale = one.put(state).await;
+        let lease = one.take(&saga_lease(stale.id)).await;
+        take_over(&two).await;
+        two.clock.advance(LIFE);
+        take_over(&two).await;
+        let ended = two.until(stale.id, |p| p.state.is_final()).await;
+        let before = one.world.agent();
+        // The first replica's clock stands still, and it has written nothing since: only the token tells.
+        assert!(lease.fence().check().is_ok());
+        let fence = lease.fence();
+        let applied = one
+            .service
+            .settle(&stale, Some(before.version), &fence)
+            .await;
+        assert_eq!(reason(applied), "SUPERSEDED");
+        assert_eq!(reason(one.service.hold(&stale, &fence).await), "SUPERSEDED");
+        one.service.run(stale, &fence).await;
+        assert_eq!(one.world.agent(), before, "{state:?}");
+        assert_eq!(two.service.get(ended.id).await.unwrap(), ended);
+    }
+}
+
+#[tokio::test]
+async fn a_hold_is_not_taken_for_a_proposal_that_another_replica_decides_about() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::NeedsAttention).await;
+    let deciding = one.take(&saga_lease(proposal.id)).await;
+    two.service.take_missing_holds().await.unwrap();
+    assert_eq!(
+        one.world.count(Call::Hold),
+        0,
+        "whoever decides has the lease"
+    );
+    // It is gone, and with it its decision.
+    deciding.release().await.unwrap();
+    take_over(&two).await;
+    assert_eq!(
+        one.world.agent().hold,
+        Some((proposal.id.to_string(), true))
+    );
+}
+
+#[tokio::test]
+async fn a_decision_at_one_replica_is_known_at_every_other() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::NeedsAttention).await;
+    for rig in [&one, &two] {
+        rig.service.take_missing_holds().await.unwrap();
+    }
+    let (ada, keep) = (caller("ada", &[]), Resolution::KeepLive);
+    let decided = two
+        .service
+        .resolve(&ada, proposal.id, keep, "a reason".to_owned());
+    assert_eq!(decided.await.unwrap().state, State::Kept);
+    one.until_state(proposal.id, State::Kept).await;
+    one.service.take_missing_holds().await.unwrap();
+    assert_eq!(one.world.agent().hold, None, "nor is it held again");
+}
+
+#[tokio::test]
+async fn one_of_two_decisions_at_different_replicas_wins() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::NeedsAttention).await;
+    let decide = |rig: &Rig, resolution| {
+        let (service, ada) = (Arc::clone(&rig.service), caller("ada", &[]));
+        let reason = "a reason".to_owned();
+        async move {
+            let decided = service.resolve(&ada, proposal.id, resolution, reason);
+            decided.await
+        }
+    };
+    let (keep, back) = tokio::join!(
+        decide(&one, Resolution::KeepLive),
+        decide(&two, Resolution::RollBack)
+    );
+    assert!(keep.is_ok() != back.is_ok(), "{keep:?} {back:?}");
 }

@@ -2,13 +2,16 @@
 //! differences gets a bootstrap confidence interval (Efron, 1979). A proposal is measured twice, on
 //! different seeds: for the decision about it, and after it was applied.
 
+use super::token_of;
 use crate::{
     HyperSync, HyperSyncError,
+    ownership::{assessment_lease, saga_lease},
     store::{Proposal, Verification},
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tars_peers::{Evaluation, Failure, PeerError, seeds};
 use tars_proto::params::Params;
+use tars_runtime::lease::Fence;
 use tars_search::interval::bootstrap;
 
 /// Training runs of one measurement that are running or queued at the same time.
@@ -64,14 +67,16 @@ impl HyperSync {
         &self,
         proposal: &Proposal,
         purpose: Purpose,
+        fence: &Fence,
     ) -> Result<Verification, HyperSyncError> {
+        let token = token_of(fence)?;
         let seeds = seeds_of(proposal, purpose);
         let mut candidate = proposal.current_params.clone();
         candidate.extend(proposal.new_params.clone());
         let mut runs = Vec::with_capacity(2 * seeds.len());
         for seed in &seeds {
             for values in [&proposal.current_params, &candidate] {
-                runs.push(evaluation(proposal, purpose, values, *seed));
+                runs.push(evaluation(proposal, purpose, values, *seed, token));
             }
         }
         let shown = self.measurements.begin(proposal.id, purpose, runs.len());
@@ -103,10 +108,16 @@ impl HyperSync {
     }
 }
 
-fn evaluation(proposal: &Proposal, purpose: Purpose, values: &Params, seed: u64) -> Evaluation {
-    let on_behalf_of = match purpose {
-        Purpose::Assessment => &proposal.proposer_owner,
-        Purpose::Verification => &proposal.applied_by,
+fn evaluation(
+    proposal: &Proposal,
+    purpose: Purpose,
+    values: &Params,
+    seed: u64,
+    fencing_token: u64,
+) -> Evaluation {
+    let (on_behalf_of, work_id) = match purpose {
+        Purpose::Assessment => (&proposal.proposer_owner, assessment_lease(proposal.id)),
+        Purpose::Verification => (&proposal.applied_by, saga_lease(proposal.id)),
     };
     Evaluation {
         agent_type: proposal.agent_type.clone(),
@@ -117,6 +128,8 @@ fn evaluation(proposal: &Proposal, purpose: Purpose, values: &Params, seed: u64)
         reports: 1,
         on_behalf_of: on_behalf_of.clone(),
         verification: purpose == Purpose::Verification,
+        work_id,
+        fencing_token,
     }
 }
 

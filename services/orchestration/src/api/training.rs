@@ -1,18 +1,19 @@
 //! Training's gRPC handlers.
 
-use super::{Api, Items, unsigned, values};
+use super::{Api, Items, signed, unsigned, values};
 use crate::{
-    OrchestrationError,
+    Orchestration, OrchestrationError,
     learners::{Class, Event, Owner, Running},
-    store::RunState,
-    training::{RunView, TrainingEvent},
+    store::{Report, RunState, WorkToken},
+    training::{RunView, TrainingEvent, Watcher},
 };
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt, stream};
+use std::sync::Arc;
 use tars_certs::PeerClass;
 use tars_interceptors::Call;
 use tars_learn::{Outcome, Progress, Run};
-use tars_proto::{fault, orchestration::v1::*, reason, time::timestamp};
-use tonic::{Code, Request, Response, Status};
+use tars_proto::{fault, orchestration::v1::*, time::timestamp};
+use tonic::{Request, Response, Status};
 use uuid::Uuid;
 
 const REPORTS: u32 = 10;
@@ -22,7 +23,7 @@ fn training_run(view: RunView) -> TrainingRun {
     let RunView { row, position } = view;
     let state = match row.state {
         RunState::Queued => TrainingState::Queued,
-        RunState::Running => TrainingState::Running,
+        RunState::Running | RunState::Installing => TrainingState::Running,
         RunState::Cancelling => TrainingState::Cancelling,
         RunState::Completed => TrainingState::Completed,
         RunState::Cancelled => TrainingState::Cancelled,
@@ -40,21 +41,55 @@ fn training_run(view: RunView) -> TrainingRun {
         final_return: row.final_return,
         error: row.error,
         started_at: row.running_us.map(timestamp),
-        ended_at: row.ended_us.map(timestamp),
+        ended_at: row
+            .ended_us
+            .filter(|_| row.state.has_ended())
+            .map(timestamp),
         queued_at: Some(timestamp(row.queued_us)),
         queue_position: position,
     }
 }
 
-fn progress(from: Progress, version: Option<i64>) -> TrainingProgress {
+/// The progress of an evaluation, which follows no live version.
+fn progress(from: Progress) -> TrainingProgress {
     TrainingProgress {
         step: from.step,
         episode: from.episode,
         mean_return: from.mean_return,
         loss: from.loss,
         epsilon: from.epsilon,
-        version: version.map(unsigned),
+        version: None,
     }
+}
+
+fn report(from: Report) -> TrainingProgress {
+    TrainingProgress {
+        step: from.step,
+        episode: from.episode,
+        mean_return: from.mean_return,
+        loss: from.loss,
+        epsilon: from.epsilon,
+        version: Some(unsigned(from.version)),
+    }
+}
+
+/// The events of a run as a stream.
+fn events(watcher: Watcher) -> impl Stream<Item = Result<WatchTrainingResponse, Status>> {
+    stream::try_unfold(watcher, |mut watcher| async move {
+        let Some((sequence, event)) = watcher.next().await? else {
+            return Ok(None);
+        };
+        let (progress, ended) = match event {
+            TrainingEvent::Progress(from) => (Some(report(from)), None),
+            TrainingEvent::Ended(run) => (None, Some(training_run(*run))),
+        };
+        let item = WatchTrainingResponse {
+            sequence,
+            progress,
+            ended,
+        };
+        Ok(Some((item, watcher)))
+    })
 }
 
 fn id(text: &str) -> Result<Uuid, Status> {
@@ -130,41 +165,8 @@ impl training_service_server::TrainingService for Api {
     ) -> Result<Response<Items<WatchTrainingResponse>>, Status> {
         let asked = request.into_inner();
         let run_id = id(&asked.run_id)?;
-        let Some(training) = self.0.trainings.get(run_id) else {
-            // Its log was evicted, but its end is stored.
-            let ended = training_run(self.0.training(run_id).await?);
-            let item = WatchTrainingResponse {
-                sequence: fault::sequence_after(asked.after_sequence)?,
-                progress: None,
-                ended: Some(ended),
-            };
-            return Ok(Response::new(Box::pin(stream::iter([Ok(item)]))));
-        };
-        let trimmed = |e: tars_runtime::events::Trimmed| {
-            fault::status(Code::OutOfRange, reason::TRIMMED, &e.to_string())
-        };
-        let reader = training.log.read(asked.after_sequence).map_err(trimmed)?;
-        let items = stream::try_unfold(reader, move |mut reader| async move {
-            let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {
-                return Ok(None);
-            };
-            let (progress, ended) = match event {
-                TrainingEvent::Progress {
-                    progress: p,
-                    version,
-                } => (Some(progress(p, Some(version))), None),
-                TrainingEvent::Ended(row) => (None, Some(training_run(*row))),
-            };
-            Ok(Some((
-                WatchTrainingResponse {
-                    sequence,
-                    progress,
-                    ended,
-                },
-                reader,
-            )))
-        });
-        Ok(Response::new(Box::pin(items)))
+        let watcher = self.0.watch_training(run_id, asked.after_sequence).await?;
+        Ok(Response::new(Box::pin(events(watcher))))
     }
 
     type EvaluateHyperparametersStream = Items<EvaluateHyperparametersResponse>;
@@ -176,6 +178,12 @@ impl training_service_server::TrainingService for Api {
         let class = Call::of(&request)?.peer_class();
         let asked = request.into_inner();
         let verifies = asked.verification && class == Some(PeerClass::Hypersync);
+        // Each service names its own work.
+        let service = class.map_or("", PeerClass::as_str);
+        let given = WorkToken {
+            work: format!("{service}/{}", asked.work_id),
+            token: signed(asked.fencing_token),
+        };
         let owner = Owner {
             class: if verifies {
                 Class::Verification
@@ -194,10 +202,11 @@ impl training_service_server::TrainingService for Api {
             eval_episodes: asked.eval_episodes.unwrap_or(EVAL_EPISODES),
             start: None,
         };
-        let running = self.0.evaluate(owner, run)?;
-        Ok(Response::new(Box::pin(evaluation(
-            running,
-            asked.after_sequence,
+        let running = self.0.evaluate(owner, run, given.clone()).await?;
+        let items = evaluation(running, asked.after_sequence);
+        let service = Arc::clone(&self.0);
+        Ok(Response::new(Box::pin(until_superseded(
+            items, service, given,
         ))))
     }
 }
@@ -218,7 +227,7 @@ fn evaluation(
                 sequence += 1;
                 let item = match running.next().await {
                     Some(Event::Progress(p)) if sequence > after => {
-                        let progress = Some(progress(p, None));
+                        let progress = Some(progress(p));
                         let item = EvaluateHyperparametersResponse {
                             sequence,
                             progress,
@@ -248,6 +257,23 @@ fn evaluation(
             }
         },
     )
+}
+
+/// The items of a run, until the work that it is a part of has been taken over.
+fn until_superseded<T: Send + 'static>(
+    items: impl Stream<Item = Result<T, Status>> + Send + 'static,
+    service: Arc<Orchestration>,
+    given: WorkToken,
+) -> impl Stream<Item = Result<T, Status>> + Send {
+    let superseded = async move { Status::from(service.superseded(&given).await) };
+    let state = Some((Box::pin(items), Box::pin(superseded)));
+    stream::unfold(state, |state| async move {
+        let (mut items, mut superseded) = state?;
+        tokio::select! {
+            item = items.next() => Some((item?, Some((items, superseded)))),
+            status = &mut superseded => Some((Err(status), None)),
+        }
+    })
 }
 
 fn result(outcome: Outcome) -> EvaluationResult {

@@ -37,7 +37,9 @@ async fn reload(service: &Arc<Orchestration>, value: f64) -> Result<i64, Orchest
         expected_version: None,
         values: gamma(value),
     };
-    Ok(service.reload(policy(service), reload).await?.row.version)
+    let (live, rollout) = service.reload(policy(service), reload).await?;
+    assert_eq!(rollout, Rollout::Everywhere);
+    Ok(live.row.version)
 }
 
 fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> ApplyOperation {
@@ -48,6 +50,7 @@ fn step(change: &str, operation: &str, expected_version: i64, value: f64) -> App
         operation_id: operation.into(),
         expected_version,
         values: gamma(value),
+        token: 1,
     }
 }
 
@@ -68,6 +71,7 @@ async fn settle(
         on_behalf_of: "user:admin".into(),
         change_id: change.into(),
         approved_version,
+        token: Some(1),
     };
     service.settle(policy(service), settle).await
 }
@@ -201,6 +205,7 @@ async fn a_change_that_waits_for_a_person_holds_the_agent_until_it_is_settled() 
         by: "hypersync".into(),
         on_behalf_of: "user:admin".into(),
         change_id: change.into(),
+        token: 1,
     };
     for _ in 0..2 {
         assert_eq!(
@@ -427,8 +432,8 @@ async fn queued_and_running_trainings_are_interrupted_by_a_restart() {
     let mut row = service.training(id).await.unwrap().row;
     row.id = cancelled;
     crate::store::insert_run(&mut tx, &row).await.unwrap();
+    crate::store::cancel_run(&mut tx, cancelled).await.unwrap();
     tx.commit().await.unwrap();
-    service.store.cancel_run(cancelled).await.unwrap();
     let service = open(dir.path()).await;
     let state = async |id| service.training(id).await.unwrap().row.state;
     assert_eq!(state(id).await, RunState::Interrupted);
@@ -473,38 +478,65 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
     }
 }
 
-/// Waits until a replica's live state is as wanted.
-async fn until_live(service: &Orchestration, wanted: impl Fn(&LiveAgent) -> bool) {
-    let agent = policy(service);
-    eventually(|| std::future::ready(wanted(&agent.live()))).await;
+#[tokio::test]
+async fn a_step_of_a_change_that_was_taken_over_is_refused_durably() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    let by = |token, step: ApplyOperation| ApplyOperation { token, ..step };
+    let first = step("a", "a", 1, 0.97);
+    assert_eq!(apply(&service, by(5, first.clone())).await.unwrap(), 2);
+    // Its successor repeats the step, which changes nothing but who may go on.
+    assert_eq!(apply(&service, by(9, first.clone())).await.unwrap(), 2);
+    let service = open(dir.path()).await;
+    let before = policy(&service).live();
+    let superseded = |refused| matches!(refused, Err(OrchestrationError::Superseded(_)));
+    let back = step("a", "a:back", 2, 0.95);
+    assert!(superseded(apply(&service, by(5, back)).await.map(drop)));
+    assert!(superseded(apply(&service, by(8, first)).await.map(drop)));
+    assert!(superseded(settle(&service, "a", Some(2)).await.map(drop)));
+    let waiting = AwaitDecision {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: "a".into(),
+        token: 8,
+    };
+    assert!(superseded(
+        service.hold(policy(&service), waiting).await.map(drop)
+    ));
+    assert!(policy(&service).live().is_stored_as(&before));
+    let released = Settle {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: "a".into(),
+        approved_version: Some(2),
+        token: Some(9),
+    };
+    service.settle(policy(&service), released).await.unwrap();
+    assert_eq!(policy(&service).live().approved.version, 2);
+    assert!(
+        superseded(settle(&service, "a", None).await.map(drop)),
+        "also after its end"
+    );
+    let other = apply(&service, by(1, step("b", "b", 2, 0.91))).await;
+    assert_eq!(other.unwrap(), 3, "another change has tokens of its own");
 }
 
 #[tokio::test]
-async fn what_one_replica_commits_is_live_at_every_other() {
+async fn a_change_that_is_lost_is_settled_without_a_token() {
     let dir = tempfile::tempdir().unwrap();
-    let (one, other) = (open(dir.path()).await, open(dir.path()).await);
-    reload(&one, 0.91).await.unwrap();
-    until_live(&other, |live| live.row.version == 2).await;
-    let live = policy(&other).live();
-    assert_eq!(live.row.hyperparameters["gamma"], Value::Number(0.91));
-    apply(&one, step("change", "apply", 2, 0.92)).await.unwrap();
-    until_live(&other, |live| live.hold.is_some()).await;
-    settle(&other, "change", Some(3)).await.unwrap();
-    until_live(&one, |live| {
-        live.hold.is_none() && live.approved.version == 3
-    })
-    .await;
-}
-
-#[tokio::test]
-async fn a_change_starts_from_what_another_replica_committed() {
-    let dir = tempfile::tempdir().unwrap();
-    let (one, other) = (open(dir.path()).await, open(dir.path()).await);
-    for version in [2, 4, 6] {
-        assert_eq!(reload(&one, 0.91).await.unwrap(), version);
-        assert_eq!(reload(&other, 0.92).await.unwrap(), version + 1);
-    }
-    for service in [&one, &other] {
-        until_live(service, |live| live.row.version == 7).await;
-    }
+    let service = open(dir.path()).await;
+    let applied = ApplyOperation {
+        token: 1 << 50,
+        ..step("a", "a", 1, 0.97)
+    };
+    apply(&service, applied).await.unwrap();
+    let lost = Settle {
+        by: "hypersync".into(),
+        on_behalf_of: "user:admin".into(),
+        change_id: "a".into(),
+        approved_version: None,
+        token: None,
+    };
+    service.settle(policy(&service), lost).await.unwrap();
+    assert_eq!(policy(&service).live().hold, None);
 }

@@ -4,8 +4,8 @@ use super::*;
 use crate::{
     Setup,
     learners::{Class, Owner, Running},
-    store::RunState,
-    training::RunView,
+    store::{RunState, WorkToken},
+    training::{RunView, TrainingEvent},
 };
 use std::{future::Future, time::Duration};
 use tars_learn::{Run, hyper::Values};
@@ -15,6 +15,7 @@ use uuid::Uuid;
 /// Nothing is renewed while a test runs.
 const LIFE: Duration = Duration::from_secs(3600);
 const LONG: u64 = 10_000_000;
+const PATIENCE: Duration = Duration::from_secs(60);
 
 struct Replica {
     service: Arc<Orchestration>,
@@ -69,12 +70,28 @@ impl Replica {
         self.service.learners.start(owner, run, None).unwrap()
     }
 
-    /// Waits until the run's watchers are told of its end.
-    async fn ended(&self, run: Uuid) -> RunState {
-        let training = self.service.trainings.get(run).unwrap();
-        let closed = || async { training.log.is_closed() };
-        eventually(closed).await;
-        self.state(run).await
+    /// Waits until the replica follows no run any more.
+    async fn until_idle(&self) {
+        let is_idle =
+            || async { self.service.trainings.is_empty() && self.service.learners.is_idle() };
+        eventually(is_idle).await;
+    }
+
+    /// Waits for a run's events after a number: the numbers of its reports, and its end.
+    async fn watch(&self, run: Uuid, after: u64) -> (Vec<u64>, Option<(u64, RunState)>) {
+        let mut watcher = self.service.watch_training(run, after).await.unwrap();
+        let mut reports = Vec::new();
+        loop {
+            let next = tokio::time::timeout(PATIENCE, watcher.next()).await;
+            match next.expect("in time").unwrap() {
+                None => return (reports, None),
+                Some((number, TrainingEvent::Progress(_))) => reports.push(number),
+                Some((number, TrainingEvent::Ended(run))) => {
+                    assert!(watcher.next().await.unwrap().is_none());
+                    return (reports, Some((number, run.row.state)));
+                }
+            }
+        }
     }
 }
 
@@ -123,7 +140,8 @@ async fn a_suspended_replica_installs_no_weights_once_another_has_taken_over() {
     assert_eq!(two.state(run).await, RunState::Interrupted);
     let before = two.service.training(run).await.unwrap().row;
     drop(other);
-    assert_eq!(one.ended(run).await, RunState::Interrupted);
+    one.until_idle().await;
+    assert_eq!(one.state(run).await, RunState::Interrupted);
     let after = two.service.training(run).await.unwrap().row;
     assert_eq!(
         (before.steps_done, before.ended_us, before.running_us),
@@ -142,8 +160,9 @@ async fn an_agent_of_a_replica_that_stops_can_be_trained_by_another_at_once() {
     let (_dir, one, two) = two().await;
     let run = one.train(LONG).await.unwrap().row.id;
     one.service.leases.close().await;
+    one.until_idle().await;
     assert!(
-        !one.ended(run).await.has_ended(),
+        !one.state(run).await.has_ended(),
         "that is for the next to say"
     );
     two.service.interrupt_left_runs().await.unwrap();
@@ -151,4 +170,152 @@ async fn an_agent_of_a_replica_that_stops_can_be_trained_by_another_at_once() {
     let next = two.train(LONG).await.unwrap().row.id;
     two.service.cancel_training(next).await.unwrap();
     eventually(|| async { one.service.learners.is_idle() }).await;
+}
+
+#[tokio::test]
+async fn a_run_is_watched_at_any_replica_and_nothing_is_sent_twice() {
+    let (_dir, one, two) = two().await;
+    let run = one.train(2_000).await.unwrap().row.id;
+    let (reports, end) = two.watch(run, 0).await;
+    let all: Vec<u64> = (1..=100).collect();
+    assert_eq!((&reports, end), (&all, Some((101, RunState::Completed))));
+    for (replica, after) in [(&one, 0), (&two, 37), (&one, 99), (&two, 100)] {
+        let (reports, end) = replica.watch(run, after).await;
+        assert_eq!(reports, all[after as usize..]);
+        assert_eq!(end, Some((101, RunState::Completed)));
+    }
+    assert_eq!(
+        two.watch(run, 101).await,
+        (vec![], None),
+        "the end was sent"
+    );
+    for beyond in [102, u64::MAX] {
+        let refused = two.service.watch_training(run, beyond).await.unwrap_err();
+        assert!(matches!(refused, OrchestrationError::Trimmed(_)));
+    }
+    let row = two.service.training(run).await.unwrap().row;
+    let agent = two.service.agents.get("policy").unwrap();
+    let served = agent.live().row.weights_version;
+    assert_eq!((row.steps_done, served), (2_000, 1), "completed, so served");
+}
+
+#[tokio::test]
+async fn a_fast_run_takes_few_commits() {
+    let (_dir, one, _two) = two().await;
+    let before = one.service.runs.last(one.service.store.db()).await.unwrap();
+    let run = one.train(500).await.unwrap().row.id;
+    let (reports, _) = one.watch(run, 0).await;
+    let commits = one.service.runs.last(one.service.store.db()).await.unwrap() - before;
+    assert_eq!(reports.len(), 100);
+    assert!(
+        commits < 50,
+        "{commits} commits for 100 reports and the end"
+    );
+}
+
+#[tokio::test]
+async fn a_run_is_cancelled_at_a_replica_that_does_not_own_it() {
+    let (_dir, one, two) = two().await;
+    let waits = one.busy();
+    let queued = one.train(LONG).await.unwrap();
+    assert!(queued.position.is_some());
+    let id = queued.row.id;
+    assert_eq!(two.service.training(id).await.unwrap().position, None);
+    two.service.cancel_training(id).await.unwrap();
+    eventually(|| async { two.state(id).await == RunState::Cancelled }).await;
+    drop(waits);
+    let running = one.train(LONG).await.unwrap().row.id;
+    eventually(|| async { two.state(running).await == RunState::Running }).await;
+    two.service.cancel_training(running).await.unwrap();
+    eventually(|| async { two.state(running).await == RunState::Cancelled }).await;
+    one.until_idle().await;
+    // Its end is the release of the learner.
+    let next = two.train(LONG).await.unwrap().row.id;
+    one.service.cancel_training(next).await.unwrap();
+    eventually(|| async { one.state(next).await == RunState::Cancelled }).await;
+}
+
+#[tokio::test]
+async fn watchers_of_a_run_are_told_when_its_replica_is_gone() {
+    let (_dir, one, two) = two().await;
+    let run = one.train(LONG).await.unwrap().row.id;
+    eventually(|| async { two.service.training(run).await.unwrap().row.last_report > 0 }).await;
+    two.service.interrupt_left_runs().await.unwrap();
+    two.clock.advance(LIFE);
+    let watching = two.watch(run, 0);
+    let taking = async {
+        two.service.interrupt_left_runs().await.unwrap();
+    };
+    let ((reports, end), ()) = tokio::join!(watching, taking);
+    let last = reports.len() as u64;
+    assert_eq!(end, Some((last + 1, RunState::Interrupted)));
+    one.until_idle().await;
+    let (again, end) = one.watch(run, 0).await;
+    assert_eq!(
+        (again, end),
+        (reports, Some((last + 1, RunState::Interrupted)))
+    );
+}
+
+/// A part of a piece of work, for whoever has this token.
+async fn evaluate(
+    replica: &Replica,
+    work: &str,
+    token: i64,
+) -> Result<Running, OrchestrationError> {
+    let owner = Owner {
+        class: Class::Search,
+        caller: "dev".into(),
+    };
+    let run = Run {
+        algorithm: "dqn".into(),
+        environment: "gridworld".into(),
+        values: Values::new(),
+        seed: 1,
+        steps: LONG,
+        reports: 1,
+        eval_episodes: 1,
+        start: None,
+    };
+    replica
+        .service
+        .evaluate(owner, run, given(work, token))
+        .await
+}
+
+fn given(work: &str, token: i64) -> WorkToken {
+    WorkToken {
+        work: work.to_owned(),
+        token,
+    }
+}
+
+#[tokio::test]
+async fn an_evaluation_stops_when_its_work_is_taken_over_at_whichever_replica() {
+    let (_dir, one, two) = two().await;
+    let first = evaluate(&one, "study/a", 5).await.unwrap();
+    let other = evaluate(&one, "study/b", 1).await.unwrap();
+    let (work, others) = (given("study/a", 5), given("study/b", 1));
+    let superseded = one.service.superseded(&work);
+    let not_superseded = one.service.superseded(&others);
+    let taken = async {
+        evaluate(&two, "study/a", 9).await.unwrap();
+    };
+    let waited = tokio::time::timeout(PATIENCE, async {
+        tokio::select! {
+            (error, ()) = async { tokio::join!(superseded, taken) } => error,
+            _ = not_superseded => panic!("nobody took the other"),
+        }
+    });
+    let error = waited.await.expect("it is told");
+    assert!(matches!(error, OrchestrationError::Superseded(_)));
+    drop((first, other));
+    for replica in [&one, &two] {
+        for stale in [1, 5, 8] {
+            let refused = evaluate(replica, "study/a", stale).await;
+            assert!(matches!(refused, Err(OrchestrationError::Superseded(_))));
+        }
+        let current = evaluate(replica, "study/a", 9).await;
+        assert!(current.is_ok(), "several parts of the same work");
+    }
 }

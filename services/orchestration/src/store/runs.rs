@@ -13,6 +13,8 @@ pub(crate) enum RunState {
     Queued,
     Running,
     Cancelling,
+    /// The new weights are live, and the other replicas are waited for.
+    Installing,
     Completed,
     Cancelled,
     Failed,
@@ -20,10 +22,11 @@ pub(crate) enum RunState {
 }
 
 impl RunState {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Queued,
         Self::Running,
         Self::Cancelling,
+        Self::Installing,
         Self::Completed,
         Self::Cancelled,
         Self::Failed,
@@ -35,6 +38,7 @@ impl RunState {
             Self::Queued => "queued",
             Self::Running => "running",
             Self::Cancelling => "cancelling",
+            Self::Installing => "installing",
             Self::Completed => "completed",
             Self::Cancelled => "cancelled",
             Self::Failed => "failed",
@@ -47,7 +51,10 @@ impl RunState {
     }
 
     pub(crate) fn has_ended(self) -> bool {
-        !matches!(self, Self::Queued | Self::Running | Self::Cancelling)
+        !matches!(
+            self,
+            Self::Queued | Self::Running | Self::Cancelling | Self::Installing
+        )
     }
 }
 
@@ -66,21 +73,27 @@ pub(crate) struct RunRow {
     /// When a learner started the run.
     pub(crate) running_us: Option<i64>,
     pub(crate) ended_us: Option<i64>,
+    /// The number of the last report; zero before the first.
+    pub(crate) last_report: i64,
 }
 
 const RUN: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
-                   started_us, running_us, ended_us FROM training_runs WHERE id = $1";
+                   started_us, running_us, ended_us, last_report FROM training_runs WHERE id = $1";
 const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
-                    started_us, running_us, ended_us FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
-const INTERRUPT: &str = "UPDATE training_runs SET ended_us = $1, \
-                         state = CASE state WHEN 'cancelling' THEN 'cancelled' ELSE 'interrupted' END \
-                         WHERE agent_id = $2 AND state IN ('queued', 'running', 'cancelling')";
+                    started_us, running_us, ended_us, last_report FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
+const INTERRUPT: &str = "UPDATE training_runs SET ended_us = COALESCE(ended_us, $1), \
+                         state = CASE state WHEN 'cancelling' THEN 'cancelled' \
+                         WHEN 'installing' THEN 'completed' ELSE 'interrupted' END \
+                         WHERE agent_id = $2 AND state IN ('queued', 'running', 'cancelling', 'installing')";
 const UNFINISHED_AGENTS: &str = "SELECT DISTINCT agent_id FROM training_runs \
-                                 WHERE state IN ('queued', 'running', 'cancelling') ORDER BY agent_id";
+                                 WHERE state IN ('queued', 'running', 'cancelling', 'installing') \
+                                 ORDER BY agent_id";
 const BEGIN: &str = "UPDATE training_runs SET running_us = $1, \
                      state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
                      WHERE id = $2 AND running_us IS NULL";
 const CANCEL: &str = "UPDATE training_runs SET state = 'cancelling' WHERE id = $1 AND state IN ('queued', 'running')";
+const COMPLETE: &str =
+    "UPDATE training_runs SET state = 'completed' WHERE id = $1 AND state = 'installing'";
 const INSERT: &str = "INSERT INTO training_runs (id, agent_id, state, steps, steps_done, episodes_done, seed, \
                       final_return, error, started_us, running_us, ended_us) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
@@ -104,6 +117,7 @@ impl FromRow for RunRow {
             queued_us: row.get("started_us")?,
             running_us: row.get("running_us")?,
             ended_us: row.get("ended_us")?,
+            last_report: row.get("last_report")?,
         })
     }
 }
@@ -131,20 +145,6 @@ impl Store {
         Ok(agents.collect::<Result<_, DbError>>()?)
     }
 
-    /// Ends the runs of an agent that have not ended: as cancelled if that was requested, else as
-    /// interrupted. Whoever has the lease of the agent's learner knows that no process follows them.
-    pub(crate) async fn interrupt_runs(
-        &self,
-        agent: &str,
-        now_us: i64,
-        fence: &Fence,
-    ) -> Result<(), OrchestrationError> {
-        let mut tx = self.begin_owned("training_runs.interrupt", fence).await?;
-        let interrupt = Query::new(INTERRUPT).bind(now_us).bind(agent);
-        tx.execute(interrupt).await?.any();
-        Ok(tx.commit().await?)
-    }
-
     /// Records that a learner started a run; has no effect the second time.
     pub(crate) async fn begin_run(
         &self,
@@ -157,17 +157,37 @@ impl Store {
         tx.execute(begin).await?.any();
         Ok(tx.commit().await?)
     }
+}
 
-    /// Records that a run is to be cancelled, unless it has ended. Returns the present row.
-    pub(crate) async fn cancel_run(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
-        let mut tx = self.begin("training_runs.cancel").await?;
-        tx.execute(Query::new(CANCEL).bind(id)).await?.any();
-        let row = tx.optional(Query::new(RUN).bind(id)).await?;
-        let row =
-            row.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))?;
-        tx.commit().await?;
-        Ok(row)
-    }
+/// Reads a run in a transaction.
+pub(crate) async fn run_in(tx: &mut Transaction, id: Uuid) -> Result<RunRow, OrchestrationError> {
+    let row = tx.optional(Query::new(RUN).bind(id)).await?;
+    row.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))
+}
+
+/// Records that a run is to be cancelled, unless it has ended or its weights are live.
+pub(crate) async fn cancel_run(tx: &mut Transaction, id: Uuid) -> Result<(), OrchestrationError> {
+    tx.execute(Query::new(CANCEL).bind(id)).await?.any();
+    Ok(())
+}
+
+/// Ends the runs of an agent that have not ended: as cancelled if that was requested, as completed if
+/// their weights are live, else as interrupted. Whoever has the lease of the agent's learner knows that no
+/// process follows them.
+pub(crate) async fn interrupt_runs(
+    tx: &mut Transaction,
+    agent: &str,
+    now_us: i64,
+) -> Result<(), OrchestrationError> {
+    let interrupt = Query::new(INTERRUPT).bind(now_us).bind(agent);
+    tx.execute(interrupt).await?.any();
+    Ok(())
+}
+
+/// Ends a run whose weights are live.
+pub(crate) async fn complete_run(tx: &mut Transaction, id: Uuid) -> Result<(), OrchestrationError> {
+    let complete = Query::new(COMPLETE).bind(id);
+    Ok(tx.execute(complete).await?.one()?)
 }
 
 pub(crate) async fn insert_run(

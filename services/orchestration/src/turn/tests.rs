@@ -6,7 +6,7 @@ use crate::{
     changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
     store::{self, RunState},
 };
-use std::{path::Path, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 use tars_learn::hyper::{Value, Values};
 use tars_runtime::{
     db::{Db, LostCommit},
@@ -88,6 +88,7 @@ impl Change {
                     operation_id: "a".into(),
                     expected_version: 1,
                     values: gamma(0.97),
+                    token: 1,
                 };
                 let version = service.apply(agent, change).await?;
                 assert_eq!(version, 2);
@@ -98,6 +99,7 @@ impl Change {
                     by,
                     on_behalf_of,
                     change_id,
+                    token: 1,
                 };
                 service.hold(agent, change).await.map(drop)
             }
@@ -107,6 +109,7 @@ impl Change {
                     on_behalf_of,
                     change_id,
                     approved_version: Some(2),
+                    token: Some(1),
                 };
                 service.settle(agent, change).await.map(drop)
             }
@@ -270,8 +273,7 @@ async fn the_weights_of_a_run_are_installed_once_whatever_its_last_commit_does()
         service.store.db().lose_commit("training_runs.end", lost);
         let id = train(&service).await.unwrap();
         // The row may say so before this process knows.
-        let training = service.trainings.get(id).unwrap();
-        eventually("it has ended", async || training.log.is_closed()).await;
+        eventually("it is over here", async || service.trainings.is_empty()).await;
         let ended = service.training(id).await.unwrap().row;
         assert_eq!(ended.state, RunState::Completed);
         assert_eq!(policy(&service).live().row.weights_version, 1);

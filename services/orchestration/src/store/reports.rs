@@ -1,0 +1,122 @@
+//! The reports of training runs.
+
+use super::Store;
+use crate::OrchestrationError;
+use serde::{Deserialize, Serialize};
+use tars_learn::Progress;
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
+use uuid::Uuid;
+
+/// The same group may be written twice, when the answer to the first time was lost.
+const INSERT: &str = "INSERT INTO run_reports (run_id, last, reports) VALUES ($1, $2, $3) \
+                      ON CONFLICT (run_id, last) DO NOTHING";
+const RECORD: &str = "UPDATE training_runs SET last_report = $1, steps_done = $2, episodes_done = $3 \
+                      WHERE id = $4";
+const GROUPS: &str = "SELECT run_id, last, reports FROM run_reports WHERE run_id = $1 AND last > $2 ORDER BY last LIMIT $3";
+/// Runs are numbered by time.
+const DROP_OLD: &str = "DELETE FROM run_reports WHERE run_id < \
+                        (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1 OFFSET $1) \
+                        AND run_id IN (SELECT id FROM training_runs WHERE ended_us IS NOT NULL)";
+
+/// A report of a training run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Report {
+    pub(crate) step: u64,
+    pub(crate) episode: u64,
+    pub(crate) mean_return: Option<f64>,
+    pub(crate) loss: Option<f64>,
+    pub(crate) epsilon: f64,
+    /// The version of the agent's hyperparameters that the run followed.
+    pub(crate) version: i64,
+}
+
+impl Report {
+    pub(crate) fn new(progress: Progress, version: i64) -> Self {
+        let Progress {
+            step,
+            episode,
+            mean_return,
+            loss,
+            epsilon,
+        } = progress;
+        Self {
+            step,
+            episode,
+            mean_return,
+            loss,
+            epsilon,
+            version,
+        }
+    }
+}
+
+/// Reports that were stored together.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Group {
+    /// The number of the last one.
+    pub(crate) last: i64,
+    pub(crate) reports: Vec<Report>,
+}
+
+impl Group {
+    /// The reports with their numbers.
+    pub(crate) fn numbered(self) -> impl Iterator<Item = (i64, Report)> {
+        let before = self.last - i64::try_from(self.reports.len()).unwrap_or(i64::MAX);
+        (before + 1..).zip(self.reports)
+    }
+}
+
+impl FromRow for Group {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let (run, last): (Uuid, i64) = (row.get("run_id")?, row.get("last")?);
+        let reports = row
+            .named("run_reports", format!("{run}/{last}"))
+            .json("reports")?;
+        Ok(Self { last, reports })
+    }
+}
+
+impl Store {
+    /// The groups of a run's reports that end after a number.
+    pub(crate) async fn reports(
+        &self,
+        run: Uuid,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<Group>, OrchestrationError> {
+        let query = Query::new(GROUPS).bind(run).bind(after).bind(limit);
+        Ok(self.db.read("run_reports.list").all(query).await?)
+    }
+}
+
+/// Adds a group of reports, and records in their run how far it is.
+pub(crate) async fn insert_reports(
+    tx: &mut Transaction,
+    run: Uuid,
+    group: &Group,
+) -> Result<(), OrchestrationError> {
+    let Some(newest) = group.reports.last() else {
+        return Ok(());
+    };
+    let insert = Query::new(INSERT)
+        .bind(run)
+        .bind(group.last)
+        .bind(json(&group.reports)?);
+    tx.execute(insert).await?.any();
+    let record = Query::new(RECORD)
+        .bind(group.last)
+        .bind(i64::try_from(newest.step).unwrap_or(i64::MAX))
+        .bind(i64::try_from(newest.episode).unwrap_or(i64::MAX))
+        .bind(run);
+    Ok(tx.execute(record).await?.one()?)
+}
+
+/// Forgets the reports of all runs that have ended but the newest.
+pub(crate) async fn drop_old_reports(
+    tx: &mut Transaction,
+    retained: u32,
+) -> Result<(), OrchestrationError> {
+    let drop = Query::new(DROP_OLD).bind(retained);
+    tx.execute(drop).await?.any();
+    Ok(())
+}

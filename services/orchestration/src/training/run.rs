@@ -1,0 +1,355 @@
+//! One training run from its start to its end, at the replica that owns it.
+//!
+//! A run is stopped by its row: whoever cancels it writes that, at any replica, and the owner reads it when
+//! it learns of the change. The end of a run and the release of its learner's lease are one transaction.
+//! Where other replicas serve the agent too, weights are installed first, in the state `installing`, and the
+//! run is completed once the others have reported that they serve them.
+
+use super::journal::Journal;
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::Agent,
+    learners::{Event, Running, Stop},
+    serving::Rollout,
+    store::{self, Report, RunRow, RunState},
+    turn::Turn,
+};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tars_learn::Outcome;
+use tars_runtime::{
+    backoff::Backoff,
+    lease::{Fence, Lease},
+};
+use tokio::sync::Notify;
+use uuid::Uuid;
+
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long writing the end of a run is retried while the database is busy or unreachable, as the sum
+/// of the delays.
+const PATIENCE: Duration = Duration::from_secs(1800);
+
+/// How the learner ended: with an outcome, or stopped.
+type Ended = Result<Option<Outcome>, OrchestrationError>;
+
+/// A run that this process owns.
+#[derive(Debug)]
+pub(super) struct OwnedRun {
+    service: Arc<Orchestration>,
+    agent: Arc<Agent>,
+    id: Uuid,
+    queued_us: i64,
+    fence: Fence,
+    stop: Stop,
+    /// Notified once the run is to be stopped.
+    cancelled: Notify,
+    journal: Journal,
+}
+
+impl OwnedRun {
+    pub(super) fn new(
+        service: Arc<Orchestration>,
+        agent: Arc<Agent>,
+        row: &RunRow,
+        fence: Fence,
+        stop: Stop,
+    ) -> Self {
+        Self {
+            service,
+            agent,
+            id: row.id,
+            queued_us: row.queued_us,
+            fence,
+            stop,
+            cancelled: Notify::new(),
+            journal: Journal::default(),
+        }
+    }
+
+    /// Follows the run to its end, for as long as the lease of the agent's learner is held. Whoever has
+    /// the lease next ends a run that is left.
+    pub(super) async fn follow(self, mut running: Running, lease: Lease) {
+        let _entry = self.service.trainings.enter(self.id, self.stop.clone());
+        let work = async {
+            tokio::select! {
+                ended = self.follow_owned(&mut running) => ended,
+                never = self.stop_when_cancelled() => match never {},
+            }
+        };
+        let ended = lease.run(work).await.flatten();
+        let outcome = ended.unwrap_or(RunState::Interrupted).as_str();
+        let Orchestration {
+            runs_ended, clock, ..
+        } = &*self.service;
+        runs_ended.record(outcome, self.queued_us, clock);
+        if ended.is_some() {
+            return lease.released();
+        }
+        if let Err(e) = lease.release().await {
+            tracing::debug!(error = %e, "the lease of a learner is given up later");
+        }
+    }
+
+    /// Returns how the run ended, if that is stored, and the lease released with it.
+    async fn follow_owned(&self, running: &mut Running) -> Option<RunState> {
+        // Dropping the run stops it, so that it is kept until its end is written.
+        let ended = self.ended(running).await;
+        let write = || async {
+            self.store_reports().await?;
+            self.end(&ended).await
+        };
+        let error = match retry_while_database_is_busy(write).await {
+            Ok(state) => return Some(state),
+            Err(OrchestrationError::NotOwned(_)) => return None,
+            Err(error) => error,
+        };
+        tracing::error!(run = %self.id, %error, "the end of a training run could not be stored");
+        let failed = Err(error);
+        let written = retry_while_database_is_busy(|| self.end(&failed)).await;
+        written.ok()
+    }
+
+    /// Stops the run once its row says so.
+    async fn stop_when_cancelled(&self) -> Infallible {
+        let mut changed = self.service.runs.subscribe();
+        loop {
+            changed.borrow_and_update();
+            match self.service.store.run(self.id).await {
+                Ok(Some(row)) if row.state == RunState::Cancelling => break,
+                Ok(_) if changed.changed().await.is_ok() => {}
+                Ok(_) => break,
+                Err(_) => tokio::time::sleep(FIRST_PAUSE).await,
+            }
+        }
+        self.stop.stop();
+        self.cancelled.notify_one();
+        std::future::pending().await
+    }
+
+    async fn ended(&self, running: &mut Running) -> Ended {
+        let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        loop {
+            let event = tokio::select! {
+                event = running.next(), if !self.journal.is_full() => event,
+                () = self.journal.due() => {
+                    self.store_reports_or_defer(&mut pauses).await?;
+                    continue;
+                }
+            };
+            match event {
+                Some(Event::Began) => self.began().await,
+                Some(Event::Progress(progress)) => {
+                    let version = self.agent.followed().load().version;
+                    self.journal.push(Report::new(progress, version));
+                }
+                Some(Event::Ended(result)) => return result.map_err(OrchestrationError::from),
+                None if self.stop.is_stopped() => return Ok(None),
+                None => return Err(OrchestrationError::Worker("the learner thread died")),
+            }
+        }
+    }
+
+    async fn began(&self) {
+        let (store, now_us) = (&self.service.store, self.service.clock.now_us());
+        if let Err(e) = store.begin_run(self.id, now_us, &self.fence).await {
+            tracing::warn!(run = %self.id, error = %e, "the start of a training run could not be stored");
+        }
+    }
+
+    /// A database that cannot be reached delays the reports, and in the end the learner.
+    async fn store_reports_or_defer(&self, pauses: &mut Backoff) -> Result<(), OrchestrationError> {
+        match self.store_reports().await {
+            Ok(()) => pauses.reset(),
+            Err(e) if e.is_transient() => {
+                tracing::warn!(run = %self.id, error = %e, "reports of a training run wait for the database");
+                self.journal.defer(pauses.next_delay());
+            }
+            Err(e) => return Err(e),
+        }
+        Ok(())
+    }
+
+    async fn store_reports(&self) -> Result<(), OrchestrationError> {
+        while let Some(group) = self.journal.begin() {
+            let mut tx = self.service.store.begin_reports(&self.fence).await?;
+            store::insert_reports(&mut tx, self.id, &group).await?;
+            self.service.runs.commit(tx).await?;
+            self.journal.stored();
+        }
+        Ok(())
+    }
+
+    /// Writes the end of the run.
+    async fn end(&self, ended: &Ended) -> Result<RunState, OrchestrationError> {
+        let (mut turn, mut row) = self.turn_for_end(ended).await?;
+        match ended {
+            _ if row.state == RunState::Installing => {
+                drop(turn);
+                return self.complete().await;
+            }
+            Ok(Some(outcome)) if row.state != RunState::Cancelling => {
+                return self.install(turn, row, outcome).await;
+            }
+            Ok(_) => row.state = RunState::Cancelled,
+            Err(e) => {
+                row.state = RunState::Failed;
+                row.error = e.to_string();
+            }
+        }
+        row.ended_us = Some(self.service.clock.now_us());
+        store::end_run(&mut turn, &row).await?;
+        self.fence.release(&mut turn).await?;
+        let (tx, _guard) = turn.into_parts();
+        self.service.runs.commit(tx).await?;
+        Ok(row.state)
+    }
+
+    /// Writes the new weights with the end of the run, and waits until they are served.
+    async fn install(
+        &self,
+        mut turn: Turn<'_>,
+        mut row: RunRow,
+        outcome: &Outcome,
+    ) -> Result<RunState, OrchestrationError> {
+        let is_shared = self.service.presence.is_shared();
+        row.state = match is_shared {
+            true => RunState::Installing,
+            false => RunState::Completed,
+        };
+        row.ended_us = Some(self.service.clock.now_us());
+        row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
+        row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
+        row.final_return = Some(outcome.evaluation.mean());
+        store::end_run(&mut turn, &row).await?;
+        let agents = &self.service.agents;
+        let next = agents.install(&mut turn, &self.agent, outcome).await?;
+        if !is_shared {
+            self.fence.release(&mut turn).await?;
+        }
+        let change = self.service.runs.take(&mut turn).await?;
+        let made = turn.commit(next).await?;
+        self.service.runs.publish(change);
+        if !is_shared {
+            return Ok(row.state);
+        }
+        match self.service.rollout(made.position).await {
+            Ok(Rollout::Everywhere) => {}
+            waited => {
+                tracing::info!(run = %self.id, ?waited, "new weights are not served everywhere yet");
+            }
+        }
+        self.complete().await
+    }
+
+    /// Ends a run whose weights are installed.
+    async fn complete(&self) -> Result<RunState, OrchestrationError> {
+        let store = &self.service.store;
+        let mut tx = store
+            .begin_owned("training_runs.complete", &self.fence)
+            .await?;
+        store::complete_run(&mut tx, self.id).await?;
+        self.fence.release(&mut tx).await?;
+        self.service.runs.commit(tx).await?;
+        Ok(RunState::Completed)
+    }
+
+    /// Waits for the agent's turn at the end of a run. A run with new weights waits until no governed change
+    /// holds the agent, unless it is cancelled meanwhile.
+    async fn turn_for_end(&self, ended: &Ended) -> Result<(Turn<'_>, RunRow), OrchestrationError> {
+        loop {
+            let guard = self.agent.changing().lock().await;
+            let store = &self.service.store;
+            let tx = store.begin_owned("training_runs.end", &self.fence).await?;
+            let mut turn = self.service.turn_in(&self.agent, guard, tx).await?;
+            let row = store::run_in(&mut turn, self.id).await?;
+            let installs = matches!(ended, Ok(Some(_)))
+                && matches!(row.state, RunState::Queued | RunState::Running);
+            if !installs || store::hold(&mut turn, self.agent.id()).await?.is_none() {
+                return Ok((turn, row));
+            }
+            drop(turn);
+            tokio::select! {
+                () = self.agent.until_released() => {}
+                () = self.cancelled.notified() => {}
+            }
+        }
+    }
+}
+
+/// Retries writing the end of a run while the database is busy or unreachable, so that a short outage
+/// does not lose the trained weights.
+async fn retry_while_database_is_busy<T, F>(end: impl Fn() -> F) -> Result<T, OrchestrationError>
+where
+    F: Future<Output = Result<T, OrchestrationError>>,
+{
+    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+    let mut waited = Duration::ZERO;
+    loop {
+        match end().await {
+            Err(e) if e.is_transient() && waited < PATIENCE => {
+                tracing::warn!(error = %e, "the end of a training run waits for the database");
+            }
+            done => return done,
+        }
+        let pause = backoff.next_delay();
+        tokio::time::sleep(pause).await;
+        waited += pause;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::cell::Cell;
+    use tars_runtime::db::DbError;
+    use tokio::time::Instant;
+
+    /// Fails a number of times before it succeeds. Returns the result and the number of attempts.
+    async fn failing(
+        times: u32,
+        error: fn() -> OrchestrationError,
+    ) -> (Result<(), OrchestrationError>, u32) {
+        let tries = Cell::new(0);
+        let end = || {
+            let n = tries.replace(tries.get() + 1);
+            async move { if n < times { Err(error()) } else { Ok(()) } }
+        };
+        let ended = retry_while_database_is_busy(end).await;
+        (ended, tries.get())
+    }
+
+    fn busy() -> OrchestrationError {
+        DbError::Unavailable("busy".to_owned()).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_of_a_run_is_retried_while_the_database_is_busy() {
+        let begun = Instant::now();
+        let (ended, tries) = failing(20, busy).await;
+        assert!(ended.is_ok() && tries == 21);
+        let waited = begun.elapsed();
+        assert!(
+            waited > 11 * LONGEST_PAUSE && waited < PATIENCE,
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn retrying_the_end_of_a_run_is_bounded() {
+        let begun = Instant::now();
+        let (ended, _) = failing(u32::MAX, busy).await;
+        assert!(matches!(ended, Err(OrchestrationError::Store(_))));
+        let waited = begun.elapsed();
+        assert!(
+            waited >= PATIENCE && waited <= PATIENCE + LONGEST_PAUSE,
+            "{waited:?}"
+        );
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn permanent_failures_are_not_retried() {
+        let broken = || DbError::Failed("no row".to_owned()).into();
+        let (ended, tries) = failing(u32::MAX, broken).await;
+        assert!(ended.is_err() && tries == 1);
+    }
+}

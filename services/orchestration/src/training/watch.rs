@@ -1,0 +1,134 @@
+//! Following a training run by its rows: its reports in order, then its end.
+//!
+//! The rows are the truth, so that any replica answers, and a watcher who comes back at another one goes
+//! on where it was. A change of any run is a reason to read.
+
+use super::RunView;
+use crate::{
+    Orchestration, OrchestrationError,
+    store::{Report, RunRow},
+};
+use std::{collections::VecDeque, sync::Arc};
+use tars_runtime::{changes::Position, events::Trimmed};
+use tokio::sync::watch;
+use uuid::Uuid;
+
+/// Groups of reports that are read at once.
+const READ: i64 = 64;
+
+#[derive(Debug, Clone)]
+pub(crate) enum TrainingEvent {
+    Progress(Report),
+    Ended(Box<RunView>),
+}
+
+/// A watcher's place in a run's events.
+#[derive(Debug)]
+pub(crate) struct Watcher {
+    service: Arc<Orchestration>,
+    run: Uuid,
+    after: i64,
+    ready: VecDeque<(i64, Report)>,
+    end: End,
+    changed: watch::Receiver<Position>,
+}
+
+#[derive(Debug)]
+enum End {
+    /// The run goes on, or has reports that are not read yet.
+    Ahead,
+    /// It follows the reports that are ready.
+    Next(Box<RunRow>),
+    Passed,
+}
+
+impl Orchestration {
+    /// Watches a run's events after a number.
+    pub(crate) async fn watch_training(
+        self: &Arc<Self>,
+        run: Uuid,
+        after: u64,
+    ) -> Result<Watcher, OrchestrationError> {
+        let changed = self.runs.subscribe();
+        let row = self.training(run).await?.row;
+        let last = row.last_report + i64::from(row.state.has_ended());
+        let after = i64::try_from(after).unwrap_or(i64::MAX);
+        if after > last {
+            let first_kept = u64::try_from(last + 1).unwrap_or_default();
+            return Err(Trimmed { first_kept }.into());
+        }
+        Ok(Watcher {
+            service: Arc::clone(self),
+            run,
+            after,
+            ready: VecDeque::new(),
+            end: match row.state.has_ended() && after == last {
+                true => End::Passed,
+                false => End::Ahead,
+            },
+            changed,
+        })
+    }
+}
+
+impl Watcher {
+    /// Waits for the next event and returns it with its number; `None` after the end.
+    pub(crate) async fn next(
+        &mut self,
+    ) -> Result<Option<(u64, TrainingEvent)>, OrchestrationError> {
+        loop {
+            if let Some((number, report)) = self.ready.pop_front() {
+                self.after = number;
+                return Ok(Some((unsigned(number), TrainingEvent::Progress(report))));
+            }
+            match std::mem::replace(&mut self.end, End::Ahead) {
+                End::Passed => {
+                    self.end = End::Passed;
+                    return Ok(None);
+                }
+                End::Next(row) => {
+                    self.end = End::Passed;
+                    self.until_live(&row.agent_id).await;
+                    let number = unsigned(row.last_report + 1);
+                    let ended = Box::new(RunView::from(*row));
+                    return Ok(Some((number, TrainingEvent::Ended(ended))));
+                }
+                End::Ahead => {}
+            }
+            self.changed.borrow_and_update();
+            if !self.read().await? && self.changed.changed().await.is_err() {
+                return Ok(None);
+            }
+        }
+    }
+
+    /// Waits until this process serves what it has committed: its copy is behind the rows for a moment.
+    async fn until_live(&self, agent: &str) {
+        if let Ok(agent) = self.service.agents.get(agent) {
+            drop(agent.changing().lock().await);
+        }
+    }
+
+    /// Reads on; returns whether there is anything new. The run is read before its reports, so that none
+    /// is missed when it has ended.
+    async fn read(&mut self) -> Result<bool, OrchestrationError> {
+        let store = &self.service.store;
+        let found = store.run(self.run).await?;
+        let row = found
+            .ok_or_else(|| OrchestrationError::NotFound("training run", self.run.to_string()))?;
+        let groups = store.reports(self.run, self.after, READ).await?;
+        let is_all = i64::try_from(groups.len()).is_ok_and(|read| read < READ);
+        let reports = groups.into_iter().flat_map(|group| group.numbered());
+        self.ready
+            .extend(reports.filter(|(number, _)| *number > self.after));
+        if row.state.has_ended() && is_all {
+            self.end = End::Next(Box::new(row));
+            return Ok(true);
+        }
+        Ok(!self.ready.is_empty())
+    }
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
