@@ -227,15 +227,9 @@ impl Leases {
         self.acquire(name).await
     }
 
-    /// How long to wait before looking whether work of other holders has become free: up to half of a
-    /// lease's life, and not past the end of one that was seen. `None` where there are no other holders.
-    pub fn until_next_poll(&self) -> Option<Duration> {
-        self.book.until_next_look(&self.jitter)
-    }
-
-    /// Looks for work of other holders that has become free, as long as the service exists, as often as
-    /// [`until_next_poll`](Self::until_next_poll) says. Does nothing where there are no other holders.
-    /// `what` names the work in the log.
+    /// Looks for work of other holders that has become free, as long as the service exists: every half
+    /// of a lease's life at the latest, and as soon as a lease that was seen may have ended. Does nothing
+    /// where there are no other holders. `what` names the work in the log.
     pub fn look_for_free<S, F, E>(
         &self,
         what: &'static str,

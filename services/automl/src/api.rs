@@ -6,14 +6,14 @@ use crate::{
     Automl, AutomlError,
     store::{StudyState as State, TrialState as Ended},
     studies::{NewStudy, StudyView},
-    watched::StudyEvent,
+    watch::{StudyEvent, Watcher},
 };
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
 use tars_learn::spec_of;
-use tars_proto::{automl::v1::*, fault, reason};
-use tonic::{Code, Request, Response, Status, service::Routes};
+use tars_proto::{automl::v1::*, fault};
+use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
 use wire::{check_against, invalid, own_space, space, study, trial};
 
@@ -45,15 +45,6 @@ impl Api {
         }
         Ok(row)
     }
-}
-
-/// The only event of a study whose log was evicted.
-fn end_alone(view: StudyView, after_sequence: u64) -> Result<WatchStudyResponse, Status> {
-    Ok(WatchStudyResponse {
-        sequence: fault::sequence_after(after_sequence)?,
-        trial: None,
-        ended: Some(study(view)),
-    })
 }
 
 type Items = Pin<Box<dyn Stream<Item = Result<WatchStudyResponse, Status>> + Send>>;
@@ -260,44 +251,29 @@ impl study_service_server::StudyService for Api {
     ) -> Result<Response<Items>, Status> {
         let asked = request.into_inner();
         let study_id = id(&asked.study_id)?;
-        // Only an existing study gets a log, which has every event from then on.
-        self.automl.store.study(study_id).await?;
-        let watched = self.automl.watched(study_id);
-        let view = self.automl.study_view(study_id).await?;
-        if view.row.state != State::Running && watched.log.last() == 0 {
-            // It ended before this process started, so there is no log but its end.
-            watched.log.close();
-            let end = end_alone(view, asked.after_sequence)?;
-            return Ok(Response::new(Box::pin(stream::iter([Ok(end)]))));
-        }
-        if view.row.state != State::Running {
-            // Its end was committed but not announced.
-            watched.log.close_with(StudyEvent::Ended);
-        }
-        let trimmed = |e: tars_runtime::events::Trimmed| {
-            fault::status(Code::OutOfRange, reason::TRIMMED, &e.to_string())
-        };
-        let reader = watched.log.read(asked.after_sequence).map_err(trimmed)?;
-        let automl = Arc::clone(&self.automl);
-        // A log in use is not evicted.
-        let start = (reader, automl, watched);
-        let items = stream::try_unfold(start, move |(mut reader, automl, watched)| async move {
-            let Some((sequence, event)) = reader.next().await.map_err(trimmed)? else {
-                return Ok(None);
-            };
-            let (trial, ended) = match event {
-                StudyEvent::Trial(row) => (Some(trial(*row)), None),
-                StudyEvent::Ended => (None, Some(study(automl.study_view(study_id).await?))),
-            };
-            Ok(Some((
-                WatchStudyResponse {
-                    sequence,
-                    trial,
-                    ended,
-                },
-                (reader, automl, watched),
-            )))
-        });
-        Ok(Response::new(Box::pin(items)))
+        let watcher = self
+            .automl
+            .watch_study(study_id, asked.after_sequence)
+            .await?;
+        Ok(Response::new(Box::pin(events(watcher))))
     }
+}
+
+/// The changes of a study as a stream.
+fn events(watcher: Watcher) -> impl Stream<Item = Result<WatchStudyResponse, Status>> {
+    stream::try_unfold(watcher, |mut watcher| async move {
+        let Some((sequence, event)) = watcher.next().await? else {
+            return Ok(None);
+        };
+        let (trial, ended) = match event {
+            StudyEvent::Trial(row) => (Some(trial(*row)), None),
+            StudyEvent::Ended(view) => (None, Some(study(*view))),
+        };
+        let item = WatchStudyResponse {
+            sequence,
+            trial,
+            ended,
+        };
+        Ok(Some((item, watcher)))
+    })
 }

@@ -6,6 +6,7 @@ use tars_peers::{Failure, PeerError};
 use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     db::DbError,
+    events::Trimmed,
     lease::LeaseError,
     page::{BadToken, TOKEN_FIELD},
     tasks::Lost,
@@ -40,6 +41,8 @@ pub(crate) enum AutomlError {
     Busy,
     #[error("the study was changed concurrently")]
     Conflict,
+    #[error(transparent)]
+    Trimmed(#[from] Trimmed),
     #[error(transparent)]
     NotOwned(LeaseError),
     #[error("orchestration: {0}")]
@@ -97,6 +100,7 @@ impl From<AutomlError> for Status {
             AutomlError::Conflict | AutomlError::NotOwned(_) => {
                 fault::status(Code::Aborted, reason::CONFLICT, &text)
             }
+            AutomlError::Trimmed(_) => fault::status(Code::OutOfRange, reason::TRIMMED, &text),
             AutomlError::Call(error) => error.into(),
             AutomlError::Store(e) => store::failed(&e),
             AutomlError::Io(_) | AutomlError::Worker | AutomlError::Lost(_) => {

@@ -4,7 +4,7 @@ use crate::{
     Automl, Setup,
     peers::{AgentKind, DescribeAgents, Peers},
     retries::Pacing,
-    store::{StudyRow, TrialRow, TrialState},
+    store::{StudyRow, StudyState, TrialRow, TrialState},
     studies::NewStudy,
 };
 use futures_util::{
@@ -23,6 +23,7 @@ use std::{
 use tars_peers::{Evaluation, PeerError, Run, Trainer, Update, seeds};
 use tars_proto::{fault, reason};
 use tars_runtime::{
+    bus::Bus,
     clock::Clock,
     config,
     db::{Db, Query},
@@ -249,6 +250,8 @@ impl Rig {
 
     /// The next process on the same files. Whatever the last one was doing never continues.
     pub(crate) async fn restart(self) -> Self {
+        self.automl.leases.close().await;
+        self.until_idle().await;
         Self::open(self.dir, self.parallel, PAUSE, None).await
     }
 
@@ -305,6 +308,8 @@ impl Rig {
             seeds: Seeds::counted(1),
             pacing,
             tracer: Tracer::disabled(),
+            // Of its own, as when hints are lost.
+            bus: Bus::local(),
             metrics: metrics.clone(),
         };
         let automl = Automl::open_at(&place, terms, setup);
@@ -345,9 +350,12 @@ impl Rig {
 
     /// The study once its end was announced.
     pub(crate) async fn ended(&self, id: Uuid) -> StudyRow {
-        let watched = self.automl.watched(id);
-        let mut events = watched.log.read(0).unwrap();
-        let end = async { while events.next().await.unwrap().is_some() {} };
+        let mut changed = self.automl.changes.subscribe();
+        let end = async {
+            while self.row(id).await.state == StudyState::Running {
+                changed.changed().await.unwrap();
+            }
+        };
         let end = tokio::time::timeout(PATIENCE, end).await;
         end.expect("the study ends");
         self.row(id).await

@@ -6,6 +6,7 @@
 #![deny(missing_docs)]
 
 mod api;
+mod cancellation;
 mod error;
 #[cfg(test)]
 mod fake;
@@ -16,7 +17,7 @@ mod retries;
 mod runner;
 mod store;
 mod studies;
-mod watched;
+mod watch;
 mod workload;
 
 use error::AutomlError;
@@ -26,6 +27,8 @@ use retries::Pacing;
 use std::{io, sync::Arc};
 use store::Store;
 use tars_runtime::{
+    bus::{Bus, Topic},
+    changes::Changes,
     clock::Clock,
     config,
     db::{Db, Place},
@@ -35,7 +38,9 @@ use tars_runtime::{
     trace::Tracer,
 };
 use tokio::sync::Semaphore;
-use watched::AllWatched;
+
+/// Studies, on the bus.
+const TOPIC: Topic = "automl.studies";
 
 /// The service without its transport.
 #[derive(Debug)]
@@ -46,7 +51,8 @@ pub struct Automl {
     peers: Peers,
     settings: config::Automl,
     running: Arc<Semaphore>,
-    watched: AllWatched,
+    /// The changes of studies, which their watchers and runs read.
+    changes: Changes,
     clock: Clock,
     seeds: Seeds,
     pacing: Pacing,
@@ -70,6 +76,7 @@ pub(crate) struct Setup {
     pub(crate) seeds: Seeds,
     pub(crate) pacing: Pacing,
     pub(crate) tracer: Tracer,
+    pub(crate) bus: Bus,
     pub(crate) metrics: Metrics,
 }
 
@@ -86,12 +93,15 @@ impl Automl {
             seeds,
             pacing,
             tracer,
+            bus,
             metrics,
         } = setup;
         let db = Db::open(database, store::MIGRATIONS).await?;
         // Jitter is drawn apart, so that it takes no seed from a study.
         let jitter = Seeds::system();
         let leases = Leases::open(db.clone(), terms(&db)?, clock.clone(), jitter).await?;
+        let changes = Changes::open(&db, bus, TOPIC).await?;
+        // A bound on what this process does: other replicas have bounds of their own.
         let running = Arc::new(Semaphore::new(settings.max_running_studies));
         Ok(Arc::new(Self {
             store: Store::new(db),
@@ -100,7 +110,7 @@ impl Automl {
             peers,
             settings,
             running,
-            watched: AllWatched::default(),
+            changes,
             clock,
             seeds,
             pacing,

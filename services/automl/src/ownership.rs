@@ -4,8 +4,8 @@
 //! Everything that its runner writes carries the lease's token, so that a process which was suspended
 //! and replaced changes nothing.
 
-use crate::{Automl, AutomlError, retries::AccessRetries, watched::Watched};
-use std::sync::{Arc, Weak};
+use crate::{Automl, AutomlError, cancellation::Cancellation, retries::AccessRetries};
+use std::sync::Arc;
 use tars_runtime::lease::Lease;
 use uuid::Uuid;
 
@@ -17,14 +17,14 @@ pub(crate) fn lease_of(study: Uuid) -> String {
 impl Automl {
     /// Takes a study's lease; `None` when another process has it, or the study is cancelled while the
     /// database gives no answer.
-    pub(crate) async fn acquire(&self, study: Uuid, watched: &Watched) -> Option<Lease> {
+    pub(crate) async fn acquire(&self, study: Uuid, run: &Cancellation) -> Option<Lease> {
         let mut accesses = AccessRetries::new(self.pacing);
         loop {
             match self.leases.acquire(&lease_of(study)).await {
                 Ok(lease) => return lease,
                 Err(e) => tracing::warn!(%study, error = %e, "a study waits for its lease"),
             }
-            if watched.is_cancelled_within(accesses.pause()).await {
+            if run.is_cancelled_within(accesses.pause()).await {
                 return None;
             }
         }
@@ -33,9 +33,8 @@ impl Automl {
     /// Looks for studies that no process runs any more, as long as the service exists. There are none
     /// where no other process uses the database.
     pub(crate) fn take_over_in_background(self: &Arc<Self>) {
-        if self.leases.until_next_poll().is_some() {
-            tokio::spawn(poll(Arc::downgrade(self)));
-        }
+        let look = |this: Arc<Self>| async move { this.take_over().await };
+        self.leases.look_for_free("studies", self, look);
     }
 
     async fn take_over(self: &Arc<Self>) -> Result<(), AutomlError> {
@@ -47,19 +46,6 @@ impl Automl {
             }
         }
         Ok(())
-    }
-}
-
-async fn poll(automl: Weak<Automl>) {
-    while let Some(pause) = automl
-        .upgrade()
-        .and_then(|this| this.leases.until_next_poll())
-    {
-        tokio::time::sleep(pause).await;
-        let Some(this) = automl.upgrade() else { return };
-        if let Err(e) = this.take_over().await {
-            tracing::warn!(error = ?e, "studies without a process could not be looked for");
-        }
     }
 }
 

@@ -6,12 +6,13 @@
 //! are retried for a while. If the study still fails, that is written as soon as it can be.
 
 use crate::{
-    Automl, AutomlError, hyper,
+    Automl, AutomlError,
+    cancellation::Cancellation,
+    hyper,
     ownership::lease_of,
     peers::AgentKind,
     retries::{AccessRetries, TrialRetries},
     store::{StudyRow, TrialRow, TrialState},
-    watched::Watched,
 };
 use std::{collections::HashSet, sync::Arc};
 use tars_interceptors::call::{in_current_trace, with_trace};
@@ -69,29 +70,40 @@ impl Automl {
         let mut span = self.tracer.start("automl.study", Kind::Internal, parent);
         span.set("tars.study.id", study.id.to_string());
         span.set("tars.agent.id", study.agent_id.clone());
-        // Held from now on, so that no cancellation is missed.
-        let watched = self.watched(study.id);
         let work = async move {
             let _entry = entry;
-            let turn = match turn {
-                Some(turn) => Ok(turn),
-                None => Arc::clone(&this.running).acquire_owned().await,
-            };
-            let Ok(_turn) = turn else { return };
-            if let Some(lease) = this.acquire(study.id, &watched).await {
-                this.run_owned(&study, &watched, &lease).await;
+            let run = Arc::new(Cancellation::default());
+            tokio::select! {
+                () = this.run_in_turn(&study, turn, &run) => {}
+                never = this.follow_cancellation(study.id, &run) => match never {},
             }
         };
         tokio::spawn(with_trace(span, work));
     }
 
+    async fn run_in_turn(
+        self: &Arc<Self>,
+        study: &StudyRow,
+        turn: Option<OwnedSemaphorePermit>,
+        run: &Arc<Cancellation>,
+    ) {
+        let turn = match turn {
+            Some(turn) => Ok(turn),
+            None => Arc::clone(&self.running).acquire_owned().await,
+        };
+        let Ok(_turn) = turn else { return };
+        if let Some(lease) = self.acquire(study.id, run).await {
+            self.run_owned(study, run, &lease).await;
+        }
+    }
+
     /// Runs a study for as long as its lease is held. Whoever has the lease next resumes it.
-    async fn run_owned(self: &Arc<Self>, study: &StudyRow, watched: &Arc<Watched>, lease: &Lease) {
+    async fn run_owned(self: &Arc<Self>, study: &StudyRow, run: &Arc<Cancellation>, lease: &Lease) {
         let fence = lease.fence();
-        match lease.run(self.run(study, watched, &fence)).await {
+        match lease.run(self.run(study, run, &fence)).await {
             None => lost(study.id),
             Some(Err(e)) if e.is_superseded() => lost(study.id),
-            Some(Err(e)) if !watched.is_cancelled() => {
+            Some(Err(e)) if !run.is_cancelled() => {
                 tracing::warn!(study = %study.id, error = ?e, "study failed");
                 let error = e.to_string();
                 lease
@@ -118,15 +130,15 @@ impl Automl {
     async fn run(
         self: &Arc<Self>,
         study: &StudyRow,
-        watched: &Arc<Watched>,
+        run: &Arc<Cancellation>,
         fence: &Fence,
     ) -> Result<(), AutomlError> {
         let mut workers: JoinSet<Result<(), AutomlError>> = JoinSet::new();
         let mut begun = HashSet::new();
         loop {
-            while workers.len() < self.settings.parallel_trials && !watched.is_cancelled() {
+            while workers.len() < self.settings.parallel_trials && !run.is_cancelled() {
                 let next = self
-                    .retry_access(watched, || self.next_trial(study, &begun, fence))
+                    .retry_access(run, || self.next_trial(study, &begun, fence))
                     .await;
                 let trial = match next {
                     Ok(trial) => trial,
@@ -134,10 +146,10 @@ impl Automl {
                     Err(e) => return Err(e),
                 };
                 begun.insert(trial.number);
-                let (this, study, watched) = (Arc::clone(self), study.clone(), Arc::clone(watched));
+                let (this, study, run) = (Arc::clone(self), study.clone(), Arc::clone(run));
                 let fence = fence.clone();
                 workers.spawn(in_current_trace(async move {
-                    this.run_trial(&study, trial, &watched, &fence).await
+                    this.run_trial(&study, trial, &run, &fence).await
                 }));
             }
             match workers.join_next().await {
@@ -146,10 +158,10 @@ impl Automl {
                 Some(Err(_)) => return Err(AutomlError::Worker),
             }
         }
-        if watched.is_cancelled() {
+        if run.is_cancelled() {
             return Ok(());
         }
-        self.retry_access(watched, || self.finish(study.id, fence))
+        self.retry_access(run, || self.finish(study.id, fence))
             .await
     }
 
@@ -175,13 +187,10 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         trial: TrialRow,
-        watched: &Watched,
+        run: &Cancellation,
         fence: &Fence,
     ) -> Result<(), AutomlError> {
-        let (state, score, error) = match self
-            .train_with_retries(study, &trial, watched, fence)
-            .await
-        {
+        let (state, score, error) = match self.train_with_retries(study, &trial, run, fence).await {
             Ok(TrialOutcome::Score(score)) => (TrialState::Complete, Some(score), String::new()),
             Ok(TrialOutcome::Pruned) => (TrialState::Pruned, None, String::new()),
             Ok(TrialOutcome::Cancelled) => (TrialState::Failed, None, "cancelled".to_owned()),
@@ -191,7 +200,7 @@ impl Automl {
             Err(e) => return Err(e),
         };
         let tell = || self.tell(study, trial.number, state, score, &error, Some(fence));
-        self.retry_access(watched, tell).await.map(drop)
+        self.retry_access(run, tell).await.map(drop)
     }
 
     /// Trains until there is an outcome; retries while the trainer is busy or unreachable.
@@ -199,12 +208,12 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
-        watched: &Watched,
+        run: &Cancellation,
         fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
         let mut retries = TrialRetries::new(self.pacing);
         loop {
-            let error = match self.train(study, trial, watched, fence).await {
+            let error = match self.train(study, trial, run, fence).await {
                 Err(AutomlError::Call(error)) => error,
                 other => return other,
             };
@@ -213,7 +222,7 @@ impl Automl {
             };
             let (number, reason) = (trial.number, error.message());
             tracing::info!(study = %study.id, trial = number, reason, "a trial waits for the trainer");
-            if watched.is_cancelled_within(pause).await {
+            if run.is_cancelled_within(pause).await {
                 return Ok(TrialOutcome::Cancelled);
             }
         }
@@ -224,21 +233,18 @@ impl Automl {
         self: &Arc<Self>,
         study: &StudyRow,
         trial: &TrialRow,
-        watched: &Watched,
+        run: &Cancellation,
         fence: &Fence,
     ) -> Result<TrialOutcome, AutomlError> {
         // Dropping the run cancels it in Orchestration.
-        let mut run = self
-            .peers
-            .trainer
-            .evaluate(evaluation(study, trial, fence));
+        let mut training = self.peers.trainer.evaluate(evaluation(study, trial, fence));
         loop {
-            let stopped = watched.stopped();
-            if watched.is_cancelled() {
+            let stopped = run.stopped();
+            if run.is_cancelled() {
                 return Ok(TrialOutcome::Cancelled);
             }
             let update = tokio::select! {
-                update = run.next() => update?,
+                update = training.next() => update?,
                 () = stopped => return Ok(TrialOutcome::Cancelled),
             };
             let (step, value) = match update {
@@ -246,7 +252,7 @@ impl Automl {
                 Update::Ended(score) => return Ok(TrialOutcome::Score(score)),
             };
             let report = || self.report(study, trial.number, step, value, Some(fence));
-            if self.retry_access(watched, report).await? {
+            if self.retry_access(run, report).await? {
                 return Ok(TrialOutcome::Pruned);
             }
         }
@@ -255,13 +261,13 @@ impl Automl {
     /// Retries a database access while it fails transiently, until the study is cancelled.
     async fn retry_access<T, F>(
         &self,
-        watched: &Watched,
+        run: &Cancellation,
         access: impl Fn() -> F,
     ) -> Result<T, AutomlError>
     where
         F: Future<Output = Result<T, AutomlError>>,
     {
-        retry_access(watched, AccessRetries::new(self.pacing), access).await
+        retry_access(run, AccessRetries::new(self.pacing), access).await
     }
 }
 
@@ -286,7 +292,7 @@ fn evaluation(study: &StudyRow, trial: &TrialRow, fence: &Fence) -> Evaluation {
 }
 
 async fn retry_access<T, F>(
-    watched: &Watched,
+    run: &Cancellation,
     mut accesses: AccessRetries,
     access: impl Fn() -> F,
 ) -> Result<T, AutomlError>
@@ -302,7 +308,7 @@ where
             return Err(error);
         };
         tracing::info!(?error, "a study waits for the database");
-        if watched.is_cancelled_within(pause).await {
+        if run.is_cancelled_within(pause).await {
             return Err(error);
         }
     }

@@ -2,7 +2,7 @@
 
 use crate::AutomlError;
 use tars_runtime::{
-    audit,
+    audit, changes,
     db::{
         Db, DbError, Fetch, FromRow, Isolation, Migration, Query, Row, Swap, Transaction, Write,
         json,
@@ -17,6 +17,8 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(2, "audit outbox", audit::MIGRATION),
     Migration::new(3, "owners", include_str!("../migrations/0003_owners.sql")),
     Migration::new(4, "leases", lease::MIGRATION),
+    Migration::new(5, "events", include_str!("../migrations/0005_events.sql")),
+    Migration::new(6, "change numbers", changes::MIGRATION),
 ];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,6 +112,16 @@ pub(crate) struct TrialRow {
     pub(crate) error: String,
     pub(crate) started_us: i64,
     pub(crate) ended_us: Option<i64>,
+    /// The number of the trial's last change among those of its study.
+    pub(crate) event: i64,
+}
+
+/// How far a study is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Progress {
+    pub(crate) state: StudyState,
+    /// The number of its last change; zero before the first.
+    pub(crate) events: i64,
 }
 
 /// The step before which no trial is pruned.
@@ -161,18 +173,19 @@ impl FromRow for TrialRow {
             error: row.get("error")?,
             started_us: row.get("started_us")?,
             ended_us: row.get("ended_us")?,
+            event: row.get("event")?,
         })
     }
 }
 
-/// The state column of a study.
-struct StateOf(StudyState);
-
-impl FromRow for StateOf {
+impl FromRow for Progress {
     fn from_row(row: &Row) -> Result<Self, DbError> {
         let id: Uuid = row.get("id")?;
-        let state = row.named("studies", id).word("state", StudyState::parse)?;
-        Ok(Self(state))
+        let row = row.named("studies", id);
+        Ok(Self {
+            state: row.word("state", StudyState::parse)?,
+            events: row.get("events")?,
+        })
     }
 }
 
@@ -185,22 +198,29 @@ const STUDIES: &str = "SELECT id, agent_id, agent_type, environment, state, serv
 const UNFINISHED: &str = "SELECT id, agent_id, agent_type, environment, state, server_run, sampler, pruner, \
                           n_trials, space, seed, steps, owner, owner_id, error, traceparent, started_us, \
                           completed_us FROM studies WHERE state = 'running' AND server_run";
-const STUDY_STATE: &str = "SELECT id, state FROM studies WHERE id = $1";
+const PROGRESS: &str = "SELECT id, state, events FROM studies WHERE id = $1";
+/// What comes after the end has no number, since nobody watches it.
+const NEXT_EVENT: &str =
+    "UPDATE studies SET events = events + 1 WHERE id = $1 AND state = 'running' RETURNING events";
 const INSERT_STUDY: &str = "INSERT INTO studies (id, agent_id, agent_type, environment, state, server_run, sampler, \
                             pruner, n_trials, space, seed, steps, owner, error, traceparent, started_us, \
                             completed_us, owner_id) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, \
                             $13, $14, $15, $16, $17, $18)";
-const END_STUDY: &str = "UPDATE studies SET state = $1, error = $2, completed_us = $3 \
+const END_STUDY: &str = "UPDATE studies SET state = $1, error = $2, completed_us = $3, events = events + 1 \
                          WHERE id = $4 AND state = 'running'";
 const TRIAL: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
-                     ended_us FROM trials WHERE study_id = $1 AND number = $2";
+                     ended_us, event FROM trials WHERE study_id = $1 AND number = $2";
 const TRIALS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, started_us, \
-                      ended_us FROM trials WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3";
+                      ended_us, event FROM trials WHERE study_id = $1 AND number >= $2 ORDER BY number LIMIT $3";
+const CHANGED_TRIALS: &str = "SELECT study_id, number, state, parameters, score, intermediate, attempt, error, \
+                              started_us, ended_us, event FROM trials WHERE study_id = $1 AND event > $2 \
+                              ORDER BY event LIMIT $3";
 const INSERT_TRIAL: &str = "INSERT INTO trials (study_id, number, state, parameters, score, intermediate, attempt, \
-                            error, started_us, ended_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10) \
+                            error, started_us, ended_us, event) \
+                            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11) \
                             ON CONFLICT (study_id, number) DO NOTHING";
 const UPDATE_TRIAL: &str = "UPDATE trials SET state = $1, score = $2, intermediate = $3, attempt = $4, error = $5, \
-                            ended_us = $6 WHERE study_id = $7 AND number = $8 AND state = 'running'";
+                            ended_us = $6, event = $7 WHERE study_id = $8 AND number = $9 AND state = 'running'";
 const COUNT_ENDED: &str =
     "SELECT COUNT(*) AS ended FROM trials WHERE study_id = $1 AND state <> 'running'";
 
@@ -274,6 +294,24 @@ impl Store {
         Ok(self.db.read("trials.list").all(query).await?)
     }
 
+    /// The trials whose last change came after a number, in the order of these changes.
+    pub(crate) async fn changed_trials(
+        &self,
+        study: Uuid,
+        after: i64,
+        limit: i64,
+    ) -> Result<Vec<TrialRow>, AutomlError> {
+        let query = Query::new(CHANGED_TRIALS)
+            .bind(study)
+            .bind(after)
+            .bind(limit);
+        Ok(self.db.read("trials.changed").all(query).await?)
+    }
+
+    pub(crate) async fn progress(&self, study: Uuid) -> Result<Progress, AutomlError> {
+        progress_in(&mut self.db.read("studies.progress"), study).await
+    }
+
     pub(crate) async fn all_trials(&self, study: Uuid) -> Result<Vec<TrialRow>, AutomlError> {
         self.trials(study, 0, i64::MAX).await
     }
@@ -287,7 +325,7 @@ pub(crate) async fn study_in(db: &mut impl Fetch, id: Uuid) -> Result<StudyRow, 
 
 /// Finds a study, if it was written.
 pub(crate) fn proof_of_study(id: Uuid) -> Query<'static> {
-    Query::new(STUDY_STATE).bind(id)
+    Query::new(PROGRESS).bind(id)
 }
 
 fn no_study(id: Uuid) -> AutomlError {
@@ -342,10 +380,25 @@ pub(crate) async fn end_study(
     Ok(tx.execute(end).await?.swap())
 }
 
+async fn progress_in(db: &mut impl Fetch, id: Uuid) -> Result<Progress, AutomlError> {
+    let found = db.optional(Query::new(PROGRESS).bind(id)).await?;
+    found.ok_or_else(|| no_study(id))
+}
+
 pub(crate) async fn study_state(tx: &mut Transaction, id: Uuid) -> Result<StudyState, AutomlError> {
-    let found = tx.optional(Query::new(STUDY_STATE).bind(id)).await?;
-    let StateOf(state) = found.ok_or_else(|| no_study(id))?;
-    Ok(state)
+    Ok(progress_in(tx, id).await?.state)
+}
+
+/// Gives a trial's change the next number of its study, unless the study has ended.
+pub(crate) async fn number_event(
+    tx: &mut Transaction,
+    row: &mut TrialRow,
+) -> Result<(), AutomlError> {
+    let next = Query::new(NEXT_EVENT).bind(row.study_id);
+    if let Some(number) = tx.optional_value(next, "events").await? {
+        row.event = number;
+    }
+    Ok(())
 }
 
 pub(crate) async fn trial_in(
@@ -374,7 +427,8 @@ pub(crate) async fn insert_trial(
         .bind(row.attempt)
         .bind(&row.error)
         .bind(row.started_us)
-        .bind(row.ended_us);
+        .bind(row.ended_us)
+        .bind(row.event);
     Ok(tx.execute(insert).await?.swap())
 }
 
@@ -390,6 +444,7 @@ pub(crate) async fn update_running_trial(
         .bind(row.attempt)
         .bind(&row.error)
         .bind(row.ended_us)
+        .bind(row.event)
         .bind(row.study_id)
         .bind(row.number);
     Ok(tx.execute(update).await?.swap())

@@ -4,12 +4,11 @@
 use crate::{
     Automl, AutomlError,
     store::{self, StudyRow, StudyState, TrialRow, TrialState, warmup},
-    watched::{StudyEvent, Watched},
 };
 use std::sync::Arc;
 use tars_runtime::{
     audit::{self, Record},
-    db::{DbError, Swap, Transaction, Write},
+    db::{Swap, Transaction, Write},
     lease::Fence,
     page,
     tasks::to_the_end,
@@ -91,50 +90,22 @@ impl Automl {
         .await
     }
 
-    /// Commits and then announces, both even if the call is dropped. After a commit in doubt what is
-    /// stored of the study, and of the trial if the change is of one, is announced instead.
-    async fn commit(
-        self: &Arc<Self>,
-        tx: Write,
-        (study, trial): (Uuid, Option<u32>),
-        then: impl FnOnce(&Self) + Send + 'static,
-    ) -> Result<(), AutomlError> {
+    /// Commits a change of a study and announces it to its watchers and its run, both even if the call is
+    /// dropped.
+    async fn commit(self: &Arc<Self>, tx: Write) -> Result<(), AutomlError> {
         let this = Arc::clone(self);
+        to_the_end(async move { Ok(this.changes.commit(tx).await?) }).await
+    }
+
+    /// Commits the end of a trial, and measures it.
+    async fn commit_end(self: &Arc<Self>, tx: Write, row: &TrialRow) -> Result<(), AutomlError> {
+        let (this, outcome, began_us) = (Arc::clone(self), row.state.as_str(), row.started_us);
         to_the_end(async move {
-            match tx.commit().await {
-                Ok(()) => then(&this),
-                Err(doubt @ DbError::InDoubt(_)) => {
-                    this.announce_stored(study, trial).await?;
-                    return Err(doubt.into());
-                }
-                Err(e) => return Err(e.into()),
-            }
+            this.changes.commit(tx).await?;
+            this.trials.record(outcome, began_us, &this.clock);
             Ok(())
         })
         .await
-    }
-
-    /// Reads a study and one of its trials, once the database can be asked, and announces them.
-    async fn announce_stored(&self, study: Uuid, trial: Option<u32>) -> Result<(), AutomlError> {
-        let read = || async {
-            let mut tx = self.store.begin("studies.reread").await?;
-            let state = store::study_state(&mut tx, study).await?;
-            let trials = store::trials_in(&mut tx, study).await?;
-            let of_change = |t: &TrialRow| Some(t.number) == trial;
-            Ok((state, trials.into_iter().find(of_change)))
-        };
-        let is_transient = |e: &AutomlError| matches!(e, AutomlError::Store(e) if e.is_transient());
-        let (state, trial) = self.store.db().settled(read, is_transient).await?;
-        if let Some(trial) = trial {
-            self.announce(trial);
-        }
-        if state != StudyState::Running {
-            self.watched.end(study);
-        }
-        if state == StudyState::Cancelled {
-            self.watched.cancel(study);
-        }
-        Ok(())
     }
 
     pub(crate) async fn create_study(&self, new: NewStudy) -> Result<StudyRow, AutomlError> {
@@ -179,13 +150,7 @@ impl Automl {
         store::insert_study(&mut tx, &row).await?;
         audit::insert(&mut tx, &record).await?;
         tx.commit_with_proof(store::proof_of_study(row.id)).await?;
-        self.watched(row.id);
         Ok(row)
-    }
-
-    /// The event log of a study, which is created on first use.
-    pub(crate) fn watched(&self, id: Uuid) -> Arc<Watched> {
-        self.watched.of(id)
     }
 
     pub(crate) async fn study_view(&self, id: Uuid) -> Result<StudyView, AutomlError> {
@@ -242,7 +207,7 @@ impl Automl {
                 return Err(AutomlError::StudyFull);
             }
             let parameters = suggest(study.clone(), trials, number).await?;
-            let row = TrialRow {
+            let mut row = TrialRow {
                 study_id: study.id,
                 number,
                 state: TrialState::Running,
@@ -253,27 +218,16 @@ impl Automl {
                 error: String::new(),
                 started_us: self.clock.now_us(),
                 ended_us: None,
+                event: 0,
             };
             let mut tx = self.store.begin_owned("trials.ask", fence).await?;
             expect_running(&mut tx, study.id).await?;
+            store::number_event(&mut tx, &mut row).await?;
             if store::insert_trial(&mut tx, &row).await?.is_done() {
-                let event = row.clone();
-                let of = (study.id, Some(number));
-                self.commit(tx, of, move |this| this.announce(event))
-                    .await?;
+                self.commit(tx).await?;
                 return Ok(row);
             }
         }
-    }
-
-    /// Tells watchers of a trial as it is stored now, and measures it when that is its end.
-    fn announce(&self, row: TrialRow) {
-        let study = row.study_id;
-        if row.state != TrialState::Running {
-            let outcome = row.state.as_str();
-            self.trials.record(outcome, row.started_us, &self.clock);
-        }
-        self.watched.push(study, StudyEvent::Trial(Box::new(row)));
     }
 
     /// Restarts a trial that was running when the process stopped.
@@ -289,13 +243,12 @@ impl Automl {
             .begin_owned("trials.restart", Some(fence))
             .await?;
         expect_running(&mut tx, row.study_id).await?;
+        store::number_event(&mut tx, &mut row).await?;
         if store::update_running_trial(&mut tx, &row).await? == Swap::Lost {
             let now = store::trial_in(&mut tx, row.study_id, row.number).await?;
             return Err(AutomlError::TrialEnded(now.state.as_str()));
         }
-        let (event, of) = (row.clone(), (row.study_id, Some(row.number)));
-        self.commit(tx, of, move |this| this.announce(event))
-            .await?;
+        self.commit(tx).await?;
         Ok(row)
     }
 
@@ -324,13 +277,12 @@ impl Automl {
             Ok(_) => {}
             Err(at) => row.intermediate.insert(at, (step, value)),
         }
+        store::number_event(&mut tx, &mut row).await?;
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;
         // Read before the commit, so that a durable report is not answered with an error.
         let others = store::trials_in(&mut tx, study.id).await?;
-        let (event, of) = (row.clone(), (study.id, Some(number)));
-        self.commit(tx, of, move |this| this.announce(event))
-            .await?;
+        self.commit(tx).await?;
         let others: Vec<&[(u64, f64)]> = others
             .iter()
             .filter(|t| t.state == TrialState::Complete)
@@ -358,29 +310,20 @@ impl Automl {
             if !same {
                 return Err(AutomlError::TrialEnded(row.state.as_str()));
             }
-            // The end of its study may have been committed without being announced.
-            if store::study_state(&mut tx, study.id).await? != StudyState::Running {
-                self.watched.end(study.id);
-            }
             return Ok(row);
         }
         row.state = state;
         row.score = score;
         row.error = error.chars().take(1024).collect();
         row.ended_us = Some(self.clock.now_us());
+        store::number_event(&mut tx, &mut row).await?;
         let updated = store::update_running_trial(&mut tx, &row).await?;
         updated.or(AutomlError::Conflict)?;
         let full = store::count_ended(&mut tx, study.id).await? >= i64::from(study.n_trials);
-        let ended = full && self.finish_in(&mut tx, study.id).await?;
-        let event = row.clone();
-        let then = move |this: &Self| {
-            let study = event.study_id;
-            this.announce(event);
-            if ended {
-                this.watched.end(study);
-            }
-        };
-        self.commit(tx, (study.id, Some(number)), then).await?;
+        if full {
+            self.finish_in(&mut tx, study.id).await?;
+        }
+        self.commit_end(tx, &row).await?;
         Ok(row)
     }
 
@@ -392,13 +335,11 @@ impl Automl {
     ) -> Result<(), AutomlError> {
         let mut tx = self.store.begin_owned("studies.end", Some(fence)).await?;
         self.finish_in(&mut tx, id).await?;
-        // Announced even if the study has ended: an earlier commit may have lost its response.
-        let then = move |this: &Self| this.watched.end(id);
-        self.commit(tx, (id, None), then).await
+        self.commit(tx).await
     }
 
-    /// Completed, or failed when none of its trials is complete; false when it has ended already.
-    async fn finish_in(&self, tx: &mut Transaction, id: Uuid) -> Result<bool, AutomlError> {
+    /// Completed, or failed when none of its trials is complete. No effect when it has ended already.
+    async fn finish_in(&self, tx: &mut Transaction, id: Uuid) -> Result<(), AutomlError> {
         let trials = store::trials_in(tx, id).await?;
         let (state, error) = match trials.iter().any(|t| t.state == TrialState::Complete) {
             true => (StudyState::Completed, ""),
@@ -414,17 +355,16 @@ impl Automl {
         state: StudyState,
         error: &str,
         by: &str,
-    ) -> Result<bool, AutomlError> {
+    ) -> Result<(), AutomlError> {
         let now_us = self.clock.now_us();
         if store::end_study(tx, id, state, error, now_us).await? == Swap::Lost {
-            return Ok(false);
+            return Ok(());
         }
         let kind = format!("study.{}", state.as_str());
         let record = Record::new(&self.clock, "automl", &kind)
             .caller(by)
             .resource(id.to_string());
-        audit::insert(tx, &record).await?;
-        Ok(true)
+        Ok(audit::insert(tx, &record).await?)
     }
 
     /// Ends a study that cannot continue as failed.
@@ -437,8 +377,7 @@ impl Automl {
         let mut tx = self.store.begin_owned("studies.end", Some(fence)).await?;
         let state = StudyState::Failed;
         self.end_in(&mut tx, id, state, error, "automl").await?;
-        let then = move |this: &Self| this.watched.end(id);
-        self.commit(tx, (id, None), then).await
+        self.commit(tx).await
     }
 
     /// Cancels a study. One that has ended is returned unchanged.
@@ -452,13 +391,7 @@ impl Automl {
         self.end_in(&mut tx, id, state, "", by).await?;
         let row = store::study_in(&mut tx, id).await?;
         let trials = store::trials_in(&mut tx, id).await?;
-        // Watchers and the run are notified even if the study has ended, because an earlier attempt may
-        // have been committed without being announced.
-        let then = move |this: &Self| {
-            this.watched.end(id);
-            this.watched.cancel(id);
-        };
-        self.commit(tx, (id, None), then).await?;
+        self.commit(tx).await?;
         Ok(StudyView::of(row, trials))
     }
 }

@@ -19,6 +19,7 @@ impl Workload for Automl {
             clock: parts.clock,
             seeds: parts.seeds,
             pacing: Pacing::default(),
+            bus: parts.bus,
             tracer: parts.tracer,
             metrics: parts.metrics.clone(),
         };

@@ -526,7 +526,7 @@ async fn a_cancelled_study_gives_no_trials() {
 
 #[tokio::test(start_paused = true)]
 async fn a_database_access_is_retried_while_it_is_busy() {
-    let (watched, tries) = (Watched::default(), AtomicU32::new(0));
+    let (run, tries) = (Cancellation::default(), AtomicU32::new(0));
     let busy_at_first = || async {
         match tries.fetch_add(1, Ordering::Relaxed) {
             0..5 => Err(AutomlError::Store(DbError::Unavailable("busy".to_owned()))),
@@ -534,19 +534,15 @@ async fn a_database_access_is_retried_while_it_is_busy() {
         }
     };
     assert_eq!(
-        retry_access(
-            &watched,
-            AccessRetries::new(Pacing::default()),
-            busy_at_first
-        )
-        .await
-        .unwrap(),
+        retry_access(&run, AccessRetries::new(Pacing::default()), busy_at_first)
+            .await
+            .unwrap(),
         5
     );
     let broken =
         || async { Err::<(), _>(AutomlError::Store(DbError::Failed("no row".to_owned()))) };
     assert!(
-        retry_access(&watched, AccessRetries::new(Pacing::default()), broken)
+        retry_access(&run, AccessRetries::new(Pacing::default()), broken)
             .await
             .is_err()
     );
@@ -554,15 +550,15 @@ async fn a_database_access_is_retried_while_it_is_busy() {
 
 #[tokio::test(start_paused = true)]
 async fn a_study_that_waits_for_the_database_can_be_cancelled() {
-    let (watched, tries) = (Watched::default(), AtomicU32::new(0));
+    let (run, tries) = (Cancellation::default(), AtomicU32::new(0));
     let busy = || async {
         if tries.fetch_add(1, Ordering::Relaxed) == 3 {
-            watched.cancel();
+            run.cancel();
         }
         Err::<(), _>(AutomlError::Store(DbError::Unavailable("busy".to_owned())))
     };
     assert!(
-        retry_access(&watched, AccessRetries::new(Pacing::default()), busy)
+        retry_access(&run, AccessRetries::new(Pacing::default()), busy)
             .await
             .is_err()
     );

@@ -45,6 +45,7 @@ fn trial_row(study_id: Uuid) -> TrialRow {
         error: String::new(),
         started_us: 1,
         ended_us: None,
+        event: 1,
     }
 }
 
