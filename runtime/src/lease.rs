@@ -195,8 +195,9 @@ impl Leases {
             return Ok(None);
         }
         // Looking costs no write while another holder has the lease, which is the common case.
+        let before = self.book.given_up_of(name);
         let found = self.table.find(name).await?;
-        if found.is_some_and(|row| self.book.is_live(name, &row)) {
+        if found.is_some_and(|row| self.book.is_live(name, &row, &before)) {
             return Ok(None);
         }
         let asked = self.book.clock().monotonic();
@@ -261,8 +262,9 @@ impl Leases {
     ///
     /// [`DbError`] when the database fails.
     pub async fn is_free(&self, name: &str) -> Result<bool, DbError> {
+        let before = self.book.given_up_of(name);
         let found = self.table.find(name).await?;
-        Ok(found.is_none_or(|row| !self.book.is_live(name, &row)))
+        Ok(found.is_none_or(|row| !self.book.is_live(name, &row, &before)))
     }
 
     /// Cancels all owned work and gives up its leases, so that others need not wait until they end. No

@@ -127,10 +127,19 @@ impl Book {
         self.terms.life()
     }
 
+    /// The claims to a lease that this holder gives up.
+    pub(super) fn given_up_of(&self, name: &str) -> Vec<Claim> {
+        let given_up = self.given_up.lock();
+        let own = given_up.iter().filter(|claim| claim.name() == name);
+        own.cloned().collect()
+    }
+
     /// Whether a lease found in the table is live. It is not when this holder has given it up, or when it
-    /// was not renewed for a whole life while this holder looked.
-    pub(super) fn is_live(&self, name: &str, row: &LeaseRow) -> bool {
-        if self.given_up.lock().contains(&row.claim(name)) {
+    /// was not renewed for a whole life while this holder looked. `before` are the claims that were given
+    /// up before the table was read: their rows may be gone since.
+    pub(super) fn is_live(&self, name: &str, row: &LeaseRow, before: &[Claim]) -> bool {
+        let claim = row.claim(name);
+        if before.contains(&claim) || self.given_up.lock().contains(&claim) {
             return false;
         }
         let Some(life) = self.life() else {
@@ -185,9 +194,12 @@ impl Book {
 
     /// The lease is given up: the keeper removes its row.
     pub(super) fn give_up(&self, grant: &Grant) {
+        // Entered before it is gone, so that whoever waits for that knows.
+        self.given_up.lock().insert(grant.claim.clone());
         if self.settle(grant) {
-            self.given_up.lock().insert(grant.claim.clone());
             self.wake.notify_one();
+        } else {
+            self.given_up.lock().remove(&grant.claim);
         }
     }
 

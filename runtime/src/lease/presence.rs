@@ -155,7 +155,7 @@ impl Presence {
     }
 
     fn is_live(&self, seen: &Seen) -> bool {
-        self.leases.book.is_live(&seen.name, &seen.lease)
+        self.leases.book.is_live(&seen.name, &seen.lease, &[])
     }
 
     /// The present tenure; `None` while this replica is absent, and must not serve its copy.

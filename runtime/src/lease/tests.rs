@@ -293,6 +293,20 @@ async fn the_next_step_waits_for_the_last_one_of_its_process_and_for_no_other() 
 }
 
 #[tokio::test]
+async fn a_row_that_is_removed_while_it_is_read_keeps_nobody_out() {
+    let Rig { one, two, _dir } = two().await;
+    drop(one.take("study").await);
+    let before = one.leases.book.given_up_of("study");
+    let row = one.leases.table.find("study").await.unwrap().unwrap();
+    one.tidy().await;
+    assert!(!one.leases.book.is_live("study", &row, &before));
+    assert!(
+        two.leases.book.is_live("study", &row, &[]),
+        "it cannot know"
+    );
+}
+
+#[tokio::test]
 async fn a_dropped_lease_is_given_up_by_the_keeper() {
     let Rig { one, two, _dir } = two().await;
     let fence = one.take("study").await.fence();
