@@ -36,7 +36,10 @@ pub use transaction::{Affected, Fetch, Isolation, Swap, Transaction, Write};
 use crate::trace::{self, Kind, Span};
 use faults::Faults;
 use pools::Pools;
-use std::path::{Path, PathBuf};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 /// Where a service's database is.
 #[derive(Debug, Clone)]
@@ -119,7 +122,12 @@ impl Db {
     /// Whether other processes may use the database too. A SQLite file belongs to the process that
     /// has locked its data directory.
     pub fn is_shared(&self) -> bool {
-        self.pools.is_shared()
+        self.lease_life().is_some()
+    }
+
+    /// How long leases last without renewal; `None` in a database that is not shared.
+    pub fn lease_life(&self) -> Option<Duration> {
+        self.pools.lease_life()
     }
 
     /// The connections for reading, under a name for the trace. Each query stands alone: two of

@@ -37,7 +37,6 @@ pub use presence::{MIGRATION as PRESENCE_MIGRATION, Presence, Tenure};
 pub use state::Loss;
 
 use crate::{
-    backoff::spread,
     clock::Clock,
     db::{Db, DbError, Transaction},
     metrics::Metrics,
@@ -64,8 +63,6 @@ CREATE TABLE lease_tokens (id BIGINT PRIMARY KEY, last BIGINT NOT NULL);
 INSERT INTO lease_tokens (id, last) VALUES (1, 0);
 ";
 
-/// How long a lease of a shared database lasts without renewal.
-const LIFE: Duration = Duration::from_secs(15);
 /// How long [`Leases::close`] waits for cancelled work to stop, and then for the database.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 /// The file in a service's data directory that names its leases' holder.
@@ -94,12 +91,12 @@ impl Terms {
     ///
     /// When the file cannot be read or written.
     pub fn of(db: &Db, dir: &Path) -> io::Result<Self> {
-        if !db.is_shared() {
+        let Some(life) = db.lease_life() else {
             return Ok(Self::Sole);
-        }
+        };
         Ok(Self::Shared {
             holder: holder_of(dir)?,
-            life: LIFE,
+            life,
         })
     }
 

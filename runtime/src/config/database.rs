@@ -47,6 +47,11 @@ pub struct Database {
     /// Whether an older schema is brought up to date at start. If not, the process refuses to start on
     /// one: for a mesh of several replicas whose operator decides when.
     pub migrate: bool,
+    /// How long a replica's leases last without renewal, in seconds. After this time another replica goes
+    /// on with the work of one that is gone, and one that was cut off refuses to serve what may have changed.
+    /// A database that takes as long to answer interrupts the work of every replica: a statement may take
+    /// 9 seconds.
+    pub lease_seconds: u64,
 }
 
 impl Default for Database {
@@ -63,6 +68,7 @@ impl Default for Database {
             readers: 4,
             writers: 4,
             migrate: true,
+            lease_seconds: 15,
         }
     }
 }

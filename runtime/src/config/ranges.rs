@@ -106,6 +106,7 @@ const RANGES: &[(&str, Range)] = &[
     ),
     ("database.readers", Between(1, 1024)),
     ("database.writers", Between(1, 1024)),
+    ("database.lease_seconds", Between(3, HOUR)),
     ("orchestration.learners", Between(1, 4096)),
     ("orchestration.queue", Between(0, MANY)),
     ("orchestration.checkpoints", Between(2, MANY)),

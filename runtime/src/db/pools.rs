@@ -187,8 +187,11 @@ impl Pools {
         }
     }
 
-    pub(super) fn is_shared(&self) -> bool {
-        matches!(self, Self::Postgres { .. })
+    pub(super) fn lease_life(&self) -> Option<Duration> {
+        match self {
+            Self::Sqlite { .. } => None,
+            Self::Postgres { login, .. } => Some(login.server.lease_life()),
+        }
     }
 
     /// The rows of a query that stands alone.

@@ -58,6 +58,7 @@ pub struct Server {
     readers: u32,
     writers: u32,
     mode: Mode,
+    lease_life: Duration,
 }
 
 impl fmt::Debug for Server {
@@ -119,6 +120,7 @@ impl Server {
                 true => Mode::Apply,
                 false => Mode::Check,
             },
+            lease_life: Duration::from_secs(settings.lease_seconds),
         };
         server.login()?;
         Ok(Some(server))
@@ -150,6 +152,11 @@ impl Server {
     /// What is done about an older schema.
     pub(super) fn mode(&self) -> Mode {
         self.mode
+    }
+
+    /// How long a lease lasts without renewal.
+    pub(super) fn lease_life(&self) -> Duration {
+        self.lease_life
     }
 
     /// For one connection that may wait, and whose statements may take long.

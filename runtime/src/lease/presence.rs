@@ -138,9 +138,17 @@ impl Presence {
     ///
     /// [`DbError`] when the database fails.
     pub async fn observe(&self) -> Result<(), DbError> {
-        for gone in self.others().await?.into_iter().filter(|o| !self.is_live(o)) {
+        for gone in self
+            .others()
+            .await?
+            .into_iter()
+            .filter(|o| !self.is_live(o))
+        {
             let mut tx = self.leases.table.begin("replicas.forget").await?;
-            if table::remove_dead(&mut tx, &gone.name, &gone.lease).await?.is_done() {
+            if table::remove_dead(&mut tx, &gone.name, &gone.lease)
+                .await?
+                .is_done()
+            {
                 tx.execute(Query::new(FORGET).bind(&gone.name)).await?.any();
                 tx.commit().await?;
             }

@@ -12,7 +12,7 @@ use crate::{
     studies::StudyView,
 };
 use std::{collections::VecDeque, sync::Arc};
-use tars_runtime::events::Trimmed;
+use tars_runtime::{changes::Position, events::Trimmed};
 use tokio::sync::watch;
 use uuid::Uuid;
 
@@ -34,7 +34,7 @@ pub(crate) struct Watcher {
     after: i64,
     ready: VecDeque<TrialRow>,
     has_ended: bool,
-    changed: watch::Receiver<u64>,
+    changed: watch::Receiver<Position>,
 }
 
 impl Automl {

@@ -76,7 +76,11 @@ async fn a_process_that_starts_again_waits_for_no_lease_of_its_last_one() {
     let (next, _lease) = present(&next, 5).await;
     assert!(next.tenure().unwrap().lasts());
     let other = Presence::new(two.leases.clone());
-    assert_eq!(behind(&other, 5).await, ["one"], "the last one may be alive");
+    assert_eq!(
+        behind(&other, 5).await,
+        ["one"],
+        "the last one may be alive"
+    );
     two.clock.advance(HOUR);
     // By now the lease of the next one has ended too, for whoever saw no renewal.
     assert!(behind(&other, 6).await.is_empty());
