@@ -241,7 +241,7 @@ impl Leases {
         let (book, jitter) = (Arc::clone(&self.book), self.jitter.clone());
         let service = Arc::downgrade(service);
         tokio::spawn(async move {
-            while let Some(pause) = book.until_next_look(&jitter) {
+            while let Some(pause) = book.until_next_poll(&jitter) {
                 tokio::time::sleep(pause).await;
                 let Some(service) = service.upgrade() else {
                     return;

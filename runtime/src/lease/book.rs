@@ -161,7 +161,7 @@ impl Book {
 
     /// How long to wait before looking for leases that have ended: up to half of their life, and not past
     /// the end of one that was seen.
-    pub(super) fn until_next_look(&self, jitter: &Seeds) -> Option<Duration> {
+    pub(super) fn until_next_poll(&self, jitter: &Seeds) -> Option<Duration> {
         let pause = spread(self.life()? / 2, jitter);
         let first_end = self.until_first_end();
         Some(first_end.map_or(pause, |end| pause.min(end)))

@@ -127,8 +127,8 @@ impl Presence {
     }
 
     /// How long to wait before the next [look](Self::observe).
-    pub fn until_next_look(&self) -> Option<Duration> {
-        self.leases.book.until_next_look(&self.leases.jitter)
+    pub fn until_next_poll(&self) -> Option<Duration> {
+        self.leases.book.until_next_poll(&self.leases.jitter)
     }
 
     /// Looks at the other replicas, so that one that is gone is not waited for as soon as its lease has

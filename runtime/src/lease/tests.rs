@@ -415,14 +415,14 @@ async fn a_wall_clock_that_is_wrong_neither_takes_nor_loses_a_lease() {
 async fn the_next_look_comes_when_a_lease_that_was_seen_ends() {
     let Rig { one, two, _dir } = two().await;
     let _lease = one.take("study").await;
-    let pause = two.leases.book.until_next_look(&two.leases.jitter).unwrap();
+    let pause = two.leases.book.until_next_poll(&two.leases.jitter).unwrap();
     assert!((HOUR / 4..=HOUR / 2).contains(&pause), "{pause:?}");
     assert!(two.is_refused("study").await);
     two.clock.advance(HOUR - Duration::from_secs(1));
-    let pause = two.leases.book.until_next_look(&two.leases.jitter).unwrap();
+    let pause = two.leases.book.until_next_poll(&two.leases.jitter).unwrap();
     assert_eq!(pause, Duration::from_secs(1));
     two.clock.advance(Duration::from_secs(2));
-    let pause = two.leases.book.until_next_look(&two.leases.jitter).unwrap();
+    let pause = two.leases.book.until_next_poll(&two.leases.jitter).unwrap();
     assert!(pause >= HOUR / 4, "{pause:?}: nothing is left to wait for");
 }
 

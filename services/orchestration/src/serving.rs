@@ -195,7 +195,7 @@ impl Replica {
 }
 
 fn next_look(service: &Orchestration) -> Instant {
-    let pause = service.presence.until_next_look();
+    let pause = service.presence.until_next_poll();
     Instant::now() + pause.unwrap_or(RETRY).max(RETRY)
 }
 
