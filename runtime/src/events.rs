@@ -12,6 +12,8 @@ struct State<T> {
     /// The events from `last - items.len() + 1` to `last`.
     items: VecDeque<T>,
     last: u64,
+    /// How often the log was continued elsewhere.
+    skips: u64,
 }
 
 /// A log of the newest events, with any number of readers.
@@ -42,6 +44,7 @@ impl<T: Clone> EventLog<T> {
         let state = State {
             items: VecDeque::new(),
             last,
+            skips: 0,
         };
         Self {
             state: Arc::new(Mutex::new(state)),
@@ -65,13 +68,14 @@ impl<T: Clone> EventLog<T> {
         last
     }
 
-    /// Drops every event and continues after `last`: readers that have not read so far receive
-    /// [`Trimmed`].
+    /// Drops every event and continues after `last`, which may also be before it: every reader there is
+    /// receives [`Trimmed`], wherever it stands, since the numbers may be those of other events.
     pub fn skip_to(&self, last: u64) {
         {
             let mut state = self.state.lock();
             state.items.clear();
             state.last = last;
+            state.skips += 1;
         }
         self.changed.send_modify(|n| *n += 1);
     }
@@ -95,6 +99,7 @@ impl<T: Clone> EventLog<T> {
         Ok(Reader {
             state: Arc::clone(&self.state),
             changed: self.changed.subscribe(),
+            skips: state.skips,
             after,
         })
     }
@@ -105,6 +110,7 @@ impl<T: Clone> EventLog<T> {
 pub struct Reader<T> {
     state: Arc<Mutex<State<T>>>,
     changed: watch::Receiver<u64>,
+    skips: u64,
     after: u64,
 }
 
@@ -132,7 +138,7 @@ impl<T: Clone> Reader<T> {
     fn take(&mut self) -> Result<Option<(u64, T)>, Trimmed> {
         let state = self.state.lock();
         let first = state.last - state.items.len() as u64 + 1;
-        if self.after + 1 < first || self.after > state.last {
+        if self.skips != state.skips || self.after + 1 < first {
             return Err(Trimmed { first_kept: first });
         }
         let offset = usize::try_from(self.after + 1 - first).unwrap_or(usize::MAX);
@@ -194,6 +200,9 @@ mod tests {
         let mut ahead = log.read(61).unwrap();
         log.skip_to(50);
         assert_eq!(ahead.next().await.unwrap_err(), Trimmed { first_kept: 51 });
+        let mut level = log.read(50).unwrap();
+        log.skip_to(50);
+        assert_eq!(level.next().await.unwrap_err(), Trimmed { first_kept: 51 });
     }
 
     #[tokio::test]

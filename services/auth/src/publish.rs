@@ -12,7 +12,11 @@
 //! another replica is therefore sent the changes after its own, or a snapshot of the database, and never
 //! what a replica believed earlier.
 
-use crate::{AuthError, snapshot::Snapshots, store};
+use crate::{
+    AuthError,
+    snapshot::Snapshots,
+    store::{self, ChangeRow},
+};
 use parking_lot::Mutex;
 use std::{
     ops::{Deref, DerefMut},
@@ -49,6 +53,8 @@ pub(crate) struct Publisher {
     snapshots: Snapshots,
     bus: Bus,
     announced: watch::Sender<u64>,
+    /// The content of the last change that was announced, once the table was seen to have it.
+    newest: Mutex<Option<Vec<u8>>>,
     polled: Mutex<Instant>,
 }
 
@@ -69,6 +75,7 @@ impl Publisher {
             snapshots,
             bus,
             announced: watch::Sender::new(last),
+            newest: Mutex::default(),
             polled: Mutex::new(Instant::now()),
         }))
     }
@@ -93,10 +100,16 @@ impl Publisher {
     async fn catch_up(&self) -> Result<(), AuthError> {
         loop {
             let last = self.log.last();
-            let rows = {
+            let mut rows = {
                 let mut db = self.snapshots.store().read("credentials.changes");
-                store::changes_after(&mut db, last, BATCH).await?
+                store::changes_after(&mut db, last.saturating_sub(1), BATCH).await?
             };
+            let known = rows.first().is_some_and(|row| row.seq == last);
+            let known = known.then(|| rows.remove(0));
+            if self.has_fallen_back(last, known, rows.is_empty()).await? {
+                self.resync().await?;
+                continue;
+            }
             let Some(first) = rows.first().map(|row| row.seq) else {
                 self.refresh_own(last);
                 return Ok(());
@@ -111,8 +124,25 @@ impl Publisher {
                 item.sequence = row.seq;
                 self.prepare(&item).await?;
                 self.announce(item);
+                *self.newest.lock() = Some(row.item);
             }
         }
+    }
+
+    /// Whether the database has lost changes that were announced, with a failover to a standby that lacked
+    /// them, or with a backup. Their numbers may have been taken again already, by others.
+    async fn has_fallen_back(
+        &self,
+        last: u64,
+        known: Option<ChangeRow>,
+        is_last: bool,
+    ) -> Result<bool, AuthError> {
+        let Some(row) = known else {
+            let mut db = self.snapshots.store().read("credentials.position");
+            return Ok(is_last && store::last_change(&mut db).await? < last);
+        };
+        let mut newest = self.newest.lock();
+        Ok(*newest.get_or_insert_with(|| row.item.clone()) != row.item)
     }
 
     /// Roots that another replica has changed are adopted before they are announced: a follower that
@@ -147,7 +177,8 @@ impl Publisher {
         });
     }
 
-    /// The table no longer has the next change: every follower receives a snapshot.
+    /// The table no longer has the next change, or others than were announced: every follower receives a
+    /// snapshot.
     async fn resync(&self) -> Result<(), AuthError> {
         let snapshot = self.snapshots.take().await?;
         let sequence = snapshot.sequence;
@@ -155,6 +186,7 @@ impl Publisher {
             sequence,
             "changes are no longer in the table; continuing from a snapshot"
         );
+        *self.newest.lock() = None;
         self.apply_to_own(&snapshot);
         self.log.skip_to(sequence);
         self.announced.send_replace(sequence);
@@ -220,7 +252,15 @@ impl Change {
         &mut self,
         item: &WatchCredentialsResponse,
     ) -> Result<(), AuthError> {
-        self.last = Some(store::append_change(&mut self.tx, &item.encode_to_vec()).await?);
+        let sequence = store::append_change(&mut self.tx, &item.encode_to_vec()).await?;
+        self.last = Some(sequence);
+        // Announced it can only be where the database has fallen back. Then that was another change.
+        let announced = &self.publisher.announced;
+        announced.send_if_modified(|at| {
+            let is_other = *at >= sequence;
+            *at = (*at).min(sequence - 1);
+            is_other
+        });
         Ok(())
     }
 

@@ -7,7 +7,7 @@ mod sessions;
 mod signing;
 mod users;
 
-pub(crate) use changes::{append_change, changes_after, last_change};
+pub(crate) use changes::{ChangeRow, append_change, changes_after, last_change};
 pub(crate) use keys::{KeyRow, Secret, insert_key, key_in, keys, live_keys, update_key};
 pub(crate) use sealed::{
     delete_sealed, insert_sealed, sealed, sealed_count, sealed_version, swap_sealed,

@@ -311,3 +311,54 @@ async fn a_change_is_announced_at_the_hint_of_another_replica() {
         other.publisher.reached(last(&w).await).await.unwrap();
     }
 }
+
+/// As after a failover to a standby that lacks the last changes.
+async fn fall_back(tx: &mut Transaction, by: i64) {
+    const POSITION: &str = "UPDATE credential_position SET last = last - $1";
+    const CHANGES: &str =
+        "DELETE FROM credential_changes WHERE seq > (SELECT last FROM credential_position)";
+    let position = tx.execute(Query::new(POSITION).bind(by)).await;
+    position.unwrap().one().unwrap();
+    let lost = tx.execute(Query::new(CHANGES)).await.unwrap();
+    assert_eq!(lost.rows(), u64::try_from(by).unwrap());
+}
+
+#[tokio::test]
+async fn a_change_takes_effect_although_its_number_was_announced_before() {
+    let w = World::new().await;
+    let admin = w.admin().await;
+    let (ada, bob) = (
+        w.user("ada", "developer").await,
+        w.user("bob", "developer").await,
+    );
+    w.user("eve", "developer").await;
+    for role in ["viewer", "developer"] {
+        let roles = vec![role.to_owned()];
+        w.auth.set_roles(&admin, "eve", roles).await.unwrap();
+    }
+    let mut other = Other::follow(&w, 0);
+    other.reached(last(&w).await).await;
+    let mut tx = w.auth.store.begin("test.fall_back").await.unwrap();
+    fall_back(&mut tx, 2).await;
+    tx.commit().await.unwrap();
+    w.auth.set_disabled(&admin, "ada", true).await.unwrap();
+    for view in [&w.view, &other.view] {
+        until_refused(view, &ada, &w.clock).await;
+    }
+
+    // Between two reads the numbers come to where they were.
+    let before = last(&w).await;
+    assert!(other.view.still_valid(&bob, w.clock.now_s()));
+    let mut tx = w.auth.change("test.change").await.unwrap();
+    fall_back(&mut tx, 1).await;
+    let mut user = store::user_by_name(&mut *tx, "bob").await.unwrap().unwrap();
+    (user.disabled, user.version) = (true, user.version + 1);
+    store::update_user(&mut tx, &user).await.unwrap();
+    let changed = crate::snapshot::user_changed(&user);
+    tx.announce(&changed).await.unwrap();
+    tx.commit().await.unwrap();
+    assert_eq!(last(&w).await, before);
+    for view in [&w.view, &other.view] {
+        until_refused(view, &bob, &w.clock).await;
+    }
+}
