@@ -14,7 +14,7 @@ use tars::{
     rest::{Rest, RestError},
 };
 use tars_tests::{
-    PASSWORD, eventually,
+    PASSWORD, eventually, governed,
     process::{Running, Up, is_in_use, kill},
 };
 
@@ -120,6 +120,8 @@ async fn two_replicas_serve_the_same_and_one_that_is_killed_comes_back() {
     one.post("/admin/users", ada).await.unwrap();
     let has_ada = |users: &Value| users.to_string().contains("\"ada\"");
     assert!(has_ada(&two.get("/admin/users").await.unwrap()));
+    let study = governed::study(&one, 1).await;
+    governed::finished(&two, &study).await;
 
     kill(second.pid);
     for _ in 0..50 {

@@ -2,10 +2,12 @@
 
 #![deny(missing_docs)]
 
+pub mod faults;
 pub mod fleet;
 pub mod fuzz;
 pub mod governed;
 pub mod otlp;
+pub mod postgres;
 pub mod process;
 pub mod races;
 pub mod raw;
@@ -13,10 +15,18 @@ pub mod redis;
 pub mod test_ca;
 pub mod test_listener;
 
+use redis::Redis;
 use serde_json::{Value, json};
-use std::{sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 use tars::{
-    app::{Mesh, Service},
+    app::{Mesh, Ready, Service},
     rest::{Rest, RestError},
 };
 use tars_certs::{
@@ -27,18 +37,24 @@ use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, ChannelOptions};
 use tars_runtime::{
     clock::Clock,
-    config::{Config, Limits, Listen},
+    config::{Config, Connect, Limits, Listen},
 };
 use tempfile::TempDir;
 
-/// All services in this process, on free ports and on a data directory of their own.
+/// All services in this process, on free ports and on a data directory of their own; where
+/// [`REPLICAS`] says so, several replicas of all of them.
 pub struct TestMesh {
-    /// The running mesh.
+    /// The running mesh; with replicas, the first.
     pub mesh: Mesh,
+    /// The other replicas.
+    pub others: Vec<Mesh>,
     /// Its data directory, removed when this is dropped.
     pub dir: TempDir,
     /// What it was started with, and is restarted with.
     pub config: Config,
+    /// How many clients have been made, each for the next replica.
+    clients: AtomicUsize,
+    redis: Option<Redis>,
 }
 
 /// Wide enough that no test meets a limit by accident.
@@ -71,29 +87,89 @@ impl TestMesh {
     }
 
     /// A mesh that goes by a clock of the test's.
-    pub async fn by_clock(mut config: Config, clock: Clock) -> Self {
+    pub async fn by_clock(config: Config, clock: Clock) -> Self {
+        Self::of(replicas(), config, clock).await
+    }
+
+    /// A mesh of one replica, whatever [`REPLICAS`] says: for what each replica counts for itself.
+    pub async fn alone(config: Config, clock: Clock) -> Self {
+        Self::of(1, config, clock).await
+    }
+
+    async fn of(count: usize, mut config: Config, clock: Clock) -> Self {
         let dir = tempfile::tempdir().expect("a temporary directory");
         config.data.dir = dir.path().to_owned();
         config.database = tars_test_db::settings(dir.path());
-        let mesh = Mesh::start_with(config.clone(), clock)
-            .await
-            .expect("the mesh starts");
-        Self { mesh, dir, config }
+        let mut redis = None;
+        if count > 1 {
+            config = replica_1(config);
+        }
+        if count > 1 && config.redis.url.is_none() {
+            redis = Redis::available();
+        }
+        if let Some(redis) = &redis {
+            config.redis = redis.settings();
+        }
+        let (mesh, others) = start(count, &config, &clock).await;
+        Self {
+            mesh,
+            others,
+            dir,
+            config,
+            clients: AtomicUsize::new(0),
+            redis,
+        }
     }
 
     /// Stops it and starts it again on the same data.
     pub async fn restart(self) -> Self {
-        let Self { mesh, dir, config } = self;
-        mesh.stop().await;
-        let mesh = Mesh::start(config.clone())
-            .await
-            .expect("the mesh starts again");
-        Self { mesh, dir, config }
+        let Self {
+            mesh,
+            others,
+            dir,
+            config,
+            redis,
+            ..
+        } = self;
+        let count = 1 + others.len();
+        for mesh in others.into_iter().chain([mesh]) {
+            mesh.stop().await;
+        }
+        let (mesh, others) = start(count, &config, &Clock::system()).await;
+        Self {
+            mesh,
+            others,
+            dir,
+            config,
+            clients: AtomicUsize::new(0),
+            redis,
+        }
+    }
+
+    /// Where the next client connects: to each replica in turn.
+    fn next(&self) -> &Ready {
+        let all: Vec<_> = std::iter::once(&self.mesh).chain(&self.others).collect();
+        let next = self.clients.fetch_add(1, Ordering::Relaxed);
+        &all[next % all.len()].ready
     }
 
     /// A client of its gateway, without a credential.
     pub fn rest(&self) -> Rest {
-        Rest::new(&self.mesh.ready.gateway)
+        Rest::new(&self.next().gateway)
+    }
+
+    /// The metrics of every replica.
+    ///
+    /// # Panics
+    ///
+    /// If one does not respond.
+    pub async fn metrics(&self) -> Vec<String> {
+        let mut texts = Vec::new();
+        for mesh in std::iter::once(&self.mesh).chain(&self.others) {
+            let text = Rest::new(&mesh.ready.observe).text("/metrics").await;
+            texts.push(text.expect("the observe port responds"));
+        }
+        texts
     }
 
     /// A client that is logged in as the first administrator.
@@ -167,9 +243,49 @@ impl TestMesh {
     pub fn target(&self, service: &str) -> String {
         let known = Service::over_tls().find(|s| s.as_str() == service);
         let known = known.unwrap_or_else(|| panic!("no service {service}"));
-        let url = self.mesh.ready.url(known);
+        let url = self.next().url(known);
         url.trim_start_matches("https://").to_owned()
     }
+}
+
+/// Gives a configuration addresses that replicas can find each other by, and what they share.
+fn replica_1(mut config: Config) -> Config {
+    config.listen = config.listen.map(|_, addr| match addr.port() {
+        0 => fleet::free_addr(),
+        _ => addr,
+    });
+    let key = config.data.dir.join("auth").join("seal.key");
+    config.credentials.seal_key_file.get_or_insert(key);
+    config
+}
+
+/// Starts every replica, the first one alone.
+async fn start(count: usize, config: &Config, clock: &Clock) -> (Mesh, Vec<Mesh>) {
+    if count == 1 {
+        let mesh = Mesh::start_with(config.clone(), clock.clone()).await;
+        return (mesh.expect("the mesh starts"), Vec::new());
+    }
+    let mut listens = vec![config.listen.clone()];
+    listens.resize_with(count, || config.listen.map(|_, _| fleet::free_addr()));
+    let connect = Connect::from_fn(|service| {
+        let addrs = listens.iter().map(|listen| listen.of(service).to_string());
+        Ok::<_, Infallible>(addrs.collect::<Vec<_>>().join(","))
+    });
+    let mut meshes = Vec::new();
+    for (at, listen) in listens.into_iter().enumerate() {
+        let mut config = Config {
+            listen,
+            connect: connect.clone().expect("it cannot fail"),
+            ..config.clone()
+        };
+        if at > 0 {
+            config.data.dir.push(format!("replica-{}", at + 1));
+        }
+        let mesh = Mesh::start_replica(config, clock.clone()).await;
+        meshes.push(mesh.expect("the replica starts"));
+    }
+    let others = meshes.split_off(1);
+    (meshes.remove(0), others)
 }
 
 /// The environment variable that says how many replicas of everything a mesh of the tests has.

@@ -3,19 +3,20 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
-use tars::rest::Rest;
 use tars_tests::{
     TestMesh, eventually,
     governed::{POLICY, approve_and_apply, assessed, final_state, finished, proposed, study},
     reason, refusal,
 };
 
-/// Waits until the metrics of the process have a line.
+/// Waits until the metrics have a line; with replicas, until theirs add up to it.
 async fn until_counted(mesh: &TestMesh, line: &str) {
-    let observe = Rest::new(&mesh.mesh.ready.observe);
+    let (sample, expected) = line.rsplit_once(' ').unwrap();
     eventually(line, || async {
-        let text = observe.text("/metrics").await.unwrap();
-        text.lines().any(|l| l == line)
+        let texts = mesh.metrics().await;
+        let values = texts.iter().flat_map(|text| text.lines());
+        let values = values.filter_map(|l| l.strip_prefix(sample)?.trim().parse::<u64>().ok());
+        values.sum::<u64>().to_string() == expected
     })
     .await;
 }

@@ -36,7 +36,7 @@ async fn settable() -> (TestMesh, Clock) {
     let clock = Clock::settable();
     let mut settings = config();
     settings.limits = Limits::default();
-    let mesh = TestMesh::by_clock(settings, clock.clone()).await;
+    let mesh = TestMesh::alone(settings, clock.clone()).await;
     clock.step_forward(30 * MINUTES);
     (mesh, clock)
 }
@@ -367,7 +367,7 @@ async fn limits_answer_with_when_to_come_back() {
     let mut settings = tars_tests::config();
     settings.limits.auth_per_minute = 3;
     settings.limits.user_per_minute = 40;
-    let mesh = TestMesh::with(settings).await;
+    let mesh = TestMesh::alone(settings, Clock::system()).await;
     let admin = mesh.admin().await;
     for _ in 0..2 {
         assert_eq!(
@@ -409,7 +409,7 @@ async fn recorded(admin: &Rest, kind: &str, caller: &str) -> Vec<Value> {
 #[tokio::test(flavor = "multi_thread")]
 async fn repeated_refusals_do_not_fill_the_audit_list() {
     const DENIED: &str = "authz.access.denied";
-    let mesh = TestMesh::start().await;
+    let mesh = TestMesh::alone(config(), Clock::system()).await;
     let (viewer, developer) = (
         mesh.user("eve", "viewer").await,
         mesh.user("dev", "developer").await,
