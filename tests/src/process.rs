@@ -57,7 +57,8 @@ pub struct Up {
     data: PathBuf,
     gateway: Option<String>,
     replicas: usize,
-    redis: Option<Redis>,
+    redis_url: Option<String>,
+    database: Option<String>,
 }
 
 impl Up {
@@ -69,8 +70,16 @@ impl Up {
             data: data.to_owned(),
             gateway: None,
             replicas: crate::replicas(),
-            redis: None,
+            redis_url: None,
+            database: None,
         }
+    }
+
+    /// The URL of the database, in place of the one that all tests share.
+    #[must_use]
+    pub fn database(mut self, url: &str) -> Self {
+        self.database = Some(url.to_owned());
+        self
     }
 
     /// The number of replicas; without it, as many as [`crate::replicas`] says. More than one run on
@@ -81,10 +90,12 @@ impl Up {
         self
     }
 
-    /// The Redis server that the mesh uses; it ends with the mesh.
+    /// The Redis server that the mesh uses; without it, replicas have one of their own where there is
+    /// a program.
     #[must_use]
-    pub fn redis(mut self, redis: Redis) -> Self {
-        self.redis = Some(redis);
+    pub fn redis(mut self, redis: &Redis) -> Self {
+        let url = redis.settings().url;
+        self.redis_url = url;
         self
     }
 
@@ -119,14 +130,15 @@ impl Up {
         std::fs::remove_file(&ready_file).ok();
         let log = self.data.join("test.log");
         let command = &mut self.command;
-        match self.replicas {
-            1 => command.envs(tars_test_db::variables(&self.data)),
-            _ => command.envs(tars_test_db::postgres_variables(&self.data)),
+        match (&self.database, self.replicas) {
+            (Some(url), _) => command.env("TARS__DATABASE__URL", url),
+            (None, 1) => command.envs(tars_test_db::variables(&self.data)),
+            (None, _) => command.envs(tars_test_db::postgres_variables(&self.data)),
         };
-        if self.replicas > 1 && self.redis.is_none() {
-            self.redis = Redis::available();
-        }
-        if let Some(url) = self.redis.as_ref().and_then(|redis| redis.settings().url) {
+        let own = self.replicas > 1 && self.redis_url.is_none();
+        let redis = own.then(Redis::available).flatten();
+        let own = redis.as_ref().and_then(|redis| redis.settings().url);
+        if let Some(url) = self.redis_url.or(own) {
             command.env("TARS__REDIS__URL", url);
         }
         command.arg("up").arg("--data-dir").arg(&self.data);
@@ -143,7 +155,7 @@ impl Up {
             process,
             data: self.data,
             log,
-            redis: self.redis,
+            _redis: redis,
         }
     }
 }
@@ -175,8 +187,7 @@ pub struct Running {
     pub data: PathBuf,
     /// The file that its log goes to.
     pub log: PathBuf,
-    /// The Redis server that it uses.
-    pub redis: Option<Redis>,
+    _redis: Option<Redis>,
 }
 
 /// SIGKILL to a replica, which is the child of a child.

@@ -48,7 +48,7 @@ enum Command {
         /// Print one JSON object on standard output.
         #[arg(long)]
         json: bool,
-        /// The number of rounds; 1,000 without it.
+        /// The number of rounds; without it 1,000 of races and 20 of faults.
         #[arg(long)]
         rounds: Option<usize>,
     },

@@ -19,8 +19,12 @@ use tempfile::TempDir;
 const MOST_LOOKS: u32 = 1200;
 const LOOK: Duration = Duration::from_millis(50);
 
+/// The environment variable by which tests find the programs of servers of their own.
+pub(crate) const PROGRAMS: &str = "TARS_TEST_POSTGRES_PROGRAMS";
+
 /// The server; ended when this is dropped.
 pub(crate) struct Server {
+    programs: PathBuf,
     process: Child,
     folder: TempDir,
     port: u16,
@@ -93,6 +97,7 @@ impl Server {
         let process = postgres.stdout(Stdio::null()).stderr(log).spawn();
         let process = process.map_err(|e| format!("postgres: {e}"))?;
         let mut server = Self {
+            programs: programs.to_owned(),
             process,
             folder,
             port: tls.port,
@@ -100,6 +105,11 @@ impl Server {
         server.until_ready(programs)?;
         server.add_role(programs)?;
         Ok(server)
+    }
+
+    /// The folder of the server's programs.
+    pub(crate) fn programs(&self) -> &Path {
+        &self.programs
     }
 
     /// As `database.url` takes it.
@@ -245,7 +255,7 @@ impl User {
 }
 
 /// The folder of the server's programs, which Debian keeps out of the path.
-fn programs() -> Result<PathBuf, String> {
+pub(crate) fn programs() -> Result<PathBuf, String> {
     if let Some(found) = installed() {
         return Ok(found);
     }

@@ -1,14 +1,18 @@
-//! `cargo xtask test`: everything, and on PostgreSQL again what stores something.
+//! `cargo xtask test`: everything; on PostgreSQL again what stores something; and with two replicas of
+//! everything what users do.
 
 use crate::{
     Outcome, lint,
-    postgres::{PASSWORD, Server},
+    postgres::{PASSWORD, PROGRAMS, Server},
     redis, tools,
 };
 use std::{path::Path, process::Command};
 
 /// Tests of the whole that run on both engines.
 const ON_BOTH: &[&str] = &["governance", "main_job", "kill", "statements", "storage"];
+
+/// Tests of the whole that run with two replicas of everything.
+const IN_REPLICAS: &[&str] = &["main_job", "refusals"];
 
 pub(crate) fn run() -> Outcome {
     tools::python()?;
@@ -23,7 +27,12 @@ pub(crate) fn run() -> Outcome {
     again.arg("--lib");
     again.args(ON_BOTH.iter().flat_map(|test| ["--test", test]));
     again.env("TARS_TEST_ENGINE", "postgres");
-    tools::run(&mut again)
+    tools::run(&mut again)?;
+    let mut replicated = tests(&server, &redis);
+    replicated.args(IN_REPLICAS.iter().flat_map(|test| ["--test", test]));
+    replicated.env("TARS_TEST_ENGINE", "postgres");
+    replicated.env("TARS_TEST_REPLICAS", "2");
+    tools::run(&mut replicated)
 }
 
 /// All of the workspace both times: another selection of packages has other features, and would be
@@ -33,6 +42,7 @@ fn tests(server: &Server, redis: &Path) -> Command {
     tests.args(["test", "--workspace", "--locked"]);
     tests.env("TARS_TEST_TOOLS", tools::dir());
     tests.env("TARS_TEST_POSTGRES", server.url());
+    tests.env(PROGRAMS, server.programs());
     tests.env(redis::VARIABLE, redis);
     tests.env("TARS_TEST_POSTGRES_TLS", server.tls_url());
     tests.env("TARS_TEST_POSTGRES_ROOT", server.root());
