@@ -13,8 +13,8 @@ use std::{
     time::Duration,
 };
 
-/// How long a statement may take before its connection is given up. Every statement of ours is
-/// bounded by a page or an index, so that only a database that hangs comes to this.
+/// How long a statement may take before its connection is given up. Statements read a page or by an index,
+/// or a table that stays small, so that only a database that hangs comes to this.
 const STATEMENT: Duration = Duration::from_secs(10);
 
 /// What a transaction is protected from.
