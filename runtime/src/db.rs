@@ -21,6 +21,7 @@ mod pools;
 mod query;
 mod row;
 mod server;
+mod session;
 mod transaction;
 
 pub use copy::{Dump, Fill};

@@ -43,9 +43,9 @@ use crate::{
     seeds::Seeds,
 };
 use book::{Book, Grant};
-use keeper::{Keeper, Rows};
+use keeper::Keeper;
 use std::{fs, io, path::Path, sync::Arc, time::Duration};
-use table::Table;
+use table::{Rows, Table};
 use tars_certs::secret;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use uuid::Uuid;

@@ -16,7 +16,7 @@ use super::{
     connection::Connection,
     migrate::{self, APPLIED},
     pools::{SNAPSHOT, lock},
-    server::verify,
+    session::verify,
     transaction::{Open, Transaction},
 };
 use sqlx::{AssertSqlSafe, PgConnection, SqliteConnection, postgres::PgPoolOptions};

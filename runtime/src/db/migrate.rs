@@ -8,7 +8,7 @@ use super::{
     DbError, Query,
     connection::{Connection, Engine},
     error::SchemaError,
-    server,
+    session,
     transaction::in_time,
 };
 use sqlx::{
@@ -123,7 +123,7 @@ const OTHERS: &str = "another process has been migrating the database for a minu
 
 async fn connect(options: &PgConnectOptions, schema: &str) -> Result<PgConnection, DbError> {
     let mut connection = PgConnection::connect_with(options).await?;
-    server::verify(&mut connection, schema).await?;
+    session::verify(&mut connection, schema).await?;
     Ok(connection)
 }
 

@@ -4,6 +4,7 @@ use super::{
     DbError,
     connection::RETURN_LIMIT,
     migrate::{Mode, Schema},
+    session::{MEANING, verify},
 };
 use crate::{
     config::{Address, Database, Host},
@@ -25,15 +26,6 @@ const LIFE: Duration = Duration::from_secs(30 * 60);
 
 /// A connection that was not used for longer may be lost without a sign.
 const IDLE: Duration = Duration::from_secs(5);
-
-/// What a commit and a transaction mean to the services. Settings that a client starts a session with
-/// outrank those of its role and of the database. They are verified nevertheless: a connection pooler in
-/// between may drop them.
-const MEANING: [(&str, &str); 3] = [
-    ("synchronous_commit", "on"),
-    ("default_transaction_isolation", "read committed"),
-    ("default_transaction_read_only", "off"),
-];
 
 /// A lock that is not granted, and a statement that does not end, give their connection back before the
 /// client gives up. A transaction whose process stopped in it (a frozen machine) loses its locks before
@@ -224,36 +216,6 @@ async fn is_answered(connection: &mut PgConnection) -> Result<bool, sqlx::Error>
     }
 }
 
-/// Whether a session is as it was meant to be started.
-///
-/// # Errors
-///
-/// [`sqlx::Error::Configuration`] with the first setting that is not.
-pub(super) async fn verify(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
-    const SETTINGS: &str = "SELECT current_setting('search_path'), \
-                            current_setting('synchronous_commit'), \
-                            current_setting('default_transaction_isolation'), \
-                            current_setting('default_transaction_read_only')";
-    let found: (String, String, String, String) =
-        sqlx::query_as(SETTINGS).fetch_one(connection).await?;
-    match difference(schema, [found.0, found.1, found.2, found.3]) {
-        None => Ok(()),
-        Some(text) => Err(sqlx::Error::Configuration(text.into())),
-    }
-}
-
-/// What is not as it was meant to be, of the search path and the settings of [`MEANING`].
-fn difference(schema: &str, found: [String; 4]) -> Option<String> {
-    let expected = [("search_path", schema)].into_iter().chain(MEANING);
-    let mut different = expected.zip(found).filter(|((_, e), found)| e != found);
-    different.next().map(|((name, expected), found)| {
-        format!(
-            "a session of the database has {name} = {found}, not {expected}: a connection pooler in \
-             between has to pass start-up options on"
-        )
-    })
-}
-
 fn refuse_variables(is_set: impl Fn(&str) -> bool) -> Result<(), DbError> {
     match REFUSED.into_iter().find(|name| is_set(name)) {
         None => Ok(()),
@@ -337,26 +299,6 @@ mod tests {
             let refused = Server::of(&settings).unwrap_err().to_string();
             assert!(refused.contains("readable by everybody"), "{refused}");
             assert!(!refused.contains("hunter2"), "{refused}");
-        }
-    }
-
-    #[test]
-    fn a_session_that_lacks_a_start_up_option_is_refused_by_its_name() {
-        let good = ["tars_auth", "on", "read committed", "off"].map(str::to_owned);
-        assert_eq!(difference("tars_auth", good.clone()), None);
-        for (n, (name, other)) in [
-            ("search_path", "public"),
-            ("synchronous_commit", "off"),
-            ("default_transaction_isolation", "serializable"),
-            ("default_transaction_read_only", "on"),
-        ]
-        .into_iter()
-        .enumerate()
-        {
-            let mut found = good.clone();
-            found[n] = other.to_owned();
-            let text = difference("tars_auth", found).unwrap();
-            assert!(text.contains(&format!("{name} = {other}")), "{text}");
         }
     }
 

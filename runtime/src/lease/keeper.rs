@@ -1,7 +1,7 @@
 //! The task that renews a holder's leases, cancels the work of those that end, and removes the rows of
 //! those that are given up.
 
-use super::{book::Book, claim::Claim};
+use super::{book::Book, claim::Claim, table::Rows};
 use crate::{
     backoff::{Backoff, spread},
     db::{DbError, Swap},
@@ -17,15 +17,6 @@ const RENEWALS: u32 = 3;
 const READ_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-
-/// The rows of leases, as the keeper writes them.
-pub(super) trait Rows: Send + Sync + 'static {
-    /// Renews leases; of each, whether its claim is still the current one.
-    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Result<Vec<Swap>, DbError>> + Send;
-
-    /// Removes the rows of claims that are current.
-    fn remove(&self, claims: &[Claim]) -> impl Future<Output = Result<(), DbError>> + Send;
-}
 
 #[derive(Debug)]
 pub(super) struct Keeper<R> {

@@ -1,6 +1,6 @@
 //! The SQL of leases. A row that is absent is a lease that is free.
 
-use super::{claim::Claim, keeper::Rows};
+use super::claim::Claim;
 use crate::db::{Db, DbError, Fetch, FromRow, Isolation, Query, Row, Swap, Transaction, Write};
 use uuid::Uuid;
 
@@ -82,6 +82,15 @@ impl Table {
         tx.execute(Query::new(CLEAR)).await?.any();
         tx.commit().await
     }
+}
+
+/// The rows of leases, as the keeper writes them.
+pub(super) trait Rows: Send + Sync + 'static {
+    /// Renews leases; of each, whether its claim is still the current one.
+    fn renew(&self, claims: &[Claim]) -> impl Future<Output = Result<Vec<Swap>, DbError>> + Send;
+
+    /// Removes the rows of claims that are current.
+    fn remove(&self, claims: &[Claim]) -> impl Future<Output = Result<(), DbError>> + Send;
 }
 
 impl Rows for Table {
