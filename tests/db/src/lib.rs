@@ -173,6 +173,13 @@ fn leaked(text: String) -> &'static str {
 #[derive(Debug)]
 pub struct Lock(tokio::task::JoinHandle<()>);
 
+impl Lock {
+    /// Keeps what a transaction has locked.
+    pub fn of(mut tx: Write) -> Self {
+        Self(tokio::spawn(async move { keep_open(&mut tx).await }))
+    }
+}
+
 impl Drop for Lock {
     fn drop(&mut self) {
         self.0.abort();
@@ -198,6 +205,5 @@ pub async fn lock(dir: &Path, service: &str) -> Lock {
     let db = Db::attach(of_mesh(dir, service)).await;
     let db = db.expect("the database is there");
     let lock = db.write("test.lock", Isolation::Exclusive).await;
-    let mut lock = lock.expect("the database is not busy");
-    Lock(tokio::spawn(async move { keep_open(&mut lock).await }))
+    Lock::of(lock.expect("the database is not busy"))
 }

@@ -241,7 +241,7 @@ async fn weights_are_not_lost_while_the_database_is_busy() {
     let other = Db::open(place, crate::store::MIGRATIONS).await.unwrap();
     let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
     let busy = other.write("test.busy", Isolation::Exclusive).await;
-    let busy = busy.unwrap();
+    let busy = tars_test_db::Lock::of(busy.unwrap());
     // Changes of an agent are serialised, so after the second one the run has waited too.
     for _ in 0..2 {
         let refused = reload(&service, 0.97).await;

@@ -115,7 +115,7 @@ async fn a_rotation_step_that_was_taken_is_never_reported_as_failed() {
     let w = world_of_files().await;
     let other = Db::open(&w.place, crate::store::MIGRATIONS).await.unwrap();
     let held = other.write("test.hold", Isolation::Exclusive).await;
-    let held = held.unwrap();
+    let held = tars_test_db::Lock::of(held.unwrap());
     let (version, _) = w
         .auth
         .step_roots("ada", RotationStep::Prepare, false)
