@@ -139,9 +139,9 @@ fn set_aside(config: &Config, listeners: Listeners) -> usize {
 /// The connections of a service to a database server.
 fn to_the_server(config: &Config) -> usize {
     let database = &config.database;
-    match database.url {
-        Some(_) => (database.readers + database.writers) as usize,
-        None => 0,
+    match database.is_server() {
+        true => (database.readers + database.writers) as usize,
+        false => 0,
     }
 }
 

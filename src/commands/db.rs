@@ -121,9 +121,9 @@ fn what_to_keep(engine: Engine, config: &Config) -> &'static str {
 /// What there is to know before a mesh is started on what was restored.
 fn how_to_start(engine: Engine, config: &Config) -> Option<String> {
     let data = config.data.dir.display();
-    match (engine, &config.database.url) {
-        (Engine::Sqlite, None) => None,
-        (Engine::Sqlite, Some(_)) => Some(format!(
+    match (engine, config.database.is_server()) {
+        (Engine::Sqlite, false) => None,
+        (Engine::Sqlite, true) => Some(format!(
             "start the first process on {data}, without --replicas: it puts the certificate authority \
              into the database"
         )),
@@ -208,6 +208,20 @@ mod tests {
         ] {
             let text = what_to_keep(engine, &config(key));
             assert_eq!(text.contains("is NOT in the file"), !is_in_it, "{key:?}");
+        }
+    }
+
+    #[test]
+    fn an_empty_url_needs_no_advice_about_a_server() {
+        let mut config = Config::default();
+        for (url, is_server) in [
+            (None, false),
+            (Some(""), false),
+            (Some("postgresql://"), true),
+        ] {
+            config.database.url = url.map(Into::into);
+            let advice = how_to_start(Engine::Sqlite, &config);
+            assert_eq!(advice.is_some(), is_server, "{url:?}");
         }
     }
 

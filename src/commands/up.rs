@@ -121,7 +121,7 @@ impl Up {
         match (self.replica, self.replicas) {
             (Some(_), _) => block_on(replica(config))?,
             (None, 1) => block_on(self.serve(config))?,
-            (None, _) if config.database.url.is_none() => Err(CommandError::Usage(
+            (None, _) if !config.database.is_server() => Err(CommandError::Usage(
                 "--replicas needs a database that all of them can use: set database.url, as in \
                  TARS__DATABASE__URL='postgresql://USER@localhost/NAME?host=/var/run/postgresql'"
                     .to_owned(),

@@ -110,6 +110,12 @@ impl Database {
         url.map(|url| self.parse(url)).transpose()
     }
 
+    /// Whether a URL is set, so that the databases are on a server and not in the data directory. An
+    /// empty URL, as the environment may hold, is none; one with mistakes is a server that is not reached.
+    pub fn is_server(&self) -> bool {
+        server::url(self.url.as_ref()).is_some()
+    }
+
     /// What is wrong with the settings, each for the operator.
     pub(crate) fn mistakes(&self) -> Vec<String> {
         let mut mistakes = Vec::new();
@@ -223,6 +229,14 @@ mod tests {
     #[test]
     fn nothing_set_is_no_server() {
         assert_eq!(Database::default().address(), Ok(None));
+        assert!(!Database::default().is_server());
+        for (url, is_server) in [
+            ("", false),
+            ("postgresql://", true),
+            ("mysql://a@b/c", true),
+        ] {
+            assert_eq!(with_root(url).is_server(), is_server, "{url:?}");
+        }
         assert_eq!(Database::default().mistakes(), Vec::<String>::new());
     }
 

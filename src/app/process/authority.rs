@@ -49,7 +49,7 @@ pub(crate) async fn open_authority(
     config: &Config,
     clock: &Clock,
 ) -> Result<Authority, StartError> {
-    if config.database.url.is_some() {
+    if config.database.is_server() {
         let vault = open_vault(config).await?;
         return authority_in(&vault, config, clock).await;
     }

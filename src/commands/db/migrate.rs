@@ -24,7 +24,7 @@ pub(super) async fn migrate(config: &Config, json: bool) -> Result<ExitCode, Com
     let mut config = config.clone();
     // What it is off for is this command.
     config.database.migrate = true;
-    let on_server = config.database.url.is_some();
+    let on_server = config.database.is_server();
     if !on_server && !config.data.dir.is_dir() {
         let dir = config.data.dir.display();
         let text = format!("there is no data directory {dir}: name the mesh with --data-dir");
@@ -98,6 +98,25 @@ fn report(all: &[Done], json: bool) {
                 let migrations: Vec<_> = migrations.iter().map(i64::to_string).collect();
                 say!("{service}: applied {}", migrations.join(", "));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn files_in_use_are_left_alone_also_with_an_empty_url() {
+        let dir = tempfile::tempdir().unwrap();
+        let _mesh = DirLock::whole(dir.path()).unwrap();
+        for url in [None, Some(String::new())] {
+            let mut config = Config::default();
+            config.data.dir = dir.path().to_owned();
+            config.database.url = url.clone();
+            let refused = migrate(&config, true).await;
+            let is_locked = matches!(refused, Err(CommandError::Start(StartError::Locked { .. })));
+            assert!(is_locked, "{url:?}");
         }
     }
 }
