@@ -16,12 +16,16 @@ mod databases;
 mod files;
 mod restore;
 mod server;
+mod staging;
+mod stop;
 mod take;
+mod target;
 
 pub(crate) use restore::restore;
+pub(crate) use stop::Stop;
 pub(crate) use take::take;
 
-use crate::app::Service;
+use crate::app::{Service, StartError};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::BTreeMap,
@@ -87,6 +91,8 @@ pub(crate) struct FilePart {
 /// Why there is no backup, or nothing was restored.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackupError {
+    #[error("interrupted")]
+    Interrupted,
     #[error("{path}: {source}")]
     File { path: PathBuf, source: io::Error },
     #[error("{service}: {source}")]
@@ -113,6 +119,8 @@ pub(crate) enum BackupError {
     NoSchemas(String),
     #[error("{0} is not empty: a backup is restored into a new directory only")]
     NotEmpty(PathBuf),
+    #[error(transparent)]
+    InUse(Box<StartError>),
     #[error("{path} is not a backup of tars: {why}")]
     Foreign { path: PathBuf, why: String },
     #[error("{path} is damaged: {why}")]

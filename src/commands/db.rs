@@ -4,7 +4,7 @@ mod migrate;
 mod status;
 
 use super::{CommandError, Global, block_on};
-use crate::app::backup::{self, BackupError, Engine, Manifest};
+use crate::app::backup::{self, BackupError, Engine, Manifest, Stop};
 use clap::{Args, Subcommand};
 use serde_json::{Value, json};
 use std::{
@@ -12,6 +12,11 @@ use std::{
     process::ExitCode,
 };
 use tars_runtime::config::Config;
+use tokio::{
+    runtime::Handle,
+    signal::unix::{SignalKind, signal},
+    task::spawn_blocking,
+};
 use toml::Table;
 
 #[derive(Debug, Args)]
@@ -69,7 +74,10 @@ enum Command {
 
 impl From<BackupError> for CommandError {
     fn from(error: BackupError) -> Self {
-        Self::Failed(error.to_string())
+        match error {
+            BackupError::Interrupted => Self::Interrupted,
+            other => Self::Failed(other.to_string()),
+        }
     }
 }
 
@@ -82,7 +90,9 @@ impl Database {
                 Command::Status { json } => Ok(status::show(&config, json).await),
                 Command::Migrate { json } => migrate::migrate(&config, json).await,
                 Command::Backup { file, json } => {
-                    let taken = interruptible(backup::take(&config, &file, progress)).await?;
+                    let (of_work, to) = (config.clone(), file.clone());
+                    let take = async move |stop| backup::take(&of_work, &to, &stop, progress).await;
+                    let taken = interruptible(take).await?;
                     for path in &taken.left_out {
                         note!("left out: {} is no file", path.display());
                     }
@@ -91,8 +101,10 @@ impl Database {
                     Ok(ExitCode::SUCCESS)
                 }
                 Command::Restore { file, json } => {
-                    let manifest = backup::restore(&config, &file, progress);
-                    let manifest = interruptible(manifest).await?;
+                    let of_work = config.clone();
+                    let restore =
+                        async move |stop| backup::restore(&of_work, &file, &stop, progress).await;
+                    let manifest = interruptible(restore).await?;
                     report(&manifest, &config.data.dir, "restored to", json);
                     if let Some(advice) = how_to_start(manifest.engine, &config) {
                         note!("{advice}");
@@ -134,14 +146,31 @@ fn how_to_start(engine: Engine, config: &Config) -> Option<String> {
     }
 }
 
-/// Work that leaves nothing behind when it is interrupted.
-async fn interruptible<T, E: Into<CommandError>>(
-    work: impl Future<Output = Result<T, E>>,
+/// Runs work that a signal stops, and waits until it has removed what it made. The work blocks, and is
+/// on a thread of its own.
+async fn interruptible<T: Send + 'static>(
+    work: impl AsyncFnOnce(Stop) -> Result<T, BackupError> + Send + 'static,
 ) -> Result<T, CommandError> {
-    tokio::select! {
-        done = work => done.map_err(Into::into),
-        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted),
-    }
+    // Before the work: until then a signal ends the process, with nothing to remove.
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(CommandError::Runtime)?;
+    let mut terminate = signal(SignalKind::terminate()).map_err(CommandError::Runtime)?;
+    let stop = Stop::default();
+    let (of_work, runtime) = (stop.clone(), Handle::current());
+    let mut working = spawn_blocking(move || runtime.block_on(work(of_work)));
+    let done = tokio::select! {
+        done = &mut working => Some(done),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+    };
+    let done = match done {
+        Some(done) => done,
+        None => {
+            stop.request();
+            working.await
+        }
+    };
+    let done = done.unwrap_or_else(|e| std::panic::resume_unwind(e.into_panic()));
+    done.map_err(Into::into)
 }
 
 fn report(manifest: &Manifest, place: &Path, done: &str, json: bool) {
@@ -208,6 +237,30 @@ mod tests {
         ] {
             let text = what_to_keep(engine, &config(key));
             assert_eq!(text.contains("is NOT in the file"), !is_in_it, "{key:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_signal_stops_the_work_which_ends_by_itself() {
+        use rustix::process::{Signal, getpid, kill_process};
+        use std::sync::Arc;
+        for signal in [Signal::TERM, Signal::INT] {
+            // Held by the work until it has ended.
+            let held = Arc::new(());
+            let of_work = held.clone();
+            let done = interruptible(async move |stop: Stop| {
+                let _held = of_work;
+                kill_process(getpid(), signal).unwrap();
+                loop {
+                    stop.check()?;
+                    std::thread::yield_now();
+                }
+                #[expect(unreachable_code, reason = "the type of the result")]
+                Ok(())
+            });
+            let done = done.await;
+            assert!(matches!(done, Err(CommandError::Interrupted)));
+            assert_eq!(Arc::strong_count(&held), 1);
         }
     }
 

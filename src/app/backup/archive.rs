@@ -1,7 +1,7 @@
 //! The archive: written whole, and read without trust in anything that it says.
 
 use super::{
-    BackupError, FORMAT, FilePart, Manifest, VERSION,
+    BackupError, FORMAT, FilePart, Manifest, Stop, VERSION,
     files::{self, copy_digested, hex},
 };
 use sha2::{Digest, Sha256};
@@ -19,11 +19,17 @@ const DIGEST: &str = "manifest.sha256";
 /// The largest manifest in bytes: some hundred thousand files.
 const LARGEST_MANIFEST: u64 = 64 << 20;
 
-/// Writes the files of a directory to a new archive, readable by its owner alone.
-pub(super) fn write(from: &Path, manifest: &Manifest, file: &Path) -> Result<(), BackupError> {
+/// Writes the files of a directory to a new archive, readable by its owner alone. The directory holds
+/// the archive until it is whole, and is on the same file system.
+pub(super) fn write(
+    from: &Path,
+    manifest: &Manifest,
+    file: &Path,
+    stop: &Stop,
+) -> Result<(), BackupError> {
     let failed = BackupError::file(file);
     let text = serde_json::to_vec_pretty(manifest).map_err(|e| failed(e.into()))?;
-    let staged = NamedTempFile::new_in(files::parent(file)).map_err(&failed)?;
+    let staged = NamedTempFile::new_in(from).map_err(&failed)?;
     let mut tar = Builder::new(BufWriter::new(staged));
     let mut add = |path: &str, mode: u32, bytes: u64, content: &mut dyn Read| {
         let mut header = Header::new_gnu();
@@ -37,7 +43,7 @@ pub(super) fn write(from: &Path, manifest: &Manifest, file: &Path) -> Result<(),
     for part in &manifest.files {
         let path = from.join(&part.path);
         let failed = BackupError::file(&path);
-        let mut content = File::open(&path).map_err(&failed)?;
+        let mut content = stop.reader(File::open(&path).map_err(&failed)?);
         add(&part.path, part.mode, part.bytes, &mut content).map_err(&failed)?;
     }
     let digest = hex(&Sha256::digest(&text));
@@ -47,6 +53,7 @@ pub(super) fn write(from: &Path, manifest: &Manifest, file: &Path) -> Result<(),
     written.flush().map_err(&failed)?;
     let staged = written.into_inner().map_err(|e| failed(e.into_error()))?;
     staged.as_file().sync_all().map_err(&failed)?;
+    stop.check()?;
     staged.persist_noclobber(file).map_err(|e| match e.error {
         e if e.kind() == io::ErrorKind::AlreadyExists => BackupError::Exists(file.to_owned()),
         e => failed(e),
@@ -55,7 +62,7 @@ pub(super) fn write(from: &Path, manifest: &Manifest, file: &Path) -> Result<(),
 }
 
 /// Unpacks an archive into an empty directory. Each file is as the manifest says, and all are there.
-pub(super) fn extract(file: &Path, to: &Path) -> Result<Manifest, BackupError> {
+pub(super) fn extract(file: &Path, to: &Path, stop: &Stop) -> Result<Manifest, BackupError> {
     let opened = File::open(file).map_err(BackupError::file(file))?;
     let mut archive = Archive::new(BufReader::new(opened));
     let damaged = |why: String| BackupError::Damaged {
@@ -84,7 +91,7 @@ pub(super) fn extract(file: &Path, to: &Path) -> Result<Manifest, BackupError> {
         }
         let part = expected.remove(&path);
         let part = part.ok_or_else(|| damaged(format!("{} is not in its list", path.display())))?;
-        unpack(&mut entry, &to.join(&path), part).map_err(|e| match e {
+        unpack(&mut entry, &to.join(&path), part, stop).map_err(|e| match e {
             Unpacked::Other(e) => e,
             Unpacked::Damaged(why) => damaged(format!("{}: {why}", path.display())),
         })?;
@@ -184,12 +191,17 @@ enum Unpacked {
     Other(BackupError),
 }
 
-fn unpack(entry: &mut Entry<'_, impl Read>, to: &Path, part: &FilePart) -> Result<(), Unpacked> {
+fn unpack(
+    entry: &mut Entry<'_, impl Read>,
+    to: &Path,
+    part: &FilePart,
+    stop: &Stop,
+) -> Result<(), Unpacked> {
     if entry.header().entry_type() != EntryType::Regular || entry.size() != part.bytes {
         return Err(Unpacked::Damaged("it is not as it is listed".to_owned()));
     }
     let mut file = files::create(to, part.mode).map_err(Unpacked::Other)?;
-    let copied = copy_digested(entry, &mut file);
+    let copied = copy_digested(stop.reader(entry), &mut file);
     let (bytes, sha256) = copied.map_err(|e| match e.kind() {
         io::ErrorKind::UnexpectedEof | io::ErrorKind::Other => Unpacked::Damaged(e.to_string()),
         _ => Unpacked::Other(BackupError::file(to)(e)),

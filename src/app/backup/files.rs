@@ -1,7 +1,7 @@
 //! The files of a data directory that a backup holds: all but databases, which are copied by
 //! transactions, and what only a running process has a use for.
 
-use super::{BackupError, FilePart};
+use super::{BackupError, FilePart, Stop};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeSet,
@@ -11,7 +11,6 @@ use std::{
     path::{Path, PathBuf},
 };
 use tars_certs::secret;
-use tempfile::TempDir;
 
 /// Contents of blob folders never change: they are copied once, and may come and go meanwhile.
 pub(super) const BLOBS: &str = "blobs";
@@ -66,39 +65,34 @@ fn is_volatile(path: &Path) -> bool {
         || (name.starts_with('.') && name.ends_with(".tmp"))
 }
 
-/// A directory for the owner alone, removed when it is dropped.
-pub(super) fn staging(prefix: &str, parent: &Path) -> Result<TempDir, BackupError> {
-    let mut builder = tempfile::Builder::new();
-    let builder = builder.prefix(prefix);
-    let builder = builder.permissions(fs::Permissions::from_mode(0o700));
-    builder
-        .tempdir_in(parent)
-        .map_err(BackupError::file(parent))
-}
-
 pub(super) fn is_blob(path: &Path) -> bool {
     let folder = path.parent().and_then(Path::file_name);
     folder.is_some_and(|folder| folder == BLOBS)
 }
 
 /// Copies a file, below another directory, and returns what the copy is.
-pub(super) fn copy(from: &Path, to: &Path, path: &Path) -> Result<FilePart, BackupError> {
+pub(super) fn copy(
+    from: &Path,
+    to: &Path,
+    path: &Path,
+    stop: &Stop,
+) -> Result<FilePart, BackupError> {
     let (from, to) = (from.join(path), to.join(path));
     let failed = BackupError::file(&from);
-    let mut source = File::open(&from).map_err(&failed)?;
+    let source = File::open(&from).map_err(&failed)?;
     let mode = source.metadata().map_err(&failed)?.permissions().mode() & 0o777;
     let mut target = create(&to, mode)?;
-    let (bytes, sha256) = copy_digested(&mut source, &mut target).map_err(&failed)?;
+    let (bytes, sha256) = copy_digested(stop.reader(&source), &mut target).map_err(&failed)?;
     Ok(part(path, bytes, sha256, mode))
 }
 
 /// What a file is.
-pub(super) fn look(data: &Path, path: &Path) -> Result<FilePart, BackupError> {
+pub(super) fn look(data: &Path, path: &Path, stop: &Stop) -> Result<FilePart, BackupError> {
     let file = data.join(path);
     let failed = BackupError::file(&file);
-    let mut source = File::open(&file).map_err(&failed)?;
+    let source = File::open(&file).map_err(&failed)?;
     let mode = source.metadata().map_err(&failed)?.permissions().mode() & 0o777;
-    let (bytes, sha256) = copy_digested(&mut source, &mut io::sink()).map_err(&failed)?;
+    let (bytes, sha256) = copy_digested(stop.reader(&source), &mut io::sink()).map_err(&failed)?;
     Ok(part(path, bytes, sha256, mode))
 }
 
@@ -126,10 +120,7 @@ pub(super) fn create(path: &Path, mode: u32) -> Result<File, BackupError> {
     Ok(file)
 }
 
-pub(super) fn copy_digested(
-    from: &mut impl Read,
-    to: &mut impl Write,
-) -> io::Result<(u64, String)> {
+pub(super) fn copy_digested(mut from: impl Read, to: &mut impl Write) -> io::Result<(u64, String)> {
     let mut digest = Sha256::new();
     let mut buffer = vec![0; 64 << 10];
     let mut bytes = 0;
@@ -149,12 +140,13 @@ pub(super) fn hex(digest: &[u8]) -> String {
 }
 
 /// Makes a directory and all below it durable.
-pub(super) fn sync_tree(dir: &Path) -> Result<(), BackupError> {
+pub(super) fn sync_tree(dir: &Path, stop: &Stop) -> Result<(), BackupError> {
+    stop.check()?;
     let failed = BackupError::file(dir);
     for entry in fs::read_dir(dir).map_err(&failed)? {
         let path = entry.map_err(&failed)?.path();
         match path.is_dir() {
-            true => sync_tree(&path)?,
+            true => sync_tree(&path, stop)?,
             false => sync(&path)?,
         }
     }

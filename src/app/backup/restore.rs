@@ -2,97 +2,106 @@
 //! nothing.
 
 use super::{
-    BackupError, Engine, Manifest, ServicePart, archive, database_file,
+    BackupError, Engine, Manifest, ServicePart, Stop, archive, database_file,
     databases::{describe, known},
     files, server,
+    staging::Staging,
+    target::Target,
 };
-use std::{fs, io, path::Path};
-use tars_certs::secret;
+use std::path::Path;
 use tars_runtime::{
     config::Config,
-    db::{DbError, Server},
+    db::{DbError, Fill, Server},
 };
-use tempfile::TempDir;
 
 /// Restores a backup: the databases into the server of the configuration if it names one, all else, and
 /// the databases too where there is no server, into a data directory that is empty or does not exist.
+///
+/// It blocks its thread while it works on files. Nothing is left of it once it was stopped; what is
+/// verified and about to be put in place is not stopped any more.
 pub(crate) async fn restore(
     config: &Config,
     file: &Path,
+    stop: &Stop,
     progress: impl Fn(&str),
 ) -> Result<Manifest, BackupError> {
-    let data = &config.data.dir;
-    let server = Server::of(&config.database).map_err(BackupError::Server)?;
-    if server.is_none() {
-        ensure_empty(data)?;
+    let target = Target::of(&config.data.dir)?;
+    let prepared = prepare(config, file, &target, stop, &progress).await;
+    let prepared = prepared.map_err(|e| stop.explain(e))?;
+    match prepared.fill {
+        None => drop(target.place(prepared.staging)?),
+        Some(fill) => {
+            let has_files = prepared.manifest.engine == Engine::Sqlite;
+            let files = has_files.then_some(prepared.staging);
+            commit(fill, files, &target, &progress).await?;
+        }
     }
-    let parent = files::parent(data);
-    secret::create_dir(parent).map_err(BackupError::file(parent))?;
-    let staging = files::staging(".tars-restore", parent)?;
-    progress("unpacking and verifying the files");
-    let manifest = archive::extract(file, staging.path())?;
-    for part in &manifest.services {
-        progress(&format!("verifying the database of {}", part.name));
-        verify(staging.path(), part, file).await?;
-    }
-    match server {
-        None => place(staging, data)?,
-        Some(server) => into_server(&server, &manifest, staging, data, &progress).await?,
-    }
-    Ok(manifest)
+    Ok(prepared.manifest)
 }
 
-/// Fills the schemas; what else there is becomes the data directory, before the schemas are committed, so
-/// that no mesh is without its authority.
-async fn into_server(
-    server: &Server,
-    manifest: &Manifest,
-    staging: TempDir,
-    data: &Path,
+/// A backup that was verified, before anything of it is in place.
+struct Prepared {
+    manifest: Manifest,
+    staging: Staging,
+    fill: Option<Fill>,
+}
+
+async fn prepare(
+    config: &Config,
+    file: &Path,
+    target: &Target,
+    stop: &Stop,
+    progress: &impl Fn(&str),
+) -> Result<Prepared, BackupError> {
+    let server = Server::of(&config.database).map_err(BackupError::Server)?;
+    if server.is_none() {
+        target.ensure_empty()?;
+    }
+    let staging = target.staging(progress)?;
+    progress("unpacking and verifying the files");
+    let manifest = archive::extract(file, staging.path(), stop)?;
+    for part in &manifest.services {
+        progress(&format!("verifying the database of {}", part.name));
+        stop.check()?;
+        verify(staging.path(), part, file).await?;
+    }
+    let fill = match server {
+        None => None,
+        Some(server) => {
+            if manifest.engine == Engine::Sqlite {
+                target.ensure_empty()?;
+            }
+            let fill = server::fill(&server, &manifest, staging.path(), progress);
+            Some(stop.or(fill).await?)
+        }
+    };
+    files::sync_tree(staging.path(), stop)?;
+    stop.check()?;
+    Ok(Prepared {
+        manifest,
+        staging,
+        fill,
+    })
+}
+
+/// Commits the schemas, after the files are in place, so that no mesh is without its authority.
+async fn commit(
+    fill: Fill,
+    files: Option<Staging>,
+    target: &Target,
     progress: &impl Fn(&str),
 ) -> Result<(), BackupError> {
-    let has_files = manifest.engine == Engine::Sqlite;
-    if has_files {
-        ensure_empty(data)?;
-    }
-    let fill = server::fill(server, manifest, staging.path(), progress).await?;
-    if has_files {
-        place(staging, data)?;
-    }
+    let placed = files.map(|files| target.place(files)).transpose()?;
     progress("committing the schemas");
     match fill.commit().await {
         Err(doubt @ DbError::InDoubt(_)) => Err(BackupError::Server(doubt)),
         Err(e) => {
-            if has_files {
-                fs::remove_dir_all(data).map_err(BackupError::file(data))?;
+            if let Some(placed) = placed {
+                placed.remove()?;
             }
             Err(BackupError::Server(e))
         }
         Ok(()) => Ok(()),
-    }
-}
-
-/// Makes the staged files the data directory.
-fn place(staging: TempDir, data: &Path) -> Result<(), BackupError> {
-    files::sync_tree(staging.path())?;
-    // Replaces an empty directory, and fails on any other, also one that was filled meanwhile.
-    fs::rename(staging.path(), data).map_err(|e| match e.kind() {
-        io::ErrorKind::DirectoryNotEmpty => BackupError::NotEmpty(data.to_owned()),
-        _ => BackupError::file(data)(e),
-    })?;
-    let _moved = staging.keep();
-    files::sync(files::parent(data))
-}
-
-fn ensure_empty(data: &Path) -> Result<(), BackupError> {
-    let mut entries = match fs::read_dir(data) {
-        Ok(entries) => entries,
-        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(e) => return Err(BackupError::file(data)(e)),
-    };
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => Err(BackupError::NotEmpty(data.to_owned())),
     }
 }
 

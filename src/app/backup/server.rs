@@ -1,7 +1,7 @@
 //! The schemas of a server, into a directory as a backup has it and back.
 
 use super::{
-    BackupError, FilePart, Manifest, ServicePart, blob_folder, database_file,
+    BackupError, FilePart, Manifest, ServicePart, Stop, blob_folder, database_file,
     databases::{describe, known, with_database},
     files,
 };
@@ -19,6 +19,7 @@ const BLOB_TABLE: &str = "blobs";
 pub(super) async fn dump(
     server: &Server,
     staging: &Path,
+    stop: &Stop,
     progress: &impl Fn(&str),
 ) -> Result<(Vec<ServicePart>, Vec<FilePart>), BackupError> {
     let mut dump = Dump::begin(server).await.map_err(BackupError::Server)?;
@@ -36,9 +37,9 @@ pub(super) async fn dump(
         }
         let part = describe(service, &file, migrations).await;
         let part = part.map_err(&failed)?;
-        copied.push(files::look(staging, &path)?);
+        copied.push(files::look(staging, &path, stop)?);
         if part.tables.contains_key(BLOB_TABLE) {
-            copied.extend(dump_blobs(&mut dump, service, staging).await?);
+            copied.extend(dump_blobs(&mut dump, service, staging, stop).await?);
         }
         services.push(part);
     }
@@ -53,6 +54,7 @@ async fn dump_blobs(
     dump: &mut Dump,
     service: Service,
     staging: &Path,
+    stop: &Stop,
 ) -> Result<Vec<FilePart>, BackupError> {
     let names = Blobs::names_in(dump).await;
     let mut written = Vec::new();
@@ -66,7 +68,7 @@ async fn dump_blobs(
         created
             .write_all(&content)
             .map_err(BackupError::file(&file))?;
-        written.push(files::look(staging, &path)?);
+        written.push(files::look(staging, &path, stop)?);
     }
     Ok(written)
 }

@@ -1,10 +1,11 @@
 //! A backup is taken.
 
 use super::{
-    BackupError, Engine, FilePart, Manifest, ServicePart, archive, database_file,
+    BackupError, Engine, FilePart, Manifest, ServicePart, Stop, archive, database_file,
     databases::{describe, with_database},
     files::{self, Listed, is_blob},
     server,
+    staging::{self, Staging},
 };
 use crate::app::Service;
 use std::{
@@ -19,8 +20,6 @@ use tars_runtime::{
 
 /// How often files and databases are copied again because files changed meanwhile.
 const TRIES: usize = 5;
-/// What the name of a directory for unfinished work begins with.
-const STAGING: &str = ".tars-backup";
 
 /// What a backup has, and what of the data directory it has not.
 pub(crate) struct Taken {
@@ -29,9 +28,12 @@ pub(crate) struct Taken {
 }
 
 /// Backs up a mesh, in use or not, to a file that does not exist yet.
+///
+/// It blocks its thread while it works on files. Nothing is left of it once it was stopped.
 pub(crate) async fn take(
     config: &Config,
     file: &Path,
+    stop: &Stop,
     progress: impl Fn(&str),
 ) -> Result<Taken, BackupError> {
     if file.symlink_metadata().is_ok() {
@@ -39,22 +41,24 @@ pub(crate) async fn take(
     }
     let server = Server::of(&config.database).map_err(BackupError::Server)?;
     let taken = match &server {
-        Some(server) => of_server(server, file, &progress).await?,
-        None => of_directory(&config.data.dir, file, &progress).await?,
+        Some(server) => of_server(server, file, stop, &progress).await,
+        None => of_directory(&config.data.dir, file, stop, &progress).await,
     };
-    Ok(taken)
+    taken.map_err(|e| stop.explain(e))
 }
 
 async fn of_server(
     server: &Server,
     file: &Path,
+    stop: &Stop,
     progress: &impl Fn(&str),
 ) -> Result<Taken, BackupError> {
-    let staging = files::staging(STAGING, files::parent(file))?;
-    let (services, copied) = server::dump(server, staging.path(), progress).await?;
+    let staging = Staging::new(staging::BACKUP, files::parent(file), progress)?;
+    let dump = server::dump(server, staging.path(), stop, progress);
+    let (services, copied) = stop.or(dump).await?;
     let manifest = Manifest::new(Engine::Postgresql, services, copied);
     progress("writing the archive");
-    archive::write(staging.path(), &manifest, file)?;
+    archive::write(staging.path(), &manifest, file, stop)?;
     let left_out = Vec::new();
     Ok(Taken { manifest, left_out })
 }
@@ -62,12 +66,14 @@ async fn of_server(
 async fn of_directory(
     data: &Path,
     file: &Path,
+    stop: &Stop,
     progress: &impl Fn(&str),
 ) -> Result<Taken, BackupError> {
     check(data, file)?;
-    let staging = files::staging(STAGING, files::parent(file))?;
+    let staging = Staging::new(staging::BACKUP, files::parent(file), progress)?;
     let mut copy = Copy {
         data,
+        stop,
         staging: staging.path(),
         files: BTreeMap::new(),
     };
@@ -76,7 +82,7 @@ async fn of_directory(
     let copied = copy.files.into_values().collect();
     let manifest = Manifest::new(Engine::Sqlite, services, copied);
     progress("writing the archive");
-    archive::write(staging.path(), &manifest, file)?;
+    archive::write(staging.path(), &manifest, file, stop)?;
     Ok(Taken { manifest, left_out })
 }
 
@@ -103,6 +109,7 @@ fn present(data: &Path) -> Vec<(Service, &'static [Migration])> {
 /// A copy of a data directory, in progress.
 struct Copy<'a> {
     data: &'a Path,
+    stop: &'a Stop,
     staging: &'a Path,
     files: BTreeMap<PathBuf, FilePart>,
 }
@@ -153,7 +160,7 @@ impl Copy<'_> {
 
     /// Copies a file, unless it was deleted since it was listed.
     fn file(&mut self, path: PathBuf) -> Result<(), BackupError> {
-        match files::copy(self.data, self.staging, &path) {
+        match files::copy(self.data, self.staging, &path, self.stop) {
             Err(e) if e.is_absence() => Ok(()),
             other => {
                 self.files.insert(path, other?);
@@ -167,6 +174,7 @@ impl Copy<'_> {
         service: Service,
         migrations: &[Migration],
     ) -> Result<ServicePart, BackupError> {
+        self.stop.check()?;
         let failed = BackupError::db(service.as_str());
         let path = database_file(service);
         let copied = self.staging.join(&path);
@@ -179,7 +187,7 @@ impl Copy<'_> {
         let part = describe(service, &copied, migrations)
             .await
             .map_err(&failed)?;
-        let file = files::look(self.staging, &path)?;
+        let file = files::look(self.staging, &path, self.stop)?;
         self.files.insert(path, file);
         Ok(part)
     }
@@ -195,7 +203,7 @@ impl Copy<'_> {
             return Ok(Some(path.clone()));
         }
         for path in now {
-            match files::look(self.data, &path) {
+            match files::look(self.data, &path, self.stop) {
                 Ok(part) if self.files.get(&path) == Some(&part) => {}
                 Err(e) if !e.is_absence() => return Err(e),
                 _ => return Ok(Some(path)),

@@ -1,5 +1,9 @@
 use super::{archive, files, *};
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::{
+    fs,
+    os::unix::fs::{MetadataExt, PermissionsExt, symlink},
+    time::Duration,
+};
 use tars_runtime::{
     config::{Config, Data},
     db::{Db, Isolation, Query},
@@ -59,12 +63,18 @@ impl Rig {
     }
 
     async fn take(&self) -> Result<Manifest, BackupError> {
-        let taken = take(&config(&self.data()), &self.file(), |_| {}).await;
+        let taken = take(
+            &config(&self.data()),
+            &self.file(),
+            &Stop::default(),
+            |_| {},
+        )
+        .await;
         taken.map(|taken| taken.manifest)
     }
 
     async fn restore(&self, file: &Path) -> Result<Manifest, BackupError> {
-        restore(&config(&self.target()), file, |_| {}).await
+        restore(&config(&self.target()), file, &Stop::default(), |_| {}).await
     }
 
     /// Restores what must be refused, and checks that nothing is left of it.
@@ -73,11 +83,24 @@ impl Rig {
         fs::write(&file, content).unwrap();
         let refused = self.restore(&file).await.unwrap_err();
         assert!(!self.target().exists(), "{refused}");
-        let left = fs::read_dir(self.dir.path()).unwrap();
-        let left = left.map(|e| e.unwrap().file_name().into_string().unwrap());
-        assert_eq!(left.filter(|name| name.starts_with(".tars")).count(), 0);
+        let left = self.names();
+        assert!(!left.iter().any(|name| name.starts_with(".tars")));
         refused
     }
+
+    /// What there is beside the data directory.
+    fn names(&self) -> Vec<String> {
+        names(self.dir.path())
+    }
+}
+
+fn names(dir: &Path) -> Vec<String> {
+    let entries = fs::read_dir(dir).unwrap();
+    let mut names: Vec<_> = entries
+        .map(|e| e.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
 }
 
 fn config(data: &Path) -> Config {
@@ -151,7 +174,9 @@ async fn a_database_in_use_is_backed_up_as_it_was_last_committed() {
 async fn a_place_that_would_lose_something_is_refused() {
     let rig = Rig::new().await;
     let within = rig.data().join("backup.tar");
-    let refused = take(&config(&rig.data()), &within, |_| {}).await.err();
+    let refused = take(&config(&rig.data()), &within, &Stop::default(), |_| {})
+        .await
+        .err();
     assert!(matches!(refused, Some(BackupError::Within(_))));
     rig.take().await.unwrap();
     assert!(matches!(rig.take().await, Err(BackupError::Exists(_))));
@@ -161,18 +186,108 @@ async fn a_place_that_would_lose_something_is_refused() {
     assert_eq!(fs::read_dir(rig.target()).unwrap().count(), 1);
     let nothing = config(&rig.dir.path().join("nowhere"));
     let file = rig.dir.path().join("other.tar");
-    let refused = take(&nothing, &file, |_| {}).await.err();
+    let refused = take(&nothing, &file, &Stop::default(), |_| {}).await.err();
     assert!(matches!(refused, Some(BackupError::Nothing(_))));
     assert!(!nothing.data.dir.exists());
 }
 
 #[tokio::test]
-async fn an_empty_directory_is_filled() {
+async fn an_empty_directory_is_filled_and_not_replaced() {
+    let rig = Rig::new().await;
+    let taken = rig.take().await.unwrap();
+    // As the root of a volume: its parent is another's, and the directory stays.
+    let parent = rig.dir.path().join("volumes");
+    let volume = parent.join("tars");
+    fs::create_dir_all(volume.join("lost+found")).unwrap();
+    put(&volume.join("lock"), b"", 0o600);
+    let before = fs::metadata(&volume).unwrap().ino();
+    fs::set_permissions(&parent, fs::Permissions::from_mode(0o555)).unwrap();
+    let done = restore(&config(&volume), &rig.file(), &Stop::default(), |_| {}).await;
+    fs::set_permissions(&parent, fs::Permissions::from_mode(0o755)).unwrap();
+    assert_eq!(done.unwrap(), taken);
+    assert_eq!(fs::metadata(&volume).unwrap().ino(), before);
+    assert_eq!(mode(&volume.join("ca/ca.key")), 0o600);
+    assert_eq!(names(&parent), ["tars"]);
+    let expected = ["auth", "ca", "lock", "lost+found", "orchestration"];
+    assert_eq!(names(&volume), expected);
+}
+
+#[tokio::test]
+async fn the_end_of_a_link_is_filled() {
+    let rig = Rig::new().await;
+    rig.take().await.unwrap();
+    let volume = tempfile::tempdir().unwrap();
+    symlink(volume.path(), rig.target()).unwrap();
+    rig.restore(&rig.file()).await.unwrap();
+    assert!(rig.target().is_symlink());
+    assert!(volume.path().join("ca/ca.key").exists());
+    assert_eq!(rig.names(), ["backup.tar", "data", "restored"]);
+
+    fs::remove_file(rig.target()).unwrap();
+    symlink(rig.dir.path().join("nowhere"), rig.target()).unwrap();
+    let refused = rig.restore(&rig.file()).await.unwrap_err();
+    assert!(refused.is_absence(), "{refused}");
+    assert_eq!(rig.names(), ["backup.tar", "data", "restored"]);
+}
+
+#[tokio::test]
+async fn a_directory_that_a_mesh_took_meanwhile_is_left_to_it() {
     let rig = Rig::new().await;
     rig.take().await.unwrap();
     fs::create_dir(rig.target()).unwrap();
-    rig.restore(&rig.file()).await.unwrap();
-    assert!(rig.target().join("ca/ca.key").exists());
+    let (stop, lock) = (Stop::default(), std::cell::OnceCell::new());
+    let starts = |_: &str| {
+        lock.get_or_init(|| crate::app::DirLock::whole(&rig.target()).unwrap());
+    };
+    let refused = restore(&config(&rig.target()), &rig.file(), &stop, starts).await;
+    let refused = refused.unwrap_err();
+    assert!(matches!(refused, BackupError::InUse(_)), "{refused}");
+    assert_eq!(names(&rig.target()), ["lock"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_backup_that_is_stopped_amid_a_file_leaves_nothing() {
+    let rig = Rig::new().await;
+    let large = fs::File::create(rig.data().join("large")).unwrap();
+    large.set_len(1 << 40).unwrap();
+    let stop = Stop::default();
+    let (of_watch, dir) = (stop.clone(), rig.dir.path().to_owned());
+    let watch = tokio::spawn(async move {
+        let is_amid = |name: &String| {
+            let copy = fs::metadata(dir.join(name).join("large"));
+            name.starts_with(".tars") && copy.is_ok_and(|copy| copy.len() > 0)
+        };
+        let amid = async {
+            while !names(&dir).iter().any(is_amid) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let seen = tokio::time::timeout(Duration::from_secs(60), amid).await;
+        of_watch.request();
+        seen
+    });
+    let stopped = take(&config(&rig.data()), &rig.file(), &stop, |_| {}).await;
+    assert!(matches!(stopped.err(), Some(BackupError::Interrupted)));
+    watch.await.unwrap().unwrap();
+    assert_eq!(rig.names(), ["data"]);
+}
+
+#[tokio::test]
+async fn a_restore_that_is_stopped_leaves_nothing() {
+    let rig = Rig::new().await;
+    rig.take().await.unwrap();
+    for at in ["unpacking", "verifying the database of orchestration"] {
+        let stop = Stop::default();
+        let progress = |step: &str| {
+            if step.starts_with(at) {
+                stop.request();
+            }
+        };
+        let stopped = restore(&config(&rig.target()), &rig.file(), &stop, progress).await;
+        let stopped = stopped.unwrap_err();
+        assert!(matches!(stopped, BackupError::Interrupted), "{stopped}");
+        assert_eq!(rig.names(), ["backup.tar", "data"]);
+    }
 }
 
 #[tokio::test]
@@ -275,10 +390,10 @@ async fn an_archive_of_which_any_byte_was_changed_is_refused_or_restored_unchang
 async fn forged(rig: &Rig, change: impl FnOnce(&mut Manifest, &Path)) -> Vec<u8> {
     let mut manifest = rig.take().await.unwrap();
     let content = rig.dir.path().join("content");
-    archive::extract(&rig.file(), &content).unwrap();
+    archive::extract(&rig.file(), &content, &Stop::default()).unwrap();
     change(&mut manifest, &content);
     let file = rig.dir.path().join("forged.tar");
-    archive::write(&content, &manifest, &file).unwrap();
+    archive::write(&content, &manifest, &file, &Stop::default()).unwrap();
     fs::read(&file).unwrap()
 }
 
@@ -337,7 +452,7 @@ async fn a_path_that_leads_out_of_the_directory_is_refused() {
     for path in ["../evil", "/tmp/evil", "ca/../../evil", ""] {
         let rig = Rig::new().await;
         let manifest = rig.take().await.unwrap();
-        let part = files::look(&rig.data(), Path::new("ca/ca.crt")).unwrap();
+        let part = files::look(&rig.data(), Path::new("ca/ca.crt"), &Stop::default()).unwrap();
         let part = FilePart {
             path: path.to_owned(),
             ..part
@@ -427,7 +542,9 @@ mod postgres {
         put(&blobs.join(blob_name()), BLOB, 0o600);
         let taken = rig.take().await.unwrap();
         let server = on_server(&rig.target());
-        let moved = restore(&server, &rig.file(), |_| {}).await.unwrap();
+        let moved = restore(&server, &rig.file(), &Stop::default(), |_| {})
+            .await
+            .unwrap();
         assert_eq!(moved, taken);
         assert_eq!(outbox(&server, Service::Auth).await, 1);
         let ca_key = rig.target().join("ca/ca.key");
@@ -444,7 +561,10 @@ mod postgres {
         assert_eq!(stored.get(&blob_name()).await.unwrap(), BLOB);
 
         let file = rig.dir.path().join("server.tar");
-        let taken = take(&server, &file, |_| {}).await.unwrap().manifest;
+        let taken = take(&server, &file, &Stop::default(), |_| {})
+            .await
+            .unwrap()
+            .manifest;
         assert_eq!(mode(&file), 0o600);
         assert_eq!(rows(&taken), rows(&moved));
         let paths: Vec<_> = taken.files.iter().map(|f| f.path.as_str()).collect();
@@ -455,7 +575,9 @@ mod postgres {
             "nothing of a data directory"
         );
         let other = on_server(&rig.dir.path().join("other"));
-        let restored = restore(&other, &file, |_| {}).await.unwrap();
+        let restored = restore(&other, &file, &Stop::default(), |_| {})
+            .await
+            .unwrap();
         assert_eq!(restored, taken);
         assert!(!other.data.dir.exists(), "there is nothing to put there");
         assert_eq!(outbox(&other, Service::Orchestration).await, 1);
@@ -464,7 +586,12 @@ mod postgres {
         assert_eq!(stored.get(&blob_name()).await.unwrap(), BLOB);
 
         let back = config(&rig.dir.path().join("back"));
-        assert_eq!(restore(&back, &file, |_| {}).await.unwrap(), taken);
+        assert_eq!(
+            restore(&back, &file, &Stop::default(), |_| {})
+                .await
+                .unwrap(),
+            taken
+        );
         let read = fs::read(back.data.dir.join(&blob)).unwrap();
         assert_eq!((read.as_slice(), mode(&back.data.dir)), (BLOB, 0o700));
         let auth = Db::attach(&back.data.dir.join("auth/auth.db")).await;
@@ -483,7 +610,9 @@ mod postgres {
         let migrations = crate::app::migrations(Service::Orchestration).unwrap();
         let place = schema(&server, Service::Orchestration);
         let db = Db::open(place, migrations).await.unwrap();
-        let refused = restore(&server, &rig.file(), |_| {}).await.unwrap_err();
+        let refused = restore(&server, &rig.file(), &Stop::default(), |_| {})
+            .await
+            .unwrap_err();
         assert!(
             refused.to_string().contains("has tables already"),
             "{refused}"
@@ -500,7 +629,9 @@ mod postgres {
         let rig = Rig::new().await;
         rig.take().await.unwrap();
         let server = on_server(&rig.target());
-        let refused = restore(&server, &rig.file(), |_| {}).await.unwrap_err();
+        let refused = restore(&server, &rig.file(), &Stop::default(), |_| {})
+            .await
+            .unwrap_err();
         assert!(matches!(refused, BackupError::Blob { .. }), "{refused}");
         assert!(!rig.target().exists());
     }
@@ -510,7 +641,9 @@ mod postgres {
     async fn a_server_without_schemas_of_a_mesh_is_reported() {
         let rig = Rig::new().await;
         let server = on_server(&rig.target());
-        let refused = take(&server, &rig.file(), |_| {}).await.err();
+        let refused = take(&server, &rig.file(), &Stop::default(), |_| {})
+            .await
+            .err();
         assert!(matches!(refused, Some(BackupError::NoSchemas(_))));
         assert!(!rig.file().exists());
     }
