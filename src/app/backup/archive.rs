@@ -2,13 +2,14 @@
 
 use super::{
     BackupError, FORMAT, FilePart, Manifest, Stop, VERSION,
+    databases::check_list,
     files::{self, copy_digested, hex},
 };
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fs::File,
-    io::{self, BufReader, BufWriter, Read, Write},
+    io::{self, BufReader, BufWriter, Read, Seek, Write},
     path::{Component, Path, PathBuf},
 };
 use tar::{Archive, Builder, Entries, Entry, EntryType, Header};
@@ -18,6 +19,8 @@ const MANIFEST: &str = "manifest.json";
 const DIGEST: &str = "manifest.sha256";
 /// The largest manifest in bytes: some hundred thousand files.
 const LARGEST_MANIFEST: u64 = 64 << 20;
+/// The longest path of a file in bytes.
+const LARGEST_NAME: u64 = 64 << 10;
 
 /// Writes the files of a directory to a new archive, readable by its owner alone. The directory holds
 /// the archive until it is whole, and is on the same file system.
@@ -64,6 +67,7 @@ pub(super) fn write(
 /// Unpacks an archive into an empty directory. Each file is as the manifest says, and all are there.
 pub(super) fn extract(file: &Path, to: &Path, stop: &Stop) -> Result<Manifest, BackupError> {
     let opened = File::open(file).map_err(BackupError::file(file))?;
+    check_extensions(&opened, file)?;
     let mut archive = Archive::new(BufReader::new(opened));
     let damaged = |why: String| BackupError::Damaged {
         path: file.to_owned(),
@@ -73,6 +77,7 @@ pub(super) fn extract(file: &Path, to: &Path, stop: &Stop) -> Result<Manifest, B
     let mut entries = archive.entries().map_err(unreadable)?;
     let (manifest, digest) = manifest(&mut entries, file)?;
     let mut expected = expected(&manifest).map_err(&damaged)?;
+    check_list(&manifest)?.map_err(&damaged)?;
     let mut is_complete = false;
     for entry in entries {
         let mut entry = entry.map_err(unreadable)?;
@@ -104,6 +109,33 @@ pub(super) fn extract(file: &Path, to: &Path, stop: &Stop) -> Result<Manifest, B
         None if !is_complete => Err(damaged("its end is missing: it was cut off".to_owned())),
         None => Ok(manifest),
     }
+}
+
+/// Refuses headers that the parser would read whole into memory, before it does, and those that may
+/// change where the next header is, so that the parser sees what was checked. Backups have none of these,
+/// except names that are longer than a plain header holds.
+fn check_extensions(mut opened: &File, file: &Path) -> Result<(), BackupError> {
+    let mut archive = Archive::new(opened);
+    let entries = archive.entries_with_seek().map(|all| all.raw(true));
+    let mut is_first = true;
+    // What cannot be read here is reported when it is unpacked.
+    for entry in entries.into_iter().flatten().map_while(Result::ok) {
+        let kind = entry.header().entry_type();
+        let is_name = kind.is_gnu_longname() || kind.is_gnu_longlink();
+        let is_refused = kind.is_pax_local_extensions()
+            || kind.is_gnu_sparse()
+            || (is_name && entry.size() > LARGEST_NAME);
+        if is_refused {
+            let path = file.to_owned();
+            let why = "it has an extension header that backups do not have".to_owned();
+            return Err(match is_first {
+                true => BackupError::Foreign { path, why },
+                false => BackupError::Damaged { path, why },
+            });
+        }
+        is_first = false;
+    }
+    opened.rewind().map_err(BackupError::file(file))
 }
 
 /// The first entry. Whatever does not begin with it was made by something else.

@@ -48,7 +48,7 @@ impl Listed {
 
 /// Locks, addresses of a running mesh, the name of a replica, which is one process's alone, databases,
 /// logs, and unfinished writes.
-fn is_volatile(path: &Path) -> bool {
+pub(super) fn is_volatile(path: &Path) -> bool {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     let ends = [
         ".db",
@@ -114,8 +114,9 @@ pub(super) fn create(path: &Path, mode: u32) -> Result<File, BackupError> {
     let mut options = OpenOptions::new();
     let file = options.write(true).create_new(true).mode(0o600).open(path);
     let file = file.map_err(&failed)?;
-    // Nobody else may write to what a process trusts, whatever an archive says.
-    let mode = fs::Permissions::from_mode(mode & 0o755 | 0o400);
+    // Nobody else may write to what a process trusts, and nothing of it is a program, whatever an
+    // archive says.
+    let mode = fs::Permissions::from_mode(mode & 0o644 | 0o400);
     file.set_permissions(mode).map_err(&failed)?;
     Ok(file)
 }

@@ -469,20 +469,150 @@ async fn a_path_that_leads_out_of_the_directory_is_refused() {
     }
 }
 
-#[tokio::test]
-async fn a_file_that_is_not_listed_and_a_link_are_refused() {
-    let rig = Rig::new().await;
+/// A backup with something else before the digest of its list.
+async fn with_entries(rig: &Rig, add: impl FnOnce(&mut tar::Builder<Vec<u8>>)) -> Vec<u8> {
     rig.take().await.unwrap();
     let whole = fs::read(rig.file()).unwrap();
-    let entries = &whole[..whole.len() - 1024];
-    let mut link = tar::Builder::new(entries.to_vec());
+    // The digest is a header and a block of content, as is the mark of the end.
+    let (entries, end) = whole.split_at(whole.len() - 2048);
+    let mut tar = tar::Builder::new(entries.to_vec());
+    add(&mut tar);
+    let mut changed = tar.into_inner().unwrap();
+    // Without the mark of the end that was written now.
+    changed.truncate(changed.len() - 1024);
+    [&changed, end].concat()
+}
+
+#[tokio::test]
+async fn a_file_that_is_not_listed_and_one_behind_the_end_are_refused() {
+    let rig = Rig::new().await;
+    let mut header = tar::Header::new_gnu();
+    header.set_size(4);
+    let unlisted = with_entries(&rig, |tar| {
+        tar.append_data(&mut header, "ca/evil", &b"evil"[..])
+            .unwrap();
+    });
+    let refused = rig.refused(&unlisted.await).await.to_string();
+    assert!(refused.contains("ca/evil is not in its list"), "{refused}");
+
+    let whole = fs::read(rig.file()).unwrap();
+    let mut behind = tar::Builder::new(whole[..whole.len() - 1024].to_vec());
+    behind
+        .append_data(&mut header, "ca/evil", &b"evil"[..])
+        .unwrap();
+    let refused = rig.refused(&behind.into_inner().unwrap()).await.to_string();
+    assert!(refused.contains("ca/evil follows its end"), "{refused}");
+}
+
+#[tokio::test]
+async fn a_link_in_the_place_of_a_listed_file_is_refused() {
+    let rig = Rig::new().await;
+    let mut manifest = rig.take().await.unwrap();
+    let content = rig.dir.path().join("content");
+    archive::extract(&rig.file(), &content, &Stop::default()).unwrap();
+    put(&content.join("ca/link"), b"", 0o600);
+    let part = files::look(&content, Path::new("ca/link"), &Stop::default());
+    manifest.files.push(part.unwrap());
+    let file = rig.dir.path().join("forged.tar");
+    archive::write(&content, &manifest, &file, &Stop::default()).unwrap();
+    let mut forged = fs::read(&file).unwrap();
+    // The listed file is empty: its header is the one before the digest.
+    let at = forged.len() - 2048 - 512;
     let mut header = tar::Header::new_gnu();
     header.set_entry_type(tar::EntryType::Symlink);
+    header.set_path("ca/link").unwrap();
+    header.set_link_name("/etc/passwd").unwrap();
     header.set_size(0);
-    link.append_link(&mut header, "ca/evil", "/etc/passwd")
-        .unwrap();
-    let refused = rig.refused(&link.into_inner().unwrap()).await;
-    assert!(refused.to_string().contains("follows its end"), "{refused}");
+    header.set_cksum();
+    forged[at..at + 512].copy_from_slice(header.as_bytes());
+    let refused = rig.refused(&forged).await.to_string();
+    assert!(
+        refused.contains("ca/link: it is not as it is listed"),
+        "{refused}"
+    );
+}
+
+#[tokio::test]
+async fn headers_that_would_fill_the_memory_are_refused_unread() {
+    use tar::EntryType;
+    let rig = Rig::new().await;
+    for (kind, bytes) in [
+        (EntryType::GNULongName, (64 << 10) + 1),
+        (EntryType::GNULongLink, 1 << 40),
+        (EntryType::XHeader, 1 << 40),
+        (EntryType::XHeader, 20),
+        (EntryType::GNUSparse, 0),
+    ] {
+        let mut header = tar::Header::new_gnu();
+        header.set_entry_type(kind);
+        header.set_path("extension").unwrap();
+        header.set_size(bytes);
+        header.set_cksum();
+        let forged = with_entries(&rig, |tar| {
+            tar.append(&header, io::empty()).unwrap();
+        });
+        let refused = rig.refused(&forged.await).await.to_string();
+        assert!(refused.contains("extension header"), "{kind:?}: {refused}");
+        fs::remove_file(rig.file()).unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_database_that_would_not_be_verified_is_refused() {
+    for (path, reason) in [
+        ("gateway/gateway.db", "gateway/gateway.db is no part"),
+        ("automl/automl.db", "automl/automl.db is no part"),
+        ("auth/auth.db-wal", "auth/auth.db-wal is no part"),
+        (
+            "orchestration/orchestration.db-journal",
+            "db-journal is no part",
+        ),
+        ("lock", "lock is no part"),
+    ] {
+        let rig = Rig::new().await;
+        let forged = forged(&rig, |manifest, content| {
+            put(&content.join(path), b"garbage", 0o600);
+            let part = files::look(content, Path::new(path), &Stop::default());
+            manifest.files.push(part.unwrap());
+        });
+        let refused = rig.refused(&forged.await).await.to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn services_and_databases_that_do_not_match_are_refused() {
+    type Change = fn(&mut Manifest);
+    let changes: [(Change, &str); 4] = [
+        (|m| m.services.clear(), "auth/auth.db is no part"),
+        (
+            |m| drop(m.services.remove(1)),
+            "orchestration.db is no part",
+        ),
+        (
+            |m| m.services.push(m.services[0].clone()),
+            "auth is listed twice",
+        ),
+        (
+            |m| m.files.retain(|file| file.path != "auth/auth.db"),
+            "auth/auth.db is not in its list",
+        ),
+    ];
+    for (change, reason) in changes {
+        let rig = Rig::new().await;
+        let forged = forged(&rig, |manifest, _| change(manifest));
+        let refused = rig.refused(&forged.await).await.to_string();
+        assert!(refused.contains(reason), "{refused}");
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_restored_as_a_program() {
+    let rig = Rig::new().await;
+    put(&rig.data().join("tars.toml"), b"", 0o777);
+    rig.take().await.unwrap();
+    rig.restore(&rig.file()).await.unwrap();
+    assert_eq!(mode(&rig.target().join("tars.toml")), 0o644);
 }
 
 /// Backups of schemas on a server, and moves between the engines.
