@@ -39,7 +39,7 @@ pub(crate) fn run() -> Outcome {
 /// built anew.
 fn tests(server: &Server, redis: &Path) -> Command {
     let mut tests = tools::cargo();
-    tests.args(["test", "--workspace", "--locked"]);
+    tests.args(["test", "--workspace", "--locked", "--no-fail-fast"]);
     tests.env("TARS_TEST_TOOLS", tools::dir());
     tests.env("TARS_TEST_POSTGRES", server.url());
     tests.env(PROGRAMS, server.programs());
