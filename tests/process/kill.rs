@@ -209,7 +209,13 @@ async fn a_mesh_that_is_killed_while_it_rolls_back_goes_on_rolling_back() {
     let proposed = governed::proposed_with(&developer, &study, 16).await;
     let id = governed::text(&proposed["update_id"]);
     governed::approve_and_apply(&rest, &id).await;
-    governed::in_state(&rest, &id, "PROPOSAL_STATE_VERIFYING").await;
+    // The first evaluation writes, to remember whose work it is; those that follow only read.
+    let path = format!("/api/v1/sync/proposals/{id}/events?with_progress=true");
+    let first = rest.follow(&path, |item| {
+        let verifying = item["proposal"]["state"] == "PROPOSAL_STATE_VERIFYING";
+        !verifying || item["progress"]["runs_ended"].as_u64().unwrap_or(0) == 0
+    });
+    first.await.unwrap();
     let lock = locked(data.path()).await;
     let back = governed::in_state(&rest, &id, "PROPOSAL_STATE_ROLLING_BACK").await;
     assert_eq!(back["state"], "PROPOSAL_STATE_ROLLING_BACK", "{back}");
