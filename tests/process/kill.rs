@@ -291,7 +291,11 @@ async fn a_mesh_that_is_killed_while_it_asks_a_person_holds_the_agent_until_the_
     }
     let keep = json!({ "resolution": "RESOLUTION_KEEP_LIVE", "reason": "it is good" });
     let path = format!("/api/v1/sync/proposals/{id}/resolve");
-    rest.post(&path, keep).await.unwrap();
+    // On a database that could be shared the decision waits until the killed process's lease has ended.
+    eventually("the decision is taken", || async {
+        rest.post(&path, keep.clone()).await.is_ok()
+    })
+    .await;
     let kept = governed::final_state(&rest, &id).await;
     assert_eq!(kept["state"], "PROPOSAL_STATE_KEPT", "{kept}");
     rest.post(&at("reload"), reload)
