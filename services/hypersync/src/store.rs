@@ -182,7 +182,9 @@ const UNFINISHED: &str = "SELECT id, document FROM proposals WHERE state IN \
                           ('pending_approval', 'approved', 'applying', 'verifying', 'rolling_back')";
 const NEEDING_ATTENTION: &str =
     "SELECT id, document FROM proposals WHERE state = 'needs_attention'";
-const UNCLAIMED: &str = "SELECT id, document FROM proposals WHERE open_trial IS NULL ORDER BY id";
+const UNCLAIMED: &str = "SELECT id, document FROM proposals WHERE open_trial IS NULL AND state NOT IN \
+                         ('rejected', 'withdrawn', 'completed', 'rolled_back', 'failed', 'kept') \
+                         ORDER BY id";
 const CLAIM: &str = "UPDATE proposals SET open_trial = $1, changing_agent = $2 WHERE id = $3";
 const BY_OPEN_TRIAL: &str = "SELECT id FROM proposals WHERE open_trial = $1";
 const BY_CHANGING_AGENT: &str = "SELECT id FROM proposals WHERE changing_agent = $1";
