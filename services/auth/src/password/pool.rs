@@ -1,5 +1,6 @@
-//! The hashing threads. Each one allocates its memory at start and reuses it for every password, so
-//! that the memory used for hashing is constant.
+//! The hashing threads. The memory that passwords are hashed in is allocated when a thread first needs it
+//! and is reused from then on: as many times 19 MiB as passwords were ever hashed at once, at most one for
+//! each thread.
 //!
 //! A waiting job holds a place. Places are few, and one network may hold only some of them. The
 //! first job of each network runs before the second of any other: a flood delays the network it
@@ -43,6 +44,8 @@ struct State {
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
+    /// The memory of idle threads, wiped.
+    idle: Mutex<Vec<Matrix>>,
 }
 
 /// Its threads end when it is dropped.
@@ -102,19 +105,26 @@ impl Queue {
     }
 
     fn work(&self) {
-        let mut matrix = Matrix::new();
-        while let Some(job) = self.next(&mut matrix) {
-            (job.work)(&mut matrix);
+        while let Some(job) = self.wait() {
+            let stocked = self.idle.lock().pop();
+            let mut matrix = stocked.unwrap_or_else(Matrix::new);
+            self.run(job, &mut matrix);
+            matrix.wipe();
+            self.idle.lock().push(matrix);
         }
     }
 
-    /// The next job; `None` when the pool is closed. An idle thread wipes its memory.
-    fn next(&self, matrix: &mut Matrix) -> Option<Job> {
-        let job = self.state.lock().take();
-        if job.is_some() {
-            return job;
+    /// Runs a job, and then all that wait, in the same memory.
+    fn run(&self, first: Job, matrix: &mut Matrix) {
+        let mut next = Some(first);
+        while let Some(job) = next {
+            (job.work)(matrix);
+            next = self.state.lock().take();
         }
-        matrix.wipe();
+    }
+
+    /// Waits for a job; `None` once the pool is closed.
+    fn wait(&self) -> Option<Job> {
         let mut state = self.state.lock();
         loop {
             if let Some(job) = state.take() {
@@ -152,6 +162,24 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::time::Duration;
+
+    #[tokio::test]
+    async fn memory_is_allocated_for_what_runs_at_once_and_reused() {
+        let pool = Pool::start().unwrap();
+        assert_eq!(pool.queue.idle.lock().len(), 0);
+        for _ in 0..8 {
+            pool.submit(1, |_| ()).unwrap().await.unwrap();
+            let is_idle = async || {
+                while pool.queue.idle.lock().len() != 1 {
+                    tokio::task::yield_now().await;
+                }
+            };
+            let waited = tokio::time::timeout(Duration::from_secs(10), is_idle()).await;
+            waited.expect("one piece of memory is idle again");
+        }
+    }
+
     #[test]
     fn the_first_job_of_each_network_runs_before_any_second() {
         let places = Shares::new(10);
