@@ -211,6 +211,7 @@ impl Leases {
             table: self.table.clone(),
         };
         tx.commit().await?;
+        self.book.committed(&lease.grant);
         Ok(Some(lease))
     }
 

@@ -44,7 +44,7 @@ impl Grant {
     pub(super) fn loss(&self) -> Option<Loss> {
         match *self.state.lock() {
             State::Lost(loss) => Some(loss),
-            State::Held { .. } | State::Released => None,
+            State::Taking { .. } | State::Held { .. } | State::Released => None,
         }
     }
 
@@ -54,7 +54,7 @@ impl Grant {
 
     fn ends(&self) -> Option<Monotonic> {
         match *self.state.lock() {
-            State::Held { ends } => ends,
+            State::Taking { ends } | State::Held { ends } => ends,
             State::Lost(_) | State::Released => None,
         }
     }
@@ -65,7 +65,7 @@ impl Grant {
         let before = *state;
         *state = before.after(event);
         match (before, *state) {
-            (State::Held { .. }, State::Lost(loss)) => {
+            (State::Taking { .. } | State::Held { .. }, State::Lost(loss)) => {
                 self.lost.cancel();
                 Some(loss)
             }
@@ -175,13 +175,14 @@ impl Book {
         left.filter(|left| !left.is_zero()).min()
     }
 
-    /// Enters a claim. `asked` is the time before the database was asked for it.
+    /// Enters a claim whose transaction is not committed yet. `asked` is the time before the database was
+    /// asked for it.
     pub(super) fn grant(&self, claim: Claim, asked: Monotonic) -> Arc<Grant> {
         self.seen.lock().remove(claim.name());
         let ends = self.life().map(|life| asked + life);
         let grant = Arc::new(Grant {
             claim: claim.clone(),
-            state: Mutex::new(State::Held { ends }),
+            state: Mutex::new(State::Taking { ends }),
             lost: CancellationToken::new(),
         });
         self.grants.lock().insert(claim, Arc::clone(&grant));
@@ -190,6 +191,11 @@ impl Book {
         }
         self.wake.notify_one();
         grant
+    }
+
+    /// The claim's transaction is committed: the lease is held, and renewed from now on.
+    pub(super) fn committed(&self, grant: &Grant) {
+        self.apply(grant, Event::Committed);
     }
 
     /// The lease is given up: the keeper removes its row.

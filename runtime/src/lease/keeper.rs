@@ -90,7 +90,7 @@ impl<R: Rows> Keeper<R> {
     /// them has left, so that one that hangs leaves time for another, on another connection.
     pub(super) async fn renew(&mut self) {
         let (claims, left) = (self.book.held_claims(), self.left());
-        let Some(left) = left else {
+        let Some(left) = left.filter(|_| !claims.is_empty()) else {
             self.renewal = Instant::now() + self.until_renewal();
             return;
         };

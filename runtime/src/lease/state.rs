@@ -15,6 +15,9 @@ pub enum Loss {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
+    /// The transaction that takes the lease is not committed. Its row is not there for others, the
+    /// keeper among them: a renewal would not find it.
+    Taking { ends: Option<Monotonic> },
     /// The lease is held until its end, which each renewal moves; for ever where there is none.
     Held { ends: Option<Monotonic> },
     /// The work has to stop, and the lease is not renewed any more.
@@ -25,6 +28,8 @@ pub(super) enum State {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Event {
+    /// The transaction that took the lease is committed.
+    Committed,
     /// The database took a renewal.
     Renewed { ends: Monotonic },
     /// The clock was read.
@@ -42,14 +47,18 @@ impl State {
     pub(super) fn after(self, event: Event) -> Self {
         match (self, event) {
             (_, Event::Released) => Self::Released,
-            (Self::Held { ends: Some(ends) }, Event::Read(now)) if now >= ends => {
-                Self::Lost(Loss::Expired)
-            }
+            (Self::Taking { ends }, Event::Committed) => Self::Held { ends },
+            (
+                Self::Taking { ends: Some(ends) } | Self::Held { ends: Some(ends) },
+                Event::Read(now),
+            ) if now >= ends => Self::Lost(Loss::Expired),
             (Self::Held { ends: Some(ends) }, Event::Renewed { ends: later }) => Self::Held {
                 ends: Some(ends.max(later)),
             },
             (Self::Held { .. }, Event::Superseded) => Self::Lost(Loss::Superseded),
-            (Self::Held { .. }, Event::Stopping) => Self::Lost(Loss::Stopping),
+            (Self::Taking { .. } | Self::Held { .. }, Event::Stopping) => {
+                Self::Lost(Loss::Stopping)
+            }
             (state, _) => state,
         }
     }
@@ -77,8 +86,15 @@ mod tests {
         State::Lost(Loss::Stopping),
     ];
 
-    fn every_event() -> [Event; 5] {
+    fn taking(ends: u64) -> State {
+        State::Taking {
+            ends: Some(at(ends)),
+        }
+    }
+
+    fn every_event() -> [Event; 6] {
         [
+            Event::Committed,
             Event::Renewed {
                 ends: at(1_000_000),
             },
@@ -96,6 +112,35 @@ mod tests {
             let after = held(10).after(Event::Read(at(now)));
             assert_eq!(after, State::Lost(Loss::Expired));
         }
+    }
+
+    #[test]
+    fn a_lease_that_is_being_taken_is_held_from_the_commit_until_the_same_end() {
+        assert_eq!(taking(10).after(Event::Committed), held(10));
+        assert_eq!(
+            State::Taking { ends: None }.after(Event::Committed),
+            FOREVER
+        );
+        assert_eq!(held(10).after(Event::Committed), held(10));
+    }
+
+    #[test]
+    fn a_lease_that_is_being_taken_can_end_and_is_neither_renewed_nor_superseded() {
+        for event in [
+            Event::Renewed { ends: at(20) },
+            Event::Superseded,
+            Event::Read(at(9)),
+        ] {
+            assert_eq!(taking(10).after(event), taking(10), "{event:?}");
+        }
+        assert_eq!(
+            taking(10).after(Event::Read(at(10))),
+            State::Lost(Loss::Expired)
+        );
+        assert_eq!(
+            taking(10).after(Event::Stopping),
+            State::Lost(Loss::Stopping)
+        );
     }
 
     #[test]
@@ -142,7 +187,7 @@ mod tests {
 
     #[test]
     fn any_lease_can_be_released_and_stays_so() {
-        for state in [held(10), FOREVER].into_iter().chain(LOST) {
+        for state in [taking(10), held(10), FOREVER].into_iter().chain(LOST) {
             assert_eq!(state.after(Event::Released), State::Released);
         }
         for event in every_event() {

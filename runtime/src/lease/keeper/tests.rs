@@ -88,10 +88,21 @@ impl Rig {
         Self::start(Terms::Shared { holder, life: LIFE })
     }
 
-    fn take(&self, token: i64) -> Arc<Grant> {
-        self.rows.0.lock().rows.insert(token);
+    /// Enters a claim whose row the keeper cannot see yet.
+    fn begin_taking(&self, token: i64) -> Arc<Grant> {
         let claim = Claim::new(&format!("work/{token}"), token, Uuid::now_v7());
         self.book.grant(claim, self.clock.monotonic())
+    }
+
+    fn commit(&self, grant: &Grant) {
+        self.rows.0.lock().rows.insert(grant.claim().token());
+        self.book.committed(grant);
+    }
+
+    fn take(&self, token: i64) -> Arc<Grant> {
+        let grant = self.begin_taking(token);
+        self.commit(&grant);
+        grant
     }
 
     fn answers(&self, answer: Answer) {
@@ -123,6 +134,20 @@ async fn a_lease_is_renewed_before_a_third_of_its_life_is_over() {
     }
     assert!(rig.renewals() < 60, "{}", rig.renewals());
     assert!(!grant.lost().is_cancelled());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_is_not_renewed_before_it_is_committed() {
+    let rig = Rig::shared();
+    // The keeper had nothing to renew for so long that a renewal is due at once.
+    rig.pass(LIFE).await;
+    let grant = rig.begin_taking(1);
+    rig.pass(LIFE / 2).await;
+    assert!(!grant.lost().is_cancelled(), "its row was looked for");
+    assert_eq!(rig.renewals(), 0);
+    rig.commit(&grant);
+    rig.pass(LIFE * 2).await;
+    assert!(rig.renewals() > 0 && !grant.lost().is_cancelled());
 }
 
 #[tokio::test(start_paused = true)]
