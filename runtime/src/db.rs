@@ -17,6 +17,7 @@ mod error;
 mod faults;
 mod inspect;
 mod migrate;
+mod plan;
 mod pools;
 mod query;
 mod row;

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
 };
@@ -11,41 +12,257 @@ use tars_tests::TestMesh;
 
 const SERVICES: [&str; 4] = ["auth", "automl", "hypersync", "orchestration"];
 
+/// A part of `runtime` with a table of its own, and the services that have that table.
+struct Part {
+    file: &'static str,
+    services: &'static [&'static str],
+}
+
+const PARTS: &[Part] = &[
+    Part {
+        file: "audit.rs",
+        services: &SERVICES,
+    },
+    Part {
+        file: "lease/table.rs",
+        services: &SERVICES,
+    },
+    Part {
+        file: "lease/presence.rs",
+        services: &["orchestration"],
+    },
+    Part {
+        file: "blobs/chunks.rs",
+        services: &["orchestration"],
+    },
+    Part {
+        file: "changes.rs",
+        services: &["automl", "hypersync", "orchestration"],
+    },
+];
+
+/// Sources of `runtime` whose statements ask for the engine's own tables, or are prepared by the port.
+const OF_THE_PORT: &[&str] = &["db.rs", "db/"];
+
+/// A statement that may read a table from end to end.
+struct Scan {
+    /// What it begins with.
+    start: &'static str,
+    /// The engine that scans.
+    engine: Engine,
+    /// Why that is no harm.
+    _reason: &'static str,
+}
+
+#[derive(PartialEq)]
+enum Engine {
+    Either,
+    Sqlite,
+    Postgres,
+}
+
+const fn scan(start: &'static str, engine: Engine, reason: &'static str) -> Scan {
+    Scan {
+        start,
+        engine,
+        _reason: reason,
+    }
+}
+
+const SCANS: &[Scan] = &[
+    scan(
+        "SELECT position, record FROM audit_outbox ORDER BY position LIMIT",
+        Engine::Either,
+        "the first rows in the order of the key",
+    ),
+    scan(
+        "SELECT COUNT(*) AS waiting FROM audit_outbox",
+        Engine::Either,
+        "records leave the outbox within a second",
+    ),
+    scan(
+        "DELETE FROM leases",
+        Engine::Postgres,
+        "run at the start on a file alone, where a statement without a condition plans nothing",
+    ),
+    scan(
+        "SELECT leases.name AS name, leases.token AS token",
+        Engine::Sqlite,
+        "a row for each piece of work in progress; one file has no other replicas to look for",
+    ),
+    scan(
+        "SELECT COUNT(*) AS users FROM users",
+        Engine::Either,
+        "at the first start, and when an administrator is disabled or demoted; users are people",
+    ),
+    scan(
+        "SELECT kid, state, public_x, private_sealed",
+        Engine::Either,
+        "a few keys",
+    ),
+    scan(
+        "SELECT COUNT(*) AS secrets FROM sealed_secrets",
+        Engine::Either,
+        "two rows",
+    ),
+    scan(
+        "SELECT spiffe_id, instance, holder, roots",
+        Engine::Sqlite,
+        "all but those that have expired, which are removed with each report",
+    ),
+    scan(
+        "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation, \
+         i.source FROM",
+        Engine::Either,
+        "the status of a rotation is about every certificate",
+    ),
+    scan(
+        "DELETE FROM sessions WHERE id IN",
+        Engine::Postgres,
+        "bounded by its LIMIT; the plan depends on how many sessions have ended",
+    ),
+    scan(
+        "SELECT number, step_id, at_us, body FROM conflicts ORDER BY number DESC LIMIT",
+        Engine::Either,
+        "the last rows in the order of the key",
+    ),
+    scan(
+        "DELETE FROM run_reports WHERE run_id < (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1",
+        Engine::Either,
+        "the newest runs in the order of their key",
+    ),
+    scan(
+        "DELETE FROM checkpoints WHERE EXISTS",
+        Engine::Either,
+        "the checkpoints that are retained, by the replica that has the lease of it",
+    ),
+    scan(
+        "SELECT blob FROM checkpoints UNION",
+        Engine::Either,
+        "as the one before: a collection reads every reference",
+    ),
+    scan(
+        "SELECT name FROM blobs ORDER BY name",
+        Engine::Either,
+        "as the one before: a collection reads every name",
+    ),
+    scan(
+        "DELETE FROM blob_chunks WHERE NOT EXISTS",
+        Engine::Either,
+        "as the one before, where a blob was removed",
+    ),
+];
+
+impl Scan {
+    fn is_expected(&self) -> bool {
+        match self.engine {
+            Engine::Either => true,
+            Engine::Sqlite => !tars_test_db::is_postgres(),
+            Engine::Postgres => tars_test_db::is_postgres(),
+        }
+    }
+}
+
+fn root() -> &'static Path {
+    let parent = Path::new(env!("CARGO_MANIFEST_DIR")).parent();
+    parent.expect("the tests are in a folder of the workspace")
+}
+
+/// The statements of a service: its own, and those of the parts of `runtime` that it uses.
+fn statements_of(service: &str) -> Vec<String> {
+    let sources = root().join("services").join(service).join("src");
+    let parts = PARTS.iter().filter(|part| part.services.contains(&service));
+    let runtime = root().join("runtime/src");
+    let files = sources_below(&sources)
+        .into_iter()
+        .chain(parts.map(|part| runtime.join(part.file)));
+    files.flat_map(|file| statements(&file)).collect()
+}
+
+#[test]
+fn every_statement_outside_of_the_port_belongs_to_a_part_or_a_service() {
+    let runtime = root().join("runtime/src");
+    for file in sources_below(&runtime) {
+        let name = file.strip_prefix(&runtime).unwrap().to_str().unwrap();
+        let is_known = PARTS.iter().any(|part| part.file == name)
+            || OF_THE_PORT.iter().any(|start| name.starts_with(start));
+        let found = statements(&file);
+        assert!(is_known || found.is_empty(), "{name}: {found:?}");
+    }
+    for part in PARTS {
+        assert!(
+            statements(&runtime.join(part.file)).len() >= 2,
+            "{}",
+            part.file
+        );
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn every_statement_of_every_service_can_be_prepared() {
+async fn every_statement_of_every_service_is_understood_and_scans_no_table_without_a_reason() {
     let mesh = TestMesh::start().await;
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let outbox = statements(&root.join("runtime/src/audit.rs"));
-    let leases = statements(&root.join("runtime/src/lease/table.rs"));
-    let blobs = statements(&root.join("runtime/src/blobs/chunks.rs"));
-    let changes = statements(&root.join("runtime/src/changes.rs"));
-    let presence = statements(&root.join("runtime/src/lease/presence.rs"));
-    let of_runtime = [&outbox, &leases, &blobs, &changes, &presence];
-    assert!(of_runtime.iter().all(|found| found.len() >= 2));
+    let (mut scanning, mut unexplained) = (BTreeSet::new(), Vec::new());
     for service in SERVICES {
         let place = tars_test_db::of_mesh(mesh.dir.path(), service);
         let db = Db::attach(place).await.unwrap();
-        let sources = root.join("services").join(service).join("src");
-        let own: Vec<String> = sources_below(&sources)
-            .iter()
-            .flat_map(|file| statements(file))
-            .collect();
-        assert!(own.len() >= 9, "{service} has {} statements", own.len());
-        let blobs = blobs.iter().filter(|_| service == "orchestration");
-        let changes = changes
-            .iter()
-            .filter(|_| ["automl", "hypersync", "orchestration"].contains(&service));
-        let presence = presence.iter().filter(|_| service == "orchestration");
-        let of_runtime = outbox.iter().chain(&leases).chain(blobs).chain(changes);
-        for text in own.iter().chain(of_runtime).chain(presence) {
+        let all = statements_of(service);
+        assert!(all.len() >= 20, "{service} has {} statements", all.len());
+        for text in &all {
             let prepared = db.prepare(text).await;
             assert!(prepared.is_ok(), "{service}: {text}: {prepared:?}");
             assert!(names_its_columns(text), "{service}: {text}");
+            let scans = db.scans(text).await.unwrap();
+            if scans.is_empty() {
+                continue;
+            }
+            let expected = SCANS.iter().filter(|scan| scan.is_expected());
+            match expected
+                .map(|scan| scan.start)
+                .find(|start| text.starts_with(start))
+            {
+                Some(start) => drop(scanning.insert(start)),
+                None => unexplained.push(format!("{service}: {text}: {scans:?}")),
+            }
         }
         assert!(db.prepare("SELECT nothing FROM nowhere").await.is_err());
         db.close().await;
     }
+    assert!(unexplained.is_empty(), "{}", unexplained.join("\n"));
+    let expected = SCANS.iter().filter(|scan| scan.is_expected());
+    let expected: BTreeSet<&str> = expected.map(|scan| scan.start).collect();
+    assert_eq!(scanning, expected, "what scans no more is no exception");
     mesh.mesh.stop().await;
+}
+
+#[test]
+fn migrations_name_the_columns_that_they_fill() {
+    for service in SERVICES {
+        let folder = root().join("services").join(service).join("migrations");
+        for file in sources_below(&folder) {
+            let name = file.file_name().unwrap().to_str().unwrap();
+            let text = fs::read_to_string(&file).unwrap();
+            let lax = text.split(';').map(without_comments);
+            let lax: Vec<String> = lax.filter(|text| !names_its_columns(text)).collect();
+            assert!(lax.is_empty() || SHIPPED.contains(&name), "{name}: {lax:?}");
+        }
+    }
+}
+
+/// Migrations that named no columns when they shipped; the text of a migration never changes.
+const SHIPPED: &[&str] = &[
+    "0008_reports_by_holder.sql",
+    "0008_reports_by_holder.postgres.sql",
+];
+
+/// A statement of a migration on one line.
+fn without_comments(text: &str) -> String {
+    let lines = text
+        .lines()
+        .map(|line| line.split("--").next().unwrap_or_default());
+    lines
+        .flat_map(str::split_whitespace)
+        .collect::<Vec<_>>()
+        .join(" ")
 }
 
 fn names_its_columns(text: &str) -> bool {

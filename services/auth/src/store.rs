@@ -68,6 +68,11 @@ pub const MIGRATIONS: &[Migration] = &[
         "replicas",
         include_str!("../migrations/0010_replicas.sql"),
     ),
+    Migration::new(
+        11,
+        "indexes",
+        include_str!("../migrations/0011_indexes.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

@@ -65,6 +65,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "run reports",
         include_str!("../migrations/0012_run_reports.sql"),
     ),
+    Migration::new(
+        13,
+        "unfinished runs",
+        include_str!("../migrations/0013_unfinished_runs.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]

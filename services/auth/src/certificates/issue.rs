@@ -387,15 +387,16 @@ impl Auth {
             .store
             .issued_list(spiffe_id, (before.0, &before.1), size + 1)
             .await?;
-        let (rows, next) = page::cut(rows, size, |r| format!("{}_{}", r.issued_us, r.serial));
-        let lineages = self.store.lineages().await?;
+        let (rows, next) = page::cut(rows, size, |r| {
+            format!("{}_{}", r.issued.issued_us, r.issued.serial)
+        });
         let denied = self.certificates().feed.revocations.current();
-        let listed = rows.into_iter().map(|row| {
-            let lineage = lineages.iter().find(|l| l.id == row.lineage);
+        let listed = rows.into_iter().map(|listed| {
+            let row = listed.issued;
             let name = row.issuer.parse().ok().zip(row.serial.parse().ok());
             let name = name.map(|(issuer, serial)| CertName { issuer, serial });
             Listed {
-                lineage_ends_us: lineage.map_or(0, |l| l.ends_us),
+                lineage_ends_us: listed.lineage_ends_us,
                 revoked: name.is_some_and(|n| denied.certificates.contains(&n)),
                 row,
             }

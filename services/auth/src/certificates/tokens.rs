@@ -26,7 +26,7 @@ const FIND: &str = "SELECT id, spiffe_id, maker, api_key, created_us, expires_us
                     FROM join_tokens WHERE id = $1";
 const OUT: &str = "SELECT COUNT(*) AS out, COALESCE(MIN(expires_us), 0) AS first_us FROM join_tokens \
                    WHERE maker = $1 AND api_key = $2 AND expires_us > $3 AND NOT revoked \
-                   AND id NOT IN (SELECT id FROM used_join_tokens)";
+                   AND NOT EXISTS (SELECT 1 FROM used_join_tokens u WHERE u.id = join_tokens.id)";
 const INSERT: &str = "INSERT INTO join_tokens (id, spiffe_id, maker, api_key, created_us, expires_us, revoked) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7)";
 const REVOKE: &str =

@@ -16,7 +16,8 @@ const GROUPS: &str = "SELECT run_id, last, reports FROM run_reports WHERE run_id
 /// Runs are numbered by time.
 const DROP_OLD: &str = "DELETE FROM run_reports WHERE run_id < \
                         (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1 OFFSET $1) \
-                        AND run_id IN (SELECT id FROM training_runs WHERE ended_us IS NOT NULL)";
+                        AND EXISTS (SELECT 1 FROM training_runs r WHERE r.id = run_reports.run_id \
+                        AND r.ended_us IS NOT NULL)";
 
 /// A report of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -34,6 +34,14 @@ pub(crate) struct LineageRow {
     pub(crate) replica: String,
 }
 
+/// A certificate of a list.
+#[derive(Debug, Clone)]
+pub(crate) struct ListedRow {
+    pub(crate) issued: IssuedRow,
+    /// Zero where there is no lineage.
+    pub(crate) lineage_ends_us: i64,
+}
+
 const BACKDATE_US: i64 = tars_certs::ca::BACKDATE.as_micros() as i64;
 
 /// The source of certificates whose start was read from them; every other start is the time of
@@ -51,9 +59,11 @@ impl IssuedRow {
     }
 }
 
-const ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
-                      FROM issued_certificates WHERE (issued_us, serial) < ($1, $2) \
-                      AND ($3 = '' OR spiffe_id = $3) ORDER BY issued_us DESC, serial DESC LIMIT $4";
+const ISSUED: &str = "SELECT i.issuer, i.serial, i.spiffe_id, i.lineage, i.issued_us, i.not_after_us, i.generation, \
+                      i.source, COALESCE(l.ends_us, 0) AS lineage_ends_us \
+                      FROM issued_certificates i LEFT JOIN certificate_lineages l ON l.id = i.lineage \
+                      WHERE (i.issued_us, i.serial) < ($1, $2) AND ($3 = '' OR i.spiffe_id = $3) \
+                      ORDER BY i.issued_us DESC, i.serial DESC LIMIT $4";
 const FIND_ISSUED: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
                            FROM issued_certificates WHERE serial = $1 AND ($2 = '' OR issuer = $2)";
 const LIVING: &str = "SELECT issuer, serial, spiffe_id, lineage, issued_us, not_after_us, generation, source \
@@ -65,8 +75,6 @@ const INSERT_ISSUED: &str = "INSERT INTO issued_certificates (issuer, serial, sp
                              not_after_us, generation, source) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
 const DROP_ISSUED: &str = "DELETE FROM issued_certificates WHERE not_after_us < $1";
 
-const LINEAGES: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before, \
-                        replica FROM certificate_lineages";
 const LINEAGE: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before, \
                        replica FROM certificate_lineages WHERE id = $1";
 const LINEAGES_OF: &str = "SELECT id, spiffe_id, started_us, ends_us, revoked, latest_serial, rejoin, rejoin_before, \
@@ -103,6 +111,15 @@ impl FromRow for IssuedRow {
     }
 }
 
+impl FromRow for ListedRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            issued: IssuedRow::from_row(row)?,
+            lineage_ends_us: row.get("lineage_ends_us")?,
+        })
+    }
+}
+
 impl FromRow for LineageRow {
     fn from_row(row: &Row) -> Result<Self, DbError> {
         Ok(Self {
@@ -125,18 +142,13 @@ impl Store {
         spiffe_id: &str,
         before: (i64, &str),
         limit: i64,
-    ) -> Result<Vec<IssuedRow>, AuthError> {
+    ) -> Result<Vec<ListedRow>, AuthError> {
         let query = Query::new(ISSUED)
             .bind(before.0)
             .bind(before.1)
             .bind(spiffe_id)
             .bind(limit);
         Ok(self.db().read("certificates.list").all(query).await?)
-    }
-
-    pub(crate) async fn lineages(&self) -> Result<Vec<LineageRow>, AuthError> {
-        let mut db = self.db().read("certificates.lineages");
-        Ok(db.all(Query::new(LINEAGES)).await?)
     }
 
     /// The newest leaf of each lineage.
