@@ -24,6 +24,7 @@ mod row;
 mod server;
 mod session;
 mod transaction;
+mod usage;
 
 pub use copy::{Dump, Fill};
 pub use error::{Corrupt, DbError, SchemaError};

@@ -92,13 +92,15 @@ pub(crate) async fn resume(process: &Process) -> Result<(), StartError> {
     Ok(())
 }
 
-/// Whether a service's database answers.
-fn database(db: &Db) -> Check {
+/// Shows whether a service's database answers, and counts the connections to it.
+fn observe_database(process: &Process, service: Service, db: &Db) {
+    db.register(process.metrics(), service.as_str());
     let db = db.clone();
-    std::sync::Arc::new(move || {
+    let check: Check = std::sync::Arc::new(move || {
         let db = db.clone();
         Box::pin(async move { db.check().await.into() })
-    })
+    });
+    process.add_check(&format!("{}.store", service.as_str()), check);
 }
 
 /// Counts a service's leases, and gives them up once nothing serves any more.

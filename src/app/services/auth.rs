@@ -2,10 +2,10 @@
 //! certificate, and a view of credentials that it fills itself.
 
 use super::{
-    database,
     follow::{SHIPPING_GRACE, watch_freshness},
     keep_leases,
     layers::{bootstrap, limits, serve},
+    observe_database,
 };
 use crate::app::{Process, Service, StartError};
 use std::sync::Arc;
@@ -33,7 +33,7 @@ pub(crate) async fn start(
     let (bus, own) = (process.bus().clone(), view.clone());
     let opened = Auth::open(vault, settings, clock, own, certificates, bus);
     let (auth, first) = opened.await?;
-    process.add_check("auth.store", database(auth.db()));
+    observe_database(process, Service::Auth, auth.db());
     keep_leases(process, Service::Auth, auth.leases());
     let listed = auth
         .sequencing()

@@ -1,6 +1,6 @@
 //! A service that follows Auth. All of them are assembled here, and nowhere else.
 
-use super::{database, follow::follow_auth, keep_leases, layers::serve};
+use super::{follow::follow_auth, keep_leases, layers::serve, observe_database};
 use crate::app::{Process, Service, StartError};
 use std::sync::Arc;
 use tars_mesh::Channel;
@@ -17,7 +17,7 @@ pub(super) async fn start<W: Workload>(
 ) -> Result<(), StartError> {
     let workload = open::<W>(process, service, connect).await?;
     let (name, db) = (service.as_str(), workload.db().clone());
-    process.add_check(&format!("{name}.store"), database(&db));
+    observe_database(process, service, &db);
     for (what, check) in workload.checks() {
         process.add_check(&format!("{name}.{what}"), check);
     }
