@@ -138,6 +138,7 @@ impl Db {
     pub fn read(&self, name: &'static str) -> Read<'_> {
         Read {
             pools: &self.pools,
+            faults: &self.faults,
             _span: self.span(name),
         }
     }
@@ -149,6 +150,7 @@ impl Db {
     /// [`DbError`] where no connection is to be had.
     pub async fn snapshot(&self, name: &'static str) -> Result<Snapshot, DbError> {
         let span = self.span(name);
+        self.faults.check_reachable()?;
         Ok(Snapshot {
             transaction: self.pools.snapshot().await?,
             _span: span,
@@ -212,15 +214,18 @@ impl Db {
 #[derive(Debug)]
 pub struct Read<'a> {
     pools: &'a Pools,
+    faults: &'a Faults,
     _span: Option<Span>,
 }
 
 impl Fetch for Read<'_> {
     async fn rows(&mut self, query: Query<'_>) -> Result<Vec<Row>, DbError> {
+        self.faults.check_reachable()?;
         self.pools.rows(&query).await
     }
 
     async fn row(&mut self, query: Query<'_>) -> Result<Option<Row>, DbError> {
+        self.faults.check_reachable()?;
         self.pools.row(&query).await
     }
 }

@@ -62,7 +62,7 @@ impl Db {
         self.faults.0.lost.lock().push((name, lost, true));
     }
 
-    /// Refuses to begin transactions, as when the server cannot be reached, until it is turned off.
+    /// Refuses reads and to begin transactions, as when the server cannot be reached, until it is turned off.
     pub fn cut_off(&self, on: bool) {
         self.faults.0.cut_off.store(on, Ordering::Relaxed);
     }

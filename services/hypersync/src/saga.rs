@@ -1,10 +1,10 @@
 //! The saga that applies a proposal: apply, read back, verify by training, or roll back.
 //!
 //! Each step commits its state before the next one starts, and each call to Orchestration has an
-//! idempotent operation id and the fencing token of the process that works on the proposal. A process that stops at any point therefore resumes from the last
-//! committed state and repeats only calls without a further effect. Orchestration holds the agent from
-//! the first step on; the saga releases it before it writes its final state, so that no hold outlives
-//! its proposal. Before it hands over to a person it renews the hold as one that only a decision
+//! idempotent operation id and the fencing token of the process that works on the proposal. A process that
+//! stops at any point therefore resumes from the last committed state and repeats only calls without a
+//! further effect. Orchestration holds the agent from the first step on; the saga releases it before it
+//! writes its final state, so that no hold outlives its proposal. Before it hands over to a person it renews the hold as one that only a decision
 //! releases. The consequence of a failed step is decided in [`plan`].
 
 pub(crate) mod measure;
@@ -25,9 +25,11 @@ use tars_proto::{
     params::{self, Params},
 };
 use tars_runtime::{
+    backoff::Backoff,
     lease::{Fence, Lease, LeaseError},
     trace::{Kind, Parent},
 };
+use uuid::Uuid;
 
 impl HyperSync {
     /// Resumes every proposal that was being applied or assessed and that no other process works on, now
@@ -56,21 +58,41 @@ impl HyperSync {
         span.set("tars.agent.id", proposal.agent_id.clone());
         tokio::spawn(with_trace(span, async move {
             if let Some(lease) = this.acquire_saga(proposal.id).await {
-                this.run_owned(proposal, &lease).await;
+                this.run_owned(proposal.id, &lease).await;
             }
         }));
     }
 
     /// Applies a proposal for as long as its lease is held. Whoever has the lease next continues.
-    async fn run_owned(&self, proposal: Proposal, lease: &Lease) {
-        let (id, fence) = (proposal.id, lease.fence());
+    async fn run_owned(&self, id: Uuid, lease: &Lease) {
+        let fence = lease.fence();
         let work = async {
             // Another process may have taken steps before this one had the lease.
-            let proposal = self.get(id).await.unwrap_or(proposal);
-            self.run(proposal, &fence).await;
+            if let Some(proposal) = self.stored(id).await {
+                self.run(proposal, &fence).await;
+            }
         };
         if lease.run(work).await.is_none() {
             tracing::info!(proposal = %id, "a proposal is no longer applied by this process");
+        }
+    }
+
+    /// The proposal as it is stored, once it can be read. What was read earlier does not take its place:
+    /// another process may have ended the proposal since. `None` when there is no such proposal.
+    async fn stored(&self, id: Uuid) -> Option<Proposal> {
+        let mut pauses = Backoff::new(self.pacing.first, self.pacing.longest);
+        loop {
+            match self.get(id).await {
+                Ok(proposal) => return Some(proposal),
+                Err(error @ HyperSyncError::NotFound(_)) => {
+                    tracing::error!(proposal = %id, %error, "a proposal is not applied any further");
+                    return None;
+                }
+                Err(error) => {
+                    tracing::warn!(proposal = %id, %error, "a proposal cannot be read; retrying");
+                    tokio::time::sleep(pauses.next_delay()).await;
+                }
+            }
         }
     }
 
@@ -86,28 +108,32 @@ impl HyperSync {
                 }
                 Err(HyperSyncError::NotOwned(_)) => return,
                 Err(error) if error.failure() == Some(Failure::Superseded) => return,
-                Err(error) => self.recover(committed, &error, &mut pauses, fence).await,
+                Err(error) => match self.recover(committed, &error, &mut pauses, fence).await {
+                    Some(proposal) => proposal,
+                    None => return,
+                },
             };
         }
     }
 
-    /// The proposal after a failed step: as it was committed, or in the state that recovery leads to.
+    /// The proposal after a failed step: as it was committed, or in the state that recovery leads to. `None`
+    /// when there is no such proposal any more.
     async fn recover(
         &self,
         committed: Proposal,
         error: &HyperSyncError,
         pauses: &mut Pauses,
         fence: &Fence,
-    ) -> Proposal {
+    ) -> Option<Proposal> {
         let next = match plan::recovery(committed.state, error, pauses) {
             Recovery::Advance(next) => next,
             recovery => {
                 tracing::info!(proposal = %committed.id, ?error, "a step of applying will be retried");
                 tokio::time::sleep(pauses.after(error)).await;
                 if recovery == Recovery::Retry {
-                    return committed;
+                    return Some(committed);
                 }
-                return self.get(committed.id).await.unwrap_or(committed);
+                return self.stored(committed.id).await;
             }
         };
         tracing::warn!(proposal = %committed.id, ?error, next = next.as_str(), "a step of applying failed");
@@ -121,12 +147,12 @@ impl HyperSync {
         match self.advance(&mut turned, next, fence).await {
             Ok(()) => {
                 pauses.reset();
-                turned
+                Some(turned)
             }
             Err(e) => {
                 tracing::warn!(proposal = %committed.id, error = ?e, "the next state could not be written; retrying");
                 tokio::time::sleep(pauses.after(&e)).await;
-                self.get(committed.id).await.unwrap_or(committed)
+                self.stored(committed.id).await
             }
         }
     }

@@ -4,7 +4,6 @@ use super::*;
 use crate::fake::{AgentRecord, Call, Death, Fault, Rig, busy, gamma, refused, unavailable};
 use std::collections::BTreeSet;
 use tonic::Code;
-use uuid::Uuid;
 
 /// The saga's parts under a lease of the test.
 impl Rig {
@@ -41,7 +40,7 @@ impl Rig {
     ) -> Proposal {
         let fence = self.fence().await;
         let recover = self.service.recover(committed, error, pauses, &fence);
-        recover.await
+        recover.await.expect("it is stored")
     }
 }
 
@@ -481,4 +480,30 @@ async fn ended_proposals_are_not_resumed() {
     }
     assert_eq!(rig.resume().await, 0);
     assert_eq!(rig.world.calls(), 0);
+}
+
+// === Reading ===
+
+#[tokio::test]
+async fn a_proposal_that_cannot_be_read_is_not_applied_as_it_was_listed() {
+    let (rig, proposal) = applying().await;
+    let (id, lease) = (proposal.id, rig.take("saga").await);
+    rig.service.run_owned(id, &lease).await;
+    let (ended, calls) = (rig.state(id).await, rig.world.calls());
+    assert!(ended.is_final(), "{ended:?}");
+    let mut again = std::pin::pin!(rig.service.run_owned(id, &lease));
+    rig.service.store.db().cut_off(true);
+    for _ in 0..100 {
+        tokio::select! {
+            biased;
+            () = &mut again => panic!("it went on without the proposal"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    rig.service.store.db().cut_off(false);
+    again.await;
+    assert_eq!(rig.world.calls(), calls, "nothing was left to do");
+    let unknown = rig.service.run_owned(Uuid::now_v7(), &lease);
+    unknown.await;
+    assert_eq!(rig.world.calls(), calls);
 }
