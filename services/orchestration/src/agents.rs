@@ -354,12 +354,18 @@ async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Arc<Mlp>>, Orchest
     })
 }
 
+/// The row of an agent that has none yet.
 async fn first(
     definition: &Definition,
     spec: &Spec,
     store: &Store,
     clock: &Clock,
 ) -> Result<AgentRow, OrchestrationError> {
+    // Exclusive: another replica that was started at the same time may have been first.
+    let mut tx = store.begin("agents.first").await?;
+    if let Some(row) = store::agent(&mut tx, definition.id).await? {
+        return Ok(row);
+    }
     let row = AgentRow {
         id: definition.id.to_owned(),
         hyperparameters: spec.defaults(),
@@ -371,7 +377,6 @@ async fn first(
         total_episodes: 0,
         updated_us: clock.now_us(),
     };
-    let mut tx = store.begin("agents.first").await?;
     store::insert_agent(&mut tx, &row).await?;
     tx.commit().await?;
     Ok(row)

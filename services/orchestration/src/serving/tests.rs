@@ -129,6 +129,17 @@ async fn eventually(what: &str, is_so: impl Fn() -> bool) {
 }
 
 #[tokio::test]
+async fn replicas_that_make_their_database_at_the_same_time_share_its_agents() {
+    let (dir, bus) = (tempfile::tempdir().unwrap(), Bus::local());
+    let start = |holder| Replica::start(dir.path(), holder, &bus);
+    let (one, two, three) = tokio::join!(start("one"), start("two"), start("three"));
+    assert_eq!(three.reload(0.91).await, (2, Rollout::Everywhere));
+    for replica in [&one, &two, &three] {
+        assert_eq!(replica.policy().live().row.version, 2);
+    }
+}
+
+#[tokio::test]
 async fn a_reload_returns_when_every_replica_serves_it_also_where_hints_are_lost() {
     let (_dir, one, two) = two_on(&Bus::local(), &Bus::local()).await;
     for (version, value) in [(2, 0.91), (3, 0.92), (4, 0.93)] {
