@@ -60,19 +60,22 @@ impl Auth {
         append_all(&self.store, records).await
     }
 
-    /// Moves the records of Auth's own outbox into the log.
+    /// Moves the records of Auth's own outbox into the log. Each batch is a transaction of its own: it is
+    /// exclusive, and a login must not wait for a whole backlog.
     pub(crate) async fn sequence_audit(&self, fence: &Fence) -> Result<(), AuthError> {
         let mut db = self.db().read("audit.waiting");
-        let waiting: i64 = db.value(Query::new(WAITING), "waiting").await?;
-        if waiting == 0 {
-            return Ok(());
-        }
-        let mut tx = self.store.begin_owned("audit.sequence", fence).await?;
-        while let Some((last, records)) = audit::peek(&mut tx, BATCH).await? {
+        let mut waiting: i64 = db.value(Query::new(WAITING), "waiting").await?;
+        while waiting > 0 {
+            let mut tx = self.store.begin_owned("audit.sequence", fence).await?;
+            let Some((last, records)) = audit::peek(&mut tx, BATCH).await? else {
+                return Ok(());
+            };
             append(&mut tx, &records).await?;
             audit::remove(&mut tx, last).await?;
+            tx.commit().await?;
+            waiting -= BATCH;
         }
-        Ok(tx.commit().await?)
+        Ok(())
     }
 }
 
@@ -121,4 +124,37 @@ async fn append(tx: &mut Transaction, records: &[Record]) -> Result<(), AuthErro
         tx.execute(insert).await?.any();
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::World;
+    use tars_runtime::db::LostCommit;
+
+    async fn listed(world: &World) -> i64 {
+        const LISTED: &str =
+            "SELECT COUNT(*) AS listed FROM audit_log WHERE event_type = 'test.batch'";
+        let mut db = world.auth.store.read("test.listed");
+        db.value(Query::new(LISTED), "listed").await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn each_batch_of_the_outbox_is_moved_by_a_commit_of_its_own() {
+        let world = World::new().await;
+        world.auth.sequence_once().await.unwrap();
+        let mut tx = world.auth.store.begin("test.records").await.unwrap();
+        for _ in 0..BATCH + 1 {
+            let record = Record::new(&world.clock, "auth", "test.batch");
+            audit::insert(&mut tx, &record).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+        let db = world.auth.db();
+        db.lose_commit("audit.sequence", LostCommit::Made);
+        let doubt = world.auth.sequence_once().await;
+        assert!(matches!(doubt, Err(AuthError::Store(_))), "{doubt:?}");
+        assert_eq!(listed(&world).await, BATCH);
+        world.auth.sequence_once().await.unwrap();
+        assert_eq!(listed(&world).await, BATCH + 1, "each once");
+    }
 }
