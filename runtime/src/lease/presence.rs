@@ -41,7 +41,10 @@ const PRESENT: &str = "SELECT leases.name AS name, leases.token AS token, leases
                        FROM leases LEFT JOIN replicas \
                        ON replicas.lease = leases.name AND replicas.token = leases.token \
                        WHERE leases.name LIKE 'replica/%' ORDER BY leases.name";
-const FORGET: &str = "DELETE FROM replicas WHERE lease = $1";
+/// Reports under leases that were released, that ended, or that a backup leaves out.
+const GONE: &str = "SELECT replicas.lease AS lease, replicas.token AS token FROM replicas \
+                    LEFT JOIN leases ON leases.name = replicas.lease WHERE leases.name IS NULL";
+const FORGET: &str = "DELETE FROM replicas WHERE lease = $1 AND token = $2";
 
 /// A replica as others see it.
 struct Seen {
@@ -56,6 +59,21 @@ impl FromRow for Seen {
             name: row.get("name")?,
             lease: LeaseRow::from_row(row)?,
             position: row.get("position")?,
+        })
+    }
+}
+
+/// A report under a lease that is gone.
+struct Gone {
+    lease: String,
+    token: i64,
+}
+
+impl FromRow for Gone {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            lease: row.get("lease")?,
+            token: row.get("token")?,
         })
     }
 }
@@ -144,16 +162,28 @@ impl Presence {
             .into_iter()
             .filter(|o| !self.is_live(o))
         {
-            let mut tx = self.leases.table.begin("replicas.forget").await?;
+            let mut tx = self.leases.table.begin("replicas.remove").await?;
             if table::remove_dead(&mut tx, &gone.name, &gone.lease)
                 .await?
                 .is_done()
             {
-                tx.execute(Query::new(FORGET).bind(&gone.name)).await?.any();
                 tx.commit().await?;
             }
         }
-        Ok(())
+        self.forget_gone().await
+    }
+
+    async fn forget_gone(&self) -> Result<(), DbError> {
+        let gone: Vec<Gone> = self.leases.table.all("replicas.gone", GONE).await?;
+        if gone.is_empty() {
+            return Ok(());
+        }
+        let mut tx = self.leases.table.begin("replicas.forget").await?;
+        for report in gone {
+            let forget = Query::new(FORGET).bind(report.lease).bind(report.token);
+            tx.execute(forget).await?.any();
+        }
+        tx.commit().await
     }
 
     async fn others(&self) -> Result<Vec<Seen>, DbError> {

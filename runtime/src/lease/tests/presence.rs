@@ -103,6 +103,14 @@ async fn what_replicas_that_are_gone_have_left_is_removed_and_a_report_of_theirs
     assert!(is_stale(gone.report(&lease, 9).await));
     assert!(gone.tenure().is_none());
     other.report(&own, 2).await.unwrap();
+    // One that stops releases its lease.
+    let (_stopped, lease_of_it) = present(&one, 3).await;
+    assert_eq!(count().await, 2);
+    lease_of_it.release().await.unwrap();
+    other.observe().await.unwrap();
+    assert_eq!(count().await, 1);
+    assert!(behind(&other, 9).await.is_empty());
+    drop(lease);
 }
 
 #[tokio::test]
