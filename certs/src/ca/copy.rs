@@ -4,6 +4,7 @@
 //! intermediate by itself: those change the [`Contents`], which are stored first and adopted then.
 
 use super::{Authority, CaError, Inner, Lifetimes, contents::Contents, rotation::RotationStep};
+use crate::KeyId;
 use std::{path::Path, time::Duration};
 
 impl Authority {
@@ -32,24 +33,31 @@ impl Authority {
         self.inner.read().copy_of
     }
 
-    /// Replaces the contents of a working copy. Contents that are not newer than its own change
-    /// nothing.
+    /// Replaces the contents of a working copy, also by those of an earlier version: a database can fall back
+    /// to a standby or a backup. The caller sees to it that what was read first does not come last.
     ///
     /// # Errors
     ///
-    /// When a file cannot be written, or the contents are not usable. The copy stays as it was then.
+    /// [`CaError::Foreign`] for contents of another authority; when a file cannot be written, or the contents
+    /// are not usable. The copy stays as it was then.
     pub fn adopt(&self, version: u64, contents: &Contents, now: Duration) -> Result<(), CaError> {
         let _one = self.adopting.lock();
-        if self.copy_version().is_none_or(|held| version <= held) {
+        if self.copy_version().is_none() {
             return Ok(());
         }
-        contents.write(&self.dir)?;
+        contents.restore(&self.dir)?;
         let next = Inner::of(&self.dir, contents, Some(version), now)?;
         let steps = next.ledger.version;
-        *self.inner.write() = next;
+        let before = std::mem::replace(&mut *self.inner.write(), next);
         self.save_bundle()?;
+        let keys_before: Vec<KeyId> = before.roots.iter().map(|root| root.key).collect();
+        let other_roots = !self
+            .root_infos()
+            .iter()
+            .map(|root| root.key)
+            .eq(keys_before);
         self.changed.send_if_modified(|at| {
-            let stepped = *at != steps;
+            let stepped = *at != steps || other_roots;
             *at = steps;
             stepped
         });

@@ -11,7 +11,7 @@ use crate::{
     sessions::Sweep,
     throttle::Throttle,
 };
-use std::sync::atomic::AtomicU64;
+use tars_certs::ca::rotation::StepRecord;
 use tars_runtime::{clock::Monotonic, health::Condition};
 use tokio::sync::Mutex;
 
@@ -35,8 +35,9 @@ pub(crate) struct Own {
     /// Serializes the steps of a root rotation that are requested of this process. Those of other
     /// replicas are held off by the version of the roots.
     pub(crate) rotating: Mutex<()>,
-    /// The last rotation step that is known to have its audit record.
-    pub(crate) recorded_step: AtomicU64,
+    /// The last rotation step that is known to have its audit record. Its number alone does not tell: that is
+    /// taken again after the database fell back.
+    pub(crate) recorded_step: parking_lot::Mutex<Option<StepRecord>>,
     /// Whether audit records move into the log, as far as this replica is the one that moves them.
     pub(crate) sequencing: Condition,
 }
@@ -52,7 +53,7 @@ impl Own {
             last_seen: LastSeen::new(now),
             report: OwnReport::default(),
             rotating: Mutex::default(),
-            recorded_step: AtomicU64::new(0),
+            recorded_step: parking_lot::Mutex::default(),
             sequencing,
         })
     }

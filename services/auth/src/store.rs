@@ -10,7 +10,7 @@ mod users;
 pub(crate) use changes::{ChangeRow, append_change, changes_after, last_change};
 pub(crate) use keys::{KeyRow, Secret, insert_key, key_in, keys, live_keys, update_key};
 pub(crate) use sealed::{
-    delete_sealed, insert_sealed, sealed, sealed_count, sealed_version, swap_sealed,
+    Edition, delete_sealed, insert_sealed, sealed, sealed_count, sealed_edition, swap_sealed,
 };
 pub(crate) use sessions::{
     RevokedRow, SessionRow, drop_ended, insert_refresh, insert_session, refresh, revoke_session,

@@ -6,7 +6,7 @@
 use crate::{
     AuthError,
     seal::{self, SIGNING_KEY, Seal},
-    store::{self, Store},
+    store::{self, Edition, Store},
 };
 use std::{
     fs, io,
@@ -103,7 +103,7 @@ impl Vault {
         // Exclusive, so that of two first starters one creates the authority.
         let mut tx = self.store.begin("authority.open").await?;
         let (mut version, mut contents) = match self.contents(&mut tx).await? {
-            Some(stored) => stored,
+            Some((edition, contents)) => (edition.version, contents),
             None => {
                 let contents = match Authority::exists(folder) {
                     true => Contents::read(folder)?,
@@ -115,7 +115,7 @@ impl Vault {
             }
         };
         if contents.renew_if_due(trust_domain, lives, now)? {
-            version = self.replace(&mut tx, version, &contents).await?;
+            version = self.replace(&mut tx, version, &contents).await?.version;
         }
         tx.commit().await?;
         let terms = (trust_domain, lives);
@@ -139,29 +139,29 @@ impl Vault {
         Ok(tx.commit().await?)
     }
 
-    /// The authority as it is stored, with its version.
+    /// The authority as it is stored.
     pub(crate) async fn contents(
         &self,
         db: &mut impl tars_runtime::db::Fetch,
-    ) -> Result<Option<(u64, Contents)>, AuthError> {
+    ) -> Result<Option<(Edition, Contents)>, AuthError> {
         let Some(row) = store::sealed(db, AUTHORITY).await? else {
             return Ok(None);
         };
         let bytes = self.seal.open(AUTHORITY, &row.sealed)?;
-        Ok(Some((row.version, Contents::from_bytes(&bytes)?)))
+        Ok(Some((row.edition, Contents::from_bytes(&bytes)?)))
     }
 
-    /// Replaces the authority that has the given version, and returns the next one.
+    /// Replaces the authority that has the given version.
     pub(crate) async fn replace(
         &self,
         tx: &mut Transaction,
         version: u64,
         contents: &Contents,
-    ) -> Result<u64, AuthError> {
+    ) -> Result<Edition, AuthError> {
         let sealed = self.sealed(contents)?;
         let swap = store::swap_sealed(tx, AUTHORITY, version, &sealed).await?;
         swap.or(AuthError::Conflict)?;
-        Ok(version + 1)
+        Ok(Edition::new(version + 1, &sealed))
     }
 
     fn sealed(&self, contents: &Contents) -> Result<Vec<u8>, AuthError> {

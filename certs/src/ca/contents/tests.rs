@@ -88,10 +88,10 @@ fn a_copy_is_not_changed_by_itself() {
 }
 
 #[test]
-fn newer_contents_are_adopted_and_older_ones_are_not() {
+fn contents_are_adopted_and_steps_are_announced() {
     let (dir, first) = (replica(), created());
     let ca = copy(dir.path(), 1, &first, NOW);
-    let (mut steps, mut next) = (ca.subscribe(), first.clone());
+    let (mut steps, mut next) = (ca.subscribe(), first);
     assert!(next.raise_not_before(&[(request().id, NOW)]));
     assert!(!next.raise_not_before(&[(request().id, NOW - DAY)]));
     ca.adopt(2, &next, NOW).unwrap();
@@ -104,14 +104,35 @@ fn newer_contents_are_adopted_and_older_ones_are_not() {
     ca.adopt(3, &next, NOW).unwrap();
     assert!(steps.has_changed().unwrap());
     steps.mark_unchanged();
-    for (version, older) in [(2, &first), (3, &first), (0, &first)] {
-        ca.adopt(version, older, NOW).unwrap();
-    }
+    ca.adopt(3, &next, NOW).unwrap();
     assert!(!steps.has_changed().unwrap());
     assert_eq!((ca.copy_version(), ca.roots().len()), (Some(3), 2));
     assert_eq!(Contents::read(dir.path()).unwrap(), next);
     let bundle = fs::read_to_string(ca.bundle_path()).unwrap();
     assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 2);
+}
+
+#[test]
+fn a_copy_falls_back_with_its_contents_and_takes_another_step_of_the_same_number() {
+    let (dir, first) = (replica(), created());
+    let ca = copy(dir.path(), 1, &first, NOW);
+    let (mut lost, mut taken) = (first.clone(), first.clone());
+    for contents in [&mut lost, &mut taken] {
+        ca.step_in(contents, (RotationStep::Prepare, "ada"), NOW)
+            .unwrap();
+    }
+    ca.adopt(2, &lost, NOW).unwrap();
+    let mut steps = ca.subscribe();
+    ca.adopt(2, &taken, NOW).unwrap();
+    assert!(steps.has_changed().unwrap(), "the roots are others");
+    steps.mark_unchanged();
+    assert_eq!(Contents::read(dir.path()).unwrap(), taken);
+    ca.adopt(1, &first, NOW).unwrap();
+    assert!(steps.has_changed().unwrap());
+    assert_eq!((ca.copy_version(), ca.roots().len()), (Some(1), 1));
+    assert!(ca.issue(&request(), NOW).is_ok());
+    let bundle = fs::read_to_string(ca.bundle_path()).unwrap();
+    assert_eq!(bundle.matches("BEGIN CERTIFICATE").count(), 1);
 }
 
 #[test]
@@ -124,6 +145,9 @@ fn contents_that_cannot_be_used_leave_a_copy_as_it_was() {
     assert!(ca.adopt(2, &damaged, NOW).is_err());
     assert_eq!(ca.copy_version(), Some(1));
     assert!(ca.issue(&request(), NOW).is_ok());
+    let foreign = ca.adopt(2, &created(), NOW);
+    assert!(matches!(foreign, Err(CaError::Foreign(_))), "{foreign:?}");
+    assert_eq!(ca.copy_version(), Some(1));
 }
 
 #[test]

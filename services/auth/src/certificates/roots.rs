@@ -8,7 +8,7 @@
 
 use super::store::{self, IssuedRow, ReportRow};
 use crate::{Auth, AuthError};
-use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 use tars_certs::{
     KeyId, SpiffeId,
     ca::{
@@ -277,10 +277,10 @@ impl Auth {
         let Some(authority) = &self.certificates().authority else {
             return Ok(());
         };
-        let taken = authority.version();
-        if self.own.recorded_step.load(Ordering::Acquire) < taken {
+        let last = authority.steps_after(0).pop();
+        if *self.own.recorded_step.lock() != last {
             self.record_steps().await?;
-            self.own.recorded_step.fetch_max(taken, Ordering::AcqRel);
+            *self.own.recorded_step.lock() = last;
         }
         Ok(())
     }

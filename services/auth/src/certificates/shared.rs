@@ -6,9 +6,17 @@
 //! A replica adopts a change of another one at its hint, or within the interval at which the bus polls;
 //! before it announces roots; and before it signs for a client, in the transaction that records the
 //! certificate: no replica signs with a floor that another one has raised.
+//!
+//! The row falls back with its database, to a standby or a backup that lacks the last changes, and its
+//! versions are then taken again by others. A copy falls back with it: what counts is whether the row is the
+//! one that was adopted, and the version decides only between changes of which one followed the other.
 
 use super::Certificates;
-use crate::{AuthError, store, vault::Vault};
+use crate::{
+    AuthError,
+    store::{self, Edition},
+    vault::{AUTHORITY, Vault},
+};
 use std::{io, sync::Arc};
 use tars_certs::{
     Authority, CaError,
@@ -20,6 +28,7 @@ use tars_runtime::{
     db::{DbError, Fetch, Transaction},
     health::Condition,
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
 
 /// The versions of the row, on the bus.
 pub(super) const TOPIC: Topic = "auth.authority";
@@ -27,6 +36,9 @@ pub(super) const TOPIC: Topic = "auth.authority";
 #[derive(Debug)]
 pub(crate) struct SharedAuthority {
     copy: Arc<Authority>,
+    /// What the copy is of; `None` until the row was read. Locked while a row is read and adopted, so that
+    /// what was read first is not adopted last.
+    held: Arc<Mutex<Option<Edition>>>,
     vault: Vault,
     bus: Bus,
     clock: Clock,
@@ -38,7 +50,7 @@ pub(crate) struct SharedAuthority {
 #[derive(Debug)]
 #[must_use = "contents that are not adopted are read from the database later"]
 pub(crate) struct Stored {
-    version: u64,
+    edition: Edition,
     contents: Contents,
 }
 
@@ -54,6 +66,7 @@ impl SharedAuthority {
         copy.copy_version()?;
         Some(Arc::new(Self {
             copy,
+            held: Arc::default(),
             vault,
             bus,
             adopting: Condition::new(clock.clone()),
@@ -86,26 +99,39 @@ impl SharedAuthority {
         }
     }
 
-    /// Adopts the authority that `db` has, if it is newer than the working copy.
+    /// Adopts the authority that `db` has, unless it is the one of the working copy. `db` may see an earlier
+    /// state than the copy has; what is committed now counts then.
     pub(crate) async fn refresh(&self, db: &mut impl Fetch) -> Result<(), AuthError> {
-        if store::sealed_version(db, crate::vault::AUTHORITY).await? <= self.version() {
-            return Ok(());
+        let edition = store::sealed_edition(db, AUTHORITY).await?;
+        let Some(held) = self.held.lock().await.clone() else {
+            return self.catch_up().await;
+        };
+        match edition {
+            Some(edition) if edition == held => Ok(()),
+            Some(edition) if edition.version > held.version => {
+                let stored = self.read(db).await?;
+                self.adopt_later(stored).await
+            }
+            _ => self.catch_up().await,
         }
-        let stored = self.read(db).await?;
-        self.adopt(stored).await
     }
 
-    /// Adopts the authority in the database, if it is newer than the working copy.
+    /// Adopts the authority in the database, unless it is the one of the working copy.
     pub(crate) async fn catch_up(&self) -> Result<(), AuthError> {
-        self.refresh(&mut self.vault.store().read("authority.version"))
-            .await
+        let held = Arc::clone(&self.held).lock_owned().await;
+        let mut db = self.vault.store().read("authority.edition");
+        if held.is_some() && store::sealed_edition(&mut db, AUTHORITY).await? == *held {
+            return Ok(());
+        }
+        let stored = self.read(&mut db).await?;
+        self.adopt(held, stored).await
     }
 
     async fn read(&self, db: &mut impl Fetch) -> Result<Stored, AuthError> {
         let stored = self.vault.contents(db).await?;
         let missing = || DbError::Failed("the authority is not in the database".to_owned());
-        let (version, contents) = stored.ok_or_else(missing)?;
-        Ok(Stored { version, contents })
+        let (edition, contents) = stored.ok_or_else(missing)?;
+        Ok(Stored { edition, contents })
     }
 
     /// Changes the authority, and returns once that is durable and adopted. `change` returns whether it
@@ -127,26 +153,43 @@ impl SharedAuthority {
         tx: &mut Transaction,
         change: impl FnOnce(&Authority, &mut Contents) -> Result<bool, AuthError> + Send,
     ) -> Result<Stored, AuthError> {
+        // What is committed is later than the copy from here on, also where the database fell back.
+        self.refresh(tx).await?;
         let mut stored = self.read(tx).await?;
         if change(&self.copy, &mut stored.contents)? {
-            stored.version = self
-                .vault
-                .replace(tx, stored.version, &stored.contents)
-                .await?;
+            let (version, contents) = (stored.edition.version, &stored.contents);
+            stored.edition = self.vault.replace(tx, version, contents).await?;
         }
         Ok(stored)
     }
 
     /// Adopts what was committed, and has the other replicas do the same.
     pub(crate) async fn committed(&self, stored: Stored) -> Result<(), AuthError> {
-        self.bus.publish(TOPIC, stored.version);
-        self.adopt(stored).await
+        self.bus.publish(TOPIC, stored.edition.version);
+        self.adopt_later(stored).await
     }
 
-    /// Adopting writes files.
-    async fn adopt(&self, stored: Stored) -> Result<(), AuthError> {
+    /// Adopts what was stored later than the working copy, unless it has something yet later.
+    async fn adopt_later(&self, stored: Stored) -> Result<(), AuthError> {
+        let held = Arc::clone(&self.held).lock_owned().await;
+        match &*held {
+            Some(edition) if edition.version >= stored.edition.version => Ok(()),
+            _ => self.adopt(held, stored).await,
+        }
+    }
+
+    /// Adopting writes files. It goes on, under the lock, when the caller goes away.
+    async fn adopt(
+        &self,
+        mut held: OwnedMutexGuard<Option<Edition>>,
+        stored: Stored,
+    ) -> Result<(), AuthError> {
         let (copy, now) = (Arc::clone(&self.copy), self.clock.now());
-        let adopt = move || copy.adopt(stored.version, &stored.contents, now);
+        let adopt = move || {
+            copy.adopt(stored.edition.version, &stored.contents, now)?;
+            *held = Some(stored.edition);
+            Ok::<_, CaError>(())
+        };
         let adopted = tokio::task::spawn_blocking(adopt).await;
         Ok(adopted.map_err(io::Error::other)??)
     }

@@ -85,7 +85,7 @@ async fn a_database_sealed_with_another_key_is_refused_with_what_to_do() {
     let world = World::new().await;
     let dir = world.dir.path();
     let Vault { store, .. } = vault(dir, None).await.unwrap();
-    let stored = store::sealed_version(&mut store.read("test.sealed"), REFRESH_KEY).await;
+    let stored = store::sealed_edition(&mut store.read("test.sealed"), REFRESH_KEY).await;
     let path = dir.join("seal.key");
     let key = fs::read(&path).unwrap();
     fs::remove_file(&path).unwrap();
@@ -105,7 +105,7 @@ async fn a_database_sealed_with_another_key_is_refused_with_what_to_do() {
             assert!(text.contains(part), "{part}: {text}");
         }
     }
-    let unchanged = store::sealed_version(&mut store.read("test.sealed"), REFRESH_KEY).await;
+    let unchanged = store::sealed_edition(&mut store.read("test.sealed"), REFRESH_KEY).await;
     assert_eq!(unchanged.unwrap(), stored.unwrap());
     secret::write(&path, &key).unwrap();
     vault(dir, None).await.unwrap();
@@ -178,8 +178,8 @@ async fn an_authority_in_a_database_that_is_not_shared_becomes_a_folder() {
     let opened = open("ca").await.unwrap();
     assert_eq!(opened.copy_version(), None, "it is no working copy");
     assert_eq!(Contents::read(&dir.path().join("ca")).unwrap(), restored);
-    let stored = store::sealed_version(&mut vault.store.read("test"), AUTHORITY).await;
-    assert_eq!(stored.unwrap(), 0, "the folder counts from now on");
+    let stored = store::sealed_edition(&mut vault.store.read("test"), AUTHORITY).await;
+    assert!(stored.unwrap().is_none(), "the folder counts from now on");
     // A folder with another authority is not overwritten, and the row stays.
     let other = open("other").await.unwrap();
     put(&restored).await;

@@ -2,7 +2,9 @@
 
 use super::*;
 use crate::replicas::{Replica, Shared, eventually};
+use crate::store;
 use tars_certs::ca::Contents;
+use tars_runtime::db::Query;
 
 /// Two replicas without a bus between them, and what they share.
 async fn pair() -> (World, World, Shared) {
@@ -550,5 +552,63 @@ impl World {
         let issued = self.authority().issue(&request, self.clock.now()).unwrap();
         let own = Identity::new(issued.into_parts(self.authority().roots()), &time).unwrap();
         self.auth.certificates().own.publish(own);
+    }
+}
+
+/// What a database lacks that falls back, to a standby without the last commits.
+struct Earlier {
+    sealed: Vec<u8>,
+    recorded: i64,
+}
+
+impl Earlier {
+    async fn read(world: &World) -> Self {
+        let mut tx = world.auth.store.begin("test.earlier").await.unwrap();
+        let row = store::sealed(&mut *tx, crate::vault::AUTHORITY).await;
+        Self {
+            sealed: row.unwrap().unwrap().sealed,
+            recorded: super::super::store::recorded_step(&mut tx).await.unwrap(),
+        }
+    }
+
+    /// Puts the first version of the authority back.
+    async fn put(&self, world: &World) {
+        const PUT: &str =
+            "UPDATE sealed_secrets SET version = 1, sealed = $1 WHERE name = 'authority'";
+        let mut tx = world.auth.store.begin("test.fall_back").await.unwrap();
+        let put = Query::new(PUT).bind(self.sealed.as_slice());
+        tx.execute(put).await.unwrap().one().unwrap();
+        let recorded = super::super::store::record_step(&mut tx, self.recorded);
+        recorded.await.unwrap();
+        tx.commit().await.unwrap();
+    }
+}
+
+#[tokio::test]
+#[ignore = "needs PostgreSQL: cargo xtask test"]
+async fn the_authority_of_every_replica_falls_back_with_the_database() {
+    let (one, two, _shared) = pair().await;
+    one.stop_adopting();
+    two.stop_adopting();
+    let earlier = Earlier::read(&one).await;
+    one.step(RotationStep::Prepare).await.unwrap();
+    two.shared().catch_up().await.unwrap();
+    let lost = one.root_keys();
+    assert_eq!((lost.len(), &lost), (2, &two.root_keys()));
+    earlier.put(&one).await;
+    one.clock.advance(Duration::from_secs(1));
+    // The next step is taken from what is stored, and has the number of the one that was lost.
+    one.step(RotationStep::Prepare).await.unwrap();
+    assert_ne!(one.root_keys(), lost);
+    let after = Earlier::read(&one).await;
+    assert_ne!(after.recorded, earlier.recorded, "it has a record");
+    assert_eq!(two.root_keys(), lost);
+    two.auth.snapshots.take().await.unwrap();
+    assert_eq!(one.root_keys(), two.root_keys());
+    // What is announced is what is stored.
+    earlier.put(&two).await;
+    for world in [&one, &two] {
+        let bundle = world.auth.snapshots.take().await.unwrap().bundle.unwrap();
+        assert_eq!((bundle.version, bundle.roots.len()), (1, 1));
     }
 }
