@@ -161,6 +161,7 @@ impl Authority {
         now: Duration,
     ) -> Result<Self, CaError> {
         let inner = Inner::of(dir, contents, copy_of, now)?;
+        contents.check_domain(trust_domain, now)?;
         Ok(Self {
             dir: dir.to_owned(),
             lives,

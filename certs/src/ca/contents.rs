@@ -157,6 +157,23 @@ impl Contents {
         }
     }
 
+    /// Checks that the authority was made for a trust domain. Its roots have the name of theirs.
+    ///
+    /// # Errors
+    ///
+    /// [`CaError::OtherDomain`] when it was made for another one.
+    pub fn check_domain(&self, trust_domain: &str, now: Duration) -> Result<(), CaError> {
+        let roots = self.generations(Path::new(""), now)?;
+        let named = |root: &Generation| format!("CN={}", root_name(trust_domain, root.number));
+        match roots.into_iter().find(|root| root.subject != named(root)) {
+            None => Ok(()),
+            Some(root) => Err(CaError::OtherDomain {
+                root: root.subject,
+                configured: trust_domain.to_owned(),
+            }),
+        }
+    }
+
     pub(super) fn join_key(&self, dir: &Path) -> Result<Zeroizing<Vec<u8>>, CaError> {
         let key = crate::name::unhex(self.join_key.trim()).map(Zeroizing::new);
         key.filter(|k| k.len() == 32)
@@ -250,7 +267,7 @@ impl RootContents {
         now: Duration,
     ) -> Result<Self, CaError> {
         let key = KeyPair::generate()?;
-        let name = format!("{trust_domain} root {number}");
+        let name = root_name(trust_domain, number);
         let cert = profile::authority(&name, 1, now, now + lives.root).self_signed(&key)?;
         let mut root = Self {
             cert: cert.pem(),
@@ -325,6 +342,10 @@ impl RootContents {
         }
         Ok(())
     }
+}
+
+fn root_name(trust_domain: &str, number: u32) -> String {
+    format!("{trust_domain} root {number}")
 }
 
 fn join_key_path(dir: &Path) -> PathBuf {

@@ -37,6 +37,17 @@ pub enum CaError {
          database, or start on another database"
     )]
     Foreign(PathBuf),
+    /// The authority was made for another trust domain.
+    #[error(
+        "the certificate authority is not one of the trust domain {configured}, its root is {root}: set \
+         trust.domain to the domain that it was made for, or use another data directory or database"
+    )]
+    OtherDomain {
+        /// The subject of a root.
+        root: String,
+        /// The domain in the configuration.
+        configured: String,
+    },
     /// The authority is a working copy of one that is kept elsewhere.
     #[error(
         "this is a working copy of the certificate authority, which is changed in the database"

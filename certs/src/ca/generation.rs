@@ -66,7 +66,7 @@ pub(super) struct Generation {
     pub(super) cert: CertificateDer<'static>,
     pub(super) pem: String,
     pub(super) key: KeyId,
-    subject: String,
+    pub(super) subject: String,
     not_before: Duration,
     not_after: Duration,
     key_path: PathBuf,

@@ -88,7 +88,7 @@ impl Vault {
     /// # Errors
     ///
     /// [`CaError::Foreign`](tars_certs::CaError::Foreign) when the folder holds another authority than
-    /// the database; any error of the database or the folder.
+    /// the database; [`CaError::OtherDomain`](tars_certs::CaError::OtherDomain); any error of the database or the folder.
     pub async fn authority(
         &self,
         folder: &Path,
@@ -114,6 +114,7 @@ impl Vault {
                 (1, contents)
             }
         };
+        contents.check_domain(trust_domain, now)?;
         if contents.renew_if_due(trust_domain, lives, now)? {
             version = self.replace(&mut tx, version, &contents).await?.version;
         }

@@ -196,6 +196,27 @@ fn a_folder_with_another_authority_is_refused_and_left_alone() {
 }
 
 #[test]
+fn an_authority_of_another_trust_domain_is_refused() {
+    let (dir, contents) = (replica(), created());
+    let opened = Authority::open_copy(dir.path(), ("evil.example", TERMS.1), (1, &contents), NOW);
+    let refused = opened.unwrap_err().to_string();
+    for part in ["trust domain evil.example", "trust.domain", TERMS.0] {
+        assert!(refused.contains(part), "{part}: {refused}");
+    }
+    let dir = replica();
+    Authority::init(dir.path(), TERMS.0, TERMS.1, NOW).unwrap();
+    let before = Contents::read(dir.path()).unwrap();
+    let later = NOW + DAY * 21;
+    let opened = Authority::open(dir.path(), "evil.example", TERMS.1, later);
+    assert!(matches!(opened, Err(CaError::OtherDomain { .. })));
+    assert_eq!(
+        Contents::read(dir.path()).unwrap(),
+        before,
+        "nothing is renewed"
+    );
+}
+
+#[test]
 fn a_rotation_in_contents_ends_with_the_new_root_alone() {
     let (dir, mut contents) = (replica(), created());
     let ca = copy(dir.path(), 1, &contents, NOW);
