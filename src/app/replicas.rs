@@ -17,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
     time::Duration,
 };
+use tars_certs::{Authority, ca::Contents};
 use tars_runtime::{backoff::Backoff, config::Config, seeds::Seeds};
 use tokio::{
     sync::mpsc,
@@ -124,6 +125,7 @@ impl Replicas {
     /// Starts `count` replicas. Returns once all of them serve.
     pub(crate) async fn start(config: &Config, count: u32) -> Result<Self, StartError> {
         let lock = DirLock::whole(&config.data.dir)?;
+        hand_over_authority(&config.data.dir)?;
         let plans = plan::plans(config, count)?;
         let (report, events) = mpsc::channel(plans.len());
         let mut this = Self {
@@ -287,5 +289,42 @@ fn keep_password(data: &Path) -> Result<(), StartError> {
     match std::fs::rename(&made, &kept) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StartError::file(&made, e)),
         _ => Ok(()),
+    }
+}
+
+/// Gives replica 1 the authority of the data directory, which is what a database without one begins with:
+/// after a move from SQLite, the certificates of the mesh stay good.
+fn hand_over_authority(data: &Path) -> Result<(), StartError> {
+    let (whole, first) = (data.join("ca"), plan::data_dir(data, 1).join("ca"));
+    if Authority::exists(&whole) && !Authority::exists(&first) {
+        Contents::read(&whole)?.restore(&first)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_certs::ca::Lifetimes;
+
+    #[test]
+    fn replica_1_begins_with_the_authority_of_the_data_directory() {
+        let dir = tempfile::tempdir().unwrap();
+        let first = plan::data_dir(dir.path(), 1).join("ca");
+        hand_over_authority(dir.path()).unwrap();
+        assert!(!Authority::exists(&first), "there is none");
+        let made = |at: u64| {
+            let now = Duration::from_secs(1_800_000_000 + at);
+            Contents::create("tars.local", Lifetimes::default(), now).unwrap()
+        };
+        let contents = made(0);
+        contents.restore(&dir.path().join("ca")).unwrap();
+        hand_over_authority(dir.path()).unwrap();
+        assert_eq!(Contents::read(&first).unwrap(), contents);
+        // The one that a replica has is left alone.
+        std::fs::remove_dir_all(dir.path().join("ca")).unwrap();
+        made(1).restore(&dir.path().join("ca")).unwrap();
+        hand_over_authority(dir.path()).unwrap();
+        assert_eq!(Contents::read(&first).unwrap(), contents);
     }
 }

@@ -61,7 +61,7 @@ enum Command {
     },
     /// Restore a backup into a new data directory or into PostgreSQL, after all of it was verified.
     #[command(
-        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys.\n\nWith database.url, databases and blobs go to the server, in one transaction, whose schemas of the mesh must\nbe absent or without tables. The rest of a backup from SQLite becomes the data directory: start the first\nprocess on it, without --replicas, which puts the certificate authority into the database. This is the way\nfrom SQLite to PostgreSQL: stop the mesh, back up, set database.url, restore, start.\n\nA mesh that was backed up from PostgreSQL needs the key that sealed its secrets, in\ncredentials.seal_key_file or DIR/auth/seal.key, before it is started, on either engine."
+        after_help = "Examples:\n  tars db restore tars-backup.tar --data-dir /var/lib/tars\n  tars db restore tars-backup.tar --data-dir ./copy --json\n\nThe directory must be empty, or not exist. Do not start a mesh on it while the one that was backed up\nruns: both have the same authority and the same keys.\n\nWith database.url, databases and blobs go to the server, in one transaction, whose schemas of the mesh must\nbe absent or without tables. The rest of a backup from SQLite becomes the data directory: start the first\nprocess on it, which puts the certificate authority into the database. This is the way\nfrom SQLite to PostgreSQL: stop the mesh, back up, set database.url, restore, start.\n\nA mesh that was backed up from PostgreSQL needs the key that sealed its secrets, in\ncredentials.seal_key_file or DIR/auth/seal.key, before it is started, on either engine."
     )]
     Restore {
         /// The file that `tars db backup` wrote.
@@ -136,7 +136,7 @@ fn how_to_start(engine: Engine, config: &Config) -> Option<String> {
     match (engine, config.database.is_server()) {
         (Engine::Sqlite, false) => None,
         (Engine::Sqlite, true) => Some(format!(
-            "start the first process on {data}, without --replicas: it puts the certificate authority \
+            "start the first process on {data}: it puts the certificate authority \
              into the database"
         )),
         (Engine::Postgresql, _) => Some(format!(
