@@ -147,6 +147,32 @@ impl Shared {
     }
 }
 
+/// Hints that are being sent. Dropped before they were, they are put back, and sent on the next connection.
+#[derive(Debug)]
+struct Unsent<'s> {
+    shared: &'s Shared,
+    hints: BTreeMap<Topic, u64>,
+}
+
+impl<'s> Unsent<'s> {
+    fn take(shared: &'s Shared) -> Self {
+        let hints = std::mem::take(&mut *shared.outgoing.lock());
+        Self { shared, hints }
+    }
+
+    fn sent(mut self) {
+        self.hints.clear();
+    }
+}
+
+impl Drop for Unsent<'_> {
+    fn drop(&mut self) {
+        for (topic, sequence) in &self.hints {
+            self.shared.enqueue(topic, *sequence);
+        }
+    }
+}
+
 /// The newest hint that a follower has not looked at.
 #[derive(Debug, Default)]
 struct Mailbox {

@@ -226,7 +226,10 @@ async fn position_in(db: &mut impl Fetch, topic: Topic) -> Result<Position, DbEr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::db::{Isolation, Migration};
+    use crate::{
+        bus::Wake,
+        db::{Isolation, LostCommit, Migration},
+    };
     use std::{collections::BTreeSet, sync::Arc, time::Duration};
     use tokio::time::timeout;
 
@@ -363,6 +366,27 @@ mod tests {
         }
         assert_eq!(taken, (1..=80).collect());
         assert_eq!(changes.subscribe().borrow().number, 80);
+    }
+
+    #[tokio::test]
+    async fn a_change_in_doubt_wakes_at_once_and_does_not_count_as_seen() {
+        let dir = tempfile::tempdir().unwrap();
+        let bus = Bus::local();
+        let (db, changes) = open(&dir, &bus).await;
+        let mut subscriber = changes.subscribe();
+        let mut hinted = bus.follow(TOPIC);
+        for lost in [LostCommit::Undone, LostCommit::Made] {
+            db.lose_commit("test.change", lost);
+            let tx = db.write("test.change", Isolation::Committed).await.unwrap();
+            let doubt = changes.commit(tx).await.unwrap_err();
+            assert!(matches!(doubt, DbError::InDoubt(_)), "{doubt:?}");
+            assert!(subscriber.has_changed().unwrap());
+            // Its number may be that of another change, which a subscriber must not miss.
+            assert_eq!(subscriber.borrow_and_update().number, 0);
+            assert_eq!(hinted.wait(0).await, Wake::Hint);
+        }
+        let made = subscriber.wait_for(|latest| latest.number == 1);
+        timeout(PATIENCE, made).await.unwrap().unwrap();
     }
 
     #[tokio::test]

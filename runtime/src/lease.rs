@@ -38,7 +38,7 @@ pub use state::Loss;
 
 use crate::{
     clock::Clock,
-    db::{Db, DbError, Transaction},
+    db::{Db, DbError, Isolation, Transaction, Write},
     metrics::Metrics,
     seeds::Seeds,
 };
@@ -385,6 +385,23 @@ impl Fence {
     /// The fencing token, for services that check it themselves.
     pub fn token(&self) -> i64 {
         self.grant.claim().token()
+    }
+
+    /// Begins a transaction of the work that the lease owns, which nobody else can have taken over until it
+    /// ends.
+    ///
+    /// # Errors
+    ///
+    /// As [`enforce`](Self::enforce).
+    pub async fn begin(
+        &self,
+        db: &Db,
+        name: &'static str,
+        isolation: Isolation,
+    ) -> Result<Write, LeaseError> {
+        let mut tx = db.write(name, isolation).await?;
+        self.enforce(&mut tx).await?;
+        Ok(tx)
     }
 
     /// Locks the lease's row until the transaction ends, if the claim is current. Comes before the writes

@@ -5,7 +5,7 @@
 //! connection is sent when there is one: one number for each topic.
 
 use super::{
-    PASSWORD_VARIABLE, Server, Shared, State, Topic,
+    PASSWORD_VARIABLE, Server, Shared, State, Topic, Unsent,
     limit::{Limited, Unfinished},
 };
 use crate::{backoff::Backoff, health::Condition, seeds::Seeds};
@@ -148,17 +148,14 @@ impl Link {
 
     /// Sends the newest number of each topic. What cannot be sent is put back.
     async fn send_hints(&mut self) -> Result<(), LinkError> {
-        let hints = std::mem::take(&mut *self.shared.outgoing.lock());
-        if hints.is_empty() {
+        let shared = Arc::clone(&self.shared);
+        let unsent = Unsent::take(&shared);
+        if unsent.hints.is_empty() {
             return Ok(());
         }
-        let sent = self.send(&hints).await;
-        if sent.is_err() {
-            for (topic, sequence) in hints {
-                self.shared.enqueue(topic, sequence);
-            }
-        }
-        sent
+        self.send(&unsent.hints).await?;
+        unsent.sent();
+        Ok(())
     }
 
     async fn send(&mut self, hints: &BTreeMap<Topic, u64>) -> Result<(), LinkError> {

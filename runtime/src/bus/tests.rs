@@ -280,3 +280,18 @@ async fn every_change_arrives_in_under_a_second_whatever_happens_to_its_hint() {
         assert!(longest < Duration::from_secs(1), "seed {seed}: {longest:?}");
     }
 }
+
+#[test]
+fn hints_that_were_not_sent_are_put_back_and_newer_ones_stay() {
+    let bus = bus(State::Down);
+    let outgoing = || bus.0.outgoing.lock().clone();
+    bus.publish(TOPIC, 3);
+    bus.publish("test.other", 7);
+    let unsent = Unsent::take(&bus.0);
+    assert!(outgoing().is_empty());
+    bus.publish(TOPIC, 5);
+    drop(unsent);
+    assert_eq!(outgoing(), BTreeMap::from([(TOPIC, 5), ("test.other", 7)]));
+    Unsent::take(&bus.0).sent();
+    assert!(outgoing().is_empty());
+}

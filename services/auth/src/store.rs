@@ -104,9 +104,7 @@ impl Store {
         name: &'static str,
         fence: &Fence,
     ) -> Result<Write, AuthError> {
-        let mut tx = self.begin(name).await?;
-        fence.enforce(&mut tx).await?;
-        Ok(tx)
+        Ok(fence.begin(&self.db, name, Isolation::Exclusive).await?)
     }
 
     pub(crate) fn read(&self, name: &'static str) -> Read<'_> {

@@ -249,11 +249,10 @@ impl Store {
         name: &'static str,
         fence: Option<&Fence>,
     ) -> Result<Write, AutomlError> {
-        let mut tx = self.begin(name).await?;
-        if let Some(fence) = fence {
-            fence.enforce(&mut tx).await?;
+        match fence {
+            Some(fence) => Ok(fence.begin(&self.db, name, Isolation::Exclusive).await?),
+            None => self.begin(name).await,
         }
-        Ok(tx)
     }
 
     pub(crate) async fn study(&self, id: Uuid) -> Result<StudyRow, AutomlError> {

@@ -239,9 +239,7 @@ impl Store {
         name: &'static str,
         fence: &Fence,
     ) -> Result<Write, HyperSyncError> {
-        let mut tx = self.begin(name).await?;
-        fence.enforce(&mut tx).await?;
-        Ok(tx)
+        Ok(fence.begin(&self.db, name, Isolation::Exclusive).await?)
     }
 
     /// Adds claims to proposals that were written before the claims existed. The older of two

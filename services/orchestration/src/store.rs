@@ -180,18 +180,14 @@ impl Store {
         name: &'static str,
         fence: &Fence,
     ) -> Result<Write, OrchestrationError> {
-        let mut tx = self.begin(name).await?;
-        fence.enforce(&mut tx).await?;
-        Ok(tx)
+        Ok(fence.begin(&self.db, name, Isolation::Exclusive).await?)
     }
 
     /// Begins a transaction that stores reports of owned work. They are decided by no other row, so that
     /// it waits for nobody.
     pub(crate) async fn begin_reports(&self, fence: &Fence) -> Result<Write, OrchestrationError> {
-        let begun = self.db.write("training_runs.report", Isolation::Committed);
-        let mut tx = begun.await?;
-        fence.enforce(&mut tx).await?;
-        Ok(tx)
+        let begun = fence.begin(&self.db, "training_runs.report", Isolation::Committed);
+        Ok(begun.await?)
     }
 
     pub(crate) async fn agent(&self, id: &str) -> Result<Option<AgentRow>, OrchestrationError> {

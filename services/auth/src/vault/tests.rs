@@ -193,3 +193,24 @@ async fn an_authority_in_a_database_that_is_not_shared_becomes_a_folder() {
     assert_eq!(other.roots().len(), 1);
     assert_eq!(open("ca").await.unwrap().roots(), opened.roots());
 }
+
+#[tokio::test]
+async fn an_authority_that_another_has_replaced_is_not_replaced_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let vault = vault(dir.path(), None).await.unwrap();
+    let contents = Contents::create(
+        "tars.local",
+        Lifetimes::default(),
+        Duration::from_secs(1_800_000_000),
+    )
+    .unwrap();
+    let mut tx = vault.store().begin("test.replace").await.unwrap();
+    let sealed = vault.sealed(&contents).unwrap();
+    store::insert_sealed(&mut tx, AUTHORITY, &sealed)
+        .await
+        .unwrap();
+    let replaced = vault.replace(&mut tx, 1, &contents).await.unwrap();
+    assert_eq!(replaced.version, 2);
+    let stale = vault.replace(&mut tx, 1, &contents).await;
+    assert!(matches!(stale, Err(AuthError::Conflict)), "{stale:?}");
+}

@@ -1,12 +1,11 @@
 //! Two replicas of AutoML on one database, each with a trainer of its own.
 
+use super::*;
 use crate::{
     fake::{LIFE, Outcome, Rig, seeded},
     store::{StudyState, TrialState},
 };
-use std::sync::Arc;
 use tokio::sync::Notify;
-use uuid::Uuid;
 
 /// A study whose second trial waits for `go_on` at the first replica, and a second replica.
 async fn waiting(go_on: &Arc<Notify>) -> (Rig, Rig, Uuid) {
@@ -65,6 +64,47 @@ async fn a_study_whose_replica_is_suspended_is_taken_over_and_nothing_of_the_old
         );
     }
     assert_eq!(two.row(id).await.state, StudyState::Completed);
+}
+
+#[tokio::test]
+async fn a_replica_that_was_replaced_writes_nothing_of_a_study_that_goes_on() {
+    let one = Rig::replica("one").await;
+    let study = one.automl.create_study(seeded(2)).await.unwrap();
+    let lease = one.automl.leases.acquire(&lease_of(study.id)).await;
+    let lease = lease.unwrap().expect("the lease is free");
+    let fence = lease.fence();
+    let trial = one.automl.ask(&study, Some(&fence)).await.unwrap();
+    let two = one.beside("two").await;
+    take_over(&two).await;
+    two.clock.advance(LIFE);
+    two.world.plan(0, Outcome::HangsAfter(vec![(10, 0.5)]));
+    take_over(&two).await;
+    two.until_reported(study.id, 1).await;
+    let before = format!("{:?}", two.trials(study.id).await);
+
+    // The clock of the first stands still. The study and its trial go on, so that only the token tells.
+    assert!(fence.check().is_ok());
+    let (automl, fence) = (&one.automl, Some(&fence));
+    let ended = automl.tell(&study, 0, TrialState::Complete, Some(0.9), "", fence);
+    let refused = [
+        automl.ask(&study, fence).await.err(),
+        automl.report(&study, 0, 20, 0.9, fence).await.err(),
+        ended.await.err(),
+        automl.restart_trial(trial, &lease.fence()).await.err(),
+        automl.finish(study.id, &lease.fence()).await.err(),
+        automl
+            .fail_study(study.id, "late", &lease.fence())
+            .await
+            .err(),
+    ];
+    for refused in refused {
+        assert!(
+            matches!(refused, Some(AutomlError::NotOwned(_))),
+            "{refused:?}"
+        );
+    }
+    assert_eq!(format!("{:?}", two.trials(study.id).await), before);
+    assert_eq!(two.row(study.id).await.state, StudyState::Running);
 }
 
 #[tokio::test]

@@ -131,3 +131,33 @@ async fn one_of_two_concurrent_decisions_wins() {
     );
     assert!(keep.is_ok() != back.is_ok());
 }
+
+#[tokio::test]
+async fn a_hold_that_is_missing_is_not_taken_for_a_proposal_that_was_decided_meanwhile() {
+    let (rig, proposal) = asking().await;
+    decide(&rig, proposal.id, KeepLive).await.unwrap();
+    rig.service.take_hold(&proposal).await.unwrap();
+    assert_eq!(rig.world.count(Call::Hold), 0);
+    assert_eq!(rig.world.agent().hold, None);
+}
+
+#[tokio::test]
+async fn a_decision_that_waited_for_another_replicas_releases_nothing() {
+    let one = Rig::replica("one").await;
+    let two = one.beside("two").await;
+    let proposal = one.put(State::NeedsAttention).await;
+    let deciding = two.take(&saga_lease(proposal.id)).await;
+    let mut late = std::pin::pin!(decide(&one, proposal.id, KeepLive));
+    let waits = tokio::time::timeout(5 * LOOK, &mut late).await;
+    assert!(waits.is_err(), "the other has the lease");
+    let (reason, fence) = ("a reason".to_owned(), deciding.fence());
+    let decision = ("user:bob", proposal.id, RollBack, reason);
+    two.service.write_decision(decision, &fence).await.unwrap();
+    deciding.release().await.unwrap();
+    let refused = late.await;
+    assert!(
+        matches!(refused, Err(HyperSyncError::State { .. })),
+        "{refused:?}"
+    );
+    assert_eq!(one.world.count(Call::Settle), 0);
+}

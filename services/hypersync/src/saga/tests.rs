@@ -44,6 +44,17 @@ impl Rig {
     }
 }
 
+#[tokio::test]
+async fn a_proposal_that_went_on_before_its_lease_was_had_is_read_again() {
+    let (rig, before) = applying().await;
+    rig.run(before.clone()).await;
+    assert_eq!(rig.state(before.id).await, State::Completed);
+    let calls = rig.world.calls();
+    let lease = rig.take("another").await;
+    rig.service.run_owned(before.id, &lease).await;
+    assert_eq!(rig.world.calls(), calls, "there is nothing left to do");
+}
+
 /// A proposal whose application has just started.
 async fn applying() -> (Rig, Proposal) {
     let rig = Rig::start().await;

@@ -319,3 +319,16 @@ async fn an_evaluation_stops_when_its_work_is_taken_over_at_whichever_replica() 
         assert!(current.is_ok(), "several parts of the same work");
     }
 }
+
+#[tokio::test]
+async fn a_run_is_completed_once_every_replica_serves_its_weights() {
+    let (_dir, one, two) = two().await;
+    let run = one.train(200).await.unwrap().row.id;
+    eventually(async || one.state(run).await == RunState::Completed).await;
+    // No hint of the first reaches the second, which reads the change when it next looks.
+    let version = |replica: &Replica| {
+        let agent = replica.service.agents.get("policy").unwrap();
+        agent.live().row.weights_version
+    };
+    assert_eq!((version(&one), version(&two)), (1, 1));
+}
