@@ -83,14 +83,19 @@ impl Publisher {
     /// Announces what is committed, until it is dropped.
     pub(crate) async fn run(self: Arc<Self>) {
         let mut table = self.bus.follow(TOPIC);
+        let mut is_failing = false;
         loop {
             match self.catch_up().await {
                 Ok(()) => {
+                    is_failing = false;
                     *self.polled.lock() = Instant::now();
                     table.wait(self.log.last()).await;
                 }
                 Err(e) => {
-                    tracing::error!(error = %e, "changes of credentials could not be announced yet");
+                    // It is tried again several times a second, for as long as the database is away.
+                    if !std::mem::replace(&mut is_failing, true) {
+                        tracing::error!(error = %e, "changes of credentials cannot be announced; retrying");
+                    }
                     table.wait_after_failure(self.log.last()).await;
                 }
             }

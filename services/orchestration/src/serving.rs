@@ -161,9 +161,11 @@ impl Replica {
         self.changed.borrow_and_update();
         let caught_up = service.catch_up(&mut self.lease).await;
         drop(service);
-        self.is_current = caught_up.is_ok();
+        let was_current = std::mem::replace(&mut self.is_current, caught_up.is_ok());
         if let Err(error) = caught_up {
-            tracing::warn!(%error, "what other replicas made live cannot be served yet; retrying");
+            if was_current {
+                tracing::warn!(%error, "what other replicas made live cannot be served yet; retrying");
+            }
             tokio::time::sleep(RETRY).await;
         }
     }
