@@ -8,7 +8,7 @@ use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     io,
     net::SocketAddr,
     sync::{
@@ -30,7 +30,11 @@ use tars_proto::{
     },
     reason,
 };
-use tars_runtime::{clock::Clock, config::Timeouts, targets::Target};
+use tars_runtime::{
+    clock::Clock,
+    config::Timeouts,
+    targets::{MAX_TARGETS, Target},
+};
 use tars_tests::{eventually, fleet::free_addr, test_ca::TestCa, test_listener::TestListener};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -364,21 +368,28 @@ async fn a_call_that_may_have_been_processed_is_not_sent_to_another_address() {
 /// A resolver whose records a test changes.
 #[derive(Debug, Clone, Default)]
 struct Records {
-    addrs: Arc<Mutex<Option<Vec<SocketAddr>>>>,
+    addrs: Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>,
     lookups: Arc<AtomicUsize>,
 }
 
 impl Records {
     fn set(&self, addrs: Option<&[SocketAddr]>) {
-        *self.addrs.lock() = addrs.map(<[_]>::to_vec);
+        self.set_of("door.example", addrs);
+    }
+
+    fn set_of(&self, host: &str, addrs: Option<&[SocketAddr]>) {
+        let mut all = self.addrs.lock();
+        all.remove(host);
+        if let Some(addrs) = addrs {
+            all.insert(host.to_owned(), addrs.to_vec());
+        }
     }
 }
 
 impl Resolve for Records {
     fn resolve(&self, target: &Target) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
-        assert_eq!(target.host(), "door.example");
         self.lookups.fetch_add(1, Ordering::Relaxed);
-        let found = self.addrs.lock().clone();
+        let found = self.addrs.lock().get(target.host()).cloned();
         let away = || io::Error::other("failed to lookup address information: no server");
         Box::pin(async move { found.ok_or_else(away) })
     }
@@ -428,4 +439,39 @@ async fn a_name_counts_as_all_addresses_that_it_has_now() {
     let refused = answered(&channel).await.unwrap_err();
     let expected = format!("door.example:8093 ({third})");
     assert!(refused.message().contains(&expected), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_cannot_be_looked_up_keeps_its_addresses_while_others_change() {
+    let mut replicas = Replicas::start(3).await;
+    let [first, second, third] = replicas.addrs[..] else {
+        unreachable!()
+    };
+    let records = Records::default();
+    records.set_of("a.example", Some(&[first]));
+    records.set_of("b.example", Some(&[second]));
+    let options = replicas.options("a.example:8093,b.example:8093");
+    let channel = Channel::with_resolver(options, Arc::new(records.clone())).unwrap();
+    replicas.all_answer(&channel, &[0, 1]).await;
+    records.set_of("a.example", None);
+    records.set_of("b.example", Some(&[third]));
+    replicas.close(1).await;
+    replicas.all_answer(&channel, &[2]).await;
+    replicas.all_answer(&channel, &[0, 2]).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_addresses_of_a_name_are_bounded() {
+    let replicas = Replicas::start(1).await;
+    let own = replicas.addrs[0];
+    // Nothing listens at the others, which are in front of the one that does.
+    let refused = (1..).map(|port| SocketAddr::new([127, 0, 0, 1].into(), port));
+    for (others, is_used) in [(MAX_TARGETS - 1, true), (MAX_TARGETS, false)] {
+        let records = Records::default();
+        let addrs: Vec<_> = refused.clone().take(others).chain([own]).collect();
+        records.set(Some(&addrs));
+        let options = replicas.options("door.example:8093");
+        let channel = Channel::with_resolver(options, Arc::new(records)).unwrap();
+        assert_eq!(answered(&channel).await.is_ok(), is_used, "{others}");
+    }
 }

@@ -66,6 +66,13 @@ pub struct Server {
     pub key_exchange: &'static str,
 }
 
+/// What a connection was good for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Carried {
+    Nothing,
+    Responses,
+}
+
 impl Connected {
     /// Adds scheme and authority, which HTTP/2 requires, to the path that tonic's clients give.
     pub(super) fn absolute(&self, path: PathAndQuery) -> Result<Uri, http::Error> {
@@ -84,8 +91,11 @@ impl Connected {
         }
     }
 
-    fn is_proven(&self) -> bool {
-        self.proven.load(Ordering::Relaxed)
+    fn carried(&self) -> Carried {
+        match self.proven.load(Ordering::Relaxed) {
+            true => Carried::Responses,
+            false => Carried::Nothing,
+        }
     }
 }
 
@@ -135,19 +145,20 @@ impl Attempts {
         self.running().is_none() && self.paused_until.is_none_or(|until| now >= until)
     }
 
-    /// Records the end of `last`, or that there is no connection after it.
-    fn record_failure(&mut self, last: Option<&Connected>, now: Instant) {
-        if last.is_some_and(Connected::is_proven) {
+    /// Records an attempt that failed, after a connection that carried this.
+    fn record_failure(&mut self, last: Carried, now: Instant) {
+        if last == Carried::Responses {
             self.failures = 0;
         }
         self.failures = self.failures.saturating_add(1);
         self.paused_until = Some(now + self.backoff.after(self.failures));
     }
 
-    fn record_end(&mut self, last: &Connected, now: Instant) {
-        match last.is_proven() {
-            true => (self.failures, self.paused_until) = (0, None),
-            false => self.record_failure(None, now),
+    /// Records the end of a connection.
+    fn record_end(&mut self, last: Carried, now: Instant) {
+        match last {
+            Carried::Responses => (self.failures, self.paused_until) = (0, None),
+            Carried::Nothing => self.record_failure(last, now),
         }
     }
 }
@@ -256,7 +267,8 @@ impl Endpoint {
             }
             Err(error) => {
                 let last = self.current.swap(None);
-                attempts.record_failure(last.as_deref(), Instant::now());
+                let carried = last.map_or(Carried::Nothing, |last| last.carried());
+                attempts.record_failure(carried, Instant::now());
                 let failures = attempts.failures;
                 tracing::debug!(workload, address, failures, %error, "cannot connect");
                 self.failed.notify_one();
@@ -275,7 +287,8 @@ impl Endpoint {
             .as_ref()
             .is_some_and(|before| Arc::ptr_eq(before, gone))
         {
-            self.attempts.lock().record_end(connected, Instant::now());
+            let carried = connected.carried();
+            self.attempts.lock().record_end(carried, Instant::now());
         }
         true
     }
@@ -286,5 +299,70 @@ impl Endpoint {
 
     pub(super) fn traffic(&self) -> Traffic {
         self.dialer.traffic
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How long the address is left alone from now on.
+    fn pause(attempts: &Attempts) -> Duration {
+        let until = attempts.paused_until;
+        until.map_or(Duration::ZERO, |until| until - Instant::now())
+    }
+
+    /// Whether a pause is the one after so many failures, or up to a half shorter.
+    fn is_after(attempts: &Attempts, failures: u32) -> bool {
+        let whole = Backoff::new(FIRST_PAUSE, MAX_PAUSE).after(failures);
+        (whole / 2..=whole).contains(&pause(attempts))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_address_that_fails_again_and_again_is_left_alone_for_longer() {
+        let (mut attempts, now) = (Attempts::new(), Instant::now());
+        assert!(attempts.is_due(now));
+        for failures in 1..=20 {
+            // Connections that end before they carry a response are failures, too.
+            match failures % 2 {
+                0 => attempts.record_failure(Carried::Nothing, now),
+                _ => attempts.record_end(Carried::Nothing, now),
+            }
+            assert!(is_after(&attempts, failures), "{failures}");
+            assert!(!attempts.is_due(now));
+            assert!(attempts.is_due(now + MAX_PAUSE));
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_that_carried_responses_may_be_replaced_at_once() {
+        let (mut attempts, now) = (Attempts::new(), Instant::now());
+        for _ in 0..5 {
+            attempts.record_failure(Carried::Nothing, now);
+        }
+        attempts.record_end(Carried::Responses, now);
+        assert!(attempts.is_due(now));
+        attempts.record_failure(Carried::Nothing, now);
+        assert!(is_after(&attempts, 1), "what was before is forgotten");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_first_failure_after_a_connection_that_worked_is_the_first() {
+        let (mut attempts, now) = (Attempts::new(), Instant::now());
+        for _ in 0..5 {
+            attempts.record_failure(Carried::Nothing, now);
+        }
+        attempts.record_failure(Carried::Responses, now);
+        assert!(is_after(&attempts, 1));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_attempt_is_due_beside_one_that_runs() {
+        let (mut attempts, now) = (Attempts::new(), Instant::now());
+        let (report, running) = watch::channel(None);
+        attempts.running = Some(running);
+        assert!(!attempts.is_due(now));
+        drop(report);
+        assert!(attempts.is_due(now), "its runtime was shut down");
     }
 }
