@@ -3,7 +3,7 @@
 use super::{
     endpoint::{Connected, Endpoint, Server},
     error::ChannelError,
-    greeting::Greeted,
+    greeting::{Greeted, greeted},
     options::ChannelOptions,
     slots::StreamSlots,
 };
@@ -76,14 +76,14 @@ impl Endpoint {
         stream: Stream,
         tasks: &AbortableExecutor,
     ) -> Result<(SendRequest<Body>, Dispatch), ChannelError> {
-        let (stream, greeted) = Greeted::new(stream);
+        let (stream, greeting) = greeted(stream);
         let failed = |source| ChannelError::http(self.name(), source);
         let handshake = self.builder(tasks.clone()).handshake(TokioIo::new(stream));
         let (sender, dispatch) = handshake.await.map_err(failed)?;
         let mut dispatch = Box::pin(dispatch);
         tokio::select! {
             biased;
-            Ok(()) = greeted => Ok((sender, dispatch)),
+            Ok(()) = greeting => Ok((sender, dispatch)),
             ended = dispatch.as_mut() => Err(ended.map_or_else(failed, |()| {
                 ChannelError::Closed { target: self.name() }
             })),
