@@ -65,6 +65,50 @@ impl Backoff {
     }
 }
 
+/// The delays between the attempts of something that is given up after a while: once the sum of its delays
+/// has reached a bound. Time that the attempts themselves take does not count.
+#[derive(Debug, Clone)]
+pub struct Patience {
+    backoff: Backoff,
+    bound: Duration,
+    waited: Duration,
+}
+
+impl Patience {
+    /// Waits by `backoff`, `bound` in all.
+    pub const fn new(backoff: Backoff, bound: Duration) -> Self {
+        Self {
+            backoff,
+            bound,
+            waited: Duration::ZERO,
+        }
+    }
+
+    /// Records a failure and returns the delay before the next attempt, also beyond the bound.
+    pub fn next_delay(&mut self) -> Duration {
+        let delay = self.backoff.next_delay();
+        self.waited = self.waited.saturating_add(delay);
+        delay
+    }
+
+    /// Whether there is time for another attempt.
+    pub fn is_left(&self) -> bool {
+        self.waited < self.bound
+    }
+
+    /// Gives the whole time again, after a failure that shows that the other side is there. The delays
+    /// keep growing.
+    pub fn renew(&mut self) {
+        self.waited = Duration::ZERO;
+    }
+
+    /// Starts over after a success.
+    pub fn reset(&mut self) {
+        self.backoff.reset();
+        self.renew();
+    }
+}
+
 /// Returns a delay between half of `delay` and all of it, for periodic work that many processes do.
 pub fn spread(delay: Duration, seeds: &Seeds) -> Duration {
     delay.mul_f64(0.5 + seeds.fraction() / 2.0)
@@ -85,6 +129,23 @@ mod tests {
         assert_eq!([next(), next()], [1000, 1000]);
         backoff.reset();
         assert_eq!(backoff.next_delay(), BASE);
+    }
+
+    #[test]
+    fn patience_ends_with_the_sum_of_the_delays_and_can_be_renewed() {
+        let mut patience = Patience::new(Backoff::new(BASE, CAP), BASE * 6);
+        for expected in [1, 2, 4] {
+            assert!(patience.is_left());
+            assert_eq!(patience.next_delay(), BASE * expected);
+        }
+        assert!(!patience.is_left());
+        patience.renew();
+        assert!(patience.is_left());
+        assert_eq!(patience.next_delay(), BASE * 8, "the delays keep growing");
+        assert!(!patience.is_left());
+        patience.reset();
+        assert!(patience.is_left());
+        assert_eq!(patience.next_delay(), BASE);
     }
 
     #[test]

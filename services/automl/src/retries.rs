@@ -3,7 +3,7 @@
 use crate::AutomlError;
 use std::time::Duration;
 use tars_peers::Failure;
-use tars_runtime::backoff::Backoff;
+use tars_runtime::backoff::{Backoff, Patience};
 
 /// Consecutive attempts of a trial while Orchestration is unreachable.
 const MAX_RETRIES: u32 = 20;
@@ -65,36 +65,24 @@ impl TrialRetries {
 
 /// The attempts of one database access.
 #[derive(Debug)]
-pub(crate) struct AccessRetries {
-    pacing: Pacing,
-    backoff: Backoff,
-    waited: Duration,
-}
+pub(crate) struct AccessRetries(Patience);
 
 impl AccessRetries {
     pub(crate) fn new(pacing: Pacing) -> Self {
-        Self {
-            pacing,
-            backoff: Backoff::new(pacing.access, pacing.longest),
-            waited: Duration::ZERO,
-        }
+        let backoff = Backoff::new(pacing.access, pacing.longest);
+        Self(Patience::new(backoff, pacing.patience))
     }
 
     /// How long to wait before the next try; `None` when the failure does not pass, or has not for
     /// too long.
     pub(crate) fn after(&mut self, error: &AutomlError) -> Option<Duration> {
         let passes = matches!(error, AutomlError::Store(e) if e.is_transient());
-        if !passes || self.waited >= self.pacing.patience {
-            return None;
-        }
-        Some(self.pause())
+        (passes && self.0.is_left()).then(|| self.pause())
     }
 
     /// How long to wait before the next try of what must be done, whatever the failure.
     pub(crate) fn pause(&mut self) -> Duration {
-        let pause = self.backoff.next_delay();
-        self.waited += pause;
-        pause
+        self.0.next_delay()
     }
 }
 

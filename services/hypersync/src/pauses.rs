@@ -3,7 +3,7 @@
 use crate::HyperSyncError;
 use std::time::Duration;
 use tars_peers::Failure;
-use tars_runtime::backoff::Backoff;
+use tars_runtime::backoff::{Backoff, Patience};
 
 /// The delays between attempts, and their bound.
 #[derive(Debug, Clone, Copy)]
@@ -31,37 +31,29 @@ impl Default for Pacing {
 
 /// The delays between the attempts of a step.
 #[derive(Debug)]
-pub(crate) struct Pauses {
-    pacing: Pacing,
-    backoff: Backoff,
-    waited: Duration,
-}
+pub(crate) struct Pauses(Patience);
 
 impl Pauses {
     pub(crate) fn new(pacing: Pacing) -> Self {
-        Self {
-            pacing,
-            backoff: Backoff::new(pacing.first, pacing.longest),
-            waited: Duration::ZERO,
-        }
+        let backoff = Backoff::new(pacing.first, pacing.longest);
+        Self(Patience::new(backoff, pacing.patience))
     }
 
     /// Starts over after a success.
     pub(crate) fn reset(&mut self) {
-        *self = Self::new(self.pacing);
+        self.0.reset();
     }
 
     /// The delay after an error. A busy peer is reachable, so it does not use up the patience.
     pub(crate) fn after(&mut self, error: &HyperSyncError) -> Duration {
-        let pause = self.backoff.next_delay();
-        self.waited = match error.failure() {
-            Some(Failure::Busy) => Duration::ZERO,
-            _ => self.waited + pause,
-        };
+        let pause = self.0.next_delay();
+        if error.failure() == Some(Failure::Busy) {
+            self.0.renew();
+        }
         pause
     }
 
     pub(crate) fn is_patient(&self) -> bool {
-        self.waited < self.pacing.patience
+        self.0.is_left()
     }
 }

@@ -17,7 +17,7 @@ use crate::{
 use std::{convert::Infallible, sync::Arc, time::Duration};
 use tars_learn::Outcome;
 use tars_runtime::{
-    backoff::Backoff,
+    backoff::{Backoff, Patience},
     lease::{Fence, Lease},
 };
 use tokio::sync::Notify;
@@ -282,18 +282,15 @@ async fn retry_while_database_is_busy<T, F>(end: impl Fn() -> F) -> Result<T, Or
 where
     F: Future<Output = Result<T, OrchestrationError>>,
 {
-    let mut backoff = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
-    let mut waited = Duration::ZERO;
+    let mut patience = Patience::new(Backoff::new(FIRST_PAUSE, LONGEST_PAUSE), PATIENCE);
     loop {
         match end().await {
-            Err(e) if e.is_transient() && waited < PATIENCE => {
+            Err(e) if e.is_transient() && patience.is_left() => {
                 tracing::warn!(error = %e, "the end of a training run waits for the database");
             }
             done => return done,
         }
-        let pause = backoff.next_delay();
-        tokio::time::sleep(pause).await;
-        waited += pause;
+        tokio::time::sleep(patience.next_delay()).await;
     }
 }
 
