@@ -91,6 +91,11 @@ const SCANS: &[Scan] = &[
         "a row for each piece of work in progress; one file has no other replicas to look for",
     ),
     scan(
+        "SELECT replicas.lease AS lease, replicas.token AS token FROM replicas LEFT JOIN leases",
+        Engine::Either,
+        "a row for each replica that is present, or has ended since this was last done",
+    ),
+    scan(
         "SELECT COUNT(*) AS users FROM users",
         Engine::Either,
         "at the first start, and when an administrator is disabled or demoted; users are people",
