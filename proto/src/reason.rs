@@ -24,6 +24,9 @@ reasons! {
     ALREADY_EXISTS,
     /// A concurrent change won; read again and repeat.
     CONFLICT,
+    /// Another replica works on the resource, or has died while it did; repeat after the delay, by which
+    /// its lease has ended unless it is alive.
+    OWNED_ELSEWHERE,
     /// The service failed; its log has the details.
     INTERNAL,
     /// The database is busy or unreachable, and nothing was changed.

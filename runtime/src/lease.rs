@@ -115,6 +115,11 @@ impl Terms {
     }
 }
 
+/// Whether a service's part of a data directory was used with a database that other processes use too.
+pub fn was_shared(dir: &Path) -> bool {
+    dir.join(HOLDER_FILE).is_file()
+}
+
 /// Reads the name of a directory's holder, or makes one. A file without one counts as absent.
 fn holder_of(dir: &Path) -> io::Result<String> {
     let path = dir.join(HOLDER_FILE);
@@ -263,6 +268,12 @@ impl Leases {
         let before = self.book.given_up_of(name);
         let found = self.table.find(name).await?;
         Ok(found.is_none_or(|row| !self.book.is_live(name, &row, &before)))
+    }
+
+    /// How long until a lease that another holder was found to have ends, unless it is renewed. Zero where
+    /// none was found, or it may have ended.
+    pub fn until_end(&self, name: &str) -> Duration {
+        self.book.until_end(name)
     }
 
     /// Cancels all owned work and gives up its leases, so that others need not wait until they end. No

@@ -167,6 +167,15 @@ impl Book {
         Some(first_end.map_or(pause, |end| pause.min(end)))
     }
 
+    /// How long until a lease that was seen has ended, unless it is renewed; zero for any other.
+    pub(super) fn until_end(&self, name: &str) -> Duration {
+        let (now, seen) = (self.clock.monotonic(), self.seen.lock());
+        let ends = seen.get(name).zip(self.life());
+        ends.map_or(Duration::ZERO, |(seen, life)| {
+            (seen.since + life).since(now)
+        })
+    }
+
     /// How long until the first of the leases that were seen has ended, unless it is renewed.
     fn until_first_end(&self) -> Option<Duration> {
         let (life, now) = (self.life()?, self.clock.monotonic());

@@ -185,10 +185,15 @@ impl HyperSync {
                 return Ok(lease);
             }
             if Instant::now() >= until {
-                return Err(HyperSyncError::Conflict);
+                return Err(HyperSyncError::OwnedElsewhere(self.until_owned(&name)));
             }
             tokio::time::sleep(LOOK).await;
         }
+    }
+
+    /// How long a decision has to wait, in whole seconds: until the lease ends, should its owner be gone.
+    fn until_owned(&self, name: &str) -> Duration {
+        Duration::from_secs(self.leases.until_end(name).as_secs() + 1)
     }
 
     async fn write_decision(

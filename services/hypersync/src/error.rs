@@ -1,7 +1,7 @@
 //! HyperSync's errors, and the one table that maps them to gRPC statuses.
 
 use crate::store::State;
-use std::io;
+use std::{io, time::Duration};
 use tars_interceptors::store;
 use tars_learn::hyper::ParamViolation;
 use tars_peers::{Failure, PeerError};
@@ -63,6 +63,11 @@ pub(crate) enum HyperSyncError {
     NotWithdrawable(State),
     #[error("the proposal was changed concurrently")]
     Conflict,
+    #[error(
+        "another replica works on the proposal; if that replica is gone, a decision is possible in {} s",
+        .0.as_secs()
+    )]
+    OwnedElsewhere(Duration),
     #[error(transparent)]
     NotOwned(LeaseError),
     #[error(transparent)]
@@ -124,6 +129,7 @@ impl From<HyperSyncError> for Status {
             E::FourEyes => fault::status(Code::PermissionDenied, reason::FOUR_EYES, &text),
             E::State { .. } | E::NotWithdrawable(_) => of_proposal(reason::WRONG_STATE),
             E::Conflict | E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
+            E::OwnedElsewhere(wait) => fault::unavailable(reason::OWNED_ELSEWHERE, &text, wait),
             E::PageToken(_) => fault::invalid_field(TOKEN_FIELD, &text),
             E::Call(error) => error.into(),
             E::Store(e) => store::failed(&e),

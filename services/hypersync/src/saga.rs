@@ -40,7 +40,11 @@ impl HyperSync {
         let count = proposals.len();
         for proposal in proposals {
             if proposal.state.is_driven() {
-                tracing::info!(proposal = %proposal.id, state = proposal.state.as_str(), "proposal resumed");
+                tracing::info!(
+                    proposal = %proposal.id,
+                    state = proposal.state.as_str(),
+                    "a proposal is unfinished; it goes on here unless another replica has its lease"
+                );
                 self.run_in_background(proposal);
             } else {
                 self.assess_in_background(&proposal);

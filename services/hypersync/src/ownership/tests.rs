@@ -6,6 +6,10 @@ use crate::{
     fake::{Call, LIFE, Rig, caller, reason},
     store::State,
 };
+use std::time::Duration;
+use tars_proto::fault;
+use tonic::{Code, Status};
+use tonic_types::StatusExt;
 
 async fn two() -> (Rig, Rig) {
     let one = Rig::replica("one").await;
@@ -167,6 +171,31 @@ async fn a_decision_at_one_replica_is_known_at_every_other() {
     one.until_state(proposal.id, State::Kept).await;
     one.service.take_missing_holds().await.unwrap();
     assert_eq!(one.world.agent().hold, None, "nor is it held again");
+}
+
+#[tokio::test]
+async fn a_decision_says_how_long_the_lease_of_a_replica_that_is_gone_lasts() {
+    let (one, two) = two().await;
+    let proposal = one.put(State::NeedsAttention).await;
+    // Its owner was killed: nobody renews the lease.
+    let _lease = one.take(&saga_lease(proposal.id)).await;
+    take_over(&two).await;
+    two.clock.advance(LIFE - Duration::from_secs(5));
+    let (ada, keep) = (caller("ada", &[]), Resolution::KeepLive);
+    let decide = || {
+        two.service
+            .resolve(&ada, proposal.id, keep, "a reason".to_owned())
+    };
+    let refused = Status::from(decide().await.unwrap_err());
+    assert_eq!(refused.code(), Code::Unavailable, "{refused}");
+    assert_eq!(fault::reason(&refused).as_deref(), Some("OWNED_ELSEWHERE"));
+    let retry = refused
+        .get_details_retry_info()
+        .and_then(|info| info.retry_delay);
+    assert_eq!(retry, Some(Duration::from_secs(6)), "{refused}");
+    assert!(refused.message().contains("in 6 s"), "{refused}");
+    two.clock.advance(Duration::from_secs(6));
+    assert_eq!(decide().await.unwrap().state, State::Kept);
 }
 
 #[tokio::test]
