@@ -143,7 +143,10 @@ impl Fill {
         let turn = sqlx::query("SELECT pg_advisory_xact_lock($1)").bind(lock("migrate", &schema));
         turn.execute(&mut *session).await?;
         if !table_names(session, &schema).await?.is_empty() {
-            let text = format!("the schema {schema} has tables already");
+            let text = format!(
+                "the schema {schema} has tables already: use a database in which no mesh has its schemas, \
+                 or others by database.schema_prefix"
+            );
             return Err(DbError::Failed(text));
         }
         migrate::create_schema(session, self.server.owned(&schema)).await?;

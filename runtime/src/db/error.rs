@@ -3,6 +3,7 @@
 //! The drivers' errors end here: [`DbError`] is the only mapping from them, so that a lost
 //! connection is never mistaken for a defect, nor the other way round.
 
+use super::Server;
 use sqlx::error::{DatabaseError, ErrorKind};
 
 /// A failed database access.
@@ -48,6 +49,15 @@ impl DbError {
         matches!(self, Self::Unique(_))
     }
 
+    /// Names the server that could not be used.
+    pub(super) fn at(self, server: &Server) -> Self {
+        match self {
+            Self::Unavailable(cause) => Self::Unavailable(format!("{server}: {cause}")),
+            Self::Failed(cause) => Self::Failed(format!("{server}: {cause}")),
+            other => other,
+        }
+    }
+
     /// A failure while committing. Only an answer of the database says that nothing was changed: whatever
     /// else failed, the outcome is open.
     pub(super) fn of_commit(error: sqlx::Error) -> Self {
@@ -63,7 +73,7 @@ impl DbError {
 impl From<sqlx::Error> for DbError {
     fn from(error: sqlx::Error) -> Self {
         use sqlx::Error as E;
-        let cause = error.to_string();
+        let cause = cause(&error);
         match error {
             E::Database(e) => match class(e.as_ref()) {
                 Class::Unavailable => Self::Unavailable(cause),
@@ -81,6 +91,35 @@ impl From<sqlx::Error> for DbError {
             | E::BeginFailed => Self::Unavailable(cause),
             _ => Self::Failed(cause),
         }
+    }
+}
+
+/// What a database or a connection to it reports, without the driver's own words, and with what can be
+/// done about it on the server.
+fn cause(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(e) => match advice(&e.code().unwrap_or_default()) {
+            Some(advice) => format!("{} ({advice})", e.message()),
+            None => e.message().to_owned(),
+        },
+        sqlx::Error::Io(e) => e.to_string(),
+        other => other.to_string(),
+    }
+}
+
+/// What helps against a server's refusal, by its SQLSTATE.
+fn advice(state: &str) -> Option<&'static str> {
+    match state {
+        "28000" => {
+            Some("`createuser` makes a role; pg_hba.conf says which may log in, and from where")
+        }
+        "28P01" => Some("the password comes from database.password_file, or PGPASSWORD"),
+        "3D000" => Some("make it with `createdb --owner ROLE NAME`"),
+        "53300" => Some(
+            "max_connections has to allow for database.readers and database.writers of each service in \
+             each process",
+        ),
+        _ => None,
     }
 }
 
@@ -233,6 +272,25 @@ mod tests {
         for code in [1, 11, 19, 26, 787] {
             assert!(matches!(sqlite_class(code), Class::Other), "{code}");
         }
+    }
+
+    #[test]
+    fn a_refusal_of_the_server_says_what_helps_there() {
+        for (state, expected) in [
+            ("3D000", "createdb"),
+            ("28000", "createuser"),
+            ("28P01", "database.password_file"),
+            ("53300", "max_connections"),
+        ] {
+            let text = DbError::from(sqlx::Error::Database(Box::new(Answer(state)))).to_string();
+            assert!(text.contains(expected), "{text}");
+            assert!(
+                !text.contains("answered with"),
+                "the driver's words: {text}"
+            );
+        }
+        let other = sqlx::Error::Database(Box::new(Answer("42601")));
+        assert_eq!(DbError::from(other), DbError::Failed("42601".to_owned()));
     }
 
     #[test]

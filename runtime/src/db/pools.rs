@@ -162,7 +162,8 @@ impl Pools {
             migrations,
             server.mode(),
         )
-        .await?;
+        .await
+        .map_err(|e| e.at(server))?;
         Self::attach_postgres(server, service)
     }
 

@@ -65,7 +65,12 @@ impl fmt::Display for Server {
         let options = &self.options;
         let database = options.get_database().unwrap_or_default();
         match options.get_socket() {
-            Some(socket) => write!(f, "{database} at {}", socket.display()),
+            Some(socket) => write!(
+                f,
+                "{database} at {}/.s.PGSQL.{}",
+                socket.display(),
+                options.get_port()
+            ),
             None => write!(
                 f,
                 "{database} at {}:{}",
@@ -151,9 +156,12 @@ impl Server {
         self.lease_life
     }
 
-    /// For one connection that may wait, and whose statements may take long.
+    /// For one connection that may wait, and whose statements may take long. Notices, such as that a
+    /// table exists, would be logged at each start.
     pub(super) fn unbounded(&self, schema: &str) -> Result<PgConnectOptions, DbError> {
-        let options = self.login()?.options([("search_path", schema)]);
+        let options = self.login()?;
+        let options =
+            options.options([("search_path", schema), ("client_min_messages", "warning")]);
         Ok(options.options(MEANING))
     }
 
@@ -274,7 +282,7 @@ mod tests {
         let server = Server::of(&settings(file.clone())).unwrap().unwrap();
         let (debug, shown) = (format!("{server:?}"), server.to_string());
         assert!(!debug.contains("hunter2") && !shown.contains("hunter2"));
-        assert_eq!(shown, "mesh at /run/pg");
+        assert_eq!(shown, "mesh at /run/pg/.s.PGSQL.5432");
         let options = || format!("{:?}", server.bounded("s").unwrap());
         assert!(options().contains("\"hunter2\""), "without its line end");
         secret::write(&file, b"hunter3").unwrap();
