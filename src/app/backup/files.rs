@@ -15,6 +15,9 @@ use tars_certs::secret;
 /// Contents of blob folders never change: they are copied once, and may come and go meanwhile.
 pub(super) const BLOBS: &str = "blobs";
 
+/// What a file system has at its root, for the system alone.
+pub(super) const LOST_AND_FOUND: &str = "lost+found";
+
 /// The files of a data directory, by their paths in it.
 #[derive(Debug, Default)]
 pub(super) struct Listed {
@@ -32,6 +35,9 @@ impl Listed {
             for entry in fs::read_dir(data.join(&dir)).map_err(&failed)? {
                 let entry = entry.map_err(&failed)?;
                 let path = dir.join(entry.file_name());
+                if path.as_os_str() == LOST_AND_FOUND {
+                    continue;
+                }
                 let kind = entry.file_type().map_err(&failed)?;
                 if kind.is_dir() {
                     pending.push(path);

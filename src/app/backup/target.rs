@@ -129,5 +129,5 @@ impl Placed {
 /// Whether an entry is in directories that are empty to their owner: the lock of a mesh that is down, or
 /// what a file system has at its root.
 fn means_nothing(name: &OsStr) -> bool {
-    name == "lock" || name == "lost+found" || staging::is_of_restore(name)
+    name == "lock" || name == files::LOST_AND_FOUND || staging::is_of_restore(name)
 }
