@@ -7,6 +7,7 @@ mod audit;
 pub(crate) mod backup;
 mod bound;
 pub(crate) mod connect_failure;
+mod data_dir;
 mod dir_lock;
 mod error;
 mod identity;
@@ -18,6 +19,7 @@ mod services;
 mod serving;
 mod watch;
 
+pub use data_dir::DataDirError;
 pub(crate) use dir_lock::DirLock;
 pub use error::StartError;
 pub use process::{Origin, Process};

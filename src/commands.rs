@@ -203,7 +203,10 @@ impl CommandError {
 
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Log(_) | Self::Usage(_) => 64,
+            Self::Config(_)
+            | Self::Log(_)
+            | Self::Usage(_)
+            | Self::Start(StartError::DataDir(_)) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
             | Self::Rest(RestError::Unreachable { .. })
             | Self::Away { .. } => 69,

@@ -22,6 +22,7 @@ mod take;
 mod target;
 
 pub(crate) use restore::restore;
+pub(crate) use staging::is_of_restore;
 pub(crate) use stop::Stop;
 pub(crate) use take::take;
 

@@ -1,6 +1,8 @@
 //! Why a process does not start.
 
+use super::DataDirError;
 use std::{
+    error::Error,
     io,
     path::{Path, PathBuf},
 };
@@ -25,6 +27,9 @@ pub enum StartError {
         /// What can be done instead.
         why: &'static str,
     },
+    /// A data directory whose state the configuration would not find.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
     /// A service was asked for that this process has no identity for.
     #[error("this process has no identity for {0}")]
     NoIdentity(&'static str),
@@ -73,7 +78,7 @@ pub enum StartError {
     #[error("auth: {0}")]
     Auth(#[from] tars_auth::AuthError),
     /// Another service could not open.
-    #[error("{service}: {source}")]
+    #[error("{service}: {}", cause(.source.as_ref()))]
     Service {
         /// Its name.
         service: &'static str,
@@ -116,11 +121,52 @@ pub enum StartError {
     NotReady(String),
 }
 
+/// What a service's error says. It keeps the words of its database from callers; whoever starts the
+/// service needs them.
+fn cause(error: &(dyn Error + Send + Sync + 'static)) -> String {
+    let mut next: Option<&(dyn Error + 'static)> = Some(error);
+    while let Some(link) = next {
+        if let Some(error) = link.downcast_ref::<DbError>() {
+            return error.to_string();
+        }
+        next = link.source();
+    }
+    error.to_string()
+}
+
 impl StartError {
     pub(crate) fn file(path: &Path, source: io::Error) -> Self {
         Self::File {
             path: path.to_owned(),
             source,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_runtime::db::SchemaError;
+
+    #[derive(Debug, thiserror::Error)]
+    #[error("the database failed")]
+    struct Reserved(#[source] DbError);
+
+    fn starting(source: impl Into<OpenError>) -> String {
+        let source = source.into();
+        let error = StartError::Service {
+            service: "automl",
+            source,
+        };
+        error.to_string()
+    }
+
+    #[test]
+    fn a_service_that_cannot_use_its_database_says_why() {
+        let newer = DbError::from(SchemaError::Newer(99));
+        let text = starting(Reserved(newer.clone()));
+        assert_eq!(text, format!("automl: {newer}"));
+        assert!(text.contains("newer version"), "{text}");
+        assert_eq!(starting("no trainer"), "automl: no trainer");
     }
 }

@@ -9,9 +9,12 @@
 mod child;
 mod plan;
 
-use super::{DirLock, Ready, StartError, password_file, ready::Replica as Listed};
+use super::{
+    DirLock, Ready, Service, StartError, data_dir::check, password_file, ready::Replica as Listed,
+};
 use child::{Child, Event};
 use plan::Plan;
+pub(crate) use plan::data_dir;
 use std::{
     future::pending,
     path::{Path, PathBuf},
@@ -125,6 +128,7 @@ impl Replicas {
     /// Starts `count` replicas. Returns once all of them serve.
     pub(crate) async fn start(config: &Config, count: u32) -> Result<Self, StartError> {
         let lock = DirLock::whole(&config.data.dir)?;
+        check(config, Service::ALL)?;
         hand_over_authority(&config.data.dir)?;
         let plans = plan::plans(config, count)?;
         let (report, events) = mpsc::channel(plans.len());
@@ -285,7 +289,7 @@ async fn until(due: Option<Instant>) {
 /// Moves the first administrator's password from replica 1, which made it, to where it is without
 /// replicas.
 fn keep_password(data: &Path) -> Result<(), StartError> {
-    let (made, kept) = (password_file(&plan::data_dir(data, 1)), password_file(data));
+    let (made, kept) = (password_file(&data_dir(data, 1)), password_file(data));
     match std::fs::rename(&made, &kept) {
         Err(e) if e.kind() != std::io::ErrorKind::NotFound => Err(StartError::file(&made, e)),
         _ => Ok(()),

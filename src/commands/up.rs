@@ -247,11 +247,24 @@ pub(crate) fn announce(ready: &Ready) {
     note!("  metrics, probes   {}", ready.observe);
     note!("  admin             {}", ready.admin);
     note!("  operator identity {}", ready.client_cert.display());
-    note!(
-        "  user {} with the password in {}",
-        ready.admin_user,
-        ready.admin_password_file.display()
-    );
+    // After a move to another data directory, or once somebody has removed it, it is not there.
+    if ready.admin_password_file.is_file() {
+        note!(
+            "  user {} with the password in {}",
+            ready.admin_user,
+            ready.admin_password_file.display()
+        );
+    }
+    for replica in ready.replicas.iter().skip(1) {
+        let (number, url) = (replica.number, |key| {
+            replica.urls.get(key).map_or("", String::as_str)
+        });
+        note!(
+            "  replica {number:<10}{}  (metrics, probes {})",
+            url("gateway"),
+            url("observe")
+        );
+    }
 }
 
 /// SIGINT and SIGTERM.

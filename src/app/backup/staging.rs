@@ -96,7 +96,7 @@ impl Drop for Staging {
 }
 
 /// Whether an entry of a directory is of an unfinished restore.
-pub(super) fn is_of_restore(name: &std::ffi::OsStr) -> bool {
+pub(crate) fn is_of_restore(name: &std::ffi::OsStr) -> bool {
     name.to_string_lossy().starts_with(RESTORE)
 }
 

@@ -1,7 +1,7 @@
 //! The certificate authority of a data directory, and what it issues to this process's services.
 
 use super::place_of;
-use crate::app::{Service, StartError};
+use crate::app::{Service, StartError, data_dir};
 use std::{
     path::{Path, PathBuf},
     time::Duration,
@@ -49,6 +49,7 @@ pub(crate) async fn open_authority(
     config: &Config,
     clock: &Clock,
 ) -> Result<Authority, StartError> {
+    data_dir::check(config, &[Service::Auth])?;
     if config.database.is_server() {
         let vault = open_vault(config).await?;
         return authority_in(&vault, config, clock).await;

@@ -2,7 +2,7 @@
 
 use super::authority::{authority_in, ca_dir, open_vault, workload_id, workload_request};
 use crate::app::{
-    Process, Service, StartError,
+    Process, Service, StartError, data_dir,
     dir_lock::DirLock,
     identity::{JoinSource, Joining, ManagedIdentity},
 };
@@ -48,6 +48,7 @@ impl Process {
     ) -> Result<Self, StartError> {
         let config = fit_descriptors(config, services);
         let lock = DirLock::whole(&config.data.dir)?;
+        data_dir::check(&config, services)?;
         let mut process = Self::assemble(config, clock, lock)?;
         let vault = open_vault(&process.config).await?;
         let authority = authority_in(&vault, &process.config, &process.clock).await?;
@@ -77,6 +78,7 @@ impl Process {
     ) -> Result<Self, StartError> {
         let config = fit_descriptors(config, &[service]);
         let lock = DirLock::part(&config.data.dir, service.as_str())?;
+        data_dir::check(&config, &[service])?;
         let mut process = Self::assemble(config, Clock::system(), lock)?;
         if service == Service::Auth {
             process.open_auth(origin).await?;

@@ -30,7 +30,7 @@ pub(super) struct Plan {
 }
 
 /// The data directory of a replica.
-pub(super) fn data_dir(data: &Path, number: u32) -> PathBuf {
+pub(crate) fn data_dir(data: &Path, number: u32) -> PathBuf {
     data.join("replicas").join(number.to_string())
 }
 

@@ -5,6 +5,7 @@ use serde_json::{Value, json};
 use std::{
     fs,
     os::unix::fs::PermissionsExt,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -190,8 +191,12 @@ async fn a_mesh_moves_to_a_server_and_back() {
     assert_eq!(restored["engine"], "sqlite");
     let mut command = home.tars(&[]);
     command.envs(tars_test_db::postgres_variables(data.as_ref()));
-    let mesh = Up::new(command, data.as_ref()).unlimited().start();
+    let mesh = Up::new(command, data.as_ref()).unlimited();
+    let mesh = mesh.replicas(2).start();
     before.is_in(&mesh).await;
+    let roots = |file: &Path| fs::read_to_string(file).unwrap();
+    let before_the_move = roots(&home.dir("a").join("ca/bundle.crt"));
+    assert_eq!(roots(&mesh.ready.ca), before_the_move, "another authority");
     let taken = db_on_server(home, &["backup", &on_server], &data);
     assert_eq!(taken["engine"], "postgresql");
     drop(mesh);
