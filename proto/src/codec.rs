@@ -123,6 +123,21 @@ mod tests {
     }
 
     #[test]
+    fn a_whole_view_of_credentials_has_as_many_as_there_are() {
+        let view = auth::WatchCredentialsResponse {
+            api_keys: vec![auth::KeyView::default(); 5000],
+            users: vec![auth::UserView::default(); 5000],
+            revoked_sessions: vec![auth::SessionView::default(); 5000],
+            revoked_certificates: vec![auth::CertificateRevocation::default(); 5000],
+            revoked_identities: vec![auth::IdentityRevocation::default(); 5000],
+            ..Default::default()
+        };
+        let bytes = view.encode_to_vec();
+        let decoded = decode::<auth::WatchCredentialsResponse>(bytes.as_slice());
+        assert_eq!(decoded.unwrap(), view);
+    }
+
+    #[test]
     fn every_violated_field_is_named() {
         let status = refusal(&auth::CreateUserRequest {
             username: "Not A Name".into(),

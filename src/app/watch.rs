@@ -18,7 +18,7 @@ use tars_runtime::{
     seeds::Seeds,
 };
 use tokio_util::sync::CancellationToken;
-use tonic::Status;
+use tonic::{Code, Status};
 
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
@@ -47,11 +47,12 @@ pub(crate) async fn credentials(
         if received {
             backoff.reset();
         }
-        tracing::debug!(
-            service,
-            error = status.message(),
-            "the credential stream ended"
-        );
+        match status.code() {
+            Code::Unavailable | Code::Unauthenticated => {
+                tracing::debug!(service, %status, "the credential stream ended");
+            }
+            _ => tracing::warn!(service, %status, "the credential stream failed; retrying"),
+        }
         // The only thing that a revoked peer still learns.
         if fault::reason(&status).as_deref() == Some(reason::OWN_CERTIFICATE_REVOKED) {
             identity.report_revoked(&serial);

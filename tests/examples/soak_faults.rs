@@ -32,7 +32,7 @@ async fn main() -> Result<(), Failure> {
     let up = Up::new(Command::new(binary), data.path()).unlimited();
     let up = up.replicas(2).database(&faults.postgres.url());
     // Longer than the soak: the callers log in once.
-    let up = up.env("TARS__CREDENTIALS__ACCESS_TOKEN_SECONDS", "604800");
+    let up = up.env("TARS__CREDENTIALS__ACCESS_TOKEN_SECONDS", "86400");
     let mut mesh = up.redis(&faults.redis).start();
     let load = Load::start(&mesh).await;
     let mut all: Vec<Felt> = Vec::new();

@@ -33,6 +33,9 @@ const CALL_LIMIT: Duration = Duration::from_secs(15);
 const PAUSE: Duration = Duration::from_millis(25);
 /// How soon a revoked key is refused by every process, with the time that a busy machine needs.
 const REVOKED_WITHIN: Duration = Duration::from_secs(5);
+/// How soon every replica carries out calls after the end of a fault, with the time that a busy machine
+/// needs.
+const RECOVERED_WITHIN: Duration = Duration::from_secs(60);
 /// States that no proposal leaves by itself.
 const ENDED: &[&str] = &[
     "PROPOSAL_STATE_COMPLETED",
@@ -211,19 +214,35 @@ impl Load {
     /// Waits until every kind of call succeeds at every replica, from now on.
     pub async fn recovered(&self) {
         let since = Instant::now();
-        let replicas = self.shared.gateways.len();
-        crate::eventually("every replica carries out calls again", || async {
-            let history = self.shared.history.lock();
-            let calls = history.calls.iter().filter(|call| call.began >= since);
-            let succeeded: BTreeSet<_> = calls
-                .filter(|call| !call.failed)
-                .map(|call| (call.what, call.gateway))
-                .collect();
-            ["read", "user", "key"]
-                .iter()
-                .all(|what| (0..replicas).all(|at| succeeded.contains(&(*what, at))))
-        })
-        .await;
+        while let Some((what, gateway)) = self.missing(since) {
+            assert!(
+                since.elapsed() < RECOVERED_WITHIN,
+                "no {what} at gateway {gateway} succeeds again: {:?}",
+                self.last_calls(what, gateway)
+            );
+            sleep(PAUSE).await;
+        }
+    }
+
+    /// A kind of call, and a replica where none of it has succeeded since then.
+    fn missing(&self, since: Instant) -> Option<(&'static str, usize)> {
+        let history = self.shared.history.lock();
+        let calls = history.calls.iter().filter(|call| call.began >= since);
+        let succeeded: BTreeSet<_> = calls
+            .filter(|call| !call.failed)
+            .map(|call| (call.what, call.gateway))
+            .collect();
+        let kinds = ["read", "user", "key"].into_iter();
+        let mut wanted =
+            kinds.flat_map(|what| (0..self.shared.gateways.len()).map(move |at| (what, at)));
+        wanted.find(|kind| !succeeded.contains(kind))
+    }
+
+    fn last_calls(&self, what: &str, gateway: usize) -> Vec<Call> {
+        let history = self.shared.history.lock();
+        let own = history.calls.iter().rev();
+        let own = own.filter(|call| (call.what, call.gateway) == (what, gateway));
+        own.take(3).cloned().collect()
     }
 
     /// Brings about a fault, ends it after a while, and waits until the mesh has recovered. Returns how
@@ -507,28 +526,36 @@ async fn check_studies(rest: &Rest, history: &History) {
     for id in &history.studies {
         let ended = governed::finished(rest, id).await;
         assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{id}: {ended}");
-        let trials = rest.get(&format!("/api/v1/studies/{id}/trials")).await;
-        let trials = trials.expect("the mesh has recovered");
-        let trials = trials["trials"].as_array().cloned().unwrap_or_default();
-        let numbers: BTreeSet<_> = trials
-            .iter()
-            .map(|trial| trial["number"].to_string())
-            .collect();
-        let expected = usize::try_from(TRIALS).unwrap_or_default();
+        check_trials(rest, id, usize::try_from(TRIALS).unwrap_or_default()).await;
+    }
+}
+
+/// Checks that each trial of a study was made once.
+///
+/// # Panics
+///
+/// If one was not, or the study is not there.
+pub async fn check_trials(rest: &Rest, study: &str, expected: usize) {
+    let trials = rest.get(&format!("/api/v1/studies/{study}/trials")).await;
+    let trials = trials.expect("the mesh has recovered");
+    let trials = trials["trials"].as_array().cloned().unwrap_or_default();
+    let numbers = trials.iter().map(|trial| trial["number"].to_string());
+    let numbers: BTreeSet<_> = numbers.collect();
+    assert_eq!(
+        (trials.len(), numbers.len()),
+        (expected, expected),
+        "{study}: {trials:?}"
+    );
+    for trial in &trials {
+        let values = trial["intermediate_values"].as_array();
+        let values = values.into_iter().flatten();
+        let steps: Vec<_> = values.map(|value| value["step"].to_string()).collect();
+        let distinct: BTreeSet<_> = steps.iter().collect();
         assert_eq!(
-            (trials.len(), numbers.len()),
-            (expected, expected),
-            "{id}: {trials:?}"
+            steps.len(),
+            distinct.len(),
+            "{study}: reported twice: {trial}"
         );
-        for trial in &trials {
-            let values = trial["intermediate_values"]
-                .as_array()
-                .into_iter()
-                .flatten();
-            let steps: Vec<_> = values.map(|value| value["step"].to_string()).collect();
-            let distinct: BTreeSet<_> = steps.iter().collect();
-            assert_eq!(steps.len(), distinct.len(), "{id}: reported twice: {trial}");
-        }
     }
 }
 

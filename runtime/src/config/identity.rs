@@ -101,7 +101,7 @@ impl Default for Certificates {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Credentials {
-    /// Life of an access token in seconds.
+    /// Life of an access token in seconds, at most a day: services refuse tokens that live longer.
     pub access_token_seconds: u64,
     /// Life of a refresh token in days; each refresh issues a new one.
     pub refresh_token_days: u64,

@@ -67,7 +67,8 @@ const RANGES: &[(&str, Range)] = &[
     ("certificates.operator_life_days", Between(1, CENTURY)),
     ("certificates.lineage_life_days", Between(1, CENTURY)),
     ("certificates.departed_after_seconds", Between(3, YEAR)),
-    ("credentials.access_token_seconds", Between(10, YEAR)),
+    // Services refuse tokens that live longer.
+    ("credentials.access_token_seconds", Between(10, DAY)),
     ("credentials.refresh_token_days", Between(1, CENTURY)),
     ("credentials.session_max_days", Between(1, CENTURY)),
     ("credentials.stale_after_seconds", Between(1, DAY)),
