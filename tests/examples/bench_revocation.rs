@@ -170,7 +170,7 @@ async fn measure(fleet: &Fleet, runs: usize) -> Result<Value, Failure> {
     // Whoever was not revoked is not touched.
     for (name, addr) in fleet.over_tls() {
         let bystander = victim(fleet, runs)?;
-        let path = name.strip_suffix("-2").unwrap_or(name);
+        let path = name.strip_suffix("-2").unwrap_or(&name);
         let expected = SpiffeId::new("tars.local", &format!("/{path}"))?;
         let identity = bystander.identity;
         let options = ChannelOptions::alone(&addr.to_string(), expected, identity, Clock::system());
@@ -201,7 +201,7 @@ async fn alone(binary: &Path, runs: usize) -> Result<Value, Failure> {
     }))
 }
 
-fn processes(fleet: &Fleet) -> Vec<&'static str> {
+fn processes(fleet: &Fleet) -> Vec<String> {
     fleet.over_tls().into_iter().map(|(name, _)| name).collect()
 }
 
@@ -210,7 +210,7 @@ async fn replicated(
     binary: &Path,
     (source, prefix): (Source, &str),
     runs: usize,
-) -> Result<(Vec<&'static str>, Value, Value), Failure> {
+) -> Result<(Vec<String>, Value, Value), Failure> {
     let database = std::env::var("TARS_BENCH_POSTGRES")?;
     let mut redis = Redis::start();
     let bus = redis.settings().url.ok_or("Redis has no address")?;

@@ -1,7 +1,8 @@
-//! A mesh of one process a service, as in production: for tests and benchmarks that stop, revoke
-//! and rotate across processes. Processes are ended with the fleet, by their own handles.
+//! A mesh of one process a service, or one for each replica of a service, as in production: for tests and
+//! benchmarks that stop, revoke and rotate across processes. Processes are ended with the fleet, by their
+//! own handles.
 
-use crate::{eventually, process::Started, test_ca::TestCa};
+use crate::{eventually, process::Started, redis::Redis, test_ca::TestCa};
 use serde_json::{Value, json};
 use std::{
     collections::BTreeMap,
@@ -48,27 +49,80 @@ struct Ports {
     observe: SocketAddr,
 }
 
-/// One process a service, with the addresses and files of all of them, and perhaps a second one of Auth.
-pub struct Fleet {
-    binary: PathBuf,
-    dir: TempDir,
-    source: Source,
-    env: Vec<(String, String)>,
-    ports: BTreeMap<&'static str, Ports>,
-    bootstrap: SocketAddr,
-    second_auth: Option<SecondAuth>,
-    running: BTreeMap<&'static str, Started>,
-}
-
-/// A replica of Auth with a data directory of its own, which all services but the gateway use.
-struct SecondAuth {
-    dir: TempDir,
+/// One process of the fleet.
+struct Member {
+    service: &'static str,
+    /// Which replica of its service it is, from 0.
+    replica: usize,
     ports: Ports,
     bootstrap: SocketAddr,
 }
 
-/// The second replica of Auth, among the services of a fleet.
-pub const SECOND_AUTH: &str = "auth-2";
+impl Member {
+    fn new(service: &'static str, replica: usize) -> Self {
+        Self {
+            service,
+            replica,
+            ports: Ports::free(),
+            bootstrap: free_addr(),
+        }
+    }
+
+    /// The first replica of a service has the name of the service.
+    fn name(&self) -> String {
+        match self.replica {
+            0 => self.service.to_owned(),
+            n => format!("{}-{}", self.service, n + 1),
+        }
+    }
+}
+
+/// Which services have more than one process, and where processes connect to.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Layout {
+    /// Each service has so many replicas, and connects to all replicas of the others.
+    Even(usize),
+    /// Auth has two replicas. The gateway connects to the first and all others to the second.
+    SecondAuth,
+}
+
+impl Layout {
+    fn members(self) -> Vec<Member> {
+        let counts = services().map(|service| match self {
+            Self::Even(count) => (service, count),
+            Self::SecondAuth => (service, 1 + usize::from(service == "auth")),
+        });
+        let replicas = counts.flat_map(|(service, count)| (0..count).map(move |n| (service, n)));
+        replicas
+            .map(|(service, replica)| Member::new(service, replica))
+            .collect()
+    }
+
+    fn connects(self, from: &Member, to: &Member) -> bool {
+        let uses_second = from.service != "gateway";
+        self != Self::SecondAuth || to.service != "auth" || (to.replica == 1) == uses_second
+    }
+
+    /// How many data directories it needs: the processes of one service never share one.
+    fn directories(self) -> usize {
+        match self {
+            Self::Even(count) => count,
+            Self::SecondAuth => 2,
+        }
+    }
+}
+
+/// The processes of a mesh, with the addresses and files of all of them.
+pub struct Fleet {
+    binary: PathBuf,
+    dirs: Vec<TempDir>,
+    source: Source,
+    env: Vec<(String, String)>,
+    layout: Layout,
+    members: BTreeMap<String, Member>,
+    running: BTreeMap<String, Started>,
+    _redis: Option<Redis>,
+}
 
 impl Ports {
     fn free() -> Self {
@@ -99,70 +153,117 @@ pub fn free_addr() -> SocketAddr {
 }
 
 impl Fleet {
-    /// Starts every service and waits until the whole answers.
+    /// Starts every service and waits until the whole answers. Each has as many replicas as
+    /// [`crate::replicas`] says; more than one run on PostgreSQL, and on Redis where there is a program.
     pub async fn start(binary: &Path, source: Source, env: &[(&str, &str)]) -> Self {
-        Self::start_all(Self::new(binary, source, env, None)).await
+        let mut fleet = Self::new(binary, source, env, Layout::Even(crate::replicas()));
+        if crate::replicas() > 1 {
+            fleet.share();
+        }
+        fleet.start_all().await
     }
 
     /// Starts two replicas of Auth, on the database that `env` names, and one of every other service. The
     /// gateway uses the first replica and all others the second.
     pub async fn with_second_auth(binary: &Path, source: Source, env: &[(&str, &str)]) -> Self {
-        let second = SecondAuth {
-            dir: tempfile::tempdir().expect("a temporary directory"),
-            ports: Ports::free(),
-            bootstrap: free_addr(),
-        };
-        Self::start_all(Self::new(binary, source, env, Some(second))).await
+        let fleet = Self::new(binary, source, env, Layout::SecondAuth);
+        fleet.start_all().await
     }
 
-    fn new(
-        binary: &Path,
-        source: Source,
-        env: &[(&str, &str)],
-        second_auth: Option<SecondAuth>,
-    ) -> Self {
+    fn new(binary: &Path, source: Source, env: &[(&str, &str)], layout: Layout) -> Self {
+        let dir = |_| tempfile::tempdir().expect("a temporary directory");
+        let members = layout.members().into_iter();
         Self {
             binary: binary.to_owned(),
-            dir: tempfile::tempdir().expect("a temporary directory"),
+            dirs: (0..layout.directories()).map(dir).collect(),
             source,
             env: env
                 .iter()
                 .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
                 .collect(),
-            ports: services().map(|name| (name, Ports::free())).collect(),
-            bootstrap: free_addr(),
-            second_auth,
+            layout,
+            members: members.map(|member| (member.name(), member)).collect(),
             running: BTreeMap::new(),
+            _redis: None,
         }
     }
 
-    async fn start_all(mut fleet: Self) -> Self {
-        fleet.prepare();
-        for name in services() {
-            fleet.spawn(name);
+    /// Puts the database on the server of the tests, and starts a Redis server of its own.
+    fn share(&mut self) {
+        let database = tars_test_db::postgres_variables(self.data()).into_iter();
+        let redis = Redis::available();
+        let url = redis.as_ref().and_then(|redis| redis.settings().url);
+        let shared = database.chain(url.map(|url| ("TARS__REDIS__URL", url)));
+        self.env
+            .extend(shared.map(|(name, value)| (name.to_owned(), value)));
+        self._redis = redis;
+    }
+
+    async fn start_all(mut self) -> Self {
+        self.prepare();
+        let (first, others): (Vec<_>, Vec<_>) = self
+            .members
+            .keys()
+            .cloned()
+            .partition(|name| name == "auth");
+        for name in first {
+            self.start_process(&name);
         }
-        if fleet.second_auth.is_some() {
+        if self.dirs.len() > 1 {
             // What replicas share is there once the first one serves.
             eventually("the first replica of Auth is ready", async || {
-                fleet.is_ready("auth").await
+                self.is_process_ready("auth").await
             })
             .await;
-            fleet.spawn(SECOND_AUTH);
         }
-        fleet.admin().await;
-        fleet
+        for name in others {
+            self.start_process(&name);
+        }
+        self.admin().await;
+        self.all_ready().await;
+        self
+    }
+
+    /// Waits until every process is ready: what goes through the gateway shows it of one replica each.
+    async fn all_ready(&self) {
+        let started = Instant::now();
+        while let Some(unready) = self.unready().await {
+            assert!(
+                started.elapsed() < Duration::from_secs(60),
+                "{unready} is not ready: {}",
+                self.logs()
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    async fn unready(&self) -> Option<&String> {
+        for name in self.members.keys() {
+            if !self.is_process_ready(name).await {
+                return Some(name);
+            }
+        }
+        None
     }
 
     /// The processes that speak gRPC over mutual TLS, with where they listen.
-    pub fn over_tls(&self) -> Vec<(&'static str, SocketAddr)> {
-        let first = services_over_tls().map(|name| (name, self.addr(name)));
-        let second = self.second_auth.iter();
-        let second = second.map(|second| (SECOND_AUTH, second.ports.main));
-        first.chain(second).collect()
+    pub fn over_tls(&self) -> Vec<(String, SocketAddr)> {
+        let members = self.members.iter();
+        let over_tls = members.filter(|(_, member)| member.service != "gateway");
+        over_tls
+            .map(|(name, member)| (name.clone(), member.ports.main))
+            .collect()
+    }
+
+    /// The names of the processes of a service, the one that has the service's name first.
+    pub fn processes_of(&self, service: &str) -> Vec<String> {
+        let members = self.members.iter();
+        let own = members.filter(|(_, member)| member.service == service);
+        own.map(|(name, _)| name.clone()).collect()
     }
 
     fn command(&self, args: &[&str]) -> Command {
-        self.command_on(self.dir.path(), args)
+        self.command_on(self.data(), args)
     }
 
     fn command_on(&self, data: &Path, args: &[&str]) -> Command {
@@ -178,8 +279,8 @@ impl Fleet {
         ] {
             command.env(name, value);
         }
-        if self.second_auth.is_some() {
-            let key = self.dir.path().join("seal.key");
+        if self.dirs.len() > 1 {
+            let key = self.data().join("seal.key");
             command.env("TARS__CREDENTIALS__SEAL_KEY_FILE", key);
         }
         command.envs(self.env.iter().map(|(k, v)| (k, v)));
@@ -195,10 +296,11 @@ impl Fleet {
                     .stdout(Stdio::null())
                     .status();
                 assert!(init.expect("tars runs").success());
-                for name in services().filter(|n| *n != "auth") {
-                    let token = self.token_file(name);
-                    let out = token.display().to_string();
-                    let args = ["certs", "join-token", name, "--out", &out, "--ttl", "3600"];
+                let joining = self.members.iter().filter(|(_, m)| m.service != "auth");
+                for (name, member) in joining {
+                    let out = self.token_file(name).display().to_string();
+                    let of = member.service;
+                    let args = ["certs", "join-token", of, "--out", &out, "--ttl", "3600"];
                     let made = self.command(&args).stderr(Stdio::null()).status();
                     assert!(made.expect("tars runs").success());
                 }
@@ -211,13 +313,14 @@ impl Fleet {
         }
     }
 
-    fn token_file(&self, name: &str) -> PathBuf {
-        self.dir.path().join(format!("{name}.token"))
+    /// The file that a process reads its join token from, where it joins.
+    pub fn token_file(&self, name: &str) -> PathBuf {
+        self.data().join(format!("{name}.token"))
     }
 
     /// Where the identity of a service is mounted.
     pub fn identity_dir(&self, name: &str) -> PathBuf {
-        self.dir.path().join("identities").join(name)
+        self.data().join("identities").join(name)
     }
 
     /// Mounts a fresh identity, as whoever keeps the files would.
@@ -235,29 +338,33 @@ impl Fleet {
         files.save_identity(&identity).expect("files");
     }
 
-    /// Starts the process of a service, in place of the one that may run.
-    pub fn spawn(&mut self, name: &'static str) {
-        let (service, ports, data, bootstrap) = match &self.second_auth {
-            Some(second) if name == SECOND_AUTH => {
-                ("auth", second.ports, second.dir.path(), second.bootstrap)
-            }
-            _ => (name, self.ports[name], self.dir.path(), self.bootstrap),
-        };
+    /// Starts the processes of a service, in place of those that may run.
+    pub fn spawn(&mut self, service: &str) {
+        for name in self.processes_of(service) {
+            self.start_process(&name);
+        }
+    }
+
+    fn start_process(&mut self, name: &str) {
+        let member = &self.members[name];
+        let (service, ports) = (member.service, member.ports);
+        let data = self.dirs[member.replica].path();
         let mut command = self.command_on(data, &["serve", service]);
         command.args([format!("--{service}-addr"), ports.main.to_string()]);
         command.args(["--admin-addr".to_owned(), ports.admin.to_string()]);
         command.args(["--observe-addr".to_owned(), ports.observe.to_string()]);
-        for (other, addr) in self.connections_of(name) {
+        for other in services_over_tls() {
             let variable = format!("TARS__CONNECT__{}", other.to_uppercase());
-            command.env(variable, addr.to_string());
+            command.env(variable, self.addresses(member, other, |m| m.ports.main));
         }
-        command.env("TARS__CONNECT__BOOTSTRAP", self.bootstrap.to_string());
+        let bootstrap = self.addresses(member, "auth", |m| m.bootstrap);
+        command.env("TARS__CONNECT__BOOTSTRAP", bootstrap);
         match &self.source {
             Source::Files(_) => {
                 command.arg("--identity").arg(self.identity_dir(service));
             }
             Source::Join if service == "auth" => {
-                command.args(["--bootstrap-addr".to_owned(), bootstrap.to_string()]);
+                command.args(["--bootstrap-addr".to_owned(), member.bootstrap.to_string()]);
             }
             Source::Join => {
                 command.arg("--join-token-file").arg(self.token_file(name));
@@ -269,42 +376,47 @@ impl Fleet {
             .open(self.log(name))
             .expect("a log file");
         let process = Started::new(command.stderr(log));
-        self.running.insert(name, process);
+        self.running.insert(name.to_owned(), process);
     }
 
-    /// Where a process finds the others.
-    fn connections_of(&self, name: &str) -> Vec<(&'static str, SocketAddr)> {
-        let others = self.ports.iter().filter(|(other, _)| **other != "gateway");
-        let address = |(other, ports): (&&'static str, &Ports)| match &self.second_auth {
-            Some(second) if *other == "auth" && name != "gateway" => (*other, second.ports.main),
-            _ => (*other, ports.main),
-        };
-        others.map(address).collect()
+    /// Where a process finds the replicas of a service.
+    fn addresses(
+        &self,
+        from: &Member,
+        service: &str,
+        address: impl Fn(&Member) -> SocketAddr,
+    ) -> String {
+        let all = self.members.values().filter(|to| to.service == service);
+        let used = all.filter(|to| self.layout.connects(from, to));
+        let texts = used.map(|to| address(to).to_string());
+        texts.collect::<Vec<_>>().join(",")
     }
 
-    /// The file that a service's log goes to, over restarts.
+    /// The file that a process's log goes to, over restarts.
     pub fn log(&self, name: &str) -> PathBuf {
-        self.dir.path().join(format!("{name}.log"))
+        self.data().join(format!("{name}.log"))
     }
 
-    /// SIGKILL.
-    pub fn kill(&mut self, name: &str) {
-        self.running.remove(name);
+    /// SIGKILL to every process of a service.
+    pub fn kill(&mut self, service: &str) {
+        for name in self.processes_of(service) {
+            self.running.remove(&name);
+        }
     }
 
-    /// Where a service listens.
+    /// Where a process listens.
     pub fn addr(&self, name: &str) -> SocketAddr {
-        self.ports[name].main
+        self.members[name].ports.main
     }
 
-    /// The data directory of all processes.
+    /// The data directory of the first process of every service.
     pub fn data(&self) -> &Path {
-        self.dir.path()
+        self.dirs[0].path()
     }
 
     /// The certificate authority of a fleet that joins.
     pub fn authority_dir(&self) -> PathBuf {
-        self.dir.path().join("ca")
+        self.data().join("ca")
     }
 
     /// The outside authority of a fleet with mounted files.
@@ -317,12 +429,12 @@ impl Fleet {
 
     /// A client of the gateway, without a credential.
     pub fn rest(&self) -> Rest {
-        Rest::new(&format!("http://{}", self.ports["gateway"].main))
+        Rest::new(&format!("http://{}", self.addr("gateway")))
     }
 
     /// A page of a process's admin port.
     pub async fn page(&self, name: &str, page: &str) -> Option<Value> {
-        let rest = Rest::new(&format!("http://{}", self.ports[name].admin));
+        let rest = Rest::new(&format!("http://{}", self.members[name].ports.admin));
         rest.get(&format!("/{page}")).await.ok()
     }
 
@@ -334,7 +446,7 @@ impl Fleet {
 
     /// The metrics of a process.
     pub async fn metrics(&self, name: &str) -> Option<String> {
-        Rest::new(&format!("http://{}", self.ports[name].observe))
+        Rest::new(&format!("http://{}", self.members[name].ports.observe))
             .text("/metrics")
             .await
             .ok()
@@ -342,19 +454,27 @@ impl Fleet {
 
     /// What a process says of its readiness; `None` unless it is ready.
     pub async fn readiness(&self, name: &str) -> Option<Value> {
-        let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
+        let rest = Rest::new(&format!("http://{}", self.members[name].ports.observe));
         rest.get("/readyz").await.ok()
     }
 
-    /// Whether a process reports itself ready.
-    pub async fn is_ready(&self, name: &str) -> bool {
-        let rest = Rest::new(&format!("http://{}", self.ports[name].observe));
-        rest.get("/readyz").await.is_ok()
+    /// Whether every process of a service reports itself ready.
+    pub async fn is_ready(&self, service: &str) -> bool {
+        for name in self.processes_of(service) {
+            if !self.is_process_ready(&name).await {
+                return false;
+            }
+        }
+        true
+    }
+
+    async fn is_process_ready(&self, name: &str) -> bool {
+        self.readiness(name).await.is_some()
     }
 
     /// Logs in, once everything answers.
     pub async fn admin(&self) -> Rest {
-        let password = self.dir.path().join("admin-password");
+        let password = self.data().join("admin-password");
         let started = Instant::now();
         loop {
             if let Ok(password) = fs::read_to_string(&password)
@@ -394,7 +514,7 @@ impl Fleet {
     }
 
     fn logs(&self) -> String {
-        let read = |name: &str| fs::read_to_string(self.log(name)).unwrap_or_default();
-        services().chain([SECOND_AUTH]).map(read).collect()
+        let read = |name: &String| fs::read_to_string(self.log(name)).unwrap_or_default();
+        self.members.keys().map(read).collect()
     }
 }

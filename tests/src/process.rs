@@ -192,9 +192,23 @@ pub struct Running {
 
 /// SIGKILL to a replica, which is the child of a child.
 pub fn kill(pid: u32) {
+    signal(pid, Signal::KILL);
+}
+
+/// SIGSTOP to a replica: its connections stay open, and it does nothing.
+pub fn freeze(pid: u32) {
+    signal(pid, Signal::STOP);
+}
+
+/// SIGCONT to a replica.
+pub fn thaw(pid: u32) {
+    signal(pid, Signal::CONT);
+}
+
+fn signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     // It may have ended by itself.
-    kill_process(pid.expect("a process id"), Signal::KILL).ok();
+    kill_process(pid.expect("a process id"), signal).ok();
 }
 
 /// Whether a process uses a data directory.
@@ -209,6 +223,12 @@ impl Running {
     /// What runs now, as the ready file says; replicas that end are started again by other processes.
     pub fn current(&self) -> Option<Ready> {
         Ready::load(&Ready::default_path(&self.data)).ok()
+    }
+
+    /// The data directory of the first replica.
+    pub fn first_data(&self) -> &Path {
+        let first = self.ready.replicas.first();
+        first.map_or(&self.data, |replica| &replica.data_dir)
     }
 
     /// SIGKILL to every process of the mesh; returns once none uses the data directory.

@@ -145,23 +145,28 @@ impl Shown {
             say!("{line}");
             self.line = line;
         }
-        match training_runs(item) {
-            None => self.clear(),
-            Some(runs) => {
-                let what = match state.as_str() {
-                    "verifying" => "verifying",
-                    _ => "assessing",
-                };
-                let begin = || self.progress.spinner(what);
-                self.measuring.get_or_insert_with(begin).set_message(runs);
-            }
-        }
+        let Some(what) = measured(&state, &assessment) else {
+            return self.clear();
+        };
+        let begin = || self.progress.spinner(what);
+        let bar = self.measuring.get_or_insert_with(begin);
+        // The replica that measures alone knows how far it is.
+        bar.set_message(training_runs(item).unwrap_or_default());
     }
 
     fn clear(&mut self) {
         if let Some(bar) = self.measuring.take() {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// What is being measured of a proposal.
+fn measured(state: &str, assessment: &str) -> Option<&'static str> {
+    match (state, assessment) {
+        ("verifying", _) => Some("verifying"),
+        ("pending_approval" | "approved", "pending") => Some("assessing"),
+        _ => None,
     }
 }
 
@@ -192,6 +197,20 @@ mod tests {
             ("VERIFYING", "COMPLETED", Ended),
         ] {
             assert_eq!(Until::next(&proposal(state, assessment)), next, "{state}");
+        }
+    }
+
+    #[test]
+    fn a_measurement_is_shown_whoever_makes_it() {
+        for (state, assessment, shown) in [
+            ("pending_approval", "pending", Some("assessing")),
+            ("approved", "pending", Some("assessing")),
+            ("approved", "completed", None),
+            ("applying", "pending", None),
+            ("verifying", "completed", Some("verifying")),
+            ("withdrawn", "pending", None),
+        ] {
+            assert_eq!(measured(state, assessment), shown, "{state} {assessment}");
         }
     }
 

@@ -77,7 +77,7 @@ fn with_two_sessions_a_command_needs_the_name_of_a_mesh() {
         plain(fs::read_to_string(home.dir(name).join("ca.crt")).unwrap())
     };
     let roots = |mesh: &Running| {
-        let bundle = mesh.data.join("ca/bundle.crt");
+        let bundle = mesh.first_data().join("ca/bundle.crt");
         plain(fs::read_to_string(bundle).unwrap())
     };
     let by_dir = issue(["--data-dir", &in_b], "by-dir");

@@ -28,11 +28,9 @@ fn a_session_is_not_shown_to_another_mesh_in_the_same_place() {
         "{error}"
     );
     // A data directory whose port somebody else has is not logged in to.
-    fs::copy(
-        second.data.join("ready.json"),
-        home.dir("a").join("ready.json"),
-    )
-    .unwrap();
+    let ready = fs::read_to_string(second.data.join("ready.json")).unwrap();
+    let elsewhere = ready.replace(&home.path("b"), &home.path("a"));
+    fs::write(home.dir("a").join("ready.json"), elsewhere).unwrap();
     let password = text(&second.ready.admin_password_file);
     let login = ["login", "--username", "admin", "--password-file", &password];
     let error = home.refused(&[&login[..], &["--data-dir", &home.path("a")]].concat());
