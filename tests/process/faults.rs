@@ -1,6 +1,12 @@
-//! Two replicas of everything under load, while what they depend on is killed, hangs, and comes back.
+//! What processes depend on, and processes themselves, fail under load: they are killed, hang, and come back.
 
 #![allow(clippy::unwrap_used)]
+
+#[cfg(target_os = "linux")]
+#[path = "faults/disk.rs"]
+mod disk;
+#[path = "faults/frozen.rs"]
+mod frozen;
 
 use std::{process::Command, time::Duration};
 use tars_tests::{
