@@ -19,9 +19,8 @@ mod services;
 mod serving;
 mod watch;
 
-pub use data_dir::DataDirError;
 pub(crate) use dir_lock::DirLock;
-pub use error::StartError;
+pub use error::{DataDirError, StartError};
 pub use process::{Origin, Process};
 pub(crate) use process::{ca_bundle, ca_dir, open_authority, place_of};
 pub use ready::{Ready, Replica};

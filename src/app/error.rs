@@ -1,6 +1,9 @@
 //! Why a process does not start.
 
-use super::DataDirError;
+mod data_dir;
+
+pub use data_dir::DataDirError;
+
 use std::{
     error::Error,
     io,

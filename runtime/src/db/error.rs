@@ -3,8 +3,8 @@
 //! The drivers' errors end here: [`DbError`] is the only mapping from them, so that a lost
 //! connection is never mistaken for a defect, nor the other way round.
 
-use super::Server;
 use sqlx::error::{DatabaseError, ErrorKind};
+use std::fmt::Display;
 
 /// A failed database access.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -50,7 +50,7 @@ impl DbError {
     }
 
     /// Names the server that could not be used.
-    pub(super) fn at(self, server: &Server) -> Self {
+    pub(super) fn at(self, server: &impl Display) -> Self {
         match self {
             Self::Unavailable(cause) => Self::Unavailable(format!("{server}: {cause}")),
             Self::Failed(cause) => Self::Failed(format!("{server}: {cause}")),
