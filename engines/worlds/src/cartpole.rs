@@ -1,0 +1,186 @@
+//! Cart-pole balancing (Barto, Sutton and Anderson, "Neuronlike Adaptive Elements That Can Solve
+//! Difficult Learning Control Problems", 1983), with the constants and the 500-step limit of
+//! Gymnasium's CartPole-v1. Each step earns a reward of 1.
+
+use crate::{
+    space::{Action, ActionSpace, AgentSpace, Component, WorldSpec},
+    world::{self, BadSnapshot, Observations, TimeStep, World},
+};
+use rand::{RngExt, rngs::StdRng};
+use serde::{Deserialize, Serialize};
+use std::sync::LazyLock;
+
+const GRAVITY: f32 = 9.8;
+const CART_MASS: f32 = 1.0;
+const POLE_MASS: f32 = 0.1;
+const TOTAL_MASS: f32 = CART_MASS + POLE_MASS;
+const HALF_LENGTH: f32 = 0.5;
+const FORCE: f32 = 10.0;
+const DT: f32 = 0.02;
+const MAX_ANGLE: f32 = 12.0 * std::f32::consts::PI / 180.0;
+const MAX_POSITION: f32 = 2.4;
+const MAX_STEPS: u32 = 500;
+
+/// A pole on a cart that is pushed left or right. The episode terminates when the pole leans more
+/// than 12 degrees or the cart leaves ±2.4 m, and is truncated after 500 steps, the best return.
+#[derive(Debug, Default)]
+pub struct CartPole {
+    state: State,
+}
+
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct State {
+    /// Position in m, velocity in m/s, angle in rad, angular velocity in rad/s.
+    motion: [f32; 4],
+    steps: u32,
+}
+
+static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| WorldSpec {
+    name: "cartpole".into(),
+    agents: vec![AgentSpace {
+        name: "agent".into(),
+        observation: vec![
+            Component::unbounded("cart_position", "m"),
+            Component::unbounded("cart_velocity", "m/s"),
+            Component::unbounded("pole_angle", "rad"),
+            Component::unbounded("pole_velocity", "rad/s"),
+        ],
+        action: ActionSpace::named(&["push_left", "push_right"]),
+    }],
+    max_steps: Some(MAX_STEPS),
+});
+
+impl State {
+    /// Euler's method over one time step, as Gymnasium does it.
+    fn advance(&mut self, force: f32) {
+        let [x, v, angle, spin] = self.motion;
+        let (sin, cos) = angle.sin_cos();
+        let pull = (force + POLE_MASS * HALF_LENGTH * spin * spin * sin) / TOTAL_MASS;
+        let spin_rate = (GRAVITY * sin - cos * pull)
+            / (HALF_LENGTH * (4.0 / 3.0 - POLE_MASS * cos * cos / TOTAL_MASS));
+        let rate = pull - POLE_MASS * HALF_LENGTH * spin_rate * cos / TOTAL_MASS;
+        self.motion = [
+            x + DT * v,
+            v + DT * rate,
+            angle + DT * spin,
+            spin + DT * spin_rate,
+        ];
+        self.steps += 1;
+    }
+
+    fn has_fallen(&self) -> bool {
+        self.motion[0].abs() > MAX_POSITION || self.motion[2].abs() > MAX_ANGLE
+    }
+}
+
+impl World for CartPole {
+    fn spec(&self) -> &WorldSpec {
+        &SPEC
+    }
+
+    fn reset(&mut self, rng: &mut StdRng, observations: &mut Observations) {
+        self.state = State {
+            motion: std::array::from_fn(|_| rng.random_range(-0.05..0.05)),
+            steps: 0,
+        };
+        observations.of_mut(0).copy_from_slice(&self.state.motion);
+    }
+
+    fn step(
+        &mut self,
+        actions: &[Action],
+        _: &mut StdRng,
+        observations: &mut Observations,
+        steps: &mut [TimeStep],
+    ) {
+        let right = actions[0] == Action::Discrete(1);
+        self.state.advance(if right { FORCE } else { -FORCE });
+        observations.of_mut(0).copy_from_slice(&self.state.motion);
+        let fallen = self.state.has_fallen();
+        steps[0] = TimeStep {
+            reward: 1.0,
+            terminated: fallen,
+            truncated: !fallen && self.state.steps >= MAX_STEPS,
+        };
+    }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        world::save(&self.state)
+    }
+
+    fn restore(&mut self, snapshot: &[u8]) -> Result<(), BadSnapshot> {
+        self.state = world::load(snapshot)?;
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rand::SeedableRng;
+
+    struct Episode {
+        world: CartPole,
+        rng: StdRng,
+        seen: Observations,
+    }
+
+    impl Episode {
+        fn start() -> Self {
+            let (mut world, mut rng) = (CartPole::default(), StdRng::seed_from_u64(1));
+            let mut seen = Observations::new(&SPEC);
+            world.reset(&mut rng, &mut seen);
+            Self { world, rng, seen }
+        }
+
+        fn step(&mut self, action: usize) -> TimeStep {
+            let mut steps = [TimeStep::default()];
+            let actions = [Action::Discrete(action)];
+            let (rng, seen) = (&mut self.rng, &mut self.seen);
+            self.world.step(&actions, rng, seen, &mut steps);
+            steps[0]
+        }
+
+        /// Balances the pole.
+        fn balance(&self) -> usize {
+            let seen = self.seen.of(0);
+            usize::from(seen[2] + 0.5 * seen[3] + 0.05 * seen[0] + 0.1 * seen[1] > 0.0)
+        }
+    }
+
+    #[test]
+    fn a_constant_push_terminates_the_episode() {
+        let mut episode = Episode::start();
+        let steps = (1..).find(|_| episode.step(1).terminated);
+        assert!((5..15).contains(&steps.unwrap()), "{steps:?}");
+    }
+
+    #[test]
+    fn a_balanced_pole_is_truncated_at_the_step_limit() {
+        let mut episode = Episode::start();
+        for n in 1..=500 {
+            let step = episode.step(episode.balance());
+            assert_eq!((step.terminated, step.truncated), (false, n == 500), "{n}");
+        }
+    }
+
+    #[test]
+    fn a_restored_episode_goes_on_where_it_was() {
+        let mut episode = Episode::start();
+        for _ in 0..20 {
+            episode.step(episode.balance());
+        }
+        let snapshot = episode.world.snapshot().unwrap();
+        let mut copy = Episode::start();
+        copy.world.restore(&snapshot).unwrap();
+        episode.step(0);
+        copy.step(0);
+        assert_eq!(episode.seen, copy.seen);
+        for cut in 0..snapshot.len() {
+            assert!(
+                copy.world.restore(&snapshot[..cut]).is_err(),
+                "cut at {cut}"
+            );
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! Worlds: environments in which one agent, or several at the same time, act and are rewarded. There is no
+//! I/O and no async code, and a seed determines every episode.
+//!
+//! A world has the semantics of PettingZoo's parallel API (Terry et al., "PettingZoo: Gym for Multi-Agent
+//! Reinforcement Learning", 2021): all agents act at once, and each receives its own observation and
+//! reward. A world with one agent is an environment of Gymnasium.
+
+#![deny(missing_docs)]
+
+pub mod space;
+pub mod world;
+
+mod cartpole;
+
+pub use cartpole::CartPole;
+pub use space::{Action, ActionSpace, AgentSpace, Component, WorldSpec};
+pub use world::{Observations, TimeStep, World};
+
+/// Creates a world in its initial state.
+type Make = fn() -> Box<dyn World>;
+
+/// The built-in worlds by name. A new one is its file and a line here.
+const WORLDS: &[(&str, Make)] = &[("cartpole", || Box::new(CartPole::default()))];
+
+/// Creates a built-in world by its name, such as `cartpole`; `None` for an unknown name.
+pub fn make_world(name: &str) -> Option<Box<dyn World>> {
+    let mut known = WORLDS.iter();
+    known.find(|(n, _)| *n == name).map(|(_, make)| make())
+}
+
+/// The names of the built-in worlds.
+pub fn world_names() -> impl Iterator<Item = &'static str> {
+    WORLDS.iter().map(|(name, _)| *name)
+}

@@ -1,0 +1,135 @@
+//! What agents observe and how they act, with names, units and bounds.
+
+use std::borrow::Cow;
+
+/// A name, a unit or a description: static in a built-in world, owned in one that is described from outside.
+pub type Text = Cow<'static, str>;
+
+/// One number of an observation or of a continuous action.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Component {
+    /// The name, such as `pole_angle`.
+    pub name: Text,
+    /// The unit, such as `rad`; `1` for a ratio.
+    pub unit: Text,
+    /// The lowest value; negative infinity where there is no bound.
+    pub low: f32,
+    /// The highest value; infinity where there is no bound.
+    pub high: f32,
+    /// Where the number comes from: a formula of the world, or the metric that a live mesh measures it
+    /// by.
+    pub source: Text,
+}
+
+/// How an agent acts.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ActionSpace {
+    /// One of the named actions, which are numbered by their position.
+    Discrete(Vec<Text>),
+    /// A number for each component, within its bounds, which are finite.
+    Continuous(Vec<Component>),
+}
+
+/// What one agent observes and how it acts.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AgentSpace {
+    /// The agent's name in its world, such as `policy`.
+    pub name: Text,
+    /// The components of every observation.
+    pub observation: Vec<Component>,
+    /// The actions.
+    pub action: ActionSpace,
+}
+
+/// The fixed part of a world.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WorldSpec {
+    /// The name in the registry.
+    pub name: Text,
+    /// The agents, of which there is at least one. Actions, observations and outcomes are in this order.
+    pub agents: Vec<AgentSpace>,
+    /// The steps after which an episode is truncated; `None` when only the world ends it.
+    pub max_steps: Option<u32>,
+}
+
+/// An agent's action.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Action {
+    /// The position of a discrete action.
+    Discrete(usize),
+    /// The components of a continuous action.
+    Continuous(Vec<f32>),
+}
+
+/// An action that is not in its space.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the action is not in the agent's action space")]
+pub struct NotInSpace;
+
+impl Component {
+    /// A component of a world that is computed rather than measured.
+    pub const fn computed(name: &'static str, unit: &'static str, low: f32, high: f32) -> Self {
+        Self {
+            name: Cow::Borrowed(name),
+            unit: Cow::Borrowed(unit),
+            low,
+            high,
+            source: Cow::Borrowed("computed"),
+        }
+    }
+
+    /// A component without bounds.
+    pub const fn unbounded(name: &'static str, unit: &'static str) -> Self {
+        Self::computed(name, unit, f32::NEG_INFINITY, f32::INFINITY)
+    }
+}
+
+impl ActionSpace {
+    /// A discrete space of named actions.
+    pub fn named(names: &[&'static str]) -> Self {
+        Self::Discrete(names.iter().map(|name| Cow::Borrowed(*name)).collect())
+    }
+
+    /// The number of actions of a discrete space, or of components of a continuous one.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Discrete(names) => names.len(),
+            Self::Continuous(components) => components.len(),
+        }
+    }
+
+    /// Whether there is nothing to choose.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// An action of the right form, to be overwritten: the first one, or each component's lowest value.
+    pub fn first(&self) -> Action {
+        match self {
+            Self::Discrete(_) => Action::Discrete(0),
+            Self::Continuous(components) => {
+                Action::Continuous(components.iter().map(|c| c.low).collect())
+            }
+        }
+    }
+
+    /// Checks that an action is in the space; a component that is not a number is in none.
+    ///
+    /// # Errors
+    ///
+    /// When it is not.
+    pub fn check(&self, action: &Action) -> Result<(), NotInSpace> {
+        let contained = match (self, action) {
+            (Self::Discrete(names), Action::Discrete(at)) => *at < names.len(),
+            (Self::Continuous(components), Action::Continuous(values)) => {
+                components.len() == values.len()
+                    && components
+                        .iter()
+                        .zip(values)
+                        .all(|(c, v)| *v >= c.low && *v <= c.high)
+            }
+            _ => false,
+        };
+        contained.then_some(()).ok_or(NotInSpace)
+    }
+}
