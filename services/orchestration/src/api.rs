@@ -1,5 +1,6 @@
 //! Orchestration's gRPC handlers.
 
+mod environments;
 mod games;
 mod training;
 mod wire;
@@ -39,6 +40,10 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
         )
         .add_service(
             game_service_server::GameServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            environment_service_server::EnvironmentServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
         .add_service(

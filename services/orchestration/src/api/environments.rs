@@ -1,0 +1,102 @@
+//! Environments' gRPC handlers.
+
+use super::Api;
+use crate::OrchestrationError;
+use tars_proto::orchestration::v1::{self as pb, *};
+use tars_worlds::{ActionSpace, AgentSpace, Component, World, make_world, world_names};
+use tonic::{Request, Response, Status};
+
+fn components(all: &[Component]) -> Vec<pb::Component> {
+    all.iter().map(component).collect()
+}
+
+fn component(from: &Component) -> pb::Component {
+    pb::Component {
+        name: from.name.to_string(),
+        unit: from.unit.to_string(),
+        low: bound(from.low),
+        high: bound(from.high),
+        source: from.source.to_string(),
+    }
+}
+
+/// A bound, unless there is none.
+fn bound(value: f32) -> Option<f64> {
+    value.is_finite().then_some(f64::from(value))
+}
+
+fn spaces(from: &AgentSpace) -> AgentSpaces {
+    let mut spaces = AgentSpaces {
+        agent: from.name.to_string(),
+        observation: components(&from.observation),
+        ..AgentSpaces::default()
+    };
+    match &from.action {
+        ActionSpace::Discrete(names) => {
+            let actions = names.iter().map(ToString::to_string).collect();
+            spaces.discrete = Some(DiscreteSpace { actions });
+        }
+        ActionSpace::Continuous(all) => {
+            let components = components(all);
+            spaces.continuous = Some(ContinuousSpace { components });
+        }
+    }
+    spaces
+}
+
+fn environment(world: &dyn World) -> Environment {
+    let spec = world.spec();
+    Environment {
+        name: spec.name.to_string(),
+        agents: spec.agents.iter().map(spaces).collect(),
+        max_steps: spec.max_steps,
+    }
+}
+
+#[tonic::async_trait]
+impl environment_service_server::EnvironmentService for Api {
+    async fn list_environments(
+        &self,
+        _: Request<ListEnvironmentsRequest>,
+    ) -> Result<Response<ListEnvironmentsResponse>, Status> {
+        let environments = world_names().map(str::to_owned).collect();
+        Ok(Response::new(ListEnvironmentsResponse { environments }))
+    }
+
+    async fn describe_spaces(
+        &self,
+        request: Request<DescribeSpacesRequest>,
+    ) -> Result<Response<DescribeSpacesResponse>, Status> {
+        let name = request.into_inner().environment;
+        let world = make_world(&name);
+        let world = world.ok_or(OrchestrationError::NotFound("environment", name))?;
+        Ok(Response::new(DescribeSpacesResponse {
+            environment: Some(environment(world.as_ref())),
+        }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_environment_is_described_under_its_name() {
+        for name in world_names() {
+            let described = environment(make_world(name).unwrap().as_ref());
+            assert_eq!(described.name, name);
+            for agent in described.agents {
+                assert!(!agent.observation.is_empty());
+                assert!(agent.discrete.is_some() != agent.continuous.is_some());
+            }
+        }
+    }
+
+    #[test]
+    fn a_component_without_a_bound_has_none() {
+        let seen = component(&Component::unbounded("cart_position", "m"));
+        assert_eq!((seen.low, seen.high, seen.unit.as_str()), (None, None, "m"));
+        let seen = component(&Component::computed("share", "1", 0.0, 1.0));
+        assert_eq!((seen.low, seen.high), (Some(0.0), Some(1.0)));
+    }
+}
