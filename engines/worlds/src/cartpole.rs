@@ -4,21 +4,21 @@
 
 use crate::{
     space::{Action, ActionSpace, AgentSpace, Component, WorldSpec},
-    world::{self, BadSnapshot, Observations, TimeStep, World},
+    world::{self, BadSnapshot, Generator, Observations, TimeStep, World},
 };
-use rand::{RngExt, rngs::StdRng};
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 use std::sync::LazyLock;
 
-const GRAVITY: f32 = 9.8;
-const CART_MASS: f32 = 1.0;
-const POLE_MASS: f32 = 0.1;
-const TOTAL_MASS: f32 = CART_MASS + POLE_MASS;
-const HALF_LENGTH: f32 = 0.5;
-const FORCE: f32 = 10.0;
-const DT: f32 = 0.02;
-const MAX_ANGLE: f32 = 12.0 * std::f32::consts::PI / 180.0;
-const MAX_POSITION: f32 = 2.4;
+const GRAVITY: f64 = 9.8;
+const CART_MASS: f64 = 1.0;
+const POLE_MASS: f64 = 0.1;
+const TOTAL_MASS: f64 = CART_MASS + POLE_MASS;
+const HALF_LENGTH: f64 = 0.5;
+const FORCE: f64 = 10.0;
+const DT: f64 = 0.02;
+const MAX_ANGLE: f64 = 12.0 * std::f64::consts::PI / 180.0;
+const MAX_POSITION: f64 = 2.4;
 const MAX_STEPS: u32 = 500;
 
 /// A pole on a cart that is pushed left or right. The episode terminates when the pole leans more
@@ -31,7 +31,7 @@ pub struct CartPole {
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 struct State {
     /// Position in m, velocity in m/s, angle in rad, angular velocity in rad/s.
-    motion: [f32; 4],
+    motion: [f64; 4],
     steps: u32,
 }
 
@@ -52,7 +52,7 @@ static SPEC: LazyLock<WorldSpec> = LazyLock::new(|| WorldSpec {
 
 impl State {
     /// Euler's method over one time step, as Gymnasium does it.
-    fn advance(&mut self, force: f32) {
+    fn advance(&mut self, force: f64) {
         let [x, v, angle, spin] = self.motion;
         let (sin, cos) = angle.sin_cos();
         let pull = (force + POLE_MASS * HALF_LENGTH * spin * spin * sin) / TOTAL_MASS;
@@ -78,30 +78,35 @@ impl World for CartPole {
         &SPEC
     }
 
-    fn reset(&mut self, rng: &mut StdRng, observations: &mut Observations) {
+    fn reset(&mut self, rng: &mut Generator, observations: &mut Observations) {
         self.state = State {
             motion: std::array::from_fn(|_| rng.random_range(-0.05..0.05)),
             steps: 0,
         };
-        observations.of_mut(0).copy_from_slice(&self.state.motion);
+        self.observe(observations);
     }
 
     fn step(
         &mut self,
         actions: &[Action],
-        _: &mut StdRng,
+        _: &mut Generator,
         observations: &mut Observations,
         steps: &mut [TimeStep],
     ) {
         let right = actions[0] == Action::Discrete(1);
         self.state.advance(if right { FORCE } else { -FORCE });
-        observations.of_mut(0).copy_from_slice(&self.state.motion);
+        self.observe(observations);
         let fallen = self.state.has_fallen();
         steps[0] = TimeStep {
             reward: 1.0,
             terminated: fallen,
             truncated: !fallen && self.state.steps >= MAX_STEPS,
         };
+    }
+
+    fn observe(&self, observations: &mut Observations) {
+        let motion = self.state.motion.map(|number| number as f32);
+        observations.of_mut(0).copy_from_slice(&motion);
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
@@ -117,70 +122,57 @@ impl World for CartPole {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use rand::SeedableRng;
+    use crate::testing::{Episode, assert_close, assert_restores, vectors};
 
-    struct Episode {
-        world: CartPole,
-        rng: StdRng,
-        seen: Observations,
+    #[derive(Deserialize)]
+    struct Vectors {
+        start: [f64; 4],
+        actions: Vec<usize>,
+        observations: Vec<[f32; 4]>,
+        terminated: Vec<bool>,
     }
 
-    impl Episode {
-        fn start() -> Self {
-            let (mut world, mut rng) = (CartPole::default(), StdRng::seed_from_u64(1));
-            let mut seen = Observations::new(&SPEC);
-            world.reset(&mut rng, &mut seen);
-            Self { world, rng, seen }
-        }
+    /// An action that balances the pole.
+    fn balance(seen: &Observations) -> usize {
+        let seen = seen.of(0);
+        usize::from(seen[2] + 0.5 * seen[3] + 0.05 * seen[0] + 0.1 * seen[1] > 0.0)
+    }
 
-        fn step(&mut self, action: usize) -> TimeStep {
-            let mut steps = [TimeStep::default()];
-            let actions = [Action::Discrete(action)];
-            let (rng, seen) = (&mut self.rng, &mut self.seen);
-            self.world.step(&actions, rng, seen, &mut steps);
-            steps[0]
-        }
-
-        /// Balances the pole.
-        fn balance(&self) -> usize {
-            let seen = self.seen.of(0);
-            usize::from(seen[2] + 0.5 * seen[3] + 0.05 * seen[0] + 0.1 * seen[1] > 0.0)
+    #[test]
+    fn the_motion_is_that_of_gymnasium() {
+        for run in vectors::<Vec<Vectors>>(include_str!("../tests/vectors/cartpole.json")) {
+            let mut world = CartPole::default();
+            world.state.motion = run.start;
+            let mut episode = Episode::resume(world);
+            for (at, action) in run.actions.iter().enumerate() {
+                let step = episode.choose(*action);
+                assert_close(episode.seen.of(0), &run.observations[at], 1e-5);
+                assert_eq!((step.reward, step.terminated), (1.0, run.terminated[at]));
+            }
         }
     }
 
     #[test]
     fn a_constant_push_terminates_the_episode() {
-        let mut episode = Episode::start();
-        let steps = (1..).find(|_| episode.step(1).terminated);
+        let mut episode = Episode::start(CartPole::default(), 1);
+        let steps = (1..).find(|_| episode.choose(1).terminated);
         assert!((5..15).contains(&steps.unwrap()), "{steps:?}");
     }
 
     #[test]
     fn a_balanced_pole_is_truncated_at_the_step_limit() {
-        let mut episode = Episode::start();
+        let mut episode = Episode::start(CartPole::default(), 1);
         for n in 1..=500 {
-            let step = episode.step(episode.balance());
+            let step = episode.choose(balance(&episode.seen));
             assert_eq!((step.terminated, step.truncated), (false, n == 500), "{n}");
         }
     }
 
     #[test]
     fn a_restored_episode_goes_on_where_it_was() {
-        let mut episode = Episode::start();
-        for _ in 0..20 {
-            episode.step(episode.balance());
-        }
-        let snapshot = episode.world.snapshot().unwrap();
-        let mut copy = Episode::start();
-        copy.world.restore(&snapshot).unwrap();
-        episode.step(0);
-        copy.step(0);
-        assert_eq!(episode.seen, copy.seen);
-        for cut in 0..snapshot.len() {
-            assert!(
-                copy.world.restore(&snapshot[..cut]).is_err(),
-                "cut at {cut}"
-            );
-        }
+        let episode = Episode::start(CartPole::default(), 1);
+        assert_restores(episode, CartPole::default(), |at| {
+            vec![Action::Discrete(at % 2)]
+        });
     }
 }

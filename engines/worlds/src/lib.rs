@@ -10,17 +10,33 @@
 pub mod space;
 pub mod world;
 
+mod acrobot;
 mod cartpole;
+mod gridworld;
+mod pendulum;
+mod taxi;
+#[cfg(test)]
+mod testing;
 
+pub use acrobot::Acrobot;
 pub use cartpole::CartPole;
+pub use gridworld::GridWorld;
+pub use pendulum::Pendulum;
 pub use space::{Action, ActionSpace, AgentSpace, Component, WorldSpec};
-pub use world::{Observations, TimeStep, World};
+pub use taxi::Taxi;
+pub use world::{Generator, Observations, TimeStep, World};
 
 /// Creates a world in its initial state.
 type Make = fn() -> Box<dyn World>;
 
 /// The built-in worlds by name. A new one is its file and a line here.
-const WORLDS: &[(&str, Make)] = &[("cartpole", || Box::new(CartPole::default()))];
+const WORLDS: &[(&str, Make)] = &[
+    ("cartpole", || Box::new(CartPole::default())),
+    ("pendulum", || Box::new(Pendulum::default())),
+    ("acrobot", || Box::new(Acrobot::default())),
+    ("gridworld", || Box::new(GridWorld::default())),
+    ("taxi", || Box::new(Taxi::default())),
+];
 
 /// Creates a built-in world by its name, such as `cartpole`; `None` for an unknown name.
 pub fn make_world(name: &str) -> Option<Box<dyn World>> {

@@ -16,6 +16,9 @@ pub struct Component {
     pub low: f32,
     /// The highest value; infinity where there is no bound.
     pub high: f32,
+    /// How many units a value of 1 stands for. An observation is the measured quantity divided by this,
+    /// within `low` and `high`; 1 where it is not normalised.
+    pub scale: f32,
     /// Where the number comes from: a formula of the world, or the metric that a live mesh measures it
     /// by.
     pub source: Text,
@@ -74,6 +77,7 @@ impl Component {
             unit: Cow::Borrowed(unit),
             low,
             high,
+            scale: 1.0,
             source: Cow::Borrowed("computed"),
         }
     }
@@ -131,5 +135,19 @@ impl ActionSpace {
             _ => false,
         };
         contained.then_some(()).ok_or(NotInSpace)
+    }
+}
+
+impl AgentSpace {
+    /// The position of an observation's component, by its name.
+    pub fn position(&self, component: &str) -> Option<usize> {
+        self.observation.iter().position(|c| c.name == component)
+    }
+}
+
+impl WorldSpec {
+    /// The position of an agent, by its name.
+    pub fn agent(&self, name: &str) -> Option<usize> {
+        self.agents.iter().position(|agent| agent.name == name)
     }
 }

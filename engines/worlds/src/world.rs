@@ -5,9 +5,14 @@
 //! (Pardo et al., "Time Limits in Reinforcement Learning", 2018).
 
 use crate::space::{Action, WorldSpec};
-use rand::rngs::StdRng;
+use rand::rngs::Xoshiro256PlusPlus;
 use serde::{Serialize, de::DeserializeOwned};
 use std::ops::Range;
+
+/// The generator of everything that is random here (Blackman and Vigna, "Scrambled Linear Pseudorandom
+/// Number Generators", 2021). Its state can be saved, so that what was interrupted goes on with the
+/// numbers that it would have drawn. It is not fit for secrets.
+pub type Generator = Xoshiro256PlusPlus;
 
 /// What one agent gets for an action. Its next observation is in the [`Observations`].
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -79,7 +84,7 @@ pub trait World: Send {
     fn spec(&self) -> &WorldSpec;
 
     /// Starts an episode and writes the first observations.
-    fn reset(&mut self, rng: &mut StdRng, observations: &mut Observations);
+    fn reset(&mut self, rng: &mut Generator, observations: &mut Observations);
 
     /// Takes one action of each agent, which is in its space; writes the next observations and what each
     /// agent gets. After a step that is the last one for every agent the caller must
@@ -87,10 +92,14 @@ pub trait World: Send {
     fn step(
         &mut self,
         actions: &[Action],
-        rng: &mut StdRng,
+        rng: &mut Generator,
         observations: &mut Observations,
         steps: &mut [TimeStep],
     );
+
+    /// Writes what every agent observes in the present state, as the last [`reset`](Self::reset) or
+    /// [`step`](Self::step) did: what a caller needs after a [`restore`](Self::restore).
+    fn observe(&self, observations: &mut Observations);
 
     /// Writes which discrete actions an agent may take now. Worlds without invalid actions leave it as it
     /// is: all of them.
