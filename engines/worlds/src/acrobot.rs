@@ -19,6 +19,8 @@ const CENTRE: f64 = 0.5;
 const INERTIA: f64 = 1.0;
 const MAX_SPEED_1: f64 = 4.0 * PI;
 const MAX_SPEED_2: f64 = 9.0 * PI;
+/// What the motor exerts, by action, in N m.
+const TORQUES: [f64; 3] = [-1.0, 0.0, 1.0];
 const MAX_STEPS: u32 = 500;
 
 /// Two links that hang from a fixed joint. Every step costs 1 until the tip is a link's length above the
@@ -112,15 +114,6 @@ impl State {
     }
 }
 
-/// The torque of an action in N m.
-fn torque(action: &Action) -> f64 {
-    match action {
-        Action::Discrete(0) => -1.0,
-        Action::Discrete(2) => 1.0,
-        _ => 0.0,
-    }
-}
-
 impl World for Acrobot {
     fn spec(&self) -> &WorldSpec {
         &SPEC
@@ -141,7 +134,7 @@ impl World for Acrobot {
         observations: &mut Observations,
         steps: &mut [TimeStep],
     ) {
-        self.state.advance(torque(&actions[0]));
+        self.state.advance(TORQUES[actions[0].index()]);
         self.observe(observations);
         let up = self.state.is_up();
         steps[0] = TimeStep {

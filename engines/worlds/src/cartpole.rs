@@ -93,7 +93,7 @@ impl World for CartPole {
         observations: &mut Observations,
         steps: &mut [TimeStep],
     ) {
-        let right = actions[0] == Action::Discrete(1);
+        let right = actions[0].index() == 1;
         self.state.advance(if right { FORCE } else { -FORCE });
         self.observe(observations);
         let fallen = self.state.has_fallen();

@@ -60,12 +60,12 @@ impl GridWorld {
 
 impl Cell {
     /// The cell that an action leads to. Outside of the grid there is none: the walk stays.
-    fn toward(self, action: &Action) -> Self {
+    fn toward(self, action: usize) -> Self {
         let Self { row, column } = self;
         let (row, column) = match action {
-            Action::Discrete(0) => (row.saturating_sub(1), column),
-            Action::Discrete(1) => (row + 1, column),
-            Action::Discrete(2) => (row, column.saturating_sub(1)),
+            0 => (row.saturating_sub(1), column),
+            1 => (row + 1, column),
+            2 => (row, column.saturating_sub(1)),
             _ => (row, column + 1),
         };
         Self {
@@ -92,7 +92,7 @@ impl World for GridWorld {
         observations: &mut Observations,
         steps: &mut [TimeStep],
     ) {
-        self.state.cell = self.state.cell.toward(&actions[0]);
+        self.state.cell = self.state.cell.toward(actions[0].index());
         self.state.steps += 1;
         self.observe(observations);
         let goal = self.state.cell == GOAL;

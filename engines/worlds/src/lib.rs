@@ -12,7 +12,11 @@ pub mod world;
 
 mod acrobot;
 mod cartpole;
+mod congestion;
+mod copies;
+mod cournot;
 mod gridworld;
+mod matrix_game;
 mod pendulum;
 mod taxi;
 #[cfg(test)]
@@ -20,7 +24,11 @@ mod testing;
 
 pub use acrobot::Acrobot;
 pub use cartpole::CartPole;
+pub use congestion::Congestion;
+pub use copies::{AgentBatch, Copies};
+pub use cournot::Cournot;
 pub use gridworld::GridWorld;
+pub use matrix_game::{BadGame, MatrixGame};
 pub use pendulum::Pendulum;
 pub use space::{Action, ActionSpace, AgentSpace, Component, WorldSpec};
 pub use taxi::Taxi;
@@ -29,6 +37,10 @@ pub use world::{Generator, Observations, TimeStep, World};
 /// Creates a world in its initial state.
 type Make = fn() -> Box<dyn World>;
 
+fn two_player(game: &matrix_game::TwoPlayer) -> Box<dyn World> {
+    Box::new(MatrixGame::two_player(game))
+}
+
 /// The built-in worlds by name. A new one is its file and a line here.
 const WORLDS: &[(&str, Make)] = &[
     ("cartpole", || Box::new(CartPole::default())),
@@ -36,6 +48,20 @@ const WORLDS: &[(&str, Make)] = &[
     ("acrobot", || Box::new(Acrobot::default())),
     ("gridworld", || Box::new(GridWorld::default())),
     ("taxi", || Box::new(Taxi::default())),
+    ("rock_paper_scissors", || {
+        two_player(&matrix_game::ROCK_PAPER_SCISSORS)
+    }),
+    ("prisoners_dilemma", || {
+        two_player(&matrix_game::PRISONERS_DILEMMA)
+    }),
+    ("stag_hunt", || two_player(&matrix_game::STAG_HUNT)),
+    ("battle_of_the_sexes", || {
+        two_player(&matrix_game::BATTLE_OF_THE_SEXES)
+    }),
+    ("chicken", || two_player(&matrix_game::CHICKEN)),
+    ("cournot_2", || Box::new(Cournot::new(2))),
+    ("cournot_3", || Box::new(Cournot::new(3))),
+    ("congestion", || Box::new(Congestion::default())),
 ];
 
 /// Creates a built-in world by its name, such as `cartpole`; `None` for an unknown name.

@@ -71,14 +71,6 @@ impl State {
     }
 }
 
-/// The torque of an action; none for an action of another form, which the space does not contain.
-fn torque(action: &Action) -> f32 {
-    match action {
-        Action::Continuous(torque) => torque[0].clamp(-MAX_TORQUE, MAX_TORQUE),
-        Action::Discrete(_) => 0.0,
-    }
-}
-
 impl World for Pendulum {
     fn spec(&self) -> &WorldSpec {
         &SPEC
@@ -100,7 +92,8 @@ impl World for Pendulum {
         observations: &mut Observations,
         steps: &mut [TimeStep],
     ) {
-        let reward = self.state.advance(f64::from(torque(&actions[0])));
+        let torque = actions[0].number().clamp(-MAX_TORQUE, MAX_TORQUE);
+        let reward = self.state.advance(f64::from(torque));
         self.observe(observations);
         steps[0] = TimeStep {
             reward: reward as f32,

@@ -64,6 +64,34 @@ pub enum Action {
     Continuous(Vec<f32>),
 }
 
+impl Action {
+    /// The position of a discrete action, for a world whose space is discrete.
+    ///
+    /// # Panics
+    ///
+    /// When the action is continuous: its caller did not [check](ActionSpace::check) it.
+    pub fn index(&self) -> usize {
+        match self {
+            Self::Discrete(at) => *at,
+            Self::Continuous(_) => unreachable!("a discrete space contains discrete actions only"),
+        }
+    }
+
+    /// The first component of a continuous action, for a world whose space is continuous.
+    ///
+    /// # Panics
+    ///
+    /// When the action is discrete: its caller did not [check](ActionSpace::check) it.
+    pub fn number(&self) -> f32 {
+        match self {
+            Self::Continuous(numbers) => numbers[0],
+            Self::Discrete(_) => {
+                unreachable!("a continuous space contains continuous actions only")
+            }
+        }
+    }
+}
+
 /// An action that is not in its space.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the action is not in the agent's action space")]

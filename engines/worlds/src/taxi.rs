@@ -166,10 +166,7 @@ impl World for Taxi {
         observations: &mut Observations,
         steps: &mut [TimeStep],
     ) {
-        let Action::Discrete(action) = actions[0] else {
-            unreachable!("a discrete space contains discrete actions only")
-        };
-        let reward = self.state.advance(action);
+        let reward = self.state.advance(actions[0].index());
         self.observe(observations);
         let arrived = self.state.has_arrived();
         steps[0] = TimeStep {
