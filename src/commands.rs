@@ -7,6 +7,7 @@
 mod output;
 
 mod advice;
+mod agents;
 mod audit;
 mod certs;
 mod completions;
@@ -102,6 +103,8 @@ enum Command {
     Token(login::Token),
     /// List, create, disable and enable users; change their roles.
     Users(users::Users),
+    /// List and show the agents; change their live hyperparameters.
+    Agents(agents::Agents),
     /// Start, list and follow searches for hyperparameters; stop them.
     Studies(studies::Studies),
     /// Propose, decide about and apply changes of live hyperparameters.
@@ -328,6 +331,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Logout(logout) => logout.run(&global),
         Command::Token(token) => token.run(&global),
         Command::Users(users) => users.run(&global),
+        Command::Agents(agents) => agents.run(&global),
         Command::Studies(studies) => studies.run(&global),
         Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),

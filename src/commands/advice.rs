@@ -3,15 +3,15 @@
 use super::CommandError;
 use crate::rest::RestError;
 use http::StatusCode;
+use std::fmt::Display;
 use tars_credentials::permission;
-use uuid::Uuid;
 
 /// A reason, and what helps against it. `{id}` stands for the resource that the command was given,
 /// `{named}` for the proposal that the refusal names.
 pub(super) type Advice = (&'static str, &'static str);
 
 /// Adds the advice for the reason of a refusal; other errors stay as they are.
-pub(super) fn add(error: RestError, table: &[Advice], id: &Uuid) -> CommandError {
+pub(super) fn add(error: RestError, table: &[Advice], id: &dyn Display) -> CommandError {
     let known = |reason| table.iter().find(|(r, _)| *r == reason);
     match error.reason().and_then(known) {
         Some((_, advice)) => CommandError::Advised {
@@ -33,7 +33,7 @@ pub(super) fn of_any_call(error: RestError) -> CommandError {
     }
 }
 
-fn filled_in(advice: &str, error: &RestError, id: &Uuid) -> String {
+fn filled_in(advice: &str, error: &RestError, id: &dyn Display) -> String {
     let named = error.resource().unwrap_or("PROPOSAL_ID");
     advice
         .replace("{id}", &id.to_string())
@@ -73,6 +73,7 @@ mod tests {
     use super::*;
     use http::Method;
     use serde_json::json;
+    use uuid::Uuid;
 
     fn refused(reason: &str) -> RestError {
         RestError::Refused {

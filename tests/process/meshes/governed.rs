@@ -334,3 +334,41 @@ fn an_unknown_id_is_refused_with_the_command_that_lists_them() {
         assert_eq!(done.status.code(), Some(2), "not an id: {}", stderr(&done));
     }
 }
+
+#[test]
+fn agents_are_listed_shown_and_reloaded() {
+    let desk = Desk::new();
+    let listed = desk.good(&["agents", "list"]);
+    let row = listed.lines().find(|l| l.starts_with("policy")).unwrap();
+    assert!(row.ends_with("approved"), "{listed}");
+    let reloaded = desk.good(&[
+        "agents",
+        "reload",
+        "policy",
+        "gamma=0.91",
+        "--reason",
+        "a test",
+    ]);
+    assert_eq!(reloaded, "version 2 is live\n");
+    let shown = desk.good(&["agents", "show", "policy"]);
+    let gamma = shown.lines().find(|l| l.starts_with("gamma")).unwrap();
+    let cells: Vec<&str> = gamma.split_whitespace().collect();
+    assert_eq!(cells[..2], ["gamma", "0.91"]);
+    assert_ne!(cells[2], "0.91", "what was approved is shown beside it");
+    assert_eq!(desk.json(&["agents", "list"])[0]["version"], "2");
+    for (args, part) in [
+        (&["gamma=7"][..], "gamma"),
+        (&["nothing=1"], "nothing"),
+        (
+            &["gamma=0.92", "--expect-version", "1"],
+            "tars agents show policy",
+        ),
+    ] {
+        let error = desk.refused(&[&["agents", "reload", "policy"], args].concat());
+        assert!(error.contains(part), "{args:?}: {error}");
+    }
+    let unknown = desk.refused(&["agents", "show", "nobody"]);
+    assert!(unknown.contains("tars agents list"), "{unknown}");
+    let wrong = desk.run(&["agents", "reload", "policy", "gamma"]);
+    assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
+}

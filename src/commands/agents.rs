@@ -1,0 +1,303 @@
+//! `tars agents`: the agents as they are now, and direct changes of their live hyperparameters.
+
+use super::{
+    CommandError, Global,
+    advice::{self, Advice},
+    block_on,
+    listing::{self, short, text},
+    mesh::MeshArg,
+};
+use crate::rest::Rest;
+use clap::{Args, Subcommand};
+use serde_json::{Map, Value, json};
+use std::process::ExitCode;
+use tars_proto::reason;
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "Examples:\n  tars agents list\n  tars agents show policy\n  tars agents reload policy gamma=0.99 batch_size=32 --reason 'slower discount'\n\nA reload is not governed: it is recorded as drift until a proposal is applied. `tars proposals` changes\nhyperparameters with an assessment, an approval and a verification."
+)]
+pub(crate) struct Agents {
+    #[command(flatten)]
+    mesh: MeshArg,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the agents.
+    #[command(
+        after_help = "Examples:\n  tars agents list\n  tars agents list --json | jq -r '.[].agent_id'"
+    )]
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show an agent: its hyperparameters, what was approved, what it observes and does.
+    #[command(after_help = "Example:\n  tars agents show policy")]
+    Show {
+        /// The agent, as `tars agents list` shows it.
+        #[arg(value_name = "AGENT")]
+        agent_id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Change live hyperparameters directly; those that are left out keep their values.
+    #[command(
+        after_help = "Examples:\n  tars agents reload policy learning_rate=0.0005\n  tars agents reload policy gamma=0.99 --expect-version 7 --json"
+    )]
+    Reload(Reload),
+}
+
+#[derive(Debug, Args)]
+struct Reload {
+    /// The agent, as `tars agents list` shows it.
+    #[arg(value_name = "AGENT")]
+    agent_id: String,
+    /// Hyperparameters and their new values: numbers, `true` or `false`.
+    #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
+    values: Vec<(String, Value)>,
+    /// Refuse unless this version is live.
+    #[arg(long, value_name = "VERSION")]
+    expect_version: Option<u64>,
+    /// Why, for the audit trail.
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT"
+    )]
+    reason: String,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Parses `gamma=0.99`.
+fn assignment(text: &str) -> Result<(String, Value), String> {
+    let (name, value) = text.split_once('=').ok_or("NAME=VALUE is expected")?;
+    match serde_json::from_str(value) {
+        Ok(value @ (Value::Number(_) | Value::Bool(_))) if !name.is_empty() => {
+            Ok((name.to_owned(), value))
+        }
+        _ => Err("the value must be a number, true or false".to_owned()),
+    }
+}
+
+const HELD: &str = "`tars proposals watch {named}` follows the change that holds it";
+
+const ADVICE: &[Advice] = &[
+    (reason::NOT_FOUND, "`tars agents list` shows all"),
+    (reason::CHANGE_IN_PROGRESS, HELD),
+    (
+        reason::NEEDS_ATTENTION,
+        "`tars proposals show {named}` shows it",
+    ),
+    (
+        reason::VERSION_CHANGED,
+        "`tars agents show {id}` shows the live version",
+    ),
+];
+
+fn path(agent: &str) -> String {
+    format!("/api/v1/orchestration/agents/{agent}")
+}
+
+impl Agents {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        let mesh = global.mesh(&self.mesh)?;
+        let json = self.command.is_in_json();
+        let done = block_on(async {
+            let session = mesh.session().await?;
+            let rest = session.rest();
+            match self.command {
+                Command::List { json } => list(&rest, json).await,
+                Command::Show { agent_id, json } => show(&rest, &agent_id, json).await,
+                Command::Reload(reload) => reload.run(&rest).await,
+            }
+        })?;
+        done.map_err(|e: CommandError| e.in_json_if(json))
+    }
+}
+
+impl Command {
+    fn is_in_json(&self) -> bool {
+        match self {
+            Self::List { json } | Self::Show { json, .. } => *json,
+            Self::Reload(reload) => reload.json,
+        }
+    }
+}
+
+async fn list(rest: &Rest, json: bool) -> Result<ExitCode, CommandError> {
+    let mut answer = rest.get("/api/v1/orchestration/agents/state").await?;
+    let agents = answer["agents"].take();
+    if json {
+        say!("{agents:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let head = [
+        "agent",
+        "type",
+        "environment",
+        "version",
+        "weights",
+        "return",
+        "steps",
+        "state",
+    ];
+    let agents = agents.as_array().cloned().unwrap_or_default();
+    listing::table(&head, &agents, row);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn row(agent: &Value) -> Vec<String> {
+    vec![
+        text(&agent["agent_id"]),
+        text(&agent["agent_type"]),
+        text(&agent["environment"]),
+        short(&agent["version"]),
+        short(&agent["weights_version"]),
+        short(&agent["last_return"]),
+        short(&agent["total_steps"]),
+        state(agent).to_owned(),
+    ]
+}
+
+/// What keeps an agent from being as it was approved.
+fn state(agent: &Value) -> &'static str {
+    if agent["hold"].is_object() {
+        "held"
+    } else if agent["drift"].is_object() {
+        "drifted"
+    } else {
+        "approved"
+    }
+}
+
+async fn agent(rest: &Rest, id: &str) -> Result<Value, CommandError> {
+    let answer = rest.get(&path(id)).await;
+    Ok(answer.map_err(|e| advice::add(e, ADVICE, &id))?["agent"].take())
+}
+
+async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandError> {
+    let agent = agent(rest, id).await?;
+    if json {
+        say!("{agent:#}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    for (name, value) in [
+        ("agent", text(&agent["agent_id"])),
+        ("type", text(&agent["agent_type"])),
+        ("environment", text(&agent["environment"])),
+        ("state", state(&agent).to_owned()),
+        ("version", short(&agent["version"])),
+        ("approved", short(&agent["approved_version"])),
+        ("weights", short(&agent["weights_version"])),
+        ("last return", short(&agent["last_return"])),
+        ("steps", short(&agent["total_steps"])),
+        ("episodes", short(&agent["total_episodes"])),
+        ("updated", text(&agent["updated_at"])),
+        ("held by", text(&agent["hold"]["change_id"])),
+    ] {
+        if !value.is_empty() {
+            say!("{name:<12} {value}");
+        }
+    }
+    say!("");
+    let rows = hyperparameters(&agent);
+    listing::table(&["hyperparameter", "live", "approved"], &rows, |row| {
+        let cells = row.as_array().into_iter().flatten();
+        cells.map(short).collect()
+    });
+    if state(&agent) == "held" {
+        let change = text(&agent["hold"]["change_id"]);
+        note!("`tars proposals watch {change}` follows the change that holds it");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Each hyperparameter with its live and its approved value.
+fn hyperparameters(agent: &Value) -> Vec<Value> {
+    let drifted = agent["drift"]["parameters"].as_array();
+    let approved = |name: &str, live: &Value| {
+        let mut drifted = drifted.into_iter().flatten();
+        let found = drifted.find(|d| d["name"] == name);
+        found.map_or(live, |d| &d["approved"]).clone()
+    };
+    let live = agent["hyperparameters"].as_object().into_iter().flatten();
+    live.map(|(name, value)| json!([name, value, approved(name, value)]))
+        .collect()
+}
+
+impl Reload {
+    async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let (id, json) = (&self.agent_id, self.json);
+        let answer = rest
+            .post(&format!("{}/reload", path(id)), self.body())
+            .await;
+        let answer = answer.map_err(|e| advice::add(e, ADVICE, &id))?;
+        if json {
+            say!("{answer:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        say!("version {} is live", short(&answer["version"]));
+        let pending = answer["pending_replicas"].as_array();
+        for replica in pending.into_iter().flatten() {
+            note!("the replica {} has not reported it yet", short(replica));
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn body(&self) -> Value {
+        let values: Map<String, Value> = self.values.iter().cloned().collect();
+        let mut body = json!({ "hyperparameters": values, "reason": self.reason });
+        if let Some(version) = self.expect_version {
+            // JSON numbers of clients have 53 bits.
+            body["expected_version"] = json!(version.to_string());
+        }
+        body
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_assignment_is_a_name_and_a_number_or_a_flag() {
+        let parsed = |text| assignment(text).unwrap();
+        assert_eq!(parsed("gamma=0.99"), ("gamma".into(), json!(0.99)));
+        assert_eq!(
+            parsed("double_dqn=false"),
+            ("double_dqn".into(), json!(false))
+        );
+        for wrong in [
+            "gamma",
+            "gamma=",
+            "=1",
+            "gamma=x",
+            "gamma=\"1\"",
+            "gamma=[1]",
+            "gamma=null",
+        ] {
+            assert!(assignment(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn drifted_values_are_shown_beside_the_approved_ones() {
+        let agent = json!({
+            "hyperparameters": { "gamma": 0.9, "tau": 1 },
+            "drift": { "parameters": [{ "name": "gamma", "approved": 0.99, "live": 0.9 }] },
+        });
+        let rows = [json!(["gamma", 0.9, 0.99]), json!(["tau", 1, 1])];
+        assert_eq!(hyperparameters(&agent), rows);
+        assert_eq!(state(&agent), "drifted");
+        assert_eq!(state(&json!({ "hold": {} })), "held");
+        assert_eq!(state(&json!({})), "approved");
+    }
+}
