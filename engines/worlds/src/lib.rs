@@ -7,6 +7,7 @@
 
 #![deny(missing_docs)]
 
+pub mod mesh;
 pub mod space;
 pub mod world;
 
@@ -29,6 +30,7 @@ pub use copies::{AgentBatch, Copies};
 pub use cournot::Cournot;
 pub use gridworld::GridWorld;
 pub use matrix_game::{BadGame, MatrixGame};
+pub use mesh::MeshEnv;
 pub use pendulum::Pendulum;
 pub use space::{Action, ActionSpace, AgentSpace, Component, WorldSpec};
 pub use taxi::Taxi;
@@ -43,6 +45,7 @@ fn two_player(game: &matrix_game::TwoPlayer) -> Box<dyn World> {
 
 /// The built-in worlds by name. A new one is its file and a line here.
 const WORLDS: &[(&str, Make)] = &[
+    ("mesh", || Box::new(MeshEnv::shipped())),
     ("cartpole", || Box::new(CartPole::default())),
     ("pendulum", || Box::new(Pendulum::default())),
     ("acrobot", || Box::new(Acrobot::default())),
