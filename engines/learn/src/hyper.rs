@@ -1,6 +1,7 @@
 //! Hyperparameters: their names, bounds, defaults and search ranges, and the typed form that a
 //! learner reads. A value outside its bounds never reaches a learner.
 
+use crate::algorithm;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -76,6 +77,8 @@ pub struct Parameter {
     pub default: Value,
     /// The range that a search explores when the study gives no space.
     pub search: Search,
+    /// Whether a running learner takes a new value; it is fixed at the start otherwise.
+    pub reloadable: bool,
 }
 
 /// A value that a [`Spec`] does not allow.
@@ -94,88 +97,81 @@ pub struct Spec {
     pub parameters: &'static [Parameter],
 }
 
-const fn float(name: &'static str, low: f64, high: f64, default: f64, search: Search) -> Parameter {
+/// A parameter that is any number within its bounds, and is reloadable.
+pub(crate) const fn float(
+    name: &'static str,
+    low: f64,
+    high: f64,
+    default: f64,
+    search: Search,
+) -> Parameter {
     Parameter {
         name,
         kind: Kind::Float { low, high },
         default: Value::Number(default),
         search,
+        reloadable: true,
     }
 }
 
-const fn int(name: &'static str, low: i64, high: i64, default: f64, search: Search) -> Parameter {
+/// A parameter that is a whole number within its bounds, and is reloadable.
+pub(crate) const fn int(
+    name: &'static str,
+    low: i64,
+    high: i64,
+    default: i64,
+    search: Search,
+) -> Parameter {
     Parameter {
         name,
         kind: Kind::Int { low, high },
-        default: Value::Number(default),
+        default: Value::Number(default as f64),
         search,
+        reloadable: true,
     }
 }
 
-const fn range(low: f64, high: f64, log: bool) -> Search {
-    Search::Float { low, high, log }
+/// A parameter that is a switch, and is reloadable.
+pub(crate) const fn flag(name: &'static str, default: bool) -> Parameter {
+    Parameter {
+        name,
+        kind: Kind::Flag,
+        default: Value::Flag(default),
+        search: Search::Flag,
+        reloadable: true,
+    }
 }
 
-const DQN: &[Parameter] = &[
-    float("learning_rate", 1e-6, 1e-1, 1e-3, range(1e-5, 1e-2, true)),
-    float("gamma", 0.9, 0.9999, 0.95, range(0.95, 0.999, false)),
-    float("epsilon_start", 0.5, 1.0, 1.0, range(0.9, 1.0, false)),
-    float("epsilon_end", 0.001, 0.2, 0.01, range(0.01, 0.1, true)),
-    float(
-        "epsilon_decay",
-        0.9,
-        0.99999,
-        0.995,
-        range(0.9, 0.9999, false),
-    ),
-    int(
-        "buffer_size",
-        1_000,
-        10_000_000,
-        10_000.0,
-        Search::Int {
-            low: 5_000,
-            high: 100_000,
-            log: true,
-        },
-    ),
-    int(
-        "batch_size",
-        8,
-        1024,
-        64.0,
-        Search::Choices(&[16.0, 32.0, 64.0, 128.0]),
-    ),
-    int(
-        "target_update",
-        1,
-        10_000,
-        10.0,
-        Search::Int {
-            low: 1,
-            high: 50,
-            log: true,
-        },
-    ),
-    float("tau", 1e-4, 1.0, 0.005, range(0.005, 1.0, true)),
-    int(
-        "hidden_dim",
-        16,
-        1024,
-        64.0,
-        Search::Choices(&[32.0, 64.0, 128.0]),
-    ),
-    Parameter {
-        name: "double_dqn",
-        kind: Kind::Flag,
-        default: Value::Flag(true),
-        search: Search::Flag,
-    },
-];
+/// A search that is uniform.
+pub(crate) const fn linear(low: f64, high: f64) -> Search {
+    Search::Float {
+        low,
+        high,
+        log: false,
+    }
+}
+
+/// A search that is uniform in the logarithm.
+pub(crate) const fn log(low: f64, high: f64) -> Search {
+    Search::Float {
+        low,
+        high,
+        log: true,
+    }
+}
+
+/// A search over whole numbers that is uniform in the logarithm.
+pub(crate) const fn log_int(low: i64, high: i64) -> Search {
+    Search::Int {
+        low,
+        high,
+        log: true,
+    }
+}
 
 /// The hyperparameters of the algorithm with this name; `None` when there is no such algorithm.
 pub fn spec_of(algorithm: &str) -> Option<Spec> {
-    (algorithm == "dqn").then_some(Spec { parameters: DQN })
+    algorithm::find(algorithm).map(|found| found.spec)
 }
 
 impl Spec {
@@ -226,7 +222,104 @@ impl Spec {
     }
 }
 
+/// The values of all parameters of an algorithm, within their bounds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Complete(BTreeMap<String, Wire>);
+
+/// A [`Value`] in a format that does not describe itself.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+enum Wire {
+    Flag(bool),
+    Number(f64),
+}
+
+impl Complete {
+    /// The values by name.
+    pub(crate) fn values(&self) -> Values {
+        let value = |wire: &Wire| match *wire {
+            Wire::Flag(flag) => Value::Flag(flag),
+            Wire::Number(number) => Value::Number(number),
+        };
+        let named = |(name, wire): (&String, &Wire)| (name.clone(), value(wire));
+        self.0.iter().map(named).collect()
+    }
+
+    /// The value of a number.
+    pub(crate) fn number(&self, name: &str) -> f64 {
+        match self.0.get(name) {
+            Some(Wire::Number(number)) => *number,
+            _ => unreachable!("{name} is a number of the algorithm"),
+        }
+    }
+
+    /// The value of a number, in single precision.
+    pub(crate) fn float(&self, name: &str) -> f32 {
+        self.number(name) as f32
+    }
+
+    /// The value of a whole number that is not negative.
+    pub(crate) fn count(&self, name: &str) -> usize {
+        self.number(name) as usize
+    }
+
+    /// The value of a switch.
+    pub(crate) fn flag(&self, name: &str) -> bool {
+        match self.0.get(name) {
+            Some(Wire::Flag(flag)) => *flag,
+            _ => unreachable!("{name} is a switch of the algorithm"),
+        }
+    }
+}
+
+impl Spec {
+    /// As [`complete`](Self::complete), in the form that learners read.
+    pub(crate) fn typed(&self, values: &Values) -> Result<Complete, Vec<ParamViolation>> {
+        let wire = |value| match value {
+            Value::Flag(flag) => Wire::Flag(flag),
+            Value::Number(number) => Wire::Number(number),
+        };
+        let all = self.complete(values)?.into_iter();
+        Ok(Complete(all.map(|(name, v)| (name, wire(v))).collect()))
+    }
+
+    /// What a running learner's values become when some are reloaded.
+    ///
+    /// # Errors
+    ///
+    /// As for [`check`](Self::check), and for parameters that are fixed at the start and would change.
+    pub(crate) fn reload(
+        &self,
+        present: &Complete,
+        values: &Values,
+    ) -> Result<Complete, Vec<ParamViolation>> {
+        self.check(values)?;
+        let mut all = present.values();
+        let is_fixed = |(name, value): &(&String, &Value)| {
+            let parameter = self.parameters.iter().find(|p| p.name == name.as_str());
+            parameter.is_some_and(|p| !p.reloadable) && all.get(*name) != Some(*value)
+        };
+        let violation = |(name, _): (&String, &Value)| ParamViolation {
+            name: name.clone(),
+            problem: "is fixed when the learner starts".to_owned(),
+        };
+        let fixed: Vec<_> = values.iter().filter(is_fixed).map(violation).collect();
+        if !fixed.is_empty() {
+            return Err(fixed);
+        }
+        all.extend(values.clone());
+        self.typed(&all)
+    }
+}
+
 impl Parameter {
+    /// The same parameter, fixed when a learner starts.
+    pub(crate) const fn fixed(self) -> Self {
+        Self {
+            reloadable: false,
+            ..self
+        }
+    }
+
     fn problem(&self, value: Value) -> Option<String> {
         match (self.kind, value) {
             (Kind::Flag, Value::Flag(_)) => None,
@@ -281,7 +374,7 @@ impl DqnParams {
     ///
     /// As for [`Spec::check`].
     pub fn from_values(values: &Values) -> Result<Self, Vec<ParamViolation>> {
-        let all = Spec { parameters: DQN }.complete(values)?;
+        let all = algorithm::dqn::SPEC.complete(values)?;
         let number = |name: &str| match all.get(name) {
             Some(Value::Number(n)) => *n,
             _ => 0.0,

@@ -7,14 +7,23 @@
 
 #![deny(missing_docs)]
 
+pub mod algorithm;
+mod checksum;
+pub mod distribution;
 pub mod dqn;
 pub mod env;
 pub mod hyper;
+pub mod learner;
+pub mod net;
 pub mod nn;
+pub mod policy;
 pub mod replay;
 pub mod train;
 pub mod weights;
 
+pub use algorithm::{ALGORITHMS, Algorithm, NoLearner};
 pub use env::{Environment, make_environment};
 pub use hyper::{Spec, spec_of};
+pub use learner::{Learner, Step, Update};
+pub use policy::{Decision, Mismatch, Policy};
 pub use train::{Evaluation, Outcome, Progress, Run, RunError};

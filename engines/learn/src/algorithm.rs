@@ -1,0 +1,128 @@
+//! The algorithms by name. A new one is its file and a line in [`ALGORITHMS`].
+
+pub(crate) mod dqn;
+mod priorities;
+mod replay;
+
+use crate::{
+    hyper::{ParamViolation, Spec, Values},
+    learner::{BadCheckpoint, Learner},
+    policy::Mismatch,
+};
+use tars_worlds::{ActionSpace, AgentSpace, Generator};
+
+/// Creates a learner for an agent, with hyperparameters and a number of copies.
+type New = fn(
+    &AgentSpace,
+    &Values,
+    usize,
+    &mut Generator,
+) -> Result<Box<dyn Learner>, Vec<ParamViolation>>;
+
+/// Restores a learner for an agent and a number of copies from a checkpoint.
+type Restore = fn(&AgentSpace, usize, &[u8]) -> Result<Box<dyn Learner>, BadCheckpoint>;
+
+/// A learning algorithm.
+#[derive(Debug, Clone, Copy)]
+pub struct Algorithm {
+    /// The name, such as `dqn`.
+    pub name: &'static str,
+    /// Where it was published.
+    pub paper: &'static str,
+    /// Its hyperparameters.
+    pub spec: Spec,
+    /// How many copies of a world it is meant to learn from at once, unless told otherwise.
+    pub copies: usize,
+    /// Which actions it can take.
+    pub(crate) actions: Actions,
+    pub(crate) new: New,
+    pub(crate) restore: Restore,
+}
+
+/// The form of actions that an algorithm can take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Actions {
+    /// Discrete ones only.
+    Discrete,
+    /// Continuous ones only.
+    Continuous,
+    /// Both.
+    Any,
+}
+
+/// Why there is no learner.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NoLearner {
+    /// The algorithm cannot act for the agent.
+    #[error(transparent)]
+    Mismatch(#[from] Mismatch),
+    /// Some hyperparameters are unknown or out of bounds.
+    #[error("hyperparameters out of bounds")]
+    Hyperparameters(Vec<ParamViolation>),
+    /// The checkpoint is damaged, or another algorithm's or agent's.
+    #[error(transparent)]
+    Checkpoint(#[from] BadCheckpoint),
+}
+
+/// All algorithms.
+pub const ALGORITHMS: &[Algorithm] = &[dqn::ALGORITHM];
+
+/// The algorithm with this name.
+pub fn find(name: &str) -> Option<&'static Algorithm> {
+    ALGORITHMS.iter().find(|algorithm| algorithm.name == name)
+}
+
+impl Algorithm {
+    /// Checks that it can learn for an agent.
+    ///
+    /// # Errors
+    ///
+    /// When the agent's actions are of a form that it cannot take, or there is nothing to observe or do.
+    pub fn fits(&self, space: &AgentSpace) -> Result<(), Mismatch> {
+        if space.observation.is_empty() {
+            return Err(Mismatch::Observation { takes: 1, has: 0 });
+        }
+        match (self.actions, &space.action) {
+            (_, action) if action.is_empty() => Err(Mismatch::Actions),
+            (Actions::Discrete, ActionSpace::Continuous(_)) => Err(Mismatch::NeedsDiscrete),
+            (Actions::Continuous, ActionSpace::Discrete(_)) => Err(Mismatch::NeedsContinuous),
+            _ => Ok(()),
+        }
+    }
+
+    /// A learner for an agent of so many copies of a world, at least one. Missing hyperparameters have their
+    /// defaults.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoLearner`].
+    pub fn create(
+        &self,
+        space: &AgentSpace,
+        values: &Values,
+        copies: usize,
+        rng: &mut Generator,
+    ) -> Result<Box<dyn Learner>, NoLearner> {
+        self.fits(space)?;
+        (self.new)(space, values, copies.max(1), rng).map_err(NoLearner::Hyperparameters)
+    }
+
+    /// The learner that a [`checkpoint`](Learner::checkpoint) was taken of, for the same agent and as many
+    /// copies.
+    ///
+    /// # Errors
+    ///
+    /// See [`NoLearner`].
+    pub fn restore(
+        &self,
+        space: &AgentSpace,
+        copies: usize,
+        checkpoint: &[u8],
+    ) -> Result<Box<dyn Learner>, NoLearner> {
+        self.fits(space)?;
+        Ok((self.restore)(space, copies.max(1), checkpoint)?)
+    }
+}
+
+#[cfg(test)]
+mod tests;

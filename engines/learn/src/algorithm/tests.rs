@@ -1,0 +1,258 @@
+//! What every algorithm has to do, on a world that fits it.
+
+use super::*;
+use crate::policy::Policy;
+use crate::{
+    hyper::{Kind, Value},
+    learner::Step,
+    policy::Scratch,
+};
+use rand::{RngExt, SeedableRng};
+use tars_worlds::{Action, Copies, make_world};
+
+const COPIES: usize = 3;
+
+/// A learner at work: everything that determines what follows.
+struct Rig {
+    copies: Copies,
+    learner: Box<dyn Learner>,
+    rng: Generator,
+    actions: Vec<Action>,
+    masks: Vec<bool>,
+    next_masks: Vec<bool>,
+    seen: Vec<f32>,
+}
+
+fn values(pairs: &[(&str, Value)]) -> Values {
+    let owned = |(name, value): &(&str, Value)| ((*name).to_owned(), *value);
+    pairs.iter().map(owned).collect()
+}
+
+/// The worlds that an algorithm is tried on; the first has masks.
+fn worlds(algorithm: &Algorithm) -> impl Iterator<Item = &'static str> {
+    let all = ["taxi", "cartpole", "pendulum"].into_iter();
+    let space = |name: &str| make_world(name).unwrap().spec().agents[0].clone();
+    all.filter(move |name| algorithm.fits(&space(name)).is_ok())
+}
+
+/// Small buffers and minibatches, and every feature switched on.
+fn thorough(algorithm: &Algorithm) -> Values {
+    let mut chosen = values(&[]);
+    for p in algorithm.spec.parameters {
+        if p.kind == Kind::Flag {
+            chosen.insert(p.name.to_owned(), Value::Flag(true));
+        }
+        if p.name == "hidden_dim" {
+            chosen.insert(p.name.to_owned(), Value::Number(16.0));
+        }
+        if p.name == "buffer_size" {
+            chosen.insert(p.name.to_owned(), Value::Number(1000.0));
+        }
+    }
+    chosen
+}
+
+impl Rig {
+    fn new(algorithm: &Algorithm, world: &str, seed: u64) -> Self {
+        let copies = Copies::new(|| make_world(world).unwrap(), COPIES, seed);
+        let mut rng = Generator::seed_from_u64(seed);
+        let space = copies.spec().agents[0].clone();
+        let learner = algorithm.create(&space, &thorough(algorithm), COPIES, &mut rng);
+        Self::of(copies, learner.unwrap(), rng)
+    }
+
+    fn of(copies: Copies, learner: Box<dyn Learner>, rng: Generator) -> Self {
+        let space = copies.spec().agents[0].clone();
+        let actions = vec![space.action.first(); COPIES];
+        let width = match space.action {
+            ActionSpace::Discrete(names) => names.len(),
+            ActionSpace::Continuous(_) => 0,
+        };
+        Self {
+            copies,
+            learner,
+            rng,
+            actions,
+            masks: vec![true; COPIES * width],
+            next_masks: vec![true; COPIES * width],
+            seen: vec![0.0; COPIES * space.observation.len()],
+        }
+    }
+
+    fn step(&mut self) -> Option<crate::learner::Update> {
+        if !self.masks.is_empty() {
+            self.copies.write_masks(0, &mut self.masks);
+        }
+        self.seen
+            .copy_from_slice(&self.copies.agent(0).observations);
+        let rng = &mut self.rng;
+        self.learner
+            .act(&self.seen, &self.masks, rng, &mut self.actions);
+        for (action, mask) in self.actions.iter().zip(self.masks.chunks(6)) {
+            if let (Action::Discrete(at), 6) = (action, mask.len()) {
+                assert!(mask[*at], "a masked action was taken");
+            }
+        }
+        self.copies.step(&self.actions);
+        if !self.next_masks.is_empty() {
+            self.copies.write_masks(0, &mut self.next_masks);
+        }
+        let batch = self.copies.agent(0);
+        let step = Step {
+            observations: &self.seen,
+            actions: &self.actions,
+            rewards: &batch.rewards,
+            next_observations: &batch.observations,
+            next_masks: &self.next_masks,
+            final_observations: &batch.final_observations,
+            terminated: &batch.terminated,
+            truncated: &batch.truncated,
+        };
+        self.learner.observe(&step, rng);
+        self.learner.update(rng)
+    }
+
+    fn run(&mut self, steps: u32) {
+        for _ in 0..steps {
+            self.step();
+        }
+    }
+
+    fn resumed(&self, algorithm: &Algorithm, world: &str) -> Self {
+        let mut copies = Copies::new(|| make_world(world).unwrap(), COPIES, 77);
+        copies.restore(&self.copies.snapshot().unwrap()).unwrap();
+        let space = copies.spec().agents[0].clone();
+        let checkpoint = self.learner.checkpoint();
+        let learner = algorithm.restore(&space, COPIES, &checkpoint).unwrap();
+        Self::of(copies, learner, self.rng.clone())
+    }
+}
+
+#[test]
+fn a_resumed_learner_equals_an_undisturbed_one_to_the_bit() {
+    for algorithm in ALGORITHMS {
+        for world in worlds(algorithm) {
+            let mut rig = Rig::new(algorithm, world, 5);
+            for steps in [0, 7, 400] {
+                rig.run(steps);
+                let mut resumed = rig.resumed(algorithm, world);
+                for step in 0..300 {
+                    assert_eq!(rig.step(), resumed.step(), "{world} {step}");
+                }
+                assert_eq!(rig.learner.policy(), resumed.learner.policy());
+                assert_eq!(rig.learner.checkpoint(), resumed.learner.checkpoint());
+            }
+        }
+    }
+}
+
+#[test]
+fn checkpoints_that_are_cut_or_changed_are_refused() {
+    for algorithm in ALGORITHMS {
+        let world = worlds(algorithm).next().unwrap();
+        let mut rig = Rig::new(algorithm, world, 5);
+        rig.run(40);
+        let space = rig.copies.spec().agents[0].clone();
+        let bytes = rig.learner.checkpoint();
+        let restore = |bytes: &[u8]| algorithm.restore(&space, COPIES, bytes);
+        assert!(restore(&bytes).is_ok());
+        let rng = &mut Generator::seed_from_u64(1);
+        for _ in 0..500 {
+            let end = rng.random_range(0..bytes.len());
+            assert!(restore(&bytes[..end]).is_err());
+            let mut changed = bytes.clone();
+            changed[end] ^= rng.random_range(1..=255u8);
+            assert!(restore(&changed).is_err(), "changed at {end}");
+        }
+    }
+}
+
+#[test]
+fn a_checkpoint_of_another_agent_or_algorithm_is_refused() {
+    let space = |name: &str| make_world(name).unwrap().spec().agents[0].clone();
+    for algorithm in ALGORITHMS {
+        let world = worlds(algorithm).last().unwrap();
+        let bytes = Rig::new(algorithm, world, 5).learner.checkpoint();
+        for other in ["taxi", "cartpole", "acrobot", "pendulum", "cournot_2"] {
+            let restored = algorithm.restore(&space(other), COPIES, &bytes);
+            assert_eq!(restored.is_ok(), other == world, "{other}");
+        }
+        for other in ALGORITHMS.iter().filter(|a| a.name != algorithm.name) {
+            assert!(other.restore(&space(world), COPIES, &bytes).is_err());
+        }
+    }
+}
+
+#[test]
+fn what_is_learned_is_a_policy_that_fits_and_can_be_continued_from() {
+    for algorithm in ALGORITHMS {
+        let world = worlds(algorithm).next().unwrap();
+        let mut rig = Rig::new(algorithm, world, 5);
+        rig.run(200);
+        let space = rig.copies.spec().agents[0].clone();
+        let policy = rig.learner.policy();
+        assert_eq!(
+            (policy.fits(&space), policy.algorithm()),
+            (Ok(()), algorithm.name)
+        );
+        assert_eq!(Policy::from_bytes(&policy.to_bytes()).unwrap(), policy);
+        let mut fresh = Rig::new(algorithm, world, 6).learner;
+        assert_ne!(fresh.policy(), policy);
+        fresh.start_from(&policy).unwrap();
+        assert_eq!(fresh.policy(), policy);
+        let other = worlds(algorithm).last().unwrap();
+        if other != world {
+            let mut other = Rig::new(algorithm, other, 6).learner;
+            assert!(other.start_from(&policy).is_err());
+        }
+        let seen = &rig.copies.agent(0).observations[..policy.inputs()];
+        let decision = policy.act(seen, &[], &mut Scratch::default());
+        assert_eq!(space.action.check(&decision.action), Ok(()));
+    }
+}
+
+#[test]
+fn reloads_are_checked_and_leave_a_learner_as_it_was_when_refused() {
+    for algorithm in ALGORITHMS {
+        let world = worlds(algorithm).next().unwrap();
+        let mut learner = Rig::new(algorithm, world, 5).learner;
+        let before = learner.checkpoint();
+        let number = |name: &str, n: f64| values(&[(name, Value::Number(n))]);
+        let fixed = algorithm.spec.parameters.iter().find(|p| !p.reloadable);
+        let fixed = fixed.expect("widths are fixed").name;
+        let mut refused = vec![number("gamma", -7.0), number("nope", 1.0)];
+        refused.push(number("gamma", f64::NAN));
+        refused.push(number(fixed, 33.0));
+        for values in refused {
+            let mut mixed = number("gamma", 0.91);
+            mixed.extend(values);
+            assert!(learner.reload(&mixed).is_err(), "{mixed:?}");
+            assert_eq!(learner.checkpoint(), before);
+        }
+        learner.reload(&number("gamma", 0.93)).unwrap();
+        assert_ne!(learner.checkpoint(), before);
+    }
+}
+
+#[test]
+fn algorithms_refuse_agents_that_they_cannot_act_for() {
+    let space = |name: &str| make_world(name).unwrap().spec().agents[0].clone();
+    for algorithm in ALGORITHMS {
+        let (discrete, continuous) = (space("cartpole"), space("pendulum"));
+        let fits = (
+            algorithm.fits(&discrete).is_ok(),
+            algorithm.fits(&continuous).is_ok(),
+        );
+        let expected = match algorithm.actions {
+            Actions::Discrete => (true, false),
+            Actions::Continuous => (false, true),
+            Actions::Any => (true, true),
+        };
+        assert_eq!(fits, expected, "{}", algorithm.name);
+        let blind = AgentSpace {
+            observation: vec![],
+            ..discrete
+        };
+        assert!(algorithm.fits(&blind).is_err());
+    }
+}
