@@ -1,5 +1,6 @@
 //! The algorithms by name. A new one is its file and a line in [`ALGORITHMS`].
 
+mod ddpg;
 pub(crate) mod dqn;
 mod priorities;
 mod replay;
@@ -65,7 +66,7 @@ pub enum NoLearner {
 }
 
 /// All algorithms.
-pub const ALGORITHMS: &[Algorithm] = &[dqn::ALGORITHM];
+pub const ALGORITHMS: &[Algorithm] = &[dqn::ALGORITHM, ddpg::ALGORITHM];
 
 /// The algorithm with this name.
 pub fn find(name: &str) -> Option<&'static Algorithm> {

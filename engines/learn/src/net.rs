@@ -9,7 +9,7 @@ mod adam;
 mod batch;
 mod init;
 
-pub use adam::{Adam, clip};
+pub use adam::{Adam, clip, clip_all};
 pub use batch::Batch;
 pub use init::{Init, standard_normal};
 

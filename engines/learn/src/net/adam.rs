@@ -73,10 +73,17 @@ impl Adam {
 /// Scales a gradient so that its norm is at most `max_norm` (Pascanu, Mikolov and Bengio, "On the difficulty
 /// of training recurrent neural networks", 2013). Returns the norm before.
 pub fn clip(gradient: &mut [f32], max_norm: f32) -> f32 {
-    let norm = squares(gradient).sqrt();
+    clip_all([gradient], max_norm)
+}
+
+/// As [`clip`], for a gradient in several parts.
+pub fn clip_all<const N: usize>(parts: [&mut [f32]; N], max_norm: f32) -> f32 {
+    let norm = parts.iter().map(|part| squares(part)).sum::<f32>().sqrt();
     if norm > max_norm {
         let scale = max_norm / norm;
-        gradient.iter_mut().for_each(|g| *g *= scale);
+        for part in parts {
+            part.iter_mut().for_each(|g| *g *= scale);
+        }
     }
     norm
 }
