@@ -1,7 +1,9 @@
 //! The algorithms by name. A new one is its file and a line in [`ALGORITHMS`].
 
+mod a2c;
 mod ddpg;
 pub(crate) mod dqn;
+mod ppo;
 mod priorities;
 mod replay;
 
@@ -66,7 +68,12 @@ pub enum NoLearner {
 }
 
 /// All algorithms.
-pub const ALGORITHMS: &[Algorithm] = &[dqn::ALGORITHM, ddpg::ALGORITHM];
+pub const ALGORITHMS: &[Algorithm] = &[
+    a2c::ALGORITHM,
+    ddpg::ALGORITHM,
+    dqn::ALGORITHM,
+    ppo::ALGORITHM,
+];
 
 /// The algorithm with this name.
 pub fn find(name: &str) -> Option<&'static Algorithm> {

@@ -16,6 +16,7 @@ pub mod hyper;
 pub mod learner;
 pub mod net;
 pub mod nn;
+mod on_policy;
 pub mod policy;
 pub mod replay;
 pub mod train;
