@@ -18,8 +18,10 @@ pub mod net;
 pub mod nn;
 mod on_policy;
 pub mod policy;
+pub mod presets;
 pub mod replay;
 pub mod train;
+pub mod training;
 pub mod weights;
 
 pub use algorithm::{ALGORITHMS, Algorithm, NoLearner};

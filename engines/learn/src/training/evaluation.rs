@@ -1,0 +1,162 @@
+//! Episodes that are played without exploring and without learning.
+
+use crate::policy::{Policy, Scratch};
+use rand::SeedableRng;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use tars_worlds::{Action, ActionSpace, Generator, Observations, TimeStep, World};
+
+/// The most steps of an episode in a world without a time limit.
+const MAX_STEPS: u32 = 100_000;
+
+/// A fixed rule without a state: from an observation and a mask it writes the action.
+pub type Rule = Arc<dyn Fn(&[f32], &[bool], &mut Action) + Send + Sync>;
+
+/// Who acts for an agent and does not learn.
+#[derive(Clone)]
+pub enum Player {
+    /// The best known action of a policy.
+    Policy(Policy),
+    /// A rule.
+    Rule(Rule),
+    /// Always the action that the space begins with.
+    Hold,
+}
+
+/// An evaluation: the undiscounted returns of some episodes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The steps of the training before it.
+    pub step: u64,
+    /// For each agent of the world, a return for each episode.
+    pub returns: Vec<Vec<f64>>,
+}
+
+impl Evaluation {
+    /// The mean return of an agent.
+    ///
+    /// # Panics
+    ///
+    /// When the world has no such agent.
+    pub fn mean(&self, agent: usize) -> f64 {
+        let returns = &self.returns[agent];
+        returns.iter().sum::<f64>() / returns.len().max(1) as f64
+    }
+
+    /// The sample standard deviation of an agent's returns; 0 for fewer than two.
+    ///
+    /// # Panics
+    ///
+    /// As [`mean`](Self::mean).
+    pub fn std(&self, agent: usize) -> f64 {
+        let (returns, mean) = (&self.returns[agent], self.mean(agent));
+        if returns.len() < 2 {
+            return 0.0;
+        }
+        let squares: f64 = returns.iter().map(|r| (r - mean).powi(2)).sum();
+        (squares / (returns.len() - 1) as f64).sqrt()
+    }
+}
+
+impl Player {
+    /// Writes the action, which has the form of the agent's space.
+    pub(super) fn act(
+        &self,
+        observation: &[f32],
+        mask: &[bool],
+        scratch: &mut Scratch,
+        action: &mut Action,
+    ) {
+        match self {
+            Self::Policy(policy) => policy.act_into(observation, mask, scratch, action),
+            Self::Rule(rule) => rule(observation, mask, action),
+            Self::Hold => {}
+        }
+    }
+}
+
+/// How many actions a mask is about: none for continuous ones.
+pub(super) fn mask_width(space: &ActionSpace) -> usize {
+    match space {
+        ActionSpace::Discrete(names) => names.len(),
+        ActionSpace::Continuous(_) => 0,
+    }
+}
+
+/// Plays episodes, at least one, with a player for each agent. The seed determines them.
+///
+/// # Panics
+///
+/// When there are not as many players as agents, or a policy does not fit its agent.
+pub fn evaluate(
+    world: &mut dyn World,
+    players: &[Player],
+    episodes: u32,
+    seed: u64,
+    step: u64,
+) -> Evaluation {
+    let agents = &world.spec().agents;
+    assert_eq!(players.len(), agents.len(), "a player for each agent");
+    let mut table = Table {
+        players,
+        seen: Observations::new(world.spec()),
+        steps: vec![TimeStep::default(); players.len()],
+        actions: agents.iter().map(|a| a.action.first()).collect(),
+        masks: agents
+            .iter()
+            .map(|a| vec![true; mask_width(&a.action)])
+            .collect(),
+        scratch: Scratch::default(),
+        rng: Generator::seed_from_u64(seed),
+    };
+    let mut returns = vec![Vec::new(); players.len()];
+    for _ in 0..episodes.max(1) {
+        let totals = table.play(world);
+        for (returns, total) in returns.iter_mut().zip(totals) {
+            returns.push(total);
+        }
+    }
+    Evaluation { step, returns }
+}
+
+/// What an episode is played with.
+struct Table<'a> {
+    players: &'a [Player],
+    seen: Observations,
+    steps: Vec<TimeStep>,
+    actions: Vec<Action>,
+    masks: Vec<Vec<bool>>,
+    scratch: Scratch,
+    rng: Generator,
+}
+
+impl Table<'_> {
+    /// Plays one episode and returns what each agent got.
+    fn play(&mut self, world: &mut dyn World) -> Vec<f64> {
+        world.reset(&mut self.rng, &mut self.seen);
+        let mut totals = vec![0.0; self.players.len()];
+        for _ in 0..MAX_STEPS {
+            for (agent, player) in self.players.iter().enumerate() {
+                let mask = &mut self.masks[agent];
+                if !mask.is_empty() {
+                    world.write_mask(agent, mask);
+                }
+                let (seen, action) = (self.seen.of(agent), &mut self.actions[agent]);
+                player.act(seen, mask, &mut self.scratch, action);
+            }
+            world.step(
+                &self.actions,
+                &mut self.rng,
+                &mut self.seen,
+                &mut self.steps,
+            );
+            for (total, step) in totals.iter_mut().zip(&self.steps) {
+                *total += f64::from(step.reward);
+            }
+            if self.steps.iter().all(TimeStep::is_last) {
+                break;
+            }
+        }
+        totals
+    }
+}

@@ -1,0 +1,200 @@
+use super::*;
+use crate::hyper::Value;
+use tars_worlds::world::BadSnapshot;
+use tars_worlds::{Observations, TimeStep, WorldSpec, make_world};
+
+/// What happened, and when to interfere.
+#[derive(Default)]
+struct Owner {
+    reports: Vec<Progress>,
+    stop_at: Option<u64>,
+    checkpoint_at: Option<u64>,
+    checkpoint: Option<Vec<u8>>,
+    reload: Option<Values>,
+}
+
+impl Control for Owner {
+    fn report(&mut self, progress: Progress) {
+        self.reports.push(progress);
+    }
+
+    fn poll(&mut self, step: u64) -> Command {
+        if self.stop_at == Some(step) {
+            Command::Stop
+        } else if self.checkpoint_at == Some(step) {
+            Command::Checkpoint
+        } else {
+            Command::Continue
+        }
+    }
+
+    fn checkpoint(&mut self, checkpoint: Option<Vec<u8>>) {
+        self.checkpoint = checkpoint;
+    }
+
+    fn take_reload(&mut self, _: usize) -> Option<Values> {
+        self.reload.take()
+    }
+}
+
+fn numbers(pairs: &[(&str, f64)]) -> Values {
+    let owned = |(name, n): &(&str, f64)| ((*name).to_owned(), Value::Number(*n));
+    pairs.iter().map(owned).collect()
+}
+
+fn learns(algorithm: &str) -> Member {
+    Member::Learns {
+        algorithm: algorithm.into(),
+        values: numbers(&[("hidden_dim", 16.0), ("batch_size", 16.0)]),
+        start: None,
+    }
+}
+
+fn training(world: &'static str, members: Vec<Member>) -> Training {
+    Training {
+        world: Arc::new(move || make_world(world).unwrap()),
+        members,
+        copies: 2,
+        seed: 3,
+        steps: 1200,
+        reports: 6,
+        evaluate_every: 400,
+        evaluation_episodes: 3,
+    }
+}
+
+/// One learner, all agents at once, and one against fixed others.
+fn trainings() -> Vec<Training> {
+    let against = vec![Member::Plays(Player::Hold), learns("ddpg")];
+    vec![
+        training("taxi", vec![learns("dqn")]),
+        training("pendulum", vec![learns("ddpg")]),
+        training("cournot_2", vec![learns("ddpg"), learns("ddpg")]),
+        training("rock_paper_scissors", vec![learns("dqn"), learns("dqn")]),
+        training("cournot_2", against),
+    ]
+}
+
+#[test]
+fn a_resumed_training_ends_as_an_undisturbed_one_to_the_bit() {
+    for training in trainings() {
+        let mut whole = Owner {
+            checkpoint_at: Some(500),
+            ..Owner::default()
+        };
+        let outcome = training.execute(None, &mut whole).unwrap().unwrap();
+        let checkpoint = whole.checkpoint.unwrap();
+        let mut rest = Owner::default();
+        let resumed = training.execute(Some(&checkpoint), &mut rest).unwrap();
+        assert_eq!(resumed.unwrap(), outcome);
+        assert_eq!(whole.reports[2..], rest.reports);
+        assert_eq!(outcome.evaluations.len(), 3);
+        let cut = &checkpoint[..checkpoint.len() - 1];
+        assert!(training.execute(Some(cut), &mut rest).is_err());
+        let other = Training {
+            seed: 4,
+            ..training.clone()
+        };
+        assert!(other.execute(Some(&checkpoint), &mut rest).is_err());
+    }
+}
+
+#[test]
+fn a_stopped_training_has_no_outcome_and_reports_come_at_even_steps() {
+    let mut owner = Owner {
+        stop_at: Some(700),
+        ..Owner::default()
+    };
+    let training = training("cartpole", vec![learns("dqn")]);
+    assert_eq!(training.execute(None, &mut owner).unwrap(), None);
+    let steps: Vec<u64> = owner.reports.iter().map(|p| p.step).collect();
+    assert_eq!(steps, [200, 400, 600]);
+}
+
+#[test]
+fn a_reload_takes_effect_and_a_refused_one_ends_the_training() {
+    let training = training("cartpole", vec![learns("dqn")]);
+    let mut plain = Owner::default();
+    training.execute(None, &mut plain).unwrap();
+    let reload = |values| Owner {
+        reload: Some(values),
+        ..Owner::default()
+    };
+    let mut changed = reload(numbers(&[("epsilon_decay", 0.9)]));
+    training.execute(None, &mut changed).unwrap();
+    let last = |owner: &Owner| owner.reports[5].agents[0].exploration;
+    assert!(last(&changed) < last(&plain));
+    let mut refused = reload(numbers(&[("hidden_dim", 99.0)]));
+    let error = training.execute(None, &mut refused).unwrap_err();
+    assert!(matches!(error, TrainingError::Hyperparameters(_)));
+}
+
+#[test]
+fn members_that_do_not_fit_the_world_are_refused() {
+    let policy = training("cartpole", vec![learns("dqn")])
+        .execute(None, &mut Owner::default())
+        .unwrap()
+        .unwrap()
+        .learned
+        .remove(0)
+        .policy;
+    let frozen = || Member::Plays(Player::Policy(policy.clone()));
+    for (world, members) in [
+        ("cartpole", vec![]),
+        ("cartpole", vec![Member::Plays(Player::Hold)]),
+        ("cartpole", vec![learns("dqn"), learns("dqn")]),
+        ("cartpole", vec![learns("ddpg")]),
+        ("cartpole", vec![learns("nothing")]),
+        ("pendulum", vec![learns("dqn")]),
+        ("rock_paper_scissors", vec![learns("dqn"), frozen()]),
+    ] {
+        let refused = training(world, members).execute(None, &mut Owner::default());
+        assert!(refused.is_err(), "{world}");
+    }
+}
+
+/// CartPole whose rewards are not numbers.
+struct Broken(Box<dyn World>);
+
+impl World for Broken {
+    fn spec(&self) -> &WorldSpec {
+        self.0.spec()
+    }
+
+    fn reset(&mut self, rng: &mut Generator, observations: &mut Observations) {
+        self.0.reset(rng, observations);
+    }
+
+    fn step(
+        &mut self,
+        actions: &[Action],
+        rng: &mut Generator,
+        observations: &mut Observations,
+        steps: &mut [TimeStep],
+    ) {
+        self.0.step(actions, rng, observations, steps);
+        steps[0].reward = f32::NAN;
+    }
+
+    fn observe(&self, observations: &mut Observations) {
+        self.0.observe(observations);
+    }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), BadSnapshot> {
+        Err(BadSnapshot)
+    }
+}
+
+#[test]
+fn a_world_that_gives_no_numbers_ends_the_training() {
+    let broken = Training {
+        world: Arc::new(|| Box::new(Broken(make_world("cartpole").unwrap()))),
+        ..training("cartpole", vec![learns("dqn")])
+    };
+    let ended = broken.execute(None, &mut Owner::default());
+    assert_eq!(ended, Err(TrainingError::World));
+}
