@@ -7,6 +7,8 @@
 
 #![deny(missing_docs)]
 
+pub mod controller;
+pub mod egta;
 pub mod mesh;
 pub mod space;
 pub mod world;
@@ -26,6 +28,7 @@ mod testing;
 pub use acrobot::Acrobot;
 pub use cartpole::CartPole;
 pub use congestion::Congestion;
+pub use controller::{Controller, controller_names, make_controller};
 pub use copies::{AgentBatch, Copies};
 pub use cournot::Cournot;
 pub use gridworld::GridWorld;

@@ -24,7 +24,9 @@ mod calibration;
 mod changes;
 mod controls;
 mod fair;
+pub mod fit;
 mod flow;
+mod forecast;
 mod interval;
 mod latency;
 mod observe;
@@ -43,6 +45,7 @@ pub use calibration::{
 pub use changes::{Decisions, acceptance};
 pub use controls::Controls;
 pub use fair::{Alpha, jain};
+pub(crate) use forecast::Forecast;
 pub use interval::Interval;
 pub use queue::erlang_c;
 

@@ -51,6 +51,13 @@ impl<W: World> Episode<W> {
     }
 }
 
+/// Nothing changes in the mesh but, to begin with, the share of replicas.
+pub(crate) fn mesh_hold(share: f32) -> Vec<Action> {
+    let mut actions = [0, 0, 0].map(Action::Discrete).to_vec();
+    actions.push(Action::Continuous(vec![share]));
+    actions
+}
+
 /// Stored vectors; `tests/vectors/generate.py` writes them.
 pub(crate) fn vectors<T: DeserializeOwned>(json: &str) -> T {
     serde_json::from_str(json).unwrap()

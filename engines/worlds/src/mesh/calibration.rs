@@ -22,6 +22,10 @@ pub struct Calibration {
     pub interval_s: f64,
     /// The steps of an episode.
     pub max_steps: u32,
+    /// How far the settings that an episode begins with may be from an operator's: 0 for not at all, 1 for
+    /// as far as somebody may have left them. Agents that correct what they find do better than those that
+    /// hold.
+    pub disorder: f64,
     /// The tenants, up to [`MAX_TENANTS`].
     pub tenants: Vec<Tenant>,
     /// The services, up to [`MAX_SERVICES`]. Every call passes the first one, and then one of the others.
@@ -30,7 +34,7 @@ pub struct Calibration {
     pub traffic: Traffic,
     /// What callers do when a call fails.
     pub clients: Clients,
-    /// How many seconds of a tenant's rate limit its token bucket holds.
+    /// How many seconds of the rate limit the token bucket holds.
     pub bucket_s: f64,
     /// The latency above which a call violates the objective, in s.
     pub objective_s: f64,
@@ -193,7 +197,7 @@ pub struct Rewards {
     pub ethical_lost: f64,
     /// Resource: of the price of the replicas, as a share of that of the most replicas.
     pub resource_cost: f64,
-    /// Resource: of calls above the latency objective.
+    /// Resource: of calls that were refused or violated the latency objective.
     pub resource_slow: f64,
     /// Resource: of the change of the share of replicas.
     pub resource_change: f64,
@@ -224,7 +228,7 @@ fn service(name: &str, service_time_s: f64, replicas: [u32; 2], start_up_s: f64)
         max_replicas: replicas[1],
         start_up_s,
         price: 1.0,
-        queue_s: 6.0,
+        queue_s: 2.0,
     }
 }
 
@@ -236,6 +240,7 @@ impl Calibration {
             name: "shipped".into(),
             interval_s: 5.0,
             max_steps: 200,
+            disorder: 1.0,
             tenants: vec![
                 tenant("web", 50.0, 0.4, 0.8, [0.6, 0.2, 0.2]),
                 tenant("api", 36.0, 0.3, 1.0, [0.4, 0.2, 0.4]),
@@ -243,17 +248,17 @@ impl Calibration {
                 tenant("partner", 10.0, 0.1, 1.0, [0.3, 0.4, 0.3]),
             ],
             services: vec![
-                service("gateway", 0.010, [1, 5], 5.0),
-                service("orchestration", 0.050, [1, 9], 15.0),
-                service("automl", 0.090, [1, 12], 20.0),
-                service("hypersync", 0.040, [1, 5], 15.0),
+                service("gateway", 0.020, [1, 8], 5.0),
+                service("orchestration", 0.050, [1, 8], 15.0),
+                service("automl", 0.090, [1, 12], 15.0),
+                service("hypersync", 0.060, [1, 6], 15.0),
             ],
             traffic: Traffic {
-                diurnal: 0.4,
+                diurnal: 0.5,
                 peak_hour: 14.0,
                 burst_factor: 2.5,
-                burst_s: 60.0,
-                calm_s: 180.0,
+                burst_s: 120.0,
+                calm_s: 360.0,
                 dispersion: 3.0,
             },
             clients: Clients {
@@ -284,6 +289,7 @@ impl Calibration {
         only.queue_s = f64::MAX;
         let mut calibration = Self::shipped();
         calibration.name = "constant".into();
+        calibration.disorder = 0.0;
         calibration.services = vec![only];
         calibration.tenants = vec![Tenant {
             mix: Vec::new(),
@@ -331,6 +337,7 @@ impl Calibration {
         positive("interval_s", self.interval_s)?;
         positive("bucket_s", self.bucket_s)?;
         positive("objective_s", self.objective_s)?;
+        probability("disorder", self.disorder)?;
         self.traffic.check()?;
         self.clients.check()?;
         self.changes.check()
@@ -370,15 +377,15 @@ impl Changes {
             min_quorum: 2,
             proposals: 1.0 / 30.0,
             risky_factor: 2.0,
-            bad: 0.1,
-            risky_bad: 0.6,
-            risky_s: 150.0,
-            quiet_s: 350.0,
+            bad: 0.05,
+            risky_bad: 0.7,
+            risky_s: 300.0,
+            quiet_s: 500.0,
             available: 0.95,
-            night: 0.4,
+            night: 0.6,
             answer_s: 20.0,
             answer_sigma: 0.8,
-            spots: 0.5,
+            spots: 0.4,
             false_alarms: 0.1,
             timeout_s: [15.0, 240.0],
             gain: 0.05,
@@ -442,7 +449,7 @@ impl Rewards {
             ethical_worst: 0.5,
             ethical_lost: 1.0,
             resource_cost: 0.4,
-            resource_slow: 0.5,
+            resource_slow: 0.6,
             resource_change: 0.1,
         }
     }
@@ -554,7 +561,7 @@ mod tests {
             ("service_time_s of gateway", |c| {
                 c.services[0].service_time_s = 0.0;
             }),
-            ("replicas of gateway", |c| c.services[0].min_replicas = 6),
+            ("replicas of gateway", |c| c.services[0].min_replicas = 60),
             ("dispersion", |c| c.traffic.dispersion = 0.5),
             ("retries", |c| c.clients.strict.retries = 1.5),
             ("min_quorum", |c| c.changes.min_quorum = 8),

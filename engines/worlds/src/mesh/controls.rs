@@ -5,7 +5,8 @@ use super::{
     fair::{Alpha, PerTenant},
     interval::Interval,
 };
-use crate::space::Action;
+use crate::{space::Action, world::Generator};
+use rand::RngExt;
 use serde::{Deserialize, Serialize};
 
 /// Policy's actions: a change of the rate limit, and whether timeout and retry budget change between the
@@ -50,7 +51,7 @@ const WEIGHTS: [f64; 2] = [0.25, 4.0];
 /// Everything that the agents set.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Controls {
-    /// Policy: the calls per second that all tenants together are admitted with.
+    /// Policy: the calls of mean work per second that all tenants together are admitted with.
     pub limit: f64,
     /// Policy: whether callers give up early and retry little.
     pub strict: bool,
@@ -58,9 +59,9 @@ pub struct Controls {
     pub quorum: u32,
     /// Consensus: when an undecided proposal expires, in s.
     pub timeout_s: f64,
-    /// Ethical: each tenant's share of the limit and weight in the scheduler; they sum to 1.
+    /// Ethical: each tenant's weight where the limit or a service's capacity is divided; they sum to 1.
     pub weights: PerTenant,
-    /// Ethical: how capacity is divided.
+    /// Ethical: how both are divided.
     pub alpha: Alpha,
     /// Resource: the share of the way from the fewest replicas to the most.
     pub share: f64,
@@ -84,6 +85,31 @@ impl Controls {
             share: 0.5,
             share_change: 0.0,
         }
+    }
+
+    /// The settings that an episode begins with: the operator's, as far from them as the calibration says.
+    pub(crate) fn start(calibration: &Calibration, rng: &mut Generator) -> Self {
+        let changes = &calibration.changes;
+        let [shortest, longest] = changes.timeout_s;
+        let mut controls = Self::initial(calibration);
+        let disorder = calibration.disorder;
+        let mut up_to_double = || (disorder * rng.random_range(-1.0..1.0)).exp2();
+        controls.limit *= up_to_double();
+        controls.timeout_s = (controls.timeout_s * up_to_double()).clamp(shortest, longest);
+        controls.weights = controls.weights.map(|weight| weight * up_to_double());
+        controls.normalise();
+        controls.share += disorder * rng.random_range(-0.2..0.2);
+        if rng.random::<f64>() < disorder {
+            controls.strict = rng.random();
+            controls.quorum = rng.random_range(changes.min_quorum..=changes.approvers);
+            controls.alpha = Alpha::ALL[rng.random_range(0..Alpha::ALL.len())];
+        }
+        controls
+    }
+
+    fn normalise(&mut self) {
+        let sum: f64 = self.weights.iter().sum();
+        self.weights = self.weights.map(|weight| weight / sum);
     }
 
     /// Whether these can be settings of this mesh.
@@ -157,8 +183,7 @@ impl Controls {
         let entitlement = calibration.tenants[tenant].entitlement;
         let [least, most] = WEIGHTS.map(|bound| bound * entitlement);
         self.weights[tenant] = (self.weights[tenant] * factor).clamp(least, most);
-        let sum: f64 = self.weights.iter().sum();
-        self.weights = self.weights.map(|weight| weight / sum);
+        self.normalise();
     }
 }
 

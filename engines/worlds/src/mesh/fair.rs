@@ -21,6 +21,9 @@ pub enum Alpha {
 }
 
 impl Alpha {
+    /// All of them, in order.
+    pub const ALL: [Self; 4] = [Self::Half, Self::One, Self::Two, Self::Infinite];
+
     /// How fast calls at the common level are served by their cost: cost^(-1/α).
     fn preference(self, cost: f64) -> f64 {
         match self {
@@ -28,6 +31,16 @@ impl Alpha {
             Self::One => 1.0 / cost,
             Self::Two => 1.0 / cost.sqrt(),
             Self::Infinite => 1.0,
+        }
+    }
+
+    /// The α whose inverse is nearest to a number.
+    pub(crate) fn nearest(inverse: f64) -> Self {
+        match inverse {
+            inverse if inverse > 1.5 => Self::Half,
+            inverse if inverse > 0.75 => Self::One,
+            inverse if inverse > 0.25 => Self::Two,
+            _ => Self::Infinite,
         }
     }
 
@@ -112,7 +125,6 @@ pub fn jain(shares: &[f64]) -> f64 {
 mod tests {
     use super::*;
 
-    const ALPHAS: [Alpha; 4] = [Alpha::Half, Alpha::One, Alpha::Two, Alpha::Infinite];
     const EVEN: PerTenant = [0.25; 4];
 
     fn used(got: &PerTenant, cost: &PerTenant) -> f64 {
@@ -122,7 +134,7 @@ mod tests {
     #[test]
     fn enough_capacity_meets_every_demand() {
         let demand = [5.0, 0.0, 2.0, 1.0];
-        for alpha in ALPHAS {
+        for alpha in Alpha::ALL {
             assert_eq!(divide(8.0, &demand, &[1.0; 4], &EVEN, alpha), demand);
         }
     }
@@ -130,7 +142,7 @@ mod tests {
     #[test]
     fn scarce_capacity_is_used_up_and_nobody_gets_more_than_they_want() {
         let (demand, cost) = ([50.0, 30.0, 1.0, 20.0], [1.0, 0.5, 2.0, 4.0]);
-        for alpha in ALPHAS {
+        for alpha in Alpha::ALL {
             let got = divide(40.0, &demand, &cost, &[0.4, 0.3, 0.2, 0.1], alpha);
             assert!((used(&got, &cost) - 40.0).abs() < 1e-9);
             assert!(
@@ -168,7 +180,7 @@ mod tests {
     #[test]
     fn a_smaller_alpha_serves_more_calls_and_a_larger_one_serves_more_evenly() {
         let (demand, cost) = ([90.0; 4], [1.0, 1.0, 2.0, 4.0]);
-        let got = ALPHAS.map(|alpha| divide(40.0, &demand, &cost, &EVEN, alpha));
+        let got = Alpha::ALL.map(|alpha| divide(40.0, &demand, &cost, &EVEN, alpha));
         for pair in got.windows(2) {
             assert!(pair[0].iter().sum::<f64>() > pair[1].iter().sum());
             assert!(jain(&pair[0]) < jain(&pair[1]));

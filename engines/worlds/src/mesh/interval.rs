@@ -103,6 +103,11 @@ impl Interval {
         1.0 - share(sum(&self.done), sum(&self.demand), 1.0)
     }
 
+    /// The share of attempts that were refused or violated the latency objective.
+    pub(crate) fn violated(&self) -> f64 {
+        1.0 - (1.0 - self.slow) * (1.0 - self.shed_share())
+    }
+
     /// The share of attempts that the rate limit refused.
     pub(crate) fn shed_share(&self) -> f64 {
         share(sum(&self.shed), sum(&self.offered), 0.0)

@@ -72,7 +72,7 @@ fn policy(calibration: &Calibration) -> Vec<Component> {
             component(format!("{name}_admitted"), "calls/s", rate, 8.0, COMPUTED),
             ratio(&format!("{name}_shed"), 1.0, COMPUTED),
             ratio(&format!("{name}_timed_out"), 1.0, COMPUTED),
-            ratio(&format!("{name}_tokens"), 1.0, COMPUTED),
+            component(format!("{name}_latency"), "s", objective, 8.0, COMPUTED),
         ]
     };
     let mut all: Vec<Component> = tenants(calibration).flat_map(of).collect();
@@ -257,13 +257,12 @@ impl View<'_> {
     fn policy(&self, writer: &mut Writer<'_>) {
         let (state, last, interval) = (self.state, &self.state.last, self.calibration.interval_s);
         for at in 0..MAX_TENANTS {
-            let bucket = state.rate_limit(at) * self.calibration.bucket_s;
             writer.extend(&[
                 last.offered[at] / interval,
                 last.admitted[at] / interval,
                 share(last.shed[at], last.offered[at], 0.0),
                 share(last.timed_out[at], last.admitted[at], 0.0),
-                share(state.tokens[at], bucket, 0.0),
+                last.latency[at],
             ]);
         }
         writer.extend(&last.quantiles);

@@ -53,6 +53,6 @@ fn resource(calibration: &Calibration, state: &State) -> f64 {
     let cost = price / calibration.full_price();
     let change = state.controls.share_change.abs();
     -weights.resource_cost * cost
-        - weights.resource_slow * state.last.slow
+        - weights.resource_slow * state.last.violated()
         - weights.resource_change * change
 }

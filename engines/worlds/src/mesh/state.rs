@@ -4,7 +4,7 @@ use super::{
     calibration::{Calibration, MAX_SERVICES, MAX_TENANTS},
     changes::{ChangeState, Context},
     controls::Controls,
-    fair::PerTenant,
+    fair::{PerTenant, divide},
     flow::{Flow, Station},
     interval::{Interval, Path, share, sum},
     latency::{Latency, Mixture},
@@ -12,7 +12,7 @@ use super::{
     traffic::Load,
 };
 use crate::{space::Action, world::Generator};
-use rand::{Rng, RngExt, SeedableRng};
+use rand::{Rng, SeedableRng};
 use serde::{Deserialize, Serialize};
 
 /// Everything that the next interval depends on.
@@ -23,8 +23,8 @@ pub(crate) struct State {
     pub(crate) load: Load,
     /// What callers will try again in the next interval.
     retries: PerTenant,
-    /// What is left in the tenants' token buckets.
-    pub(crate) tokens: PerTenant,
+    /// What is left in the token bucket, in calls of mean work.
+    pub(crate) tokens: f64,
     pub(crate) fleet: [Replicas; MAX_SERVICES],
     /// By service: what waits.
     queues: [PerTenant; MAX_SERVICES],
@@ -38,14 +38,13 @@ pub(crate) struct State {
 impl State {
     /// The start of an episode, at a random time of day.
     pub(crate) fn start(calibration: &Calibration, rng: &mut Generator) -> Self {
-        let mut controls = Controls::initial(calibration);
-        controls.share = rng.random_range(0.3..0.7);
+        let controls = Controls::start(calibration, rng);
         let mut state = Self {
             step: 0,
             controls,
             load: Load::start(&calibration.traffic, rng),
             retries: PerTenant::default(),
-            tokens: PerTenant::default(),
+            tokens: controls.limit * calibration.bucket_s,
             fleet: [Replicas::default(); MAX_SERVICES],
             queues: [PerTenant::default(); MAX_SERVICES],
             waits: [0.0; MAX_SERVICES],
@@ -55,9 +54,6 @@ impl State {
         };
         for at in 0..calibration.services.len() {
             state.fleet[at] = Replicas::ready(state.wanted(calibration, at));
-        }
-        for at in 0..calibration.tenants.len() {
-            state.tokens[at] = state.rate_limit(at) * calibration.bucket_s;
         }
         state.last = state.expected(calibration);
         state.offered_before = sum(&state.last.offered);
@@ -87,13 +83,8 @@ impl State {
         }
     }
 
-    /// The calls per second that a tenant is admitted with.
-    pub(crate) fn rate_limit(&self, tenant: usize) -> f64 {
-        self.controls.limit * self.controls.weights[tenant]
-    }
-
     /// How many replicas of a service Resource wants.
-    fn wanted(&self, calibration: &Calibration, service: usize) -> u32 {
+    pub(crate) fn wanted(&self, calibration: &Calibration, service: usize) -> u32 {
         let service = &calibration.services[service];
         let (least, most) = (service.min_replicas, service.max_replicas);
         least + (self.controls.share * f64::from(most - least)).round() as u32
@@ -123,6 +114,50 @@ impl State {
         };
         self.changes.advance(&context, &mut draws);
         self.step += 1;
+    }
+
+    /// Moves on by an interval in which tenants want what is given, and nothing is drawn.
+    pub(crate) fn expect(
+        &mut self,
+        calibration: &Calibration,
+        actions: &[Action],
+        demand: PerTenant,
+    ) {
+        self.controls.apply(actions, calibration, &self.last);
+        self.offered_before = sum(&self.last.offered);
+        self.scale(calibration);
+        self.last = self.run(calibration, demand);
+        self.retries = self.will_retry(calibration);
+        self.step += 1;
+    }
+
+    /// Moves on by an interval in which tenants want what is given and as many replicas serve as is given.
+    pub(crate) fn steady(
+        &mut self,
+        calibration: &Calibration,
+        demand: PerTenant,
+        replicas: &[u32],
+    ) {
+        for (fleet, ready) in self.fleet.iter_mut().zip(replicas) {
+            *fleet = Replicas::ready((*ready).max(1));
+        }
+        self.last = self.run(calibration, demand);
+        self.retries = self.will_retry(calibration);
+    }
+
+    /// Sets what a tenant tries again in the next interval.
+    pub(crate) fn retry(&mut self, tenant: usize, calls: f64) {
+        self.retries[tenant] = calls;
+    }
+
+    /// Multiplies what all tenants try again in the next interval.
+    pub(crate) fn scale_retries(&mut self, factor: f64) {
+        self.retries = self.retries.map(|calls| calls * factor);
+    }
+
+    /// Sets what waits at a service.
+    pub(crate) fn set_queue(&mut self, service: usize, queues: PerTenant) {
+        self.queues[service] = queues;
     }
 
     /// Starts and stops replicas.
@@ -171,15 +206,24 @@ impl State {
         interval
     }
 
-    /// Takes tokens from the tenants' buckets.
+    /// Divides the tokens of the bucket among the tenants, as Ethical has set it. A call takes as many
+    /// tokens as its work.
     fn admit(&mut self, calibration: &Calibration, offered: &PerTenant) -> PerTenant {
-        let mut admitted = PerTenant::default();
-        for at in 0..calibration.tenants.len() {
-            let rate = self.rate_limit(at);
-            let tokens = self.tokens[at] + rate * calibration.interval_s;
-            admitted[at] = offered[at].min(tokens);
-            self.tokens[at] = (tokens - admitted[at]).min(rate * calibration.bucket_s);
-        }
+        let Controls {
+            limit,
+            weights,
+            alpha,
+            ..
+        } = &self.controls;
+        let work = work(calibration);
+        let tokens = self.tokens + limit * calibration.interval_s;
+        let admitted = divide(tokens, offered, &work, weights, *alpha);
+        let taken: f64 = admitted
+            .iter()
+            .zip(&work)
+            .map(|(calls, work)| calls * work)
+            .sum();
+        self.tokens = (tokens - taken).clamp(0.0, limit * calibration.bucket_s);
         admitted
     }
 
@@ -264,7 +308,7 @@ impl State {
     /// the next step cannot work with.
     pub(crate) fn is_sound(&self, calibration: &Calibration) -> bool {
         let fleet = calibration.services.iter().zip(&self.fleet);
-        let numbers = [&self.retries, &self.tokens, &self.waits];
+        let numbers = [&self.retries, &self.waits];
         let queues = self.queues.iter().chain(numbers).flatten();
         self.controls.is_sound(calibration)
             && fleet
@@ -274,6 +318,8 @@ impl State {
                 .into_iter()
                 .all(|number| number.is_finite() && *number >= 0.0)
             && self.changes.is_sound()
+            && self.tokens.is_finite()
+            && self.tokens >= 0.0
             && self.load.time.is_finite()
     }
 
@@ -295,6 +341,15 @@ fn arrive(
         calls: served[tenant],
         latency: before[tenant].plus(&flow.latency[tenant]),
     });
+}
+
+/// The work of a call of each tenant, relative to the mean.
+fn work(calibration: &Calibration) -> PerTenant {
+    let mut work = [1.0; MAX_TENANTS];
+    for (work, tenant) in work.iter_mut().zip(&calibration.tenants) {
+        *work = tenant.work;
+    }
+    work
 }
 
 fn mean_shift(flow: &Flow) -> f64 {

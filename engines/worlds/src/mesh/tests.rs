@@ -126,6 +126,7 @@ fn symmetric_tenants_are_treated_alike() {
         ..calibration.tenants[0].clone()
     };
     calibration.tenants = vec![alike; 4];
+    calibration.disorder = 0.0;
     calibration.traffic.burst_factor = 1.0;
     calibration.traffic.dispersion = 1.0;
     for ethical in [3, 4, 5, 6] {
@@ -234,4 +235,42 @@ fn new_replicas_help_after_their_start_up_only() {
     }
     mesh.step(&hold(1.0));
     assert!(utilisation(&mesh) < 1.0);
+}
+
+/// Each agent's mean reward when one of them takes a constant action and the others hold, over the same
+/// episodes.
+fn rewards_of(at: usize, action: &Action) -> [f64; 4] {
+    let mut sums = [0.0; 4];
+    for seed in 0..20 {
+        let mut mesh = episode(Calibration::shipped(), seed);
+        let mut joint = hold(mesh.world.controls().share as f32);
+        joint[at] = action.clone();
+        for _ in 0..200 {
+            for (sum, step) in sums.iter_mut().zip(mesh.step(&joint)) {
+                *sum += f64::from(step.reward) / 4_000.0;
+            }
+        }
+    }
+    sums
+}
+
+#[test]
+fn what_each_agent_does_matters_to_itself_and_to_another_one() {
+    let cases = [
+        (0, Action::Discrete(2), Action::Discrete(8)),
+        (1, Action::Discrete(1), Action::Discrete(2)),
+        (2, Action::Discrete(3), Action::Discrete(2)),
+        (
+            3,
+            Action::Continuous(vec![0.1]),
+            Action::Continuous(vec![0.5]),
+        ),
+    ];
+    for (at, one, other) in cases {
+        let (one, other) = (rewards_of(at, &one), rewards_of(at, &other));
+        let differences: [f64; 4] = std::array::from_fn(|n| (one[n] - other[n]).abs());
+        assert!(differences[at] > 0.01, "{at}: {differences:?}");
+        let others = (0..4).filter(|n| *n != at).map(|n| differences[n]);
+        assert!(others.fold(0.0, f64::max) > 0.005, "{at}: {differences:?}");
+    }
 }

@@ -98,8 +98,8 @@ mod tests {
             }
             .rates(&calibration)[0]
         };
-        assert!((at(14.0) - 50.0 * 1.4).abs() < 1e-9);
-        assert!((at(2.0) - 50.0 * 0.6).abs() < 1e-9);
+        assert!((at(14.0) - 50.0 * 1.5).abs() < 1e-9);
+        assert!((at(2.0) - 50.0 * 0.5).abs() < 1e-9);
     }
 
     #[test]

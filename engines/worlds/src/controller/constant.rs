@@ -1,0 +1,35 @@
+//! Does nothing: discrete agents hold, and Resource keeps the share of replicas that it found.
+
+use super::{Controller, Gauge, choose, set};
+use crate::{
+    mesh::Calibration,
+    space::{Action, ActionSpace, AgentSpace},
+};
+
+struct Hold;
+
+struct Keep {
+    share: Gauge,
+}
+
+pub(super) fn hold(space: &AgentSpace, _: &Calibration) -> Option<Box<dyn Controller>> {
+    match &space.action {
+        ActionSpace::Discrete(_) => Some(Box::new(Hold)),
+        ActionSpace::Continuous(_) => {
+            let share = Gauge::find(space, "share")?;
+            Some(Box::new(Keep { share }))
+        }
+    }
+}
+
+impl Controller for Hold {
+    fn act(&mut self, _: &[f32], action: &mut Action) {
+        choose(action, 0);
+    }
+}
+
+impl Controller for Keep {
+    fn act(&mut self, observation: &[f32], action: &mut Action) {
+        set(action, self.share.read(observation));
+    }
+}

@@ -1,0 +1,496 @@
+//! Empirical games (Wellman, "Methods for Empirical Game-Theoretic Analysis", 2006): what every combination
+//! of some actions of each agent earns in a world, measured by rollouts.
+//!
+//! All combinations are rolled out with the same random numbers, so that they differ by what the agents do and
+//! not by luck. The payoffs are a game in normal form for a solver; how far the agents' own mixes are from an
+//! equilibrium of it (`nash_conv`) needs no solver, and resampling the rollouts says how sure that is.
+
+use crate::{
+    space::Action,
+    world::{BadSnapshot, Generator, Observations, TimeStep, World},
+};
+use rand::{Rng, RngExt, SeedableRng};
+
+/// The largest number of joint actions.
+pub const MAX_JOINT: usize = 10_000;
+
+/// How to measure.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Plan {
+    /// Rollouts of each joint action.
+    pub rollouts: usize,
+    /// The steps of a rollout. It is shorter where the episode ends.
+    pub steps: usize,
+    /// For how many steps the joint action is taken. Afterwards the agents take those of `then`.
+    pub repeat: usize,
+    /// The discount factor of rewards; a payoff is the discounted mean, in the range of a reward.
+    pub discount: f64,
+    /// The seed of the random numbers that all rollouts share.
+    pub seed: u64,
+}
+
+impl Default for Plan {
+    /// 8 rollouts of 30 steps, of which the first 5 take the joint action.
+    fn default() -> Self {
+        Self {
+            rollouts: 8,
+            steps: 30,
+            repeat: 5,
+            discount: 1.0,
+            seed: 0,
+        }
+    }
+}
+
+/// Why there is no empirical game.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum NoGame {
+    /// There is not one list of actions, with at least one action, for each agent, or one `then` for each.
+    #[error("each agent needs at least one action, and one to go on with")]
+    Actions,
+    /// An action is not in its agent's space.
+    #[error("action {action} of agent {agent} is not in its space")]
+    NotInSpace {
+        /// The agent's position.
+        agent: usize,
+        /// The action's position; that of `then` comes last.
+        action: usize,
+    },
+    /// There are more than [`MAX_JOINT`] joint actions.
+    #[error("there are more than {MAX_JOINT} joint actions")]
+    TooLarge,
+    /// There is nothing to measure.
+    #[error("at least one rollout of at least one step is needed")]
+    Empty,
+    /// The world cannot be copied, or refuses its own snapshot.
+    #[error("the world cannot be copied")]
+    NoCopy,
+}
+
+impl From<BadSnapshot> for NoGame {
+    fn from(_: BadSnapshot) -> Self {
+        Self::NoCopy
+    }
+}
+
+/// What joint actions earn, by rollout.
+#[derive(Debug, Clone, PartialEq)]
+pub struct EmpiricalGame {
+    shape: Vec<usize>,
+    rollouts: usize,
+    /// By agent, joint action (the last agent's action varies fastest) and rollout.
+    samples: Vec<Vec<f32>>,
+}
+
+/// A measured number with a confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Interval {
+    /// The number, of all rollouts.
+    pub value: f64,
+    /// The lower end.
+    pub low: f64,
+    /// The upper end.
+    pub high: f64,
+}
+
+/// Rolls out every joint action of some choices from the present state of a world, which it leaves in that
+/// state. `then` is what the agents go on with.
+///
+/// # Errors
+///
+/// When the choices are none, or the world cannot be copied.
+pub fn measure(
+    world: &mut dyn World,
+    choices: &[Vec<Action>],
+    then: &[Action],
+    plan: &Plan,
+) -> Result<EmpiricalGame, NoGame> {
+    check(world, choices, then, plan)?;
+    let shape: Vec<usize> = choices.iter().map(Vec::len).collect();
+    let joint = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
+    let joint = joint
+        .filter(|all| *all <= MAX_JOINT)
+        .ok_or(NoGame::TooLarge)?;
+    let snapshot = world.snapshot().ok_or(NoGame::NoCopy)?;
+    let mut game = EmpiricalGame {
+        samples: vec![Vec::with_capacity(joint * plan.rollouts); shape.len()],
+        rollouts: plan.rollouts,
+        shape,
+    };
+    let mut roller = Roller::new(world, then, plan);
+    for at in 0..joint {
+        let first = game.actions(at, choices);
+        for rollout in 0..plan.rollouts {
+            roller.world.restore(&snapshot)?;
+            for (samples, payoff) in game.samples.iter_mut().zip(roller.roll(&first, rollout)) {
+                samples.push(*payoff as f32);
+            }
+        }
+    }
+    roller.world.restore(&snapshot)?;
+    Ok(game)
+}
+
+fn check(
+    world: &dyn World,
+    choices: &[Vec<Action>],
+    then: &[Action],
+    plan: &Plan,
+) -> Result<(), NoGame> {
+    let agents = &world.spec().agents;
+    let lists = [choices.len(), then.len()];
+    if lists != [agents.len(); 2] || choices.iter().any(Vec::is_empty) {
+        return Err(NoGame::Actions);
+    }
+    if plan.rollouts == 0 || plan.steps == 0 {
+        return Err(NoGame::Empty);
+    }
+    for (agent, space) in agents.iter().enumerate() {
+        let all = choices[agent].iter().chain([&then[agent]]);
+        for (action, one) in all.enumerate() {
+            let checked = space.action.check(one);
+            checked.map_err(|_| NoGame::NotInSpace { agent, action })?;
+        }
+    }
+    Ok(())
+}
+
+/// Plays rollouts with buffers that it keeps.
+struct Roller<'a> {
+    world: &'a mut dyn World,
+    then: &'a [Action],
+    plan: &'a Plan,
+    /// One seed for each rollout.
+    seeds: Vec<u64>,
+    seen: Observations,
+    steps: Vec<TimeStep>,
+    payoffs: Vec<f64>,
+}
+
+impl<'a> Roller<'a> {
+    fn new(world: &'a mut dyn World, then: &'a [Action], plan: &'a Plan) -> Self {
+        let mut seeds = Generator::seed_from_u64(plan.seed);
+        let agents = then.len();
+        Self {
+            seen: Observations::new(world.spec()),
+            steps: vec![TimeStep::default(); agents],
+            payoffs: vec![0.0; agents],
+            seeds: (0..plan.rollouts).map(|_| seeds.next_u64()).collect(),
+            world,
+            then,
+            plan,
+        }
+    }
+
+    /// The discounted mean reward of each agent.
+    fn roll(&mut self, first: &[Action], rollout: usize) -> &[f64] {
+        let mut rng = Generator::seed_from_u64(self.seeds[rollout]);
+        let (mut weight, mut weights) = (1.0, 0.0);
+        self.payoffs.fill(0.0);
+        for step in 0..self.plan.steps {
+            let actions = if step < self.plan.repeat {
+                first
+            } else {
+                self.then
+            };
+            self.world
+                .step(actions, &mut rng, &mut self.seen, &mut self.steps);
+            for (payoff, step) in self.payoffs.iter_mut().zip(&self.steps) {
+                *payoff += weight * f64::from(step.reward);
+            }
+            weights += weight;
+            weight *= self.plan.discount;
+            if self.steps.iter().all(TimeStep::is_last) {
+                break;
+            }
+        }
+        self.payoffs
+            .iter_mut()
+            .for_each(|payoff| *payoff /= weights);
+        &self.payoffs
+    }
+}
+
+impl EmpiricalGame {
+    /// How many actions each agent chooses among.
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
+
+    /// The mean payoffs: by agent, for each joint action, in which the last agent's action varies fastest.
+    pub fn payoffs(&self) -> Vec<Vec<f64>> {
+        let all: Vec<usize> = (0..self.rollouts).collect();
+        self.payoffs_of(&all)
+    }
+
+    /// The mean payoffs over some rollouts, which may repeat.
+    fn payoffs_of(&self, rollouts: &[usize]) -> Vec<Vec<f64>> {
+        let mean = |samples: &[f32]| {
+            let sum: f64 = rollouts.iter().map(|at| f64::from(samples[*at])).sum();
+            sum / rollouts.len() as f64
+        };
+        let of = |samples: &Vec<f32>| samples.chunks_exact(self.rollouts).map(mean).collect();
+        self.samples.iter().map(of).collect()
+    }
+
+    /// The position of each agent's action in a joint action.
+    fn positions(&self, mut joint: usize) -> Vec<usize> {
+        let mut positions = vec![0; self.shape.len()];
+        for (position, actions) in positions.iter_mut().zip(&self.shape).rev() {
+            *position = joint % actions;
+            joint /= actions;
+        }
+        positions
+    }
+
+    fn actions(&self, joint: usize, choices: &[Vec<Action>]) -> Vec<Action> {
+        let positions = self.positions(joint).into_iter().enumerate();
+        positions
+            .map(|(agent, at)| choices[agent][at].clone())
+            .collect()
+    }
+
+    /// The sum of what each agent would gain by its best action when all mix as given: 0 in an equilibrium.
+    ///
+    /// # Panics
+    ///
+    /// When the mixes are not one for each agent with a number for each action.
+    pub fn nash_conv(&self, mixes: &[Vec<f64>]) -> f64 {
+        self.nash_conv_of(&self.payoffs(), mixes)
+    }
+
+    fn nash_conv_of(&self, payoffs: &[Vec<f64>], mixes: &[Vec<f64>]) -> f64 {
+        assert_eq!(mixes.len(), self.shape.len(), "a mix for each agent");
+        let joints: usize = self.shape.iter().product();
+        let mut values: Vec<Vec<f64>> = self
+            .shape
+            .iter()
+            .map(|actions| vec![0.0; *actions])
+            .collect();
+        for (joint, positions) in (0..joints).map(|joint| (joint, self.positions(joint))) {
+            for (agent, own) in positions.iter().enumerate() {
+                let others = positions
+                    .iter()
+                    .enumerate()
+                    .filter(|(other, _)| *other != agent);
+                let chance: f64 = others.map(|(other, at)| mixes[other][*at]).product();
+                values[agent][*own] += chance * payoffs[agent][joint];
+            }
+        }
+        let gain = |(values, mix): (&Vec<f64>, &Vec<f64>)| {
+            let expected: f64 = values
+                .iter()
+                .zip(mix)
+                .map(|(value, chance)| value * chance)
+                .sum();
+            values.iter().copied().fold(f64::MIN, f64::max) - expected
+        };
+        values.iter().zip(mixes).map(gain).sum()
+    }
+
+    /// [`nash_conv`](Self::nash_conv) with its percentile bootstrap interval (Efron, "Bootstrap Methods:
+    /// Another Look at the Jackknife", 1979): rollouts are drawn again, for all joint actions the same.
+    pub fn nash_conv_interval(
+        &self,
+        mixes: &[Vec<f64>],
+        resamples: usize,
+        level: f64,
+        seed: u64,
+    ) -> Interval {
+        let value = self.nash_conv(mixes);
+        let mut rng = Generator::seed_from_u64(seed);
+        let mut resample = || {
+            let draw = (0..self.rollouts).map(|_| rng.random_range(0..self.rollouts));
+            let rollouts: Vec<usize> = draw.collect();
+            self.nash_conv_of(&self.payoffs_of(&rollouts), mixes)
+        };
+        let mut values: Vec<f64> = (0..resamples.max(1)).map(|_| resample()).collect();
+        values.sort_unstable_by(f64::total_cmp);
+        let at = |share: f64| values[((values.len() - 1) as f64 * share).round() as usize];
+        let tail = (1.0 - level.clamp(0.0, 1.0)) / 2.0;
+        Interval {
+            value,
+            low: at(tail),
+            high: at(1.0 - tail),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        MatrixGame, MeshEnv, make_world,
+        testing::{Episode, mesh_hold},
+    };
+
+    fn both() -> Vec<Action> {
+        [0, 1].map(Action::Discrete).to_vec()
+    }
+
+    fn dilemma() -> Box<dyn World> {
+        make_world("prisoners_dilemma").unwrap()
+    }
+
+    fn plan() -> Plan {
+        Plan {
+            rollouts: 3,
+            steps: 4,
+            repeat: 4,
+            ..Plan::default()
+        }
+    }
+
+    #[test]
+    fn the_game_of_a_matrix_game_is_its_own_payoffs() {
+        let game = measure(dilemma().as_mut(), &[both(), both()], &both(), &plan()).unwrap();
+        let payoffs = vec![vec![3.0, 0.0, 5.0, 1.0], vec![3.0, 5.0, 0.0, 1.0]];
+        assert_eq!((game.shape(), game.payoffs()), (&[2, 2][..], payoffs));
+        let pure = |at: usize| vec![f64::from(at == 0), f64::from(at == 1)];
+        assert_eq!(game.nash_conv(&[pure(1), pure(1)]), 0.0);
+        assert_eq!(game.nash_conv(&[pure(0), pure(0)]), 4.0);
+        assert_eq!(game.nash_conv(&[pure(0), pure(1)]), 1.0);
+    }
+
+    #[test]
+    fn a_mixed_equilibrium_has_no_nash_conv() {
+        let mut world = make_world("rock_paper_scissors").unwrap();
+        let actions = [0, 1, 2].map(Action::Discrete).to_vec();
+        let then = [Action::Discrete(0), Action::Discrete(0)];
+        let game = measure(world.as_mut(), &[actions.clone(), actions], &then, &plan()).unwrap();
+        let third = vec![1.0 / 3.0; 3];
+        assert!(game.nash_conv(&[third.clone(), third]).abs() < 1e-12);
+    }
+
+    #[test]
+    fn after_the_repeats_the_agents_go_on_with_something_else() {
+        let plan = Plan {
+            steps: 4,
+            repeat: 1,
+            ..plan()
+        };
+        let then = [0, 0].map(Action::Discrete);
+        let game = measure(dilemma().as_mut(), &[both(), both()], &then, &plan).unwrap();
+        assert_eq!(game.payoffs()[0], [3.0, 9.0 / 4.0, 14.0 / 4.0, 10.0 / 4.0]);
+        let discounted = Plan {
+            discount: 0.5,
+            steps: 2,
+            ..plan
+        };
+        let game = measure(dilemma().as_mut(), &[both(), both()], &then, &discounted).unwrap();
+        assert!((game.payoffs()[0][1] - 1.0).abs() < 1e-6);
+    }
+
+    fn mesh_choices() -> Vec<Vec<Action>> {
+        let discrete = |all: &[usize]| all.iter().map(|at| Action::Discrete(*at)).collect();
+        let shares = [0.1, 0.9].map(|share| Action::Continuous(vec![share]));
+        vec![
+            discrete(&[0, 8]),
+            discrete(&[0, 1]),
+            discrete(&[0, 6]),
+            shares.to_vec(),
+        ]
+    }
+
+    #[test]
+    fn the_mesh_is_rolled_out_with_common_random_numbers_and_left_as_it_was() {
+        let mut mesh = Episode::start(MeshEnv::shipped(), 4);
+        mesh.step(&mesh_hold(0.5));
+        let before = mesh.world.snapshot();
+        let mut measure =
+            |plan: &Plan| measure(&mut mesh.world, &mesh_choices(), &mesh_hold(0.5), plan).unwrap();
+        let game = measure(&Plan::default());
+        assert_eq!(game, measure(&Plan::default()));
+        assert_ne!(
+            game,
+            measure(&Plan {
+                seed: 1,
+                ..Plan::default()
+            })
+        );
+        assert_eq!(mesh.world.snapshot(), before);
+    }
+
+    /// With the same random numbers, the difference of two joint actions varies less than with others.
+    #[test]
+    fn common_random_numbers_make_differences_sharper() {
+        let mut mesh = Episode::start(MeshEnv::shipped(), 4);
+        let plan = Plan {
+            rollouts: 64,
+            ..Plan::default()
+        };
+        let game = measure(&mut mesh.world, &mesh_choices(), &mesh_hold(0.5), &plan).unwrap();
+        let of = |joint: usize| &game.samples[0][joint * 64..][..64];
+        let spread = |numbers: &mut dyn Iterator<Item = f32>| {
+            let all: Vec<f32> = numbers.collect();
+            let mean = all.iter().sum::<f32>() / 64.0;
+            all.iter()
+                .map(|number| (number - mean).powi(2))
+                .sum::<f32>()
+        };
+        // Two joint actions that differ in what Ethical does.
+        let (one, other) = (of(1), of(3));
+        let paired = spread(&mut one.iter().zip(other).map(|(a, b)| a - b));
+        let unpaired = spread(&mut one.iter().copied()) + spread(&mut other.iter().copied());
+        assert!(paired < unpaired / 4.0, "{paired} {unpaired}");
+    }
+
+    #[test]
+    fn the_interval_contains_the_value_and_shrinks_with_rollouts() {
+        let mut mesh = Episode::start(MeshEnv::shipped(), 4);
+        let mixes = vec![vec![0.5, 0.5]; 4];
+        let mut interval = |rollouts| {
+            let plan = Plan {
+                rollouts,
+                ..Plan::default()
+            };
+            let game = measure(&mut mesh.world, &mesh_choices(), &mesh_hold(0.5), &plan).unwrap();
+            game.nash_conv_interval(&mixes, 200, 0.95, 1)
+        };
+        let (few, many) = (interval(8), interval(128));
+        for Interval { value, low, high } in [few, many] {
+            assert!(
+                low <= value && value <= high && low < high,
+                "{low} {value} {high}"
+            );
+        }
+        assert!(many.high - many.low < (few.high - few.low) / 2.0);
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_refused() {
+        let refused = |choices: &[Vec<Action>], then: &[Action], plan: Plan| {
+            measure(dilemma().as_mut(), choices, then, &plan).unwrap_err()
+        };
+        assert_eq!(refused(&[both()], &both(), plan()), NoGame::Actions);
+        assert_eq!(refused(&[both(), vec![]], &both(), plan()), NoGame::Actions);
+        let empty = Plan { steps: 0, ..plan() };
+        assert_eq!(refused(&[both(), both()], &both(), empty), NoGame::Empty);
+        let wild = [both(), vec![Action::Discrete(2)]];
+        let not_in_space = NoGame::NotInSpace {
+            agent: 1,
+            action: 0,
+        };
+        assert_eq!(refused(&wild, &both(), plan()), not_in_space);
+        let many = vec![Action::Discrete(0); 101];
+        assert_eq!(
+            refused(&[many.clone(), many], &both(), plan()),
+            NoGame::TooLarge
+        );
+    }
+
+    #[test]
+    fn three_players_are_indexed_with_the_last_one_fastest() {
+        let actions: Vec<Vec<crate::space::Text>> = vec![
+            vec!["a".into(), "b".into()],
+            vec!["c".into()],
+            vec!["d".into(), "e".into()],
+        ];
+        let payoffs = (0..12u8).map(f32::from).collect();
+        let mut world = MatrixGame::new("three".into(), &actions, payoffs).unwrap();
+        let choices = [both(), vec![Action::Discrete(0)], both()];
+        let then = [0, 0, 0].map(Action::Discrete);
+        let game = measure(&mut world, &choices, &then, &plan()).unwrap();
+        assert_eq!(game.payoffs()[1], [1.0, 4.0, 7.0, 10.0]);
+    }
+}
