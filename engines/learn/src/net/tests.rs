@@ -158,3 +158,16 @@ fn orthogonal_rows_or_columns_are_orthonormal() {
         }
     }
 }
+
+#[test]
+fn the_hyperbolic_tangent_is_as_precise_as_single_precision_allows() {
+    for step in -120_000..=120_000 {
+        let x = step as f32 * 1e-4;
+        let exact = f64::from(x).tanh();
+        let error = (f64::from(super::tanh(x)) - exact).abs();
+        assert!(error < 2e-7, "{x}: {error}");
+    }
+    assert_eq!(super::tanh(0.0), 0.0);
+    assert!(super::tanh(f32::INFINITY) <= 1.0 && super::tanh(f32::NEG_INFINITY) >= -1.0);
+    assert!(super::tanh(f32::NAN).is_nan());
+}
