@@ -2,12 +2,17 @@
 //!
 //! `cargo run --release -p tars-learn --example gates -- dqn cartpole 150000 5 [name=value ...]`
 
+#![allow(
+    clippy::disallowed_types,
+    reason = "a measurement of this process alone"
+)]
+
 use std::{sync::Arc, time::Instant};
 use tars_learn::{
     hyper::{Value, Values},
     policy::Scratch,
     presets::preset,
-    training::{Control, Evaluation, Member, Outcome, Player, Progress, Training},
+    training::{Control, Evaluation, Member, Outcome, Player, Progress, Training, evaluate},
 };
 use tars_worlds::make_world;
 
@@ -15,7 +20,13 @@ use tars_worlds::make_world;
 struct Print;
 
 impl Control for Print {
-    fn report(&mut self, _: Progress) {}
+    fn report(&mut self, progress: Progress) {
+        let agent = &progress.agents[0];
+        println!(
+            "{} return {:.1?} loss {:.3?} q {:.2?} exploration {:.3}",
+            progress.step, agent.mean_return, agent.update.loss, agent.update.q, agent.exploration
+        );
+    }
 
     fn evaluated(&mut self, evaluation: &Evaluation) {
         eprint!(" {}:{:.0}", evaluation.step, evaluation.mean(0));
@@ -43,6 +54,14 @@ fn predict_us(outcome: &Outcome) -> f64 {
         .collect();
     times.sort_by(f64::total_cmp);
     times[times.len() / 2]
+}
+
+/// The mean return of the best policy in episodes by which it was not chosen.
+fn held_out(training: &Training, outcome: &Outcome, seed: u64) -> f64 {
+    let mut world = (training.world)();
+    let mut players = vec![Player::Hold; training.members.len()];
+    players[0] = Player::Policy(outcome.learned[0].best.clone());
+    evaluate(world.as_mut(), &players, 100, !seed, outcome.steps).mean(0)
 }
 
 fn training(algorithm: &str, world: &str, steps: u64, seed: u64, values: Values) -> Training {
@@ -74,7 +93,7 @@ fn training(algorithm: &str, world: &str, steps: u64, seed: u64, values: Values)
 fn main() {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [algorithm, world, steps, seeds, pairs @ ..] = &arguments[..] else {
-        eprintln!("usage: gates ALGORITHM WORLD STEPS SEEDS [NAME=VALUE ...]");
+        println!("usage: gates ALGORITHM WORLD STEPS SEEDS [NAME=VALUE ...]");
         std::process::exit(2);
     };
     let (steps, seeds): (u64, u64) = (
@@ -104,9 +123,10 @@ fn main() {
         let outcome = training.execute(None, &mut Print).expect("it learns");
         let outcome = outcome.expect("nobody stopped it");
         let best = outcome.learned[0].best_mean_return;
+        let fresh = held_out(&training, &outcome, seed);
         let us = predict_us(&outcome);
         println!(
-            "\nseed {seed}: best {best:.1}, {speed:.0} steps per CPU second, predict {us:.2} us"
+            "\nseed {seed}: best {best:.1}, held out {fresh:.1}, {speed:.0} steps per CPU second, predict {us:.2} us"
         );
     }
 }

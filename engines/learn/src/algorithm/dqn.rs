@@ -100,10 +100,10 @@ impl Buffers {
 fn net(inputs: usize, actions: usize, params: &Params, rng: &mut Generator) -> Net {
     let mut net = Net::new(inputs);
     let widths = [params.hidden_dim; 2];
-    let trunk = net.hidden(None, &widths, Activation::Relu, Init::He(1.0), rng);
-    net.add(trunk, actions, Activation::Identity, Init::He(0.1), rng);
+    let trunk = net.hidden(None, &widths, Activation::Relu, Init::Xavier(1.0), rng);
+    net.add(trunk, actions, Activation::Identity, Init::Xavier(1.0), rng);
     if params.dueling {
-        net.add(trunk, 1, Activation::Identity, Init::He(0.1), rng);
+        net.add(trunk, 1, Activation::Identity, Init::Xavier(1.0), rng);
     }
     net
 }
