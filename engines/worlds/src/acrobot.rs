@@ -156,7 +156,9 @@ impl World for Acrobot {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), BadSnapshot> {
-        self.state = world::load(snapshot)?;
+        let state: State = world::load(snapshot)?;
+        let finite = state.motion.iter().all(|number| number.is_finite());
+        self.state = finite.then_some(state).ok_or(BadSnapshot)?;
         Ok(())
     }
 }
@@ -205,10 +207,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_episode_goes_on_where_it_was() {
+    fn a_restored_episode_goes_on_where_it_was_and_an_impossible_one_is_refused() {
         let episode = Episode::start(Acrobot::default(), 1);
         assert_restores(episode, Acrobot::default(), |at| {
             vec![Action::Discrete(at % 3)]
         });
+        let mut impossible = Acrobot::default();
+        impossible.state.motion[1] = f64::NAN;
+        let impossible = impossible.snapshot().unwrap();
+        assert_eq!(Acrobot::default().restore(&impossible), Err(BadSnapshot));
     }
 }

@@ -114,7 +114,9 @@ impl World for CartPole {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), BadSnapshot> {
-        self.state = world::load(snapshot)?;
+        let state: State = world::load(snapshot)?;
+        let finite = state.motion.iter().all(|number| number.is_finite());
+        self.state = finite.then_some(state).ok_or(BadSnapshot)?;
         Ok(())
     }
 }
@@ -169,10 +171,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_episode_goes_on_where_it_was() {
+    fn a_restored_episode_goes_on_where_it_was_and_an_impossible_one_is_refused() {
         let episode = Episode::start(CartPole::default(), 1);
         assert_restores(episode, CartPole::default(), |at| {
             vec![Action::Discrete(at % 2)]
         });
+        let mut impossible = CartPole::default();
+        impossible.state.motion[1] = f64::NAN;
+        let impossible = impossible.snapshot().unwrap();
+        assert_eq!(CartPole::default().restore(&impossible), Err(BadSnapshot));
     }
 }

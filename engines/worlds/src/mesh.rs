@@ -111,12 +111,20 @@ impl MeshEnv {
         &self.state.changes.decisions
     }
 
-    fn view(&self) -> View<'_> {
+    fn view<'a>(&'a self, state: &'a State) -> View<'a> {
         View {
             calibration: &self.calibration,
             spec: &self.spec,
-            state: &self.state,
+            state,
         }
+    }
+
+    /// Whether agents would observe numbers only.
+    fn shows_numbers(&self, state: &State) -> bool {
+        let mut seen = Observations::new(&self.spec);
+        self.view(state).write(&mut seen);
+        let mut agents = 0..self.spec.agents.len();
+        agents.all(|agent| seen.of(agent).iter().all(|number| number.is_finite()))
     }
 }
 
@@ -151,7 +159,7 @@ impl World for MeshEnv {
     }
 
     fn observe(&self, observations: &mut Observations) {
-        self.view().write(observations);
+        self.view(&self.state).write(observations);
     }
 
     fn snapshot(&self) -> Option<Vec<u8>> {
@@ -160,10 +168,8 @@ impl World for MeshEnv {
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), BadSnapshot> {
         let state: State = world::load(snapshot)?;
-        self.state = state
-            .is_sound(&self.calibration)
-            .then_some(state)
-            .ok_or(BadSnapshot)?;
+        let sound = state.is_sound(&self.calibration) && self.shows_numbers(&state);
+        self.state = sound.then_some(state).ok_or(BadSnapshot)?;
         Ok(())
     }
 }

@@ -113,7 +113,9 @@ impl World for Pendulum {
     }
 
     fn restore(&mut self, snapshot: &[u8]) -> Result<(), BadSnapshot> {
-        self.state = world::load(snapshot)?;
+        let state: State = world::load(snapshot)?;
+        let finite = state.angle.is_finite() && state.speed.is_finite();
+        self.state = finite.then_some(state).ok_or(BadSnapshot)?;
         Ok(())
     }
 }
@@ -160,10 +162,14 @@ mod tests {
     }
 
     #[test]
-    fn a_restored_episode_goes_on_where_it_was() {
+    fn a_restored_episode_goes_on_where_it_was_and_an_impossible_one_is_refused() {
         let episode = Episode::start(Pendulum::default(), 1);
         assert_restores(episode, Pendulum::default(), |at| {
             vec![Action::Continuous(vec![at as f32 / 10.0 - 1.0])]
         });
+        let mut impossible = Pendulum::default();
+        impossible.state.angle = f64::INFINITY;
+        let impossible = impossible.snapshot().unwrap();
+        assert_eq!(Pendulum::default().restore(&impossible), Err(BadSnapshot));
     }
 }

@@ -166,7 +166,8 @@ fn a_restored_mesh_goes_on_where_it_was_and_an_impossible_one_is_refused() {
     let mesh = episode(Calibration::shipped(), 6);
     assert_restores(mesh, MeshEnv::shipped(), |at| plays[at].clone());
 
-    let spoils: [fn(&mut State); 4] = [
+    let spoils: [fn(&mut State); 5] = [
+        |s| s.last.quantiles[0] = f64::NAN,
         |s| s.controls.quorum = 0,
         |s| s.controls.limit = f64::NAN,
         |s| s.fleet[0].ready = 1_000,
