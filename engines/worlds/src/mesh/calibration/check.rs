@@ -1,8 +1,8 @@
 //! Which parameters a mesh can have.
 
 use super::{
-    Calibration, Changes, Clients, MAX_APPROVERS, MAX_REPLICAS, MAX_SERVICES, MAX_TENANTS, Service,
-    Tenant, Traffic,
+    Calibration, Changes, Clients, MAX_APPROVERS, MAX_REPLICAS, MAX_SERVICES, MAX_TENANTS, Rewards,
+    Service, Tenant, Traffic,
 };
 
 /// A parameter that no mesh has.
@@ -34,6 +34,7 @@ impl Calibration {
         probability("disorder", self.disorder)?;
         self.traffic.check()?;
         self.clients.check()?;
+        self.rewards.check()?;
         self.changes.check()
     }
 
@@ -104,6 +105,27 @@ impl Changes {
         not_negative("proposals", self.proposals)?;
         not_negative("answer_sigma", self.answer_sigma)?;
         not_negative("gain", self.gain)
+    }
+}
+
+impl Rewards {
+    fn check(&self) -> Result<(), BadCalibration> {
+        for (name, weight) in [
+            ("policy_slow", self.policy_slow),
+            ("policy_shed", self.policy_shed),
+            ("consensus_gain", self.consensus_gain),
+            ("consensus_harm", self.consensus_harm),
+            ("consensus_age", self.consensus_age),
+            ("ethical_jain", self.ethical_jain),
+            ("ethical_worst", self.ethical_worst),
+            ("ethical_lost", self.ethical_lost),
+            ("resource_cost", self.resource_cost),
+            ("resource_slow", self.resource_slow),
+            ("resource_change", self.resource_change),
+        ] {
+            not_negative(name, weight)?;
+        }
+        Ok(())
     }
 }
 
@@ -202,7 +224,7 @@ mod tests {
 
     #[test]
     fn what_no_mesh_has_is_refused_by_name() {
-        let cases: [(&str, Spoil); 13] = [
+        let cases: [(&str, Spoil); 14] = [
             ("tenants", |c| c.tenants.clear()),
             ("services", |c| c.services.clear()),
             ("max_steps", |c| c.max_steps = 0),
@@ -217,6 +239,7 @@ mod tests {
             ("dispersion", |c| c.traffic.dispersion = 0.5),
             ("retries", |c| c.clients.strict.retries = 1.5),
             ("min_quorum", |c| c.changes.min_quorum = 8),
+            ("resource_cost", |c| c.rewards.resource_cost = f64::NAN),
             ("timeout_s", |c| c.changes.timeout_s = [60.0, 30.0]),
         ];
         for (name, spoil) in cases {
