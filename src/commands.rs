@@ -29,6 +29,7 @@ mod proposals;
 mod serve;
 mod session;
 mod studies;
+mod train;
 mod up;
 mod users;
 
@@ -107,6 +108,8 @@ enum Command {
     Agents(agents::Agents),
     /// Start, list and follow searches for hyperparameters; stop them.
     Studies(studies::Studies),
+    /// Train an algorithm in a built-in environment, without a mesh.
+    Train(train::Train),
     /// Propose, decide about and apply changes of live hyperparameters.
     Proposals(proposals::Proposals),
     /// Read the audit list.
@@ -333,6 +336,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Users(users) => users.run(&global),
         Command::Agents(agents) => agents.run(&global),
         Command::Studies(studies) => studies.run(&global),
+        Command::Train(train) => train.run(),
         Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),
         Command::Policy(policy) => policy.run(&global),
