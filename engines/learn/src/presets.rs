@@ -54,6 +54,47 @@ const PRESETS: &[Preset] = &[
             ("noise_sigma", 0.1),
         ],
     ),
+    (
+        "a2c",
+        "cartpole",
+        &[("entropy_coef", 0.0), ("hidden_dim", 64.0)],
+    ),
+    (
+        "ppo",
+        "cartpole",
+        &[
+            ("learning_rate", 1e-3),
+            ("gamma", 0.98),
+            ("gae_lambda", 0.8),
+            ("entropy_coef", 0.0),
+            ("n_steps", 32.0),
+            ("batch_size", 256.0),
+            ("n_epochs", 20.0),
+            ("target_kl", 1.0),
+        ],
+    ),
+    (
+        "ppo",
+        "acrobot",
+        &[
+            ("gae_lambda", 0.94),
+            ("entropy_coef", 0.0),
+            ("n_steps", 256.0),
+            ("n_epochs", 4.0),
+            ("target_kl", 1.0),
+        ],
+    ),
+    (
+        "ppo",
+        "pendulum",
+        &[
+            ("learning_rate", 1e-3),
+            ("gamma", 0.9),
+            ("entropy_coef", 0.0),
+            ("n_steps", 512.0),
+            ("target_kl", 1.0),
+        ],
+    ),
 ];
 
 /// What is known for an algorithm and a world; nothing where the defaults do.
