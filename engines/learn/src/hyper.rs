@@ -1,7 +1,6 @@
 //! Hyperparameters: their names, bounds, defaults and search ranges, and the typed form that a
 //! learner reads. A value outside its bounds never reaches a learner.
 
-use crate::algorithm;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
@@ -169,9 +168,44 @@ pub(crate) const fn log_int(low: i64, high: i64) -> Search {
     }
 }
 
-/// The hyperparameters of the algorithm with this name; `None` when there is no such algorithm.
+/// What [`Run`](crate::Run) takes. The learner of the same name in the
+/// [registry](crate::algorithm::ALGORITHMS) has more.
+const DQN: &[Parameter] = &[
+    float("learning_rate", 1e-6, 1e-1, 1e-3, log(1e-5, 1e-2)),
+    float("gamma", 0.9, 0.9999, 0.95, linear(0.95, 0.999)),
+    float("epsilon_start", 0.5, 1.0, 1.0, linear(0.9, 1.0)),
+    float("epsilon_end", 0.001, 0.2, 0.01, log(0.01, 0.1)),
+    float("epsilon_decay", 0.9, 0.99999, 0.995, linear(0.9, 0.9999)),
+    int(
+        "buffer_size",
+        1_000,
+        10_000_000,
+        10_000,
+        log_int(5_000, 100_000),
+    ),
+    int(
+        "batch_size",
+        8,
+        1024,
+        64,
+        Search::Choices(&[16.0, 32.0, 64.0, 128.0]),
+    ),
+    int("target_update", 1, 10_000, 10, log_int(1, 50)),
+    float("tau", 1e-4, 1.0, 0.005, log(0.005, 1.0)),
+    int(
+        "hidden_dim",
+        16,
+        1024,
+        64,
+        Search::Choices(&[32.0, 64.0, 128.0]),
+    ),
+    flag("double_dqn", true),
+];
+
+/// The hyperparameters of the algorithm that a [`Run`](crate::Run) trains; `None` when it trains no such
+/// algorithm.
 pub fn spec_of(algorithm: &str) -> Option<Spec> {
-    algorithm::find(algorithm).map(|found| found.spec)
+    (algorithm == "dqn").then_some(Spec { parameters: DQN })
 }
 
 impl Spec {
@@ -374,7 +408,7 @@ impl DqnParams {
     ///
     /// As for [`Spec::check`].
     pub fn from_values(values: &Values) -> Result<Self, Vec<ParamViolation>> {
-        let all = algorithm::dqn::SPEC.complete(values)?;
+        let all = Spec { parameters: DQN }.complete(values)?;
         let number = |name: &str| match all.get(name) {
             Some(Value::Number(n)) => *n,
             _ => 0.0,
