@@ -214,7 +214,7 @@ impl CommandError {
             | Self::Usage(_)
             | Self::Start(StartError::DataDir(_)) => 64,
             Self::Start(StartError::Bind(_) | StartError::Locked { .. })
-            | Self::Rest(RestError::Unreachable { .. })
+            | Self::Rest(RestError::Unreachable { .. } | RestError::Silent { .. })
             | Self::Away { .. } => 69,
             Self::Connection(e) if e.failure.is_absence() => 69,
             Self::Rest(error) if error.is_denied() => 77,

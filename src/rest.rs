@@ -9,6 +9,7 @@ pub use error::RestError;
 use bytes::Bytes;
 use http::{Method, Request, StatusCode, header};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -27,6 +28,8 @@ pub struct Rest {
 
 /// How often a patient client makes a call that the mesh has no room for.
 const TRIES: u32 = 3;
+/// A gateway that is silent for longer does not answer any more: no call of these commands takes as long.
+const SILENT_AFTER: Duration = Duration::from_secs(60);
 /// A mesh that asks for a longer pause is not waited for.
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
@@ -113,8 +116,7 @@ impl Rest {
     /// When there is no answer.
     pub async fn text(&self, path: &str) -> Result<String, RestError> {
         let response = self.send(&Method::GET, path, None).await?;
-        let body = response.into_body().collect().await;
-        let bytes = body.map_err(|e| RestError::Http(e.to_string()))?.to_bytes();
+        let bytes = self.whole(response.into_body()).await?;
         Ok(String::from_utf8_lossy(&bytes).into_owned())
     }
 
@@ -150,12 +152,7 @@ impl Rest {
     ) -> Result<Value, RestError> {
         let response = self.send(&method, path, body).await?;
         let status = response.status();
-        let bytes = response
-            .into_body()
-            .collect()
-            .await
-            .map_err(|e| RestError::Http(e.to_string()))?
-            .to_bytes();
+        let bytes = self.whole(response.into_body()).await?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|_| RestError::NotJson {
             path: path.to_owned(),
         })?;
@@ -163,6 +160,21 @@ impl Rest {
             return Ok(value);
         }
         Err(self.refused(method, path, status, value))
+    }
+
+    /// Waits for something that the gateway does, but not forever.
+    async fn answered<T>(&self, answer: impl Future<Output = T>) -> Result<T, RestError> {
+        let answered = tokio::time::timeout(SILENT_AFTER, answer).await;
+        answered.map_err(|_| RestError::Silent {
+            base: self.base.clone(),
+            after: SILENT_AFTER,
+        })
+    }
+
+    async fn whole(&self, body: Incoming) -> Result<Bytes, RestError> {
+        let body = self.answered(body.collect()).await?;
+        let body = body.map_err(|e| RestError::Http(e.to_string()))?;
+        Ok(body.to_bytes())
     }
 
     fn refused(&self, method: Method, path: &str, status: StatusCode, body: Value) -> RestError {
@@ -234,16 +246,17 @@ impl Rest {
         method: &Method,
         path: &str,
         body: Option<Value>,
-    ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
+    ) -> Result<http::Response<Incoming>, RestError> {
         for _ in 1..TRIES {
-            let response = self.send_once(method, path, body.clone()).await?;
+            let once = self.send_once(method, path, body.clone());
+            let response = self.answered(once).await??;
             let (Some(before_wait), Some(wait)) = (self.patience, retry_after(&response)) else {
                 return Ok(response);
             };
             before_wait(wait);
             tokio::time::sleep(wait).await;
         }
-        self.send_once(method, path, body).await
+        self.answered(self.send_once(method, path, body)).await?
     }
 
     async fn send_once(
@@ -251,7 +264,7 @@ impl Rest {
         method: &Method,
         path: &str,
         body: Option<Value>,
-    ) -> Result<http::Response<hyper::body::Incoming>, RestError> {
+    ) -> Result<http::Response<Incoming>, RestError> {
         let host = self.host()?;
         let tcp = self.connect(host).await?;
         let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(tcp))
@@ -422,6 +435,20 @@ mod tests {
             assert_eq!(served.await.unwrap(), asked);
         }
         assert_eq!(WAITS.load(Ordering::SeqCst), 4);
+    }
+
+    #[tokio::test]
+    async fn a_gateway_that_never_answers_is_given_up() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let rest = Rest::new(&format!("http://{}", listener.local_addr().unwrap()));
+        let asked = tokio::spawn(async move { rest.get("/x").await });
+        let mut peer = listener.accept().await.unwrap().0;
+        let _read = peer.read(&mut [0; 4096]).await.unwrap();
+        tokio::time::pause();
+        let answer = asked.await.unwrap();
+        let silent =
+            matches!(answer, Err(RestError::Silent { after, .. }) if after == SILENT_AFTER);
+        assert!(silent, "{answer:?}");
     }
 
     #[test]

@@ -157,7 +157,10 @@ fn is_passing(error: &RestError, progress: bool) -> bool {
         StatusCode::GATEWAY_TIMEOUT,
     ];
     match error {
-        RestError::Unreachable { .. } | RestError::Http(_) | RestError::Busy { .. } => true,
+        RestError::Unreachable { .. }
+        | RestError::Silent { .. }
+        | RestError::Http(_)
+        | RestError::Busy { .. } => true,
         RestError::Refused { status, .. } => unavailable.contains(status),
         RestError::Stream { code, .. } => progress || PASSING.contains(code),
         _ => false,

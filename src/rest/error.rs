@@ -33,6 +33,16 @@ pub enum RestError {
         /// Where parsing failed.
         source: hyper::Error,
     },
+    /// A connection was made, and nothing came back.
+    #[error(
+        "the gateway at {base} has not answered for {} s: its process may be suspended or overloaded; whether the call was carried out is not known", after.as_secs()
+    )]
+    Silent {
+        /// The URL that was tried.
+        base: String,
+        /// How long it was waited for.
+        after: std::time::Duration,
+    },
     /// The gateway, or a service behind it, refused the call.
     #[error("{method} {path}: {message} ({status})")]
     Refused {

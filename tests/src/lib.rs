@@ -342,7 +342,8 @@ pub fn reason(body: &Value) -> String {
 /// Looks until something holds, for a bounded time.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut look: impl FnMut() -> F) {
     let end = tokio::time::Instant::now() + Duration::from_secs(60);
-    while !look().await {
+    // A look that is never answered ends as well.
+    while !tokio::time::timeout_at(end, look()).await.unwrap_or(false) {
         assert!(tokio::time::Instant::now() < end, "never happened: {what}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }

@@ -40,8 +40,20 @@ impl Started {
     }
 
     /// Waits for the process to end by itself; returns its exit code.
+    ///
+    /// # Panics
+    ///
+    /// If it does not end within a minute.
     pub fn exit_code(&mut self) -> Option<i32> {
-        self.0.wait().expect("the process is a child").code()
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.0.try_wait().expect("the process is a child") {
+                return status.code();
+            }
+            let waited = started.elapsed();
+            assert!(waited < Duration::from_secs(60), "{:?} goes on", self.0);
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 }
 
@@ -247,8 +259,13 @@ impl Running {
 
     /// Logs in as the first administrator.
     pub async fn admin(&self) -> Rest {
+        self.admin_at(&self.ready.gateway).await
+    }
+
+    /// Logs in as the first administrator at the gateway of a replica.
+    pub async fn admin_at(&self, gateway: &str) -> Rest {
         let password = std::fs::read_to_string(&self.ready.admin_password_file);
-        let rest = Rest::new(&self.ready.gateway);
+        let rest = Rest::new(gateway);
         let password = password.expect("the password file");
         let login = rest.login(&self.ready.admin_user, &password).await;
         login.expect("the administrator logs in")

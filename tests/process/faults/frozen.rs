@@ -66,6 +66,8 @@ impl Table {
 struct Frozen<'a> {
     table: &'a Table,
     observe: Rest,
+    /// The gateway of a replica that goes on.
+    other: Rest,
     pid: u32,
     token: i64,
     lost: u64,
@@ -84,6 +86,10 @@ impl<'a> Frozen<'a> {
             fs::read_to_string(name).unwrap() == held.holder
         });
         let replica = replica.expect("a replica is the holder");
+        let mut others = mesh.ready.replicas.iter();
+        let other = others.find(|other| other.pid != replica.pid);
+        let other = &other.expect("another replica").urls["gateway"];
+        let other = mesh.admin_at(other).await;
         let observe = Rest::new(&replica.urls["observe"]);
         let lost = leases_lost(&observe, table.service).await;
         freeze(replica.pid);
@@ -96,6 +102,7 @@ impl<'a> Frozen<'a> {
         Self {
             table,
             observe,
+            other,
             pid: replica.pid,
             token: held.token,
             lost,
@@ -179,7 +186,7 @@ async fn a_suspended_owner_of_a_training_run_reports_and_makes_live_nothing_any_
     let frozen = Frozen::owner(&mesh, &orchestration, "learner/policy").await;
     let path = format!("/api/v1/orchestration/training/{run}");
     let interrupted = |shown: &Value| shown.to_string().contains("INTERRUPTED");
-    shows(&rest, &path, "the run is interrupted", interrupted).await;
+    shows(&frozen.other, &path, "the run is interrupted", interrupted).await;
     let before = reports().await;
     frozen.goes_on().await;
     // What it would make live, it would by a change that is numbered: the next one is the second version.
