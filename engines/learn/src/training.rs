@@ -20,7 +20,7 @@ use crate::{
 use lane::Lane;
 use rand::{Rng, SeedableRng};
 use std::sync::Arc;
-use tars_worlds::{Action, Copies, Generator, World};
+use tars_worlds::{Action, Copies, Generator, Soundness, World};
 
 /// Separates the random stream of evaluations from that of the training.
 const EVALUATION_STREAM: u64 = 0x9e37_79b9_7f4a_7c15;
@@ -63,6 +63,9 @@ pub enum TrainingError {
     /// The world gave a reward or an observation that is infinite or not a number.
     #[error("the world gave numbers that are not finite")]
     World,
+    /// The process that runs the world is gone, and did not come back in time.
+    #[error("the process that runs the world is gone")]
+    WorldLost,
 }
 
 /// Who acts for an agent of the world.
@@ -268,7 +271,7 @@ impl<'a> Session<'a> {
                 control.report(self.progress());
             }
             if crossed(self.training.evaluate_every) || self.step >= steps {
-                control.evaluated(self.evaluate());
+                control.evaluated(self.evaluate()?);
             }
         }
         Ok(Some(self.outcome()))
@@ -282,6 +285,9 @@ impl<'a> Session<'a> {
             lane.write_actions(self.joint.iter_mut().skip(agent).step_by(agents));
         }
         self.copies.step(&self.joint);
+        if self.copies.soundness() == Soundness::Lost {
+            return Err(TrainingError::WorldLost);
+        }
         let mut ended = 0;
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
             ended = lane.learn(&self.copies, agent)?;
@@ -317,17 +323,20 @@ impl<'a> Session<'a> {
     }
 
     /// Evaluates what has been learned and keeps the best of it.
-    fn evaluate(&mut self) -> &Evaluation {
+    fn evaluate(&mut self) -> Result<&Evaluation, TrainingError> {
         let players: Vec<Player> = self.lanes.iter().map(Lane::player).collect();
         let mut world = (self.training.world)();
         let seed = self.training.seed ^ EVALUATION_STREAM;
         let episodes = self.training.evaluation_episodes;
         let evaluation = evaluate(world.as_mut(), &players, episodes, seed, self.step);
+        if world.soundness() == Soundness::Lost {
+            return Err(TrainingError::WorldLost);
+        }
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
             lane.keep_best(evaluation.mean(agent));
         }
         self.evaluations.push(evaluation);
-        &self.evaluations[self.evaluations.len() - 1]
+        Ok(&self.evaluations[self.evaluations.len() - 1])
     }
 
     fn outcome(&mut self) -> Outcome {

@@ -6,7 +6,7 @@
 
 use crate::{
     space::{Action, WorldSpec},
-    world::{self, BadSnapshot, Generator, Observations, TimeStep, World},
+    world::{self, BadSnapshot, Generator, Observations, Soundness, TimeStep, World},
 };
 use rand::{Rng, SeedableRng};
 
@@ -128,6 +128,12 @@ impl Copies {
         &self.agents[agent]
     }
 
+    /// The worst among the copies' [`World::soundness`].
+    pub fn soundness(&self) -> Soundness {
+        let all = self.copies.iter().map(|copy| copy.world.soundness());
+        all.max().unwrap_or_default()
+    }
+
     /// Writes which discrete actions an agent of every copy may take now: copies × actions, row-major.
     pub fn write_masks(&self, agent: usize, masks: &mut [bool]) {
         let actions = self.spec().agents[agent].action.len();
@@ -147,8 +153,11 @@ impl Copies {
             self.copies.len() * self.agents.len(),
             "an action for each"
         );
-        for at in 0..self.copies.len() {
-            let joint = &actions[at * self.agents.len()..][..self.agents.len()];
+        let joints = actions.chunks_exact(self.agents.len());
+        for (copy, joint) in self.copies.iter_mut().zip(joints.clone()) {
+            copy.world.announce(joint);
+        }
+        for (at, joint) in joints.enumerate() {
             self.copies[at].step(joint);
             self.record(at);
         }
@@ -303,5 +312,78 @@ mod tests {
     fn a_snapshot_of_another_number_of_copies_is_refused() {
         let snapshot = grid(2).snapshot().unwrap();
         assert_eq!(grid(3).restore(&snapshot), Err(BadSnapshot));
+    }
+
+    /// A world that runs elsewhere, and notes what it is asked for.
+    struct Remote(GridWorld, std::sync::mpsc::Sender<&'static str>, Soundness);
+
+    impl World for Remote {
+        fn spec(&self) -> &WorldSpec {
+            self.0.spec()
+        }
+
+        fn reset(&mut self, rng: &mut Generator, observations: &mut Observations) {
+            self.0.reset(rng, observations);
+        }
+
+        fn announce(&mut self, _: &[Action]) {
+            self.1.send("announce").unwrap();
+        }
+
+        fn step(
+            &mut self,
+            actions: &[Action],
+            rng: &mut Generator,
+            observations: &mut Observations,
+            steps: &mut [TimeStep],
+        ) {
+            self.1.send("step").unwrap();
+            self.0.step(actions, rng, observations, steps);
+        }
+
+        fn observe(&self, observations: &mut Observations) {
+            self.0.observe(observations);
+        }
+
+        fn soundness(&self) -> Soundness {
+            self.2
+        }
+
+        fn snapshot(&self) -> Option<Vec<u8>> {
+            None
+        }
+
+        fn restore(&mut self, _: &[u8]) -> Result<(), BadSnapshot> {
+            Err(BadSnapshot)
+        }
+    }
+
+    #[test]
+    fn all_actions_are_announced_before_the_first_is_taken() {
+        let (noted, notes) = std::sync::mpsc::channel();
+        let world = || {
+            Box::new(Remote(
+                GridWorld::default(),
+                noted.clone(),
+                Soundness::Sound,
+            ))
+        };
+        let mut copies = Copies::new(|| world(), 2, 1);
+        walk(&mut copies, &[0, 0]);
+        let noted: Vec<_> = notes.try_iter().collect();
+        assert_eq!(noted, ["announce", "announce", "step", "step"]);
+        assert_eq!(copies.snapshot(), None);
+    }
+
+    #[test]
+    fn copies_are_as_sound_as_the_worst_of_them() {
+        let (noted, _notes) = std::sync::mpsc::channel();
+        let all = [Soundness::Sound, Soundness::Lost, Soundness::Interrupted];
+        let next = std::cell::Cell::new(0);
+        let world = || -> Box<dyn World> {
+            let at = next.replace(next.get() + 1);
+            Box::new(Remote(GridWorld::default(), noted.clone(), all[at]))
+        };
+        assert_eq!(Copies::new(world, 3, 1).soundness(), Soundness::Lost);
     }
 }

@@ -37,7 +37,7 @@ pub use mesh::MeshEnv;
 pub use pendulum::Pendulum;
 pub use space::{Action, ActionSpace, AgentSpace, Component, WorldSpec};
 pub use taxi::Taxi;
-pub use world::{Generator, Observations, TimeStep, World};
+pub use world::{Generator, Observations, Soundness, TimeStep, World};
 
 /// Creates a world in its initial state.
 type Make = fn() -> Box<dyn World>;

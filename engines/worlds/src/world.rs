@@ -75,6 +75,18 @@ impl Observations {
     }
 }
 
+/// Whether the process that runs a world responds. A world that is computed here is always sound.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Soundness {
+    /// The last step was taken.
+    #[default]
+    Sound,
+    /// The last step failed, so that the episode was truncated where it was; the next one can begin.
+    Interrupted,
+    /// Nothing more will come: rewards and observations mean nothing.
+    Lost,
+}
+
 /// A stochastic game: several agents act at the same time. With one agent it is a Markov decision process.
 ///
 /// Implementations draw all randomness from the generator that they are given, so that a seed determines an
@@ -85,6 +97,13 @@ pub trait World: Send {
 
     /// Starts an episode and writes the first observations.
     fn reset(&mut self, rng: &mut Generator, observations: &mut Observations);
+
+    /// Announces the actions that the next [`step`](Self::step) will take. Copies that are stepped together
+    /// announce theirs before the first is stepped, so that worlds that run elsewhere can take them in one
+    /// exchange. A world that is computed here ignores it.
+    fn announce(&mut self, actions: &[Action]) {
+        let _ = actions;
+    }
 
     /// Takes one action of each agent, which is in its space; writes the next observations and what each
     /// agent gets. After a step that is the last one for every agent the caller must
@@ -106,6 +125,11 @@ pub trait World: Send {
     fn write_mask(&self, agent: usize, mask: &mut [bool]) {
         let _ = agent;
         mask.fill(true);
+    }
+
+    /// Whether the last step was taken where the world runs.
+    fn soundness(&self) -> Soundness {
+        Soundness::Sound
     }
 
     /// The state of the present episode as bytes, from which [`restore`](Self::restore) goes on as if

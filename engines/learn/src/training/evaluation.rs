@@ -4,7 +4,7 @@ use crate::policy::{Policy, Scratch};
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tars_worlds::{Action, ActionSpace, Generator, Observations, TimeStep, World};
+use tars_worlds::{Action, ActionSpace, Generator, Observations, Soundness, TimeStep, World};
 
 /// The most steps of an episode in a world without a time limit.
 const MAX_STEPS: u32 = 100_000;
@@ -83,7 +83,9 @@ pub(super) fn mask_width(space: &ActionSpace) -> usize {
     }
 }
 
-/// Plays episodes, at least one, with a player for each agent. The seed determines them.
+/// Plays episodes, at least one, with a player for each agent. The seed determines them. An episode that the
+/// world could not complete is repeated. The returns mean nothing when the world is then
+/// [lost](Soundness::Lost).
 ///
 /// # Panics
 ///
@@ -110,8 +112,13 @@ pub fn evaluate(
         rng: Generator::seed_from_u64(seed),
     };
     let mut returns = vec![Vec::new(); players.len()];
-    for _ in 0..episodes.max(1) {
+    let mut left = episodes.max(1);
+    while left > 0 {
         let totals = table.play(world);
+        if world.soundness() == Soundness::Interrupted {
+            continue;
+        }
+        left -= 1;
         for (returns, total) in returns.iter_mut().zip(totals) {
             returns.push(total);
         }

@@ -198,3 +198,104 @@ fn a_world_that_gives_no_numbers_ends_the_training() {
     let ended = broken.execute(None, &mut Owner::default());
     assert_eq!(ended, Err(TrainingError::World));
 }
+
+/// A world that runs elsewhere: every so many steps the other process fails, and at the end it is gone.
+struct Remote {
+    world: Box<dyn World>,
+    steps: u32,
+    fails_every: u32,
+    gone_after: u32,
+    soundness: Soundness,
+}
+
+impl World for Remote {
+    fn spec(&self) -> &WorldSpec {
+        self.world.spec()
+    }
+
+    fn reset(&mut self, rng: &mut Generator, observations: &mut Observations) {
+        self.world.reset(rng, observations);
+    }
+
+    fn step(
+        &mut self,
+        actions: &[Action],
+        rng: &mut Generator,
+        observations: &mut Observations,
+        steps: &mut [TimeStep],
+    ) {
+        self.steps += 1;
+        self.soundness = if self.steps > self.gone_after {
+            Soundness::Lost
+        } else if self.steps.is_multiple_of(self.fails_every) {
+            Soundness::Interrupted
+        } else {
+            self.world.step(actions, rng, observations, steps);
+            return self.soundness = Soundness::Sound;
+        };
+        steps.fill(TimeStep {
+            truncated: true,
+            ..TimeStep::default()
+        });
+    }
+
+    fn observe(&self, observations: &mut Observations) {
+        self.world.observe(observations);
+    }
+
+    fn soundness(&self) -> Soundness {
+        self.soundness
+    }
+
+    fn snapshot(&self) -> Option<Vec<u8>> {
+        None
+    }
+
+    fn restore(&mut self, _: &[u8]) -> Result<(), BadSnapshot> {
+        Err(BadSnapshot)
+    }
+}
+
+fn remote(fails_every: u32, gone_after: u32) -> Training {
+    let world = move || -> Box<dyn World> {
+        Box::new(Remote {
+            world: make_world("gridworld").unwrap(),
+            steps: 0,
+            fails_every,
+            gone_after,
+            soundness: Soundness::Sound,
+        })
+    };
+    Training {
+        world: Arc::new(world),
+        ..training("gridworld", vec![learns("dqn")])
+    }
+}
+
+#[test]
+fn a_world_that_fails_now_and_then_is_learned_in_and_measured_by_whole_episodes_only() {
+    let outcome = remote(70, u32::MAX).execute(None, &mut Owner::default());
+    let outcome = outcome.unwrap().unwrap();
+    assert_eq!(outcome.steps, 1200);
+    // An episode of the grid ends at the goal, with a reward of 1, or after 50 steps of -0.01.
+    let returns = outcome.evaluations.iter().flat_map(|e| &e.returns[0]);
+    for value in returns {
+        let timed_out = (value + 0.5).abs() < 1e-4;
+        assert!(
+            timed_out || *value > 0.5,
+            "{value} is of a part of an episode"
+        );
+    }
+}
+
+#[test]
+fn a_world_that_is_gone_ends_the_training_with_an_error() {
+    let ended = remote(70, 300).execute(None, &mut Owner::default());
+    assert_eq!(ended, Err(TrainingError::WorldLost));
+    let evaluated_first = Training {
+        evaluate_every: 2,
+        ..remote(u32::MAX, 20)
+    };
+    let ended = evaluated_first.execute(None, &mut Owner::default());
+    assert_eq!(ended, Err(TrainingError::WorldLost));
+}
