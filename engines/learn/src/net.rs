@@ -8,6 +8,7 @@
 mod adam;
 mod batch;
 mod init;
+mod rows;
 
 pub use adam::{Adam, clip, clip_all};
 pub use batch::Batch;

@@ -100,6 +100,21 @@ fn a_single_input_and_a_batch_give_the_same_outputs() {
 }
 
 #[test]
+fn plain_loops_and_matrix_products_give_the_same_outputs() {
+    let net = net(Activation::Tanh);
+    let (mut products, mut loops) = (Batch::new(&net, 4), Batch::new(&net, 9));
+    for rows in [4, 1] {
+        products.forward(&net, &input()[..3 * rows]);
+        loops.infer(&net, &input()[..3 * rows]);
+        for head in net.heads() {
+            let (a, b) = (products.output(&net, head), loops.output(&net, head));
+            assert_eq!(a.len(), b.len());
+            assert!(a.iter().zip(b).all(|(a, b)| (a - b).abs() < 1e-6));
+        }
+    }
+}
+
+#[test]
 fn fewer_rows_than_the_buffers_hold_give_the_same_gradient() {
     let net = net(Activation::Relu);
     let (mut exact, mut larger) = (Batch::new(&net, 2), Batch::new(&net, 9));

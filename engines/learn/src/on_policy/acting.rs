@@ -47,7 +47,7 @@ impl Acting {
         rng: &mut Generator,
         actions: &mut [Action],
     ) {
-        self.batch.forward(&model.net, observations);
+        self.batch.infer(&model.net, observations);
         let (outputs, values) = (
             self.batch.output(&model.net, model.actor),
             self.batch.output(&model.net, model.critic),
@@ -95,7 +95,7 @@ impl Acting {
 
     /// The values of a row of observations for each copy.
     pub(super) fn values_of(&mut self, model: &ActorCritic, observations: &[f32]) -> &[f32] {
-        self.batch.forward(&model.net, observations);
+        self.batch.infer(&model.net, observations);
         self.batch.output(&model.net, model.critic)
     }
 }
