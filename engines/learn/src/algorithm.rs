@@ -10,8 +10,9 @@ mod replay;
 use crate::{
     hyper::{ParamViolation, Spec, Values},
     learner::{BadCheckpoint, Learner},
-    policy::Mismatch,
+    policy::{Mismatch, Policy},
 };
+use rand::SeedableRng;
 use tars_worlds::{ActionSpace, AgentSpace, Generator};
 
 /// Creates a learner for an agent, with hyperparameters and a number of copies.
@@ -113,6 +114,13 @@ impl Algorithm {
     ) -> Result<Box<dyn Learner>, NoLearner> {
         self.fits(space)?;
         (self.new)(space, values, copies.max(1), rng).map_err(NoLearner::Hyperparameters)
+    }
+
+    /// Whether a learner with these hyperparameters can [start](Learner::start_from) from a policy.
+    pub fn continues(&self, space: &AgentSpace, values: &Values, policy: &Policy) -> bool {
+        let mut rng = Generator::seed_from_u64(0);
+        let learner = self.create(space, values, 1, &mut rng);
+        learner.is_ok_and(|mut learner| learner.start_from(policy).is_ok())
     }
 
     /// The learner that a [`checkpoint`](Learner::checkpoint) was taken of, for the same agent and as many

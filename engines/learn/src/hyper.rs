@@ -74,8 +74,9 @@ pub struct Parameter {
     pub kind: Kind,
     /// The value of an agent that sets none.
     pub default: Value,
-    /// The range that a search explores when the study gives no space.
-    pub search: Search,
+    /// The range that a search explores when the study gives no space; `None` when it leaves the parameter
+    /// at its default.
+    pub search: Option<Search>,
     /// Whether a running learner takes a new value; it is fixed at the start otherwise.
     pub reloadable: bool,
 }
@@ -108,7 +109,7 @@ pub(crate) const fn float(
         name,
         kind: Kind::Float { low, high },
         default: Value::Number(default),
-        search,
+        search: Some(search),
         reloadable: true,
     }
 }
@@ -125,7 +126,7 @@ pub(crate) const fn int(
         name,
         kind: Kind::Int { low, high },
         default: Value::Number(default as f64),
-        search,
+        search: Some(search),
         reloadable: true,
     }
 }
@@ -136,7 +137,7 @@ pub(crate) const fn flag(name: &'static str, default: bool) -> Parameter {
         name,
         kind: Kind::Flag,
         default: Value::Flag(default),
-        search: Search::Flag,
+        search: Some(Search::Flag),
         reloadable: true,
     }
 }
@@ -166,46 +167,6 @@ pub(crate) const fn log_int(low: i64, high: i64) -> Search {
         high,
         log: true,
     }
-}
-
-/// What [`Run`](crate::Run) takes. The learner of the same name in the
-/// [registry](crate::algorithm::ALGORITHMS) has more.
-const DQN: &[Parameter] = &[
-    float("learning_rate", 1e-6, 1e-1, 1e-3, log(1e-5, 1e-2)),
-    float("gamma", 0.9, 0.9999, 0.95, linear(0.95, 0.999)),
-    float("epsilon_start", 0.5, 1.0, 1.0, linear(0.9, 1.0)),
-    float("epsilon_end", 0.001, 0.2, 0.01, log(0.01, 0.1)),
-    float("epsilon_decay", 0.9, 0.99999, 0.995, linear(0.9, 0.9999)),
-    int(
-        "buffer_size",
-        1_000,
-        10_000_000,
-        10_000,
-        log_int(5_000, 100_000),
-    ),
-    int(
-        "batch_size",
-        8,
-        1024,
-        64,
-        Search::Choices(&[16.0, 32.0, 64.0, 128.0]),
-    ),
-    int("target_update", 1, 10_000, 10, log_int(1, 50)),
-    float("tau", 1e-4, 1.0, 0.005, log(0.005, 1.0)),
-    int(
-        "hidden_dim",
-        16,
-        1024,
-        64,
-        Search::Choices(&[32.0, 64.0, 128.0]),
-    ),
-    flag("double_dqn", true),
-];
-
-/// The hyperparameters of the algorithm that a [`Run`](crate::Run) trains; `None` when it trains no such
-/// algorithm.
-pub fn spec_of(algorithm: &str) -> Option<Spec> {
-    (algorithm == "dqn").then_some(Spec { parameters: DQN })
 }
 
 impl Spec {
@@ -241,6 +202,15 @@ impl Spec {
         } else {
             Err(violations)
         }
+    }
+
+    /// Removes the parameters that are fixed when a learner starts.
+    pub fn retain_reloadable(&self, values: &mut Values) {
+        let is_fixed = |name: &str| {
+            let mut parameters = self.parameters.iter();
+            parameters.any(|p| p.name == name && !p.reloadable)
+        };
+        values.retain(|name, _| !is_fixed(name));
     }
 
     /// Checks values and adds the defaults of the missing parameters.
@@ -354,6 +324,14 @@ impl Parameter {
         }
     }
 
+    /// The same parameter, which a search leaves at its default unless the study names it.
+    pub(crate) const fn unsearched(self) -> Self {
+        Self {
+            search: None,
+            ..self
+        }
+    }
+
     fn problem(&self, value: Value) -> Option<String> {
         match (self.kind, value) {
             (Kind::Flag, Value::Flag(_)) => None,
@@ -373,65 +351,10 @@ impl Parameter {
     }
 }
 
-/// The hyperparameters of a DQN learner, typed and within their bounds.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct DqnParams {
-    /// The step size of Adam; 1e-6..=0.1, by default 1e-3.
-    pub learning_rate: f32,
-    /// The discount of one step; 0.9..=0.9999, by default 0.95.
-    pub gamma: f32,
-    /// The probability of a random action at the start; 0.5..=1, by default 1.
-    pub epsilon_start: f64,
-    /// The probability of a random action that decay ends at; 0.001..=0.2, by default 0.01.
-    pub epsilon_end: f64,
-    /// The factor of epsilon after each episode; 0.9..=0.99999, by default 0.995.
-    pub epsilon_decay: f64,
-    /// The capacity of the replay buffer, in transitions; 1000..=10 million, by default 10000.
-    pub buffer_size: usize,
-    /// The transitions of a minibatch; 8..=1024, by default 64.
-    pub batch_size: usize,
-    /// Episodes between two updates of the target network; 1..=10000, by default 10.
-    pub target_update: u64,
-    /// The share by which the target network moves towards the online one, 1 being a copy;
-    /// 1e-4..=1, by default 0.005.
-    pub tau: f32,
-    /// The units of each of the two hidden layers; 16..=1024, by default 64.
-    pub hidden_dim: usize,
-    /// Whether targets use double Q-learning; true by default.
-    pub double_dqn: bool,
-}
-
-impl DqnParams {
-    /// Checks values and converts them; missing ones get their defaults.
-    ///
-    /// # Errors
-    ///
-    /// As for [`Spec::check`].
-    pub fn from_values(values: &Values) -> Result<Self, Vec<ParamViolation>> {
-        let all = Spec { parameters: DQN }.complete(values)?;
-        let number = |name: &str| match all.get(name) {
-            Some(Value::Number(n)) => *n,
-            _ => 0.0,
-        };
-        Ok(Self {
-            learning_rate: number("learning_rate") as f32,
-            gamma: number("gamma") as f32,
-            epsilon_start: number("epsilon_start"),
-            epsilon_end: number("epsilon_end"),
-            epsilon_decay: number("epsilon_decay"),
-            buffer_size: number("buffer_size") as usize,
-            batch_size: number("batch_size") as usize,
-            target_update: number("target_update") as u64,
-            tau: number("tau") as f32,
-            hidden_dim: number("hidden_dim") as usize,
-            double_dqn: all.get("double_dqn") == Some(&Value::Flag(true)),
-        })
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::algorithm::{ALGORITHMS, find};
 
     fn one(name: &str, value: Value) -> Values {
         [(name.to_owned(), value)].into()
@@ -439,24 +362,39 @@ mod tests {
 
     #[test]
     fn defaults_and_search_ranges_are_within_the_bounds() {
-        let spec = spec_of("dqn").unwrap();
-        spec.check(&spec.defaults()).unwrap();
-        for p in spec.parameters {
-            let ends: Vec<f64> = match p.search {
-                Search::Float { low, high, .. } => vec![low, high],
-                Search::Int { low, high, .. } => vec![low as f64, high as f64],
-                Search::Choices(all) => all.to_vec(),
-                Search::Flag => vec![],
-            };
-            for end in ends {
-                assert_eq!(p.problem(Value::Number(end)), None, "{} {end}", p.name);
+        for algorithm in ALGORITHMS {
+            let spec = algorithm.spec;
+            spec.check(&spec.defaults()).unwrap();
+            let searched = |p: &&Parameter| p.search.is_some();
+            assert!(spec.parameters.iter().any(|p| searched(&p)));
+            for p in spec.parameters {
+                let ends: Vec<f64> = match p.search {
+                    Some(Search::Float { low, high, .. }) => vec![low, high],
+                    Some(Search::Int { low, high, .. }) => vec![low as f64, high as f64],
+                    Some(Search::Choices(all)) => all.to_vec(),
+                    Some(Search::Flag) | None => vec![],
+                };
+                for end in ends {
+                    assert_eq!(p.problem(Value::Number(end)), None, "{} {end}", p.name);
+                }
             }
         }
     }
 
     #[test]
+    fn what_a_running_learner_cannot_take_on_is_removed() {
+        let spec = find("dqn").unwrap().spec;
+        let mut values = one("gamma", Value::Number(0.99));
+        values.extend(one("hidden_dim", Value::Number(128.0)));
+        values.extend(one("unknown", Value::Flag(true)));
+        spec.retain_reloadable(&mut values);
+        let left: Vec<&str> = values.keys().map(String::as_str).collect();
+        assert_eq!(left, ["gamma", "unknown"]);
+    }
+
+    #[test]
     fn every_violation_is_reported_by_name() {
-        let spec = spec_of("dqn").unwrap();
+        let spec = find("dqn").unwrap().spec;
         for (name, value) in [
             ("gamma", Value::Number(-7.0)),
             ("gamma", Value::Number(f64::NAN)),

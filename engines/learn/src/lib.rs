@@ -10,23 +10,15 @@
 pub mod algorithm;
 mod checksum;
 pub mod distribution;
-pub mod dqn;
-pub mod env;
 pub mod hyper;
 pub mod learner;
 pub mod net;
-pub mod nn;
 mod on_policy;
 pub mod policy;
 pub mod presets;
-pub mod replay;
-pub mod train;
 pub mod training;
-pub mod weights;
 
 pub use algorithm::{ALGORITHMS, Algorithm, NoLearner};
-pub use env::{Environment, make_environment};
-pub use hyper::{Spec, spec_of};
+pub use hyper::Spec;
 pub use learner::{Learner, Step, Update};
 pub use policy::{Decision, Mismatch, Policy};
-pub use train::{Evaluation, Outcome, Progress, Run, RunError};

@@ -19,7 +19,7 @@ use crate::{
 };
 use lane::Lane;
 use rand::{Rng, SeedableRng};
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 use tars_worlds::{Action, Copies, Generator, Soundness, World};
 
 /// Separates the random stream of evaluations from that of the training.
@@ -189,7 +189,7 @@ pub trait Control {
     }
 
     /// Hyperparameters that an agent is to take on, `None` when there are no new ones. Polled after every
-    /// step at which an episode ended.
+    /// step at which an episode ended. Those that are fixed when a learner starts keep their values.
     fn take_reload(&mut self, agent: usize) -> Option<Values> {
         let _ = agent;
         None
@@ -205,6 +205,17 @@ struct Session<'a> {
     step: u64,
     episodes: u64,
     evaluations: Vec<Evaluation>,
+}
+
+impl fmt::Debug for Training {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Training")
+            .field("members", &self.members.len())
+            .field("copies", &self.copies)
+            .field("seed", &self.seed)
+            .field("steps", &self.steps)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Training {
@@ -302,7 +313,10 @@ impl<'a> Session<'a> {
             let Some(learner) = lane.learner() else {
                 continue;
             };
-            if let Some(values) = control.take_reload(agent) {
+            if let Some(mut values) = control.take_reload(agent) {
+                if let Member::Learns { algorithm, .. } = &self.training.members[agent] {
+                    find(algorithm)?.spec.retain_reloadable(&mut values);
+                }
                 learner
                     .reload(&values)
                     .map_err(TrainingError::Hyperparameters)?;

@@ -11,7 +11,7 @@ use crate::{
 use futures_util::{Stream, stream};
 use std::{pin::Pin, sync::Arc};
 use tars_interceptors::Call;
-use tars_learn::spec_of;
+use tars_learn::algorithm;
 use tars_proto::{automl::v1::*, fault};
 use tonic::{Request, Response, Status, service::Routes};
 use uuid::Uuid;
@@ -67,8 +67,10 @@ impl study_service_server::StudyService for Api {
             let problem = format!("the agent {agent_id} is of type {}", kind.agent_type);
             return Err(invalid("agent_type", problem).into());
         }
-        let spec = spec_of(&kind.agent_type)
-            .ok_or_else(|| invalid("agent_type", "has no search space"))?;
+        let known = algorithm::find(&kind.agent_type);
+        let spec = known
+            .ok_or_else(|| invalid("agent_type", "has no search space"))?
+            .spec;
         let space = if asked.search_space.is_empty() {
             own_space(&spec)?
         } else {

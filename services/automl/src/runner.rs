@@ -280,6 +280,7 @@ fn evaluation(study: &StudyRow, trial: &TrialRow, fence: &Fence) -> Evaluation {
     Evaluation {
         agent_type: study.agent_type.clone(),
         environment: study.environment.clone(),
+        agent: study.agent_id.clone(),
         hyperparameters: hyper::params(&trial.parameters),
         seed: seeds::for_trial(study.seed, trial.number),
         steps: study.steps,

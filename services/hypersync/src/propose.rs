@@ -10,8 +10,8 @@ use crate::{
 use std::sync::Arc;
 use tars_credentials::Caller;
 use tars_learn::{
+    algorithm,
     hyper::{ParamViolation, Value, Values},
-    spec_of,
 };
 use tars_proto::{
     automl::v1::Study,
@@ -165,7 +165,10 @@ fn check_bounds(agent_type: &str, new: &Params) -> Result<(), HyperSyncError> {
             problem: problem.to_owned(),
         }])
     };
-    let spec = spec_of(agent_type).ok_or_else(|| wrong("agent_type", "has no bounds"))?;
+    let algorithm = algorithm::find(agent_type);
+    let spec = algorithm
+        .ok_or_else(|| wrong("agent_type", "has no bounds"))?
+        .spec;
     let mut values = Values::new();
     for (name, param) in new {
         let value = match param {

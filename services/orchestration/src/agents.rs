@@ -5,6 +5,7 @@ use crate::{
     OrchestrationError,
     learners::{Followed, Live},
     store::{self, AgentRow, ApprovalRow, HoldRow, Store},
+    task,
 };
 use arc_swap::ArcSwap;
 use std::{
@@ -15,17 +16,16 @@ use std::{
     },
 };
 use tars_learn::{
-    dqn,
-    hyper::{Spec, Values},
-    make_environment,
-    nn::{Mlp, Scratch},
-    spec_of, weights,
+    algorithm::{self, Algorithm},
+    hyper::Values,
+    policy::{Decision, Policy, Scratch},
 };
 use tars_runtime::{
     blobs::Blobs,
     clock::Clock,
     db::{Corrupt, DbError, Transaction},
 };
+use tars_worlds::{ActionSpace, AgentSpace};
 use tokio::sync::{Mutex, watch};
 
 /// The fixed part of an agent; [`LiveAgent`] has the rest.
@@ -55,9 +55,8 @@ pub(crate) struct Agents {
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) definition: Definition,
-    pub(crate) observation_names: &'static [&'static str],
-    pub(crate) action_names: &'static [&'static str],
-    spec: Spec,
+    pub(crate) space: AgentSpace,
+    algorithm: &'static Algorithm,
     live: ArcSwap<LiveAgent>,
     /// The values that running learners follow: the live ones, except those that a governed change is
     /// only trying.
@@ -71,16 +70,27 @@ pub(crate) struct Agent {
 #[derive(Debug, Clone)]
 pub(crate) struct LiveAgent {
     pub(crate) row: AgentRow,
-    pub(crate) weights: Option<Arc<Mlp>>,
+    pub(crate) policy: Option<Policy>,
     pub(crate) approved: ApprovalRow,
     pub(crate) hold: Option<HoldRow>,
+}
+
+/// What a training leaves to its agent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Installed<'a> {
+    pub(crate) policy: &'a Policy,
+    /// The mean return of the evaluation at the end.
+    pub(crate) final_return: f64,
+    pub(crate) steps: i64,
+    pub(crate) episodes: i64,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct Action {
     pub(crate) agent: &'static str,
-    pub(crate) action: usize,
-    pub(crate) name: &'static str,
+    pub(crate) action: tars_worlds::Action,
+    /// The name of a discrete action.
+    pub(crate) name: String,
     pub(crate) values: Vec<f32>,
     pub(crate) weights_version: i64,
 }
@@ -128,7 +138,7 @@ impl Agents {
             row: store::agent(tx, agent.id())
                 .await?
                 .ok_or_else(|| DbError::from(absent("agents")))?,
-            weights: live.weights.clone(),
+            policy: live.policy.clone(),
             approved: store::approval(tx, agent.id())
                 .await?
                 .ok_or_else(|| DbError::from(absent("agent_approvals")))?,
@@ -138,11 +148,11 @@ impl Agents {
             agent.in_doubt.store(false, Ordering::Release);
             return Ok(());
         }
-        let weights = match stored.row.weights == live.row.weights {
-            true => stored.weights,
+        let policy = match stored.row.weights == live.row.weights {
+            true => stored.policy,
             false => load(&self.blobs, &stored.row).await?,
         };
-        agent.publish(LiveAgent { weights, ..stored });
+        agent.publish(LiveAgent { policy, ..stored });
         Ok(())
     }
 
@@ -151,17 +161,17 @@ impl Agents {
         &self,
         tx: &mut Transaction,
         agent: &Agent,
-        outcome: &tars_learn::Outcome,
+        installed: Installed<'_>,
     ) -> Result<LiveAgent, OrchestrationError> {
-        let blob = self.blobs.put(tx, weights::save(&outcome.weights)).await?;
+        let blob = self.blobs.put(tx, installed.policy.to_bytes()).await?;
         let mut next = LiveAgent::clone(&agent.live());
         next.row.weights = Some(blob.clone());
         next.row.weights_version += 1;
-        next.row.last_return = Some(outcome.evaluation.mean());
-        next.row.total_steps += i64::try_from(outcome.steps).unwrap_or(i64::MAX);
-        next.row.total_episodes += i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
+        next.row.last_return = Some(installed.final_return);
+        next.row.total_steps += installed.steps;
+        next.row.total_episodes += installed.episodes;
         next.row.updated_us = self.clock.now_us();
-        next.weights = Some(Arc::new(outcome.weights.clone()));
+        next.policy = Some(installed.policy.clone());
         store::update_weights(tx, &next.row).await?;
         store::insert_checkpoint(tx, &next.row, &blob).await?;
         Ok(next)
@@ -175,26 +185,25 @@ impl Agent {
         blobs: &Blobs,
         clock: &Clock,
     ) -> Result<Self, OrchestrationError> {
-        let spec =
-            spec_of(definition.algorithm).ok_or(OrchestrationError::NotBuilt(definition.id))?;
-        let env = make_environment(definition.environment)
-            .ok_or(OrchestrationError::NotBuilt(definition.id))?;
+        let not_built = OrchestrationError::NotBuilt(definition.id);
+        let algorithm = algorithm::find(definition.algorithm).ok_or(not_built)?;
+        let space = task::space(definition.environment, definition.id);
+        let space = space.ok_or(OrchestrationError::NotBuilt(definition.id))?;
         let row = match store.agent(definition.id).await? {
             Some(row) => row,
-            None => first(definition, &spec, store, clock).await?,
+            None => first(definition, algorithm, store, clock).await?,
         };
         let (approved, hold) = governance(&row, store, clock).await?;
         let live = LiveAgent {
-            weights: load(blobs, &row).await?,
+            policy: load(blobs, &row).await?,
             row,
             approved,
             hold,
         };
         Ok(Self {
             definition: *definition,
-            observation_names: env.observation_names(),
-            action_names: env.action_names(),
-            spec,
+            space,
+            algorithm,
             followed: Arc::new(ArcSwap::from_pointee(live.followed())),
             held: watch::Sender::new(live.hold.is_some()),
             live: ArcSwap::from_pointee(live),
@@ -226,8 +235,13 @@ impl Agent {
     }
 
     pub(crate) fn check(&self, values: &Values) -> Result<(), OrchestrationError> {
-        let checked = self.spec.check(values);
+        let checked = self.algorithm.spec.check(values);
         checked.map_err(OrchestrationError::Hyperparameters)
+    }
+
+    /// Whether a learner with these hyperparameters can continue from a policy.
+    pub(crate) fn continues_from(&self, policy: &Policy, values: &Values) -> bool {
+        self.algorithm.continues(&self.space, values, policy)
     }
 
     pub(crate) fn followed(&self) -> Live {
@@ -258,16 +272,35 @@ impl Agent {
         next
     }
 
-    /// The same decision with another action.
+    /// The same decision with another discrete action. A continuous one stays as it is.
     pub(crate) fn with_action(&self, acted: &Action, action: usize) -> Action {
-        Action {
-            action,
-            name: self.action_names.get(action).copied().unwrap_or_default(),
-            ..acted.clone()
+        match acted.action {
+            tars_worlds::Action::Discrete(_) => Action {
+                action: tars_worlds::Action::Discrete(action),
+                name: self.name_of(action),
+                ..acted.clone()
+            },
+            tars_worlds::Action::Continuous(_) => acted.clone(),
         }
     }
 
-    /// The action with the highest value in a state.
+    /// The names of the discrete actions; none for a continuous one.
+    pub(crate) fn action_names(&self) -> Vec<String> {
+        match &self.space.action {
+            ActionSpace::Discrete(names) => names.iter().map(ToString::to_string).collect(),
+            ActionSpace::Continuous(_) => Vec::new(),
+        }
+    }
+
+    fn name_of(&self, action: usize) -> String {
+        match &self.space.action {
+            ActionSpace::Discrete(names) => names.get(action).map(ToString::to_string),
+            ActionSpace::Continuous(_) => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// The best known action in a state.
     pub(crate) fn act(
         &self,
         agent_type: Option<&str>,
@@ -277,18 +310,20 @@ impl Agent {
             return Err(OrchestrationError::AgentType);
         }
         let live = self.live();
-        let net = live.weights.as_ref().ok_or(OrchestrationError::Untrained)?;
-        if state.len() != net.inputs() {
+        let policy = live.policy.as_ref().ok_or(OrchestrationError::Untrained)?;
+        if state.len() != policy.inputs() {
             return Err(OrchestrationError::Observation {
                 agent: self.definition.id.to_owned(),
                 given: state.len(),
-                needed: net.inputs(),
+                needed: policy.inputs(),
             });
         }
-        let input: Vec<f32> = state.iter().map(|v| *v as f32).collect();
-        let values = net.forward_one(&input, &mut Scratch::default());
-        let action = dqn::argmax(&values);
-        let name = self.action_names.get(action).copied().unwrap_or_default();
+        let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
+        let Decision { action, values } = policy.act(&observation, &[], &mut Scratch::default());
+        let name = match &action {
+            tars_worlds::Action::Discrete(at) => self.name_of(*at),
+            tars_worlds::Action::Continuous(_) => String::new(),
+        };
         Ok(Action {
             agent: self.definition.id,
             action,
@@ -347,9 +382,9 @@ async fn governance(
     Ok((approved, hold))
 }
 
-async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Arc<Mlp>>, OrchestrationError> {
+async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Policy>, OrchestrationError> {
     Ok(match &row.weights {
-        Some(name) => Some(Arc::new(weights::load(&blobs.get(name).await?)?)),
+        Some(name) => Some(Policy::from_bytes(&blobs.get(name).await?)?),
         None => None,
     })
 }
@@ -357,7 +392,7 @@ async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Arc<Mlp>>, Orchest
 /// The row of an agent that has none yet.
 async fn first(
     definition: &Definition,
-    spec: &Spec,
+    algorithm: &Algorithm,
     store: &Store,
     clock: &Clock,
 ) -> Result<AgentRow, OrchestrationError> {
@@ -368,7 +403,7 @@ async fn first(
     }
     let row = AgentRow {
         id: definition.id.to_owned(),
-        hyperparameters: spec.defaults(),
+        hyperparameters: algorithm.spec.defaults(),
         version: 1,
         weights: None,
         weights_version: 0,

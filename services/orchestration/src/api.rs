@@ -116,7 +116,7 @@ fn drift(from: Vec<ParameterDrift>) -> Option<Drift> {
 
 fn agent(slot: &Slot) -> Agent {
     let live = slot.live();
-    let names = |all: &[&str]| all.iter().map(|n| (*n).to_owned()).collect();
+    let observed = slot.space.observation.iter();
     Agent {
         agent_id: slot.definition.id.to_owned(),
         agent_type: slot.definition.algorithm.to_owned(),
@@ -127,8 +127,10 @@ fn agent(slot: &Slot) -> Agent {
         last_return: live.row.last_return,
         total_steps: unsigned(live.row.total_steps),
         total_episodes: unsigned(live.row.total_episodes),
-        observation_names: names(slot.observation_names),
-        action_names: names(slot.action_names),
+        observation_names: observed
+            .map(|component| component.name.to_string())
+            .collect(),
+        action_names: slot.action_names(),
         updated_at: Some(timestamp(live.row.updated_us)),
         approved_version: unsigned(live.approved.version),
         drift: drift(live.drift()),

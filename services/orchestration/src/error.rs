@@ -3,7 +3,7 @@
 use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
 use tars_interceptors::store;
-use tars_learn::{RunError, hyper::ParamViolation};
+use tars_learn::{Mismatch, hyper::ParamViolation, policy::BadPolicy, training::TrainingError};
 use tars_proto::{fault, params::NotScalar, reason};
 use tars_runtime::{
     blobs::BlobError,
@@ -69,8 +69,14 @@ pub(crate) enum OrchestrationError {
     TrainingRuns,
     #[error("too many runs are waiting for a learner")]
     QueueFull,
+    #[error("there is no algorithm {0:?}")]
+    Algorithm(String),
+    #[error("there is no environment {0:?}")]
+    Environment(String),
+    #[error("the algorithm does not fit the environment: {0}")]
+    Mismatch(#[from] Mismatch),
     #[error(transparent)]
-    Run(#[from] RunError),
+    Training(#[from] TrainingError),
     #[error(transparent)]
     Game(#[from] GameError),
     #[error(transparent)]
@@ -90,7 +96,7 @@ pub(crate) enum OrchestrationError {
     #[error(transparent)]
     PageToken(#[from] BadToken),
     #[error("weights: {0}")]
-    Weights(#[from] tars_learn::weights::BadWeights),
+    Weights(#[from] BadPolicy),
     #[error(transparent)]
     Trimmed(#[from] Trimmed),
     #[error(transparent)]
@@ -161,7 +167,9 @@ impl From<OrchestrationError> for Status {
             E::TrainingRuns => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
-            E::Run(error) => of_run(error, &text),
+            E::Algorithm(_) => fault::invalid_field("agent_type", &text),
+            E::Environment(_) | E::Mismatch(_) => fault::invalid_field("environment", &text),
+            E::Training(error) => of_training(error, &text),
             E::Game(_) => fault::invalid_field("game", &text),
             E::Profile(_) => fault::invalid_field("strategy_profile", &text),
             E::UnsuitableAlgorithm(_) => fault::invalid_field("options.algorithm", &text),
@@ -181,13 +189,14 @@ impl From<OrchestrationError> for Status {
     }
 }
 
-fn of_run(error: RunError, text: &str) -> Status {
+fn of_training(error: TrainingError, text: &str) -> Status {
+    use TrainingError as E;
     match error {
-        RunError::Hyperparameters(wrong) => out_of_bounds(wrong),
-        RunError::Algorithm(_) => fault::invalid_field("agent_type", text),
-        RunError::Environment(_) => fault::invalid_field("environment", text),
-        RunError::Diverged => fault::status(Code::Aborted, reason::DIVERGED, text),
-        RunError::Weights => internal(text),
+        E::Hyperparameters(wrong) => out_of_bounds(wrong),
+        E::Algorithm(_) => fault::invalid_field("agent_type", text),
+        E::Mismatch { .. } => fault::invalid_field("environment", text),
+        E::Diverged { .. } => fault::status(Code::Aborted, reason::DIVERGED, text),
+        E::Members | E::Start(_) | E::Checkpoint(_) | E::World | E::WorldLost => internal(text),
     }
 }
 

@@ -7,14 +7,17 @@
 //!
 //! Threads, queue and bounds are those of this process, which they protect: other replicas have their own.
 
-use crate::OrchestrationError;
+use crate::{OrchestrationError, task::Task};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use std::sync::{
     Arc,
     atomic::{AtomicBool, Ordering},
 };
-use tars_learn::{Outcome, Progress, Run, RunError, hyper::Values, train::Control};
+use tars_learn::{
+    hyper::Values,
+    training::{Command, Control, Outcome, Progress, Training, TrainingError},
+};
 use tokio::sync::mpsc;
 
 /// The capacity of a run's event channel. A slow receiver slows the run down.
@@ -68,7 +71,7 @@ pub(crate) enum Event {
     /// The run left the queue.
     Began,
     Progress(Progress),
-    Ended(Result<Option<Outcome>, RunError>),
+    Ended(Result<Option<Outcome>, TrainingError>),
 }
 
 /// A queued or running run. Dropping it stops the run.
@@ -115,15 +118,16 @@ impl Learners {
     pub(crate) fn start(
         &self,
         owner: Owner,
-        run: Run,
+        task: Task,
         live: Option<Live>,
     ) -> Result<Running, OrchestrationError> {
+        let (training, _) = task.training()?;
         let (sender, events) = mpsc::channel(REPORTS);
         let flag = Arc::new(AtomicBool::new(false));
         let seen = live.as_ref().map(|l| l.load_full());
         let stopped = Arc::clone(&flag);
         let job = Job {
-            run,
+            training,
             steering: Steering {
                 sender,
                 stop: stopped,
@@ -284,20 +288,23 @@ impl Stop {
 
 #[derive(Debug)]
 struct Job {
-    run: Run,
+    training: Training,
     steering: Steering,
 }
 
 impl Job {
     fn spawn(self, busy: Busy) {
-        let Self { run, mut steering } = self;
+        let Self {
+            training,
+            mut steering,
+        } = self;
         let started = std::thread::Builder::new()
             .name("learner".to_owned())
             .spawn(move || {
                 let _busy = busy;
                 // A receiver that went away needs neither event.
                 steering.sender.blocking_send(Event::Began).ok();
-                let result = run.execute(&mut steering);
+                let result = training.execute(None, &mut steering);
                 steering.sender.blocking_send(Event::Ended(result)).ok();
             });
         if let Err(e) = started {
@@ -325,11 +332,14 @@ impl Control for Steering {
         }
     }
 
-    fn is_stopped(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
+    fn poll(&mut self, _: u64) -> Command {
+        match self.stop.load(Ordering::Relaxed) {
+            true => Command::Stop,
+            false => Command::Continue,
+        }
     }
 
-    fn take_reload(&mut self) -> Option<Values> {
+    fn take_reload(&mut self, _: usize) -> Option<Values> {
         let current = self.live.as_ref()?.load_full();
         if self
             .seen
@@ -347,19 +357,6 @@ impl Control for Steering {
 mod tests {
     use super::*;
 
-    fn run(steps: u64) -> Run {
-        Run {
-            algorithm: "dqn".into(),
-            environment: "gridworld".into(),
-            values: Values::new(),
-            seed: 1,
-            steps,
-            reports: 1,
-            eval_episodes: 1,
-            start: None,
-        }
-    }
-
     /// Far longer than a test.
     const LONG: u64 = 1 << 40;
 
@@ -372,7 +369,7 @@ mod tests {
 
     fn start(learners: &Learners, class: Class, caller: &str, steps: u64) -> Running {
         learners
-            .start(owner(class, caller), run(steps), None)
+            .start(owner(class, caller), Task::for_tests(steps), None)
             .unwrap()
     }
 
@@ -410,7 +407,7 @@ mod tests {
     async fn the_queue_is_bounded_in_total_and_for_each_caller() {
         let learners = Learners::new(1, 8);
         let refused = |caller: &str| {
-            let tried = learners.start(owner(Class::Training, caller), run(LONG), None);
+            let tried = learners.start(owner(Class::Training, caller), Task::for_tests(LONG), None);
             matches!(tried, Err(OrchestrationError::QueueFull))
         };
         let mut held = vec![start(&learners, Class::Training, "ada", LONG)];

@@ -14,6 +14,7 @@ mod serving;
 mod solvers;
 mod steps;
 mod store;
+mod task;
 mod training;
 mod turn;
 mod workload;

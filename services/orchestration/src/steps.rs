@@ -5,7 +5,7 @@
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::Action,
+    agents::{Action, Agent},
     conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
     store::{self, ConflictBody, ConflictRow},
 };
@@ -85,21 +85,9 @@ impl Orchestration {
     ) -> Result<Dispute, OrchestrationError> {
         let mut parties = Vec::with_capacity(raw.len());
         for acted in raw {
-            let names = self.agents.get(acted.agent)?.action_names;
-            parties.push(Party {
-                name: acted.agent.to_owned(),
-                actions: names
-                    .iter()
-                    .enumerate()
-                    .map(|(number, name)| ((*name).to_owned(), number as f64))
-                    .collect(),
-                raw: acted.action,
-            });
+            parties.push(party(self.agents.get(acted.agent)?, acted));
         }
-        let values: Vec<Vec<f64>> = raw
-            .iter()
-            .map(|a| a.values.iter().copied().map(f64::from).collect())
-            .collect();
+        let values: Vec<Vec<f64>> = raw.iter().map(own_values).collect();
         // The disagreement point is each agent's worst action.
         let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
         Ok(Dispute {
@@ -124,6 +112,33 @@ impl Orchestration {
     /// The latest conflicts, and the number of all conflicts so far.
     pub(crate) async fn conflicts(&self) -> Result<(Vec<ConflictRow>, i64), OrchestrationError> {
         self.store.conflicts(SHOWN).await
+    }
+}
+
+/// An agent's own values of its actions.
+fn own_values(acted: &Action) -> Vec<f64> {
+    match acted.action {
+        tars_worlds::Action::Discrete(_) => acted.values.iter().copied().map(f64::from).collect(),
+        tars_worlds::Action::Continuous(_) => vec![0.0],
+    }
+}
+
+/// An agent as a party to a dispute. A continuous action is not negotiable: it is the agent's only one.
+fn party(agent: &Agent, acted: &Action) -> Party {
+    let (actions, raw) = match &acted.action {
+        tars_worlds::Action::Discrete(at) => {
+            let names = agent.action_names().into_iter().enumerate();
+            (names.map(|(n, name)| (name, n as f64)).collect(), *at)
+        }
+        tars_worlds::Action::Continuous(values) => {
+            let value = values.first().copied().map_or(0.0, f64::from);
+            (vec![(value.to_string(), value)], 0)
+        }
+    };
+    Party {
+        name: acted.agent.to_owned(),
+        actions,
+        raw,
     }
 }
 

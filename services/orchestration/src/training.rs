@@ -16,12 +16,13 @@ use crate::{
     learners::{Class, Owner, Running, Stop},
     ownership::learner_lease,
     store::{self, RunRow, RunState, WorkToken},
+    task::Task,
 };
 use parking_lot::Mutex;
 use run::OwnedRun;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tars_interceptors::call::in_current_trace;
-use tars_learn::{Run, RunError};
+use tars_learn::Policy;
 use tars_runtime::{
     audit::{self, Record},
     page,
@@ -142,8 +143,8 @@ impl Orchestration {
             class: Class::Training,
             caller: owner,
         };
-        let run = run_of(&agent.live(), &agent, steps, seed);
-        let running = self.learners.start(owner, run, Some(agent.followed()))?;
+        let task = task_of(&agent.live(), &agent, steps, seed);
+        let running = self.learners.start(owner, task, Some(agent.followed()))?;
         // Dropped when the run was not written; driven when it was, whoever has heard of it.
         let (tx, guard) = tx.into_parts();
         tx.commit_with_proof(store::proof_of_run(row.id)).await?;
@@ -234,21 +235,15 @@ impl Orchestration {
     pub(crate) async fn evaluate(
         self: &Arc<Self>,
         owner: Owner,
-        run: Run,
+        task: Task,
         given: WorkToken,
     ) -> Result<Running, OrchestrationError> {
-        let spec = tars_learn::spec_of(&run.algorithm)
-            .ok_or_else(|| RunError::Algorithm(run.algorithm.clone()))?;
-        spec.check(&run.values)
-            .map_err(OrchestrationError::Hyperparameters)?;
-        if tars_learn::make_environment(&run.environment).is_none() {
-            return Err(RunError::Environment(run.environment).into());
-        }
+        task.check()?;
         if self.store.check_token(&given).await? {
             let this = Arc::clone(self);
             to_the_end(async move { this.admit(&given).await }).await?;
         }
-        self.learners.start(owner, run, None)
+        self.learners.start(owner, task, None)
     }
 
     /// Remembers the token of the process that does some work from now on, and stops what others run of it.
@@ -282,28 +277,19 @@ impl From<RunRow> for RunView {
     }
 }
 
-/// A run that continues from the live weights, if they fit.
-fn run_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Run {
-    let weights = live.weights.as_deref();
-    Run {
+/// A run that continues from the live policy, if a learner with the live hyperparameters can.
+fn task_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Task {
+    let policy = live.policy.as_ref();
+    let continues = |policy: &&Policy| agent.continues_from(policy, &live.row.hyperparameters);
+    Task {
         algorithm: agent.definition.algorithm.to_owned(),
         environment: agent.definition.environment.to_owned(),
+        agent: agent.id().to_owned(),
         values: live.row.hyperparameters.clone(),
         seed,
         steps,
         reports: REPORTS.max(steps / MOST_STEPS_A_REPORT),
-        eval_episodes: EVAL_EPISODES,
-        start: weights
-            .filter(|net| fits(net, &live.row.hyperparameters))
-            .cloned(),
+        evaluation_episodes: EVAL_EPISODES,
+        start: policy.filter(continues).cloned(),
     }
-}
-
-/// Whether the network has the width that the hyperparameters require.
-fn fits(net: &tars_learn::nn::Mlp, values: &tars_learn::hyper::Values) -> bool {
-    tars_learn::hyper::DqnParams::from_values(values).is_ok_and(|p| {
-        net.layers
-            .first()
-            .is_some_and(|l| l.weights.ncols() == p.hidden_dim)
-    })
 }

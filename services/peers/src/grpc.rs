@@ -56,6 +56,7 @@ fn request(evaluation: Evaluation) -> EvaluateHyperparametersRequest {
         verification: evaluation.verification,
         work_id: evaluation.work_id,
         fencing_token: evaluation.fencing_token,
+        agent: evaluation.agent,
     }
 }
 

@@ -17,6 +17,8 @@ pub struct Evaluation {
     pub agent_type: String,
     /// The environment's name, such as `cartpole`.
     pub environment: String,
+    /// The agent that learns; fixed rules act for the others of its environment.
+    pub agent: String,
     /// Hyperparameters; missing ones have the algorithm's defaults.
     pub hyperparameters: Params,
     /// Determines the result: the same request gives the same returns.

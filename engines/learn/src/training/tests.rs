@@ -124,7 +124,10 @@ fn a_reload_takes_effect_and_a_refused_one_ends_the_training() {
     training.execute(None, &mut changed).unwrap();
     let last = |owner: &Owner| owner.reports[5].agents[0].exploration;
     assert!(last(&changed) < last(&plain));
-    let mut refused = reload(numbers(&[("hidden_dim", 99.0)]));
+    let mut fixed = reload(numbers(&[("hidden_dim", 99.0)]));
+    training.execute(None, &mut fixed).unwrap();
+    assert_eq!(fixed.reports, plain.reports, "it is fixed at the start");
+    let mut refused = reload(numbers(&[("gamma", 99.0)]));
     let error = training.execute(None, &mut refused).unwrap_err();
     assert!(matches!(error, TrainingError::Hyperparameters(_)));
 }

@@ -58,8 +58,8 @@ pub(super) fn space(parameters: Vec<Parameter>) -> Result<Space, AutomlError> {
 
 /// The default search space of an algorithm.
 pub(super) fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
-    let parameters = spec.parameters.iter().map(|p| {
-        let range = match p.search {
+    let parameters = spec.parameters.iter().filter_map(|p| {
+        let range = match p.search? {
             Search::Float { low, high, log } => Range::Float { low, high, log },
             Search::Int { low, high, log } => Range::Int { low, high, log },
             Search::Choices(all) => Range::Categorical {
@@ -69,10 +69,10 @@ pub(super) fn own_space(spec: &Spec) -> Result<Space, AutomlError> {
                 values: vec![Value::Flag(false), Value::Flag(true)],
             },
         };
-        tars_search::Parameter {
+        Some(tars_search::Parameter {
             name: p.name.to_owned(),
             range,
-        }
+        })
     });
     Ok(Space::new(parameters.collect())?)
 }

@@ -122,6 +122,7 @@ fn evaluation(
     Evaluation {
         agent_type: proposal.agent_type.clone(),
         environment: proposal.environment.clone(),
+        agent: proposal.agent_id.clone(),
         hyperparameters: values.clone(),
         seed,
         steps: proposal.steps,

@@ -5,13 +5,14 @@ use crate::{
     Orchestration, OrchestrationError,
     learners::{Class, Event, Owner, Running},
     store::{Report, RunState, WorkToken},
+    task::{self, Task},
     training::{RunView, TrainingEvent, Watcher},
 };
 use futures_util::{Stream, StreamExt, stream};
 use std::sync::Arc;
 use tars_certs::PeerClass;
 use tars_interceptors::Call;
-use tars_learn::{Outcome, Progress, Run};
+use tars_learn::training::{Outcome, Progress};
 use tars_proto::{fault, orchestration::v1::*, time::timestamp};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -53,12 +54,8 @@ fn training_run(view: RunView) -> TrainingRun {
 /// The progress of an evaluation, which follows no live version.
 fn progress(from: Progress) -> TrainingProgress {
     TrainingProgress {
-        step: from.step,
-        episode: from.episode,
-        mean_return: from.mean_return,
-        loss: from.loss,
-        epsilon: from.epsilon,
         version: None,
+        ..report(Report::new(&from, 0))
     }
 }
 
@@ -192,17 +189,18 @@ impl training_service_server::TrainingService for Api {
             },
             caller: asked.on_behalf_of,
         };
-        let run = Run {
+        let task = Task {
             algorithm: asked.agent_type,
             environment: asked.environment,
+            agent: asked.agent,
             values: values(asked.hyperparameters)?,
             seed: asked.seed,
             steps: asked.steps,
             reports: u64::from(asked.reports.unwrap_or(REPORTS)),
-            eval_episodes: asked.eval_episodes.unwrap_or(EVAL_EPISODES),
+            evaluation_episodes: asked.eval_episodes.unwrap_or(EVAL_EPISODES),
             start: None,
         };
-        let running = self.0.evaluate(owner, run, given.clone()).await?;
+        let running = self.0.evaluate(owner, task, given.clone()).await?;
         let items = evaluation(running, asked.after_sequence);
         let service = Arc::clone(&self.0);
         Ok(Response::new(Box::pin(until_superseded(
@@ -243,7 +241,7 @@ fn evaluation(
                     Some(Event::Ended(Ok(Some(outcome)))) => EvaluateHyperparametersResponse {
                         sequence,
                         progress: None,
-                        result: Some(result(outcome)),
+                        result: Some(result(&outcome)?),
                     },
                     Some(Event::Ended(Ok(None))) => {
                         return Err(Status::cancelled("the run was stopped"));
@@ -276,12 +274,15 @@ fn until_superseded<T: Send + 'static>(
     })
 }
 
-fn result(outcome: Outcome) -> EvaluationResult {
-    EvaluationResult {
-        mean_return: outcome.evaluation.mean(),
-        std_return: outcome.evaluation.std(),
-        returns: outcome.evaluation.returns,
+fn result(outcome: &Outcome) -> Result<EvaluationResult, OrchestrationError> {
+    let result = task::result(outcome);
+    let (learned, evaluation) =
+        result.ok_or(OrchestrationError::Worker("the learner has no result"))?;
+    Ok(EvaluationResult {
+        mean_return: evaluation.mean(learned.agent),
+        std_return: evaluation.std(learned.agent),
+        returns: evaluation.returns[learned.agent].clone(),
         steps: outcome.steps,
         episodes: outcome.episodes,
-    }
+    })
 }

@@ -421,10 +421,15 @@ pub(super) fn record(from: ConflictRow) -> ConflictRecord {
 }
 
 pub(super) fn action(acted: Action) -> AgentAction {
+    let (action, continuous_action) = match acted.action {
+        tars_worlds::Action::Discrete(at) => (u32::try_from(at).unwrap_or(u32::MAX), Vec::new()),
+        tars_worlds::Action::Continuous(values) => (0, values.into_iter().map(f64::from).collect()),
+    };
     AgentAction {
-        action: u32::try_from(acted.action).unwrap_or(u32::MAX),
-        action_name: acted.name.to_owned(),
+        action,
+        action_name: acted.name,
         action_values: acted.values.into_iter().map(f64::from).collect(),
         weights_version: super::unsigned(acted.weights_version),
+        continuous_action,
     }
 }

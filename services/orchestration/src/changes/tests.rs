@@ -3,10 +3,10 @@ use crate::{
     Orchestration, Setup,
     learners::{Class, Owner},
     store::RunState,
+    task::Task,
     training::RunView,
 };
 use std::{path::Path, time::Duration};
-use tars_learn::Run;
 use tars_runtime::{
     db::{Db, Isolation, Query},
     lease::Terms,
@@ -376,17 +376,8 @@ fn busy(service: &Orchestration) -> crate::learners::Running {
         class: Class::Training,
         caller: "user:other".into(),
     };
-    let run = Run {
-        algorithm: "dqn".into(),
-        environment: "gridworld".into(),
-        values: Values::new(),
-        seed: 1,
-        steps: LONG,
-        reports: 1,
-        eval_episodes: 1,
-        start: None,
-    };
-    service.learners.start(owner, run, None).unwrap()
+    let task = Task::for_tests(LONG);
+    service.learners.start(owner, task, None).unwrap()
 }
 
 #[tokio::test]

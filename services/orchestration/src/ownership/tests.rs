@@ -5,10 +5,10 @@ use crate::{
     Setup,
     learners::{Class, Owner, Running},
     store::{RunState, WorkToken},
+    task::Task,
     training::{RunView, TrainingEvent},
 };
 use std::{future::Future, time::Duration};
-use tars_learn::{Run, hyper::Values};
 use tars_runtime::{clock::Clock, lease::Terms, seeds::Seeds};
 use uuid::Uuid;
 
@@ -57,17 +57,8 @@ impl Replica {
             class: Class::Training,
             caller: "user:other".into(),
         };
-        let run = Run {
-            algorithm: "dqn".into(),
-            environment: "gridworld".into(),
-            values: Values::new(),
-            seed: 1,
-            steps: LONG,
-            reports: 1,
-            eval_episodes: 1,
-            start: None,
-        };
-        self.service.learners.start(owner, run, None).unwrap()
+        let task = Task::for_tests(LONG);
+        self.service.learners.start(owner, task, None).unwrap()
     }
 
     /// Waits until the replica follows no run any more.
@@ -267,19 +258,10 @@ async fn evaluate(
         class: Class::Search,
         caller: "dev".into(),
     };
-    let run = Run {
-        algorithm: "dqn".into(),
-        environment: "gridworld".into(),
-        values: Values::new(),
-        seed: 1,
-        steps: LONG,
-        reports: 1,
-        eval_episodes: 1,
-        start: None,
-    };
+    let task = Task::for_tests(LONG);
     replica
         .service
-        .evaluate(owner, run, given(work, token))
+        .evaluate(owner, task, given(work, token))
         .await
 }
 

@@ -3,7 +3,7 @@
 use super::Store;
 use crate::OrchestrationError;
 use serde::{Deserialize, Serialize};
-use tars_learn::Progress;
+use tars_learn::training::Progress;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use uuid::Uuid;
 
@@ -32,20 +32,16 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    pub(crate) fn new(progress: Progress, version: i64) -> Self {
-        let Progress {
-            step,
-            episode,
-            mean_return,
-            loss,
-            epsilon,
-        } = progress;
+    /// The report on the agent that learns.
+    pub(crate) fn new(progress: &Progress, version: i64) -> Self {
+        let agent = progress.agents.first();
+        let loss = agent.and_then(|agent| agent.update.loss);
         Self {
-            step,
-            episode,
-            mean_return,
-            loss,
-            epsilon,
+            step: progress.step,
+            episode: progress.episodes,
+            mean_return: agent.and_then(|agent| agent.mean_return),
+            loss: loss.map(f64::from),
+            epsilon: agent.map_or(0.0, |agent| f64::from(agent.exploration)),
             version,
         }
     }

@@ -8,14 +8,15 @@
 use super::journal::Journal;
 use crate::{
     Orchestration, OrchestrationError,
-    agents::Agent,
+    agents::{Agent, Installed},
     learners::{Event, Running, Stop},
     serving::Rollout,
     store::{self, Report, RunRow, RunState},
+    task,
     turn::Turn,
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tars_learn::Outcome;
+use tars_learn::training::Outcome;
 use tars_runtime::{
     backoff::{Backoff, Patience},
     lease::{Fence, Lease},
@@ -140,7 +141,7 @@ impl OwnedRun {
                 Some(Event::Began) => self.began().await,
                 Some(Event::Progress(progress)) => {
                     let version = self.agent.followed().load().version;
-                    self.journal.push(Report::new(progress, version));
+                    self.journal.push(Report::new(&progress, version));
                 }
                 Some(Event::Ended(result)) => return result.map_err(OrchestrationError::from),
                 None if self.stop.is_stopped() => return Ok(None),
@@ -219,10 +220,20 @@ impl OwnedRun {
         row.ended_us = Some(self.service.clock.now_us());
         row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
         row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
-        row.final_return = Some(outcome.evaluation.mean());
+        let result = task::result(outcome);
+        let (learned, evaluation) =
+            result.ok_or(OrchestrationError::Worker("the learner has no result"))?;
+        let final_return = evaluation.mean(learned.agent);
+        row.final_return = Some(final_return);
         store::end_run(&mut turn, &row).await?;
+        let installed = Installed {
+            policy: &learned.policy,
+            final_return,
+            steps: row.steps_done,
+            episodes: row.episodes_done,
+        };
         let agents = &self.service.agents;
-        let next = agents.install(&mut turn, &self.agent, outcome).await?;
+        let next = agents.install(&mut turn, &self.agent, installed).await?;
         if !is_shared {
             self.fence.release(&mut turn).await?;
         }

@@ -16,7 +16,7 @@ const PARAMETERS: &[Parameter] = &[
     float("epsilon_start", 0.5, 1.0, 1.0, linear(0.9, 1.0)),
     float("epsilon_end", 0.001, 0.2, 0.01, log(0.01, 0.1)),
     float("epsilon_decay", 0.9, 0.99999, 0.995, linear(0.9, 0.9999)),
-    int("epsilon_steps", 0, 100_000_000, 0, Search::Choices(&[0.0])),
+    int("epsilon_steps", 0, 100_000_000, 0, Search::Choices(&[0.0])).unsearched(),
     int(
         "buffer_size",
         1_000,
@@ -38,13 +38,14 @@ const PARAMETERS: &[Parameter] = &[
         1_000_000,
         0,
         Search::Choices(&[0.0, 1_000.0]),
-    ),
-    int("train_frequency", 1, 10_000, 1, log_int(1, 16)),
-    int("gradient_steps", 1, 1_000, 1, log_int(1, 8)),
+    )
+    .unsearched(),
+    int("train_frequency", 1, 10_000, 1, log_int(1, 16)).unsearched(),
+    int("gradient_steps", 1, 1_000, 1, log_int(1, 8)).unsearched(),
     int("target_update", 1, 10_000, 10, log_int(1, 50)),
-    int("target_steps", 0, 1_000_000, 0, Search::Choices(&[0.0])),
+    int("target_steps", 0, 1_000_000, 0, Search::Choices(&[0.0])).unsearched(),
     float("tau", 1e-4, 1.0, 0.005, log(0.005, 1.0)),
-    float("max_gradient_norm", 1e-3, 1e6, 10.0, log(0.5, 20.0)),
+    float("max_gradient_norm", 1e-3, 1e6, 10.0, log(0.5, 20.0)).unsearched(),
     int(
         "hidden_dim",
         16,
@@ -54,11 +55,11 @@ const PARAMETERS: &[Parameter] = &[
     )
     .fixed(),
     flag("double_dqn", true),
-    flag("dueling", false).fixed(),
-    flag("prioritized_replay", false).fixed(),
-    float("priority_alpha", 0.0, 1.0, 0.6, linear(0.4, 0.8)),
-    float("priority_beta", 0.0, 1.0, 0.4, linear(0.3, 0.6)),
-    float("priority_beta_step", 0.0, 1.0, 0.001, log(1e-6, 1e-2)),
+    flag("dueling", false).fixed().unsearched(),
+    flag("prioritized_replay", false).fixed().unsearched(),
+    float("priority_alpha", 0.0, 1.0, 0.6, linear(0.4, 0.8)).unsearched(),
+    float("priority_beta", 0.0, 1.0, 0.4, linear(0.3, 0.6)).unsearched(),
+    float("priority_beta_step", 0.0, 1.0, 0.001, log(1e-6, 1e-2)).unsearched(),
 ];
 
 /// The typed form, within the bounds.

@@ -1,0 +1,206 @@
+//! What one agent learns, where, and for how long. Fixed rules act for the other agents of its environment, so
+//! that the same task always leads to the same outcome.
+
+use crate::OrchestrationError;
+use parking_lot::Mutex;
+use std::sync::Arc;
+use tars_learn::{
+    Policy,
+    algorithm::{self, Algorithm},
+    hyper::Values,
+    training::{Evaluation, Learned, Member, Outcome, Player, Training},
+};
+use tars_worlds::{AgentSpace, MeshEnv, WorldSpec, make_controller, make_world};
+
+/// The rules for the agents that do not learn. They remember nothing, so that one serves all copies of a world
+/// and a training can be resumed.
+const RULES: &[(&str, &str)] = &[
+    ("policy", "aimd"),
+    ("consensus", "majority_quorum"),
+    ("ethical", "hold"),
+    ("resource", "hold"),
+];
+
+/// A training of one agent.
+#[derive(Debug, Clone)]
+pub(crate) struct Task {
+    pub(crate) algorithm: String,
+    pub(crate) environment: String,
+    /// The agent of the environment that learns; the first one where the environment has no such agent.
+    pub(crate) agent: String,
+    /// Hyperparameters; missing ones have their defaults.
+    pub(crate) values: Values,
+    /// Determines everything that is random.
+    pub(crate) seed: u64,
+    pub(crate) steps: u64,
+    /// How many reports are spread evenly over the steps.
+    pub(crate) reports: u64,
+    /// Episodes of the evaluation at the end.
+    pub(crate) evaluation_episodes: u32,
+    /// What the agent continues from.
+    pub(crate) start: Option<Policy>,
+}
+
+/// The position of an agent in an environment.
+pub(crate) fn position(spec: &WorldSpec, agent: &str) -> usize {
+    spec.agent(agent).unwrap_or(0)
+}
+
+/// What an agent observes in an environment and how it acts there.
+pub(crate) fn space(environment: &str, agent: &str) -> Option<AgentSpace> {
+    let world = make_world(environment)?;
+    let spec = world.spec();
+    spec.agents.get(position(spec, agent)).cloned()
+}
+
+fn find(name: &str) -> Result<&'static Algorithm, OrchestrationError> {
+    algorithm::find(name).ok_or_else(|| OrchestrationError::Algorithm(name.to_owned()))
+}
+
+impl Task {
+    /// Checks everything that can be checked before the training begins.
+    pub(crate) fn check(&self) -> Result<(), OrchestrationError> {
+        let algorithm = find(&self.algorithm)?;
+        let checked = algorithm.spec.check(&self.values);
+        checked.map_err(OrchestrationError::Hyperparameters)?;
+        let space = space(&self.environment, &self.agent)
+            .ok_or_else(|| OrchestrationError::Environment(self.environment.clone()))?;
+        Ok(algorithm.fits(&space)?)
+    }
+
+    /// The training, and the position of the agent that learns.
+    pub(crate) fn training(self) -> Result<(Training, usize), OrchestrationError> {
+        let unknown = || OrchestrationError::Environment(self.environment.clone());
+        let world = make_world(&self.environment).ok_or_else(unknown)?;
+        let agent = position(world.spec(), &self.agent);
+        let copies = find(&self.algorithm)?.copies;
+        let mut members: Vec<Member> = world.spec().agents.iter().map(fixed).collect();
+        members[agent] = Member::Learns {
+            algorithm: self.algorithm,
+            values: self.values,
+            start: self.start,
+        };
+        let environment = self.environment;
+        let make = move || make_world(&environment).expect("the environment exists");
+        let training = Training {
+            world: Arc::new(make),
+            members,
+            copies,
+            seed: self.seed,
+            steps: self.steps,
+            reports: self.reports,
+            evaluate_every: 0,
+            evaluation_episodes: self.evaluation_episodes,
+        };
+        Ok((training, agent))
+    }
+}
+
+/// An agent that follows its rule, or takes the first action where it has none.
+fn fixed(space: &AgentSpace) -> Member {
+    let rule = RULES.iter().find(|(agent, _)| *agent == space.name);
+    let mesh = MeshEnv::shipped();
+    let made = rule.and_then(|(_, name)| make_controller(name, space, mesh.calibration()));
+    Member::Plays(match made {
+        Some(controller) => {
+            let controller = Mutex::new(controller);
+            Player::Rule(Arc::new(move |seen, _, action| {
+                controller.lock().act(seen, action);
+            }))
+        }
+        None => Player::Hold,
+    })
+}
+
+/// What the only agent that learned has learned, and the evaluation of it.
+pub(crate) fn result(outcome: &Outcome) -> Option<(&Learned, &Evaluation)> {
+    Some((outcome.learned.first()?, outcome.evaluations.last()?))
+}
+
+#[cfg(test)]
+impl Task {
+    /// DQN on the grid.
+    pub(crate) fn for_tests(steps: u64) -> Self {
+        Self {
+            algorithm: "dqn".to_owned(),
+            environment: "gridworld".to_owned(),
+            agent: "policy".to_owned(),
+            values: Values::new(),
+            seed: 1,
+            steps,
+            reports: 1,
+            evaluation_episodes: 1,
+            start: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_learn::{
+        hyper::Value,
+        training::{Control, Progress},
+    };
+
+    struct Ignore;
+
+    impl Control for Ignore {
+        fn report(&mut self, _: Progress) {}
+    }
+
+    fn task(algorithm: &str, environment: &str, agent: &str) -> Task {
+        Task {
+            algorithm: algorithm.to_owned(),
+            environment: environment.to_owned(),
+            agent: agent.to_owned(),
+            ..Task::for_tests(400)
+        }
+    }
+
+    #[test]
+    fn each_agent_of_the_mesh_learns_against_the_rules_of_the_others() {
+        for (at, (algorithm, agent)) in [
+            ("dqn", "policy"),
+            ("a2c", "consensus"),
+            ("ppo", "ethical"),
+            ("ddpg", "resource"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let task = task(algorithm, "mesh", agent);
+            task.check().unwrap();
+            let (training, position) = task.training().unwrap();
+            assert_eq!(position, at);
+            let run = || training.execute(None, &mut Ignore).unwrap().unwrap();
+            let outcome = run();
+            let (learned, evaluation) = result(&outcome).unwrap();
+            assert_eq!(learned.agent, at);
+            assert!(evaluation.mean(at).is_finite());
+            assert_eq!(outcome, run(), "{agent}: the seed determines everything");
+        }
+    }
+
+    #[test]
+    fn an_agent_with_another_name_is_the_first_of_its_environment() {
+        let (_, position) = task("dqn", "cartpole", "consensus").training().unwrap();
+        assert_eq!(position, 0);
+    }
+
+    #[test]
+    fn what_cannot_be_trained_is_refused_before_it_begins() {
+        use OrchestrationError as E;
+        let refused = |task: Task| task.check().unwrap_err();
+        let unknown = refused(task("sarsa", "cartpole", "policy"));
+        assert!(matches!(unknown, E::Algorithm(_)), "{unknown}");
+        let unknown = refused(task("dqn", "nowhere", "policy"));
+        assert!(matches!(unknown, E::Environment(_)), "{unknown}");
+        let unfit = refused(task("dqn", "mesh", "resource"));
+        assert!(matches!(unfit, E::Mismatch(_)), "{unfit}");
+        let mut wrong = task("dqn", "cartpole", "policy");
+        wrong.values = Values::from([("gamma".to_owned(), Value::Number(7.0))]);
+        let wrong = refused(wrong);
+        assert!(matches!(wrong, E::Hyperparameters(_)), "{wrong}");
+    }
+}
