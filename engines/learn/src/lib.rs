@@ -16,6 +16,8 @@ pub mod net;
 mod on_policy;
 pub mod policy;
 pub mod presets;
+#[cfg(test)]
+mod testing;
 pub mod training;
 
 pub use algorithm::{ALGORITHMS, Algorithm, NoLearner};

@@ -144,6 +144,12 @@ impl Ddpg {
     /// One gradient step of the critic and one of the actor on a minibatch; then the targets follow.
     fn learn(&mut self, rng: &mut Generator) -> Update {
         self.draw(rng);
+        self.descend()
+    }
+
+    /// The same on the minibatch that was drawn.
+    fn descend(&mut self) -> Update {
+        self.gather();
         self.compute_targets();
         let (value_loss, norm) = self.learn_critic();
         let q = self.learn_actor();
@@ -162,14 +168,19 @@ impl Ddpg {
 
     /// Draws a minibatch uniformly, with replacement.
     fn draw(&mut self, rng: &mut Generator) {
+        let replay = &self.replay;
+        self.buffers.picks.fill_with(|| replay.pick(rng));
+    }
+
+    /// Copies the transitions of the minibatch.
+    fn gather(&mut self) {
         let (replay, buffers) = (&self.replay, &mut self.buffers);
         let (inputs, width) = (self.actor.inputs(), self.bounds.len());
-        for (row, pick) in buffers.picks.iter_mut().enumerate() {
-            *pick = replay.pick(rng);
-            let (state, next) = (replay.observation(*pick), replay.next(*pick));
+        for (row, at) in buffers.picks.iter().enumerate() {
+            let (state, next) = (replay.observation(*at), replay.next(*at));
             buffers.states[row * inputs..][..inputs].copy_from_slice(state);
             buffers.nexts[row * inputs..][..inputs].copy_from_slice(next);
-            buffers.actions[row * width..][..width].copy_from_slice(replay.action(*pick));
+            buffers.actions[row * width..][..width].copy_from_slice(replay.action(*at));
         }
     }
 
@@ -358,3 +369,6 @@ impl Ddpg {
         Readout::Bounded(self.bounds.clone())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -221,6 +221,13 @@ impl Dqn {
     /// One gradient step on a minibatch.
     fn learn(&mut self, rng: &mut Generator) -> Update {
         self.draw(rng);
+        self.weigh();
+        self.descend()
+    }
+
+    /// One gradient step on the minibatch that was drawn.
+    fn descend(&mut self) -> Update {
+        self.gather();
         self.compute_targets();
         let (loss, q) = self.compute_gradient();
         let batch = &mut self.buffers.online;
@@ -241,19 +248,24 @@ impl Dqn {
 
     /// Draws a minibatch with replacement, uniformly or by priority.
     fn draw(&mut self, rng: &mut Generator) {
-        let rows = self.params.batch_size;
-        let (replay, buffers) = (&self.replay, &mut self.buffers);
-        let inputs = self.online.inputs();
-        for row in 0..rows {
-            let at = match &self.priorities {
+        let (rows, replay) = (self.params.batch_size, &self.replay);
+        for (row, at) in self.buffers.picks.iter_mut().enumerate() {
+            *at = match &self.priorities {
                 None => replay.pick(rng),
                 Some(tree) => tree.pick(row, rows, replay.len(), rng),
             };
-            buffers.picks[row] = at;
-            buffers.states[row * inputs..][..inputs].copy_from_slice(replay.observation(at));
-            buffers.nexts[row * inputs..][..inputs].copy_from_slice(replay.next(at));
         }
-        self.weigh();
+    }
+
+    /// Copies the states of the minibatch.
+    fn gather(&mut self) {
+        let (replay, buffers) = (&self.replay, &mut self.buffers);
+        let inputs = self.online.inputs();
+        for (row, at) in buffers.picks.iter().enumerate() {
+            let (state, next) = (replay.observation(*at), replay.next(*at));
+            buffers.states[row * inputs..][..inputs].copy_from_slice(state);
+            buffers.nexts[row * inputs..][..inputs].copy_from_slice(next);
+        }
     }
 
     /// The weights of a prioritised minibatch, of which the largest is 1.
@@ -445,3 +457,6 @@ impl Dqn {
         argmax(first, mask)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,3 +1,5 @@
+mod torch;
+
 use super::*;
 use rand::SeedableRng;
 use tars_worlds::Generator;

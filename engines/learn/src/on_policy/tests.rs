@@ -1,3 +1,5 @@
+mod torch;
+
 use super::*;
 use crate::{algorithm, hyper::Value};
 use rand::SeedableRng;

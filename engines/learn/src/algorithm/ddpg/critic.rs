@@ -82,6 +82,20 @@ impl Critic {
     }
 }
 
+#[cfg(test)]
+impl Critic {
+    /// The parameters of both networks, the encoder's first.
+    pub(super) fn params(&self) -> Vec<f32> {
+        [self.encoder.params(), self.head.params()].concat()
+    }
+
+    pub(super) fn set_params(&mut self, params: &[f32]) {
+        let (encoder, head) = params.split_at(self.encoder.params().len());
+        self.encoder.params_mut().copy_from_slice(encoder);
+        self.head.params_mut().copy_from_slice(head);
+    }
+}
+
 impl CriticBatch {
     pub(super) fn new(critic: &Critic, rows: usize) -> Self {
         Self {
