@@ -147,7 +147,7 @@ reasons! {
 
 // Orchestration.
 reasons! {
-    /// The agent is not implemented.
+    /// The agent does not exist in this mesh, whose environment its algorithm cannot act in.
     AGENT_NOT_BUILT,
     /// The agent has no weights yet.
     UNTRAINED,

@@ -32,6 +32,9 @@ pub(crate) struct Demo {
     /// Environment steps of each training run.
     #[arg(long)]
     steps: Option<u64>,
+    /// Environment of the agents; the job trains, searches and changes the agent `policy` in it.
+    #[arg(long, default_value = "cartpole")]
+    env: String,
     /// Seed of the search.
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -64,6 +67,7 @@ impl Demo {
                 config.data.dir.display()
             );
         }
+        config.orchestration.environment = self.env.clone();
         if self.addresses.is_empty() {
             config.listen = Listen::free();
         }

@@ -77,8 +77,11 @@ impl Up {
     /// `tars` is the binary, with whatever is in front of its arguments; `data` the data directory,
     /// which is created when it does not exist.
     pub fn new(tars: Command, data: &Path) -> Self {
+        let mut command = tars;
+        // A pole is balanced after a fraction of the steps that the default environment takes.
+        command.env("TARS__ORCHESTRATION__ENVIRONMENT", "cartpole");
         Self {
-            command: tars,
+            command,
             data: data.to_owned(),
             gateway: None,
             replicas: crate::replicas(),

@@ -310,6 +310,81 @@ async fn a_database_that_is_busy_for_a_while_ends_no_study() {
     mesh.mesh.stop().await;
 }
 
+/// Each agent of the mesh with the width of what it observes.
+const FOUR: [(&str, usize); 4] = [
+    ("policy", 32),
+    ("consensus", 16),
+    ("ethical", 24),
+    ("resource", 20),
+];
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_agents_of_the_mesh_learn_act_together_and_are_searched() {
+    let mut config = tars_tests::config();
+    config.orchestration.environment = "mesh".to_owned();
+    let mesh = TestMesh::with(config).await;
+    let developer = mesh.user("dev", "developer").await;
+    for (agent, width) in FOUR {
+        let path = format!("/api/v1/orchestration/agents/{agent}");
+        let seen = developer.get(&path).await.unwrap()["agent"].clone();
+        let names = seen["observation_names"].as_array().unwrap();
+        assert_eq!((&seen["environment"], names.len()), (&json!("mesh"), width));
+        let body = json!({ "steps": "3000", "seed": "1" });
+        let run = developer
+            .post(&format!("{path}/train"), body)
+            .await
+            .unwrap();
+        let run = run["run"]["run_id"].as_str().unwrap();
+        let (mut learned, mut ended) = (false, Value::Null);
+        let events = format!("/api/v1/orchestration/training/{run}/events");
+        let followed = developer.follow(&events, |item| {
+            let measured = ["loss", "q", "entropy", "value_loss"];
+            learned |= measured
+                .iter()
+                .any(|name| item["progress"][name].is_number());
+            ended = item["ended"].clone();
+            true
+        });
+        followed.await.unwrap();
+        assert_eq!(ended["state"], "TRAINING_STATE_COMPLETED", "{ended}");
+        assert!(learned, "gradient steps were measured");
+    }
+
+    let step = "/api/v1/orchestration/step";
+    let states = FOUR.map(|(agent, width)| {
+        (
+            format!("{agent}_state"),
+            json!({ "state_vector": vec![0.25; width] }),
+        )
+    });
+    let states = Value::Object(states.into_iter().collect());
+    let acted = developer.post(step, states.clone()).await.unwrap();
+    for (agent, choices) in [("policy", 10), ("consensus", 5), ("ethical", 8)] {
+        let action = &acted["agent_actions"][agent];
+        assert!(action["action"].as_u64().unwrap() < choices, "{acted}");
+        assert!(!action["action_name"].as_str().unwrap().is_empty());
+    }
+    let share = &acted["agent_actions"]["resource"]["continuous_action"][0];
+    assert!((0.0..=1.0).contains(&share.as_f64().unwrap()), "{acted}");
+    let resolved = &acted["resolved_actions"]["resource"]["continuous_action"][0];
+    let share = resolved.as_f64().unwrap();
+    assert!(share <= 0.95, "no more than is allowed: {acted}");
+    let mut narrow = states;
+    narrow["resource_state"]["state_vector"] = json!([0.5]);
+    assert_eq!(refusal(developer.post(step, narrow).await).0, 400);
+
+    let search = json!({ "agent_id": "ethical", "n_trials": 2, "steps": "2000", "seed": "5", "pruner_type": "none" });
+    let answer = developer.post("/api/v1/optimize", search).await.unwrap();
+    let id = answer["optimization_id"].as_str().unwrap();
+    let ended = finished(&developer, id).await;
+    assert_eq!(ended["state"], "STUDY_STATE_COMPLETED", "{ended}");
+    let proposal = proposed(&developer, id).await;
+    assert_eq!(proposal["agent_id"], "ethical");
+    let proposal = assessed(&developer, proposal["update_id"].as_str().unwrap()).await;
+    assert_eq!(proposal["assessment_state"], "ASSESSMENT_STATE_COMPLETED");
+    mesh.mesh.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn agents_train_reload_act_and_refuse() {
     let mesh = TestMesh::start().await;
@@ -402,7 +477,8 @@ async fn agents_train_reload_act_and_refuse() {
             json!({ "policy_state": { "agent_type": "ppo", "state_vector": [0, 0, 0, 0] } }),
             400,
         ),
-        (json!({ "ethical_state": { "state_vector": [0] } }), 501),
+        (json!({ "ethical_state": { "state_vector": [0] } }), 400),
+        (json!({ "resource_state": { "state_vector": [0] } }), 501),
     ] {
         assert_eq!(
             refusal(developer.post(step, body.clone()).await).0,
@@ -434,7 +510,7 @@ async fn agents_train_reload_act_and_refuse() {
         404
     );
     assert_eq!(
-        refusal(developer.get("/api/v1/orchestration/agents/ethical").await).0,
+        refusal(developer.get("/api/v1/orchestration/agents/resource").await).0,
         501
     );
     mesh.mesh.stop().await;

@@ -53,6 +53,9 @@ pub struct Orchestration {
     /// Number of versions of each agent's weights that are retained, the live one and the one before
     /// among them. While a governed change holds an agent, none of its versions is deleted.
     pub checkpoints: u32,
+    /// The environment of the agents that are created when the service is first started. Agents whose algorithm
+    /// cannot act in it are not created. Those that exist stay where they are.
+    pub environment: String,
 }
 
 impl Default for Orchestration {
@@ -62,6 +65,7 @@ impl Default for Orchestration {
             learners: cores,
             queue: 64,
             checkpoints: 10,
+            environment: "mesh".to_owned(),
         }
     }
 }

@@ -3,6 +3,7 @@
 
 use crate::{
     OrchestrationError,
+    choices::Choices,
     learners::{Followed, Live},
     store::{self, AgentRow, ApprovalRow, HoldRow, Store},
     task,
@@ -28,25 +29,27 @@ use tars_runtime::{
 use tars_worlds::{ActionSpace, AgentSpace};
 use tokio::sync::{Mutex, watch};
 
+/// The agents by name, each with the algorithm that it learns by.
+const AGENTS: &[(&str, &str)] = &[
+    ("policy", "dqn"),
+    ("consensus", "a2c"),
+    ("ethical", "ppo"),
+    ("resource", "ddpg"),
+];
+
 /// The fixed part of an agent; [`LiveAgent`] has the rest.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct Definition {
     pub(crate) id: &'static str,
-    pub(crate) algorithm: &'static str,
-    pub(crate) environment: &'static str,
+    pub(crate) algorithm: &'static Algorithm,
+    /// The world that it lives in.
+    pub(crate) environment: String,
+    pub(crate) space: AgentSpace,
 }
-
-const BUILT: &[Definition] = &[Definition {
-    id: "policy",
-    algorithm: "dqn",
-    environment: "cartpole",
-}];
-
-/// The other three of the four agents, whose algorithms are not implemented yet.
-const NOT_BUILT: &[&str] = &["consensus", "ethical", "resource"];
 
 #[derive(Debug)]
 pub(crate) struct Agents {
+    /// Those whose algorithm fits their environment.
     all: BTreeMap<&'static str, Arc<Agent>>,
     blobs: Blobs,
     clock: Clock,
@@ -55,8 +58,6 @@ pub(crate) struct Agents {
 #[derive(Debug)]
 pub(crate) struct Agent {
     pub(crate) definition: Definition,
-    pub(crate) space: AgentSpace,
-    algorithm: &'static Algorithm,
     live: ArcSwap<LiveAgent>,
     /// The values that running learners follow: the live ones, except those that a governed change is
     /// only trying.
@@ -96,17 +97,25 @@ pub(crate) struct Action {
 }
 
 impl Agents {
+    /// Opens the agents that are stored, and creates those that are not in an environment.
     pub(crate) async fn open(
         store: &Store,
         blobs: Blobs,
         clock: Clock,
+        environment: &str,
     ) -> Result<Self, OrchestrationError> {
         let mut all = BTreeMap::new();
-        for definition in BUILT {
-            all.insert(
-                definition.id,
-                Arc::new(Agent::open(definition, store, &blobs, &clock).await?),
-            );
+        for (id, algorithm) in AGENTS {
+            let stored = store.agent(id).await?;
+            let (algorithm, environment) = match &stored {
+                Some(row) => (row.algorithm.as_str(), row.environment.as_str()),
+                None => (*algorithm, environment),
+            };
+            let definition = Definition::new(id, algorithm, environment)?;
+            if definition.algorithm.fits(&definition.space).is_ok() {
+                let agent = Agent::open(definition, stored, store, &blobs, &clock).await?;
+                all.insert(*id, Arc::new(agent));
+            }
         }
         Ok(Self { all, blobs, clock })
     }
@@ -119,8 +128,8 @@ impl Agents {
         if let Some(agent) = self.all.get(id) {
             return Ok(agent);
         }
-        match NOT_BUILT.iter().find(|n| **n == id) {
-            Some(known) => Err(OrchestrationError::NotBuilt(known)),
+        match AGENTS.iter().find(|(known, _)| *known == id) {
+            Some((known, algorithm)) => Err(OrchestrationError::NotBuilt(known, algorithm)),
             None => Err(OrchestrationError::NotFound("agent", id.to_owned())),
         }
     }
@@ -178,20 +187,34 @@ impl Agents {
     }
 }
 
+impl Definition {
+    fn new(
+        id: &'static str,
+        algorithm: &str,
+        environment: &str,
+    ) -> Result<Self, OrchestrationError> {
+        let unknown = || OrchestrationError::Environment(environment.to_owned());
+        let found = algorithm::find(algorithm);
+        Ok(Self {
+            id,
+            algorithm: found.ok_or_else(|| OrchestrationError::Algorithm(algorithm.to_owned()))?,
+            environment: environment.to_owned(),
+            space: task::space(environment, id).ok_or_else(unknown)?,
+        })
+    }
+}
+
 impl Agent {
     async fn open(
-        definition: &Definition,
+        definition: Definition,
+        stored: Option<AgentRow>,
         store: &Store,
         blobs: &Blobs,
         clock: &Clock,
     ) -> Result<Self, OrchestrationError> {
-        let not_built = OrchestrationError::NotBuilt(definition.id);
-        let algorithm = algorithm::find(definition.algorithm).ok_or(not_built)?;
-        let space = task::space(definition.environment, definition.id);
-        let space = space.ok_or(OrchestrationError::NotBuilt(definition.id))?;
-        let row = match store.agent(definition.id).await? {
+        let row = match stored {
             Some(row) => row,
-            None => first(definition, algorithm, store, clock).await?,
+            None => first(&definition, store, clock).await?,
         };
         let (approved, hold) = governance(&row, store, clock).await?;
         let live = LiveAgent {
@@ -201,9 +224,7 @@ impl Agent {
             hold,
         };
         Ok(Self {
-            definition: *definition,
-            space,
-            algorithm,
+            definition,
             followed: Arc::new(ArcSwap::from_pointee(live.followed())),
             held: watch::Sender::new(live.hold.is_some()),
             live: ArcSwap::from_pointee(live),
@@ -235,13 +256,15 @@ impl Agent {
     }
 
     pub(crate) fn check(&self, values: &Values) -> Result<(), OrchestrationError> {
-        let checked = self.algorithm.spec.check(values);
+        let checked = self.definition.algorithm.spec.check(values);
         checked.map_err(OrchestrationError::Hyperparameters)
     }
 
     /// Whether a learner with these hyperparameters can continue from a policy.
     pub(crate) fn continues_from(&self, policy: &Policy, values: &Values) -> bool {
-        self.algorithm.continues(&self.space, values, policy)
+        self.definition
+            .algorithm
+            .continues(&self.definition.space, values, policy)
     }
 
     pub(crate) fn followed(&self) -> Live {
@@ -272,28 +295,21 @@ impl Agent {
         next
     }
 
-    /// The same decision with another discrete action. A continuous one stays as it is.
-    pub(crate) fn with_action(&self, acted: &Action, action: usize) -> Action {
-        match acted.action {
-            tars_worlds::Action::Discrete(_) => Action {
-                action: tars_worlds::Action::Discrete(action),
-                name: self.name_of(action),
-                ..acted.clone()
-            },
-            tars_worlds::Action::Continuous(_) => acted.clone(),
-        }
+    /// What the agent could do instead.
+    pub(crate) fn choices(&self, acted: &Action) -> Choices {
+        Choices::of(&self.definition.space.action, &acted.action, &acted.values)
     }
 
     /// The names of the discrete actions; none for a continuous one.
     pub(crate) fn action_names(&self) -> Vec<String> {
-        match &self.space.action {
+        match &self.definition.space.action {
             ActionSpace::Discrete(names) => names.iter().map(ToString::to_string).collect(),
             ActionSpace::Continuous(_) => Vec::new(),
         }
     }
 
     fn name_of(&self, action: usize) -> String {
-        match &self.space.action {
+        match &self.definition.space.action {
             ActionSpace::Discrete(names) => names.get(action).map(ToString::to_string),
             ActionSpace::Continuous(_) => None,
         }
@@ -306,7 +322,7 @@ impl Agent {
         agent_type: Option<&str>,
         state: &[f64],
     ) -> Result<Action, OrchestrationError> {
-        if agent_type.is_some_and(|t| t != self.definition.algorithm) {
+        if agent_type.is_some_and(|t| t != self.definition.algorithm.name) {
             return Err(OrchestrationError::AgentType);
         }
         let live = self.live();
@@ -317,6 +333,9 @@ impl Agent {
                 given: state.len(),
                 needed: policy.inputs(),
             });
+        }
+        if !state.iter().all(|v| (*v as f32).is_finite()) {
+            return Err(OrchestrationError::NotFinite(self.id()));
         }
         let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
         let Decision { action, values } = policy.act(&observation, &[], &mut Scratch::default());
@@ -392,7 +411,6 @@ async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Policy>, Orchestra
 /// The row of an agent that has none yet.
 async fn first(
     definition: &Definition,
-    algorithm: &Algorithm,
     store: &Store,
     clock: &Clock,
 ) -> Result<AgentRow, OrchestrationError> {
@@ -403,7 +421,9 @@ async fn first(
     }
     let row = AgentRow {
         id: definition.id.to_owned(),
-        hyperparameters: algorithm.spec.defaults(),
+        algorithm: definition.algorithm.name.to_owned(),
+        environment: definition.environment.clone(),
+        hyperparameters: definition.algorithm.spec.defaults(),
         version: 1,
         weights: None,
         weights_version: 0,

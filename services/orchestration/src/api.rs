@@ -116,11 +116,11 @@ fn drift(from: Vec<ParameterDrift>) -> Option<Drift> {
 
 fn agent(slot: &Slot) -> Agent {
     let live = slot.live();
-    let observed = slot.space.observation.iter();
+    let observed = slot.definition.space.observation.iter();
     Agent {
         agent_id: slot.definition.id.to_owned(),
-        agent_type: slot.definition.algorithm.to_owned(),
-        environment: slot.definition.environment.to_owned(),
+        agent_type: slot.definition.algorithm.name.to_owned(),
+        environment: slot.definition.environment.clone(),
         hyperparameters: Some(to_struct(&live.row.hyperparameters)),
         version: unsigned(live.row.version),
         weights_version: unsigned(live.row.weights_version),
@@ -354,8 +354,8 @@ impl orchestration_service_server::OrchestrationService for Api {
         let live = slot.current()?;
         Orchestration::confirm(&tenure)?;
         Ok(Response::new(ReadHyperparametersResponse {
-            agent_type: slot.definition.algorithm.to_owned(),
-            environment: slot.definition.environment.to_owned(),
+            agent_type: slot.definition.algorithm.name.to_owned(),
+            environment: slot.definition.environment.clone(),
             hyperparameters: Some(to_struct(&live.row.hyperparameters)),
             version: unsigned(live.row.version),
             hold: live.hold.as_ref().map(hold),

@@ -88,7 +88,7 @@ mod tests {
     use tars_runtime::{
         blobs::BlobError,
         clock::Clock,
-        db::{Db, Place},
+        db::{Db, Place, Query},
         lease::Terms,
         seeds::Seeds,
     };
@@ -114,6 +114,8 @@ mod tests {
             };
             let row = AgentRow {
                 id: "policy".to_owned(),
+                algorithm: "dqn".to_owned(),
+                environment: "cartpole".to_owned(),
                 hyperparameters: Values::new(),
                 version: 1,
                 weights: None,
@@ -276,14 +278,11 @@ mod tests {
         let place = tars_test_db::place(dir.path(), "orchestration");
         let before = Db::open(&place, &MIGRATIONS[..5]).await.unwrap();
         let store = Store::new(before);
-        let rig = Rig::new().await;
-        let row = AgentRow {
-            weights: Some("0".repeat(64)),
-            weights_version: 7,
-            ..rig.row.clone()
-        };
+        let insert = "INSERT INTO agents (id, hyperparameters, version, weights, weights_version, total_steps, \
+                      total_episodes, updated_us) VALUES ('policy', '{}', 1, $1, 7, 0, 0, 1)";
         let mut tx = store.begin("test.agent").await.unwrap();
-        store::insert_agent(&mut tx, &row).await.unwrap();
+        let insert = Query::new(insert).bind("0".repeat(64));
+        tx.execute(insert).await.unwrap().one().unwrap();
         tx.commit().await.unwrap();
         store.db().close().await;
         let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
@@ -293,5 +292,8 @@ mod tests {
         store::drop_old_checkpoints(&mut tx, 2).await.unwrap();
         let referenced = store::referenced_blobs(&mut tx).await.unwrap();
         assert_eq!(referenced.len(), 1);
+        let row = store::agent(&mut tx, "policy").await.unwrap().unwrap();
+        let kind = (row.algorithm.as_str(), row.environment.as_str());
+        assert_eq!(kind, ("dqn", "cartpole"), "all agents were of that kind");
     }
 }

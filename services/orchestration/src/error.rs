@@ -26,8 +26,10 @@ const REPLICA_SOON: Duration = Duration::from_millis(500);
 pub(crate) enum OrchestrationError {
     #[error("there is no {0} {1:?}")]
     NotFound(&'static str, String),
-    #[error("the agent {0:?} is not implemented yet")]
-    NotBuilt(&'static str),
+    #[error(
+        "there is no agent {0:?} here: its algorithm, {1}, cannot act in the environment of this mesh"
+    )]
+    NotBuilt(&'static str, &'static str),
     #[error("the agent has no weights yet: train it first")]
     Untrained,
     #[error("the state has {given} values; {agent} observes {needed}")]
@@ -36,6 +38,8 @@ pub(crate) enum OrchestrationError {
         given: usize,
         needed: usize,
     },
+    #[error("the state of {0} has a number that is infinite or not a number")]
+    NotFinite(&'static str),
     #[error("at least one agent's state is required")]
     NoState,
     #[error("the observation is for an agent of another type")]
@@ -144,9 +148,9 @@ impl From<OrchestrationError> for Status {
         let text = error.to_string();
         match error {
             E::NotFound(kind, name) => fault::not_found(kind, &name),
-            E::NotBuilt(_) => fault::status(Code::Unimplemented, reason::AGENT_NOT_BUILT, &text),
+            E::NotBuilt(..) => fault::status(Code::Unimplemented, reason::AGENT_NOT_BUILT, &text),
             E::Untrained => fault::precondition(reason::UNTRAINED, "agent", &text),
-            E::Observation { .. } => fault::invalid_field("state_vector", &text),
+            E::Observation { .. } | E::NotFinite(_) => fault::invalid_field("state_vector", &text),
             E::NoState => fault::invalid_field("policy_state", &text),
             E::AgentType => fault::invalid_field("agent_type", &text),
             E::Hyperparameters(wrong) => out_of_bounds(wrong),

@@ -6,6 +6,7 @@ mod agents;
 mod api;
 mod changes;
 mod checkpoints;
+mod choices;
 mod conflicts;
 mod error;
 mod learners;
@@ -96,6 +97,7 @@ impl Setup {
         let settings = config::Orchestration {
             learners: 1,
             queue: 8,
+            environment: "cartpole".to_owned(),
             ..config::Orchestration::default()
         };
         Self {
@@ -135,7 +137,8 @@ impl Orchestration {
         let changes = Changes::open(store.db(), bus.clone(), TOPIC).await?;
         let runs = Changes::open(store.db(), bus.clone(), RUNS).await?;
         let owners = Changes::open(store.db(), bus, OWNERS).await?;
-        let agents = Agents::open(&store, blobs.clone(), clock.clone()).await?;
+        let agents = Agents::open(&store, blobs.clone(), clock.clone(), &settings.environment);
+        let agents = agents.await?;
         let solvers = settings.learners.max(1);
         let service = Arc::new(Self {
             checkpoints: Checkpoints::new(store.clone(), blobs, settings.checkpoints),

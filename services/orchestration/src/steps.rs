@@ -5,7 +5,8 @@
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::{Action, Agent},
+    agents::Action,
+    choices::{Choice, Choices},
     conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
     store::{self, ConflictBody, ConflictRow},
 };
@@ -56,13 +57,15 @@ impl Orchestration {
             })
             .collect::<Result<Vec<Action>, _>>()?;
         Self::confirm(&tenure)?;
-        let dispute = self.dispute(&raw, constraints, rule)?;
-        let (dispute, resolution) = resolve(dispute).await?;
-        let resolved = raw
+        let choices = raw
             .iter()
-            .zip(&resolution.resolved)
-            .map(|(acted, action)| Ok(self.agents.get(acted.agent)?.with_action(acted, *action)))
-            .collect::<Result<Vec<Action>, OrchestrationError>>()?;
+            .map(|acted| Ok(self.agents.get(acted.agent)?.choices(acted)))
+            .collect::<Result<Vec<Choices>, OrchestrationError>>()?;
+        let dispute = dispute(&raw, &choices, constraints, rule)?;
+        let (dispute, resolution) = resolve(dispute).await?;
+        let resolved = raw.iter().zip(&choices).zip(&resolution.resolved);
+        let resolved = resolved.map(|((acted, choices), at)| replaced(acted, choices, *at));
+        let resolved = resolved.collect();
         let stepped = StepOutcome {
             step_id: Uuid::now_v7().to_string(),
             at_us: self.clock.now_us(),
@@ -77,32 +80,6 @@ impl Orchestration {
         Ok(stepped)
     }
 
-    fn dispute(
-        &self,
-        raw: &[Action],
-        constraints: Vec<Constraint>,
-        rule: ResolutionRule,
-    ) -> Result<Dispute, OrchestrationError> {
-        let mut parties = Vec::with_capacity(raw.len());
-        for acted in raw {
-            parties.push(party(self.agents.get(acted.agent)?, acted));
-        }
-        let values: Vec<Vec<f64>> = raw.iter().map(own_values).collect();
-        // The disagreement point is each agent's worst action.
-        let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
-        Ok(Dispute {
-            parties,
-            game: conflicts::own_values(&values)?,
-            constraints: conflicts::built_in()
-                .into_iter()
-                .chain(constraints)
-                .collect(),
-            rule,
-            disagreement: Some(values.iter().map(worst).collect()),
-            weights: Some(raw.iter().map(|a| weight(a.agent)).collect()),
-        })
-    }
-
     async fn store_conflict(&self, stepped: &StepOutcome) -> Result<(), OrchestrationError> {
         let mut tx = self.store.begin("conflicts.insert").await?;
         store::insert_conflict(&mut tx, &conflict_row(stepped), KEPT).await?;
@@ -115,31 +92,51 @@ impl Orchestration {
     }
 }
 
-/// An agent's own values of its actions.
-fn own_values(acted: &Action) -> Vec<f64> {
-    match acted.action {
-        tars_worlds::Action::Discrete(_) => acted.values.iter().copied().map(f64::from).collect(),
-        tars_worlds::Action::Continuous(_) => vec![0.0],
+/// The same decision with another of the agent's choices.
+fn replaced(acted: &Action, choices: &Choices, at: usize) -> Action {
+    if at == choices.own {
+        return acted.clone();
+    }
+    let Choice { action, name, .. } = choices.all[at].clone();
+    Action {
+        action,
+        name,
+        ..acted.clone()
     }
 }
 
-/// An agent as a party to a dispute. A continuous action is not negotiable: it is the agent's only one.
-fn party(agent: &Agent, acted: &Action) -> Party {
-    let (actions, raw) = match &acted.action {
-        tars_worlds::Action::Discrete(at) => {
-            let names = agent.action_names().into_iter().enumerate();
-            (names.map(|(n, name)| (name, n as f64)).collect(), *at)
-        }
-        tars_worlds::Action::Continuous(values) => {
-            let value = values.first().copied().map_or(0.0, f64::from);
-            (vec![(value.to_string(), value)], 0)
-        }
-    };
+/// An agent as a party to a dispute.
+fn party(acted: &Action, choices: &Choices) -> Party {
+    let actions = choices.all.iter().map(|c| (c.name.clone(), c.number));
     Party {
         name: acted.agent.to_owned(),
-        actions,
-        raw,
+        actions: actions.collect(),
+        raw: choices.own,
     }
+}
+
+fn dispute(
+    raw: &[Action],
+    choices: &[Choices],
+    constraints: Vec<Constraint>,
+    rule: ResolutionRule,
+) -> Result<Dispute, OrchestrationError> {
+    let payoffs = |own: &Choices| own.all.iter().map(|c| c.payoff).collect();
+    let values: Vec<Vec<f64>> = choices.iter().map(payoffs).collect();
+    // The disagreement point is each agent's worst action.
+    let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
+    let parties = raw.iter().zip(choices);
+    Ok(Dispute {
+        parties: parties.map(|(acted, own)| party(acted, own)).collect(),
+        game: conflicts::own_values(&values)?,
+        constraints: conflicts::built_in()
+            .into_iter()
+            .chain(constraints)
+            .collect(),
+        rule,
+        disagreement: Some(values.iter().map(worst).collect()),
+        weights: Some(raw.iter().map(|a| weight(a.agent)).collect()),
+    })
 }
 
 /// A step with a conflict as it is stored, with names instead of numbers.

@@ -70,11 +70,18 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "unfinished runs",
         include_str!("../migrations/0013_unfinished_runs.sql"),
     ),
+    Migration::new(
+        14,
+        "agent kinds",
+        include_str!("../migrations/0014_agent_kinds.sql"),
+    ),
 ];
 
 #[derive(Debug, Clone)]
 pub(crate) struct AgentRow {
     pub(crate) id: String,
+    pub(crate) algorithm: String,
+    pub(crate) environment: String,
     pub(crate) hyperparameters: Values,
     pub(crate) version: i64,
     pub(crate) weights: Option<String>,
@@ -102,10 +109,11 @@ pub(crate) struct ConflictBody {
     pub(crate) explanation: String,
 }
 
-const AGENT: &str = "SELECT id, hyperparameters, version, weights, weights_version, last_return, total_steps, \
-                     total_episodes, updated_us FROM agents WHERE id = $1";
-const INSERT_AGENT: &str = "INSERT INTO agents (id, hyperparameters, version, weights, weights_version, last_return, \
-                            total_steps, total_episodes, updated_us) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const AGENT: &str = "SELECT id, algorithm, environment, hyperparameters, version, weights, weights_version, \
+                     last_return, total_steps, total_episodes, updated_us FROM agents WHERE id = $1";
+const INSERT_AGENT: &str = "INSERT INTO agents (id, algorithm, environment, hyperparameters, version, weights, \
+                            weights_version, last_return, total_steps, total_episodes, updated_us) \
+                            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
 const UPDATE_HYPERPARAMETERS: &str = "UPDATE agents SET hyperparameters = $1, version = $2, updated_us = $3 \
                                       WHERE id = $4 AND version = $5";
 const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, weights_version = $2, last_return = $3, \
@@ -125,6 +133,8 @@ impl FromRow for AgentRow {
         let row = row.named("agents", &id);
         Ok(Self {
             id,
+            algorithm: row.get("algorithm")?,
+            environment: row.get("environment")?,
             hyperparameters: row.json("hyperparameters")?,
             version: row.get("version")?,
             weights: row.get("weights")?,
@@ -219,6 +229,8 @@ pub(crate) async fn insert_agent(
 ) -> Result<(), OrchestrationError> {
     let insert = Query::new(INSERT_AGENT)
         .bind(&row.id)
+        .bind(&row.algorithm)
+        .bind(&row.environment)
         .bind(json(&row.hyperparameters)?)
         .bind(row.version)
         .bind(&row.weights)

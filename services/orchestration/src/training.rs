@@ -282,8 +282,8 @@ fn task_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Task {
     let policy = live.policy.as_ref();
     let continues = |policy: &&Policy| agent.continues_from(policy, &live.row.hyperparameters);
     Task {
-        algorithm: agent.definition.algorithm.to_owned(),
-        environment: agent.definition.environment.to_owned(),
+        algorithm: agent.definition.algorithm.name.to_owned(),
+        environment: agent.definition.environment.clone(),
         agent: agent.id().to_owned(),
         values: live.row.hyperparameters.clone(),
         seed,

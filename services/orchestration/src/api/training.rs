@@ -60,6 +60,7 @@ fn progress(from: Progress) -> TrainingProgress {
 }
 
 fn report(from: Report) -> TrainingProgress {
+    let update = from.update;
     TrainingProgress {
         step: from.step,
         episode: from.episode,
@@ -67,6 +68,14 @@ fn report(from: Report) -> TrainingProgress {
         loss: from.loss,
         epsilon: from.epsilon,
         version: Some(unsigned(from.version)),
+        policy_loss: update.policy_loss.map(f64::from),
+        value_loss: update.value_loss.map(f64::from),
+        entropy: update.entropy.map(f64::from),
+        kl: update.kl.map(f64::from),
+        clip_fraction: update.clip_fraction.map(f64::from),
+        explained_variance: update.explained_variance.map(f64::from),
+        q: update.q.map(f64::from),
+        gradient_norm: update.gradient_norm.map(f64::from),
     }
 }
 

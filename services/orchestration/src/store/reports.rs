@@ -3,7 +3,7 @@
 use super::Store;
 use crate::OrchestrationError;
 use serde::{Deserialize, Serialize};
-use tars_learn::training::Progress;
+use tars_learn::{Update, training::Progress};
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use uuid::Uuid;
 
@@ -26,7 +26,11 @@ pub(crate) struct Report {
     pub(crate) episode: u64,
     pub(crate) mean_return: Option<f64>,
     pub(crate) loss: Option<f64>,
+    /// How much the agent explored.
     pub(crate) epsilon: f64,
+    /// What the gradient steps measured.
+    #[serde(default)]
+    pub(crate) update: Update,
     /// The version of the agent's hyperparameters that the run followed.
     pub(crate) version: i64,
 }
@@ -42,6 +46,7 @@ impl Report {
             mean_return: agent.and_then(|agent| agent.mean_return),
             loss: loss.map(f64::from),
             epsilon: agent.map_or(0.0, |agent| f64::from(agent.exploration)),
+            update: agent.map(|agent| agent.update).unwrap_or_default(),
             version,
         }
     }

@@ -80,6 +80,7 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tars_learn::Update;
 
     fn report(step: u64) -> Report {
         Report {
@@ -88,6 +89,7 @@ mod tests {
             mean_return: None,
             loss: None,
             epsilon: 0.5,
+            update: Update::default(),
             version: 1,
         }
     }
