@@ -177,6 +177,16 @@ reasons! {
     DIVERGED,
     /// The computation did not end within its time limit.
     TIME_LIMIT,
+    /// A host of an environment speaks another version of the protocol, or said what was not asked for.
+    HOST_PROTOCOL,
+    /// The answer of a host is impossible; the details name its field.
+    HOST_ANSWER,
+    /// A host took too long for an answer.
+    HOST_LATE,
+    /// There are too many sessions of hosts, of the caller or in total, or a host has no copies left.
+    HOSTS_BUSY,
+    /// The host of an environment went away during a run, and did not come back in time.
+    HOST_GONE,
 }
 
 // AutoML.

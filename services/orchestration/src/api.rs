@@ -2,6 +2,7 @@
 
 mod environments;
 mod games;
+mod hosts;
 mod training;
 mod wire;
 
@@ -31,6 +32,10 @@ type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub(crate) struct Api(Arc<Orchestration>);
 
 pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes {
+    let hosts = hosts::HostApi {
+        hosts: service.hosts.clone(),
+        max_message,
+    };
     let api = Api(service);
     let mut routes = Routes::builder();
     routes
@@ -44,6 +49,10 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
         )
         .add_service(
             environment_service_server::EnvironmentServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            environment_host_service_server::EnvironmentHostServiceServer::new(hosts)
                 .max_decoding_message_size(max_message),
         )
         .add_service(

@@ -95,6 +95,8 @@ pub(crate) enum OrchestrationError {
     DisputeTooLarge(usize, usize),
     #[error("the constraints forbid all of {0} joint actions")]
     NothingAllowed(usize),
+    #[error("the host of {0} has no copies left for a training")]
+    HostFull(String),
     #[error("too many games are being solved")]
     SolversBusy,
     #[error(transparent)]
@@ -170,6 +172,7 @@ impl From<OrchestrationError> for Status {
             }
             E::TrainingRuns => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
+            E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
             E::Algorithm(_) => fault::invalid_field("agent_type", &text),
             E::Environment(_) | E::Mismatch(_) => fault::invalid_field("environment", &text),
@@ -200,7 +203,8 @@ fn of_training(error: TrainingError, text: &str) -> Status {
         E::Algorithm(_) => fault::invalid_field("agent_type", text),
         E::Mismatch { .. } => fault::invalid_field("environment", text),
         E::Diverged { .. } => fault::status(Code::Aborted, reason::DIVERGED, text),
-        E::Members | E::Start(_) | E::Checkpoint(_) | E::World | E::WorldLost => internal(text),
+        E::WorldLost => fault::status(Code::Aborted, reason::HOST_GONE, text),
+        E::Members | E::Start(_) | E::Checkpoint(_) | E::World => internal(text),
     }
 }
 

@@ -9,6 +9,7 @@ mod checkpoints;
 mod choices;
 mod conflicts;
 mod error;
+mod hosts;
 mod learners;
 mod ownership;
 mod serving;
@@ -24,6 +25,7 @@ use error::OrchestrationError;
 
 use agents::Agents;
 use checkpoints::Checkpoints;
+use hosts::{Hosts, Terms as HostTerms};
 use learners::Learners;
 use parking_lot::Mutex;
 use solvers::Solvers;
@@ -58,6 +60,7 @@ pub struct Orchestration {
     cleaning: Mutex<Option<AbortOnDropHandle<()>>>,
     trainings: Trainings,
     learners: Learners,
+    hosts: Hosts,
     store: Store,
     leases: Leases,
     presence: Presence,
@@ -146,6 +149,7 @@ impl Orchestration {
             agents,
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
+            hosts: Hosts::new(HostTerms::default()),
             store,
             presence: Presence::new(leases.clone()),
             leases,

@@ -1,14 +1,14 @@
 //! What one agent learns, where, and for how long. Fixed rules act for the other agents of its environment, so
 //! that the same task always leads to the same outcome.
 
-use crate::OrchestrationError;
+use crate::{OrchestrationError, hosts::External};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tars_learn::{
     Policy,
     algorithm::{self, Algorithm},
     hyper::Values,
-    training::{Evaluation, Learned, Member, Outcome, Player, Training},
+    training::{Evaluation, Learned, MakeWorld, Member, Outcome, Player, Training},
 };
 use tars_worlds::{AgentSpace, MeshEnv, WorldSpec, make_controller, make_world};
 
@@ -39,6 +39,8 @@ pub(crate) struct Task {
     pub(crate) evaluation_episodes: u32,
     /// What the agent continues from.
     pub(crate) start: Option<Policy>,
+    /// The environment, when the caller lends it.
+    pub(crate) external: Option<External>,
 }
 
 /// The position of an agent in an environment.
@@ -48,8 +50,10 @@ pub(crate) fn position(spec: &WorldSpec, agent: &str) -> usize {
 
 /// What an agent observes in an environment and how it acts there.
 pub(crate) fn space(environment: &str, agent: &str) -> Option<AgentSpace> {
-    let world = make_world(environment)?;
-    let spec = world.spec();
+    space_in(make_world(environment)?.spec(), agent)
+}
+
+fn space_in(spec: &WorldSpec, agent: &str) -> Option<AgentSpace> {
     spec.agents.get(position(spec, agent)).cloned()
 }
 
@@ -63,27 +67,45 @@ impl Task {
         let algorithm = find(&self.algorithm)?;
         let checked = algorithm.spec.check(&self.values);
         checked.map_err(OrchestrationError::Hyperparameters)?;
-        let space = space(&self.environment, &self.agent)
-            .ok_or_else(|| OrchestrationError::Environment(self.environment.clone()))?;
-        Ok(algorithm.fits(&space)?)
+        let space = match &self.external {
+            Some(external) => space_in(&external.spec, &self.agent),
+            None => space(&self.environment, &self.agent),
+        };
+        let unknown = || OrchestrationError::Environment(self.environment.clone());
+        Ok(algorithm.fits(&space.ok_or_else(unknown)?)?)
+    }
+
+    /// How to make the environment, and how many copies of it are stepped together. An evaluation needs
+    /// one more.
+    fn world(&self, copies: usize) -> Result<(WorldSpec, MakeWorld, usize), OrchestrationError> {
+        if let Some(external) = &self.external {
+            let most = external.free_copies.saturating_sub(1);
+            let copies = copies.min(most);
+            if copies == 0 {
+                return Err(OrchestrationError::HostFull(self.environment.clone()));
+            }
+            return Ok((external.spec.clone(), Arc::clone(&external.make), copies));
+        }
+        let environment = self.environment.clone();
+        let world = make_world(&environment)
+            .ok_or_else(|| OrchestrationError::Environment(environment.clone()))?;
+        let make = move || make_world(&environment).expect("the environment exists");
+        Ok((world.spec().clone(), Arc::new(make), copies))
     }
 
     /// The training, and the position of the agent that learns.
     pub(crate) fn training(self) -> Result<(Training, usize), OrchestrationError> {
-        let unknown = || OrchestrationError::Environment(self.environment.clone());
-        let world = make_world(&self.environment).ok_or_else(unknown)?;
-        let agent = position(world.spec(), &self.agent);
         let copies = find(&self.algorithm)?.copies;
-        let mut members: Vec<Member> = world.spec().agents.iter().map(fixed).collect();
+        let (spec, world, copies) = self.world(copies)?;
+        let agent = position(&spec, &self.agent);
+        let mut members: Vec<Member> = spec.agents.iter().map(fixed).collect();
         members[agent] = Member::Learns {
             algorithm: self.algorithm,
             values: self.values,
             start: self.start,
         };
-        let environment = self.environment;
-        let make = move || make_world(&environment).expect("the environment exists");
         let training = Training {
-            world: Arc::new(make),
+            world,
             members,
             copies,
             seed: self.seed,
@@ -131,6 +153,7 @@ impl Task {
             reports: 1,
             evaluation_episodes: 1,
             start: None,
+            external: None,
         }
     }
 }

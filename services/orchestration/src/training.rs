@@ -291,5 +291,6 @@ fn task_of(live: &LiveAgent, agent: &Agent, steps: u64, seed: u64) -> Task {
         reports: REPORTS.max(steps / MOST_STEPS_A_REPORT),
         evaluation_episodes: EVAL_EPISODES,
         start: policy.filter(continues).cloned(),
+        external: None,
     }
 }

@@ -2,8 +2,9 @@
 
 use super::Api;
 use crate::OrchestrationError;
+use tars_interceptors::Call;
 use tars_proto::orchestration::v1::{self as pb, *};
-use tars_worlds::{ActionSpace, AgentSpace, Component, World, make_world, world_names};
+use tars_worlds::{ActionSpace, AgentSpace, Component, WorldSpec, make_world, world_names};
 use tonic::{Request, Response, Status};
 
 fn components(all: &[Component]) -> Vec<pb::Component> {
@@ -44,8 +45,7 @@ fn spaces(from: &AgentSpace) -> AgentSpaces {
     spaces
 }
 
-fn environment(world: &dyn World) -> Environment {
-    let spec = world.spec();
+fn environment(spec: &WorldSpec) -> Environment {
     Environment {
         name: spec.name.to_string(),
         agents: spec.agents.iter().map(spaces).collect(),
@@ -57,9 +57,12 @@ fn environment(world: &dyn World) -> Environment {
 impl environment_service_server::EnvironmentService for Api {
     async fn list_environments(
         &self,
-        _: Request<ListEnvironmentsRequest>,
+        request: Request<ListEnvironmentsRequest>,
     ) -> Result<Response<ListEnvironmentsResponse>, Status> {
-        let environments = world_names().map(str::to_owned).collect();
+        let call = Call::of(&request)?;
+        let built_in = world_names().map(str::to_owned);
+        let lent = self.0.hosts.environments(call.owner());
+        let environments = built_in.chain(lent).collect();
         Ok(Response::new(ListEnvironmentsResponse { environments }))
     }
 
@@ -67,11 +70,13 @@ impl environment_service_server::EnvironmentService for Api {
         &self,
         request: Request<DescribeSpacesRequest>,
     ) -> Result<Response<DescribeSpacesResponse>, Status> {
+        let call = Call::of(&request)?;
         let name = request.into_inner().environment;
-        let world = make_world(&name);
-        let world = world.ok_or(OrchestrationError::NotFound("environment", name))?;
+        let built_in = make_world(&name).map(|world| world.spec().clone());
+        let spec = built_in.or_else(|| self.0.hosts.spec(call.owner(), &name));
+        let spec = spec.ok_or(OrchestrationError::NotFound("environment", name))?;
         Ok(Response::new(DescribeSpacesResponse {
-            environment: Some(environment(world.as_ref())),
+            environment: Some(environment(&spec)),
         }))
     }
 }
@@ -83,7 +88,7 @@ mod tests {
     #[test]
     fn every_environment_is_described_under_its_name() {
         for name in world_names() {
-            let described = environment(make_world(name).unwrap().as_ref());
+            let described = environment(make_world(name).unwrap().spec());
             assert_eq!(described.name, name);
             for agent in described.agents {
                 assert!(!agent.observation.is_empty());

@@ -198,7 +198,9 @@ impl training_service_server::TrainingService for Api {
             },
             caller: asked.on_behalf_of,
         };
+        let hosts = &self.0.hosts;
         let task = Task {
+            external: hosts.external(&owner.caller, &asked.environment),
             algorithm: asked.agent_type,
             environment: asked.environment,
             agent: asked.agent,
