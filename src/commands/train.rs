@@ -1,12 +1,16 @@
 //! `tars train`: an algorithm learns in a built-in environment, in this process and without a mesh.
 
+mod chart;
+mod curves;
+
 use super::{CommandError, listing::short, output, progress::Progress};
 use clap::{Args, builder::PossibleValuesParser};
+use curves::{Curves, Record};
 use indicatif::ProgressBar;
 use rustix::time::{ClockId, clock_gettime};
 use serde::Serialize;
 use serde_json::{Value, json};
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::{path::PathBuf, process::ExitCode, sync::Arc, time::Duration};
 use tars_learn::{
     algorithm::{ALGORITHMS, Algorithm, find},
     hyper::{self, Values},
@@ -22,7 +26,7 @@ const EVALUATIONS: u64 = 15;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions."
+    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions."
 )]
 pub(crate) struct Train {
     /// The environment.
@@ -49,6 +53,11 @@ pub(crate) struct Train {
     /// Episodes of each evaluation, which are played without exploring.
     #[arg(long, default_value_t = 100, value_name = "EPISODES", value_parser = clap::value_parser!(u32).range(1..))]
     eval_episodes: u32,
+    /// A folder for the learning curve: ENV-ALGO.csv with all evaluations and what was measured between
+    /// them, and ENV-ALGO.svg, which shows the evaluations. Files of these names are replaced after each
+    /// seed.
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
     /// Print JSON.
     #[arg(long)]
     json: bool,
@@ -72,6 +81,8 @@ struct Seed {
     best_mean_return: f64,
     evaluations: Vec<Point>,
     steps_per_cpu_s: f64,
+    #[serde(skip)]
+    records: Vec<Record>,
 }
 
 /// A point of a learning curve.
@@ -79,6 +90,15 @@ struct Seed {
 struct Point {
     steps: u64,
     mean_return: f64,
+}
+
+impl Seed {
+    fn measured(&self) -> curves::Seed<'_> {
+        curves::Seed {
+            seed: self.seed,
+            records: &self.records,
+        }
+    }
 }
 
 impl Train {
@@ -106,13 +126,35 @@ impl Train {
             start: None,
         };
         let progress = Progress::new(self.json);
-        let seeds = (0..self.seeds).map(|n| self.first_seed.wrapping_add(n));
-        let train = |seed| {
+        let curves = self.curves(agent, agents)?;
+        let mut trained = Vec::new();
+        for seed in (0..self.seeds).map(|n| self.first_seed.wrapping_add(n)) {
             let training = self.training(algorithm, members.clone(), seed);
-            let trained = train_seed(&training, agent, &progress);
-            trained.map_err(|e| failed(&e))
+            trained.push(train_seed(&training, agent, &progress).map_err(|e| failed(&e))?);
+            if let Some(curves) = &curves {
+                curves.write(&trained.iter().map(Seed::measured).collect::<Vec<_>>())?;
+            }
+        }
+        if let Some(curves) = &curves {
+            progress.done(&curves.describe());
+        }
+        Ok(trained)
+    }
+
+    /// The files of the learning curve; the name has the agent in it where there are several.
+    fn curves(&self, agent: usize, agents: &[AgentSpace]) -> Result<Option<Curves>, CommandError> {
+        let Some(folder) = &self.out else {
+            return Ok(None);
         };
-        seeds.map(train).collect()
+        let (env, algo, agent_name) = (&self.env, &self.algo, &agents[agent].name);
+        let (name, title) = match agents {
+            [_] => (format!("{env}-{algo}"), format!("{algo} in {env}")),
+            _ => (
+                format!("{env}-{agent_name}-{algo}"),
+                format!("{algo} in {env}, as {agent_name}"),
+            ),
+        };
+        Curves::create(folder, &name, title, agent).map(Some)
     }
 
     /// The position of the agent that learns.
@@ -173,6 +215,7 @@ fn train_seed(
     let mut watched = Watched {
         bar: progress.bar("training", training.steps),
         watch: CpuWatch::default(),
+        records: Vec::new(),
     };
     let outcome = training.execute(None, &mut watched)?;
     let outcome = outcome.expect("nobody stops it");
@@ -186,18 +229,21 @@ fn train_seed(
         best_mean_return: outcome.learned[0].best_mean_return,
         evaluations: evaluations.collect(),
         steps_per_cpu_s: watched.watch.rate(),
+        records: watched.records,
     })
 }
 
-/// Moves the bar, and measures the CPU time of learning.
+/// Moves the bar, measures the CPU time of learning, and keeps what is reported.
 struct Watched {
     bar: ProgressBar,
     watch: CpuWatch,
+    records: Vec<Record>,
 }
 
 impl Control for Watched {
     fn report(&mut self, report: Report) {
         self.bar.set_position(report.step);
+        self.records.push(Record::Training(report));
     }
 
     fn poll(&mut self, step: u64) -> Command {
@@ -205,8 +251,9 @@ impl Control for Watched {
         Command::Continue
     }
 
-    fn evaluated(&mut self, _: &Evaluation) {
+    fn evaluated(&mut self, evaluation: &Evaluation) {
         self.watch.interrupt();
+        self.records.push(Record::Evaluation(evaluation.clone()));
     }
 }
 
@@ -302,6 +349,35 @@ mod tests {
                 assert_eq!(a.best_mean_return, b.best_mean_return);
             }
         }
+    }
+
+    #[test]
+    fn the_learning_curve_is_written_with_every_evaluation_of_every_seed() {
+        let folder = tempfile::tempdir().unwrap();
+        let (inner, path) = (folder.path().join("new"), folder.path().display());
+        let args = format!("--steps 600 --seeds 2 --out {path}/new");
+        let seeds = train(&format!("--env cartpole --algo a2c {args}")).unwrap();
+        let csv = std::fs::read_to_string(inner.join("cartpole-a2c.csv")).unwrap();
+        for (seed, point) in seeds
+            .iter()
+            .flat_map(|s| s.evaluations.iter().map(|e| (s.seed, e)))
+        {
+            let row = format!(
+                "\n{seed},{},evaluation,2,{},",
+                point.steps, point.mean_return
+            );
+            assert!(csv.contains(&row), "{row}");
+        }
+        assert!(csv.contains(",training,"));
+        let svg = std::fs::read_to_string(inner.join("cartpole-a2c.svg")).unwrap();
+        let dots = svg.matches("<circle").count();
+        assert_eq!(dots, seeds[0].evaluations.len());
+        train(&format!(
+            "--env mesh --algo ppo --agent ethical --steps 64 --out {path}"
+        ))
+        .unwrap();
+        assert!(folder.path().join("mesh-ethical-ppo.svg").exists());
+        train("--env mesh --algo ppo --agent ethical --steps 64 --out /dev/null/x").unwrap_err();
     }
 
     #[test]
