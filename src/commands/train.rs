@@ -54,8 +54,8 @@ pub(crate) struct Train {
     #[arg(long, default_value_t = 100, value_name = "EPISODES", value_parser = clap::value_parser!(u32).range(1..))]
     eval_episodes: u32,
     /// A folder for the learning curve: ENV-ALGO.csv with all evaluations and what was measured between
-    /// them, and ENV-ALGO.svg, which shows the evaluations. Files of these names are replaced after each
-    /// seed.
+    /// them, and ENV-ALGO.svg, which shows the evaluations; in an environment with several agents,
+    /// ENV-AGENT-ALGO. Files of these names are replaced after each seed.
     #[arg(long, value_name = "DIR")]
     out: Option<PathBuf>,
     /// Print JSON.
