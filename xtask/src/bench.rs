@@ -15,6 +15,9 @@ pub(crate) enum Bench {
     Delta,
     /// A mutual TLS handshake, in CPU time, against bare rustls with the same certificates.
     Handshake,
+    /// The four agents of the mesh learn together, against the controllers that do not learn. In full it
+    /// rewrites LEARNING.md.
+    Mesh,
     /// Leaves and roots rotate under load, one process a service: failed calls, broken streams.
     Rotation,
     /// Equilibria of seeded games of every class, against nashpy and Gambit.
@@ -27,6 +30,9 @@ pub(crate) enum Bench {
 
 /// The environment variable by which a benchmark finds PostgreSQL, as in `database.url`.
 const POSTGRES: &str = "TARS_BENCH_POSTGRES";
+
+/// Where the comparison of the agents of the mesh is written.
+const REPORT: &str = "LEARNING.md";
 
 /// What the command line says of a run.
 pub(crate) struct Options {
@@ -44,6 +50,7 @@ impl Bench {
             Self::Call => "bench_call",
             Self::Delta => "bench_delta",
             Self::Handshake => "bench_handshake",
+            Self::Mesh => "bench_mesh",
             Self::Rotation => "bench_rotation",
             Self::Revocation => "bench_revocation",
             Self::Nash => "bench_nash",
@@ -53,7 +60,7 @@ impl Bench {
 
     fn package(self) -> &'static str {
         match self {
-            Self::Agents => "tars-learn",
+            Self::Agents | Self::Mesh => "tars-learn",
             Self::Nash => "tars-games",
             Self::Store => "tars-test-db",
             _ => "tars-tests",
@@ -72,6 +79,9 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     }
     let mut command = tools::example(bench.package(), bench.example());
     add_arguments(&mut command, options);
+    if matches!(bench, Bench::Mesh) && !options.quick {
+        command.arg("--report").arg(tools::root().join(REPORT));
+    }
     let peers = match bench {
         Bench::Agents => Some(tools::learners()?),
         Bench::Nash => Some(tools::peers()?),

@@ -126,7 +126,7 @@ fn main() {
         let fresh = held_out(&training, &outcome, seed);
         let us = predict_us(&outcome);
         println!(
-            "\nseed {seed}: best {best:.1}, held out {fresh:.1}, {speed:.0} steps per CPU second, predict {us:.2} us"
+            "\nseed {seed}: best {best:.3}, held out {fresh:.3}, {speed:.0} steps per CPU second, predict {us:.2} us"
         );
     }
 }

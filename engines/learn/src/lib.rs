@@ -9,6 +9,7 @@
 
 pub mod algorithm;
 mod checksum;
+pub mod comparison;
 pub mod distribution;
 pub mod hyper;
 pub mod learner;

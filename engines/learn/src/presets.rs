@@ -3,96 +3,182 @@
 
 use crate::hyper::{Value, Values};
 
-type Preset = (&'static str, &'static str, &'static [(&'static str, f64)]);
+type Preset = (&'static str, &'static str, &'static [(&'static str, Value)]);
+
+const ON: Value = Value::Flag(true);
+
+const fn n(number: f64) -> Value {
+    Value::Number(number)
+}
 
 const PRESETS: &[Preset] = &[
     (
         "dqn",
+        "mesh",
+        &[
+            ("learning_rate", n(5e-4)),
+            ("epsilon_steps", n(50_000.0)),
+            ("epsilon_end", n(0.02)),
+            ("buffer_size", n(100_000.0)),
+            ("learning_starts", n(1_000.0)),
+            ("train_frequency", n(8.0)),
+            ("gradient_steps", n(2.0)),
+            ("target_steps", n(1_000.0)),
+            ("tau", n(1.0)),
+            ("dueling", ON),
+            ("prioritized_replay", ON),
+        ],
+    ),
+    (
+        "a2c",
+        "mesh",
+        &[
+            ("learning_rate", n(2e-3)),
+            ("n_steps", n(16.0)),
+            ("hidden_dim", n(64.0)),
+        ],
+    ),
+    (
+        "ppo",
+        "mesh",
+        &[
+            ("learning_rate", n(1e-3)),
+            ("gamma", n(0.9)),
+            ("gae_lambda", n(0.9)),
+            ("entropy_coef", n(0.0)),
+            ("n_steps", n(256.0)),
+            ("batch_size", n(256.0)),
+            ("target_kl", n(0.1)),
+        ],
+    ),
+    (
+        "ddpg",
+        "mesh",
+        &[
+            ("actor_learning_rate", n(3e-4)),
+            ("gamma", n(0.95)),
+            ("warmup_steps", n(2_000.0)),
+            ("train_frequency", n(8.0)),
+            ("gradient_steps", n(2.0)),
+            ("critic_weight_decay", n(0.0)),
+            ("max_gradient_norm", n(1e3)),
+            ("noise_kind", n(2.0)),
+            ("noise_sigma", n(0.15)),
+        ],
+    ),
+    (
+        "dqn",
+        "gridworld",
+        &[
+            ("gamma", n(0.99)),
+            ("epsilon_steps", n(5_000.0)),
+            ("epsilon_end", n(0.02)),
+            ("learning_starts", n(500.0)),
+            ("target_steps", n(250.0)),
+            ("tau", n(1.0)),
+        ],
+    ),
+    (
+        "dqn",
+        "taxi",
+        &[
+            ("gamma", n(0.99)),
+            ("epsilon_steps", n(60_000.0)),
+            ("epsilon_end", n(0.02)),
+            ("buffer_size", n(100_000.0)),
+            ("learning_starts", n(2_000.0)),
+            ("train_frequency", n(2.0)),
+            ("target_steps", n(1_000.0)),
+            ("tau", n(1.0)),
+        ],
+    ),
+    (
+        "dqn",
         "cartpole",
         &[
-            ("learning_rate", 2.3e-3),
-            ("gamma", 0.99),
-            ("epsilon_steps", 10_000.0),
-            ("epsilon_end", 0.04),
-            ("buffer_size", 100_000.0),
-            ("learning_starts", 1_000.0),
-            ("train_frequency", 256.0),
-            ("gradient_steps", 128.0),
-            ("target_steps", 256.0),
-            ("tau", 1.0),
+            ("learning_rate", n(2.3e-3)),
+            ("gamma", n(0.99)),
+            ("epsilon_steps", n(10_000.0)),
+            ("epsilon_end", n(0.04)),
+            ("buffer_size", n(100_000.0)),
+            ("learning_starts", n(1_000.0)),
+            ("train_frequency", n(256.0)),
+            ("gradient_steps", n(128.0)),
+            ("target_steps", n(256.0)),
+            ("tau", n(1.0)),
         ],
     ),
     (
         "dqn",
         "acrobot",
         &[
-            ("learning_rate", 6.3e-4),
-            ("gamma", 0.99),
-            ("epsilon_steps", 12_000.0),
-            ("epsilon_end", 0.05),
-            ("buffer_size", 50_000.0),
-            ("batch_size", 128.0),
-            ("learning_starts", 1_000.0),
-            ("train_frequency", 4.0),
-            ("gradient_steps", 2.0),
-            ("target_steps", 500.0),
-            ("tau", 1.0),
+            ("learning_rate", n(6.3e-4)),
+            ("gamma", n(0.99)),
+            ("epsilon_steps", n(12_000.0)),
+            ("epsilon_end", n(0.05)),
+            ("buffer_size", n(50_000.0)),
+            ("batch_size", n(128.0)),
+            ("learning_starts", n(1_000.0)),
+            ("train_frequency", n(4.0)),
+            ("gradient_steps", n(2.0)),
+            ("target_steps", n(500.0)),
+            ("tau", n(1.0)),
         ],
     ),
     (
         "ddpg",
         "pendulum",
         &[
-            ("actor_learning_rate", 1e-3),
-            ("critic_learning_rate", 1e-3),
-            ("gamma", 0.98),
-            ("buffer_size", 50_000.0),
-            ("warmup_steps", 1_000.0),
-            ("critic_weight_decay", 0.0),
-            ("max_gradient_norm", 1e3),
-            ("noise_kind", 2.0),
-            ("noise_sigma", 0.1),
+            ("actor_learning_rate", n(1e-3)),
+            ("critic_learning_rate", n(1e-3)),
+            ("gamma", n(0.98)),
+            ("buffer_size", n(50_000.0)),
+            ("warmup_steps", n(1_000.0)),
+            ("critic_weight_decay", n(0.0)),
+            ("max_gradient_norm", n(1e3)),
+            ("noise_kind", n(2.0)),
+            ("noise_sigma", n(0.1)),
         ],
     ),
     (
         "a2c",
         "cartpole",
-        &[("entropy_coef", 0.0), ("hidden_dim", 64.0)],
+        &[("entropy_coef", n(0.0)), ("hidden_dim", n(64.0))],
     ),
     (
         "ppo",
         "cartpole",
         &[
-            ("learning_rate", 1e-3),
-            ("gamma", 0.98),
-            ("gae_lambda", 0.8),
-            ("entropy_coef", 0.0),
-            ("n_steps", 32.0),
-            ("batch_size", 256.0),
-            ("n_epochs", 20.0),
-            ("target_kl", 1.0),
+            ("learning_rate", n(1e-3)),
+            ("gamma", n(0.98)),
+            ("gae_lambda", n(0.8)),
+            ("entropy_coef", n(0.0)),
+            ("n_steps", n(32.0)),
+            ("batch_size", n(256.0)),
+            ("n_epochs", n(20.0)),
+            ("target_kl", n(1.0)),
         ],
     ),
     (
         "ppo",
         "acrobot",
         &[
-            ("gae_lambda", 0.94),
-            ("entropy_coef", 0.0),
-            ("n_steps", 256.0),
-            ("n_epochs", 4.0),
-            ("target_kl", 1.0),
+            ("gae_lambda", n(0.94)),
+            ("entropy_coef", n(0.0)),
+            ("n_steps", n(256.0)),
+            ("n_epochs", n(4.0)),
+            ("target_kl", n(1.0)),
         ],
     ),
     (
         "ppo",
         "pendulum",
         &[
-            ("learning_rate", 1e-3),
-            ("gamma", 0.9),
-            ("entropy_coef", 0.0),
-            ("n_steps", 512.0),
-            ("target_kl", 1.0),
+            ("learning_rate", n(1e-3)),
+            ("gamma", n(0.9)),
+            ("entropy_coef", n(0.0)),
+            ("n_steps", n(512.0)),
+            ("target_kl", n(1.0)),
         ],
     ),
 ];
@@ -102,7 +188,7 @@ pub fn preset(algorithm: &str, world: &str) -> Values {
     let mut known = PRESETS.iter();
     let found = known.find(|(a, w, _)| (*a, *w) == (algorithm, world));
     let pairs = found.map_or(&[][..], |(_, _, pairs)| pairs);
-    let owned = |(name, n): &(&str, f64)| ((*name).to_owned(), Value::Number(*n));
+    let owned = |(name, value): &(&str, Value)| ((*name).to_owned(), *value);
     pairs.iter().map(owned).collect()
 }
 
@@ -118,7 +204,8 @@ mod tests {
             let found = find(algorithm).unwrap();
             found.spec.check(&preset(algorithm, world)).unwrap();
             let world = make_world(world).unwrap();
-            assert!(found.fits(&world.spec().agents[0]).is_ok());
+            let mut agents = world.spec().agents.iter();
+            assert!(agents.any(|agent| found.fits(agent).is_ok()));
         }
         assert!(preset("dqn", "nowhere").is_empty());
     }

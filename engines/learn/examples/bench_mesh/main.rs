@@ -1,0 +1,34 @@
+//! Trains the four agents of the mesh together and compares them with the controllers that do not learn, on
+//! seeds that nothing was tuned on; writes the report that shows whether learning pays.
+//!
+//! ```text
+//! cargo xtask bench mesh [--quick] [--json]
+//! ```
+//!
+//! Presets are to be tuned on other seeds, and by other values, for which there are the arguments
+//! `--training-seed N`, `--steps N`, `--first-seed N` and `ALGORITHM.NAME=VALUE`.
+
+mod contest;
+mod equilibrium;
+mod options;
+mod report;
+mod training;
+
+use contest::Contest;
+use options::Options;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let options = Options::read(std::env::args().skip(1))?;
+    let trained = training::train(&options)?;
+    let mut contest = Contest::new(trained, &options);
+    let report = report::measure(&mut contest, &options);
+    if options.json {
+        println!("{:#}", report.json());
+    } else {
+        println!("{}", report.markdown());
+    }
+    if let Some(path) = &options.report {
+        std::fs::write(path, report.markdown())?;
+    }
+    Ok(())
+}
