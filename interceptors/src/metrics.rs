@@ -1,4 +1,5 @@
-//! Counts and times calls by method and code. The labels are bounded by the contract.
+//! Counts and times calls by method and code. The labels are bounded by the contract. What a service serves
+//! is also recorded by window and caller, for models of the mesh.
 
 use crate::{
     Call, contract,
@@ -10,9 +11,18 @@ use prometheus_client::{
     encoding::EncodeLabelSet,
     metrics::{counter::Counter, family::Family, gauge::Gauge, histogram::Histogram},
 };
-use std::sync::{Arc, OnceLock};
-use tars_proto::fault;
-use tars_runtime::metrics::Metrics;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+use tars_proto::{
+    fault,
+    table::{Method, MethodTable},
+};
+use tars_runtime::metrics::{
+    Metrics,
+    calls::{CallOutcome, CallRecorder, EndedCall},
+};
 use tonic::{Code, Status};
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
@@ -46,7 +56,14 @@ struct Inner {
     places: PlaceMetrics,
     /// By method index: the metrics of successful calls, without a lookup by labels.
     usual: Vec<OnceLock<(Counter, Histogram)>>,
+    /// By service, as the contract names it.
+    recorders: BTreeMap<&'static str, CallRecorder>,
+    /// The same by method index; `None` for methods that are not recorded.
+    recorded: Vec<Option<CallRecorder>>,
 }
+
+/// The header in which a gRPC client tells how often it has attempted a call before.
+const PREVIOUS_ATTEMPTS: &str = "grpc-previous-rpc-attempts";
 
 /// The buckets of the RPC semantic conventions.
 const BUCKETS: [f64; 14] = [
@@ -61,7 +78,8 @@ impl CallMetrics {
     /// Registers the metrics.
     pub fn new(metrics: &Metrics) -> Self {
         let seconds = Family::new_with_constructor(histogram as fn() -> Histogram);
-        let methods = contract().map_or(0, tars_proto::table::MethodTable::len);
+        let methods = contract().map_or(0, MethodTable::len);
+        let recorders = recorders();
         Self(Arc::new(Inner {
             handled: metrics.register(
                 "rpc_server_calls",
@@ -90,6 +108,8 @@ impl CallMetrics {
             ),
             places: PlaceMetrics::new(metrics),
             usual: (0..methods).map(|_| OnceLock::new()).collect(),
+            recorded: recorded(&recorders),
+            recorders,
         }))
     }
 }
@@ -103,9 +123,28 @@ impl CallMetrics {
     pub(crate) fn places(&self) -> &PlaceMetrics {
         &self.0.places
     }
+
+    /// The record of the calls that this process serves as `service`; an empty one of a service that the
+    /// contract does not have.
+    pub fn recorder(&self, service: &str) -> CallRecorder {
+        self.0.recorders.get(service).cloned().unwrap_or_default()
+    }
 }
 
 impl Inner {
+    /// Records a call for the models. A stream is none: how long it lasts is no service time.
+    fn record(&self, call: &Call, code: Code, is_retry: bool) {
+        let Some(recorder) = &self.recorded[call.method.index] else {
+            return;
+        };
+        recorder.record(&EndedCall {
+            tenant: call.owner(),
+            outcome: outcome(call.refusal().is_some(), code),
+            took: call.started.elapsed(),
+            is_retry,
+        });
+    }
+
     fn ended(&self, call: &Call, code: Code) {
         let method = &call.method.path[1..];
         let usual = self.usual[call.method.index].get_or_init(|| {
@@ -137,6 +176,42 @@ impl Inner {
     }
 }
 
+/// A recorder for each service of the contract.
+fn recorders() -> BTreeMap<&'static str, CallRecorder> {
+    let methods = contract().into_iter().flat_map(MethodTable::iter);
+    let services = methods.filter_map(recorded_as);
+    services
+        .map(|service| (service, CallRecorder::default()))
+        .collect()
+}
+
+/// The recorder of each method.
+fn recorded(recorders: &BTreeMap<&str, CallRecorder>) -> Vec<Option<CallRecorder>> {
+    let methods = contract().into_iter().flat_map(MethodTable::iter);
+    let recorder = |method| recorders.get(recorded_as(method)?).cloned();
+    methods.map(recorder).collect()
+}
+
+/// The service under which calls of a method are recorded.
+fn recorded_as(method: &Method) -> Option<&str> {
+    method.workload().filter(|_| !method.server_streaming)
+}
+
+fn outcome(is_refused: bool, code: Code) -> CallOutcome {
+    match code {
+        Code::ResourceExhausted | Code::Unavailable if is_refused => CallOutcome::Rejected,
+        _ if is_refused => CallOutcome::Refused,
+        Code::Cancelled
+        | Code::Unknown
+        | Code::DeadlineExceeded
+        | Code::ResourceExhausted
+        | Code::Internal
+        | Code::Unavailable
+        | Code::DataLoss => CallOutcome::Failed,
+        _ => CallOutcome::Completed,
+    }
+}
+
 impl Observe for CallMetrics {
     type Watch = MetricsWatch;
 
@@ -147,6 +222,7 @@ impl Observe for CallMetrics {
         Ok(MetricsWatch {
             metrics: self.clone(),
             call: Arc::clone(call),
+            is_retry: request.headers().contains_key(PREVIOUS_ATTEMPTS),
         })
     }
 }
@@ -156,10 +232,47 @@ impl Observe for CallMetrics {
 pub struct MetricsWatch {
     metrics: CallMetrics,
     call: Arc<Call>,
+    is_retry: bool,
 }
 
 impl Watch for MetricsWatch {
     fn end(self, code: Code) {
+        self.metrics.0.record(&self.call, code, self.is_retry);
         self.metrics.0.ended(&self.call, code);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::contract;
+
+    #[test]
+    fn a_call_is_served_rejected_for_want_of_room_or_refused_by_a_check() {
+        for (is_refused, code, expected) in [
+            (false, Code::Ok, CallOutcome::Completed),
+            (false, Code::NotFound, CallOutcome::Completed),
+            (false, Code::Internal, CallOutcome::Failed),
+            (false, Code::Cancelled, CallOutcome::Failed),
+            (false, Code::ResourceExhausted, CallOutcome::Failed),
+            (true, Code::ResourceExhausted, CallOutcome::Rejected),
+            (true, Code::Unavailable, CallOutcome::Rejected),
+            (true, Code::Unauthenticated, CallOutcome::Refused),
+            (true, Code::PermissionDenied, CallOutcome::Refused),
+        ] {
+            assert_eq!(outcome(is_refused, code), expected, "{is_refused} {code:?}");
+        }
+    }
+
+    #[test]
+    fn every_method_that_is_no_stream_is_recorded_with_its_service() {
+        let metrics = CallMetrics::new(&Metrics::default());
+        for method in contract().unwrap().iter() {
+            let recorded = metrics.0.recorded[method.index].is_some();
+            let expected = method.workload().is_some() && !method.server_streaming;
+            assert_eq!(recorded, expected, "{}", method.path);
+        }
+        let services: Vec<_> = metrics.0.recorders.keys().copied().collect();
+        assert_eq!(services, ["auth", "automl", "hypersync", "orchestration"]);
     }
 }

@@ -1,6 +1,7 @@
 //! The metrics of the process in two formats: OpenMetrics, and the older text format of Prometheus. A
 //! scraper that names neither gets the older one, which all of them can parse.
 
+pub mod calls;
 mod outcomes;
 mod text;
 

@@ -15,7 +15,7 @@ use tars_runtime::{
     db::{Db, Migration, Place},
     health::Check,
     lease::Leases,
-    metrics::Metrics,
+    metrics::{Metrics, calls::CallRecorder},
     seeds::Seeds,
     trace::Tracer,
 };
@@ -83,6 +83,8 @@ pub struct Parts<'a> {
     pub tracer: Tracer,
     /// The registry of the process. A service registers its metrics once, when it is opened.
     pub metrics: &'a Metrics,
+    /// The calls that this process serves as the service.
+    pub calls: CallRecorder,
     /// Opens channels to other services.
     pub peers: &'a dyn Dial,
 }

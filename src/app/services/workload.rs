@@ -51,6 +51,7 @@ async fn open<W: Workload>(
         seeds: Seeds::system(),
         tracer: process.tracer(service)?,
         metrics: process.metrics(),
+        calls: process.call_metrics.recorder(service.as_str()),
         peers: &peers,
     };
     W::open(parts)
