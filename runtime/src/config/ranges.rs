@@ -111,6 +111,7 @@ const RANGES: &[(&str, Range)] = &[
     ("orchestration.learners", Between(1, 4096)),
     ("orchestration.queue", Between(0, MANY)),
     ("orchestration.checkpoints", Between(2, MANY)),
+    ("orchestration.calibration_seconds", Between(1, HOUR)),
     ("automl.parallel_trials", Between(1, 4096)),
     ("automl.max_running_studies", Between(1, MANY)),
 ];

@@ -56,6 +56,9 @@ pub struct Orchestration {
     /// The environment of the agents that are created when the service is first started. Agents whose algorithm
     /// cannot act in it are not created. Those that exist stay where they are.
     pub environment: String,
+    /// Length in seconds of the windows in which the calls that are served are measured, to calibrate the
+    /// model of the mesh.
+    pub calibration_seconds: u64,
 }
 
 impl Default for Orchestration {
@@ -66,6 +69,7 @@ impl Default for Orchestration {
             queue: 64,
             checkpoints: 10,
             environment: "mesh".to_owned(),
+            calibration_seconds: 60,
         }
     }
 }

@@ -1,5 +1,6 @@
 //! Orchestration's gRPC handlers.
 
+mod calibrations;
 mod environments;
 mod games;
 mod hosts;

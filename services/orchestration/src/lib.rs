@@ -4,6 +4,7 @@
 
 mod agents;
 mod api;
+mod calibration;
 mod changes;
 mod checkpoints;
 mod choices;
@@ -24,12 +25,13 @@ mod workload;
 use error::OrchestrationError;
 
 use agents::Agents;
+use calibration::Calibrations;
 use checkpoints::Checkpoints;
 use hosts::{Hosts, Terms as HostTerms};
 use learners::Learners;
 use parking_lot::Mutex;
 use solvers::Solvers;
-use std::{io, path::Path, sync::Arc};
+use std::{io, path::Path, sync::Arc, time::Duration};
 use store::Store;
 use tars_runtime::{
     blobs::Blobs,
@@ -39,7 +41,7 @@ use tars_runtime::{
     config,
     db::{Db, Place},
     lease::{Leases, Presence, Terms},
-    metrics::{Metrics, OutcomeNames, Outcomes},
+    metrics::{Metrics, OutcomeNames, Outcomes, calls::CallRecorder},
     seeds::Seeds,
 };
 use tokio_util::task::AbortOnDropHandle;
@@ -58,6 +60,8 @@ pub struct Orchestration {
     agents: Agents,
     checkpoints: Checkpoints,
     cleaning: Mutex<Option<AbortOnDropHandle<()>>>,
+    calibrations: Calibrations,
+    calibrating: Mutex<Option<AbortOnDropHandle<()>>>,
     trainings: Trainings,
     learners: Learners,
     hosts: Hosts,
@@ -91,6 +95,10 @@ pub(crate) struct Setup {
     pub(crate) seeds: Seeds,
     pub(crate) bus: Bus,
     pub(crate) metrics: Metrics,
+    /// The calls that this process serves as the service.
+    pub(crate) calls: CallRecorder,
+    /// How many calls it serves at once.
+    pub(crate) places: usize,
 }
 
 #[cfg(test)]
@@ -109,6 +117,8 @@ impl Setup {
             seeds,
             bus: Bus::local(),
             metrics: Metrics::default(),
+            calls: CallRecorder::default(),
+            places: 64,
         }
     }
 }
@@ -126,6 +136,8 @@ impl Orchestration {
             seeds,
             bus,
             metrics,
+            calls,
+            places,
         } = setup;
         tars_certs::secret::create_dir(dir)?;
         let db = Db::open(database, store::MIGRATIONS).await?;
@@ -143,9 +155,12 @@ impl Orchestration {
         let agents = Agents::open(&store, blobs.clone(), clock.clone(), &settings.environment);
         let agents = agents.await?;
         let solvers = settings.learners.max(1);
+        let window = Duration::from_secs(settings.calibration_seconds);
         let service = Arc::new(Self {
             checkpoints: Checkpoints::new(store.clone(), blobs, settings.checkpoints),
             cleaning: Mutex::default(),
+            calibrations: Calibrations::new(store.clone(), calls, clock.clone(), window, places),
+            calibrating: Mutex::default(),
             agents,
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
@@ -171,5 +186,15 @@ impl Orchestration {
         let clean = self.checkpoints.clone().keep_clean(self.leases.clone());
         let clean = AbortOnDropHandle::new(tokio::spawn(clean));
         *self.cleaning.lock() = Some(clean);
+    }
+
+    /// Calibrates the mesh's model in the background, as long as the service lives.
+    pub(crate) fn start_calibrating(&self) {
+        let calibrate = self
+            .calibrations
+            .clone()
+            .keep_calibrated(self.leases.clone());
+        let calibrate = AbortOnDropHandle::new(tokio::spawn(calibrate));
+        *self.calibrating.lock() = Some(calibrate);
     }
 }

@@ -1,11 +1,13 @@
 //! Orchestration's SQL.
 
+mod calibrations;
 mod checkpoints;
 mod holds;
 mod reports;
 mod runs;
 mod tokens;
 
+pub(crate) use calibrations::CalibrationRow;
 pub(crate) use checkpoints::{drop_old_checkpoints, insert_checkpoint, referenced_blobs};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use reports::{Group, Report, drop_old_reports, insert_reports};
@@ -74,6 +76,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         14,
         "agent kinds",
         include_str!("../migrations/0014_agent_kinds.sql"),
+    ),
+    Migration::new(
+        17,
+        "calibrations",
+        include_str!("../migrations/0017_calibrations.sql"),
     ),
 ];
 

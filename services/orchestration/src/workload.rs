@@ -20,6 +20,8 @@ impl Workload for Orchestration {
             seeds: parts.seeds,
             bus: parts.bus,
             metrics: parts.metrics.clone(),
+            calls: parts.calls,
+            places: parts.config.connections.max_in_flight,
         };
         let terms = |db: &Db| Terms::of(db, parts.dir);
         Ok(Self::open_at(parts.dir, &parts.database, terms, setup).await?)
@@ -52,6 +54,7 @@ impl Workload for Orchestration {
 
     async fn resume(self: Arc<Self>) -> Result<(), OpenError> {
         self.start_cleaning();
+        self.start_calibrating();
         self.look_for_left_runs();
         Ok(())
     }

@@ -14,6 +14,7 @@ pub use measure::{Approvals, BadWindow, Histogram, ServiceWindow, TenantWindow, 
 pub use predict::{Prediction, predict};
 
 use super::calibration::{Calibration, Changes, Service, Tenant};
+use serde::{Deserialize, Serialize};
 
 /// By what an older window counts less than the one after it.
 const FORGETTING: f64 = 0.8;
@@ -31,7 +32,7 @@ pub const MAX_MEDIAN_ERROR: f64 = 0.15;
 pub const MAX_TAIL_ERROR: f64 = 0.25;
 
 /// How far predictions were from one following window, as shares of what was measured.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Errors {
     /// Of completed calls per second.
     pub throughput: f64,
@@ -124,7 +125,8 @@ fn judge(errors: Vec<Errors>, calls: f64) -> Verdict {
 }
 
 impl Errors {
-    fn of(prediction: &Prediction, window: &Window) -> Self {
+    /// The errors of the prediction of a window. They are not numbers where the window has no calls.
+    pub fn of(prediction: &Prediction, window: &Window) -> Self {
         let relative = |ours: f64, theirs: f64| (ours - theirs).abs() / theirs;
         let latency = |q| {
             relative(
@@ -141,7 +143,8 @@ impl Errors {
         }
     }
 
-    fn all(&self) -> [f64; 4] {
+    /// All four.
+    pub fn all(&self) -> [f64; 4] {
         [self.throughput, self.p50, self.p95, self.p99]
     }
 }

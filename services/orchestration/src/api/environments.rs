@@ -1,6 +1,6 @@
 //! Environments' gRPC handlers.
 
-use super::Api;
+use super::{Api, calibrations};
 use crate::OrchestrationError;
 use tars_interceptors::Call;
 use tars_proto::orchestration::v1::{self as pb, *};
@@ -77,6 +77,32 @@ impl environment_service_server::EnvironmentService for Api {
         let spec = spec.ok_or(OrchestrationError::NotFound("environment", name))?;
         Ok(Response::new(DescribeSpacesResponse {
             environment: Some(environment(&spec)),
+        }))
+    }
+
+    async fn get_calibration(
+        &self,
+        _: Request<GetCalibrationRequest>,
+    ) -> Result<Response<GetCalibrationResponse>, Status> {
+        let latest = self.0.calibrations.latest().await?;
+        Ok(Response::new(GetCalibrationResponse {
+            latest: latest.map(calibrations::measured),
+            shipped: Some(calibrations::shipped()),
+        }))
+    }
+
+    async fn list_calibrations(
+        &self,
+        request: Request<ListCalibrationsRequest>,
+    ) -> Result<Response<ListCalibrationsResponse>, Status> {
+        let ListCalibrationsRequest {
+            page_size,
+            page_token,
+        } = request.into_inner();
+        let (rows, next_page_token) = self.0.calibrations.list(&page_token, page_size).await?;
+        Ok(Response::new(ListCalibrationsResponse {
+            calibrations: rows.into_iter().map(calibrations::measured).collect(),
+            next_page_token,
         }))
     }
 }
