@@ -1,5 +1,7 @@
 //! `tars agents`: the agents as they are now, and direct changes of their live hyperparameters.
 
+mod calibration;
+
 use super::{
     CommandError, Global,
     advice::{self, Advice},
@@ -41,6 +43,15 @@ enum Command {
         /// The agent, as `tars agents list` shows it.
         #[arg(value_name = "AGENT")]
         agent_id: String,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show how the mesh's model was calibrated to the calls that are served, and how far it was off.
+    #[command(
+        after_help = "Examples:\n  tars agents calibration\n  tars agents calibration --json | jq -r '.latest.state'\n\nA service measures the calls that it serves itself: those of one replica of orchestration. Simulated worlds\nuse the shipped calibration."
+    )]
+    Calibration {
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -116,6 +127,7 @@ impl Agents {
             match self.command {
                 Command::List { json } => list(&rest, json).await,
                 Command::Show { agent_id, json } => show(&rest, &agent_id, json).await,
+                Command::Calibration { json } => calibration::show(&rest, json).await,
                 Command::Reload(reload) => reload.run(&rest).await,
             }
         })?;
@@ -126,7 +138,7 @@ impl Agents {
 impl Command {
     fn is_in_json(&self) -> bool {
         match self {
-            Self::List { json } | Self::Show { json, .. } => *json,
+            Self::List { json } | Self::Show { json, .. } | Self::Calibration { json } => *json,
             Self::Reload(reload) => reload.json,
         }
     }
