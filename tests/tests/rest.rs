@@ -15,6 +15,8 @@ use tokio::{
     net::TcpStream,
 };
 
+#[path = "rest/calibration.rs"]
+mod calibration;
 #[path = "rest/numbers.rs"]
 mod numbers;
 #[path = "rest/semantics.rs"]
