@@ -3,8 +3,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
+};
+use tars_proto::orchestration::v1::{
+    EvaluateHyperparametersRequest, EvaluationResult,
+    training_service_client::TrainingServiceClient,
 };
 use tars_tests::TestMesh;
 
@@ -131,5 +136,81 @@ async fn a_linter_finds_nothing_in_the_openapi_document() {
         .env("REDOCLY_TELEMETRY", "off");
     let (good, text) = run(linter).await;
     assert!(good && !text.contains("warning"), "{text}");
+    mesh.mesh.stop().await;
+}
+
+/// Trains in an environment that is lent, on behalf of its owner.
+async fn evaluate(
+    mesh: &TestMesh,
+    owner: &str,
+    (environment, agent_type, agent): (&str, &str, &str),
+) -> Result<EvaluationResult, tonic::Status> {
+    let mut training = TrainingServiceClient::new(mesh.client("orchestration", "/automl"));
+    let request = EvaluateHyperparametersRequest {
+        agent_type: agent_type.into(),
+        environment: format!("external/{environment}"),
+        seed: 5,
+        steps: 1500,
+        eval_episodes: Some(2),
+        on_behalf_of: owner.into(),
+        work_id: format!("study/{environment}"),
+        fencing_token: 1,
+        agent: agent.into(),
+        ..EvaluateHyperparametersRequest::default()
+    };
+    let mut items = training.evaluate_hyperparameters(request).await?;
+    let mut result = None;
+    while let Some(item) = items.get_mut().message().await? {
+        result = item.result;
+    }
+    Ok(result.unwrap())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "needs Python with grpcio, Gymnasium and PettingZoo: cargo xtask test"]
+async fn agents_learn_in_environments_that_are_lent_from_python() {
+    let mesh = TestMesh::alone(tars_tests::config(), tars_runtime::clock::Clock::system()).await;
+    let ready = mesh.dir.path().join("python-ready.json");
+    mesh.mesh.ready.save(&ready).unwrap();
+    let mut python = Command::new(tool("python"))
+        .arg(repository().join("tests/interop/hosts.py"))
+        .arg(ready)
+        .arg(repository().join("proto"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut output = BufReader::new(python.stdout.take().unwrap()).lines();
+    let reading = tokio::task::spawn_blocking(move || {
+        let owner = output.find_map(|line| Some(line.unwrap().strip_prefix("owner ")?.to_owned()));
+        (owner, output)
+    });
+    let (owner, output) = reading.await.unwrap();
+    let owner = owner.expect("the script says whose the environments are");
+    // Bounds of the returns of an episode, whatever was learned.
+    let cases = [
+        (("cartpole", "dqn", ""), 1.0..=500.0),
+        (("pendulum", "ddpg", ""), -2000.0..=0.0),
+        (("taxi", "dqn", ""), -2000.0..=20.0),
+        (("hunt", "a2c", "hunter"), 0.0..=3.0),
+        (("hunt", "ddpg", "hare"), 0.0..=0.0),
+        (("fragile", "ppo", ""), 1.0..=500.0),
+    ];
+    for (case, bounds) in cases {
+        let result = evaluate(&mesh, &owner, case).await;
+        let result = result.unwrap_or_else(|status| panic!("{case:?}: {status}"));
+        let within = result.returns.iter().all(|r| bounds.contains(r));
+        assert!(within && result.steps >= 1500, "{case:?}: {result:?}");
+    }
+    drop(python.stdin.take());
+    let ended = tokio::task::spawn_blocking(move || {
+        let rest: Vec<String> = output.map_while(Result::ok).collect();
+        (python.wait().unwrap().success(), rest)
+    });
+    let (good, rest) = ended.await.unwrap();
+    assert!(
+        good && rest.last().is_some_and(|line| line == "ok"),
+        "{rest:?}"
+    );
     mesh.mesh.stop().await;
 }

