@@ -262,13 +262,8 @@ impl Running {
 
     /// Logs in as the first administrator.
     pub async fn admin(&self) -> Rest {
-        self.admin_at(&self.ready.gateway).await
-    }
-
-    /// Logs in as the first administrator at the gateway of a replica.
-    pub async fn admin_at(&self, gateway: &str) -> Rest {
         let password = std::fs::read_to_string(&self.ready.admin_password_file);
-        let rest = Rest::new(gateway);
+        let rest = Rest::new(&self.ready.gateway);
         let password = password.expect("the password file");
         let login = rest.login(&self.ready.admin_user, &password).await;
         login.expect("the administrator logs in")

@@ -53,6 +53,9 @@ pub struct Orchestration {
     /// Number of versions of each agent's weights that are retained, the live one and the one before
     /// among them. While a governed change holds an agent, none of its versions is deleted.
     pub checkpoints: u32,
+    /// Seconds between two checkpoints of a training run; 0 for as often as possible. A run whose process ends
+    /// is resumed from the newest one.
+    pub checkpoint_seconds: u64,
     /// The environment of the agents that are created when the service is first started. Agents whose algorithm
     /// cannot act in it are not created. Those that exist stay where they are.
     pub environment: String,
@@ -68,6 +71,7 @@ impl Default for Orchestration {
             learners: cores,
             queue: 64,
             checkpoints: 10,
+            checkpoint_seconds: 10,
             environment: "mesh".to_owned(),
             calibration_seconds: 60,
         }

@@ -34,6 +34,11 @@ impl Checkpoints {
         }
     }
 
+    /// Where weights and checkpoints are.
+    pub(crate) fn blobs(&self) -> &Blobs {
+        &self.blobs
+    }
+
     /// Removes what is not retained, from now on, as long as this replica has the lease of it.
     pub(crate) async fn keep_clean(self, leases: Leases) {
         let mut tick = interval(INTERVAL);

@@ -10,18 +10,24 @@
 use crate::{OrchestrationError, task::Task};
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
 };
 use tars_learn::{
     hyper::Values,
     training::{Command, Control, Outcome, Progress, Training, TrainingError},
 };
+use tars_runtime::clock::{Clock, Monotonic};
 use tokio::sync::mpsc;
 
 /// The capacity of a run's event channel. A slow receiver slows the run down.
 const REPORTS: usize = 16;
+/// Steps between two looks at the time.
+const POLLED: u64 = 64;
 /// One caller has at most one part in this many of a class's queue.
 const SHARE: usize = 4;
 
@@ -71,6 +77,8 @@ pub(crate) enum Event {
     /// The run left the queue.
     Began,
     Progress(Progress),
+    /// Everything up to here, and the version of the hyperparameters that the run follows.
+    Checkpoint(Vec<u8>, i64),
     Ended(Result<Option<Outcome>, TrainingError>),
 }
 
@@ -98,6 +106,55 @@ pub(crate) struct Followed {
     pub(crate) values: Values,
 }
 
+/// What a run of a live agent has beside its task.
+#[derive(Debug)]
+pub(crate) struct Durable {
+    pub(crate) live: Live,
+    /// The version of the hyperparameters that it begins with.
+    pub(crate) follows: i64,
+    /// Where it continues.
+    pub(crate) checkpoint: Option<Vec<u8>>,
+    /// The time between two checkpoints.
+    pub(crate) every: Duration,
+    pub(crate) clock: Clock,
+}
+
+/// What a learner of a live agent follows and leaves.
+#[derive(Debug)]
+struct Following {
+    live: Live,
+    version: i64,
+    every: Duration,
+    clock: Clock,
+    /// When the last checkpoint was taken, or the run began.
+    last: Monotonic,
+}
+
+impl Durable {
+    fn split(self) -> (Option<Vec<u8>>, Option<Following>) {
+        let following = Following {
+            live: self.live,
+            version: self.follows,
+            every: self.every,
+            last: self.clock.monotonic(),
+            clock: self.clock,
+        };
+        (self.checkpoint, Some(following))
+    }
+}
+
+impl Following {
+    /// Whether a checkpoint is due; the next one is then due after another interval.
+    fn is_due(&mut self) -> bool {
+        let now = self.clock.monotonic();
+        let due = now.since(self.last) >= self.every;
+        if due {
+            self.last = now;
+        }
+        due
+    }
+}
+
 // === impl Learners ===
 
 impl Learners {
@@ -119,20 +176,23 @@ impl Learners {
         &self,
         owner: Owner,
         task: Task,
-        live: Option<Live>,
+        durable: Option<Durable>,
     ) -> Result<Running, OrchestrationError> {
         let (training, _) = task.training()?;
         let (sender, events) = mpsc::channel(REPORTS);
         let flag = Arc::new(AtomicBool::new(false));
-        let seen = live.as_ref().map(|l| l.load_full());
-        let stopped = Arc::clone(&flag);
+        let stop = Arc::clone(&flag);
+        let (checkpoint, following) = match durable {
+            Some(durable) => durable.split(),
+            None => (None, None),
+        };
         let job = Job {
             training,
+            checkpoint,
             steering: Steering {
                 sender,
-                stop: stopped,
-                live,
-                seen,
+                stop,
+                following,
             },
         };
         let ticket = self.0.enter(owner, job)?;
@@ -289,6 +349,8 @@ impl Stop {
 #[derive(Debug)]
 struct Job {
     training: Training,
+    /// Where it continues.
+    checkpoint: Option<Vec<u8>>,
     steering: Steering,
 }
 
@@ -296,6 +358,7 @@ impl Job {
     fn spawn(self, busy: Busy) {
         let Self {
             training,
+            checkpoint,
             mut steering,
         } = self;
         let started = std::thread::Builder::new()
@@ -304,7 +367,7 @@ impl Job {
                 let _busy = busy;
                 // A receiver that went away needs neither event.
                 steering.sender.blocking_send(Event::Began).ok();
-                let result = training.execute(None, &mut steering);
+                let result = training.execute(checkpoint.as_deref(), &mut steering);
                 steering.sender.blocking_send(Event::Ended(result)).ok();
             });
         if let Err(e) = started {
@@ -317,8 +380,7 @@ impl Job {
 struct Steering {
     sender: mpsc::Sender<Event>,
     stop: Arc<AtomicBool>,
-    live: Option<Live>,
-    seen: Option<Arc<Followed>>,
+    following: Option<Following>,
 }
 
 impl Control for Steering {
@@ -332,23 +394,35 @@ impl Control for Steering {
         }
     }
 
-    fn poll(&mut self, _: u64) -> Command {
-        match self.stop.load(Ordering::Relaxed) {
-            true => Command::Stop,
-            false => Command::Continue,
+    fn poll(&mut self, step: u64) -> Command {
+        let is_due = |following: &mut Following| {
+            step > 0 && step.is_multiple_of(POLLED) && following.is_due()
+        };
+        if self.stop.load(Ordering::Relaxed) {
+            Command::Stop
+        } else if self.following.as_mut().is_some_and(is_due) {
+            Command::Checkpoint
+        } else {
+            Command::Continue
+        }
+    }
+
+    fn checkpoint(&mut self, checkpoint: Option<Vec<u8>>) {
+        let version = self.following.as_ref().map_or(0, |f| f.version);
+        if let Some(bytes) = checkpoint {
+            // A receiver that went away needs none.
+            let event = Event::Checkpoint(bytes, version);
+            self.sender.blocking_send(event).ok();
         }
     }
 
     fn take_reload(&mut self, _: usize) -> Option<Values> {
-        let current = self.live.as_ref()?.load_full();
-        if self
-            .seen
-            .as_ref()
-            .is_some_and(|seen| Arc::ptr_eq(seen, &current))
-        {
+        let following = self.following.as_mut()?;
+        let current = following.live.load();
+        if current.version == following.version {
             return None;
         }
-        self.seen = Some(Arc::clone(&current));
+        following.version = current.version;
         Some(current.values.clone())
     }
 }

@@ -62,6 +62,8 @@ pub struct Orchestration {
     cleaning: Mutex<Option<AbortOnDropHandle<()>>>,
     calibrations: Calibrations,
     calibrating: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// The time between two checkpoints of a training run.
+    checkpoint_every: Duration,
     trainings: Trainings,
     learners: Learners,
     hosts: Hosts,
@@ -161,6 +163,7 @@ impl Orchestration {
             cleaning: Mutex::default(),
             calibrations: Calibrations::new(store.clone(), calls, clock.clone(), window, places),
             calibrating: Mutex::default(),
+            checkpoint_every: Duration::from_secs(settings.checkpoint_seconds),
             agents,
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
@@ -176,8 +179,8 @@ impl Orchestration {
             seeds,
             runs_ended: Outcomes::new(&metrics, TRAINING_RUNS),
         });
-        service.interrupt_left_runs().await?;
         service.begin_serving().await?;
+        service.resume_left_runs().await?;
         Ok(service)
     }
 

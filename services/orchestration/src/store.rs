@@ -3,6 +3,7 @@
 mod calibrations;
 mod checkpoints;
 mod holds;
+mod plans;
 mod reports;
 mod runs;
 mod tokens;
@@ -10,6 +11,9 @@ mod tokens;
 pub(crate) use calibrations::CalibrationRow;
 pub(crate) use checkpoints::{drop_old_checkpoints, insert_checkpoint, referenced_blobs};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
+pub(crate) use plans::{
+    Plan, PlanRow, delete_ended_plans, delete_plan, insert_plan, put_checkpoint,
+};
 pub(crate) use reports::{Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
     RunRow, RunState, cancel_run, complete_run, end_run, insert_run, interrupt_runs, proof_of_run,
@@ -76,6 +80,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         14,
         "agent kinds",
         include_str!("../migrations/0014_agent_kinds.sql"),
+    ),
+    Migration::new(
+        15,
+        "run plans",
+        include_str!("../migrations/0015_run_plans.sql"),
     ),
     Migration::new(
         17,

@@ -1,7 +1,11 @@
 //! What one agent learns, where, and for how long. Fixed rules act for the other agents of its environment, so
 //! that the same task always leads to the same outcome.
 
-use crate::{OrchestrationError, hosts::External};
+use crate::{
+    OrchestrationError,
+    hosts::External,
+    store::{Plan, RunRow},
+};
 use parking_lot::Mutex;
 use std::sync::Arc;
 use tars_learn::{
@@ -62,6 +66,35 @@ fn find(name: &str) -> Result<&'static Algorithm, OrchestrationError> {
 }
 
 impl Task {
+    /// The task of a run that was left.
+    pub(crate) fn planned(plan: &Plan, row: &RunRow, start: Option<Policy>) -> Self {
+        Self {
+            algorithm: plan.algorithm.clone(),
+            environment: plan.environment.clone(),
+            agent: plan.agent.clone(),
+            values: plan.values.clone(),
+            seed: row.seed as u64,
+            steps: u64::try_from(row.steps).unwrap_or_default(),
+            reports: plan.reports,
+            evaluation_episodes: plan.evaluation_episodes,
+            start,
+            external: None,
+        }
+    }
+
+    /// What is stored of it, for the caller whose share of the learners it takes.
+    pub(crate) fn plan(&self, caller: &str) -> Plan {
+        Plan {
+            algorithm: self.algorithm.clone(),
+            environment: self.environment.clone(),
+            agent: self.agent.clone(),
+            values: self.values.clone(),
+            reports: self.reports,
+            evaluation_episodes: self.evaluation_episodes,
+            caller: caller.to_owned(),
+        }
+    }
+
     /// Checks everything that can be checked before the training begins.
     pub(crate) fn check(&self) -> Result<(), OrchestrationError> {
         let algorithm = find(&self.algorithm)?;

@@ -7,19 +7,19 @@ mod journal;
 mod run;
 mod watch;
 
+pub(crate) use run::OwnedRun;
 pub(crate) use watch::{TrainingEvent, Watcher};
 
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
     changes::ensure_not_held,
-    learners::{Class, Owner, Running, Stop},
+    learners::{Class, Durable, Owner, Running, Stop},
     ownership::learner_lease,
-    store::{self, RunRow, RunState, WorkToken},
+    store::{self, PlanRow, RunRow, RunState, WorkToken},
     task::Task,
 };
 use parking_lot::Mutex;
-use run::OwnedRun;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tars_interceptors::call::in_current_trace;
 use tars_learn::Policy;
@@ -143,8 +143,26 @@ impl Orchestration {
             class: Class::Training,
             caller: owner,
         };
-        let task = task_of(&agent.live(), &agent, steps, seed);
-        let running = self.learners.start(owner, task, Some(agent.followed()))?;
+        let live = agent.live();
+        let task = task_of(&live, &agent, steps, seed);
+        let continues = task.start.is_some();
+        let plan = PlanRow {
+            run_id: row.id,
+            plan: task.plan(&owner.caller),
+            start: live.row.weights.clone().filter(|_| continues),
+            checkpoint: None,
+            reported: 0,
+            version: live.row.version,
+        };
+        store::insert_plan(&mut tx, &plan).await?;
+        let durable = Durable {
+            live: agent.followed(),
+            follows: plan.version,
+            checkpoint: None,
+            every: self.checkpoint_every,
+            clock: self.clock.clone(),
+        };
+        let running = self.learners.start(owner, task, Some(durable))?;
         // Dropped when the run was not written; driven when it was, whoever has heard of it.
         let (tx, guard) = tx.into_parts();
         tx.commit_with_proof(store::proof_of_run(row.id)).await?;

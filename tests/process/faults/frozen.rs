@@ -66,8 +66,6 @@ impl Table {
 struct Frozen<'a> {
     table: &'a Table,
     observe: Rest,
-    /// The gateway of a replica that goes on.
-    other: Rest,
     pid: u32,
     token: i64,
     lost: u64,
@@ -86,10 +84,6 @@ impl<'a> Frozen<'a> {
             fs::read_to_string(name).unwrap() == held.holder
         });
         let replica = replica.expect("a replica is the holder");
-        let mut others = mesh.ready.replicas.iter();
-        let other = others.find(|other| other.pid != replica.pid);
-        let other = &other.expect("another replica").urls["gateway"];
-        let other = mesh.admin_at(other).await;
         let observe = Rest::new(&replica.urls["observe"]);
         let lost = leases_lost(&observe, table.service).await;
         freeze(replica.pid);
@@ -102,7 +96,6 @@ impl<'a> Frozen<'a> {
         Self {
             table,
             observe,
-            other,
             pid: replica.pid,
             token: held.token,
             lost,
@@ -146,6 +139,7 @@ async fn shows(rest: &Rest, path: &str, what: &str, is_so: impl Fn(&Value) -> bo
 fn two(data: &Path) -> Running {
     let tars = Command::new(env!("CARGO_BIN_EXE_tars"));
     let up = Up::new(tars, data).unlimited().replicas(2);
+    let up = up.env("TARS__ORCHESTRATION__CHECKPOINT_SECONDS", "1");
     up.env("TARS__DATABASE__LEASE_SECONDS", LEASE).start()
 }
 
@@ -173,32 +167,34 @@ async fn a_suspended_owner_of_a_training_run_reports_and_makes_live_nothing_any_
     let data = tempfile::tempdir().unwrap();
     let mesh = two(data.path());
     let rest = mesh.admin().await;
-    let body = json!({ "steps": "1000000", "seed": "1" });
+    let body = json!({ "steps": "200000", "seed": "1" });
     let path = format!("{}/train", governed::POLICY);
     let run = rest.post(&path, body).await.unwrap();
     let run = governed::text(&run["run"]["run_id"]);
     let orchestration = Table::of(data.path(), "orchestration").await;
-    let reports = || {
-        let count = "SELECT COUNT(*) AS number FROM run_reports WHERE CAST(run_id AS TEXT) = $1";
+    let plan = || {
+        let count = "SELECT reported AS number FROM run_plans WHERE CAST(run_id AS TEXT) = $1";
         orchestration.number(count, &run)
     };
-    eventually("it reports", || async { reports().await > 0 }).await;
+    eventually("it has a checkpoint", || async { plan().await > 0 }).await;
     let frozen = Frozen::owner(&mesh, &orchestration, "learner/policy").await;
-    let path = format!("/api/v1/orchestration/training/{run}");
-    let interrupted = |shown: &Value| shown.to_string().contains("INTERRUPTED");
-    shows(&frozen.other, &path, "the run is interrupted", interrupted).await;
-    let before = reports().await;
+    let beyond = plan().await;
+    eventually("the run is resumed", || async { plan().await > beyond }).await;
     frozen.goes_on().await;
-    // What it would make live, it would by a change that is numbered: the next one is the second version.
-    let reload = json!({ "hyperparameters": { "gamma": 0.97 } });
-    let path = format!("{}/reload", governed::POLICY);
-    eventually("the agent is changed again", || async {
-        rest.post(&path, reload.clone()).await.is_ok()
-    })
-    .await;
+    let path = format!("/api/v1/orchestration/training/{run}");
+    let completed = |shown: &Value| shown.to_string().contains("TRAINING_STATE_COMPLETED");
+    shows(&rest, &path, "the run ends", completed).await;
+    let mut sequence = Vec::new();
+    let events = format!("{path}/events");
+    let followed = rest.follow(&events, |item| {
+        sequence.push(governed::text(&item["sequence"]));
+        true
+    });
+    followed.await.unwrap();
+    let expected: Vec<String> = (1..=101).map(|n: u32| n.to_string()).collect();
+    assert_eq!(sequence, expected, "every report once, and the end");
     let agent = governed::agent(&rest).await;
-    assert_eq!(agent["version"], "2", "{agent}");
-    assert_eq!(reports().await, before, "nothing was reported");
+    assert_eq!(agent["weights_version"], "1", "made live once: {agent}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

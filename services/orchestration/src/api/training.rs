@@ -245,7 +245,7 @@ fn evaluation(
                         return Ok(Some((item, (Some(running), sequence))));
                     }
                     Some(Event::Progress(_)) => continue,
-                    Some(Event::Began) => {
+                    Some(Event::Began | Event::Checkpoint(..)) => {
                         sequence -= 1;
                         continue;
                     }

@@ -415,26 +415,33 @@ async fn a_queued_training_shows_its_position_and_is_cancelled_at_once() {
 }
 
 #[tokio::test]
-async fn queued_and_running_trainings_are_interrupted_by_a_restart() {
+async fn a_training_goes_on_after_a_restart_and_a_cancelled_one_does_not() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let _other = busy(&service);
     let id = train(&service, LONG, None).await.unwrap().row.id;
-    let cancelled = Uuid::now_v7();
+    let [cancelled, unplanned] = [Uuid::now_v7(), Uuid::now_v7()];
     let mut tx = service.store.begin("test.copy").await.unwrap();
     let mut row = service.training(id).await.unwrap().row;
-    row.id = cancelled;
-    crate::store::insert_run(&mut tx, &row).await.unwrap();
+    for copy in [cancelled, unplanned] {
+        row.id = copy;
+        crate::store::insert_run(&mut tx, &row).await.unwrap();
+    }
     crate::store::cancel_run(&mut tx, cancelled).await.unwrap();
     tx.commit().await.unwrap();
     let service = open(dir.path()).await;
     let state = async |id| service.training(id).await.unwrap().row.state;
-    assert_eq!(state(id).await, RunState::Interrupted);
+    eventually(async || state(id).await == RunState::Running).await;
     assert_eq!(
         state(cancelled).await,
         RunState::Cancelled,
         "as it was requested"
     );
+    let by_an_older_version = state(unplanned).await;
+    assert_eq!(by_an_older_version, RunState::Interrupted);
+    assert!(kinds(&service).await.contains(&"training.resumed".into()));
+    let cancelled = service.cancel_training(id).await.unwrap();
+    assert_eq!(cancelled.row.state, RunState::Cancelled);
 }
 
 #[tokio::test]

@@ -24,7 +24,13 @@ struct Replica {
 
 impl Replica {
     async fn start(dir: &tempfile::TempDir, holder: &str) -> Self {
-        let setup = Setup::for_tests(Seeds::counted(1));
+        Self::with_checkpoints(dir, holder, 10).await
+    }
+
+    /// A replica that takes checkpoints so many seconds apart.
+    async fn with_checkpoints(dir: &tempfile::TempDir, holder: &str, seconds: u64) -> Self {
+        let mut setup = Setup::for_tests(Seeds::counted(1));
+        setup.settings.checkpoint_seconds = seconds;
         let clock = setup.clock.clone();
         let place = tars_test_db::place(dir.path(), "orchestration");
         let terms = Terms::Shared {
@@ -103,11 +109,19 @@ async fn two() -> (tempfile::TempDir, Replica, Replica) {
     (dir, one, two)
 }
 
+/// The first takes checkpoints as often as it can.
+async fn two_with_checkpoints() -> (tempfile::TempDir, Replica, Replica) {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Replica::with_checkpoints(&dir, "one", 0).await;
+    let two = Replica::start(&dir, "two").await;
+    (dir, one, two)
+}
+
 #[tokio::test]
 async fn an_agent_that_another_replica_trains_is_left_alone() {
     let (dir, one, two) = two().await;
     let run = one.train(LONG).await.unwrap().row.id;
-    two.service.interrupt_left_runs().await.unwrap();
+    two.service.resume_left_runs().await.unwrap();
     let three = Replica::start(&dir, "three").await;
     for other in [&two, &three] {
         assert!(!other.state(run).await.has_ended());
@@ -122,32 +136,31 @@ async fn an_agent_that_another_replica_trains_is_left_alone() {
 #[tokio::test]
 async fn a_suspended_replica_installs_no_weights_once_another_has_taken_over() {
     let (_dir, one, two) = two().await;
-    let other = one.busy();
+    let (other, elsewhere) = (one.busy(), two.busy());
     let run = one.train(500).await.unwrap().row.id;
     // The clock of the first stands still: it does not know that its lease has ended.
-    two.service.interrupt_left_runs().await.unwrap();
+    two.service.resume_left_runs().await.unwrap();
     two.clock.advance(LIFE);
-    two.service.interrupt_left_runs().await.unwrap();
-    assert_eq!(two.state(run).await, RunState::Interrupted);
-    let before = two.service.training(run).await.unwrap().row;
+    two.service.resume_left_runs().await.unwrap();
+    let waits = || async { two.service.training(run).await.unwrap().position == Some(1) };
+    eventually(waits).await;
     drop(other);
     one.until_idle().await;
-    assert_eq!(one.state(run).await, RunState::Interrupted);
-    let after = two.service.training(run).await.unwrap().row;
-    assert_eq!(
-        (before.steps_done, before.ended_us, before.running_us),
-        (after.steps_done, after.ended_us, after.running_us)
-    );
+    assert_eq!(two.state(run).await, RunState::Queued);
     for replica in [&one, &two] {
         let agent = replica.service.agents.get("policy").unwrap();
         assert_eq!(agent.live().row.weights_version, 0);
         let stored = replica.service.store.agent("policy").await.unwrap();
         assert_eq!(stored.unwrap().weights, None);
     }
+    drop(elsewhere);
+    eventually(|| async { one.state(run).await == RunState::Completed }).await;
+    let stored = one.service.store.agent("policy").await.unwrap();
+    assert_eq!(stored.unwrap().weights_version, 1);
 }
 
 #[tokio::test]
-async fn an_agent_of_a_replica_that_stops_can_be_trained_by_another_at_once() {
+async fn an_agent_of_a_replica_that_stops_is_trained_on_by_another_at_once() {
     let (_dir, one, two) = two().await;
     let run = one.train(LONG).await.unwrap().row.id;
     one.service.leases.close().await;
@@ -156,11 +169,67 @@ async fn an_agent_of_a_replica_that_stops_can_be_trained_by_another_at_once() {
         !one.state(run).await.has_ended(),
         "that is for the next to say"
     );
-    two.service.interrupt_left_runs().await.unwrap();
-    assert_eq!(two.state(run).await, RunState::Interrupted);
+    two.service.resume_left_runs().await.unwrap();
+    eventually(|| async { two.state(run).await == RunState::Running }).await;
+    two.service.cancel_training(run).await.unwrap();
     let next = two.train(LONG).await.unwrap().row.id;
     two.service.cancel_training(next).await.unwrap();
     eventually(|| async { one.service.learners.is_idle() }).await;
+}
+
+/// The weights that an agent has after a run, by their digest.
+async fn weights(replica: &Replica) -> Option<String> {
+    let stored = replica.service.store.agent("policy").await.unwrap();
+    stored.unwrap().weights
+}
+
+#[tokio::test]
+async fn a_run_that_is_resumed_ends_as_an_undisturbed_one_and_reports_nothing_twice() {
+    const STEPS: u64 = 60_000;
+    let (_dir, undisturbed, _) = two().await;
+    let run = undisturbed.train(STEPS).await.unwrap().row.id;
+    let (all, end) = undisturbed.watch(run, 0).await;
+    assert_eq!(end, Some((101, RunState::Completed)));
+
+    let (_dir, one, two) = two_with_checkpoints().await;
+    let run = one.train(STEPS).await.unwrap().row.id;
+    let has_checkpoint = || async {
+        let left = one.service.store.left_run("policy").await.unwrap();
+        left.is_some_and(|left| left.checkpoint.is_some() && left.reported > 1)
+    };
+    eventually(has_checkpoint).await;
+    one.service.leases.close().await;
+    one.until_idle().await;
+    let left = one.service.store.left_run("policy").await.unwrap().unwrap();
+    assert_eq!(left.run_id, run);
+    two.service.resume_left_runs().await.unwrap();
+    let (reports, end) = two.watch(run, 0).await;
+    assert_eq!((reports, end), (all, Some((101, RunState::Completed))));
+    assert_eq!(weights(&two).await, weights(&undisturbed).await);
+    let plan = two.service.store.left_run("policy").await.unwrap();
+    assert_eq!(plan, None, "nothing is left of it");
+}
+
+#[tokio::test]
+async fn a_run_whose_checkpoint_is_gone_ends_as_interrupted() {
+    let (_dir, one, two) = two_with_checkpoints().await;
+    let run = one.train(LONG).await.unwrap().row.id;
+    let has_checkpoint = || async {
+        let left = one.service.store.left_run("policy").await.unwrap();
+        left.is_some_and(|left| left.checkpoint.is_some())
+    };
+    eventually(has_checkpoint).await;
+    one.service.leases.close().await;
+    one.until_idle().await;
+    let mut tx = two.service.store.begin("test.spoil").await.unwrap();
+    let gone = "0".repeat(64);
+    let put = crate::store::put_checkpoint(&mut tx, run, &gone, 1, 1);
+    put.await.unwrap();
+    tx.commit().await.unwrap();
+    two.service.resume_left_runs().await.unwrap();
+    assert_eq!(two.state(run).await, RunState::Interrupted);
+    let next = two.train(LONG).await.unwrap().row.id;
+    two.service.cancel_training(next).await.unwrap();
 }
 
 #[tokio::test]
@@ -224,28 +293,6 @@ async fn a_run_is_cancelled_at_a_replica_that_does_not_own_it() {
     let next = two.train(LONG).await.unwrap().row.id;
     one.service.cancel_training(next).await.unwrap();
     eventually(|| async { one.state(next).await == RunState::Cancelled }).await;
-}
-
-#[tokio::test]
-async fn watchers_of_a_run_are_told_when_its_replica_is_gone() {
-    let (_dir, one, two) = two().await;
-    let run = one.train(LONG).await.unwrap().row.id;
-    eventually(|| async { two.service.training(run).await.unwrap().row.last_report > 0 }).await;
-    two.service.interrupt_left_runs().await.unwrap();
-    two.clock.advance(LIFE);
-    let watching = two.watch(run, 0);
-    let taking = async {
-        two.service.interrupt_left_runs().await.unwrap();
-    };
-    let ((reports, end), ()) = tokio::join!(watching, taking);
-    let last = reports.len() as u64;
-    assert_eq!(end, Some((last + 1, RunState::Interrupted)));
-    one.until_idle().await;
-    let (again, end) = one.watch(run, 0).await;
-    assert_eq!(
-        (again, end),
-        (reports, Some((last + 1, RunState::Interrupted)))
-    );
 }
 
 /// A part of a piece of work, for whoever has this token.

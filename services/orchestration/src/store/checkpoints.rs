@@ -12,7 +12,9 @@ const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
                         EXISTS (SELECT 1 FROM agents WHERE agents.id = checkpoints.agent_id \
                         AND checkpoints.version <= agents.weights_version - $1) \
                         AND NOT EXISTS (SELECT 1 FROM agent_holds WHERE agent_holds.agent_id = checkpoints.agent_id)";
-const REFERENCED: &str = "SELECT blob FROM checkpoints UNION SELECT weights AS blob FROM agents WHERE weights IS NOT NULL";
+const REFERENCED: &str = "SELECT blob FROM checkpoints UNION SELECT weights AS blob FROM agents WHERE weights IS NOT NULL \
+                          UNION SELECT start_blob AS blob FROM run_plans WHERE start_blob IS NOT NULL \
+                          UNION SELECT checkpoint_blob AS blob FROM run_plans WHERE checkpoint_blob IS NOT NULL";
 
 struct Blob(String);
 

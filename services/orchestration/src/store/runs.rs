@@ -84,7 +84,8 @@ const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done
 const INTERRUPT: &str = "UPDATE training_runs SET ended_us = COALESCE(ended_us, $1), \
                          state = CASE state WHEN 'cancelling' THEN 'cancelled' \
                          WHEN 'installing' THEN 'completed' ELSE 'interrupted' END \
-                         WHERE agent_id = $2 AND state IN ('queued', 'running', 'cancelling', 'installing')";
+                         WHERE agent_id = $2 AND id <> $3 \
+                         AND state IN ('queued', 'running', 'cancelling', 'installing')";
 const UNFINISHED_AGENTS: &str = "SELECT DISTINCT agent_id FROM training_runs \
                                  WHERE state IN ('queued', 'running', 'cancelling', 'installing') \
                                  ORDER BY agent_id";
@@ -171,15 +172,16 @@ pub(crate) async fn cancel_run(tx: &mut Transaction, id: Uuid) -> Result<(), Orc
     Ok(())
 }
 
-/// Ends the runs of an agent that have not ended: as cancelled if that was requested, as completed if
+/// Ends the runs of an agent that have not ended, but for one: as cancelled if that was requested, as completed if
 /// their weights are live, else as interrupted. Whoever has the lease of the agent's learner knows that no
 /// process follows them.
 pub(crate) async fn interrupt_runs(
     tx: &mut Transaction,
     agent: &str,
+    but: Uuid,
     now_us: i64,
 ) -> Result<(), OrchestrationError> {
-    let interrupt = Query::new(INTERRUPT).bind(now_us).bind(agent);
+    let interrupt = Query::new(INTERRUPT).bind(now_us).bind(agent).bind(but);
     tx.execute(interrupt).await?.any();
     Ok(())
 }
@@ -224,5 +226,6 @@ pub(crate) async fn end_run(tx: &mut Transaction, row: &RunRow) -> Result<(), Or
         .bind(&row.error)
         .bind(row.ended_us)
         .bind(row.id);
-    Ok(tx.execute(end).await?.one()?)
+    tx.execute(end).await?.one()?;
+    super::delete_plan(tx, row.id).await
 }

@@ -29,6 +29,14 @@ struct State {
 }
 
 impl Journal {
+    /// The journal of a run of which so many reports are stored.
+    pub(crate) fn after(stored: i64) -> Self {
+        Self(Mutex::new(State {
+            stored: usize::try_from(stored).unwrap_or_default(),
+            ..State::default()
+        }))
+    }
+
     pub(crate) fn push(&self, report: Report) {
         let mut state = self.0.lock();
         state.waiting.push(report);

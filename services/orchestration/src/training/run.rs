@@ -35,7 +35,7 @@ type Ended = Result<Option<Outcome>, OrchestrationError>;
 
 /// A run that this process owns.
 #[derive(Debug)]
-pub(super) struct OwnedRun {
+pub(crate) struct OwnedRun {
     service: Arc<Orchestration>,
     agent: Arc<Agent>,
     id: Uuid,
@@ -45,10 +45,14 @@ pub(super) struct OwnedRun {
     /// Notified once the run is to be stopped.
     cancelled: Notify,
     journal: Journal,
+    /// How many reports were stored before this process owned the run.
+    stored: i64,
+    /// How many reports the learner made before it began in this process.
+    reported: i64,
 }
 
 impl OwnedRun {
-    pub(super) fn new(
+    pub(crate) fn new(
         service: Arc<Orchestration>,
         agent: Arc<Agent>,
         row: &RunRow,
@@ -63,13 +67,20 @@ impl OwnedRun {
             fence,
             stop,
             cancelled: Notify::new(),
-            journal: Journal::default(),
+            journal: Journal::after(row.last_report),
+            stored: row.last_report,
+            reported: 0,
         }
+    }
+
+    /// The same run, whose learner continues after so many reports.
+    pub(crate) fn after(self, reported: i64) -> Self {
+        Self { reported, ..self }
     }
 
     /// Follows the run to its end, for as long as the lease of the agent's learner is held. Whoever has
     /// the lease next ends a run that is left.
-    pub(super) async fn follow(self, mut running: Running, lease: Lease) {
+    pub(crate) async fn follow(self, mut running: Running, lease: Lease) {
         let _entry = self.service.trainings.enter(self.id, self.stop.clone());
         let work = async {
             tokio::select! {
@@ -129,6 +140,7 @@ impl OwnedRun {
 
     async fn ended(&self, running: &mut Running) -> Ended {
         let mut pauses = Backoff::new(FIRST_PAUSE, LONGEST_PAUSE);
+        let mut reported = self.reported;
         loop {
             let event = tokio::select! {
                 event = running.next(), if !self.journal.is_full() => event,
@@ -140,8 +152,16 @@ impl OwnedRun {
             match event {
                 Some(Event::Began) => self.began().await,
                 Some(Event::Progress(progress)) => {
-                    let version = self.agent.followed().load().version;
-                    self.journal.push(Report::new(&progress, version));
+                    reported += 1;
+                    // Those before are stored already: the learner repeats them.
+                    if reported > self.stored {
+                        let version = self.agent.followed().load().version;
+                        self.journal.push(Report::new(&progress, version));
+                    }
+                }
+                Some(Event::Checkpoint(bytes, version)) => {
+                    self.store_checkpoint_or_go_on(bytes, reported, version)
+                        .await?;
                 }
                 Some(Event::Ended(result)) => return result.map_err(OrchestrationError::from),
                 None if self.stop.is_stopped() => return Ok(None),
@@ -168,6 +188,42 @@ impl OwnedRun {
             Err(e) => return Err(e),
         }
         Ok(())
+    }
+
+    /// A run whose checkpoint cannot be stored goes on, and would be resumed from the one before.
+    async fn store_checkpoint_or_go_on(
+        &self,
+        bytes: Vec<u8>,
+        reported: i64,
+        version: i64,
+    ) -> Result<(), OrchestrationError> {
+        match self.store_checkpoint(bytes, reported, version).await {
+            Err(lost @ OrchestrationError::NotOwned(_)) => Err(lost),
+            Err(error) => {
+                tracing::warn!(run = %self.id, %error, "a checkpoint of a training run could not be stored");
+                Ok(())
+            }
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Stores a checkpoint after the reports before it, so that none is missing when the run is resumed.
+    async fn store_checkpoint(
+        &self,
+        bytes: Vec<u8>,
+        reported: i64,
+        version: i64,
+    ) -> Result<(), OrchestrationError> {
+        self.store_reports().await?;
+        let Orchestration {
+            store, checkpoints, ..
+        } = &*self.service;
+        let mut tx = store
+            .begin_owned("run_plans.checkpoint", &self.fence)
+            .await?;
+        let blob = checkpoints.blobs().put(&mut tx, bytes).await?;
+        store::put_checkpoint(&mut tx, self.id, &blob, reported, version).await?;
+        Ok(tx.commit().await?)
     }
 
     async fn store_reports(&self) -> Result<(), OrchestrationError> {
