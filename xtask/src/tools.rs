@@ -169,7 +169,7 @@ fn environment(
         return Ok(python);
     }
     if !has(base) {
-        return Err("python3 (3.9 or newer, with venv and pip) is missing; on Debian: apt-get install python3-venv python3-pip".into());
+        return Err("python3 (3.11 or newer, with venv and pip) is missing; on Debian: apt-get install python3-venv python3-pip".into());
     }
     run(Command::new(base)
         .args(["-m", "venv"])
