@@ -6,7 +6,8 @@
 //!
 //! A service measures the calls that it serves itself. The model that is fitted is therefore of one service,
 //! and of the replica that has the lease of it; its "replicas" are the places of calls in flight. A service
-//! time is what a caller waits for at this service, with all that the service itself waits for.
+//! time is what a caller waits for at this service, with all that the service itself waits for. Demand is what
+//! was admitted; what a limit turned away is counted apart.
 
 mod finding;
 mod parameters;

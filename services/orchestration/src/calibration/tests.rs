@@ -167,6 +167,34 @@ async fn retries_are_fitted_where_calls_fail() {
 }
 
 #[tokio::test]
+async fn what_a_limit_turned_away_is_counted_and_is_no_demand() {
+    let mut rig = Rig::new().await;
+    for _ in 0..2 {
+        rig.calls("a", 3_000, 2.0);
+        for caller in ["a", "flood"] {
+            for _ in 0..1_500 {
+                let outcome = CallOutcome::Rejected;
+                rig.call(caller, outcome, Duration::from_micros(50), false);
+            }
+        }
+        rig.end(WINDOW);
+    }
+    let finding = rig.finding();
+    assert_eq!(finding.uncalibrated, None, "{finding:?}");
+    assert_eq!(
+        (finding.calls, finding.failed, finding.rejected),
+        (3_000, 0, 3_000)
+    );
+    assert!(is_close(value(&finding, "caller_1.rate").0, 50.0));
+    assert_eq!(value(&finding, "clients.transient"), (0.0, true));
+    let callers = finding
+        .parameters
+        .iter()
+        .filter(|p| p.name.ends_with(".rate"));
+    assert_eq!(callers.count(), 1, "nobody of whom nothing was admitted");
+}
+
+#[tokio::test]
 async fn too_few_calls_are_no_calibration() {
     let mut rig = Rig::new().await;
     assert_eq!(Finding::of(&rig.windows, 64), None, "no window");

@@ -85,12 +85,12 @@ impl Callers {
     pub(super) fn of(windows: &[&Measured]) -> Self {
         let (mut calls, mut pooled) = (BTreeMap::<u64, u64>::new(), 0);
         for window in windows {
-            pooled += window.calls.pooled.arrivals();
+            pooled += window.calls.pooled.served();
             for tenant in &window.calls.tenants {
-                *calls.entry(tenant.key).or_default() += tenant.arrivals();
+                *calls.entry(tenant.key).or_default() += tenant.served();
             }
         }
-        let mut own: Vec<_> = calls.into_iter().collect();
+        let mut own: Vec<_> = calls.into_iter().filter(|(_, calls)| *calls > 0).collect();
         own.sort_by_key(|(_, calls)| std::cmp::Reverse(*calls));
         let others = pooled > 0 || own.len() > MAX_TENANTS;
         own.truncate(MAX_TENANTS - usize::from(others));
@@ -139,11 +139,13 @@ impl Callers {
     }
 }
 
+/// The model's demand is what was admitted. It predicts a mesh without limits, and what the limits of this
+/// one turned away is counted apart.
 fn tenant_window(calls: &TenantCalls) -> TenantWindow {
     TenantWindow {
-        attempts: calls.arrivals().saturating_sub(calls.retries) as f64,
+        attempts: calls.served().saturating_sub(calls.retries) as f64,
         admitted: calls.served() as f64,
-        failures: (calls.failed + calls.rejected) as f64,
+        failures: calls.failed as f64,
         retries: calls.retries as f64,
         calls: Vec::new(),
         service_time_s: calls.time_s,
