@@ -11,6 +11,33 @@ const fn n(number: f64) -> Value {
     Value::Number(number)
 }
 
+/// The worlds whose players learn for themselves from what the others did last. Strong discounting keeps them
+/// at the equilibria of one round, which need no trust in later ones.
+const GAMES: &[&str] = &[
+    "rock_paper_scissors",
+    "prisoners_dilemma",
+    "stag_hunt",
+    "battle_of_the_sexes",
+    "chicken",
+    "congestion",
+];
+
+/// By algorithm what is known for all of [`GAMES`].
+const GAME_PRESETS: &[(&str, &[(&str, Value)])] = &[
+    (
+        "dqn",
+        &[
+            ("gamma", n(0.9)),
+            ("epsilon_steps", n(10_000.0)),
+            ("epsilon_end", n(0.05)),
+            ("target_steps", n(200.0)),
+            ("tau", n(1.0)),
+        ],
+    ),
+    ("a2c", &[("gamma", n(0.9)), ("gae_lambda", n(0.8))]),
+    ("ppo", &[("gamma", n(0.9)), ("gae_lambda", n(0.8))]),
+];
+
 const PRESETS: &[Preset] = &[
     (
         "dqn",
@@ -187,7 +214,10 @@ const PRESETS: &[Preset] = &[
 pub fn preset(algorithm: &str, world: &str) -> Values {
     let mut known = PRESETS.iter();
     let found = known.find(|(a, w, _)| (*a, *w) == (algorithm, world));
-    let pairs = found.map_or(&[][..], |(_, _, pairs)| pairs);
+    let mut games = GAME_PRESETS.iter().filter(|_| GAMES.contains(&world));
+    let of_game = || games.find(|(a, _)| *a == algorithm).map(|(_, pairs)| pairs);
+    let pairs = found.map(|(_, _, pairs)| pairs).or_else(of_game);
+    let pairs = pairs.map_or(&[][..], |pairs| pairs);
     let owned = |(name, value): &(&str, Value)| ((*name).to_owned(), *value);
     pairs.iter().map(owned).collect()
 }
@@ -200,7 +230,11 @@ mod tests {
 
     #[test]
     fn presets_are_within_the_bounds_and_of_algorithms_that_fit_the_world() {
-        for (algorithm, world, _) in PRESETS {
+        let games = GAME_PRESETS
+            .iter()
+            .flat_map(|(algorithm, _)| GAMES.iter().map(move |game| (algorithm, game)));
+        for (algorithm, world) in PRESETS.iter().map(|(a, w, _)| (a, w)).chain(games) {
+            assert!(!preset(algorithm, world).is_empty());
             let found = find(algorithm).unwrap();
             found.spec.check(&preset(algorithm, world)).unwrap();
             let world = make_world(world).unwrap();

@@ -27,7 +27,7 @@ impl Options {
         let mut options = Self {
             json: false,
             quick: false,
-            steps: 1_000_000,
+            steps: 2_000_000,
             training_seed: 1,
             first_seed: FIRST_SEED,
             seeds: 30,
