@@ -95,7 +95,9 @@ fn responses(
 fn status(of: Fault) -> Status {
     let text = of.to_string();
     match of {
-        Fault::Version(_) => fault::precondition(reason::HOST_PROTOCOL, "protocol_version", &text),
+        Fault::Version { .. } => {
+            fault::precondition(reason::HOST_PROTOCOL, "protocol_version", &text)
+        }
         Fault::Offer { field, problem } => {
             fault::invalid_field(&format!("hello.{field}"), &problem)
         }
@@ -259,8 +261,12 @@ mod tests {
             field: "name".into(),
             problem: "is taken".into(),
         };
+        let version = Fault::Version {
+            given: 2,
+            required: 1,
+        };
         let cases = [
-            (Fault::Version(2), Code::FailedPrecondition, "HOST_PROTOCOL"),
+            (version, Code::FailedPrecondition, "HOST_PROTOCOL"),
             (
                 Fault::Unexpected("no"),
                 Code::FailedPrecondition,

@@ -1,12 +1,11 @@
 //! Why a session of a host was refused, or ended.
 
-use super::offer::PROTOCOL;
 use std::time::Duration;
 
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
-    #[error("the host speaks version {0} of the protocol; {PROTOCOL} is required")]
-    Version(u32),
+    #[error("the host speaks version {given} of the protocol; {required} is required")]
+    Version { given: u32, required: u32 },
     /// A field of the hello cannot be accepted.
     #[error("{field}: {problem}")]
     Offer { field: String, problem: String },

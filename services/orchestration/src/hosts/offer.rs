@@ -36,7 +36,10 @@ impl Offer {
     /// message of at most `max_message` bytes.
     pub(super) fn accept(self, max_message: usize) -> Result<Accepted, Fault> {
         if self.version != PROTOCOL {
-            return Err(Fault::Version(self.version));
+            return Err(Fault::Version {
+                given: self.version,
+                required: PROTOCOL,
+            });
         }
         let of_name = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
         let named = (1..=MAX_NAME).contains(&self.name.len()) && self.name.bytes().all(of_name);
@@ -200,7 +203,11 @@ pub(super) mod tests {
     fn another_version_is_refused() {
         let mut newer = offer();
         newer.version = 2;
-        assert_eq!(newer.accept(MESSAGE), Err(Fault::Version(2)));
+        let refused = Fault::Version {
+            given: 2,
+            required: PROTOCOL,
+        };
+        assert_eq!(newer.accept(MESSAGE), Err(refused));
     }
 
     #[test]
