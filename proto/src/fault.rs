@@ -66,13 +66,14 @@ pub fn invalid_field(field: &str, description: &str) -> Status {
 /// Creates NOT_FOUND for a resource, named by kind and id.
 pub fn not_found(kind: &str, name: &str) -> Status {
     let name = cut(name);
+    absent(kind, &name, &format!("there is no {kind} {name:?}"))
+}
+
+/// Creates NOT_FOUND for a resource, named by kind and id, with a message that says what there is instead.
+pub fn absent(kind: &str, name: &str, message: &str) -> Status {
     let mut details = info(reason::NOT_FOUND);
-    details.set_resource_info(kind, &name, "", "");
-    bounded(
-        Code::NotFound,
-        &format!("there is no {kind} {name:?}"),
-        details,
-    )
+    details.set_resource_info(kind, cut(name), "", "");
+    bounded(Code::NotFound, message, details)
 }
 
 /// Creates FAILED_PRECONDITION for a state that does not allow the call.

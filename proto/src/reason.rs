@@ -153,6 +153,10 @@ reasons! {
     UNTRAINED,
     /// Another version of the agent is live than the caller expects.
     VERSION_CHANGED,
+    /// No earlier version of the agent's weights is retained that it could be rolled back to.
+    NO_EARLIER_VERSION,
+    /// The weights of the version are damaged, or do not fit the agent.
+    UNUSABLE_VERSION,
     /// The work that the call is a part of has been taken over by another process of its service.
     SUPERSEDED,
     /// The replica does not know whether what it would serve is live; another one may.

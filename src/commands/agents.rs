@@ -1,4 +1,6 @@
-//! `tars agents`: the agents as they are now, and direct changes of their live hyperparameters.
+//! `tars agents`: the agents as they are now, and direct changes of their live hyperparameters and weights.
+
+mod versions;
 
 mod calibration;
 
@@ -14,10 +16,11 @@ use clap::{Args, Subcommand};
 use serde_json::{Map, Value, json};
 use std::process::ExitCode;
 use tars_proto::reason;
+use versions::{Promote, Rollback, Versions};
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars agents list\n  tars agents show policy\n  tars agents reload policy gamma=0.99 batch_size=32 --reason 'slower discount'\n\nA reload is not governed: it is recorded as drift until a proposal is applied. `tars proposals` changes\nhyperparameters with an assessment, an approval and a verification."
+    after_help = "Examples:\n  tars agents list\n  tars agents show policy\n  tars agents reload policy gamma=0.99 batch_size=32 --reason 'slower discount'\n  tars agents versions policy\n  tars agents rollback policy --reason 'worse at night'\n\nA reload is not governed: it is recorded as drift until a proposal is applied. `tars proposals` changes\nhyperparameters with an assessment, an approval and a verification."
 )]
 pub(crate) struct Agents {
     #[command(flatten)]
@@ -61,6 +64,21 @@ enum Command {
         after_help = "Examples:\n  tars agents reload policy learning_rate=0.0005\n  tars agents reload policy gamma=0.99 --expect-version 7 --json"
     )]
     Reload(Reload),
+    /// List the versions of an agent's weights that are retained, the newest first.
+    #[command(
+        after_help = "Examples:\n  tars agents versions policy\n  tars agents versions policy --json | jq -r '.[] | select(.live).version'"
+    )]
+    Versions(Versions),
+    /// Make an earlier version of an agent's weights live again, under the next number.
+    #[command(
+        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy 3 --expect-version 5 --json"
+    )]
+    Promote(Promote),
+    /// Make the version of an agent's weights live again that was live before; a second one undoes it.
+    #[command(
+        after_help = "Examples:\n  tars agents rollback policy --reason 'worse at night'\n  tars agents rollback policy --expect-version 5 --json"
+    )]
+    Rollback(Rollback),
 }
 
 #[derive(Debug, Args)]
@@ -129,6 +147,9 @@ impl Agents {
                 Command::Show { agent_id, json } => show(&rest, &agent_id, json).await,
                 Command::Calibration { json } => calibration::show(&rest, json).await,
                 Command::Reload(reload) => reload.run(&rest).await,
+                Command::Versions(versions) => versions.run(&rest).await,
+                Command::Promote(promote) => promote.run(&rest).await,
+                Command::Rollback(rollback) => rollback.run(&rest).await,
             }
         })?;
         done.map_err(|e: CommandError| e.in_json_if(json))
@@ -140,6 +161,9 @@ impl Command {
         match self {
             Self::List { json } | Self::Show { json, .. } | Self::Calibration { json } => *json,
             Self::Reload(reload) => reload.json,
+            Self::Versions(versions) => versions.json,
+            Self::Promote(promote) => promote.is_in_json(),
+            Self::Rollback(rollback) => rollback.is_in_json(),
         }
     }
 }
@@ -245,6 +269,14 @@ fn hyperparameters(agent: &Value) -> Vec<Value> {
         .collect()
 }
 
+/// Names the replicas that may not serve a change yet.
+fn note_pending(answer: &Value) {
+    let pending = answer["pending_replicas"].as_array();
+    for replica in pending.into_iter().flatten() {
+        note!("the replica {} has not reported it yet", short(replica));
+    }
+}
+
 impl Reload {
     async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let (id, json) = (&self.agent_id, self.json);
@@ -257,10 +289,7 @@ impl Reload {
             return Ok(ExitCode::SUCCESS);
         }
         say!("version {} is live", short(&answer["version"]));
-        let pending = answer["pending_replicas"].as_array();
-        for replica in pending.into_iter().flatten() {
-            note!("the replica {} has not reported it yet", short(replica));
-        }
+        note_pending(&answer);
         Ok(ExitCode::SUCCESS)
     }
 

@@ -50,8 +50,8 @@ pub struct Orchestration {
     /// Maximum number of runs of each class that wait for a thread of a replica; one caller may have a
     /// quarter of them.
     pub queue: usize,
-    /// Number of versions of each agent's weights that are retained, the live one and the one before
-    /// among them. While a governed change holds an agent, none of its versions is deleted.
+    /// Number of versions of each agent's weights that are retained: of those that training made, and of all,
+    /// the live one and the one before among them. While a governed change holds an agent, none of its versions is deleted.
     pub checkpoints: u32,
     /// Seconds between two checkpoints of a training run; 0 for as often as possible. A run whose process ends
     /// is resumed from the newest one.

@@ -5,7 +5,7 @@ use crate::{
     OrchestrationError,
     choices::Choices,
     learners::{Followed, Live},
-    store::{self, AgentRow, ApprovalRow, HoldRow, Store},
+    store::{self, AgentRow, ApprovalRow, HoldRow, Store, VersionRow},
     task,
 };
 use arc_swap::ArcSwap;
@@ -22,12 +22,13 @@ use tars_learn::{
     policy::{Decision, Policy, Scratch},
 };
 use tars_runtime::{
-    blobs::Blobs,
+    blobs::{BlobError, Blobs},
     clock::Clock,
     db::{Corrupt, DbError, Transaction},
 };
 use tars_worlds::{ActionSpace, AgentSpace};
 use tokio::sync::{Mutex, watch};
+use uuid::Uuid;
 
 /// The agents by name, each with the algorithm that it learns by.
 const AGENTS: &[(&str, &str)] = &[
@@ -79,6 +80,7 @@ pub(crate) struct LiveAgent {
 /// What a training leaves to its agent.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Installed<'a> {
+    pub(crate) run: Uuid,
     pub(crate) policy: &'a Policy,
     /// The mean return of the evaluation at the end.
     pub(crate) final_return: f64,
@@ -181,9 +183,65 @@ impl Agents {
         next.row.total_episodes += installed.episodes;
         next.row.updated_us = self.clock.now_us();
         next.policy = Some(installed.policy.clone());
+        let version = VersionRow {
+            version: next.row.weights_version,
+            blob,
+            at_us: next.row.updated_us,
+            algorithm: installed.policy.algorithm().to_owned(),
+            run_id: Some(installed.run),
+            mean_return: Some(installed.final_return),
+            restored_from: None,
+        };
         store::update_weights(tx, &next.row).await?;
-        store::insert_checkpoint(tx, &next.row, &blob).await?;
+        store::insert_version(tx, agent.id(), &version).await?;
         Ok(next)
+    }
+
+    /// Makes the policy of a retained version the next version, as [`install`](Self::install) does.
+    pub(crate) async fn restore(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        from: &VersionRow,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        let policy = self.policy_of(agent, from).await?;
+        let mut next = LiveAgent::clone(&agent.live());
+        next.row.weights = Some(from.blob.clone());
+        next.row.weights_version += 1;
+        next.row.last_return = from.mean_return;
+        next.row.updated_us = self.clock.now_us();
+        next.policy = Some(policy);
+        let version = VersionRow {
+            version: next.row.weights_version,
+            at_us: next.row.updated_us,
+            restored_from: Some(from.restored_from.unwrap_or(from.version)),
+            ..from.clone()
+        };
+        store::update_weights(tx, &next.row).await?;
+        store::insert_version(tx, agent.id(), &version).await?;
+        Ok(next)
+    }
+
+    /// The policy of a retained version, if the agent can act by it.
+    async fn policy_of(
+        &self,
+        agent: &Agent,
+        version: &VersionRow,
+    ) -> Result<Policy, OrchestrationError> {
+        let unusable = |why: String| OrchestrationError::UnusableVersion {
+            agent: agent.id(),
+            version: version.version,
+            why,
+        };
+        let bytes = match self.blobs.get(&version.blob).await {
+            Ok(bytes) => bytes,
+            Err(e @ (BlobError::Db(_) | BlobError::Io { .. })) => return Err(e.into()),
+            Err(e) => return Err(unusable(e.to_string())),
+        };
+        let policy = Policy::from_bytes(&bytes).map_err(|e| unusable(e.to_string()))?;
+        let fits = policy.fits(&agent.definition.space);
+        fits.map_err(|e| unusable(e.to_string()))?;
+        Ok(policy)
     }
 }
 

@@ -9,11 +9,12 @@ mod wire;
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::Agent as Slot,
+    agents::{Agent as Slot, LiveAgent},
     changes::{ApplyOperation, AwaitDecision, ParameterDrift, Release, Reload, Settle},
     serving::Rollout,
     steps::{Observed, StepOutcome},
-    store::HoldRow,
+    store::{HoldRow, ListedVersion},
+    versions::{Promotion, Target},
 };
 use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
@@ -125,7 +126,11 @@ fn drift(from: Vec<ParameterDrift>) -> Option<Drift> {
 }
 
 fn agent(slot: &Slot) -> Agent {
-    let live = slot.live();
+    agent_as(slot, &slot.live())
+}
+
+/// An agent with the live state that a change has left.
+fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
     let observed = slot.definition.space.observation.iter();
     Agent {
         agent_id: slot.definition.id.to_owned(),
@@ -145,6 +150,26 @@ fn agent(slot: &Slot) -> Agent {
         approved_version: unsigned(live.approved.version),
         drift: drift(live.drift()),
         hold: live.hold.as_ref().map(hold),
+    }
+}
+
+fn version(listed: ListedVersion) -> AgentVersion {
+    let ListedVersion { row, live } = listed;
+    AgentVersion {
+        version: unsigned(row.version),
+        live_since: Some(timestamp(row.at_us)),
+        live: row.version == live,
+        agent_type: row.algorithm,
+        run_id: row.run_id.map(|id| id.to_string()).unwrap_or_default(),
+        mean_return: row.mean_return,
+        restored_from: row.restored_from.map(unsigned),
+    }
+}
+
+fn pending(rollout: Rollout) -> Vec<String> {
+    match rollout {
+        Rollout::Everywhere => Vec::new(),
+        Rollout::Pending(replicas) => replicas,
     }
 }
 
@@ -172,6 +197,19 @@ fn step_response(stepped: StepOutcome) -> StepResponse {
         resolution_method: resolution.method.clone(),
         nash_equilibrium_reached: resolution.nash_equilibrium_reached,
         resolution: Some(resolution),
+    }
+}
+
+impl Api {
+    /// Returns the agent with the live weights, and the replicas that may not serve them yet.
+    async fn promote(
+        &self,
+        agent_id: &str,
+        promotion: Promotion,
+    ) -> Result<(Agent, Vec<String>), OrchestrationError> {
+        let slot = self.0.agents.get(agent_id)?;
+        let (live, rollout) = self.0.promote(Arc::clone(slot), promotion).await?;
+        Ok((agent_as(slot, &live), pending(rollout)))
     }
 }
 
@@ -262,16 +300,64 @@ impl orchestration_service_server::OrchestrationService for Api {
             values: values(asked.hyperparameters)?,
         };
         let (live, rollout) = self.0.reload(Arc::clone(slot), reload).await?;
-        let pending_replicas = match rollout {
-            Rollout::Everywhere => Vec::new(),
-            Rollout::Pending(replicas) => replicas,
-        };
         Ok(Response::new(ReloadAgentResponse {
             status: "success".to_owned(),
             agent_id: asked.agent_id,
             updated_config: Some(to_struct(&live.row.hyperparameters)),
             version: unsigned(live.row.version),
             timestamp: Some(timestamp(live.row.updated_us)),
+            pending_replicas: pending(rollout),
+        }))
+    }
+
+    async fn list_agent_versions(
+        &self,
+        request: Request<ListAgentVersionsRequest>,
+    ) -> Result<Response<ListAgentVersionsResponse>, Status> {
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let page = self.0.versions(slot, &asked.page_token, asked.page_size);
+        let (rows, next_page_token) = page.await?;
+        Ok(Response::new(ListAgentVersionsResponse {
+            versions: rows.into_iter().map(version).collect(),
+            next_page_token,
+        }))
+    }
+
+    async fn promote_agent(
+        &self,
+        request: Request<PromoteAgentRequest>,
+    ) -> Result<Response<PromoteAgentResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let promotion = Promotion {
+            by,
+            reason: asked.reason,
+            target: Target::Version(signed(asked.version)),
+            expected: asked.expected_weights_version.map(signed),
+        };
+        let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;
+        Ok(Response::new(PromoteAgentResponse {
+            agent: Some(agent),
+            pending_replicas,
+        }))
+    }
+
+    async fn rollback_agent(
+        &self,
+        request: Request<RollbackAgentRequest>,
+    ) -> Result<Response<RollbackAgentResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let promotion = Promotion {
+            by,
+            reason: asked.reason,
+            target: Target::Before,
+            expected: asked.expected_weights_version.map(signed),
+        };
+        let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;
+        Ok(Response::new(RollbackAgentResponse {
+            agent: Some(agent),
             pending_replicas,
         }))
     }

@@ -346,7 +346,7 @@ impl Orchestration {
         })
     }
 
-    fn record(&self, kind: &str, by: &str, live: &LiveAgent) -> Record {
+    pub(crate) fn record(&self, kind: &str, by: &str, live: &LiveAgent) -> Record {
         Record::new(&self.clock, "orchestration", kind)
             .caller(by)
             .resource(&live.row.id)

@@ -1,6 +1,6 @@
 //! Which versions of the agents' weights are retained: the newest of each agent
-//! (`orchestration.checkpoints`), among them the live one and the one before, and all of an agent while
-//! a governed change holds it. Blobs that nothing refers to any more are removed in the background.
+//! (`orchestration.checkpoints`), among them the live one and the one before, as many of the newest that
+//! were trained, and all of an agent while a governed change holds it. Blobs that nothing refers to any more are removed in the background.
 
 use crate::{
     OrchestrationError,
@@ -87,7 +87,7 @@ impl Checkpoints {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{AgentRow, HoldRow, MIGRATIONS};
+    use crate::store::{AgentRow, HoldRow, MIGRATIONS, VersionRow};
     use std::collections::BTreeSet;
     use tars_learn::hyper::Values;
     use tars_runtime::{
@@ -150,12 +150,50 @@ mod tests {
                 self.row.weights_version += 1;
                 self.row.weights = Some(blob.clone());
                 store::update_weights(&mut tx, &self.row).await.unwrap();
-                let inserted = store::insert_checkpoint(&mut tx, &self.row, &blob).await;
+                let inserted = store::insert_version(&mut tx, "policy", &self.version(&blob)).await;
                 inserted.unwrap();
                 tx.commit().await.unwrap();
             }
             self.stored.push(blob.clone());
             blob
+        }
+
+        fn version(&self, blob: &str) -> VersionRow {
+            VersionRow {
+                version: self.row.weights_version,
+                blob: blob.to_owned(),
+                at_us: 1,
+                algorithm: "dqn".to_owned(),
+                run_id: None,
+                mean_return: None,
+                restored_from: None,
+            }
+        }
+
+        /// Makes the weights of a version live again.
+        async fn restore(&mut self, version: i64) {
+            let Checkpoints { store, .. } = &self.checkpoints;
+            let mut tx = store.begin("test.restore").await.unwrap();
+            let from = store::version(&mut tx, "policy", version).await.unwrap();
+            let from = from.unwrap();
+            self.row.weights_version += 1;
+            self.row.weights = Some(from.blob.clone());
+            store::update_weights(&mut tx, &self.row).await.unwrap();
+            let restored = VersionRow {
+                version: self.row.weights_version,
+                restored_from: Some(version),
+                ..from
+            };
+            let inserted = store::insert_version(&mut tx, "policy", &restored).await;
+            inserted.unwrap();
+            tx.commit().await.unwrap();
+        }
+
+        /// The versions that are retained.
+        async fn retained(&self) -> Vec<i64> {
+            let listed = self.checkpoints.store.versions("policy", i64::MAX, 100);
+            let listed = listed.await.unwrap();
+            listed.iter().map(|listed| listed.row.version).collect()
         }
 
         /// The leases of a replica.
@@ -226,6 +264,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn versions_that_are_live_again_displace_none_that_were_trained() {
+        let mut rig = Rig::new().await;
+        for weights in [b"0", b"1", b"2"] {
+            rig.install(weights, true).await;
+        }
+        for version in [2, 3, 2, 3] {
+            rig.restore(version).await;
+        }
+        rig.clean().await;
+        assert_eq!(rig.retained().await, [7, 6, 3, 2]);
+        assert_eq!(rig.left().await, [1, 2]);
+        // A version that was trained takes the place of the oldest one.
+        rig.install(b"3", true).await;
+        rig.clean().await;
+        assert_eq!(rig.retained().await, [8, 7, 3]);
+        assert_eq!(rig.left().await, [2, 3]);
+    }
+
+    #[tokio::test]
     async fn nothing_of_an_agent_that_a_change_holds_is_deleted() {
         let mut rig = Rig::new().await;
         for weights in [b"0", b"1", b"2", b"3"] {
@@ -283,8 +340,8 @@ mod tests {
         let place = tars_test_db::place(dir.path(), "orchestration");
         let before = Db::open(&place, &MIGRATIONS[..5]).await.unwrap();
         let store = Store::new(before);
-        let insert = "INSERT INTO agents (id, hyperparameters, version, weights, weights_version, total_steps, \
-                      total_episodes, updated_us) VALUES ('policy', '{}', 1, $1, 7, 0, 0, 1)";
+        let insert = "INSERT INTO agents (id, hyperparameters, version, weights, weights_version, last_return, \
+                      total_steps, total_episodes, updated_us) VALUES ('policy', '{}', 1, $1, 7, 21.5, 0, 0, 1)";
         let mut tx = store.begin("test.agent").await.unwrap();
         let insert = Query::new(insert).bind("0".repeat(64));
         tx.execute(insert).await.unwrap().one().unwrap();
@@ -300,5 +357,11 @@ mod tests {
         let row = store::agent(&mut tx, "policy").await.unwrap().unwrap();
         let kind = (row.algorithm.as_str(), row.environment.as_str());
         assert_eq!(kind, ("dqn", "cartpole"), "all agents were of that kind");
+        let version = store::version(&mut tx, "policy", 7).await.unwrap().unwrap();
+        assert_eq!(
+            (version.algorithm.as_str(), version.mean_return),
+            ("dqn", Some(21.5))
+        );
+        assert_eq!((version.run_id, version.restored_from), (None, None));
     }
 }

@@ -50,6 +50,26 @@ pub(crate) enum OrchestrationError {
     NotScalar(#[from] NotScalar),
     #[error("the live version is {live}, not {expected}")]
     Version { live: i64, expected: i64 },
+    #[error("the live version of the weights is {live}, not {expected}")]
+    WeightsVersion { live: i64, expected: i64 },
+    #[error(
+        "the weights of {agent} have no version {version}; retained are {}",
+        listed(retained)
+    )]
+    NotRetained {
+        agent: String,
+        version: i64,
+        /// The newest first.
+        retained: Vec<i64>,
+    },
+    #[error("no version of the weights was live before that is retained")]
+    NoEarlierVersion,
+    #[error("version {version} of the weights cannot be served by {agent}: {why}")]
+    UnusableVersion {
+        agent: &'static str,
+        version: i64,
+        why: String,
+    },
     #[error("the change {change} of {agent} is in progress for {on_behalf_of}; {}", end_of(*awaits_person))]
     ChangeInProgress {
         agent: String,
@@ -157,7 +177,12 @@ impl From<OrchestrationError> for Status {
             E::AgentType => fault::invalid_field("agent_type", &text),
             E::Hyperparameters(wrong) => out_of_bounds(wrong),
             E::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
-            E::Version { .. } => fault::status(Code::Aborted, reason::VERSION_CHANGED, &text),
+            E::Version { .. } | E::WeightsVersion { .. } => {
+                fault::status(Code::Aborted, reason::VERSION_CHANGED, &text)
+            }
+            E::NotRetained { version, .. } => fault::absent("version", &version.to_string(), &text),
+            E::NoEarlierVersion => fault::precondition(reason::NO_EARLIER_VERSION, "agent", &text),
+            E::UnusableVersion { .. } => unusable(&text),
             E::ChangeInProgress { change, .. } => {
                 fault::held(reason::CHANGE_IN_PROGRESS, "proposal", &change, &text)
             }
@@ -224,6 +249,20 @@ fn out_of_bounds(wrong: Vec<ParamViolation>) -> Status {
 fn internal(text: &str) -> Status {
     tracing::error!(error = text, "orchestration failed");
     fault::internal()
+}
+
+/// The weights of a retained version have been damaged, or are of another environment.
+fn unusable(text: &str) -> Status {
+    tracing::error!(error = text, "a version of an agent's weights is unusable");
+    fault::precondition(reason::UNUSABLE_VERSION, "version", text)
+}
+
+fn listed(versions: &[i64]) -> String {
+    if versions.is_empty() {
+        return "none".to_owned();
+    }
+    let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
+    versions.join(", ")
 }
 
 /// How a change in progress ends.

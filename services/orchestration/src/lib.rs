@@ -20,6 +20,7 @@ mod store;
 mod task;
 mod training;
 mod turn;
+mod versions;
 mod workload;
 
 use error::OrchestrationError;

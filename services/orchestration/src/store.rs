@@ -9,7 +9,10 @@ mod runs;
 mod tokens;
 
 pub(crate) use calibrations::CalibrationRow;
-pub(crate) use checkpoints::{drop_old_checkpoints, insert_checkpoint, referenced_blobs};
+pub(crate) use checkpoints::{
+    ListedVersion, VersionRow, drop_old_checkpoints, insert_version, referenced_blobs, version,
+    versions_before,
+};
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use plans::{
     Plan, PlanRow, delete_ended_plans, delete_plan, insert_plan, put_checkpoint,
@@ -85,6 +88,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         15,
         "run plans",
         include_str!("../migrations/0015_run_plans.sql"),
+    ),
+    Migration::new(
+        16,
+        "weights origin",
+        include_str!("../migrations/0016_weights_origin.sql"),
     ),
     Migration::new(
         17,

@@ -6,6 +6,8 @@ use crate::{
     agents::Agent,
     changes::{ApplyOperation, Reload, Settle},
     steps::Observed,
+    store::RunState,
+    versions::{Promotion, Target},
 };
 use std::path::Path;
 use tars_learn::hyper::{Value, Values};
@@ -73,6 +75,36 @@ impl Replica {
         };
         let (service, agent) = (Arc::clone(&self.service), self.policy());
         async move { service.apply(agent, step).await }
+    }
+
+    /// Trains to the end.
+    async fn train(&self) {
+        let (by, owner) = ("user:dev".into(), "dev".into());
+        let started = self
+            .service
+            .start_training(by, owner, "policy", Some(200), None);
+        let id = started.await.unwrap().row.id;
+        let ended = async || {
+            let run = self.service.training(id).await.unwrap().row;
+            run.state == RunState::Completed && self.service.trainings.is_empty()
+        };
+        let wait = async {
+            while !ended().await {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, wait).await.unwrap();
+    }
+
+    async fn roll_back(&self, expected: i64) -> Result<(i64, Rollout), OrchestrationError> {
+        let promotion = Promotion {
+            by: "user:dev".into(),
+            reason: "test".into(),
+            target: Target::Before,
+            expected: Some(expected),
+        };
+        let promoted = self.service.promote(self.policy(), promotion).await;
+        promoted.map(|(live, rollout)| (live.row.weights_version, rollout))
     }
 
     fn serves(&self) -> bool {
@@ -153,6 +185,35 @@ async fn a_reload_returns_when_every_replica_serves_it_also_where_hints_are_lost
         assert_eq!(live.row.version, version);
         assert_eq!(live.row.hyperparameters["gamma"], Value::Number(value));
     }
+}
+
+#[tokio::test]
+async fn a_roll_back_returns_when_every_replica_serves_it_and_one_of_two_racing_ones_wins() {
+    let (_dir, one, two) = two_on(&Bus::local(), &Bus::local()).await;
+    one.train().await;
+    let first = one.policy().live().policy.clone();
+    two.train().await;
+    let back = one.roll_back(2).await.unwrap();
+    assert_eq!(back, (3, Rollout::Everywhere));
+    let live = two.policy().live();
+    assert_eq!((live.row.weights_version, &live.policy), (3, &first));
+    let (here, there) = tokio::join!(one.roll_back(3), two.roll_back(3));
+    let (won, lost) = match (here, there) {
+        (Ok(won), Err(lost)) | (Err(lost), Ok(won)) => (won, lost),
+        both => panic!("{both:?}"),
+    };
+    assert_eq!(won, (4, Rollout::Everywhere));
+    let is_late = matches!(
+        lost,
+        OrchestrationError::WeightsVersion {
+            live: 4,
+            expected: 3
+        }
+    );
+    assert!(is_late, "{lost:?}");
+    let both = [one.policy().live(), two.policy().live()];
+    assert_eq!(both[0].policy, both[1].policy);
+    assert_ne!(both[0].policy, first);
 }
 
 #[tokio::test]

@@ -1,20 +1,84 @@
 //! The versions of the agents' weights that are retained.
 
-use super::AgentRow;
 use crate::OrchestrationError;
 use std::collections::BTreeSet;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
+use uuid::Uuid;
 
-const INSERT: &str =
-    "INSERT INTO checkpoints (agent_id, version, blob, at_us) VALUES ($1, $2, $3, $4)";
+/// A retained version of an agent's weights.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct VersionRow {
+    pub(crate) version: i64,
+    /// The name of the policy's blob.
+    pub(crate) blob: String,
+    /// When the version was made live.
+    pub(crate) at_us: i64,
+    pub(crate) algorithm: String,
+    /// The run that trained the policy; absent where that was not recorded yet.
+    pub(crate) run_id: Option<Uuid>,
+    /// The mean return of the evaluation at the end of that run.
+    pub(crate) mean_return: Option<f64>,
+    /// The version that the run made, where this one made its policy live again.
+    pub(crate) restored_from: Option<i64>,
+}
+
+/// A retained version, and the one that was live when it was read.
+#[derive(Debug)]
+pub(crate) struct ListedVersion {
+    pub(crate) row: VersionRow,
+    pub(crate) live: i64,
+}
+
+const INSERT: &str = "INSERT INTO checkpoints (agent_id, version, blob, at_us, algorithm, run_id, mean_return, \
+                      restored_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
+const VERSION: &str = "SELECT version, blob, at_us, algorithm, run_id, mean_return, restored_from \
+                       FROM checkpoints WHERE agent_id = $1 AND version = $2";
+/// The newest first.
+const BEFORE: &str = "SELECT version, blob, at_us, algorithm, run_id, mean_return, restored_from \
+                      FROM checkpoints WHERE agent_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS blob, checkpoints.at_us AS at_us, \
+                    checkpoints.algorithm AS algorithm, checkpoints.run_id AS run_id, \
+                    checkpoints.mean_return AS mean_return, checkpoints.restored_from AS restored_from, \
+                    agents.weights_version AS live FROM checkpoints JOIN agents ON agents.id = checkpoints.agent_id \
+                    WHERE checkpoints.agent_id = $1 AND checkpoints.version < $2 \
+                    ORDER BY checkpoints.version DESC LIMIT $3";
 /// Weights do not change while a governed change holds their agent, and what it may go back to stays.
+/// Versions that made an earlier policy live again take no place of those that were trained.
 const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
                         EXISTS (SELECT 1 FROM agents WHERE agents.id = checkpoints.agent_id \
                         AND checkpoints.version <= agents.weights_version - $1) \
-                        AND NOT EXISTS (SELECT 1 FROM agent_holds WHERE agent_holds.agent_id = checkpoints.agent_id)";
+                        AND NOT EXISTS (SELECT 1 FROM agent_holds WHERE agent_holds.agent_id = checkpoints.agent_id) \
+                        AND (checkpoints.restored_from IS NOT NULL OR \
+                        (SELECT COUNT(*) FROM checkpoints AS newer WHERE newer.agent_id = checkpoints.agent_id \
+                        AND newer.version > checkpoints.version AND newer.restored_from IS NULL) >= $1)";
 const REFERENCED: &str = "SELECT blob FROM checkpoints UNION SELECT weights AS blob FROM agents WHERE weights IS NOT NULL \
                           UNION SELECT start_blob AS blob FROM run_plans WHERE start_blob IS NOT NULL \
                           UNION SELECT checkpoint_blob AS blob FROM run_plans WHERE checkpoint_blob IS NOT NULL";
+
+impl FromRow for VersionRow {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let version: i64 = row.get("version")?;
+        let row = row.named("checkpoints", version);
+        Ok(Self {
+            version,
+            blob: row.get("blob")?,
+            at_us: row.get("at_us")?,
+            algorithm: row.get("algorithm")?,
+            run_id: row.get("run_id")?,
+            mean_return: row.get("mean_return")?,
+            restored_from: row.get("restored_from")?,
+        })
+    }
+}
+
+impl FromRow for ListedVersion {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        Ok(Self {
+            row: VersionRow::from_row(row)?,
+            live: row.get("live")?,
+        })
+    }
+}
 
 struct Blob(String);
 
@@ -25,20 +89,45 @@ impl FromRow for Blob {
 }
 
 /// Records the live weights of an agent.
-pub(crate) async fn insert_checkpoint(
+pub(crate) async fn insert_version(
     tx: &mut Transaction,
-    row: &AgentRow,
-    blob: &str,
+    agent: &str,
+    row: &VersionRow,
 ) -> Result<(), OrchestrationError> {
     let insert = Query::new(INSERT)
-        .bind(&row.id)
-        .bind(row.weights_version)
-        .bind(blob)
-        .bind(row.updated_us);
+        .bind(agent)
+        .bind(row.version)
+        .bind(&row.blob)
+        .bind(row.at_us)
+        .bind(&row.algorithm)
+        .bind(row.run_id)
+        .bind(row.mean_return)
+        .bind(row.restored_from);
     Ok(tx.execute(insert).await?.one()?)
 }
 
-/// Forgets all but the newest versions of each agent that no change holds.
+pub(crate) async fn version(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+) -> Result<Option<VersionRow>, OrchestrationError> {
+    let query = Query::new(VERSION).bind(agent).bind(version);
+    Ok(tx.optional(query).await?)
+}
+
+/// The newest retained versions before one.
+pub(crate) async fn versions_before(
+    tx: &mut Transaction,
+    agent: &str,
+    before: i64,
+    limit: i64,
+) -> Result<Vec<VersionRow>, OrchestrationError> {
+    let query = Query::new(BEFORE).bind(agent).bind(before).bind(limit);
+    Ok(tx.all(query).await?)
+}
+
+/// Forgets all but the newest versions of each agent that no change holds: the last `retained` ones, and
+/// the last `retained` ones that were trained.
 pub(crate) async fn drop_old_checkpoints(
     tx: &mut Transaction,
     retained: u32,
@@ -54,4 +143,17 @@ pub(crate) async fn referenced_blobs(
 ) -> Result<BTreeSet<String>, OrchestrationError> {
     let blobs: Vec<Blob> = tx.all(Query::new(REFERENCED)).await?;
     Ok(blobs.into_iter().map(|Blob(name)| name).collect())
+}
+
+impl super::Store {
+    /// The versions of an agent's weights that are retained, before one, the newest first.
+    pub(crate) async fn versions(
+        &self,
+        agent: &str,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<ListedVersion>, OrchestrationError> {
+        let query = Query::new(LIST).bind(agent).bind(before).bind(limit);
+        Ok(self.db.read("checkpoints.list").all(query).await?)
+    }
 }

@@ -283,6 +283,7 @@ impl OwnedRun {
         row.final_return = Some(final_return);
         store::end_run(&mut turn, &row).await?;
         let installed = Installed {
+            run: self.id,
             policy: &learned.policy,
             final_return,
             steps: row.steps_done,

@@ -5,6 +5,7 @@ use crate::{
     Setup,
     changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
     store::{self, RunState},
+    versions::{Promotion, Target},
 };
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_learn::hyper::{Value, Values};
@@ -40,15 +41,17 @@ enum Change {
     Hold,
     Settle,
     Release,
+    Promote,
 }
 
 impl Change {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Reload,
         Self::Apply,
         Self::Hold,
         Self::Settle,
         Self::Release,
+        Self::Promote,
     ];
 
     /// The name of its transaction.
@@ -58,13 +61,20 @@ impl Change {
             Self::Hold => "agents.hold",
             Self::Settle => "agents.settle",
             Self::Release => "agents.release",
+            Self::Promote => "agents.promote",
         }
     }
 
     /// What must have been done before.
     async fn prepare(self, service: &Arc<Orchestration>) {
-        if matches!(self, Self::Settle | Self::Release) {
-            Self::Apply.make(service).await.unwrap();
+        match self {
+            Self::Settle | Self::Release => Self::Apply.make(service).await.unwrap(),
+            Self::Promote => {
+                for _ in 0..2 {
+                    trained(service).await;
+                }
+            }
+            Self::Reload | Self::Apply | Self::Hold => {}
         }
     }
 
@@ -122,6 +132,15 @@ impl Change {
                 };
                 service.release(agent, change).await
             }
+            Self::Promote => {
+                let change = Promotion {
+                    by,
+                    reason: "test".into(),
+                    target: Target::Version(1),
+                    expected: Some(2),
+                };
+                service.promote(agent, change).await.map(drop)
+            }
         }
     }
 }
@@ -135,6 +154,7 @@ async fn is_copy(service: &Orchestration) -> bool {
     let hold = store::hold(&mut tx, agent.id()).await.unwrap();
     live.row.hyperparameters == row.hyperparameters
         && (live.row.version, live.row.weights_version) == (row.version, row.weights_version)
+        && live.row.weights == row.weights
         && (live.approved.clone(), live.hold.clone()) == (approved, hold)
 }
 
@@ -236,6 +256,16 @@ async fn train(service: &Arc<Orchestration>) -> Result<uuid::Uuid, Orchestration
     let started =
         service.start_training("user:dev".into(), "dev".into(), "policy", Some(200), None);
     Ok(started.await?.row.id)
+}
+
+/// Trains to the end.
+async fn trained(service: &Arc<Orchestration>) {
+    let id = train(service).await.unwrap();
+    eventually("it has ended", async || {
+        let run = service.training(id).await.unwrap().row;
+        run.state == RunState::Completed && service.trainings.is_empty()
+    })
+    .await;
 }
 
 #[tokio::test]

@@ -1,0 +1,150 @@
+//! The versions of an agent's weights: which are retained, and how one is made live again.
+//!
+//! `weights_version` counts the changes of what is live, so that a client can order the actions that it was
+//! given. Making an earlier version's policy live again is such a change: it gets the next number, and its
+//! row names the version whose policy it is. To go back therefore takes nothing away, and can be undone in
+//! the same way.
+//!
+//! A version may be promoted while a run trains the agent: to replace a bad policy must not wait for hours of
+//! training. The run goes on from where it was, and what it installs at its end is the next change, which can
+//! be rolled back in turn.
+
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::{Agent, LiveAgent},
+    changes::ensure_not_held,
+    serving::{Made, Rollout},
+    store::{self, ListedVersion, VersionRow},
+};
+use std::sync::Arc;
+use tars_runtime::{audit, db::Transaction, page, tasks::to_the_end};
+
+/// How many of the retained versions an error names.
+const NAMED: i64 = 20;
+
+/// Which version is to be live.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Target {
+    Version(i64),
+    /// The one that was live before.
+    Before,
+}
+
+/// A request to make an earlier version of the weights live again.
+#[derive(Debug, Clone)]
+pub(crate) struct Promotion {
+    pub(crate) by: String,
+    pub(crate) reason: String,
+    pub(crate) target: Target,
+    /// The version that has to be live.
+    pub(crate) expected: Option<i64>,
+}
+
+impl Target {
+    fn event(self) -> &'static str {
+        match self {
+            Self::Version(_) => "agent.promoted",
+            Self::Before => "agent.rolled_back",
+        }
+    }
+
+    /// Reads the version that is meant.
+    async fn find(
+        self,
+        tx: &mut Transaction,
+        live: &LiveAgent,
+    ) -> Result<VersionRow, OrchestrationError> {
+        let (id, version) = (live.row.id.as_str(), live.row.weights_version);
+        match self {
+            Self::Version(version) => match store::version(tx, id, version).await? {
+                Some(row) => Ok(row),
+                None => Err(not_retained(tx, id, version).await?),
+            },
+            Self::Before => {
+                let before = store::versions_before(tx, id, version, 1).await?;
+                let row = before.into_iter().next();
+                row.ok_or(OrchestrationError::NoEarlierVersion)
+            }
+        }
+    }
+}
+
+async fn not_retained(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+) -> Result<OrchestrationError, OrchestrationError> {
+    let retained = store::versions_before(tx, agent, i64::MAX, NAMED).await?;
+    Ok(OrchestrationError::NotRetained {
+        agent: agent.to_owned(),
+        version,
+        retained: retained.iter().map(|row| row.version).collect(),
+    })
+}
+
+impl Orchestration {
+    /// The retained versions of an agent's weights, the newest first, and the token of the next page.
+    pub(crate) async fn versions(
+        &self,
+        agent: &Agent,
+        token: &str,
+        page_size: u32,
+    ) -> Result<(Vec<ListedVersion>, String), OrchestrationError> {
+        let before = page::start(token, i64::MAX)?;
+        let size = page::size(page_size);
+        let rows = self.store.versions(agent.id(), before, size + 1).await?;
+        Ok(page::cut(rows, size, |listed| {
+            listed.row.version.to_string()
+        }))
+    }
+
+    /// Makes an earlier version of an agent's weights live again. Returns the new live state, and which
+    /// replicas serve it, as [`reload`](Self::reload) does. Nothing changes where its policy is live
+    /// already.
+    pub(crate) async fn promote(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        promotion: Promotion,
+    ) -> Result<(Arc<LiveAgent>, Rollout), OrchestrationError> {
+        let this = Arc::clone(self);
+        let made = to_the_end(async move { this.do_promote(&agent, promotion).await }).await?;
+        let rollout = self.rollout(made.position).await?;
+        Ok((made.live, rollout))
+    }
+
+    async fn do_promote(
+        &self,
+        agent: &Agent,
+        promotion: Promotion,
+    ) -> Result<Made, OrchestrationError> {
+        let mut tx = self.turn(agent, "agents.promote").await?;
+        ensure_not_held(&mut tx, agent.id(), None).await?;
+        let live = agent.live();
+        expect(promotion.expected, live.row.weights_version)?;
+        let version = promotion.target.find(&mut tx, &live).await?;
+        if live.row.weights.as_ref() == Some(&version.blob) {
+            return tx.commit_unchanged().await;
+        }
+        let next = self.agents.restore(&mut tx, agent, &version).await?;
+        let record = self
+            .record(promotion.target.event(), &promotion.by, &next)
+            .detail("weights_version", next.row.weights_version)
+            .detail("replaced", live.row.weights_version)
+            .detail("restored", version.version)
+            .detail("reason", &promotion.reason);
+        audit::insert(&mut tx, &record).await?;
+        tx.commit(next).await
+    }
+}
+
+fn expect(expected: Option<i64>, live: i64) -> Result<(), OrchestrationError> {
+    match expected {
+        Some(expected) if expected != live => {
+            Err(OrchestrationError::WeightsVersion { live, expected })
+        }
+        _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests;

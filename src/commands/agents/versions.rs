@@ -1,0 +1,205 @@
+//! The versions of an agent's weights: `tars agents versions`, `promote` and `rollback`.
+
+use super::{HELD, path};
+use crate::{
+    commands::{
+        CommandError,
+        advice::{self, Advice},
+        listing::{self, short, text},
+    },
+    rest::Rest,
+};
+use clap::Args;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use tars_proto::reason;
+
+const ADVICE: &[Advice] = &[
+    (reason::CHANGE_IN_PROGRESS, HELD),
+    (
+        reason::NEEDS_ATTENTION,
+        "`tars proposals show {named}` shows it",
+    ),
+    (reason::NOT_FOUND, RETAINED),
+    (reason::VERSION_CHANGED, RETAINED),
+    (reason::UNUSABLE_VERSION, RETAINED),
+    (
+        reason::NO_EARLIER_VERSION,
+        "`tars agents versions {id}` shows those that are retained",
+    ),
+];
+const RETAINED: &str =
+    "`tars agents versions {id}` shows those that are retained, and the live one";
+const AGENTS: &[Advice] = &[(reason::NOT_FOUND, "`tars agents list` shows all")];
+
+/// An agent whose versions are listed.
+#[derive(Debug, Args)]
+pub(super) struct Versions {
+    /// The agent, as `tars agents list` shows it.
+    #[arg(value_name = "AGENT")]
+    agent_id: String,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+/// A version to make live again.
+#[derive(Debug, Args)]
+pub(super) struct Promote {
+    /// The agent, as `tars agents list` shows it.
+    #[arg(value_name = "AGENT")]
+    agent_id: String,
+    /// The version, as `tars agents versions` shows it.
+    #[arg(value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+    version: u64,
+    #[command(flatten)]
+    how: How,
+}
+
+/// An agent to roll back.
+#[derive(Debug, Args)]
+pub(super) struct Rollback {
+    /// The agent, as `tars agents list` shows it.
+    #[arg(value_name = "AGENT")]
+    agent_id: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    /// Refuse unless this version of the weights is live.
+    #[arg(long, value_name = "VERSION")]
+    expect_version: Option<u64>,
+    /// Why, for the audit trail.
+    #[arg(
+        long,
+        default_value = "",
+        hide_default_value = true,
+        value_name = "TEXT"
+    )]
+    reason: String,
+    /// Print the answer as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+impl Versions {
+    pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let path = format!("{}/versions", path(&self.agent_id));
+        let versions = listing::all(rest, &path, "versions").await;
+        let versions = versions.map_err(|e| advice::add(e, AGENTS, &self.agent_id))?;
+        if self.json {
+            say!("{:#}", Value::Array(versions));
+            return Ok(ExitCode::SUCCESS);
+        }
+        let head = [
+            "version",
+            "live since",
+            "type",
+            "return",
+            "from",
+            "run",
+            "state",
+        ];
+        listing::table(&head, &versions, row);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn row(version: &Value) -> Vec<String> {
+    let state = if version["live"] == true { "live" } else { "" };
+    vec![
+        short(&version["version"]),
+        text(&version["live_since"]),
+        text(&version["agent_type"]),
+        short(&version["mean_return"]),
+        short(&version["restored_from"]),
+        text(&version["run_id"]),
+        state.to_owned(),
+    ]
+}
+
+impl Promote {
+    pub(super) fn is_in_json(&self) -> bool {
+        self.how.json
+    }
+
+    pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let mut body = self.how.body();
+        body["version"] = json!(self.version.to_string());
+        self.how.change(rest, &self.agent_id, "promote", body).await
+    }
+}
+
+impl Rollback {
+    pub(super) fn is_in_json(&self) -> bool {
+        self.how.json
+    }
+
+    pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let body = self.how.body();
+        self.how
+            .change(rest, &self.agent_id, "rollback", body)
+            .await
+    }
+}
+
+impl How {
+    fn body(&self) -> Value {
+        let mut body = json!({ "reason": self.reason });
+        if let Some(version) = self.expect_version {
+            // JSON numbers of clients have 53 bits.
+            body["expected_weights_version"] = json!(version.to_string());
+        }
+        body
+    }
+
+    async fn change(
+        &self,
+        rest: &Rest,
+        id: &str,
+        method: &str,
+        body: Value,
+    ) -> Result<ExitCode, CommandError> {
+        let answer = rest.post(&format!("{}/{method}", path(id)), body).await;
+        let answer = answer.map_err(|e| advice::add(e, ADVICE, &id))?;
+        if self.json {
+            say!("{answer:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        let live = short(&answer["agent"]["weights_version"]);
+        say!("version {live} of the weights is live");
+        super::note_pending(&answer);
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_shown_with_its_origin() {
+        let version = json!({
+            "version": "3", "live": true, "agent_type": "dqn", "run_id": "r", "mean_return": 21.5,
+            "restored_from": "1", "live_since": "2026-01-01T00:00:00Z",
+        });
+        let cells = ["3", "2026-01-01T00:00:00Z", "dqn", "21.5", "1", "r", "live"];
+        assert_eq!(row(&version), cells);
+        let trained = json!({ "version": "2", "run_id": "", "mean_return": null });
+        assert_eq!(row(&trained), ["2", "", "", "-", "-", "", ""]);
+    }
+
+    #[test]
+    fn an_expected_version_is_sent_as_a_text() {
+        let how = |expect_version| How {
+            expect_version,
+            reason: "why".to_owned(),
+            json: false,
+        };
+        assert_eq!(how(None).body(), json!({ "reason": "why" }));
+        let sent = how(Some(u64::MAX)).body();
+        assert_eq!(sent["expected_weights_version"], u64::MAX.to_string());
+    }
+}
