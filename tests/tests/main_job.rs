@@ -3,6 +3,14 @@
 #![allow(clippy::unwrap_used)]
 
 use serde_json::{Value, json};
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tars::rest::Rest;
 use tars_tests::{
     TestMesh, eventually,
     governed::{POLICY, approve_and_apply, assessed, final_state, finished, proposed, study},
@@ -514,4 +522,165 @@ async fn agents_train_reload_act_and_refuse() {
         501
     );
     mesh.mesh.stop().await;
+}
+
+/// Trains the policy agent to the end of a run, which makes a version of its weights.
+async fn trained(developer: &Rest) -> Value {
+    let path = format!("{POLICY}/train");
+    let started = developer.post(&path, json!({ "steps": "1000" })).await;
+    let run = started.unwrap()["run"]["run_id"].clone();
+    let path = format!("/api/v1/orchestration/training/{}", run.as_str().unwrap());
+    let ended = async || {
+        let run = developer.get(&path).await.unwrap()["run"].take();
+        run["state"] == "TRAINING_STATE_COMPLETED"
+    };
+    eventually("the run has ended", ended).await;
+    run
+}
+
+/// The version of the weights that answers a step, and the values that the action was chosen by.
+async fn stepped(developer: &Rest) -> (u64, Value) {
+    let state = json!({ "policy_state": { "state_vector": [0.0, 0.1, 0.02, -0.1] } });
+    let answer = developer.post("/api/v1/orchestration/step", state).await;
+    let action = answer.expect("no step fails")["agent_actions"]["policy"].take();
+    let version = action["weights_version"].as_str().unwrap().parse();
+    (version.unwrap(), action["action_values"].clone())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn versions_are_promoted_and_rolled_back_under_steps_that_never_fail_or_mix_them() {
+    const CHANGES: u64 = 50;
+    let mesh = TestMesh::start().await;
+    let developer = mesh.user("dev", "developer").await;
+    let (mut runs, mut policies) = (Vec::new(), Vec::new());
+    for version in [1, 2] {
+        runs.push(trained(&developer).await);
+        let (live, values) = stepped(&developer).await;
+        assert_eq!(live, version);
+        policies.push(values);
+    }
+    assert_ne!(policies[0], policies[1]);
+
+    // From here on odd versions have the first policy and even ones the second.
+    let stop = Arc::new(AtomicBool::new(false));
+    let steppers: Vec<_> = (0..2)
+        .map(|_| {
+            let (developer, policies, stop) =
+                (developer.clone(), policies.clone(), Arc::clone(&stop));
+            tokio::spawn(async move {
+                let mut seen = BTreeSet::new();
+                while !stop.load(Ordering::Relaxed) {
+                    let (version, values) = stepped(&developer).await;
+                    assert_eq!(values, policies[usize::from(version % 2 == 0)], "{version}");
+                    seen.insert(version);
+                }
+                seen
+            })
+        })
+        .collect();
+    for version in 3..3 + CHANGES {
+        let expected = (version - 1).to_string();
+        let is_first = version % 2 == 1;
+        let mut body = json!({ "expected_weights_version": expected, "reason": "test" });
+        let method = match version % 4 {
+            1 | 2 => "rollback",
+            _ => {
+                body["version"] = json!(if is_first { "1" } else { "2" });
+                "promote"
+            }
+        };
+        let path = format!("{POLICY}/{method}");
+        let answer = developer.post(&path, body).await.unwrap();
+        assert_eq!(answer["agent"]["weights_version"], version.to_string());
+        assert_eq!(answer["pending_replicas"], json!([]));
+        assert_eq!(stepped(&developer).await.0, version, "it is live at once");
+    }
+    stop.store(true, Ordering::Relaxed);
+    let mut seen = BTreeSet::new();
+    for stepper in steppers {
+        seen.append(&mut stepper.await.unwrap());
+    }
+    assert!(seen.len() > 10, "{seen:?}");
+
+    let live = 2 + CHANGES;
+    let path = format!("{POLICY}/versions?page_size=500");
+    let listed = developer.get(&path).await.unwrap()["versions"].take();
+    let newest = &listed[0];
+    assert_eq!(newest["version"], live.to_string());
+    assert_eq!(
+        (&newest["live"], &newest["run_id"]),
+        (&json!(true), &runs[1])
+    );
+    assert_eq!(newest["restored_from"], "2");
+    let trained = listed.as_array().unwrap().iter();
+    let trained: Vec<&Value> = trained.filter(|v| v["restored_from"].is_null()).collect();
+    let of_runs: Vec<&Value> = trained.iter().map(|v| &v["run_id"]).collect();
+    assert_eq!(of_runs, [&runs[1], &runs[0]], "no change displaces them");
+    assert_eq!(newest["mean_return"], trained[0]["mean_return"]);
+    refused_promotions(&mesh, &developer, live).await;
+    let agent = developer.get(POLICY).await.unwrap()["agent"].take();
+    assert_eq!(agent["weights_version"], live.to_string());
+    assert_eq!(agent["last_return"], newest["mean_return"]);
+    mesh.mesh.stop().await;
+}
+
+async fn refused_promotions(mesh: &TestMesh, developer: &Rest, live: u64) {
+    let stale = (live - 1).to_string();
+    let agents = "/api/v1/orchestration/agents";
+    for (path, body, expected) in [
+        (
+            "policy/promote",
+            json!({ "version": "1", "expected_weights_version": stale }),
+            (409, "VERSION_CHANGED"),
+        ),
+        (
+            "policy/rollback",
+            json!({ "expected_weights_version": stale }),
+            (409, "VERSION_CHANGED"),
+        ),
+        (
+            "policy/promote",
+            json!({ "version": "1000" }),
+            (404, "NOT_FOUND"),
+        ),
+        (
+            "policy/promote",
+            json!({ "version": "18446744073709551615" }),
+            (404, "NOT_FOUND"),
+        ),
+        (
+            "policy/promote",
+            json!({ "version": "0" }),
+            (400, "INVALID_FIELD"),
+        ),
+        ("policy/promote", json!({}), (400, "INVALID_FIELD")),
+        (
+            "policy/rollback",
+            json!({ "reason": "x".repeat(513) }),
+            (400, "INVALID_FIELD"),
+        ),
+        (
+            "ethical/promote",
+            json!({ "version": "1" }),
+            (404, "NOT_FOUND"),
+        ),
+        ("ethical/rollback", json!({}), (400, "NO_EARLIER_VERSION")),
+        ("resource/rollback", json!({}), (501, "AGENT_NOT_BUILT")),
+        ("nobody/rollback", json!({}), (404, "NOT_FOUND")),
+    ] {
+        let (status, refused) = refusal(developer.post(&format!("{agents}/{path}"), body).await);
+        assert_eq!(
+            (status, reason(&refused).as_str()),
+            expected,
+            "{path}: {refused}"
+        );
+    }
+    let viewer = mesh.user("eve", "viewer").await;
+    viewer.get(&format!("{POLICY}/versions")).await.unwrap();
+    for method in ["promote", "rollback"] {
+        let body = json!({ "version": "1" });
+        let body = if method == "promote" { body } else { json!({}) };
+        let denied = viewer.post(&format!("{POLICY}/{method}"), body).await;
+        assert_eq!(refusal(denied).0, 403, "{method}");
+    }
 }
