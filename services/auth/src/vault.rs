@@ -67,11 +67,7 @@ impl Vault {
         secret::create_dir(dir)?;
         let store = Store::new(Db::open(database, store::MIGRATIONS).await?);
         let path = seal_key_file.map_or_else(|| dir.join("seal.key"), Path::to_owned);
-        let seal = match Seal::read(&path)? {
-            Some(seal) => seal,
-            None if is_sealed(&store).await? => return Err(AuthError::SealKeyMissing(path)),
-            None => Seal::create(&path)?,
-        };
+        let seal = open_seal(&path, is_sealed(&store)).await?;
         let refresh_key = open_refresh_key(&store, &seal, (dir, &path)).await?;
         Ok(Self {
             dir: dir.to_owned(),
@@ -190,6 +186,21 @@ impl Vault {
 async fn is_sealed(store: &Store) -> Result<bool, AuthError> {
     let mut db = store.read("secrets.any");
     Ok(store::sealed_count(&mut db).await? > 0 || !store::signing_keys(&mut db).await?.is_empty())
+}
+
+/// Opens the sealing key, or makes it for a database that has nothing sealed.
+async fn open_seal(
+    path: &Path,
+    is_sealed: impl Future<Output = Result<bool, AuthError>>,
+) -> Result<Seal, AuthError> {
+    if let Some(seal) = Seal::read(path)? {
+        return Ok(seal);
+    }
+    if !is_sealed.await? {
+        return Ok(Seal::create(path)?);
+    }
+    // Another replica that starts for the first time may have made the key since it was looked for.
+    Seal::read(path)?.ok_or_else(|| AuthError::SealKeyMissing(path.to_owned()))
 }
 
 /// Opens the key that refresh tokens are derived with, or makes it, and so finds out whether the sealing

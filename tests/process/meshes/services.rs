@@ -41,7 +41,10 @@ async fn a_revoked_service_is_unready_and_a_rotation_does_not_wait_for_it() {
         assert_eq!(row["revoked"], service == "automl", "{row}");
     }
     let observe = Rest::new(&desk.mesh.ready.observe);
-    assert!(observe.get("/readyz").await.is_err(), "not ready");
+    eventually("it is not ready", || async {
+        observe.get("/readyz").await.is_err()
+    })
+    .await;
     desk.good(&["certs", "root", "rotate", "--yes", "--timeout", "60"]);
     let automl = certificate(&admin, "automl").await;
     assert_eq!(automl["revoked"], true, "{automl}");
@@ -81,7 +84,10 @@ async fn a_revoked_process_comes_back_by_a_new_join_token_only() {
             fleet.certificate(name).await["revoked"] == true
         })
         .await;
-        assert!(fleet.readiness(name).await.is_none());
+        eventually("it is not ready", || async {
+            fleet.readiness(name).await.is_none()
+        })
+        .await;
         let logged = log(&fleet, name);
         assert_eq!(logged.matches("peers reject it").count(), 1, "{logged}");
         assert!(logged.contains("tars certs join-token"), "{logged}");

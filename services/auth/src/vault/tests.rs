@@ -81,6 +81,20 @@ async fn sessions_and_lost_replies_survive_the_import_of_the_refresh_key() {
 }
 
 #[tokio::test]
+async fn a_key_that_another_replica_makes_meanwhile_is_read() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("seal.key");
+    let sealed_meanwhile = async {
+        Seal::create(&path).unwrap();
+        Ok(true)
+    };
+    let seal = open_seal(&path, sealed_meanwhile).await.unwrap();
+    let sealed = seal.seal("a name", b"a secret").unwrap();
+    let made = Seal::read(&path).unwrap().expect("the key of the other");
+    assert_eq!(*made.open("a name", &sealed).unwrap(), *b"a secret");
+}
+
+#[tokio::test]
 async fn a_database_sealed_with_another_key_is_refused_with_what_to_do() {
     let world = World::new().await;
     let dir = world.dir.path();
