@@ -7,27 +7,22 @@
 //!
 //! Threads, queue and bounds are those of this process, which they protect: other replicas have their own.
 
+mod steering;
+
+pub(crate) use steering::{Durable, Event, Followed, Live};
+
 use crate::{OrchestrationError, task::Task};
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, Ordering},
 };
-use tars_learn::{
-    hyper::Values,
-    training::{Command, Control, Outcome, Progress, Training, TrainingError},
-};
-use tars_runtime::clock::{Clock, Monotonic};
+use steering::Steering;
+use tars_learn::training::Training;
 use tokio::sync::mpsc;
 
 /// The capacity of a run's event channel. A slow receiver slows the run down.
 const REPORTS: usize = 16;
-/// Steps between two looks at the time.
-const POLLED: u64 = 64;
 /// One caller has at most one part in this many of a class's queue.
 const SHARE: usize = 4;
 
@@ -72,16 +67,6 @@ struct Waiting {
     job: Job,
 }
 
-#[derive(Debug)]
-pub(crate) enum Event {
-    /// The run left the queue.
-    Began,
-    Progress(Progress),
-    /// Everything up to here, and the version of the hyperparameters that the run follows.
-    Checkpoint(Vec<u8>, i64),
-    Ended(Result<Option<Outcome>, TrainingError>),
-}
-
 /// A queued or running run. Dropping it stops the run.
 #[derive(Debug)]
 pub(crate) struct Running {
@@ -95,64 +80,6 @@ pub(crate) struct Stop {
     flag: Arc<AtomicBool>,
     ticket: u64,
     queue: Arc<Queue>,
-}
-
-/// The live hyperparameters that a run follows.
-pub(crate) type Live = Arc<ArcSwap<Followed>>;
-
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Followed {
-    pub(crate) version: i64,
-    pub(crate) values: Values,
-}
-
-/// What a run of a live agent has beside its task.
-#[derive(Debug)]
-pub(crate) struct Durable {
-    pub(crate) live: Live,
-    /// The version of the hyperparameters that it begins with.
-    pub(crate) follows: i64,
-    /// Where it continues.
-    pub(crate) checkpoint: Option<Vec<u8>>,
-    /// The time between two checkpoints.
-    pub(crate) every: Duration,
-    pub(crate) clock: Clock,
-}
-
-/// What a learner of a live agent follows and leaves.
-#[derive(Debug)]
-struct Following {
-    live: Live,
-    version: i64,
-    every: Duration,
-    clock: Clock,
-    /// When the last checkpoint was taken, or the run began.
-    last: Monotonic,
-}
-
-impl Durable {
-    fn split(self) -> (Option<Vec<u8>>, Option<Following>) {
-        let following = Following {
-            live: self.live,
-            version: self.follows,
-            every: self.every,
-            last: self.clock.monotonic(),
-            clock: self.clock,
-        };
-        (self.checkpoint, Some(following))
-    }
-}
-
-impl Following {
-    /// Whether a checkpoint is due; the next one is then due after another interval.
-    fn is_due(&mut self) -> bool {
-        let now = self.clock.monotonic();
-        let due = now.since(self.last) >= self.every;
-        if due {
-            self.last = now;
-        }
-        due
-    }
 }
 
 // === impl Learners ===
@@ -373,57 +300,6 @@ impl Job {
         if let Err(e) = started {
             tracing::error!(error = %e, "failed to start a learner thread");
         }
-    }
-}
-
-#[derive(Debug)]
-struct Steering {
-    sender: mpsc::Sender<Event>,
-    stop: Arc<AtomicBool>,
-    following: Option<Following>,
-}
-
-impl Control for Steering {
-    fn report(&mut self, progress: Progress) {
-        if self
-            .sender
-            .blocking_send(Event::Progress(progress))
-            .is_err()
-        {
-            self.stop.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn poll(&mut self, step: u64) -> Command {
-        let is_due = |following: &mut Following| {
-            step > 0 && step.is_multiple_of(POLLED) && following.is_due()
-        };
-        if self.stop.load(Ordering::Relaxed) {
-            Command::Stop
-        } else if self.following.as_mut().is_some_and(is_due) {
-            Command::Checkpoint
-        } else {
-            Command::Continue
-        }
-    }
-
-    fn checkpoint(&mut self, checkpoint: Option<Vec<u8>>) {
-        let version = self.following.as_ref().map_or(0, |f| f.version);
-        if let Some(bytes) = checkpoint {
-            // A receiver that went away needs none.
-            let event = Event::Checkpoint(bytes, version);
-            self.sender.blocking_send(event).ok();
-        }
-    }
-
-    fn take_reload(&mut self, _: usize) -> Option<Values> {
-        let following = self.following.as_mut()?;
-        let current = following.live.load();
-        if current.version == following.version {
-            return None;
-        }
-        following.version = current.version;
-        Some(current.values.clone())
     }
 }
 
