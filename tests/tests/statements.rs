@@ -137,6 +137,11 @@ const SCANS: &[Scan] = &[
         "the last rows in the order of the key",
     ),
     scan(
+        "SELECT number, at_us, environment, value, low, high, body FROM nash_points ORDER BY number DESC LIMIT",
+        Engine::Either,
+        "as the one before",
+    ),
+    scan(
         "DELETE FROM run_reports WHERE run_id < (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1",
         Engine::Either,
         "the newest runs in the order of their key",

@@ -65,6 +65,9 @@ pub enum NoGame {
     /// The world cannot be copied, or refuses its own snapshot.
     #[error("the world cannot be copied")]
     NoCopy,
+    /// The caller stopped it.
+    #[error("the measurement was stopped")]
+    Stopped,
 }
 
 impl From<BadSnapshot> for NoGame {
@@ -105,6 +108,21 @@ pub fn measure(
     then: &[Action],
     plan: &Plan,
 ) -> Result<EmpiricalGame, NoGame> {
+    measure_until(world, choices, then, plan, &|| false)
+}
+
+/// As [`measure`], until `is_stopped`, which is asked before each joint action.
+///
+/// # Errors
+///
+/// As [`measure`], and [`NoGame::Stopped`]. The world is then in the state that it was in, too.
+pub fn measure_until(
+    world: &mut dyn World,
+    choices: &[Vec<Action>],
+    then: &[Action],
+    plan: &Plan,
+    is_stopped: &dyn Fn() -> bool,
+) -> Result<EmpiricalGame, NoGame> {
     check(world, choices, then, plan)?;
     let shape: Vec<usize> = choices.iter().map(Vec::len).collect();
     let joint = shape.iter().try_fold(1usize, |all, n| all.checked_mul(*n));
@@ -118,7 +136,12 @@ pub fn measure(
         shape,
     };
     let mut roller = Roller::new(world, then, plan);
+    let mut stopped = false;
     for at in 0..joint {
+        stopped = is_stopped();
+        if stopped {
+            break;
+        }
         let first = game.actions(at, choices);
         for rollout in 0..plan.rollouts {
             roller.world.restore(&snapshot)?;
@@ -128,6 +151,9 @@ pub fn measure(
         }
     }
     roller.world.restore(&snapshot)?;
+    if stopped {
+        return Err(NoGame::Stopped);
+    }
     Ok(game)
 }
 
@@ -409,6 +435,19 @@ mod tests {
             })
         );
         assert_eq!(mesh.world.snapshot(), before);
+    }
+
+    #[test]
+    fn a_measurement_that_is_stopped_leaves_the_world_as_it_was() {
+        let mut mesh = Episode::start(MeshEnv::shipped(), 4);
+        let before = mesh.world.snapshot();
+        let asked = std::cell::Cell::new(0);
+        let is_stopped = || asked.replace(asked.get() + 1) == 3;
+        let then = mesh_hold(0.5);
+        let plan = Plan::default();
+        let stopped = measure_until(&mut mesh.world, &mesh_choices(), &then, &plan, &is_stopped);
+        assert_eq!(stopped, Err(NoGame::Stopped));
+        assert_eq!((asked.get(), mesh.world.snapshot()), (4, before));
     }
 
     /// With the same random numbers, the difference of two joint actions varies less than with others.

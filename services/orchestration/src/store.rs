@@ -3,6 +3,8 @@
 mod calibrations;
 mod checkpoints;
 mod holds;
+#[allow(dead_code, reason = "points are measured and read by what follows")]
+mod nash;
 mod plans;
 mod reports;
 mod runs;
@@ -14,6 +16,11 @@ pub(crate) use checkpoints::{
     versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
+#[allow(
+    unused_imports,
+    reason = "points are measured and read by what follows"
+)]
+pub(crate) use nash::{NashOrigin, NashPoint};
 pub(crate) use plans::{
     Plan, PlanRow, delete_ended_plans, delete_plan, insert_plan, put_checkpoint,
 };
@@ -98,6 +105,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         17,
         "calibrations",
         include_str!("../migrations/0017_calibrations.sql"),
+    ),
+    Migration::new(
+        19,
+        "sessions",
+        include_str!("../migrations/0019_sessions.sql"),
     ),
 ];
 
