@@ -6,6 +6,14 @@ use tars::rest::Rest;
 /// The REST path of the agent that all tests change.
 pub const POLICY: &str = "/api/v1/orchestration/agents/policy";
 
+/// Each agent of the mesh with the number of components that it observes there.
+pub const FOUR: [(&str, usize); 4] = [
+    ("policy", 32),
+    ("consensus", 16),
+    ("ethical", 24),
+    ("resource", 20),
+];
+
 /// A search with a known winner: one parameter set learns, the default does not.
 pub async fn study(rest: &Rest, trials: u32) -> String {
     let fixed =

@@ -1,0 +1,101 @@
+//! Trainings that are killed go on from their checkpoints.
+
+use crate::tars;
+use serde_json::{Value, json};
+use std::path::Path;
+use tars::rest::Rest;
+use tars_tests::{
+    eventually,
+    governed::{self, FOUR},
+    process::{Running, Up},
+};
+
+/// A mesh whose agents live in the environment of the mesh, and leave checkpoints so many seconds apart.
+fn four(data: &Path, seconds: u32) -> Running {
+    let up = Up::new(tars(), data).unlimited();
+    let up = up.env("TARS__ORCHESTRATION__ENVIRONMENT", "mesh");
+    let every = "TARS__ORCHESTRATION__CHECKPOINT_SECONDS";
+    up.env(every, &seconds.to_string()).start()
+}
+
+/// Starts a training of each agent; returns the paths of the runs.
+async fn train_four(rest: &Rest) -> Vec<String> {
+    let mut runs = Vec::new();
+    for (agent, _) in FOUR {
+        let path = format!("/api/v1/orchestration/agents/{agent}/train");
+        let body = json!({ "steps": "12000", "seed": "7" });
+        let run = rest.post(&path, body).await.unwrap();
+        let id = governed::text(&run["run"]["run_id"]);
+        runs.push(format!("/api/v1/orchestration/training/{id}"));
+    }
+    runs
+}
+
+/// Follows runs to their ends; returns the numbers of their events.
+async fn followed(rest: &Rest, runs: &[String]) -> Vec<usize> {
+    let mut counts = Vec::new();
+    for run in runs {
+        let (mut count, mut ended) = (0, Value::Null);
+        let path = format!("{run}/events");
+        let follow = rest.follow(&path, |item| {
+            count += 1;
+            assert_eq!(item["sequence"], count.to_string());
+            ended = item["ended"].clone();
+            true
+        });
+        follow.await.unwrap();
+        assert_eq!(ended["state"], "TRAINING_STATE_COMPLETED", "{ended}");
+        counts.push(count);
+    }
+    counts
+}
+
+/// What each agent has learned: its return, and what it thinks of some states.
+async fn learned(rest: &Rest) -> Vec<Value> {
+    let mut learned = Vec::new();
+    for (agent, width) in FOUR {
+        let path = format!("/api/v1/orchestration/agents/{agent}");
+        let seen = rest.get(&path).await.unwrap()["agent"].clone();
+        learned.push(json!([seen["last_return"], seen["weights_version"]]));
+        for value in [0.1, 0.6] {
+            let state = json!({ "state_vector": vec![value; width] });
+            let states = json!({ format!("{agent}_state"): state });
+            let acted = rest.post("/api/v1/orchestration/step", states).await;
+            learned.push(acted.unwrap()["agent_actions"][agent].clone());
+        }
+    }
+    learned
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn trainings_that_are_killed_end_as_undisturbed_ones() {
+    let data = tempfile::tempdir().unwrap();
+    let undisturbed = four(data.path(), 3600);
+    let rest = undisturbed.admin().await;
+    let runs = train_four(&rest).await;
+    let events = followed(&rest, &runs).await;
+    let expected = learned(&rest).await;
+    drop(undisturbed);
+
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = four(data.path(), 0);
+    let mut rest = mesh.admin().await;
+    let runs = train_four(&rest).await;
+    // The first two run at once, and the others after them.
+    for run in [&runs[0], &runs[2]] {
+        eventually("the run is under way", || async {
+            let shown = rest.get(run).await.unwrap()["run"].clone();
+            let done = governed::text(&shown["steps_done"]);
+            done.parse::<u64>().unwrap() >= 1_000
+        })
+        .await;
+        // Dropped before the next one: it ends what its data directory says is running.
+        drop(mesh);
+        mesh = four(data.path(), 0);
+        rest = mesh.admin().await;
+    }
+    assert_eq!(followed(&rest, &runs).await, events, "no report twice");
+    assert_eq!(learned(&rest).await, expected);
+    let audit = rest.get("/admin/audit/logs?page_size=500").await.unwrap();
+    assert!(audit.to_string().contains("training.resumed"), "{audit}");
+}
