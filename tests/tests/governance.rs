@@ -66,28 +66,6 @@ async fn let_go(mesh: &TestMesh, id: &str) {
     agents.settle_hyperparameters(request).await.unwrap();
 }
 
-/// A decision that lets go of the agent and cannot be written: the agent is held as before.
-async fn decision_that_is_lost(mesh: &TestMesh, admin: &Rest, resolve: &str) {
-    let busy = tars_test_db::lock(mesh.dir.path(), "hypersync").await;
-    let keep = json!({ "resolution": "RESOLUTION_KEEP_LIVE", "reason": "it is good" });
-    // The call's deadline may end before the database's patience does. Then the decision would still be made
-    // once the database is free; the next one waits until this one has ended.
-    let mut refused = (504, String::new());
-    for _ in 0..6 {
-        let (status, lost) = refusal(admin.post(resolve, keep.clone()).await);
-        refused = (status, reason(&lost));
-        if status != 504 {
-            break;
-        }
-    }
-    assert_eq!(refused, (503, "STORE".to_owned()));
-    drop(busy);
-    eventually("the agent is held as before", || async {
-        agent(admin).await["hold"]["awaits_person"] == true
-    })
-    .await;
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn while_a_proposal_is_verified_nobody_else_changes_the_agent() {
     let mesh = TestMesh::start().await;
@@ -195,7 +173,6 @@ async fn a_version_that_is_lost_asks_a_person_and_the_candidate_does_not_stay() 
         (&held["change_id"], &held["awaits_person"]),
         (&json!(id), &json!(true))
     );
-    decision_that_is_lost(&mesh, &admin, &resolve).await;
     let_go(&mesh, &id).await;
     assert_eq!(agent(&admin).await["hold"], Value::Null);
     let mesh = mesh.restart().await;
