@@ -69,9 +69,9 @@ enum Command {
         after_help = "Examples:\n  tars agents versions policy\n  tars agents versions policy --json | jq -r '.[] | select(.live).version'"
     )]
     Versions(Versions),
-    /// Make an earlier version of an agent's weights live again, under the next number.
+    /// Make an earlier version of an agent's weights live again, or one of its rules, under the next number.
     #[command(
-        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy 3 --expect-version 5 --json"
+        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --expect-version 5 --json"
     )]
     Promote(Promote),
     /// Make the version of an agent's weights live again that was live before; a second one undoes it.
@@ -233,6 +233,8 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
         ("version", short(&agent["version"])),
         ("approved", short(&agent["approved_version"])),
         ("weights", short(&agent["weights_version"])),
+        ("rule", text(&agent["rule"])),
+        ("rules", words(&agent["rules"])),
         ("last return", short(&agent["last_return"])),
         ("steps", short(&agent["total_steps"])),
         ("episodes", short(&agent["total_episodes"])),
@@ -254,6 +256,12 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
         note!("`tars proposals watch {change}` follows the change that holds it");
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A list of words, separated by commas.
+fn words(list: &Value) -> String {
+    let words = list.as_array().into_iter().flatten();
+    words.map(text).collect::<Vec<_>>().join(", ")
 }
 
 /// Each hyperparameter with its live and its approved value.

@@ -152,7 +152,7 @@ const SCANS: &[Scan] = &[
         "the checkpoints that are retained, by the replica that has the lease of it",
     ),
     scan(
-        "SELECT blob FROM checkpoints UNION",
+        "SELECT blob FROM checkpoints WHERE blob IS NOT NULL UNION",
         Engine::Either,
         "as the one before: a collection reads every reference",
     ),

@@ -5,6 +5,7 @@ use crate::{
     OrchestrationError,
     choices::Choices,
     learners::{Followed, Live},
+    rules::{self, Rule},
     store::{self, AgentRow, ApprovalRow, HoldRow, Store, VersionRow},
     task,
 };
@@ -46,6 +47,8 @@ pub(crate) struct Definition {
     /// The world that it lives in.
     pub(crate) environment: String,
     pub(crate) space: AgentSpace,
+    /// The names of the rules that it can answer by.
+    pub(crate) rules: Vec<&'static str>,
 }
 
 #[derive(Debug)]
@@ -73,6 +76,8 @@ pub(crate) struct Agent {
 pub(crate) struct LiveAgent {
     pub(crate) row: AgentRow,
     pub(crate) policy: Option<Policy>,
+    /// What answers instead of a policy.
+    pub(crate) rule: Option<Rule>,
     pub(crate) approved: ApprovalRow,
     pub(crate) hold: Option<HoldRow>,
 }
@@ -88,6 +93,13 @@ pub(crate) struct Installed<'a> {
     pub(crate) episodes: i64,
 }
 
+/// What answers for an agent.
+#[derive(Debug, Clone)]
+pub(crate) enum Answerer {
+    Policy(Policy),
+    Rule(Rule),
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Action {
     pub(crate) agent: &'static str,
@@ -96,6 +108,8 @@ pub(crate) struct Action {
     pub(crate) name: String,
     pub(crate) values: Vec<f32>,
     pub(crate) weights_version: i64,
+    /// The rule that answered; absent where a policy did.
+    pub(crate) rule: Option<&'static str>,
 }
 
 impl Agents {
@@ -150,6 +164,7 @@ impl Agents {
                 .await?
                 .ok_or_else(|| DbError::from(absent("agents")))?,
             policy: live.policy.clone(),
+            rule: live.rule.clone(),
             approved: store::approval(tx, agent.id())
                 .await?
                 .ok_or_else(|| DbError::from(absent("agent_approvals")))?,
@@ -163,7 +178,12 @@ impl Agents {
             true => stored.policy,
             false => load(&self.blobs, &stored.row).await?,
         };
-        agent.publish(LiveAgent { policy, ..stored });
+        let rule = agent.definition.rule_of(&stored.row)?;
+        agent.publish(LiveAgent {
+            policy,
+            rule,
+            ..stored
+        });
         Ok(())
     }
 
@@ -177,15 +197,18 @@ impl Agents {
         let blob = self.blobs.put(tx, installed.policy.to_bytes()).await?;
         let mut next = LiveAgent::clone(&agent.live());
         next.row.weights = Some(blob.clone());
+        next.row.rule = None;
         next.row.weights_version += 1;
         next.row.last_return = Some(installed.final_return);
         next.row.total_steps += installed.steps;
         next.row.total_episodes += installed.episodes;
         next.row.updated_us = self.clock.now_us();
         next.policy = Some(installed.policy.clone());
+        next.rule = None;
         let version = VersionRow {
             version: next.row.weights_version,
-            blob,
+            blob: Some(blob),
+            rule: None,
             at_us: next.row.updated_us,
             algorithm: installed.policy.algorithm().to_owned(),
             run_id: Some(installed.run),
@@ -197,43 +220,86 @@ impl Agents {
         Ok(next)
     }
 
-    /// Makes the policy of a retained version the next version, as [`install`](Self::install) does.
+    /// Makes what a retained version answers by the next version, as [`install`](Self::install) does.
     pub(crate) async fn restore(
         &self,
         tx: &mut Transaction,
         agent: &Agent,
         from: &VersionRow,
     ) -> Result<LiveAgent, OrchestrationError> {
-        let policy = self.policy_of(agent, from).await?;
+        let answerer = self.answerer_of(agent, from).await?;
+        let origin = VersionRow {
+            restored_from: Some(from.restored_from.unwrap_or(from.version)),
+            ..from.clone()
+        };
+        self.replace(tx, agent, answerer, origin).await
+    }
+
+    /// Makes one of the agent's rules the next version.
+    pub(crate) async fn follow(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        rule: Rule,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        let origin = VersionRow::of_rule(rule.name());
+        self.replace(tx, agent, Answerer::Rule(rule), origin).await
+    }
+
+    /// Writes the next version, which answers from now on.
+    async fn replace(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        answerer: Answerer,
+        origin: VersionRow,
+    ) -> Result<LiveAgent, OrchestrationError> {
         let mut next = LiveAgent::clone(&agent.live());
-        next.row.weights = Some(from.blob.clone());
+        next.row.weights = origin.blob.clone();
+        next.row.rule = origin.rule.clone();
         next.row.weights_version += 1;
-        next.row.last_return = from.mean_return;
+        next.row.last_return = origin.mean_return;
         next.row.updated_us = self.clock.now_us();
-        next.policy = Some(policy);
+        (next.policy, next.rule) = answerer.into_parts();
         let version = VersionRow {
             version: next.row.weights_version,
             at_us: next.row.updated_us,
-            restored_from: Some(from.restored_from.unwrap_or(from.version)),
-            ..from.clone()
+            ..origin
         };
         store::update_weights(tx, &next.row).await?;
         store::insert_version(tx, agent.id(), &version).await?;
         Ok(next)
     }
 
-    /// The policy of a retained version, if the agent can act by it.
+    /// What a retained version answers by, if the agent can act by it.
+    async fn answerer_of(
+        &self,
+        agent: &Agent,
+        version: &VersionRow,
+    ) -> Result<Answerer, OrchestrationError> {
+        match &version.blob {
+            Some(blob) => Ok(Answerer::Policy(
+                self.policy_of(agent, version, blob).await?,
+            )),
+            None => {
+                let rule = version.rule.as_deref().unwrap_or_default();
+                Ok(Answerer::Rule(agent.definition.rule(rule)?))
+            }
+        }
+    }
+
     async fn policy_of(
         &self,
         agent: &Agent,
         version: &VersionRow,
+        blob: &str,
     ) -> Result<Policy, OrchestrationError> {
         let unusable = |why: String| OrchestrationError::UnusableVersion {
             agent: agent.id(),
             version: version.version,
             why,
         };
-        let bytes = match self.blobs.get(&version.blob).await {
+        let bytes = match self.blobs.get(blob).await {
             Ok(bytes) => bytes,
             Err(e @ (BlobError::Db(_) | BlobError::Io { .. })) => return Err(e.into()),
             Err(e) => return Err(unusable(e.to_string())),
@@ -253,12 +319,29 @@ impl Definition {
     ) -> Result<Self, OrchestrationError> {
         let unknown = || OrchestrationError::Environment(environment.to_owned());
         let found = algorithm::find(algorithm);
+        let space = task::space(environment, id).ok_or_else(unknown)?;
         Ok(Self {
             id,
             algorithm: found.ok_or_else(|| OrchestrationError::Algorithm(algorithm.to_owned()))?,
             environment: environment.to_owned(),
-            space: task::space(environment, id).ok_or_else(unknown)?,
+            rules: rules::names(&space),
+            space,
         })
+    }
+
+    /// One of the agent's rules.
+    pub(crate) fn rule(&self, name: &str) -> Result<Rule, OrchestrationError> {
+        let found = Rule::find(&self.space, name);
+        found.ok_or_else(|| OrchestrationError::UnknownRule {
+            agent: self.id,
+            rule: name.to_owned(),
+            known: self.rules.clone(),
+        })
+    }
+
+    /// The rule that an agent with this row answers by.
+    fn rule_of(&self, row: &AgentRow) -> Result<Option<Rule>, OrchestrationError> {
+        row.rule.as_deref().map(|name| self.rule(name)).transpose()
     }
 }
 
@@ -277,6 +360,7 @@ impl Agent {
         let (approved, hold) = governance(&row, store, clock).await?;
         let live = LiveAgent {
             policy: load(blobs, &row).await?,
+            rule: definition.rule_of(&row)?,
             row,
             approved,
             hold,
@@ -384,19 +468,20 @@ impl Agent {
             return Err(OrchestrationError::AgentType);
         }
         let live = self.live();
-        let policy = live.policy.as_ref().ok_or(OrchestrationError::Untrained)?;
-        if state.len() != policy.inputs() {
+        let answerer = live.answerer().ok_or(OrchestrationError::Untrained)?;
+        let needed = answerer.inputs();
+        if state.len() != needed {
             return Err(OrchestrationError::Observation {
                 agent: self.definition.id.to_owned(),
                 given: state.len(),
-                needed: policy.inputs(),
+                needed,
             });
         }
         if !state.iter().all(|v| (*v as f32).is_finite()) {
             return Err(OrchestrationError::NotFinite(self.id()));
         }
         let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
-        let Decision { action, values } = policy.act(&observation, &[], &mut Scratch::default());
+        let Decision { action, values } = answerer.decide(&observation);
         let name = match &action {
             tars_worlds::Action::Discrete(at) => self.name_of(*at),
             tars_worlds::Action::Continuous(_) => String::new(),
@@ -407,11 +492,57 @@ impl Agent {
             name,
             values,
             weights_version: live.row.weights_version,
+            rule: answerer.rule(),
         })
     }
 }
 
+impl Answerer {
+    fn into_parts(self) -> (Option<Policy>, Option<Rule>) {
+        match self {
+            Self::Policy(policy) => (Some(policy), None),
+            Self::Rule(rule) => (None, Some(rule)),
+        }
+    }
+
+    /// How many components its observations have.
+    pub(crate) fn inputs(&self) -> usize {
+        match self {
+            Self::Policy(policy) => policy.inputs(),
+            Self::Rule(rule) => rule.inputs(),
+        }
+    }
+
+    /// What it does in a state, with the values that the action was chosen by.
+    pub(crate) fn decide(&self, observation: &[f32]) -> Decision {
+        match self {
+            Self::Policy(policy) => policy.act(observation, &[], &mut Scratch::default()),
+            Self::Rule(rule) => rule.decide(observation),
+        }
+    }
+
+    /// The name of the rule; absent for a policy.
+    pub(crate) fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::Policy(_) => None,
+            Self::Rule(rule) => Some(rule.name()),
+        }
+    }
+}
+
 impl LiveAgent {
+    /// What answers; absent while untrained.
+    pub(crate) fn answerer(&self) -> Option<Answerer> {
+        let rule = self.rule.clone().map(Answerer::Rule);
+        rule.or_else(|| self.policy.clone().map(Answerer::Policy))
+    }
+
+    /// Whether a version answers already.
+    pub(crate) fn answers_by(&self, version: &VersionRow) -> bool {
+        let row = &self.row;
+        row.weights == version.blob && row.rule == version.rule && row.weights_version > 0
+    }
+
     /// Whether both have the same rows. Each change of a row sets its version or its time.
     pub(crate) fn is_stored_as(&self, other: &Self) -> bool {
         let versions = |live: &Self| {
@@ -425,6 +556,7 @@ impl LiveAgent {
         };
         versions(self) == versions(other)
             && self.row.weights == other.row.weights
+            && self.row.rule == other.row.rule
             && self.approved.change_id == other.approved.change_id
             && self.hold == other.hold
     }
@@ -484,6 +616,7 @@ async fn first(
         hyperparameters: definition.algorithm.spec.defaults(),
         version: 1,
         weights: None,
+        rule: None,
         weights_version: 0,
         last_return: None,
         total_steps: 0,

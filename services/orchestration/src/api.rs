@@ -150,6 +150,13 @@ fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
         approved_version: unsigned(live.approved.version),
         drift: drift(live.drift()),
         hold: live.hold.as_ref().map(hold),
+        rule: live.row.rule.clone().unwrap_or_default(),
+        rules: slot
+            .definition
+            .rules
+            .iter()
+            .map(ToString::to_string)
+            .collect(),
     }
 }
 
@@ -163,6 +170,16 @@ fn version(listed: ListedVersion) -> AgentVersion {
         run_id: row.run_id.map(|id| id.to_string()).unwrap_or_default(),
         mean_return: row.mean_return,
         restored_from: row.restored_from.map(unsigned),
+        rule: row.rule.unwrap_or_default(),
+    }
+}
+
+/// What a promotion asks for: a version or a rule.
+fn target(version: u64, rule: String) -> Result<Target, OrchestrationError> {
+    match (version, rule.is_empty()) {
+        (0, false) => Ok(Target::Rule(rule)),
+        (version, true) if version > 0 => Ok(Target::Version(signed(version))),
+        _ => Err(OrchestrationError::OneTarget),
     }
 }
 
@@ -333,7 +350,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let promotion = Promotion {
             by,
             reason: asked.reason,
-            target: Target::Version(signed(asked.version)),
+            target: target(asked.version, asked.rule)?,
             expected: asked.expected_weights_version.map(signed),
         };
         let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;

@@ -124,6 +124,7 @@ mod tests {
                 hyperparameters: Values::new(),
                 version: 1,
                 weights: None,
+                rule: None,
                 weights_version: 0,
                 last_return: None,
                 total_steps: 0,
@@ -161,7 +162,8 @@ mod tests {
         fn version(&self, blob: &str) -> VersionRow {
             VersionRow {
                 version: self.row.weights_version,
-                blob: blob.to_owned(),
+                blob: Some(blob.to_owned()),
+                rule: None,
                 at_us: 1,
                 algorithm: "dqn".to_owned(),
                 run_id: None,
@@ -177,7 +179,7 @@ mod tests {
             let from = store::version(&mut tx, "policy", version).await.unwrap();
             let from = from.unwrap();
             self.row.weights_version += 1;
-            self.row.weights = Some(from.blob.clone());
+            self.row.weights = from.blob.clone();
             store::update_weights(&mut tx, &self.row).await.unwrap();
             let restored = VersionRow {
                 version: self.row.weights_version,

@@ -30,7 +30,7 @@ pub(crate) enum OrchestrationError {
         "there is no agent {0:?} here: its algorithm, {1}, cannot act in the environment of this mesh"
     )]
     NotBuilt(&'static str, &'static str),
-    #[error("the agent has no weights yet: train it first")]
+    #[error("the agent has no weights yet: train it first, or promote one of its rules")]
     Untrained,
     #[error("the state has {given} values; {agent} observes {needed}")]
     Observation {
@@ -62,6 +62,14 @@ pub(crate) enum OrchestrationError {
         /// The newest first.
         retained: Vec<i64>,
     },
+    #[error("{agent} has no rule {rule:?}; {}", rules_of(known))]
+    UnknownRule {
+        agent: &'static str,
+        rule: String,
+        known: Vec<&'static str>,
+    },
+    #[error("exactly one is required: a version, or a rule")]
+    OneTarget,
     #[error("no version of the weights was live before that is retained")]
     NoEarlierVersion,
     #[error("version {version} of the weights cannot be served by {agent}: {why}")]
@@ -181,6 +189,8 @@ impl From<OrchestrationError> for Status {
                 fault::status(Code::Aborted, reason::VERSION_CHANGED, &text)
             }
             E::NotRetained { version, .. } => fault::absent("version", &version.to_string(), &text),
+            E::UnknownRule { rule, .. } => fault::absent("rule", &rule, &text),
+            E::OneTarget => fault::invalid_field("version", &text),
             E::NoEarlierVersion => fault::precondition(reason::NO_EARLIER_VERSION, "agent", &text),
             E::UnusableVersion { .. } => unusable(&text),
             E::ChangeInProgress { change, .. } => {
@@ -263,6 +273,13 @@ fn listed(versions: &[i64]) -> String {
     }
     let versions: Vec<String> = versions.iter().map(ToString::to_string).collect();
     versions.join(", ")
+}
+
+fn rules_of(known: &[&str]) -> String {
+    match known {
+        [] => "only agents of the mesh have rules".to_owned(),
+        known => format!("it has {}", known.join(", ")),
+    }
 }
 
 /// How a change in progress ends.

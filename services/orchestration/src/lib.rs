@@ -13,6 +13,7 @@ mod error;
 mod hosts;
 mod learners;
 mod ownership;
+mod rules;
 mod serving;
 mod solvers;
 mod steps;

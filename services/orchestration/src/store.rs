@@ -111,6 +111,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "sessions",
         include_str!("../migrations/0019_sessions.sql"),
     ),
+    Migration::new(20, "rules", include_str!("../migrations/0020_rules.sql")),
 ];
 
 #[derive(Debug, Clone)]
@@ -120,7 +121,10 @@ pub(crate) struct AgentRow {
     pub(crate) environment: String,
     pub(crate) hyperparameters: Values,
     pub(crate) version: i64,
+    /// The blob of the policy that answers; absent while untrained, and while a rule answers.
     pub(crate) weights: Option<String>,
+    /// The rule that answers instead.
+    pub(crate) rule: Option<String>,
     pub(crate) weights_version: i64,
     pub(crate) last_return: Option<f64>,
     pub(crate) total_steps: i64,
@@ -145,15 +149,15 @@ pub(crate) struct ConflictBody {
     pub(crate) explanation: String,
 }
 
-const AGENT: &str = "SELECT id, algorithm, environment, hyperparameters, version, weights, weights_version, \
+const AGENT: &str = "SELECT id, algorithm, environment, hyperparameters, version, weights, rule, weights_version, \
                      last_return, total_steps, total_episodes, updated_us FROM agents WHERE id = $1";
 const INSERT_AGENT: &str = "INSERT INTO agents (id, algorithm, environment, hyperparameters, version, weights, \
-                            weights_version, last_return, total_steps, total_episodes, updated_us) \
-                            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)";
+                            rule, weights_version, last_return, total_steps, total_episodes, updated_us) \
+                            VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 const UPDATE_HYPERPARAMETERS: &str = "UPDATE agents SET hyperparameters = $1, version = $2, updated_us = $3 \
                                       WHERE id = $4 AND version = $5";
-const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, weights_version = $2, last_return = $3, \
-                              total_steps = $4, total_episodes = $5, updated_us = $6 WHERE id = $7";
+const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, rule = $2, weights_version = $3, last_return = $4, \
+                              total_steps = $5, total_episodes = $6, updated_us = $7 WHERE id = $8";
 const OPERATION: &str = "SELECT version FROM applied_operations WHERE id = $1";
 const INSERT_OPERATION: &str =
     "INSERT INTO applied_operations (id, agent_id, version, at_us) VALUES ($1, $2, $3, $4)";
@@ -174,6 +178,7 @@ impl FromRow for AgentRow {
             hyperparameters: row.json("hyperparameters")?,
             version: row.get("version")?,
             weights: row.get("weights")?,
+            rule: row.get("rule")?,
             weights_version: row.get("weights_version")?,
             last_return: row.get("last_return")?,
             total_steps: row.get("total_steps")?,
@@ -270,6 +275,7 @@ pub(crate) async fn insert_agent(
         .bind(json(&row.hyperparameters)?)
         .bind(row.version)
         .bind(&row.weights)
+        .bind(&row.rule)
         .bind(row.weights_version)
         .bind(row.last_return)
         .bind(row.total_steps)
@@ -298,6 +304,7 @@ pub(crate) async fn update_weights(
 ) -> Result<(), OrchestrationError> {
     let update = Query::new(UPDATE_WEIGHTS)
         .bind(&row.weights)
+        .bind(&row.rule)
         .bind(row.weights_version)
         .bind(row.last_return)
         .bind(row.total_steps)

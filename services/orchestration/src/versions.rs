@@ -1,4 +1,5 @@
-//! The versions of an agent's weights: which are retained, and how one is made live again.
+//! The versions of an agent's weights: which are retained, and how one is made live again. One of the agent's
+//! rules can be made live too, and is a version like any other.
 //!
 //! `weights_version` counts the changes of what is live, so that a client can order the actions that it was
 //! given. Making an earlier version's policy live again is such a change: it gets the next number, and its
@@ -13,19 +14,27 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
     changes::ensure_not_held,
+    rules::Rule,
     serving::{Made, Rollout},
     store::{self, ListedVersion, VersionRow},
 };
 use std::sync::Arc;
-use tars_runtime::{audit, db::Transaction, page, tasks::to_the_end};
+use tars_runtime::{
+    audit::{self, Record},
+    db::Transaction,
+    page,
+    tasks::to_the_end,
+};
 
 /// How many of the retained versions an error names.
 const NAMED: i64 = 20;
 
-/// Which version is to be live.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What is to be live.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Target {
     Version(i64),
+    /// One of the agent's rules, by its name.
+    Rule(String),
     /// The one that was live before.
     Before,
 }
@@ -40,30 +49,56 @@ pub(crate) struct Promotion {
     pub(crate) expected: Option<i64>,
 }
 
-impl Target {
-    fn event(self) -> &'static str {
+/// What a target is found to be.
+enum Found {
+    Version(VersionRow),
+    Rule(Rule),
+}
+
+impl Found {
+    fn is_live(&self, live: &LiveAgent) -> bool {
         match self {
-            Self::Version(_) => "agent.promoted",
+            Self::Version(version) => live.answers_by(version),
+            Self::Rule(rule) => live.row.rule.as_deref() == Some(rule.name()),
+        }
+    }
+
+    /// What the audit trail says of it.
+    fn describe(&self, record: Record) -> Record {
+        match self {
+            Self::Version(version) => record.detail("restored", version.version),
+            Self::Rule(rule) => record.detail("rule", rule.name()),
+        }
+    }
+}
+
+impl Target {
+    fn event(&self) -> &'static str {
+        match self {
+            Self::Version(_) | Self::Rule(_) => "agent.promoted",
             Self::Before => "agent.rolled_back",
         }
     }
 
-    /// Reads the version that is meant.
+    /// Finds what is meant.
     async fn find(
-        self,
+        &self,
         tx: &mut Transaction,
+        agent: &Agent,
         live: &LiveAgent,
-    ) -> Result<VersionRow, OrchestrationError> {
+    ) -> Result<Found, OrchestrationError> {
         let (id, version) = (live.row.id.as_str(), live.row.weights_version);
         match self {
-            Self::Version(version) => match store::version(tx, id, version).await? {
-                Some(row) => Ok(row),
-                None => Err(not_retained(tx, id, version).await?),
+            Self::Version(version) => match store::version(tx, id, *version).await? {
+                Some(row) => Ok(Found::Version(row)),
+                None => Err(not_retained(tx, id, *version).await?),
             },
+            Self::Rule(name) => Ok(Found::Rule(agent.definition.rule(name)?)),
             Self::Before => {
                 let before = store::versions_before(tx, id, version, 1).await?;
                 let row = before.into_iter().next();
-                row.ok_or(OrchestrationError::NoEarlierVersion)
+                let row = row.ok_or(OrchestrationError::NoEarlierVersion)?;
+                Ok(Found::Version(row))
             }
         }
     }
@@ -98,8 +133,8 @@ impl Orchestration {
         }))
     }
 
-    /// Makes an earlier version of an agent's weights live again. Returns the new live state, and which
-    /// replicas serve it, as [`reload`](Self::reload) does. Nothing changes where its policy is live
+    /// Makes an earlier version of an agent's weights live again, or one of its rules. Returns the new live
+    /// state, and which replicas serve it, as [`reload`](Self::reload) does. Nothing changes where it is live
     /// already.
     pub(crate) async fn promote(
         self: &Arc<Self>,
@@ -121,18 +156,20 @@ impl Orchestration {
         ensure_not_held(&mut tx, agent.id(), None).await?;
         let live = agent.live();
         expect(promotion.expected, live.row.weights_version)?;
-        let version = promotion.target.find(&mut tx, &live).await?;
-        if live.row.weights.as_ref() == Some(&version.blob) {
+        let found = promotion.target.find(&mut tx, agent, &live).await?;
+        if found.is_live(&live) {
             return tx.commit_unchanged().await;
         }
-        let next = self.agents.restore(&mut tx, agent, &version).await?;
+        let next = match &found {
+            Found::Version(version) => self.agents.restore(&mut tx, agent, version).await?,
+            Found::Rule(rule) => self.agents.follow(&mut tx, agent, rule.clone()).await?,
+        };
         let record = self
             .record(promotion.target.event(), &promotion.by, &next)
             .detail("weights_version", next.row.weights_version)
             .detail("replaced", live.row.weights_version)
-            .detail("restored", version.version)
             .detail("reason", &promotion.reason);
-        audit::insert(&mut tx, &record).await?;
+        audit::insert(&mut tx, &found.describe(record)).await?;
         tx.commit(next).await
     }
 }

@@ -43,15 +43,23 @@ pub(super) struct Versions {
     pub(super) json: bool,
 }
 
-/// A version to make live again.
+/// What is to be live: a version, or a rule.
 #[derive(Debug, Args)]
 pub(super) struct Promote {
     /// The agent, as `tars agents list` shows it.
     #[arg(value_name = "AGENT")]
     agent_id: String,
     /// The version, as `tars agents versions` shows it.
-    #[arg(value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
-    version: u64,
+    #[arg(
+        value_name = "VERSION",
+        value_parser = clap::value_parser!(u64).range(1..),
+        required_unless_present = "rule",
+        conflicts_with = "rule"
+    )]
+    version: Option<u64>,
+    /// A rule of the agent instead, as `tars agents show` lists them.
+    #[arg(long, value_name = "NAME")]
+    rule: Option<String>,
     #[command(flatten)]
     how: How,
 }
@@ -112,12 +120,20 @@ fn row(version: &Value) -> Vec<String> {
     vec![
         short(&version["version"]),
         text(&version["live_since"]),
-        text(&version["agent_type"]),
+        kind(version),
         short(&version["mean_return"]),
         short(&version["restored_from"]),
         text(&version["run_id"]),
         state.to_owned(),
     ]
+}
+
+/// What learned the policy, or the rule.
+fn kind(version: &Value) -> String {
+    match text(&version["rule"]) {
+        rule if rule.is_empty() => text(&version["agent_type"]),
+        rule => rule,
+    }
 }
 
 impl Promote {
@@ -126,9 +142,18 @@ impl Promote {
     }
 
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        self.how
+            .change(rest, &self.agent_id, "promote", self.body())
+            .await
+    }
+
+    fn body(&self) -> Value {
         let mut body = self.how.body();
-        body["version"] = json!(self.version.to_string());
-        self.how.change(rest, &self.agent_id, "promote", body).await
+        match (&self.rule, self.version) {
+            (Some(rule), _) => body["rule"] = json!(rule),
+            (None, version) => body["version"] = json!(version.unwrap_or(0).to_string()),
+        }
+        body
     }
 }
 
@@ -189,6 +214,27 @@ mod tests {
         assert_eq!(row(&version), cells);
         let trained = json!({ "version": "2", "run_id": "", "mean_return": null });
         assert_eq!(row(&trained), ["2", "", "", "-", "-", "", ""]);
+        let rule = json!({ "version": "4", "agent_type": "", "rule": "aimd" });
+        assert_eq!(row(&rule)[2], "aimd");
+    }
+
+    #[test]
+    fn a_version_or_a_rule_is_sent() {
+        let how = || How {
+            expect_version: None,
+            reason: String::new(),
+            json: false,
+        };
+        let promote = |version, rule: Option<&str>| Promote {
+            agent_id: "policy".to_owned(),
+            version,
+            rule: rule.map(str::to_owned),
+            how: how(),
+        };
+        let sent = promote(Some(3), None).body();
+        assert_eq!(sent, json!({ "reason": "", "version": "3" }));
+        let sent = promote(None, Some("aimd")).body();
+        assert_eq!(sent, json!({ "reason": "", "rule": "aimd" }));
     }
 
     #[test]

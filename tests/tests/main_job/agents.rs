@@ -345,6 +345,16 @@ async fn refused_promotions(mesh: &TestMesh, developer: &Rest, live: u64) {
         ),
         ("policy/promote", json!({}), (400, "INVALID_FIELD")),
         (
+            "policy/promote",
+            json!({ "version": "1", "rule": "aimd" }),
+            (400, "INVALID_FIELD"),
+        ),
+        (
+            "policy/promote",
+            json!({ "rule": "aimd" }),
+            (404, "NOT_FOUND"),
+        ),
+        (
             "policy/rollback",
             json!({ "reason": "x".repeat(513) }),
             (400, "INVALID_FIELD"),

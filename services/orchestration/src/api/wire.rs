@@ -431,5 +431,6 @@ pub(super) fn action(acted: Action) -> AgentAction {
         action_values: acted.values.into_iter().map(f64::from).collect(),
         weights_version: super::unsigned(acted.weights_version),
         continuous_action,
+        rule: acted.rule.unwrap_or_default().to_owned(),
     }
 }

@@ -5,14 +5,17 @@ use std::collections::BTreeSet;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;
 
-/// A retained version of an agent's weights.
+/// A retained version of what answers for an agent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct VersionRow {
     pub(crate) version: i64,
-    /// The name of the policy's blob.
-    pub(crate) blob: String,
+    /// The name of the policy's blob; absent for a rule.
+    pub(crate) blob: Option<String>,
+    /// The rule; absent for a policy.
+    pub(crate) rule: Option<String>,
     /// When the version was made live.
     pub(crate) at_us: i64,
+    /// What learned the policy; empty for a rule.
     pub(crate) algorithm: String,
     /// The run that trained the policy; absent where that was not recorded yet.
     pub(crate) run_id: Option<Uuid>,
@@ -29,31 +32,49 @@ pub(crate) struct ListedVersion {
     pub(crate) live: i64,
 }
 
-const INSERT: &str = "INSERT INTO checkpoints (agent_id, version, blob, at_us, algorithm, run_id, mean_return, \
-                      restored_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8)";
-const VERSION: &str = "SELECT version, blob, at_us, algorithm, run_id, mean_return, restored_from \
+const INSERT: &str = "INSERT INTO checkpoints (agent_id, version, blob, rule, at_us, algorithm, run_id, mean_return, \
+                      restored_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
+const VERSION: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from \
                        FROM checkpoints WHERE agent_id = $1 AND version = $2";
 /// The newest first.
-const BEFORE: &str = "SELECT version, blob, at_us, algorithm, run_id, mean_return, restored_from \
+const BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from \
                       FROM checkpoints WHERE agent_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
-const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS blob, checkpoints.at_us AS at_us, \
+const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS blob, \
+                    checkpoints.rule AS rule, checkpoints.at_us AS at_us, \
                     checkpoints.algorithm AS algorithm, checkpoints.run_id AS run_id, \
                     checkpoints.mean_return AS mean_return, checkpoints.restored_from AS restored_from, \
                     agents.weights_version AS live FROM checkpoints JOIN agents ON agents.id = checkpoints.agent_id \
                     WHERE checkpoints.agent_id = $1 AND checkpoints.version < $2 \
                     ORDER BY checkpoints.version DESC LIMIT $3";
 /// Weights do not change while a governed change holds their agent, and what it may go back to stays.
-/// Versions that made an earlier policy live again take no place of those that were trained.
+/// Versions that made an earlier policy live again, and rules, take no place of those that were trained.
 const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
                         EXISTS (SELECT 1 FROM agents WHERE agents.id = checkpoints.agent_id \
                         AND checkpoints.version <= agents.weights_version - $1) \
                         AND NOT EXISTS (SELECT 1 FROM agent_holds WHERE agent_holds.agent_id = checkpoints.agent_id) \
-                        AND (checkpoints.restored_from IS NOT NULL OR \
+                        AND (checkpoints.restored_from IS NOT NULL OR checkpoints.rule IS NOT NULL OR \
                         (SELECT COUNT(*) FROM checkpoints AS newer WHERE newer.agent_id = checkpoints.agent_id \
-                        AND newer.version > checkpoints.version AND newer.restored_from IS NULL) >= $1)";
-const REFERENCED: &str = "SELECT blob FROM checkpoints UNION SELECT weights AS blob FROM agents WHERE weights IS NOT NULL \
+                        AND newer.version > checkpoints.version AND newer.restored_from IS NULL \
+                        AND newer.rule IS NULL) >= $1)";
+const REFERENCED: &str = "SELECT blob FROM checkpoints WHERE blob IS NOT NULL UNION SELECT weights AS blob FROM agents WHERE weights IS NOT NULL \
                           UNION SELECT start_blob AS blob FROM run_plans WHERE start_blob IS NOT NULL \
                           UNION SELECT checkpoint_blob AS blob FROM run_plans WHERE checkpoint_blob IS NOT NULL";
+
+impl VersionRow {
+    /// A rule that no version was before. Its number and time are set when it is made live.
+    pub(crate) fn of_rule(name: &str) -> Self {
+        Self {
+            version: 0,
+            blob: None,
+            rule: Some(name.to_owned()),
+            at_us: 0,
+            algorithm: String::new(),
+            run_id: None,
+            mean_return: None,
+            restored_from: None,
+        }
+    }
+}
 
 impl FromRow for VersionRow {
     fn from_row(row: &Row) -> Result<Self, DbError> {
@@ -62,6 +83,7 @@ impl FromRow for VersionRow {
         Ok(Self {
             version,
             blob: row.get("blob")?,
+            rule: row.get("rule")?,
             at_us: row.get("at_us")?,
             algorithm: row.get("algorithm")?,
             run_id: row.get("run_id")?,
@@ -98,6 +120,7 @@ pub(crate) async fn insert_version(
         .bind(agent)
         .bind(row.version)
         .bind(&row.blob)
+        .bind(&row.rule)
         .bind(row.at_us)
         .bind(&row.algorithm)
         .bind(row.run_id)

@@ -16,8 +16,15 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
+mod rules;
+
 async fn open(dir: &Path) -> Arc<Orchestration> {
-    let setup = Setup::for_tests(Seeds::counted(41));
+    open_in(dir, "cartpole").await
+}
+
+async fn open_in(dir: &Path, environment: &str) -> Arc<Orchestration> {
+    let mut setup = Setup::for_tests(Seeds::counted(41));
+    setup.settings.environment = environment.to_owned();
     let place = tars_test_db::place(dir, "orchestration");
     // The next process on a folder continues at once, on every engine.
     let terms = |_: &Db| Ok(Terms::Sole);
@@ -226,7 +233,7 @@ async fn another_live_version_than_the_expected_one_is_refused() {
     let (service, _) = trained(dir.path()).await;
     for target in [Target::Version(1), Target::Version(2), Target::Before] {
         for wrong in [0, 1, 3] {
-            let refused = promote(&service, target, Some(wrong)).await;
+            let refused = promote(&service, target.clone(), Some(wrong)).await;
             let is_version = matches!(
                 refused,
                 Err(OrchestrationError::WeightsVersion { live: 2, expected }) if expected == wrong
@@ -391,7 +398,7 @@ async fn weights_that_do_not_fit_the_agent_or_are_gone_are_refused() {
     let mut tx = service.store.begin("test.gone").await.unwrap();
     let gone = VersionRow {
         version: 0,
-        blob: "0".repeat(64),
+        blob: Some("0".repeat(64)),
         ..list(&service).await.remove(0)
     };
     store::insert_version(&mut tx, "policy", &gone)
