@@ -177,6 +177,12 @@ reasons! {
     SOLVERS_BUSY,
     /// The constraints forbid every joint action.
     NOTHING_ALLOWED,
+    /// The session is closed.
+    SESSION_CLOSED,
+    /// The caller has as many sessions open as it may.
+    SESSIONS_FULL,
+    /// The session was stored by a version of the service with another world.
+    SESSION_UNUSABLE,
     /// The training diverged.
     DIVERGED,
     /// The computation did not end within its time limit.

@@ -4,6 +4,7 @@ mod calibrations;
 mod environments;
 mod games;
 mod hosts;
+mod sessions;
 mod training;
 mod wire;
 
@@ -51,6 +52,10 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
         )
         .add_service(
             environment_service_server::EnvironmentServiceServer::new(api.clone())
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            session_service_server::SessionServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
         .add_service(
@@ -214,6 +219,7 @@ fn step_response(stepped: StepOutcome) -> StepResponse {
         resolution_method: resolution.method.clone(),
         nash_equilibrium_reached: resolution.nash_equilibrium_reached,
         resolution: Some(resolution),
+        ..StepResponse::default()
     }
 }
 
@@ -233,7 +239,13 @@ impl Api {
 #[tonic::async_trait]
 impl orchestration_service_server::OrchestrationService for Api {
     async fn step(&self, request: Request<StepRequest>) -> Result<Response<StepResponse>, Status> {
+        let call = Call::of(&request)?;
         let asked = request.into_inner();
+        if !asked.session_id.is_empty() {
+            let stepped = self.0.step_session(sessions::step_call(&call, asked)?);
+            return Ok(Response::new(sessions::stepped(stepped.await?)));
+        }
+        sessions::refuse_without_session(&asked)?;
         let states = [
             ("policy", asked.policy_state),
             ("consensus", asked.consensus_state),

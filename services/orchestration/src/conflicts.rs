@@ -13,8 +13,8 @@ use tars_games::{
 const LISTED: usize = 16;
 /// The largest number of joint actions of a dispute.
 const MAX_JOINT_ACTIONS: usize = 8_192;
-/// Regrets up to this share of a player's payoff range are zero.
-const REGRET: f64 = 1e-9;
+/// The tolerance of payoffs that are exact: up to this share of a party's payoff range, its regret is zero.
+pub(crate) const EXACT: f64 = 1e-9;
 
 /// A party to a dispute.
 #[derive(Debug, Clone)]
@@ -89,6 +89,8 @@ pub(crate) struct Dispute {
     pub(crate) game: Game,
     pub(crate) constraints: Vec<Constraint>,
     pub(crate) rule: ResolutionRule,
+    /// The regret up to which a party is content, as a share of its payoff range.
+    pub(crate) tolerance: f64,
     /// Each party's payoff without an agreement; by default its security level.
     pub(crate) disagreement: Option<Vec<f64>>,
     pub(crate) weights: Option<Vec<f64>>,
@@ -125,6 +127,13 @@ pub(crate) struct Resolution {
     pub(crate) joint_actions: usize,
     pub(crate) efficient: Vec<(Vec<usize>, Vec<f64>)>,
     pub(crate) explanation: String,
+}
+
+impl Resolution {
+    /// The name of the rule that was applied; empty without a conflict.
+    pub(crate) fn method(&self) -> &'static str {
+        self.rule.map_or("", ResolutionRule::as_str)
+    }
 }
 
 /// The constraints that always hold among the four agents.
@@ -232,7 +241,7 @@ impl Dispute {
             .collect();
         let (regrets, _) = self.regrets(raw)?;
         for (i, party) in self.parties.iter().enumerate() {
-            if regrets[i] > REGRET * self.game.span(i) {
+            if regrets[i] > self.tolerance * self.game.span(i) {
                 conflicts.push(Conflict {
                     name: "unilateral_gain".to_owned(),
                     kind: ConflictKind::Regret,
@@ -362,7 +371,7 @@ impl Dispute {
                 strategy
             })
             .collect();
-        let certified = self.game.verify(&strategies, REGRET)?;
+        let certified = self.game.verify(&strategies, self.tolerance)?;
         let converged = certified.converged();
         Ok((certified.regret, converged))
     }
@@ -415,6 +424,7 @@ mod tests {
             game: Game::new(shape, payoffs).unwrap(),
             parties,
             constraints: built_in(),
+            tolerance: EXACT,
             rule: ResolutionRule::default(),
             disagreement: None,
             weights: None,
@@ -497,6 +507,24 @@ mod tests {
         assert_eq!(sexes.resolve().unwrap().resolved, [1, 1]);
         sexes.disagreement = Some(vec![9.0, 9.0]);
         assert!(sexes.resolve().unwrap().explanation.contains("least loss"));
+    }
+
+    #[test]
+    fn a_regret_within_the_tolerance_is_no_conflict() {
+        // The payoffs of the first range over 4, and it could gain 1 of that.
+        let mut tolerant = dispute(
+            vec![party("a", 3, 0), party("b", 1, 0)],
+            vec![vec![3.0, 4.0, 0.0], vec![0.0; 3]],
+        );
+        let strict = tolerant.resolve().unwrap();
+        assert_eq!(strict.conflicts.len(), 1);
+        assert_eq!((strict.resolved, strict.is_equilibrium), (vec![1, 0], true));
+        tolerant.tolerance = 0.24;
+        assert_eq!(tolerant.resolve().unwrap().conflicts.len(), 1);
+        tolerant.tolerance = 0.25;
+        let calm = tolerant.resolve().unwrap();
+        assert!(calm.conflicts.is_empty() && calm.is_equilibrium);
+        assert_eq!((calm.resolved, calm.regret[0]), (vec![0, 0], 1.0));
     }
 
     #[test]

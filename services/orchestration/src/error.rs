@@ -13,6 +13,7 @@ use tars_runtime::{
     page::{BadToken, TOKEN_FIELD},
     tasks::Lost,
 };
+use tars_worlds::egta::NoGame;
 use tonic::{Code, Status};
 use tonic_types::FieldViolation;
 
@@ -127,6 +128,27 @@ pub(crate) enum OrchestrationError {
     HostFull(String),
     #[error("too many games are being solved")]
     SolversBusy,
+    #[error("{environment} is not where the agents of this mesh live: that is {inhabited}")]
+    NotInhabited {
+        environment: String,
+        inhabited: String,
+    },
+    #[error("the session is closed")]
+    SessionClosed,
+    #[error("{0} sessions are open already: close one")]
+    SessionsFull(i64),
+    #[error("the session was stored by a version with another world: create a new one")]
+    SessionUnusable,
+    #[error("another step of the session was taken at the same time; this one changed nothing")]
+    SessionStepped,
+    #[error("the session has taken {taken} steps, not {expected}")]
+    SessionSteps { taken: i64, expected: i64 },
+    #[error("{0:?} is not an agent of the world, or the confidence in it is not within 0 and 1")]
+    Confidence(String),
+    #[error("the game cannot be measured: {0}")]
+    NoGame(NoGame),
+    #[error("there was no time left to measure the game")]
+    TimeLimit,
     #[error(transparent)]
     PageToken(#[from] BadToken),
     #[error("weights: {0}")]
@@ -210,7 +232,19 @@ impl From<OrchestrationError> for Status {
             E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
             E::Algorithm(_) => fault::invalid_field("agent_type", &text),
-            E::Environment(_) | E::Mismatch(_) => fault::invalid_field("environment", &text),
+            E::Environment(_) | E::Mismatch(_) | E::NotInhabited { .. } => {
+                fault::invalid_field("environment", &text)
+            }
+            E::SessionClosed => fault::precondition(reason::SESSION_CLOSED, "session", &text),
+            E::SessionUnusable => fault::precondition(reason::SESSION_UNUSABLE, "session", &text),
+            E::SessionsFull(_) => {
+                fault::status(Code::ResourceExhausted, reason::SESSIONS_FULL, &text)
+            }
+            E::SessionStepped | E::SessionSteps { .. } => {
+                fault::status(Code::Aborted, reason::CONFLICT, &text)
+            }
+            E::Confidence(_) => fault::invalid_field("reward.confidence", &text),
+            E::TimeLimit => fault::status(Code::DeadlineExceeded, reason::TIME_LIMIT, &text),
             E::Training(error) => of_training(error, &text),
             E::Game(_) => fault::invalid_field("game", &text),
             E::Profile(_) => fault::invalid_field("strategy_profile", &text),
@@ -226,7 +260,9 @@ impl From<OrchestrationError> for Status {
             E::Trimmed(_) => fault::status(Code::OutOfRange, reason::TRIMMED, &text),
             E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::Store(e) => store::failed(&e),
-            E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) => internal(&text),
+            E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) | E::NoGame(_) => {
+                internal(&text)
+            }
         }
     }
 }

@@ -9,12 +9,15 @@ mod changes;
 mod checkpoints;
 mod choices;
 mod conflicts;
+mod empirical;
 mod error;
 mod hosts;
 mod learners;
 mod ownership;
+mod rewards;
 mod rules;
 mod serving;
+mod sessions;
 mod solvers;
 mod steps;
 mod store;
@@ -32,6 +35,7 @@ use checkpoints::Checkpoints;
 use hosts::{Hosts, Terms as HostTerms};
 use learners::Learners;
 use parking_lot::Mutex;
+use sessions::LastDistance;
 use solvers::Solvers;
 use std::{io, path::Path, sync::Arc, time::Duration};
 use store::Store;
@@ -53,6 +57,8 @@ use training::Trainings;
 const TOPIC: Topic = "orchestration.agents";
 /// Training runs.
 const RUNS: Topic = "orchestration.runs";
+/// Worlds that callers step.
+const SESSIONS: Topic = "orchestration.sessions";
 /// Who does a piece of another service's work.
 const OWNERS: Topic = "orchestration.owners";
 
@@ -76,10 +82,14 @@ pub struct Orchestration {
     changes: Changes,
     /// The changes of training runs, which their watchers and owners read.
     runs: Changes,
+    /// The changes of sessions, which the watchers of their steps read.
+    sessions: Changes,
     /// The changes of [work tokens](store::WorkToken), after which evaluations of former owners stop.
     owners: Changes,
     clock: Clock,
     solvers: Solvers,
+    /// How far the agents were from an equilibrium when it was last measured here.
+    nash: LastDistance,
     seeds: Seeds,
     runs_ended: Outcomes,
 }
@@ -155,6 +165,7 @@ impl Orchestration {
         };
         let changes = Changes::open(store.db(), bus.clone(), TOPIC).await?;
         let runs = Changes::open(store.db(), bus.clone(), RUNS).await?;
+        let sessions = Changes::open(store.db(), bus.clone(), SESSIONS).await?;
         let owners = Changes::open(store.db(), bus, OWNERS).await?;
         let agents = Agents::open(&store, blobs.clone(), clock.clone(), &settings.environment);
         let agents = agents.await?;
@@ -175,9 +186,11 @@ impl Orchestration {
             leases,
             changes,
             runs,
+            sessions,
             owners,
             clock,
             solvers: Solvers::new(solvers),
+            nash: LastDistance::register(&metrics),
             seeds,
             runs_ended: Outcomes::new(&metrics, TRAINING_RUNS),
         });

@@ -1,6 +1,6 @@
 //! A step: each agent's preferred action in its state, the conflicts among them, and their resolution.
 //!
-//! The payoffs of a joint action are each agent's own action values. They measure what an agent gives
+//! Without a world to measure them in, the payoffs of a joint action are each agent's own action values. They measure what an agent gives
 //! up by another action; costs to the other agents are expressed by constraints.
 
 use crate::{
@@ -8,15 +8,17 @@ use crate::{
     agents::Action,
     choices::{Choice, Choices},
     conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
+    rewards::weight,
     store::{self, ConflictBody, ConflictRow},
 };
 use std::collections::BTreeMap;
+use tars_games::Game;
 use uuid::Uuid;
 
 /// Joint actions up to which a dispute is resolved on the serving thread.
 const AT_ONCE: usize = 64;
 /// Conflicts that are stored; older ones are deleted.
-const KEPT: i64 = 1_000;
+pub(crate) const KEPT: i64 = 1_000;
 /// Conflicts that a list returns.
 const SHOWN: i64 = 50;
 
@@ -61,11 +63,10 @@ impl Orchestration {
             .iter()
             .map(|acted| Ok(self.agents.get(acted.agent)?.choices(acted)))
             .collect::<Result<Vec<Choices>, OrchestrationError>>()?;
-        let dispute = dispute(&raw, &choices, constraints, rule)?;
+        let stakes = Stakes::own_values(&choices)?;
+        let dispute = dispute(&raw, &choices, stakes, constraints, rule);
         let (dispute, resolution) = resolve(dispute).await?;
-        let resolved = raw.iter().zip(&choices).zip(&resolution.resolved);
-        let resolved = resolved.map(|((acted, choices), at)| replaced(acted, choices, *at));
-        let resolved = resolved.collect();
+        let resolved = resolved(&raw, &choices, &resolution);
         let stepped = StepOutcome {
             step_id: Uuid::now_v7().to_string(),
             at_us: self.clock.now_us(),
@@ -92,6 +93,17 @@ impl Orchestration {
     }
 }
 
+/// What the agents are to do.
+pub(crate) fn resolved(
+    raw: &[Action],
+    choices: &[Choices],
+    resolution: &Resolution,
+) -> Vec<Action> {
+    let all = raw.iter().zip(choices).zip(&resolution.resolved);
+    all.map(|((acted, choices), at)| replaced(acted, choices, *at))
+        .collect()
+}
+
 /// The same decision with another of the agent's choices.
 fn replaced(acted: &Action, choices: &Choices, at: usize) -> Action {
     if at == choices.own {
@@ -115,32 +127,52 @@ fn party(acted: &Action, choices: &Choices) -> Party {
     }
 }
 
-fn dispute(
+/// What a dispute is about.
+pub(crate) struct Stakes {
+    pub(crate) game: Game,
+    /// What each agent has without an agreement.
+    pub(crate) disagreement: Vec<f64>,
+    /// The regret up to which an agent is content, as a share of the range of its payoffs.
+    pub(crate) tolerance: f64,
+}
+
+impl Stakes {
+    /// Payoffs that are each agent's own values of its actions. Without an agreement each has the worst.
+    pub(crate) fn own_values(choices: &[Choices]) -> Result<Self, OrchestrationError> {
+        let payoffs = |own: &Choices| own.all.iter().map(|c| c.payoff).collect();
+        let values: Vec<Vec<f64>> = choices.iter().map(payoffs).collect();
+        let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
+        Ok(Self {
+            game: conflicts::own_values(&values)?,
+            disagreement: values.iter().map(worst).collect(),
+            tolerance: conflicts::EXACT,
+        })
+    }
+}
+
+/// The dispute of agents with these choices, under the built-in constraints and others.
+pub(crate) fn dispute(
     raw: &[Action],
     choices: &[Choices],
+    stakes: Stakes,
     constraints: Vec<Constraint>,
     rule: ResolutionRule,
-) -> Result<Dispute, OrchestrationError> {
-    let payoffs = |own: &Choices| own.all.iter().map(|c| c.payoff).collect();
-    let values: Vec<Vec<f64>> = choices.iter().map(payoffs).collect();
-    // The disagreement point is each agent's worst action.
-    let worst = |own: &Vec<f64>| own.iter().copied().fold(f64::INFINITY, f64::min);
+) -> Dispute {
     let parties = raw.iter().zip(choices);
-    Ok(Dispute {
+    let built_in = conflicts::built_in().into_iter();
+    Dispute {
         parties: parties.map(|(acted, own)| party(acted, own)).collect(),
-        game: conflicts::own_values(&values)?,
-        constraints: conflicts::built_in()
-            .into_iter()
-            .chain(constraints)
-            .collect(),
+        game: stakes.game,
+        constraints: built_in.chain(constraints).collect(),
         rule,
-        disagreement: Some(values.iter().map(worst).collect()),
+        tolerance: stakes.tolerance,
+        disagreement: Some(stakes.disagreement),
         weights: Some(raw.iter().map(|a| weight(a.agent)).collect()),
-    })
+    }
 }
 
 /// A step with a conflict as it is stored, with names instead of numbers.
-fn conflict_row(stepped: &StepOutcome) -> ConflictRow {
+pub(crate) fn conflict_row(stepped: &StepOutcome) -> ConflictRow {
     let StepOutcome {
         dispute,
         resolution,
@@ -151,7 +183,7 @@ fn conflict_row(stepped: &StepOutcome) -> ConflictRow {
         at_us: stepped.at_us,
         body: ConflictBody {
             conflicts: resolution.conflicts.clone(),
-            method: resolution.rule.map_or("", |r| r.as_str()).to_owned(),
+            method: resolution.method().to_owned(),
             raw: named(dispute, &resolution.raw),
             resolved: named(dispute, &resolution.resolved),
             explanation: resolution.explanation.clone(),
@@ -181,13 +213,4 @@ async fn resolve(dispute: Dispute) -> Result<(Dispute, Resolution), Orchestratio
     tokio::task::spawn_blocking(work)
         .await
         .map_err(|_| OrchestrationError::Worker("resolving a conflict"))?
-}
-
-/// The weight of an agent's payoff in a weighted sum.
-fn weight(agent: &str) -> f64 {
-    match agent {
-        "policy" => 0.30,
-        "resource" => 0.20,
-        _ => 0.25,
-    }
 }

@@ -3,11 +3,12 @@
 mod calibrations;
 mod checkpoints;
 mod holds;
-#[allow(dead_code, reason = "points are measured and read by what follows")]
 mod nash;
 mod plans;
 mod reports;
 mod runs;
+mod sessions;
+mod steps;
 mod tokens;
 
 pub(crate) use calibrations::CalibrationRow;
@@ -28,6 +29,13 @@ pub(crate) use reports::{Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
     RunRow, RunState, cancel_run, complete_run, end_run, insert_run, interrupt_runs, proof_of_run,
     run_in,
+};
+pub(crate) use sessions::{
+    SessionBody, SessionRow, close_session, delete_old_sessions, insert_session, open_sessions,
+    session, step_session,
+};
+pub(crate) use steps::{
+    ActionRecord, AgentRecord, GameRecord, PlayerRecord, StepRecord, insert_step,
 };
 pub(crate) use tokens::{WorkToken, admit};
 

@@ -151,11 +151,20 @@ impl Task {
     }
 }
 
+/// The name of what acts for an agent that has no rule.
+pub(crate) const FIRST_ACTION: &str = "first_action";
+
+/// The rule that acts for an agent that does not learn.
+pub(crate) fn rule_of(agent: &str) -> Option<&'static str> {
+    let rule = RULES.iter().find(|(whose, _)| *whose == agent);
+    rule.map(|(_, name)| *name)
+}
+
 /// An agent that follows its rule, or takes the first action where it has none.
 fn fixed(space: &AgentSpace) -> Member {
-    let rule = RULES.iter().find(|(agent, _)| *agent == space.name);
     let mesh = MeshEnv::shipped();
-    let made = rule.and_then(|(_, name)| make_controller(name, space, mesh.calibration()));
+    let made =
+        rule_of(&space.name).and_then(|name| make_controller(name, space, mesh.calibration()));
     Member::Plays(match made {
         Some(controller) => {
             let controller = Mutex::new(controller);

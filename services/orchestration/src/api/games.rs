@@ -4,7 +4,11 @@ use super::{
     Api, Items,
     wire::{self, Named},
 };
-use crate::{OrchestrationError, conflicts::Dispute, solvers::Watch};
+use crate::{
+    OrchestrationError,
+    conflicts::{Dispute, EXACT},
+    solvers::Watch,
+};
 use futures_util::stream;
 use std::time::Duration;
 use tars_games::{
@@ -51,10 +55,6 @@ impl Asked {
                 })?),
                 None => None,
             };
-        let deadline = call.deadline().map(|at| {
-            let left = at.saturating_duration_since(now);
-            at - WAY_BACK.min(left / 5)
-        });
         Ok(Self {
             options: Options {
                 tolerance: from.tolerance,
@@ -66,11 +66,19 @@ impl Asked {
             until: limit
                 .and_then(|l| now.checked_add(l))
                 .into_iter()
-                .chain(deadline)
+                .chain(deadline(call))
                 .min(),
             caller: call.owner().to_owned(),
         })
     }
+}
+
+/// When a computation has to end, so that the response arrives before the call's deadline.
+pub(super) fn deadline(call: &Call) -> Option<Instant> {
+    call.deadline().map(|at| {
+        let left = at.saturating_duration_since(Instant::now());
+        at - WAY_BACK.min(left / 5)
+    })
 }
 
 /// The preferred equilibrium, and the ones it was chosen from.
@@ -302,6 +310,7 @@ impl game_service_server::GameService for Api {
         let dispute = Dispute {
             constraints,
             rule: wire::rule(asked_for.rule),
+            tolerance: EXACT,
             disagreement: wire::numbers("disagreement", &named.players, asked_for.disagreement)?,
             weights: wire::numbers("weights", &named.players, asked_for.weights)?,
             parties,

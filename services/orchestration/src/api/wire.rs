@@ -364,7 +364,7 @@ pub(super) fn parties(
     .collect()
 }
 
-fn conflict(from: conflicts::Conflict) -> Conflict {
+pub(super) fn conflict(from: conflicts::Conflict) -> Conflict {
     let kind = match from.kind {
         conflicts::ConflictKind::Constraint => ConflictKind::Constraint,
         conflicts::ConflictKind::Regret => ConflictKind::Regret,
@@ -385,7 +385,7 @@ pub(super) fn resolution(dispute: &Dispute, from: conflicts::Resolution) -> Reso
         by_name(&players, named.collect())
     };
     Resolution {
-        method: from.rule.map_or("", |r| r.as_str()).to_owned(),
+        method: from.method().to_owned(),
         raw_actions: actions(&from.raw),
         resolved_actions: actions(&from.resolved),
         raw_payoffs: by_name(&players, from.raw_payoffs),

@@ -17,7 +17,7 @@ const INSERT: &str = "INSERT INTO nash_points (number, at_us, environment, value
                       RETURNING number";
 const DROP_OLD: &str = "DELETE FROM nash_points WHERE number <= $1";
 
-/// The NashConv of the agents' live policies in the empirical game of one state.
+/// The NashConv of what the agents would do, in the empirical game of one state.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct NashPoint {
     pub(crate) at_us: i64,
@@ -33,7 +33,7 @@ pub(crate) struct NashPoint {
 /// What was measured.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub(crate) struct NashOrigin {
-    /// The version of each agent's weights; 0 of one that plays its rule.
+    /// The version of what is live of each agent; 0 where that is nothing, so that it plays its rule.
     pub(crate) weights: BTreeMap<String, i64>,
     /// The session whose state it was.
     pub(crate) session: Option<Uuid>,
@@ -59,6 +59,7 @@ impl FromRow for NashPoint {
 
 impl Store {
     /// The newest points, newest first.
+    #[cfg_attr(not(test), allow(dead_code, reason = "for the history of the metrics"))]
     pub(crate) async fn nash_points(
         &self,
         limit: i64,

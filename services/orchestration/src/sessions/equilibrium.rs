@@ -1,0 +1,170 @@
+//! How far the living agents are from an equilibrium of the empirical game of a state.
+
+use super::step::measuring_seed;
+use crate::{
+    Orchestration, OrchestrationError,
+    empirical::{self, Scene},
+    solvers::Watch,
+    store::{GameRecord, NashOrigin, NashPoint},
+};
+use parking_lot::Mutex;
+use rand::SeedableRng;
+use std::sync::Arc;
+use tars_games::{Options, Solution};
+use tars_runtime::{metrics::Metrics, tasks::to_the_end};
+use tars_worlds::{Generator, TimeStep, egta::Plan};
+use tokio::time::Instant;
+use uuid::Uuid;
+
+/// The distance that was measured last, for a metric that is absent before.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LastDistance(Arc<Mutex<Option<f64>>>);
+
+impl LastDistance {
+    pub(crate) fn register(metrics: &Metrics) -> Self {
+        let last = Self::default();
+        let read = last.clone();
+        metrics.measure(
+            "nash_convergence_distance",
+            "What the agents would gain by their best actions in the game that was measured last, in units of \
+             reward per step, summed over the agents",
+            "orchestration",
+            move || *read.0.lock(),
+        );
+        last
+    }
+
+    fn set(&self, distance: f64) {
+        *self.0.lock() = Some(distance);
+    }
+}
+
+/// The state whose game is measured.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Place {
+    /// That of a session.
+    Session(Uuid),
+    /// That which the agents reach in an episode.
+    Episode { seed: u64, steps: u32 },
+}
+
+/// What is measured.
+#[derive(Debug)]
+pub(crate) struct Measurement {
+    pub(crate) owner: String,
+    pub(crate) place: Place,
+    pub(crate) rollouts: usize,
+    pub(crate) until: Option<Instant>,
+}
+
+/// A game and an equilibrium of it.
+#[derive(Debug)]
+pub(crate) struct Equilibrium {
+    pub(crate) at_us: i64,
+    pub(crate) environment: String,
+    pub(crate) game: GameRecord,
+    pub(crate) solution: Solution,
+}
+
+impl Orchestration {
+    /// Measures and solves the game of a state, and adds its distance to the history.
+    pub(crate) async fn measure_equilibrium(
+        self: &Arc<Self>,
+        asked: Measurement,
+    ) -> Result<Equilibrium, OrchestrationError> {
+        let Measurement {
+            owner,
+            place,
+            rollouts,
+            until,
+        } = asked;
+        let (scene, environment, seed, steps) = match place {
+            Place::Session(id) => {
+                let row = self.open_session(id, &owner).await?;
+                let scene = self.scene_of(&row)?;
+                let seed = measuring_seed(&row);
+                (scene, row.environment, seed, None)
+            }
+            Place::Episode { seed, steps } => {
+                let environment = empirical::environment(&self.agents).to_owned();
+                let scene = Scene::new(&self.agents, &environment)?;
+                (scene, environment, seed, Some(steps))
+            }
+        };
+        let plan = Plan {
+            rollouts,
+            seed,
+            ..Plan::default()
+        };
+        let (tenure, clock) = (self.tenure()?, self.clock.clone());
+        let work = move |watch: &Watch| {
+            let mut scene = scene;
+            if let Some(steps) = steps {
+                warm_up(&mut scene, seed, steps)?;
+            }
+            let acted = scene.act()?;
+            let measured = scene.measure(&acted, &plan, &clock, watch)?;
+            let solution = measured.game.solve(&Options::default(), watch)?;
+            Ok::<_, OrchestrationError>((measured.record, solution))
+        };
+        let watch = Watch::until(until);
+        let (game, solution) = self.solvers.run(&owner, watch, work).await??;
+        Self::confirm(&tenure)?;
+        let equilibrium = Equilibrium {
+            at_us: self.clock.now_us(),
+            environment,
+            game,
+            solution,
+        };
+        let point = equilibrium.point(match place {
+            Place::Session(id) => Some(id),
+            Place::Episode { .. } => None,
+        });
+        let this = Arc::clone(self);
+        to_the_end(async move {
+            this.store.insert_nash_point(&point).await?;
+            this.nash.set(point.value);
+            Ok(equilibrium)
+        })
+        .await
+    }
+}
+
+/// Lets the agents act for some steps of an episode. One that ends is followed by another.
+fn warm_up(scene: &mut Scene, seed: u64, steps: u32) -> Result<(), OrchestrationError> {
+    let mut rng = Generator::seed_from_u64(seed);
+    let agents = scene.world.spec().agents.len();
+    let mut got = vec![TimeStep::default(); agents];
+    scene.world.reset(&mut rng, &mut scene.seen);
+    for _ in 0..steps {
+        let acted = scene.act()?.into_iter();
+        let joint: Vec<_> = acted.map(|one| one.action).collect();
+        scene
+            .world
+            .step(&joint, &mut rng, &mut scene.seen, &mut got);
+        if got.iter().all(TimeStep::is_last) {
+            scene.world.reset(&mut rng, &mut scene.seen);
+        }
+    }
+    Ok(())
+}
+
+impl Equilibrium {
+    fn point(&self, session: Option<Uuid>) -> NashPoint {
+        let players = self.game.players.iter();
+        NashPoint {
+            at_us: self.at_us,
+            environment: self.environment.clone(),
+            value: self.game.distance,
+            low: self.game.low,
+            high: self.game.high,
+            origin: NashOrigin {
+                weights: players
+                    .map(|p| (p.agent.clone(), p.weights_version))
+                    .collect(),
+                session,
+                run: None,
+            },
+        }
+    }
+}

@@ -1,0 +1,165 @@
+//! The steps of sessions.
+
+use super::Store;
+use crate::{OrchestrationError, conflicts::Conflict, rewards::GlobalReward};
+use serde::{Deserialize, Serialize};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
+use tars_worlds::Action;
+use uuid::Uuid;
+
+/// How many are retained: of one session, and of all.
+const OF_ONE: i64 = 1_000;
+const OF_ALL: i64 = 20_000;
+
+const INSERT: &str = "INSERT INTO session_steps (number, session_id, step, body) \
+                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM session_steps RETURNING number";
+const DROP_OWN: &str = "DELETE FROM session_steps WHERE session_id = $1 AND step <= $2";
+const DROP_OLD: &str = "DELETE FROM session_steps WHERE number <= $1";
+const BEFORE: &str = "SELECT number, session_id, step, body FROM session_steps \
+                      WHERE session_id = $1 AND step < $2 ORDER BY step DESC LIMIT $3";
+const AFTER: &str = "SELECT number, session_id, step, body FROM session_steps \
+                     WHERE session_id = $1 AND step > $2 ORDER BY step LIMIT $3";
+
+/// A step of a session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StepRecord {
+    pub(crate) session: Uuid,
+    /// The number of the step in its session, from 1.
+    pub(crate) step: i64,
+    pub(crate) step_id: String,
+    pub(crate) at_us: i64,
+    pub(crate) episode: i64,
+    pub(crate) episode_step: i64,
+    /// What each agent of the world did and got, in the world's order.
+    pub(crate) agents: Vec<AgentRecord>,
+    pub(crate) conflicts: Vec<Conflict>,
+    /// How they were resolved; empty without a conflict.
+    pub(crate) method: String,
+    pub(crate) is_equilibrium: bool,
+    pub(crate) reward: GlobalReward,
+    /// The game of the state before the step, if it was measured.
+    pub(crate) game: Option<GameRecord>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AgentRecord {
+    pub(crate) agent: String,
+    /// What its policy, or its rule, chose.
+    pub(crate) raw: ActionRecord,
+    /// What the world took.
+    pub(crate) taken: ActionRecord,
+    /// What the first was chosen by.
+    pub(crate) values: Vec<f32>,
+    pub(crate) weights_version: i64,
+    /// The rule that chose, where no policy did.
+    pub(crate) rule: Option<String>,
+    pub(crate) reward: f32,
+    pub(crate) terminated: bool,
+    pub(crate) truncated: bool,
+    /// What it observes after the step.
+    pub(crate) observation: Vec<f32>,
+}
+
+/// An action with the name of a discrete one.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ActionRecord {
+    pub(crate) name: String,
+    /// The position of a discrete action.
+    pub(crate) at: Option<usize>,
+    /// The components of a continuous one.
+    pub(crate) numbers: Vec<f32>,
+}
+
+impl ActionRecord {
+    pub(crate) fn new(action: &Action, name: &str) -> Self {
+        let (at, numbers) = match action {
+            Action::Discrete(at) => (Some(*at), Vec::new()),
+            Action::Continuous(numbers) => (None, numbers.clone()),
+        };
+        Self {
+            name: name.to_owned(),
+            at,
+            numbers,
+        }
+    }
+}
+
+/// The empirical game of a state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct GameRecord {
+    pub(crate) players: Vec<PlayerRecord>,
+    pub(crate) joint_actions: usize,
+    pub(crate) rollouts: usize,
+    pub(crate) rollout_steps: usize,
+    pub(crate) repeated_steps: usize,
+    /// NashConv of the live policies, and its 95 % interval.
+    pub(crate) distance: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+    /// How long the measurement took.
+    pub(crate) micros: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct PlayerRecord {
+    pub(crate) agent: String,
+    pub(crate) actions: Vec<String>,
+    /// The positions of its policy's action, and of holding.
+    pub(crate) own: usize,
+    pub(crate) hold: usize,
+    /// Its payoff when all act by their live policies, and what it would gain by its best action then.
+    pub(crate) payoff: f64,
+    pub(crate) regret: f64,
+    pub(crate) weights_version: i64,
+    pub(crate) rule: Option<String>,
+}
+
+impl FromRow for StepRecord {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let number: i64 = row.get("number")?;
+        row.named("session_steps", number).json("body")
+    }
+}
+
+impl Store {
+    /// The steps of a session before one, newest first.
+    pub(crate) async fn steps_before(
+        &self,
+        session: Uuid,
+        step: i64,
+        limit: i64,
+    ) -> Result<Vec<StepRecord>, OrchestrationError> {
+        let query = Query::new(BEFORE).bind(session).bind(step).bind(limit);
+        Ok(self.db.read("session_steps.list").all(query).await?)
+    }
+
+    /// The steps of a session after one, in order.
+    pub(crate) async fn steps_after(
+        &self,
+        session: Uuid,
+        step: i64,
+        limit: i64,
+    ) -> Result<Vec<StepRecord>, OrchestrationError> {
+        let query = Query::new(AFTER).bind(session).bind(step).bind(limit);
+        Ok(self.db.read("session_steps.watch").all(query).await?)
+    }
+}
+
+/// Adds a step, and forgets the oldest ones. The transaction must be exclusive: the number is the next one.
+pub(crate) async fn insert_step(
+    tx: &mut Transaction,
+    record: &StepRecord,
+) -> Result<(), OrchestrationError> {
+    let insert = Query::new(INSERT)
+        .bind(record.session)
+        .bind(record.step)
+        .bind(json(record)?);
+    let number: i64 = tx.value(insert, "number").await?;
+    let own = Query::new(DROP_OWN)
+        .bind(record.session)
+        .bind(record.step - OF_ONE);
+    tx.execute(own).await?.any();
+    let old = Query::new(DROP_OLD).bind(number - OF_ALL);
+    tx.execute(old).await?.any();
+    Ok(())
+}
