@@ -28,6 +28,7 @@ mod progress;
 mod proposals;
 mod serve;
 mod session;
+mod sessions;
 mod studies;
 mod train;
 mod up;
@@ -108,6 +109,8 @@ enum Command {
     Agents(agents::Agents),
     /// Start, list and follow searches for hyperparameters; stop them.
     Studies(studies::Studies),
+    /// Let the agents step a world, and measure how far they are from an equilibrium.
+    Sessions(sessions::Sessions),
     /// Train an algorithm in a built-in environment, without a mesh.
     Train(train::Train),
     /// Propose, decide about and apply changes of live hyperparameters.
@@ -335,6 +338,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Token(token) => token.run(&global),
         Command::Users(users) => users.run(&global),
         Command::Agents(agents) => agents.run(&global),
+        Command::Sessions(sessions) => sessions.run(&global),
         Command::Studies(studies) => studies.run(&global),
         Command::Train(train) => train.run(),
         Command::Proposals(proposals) => proposals.run(&global),
