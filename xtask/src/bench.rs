@@ -13,6 +13,8 @@ pub(crate) enum Bench {
     Call,
     /// One change of one API key among 100,000, in CPU time, against copying the table.
     Delta,
+    /// The empirical game of the mesh's four agents, in CPU time: from the rollouts to the certificate.
+    Egta,
     /// A mutual TLS handshake, in CPU time, against bare rustls with the same certificates.
     Handshake,
     /// The four agents of the mesh learn together, against the controllers that do not learn. In full it
@@ -49,6 +51,7 @@ impl Bench {
             Self::Agents => "bench_agents",
             Self::Call => "bench_call",
             Self::Delta => "bench_delta",
+            Self::Egta => "bench_egta",
             Self::Handshake => "bench_handshake",
             Self::Mesh => "bench_mesh",
             Self::Rotation => "bench_rotation",
@@ -61,6 +64,7 @@ impl Bench {
     fn package(self) -> &'static str {
         match self {
             Self::Agents | Self::Mesh => "tars-learn",
+            Self::Egta => "tars-worlds",
             Self::Nash => "tars-games",
             Self::Store => "tars-test-db",
             _ => "tars-tests",

@@ -1,48 +1,152 @@
-//! How long the empirical game of the mesh takes on one core: 5 actions of each of the four agents, 8
-//! rollouts of 30 steps, and the interval of its NashConv.
+//! How long the empirical game of the mesh takes on one core, in CPU time: 5 actions of each of the four agents, 8
+//! rollouts of 30 steps of each joint action, the interval of its NashConv, and an equilibrium with its
+//! certificate.
 //!
 //! ```text
-//! cargo run --release -p tars-worlds --example bench_egta
+//! cargo xtask bench egta [--quick] [--json] [--seed N]
 //! ```
 
 use rand::SeedableRng;
+use rustix::time::{ClockId, clock_gettime};
+use serde_json::json;
+use std::{env, time::Duration};
+use tars_games::{Game, NeverStop, Options};
 use tars_worlds::{
-    Action, Generator, MeshEnv, Observations, World,
+    Action, Generator, MeshEnv, Observations, TimeStep, World,
     egta::{Plan, measure},
 };
 
+/// States that are measured, in full and with `--quick`.
+const STATES: usize = 20;
+const QUICK: usize = 3;
+/// The steps of an episode before a state is measured.
+const APART: usize = 20;
+
+/// What one state took, in milliseconds.
+struct Measured {
+    rollouts: f64,
+    interval: f64,
+    solve: f64,
+    regret: f64,
+    converged: bool,
+}
+
+impl Measured {
+    fn total(&self) -> f64 {
+        self.rollouts + self.interval + self.solve
+    }
+}
+
 fn main() {
+    let options: Vec<String> = env::args().collect();
+    let has = |flag: &str| options.iter().any(|option| option == flag);
+    let seed = options.iter().position(|option| option == "--seed");
+    let seed = seed.and_then(|at| options.get(at + 1)?.parse().ok());
+    let states = if has("--quick") { QUICK } else { STATES };
+    let all = measure_states(states, seed.unwrap_or(1));
+    let mean = |of: fn(&Measured) -> f64| all.iter().map(of).sum::<f64>() / all.len() as f64;
+    let worst = |of: fn(&Measured) -> f64| all.iter().map(of).fold(0.0, f64::max);
+    let report = json!({
+        "egta_ms": round(mean(Measured::total)),
+        "egta_ms_max": round(worst(Measured::total)),
+        "rollouts_ms": round(mean(|m| m.rollouts)),
+        "interval_ms": round(mean(|m| m.interval)),
+        "solve_ms": round(mean(|m| m.solve)),
+        "solve_ms_max": round(worst(|m| m.solve)),
+        "converged": all.iter().filter(|m| m.converged).count(),
+        "relative_regret_max": worst(|m| m.regret),
+        "states": states,
+        "joint_actions": 625,
+        "rollouts": Plan::default().rollouts,
+        "steps": Plan::default().steps,
+    });
+    if has("--json") {
+        println!("{report:#}");
+    } else {
+        println!(
+            "{} ms of CPU time for a game, {} at most: {} for the rollouts, {} for the interval, {} for the \
+             equilibrium; {} of {states} states solved",
+            report["egta_ms"],
+            report["egta_ms_max"],
+            report["rollouts_ms"],
+            report["interval_ms"],
+            report["solve_ms"],
+            report["converged"]
+        );
+    }
+}
+
+fn round(ms: f64) -> f64 {
+    (ms * 10.0).round() / 10.0
+}
+
+/// Measures states of an episode in which everybody holds.
+fn measure_states(states: usize, seed: u64) -> Vec<Measured> {
     let mut mesh = MeshEnv::shipped();
     let mut seen = Observations::new(mesh.spec());
-    mesh.reset(&mut Generator::seed_from_u64(1), &mut seen);
+    let mut rng = Generator::seed_from_u64(seed);
+    mesh.reset(&mut rng, &mut seen);
+    let choices = choices();
+    let hold: Vec<Action> = choices.iter().map(|all| all[0].clone()).collect();
+    let mut got = [TimeStep::default(); 4];
+    let mut next = |state: usize| {
+        for _ in 0..APART {
+            mesh.step(&hold, &mut rng, &mut seen, &mut got);
+            if got.iter().all(TimeStep::is_last) {
+                mesh.reset(&mut rng, &mut seen);
+            }
+        }
+        measure_state(&mut mesh, &choices, seed.wrapping_add(state as u64))
+    };
+    (0..states).map(&mut next).collect()
+}
+
+/// Five actions of each agent, the first of which holds.
+fn choices() -> [Vec<Action>; 4] {
     let discrete = |all: [usize; 5]| all.map(Action::Discrete).to_vec();
-    let shares = [0.1, 0.3, 0.5, 0.7, 0.9].map(|share| Action::Continuous(vec![share]));
-    let choices = [
+    let shares = [0.5, 0.0, 0.25, 0.75, 1.0].map(|share| Action::Continuous(vec![share]));
+    [
         discrete([0, 1, 2, 6, 8]),
         discrete([0, 1, 2, 3, 4]),
         discrete([0, 1, 2, 3, 6]),
         shares.to_vec(),
-    ];
+    ]
+}
+
+fn measure_state(mesh: &mut MeshEnv, choices: &[Vec<Action>], seed: u64) -> Measured {
     let then: Vec<Action> = choices.iter().map(|all| all[0].clone()).collect();
-    let mixes = vec![vec![0.2; 5]; 4];
-    for _ in 0..5 {
-        #[expect(
-            clippy::disallowed_types,
-            reason = "a program without a clock to pass on"
-        )]
-        let start = std::time::Instant::now();
-        let game = measure(&mut mesh, &choices, &then, &Plan::default());
-        let game = game.expect("the choices are in their spaces");
-        let rolled = start.elapsed().as_secs_f64();
-        let distance = game.nash_conv_interval(&mixes, 200, 0.95, 1);
-        let all = start.elapsed().as_secs_f64();
-        println!(
-            "{:.0} ms for the game, {:.0} ms with the interval of its NashConv: {:.4} ({:.4} to {:.4})",
-            rolled * 1e3,
-            all * 1e3,
-            distance.value,
-            distance.low,
-            distance.high
-        );
+    let plan = Plan {
+        seed,
+        ..Plan::default()
+    };
+    let begun = cpu_time();
+    let found = measure(mesh, choices, &then, &plan).expect("the choices are in their spaces");
+    let rolled_out = cpu_time();
+    let profile = vec![vec![1.0, 0.0, 0.0, 0.0, 0.0]; 4];
+    std::hint::black_box(found.nash_conv_interval(&profile, 200, 0.95, seed));
+    let bounded = cpu_time();
+    let game = Game::new(found.shape().to_vec(), found.payoffs()).expect("the payoffs are finite");
+    let solution = game.solve(&Options::default(), &NeverStop);
+    let solution = solution.expect("the portfolio suits every game");
+    let solved = cpu_time();
+    Measured {
+        rollouts: ms(rolled_out - begun),
+        interval: ms(bounded - rolled_out),
+        solve: ms(solved - bounded),
+        regret: solution.relative_regret,
+        converged: solution.converged(),
     }
+}
+
+fn ms(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
+    let at = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(
+        u64::try_from(at.tv_sec).unwrap_or(0),
+        u32::try_from(at.tv_nsec).unwrap_or(0),
+    )
 }
