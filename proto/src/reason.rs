@@ -171,6 +171,9 @@ reasons! {
     NOT_HELD,
     /// The agent is being trained.
     TRAINING_RUNS,
+    /// The agents cannot be trained together: they live in different environments, or have the same place
+    /// in one.
+    NOT_TOGETHER,
     /// Too many runs wait for a learner.
     LEARNERS_BUSY,
     /// Too many games are being solved.

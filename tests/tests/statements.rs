@@ -106,11 +106,6 @@ const SCANS: &[Scan] = &[
         "a few keys",
     ),
     scan(
-        "DELETE FROM run_plans WHERE NOT EXISTS",
-        Engine::Either,
-        "a row for each agent that is being trained",
-    ),
-    scan(
         "SELECT COUNT(*) AS secrets FROM sealed_secrets",
         Engine::Either,
         "two rows",

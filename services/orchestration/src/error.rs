@@ -98,8 +98,16 @@ pub(crate) enum OrchestrationError {
     Behind,
     #[error("the change is made, and not served yet by the replicas {}; repeat the call to wait", .0.join(", "))]
     RolloutPending(Vec<String>),
-    #[error("the agent is already being trained")]
-    TrainingRuns,
+    #[error("the agent {0} is already being trained")]
+    TrainingRuns(String),
+    #[error("the agent {0} is named twice")]
+    NamedTwice(String),
+    #[error("{0} and {1} live in different environments, and cannot be trained together")]
+    Apart(&'static str, &'static str),
+    #[error("{0} and {1} have the same place in {2}, and cannot be trained together")]
+    SamePlace(&'static str, &'static str, String),
+    #[error("there are no agents in the environment of this mesh")]
+    NoAgents,
     #[error("too many runs are waiting for a learner")]
     QueueFull,
     #[error("there is no algorithm {0:?}")]
@@ -227,7 +235,11 @@ impl From<OrchestrationError> for Status {
             E::RolloutPending(_) => {
                 fault::unavailable(reason::ROLLOUT_PENDING, &text, REPLICA_SOON)
             }
-            E::TrainingRuns => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
+            E::NamedTwice(_) => fault::invalid_field("agents", &text),
+            E::Apart(..) | E::SamePlace(..) | E::NoAgents => {
+                fault::precondition(reason::NOT_TOGETHER, "agents", &text)
+            }
+            E::TrainingRuns(_) => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
             E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),

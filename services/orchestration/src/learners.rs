@@ -9,7 +9,7 @@
 
 mod steering;
 
-pub(crate) use steering::{Durable, Event, Followed, Live};
+pub(crate) use steering::{Durable, Event, Followed, Follows, Live};
 
 use crate::{OrchestrationError, task::Task};
 use parking_lot::Mutex;
@@ -105,12 +105,12 @@ impl Learners {
         task: Task,
         durable: Option<Durable>,
     ) -> Result<Running, OrchestrationError> {
-        let (training, _) = task.training()?;
+        let (training, positions) = task.training()?;
         let (sender, events) = mpsc::channel(REPORTS);
         let flag = Arc::new(AtomicBool::new(false));
         let stop = Arc::clone(&flag);
         let (checkpoint, following) = match durable {
-            Some(durable) => durable.split(),
+            Some(durable) => durable.split(positions),
             None => (None, None),
         };
         let job = Job {

@@ -13,6 +13,7 @@ mod empirical;
 mod error;
 mod hosts;
 mod learners;
+mod leases;
 mod ownership;
 mod rewards;
 mod rules;

@@ -1,136 +1,137 @@
-//! Which process trains an agent: the one that has the lease of the agent's learner.
+//! Which process follows a run: the one that has the leases of the learners of all its agents.
 //!
-//! One lease of an agent owns both its live learner and the run: whoever has it knows that no other process
-//! follows the runs that have not ended. It resumes the newest of them from its last checkpoint, so that the
-//! run ends as an undisturbed one would have, and ends those that cannot be resumed.
+//! The lease of an agent's learner owns both the live learner and the runs: whoever has those of a run's agents
+//! knows that no other process follows it, nor any other run of one of them that has not ended. It resumes the
+//! run from its last checkpoint, so that it ends as an undisturbed one would have, or ends it when it cannot be
+//! resumed.
 
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent,
-    learners::{Class, Durable, Owner, Running},
-    store::{self, PlanRow, RunRow},
+    learners::Running,
+    leases::LearnerLeases,
+    store::{self, PlanRow, RunRow, RunState, Unfinished},
     task::Task,
     training::OwnedRun,
 };
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tars_interceptors::call::in_current_trace;
 use tars_learn::Policy;
-use tars_runtime::{
-    audit::{self, Record},
-    lease::Lease,
-};
-use uuid::Uuid;
-
-/// The name of the lease of an agent's learner.
-pub(crate) fn learner_lease(agent: &str) -> String {
-    format!("learner/{agent}")
-}
+use tars_runtime::audit;
 
 impl Orchestration {
-    /// Resumes or ends the runs that no process follows any more.
+    /// Resumes or ends the runs that no process follows any more, the newest first.
     pub(crate) async fn resume_left_runs(self: &Arc<Self>) -> Result<(), OrchestrationError> {
-        for agent in self.store.agents_in_training().await? {
-            let Some(lease) = self.leases.acquire(&learner_lease(&agent)).await? else {
-                continue;
-            };
-            self.resume_runs(&agent, lease).await?;
+        for left in self.store.unfinished_runs().await? {
+            let agents = left.agents.iter().map(String::as_str);
+            match LearnerLeases::acquire(&self.leases, agents).await {
+                Ok(leases) => self.take_over(&left, leases).await?,
+                Err(OrchestrationError::TrainingRuns(_)) => {}
+                Err(error) => return Err(error),
+            }
         }
         Ok(())
     }
 
-    async fn resume_runs(
+    async fn take_over(
         self: &Arc<Self>,
-        agent: &str,
-        lease: Lease,
+        left: &Unfinished,
+        leases: LearnerLeases,
     ) -> Result<(), OrchestrationError> {
-        let Some(left) = self.store.left_run(agent).await? else {
-            return self.end_runs(agent, lease).await;
+        let resumed = match self.left_row(left).await? {
+            Some(row) => self.resume(&row, left, &leases).await,
+            None => return self.end_left(left, leases).await,
         };
-        let run = left.run_id;
-        match self.resume(left, &lease).await {
+        match resumed {
             Ok((owned, running)) => {
-                tokio::spawn(in_current_trace(owned.follow(running, lease)));
+                tokio::spawn(in_current_trace(owned.follow(running, leases)));
                 Ok(())
             }
             Err(error) if error.is_transient() => Err(error),
             Err(error) => {
+                let run = left.id;
                 tracing::error!(%run, %error, "a training run cannot be resumed, and ends as interrupted");
-                self.end_runs(agent, lease).await
+                self.end_left(left, leases).await
             }
         }
     }
 
-    /// Ends all runs of an agent that have not ended, and gives its learner up.
-    async fn end_runs(&self, agent: &str, lease: Lease) -> Result<(), OrchestrationError> {
-        let (now_us, fence) = (self.clock.now_us(), lease.fence());
-        let mut tx = self.store.begin("training_runs.interrupt").await?;
-        store::interrupt_runs(&mut tx, agent, Uuid::nil(), now_us).await?;
-        store::delete_ended_plans(&mut tx).await?;
-        fence.release(&mut tx).await?;
+    /// The row of a left run, if it is to go on.
+    async fn left_row(&self, left: &Unfinished) -> Result<Option<RunRow>, OrchestrationError> {
+        let row = self.store.run(left.id).await?;
+        Ok(row.filter(|row| matches!(row.state, RunState::Queued | RunState::Running)))
+    }
+
+    /// Ends a run that does not go on, and gives its learners up.
+    async fn end_left(
+        &self,
+        left: &Unfinished,
+        leases: LearnerLeases,
+    ) -> Result<(), OrchestrationError> {
+        let (now_us, fences) = (self.clock.now_us(), leases.fences());
+        let begun = self.store.begin_for_run("training_runs.interrupt", &fences);
+        let mut tx = begun.await?;
+        store::interrupt_run(&mut tx, left.id, now_us).await?;
+        fences.release(&mut tx).await?;
         self.runs.commit(tx).await?;
-        lease.released();
+        leases.released();
         Ok(())
     }
 
-    /// Starts the learner of a run where the run was left, and ends the other runs of the agent.
+    /// Starts the learners of a run where the run was left, and ends the older runs of its agents.
     async fn resume(
         self: &Arc<Self>,
-        left: PlanRow,
-        lease: &Lease,
+        row: &RunRow,
+        left: &Unfinished,
+        leases: &LearnerLeases,
     ) -> Result<(OwnedRun, Running), OrchestrationError> {
-        let agent = Arc::clone(self.agents.get(&left.plan.agent)?);
-        let row = self.training(left.run_id).await?.row;
-        let running = self.start_again(&agent, &left, &row).await?;
-        let fence = lease.fence();
-        let mut tx = self
-            .store
-            .begin_owned("training_runs.resume", &fence)
-            .await?;
-        store::interrupt_runs(&mut tx, agent.id(), row.id, self.clock.now_us()).await?;
-        store::delete_ended_plans(&mut tx).await?;
-        audit::insert(&mut tx, &self.resumed(&row, &left)).await?;
+        let plan = self.store.plan(row.id).await?;
+        let plan = plan.ok_or(OrchestrationError::Worker("the run has no plan"))?;
+        let agents = self.agents_of(&plan)?;
+        let running = self.start_again(&agents, &plan, row).await?;
+        let fences = leases.fences();
+        let begun = self.store.begin_for_run("training_runs.resume", &fences);
+        let mut tx = begun.await?;
+        for older in store::unfinished(&mut *tx).await? {
+            let is_shared = older.agents.iter().any(|agent| left.agents.contains(agent));
+            if older.id != row.id && is_shared {
+                store::interrupt_run(&mut tx, older.id, self.clock.now_us()).await?;
+            }
+        }
+        for agent in &left.agents {
+            let record = self.run_record("training.resumed", &plan.plan.caller, row, agent);
+            audit::insert(&mut tx, &record.detail("reports", plan.reported)).await?;
+        }
         self.runs.commit(tx).await?;
         let stop = running.stop();
-        let owned = OwnedRun::new(Arc::clone(self), agent, &row, fence, stop);
-        Ok((owned.after(left.reported), running))
+        let owned = OwnedRun::new(Arc::clone(self), agents, row, fences, stop);
+        Ok((owned.after(plan.reported), running))
+    }
+
+    fn agents_of(&self, plan: &PlanRow) -> Result<Vec<Arc<Agent>>, OrchestrationError> {
+        let learners = plan.plan.learners.iter();
+        let found = learners.map(|learner| self.agents.get(&learner.agent).cloned());
+        found.collect()
     }
 
     async fn start_again(
         &self,
-        agent: &Agent,
-        left: &PlanRow,
+        agents: &[Arc<Agent>],
+        plan: &PlanRow,
         row: &RunRow,
     ) -> Result<Running, OrchestrationError> {
         let blobs = self.checkpoints.blobs();
-        let start = match &left.start {
-            Some(name) => Some(Policy::from_bytes(&blobs.get(name).await?)?),
-            None => None,
-        };
-        let checkpoint = match &left.checkpoint {
+        let mut policies = BTreeMap::new();
+        for (agent, name) in &plan.policies {
+            let policy = Policy::from_bytes(&blobs.get(name).await?)?;
+            policies.insert(agent.clone(), policy);
+        }
+        let checkpoint = match &plan.checkpoint {
             Some(name) => Some(blobs.get(name).await?),
             None => None,
         };
-        let owner = Owner {
-            class: Class::Training,
-            caller: left.plan.caller.clone(),
-        };
-        let durable = Durable {
-            live: agent.followed(),
-            follows: left.version,
-            checkpoint,
-            every: self.checkpoint_every,
-            clock: self.clock.clone(),
-        };
-        let task = Task::planned(&left.plan, row, start);
-        self.learners.start(owner, task, Some(durable))
-    }
-
-    fn resumed(&self, row: &RunRow, left: &PlanRow) -> Record {
-        Record::new(&self.clock, "orchestration", "training.resumed")
-            .caller(&left.plan.caller)
-            .resource(&row.agent_id)
-            .detail("run", row.id)
-            .detail("reports", left.reported)
+        let task = Task::planned(&plan.plan, row, policies);
+        self.launch(task, plan, agents, checkpoint)
     }
 
     /// Looks for runs that no process follows any more, as long as the service exists. There are none

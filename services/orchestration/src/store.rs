@@ -3,6 +3,7 @@
 mod calibrations;
 mod checkpoints;
 mod holds;
+mod members;
 mod nash;
 mod plans;
 mod reports;
@@ -17,18 +18,17 @@ pub(crate) use checkpoints::{
     versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
+pub(crate) use members::{MemberRow, complete_members, insert_members};
 #[allow(
     unused_imports,
     reason = "points are measured and read by what follows"
 )]
 pub(crate) use nash::{NashOrigin, NashPoint};
-pub(crate) use plans::{
-    Plan, PlanRow, delete_ended_plans, delete_plan, insert_plan, put_checkpoint,
-};
-pub(crate) use reports::{Group, Report, drop_old_reports, insert_reports};
+pub(crate) use plans::{Plan, PlanRow, PlannedLearner, delete_plan, insert_plan, put_checkpoint};
+pub(crate) use reports::{AgentReport, Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
-    RunRow, RunState, cancel_run, complete_run, end_run, insert_run, interrupt_runs, proof_of_run,
-    run_in,
+    Others, RunRow, RunState, Unfinished, cancel_run, complete_run, end_run, insert_run,
+    interrupt_run, proof_of_run, run_in, unfinished,
 };
 pub(crate) use sessions::{
     SessionBody, SessionRow, close_session, delete_old_sessions, insert_session, open_sessions,
@@ -39,7 +39,7 @@ pub(crate) use steps::{
 };
 pub(crate) use tokens::{WorkToken, admit};
 
-use crate::{OrchestrationError, conflicts::Conflict};
+use crate::{OrchestrationError, conflicts::Conflict, leases::Fences};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tars_learn::hyper::Values;
@@ -113,6 +113,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         17,
         "calibrations",
         include_str!("../migrations/0017_calibrations.sql"),
+    ),
+    Migration::new(
+        18,
+        "joint training",
+        include_str!("../migrations/0018_joint_training.sql"),
     ),
     Migration::new(
         19,
@@ -242,11 +247,24 @@ impl Store {
         Ok(fence.begin(&self.db, name, Isolation::Exclusive).await?)
     }
 
+    /// Begins a transaction of whoever owns a training run.
+    pub(crate) async fn begin_for_run(
+        &self,
+        name: &'static str,
+        fences: &Fences,
+    ) -> Result<Write, OrchestrationError> {
+        let mut tx = self.begin(name).await?;
+        fences.enforce(&mut tx).await?;
+        Ok(tx)
+    }
+
     /// Begins a transaction that stores reports of owned work. They are decided by no other row, so that
     /// it waits for nobody.
-    pub(crate) async fn begin_reports(&self, fence: &Fence) -> Result<Write, OrchestrationError> {
-        let begun = fence.begin(&self.db, "training_runs.report", Isolation::Committed);
-        Ok(begun.await?)
+    pub(crate) async fn begin_reports(&self, fences: &Fences) -> Result<Write, OrchestrationError> {
+        let begun = self.db.write("training_runs.report", Isolation::Committed);
+        let mut tx = begun.await?;
+        fences.enforce(&mut tx).await?;
+        Ok(tx)
     }
 
     pub(crate) async fn agent(&self, id: &str) -> Result<Option<AgentRow>, OrchestrationError> {

@@ -1,13 +1,13 @@
-//! What one agent learns, where, and for how long. Fixed rules act for the other agents of its environment, so
-//! that the same task always leads to the same outcome.
+//! What agents learn, where, and for how long. Fixed rules or frozen policies act for the other agents of their
+//! environment, so that the same task always leads to the same outcome.
 
 use crate::{
     OrchestrationError,
     hosts::External,
-    store::{Plan, RunRow},
+    store::{Plan, PlannedLearner, RunRow},
 };
 use parking_lot::Mutex;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tars_learn::{
     Policy,
     algorithm::{self, Algorithm},
@@ -25,15 +25,14 @@ const RULES: &[(&str, &str)] = &[
     ("resource", "hold"),
 ];
 
-/// A training of one agent.
+/// A training of one agent, or of several together.
 #[derive(Debug, Clone)]
 pub(crate) struct Task {
-    pub(crate) algorithm: String,
     pub(crate) environment: String,
-    /// The agent of the environment that learns; the first one where the environment has no such agent.
-    pub(crate) agent: String,
-    /// Hyperparameters; missing ones have their defaults.
-    pub(crate) values: Values,
+    /// Those that learn, each in a place of its own.
+    pub(crate) learners: Vec<Learning>,
+    /// Policies for agents of the environment that do not learn, by agent. The others follow their rules.
+    pub(crate) frozen: BTreeMap<String, Policy>,
     /// Determines everything that is random.
     pub(crate) seed: u64,
     pub(crate) steps: u64,
@@ -41,10 +40,20 @@ pub(crate) struct Task {
     pub(crate) reports: u64,
     /// Episodes of the evaluation at the end.
     pub(crate) evaluation_episodes: u32,
-    /// What the agent continues from.
-    pub(crate) start: Option<Policy>,
     /// The environment, when the caller lends it.
     pub(crate) external: Option<External>,
+}
+
+/// What one agent learns by.
+#[derive(Debug, Clone)]
+pub(crate) struct Learning {
+    /// The agent of the environment that learns; the first one where the environment has no such agent.
+    pub(crate) agent: String,
+    pub(crate) algorithm: String,
+    /// Hyperparameters; missing ones have their defaults.
+    pub(crate) values: Values,
+    /// What the agent continues from.
+    pub(crate) start: Option<Policy>,
 }
 
 /// The position of an agent in an environment.
@@ -66,29 +75,40 @@ fn find(name: &str) -> Result<&'static Algorithm, OrchestrationError> {
 }
 
 impl Task {
-    /// The task of a run that was left.
-    pub(crate) fn planned(plan: &Plan, row: &RunRow, start: Option<Policy>) -> Self {
+    /// The task of a run that was left or paused, with the policies that its agents began with.
+    pub(crate) fn planned(
+        plan: &Plan,
+        row: &RunRow,
+        mut policies: BTreeMap<String, Policy>,
+    ) -> Self {
+        let learning = |planned: &PlannedLearner| Learning {
+            agent: planned.agent.clone(),
+            algorithm: planned.algorithm.clone(),
+            values: planned.values.clone(),
+            start: policies.remove(&planned.agent),
+        };
         Self {
-            algorithm: plan.algorithm.clone(),
             environment: plan.environment.clone(),
-            agent: plan.agent.clone(),
-            values: plan.values.clone(),
+            learners: plan.learners.iter().map(learning).collect(),
+            frozen: policies,
             seed: row.seed as u64,
             steps: u64::try_from(row.steps).unwrap_or_default(),
             reports: plan.reports,
             evaluation_episodes: plan.evaluation_episodes,
-            start,
             external: None,
         }
     }
 
     /// What is stored of it, for the caller whose share of the learners it takes.
     pub(crate) fn plan(&self, caller: &str) -> Plan {
+        let planned = |learning: &Learning| PlannedLearner {
+            agent: learning.agent.clone(),
+            algorithm: learning.algorithm.clone(),
+            values: learning.values.clone(),
+        };
         Plan {
-            algorithm: self.algorithm.clone(),
             environment: self.environment.clone(),
-            agent: self.agent.clone(),
-            values: self.values.clone(),
+            learners: self.learners.iter().map(planned).collect(),
             reports: self.reports,
             evaluation_episodes: self.evaluation_episodes,
             caller: caller.to_owned(),
@@ -97,20 +117,37 @@ impl Task {
 
     /// Checks everything that can be checked before the training begins.
     pub(crate) fn check(&self) -> Result<(), OrchestrationError> {
-        let algorithm = find(&self.algorithm)?;
-        let checked = algorithm.spec.check(&self.values);
+        for learning in &self.learners {
+            self.check_learning(learning)?;
+        }
+        Ok(())
+    }
+
+    fn check_learning(&self, learning: &Learning) -> Result<(), OrchestrationError> {
+        let algorithm = find(&learning.algorithm)?;
+        let checked = algorithm.spec.check(&learning.values);
         checked.map_err(OrchestrationError::Hyperparameters)?;
         let space = match &self.external {
-            Some(external) => space_in(&external.spec, &self.agent),
-            None => space(&self.environment, &self.agent),
+            Some(external) => space_in(&external.spec, &learning.agent),
+            None => space(&self.environment, &learning.agent),
         };
         let unknown = || OrchestrationError::Environment(self.environment.clone());
         Ok(algorithm.fits(&space.ok_or_else(unknown)?)?)
     }
 
+    /// How many copies of the environment are stepped together: what the most demanding learner is meant
+    /// for.
+    fn copies(&self) -> Result<usize, OrchestrationError> {
+        let algorithms = self.learners.iter().map(|l| find(&l.algorithm));
+        let copies = algorithms.map(|found| found.map(|algorithm| algorithm.copies));
+        let copies = copies.collect::<Result<Vec<usize>, _>>()?;
+        Ok(copies.into_iter().max().unwrap_or(1))
+    }
+
     /// How to make the environment, and how many copies of it are stepped together. An evaluation needs
     /// one more.
-    fn world(&self, copies: usize) -> Result<(WorldSpec, MakeWorld, usize), OrchestrationError> {
+    fn world(&self) -> Result<(WorldSpec, MakeWorld, usize), OrchestrationError> {
+        let copies = self.copies()?;
         if let Some(external) = &self.external {
             let most = external.free_copies.saturating_sub(1);
             let copies = copies.min(most);
@@ -126,17 +163,26 @@ impl Task {
         Ok((world.spec().clone(), Arc::new(make), copies))
     }
 
-    /// The training, and the position of the agent that learns.
-    pub(crate) fn training(self) -> Result<(Training, usize), OrchestrationError> {
-        let copies = find(&self.algorithm)?.copies;
-        let (spec, world, copies) = self.world(copies)?;
-        let agent = position(&spec, &self.agent);
-        let mut members: Vec<Member> = spec.agents.iter().map(fixed).collect();
-        members[agent] = Member::Learns {
-            algorithm: self.algorithm,
-            values: self.values,
-            start: self.start,
-        };
+    /// The training, and the positions of the agents that learn.
+    pub(crate) fn training(mut self) -> Result<(Training, Vec<usize>), OrchestrationError> {
+        let (spec, world, copies) = self.world()?;
+        let agents = spec.agents.iter();
+        let mut members: Vec<Member> = agents
+            .map(|space| match self.frozen.remove(&*space.name) {
+                Some(policy) => Member::Plays(Player::Policy(policy)),
+                None => by_rule(space),
+            })
+            .collect();
+        let mut positions = Vec::with_capacity(self.learners.len());
+        for learning in self.learners {
+            let at = position(&spec, &learning.agent);
+            positions.push(at);
+            members[at] = Member::Learns {
+                algorithm: learning.algorithm,
+                values: learning.values,
+                start: learning.start,
+            };
+        }
         let training = Training {
             world,
             members,
@@ -147,7 +193,7 @@ impl Task {
             evaluate_every: 0,
             evaluation_episodes: self.evaluation_episodes,
         };
-        Ok((training, agent))
+        Ok((training, positions))
     }
 }
 
@@ -161,7 +207,7 @@ pub(crate) fn rule_of(agent: &str) -> Option<&'static str> {
 }
 
 /// An agent that follows its rule, or takes the first action where it has none.
-fn fixed(space: &AgentSpace) -> Member {
+fn by_rule(space: &AgentSpace) -> Member {
     let mesh = MeshEnv::shipped();
     let made =
         rule_of(&space.name).and_then(|name| make_controller(name, space, mesh.calibration()));
@@ -186,16 +232,26 @@ impl Task {
     /// DQN on the grid.
     pub(crate) fn for_tests(steps: u64) -> Self {
         Self {
-            algorithm: "dqn".to_owned(),
             environment: "gridworld".to_owned(),
-            agent: "policy".to_owned(),
-            values: Values::new(),
+            learners: vec![Learning::of("dqn", "policy")],
+            frozen: BTreeMap::new(),
             seed: 1,
             steps,
             reports: 1,
             evaluation_episodes: 1,
-            start: None,
             external: None,
+        }
+    }
+}
+
+#[cfg(test)]
+impl Learning {
+    fn of(algorithm: &str, agent: &str) -> Self {
+        Self {
+            agent: agent.to_owned(),
+            algorithm: algorithm.to_owned(),
+            values: Values::new(),
+            start: None,
         }
     }
 }
@@ -216,9 +272,8 @@ mod tests {
 
     fn task(algorithm: &str, environment: &str, agent: &str) -> Task {
         Task {
-            algorithm: algorithm.to_owned(),
             environment: environment.to_owned(),
-            agent: agent.to_owned(),
+            learners: vec![Learning::of(algorithm, agent)],
             ..Task::for_tests(400)
         }
     }
@@ -236,8 +291,8 @@ mod tests {
         {
             let task = task(algorithm, "mesh", agent);
             task.check().unwrap();
-            let (training, position) = task.training().unwrap();
-            assert_eq!(position, at);
+            let (training, positions) = task.training().unwrap();
+            assert_eq!(positions, [at]);
             let run = || training.execute(None, &mut Ignore).unwrap().unwrap();
             let outcome = run();
             let (learned, evaluation) = result(&outcome).unwrap();
@@ -249,8 +304,8 @@ mod tests {
 
     #[test]
     fn an_agent_with_another_name_is_the_first_of_its_environment() {
-        let (_, position) = task("dqn", "cartpole", "consensus").training().unwrap();
-        assert_eq!(position, 0);
+        let (_, positions) = task("dqn", "cartpole", "consensus").training().unwrap();
+        assert_eq!(positions, [0]);
     }
 
     #[test]
@@ -264,7 +319,7 @@ mod tests {
         let unfit = refused(task("dqn", "mesh", "resource"));
         assert!(matches!(unfit, E::Mismatch(_)), "{unfit}");
         let mut wrong = task("dqn", "cartpole", "policy");
-        wrong.values = Values::from([("gamma".to_owned(), Value::Number(7.0))]);
+        wrong.learners[0].values = Values::from([("gamma".to_owned(), Value::Number(7.0))]);
         let wrong = refused(wrong);
         assert!(matches!(wrong, E::Hyperparameters(_)), "{wrong}");
     }

@@ -6,12 +6,18 @@
 //! stored, and the change has succeeded if that is what it wrote. Until the database can be read,
 //! [`Agent::current`] refuses, so that nobody acts upon a copy that may be behind.
 
+mod joint;
+
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
     serving::Made,
 };
-use std::ops::{Deref, DerefMut};
+pub(crate) use joint::{Guards, JointTurn};
+use std::{
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 use tars_runtime::db::{DbError, Transaction, Write};
 use tokio::sync::MutexGuard;
 
@@ -33,17 +39,7 @@ impl Orchestration {
         name: &'static str,
     ) -> Result<Turn<'a>, OrchestrationError> {
         let guard = agent.changing().lock().await;
-        let tx = self.store.begin(name).await?;
-        self.turn_in(agent, guard, tx).await
-    }
-
-    /// The turn of whoever has the lock of an agent's changes and has begun a transaction under it.
-    pub(crate) async fn turn_in<'a>(
-        &'a self,
-        agent: &'a Agent,
-        guard: MutexGuard<'a, ()>,
-        mut tx: Write,
-    ) -> Result<Turn<'a>, OrchestrationError> {
+        let mut tx = self.store.begin(name).await?;
         self.agents.refresh(&mut tx, agent).await?;
         Ok(Turn {
             service: self,
@@ -67,6 +63,42 @@ impl Orchestration {
         self.agents.refresh(&mut tx, agent).await
     }
 
+    /// Commits, and makes the next states of some agents live. Returns them, and the number of the change.
+    async fn commit_live(
+        &self,
+        mut tx: Write,
+        next: &[(&Agent, LiveAgent)],
+    ) -> Result<(Vec<Arc<LiveAgent>>, u64), OrchestrationError> {
+        let change = self.changes.take(&mut tx).await?;
+        let position = change.number();
+        let doubt = match tx.commit().await {
+            Ok(()) => {
+                self.changes.publish(change);
+                let published = next.iter();
+                let live = published.map(|(agent, next)| agent.publish(next.clone()));
+                return Ok((live.collect(), position));
+            }
+            Err(doubt @ DbError::InDoubt(_)) => doubt,
+            Err(e) => return Err(e.into()),
+        };
+        next.iter().for_each(|(agent, _)| agent.doubt());
+        self.changes.publish_in_doubt(change);
+        for (agent, _) in next {
+            if let Err(e) = self.settle_doubt(agent).await {
+                tracing::error!(agent = agent.id(), error = %e, "an agent cannot be read after a commit in doubt");
+                return Err(doubt.into());
+            }
+        }
+        let is_made = |(agent, next): &(&Agent, LiveAgent)| agent.live().is_stored_as(next);
+        match next.iter().all(is_made) {
+            true => Ok((
+                next.iter().map(|(agent, _)| agent.live()).collect(),
+                position,
+            )),
+            false => Err(doubt.into()),
+        }
+    }
+
     /// Reads an agent's rows again, once the database can be asked.
     async fn settle_doubt(&self, agent: &Agent) -> Result<(), OrchestrationError> {
         let db = self.store.db();
@@ -82,31 +114,12 @@ impl<'a> Turn<'a> {
         let Self {
             service,
             agent,
-            mut tx,
+            tx,
             guard: _guard,
         } = self;
-        let change = service.changes.take(&mut tx).await?;
-        let position = change.number();
-        let doubt = match tx.commit().await {
-            Ok(()) => {
-                service.changes.publish(change);
-                let live = agent.publish(next);
-                return Ok(Made { live, position });
-            }
-            Err(doubt @ DbError::InDoubt(_)) => doubt,
-            Err(e) => return Err(e.into()),
-        };
-        agent.doubt();
-        service.changes.publish_in_doubt(change);
-        if let Err(e) = service.settle_doubt(agent).await {
-            tracing::error!(agent = agent.id(), error = %e, "an agent cannot be read after a commit in doubt");
-            return Err(doubt.into());
-        }
-        let live = agent.live();
-        if live.is_stored_as(&next) {
-            return Ok(Made { live, position });
-        }
-        Err(doubt.into())
+        let (live, position) = service.commit_live(tx, &[(agent, next)]).await?;
+        let live = live.into_iter().next().expect("one agent is changed");
+        Ok(Made { live, position })
     }
 
     /// Commits a change that finds its effect there already, and may still write what does not show in
@@ -116,11 +129,6 @@ impl<'a> Turn<'a> {
         let live = self.agent.live();
         self.tx.commit().await?;
         Ok(Made { live, position })
-    }
-
-    /// The transaction of a change that leaves the live state as it is, and the guard of its turn.
-    pub(crate) fn into_parts(self) -> (Write, MutexGuard<'a, ()>) {
-        (self.tx, self.guard)
     }
 }
 

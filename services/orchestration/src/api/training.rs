@@ -4,12 +4,12 @@ use super::{Api, Items, signed, unsigned, values};
 use crate::{
     Orchestration, OrchestrationError,
     learners::{Class, Event, Owner, Running},
-    store::{Report, RunState, WorkToken},
-    task::{self, Task},
-    training::{RunView, TrainingEvent, Watcher},
+    store::{self, AgentReport, MemberRow, Report, RunState, WorkToken},
+    task::{self, Learning, Task},
+    training::{RunView, Start, TrainingEvent, Watcher},
 };
 use futures_util::{Stream, StreamExt, stream};
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 use tars_certs::PeerClass;
 use tars_interceptors::Call;
 use tars_learn::training::{Outcome, Progress};
@@ -21,7 +21,11 @@ const REPORTS: u32 = 10;
 const EVAL_EPISODES: u32 = 20;
 
 fn training_run(view: RunView) -> TrainingRun {
-    let RunView { row, position } = view;
+    let RunView {
+        row,
+        members,
+        position,
+    } = view;
     let state = match row.state {
         RunState::Queued => TrainingState::Queued,
         RunState::Running | RunState::Installing => TrainingState::Running,
@@ -48,6 +52,30 @@ fn training_run(view: RunView) -> TrainingRun {
             .map(timestamp),
         queued_at: Some(timestamp(row.queued_us)),
         queue_position: position,
+        members: members.into_iter().map(member).collect(),
+        others: match row.others {
+            store::Others::Rules => Others::Rules,
+            store::Others::Live => Others::Live,
+        }
+        .into(),
+        environment: row.environment,
+        rate: row.rate,
+    }
+}
+
+fn member(from: MemberRow) -> TrainingMember {
+    TrainingMember {
+        agent_id: from.agent,
+        algorithm: from.algorithm,
+        final_return: from.final_return,
+        weights_version: from.weights_version.map(unsigned),
+    }
+}
+
+fn others(from: i32) -> store::Others {
+    match Others::try_from(from).unwrap_or_default() {
+        Others::Unspecified | Others::Rules => store::Others::Rules,
+        Others::Live => store::Others::Live,
     }
 }
 
@@ -55,7 +83,7 @@ fn training_run(view: RunView) -> TrainingRun {
 fn progress(from: Progress) -> TrainingProgress {
     TrainingProgress {
         version: None,
-        ..report(Report::new(&from, 0))
+        ..report(Report::new(&from, &[("", 0)]))
     }
 }
 
@@ -64,6 +92,26 @@ fn report(from: Report) -> TrainingProgress {
     TrainingProgress {
         step: from.step,
         episode: from.episode,
+        mean_return: from.mean_return,
+        loss: from.loss,
+        epsilon: from.epsilon,
+        version: Some(unsigned(from.version)),
+        policy_loss: update.policy_loss.map(f64::from),
+        value_loss: update.value_loss.map(f64::from),
+        entropy: update.entropy.map(f64::from),
+        kl: update.kl.map(f64::from),
+        clip_fraction: update.clip_fraction.map(f64::from),
+        explained_variance: update.explained_variance.map(f64::from),
+        q: update.q.map(f64::from),
+        gradient_norm: update.gradient_norm.map(f64::from),
+        agents: from.agents.into_iter().map(agent_progress).collect(),
+    }
+}
+
+fn agent_progress(from: AgentReport) -> AgentProgress {
+    let update = from.update;
+    AgentProgress {
+        agent_id: from.agent,
         mean_return: from.mean_return,
         loss: from.loss,
         epsilon: from.epsilon,
@@ -110,17 +158,39 @@ impl training_service_server::TrainingService for Api {
     ) -> Result<Response<StartTrainingResponse>, Status> {
         let call = Call::of(&request)?;
         let (by, owner) = (call.actor(), call.owner().to_owned());
-        let StartTrainingRequest {
-            agent_id,
-            steps,
-            seed,
-        } = request.into_inner();
-        let row = self
-            .0
-            .start_training(by, owner, &agent_id, steps, seed)
-            .await?;
+        let asked = request.into_inner();
+        let start = Start {
+            by,
+            owner,
+            agents: vec![asked.agent_id],
+            others: others(asked.others),
+            steps: asked.steps,
+            seed: asked.seed,
+        };
+        let run = self.0.start_training(start).await?;
         Ok(Response::new(StartTrainingResponse {
-            run: Some(training_run(row)),
+            run: Some(training_run(run)),
+        }))
+    }
+
+    async fn start_joint_training(
+        &self,
+        request: Request<StartJointTrainingRequest>,
+    ) -> Result<Response<StartJointTrainingResponse>, Status> {
+        let call = Call::of(&request)?;
+        let (by, owner) = (call.actor(), call.owner().to_owned());
+        let asked = request.into_inner();
+        let start = Start {
+            by,
+            owner,
+            agents: asked.agents,
+            others: others(asked.others),
+            steps: asked.steps,
+            seed: asked.seed,
+        };
+        let run = self.0.start_training(start).await?;
+        Ok(Response::new(StartJointTrainingResponse {
+            run: Some(training_run(run)),
         }))
     }
 
@@ -201,15 +271,18 @@ impl training_service_server::TrainingService for Api {
         let hosts = &self.0.hosts;
         let task = Task {
             external: hosts.external(&owner.caller, &asked.environment),
-            algorithm: asked.agent_type,
             environment: asked.environment,
-            agent: asked.agent,
-            values: values(asked.hyperparameters)?,
+            learners: vec![Learning {
+                agent: asked.agent,
+                algorithm: asked.agent_type,
+                values: values(asked.hyperparameters)?,
+                start: None,
+            }],
+            frozen: BTreeMap::new(),
             seed: asked.seed,
             steps: asked.steps,
             reports: u64::from(asked.reports.unwrap_or(REPORTS)),
             evaluation_episodes: asked.eval_episodes.unwrap_or(EVAL_EPISODES),
-            start: None,
         };
         let running = self.0.evaluate(owner, task, given.clone()).await?;
         let items = evaluation(running, asked.after_sequence);

@@ -2,9 +2,9 @@ use super::*;
 use crate::{
     Orchestration, Setup,
     learners::{Class, Owner},
-    store::RunState,
+    store::{self, RunState},
     task::Task,
-    training::RunView,
+    training::{RunView, Start},
 };
 use std::{path::Path, time::Duration};
 use tars_runtime::{
@@ -92,7 +92,7 @@ async fn train(
     seed: Option<u64>,
 ) -> Result<RunView, OrchestrationError> {
     service
-        .start_training("user:dev".into(), "dev".into(), "policy", Some(steps), seed)
+        .start_training(Start::of("policy", steps, seed))
         .await
 }
 
@@ -238,7 +238,7 @@ async fn weights_are_not_lost_while_the_database_is_busy() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let place = tars_test_db::place(dir.path(), "orchestration");
-    let other = Db::open(place, crate::store::MIGRATIONS).await.unwrap();
+    let other = Db::open(place, store::MIGRATIONS).await.unwrap();
     let run = train(&service, 4000, Some(1)).await.unwrap().row.id;
     let busy = other.write("test.busy", Isolation::Exclusive).await;
     let busy = tars_test_db::Lock::of(busy.unwrap());
@@ -422,12 +422,16 @@ async fn a_training_goes_on_after_a_restart_and_a_cancelled_one_does_not() {
     let id = train(&service, LONG, None).await.unwrap().row.id;
     let [cancelled, unplanned] = [Uuid::now_v7(), Uuid::now_v7()];
     let mut tx = service.store.begin("test.copy").await.unwrap();
-    let mut row = service.training(id).await.unwrap().row;
+    let RunView {
+        mut row, members, ..
+    } = service.training(id).await.unwrap();
     for copy in [cancelled, unplanned] {
         row.id = copy;
-        crate::store::insert_run(&mut tx, &row).await.unwrap();
+        store::insert_run(&mut tx, &row).await.unwrap();
+        let inserted = store::insert_members(&mut tx, copy, &members).await;
+        inserted.unwrap();
     }
-    crate::store::cancel_run(&mut tx, cancelled).await.unwrap();
+    store::cancel_run(&mut tx, cancelled).await.unwrap();
     tx.commit().await.unwrap();
     let service = open(dir.path()).await;
     let state = async |id| service.training(id).await.unwrap().row.state;
@@ -464,7 +468,7 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
     let run = train(&service, LONG, None).await.unwrap().row;
     service.cancel_training(run.id).await.unwrap();
     let mut tx = service.store.begin("test.spoil").await.unwrap();
-    let spoil = Query::new("UPDATE training_runs SET state = 'paused'");
+    let spoil = Query::new("UPDATE training_runs SET state = 'lost'");
     tx.execute(spoil).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
     for error in [
@@ -474,7 +478,7 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
         let status = tonic::Status::from(error);
         assert_eq!(status.code(), tonic::Code::DataLoss);
         assert!(status.message().contains(&run.id.to_string()), "{status}");
-        assert!(status.message().contains("paused"), "{status}");
+        assert!(status.message().contains("lost"), "{status}");
     }
 }
 

@@ -23,12 +23,12 @@ pub(crate) enum Event {
     /// The run left the queue.
     Began,
     Progress(Progress),
-    /// Everything up to here, and the version of the hyperparameters that the run follows.
-    Checkpoint(Vec<u8>, i64),
+    /// Everything up to here, and the versions of the hyperparameters that the learners follow.
+    Checkpoint(Vec<u8>, Vec<i64>),
     Ended(Result<Option<Outcome>, TrainingError>),
 }
 
-/// The live hyperparameters that a run follows.
+/// The live hyperparameters that a learner follows.
 pub(crate) type Live = Arc<ArcSwap<Followed>>;
 
 #[derive(Debug, Clone, PartialEq)]
@@ -37,12 +37,11 @@ pub(crate) struct Followed {
     pub(crate) values: Values,
 }
 
-/// What a run of a live agent has beside its task.
+/// What a run of live agents has beside its task.
 #[derive(Debug)]
 pub(crate) struct Durable {
-    pub(crate) live: Live,
-    /// The version of the hyperparameters that it begins with.
-    pub(crate) follows: i64,
+    /// What each learner follows, in the order of the task.
+    pub(crate) follows: Vec<Follows>,
     /// Where it continues.
     pub(crate) checkpoint: Option<Vec<u8>>,
     /// The time between two checkpoints.
@@ -50,11 +49,19 @@ pub(crate) struct Durable {
     pub(crate) clock: Clock,
 }
 
-/// What a learner of a live agent follows and leaves.
+/// What one learner follows.
+#[derive(Debug)]
+pub(crate) struct Follows {
+    pub(crate) live: Live,
+    /// The version of the hyperparameters that it begins with, or has taken on.
+    pub(crate) version: i64,
+}
+
+/// What the learners of live agents follow and leave.
 #[derive(Debug)]
 pub(super) struct Following {
-    live: Live,
-    version: i64,
+    /// By the position of the agent in its environment.
+    learners: Vec<(usize, Follows)>,
     every: Duration,
     clock: Clock,
     /// When the last checkpoint was taken, or the run began.
@@ -62,15 +69,27 @@ pub(super) struct Following {
 }
 
 impl Durable {
-    pub(super) fn split(self) -> (Option<Vec<u8>>, Option<Following>) {
+    /// Where the run continues, and what its learners follow, who have these positions.
+    pub(super) fn split(self, positions: Vec<usize>) -> (Option<Vec<u8>>, Option<Following>) {
         let following = Following {
-            live: self.live,
-            version: self.follows,
+            learners: positions.into_iter().zip(self.follows).collect(),
             every: self.every,
             last: self.clock.monotonic(),
             clock: self.clock,
         };
         (self.checkpoint, Some(following))
+    }
+}
+
+impl Follows {
+    /// New hyperparameters, if there are some since these were last taken.
+    fn take(&mut self) -> Option<Values> {
+        let current = self.live.load();
+        if current.version == self.version {
+            return None;
+        }
+        self.version = current.version;
+        Some(current.values.clone())
     }
 }
 
@@ -83,6 +102,11 @@ impl Following {
             self.last = now;
         }
         due
+    }
+
+    fn versions(&self) -> Vec<i64> {
+        let learners = self.learners.iter();
+        learners.map(|(_, follows)| follows.version).collect()
     }
 }
 
@@ -118,21 +142,16 @@ impl Control for Steering {
     }
 
     fn checkpoint(&mut self, checkpoint: Option<Vec<u8>>) {
-        let version = self.following.as_ref().map_or(0, |f| f.version);
-        if let Some(bytes) = checkpoint {
+        if let (Some(bytes), Some(following)) = (checkpoint, &self.following) {
             // A receiver that went away needs none.
-            let event = Event::Checkpoint(bytes, version);
+            let event = Event::Checkpoint(bytes, following.versions());
             self.sender.blocking_send(event).ok();
         }
     }
 
-    fn take_reload(&mut self, _: usize) -> Option<Values> {
-        let following = self.following.as_mut()?;
-        let current = following.live.load();
-        if current.version == following.version {
-            return None;
-        }
-        following.version = current.version;
-        Some(current.values.clone())
+    fn take_reload(&mut self, agent: usize) -> Option<Values> {
+        let learners = &mut self.following.as_mut()?.learners;
+        let found = learners.iter_mut().find(|(at, _)| *at == agent);
+        found.and_then(|(_, follows)| follows.take())
     }
 }

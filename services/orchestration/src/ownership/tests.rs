@@ -6,7 +6,7 @@ use crate::{
     learners::{Class, Owner, Running},
     store::{RunState, WorkToken},
     task::Task,
-    training::{RunView, TrainingEvent},
+    training::{RunView, Start, TrainingEvent},
 };
 use std::{future::Future, time::Duration};
 use tars_runtime::{clock::Clock, lease::Terms, seeds::Seeds};
@@ -29,7 +29,12 @@ impl Replica {
 
     /// A replica that takes checkpoints so many seconds apart.
     async fn with_checkpoints(dir: &tempfile::TempDir, holder: &str, seconds: u64) -> Self {
+        Self::open(dir, holder, seconds, "cartpole").await
+    }
+
+    async fn open(dir: &tempfile::TempDir, holder: &str, seconds: u64, environment: &str) -> Self {
         let mut setup = Setup::for_tests(Seeds::counted(1));
+        environment.clone_into(&mut setup.settings.environment);
         setup.settings.checkpoint_seconds = seconds;
         let clock = setup.clock.clone();
         let place = tars_test_db::place(dir.path(), "orchestration");
@@ -46,11 +51,8 @@ impl Replica {
     }
 
     async fn train(&self, steps: u64) -> Result<RunView, OrchestrationError> {
-        let (by, owner) = ("user:dev".to_owned(), "dev".to_owned());
-        let start = self
-            .service
-            .start_training(by, owner, "policy", Some(steps), Some(1));
-        start.await
+        let start = Start::of("policy", steps, Some(1));
+        self.service.start_training(start).await
     }
 
     async fn state(&self, run: Uuid) -> RunState {
@@ -126,7 +128,7 @@ async fn an_agent_that_another_replica_trains_is_left_alone() {
     for other in [&two, &three] {
         assert!(!other.state(run).await.has_ended());
         let refused = other.train(10).await;
-        assert!(matches!(refused, Err(OrchestrationError::TrainingRuns)));
+        assert!(matches!(refused, Err(OrchestrationError::TrainingRuns(_))));
     }
     one.service.cancel_training(run).await.unwrap();
     let next = two.train(LONG).await.unwrap().row.id;
@@ -194,20 +196,79 @@ async fn a_run_that_is_resumed_ends_as_an_undisturbed_one_and_reports_nothing_tw
     let (_dir, one, two) = two_with_checkpoints().await;
     let run = one.train(STEPS).await.unwrap().row.id;
     let has_checkpoint = || async {
-        let left = one.service.store.left_run("policy").await.unwrap();
+        let left = one.service.store.plan(run).await.unwrap();
         left.is_some_and(|left| left.checkpoint.is_some() && left.reported > 1)
     };
     eventually(has_checkpoint).await;
     one.service.leases.close().await;
     one.until_idle().await;
-    let left = one.service.store.left_run("policy").await.unwrap().unwrap();
-    assert_eq!(left.run_id, run);
+    let left = one.service.store.unfinished_runs().await.unwrap();
+    assert_eq!(left.len(), 1);
+    assert_eq!(left[0].id, run);
     two.service.resume_left_runs().await.unwrap();
     let (reports, end) = two.watch(run, 0).await;
     assert_eq!((reports, end), (all, Some((101, RunState::Completed))));
     assert_eq!(weights(&two).await, weights(&undisturbed).await);
-    let plan = two.service.store.left_run("policy").await.unwrap();
+    let plan = two.service.store.plan(run).await.unwrap();
     assert_eq!(plan, None, "nothing is left of it");
+}
+
+/// Two replicas on one database, whose new agents live in the environment of the mesh.
+async fn two_in_the_mesh() -> (tempfile::TempDir, Replica, Replica) {
+    let dir = tempfile::tempdir().unwrap();
+    let one = Replica::open(&dir, "one", 0, "mesh").await;
+    let two = Replica::open(&dir, "two", 10, "mesh").await;
+    (dir, one, two)
+}
+
+/// The weights of the agents, by their digests.
+async fn weights_of(replica: &Replica, agents: &[&str]) -> Vec<Option<String>> {
+    let mut weights = Vec::new();
+    for agent in agents {
+        let stored = replica.service.store.agent(agent).await.unwrap();
+        weights.push(stored.unwrap().weights);
+    }
+    weights
+}
+
+#[tokio::test]
+async fn a_joint_training_that_is_resumed_ends_as_an_undisturbed_one() {
+    const TEAM: [&str; 3] = ["resource", "policy", "ethical"];
+    let start = || Start {
+        agents: TEAM.iter().map(ToString::to_string).collect(),
+        ..Start::of("", 8_000, Some(3))
+    };
+    let (_dir, undisturbed, _) = two_in_the_mesh().await;
+    let run = undisturbed.service.start_training(start()).await;
+    let run = run.unwrap().row.id;
+    let (all, end) = undisturbed.watch(run, 0).await;
+    assert_eq!(end, Some((101, RunState::Completed)));
+
+    let (_dir, one, two) = two_in_the_mesh().await;
+    let run = one.service.start_training(start()).await.unwrap().row.id;
+    let has_checkpoint = || async {
+        let left = one.service.store.plan(run).await.unwrap();
+        left.is_some_and(|left| left.checkpoint.is_some() && left.reported > 1)
+    };
+    eventually(has_checkpoint).await;
+    one.service.leases.close().await;
+    one.until_idle().await;
+    // Not while another process trains one of its agents.
+    let other = LearnerLeases::acquire(&two.service.leases, ["policy"]).await;
+    let other = other.unwrap();
+    two.service.resume_left_runs().await.unwrap();
+    assert!(two.service.trainings.is_empty());
+    other.release().await;
+    two.service.resume_left_runs().await.unwrap();
+    for agent in TEAM {
+        let refused = two.service.start_training(Start::of(agent, 10, None)).await;
+        assert!(matches!(refused, Err(OrchestrationError::TrainingRuns(_))));
+    }
+    let (reports, end) = two.watch(run, 0).await;
+    assert_eq!((reports, end), (all, Some((101, RunState::Completed))));
+    let expected = weights_of(&undisturbed, &TEAM).await;
+    assert_eq!(weights_of(&two, &TEAM).await, expected);
+    assert!(expected.iter().all(Option::is_some));
 }
 
 #[tokio::test]
@@ -215,7 +276,7 @@ async fn a_run_whose_checkpoint_is_gone_ends_as_interrupted() {
     let (_dir, one, two) = two_with_checkpoints().await;
     let run = one.train(LONG).await.unwrap().row.id;
     let has_checkpoint = || async {
-        let left = one.service.store.left_run("policy").await.unwrap();
+        let left = one.service.store.plan(run).await.unwrap();
         left.is_some_and(|left| left.checkpoint.is_some())
     };
     eventually(has_checkpoint).await;
@@ -223,7 +284,7 @@ async fn a_run_whose_checkpoint_is_gone_ends_as_interrupted() {
     one.until_idle().await;
     let mut tx = two.service.store.begin("test.spoil").await.unwrap();
     let gone = "0".repeat(64);
-    let put = crate::store::put_checkpoint(&mut tx, run, &gone, 1, 1);
+    let put = crate::store::put_checkpoint(&mut tx, run, &gone, 1, &[1]);
     put.await.unwrap();
     tx.commit().await.unwrap();
     two.service.resume_left_runs().await.unwrap();

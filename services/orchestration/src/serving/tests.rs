@@ -7,6 +7,7 @@ use crate::{
     changes::{ApplyOperation, Reload, Settle},
     steps::Observed,
     store::RunState,
+    training::Start,
     versions::{Promotion, Target},
 };
 use std::path::Path;
@@ -79,10 +80,7 @@ impl Replica {
 
     /// Trains to the end.
     async fn train(&self) {
-        let (by, owner) = ("user:dev".into(), "dev".into());
-        let started = self
-            .service
-            .start_training(by, owner, "policy", Some(200), None);
+        let started = self.service.start_training(Start::of("policy", 200, None));
         let id = started.await.unwrap().row.id;
         let ended = async || {
             let run = self.service.training(id).await.unwrap().row;

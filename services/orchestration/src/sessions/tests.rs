@@ -4,6 +4,7 @@ use crate::{
     conflicts::{Comparison, Condition, Constraint, ResolutionRule},
     rewards::RewardOptions,
     store::RunState,
+    training::Start,
 };
 use std::path::Path;
 use tars_runtime::{clock::Clock, db::Db, lease::Terms, seeds::Seeds};
@@ -450,7 +451,7 @@ async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
         .observations
         .pop_first()
         .unwrap();
-    let started = service.start_training("user:dev".into(), "dev".into(), &agent, Some(200), None);
+    let started = service.start_training(Start::of(&agent, 200, None));
     let run = started.await.unwrap().row.id;
     let trained = async {
         while service.training(run).await.unwrap().row.state != RunState::Completed {

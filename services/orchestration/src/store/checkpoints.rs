@@ -57,7 +57,7 @@ const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
                         AND newer.version > checkpoints.version AND newer.restored_from IS NULL \
                         AND newer.rule IS NULL) >= $1)";
 const REFERENCED: &str = "SELECT blob FROM checkpoints WHERE blob IS NOT NULL UNION SELECT weights AS blob FROM agents WHERE weights IS NOT NULL \
-                          UNION SELECT start_blob AS blob FROM run_plans WHERE start_blob IS NOT NULL \
+                          UNION SELECT blob FROM run_policies \
                           UNION SELECT checkpoint_blob AS blob FROM run_plans WHERE checkpoint_blob IS NOT NULL";
 
 impl VersionRow {

@@ -3,15 +3,18 @@
 use super::Store;
 use crate::OrchestrationError;
 use serde::{Deserialize, Serialize};
-use tars_learn::{Update, training::Progress};
+use tars_learn::{
+    Update,
+    training::{AgentProgress, Progress},
+};
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use uuid::Uuid;
 
 /// The same group may be written twice, when the answer to the first time was lost.
 const INSERT: &str = "INSERT INTO run_reports (run_id, last, reports) VALUES ($1, $2, $3) \
                       ON CONFLICT (run_id, last) DO NOTHING";
-const RECORD: &str = "UPDATE training_runs SET last_report = $1, steps_done = $2, episodes_done = $3 \
-                      WHERE id = $4";
+const RECORD: &str = "UPDATE training_runs SET last_report = $1, steps_done = $2, episodes_done = $3, rate = $4 \
+                      WHERE id = $5";
 const GROUPS: &str = "SELECT run_id, last, reports FROM run_reports WHERE run_id = $1 AND last > $2 ORDER BY last LIMIT $3";
 /// Runs are numbered by time.
 const DROP_OLD: &str = "DELETE FROM run_reports WHERE run_id < \
@@ -33,21 +36,55 @@ pub(crate) struct Report {
     pub(crate) update: Update,
     /// The version of the agent's hyperparameters that the run followed.
     pub(crate) version: i64,
+    /// On each agent of a run that trains several, the first one included; empty otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) agents: Vec<AgentReport>,
+}
+
+/// What a report says of one agent.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AgentReport {
+    pub(crate) agent: String,
+    pub(crate) mean_return: Option<f64>,
+    pub(crate) loss: Option<f64>,
+    pub(crate) epsilon: f64,
+    pub(crate) update: Update,
+    pub(crate) version: i64,
+}
+
+impl AgentReport {
+    fn new(progress: &AgentProgress, agent: &str, version: i64) -> Self {
+        Self {
+            agent: agent.to_owned(),
+            mean_return: progress.mean_return,
+            loss: progress.update.loss.map(f64::from),
+            epsilon: f64::from(progress.exploration),
+            update: progress.update,
+            version,
+        }
+    }
 }
 
 impl Report {
-    /// The report on the agent that learns.
-    pub(crate) fn new(progress: &Progress, version: i64) -> Self {
-        let agent = progress.agents.first();
-        let loss = agent.and_then(|agent| agent.update.loss);
+    /// The report on the agents that learn, whose names and versions are given in the same order.
+    pub(crate) fn new(progress: &Progress, learners: &[(&str, i64)]) -> Self {
+        let named = progress.agents.iter().zip(learners);
+        let mut agents: Vec<AgentReport> = named
+            .map(|(agent, (name, version))| AgentReport::new(agent, name, *version))
+            .collect();
+        let first = agents.first().cloned();
+        if agents.len() == 1 {
+            agents.clear();
+        }
         Self {
             step: progress.step,
             episode: progress.episodes,
-            mean_return: agent.and_then(|agent| agent.mean_return),
-            loss: loss.map(f64::from),
-            epsilon: agent.map_or(0.0, |agent| f64::from(agent.exploration)),
-            update: agent.map(|agent| agent.update).unwrap_or_default(),
-            version,
+            mean_return: first.as_ref().and_then(|first| first.mean_return),
+            loss: first.as_ref().and_then(|first| first.loss),
+            epsilon: first.as_ref().map_or(0.0, |first| first.epsilon),
+            update: first.as_ref().map(|first| first.update).unwrap_or_default(),
+            version: first.as_ref().map_or(0, |first| first.version),
+            agents,
         }
     }
 }
@@ -91,11 +128,12 @@ impl Store {
     }
 }
 
-/// Adds a group of reports, and records in their run how far it is.
+/// Adds a group of reports, and records in their run how far it is, and how fast.
 pub(crate) async fn insert_reports(
     tx: &mut Transaction,
     run: Uuid,
     group: &Group,
+    rate: Option<f64>,
 ) -> Result<(), OrchestrationError> {
     let Some(newest) = group.reports.last() else {
         return Ok(());
@@ -109,6 +147,7 @@ pub(crate) async fn insert_reports(
         .bind(group.last)
         .bind(i64::try_from(newest.step).unwrap_or(i64::MAX))
         .bind(i64::try_from(newest.episode).unwrap_or(i64::MAX))
+        .bind(rate)
         .bind(run);
     Ok(tx.execute(record).await?.one()?)
 }

@@ -1,11 +1,8 @@
 //! Training runs.
 
 use super::Store;
-use crate::OrchestrationError;
-use tars_runtime::{
-    db::{DbError, Fetch, FromRow, Query, Row, Transaction},
-    lease::Fence,
-};
+use crate::{OrchestrationError, leases::Fences};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,10 +55,37 @@ impl RunState {
     }
 }
 
+/// How the agents of an environment act that a run does not train.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) enum Others {
+    /// By fixed rules.
+    #[default]
+    Rules,
+    /// By the policies that were live when the run was requested; without one, by their rules.
+    Live,
+}
+
+impl Others {
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Rules => "rules",
+            Self::Live => "live",
+        }
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let all = [Self::Rules, Self::Live];
+        all.into_iter().find(|others| others.as_str() == text)
+    }
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct RunRow {
     pub(crate) id: Uuid,
+    /// The first of the agents that it trains.
     pub(crate) agent_id: String,
+    pub(crate) environment: String,
+    pub(crate) others: Others,
     pub(crate) state: RunState,
     pub(crate) steps: i64,
     pub(crate) steps_done: i64,
@@ -75,29 +99,40 @@ pub(crate) struct RunRow {
     pub(crate) ended_us: Option<i64>,
     /// The number of the last report; zero before the first.
     pub(crate) last_report: i64,
+    /// Steps a second, since a process last began or resumed the run.
+    pub(crate) rate: Option<f64>,
 }
 
-const RUN: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
-                   started_us, running_us, ended_us, last_report FROM training_runs WHERE id = $1";
-const RUNS: &str = "SELECT id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
-                    started_us, running_us, ended_us, last_report FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
+/// A run that has not ended, with the agents that it trains.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Unfinished {
+    pub(crate) id: Uuid,
+    pub(crate) agents: Vec<String>,
+}
+
+const RUN: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
+                   final_return, error, started_us, running_us, ended_us, last_report, rate \
+                   FROM training_runs WHERE id = $1";
+const RUNS: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
+                    final_return, error, started_us, running_us, ended_us, last_report, rate \
+                    FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 const INTERRUPT: &str = "UPDATE training_runs SET ended_us = COALESCE(ended_us, $1), \
                          state = CASE state WHEN 'cancelling' THEN 'cancelled' \
                          WHEN 'installing' THEN 'completed' ELSE 'interrupted' END \
-                         WHERE agent_id = $2 AND id <> $3 \
-                         AND state IN ('queued', 'running', 'cancelling', 'installing')";
-const UNFINISHED_AGENTS: &str = "SELECT DISTINCT agent_id FROM training_runs \
-                                 WHERE state IN ('queued', 'running', 'cancelling', 'installing') \
-                                 ORDER BY agent_id";
+                         WHERE id = $2 AND state IN ('queued', 'running', 'cancelling', 'installing')";
+/// The newest first.
+const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
+                          WHERE r.state IN ('queued', 'running', 'pausing', 'cancelling', 'installing') \
+                          ORDER BY r.id DESC, m.position";
 const BEGIN: &str = "UPDATE training_runs SET running_us = $1, \
                      state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
                      WHERE id = $2 AND running_us IS NULL";
 const CANCEL: &str = "UPDATE training_runs SET state = 'cancelling' WHERE id = $1 AND state IN ('queued', 'running')";
 const COMPLETE: &str =
     "UPDATE training_runs SET state = 'completed' WHERE id = $1 AND state = 'installing'";
-const INSERT: &str = "INSERT INTO training_runs (id, agent_id, state, steps, steps_done, episodes_done, seed, \
-                      final_return, error, started_us, running_us, ended_us) \
-                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+const INSERT: &str = "INSERT INTO training_runs (id, agent_id, environment, others, state, steps, steps_done, \
+                      episodes_done, seed, final_return, error, started_us, running_us, ended_us) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 const END: &str = "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, \
                    error = $5, ended_us = $6 WHERE id = $7";
 
@@ -108,6 +143,8 @@ impl FromRow for RunRow {
         Ok(Self {
             id,
             agent_id: row.get("agent_id")?,
+            environment: row.get("environment")?,
+            others: row.word("others", Others::parse)?,
             state: row.word("state", RunState::parse)?,
             steps: row.get("steps")?,
             steps_done: row.get("steps_done")?,
@@ -119,6 +156,7 @@ impl FromRow for RunRow {
             running_us: row.get("running_us")?,
             ended_us: row.get("ended_us")?,
             last_report: row.get("last_report")?,
+            rate: row.get("rate")?,
         })
     }
 }
@@ -138,12 +176,9 @@ impl Store {
         Ok(self.db.read("training_runs.list").all(query).await?)
     }
 
-    /// The agents with runs that have not ended.
-    pub(crate) async fn agents_in_training(&self) -> Result<Vec<String>, OrchestrationError> {
-        let mut db = self.db.read("training_runs.unfinished");
-        let rows = db.rows(Query::new(UNFINISHED_AGENTS)).await?;
-        let agents = rows.iter().map(|row| row.get("agent_id"));
-        Ok(agents.collect::<Result<_, DbError>>()?)
+    /// The runs that have not ended and are not paused, the newest first.
+    pub(crate) async fn unfinished_runs(&self) -> Result<Vec<Unfinished>, OrchestrationError> {
+        unfinished(&mut self.db.read("training_runs.unfinished")).await
     }
 
     /// Records that a learner started a run; has no effect the second time.
@@ -151,9 +186,9 @@ impl Store {
         &self,
         id: Uuid,
         now_us: i64,
-        fence: &Fence,
+        fences: &Fences,
     ) -> Result<(), OrchestrationError> {
-        let mut tx = self.begin_owned("training_runs.begin", fence).await?;
+        let mut tx = self.begin_for_run("training_runs.begin", fences).await?;
         let begin = Query::new(BEGIN).bind(now_us).bind(id);
         tx.execute(begin).await?.any();
         Ok(tx.commit().await?)
@@ -172,18 +207,33 @@ pub(crate) async fn cancel_run(tx: &mut Transaction, id: Uuid) -> Result<(), Orc
     Ok(())
 }
 
-/// Ends the runs of an agent that have not ended, but for one: as cancelled if that was requested, as completed if
-/// their weights are live, else as interrupted. Whoever has the lease of the agent's learner knows that no
-/// process follows them.
-pub(crate) async fn interrupt_runs(
+/// The runs that have not ended and are not paused, the newest first.
+pub(crate) async fn unfinished(db: &mut impl Fetch) -> Result<Vec<Unfinished>, OrchestrationError> {
+    let mut runs: Vec<Unfinished> = Vec::new();
+    for row in db.rows(Query::new(UNFINISHED)).await? {
+        let (id, agent): (Uuid, String) = (row.get("id")?, row.get("agent_id")?);
+        match runs.last_mut() {
+            Some(last) if last.id == id => last.agents.push(agent),
+            _ => runs.push(Unfinished {
+                id,
+                agents: vec![agent],
+            }),
+        }
+    }
+    Ok(runs)
+}
+
+/// Ends a run that has not ended: as cancelled if that was requested, as completed if its weights are live,
+/// else as interrupted. Whoever has the lease of the learner of one of its agents knows that no process
+/// follows it.
+pub(crate) async fn interrupt_run(
     tx: &mut Transaction,
-    agent: &str,
-    but: Uuid,
+    id: Uuid,
     now_us: i64,
 ) -> Result<(), OrchestrationError> {
-    let interrupt = Query::new(INTERRUPT).bind(now_us).bind(agent).bind(but);
+    let interrupt = Query::new(INTERRUPT).bind(now_us).bind(id);
     tx.execute(interrupt).await?.any();
-    Ok(())
+    super::delete_plan(tx, id).await
 }
 
 /// Ends a run whose weights are live.
@@ -199,6 +249,8 @@ pub(crate) async fn insert_run(
     let insert = Query::new(INSERT)
         .bind(row.id)
         .bind(&row.agent_id)
+        .bind(&row.environment)
+        .bind(row.others.as_str())
         .bind(row.state.as_str())
         .bind(row.steps)
         .bind(row.steps_done)

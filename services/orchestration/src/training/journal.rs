@@ -99,6 +99,7 @@ mod tests {
             epsilon: 0.5,
             update: Update::default(),
             version: 1,
+            agents: Vec::new(),
         }
     }
 

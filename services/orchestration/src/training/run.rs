@@ -1,26 +1,23 @@
 //! One training run from its start to its end, at the replica that owns it.
 //!
 //! A run is stopped by its row: whoever cancels it writes that, at any replica, and the owner reads it when
-//! it learns of the change. The end of a run and the release of its learner's lease are one transaction.
+//! it learns of the change. The end of a run and the release of its learners' leases are one transaction.
 //! Where other replicas serve the agent too, weights are installed first, in the state `installing`, and the
 //! run is completed once the others have reported that they serve them.
 
-use super::journal::Journal;
+use super::{journal::Journal, pace::Pace};
 use crate::{
     Orchestration, OrchestrationError,
-    agents::{Agent, Installed},
+    agents::{Agent, Installed, LiveAgent},
     learners::{Event, Running, Stop},
+    leases::{Fences, LearnerLeases},
     serving::Rollout,
     store::{self, Report, RunRow, RunState},
-    task,
-    turn::Turn,
+    turn::{Guards, JointTurn},
 };
 use std::{convert::Infallible, sync::Arc, time::Duration};
-use tars_learn::training::Outcome;
-use tars_runtime::{
-    backoff::{Backoff, Patience},
-    lease::{Fence, Lease},
-};
+use tars_learn::training::{Outcome, Progress};
+use tars_runtime::backoff::{Backoff, Patience};
 use tokio::sync::Notify;
 use uuid::Uuid;
 
@@ -37,14 +34,16 @@ type Ended = Result<Option<Outcome>, OrchestrationError>;
 #[derive(Debug)]
 pub(crate) struct OwnedRun {
     service: Arc<Orchestration>,
-    agent: Arc<Agent>,
+    /// Those that learn, in the order of their environment.
+    agents: Vec<Arc<Agent>>,
     id: Uuid,
     queued_us: i64,
-    fence: Fence,
+    fences: Fences,
     stop: Stop,
     /// Notified once the run is to be stopped.
     cancelled: Notify,
     journal: Journal,
+    pace: Pace,
     /// How many reports were stored before this process owned the run.
     stored: i64,
     /// How many reports the learner made before it began in this process.
@@ -54,20 +53,21 @@ pub(crate) struct OwnedRun {
 impl OwnedRun {
     pub(crate) fn new(
         service: Arc<Orchestration>,
-        agent: Arc<Agent>,
+        agents: Vec<Arc<Agent>>,
         row: &RunRow,
-        fence: Fence,
+        fences: Fences,
         stop: Stop,
     ) -> Self {
         Self {
             service,
-            agent,
+            agents,
             id: row.id,
             queued_us: row.queued_us,
-            fence,
+            fences,
             stop,
             cancelled: Notify::new(),
             journal: Journal::after(row.last_report),
+            pace: Pace::default(),
             stored: row.last_report,
             reported: 0,
         }
@@ -78,9 +78,9 @@ impl OwnedRun {
         Self { reported, ..self }
     }
 
-    /// Follows the run to its end, for as long as the lease of the agent's learner is held. Whoever has
-    /// the lease next ends a run that is left.
-    pub(crate) async fn follow(self, mut running: Running, lease: Lease) {
+    /// Follows the run to its end, for as long as the leases of its learners are held. Whoever has them next
+    /// resumes or ends a run that is left.
+    pub(crate) async fn follow(self, mut running: Running, leases: LearnerLeases) {
         let _entry = self.service.trainings.enter(self.id, self.stop.clone());
         let work = async {
             tokio::select! {
@@ -88,21 +88,19 @@ impl OwnedRun {
                 never = self.stop_when_cancelled() => match never {},
             }
         };
-        let ended = lease.run(work).await.flatten();
+        let ended = leases.run(work).await.flatten();
         let outcome = ended.unwrap_or(RunState::Interrupted).as_str();
         let Orchestration {
             runs_ended, clock, ..
         } = &*self.service;
         runs_ended.record(outcome, self.queued_us, clock);
-        if ended.is_some() {
-            return lease.released();
-        }
-        if let Err(e) = lease.release().await {
-            tracing::debug!(error = %e, "the lease of a learner is given up later");
+        match ended {
+            Some(_) => leases.released(),
+            None => leases.release().await,
         }
     }
 
-    /// Returns how the run ended, if that is stored, and the lease released with it.
+    /// Returns how the run ended, if that is stored, and the leases released with it.
     async fn follow_owned(&self, running: &mut Running) -> Option<RunState> {
         // Dropping the run stops it, so that it is kept until its end is written.
         let ended = self.ended(running).await;
@@ -153,14 +151,14 @@ impl OwnedRun {
                 Some(Event::Began) => self.began().await,
                 Some(Event::Progress(progress)) => {
                     reported += 1;
+                    self.pace.record(progress.step, &self.service.clock);
                     // Those before are stored already: the learner repeats them.
                     if reported > self.stored {
-                        let version = self.agent.followed().load().version;
-                        self.journal.push(Report::new(&progress, version));
+                        self.journal.push(self.report(&progress));
                     }
                 }
-                Some(Event::Checkpoint(bytes, version)) => {
-                    self.store_checkpoint_or_go_on(bytes, reported, version)
+                Some(Event::Checkpoint(bytes, versions)) => {
+                    self.store_checkpoint_or_go_on(bytes, reported, &versions)
                         .await?;
                 }
                 Some(Event::Ended(result)) => return result.map_err(OrchestrationError::from),
@@ -170,9 +168,15 @@ impl OwnedRun {
         }
     }
 
+    fn report(&self, progress: &Progress) -> Report {
+        let version = |agent: &Arc<Agent>| (agent.id(), agent.followed().load().version);
+        let learners: Vec<(&str, i64)> = self.agents.iter().map(version).collect();
+        Report::new(progress, &learners)
+    }
+
     async fn began(&self) {
         let (store, now_us) = (&self.service.store, self.service.clock.now_us());
-        if let Err(e) = store.begin_run(self.id, now_us, &self.fence).await {
+        if let Err(e) = store.begin_run(self.id, now_us, &self.fences).await {
             tracing::warn!(run = %self.id, error = %e, "the start of a training run could not be stored");
         }
     }
@@ -195,9 +199,9 @@ impl OwnedRun {
         &self,
         bytes: Vec<u8>,
         reported: i64,
-        version: i64,
+        versions: &[i64],
     ) -> Result<(), OrchestrationError> {
-        match self.store_checkpoint(bytes, reported, version).await {
+        match self.store_checkpoint(bytes, reported, versions).await {
             Err(lost @ OrchestrationError::NotOwned(_)) => Err(lost),
             Err(error) => {
                 tracing::warn!(run = %self.id, %error, "a checkpoint of a training run could not be stored");
@@ -212,24 +216,23 @@ impl OwnedRun {
         &self,
         bytes: Vec<u8>,
         reported: i64,
-        version: i64,
+        versions: &[i64],
     ) -> Result<(), OrchestrationError> {
         self.store_reports().await?;
         let Orchestration {
             store, checkpoints, ..
         } = &*self.service;
-        let mut tx = store
-            .begin_owned("run_plans.checkpoint", &self.fence)
-            .await?;
+        let begun = store.begin_for_run("run_plans.checkpoint", &self.fences);
+        let mut tx = begun.await?;
         let blob = checkpoints.blobs().put(&mut tx, bytes).await?;
-        store::put_checkpoint(&mut tx, self.id, &blob, reported, version).await?;
+        store::put_checkpoint(&mut tx, self.id, &blob, reported, versions).await?;
         Ok(tx.commit().await?)
     }
 
     async fn store_reports(&self) -> Result<(), OrchestrationError> {
         while let Some(group) = self.journal.begin() {
-            let mut tx = self.service.store.begin_reports(&self.fence).await?;
-            store::insert_reports(&mut tx, self.id, &group).await?;
+            let mut tx = self.service.store.begin_reports(&self.fences).await?;
+            store::insert_reports(&mut tx, self.id, &group, self.pace.rate()).await?;
             self.service.runs.commit(tx).await?;
             self.journal.stored();
         }
@@ -255,16 +258,16 @@ impl OwnedRun {
         }
         row.ended_us = Some(self.service.clock.now_us());
         store::end_run(&mut turn, &row).await?;
-        self.fence.release(&mut turn).await?;
-        let (tx, _guard) = turn.into_parts();
+        self.fences.release(&mut turn).await?;
+        let (tx, _guards) = turn.into_parts();
         self.service.runs.commit(tx).await?;
         Ok(row.state)
     }
 
-    /// Writes the new weights with the end of the run, and waits until they are served.
+    /// Writes the new weights of all agents with the end of the run, and waits until they are served.
     async fn install(
         &self,
-        mut turn: Turn<'_>,
+        mut turn: JointTurn<'_>,
         mut row: RunRow,
         outcome: &Outcome,
     ) -> Result<RunState, OrchestrationError> {
@@ -276,31 +279,19 @@ impl OwnedRun {
         row.ended_us = Some(self.service.clock.now_us());
         row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
         row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
-        let result = task::result(outcome);
-        let (learned, evaluation) =
-            result.ok_or(OrchestrationError::Worker("the learner has no result"))?;
-        let final_return = evaluation.mean(learned.agent);
-        row.final_return = Some(final_return);
+        let next = self.write_weights(&mut turn, &row, outcome).await?;
+        row.final_return = next.first().and_then(|(_, next)| next.row.last_return);
         store::end_run(&mut turn, &row).await?;
-        let installed = Installed {
-            run: self.id,
-            policy: &learned.policy,
-            final_return,
-            steps: row.steps_done,
-            episodes: row.episodes_done,
-        };
-        let agents = &self.service.agents;
-        let next = agents.install(&mut turn, &self.agent, installed).await?;
         if !is_shared {
-            self.fence.release(&mut turn).await?;
+            self.fences.release(&mut turn).await?;
         }
         let change = self.service.runs.take(&mut turn).await?;
-        let made = turn.commit(next).await?;
+        let position = turn.commit(&next).await?;
         self.service.runs.publish(change);
         if !is_shared {
             return Ok(row.state);
         }
-        match self.service.rollout(made.position).await {
+        match self.service.rollout(position).await {
             Ok(Rollout::Everywhere) => {}
             waited => {
                 tracing::info!(run = %self.id, ?waited, "new weights are not served everywhere yet");
@@ -309,38 +300,83 @@ impl OwnedRun {
         self.complete().await
     }
 
+    /// Writes what each agent has learned. Returns the next live state of each.
+    async fn write_weights(
+        &self,
+        turn: &mut JointTurn<'_>,
+        row: &RunRow,
+        outcome: &Outcome,
+    ) -> Result<Vec<(&Agent, LiveAgent)>, OrchestrationError> {
+        let evaluation = outcome.evaluations.last();
+        let no_result = OrchestrationError::Worker("the learner has no result");
+        let evaluation = evaluation.ok_or(no_result)?;
+        let mut next = Vec::with_capacity(self.agents.len());
+        let mut results = Vec::with_capacity(self.agents.len());
+        for (agent, learned) in self.agents.iter().zip(&outcome.learned) {
+            let installed = Installed {
+                run: self.id,
+                policy: &learned.policy,
+                final_return: evaluation.mean(learned.agent),
+                steps: row.steps_done,
+                episodes: row.episodes_done,
+            };
+            let live = self.service.agents.install(turn, agent, installed).await?;
+            results.push((installed.final_return, live.row.weights_version));
+            next.push((&**agent, live));
+        }
+        store::complete_members(turn, self.id, &results).await?;
+        Ok(next)
+    }
+
     /// Ends a run whose weights are installed.
     async fn complete(&self) -> Result<RunState, OrchestrationError> {
         let store = &self.service.store;
-        let mut tx = store
-            .begin_owned("training_runs.complete", &self.fence)
-            .await?;
+        let begun = store.begin_for_run("training_runs.complete", &self.fences);
+        let mut tx = begun.await?;
         store::complete_run(&mut tx, self.id).await?;
-        self.fence.release(&mut tx).await?;
+        self.fences.release(&mut tx).await?;
         self.service.runs.commit(tx).await?;
         Ok(RunState::Completed)
     }
 
-    /// Waits for the agent's turn at the end of a run. A run with new weights waits until no governed change
-    /// holds the agent, unless it is cancelled meanwhile.
-    async fn turn_for_end(&self, ended: &Ended) -> Result<(Turn<'_>, RunRow), OrchestrationError> {
+    /// Waits for the agents' turn at the end of a run. A run with new weights waits until no governed change
+    /// holds one of the agents, unless it is cancelled meanwhile.
+    async fn turn_for_end(
+        &self,
+        ended: &Ended,
+    ) -> Result<(JointTurn<'_>, RunRow), OrchestrationError> {
         loop {
-            let guard = self.agent.changing().lock().await;
+            let guards = Guards::lock(&self.agents).await;
             let store = &self.service.store;
-            let tx = store.begin_owned("training_runs.end", &self.fence).await?;
-            let mut turn = self.service.turn_in(&self.agent, guard, tx).await?;
+            let tx = store
+                .begin_for_run("training_runs.end", &self.fences)
+                .await?;
+            let mut turn = self.service.joint_turn(&self.agents, guards, tx).await?;
             let row = store::run_in(&mut turn, self.id).await?;
             let installs = matches!(ended, Ok(Some(_)))
                 && matches!(row.state, RunState::Queued | RunState::Running);
-            if !installs || store::hold(&mut turn, self.agent.id()).await?.is_none() {
+            if !installs {
                 return Ok((turn, row));
             }
+            let Some(held) = self.held(&mut turn).await? else {
+                return Ok((turn, row));
+            };
             drop(turn);
             tokio::select! {
-                () = self.agent.until_released() => {}
+                () = held.until_released() => {}
                 () = self.cancelled.notified() => {}
             }
         }
+    }
+
+    /// The first agent that a governed change holds.
+    async fn held(&self, turn: &mut JointTurn<'_>) -> Result<Option<&Agent>, OrchestrationError> {
+        for agent in &self.agents {
+            if store::hold(turn, agent.id()).await?.is_some() {
+                return Ok(Some(agent));
+            }
+        }
+        Ok(None)
     }
 }
 

@@ -50,7 +50,7 @@ impl Orchestration {
         after: u64,
     ) -> Result<Watcher, OrchestrationError> {
         let changed = self.runs.subscribe();
-        let row = self.training(run).await?.row;
+        let row = self.run_row(run).await?;
         let last = row.last_report + i64::from(row.state.has_ended());
         let after = i64::try_from(after).unwrap_or(i64::MAX);
         if after > last {
@@ -87,10 +87,10 @@ impl Watcher {
                     return Ok(None);
                 }
                 End::Next(row) => {
-                    self.end = End::Passed;
-                    self.until_live(&row.agent_id).await;
                     let number = unsigned(row.last_report + 1);
-                    let ended = Box::new(RunView::from(*row));
+                    let ended = Box::new(self.service.view(*row).await?);
+                    self.until_live(&ended).await;
+                    self.end = End::Passed;
                     return Ok(Some((number, TrainingEvent::Ended(ended))));
                 }
                 End::Ahead => {}
@@ -103,9 +103,11 @@ impl Watcher {
     }
 
     /// Waits until this process serves what it has committed: its copy is behind the rows for a moment.
-    async fn until_live(&self, agent: &str) {
-        if let Ok(agent) = self.service.agents.get(agent) {
-            drop(agent.changing().lock().await);
+    async fn until_live(&self, run: &RunView) {
+        for member in &run.members {
+            if let Ok(agent) = self.service.agents.get(&member.agent) {
+                drop(agent.changing().lock().await);
+            }
         }
     }
 

@@ -5,6 +5,7 @@ use crate::{
     Setup,
     changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
     store::{self, RunState},
+    training::Start,
     versions::{Promotion, Target},
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -253,8 +254,7 @@ async fn what_is_stored_is_live_before_the_next_change() {
 }
 
 async fn train(service: &Arc<Orchestration>) -> Result<uuid::Uuid, OrchestrationError> {
-    let started =
-        service.start_training("user:dev".into(), "dev".into(), "policy", Some(200), None);
+    let started = service.start_training(Start::of("policy", 200, None));
     Ok(started.await?.row.id)
 }
 

@@ -6,6 +6,7 @@ use crate::{
     learners::{Class, Event, Owner},
     store::RunState,
     task::{self, Task},
+    training::Start,
 };
 use std::{path::Path, time::Duration};
 use tars_learn::policy::Policy;
@@ -47,8 +48,7 @@ async fn eventually(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 }
 
 async fn start(service: &Arc<Orchestration>, steps: u64) -> Uuid {
-    let (by, owner) = ("user:dev".into(), "dev".into());
-    let started = service.start_training(by, owner, "policy", Some(steps), None);
+    let started = service.start_training(Start::of("policy", steps, None));
     started.await.unwrap().row.id
 }
 
