@@ -71,6 +71,7 @@ pub struct Orchestration {
     cleaning: Mutex<Option<AbortOnDropHandle<()>>>,
     calibrations: Calibrations,
     calibrating: Mutex<Option<AbortOnDropHandle<()>>>,
+    measuring: Mutex<Option<AbortOnDropHandle<()>>>,
     /// The time between two checkpoints of a training run.
     checkpoint_every: Duration,
     trainings: Trainings,
@@ -177,6 +178,7 @@ impl Orchestration {
             cleaning: Mutex::default(),
             calibrations: Calibrations::new(store.clone(), calls, clock.clone(), window, places),
             calibrating: Mutex::default(),
+            measuring: Mutex::default(),
             checkpoint_every: Duration::from_secs(settings.checkpoint_seconds),
             agents,
             trainings: Trainings::default(),

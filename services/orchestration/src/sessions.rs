@@ -4,6 +4,7 @@
 //! Each step starts from the row and replaces it if nobody else has meanwhile.
 
 mod equilibrium;
+mod history;
 mod step;
 mod watch;
 

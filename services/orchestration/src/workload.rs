@@ -55,6 +55,7 @@ impl Workload for Orchestration {
     async fn resume(self: Arc<Self>) -> Result<(), OpenError> {
         self.start_cleaning();
         self.start_calibrating();
+        self.start_measuring();
         self.look_for_left_runs();
         Ok(())
     }

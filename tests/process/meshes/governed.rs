@@ -375,3 +375,42 @@ fn agents_are_listed_shown_and_reloaded() {
     let wrong = desk.run(&["agents", "reload", "policy", "gamma"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
 }
+
+#[test]
+fn a_session_is_created_stepped_listed_and_closed() {
+    let desk = Desk::new();
+    let id = desk.good(&["sessions", "create", "--seed", "7"]);
+    let id = id.trim();
+    let shown = desk.good(&["sessions", "step", id]);
+    for part in [
+        "reward",
+        "rule first_action",
+        "nash conv",
+        "1, the 1. of episode 1",
+    ] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let several = desk.good(&["sessions", "step", id, "--quick", "--count", "3"]);
+    assert_eq!(several.lines().count(), 4, "{several}");
+    let stepped = desk.json(&["sessions", "step", id, "--quick"]);
+    assert_eq!(stepped["world"]["step"], "5");
+    let found = desk.good(&["sessions", "nash", id]);
+    assert!(
+        found.contains("certificate") && found.contains("100%"),
+        "{found}"
+    );
+    let closed = desk.good(&["sessions", "close", id]);
+    assert_eq!(closed, "closed after 5 steps\n");
+    let watched = desk.good(&["sessions", "watch", id]);
+    assert_eq!(watched.lines().count(), 6, "{watched}");
+    let listed = desk.json(&["sessions", "list"]);
+    assert_eq!(
+        (&listed[0]["session_id"], &listed[0]["seed"]),
+        (&id.into(), &"7".into())
+    );
+    let refused = desk.refused(&["sessions", "step", id]);
+    assert!(refused.contains("tars sessions create"), "{refused}");
+    let unknown = "0198f1c2-7d3a-7e54-9b1c-2f6d8a4b1c90";
+    let refused = desk.refused(&["sessions", "close", unknown]);
+    assert!(refused.contains("tars sessions list"), "{refused}");
+}

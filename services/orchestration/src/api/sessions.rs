@@ -371,6 +371,7 @@ impl session_service_server::SessionService for Api {
             owner: call.owner().to_owned(),
             place,
             rollouts: asked.rollouts.unwrap_or(ROLLOUTS) as usize,
+            run: None,
             until: deadline(&call),
         };
         let service = Arc::clone(&self.0);

@@ -54,6 +54,8 @@ pub(crate) struct Measurement {
     pub(crate) owner: String,
     pub(crate) place: Place,
     pub(crate) rollouts: usize,
+    /// The training run after which it is measured.
+    pub(crate) run: Option<Uuid>,
     pub(crate) until: Option<Instant>,
 }
 
@@ -76,6 +78,7 @@ impl Orchestration {
             owner,
             place,
             rollouts,
+            run,
             until,
         } = asked;
         let (scene, environment, seed, steps) = match place {
@@ -116,10 +119,11 @@ impl Orchestration {
             game,
             solution,
         };
-        let point = equilibrium.point(match place {
+        let session = match place {
             Place::Session(id) => Some(id),
             Place::Episode { .. } => None,
-        });
+        };
+        let point = equilibrium.point(session, run);
         let this = Arc::clone(self);
         to_the_end(async move {
             this.store.insert_nash_point(&point).await?;
@@ -150,7 +154,7 @@ fn warm_up(scene: &mut Scene, seed: u64, steps: u32) -> Result<(), Orchestration
 }
 
 impl Equilibrium {
-    fn point(&self, session: Option<Uuid>) -> NashPoint {
+    fn point(&self, session: Option<Uuid>, run: Option<Uuid>) -> NashPoint {
         let players = self.game.players.iter();
         NashPoint {
             at_us: self.at_us,
@@ -163,7 +167,7 @@ impl Equilibrium {
                     .map(|p| (p.agent.clone(), p.weights_version))
                     .collect(),
                 session,
-                run: None,
+                run,
             },
         }
     }

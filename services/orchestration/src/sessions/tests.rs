@@ -287,6 +287,7 @@ async fn a_closed_session_is_read_and_stepped_no_more() {
         owner: "ada".into(),
         place: Place::Session(session.id),
         rollouts: 2,
+        run: None,
         until: None,
     };
     let refused = service
@@ -439,28 +440,33 @@ async fn a_watcher_sees_each_step_until_the_session_is_closed() {
     assert_eq!(watch(3).await.unwrap().next().await.unwrap(), None);
 }
 
-#[tokio::test]
-async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
-    let dir = tempfile::tempdir().unwrap();
-    let service = open(dir.path(), "cartpole").await;
-    let session = create(&service, "ada", 1).await;
-    let (agent, _) = service
-        .session(session.id, "ada")
-        .await
-        .unwrap()
-        .observations
-        .pop_first()
-        .unwrap();
-    let started = service.start_training(Start::of(&agent, 200, None));
+/// The agent that acts in a world of one.
+async fn only_agent(service: &Arc<Orchestration>) -> String {
+    let session = create(service, "eve", 1).await;
+    let view = service.session(session.id, "eve").await.unwrap();
+    view.observations.into_keys().next().unwrap()
+}
+
+async fn train(service: &Arc<Orchestration>, agent: &str) -> Uuid {
+    let started = service.start_training(Start::of(agent, 200, None));
     let run = started.await.unwrap().row.id;
     let trained = async {
         while service.training(run).await.unwrap().row.state != RunState::Completed {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(Duration::from_secs(60), trained)
-        .await
-        .unwrap();
+    let trained = tokio::time::timeout(Duration::from_secs(60), trained);
+    trained.await.unwrap();
+    run
+}
+
+#[tokio::test]
+async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "cartpole").await;
+    let session = create(&service, "ada", 1).await;
+    let agent = only_agent(&service).await;
+    train(&service, &agent).await;
     let record = step(&service, measured(&session)).await;
     let acted = &record.agents[0];
     assert_eq!(
@@ -472,6 +478,7 @@ async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
         owner: "ada".into(),
         place,
         rollouts: 4,
+        run: None,
         until: None,
     };
     assert!(service.store.nash_points(9).await.unwrap().is_empty());
@@ -495,4 +502,36 @@ async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
     assert_eq!(one.game.distance, two.game.distance);
     assert_eq!(one.solution.profile, two.solution.profile);
     assert_eq!(service.store.nash_points(9).await.unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn the_history_has_a_point_for_each_change_of_the_weights() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "cartpole").await;
+    let (mut lease, agent) = (None, only_agent(&service).await);
+    assert!(service.measure_changed(&mut lease).await.unwrap());
+    assert!(!service.measure_changed(&mut lease).await.unwrap());
+    let run = train(&service, &agent).await;
+    assert!(service.measure_changed(&mut lease).await.unwrap());
+    assert!(!service.measure_changed(&mut lease).await.unwrap());
+    let points = service.store.nash_points(9).await.unwrap();
+    let versions = points.iter().map(|point| point.origin.weights[&agent]);
+    assert_eq!(versions.collect::<Vec<_>>(), [1, 0], "the newest first");
+    assert_eq!(
+        (points[0].origin.run, points[1].origin.run),
+        (Some(run), None)
+    );
+    // The point of a session is of another state.
+    let session = create(&service, "ada", 1).await;
+    let of_session = Measurement {
+        owner: "ada".into(),
+        place: Place::Session(session.id),
+        rollouts: 2,
+        run: None,
+        until: None,
+    };
+    service.measure_equilibrium(of_session).await.unwrap();
+    // Whoever does not have the lease leaves it to the one that has.
+    assert!(!service.measure_changed(&mut None).await.unwrap());
+    assert!(service.measure_changed(&mut lease).await.unwrap());
 }

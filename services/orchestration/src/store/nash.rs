@@ -59,7 +59,6 @@ impl FromRow for NashPoint {
 
 impl Store {
     /// The newest points, newest first.
-    #[cfg_attr(not(test), allow(dead_code, reason = "for the history of the metrics"))]
     pub(crate) async fn nash_points(
         &self,
         limit: i64,

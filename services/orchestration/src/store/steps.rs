@@ -163,3 +163,69 @@ pub(crate) async fn insert_step(
     tx.execute(old).await?.any();
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::MIGRATIONS;
+    use tars_runtime::db::Db;
+
+    fn record(session: Uuid, step: i64) -> StepRecord {
+        StepRecord {
+            session,
+            step,
+            step_id: step.to_string(),
+            at_us: 0,
+            episode: 1,
+            episode_step: step,
+            agents: Vec::new(),
+            conflicts: Vec::new(),
+            method: String::new(),
+            is_equilibrium: true,
+            reward: GlobalReward::default(),
+            game: None,
+        }
+    }
+
+    async fn insert(store: &Store, records: impl Iterator<Item = StepRecord>) {
+        let mut tx = store.begin("test").await.unwrap();
+        for record in records {
+            insert_step(&mut tx, &record).await.unwrap();
+        }
+        tx.commit().await.unwrap();
+    }
+
+    async fn steps(store: &Store, session: Uuid) -> Vec<i64> {
+        let all = store.steps_after(session, 0, i64::MAX).await.unwrap();
+        all.iter().map(|record| record.step).collect()
+    }
+
+    #[tokio::test]
+    async fn the_oldest_steps_are_forgotten_of_one_session_and_of_all() {
+        const RENUMBER: &str =
+            "UPDATE session_steps SET number = $1 WHERE session_id = $2 AND step = $3";
+        let dir = tempfile::tempdir().unwrap();
+        let place = tars_test_db::place(dir.path(), "orchestration");
+        let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
+        let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
+        insert(&store, (1..=2).map(|step| record(other, step))).await;
+        insert(&store, (1..=OF_ONE + 3).map(|step| record(one, step))).await;
+        let kept = steps(&store, one).await;
+        assert_eq!((kept.len(), kept[0]), (1_000, 4));
+        assert_eq!(steps(&store, other).await, [1, 2]);
+        let before = store.steps_before(one, OF_ONE, 2).await.unwrap();
+        assert_eq!((before[0].step, before[1].step), (OF_ONE - 1, OF_ONE - 2));
+
+        // As if so many others had been taken since.
+        let mut tx = store.begin("test").await.unwrap();
+        let renumber = Query::new(RENUMBER).bind(OF_ALL).bind(one).bind(OF_ONE + 3);
+        tx.execute(renumber).await.unwrap().one().unwrap();
+        tx.commit().await.unwrap();
+        insert(&store, std::iter::once(record(other, 3))).await;
+        assert_eq!(
+            steps(&store, other).await,
+            [2, 3],
+            "the first was the oldest"
+        );
+    }
+}
