@@ -11,6 +11,7 @@ use crate::app::{Mesh, Ready, StartError};
 use clap::Args;
 use std::process::ExitCode;
 use tars_runtime::config::{Config, Listen};
+use tars_worlds::make_world;
 
 #[derive(Debug, Args)]
 #[command(
@@ -32,14 +33,27 @@ pub(crate) struct Demo {
     /// Environment steps of each training run.
     #[arg(long)]
     steps: Option<u64>,
-    /// Environment of the agents; the job trains, searches and changes the agent `policy` in it.
-    #[arg(long, default_value = "cartpole")]
+    /// Environment of the agents. In `mesh` all of them train together.
+    #[arg(long, default_value = "mesh")]
     env: String,
+    /// The agent that is searched and changed: `resource`, whose search pays most, in `mesh`, and `policy`
+    /// elsewhere.
+    #[arg(long)]
+    agent: Option<String>,
     /// Seed of the search.
     #[arg(long, default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
     addresses: Addresses,
+}
+
+/// Who learns, and who is changed.
+#[derive(Debug, Clone)]
+struct Cast {
+    /// Whether all agents of the environment train together.
+    together: bool,
+    /// The agent that is searched and changed.
+    agent: String,
 }
 
 /// How much work the job is.
@@ -48,6 +62,17 @@ struct Size {
     trials: u32,
     steps: u64,
     seeds: u32,
+}
+
+impl Size {
+    fn new(trials: u32, steps: u64) -> Self {
+        Self {
+            trials,
+            steps,
+            // Chance decides an interval over five too often.
+            seeds: 8,
+        }
+    }
 }
 
 impl Demo {
@@ -82,20 +107,20 @@ impl Demo {
         code
     }
 
+    fn cast(&self) -> Cast {
+        // Elsewhere each of the mesh's agents has the first place of a world of its own.
+        let together =
+            make_world(&self.env).is_some_and(|world| world.spec().agent("resource").is_some());
+        let usual = if together { "resource" } else { "policy" };
+        let agent = self.agent.as_deref().unwrap_or(usual).to_owned();
+        Cast { together, agent }
+    }
+
     fn size(&self) -> Size {
-        let base = if self.quick {
-            Size {
-                trials: 14,
-                steps: 8_000,
-                // Chance decides an interval over five too often.
-                seeds: 8,
-            }
-        } else {
-            Size {
-                trials: 30,
-                steps: 20_000,
-                seeds: 8,
-            }
+        let base = match (self.quick, self.cast().together) {
+            (true, true) => Size::new(10, 5_000),
+            (true, false) => Size::new(14, 8_000),
+            (false, _) => Size::new(30, 20_000),
         };
         Size {
             trials: self.trials.unwrap_or(base.trials),

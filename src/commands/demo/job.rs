@@ -1,7 +1,7 @@
 //! The main job as a client of the mesh does it: over REST, as two users.
 
 use super::{
-    Demo, Size,
+    Cast, Demo, Size,
     report::{Outcome, Report},
 };
 use crate::{
@@ -20,7 +20,9 @@ use tars_runtime::trace::{Kind, Tracer};
 
 /// What to do when the job's own mesh is lost.
 const ANEW: &str = "a new `tars demo`";
-const AGENT: &str = "/api/v1/orchestration/agents/policy";
+const AGENTS: &str = "/api/v1/orchestration/agents";
+/// The states in which the agents' distance from an equilibrium is measured.
+const STATES: u64 = 4;
 
 /// Runs the job on a mesh that is up; all its calls are part of one trace.
 pub(super) async fn run(
@@ -34,6 +36,7 @@ pub(super) async fn run(
     let job = Job {
         admin,
         developer,
+        cast: demo.cast(),
         size: demo.size(),
         seed: demo.seed,
         progress: Progress::new(demo.json),
@@ -76,6 +79,7 @@ fn random_password() -> String {
 struct Job {
     admin: Rest,
     developer: Rest,
+    cast: Cast,
     size: Size,
     seed: u64,
     progress: Progress,
@@ -84,6 +88,7 @@ struct Job {
 impl Job {
     async fn run(&self, trace_id: String) -> Result<Report, CommandError> {
         let before = self.agent().await?;
+        let nash_conv_before = self.nash_conv().await?;
         self.train().await?;
         let study = self.search().await?;
         let update = self.propose(&study).await?;
@@ -94,19 +99,26 @@ impl Job {
             before,
             after: self.agent().await?,
             applied,
+            nash_conv_before,
+            nash_conv_after: self.nash_conv().await?,
             trace_id,
         };
         outcome.report(self.size)
     }
 
     async fn agent(&self) -> Result<Value, CommandError> {
-        Ok(self.developer.get(AGENT).await?["agent"].take())
+        let path = format!("{AGENTS}/{}", self.cast.agent);
+        Ok(self.developer.get(&path).await?["agent"].take())
     }
 
     async fn train(&self) -> Result<(), CommandError> {
         let Size { steps, .. } = self.size;
         let body = json!({ "steps": steps.to_string(), "seed": self.seed.to_string() });
-        let run = self.developer.post(&format!("{AGENT}/train"), body).await?;
+        let path = match self.cast.together {
+            true => "/api/v1/orchestration/training".to_owned(),
+            false => format!("{AGENTS}/{}/train", self.cast.agent),
+        };
+        let run = self.developer.post(&path, body).await?;
         let run = required(&run["run"], "run_id")?;
         let path = format!("/api/v1/orchestration/training/{run}/events");
         let bar = self.progress.bar("training", steps);
@@ -120,18 +132,37 @@ impl Job {
         });
         followed.await?;
         bar.finish_and_clear();
-        let trained = number(&ended["final_return"]).ok_or_else(|| failed("training", &ended))?;
-        self.progress.done(&format!(
-            "trained the live agent as it is: return {trained:.1}"
-        ));
+        let trained = trained(&ended).ok_or_else(|| failed("training", &ended))?;
+        self.progress.done(&trained);
         Ok(())
+    }
+
+    /// How far the agents are from an equilibrium among them, as the mean over some states of their
+    /// environment; `None` where each agent has one of its own.
+    async fn nash_conv(&self) -> Result<Option<f64>, CommandError> {
+        if !self.cast.together {
+            return Ok(None);
+        }
+        let mut sum = 0.0;
+        for seed in 1..=STATES {
+            let body = json!({ "seed": seed.to_string() });
+            let path = "/api/v1/orchestration/nash/agents";
+            let measured = self.developer.post(path, body).await?;
+            let distance = &measured["game"]["nash_convergence_distance"]["value"];
+            let missing = || CommandError::Failed("an equilibrium was not measured".to_owned());
+            sum += number(distance).ok_or_else(missing)?;
+        }
+        Ok(Some(sum / STATES as f64))
     }
 
     /// Returns the study's id.
     async fn search(&self) -> Result<String, CommandError> {
         let Size { trials, steps, .. } = self.size;
-        let body = json!({ "agent_id": "policy", "n_trials": trials, "steps": steps.to_string(),
-                           "seed": self.seed.to_string() });
+        let mut body = json!({ "agent_id": self.cast.agent, "n_trials": trials, "steps": steps.to_string(),
+                               "seed": self.seed.to_string() });
+        if self.cast.together && self.cast.agent == "resource" {
+            body["search_space"] = exploration();
+        }
         let started = self.developer.post("/api/v1/optimize", body).await?;
         let study = required(&started, "optimization_id")?;
         let bar = self.progress.bar("searching", u64::from(trials));
@@ -223,6 +254,40 @@ impl Job {
             .done(&format!("applied by hot reload: {state}"));
         Ok(last)
     }
+}
+
+/// What decides how well the resource agent learns in the mesh: it explores by steps that depend on each other,
+/// with a deviation of a fifth of its range, unless something smaller is found. The few trials of a demonstration
+/// are too few for all that could be searched.
+fn exploration() -> Value {
+    json!([
+        { "name": "noise_kind", "categorical": { "values": [2] } },
+        { "name": "noise_sigma", "float": { "low": 0.03, "high": 0.12, "log": true } },
+        { "name": "actor_learning_rate", "float": { "low": 1e-4, "high": 5e-4, "log": true } },
+        { "name": "gamma", "float": { "low": 0.93, "high": 0.99 } },
+        { "name": "critic_weight_decay", "categorical": { "values": [0] } },
+    ])
+}
+
+/// What a training came to, or `None` if it did not come to its end.
+fn trained(ended: &Value) -> Option<String> {
+    let members = ended["members"].as_array().filter(|all| all.len() > 1);
+    let Some(members) = members else {
+        let trained = number(&ended["final_return"])?;
+        return Some(format!(
+            "trained the live agent as it is: return {trained:.1}"
+        ));
+    };
+    let of = |member: &Value| {
+        let name = member["agent_id"].as_str()?;
+        let trained = number(&member["final_return"])?;
+        Some(format!("{name} {trained:.1}"))
+    };
+    let all: Vec<String> = members.iter().map(of).collect::<Option<_>>()?;
+    Some(format!(
+        "trained the live agents together: returns {}",
+        all.join(", ")
+    ))
 }
 
 fn failed(what: &str, ended: &Value) -> CommandError {

@@ -21,6 +21,12 @@ pub(super) struct Report {
     version_after: u64,
     /// Whether the job truly succeeded: completed, live, and one version later.
     pub(super) verified: bool,
+    /// How far the agents were from an equilibrium among them, before and after: the mean of
+    /// `nash_convergence_distance` over some states. Absent where each has an environment of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nash_conv_before: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nash_conv_after: Option<f64>,
     trace_id: String,
     /// Name, value before, value after.
     #[serde(skip)]
@@ -34,6 +40,8 @@ pub(super) struct Outcome {
     pub(super) after: Value,
     /// The proposal in its last state.
     pub(super) applied: Value,
+    pub(super) nash_conv_before: Option<f64>,
+    pub(super) nash_conv_after: Option<f64>,
     pub(super) trace_id: String,
 }
 
@@ -55,6 +63,8 @@ impl Outcome {
             version_before,
             version_after,
             changes: self.changes(proposed),
+            nash_conv_before: self.nash_conv_before,
+            nash_conv_after: self.nash_conv_after,
             trace_id: self.trace_id,
         })
     }
@@ -125,14 +135,14 @@ impl Report {
         }
     }
 
-    fn lines(&self) -> [(&'static str, String); 7] {
+    fn lines(&self) -> Vec<(&'static str, String)> {
         let (low, high) = (self.improvement_low, self.improvement_high);
         let (before, after) = (self.version_before, self.version_after);
         let baseline = format!(
             "{:.1}  (mean of {} seeds)",
             self.baseline_return, self.seeds
         );
-        [
+        let mut lines = vec![
             ("baseline return", baseline),
             ("approved return", format!("{:.1}", self.best_return)),
             ("improvement, 95 %", format!("{low:.1} to {high:.1}")),
@@ -140,7 +150,11 @@ impl Report {
             ("agent version", format!("{before} -> {after}")),
             ("verified", self.verified.to_string()),
             ("trace", self.trace_id.clone()),
-        ]
+        ];
+        if let (Some(before), Some(after)) = (self.nash_conv_before, self.nash_conv_after) {
+            lines.insert(3, ("NashConv", format!("{before:.4} -> {after:.4}")));
+        }
+        lines
     }
 }
 
@@ -168,6 +182,8 @@ mod tests {
                     "improvement_high": 190.0,
                 },
             }),
+            nash_conv_before: None,
+            nash_conv_after: None,
             trace_id: "t".to_owned(),
         }
     }
