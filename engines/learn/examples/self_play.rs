@@ -167,8 +167,11 @@ fn main() {
     let mut values = preset(algorithm, name);
     for pair in pairs {
         let (name, value) = pair.split_once('=').expect("name=value");
-        let number = Value::Number(value.parse().expect("a number"));
-        values.insert(name.to_owned(), number);
+        let value = match value.parse() {
+            Ok(flag) => Value::Flag(flag),
+            Err(_) => Value::Number(value.parse().expect("a number")),
+        };
+        values.insert(name.to_owned(), value);
     }
     let mut reached = 0;
     for seed in 1..=seeds {

@@ -5,6 +5,12 @@ use crate::hyper::{Value, Values};
 
 type Preset = (&'static str, &'static str, &'static [(&'static str, Value)]);
 
+type GroupPreset = (
+    &'static str,
+    &'static [&'static str],
+    &'static [(&'static str, Value)],
+);
+
 const ON: Value = Value::Flag(true);
 
 const fn n(number: f64) -> Value {
@@ -22,10 +28,14 @@ const GAMES: &[&str] = &[
     "congestion",
 ];
 
-/// By algorithm what is known for all of [`GAMES`].
-const GAME_PRESETS: &[(&str, &[(&str, Value)])] = &[
+/// Markets, in which each firm's best quantity depends on those of the others.
+const MARKETS: &[&str] = &["cournot_2", "cournot_3"];
+
+/// What is known of an algorithm for several worlds.
+const GROUP_PRESETS: &[GroupPreset] = &[
     (
         "dqn",
+        GAMES,
         &[
             ("gamma", n(0.9)),
             ("epsilon_steps", n(10_000.0)),
@@ -34,8 +44,28 @@ const GAME_PRESETS: &[(&str, &[(&str, Value)])] = &[
             ("tau", n(1.0)),
         ],
     ),
-    ("a2c", &[("gamma", n(0.9)), ("gae_lambda", n(0.8))]),
-    ("ppo", &[("gamma", n(0.9)), ("gae_lambda", n(0.8))]),
+    ("a2c", GAMES, &[("gamma", n(0.9)), ("gae_lambda", n(0.8))]),
+    ("ppo", GAMES, &[("gamma", n(0.9)), ("gae_lambda", n(0.8))]),
+    // A firm's profit is flat near its best quantity, and moves with the others' noise. The critic's slope there
+    // has to be right: a critic without edges, averaged over the actions that were tried, and a replay buffer
+    // that forgets what the others did before they learned.
+    (
+        "ddpg",
+        MARKETS,
+        &[
+            ("actor_learning_rate", n(1e-3)),
+            ("critic_learning_rate", n(3e-3)),
+            ("gamma", n(0.0)),
+            ("buffer_size", n(10_000.0)),
+            ("warmup_steps", n(1_000.0)),
+            ("critic_weight_decay", n(0.0)),
+            ("max_gradient_norm", n(1e3)),
+            ("critic_tanh", ON),
+            ("actor_smoothing", n(0.2)),
+            ("noise_kind", n(2.0)),
+            ("noise_sigma", n(0.2)),
+        ],
+    ),
 ];
 
 const PRESETS: &[Preset] = &[
@@ -214,9 +244,10 @@ const PRESETS: &[Preset] = &[
 pub fn preset(algorithm: &str, world: &str) -> Values {
     let mut known = PRESETS.iter();
     let found = known.find(|(a, w, _)| (*a, *w) == (algorithm, world));
-    let mut games = GAME_PRESETS.iter().filter(|_| GAMES.contains(&world));
-    let of_game = || games.find(|(a, _)| *a == algorithm).map(|(_, pairs)| pairs);
-    let pairs = found.map(|(_, _, pairs)| pairs).or_else(of_game);
+    let mut groups = GROUP_PRESETS.iter();
+    let mut in_group = || groups.find(|(a, worlds, _)| *a == algorithm && worlds.contains(&world));
+    let of_group = || in_group().map(|(.., pairs)| pairs);
+    let pairs = found.map(|(.., pairs)| pairs).or_else(of_group);
     let pairs = pairs.map_or(&[][..], |pairs| pairs);
     let owned = |(name, value): &(&str, Value)| ((*name).to_owned(), *value);
     pairs.iter().map(owned).collect()
@@ -230,10 +261,10 @@ mod tests {
 
     #[test]
     fn presets_are_within_the_bounds_and_of_algorithms_that_fit_the_world() {
-        let games = GAME_PRESETS
+        let groups = GROUP_PRESETS
             .iter()
-            .flat_map(|(algorithm, _)| GAMES.iter().map(move |game| (algorithm, game)));
-        for (algorithm, world) in PRESETS.iter().map(|(a, w, _)| (a, w)).chain(games) {
+            .flat_map(|(algorithm, worlds, _)| worlds.iter().map(move |world| (algorithm, world)));
+        for (algorithm, world) in PRESETS.iter().map(|(a, w, _)| (a, w)).chain(groups) {
             assert!(!preset(algorithm, world).is_empty());
             let found = find(algorithm).unwrap();
             found.spec.check(&preset(algorithm, world)).unwrap();

@@ -9,7 +9,7 @@ use tars_learn::{
     training::{Control, Member, Outcome, Progress, Training},
 };
 use tars_worlds::{
-    Action, Generator, GridWorld, Observations, TimeStep, World,
+    Action, Cournot, Generator, GridWorld, Observations, TimeStep, World,
     egta::{self, Plan},
     make_world,
 };
@@ -135,6 +135,18 @@ fn players_of_games_with_pure_equilibria_learn_one_of_them() {
                 "{game}, seed {seed}: {joint:?}, {distance}"
             );
         }
+    }
+}
+
+#[test]
+fn firms_learn_the_quantities_of_the_equilibrium() {
+    let best = Cournot::new(2).equilibrium_quantity();
+    for seed in 1..=2 {
+        let learned = learn("ddpg", "cournot_2", 12_000, seed).learned;
+        let policies: Vec<Policy> = learned.into_iter().map(|one| one.policy).collect();
+        let joint = last_round(&mut Cournot::new(2), &policies);
+        let near = |quantity: &Action| (quantity.number() / best - 1.0).abs() <= 0.05;
+        assert!(joint.iter().all(near), "seed {seed}: {joint:?}");
     }
 }
 

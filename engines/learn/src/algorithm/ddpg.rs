@@ -16,7 +16,7 @@ use super::{
 use crate::{
     hyper::{ParamViolation, Values},
     learner::{Learner, Step, Update, WrongPolicy},
-    net::{Activation, Adam, Batch, Init, Net, Scratch, clip},
+    net::{Activation, Adam, Batch, Init, LayerId, Net, Scratch, clip, standard_normal},
     policy::{Bounds, Policy, Readout},
 };
 use critic::{Critic, CriticBatch};
@@ -74,7 +74,10 @@ struct Buffers {
     picks: Vec<usize>,
     states: Vec<f32>,
     nexts: Vec<f32>,
+    /// The replayed actions, and then those at which the actor takes the critic's slope.
     actions: Vec<f32>,
+    /// What the latter differ by from the actor's own.
+    smoothing: Vec<f32>,
     targets: Vec<f32>,
     actor: Batch,
     critic: CriticBatch,
@@ -90,6 +93,7 @@ impl Buffers {
             states: numbers(actor.inputs()),
             nexts: numbers(actor.inputs()),
             actions: numbers(actions),
+            smoothing: numbers(actions),
             targets: numbers(1),
             actor: Batch::new(actor, rows),
             critic: CriticBatch::new(critic, rows),
@@ -124,7 +128,8 @@ impl Ddpg {
         let widths = widths(space);
         let bounds = Bounds::of(&space.action).expect("the algorithm fits the agent");
         let actor = actor(widths.observation, widths.action, &params, rng);
-        let mut critic = Critic::new(widths.observation, widths.action, params.hidden_dim, rng);
+        let shape = (params.hidden_dim, params.critic_activation());
+        let mut critic = Critic::new(widths.observation, widths.action, shape, rng);
         critic.set_weight_decay(params.critic_weight_decay);
         Self {
             bounds,
@@ -166,10 +171,15 @@ impl Ddpg {
         }
     }
 
-    /// Draws a minibatch uniformly, with replacement.
+    /// Draws a minibatch uniformly, with replacement, and the noise that smooths the critic's slope.
     fn draw(&mut self, rng: &mut Generator) {
-        let replay = &self.replay;
-        self.buffers.picks.fill_with(|| replay.pick(rng));
+        let (replay, buffers) = (&self.replay, &mut self.buffers);
+        buffers.picks.fill_with(|| replay.pick(rng));
+        let sigma = self.params.actor_smoothing;
+        if sigma > 0.0 {
+            let noise = || sigma * standard_normal(rng);
+            buffers.smoothing.fill_with(noise);
+        }
     }
 
     /// Copies the transitions of the minibatch.
@@ -222,16 +232,30 @@ impl Ddpg {
         (loss / rows, norm)
     }
 
+    /// Writes the actions at which the actor takes the critic's slope: its own, with the noise over which the
+    /// slope is averaged.
+    fn probe(&mut self, head: LayerId) {
+        let buffers = &mut self.buffers;
+        buffers.actor.forward(&self.actor, &buffers.states);
+        let own = buffers.actor.output(&self.actor, head);
+        match self.params.actor_smoothing > 0.0 {
+            false => buffers.actions.copy_from_slice(own),
+            true => {
+                let each = buffers.actions.iter_mut().zip(own).zip(&buffers.smoothing);
+                each.for_each(|((probe, own), noise)| *probe = (own + noise).clamp(-1.0, 1.0));
+            }
+        }
+    }
+
     /// Moves the actor along the critic's gradient. Returns the mean value of its actions.
     fn learn_actor(&mut self) -> f32 {
-        let buffers = &mut self.buffers;
         let Some(head) = self.actor.heads().next() else {
             return 0.0;
         };
-        buffers.actor.forward(&self.actor, &buffers.states);
-        let actions = buffers.actor.output(&self.actor, head);
+        self.probe(head);
+        let buffers = &mut self.buffers;
         let critic = &mut buffers.critic;
-        critic.forward(&self.critic, &buffers.states, actions);
+        critic.forward(&self.critic, &buffers.states, &buffers.actions);
         let rows = buffers.picks.len() as f32;
         let (values, gradient) = critic.values_and_gradient(&self.critic);
         let mean = values.iter().sum::<f32>() / rows;

@@ -31,11 +31,16 @@ pub(super) struct CriticBatch {
 }
 
 impl Critic {
-    pub(super) fn new(inputs: usize, actions: usize, hidden: usize, rng: &mut impl Rng) -> Self {
+    pub(super) fn new(
+        inputs: usize,
+        actions: usize,
+        (hidden, activation): (usize, Activation),
+        rng: &mut impl Rng,
+    ) -> Self {
         let mut encoder = Net::new(inputs);
-        encoder.add(None, hidden, Activation::Relu, Init::He(1.0), rng);
+        encoder.add(None, hidden, activation, Init::He(1.0), rng);
         let mut head = Net::new(hidden + actions);
-        let layer = head.add(None, hidden, Activation::Relu, Init::He(1.0), rng);
+        let layer = head.add(None, hidden, activation, Init::He(1.0), rng);
         head.add(Some(layer), 1, Activation::Identity, LAST, rng);
         let adam = |net: &Net| Adam::new(net.params().len(), 1e-8);
         Self {
@@ -182,8 +187,9 @@ mod tests {
     use rand::SeedableRng;
     use tars_worlds::Generator;
 
-    fn critic() -> Critic {
-        let mut critic = Critic::new(3, 2, 8, &mut Generator::seed_from_u64(4));
+    fn critic(activation: Activation) -> Critic {
+        let rng = &mut Generator::seed_from_u64(4);
+        let mut critic = Critic::new(3, 2, (8, activation), rng);
         critic.head.params_mut()[80..].fill(0.4);
         critic
     }
@@ -202,17 +208,23 @@ mod tests {
 
     #[test]
     fn gradients_through_both_networks_agree_with_finite_differences() {
-        let (critic, h) = (critic(), 2e-3f32);
+        for activation in [Activation::Relu, Activation::Tanh] {
+            assert_gradients(&critic(activation));
+        }
+    }
+
+    fn assert_gradients(critic: &Critic) {
+        let h = 2e-3f32;
         let (states, actions) = ([0.3, -0.8, 0.5, 1.1, 0.2, -0.4], [0.9, -0.2, 0.1, 0.6]);
-        let mut batch = CriticBatch::new(&critic, 2);
+        let mut batch = CriticBatch::new(critic, 2);
         let mut by_actions = [0.0; 4];
         for to_actions in [false, true] {
-            batch.forward(&critic, &states, &actions);
-            let (values, gradient) = batch.values_and_gradient(&critic);
+            batch.forward(critic, &states, &actions);
+            let (values, gradient) = batch.values_and_gradient(critic);
             gradient.copy_from_slice(values);
             match to_actions {
-                false => batch.backward(&critic, &states),
-                true => batch.gradient_by_actions(&critic, &mut by_actions),
+                false => batch.backward(critic, &states),
+                true => batch.gradient_by_actions(critic, &mut by_actions),
             }
         }
         for at in 0..critic.encoder.params().len() {
@@ -229,7 +241,7 @@ mod tests {
             let (mut up, mut down) = (actions, actions);
             up[at] += h;
             down[at] -= h;
-            let difference = loss(&critic, &states, &up) - loss(&critic, &states, &down);
+            let difference = loss(critic, &states, &up) - loss(critic, &states, &down);
             assert!(
                 agree(difference / f64::from(2.0 * h), by_actions[at]),
                 "{at}"

@@ -2,8 +2,10 @@
 
 use super::noise::{Constants, Kind};
 use crate::hyper::{
-    Complete, ParamViolation, Parameter, Search, Spec, Values, float, int, linear, log, log_int,
+    Complete, ParamViolation, Parameter, Search, Spec, Values, flag, float, int, linear, log,
+    log_int,
 };
+use crate::net::Activation;
 
 /// The parameters, their bounds, defaults and search ranges. The default networks have 64 units, which learn
 /// as well as the 256 of larger problems and cost a tenth.
@@ -50,6 +52,8 @@ const PARAMETERS: &[Parameter] = &[
         Search::Choices(&[32.0, 64.0, 128.0]),
     )
     .fixed(),
+    flag("critic_tanh", false).fixed().unsearched(),
+    float("actor_smoothing", 0.0, 2.0, 0.0, linear(0.0, 0.5)).unsearched(),
     // 0: Ornstein-Uhlenbeck, 1: the same with a falling sigma, 2: Gaussian.
     int("noise_kind", 0, 2, 0, Search::Choices(&[0.0, 1.0, 2.0])),
     float("noise_sigma", 0.0, 2.0, 0.2, linear(0.05, 0.5)),
@@ -80,12 +84,27 @@ pub(super) struct Params {
     pub critic_weight_decay: f32,
     pub max_gradient_norm: f32,
     pub hidden_dim: usize,
+    /// Whether the critic's hidden units are hyperbolic tangents. A critic of ReLUs consists of planes: its best
+    /// action is at one of their edges, which may be far apart.
+    pub critic_tanh: bool,
+    /// The standard deviation of the noise over which the actor averages the critic's slope, in units of half
+    /// the range of an action (Nachum et al., "Smoothed Action Value Functions for Learning Gaussian Policies",
+    /// 2018). With the sigma of independent noise it follows the slope of what the noisy actions earn.
+    pub actor_smoothing: f32,
     pub noise: Constants,
 }
 
 impl Params {
     pub(super) fn from_values(values: &Values) -> Result<Self, Vec<ParamViolation>> {
         Ok(Self::new(SPEC.typed(values)?))
+    }
+
+    /// What the critic's hidden units apply.
+    pub(super) fn critic_activation(&self) -> Activation {
+        match self.critic_tanh {
+            true => Activation::Tanh,
+            false => Activation::Relu,
+        }
     }
 
     /// The parameters after a reload.
@@ -119,6 +138,8 @@ impl Params {
             critic_weight_decay: all.float("critic_weight_decay"),
             max_gradient_norm: all.float("max_gradient_norm"),
             hidden_dim: all.count("hidden_dim"),
+            critic_tanh: all.flag("critic_tanh"),
+            actor_smoothing: all.float("actor_smoothing"),
             noise,
             complete: all,
         }

@@ -1,7 +1,10 @@
 //! Gradient steps against PyTorch: the critic, the actor through it, and the target networks.
 
 use super::*;
-use crate::testing::{assert_all_near, assert_near, vectors};
+use crate::{
+    hyper::Value,
+    testing::{assert_all_near, assert_near, vectors},
+};
 use rand::SeedableRng;
 use serde::Deserialize;
 use tars_worlds::{ActionSpace, Component};
@@ -127,4 +130,33 @@ fn gradient_steps_are_those_of_pytorch() {
         AFTER_ADAM,
         "target critic",
     );
+}
+
+#[test]
+fn the_critics_slope_is_taken_around_the_actors_choice_and_within_the_bounds() {
+    let smoothed = |sigma: f32| {
+        let values = [("actor_smoothing", sigma), ("batch_size", 512.0)];
+        let values = values.map(|(name, n)| (name.to_owned(), Value::Number(n.into())));
+        let rng = &mut Generator::seed_from_u64(1);
+        let params = Params::from_values(&Values::from(values)).unwrap();
+        let mut ddpg = Ddpg::new(&space(1), params, 1, rng);
+        ddpg.replay.push(&Transition {
+            observation: &[0.1, 0.2, 0.3],
+            action: &[0.4],
+            reward: 0.0,
+            next: &[0.0; 3],
+            mask: &[],
+            terminated: false,
+        });
+        ddpg.learn(rng);
+        let own = actions_of(&ddpg.actor, &ddpg.buffers.actor)[0];
+        let probes = ddpg.buffers.actions.iter().map(move |probe| probe - own);
+        probes.collect::<Vec<f32>>()
+    };
+    assert!(smoothed(0.0).iter().all(|distance| *distance == 0.0));
+    let distances = smoothed(0.2);
+    let variance = distances.iter().map(|d| d * d).sum::<f32>() / distances.len() as f32;
+    assert_near(variance.sqrt(), 0.2, 0.02, "standard deviation");
+    let farthest = smoothed(2.0).into_iter().map(f32::abs).fold(0.0, f32::max);
+    assert_near(farthest, 1.0, 0.02, "the bound");
 }
