@@ -47,6 +47,7 @@ fn hello() -> HostHello {
         low: Some(0.0),
         high: Some(1.0),
         source: String::new(),
+        scale: Some(4.0),
     };
     HostHello {
         protocol_version: 1,
@@ -259,7 +260,11 @@ async fn what_a_caller_lends_is_seen_and_trained_in_by_that_caller_alone() {
     let described = ann.rest.get(spaces).await.unwrap()["environment"].clone();
     assert_eq!(described["name"], ENVIRONMENT);
     assert_eq!(described["agents"][0]["discrete"]["actions"][1], "on");
-    assert_eq!(described["agents"][0]["observation"][0]["source"], "host");
+    let place = &described["agents"][0]["observation"][0];
+    assert_eq!(
+        (&place["source"], &place["scale"]),
+        (&"host".into(), &4.0.into())
+    );
     assert!(!is_lent(&ben).await);
     assert_eq!(refusal(ben.rest.get(spaces).await).0, 404);
     let unknown = evaluate(&mesh, &ben, "study/ben").await.unwrap_err();

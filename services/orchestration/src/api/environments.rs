@@ -18,6 +18,7 @@ fn component(from: &Component) -> pb::Component {
         low: bound(from.low),
         high: bound(from.high),
         source: from.source.to_string(),
+        scale: Some(f64::from(from.scale)),
     }
 }
 
@@ -110,6 +111,7 @@ impl environment_service_server::EnvironmentService for Api {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tars_worlds::{MeshEnv, World};
 
     #[test]
     fn every_environment_is_described_under_its_name() {
@@ -118,9 +120,30 @@ mod tests {
             assert_eq!(described.name, name);
             for agent in described.agents {
                 assert!(!agent.observation.is_empty());
+                for seen in agent.observation {
+                    let texts = [&seen.name, &seen.unit, &seen.source];
+                    assert!(
+                        texts.iter().all(|text| !text.is_empty()),
+                        "{name}: {seen:?}"
+                    );
+                    assert!(seen.scale.is_some_and(|s| s > 0.0), "{name}: {seen:?}");
+                }
                 assert!(agent.discrete.is_some() != agent.continuous.is_some());
             }
         }
+    }
+
+    #[test]
+    fn a_normalised_component_says_by_how_much() {
+        let mesh = MeshEnv::shipped();
+        let environment = environment(mesh.spec());
+        let seen = &environment.agents[0].observation;
+        let latency = seen.iter().find(|c| c.name == "latency_p95").unwrap();
+        let objective = f64::from(mesh.calibration().objective_s as f32);
+        assert_eq!(
+            (latency.unit.as_str(), latency.scale),
+            ("s", Some(objective))
+        );
     }
 
     #[test]

@@ -168,14 +168,14 @@ fn agent_space(at: usize, from: AgentSpaces) -> Result<AgentSpace, Status> {
     })
 }
 
-/// A bound beyond what an f32 holds is none.
+/// A bound beyond what an f32 holds is none; a scale beyond it is refused with the offer.
 fn component(from: pb::Component) -> Component {
     Component {
         name: from.name.into(),
         unit: from.unit.into(),
         low: from.low.map_or(f32::NEG_INFINITY, |low| low as f32),
         high: from.high.map_or(f32::INFINITY, |high| high as f32),
-        scale: 1.0,
+        scale: from.scale.map_or(1.0, |scale| scale as f32),
         source: match from.source.is_empty() {
             true => "host".into(),
             false => from.source.into(),

@@ -136,7 +136,10 @@ fn check_component(field: &str, component: &Component) -> Result<(), Fault> {
     check_text(&format!("{field}.unit"), &component.unit)?;
     check_text(&format!("{field}.source"), &component.source)?;
     let ordered = component.low < component.high;
-    require(ordered, field, "must have a low that is below its high")
+    require(ordered, field, "must have a low that is below its high")?;
+    let positive = component.scale > 0.0 && component.scale.is_finite();
+    let field = format!("{field}.scale");
+    require(positive, &field, "must be a finite number above 0")
 }
 
 /// The most that a message takes: all agents of all copies, with masks and final observations.
@@ -245,6 +248,10 @@ pub(super) mod tests {
                 ) = (low, high);
             });
             assert!(text.starts_with("agents[0].observation[1]"), "{text}");
+        }
+        for scale in [0.0, -1.0, f32::INFINITY, f32::NAN] {
+            let text = refused(|o| o.agents[0].observation[1].scale = scale);
+            assert!(text.starts_with("agents[0].observation[1].scale"), "{text}");
         }
         let control = refused(|o| o.agents[0].observation[0].unit = "\n".into());
         assert!(control.contains("unit"), "{control}");
