@@ -26,7 +26,7 @@ const EVALUATIONS: u64 = 15;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions."
+    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions; those of `mesh` follow rules:\naimd, majority_quorum, static_quotas and target_tracking."
 )]
 pub(crate) struct Train {
     /// The environment.
@@ -119,7 +119,8 @@ impl Train {
         let (algorithm, world) = known.expect("the parser lets known names pass");
         let agents = &world.spec().agents;
         let agent = self.agent(algorithm, agents)?;
-        let mut members = vec![Member::Plays(Player::Hold); agents.len()];
+        let fixed = |space| Member::Plays(Player::baseline(space));
+        let mut members: Vec<Member> = agents.iter().map(fixed).collect();
         members[agent] = Member::Learns {
             algorithm: self.algo.clone(),
             values: self.values(),

@@ -59,20 +59,18 @@ fn predict_us(outcome: &Outcome) -> f64 {
 /// The mean return of the best policy in episodes by which it was not chosen.
 fn held_out(training: &Training, outcome: &Outcome, seed: u64) -> f64 {
     let mut world = (training.world)();
-    let mut players = vec![Player::Hold; training.members.len()];
+    let agents = world.spec().agents.iter();
+    let mut players: Vec<Player> = agents.map(Player::baseline).collect();
     players[0] = Player::Policy(outcome.learned[0].best.clone());
     evaluate(world.as_mut(), &players, 100, !seed, outcome.steps).mean(0)
 }
 
 fn training(algorithm: &str, world: &str, steps: u64, seed: u64, values: Values) -> Training {
     let name = world.to_owned();
-    let agents = make_world(world)
-        .expect("a built-in world")
-        .spec()
-        .agents
-        .len();
+    let spec = make_world(world).expect("a built-in world").spec().clone();
     let found = tars_learn::algorithm::find(algorithm).expect("an algorithm");
-    let mut members = vec![Member::Plays(Player::Hold); agents];
+    let fixed = |space| Member::Plays(Player::baseline(space));
+    let mut members: Vec<Member> = spec.agents.iter().map(fixed).collect();
     members[0] = Member::Learns {
         algorithm: algorithm.to_owned(),
         values,

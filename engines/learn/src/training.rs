@@ -8,8 +8,9 @@
 mod evaluation;
 mod lane;
 mod saved;
+mod seats;
 
-pub use evaluation::{Evaluation, Player, Rule, evaluate};
+pub use evaluation::{Evaluation, MakeRule, Player, evaluate};
 
 use crate::{
     algorithm::{self, NoLearner},

@@ -7,6 +7,7 @@
 use crate::{
     mesh::Calibration,
     space::{Action, ActionSpace, AgentSpace},
+    world::BadSnapshot,
 };
 
 mod aimd;
@@ -23,6 +24,20 @@ pub trait Controller: Send {
 
     /// Chooses an action. It is written into one of the right form, so that nothing is allocated.
     fn act(&mut self, observation: &[f32], action: &mut Action);
+
+    /// What it remembers of an episode; empty when it remembers nothing.
+    fn save(&self) -> Vec<u8> {
+        Vec::new()
+    }
+
+    /// Continues from what a controller of the same kind remembered.
+    ///
+    /// # Errors
+    ///
+    /// When it is not what such a controller saves.
+    fn restore(&mut self, saved: &[u8]) -> Result<(), BadSnapshot> {
+        saved.is_empty().then_some(()).ok_or(BadSnapshot)
+    }
 }
 
 /// Creates a controller for an agent of a mesh; `None` when the space lacks what the controller looks at.
@@ -41,9 +56,25 @@ const CONTROLLERS: &[(&str, &str, Make)] = &[
     ("ethical", "max_min_fairness", quotas::make_max_min),
     ("ethical", "mpc", model::make),
     ("resource", "hold", constant::hold),
+    ("resource", "half", constant::half),
     ("resource", "target_tracking", target_tracking::make),
     ("resource", "mpc", model::make),
 ];
+
+/// The controllers that act for the agents of a mesh that do not learn, unless others are wanted: what operators
+/// use today.
+const BASELINES: &[(&str, &str)] = &[
+    ("policy", "aimd"),
+    ("consensus", "majority_quorum"),
+    ("ethical", "static_quotas"),
+    ("resource", "target_tracking"),
+];
+
+/// The name of the controller that acts for an agent of a mesh that does not learn; `None` for other agents.
+pub fn baseline(agent: &str) -> Option<&'static str> {
+    let mut known = BASELINES.iter();
+    known.find(|(whose, _)| *whose == agent).map(|(_, n)| *n)
+}
 
 /// Creates a controller for an agent of a mesh by its name, such as `target_tracking` for `resource`; `None`
 /// for an unknown name, or an agent that it does not fit.
@@ -132,6 +163,29 @@ mod tests {
     }
 
     #[test]
+    fn a_restored_controller_goes_on_where_it_was() {
+        for (whose, name, _) in CONTROLLERS {
+            let mut mesh = Episode::start(MeshEnv::shipped(), 3);
+            let at = mesh.world.spec().agent(whose).unwrap();
+            let space = mesh.world.spec().agents[at].clone();
+            let calibration = mesh.world.calibration().clone();
+            let make = || make_controller(name, &space, &calibration).unwrap();
+            let (mut controller, mut joint) = (make(), mesh_hold(0.5));
+            for step in 0..40 {
+                let mut restored = make();
+                restored.restore(&controller.save()).unwrap();
+                let mut again = joint[at].clone();
+                restored.act(mesh.seen.of(at), &mut again);
+                controller.act(mesh.seen.of(at), &mut joint[at]);
+                assert_eq!(joint[at], again, "{whose} {name}, step {step}");
+                mesh.step(&joint);
+            }
+            let mut other = make();
+            assert_eq!(other.restore(&[0xff; 3]), Err(BadSnapshot), "{name}");
+        }
+    }
+
+    #[test]
     fn unknown_names_and_other_agents_controllers_are_refused() {
         let mesh = MeshEnv::shipped();
         let policy = &mesh.spec().agents[0];
@@ -141,7 +195,12 @@ mod tests {
                 "{name}"
             );
         }
+        for agent in &mesh.spec().agents {
+            let name = baseline(&agent.name).unwrap();
+            assert!(make_controller(name, agent, mesh.calibration()).is_some());
+        }
+        assert_eq!(baseline("cart"), None);
         let names: Vec<_> = controller_names("resource").collect();
-        assert_eq!(names, ["hold", "target_tracking", "mpc"]);
+        assert_eq!(names, ["hold", "half", "target_tracking", "mpc"]);
     }
 }

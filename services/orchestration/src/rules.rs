@@ -112,7 +112,7 @@ mod tests {
         assert_eq!(names(&space("policy")), ["hold", "aimd", "mpc"]);
         assert_eq!(
             names(&space("resource")),
-            ["hold", "target_tracking", "mpc"]
+            ["hold", "half", "target_tracking", "mpc"]
         );
         assert!(names(&task::space("cartpole", "policy").unwrap()).is_empty());
         for (agent, rule) in [

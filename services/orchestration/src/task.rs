@@ -6,7 +6,6 @@ use crate::{
     hosts::External,
     store::{Plan, PlannedLearner, RunRow},
 };
-use parking_lot::Mutex;
 use std::{collections::BTreeMap, sync::Arc};
 use tars_learn::{
     Policy,
@@ -14,10 +13,9 @@ use tars_learn::{
     hyper::Values,
     training::{Evaluation, Learned, MakeWorld, Member, Outcome, Player, Training},
 };
-use tars_worlds::{AgentSpace, MeshEnv, WorldSpec, make_controller, make_world};
+use tars_worlds::{AgentSpace, MeshEnv, WorldSpec, make_world};
 
-/// The rules for the agents that do not learn. They remember nothing, so that one serves all copies of a world
-/// and a training can be resumed.
+/// The rules for the agents that do not learn.
 const RULES: &[(&str, &str)] = &[
     ("policy", "aimd"),
     ("consensus", "majority_quorum"),
@@ -209,17 +207,9 @@ pub(crate) fn rule_of(agent: &str) -> Option<&'static str> {
 /// An agent that follows its rule, or takes the first action where it has none.
 fn by_rule(space: &AgentSpace) -> Member {
     let mesh = MeshEnv::shipped();
-    let made =
-        rule_of(&space.name).and_then(|name| make_controller(name, space, mesh.calibration()));
-    Member::Plays(match made {
-        Some(controller) => {
-            let controller = Mutex::new(controller);
-            Player::Rule(Arc::new(move |seen, _, action| {
-                controller.lock().act(seen, action);
-            }))
-        }
-        None => Player::Hold,
-    })
+    let name = rule_of(&space.name);
+    let made = name.and_then(|name| Player::controller(name, space, mesh.calibration()));
+    Member::Plays(made.unwrap_or(Player::Hold))
 }
 
 /// What the only agent that learned has learned, and the evaluation of it.

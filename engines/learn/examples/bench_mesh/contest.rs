@@ -3,15 +3,13 @@
 use crate::{options::Options, training::Trained};
 use std::{collections::BTreeMap, ops::Range};
 use tars_learn::comparison::{self, Difference};
-use tars_worlds::{Controller, MeshEnv, World, controller_names, make_controller};
+use tars_worlds::{Controller, MeshEnv, World, baseline, controller_names, make_controller};
 
-/// What acts for the agents that are not compared.
-pub(crate) const BASELINES: [&str; 4] = [
-    "aimd",
-    "majority_quorum",
-    "static_quotas",
-    "target_tracking",
-];
+/// The controllers that act for the agents that are not compared.
+pub(crate) fn baseline_names() -> [&'static str; 4] {
+    let agents = ["policy", "consensus", "ethical", "resource"];
+    agents.map(|agent| baseline(agent).expect("an agent of the mesh"))
+}
 
 /// Who acts for an agent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -39,7 +37,7 @@ pub(crate) const TRAINED: Profile = [Player::Trained; 4];
 pub(crate) const UNTRAINED: Profile = [Player::Untrained; 4];
 
 pub(crate) fn baselines() -> Profile {
-    BASELINES.map(Player::Controlled)
+    baseline_names().map(Player::Controlled)
 }
 
 /// A profile in which one agent plays something else.

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Presets are to be tuned on other seeds, and by other values, for which there are the arguments
-//! `--training-seed N`, `--steps N`, `--first-seed N` and `ALGORITHM.NAME=VALUE`.
+//! `--training-seed N`, `--steps N`, `--first-seed N`, `--seeds N` and `ALGORITHM.NAME=VALUE`.
 
 mod contest;
 mod equilibrium;

@@ -43,6 +43,7 @@ impl Options {
                 "--steps" => options.steps = number()?,
                 "--training-seed" | "--seed" => options.training_seed = number()?,
                 "--first-seed" => options.first_seed = number()?,
+                "--seeds" => options.seeds = number()?.max(1),
                 "--report" => options.report = arguments.next(),
                 pair => options.set(pair)?,
             }

@@ -1,7 +1,7 @@
 //! The report, as JSON and as Markdown.
 
 use crate::{
-    contest::{BASELINES, Contest, Player, Profile, TRAINED, UNTRAINED, baselines, with},
+    contest::{Contest, Player, Profile, TRAINED, UNTRAINED, baseline_names, baselines, with},
     equilibrium::{Deviation, deviations, nash_convs, regret},
     options::Options,
     training::ALGORITHMS,
@@ -97,7 +97,15 @@ fn against_controllers(contest: &mut Contest, others: Profile) -> Vec<Row> {
 
 fn jointly(contest: &mut Contest, agents: &[String]) -> Vec<Row> {
     let mut rows: Vec<Row> = (0..agents.len())
-        .map(|agent| row(contest, agent, BASELINES[agent], TRAINED, baselines()))
+        .map(|agent| {
+            row(
+                contest,
+                agent,
+                baseline_names()[agent],
+                TRAINED,
+                baselines(),
+            )
+        })
         .collect();
     let mean = |rewards: &[Vec<f64>]| -> Vec<f64> {
         let seeds = 0..rewards[0].len();
@@ -253,7 +261,7 @@ impl Report {
                 "| {agent} | {algorithm} | {among_rules} | {among_trained} |"
             );
         }
-        let others = BASELINES.join("`, `");
+        let others = baseline_names().join("`, `");
         self.add_rows(
             &mut text,
             &format!("One trained agent, the others `{others}`"),
@@ -295,7 +303,8 @@ const METHOD: &str = "\
 Differences are paired by seed: both sides meet the same load, bursts and proposals. The interval is Student's 95 %
 interval of the mean difference. *Better* means that all of it is above zero, *worse* that all of it is below; no
 correction is made for the number of comparisons. It covers the luck of episodes, not that of training. *untrained* is
-the network as it was initialised; that of resource keeps about half of the replicas, whatever it observes.";
+the network as it was initialised; that of resource puts out nearly what the rule *half* does, whatever it observes.
+*half* keeps half of the range between the least and the most replicas.";
 
 const COLUMNS: &str = "\
 | Agent | Against | Trained | Other | Difference | 95 % interval | Trained is |

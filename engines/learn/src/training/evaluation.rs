@@ -1,24 +1,28 @@
 //! Episodes that are played without exploring and without learning.
 
-use crate::policy::{Policy, Scratch};
+use super::seats::Seats;
+use crate::policy::Policy;
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use tars_worlds::{Action, ActionSpace, Generator, Observations, Soundness, TimeStep, World};
+use tars_worlds::{
+    Action, ActionSpace, AgentSpace, Controller, Generator, MeshEnv, Observations, Soundness,
+    TimeStep, World, baseline, make_controller, mesh::Calibration,
+};
 
 /// The most steps of an episode in a world without a time limit.
 const MAX_STEPS: u32 = 100_000;
 
-/// A fixed rule without a state: from an observation and a mask it writes the action.
-pub type Rule = Arc<dyn Fn(&[f32], &[bool], &mut Action) + Send + Sync>;
+/// Creates a rule, which may remember what it observed in the episode. Each copy of a world has one of its own.
+pub type MakeRule = Arc<dyn Fn() -> Box<dyn Controller> + Send + Sync>;
 
 /// Who acts for an agent and does not learn.
 #[derive(Clone)]
 pub enum Player {
     /// The best known action of a policy.
     Policy(Policy),
-    /// A rule.
-    Rule(Rule),
+    /// A rule. Instead of an action that the mask forbids, the first one is taken that it allows.
+    Rule(MakeRule),
     /// Always the action that the space begins with, or the first one that the mask allows.
     Hold,
 }
@@ -59,23 +63,23 @@ impl Evaluation {
 }
 
 impl Player {
-    /// Writes the action, which has the form of the agent's space.
-    pub(super) fn act(
-        &self,
-        observation: &[f32],
-        mask: &[bool],
-        scratch: &mut Scratch,
-        action: &mut Action,
-    ) {
-        match self {
-            Self::Policy(policy) => policy.act_into(observation, mask, scratch, action),
-            Self::Rule(rule) => rule(observation, mask, action),
-            Self::Hold => {
-                if let Some(first) = mask.iter().position(|may| *may) {
-                    *action = Action::Discrete(first);
-                }
-            }
-        }
+    /// The controller with a name for an agent of the mesh; `None` when there is none that fits the agent.
+    pub fn controller(name: &str, space: &AgentSpace, calibration: &Calibration) -> Option<Self> {
+        make_controller(name, space, calibration)?;
+        let (name, space, calibration) = (name.to_owned(), space.clone(), calibration.clone());
+        let make =
+            move || make_controller(&name, &space, &calibration).expect("it was made before");
+        Some(Self::Rule(Arc::new(make)))
+    }
+
+    /// Who acts for an agent of a built-in world that does not learn: the [baseline](tars_worlds::baseline) in
+    /// the mesh, with the shipped calibration, and [`Hold`](Self::Hold) elsewhere.
+    pub fn baseline(space: &AgentSpace) -> Self {
+        let mesh = MeshEnv::shipped();
+        let is_of_mesh = mesh.spec().agents.contains(space);
+        let name = baseline(&space.name).filter(|_| is_of_mesh);
+        let rule = name.and_then(|name| Self::controller(name, space, mesh.calibration()));
+        rule.unwrap_or(Self::Hold)
     }
 }
 
@@ -104,7 +108,6 @@ pub fn evaluate(
     let agents = &world.spec().agents;
     assert_eq!(players.len(), agents.len(), "a player for each agent");
     let mut table = Table {
-        players,
         seen: Observations::new(world.spec()),
         steps: vec![TimeStep::default(); players.len()],
         actions: agents.iter().map(|a| a.action.first()).collect(),
@@ -112,7 +115,7 @@ pub fn evaluate(
             .iter()
             .map(|a| vec![true; mask_width(&a.action)])
             .collect(),
-        scratch: Scratch::default(),
+        seats: players.iter().map(|player| Seats::new(player, 1)).collect(),
         rng: Generator::seed_from_u64(seed),
     };
     let mut returns = vec![Vec::new(); players.len()];
@@ -131,29 +134,29 @@ pub fn evaluate(
 }
 
 /// What an episode is played with.
-struct Table<'a> {
-    players: &'a [Player],
+struct Table {
+    seats: Vec<Seats>,
     seen: Observations,
     steps: Vec<TimeStep>,
     actions: Vec<Action>,
     masks: Vec<Vec<bool>>,
-    scratch: Scratch,
     rng: Generator,
 }
 
-impl Table<'_> {
+impl Table {
     /// Plays one episode and returns what each agent got.
     fn play(&mut self, world: &mut dyn World) -> Vec<f64> {
         world.reset(&mut self.rng, &mut self.seen);
-        let mut totals = vec![0.0; self.players.len()];
+        let mut totals = vec![0.0; self.seats.len()];
+        self.seats.iter_mut().for_each(|seats| seats.reset(0));
         for _ in 0..MAX_STEPS {
-            for (agent, player) in self.players.iter().enumerate() {
+            for (agent, seats) in self.seats.iter_mut().enumerate() {
                 let mask = &mut self.masks[agent];
                 if !mask.is_empty() {
                     world.write_mask(agent, mask);
                 }
                 let (seen, action) = (self.seen.of(agent), &mut self.actions[agent]);
-                player.act(seen, mask, &mut self.scratch, action);
+                seats.act(0, seen, mask, action);
             }
             world.step(
                 &self.actions,

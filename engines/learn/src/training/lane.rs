@@ -2,10 +2,11 @@
 
 use super::{
     AgentProgress, Learned, Member, Player, TrainingError, evaluation::mask_width, find, refuse,
+    seats::Seats,
 };
 use crate::{
     learner::{Learner, Step, Update},
-    policy::{Policy, Scratch},
+    policy::Policy,
 };
 use serde::{Deserialize, Serialize};
 use tars_worlds::{Action, Copies, Generator};
@@ -13,7 +14,7 @@ use tars_worlds::{Action, Copies, Generator};
 /// Who acts.
 enum Driver {
     Learner(Box<dyn Learner>),
-    Player(Player, Scratch),
+    Player(Player, Seats),
 }
 
 /// One agent in all copies.
@@ -42,6 +43,8 @@ pub(super) struct Meter {
 #[derive(Serialize, Deserialize)]
 pub(super) struct SavedLane {
     learner: Option<Vec<u8>>,
+    /// What rules remember, by copy.
+    rules: Vec<Vec<u8>>,
     rng: Generator,
     meter: Meter,
     best: Option<(f64, Vec<u8>)>,
@@ -101,7 +104,7 @@ impl Lane {
                     let mismatch = |mismatch| TrainingError::Mismatch { agent, mismatch };
                     policy.fits(space).map_err(mismatch)?;
                 }
-                Driver::Player(player.clone(), Scratch::default())
+                Driver::Player(player.clone(), Seats::new(player, copies.len()))
             }
         };
         let mut lane = Self {
@@ -143,12 +146,12 @@ impl Lane {
             Driver::Learner(learner) => {
                 learner.act(&self.seen, &self.masks, &mut self.rng, &mut self.actions);
             }
-            Driver::Player(player, scratch) => {
+            Driver::Player(_, seats) => {
                 let (width, actions) = (self.seen.len() / copies, self.masks.len() / copies);
                 for (copy, action) in self.actions.iter_mut().enumerate() {
                     let seen = &self.seen[copy * width..][..width];
                     let mask = &self.masks[copy * actions..][..actions];
-                    player.act(seen, mask, scratch, action);
+                    seats.act(copy, seen, mask, action);
                 }
             }
         }
@@ -181,13 +184,21 @@ impl Lane {
         if ended > 0 && !is_finite(&batch.final_observations) {
             return Err(TrainingError::World);
         }
-        if let Driver::Learner(learner) = &mut self.driver {
-            learner.observe(&step, &mut self.rng);
-            if let Some(update) = learner.update(&mut self.rng) {
-                if !update.is_finite() {
-                    return Err(TrainingError::Diverged { agent });
+        match &mut self.driver {
+            Driver::Player(_, seats) => {
+                let ended = |copy: &usize| step.is_last(*copy);
+                (0..step.copies())
+                    .filter(ended)
+                    .for_each(|copy| seats.reset(copy));
+            }
+            Driver::Learner(learner) => {
+                learner.observe(&step, &mut self.rng);
+                if let Some(update) = learner.update(&mut self.rng) {
+                    if !update.is_finite() {
+                        return Err(TrainingError::Diverged { agent });
+                    }
+                    self.meter.update.merge(&update);
                 }
-                self.meter.update.merge(&update);
             }
         }
         Ok(ended)
@@ -243,11 +254,13 @@ impl Lane {
 
     pub(super) fn save(&self) -> SavedLane {
         let bytes = |(mean, policy): &(f64, Policy)| (*mean, policy.to_bytes());
+        let (learner, rules) = match &self.driver {
+            Driver::Learner(learner) => (Some(learner.checkpoint()), Vec::new()),
+            Driver::Player(_, seats) => (None, seats.save()),
+        };
         SavedLane {
-            learner: match &self.driver {
-                Driver::Learner(learner) => Some(learner.checkpoint()),
-                Driver::Player(..) => None,
-            },
+            learner,
+            rules,
             rng: self.rng.clone(),
             meter: self.meter.clone(),
             best: self.best.as_ref().map(bytes),
@@ -265,13 +278,13 @@ impl Lane {
         if saved.meter.totals.len() != copies.len() {
             return None;
         }
-        match (member, &saved.learner) {
-            (Member::Learns { algorithm, .. }, Some(bytes)) => {
+        match (member, &mut self.driver, &saved.learner) {
+            (Member::Learns { algorithm, .. }, _, Some(bytes)) => {
                 let space = &copies.spec().agents[agent];
                 let learner = find(algorithm).ok()?.restore(space, copies.len(), bytes);
                 self.driver = Driver::Learner(learner.ok()?);
             }
-            (Member::Plays(_), None) => {}
+            (Member::Plays(_), Driver::Player(_, seats), None) => seats.restore(&saved.rules)?,
             _ => return None,
         }
         self.best = match saved.best {

@@ -1,7 +1,8 @@
+use super::seats::Seats;
 use super::*;
-use crate::{hyper::Value, policy::Scratch};
+use crate::hyper::Value;
 use tars_worlds::world::BadSnapshot;
-use tars_worlds::{Observations, TimeStep, WorldSpec, make_world};
+use tars_worlds::{Controller, Observations, TimeStep, WorldSpec, make_world};
 
 /// What happened, and when to interfere.
 #[derive(Default)]
@@ -66,12 +67,17 @@ fn training(world: &'static str, members: Vec<Member>) -> Training {
 /// One learner, all agents at once, and one against fixed others.
 fn trainings() -> Vec<Training> {
     let against = vec![Member::Plays(Player::Hold), learns("ddpg")];
+    let mesh = make_world("mesh").unwrap().spec().agents.clone();
+    let rule = |agent| Member::Plays(Player::baseline(agent));
+    let mut among_rules: Vec<Member> = mesh.iter().map(rule).collect();
+    among_rules[0] = learns("dqn");
     vec![
         training("taxi", vec![learns("dqn")]),
         training("pendulum", vec![learns("ddpg")]),
         training("cournot_2", vec![learns("ddpg"), learns("ddpg")]),
         training("rock_paper_scissors", vec![learns("dqn"), learns("dqn")]),
         training("cournot_2", against),
+        training("mesh", among_rules),
     ]
 }
 
@@ -303,16 +309,65 @@ fn a_world_that_is_gone_ends_the_training_with_an_error() {
     assert_eq!(ended, Err(TrainingError::WorldLost));
 }
 
+/// Counts the steps of its episode, and acts by the count.
+struct Counting(u8);
+
+impl Controller for Counting {
+    fn reset(&mut self) {
+        self.0 = 0;
+    }
+
+    fn act(&mut self, _: &[f32], action: &mut Action) {
+        *action = Action::Discrete(self.0.into());
+        self.0 += 1;
+    }
+
+    fn save(&self) -> Vec<u8> {
+        vec![self.0]
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), BadSnapshot> {
+        let [count] = saved else {
+            return Err(BadSnapshot);
+        };
+        self.0 = *count;
+        Ok(())
+    }
+}
+
+#[test]
+fn each_copy_has_a_rule_of_its_own_which_forgets_at_the_end_of_its_episode() {
+    let counting = Player::Rule(Arc::new(|| Box::new(Counting(0))));
+    let take = |seats: &mut Seats, copy: usize, mask: &[bool]| {
+        let mut action = Action::Discrete(9);
+        seats.act(copy, &[], mask, &mut action);
+        action.index()
+    };
+    let mut seats = Seats::new(&counting, 2);
+    assert_eq!([0, 0, 1].map(|copy| take(&mut seats, copy, &[])), [0, 1, 0]);
+    let saved = seats.save();
+    seats.reset(0);
+    assert_eq!([0, 1].map(|copy| take(&mut seats, copy, &[])), [0, 1]);
+    let mut restored = Seats::new(&counting, 2);
+    restored.restore(&saved).unwrap();
+    assert_eq!([0, 1].map(|copy| take(&mut restored, copy, &[])), [2, 1]);
+    assert_eq!(take(&mut restored, 1, &[false, true, false]), 1, "masked");
+    for other in [&saved[..1], &[vec![1], vec![]], &[]] {
+        assert_eq!(restored.restore(other), None);
+    }
+    assert_eq!(Seats::new(&Player::Hold, 2).restore(&saved), None);
+}
+
 #[test]
 fn an_agent_that_holds_takes_the_first_action_that_it_may() {
     let mut action = Action::Discrete(0);
     let mut hold = |mask: &[bool]| {
-        Player::Hold.act(&[], mask, &mut Scratch::default(), &mut action);
+        Seats::new(&Player::Hold, 1).act(0, &[], mask, &mut action);
         action.clone()
     };
     assert_eq!(hold(&[false, true, true]), Action::Discrete(1));
     assert_eq!(hold(&[true, true, true]), Action::Discrete(0));
     let mut lowest = Action::Continuous(vec![-1.0]);
-    Player::Hold.act(&[], &[], &mut Scratch::default(), &mut lowest);
+    Seats::new(&Player::Hold, 1).act(0, &[], &[], &mut lowest);
     assert_eq!(lowest, Action::Continuous(vec![-1.0]));
 }

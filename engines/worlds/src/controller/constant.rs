@@ -1,4 +1,6 @@
-//! Does nothing: discrete agents hold, and Resource keeps the share of replicas that it found.
+//! Does the same whatever it observes: discrete agents hold, and Resource keeps the share of replicas that it
+//! found, or half of them. Half is near what a network puts out that has learned nothing, and good for a rule
+//! that observes nothing.
 
 use super::{Controller, Gauge, choose, set};
 use crate::{
@@ -10,6 +12,16 @@ struct Hold;
 
 struct Keep {
     share: Gauge,
+}
+
+struct Half;
+
+/// Half of the range between the least and the most replicas.
+pub(super) fn half(space: &AgentSpace, _: &Calibration) -> Option<Box<dyn Controller>> {
+    match &space.action {
+        ActionSpace::Discrete(_) => None,
+        ActionSpace::Continuous(_) => Some(Box::new(Half)),
+    }
 }
 
 pub(super) fn hold(space: &AgentSpace, _: &Calibration) -> Option<Box<dyn Controller>> {
@@ -25,6 +37,12 @@ pub(super) fn hold(space: &AgentSpace, _: &Calibration) -> Option<Box<dyn Contro
 impl Controller for Hold {
     fn act(&mut self, _: &[f32], action: &mut Action) {
         choose(action, 0);
+    }
+}
+
+impl Controller for Half {
+    fn act(&mut self, _: &[f32], action: &mut Action) {
+        set(action, 0.5);
     }
 }
 

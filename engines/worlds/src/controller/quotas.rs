@@ -4,11 +4,13 @@ use super::{Controller, choose, find_action};
 use crate::{
     mesh::Calibration,
     space::{Action, AgentSpace},
+    world::{self, BadSnapshot},
 };
 
 /// Sets what it wants once, step by step, and then holds.
 struct Fixed {
     actions: Vec<usize>,
+    /// How many of them it has taken in this episode.
     taken: usize,
 }
 
@@ -35,7 +37,18 @@ impl Controller for Fixed {
 
     fn act(&mut self, _: &[f32], action: &mut Action) {
         choose(action, self.actions.get(self.taken).copied().unwrap_or(0));
-        self.taken += 1;
+        self.taken = (self.taken + 1).min(self.actions.len());
+    }
+
+    fn save(&self) -> Vec<u8> {
+        world::save(&self.taken).unwrap_or_default()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), BadSnapshot> {
+        let taken: usize = world::load(saved)?;
+        let possible = taken <= self.actions.len();
+        self.taken = possible.then_some(taken).ok_or(BadSnapshot)?;
+        Ok(())
     }
 }
 

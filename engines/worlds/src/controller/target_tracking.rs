@@ -7,6 +7,7 @@ use super::{Controller, Gauge, set};
 use crate::{
     mesh::{Calibration, Service},
     space::{Action, AgentSpace},
+    world::{self, BadSnapshot},
 };
 use std::collections::VecDeque;
 
@@ -90,6 +91,21 @@ impl Controller for TargetTracking {
             0.0
         };
         set(action, most.max(floor).min(1.0));
+    }
+
+    fn save(&self) -> Vec<u8> {
+        world::save(&self.wanted).unwrap_or_default()
+    }
+
+    fn restore(&mut self, saved: &[u8]) -> Result<(), BadSnapshot> {
+        let wanted: VecDeque<f64> = world::load(saved)?;
+        let shares = wanted.iter().all(|share| (0.0..=1.0).contains(share));
+        if wanted.len() > self.window || !shares {
+            return Err(BadSnapshot);
+        }
+        self.wanted.clear();
+        self.wanted.extend(wanted);
+        Ok(())
     }
 }
 
