@@ -136,10 +136,14 @@ fn write_map(
     } else {
         ""
     };
-    let Names { ident, segment, .. } = names;
+    let items = match value.is_empty() {
+        true => format!("k in self.{}.keys()", names.ident),
+        false => format!("(k, v) in &self.{}", names.ident),
+    };
+    let Names { segment, .. } = names;
     writeln!(
         body,
-        "        for (k, v) in &self.{ident} {{\n            let field = {segment};\n            let here = field.key(k);\n            {key}\n            {value}\n        }}"
+        "        for {items} {{\n            let field = {segment};\n            let here = field.key(k);\n            {key}\n            {value}\n        }}"
     )?;
     Ok(())
 }

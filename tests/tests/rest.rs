@@ -17,6 +17,8 @@ use tokio::{
 
 #[path = "rest/calibration.rs"]
 mod calibration;
+#[path = "rest/curves.rs"]
+mod curves;
 #[path = "rest/numbers.rs"]
 mod numbers;
 #[path = "rest/semantics.rs"]

@@ -9,7 +9,7 @@ mod replay;
 
 use crate::{
     hyper::{ParamViolation, Spec, Values},
-    learner::{BadCheckpoint, Learner},
+    learner::{BadCheckpoint, Learner, Update},
     policy::{Mismatch, Policy},
 };
 use rand::SeedableRng;
@@ -37,10 +37,23 @@ pub struct Algorithm {
     pub spec: Spec,
     /// How many copies of a world it is meant to learn from at once, unless told otherwise.
     pub copies: usize,
+    /// The losses that it minimises.
+    pub losses: &'static [Loss],
+    /// What [`Learner::exploration`] is of it, such as `epsilon`.
+    pub exploration: &'static str,
     /// Which actions it can take.
     pub(crate) actions: Actions,
     pub(crate) new: New,
     pub(crate) restore: Restore,
+}
+
+/// A loss, under the name that it has in the literature on its algorithm.
+#[derive(Debug, Clone, Copy)]
+pub struct Loss {
+    /// The name, such as `td_loss`.
+    pub name: &'static str,
+    /// Its mean over gradient steps; `None` where none was taken.
+    pub of: fn(&Update) -> Option<f32>,
 }
 
 /// The form of actions that an algorithm can take.

@@ -11,6 +11,7 @@ mod objective;
 mod rollout;
 
 use crate::{
+    algorithm::Loss,
     hyper::{Complete, ParamViolation, Spec, Values},
     learner::{self, BadCheckpoint, Learner, Step, Update, WrongPolicy},
     net::Adam,
@@ -28,6 +29,21 @@ use tars_worlds::{Action, AgentSpace, Generator};
 
 /// What keeps Adam's quotient finite, as in the authors' implementation of PPO.
 const ADAM_EPSILON: f32 = 1e-5;
+
+/// The losses of this family.
+pub(crate) const LOSSES: &[Loss] = &[
+    Loss {
+        name: "policy_loss",
+        of: |update| update.policy_loss,
+    },
+    Loss {
+        name: "value_loss",
+        of: |update| update.value_loss,
+    },
+];
+
+/// How its exploration is measured.
+pub(crate) const EXPLORATION: &str = "entropy";
 
 /// An algorithm of this family.
 #[derive(Debug)]

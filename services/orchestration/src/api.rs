@@ -4,6 +4,7 @@ mod calibrations;
 mod environments;
 mod games;
 mod hosts;
+mod metrics;
 mod sessions;
 mod training;
 mod wire;
@@ -60,6 +61,10 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
         )
         .add_service(
             environment_host_service_server::EnvironmentHostServiceServer::new(hosts)
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            training_metrics_service_server::TrainingMetricsServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
         .add_service(

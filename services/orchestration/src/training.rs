@@ -31,7 +31,7 @@ const REPORTS: u64 = 100;
 const MOST_STEPS_A_REPORT: u64 = 2000;
 const EVAL_EPISODES: u32 = 20;
 /// How many of the newest runs keep their reports, for late watchers.
-const REPORTED: u32 = 64;
+pub(crate) const REPORTED: u32 = 64;
 /// How long a cancellation waits for the end of the run. A learner polls before every step.
 const STOPS_WITHIN: Duration = Duration::from_secs(1);
 /// The delay before a read that failed is repeated.

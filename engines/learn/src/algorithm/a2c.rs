@@ -13,6 +13,8 @@ pub(crate) const ALGORITHM: Algorithm = Algorithm {
     paper: "Mnih et al., Asynchronous Methods for Deep Reinforcement Learning, 2016, arXiv:1602.01783",
     spec: METHOD.spec,
     copies: 8,
+    losses: on_policy::LOSSES,
+    exploration: on_policy::EXPLORATION,
     actions: Actions::Any,
     new: |space, values, copies, rng| on_policy::create(&METHOD, space, values, copies, rng),
     restore: |space, copies, checkpoint| on_policy::restore(&METHOD, space, copies, checkpoint),

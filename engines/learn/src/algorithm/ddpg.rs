@@ -10,7 +10,7 @@ mod params;
 mod state;
 
 use super::{
-    Actions, Algorithm,
+    Actions, Algorithm, Loss,
     replay::{Replay, Transition, Widths},
 };
 use crate::{
@@ -36,6 +36,17 @@ pub(super) const ALGORITHM: Algorithm = Algorithm {
     paper: "Lillicrap et al., Continuous control with deep reinforcement learning, ICLR 2016",
     spec: params::SPEC,
     copies: 1,
+    losses: &[
+        Loss {
+            name: "actor_loss",
+            of: |update| update.policy_loss,
+        },
+        Loss {
+            name: "critic_loss",
+            of: |update| update.value_loss,
+        },
+    ],
+    exploration: "noise",
     actions: Actions::Continuous,
     new: |space, values, copies, rng| {
         let params = Params::from_values(values)?;

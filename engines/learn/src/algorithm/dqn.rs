@@ -9,7 +9,7 @@ mod state;
 pub(crate) use params::SPEC;
 
 use super::{
-    Actions, Algorithm,
+    Actions, Algorithm, Loss,
     priorities::Priorities,
     replay::{Replay, Transition, Widths},
 };
@@ -32,6 +32,11 @@ pub(super) const ALGORITHM: Algorithm = Algorithm {
     paper: "Mnih et al., Human-level control through deep reinforcement learning, Nature 518, 2015",
     spec: SPEC,
     copies: 1,
+    losses: &[Loss {
+        name: "td_loss",
+        of: |update| update.loss,
+    }],
+    exploration: "epsilon",
     actions: Actions::Discrete,
     new: |space, values, _, rng| Ok(Box::new(Dqn::new(space, Params::from_values(values)?, rng))),
     restore: |space, _, bytes| Ok(Box::new(state::restore(space, bytes)?)),

@@ -13,6 +13,8 @@ pub(crate) const ALGORITHM: Algorithm = Algorithm {
     paper: "Schulman et al., Proximal Policy Optimization Algorithms, 2017, arXiv:1707.06347",
     spec: METHOD.spec,
     copies: 8,
+    losses: on_policy::LOSSES,
+    exploration: on_policy::EXPLORATION,
     actions: Actions::Any,
     new: |space, values, copies, rng| on_policy::create(&METHOD, space, values, copies, rng),
     restore: |space, copies, checkpoint| on_policy::restore(&METHOD, space, copies, checkpoint),

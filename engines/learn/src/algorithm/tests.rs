@@ -212,6 +212,19 @@ fn what_is_learned_is_a_policy_that_fits_and_can_be_continued_from() {
 }
 
 #[test]
+fn what_an_algorithm_minimises_is_measured_by_its_gradient_steps() {
+    for algorithm in ALGORITHMS {
+        let world = worlds(algorithm).next().unwrap();
+        let mut rig = Rig::new(algorithm, world, 5);
+        let update = (0..2000).find_map(|_| rig.step()).unwrap();
+        for loss in algorithm.losses {
+            assert!((loss.of)(&update).is_some(), "{}", loss.name);
+        }
+        assert!(!algorithm.losses.is_empty());
+    }
+}
+
+#[test]
 fn reloads_are_checked_and_leave_a_learner_as_it_was_when_refused() {
     for algorithm in ALGORITHMS {
         let world = worlds(algorithm).next().unwrap();

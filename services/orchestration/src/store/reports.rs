@@ -16,6 +16,7 @@ const INSERT: &str = "INSERT INTO run_reports (run_id, last, reports) VALUES ($1
 const RECORD: &str = "UPDATE training_runs SET last_report = $1, steps_done = $2, episodes_done = $3, rate = $4 \
                       WHERE id = $5";
 const GROUPS: &str = "SELECT run_id, last, reports FROM run_reports WHERE run_id = $1 AND last > $2 ORDER BY last LIMIT $3";
+const NEWEST_GROUPS: &str = "SELECT run_id, last, reports FROM run_reports WHERE run_id = $1 AND last < $2 ORDER BY last DESC LIMIT $3";
 /// Runs are numbered by time.
 const DROP_OLD: &str = "DELETE FROM run_reports WHERE run_id < \
                         (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1 OFFSET $1) \
@@ -125,6 +126,17 @@ impl Store {
     ) -> Result<Vec<Group>, OrchestrationError> {
         let query = Query::new(GROUPS).bind(run).bind(after).bind(limit);
         Ok(self.db.read("run_reports.list").all(query).await?)
+    }
+
+    /// The newest groups of a run's reports that end before a number, the newest first.
+    pub(crate) async fn newest_reports(
+        &self,
+        run: Uuid,
+        before: i64,
+        limit: i64,
+    ) -> Result<Vec<Group>, OrchestrationError> {
+        let query = Query::new(NEWEST_GROUPS).bind(run).bind(before).bind(limit);
+        Ok(self.db.read("run_reports.newest").all(query).await?)
     }
 }
 
