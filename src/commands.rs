@@ -111,7 +111,7 @@ enum Command {
     Studies(studies::Studies),
     /// Let the agents step a world, and measure how far they are from an equilibrium.
     Sessions(sessions::Sessions),
-    /// Train an algorithm in a built-in environment, without a mesh.
+    /// Train an algorithm in a built-in environment, without a mesh; follow the training runs of a mesh.
     Train(train::Train),
     /// Propose, decide about and apply changes of live hyperparameters.
     Proposals(proposals::Proposals),
@@ -340,7 +340,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Agents(agents) => agents.run(&global),
         Command::Sessions(sessions) => sessions.run(&global),
         Command::Studies(studies) => studies.run(&global),
-        Command::Train(train) => train.run(),
+        Command::Train(train) => train.run(&global),
         Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),
         Command::Policy(policy) => policy.run(&global),

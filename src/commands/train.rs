@@ -1,10 +1,12 @@
-//! `tars train`: an algorithm learns in a built-in environment, in this process and without a mesh.
+//! `tars train`: an algorithm learns in a built-in environment, in this process and without a mesh. Its
+//! subcommands are about the training runs of a mesh.
 
 mod chart;
 mod curves;
+mod watch;
 
-use super::{CommandError, listing::short, output, progress::Progress};
-use clap::{Args, builder::PossibleValuesParser};
+use super::{CommandError, Global, listing::short, output, progress::Progress};
+use clap::{Args, Subcommand, builder::PossibleValuesParser};
 use curves::{Curves, Record};
 use indicatif::ProgressBar;
 use rustix::time::{ClockId, clock_gettime};
@@ -16,19 +18,38 @@ use tars_learn::{
     hyper::{self, Values},
     presets::preset,
     training::{
-        Command, Control, Evaluation, Member, Player, Progress as Report, Training, TrainingError,
+        Command as Next, Control, Evaluation, Member, Player, Progress as Report, Training,
+        TrainingError,
     },
 };
 use tars_worlds::{AgentSpace, make_world, world_names};
+
+const NOTHING: &str = "give --env, --algo and --steps, or a subcommand; see `tars train --help`";
 
 /// How many evaluations are spread evenly over the steps, unless told otherwise.
 const EVALUATIONS: u64 = 15;
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions; those of `mesh` follow rules:\naimd, majority_quorum, static_quotas and target_tracking."
+    args_conflicts_with_subcommands = true,
+    subcommand_negates_reqs = true,
+    after_help = "Examples:\n  tars train --env cartpole --algo ppo --steps 100000 --seeds 5\n  tars train --env pendulum --algo ddpg --steps 30000 --json\n  tars train --env cartpole --algo dqn --steps 150000 --seeds 5 --out curves\n  tars train --env mesh --agent consensus --algo a2c --steps 200000\n  tars train watch\n\nHyperparameters that are known to learn an environment are used where there are some; --set replaces them.\nIn an environment with several agents the others take the first of their actions; those of `mesh` follow rules:\naimd, majority_quorum, static_quotas and target_tracking."
 )]
 pub(crate) struct Train {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    local: Option<Local>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Watch(watch::Watch),
+}
+
+/// A training in this process.
+#[derive(Debug, Args)]
+struct Local {
     /// The environment.
     #[arg(long, value_name = "ENV", value_parser = PossibleValuesParser::new(world_names()))]
     env: String,
@@ -102,7 +123,17 @@ impl Seed {
 }
 
 impl Train {
-    pub(crate) fn run(self) -> Result<ExitCode, CommandError> {
+    pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
+        match (self.command, self.local) {
+            (Some(Command::Watch(watch)), _) => watch.run(global),
+            (None, Some(local)) => local.run(),
+            (None, None) => Err(CommandError::Usage(NOTHING.to_owned())),
+        }
+    }
+}
+
+impl Local {
+    fn run(self) -> Result<ExitCode, CommandError> {
         let json = self.json;
         let trained = self.train();
         let seeds = trained.map_err(|e| e.in_json_if(json))?;
@@ -247,9 +278,9 @@ impl Control for Watched {
         self.records.push(Record::Training(report));
     }
 
-    fn poll(&mut self, step: u64) -> Command {
+    fn poll(&mut self, step: u64) -> Next {
         self.watch.step(step, cpu_time());
-        Command::Continue
+        Next::Continue
     }
 
     fn evaluated(&mut self, evaluation: &Evaluation) {
@@ -329,7 +360,8 @@ mod tests {
 
     fn train(args: &str) -> Result<Vec<Seed>, CommandError> {
         let line = format!("train --eval-episodes 2 {args}");
-        Line::parse_from(line.split(' ')).train.train()
+        let line = Line::parse_from(line.split(' '));
+        line.train.local.expect("it has no subcommand").train()
     }
 
     #[test]

@@ -1,0 +1,120 @@
+//! Training runs from the command line: followed, left, and what their ends mean to a script.
+
+use crate::home::{Desk, stderr};
+use serde_json::{Value, json};
+use std::{
+    io::{BufRead, BufReader},
+    process::{Output, Stdio},
+};
+use tars::rest::Rest;
+
+const NOBODYS: &str = "019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d";
+const RUNS: &str = "/api/v1/orchestration/training";
+
+async fn start(rest: &Rest, steps: u64) -> String {
+    let path = "/api/v1/orchestration/agents/policy/train";
+    let body = json!({ "steps": steps.to_string(), "seed": "1" });
+    let run = rest.post(path, body).await.unwrap();
+    run["run"]["run_id"].as_str().unwrap().to_owned()
+}
+
+fn lines(watched: &Output) -> Vec<Value> {
+    let text = String::from_utf8(watched.stdout.clone()).unwrap();
+    let lines = text.lines();
+    lines
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_run_is_followed_to_its_end() {
+    let desk = Desk::new();
+    let none = desk.refused(&["train", "watch"]);
+    assert!(none.contains("no training run"), "{none}");
+    let unknown = desk.refused(&["train", "watch", NOBODYS]);
+    assert!(unknown.contains("the newest run"), "{unknown}");
+
+    let run = start(&desk.mesh.admin().await, 3000).await;
+    let watched = desk.run(&["train", "watch", &run, "--json"]);
+    assert!(watched.status.success(), "{}", stderr(&watched));
+    let items = lines(&watched);
+    let sequences = items.iter().map(|item| item["sequence"].as_str().unwrap());
+    let expected = (1..=items.len()).map(|number| number.to_string());
+    assert!(sequences.eq(expected), "every report, once");
+    assert!(
+        items
+            .iter()
+            .any(|item| item["progress"]["loss"].is_number())
+    );
+    let ended = &items[items.len() - 1]["ended"];
+    assert_eq!(ended["state"], "TRAINING_STATE_COMPLETED", "{ended}");
+
+    let shown = desk.good(&["train", "watch"]);
+    let shown: Vec<&str> = shown.lines().collect();
+    assert_eq!(shown.len(), items.len() + 1, "a row for each, and a head");
+    assert!(shown[0].contains("STEP") && shown[0].contains("EXPLORATION"));
+    let last = shown[shown.len() - 1];
+    assert!(last.starts_with("completed: 3000 of 3000 steps"), "{last}");
+    assert!(last.contains("mean return"), "{last}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_interrupt_ends_the_watching_and_a_cancelled_run_is_no_success() {
+    let desk = Desk::new();
+    let rest = desk.mesh.admin().await;
+    let run = start(&rest, 10_000_000).await;
+    let mut command = desk.tars(&["train", "watch", "--json"]);
+    let command = command.stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut watching = command.spawn().unwrap();
+    let mut items = BufReader::new(watching.stdout.take().unwrap()).lines();
+    let first: Value = serde_json::from_str(&items.next().unwrap().unwrap()).unwrap();
+    assert_eq!(first["sequence"], "1");
+    let pid = rustix::process::Pid::from_child(&watching);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    // Whatever it still prints is read, so that it can end.
+    items.for_each(drop);
+    let left = watching.wait_with_output().unwrap();
+    assert_eq!(left.status.code(), Some(130), "{}", stderr(&left));
+    let error: Value = serde_json::from_str(&stderr(&left)).unwrap();
+    let goes_on = format!("`tars train watch {run}` goes on");
+    assert!(
+        error["message"].as_str().unwrap().contains(&goes_on),
+        "{error}"
+    );
+
+    let path = format!("{RUNS}/{run}");
+    let running = rest.get(&path).await.unwrap();
+    assert_eq!(running["run"]["state"], "TRAINING_STATE_RUNNING");
+    rest.post(&format!("{path}/cancel"), json!({}))
+        .await
+        .unwrap();
+    let watched = desk.run(&["train", "watch", &run]);
+    assert_eq!(watched.status.code(), Some(1), "{}", stderr(&watched));
+    let shown = String::from_utf8(watched.stdout).unwrap();
+    let last = shown.lines().last().unwrap();
+    assert!(last.starts_with("cancelled: "), "{last}");
+}
+
+#[test]
+fn a_training_in_this_process_and_a_run_of_a_mesh_are_told_apart() {
+    let desk = Desk::new();
+    let train = [
+        "train", "--env", "cartpole", "--algo", "ppo", "--steps", "64",
+    ];
+    desk.home
+        .good(&[&train[..], &["--eval-episodes", "1"]].concat());
+    for args in [
+        &["train"][..],
+        &["train", "--env", "cartpole"],
+        &["train", "--env", "cartpole", "watch"],
+        &["train", "watch", "nobody"],
+    ] {
+        let refused = desk.home.run(args);
+        assert_eq!(
+            refused.status.code(),
+            Some(2),
+            "{args:?}: {}",
+            stderr(&refused)
+        );
+    }
+}
