@@ -26,6 +26,9 @@ pub(crate) enum Bench {
     Nash,
     /// How long a revoked certificate still works in other processes.
     Revocation,
+    /// Steps while weights and hyperparameters change and while agents train, against the same steps while
+    /// nothing else happens.
+    Serving,
     /// Writes, reads and pages of a service's own store, against bare sqlx on the same database.
     Store,
 }
@@ -57,6 +60,7 @@ impl Bench {
             Self::Rotation => "bench_rotation",
             Self::Revocation => "bench_revocation",
             Self::Nash => "bench_nash",
+            Self::Serving => "bench_serving",
             Self::Store => "bench_store",
         }
     }
@@ -73,7 +77,10 @@ impl Bench {
 
     /// Whether it starts the real binary.
     fn needs_binary(self) -> bool {
-        matches!(self, Self::Abuse | Self::Rotation | Self::Revocation)
+        matches!(
+            self,
+            Self::Abuse | Self::Rotation | Self::Revocation | Self::Serving
+        )
     }
 }
 
