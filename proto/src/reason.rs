@@ -157,6 +157,20 @@ reasons! {
     NO_EARLIER_VERSION,
     /// The weights of the version are damaged, or do not fit the agent.
     UNUSABLE_VERSION,
+    /// The agent is not bound to the live mesh, so that its versions take no stage but ACTIVE.
+    NOT_BOUND,
+    /// The agent has no rules, so that there is nothing to compare its versions with.
+    NO_RULES,
+    /// The version climbs one stage at a time, or what is promoted takes no such stage.
+    STAGE_ORDER,
+    /// The model of the mesh is not calibrated, or was not for too long.
+    UNCALIBRATED,
+    /// The version was not compared with what it would replace, or on too few seeds.
+    NOT_COMPARED,
+    /// The version is not shown to be as good as what it would replace, or is worse than a rule.
+    NOT_BETTER,
+    /// The version has answered too few steps in CANARY, or the shield blocked too many of them.
+    CANARY_UNPROVEN,
     /// The work that the call is a part of has been taken over by another process of its service.
     SUPERSEDED,
     /// The replica does not know whether what it would serve is live; another one may.

@@ -168,6 +168,9 @@ impl Config {
         );
         out.extend(ranges::mistakes(self, |key| !invalid.has(key)));
         out.extend(self.connect.mistakes());
+        if !invalid.has_in("orchestration") {
+            out.extend(self.orchestration.mistakes());
+        }
         if !invalid.has_in("database") {
             out.extend(self.database.mistakes());
         }

@@ -3,6 +3,7 @@
 mod versions;
 
 mod calibration;
+mod compare;
 
 use super::{
     CommandError, Global,
@@ -13,6 +14,7 @@ use super::{
 };
 use crate::rest::Rest;
 use clap::{Args, Subcommand};
+use compare::Compare;
 use serde_json::{Map, Value, json};
 use std::process::ExitCode;
 use tars_proto::reason;
@@ -71,7 +73,7 @@ enum Command {
     Versions(Versions),
     /// Make an earlier version of an agent's weights live again, or one of its rules, under the next number.
     #[command(
-        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --expect-version 5 --json"
+        after_help = "Examples:\n  tars agents promote policy 3 --reason 'the last run forgot'\n  tars agents promote policy --rule aimd\n  tars agents promote policy 3 --stage canary\n  tars agents promote policy 3 --expect-version 5 --json"
     )]
     Promote(Promote),
     /// Make the version of an agent's weights live again that was live before; a second one undoes it.
@@ -79,6 +81,11 @@ enum Command {
         after_help = "Examples:\n  tars agents rollback policy --reason 'worse at night'\n  tars agents rollback policy --expect-version 5 --json"
     )]
     Rollback(Rollback),
+    /// Compare a version of an agent with what answers now and with the agent's rules, and store the result.
+    #[command(
+        after_help = "Examples:\n  tars agents compare policy --version 3\n  tars agents compare policy --stored --json | jq '.rules[].verdict'\n\nEach takes the agent's part in the same episodes of the simulated mesh; the other agents follow their default\nrules. A version of an agent that is bound to the live mesh climbs beyond SHADOW on 30 seeds or more."
+    )]
+    Compare(Compare),
 }
 
 #[derive(Debug, Args)]
@@ -150,6 +157,7 @@ impl Agents {
                 Command::Versions(versions) => versions.run(&rest).await,
                 Command::Promote(promote) => promote.run(&rest).await,
                 Command::Rollback(rollback) => rollback.run(&rest).await,
+                Command::Compare(compare) => compare.run(&rest).await,
             }
         })?;
         done.map_err(|e: CommandError| e.in_json_if(json))
@@ -164,6 +172,7 @@ impl Command {
             Self::Versions(versions) => versions.json,
             Self::Promote(promote) => promote.is_in_json(),
             Self::Rollback(rollback) => rollback.is_in_json(),
+            Self::Compare(compare) => compare.json,
         }
     }
 }
@@ -235,6 +244,8 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
         ("weights", short(&agent["weights_version"])),
         ("rule", text(&agent["rule"])),
         ("rules", words(&agent["rules"])),
+        ("shadow", text(&agent["shadow_version"])),
+        ("canary", text(&agent["canary_version"])),
         ("last return", short(&agent["last_return"])),
         ("steps", short(&agent["total_steps"])),
         ("episodes", short(&agent["total_episodes"])),

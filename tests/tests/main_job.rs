@@ -11,6 +11,8 @@ use tars_tests::{
 
 #[path = "main_job/agents.rs"]
 mod agents;
+#[path = "main_job/ladder.rs"]
+mod ladder;
 
 /// Waits until the metrics have a line; with replicas, until theirs add up to it.
 async fn until_counted(mesh: &TestMesh, line: &str) {

@@ -142,9 +142,19 @@ const SCANS: &[Scan] = &[
         "the newest runs in the order of their key",
     ),
     scan(
-        "DELETE FROM checkpoints WHERE EXISTS",
+        "DELETE FROM checkpoints WHERE checkpoints.version",
         Engine::Either,
         "the checkpoints that are retained, by the replica that has the lease of it",
+    ),
+    scan(
+        "DELETE FROM comparisons WHERE NOT EXISTS",
+        Engine::Either,
+        "as the one before: a row for each version that was compared",
+    ),
+    scan(
+        "DELETE FROM trials WHERE NOT EXISTS",
+        Engine::Either,
+        "as the one before: a row for each version that climbed",
     ),
     scan(
         "SELECT blob FROM checkpoints WHERE blob IS NOT NULL UNION",

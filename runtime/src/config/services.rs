@@ -62,6 +62,26 @@ pub struct Orchestration {
     /// Length in seconds of the windows in which the calls that are served are measured, to calibrate the
     /// model of the mesh.
     pub calibration_seconds: u64,
+    /// The agents that are bound to the live mesh: `policy`, `consensus`, `ethical`, `resource`. What training makes
+    /// of them answers nothing until it has climbed from SIM to ACTIVE. Weights of other agents answer at once.
+    pub bound_agents: Vec<String>,
+}
+
+/// The agents of a mesh.
+const AGENTS: [&str; 4] = ["policy", "consensus", "ethical", "resource"];
+
+impl Orchestration {
+    pub(super) fn mistakes(&self) -> Vec<String> {
+        let known = |name: &&String| !AGENTS.contains(&name.as_str());
+        let unknown = self.bound_agents.iter().filter(known);
+        let mistake = |name| {
+            let agents = AGENTS.join(", ");
+            format!(
+                "orchestration.bound_agents: there is no agent {name:?}; the agents are {agents}"
+            )
+        };
+        unknown.map(mistake).collect()
+    }
 }
 
 impl Default for Orchestration {
@@ -74,6 +94,7 @@ impl Default for Orchestration {
             checkpoint_seconds: 10,
             environment: "mesh".to_owned(),
             calibration_seconds: 60,
+            bound_agents: Vec::new(),
         }
     }
 }

@@ -6,10 +6,15 @@ use crate::{
     choices::Choices,
     learners::{Followed, Live},
     rules::{self, Rule},
+    shield::{Blocked, Shield},
     store::{self, AgentRow, ApprovalRow, HoldRow, Store, VersionRow},
     task,
 };
 use arc_swap::ArcSwap;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -25,7 +30,9 @@ use tars_learn::{
 use tars_runtime::{
     blobs::{BlobError, Blobs},
     clock::Clock,
+    config,
     db::{Corrupt, DbError, Transaction},
+    metrics::Metrics,
 };
 use tars_worlds::{ActionSpace, AgentSpace};
 use tokio::sync::{Mutex, watch};
@@ -39,6 +46,9 @@ const AGENTS: &[(&str, &str)] = &[
     ("resource", "ddpg"),
 ];
 
+/// The environment that is the mesh itself.
+const MESH: &str = "mesh";
+
 /// The fixed part of an agent; [`LiveAgent`] has the rest.
 #[derive(Debug, Clone)]
 pub(crate) struct Definition {
@@ -47,8 +57,19 @@ pub(crate) struct Definition {
     /// The world that it lives in.
     pub(crate) environment: String,
     pub(crate) space: AgentSpace,
+    /// Whether it is bound to the live mesh, so that its versions climb the ladder.
+    pub(crate) bound: bool,
     /// The names of the rules that it can answer by.
     pub(crate) rules: Vec<&'static str>,
+    /// What it may not do.
+    shield: Shield,
+}
+
+/// The actions that the shield replaced, by agent and limit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BlockedLabels {
+    agent: &'static str,
+    limit: &'static str,
 }
 
 #[derive(Debug)]
@@ -68,6 +89,7 @@ pub(crate) struct Agent {
     followed: Live,
     held: watch::Sender<bool>,
     changing: Mutex<()>,
+    blocked: Family<BlockedLabels, Counter>,
     /// Whether the rows may differ from the live state, because a commit is in doubt.
     in_doubt: AtomicBool,
 }
@@ -110,27 +132,39 @@ pub(crate) struct Action {
     pub(crate) weights_version: i64,
     /// The rule that answered; absent where a policy did.
     pub(crate) rule: Option<&'static str>,
+    /// Why the shield replaced the action that was preferred.
+    pub(crate) shielded: Option<Blocked>,
 }
 
 impl Agents {
-    /// Opens the agents that are stored, and creates those that are not in an environment.
+    /// Opens the agents that are stored, and creates those that are not in the environment of the settings.
     pub(crate) async fn open(
         store: &Store,
         blobs: Blobs,
         clock: Clock,
-        environment: &str,
+        settings: &config::Orchestration,
+        metrics: &Metrics,
     ) -> Result<Self, OrchestrationError> {
+        let blocked = metrics.register(
+            "agent_actions_blocked",
+            "Actions of agents that the action shield replaced, by agent and limit",
+            Family::default(),
+        );
         let mut all = BTreeMap::new();
         for (id, algorithm) in AGENTS {
             let stored = store.agent(id).await?;
             let (algorithm, environment) = match &stored {
                 Some(row) => (row.algorithm.as_str(), row.environment.as_str()),
-                None => (*algorithm, environment),
+                None => (*algorithm, settings.environment.as_str()),
             };
-            let definition = Definition::new(id, algorithm, environment)?;
+            let mut definition = Definition::new(id, algorithm, environment)?;
+            if settings.bound_agents.iter().any(|bound| bound == id) {
+                definition.bind()?;
+            }
             if definition.algorithm.fits(&definition.space).is_ok() {
-                let agent = Agent::open(definition, stored, store, &blobs, &clock).await?;
-                all.insert(*id, Arc::new(agent));
+                let opened = Agent::open(definition, stored, store, &blobs, &clock).await?;
+                let blocked = Family::clone(&blocked);
+                all.insert(*id, Arc::new(Agent { blocked, ..opened }));
             }
         }
         Ok(Self { all, blobs, clock })
@@ -187,26 +221,29 @@ impl Agents {
         Ok(())
     }
 
-    /// Writes new weights, and the row that refers to them. The caller commits and publishes.
+    /// Writes new weights, and the row that refers to them. Of an agent that is bound to the live mesh they
+    /// enter the ladder, and do not answer. Returns the number of the version too. The caller commits and publishes.
     pub(crate) async fn install(
         &self,
         tx: &mut Transaction,
         agent: &Agent,
         installed: Installed<'_>,
-    ) -> Result<LiveAgent, OrchestrationError> {
+    ) -> Result<(LiveAgent, i64), OrchestrationError> {
         let blob = self.blobs.put(tx, installed.policy.to_bytes()).await?;
         let mut next = LiveAgent::clone(&agent.live());
-        next.row.weights = Some(blob.clone());
-        next.row.rule = None;
-        next.row.weights_version += 1;
-        next.row.last_return = Some(installed.final_return);
+        let (number, served) = (next_version(tx, &next.row).await?, !agent.is_bound());
+        if served {
+            next.row.weights = Some(blob.clone());
+            next.row.rule = None;
+            next.row.weights_version = number;
+            next.row.last_return = Some(installed.final_return);
+            (next.policy, next.rule) = (Some(installed.policy.clone()), None);
+        }
         next.row.total_steps += installed.steps;
         next.row.total_episodes += installed.episodes;
         next.row.updated_us = self.clock.now_us();
-        next.policy = Some(installed.policy.clone());
-        next.rule = None;
         let version = VersionRow {
-            version: next.row.weights_version,
+            version: number,
             blob: Some(blob),
             rule: None,
             at_us: next.row.updated_us,
@@ -214,10 +251,11 @@ impl Agents {
             run_id: Some(installed.run),
             mean_return: Some(installed.final_return),
             restored_from: None,
+            served,
         };
         store::update_weights(tx, &next.row).await?;
         store::insert_version(tx, agent.id(), &version).await?;
-        Ok(next)
+        Ok((next, number))
     }
 
     /// Makes what a retained version answers by the next version, as [`install`](Self::install) does.
@@ -257,13 +295,15 @@ impl Agents {
         let mut next = LiveAgent::clone(&agent.live());
         next.row.weights = origin.blob.clone();
         next.row.rule = origin.rule.clone();
-        next.row.weights_version += 1;
+        next.row.weights_version = next_version(tx, &next.row).await?;
         next.row.last_return = origin.mean_return;
         next.row.updated_us = self.clock.now_us();
         (next.policy, next.rule) = answerer.into_parts();
+        next.row.leave(origin.version);
         let version = VersionRow {
             version: next.row.weights_version,
             at_us: next.row.updated_us,
+            served: true,
             ..origin
         };
         store::update_weights(tx, &next.row).await?;
@@ -272,7 +312,7 @@ impl Agents {
     }
 
     /// What a retained version answers by, if the agent can act by it.
-    async fn answerer_of(
+    pub(crate) async fn answerer_of(
         &self,
         agent: &Agent,
         version: &VersionRow,
@@ -325,8 +365,22 @@ impl Definition {
             algorithm: found.ok_or_else(|| OrchestrationError::Algorithm(algorithm.to_owned()))?,
             environment: environment.to_owned(),
             rules: rules::names(&space),
+            shield: Shield::of(&space, environment == MESH),
             space,
+            bound: false,
         })
+    }
+
+    /// Binds the agent to the live mesh, which only an agent of the mesh's model can act on.
+    fn bind(&mut self) -> Result<(), OrchestrationError> {
+        self.bound = self.environment == MESH;
+        match self.bound {
+            true => Ok(()),
+            false => Err(OrchestrationError::BoundElsewhere {
+                agent: self.id,
+                environment: self.environment.clone(),
+            }),
+        }
     }
 
     /// One of the agent's rules.
@@ -371,6 +425,7 @@ impl Agent {
             held: watch::Sender::new(live.hold.is_some()),
             live: ArcSwap::from_pointee(live),
             changing: Mutex::new(()),
+            blocked: Family::default(),
             in_doubt: AtomicBool::new(false),
         })
     }
@@ -395,6 +450,11 @@ impl Agent {
 
     pub(crate) fn id(&self) -> &'static str {
         self.definition.id
+    }
+
+    /// Whether its versions climb the ladder.
+    pub(crate) fn is_bound(&self) -> bool {
+        self.definition.bound
     }
 
     pub(crate) fn check(&self, values: &Values) -> Result<(), OrchestrationError> {
@@ -450,10 +510,13 @@ impl Agent {
         }
     }
 
-    fn name_of(&self, action: usize) -> String {
-        match &self.definition.space.action {
-            ActionSpace::Discrete(names) => names.get(action).map(ToString::to_string),
-            ActionSpace::Continuous(_) => None,
+    /// The name of a discrete action; empty for a continuous one.
+    fn name_of(&self, action: &tars_worlds::Action) -> String {
+        match (&self.definition.space.action, action) {
+            (ActionSpace::Discrete(names), tars_worlds::Action::Discrete(at)) => {
+                names.get(*at).map(ToString::to_string)
+            }
+            _ => None,
         }
         .unwrap_or_default()
     }
@@ -482,18 +545,51 @@ impl Agent {
         }
         let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
         let Decision { action, values } = answerer.decide(&observation);
-        let name = match &action {
-            tars_worlds::Action::Discrete(at) => self.name_of(*at),
-            tars_worlds::Action::Continuous(_) => String::new(),
-        };
-        Ok(Action {
+        let acted = Action {
             agent: self.definition.id,
+            name: self.name_of(&action),
             action,
-            name,
             values,
             weights_version: live.row.weights_version,
             rule: answerer.rule(),
+            shielded: None,
+        };
+        Ok(match self.is_bound() {
+            true => self.shielded(&observation, acted),
+            false => acted,
         })
+    }
+
+    /// Replaces what the shield does not allow, and counts it.
+    pub(crate) fn shielded(&self, observation: &[f32], acted: Action) -> Action {
+        let Some(blocked) = self.definition.shield.check(observation, &acted.action) else {
+            return acted;
+        };
+        let labels = BlockedLabels {
+            agent: self.id(),
+            limit: blocked.limit.name(),
+        };
+        self.blocked.get_or_create(&labels).inc();
+        let space = &self.definition.space.action;
+        let is_finite = acted.values.iter().all(|value| value.is_finite());
+        Action {
+            name: self.name_of(&blocked.instead),
+            values: match is_finite {
+                true => acted.values,
+                false => rules::values(space, &blocked.instead),
+            },
+            action: blocked.instead.clone(),
+            shielded: Some(blocked),
+            ..acted
+        }
+    }
+
+    /// What a bound agent does of what a conflict was resolved to.
+    pub(crate) fn allowed(&self, observation: &[f32], resolved: Action) -> Action {
+        match self.is_bound() {
+            true => self.shielded(observation, resolved),
+            false => resolved,
+        }
     }
 }
 
@@ -557,6 +653,7 @@ impl LiveAgent {
         versions(self) == versions(other)
             && self.row.weights == other.row.weights
             && self.row.rule == other.row.rule
+            && self.row.places() == other.row.places()
             && self.approved.change_id == other.approved.change_id
             && self.hold == other.hold
     }
@@ -591,6 +688,12 @@ async fn governance(
     Ok((approved, hold))
 }
 
+/// The number of the next version. Those on the ladder have larger ones than the live one.
+async fn next_version(tx: &mut Transaction, row: &AgentRow) -> Result<i64, OrchestrationError> {
+    let newest = store::newest_version(tx, &row.id).await?;
+    Ok(newest.max(row.weights_version) + 1)
+}
+
 async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Policy>, OrchestrationError> {
     Ok(match &row.weights {
         Some(name) => Some(Policy::from_bytes(&blobs.get(name).await?)?),
@@ -618,6 +721,8 @@ async fn first(
         weights: None,
         rule: None,
         weights_version: 0,
+        shadow: None,
+        canary: None,
         last_return: None,
         total_steps: 0,
         total_episodes: 0,

@@ -1,6 +1,7 @@
 //! Orchestration's gRPC handlers.
 
 mod calibrations;
+mod comparisons;
 mod environments;
 mod games;
 mod hosts;
@@ -13,6 +14,8 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent as Slot, LiveAgent},
     changes::{ApplyOperation, AwaitDecision, ParameterDrift, Release, Reload, Settle},
+    comparisons::MIN_SEEDS,
+    ladder::Stage,
     serving::Rollout,
     steps::{Observed, StepOutcome},
     store::{HoldRow, ListedVersion},
@@ -161,6 +164,9 @@ fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
         drift: drift(live.drift()),
         hold: live.hold.as_ref().map(hold),
         rule: live.row.rule.clone().unwrap_or_default(),
+        bound: slot.is_bound(),
+        shadow_version: live.row.shadow.map(unsigned),
+        canary_version: live.row.canary.map(unsigned),
         rules: slot
             .definition
             .rules
@@ -171,8 +177,10 @@ fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
 }
 
 fn version(listed: ListedVersion) -> AgentVersion {
-    let ListedVersion { row, live } = listed;
+    let stage = stage_as(Stage::of(&listed.row, listed.places()));
+    let ListedVersion { row, live, .. } = listed;
     AgentVersion {
+        stage: stage.into(),
         version: unsigned(row.version),
         live_since: Some(timestamp(row.at_us)),
         live: row.version == live,
@@ -182,6 +190,34 @@ fn version(listed: ListedVersion) -> AgentVersion {
         restored_from: row.restored_from.map(unsigned),
         rule: row.rule.unwrap_or_default(),
     }
+}
+
+/// The version that is meant; without one, the live one.
+fn version_of(slot: &Slot, version: Option<u64>) -> i64 {
+    version.map_or_else(|| slot.live().row.weights_version, signed)
+}
+
+fn stage_as(stage: Stage) -> AgentStage {
+    match stage {
+        Stage::Sim => AgentStage::Sim,
+        Stage::Shadow => AgentStage::Shadow,
+        Stage::Canary => AgentStage::Canary,
+        Stage::Active => AgentStage::Active,
+        Stage::Retired => AgentStage::Retired,
+    }
+}
+
+/// The stage that a promotion asks for, if it names one.
+fn stage(from: i32) -> Result<Option<Stage>, OrchestrationError> {
+    let named = AgentStage::try_from(from).map_err(|_| OrchestrationError::UnknownStage)?;
+    Ok(match named {
+        AgentStage::Unspecified => None,
+        AgentStage::Sim => Some(Stage::Sim),
+        AgentStage::Shadow => Some(Stage::Shadow),
+        AgentStage::Canary => Some(Stage::Canary),
+        AgentStage::Active => Some(Stage::Active),
+        AgentStage::Retired => Some(Stage::Retired),
+    })
 }
 
 /// What a promotion asks for: a version or a rule.
@@ -368,6 +404,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             by,
             reason: asked.reason,
             target: target(asked.version, asked.rule)?,
+            stage: stage(asked.stage)?,
             expected: asked.expected_weights_version.map(signed),
         };
         let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;
@@ -387,12 +424,42 @@ impl orchestration_service_server::OrchestrationService for Api {
             by,
             reason: asked.reason,
             target: Target::Before,
+            stage: None,
             expected: asked.expected_weights_version.map(signed),
         };
         let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;
         Ok(Response::new(RollbackAgentResponse {
             agent: Some(agent),
             pending_replicas,
+        }))
+    }
+
+    async fn compare_agent(
+        &self,
+        request: Request<CompareAgentRequest>,
+    ) -> Result<Response<CompareAgentResponse>, Status> {
+        let caller = Call::of(&request)?.actor();
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let version = version_of(slot, asked.version);
+        let seeds = asked.seeds.unwrap_or(MIN_SEEDS);
+        let found = self.0.compare(Arc::clone(slot), caller, version, seeds);
+        let comparison = comparisons::comparison(slot.id(), version, found.await?);
+        Ok(Response::new(CompareAgentResponse {
+            comparison: Some(comparison),
+        }))
+    }
+
+    async fn get_comparison(
+        &self,
+        request: Request<GetComparisonRequest>,
+    ) -> Result<Response<GetComparisonResponse>, Status> {
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let version = version_of(slot, asked.version);
+        let found = self.0.comparison(slot, version).await?;
+        Ok(Response::new(GetComparisonResponse {
+            comparison: Some(comparisons::comparison(slot.id(), version, found)),
         }))
     }
 

@@ -36,6 +36,9 @@ use windows::{Measured, Windows};
 
 /// How many are retained: a day's at the usual length of a window.
 const RETAINED: i64 = 1_440;
+/// For how many windows a calibration counts. Each window makes a new one, so that an old one means that none
+/// could be made.
+const LIFE: u32 = 10;
 /// The lease of the replica that does this for all.
 const LEASE: &str = "calibration";
 
@@ -69,6 +72,11 @@ impl Calibrations {
             window,
             places,
         }
+    }
+
+    /// For how long a calibration counts after its last window.
+    pub(crate) fn life(&self) -> Duration {
+        self.window * LIFE
     }
 
     /// The latest calibration.

@@ -126,6 +126,8 @@ mod tests {
                 weights: None,
                 rule: None,
                 weights_version: 0,
+                shadow: None,
+                canary: None,
                 last_return: None,
                 total_steps: 0,
                 total_episodes: 0,
@@ -169,6 +171,7 @@ mod tests {
                 run_id: None,
                 mean_return: None,
                 restored_from: None,
+                served: true,
             }
         }
 

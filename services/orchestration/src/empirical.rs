@@ -168,6 +168,14 @@ impl Scene {
         })
     }
 
+    /// The actions, and what agents that are bound to the live mesh do instead of those that the shield blocks.
+    pub(crate) fn allowed(&self, resolved: Vec<Action>) -> Vec<Action> {
+        let seats = self.seats.iter().zip(resolved).enumerate();
+        seats
+            .map(|(at, (seat, action))| seat.allowed(self.seen.of(at), action))
+            .collect()
+    }
+
     fn choices_to_measure(&self, acted: &[Action]) -> Vec<Measured> {
         let spaces = self.world.spec().agents.iter().zip(acted).enumerate();
         spaces
@@ -258,6 +266,7 @@ fn play(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Action {
         values,
         weights_version: 0,
         rule: Some(rule.map_or(task::FIRST_ACTION, |rule| rule.name())),
+        shielded: None,
     }
 }
 

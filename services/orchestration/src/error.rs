@@ -1,5 +1,6 @@
 //! Orchestration's errors, and the one table that maps them to gRPC statuses.
 
+use crate::ladder::{Refusal, Stage};
 use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
 use tars_interceptors::store;
@@ -69,6 +70,32 @@ pub(crate) enum OrchestrationError {
         rule: String,
         known: Vec<&'static str>,
     },
+    #[error(
+        "{agent} is in orchestration.bound_agents, and lives in {environment}: only agents of the mesh can be bound to one"
+    )]
+    BoundElsewhere {
+        agent: &'static str,
+        environment: String,
+    },
+    #[error("version {version} of {agent} stays in {stage}: {why}")]
+    Ladder {
+        agent: &'static str,
+        version: i64,
+        stage: Stage,
+        why: Refusal,
+    },
+    #[error("{agent}: {why}")]
+    NoStage { agent: &'static str, why: Refusal },
+    #[error(
+        "version {0} earns rewards that are not finite, so that nothing can be compared with it"
+    )]
+    NotComparable(i64),
+    #[error(
+        "{0} has no rules that its versions could be compared with: only agents of the mesh have"
+    )]
+    NothingToCompare(&'static str),
+    #[error("there is no such stage")]
+    UnknownStage,
     #[error("exactly one is required: a version, or a rule")]
     OneTarget,
     #[error("no version of the weights was live before that is retained")]
@@ -220,6 +247,10 @@ impl From<OrchestrationError> for Status {
             }
             E::NotRetained { version, .. } => fault::absent("version", &version.to_string(), &text),
             E::UnknownRule { rule, .. } => fault::absent("rule", &rule, &text),
+            E::Ladder { why, .. } | E::NoStage { why, .. } => refused(&why, &text),
+            E::NotComparable(_) => unusable(&text),
+            E::NothingToCompare(_) => fault::precondition(reason::NO_RULES, "agent", &text),
+            E::UnknownStage => fault::invalid_field("stage", &text),
             E::OneTarget => fault::invalid_field("version", &text),
             E::NoEarlierVersion => fault::precondition(reason::NO_EARLIER_VERSION, "agent", &text),
             E::UnusableVersion { .. } => unusable(&text),
@@ -272,11 +303,27 @@ impl From<OrchestrationError> for Status {
             E::Trimmed(_) => fault::status(Code::OutOfRange, reason::TRIMMED, &text),
             E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::Store(e) => store::failed(&e),
+            E::BoundElsewhere { .. } => internal(&text),
             E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) | E::NoGame(_) => {
                 internal(&text)
             }
         }
     }
+}
+
+/// A version does not climb.
+fn refused(why: &Refusal, text: &str) -> Status {
+    use Refusal as R;
+    let reason = match why {
+        R::NoTarget(_) => return fault::invalid_field("stage", text),
+        R::NotBound => reason::NOT_BOUND,
+        R::Skips { .. } | R::ActiveStays | R::RuleIsActive => reason::STAGE_ORDER,
+        R::NotMeasured | R::Uncalibrated(_) | R::Outdated { .. } => reason::UNCALIBRATED,
+        R::NotCompared(_) | R::FewSeeds(_) => reason::NOT_COMPARED,
+        R::NotAsGood { .. } | R::Worse { .. } => reason::NOT_BETTER,
+        R::TooFewSteps(_) | R::Blocked { .. } => reason::CANARY_UNPROVEN,
+    };
+    fault::precondition(reason, "version", text)
 }
 
 fn of_training(error: TrainingError, text: &str) -> Status {

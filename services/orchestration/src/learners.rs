@@ -13,13 +13,16 @@ pub(crate) use steering::{Durable, Event, Followed, Follows, Live};
 
 use crate::{OrchestrationError, task::Task};
 use parking_lot::Mutex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    fmt,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 use steering::Steering;
 use tars_learn::training::Training;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// The capacity of a run's event channel. A slow receiver slows the run down.
 const REPORTS: usize = 16;
@@ -74,6 +77,13 @@ pub(crate) struct Running {
     stop: Stop,
 }
 
+/// Queued or running work with a result. Dropping it stops the work.
+#[derive(Debug)]
+pub(crate) struct Computing<T> {
+    result: oneshot::Receiver<T>,
+    stop: Stop,
+}
+
 /// Stops a run, whether it is queued or running.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
@@ -113,15 +123,12 @@ impl Learners {
             Some(durable) => durable.split(positions),
             None => (None, None),
         };
-        let job = Job {
-            training,
-            checkpoint,
-            steering: Steering {
-                sender,
-                stop,
-                following,
-            },
+        let steering = Steering {
+            sender,
+            stop,
+            following,
         };
+        let job = Job::train(training, checkpoint, steering);
         let ticket = self.0.enter(owner, job)?;
         self.0.begin_next();
         let queue = Arc::clone(&self.0);
@@ -133,6 +140,51 @@ impl Learners {
                 queue,
             },
         })
+    }
+}
+
+impl Learners {
+    /// Does other work on a thread, at once or in its turn. The work looks at the flag, which is set when its
+    /// result is not waited for any more.
+    pub(crate) fn compute<T: Send + 'static>(
+        &self,
+        owner: Owner,
+        work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
+    ) -> Result<Computing<T>, OrchestrationError> {
+        let (sender, result) = oneshot::channel();
+        let flag = Arc::new(AtomicBool::new(false));
+        let stop = Arc::clone(&flag);
+        let job = Job(Box::new(move || {
+            // A receiver that went away needs no result.
+            sender.send(work(&stop)).ok();
+        }));
+        let ticket = self.0.enter(owner, job)?;
+        self.0.begin_next();
+        let queue = Arc::clone(&self.0);
+        Ok(Computing {
+            result,
+            stop: Stop {
+                flag,
+                ticket,
+                queue,
+            },
+        })
+    }
+}
+
+// === impl Computing ===
+
+impl<T> Computing<T> {
+    /// Waits for the result.
+    pub(crate) async fn result(mut self) -> Result<T, OrchestrationError> {
+        let result = (&mut self.result).await;
+        result.map_err(|_| OrchestrationError::Worker("a computation of a learner"))
+    }
+}
+
+impl<T> Drop for Computing<T> {
+    fn drop(&mut self) {
+        self.stop.stop();
     }
 }
 
@@ -273,29 +325,31 @@ impl Stop {
     }
 }
 
-#[derive(Debug)]
-struct Job {
-    training: Training,
-    /// Where it continues.
-    checkpoint: Option<Vec<u8>>,
-    steering: Steering,
+/// What a thread does.
+struct Job(Box<dyn FnOnce() + Send>);
+
+impl fmt::Debug for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Job")
+    }
 }
 
 impl Job {
+    fn train(training: Training, checkpoint: Option<Vec<u8>>, mut steering: Steering) -> Self {
+        Self(Box::new(move || {
+            // A receiver that went away needs neither event.
+            steering.sender.blocking_send(Event::Began).ok();
+            let result = training.execute(checkpoint.as_deref(), &mut steering);
+            steering.sender.blocking_send(Event::Ended(result)).ok();
+        }))
+    }
+
     fn spawn(self, busy: Busy) {
-        let Self {
-            training,
-            checkpoint,
-            mut steering,
-        } = self;
         let started = std::thread::Builder::new()
             .name("learner".to_owned())
             .spawn(move || {
                 let _busy = busy;
-                // A receiver that went away needs neither event.
-                steering.sender.blocking_send(Event::Began).ok();
-                let result = training.execute(checkpoint.as_deref(), &mut steering);
-                steering.sender.blocking_send(Event::Ended(result)).ok();
+                (self.0)();
             });
         if let Err(e) = started {
             tracing::error!(error = %e, "failed to start a learner thread");
@@ -398,6 +452,29 @@ mod tests {
         let again = start(&learners, Class::Training, "ada", LONG);
         drop(again);
         start(&learners, Class::Training, "ada", LONG);
+    }
+
+    #[tokio::test]
+    async fn other_work_takes_its_turn_and_is_stopped_when_nobody_waits() {
+        let learners = Learners::new(1, 4);
+        let own = || owner(Class::Search, "ada");
+        let sum = learners.compute(own(), |_| 1 + 1).unwrap();
+        assert_eq!(sum.result().await.unwrap(), 2);
+        let (sender, ended) = oneshot::channel();
+        let endless = move |stop: &AtomicBool| {
+            while !stop.load(Ordering::Relaxed) {
+                std::thread::yield_now();
+            }
+            sender.send(()).ok();
+        };
+        let running = learners.compute(own(), endless).unwrap();
+        let queued = learners.compute(own(), |_| ()).unwrap();
+        drop(running);
+        ended.await.unwrap();
+        queued.result().await.unwrap();
+        let broken = learners.compute(own(), |_| panic!("a test")).unwrap();
+        let lost: Result<(), _> = broken.result().await;
+        assert!(matches!(lost, Err(OrchestrationError::Worker(_))));
     }
 
     #[tokio::test]

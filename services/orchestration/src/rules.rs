@@ -37,6 +37,17 @@ impl fmt::Debug for Rule {
     }
 }
 
+/// What answers for an agent that nothing was made ACTIVE for, and what it falls back to.
+pub(crate) fn default(agent: &str) -> &'static str {
+    match agent {
+        "policy" => "aimd",
+        "consensus" => "majority_quorum",
+        "ethical" => "static_quotas",
+        "resource" => "target_tracking",
+        _ => "hold",
+    }
+}
+
 /// The names of the rules that an agent with this space has; none outside of a mesh.
 pub(crate) fn names(space: &AgentSpace) -> Vec<&'static str> {
     let all = controller_names(&space.name);
@@ -88,7 +99,8 @@ impl Rule {
     }
 }
 
-fn values(space: &ActionSpace, action: &Action) -> Vec<f32> {
+/// Values that prefer an action: 1 for it and 0 for others, or its components.
+pub(crate) fn values(space: &ActionSpace, action: &Action) -> Vec<f32> {
     match action {
         Action::Discrete(at) => {
             let all = 0..space.len();

@@ -66,7 +66,13 @@ impl Orchestration {
         let stakes = Stakes::own_values(&choices)?;
         let dispute = dispute(&raw, &choices, stakes, constraints, rule);
         let (dispute, resolution) = resolve(dispute).await?;
-        let resolved = resolved(&raw, &choices, &resolution);
+        let resolved = resolved(&raw, &choices, &resolution).into_iter();
+        let allowed = resolved.zip(&observed).map(|(action, seen)| {
+            let agent = self.agents.get(action.agent)?;
+            let seen: Vec<f32> = seen.state.iter().map(|v| *v as f32).collect();
+            Ok(agent.allowed(&seen, action))
+        });
+        let resolved = allowed.collect::<Result<_, OrchestrationError>>()?;
         let stepped = StepOutcome {
             step_id: Uuid::now_v7().to_string(),
             at_us: self.clock.now_us(),
@@ -113,6 +119,7 @@ fn replaced(acted: &Action, choices: &Choices, at: usize) -> Action {
     Action {
         action,
         name,
+        shielded: None,
         ..acted.clone()
     }
 }

@@ -3,6 +3,7 @@
 mod calibrations;
 mod checkpoints;
 mod holds;
+mod ladder;
 mod members;
 mod nash;
 mod plans;
@@ -12,12 +13,13 @@ mod sessions;
 mod steps;
 mod tokens;
 
-pub(crate) use calibrations::CalibrationRow;
+pub(crate) use calibrations::{CalibrationRow, latest_calibration};
 pub(crate) use checkpoints::{
-    ListedVersion, VersionRow, drop_old_checkpoints, insert_version, referenced_blobs, version,
-    versions_before,
+    ListedVersion, VersionRow, drop_old_checkpoints, insert_version, newest_version,
+    referenced_blobs, served_before, version, versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
+pub(crate) use ladder::{comparison, put_comparison, trial};
 pub(crate) use members::{MemberRow, complete_members, insert_members};
 #[allow(
     unused_imports,
@@ -125,7 +127,16 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0019_sessions.sql"),
     ),
     Migration::new(20, "rules", include_str!("../migrations/0020_rules.sql")),
+    Migration::new(22, "ladder", include_str!("../migrations/0022_ladder.sql")),
 ];
+
+/// Which versions of an agent stand where on the ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Places {
+    pub(crate) live: i64,
+    pub(crate) shadow: Option<i64>,
+    pub(crate) canary: Option<i64>,
+}
 
 #[derive(Debug, Clone)]
 pub(crate) struct AgentRow {
@@ -139,6 +150,9 @@ pub(crate) struct AgentRow {
     /// The rule that answers instead.
     pub(crate) rule: Option<String>,
     pub(crate) weights_version: i64,
+    /// The version in SHADOW, and the one in CANARY.
+    pub(crate) shadow: Option<i64>,
+    pub(crate) canary: Option<i64>,
     pub(crate) last_return: Option<f64>,
     pub(crate) total_steps: i64,
     pub(crate) total_episodes: i64,
@@ -163,14 +177,15 @@ pub(crate) struct ConflictBody {
 }
 
 const AGENT: &str = "SELECT id, algorithm, environment, hyperparameters, version, weights, rule, weights_version, \
-                     last_return, total_steps, total_episodes, updated_us FROM agents WHERE id = $1";
+                     shadow, canary, last_return, total_steps, total_episodes, updated_us FROM agents WHERE id = $1";
 const INSERT_AGENT: &str = "INSERT INTO agents (id, algorithm, environment, hyperparameters, version, weights, \
                             rule, weights_version, last_return, total_steps, total_episodes, updated_us) \
                             VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
 const UPDATE_HYPERPARAMETERS: &str = "UPDATE agents SET hyperparameters = $1, version = $2, updated_us = $3 \
                                       WHERE id = $4 AND version = $5";
-const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, rule = $2, weights_version = $3, last_return = $4, \
-                              total_steps = $5, total_episodes = $6, updated_us = $7 WHERE id = $8";
+const UPDATE_WEIGHTS: &str = "UPDATE agents SET weights = $1, rule = $2, weights_version = $3, shadow = $4, \
+                              canary = $5, last_return = $6, total_steps = $7, total_episodes = $8, \
+                              updated_us = $9 WHERE id = $10";
 const OPERATION: &str = "SELECT version FROM applied_operations WHERE id = $1";
 const INSERT_OPERATION: &str =
     "INSERT INTO applied_operations (id, agent_id, version, at_us) VALUES ($1, $2, $3, $4)";
@@ -179,6 +194,16 @@ const CONFLICTS: &str =
 const INSERT_CONFLICT: &str = "INSERT INTO conflicts (number, step_id, at_us, body) \
                                SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM conflicts RETURNING number";
 const DROP_CONFLICTS: &str = "DELETE FROM conflicts WHERE number <= $1";
+
+impl AgentRow {
+    pub(crate) fn places(&self) -> Places {
+        Places {
+            live: self.weights_version,
+            shadow: self.shadow,
+            canary: self.canary,
+        }
+    }
+}
 
 impl FromRow for AgentRow {
     fn from_row(row: &Row) -> Result<Self, DbError> {
@@ -193,6 +218,8 @@ impl FromRow for AgentRow {
             weights: row.get("weights")?,
             rule: row.get("rule")?,
             weights_version: row.get("weights_version")?,
+            shadow: row.get("shadow")?,
+            canary: row.get("canary")?,
             last_return: row.get("last_return")?,
             total_steps: row.get("total_steps")?,
             total_episodes: row.get("total_episodes")?,
@@ -324,6 +351,7 @@ pub(crate) async fn update_hyperparameters(
     Ok(tx.execute(update).await?.swap())
 }
 
+/// Writes what answers, and what stands on the ladder.
 pub(crate) async fn update_weights(
     tx: &mut Transaction,
     row: &AgentRow,
@@ -332,6 +360,8 @@ pub(crate) async fn update_weights(
         .bind(&row.weights)
         .bind(&row.rule)
         .bind(row.weights_version)
+        .bind(row.shadow)
+        .bind(row.canary)
         .bind(row.last_return)
         .bind(row.total_steps)
         .bind(row.total_episodes)

@@ -14,11 +14,13 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
     changes::ensure_not_held,
-    rules::Rule,
+    ladder::{Evidence, Incumbent, Move, Refusal, Stage},
+    rules::{self, Rule},
     serving::{Made, Rollout},
-    store::{self, ListedVersion, VersionRow},
+    store::{self, AgentRow, ListedVersion, VersionRow},
+    turn::Turn,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tars_runtime::{
     audit::{self, Record},
     db::Transaction,
@@ -47,6 +49,8 @@ pub(crate) struct Promotion {
     pub(crate) target: Target,
     /// The version that has to be live.
     pub(crate) expected: Option<i64>,
+    /// Of an agent that is bound to the live mesh: where its version is to stand. Without it, one step up.
+    pub(crate) stage: Option<Stage>,
 }
 
 /// What a target is found to be.
@@ -95,8 +99,7 @@ impl Target {
             },
             Self::Rule(name) => Ok(Found::Rule(agent.definition.rule(name)?)),
             Self::Before => {
-                let before = store::versions_before(tx, id, version, 1).await?;
-                let row = before.into_iter().next();
+                let row = store::served_before(tx, id, version).await?;
                 let row = row.ok_or(OrchestrationError::NoEarlierVersion)?;
                 Ok(Found::Version(row))
             }
@@ -157,6 +160,28 @@ impl Orchestration {
         let live = agent.live();
         expect(promotion.expected, live.row.weights_version)?;
         let found = promotion.target.find(&mut tx, agent, &live).await?;
+        match &found {
+            Found::Version(version)
+                if agent.is_bound() && promotion.climbs() && version.rule.is_none() =>
+            {
+                let version = version.clone();
+                self.climb(tx, agent, promotion, version).await
+            }
+            _ => {
+                promotion.is_to_be_active(agent)?;
+                self.make_active(tx, agent, promotion, found).await
+            }
+        }
+    }
+
+    async fn make_active(
+        &self,
+        mut tx: Turn<'_>,
+        agent: &Agent,
+        promotion: Promotion,
+        found: Found,
+    ) -> Result<Made, OrchestrationError> {
+        let live = agent.live();
         if found.is_live(&live) {
             return tx.commit_unchanged().await;
         }
@@ -171,6 +196,130 @@ impl Orchestration {
             .detail("reason", &promotion.reason);
         audit::insert(&mut tx, &found.describe(record)).await?;
         tx.commit(next).await
+    }
+}
+
+/// The ladder of an agent that is bound to the live mesh.
+impl Orchestration {
+    /// Moves a version to the stage that a promotion asks for.
+    async fn climb(
+        &self,
+        mut tx: Turn<'_>,
+        agent: &Agent,
+        promotion: Promotion,
+        version: VersionRow,
+    ) -> Result<Made, OrchestrationError> {
+        let live = agent.live();
+        let from = Stage::of(&version, live.row.places());
+        let refused = |why| OrchestrationError::Ladder {
+            agent: agent.id(),
+            version: version.version,
+            stage: from,
+            why,
+        };
+        let to = match from.promoted(promotion.stage).map_err(refused)? {
+            Move::Stay => return tx.commit_unchanged().await,
+            Move::Down(to) => to,
+            Move::Up(to) => {
+                // That it fits and its numbers are finite.
+                self.agents.answerer_of(agent, &version).await?;
+                let admitted = self.admits(&mut tx, agent, &version, to).await?;
+                admitted.map_err(refused)?;
+                to
+            }
+        };
+        if to == Stage::Active {
+            let found = Found::Version(version);
+            return self.make_active(tx, agent, promotion, found).await;
+        }
+        let mut next = LiveAgent::clone(&live);
+        let displaced = next.row.place(version.version, to);
+        next.row.updated_us = self.clock.now_us();
+        store::update_weights(&mut tx, &next.row).await?;
+        let mut record = self
+            .record("agent.staged", &promotion.by, &next)
+            .detail("weights_version", version.version)
+            .detail("from", from)
+            .detail("to", to)
+            .detail("reason", &promotion.reason);
+        if let Some(displaced) = displaced {
+            record = record.detail("displaced", displaced);
+        }
+        audit::insert(&mut tx, &record).await?;
+        tx.commit(next).await
+    }
+
+    /// Whether the evidence lets a version climb.
+    async fn admits(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        version: &VersionRow,
+        to: Stage,
+    ) -> Result<Result<(), Refusal>, OrchestrationError> {
+        let calibration = store::latest_calibration(tx).await?;
+        let age_of = |at_us: i64| {
+            let age = self.clock.now_us().saturating_sub(at_us);
+            Duration::from_micros(u64::try_from(age).unwrap_or(0))
+        };
+        let comparison = store::comparison(tx, agent.id(), version.version).await?;
+        let evidence = Evidence {
+            incumbent: incumbent(agent, &agent.live()),
+            calibration: calibration
+                .as_ref()
+                .map(|row| (&row.finding, age_of(row.finding.tested_to_us))),
+            calibration_life: self.calibrations.life(),
+            comparison: comparison.as_ref(),
+            trial: store::trial(tx, agent.id(), version.version).await?,
+        };
+        Ok(evidence.admits(to))
+    }
+}
+
+/// What a version replaces when it becomes ACTIVE.
+pub(crate) fn incumbent(agent: &Agent, live: &LiveAgent) -> Incumbent {
+    let untrained = live.row.weights.is_none() && live.row.rule.is_none();
+    let default = untrained.then(|| rules::default(agent.id()).to_owned());
+    Incumbent {
+        version: live.row.weights_version,
+        rule: live.row.rule.clone().or(default),
+    }
+}
+
+impl Promotion {
+    /// Whether a bound agent's version climbs by it. The way back to what was ACTIVE is always open.
+    fn climbs(&self) -> bool {
+        self.target != Target::Before
+    }
+
+    /// Refuses a stage that what is promoted cannot take.
+    fn is_to_be_active(&self, agent: &Agent) -> Result<(), OrchestrationError> {
+        let why = match self.stage {
+            None | Some(Stage::Active) => return Ok(()),
+            Some(_) if agent.is_bound() => Refusal::RuleIsActive,
+            Some(_) => Refusal::NotBound,
+        };
+        let agent = agent.id();
+        Err(OrchestrationError::NoStage { agent, why })
+    }
+}
+
+impl AgentRow {
+    /// Puts a version into a stage below ACTIVE, and returns the one that was there.
+    fn place(&mut self, version: i64, stage: Stage) -> Option<i64> {
+        self.leave(version);
+        match stage {
+            Stage::Shadow => self.shadow.replace(version),
+            Stage::Canary => self.canary.replace(version),
+            Stage::Sim | Stage::Active | Stage::Retired => None,
+        }
+    }
+
+    /// Takes a version out of its stage.
+    pub(crate) fn leave(&mut self, version: i64) {
+        for place in [&mut self.shadow, &mut self.canary] {
+            place.take_if(|there| *there == version);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use crate::{
     commands::{
         CommandError,
         advice::{self, Advice},
-        listing::{self, short, text},
+        listing::{self, short, text, word},
     },
     rest::Rest,
 };
@@ -24,10 +24,19 @@ const ADVICE: &[Advice] = &[
     (reason::VERSION_CHANGED, RETAINED),
     (reason::UNUSABLE_VERSION, RETAINED),
     (
+        reason::NOT_COMPARED,
+        "`tars agents compare {id} --version N` compares it",
+    ),
+    (
+        reason::UNCALIBRATED,
+        "`tars agents calibration` shows what was measured",
+    ),
+    (
         reason::NO_EARLIER_VERSION,
         "`tars agents versions {id}` shows those that are retained",
     ),
 ];
+const STAGE: &str = "AGENT_STAGE_";
 const RETAINED: &str =
     "`tars agents versions {id}` shows those that are retained, and the live one";
 const AGENTS: &[Advice] = &[(reason::NOT_FOUND, "`tars agents list` shows all")];
@@ -60,6 +69,9 @@ pub(super) struct Promote {
     /// A rule of the agent instead, as `tars agents show` lists them.
     #[arg(long, value_name = "NAME")]
     rule: Option<String>,
+    /// Where the version of an agent that is bound to the live mesh is to stand; one step up if none is given.
+    #[arg(long, value_name = "STAGE", value_parser = ["sim", "shadow", "canary", "active"])]
+    stage: Option<String>,
     #[command(flatten)]
     how: How,
 }
@@ -116,7 +128,11 @@ impl Versions {
 }
 
 fn row(version: &Value) -> Vec<String> {
-    let state = if version["live"] == true { "live" } else { "" };
+    let state = match word(&version["stage"], STAGE).as_str() {
+        _ if version["live"] == true => "live".to_owned(),
+        below @ ("sim" | "shadow" | "canary") => below.to_owned(),
+        _ => String::new(),
+    };
     vec![
         short(&version["version"]),
         text(&version["live_since"]),
@@ -124,7 +140,7 @@ fn row(version: &Value) -> Vec<String> {
         short(&version["mean_return"]),
         short(&version["restored_from"]),
         text(&version["run_id"]),
-        state.to_owned(),
+        state,
     ]
 }
 
@@ -152,6 +168,9 @@ impl Promote {
         match (&self.rule, self.version) {
             (Some(rule), _) => body["rule"] = json!(rule),
             (None, version) => body["version"] = json!(version.unwrap_or(0).to_string()),
+        }
+        if let Some(stage) = &self.stage {
+            body["stage"] = json!(format!("{STAGE}{}", stage.to_uppercase()));
         }
         body
     }
@@ -195,6 +214,12 @@ impl How {
         }
         let live = short(&answer["agent"]["weights_version"]);
         say!("version {live} of the weights is live");
+        for stage in ["shadow", "canary"] {
+            match text(&answer["agent"][format!("{stage}_version")]) {
+                version if version.is_empty() => {}
+                version => say!("version {version} is in {}", stage.to_uppercase()),
+            }
+        }
         super::note_pending(&answer);
         Ok(ExitCode::SUCCESS)
     }
@@ -216,6 +241,9 @@ mod tests {
         assert_eq!(row(&trained), ["2", "", "", "-", "-", "", ""]);
         let rule = json!({ "version": "4", "agent_type": "", "rule": "aimd" });
         assert_eq!(row(&rule)[2], "aimd");
+        let state = |stage: &str| row(&json!({ "stage": stage })).pop().unwrap();
+        assert_eq!(state("AGENT_STAGE_CANARY"), "canary");
+        assert_eq!(state("AGENT_STAGE_RETIRED"), "");
     }
 
     #[test]
@@ -229,10 +257,12 @@ mod tests {
             agent_id: "policy".to_owned(),
             version,
             rule: rule.map(str::to_owned),
+            stage: version.map(|_| "canary".to_owned()),
             how: how(),
         };
         let sent = promote(Some(3), None).body();
-        assert_eq!(sent, json!({ "reason": "", "version": "3" }));
+        let staged = json!({ "reason": "", "version": "3", "stage": "AGENT_STAGE_CANARY" });
+        assert_eq!(sent, staged);
         let sent = promote(None, Some("aimd")).body();
         assert_eq!(sent, json!({ "reason": "", "rule": "aimd" }));
     }

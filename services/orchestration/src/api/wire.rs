@@ -432,5 +432,9 @@ pub(super) fn action(acted: Action) -> AgentAction {
         weights_version: super::unsigned(acted.weights_version),
         continuous_action,
         rule: acted.rule.unwrap_or_default().to_owned(),
+        shielded: acted
+            .shielded
+            .map(|blocked| blocked.why.into_owned())
+            .unwrap_or_default(),
     }
 }

@@ -100,6 +100,7 @@ impl Replica {
             reason: "test".into(),
             target: Target::Before,
             expected: Some(expected),
+            stage: None,
         };
         let promoted = self.service.promote(self.policy(), promotion).await;
         promoted.map(|(live, rollout)| (live.row.weights_version, rollout))

@@ -130,7 +130,9 @@ impl Turn {
         let outcome = StepOutcome {
             step_id: Uuid::now_v7().to_string(),
             at_us: self.clock.now_us(),
-            resolved: steps::resolved(&raw, &offer.choices, &resolution),
+            resolved: self
+                .scene
+                .allowed(steps::resolved(&raw, &offer.choices, &resolution)),
             raw,
             dispute,
             resolution,
@@ -193,8 +195,8 @@ impl Turn {
         let agents = actions.zip(got).enumerate();
         let agents = agents.map(|(at, ((raw, taken), got))| AgentRecord {
             agent: raw.agent.to_owned(),
-            raw: ActionRecord::new(&raw.action, &raw.name),
-            taken: ActionRecord::new(&taken.action, &taken.name),
+            raw: ActionRecord::new(raw),
+            taken: ActionRecord::new(taken),
             values: raw.values.clone(),
             weights_version: raw.weights_version,
             rule: raw.rule.map(str::to_owned),

@@ -3,7 +3,7 @@
 use super::Store;
 use crate::{OrchestrationError, calibration::Finding};
 use tars_runtime::{
-    db::{DbError, Fetch, FromRow, Query, Row, json},
+    db::{DbError, Fetch, FromRow, Query, Row, Transaction, json},
     lease::Fence,
 };
 
@@ -26,6 +26,14 @@ impl FromRow for CalibrationRow {
         let finding = row.named("calibrations", number).json("body")?;
         Ok(Self { number, finding })
     }
+}
+
+/// The latest calibration, as a change that is decided by it reads it.
+pub(crate) async fn latest_calibration(
+    tx: &mut Transaction,
+) -> Result<Option<CalibrationRow>, OrchestrationError> {
+    let query = Query::new(BEFORE).bind(i64::MAX).bind(1_i64);
+    Ok(tx.optional(query).await?)
 }
 
 impl Store {

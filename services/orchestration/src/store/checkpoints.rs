@@ -1,5 +1,6 @@
 //! The versions of the agents' weights that are retained.
 
+use super::Places;
 use crate::OrchestrationError;
 use std::collections::BTreeSet;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
@@ -13,8 +14,10 @@ pub(crate) struct VersionRow {
     pub(crate) blob: Option<String>,
     /// The rule; absent for a policy.
     pub(crate) rule: Option<String>,
-    /// When the version was made live.
+    /// When the version was made.
     pub(crate) at_us: i64,
+    /// Whether it is ACTIVE or was.
+    pub(crate) served: bool,
     /// What learned the policy; empty for a rule.
     pub(crate) algorithm: String,
     /// The run that trained the policy; absent where that was not recorded yet.
@@ -25,32 +28,56 @@ pub(crate) struct VersionRow {
     pub(crate) restored_from: Option<i64>,
 }
 
-/// A retained version, and the one that was live when it was read.
+/// A retained version, and those that stood on the ladder when it was read.
 #[derive(Debug)]
 pub(crate) struct ListedVersion {
     pub(crate) row: VersionRow,
     pub(crate) live: i64,
+    pub(crate) shadow: Option<i64>,
+    pub(crate) canary: Option<i64>,
+}
+
+impl ListedVersion {
+    pub(crate) fn places(&self) -> Places {
+        Places {
+            live: self.live,
+            shadow: self.shadow,
+            canary: self.canary,
+        }
+    }
 }
 
 const INSERT: &str = "INSERT INTO checkpoints (agent_id, version, blob, rule, at_us, algorithm, run_id, mean_return, \
-                      restored_from) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)";
-const VERSION: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from \
+                      restored_from, served) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
+const VERSION: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served \
                        FROM checkpoints WHERE agent_id = $1 AND version = $2";
 /// The newest first.
-const BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from \
+const BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served \
                       FROM checkpoints WHERE agent_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
 const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS blob, \
                     checkpoints.rule AS rule, checkpoints.at_us AS at_us, \
                     checkpoints.algorithm AS algorithm, checkpoints.run_id AS run_id, \
                     checkpoints.mean_return AS mean_return, checkpoints.restored_from AS restored_from, \
+                    checkpoints.served AS served, agents.shadow AS shadow, agents.canary AS canary, \
                     agents.weights_version AS live FROM checkpoints JOIN agents ON agents.id = checkpoints.agent_id \
                     WHERE checkpoints.agent_id = $1 AND checkpoints.version < $2 \
                     ORDER BY checkpoints.version DESC LIMIT $3";
-/// Weights do not change while a governed change holds their agent, and what it may go back to stays.
+/// The last one that was ACTIVE before a number.
+const SERVED_BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served \
+                             FROM checkpoints WHERE agent_id = $1 AND version < $2 AND served \
+                             ORDER BY version DESC LIMIT 1";
+const NEWEST: &str =
+    "SELECT COALESCE(MAX(version), 0) AS newest FROM checkpoints WHERE agent_id = $1";
+/// What stands on the ladder stays, and what was ACTIVE before. Weights do not change while a governed change holds their agent, and what it may go back to stays.
 /// Versions that made an earlier policy live again, and rules, take no place of those that were trained.
 const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
-                        EXISTS (SELECT 1 FROM agents WHERE agents.id = checkpoints.agent_id \
-                        AND checkpoints.version <= agents.weights_version - $1) \
+                        checkpoints.version <= (SELECT MAX(newest.version) FROM checkpoints AS newest \
+                        WHERE newest.agent_id = checkpoints.agent_id) - $1 \
+                        AND NOT EXISTS (SELECT 1 FROM agents WHERE agents.id = checkpoints.agent_id AND ( \
+                        checkpoints.version IN (agents.weights_version, agents.shadow, agents.canary) OR \
+                        checkpoints.version = (SELECT MAX(before.version) FROM checkpoints AS before \
+                        WHERE before.agent_id = checkpoints.agent_id AND before.served \
+                        AND before.version < agents.weights_version))) \
                         AND NOT EXISTS (SELECT 1 FROM agent_holds WHERE agent_holds.agent_id = checkpoints.agent_id) \
                         AND (checkpoints.restored_from IS NOT NULL OR checkpoints.rule IS NOT NULL OR \
                         (SELECT COUNT(*) FROM checkpoints AS newer WHERE newer.agent_id = checkpoints.agent_id \
@@ -72,6 +99,7 @@ impl VersionRow {
             run_id: None,
             mean_return: None,
             restored_from: None,
+            served: true,
         }
     }
 }
@@ -89,6 +117,7 @@ impl FromRow for VersionRow {
             run_id: row.get("run_id")?,
             mean_return: row.get("mean_return")?,
             restored_from: row.get("restored_from")?,
+            served: row.get("served")?,
         })
     }
 }
@@ -98,6 +127,8 @@ impl FromRow for ListedVersion {
         Ok(Self {
             row: VersionRow::from_row(row)?,
             live: row.get("live")?,
+            shadow: row.get("shadow")?,
+            canary: row.get("canary")?,
         })
     }
 }
@@ -125,7 +156,8 @@ pub(crate) async fn insert_version(
         .bind(&row.algorithm)
         .bind(row.run_id)
         .bind(row.mean_return)
-        .bind(row.restored_from);
+        .bind(row.restored_from)
+        .bind(row.served);
     Ok(tx.execute(insert).await?.one()?)
 }
 
@@ -135,6 +167,24 @@ pub(crate) async fn version(
     version: i64,
 ) -> Result<Option<VersionRow>, OrchestrationError> {
     let query = Query::new(VERSION).bind(agent).bind(version);
+    Ok(tx.optional(query).await?)
+}
+
+/// The largest number that a retained version of an agent has.
+pub(crate) async fn newest_version(
+    tx: &mut Transaction,
+    agent: &str,
+) -> Result<i64, OrchestrationError> {
+    Ok(tx.value(Query::new(NEWEST).bind(agent), "newest").await?)
+}
+
+/// The last version before one that was ACTIVE.
+pub(crate) async fn served_before(
+    tx: &mut Transaction,
+    agent: &str,
+    before: i64,
+) -> Result<Option<VersionRow>, OrchestrationError> {
+    let query = Query::new(SERVED_BEFORE).bind(agent).bind(before);
     Ok(tx.optional(query).await?)
 }
 
@@ -157,7 +207,7 @@ pub(crate) async fn drop_old_checkpoints(
 ) -> Result<(), OrchestrationError> {
     let drop = Query::new(DROP_OLD).bind(retained);
     tx.execute(drop).await?.any();
-    Ok(())
+    super::ladder::drop_old(tx).await
 }
 
 /// The names of all blobs that are retained.

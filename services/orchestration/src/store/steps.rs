@@ -1,7 +1,7 @@
 //! The steps of sessions.
 
 use super::Store;
-use crate::{OrchestrationError, conflicts::Conflict, rewards::GlobalReward};
+use crate::{OrchestrationError, agents, conflicts::Conflict, rewards::GlobalReward};
 use serde::{Deserialize, Serialize};
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use tars_worlds::Action;
@@ -68,18 +68,25 @@ pub(crate) struct ActionRecord {
     pub(crate) at: Option<usize>,
     /// The components of a continuous one.
     pub(crate) numbers: Vec<f32>,
+    /// Why the action shield put it in the place of another one.
+    #[serde(default)]
+    pub(crate) shielded: Option<String>,
 }
 
 impl ActionRecord {
-    pub(crate) fn new(action: &Action, name: &str) -> Self {
-        let (at, numbers) = match action {
+    pub(crate) fn new(acted: &agents::Action) -> Self {
+        let (at, numbers) = match &acted.action {
             Action::Discrete(at) => (Some(*at), Vec::new()),
             Action::Continuous(numbers) => (None, numbers.clone()),
         };
         Self {
-            name: name.to_owned(),
+            name: acted.name.clone(),
             at,
             numbers,
+            shielded: acted
+                .shielded
+                .as_ref()
+                .map(|blocked| blocked.why.to_string()),
         }
     }
 }

@@ -320,8 +320,9 @@ impl OwnedRun {
                 steps: row.steps_done,
                 episodes: row.episodes_done,
             };
-            let live = self.service.agents.install(turn, agent, installed).await?;
-            results.push((installed.final_return, live.row.weights_version));
+            let written = self.service.agents.install(turn, agent, installed);
+            let (live, version) = written.await?;
+            results.push((installed.final_return, version));
             next.push((&**agent, live));
         }
         store::complete_members(turn, self.id, &results).await?;

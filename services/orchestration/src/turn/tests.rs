@@ -139,6 +139,7 @@ impl Change {
                     reason: "test".into(),
                     target: Target::Version(1),
                     expected: Some(2),
+                    stage: None,
                 };
                 service.promote(agent, change).await.map(drop)
             }

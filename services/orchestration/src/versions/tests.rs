@@ -17,6 +17,7 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
+mod ladder;
 mod rules;
 
 async fn open(dir: &Path) -> Arc<Orchestration> {
@@ -76,6 +77,7 @@ fn to(target: Target, expected: Option<i64>) -> Promotion {
         reason: "test".into(),
         target,
         expected,
+        stage: None,
     }
 }
 
@@ -365,7 +367,7 @@ async fn install(service: &Orchestration, policy: &Policy) {
     let slot = agent(service);
     let mut turn = service.turn(&slot, "test.install").await.unwrap();
     let next = service.agents.install(&mut turn, &slot, installed).await;
-    turn.commit(next.unwrap()).await.unwrap();
+    turn.commit(next.unwrap().0).await.unwrap();
 }
 
 /// The policy of an agent in another environment.

@@ -1,0 +1,50 @@
+//! Comparisons as messages.
+
+use super::unsigned;
+use crate::comparisons;
+use tars_learn::comparison;
+use tars_proto::orchestration::v1::*;
+
+pub(super) fn comparison(
+    agent: &str,
+    version: i64,
+    from: comparisons::Comparison,
+) -> AgentComparison {
+    let comparisons::Comparison {
+        incumbent,
+        calibration,
+        seeds,
+        first_seed,
+        mean,
+        with_incumbent,
+        with_rules,
+    } = from;
+    AgentComparison {
+        agent_id: agent.to_owned(),
+        version: unsigned(version),
+        incumbent_version: unsigned(incumbent.version),
+        incumbent_rule: incumbent.rule.unwrap_or_default(),
+        calibration,
+        seeds,
+        first_seed,
+        mean,
+        incumbent: Some(against(with_incumbent)),
+        rules: with_rules.into_iter().map(against).collect(),
+    }
+}
+
+fn against(from: comparisons::Against) -> Against {
+    let verdict = match from.verdict() {
+        comparison::Verdict::Better => Verdict::Better,
+        comparison::Verdict::Worse => Verdict::Worse,
+        comparison::Verdict::Undecided => Verdict::Undecided,
+    };
+    Against {
+        name: from.name,
+        mean: from.mean,
+        difference: from.difference.mean,
+        low: from.difference.low,
+        high: from.difference.high,
+        verdict: verdict.into(),
+    }
+}

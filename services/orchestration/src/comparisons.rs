@@ -1,0 +1,280 @@
+//! Whether a version is as good as what it would replace: episodes in the agent's environment, on seeds that
+//! nothing was trained on, in which the version, the incumbent and each of the agent's rules take the same
+//! part. A comparison is stored whatever it says.
+
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::{Agent, Answerer},
+    ladder::Incumbent,
+    learners::{Class, Owner},
+    rules::{self, Rule},
+    store::{self, VersionRow},
+    versions::incumbent,
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    ops::Range,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+use tars_learn::comparison::{self, Trained, Verdict, play};
+use tars_runtime::tasks::to_the_end;
+use tars_worlds::{Controller, MeshEnv, World};
+
+/// The seeds that the ladder asks for.
+pub(crate) const MIN_SEEDS: u32 = 30;
+/// The seed of the first episode. Trainings draw the seeds of their episodes otherwise.
+const FIRST_SEED: u64 = 1 << 52;
+
+/// What a comparison found.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Comparison {
+    pub(crate) incumbent: Incumbent,
+    /// The name of the calibration of the environment.
+    pub(crate) calibration: String,
+    /// The number of episodes, and the seed of the first one.
+    pub(crate) seeds: u32,
+    pub(crate) first_seed: u64,
+    /// The mean reward of a step of the version.
+    pub(crate) mean: f64,
+    pub(crate) with_incumbent: Against,
+    pub(crate) with_rules: Vec<Against>,
+}
+
+/// A version against something else.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Against {
+    /// What it is: `version 3`, or the name of a rule.
+    pub(crate) name: String,
+    /// Its mean reward of a step.
+    pub(crate) mean: f64,
+    pub(crate) difference: Difference,
+}
+
+/// By how much the version earns more, with the 95 % interval of the mean.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Difference {
+    pub(crate) mean: f64,
+    pub(crate) low: f64,
+    pub(crate) high: f64,
+}
+
+impl Against {
+    pub(crate) fn verdict(&self) -> Verdict {
+        let Difference { mean, low, high } = self.difference;
+        comparison::Difference { mean, low, high }.verdict()
+    }
+
+    /// Whether the version is certainly worse, or earned nothing that can be compared.
+    pub(crate) fn is_worse(&self) -> bool {
+        let Difference { mean, low, high } = self.difference;
+        let is_known = [mean, low, high].iter().all(|number| number.is_finite());
+        !is_known || self.verdict() == Verdict::Worse
+    }
+}
+
+impl From<comparison::Difference> for Difference {
+    fn from(from: comparison::Difference) -> Self {
+        let comparison::Difference { mean, low, high } = from;
+        Self { mean, low, high }
+    }
+}
+
+/// Whoever takes the part of the agent, by name.
+type Player = (String, Box<dyn Controller>);
+
+/// Episodes in which different players take the part of one agent, and the default rules those of the others.
+struct Contest {
+    mesh: MeshEnv,
+    agent: usize,
+    /// The version, then the incumbent, then the rules.
+    players: Vec<Player>,
+    seeds: Range<u64>,
+}
+
+/// What the ends of a contest are.
+#[derive(Debug, PartialEq)]
+enum Played {
+    /// The rewards of each player, seed by seed.
+    Rewards(Vec<Vec<f64>>),
+    Stopped,
+}
+
+impl Contest {
+    fn play(mut self, stop: &AtomicBool) -> Played {
+        let mut rewards = vec![Vec::new(); self.players.len()];
+        let mut seats = self.others();
+        for seed in self.seeds.clone() {
+            for (at, rewards) in rewards.iter_mut().enumerate() {
+                if stop.load(Ordering::Relaxed) {
+                    return Played::Stopped;
+                }
+                std::mem::swap(&mut seats[self.agent], &mut self.players[at].1);
+                let earned = play(&mut self.mesh, &mut seats, [seed]);
+                std::mem::swap(&mut seats[self.agent], &mut self.players[at].1);
+                rewards.extend(&earned[self.agent]);
+            }
+        }
+        Played::Rewards(rewards)
+    }
+
+    /// A controller for each agent: its default rule.
+    fn others(&self) -> Vec<Box<dyn Controller>> {
+        let agents = self.mesh.spec().agents.iter();
+        let rule = |space| {
+            let found = Rule::find(space, rules::default(&space.name));
+            found.expect("every agent of the mesh has its default rule")
+        };
+        agents.map(|space| rule(space).controller()).collect()
+    }
+}
+
+/// What was played, as a comparison of the first player with the others; `None` where a reward is not finite.
+fn compared(
+    names: &[String],
+    rewards: &[Vec<f64>],
+    incumbent: Incumbent,
+    calibration: String,
+) -> Option<Comparison> {
+    if rewards.iter().flatten().any(|reward| !reward.is_finite()) {
+        return None;
+    }
+    let mean = |rewards: &[f64]| rewards.iter().sum::<f64>() / rewards.len().max(1) as f64;
+    let (own, others) = rewards.split_first()?;
+    let against = |(name, theirs): (&String, &Vec<f64>)| Against {
+        name: name.clone(),
+        mean: mean(theirs),
+        difference: comparison::Difference::paired(own, theirs).into(),
+    };
+    let mut others = names.iter().skip(1).zip(others).map(against);
+    Some(Comparison {
+        incumbent,
+        calibration,
+        seeds: u32::try_from(own.len()).unwrap_or(u32::MAX),
+        first_seed: FIRST_SEED,
+        mean: mean(own),
+        with_incumbent: others.next()?,
+        with_rules: others.collect(),
+    })
+}
+
+impl Answerer {
+    /// A controller that begins an episode.
+    fn controller(&self) -> Box<dyn Controller> {
+        match self {
+            Self::Policy(policy) => Box::new(Trained::from(policy.clone())),
+            Self::Rule(rule) => rule.controller(),
+        }
+    }
+}
+
+impl Orchestration {
+    /// Compares a version with what answers now, and with the agent's rules, on a learner's thread; stores
+    /// and returns what was found. It ends when it is dropped.
+    pub(crate) async fn compare(
+        self: &Arc<Self>,
+        agent: Arc<Agent>,
+        caller: String,
+        version: i64,
+        seeds: u32,
+    ) -> Result<Comparison, OrchestrationError> {
+        let row = self.retained(&agent, version).await?;
+        let live = agent.live();
+        let incumbent = incumbent(&agent, &live);
+        let candidate = self.agents.answerer_of(&agent, &row).await?;
+        let present = match live.answerer() {
+            Some(answerer) => answerer,
+            None => Answerer::Rule(agent.definition.rule(rules::default(agent.id()))?),
+        };
+        let contest = contest(&agent, &candidate, (&incumbent, &present), seeds)?;
+        let names: Vec<String> = contest
+            .players
+            .iter()
+            .map(|(name, _)| name.clone())
+            .collect();
+        let calibration = contest.mesh.calibration().name.clone();
+        let owner = Owner {
+            class: Class::Search,
+            caller,
+        };
+        let played = self
+            .learners
+            .compute(owner, move |stop| contest.play(stop))?;
+        let Played::Rewards(rewards) = played.result().await? else {
+            return Err(OrchestrationError::Worker("a comparison was stopped"));
+        };
+        let found = compared(&names, &rewards, incumbent, calibration);
+        let found = found.ok_or(OrchestrationError::NotComparable(version))?;
+        let (this, kept) = (Arc::clone(self), found.clone());
+        to_the_end(async move { this.store_comparison(agent.id(), version, &kept).await }).await?;
+        Ok(found)
+    }
+
+    async fn store_comparison(
+        &self,
+        agent: &str,
+        version: i64,
+        found: &Comparison,
+    ) -> Result<(), OrchestrationError> {
+        let mut tx = self.store.begin("comparisons.put").await?;
+        store::put_comparison(&mut tx, agent, version, found, self.clock.now_us()).await?;
+        Ok(tx.commit().await?)
+    }
+
+    /// A retained version of an agent.
+    async fn retained(
+        &self,
+        agent: &Agent,
+        version: i64,
+    ) -> Result<VersionRow, OrchestrationError> {
+        let rows = self
+            .store
+            .versions(agent.id(), version.saturating_add(1), 1)
+            .await?;
+        let found = rows.into_iter().map(|listed| listed.row);
+        let found = found.into_iter().find(|row| row.version == version);
+        found.ok_or_else(|| OrchestrationError::NotFound("version", version.to_string()))
+    }
+
+    /// The stored comparison of a version.
+    pub(crate) async fn comparison(
+        &self,
+        agent: &Agent,
+        version: i64,
+    ) -> Result<Comparison, OrchestrationError> {
+        let stored = self.store.comparison(agent.id(), version).await?;
+        stored.ok_or_else(|| OrchestrationError::NotFound("comparison", version.to_string()))
+    }
+}
+
+/// The version, the incumbent and the rules of an agent in the mesh.
+fn contest(
+    agent: &Agent,
+    candidate: &Answerer,
+    (incumbent, present): (&Incumbent, &Answerer),
+    seeds: u32,
+) -> Result<Contest, OrchestrationError> {
+    let mesh = MeshEnv::shipped();
+    let definition = &agent.definition;
+    let at = mesh.spec().agent(agent.id());
+    let at = at.filter(|_| !definition.rules.is_empty());
+    let at = at.ok_or(OrchestrationError::NothingToCompare(agent.id()))?;
+    let mut players: Vec<Player> = vec![
+        ("version".to_owned(), candidate.controller()),
+        (incumbent.to_string(), present.controller()),
+    ];
+    for name in &definition.rules {
+        players.push(((*name).to_owned(), definition.rule(name)?.controller()));
+    }
+    Ok(Contest {
+        mesh,
+        agent: at,
+        players,
+        seeds: FIRST_SEED..FIRST_SEED + u64::from(seeds),
+    })
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,96 @@
+//! What is known about versions that climb: comparisons and trials.
+
+use super::Store;
+use crate::{OrchestrationError, comparisons::Comparison, ladder::Trial};
+use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
+
+const COMPARISON: &str =
+    "SELECT version, body FROM comparisons WHERE agent_id = $1 AND version = $2";
+const PUT_COMPARISON: &str = "INSERT INTO comparisons (agent_id, version, at_us, body) VALUES ($1, $2, $3, $4) \
+                              ON CONFLICT (agent_id, version) DO UPDATE SET at_us = excluded.at_us, \
+                              body = excluded.body";
+const TRIAL: &str =
+    "SELECT version, canary_steps, blocked FROM trials WHERE agent_id = $1 AND version = $2";
+const DROP_COMPARISONS: &str = "DELETE FROM comparisons WHERE NOT EXISTS (SELECT 1 FROM checkpoints \
+                                WHERE checkpoints.agent_id = comparisons.agent_id \
+                                AND checkpoints.version = comparisons.version)";
+const DROP_TRIALS: &str = "DELETE FROM trials WHERE NOT EXISTS (SELECT 1 FROM checkpoints \
+                           WHERE checkpoints.agent_id = trials.agent_id AND checkpoints.version = trials.version)";
+
+/// A comparison as it is stored.
+struct Stored(Comparison);
+
+impl FromRow for Stored {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let version: i64 = row.get("version")?;
+        row.named("comparisons", version).json("body").map(Self)
+    }
+}
+
+impl FromRow for Trial {
+    fn from_row(row: &Row) -> Result<Self, DbError> {
+        let version: i64 = row.get("version")?;
+        let row = row.named("trials", version);
+        let count = |n: i64| u64::try_from(n).unwrap_or(0);
+        Ok(Self {
+            steps: count(row.get("canary_steps")?),
+            blocked: count(row.get("blocked")?),
+        })
+    }
+}
+
+/// The last comparison of a version.
+pub(crate) async fn comparison(
+    db: &mut impl Fetch,
+    agent: &str,
+    version: i64,
+) -> Result<Option<Comparison>, OrchestrationError> {
+    let query = Query::new(COMPARISON).bind(agent).bind(version);
+    let stored: Option<Stored> = db.optional(query).await?;
+    Ok(stored.map(|Stored(comparison)| comparison))
+}
+
+/// Stores a comparison in the place of the last one.
+pub(crate) async fn put_comparison(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+    comparison: &Comparison,
+    now_us: i64,
+) -> Result<(), OrchestrationError> {
+    let put = Query::new(PUT_COMPARISON)
+        .bind(agent)
+        .bind(version)
+        .bind(now_us)
+        .bind(json(comparison)?);
+    Ok(tx.execute(put).await?.one()?)
+}
+
+/// What a version did in CANARY.
+pub(crate) async fn trial(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+) -> Result<Trial, OrchestrationError> {
+    let query = Query::new(TRIAL).bind(agent).bind(version);
+    let stored: Option<Trial> = tx.optional(query).await?;
+    Ok(stored.unwrap_or_default())
+}
+
+/// Forgets what belongs to versions that are not retained.
+pub(super) async fn drop_old(tx: &mut Transaction) -> Result<(), OrchestrationError> {
+    tx.execute(Query::new(DROP_COMPARISONS)).await?.any();
+    tx.execute(Query::new(DROP_TRIALS)).await?.any();
+    Ok(())
+}
+
+impl Store {
+    /// The last comparison of a version.
+    pub(crate) async fn comparison(
+        &self,
+        agent: &str,
+        version: i64,
+    ) -> Result<Option<Comparison>, OrchestrationError> {
+        comparison(&mut self.db.read("comparisons.get"), agent, version).await
+    }
+}

@@ -1,0 +1,152 @@
+//! `tars agents compare`: whether a version is as good as what answers now, and as the agent's rules.
+
+use super::path;
+use crate::{
+    commands::{
+        CommandError,
+        advice::{self, Advice},
+        listing::{self, text, word},
+    },
+    rest::Rest,
+};
+use clap::Args;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+use tars_proto::reason;
+
+const ADVICE: &[Advice] = &[(
+    reason::NOT_FOUND,
+    "`tars agents versions {id}` shows the versions; without `--stored`, one is compared now",
+)];
+
+/// A version to compare.
+#[derive(Debug, Args)]
+pub(super) struct Compare {
+    /// The agent, as `tars agents list` shows it.
+    #[arg(value_name = "AGENT")]
+    agent_id: String,
+    /// The version, as `tars agents versions` shows it; the live one if none is given.
+    #[arg(long, value_name = "VERSION", value_parser = clap::value_parser!(u64).range(1..))]
+    version: Option<u64>,
+    /// How many episodes; 30 if none is given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(2..=200))]
+    seeds: Option<u32>,
+    /// Show the stored comparison instead.
+    #[arg(long, conflicts_with = "seeds")]
+    stored: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+}
+
+impl Compare {
+    pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let agent = path(&self.agent_id);
+        let answer = match self.stored {
+            true => rest.get(&self.stored_at(&agent)).await,
+            false => rest.post(&format!("{agent}/compare"), self.body()).await,
+        };
+        let answer = answer.map_err(|e| advice::add(e, ADVICE, &self.agent_id))?;
+        let found = &answer["comparison"];
+        if self.json {
+            say!("{found:#}");
+            return Ok(ExitCode::SUCCESS);
+        }
+        say!(
+            "version {} earns {} a step, on {} seeds of the calibration {}",
+            text(&found["version"]),
+            number(&found["mean"]),
+            found["seeds"],
+            text(&found["calibration"]),
+        );
+        say!("");
+        let head = ["against", "earns", "difference", "95 % interval", "verdict"];
+        listing::table(&head, &rows(found), row);
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn body(&self) -> Value {
+        let mut body = json!({});
+        if let Some(version) = self.version {
+            // JSON numbers of clients have 53 bits.
+            body["version"] = json!(version.to_string());
+        }
+        if let Some(seeds) = self.seeds {
+            body["seeds"] = json!(seeds);
+        }
+        body
+    }
+
+    fn stored_at(&self, agent: &str) -> String {
+        let version = self.version.map(|version| format!("?version={version}"));
+        format!("{agent}/comparison{}", version.unwrap_or_default())
+    }
+}
+
+/// The incumbent, then the rules.
+fn rows(found: &Value) -> Vec<Value> {
+    let rules = found["rules"].as_array().into_iter().flatten();
+    [&found["incumbent"]]
+        .into_iter()
+        .chain(rules)
+        .cloned()
+        .collect()
+}
+
+fn row(against: &Value) -> Vec<String> {
+    let (low, high) = (number(&against["low"]), number(&against["high"]));
+    vec![
+        text(&against["name"]),
+        number(&against["mean"]),
+        number(&against["difference"]),
+        format!("{low} to {high}"),
+        word(&against["verdict"], "VERDICT_"),
+    ]
+}
+
+fn number(value: &Value) -> String {
+    value
+        .as_f64()
+        .map_or_else(String::new, |n| format!("{n:+.4}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_incumbent_and_each_rule_have_a_line_whatever_they_say() {
+        let against = |name: &str, verdict: &str| {
+            json!({
+                "name": name, "mean": 0.5, "difference": -0.25, "low": -0.375, "high": 0.125,
+                "verdict": format!("VERDICT_{verdict}"),
+            })
+        };
+        let found = json!({
+            "incumbent": against("version 3", "UNDECIDED"),
+            "rules": [against("aimd", "WORSE")],
+        });
+        let lines: Vec<_> = rows(&found).iter().map(row).collect();
+        let numbers = ["+0.5000", "-0.2500", "-0.3750 to +0.1250"];
+        assert_eq!(lines[0][0], "version 3");
+        assert_eq!(lines[0][1..4], numbers);
+        assert_eq!(lines[1][4], "worse");
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn what_is_not_given_is_left_to_the_mesh() {
+        let compare = |version, seeds| Compare {
+            agent_id: "policy".to_owned(),
+            version,
+            seeds,
+            stored: false,
+            json: false,
+        };
+        assert_eq!(compare(None, None).body(), json!({}));
+        let all = compare(Some(3), Some(40));
+        assert_eq!(all.body(), json!({ "version": "3", "seeds": 40 }));
+        assert_eq!(all.stored_at("/a"), "/a/comparison?version=3");
+        assert_eq!(compare(None, None).stored_at("/a"), "/a/comparison");
+    }
+}
