@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use rand::SeedableRng;
 use std::sync::Arc;
 use tars_games::{Options, Solution};
-use tars_runtime::{metrics::Metrics, tasks::to_the_end};
+use tars_runtime::{clock::Clock, metrics::Metrics, tasks::to_the_end};
 use tars_worlds::{Generator, TimeStep, egta::Plan};
 use tokio::time::Instant;
 use uuid::Uuid;
@@ -68,50 +68,33 @@ pub(crate) struct Equilibrium {
     pub(crate) solution: Solution,
 }
 
+/// A world in which a game is measured, and how it gets there.
+struct Ground {
+    scene: Scene,
+    environment: String,
+    /// Determines the rollouts, and the episode.
+    seed: u64,
+    /// The steps of an episode that lead to the state; none where the world is in it.
+    steps: Option<u32>,
+}
+
 impl Orchestration {
     /// Measures and solves the game of a state, and adds its distance to the history.
     pub(crate) async fn measure_equilibrium(
         self: &Arc<Self>,
         asked: Measurement,
     ) -> Result<Equilibrium, OrchestrationError> {
-        let Measurement {
-            owner,
-            place,
-            rollouts,
-            run,
-            until,
-        } = asked;
-        let (scene, environment, seed, steps) = match place {
-            Place::Session(id) => {
-                let row = self.open_session(id, &owner).await?;
-                let scene = self.scene_of(&row)?;
-                let seed = measuring_seed(&row);
-                (scene, row.environment, seed, None)
-            }
-            Place::Episode { seed, steps } => {
-                let environment = empirical::environment(&self.agents).to_owned();
-                let scene = Scene::new(&self.agents, &environment)?;
-                (scene, environment, seed, Some(steps))
-            }
-        };
+        let ground = self.ground(asked.place, &asked.owner).await?;
+        let environment = ground.environment.clone();
         let plan = Plan {
-            rollouts,
-            seed,
+            rollouts: asked.rollouts,
+            seed: ground.seed,
             ..Plan::default()
         };
         let (tenure, clock) = (self.tenure()?, self.clock.clone());
-        let work = move |watch: &Watch| {
-            let mut scene = scene;
-            if let Some(steps) = steps {
-                warm_up(&mut scene, seed, steps)?;
-            }
-            let acted = scene.act()?;
-            let measured = scene.measure(&acted, &plan, &clock, watch)?;
-            let solution = measured.game.solve(&Options::default(), watch)?;
-            Ok::<_, OrchestrationError>((measured.record, solution))
-        };
-        let watch = Watch::until(until);
-        let (game, solution) = self.solvers.run(&owner, watch, work).await??;
+        let work = move |watch: &Watch| ground.solve(&plan, &clock, watch);
+        let watch = Watch::until(asked.until);
+        let (game, solution) = self.solvers.run(&asked.owner, watch, work).await??;
         Self::confirm(&tenure)?;
         let equilibrium = Equilibrium {
             at_us: self.clock.now_us(),
@@ -119,11 +102,11 @@ impl Orchestration {
             game,
             solution,
         };
-        let session = match place {
+        let session = match asked.place {
             Place::Session(id) => Some(id),
             Place::Episode { .. } => None,
         };
-        let point = equilibrium.point(session, run);
+        let point = equilibrium.point(session, asked.run);
         let this = Arc::clone(self);
         to_the_end(async move {
             this.store.insert_nash_point(&point).await?;
@@ -131,6 +114,46 @@ impl Orchestration {
             Ok(equilibrium)
         })
         .await
+    }
+
+    async fn ground(&self, place: Place, owner: &str) -> Result<Ground, OrchestrationError> {
+        match place {
+            Place::Session(id) => {
+                let row = self.open_session(id, owner).await?;
+                Ok(Ground {
+                    scene: self.scene_of(&row)?,
+                    seed: measuring_seed(&row),
+                    environment: row.environment,
+                    steps: None,
+                })
+            }
+            Place::Episode { seed, steps } => {
+                let environment = empirical::environment(&self.agents).to_owned();
+                Ok(Ground {
+                    scene: Scene::new(&self.agents, &environment)?,
+                    environment,
+                    seed,
+                    steps: Some(steps),
+                })
+            }
+        }
+    }
+}
+
+impl Ground {
+    fn solve(
+        mut self,
+        plan: &Plan,
+        clock: &Clock,
+        watch: &Watch,
+    ) -> Result<(GameRecord, Solution), OrchestrationError> {
+        if let Some(steps) = self.steps {
+            warm_up(&mut self.scene, self.seed, steps)?;
+        }
+        let acted = self.scene.act()?;
+        let measured = self.scene.measure(&acted, plan, clock, watch)?;
+        let solution = measured.game.solve(&Options::default(), watch)?;
+        Ok((measured.record, solution))
     }
 }
 
