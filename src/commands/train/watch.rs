@@ -163,23 +163,37 @@ impl Shown {
         self.rate.reached(step, Instant::now());
         self.bar.set_position(step as u64);
         let head = !std::mem::replace(&mut self.headed, true);
-        let row = line(row(progress, self.steps, self.rate.per_second()));
+        let rows = rows(progress, self.steps, self.rate.per_second());
         self.bar.suspend(|| {
             if head {
                 say!("{}", line(COLUMNS.map(str::to_uppercase)));
             }
-            say!("{row}");
+            rows.iter().for_each(|row| say!("{row}"));
         });
     }
 }
 
-fn row(progress: &Value, steps: f64, rate: Option<f64>) -> [String; 9] {
-    let step = number(&progress["step"]).unwrap_or(0.0);
+/// A row; of a run that trains several agents one for each, with its name at the end.
+fn rows(progress: &Value, steps: f64, rate: Option<f64>) -> Vec<String> {
+    let agents = progress["agents"].as_array();
+    let Some(agents) = agents.filter(|agents| !agents.is_empty()) else {
+        return vec![line(row(&progress["step"], progress, steps, rate))];
+    };
+    let named = agents.iter().map(|agent| {
+        let cells = row(&progress["step"], agent, steps, rate);
+        format!("{}  {}", line(cells), text(&agent["agent_id"]))
+    });
+    named.collect()
+}
+
+/// The cells of one agent.
+fn row(reached: &Value, progress: &Value, steps: f64, rate: Option<f64>) -> [String; 9] {
+    let step = number(reached).unwrap_or(0.0);
     let left = rate.map(|rate| duration((steps - step).max(0.0) / rate));
     let rate = rate.map(|rate| format!("{rate:.0}"));
     let unknown = || "-".to_owned();
     [
-        text(&progress["step"]),
+        text(reached),
         short(&progress["mean_return"]),
         short(&progress["loss"]),
         short(&progress["value_loss"]),
@@ -251,13 +265,25 @@ mod tests {
         let progress = json!({
             "step": "5000", "mean_return": 21.5, "loss": 0.25, "value_loss": null, "epsilon": 0.5,
         });
-        let cells = row(&progress, 20_000.0, Some(100.0));
+        let reached = &progress["step"];
+        let cells = row(reached, &progress, 20_000.0, Some(100.0));
         let expected = ["5000", "21.5", "0.25", "-", "-", "0.5", "-", "100", "2m30s"];
         assert_eq!(cells, expected);
-        let cells = row(&progress, 20_000.0, None);
+        let cells = row(reached, &progress, 20_000.0, None);
         assert_eq!(cells[7..], ["-", "-"], "nothing is made up");
         let lines = [line(COLUMNS.map(str::to_uppercase)), line(cells)];
         assert_eq!(lines[0].len(), lines[1].len());
+    }
+
+    #[test]
+    fn each_agent_of_a_joint_run_has_a_row_of_its_own() {
+        let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean });
+        let agents = [agent("policy", 1.5), agent("resource", -2.5)];
+        let progress = json!({ "step": "500", "mean_return": 1.5, "agents": agents });
+        let rows = rows(&progress, 1000.0, None);
+        assert!(rows[0].contains(" 1.5 ") && rows[0].ends_with("  policy"));
+        assert!(rows[1].contains(" -2.5 ") && rows[1].ends_with("  resource"));
+        assert!(rows.len() == 2 && rows.iter().all(|row| row.trim().starts_with("500 ")));
     }
 
     #[test]
