@@ -221,3 +221,6 @@ async fn resolve(dispute: Dispute) -> Result<(Dispute, Resolution), Orchestratio
         .await
         .map_err(|_| OrchestrationError::Worker("resolving a conflict"))?
 }
+
+#[cfg(test)]
+mod tests;

@@ -294,6 +294,40 @@ async fn a_run_whose_checkpoint_is_gone_ends_as_interrupted() {
 }
 
 #[tokio::test]
+async fn a_run_whose_checkpoint_was_cut_or_changed_ends_and_leaves_its_agent_as_it_was() {
+    for is_cut in [true, false] {
+        let (_dir, one, two) = two_with_checkpoints().await;
+        let run = one.train(LONG).await.unwrap().row.id;
+        let plan = || async { one.service.store.plan(run).await.unwrap() };
+        let has_checkpoint =
+            || async { plan().await.is_some_and(|left| left.checkpoint.is_some()) };
+        eventually(has_checkpoint).await;
+        one.service.leases.close().await;
+        one.until_idle().await;
+        let blobs = two.service.checkpoints.blobs();
+        let left = two.service.store.plan(run).await.unwrap().unwrap();
+        let mut bytes = blobs.get(&left.checkpoint.unwrap()).await.unwrap();
+        match is_cut {
+            true => bytes.truncate(bytes.len() / 2),
+            false => *bytes.last_mut().unwrap() ^= 1,
+        }
+        let mut tx = two.service.store.begin("test.spoil").await.unwrap();
+        let spoiled = blobs.put(&mut tx, bytes).await.unwrap();
+        let put = crate::store::put_checkpoint(&mut tx, run, &spoiled, 1, &[1]);
+        put.await.unwrap();
+        tx.commit().await.unwrap();
+        two.service.resume_left_runs().await.unwrap();
+        let ended = || async { two.state(run).await.has_ended() };
+        eventually(ended).await;
+        assert_ne!(two.state(run).await, RunState::Completed, "cut: {is_cut}");
+        let agent = two.service.agents.get("policy").unwrap().live();
+        assert_eq!((agent.row.weights_version, &agent.row.weights), (0, &None));
+        let next = two.train(LONG).await.unwrap().row.id;
+        two.service.cancel_training(next).await.unwrap();
+    }
+}
+
+#[tokio::test]
 async fn a_run_is_watched_at_any_replica_and_nothing_is_sent_twice() {
     let (_dir, one, two) = two().await;
     let run = one.train(2_000).await.unwrap().row.id;
