@@ -42,15 +42,14 @@ enum Command {
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2))]
         replicas: Option<u16>,
     },
-    /// Repeat a race for many rounds, and fail at the first wrong outcome.
+    /// Repeat what goes wrong rarely, and fail at the first wrong outcome.
     Soak {
         name: soak::Soak,
         /// Print one JSON object on standard output.
         #[arg(long)]
         json: bool,
-        /// The number of rounds; without it 1,000 of races and 20 of faults.
-        #[arg(long)]
-        rounds: Option<usize>,
+        #[command(flatten)]
+        length: soak::Length,
     },
     /// Measure functions and files, and list files that import each other.
     Shape,
@@ -80,7 +79,7 @@ fn main() -> ExitCode {
             };
             bench::run(name, &options)
         }
-        Command::Soak { name, json, rounds } => soak::run(name, json, rounds),
+        Command::Soak { name, json, length } => soak::run(name, json, length),
         Command::Shape => shape::run(),
         Command::Docs => docs::write(),
     };

@@ -7,6 +7,9 @@ use crate::{Outcome, postgres, redis, tools};
 pub(crate) enum Soak {
     /// Administrators race one another; every process must end with what the database says.
     Races,
+    /// Agents train for hours while their weights change and processes are killed; nothing acknowledged may be
+    /// lost, and memory is measured.
+    Agents,
     /// Redis, PostgreSQL and replicas fail during load; nothing acknowledged may be lost or done twice.
     Faults,
 }
@@ -15,20 +18,39 @@ impl Soak {
     fn example(self) -> &'static str {
         match self {
             Self::Races => "soak_races",
+            Self::Agents => "soak_agents",
             Self::Faults => "soak_faults",
         }
     }
 }
 
-pub(crate) fn run(soak: Soak, json: bool, rounds: Option<usize>) -> Outcome {
+/// How long a soak takes.
+#[derive(Debug, Clone, Copy, clap::Args)]
+pub(crate) struct Length {
+    /// The number of rounds; without it 1,000 of races and 20 of faults.
+    #[arg(long)]
+    rounds: Option<usize>,
+    /// The hours of agents; without it 2.
+    #[arg(long, conflicts_with = "rounds")]
+    hours: Option<f64>,
+}
+
+pub(crate) fn run(soak: Soak, json: bool, length: Length) -> Outcome {
+    let is_timed = matches!(soak, Soak::Agents);
+    if is_timed && length.rounds.is_some() || !is_timed && length.hours.is_some() {
+        return Err("agents have hours, and races and faults have rounds".to_owned());
+    }
     tools::build_binary()?;
     let mut command = tools::example("tars-tests", soak.example());
     if matches!(soak, Soak::Faults) {
         command.env(postgres::PROGRAMS, postgres::programs()?);
         command.env(redis::VARIABLE, redis::program()?);
     }
-    if let Some(rounds) = rounds {
+    if let Some(rounds) = length.rounds {
         command.args(["--rounds", &rounds.to_string()]);
+    }
+    if let Some(hours) = length.hours {
+        command.args(["--hours", &hours.to_string()]);
     }
     if json {
         command.arg("--json");
