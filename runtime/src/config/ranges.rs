@@ -113,6 +113,7 @@ const RANGES: &[(&str, Range)] = &[
     ("orchestration.checkpoints", Between(2, MANY)),
     ("orchestration.calibration_seconds", Between(1, HOUR)),
     ("orchestration.checkpoint_seconds", Between(0, HOUR)),
+    ("orchestration.canary_percent", Between(0, 100)),
     ("automl.parallel_trials", Between(1, 4096)),
     ("automl.max_running_studies", Between(1, MANY)),
 ];

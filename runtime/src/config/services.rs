@@ -65,6 +65,9 @@ pub struct Orchestration {
     /// The agents that are bound to the live mesh: `policy`, `consensus`, `ethical`, `resource`. What training makes
     /// of them answers nothing until it has climbed from SIM to ACTIVE. Weights of other agents answer at once.
     pub bound_agents: Vec<String>,
+    /// The share of callers, in percent, whose steps a version in CANARY answers. A caller is always answered by
+    /// the same version.
+    pub canary_percent: u64,
 }
 
 /// The agents of a mesh.
@@ -95,6 +98,7 @@ impl Default for Orchestration {
             environment: "mesh".to_owned(),
             calibration_seconds: 60,
             bound_agents: Vec::new(),
+            canary_percent: 10,
         }
     }
 }

@@ -1,20 +1,25 @@
 //! The agents and the live state of each: hyperparameters and weights with their versions, the approved
 //! values, and the hold of a governed change.
 
+mod acting;
+mod weights;
+
+pub(crate) use acting::{Action, Answerer};
+pub(crate) use weights::{Candidate, Installed};
+
+use acting::Instruments;
+use weights::load;
+
 use crate::{
     OrchestrationError,
-    choices::Choices,
     learners::{Followed, Live},
     rules::{self, Rule},
-    shield::{Blocked, Shield},
+    shield::Shield,
     store::{self, AgentRow, ApprovalRow, HoldRow, Store, VersionRow},
     task,
+    trials::{Entries, Tally},
 };
 use arc_swap::ArcSwap;
-use prometheus_client::{
-    encoding::EncodeLabelSet,
-    metrics::{counter::Counter, family::Family},
-};
 use std::{
     collections::BTreeMap,
     sync::{
@@ -25,18 +30,17 @@ use std::{
 use tars_learn::{
     algorithm::{self, Algorithm},
     hyper::Values,
-    policy::{Decision, Policy, Scratch},
+    policy::Policy,
 };
 use tars_runtime::{
-    blobs::{BlobError, Blobs},
+    blobs::Blobs,
     clock::Clock,
     config,
     db::{Corrupt, DbError, Transaction},
     metrics::Metrics,
 };
-use tars_worlds::{ActionSpace, AgentSpace};
+use tars_worlds::AgentSpace;
 use tokio::sync::{Mutex, watch};
-use uuid::Uuid;
 
 /// The agents by name, each with the algorithm that it learns by.
 const AGENTS: &[(&str, &str)] = &[
@@ -65,13 +69,6 @@ pub(crate) struct Definition {
     shield: Shield,
 }
 
-/// The actions that the shield replaced, by agent and limit.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct BlockedLabels {
-    agent: &'static str,
-    limit: &'static str,
-}
-
 #[derive(Debug)]
 pub(crate) struct Agents {
     /// Those whose algorithm fits their environment.
@@ -89,7 +86,9 @@ pub(crate) struct Agent {
     followed: Live,
     held: watch::Sender<bool>,
     changing: Mutex<()>,
-    blocked: Family<BlockedLabels, Counter>,
+    instruments: Instruments,
+    /// What the versions on the ladder did here.
+    tally: parking_lot::Mutex<Tally>,
     /// Whether the rows may differ from the live state, because a commit is in doubt.
     in_doubt: AtomicBool,
 }
@@ -100,40 +99,10 @@ pub(crate) struct LiveAgent {
     pub(crate) policy: Option<Policy>,
     /// What answers instead of a policy.
     pub(crate) rule: Option<Rule>,
+    pub(crate) shadow: Option<Candidate>,
+    pub(crate) canary: Option<Candidate>,
     pub(crate) approved: ApprovalRow,
     pub(crate) hold: Option<HoldRow>,
-}
-
-/// What a training leaves to its agent.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Installed<'a> {
-    pub(crate) run: Uuid,
-    pub(crate) policy: &'a Policy,
-    /// The mean return of the evaluation at the end.
-    pub(crate) final_return: f64,
-    pub(crate) steps: i64,
-    pub(crate) episodes: i64,
-}
-
-/// What answers for an agent.
-#[derive(Debug, Clone)]
-pub(crate) enum Answerer {
-    Policy(Policy),
-    Rule(Rule),
-}
-
-#[derive(Debug, Clone)]
-pub(crate) struct Action {
-    pub(crate) agent: &'static str,
-    pub(crate) action: tars_worlds::Action,
-    /// The name of a discrete action.
-    pub(crate) name: String,
-    pub(crate) values: Vec<f32>,
-    pub(crate) weights_version: i64,
-    /// The rule that answered; absent where a policy did.
-    pub(crate) rule: Option<&'static str>,
-    /// Why the shield replaced the action that was preferred.
-    pub(crate) shielded: Option<Blocked>,
 }
 
 impl Agents {
@@ -144,12 +113,8 @@ impl Agents {
         clock: Clock,
         settings: &config::Orchestration,
         metrics: &Metrics,
-    ) -> Result<Self, OrchestrationError> {
-        let blocked = metrics.register(
-            "agent_actions_blocked",
-            "Actions of agents that the action shield replaced, by agent and limit",
-            Family::default(),
-        );
+    ) -> Result<(Self, Entries), OrchestrationError> {
+        let (instruments, entries) = Instruments::new(metrics, settings.canary_percent);
         let mut all = BTreeMap::new();
         for (id, algorithm) in AGENTS {
             let stored = store.agent(id).await?;
@@ -162,12 +127,13 @@ impl Agents {
                 definition.bind()?;
             }
             if definition.algorithm.fits(&definition.space).is_ok() {
-                let opened = Agent::open(definition, stored, store, &blobs, &clock).await?;
-                let blocked = Family::clone(&blocked);
-                all.insert(*id, Arc::new(Agent { blocked, ..opened }));
+                let instruments = instruments.clone();
+                let agent = Agent::open(definition, stored, store, &blobs, &clock, instruments);
+                all.insert(*id, Arc::new(agent.await?));
             }
         }
-        Ok(Self { all, blobs, clock })
+        let agents = Self { all, blobs, clock };
+        Ok((agents, entries))
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Arc<Agent>> {
@@ -199,12 +165,14 @@ impl Agents {
                 .ok_or_else(|| DbError::from(absent("agents")))?,
             policy: live.policy.clone(),
             rule: live.rule.clone(),
+            shadow: None,
+            canary: None,
             approved: store::approval(tx, agent.id())
                 .await?
                 .ok_or_else(|| DbError::from(absent("agent_approvals")))?,
             hold: store::hold(tx, agent.id()).await?,
         };
-        if stored.is_stored_as(&live) {
+        if stored.is_stored_as(&live) && live.is_arranged(agent) {
             agent.in_doubt.store(false, Ordering::Release);
             return Ok(());
         }
@@ -213,141 +181,14 @@ impl Agents {
             false => load(&self.blobs, &stored.row).await?,
         };
         let rule = agent.definition.rule_of(&stored.row)?;
-        agent.publish(LiveAgent {
+        let mut next = LiveAgent {
             policy,
             rule,
             ..stored
-        });
+        };
+        self.arrange(tx, agent, &mut next).await?;
+        agent.publish(next);
         Ok(())
-    }
-
-    /// Writes new weights, and the row that refers to them. Of an agent that is bound to the live mesh they
-    /// enter the ladder, and do not answer. Returns the number of the version too. The caller commits and publishes.
-    pub(crate) async fn install(
-        &self,
-        tx: &mut Transaction,
-        agent: &Agent,
-        installed: Installed<'_>,
-    ) -> Result<(LiveAgent, i64), OrchestrationError> {
-        let blob = self.blobs.put(tx, installed.policy.to_bytes()).await?;
-        let mut next = LiveAgent::clone(&agent.live());
-        let (number, served) = (next_version(tx, &next.row).await?, !agent.is_bound());
-        if served {
-            next.row.weights = Some(blob.clone());
-            next.row.rule = None;
-            next.row.weights_version = number;
-            next.row.last_return = Some(installed.final_return);
-            (next.policy, next.rule) = (Some(installed.policy.clone()), None);
-        }
-        next.row.total_steps += installed.steps;
-        next.row.total_episodes += installed.episodes;
-        next.row.updated_us = self.clock.now_us();
-        let version = VersionRow {
-            version: number,
-            blob: Some(blob),
-            rule: None,
-            at_us: next.row.updated_us,
-            algorithm: installed.policy.algorithm().to_owned(),
-            run_id: Some(installed.run),
-            mean_return: Some(installed.final_return),
-            restored_from: None,
-            served,
-        };
-        store::update_weights(tx, &next.row).await?;
-        store::insert_version(tx, agent.id(), &version).await?;
-        Ok((next, number))
-    }
-
-    /// Makes what a retained version answers by the next version, as [`install`](Self::install) does.
-    pub(crate) async fn restore(
-        &self,
-        tx: &mut Transaction,
-        agent: &Agent,
-        from: &VersionRow,
-    ) -> Result<LiveAgent, OrchestrationError> {
-        let answerer = self.answerer_of(agent, from).await?;
-        let origin = VersionRow {
-            restored_from: Some(from.restored_from.unwrap_or(from.version)),
-            ..from.clone()
-        };
-        self.replace(tx, agent, answerer, origin).await
-    }
-
-    /// Makes one of the agent's rules the next version.
-    pub(crate) async fn follow(
-        &self,
-        tx: &mut Transaction,
-        agent: &Agent,
-        rule: Rule,
-    ) -> Result<LiveAgent, OrchestrationError> {
-        let origin = VersionRow::of_rule(rule.name());
-        self.replace(tx, agent, Answerer::Rule(rule), origin).await
-    }
-
-    /// Writes the next version, which answers from now on.
-    async fn replace(
-        &self,
-        tx: &mut Transaction,
-        agent: &Agent,
-        answerer: Answerer,
-        origin: VersionRow,
-    ) -> Result<LiveAgent, OrchestrationError> {
-        let mut next = LiveAgent::clone(&agent.live());
-        next.row.weights = origin.blob.clone();
-        next.row.rule = origin.rule.clone();
-        next.row.weights_version = next_version(tx, &next.row).await?;
-        next.row.last_return = origin.mean_return;
-        next.row.updated_us = self.clock.now_us();
-        (next.policy, next.rule) = answerer.into_parts();
-        next.row.leave(origin.version);
-        let version = VersionRow {
-            version: next.row.weights_version,
-            at_us: next.row.updated_us,
-            served: true,
-            ..origin
-        };
-        store::update_weights(tx, &next.row).await?;
-        store::insert_version(tx, agent.id(), &version).await?;
-        Ok(next)
-    }
-
-    /// What a retained version answers by, if the agent can act by it.
-    pub(crate) async fn answerer_of(
-        &self,
-        agent: &Agent,
-        version: &VersionRow,
-    ) -> Result<Answerer, OrchestrationError> {
-        match &version.blob {
-            Some(blob) => Ok(Answerer::Policy(
-                self.policy_of(agent, version, blob).await?,
-            )),
-            None => {
-                let rule = version.rule.as_deref().unwrap_or_default();
-                Ok(Answerer::Rule(agent.definition.rule(rule)?))
-            }
-        }
-    }
-
-    async fn policy_of(
-        &self,
-        agent: &Agent,
-        version: &VersionRow,
-        blob: &str,
-    ) -> Result<Policy, OrchestrationError> {
-        let unusable = |why: String| OrchestrationError::UnusableVersion {
-            agent: agent.id(),
-            version: version.version,
-            why,
-        };
-        let bytes = match self.blobs.get(blob).await {
-            Ok(bytes) => bytes,
-            Err(e @ (BlobError::Db(_) | BlobError::Io { .. })) => return Err(e.into()),
-            Err(e) => return Err(unusable(e.to_string())),
-        };
-        let policy = Policy::from_bytes(&bytes).map_err(|e| unusable(e.to_string()))?;
-        let fits = policy.fits(&agent.definition.space);
-        fits.map_err(|e| unusable(e.to_string()))?;
-        Ok(policy)
     }
 }
 
@@ -406,6 +247,7 @@ impl Agent {
         store: &Store,
         blobs: &Blobs,
         clock: &Clock,
+        instruments: Instruments,
     ) -> Result<Self, OrchestrationError> {
         let row = match stored {
             Some(row) => row,
@@ -415,6 +257,8 @@ impl Agent {
         let live = LiveAgent {
             policy: load(blobs, &row).await?,
             rule: definition.rule_of(&row)?,
+            shadow: None,
+            canary: None,
             row,
             approved,
             hold,
@@ -425,7 +269,8 @@ impl Agent {
             held: watch::Sender::new(live.hold.is_some()),
             live: ArcSwap::from_pointee(live),
             changing: Mutex::new(()),
-            blocked: Family::default(),
+            instruments,
+            tally: parking_lot::Mutex::default(),
             in_doubt: AtomicBool::new(false),
         })
     }
@@ -496,134 +341,6 @@ impl Agent {
         self.in_doubt.store(false, Ordering::Release);
         next
     }
-
-    /// What the agent could do instead.
-    pub(crate) fn choices(&self, acted: &Action) -> Choices {
-        Choices::of(&self.definition.space.action, &acted.action, &acted.values)
-    }
-
-    /// The names of the discrete actions; none for a continuous one.
-    pub(crate) fn action_names(&self) -> Vec<String> {
-        match &self.definition.space.action {
-            ActionSpace::Discrete(names) => names.iter().map(ToString::to_string).collect(),
-            ActionSpace::Continuous(_) => Vec::new(),
-        }
-    }
-
-    /// The name of a discrete action; empty for a continuous one.
-    fn name_of(&self, action: &tars_worlds::Action) -> String {
-        match (&self.definition.space.action, action) {
-            (ActionSpace::Discrete(names), tars_worlds::Action::Discrete(at)) => {
-                names.get(*at).map(ToString::to_string)
-            }
-            _ => None,
-        }
-        .unwrap_or_default()
-    }
-
-    /// The best known action in a state.
-    pub(crate) fn act(
-        &self,
-        agent_type: Option<&str>,
-        state: &[f64],
-    ) -> Result<Action, OrchestrationError> {
-        if agent_type.is_some_and(|t| t != self.definition.algorithm.name) {
-            return Err(OrchestrationError::AgentType);
-        }
-        let live = self.live();
-        let answerer = live.answerer().ok_or(OrchestrationError::Untrained)?;
-        let needed = answerer.inputs();
-        if state.len() != needed {
-            return Err(OrchestrationError::Observation {
-                agent: self.definition.id.to_owned(),
-                given: state.len(),
-                needed,
-            });
-        }
-        if !state.iter().all(|v| (*v as f32).is_finite()) {
-            return Err(OrchestrationError::NotFinite(self.id()));
-        }
-        let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
-        let Decision { action, values } = answerer.decide(&observation);
-        let acted = Action {
-            agent: self.definition.id,
-            name: self.name_of(&action),
-            action,
-            values,
-            weights_version: live.row.weights_version,
-            rule: answerer.rule(),
-            shielded: None,
-        };
-        Ok(match self.is_bound() {
-            true => self.shielded(&observation, acted),
-            false => acted,
-        })
-    }
-
-    /// Replaces what the shield does not allow, and counts it.
-    pub(crate) fn shielded(&self, observation: &[f32], acted: Action) -> Action {
-        let Some(blocked) = self.definition.shield.check(observation, &acted.action) else {
-            return acted;
-        };
-        let labels = BlockedLabels {
-            agent: self.id(),
-            limit: blocked.limit.name(),
-        };
-        self.blocked.get_or_create(&labels).inc();
-        let space = &self.definition.space.action;
-        let is_finite = acted.values.iter().all(|value| value.is_finite());
-        Action {
-            name: self.name_of(&blocked.instead),
-            values: match is_finite {
-                true => acted.values,
-                false => rules::values(space, &blocked.instead),
-            },
-            action: blocked.instead.clone(),
-            shielded: Some(blocked),
-            ..acted
-        }
-    }
-
-    /// What a bound agent does of what a conflict was resolved to.
-    pub(crate) fn allowed(&self, observation: &[f32], resolved: Action) -> Action {
-        match self.is_bound() {
-            true => self.shielded(observation, resolved),
-            false => resolved,
-        }
-    }
-}
-
-impl Answerer {
-    fn into_parts(self) -> (Option<Policy>, Option<Rule>) {
-        match self {
-            Self::Policy(policy) => (Some(policy), None),
-            Self::Rule(rule) => (None, Some(rule)),
-        }
-    }
-
-    /// How many components its observations have.
-    pub(crate) fn inputs(&self) -> usize {
-        match self {
-            Self::Policy(policy) => policy.inputs(),
-            Self::Rule(rule) => rule.inputs(),
-        }
-    }
-
-    /// What it does in a state, with the values that the action was chosen by.
-    pub(crate) fn decide(&self, observation: &[f32]) -> Decision {
-        match self {
-            Self::Policy(policy) => policy.act(observation, &[], &mut Scratch::default()),
-            Self::Rule(rule) => rule.decide(observation),
-        }
-    }
-
-    /// The name of the rule; absent for a policy.
-    pub(crate) fn rule(&self) -> Option<&'static str> {
-        match self {
-            Self::Policy(_) => None,
-            Self::Rule(rule) => Some(rule.name()),
-        }
-    }
 }
 
 impl LiveAgent {
@@ -631,6 +348,16 @@ impl LiveAgent {
     pub(crate) fn answerer(&self) -> Option<Answerer> {
         let rule = self.rule.clone().map(Answerer::Rule);
         rule.or_else(|| self.policy.clone().map(Answerer::Policy))
+    }
+
+    /// Whether the versions on the ladder are loaded that the row names.
+    fn is_arranged(&self, agent: &Agent) -> bool {
+        let is_loaded = |candidate: &Option<Candidate>, version: Option<i64>| {
+            candidate.as_ref().map(|candidate| candidate.version) == version
+        };
+        !agent.is_bound()
+            || (is_loaded(&self.shadow, self.row.shadow)
+                && is_loaded(&self.canary, self.row.canary))
     }
 
     /// Whether a version answers already.
@@ -686,19 +413,6 @@ async fn governance(
     store::put_approval(&mut tx, &row.id, &approved, clock.now_us()).await?;
     tx.commit().await?;
     Ok((approved, hold))
-}
-
-/// The number of the next version. Those on the ladder have larger ones than the live one.
-async fn next_version(tx: &mut Transaction, row: &AgentRow) -> Result<i64, OrchestrationError> {
-    let newest = store::newest_version(tx, &row.id).await?;
-    Ok(newest.max(row.weights_version) + 1)
-}
-
-async fn load(blobs: &Blobs, row: &AgentRow) -> Result<Option<Policy>, OrchestrationError> {
-    Ok(match &row.weights {
-        Some(name) => Some(Policy::from_bytes(&blobs.get(name).await?)?),
-        None => None,
-    })
 }
 
 /// The row of an agent that has none yet.

@@ -178,7 +178,9 @@ fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
 
 fn version(listed: ListedVersion) -> AgentVersion {
     let stage = stage_as(Stage::of(&listed.row, listed.places()));
-    let ListedVersion { row, live, .. } = listed;
+    let ListedVersion {
+        row, live, counts, ..
+    } = listed;
     AgentVersion {
         stage: stage.into(),
         version: unsigned(row.version),
@@ -189,6 +191,10 @@ fn version(listed: ListedVersion) -> AgentVersion {
         mean_return: row.mean_return,
         restored_from: row.restored_from.map(unsigned),
         rule: row.rule.unwrap_or_default(),
+        shadow_steps: counts.shadow_steps,
+        agreed: counts.agreed,
+        canary_steps: counts.canary_steps,
+        blocked: counts.blocked,
     }
 }
 
@@ -308,6 +314,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let stepped = self
             .0
             .step(
+                &call.actor(),
                 observed.collect(),
                 constraints.collect::<Result<_, _>>()?,
                 wire::rule(asked.rule),

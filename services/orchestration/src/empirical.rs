@@ -3,6 +3,7 @@
 //!
 //! An agent that has nothing live yet, neither weights nor a rule, plays the rule that it plays while others train.
 
+use crate::ladder::Stage;
 use crate::{
     OrchestrationError,
     agents::{Action, Agent, Agents},
@@ -266,6 +267,7 @@ fn play(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Action {
         values,
         weights_version: 0,
         rule: Some(rule.map_or(task::FIRST_ACTION, |rule| rule.name())),
+        stage: Stage::Active,
         shielded: None,
     }
 }

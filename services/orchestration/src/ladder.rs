@@ -1,8 +1,8 @@
 //! The ladder that a version climbs before it acts on a live mesh: SIM, SHADOW, CANARY, ACTIVE.
 //!
 //! Only the agents of `orchestration.bound_agents` climb it. What training makes of such an agent enters as
-//! SIM and changes nothing that answers; only the ACTIVE version does. A version in CANARY is not given steps yet,
-//! so that ACTIVE, which takes some, is refused: rules answer for a bound agent. Each stage has at most one
+//! SIM and changes nothing that answers. A version in SHADOW is asked what it would do, and nobody does it; one
+//! in CANARY answers a share of the callers; the ACTIVE one answers all others. Each stage has at most one
 //! version, so that the stage is a function of the agent's row, which names them, and a step of the ladder is
 //! a compare-and-set of that row.
 //!
@@ -26,9 +26,9 @@ pub(crate) const CANARY_BLOCKED_ONE_IN: u64 = 10;
 pub(crate) enum Stage {
     /// It has met simulated worlds only.
     Sim,
-    /// It fits the agent, and does not answer.
+    /// It is asked, and does not answer.
     Shadow,
-    /// It is shown to be as good as what answers, and does not answer yet.
+    /// It answers a share of the callers.
     Canary,
     /// It answers.
     Active,

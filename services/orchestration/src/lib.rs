@@ -29,6 +29,7 @@ mod steps;
 mod store;
 mod task;
 mod training;
+mod trials;
 mod turn;
 mod versions;
 mod workload;
@@ -58,6 +59,7 @@ use tars_runtime::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use training::Trainings;
+use trials::keep_ledger;
 
 /// Agents, on the bus.
 const TOPIC: Topic = "orchestration.agents";
@@ -175,7 +177,7 @@ impl Orchestration {
         let sessions = Changes::open(store.db(), bus.clone(), SESSIONS).await?;
         let owners = Changes::open(store.db(), bus, OWNERS).await?;
         let agents = Agents::open(&store, blobs.clone(), clock.clone(), &settings, &metrics);
-        let agents = agents.await?;
+        let (agents, entries) = agents.await?;
         let solvers = settings.learners.max(1);
         let window = Duration::from_secs(settings.calibration_seconds);
         let service = Arc::new(Self {
@@ -202,6 +204,8 @@ impl Orchestration {
             seeds,
             runs_ended: Outcomes::new(&metrics, TRAINING_RUNS),
         });
+        service.load_ladder().await?;
+        tokio::spawn(keep_ledger(Arc::downgrade(&service), entries));
         service.begin_serving().await?;
         service.resume_left_runs().await?;
         Ok(service)

@@ -128,8 +128,7 @@ impl Shield {
             })
         };
         if !is_finite(action) {
-            let why = "the action has a number that is infinite or not a number";
-            return blocked(Limit::Finite, self.held(observation), why.into());
+            return Some(self.not_finite(observation));
         }
         if self.space.check(action).is_err() {
             let nearest = self.bounded(observation, action);
@@ -139,6 +138,16 @@ impl Shield {
         let (limit, instead, why) = self.guard.check(observation, action)?;
         let instead = instead.unwrap_or_else(|| self.held(observation));
         blocked(limit, instead, why.into())
+    }
+
+    /// What the agent does instead of an action that is not finite, or was chosen by what is not.
+    pub(crate) fn not_finite(&self, observation: &[f32]) -> Blocked {
+        let why = "the action, or what it was chosen by, is infinite or not a number";
+        Blocked {
+            limit: Limit::Finite,
+            instead: self.held(observation),
+            why: why.into(),
+        }
     }
 
     /// The action, or what the agent does instead of it where the guard does not allow it.

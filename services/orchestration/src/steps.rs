@@ -42,6 +42,7 @@ pub(crate) struct StepOutcome {
 impl Orchestration {
     pub(crate) async fn step(
         &self,
+        caller: &str,
         observed: Vec<Observed>,
         constraints: Vec<Constraint>,
         rule: ResolutionRule,
@@ -55,7 +56,7 @@ impl Orchestration {
             .map(|o| {
                 self.agents
                     .get(o.agent)?
-                    .act(o.agent_type.as_deref(), &o.state)
+                    .answer(caller, o.agent_type.as_deref(), &o.state)
             })
             .collect::<Result<Vec<Action>, _>>()?;
         Self::confirm(&tenure)?;

@@ -19,7 +19,7 @@ pub(crate) use checkpoints::{
     referenced_blobs, served_before, version, versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
-pub(crate) use ladder::{comparison, put_comparison, trial};
+pub(crate) use ladder::{add_counts, begin_trial, comparison, put_comparison, trial};
 pub(crate) use members::{MemberRow, complete_members, insert_members};
 #[allow(
     unused_imports,

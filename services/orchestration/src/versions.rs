@@ -18,11 +18,12 @@ use crate::{
     rules::{self, Rule},
     serving::{Made, Rollout},
     store::{self, AgentRow, ListedVersion, VersionRow},
+    trials::Fall,
     turn::Turn,
 };
 use std::{sync::Arc, time::Duration};
 use tars_runtime::{
-    audit::{self, Record},
+    audit::{self, Record, Severity},
     db::Transaction,
     page,
     tasks::to_the_end,
@@ -235,7 +236,11 @@ impl Orchestration {
         let mut next = LiveAgent::clone(&live);
         let displaced = next.row.place(version.version, to);
         next.row.updated_us = self.clock.now_us();
+        self.agents.arrange(&mut tx, agent, &mut next).await?;
         store::update_weights(&mut tx, &next.row).await?;
+        if to == Stage::Canary {
+            store::begin_trial(&mut tx, agent.id(), version.version).await?;
+        }
         let mut record = self
             .record("agent.staged", &promotion.by, &next)
             .detail("weights_version", version.version)
@@ -247,6 +252,57 @@ impl Orchestration {
         }
         audit::insert(&mut tx, &record).await?;
         tx.commit(next).await
+    }
+
+    /// Loads what stands on the ladder, before anything is served.
+    pub(crate) async fn load_ladder(&self) -> Result<(), OrchestrationError> {
+        for agent in self.agents.iter().filter(|agent| agent.is_bound()) {
+            // A turn begins with what is stored.
+            drop(self.turn(agent, "agents.load").await?);
+        }
+        Ok(())
+    }
+
+    /// Takes a version of a bound agent out of where it answers: from CANARY to SHADOW, and from ACTIVE to the
+    /// agent's default rule, which is the end of the fall. A governed change that holds the agent does not
+    /// prevent it. Nothing changes where the version stands elsewhere by now.
+    pub(crate) async fn fall_back(
+        &self,
+        agent: &Agent,
+        fall: &Fall,
+    ) -> Result<(), OrchestrationError> {
+        let mut tx = self.turn(agent, "agents.fall_back").await?;
+        let live = agent.live();
+        let default = rules::default(agent.id());
+        let next = match fall.stage {
+            Stage::Canary if live.row.canary == Some(fall.version) => {
+                let mut next = LiveAgent::clone(&live);
+                next.row.place(fall.version, Stage::Shadow);
+                next.row.updated_us = self.clock.now_us();
+                self.agents.arrange(&mut tx, agent, &mut next).await?;
+                store::update_weights(&mut tx, &next.row).await?;
+                next
+            }
+            Stage::Active
+                if live.row.weights_version == fall.version
+                    && live.row.rule.as_deref() != Some(default) =>
+            {
+                let rule = agent.definition.rule(default)?;
+                self.agents.follow(&mut tx, agent, rule).await?
+            }
+            _ => return Ok(()),
+        };
+        let record = self
+            .record("agent.fell_back", "orchestration", &next)
+            .severity(Severity::Critical)
+            .detail("weights_version", fall.version)
+            .detail("from", fall.stage)
+            .detail("live", next.row.weights_version)
+            .detail("why", &fall.why);
+        audit::insert(&mut tx, &record).await?;
+        tx.commit(next).await?;
+        tracing::warn!(agent = agent.id(), version = fall.version, stage = %fall.stage, why = fall.why, "a version fell back");
+        Ok(())
     }
 
     /// Whether the evidence lets a version climb.

@@ -117,6 +117,7 @@ fn action(of: &AgentRecord, from: &ActionRecord) -> AgentAction {
         weights_version: unsigned(of.weights_version),
         continuous_action: numbers(&from.numbers),
         rule: of.rule.clone().unwrap_or_default(),
+        stage: AgentStage::Active.into(),
         shielded: from.shielded.clone().unwrap_or_default(),
     }
 }

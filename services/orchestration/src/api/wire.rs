@@ -432,6 +432,7 @@ pub(super) fn action(acted: Action) -> AgentAction {
         weights_version: super::unsigned(acted.weights_version),
         continuous_action,
         rule: acted.rule.unwrap_or_default().to_owned(),
+        stage: super::stage_as(acted.stage).into(),
         shielded: acted
             .shielded
             .map(|blocked| blocked.why.into_owned())

@@ -119,7 +119,7 @@ impl Replica {
         };
         let stepped = self
             .service
-            .step(vec![observed], vec![], Default::default());
+            .step("user:dev", vec![observed], vec![], Default::default());
         stepped.await.unwrap_err()
     }
 

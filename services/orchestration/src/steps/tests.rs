@@ -35,7 +35,12 @@ async fn step(
         agent_type: kind.map(str::to_owned),
         state: state.to_owned(),
     };
-    let stepped = service.step(vec![observed], vec![], ResolutionRule::default());
+    let stepped = service.step(
+        "user:dev",
+        vec![observed],
+        vec![],
+        ResolutionRule::default(),
+    );
     stepped.await
 }
 
@@ -70,7 +75,7 @@ async fn a_state_that_no_agent_can_be_in_is_refused_and_the_next_one_is_answered
     let untrained = step(&service, "ethical", None, &good).await;
     assert!(matches!(untrained, Err(OrchestrationError::Untrained)));
     let none = service
-        .step(vec![], vec![], ResolutionRule::default())
+        .step("user:dev", vec![], vec![], ResolutionRule::default())
         .await;
     assert!(matches!(none, Err(OrchestrationError::NoState)));
     let after = step(&service, "policy", None, &good).await.unwrap();

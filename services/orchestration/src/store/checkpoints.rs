@@ -1,7 +1,7 @@
 //! The versions of the agents' weights that are retained.
 
 use super::Places;
-use crate::OrchestrationError;
+use crate::{OrchestrationError, trials::Counts};
 use std::collections::BTreeSet;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;
@@ -35,6 +35,8 @@ pub(crate) struct ListedVersion {
     pub(crate) live: i64,
     pub(crate) shadow: Option<i64>,
     pub(crate) canary: Option<i64>,
+    /// What it did on the ladder, as far as that is stored.
+    pub(crate) counts: Counts,
 }
 
 impl ListedVersion {
@@ -59,7 +61,11 @@ const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS b
                     checkpoints.algorithm AS algorithm, checkpoints.run_id AS run_id, \
                     checkpoints.mean_return AS mean_return, checkpoints.restored_from AS restored_from, \
                     checkpoints.served AS served, agents.shadow AS shadow, agents.canary AS canary, \
+                    COALESCE(trials.shadow_steps, 0) AS shadow_steps, COALESCE(trials.agreed, 0) AS agreed, \
+                    COALESCE(trials.canary_steps, 0) AS canary_steps, COALESCE(trials.blocked, 0) AS blocked, \
                     agents.weights_version AS live FROM checkpoints JOIN agents ON agents.id = checkpoints.agent_id \
+                    LEFT JOIN trials ON trials.agent_id = checkpoints.agent_id \
+                    AND trials.version = checkpoints.version \
                     WHERE checkpoints.agent_id = $1 AND checkpoints.version < $2 \
                     ORDER BY checkpoints.version DESC LIMIT $3";
 /// The last one that was ACTIVE before a number.
@@ -129,8 +135,19 @@ impl FromRow for ListedVersion {
             live: row.get("live")?,
             shadow: row.get("shadow")?,
             canary: row.get("canary")?,
+            counts: Counts {
+                shadow_steps: count(row, "shadow_steps")?,
+                agreed: count(row, "agreed")?,
+                canary_steps: count(row, "canary_steps")?,
+                blocked: count(row, "blocked")?,
+            },
         })
     }
+}
+
+fn count(row: &Row, column: &'static str) -> Result<u64, DbError> {
+    let count: i64 = row.get(column)?;
+    Ok(u64::try_from(count).unwrap_or(0))
 }
 
 struct Blob(String);

@@ -1,7 +1,7 @@
 //! What is known about versions that climb: comparisons and trials.
 
 use super::Store;
-use crate::{OrchestrationError, comparisons::Comparison, ladder::Trial};
+use crate::{OrchestrationError, comparisons::Comparison, ladder::Trial, trials::Counts};
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 
 const COMPARISON: &str =
@@ -11,6 +11,14 @@ const PUT_COMPARISON: &str = "INSERT INTO comparisons (agent_id, version, at_us,
                               body = excluded.body";
 const TRIAL: &str =
     "SELECT version, canary_steps, blocked FROM trials WHERE agent_id = $1 AND version = $2";
+const ADD_COUNTS: &str = "INSERT INTO trials (agent_id, version, shadow_steps, agreed, canary_steps, blocked) \
+                          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (agent_id, version) DO UPDATE SET \
+                          shadow_steps = trials.shadow_steps + excluded.shadow_steps, \
+                          agreed = trials.agreed + excluded.agreed, \
+                          canary_steps = trials.canary_steps + excluded.canary_steps, \
+                          blocked = trials.blocked + excluded.blocked";
+const BEGIN_TRIAL: &str =
+    "UPDATE trials SET canary_steps = 0, blocked = 0 WHERE agent_id = $1 AND version = $2";
 const DROP_COMPARISONS: &str = "DELETE FROM comparisons WHERE NOT EXISTS (SELECT 1 FROM checkpoints \
                                 WHERE checkpoints.agent_id = comparisons.agent_id \
                                 AND checkpoints.version = comparisons.version)";
@@ -75,6 +83,35 @@ pub(crate) async fn trial(
     let query = Query::new(TRIAL).bind(agent).bind(version);
     let stored: Option<Trial> = tx.optional(query).await?;
     Ok(stored.unwrap_or_default())
+}
+
+/// Adds what a version did since it was last stored.
+pub(crate) async fn add_counts(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+    counts: Counts,
+) -> Result<(), OrchestrationError> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let add = Query::new(ADD_COUNTS)
+        .bind(agent)
+        .bind(version)
+        .bind(number(counts.shadow_steps))
+        .bind(number(counts.agreed))
+        .bind(number(counts.canary_steps))
+        .bind(number(counts.blocked));
+    Ok(tx.execute(add).await?.one()?)
+}
+
+/// A version enters CANARY: what it did there before does not count.
+pub(crate) async fn begin_trial(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+) -> Result<(), OrchestrationError> {
+    let begin = Query::new(BEGIN_TRIAL).bind(agent).bind(version);
+    tx.execute(begin).await?.any();
+    Ok(())
 }
 
 /// Forgets what belongs to versions that are not retained.

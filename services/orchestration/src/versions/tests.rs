@@ -17,6 +17,7 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
+mod falls;
 mod ladder;
 mod rules;
 

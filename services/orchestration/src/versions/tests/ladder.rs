@@ -66,7 +66,7 @@ async fn write(service: &Orchestration, query: Query<'_>) {
 }
 
 /// Stores a calibration of this moment.
-async fn calibrate(service: &Orchestration, number: i64, uncalibrated: Option<&str>) {
+pub(super) async fn calibrate(service: &Orchestration, number: i64, uncalibrated: Option<&str>) {
     let finding = Finding {
         uncalibrated: uncalibrated.map(str::to_owned),
         from_us: 0,
@@ -87,7 +87,11 @@ async fn calibrate(service: &Orchestration, number: i64, uncalibrated: Option<&s
 
 /// Stores that a version is better than what answers now.
 async fn compare(service: &Orchestration, version: i64) {
-    let slot = agent(service);
+    compare_as(service, "policy", version).await;
+}
+
+pub(super) async fn compare_as(service: &Orchestration, agent: &str, version: i64) {
+    let slot = Arc::clone(service.agents.get(agent).unwrap());
     let better = |name: &str| Against {
         name: name.to_owned(),
         mean: 0.0,
@@ -106,9 +110,8 @@ async fn compare(service: &Orchestration, version: i64) {
         with_incumbent: better("incumbent"),
         with_rules: vec![better("hold")],
     };
-    let text =
-        "INSERT INTO comparisons (agent_id, version, at_us, body) VALUES ('policy', $1, $2, $3)";
-    let insert = Query::new(text).bind(version).bind(0_i64);
+    let text = "INSERT INTO comparisons (agent_id, version, at_us, body) VALUES ($1, $2, $3, $4)";
+    let insert = Query::new(text).bind(agent).bind(version).bind(0_i64);
     write(service, insert.bind(json(&comparison).unwrap())).await;
 }
 

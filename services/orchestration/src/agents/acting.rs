@@ -1,0 +1,345 @@
+//! How agents act: what answers whom, what the shield lets it do, and what is counted of it.
+
+use super::{Agent, Candidate, LiveAgent};
+use crate::{
+    OrchestrationError,
+    choices::Choices,
+    ladder::Stage,
+    rules::{self, Rule},
+    shield::{Blocked, Limit},
+    trials::{Due, Entries, Ledger, Passage},
+};
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family},
+};
+use tars_learn::policy::{Decision, Policy, Scratch};
+use tars_runtime::metrics::Metrics;
+use tars_worlds::ActionSpace;
+
+/// How far two continuous actions may differ and still be the same.
+const SAME: f32 = 0.05;
+
+/// What answers for an agent.
+#[derive(Debug, Clone)]
+pub(crate) enum Answerer {
+    Policy(Policy),
+    Rule(Rule),
+}
+
+#[derive(Debug, Clone)]
+pub(crate) struct Action {
+    pub(crate) agent: &'static str,
+    pub(crate) action: tars_worlds::Action,
+    /// The name of a discrete action.
+    pub(crate) name: String,
+    pub(crate) values: Vec<f32>,
+    pub(crate) weights_version: i64,
+    /// The rule that answered; absent where a policy did.
+    pub(crate) rule: Option<&'static str>,
+    /// Where the version that answered stands.
+    pub(crate) stage: Stage,
+    /// Why the shield replaced the action that was preferred.
+    pub(crate) shielded: Option<Blocked>,
+}
+
+/// What an agent's steps are counted by, and where they lead.
+#[derive(Debug, Clone)]
+pub(super) struct Instruments {
+    blocked: Family<BlockedLabels, Counter>,
+    shadow: Family<ShadowLabels, Counter>,
+    ledger: Ledger,
+    /// The share of callers, in percent, that a version in CANARY answers.
+    canary_percent: u64,
+}
+
+/// The steps that a version in SHADOW was asked in, by whether it would have done the same.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShadowLabels {
+    agent: &'static str,
+    agreed: &'static str,
+}
+
+/// The actions that the shield replaced, by agent and limit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct BlockedLabels {
+    agent: &'static str,
+    limit: &'static str,
+}
+
+impl Agent {
+    /// What the agent could do instead.
+    pub(crate) fn choices(&self, acted: &Action) -> Choices {
+        Choices::of(&self.definition.space.action, &acted.action, &acted.values)
+    }
+
+    /// The names of the discrete actions; none for a continuous one.
+    pub(crate) fn action_names(&self) -> Vec<String> {
+        match &self.definition.space.action {
+            ActionSpace::Discrete(names) => names.iter().map(ToString::to_string).collect(),
+            ActionSpace::Continuous(_) => Vec::new(),
+        }
+    }
+
+    /// The name of a discrete action; empty for a continuous one.
+    fn name_of(&self, action: &tars_worlds::Action) -> String {
+        match (&self.definition.space.action, action) {
+            (ActionSpace::Discrete(names), tars_worlds::Action::Discrete(at)) => {
+                names.get(*at).map(ToString::to_string)
+            }
+            _ => None,
+        }
+        .unwrap_or_default()
+    }
+
+    /// The best known action of what is ACTIVE in a state. Nothing is counted: it is not a step of the live mesh.
+    pub(crate) fn act(
+        &self,
+        agent_type: Option<&str>,
+        state: &[f64],
+    ) -> Result<Action, OrchestrationError> {
+        let live = self.live();
+        let (_, acted) = self.decide(active(&live)?, agent_type, state)?;
+        Ok(acted)
+    }
+
+    /// What the agent does in a state of the live mesh. Of a bound agent, the version in CANARY answers a share of
+    /// the callers, and the one in SHADOW is asked too.
+    pub(crate) fn answer(
+        &self,
+        caller: &str,
+        agent_type: Option<&str>,
+        state: &[f64],
+    ) -> Result<Action, OrchestrationError> {
+        let live = self.live();
+        let answering = self.answering(&live, caller)?;
+        let (observation, acted) = self.decide(answering, agent_type, state)?;
+        if self.is_bound() {
+            self.count(&live, &observation, &acted);
+        }
+        Ok(acted)
+    }
+
+    fn decide(
+        &self,
+        (stage, version, answerer): (Stage, i64, Answerer),
+        agent_type: Option<&str>,
+        state: &[f64],
+    ) -> Result<(Vec<f32>, Action), OrchestrationError> {
+        if agent_type.is_some_and(|t| t != self.definition.algorithm.name) {
+            return Err(OrchestrationError::AgentType);
+        }
+        let needed = answerer.inputs();
+        if state.len() != needed {
+            return Err(OrchestrationError::Observation {
+                agent: self.definition.id.to_owned(),
+                given: state.len(),
+                needed,
+            });
+        }
+        if !state.iter().all(|v| (*v as f32).is_finite()) {
+            return Err(OrchestrationError::NotFinite(self.id()));
+        }
+        let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
+        let Decision { action, values } = answerer.decide(&observation);
+        let acted = Action {
+            agent: self.definition.id,
+            name: self.name_of(&action),
+            action,
+            values,
+            weights_version: version,
+            rule: answerer.rule(),
+            stage,
+            shielded: None,
+        };
+        let acted = match self.is_bound() {
+            true => self.shielded(&observation, acted),
+            false => acted,
+        };
+        Ok((observation, acted))
+    }
+
+    /// What answers a caller: the version in CANARY for some, always the same ones.
+    fn answering(
+        &self,
+        live: &LiveAgent,
+        caller: &str,
+    ) -> Result<(Stage, i64, Answerer), OrchestrationError> {
+        let percent = self.instruments.canary_percent;
+        let canary = live.canary.as_ref().filter(|_| self.is_bound());
+        match canary.filter(|canary| share_of(caller, canary.version) < percent) {
+            Some(Candidate { version, answerer }) => {
+                Ok((Stage::Canary, *version, answerer.clone()))
+            }
+            None => active(live),
+        }
+    }
+
+    /// Counts what the shield let a version do, and whether the one in SHADOW would have done the same.
+    fn count(&self, live: &LiveAgent, observation: &[f32], acted: &Action) {
+        let how = match &acted.shielded {
+            None => Passage::Allowed,
+            Some(blocked) if blocked.limit == Limit::Finite => Passage::NotFinite,
+            Some(_) => Passage::Blocked,
+        };
+        let shadow = live
+            .shadow
+            .as_ref()
+            .filter(|shadow| shadow.answerer.inputs() == observation.len());
+        let shadow = shadow.map(|Candidate { version, answerer }| {
+            let decided = answerer.decide(observation);
+            let blocked = self.block(observation, &decided.action, &decided.values);
+            let would = blocked.map_or(decided.action, |blocked| blocked.instead);
+            (*version, agree(&would, &acted.action))
+        });
+        let mut due = Vec::new();
+        {
+            let mut tally = self.tally.lock();
+            due.extend(tally.answered(acted.stage, acted.weights_version, how));
+            due.extend(shadow.and_then(|(version, agreed)| tally.shadowed(version, agreed)));
+        }
+        if let Some((_, agreed)) = shadow {
+            let labels = ShadowLabels {
+                agent: self.id(),
+                agreed: if agreed { "yes" } else { "no" },
+            };
+            self.instruments.shadow.get_or_create(&labels).inc();
+        }
+        for due in due {
+            if let Err(due) = self.instruments.ledger.enter(self.id(), due) {
+                self.undone(due);
+            }
+        }
+    }
+
+    /// What steps led to could not be done, and is led to again.
+    pub(crate) fn undone(&self, due: Due) {
+        self.tally.lock().undone(due);
+    }
+
+    fn block(
+        &self,
+        observation: &[f32],
+        action: &tars_worlds::Action,
+        values: &[f32],
+    ) -> Option<Blocked> {
+        let shield = &self.definition.shield;
+        match values.iter().all(|value| value.is_finite()) {
+            true => shield.check(observation, action),
+            false => Some(shield.not_finite(observation)),
+        }
+    }
+
+    /// Replaces what the shield does not allow, and counts it.
+    pub(crate) fn shielded(&self, observation: &[f32], acted: Action) -> Action {
+        let Some(blocked) = self.block(observation, &acted.action, &acted.values) else {
+            return acted;
+        };
+        let labels = BlockedLabels {
+            agent: self.id(),
+            limit: blocked.limit.name(),
+        };
+        self.instruments.blocked.get_or_create(&labels).inc();
+        let space = &self.definition.space.action;
+        let is_finite = acted.values.iter().all(|value| value.is_finite());
+        Action {
+            name: self.name_of(&blocked.instead),
+            values: match is_finite {
+                true => acted.values,
+                false => rules::values(space, &blocked.instead),
+            },
+            action: blocked.instead.clone(),
+            shielded: Some(blocked),
+            ..acted
+        }
+    }
+
+    /// What a bound agent does of what a conflict was resolved to.
+    pub(crate) fn allowed(&self, observation: &[f32], resolved: Action) -> Action {
+        match self.is_bound() {
+            true => self.shielded(observation, resolved),
+            false => resolved,
+        }
+    }
+}
+
+/// The place of a caller among a hundred, for a version: a caller meets one version only (FNV-1a, 64 bits).
+fn share_of(caller: &str, version: i64) -> u64 {
+    let bytes = version.to_le_bytes().into_iter().chain(caller.bytes());
+    let hash = bytes.fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    // The lower bits of the hash of a short text are the least mixed ones.
+    (hash >> 32) % 100
+}
+
+/// What is ACTIVE.
+fn active(live: &LiveAgent) -> Result<(Stage, i64, Answerer), OrchestrationError> {
+    let answerer = live.answerer().ok_or(OrchestrationError::Untrained)?;
+    Ok((Stage::Active, live.row.weights_version, answerer))
+}
+
+/// Whether two versions do the same.
+fn agree(one: &tars_worlds::Action, other: &tars_worlds::Action) -> bool {
+    use tars_worlds::Action::Continuous;
+    match (one, other) {
+        (Continuous(one), Continuous(other)) => {
+            one.len() == other.len() && one.iter().zip(other).all(|(a, b)| (a - b).abs() <= SAME)
+        }
+        (one, other) => one == other,
+    }
+}
+
+impl Instruments {
+    pub(super) fn new(metrics: &Metrics, canary_percent: u64) -> (Self, Entries) {
+        let (ledger, entries) = Ledger::new();
+        let instruments = Self {
+            blocked: metrics.register(
+                "agent_actions_blocked",
+                "Actions of agents that the action shield replaced, by agent and limit",
+                Family::default(),
+            ),
+            shadow: metrics.register(
+                "agent_shadow_steps",
+                "Steps that a version in SHADOW was asked in, by agent and whether it agreed",
+                Family::default(),
+            ),
+            ledger,
+            canary_percent,
+        };
+        (instruments, entries)
+    }
+}
+
+impl Answerer {
+    pub(super) fn into_parts(self) -> (Option<Policy>, Option<Rule>) {
+        match self {
+            Self::Policy(policy) => (Some(policy), None),
+            Self::Rule(rule) => (None, Some(rule)),
+        }
+    }
+
+    /// How many components its observations have.
+    pub(crate) fn inputs(&self) -> usize {
+        match self {
+            Self::Policy(policy) => policy.inputs(),
+            Self::Rule(rule) => rule.inputs(),
+        }
+    }
+
+    /// What it does in a state, with the values that the action was chosen by.
+    pub(crate) fn decide(&self, observation: &[f32]) -> Decision {
+        match self {
+            Self::Policy(policy) => policy.act(observation, &[], &mut Scratch::default()),
+            Self::Rule(rule) => rule.decide(observation),
+        }
+    }
+
+    /// The name of the rule; absent for a policy.
+    pub(crate) fn rule(&self) -> Option<&'static str> {
+        match self {
+            Self::Policy(_) => None,
+            Self::Rule(rule) => Some(rule.name()),
+        }
+    }
+}

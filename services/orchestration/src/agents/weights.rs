@@ -1,0 +1,221 @@
+//! What an agent answers by: how a version of it is written, restored and loaded.
+
+use super::{Agent, Agents, Answerer, LiveAgent};
+use crate::{
+    OrchestrationError,
+    rules::Rule,
+    store::{self, AgentRow, VersionRow},
+};
+use tars_learn::Policy;
+use tars_runtime::{
+    blobs::{BlobError, Blobs},
+    db::Transaction,
+};
+use uuid::Uuid;
+
+/// A version below ACTIVE that is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) version: i64,
+    pub(crate) answerer: Answerer,
+}
+
+/// What a training leaves to its agent.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Installed<'a> {
+    pub(crate) run: Uuid,
+    pub(crate) policy: &'a Policy,
+    /// The mean return of the evaluation at the end.
+    pub(crate) final_return: f64,
+    pub(crate) steps: i64,
+    pub(crate) episodes: i64,
+}
+
+impl Agents {
+    /// Writes new weights, and the row that refers to them. Of an agent that is bound to the live mesh they
+    /// enter the ladder, and do not answer. Returns the number of the version too. The caller commits and
+    /// publishes.
+    pub(crate) async fn install(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        installed: Installed<'_>,
+    ) -> Result<(LiveAgent, i64), OrchestrationError> {
+        let blob = self.blobs.put(tx, installed.policy.to_bytes()).await?;
+        let mut next = LiveAgent::clone(&agent.live());
+        let (number, served) = (next_version(tx, &next.row).await?, !agent.is_bound());
+        if served {
+            next.row.weights = Some(blob.clone());
+            next.row.rule = None;
+            next.row.weights_version = number;
+            next.row.last_return = Some(installed.final_return);
+            (next.policy, next.rule) = (Some(installed.policy.clone()), None);
+        }
+        next.row.total_steps += installed.steps;
+        next.row.total_episodes += installed.episodes;
+        next.row.updated_us = self.clock.now_us();
+        let version = VersionRow {
+            version: number,
+            blob: Some(blob),
+            rule: None,
+            at_us: next.row.updated_us,
+            algorithm: installed.policy.algorithm().to_owned(),
+            run_id: Some(installed.run),
+            mean_return: Some(installed.final_return),
+            restored_from: None,
+            served,
+        };
+        store::update_weights(tx, &next.row).await?;
+        store::insert_version(tx, agent.id(), &version).await?;
+        Ok((next, number))
+    }
+
+    /// Makes what a retained version answers by the next version, as [`install`](Self::install) does.
+    pub(crate) async fn restore(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        from: &VersionRow,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        let answerer = self.answerer_of(agent, from).await?;
+        let origin = VersionRow {
+            restored_from: Some(from.restored_from.unwrap_or(from.version)),
+            ..from.clone()
+        };
+        self.replace(tx, agent, answerer, origin).await
+    }
+
+    /// Makes one of the agent's rules the next version.
+    pub(crate) async fn follow(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        rule: Rule,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        let origin = VersionRow::of_rule(rule.name());
+        self.replace(tx, agent, Answerer::Rule(rule), origin).await
+    }
+
+    /// Writes the next version, which answers from now on.
+    async fn replace(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        answerer: Answerer,
+        origin: VersionRow,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        let mut next = LiveAgent::clone(&agent.live());
+        next.row.weights = origin.blob.clone();
+        next.row.rule = origin.rule.clone();
+        next.row.weights_version = next_version(tx, &next.row).await?;
+        next.row.last_return = origin.mean_return;
+        next.row.updated_us = self.clock.now_us();
+        (next.policy, next.rule) = answerer.into_parts();
+        next.row.leave(origin.version);
+        self.arrange(tx, agent, &mut next).await?;
+        let version = VersionRow {
+            version: next.row.weights_version,
+            at_us: next.row.updated_us,
+            served: true,
+            ..origin
+        };
+        store::update_weights(tx, &next.row).await?;
+        store::insert_version(tx, agent.id(), &version).await?;
+        Ok(next)
+    }
+
+    /// Loads the versions of a bound agent that its row puts into SHADOW and CANARY. One that cannot act is
+    /// not asked.
+    pub(crate) async fn arrange(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        next: &mut LiveAgent,
+    ) -> Result<(), OrchestrationError> {
+        next.shadow = self.candidate(tx, agent, next.row.shadow).await?;
+        next.canary = self.candidate(tx, agent, next.row.canary).await?;
+        Ok(())
+    }
+
+    async fn candidate(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        version: Option<i64>,
+    ) -> Result<Option<Candidate>, OrchestrationError> {
+        let Some(version) = version.filter(|_| agent.is_bound()) else {
+            return Ok(None);
+        };
+        let live = agent.live();
+        let mut loaded = live.canary.iter().chain(&live.shadow);
+        if let Some(found) = loaded.find(|candidate| candidate.version == version) {
+            return Ok(Some(found.clone()));
+        }
+        let Some(row) = store::version(tx, agent.id(), version).await? else {
+            return Ok(None);
+        };
+        match self.answerer_of(agent, &row).await {
+            Ok(answerer) => Ok(Some(Candidate { version, answerer })),
+            Err(error @ OrchestrationError::UnusableVersion { .. }) => {
+                tracing::error!(%error, "a version on the ladder is not asked");
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a retained version answers by, if the agent can act by it.
+    pub(crate) async fn answerer_of(
+        &self,
+        agent: &Agent,
+        version: &VersionRow,
+    ) -> Result<Answerer, OrchestrationError> {
+        match &version.blob {
+            Some(blob) => Ok(Answerer::Policy(
+                self.policy_of(agent, version, blob).await?,
+            )),
+            None => {
+                let rule = version.rule.as_deref().unwrap_or_default();
+                Ok(Answerer::Rule(agent.definition.rule(rule)?))
+            }
+        }
+    }
+
+    async fn policy_of(
+        &self,
+        agent: &Agent,
+        version: &VersionRow,
+        blob: &str,
+    ) -> Result<Policy, OrchestrationError> {
+        let unusable = |why: String| OrchestrationError::UnusableVersion {
+            agent: agent.id(),
+            version: version.version,
+            why,
+        };
+        let bytes = match self.blobs.get(blob).await {
+            Ok(bytes) => bytes,
+            Err(e @ (BlobError::Db(_) | BlobError::Io { .. })) => return Err(e.into()),
+            Err(e) => return Err(unusable(e.to_string())),
+        };
+        let policy = Policy::from_bytes(&bytes).map_err(|e| unusable(e.to_string()))?;
+        let fits = policy.fits(&agent.definition.space);
+        fits.map_err(|e| unusable(e.to_string()))?;
+        Ok(policy)
+    }
+}
+
+/// The number of the next version. Those on the ladder have larger ones than the live one.
+async fn next_version(tx: &mut Transaction, row: &AgentRow) -> Result<i64, OrchestrationError> {
+    let newest = store::newest_version(tx, &row.id).await?;
+    Ok(newest.max(row.weights_version) + 1)
+}
+
+pub(super) async fn load(
+    blobs: &Blobs,
+    row: &AgentRow,
+) -> Result<Option<Policy>, OrchestrationError> {
+    Ok(match &row.weights {
+        Some(name) => Some(Policy::from_bytes(&blobs.get(name).await?)?),
+        None => None,
+    })
+}

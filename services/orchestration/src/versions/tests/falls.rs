@@ -1,0 +1,212 @@
+use super::ladder::{calibrate, compare_as};
+use super::*;
+use crate::{agents::Action, ladder::CANARY_STEPS, trials::Counts};
+
+const RESOURCE: &str = "resource";
+
+fn resource(service: &Orchestration) -> Arc<Agent> {
+    Arc::clone(service.agents.get(RESOURCE).unwrap())
+}
+
+/// A mesh whose resource agent is bound to it, with versions in CANARY answering this share of callers.
+async fn open_with(dir: &Path, percent: u64) -> Arc<Orchestration> {
+    let mut setup = Setup::for_tests(Seeds::counted(41));
+    setup.settings.environment = "mesh".to_owned();
+    setup.settings.bound_agents = vec![RESOURCE.to_owned()];
+    setup.settings.canary_percent = percent;
+    let place = tars_test_db::place(dir, "orchestration");
+    let terms = |_: &Db| Ok(Terms::Sole);
+    let opened = Orchestration::open_at(dir, &place, terms, setup);
+    opened.await.unwrap()
+}
+
+/// A service whose resource agent answers by the rule `hold`, and has a trained version, the second one, in a
+/// stage.
+async fn in_stage(dir: &Path, percent: u64, stage: Stage) -> Arc<Orchestration> {
+    let service = open_with(dir, percent).await;
+    let rule = to(Target::Rule("hold".to_owned()), None);
+    service.promote(resource(&service), rule).await.unwrap();
+    let started = service.start_training(Start::of(RESOURCE, 200, None));
+    let id = started.await.unwrap().row.id;
+    eventually("it has ended", async || {
+        let run = service.training(id).await.unwrap().row;
+        run.state == RunState::Completed && service.trainings.is_empty()
+    })
+    .await;
+    calibrate(&service, 1, None).await;
+    compare_as(&service, RESOURCE, 2).await;
+    climb_to(&service, Stage::Shadow).await.unwrap();
+    if stage == Stage::Canary {
+        climb_to(&service, Stage::Canary).await.unwrap();
+    }
+    service
+}
+
+async fn climb_to(service: &Arc<Orchestration>, stage: Stage) -> Result<i64, OrchestrationError> {
+    let promotion = Promotion {
+        stage: Some(stage),
+        ..to(Target::Version(2), None)
+    };
+    let promoted = service.promote(resource(service), promotion).await;
+    promoted.map(|(live, _)| live.row.weights_version)
+}
+
+/// A step of a caller that observes a share of replicas.
+fn step(service: &Orchestration, caller: &str, share: f64) -> Action {
+    let slot = resource(service);
+    let space = &slot.definition.space;
+    let mut seen = vec![0.0; space.observation.len()];
+    seen[space.position("share").unwrap()] = share;
+    slot.answer(caller, None, &seen).unwrap()
+}
+
+/// A share from which the trained version wants to go too far.
+fn too_far(service: &Orchestration) -> f64 {
+    match step(service, "user:dev", 0.5).action.number() > 0.5 {
+        true => 0.0,
+        false => 1.0,
+    }
+}
+
+async fn counts(service: &Orchestration) -> Counts {
+    let (listed, _) = service.versions(&resource(service), "", 0).await.unwrap();
+    let second = listed.into_iter().find(|v| v.row.version == 2);
+    second.unwrap().counts
+}
+
+async fn fell(service: &Orchestration) -> usize {
+    let kinds = recorded(service).await;
+    kinds
+        .iter()
+        .filter(|kind| *kind == "agent.fell_back")
+        .count()
+}
+
+#[tokio::test]
+async fn a_version_in_shadow_is_asked_and_does_not_answer() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 100, Stage::Shadow).await;
+    for _ in 0..20 {
+        let acted = step(&service, "user:dev", 0.5);
+        assert_eq!((acted.rule, acted.stage), (Some("hold"), Stage::Active));
+        assert_eq!((acted.weights_version, acted.action.number()), (1, 0.5));
+    }
+    eventually("the steps are stored", async || {
+        counts(&service).await.shadow_steps == 20
+    })
+    .await;
+    let counted = counts(&service).await;
+    assert!(counted.agreed == 0 || counted.agreed == 20, "{counted:?}");
+    assert_eq!((counted.canary_steps, counted.blocked), (0, 0));
+    // The next process goes on asking.
+    drop(service);
+    let service = open_with(dir.path(), 100).await;
+    assert!(resource(&service).live().shadow.is_some());
+}
+
+#[tokio::test]
+async fn a_version_in_canary_answers_a_share_of_the_callers_and_always_the_same() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 30, Stage::Canary).await;
+    let mut met = 0;
+    for n in 0..200 {
+        let caller = format!("user:{n}");
+        let first = step(&service, &caller, 0.5);
+        let is_canary = first.stage == Stage::Canary;
+        assert_eq!(first.rule.is_none(), is_canary);
+        assert_eq!(first.weights_version == 2, is_canary);
+        assert_eq!(step(&service, &caller, 0.5).stage, first.stage);
+        met += u32::from(is_canary);
+    }
+    assert!((30..=90).contains(&met), "{met} of 200");
+    drop(service);
+    let service = open_with(dir.path(), 0).await;
+    let mut everybody = (0..200).map(|n| step(&service, &format!("user:{n}"), 0.5).stage);
+    assert!(everybody.all(|stage| stage == Stage::Active));
+}
+
+#[tokio::test]
+async fn a_version_becomes_active_after_its_steps_in_canary() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 100, Stage::Canary).await;
+    let refused = climb_to(&service, Stage::Active).await;
+    assert!(matches!(refused, Err(OrchestrationError::Ladder { .. })));
+    // Where it wants to go, so that the shield blocks nothing.
+    let mut share = 0.5;
+    for _ in 0..CANARY_STEPS + 20 {
+        share = f64::from(step(&service, "user:dev", share).action.number());
+    }
+    eventually("the steps are stored", async || {
+        counts(&service).await.canary_steps >= CANARY_STEPS
+    })
+    .await;
+    assert_eq!(climb_to(&service, Stage::Active).await.unwrap(), 3);
+    let acted = step(&service, "user:dev", share);
+    assert_eq!((acted.stage, acted.weights_version), (Stage::Active, 3));
+}
+
+#[tokio::test]
+async fn a_canary_that_the_shield_blocks_falls_to_shadow_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 100, Stage::Canary).await;
+    let share = too_far(&service);
+    eventually("it has fallen", async || {
+        for _ in 0..10 {
+            step(&service, "user:dev", share);
+        }
+        resource(&service).live().row.canary.is_none()
+    })
+    .await;
+    let live = resource(&service).live();
+    assert_eq!((live.row.shadow, live.row.weights_version), (Some(2), 1));
+    for _ in 0..100 {
+        assert_eq!(step(&service, "user:dev", share).stage, Stage::Active);
+    }
+    assert_eq!(fell(&service).await, 1);
+}
+
+#[tokio::test]
+async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 100, Stage::Canary).await;
+    let mut share = 0.5;
+    for _ in 0..CANARY_STEPS + 20 {
+        share = f64::from(step(&service, "user:dev", share).action.number());
+    }
+    eventually("the steps are stored", async || {
+        counts(&service).await.canary_steps >= CANARY_STEPS
+    })
+    .await;
+    climb_to(&service, Stage::Active).await.unwrap();
+    let share = too_far(&service);
+    eventually("it has fallen", async || {
+        for _ in 0..10 {
+            step(&service, "user:dev", share);
+        }
+        resource(&service).live().rule.is_some()
+    })
+    .await;
+    let live = resource(&service).live();
+    assert_eq!(live.row.rule.as_deref(), Some("target_tracking"));
+    assert_eq!(live.row.weights_version, 4);
+    assert_eq!(fell(&service).await, 1);
+    // A decision of another replica that comes late changes nothing.
+    let late = crate::trials::Fall {
+        stage: Stage::Active,
+        version: 3,
+        why: "late".to_owned(),
+    };
+    service.fall_back(&resource(&service), &late).await.unwrap();
+    let again = crate::trials::Fall { version: 4, ..late };
+    service
+        .fall_back(&resource(&service), &again)
+        .await
+        .unwrap();
+    assert_eq!(resource(&service).live().row.weights_version, 4);
+    assert_eq!(fell(&service).await, 1);
+    // A person goes back to what was ACTIVE.
+    let back = service
+        .promote(resource(&service), to(Target::Before, None))
+        .await;
+    assert_eq!(back.unwrap().0.row.weights_version, 5);
+}
