@@ -31,6 +31,7 @@ mod session;
 mod sessions;
 mod studies;
 mod train;
+mod training;
 mod up;
 mod users;
 
@@ -113,6 +114,8 @@ enum Command {
     Sessions(sessions::Sessions),
     /// Train an algorithm in a built-in environment, without a mesh; follow the training runs of a mesh.
     Train(train::Train),
+    /// Train the agents of a running mesh together; list, pause, resume and cancel such runs.
+    Training(training::Training),
     /// Propose, decide about and apply changes of live hyperparameters.
     Proposals(proposals::Proposals),
     /// Read the audit list.
@@ -341,6 +344,7 @@ fn execute(cli: Cli) -> Result<ExitCode, CommandError> {
         Command::Sessions(sessions) => sessions.run(&global),
         Command::Studies(studies) => studies.run(&global),
         Command::Train(train) => train.run(&global),
+        Command::Training(training) => training.run(&global),
         Command::Proposals(proposals) => proposals.run(&global),
         Command::Audit(audit) => audit.run(&global),
         Command::Policy(policy) => policy.run(&global),

@@ -188,6 +188,8 @@ reasons! {
     /// The agents cannot be trained together: they live in different environments, or have the same place
     /// in one.
     NOT_TOGETHER,
+    /// As many runs are paused as may be.
+    TOO_MANY_PAUSED,
     /// Too many runs wait for a learner.
     LEARNERS_BUSY,
     /// Too many games are being solved.
@@ -250,6 +252,6 @@ reasons! {
     NOT_YOURS,
     /// The proposer must not decide.
     FOUR_EYES,
-    /// The state of the proposal does not allow the call.
+    /// The state of the proposal, or of the training run, does not allow the call.
     WRONG_STATE,
 }

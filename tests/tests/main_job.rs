@@ -13,6 +13,8 @@ use tars_tests::{
 mod agents;
 #[path = "main_job/ladder.rs"]
 mod ladder;
+#[path = "main_job/training.rs"]
+mod training;
 
 /// Waits until the metrics have a line; with replicas, until theirs add up to it.
 async fn until_counted(mesh: &TestMesh, line: &str) {

@@ -133,6 +133,10 @@ pub(crate) enum OrchestrationError {
     Apart(&'static str, &'static str),
     #[error("{0} and {1} have the same place in {2}, and cannot be trained together")]
     SamePlace(&'static str, &'static str, String),
+    #[error("the run is {0}, and cannot be {1}")]
+    WrongState(&'static str, &'static str),
+    #[error("{0} runs are paused, and no more may be")]
+    TooManyPaused(i64),
     #[error("there are no agents in the environment of this mesh")]
     NoAgents,
     #[error("too many runs are waiting for a learner")]
@@ -270,6 +274,8 @@ impl From<OrchestrationError> for Status {
             E::Apart(..) | E::SamePlace(..) | E::NoAgents => {
                 fault::precondition(reason::NOT_TOGETHER, "agents", &text)
             }
+            E::WrongState(..) => fault::precondition(reason::WRONG_STATE, "run", &text),
+            E::TooManyPaused(_) => fault::precondition(reason::TOO_MANY_PAUSED, "runs", &text),
             E::TrainingRuns(_) => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
             E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),

@@ -7,6 +7,7 @@
 //!
 //! Threads, queue and bounds are those of this process, which they protect: other replicas have their own.
 
+mod priority;
 mod steering;
 
 pub(crate) use steering::{Durable, Event, Followed, Follows, Live};
@@ -15,12 +16,9 @@ use crate::{OrchestrationError, task::Task};
 use parking_lot::Mutex;
 use std::{
     fmt,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, atomic::AtomicBool},
 };
-use steering::Steering;
+use steering::{Signal, Steering, Want};
 use tars_learn::training::Training;
 use tokio::sync::{mpsc, oneshot};
 
@@ -60,6 +58,8 @@ struct Queue {
 struct State {
     running: Vec<Owner>,
     waiting: Vec<Waiting>,
+    /// Those whose runs began, the latest last, as long as they have runs.
+    served: Vec<Owner>,
     last_ticket: u64,
 }
 
@@ -84,10 +84,10 @@ pub(crate) struct Computing<T> {
     stop: Stop,
 }
 
-/// Stops a run, whether it is queued or running.
+/// Stops or pauses a run, whether it is queued or running.
 #[derive(Debug, Clone)]
 pub(crate) struct Stop {
-    flag: Arc<AtomicBool>,
+    signal: Signal,
     ticket: u64,
     queue: Arc<Queue>,
 }
@@ -117,15 +117,15 @@ impl Learners {
     ) -> Result<Running, OrchestrationError> {
         let (training, positions) = task.training()?;
         let (sender, events) = mpsc::channel(REPORTS);
-        let flag = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&flag);
+        let signal = Signal::default();
         let (checkpoint, following) = match durable {
             Some(durable) => durable.split(positions),
             None => (None, None),
         };
         let steering = Steering {
             sender,
-            stop,
+            signal: signal.clone(),
+            has_paused: false,
             following,
         };
         let job = Job::train(training, checkpoint, steering);
@@ -135,7 +135,7 @@ impl Learners {
         Ok(Running {
             events,
             stop: Stop {
-                flag,
+                signal,
                 ticket,
                 queue,
             },
@@ -152,11 +152,11 @@ impl Learners {
         work: impl FnOnce(&AtomicBool) -> T + Send + 'static,
     ) -> Result<Computing<T>, OrchestrationError> {
         let (sender, result) = oneshot::channel();
-        let flag = Arc::new(AtomicBool::new(false));
-        let stop = Arc::clone(&flag);
+        let signal = Signal::default();
+        let seen = signal.clone();
         let job = Job(Box::new(move || {
             // A receiver that went away needs no result.
-            sender.send(work(&stop)).ok();
+            sender.send(work(seen.stopped())).ok();
         }));
         let ticket = self.0.enter(owner, job)?;
         self.0.begin_next();
@@ -164,7 +164,7 @@ impl Learners {
         Ok(Computing {
             result,
             stop: Stop {
-                flag,
+                signal,
                 ticket,
                 queue,
             },
@@ -225,7 +225,7 @@ impl Queue {
         let mut state = self.state.lock();
         let next = state.order(self.threads).into_iter().next()?;
         let Waiting { owner, job, .. } = state.waiting.remove(next);
-        state.running.push(owner.clone());
+        state.serve(&owner);
         Some((owner, job))
     }
 }
@@ -238,7 +238,8 @@ impl State {
     }
 
     /// The waiting runs that may start, in order: first those of a class without a running run, then
-    /// those of the caller with the fewest running runs, then the oldest.
+    /// those of the caller with the fewest running runs, then those of the caller whose turn is longest ago,
+    /// then the oldest.
     fn order(&self, threads: usize) -> Vec<usize> {
         let mut free: Vec<usize> = (0..self.waiting.len())
             .filter(|i| self.may_begin(self.waiting[*i].owner.class, threads))
@@ -247,12 +248,27 @@ impl State {
         free
     }
 
-    fn rank(&self, waiting: &Waiting) -> (usize, usize, u64) {
+    /// Records that a run of an owner begins.
+    fn serve(&mut self, owner: &Owner) {
+        self.running.push(owner.clone());
+        self.served.retain(|served| served != owner);
+        self.served.push(owner.clone());
+        let has_runs = |owner: &Owner| {
+            self.running.contains(owner) || self.waiting.iter().any(|w| w.owner == *owner)
+        };
+        self.served.retain(has_runs);
+    }
+
+    fn rank(&self, waiting: &Waiting) -> (usize, usize, usize, u64) {
         let count = |same: &dyn Fn(&Owner) -> bool| self.running.iter().filter(|o| same(o)).count();
         let owner = &waiting.owner;
         (
             count(&|o| o.class == owner.class).min(1),
             count(&|o| o == owner),
+            self.served
+                .iter()
+                .position(|o| o == owner)
+                .map_or(0, |at| at + 1),
             waiting.ticket,
         )
     }
@@ -301,7 +317,16 @@ impl Drop for Running {
 
 impl Stop {
     pub(crate) fn stop(&self) {
-        self.flag.store(true, Ordering::Relaxed);
+        self.end(Want::Stop);
+    }
+
+    /// Stops the run after a checkpoint.
+    pub(crate) fn pause(&self) {
+        self.end(Want::Pause);
+    }
+
+    fn end(&self, want: Want) {
+        self.signal.send(want);
         let mut state = self.queue.state.lock();
         let left = state.waiting.iter().position(|w| w.ticket == self.ticket);
         // Dropping the sender notifies the receiver.
@@ -309,7 +334,7 @@ impl Stop {
     }
 
     pub(crate) fn is_stopped(&self) -> bool {
-        self.flag.load(Ordering::Relaxed)
+        self.signal.get() != Want::Continue
     }
 
     /// The position in the queue of its class, starting at 1; `None` when it is not queued.
@@ -349,6 +374,7 @@ impl Job {
             .name("learner".to_owned())
             .spawn(move || {
                 let _busy = busy;
+                priority::lower();
                 (self.0)();
             });
         if let Err(e) = started {
@@ -360,6 +386,7 @@ impl Job {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::sync::atomic::Ordering;
 
     /// Far longer than a test.
     const LONG: u64 = 1 << 40;
@@ -484,5 +511,36 @@ mod tests {
         let second = start(&learners, Class::Training, "ada", 50);
         first.stop().stop();
         assert!(ended(second).await);
+    }
+
+    #[tokio::test]
+    async fn a_run_paused_in_the_queue_ends_at_once() {
+        let learners = Learners::new(1, 1);
+        let _running = start(&learners, Class::Training, "ada", LONG);
+        let mut waits = start(&learners, Class::Training, "ada", LONG);
+        waits.stop().pause();
+        assert!(waits.next().await.is_none());
+        assert!(waits.stop().is_stopped());
+        start(&learners, Class::Training, "ada", LONG);
+    }
+
+    #[tokio::test]
+    async fn callers_take_turns_however_many_runs_each_has_waiting() {
+        let learners = Learners::new(1, 16);
+        let mut runs: Vec<Running> = ["ada", "ada", "ada", "bob", "bob", "eve"]
+            .map(|caller| start(&learners, Class::Training, caller, LONG))
+            .into();
+        // By their positions in the list.
+        for expected in [3, 5, 1, 4, 2] {
+            let (running, waits): (Vec<_>, Vec<_>) = (0..runs.len())
+                .filter(|at| !runs[*at].stop().is_stopped())
+                .partition(|at| runs[*at].stop().position().is_none());
+            assert_eq!(running.len(), 1, "{waits:?} wait");
+            let before = running[0];
+            runs[before].stop().stop();
+            while runs[before].next().await.is_some() {}
+            let next = runs[expected].next().await;
+            assert!(matches!(next, Some(Event::Began)), "{next:?}");
+        }
     }
 }

@@ -62,7 +62,7 @@ impl Orchestration {
         Ok(row.filter(|row| matches!(row.state, RunState::Queued | RunState::Running)))
     }
 
-    /// Ends a run that does not go on, and gives its learners up.
+    /// Ends a run that does not go on, or leaves it paused, and gives its learners up.
     async fn end_left(
         &self,
         left: &Unfinished,
@@ -71,7 +71,11 @@ impl Orchestration {
         let (now_us, fences) = (self.clock.now_us(), leases.fences());
         let begun = self.store.begin_for_run("training_runs.interrupt", &fences);
         let mut tx = begun.await?;
-        store::interrupt_run(&mut tx, left.id, now_us).await?;
+        let row = store::run_in(&mut tx, left.id).await?;
+        match row.state {
+            RunState::Pausing => store::set_state(&mut tx, &row, RunState::Paused).await?,
+            _ => store::interrupt_run(&mut tx, left.id, now_us).await?,
+        }
         fences.release(&mut tx).await?;
         self.runs.commit(tx).await?;
         leases.released();
@@ -108,13 +112,15 @@ impl Orchestration {
         Ok((owned.after(plan.reported), running))
     }
 
-    fn agents_of(&self, plan: &PlanRow) -> Result<Vec<Arc<Agent>>, OrchestrationError> {
+    /// The agents that a planned run trains.
+    pub(crate) fn agents_of(&self, plan: &PlanRow) -> Result<Vec<Arc<Agent>>, OrchestrationError> {
         let learners = plan.plan.learners.iter();
         let found = learners.map(|learner| self.agents.get(&learner.agent).cloned());
         found.collect()
     }
 
-    async fn start_again(
+    /// Starts the learners of a planned run where its checkpoint is, or queues it.
+    pub(crate) async fn start_again(
         &self,
         agents: &[Arc<Agent>],
         plan: &PlanRow,

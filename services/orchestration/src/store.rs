@@ -29,8 +29,8 @@ pub(crate) use nash::{NashOrigin, NashPoint};
 pub(crate) use plans::{Plan, PlanRow, PlannedLearner, delete_plan, insert_plan, put_checkpoint};
 pub(crate) use reports::{AgentReport, Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
-    Others, RunRow, RunState, Unfinished, cancel_run, complete_run, end_run, insert_run,
-    interrupt_run, proof_of_run, run_in, unfinished,
+    Others, RunRow, RunState, Unfinished, complete_run, end_run, insert_run, interrupt_run, paused,
+    proof_of_run, run_in, set_state, unfinished,
 };
 pub(crate) use sessions::{
     SessionBody, SessionRow, close_session, delete_old_sessions, insert_session, open_sessions,

@@ -1,4 +1,4 @@
-//! Training runs: started, listed, watched, cancelled.
+//! Training runs: started, listed, watched, paused, resumed, cancelled.
 //!
 //! A run trains one agent, or several of one environment together. The rows of a run are what is known of it,
 //! at every replica. The process that has the leases of the learners of all its agents [runs](run) it. What
@@ -6,9 +6,11 @@
 
 mod journal;
 mod pace;
+mod requests;
 mod run;
 mod start;
 mod team;
+mod transitions;
 mod watch;
 
 pub(crate) use run::OwnedRun;
@@ -32,7 +34,7 @@ const MOST_STEPS_A_REPORT: u64 = 2000;
 const EVAL_EPISODES: u32 = 20;
 /// How many of the newest runs keep their reports, for late watchers.
 pub(crate) const REPORTED: u32 = 64;
-/// How long a cancellation waits for the end of the run. A learner polls before every step.
+/// How long a request waits until a run stops. A learner polls before every step.
 const STOPS_WITHIN: Duration = Duration::from_secs(1);
 /// The delay before a read that failed is repeated.
 const RETRY: Duration = Duration::from_millis(500);
@@ -130,44 +132,6 @@ impl Orchestration {
             self.view_of(row, members)
         });
         Ok((views.collect(), next))
-    }
-
-    /// Cancels a run, whichever replica owns it, and waits briefly for its end. One that has ended is
-    /// returned unchanged.
-    pub(crate) async fn cancel_training(
-        self: &Arc<Self>,
-        id: Uuid,
-    ) -> Result<RunView, OrchestrationError> {
-        let this = Arc::clone(self);
-        let cancelled = to_the_end(async move { this.request_cancel(id).await }).await?;
-        // After the timeout the run is returned as `Cancelling`. The cancellation is durable, even if the
-        // run cannot be read now.
-        let ended = tokio::time::timeout(STOPS_WITHIN, self.ended(id)).await;
-        let row = match ended {
-            Ok(Ok(row)) => row,
-            Ok(Err(_)) | Err(_) => self.store.run(id).await.ok().flatten().unwrap_or(cancelled),
-        };
-        self.view(row).await
-    }
-
-    async fn request_cancel(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
-        let mut tx = self.store.begin("training_runs.cancel").await?;
-        store::cancel_run(&mut tx, id).await?;
-        let row = store::run_in(&mut tx, id).await?;
-        self.runs.commit(tx).await?;
-        Ok(row)
-    }
-
-    /// Waits for the end of a run.
-    async fn ended(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
-        let mut changed = self.runs.subscribe();
-        loop {
-            changed.borrow_and_update();
-            let row = self.run_row(id).await?;
-            if row.state.has_ended() || changed.changed().await.is_err() {
-                return Ok(row);
-            }
-        }
     }
 
     /// Starts a run whose result does not become live, as a part of work that one process of another

@@ -67,6 +67,24 @@ async fn learned(rest: &Rest) -> Vec<Value> {
     learned
 }
 
+/// Starts a training of all agents together.
+async fn train_together(rest: &Rest) -> Vec<String> {
+    let body = json!({ "steps": "12000", "seed": "7" });
+    let run = rest.post("/api/v1/orchestration/training", body).await;
+    let id = governed::text(&run.unwrap()["run"]["run_id"]);
+    vec![format!("/api/v1/orchestration/training/{id}")]
+}
+
+/// Waits until a run has taken some steps.
+async fn under_way(rest: &Rest, run: &str, steps: u64) {
+    eventually("the run is under way", || async {
+        let shown = rest.get(run).await.unwrap()["run"].clone();
+        let done = governed::text(&shown["steps_done"]);
+        done.parse::<u64>().unwrap() >= steps
+    })
+    .await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn trainings_that_are_killed_end_as_undisturbed_ones() {
     let data = tempfile::tempdir().unwrap();
@@ -83,12 +101,7 @@ async fn trainings_that_are_killed_end_as_undisturbed_ones() {
     let runs = train_four(&rest).await;
     // The first two run at once, and the others after them.
     for run in [&runs[0], &runs[2]] {
-        eventually("the run is under way", || async {
-            let shown = rest.get(run).await.unwrap()["run"].clone();
-            let done = governed::text(&shown["steps_done"]);
-            done.parse::<u64>().unwrap() >= 1_000
-        })
-        .await;
+        under_way(&rest, run, 1_000).await;
         // Dropped before the next one: it ends what its data directory says is running.
         drop(mesh);
         mesh = four(data.path(), 0);
@@ -98,4 +111,31 @@ async fn trainings_that_are_killed_end_as_undisturbed_ones() {
     assert_eq!(learned(&rest).await, expected);
     let audit = rest.get("/admin/audit/logs?page_size=500").await.unwrap();
     assert!(audit.to_string().contains("training.resumed"), "{audit}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_joint_training_that_is_killed_twice_ends_as_an_undisturbed_one() {
+    let data = tempfile::tempdir().unwrap();
+    let undisturbed = four(data.path(), 3600);
+    let rest = undisturbed.admin().await;
+    let runs = train_together(&rest).await;
+    let events = followed(&rest, &runs).await;
+    let expected = learned(&rest).await;
+    drop(undisturbed);
+
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = four(data.path(), 0);
+    let mut rest = mesh.admin().await;
+    let runs = train_together(&rest).await;
+    for steps in [1_000, 5_000] {
+        under_way(&rest, &runs[0], steps).await;
+        drop(mesh);
+        mesh = four(data.path(), 0);
+        rest = mesh.admin().await;
+    }
+    assert_eq!(followed(&rest, &runs).await, events, "no report twice");
+    assert_eq!(learned(&rest).await, expected);
+    let audit = rest.get("/admin/audit/logs?event_type=training.resumed&page_size=500");
+    let resumed = audit.await.unwrap()["events"].as_array().unwrap().len();
+    assert!(resumed >= 8, "a record for each agent and kill: {resumed}");
 }

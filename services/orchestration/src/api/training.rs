@@ -29,6 +29,8 @@ fn training_run(view: RunView) -> TrainingRun {
     let state = match row.state {
         RunState::Queued => TrainingState::Queued,
         RunState::Running | RunState::Installing => TrainingState::Running,
+        RunState::Pausing => TrainingState::Pausing,
+        RunState::Paused => TrainingState::Paused,
         RunState::Cancelling => TrainingState::Cancelling,
         RunState::Completed => TrainingState::Completed,
         RunState::Cancelled => TrainingState::Cancelled,
@@ -230,6 +232,30 @@ impl training_service_server::TrainingService for Api {
             .await?;
         Ok(Response::new(CancelTrainingResponse {
             run: Some(training_run(row)),
+        }))
+    }
+
+    async fn pause_training(
+        &self,
+        request: Request<PauseTrainingRequest>,
+    ) -> Result<Response<PauseTrainingResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let run = id(&request.get_ref().run_id)?;
+        let run = self.0.pause_training(by, run).await?;
+        Ok(Response::new(PauseTrainingResponse {
+            run: Some(training_run(run)),
+        }))
+    }
+
+    async fn resume_training(
+        &self,
+        request: Request<ResumeTrainingRequest>,
+    ) -> Result<Response<ResumeTrainingResponse>, Status> {
+        let by = Call::of(&request)?.actor();
+        let run = id(&request.get_ref().run_id)?;
+        let run = self.0.resume_training(by, run).await?;
+        Ok(Response::new(ResumeTrainingResponse {
+            run: Some(training_run(run)),
         }))
     }
 

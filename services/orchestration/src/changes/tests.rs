@@ -431,7 +431,9 @@ async fn a_training_goes_on_after_a_restart_and_a_cancelled_one_does_not() {
         let inserted = store::insert_members(&mut tx, copy, &members).await;
         inserted.unwrap();
     }
-    store::cancel_run(&mut tx, cancelled).await.unwrap();
+    row.id = cancelled;
+    let cancel = store::set_state(&mut tx, &row, RunState::Cancelling);
+    cancel.await.unwrap();
     tx.commit().await.unwrap();
     let service = open(dir.path()).await;
     let state = async |id| service.training(id).await.unwrap().row.state;

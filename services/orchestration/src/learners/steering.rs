@@ -110,10 +110,54 @@ impl Following {
     }
 }
 
+/// What is wanted of a run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Want {
+    Continue,
+    /// A checkpoint, and then the end.
+    Pause,
+    Stop,
+}
+
+/// Tells a run what is wanted of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Signal {
+    pause: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Signal {
+    /// From now on this is wanted, unless more was wanted before.
+    pub(super) fn send(&self, want: Want) {
+        match want {
+            Want::Continue => {}
+            Want::Pause => self.pause.store(true, Ordering::Relaxed),
+            Want::Stop => self.stop.store(true, Ordering::Relaxed),
+        }
+    }
+
+    pub(super) fn get(&self) -> Want {
+        if self.stop.load(Ordering::Relaxed) {
+            Want::Stop
+        } else if self.pause.load(Ordering::Relaxed) {
+            Want::Pause
+        } else {
+            Want::Continue
+        }
+    }
+
+    /// Set when the end is wanted.
+    pub(super) fn stopped(&self) -> &AtomicBool {
+        &self.stop
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Steering {
     pub(super) sender: mpsc::Sender<Event>,
-    pub(super) stop: Arc<AtomicBool>,
+    pub(super) signal: Signal,
+    /// Whether the checkpoint before a pause was taken.
+    pub(super) has_paused: bool,
     pub(super) following: Option<Following>,
 }
 
@@ -124,7 +168,7 @@ impl Control for Steering {
             .blocking_send(Event::Progress(progress))
             .is_err()
         {
-            self.stop.store(true, Ordering::Relaxed);
+            self.signal.send(Want::Stop);
         }
     }
 
@@ -132,12 +176,12 @@ impl Control for Steering {
         let is_due = |following: &mut Following| {
             step > 0 && step.is_multiple_of(POLLED) && following.is_due()
         };
-        if self.stop.load(Ordering::Relaxed) {
-            Command::Stop
-        } else if self.following.as_mut().is_some_and(is_due) {
-            Command::Checkpoint
-        } else {
-            Command::Continue
+        match self.signal.get() {
+            Want::Stop => Command::Stop,
+            Want::Pause if std::mem::replace(&mut self.has_paused, true) => Command::Stop,
+            Want::Pause => Command::Checkpoint,
+            Want::Continue if self.following.as_mut().is_some_and(is_due) => Command::Checkpoint,
+            Want::Continue => Command::Continue,
         }
     }
 

@@ -272,6 +272,49 @@ async fn a_joint_training_that_is_resumed_ends_as_an_undisturbed_one() {
 }
 
 #[tokio::test]
+async fn a_run_that_was_to_be_paused_is_paused_by_whoever_finds_it() {
+    let (_dir, one, two) = two_with_checkpoints().await;
+    let run = one.train(LONG).await.unwrap().row.id;
+    one.service.leases.close().await;
+    one.until_idle().await;
+    // Nobody follows the run who could pause it.
+    let by = || "user:dev".to_owned();
+    let pausing = two.service.pause_training(by(), run).await.unwrap();
+    assert_eq!(pausing.row.state, RunState::Pausing);
+    let refused = two.service.resume_training(by(), run).await;
+    assert!(matches!(
+        refused,
+        Err(OrchestrationError::WrongState("pausing", _))
+    ));
+    two.service.resume_left_runs().await.unwrap();
+    assert_eq!(two.state(run).await, RunState::Paused);
+    assert!(two.service.store.plan(run).await.unwrap().is_some());
+    two.service.resume_left_runs().await.unwrap();
+    assert_eq!(
+        two.state(run).await,
+        RunState::Paused,
+        "until it is resumed"
+    );
+    two.service.resume_training(by(), run).await.unwrap();
+    eventually(|| async { two.state(run).await == RunState::Running }).await;
+    two.service.cancel_training(run).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_is_paused_at_a_replica_that_does_not_own_it_and_resumed_at_another() {
+    let (_dir, one, two) = two().await;
+    let run = one.train(LONG).await.unwrap().row.id;
+    let by = || "user:dev".to_owned();
+    two.service.pause_training(by(), run).await.unwrap();
+    eventually(|| async { two.state(run).await == RunState::Paused }).await;
+    one.until_idle().await;
+    two.service.resume_training(by(), run).await.unwrap();
+    assert!(!two.service.trainings.is_empty());
+    one.service.cancel_training(run).await.unwrap();
+    eventually(|| async { one.state(run).await == RunState::Cancelled }).await;
+}
+
+#[tokio::test]
 async fn a_run_whose_checkpoint_is_gone_ends_as_interrupted() {
     let (_dir, one, two) = two_with_checkpoints().await;
     let run = one.train(LONG).await.unwrap().row.id;

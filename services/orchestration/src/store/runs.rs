@@ -9,6 +9,10 @@ use uuid::Uuid;
 pub(crate) enum RunState {
     Queued,
     Running,
+    /// Is to be paused.
+    Pausing,
+    /// No process follows it, and none resumes it unless that is requested.
+    Paused,
     Cancelling,
     /// The new weights are live, and the other replicas are waited for.
     Installing,
@@ -19,9 +23,11 @@ pub(crate) enum RunState {
 }
 
 impl RunState {
-    const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Queued,
         Self::Running,
+        Self::Pausing,
+        Self::Paused,
         Self::Cancelling,
         Self::Installing,
         Self::Completed,
@@ -34,6 +40,8 @@ impl RunState {
         match self {
             Self::Queued => "queued",
             Self::Running => "running",
+            Self::Pausing => "pausing",
+            Self::Paused => "paused",
             Self::Cancelling => "cancelling",
             Self::Installing => "installing",
             Self::Completed => "completed",
@@ -48,9 +56,9 @@ impl RunState {
     }
 
     pub(crate) fn has_ended(self) -> bool {
-        !matches!(
+        matches!(
             self,
-            Self::Queued | Self::Running | Self::Cancelling | Self::Installing
+            Self::Completed | Self::Cancelled | Self::Failed | Self::Interrupted
         )
     }
 }
@@ -124,10 +132,12 @@ const INTERRUPT: &str = "UPDATE training_runs SET ended_us = COALESCE(ended_us, 
 const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
                           WHERE r.state IN ('queued', 'running', 'pausing', 'cancelling', 'installing') \
                           ORDER BY r.id DESC, m.position";
-const BEGIN: &str = "UPDATE training_runs SET running_us = $1, \
+/// A run that was paused begins once more.
+const BEGIN: &str = "UPDATE training_runs SET running_us = COALESCE(running_us, $1), \
                      state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
-                     WHERE id = $2 AND running_us IS NULL";
-const CANCEL: &str = "UPDATE training_runs SET state = 'cancelling' WHERE id = $1 AND state IN ('queued', 'running')";
+                     WHERE id = $2 AND (running_us IS NULL OR state = 'queued')";
+const SET_STATE: &str = "UPDATE training_runs SET state = $1 WHERE id = $2 AND state = $3";
+const PAUSED: &str = "SELECT COUNT(*) AS paused FROM training_runs WHERE state = 'paused'";
 const COMPLETE: &str =
     "UPDATE training_runs SET state = 'completed' WHERE id = $1 AND state = 'installing'";
 const INSERT: &str = "INSERT INTO training_runs (id, agent_id, environment, others, state, steps, steps_done, \
@@ -201,10 +211,24 @@ pub(crate) async fn run_in(tx: &mut Transaction, id: Uuid) -> Result<RunRow, Orc
     row.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))
 }
 
-/// Records that a run is to be cancelled, unless it has ended or its weights are live.
-pub(crate) async fn cancel_run(tx: &mut Transaction, id: Uuid) -> Result<(), OrchestrationError> {
-    tx.execute(Query::new(CANCEL).bind(id)).await?.any();
-    Ok(())
+/// Changes the state of a run, which was read in the same transaction.
+pub(crate) async fn set_state(
+    tx: &mut Transaction,
+    row: &RunRow,
+    state: RunState,
+) -> Result<(), OrchestrationError> {
+    let set = Query::new(SET_STATE)
+        .bind(state.as_str())
+        .bind(row.id)
+        .bind(row.state.as_str());
+    Ok(tx.execute(set).await?.one()?)
+}
+
+/// How many runs are paused.
+pub(crate) async fn paused(tx: &mut Transaction) -> Result<i64, OrchestrationError> {
+    let rows = tx.rows(Query::new(PAUSED)).await?;
+    let count = rows.first().map(|row| row.get("paused")).transpose()?;
+    Ok(count.unwrap_or_default())
 }
 
 /// The runs that have not ended and are not paused, the newest first.

@@ -1,6 +1,6 @@
 //! One training run from its start to its end, at the replica that owns it.
 //!
-//! A run is stopped by its row: whoever cancels it writes that, at any replica, and the owner reads it when
+//! A run is stopped by its row: whoever cancels or pauses it writes that, at any replica, and the owner reads it when
 //! it learns of the change. The end of a run and the release of its learners' leases are one transaction.
 //! Where other replicas serve the agent too, weights are installed first, in the state `installing`, and the
 //! run is completed once the others have reported that they serve them.
@@ -40,8 +40,8 @@ pub(crate) struct OwnedRun {
     queued_us: i64,
     fences: Fences,
     stop: Stop,
-    /// Notified once the run is to be stopped.
-    cancelled: Notify,
+    /// Notified once the run is to be stopped or paused.
+    requested: Notify,
     journal: Journal,
     pace: Pace,
     /// How many reports were stored before this process owned the run.
@@ -65,7 +65,7 @@ impl OwnedRun {
             queued_us: row.queued_us,
             fences,
             stop,
-            cancelled: Notify::new(),
+            requested: Notify::new(),
             journal: Journal::after(row.last_report),
             pace: Pace::default(),
             stored: row.last_report,
@@ -85,15 +85,17 @@ impl OwnedRun {
         let work = async {
             tokio::select! {
                 ended = self.follow_owned(&mut running) => ended,
-                never = self.stop_when_cancelled() => match never {},
+                never = self.follow_requests() => match never {},
             }
         };
         let ended = leases.run(work).await.flatten();
-        let outcome = ended.unwrap_or(RunState::Interrupted).as_str();
+        let outcome = ended.unwrap_or(RunState::Interrupted);
         let Orchestration {
             runs_ended, clock, ..
         } = &*self.service;
-        runs_ended.record(outcome, self.queued_us, clock);
+        if outcome.has_ended() {
+            runs_ended.record(outcome.as_str(), self.queued_us, clock);
+        }
         match ended {
             Some(_) => leases.released(),
             None => leases.release().await,
@@ -119,20 +121,27 @@ impl OwnedRun {
         written.ok()
     }
 
-    /// Stops the run once its row says so.
-    async fn stop_when_cancelled(&self) -> Infallible {
+    /// Pauses or stops the run once its row says so.
+    async fn follow_requests(&self) -> Infallible {
         let mut changed = self.service.runs.subscribe();
         loop {
             changed.borrow_and_update();
             match self.service.store.run(self.id).await {
                 Ok(Some(row)) if row.state == RunState::Cancelling => break,
-                Ok(_) if changed.changed().await.is_ok() => {}
-                Ok(_) => break,
+                Ok(row) => {
+                    if row.is_some_and(|row| row.state == RunState::Pausing) {
+                        self.stop.pause();
+                        self.requested.notify_one();
+                    }
+                    if changed.changed().await.is_err() {
+                        break;
+                    }
+                }
                 Err(_) => tokio::time::sleep(FIRST_PAUSE).await,
             }
         }
         self.stop.stop();
-        self.cancelled.notify_one();
+        self.requested.notify_one();
         std::future::pending().await
     }
 
@@ -247,6 +256,8 @@ impl OwnedRun {
                 drop(turn);
                 return self.complete().await;
             }
+            // What it has learned since the checkpoint is learned again.
+            Ok(_) if row.state == RunState::Pausing => return self.pause(turn, &row).await,
             Ok(Some(outcome)) if row.state != RunState::Cancelling => {
                 return self.install(turn, row, outcome).await;
             }
@@ -262,6 +273,19 @@ impl OwnedRun {
         let (tx, _guards) = turn.into_parts();
         self.service.runs.commit(tx).await?;
         Ok(row.state)
+    }
+
+    /// Gives the run up until it is resumed.
+    async fn pause(
+        &self,
+        mut turn: JointTurn<'_>,
+        row: &RunRow,
+    ) -> Result<RunState, OrchestrationError> {
+        store::set_state(&mut turn, row, RunState::Paused).await?;
+        self.fences.release(&mut turn).await?;
+        let (tx, _guards) = turn.into_parts();
+        self.service.runs.commit(tx).await?;
+        Ok(RunState::Paused)
     }
 
     /// Writes the new weights of all agents with the end of the run, and waits until they are served.
@@ -341,7 +365,7 @@ impl OwnedRun {
     }
 
     /// Waits for the agents' turn at the end of a run. A run with new weights waits until no governed change
-    /// holds one of the agents, unless it is cancelled meanwhile.
+    /// holds one of the agents, unless it is cancelled or paused meanwhile.
     async fn turn_for_end(
         &self,
         ended: &Ended,
@@ -365,7 +389,7 @@ impl OwnedRun {
             drop(turn);
             tokio::select! {
                 () = held.until_released() => {}
-                () = self.cancelled.notified() => {}
+                () = self.requested.notified() => {}
             }
         }
     }

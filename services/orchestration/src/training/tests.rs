@@ -1,10 +1,13 @@
 //! Trainings of several agents at once, in one process.
 
+mod pausing;
+
 use super::*;
 use crate::{
     Setup,
     changes::{AwaitDecision, Settle},
     learners::Class,
+    leases::LearnerLeases,
     store::{Others, RunState},
 };
 use std::path::Path;
@@ -32,7 +35,7 @@ fn joint(agents: &[&str], steps: u64) -> Start {
 }
 
 async fn ended(service: &Arc<Orchestration>, id: Uuid) -> RunView {
-    let ended = tokio::time::timeout(PATIENCE, service.ended(id)).await;
+    let ended = tokio::time::timeout(PATIENCE, service.at_rest(id)).await;
     let row = ended.expect("in time").unwrap();
     service.view(row).await.unwrap()
 }

@@ -1,0 +1,235 @@
+//! Runs that are paused and resumed.
+
+use super::*;
+use crate::store::Report;
+
+/// The digests of the weights that some agents have.
+fn digests(service: &Orchestration, agents: &[&str]) -> Vec<Option<String>> {
+    let live = agents
+        .iter()
+        .map(|id| service.agents.get(id).unwrap().live());
+    live.map(|live| live.row.weights.clone()).collect()
+}
+
+async fn reports(service: &Orchestration, id: Uuid) -> Vec<(i64, Report)> {
+    let groups = service.store.reports(id, 0, 1_000).await.unwrap();
+    groups.into_iter().flat_map(|g| g.numbered()).collect()
+}
+
+async fn begin(service: &Arc<Orchestration>, start: Start) -> Uuid {
+    service.start_training(start).await.unwrap().row.id
+}
+
+async fn pause(service: &Arc<Orchestration>, id: Uuid) -> Result<RunState, OrchestrationError> {
+    let paused = service.pause_training("user:dev".to_owned(), id).await?;
+    Ok(paused.row.state)
+}
+
+async fn resume(service: &Arc<Orchestration>, id: Uuid) -> Result<RunState, OrchestrationError> {
+    let resumed = service.resume_training("user:dev".to_owned(), id).await?;
+    Ok(resumed.row.state)
+}
+
+async fn state(service: &Orchestration, id: Uuid) -> RunState {
+    service.run_row(id).await.unwrap().state
+}
+
+/// Pauses a run, and waits until it is.
+async fn paused(service: &Arc<Orchestration>, id: Uuid) {
+    pause(service, id).await.unwrap();
+    eventually(async || state(service, id).await == RunState::Paused).await;
+    assert!(service.trainings.is_empty(), "nothing follows it");
+}
+
+/// Waits until a run has stored a report after so many.
+async fn reported(service: &Orchestration, id: Uuid, more_than: i64) {
+    let row = async || service.run_row(id).await.unwrap();
+    eventually(async || row().await.last_report > more_than).await;
+}
+
+#[tokio::test]
+async fn a_paused_run_ends_as_an_undisturbed_one_when_it_is_resumed() {
+    const TEAM: [&str; 3] = ["consensus", "policy", "resource"];
+    let dir = tempfile::tempdir().unwrap();
+    let undisturbed = open(dir.path(), "mesh").await;
+    let whole = train(&undisturbed, joint(&TEAM, 8_000)).await.row;
+
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, joint(&TEAM, 8_000)).await;
+    for more_than in [0, 30] {
+        reported(&service, id, more_than).await;
+        paused(&service, id).await;
+        let row = service.run_row(id).await.unwrap();
+        assert!(row.steps_done < row.steps && row.ended_us.is_none());
+        assert!(service.learners.is_idle());
+        // Its agents are free meanwhile.
+        LearnerLeases::acquire(&service.leases, TEAM)
+            .await
+            .unwrap()
+            .release()
+            .await;
+        assert_eq!(resume(&service, id).await.unwrap(), RunState::Queued);
+    }
+    let resumed = ended(&service, id).await.row;
+    assert_eq!(resumed.state, RunState::Completed, "{}", resumed.error);
+    assert_eq!(
+        reports(&service, id).await,
+        reports(&undisturbed, whole.id).await
+    );
+    assert_eq!(digests(&service, &TEAM), digests(&undisturbed, &TEAM));
+    assert_eq!(resumed.final_return, whole.final_return);
+}
+
+#[tokio::test]
+async fn a_paused_run_stays_paused_over_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, joint(&["policy", "ethical"], LONG)).await;
+    reported(&service, id, 0).await;
+    paused(&service, id).await;
+    let before = service.store.plan(id).await.unwrap();
+    assert!(
+        before
+            .as_ref()
+            .is_some_and(|plan| plan.checkpoint.is_some())
+    );
+    drop(service);
+    let service = open(dir.path(), "mesh").await;
+    service.resume_left_runs().await.unwrap();
+    assert_eq!(state(&service, id).await, RunState::Paused);
+    assert!(service.trainings.is_empty());
+    assert_eq!(service.store.plan(id).await.unwrap(), before);
+    resume(&service, id).await.unwrap();
+    eventually(async || state(&service, id).await == RunState::Running).await;
+    service.cancel_training(id).await.unwrap();
+    assert_eq!(ended(&service, id).await.row.state, RunState::Cancelled);
+}
+
+#[tokio::test]
+async fn a_run_is_paused_in_the_queue_and_begins_when_it_is_resumed() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let waits = busy(&service);
+    let id = begin(&service, Start::of("ethical", 400, Some(1))).await;
+    assert_eq!(pause(&service, id).await.unwrap(), RunState::Paused);
+    assert_eq!(service.training(id).await.unwrap().position, None);
+    assert_eq!(resume(&service, id).await.unwrap(), RunState::Queued);
+    assert_eq!(service.training(id).await.unwrap().position, Some(1));
+    assert_eq!(
+        resume(&service, id).await.unwrap(),
+        RunState::Queued,
+        "already"
+    );
+    drop(waits);
+    let run = ended(&service, id).await.row;
+    assert_eq!(run.state, RunState::Completed);
+    assert!(run.running_us.is_some());
+}
+
+#[tokio::test]
+async fn a_run_is_not_resumed_while_another_one_trains_or_a_change_holds_one_of_its_agents() {
+    use OrchestrationError as E;
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, joint(&["policy", "ethical"], LONG)).await;
+    paused(&service, id).await;
+    let other = begin(&service, Start::of("ethical", LONG, None)).await;
+    let refused = resume(&service, id).await.unwrap_err();
+    assert!(
+        matches!(&refused, E::TrainingRuns(agent) if agent == "ethical"),
+        "{refused}"
+    );
+    service.cancel_training(other).await.unwrap();
+    ended(&service, other).await;
+    let agent = Arc::clone(service.agents.get("policy").unwrap());
+    service.hold(agent, held_by("a")).await.unwrap();
+    let refused = resume(&service, id).await.unwrap_err();
+    assert!(
+        matches!(&refused, E::ChangeInProgress { agent, .. } if agent == "policy"),
+        "{refused}"
+    );
+    assert_eq!(state(&service, id).await, RunState::Paused);
+    release(&service, "policy", "a").await;
+    // The leases of a refused resumption are given up in the background.
+    eventually(async || resume(&service, id).await.is_ok()).await;
+    service.cancel_training(id).await.unwrap();
+    ended(&service, id).await;
+}
+
+#[tokio::test]
+async fn a_run_for_which_there_is_no_place_stays_paused() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, Start::of("ethical", LONG, None)).await;
+    paused(&service, id).await;
+    let _busy = busy(&service);
+    let owner = Owner {
+        class: Class::Training,
+        caller: "dev".to_owned(),
+    };
+    let fill = || {
+        service
+            .learners
+            .start(owner.clone(), Task::for_tests(LONG), None)
+    };
+    let filled: Vec<Running> = std::iter::from_fn(|| fill().ok()).collect();
+    let refused = resume(&service, id).await.unwrap_err();
+    assert!(
+        matches!(refused, OrchestrationError::QueueFull),
+        "{refused}"
+    );
+    assert_eq!(state(&service, id).await, RunState::Paused);
+    drop(filled);
+    eventually(async || resume(&service, id).await.is_ok()).await;
+    service.cancel_training(id).await.unwrap();
+    ended(&service, id).await;
+}
+
+#[tokio::test]
+async fn a_paused_run_is_cancelled_at_once_and_goes_on_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, joint(&["policy", "resource"], LONG)).await;
+    paused(&service, id).await;
+    assert_eq!(
+        pause(&service, id).await.unwrap(),
+        RunState::Paused,
+        "already"
+    );
+    let cancelled = service.cancel_training(id).await.unwrap().row;
+    assert_eq!(cancelled.state, RunState::Cancelled);
+    assert!(cancelled.ended_us.is_some());
+    assert_eq!(service.store.plan(id).await.unwrap(), None);
+    for refused in [pause(&service, id).await, resume(&service, id).await] {
+        let refused = refused.unwrap_err();
+        assert!(
+            matches!(refused, OrchestrationError::WrongState("cancelled", _)),
+            "{refused}"
+        );
+    }
+    let nobody = Uuid::nil();
+    for refused in [
+        pause(&service, nobody).await,
+        resume(&service, nobody).await,
+    ] {
+        assert!(matches!(refused, Err(OrchestrationError::NotFound(..))));
+    }
+    assert_eq!(weights_versions(&service), [0; 4]);
+}
+
+#[tokio::test]
+async fn a_run_with_weights_that_wait_for_a_change_is_paused_and_installs_them_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, joint(&["consensus", "resource"], 2_000)).await;
+    let agent = Arc::clone(service.agents.get("resource").unwrap());
+    service.hold(agent, held_by("a")).await.unwrap();
+    eventually(async || service.learners.is_idle()).await;
+    paused(&service, id).await;
+    assert_eq!(weights_versions(&service), [0; 4]);
+    release(&service, "resource", "a").await;
+    resume(&service, id).await.unwrap();
+    assert_eq!(ended(&service, id).await.row.state, RunState::Completed);
+    assert_eq!(weights_versions(&service), [0, 1, 0, 1]);
+}
