@@ -104,3 +104,59 @@ pub(crate) async fn complete_members(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{self, MIGRATIONS, Others};
+    use tars_runtime::db::Db;
+
+    const BEFORE: &[&str] = &[
+        "INSERT INTO agents (id, hyperparameters, version, weights_version, total_steps, total_episodes, updated_us, \
+         algorithm, environment) VALUES ('ethical', '{}', 1, 7, 0, 0, 1, 'ppo', 'mesh')",
+        "INSERT INTO training_runs (id, agent_id, state, steps, steps_done, episodes_done, seed, final_return, error, \
+         started_us) VALUES ($1, 'ethical', 'running', 10, 0, 0, 1, 2.5, '', 1)",
+        "INSERT INTO checkpoints (agent_id, version, blob, at_us, run_id) VALUES ('ethical', 7, 'weights', 1, $1)",
+        "INSERT INTO run_plans (run_id, plan, start_blob, reported, version) VALUES ($1, \
+         '{\"algorithm\":\"ppo\",\"environment\":\"mesh\",\"agent\":\"ethical\",\"values\":{},\"reports\":1,\
+         \"evaluation_episodes\":1,\"caller\":\"dev\"}', 'start', 3, 5)",
+    ];
+
+    #[tokio::test]
+    async fn runs_from_before_joint_trainings_have_one_member_and_can_be_resumed() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = tars_test_db::place(dir.path(), "orchestration");
+        let store = Store::new(Db::open(&place, &MIGRATIONS[..17]).await.unwrap());
+        let run = Uuid::now_v7();
+        let mut tx = store.begin("test.before").await.unwrap();
+        for text in BEFORE {
+            let insert = match text.contains("$1") {
+                true => Query::new(*text).bind(run),
+                false => Query::new(*text),
+            };
+            tx.execute(insert).await.unwrap().one().unwrap();
+        }
+        tx.commit().await.unwrap();
+        store.db().close().await;
+
+        let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
+        let member = MemberRow {
+            agent: "ethical".to_owned(),
+            algorithm: "ppo".to_owned(),
+            final_return: Some(2.5),
+            weights_version: Some(7),
+        };
+        assert_eq!(store.members(run).await.unwrap(), [member]);
+        let row = store.run(run).await.unwrap().unwrap();
+        assert_eq!((&*row.environment, row.others), ("mesh", Others::Rules));
+        let unfinished = store.unfinished_runs().await.unwrap();
+        assert_eq!((unfinished.len(), unfinished[0].id), (1, run));
+        let plan = store.plan(run).await.unwrap().unwrap();
+        assert_eq!((plan.versions, plan.reported), (vec![5], 3));
+        assert_eq!(plan.plan.learners[0].agent, "ethical");
+        assert_eq!(plan.policies["ethical"], "start");
+        let mut tx = store.begin("test.blobs").await.unwrap();
+        let blobs = store::referenced_blobs(&mut tx).await.unwrap();
+        assert!(blobs.contains("start"), "{blobs:?}");
+    }
+}
