@@ -487,6 +487,14 @@ mod tests {
         let own = || owner(Class::Search, "ada");
         let sum = learners.compute(own(), |_| 1 + 1).unwrap();
         assert_eq!(sum.result().await.unwrap(), 2);
+        // The result comes before the thread is free.
+        let is_idle = async {
+            while !learners.is_idle() {
+                tokio::task::yield_now().await;
+            }
+        };
+        let waited = tokio::time::timeout(std::time::Duration::from_secs(60), is_idle);
+        waited.await.unwrap();
         let (sender, ended) = oneshot::channel();
         let endless = move |stop: &AtomicBool| {
             while !stop.load(Ordering::Relaxed) {

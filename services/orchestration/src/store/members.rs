@@ -131,8 +131,8 @@ mod tests {
         let mut tx = store.begin("test.before").await.unwrap();
         for text in BEFORE {
             let insert = match text.contains("$1") {
-                true => Query::new(*text).bind(run),
-                false => Query::new(*text),
+                true => Query::new(text).bind(run),
+                false => Query::new(text),
             };
             tx.execute(insert).await.unwrap().one().unwrap();
         }
