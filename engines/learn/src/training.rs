@@ -7,10 +7,12 @@
 
 mod evaluation;
 mod lane;
+mod player;
 mod saved;
 mod seats;
 
-pub use evaluation::{Evaluation, MakeRule, Player, evaluate};
+pub use evaluation::{Evaluation, evaluate};
+pub use player::{MakeRule, Player};
 
 use crate::{
     algorithm::{self, NoLearner},

@@ -5,13 +5,12 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, Answerer},
-    ladder::Incumbent,
     learners::{Class, Owner},
     rules::{self, Rule},
+    stage::{Against, Comparison, Incumbent},
     store::{self, VersionRow},
     versions::incumbent,
 };
-use serde::{Deserialize, Serialize};
 use std::{
     ops::Range,
     sync::{
@@ -19,68 +18,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use tars_learn::comparison::{self, Trained, Verdict, play};
+use tars_learn::comparison::{self, Trained, play};
 use tars_runtime::tasks::to_the_end;
 use tars_worlds::{Controller, MeshEnv, World};
 
-/// The seeds that the ladder asks for.
-pub(crate) const MIN_SEEDS: u32 = 30;
 /// The seed of the first episode. Trainings draw the seeds of their episodes otherwise.
 const FIRST_SEED: u64 = 1 << 52;
-
-/// What a comparison found.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Comparison {
-    pub(crate) incumbent: Incumbent,
-    /// The name of the calibration of the environment.
-    pub(crate) calibration: String,
-    /// The number of episodes, and the seed of the first one.
-    pub(crate) seeds: u32,
-    pub(crate) first_seed: u64,
-    /// The mean reward of a step of the version.
-    pub(crate) mean: f64,
-    pub(crate) with_incumbent: Against,
-    pub(crate) with_rules: Vec<Against>,
-}
-
-/// A version against something else.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Against {
-    /// What it is: `version 3`, or the name of a rule.
-    pub(crate) name: String,
-    /// Its mean reward of a step.
-    pub(crate) mean: f64,
-    pub(crate) difference: Difference,
-}
-
-/// By how much the version earns more, with the 95 % interval of the mean.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Difference {
-    pub(crate) mean: f64,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-}
-
-impl Against {
-    pub(crate) fn verdict(&self) -> Verdict {
-        let Difference { mean, low, high } = self.difference;
-        comparison::Difference { mean, low, high }.verdict()
-    }
-
-    /// Whether the version is certainly worse, or earned nothing that can be compared.
-    pub(crate) fn is_worse(&self) -> bool {
-        let Difference { mean, low, high } = self.difference;
-        let is_known = [mean, low, high].iter().all(|number| number.is_finite());
-        !is_known || self.verdict() == Verdict::Worse
-    }
-}
-
-impl From<comparison::Difference> for Difference {
-    fn from(from: comparison::Difference) -> Self {
-        let comparison::Difference { mean, low, high } = from;
-        Self { mean, low, high }
-    }
-}
 
 /// Whoever takes the part of the agent, by name.
 type Player = (String, Box<dyn Controller>);

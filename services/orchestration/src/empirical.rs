@@ -3,7 +3,7 @@
 //!
 //! An agent that has nothing live yet, neither weights nor a rule, plays the rule that it plays while others train.
 
-use crate::ladder::Stage;
+use crate::stage::Stage;
 use crate::{
     OrchestrationError,
     agents::{Action, Agent, Agents},

@@ -1,6 +1,6 @@
 //! Orchestration's errors, and the one table that maps them to gRPC statuses.
 
-use crate::ladder::{Refusal, Stage};
+use crate::stage::{Refusal, Stage};
 use std::{io, time::Duration};
 use tars_games::{GameError, ProfileError, ProgramTooLarge, RankError, UnsuitableAlgorithm};
 use tars_interceptors::store;

@@ -10,31 +10,13 @@
 
 use crate::{
     calibration::Finding,
-    comparisons::{Against, Comparison, MIN_SEEDS},
+    stage::{
+        Against, CANARY_BLOCKED_ONE_IN, CANARY_STEPS, Comparison, Incumbent, MIN_SEEDS, Refusal,
+        Stage, Trial,
+    },
     store::{Places, VersionRow},
 };
-use serde::{Deserialize, Serialize};
-use std::{fmt, time::Duration};
-
-/// How many steps a version has to answer in CANARY before it may become ACTIVE.
-pub(crate) const CANARY_STEPS: u64 = 200;
-/// At most one in this many of them may have been blocked by the shield.
-pub(crate) const CANARY_BLOCKED_ONE_IN: u64 = 10;
-
-/// Where a version stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Stage {
-    /// It has met simulated worlds only.
-    Sim,
-    /// It is asked, and does not answer.
-    Shadow,
-    /// It answers a share of the callers.
-    Canary,
-    /// It answers.
-    Active,
-    /// It was ACTIVE, and has been replaced.
-    Retired,
-}
+use std::time::Duration;
 
 /// Where a promotion leads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,23 +24,6 @@ pub(crate) enum Move {
     Stay,
     Up(Stage),
     Down(Stage),
-}
-
-/// What is to be replaced when a version becomes ACTIVE.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Incumbent {
-    /// The ACTIVE version; 0 where there is none.
-    pub(crate) version: i64,
-    /// The rule that answers, or would where nothing is ACTIVE yet.
-    pub(crate) rule: Option<String>,
-}
-
-/// What a version did in CANARY.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Trial {
-    pub(crate) steps: u64,
-    /// Those whose action the shield blocked or changed.
-    pub(crate) blocked: u64,
 }
 
 /// What is known about a version that is to climb.
@@ -71,69 +36,6 @@ pub(crate) struct Evidence<'a> {
     pub(crate) calibration_life: Duration,
     pub(crate) comparison: Option<&'a Comparison>,
     pub(crate) trial: Trial,
-}
-
-/// Why a version does not climb, and what would let it.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
-pub(crate) enum Refusal {
-    #[error(
-        "the agent is not bound to the live mesh (orchestration.bound_agents): its versions become ACTIVE at once"
-    )]
-    NotBound,
-    #[error("no version is put into the stage {0}")]
-    NoTarget(Stage),
-    #[error("a version in {from} climbs to {next} before {to}")]
-    Skips { from: Stage, next: Stage, to: Stage },
-    #[error("the ACTIVE version is replaced: promote another one or a rule, or roll back")]
-    ActiveStays,
-    #[error("a rule becomes ACTIVE at once, and takes no other stage")]
-    RuleIsActive,
-    #[error("the mesh's model has not been calibrated yet: that takes two windows of served calls")]
-    NotMeasured,
-    #[error("the mesh's model is UNCALIBRATED: {0}")]
-    Uncalibrated(String),
-    #[error("the last calibration is {} s old, and counts for {} s: that takes served calls", age.as_secs(), life.as_secs())]
-    Outdated { age: Duration, life: Duration },
-    #[error("the version was not compared with {0}: CompareAgent does")]
-    NotCompared(Incumbent),
-    #[error("the version was compared on {0} seeds, and {MIN_SEEDS} are needed: CompareAgent does")]
-    FewSeeds(u32),
-    #[error(
-        "the version is not shown to be as good as {incumbent}: the difference of their rewards may be as low as {low:.4}; train it further"
-    )]
-    NotAsGood { incumbent: Incumbent, low: f64 },
-    #[error(
-        "the version is worse than the rule {rule}, by {by:.4} of the reward; promote the rule instead"
-    )]
-    Worse { rule: String, by: f64 },
-    #[error("the version has answered {0} steps in CANARY, and {CANARY_STEPS} are needed")]
-    TooFewSteps(u64),
-    #[error(
-        "the shield blocked {blocked} of {steps} steps in CANARY; at most one in {CANARY_BLOCKED_ONE_IN} may be"
-    )]
-    Blocked { blocked: u64, steps: u64 },
-}
-
-impl fmt::Display for Stage {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Sim => "SIM",
-            Self::Shadow => "SHADOW",
-            Self::Canary => "CANARY",
-            Self::Active => "ACTIVE",
-            Self::Retired => "RETIRED",
-        })
-    }
-}
-
-impl fmt::Display for Incumbent {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.rule, self.version) {
-            (Some(rule), 0) => write!(f, "the rule {rule}"),
-            (Some(rule), version) => write!(f, "version {version}, the rule {rule}"),
-            (None, version) => write!(f, "the ACTIVE version {version}"),
-        }
-    }
 }
 
 impl Stage {

@@ -25,6 +25,7 @@ mod serving;
 mod sessions;
 mod shield;
 mod solvers;
+mod stage;
 mod steps;
 mod store;
 mod task;

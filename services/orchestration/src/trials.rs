@@ -5,7 +5,12 @@
 //! not stored yet is lost when it is killed: up to [`BATCH`] steps. Whether a version falls back is decided from
 //! the last steps that one replica served, and by whichever replica decides it first.
 
-use crate::{Orchestration, OrchestrationError, agents::Agent, ladder::Stage, store};
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::Agent,
+    stage::{Counts, Stage},
+    store,
+};
 use std::{
     collections::{BTreeMap, VecDeque},
     sync::{Arc, Weak},
@@ -28,17 +33,6 @@ pub(crate) enum Passage {
     Blocked,
     /// The action, or what it was chosen by, was not finite.
     NotFinite,
-}
-
-/// Steps of a version.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Counts {
-    /// Steps that the version in SHADOW was asked in, and those in which it would have done the same.
-    pub(crate) shadow_steps: u64,
-    pub(crate) agreed: u64,
-    /// Steps that the version in CANARY answered, and those that the shield blocked.
-    pub(crate) canary_steps: u64,
-    pub(crate) blocked: u64,
 }
 
 /// A version that is not to answer any more.

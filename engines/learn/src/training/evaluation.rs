@@ -1,31 +1,12 @@
 //! Episodes that are played without exploring and without learning.
 
-use super::seats::Seats;
-use crate::policy::Policy;
+use super::{player::Player, seats::Seats};
 use rand::SeedableRng;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
-use tars_worlds::{
-    Action, ActionSpace, AgentSpace, Controller, Generator, MeshEnv, Observations, Soundness,
-    TimeStep, World, baseline, make_controller, mesh::Calibration,
-};
+use tars_worlds::{Action, ActionSpace, Generator, Observations, Soundness, TimeStep, World};
 
 /// The most steps of an episode in a world without a time limit.
 const MAX_STEPS: u32 = 100_000;
-
-/// Creates a rule, which may remember what it observed in the episode. Each copy of a world has one of its own.
-pub type MakeRule = Arc<dyn Fn() -> Box<dyn Controller> + Send + Sync>;
-
-/// Who acts for an agent and does not learn.
-#[derive(Clone)]
-pub enum Player {
-    /// The best known action of a policy.
-    Policy(Policy),
-    /// A rule. Instead of an action that the mask forbids, the first one is taken that it allows.
-    Rule(MakeRule),
-    /// Always the action that the space begins with, or the first one that the mask allows.
-    Hold,
-}
 
 /// An evaluation: the undiscounted returns of some episodes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -59,27 +40,6 @@ impl Evaluation {
         }
         let squares: f64 = returns.iter().map(|r| (r - mean).powi(2)).sum();
         (squares / (returns.len() - 1) as f64).sqrt()
-    }
-}
-
-impl Player {
-    /// The controller with a name for an agent of the mesh; `None` when there is none that fits the agent.
-    pub fn controller(name: &str, space: &AgentSpace, calibration: &Calibration) -> Option<Self> {
-        make_controller(name, space, calibration)?;
-        let (name, space, calibration) = (name.to_owned(), space.clone(), calibration.clone());
-        let make =
-            move || make_controller(&name, &space, &calibration).expect("it was made before");
-        Some(Self::Rule(Arc::new(make)))
-    }
-
-    /// Who acts for an agent of a built-in world that does not learn: the [baseline](tars_worlds::baseline) in
-    /// the mesh, with the shipped calibration, and [`Hold`](Self::Hold) elsewhere.
-    pub fn baseline(space: &AgentSpace) -> Self {
-        let mesh = MeshEnv::shipped();
-        let is_of_mesh = mesh.spec().agents.contains(space);
-        let name = baseline(&space.name).filter(|_| is_of_mesh);
-        let rule = name.and_then(|name| Self::controller(name, space, mesh.calibration()));
-        rule.unwrap_or(Self::Hold)
     }
 }
 

@@ -1,6 +1,6 @@
 //! Players that do not learn, in the copies of a world.
 
-use super::Player;
+use super::player::Player;
 use crate::policy::{Policy, Scratch};
 use tars_worlds::{Action, Controller};
 

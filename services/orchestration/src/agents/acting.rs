@@ -4,9 +4,9 @@ use super::{Agent, Candidate, LiveAgent};
 use crate::{
     OrchestrationError,
     choices::Choices,
-    ladder::Stage,
     rules::{self, Rule},
     shield::{Blocked, Limit},
+    stage::Stage,
     trials::{Due, Entries, Ledger, Passage},
 };
 use prometheus_client::{

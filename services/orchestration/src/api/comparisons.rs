@@ -1,16 +1,12 @@
 //! Comparisons as messages.
 
 use super::unsigned;
-use crate::comparisons;
+use crate::stage;
 use tars_learn::comparison;
 use tars_proto::orchestration::v1::*;
 
-pub(super) fn comparison(
-    agent: &str,
-    version: i64,
-    from: comparisons::Comparison,
-) -> AgentComparison {
-    let comparisons::Comparison {
+pub(super) fn comparison(agent: &str, version: i64, from: stage::Comparison) -> AgentComparison {
+    let stage::Comparison {
         incumbent,
         calibration,
         seeds,
@@ -33,7 +29,7 @@ pub(super) fn comparison(
     }
 }
 
-fn against(from: comparisons::Against) -> Against {
+fn against(from: stage::Against) -> Against {
     let verdict = match from.verdict() {
         comparison::Verdict::Better => Verdict::Better,
         comparison::Verdict::Worse => Verdict::Worse,

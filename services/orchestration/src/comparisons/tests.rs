@@ -1,4 +1,5 @@
 use super::*;
+use tars_learn::comparison::Verdict;
 use tars_worlds::{Action, AgentSpace};
 
 fn rewards(names: &[&str], rewards: &[Vec<f64>]) -> Option<Comparison> {

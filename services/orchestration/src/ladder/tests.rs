@@ -1,5 +1,5 @@
 use super::*;
-use crate::comparisons::Difference;
+use crate::stage::Difference;
 
 const LIFE: Duration = Duration::from_secs(600);
 

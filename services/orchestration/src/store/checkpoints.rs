@@ -1,7 +1,7 @@
 //! The versions of the agents' weights that are retained.
 
 use super::Places;
-use crate::{OrchestrationError, trials::Counts};
+use crate::{OrchestrationError, stage::Counts};
 use std::collections::BTreeSet;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction};
 use uuid::Uuid;

@@ -1,7 +1,10 @@
 //! What is known about versions that climb: comparisons and trials.
 
 use super::Store;
-use crate::{OrchestrationError, comparisons::Comparison, ladder::Trial, trials::Counts};
+use crate::{
+    OrchestrationError,
+    stage::{Comparison, Counts, Trial},
+};
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 
 const COMPARISON: &str =

@@ -1,6 +1,9 @@
 use super::ladder::{calibrate, compare_as};
 use super::*;
-use crate::{agents::Action, ladder::CANARY_STEPS, trials::Counts};
+use crate::{
+    agents::Action,
+    stage::{CANARY_STEPS, Counts},
+};
 
 const RESOURCE: &str = "resource";
 

@@ -1,10 +1,9 @@
 use super::*;
 use crate::{
     calibration::Finding,
-    comparisons::{Against, Comparison, Difference, MIN_SEEDS},
     error::OrchestrationError as E,
-    ladder::CANARY_STEPS,
     shield::Limit,
+    stage::{Against, CANARY_STEPS, Comparison, Difference, MIN_SEEDS},
 };
 use tars_runtime::db::{Query, json};
 
