@@ -5,7 +5,7 @@ mod acting;
 mod weights;
 
 pub(crate) use acting::{Action, Answerer};
-pub(crate) use weights::{Candidate, Installed};
+pub(crate) use weights::Installed;
 
 use acting::Instruments;
 use weights::load;
@@ -91,6 +91,13 @@ pub(crate) struct Agent {
     tally: parking_lot::Mutex<Tally>,
     /// Whether the rows may differ from the live state, because a commit is in doubt.
     in_doubt: AtomicBool,
+}
+
+/// A version below ACTIVE that is asked.
+#[derive(Debug, Clone)]
+pub(crate) struct Candidate {
+    pub(crate) version: i64,
+    pub(crate) answerer: Answerer,
 }
 
 #[derive(Debug, Clone)]

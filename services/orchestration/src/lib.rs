@@ -16,6 +16,7 @@ mod hosts;
 mod ladder;
 mod learners;
 mod leases;
+mod ledger;
 mod metrics;
 mod ownership;
 mod points;
@@ -42,6 +43,7 @@ use calibration::Calibrations;
 use checkpoints::Checkpoints;
 use hosts::{Hosts, Terms as HostTerms};
 use learners::Learners;
+use ledger::keep_ledger;
 use parking_lot::Mutex;
 use sessions::LastDistance;
 use solvers::Solvers;
@@ -60,7 +62,6 @@ use tars_runtime::{
 };
 use tokio_util::task::AbortOnDropHandle;
 use training::Trainings;
-use trials::keep_ledger;
 
 /// Agents, on the bus.
 const TOPIC: Topic = "orchestration.agents";

@@ -5,16 +5,8 @@
 //! not stored yet is lost when it is killed: up to [`BATCH`] steps. Whether a version falls back is decided from
 //! the last steps that one replica served, and by whichever replica decides it first.
 
-use crate::{
-    Orchestration, OrchestrationError,
-    agents::Agent,
-    stage::{Counts, Stage},
-    store,
-};
-use std::{
-    collections::{BTreeMap, VecDeque},
-    sync::{Arc, Weak},
-};
+use crate::stage::{Counts, Stage};
+use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::mpsc;
 
 /// How many steps are counted before they are stored.
@@ -185,46 +177,6 @@ impl Ledger {
             mpsc::error::TrySendError::Full((_, due))
             | mpsc::error::TrySendError::Closed((_, due)) => due,
         })
-    }
-}
-
-/// Does what steps led to, as long as the service lives.
-pub(crate) async fn keep_ledger(service: Weak<Orchestration>, mut entries: Entries) {
-    while let Some((id, due)) = entries.recv().await {
-        let Some(service) = service.upgrade() else {
-            return;
-        };
-        if let Err(error) = settle(&service, id, &due).await {
-            tracing::warn!(agent = id, %error, ?due, "what the steps of an agent led to is not done yet");
-            if let Ok(agent) = service.agents.get(id) {
-                agent.undone(due);
-            }
-        }
-    }
-}
-
-async fn settle(
-    service: &Arc<Orchestration>,
-    id: &str,
-    due: &Due,
-) -> Result<(), OrchestrationError> {
-    let agent = service.agents.get(id)?;
-    match due {
-        Due::Store(version, counts) => service.store_counts(agent, *version, *counts).await,
-        Due::Fall(fall) => service.fall_back(agent, fall).await,
-    }
-}
-
-impl Orchestration {
-    async fn store_counts(
-        &self,
-        agent: &Agent,
-        version: i64,
-        counts: Counts,
-    ) -> Result<(), OrchestrationError> {
-        let mut tx = self.store.begin("trials.add").await?;
-        store::add_counts(&mut tx, agent.id(), version, counts).await?;
-        Ok(tx.commit().await?)
     }
 }
 

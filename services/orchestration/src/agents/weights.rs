@@ -1,6 +1,6 @@
 //! What an agent answers by: how a version of it is written, restored and loaded.
 
-use super::{Agent, Agents, Answerer, LiveAgent};
+use super::{Agent, Agents, Answerer, Candidate, LiveAgent};
 use crate::{
     OrchestrationError,
     rules::Rule,
@@ -12,13 +12,6 @@ use tars_runtime::{
     db::Transaction,
 };
 use uuid::Uuid;
-
-/// A version below ACTIVE that is asked.
-#[derive(Debug, Clone)]
-pub(crate) struct Candidate {
-    pub(crate) version: i64,
-    pub(crate) answerer: Answerer,
-}
 
 /// What a training leaves to its agent.
 #[derive(Debug, Clone, Copy)]

@@ -1,0 +1,50 @@
+//! The task that does what the steps of bound agents [led to](crate::trials).
+
+use crate::{
+    Orchestration, OrchestrationError,
+    agents::Agent,
+    stage::Counts,
+    store,
+    trials::{Due, Entries},
+};
+use std::sync::{Arc, Weak};
+
+/// Does what steps led to, as long as the service lives.
+pub(crate) async fn keep_ledger(service: Weak<Orchestration>, mut entries: Entries) {
+    while let Some((id, due)) = entries.recv().await {
+        let Some(service) = service.upgrade() else {
+            return;
+        };
+        if let Err(error) = settle(&service, id, &due).await {
+            tracing::warn!(agent = id, %error, ?due, "what the steps of an agent led to is not done yet");
+            if let Ok(agent) = service.agents.get(id) {
+                agent.undone(due);
+            }
+        }
+    }
+}
+
+async fn settle(
+    service: &Arc<Orchestration>,
+    id: &str,
+    due: &Due,
+) -> Result<(), OrchestrationError> {
+    let agent = service.agents.get(id)?;
+    match due {
+        Due::Store(version, counts) => service.store_counts(agent, *version, *counts).await,
+        Due::Fall(fall) => service.fall_back(agent, fall).await,
+    }
+}
+
+impl Orchestration {
+    async fn store_counts(
+        &self,
+        agent: &Agent,
+        version: i64,
+        counts: Counts,
+    ) -> Result<(), OrchestrationError> {
+        let mut tx = self.store.begin("trials.add").await?;
+        store::add_counts(&mut tx, agent.id(), version, counts).await?;
+        Ok(tx.commit().await?)
+    }
+}
