@@ -124,13 +124,13 @@ async fn a_joint_training_that_is_killed_twice_ends_as_an_undisturbed_one() {
     drop(undisturbed);
 
     let data = tempfile::tempdir().unwrap();
-    let mut mesh = four(data.path(), 0);
+    let mut mesh = four(data.path(), 1);
     let mut rest = mesh.admin().await;
     let runs = train_together(&rest).await;
     for steps in [1_000, 5_000] {
         under_way(&rest, &runs[0], steps).await;
         drop(mesh);
-        mesh = four(data.path(), 0);
+        mesh = four(data.path(), 1);
         rest = mesh.admin().await;
     }
     assert_eq!(followed(&rest, &runs).await, events, "no report twice");
