@@ -35,12 +35,17 @@ impl LearnerLeases {
         let mut agents: Vec<&str> = agents.into_iter().collect();
         agents.sort_unstable();
         let mut taken = Self(Vec::with_capacity(agents.len()));
-        for agent in agents {
+        for (at, agent) in agents.iter().enumerate() {
             match leases.acquire(&name_of(agent)).await? {
                 Some(lease) => taken.0.push(lease),
                 None => {
                     taken.release().await;
-                    return Err(OrchestrationError::TrainingRuns(agent.to_owned()));
+                    // A lease whose owner is gone ends one life after it was first seen. All are seen now, so
+                    // that those of one owner end together and not one after the other.
+                    for other in &agents[at + 1..] {
+                        leases.is_free(&name_of(other)).await?;
+                    }
+                    return Err(OrchestrationError::TrainingRuns((*agent).to_owned()));
                 }
             }
         }
