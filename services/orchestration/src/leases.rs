@@ -98,3 +98,41 @@ impl Fences {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store;
+    use std::{path::Path, time::Duration};
+    use tars_runtime::{clock::Clock, db::Db, lease::Terms, seeds::Seeds};
+
+    const TEAM: [&str; 3] = ["resource", "policy", "ethical"];
+    const LIFE: Duration = Duration::from_secs(3600);
+
+    async fn holder(dir: &Path, holder: &str, clock: &Clock) -> Leases {
+        let place = tars_test_db::place(dir, "orchestration");
+        let db = Db::open(&place, store::MIGRATIONS).await.unwrap();
+        let terms = Terms::Shared {
+            holder: holder.to_owned(),
+            life: LIFE,
+        };
+        let leases = Leases::open(db, terms, clock.clone(), Seeds::counted(1));
+        leases.await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_leases_of_an_owner_that_is_gone_are_taken_after_one_life() {
+        let dir = tempfile::tempdir().unwrap();
+        let start = || Clock::manual(Duration::from_secs(1_700_000_000));
+        // The clock of the first stands still: it renews nothing.
+        let (stands, clock) = (start(), start());
+        let gone = holder(dir.path(), "gone", &stands).await;
+        let next = holder(dir.path(), "next", &clock).await;
+        let _held = LearnerLeases::acquire(&gone, TEAM).await.unwrap();
+        let refused = LearnerLeases::acquire(&next, TEAM).await;
+        assert!(matches!(refused, Err(OrchestrationError::TrainingRuns(_))));
+        clock.advance(LIFE);
+        let taken = LearnerLeases::acquire(&next, TEAM).await.unwrap();
+        assert_eq!(taken.0.len(), TEAM.len());
+    }
+}
