@@ -3,7 +3,7 @@
 use super::Size;
 use crate::commands::{
     CommandError,
-    listing::{number, required, short},
+    listing::{number, required, short, text, word},
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -28,6 +28,9 @@ pub(super) struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     nash_conv_after: Option<f64>,
     trace_id: String,
+    /// Why the proposal is not in force, as the mesh says it; empty when it is.
+    #[serde(skip)]
+    error: String,
     /// Name, value before, value after.
     #[serde(skip)]
     changes: Vec<(String, String, String)>,
@@ -62,6 +65,7 @@ impl Outcome {
             proposal_state,
             version_before,
             version_after,
+            error: text(&self.applied["error_message"]),
             changes: self.changes(proposed),
             nash_conv_before: self.nash_conv_before,
             nash_conv_after: self.nash_conv_after,
@@ -119,6 +123,28 @@ fn version(agent: &Value) -> u64 {
 }
 
 impl Report {
+    /// Why the job did not truly succeed, with what was measured.
+    pub(super) fn failure(&self) -> String {
+        let Self {
+            error,
+            improvement_low: low,
+            improvement_high: high,
+            seeds,
+            ..
+        } = self;
+        let state = word(
+            &Value::from(self.proposal_state.as_str()),
+            "PROPOSAL_STATE_",
+        );
+        let why = match error.is_empty() {
+            true => "what is live is not what was approved",
+            false => error,
+        };
+        format!(
+            "the job did not succeed: the proposal is {state}: {why} (improvement over {seeds} seeds, 95 %: {low:.1} to {high:.1})"
+        )
+    }
+
     pub(super) fn print(&self, json: bool) {
         if json {
             say!("{}", serde_json::to_string(self).unwrap_or_default());
@@ -208,6 +234,8 @@ mod tests {
         ] {
             let report = outcome(state, live, version).report(SIZE).unwrap();
             assert!(!report.verified, "{state} {live} {version}");
+            let failure = report.failure();
+            assert!(failure.contains("80.0 to 190.0"), "{failure}");
         }
     }
 

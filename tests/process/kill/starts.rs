@@ -67,8 +67,11 @@ fn the_demo_does_the_main_job() {
         .args(["demo", "--quick", "--exit", "--json"])
         .output()
         .unwrap();
-    let text = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{text}");
+    let (text, shown) = (
+        String::from_utf8_lossy(&output.stderr),
+        String::from_utf8_lossy(&output.stdout),
+    );
+    assert!(output.status.success(), "{}: {text}{shown}", output.status);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(
         report["improvement_low"].as_f64().unwrap() > 0.0,
