@@ -69,8 +69,8 @@ impl Size {
         Self {
             trials,
             steps,
-            // Chance decides an interval over five too often.
-            seeds: 8,
+            // Chance decides an interval over fewer too often.
+            seeds: 12,
         }
     }
 }
