@@ -3,7 +3,7 @@
 //! neighbour behind the same address; all others are counted by address. Workloads of the mesh pass,
 //! as they are limited by identity later. The gateway is the exception, because it carries strangers.
 
-use crate::{Call, check::Check, limiter::Gcra};
+use crate::{Call, check::Check, limits::Gcra};
 use std::{net::IpAddr, sync::Arc, time::Duration};
 use tars_certs::PeerClass;
 use tars_proto::{fault, reason};

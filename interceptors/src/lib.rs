@@ -19,13 +19,12 @@ pub mod decide;
 #[cfg(test)]
 mod fixtures;
 pub mod flood;
-mod limiter;
+pub mod limits;
 pub mod metrics;
 mod observe;
 mod panic;
 mod places;
 pub mod policy;
-mod rate_limit;
 pub mod served;
 pub mod stack;
 pub mod store;

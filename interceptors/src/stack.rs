@@ -7,12 +7,12 @@ use crate::{
     deadline::{Deadline, DeadlineLayer},
     decide::{Admit, Authorise},
     flood::FloodGuard,
+    limits::{RateLimit, RateLimitLayer, RateLimiter},
     metrics::CallMetrics,
     observe::{ObserveLayer, Observed},
     panic::{CatchPanic, PanicLayer},
     places::Places,
     policy::PolicyHandle,
-    rate_limit::{RateLimit, RateLimitLayer, RateLimits},
     served::Served,
     stream_guard::{StreamConditions, StreamGuard},
     trace::Trace,
@@ -47,6 +47,8 @@ pub struct StackOptions<'a> {
     pub audit: mpsc::Sender<Record>,
     /// The peer policy of the process.
     pub policy: PolicyHandle,
+    /// The rate limiter of the process.
+    pub limiter: RateLimiter,
     /// The methods that the listener serves.
     pub served: Served,
     /// Cancelled when the process stops: open streams end.
@@ -64,7 +66,7 @@ pub struct Stack {
     policy: PolicyHandle,
     flood: FloodGuard,
     authenticate: Authenticate,
-    limits: RateLimits,
+    limiter: RateLimiter,
     guard: Arc<StreamConditions>,
     open: Duration,
 }
@@ -95,6 +97,7 @@ impl Stack {
             failures,
             audit,
             policy,
+            limiter,
             served,
             stop,
         } = options;
@@ -113,7 +116,7 @@ impl Stack {
             policy: policy.clone(),
             flood: FloodGuard::new(config.limits.flood_per_second),
             authenticate: Authenticate::new(view, clock.clone(), stale, failures),
-            limits: RateLimits::new(&config.limits, clock.clone()),
+            limiter,
             guard: Arc::new(StreamConditions {
                 stop,
                 policy,
@@ -128,7 +131,7 @@ impl<S> Layer<S> for Stack {
     type Service = Stacked<S>;
 
     fn layer(&self, inner: S) -> Stacked<S> {
-        let checks = RateLimitLayer(self.limits.clone()).layer(inner);
+        let checks = RateLimitLayer(self.limiter.clone()).layer(inner);
         let checks = CheckLayer(self.places.clone()).layer(checks);
         let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);
         let checks = CheckLayer(self.authenticate.clone()).layer(checks);

@@ -22,7 +22,9 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tars_auth::Vault;
 use tars_certs::{Authority, ClassTable};
 use tars_credentials::View;
-use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
+use tars_interceptors::{
+    authenticate::Failures, contract, limits::RateLimiter, metrics::CallMetrics,
+};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
 use tars_runtime::{
     audit::Record,
@@ -72,6 +74,8 @@ pub struct Process {
     pub(crate) connections: ConnectionTable,
     pub(crate) classes: Arc<ClassTable>,
     pub(crate) policy: PolicyFile,
+    /// What every service of this process charges calls to.
+    pub(crate) limiter: RateLimiter,
     pub(crate) authority: Option<Arc<Authority>>,
     /// Auth's database, in a process that has Auth.
     vault: Option<Vault>,
@@ -141,6 +145,7 @@ impl Process {
             connections: ConnectionTable::default(),
             classes,
             policy,
+            limiter: RateLimiter::new(&config.limits, clock.clone()),
             authority: None,
             vault: None,
             identities: IdentityManager {
