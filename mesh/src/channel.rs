@@ -8,8 +8,10 @@
 //! connected to is left alone for a while, as long as another one can be used.
 
 mod addresses;
+mod attempts;
 mod balance;
 mod connect;
+mod connected;
 mod endpoint;
 mod error;
 mod greeting;
@@ -19,8 +21,8 @@ mod slots;
 
 use crate::replay::{Replay, never_processed};
 use addresses::Addresses;
-use endpoint::Connected;
-pub use endpoint::Server;
+use connected::Connected;
+pub use connected::Server;
 pub use error::ChannelError;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, uri::PathAndQuery};

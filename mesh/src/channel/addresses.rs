@@ -6,7 +6,8 @@
 
 use super::{
     balance::{Draws, pick},
-    endpoint::{Connected, Endpoint},
+    connected::Connected,
+    endpoint::Endpoint,
     error::ChannelError,
     options::Dialer,
     resolve::Resolve,

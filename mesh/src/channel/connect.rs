@@ -1,7 +1,8 @@
 //! How a channel opens a connection, and what runs it until it ends.
 
 use super::{
-    endpoint::{Connected, Endpoint, Server},
+    connected::{Connected, Server},
+    endpoint::Endpoint,
     error::ChannelError,
     greeting::{Greeted, greeted},
     options::ChannelOptions,

@@ -1,103 +1,25 @@
 //! One address of a server, and the connection to it.
 //!
 //! There is one attempt to connect at a time, whose result all callers share. It goes on when they go away:
-//! the connection is of use to the next one. After failures the address is left alone for a while that
-//! doubles, as long as another address of the server can be used. A connection that ended before it
-//! carried a response counts as a failure, so that a server that takes connections and drops them is left
-//! alone, too.
+//! the connection is of use to the next one. After failures the address is left alone for a while, as long
+//! as another address of the server can be used.
 
 use super::{
+    attempts::{Attempt, Attempts, Outcome},
+    connected::{Carried, Connected},
     error::ChannelError,
     options::{CONNECT_TIMEOUT, Dialer, Traffic},
-    slots::StreamSlots,
 };
 use arc_swap::ArcSwapOption;
-use http::{
-    Uri,
-    uri::{Authority, PathAndQuery},
-};
-use hyper::client::conn::http2::SendRequest;
+use http::uri::Authority;
 use parking_lot::Mutex;
-use std::{
-    net::SocketAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-use tars_certs::{Identity, peer::PeerInfo};
-use tars_runtime::{backoff::Backoff, seeds::Seeds, targets::Target};
+use std::{net::SocketAddr, sync::Arc};
+use tars_certs::Identity;
+use tars_runtime::targets::Target;
 use tokio::{
     sync::{Notify, watch},
     time::{Instant, timeout},
 };
-use tonic::body::Body;
-
-/// How long an address is left alone after its first failure.
-const FIRST_PAUSE: Duration = Duration::from_millis(100);
-/// How long an address is left alone at most.
-const MAX_PAUSE: Duration = Duration::from_secs(5);
-
-type Outcome = Result<Arc<Connected>, ChannelError>;
-type Attempt = watch::Receiver<Option<Outcome>>;
-
-/// An open connection.
-#[derive(Debug)]
-pub(super) struct Connected {
-    pub(super) sender: SendRequest<Body>,
-    /// The identity with which it was opened.
-    pub(super) identity: Arc<Identity>,
-    pub(super) server: Server,
-    pub(super) slots: Arc<StreamSlots>,
-    /// The server's address, for errors.
-    pub(super) name: Arc<str>,
-    pub(super) authority: Authority,
-    /// Whether it carried a response.
-    pub(super) proven: AtomicBool,
-}
-
-/// What is known of a server after the handshake.
-#[derive(Debug, Clone)]
-pub struct Server {
-    /// The server's address and verified certificate.
-    pub peer: Arc<PeerInfo>,
-    /// The key exchange group, as a metric label.
-    pub key_exchange: &'static str,
-}
-
-/// What a connection was good for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Carried {
-    Nothing,
-    Responses,
-}
-
-impl Connected {
-    /// Adds scheme and authority, which HTTP/2 requires, to the path that tonic's clients give.
-    pub(super) fn absolute(&self, path: PathAndQuery) -> Result<Uri, http::Error> {
-        Uri::builder()
-            .scheme("https")
-            .authority(self.authority.clone())
-            .path_and_query(path)
-            .build()
-    }
-
-    /// Records that the server responds.
-    pub(super) fn record_response(&self) {
-        // Reading first keeps the cache line shared between threads.
-        if !self.proven.load(Ordering::Relaxed) {
-            self.proven.store(true, Ordering::Relaxed);
-        }
-    }
-
-    fn carried(&self) -> Carried {
-        match self.proven.load(Ordering::Relaxed) {
-            true => Carried::Responses,
-            false => Carried::Nothing,
-        }
-    }
-}
 
 /// An address of a server.
 #[derive(Debug)]
@@ -112,55 +34,6 @@ pub(super) struct Endpoint {
     attempts: Mutex<Attempts>,
     /// Notified of failures, after which names are looked up again.
     failed: Arc<Notify>,
-}
-
-/// The attempts to connect to one address.
-#[derive(Debug)]
-struct Attempts {
-    running: Option<Attempt>,
-    failures: u32,
-    backoff: Backoff,
-    /// Until when the address is left alone.
-    paused_until: Option<Instant>,
-}
-
-impl Attempts {
-    fn new() -> Self {
-        Self {
-            running: None,
-            failures: 0,
-            backoff: Backoff::new(FIRST_PAUSE, MAX_PAUSE).with_jitter(Seeds::system()),
-            paused_until: None,
-        }
-    }
-
-    fn running(&self) -> Option<&Attempt> {
-        // A runtime that is shut down drops attempts.
-        self.running
-            .as_ref()
-            .filter(|attempt| attempt.has_changed().is_ok())
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.running().is_none() && self.paused_until.is_none_or(|until| now >= until)
-    }
-
-    /// Records an attempt that failed, after a connection that carried this.
-    fn record_failure(&mut self, last: Carried, now: Instant) {
-        if last == Carried::Responses {
-            self.failures = 0;
-        }
-        self.failures = self.failures.saturating_add(1);
-        self.paused_until = Some(now + self.backoff.after(self.failures));
-    }
-
-    /// Records the end of a connection.
-    fn record_end(&mut self, last: Carried, now: Instant) {
-        match last {
-            Carried::Responses => (self.failures, self.paused_until) = (0, None),
-            Carried::Nothing => self.record_failure(last, now),
-        }
-    }
 }
 
 impl Endpoint {
@@ -299,70 +172,5 @@ impl Endpoint {
 
     pub(super) fn traffic(&self) -> Traffic {
         self.dialer.traffic
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// How long the address is left alone from now on.
-    fn pause(attempts: &Attempts) -> Duration {
-        let until = attempts.paused_until;
-        until.map_or(Duration::ZERO, |until| until - Instant::now())
-    }
-
-    /// Whether a pause is the one after so many failures, or up to a half shorter.
-    fn is_after(attempts: &Attempts, failures: u32) -> bool {
-        let whole = Backoff::new(FIRST_PAUSE, MAX_PAUSE).after(failures);
-        (whole / 2..=whole).contains(&pause(attempts))
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn an_address_that_fails_again_and_again_is_left_alone_for_longer() {
-        let (mut attempts, now) = (Attempts::new(), Instant::now());
-        assert!(attempts.is_due(now));
-        for failures in 1..=20 {
-            // Connections that end before they carry a response are failures, too.
-            match failures % 2 {
-                0 => attempts.record_failure(Carried::Nothing, now),
-                _ => attempts.record_end(Carried::Nothing, now),
-            }
-            assert!(is_after(&attempts, failures), "{failures}");
-            assert!(!attempts.is_due(now));
-            assert!(attempts.is_due(now + MAX_PAUSE));
-        }
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_connection_that_carried_responses_may_be_replaced_at_once() {
-        let (mut attempts, now) = (Attempts::new(), Instant::now());
-        for _ in 0..5 {
-            attempts.record_failure(Carried::Nothing, now);
-        }
-        attempts.record_end(Carried::Responses, now);
-        assert!(attempts.is_due(now));
-        attempts.record_failure(Carried::Nothing, now);
-        assert!(is_after(&attempts, 1), "what was before is forgotten");
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_first_failure_after_a_connection_that_worked_is_the_first() {
-        let (mut attempts, now) = (Attempts::new(), Instant::now());
-        for _ in 0..5 {
-            attempts.record_failure(Carried::Nothing, now);
-        }
-        attempts.record_failure(Carried::Responses, now);
-        assert!(is_after(&attempts, 1));
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn no_attempt_is_due_beside_one_that_runs() {
-        let (mut attempts, now) = (Attempts::new(), Instant::now());
-        let (report, running) = watch::channel(None);
-        attempts.running = Some(running);
-        assert!(!attempts.is_due(now));
-        drop(report);
-        assert!(attempts.is_due(now), "its runtime was shut down");
     }
 }
