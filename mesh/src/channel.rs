@@ -20,7 +20,7 @@ mod resolve;
 mod slots;
 
 use crate::replay::{Replay, never_processed};
-use addresses::Addresses;
+use addresses::{Addresses, Lease, LeaseError};
 use connected::Connected;
 pub use connected::Server;
 pub use error::ChannelError;
@@ -143,14 +143,14 @@ impl Shared {
         let path = head.uri.path_and_query().cloned();
         let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let replay = Replay::new(body);
-        let mut attempts = 0;
+        let mut resends = None;
         loop {
-            let connected = self.addresses.connection().await;
-            let connected = connected.map_err(|e| self.unreachable(&e))?;
-            let patience = self.addresses.dialer.traffic.patience();
-            let Some(slot) = connected.slots.take(patience).await else {
-                return Err(self.overloaded());
-            };
+            let lease = self.addresses.lease().await;
+            let Lease {
+                endpoint,
+                connected,
+                slot,
+            } = lease.map_err(|e| self.unleased(&e))?;
             let Some(body) = replay.body() else {
                 return Err(self.unreachable(&ChannelError::Moved {
                     target: connected.name.to_string(),
@@ -169,13 +169,21 @@ impl Shared {
             // It was not sent, or the server reports that it did not process it, because the
             // connection was closing: it is sent again on another one.
             let unsent = error.take_message().is_some() || never_processed(error.error());
+            let left = resends.get_or_insert_with(|| self.addresses.connections());
             if unsent {
-                self.addresses.forget(&connected);
+                endpoint.forget(&connected);
             }
-            attempts += 1;
-            if !unsent || attempts > self.addresses.len() {
+            if !unsent || *left == 0 {
                 return Err(self.failed(&connected, error.into_error()));
             }
+            *left -= 1;
+        }
+    }
+
+    fn unleased(&self, error: &LeaseError) -> Status {
+        match error {
+            LeaseError::Full => self.overloaded(),
+            LeaseError::Unreachable(error) => self.unreachable(error),
         }
     }
 

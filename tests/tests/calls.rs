@@ -30,7 +30,7 @@ use tars_proto::{
         health_client::HealthClient,
     },
 };
-use tars_runtime::config::Config;
+use tars_runtime::{clock::Clock, config::Config};
 use tars_tests::{PASSWORD, TestMesh, eventually, reason, refusal, time};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -366,21 +366,42 @@ async fn a_viewer_cannot_take_the_streams_of_others_behind_the_gateway() {
     mesh.mesh.stop().await;
 }
 
+/// Opens so many streams through the gateway, each of which answers.
+async fn follow_all(mesh: &TestMesh, token: &str, study: &str, count: usize) -> Vec<TcpStream> {
+    let mut held = Vec::new();
+    for _ in 0..count {
+        let (status, text, stream) = follow(mesh, token, study).await;
+        assert_eq!(status, 200, "{text}");
+        held.push(stream);
+    }
+    held
+}
+
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_finds_the_gateways_connection_full_is_told_at_once() {
+async fn a_201st_stream_through_the_gateway_does_not_wait_behind_200() {
     let mesh = TestMesh::with(settings(|c| {
         c.limits.streams_by_caller = 1000;
-        c.connections.max_streams = 6;
+        c.gateway.max_connections_by_address = 1000;
     }))
     .await;
     let study = study(&mesh.user("dev", "developer").await).await;
     let dev = token(&mesh, "dev").await;
-    let mut held = Vec::new();
-    for _ in 0..6 {
-        let (status, text, stream) = follow(&mesh, &dev, &study).await;
-        assert_eq!(status, 200, "{text}");
-        held.push(stream);
-    }
+    let held = follow_all(&mesh, &dev, &study, 201).await;
+    drop(held);
+    mesh.mesh.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_that_finds_all_of_the_gateways_connections_full_is_told_at_once() {
+    let narrow = settings(|c| {
+        c.limits.streams_by_caller = 1000;
+        c.connections.max_streams = 2;
+    });
+    let mesh = TestMesh::alone(narrow, Clock::system()).await;
+    let study = study(&mesh.user("dev", "developer").await).await;
+    let dev = token(&mesh, "dev").await;
+    // Eight connections of two streams.
+    let mut held = follow_all(&mesh, &dev, &study, 16).await;
     let (status, text, _) = follow(&mesh, &dev, &study).await;
     assert!(status == 503 && text.contains("retry-after"), "{text}");
     held.pop();

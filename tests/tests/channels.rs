@@ -32,12 +32,12 @@ use tars_proto::{
 };
 use tars_runtime::{
     clock::Clock,
-    config::Timeouts,
+    config::{Connections, Timeouts},
     targets::{MAX_TARGETS, Target},
 };
 use tars_tests::{eventually, fleet::free_addr, test_ca::TestCa, test_listener::TestListener};
 use tokio::net::TcpListener;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 
 /// The listeners of one service, each of which a health service of its own name tells apart.
@@ -167,6 +167,78 @@ async fn streams_go_to_the_address_with_fewer_of_them() {
     }
     let first = open.iter().filter(|(is_first, _)| *is_first).count();
     assert_eq!(first, 10, "half of the streams");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_beyond_those_of_a_connection_opens_a_further_one() {
+    let replicas = Replicas::start(1).await;
+    let streams = replicas.channel().separate();
+    let mut open = Vec::new();
+    for _ in 0..201 {
+        // It has its first message: it does not wait for another one to end.
+        open.push(watched(&streams, 0).await);
+    }
+    assert_eq!(replicas.listener(0).table.len(), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_of_calls_is_spread_over_as_many_connections_as_it_needs() {
+    let (root, stuck) = (TestCa::root("root"), Stuck::default());
+    let parts = root.parts("/door", vec![root.der.clone()]);
+    let listener = TestListener::serving(parts, Timeouts::default(), stuck.clone()).await;
+    let replicas = Replicas {
+        addrs: vec![listener.addr],
+        listeners: Vec::new(),
+        root,
+    };
+    let channel = replicas.channel();
+    let crowd: Vec<_> = (0..401)
+        .map(|_| {
+            let channel = channel.clone();
+            AbortOnDropHandle::new(tokio::spawn(async move { answered(&channel).await }))
+        })
+        .collect();
+    eventually("none waits behind another", || async {
+        stuck.0.load(Ordering::Relaxed) == 401
+    })
+    .await;
+    drop(crowd);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_connections_to_one_address_are_bounded() {
+    let root = TestCa::root("root");
+    let parts = root.parts("/door", vec![root.der.clone()]);
+    let narrow = Connections {
+        max_streams: 2,
+        ..Connections::default()
+    };
+    let listener = TestListener::with(parts, narrow).await;
+    listener.health.set(&name(0), ServingStatus::Serving);
+    let replicas = Replicas {
+        addrs: vec![listener.addr],
+        listeners: Vec::new(),
+        root,
+    };
+    let streams = replicas.channel().separate();
+    let mut open = Vec::new();
+    for _ in 0..16 {
+        open.push(watched(&streams, 0).await);
+    }
+    let request = HealthCheckRequest { service: name(0) };
+    let refused = HealthClient::new(streams.clone()).watch(request).await;
+    let refused = refused.unwrap_err();
+    assert_eq!(fault::reason(&refused).as_deref(), Some(reason::OVERLOADED));
+    assert_eq!(listener.table.len(), 8);
+    open.pop();
+    eventually("a stream that ends makes room", || async {
+        let request = HealthCheckRequest { service: name(0) };
+        HealthClient::new(streams.clone())
+            .watch(request)
+            .await
+            .is_ok()
+    })
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

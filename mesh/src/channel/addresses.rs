@@ -7,10 +7,11 @@
 use super::{
     balance::{Draws, pick},
     connected::Connected,
-    endpoint::Endpoint,
+    endpoint::{Endpoint, MAX_CONNECTIONS},
     error::ChannelError,
     options::Dialer,
     resolve::Resolve,
+    slots::StreamSlot,
 };
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
@@ -40,6 +41,40 @@ const LOOKUP_PAUSE: Duration = Duration::from_secs(2);
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
 type Endpoints = Vec<Arc<Endpoint>>;
+/// An address, and a connection to it.
+type Candidate = (Arc<Endpoint>, Arc<Connected>);
+
+/// A stream of a connection, for one call.
+#[derive(Debug)]
+pub(super) struct Lease {
+    pub(super) endpoint: Arc<Endpoint>,
+    pub(super) connected: Arc<Connected>,
+    pub(super) slot: StreamSlot,
+}
+
+impl Lease {
+    fn new(endpoint: Arc<Endpoint>, connected: Arc<Connected>, slot: StreamSlot) -> Self {
+        if connected.slots.is_short() {
+            endpoint.prepare();
+        }
+        Self {
+            endpoint,
+            connected,
+            slot,
+        }
+    }
+}
+
+/// Why there is no stream for a call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LeaseError {
+    /// Every stream of every connection is in use.
+    #[error("every stream is in use")]
+    Full,
+    /// There is no connection.
+    #[error(transparent)]
+    Unreachable(#[from] ChannelError),
+}
 
 /// The addresses of one server, and which of them can be used.
 #[derive(Debug)]
@@ -73,43 +108,73 @@ impl Addresses {
         })
     }
 
-    /// The number of addresses that are known.
-    pub(super) fn len(&self) -> usize {
-        self.endpoints.load().len()
+    /// The number of connections that are open, and of addresses that have none.
+    pub(super) fn connections(&self) -> usize {
+        let endpoints = self.endpoints.load();
+        endpoints.iter().map(|e| e.connections().max(1)).sum()
     }
 
     /// Returns a connection; opens one where there is none.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connected>, ChannelError> {
         match self.usable() {
-            Some(connected) => Ok(connected),
+            Some((_, connected)) => Ok(connected),
             None => self.connect().await,
         }
     }
 
-    fn usable(&self) -> Option<Arc<Connected>> {
+    /// Takes a stream of a connection; opens one where none has a free stream.
+    ///
+    /// Those who wait for a connection share it, so that a crowd may have to wait for several.
+    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
+        for _ in 0..=MAX_CONNECTIONS {
+            let Some((endpoint, connected)) = self.usable() else {
+                self.connect().await?;
+                continue;
+            };
+            if let Some(slot) = connected.slots.try_take() {
+                return Ok(Lease::new(endpoint, connected, slot));
+            }
+            if !endpoint.further().await {
+                break;
+            }
+        }
+        self.lease_of_others().await
+    }
+
+    /// Waits a moment for a stream of others to end.
+    async fn lease_of_others(&self) -> Result<Lease, LeaseError> {
+        let (endpoint, connected) = self.usable().ok_or(LeaseError::Full)?;
+        let slot = connected.slots.take(self.dialer.traffic.patience()).await;
+        let slot = slot.ok_or(LeaseError::Full)?;
+        Ok(Lease::new(endpoint, connected, slot))
+    }
+
+    fn usable(&self) -> Option<Candidate> {
         let endpoints = self.endpoints.load();
         let identity = self.dialer.options.identity.current();
         match endpoints.as_slice() {
-            [only] => only.usable(&identity),
+            [only] => Some((Arc::clone(only), only.usable(&identity)?)),
             several => self.balanced(several, &identity),
         }
     }
 
     /// Prefers connections with a free stream. Addresses without a connection are revived as they are
     /// come across.
-    fn balanced(&self, all: &[Arc<Endpoint>], identity: &Arc<Identity>) -> Option<Arc<Connected>> {
+    fn balanced(&self, all: &[Arc<Endpoint>], identity: &Arc<Identity>) -> Option<Candidate> {
         let ready = |at: usize| {
             let endpoint = all.get(at)?;
             let connected = endpoint.usable(identity);
             if connected.is_none() {
                 endpoint.revive();
             }
-            connected
+            Some((endpoint, connected?))
         };
-        let with_room = |at: usize| ready(at).filter(|connected| connected.slots.has_room());
-        let load = |connected: &Arc<Connected>| connected.slots.taken();
+        let with_room = |at: usize| ready(at).filter(|(_, open)| open.slots.has_room());
+        let load = |(endpoint, _): &(&Arc<Endpoint>, _)| endpoint.taken();
         let draw = self.draws.next();
-        pick(all.len(), draw, with_room, load).or_else(|| pick(all.len(), draw, ready, load))
+        let picked = pick(all.len(), draw, with_room, load);
+        let picked = picked.or_else(|| pick(all.len(), draw, ready, load));
+        picked.map(|(endpoint, connected)| (Arc::clone(endpoint), connected))
     }
 
     /// Connects to all addresses, and returns the first connection that is open.
@@ -210,14 +275,6 @@ impl Addresses {
         let (workload, target) = (self.dialer.options.workload(), target.to_string());
         tracing::debug!(workload, name = target, error = %source, "cannot look up a name");
         ChannelError::connect(target, source)
-    }
-
-    /// Drops a connection, so that the next call takes another one.
-    pub(super) fn forget(&self, gone: &Arc<Connected>) {
-        self.endpoints
-            .load()
-            .iter()
-            .any(|endpoint| endpoint.forget(gone));
     }
 }
 

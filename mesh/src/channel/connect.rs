@@ -52,7 +52,7 @@ impl Endpoint {
         let aborting = tasks.cut.clone().drop_guard();
         let (sender, dispatch) = self.greeted(stream, &tasks).await?;
         aborting.disarm();
-        let slots = StreamSlots::new(INITIAL_STREAMS);
+        let slots = StreamSlots::new(dispatch.current_max_send_streams());
         tasks.execute(run(dispatch, Arc::clone(&slots), self.name()));
         tokio::spawn(tasks.watch(
             certificates_end(&identity, &server.peer),

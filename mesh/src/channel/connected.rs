@@ -54,6 +54,11 @@ impl Connected {
             .build()
     }
 
+    /// Whether it is open, and was opened with `identity`.
+    pub(super) fn is_usable(&self, identity: &Arc<Identity>) -> bool {
+        Arc::ptr_eq(&self.identity, identity) && !self.sender.is_closed()
+    }
+
     /// Records that the server responds.
     pub(super) fn record_response(&self) {
         // Reading first keeps the cache line shared between threads.

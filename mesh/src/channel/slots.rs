@@ -1,6 +1,7 @@
 //! The streams of one client connection. A server limits how many are open at once, and h2 queues further
-//! ones silently, for as long as the others stay open. Here a caller that finds none free is refused
-//! instead: at once, or after a moment where streams are short and one will soon be free.
+//! ones silently, for as long as the others stay open. Here a caller that finds none free, and no further
+//! connection either, is refused instead: at once, or after a moment where streams are short and one will
+//! soon be free.
 
 use crate::framed::Framed;
 use bytes::Bytes;
@@ -56,6 +57,12 @@ impl StreamSlots {
         self.taken() < self.limit.load(Ordering::Relaxed)
     }
 
+    /// Whether three quarters are taken: time to open a further connection, before the last one is.
+    pub(super) fn is_short(&self) -> bool {
+        let limit = self.limit.load(Ordering::Relaxed);
+        self.taken() >= limit - limit / 4
+    }
+
     /// Takes a slot; waits for up to `patience` until one is free.
     pub(super) async fn take(self: &Arc<Self>, patience: Duration) -> Option<StreamSlot> {
         if let Some(slot) = self.try_take() {
@@ -73,7 +80,8 @@ impl StreamSlots {
         None
     }
 
-    fn try_take(self: &Arc<Self>) -> Option<StreamSlot> {
+    /// Takes a slot if one is free.
+    pub(super) fn try_take(self: &Arc<Self>) -> Option<StreamSlot> {
         let limit = self.limit.load(Ordering::Relaxed);
         let free = |taken| (taken < limit).then_some(taken + 1);
         let taken = (self.taken).fetch_update(Ordering::Relaxed, Ordering::Relaxed, free);
@@ -147,7 +155,7 @@ mod tests {
         slots.set_limit(2);
         let first = slots.take(Duration::ZERO).await.unwrap();
         let second = slots.take(Duration::ZERO).await.unwrap();
-        assert!(!slots.has_room());
+        assert!(!slots.has_room() && slots.is_short());
         assert!(slots.take(Duration::ZERO).await.is_none());
         let waiting = tokio::spawn({
             let slots = Arc::clone(&slots);
@@ -158,5 +166,14 @@ mod tests {
         assert!(third.is_some());
         drop((second, third));
         assert_eq!(slots.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn slots_are_short_before_the_last_is_taken() {
+        let slots = StreamSlots::new(8);
+        let mut taken: Vec<_> = (0..6).map(|_| slots.try_take().unwrap()).collect();
+        assert!(slots.is_short() && slots.has_room());
+        taken.pop();
+        assert!(!slots.is_short());
     }
 }
