@@ -334,7 +334,7 @@ fn evaluation(
             loop {
                 sequence += 1;
                 let item = match running.next().await {
-                    Some(Event::Progress(p)) if sequence > after => {
+                    Some(Event::Progress(p, _)) if sequence > after => {
                         let progress = Some(progress(p));
                         let item = EvaluateHyperparametersResponse {
                             sequence,
@@ -343,7 +343,7 @@ fn evaluation(
                         };
                         return Ok(Some((item, (Some(running), sequence))));
                     }
-                    Some(Event::Progress(_)) => continue,
+                    Some(Event::Progress(..)) => continue,
                     Some(Event::Began | Event::Checkpoint(..)) => {
                         sequence -= 1;
                         continue;

@@ -22,7 +22,8 @@ const POLLED: u64 = 64;
 pub(crate) enum Event {
     /// The run left the queue.
     Began,
-    Progress(Progress),
+    /// A report, and the versions of the hyperparameters that the learners follow; none in an evaluation.
+    Progress(Progress, Vec<i64>),
     /// Everything up to here, and the versions of the hyperparameters that the learners follow.
     Checkpoint(Vec<u8>, Vec<i64>),
     Ended(Result<Option<Outcome>, TrainingError>),
@@ -163,11 +164,10 @@ pub(super) struct Steering {
 
 impl Control for Steering {
     fn report(&mut self, progress: Progress) {
-        if self
-            .sender
-            .blocking_send(Event::Progress(progress))
-            .is_err()
-        {
+        let following = self.following.as_ref();
+        let versions = following.map(Following::versions).unwrap_or_default();
+        let event = Event::Progress(progress, versions);
+        if self.sender.blocking_send(event).is_err() {
             self.signal.send(Want::Stop);
         }
     }
@@ -197,5 +197,91 @@ impl Control for Steering {
         let learners = &mut self.following.as_mut()?.learners;
         let found = learners.iter_mut().find(|(at, _)| *at == agent);
         found.and_then(|(_, follows)| follows.take())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tars_learn::hyper::Value;
+
+    fn live(version: i64) -> Followed {
+        Followed {
+            version,
+            values: Values::from([("tau".to_owned(), Value::Number(version as f64))]),
+        }
+    }
+
+    /// Learners at the second and the fourth place of a world, and what they follow.
+    fn steering() -> (Steering, mpsc::Receiver<Event>, Vec<Live>) {
+        let lives: Vec<Live> = (0..2)
+            .map(|_| Live::new(ArcSwap::from_pointee(live(1))))
+            .collect();
+        let follows = lives.iter().map(|live| Follows {
+            live: Arc::clone(live),
+            version: 1,
+        });
+        let durable = Durable {
+            follows: follows.collect(),
+            checkpoint: None,
+            every: Duration::MAX,
+            clock: Clock::manual(Duration::ZERO),
+        };
+        let (sender, events) = mpsc::channel(8);
+        let steering = Steering {
+            sender,
+            signal: Signal::default(),
+            has_paused: false,
+            following: durable.split(vec![1, 3]).1,
+        };
+        (steering, events, lives)
+    }
+
+    fn report(steering: &mut Steering) {
+        steering.report(Progress {
+            step: 1,
+            episodes: 0,
+            agents: Vec::new(),
+        });
+    }
+
+    fn versions(events: &mut mpsc::Receiver<Event>) -> Vec<i64> {
+        match events.try_recv() {
+            Ok(Event::Progress(_, versions) | Event::Checkpoint(_, versions)) => versions,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_report_has_the_versions_that_the_learners_have_taken() {
+        let (mut steering, mut events, lives) = steering();
+        report(&mut steering);
+        assert_eq!(versions(&mut events), [1, 1]);
+        lives[1].store(Arc::new(live(2)));
+        report(&mut steering);
+        assert_eq!(versions(&mut events), [1, 1], "live, but not taken");
+        assert_eq!(steering.take_reload(3), Some(live(2).values));
+        assert_eq!(steering.take_reload(3), None, "once");
+        for unchanged in [0, 1, 2] {
+            assert_eq!(steering.take_reload(unchanged), None);
+        }
+        report(&mut steering);
+        steering.checkpoint(Some(vec![7]));
+        assert_eq!(versions(&mut events), [1, 2]);
+        assert_eq!(versions(&mut events), [1, 2]);
+    }
+
+    #[test]
+    fn an_evaluation_follows_nothing() {
+        let (mut steering, mut events, _) = steering();
+        steering.following = None;
+        assert_eq!(steering.take_reload(1), None);
+        report(&mut steering);
+        assert!(versions(&mut events).is_empty());
+        steering.checkpoint(Some(vec![7]));
+        assert!(events.try_recv().is_err());
+        drop(events);
+        report(&mut steering);
+        assert_eq!(steering.poll(0), Command::Stop, "nobody receives it");
     }
 }

@@ -158,12 +158,12 @@ impl OwnedRun {
             };
             match event {
                 Some(Event::Began) => self.began().await,
-                Some(Event::Progress(progress)) => {
+                Some(Event::Progress(progress, versions)) => {
                     reported += 1;
                     self.pace.record(progress.step, &self.service.clock);
                     // Those before are stored already: the learner repeats them.
                     if reported > self.stored {
-                        self.journal.push(self.report(&progress));
+                        self.journal.push(self.report(&progress, versions));
                     }
                 }
                 Some(Event::Checkpoint(bytes, versions)) => {
@@ -177,9 +177,9 @@ impl OwnedRun {
         }
     }
 
-    fn report(&self, progress: &Progress) -> Report {
-        let version = |agent: &Arc<Agent>| (agent.id(), agent.followed().load().version);
-        let learners: Vec<(&str, i64)> = self.agents.iter().map(version).collect();
+    fn report(&self, progress: &Progress, versions: Vec<i64>) -> Report {
+        let names = self.agents.iter().map(|agent| agent.id());
+        let learners: Vec<(&str, i64)> = names.zip(versions).collect();
         Report::new(progress, &learners)
     }
 
@@ -303,8 +303,8 @@ impl OwnedRun {
         row.ended_us = Some(self.service.clock.now_us());
         row.steps_done = i64::try_from(outcome.steps).unwrap_or(i64::MAX);
         row.episodes_done = i64::try_from(outcome.episodes).unwrap_or(i64::MAX);
-        let next = self.write_weights(&mut turn, &row, outcome).await?;
-        row.final_return = next.first().and_then(|(_, next)| next.row.last_return);
+        let (next, first_return) = self.write_weights(&mut turn, &row, outcome).await?;
+        row.final_return = first_return;
         store::end_run(&mut turn, &row).await?;
         if !is_shared {
             self.fences.release(&mut turn).await?;
@@ -324,13 +324,13 @@ impl OwnedRun {
         self.complete().await
     }
 
-    /// Writes what each agent has learned. Returns the next live state of each.
+    /// Writes what each agent has learned. Returns the next live state of each, and the return of the first one.
     async fn write_weights(
         &self,
         turn: &mut JointTurn<'_>,
         row: &RunRow,
         outcome: &Outcome,
-    ) -> Result<Vec<(&Agent, LiveAgent)>, OrchestrationError> {
+    ) -> Result<(Vec<(&Agent, LiveAgent)>, Option<f64>), OrchestrationError> {
         let evaluation = outcome.evaluations.last();
         let no_result = OrchestrationError::Worker("the learner has no result");
         let evaluation = evaluation.ok_or(no_result)?;
@@ -350,7 +350,7 @@ impl OwnedRun {
             next.push((&**agent, live));
         }
         store::complete_members(turn, self.id, &results).await?;
-        Ok(next)
+        Ok((next, results.first().map(|(mean, _)| *mean)))
     }
 
     /// Ends a run whose weights are installed.

@@ -129,7 +129,12 @@ async fn what_training_makes_of_a_bound_agent_enters_as_sim_and_answers_nothing(
     let run = train(&service).await;
     train(&service).await;
     assert_eq!(stages(&service).await, [(2, Stage::Sim), (1, Stage::Sim)]);
-    assert_eq!(list(&service).await[1].run_id, Some(run));
+    let first = &list(&service).await[1];
+    assert_eq!(first.run_id, Some(run));
+    let trained = service.training(run).await.unwrap();
+    assert!(trained.row.final_return.is_some(), "of what it learned");
+    assert_eq!(trained.row.final_return, first.mean_return);
+    assert_eq!(trained.row.final_return, trained.members[0].final_return);
     assert!(matches!(answers(&service), Err(E::Untrained)));
     let live = agent(&service).live();
     assert_eq!((live.row.weights_version, live.row.last_return), (0, None));
