@@ -17,7 +17,7 @@ use crate::{
 use std::{collections::BTreeMap, sync::Arc};
 use tars_interceptors::call::in_current_trace;
 use tars_learn::Policy;
-use tars_runtime::audit;
+use tars_runtime::{audit, db::Transaction};
 
 impl Orchestration {
     /// Resumes or ends the runs that no process follows any more, the newest first.
@@ -71,13 +71,10 @@ impl Orchestration {
         let (now_us, fences) = (self.clock.now_us(), leases.fences());
         let begun = self.store.begin_for_run("training_runs.interrupt", &fences);
         let mut tx = begun.await?;
-        let row = store::run_in(&mut tx, left.id).await?;
-        match row.state {
-            RunState::Pausing => store::set_state(&mut tx, &row, RunState::Paused).await?,
-            _ => store::interrupt_run(&mut tx, left.id, now_us).await?,
-        }
+        let row = store::leave_run(&mut tx, left.id, now_us).await?;
         fences.release(&mut tx).await?;
         self.runs.commit(tx).await?;
+        self.record_end(row.state, row.queued_us);
         leases.released();
         Ok(())
     }
@@ -96,20 +93,35 @@ impl Orchestration {
         let fences = leases.fences();
         let begun = self.store.begin_for_run("training_runs.resume", &fences);
         let mut tx = begun.await?;
-        for older in store::unfinished(&mut *tx).await? {
-            let is_shared = older.agents.iter().any(|agent| left.agents.contains(agent));
-            if older.id != row.id && is_shared {
-                store::interrupt_run(&mut tx, older.id, self.clock.now_us()).await?;
-            }
-        }
+        let older = self.leave_older_runs(&mut tx, left).await?;
         for agent in &left.agents {
             let record = self.run_record("training.resumed", &plan.plan.caller, row, agent);
             audit::insert(&mut tx, &record.detail("reports", plan.reported)).await?;
         }
         self.runs.commit(tx).await?;
+        for older in older {
+            self.record_end(older.state, older.queued_us);
+        }
         let stop = running.stop();
         let owned = OwnedRun::new(Arc::clone(self), agents, row, fences, stop);
         Ok((owned.after(plan.reported), running))
+    }
+
+    /// Ends the unfinished runs of the agents of a run that goes on, or leaves them paused: only one of them
+    /// can have its learners.
+    async fn leave_older_runs(
+        &self,
+        tx: &mut Transaction,
+        left: &Unfinished,
+    ) -> Result<Vec<RunRow>, OrchestrationError> {
+        let (now_us, mut older) = (self.clock.now_us(), Vec::new());
+        for run in store::unfinished(&mut *tx).await? {
+            let is_shared = run.agents.iter().any(|agent| left.agents.contains(agent));
+            if run.id != left.id && is_shared {
+                older.push(store::leave_run(tx, run.id, now_us).await?);
+            }
+        }
+        Ok(older)
     }
 
     /// The agents that a planned run trains.

@@ -26,10 +26,12 @@ pub(crate) use members::{MemberRow, complete_members, insert_members};
     reason = "points are measured and read by what follows"
 )]
 pub(crate) use nash::{NashOrigin, NashPoint};
-pub(crate) use plans::{Plan, PlanRow, PlannedLearner, delete_plan, insert_plan, put_checkpoint};
+pub(crate) use plans::{
+    Plan, PlanRow, PlannedLearner, delete_plan, insert_plan, plan, put_checkpoint,
+};
 pub(crate) use reports::{AgentReport, Group, Report, drop_old_reports, insert_reports};
 pub(crate) use runs::{
-    Others, RunRow, RunState, Unfinished, complete_run, end_run, insert_run, interrupt_run, paused,
+    Others, RunRow, RunState, Unfinished, complete_run, end_run, insert_run, leave_run, paused,
     proof_of_run, run_in, set_state, unfinished,
 };
 pub(crate) use sessions::{

@@ -20,7 +20,7 @@ pub(crate) use watch::{TrainingEvent, Watcher};
 use crate::{
     Orchestration, OrchestrationError,
     learners::{Owner, Running, Stop},
-    store::{self, MemberRow, RunRow, WorkToken},
+    store::{self, MemberRow, RunRow, RunState, WorkToken},
     task::Task,
 };
 use parking_lot::Mutex;
@@ -94,6 +94,14 @@ impl Orchestration {
     async fn run_row(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
         let found = self.store.run(id).await?;
         found.ok_or_else(|| OrchestrationError::NotFound("training run", id.to_string()))
+    }
+
+    /// Counts a run whose end this process has committed. Of one that is only left, whoever ends it does.
+    pub(crate) fn record_end(&self, state: RunState, queued_us: i64) {
+        if state.has_ended() {
+            let outcome = state.as_str();
+            self.runs_ended.record(outcome, queued_us, &self.clock);
+        }
     }
 
     /// A run with its members, which are read after it: one that is completed has their results.

@@ -226,12 +226,11 @@ impl training_service_server::TrainingService for Api {
         &self,
         request: Request<CancelTrainingRequest>,
     ) -> Result<Response<CancelTrainingResponse>, Status> {
-        let row = self
-            .0
-            .cancel_training(id(&request.get_ref().run_id)?)
-            .await?;
+        let by = Call::of(&request)?.actor();
+        let run = id(&request.get_ref().run_id)?;
+        let run = self.0.cancel_training(by, run).await?;
         Ok(Response::new(CancelTrainingResponse {
-            run: Some(training_run(row)),
+            run: Some(training_run(run)),
         }))
     }
 

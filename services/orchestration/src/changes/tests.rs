@@ -103,6 +103,10 @@ fn held_by<T: std::fmt::Debug>(result: Result<T, OrchestrationError>) -> String 
     }
 }
 
+fn by() -> String {
+    "user:dev".to_owned()
+}
+
 async fn eventually<F: Future<Output = bool>>(mut look: impl FnMut() -> F) {
     for _ in 0..6000 {
         if look().await {
@@ -365,7 +369,7 @@ async fn a_completed_run_that_waits_for_a_change_can_be_cancelled() {
     let run = train(&service, 500, None).await.unwrap().row.id;
     apply(&service, step("a", "a", 1, 0.97)).await.unwrap();
     eventually(async || service.training(run).await.unwrap().row.steps_done == 500).await;
-    let cancelled = service.cancel_training(run).await.unwrap();
+    let cancelled = service.cancel_training(by(), run).await.unwrap();
     assert_eq!(cancelled.row.state, RunState::Cancelled);
     assert_eq!(policy(&service).live().row.weights_version, 0);
 }
@@ -393,7 +397,7 @@ async fn a_queued_training_shows_its_position_and_is_cancelled_at_once() {
     assert_eq!(queued.row.running_us, None);
     let id = queued.row.id;
     assert_eq!(service.training(id).await.unwrap().position, Some(1));
-    let cancelled = service.cancel_training(id).await.unwrap();
+    let cancelled = service.cancel_training(by(), id).await.unwrap();
     assert_eq!(
         (
             cancelled.row.state,
@@ -403,14 +407,14 @@ async fn a_queued_training_shows_its_position_and_is_cancelled_at_once() {
         (RunState::Cancelled, None, None),
         "no learner was needed"
     );
-    let again = service.cancel_training(id).await.unwrap();
+    let again = service.cancel_training(by(), id).await.unwrap();
     assert_eq!(again.row.state, RunState::Cancelled, "what has ended stays");
     // It starts when the other one ends.
     let id = train(&service, LONG, None).await.unwrap().row.id;
     drop(other);
     eventually(async || service.training(id).await.unwrap().row.state == RunState::Running).await;
     assert!(service.training(id).await.unwrap().row.running_us.is_some());
-    let cancelled = service.cancel_training(id).await.unwrap();
+    let cancelled = service.cancel_training(by(), id).await.unwrap();
     assert_eq!(cancelled.row.state, RunState::Cancelled);
 }
 
@@ -446,7 +450,7 @@ async fn a_training_goes_on_after_a_restart_and_a_cancelled_one_does_not() {
     let by_an_older_version = state(unplanned).await;
     assert_eq!(by_an_older_version, RunState::Interrupted);
     assert!(kinds(&service).await.contains(&"training.resumed".into()));
-    let cancelled = service.cancel_training(id).await.unwrap();
+    let cancelled = service.cancel_training(by(), id).await.unwrap();
     assert_eq!(cancelled.row.state, RunState::Cancelled);
 }
 
@@ -458,7 +462,7 @@ async fn a_missing_seed_is_drawn_and_zero_is_kept() {
     for seed in [None, Some(0), None, Some(u64::MAX)] {
         let run = train(&service, LONG, seed).await.unwrap().row;
         seeds.push(run.seed as u64);
-        service.cancel_training(run.id).await.unwrap();
+        service.cancel_training(by(), run.id).await.unwrap();
     }
     assert_eq!(seeds, [41, 0, 42, u64::MAX]);
 }
@@ -468,7 +472,7 @@ async fn an_unknown_state_is_an_error_that_names_its_row() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let run = train(&service, LONG, None).await.unwrap().row;
-    service.cancel_training(run.id).await.unwrap();
+    service.cancel_training(by(), run.id).await.unwrap();
     let mut tx = service.store.begin("test.spoil").await.unwrap();
     let spoil = Query::new("UPDATE training_runs SET state = 'lost'");
     tx.execute(spoil).await.unwrap().one().unwrap();

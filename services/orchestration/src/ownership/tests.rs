@@ -1,5 +1,7 @@
 //! Two replicas of Orchestration on one database.
 
+mod ends;
+
 use super::*;
 use crate::{
     Setup,
@@ -9,7 +11,7 @@ use crate::{
     training::{RunView, Start, TrainingEvent},
 };
 use std::{future::Future, time::Duration};
-use tars_runtime::{clock::Clock, lease::Terms, seeds::Seeds};
+use tars_runtime::{clock::Clock, lease::Terms, metrics::Metrics, seeds::Seeds};
 use uuid::Uuid;
 
 /// Nothing is renewed while a test runs.
@@ -20,6 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 struct Replica {
     service: Arc<Orchestration>,
     clock: Clock,
+    metrics: Metrics,
 }
 
 impl Replica {
@@ -36,7 +39,7 @@ impl Replica {
         let mut setup = Setup::for_tests(Seeds::counted(1));
         environment.clone_into(&mut setup.settings.environment);
         setup.settings.checkpoint_seconds = seconds;
-        let clock = setup.clock.clone();
+        let (clock, metrics) = (setup.clock.clone(), setup.metrics.clone());
         let place = tars_test_db::place(dir.path(), "orchestration");
         let terms = Terms::Shared {
             holder: holder.to_owned(),
@@ -47,6 +50,7 @@ impl Replica {
         Self {
             service: service.await.unwrap(),
             clock,
+            metrics,
         }
     }
 
@@ -94,6 +98,10 @@ impl Replica {
     }
 }
 
+fn by() -> String {
+    "user:dev".to_owned()
+}
+
 async fn eventually<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
     for _ in 0..6000 {
         if is_so().await {
@@ -130,9 +138,9 @@ async fn an_agent_that_another_replica_trains_is_left_alone() {
         let refused = other.train(10).await;
         assert!(matches!(refused, Err(OrchestrationError::TrainingRuns(_))));
     }
-    one.service.cancel_training(run).await.unwrap();
+    one.service.cancel_training(by(), run).await.unwrap();
     let next = two.train(LONG).await.unwrap().row.id;
-    two.service.cancel_training(next).await.unwrap();
+    two.service.cancel_training(by(), next).await.unwrap();
 }
 
 #[tokio::test]
@@ -173,9 +181,9 @@ async fn an_agent_of_a_replica_that_stops_is_trained_on_by_another_at_once() {
     );
     two.service.resume_left_runs().await.unwrap();
     eventually(|| async { two.state(run).await == RunState::Running }).await;
-    two.service.cancel_training(run).await.unwrap();
+    two.service.cancel_training(by(), run).await.unwrap();
     let next = two.train(LONG).await.unwrap().row.id;
-    two.service.cancel_training(next).await.unwrap();
+    two.service.cancel_training(by(), next).await.unwrap();
     eventually(|| async { one.service.learners.is_idle() }).await;
 }
 
@@ -278,7 +286,6 @@ async fn a_run_that_was_to_be_paused_is_paused_by_whoever_finds_it() {
     one.service.leases.close().await;
     one.until_idle().await;
     // Nobody follows the run who could pause it.
-    let by = || "user:dev".to_owned();
     let pausing = two.service.pause_training(by(), run).await.unwrap();
     assert_eq!(pausing.row.state, RunState::Pausing);
     let refused = two.service.resume_training(by(), run).await;
@@ -297,20 +304,19 @@ async fn a_run_that_was_to_be_paused_is_paused_by_whoever_finds_it() {
     );
     two.service.resume_training(by(), run).await.unwrap();
     eventually(|| async { two.state(run).await == RunState::Running }).await;
-    two.service.cancel_training(run).await.unwrap();
+    two.service.cancel_training(by(), run).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_run_is_paused_at_a_replica_that_does_not_own_it_and_resumed_at_another() {
     let (_dir, one, two) = two().await;
     let run = one.train(LONG).await.unwrap().row.id;
-    let by = || "user:dev".to_owned();
     two.service.pause_training(by(), run).await.unwrap();
     eventually(|| async { two.state(run).await == RunState::Paused }).await;
     one.until_idle().await;
     two.service.resume_training(by(), run).await.unwrap();
     assert!(!two.service.trainings.is_empty());
-    one.service.cancel_training(run).await.unwrap();
+    one.service.cancel_training(by(), run).await.unwrap();
     eventually(|| async { one.state(run).await == RunState::Cancelled }).await;
 }
 
@@ -333,7 +339,7 @@ async fn a_run_whose_checkpoint_is_gone_ends_as_interrupted() {
     two.service.resume_left_runs().await.unwrap();
     assert_eq!(two.state(run).await, RunState::Interrupted);
     let next = two.train(LONG).await.unwrap().row.id;
-    two.service.cancel_training(next).await.unwrap();
+    two.service.cancel_training(by(), next).await.unwrap();
 }
 
 #[tokio::test]
@@ -366,7 +372,7 @@ async fn a_run_whose_checkpoint_was_cut_or_changed_ends_and_leaves_its_agent_as_
         let agent = two.service.agents.get("policy").unwrap().live();
         assert_eq!((agent.row.weights_version, &agent.row.weights), (0, &None));
         let next = two.train(LONG).await.unwrap().row.id;
-        two.service.cancel_training(next).await.unwrap();
+        two.service.cancel_training(by(), next).await.unwrap();
     }
 }
 
@@ -419,17 +425,17 @@ async fn a_run_is_cancelled_at_a_replica_that_does_not_own_it() {
     assert!(queued.position.is_some());
     let id = queued.row.id;
     assert_eq!(two.service.training(id).await.unwrap().position, None);
-    two.service.cancel_training(id).await.unwrap();
+    two.service.cancel_training(by(), id).await.unwrap();
     eventually(|| async { two.state(id).await == RunState::Cancelled }).await;
     drop(waits);
     let running = one.train(LONG).await.unwrap().row.id;
     eventually(|| async { two.state(running).await == RunState::Running }).await;
-    two.service.cancel_training(running).await.unwrap();
+    two.service.cancel_training(by(), running).await.unwrap();
     eventually(|| async { two.state(running).await == RunState::Cancelled }).await;
     one.until_idle().await;
     // Its end is the release of the learner.
     let next = two.train(LONG).await.unwrap().row.id;
-    one.service.cancel_training(next).await.unwrap();
+    one.service.cancel_training(by(), next).await.unwrap();
     eventually(|| async { one.state(next).await == RunState::Cancelled }).await;
 }
 

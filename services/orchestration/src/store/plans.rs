@@ -128,19 +128,25 @@ pub(crate) async fn insert_plan(
 impl Store {
     /// What a run does, if it can be resumed.
     pub(crate) async fn plan(&self, run: Uuid) -> Result<Option<PlanRow>, OrchestrationError> {
-        let mut db = self.db.read("run_plans.get");
-        let Some(mut found): Option<PlanRow> = db.optional(Query::new(PLAN).bind(run)).await?
-        else {
-            return Ok(None);
-        };
-        let mut db = self.db.read("run_policies.list");
-        let policies: Vec<PolicyRow> = db.all(Query::new(POLICIES).bind(run)).await?;
-        found.policies = policies
-            .into_iter()
-            .map(|PolicyRow(agent, blob)| (agent, blob))
-            .collect();
-        Ok(Some(found))
+        plan(&mut self.db.read("run_plans.get"), run).await
     }
+}
+
+/// What a run does, if it can be resumed, as a transaction sees it.
+pub(crate) async fn plan(
+    db: &mut impl Fetch,
+    run: Uuid,
+) -> Result<Option<PlanRow>, OrchestrationError> {
+    let found: Option<PlanRow> = db.optional(Query::new(PLAN).bind(run)).await?;
+    let Some(mut found) = found else {
+        return Ok(None);
+    };
+    let policies: Vec<PolicyRow> = db.all(Query::new(POLICIES).bind(run)).await?;
+    found.policies = policies
+        .into_iter()
+        .map(|PolicyRow(agent, blob)| (agent, blob))
+        .collect();
+    Ok(Some(found))
 }
 
 /// Records the newest checkpoint of a run.

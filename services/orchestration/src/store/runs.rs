@@ -61,6 +61,17 @@ impl RunState {
             Self::Completed | Self::Cancelled | Self::Failed | Self::Interrupted
         )
     }
+
+    /// What becomes of a run that no process follows and that does not go on.
+    fn left(self) -> Self {
+        match self {
+            Self::Queued | Self::Running => Self::Interrupted,
+            Self::Pausing => Self::Paused,
+            Self::Cancelling => Self::Cancelled,
+            Self::Installing => Self::Completed,
+            rests => rests,
+        }
+    }
 }
 
 /// How the agents of an environment act that a run does not train.
@@ -124,10 +135,6 @@ const RUN: &str = "SELECT id, agent_id, environment, others, state, steps, steps
 const RUNS: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
                     final_return, error, started_us, running_us, ended_us, last_report, rate \
                     FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
-const INTERRUPT: &str = "UPDATE training_runs SET ended_us = COALESCE(ended_us, $1), \
-                         state = CASE state WHEN 'cancelling' THEN 'cancelled' \
-                         WHEN 'installing' THEN 'completed' ELSE 'interrupted' END \
-                         WHERE id = $2 AND state IN ('queued', 'running', 'cancelling', 'installing')";
 /// The newest first.
 const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
                           WHERE r.state IN ('queued', 'running', 'pausing', 'cancelling', 'installing') \
@@ -247,17 +254,25 @@ pub(crate) async fn unfinished(db: &mut impl Fetch) -> Result<Vec<Unfinished>, O
     Ok(runs)
 }
 
-/// Ends a run that has not ended: as cancelled if that was requested, as completed if its weights are live,
-/// else as interrupted. Whoever has the lease of the learner of one of its agents knows that no process
-/// follows it.
-pub(crate) async fn interrupt_run(
+/// Ends a run that no process follows and that does not go on: as cancelled if that was requested, as completed
+/// if its weights are live, else as interrupted. One that was to be paused is paused. Returns its state.
+pub(crate) async fn leave_run(
     tx: &mut Transaction,
     id: Uuid,
     now_us: i64,
-) -> Result<(), OrchestrationError> {
-    let interrupt = Query::new(INTERRUPT).bind(now_us).bind(id);
-    tx.execute(interrupt).await?.any();
-    super::delete_plan(tx, id).await
+) -> Result<RunRow, OrchestrationError> {
+    let mut row = run_in(tx, id).await?;
+    let next = row.state.left();
+    if next == RunState::Paused && row.state != next {
+        set_state(tx, &row, next).await?;
+    }
+    let ends = next.has_ended() && !row.state.has_ended();
+    row.state = next;
+    if ends {
+        row.ended_us.get_or_insert(now_us);
+        end_run(tx, &row).await?;
+    }
+    Ok(row)
 }
 
 /// Ends a run whose weights are live.

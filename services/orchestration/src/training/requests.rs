@@ -22,14 +22,15 @@ impl Orchestration {
     /// returned unchanged.
     pub(crate) async fn cancel_training(
         self: &Arc<Self>,
+        by: String,
         id: Uuid,
     ) -> Result<RunView, OrchestrationError> {
         let this = Arc::clone(self);
-        let cancelled = to_the_end(async move { this.request_cancel(id).await }).await?;
+        let cancelled = to_the_end(async move { this.request_cancel(&by, id).await }).await?;
         self.settled(cancelled).await
     }
 
-    async fn request_cancel(&self, id: Uuid) -> Result<RunRow, OrchestrationError> {
+    async fn request_cancel(&self, by: &str, id: Uuid) -> Result<RunRow, OrchestrationError> {
         let mut tx = self.store.begin("training_runs.cancel").await?;
         let mut row = store::run_in(&mut tx, id).await?;
         match Request::Cancel.next(row.state)? {
@@ -41,7 +42,10 @@ impl Orchestration {
             }
             Some(next) => self.change_state(&mut tx, &mut row, next).await?,
         }
+        self.audit_request(&mut tx, "training.cancelled", by, &row)
+            .await?;
         self.runs.commit(tx).await?;
+        self.record_end(row.state, row.queued_us);
         Ok(row)
     }
 
@@ -67,12 +71,25 @@ impl Orchestration {
             return Err(OrchestrationError::TooManyPaused(paused));
         }
         self.change_state(&mut tx, &mut row, next).await?;
-        for member in self.store.members(id).await? {
-            let record = self.run_record("training.paused", by, &row, &member.agent);
-            audit::insert(&mut tx, &record).await?;
-        }
+        self.audit_request(&mut tx, "training.paused", by, &row)
+            .await?;
         self.runs.commit(tx).await?;
         Ok(row)
+    }
+
+    /// Records a request once for each agent of the run.
+    async fn audit_request(
+        &self,
+        tx: &mut Transaction,
+        event: &'static str,
+        by: &str,
+        row: &RunRow,
+    ) -> Result<(), OrchestrationError> {
+        for member in self.store.members(row.id).await? {
+            let record = self.run_record(event, by, row, &member.agent);
+            audit::insert(tx, &record).await?;
+        }
+        Ok(())
     }
 
     async fn change_state(
@@ -130,26 +147,27 @@ impl Orchestration {
         if Request::Resume.next(row.state)?.is_none() {
             return Ok(row);
         }
-        let plan = self.store.plan(id).await?;
-        // It has been resumed or cancelled meanwhile.
-        let plan = plan.ok_or(OrchestrationError::WrongState(
-            row.state.as_str(),
-            "resumed",
-        ))?;
-        let agents = self.agents_of(&plan)?;
+        let agents = self.members_of(id).await?;
         let guards = Guards::lock(&agents).await;
         let names = agents.iter().map(|agent| agent.id());
         let leases = LearnerLeases::acquire(&self.leases, names).await?;
-        let running = self.start_again(&agents, &plan, &row).await?;
         let fences = leases.fences();
         let begun = self.store.begin_for_run("training_runs.resume", &fences);
         let mut tx = begun.await?;
+        // It may have been resumed, and even paused again, until the leases were taken.
         let mut row = store::run_in(&mut tx, id).await?;
         let Some(next) = Request::Resume.next(row.state)? else {
             return Ok(row);
         };
+        for agent in &agents {
+            ensure_not_held(&mut tx, agent.id(), None).await?;
+        }
+        let plan = store::plan(&mut *tx, id).await?;
+        let plan = plan.ok_or(OrchestrationError::Worker("the run has no plan"))?;
+        let running = self.start_again(&agents, &plan, &row).await?;
         self.change_state(&mut tx, &mut row, next).await?;
-        self.record_resumption(&mut tx, by, &row, &agents).await?;
+        self.audit_request(&mut tx, "training.resumed", by, &row)
+            .await?;
         self.runs.commit(tx).await?;
         drop(guards);
         let stop = running.stop();
@@ -159,18 +177,10 @@ impl Orchestration {
         Ok(row)
     }
 
-    async fn record_resumption(
-        &self,
-        tx: &mut Transaction,
-        by: &str,
-        row: &RunRow,
-        agents: &[Arc<Agent>],
-    ) -> Result<(), OrchestrationError> {
-        for agent in agents {
-            ensure_not_held(tx, agent.id(), None).await?;
-            let record = self.run_record("training.resumed", by, row, agent.id());
-            audit::insert(tx, &record).await?;
-        }
-        Ok(())
+    /// The agents that a run trains, in the order of their environment.
+    async fn members_of(&self, run: Uuid) -> Result<Vec<Arc<Agent>>, OrchestrationError> {
+        let members = self.store.members(run).await?;
+        let agents = members.iter().map(|m| self.agents.get(&m.agent).cloned());
+        agents.collect()
     }
 }

@@ -89,15 +89,11 @@ impl OwnedRun {
             }
         };
         let ended = leases.run(work).await.flatten();
-        let outcome = ended.unwrap_or(RunState::Interrupted);
-        let Orchestration {
-            runs_ended, clock, ..
-        } = &*self.service;
-        if outcome.has_ended() {
-            runs_ended.record(outcome.as_str(), self.queued_us, clock);
-        }
         match ended {
-            Some(_) => leases.released(),
+            Some(state) => {
+                self.service.record_end(state, self.queued_us);
+                leases.released();
+            }
             None => leases.release().await,
         }
     }

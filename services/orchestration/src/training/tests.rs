@@ -181,7 +181,7 @@ async fn an_agent_in_training_or_held_keeps_the_others_from_being_trained_with_i
         assert!(matches!(refused, Err(E::TrainingRuns(_))), "{agent}");
     }
     for run in [running, rest] {
-        service.cancel_training(run).await.unwrap();
+        service.cancel_training(by(), run).await.unwrap();
         assert_eq!(ended(&service, run).await.row.state, RunState::Cancelled);
     }
     let agent = Arc::clone(service.agents.get("consensus").unwrap());
@@ -235,6 +235,10 @@ async fn release(service: &Arc<Orchestration>, agent: &str, change: &str) {
         token: Some(1),
     };
     service.settle(agent, settle).await.unwrap();
+}
+
+fn by() -> String {
+    "user:dev".to_owned()
 }
 
 async fn eventually<F: Future<Output = bool>>(is_so: impl Fn() -> F) {

@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::store::Report;
+use tars_runtime::audit;
 
 /// The digests of the weights that some agents have.
 fn digests(service: &Orchestration, agents: &[&str]) -> Vec<Option<String>> {
@@ -21,13 +22,24 @@ async fn begin(service: &Arc<Orchestration>, start: Start) -> Uuid {
 }
 
 async fn pause(service: &Arc<Orchestration>, id: Uuid) -> Result<RunState, OrchestrationError> {
-    let paused = service.pause_training("user:dev".to_owned(), id).await?;
+    let paused = service.pause_training(by(), id).await?;
     Ok(paused.row.state)
 }
 
 async fn resume(service: &Arc<Orchestration>, id: Uuid) -> Result<RunState, OrchestrationError> {
-    let resumed = service.resume_training("user:dev".to_owned(), id).await?;
+    let resumed = service.resume_training(by(), id).await?;
     Ok(resumed.row.state)
+}
+
+/// Who caused an event, and of which agent, as the audit has it.
+async fn recorded(service: &Orchestration, event: &str) -> Vec<String> {
+    let mut tx = service.store.begin("test.audit").await.unwrap();
+    let found = audit::peek(&mut tx, 100).await.unwrap();
+    let records = found.into_iter().flat_map(|(_, records)| records);
+    let of_event = records.filter(|record| record.event_type == event);
+    of_event
+        .map(|record| format!("{} {}", record.caller, record.resource))
+        .collect()
 }
 
 async fn state(service: &Orchestration, id: Uuid) -> RunState {
@@ -102,7 +114,7 @@ async fn a_paused_run_stays_paused_over_a_restart() {
     assert_eq!(service.store.plan(id).await.unwrap(), before);
     resume(&service, id).await.unwrap();
     eventually(async || state(&service, id).await == RunState::Running).await;
-    service.cancel_training(id).await.unwrap();
+    service.cancel_training(by(), id).await.unwrap();
     assert_eq!(ended(&service, id).await.row.state, RunState::Cancelled);
 }
 
@@ -140,7 +152,7 @@ async fn a_run_is_not_resumed_while_another_one_trains_or_a_change_holds_one_of_
         matches!(&refused, E::TrainingRuns(agent) if agent == "ethical"),
         "{refused}"
     );
-    service.cancel_training(other).await.unwrap();
+    service.cancel_training(by(), other).await.unwrap();
     ended(&service, other).await;
     let agent = Arc::clone(service.agents.get("policy").unwrap());
     service.hold(agent, held_by("a")).await.unwrap();
@@ -153,7 +165,7 @@ async fn a_run_is_not_resumed_while_another_one_trains_or_a_change_holds_one_of_
     release(&service, "policy", "a").await;
     // The leases of a refused resumption are given up in the background.
     eventually(async || resume(&service, id).await.is_ok()).await;
-    service.cancel_training(id).await.unwrap();
+    service.cancel_training(by(), id).await.unwrap();
     ended(&service, id).await;
 }
 
@@ -182,7 +194,7 @@ async fn a_run_for_which_there_is_no_place_stays_paused() {
     assert_eq!(state(&service, id).await, RunState::Paused);
     drop(filled);
     eventually(async || resume(&service, id).await.is_ok()).await;
-    service.cancel_training(id).await.unwrap();
+    service.cancel_training(by(), id).await.unwrap();
     ended(&service, id).await;
 }
 
@@ -197,10 +209,13 @@ async fn a_paused_run_is_cancelled_at_once_and_goes_on_no_more() {
         RunState::Paused,
         "already"
     );
-    let cancelled = service.cancel_training(id).await.unwrap().row;
+    let cancelled = service.cancel_training(by(), id).await.unwrap().row;
     assert_eq!(cancelled.state, RunState::Cancelled);
     assert!(cancelled.ended_us.is_some());
     assert_eq!(service.store.plan(id).await.unwrap(), None);
+    service.cancel_training(by(), id).await.unwrap();
+    let cancelled = recorded(&service, "training.cancelled").await;
+    assert_eq!(cancelled, ["user:dev policy", "user:dev resource"], "once");
     for refused in [pause(&service, id).await, resume(&service, id).await] {
         let refused = refused.unwrap_err();
         assert!(
@@ -232,4 +247,30 @@ async fn a_run_with_weights_that_wait_for_a_change_is_paused_and_installs_them_l
     resume(&service, id).await.unwrap();
     assert_eq!(ended(&service, id).await.row.state, RunState::Completed);
     assert_eq!(weights_versions(&service), [0, 1, 0, 1]);
+}
+
+#[tokio::test]
+async fn a_run_goes_on_from_what_is_stored_when_its_turn_has_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let id = begin(&service, Start::of("ethical", LONG, None)).await;
+    paused(&service, id).await;
+    let agent = Arc::clone(service.agents.get("ethical").unwrap());
+    let turn = agent.changing().lock().await;
+    let mut resumed = Box::pin(resume(&service, id));
+    let waited = tokio::time::timeout(Duration::from_millis(200), &mut resumed).await;
+    waited.expect_err("it waits for its turn");
+    // Meanwhile it was resumed and paused at another replica, which has left another checkpoint.
+    let mut tx = service.store.begin("test.later").await.unwrap();
+    let later = "0".repeat(64);
+    let put = store::put_checkpoint(&mut tx, id, &later, 1, &[1]).await;
+    put.unwrap();
+    tx.commit().await.unwrap();
+    drop(turn);
+    let refused = resumed.await.unwrap_err();
+    assert!(
+        matches!(refused, OrchestrationError::Blob(_)),
+        "there are no such bytes: {refused}"
+    );
+    assert_eq!(state(&service, id).await, RunState::Paused);
 }
