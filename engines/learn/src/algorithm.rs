@@ -9,7 +9,7 @@ mod replay;
 
 use crate::{
     hyper::{ParamViolation, Spec, Values},
-    learner::{BadCheckpoint, Learner, Update},
+    learner::{BadCheckpoint, Learner, Loss},
     policy::{Mismatch, Policy},
 };
 use rand::SeedableRng;
@@ -45,15 +45,6 @@ pub struct Algorithm {
     pub(crate) actions: Actions,
     pub(crate) new: New,
     pub(crate) restore: Restore,
-}
-
-/// A loss, under the name that it has in the literature on its algorithm.
-#[derive(Debug, Clone, Copy)]
-pub struct Loss {
-    /// The name, such as `td_loss`.
-    pub name: &'static str,
-    /// Its mean over gradient steps; `None` where none was taken.
-    pub of: fn(&Update) -> Option<f32>,
 }
 
 /// The form of actions that an algorithm can take.

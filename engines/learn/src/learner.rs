@@ -137,6 +137,15 @@ impl Update {
     }
 }
 
+/// A loss, under the name that it has in the literature on its algorithm.
+#[derive(Debug, Clone, Copy)]
+pub struct Loss {
+    /// The name, such as `td_loss`.
+    pub name: &'static str,
+    /// Its mean over gradient steps; `None` where none was taken.
+    pub of: fn(&Update) -> Option<f32>,
+}
+
 /// An algorithm that learns to act, for one agent.
 pub trait Learner: Send {
     /// Chooses an action for each copy, exploring; overwrites `actions`, which have the form of the agent's

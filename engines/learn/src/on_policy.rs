@@ -11,9 +11,8 @@ mod objective;
 mod rollout;
 
 use crate::{
-    algorithm::Loss,
     hyper::{Complete, ParamViolation, Spec, Values},
-    learner::{self, BadCheckpoint, Learner, Step, Update, WrongPolicy},
+    learner::{self, BadCheckpoint, Learner, Loss, Step, Update, WrongPolicy},
     net::Adam,
     policy::Policy,
 };

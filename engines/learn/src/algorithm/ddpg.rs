@@ -10,12 +10,12 @@ mod params;
 mod state;
 
 use super::{
-    Actions, Algorithm, Loss,
+    Actions, Algorithm,
     replay::{Replay, Transition, Widths},
 };
 use crate::{
     hyper::{ParamViolation, Values},
-    learner::{Learner, Step, Update, WrongPolicy},
+    learner::{Learner, Loss, Step, Update, WrongPolicy},
     net::{Activation, Adam, Batch, Init, LayerId, Net, Scratch, clip, standard_normal},
     policy::{Bounds, Policy, Readout},
 };

@@ -9,14 +9,14 @@ mod state;
 pub(crate) use params::SPEC;
 
 use super::{
-    Actions, Algorithm, Loss,
+    Actions, Algorithm,
     priorities::Priorities,
     replay::{Replay, Transition, Widths},
 };
 use crate::{
     distribution::{argmax, uniform},
     hyper::{ParamViolation, Values},
-    learner::{Learner, Step, Update, WrongPolicy},
+    learner::{Learner, Loss, Step, Update, WrongPolicy},
     net::{Activation, Adam, Batch, Init, Net, Scratch, clip},
     policy::{Policy, Readout},
 };
