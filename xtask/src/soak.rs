@@ -8,7 +8,7 @@ pub(crate) enum Soak {
     /// Administrators race one another; every process must end with what the database says.
     Races,
     /// Agents train for hours while their weights change and processes are killed; nothing acknowledged may be
-    /// lost, and memory is measured.
+    /// lost, and the memory of a mesh that is not killed may not grow.
     Agents,
     /// Redis, PostgreSQL and replicas fail during load; nothing acknowledged may be lost or done twice.
     Faults,

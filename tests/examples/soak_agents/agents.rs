@@ -28,8 +28,10 @@ pub(crate) struct Tally {
     pub(crate) reloads: usize,
     pub(crate) promotions: usize,
     pub(crate) steps: usize,
-    /// Acknowledged things that were looked for, and found.
+    /// Acknowledged things that were looked for.
     pub(crate) checked: usize,
+    /// Those of them that were not found.
+    pub(crate) lost: Vec<String>,
     /// Calls without success; in a mesh that is killed, of the moment of the kill.
     pub(crate) failures: Vec<String>,
 }
@@ -44,7 +46,7 @@ impl Tally {
             "promotions": self.promotions,
             "steps": self.steps,
             "checked": self.checked,
-            "lost": 0,
+            "lost": self.lost.len(),
             "calls_without_success": self.failures.len(),
         })
     }

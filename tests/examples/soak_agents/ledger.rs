@@ -59,35 +59,39 @@ impl Ledger {
         self.check_runs(rest, tally).await?;
         for (agent, acknowledged) in self.acknowledged.clone() {
             let seen = rest.get(&format!("{AGENTS}/{agent}")).await?["agent"].take();
-            self.check_reload(agent, acknowledged, &seen)?;
+            tally.checked += 1;
+            tally
+                .lost
+                .extend(self.check_reload(agent, acknowledged, &seen));
             let weights = whole(&seen["weights_version"]).unwrap_or(0);
             let known = self.weights.entry(agent).or_default();
             if weights < *known {
-                return Err(format!("{agent} was at weights {known}: {seen}").into());
+                let what = format!("{agent} was at weights {known}: {seen}");
+                tally.lost.push(what);
             }
             *known = weights;
-            tally.checked += 1;
         }
         Ok(())
     }
 
+    /// What was lost, if the acknowledged reload was.
     fn check_reload(
         &mut self,
         agent: &'static str,
         acknowledged: Reload,
         seen: &Value,
-    ) -> Result<(), Failure> {
+    ) -> Option<String> {
         let gamma = seen["hyperparameters"]["gamma"].as_f64();
         let version = whole(&seen["version"]);
         if gamma == Some(acknowledged.gamma) && version == acknowledged.version {
             self.unknown.remove(agent);
-            return Ok(());
+            return None;
         }
         let unknown = self.unknown.remove(agent).map(|reload| reload.gamma);
         if gamma.is_none() || gamma != unknown {
-            let what =
-                format!("the acknowledged reload {acknowledged:?} of {agent} is lost: {seen}");
-            return Err(what.into());
+            return Some(format!(
+                "the acknowledged reload {acknowledged:?} of {agent}: {seen}"
+            ));
         }
         // The one without an answer was carried out, and is known from now on.
         let known = Reload {
@@ -95,7 +99,7 @@ impl Ledger {
             version,
         };
         self.acknowledged.insert(agent, known);
-        Ok(())
+        None
     }
 
     /// Every run is known, in a state that fits, and one that has ended has completed.
@@ -107,10 +111,11 @@ impl Ledger {
             match seen["state"].as_str() {
                 Some("TRAINING_STATE_COMPLETED") if seen["steps_done"] == seen["steps"] => {
                     tally.completed += 1;
-                    check_weights(rest, &seen, &run).await?;
+                    let lost = check_weights(rest, &seen, &run).await?;
+                    tally.lost.extend(lost);
                 }
                 Some("TRAINING_STATE_QUEUED" | "TRAINING_STATE_RUNNING") => left.push(run),
-                _ => return Err(format!("the run {run} was lost: {seen}").into()),
+                _ => tally.lost.push(format!("the run {run}: {seen}")),
             }
         }
         self.runs = left;
@@ -118,13 +123,11 @@ impl Ledger {
     }
 }
 
-/// The weights that a run made are a version of its agent.
-async fn check_weights(rest: &Rest, seen: &Value, run: &str) -> Result<(), Failure> {
+/// What was lost, if the weights that a run made are no version of its agent.
+async fn check_weights(rest: &Rest, seen: &Value, run: &str) -> Result<Option<String>, Failure> {
     let agent = seen["agent_id"].as_str().unwrap_or_default();
     let listed = rest.get(&format!("{AGENTS}/{agent}/versions")).await?;
     let mut versions = listed["versions"].as_array().into_iter().flatten();
-    match versions.any(|version| version["run_id"] == run) {
-        true => Ok(()),
-        false => Err(format!("the weights of the completed run {run} are lost").into()),
-    }
+    let is_there = versions.any(|version| version["run_id"] == run);
+    Ok((!is_there).then(|| format!("the weights of the completed run {run}")))
 }

@@ -1,19 +1,26 @@
 //! Trainings, checkpoints, reloads, promotions, kills and restarts, for hours, in two meshes at once. One is
 //! killed in the middle of each cycle: what it acknowledged has to be there when it runs again, and its
-//! trainings have to end. The other is never killed, so that its memory shows what is not given back. Ends at
-//! the first thing that is wrong.
+//! trainings have to end. The other is never killed, so that its memory shows what is not given back: after
+//! the warm-up it may not grow by more than [`BOUND_MIB_PER_HOUR`]. Both end once something is lost; what was
+//! found until then is printed in any case.
 
 mod agents;
 mod ledger;
-mod memory;
 
 use agents::{Client, Tally};
 use ledger::Ledger;
-use memory::Memory;
 use serde_json::{Value, json};
-use std::{path::Path, path::PathBuf, process::Command, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::Command,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
 use tars_runtime::seeds::Seeds;
-use tars_tests::process::{Running, Up};
+use tars_tests::{
+    memory::{BOUND_MIB_PER_HOUR, Growth, Memory},
+    process::{Running, Up},
+};
 use tokio::time::{Instant, sleep};
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
@@ -41,16 +48,26 @@ fn start(binary: &Path, data: &Path) -> Running {
 struct Soak {
     binary: PathBuf,
     ends: Instant,
+    /// Something was lost.
+    is_over: AtomicBool,
 }
 
 impl Soak {
+    /// Whether another cycle begins after those of a mesh.
+    fn goes_on(&self, tally: &Tally) -> bool {
+        if !tally.lost.is_empty() {
+            self.is_over.store(true, Ordering::Relaxed);
+        }
+        Instant::now() < self.ends && !self.is_over.load(Ordering::Relaxed)
+    }
+
     /// Cycles in the mesh that is not killed, and its memory after each.
     async fn steady(&self, data: &Path) -> Result<(Tally, Memory), Failure> {
         let mesh = start(&self.binary, data);
         let client = Client::new(mesh.admin().await);
         let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
         let mut memory = Memory::of(mesh.process.id());
-        while Instant::now() < self.ends {
+        while self.goes_on(&tally) {
             let runs = client.train(&mut ledger, &mut tally).await?;
             let changes = client.change_until(&mut ledger, &mut tally, client.ended(&runs));
             changes.await??;
@@ -70,7 +87,7 @@ impl Soak {
         let seeds = Seeds::system();
         let (mut ledger, mut tally) = (Ledger::default(), Tally::default());
         let mut mesh = start(&self.binary, data);
-        while Instant::now() < self.ends {
+        while self.goes_on(&tally) {
             let client = Client::new(mesh.admin().await);
             let runs = client.train(&mut ledger, &mut tally).await?;
             let wait = KILLED_AFTER + Duration::from_millis(seeds.draw() % KILLED_WITHIN);
@@ -83,8 +100,10 @@ impl Soak {
             mesh = start(&self.binary, data);
             let client = Client::new(mesh.admin().await);
             ledger.check(&client.rest, &mut tally).await?;
-            client.ended(&runs).await?;
-            ledger.check(&client.rest, &mut tally).await?;
+            if tally.lost.is_empty() {
+                client.ended(&runs).await?;
+                ledger.check(&client.rest, &mut tally).await?;
+            }
             tally.cycles += 1;
             eprintln!(
                 "killed: cycle {}, after {:.1} s",
@@ -113,6 +132,7 @@ async fn main() -> Result<(), Failure> {
     let soak = Soak {
         binary: PathBuf::from(std::env::var_os("TARS_BINARY").ok_or("TARS_BINARY is not set")?),
         ends: Instant::now() + Duration::try_from_secs_f64(hours * 3600.0)?,
+        is_over: AtomicBool::new(false),
     };
     let (one, two) = (tempfile::tempdir()?, tempfile::tempdir()?);
     let both = tokio::try_join!(soak.steady(one.path()), soak.killed(two.path()));
@@ -122,5 +142,21 @@ async fn main() -> Result<(), Failure> {
         true => println!("{report}"),
         false => println!("{report:#}"),
     }
-    Ok(())
+    judge(&steady, &killed, memory.growth())
+}
+
+/// # Errors
+///
+/// The first thing that was lost, or memory that grows.
+fn judge(steady: &Tally, killed: &Tally, growth: Growth) -> Result<(), Failure> {
+    if let Some(lost) = steady.lost.iter().chain(&killed.lost).next() {
+        return Err(format!("lost: {lost}").into());
+    }
+    match growth {
+        Growth::Grows(slope) => Err(format!(
+            "memory grows by {slope:.1} MiB an hour, and may by {BOUND_MIB_PER_HOUR}"
+        )
+        .into()),
+        Growth::Flat | Growth::Unknown => Ok(()),
+    }
 }
