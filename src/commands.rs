@@ -161,6 +161,9 @@ pub(crate) enum CommandError {
     Usage(String),
     #[error("{0}")]
     Failed(String),
+    /// There is no session for the mesh, or it has ended.
+    #[error("{0}")]
+    NotLoggedIn(String),
     /// The mesh went away while a stream was followed, and stayed away.
     #[error("the mesh was lost and did not come back ({why}); {goes_on} goes on")]
     Away { why: String, goes_on: String },
@@ -223,6 +226,7 @@ impl CommandError {
             | Self::Rest(RestError::Unreachable { .. } | RestError::Silent { .. })
             | Self::Away { .. } => 69,
             Self::Connection(e) if e.failure.is_absence() => 69,
+            Self::NotLoggedIn(_) => 77,
             Self::Rest(error) if error.is_denied() => 77,
             Self::Advised { error, .. } if error.is_denied() => 77,
             Self::Interrupted | Self::Unfollowed { .. } => 130,
@@ -241,7 +245,7 @@ impl CommandError {
 }
 
 /// One line: the `google.rpc.Status` of a refusal with its reason beside the message, and what to do
-/// about it where that is known; of other errors the message.
+/// about it where that is known; of other errors the message, with a reason where nobody is logged in.
 fn in_json(error: &CommandError) -> serde_json::Value {
     let (refusal, advice) = match error {
         CommandError::Rest(refusal) => (Some(refusal), None),
@@ -252,7 +256,11 @@ fn in_json(error: &CommandError) -> serde_json::Value {
         Some(RestError::Refused { body, .. }) if body.is_object() => body.clone(),
         _ => serde_json::json!({ "message": error.to_string() }),
     };
-    if let Some(reason) = refusal.and_then(RestError::reason) {
+    let reason = match error {
+        CommandError::NotLoggedIn(_) => Some(NOT_LOGGED_IN),
+        _ => refusal.and_then(RestError::reason),
+    };
+    if let Some(reason) = reason {
         value["reason"] = reason.into();
     }
     if let Some(advice) = advice {
@@ -260,6 +268,9 @@ fn in_json(error: &CommandError) -> serde_json::Value {
     }
     value
 }
+
+/// The reason of a command that needs a session and has none. No service sends it.
+const NOT_LOGGED_IN: &str = "NOT_LOGGED_IN";
 
 /// The exit codes of all commands, as in sysexits.h where that has one.
 const EXIT_STATUS: [(&str, &str); 8] = [

@@ -189,7 +189,7 @@ impl Session {
     fn follow(&mut self, there: Vec<String>) -> Result<bool, CommandError> {
         let outside_authority = there.is_empty() && self.roots.is_empty();
         if !outside_authority && !there.iter().any(|r| self.roots.contains(r)) {
-            return Err(CommandError::Failed(self.of_another_mesh().to_string()));
+            return Err(self.of_another_mesh().into());
         }
         let changed = self.roots != there;
         self.roots = there;
@@ -201,7 +201,7 @@ impl Session {
         match rest_at(self.url()).post("/auth/refresh", body).await {
             Ok(answer) => self.take(&answer),
             Err(RestError::Refused { status, .. }) if status.as_u16() == 401 => {
-                Err(CommandError::Failed(format!(
+                Err(CommandError::NotLoggedIn(format!(
                     "the session at {self} has ended; run `tars login` again"
                 )))
             }

@@ -24,7 +24,9 @@ impl From<NoSession> for CommandError {
     fn from(why: NoSession) -> Self {
         match why {
             NoSession::Several(_) => Self::Usage(why.to_string()),
-            _ => Self::Failed(why.to_string()),
+            NoSession::None | NoSession::Unknown(_) | NoSession::OtherMesh { .. } => {
+                Self::NotLoggedIn(why.to_string())
+            }
         }
     }
 }
@@ -37,5 +39,28 @@ fn left_behind() -> String {
             path.display()
         ),
         None => String::new(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_session_has_the_exit_code_of_a_missing_login_and_a_reason() {
+        let other = NoSession::OtherMesh {
+            username: "eve".to_owned(),
+            gateway: "http://localhost:1".to_owned(),
+        };
+        for why in [NoSession::None, NoSession::Unknown("a".to_owned()), other] {
+            let error = CommandError::from(why).in_json_if(true);
+            assert_eq!(error.exit_code(), 77, "{error}");
+            let json: serde_json::Value = serde_json::from_str(&error.to_string()).unwrap();
+            assert_eq!(json["reason"], "NOT_LOGGED_IN");
+            let text = json["message"].as_str().unwrap();
+            assert!(text.contains("tars login"), "{text}");
+        }
+        let several = CommandError::from(NoSession::Several(vec!["a".to_owned()]));
+        assert_eq!(several.exit_code(), 64, "it is not clear which is meant");
     }
 }
