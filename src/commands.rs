@@ -23,6 +23,7 @@ mod login;
 mod mesh;
 mod password;
 mod policy;
+mod presets;
 mod probe;
 mod progress;
 mod proposals;

@@ -11,6 +11,7 @@ use super::{
     block_on,
     listing::{self, short, text},
     mesh::MeshArg,
+    presets,
 };
 use crate::rest::Rest;
 use clap::{Args, Subcommand};
@@ -63,7 +64,7 @@ enum Command {
     },
     /// Change live hyperparameters directly; those that are left out keep their values.
     #[command(
-        after_help = "Examples:\n  tars agents reload policy learning_rate=0.0005\n  tars agents reload policy gamma=0.99 --expect-version 7 --json"
+        after_help = "Examples:\n  tars agents reload policy learning_rate=0.0005\n  tars agents reload policy gamma=0.99 --expect-version 7 --json\n  tars agents reload resource --preset --reason 'as in LEARNING.md'"
     )]
     Reload(Reload),
     /// List the versions of an agent's weights that are retained, the newest first.
@@ -94,8 +95,11 @@ struct Reload {
     #[arg(value_name = "AGENT")]
     agent_id: String,
     /// Hyperparameters and their new values: numbers, `true` or `false`.
-    #[arg(required = true, value_name = "NAME=VALUE", value_parser = assignment)]
+    #[arg(required_unless_present = "preset", value_name = "NAME=VALUE", value_parser = assignment)]
     values: Vec<(String, Value)>,
+    /// The values that are known to learn the agent's environment; those that are given replace them.
+    #[arg(long)]
+    preset: bool,
     /// Refuse unless this version is live.
     #[arg(long, value_name = "VERSION")]
     expect_version: Option<u64>,
@@ -299,9 +303,12 @@ fn note_pending(answer: &Value) {
 impl Reload {
     async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let (id, json) = (&self.agent_id, self.json);
-        let answer = rest
-            .post(&format!("{}/reload", path(id)), self.body())
-            .await;
+        let known = match self.preset {
+            true => presets::of(&agent(rest, id).await?)?,
+            false => Map::new(),
+        };
+        let body = self.body(known);
+        let answer = rest.post(&format!("{}/reload", path(id)), body).await;
         let answer = answer.map_err(|e| advice::add(e, ADVICE, &id))?;
         if json {
             say!("{answer:#}");
@@ -312,8 +319,9 @@ impl Reload {
         Ok(ExitCode::SUCCESS)
     }
 
-    fn body(&self) -> Value {
-        let values: Map<String, Value> = self.values.iter().cloned().collect();
+    /// The request; what was given replaces what is known.
+    fn body(&self, mut values: Map<String, Value>) -> Value {
+        values.extend(self.values.iter().cloned());
         let mut body = json!({ "hyperparameters": values, "reason": self.reason });
         if let Some(version) = self.expect_version {
             // JSON numbers of clients have 53 bits.
@@ -346,6 +354,23 @@ mod tests {
         ] {
             assert!(assignment(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn what_is_given_replaces_what_is_known() {
+        let reload = Reload {
+            agent_id: "policy".to_owned(),
+            values: vec![("gamma".to_owned(), json!(0.5))],
+            preset: true,
+            expect_version: None,
+            reason: String::new(),
+            json: false,
+        };
+        let known = [("gamma", json!(0.9)), ("tau", json!(1.0))];
+        let known = known.map(|(name, value)| (name.to_owned(), value));
+        let body = reload.body(known.into_iter().collect());
+        let expected = json!({ "gamma": 0.5, "tau": 1.0 });
+        assert_eq!(body["hyperparameters"], expected);
     }
 
     #[test]

@@ -7,6 +7,7 @@ use super::{
     confirm::Confirm,
     listing::{self, id, number, short, text, word},
     mesh::MeshArg,
+    presets,
 };
 use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand, ValueEnum};
@@ -19,7 +20,7 @@ const PATH: &str = "/api/v1/orchestration/training";
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars training start\n  tars training start --agents ethical --others live --steps 50000\n  tars training list\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars training pause 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n\nThe runs of a mesh train its agents, and what they learn is served. `tars train --env ENV --algo ALGO` trains\nwithout a mesh."
+    after_help = "Examples:\n  tars training start --preset\n  tars training start --agents ethical --others live --steps 50000\n  tars training list\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars training pause 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n\nThe runs of a mesh train its agents, and what they learn is served. `tars train --env ENV --algo ALGO` trains\nwithout a mesh."
 )]
 pub(crate) struct Training {
     #[command(flatten)]
@@ -32,7 +33,7 @@ pub(crate) struct Training {
 enum Command {
     /// Train agents together, each with its live hyperparameters.
     #[command(
-        after_help = "Examples:\n  tars training start\n  tars training start --agents policy,resource --steps 100000 --seed 1\n  tars training start --agents ethical --others live --json\n\nThe weights of all agents become live together when the run ends."
+        after_help = "Examples:\n  tars training start --preset --steps 300000\n  tars training start --agents policy,resource --steps 100000 --seed 1\n  tars training start --agents ethical --others live --json\n\nA run goes on from the live weights, and those that it ends with become live together, also where they are\nworse: `tars agents rollback AGENT` undoes it. A mesh starts with the default hyperparameters of the\nalgorithms; --preset is what is known to learn the environment. 20000 steps show how it works, and are not all\nthat can be learned."
     )]
     Start(Start),
     /// List runs, newest first.
@@ -79,6 +80,10 @@ struct Start {
     /// The seed, which determines everything that is random; drawn when left out.
     #[arg(long, value_name = "NUMBER")]
     seed: Option<u64>,
+    /// Make the hyperparameters live first that are known to learn the environment, as `tars agents reload
+    /// AGENT --preset` does.
+    #[arg(long)]
+    preset: bool,
     /// Print the run as JSON.
     #[arg(long)]
     json: bool,
@@ -174,6 +179,9 @@ impl Command {
 
 impl Start {
     async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        if self.preset {
+            presets::make_live(rest, &self.agents, ADVICE).await?;
+        }
         let answer = rest.post(PATH, self.body()).await;
         let mut answer = answer.map_err(|e| advised(e, START, &self.agents.join(", ")))?;
         show(&answer["run"].take(), self.json);
@@ -319,6 +327,7 @@ mod tests {
             others: Others::Live,
             steps,
             seed: Some(0),
+            preset: false,
             json: false,
         }
     }
