@@ -263,8 +263,9 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
     say!("");
     let rows = hyperparameters(&agent);
     listing::table(&["hyperparameter", "live", "approved"], &rows, |row| {
-        let cells = row.as_array().into_iter().flatten();
-        cells.map(short).collect()
+        let name = text(&row[0]);
+        let shown = |value| listing::hyperparameter(&name, value);
+        vec![name.clone(), shown(&row[1]), shown(&row[2])]
     });
     if state(&agent) == "held" {
         let change = text(&agent["hold"]["change_id"]);

@@ -77,6 +77,19 @@ pub(super) fn short(value: &Value) -> String {
     }
 }
 
+/// The values of a hyperparameter that stand for something else, in their order.
+const NOISE_KINDS: [&str; 3] = ["correlated", "adaptive", "independent"];
+
+/// A hyperparameter's value as [`short`] shows it, with what it stands for where it is a choice.
+pub(super) fn hyperparameter(name: &str, value: &Value) -> String {
+    let shown = short(value);
+    let at = number(value).filter(|at| name == "noise_kind" && at.fract() == 0.0);
+    match at.and_then(|at| NOISE_KINDS.get(at as usize)) {
+        Some(meaning) => format!("{shown} ({meaning})"),
+        None => shown,
+    }
+}
+
 fn digits(number: f64) -> String {
     if number != 0.0 && (number.abs() < 1e-3 || number.abs() >= 1e6) {
         format!("{number:.2e}")
@@ -103,6 +116,19 @@ mod tests {
             (Value::Null, "-"),
         ] {
             assert_eq!(short(&value), shown);
+        }
+    }
+
+    #[test]
+    fn a_choice_is_shown_with_what_it_stands_for() {
+        for (name, value, shown) in [
+            ("noise_kind", json!(2), "2 (independent)"),
+            ("noise_kind", json!(0.0), "0 (correlated)"),
+            ("noise_kind", json!(7), "7"),
+            ("noise_kind", Value::Null, "-"),
+            ("tau", json!(1), "1"),
+        ] {
+            assert_eq!(hyperparameter(name, &value), shown);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     Cast, Demo, Size,
-    report::{Outcome, Report},
+    report::{Distance, Outcome, Report},
 };
 use crate::{
     app::Ready,
@@ -90,7 +90,8 @@ impl Job {
         let before = self.agent().await?;
         let nash_conv_before = self.nash_conv().await?;
         self.train().await?;
-        let study = self.search().await?;
+        let space = self.space();
+        let study = self.search(space.clone()).await?;
         let update = self.propose(&study).await?;
         self.assess(&update).await?;
         self.approve(&update).await?;
@@ -99,6 +100,7 @@ impl Job {
             before,
             after: self.agent().await?,
             applied,
+            given: given(space.as_ref()),
             nash_conv_before,
             nash_conv_after: self.nash_conv().await?,
             trace_id,
@@ -139,29 +141,34 @@ impl Job {
 
     /// How far the agents are from an equilibrium among them, as the mean over some states of their
     /// environment; `None` where each agent has one of its own.
-    async fn nash_conv(&self) -> Result<Option<f64>, CommandError> {
+    async fn nash_conv(&self) -> Result<Option<Distance>, CommandError> {
         if !self.cast.together {
             return Ok(None);
         }
-        let mut sum = 0.0;
+        let mut distances = Vec::new();
         for seed in 1..=STATES {
             let body = json!({ "seed": seed.to_string() });
             let path = "/api/v1/orchestration/nash/agents";
             let measured = self.developer.post(path, body).await?;
-            let distance = &measured["game"]["nash_convergence_distance"]["value"];
+            let distance = Distance::of(&measured["game"]["nash_convergence_distance"]);
             let missing = || CommandError::Failed("an equilibrium was not measured".to_owned());
-            sum += number(distance).ok_or_else(missing)?;
+            distances.push(distance.ok_or_else(missing)?);
         }
-        Ok(Some(sum / STATES as f64))
+        Ok(Some(Distance::mean(&distances)))
+    }
+
+    /// What is searched; `None` for all that the mesh searches by itself.
+    fn space(&self) -> Option<Value> {
+        (self.cast.together && self.cast.agent == "resource").then(exploration)
     }
 
     /// Returns the study's id.
-    async fn search(&self) -> Result<String, CommandError> {
+    async fn search(&self, space: Option<Value>) -> Result<String, CommandError> {
         let Size { trials, steps, .. } = self.size;
         let mut body = json!({ "agent_id": self.cast.agent, "n_trials": trials, "steps": steps.to_string(),
                                "seed": self.seed.to_string() });
-        if self.cast.together && self.cast.agent == "resource" {
-            body["search_space"] = exploration();
+        if let Some(space) = space {
+            body["search_space"] = space;
         }
         let started = self.developer.post("/api/v1/optimize", body).await?;
         let study = required(&started, "optimization_id")?;
@@ -180,8 +187,10 @@ impl Job {
         bar.finish_and_clear();
         let best = number(&ended["best_trial"]["score"]);
         let best = best.ok_or_else(|| failed("the search", &ended))?;
-        self.progress
-            .done(&format!("searched {trials} trials: best return {best:.1}"));
+        let agent = &self.cast.agent;
+        self.progress.done(&format!(
+            "searched {trials} trials for {agent}: best return {best:.1}"
+        ));
         Ok(study)
     }
 
@@ -269,6 +278,17 @@ fn exploration() -> Value {
     ])
 }
 
+/// The hyperparameters that a search space gives one value each, so that they are not searched.
+fn given(space: Option<&Value>) -> Vec<String> {
+    let dimensions = space.and_then(Value::as_array).into_iter().flatten();
+    let has_one = |dimension: &&Value| {
+        let values = dimension["categorical"]["values"].as_array();
+        values.is_some_and(|values| values.len() == 1)
+    };
+    let names = dimensions.filter(has_one).map(|d| &d["name"]);
+    names.filter_map(Value::as_str).map(str::to_owned).collect()
+}
+
 /// What a training came to, or `None` if it did not come to its end.
 fn trained(ended: &Value) -> Option<String> {
     let members = ended["members"].as_array().filter(|all| all.len() > 1);
@@ -296,4 +316,16 @@ fn failed(what: &str, ended: &Value) -> CommandError {
     }
     let (state, error) = (&ended["state"], &ended["error"]);
     CommandError::Failed(format!("{what} ended as {state}: {error}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_without_an_alternative_is_given_and_not_searched() {
+        let given = given(Some(&exploration()));
+        assert_eq!(given, ["noise_kind", "critic_weight_decay"]);
+        assert!(super::given(None).is_empty());
+    }
 }

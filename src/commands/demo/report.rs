@@ -3,13 +3,59 @@
 use super::Size;
 use crate::commands::{
     CommandError,
-    listing::{number, required, short, text, word},
+    listing::{hyperparameter, number, required, text, word},
+    output,
 };
 use serde::Serialize;
 use serde_json::{Map, Value};
+use std::fmt;
+
+/// A distance from an equilibrium, with its 95 % interval.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(super) struct Distance {
+    value: f64,
+    low: f64,
+    high: f64,
+}
+
+impl Distance {
+    /// What the mesh measured; `None` where it measured nothing.
+    pub(super) fn of(measured: &Value) -> Option<Self> {
+        Some(Self {
+            value: number(&measured["value"])?,
+            low: number(&measured["low"])?,
+            high: number(&measured["high"])?,
+        })
+    }
+
+    /// The mean over some states, each of which is measured independently of the others.
+    pub(super) fn mean(all: &[Self]) -> Self {
+        let count = all.len() as f64;
+        let value = all.iter().map(|one| one.value).sum::<f64>() / count;
+        let spread = |side: fn(&Self) -> f64| {
+            let squares = all.iter().map(|one| (side(one) - one.value).powi(2));
+            squares.sum::<f64>().sqrt() / count
+        };
+        Self {
+            value,
+            low: value - spread(|one| one.low),
+            high: value + spread(|one| one.high),
+        }
+    }
+}
+
+impl fmt::Display for Distance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { value, low, high } = self;
+        write!(f, "{value:.4} ({low:.4} to {high:.4})")
+    }
+}
 
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
+    /// The agent that was searched and changed, and what it learns by.
+    agent: String,
+    agent_type: String,
     baseline_return: f64,
     best_return: f64,
     improvement_low: f64,
@@ -27,6 +73,11 @@ pub(super) struct Report {
     nash_conv_before: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     nash_conv_after: Option<f64>,
+    /// The same with their intervals, for people.
+    #[serde(skip)]
+    distances: Option<(Distance, Distance)>,
+    /// The changed hyperparameters that the search had no choice of.
+    given: Vec<String>,
     trace_id: String,
     /// Why the proposal is not in force, as the mesh says it; empty when it is.
     #[serde(skip)]
@@ -43,8 +94,10 @@ pub(super) struct Outcome {
     pub(super) after: Value,
     /// The proposal in its last state.
     pub(super) applied: Value,
-    pub(super) nash_conv_before: Option<f64>,
-    pub(super) nash_conv_after: Option<f64>,
+    /// The hyperparameters that had one value in the search.
+    pub(super) given: Vec<String>,
+    pub(super) nash_conv_before: Option<Distance>,
+    pub(super) nash_conv_after: Option<Distance>,
     pub(super) trace_id: String,
 }
 
@@ -54,7 +107,17 @@ impl Outcome {
         let (version_before, version_after) = (version(&self.before), version(&self.after));
         let proposed = self.proposed()?;
         let completed = proposal_state == "PROPOSAL_STATE_COMPLETED";
+        let changes = self.changes(proposed);
+        let is_changed = |given: &String| changes.iter().any(|(name, ..)| name == given);
         Ok(Report {
+            agent: text(&self.before["agent_id"]),
+            agent_type: text(&self.before["agent_type"]),
+            given: self
+                .given
+                .iter()
+                .filter(|g| is_changed(g))
+                .cloned()
+                .collect(),
             baseline_return: self.mean("baseline_returns")?,
             best_return: self.mean("candidate_returns")?,
             improvement_low: self.measured("improvement_low")?,
@@ -66,9 +129,10 @@ impl Outcome {
             version_before,
             version_after,
             error: text(&self.applied["error_message"]),
-            changes: self.changes(proposed),
-            nash_conv_before: self.nash_conv_before,
-            nash_conv_after: self.nash_conv_after,
+            changes,
+            nash_conv_before: self.nash_conv_before.map(|distance| distance.value),
+            nash_conv_after: self.nash_conv_after.map(|distance| distance.value),
+            distances: self.nash_conv_before.zip(self.nash_conv_after),
             trace_id: self.trace_id,
         })
     }
@@ -90,7 +154,10 @@ impl Outcome {
         proposed
             .iter()
             .filter(|(name, value)| before.get(name.as_str()) != Some(value))
-            .map(|(name, value)| (name.clone(), short(&before[name.as_str()]), short(value)))
+            .map(|(name, value)| {
+                let shown = |value| hyperparameter(name, value);
+                (name.clone(), shown(&before[name.as_str()]), shown(value))
+            })
             .collect()
     }
 
@@ -151,14 +218,26 @@ impl Report {
             return;
         }
         say!("");
-        say!("{:<16} {:>12} {:>12}", "HYPERPARAMETER", "BEFORE", "AFTER");
-        for (name, old, new) in &self.changes {
-            say!("{name:<16} {old:>12} {new:>12}");
-        }
+        output::table(
+            &["hyperparameter", "before", "after", "found by"],
+            &self.rows(),
+        );
         say!("");
         for (name, value) in self.lines() {
             say!("{name:<19} {value}");
         }
+    }
+
+    /// A row for each change, with whether it was searched.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |(name, old, new): &(String, String, String)| {
+            let by = match self.given.contains(name) {
+                true => "(given)",
+                false => "the search",
+            };
+            vec![name.clone(), old.clone(), new.clone(), by.to_owned()]
+        };
+        self.changes.iter().map(row).collect()
     }
 
     fn lines(&self) -> Vec<(&'static str, String)> {
@@ -169,6 +248,7 @@ impl Report {
             self.baseline_return, self.seeds
         );
         let mut lines = vec![
+            ("agent", format!("{} ({})", self.agent, self.agent_type)),
             ("baseline return", baseline),
             ("approved return", format!("{:.1}", self.best_return)),
             ("improvement, 95 %", format!("{low:.1} to {high:.1}")),
@@ -177,8 +257,8 @@ impl Report {
             ("verified", self.verified.to_string()),
             ("trace", self.trace_id.clone()),
         ];
-        if let (Some(before), Some(after)) = (self.nash_conv_before, self.nash_conv_after) {
-            lines.insert(3, ("NashConv", format!("{before:.4} -> {after:.4}")));
+        if let Some((before, after)) = self.distances {
+            lines.insert(4, ("NashConv, 95 %", format!("{before} -> {after}")));
         }
         lines
     }
@@ -196,18 +276,24 @@ mod tests {
     };
 
     fn outcome(state: &str, live: f64, version: &str) -> Outcome {
-        let agent = |gamma: f64, version: &str| json!({ "version": version, "hyperparameters": { "gamma": gamma, "tau": 1 } });
+        let agent = |gamma: f64, noise: u32, version: &str| {
+            json!({
+                "agent_id": "resource", "agent_type": "ddpg", "version": version,
+                "hyperparameters": { "gamma": gamma, "tau": 1, "noise_kind": noise },
+            })
+        };
         Outcome {
-            before: agent(0.9, "1"),
-            after: agent(live, version),
+            before: agent(0.9, 0, "1"),
+            after: agent(live, 2, version),
             applied: json!({
-                "state": state, "new_params": { "gamma": 0.99, "tau": 1 },
+                "state": state, "new_params": { "gamma": 0.99, "tau": 1, "noise_kind": 2 },
                 "verification": {
                     "seeds": ["1", "3"], "baseline_returns": [10.0, 20.0],
                     "candidate_returns": [100.0, 200.0], "improvement_low": 80.0,
                     "improvement_high": 190.0,
                 },
             }),
+            given: vec!["noise_kind".to_owned(), "tau".to_owned()],
             nash_conv_before: None,
             nash_conv_after: None,
             trace_id: "t".to_owned(),
@@ -221,8 +307,27 @@ mod tests {
             .unwrap();
         assert!(report.verified);
         assert_eq!((report.baseline_return, report.best_return), (15.0, 150.0));
-        let changed = ("gamma".to_owned(), "0.9".to_owned(), "0.99".to_owned());
-        assert_eq!(report.changes, [changed], "tau is as it was");
+        let rows = [
+            ["gamma", "0.9", "0.99", "the search"],
+            ["noise_kind", "0 (correlated)", "2 (independent)", "(given)"],
+        ];
+        assert_eq!(report.rows(), rows, "tau is as it was");
+        assert_eq!(report.given, ["noise_kind"]);
+        assert_eq!(report.lines()[0], ("agent", "resource (ddpg)".to_owned()));
+    }
+
+    #[test]
+    fn the_mean_of_distances_is_less_uncertain_than_each() {
+        let one = Distance {
+            value: 1.0,
+            low: 0.0,
+            high: 3.0,
+        };
+        assert_eq!(Distance::mean(&[one]), one);
+        let four = Distance::mean(&[one; 4]);
+        assert_eq!((four.value, four.low, four.high), (1.0, 0.5, 2.0));
+        assert_eq!(four.to_string(), "1.0000 (0.5000 to 2.0000)");
+        assert_eq!(Distance::of(&json!({ "value": 1.0 })), None);
     }
 
     #[test]
