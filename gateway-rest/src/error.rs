@@ -163,6 +163,8 @@ fn http_status(status: &Status) -> StatusCode {
 /// Copies the rate limit headers, which services send to the gateway only.
 pub(crate) fn copy_limits(from: &HeaderMap, to: &mut HeaderMap) {
     for name in [
+        "ratelimit-policy",
+        "ratelimit",
         "x-ratelimit-limit",
         "x-ratelimit-remaining",
         "x-ratelimit-reset",

@@ -263,7 +263,10 @@ impl Inner {
         if method.server_streaming {
             let items = self.backends.stream(workload, path, call).await?;
             let format = Format::asked_by(&parts.headers);
-            return Ok(stream::respond(method, items.into_inner(), format));
+            let limits = items.metadata().clone().into_headers();
+            let mut response = stream::respond(method, items.into_inner(), format);
+            error::copy_limits(&limits, response.headers_mut());
+            return Ok(response);
         }
         let answer = self.backends.unary(workload, path, call).await?;
         let message = transcode::response(method, answer.get_ref())?;

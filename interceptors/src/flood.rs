@@ -62,16 +62,8 @@ impl FloodGuard {
     }
 
     fn charge(&self, subject: Subject<'_>, now: Monotonic) -> Result<(), Status> {
-        let decision = self.limiter.take(subject, now);
-        if decision.passed() {
-            Ok(())
-        } else {
-            Err(fault::exhausted(
-                reason::FLOOD,
-                subject.name(),
-                decision.retry,
-            ))
-        }
+        let exhausted = |retry| fault::exhausted(reason::FLOOD, subject.name(), retry);
+        self.limiter.take(subject, now).map_err(exhausted)
     }
 }
 

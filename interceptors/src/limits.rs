@@ -1,22 +1,109 @@
-//! Rate limits by class: one limiter of a process, which all of its services share. A call is charged
-//! once, where it enters the mesh: hops between workloads are charged to the INTERNAL class only.
+//! Rate limits: one limiter of a process, which all of its services share.
+//!
+//! A call is charged once, where it enters the mesh: hops between workloads are charged to the INTERNAL
+//! class only. It is charged to its class and, where its method names one, to a further budget, together
+//! or not at all. What guards secrets and what strangers may call is counted exactly; volume is smoothed.
 
+mod bounded;
+mod headers;
 mod layer;
 mod local;
+mod plan;
 
 pub(crate) use layer::RateLimitLayer;
 pub use layer::{LimitFuture, RateLimit};
-pub(crate) use local::{Decision, Gcra};
+pub(crate) use local::Gcra;
+pub use plan::{Charge, Charges, Limit, LimitName, Plan, Subject};
 
 use crate::Call;
+use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
-use local::SlidingLog;
+use local::Local;
 use std::{fmt, sync::Arc, time::Duration};
-use tars_certs::PeerClass;
-use tars_proto::table::RateClass;
-use tars_runtime::{clock::Clock, config::Limits, network::bucket};
+use tars_proto::fault;
+use tars_runtime::{
+    clock::{Clock, Monotonic},
+    config::Limits,
+};
+use tonic::Status;
 
-const MINUTE: Duration = Duration::from_secs(60);
+/// What a limit has left, in calls that may come at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Decision {
+    /// How many more calls may come at once now.
+    pub remaining: u32,
+    /// Time until as many are left as after a period without any.
+    pub reset: Duration,
+    /// Time until another call may pass; zero when this one passed.
+    pub retry: Duration,
+}
+
+impl Decision {
+    /// Returns whether the call may pass.
+    pub fn passed(&self) -> bool {
+        self.retry.is_zero()
+    }
+}
+
+/// The decision about a call, with the limits that made it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Outcome {
+    /// The limit of its class.
+    pub class: (Limit, Decision),
+    /// The further budget, where it was charged to one.
+    pub budget: Option<(Limit, Decision)>,
+}
+
+impl Outcome {
+    fn of(limit: Limit, decision: Decision) -> Self {
+        Self {
+            class: (limit, decision),
+            budget: None,
+        }
+    }
+
+    /// Returns whether the call may pass.
+    pub fn passed(&self) -> bool {
+        self.refusal().is_none()
+    }
+
+    fn all(&self) -> impl Iterator<Item = &(Limit, Decision)> {
+        std::iter::once(&self.class).chain(&self.budget)
+    }
+
+    /// The limit that refused the call.
+    fn refusal(&self) -> Option<&(Limit, Decision)> {
+        self.all().find(|(_, decision)| !decision.passed())
+    }
+
+    fn status(&self) -> Result<(), Status> {
+        let Some((limit, decision)) = self.refusal() else {
+            return Ok(());
+        };
+        let (calls, seconds) = (limit.calls, limit.window.as_secs());
+        let allowance = format!("{calls} calls in {seconds} s");
+        let name = limit.name.as_str();
+        Err(fault::rate_limited(name, &allowance, decision.retry))
+    }
+}
+
+/// The decision about a call. What this process decides by itself is ready, and nothing is allocated
+/// for it.
+pub enum Charging {
+    /// Decided.
+    Ready(Outcome),
+    /// To be decided elsewhere.
+    Remote(BoxFuture<'static, Outcome>),
+}
+
+impl fmt::Debug for Charging {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Ready(outcome) => f.debug_tuple("Ready").field(outcome).finish(),
+            Self::Remote(_) => f.write_str("Remote"),
+        }
+    }
+}
 
 /// The rate limiter of a process. Clones share its budgets.
 #[derive(Debug, Clone)]
@@ -24,103 +111,45 @@ pub struct RateLimiter(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
-    auth: SlidingLog,
-    public: Gcra,
-    user: Gcra,
-    internal: Gcra,
+    plan: ArcSwap<Plan>,
+    local: Local,
     clock: Clock,
-}
-
-/// The decision about a call. What this process decides by itself is ready, and nothing is allocated
-/// for it.
-pub(crate) enum Charge {
-    /// Decided.
-    Ready(Decision),
-    /// To be decided elsewhere.
-    #[expect(dead_code, reason = "every limit is counted in process so far")]
-    Remote(BoxFuture<'static, Decision>),
-}
-
-impl fmt::Debug for Charge {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Ready(decision) => f.debug_tuple("Ready").field(decision).finish(),
-            Self::Remote(_) => f.write_str("Remote"),
-        }
-    }
 }
 
 impl RateLimiter {
     /// Creates a limiter with full budgets.
     pub fn new(limits: &Limits, clock: Clock) -> Self {
         Self(Arc::new(Inner {
-            auth: SlidingLog::new(limits.auth_per_minute, MINUTE),
-            public: Gcra::new(limits.public_per_minute, MINUTE),
-            user: Gcra::new(limits.user_per_minute, MINUTE),
-            internal: Gcra::new(limits.internal_per_second, Duration::from_secs(1)),
+            plan: ArcSwap::from_pointee(Plan::new(limits)),
+            local: Local::new(),
             clock,
         }))
+    }
+
+    /// Puts other limits in force. What was counted before is kept.
+    pub fn replace(&self, plan: Plan) {
+        self.0.plan.store(Arc::new(plan));
+    }
+
+    /// The limits in force.
+    pub fn plan(&self) -> Arc<Plan> {
+        self.0.plan.load_full()
     }
 
     fn clock(&self) -> &Clock {
         &self.0.clock
     }
 
-    fn charge(&self, call: &Call) -> Charge {
-        Charge::Ready(self.decide(call))
+    fn charge_call(&self, call: &Call) -> Charging {
+        let plan = self.0.plan.load();
+        self.charge(&plan.charges(call), call.arrived)
     }
 
-    fn decide(&self, call: &Call) -> Decision {
-        let now = call.arrived;
-        match class_of(call) {
-            RateClass::Auth => self.0.auth.take(bucket(call.client), now),
-            RateClass::Public => self.0.public.take(bucket(call.client), now),
-            RateClass::User => self.0.user.take(call.owner(), now),
-            RateClass::Internal => self.0.internal.take(call.peer.name(), now),
-        }
-    }
-}
-
-/// A workload that forwards a caller's call has already charged the caller.
-fn class_of(call: &Call) -> RateClass {
-    let hop = call
-        .peer
-        .class
-        .is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
-    if hop {
-        RateClass::Internal
-    } else {
-        call.method.rule.rate
-    }
-}
-
-fn class_name(class: RateClass) -> &'static str {
-    match class {
-        RateClass::Auth => "auth",
-        RateClass::Public => "public",
-        RateClass::User => "user",
-        RateClass::Internal => "internal",
+    /// Charges a call that arrives at `now` to all of its limits, or to none.
+    pub fn charge(&self, charges: &Charges<'_>, now: Monotonic) -> Charging {
+        Charging::Ready(self.0.local.charge(charges, now))
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::fixtures::{ME, by_credential};
-
-    #[test]
-    fn keys_share_the_limit_of_their_owner() {
-        let limits = Limits {
-            user_per_minute: 8,
-            ..Limits::default()
-        };
-        let limits = RateLimiter::new(&limits, Clock::manual(Duration::from_secs(1)));
-        let passes = |user: &str, label: &str| {
-            let call = by_credential(ME, "/gateway", user, label);
-            limits.decide(&call).passed()
-        };
-        assert!(passes("ada", "key:1") && passes("ada", "key:2"));
-        assert!(!passes("ada", "key:3") && !passes("ada", "user:ada"));
-        assert!(passes("bob", "user:bob"));
-    }
-}
+mod tests;

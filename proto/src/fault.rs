@@ -103,6 +103,16 @@ pub fn exhausted(reason: &str, subject: &str, retry: Duration) -> Status {
     spent(reason, subject, "rate limit exceeded", retry)
 }
 
+/// Creates RESOURCE_EXHAUSTED for one of the rate limits, named, with what it allows and the time to wait.
+pub fn rate_limited(limit: &str, allowance: &str, retry: Duration) -> Status {
+    let mut details = info(reason::RATE_LIMITED);
+    details.set_retry_info(Some(retry));
+    details.add_quota_failure_violation(cut(limit), cut(allowance));
+    let seconds = retry.as_secs_f64().ceil().max(1.0);
+    let message = format!("rate limit exceeded; retry after {seconds:.0} s");
+    bounded(Code::ResourceExhausted, &message, details)
+}
+
 /// Creates RESOURCE_EXHAUSTED for a quota of any kind, with the time to wait.
 pub fn spent(reason: &str, subject: &str, what: &str, retry: Duration) -> Status {
     let mut details = info(reason);

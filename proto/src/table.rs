@@ -69,6 +69,15 @@ pub enum RateClass {
     Internal,
 }
 
+/// A limit to which a method is charged besides its class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Budget {
+    /// What callers ask about themselves and their keys.
+    Identity,
+    /// New secrets of API keys.
+    KeyChanges,
+}
+
 /// How a method is audited, in rising order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum AuditLevel {
@@ -93,6 +102,8 @@ pub struct Rule {
     pub enough: Vec<String>,
     /// The rate limit to which it is charged.
     pub rate: RateClass,
+    /// The further limit to which it is charged; `None` for most.
+    pub budget: Option<Budget>,
     /// How it is audited.
     pub audit: AuditLevel,
     /// Its maximum duration; `None` for a stream without one.

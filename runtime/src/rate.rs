@@ -20,6 +20,11 @@ impl Rate {
         Self { interval, burst }
     }
 
+    /// Returns the time in which one more call becomes free.
+    pub fn interval(&self) -> Duration {
+        self.interval
+    }
+
     /// Returns how many calls may come at once.
     pub fn burst(&self) -> u32 {
         self.burst
@@ -46,6 +51,11 @@ impl Cell {
         }
         self.full = now + ahead;
         Ok(())
+    }
+
+    /// Gives back a call that was taken.
+    pub fn give_back(&mut self, rate: &Rate) {
+        self.full = self.full.saturating_sub(rate.interval);
     }
 
     /// Returns how many calls may come at once now.
@@ -93,6 +103,14 @@ mod tests {
         let early = NOW + Duration::from_millis(99);
         assert_eq!(cell.take(&RATE, early), Err(Duration::from_millis(1)));
         assert!(cell.take(&RATE, NOW + Duration::from_millis(100)).is_ok());
+    }
+
+    #[test]
+    fn a_call_that_is_given_back_can_be_taken_again() {
+        let mut cell = Cell::default();
+        taken(&mut cell, NOW);
+        cell.give_back(&RATE);
+        assert_eq!(taken(&mut cell, NOW), 1);
     }
 
     #[test]

@@ -97,6 +97,9 @@ pub enum StartError {
     /// The peer policy.
     #[error("policy: {0}")]
     Policy(String),
+    /// The file of limits.
+    #[error("limits: {0}")]
+    Limits(String),
     /// No identity in exchange for the join token.
     #[error("cannot join the mesh: {0}")]
     Join(String),

@@ -13,6 +13,7 @@ use crate::app::{
     Service, StartError,
     dir_lock::DirLock,
     identity::{IdentityManager, IdentityMetrics},
+    limits::LimitsFile,
     policy::PolicyFile,
     serving::HealthReporter,
 };
@@ -22,9 +23,7 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tars_auth::Vault;
 use tars_certs::{Authority, ClassTable};
 use tars_credentials::View;
-use tars_interceptors::{
-    authenticate::Failures, contract, limits::RateLimiter, metrics::CallMetrics,
-};
+use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
 use tars_runtime::{
     audit::Record,
@@ -75,7 +74,7 @@ pub struct Process {
     pub(crate) classes: Arc<ClassTable>,
     pub(crate) policy: PolicyFile,
     /// What every service of this process charges calls to.
-    pub(crate) limiter: RateLimiter,
+    pub(crate) limits: LimitsFile,
     pub(crate) authority: Option<Arc<Authority>>,
     /// Auth's database, in a process that has Auth.
     vault: Option<Vault>,
@@ -122,6 +121,8 @@ impl Process {
         }
         self.add_check("policy", self.policy.check());
         self.work.background(self.policy.clone().follow());
+        self.add_check("limits", self.limits.check());
+        self.work.background(self.limits.clone().follow());
     }
 
     fn assemble(config: Config, clock: Clock, lock: DirLock) -> Result<Self, StartError> {
@@ -134,6 +135,7 @@ impl Process {
         let classes = Arc::new(ClassTable::new(rules)?);
         let metrics = Metrics::default();
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
+        let limits = LimitsFile::open(&config.limits, &clock, &metrics)?;
         let mut process = Self {
             span_metrics: SpanMetrics::new(&metrics),
             collector: Condition::new(clock.clone()),
@@ -145,7 +147,7 @@ impl Process {
             connections: ConnectionTable::default(),
             classes,
             policy,
-            limiter: RateLimiter::new(&config.limits, clock.clone()),
+            limits,
             authority: None,
             vault: None,
             identities: IdentityManager {

@@ -161,6 +161,7 @@ async fn main() -> Result<(), Failure> {
     config.telemetry.sample_ratio = 0.01;
     config.telemetry.otlp_endpoint = Some("http://127.0.0.1:9".to_owned());
     config.limits.user_per_minute = u32::MAX / 8;
+    config.limits.identity_per_minute = u32::MAX / 8;
     config.limits.flood_per_second = u32::MAX / 8;
     let mesh = TestMesh::with(config).await;
     let ready = &mesh.mesh.ready;

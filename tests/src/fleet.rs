@@ -273,6 +273,8 @@ impl Fleet {
             ("TARS__LIMITS__AUTH_PER_MINUTE", "100000"),
             ("TARS__LIMITS__PUBLIC_PER_MINUTE", "100000"),
             ("TARS__LIMITS__USER_PER_MINUTE", "10000000"),
+            ("TARS__LIMITS__IDENTITY_PER_MINUTE", "100000"),
+            ("TARS__LIMITS__KEY_CHANGES_PER_MINUTE", "100000"),
             ("TARS__LIMITS__INTERNAL_PER_SECOND", "100000"),
             ("TARS__LIMITS__FLOOD_PER_SECOND", "1000000"),
             ("TARS__LOG__LEVEL", "warn"),

@@ -68,6 +68,8 @@ pub fn config() -> Config {
         auth_per_minute: 100_000,
         public_per_minute: 100_000,
         user_per_minute: 1_000_000,
+        identity_per_minute: 100_000,
+        key_changes_per_minute: 100_000,
         internal_per_second: 100_000,
         flood_per_second: 100_000,
         ..Limits::default()

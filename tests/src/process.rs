@@ -124,7 +124,7 @@ impl Up {
     /// Lifts the rate limits that a test runs into, which is all one client.
     #[must_use]
     pub fn unlimited(mut self) -> Self {
-        for class in ["AUTH", "PUBLIC", "USER"] {
+        for class in ["AUTH", "PUBLIC", "USER", "IDENTITY", "KEY_CHANGES"] {
             let limit = format!("TARS__LIMITS__{class}_PER_MINUTE");
             self.command.env(limit, "1000000");
         }

@@ -474,3 +474,34 @@ async fn repeated_refusals_do_not_fill_the_audit_list() {
     }
     mesh.mesh.stop().await;
 }
+
+fn limit(name: &str, calls: u32) -> String {
+    format!("[limit.{name}]\ncalls = {calls}\nwindow_seconds = 60\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn limits_follow_their_file_without_a_restart() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("limits.toml");
+    let mut settings = config();
+    settings.limits.file = Some(file.clone());
+    std::fs::write(&file, limit("identity", 1000)).unwrap();
+    let mesh = TestMesh::alone(settings, Clock::system()).await;
+    let (admin, dev) = (mesh.admin().await, mesh.user("dev", "developer").await);
+    let is_refused = async |who: &Rest| {
+        let answer = who.get("/auth/me").await;
+        answer.is_err_and(|e| refusal::<()>(Err(e)).0 == 429)
+    };
+    assert!(!is_refused(&admin).await && !is_refused(&dev).await);
+    std::fs::write(&file, limit("identity", 1)).unwrap();
+    eventually("a lower limit is in force", || is_refused(&admin)).await;
+    let own =
+        "[[override]]\nuser = \"admin\"\nlimit = \"identity\"\ncalls = 5000\nwindow_seconds = 60\n";
+    std::fs::write(&file, limit("identity", 1) + own).unwrap();
+    eventually("one user has a limit of their own", || async {
+        !is_refused(&admin).await
+    })
+    .await;
+    assert!(is_refused(&dev).await, "what was spent is not forgotten");
+    mesh.mesh.stop().await;
+}

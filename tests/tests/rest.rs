@@ -141,6 +141,13 @@ async fn http_says_what_http_says() {
     // Of one unit: what is left now, of what there may be at once.
     let (limit, left) = (said("x-ratelimit-limit"), said("x-ratelimit-remaining"));
     assert!(left < limit && limit - left < 100, "{left} of {limit}");
+    let policy = "\"user\";q=250000;w=15, \"identity\";q=100000;w=60";
+    assert_eq!(me.header("ratelimit-policy"), policy);
+    let state = me.header("ratelimit");
+    assert!(
+        state.contains(&format!("\"identity\";r={left};t=")),
+        "{state}"
+    );
 
     let anonymous = http.raw("GET", "/auth/me", &[], "").await;
     assert_eq!(anonymous.status, StatusCode::UNAUTHORIZED);

@@ -1,10 +1,10 @@
 //! The layer that charges every call. The decision may be one that another process makes: the call waits
 //! for it here, with its request unread.
 
-use super::{Charge, Decision, RateLimiter, class_name, class_of};
+use super::{Charging, Outcome, RateLimiter, headers::LimitHeaders};
 use crate::{Call, check::CheckFuture};
 use futures_util::future::BoxFuture;
-use http::{HeaderValue, Request, Response};
+use http::{Request, Response};
 use pin_project_lite::pin_project;
 use std::{
     pin::Pin,
@@ -12,7 +12,6 @@ use std::{
     task::{Context, Poll, ready},
 };
 use tars_certs::PeerClass;
-use tars_proto::{fault, reason};
 use tars_runtime::clock::Clock;
 use tonic::{Status, body::Body};
 use tower_layer::Layer;
@@ -57,12 +56,12 @@ where
             let status = Status::internal("the call has no record");
             return LimitFuture::decided(CheckFuture::refused(status), None);
         };
-        match self.limiter.charge(&call) {
-            Charge::Ready(decision) => {
-                let (inner, headers) = self.act_on(&decision, &call, request);
+        match self.limiter.charge_call(&call) {
+            Charging::Ready(outcome) => {
+                let (inner, headers) = self.act_on(&outcome, &call, request);
                 LimitFuture::decided(inner, headers)
             }
-            Charge::Remote(decision) => self.wait_for(decision, call, request),
+            Charging::Remote(outcome) => self.wait_for(outcome, call, request),
         }
     }
 }
@@ -70,27 +69,28 @@ where
 impl<S> RateLimit<S> {
     fn act_on<A>(
         &mut self,
-        decision: &Decision,
+        outcome: &Outcome,
         call: &Call,
         request: Request<A>,
-    ) -> (CheckFuture<S::Future>, Option<RateLimitHeaders>)
+    ) -> (CheckFuture<S::Future>, Option<LimitHeaders>)
     where
         S: Service<Request<A>, Response = Response<Body>>,
     {
-        let headers = headers(decision, call, self.limiter.clock());
-        if decision.passed() {
-            return (CheckFuture::passed(self.inner.call(request)), headers);
-        }
-        let class = class_name(class_of(call));
-        let status = fault::exhausted(reason::RATE_LIMITED, class, decision.retry);
-        call.set_refusal(&status);
-        (CheckFuture::refused(status), headers)
+        let headers = headers(outcome, call, self.limiter.clock());
+        let inner = match outcome.status() {
+            Ok(()) => CheckFuture::passed(self.inner.call(request)),
+            Err(status) => {
+                call.set_refusal(&status);
+                CheckFuture::refused(status)
+            }
+        };
+        (inner, headers)
     }
 
     /// Takes the inner service, which is ready, and leaves a clone in its place.
     fn wait_for<A>(
         &mut self,
-        decision: BoxFuture<'static, Decision>,
+        outcome: BoxFuture<'static, Outcome>,
         call: Arc<Call>,
         request: Request<A>,
     ) -> LimitFuture<S, A>
@@ -106,7 +106,7 @@ impl<S> RateLimit<S> {
         });
         LimitFuture {
             state: State::Charging {
-                decision,
+                outcome,
                 waiting: Some(waiting),
             },
         }
@@ -114,27 +114,9 @@ impl<S> RateLimit<S> {
 }
 
 /// Only the gateway passes these on to somebody who reads them.
-fn headers(decision: &Decision, call: &Call, clock: &Clock) -> Option<RateLimitHeaders> {
-    (call.peer.class == Some(PeerClass::Gateway)).then(|| RateLimitHeaders::new(decision, clock))
-}
-
-#[derive(Debug, Clone, Copy)]
-struct RateLimitHeaders {
-    limit: u32,
-    remaining: u32,
-    reset_at_s: u64,
-}
-
-impl RateLimitHeaders {
-    /// The reset is a wall-clock time: clients share no other clock with us.
-    fn new(decision: &Decision, clock: &Clock) -> Self {
-        let reset_at_s = (clock.now() + decision.reset).as_secs_f64().ceil() as u64;
-        Self {
-            limit: decision.limit,
-            remaining: decision.remaining,
-            reset_at_s,
-        }
-    }
+fn headers(outcome: &Outcome, call: &Call, clock: &Clock) -> Option<LimitHeaders> {
+    let is_read = call.peer.class == Some(PeerClass::Gateway);
+    is_read.then(|| LimitHeaders::new(outcome, clock.now()))
 }
 
 /// A call that waits for its decision.
@@ -151,13 +133,13 @@ pin_project! {
         S: Service<Request<A>>,
     {
         Charging {
-            decision: BoxFuture<'static, Decision>,
+            outcome: BoxFuture<'static, Outcome>,
             waiting: Option<Box<Waiting<S, A>>>,
         },
         Decided {
             #[pin]
             inner: CheckFuture<S::Future>,
-            headers: Option<RateLimitHeaders>,
+            headers: Option<LimitHeaders>,
         },
     }
 }
@@ -174,7 +156,7 @@ pin_project! {
 }
 
 impl<S: Service<Request<A>>, A> LimitFuture<S, A> {
-    fn decided(inner: CheckFuture<S::Future>, headers: Option<RateLimitHeaders>) -> Self {
+    fn decided(inner: CheckFuture<S::Future>, headers: Option<LimitHeaders>) -> Self {
         Self {
             state: State::Decided { inner, headers },
         }
@@ -191,32 +173,23 @@ where
         let mut this = self.project();
         loop {
             let (inner, headers) = match this.state.as_mut().project() {
-                Projected::Charging { decision, waiting } => {
-                    let decision = ready!(decision.as_mut().poll(cx));
+                Projected::Charging { outcome, waiting } => {
+                    let outcome = ready!(outcome.as_mut().poll(cx));
                     let waiting = waiting.take().expect("a decision is made once");
                     let mut waiting = *waiting;
                     waiting
                         .service
-                        .act_on(&decision, &waiting.call, waiting.request)
+                        .act_on(&outcome, &waiting.call, waiting.request)
                 }
                 Projected::Decided { inner, headers } => {
                     let mut result = ready!(inner.poll(cx));
-                    if let (Ok(response), Some(limits)) = (&mut result, headers) {
-                        limits.add_to(response);
+                    if let (Ok(response), Some(limits)) = (&mut result, &*headers) {
+                        limits.add_to(response.headers_mut());
                     }
                     return Poll::Ready(result);
                 }
             };
             this.state.set(State::Decided { inner, headers });
         }
-    }
-}
-
-impl RateLimitHeaders {
-    fn add_to(self, response: &mut Response<Body>) {
-        let headers = response.headers_mut();
-        headers.insert("x-ratelimit-limit", HeaderValue::from(self.limit));
-        headers.insert("x-ratelimit-remaining", HeaderValue::from(self.remaining));
-        headers.insert("x-ratelimit-reset", HeaderValue::from(self.reset_at_s));
     }
 }

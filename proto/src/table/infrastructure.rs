@@ -36,6 +36,7 @@ fn health(words: Vocabulary) -> Rule {
         peers: known.map(|c| (*c).to_owned()).collect(),
         enough: Vec::new(),
         rate: RateClass::Internal,
+        budget: None,
         audit: AuditLevel::None,
         deadline: Some(Duration::from_secs(5)),
         grants: None,
@@ -49,6 +50,7 @@ fn reflection(words: Vocabulary) -> Result<Rule, String> {
         // An operator needs the contract before there is a session to log in with.
         enough: vec!["operator".to_owned()],
         rate: RateClass::User,
+        budget: None,
         audit: AuditLevel::None,
         deadline: Some(REFLECTING),
         grants: None,

@@ -1,7 +1,9 @@
 //! Reads the rule and the routes of a method from its descriptor. All mistakes of a method are reported
 //! together.
 
-use super::{AuditLevel, Body, Grants, Method, Principal, RateClass, Route, Rule, Vocabulary};
+use super::{
+    AuditLevel, Body, Budget, Grants, Method, Principal, RateClass, Route, Rule, Vocabulary,
+};
 use crate::route::Template;
 use prost_reflect::{
     DescriptorPool, DynamicMessage, FileDescriptor, MessageDescriptor, MethodDescriptor, Value,
@@ -119,6 +121,7 @@ fn rule(
     let principal = mistakes.keep(principal(&option, words));
     let peers = peers(&option, words, &mut mistakes);
     let rate = mistakes.keep(rate(&option));
+    let budget = mistakes.keep(budget(&option)).flatten();
     let audit = mistakes.keep(audit(&option));
     let deadline = deadline(&option);
     if deadline.is_none() && !method.is_server_streaming() {
@@ -131,11 +134,21 @@ fn rule(
             peers,
             enough: Vec::new(),
             rate,
+            budget,
             audit,
             deadline,
             grants,
         }),
         _ => Err(mistakes.0),
+    }
+}
+
+fn budget(option: &DynamicMessage) -> Result<Option<Budget>, String> {
+    match number(option, "budget") {
+        0 => Ok(None),
+        1 => Ok(Some(Budget::Identity)),
+        2 => Ok(Some(Budget::KeyChanges)),
+        _ => Err("has an unknown budget".into()),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::listen::Pace;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 /// Limits on what a peer can hold open on a mesh listener. A share is the most that one peer may hold
 /// while there is room; shares shrink as the total runs out, so that a newcomer finds a place even
@@ -193,13 +193,21 @@ impl Default for Ports {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Limits {
-    /// Logins and token refreshes from one address in any minute.
+    /// A file with other limits than these: other windows, and limits of single users, keys, peers and
+    /// networks. Reloaded when it changes; a mistake in it stops a start, and later keeps what is in force.
+    pub file: Option<PathBuf>,
+    /// Logins, token refreshes and changes of secrets from one address in any minute.
     pub auth_per_minute: u32,
-    /// Calls per minute from one address for documents that need no credential (roots, revocation
-    /// lists, signing keys); a quarter of them may come at once. Every CLI command makes one.
+    /// Calls from one address in any minute for documents that need no credential (roots, revocation
+    /// lists, signing keys). Every CLI command makes one.
     pub public_per_minute: u32,
     /// Calls per minute of one user, over all of their keys; a quarter of them may come at once.
     pub user_per_minute: u32,
+    /// Questions of one user about themselves and their keys in any minute, counted also as calls of the
+    /// user.
+    pub identity_per_minute: u32,
+    /// API keys that one user creates or gives a new secret in any minute. Revocation is not among them.
+    pub key_changes_per_minute: u32,
     /// Calls per second of one workload; a quarter of them may come at once.
     pub internal_per_second: u32,
     /// Calls per second of one identity, or of one address where no identity is proven, that are
@@ -222,9 +230,12 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
+            file: None,
             auth_per_minute: 10,
             public_per_minute: 600,
             user_per_minute: 600,
+            identity_per_minute: 30,
+            key_changes_per_minute: 10,
             internal_per_second: 1000,
             flood_per_second: 100,
             calls_by_caller: 256,

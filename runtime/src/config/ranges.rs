@@ -75,6 +75,8 @@ const RANGES: &[(&str, Range)] = &[
     ("limits.auth_per_minute", Between(1, RATE)),
     ("limits.public_per_minute", Between(1, RATE)),
     ("limits.user_per_minute", Between(1, RATE)),
+    ("limits.identity_per_minute", Between(1, RATE)),
+    ("limits.key_changes_per_minute", Between(1, RATE)),
     ("limits.internal_per_second", Between(1, RATE)),
     ("limits.flood_per_second", Between(1, RATE)),
     (

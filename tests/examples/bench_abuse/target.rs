@@ -20,6 +20,7 @@ pub(crate) const LIMITS: &[(&str, &str)] = &[
     ("TARS__LIMITS__AUTH_PER_MINUTE", "1000000"),
     ("TARS__LIMITS__PUBLIC_PER_MINUTE", "1000000"),
     ("TARS__LIMITS__USER_PER_MINUTE", "10000000"),
+    ("TARS__LIMITS__IDENTITY_PER_MINUTE", "1000000"),
 ];
 
 /// The mesh's process, ended with the run.

@@ -1,0 +1,369 @@
+//! Which limits a call is charged to, and how large they are. A plan is made from the configuration and,
+//! where there is one, from the file of limits. It is replaced as a whole while the process runs; what was
+//! counted before is kept.
+
+use crate::Call;
+use serde::Deserialize;
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+    time::Duration,
+};
+use tars_certs::PeerClass;
+use tars_credentials::Credential;
+use tars_proto::table::{Budget, RateClass};
+use tars_runtime::{
+    config::Limits,
+    network::{Network, bucket},
+    rate::Rate,
+};
+
+const SECOND: Duration = Duration::from_secs(1);
+const MINUTE: Duration = Duration::from_secs(60);
+/// The longest window: 31 days.
+const LONGEST: u64 = 31 * 86_400;
+/// The largest number of calls in a window.
+const MOST: u32 = 1_000_000_000;
+/// The same of a limit that keeps the time of every call.
+const MOST_EXACT: u32 = 100_000;
+
+/// The name of a limit, as in headers, in refusals and in the file of limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum LimitName {
+    /// Logins, by address.
+    Auth,
+    /// Public documents, by address.
+    Public,
+    /// Calls of people, by user.
+    User,
+    /// Calls of workloads, by peer.
+    Internal,
+    /// Questions of callers about themselves, by user.
+    Identity,
+    /// New secrets of API keys, by user.
+    KeyChanges,
+}
+
+use LimitName::{Auth, Identity, Internal, KeyChanges, Public, User};
+
+impl LimitName {
+    const ALL: [Self; 6] = [Auth, Public, User, Internal, Identity, KeyChanges];
+
+    /// Returns the name.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Auth => "auth",
+            Public => "public",
+            User => "user",
+            Internal => "internal",
+            Identity => "identity",
+            KeyChanges => "key-changes",
+        }
+    }
+
+    /// Volume is smoothed; what guards secrets and what strangers may call is counted exactly.
+    fn is_exact(self) -> bool {
+        !matches!(self, User | Internal)
+    }
+}
+
+impl fmt::Display for LimitName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// So many calls in a window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Limit {
+    /// What it is called.
+    pub name: LimitName,
+    /// The number of calls.
+    pub calls: u32,
+    /// The window, at least a second.
+    pub window: Duration,
+}
+
+impl Limit {
+    /// Creates a limit.
+    pub const fn new(name: LimitName, calls: u32, window: Duration) -> Self {
+        Self {
+            name,
+            calls,
+            window,
+        }
+    }
+
+    /// Whether no window of this length, wherever it begins, has more calls.
+    pub fn is_exact(&self) -> bool {
+        self.name.is_exact()
+    }
+
+    /// The rate of a limit that is not exact: at most a quarter of its calls come at once.
+    pub(crate) fn rate(&self) -> Rate {
+        Rate::every(self.window / self.calls.max(1), (self.calls / 4).max(1))
+    }
+
+    /// How many calls there may be at once after a period without any, and the time in which as many
+    /// become free again.
+    pub(crate) fn at_once(&self) -> (u32, Duration) {
+        if self.is_exact() {
+            return (self.calls, self.window);
+        }
+        let rate = self.rate();
+        (rate.burst(), rate.interval() * rate.burst())
+    }
+}
+
+/// Whom a limit counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject<'a> {
+    /// A person, or a peer.
+    Name(&'a str),
+    /// An API key that has a limit of its own.
+    Key(&'a str),
+    /// An address, or the network of one; see [`bucket`].
+    Address(u64),
+}
+
+/// One call, charged to one limit.
+#[derive(Debug, Clone, Copy)]
+pub struct Charge<'a> {
+    /// The limit.
+    pub limit: Limit,
+    /// Whom it counts.
+    pub subject: Subject<'a>,
+}
+
+/// What a call is charged to, together or not at all: its class, and a budget where its method names one.
+#[derive(Debug, Clone, Copy)]
+pub struct Charges<'a> {
+    /// The limit of its class.
+    pub class: Charge<'a>,
+    /// A further limit, which is always exact.
+    pub budget: Option<Charge<'a>>,
+}
+
+/// Every limit in force.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    limits: [Limit; LimitName::ALL.len()],
+    users: HashMap<String, Vec<Limit>>,
+    keys: HashMap<String, Vec<Limit>>,
+    peers: HashMap<String, Vec<Limit>>,
+    networks: Vec<(Network, Limit)>,
+}
+
+impl Plan {
+    /// The limits of a configuration.
+    pub fn new(limits: &Limits) -> Self {
+        let of = |name| match name {
+            Auth => (limits.auth_per_minute, MINUTE),
+            Public => (limits.public_per_minute, MINUTE),
+            User => (limits.user_per_minute, MINUTE),
+            Internal => (limits.internal_per_second, SECOND),
+            Identity => (limits.identity_per_minute, MINUTE),
+            KeyChanges => (limits.key_changes_per_minute, MINUTE),
+        };
+        Self {
+            limits: LimitName::ALL.map(|name| {
+                let (calls, window) = of(name);
+                Limit::new(name, calls, window)
+            }),
+            users: HashMap::new(),
+            keys: HashMap::new(),
+            peers: HashMap::new(),
+            networks: Vec::new(),
+        }
+    }
+
+    /// The same with what a file of limits changes.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in the text.
+    pub fn with(&self, text: &str) -> Result<Self, Vec<String>> {
+        let file: File = toml::from_str(text).map_err(|e| vec![e.to_string()])?;
+        let (mut plan, mut mistakes) = (self.clone(), Vec::new());
+        for (name, size) in file.limit {
+            match size.limit(name) {
+                Ok(limit) => plan.limits[name as usize] = limit,
+                Err(mistake) => mistakes.push(format!("limit.{name}: {mistake}")),
+            }
+        }
+        for (n, row) in file.overrides.into_iter().enumerate() {
+            if let Err(mistake) = plan.add(row) {
+                mistakes.push(format!("override {}: {mistake}", n + 1));
+            }
+        }
+        if mistakes.is_empty() {
+            Ok(plan)
+        } else {
+            Err(mistakes)
+        }
+    }
+
+    /// How many overrides there are.
+    pub fn overrides(&self) -> usize {
+        let named = [&self.users, &self.keys, &self.peers].map(HashMap::len);
+        named.iter().sum::<usize>() + self.networks.len()
+    }
+
+    fn add(&mut self, row: Override) -> Result<(), String> {
+        let size = Size {
+            calls: row.calls,
+            window_seconds: row.window_seconds,
+        };
+        let limit = size.limit(row.limit)?;
+        match (row.user, row.key, row.peer, row.address) {
+            (Some(user), None, None, None) => self.users.entry(user).or_default().push(limit),
+            (None, Some(key), None, None) => self.keys.entry(key).or_default().push(limit),
+            (None, None, Some(peer), None) => self.peers.entry(peer).or_default().push(limit),
+            (None, None, None, Some(network)) => {
+                let network = network.parse::<Network>().map_err(|e| e.to_string())?;
+                self.networks.push((network, limit));
+            }
+            _ => return Err("names exactly one of user, key, peer and address".to_owned()),
+        }
+        Ok(())
+    }
+
+    /// The limit of this name, for whom nothing else is set.
+    pub fn limit(&self, name: LimitName) -> Limit {
+        self.limits[name as usize]
+    }
+
+    /// What a call is charged to.
+    pub(crate) fn charges<'c>(&self, call: &'c Call) -> Charges<'c> {
+        let class = class_of(call);
+        let budget = match call.method.rule.budget {
+            Some(budget) if class != Internal => Some(self.of_caller(budget_name(budget), call)),
+            _ => None,
+        };
+        let class = match class {
+            Auth | Public => self.of_address(class, call),
+            User => self.of_caller(class, call),
+            other => self.of_peer(other, call),
+        };
+        Charges { class, budget }
+    }
+
+    fn of_address<'c>(&self, name: LimitName, call: &'c Call) -> Charge<'c> {
+        let own = |(network, limit): &(Network, Limit)| {
+            (limit.name == name && network.contains(call.client)).then_some(*limit)
+        };
+        let limit = self.networks.iter().find_map(own);
+        Charge {
+            limit: limit.unwrap_or_else(|| self.limit(name)),
+            subject: Subject::Address(bucket(call.client)),
+        }
+    }
+
+    /// A key that has a limit of its own is not charged to its owner; all others are.
+    fn of_caller<'c>(&self, name: LimitName, call: &'c Call) -> Charge<'c> {
+        let Some(caller) = call.caller() else {
+            return self.of_peer(name, call);
+        };
+        if let Credential::ApiKey { id, .. } = &caller.credential
+            && let Some(limit) = own(&self.keys, id, name)
+        {
+            let subject = Subject::Key(id);
+            return Charge { limit, subject };
+        }
+        let limit = own(&self.users, &caller.owner_id, name);
+        let limit = limit.or_else(|| own(&self.users, &caller.username, name));
+        Charge {
+            limit: limit.unwrap_or_else(|| self.limit(name)),
+            subject: Subject::Name(&caller.owner_id),
+        }
+    }
+
+    fn of_peer<'c>(&self, name: LimitName, call: &'c Call) -> Charge<'c> {
+        let path = call.peer.id().map(|id| id.path());
+        let limit = path.and_then(|path| own(&self.peers, path, name));
+        Charge {
+            limit: limit.unwrap_or_else(|| self.limit(name)),
+            subject: Subject::Name(call.peer.name()),
+        }
+    }
+}
+
+fn own(of: &HashMap<String, Vec<Limit>>, who: &str, name: LimitName) -> Option<Limit> {
+    if of.is_empty() {
+        return None;
+    }
+    of.get(who)?
+        .iter()
+        .find(|limit| limit.name == name)
+        .copied()
+}
+
+/// A workload that forwards a caller's call has already charged the caller.
+fn class_of(call: &Call) -> LimitName {
+    let hop = call
+        .peer
+        .class
+        .is_some_and(|c| c.is_workload() && c != PeerClass::Gateway);
+    match call.method.rule.rate {
+        _ if hop => Internal,
+        RateClass::Auth => Auth,
+        RateClass::Public => Public,
+        RateClass::User => User,
+        RateClass::Internal => Internal,
+    }
+}
+
+fn budget_name(budget: Budget) -> LimitName {
+    match budget {
+        Budget::Identity => Identity,
+        Budget::KeyChanges => KeyChanges,
+    }
+}
+
+/// The file of limits.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    #[serde(default)]
+    limit: BTreeMap<LimitName, Size>,
+    #[serde(default, rename = "override")]
+    overrides: Vec<Override>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Size {
+    calls: u32,
+    window_seconds: u64,
+}
+
+impl Size {
+    fn limit(self, name: LimitName) -> Result<Limit, String> {
+        let most = if name.is_exact() { MOST_EXACT } else { MOST };
+        if !(1..=most).contains(&self.calls) {
+            return Err(format!("calls must be between 1 and {most}"));
+        }
+        if !(1..=LONGEST).contains(&self.window_seconds) {
+            return Err(format!("window_seconds must be between 1 and {LONGEST}"));
+        }
+        let window = Duration::from_secs(self.window_seconds);
+        Ok(Limit::new(name, self.calls, window))
+    }
+}
+
+/// A limit for one user (by name or id), API key (by id), peer (by the path of its SPIFFE id) or network.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Override {
+    user: Option<String>,
+    key: Option<String>,
+    peer: Option<String>,
+    address: Option<String>,
+    limit: LimitName,
+    calls: u32,
+    window_seconds: u64,
+}
+
+#[cfg(test)]
+mod tests;
