@@ -190,6 +190,7 @@ fn version(listed: ListedVersion) -> AgentVersion {
         mean_return: row.mean_return,
         restored_from: row.restored_from.map(unsigned),
         rule: row.rule.unwrap_or_default(),
+        digest: row.blob.unwrap_or_default(),
         shadow_steps: counts.shadow_steps,
         agreed: counts.agreed,
         canary_steps: counts.canary_steps,

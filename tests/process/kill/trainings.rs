@@ -50,13 +50,17 @@ async fn followed(rest: &Rest, runs: &[String]) -> Vec<usize> {
     counts
 }
 
-/// What each agent has learned: its return, and what it thinks of some states.
+/// What each agent has learned: its return, the digest of its weights, and what it thinks of some states.
 async fn learned(rest: &Rest) -> Vec<Value> {
     let mut learned = Vec::new();
     for (agent, width) in FOUR {
         let path = format!("/api/v1/orchestration/agents/{agent}");
         let seen = rest.get(&path).await.unwrap()["agent"].clone();
         learned.push(json!([seen["last_return"], seen["weights_version"]]));
+        let versions = rest.get(&format!("{path}/versions")).await.unwrap();
+        let digest = versions["versions"][0]["digest"].clone();
+        assert_eq!(governed::text(&digest).len(), 64, "{versions}");
+        learned.push(digest);
         for value in [0.1, 0.6] {
             let state = json!({ "state_vector": vec![value; width] });
             let states = json!({ format!("{agent}_state"): state });
