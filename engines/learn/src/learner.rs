@@ -168,6 +168,11 @@ pub trait Learner: Send {
     /// or the policy's entropy in nats.
     fn exploration(&self) -> f32;
 
+    /// How many transitions its replay buffer holds; `None` of an algorithm that has none.
+    fn buffered(&self) -> Option<usize> {
+        None
+    }
+
     /// Changes hyperparameters of the running learner; those that are missing keep their values.
     ///
     /// # Errors

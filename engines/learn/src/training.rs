@@ -10,9 +10,11 @@ mod lane;
 mod player;
 mod saved;
 mod seats;
+mod statistics;
 
 pub use evaluation::{Evaluation, evaluate};
 pub use player::{MakeRule, Player};
+pub use statistics::Statistics;
 
 use crate::{
     algorithm::{self, NoLearner},
@@ -119,6 +121,8 @@ pub struct AgentProgress {
     pub update: Update,
     /// As of [`Learner::exploration`](crate::Learner::exploration).
     pub exploration: f32,
+    /// How it has done so far.
+    pub statistics: Statistics,
 }
 
 /// A report on a training in progress.

@@ -5,15 +5,15 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::Agent,
     points,
-    store::{Group, Report, Store},
+    store::{AgentReport, Group, MemberRow, Store},
     training::REPORTED,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use tars_learn::{Algorithm, Update};
 use uuid::Uuid;
 
-/// Groups of reports that are read at once.
-const READ: i64 = 32;
+/// Groups of reports that are read at once: few, as each may be long.
+const READ: i64 = 8;
 /// The most reports that are read of an agent, whatever was measured in them.
 const MOST: usize = 8192;
 
@@ -33,9 +33,36 @@ pub(crate) struct Series {
     pub(crate) points: Vec<Point>,
 }
 
-/// An agent's reports with the runs that they are of, the oldest first.
+/// What one report of a run says of the agent.
+#[derive(Debug, Clone)]
+struct Entry {
+    run: Uuid,
+    step: u64,
+    episode: u64,
+    of: AgentReport,
+}
+
+/// An agent's reports, the oldest first.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Reports(Vec<(Uuid, Report)>);
+pub(crate) struct Reports(Vec<Entry>);
+
+/// The newest runs, the newest first, with the agents that each trains. Older ones have no reports any more.
+#[derive(Debug)]
+pub(crate) struct ReportedRuns {
+    runs: Vec<Uuid>,
+    members: HashMap<Uuid, Vec<MemberRow>>,
+}
+
+impl ReportedRuns {
+    /// Those that train an agent.
+    fn of<'a>(&'a self, agent: &'a str) -> impl Iterator<Item = Uuid> + 'a {
+        let trains = move |run: &&Uuid| {
+            let mut members = self.members.get(run).into_iter().flatten();
+            members.any(|member| member.agent == agent)
+        };
+        self.runs.iter().filter(trains).copied()
+    }
+}
 
 /// The name of the mean return of the episodes that ended since the report before.
 const RETURN: &str = "mean_return";
@@ -89,13 +116,13 @@ pub(crate) fn values(points: &[Point]) -> Vec<f64> {
 
 impl Reports {
     /// A quantity wherever it was measured.
-    fn points(&self, of: impl Fn(&Report) -> Option<f64>) -> Vec<Point> {
-        let measured = self.0.iter().filter_map(|(run, report)| {
-            let value = of(report).filter(|value| value.is_finite())?;
+    fn points(&self, of: impl Fn(&AgentReport) -> Option<f64>) -> Vec<Point> {
+        let measured = self.0.iter().filter_map(|entry| {
+            let value = of(&entry.of).filter(|value| value.is_finite())?;
             Some(Point {
-                run: *run,
-                step: report.step,
-                episode: report.episode,
+                run: entry.run,
+                step: entry.step,
+                episode: entry.episode,
                 value,
             })
         });
@@ -111,8 +138,13 @@ impl Reports {
         self.points(|report| report.mean_return)
     }
 
+    /// What the newest report says.
+    pub(crate) fn newest(&self) -> Option<&AgentReport> {
+        self.0.last().map(|entry| &entry.of)
+    }
+
     pub(crate) fn exploration(&self, of: &Algorithm) -> Series {
-        let points = self.points(|report| Some(report.epsilon));
+        let points = self.points(|report| Some(report.exploration));
         Series::new(of.exploration, points)
     }
 
@@ -145,36 +177,17 @@ impl Reports {
     }
 }
 
-/// What a report says of an agent; those of a run that trains one agent are about it.
-fn about(agent: &str, report: Report) -> Option<Report> {
-    if report.agents.is_empty() {
-        return Some(report);
-    }
-    let mut agents = report.agents.into_iter();
-    let of = agents.find(|of| of.agent == agent)?;
-    Some(Report {
-        step: report.step,
-        episode: report.episode,
-        mean_return: of.mean_return,
-        loss: of.loss,
-        epsilon: of.epsilon,
-        update: of.update,
-        version: of.version,
-        agents: Vec::new(),
-    })
-}
-
 /// Reads the newest reports of an agent until there are enough that count, the newest first.
 struct Reading<'a, F> {
     store: &'a Store,
     agent: &'a str,
     counts: F,
     wanted: usize,
-    read: Vec<(Uuid, Report)>,
+    read: Vec<Entry>,
     counted: usize,
 }
 
-impl<F: Fn(&Report) -> bool> Reading<'_, F> {
+impl<F: Fn(&AgentReport) -> bool> Reading<'_, F> {
     fn is_done(&self) -> bool {
         self.counted >= self.wanted || self.read.len() >= MOST
     }
@@ -193,13 +206,21 @@ impl<F: Fn(&Report) -> bool> Reading<'_, F> {
     }
 
     fn group(&mut self, run: Uuid, group: Group) {
-        let reports = group.reports.into_iter().rev();
-        for report in reports.filter_map(|report| about(self.agent, report)) {
+        for report in group.reports.into_iter().rev() {
             if self.is_done() {
                 return;
             }
-            self.counted += usize::from((self.counts)(&report));
-            self.read.push((run, report));
+            let (step, episode) = (report.step, report.episode);
+            let Some(of) = report.about(self.agent) else {
+                continue;
+            };
+            self.counted += usize::from((self.counts)(&of));
+            self.read.push(Entry {
+                run,
+                step,
+                episode,
+                of,
+            });
         }
     }
 
@@ -215,7 +236,19 @@ impl Orchestration {
         &self,
         agent: &Agent,
         wanted: usize,
-        counts: impl Fn(&Report) -> bool,
+        counts: impl Fn(&AgentReport) -> bool,
+    ) -> Result<Reports, OrchestrationError> {
+        let runs = self.reported_runs().await?;
+        self.reports_in(&runs, agent, wanted, counts).await
+    }
+
+    /// As [`reports_of`](Self::reports_of), of runs that were read before.
+    pub(crate) async fn reports_in(
+        &self,
+        runs: &ReportedRuns,
+        agent: &Agent,
+        wanted: usize,
+        counts: impl Fn(&AgentReport) -> bool,
     ) -> Result<Reports, OrchestrationError> {
         let mut reading = Reading {
             store: &self.store,
@@ -225,24 +258,28 @@ impl Orchestration {
             read: Vec::new(),
             counted: 0,
         };
-        for run in self.runs_of(agent).await? {
+        for run in runs.of(agent.id()) {
+            if reading.is_done() {
+                break;
+            }
             reading.run(run).await?;
         }
         Ok(reading.oldest_first())
     }
 
-    /// The newest runs that train an agent, the newest first. Older ones have no reports any more.
-    async fn runs_of(&self, agent: &Agent) -> Result<Vec<Uuid>, OrchestrationError> {
-        let runs = self.store.runs(Uuid::max(), i64::from(REPORTED)).await?;
-        let (Some(newest), Some(oldest)) = (runs.first(), runs.last()) else {
-            return Ok(Vec::new());
+    /// The runs that may have reports.
+    pub(crate) async fn reported_runs(&self) -> Result<ReportedRuns, OrchestrationError> {
+        let rows = self.store.runs(Uuid::max(), i64::from(REPORTED)).await?;
+        let members = match (rows.last(), rows.first()) {
+            (Some(oldest), Some(newest)) => {
+                self.store.members_between(oldest.id, newest.id).await?
+            }
+            _ => HashMap::new(),
         };
-        let members = self.store.members_between(oldest.id, newest.id).await?;
-        let trains = |run: &Uuid| {
-            let mut members = members.get(run).into_iter().flatten();
-            members.any(|member| member.agent == agent.id())
-        };
-        Ok(runs.iter().map(|run| run.id).filter(trains).collect())
+        Ok(ReportedRuns {
+            runs: rows.iter().map(|run| run.id).collect(),
+            members,
+        })
     }
 }
 

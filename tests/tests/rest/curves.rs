@@ -37,6 +37,7 @@ async fn check_untrained(rest: &Rest) {
     let summary = get(rest, "policy/performance-summary").await;
     assert!(summary["returns"].is_null() && summary["last_return"].is_null());
     assert_eq!(summary["means"], json!({}));
+    assert!(summary["statistics"].is_null() && summary["exploration"].is_null());
     let all = get(rest, "all").await;
     for agent in points(&all["agents"]) {
         assert!(points(&agent["series"]).is_empty(), "{agent}");
@@ -79,6 +80,10 @@ async fn check_rewards(rest: &Rest, run: &str) {
     assert!((0.0..=1.0).contains(&number(returns, "stability")));
     assert_eq!(summary["total_steps"], "6000");
     assert!(summary["means"]["td_loss"].is_number() && summary["last_return"].is_number());
+    let statistics = &summary["statistics"];
+    assert_eq!(statistics["buffer_size"], "6000");
+    assert!(number(statistics, "max_reward") >= number(returns, "max"));
+    assert!(statistics["current_loss"].is_number() && summary["exploration"].is_number());
 }
 
 /// Each algorithm under its own words.

@@ -366,6 +366,10 @@ impl Learner for Ddpg {
         self.noise.sigma()
     }
 
+    fn buffered(&self) -> Option<usize> {
+        Some(self.replay.len())
+    }
+
     fn reload(&mut self, values: &Values) -> Result<(), Vec<ParamViolation>> {
         let params = self.params.reload(values)?;
         if params.batch_size != self.params.batch_size {

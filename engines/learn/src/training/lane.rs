@@ -2,7 +2,7 @@
 
 use super::{
     AgentProgress, Learned, Member, Player, TrainingError, evaluation::mask_width, find, refuse,
-    seats::Seats,
+    seats::Seats, statistics::Recent,
 };
 use crate::{
     learner::{Learner, Step, Update},
@@ -34,9 +34,12 @@ pub(super) struct Lane {
 pub(super) struct Meter {
     /// What each copy's episode has brought so far.
     totals: Vec<f64>,
+    /// How many steps it has had so far.
+    lengths: Vec<u64>,
     sum: f64,
     count: u32,
     update: Update,
+    recent: Recent,
 }
 
 /// What is saved of an agent.
@@ -56,8 +59,12 @@ impl Meter {
         let mut ended = 0;
         for copy in 0..step.copies() {
             self.totals[copy] += f64::from(step.rewards[copy]);
+            self.lengths[copy] += 1;
             if step.is_last(copy) {
-                self.sum += std::mem::take(&mut self.totals[copy]);
+                let brought = std::mem::take(&mut self.totals[copy]);
+                let steps = std::mem::take(&mut self.lengths[copy]);
+                self.recent.episode(brought, steps);
+                self.sum += brought;
                 self.count += 1;
                 ended += 1;
             }
@@ -116,6 +123,7 @@ impl Lane {
             next_masks: vec![true; copies.len() * mask_width(&space.action)],
             meter: Meter {
                 totals: vec![0.0; copies.len()],
+                lengths: vec![0; copies.len()],
                 ..Meter::default()
             },
             best: None,
@@ -198,6 +206,7 @@ impl Lane {
                         return Err(TrainingError::Diverged { agent });
                     }
                     self.meter.update.merge(&update);
+                    self.meter.recent.update(&update);
                 }
             }
         }
@@ -206,7 +215,8 @@ impl Lane {
 
     /// The report on a learner; the next one begins anew.
     pub(super) fn take_progress(&mut self, agent: usize) -> Option<AgentProgress> {
-        let exploration = self.learner()?.exploration();
+        let learner = self.learner()?;
+        let (exploration, buffered) = (learner.exploration(), learner.buffered());
         let meter = &mut self.meter;
         let (sum, count) = (
             std::mem::take(&mut meter.sum),
@@ -217,6 +227,7 @@ impl Lane {
             mean_return: (count > 0).then(|| sum / f64::from(count)),
             update: std::mem::take(&mut meter.update),
             exploration,
+            statistics: meter.recent.statistics(buffered),
         })
     }
 
@@ -275,7 +286,8 @@ impl Lane {
         member: &Member,
         saved: SavedLane,
     ) -> Option<()> {
-        if saved.meter.totals.len() != copies.len() {
+        let meter = &saved.meter;
+        if [meter.totals.len(), meter.lengths.len()] != [copies.len(); 2] {
             return None;
         }
         match (member, &mut self.driver, &saved.learner) {

@@ -1,12 +1,12 @@
 //! The gRPC handlers of training's metrics.
 
-use super::{Api, param, unsigned};
+use super::{Api, param, training::statistics, unsigned};
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent as Slot,
     metrics::{Point, Reports, Series, count, down_to, values},
     points::{self, Spread, Summary, Trend},
-    store::{NashPoint, Report},
+    store::{AgentReport, NashPoint},
 };
 use tars_learn::hyper::{Kind, Parameter, Values};
 use tars_proto::{
@@ -139,7 +139,7 @@ impl Orchestration {
         agent: &Slot,
         wanted: usize,
     ) -> Result<Reports, OrchestrationError> {
-        let counts = |report: &Report| report.mean_return.is_some();
+        let counts = |report: &AgentReport| report.mean_return.is_some();
         self.reports_of(agent, wanted, counts).await
     }
 }
@@ -151,10 +151,11 @@ impl training_metrics_service_server::TrainingMetricsService for Api {
         request: Request<ListTrainingMetricsRequest>,
     ) -> Result<Response<ListTrainingMetricsResponse>, Status> {
         let asked = request.into_inner();
+        let limit = given(asked.limit, LIMIT);
+        let runs = self.0.reported_runs().await?;
         let mut agents = Vec::new();
         for slot in self.0.agents.iter() {
-            let limit = given(asked.limit, LIMIT);
-            let reports = self.0.reports_of(slot, limit, |_| true).await?;
+            let reports = self.0.reports_in(&runs, slot, limit, |_| true).await?;
             let algorithm = slot.definition.algorithm;
             let all = reports.all(algorithm).into_iter();
             agents.push(AgentTrainingMetrics {
@@ -270,6 +271,7 @@ impl training_metrics_service_server::TrainingMetricsService for Api {
         let slot = self.0.agents.get(&asked.agent_id)?;
         let window = given(asked.window, LIMIT);
         let reports = self.0.reports_with_returns(slot, window).await?;
+        let newest = reports.newest();
         let live = slot.current()?;
         let algorithm = slot.definition.algorithm;
         Ok(Response::new(GetTrainingSummaryResponse {
@@ -280,6 +282,8 @@ impl training_metrics_service_server::TrainingMetricsService for Api {
             total_steps: unsigned(live.row.total_steps),
             total_episodes: unsigned(live.row.total_episodes),
             last_return: live.row.last_return,
+            statistics: newest.and_then(|of| of.statistics).map(statistics),
+            exploration: newest.map(|of| of.exploration),
         }))
     }
 }

@@ -12,7 +12,7 @@ use futures_util::{Stream, StreamExt, stream};
 use std::{collections::BTreeMap, sync::Arc};
 use tars_certs::PeerClass;
 use tars_interceptors::Call;
-use tars_learn::training::{Outcome, Progress};
+use tars_learn::training::{Outcome, Progress, Statistics};
 use tars_proto::{fault, orchestration::v1::*, time::timestamp};
 use tonic::{Request, Response, Status};
 use uuid::Uuid;
@@ -89,24 +89,30 @@ fn progress(from: Progress) -> TrainingProgress {
     }
 }
 
+/// What is about one agent is about the first one.
 fn report(from: Report) -> TrainingProgress {
-    let update = from.update;
+    let mut agents: Vec<AgentProgress> = from.agents.into_iter().map(agent_progress).collect();
+    let first = agents.first().cloned().unwrap_or_default();
+    if agents.len() == 1 {
+        agents.clear();
+    }
     TrainingProgress {
         step: from.step,
         episode: from.episode,
-        mean_return: from.mean_return,
-        loss: from.loss,
-        epsilon: from.epsilon,
-        version: Some(unsigned(from.version)),
-        policy_loss: update.policy_loss.map(f64::from),
-        value_loss: update.value_loss.map(f64::from),
-        entropy: update.entropy.map(f64::from),
-        kl: update.kl.map(f64::from),
-        clip_fraction: update.clip_fraction.map(f64::from),
-        explained_variance: update.explained_variance.map(f64::from),
-        q: update.q.map(f64::from),
-        gradient_norm: update.gradient_norm.map(f64::from),
-        agents: from.agents.into_iter().map(agent_progress).collect(),
+        mean_return: first.mean_return,
+        loss: first.loss,
+        epsilon: first.epsilon,
+        version: first.version,
+        policy_loss: first.policy_loss,
+        value_loss: first.value_loss,
+        entropy: first.entropy,
+        kl: first.kl,
+        clip_fraction: first.clip_fraction,
+        explained_variance: first.explained_variance,
+        q: first.q,
+        gradient_norm: first.gradient_norm,
+        agents,
+        statistics: first.statistics,
     }
 }
 
@@ -115,8 +121,8 @@ fn agent_progress(from: AgentReport) -> AgentProgress {
     AgentProgress {
         agent_id: from.agent,
         mean_return: from.mean_return,
-        loss: from.loss,
-        epsilon: from.epsilon,
+        loss: update.loss.map(f64::from),
+        epsilon: from.exploration,
         version: Some(unsigned(from.version)),
         policy_loss: update.policy_loss.map(f64::from),
         value_loss: update.value_loss.map(f64::from),
@@ -126,6 +132,20 @@ fn agent_progress(from: AgentReport) -> AgentProgress {
         explained_variance: update.explained_variance.map(f64::from),
         q: update.q.map(f64::from),
         gradient_norm: update.gradient_norm.map(f64::from),
+        statistics: from.statistics.map(statistics),
+    }
+}
+
+pub(super) fn statistics(from: Statistics) -> LearningStatistics {
+    LearningStatistics {
+        update_count: from.gradient_steps,
+        avg_reward_last_10: from.mean_return_10,
+        avg_reward_last_100: from.mean_return_100,
+        max_reward: from.max_return,
+        avg_episode_length: from.mean_length_100,
+        current_loss: from.loss,
+        avg_loss_last_100: from.mean_loss_100,
+        buffer_size: from.buffered,
     }
 }
 

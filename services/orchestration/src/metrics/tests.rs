@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Setup,
-    store::{self, RunState},
+    store::{self, Report, RunState},
     training::Start,
 };
 use std::{path::Path, sync::Arc, time::Duration};
@@ -46,14 +46,19 @@ async fn read(service: &Orchestration, agent: &str, wanted: usize) -> Reports {
 }
 
 /// Adds groups of reports to a run, each report with its number as its return.
-async fn add(service: &Orchestration, run: Uuid, like: &Report, groups: &[i64]) -> i64 {
+async fn add(service: &Orchestration, run: Uuid, like: &AgentReport, groups: &[i64]) -> i64 {
     let mut last = service.training(run).await.unwrap().row.last_report;
     for size in groups {
         let numbers = last + 1..=last + size;
         last += size;
-        let report = |number: i64| Report {
+        let of = |number: i64| AgentReport {
             mean_return: (number % 2 == 0).then_some(number as f64),
             ..like.clone()
+        };
+        let report = |number: i64| Report {
+            step: 1,
+            episode: 0,
+            agents: vec![of(number)],
         };
         let reports = numbers.map(report).collect();
         let mut tx = service.store.begin("tests.reports").await.unwrap();
@@ -119,16 +124,17 @@ async fn the_newest_reports_are_read_over_groups_and_runs_and_agents_are_kept_ap
     let first = train(&service, "policy", 200).await;
     train(&service, "consensus", 200).await;
     let second = train(&service, "policy", 200).await;
-    let runs = |reports: &Reports| -> Vec<Uuid> { reports.0.iter().map(|(run, _)| *run).collect() };
+    let runs =
+        |reports: &Reports| -> Vec<Uuid> { reports.0.iter().map(|entry| entry.run).collect() };
     let all = read(&service, "policy", 1000).await;
     let own = runs(&all);
     assert_eq!(own.len(), 200, "a hundred of each run");
     assert!(own.iter().all(|run| [first, second].contains(run)));
     assert!(own.is_sorted(), "one run after the other");
-    let steps: Vec<u64> = all.0.iter().map(|(_, report)| report.step).collect();
+    let steps: Vec<u64> = all.0.iter().map(|entry| entry.step).collect();
     assert!(steps[..100].is_sorted() && steps[100..].is_sorted());
 
-    let like = all.0[0].1.clone();
+    let like = all.0[0].of.clone();
     // More groups than are read at once, and of different sizes.
     let last = add(
         &service,
@@ -138,7 +144,7 @@ async fn the_newest_reports_are_read_over_groups_and_runs_and_agents_are_kept_ap
     )
     .await;
     let agent = service.agents.get("policy").unwrap();
-    let returned = |report: &Report| report.mean_return.is_some();
+    let returned = |report: &AgentReport| report.mean_return.is_some();
     for wanted in [1, 2, 30, 45] {
         let reports = service.reports_of(agent, wanted, returned).await.unwrap();
         let newest = (1..=wanted as i64).rev().map(|n| (last / 2 - n + 1) * 2);
@@ -152,7 +158,7 @@ async fn what_is_read_is_bounded_when_nothing_counts() {
     let dir = tempfile::tempdir().unwrap();
     let service = open(dir.path()).await;
     let run = train(&service, "policy", 200).await;
-    let like = read(&service, "policy", 1).await.0[0].1.clone();
+    let like = read(&service, "policy", 1).await.0[0].of.clone();
     add(&service, run, &like, &[1024; 9]).await;
     let agent = service.agents.get("policy").unwrap();
     let reports = service.reports_of(agent, 1, |_| false).await.unwrap();
@@ -179,7 +185,7 @@ async fn of_a_run_of_several_agents_each_has_its_own_reports() {
     ] {
         let reports = read(&service, agent, 1000).await;
         assert_eq!(reports.0.len(), 100, "every report has every agent");
-        assert!(reports.0.iter().all(|(of, _)| *of == run));
+        assert!(reports.0.iter().all(|entry| entry.run == run));
         let of = service.agents.get(agent).unwrap().definition.algorithm;
         let measured = reports.all(of);
         assert!(names(&measured).contains(&loss), "{measured:?}");
@@ -187,4 +193,26 @@ async fn of_a_run_of_several_agents_each_has_its_own_reports() {
     }
     let returns = async |agent| read(&service, agent, 1000).await.returns();
     assert_ne!(returns("policy").await, returns("resource").await);
+}
+
+#[tokio::test]
+async fn the_newest_report_says_how_an_agent_has_done_since_its_run_began() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path()).await;
+    for (agent, buffered) in [("policy", Some(6000)), ("ethical", None)] {
+        train(&service, agent, 6000).await;
+        let reports = read(&service, agent, 1000).await;
+        let newest = reports.newest().unwrap().statistics.unwrap();
+        assert_eq!(newest.buffered, buffered);
+        let updates = reports.0.iter().map(|entry| entry.of.update.gradient_steps);
+        assert_eq!(newest.gradient_steps, updates.map(u64::from).sum::<u64>());
+        assert!(newest.gradient_steps > 0 && newest.loss.is_some());
+        // A step of the pole brings 1.
+        assert_eq!(newest.mean_length_100, newest.mean_return_100);
+        let most = newest.max_return.unwrap();
+        let means = values(&reports.returns());
+        assert!(means.iter().all(|mean| *mean <= most));
+        assert!(newest.mean_return_10.unwrap() <= most);
+    }
+    assert!(read(&service, "consensus", 10).await.newest().is_none());
 }

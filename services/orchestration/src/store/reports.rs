@@ -5,7 +5,7 @@ use crate::OrchestrationError;
 use serde::{Deserialize, Serialize};
 use tars_learn::{
     Update,
-    training::{AgentProgress, Progress},
+    training::{AgentProgress, Progress, Statistics},
 };
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use uuid::Uuid;
@@ -25,32 +25,61 @@ const DROP_OLD: &str = "DELETE FROM run_reports WHERE run_id < \
 
 /// A report of a training run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(from = "StoredReport")]
 pub(crate) struct Report {
     pub(crate) step: u64,
     pub(crate) episode: u64,
-    pub(crate) mean_return: Option<f64>,
-    pub(crate) loss: Option<f64>,
-    /// How much the agent explored.
-    pub(crate) epsilon: f64,
-    /// What the gradient steps measured.
-    #[serde(default)]
-    pub(crate) update: Update,
-    /// The version of the agent's hyperparameters that the run followed.
-    pub(crate) version: i64,
-    /// On each agent of a run that trains several, the first one included; empty otherwise.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// On each agent that the run trains, in the order of their environment.
     pub(crate) agents: Vec<AgentReport>,
 }
 
 /// What a report says of one agent.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct AgentReport {
+    /// Empty for the only agent of a run whose reports do not name it.
+    #[serde(default)]
     pub(crate) agent: String,
     pub(crate) mean_return: Option<f64>,
-    pub(crate) loss: Option<f64>,
-    pub(crate) epsilon: f64,
+    /// How much it explored.
+    #[serde(alias = "epsilon")]
+    pub(crate) exploration: f64,
+    /// What the gradient steps measured.
+    #[serde(default)]
     pub(crate) update: Update,
+    /// How it has done so far; absent in reports from before it was measured.
+    #[serde(default)]
+    pub(crate) statistics: Option<Statistics>,
+    /// The version of the agent's hyperparameters that the run followed.
     pub(crate) version: i64,
+}
+
+/// A report as it is stored. Older ones of a run that trains one agent have what is about it in fields of their
+/// own.
+#[derive(Deserialize)]
+struct StoredReport {
+    step: u64,
+    episode: u64,
+    #[serde(default)]
+    agents: Vec<AgentReport>,
+    /// From before there were others to measure.
+    loss: Option<f32>,
+    #[serde(flatten)]
+    only: Option<AgentReport>,
+}
+
+impl From<StoredReport> for Report {
+    fn from(stored: StoredReport) -> Self {
+        let mut agents = stored.agents;
+        if let Some(mut only) = stored.only.filter(|_| agents.is_empty()) {
+            only.update.loss = only.update.loss.or(stored.loss);
+            agents.push(only);
+        }
+        Self {
+            step: stored.step,
+            episode: stored.episode,
+            agents,
+        }
+    }
 }
 
 impl AgentReport {
@@ -58,9 +87,9 @@ impl AgentReport {
         Self {
             agent: agent.to_owned(),
             mean_return: progress.mean_return,
-            loss: progress.update.loss.map(f64::from),
-            epsilon: f64::from(progress.exploration),
+            exploration: f64::from(progress.exploration),
             update: progress.update,
+            statistics: Some(progress.statistics),
             version,
         }
     }
@@ -70,23 +99,19 @@ impl Report {
     /// The report on the agents that learn, whose names and versions are given in the same order.
     pub(crate) fn new(progress: &Progress, learners: &[(&str, i64)]) -> Self {
         let named = progress.agents.iter().zip(learners);
-        let mut agents: Vec<AgentReport> = named
-            .map(|(agent, (name, version))| AgentReport::new(agent, name, *version))
-            .collect();
-        let first = agents.first().cloned();
-        if agents.len() == 1 {
-            agents.clear();
-        }
         Self {
             step: progress.step,
             episode: progress.episodes,
-            mean_return: first.as_ref().and_then(|first| first.mean_return),
-            loss: first.as_ref().and_then(|first| first.loss),
-            epsilon: first.as_ref().map_or(0.0, |first| first.epsilon),
-            update: first.as_ref().map(|first| first.update).unwrap_or_default(),
-            version: first.as_ref().map_or(0, |first| first.version),
-            agents,
+            agents: named
+                .map(|(agent, (name, version))| AgentReport::new(agent, name, *version))
+                .collect(),
         }
+    }
+
+    /// What it says of an agent that its run trains.
+    pub(crate) fn about(self, agent: &str) -> Option<AgentReport> {
+        let is_about = |of: &AgentReport| of.agent == agent || of.agent.is_empty();
+        self.agents.into_iter().find(is_about)
     }
 }
 
@@ -172,4 +197,81 @@ pub(crate) async fn drop_old_reports(
     let drop = Query::new(DROP_OLD).bind(retained);
     tx.execute(drop).await?.any();
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(agent: &str) -> AgentReport {
+        AgentReport {
+            agent: agent.to_owned(),
+            mean_return: Some(1.5),
+            exploration: 0.5,
+            update: Update {
+                gradient_steps: 3,
+                loss: Some(0.25),
+                ..Update::default()
+            },
+            statistics: Some(Statistics::default()),
+            version: 2,
+        }
+    }
+
+    #[test]
+    fn a_report_is_read_as_it_was_written() {
+        for agents in [&["policy"][..], &["policy", "ethical"]] {
+            let written = Report {
+                step: 7,
+                episode: 1,
+                agents: agents.iter().map(|agent| of(agent)).collect(),
+            };
+            let read: Report = serde_json::from_str(&json(&written).unwrap()).unwrap();
+            assert_eq!(read, written);
+            let last = agents[agents.len() - 1];
+            assert_eq!(read.clone().about(last), Some(of(last)));
+            assert_eq!(read.about("resource"), None);
+        }
+    }
+
+    #[test]
+    fn an_older_report_on_one_agent_is_about_the_only_one_of_its_run() {
+        let stored =
+            r#"{"step":7,"episode":1,"mean_return":1.5,"loss":0.25,"epsilon":0.5,"version":2}"#;
+        let read: Report = serde_json::from_str(stored).unwrap();
+        assert_eq!((read.step, read.episode, read.agents.len()), (7, 1, 1));
+        let expected = AgentReport {
+            update: Update {
+                loss: Some(0.25),
+                ..Update::default()
+            },
+            statistics: None,
+            ..of("")
+        };
+        assert_eq!(read.about("policy"), Some(expected));
+    }
+
+    #[test]
+    fn an_older_report_on_several_agents_has_each_once() {
+        let update = json(&of("").update).unwrap();
+        let agent = |name: &str| {
+            format!(
+                r#"{{"agent":"{name}","mean_return":1.5,"loss":0.25,"epsilon":0.5,"update":{update},"version":2}}"#
+            )
+        };
+        let stored = format!(
+            r#"{{"step":7,"episode":1,"mean_return":1.5,"loss":0.25,"epsilon":0.5,"update":{update},"version":2,
+                "agents":[{},{}]}}"#,
+            agent("policy"),
+            agent("ethical"),
+        );
+        let read: Report = serde_json::from_str(&stored).unwrap();
+        let names: Vec<&str> = read.agents.iter().map(|of| &*of.agent).collect();
+        assert_eq!(names, ["policy", "ethical"]);
+        let expected = AgentReport {
+            statistics: None,
+            ..of("ethical")
+        };
+        assert_eq!(read.about("ethical"), Some(expected));
+    }
 }

@@ -88,17 +88,11 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tars_learn::Update;
 
     fn report(step: u64) -> Report {
         Report {
             step,
             episode: 0,
-            mean_return: None,
-            loss: None,
-            epsilon: 0.5,
-            update: Update::default(),
-            version: 1,
             agents: Vec::new(),
         }
     }

@@ -1,5 +1,8 @@
 use super::*;
-use tars_learn::{Update, training::AgentProgress};
+use tars_learn::{
+    Update,
+    training::{AgentProgress, Statistics},
+};
 
 const AGENT: usize = 1;
 
@@ -17,6 +20,7 @@ fn report(step: u64, mean_return: Option<f64>) -> Record {
                 ..Update::default()
             },
             exploration: 0.25,
+            statistics: Statistics::default(),
         }],
     })
 }
