@@ -177,6 +177,18 @@ spaces_of = environment_pb2.DescribeSpacesRequest(environment="external/hunt")
 hunt = environments.DescribeSpaces(spaces_of, metadata=credential).environment
 assert [agent.agent for agent in hunt.agents] == Hunt.possible_agents
 assert hunt.agents[0].continuous.components[0].high == 1 and list(hunt.agents[1].discrete.actions) == ["0", "1", "2"]
+
+
+def refused(name, metadata):
+    """Why the first session of an environment is refused for good."""
+    try:
+        tars_env.serve(lambda: gymnasium.make("CartPole-v1"), name, channel("orchestration"), metadata, stop=stop)
+    except grpc.RpcError as error:
+        return error.code()
+
+
+assert refused("cartpole", hopper) == grpc.StatusCode.ALREADY_EXISTS
+assert refused("other", lambda: [("authorization", "Bearer nonsense")]) == grpc.StatusCode.UNAUTHENTICATED
 print("owner", auth.GetMe(auth_pb2.GetMeRequest(), metadata=credential).user_id, flush=True)
 sys.stdin.read()
 stop.set()

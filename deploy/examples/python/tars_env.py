@@ -1,25 +1,64 @@
 """Lends environments of Gymnasium and PettingZoo to a TARS mesh.
 
 The process dials out to Orchestration, over mutual TLS and with a caller's credential, and serves one
-environment for as long as the call is open. The caller, and nobody else, finds it as `external/NAME`.
+environment for as long as the call is open. The caller, and nobody else, finds it as `external/NAME`; over REST
+the slash is escaped, as in `GET /api/v1/orchestration/environments/external%2FNAME/spaces`.
 
-    channel = grpc.secure_channel("orchestration:7002", credentials)
-    serve(lambda: gymnasium.make("CartPole-v1"), "cartpole", channel, metadata)
+    pip install grpcio grpcio-tools numpy gymnasium pettingzoo
+    tars login --data-dir /tmp/tars --username admin --password-file /tmp/tars/admin-password
+    python tars_env.py CartPole-v1 --data-dir /tmp/tars
+    python tars_env.py pettingzoo.butterfly.knights_archers_zombies_v10:parallel_env --data-dir /tmp/tars
 
-It needs grpcio, numpy, gymnasium or pettingzoo, and stubs that are generated from the mesh's protos:
+From a program of one's own, with the address, the roots and the operator's certificate that `ready.json` in the
+mesh's data directory names (Orchestration listens on 8094 by default):
 
-    python -m grpc_tools.protoc -I proto --python_out stubs --grpc_python_out stubs \
-        $(cd proto && find tars/orchestration tars/policy google/api -name '*.proto')
+    credentials = grpc.ssl_channel_credentials(roots, key, certificate)
+    channel = grpc.secure_channel("127.0.0.1:8094", credentials)
+    serve(lambda: gymnasium.make("CartPole-v1"), "cartpole", channel, lambda: [("authorization", f"Bearer {token}")])
+
+The stubs are generated from the protos of this repository unless they can be imported.
 """
 
+import argparse
+import importlib
+import json
+import logging
+import os
 import queue
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
 import threading
+from pathlib import Path
 
 import grpc
 import gymnasium
 import numpy as np
 from gymnasium import spaces
-from tars.orchestration.v1 import environment_pb2, host_pb2, host_pb2_grpc
+
+PROTOS = Path(__file__).resolve().parents[3] / "proto"
+
+
+def _generate_stubs(folder):
+    """Makes the stubs importable, from the protos of this repository."""
+    patterns = ("tars/orchestration/**/*.proto", "tars/policy/**/*.proto", "google/api/*.proto")
+    sources = [str(path.relative_to(PROTOS)) for pattern in patterns for path in sorted(PROTOS.glob(pattern))]
+    command = [sys.executable, "-m", "grpc_tools.protoc", f"-I{PROTOS}", f"--python_out={folder}"]
+    subprocess.run([*command, f"--grpc_python_out={folder}", *sources], check=True)
+    sys.path.insert(0, folder)
+
+
+try:
+    from tars.orchestration.v1 import environment_pb2, host_pb2, host_pb2_grpc
+except ModuleNotFoundError:
+    # Removed when the process ends.
+    _STUBS = tempfile.TemporaryDirectory(prefix="tars-stubs-")
+    _generate_stubs(_STUBS.name)
+    from tars.orchestration.v1 import environment_pb2, host_pb2, host_pb2_grpc
+
+LOG = logging.getLogger("tars_env")
 
 PROTOCOL = 1
 # What ends a session for good: the environment, the caller or the adapter is at fault.
@@ -29,6 +68,9 @@ FATAL = {
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.UNIMPLEMENTED,
 }
+# What ends the first session, because nothing changes by itself: nobody is logged in, or the name is lent already.
+# Later it is retried: a credential is renewed, and a session that was lost may still be known to the mesh.
+FATAL_AT_FIRST = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.ALREADY_EXISTS}
 FIRST_PAUSE, LONGEST_PAUSE = 0.2, 5.0
 
 
@@ -36,21 +78,27 @@ def serve(make_env, name, channel, metadata, *, max_copies=16, max_steps=None, s
     """Lends what `make_env` makes, a `gymnasium.Env` or a `pettingzoo.ParallelEnv`, until `stop` is set.
 
     `metadata` is called before each session and returns the credential, such as
-    `[("authorization", "Bearer …")]` or `[("x-api-key", "…")]`. A session that was lost is opened again;
-    one that was refused for good raises `grpc.RpcError`, and whatever the environment raises passes through.
+    `[("authorization", "Bearer …")]` or `[("x-api-key", "…")]`. A session that was lost is opened again, and the
+    loss is logged; one that was refused for good raises `grpc.RpcError`, and whatever the environment or
+    `metadata` raises passes through.
     """
     stop = stop or threading.Event()
-    pause = FIRST_PAUSE
+    pause, was_open = FIRST_PAUSE, False
     while not stop.is_set():
         session = Session(make_env, name, max_copies, max_steps)
         try:
             session.run(channel, metadata(), stop)
+            ending = "it was closed by the mesh"
         except grpc.RpcError as error:
             if stop.is_set():
                 return
-            if error.code() in FATAL:
+            was_open = was_open or session.is_open
+            if error.code() in FATAL or (error.code() in FATAL_AT_FIRST and not was_open):
                 raise
+            ending = f"{error.code().name}: {error.details()}"
             pause = FIRST_PAUSE if session.is_open else min(2 * pause, LONGEST_PAUSE)
+        if not stop.is_set():
+            LOG.warning("external/%s is not lent: %s; the next try is in %.1f s", name, ending, pause)
         stop.wait(pause)
 
 
@@ -74,7 +122,9 @@ class Session:
         try:
             for response in responses:
                 self.is_open = True
-                if not response.HasField("welcome"):
+                if response.HasField("welcome"):
+                    LOG.info("lent as %s", response.welcome.environment)
+                else:
                     requests.put(self.answer(response))
         finally:
             ended.set()
@@ -278,3 +328,61 @@ def _agent_spaces(agent):
         components = _components(agent.action, "action_")
         described.continuous.CopyFrom(environment_pb2.ContinuousSpace(components=components))
     return described
+
+
+def _arguments():
+    parser = argparse.ArgumentParser(
+        description="Lends an environment of Gymnasium or PettingZoo to a mesh, as external/NAME, until it is interrupted.",
+        epilog="The credential is the API key in TARS_API_KEY, or else what the token command prints.",
+    )
+    parser.add_argument("env", help="a Gymnasium id such as CartPole-v1, or MODULE:FUNCTION that makes a ParallelEnv")
+    parser.add_argument("--data-dir", required=True, type=Path, help="the data directory of the mesh, which has ready.json")
+    parser.add_argument("--name", help="what it is lent as [default: made from the environment's]")
+    parser.add_argument("--copies", type=int, default=16, help="how many copies are made at most [default: 16]")
+    parser.add_argument("--token-command", help="prints an access token [default: tars token --data-dir DIR]")
+    return parser.parse_args()
+
+
+def _maker(env):
+    """A function that makes the environment."""
+    module, _, function = env.partition(":")
+    if function and not re.search(r"-v\d+$", function):
+        return getattr(importlib.import_module(module), function)
+    # Gymnasium imports an environment's module when it is first made.
+    gymnasium.make(env).close()
+    return lambda: gymnasium.make(env)
+
+
+def _channel(ready):
+    parts = (Path(ready[name]).read_bytes() for name in ("ca", "client_key", "client_cert"))
+    return grpc.secure_channel(ready["orchestration"].removeprefix("https://"), grpc.ssl_channel_credentials(*parts))
+
+
+def _credential(command):
+    if key := os.environ.get("TARS_API_KEY"):
+        return [("x-api-key", key)]
+    token = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.strip()
+    return [("authorization", f"Bearer {token}")]
+
+
+def main():
+    given = _arguments()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    name = given.name or re.sub(r"[^a-z0-9]+", "-", given.env.lower())[-32:].strip("-")
+    default = ["tars", "token", "--data-dir", str(given.data_dir)]
+    command = shlex.split(given.token_command) if given.token_command else default
+    try:
+        ready = json.loads((given.data_dir / "ready.json").read_text())
+        serve(_maker(given.env), name, _channel(ready), lambda: _credential(command), max_copies=given.copies)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except grpc.RpcError as error:
+        sys.exit(f"tars_env: external/{name} cannot be lent: {error.code().name}: {error.details()}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"tars_env: there is no token: {shlex.join(error.cmd)} exited with {error.returncode}")
+    except (OSError, AttributeError, ImportError, gymnasium.error.Error) as error:
+        sys.exit(f"tars_env: {error}")
+
+
+if __name__ == "__main__":
+    main()
