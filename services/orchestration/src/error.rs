@@ -136,7 +136,9 @@ pub(crate) enum OrchestrationError {
     #[error("the run is {0}, and cannot be {1}")]
     WrongState(&'static str, &'static str),
     #[error("{0} runs are paused, and no more may be")]
-    TooManyPaused(i64),
+    TooManyPaused(usize),
+    #[error("{0} runs of one caller are paused, and no more may be")]
+    TooManyPausedOfCaller(usize),
     #[error("there are no agents in the environment of this mesh")]
     NoAgents,
     #[error("too many runs are waiting for a learner")]
@@ -275,7 +277,9 @@ impl From<OrchestrationError> for Status {
                 fault::precondition(reason::NOT_TOGETHER, "agents", &text)
             }
             E::WrongState(..) => fault::precondition(reason::WRONG_STATE, "run", &text),
-            E::TooManyPaused(_) => fault::precondition(reason::TOO_MANY_PAUSED, "runs", &text),
+            E::TooManyPaused(_) | E::TooManyPausedOfCaller(_) => {
+                fault::precondition(reason::TOO_MANY_PAUSED, "runs", &text)
+            }
             E::TrainingRuns(_) => fault::precondition(reason::TRAINING_RUNS, "agent", &text),
             E::QueueFull => fault::spent(reason::LEARNERS_BUSY, "learners", &text, LEARNER_SOON),
             E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),

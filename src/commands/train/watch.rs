@@ -124,14 +124,29 @@ fn describe(run: &Value) -> String {
         text(&run["steps"]),
         text(&run["episodes_done"]),
     );
-    if !run["final_return"].is_null() {
-        line += &format!(", mean return {}", short(&run["final_return"]));
-    }
+    line += &returns(run);
     let error = text(&run["error"]);
     if !error.is_empty() {
         line += &format!("; {error}");
     }
     line
+}
+
+/// The mean return of the run's agent, or of each under its name.
+fn returns(run: &Value) -> String {
+    let members = run["members"].as_array().map_or(&[][..], Vec::as_slice);
+    if run["final_return"].is_null() {
+        return String::new();
+    }
+    if members.len() < 2 {
+        return format!(", mean return {}", short(&run["final_return"]));
+    }
+    let of = |member: &Value| {
+        let (agent, mean) = (text(&member["agent_id"]), short(&member["final_return"]));
+        format!("{agent} {mean}")
+    };
+    let all: Vec<String> = members.iter().map(of).collect();
+    format!(", mean returns: {}", all.join(", "))
 }
 
 /// What a person sees of a run: a row for each report, and on a terminal a bar below them.
@@ -297,6 +312,13 @@ mod tests {
         let mut completed = run("COMPLETED");
         completed["final_return"] = json!(12.25);
         let line = "completed: 120 of 200 steps, 7 episodes, mean return 12.25";
+        assert_eq!(describe(&completed), line);
+        completed["members"] = json!([
+            { "agent_id": "policy", "final_return": 12.25 },
+            { "agent_id": "resource", "final_return": -3.5 },
+        ]);
+        let line =
+            "completed: 120 of 200 steps, 7 episodes, mean returns: policy 12.25, resource -3.5";
         assert_eq!(describe(&completed), line);
         let mut failed = run("FAILED");
         failed["error"] = json!("it\ndiverged");

@@ -15,7 +15,9 @@ use tars_runtime::{audit, db::Transaction, tasks::to_the_end};
 use uuid::Uuid;
 
 /// How many runs may be paused: each keeps a checkpoint.
-const MOST_PAUSED: i64 = 64;
+const MOST_PAUSED: usize = 64;
+/// How many of them may be of one caller, so that nobody takes the places of all.
+const MOST_PAUSED_OF_CALLER: usize = MOST_PAUSED / 4;
 
 impl Orchestration {
     /// Cancels a run, whichever replica owns it, and waits briefly for its end. One that has ended is
@@ -66,10 +68,7 @@ impl Orchestration {
         let Some(next) = Request::Pause.next(row.state)? else {
             return Ok(row);
         };
-        let paused = store::paused(&mut tx).await?;
-        if paused >= MOST_PAUSED {
-            return Err(OrchestrationError::TooManyPaused(paused));
-        }
+        ensure_place_to_pause(&mut tx, id).await?;
         self.change_state(&mut tx, &mut row, next).await?;
         self.audit_request(&mut tx, "training.paused", by, &row)
             .await?;
@@ -183,4 +182,27 @@ impl Orchestration {
         let agents = members.iter().map(|m| self.agents.get(&m.agent).cloned());
         agents.collect()
     }
+}
+
+/// Refuses to pause a run when too many are paused already, of its caller or in total.
+async fn ensure_place_to_pause(tx: &mut Transaction, run: Uuid) -> Result<(), OrchestrationError> {
+    let paused = store::paused(tx).await?;
+    if paused.len() >= MOST_PAUSED {
+        return Err(OrchestrationError::TooManyPaused(paused.len()));
+    }
+    let caller = caller_of(tx, run).await?;
+    let mut of_caller = 0;
+    for other in paused {
+        of_caller += usize::from(caller_of(tx, other).await? == caller);
+    }
+    match of_caller >= MOST_PAUSED_OF_CALLER {
+        true => Err(OrchestrationError::TooManyPausedOfCaller(of_caller)),
+        false => Ok(()),
+    }
+}
+
+/// Whose share of the learners a run takes.
+async fn caller_of(tx: &mut Transaction, run: Uuid) -> Result<Option<String>, OrchestrationError> {
+    let plan = store::plan(&mut *tx, run).await?;
+    Ok(plan.map(|row| row.plan.caller))
 }

@@ -274,3 +274,33 @@ async fn a_run_goes_on_from_what_is_stored_when_its_turn_has_come() {
     );
     assert_eq!(state(&service, id).await, RunState::Paused);
 }
+
+#[tokio::test]
+async fn one_caller_does_not_take_the_places_of_all_paused_runs() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "mesh").await;
+    let _busy = busy(&service);
+    let of = |owner: &str| Start {
+        owner: owner.to_owned(),
+        ..Start::of("ethical", LONG, None)
+    };
+    let mut last = Uuid::nil();
+    for _ in 0..16 {
+        last = begin(&service, of("ada")).await;
+        paused(&service, last).await;
+    }
+    let own = begin(&service, of("ada")).await;
+    let refused = pause(&service, own).await.unwrap_err();
+    assert!(
+        matches!(refused, OrchestrationError::TooManyPausedOfCaller(16)),
+        "{refused}"
+    );
+    assert_eq!(state(&service, own).await, RunState::Queued);
+    service.cancel_training(by(), own).await.unwrap();
+    ended(&service, own).await;
+    let other = begin(&service, of("bob")).await;
+    paused(&service, other).await;
+    service.cancel_training(by(), last).await.unwrap();
+    let own = begin(&service, of("ada")).await;
+    paused(&service, own).await;
+}
