@@ -15,6 +15,9 @@ pub(crate) enum Bench {
     Delta,
     /// The empirical game of the mesh's four agents, in CPU time: from the rollouts to the certificate.
     Egta,
+    /// Whether each algorithm learns what it has to, with 10 seeds each. In full it rewrites
+    /// engines/learn/gates.
+    Gates,
     /// A mutual TLS handshake, in CPU time, against bare rustls with the same certificates.
     Handshake,
     /// The four agents of the mesh learn together, against the controllers that do not learn. In full it
@@ -39,12 +42,17 @@ const POSTGRES: &str = "TARS_BENCH_POSTGRES";
 /// Where the comparison of the agents of the mesh is written.
 const REPORT: &str = "LEARNING.md";
 
+/// The folder of what the algorithms have to learn, and whether they do.
+const GATES: &str = "engines/learn/gates";
+
 /// What the command line says of a run.
 pub(crate) struct Options {
     pub(crate) json: bool,
     pub(crate) quick: bool,
     pub(crate) seed: Option<u64>,
     pub(crate) replicas: Option<u16>,
+    pub(crate) seeds: Option<u64>,
+    pub(crate) resume: bool,
 }
 
 impl Bench {
@@ -55,6 +63,7 @@ impl Bench {
             Self::Call => "bench_call",
             Self::Delta => "bench_delta",
             Self::Egta => "bench_egta",
+            Self::Gates => "gates",
             Self::Handshake => "bench_handshake",
             Self::Mesh => "bench_mesh",
             Self::Rotation => "bench_rotation",
@@ -67,7 +76,7 @@ impl Bench {
 
     fn package(self) -> &'static str {
         match self {
-            Self::Agents | Self::Mesh => "tars-learn",
+            Self::Agents | Self::Gates | Self::Mesh => "tars-learn",
             Self::Egta => "tars-worlds",
             Self::Nash => "tars-games",
             Self::Store => "tars-test-db",
@@ -75,11 +84,20 @@ impl Bench {
         }
     }
 
+    /// What it rewrites in full.
+    fn report(self) -> Option<&'static str> {
+        match self {
+            Self::Gates => Some(GATES),
+            Self::Mesh => Some(REPORT),
+            _ => None,
+        }
+    }
+
     /// Whether it starts the real binary.
     fn needs_binary(self) -> bool {
         matches!(
             self,
-            Self::Abuse | Self::Rotation | Self::Revocation | Self::Serving
+            Self::Abuse | Self::Gates | Self::Rotation | Self::Revocation | Self::Serving
         )
     }
 }
@@ -90,8 +108,8 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     }
     let mut command = tools::example(bench.package(), bench.example());
     add_arguments(&mut command, options);
-    if matches!(bench, Bench::Mesh) && !options.quick {
-        command.arg("--report").arg(tools::root().join(REPORT));
+    if let Some(report) = bench.report().filter(|_| options.is_full()) {
+        command.arg("--report").arg(tools::root().join(report));
     }
     let peers = match bench {
         Bench::Agents => Some(tools::learners()?),
@@ -115,9 +133,23 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     tools::run(&mut command)
 }
 
+impl Options {
+    /// Whether as much is measured as a report is made of.
+    fn is_full(&self) -> bool {
+        !self.quick && self.seeds.is_none()
+    }
+}
+
 fn add_arguments(command: &mut Command, options: &Options) {
-    for (flag, is_set) in [("--json", options.json), ("--quick", options.quick)] {
+    for (flag, is_set) in [
+        ("--json", options.json),
+        ("--quick", options.quick),
+        ("--resume", options.resume),
+    ] {
         command.args(is_set.then_some(flag));
+    }
+    if let Some(seeds) = options.seeds {
+        command.args(["--seeds", &seeds.to_string()]);
     }
     if let Some(seed) = options.seed {
         command.args(["--seed", &seed.to_string()]);

@@ -41,6 +41,13 @@ enum Command {
         /// How many replicas of Auth the revocation benchmark has, on PostgreSQL: 1 or 2.
         #[arg(long, value_parser = clap::value_parser!(u16).range(1..=2))]
         replicas: Option<u16>,
+        /// How many seeds each gate is measured with, in place of 10, or how many episodes the mesh's agents are
+        /// compared in, in place of 30; the report is not rewritten then.
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..))]
+        seeds: Option<u64>,
+        /// Take the gates that `target/gates` has results of, measured by an earlier run, from there.
+        #[arg(long)]
+        resume: bool,
     },
     /// Repeat what goes wrong rarely, and fail at the first wrong outcome.
     Soak {
@@ -70,12 +77,16 @@ fn main() -> ExitCode {
             quick,
             seed,
             replicas,
+            seeds,
+            resume,
         } => {
             let options = bench::Options {
                 json,
                 quick,
                 seed,
                 replicas,
+                seeds,
+                resume,
             };
             bench::run(name, &options)
         }
