@@ -15,6 +15,7 @@ use crate::{
     learners::{Followed, Live},
     rules::{self, Rule},
     shield::Shield,
+    stage::Attempt,
     store::{self, AgentRow, ApprovalRow, HoldRow, Store, VersionRow},
     task,
     trials::{Entries, Tally},
@@ -96,7 +97,7 @@ pub(crate) struct Agent {
 /// A version below ACTIVE that is asked.
 #[derive(Debug, Clone)]
 pub(crate) struct Candidate {
-    pub(crate) version: i64,
+    pub(crate) attempt: Attempt,
     pub(crate) answerer: Answerer,
 }
 
@@ -360,7 +361,10 @@ impl LiveAgent {
     /// Whether the versions on the ladder are loaded that the row names.
     fn is_arranged(&self, agent: &Agent) -> bool {
         let is_loaded = |candidate: &Option<Candidate>, version: Option<i64>| {
-            candidate.as_ref().map(|candidate| candidate.version) == version
+            candidate
+                .as_ref()
+                .map(|candidate| candidate.attempt.version)
+                == version
         };
         !agent.is_bound()
             || (is_loaded(&self.shadow, self.row.shadow)

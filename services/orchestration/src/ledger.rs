@@ -3,7 +3,7 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent,
-    stage::Counts,
+    stage::{Attempt, Counts},
     store,
     trials::{Due, Entries},
 };
@@ -31,7 +31,7 @@ async fn settle(
 ) -> Result<(), OrchestrationError> {
     let agent = service.agents.get(id)?;
     match due {
-        Due::Store(version, counts) => service.store_counts(agent, *version, *counts).await,
+        Due::Store(attempt, counts) => service.store_counts(agent, *attempt, *counts).await,
         Due::Fall(fall) => service.fall_back(agent, fall).await,
     }
 }
@@ -40,11 +40,11 @@ impl Orchestration {
     async fn store_counts(
         &self,
         agent: &Agent,
-        version: i64,
+        attempt: Attempt,
         counts: Counts,
     ) -> Result<(), OrchestrationError> {
         let mut tx = self.store.begin("trials.add").await?;
-        store::add_counts(&mut tx, agent.id(), version, counts).await?;
+        store::add_counts(&mut tx, agent.id(), attempt, counts).await?;
         Ok(tx.commit().await?)
     }
 }

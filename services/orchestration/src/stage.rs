@@ -38,6 +38,15 @@ pub(crate) struct Incumbent {
     pub(crate) rule: Option<String>,
 }
 
+/// A version in one of its trials. Each time that a version enters CANARY is a new trial, so that nothing which it
+/// did in an earlier one is held for or against it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Attempt {
+    pub(crate) version: i64,
+    /// 0 before the version first enters CANARY.
+    pub(crate) trial: i64,
+}
+
 /// What a version did in CANARY.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Trial {

@@ -19,7 +19,7 @@ pub(crate) use checkpoints::{
     referenced_blobs, served_before, version, versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
-pub(crate) use ladder::{add_counts, begin_trial, comparison, put_comparison, trial};
+pub(crate) use ladder::{add_counts, begin_trial, comparison, put_comparison, trial, trial_number};
 pub(crate) use members::{MemberRow, complete_members, insert_members};
 #[allow(
     unused_imports,
@@ -130,6 +130,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     ),
     Migration::new(20, "rules", include_str!("../migrations/0020_rules.sql")),
     Migration::new(22, "ladder", include_str!("../migrations/0022_ladder.sql")),
+    Migration::new(24, "trials", include_str!("../migrations/0024_trials.sql")),
 ];
 
 /// Which versions of an agent stand where on the ladder.

@@ -5,7 +5,7 @@
 //! not stored yet is lost when it is killed: up to [`BATCH`] steps. Whether a version falls back is decided from
 //! the last steps that one replica served, and by whichever replica decides it first.
 
-use crate::stage::{Counts, Stage};
+use crate::stage::{Attempt, Counts, Stage};
 use std::collections::{BTreeMap, VecDeque};
 use tokio::sync::mpsc;
 
@@ -31,30 +31,30 @@ pub(crate) enum Passage {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Fall {
     pub(crate) stage: Stage,
-    pub(crate) version: i64,
+    pub(crate) attempt: Attempt,
     pub(crate) why: String,
 }
 
 /// What a count leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Due {
-    Store(i64, Counts),
+    Store(Attempt, Counts),
     Fall(Fall),
 }
 
 /// The steps of one agent that this process served.
 #[derive(Debug, Default)]
 pub(crate) struct Tally {
-    /// What is not stored yet, by version.
-    pending: BTreeMap<i64, Counts>,
+    /// What is not stored yet.
+    pending: BTreeMap<Attempt, Counts>,
     canary: Recent,
     active: Recent,
 }
 
-/// The last steps of a version.
+/// The last steps of a version in one trial.
 #[derive(Debug, Default)]
 struct Recent {
-    version: i64,
+    attempt: Attempt,
     blocked: VecDeque<bool>,
     /// Whether it was found that the version has to fall.
     falls: bool,
@@ -75,9 +75,9 @@ impl Counts {
 
 impl Tally {
     /// The version in SHADOW was asked.
-    pub(crate) fn shadowed(&mut self, version: i64, agreed: bool) -> Option<Due> {
+    pub(crate) fn shadowed(&mut self, attempt: Attempt, agreed: bool) -> Option<Due> {
         self.count(
-            version,
+            attempt,
             Counts {
                 shadow_steps: 1,
                 agreed: u64::from(agreed),
@@ -87,16 +87,16 @@ impl Tally {
     }
 
     /// A version in CANARY or ACTIVE answered.
-    pub(crate) fn answered(&mut self, stage: Stage, version: i64, how: Passage) -> Vec<Due> {
+    pub(crate) fn answered(&mut self, stage: Stage, attempt: Attempt, how: Passage) -> Vec<Due> {
         let blocked = how != Passage::Allowed;
         let (recent, counted) = match stage {
             Stage::Canary => (&mut self.canary, true),
             _ => (&mut self.active, false),
         };
-        let fall = recent.add(version, how).map(|why| {
+        let fall = recent.add(attempt, how).map(|why| {
             Due::Fall(Fall {
                 stage,
-                version,
+                attempt,
                 why,
             })
         });
@@ -105,38 +105,41 @@ impl Tally {
             blocked: u64::from(blocked),
             ..Counts::default()
         });
-        let stored = stored.and_then(|counts| self.count(version, counts));
+        let stored = stored.and_then(|counts| self.count(attempt, counts));
         fall.into_iter().chain(stored).collect()
     }
 
-    fn count(&mut self, version: i64, counts: Counts) -> Option<Due> {
-        let pending = self.pending.entry(version).or_default();
+    fn count(&mut self, attempt: Attempt, counts: Counts) -> Option<Due> {
+        let pending = self.pending.entry(attempt).or_default();
         pending.add(counts);
         if pending.steps() < BATCH {
             return None;
         }
-        let counts = self.pending.remove(&version)?;
-        Some(Due::Store(version, counts))
+        let counts = self.pending.remove(&attempt)?;
+        Some(Due::Store(attempt, counts))
     }
 
     /// Takes back what could not be done, so that a later step leads to it again.
     pub(crate) fn undone(&mut self, due: Due) {
         match due {
-            Due::Store(version, counts) => self.pending.entry(version).or_default().add(counts),
-            Due::Fall(Fall { stage, .. }) => match stage {
-                Stage::Canary => self.canary.falls = false,
-                _ => self.active.falls = false,
-            },
+            Due::Store(attempt, counts) => self.pending.entry(attempt).or_default().add(counts),
+            Due::Fall(Fall { stage, attempt, .. }) => {
+                let recent = match stage {
+                    Stage::Canary => &mut self.canary,
+                    _ => &mut self.active,
+                };
+                recent.falls &= recent.attempt != attempt;
+            }
         }
     }
 }
 
 impl Recent {
     /// Adds a step, and says why the version has to fall; once.
-    fn add(&mut self, version: i64, how: Passage) -> Option<String> {
-        if self.version != version {
+    fn add(&mut self, attempt: Attempt, how: Passage) -> Option<String> {
+        if self.attempt != attempt {
             *self = Self {
-                version,
+                attempt,
                 ..Self::default()
             };
         }
@@ -184,8 +187,13 @@ impl Ledger {
 mod tests {
     use super::*;
 
+    /// The first trial of a version.
+    fn first(version: i64) -> Attempt {
+        Attempt { version, trial: 1 }
+    }
+
     fn answer(tally: &mut Tally, version: i64, how: Passage) -> Vec<Due> {
-        tally.answered(Stage::Canary, version, how)
+        tally.answered(Stage::Canary, first(version), how)
     }
 
     fn falls(due: &[Due]) -> usize {
@@ -197,7 +205,7 @@ mod tests {
     fn steps_are_stored_in_batches_by_version() {
         let mut tally = Tally::default();
         for step in 1..BATCH {
-            assert_eq!(tally.shadowed(7, step % 2 == 0), None);
+            assert_eq!(tally.shadowed(first(7), step % 2 == 0), None);
             assert!(answer(&mut tally, 3, Passage::Allowed).is_empty());
         }
         let counts = Counts {
@@ -205,18 +213,23 @@ mod tests {
             agreed: BATCH / 2,
             ..Counts::default()
         };
-        assert_eq!(tally.shadowed(7, true), Some(Due::Store(7, counts)));
+        assert_eq!(
+            tally.shadowed(first(7), true),
+            Some(Due::Store(first(7), counts))
+        );
         let due = answer(&mut tally, 3, Passage::Blocked);
         let counts = Counts {
             canary_steps: BATCH,
             blocked: 1,
             ..Counts::default()
         };
-        assert_eq!(due, [Due::Store(3, counts)]);
+        assert_eq!(due, [Due::Store(first(3), counts)]);
         // What could not be stored is stored with the next step.
-        tally.undone(Due::Store(3, counts));
+        tally.undone(Due::Store(first(3), counts));
         match answer(&mut tally, 3, Passage::Allowed).as_slice() {
-            [Due::Store(3, again)] => assert_eq!(again.canary_steps, BATCH + 1),
+            [Due::Store(attempt, again)] => {
+                assert_eq!((*attempt, again.canary_steps), (first(3), BATCH + 1));
+            }
             other => panic!("{other:?}"),
         }
     }
@@ -224,20 +237,20 @@ mod tests {
     #[test]
     fn an_action_that_is_not_finite_falls_at_once_and_once() {
         let mut tally = Tally::default();
-        let due = tally.answered(Stage::Active, 3, Passage::NotFinite);
+        let due = tally.answered(Stage::Active, first(3), Passage::NotFinite);
         let fall = Fall {
             stage: Stage::Active,
-            version: 3,
+            attempt: first(3),
             why: "an action was not finite".to_owned(),
         };
         assert_eq!(due, [Due::Fall(fall.clone())]);
         for _ in 0..3 {
-            let due = tally.answered(Stage::Active, 3, Passage::NotFinite);
+            let due = tally.answered(Stage::Active, first(3), Passage::NotFinite);
             assert_eq!(falls(&due), 0);
         }
         // It did not happen, so that the next step leads to it again.
         tally.undone(Due::Fall(fall));
-        let due = tally.answered(Stage::Active, 3, Passage::NotFinite);
+        let due = tally.answered(Stage::Active, first(3), Passage::NotFinite);
         assert_eq!(falls(&due), 1);
     }
 
@@ -269,7 +282,34 @@ mod tests {
         }
         assert_eq!(falls(&answer(&mut tally, 4, Passage::Blocked)), 1);
         // The ACTIVE version has steps of its own.
-        let due = tally.answered(Stage::Active, 4, Passage::Blocked);
+        let due = tally.answered(Stage::Active, first(4), Passage::Blocked);
         assert!(due.is_empty());
+    }
+
+    #[test]
+    fn an_earlier_trial_says_nothing_about_the_next_one() {
+        let mut tally = Tally::default();
+        let trial = |trial| Attempt { version: 3, trial };
+        let mut blocked = |trial| tally.answered(Stage::Canary, trial, Passage::Blocked);
+        let fall = (0..WINDOW).find_map(|_| {
+            let due = blocked(trial(1)).into_iter();
+            due.rev().find(|due| matches!(due, Due::Fall(_)))
+        });
+        // Neither the steps of the first trial nor its fall.
+        for _ in 1..WINDOW {
+            assert_eq!(falls(&blocked(trial(2))), 0);
+        }
+        assert_eq!(falls(&blocked(trial(2))), 1);
+        // The first fall failed, which is not the one that the second trial led to.
+        tally.undone(fall.unwrap());
+        let due = tally.answered(Stage::Canary, trial(2), Passage::NotFinite);
+        assert_eq!(falls(&due), 0);
+        // What was not stored of the first trial is stored as that.
+        let due = tally.answered(Stage::Canary, trial(1), Passage::Allowed);
+        assert_eq!(due, []);
+        assert_eq!(
+            tally.pending[&trial(1)].canary_steps,
+            WINDOW as u64 % BATCH + 1
+        );
     }
 }

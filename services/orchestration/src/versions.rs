@@ -237,11 +237,11 @@ impl Orchestration {
         let mut next = LiveAgent::clone(&live);
         let displaced = next.row.place(version.version, to);
         next.row.updated_us = self.clock.now_us();
-        self.agents.arrange(&mut tx, agent, &mut next).await?;
-        store::update_weights(&mut tx, &next.row).await?;
         if to == Stage::Canary {
             store::begin_trial(&mut tx, agent.id(), version.version).await?;
         }
+        self.agents.arrange(&mut tx, agent, &mut next).await?;
+        store::update_weights(&mut tx, &next.row).await?;
         let mut record = self
             .record("agent.staged", &promotion.by, &next)
             .detail("weights_version", version.version)
@@ -276,16 +276,18 @@ impl Orchestration {
         let live = agent.live();
         let default = rules::default(agent.id());
         let next = match fall.stage {
-            Stage::Canary if live.row.canary == Some(fall.version) => {
+            Stage::Canary
+                if live.canary.as_ref().map(|there| there.attempt) == Some(fall.attempt) =>
+            {
                 let mut next = LiveAgent::clone(&live);
-                next.row.place(fall.version, Stage::Shadow);
+                next.row.place(fall.attempt.version, Stage::Shadow);
                 next.row.updated_us = self.clock.now_us();
                 self.agents.arrange(&mut tx, agent, &mut next).await?;
                 store::update_weights(&mut tx, &next.row).await?;
                 next
             }
             Stage::Active
-                if live.row.weights_version == fall.version
+                if live.row.weights_version == fall.attempt.version
                     && live.row.rule.as_deref() != Some(default) =>
             {
                 let rule = agent.definition.rule(default)?;
@@ -296,13 +298,13 @@ impl Orchestration {
         let record = self
             .record("agent.fell_back", "orchestration", &next)
             .severity(Severity::Critical)
-            .detail("weights_version", fall.version)
+            .detail("weights_version", fall.attempt.version)
             .detail("from", fall.stage)
             .detail("live", next.row.weights_version)
             .detail("why", &fall.why);
         audit::insert(&mut tx, &record).await?;
         tx.commit(next).await?;
-        tracing::warn!(agent = agent.id(), version = fall.version, stage = %fall.stage, why = fall.why, "a version fell back");
+        tracing::warn!(agent = agent.id(), version = fall.attempt.version, stage = %fall.stage, why = fall.why, "a version fell back");
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::{
     choices::Choices,
     rules::{self, Rule},
     shield::{Blocked, Limit},
-    stage::Stage,
+    stage::{Attempt, Stage},
     trials::{Due, Entries, Ledger, Passage},
 };
 use prometheus_client::{
@@ -167,9 +167,9 @@ impl Agent {
     ) -> Result<(Stage, i64, Answerer), OrchestrationError> {
         let percent = self.instruments.canary_percent;
         let canary = live.canary.as_ref().filter(|_| self.is_bound());
-        match canary.filter(|canary| share_of(caller, canary.version) < percent) {
-            Some(Candidate { version, answerer }) => {
-                Ok((Stage::Canary, *version, answerer.clone()))
+        match canary.filter(|canary| share_of(caller, canary.attempt.version) < percent) {
+            Some(Candidate { attempt, answerer }) => {
+                Ok((Stage::Canary, attempt.version, answerer.clone()))
             }
             None => active(live),
         }
@@ -186,17 +186,17 @@ impl Agent {
             .shadow
             .as_ref()
             .filter(|shadow| shadow.answerer.inputs() == observation.len());
-        let shadow = shadow.map(|Candidate { version, answerer }| {
+        let shadow = shadow.map(|Candidate { attempt, answerer }| {
             let decided = answerer.decide(observation);
             let blocked = self.block(observation, &decided.action, &decided.values);
             let would = blocked.map_or(decided.action, |blocked| blocked.instead);
-            (*version, agree(&would, &acted.action))
+            (*attempt, agree(&would, &acted.action))
         });
         let mut due = Vec::new();
         {
             let mut tally = self.tally.lock();
-            due.extend(tally.answered(acted.stage, acted.weights_version, how));
-            due.extend(shadow.and_then(|(version, agreed)| tally.shadowed(version, agreed)));
+            due.extend(tally.answered(acted.stage, attempted(live, acted), how));
+            due.extend(shadow.and_then(|(attempt, agreed)| tally.shadowed(attempt, agreed)));
         }
         if let Some((_, agreed)) = shadow {
             let labels = ShadowLabels {
@@ -277,6 +277,16 @@ fn share_of(caller: &str, version: i64) -> u64 {
 fn active(live: &LiveAgent) -> Result<(Stage, i64, Answerer), OrchestrationError> {
     let answerer = live.answerer().ok_or(OrchestrationError::Untrained)?;
     Ok((Stage::Active, live.row.weights_version, answerer))
+}
+
+/// The version that answered, in its trial. The ACTIVE one is in none.
+fn attempted(live: &LiveAgent, acted: &Action) -> Attempt {
+    let canary = live.canary.as_ref().map(|there| there.attempt);
+    let canary = canary.filter(|_| acted.stage == Stage::Canary);
+    canary.unwrap_or(Attempt {
+        version: acted.weights_version,
+        trial: 0,
+    })
 }
 
 /// Whether two versions do the same.

@@ -4,6 +4,7 @@ use super::{Agent, Agents, Answerer, Candidate, LiveAgent};
 use crate::{
     OrchestrationError,
     rules::Rule,
+    stage::Attempt,
     store::{self, AgentRow, VersionRow},
 };
 use tars_learn::Policy;
@@ -139,16 +140,19 @@ impl Agents {
         let Some(version) = version.filter(|_| agent.is_bound()) else {
             return Ok(None);
         };
+        let trial = store::trial_number(tx, agent.id(), version).await?;
+        let attempt = Attempt { version, trial };
         let live = agent.live();
         let mut loaded = live.canary.iter().chain(&live.shadow);
-        if let Some(found) = loaded.find(|candidate| candidate.version == version) {
-            return Ok(Some(found.clone()));
+        if let Some(found) = loaded.find(|candidate| candidate.attempt.version == version) {
+            let answerer = found.answerer.clone();
+            return Ok(Some(Candidate { attempt, answerer }));
         }
         let Some(row) = store::version(tx, agent.id(), version).await? else {
             return Ok(None);
         };
         match self.answerer_of(agent, &row).await {
-            Ok(answerer) => Ok(Some(Candidate { version, answerer })),
+            Ok(answerer) => Ok(Some(Candidate { attempt, answerer })),
             Err(error @ OrchestrationError::UnusableVersion { .. }) => {
                 tracing::error!(%error, "a version on the ladder is not asked");
                 Ok(None)

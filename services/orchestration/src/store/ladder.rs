@@ -3,7 +3,7 @@
 use super::Store;
 use crate::{
     OrchestrationError,
-    stage::{Comparison, Counts, Trial},
+    stage::{Attempt, Comparison, Counts, Trial},
 };
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 
@@ -14,14 +14,19 @@ const PUT_COMPARISON: &str = "INSERT INTO comparisons (agent_id, version, at_us,
                               body = excluded.body";
 const TRIAL: &str =
     "SELECT version, canary_steps, blocked FROM trials WHERE agent_id = $1 AND version = $2";
-const ADD_COUNTS: &str = "INSERT INTO trials (agent_id, version, shadow_steps, agreed, canary_steps, blocked) \
-                          VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (agent_id, version) DO UPDATE SET \
+/// Steps in CANARY count for the trial that they belong to, unless another one has begun.
+const ADD_COUNTS: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked) \
+                          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (agent_id, version) DO UPDATE SET \
                           shadow_steps = trials.shadow_steps + excluded.shadow_steps, \
                           agreed = trials.agreed + excluded.agreed, \
-                          canary_steps = trials.canary_steps + excluded.canary_steps, \
-                          blocked = trials.blocked + excluded.blocked";
-const BEGIN_TRIAL: &str =
-    "UPDATE trials SET canary_steps = 0, blocked = 0 WHERE agent_id = $1 AND version = $2";
+                          canary_steps = trials.canary_steps + CASE WHEN trials.trial = excluded.trial \
+                          THEN excluded.canary_steps ELSE 0 END, \
+                          blocked = trials.blocked + CASE WHEN trials.trial = excluded.trial \
+                          THEN excluded.blocked ELSE 0 END";
+const TRIAL_NUMBER: &str = "SELECT trial FROM trials WHERE agent_id = $1 AND version = $2";
+const BEGIN_TRIAL: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked) \
+                           VALUES ($1, $2, 1, 0, 0, 0, 0) ON CONFLICT (agent_id, version) DO UPDATE SET \
+                           trial = trials.trial + 1, canary_steps = 0, blocked = 0";
 const DROP_COMPARISONS: &str = "DELETE FROM comparisons WHERE NOT EXISTS (SELECT 1 FROM checkpoints \
                                 WHERE checkpoints.agent_id = comparisons.agent_id \
                                 AND checkpoints.version = comparisons.version)";
@@ -88,17 +93,29 @@ pub(crate) async fn trial(
     Ok(stored.unwrap_or_default())
 }
 
+/// The number of a version's last trial; 0 before the first.
+pub(crate) async fn trial_number(
+    tx: &mut Transaction,
+    agent: &str,
+    version: i64,
+) -> Result<i64, OrchestrationError> {
+    let query = Query::new(TRIAL_NUMBER).bind(agent).bind(version);
+    let stored = tx.optional_value(query, "trial").await?;
+    Ok(stored.unwrap_or_default())
+}
+
 /// Adds what a version did since it was last stored.
 pub(crate) async fn add_counts(
     tx: &mut Transaction,
     agent: &str,
-    version: i64,
+    attempt: Attempt,
     counts: Counts,
 ) -> Result<(), OrchestrationError> {
     let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
     let add = Query::new(ADD_COUNTS)
         .bind(agent)
-        .bind(version)
+        .bind(attempt.version)
+        .bind(attempt.trial)
         .bind(number(counts.shadow_steps))
         .bind(number(counts.agreed))
         .bind(number(counts.canary_steps))
@@ -106,15 +123,14 @@ pub(crate) async fn add_counts(
     Ok(tx.execute(add).await?.one()?)
 }
 
-/// A version enters CANARY: what it did there before does not count.
+/// A version enters CANARY: what it did there before does not count, nor what is still to be stored of that.
 pub(crate) async fn begin_trial(
     tx: &mut Transaction,
     agent: &str,
     version: i64,
 ) -> Result<(), OrchestrationError> {
     let begin = Query::new(BEGIN_TRIAL).bind(agent).bind(version);
-    tx.execute(begin).await?.any();
-    Ok(())
+    Ok(tx.execute(begin).await?.one()?)
 }
 
 /// Forgets what belongs to versions that are not retained.

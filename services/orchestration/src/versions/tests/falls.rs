@@ -2,7 +2,7 @@ use super::ladder::{calibrate, compare_as};
 use super::*;
 use crate::{
     agents::Action,
-    stage::{CANARY_STEPS, Counts},
+    stage::{Attempt, CANARY_STEPS, Counts},
 };
 
 const RESOURCE: &str = "resource";
@@ -169,6 +169,56 @@ async fn a_canary_that_the_shield_blocks_falls_to_shadow_once() {
 }
 
 #[tokio::test]
+async fn each_trial_of_a_version_is_judged_by_itself() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 100, Stage::Canary).await;
+    let share = too_far(&service);
+    for falls in 1..=2 {
+        let begun = counts(&service).await;
+        assert_eq!((begun.canary_steps, begun.blocked), (0, 0));
+        // Fewer steps than a window, with the one that was taken to see where it wants to go.
+        for _ in 0..48 {
+            assert_eq!(step(&service, "user:dev", share).stage, Stage::Canary);
+        }
+        assert_eq!(fell(&service).await, falls - 1);
+        eventually("it has fallen", async || {
+            step(&service, "user:dev", share);
+            resource(&service).live().row.canary.is_none()
+        })
+        .await;
+        assert_eq!(fell(&service).await, falls);
+        climb_to(&service, Stage::Canary).await.unwrap();
+    }
+    // What is left of the earlier trials is not counted in this one, and their falls are late.
+    let earlier = Attempt {
+        version: 2,
+        trial: 2,
+    };
+    let late = crate::trials::Fall {
+        stage: Stage::Canary,
+        attempt: earlier,
+        why: "late".to_owned(),
+    };
+    service.fall_back(&resource(&service), &late).await.unwrap();
+    assert_eq!(resource(&service).live().row.canary, Some(2));
+    let left = Counts {
+        canary_steps: 19,
+        blocked: 19,
+        shadow_steps: 1,
+        agreed: 0,
+    };
+    let before = counts(&service).await;
+    let mut tx = service.store.begin("test.late").await.unwrap();
+    store::add_counts(&mut tx, RESOURCE, earlier, left)
+        .await
+        .unwrap();
+    tx.commit().await.unwrap();
+    let after = counts(&service).await;
+    assert_eq!(after.shadow_steps, before.shadow_steps + 1);
+    assert_eq!((after.canary_steps, after.blocked), (0, 0));
+}
+
+#[tokio::test]
 async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
     let dir = tempfile::tempdir().unwrap();
     let service = in_stage(dir.path(), 100, Stage::Canary).await;
@@ -196,11 +246,18 @@ async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
     // A decision of another replica that comes late changes nothing.
     let late = crate::trials::Fall {
         stage: Stage::Active,
-        version: 3,
+        attempt: Attempt {
+            version: 3,
+            trial: 0,
+        },
         why: "late".to_owned(),
     };
     service.fall_back(&resource(&service), &late).await.unwrap();
-    let again = crate::trials::Fall { version: 4, ..late };
+    let attempt = Attempt {
+        version: 4,
+        trial: 0,
+    };
+    let again = crate::trials::Fall { attempt, ..late };
     service
         .fall_back(&resource(&service), &again)
         .await

@@ -116,8 +116,7 @@ pub(super) async fn compare_as(service: &Orchestration, agent: &str, version: i6
 
 /// Stores what a version did in CANARY.
 async fn try_out(service: &Orchestration, version: i64, steps: u64) {
-    let text = "INSERT INTO trials (agent_id, version, shadow_steps, agreed, canary_steps, blocked) \
-                VALUES ('policy', $1, 0, 0, $2, 0)";
+    let text = "UPDATE trials SET canary_steps = $2 WHERE agent_id = 'policy' AND version = $1";
     let steps = i64::try_from(steps).unwrap();
     write(service, Query::new(text).bind(version).bind(steps)).await;
 }
