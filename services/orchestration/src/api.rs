@@ -307,7 +307,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             Some(Observed {
                 agent,
                 agent_type,
-                state: state_vector,
+                observation: state_vector.into_iter().map(|v| v as f32).collect(),
             })
         });
         let constraints = asked.constraints.into_iter().map(wire::constraint);

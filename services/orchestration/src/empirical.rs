@@ -244,8 +244,7 @@ fn player(measured: &Measured, acted: &Action) -> PlayerRecord {
 
 /// The action of what is live of an agent, or of its rule where that is nothing.
 fn act(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Result<Action, OrchestrationError> {
-    let state: Vec<f64> = seen.iter().copied().map(f64::from).collect();
-    match seat.act(None, &state) {
+    match seat.act(seen) {
         Err(OrchestrationError::Untrained) => Ok(play(seat, space, seen)),
         acted => acted,
     }

@@ -26,7 +26,8 @@ const SHOWN: i64 = 50;
 pub(crate) struct Observed {
     pub(crate) agent: &'static str,
     pub(crate) agent_type: Option<String>,
-    pub(crate) state: Vec<f64>,
+    /// In the precision of the networks: a number that is too large for it is infinite.
+    pub(crate) observation: Vec<f32>,
 }
 
 #[derive(Debug)]
@@ -56,7 +57,7 @@ impl Orchestration {
             .map(|o| {
                 self.agents
                     .get(o.agent)?
-                    .answer(caller, o.agent_type.as_deref(), &o.state)
+                    .answer(caller, o.agent_type.as_deref(), &o.observation)
             })
             .collect::<Result<Vec<Action>, _>>()?;
         Self::confirm(&tenure)?;
@@ -70,8 +71,7 @@ impl Orchestration {
         let resolved = resolved(&raw, &choices, &resolution).into_iter();
         let allowed = resolved.zip(&observed).map(|(action, seen)| {
             let agent = self.agents.get(action.agent)?;
-            let seen: Vec<f32> = seen.state.iter().map(|v| *v as f32).collect();
-            Ok(agent.allowed(&seen, action))
+            Ok(agent.settle_for(&seen.observation, action))
         });
         let resolved = allowed.collect::<Result<_, OrchestrationError>>()?;
         let stepped = StepOutcome {

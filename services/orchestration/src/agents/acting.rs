@@ -92,15 +92,11 @@ impl Agent {
         .unwrap_or_default()
     }
 
-    /// The best known action of what is ACTIVE in a state. Nothing is counted: it is not a step of the live mesh.
-    pub(crate) fn act(
-        &self,
-        agent_type: Option<&str>,
-        state: &[f64],
-    ) -> Result<Action, OrchestrationError> {
+    /// The best known action of what is ACTIVE in a simulated state. Nothing is counted: it is not a step of the
+    /// live mesh.
+    pub(crate) fn act(&self, observation: &[f32]) -> Result<Action, OrchestrationError> {
         let live = self.live();
-        let (_, acted) = self.decide(active(&live)?, agent_type, state)?;
-        Ok(acted)
+        self.decide(active(&live)?, observation)
     }
 
     /// What the agent does in a state of the live mesh. Of a bound agent, the version in CANARY answers a share of
@@ -109,13 +105,15 @@ impl Agent {
         &self,
         caller: &str,
         agent_type: Option<&str>,
-        state: &[f64],
+        observation: &[f32],
     ) -> Result<Action, OrchestrationError> {
+        if agent_type.is_some_and(|t| t != self.definition.algorithm.name) {
+            return Err(OrchestrationError::AgentType);
+        }
         let live = self.live();
-        let answering = self.answering(&live, caller)?;
-        let (observation, acted) = self.decide(answering, agent_type, state)?;
+        let acted = self.decide(self.answering(&live, caller)?, observation)?;
         if self.is_bound() {
-            self.count(&live, &observation, &acted);
+            self.count(&live, observation, &acted);
         }
         Ok(acted)
     }
@@ -123,25 +121,20 @@ impl Agent {
     fn decide(
         &self,
         (stage, version, answerer): (Stage, i64, Answerer),
-        agent_type: Option<&str>,
-        state: &[f64],
-    ) -> Result<(Vec<f32>, Action), OrchestrationError> {
-        if agent_type.is_some_and(|t| t != self.definition.algorithm.name) {
-            return Err(OrchestrationError::AgentType);
-        }
+        observation: &[f32],
+    ) -> Result<Action, OrchestrationError> {
         let needed = answerer.inputs();
-        if state.len() != needed {
+        if observation.len() != needed {
             return Err(OrchestrationError::Observation {
                 agent: self.definition.id.to_owned(),
-                given: state.len(),
+                given: observation.len(),
                 needed,
             });
         }
-        if !state.iter().all(|v| (*v as f32).is_finite()) {
+        if !observation.iter().all(|v| v.is_finite()) {
             return Err(OrchestrationError::NotFinite(self.id()));
         }
-        let observation: Vec<f32> = state.iter().map(|v| *v as f32).collect();
-        let Decision { action, values } = answerer.decide(&observation);
+        let Decision { action, values } = answerer.decide(observation);
         let acted = Action {
             agent: self.definition.id,
             name: self.name_of(&action),
@@ -152,11 +145,7 @@ impl Agent {
             stage,
             shielded: None,
         };
-        let acted = match self.is_bound() {
-            true => self.shielded(&observation, acted),
-            false => acted,
-        };
-        Ok((observation, acted))
+        Ok(self.allowed(observation, acted))
     }
 
     /// What answers a caller: the version in CANARY for some, always the same ones.
@@ -177,6 +166,7 @@ impl Agent {
 
     /// Counts what the shield let a version do, and whether the one in SHADOW would have done the same.
     fn count(&self, live: &LiveAgent, observation: &[f32], acted: &Action) {
+        self.count_blocked(acted);
         let how = match &acted.shielded {
             None => Passage::Allowed,
             Some(blocked) if blocked.limit == Limit::Finite => Passage::NotFinite,
@@ -230,16 +220,21 @@ impl Agent {
         }
     }
 
-    /// Replaces what the shield does not allow, and counts it.
-    pub(crate) fn shielded(&self, observation: &[f32], acted: Action) -> Action {
+    fn count_blocked(&self, acted: &Action) {
+        if let Some(blocked) = &acted.shielded {
+            let labels = BlockedLabels {
+                agent: self.id(),
+                limit: blocked.limit.name(),
+            };
+            self.instruments.blocked.get_or_create(&labels).inc();
+        }
+    }
+
+    /// Replaces what the shield does not allow.
+    fn shielded(&self, observation: &[f32], acted: Action) -> Action {
         let Some(blocked) = self.block(observation, &acted.action, &acted.values) else {
             return acted;
         };
-        let labels = BlockedLabels {
-            agent: self.id(),
-            limit: blocked.limit.name(),
-        };
-        self.instruments.blocked.get_or_create(&labels).inc();
         let space = &self.definition.space.action;
         let is_finite = acted.values.iter().all(|value| value.is_finite());
         Action {
@@ -254,12 +249,22 @@ impl Agent {
         }
     }
 
-    /// What a bound agent does of what a conflict was resolved to.
-    pub(crate) fn allowed(&self, observation: &[f32], resolved: Action) -> Action {
+    /// An action, or what a bound agent does instead of it. Nothing is counted.
+    pub(crate) fn allowed(&self, observation: &[f32], action: Action) -> Action {
         match self.is_bound() {
-            true => self.shielded(observation, resolved),
-            false => resolved,
+            true => self.shielded(observation, action),
+            false => action,
         }
+    }
+
+    /// What the agent does on the live mesh of what a conflict was resolved to.
+    pub(crate) fn settle_for(&self, observation: &[f32], resolved: Action) -> Action {
+        let is_new = resolved.shielded.is_none();
+        let allowed = self.allowed(observation, resolved);
+        if is_new {
+            self.count_blocked(&allowed);
+        }
+        allowed
     }
 }
 

@@ -115,7 +115,7 @@ impl Replica {
         let observed = Observed {
             agent: "policy",
             agent_type: None,
-            state: vec![0.0; 4],
+            observation: vec![0.0; 4],
         };
         let stepped = self
             .service

@@ -28,12 +28,12 @@ async fn step(
     service: &Orchestration,
     agent: &'static str,
     kind: Option<&str>,
-    state: &[f64],
+    state: &[f32],
 ) -> Result<StepOutcome, OrchestrationError> {
     let observed = Observed {
         agent,
         agent_type: kind.map(str::to_owned),
-        state: state.to_owned(),
+        observation: state.to_owned(),
     };
     let stepped = service.step(
         "user:dev",
@@ -54,10 +54,10 @@ async fn a_state_that_no_agent_can_be_in_is_refused_and_the_next_one_is_answered
         &[][..],
         &good[..3],
         &[0.0; 5],
-        &[f64::NAN, 0.0, 0.0, 0.0],
-        &[0.0, f64::INFINITY, 0.0, 0.0],
+        &[f32::NAN, 0.0, 0.0, 0.0],
+        &[0.0, f32::INFINITY, 0.0, 0.0],
         // Finite, but not as a number of the network.
-        &[0.0, 0.0, 0.0, -1e39],
+        &[0.0, 0.0, 0.0, -1e39_f64 as f32],
     ] {
         let refused = step(&service, "policy", None, state).await.unwrap_err();
         let by_width = matches!(refused, OrchestrationError::Observation { given, needed: 4, .. } if given == state.len());

@@ -5,6 +5,8 @@ use crate::{
     stage::{Attempt, CANARY_STEPS, Counts},
 };
 
+use tars_runtime::metrics::Metrics;
+
 const RESOURCE: &str = "resource";
 
 fn resource(service: &Orchestration) -> Arc<Agent> {
@@ -13,14 +15,20 @@ fn resource(service: &Orchestration) -> Arc<Agent> {
 
 /// A mesh whose resource agent is bound to it, with versions in CANARY answering this share of callers.
 async fn open_with(dir: &Path, percent: u64) -> Arc<Orchestration> {
+    open_measured(dir, percent).await.0
+}
+
+/// The same, with its metrics.
+async fn open_measured(dir: &Path, percent: u64) -> (Arc<Orchestration>, Metrics) {
     let mut setup = Setup::for_tests(Seeds::counted(41));
     setup.settings.environment = "mesh".to_owned();
     setup.settings.bound_agents = vec![RESOURCE.to_owned()];
     setup.settings.canary_percent = percent;
     let place = tars_test_db::place(dir, "orchestration");
     let terms = |_: &Db| Ok(Terms::Sole);
+    let metrics = setup.metrics.clone();
     let opened = Orchestration::open_at(dir, &place, terms, setup);
-    opened.await.unwrap()
+    (opened.await.unwrap(), metrics)
 }
 
 /// A service whose resource agent answers by the rule `hold`, and has a trained version, the second one, in a
@@ -55,7 +63,7 @@ async fn climb_to(service: &Arc<Orchestration>, stage: Stage) -> Result<i64, Orc
 }
 
 /// A step of a caller that observes a share of replicas.
-fn step(service: &Orchestration, caller: &str, share: f64) -> Action {
+fn step(service: &Orchestration, caller: &str, share: f32) -> Action {
     let slot = resource(service);
     let space = &slot.definition.space;
     let mut seen = vec![0.0; space.observation.len()];
@@ -64,7 +72,7 @@ fn step(service: &Orchestration, caller: &str, share: f64) -> Action {
 }
 
 /// A share from which the trained version wants to go too far.
-fn too_far(service: &Orchestration) -> f64 {
+fn too_far(service: &Orchestration) -> f32 {
     match step(service, "user:dev", 0.5).action.number() > 0.5 {
         true => 0.0,
         false => 1.0,
@@ -108,6 +116,54 @@ async fn a_version_in_shadow_is_asked_and_does_not_answer() {
 }
 
 #[tokio::test]
+async fn only_steps_of_the_live_mesh_are_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    let (service, metrics) = open_measured(dir.path(), 100).await;
+    let blocked = || {
+        let all = metrics.open_metrics().unwrap();
+        let is_count = |line: &&str| line.starts_with("agent_actions_blocked_total{");
+        let counts = all.lines().filter(is_count).map(str::to_owned);
+        counts.collect::<Vec<_>>()
+    };
+    let slot = resource(&service);
+    let rule = to(Target::Rule("target_tracking".to_owned()), None);
+    service.promote(Arc::clone(&slot), rule).await.unwrap();
+    // A busy mesh, for which the share has to rise further than it may at once.
+    let space = &slot.definition.space;
+    let mut seen = vec![0.0; space.observation.len()];
+    for (name, value) in [("automl_utilisation", 1.05), ("automl_ready", 0.5)] {
+        seen[space.position(name).unwrap()] = value;
+    }
+    let simulated = slot.act(&seen).unwrap();
+    assert!(simulated.shielded.is_some());
+    let raw = Action {
+        action: tars_worlds::Action::Continuous(vec![1.0]),
+        shielded: None,
+        ..simulated
+    };
+    let simulated = slot.allowed(&seen, raw.clone());
+    assert!(simulated.shielded.is_some());
+    assert_eq!(blocked(), [""; 0]);
+    let observed = crate::steps::Observed {
+        agent: RESOURCE,
+        agent_type: None,
+        observation: seen.clone(),
+    };
+    let stepped = service.step("user:dev", vec![observed], vec![], Default::default());
+    assert!(stepped.await.unwrap().resolved[0].shielded.is_some());
+    let counted = |n| {
+        let labels = r#"agent="resource",limit="share_step""#;
+        vec![format!("agent_actions_blocked_total{{{labels}}} {n}")]
+    };
+    assert_eq!(blocked(), counted(1));
+    // So is what a conflict is resolved to, if that is not what was blocked before.
+    let resolved = slot.settle_for(&seen, raw);
+    assert_eq!(blocked(), counted(2));
+    slot.settle_for(&seen, resolved);
+    assert_eq!(blocked(), counted(2));
+}
+
+#[tokio::test]
 async fn a_version_in_canary_answers_a_share_of_the_callers_and_always_the_same() {
     let dir = tempfile::tempdir().unwrap();
     let service = in_stage(dir.path(), 30, Stage::Canary).await;
@@ -137,7 +193,7 @@ async fn a_version_becomes_active_after_its_steps_in_canary() {
     // Where it wants to go, so that the shield blocks nothing.
     let mut share = 0.5;
     for _ in 0..CANARY_STEPS + 20 {
-        share = f64::from(step(&service, "user:dev", share).action.number());
+        share = step(&service, "user:dev", share).action.number();
     }
     eventually("the steps are stored", async || {
         counts(&service).await.canary_steps >= CANARY_STEPS
@@ -224,7 +280,7 @@ async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
     let service = in_stage(dir.path(), 100, Stage::Canary).await;
     let mut share = 0.5;
     for _ in 0..CANARY_STEPS + 20 {
-        share = f64::from(step(&service, "user:dev", share).action.number());
+        share = step(&service, "user:dev", share).action.number();
     }
     eventually("the steps are stored", async || {
         counts(&service).await.canary_steps >= CANARY_STEPS

@@ -55,7 +55,7 @@ async fn stages(service: &Orchestration) -> Vec<(i64, Stage)> {
 fn answers(service: &Orchestration) -> Result<crate::agents::Action, OrchestrationError> {
     let slot = agent(service);
     let nothing = vec![0.0; slot.definition.space.observation.len()];
-    slot.act(None, &nothing)
+    slot.act(&nothing)
 }
 
 async fn write(service: &Orchestration, query: Query<'_>) {
@@ -327,7 +327,7 @@ async fn the_shield_guards_what_a_bound_agent_does() {
         for (name, value) in [("automl_utilisation", 1.05), ("automl_ready", 0.5)] {
             seen[space.position(name).unwrap()] = value;
         }
-        slot.act(None, &seen).unwrap()
+        slot.act(&seen).unwrap()
     };
     for is_bound in [false, true] {
         let dir = tempfile::tempdir().unwrap();

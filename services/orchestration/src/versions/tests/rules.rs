@@ -9,7 +9,7 @@ fn rule(name: &str) -> Target {
 fn act(service: &Orchestration) -> Result<crate::agents::Action, OrchestrationError> {
     let slot = agent(service);
     let nothing = vec![0.0; slot.definition.space.observation.len()];
-    slot.act(None, &nothing)
+    slot.act(&nothing)
 }
 
 /// The numbers of the retained versions, and the rules among them.
@@ -28,7 +28,7 @@ async fn an_untrained_agent_answers_by_a_rule_that_was_promoted() {
     assert_eq!(acted.action, Action::Discrete(0));
     assert_eq!((acted.rule, acted.weights_version), (Some("aimd"), 1));
     assert_eq!(agent(&service).choices(&acted).own, 0);
-    let short = agent(&service).act(None, &[0.0]);
+    let short = agent(&service).act(&[0.0]);
     assert!(
         matches!(short, Err(OrchestrationError::Observation { .. })),
         "{short:?}"
