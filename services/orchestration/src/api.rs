@@ -183,7 +183,7 @@ fn version(listed: ListedVersion) -> AgentVersion {
     AgentVersion {
         stage: stage.into(),
         version: unsigned(row.version),
-        live_since: Some(timestamp(row.at_us)),
+        live_since: row.served.then(|| timestamp(row.at_us)),
         live: row.version == live,
         agent_type: row.algorithm,
         run_id: row.run_id.map(|id| id.to_string()).unwrap_or_default(),
@@ -445,7 +445,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         &self,
         request: Request<CompareAgentRequest>,
     ) -> Result<Response<CompareAgentResponse>, Status> {
-        let caller = Call::of(&request)?.actor();
+        let caller = Call::of(&request)?.owner().to_owned();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
         let version = version_of(slot, asked.version);
@@ -564,5 +564,29 @@ impl orchestration_service_server::OrchestrationService for Api {
             version: unsigned(live.row.version),
             hold: live.hold.as_ref().map(hold),
         }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{stage::Counts, store::VersionRow};
+
+    #[test]
+    fn a_version_that_never_answered_is_not_live_since_anything() {
+        let listed = |served| ListedVersion {
+            row: VersionRow {
+                version: 2,
+                at_us: 7,
+                served,
+                ..VersionRow::of_rule("hold")
+            },
+            live: 3,
+            shadow: None,
+            canary: None,
+            counts: Counts::default(),
+        };
+        assert_eq!(version(listed(false)).live_since, None);
+        assert_eq!(version(listed(true)).live_since, Some(timestamp(7)));
     }
 }

@@ -5,7 +5,7 @@ use crate::{
     commands::{
         CommandError,
         advice::{self, Advice},
-        listing::{self, short, text, word},
+        listing::{self, number, short, text, word},
     },
     rest::Rest,
 };
@@ -135,7 +135,7 @@ fn row(version: &Value) -> Vec<String> {
     };
     vec![
         short(&version["version"]),
-        text(&version["live_since"]),
+        short(&version["live_since"]),
         kind(version),
         short(&version["mean_return"]),
         short(&version["restored_from"]),
@@ -158,9 +158,26 @@ impl Promote {
     }
 
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
+        let outcome = |agent: &Value| self.outcome(agent);
         self.how
-            .change(rest, &self.agent_id, "promote", self.body())
+            .change(rest, &self.agent_id, "promote", self.body(), outcome)
             .await
+    }
+
+    /// Where the version stands now, or what is live.
+    fn outcome(&self, agent: &Value) -> String {
+        let Some(version) = self.version else {
+            return live(agent);
+        };
+        let is_in = |stage: &&str| {
+            let there = number(&agent[format!("{stage}_version")]);
+            there == Some(version as f64)
+        };
+        let stage = ["shadow", "canary"].into_iter().find(is_in);
+        match stage.or(self.stage.as_deref().filter(|stage| *stage == "sim")) {
+            Some(stage) => format!("version {version} is in {}", stage.to_uppercase()),
+            None => live(agent),
+        }
     }
 
     fn body(&self) -> Value {
@@ -184,7 +201,7 @@ impl Rollback {
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let body = self.how.body();
         self.how
-            .change(rest, &self.agent_id, "rollback", body)
+            .change(rest, &self.agent_id, "rollback", body, live)
             .await
     }
 }
@@ -205,6 +222,7 @@ impl How {
         id: &str,
         method: &str,
         body: Value,
+        outcome: impl Fn(&Value) -> String,
     ) -> Result<ExitCode, CommandError> {
         let answer = rest.post(&format!("{}/{method}", path(id)), body).await;
         let answer = answer.map_err(|e| advice::add(e, ADVICE, &id))?;
@@ -212,22 +230,61 @@ impl How {
             say!("{answer:#}");
             return Ok(ExitCode::SUCCESS);
         }
-        let live = short(&answer["agent"]["weights_version"]);
-        say!("version {live} of the weights is live");
-        for stage in ["shadow", "canary"] {
-            match text(&answer["agent"][format!("{stage}_version")]) {
-                version if version.is_empty() => {}
-                version => say!("version {version} is in {}", stage.to_uppercase()),
-            }
-        }
+        say!("{}", outcome(&answer["agent"]));
         super::note_pending(&answer);
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// What is live now: weights, or a rule.
+fn live(agent: &Value) -> String {
+    let version = short(&agent["weights_version"]);
+    match text(&agent["rule"]) {
+        rule if rule.is_empty() => format!("version {version} of the weights is live"),
+        rule => format!("version {version}, the rule {rule}, is live"),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    fn promote(version: Option<u64>, rule: Option<&str>, stage: Option<&str>) -> Promote {
+        Promote {
+            agent_id: "policy".to_owned(),
+            version,
+            rule: rule.map(str::to_owned),
+            stage: stage.map(str::to_owned),
+            how: How {
+                expect_version: None,
+                reason: String::new(),
+                json: false,
+            },
+        }
+    }
+
+    #[test]
+    fn a_promotion_prints_the_stage_of_its_version_and_otherwise_what_is_live() {
+        // Untrained, with versions on the ladder.
+        let agent = json!({
+            "weights_version": "0", "rule": "", "shadow_version": "3", "canary_version": "2",
+        });
+        for (version, stage, outcome) in [
+            (3, None, "version 3 is in SHADOW"),
+            (2, None, "version 2 is in CANARY"),
+            (1, Some("sim"), "version 1 is in SIM"),
+        ] {
+            assert_eq!(promote(Some(version), None, stage).outcome(&agent), outcome);
+        }
+        let agent = json!({ "weights_version": "4", "rule": "", "shadow_version": "3" });
+        for stage in [None, Some("active")] {
+            let outcome = promote(Some(2), None, stage).outcome(&agent);
+            assert_eq!(outcome, "version 4 of the weights is live");
+        }
+        let agent = json!({ "weights_version": "5", "rule": "aimd", "shadow_version": "3" });
+        let outcome = promote(None, Some("aimd"), None).outcome(&agent);
+        assert_eq!(outcome, "version 5, the rule aimd, is live");
+    }
 
     #[test]
     fn a_version_is_shown_with_its_origin() {
@@ -238,7 +295,7 @@ mod tests {
         let cells = ["3", "2026-01-01T00:00:00Z", "dqn", "21.5", "1", "r", "live"];
         assert_eq!(row(&version), cells);
         let trained = json!({ "version": "2", "run_id": "", "mean_return": null });
-        assert_eq!(row(&trained), ["2", "", "", "-", "-", "", ""]);
+        assert_eq!(row(&trained), ["2", "-", "", "-", "-", "", ""]);
         let rule = json!({ "version": "4", "agent_type": "", "rule": "aimd" });
         assert_eq!(row(&rule)[2], "aimd");
         let state = |stage: &str| row(&json!({ "stage": stage })).pop().unwrap();
@@ -248,22 +305,10 @@ mod tests {
 
     #[test]
     fn a_version_or_a_rule_is_sent() {
-        let how = || How {
-            expect_version: None,
-            reason: String::new(),
-            json: false,
-        };
-        let promote = |version, rule: Option<&str>| Promote {
-            agent_id: "policy".to_owned(),
-            version,
-            rule: rule.map(str::to_owned),
-            stage: version.map(|_| "canary".to_owned()),
-            how: how(),
-        };
-        let sent = promote(Some(3), None).body();
+        let sent = promote(Some(3), None, Some("canary")).body();
         let staged = json!({ "reason": "", "version": "3", "stage": "AGENT_STAGE_CANARY" });
         assert_eq!(sent, staged);
-        let sent = promote(None, Some("aimd")).body();
+        let sent = promote(None, Some("aimd"), None).body();
         assert_eq!(sent, json!({ "reason": "", "rule": "aimd" }));
     }
 

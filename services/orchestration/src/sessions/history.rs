@@ -61,16 +61,13 @@ impl Orchestration {
     }
 
     /// The training run whose weights became live last; none where something else did since.
-    async fn newest_run(&self) -> Result<Option<Uuid>, OrchestrationError> {
+    pub(super) async fn newest_run(&self) -> Result<Option<Uuid>, OrchestrationError> {
         let mut newest = None;
         for agent in self.agents.iter() {
-            let versions = self.store.versions(agent.id(), i64::MAX, 1).await?;
-            newest = newest.max(versions.into_iter().next().map(|listed| {
-                let run = listed.row.run_id;
-                (
-                    listed.row.at_us,
-                    run.filter(|_| listed.row.restored_from.is_none()),
-                )
+            let served = self.store.newest_served(agent.id()).await?;
+            newest = newest.max(served.map(|version| {
+                let is_new = version.restored_from.is_none();
+                (version.at_us, version.run_id.filter(|_| is_new))
             }));
         }
         Ok(newest.and_then(|(_, run)| run))

@@ -535,3 +535,22 @@ async fn the_history_has_a_point_for_each_change_of_the_weights() {
     assert!(!service.measure_changed(&mut None).await.unwrap());
     assert!(service.measure_changed(&mut lease).await.unwrap());
 }
+
+#[tokio::test]
+async fn no_point_is_of_a_run_whose_weights_nobody_acts_by() {
+    for is_bound in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let mut setup = Setup::for_tests(Seeds::counted(41));
+        setup.settings.environment = "mesh".to_owned();
+        if is_bound {
+            setup.settings.bound_agents = vec!["policy".to_owned()];
+        }
+        let place = tars_test_db::place(dir.path(), "orchestration");
+        let terms = |_: &Db| Ok(Terms::Sole);
+        let opened = Orchestration::open_at(dir.path(), &place, terms, setup);
+        let service = opened.await.unwrap();
+        let run = train(&service, "policy").await;
+        let newest = service.newest_run().await.unwrap();
+        assert_eq!(newest, (!is_bound).then_some(run));
+    }
+}

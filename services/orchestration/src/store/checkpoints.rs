@@ -197,12 +197,12 @@ pub(crate) async fn newest_version(
 
 /// The last version before one that was ACTIVE.
 pub(crate) async fn served_before(
-    tx: &mut Transaction,
+    db: &mut impl Fetch,
     agent: &str,
     before: i64,
 ) -> Result<Option<VersionRow>, OrchestrationError> {
     let query = Query::new(SERVED_BEFORE).bind(agent).bind(before);
-    Ok(tx.optional(query).await?)
+    Ok(db.optional(query).await?)
 }
 
 /// The newest retained versions before one.
@@ -236,6 +236,14 @@ pub(crate) async fn referenced_blobs(
 }
 
 impl super::Store {
+    /// The version of an agent that became ACTIVE last.
+    pub(crate) async fn newest_served(
+        &self,
+        agent: &str,
+    ) -> Result<Option<VersionRow>, OrchestrationError> {
+        served_before(&mut self.db.read("checkpoints.served"), agent, i64::MAX).await
+    }
+
     /// The versions of an agent's weights that are retained, before one, the newest first.
     pub(crate) async fn versions(
         &self,
