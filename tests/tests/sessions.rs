@@ -203,15 +203,19 @@ async fn the_distance_from_an_equilibrium_is_measured_and_exported() {
         all.iter().any(|text| text.contains(name))
     };
     assert!(!exported().await, "nothing was measured yet");
-    let asked = json!({ "seed": "5", "warm_up_steps": 10, "rollouts": 4 });
+    let other = json!({ "seed": "5", "warm_up_steps": 10, "rollouts": 4 });
+    let measured = developer.post("/api/v1/orchestration/nash/agents", other);
+    assert_eq!(measured.await.unwrap()["game"]["rollouts"], 4);
+    assert!(!exported().await, "it is another game at each measurement");
+    let asked = json!({ "seed": "1", "warm_up_steps": 60, "rollouts": 8 });
     let measured = developer.post("/api/v1/orchestration/nash/agents", asked);
     let measured = measured.await.unwrap();
     assert_eq!(
         (&measured["environment"], &measured["seed"]),
-        (&json!("mesh"), &json!("5"))
+        (&json!("mesh"), &json!("1"))
     );
     let (game, found) = (&measured["game"], &measured["equilibrium"]);
-    assert_eq!(game["rollouts"], 4);
+    assert_eq!(game["rollouts"], 8);
     assert_eq!(found["converged"], true, "{found}");
     for agent in AGENTS {
         let mix = found["strategy_profile"][agent]["probabilities"].as_array();

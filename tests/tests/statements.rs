@@ -132,9 +132,19 @@ const SCANS: &[Scan] = &[
         "the last rows in the order of the key",
     ),
     scan(
-        "SELECT number, at_us, environment, value, low, high, body FROM nash_points ORDER BY number DESC LIMIT",
+        "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points ORDER BY number DESC LIMIT",
         Engine::Either,
         "as the one before",
+    ),
+    scan(
+        "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points WHERE regular",
+        Engine::Either,
+        "as the one before, without the others of at most 1000",
+    ),
+    scan(
+        "DELETE FROM nash_points WHERE regular",
+        Engine::Either,
+        "at most 1000 of either kind, and the newest of them in the order of the key",
     ),
     scan(
         "DELETE FROM run_reports WHERE run_id < (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1",

@@ -21,11 +21,7 @@ pub(crate) use checkpoints::{
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use ladder::{add_counts, begin_trial, comparison, put_comparison, trial, trial_number};
 pub(crate) use members::{MemberRow, complete_members, insert_members};
-#[allow(
-    unused_imports,
-    reason = "points are measured and read by what follows"
-)]
-pub(crate) use nash::{NashOrigin, NashPoint};
+pub(crate) use nash::{Episode, NashOrigin, NashPoint, Points};
 pub(crate) use plans::{
     Plan, PlanRow, PlannedLearner, delete_plan, insert_plan, plan, put_checkpoint,
 };
@@ -131,6 +127,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(20, "rules", include_str!("../migrations/0020_rules.sql")),
     Migration::new(22, "ladder", include_str!("../migrations/0022_ladder.sql")),
     Migration::new(24, "trials", include_str!("../migrations/0024_trials.sql")),
+    Migration::new(
+        25,
+        "regular points",
+        include_str!("../migrations/0025_regular_points.sql"),
+    ),
 ];
 
 /// Which versions of an agent stand where on the ladder.

@@ -6,7 +6,7 @@ use crate::{
     agents::Agent as Slot,
     metrics::{Point, Reports, Series, count, down_to, values},
     points::{self, Spread, Summary, Trend},
-    store::{AgentReport, NashPoint},
+    store::{AgentReport, NashPoint, Points},
 };
 use tars_learn::hyper::{Kind, Parameter, Values};
 use tars_proto::{
@@ -110,6 +110,9 @@ fn distance(from: NashPoint) -> NashDistance {
             .session
             .map(|id| id.to_string())
             .unwrap_or_default(),
+        seed: from.origin.episode.map(|episode| episode.seed),
+        warm_up_steps: from.origin.episode.map(|episode| episode.steps),
+        rollouts: u32::try_from(from.origin.rollouts).unwrap_or(u32::MAX),
         run_id: from.origin.run.map(|id| id.to_string()).unwrap_or_default(),
     }
 }
@@ -232,7 +235,11 @@ impl training_metrics_service_server::TrainingMetricsService for Api {
     ) -> Result<Response<GetNashHistoryResponse>, Status> {
         let asked = request.into_inner();
         let limit = i64::try_from(given(asked.limit, LIMIT)).unwrap_or(i64::MAX);
-        let newest = self.0.store.nash_points(limit).await?;
+        let which = match asked.all {
+            true => Points::All,
+            false => Points::Regular,
+        };
+        let newest = self.0.store.nash_points(which, limit).await?;
         let oldest_first = newest.into_iter().rev().map(distance).collect();
         let history = down_to(asked.max_points, oldest_first, |point| {
             point.nash_convergence_distance
@@ -291,7 +298,10 @@ impl training_metrics_service_server::TrainingMetricsService for Api {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Setup, store::NashOrigin};
+    use crate::{
+        Setup,
+        store::{Episode, NashOrigin},
+    };
     use tars_runtime::{db::Db, lease::Terms, seeds::Seeds};
     use training_metrics_service_server::TrainingMetricsService;
     use uuid::Uuid;
@@ -323,7 +333,20 @@ mod tests {
     }
 
     async fn history(api: &Api, limit: u32, max_points: Option<u32>) -> Vec<NashDistance> {
-        let asked = GetNashHistoryRequest { limit, max_points };
+        history_of(api, limit, max_points, false).await
+    }
+
+    async fn history_of(
+        api: &Api,
+        limit: u32,
+        max_points: Option<u32>,
+        all: bool,
+    ) -> Vec<NashDistance> {
+        let asked = GetNashHistoryRequest {
+            limit,
+            max_points,
+            all,
+        };
         let answer = api.get_nash_history(Request::new(asked)).await.unwrap();
         answer.into_inner().convergence_history
     }
@@ -342,6 +365,8 @@ mod tests {
             let origin = NashOrigin {
                 weights: [("policy".to_owned(), 3)].into(),
                 session: None,
+                episode: Some(Episode { seed: 1, steps: 60 }),
+                rollouts: 8,
                 run: Some(run),
             };
             let point = NashPoint {
@@ -350,9 +375,17 @@ mod tests {
                 value,
                 low: value / 2.0,
                 high: value * 2.0,
+                regular: true,
                 origin,
             };
             api.0.store.insert_nash_point(&point).await.unwrap();
+            // One that a caller measured elsewhere.
+            let other = NashPoint {
+                value: 7.0,
+                regular: false,
+                ..point
+            };
+            api.0.store.insert_nash_point(&other).await.unwrap();
         }
         let newest = history(&api, 2, None).await;
         let seen: Vec<_> = newest.iter().map(|d| d.nash_convergence_distance).collect();
@@ -363,6 +396,11 @@ mod tests {
             (&*newest[0].run_id, &*newest[0].session_id),
             (&*run.to_string(), "")
         );
+        let place = (newest[0].seed, newest[0].warm_up_steps, newest[0].rollouts);
+        assert_eq!(place, (Some(1), Some(60), 8));
+        let all = history_of(&api, 2, None, true).await;
+        let seen: Vec<_> = all.iter().map(|d| d.nash_convergence_distance).collect();
+        assert_eq!(seen, [0.5, 7.0]);
         let few = history(&api, 0, Some(3)).await;
         let seen: Vec<_> = few.iter().map(|d| d.nash_convergence_distance).collect();
         assert_eq!(seen, [0.5, 0.125, 0.5], "what stands out stays");

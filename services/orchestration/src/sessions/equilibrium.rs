@@ -5,7 +5,7 @@ use crate::{
     Orchestration, OrchestrationError,
     empirical::{self, Scene},
     solvers::Watch,
-    store::{GameRecord, NashOrigin, NashPoint},
+    store::{Episode, GameRecord, NashOrigin, NashPoint},
 };
 use parking_lot::Mutex;
 use rand::SeedableRng;
@@ -26,8 +26,8 @@ impl LastDistance {
         let read = last.clone();
         metrics.measure(
             "nash_convergence_distance",
-            "What the agents would gain by their best actions in the game that was measured last, in units of \
-             reward per step, summed over the agents",
+            "What the agents would gain by their best actions in the game that is measured after each change of \
+             weights, in units of reward per step, summed over the agents",
             "orchestration",
             move || *read.0.lock(),
         );
@@ -102,15 +102,13 @@ impl Orchestration {
             game,
             solution,
         };
-        let session = match asked.place {
-            Place::Session(id) => Some(id),
-            Place::Episode { .. } => None,
-        };
-        let point = equilibrium.point(session, asked.run);
+        let point = equilibrium.point(&asked);
         let this = Arc::clone(self);
         to_the_end(async move {
             this.store.insert_nash_point(&point).await?;
-            this.nash.set(point.value);
+            if point.regular {
+                this.nash.set(point.value);
+            }
             Ok(equilibrium)
         })
         .await
@@ -177,20 +175,27 @@ fn warm_up(scene: &mut Scene, seed: u64, steps: u32) -> Result<(), Orchestration
 }
 
 impl Equilibrium {
-    fn point(&self, session: Option<Uuid>, run: Option<Uuid>) -> NashPoint {
+    fn point(&self, asked: &Measurement) -> NashPoint {
         let players = self.game.players.iter();
+        let (session, episode) = match asked.place {
+            Place::Session(id) => (Some(id), None),
+            Place::Episode { seed, steps } => (None, Some(Episode { seed, steps })),
+        };
         NashPoint {
             at_us: self.at_us,
             environment: self.environment.clone(),
             value: self.game.distance,
             low: self.game.low,
             high: self.game.high,
+            regular: asked.is_regular(),
             origin: NashOrigin {
                 weights: players
                     .map(|p| (p.agent.clone(), p.weights_version))
                     .collect(),
                 session,
-                run,
+                episode,
+                rollouts: asked.rollouts,
+                run: asked.run,
             },
         }
     }

@@ -1,10 +1,15 @@
 //! Keeps the history of the distance from an equilibrium: measures it when an agent's weights have changed.
 //!
-//! It is always the same episode that leads to the measured state, so that points differ by what the agents do.
-//! One replica measures for all, and not more often than once a minute, however often the weights change.
+//! It is always the same episode that leads to the measured state, so that the regular points of the history differ
+//! by what the agents do. What callers measure elsewhere is stored beside them and does not count as one.
+//! One replica measures for all, and not more often than once a minute, however often the weights change. Each looks
+//! once a minute, so that a change is not missed that came while nobody could measure.
 
 use super::{Measurement, Place};
-use crate::{Orchestration, OrchestrationError, store::NashPoint};
+use crate::{
+    Orchestration, OrchestrationError,
+    store::{Episode, NashPoint, Points},
+};
 use std::{
     sync::{Arc, Weak},
     time::Duration,
@@ -12,25 +17,25 @@ use std::{
 use tars_runtime::{changes::Position, lease::Lease};
 use tokio::{
     sync::watch,
-    time::{Instant, sleep},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 use uuid::Uuid;
 
 /// The lease of the replica that measures, and the owner of its solves.
 const LEASE: &str = "nash";
-/// The delay after a measurement.
+/// The delay after a measurement, and the longest time between two looks.
 const APART: Duration = Duration::from_secs(60);
 /// How long a measurement may take.
 const WITHIN: Duration = Duration::from_secs(30);
 /// The episode, and the rollouts of each joint action.
-const PLACE: Place = Place::Episode { seed: 1, steps: 60 };
+const EPISODE: Episode = Episode { seed: 1, steps: 60 };
 const ROLLOUTS: usize = 8;
 
 impl Orchestration {
     /// Measures in the background, as long as the service lives.
     pub(crate) fn start_measuring(self: &Arc<Self>) {
-        let measure = keep_measured(Arc::downgrade(self), self.changes.subscribe());
+        let measure = keep_measured(Arc::downgrade(self), self.changes.subscribe(), APART);
         let measure = AbortOnDropHandle::new(tokio::spawn(measure));
         *self.measuring.lock() = Some(measure);
     }
@@ -45,13 +50,16 @@ impl Orchestration {
         if lease.is_none() {
             *lease = self.leases.acquire(LEASE).await?;
         }
-        let newest = self.store.nash_points(1).await?.pop();
+        let newest = self.store.nash_points(Points::Regular, 1).await?.pop();
         if lease.is_none() || newest.is_some_and(|point| self.is_current(&point)) {
             return Ok(false);
         }
         let measurement = Measurement {
             owner: LEASE.to_owned(),
-            place: PLACE,
+            place: Place::Episode {
+                seed: EPISODE.seed,
+                steps: EPISODE.steps,
+            },
             rollouts: ROLLOUTS,
             run: self.newest_run().await?,
             until: Some(Instant::now() + WITHIN),
@@ -73,31 +81,50 @@ impl Orchestration {
         Ok(newest.and_then(|(_, run)| run))
     }
 
-    /// Whether a point is of an episode, with the weights that are live.
+    /// Whether a regular point is of the weights that are live.
     fn is_current(&self, point: &NashPoint) -> bool {
         let is_live = |(agent, version): (&String, &i64)| {
             let live = self.agents.get(agent).map(|agent| agent.live());
             live.is_ok_and(|live| live.row.weights_version == *version)
         };
-        point.origin.session.is_none() && point.origin.weights.iter().all(is_live)
+        point.origin.weights.iter().all(is_live)
     }
 }
 
-async fn keep_measured(service: Weak<Orchestration>, mut changed: watch::Receiver<Position>) {
+impl Measurement {
+    /// Whether it is of the game that is always measured.
+    pub(super) fn is_regular(&self) -> bool {
+        let Place::Episode { seed, steps } = self.place else {
+            return false;
+        };
+        Episode { seed, steps } == EPISODE && self.rollouts == ROLLOUTS
+    }
+}
+
+/// Looks after each change, and after some time without one.
+pub(super) async fn keep_measured(
+    service: Weak<Orchestration>,
+    mut changed: watch::Receiver<Position>,
+    apart: Duration,
+) {
     let mut lease = None;
-    while changed.changed().await.is_ok() {
+    loop {
+        if let Ok(Err(_)) = timeout(apart, changed.changed()).await {
+            return;
+        }
         let Some(service) = service.upgrade() else {
             return;
         };
         let measured = service.measure_changed(&mut lease).await;
         drop(service);
         match measured {
-            Ok(true) => sleep(APART).await,
-            Ok(false) => {}
+            Ok(false) => continue,
+            Ok(true) => {}
             Err(error) => {
                 tracing::warn!(%error, "the distance from an equilibrium was not measured");
-                sleep(APART).await;
             }
         }
+        // What changes meanwhile is seen afterwards.
+        sleep(apart).await;
     }
 }

@@ -3,13 +3,19 @@ use crate::{
     Setup,
     conflicts::{Comparison, Condition, Constraint, ResolutionRule},
     rewards::RewardOptions,
-    store::RunState,
+    store::{Points, RunState},
     training::Start,
 };
 use std::path::Path;
-use tars_runtime::{clock::Clock, db::Db, lease::Terms, seeds::Seeds};
+use tars_runtime::{
+    clock::Clock,
+    db::{Db, LostCommit},
+    lease::Terms,
+    seeds::Seeds,
+};
 use tars_worlds::{Action, Observations, TimeStep, make_world};
 use tokio::time::Instant;
+use tokio_util::task::AbortOnDropHandle;
 
 async fn open_with(dir: &Path, environment: &str) -> (Arc<Orchestration>, Clock) {
     let mut setup = Setup::for_tests(Seeds::counted(41));
@@ -481,13 +487,20 @@ async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
         run: None,
         until: None,
     };
-    assert!(service.store.nash_points(9).await.unwrap().is_empty());
+    assert!(
+        service
+            .store
+            .nash_points(Points::All, 9)
+            .await
+            .unwrap()
+            .is_empty()
+    );
     let found = service
         .measure_equilibrium(asked(Place::Session(session.id)))
         .await
         .unwrap();
     assert!(found.solution.converged() && found.game.distance >= 0.0);
-    let points = service.store.nash_points(9).await.unwrap();
+    let points = service.store.nash_points(Points::All, 9).await.unwrap();
     assert_eq!(
         (points[0].value, points[0].origin.session),
         (found.game.distance, Some(session.id))
@@ -501,7 +514,15 @@ async fn a_trained_agent_acts_by_its_policy_and_its_distance_is_remembered() {
     let two = service.measure_equilibrium(asked(place)).await.unwrap();
     assert_eq!(one.game.distance, two.game.distance);
     assert_eq!(one.solution.profile, two.solution.profile);
-    assert_eq!(service.store.nash_points(9).await.unwrap().len(), 3);
+    assert_eq!(
+        service
+            .store
+            .nash_points(Points::All, 9)
+            .await
+            .unwrap()
+            .len(),
+        3
+    );
 }
 
 #[tokio::test]
@@ -514,26 +535,75 @@ async fn the_history_has_a_point_for_each_change_of_the_weights() {
     let run = train(&service, &agent).await;
     assert!(service.measure_changed(&mut lease).await.unwrap());
     assert!(!service.measure_changed(&mut lease).await.unwrap());
-    let points = service.store.nash_points(9).await.unwrap();
+    let points = service.store.nash_points(Points::All, 9).await.unwrap();
     let versions = points.iter().map(|point| point.origin.weights[&agent]);
     assert_eq!(versions.collect::<Vec<_>>(), [1, 0], "the newest first");
     assert_eq!(
         (points[0].origin.run, points[1].origin.run),
         (Some(run), None)
     );
-    // The point of a session is of another state.
+    // What callers measure is of other games, before a change and after one.
     let session = create(&service, "ada", 1).await;
-    let of_session = Measurement {
-        owner: "ada".into(),
-        place: Place::Session(session.id),
-        rollouts: 2,
-        run: None,
-        until: None,
+    let elsewhere = async |place, rollouts| {
+        let asked = Measurement {
+            owner: "ada".into(),
+            place,
+            rollouts,
+            run: None,
+            until: None,
+        };
+        service.measure_equilibrium(asked).await.unwrap();
     };
-    service.measure_equilibrium(of_session).await.unwrap();
-    // Whoever does not have the lease leaves it to the one that has.
-    assert!(!service.measure_changed(&mut None).await.unwrap());
-    assert!(service.measure_changed(&mut lease).await.unwrap());
+    let regular = async || service.store.nash_points(Points::Regular, 9).await.unwrap();
+    let same = Place::Episode { seed: 1, steps: 60 };
+    for is_changed in [false, true] {
+        if is_changed {
+            train(&service, &agent).await;
+        }
+        elsewhere(Place::Session(session.id), 2).await;
+        elsewhere(Place::Episode { seed: 2, steps: 60 }, 8).await;
+        elsewhere(Place::Episode { seed: 1, steps: 59 }, 8).await;
+        elsewhere(same, 7).await;
+        assert_eq!(regular().await.len(), 2);
+        // Whoever does not have the lease leaves it to the one that has.
+        assert!(!service.measure_changed(&mut None).await.unwrap());
+        let measured = service.measure_changed(&mut lease).await.unwrap();
+        assert_eq!(measured, is_changed);
+    }
+    // The same game is measured once, whoever does.
+    train(&service, &agent).await;
+    elsewhere(same, 8).await;
+    assert_eq!(regular().await.len(), 4);
+    assert!(!service.measure_changed(&mut lease).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_measurement_that_failed_or_was_missed_is_made_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open(dir.path(), "cartpole").await;
+    let agent = only_agent(&service).await;
+    train(&service, &agent).await;
+    // The change is over when this begins to look, and the first point is lost.
+    let db = service.store.db();
+    db.lose_commit("nash_points.insert", LostCommit::Undone);
+    let changes = service.changes.subscribe();
+    let apart = Duration::from_millis(20);
+    let kept = history::keep_measured(Arc::downgrade(&service), changes, apart);
+    let kept = AbortOnDropHandle::new(tokio::spawn(kept));
+    let measured = async {
+        while service
+            .store
+            .nash_points(Points::Regular, 1)
+            .await
+            .unwrap()
+            .is_empty()
+        {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let measured = tokio::time::timeout(Duration::from_secs(60), measured);
+    measured.await.unwrap();
+    drop(kept);
 }
 
 #[tokio::test]

@@ -1,4 +1,7 @@
 //! How far the agents were from an equilibrium, each time that it was measured.
+//!
+//! Only points of one game, that of the same episode with the same number of rollouts, differ by what the agents do.
+//! They are marked as regular, and are retained apart from those of other games, which callers measure.
 
 use super::Store;
 use crate::OrchestrationError;
@@ -7,15 +10,17 @@ use std::collections::BTreeMap;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, json};
 use uuid::Uuid;
 
-/// How many are retained.
+/// How many are retained of either kind.
 const RETAINED: i64 = 1_000;
 
-const POINTS: &str = "SELECT number, at_us, environment, value, low, high, body FROM nash_points \
+const POINTS: &str = "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points \
                       ORDER BY number DESC LIMIT $1";
-const INSERT: &str = "INSERT INTO nash_points (number, at_us, environment, value, low, high, body) \
-                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4, $5, $6 FROM nash_points \
-                      RETURNING number";
-const DROP_OLD: &str = "DELETE FROM nash_points WHERE number <= $1";
+const REGULAR: &str = "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points \
+                       WHERE regular ORDER BY number DESC LIMIT $1";
+const INSERT: &str = "INSERT INTO nash_points (number, at_us, environment, value, low, high, regular, body) \
+                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4, $5, $6, $7 FROM nash_points";
+const DROP_OLD: &str = "DELETE FROM nash_points WHERE regular = $1 AND number NOT IN (SELECT number \
+                        FROM nash_points WHERE regular = $1 ORDER BY number DESC LIMIT $2)";
 
 /// The NashConv of what the agents would do, in the empirical game of one state.
 #[derive(Debug, Clone, PartialEq)]
@@ -27,7 +32,16 @@ pub(crate) struct NashPoint {
     /// The ends of its 95 % interval.
     pub(crate) low: f64,
     pub(crate) high: f64,
+    /// Whether the game is the one that is always measured.
+    pub(crate) regular: bool,
     pub(crate) origin: NashOrigin,
+}
+
+/// Which points are meant.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Points {
+    Regular,
+    All,
 }
 
 /// What was measured.
@@ -37,9 +51,22 @@ pub(crate) struct NashOrigin {
     pub(crate) weights: BTreeMap<String, i64>,
     /// The session whose state it was.
     pub(crate) session: Option<Uuid>,
+    /// The episode that led to the state; absent for a session's.
+    #[serde(default)]
+    pub(crate) episode: Option<Episode>,
+    /// The rollouts of each joint action; 0 where that was not recorded yet.
+    #[serde(default)]
+    pub(crate) rollouts: usize,
     /// The training run after which it was measured.
     #[serde(default)]
     pub(crate) run: Option<Uuid>,
+}
+
+/// An episode of the agents that are live, and how far it is played.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Episode {
+    pub(crate) seed: u64,
+    pub(crate) steps: u32,
 }
 
 impl FromRow for NashPoint {
@@ -52,6 +79,7 @@ impl FromRow for NashPoint {
             value: row.get("value")?,
             low: row.get("low")?,
             high: row.get("high")?,
+            regular: row.get("regular")?,
             origin: row.json("body")?,
         })
     }
@@ -61,13 +89,18 @@ impl Store {
     /// The newest points, newest first.
     pub(crate) async fn nash_points(
         &self,
+        which: Points,
         limit: i64,
     ) -> Result<Vec<NashPoint>, OrchestrationError> {
-        let query = Query::new(POINTS).bind(limit);
+        let text = match which {
+            Points::Regular => REGULAR,
+            Points::All => POINTS,
+        };
+        let query = Query::new(text).bind(limit);
         Ok(self.db.read("nash_points.list").all(query).await?)
     }
 
-    /// Adds a point, and forgets the oldest.
+    /// Adds a point, and forgets the oldest of its kind.
     pub(crate) async fn insert_nash_point(
         &self,
         point: &NashPoint,
@@ -79,9 +112,10 @@ impl Store {
             .bind(point.value)
             .bind(point.low)
             .bind(point.high)
+            .bind(point.regular)
             .bind(json(&point.origin)?);
-        let number: i64 = tx.value(insert, "number").await?;
-        let old = Query::new(DROP_OLD).bind(number - RETAINED);
+        tx.execute(insert).await?.one()?;
+        let old = Query::new(DROP_OLD).bind(point.regular).bind(RETAINED);
         tx.execute(old).await?.any();
         Ok(tx.commit().await?)
     }
@@ -93,8 +127,9 @@ mod tests {
     use crate::store::MIGRATIONS;
     use tars_runtime::db::Db;
 
-    fn point(at_us: i64) -> NashPoint {
+    fn point(at_us: i64, regular: bool) -> NashPoint {
         NashPoint {
+            regular,
             at_us,
             environment: "mesh".into(),
             value: 0.25,
@@ -102,7 +137,9 @@ mod tests {
             high: 0.5,
             origin: NashOrigin {
                 weights: [("policy".into(), 3)].into(),
-                session: Some(Uuid::now_v7()),
+                session: None,
+                episode: Some(Episode { seed: 1, steps: 60 }),
+                rollouts: 8,
                 run: None,
             },
         }
@@ -113,16 +150,21 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let place = tars_test_db::place(dir.path(), "orchestration");
         let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
-        assert!(store.nash_points(10).await.unwrap().is_empty());
-        let points: Vec<NashPoint> = (0..RETAINED + 2).map(point).collect();
+        let newest = async |which, limit| store.nash_points(which, limit).await.unwrap();
+        assert!(newest(Points::All, 10).await.is_empty());
+        let points: Vec<NashPoint> = (0..RETAINED + 2).map(|n| point(n, false)).collect();
+        let first = point(-1, true);
+        store.insert_nash_point(&first).await.unwrap();
         for point in &points {
             store.insert_nash_point(point).await.unwrap();
         }
-        let newest = store.nash_points(2).await.unwrap();
+        assert_eq!(newest(Points::Regular, 10).await, [first], "it is retained");
+        let newest = async |limit| newest(Points::All, limit).await;
+        let all = newest(i64::MAX).await;
+        let newest = newest(2).await;
         assert_eq!(newest[0], *points.last().unwrap());
         assert_eq!(newest[1].at_us, RETAINED);
-        let all = store.nash_points(i64::MAX).await.unwrap();
-        assert_eq!(all.len(), 1_000);
-        assert_eq!(all.last().unwrap().at_us, 2);
+        assert_eq!(all.len(), 1_001);
+        assert_eq!(all[999].at_us, 2);
     }
 }
