@@ -328,7 +328,9 @@ fn refused(why: &Refusal, text: &str) -> Status {
         R::NoTarget(_) => return fault::invalid_field("stage", text),
         R::NotBound => reason::NOT_BOUND,
         R::Skips { .. } | R::ActiveStays | R::RuleIsActive => reason::STAGE_ORDER,
-        R::NotMeasured | R::Uncalibrated(_) | R::Outdated { .. } => reason::UNCALIBRATED,
+        R::NotMeasured | R::Uncalibrated(_) | R::Outdated { .. } | R::NothingOfAgent(_) => {
+            reason::UNCALIBRATED
+        }
         R::NotCompared(_) | R::FewSeeds(_) => reason::NOT_COMPARED,
         R::NotAsGood { .. } | R::Worse { .. } => reason::NOT_BETTER,
         R::TooFewSteps(_) | R::Blocked { .. } => reason::CANARY_UNPROVEN,

@@ -29,6 +29,7 @@ pub(crate) enum Move {
 /// What is known about a version that is to climb.
 #[derive(Debug)]
 pub(crate) struct Evidence<'a> {
+    pub(crate) agent: &'a str,
     pub(crate) incumbent: Incumbent,
     /// The latest calibration of the mesh's model, and its age.
     pub(crate) calibration: Option<(&'a Finding, Duration)>,
@@ -111,9 +112,12 @@ impl Evidence<'_> {
             return Err(Refusal::Uncalibrated(reason.clone()));
         }
         let life = self.calibration_life;
-        match age <= life {
+        if age > life {
+            return Err(Refusal::Outdated { age, life });
+        }
+        match finding.measures(self.agent) {
             true => Ok(()),
-            false => Err(Refusal::Outdated { age, life }),
+            false => Err(Refusal::NothingOfAgent(self.agent.to_owned())),
         }
     }
 

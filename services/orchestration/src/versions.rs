@@ -323,6 +323,7 @@ impl Orchestration {
         };
         let comparison = store::comparison(tx, agent.id(), version.version).await?;
         let evidence = Evidence {
+            agent: agent.id(),
             incumbent: incumbent(agent, &agent.live()),
             calibration: calibration
                 .as_ref()

@@ -1,7 +1,7 @@
 //! What a fit found, and whether it can be trusted.
 
 use super::{
-    parameters::{Parameter, parameters},
+    parameters::{Parameter, are_of, parameters},
     prior::prior,
     windows::{Callers, Measured, Windows},
 };
@@ -58,6 +58,11 @@ pub(crate) struct Finding {
 }
 
 impl Finding {
+    /// Whether what an agent acts on was measured.
+    pub(crate) fn measures(&self, agent: &str) -> bool {
+        are_of(agent, &self.parameters)
+    }
+
     /// Fits to all windows but the newest, and tests by that one. `None` before there are two.
     pub(super) fn of(windows: &Windows, places: u32) -> Option<Self> {
         let (to_fit, tested) = windows.split(MIN_TESTED)?;

@@ -12,6 +12,19 @@ pub(crate) struct Parameter {
     pub(crate) fitted: bool,
 }
 
+/// What agents act on beside the calls of the mesh, as the beginning of the names of its parameters.
+const ACTS_ON: &[(&str, &str)] = &[("consensus", "changes.")];
+
+/// Whether what an agent acts on was measured, as far as these parameters say. That calls were is what makes a
+/// calibration one.
+pub(crate) fn are_of(agent: &str, all: &[Parameter]) -> bool {
+    let acts_on = ACTS_ON.iter().find(|(whose, _)| *whose == agent);
+    acts_on.is_none_or(|(_, names)| {
+        let own = all.iter().filter(|one| one.name.starts_with(names));
+        own.clone().next().is_some() && own.clone().all(|one| one.fitted)
+    })
+}
+
 /// What windows measure.
 #[derive(Debug, Clone, Copy, Default)]
 struct Evidence {

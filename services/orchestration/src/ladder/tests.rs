@@ -1,5 +1,5 @@
 use super::*;
-use crate::stage::Difference;
+use crate::{calibration::Parameter, stage::Difference};
 
 const LIFE: Duration = Duration::from_secs(600);
 
@@ -140,6 +140,7 @@ fn comparison() -> Comparison {
 /// What is known of a version that may climb to ACTIVE.
 fn evidence<'a>(finding: &'a Finding, comparison: &'a Comparison) -> Evidence<'a> {
     Evidence {
+        agent: "policy",
         incumbent: incumbent(),
         calibration: Some((finding, LIFE)),
         calibration_life: LIFE,
@@ -184,6 +185,41 @@ fn nothing_climbs_beyond_shadow_without_a_calibration_that_counts() {
         refused(&evidence).to_string(),
         "the mesh's model is UNCALIBRATED: too few calls: 3"
     );
+}
+
+#[test]
+fn an_agent_climbs_only_on_a_calibration_that_measured_what_it_acts_on() {
+    let (mut finding, comparison) = (finding(None), comparison());
+    let parameter = |name: &str, fitted| Parameter {
+        name: name.to_owned(),
+        unit: "1".to_owned(),
+        value: 0.5,
+        fitted,
+    };
+    let calls = parameter("api.rate", true);
+    let (assumed, counted) = (
+        parameter("changes.bad", false),
+        parameter("changes.bad", true),
+    );
+    let proposals = parameter("changes.proposals", true);
+    for (parameters, measured) in [
+        (vec![], false),
+        (vec![calls.clone()], false),
+        (vec![calls.clone(), proposals.clone(), assumed], false),
+        (vec![calls, proposals, counted], true),
+    ] {
+        finding.parameters = parameters;
+        for agent in ["policy", "consensus", "ethical", "resource"] {
+            let mut evidence = evidence(&finding, &comparison);
+            evidence.agent = agent;
+            if measured || agent != "consensus" {
+                assert_eq!(evidence.admits(Stage::Active), Ok(()), "{agent}");
+                continue;
+            }
+            let refusal = refused(&evidence);
+            assert_eq!(refusal, Refusal::NothingOfAgent(agent.to_owned()));
+        }
+    }
 }
 
 #[test]
