@@ -25,6 +25,14 @@ pub trait Controller: Send {
     /// Chooses an action. It is written into one of the right form, so that nothing is allocated.
     fn act(&mut self, observation: &[f32], action: &mut Action);
 
+    /// Chooses an action by an observation and nothing else, for a caller who keeps no episode. What it remembers
+    /// is forgotten. A controller whose first action of an episode is no answer to what it observes has another
+    /// one here.
+    fn act_once(&mut self, observation: &[f32], action: &mut Action) {
+        self.reset();
+        self.act(observation, action);
+    }
+
     /// What it remembers of an episode; empty when it remembers nothing.
     fn save(&self) -> Vec<u8> {
         Vec::new()
@@ -98,20 +106,25 @@ pub fn controller_names(agent: &str) -> impl Iterator<Item = &'static str> {
 
 /// A component of an observation, in its own unit.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Gauge {
+pub struct Gauge {
     at: usize,
     scale: f32,
 }
 
 impl Gauge {
-    /// Finds a component by its name.
-    pub(crate) fn find(space: &AgentSpace, name: &str) -> Option<Self> {
+    /// Finds a component by its name, such as `latency_p95`.
+    pub fn find(space: &AgentSpace, name: &str) -> Option<Self> {
         let at = space.position(name)?;
         let scale = space.observation[at].scale;
         Some(Self { at, scale })
     }
 
-    pub(crate) fn read(&self, observation: &[f32]) -> f64 {
+    /// Reads it.
+    ///
+    /// # Panics
+    ///
+    /// When the observation is not of the space that it was found in.
+    pub fn read(&self, observation: &[f32]) -> f64 {
         f64::from(observation[self.at] * self.scale)
     }
 }
@@ -129,8 +142,8 @@ pub(crate) fn set(action: &mut Action, number: f64) {
     }
 }
 
-/// The position of a discrete action by its name.
-pub(crate) fn find_action(space: &AgentSpace, name: &str) -> Option<usize> {
+/// The position of a discrete action by its name, such as `quorum_up`.
+pub fn find_action(space: &AgentSpace, name: &str) -> Option<usize> {
     match &space.action {
         ActionSpace::Discrete(names) => names.iter().position(|n| n == name),
         ActionSpace::Continuous(_) => None,
@@ -182,6 +195,25 @@ mod tests {
             }
             let mut other = make();
             assert_eq!(other.restore(&[0xff; 3]), Err(BadSnapshot), "{name}");
+        }
+    }
+
+    #[test]
+    fn an_action_without_an_episode_does_not_depend_on_what_was_before() {
+        for (whose, name, _) in CONTROLLERS {
+            let mut mesh = Episode::start(MeshEnv::shipped(), 3);
+            let at = mesh.world.spec().agent(whose).unwrap();
+            let space = mesh.world.spec().agents[at].clone();
+            let calibration = mesh.world.calibration().clone();
+            let make = || make_controller(name, &space, &calibration).unwrap();
+            let (mut controller, mut joint) = (make(), mesh_hold(0.5));
+            for step in 0..40 {
+                let mut again = joint[at].clone();
+                make().act_once(mesh.seen.of(at), &mut again);
+                controller.act_once(mesh.seen.of(at), &mut joint[at]);
+                assert_eq!(joint[at], again, "{whose} {name}, step {step}");
+                mesh.step(&joint);
+            }
         }
     }
 

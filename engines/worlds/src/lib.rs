@@ -28,7 +28,7 @@ mod testing;
 pub use acrobot::Acrobot;
 pub use cartpole::CartPole;
 pub use congestion::Congestion;
-pub use controller::{Controller, baseline, controller_names, make_controller};
+pub use controller::{Controller, Gauge, baseline, controller_names, find_action, make_controller};
 pub use copies::{AgentBatch, Copies};
 pub use cournot::Cournot;
 pub use gridworld::GridWorld;

@@ -40,7 +40,7 @@ use tars_runtime::{
     db::{Corrupt, DbError, Transaction},
     metrics::Metrics,
 };
-use tars_worlds::AgentSpace;
+use tars_worlds::{AgentSpace, baseline};
 use tokio::sync::{Mutex, watch};
 
 /// The agents by name, each with the algorithm that it learns by.
@@ -67,7 +67,7 @@ pub(crate) struct Definition {
     /// The names of the rules that it can answer by.
     pub(crate) rules: Vec<&'static str>,
     /// What it may not do.
-    shield: Shield,
+    pub(crate) shield: Shield,
 }
 
 #[derive(Debug)]
@@ -214,22 +214,29 @@ impl Definition {
             algorithm: found.ok_or_else(|| OrchestrationError::Algorithm(algorithm.to_owned()))?,
             environment: environment.to_owned(),
             rules: rules::names(&space),
-            shield: Shield::of(&space, environment == MESH),
+            shield: match environment {
+                MESH => Shield::of_mesh(&space),
+                _ => Shield::of_space(&space),
+            },
             space,
             bound: false,
         })
     }
 
-    /// Binds the agent to the live mesh, which only an agent of the mesh's model can act on.
+    /// Binds the agent to the live mesh, which only an agent of the mesh's model can act on, and only under a shield
+    /// that knows what it acts on.
     fn bind(&mut self) -> Result<(), OrchestrationError> {
-        self.bound = self.environment == MESH;
-        match self.bound {
-            true => Ok(()),
-            false => Err(OrchestrationError::BoundElsewhere {
+        if self.environment != MESH {
+            return Err(OrchestrationError::BoundElsewhere {
                 agent: self.id,
                 environment: self.environment.clone(),
-            }),
+            });
         }
+        if !self.shield.is_guarded() {
+            return Err(OrchestrationError::Unguarded(self.id));
+        }
+        self.bound = true;
+        Ok(())
     }
 
     /// One of the agent's rules.
@@ -240,6 +247,11 @@ impl Definition {
             rule: name.to_owned(),
             known: self.rules.clone(),
         })
+    }
+
+    /// The rule that plays for the agent while nothing is ACTIVE, and that it falls back to.
+    pub(crate) fn baseline(&self) -> Result<Rule, OrchestrationError> {
+        self.rule(baseline(self.id).unwrap_or_default())
     }
 
     /// The rule that an agent with this row answers by.

@@ -1,12 +1,14 @@
 //! Whether a version is as good as what it would replace: episodes in the agent's environment, on seeds that
 //! nothing was trained on, in which the version, the incumbent and each of the agent's rules take the same
-//! part. A comparison is stored whatever it says.
+//! part. They play as they answer the live mesh: from each observation alone, and under the action shield. A
+//! comparison is stored whatever it says.
 
 use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, Answerer},
     learners::{Class, Owner},
-    rules::{self, Rule},
+    rules::Rule,
+    shield::Shield,
     stage::{Against, Comparison, Incumbent},
     store::{self, VersionRow},
     versions::incumbent,
@@ -18,9 +20,12 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
 };
-use tars_learn::comparison::{self, Trained, play};
+use tars_learn::{
+    comparison::{self, play},
+    policy::Decision,
+};
 use tars_runtime::tasks::to_the_end;
-use tars_worlds::{Controller, MeshEnv, World};
+use tars_worlds::{Action, AgentSpace, Controller, MeshEnv, World, baseline};
 
 /// The seed of the first episode. Trainings draw the seeds of their episodes otherwise.
 const FIRST_SEED: u64 = 1 << 52;
@@ -66,11 +71,12 @@ impl Contest {
     /// A controller for each agent: its default rule.
     fn others(&self) -> Vec<Box<dyn Controller>> {
         let agents = self.mesh.spec().agents.iter();
-        let rule = |space| {
-            let found = Rule::find(space, rules::default(&space.name));
-            found.expect("every agent of the mesh has its default rule")
+        let rule = |space: &AgentSpace| {
+            let found = baseline(&space.name).and_then(|name| Rule::find(space, name));
+            let found = found.expect("every agent of the mesh has its default rule");
+            Served::boxed(Answerer::Rule(found), Shield::of_mesh(space))
         };
-        agents.map(|space| rule(space).controller()).collect()
+        agents.map(rule).collect()
     }
 }
 
@@ -103,13 +109,27 @@ fn compared(
     })
 }
 
-impl Answerer {
-    /// A controller that begins an episode.
-    fn controller(&self) -> Box<dyn Controller> {
-        match self {
-            Self::Policy(policy) => Box::new(Trained::from(policy.clone())),
-            Self::Rule(rule) => rule.controller(),
-        }
+/// What answers for an agent, in its part of an episode: as it answers the live mesh.
+struct Served {
+    answerer: Answerer,
+    shield: Shield,
+}
+
+impl Served {
+    fn boxed(answerer: Answerer, shield: Shield) -> Box<dyn Controller> {
+        Box::new(Self { answerer, shield })
+    }
+}
+
+impl Controller for Served {
+    fn act(&mut self, observation: &[f32], action: &mut Action) {
+        let decided = self.answerer.decide(observation);
+        let Decision {
+            action: wanted,
+            values,
+        } = decided;
+        let blocked = self.shield.judge(observation, &wanted, &values);
+        *action = blocked.map_or(wanted, |blocked| blocked.instead);
     }
 }
 
@@ -129,7 +149,7 @@ impl Orchestration {
         let candidate = self.agents.answerer_of(&agent, &row).await?;
         let present = match live.answerer() {
             Some(answerer) => answerer,
-            None => Answerer::Rule(agent.definition.rule(rules::default(agent.id()))?),
+            None => Answerer::Rule(agent.definition.baseline()?),
         };
         let contest = contest(&agent, &candidate, (&incumbent, &present), seeds)?;
         let names: Vec<String> = contest
@@ -204,12 +224,14 @@ fn contest(
     let at = mesh.spec().agent(agent.id());
     let at = at.filter(|_| !definition.rules.is_empty());
     let at = at.ok_or(OrchestrationError::NothingToCompare(agent.id()))?;
+    let served = |answerer| Served::boxed(answerer, definition.shield.clone());
     let mut players: Vec<Player> = vec![
-        ("version".to_owned(), candidate.controller()),
-        (incumbent.to_string(), present.controller()),
+        ("version".to_owned(), served(candidate.clone())),
+        (incumbent.to_string(), served(present.clone())),
     ];
     for name in &definition.rules {
-        players.push(((*name).to_owned(), definition.rule(name)?.controller()));
+        let rule = Answerer::Rule(definition.rule(name)?);
+        players.push(((*name).to_owned(), served(rule)));
     }
     Ok(Contest {
         mesh,

@@ -1,7 +1,7 @@
 //! A world in one state with the living agents in it: what each of them would do, and what that is worth beside
 //! what else they could do.
 //!
-//! An agent that has nothing live yet, neither weights nor a rule, plays the rule that it plays while others train.
+//! An agent that has nothing live yet, neither weights nor a rule, plays its [baseline].
 
 use crate::stage::Stage;
 use crate::{
@@ -18,7 +18,7 @@ use tars_games::{Control, Game};
 use tars_learn::policy::Decision;
 use tars_runtime::clock::Clock;
 use tars_worlds::{
-    Action as Act, ActionSpace, AgentSpace, Observations, World, WorldSpec,
+    Action as Act, ActionSpace, AgentSpace, Observations, World, WorldSpec, baseline,
     egta::{self, NoGame, Plan},
     make_world,
 };
@@ -251,7 +251,7 @@ fn act(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Result<Action, Orchest
 }
 
 fn play(seat: &Agent, space: &AgentSpace, seen: &[f32]) -> Action {
-    let rule = task::rule_of(&space.name).and_then(|name| Rule::find(space, name));
+    let rule = baseline(&space.name).and_then(|name| Rule::find(space, name));
     let Decision { action, values } = match &rule {
         Some(rule) => rule.decide(seen),
         None => first(space),

@@ -77,6 +77,10 @@ pub(crate) enum OrchestrationError {
         agent: &'static str,
         environment: String,
     },
+    #[error(
+        "{0} is in orchestration.bound_agents, and the action shield does not know what it acts on"
+    )]
+    Unguarded(&'static str),
     #[error("version {version} of {agent} stays in {stage}: {why}")]
     Ladder {
         agent: &'static str,
@@ -313,7 +317,7 @@ impl From<OrchestrationError> for Status {
             E::Trimmed(_) => fault::status(Code::OutOfRange, reason::TRIMMED, &text),
             E::NotOwned(_) => fault::status(Code::Aborted, reason::CONFLICT, &text),
             E::Store(e) => store::failed(&e),
-            E::BoundElsewhere { .. } => internal(&text),
+            E::BoundElsewhere { .. } | E::Unguarded(_) => internal(&text),
             E::Weights(_) | E::Blob(_) | E::Io(_) | E::Worker(_) | E::Lost(_) | E::NoGame(_) => {
                 internal(&text)
             }

@@ -1,10 +1,10 @@
 //! The rules that an agent of the mesh can answer by instead of weights: the controllers that do not learn
 //! (`tars_worlds::controller`), with the shipped calibration.
 //!
-//! A step is answered from what it observes and from nothing else. A rule that remembers something of an
-//! episode forgets it before each answer: `static_quotas` and `max_min_fairness` then always return to the
-//! entitlements, and `target_tracking`, whose window is never full, does not scale down. Whoever plays whole
-//! episodes takes a [controller](Rule::controller) of its own, which remembers.
+//! A rule answers from what is observed and from nothing else, because nobody says where an episode of a live
+//! mesh begins, and the next step may be another caller's or be answered by another replica. What a rule remembers
+//! in the episodes of a training it therefore does without ([`Controller::act_once`]): `target_tracking` scales down
+//! at once, and the quotas are set where they are observed not to be. Comparisons play it as it answers.
 
 use parking_lot::Mutex;
 use std::{
@@ -37,17 +37,6 @@ impl fmt::Debug for Rule {
     }
 }
 
-/// What answers for an agent that nothing was made ACTIVE for, and what it falls back to.
-pub(crate) fn default(agent: &str) -> &'static str {
-    match agent {
-        "policy" => "aimd",
-        "consensus" => "majority_quorum",
-        "ethical" => "static_quotas",
-        "resource" => "target_tracking",
-        _ => "hold",
-    }
-}
-
 /// The names of the rules that an agent with this space has; none outside of a mesh.
 pub(crate) fn names(space: &AgentSpace) -> Vec<&'static str> {
     let all = controller_names(&space.name);
@@ -76,23 +65,19 @@ impl Rule {
         self.0.space.observation.len()
     }
 
-    /// A controller that begins an episode.
-    pub(crate) fn controller(&self) -> Box<dyn Controller> {
+    fn controller(&self) -> Box<dyn Controller> {
         let Parts { name, space, .. } = &*self.0;
         make_controller(name, space, &CALIBRATION).expect("it was made before")
     }
 
-    /// What the rule does in a state, at the beginning of an episode. The values are 1 for the action that it
-    /// says and 0 for others, or the components of a continuous action.
+    /// What the rule does where this is observed. The values are 1 for the action that it says and 0 for others, or
+    /// the components of a continuous action.
     pub(crate) fn decide(&self, observation: &[f32]) -> Decision {
         let space = &self.0.space.action;
         let mut action = space.first();
         match self.0.controller.try_lock() {
-            Some(mut idle) => {
-                idle.reset();
-                idle.act(observation, &mut action);
-            }
-            None => self.controller().act(observation, &mut action),
+            Some(mut idle) => idle.act_once(observation, &mut action),
+            None => self.controller().act_once(observation, &mut action),
         }
         let values = values(space, &action);
         Decision { action, values }
@@ -156,24 +141,17 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_remembers_answers_each_step_as_the_first_of_an_episode() {
+    fn a_rule_answers_the_same_whatever_it_was_asked_before() {
         let space = space("ethical");
-        let observation = vec![0.0; space.observation.len()];
         let quotas = Rule::find(&space, "static_quotas").unwrap();
-        let first = quotas.decide(&observation).action;
-        assert_eq!(quotas.decide(&observation).action, first);
-        let mut episode = quotas.controller();
-        let mut action = space.action.first();
-        let mut played = [(); 2].map(|()| {
-            episode.act(&observation, &mut action);
-            action.clone()
-        });
-        assert_eq!(played[0], first);
-        assert_ne!(played[1], first);
+        let unset = vec![0.0; space.observation.len()];
+        let first = quotas.decide(&unset).action;
+        assert_ne!(first, Action::Discrete(0));
+        assert_eq!(quotas.decide(&unset).action, first);
         // A busy controller does not make an answer wait.
         let busy = quotas.0.controller.lock();
-        played[1] = quotas.decide(&observation).action;
+        let meanwhile = quotas.decide(&unset).action;
         drop(busy);
-        assert_eq!(played[1], first);
+        assert_eq!(meanwhile, first);
     }
 }

@@ -13,15 +13,7 @@ use tars_learn::{
     hyper::Values,
     training::{Evaluation, Learned, MakeWorld, Member, Outcome, Player, Training},
 };
-use tars_worlds::{AgentSpace, MeshEnv, WorldSpec, make_world};
-
-/// The rules for the agents that do not learn.
-const RULES: &[(&str, &str)] = &[
-    ("policy", "aimd"),
-    ("consensus", "majority_quorum"),
-    ("ethical", "hold"),
-    ("resource", "hold"),
-];
+use tars_worlds::{AgentSpace, WorldSpec, make_world};
 
 /// A training of one agent, or of several together.
 #[derive(Debug, Clone)]
@@ -168,7 +160,7 @@ impl Task {
         let mut members: Vec<Member> = agents
             .map(|space| match self.frozen.remove(&*space.name) {
                 Some(policy) => Member::Plays(Player::Policy(policy)),
-                None => by_rule(space),
+                None => Member::Plays(Player::baseline(space)),
             })
             .collect();
         let mut positions = Vec::with_capacity(self.learners.len());
@@ -197,20 +189,6 @@ impl Task {
 
 /// The name of what acts for an agent that has no rule.
 pub(crate) const FIRST_ACTION: &str = "first_action";
-
-/// The rule that acts for an agent that does not learn.
-pub(crate) fn rule_of(agent: &str) -> Option<&'static str> {
-    let rule = RULES.iter().find(|(whose, _)| *whose == agent);
-    rule.map(|(_, name)| *name)
-}
-
-/// An agent that follows its rule, or takes the first action where it has none.
-fn by_rule(space: &AgentSpace) -> Member {
-    let mesh = MeshEnv::shipped();
-    let name = rule_of(&space.name);
-    let made = name.and_then(|name| Player::controller(name, space, mesh.calibration()));
-    Member::Plays(made.unwrap_or(Player::Hold))
-}
 
 /// What the only agent that learned has learned, and the evaluation of it.
 pub(crate) fn result(outcome: &Outcome) -> Option<(&Learned, &Evaluation)> {

@@ -15,7 +15,7 @@ use crate::{
     agents::{Agent, LiveAgent},
     changes::ensure_not_held,
     ladder::{Evidence, Move},
-    rules::{self, Rule},
+    rules::Rule,
     serving::{Made, Rollout},
     stage::{Incumbent, Refusal, Stage},
     store::{self, AgentRow, ListedVersion, VersionRow},
@@ -29,6 +29,7 @@ use tars_runtime::{
     page,
     tasks::to_the_end,
 };
+use tars_worlds::baseline;
 
 /// How many of the retained versions an error names.
 const NAMED: i64 = 20;
@@ -274,7 +275,7 @@ impl Orchestration {
     ) -> Result<(), OrchestrationError> {
         let mut tx = self.turn(agent, "agents.fall_back").await?;
         let live = agent.live();
-        let default = rules::default(agent.id());
+        let default = agent.definition.baseline()?;
         let next = match fall.stage {
             Stage::Canary
                 if live.canary.as_ref().map(|there| there.attempt) == Some(fall.attempt) =>
@@ -288,10 +289,9 @@ impl Orchestration {
             }
             Stage::Active
                 if live.row.weights_version == fall.attempt.version
-                    && live.row.rule.as_deref() != Some(default) =>
+                    && live.row.rule.as_deref() != Some(default.name()) =>
             {
-                let rule = agent.definition.rule(default)?;
-                self.agents.follow(&mut tx, agent, rule).await?
+                self.agents.follow(&mut tx, agent, default).await?
             }
             _ => return Ok(()),
         };
@@ -339,10 +339,10 @@ impl Orchestration {
 /// What a version replaces when it becomes ACTIVE.
 pub(crate) fn incumbent(agent: &Agent, live: &LiveAgent) -> Incumbent {
     let untrained = live.row.weights.is_none() && live.row.rule.is_none();
-    let default = untrained.then(|| rules::default(agent.id()).to_owned());
+    let default = baseline(agent.id()).filter(|_| untrained);
     Incumbent {
         version: live.row.weights_version,
-        rule: live.row.rule.clone().or(default),
+        rule: live.row.rule.clone().or(default.map(str::to_owned)),
     }
 }
 

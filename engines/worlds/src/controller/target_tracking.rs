@@ -68,17 +68,22 @@ impl Tracked {
     }
 }
 
+impl TargetTracking {
+    /// The share at which every service has as many replicas as it wants.
+    fn wants(&self, observation: &[f32]) -> f64 {
+        let services = self.services.iter();
+        let wants = services.map(|service| service.wants(observation));
+        wants.fold(0.0, f64::max)
+    }
+}
+
 impl Controller for TargetTracking {
     fn reset(&mut self) {
         self.wanted.clear();
     }
 
     fn act(&mut self, observation: &[f32], action: &mut Action) {
-        let wants = self
-            .services
-            .iter()
-            .map(|service| service.wants(observation));
-        self.wanted.push_back(wants.fold(0.0, f64::max));
+        self.wanted.push_back(self.wants(observation));
         if self.wanted.len() > self.window {
             self.wanted.pop_front();
         }
@@ -91,6 +96,11 @@ impl Controller for TargetTracking {
             0.0
         };
         set(action, most.max(floor).min(1.0));
+    }
+
+    /// Without the wishes of the last minute it does not wait before it scales down.
+    fn act_once(&mut self, observation: &[f32], action: &mut Action) {
+        set(action, self.wants(observation).min(1.0));
     }
 
     fn save(&self) -> Vec<u8> {
@@ -139,6 +149,17 @@ mod tests {
         let mut action = Action::Continuous(vec![0.0]);
         controller.act(&observation, &mut action);
         assert!((action.number() - 5.0 / 11.0).abs() < 1e-5);
+    }
+
+    #[test]
+    fn without_an_episode_it_scales_down_at_once() {
+        let (mut controller, busy) = tracked(1.05);
+        let (_, idle) = tracked(0.1);
+        let mut action = Action::Continuous(vec![0.0]);
+        controller.act_once(&busy, &mut action);
+        assert!((action.number() - 8.0 / 11.0).abs() < 1e-5);
+        controller.act_once(&idle, &mut action);
+        assert!(action.number() < 0.1);
     }
 
     #[test]

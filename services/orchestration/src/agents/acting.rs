@@ -178,7 +178,8 @@ impl Agent {
             .filter(|shadow| shadow.answerer.inputs() == observation.len());
         let shadow = shadow.map(|Candidate { attempt, answerer }| {
             let decided = answerer.decide(observation);
-            let blocked = self.block(observation, &decided.action, &decided.values);
+            let shield = &self.definition.shield;
+            let blocked = shield.judge(observation, &decided.action, &decided.values);
             let would = blocked.map_or(decided.action, |blocked| blocked.instead);
             (*attempt, agree(&would, &acted.action))
         });
@@ -207,19 +208,6 @@ impl Agent {
         self.tally.lock().undone(due);
     }
 
-    fn block(
-        &self,
-        observation: &[f32],
-        action: &tars_worlds::Action,
-        values: &[f32],
-    ) -> Option<Blocked> {
-        let shield = &self.definition.shield;
-        match values.iter().all(|value| value.is_finite()) {
-            true => shield.check(observation, action),
-            false => Some(shield.not_finite(observation)),
-        }
-    }
-
     fn count_blocked(&self, acted: &Action) {
         if let Some(blocked) = &acted.shielded {
             let labels = BlockedLabels {
@@ -232,7 +220,8 @@ impl Agent {
 
     /// Replaces what the shield does not allow.
     fn shielded(&self, observation: &[f32], acted: Action) -> Action {
-        let Some(blocked) = self.block(observation, &acted.action, &acted.values) else {
+        let shield = &self.definition.shield;
+        let Some(blocked) = shield.judge(observation, &acted.action, &acted.values) else {
             return acted;
         };
         let space = &self.definition.space.action;

@@ -1,6 +1,5 @@
 use super::*;
 use tars_learn::comparison::Verdict;
-use tars_worlds::{Action, AgentSpace};
 
 fn rewards(names: &[&str], rewards: &[Vec<f64>]) -> Option<Comparison> {
     let names: Vec<String> = names.iter().map(ToString::to_string).collect();
@@ -54,14 +53,15 @@ impl Controller for Fixed {
 fn approvals() -> Contest {
     let mesh = MeshEnv::shipped();
     let space: &AgentSpace = &mesh.spec().agents[1];
-    let majority = Rule::find(space, "majority_quorum").unwrap();
+    let majority = Answerer::Rule(Rule::find(space, "majority_quorum").unwrap());
+    let majority = Served::boxed(majority, Shield::of_mesh(space));
     Contest {
         agent: 1,
         players: vec![
             ("version".to_owned(), Box::new(Fixed(2))),
             ("hold".to_owned(), Box::new(Fixed(0))),
             ("again".to_owned(), Box::new(Fixed(2))),
-            ("majority_quorum".to_owned(), majority.controller()),
+            ("majority_quorum".to_owned(), majority),
         ],
         mesh,
         seeds: 5..8,

@@ -48,8 +48,8 @@ async fn agents_without_weights_play_their_rules() {
     let rules = [
         ("policy", Some("aimd")),
         ("consensus", Some("majority_quorum")),
-        ("ethical", Some("hold")),
-        ("resource", Some("hold")),
+        ("ethical", Some("static_quotas")),
+        ("resource", Some("target_tracking")),
     ];
     assert_eq!(seen, rules);
     assert!(acted.iter().all(|a| a.weights_version == 0));

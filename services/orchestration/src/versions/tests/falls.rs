@@ -2,10 +2,12 @@ use super::ladder::{calibrate, compare_as};
 use super::*;
 use crate::{
     agents::Action,
-    stage::{Attempt, CANARY_STEPS, Counts},
+    stage::{Against, Attempt, CANARY_STEPS, Comparison, Counts, Difference, MIN_SEEDS},
 };
 
+use rand::SeedableRng;
 use tars_runtime::metrics::Metrics;
+use tars_worlds::{Generator, Observations, TimeStep, World, baseline};
 
 const RESOURCE: &str = "resource";
 
@@ -37,13 +39,7 @@ async fn in_stage(dir: &Path, percent: u64, stage: Stage) -> Arc<Orchestration> 
     let service = open_with(dir, percent).await;
     let rule = to(Target::Rule("hold".to_owned()), None);
     service.promote(resource(&service), rule).await.unwrap();
-    let started = service.start_training(Start::of(RESOURCE, 200, None));
-    let id = started.await.unwrap().row.id;
-    eventually("it has ended", async || {
-        let run = service.training(id).await.unwrap().row;
-        run.state == RunState::Completed && service.trainings.is_empty()
-    })
-    .await;
+    train_resource(&service, 200).await;
     calibrate(&service, 1, None).await;
     compare_as(&service, RESOURCE, 2).await;
     climb_to(&service, Stage::Shadow).await.unwrap();
@@ -51,6 +47,22 @@ async fn in_stage(dir: &Path, percent: u64, stage: Stage) -> Arc<Orchestration> 
         climb_to(&service, Stage::Canary).await.unwrap();
     }
     service
+}
+
+async fn train_resource(service: &Arc<Orchestration>, steps: u64) {
+    let started = service.start_training(Start::of(RESOURCE, steps, None));
+    let id = started.await.unwrap().row.id;
+    eventually("it has ended", async || {
+        let run = service.training(id).await.unwrap().row;
+        run.state == RunState::Completed && service.trainings.is_empty()
+    })
+    .await;
+}
+
+/// Compares the trained version with what answers.
+async fn compare_with(service: &Arc<Orchestration>, seeds: u32) -> Comparison {
+    let compared = service.compare(resource(service), "user:dev".to_owned(), 2, seeds);
+    compared.await.unwrap()
 }
 
 async fn climb_to(service: &Arc<Orchestration>, stage: Stage) -> Result<i64, OrchestrationError> {
@@ -113,6 +125,88 @@ async fn a_version_in_shadow_is_asked_and_does_not_answer() {
     drop(service);
     let service = open_with(dir.path(), 100).await;
     assert!(resource(&service).live().shadow.is_some());
+}
+
+#[tokio::test]
+async fn a_version_that_a_comparison_finds_as_good_climbs_from_sim_to_active() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open_with(dir.path(), 100).await;
+    let rule = to(Target::Rule("hold".to_owned()), None);
+    service.promote(resource(&service), rule).await.unwrap();
+    // What has not begun to learn keeps half of the replicas, which is better than some rules are.
+    train_resource(&service, 20).await;
+    calibrate(&service, 1, None).await;
+    climb_to(&service, Stage::Shadow).await.unwrap();
+    let refused = climb_to(&service, Stage::Canary).await.unwrap_err();
+    assert!(refused.to_string().contains("CompareAgent"), "{refused}");
+    let compared = compare_with(&service, MIN_SEEDS).await;
+    assert_eq!(compared.with_incumbent.name, "version 1, the rule hold");
+    let names: Vec<&str> = compared.with_rules.iter().map(|one| &*one.name).collect();
+    assert_eq!(names, ["hold", "half", "target_tracking", "mpc"]);
+    let low = |one: &&Against| one.difference.low;
+    let by_low = |a: &&Against, b: &&Against| low(a).total_cmp(&low(b));
+    let worst = compared.with_rules.iter().max_by(by_low).unwrap();
+    assert!(worst.difference.low > 0.0, "{compared:?}");
+    let rule = to(Target::Rule(worst.name.clone()), None);
+    service.promote(resource(&service), rule).await.unwrap();
+    let refused = climb_to(&service, Stage::Canary).await.unwrap_err();
+    assert!(refused.to_string().contains("CompareAgent"), "{refused}");
+    let compared = compare_with(&service, MIN_SEEDS).await;
+    assert!(compared.with_incumbent.name.ends_with(&worst.name));
+    assert_eq!(compared.with_incumbent.difference, worst.difference);
+    climb_to(&service, Stage::Canary).await.unwrap();
+    let mut share = 0.5;
+    for _ in 0..CANARY_STEPS + 20 {
+        share = step(&service, "user:dev", share).action.number();
+    }
+    eventually("the steps are stored", async || {
+        counts(&service).await.canary_steps >= CANARY_STEPS
+    })
+    .await;
+    assert_eq!(climb_to(&service, Stage::Active).await.unwrap(), 4);
+    // What is ACTIVE now has the rewards that the version had, and cannot be told from it.
+    let again = compare_with(&service, 3).await;
+    let Difference { mean, low, high } = again.with_incumbent.difference;
+    assert_eq!((mean, low, high), (0.0, 0.0, 0.0));
+}
+
+#[tokio::test]
+async fn what_is_compared_is_what_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open_with(dir.path(), 0).await;
+    let rule = to(Target::Rule("target_tracking".to_owned()), None);
+    service.promote(resource(&service), rule).await.unwrap();
+    train_resource(&service, 200).await;
+    let compared = compare_with(&service, 1).await;
+    // The same episode, by the steps that the agents of the mesh answer.
+    let mesh = tars_worlds::MeshEnv::shipped();
+    let mut world: Box<dyn World> = Box::new(mesh);
+    let spec = world.spec().clone();
+    let mut seen = Observations::new(&spec);
+    let mut rng = Generator::seed_from_u64(compared.first_seed);
+    let mut got = vec![TimeStep::default(); spec.agents.len()];
+    let (mut sum, mut count, mut blocked) = (0.0, 0.0, 0);
+    world.reset(&mut rng, &mut seen);
+    while count == 0.0 || !got[0].is_last() {
+        let mut joint = Vec::new();
+        for (at, space) in spec.agents.iter().enumerate() {
+            let name = baseline(&space.name).unwrap();
+            let rule = crate::rules::Rule::find(space, name).unwrap();
+            let decided = rule.decide(seen.of(at));
+            let shield = crate::shield::Shield::of_mesh(space);
+            let instead = shield.judge(seen.of(at), &decided.action, &decided.values);
+            joint.push(instead.map_or(decided.action, |blocked| blocked.instead));
+        }
+        let acted = resource(&service).answer("user:dev", None, seen.of(3));
+        let acted = acted.unwrap();
+        blocked += u32::from(acted.shielded.is_some());
+        joint[3] = acted.action;
+        world.step(&joint, &mut rng, &mut seen, &mut got);
+        sum += f64::from(got[3].reward);
+        count += 1.0;
+    }
+    assert!(blocked > 0, "the shield takes part");
+    assert_eq!(compared.with_incumbent.mean, sum / count);
 }
 
 #[tokio::test]
