@@ -5,6 +5,7 @@ use crate::rest::RestError;
 use http::StatusCode;
 use std::fmt::Display;
 use tars_credentials::permission;
+use tars_proto::reason;
 
 /// A reason, and what helps against it. `{id}` stands for the resource that the command was given,
 /// `{named}` for the proposal that the refusal names.
@@ -19,6 +20,25 @@ pub(super) fn add(error: RestError, table: &[Advice], id: &dyn Display) -> Comma
             error: Box::new(error),
         },
         None => of_any_call(error),
+    }
+}
+
+/// Adds the advice for what is missing, by its kind; for other refusals that for their reason.
+pub(super) fn add_by_kind(
+    error: RestError,
+    missing: &[Advice],
+    table: &[Advice],
+    id: &dyn Display,
+) -> CommandError {
+    let is_missing = error.reason() == Some(reason::NOT_FOUND);
+    let kind = error.resource_kind().filter(|_| is_missing);
+    let known = kind.and_then(|kind| missing.iter().find(|(known, _)| *known == kind));
+    match known {
+        Some((_, advice)) => CommandError::Advised {
+            advice: filled_in(advice, &error, id),
+            error: Box::new(error),
+        },
+        None => add(error, table, id),
     }
 }
 
@@ -147,6 +167,43 @@ mod tests {
                 "{error}"
             );
         }
+    }
+
+    #[test]
+    fn advice_about_what_is_missing_follows_its_kind() {
+        let absent = |kind: &str| {
+            let RestError::Refused {
+                method,
+                path,
+                status,
+                message,
+                mut body,
+            } = refused("NOT_FOUND")
+            else {
+                panic!("it is refused");
+            };
+            let named = json!({ "resource_type": kind, "resource_name": "x" });
+            body["details"].as_array_mut().unwrap().push(named);
+            RestError::Refused {
+                method,
+                path,
+                status,
+                message,
+                body,
+            }
+        };
+        let missing = [("agent", "list them"), ("rule", "show {id}")];
+        let table = [("NOT_FOUND", "look")];
+        for (kind, advice) in [
+            ("agent", "; list them"),
+            ("rule", "; show policy"),
+            ("version", "; look"),
+        ] {
+            let advised = add_by_kind(absent(kind), &missing, &table, &"policy");
+            assert!(advised.to_string().ends_with(advice), "{advised}");
+        }
+        let other = add_by_kind(refused("STALE"), &missing, &table, &"policy");
+        assert!(other.to_string().ends_with(')'), "{other}");
     }
 
     #[test]

@@ -129,6 +129,9 @@ fn assignment(text: &str) -> Result<(String, Value), String> {
 
 const HELD: &str = "`tars proposals watch {named}` follows the change that holds it";
 
+/// What helps where an agent is missing.
+const AGENTS: Advice = ("agent", "`tars agents list` shows all");
+
 const ADVICE: &[Advice] = &[
     (reason::NOT_FOUND, "`tars agents list` shows all"),
     (reason::CHANGE_IN_PROGRESS, HELD),
@@ -193,7 +196,7 @@ async fn list(rest: &Rest, json: bool) -> Result<ExitCode, CommandError> {
         "type",
         "environment",
         "version",
-        "weights",
+        "answers by",
         "return",
         "steps",
         "state",
@@ -209,11 +212,23 @@ fn row(agent: &Value) -> Vec<String> {
         text(&agent["agent_type"]),
         text(&agent["environment"]),
         short(&agent["version"]),
-        short(&agent["weights_version"]),
-        short(&agent["last_return"]),
+        answers_by(agent),
+        listing::rounded(&agent["last_return"]),
         short(&agent["total_steps"]),
         state(agent).to_owned(),
     ]
+}
+
+/// What answers for an agent: weights, a rule, or what acts for it as long as nothing was made live.
+fn answers_by(agent: &Value) -> String {
+    let (rule, version) = (text(&agent["rule"]), short(&agent["weights_version"]));
+    let has_rules = agent["rules"].as_array().is_some_and(|all| !all.is_empty());
+    match (rule.as_str(), version.as_str(), has_rules) {
+        ("", "0", true) => "its default rule".to_owned(),
+        ("", "0", false) => "nothing yet".to_owned(),
+        ("", version, _) => format!("weights {version}"),
+        (rule, version, _) => format!("rule {rule} (version {version})"),
+    }
 }
 
 /// What keeps an agent from being as it was approved.
@@ -245,12 +260,11 @@ async fn show(rest: &Rest, id: &str, json: bool) -> Result<ExitCode, CommandErro
         ("state", state(&agent).to_owned()),
         ("version", short(&agent["version"])),
         ("approved", short(&agent["approved_version"])),
-        ("weights", short(&agent["weights_version"])),
-        ("rule", text(&agent["rule"])),
+        ("answers by", answers_by(&agent)),
         ("rules", words(&agent["rules"])),
         ("shadow", text(&agent["shadow_version"])),
         ("canary", text(&agent["canary_version"])),
-        ("last return", short(&agent["last_return"])),
+        ("last return", listing::rounded(&agent["last_return"])),
         ("steps", short(&agent["total_steps"])),
         ("episodes", short(&agent["total_episodes"])),
         ("updated", text(&agent["updated_at"])),
@@ -372,6 +386,19 @@ mod tests {
         let body = reload.body(known.into_iter().collect());
         let expected = json!({ "gamma": 0.5, "tau": 1.0 });
         assert_eq!(body["hyperparameters"], expected);
+    }
+
+    #[test]
+    fn what_answers_is_weights_or_a_rule() {
+        let agent = |version: &str, rule: &str, rules: &[&str]| json!({ "weights_version": version, "rule": rule, "rules": rules });
+        for (agent, shown) in [
+            (agent("0", "", &["aimd"]), "its default rule"),
+            (agent("0", "", &[]), "nothing yet"),
+            (agent("3", "", &["aimd"]), "weights 3"),
+            (agent("4", "aimd", &["aimd"]), "rule aimd (version 4)"),
+        ] {
+            assert_eq!(answers_by(&agent), shown);
+        }
     }
 
     #[test]

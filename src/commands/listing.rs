@@ -77,6 +77,11 @@ pub(super) fn short(value: &Value) -> String {
     }
 }
 
+/// A return with two decimals; `-` for nothing.
+pub(super) fn rounded(value: &Value) -> String {
+    number(value).map_or_else(|| "-".to_owned(), |number| format!("{number:.2}"))
+}
+
 /// The values of a hyperparameter that stand for something else, in their order.
 const NOISE_KINDS: [&str; 3] = ["correlated", "adaptive", "independent"];
 

@@ -97,11 +97,21 @@ impl RestError {
 
     /// The name of another resource that a refusal is about, as in the `ResourceInfo` of its details.
     pub(crate) fn resource(&self) -> Option<&str> {
+        self.detail("resource_name")
+    }
+
+    /// The kind of that resource, such as `agent`.
+    pub(crate) fn resource_kind(&self) -> Option<&str> {
+        self.detail("resource_type")
+    }
+
+    /// The first text of this name in the details of a refusal.
+    fn detail(&self, name: &str) -> Option<&str> {
         let Self::Refused { body, .. } = self else {
             return None;
         };
         let mut details = body["details"].as_array()?.iter();
-        details.find_map(|d| d["resource_name"].as_str())
+        details.find_map(|d| d[name].as_str())
     }
 
     /// The HTTP status of a refusal.

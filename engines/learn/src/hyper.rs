@@ -169,6 +169,28 @@ pub(crate) const fn log_int(low: i64, high: i64) -> Search {
     }
 }
 
+/// A name that takes more edits than these is no misspelling.
+const LIKELY_EDITS: usize = 2;
+/// No parameter has a longer name.
+const LONGEST_NAME: usize = 64;
+
+/// The Levenshtein distance between two names.
+fn edits(one: &str, other: &str) -> usize {
+    if one.len() > LONGEST_NAME {
+        return one.len();
+    }
+    let mut row: Vec<usize> = (0..=other.len()).collect();
+    for (at, a) in one.bytes().enumerate() {
+        let mut diagonal = std::mem::replace(&mut row[0], at + 1);
+        for (before, b) in other.bytes().enumerate() {
+            let replaced = diagonal + usize::from(a != b);
+            diagonal = row[before + 1];
+            row[before + 1] = replaced.min(diagonal + 1).min(row[before] + 1);
+        }
+    }
+    row[other.len()]
+}
+
 impl Spec {
     /// The default of every parameter.
     pub fn defaults(&self) -> Values {
@@ -188,7 +210,7 @@ impl Spec {
             .iter()
             .filter_map(|(name, value)| {
                 let problem = match self.parameters.iter().find(|p| p.name == name) {
-                    None => Some("is not a parameter of this algorithm".to_owned()),
+                    None => Some(self.unknown(name)),
                     Some(parameter) => parameter.problem(*value),
                 };
                 problem.map(|problem| ParamViolation {
@@ -201,6 +223,17 @@ impl Spec {
             Ok(())
         } else {
             Err(violations)
+        }
+    }
+
+    /// The problem of a name that is no parameter's, with the parameter that may be meant.
+    fn unknown(&self, name: &str) -> String {
+        let problem = "is not a parameter of this algorithm";
+        let names = self.parameters.iter().map(|p| p.name);
+        let nearest = names.min_by_key(|known| edits(name, known));
+        match nearest.filter(|known| edits(name, known) <= LIKELY_EDITS) {
+            Some(known) => format!("{problem}: did you mean {known}?"),
+            None => problem.to_owned(),
         }
     }
 
@@ -378,6 +411,23 @@ mod tests {
                     assert_eq!(p.problem(Value::Number(end)), None, "{} {end}", p.name);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_misspelled_name_is_answered_with_the_one_that_is_meant() {
+        let spec = find("dqn").unwrap().spec;
+        let problem = |name: &str| {
+            let wrong = spec.check(&one(name, Value::Number(0.9))).unwrap_err();
+            wrong[0].problem.clone()
+        };
+        for name in ["gama", "gmma", "gamma_", "Gamma"] {
+            let problem = problem(name);
+            assert!(problem.ends_with("did you mean gamma?"), "{problem}");
+        }
+        for name in ["discount", &"gamma".repeat(100), ""] {
+            let problem = problem(name);
+            assert!(!problem.contains("did you mean"), "{problem}");
         }
     }
 

@@ -199,8 +199,11 @@ fn version(listed: ListedVersion) -> AgentVersion {
 }
 
 /// The version that is meant; without one, the live one.
-fn version_of(slot: &Slot, version: Option<u64>) -> i64 {
-    version.map_or_else(|| slot.live().row.weights_version, signed)
+fn version_of(slot: &Slot, version: Option<u64>) -> Result<i64, OrchestrationError> {
+    match version.map_or_else(|| slot.live().row.weights_version, signed) {
+        0 => Err(OrchestrationError::Untrained),
+        version => Ok(version),
+    }
 }
 
 fn stage_as(stage: Stage) -> AgentStage {
@@ -448,7 +451,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let caller = Call::of(&request)?.owner().to_owned();
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let version = version_of(slot, asked.version);
+        let version = version_of(slot, asked.version)?;
         let seeds = asked.seeds.unwrap_or(MIN_SEEDS);
         let found = self.0.compare(Arc::clone(slot), caller, version, seeds);
         let comparison = comparisons::comparison(slot.id(), version, found.await?);
@@ -463,7 +466,7 @@ impl orchestration_service_server::OrchestrationService for Api {
     ) -> Result<Response<GetComparisonResponse>, Status> {
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let version = version_of(slot, asked.version);
+        let version = version_of(slot, asked.version)?;
         let found = self.0.comparison(slot, version).await?;
         Ok(Response::new(GetComparisonResponse {
             comparison: Some(comparisons::comparison(slot.id(), version, found)),

@@ -64,7 +64,7 @@ pub(crate) enum OrchestrationError {
         /// The newest first.
         retained: Vec<i64>,
     },
-    #[error("{agent} has no rule {rule:?}; {}", rules_of(known))]
+    #[error("{agent} has no rule {rule:?}: {}", rules_of(known))]
     UnknownRule {
         agent: &'static str,
         rule: String,

@@ -28,12 +28,28 @@ pub(super) async fn show(rest: &Rest, json: bool) -> Result<ExitCode, CommandErr
         note!("nothing has been measured yet; a calibration takes two windows of calls");
     }
     let rows = parameters(latest, shipped);
-    let head = ["parameter", "unit", "measured", "shipped"];
+    let measured = rows.iter().any(|row| !row[2].is_null());
+    let head = columns(["parameter", "unit", "measured", "shipped"], measured);
     listing::table(&head, &rows, |row| {
-        let cells = row.as_array().into_iter().flatten();
-        cells.map(short).collect()
+        let of = |at: usize| short(&row[at]);
+        columns([of(0), unit(&row[1]), of(2), of(3)], measured)
     });
     Ok(ExitCode::SUCCESS)
+}
+
+/// The cells of a row; what was measured is left out where nothing was.
+fn columns<T>(cells: [T; 4], measured: bool) -> Vec<T> {
+    let numbered = cells.into_iter().enumerate();
+    let shown = numbered.filter(|(at, _)| measured || *at != 2);
+    shown.map(|(_, cell)| cell).collect()
+}
+
+/// A unit; empty for a number without one.
+fn unit(unit: &Value) -> String {
+    match text(unit) {
+        one if one == "1" => String::new(),
+        unit => unit,
+    }
 }
 
 /// What was fitted, from what, and how far it was off; what is absent is left out.
@@ -125,6 +141,16 @@ mod tests {
         assert_eq!(parameters(&latest, &shipped), expected);
         let nothing = parameters(&Value::Null, &shipped);
         assert_eq!(nothing[0], json!(["time", "s", null, 0.05]));
+    }
+
+    #[test]
+    fn the_column_of_measurements_is_left_out_where_there_are_none() {
+        assert_eq!(columns(["a", "b", "c", "d"], true), ["a", "b", "c", "d"]);
+        assert_eq!(columns(["a", "b", "c", "d"], false), ["a", "b", "d"]);
+        assert_eq!(
+            (unit(&json!("1")), unit(&json!("s"))),
+            (String::new(), "s".to_owned())
+        );
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! `tars agents compare`: whether a version is as good as what answers now, and as the agent's rules.
 
-use super::path;
+use super::{AGENTS, path};
 use crate::{
     commands::{
         CommandError,
@@ -15,9 +15,18 @@ use std::process::ExitCode;
 use tars_proto::reason;
 
 const ADVICE: &[Advice] = &[(
-    reason::NOT_FOUND,
-    "`tars agents versions {id}` shows the versions; without `--stored`, one is compared now",
+    reason::UNTRAINED,
+    "`tars training start --agents {id}` trains it",
 )];
+/// What helps where something that is named does not exist.
+const MISSING: &[Advice] = &[
+    AGENTS,
+    (
+        "version",
+        "`tars agents versions {id}` shows those that are retained",
+    ),
+    ("comparison", "without `--stored`, one is made now"),
+];
 
 /// A version to compare.
 #[derive(Debug, Args)]
@@ -46,21 +55,28 @@ impl Compare {
             true => rest.get(&self.stored_at(&agent)).await,
             false => rest.post(&format!("{agent}/compare"), self.body()).await,
         };
-        let answer = answer.map_err(|e| advice::add(e, ADVICE, &self.agent_id))?;
+        let answer = answer.map_err(|e| advice::add_by_kind(e, MISSING, ADVICE, &self.agent_id))?;
         let found = &answer["comparison"];
         if self.json {
             say!("{found:#}");
             return Ok(ExitCode::SUCCESS);
         }
         say!(
-            "version {} earns {} a step, on {} seeds of the calibration {}",
+            "version {} earns a mean reward of {} a step, on {} seeds of the calibration {}{}",
             text(&found["version"]),
             number(&found["mean"]),
             found["seeds"],
             text(&found["calibration"]),
+            if is_live(found) { "; it is live" } else { "" },
         );
         say!("");
-        let head = ["against", "earns", "difference", "95 % interval", "verdict"];
+        let head = [
+            "against",
+            "reward a step",
+            "difference",
+            "95 % interval",
+            "verdict",
+        ];
         listing::table(&head, &rows(found), row);
         Ok(ExitCode::SUCCESS)
     }
@@ -83,14 +99,25 @@ impl Compare {
     }
 }
 
-/// The incumbent, then the rules.
+/// Whether the version was the live one when it was compared.
+fn is_live(found: &Value) -> bool {
+    found["incumbent_version"] == found["version"]
+}
+
+/// The incumbent, unless it is the version itself or has a row as one of the rules, then the rules.
 fn rows(found: &Value) -> Vec<Value> {
     let rules = found["rules"].as_array().into_iter().flatten();
-    [&found["incumbent"]]
-        .into_iter()
-        .chain(rules)
-        .cloned()
-        .collect()
+    let mut all_rules = rules.clone();
+    let is_among = all_rules.any(|rule| rule["name"] == found["incumbent_rule"]);
+    let incumbent = (!is_live(found) && !is_among).then_some(&found["incumbent"]);
+    let mark = |against: &Value| {
+        let mut against = against.clone();
+        if against["name"] == found["incumbent_rule"] {
+            against["name"] = format!("{}, which answers", text(&against["name"])).into();
+        }
+        against
+    };
+    incumbent.into_iter().chain(rules).map(mark).collect()
 }
 
 fn row(against: &Value) -> Vec<String> {
@@ -122,7 +149,8 @@ mod tests {
                 "verdict": format!("VERDICT_{verdict}"),
             })
         };
-        let found = json!({
+        let mut found = json!({
+            "version": "4", "incumbent_version": "3", "incumbent_rule": "",
             "incumbent": against("version 3", "UNDECIDED"),
             "rules": [against("aimd", "WORSE")],
         });
@@ -132,6 +160,16 @@ mod tests {
         assert_eq!(lines[0][1..4], numbers);
         assert_eq!(lines[1][4], "worse");
         assert_eq!(lines.len(), 2);
+
+        let names = |found: &Value| -> Vec<String> {
+            let rows = rows(found);
+            rows.iter().map(|row| text(&row["name"])).collect()
+        };
+        found["incumbent_version"] = json!("4");
+        assert_eq!(names(&found), ["aimd"], "nothing is compared with itself");
+        found["incumbent_version"] = json!("0");
+        found["incumbent_rule"] = json!("aimd");
+        assert_eq!(names(&found), ["aimd, which answers"], "it has one row");
     }
 
     #[test]

@@ -1,6 +1,6 @@
 //! The versions of an agent's weights: `tars agents versions`, `promote` and `rollback`.
 
-use super::{HELD, path};
+use super::{AGENTS, HELD, path};
 use crate::{
     commands::{
         CommandError,
@@ -9,7 +9,7 @@ use crate::{
     },
     rest::Rest,
 };
-use clap::Args;
+use clap::{ArgGroup, Args};
 use serde_json::{Value, json};
 use std::process::ExitCode;
 use tars_proto::reason;
@@ -20,7 +20,6 @@ const ADVICE: &[Advice] = &[
         reason::NEEDS_ATTENTION,
         "`tars proposals show {named}` shows it",
     ),
-    (reason::NOT_FOUND, RETAINED),
     (reason::VERSION_CHANGED, RETAINED),
     (reason::UNUSABLE_VERSION, RETAINED),
     (
@@ -39,7 +38,14 @@ const ADVICE: &[Advice] = &[
 const STAGE: &str = "AGENT_STAGE_";
 const RETAINED: &str =
     "`tars agents versions {id}` shows those that are retained, and the live one";
-const AGENTS: &[Advice] = &[(reason::NOT_FOUND, "`tars agents list` shows all")];
+/// What helps where something that is named does not exist.
+const MISSING: &[Advice] = &[
+    AGENTS,
+    ("rule", "`tars agents show {id}` lists its rules"),
+    ("version", RETAINED),
+];
+/// How far back it is looked for what the live version is a copy of.
+const RECENT: usize = 10;
 
 /// An agent whose versions are listed.
 #[derive(Debug, Args)]
@@ -54,6 +60,7 @@ pub(super) struct Versions {
 
 /// What is to be live: a version, or a rule.
 #[derive(Debug, Args)]
+#[command(group(ArgGroup::new("what").required(true).args(["version", "rule"])))]
 pub(super) struct Promote {
     /// The agent, as `tars agents list` shows it.
     #[arg(value_name = "AGENT")]
@@ -61,9 +68,7 @@ pub(super) struct Promote {
     /// The version, as `tars agents versions` shows it.
     #[arg(
         value_name = "VERSION",
-        value_parser = clap::value_parser!(u64).range(1..),
-        required_unless_present = "rule",
-        conflicts_with = "rule"
+        value_parser = clap::value_parser!(u64).range(1..)
     )]
     version: Option<u64>,
     /// A rule of the agent instead, as `tars agents show` lists them.
@@ -108,7 +113,8 @@ impl Versions {
     pub(super) async fn run(self, rest: &Rest) -> Result<ExitCode, CommandError> {
         let path = format!("{}/versions", path(&self.agent_id));
         let versions = listing::all(rest, &path, "versions").await;
-        let versions = versions.map_err(|e| advice::add(e, AGENTS, &self.agent_id))?;
+        let versions =
+            versions.map_err(|e| advice::add_by_kind(e, MISSING, &[], &self.agent_id))?;
         if self.json {
             say!("{:#}", Value::Array(versions));
             return Ok(ExitCode::SUCCESS);
@@ -137,11 +143,28 @@ fn row(version: &Value) -> Vec<String> {
         short(&version["version"]),
         short(&version["live_since"]),
         kind(version),
-        short(&version["mean_return"]),
+        listing::rounded(&version["mean_return"]),
         short(&version["restored_from"]),
         text(&version["run_id"]),
         state,
     ]
+}
+
+/// The newest versions of an agent.
+async fn recent(rest: &Rest, id: &str) -> Result<Vec<Value>, CommandError> {
+    let versions = format!("{}/versions", path(id));
+    Ok(listing::first(rest, &versions, "versions", RECENT).await?)
+}
+
+/// What the live version is a copy of, if it is one of these: `, a copy of version 3`.
+fn origin(agent: &Value, versions: &[Value]) -> String {
+    let is_live = |version: &&Value| version["version"] == agent["weights_version"];
+    let live = versions.iter().find(is_live);
+    let from = live.map_or(&Value::Null, |version| &version["restored_from"]);
+    match from.is_null() || !text(&agent["rule"]).is_empty() {
+        true => String::new(),
+        false => format!(", a copy of version {}", short(from)),
+    }
 }
 
 /// What learned the policy, or the rule.
@@ -225,12 +248,17 @@ impl How {
         outcome: impl Fn(&Value) -> String,
     ) -> Result<ExitCode, CommandError> {
         let answer = rest.post(&format!("{}/{method}", path(id)), body).await;
-        let answer = answer.map_err(|e| advice::add(e, ADVICE, &id))?;
+        let answer = answer.map_err(|e| advice::add_by_kind(e, MISSING, ADVICE, &id))?;
         if self.json {
             say!("{answer:#}");
             return Ok(ExitCode::SUCCESS);
         }
-        say!("{}", outcome(&answer["agent"]));
+        let (agent, said) = (&answer["agent"], outcome(&answer["agent"]));
+        let origin = match said == live(agent) {
+            true => self::origin(agent, &recent(rest, id).await?),
+            false => String::new(),
+        };
+        say!("{said}{origin}");
         super::note_pending(&answer);
         Ok(ExitCode::SUCCESS)
     }
@@ -292,7 +320,15 @@ mod tests {
             "version": "3", "live": true, "agent_type": "dqn", "run_id": "r", "mean_return": 21.5,
             "restored_from": "1", "live_since": "2026-01-01T00:00:00Z",
         });
-        let cells = ["3", "2026-01-01T00:00:00Z", "dqn", "21.5", "1", "r", "live"];
+        let cells = [
+            "3",
+            "2026-01-01T00:00:00Z",
+            "dqn",
+            "21.50",
+            "1",
+            "r",
+            "live",
+        ];
         assert_eq!(row(&version), cells);
         let trained = json!({ "version": "2", "run_id": "", "mean_return": null });
         assert_eq!(row(&trained), ["2", "-", "", "-", "-", "", ""]);
@@ -301,6 +337,25 @@ mod tests {
         let state = |stage: &str| row(&json!({ "stage": stage })).pop().unwrap();
         assert_eq!(state("AGENT_STAGE_CANARY"), "canary");
         assert_eq!(state("AGENT_STAGE_RETIRED"), "");
+    }
+
+    #[test]
+    fn a_copy_names_what_it_is_a_copy_of() {
+        let versions = [
+            json!({ "version": "9", "restored_from": "1" }),
+            json!({ "version": "8", "restored_from": "3" }),
+            json!({ "version": "7", "restored_from": null }),
+        ];
+        let of = |version: &str, rule: &str| {
+            origin(
+                &json!({ "weights_version": version, "rule": rule }),
+                &versions,
+            )
+        };
+        assert_eq!(of("8", ""), ", a copy of version 3");
+        for (version, rule) in [("8", "aimd"), ("7", ""), ("2", "")] {
+            assert_eq!(of(version, rule), "", "{version} {rule}");
+        }
     }
 
     #[test]
