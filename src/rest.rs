@@ -42,6 +42,13 @@ fn retry_after<B>(response: &http::Response<B>) -> Option<Duration> {
     (busy && wait <= LONGEST_WAIT).then_some(wait)
 }
 
+/// Whether a call was refused for which there may be room later. A refusal without a time, such as one of a
+/// share that the caller has used up, lasts until the caller does something about it.
+fn is_busy<B>(response: &http::Response<B>) -> bool {
+    response.status() == StatusCode::TOO_MANY_REQUESTS
+        && response.headers().contains_key(header::RETRY_AFTER)
+}
+
 impl Rest {
     /// A client of the gateway at `base`, as in `http://127.0.0.1:3001`; without a credential.
     pub fn new(base: &str) -> Self {
@@ -151,7 +158,7 @@ impl Rest {
         body: Option<Value>,
     ) -> Result<Value, RestError> {
         let response = self.send(&method, path, body).await?;
-        let status = response.status();
+        let (status, is_busy) = (response.status(), is_busy(&response));
         let bytes = self.whole(response.into_body()).await?;
         let value: Value = serde_json::from_slice(&bytes).map_err(|_| RestError::NotJson {
             path: path.to_owned(),
@@ -159,7 +166,7 @@ impl Rest {
         if status.is_success() {
             return Ok(value);
         }
-        Err(self.refused(method, path, status, value))
+        Err(self.refused(method, path, (status, is_busy), value))
     }
 
     /// Waits for something that the gateway does, but not forever.
@@ -177,10 +184,16 @@ impl Rest {
         Ok(body.to_bytes())
     }
 
-    fn refused(&self, method: Method, path: &str, status: StatusCode, body: Value) -> RestError {
+    fn refused(
+        &self,
+        method: Method,
+        path: &str,
+        (status, is_busy): (StatusCode, bool),
+        body: Value,
+    ) -> RestError {
         let message = body["message"].as_str().unwrap_or_default().to_owned();
         let path = path.to_owned();
-        if self.patience.is_some() && status == StatusCode::TOO_MANY_REQUESTS {
+        if self.patience.is_some() && is_busy {
             return RestError::Busy { message };
         }
         RestError::Refused {
@@ -218,7 +231,7 @@ impl Rest {
         mut each: impl FnMut(&Value) -> bool,
     ) -> Result<(), RestError> {
         let response = self.send(&method, path, body).await?;
-        let status = response.status();
+        let (status, is_busy) = (response.status(), is_busy(&response));
         let mut body = response.into_body();
         let mut pending = Vec::new();
         while let Some(frame) = body.frame().await {
@@ -238,7 +251,7 @@ impl Rest {
             return Ok(());
         }
         let body: Value = serde_json::from_slice(&pending).unwrap_or_default();
-        Err(self.refused(method, path, status, body))
+        Err(self.refused(method, path, (status, is_busy), body))
     }
 
     async fn send(
@@ -409,6 +422,20 @@ mod tests {
 
     fn count_wait(_: Duration) {
         WAITS.fetch_add(1, Ordering::SeqCst);
+    }
+
+    #[test]
+    fn a_refusal_without_a_time_is_not_a_busy_mesh() {
+        let refused = |status: u16, after: Option<&str>| {
+            let mut response = http::Response::builder().status(status);
+            if let Some(after) = after {
+                response = response.header(header::RETRY_AFTER, after);
+            }
+            is_busy(&response.body(()).unwrap())
+        };
+        assert!(refused(429, Some("1")));
+        assert!(!refused(429, None));
+        assert!(!refused(503, Some("1")));
     }
 
     #[tokio::test]

@@ -69,12 +69,17 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Close a session: it is stepped no more.
-    #[command(after_help = "Example:\n  tars sessions close 0198f1c2-7d3a-7e54-9b1c-2f6d8a4b1c90")]
+    /// Close a session, or all of yours: it is stepped no more.
+    #[command(
+        after_help = "Examples:\n  tars sessions close 0198f1c2-7d3a-7e54-9b1c-2f6d8a4b1c90\n  tars sessions close --all"
+    )]
     Close {
         /// The session, as `tars sessions list` shows it.
-        #[arg(value_name = "SESSION", value_parser = id)]
-        id: Uuid,
+        #[arg(value_name = "SESSION", value_parser = id, required_unless_present = "all", conflicts_with = "all")]
+        id: Option<Uuid>,
+        /// All sessions of yours that are open.
+        #[arg(long)]
+        all: bool,
         /// Print JSON.
         #[arg(long)]
         json: bool,
@@ -130,7 +135,7 @@ const ADVICE: &[Advice] = &[
     (reason::NOT_FOUND, "`tars sessions list` shows yours"),
     (
         reason::SESSIONS_FULL,
-        "`tars sessions close SESSION` closes one",
+        "`tars sessions list` shows yours, and `tars sessions close` closes one, or with --all all of them",
     ),
     (
         reason::SESSION_CLOSED,
@@ -159,7 +164,10 @@ impl Sessions {
                 Command::List { json } => list(&rest, json).await,
                 Command::Step(step) => step.run(&rest).await,
                 Command::Watch { id, json } => watch(&mut session, id, json).await,
-                Command::Close { id, json } => close(&rest, id, json).await,
+                Command::Close {
+                    id: Some(id), json, ..
+                } => close(&rest, id, json).await,
+                Command::Close { json, .. } => close_all(&rest, json).await,
                 Command::Nash(nash) => nash.run(&rest).await,
             }
         })?;
@@ -253,6 +261,22 @@ async fn watch(session: &mut Session, id: Uuid, json: bool) -> Result<ExitCode, 
         !item["ended"].is_object()
     })
     .await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn close_all(rest: &Rest, json: bool) -> Result<ExitCode, CommandError> {
+    let sessions = listing::all(rest, PATH, "sessions").await?;
+    let open = sessions.iter().filter(|s| s["closed_at"].is_null());
+    let mut closed = Vec::new();
+    for session in open {
+        let id = text(&session["session_id"]);
+        let answer = rest.post(&format!("{PATH}/{id}/close"), json!({})).await;
+        closed.push(answer.map_err(|e| advice::add(e, ADVICE, &id))?["session"].take());
+    }
+    match json {
+        true => say!("{:#}", Value::Array(closed)),
+        false => say!("sessions closed: {}", closed.len()),
+    }
     Ok(ExitCode::SUCCESS)
 }
 

@@ -48,29 +48,47 @@ pub(super) fn step(stepped: &Value) {
 fn facts(stepped: &Value) -> Vec<(&'static str, String)> {
     let (world, total) = (&stepped["world"], &stepped["world"]["global_reward"]);
     let step = format!(
-        "{}, the {}. of episode {}{}",
+        "{}: step {} of episode {}{}",
         short(&world["step"]),
         short(&world["episode_step"]),
         short(&world["episode"]),
         end(world)
     );
     let reward = format!(
-        "{} = ({} * {} - {}) * {}",
-        short(&total["value"]),
-        short(&total["weighted_sum"]),
-        short(&total["cooperation_multiplier"]),
-        short(&total["conflict_penalty"]),
-        short(&total["causal_modifier"])
+        "{} = (weighted sum {} * cooperation {} - conflicts {}) * causal modifier {}",
+        rounded(&total["value"]),
+        rounded(&total["weighted_sum"]),
+        rounded(&total["cooperation_multiplier"]),
+        rounded(&total["conflict_penalty"]),
+        rounded(&total["causal_modifier"])
     );
     let all = [
         ("step", step),
         ("reward", reward),
         ("nash conv", interval(&stepped["nash_convergence_distance"])),
-        ("resolved by", text(&stepped["resolution_method"])),
+        ("resolved by", resolved_by(stepped)),
     ];
     all.into_iter()
         .filter(|(_, value)| !value.is_empty())
         .collect()
+}
+
+/// How conflicts were resolved, and whose actions that changed.
+fn resolved_by(stepped: &Value) -> String {
+    let method = text(&stepped["resolution_method"]);
+    let chosen = stepped["agent_actions"].as_object().into_iter().flatten();
+    let changed = chosen.filter(|(agent, chose)| {
+        let took = &stepped["resolved_actions"][agent.as_str()];
+        !took.is_null() && action(chose) != action(took)
+    });
+    let changed: Vec<&str> = changed.map(|(agent, _)| agent.as_str()).collect();
+    match changed.is_empty() || method.is_empty() {
+        true => method,
+        false => format!(
+            "{method}, by which {} took another action than chosen",
+            changed.join(" and ")
+        ),
+    }
 }
 
 fn end(world: &Value) -> &'static str {
@@ -87,11 +105,11 @@ fn end(world: &Value) -> &'static str {
 pub(super) fn line(stepped: &Value, is_first: bool) {
     if is_first {
         say!(
-            "{:>7}  {:>9}  {:>9}  {:>9}  rewards",
-            "step",
-            "global",
-            "nash conv",
-            "conflicts"
+            "{:>7}  {:>9}  {:>9}  {:>9}  REWARDS",
+            "STEP",
+            "GLOBAL",
+            "NASH CONV",
+            "CONFLICTS"
         );
     }
     let world = &stepped["world"];
@@ -131,25 +149,35 @@ pub(super) fn equilibrium(measured: &Value) {
         "nash conv",
         interval(&game["nash_convergence_distance"])
     );
-    let converged = if found["converged"] == true {
-        ""
-    } else {
-        "; not an equilibrium yet"
-    };
-    let certificate = format!(
-        "regret of {} of a payoff range, by {}{converged}",
-        short(&found["relative_regret"]),
-        text(&found["method"])
-    );
-    say!("{:<12} {certificate}", "certificate");
+    say!("{:<12} {}", "equilibrium", certificate(found));
     say!(
         "{:<12} {} joint actions * {} rollouts * {} steps in {}",
         "measured",
         short(&game["joint_actions"]),
         short(&game["rollouts"]),
         short(&game["rollout_steps"]),
-        text(&game["duration"])
+        seconds(&game["duration"])
     );
+}
+
+/// How an equilibrium was found, and how good it is.
+fn certificate(found: &Value) -> String {
+    let share = number(&found["relative_regret"]).unwrap_or(f64::NAN) * 100.0;
+    let quality = match found["converged"] == true {
+        true => "it is one",
+        false => "it is not one yet",
+    };
+    format!(
+        "found by {}; {quality}: no agent gains more than {share:.2} % of its range of payoffs by another action",
+        text(&found["method"])
+    )
+}
+
+/// A duration as `0.21 s`.
+fn seconds(duration: &Value) -> String {
+    let text = text(duration);
+    let seconds = text.strip_suffix('s').and_then(|s| s.parse::<f64>().ok());
+    seconds.map_or(text, |seconds| format!("{seconds:.2} s"))
 }
 
 fn player<'a>(game: &'a Value, agent: &str) -> &'a Value {
@@ -218,6 +246,31 @@ mod tests {
         assert_eq!(by(&chosen), "rule aimd");
         let chosen = json!({ "rule": "", "weights_version": "7" });
         assert_eq!(by(&chosen), "weights 7");
+    }
+
+    #[test]
+    fn an_action_that_a_resolution_changed_is_named() {
+        let action = |name: &str| json!({ "action_name": name });
+        let mut stepped = json!({
+            "resolution_method": "weighted_vote",
+            "agent_actions": { "ethical": action("hold"), "policy": action("up") },
+            "resolved_actions": { "ethical": action("hold"), "policy": action("down") },
+        });
+        let changed = "weighted_vote, by which policy took another action than chosen";
+        assert_eq!(resolved_by(&stepped), changed);
+        stepped["resolved_actions"]["policy"] = action("up");
+        assert_eq!(resolved_by(&stepped), "weighted_vote");
+        assert_eq!(resolved_by(&json!({})), "");
+    }
+
+    #[test]
+    fn an_equilibrium_is_described_in_a_sentence() {
+        let found = json!({ "method": "pure", "converged": true, "relative_regret": 0.0012 });
+        let sentence = "found by pure; it is one: no agent gains more than 0.12 % of its range of payoffs by another action";
+        assert_eq!(certificate(&found), sentence);
+        for (duration, shown) in [("0.209938s", "0.21 s"), ("3s", "3.00 s"), ("", "")] {
+            assert_eq!(seconds(&json!(duration)), shown);
+        }
     }
 
     #[test]

@@ -372,6 +372,27 @@ fn agents_are_listed_shown_and_reloaded() {
     }
     let unknown = desk.refused(&["agents", "show", "nobody"]);
     assert!(unknown.contains("tars agents list"), "{unknown}");
+    for (args, part) in [
+        (&["promote", "nobody", "1"][..], "tars agents list"),
+        (&["rollback", "nobody"], "tars agents list"),
+        (&["versions", "nobody"], "tars agents list"),
+        (&["compare", "nobody"], "tars agents list"),
+        (&["promote", "policy", "9"], "tars agents versions policy"),
+        (
+            &["promote", "policy", "--rule", "nothing"],
+            "tars agents show policy",
+        ),
+        (&["compare", "policy"], "tars training start"),
+        (&["compare", "policy", "--stored"], "tars training start"),
+        (&["reload", "policy", "gama=0.9"], "did you mean gamma?"),
+    ] {
+        let error = desk.refused(&[&["agents"], args].concat());
+        assert!(error.contains(part), "{args:?}: {error}");
+    }
+    let version = desk.good(&["agents", "reload", "policy", "--preset", "gamma=0.93"]);
+    assert_eq!(version, "version 3 is live\n");
+    let live = &desk.json(&["agents", "show", "policy"])["hyperparameters"];
+    assert_eq!((&live["gamma"], &live["tau"]), (&json!(0.93), &json!(1)));
     let wrong = desk.run(&["agents", "reload", "policy", "gamma"]);
     assert_eq!(wrong.status.code(), Some(2), "{}", stderr(&wrong));
 }
@@ -386,7 +407,8 @@ fn a_session_is_created_stepped_listed_and_closed() {
         "reward",
         "rule first_action",
         "nash conv",
-        "1, the 1. of episode 1",
+        "1: step 1 of episode 1",
+        "weighted sum",
     ] {
         assert!(shown.contains(part), "{part}: {shown}");
     }
@@ -396,7 +418,7 @@ fn a_session_is_created_stepped_listed_and_closed() {
     assert_eq!(stepped["world"]["step"], "5");
     let found = desk.good(&["sessions", "nash", id]);
     assert!(
-        found.contains("certificate") && found.contains("100%"),
+        found.contains("equilibrium  found by") && found.contains("100%"),
         "{found}"
     );
     let closed = desk.good(&["sessions", "close", id]);
@@ -413,4 +435,22 @@ fn a_session_is_created_stepped_listed_and_closed() {
     let unknown = "0198f1c2-7d3a-7e54-9b1c-2f6d8a4b1c90";
     let refused = desk.refused(&["sessions", "close", unknown]);
     assert!(refused.contains("tars sessions list"), "{refused}");
+
+    // A share that is full is said to be that, with what helps.
+    let full = loop {
+        let created = desk.run(&["sessions", "create"]);
+        if !created.status.success() {
+            break stderr(&created);
+        }
+    };
+    assert!(
+        full.contains("sessions are open already") && full.contains("--all"),
+        "{full}"
+    );
+    let closed = desk.good(&["sessions", "close", "--all"]);
+    assert!(closed.starts_with("sessions closed: "), "{closed}");
+    assert_eq!(
+        desk.good(&["sessions", "close", "--all"]),
+        "sessions closed: 0\n"
+    );
 }
