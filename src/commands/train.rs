@@ -3,7 +3,7 @@
 
 mod chart;
 mod curves;
-mod watch;
+pub(super) mod watch;
 
 use super::{CommandError, Global, listing::short, output, progress::Progress};
 use clap::{Args, Subcommand, builder::PossibleValuesParser};

@@ -5,9 +5,10 @@ use super::{
     advice::{self, Advice},
     block_on,
     confirm::Confirm,
-    listing::{self, id, number, short, text, word},
+    listing::{self, id, number, text, word},
     mesh::MeshArg,
     presets,
+    train::watch,
 };
 use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand, ValueEnum};
@@ -36,6 +37,9 @@ enum Command {
         after_help = "Examples:\n  tars training start --preset --steps 300000\n  tars training start --agents policy,resource --steps 100000 --seed 1\n  tars training start --agents ethical --others live --json\n\nA run goes on from the live weights, and those that it ends with become live together, also where they are\nworse: `tars agents rollback AGENT` undoes it. A mesh starts with the default hyperparameters of the\nalgorithms; --preset is what is known to learn the environment. 20000 steps show how it works, and are not all\nthat can be learned."
     )]
     Start(Start),
+    /// Follow a run until it ends, as `tars train watch` does. Exits with 1 unless it completes.
+    #[command(after_help = watch::HELP)]
+    Watch(watch::Watched),
     /// List runs, newest first.
     #[command(
         after_help = "Examples:\n  tars training list\n  tars training list --limit 5 --json | jq -r '.[].run_id'"
@@ -153,10 +157,11 @@ impl Training {
         let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
         let done = block_on(async {
-            let session = mesh.session().await?;
+            let mut session = mesh.session().await?;
             let rest = session.rest();
             match self.command {
                 Command::Start(start) => start.run(&rest).await,
+                Command::Watch(watched) => watched.follow(&mut session).await,
                 Command::List { limit, json } => list(&rest, limit, json).await,
                 Command::Pause(run) => run.change(&rest, "pause").await,
                 Command::Resume(run) => run.change(&rest, "resume").await,
@@ -171,6 +176,7 @@ impl Command {
     fn is_in_json(&self) -> bool {
         match self {
             Self::Start(start) => start.json,
+            Self::Watch(watched) => watched.json,
             Self::List { json, .. } => *json,
             Self::Pause(run) | Self::Resume(run) | Self::Cancel { run, .. } => run.json,
         }
@@ -248,7 +254,7 @@ async fn list(rest: &Rest, limit: usize, json: bool) -> Result<ExitCode, Command
         "state",
         "steps",
         "steps/s",
-        "return",
+        "returns",
         "requested",
     ];
     listing::table(&head, &runs, row);
@@ -296,10 +302,22 @@ fn rate(run: &Value) -> String {
     }
 }
 
-/// What each agent came to, in the order of the agents.
+/// What each agent came to, with its name where there are several.
 fn returns(run: &Value) -> String {
-    let returns: Vec<String> = members(run).map(|m| short(&m["final_return"])).collect();
-    returns.join(",")
+    let several = members(run).count() > 1;
+    let one = |member: &Value| {
+        let came_to = number(&member["final_return"])?;
+        let agent = text(&member["agent_id"]);
+        Some(match several {
+            true => format!("{agent} {came_to:.2}"),
+            false => format!("{came_to:.2}"),
+        })
+    };
+    let returns: Vec<String> = members(run).filter_map(one).collect();
+    match returns.is_empty() {
+        true => "-".to_owned(),
+        false => returns.join(", "),
+    }
 }
 
 fn show(run: &Value, json: bool) {
@@ -356,13 +374,21 @@ mod tests {
             "running",
             "3000/20000",
             "1234",
-            "-,-",
+            "-",
             "now",
         ];
         assert_eq!(row(&run), cells);
         run["state"] = json!("TRAINING_STATE_COMPLETED");
         run["members"][0]["final_return"] = json!(1.5);
         run["members"][1]["final_return"] = json!(-2.0);
-        assert_eq!(row(&run)[3..7], ["completed", "3000/20000", "-", "1.5,-2"]);
+        assert_eq!(
+            row(&run)[3..7],
+            [
+                "completed",
+                "3000/20000",
+                "-",
+                "policy 1.50, resource -2.00"
+            ]
+        );
     }
 }

@@ -5,7 +5,7 @@ use crate::{
         CommandError, Global,
         advice::{self, Advice},
         block_on, events,
-        listing::{self, id, number, short, text, word},
+        listing::{self, id, number, text, word},
         mesh::MeshArg,
         progress::Progress,
         session::Session,
@@ -21,6 +21,13 @@ use tokio::time::Instant;
 use uuid::Uuid;
 
 const RUNS: &str = "/api/v1/orchestration/training";
+const STATE: &str = "/api/v1/orchestration/agents/state";
+const HISTORY: &str = "/api/v1/orchestration/metrics/training/nash/visualization";
+
+/// What `tars train watch` and `tars training watch` have below their options.
+pub(in crate::commands) const HELP: &str = "Examples:\n  tars train watch\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars train watch --json | jq .progress.mean_return\n\nA lost connection is made again, and the reports go on after the last one. EXPLORATION is the chance of a random\naction (dqn) or the deviation of the noise (ddpg); a2c and ppo explore by their entropy. With --json it is `epsilon`.";
+
+const NO_RUN: &str = "there is no training run yet; `tars training start` starts one";
 
 const ADVICE: &[Advice] = &[(
     reason::NOT_FOUND,
@@ -32,46 +39,68 @@ const MEASURED: Duration = Duration::from_secs(10);
 /// A shorter time says nothing.
 const TOO_SHORT: Duration = Duration::from_millis(500);
 
-/// The columns that a report has, and how wide they are. A negative loss of six digits fits.
-const COLUMNS: [&str; 9] = [
-    "step",
-    "return",
-    "loss",
-    "value loss",
-    "entropy",
-    "exploration",
-    "kl",
-    "steps/s",
-    "left",
+/// The columns that a report has, and how wide they are; together they fit on 100 characters.
+const COLUMNS: [(&str, usize); 10] = [
+    ("agent", 10),
+    ("step", 8),
+    ("return", 9),
+    ("loss", 9),
+    ("value loss", 10),
+    ("entropy", 9),
+    ("exploration", 11),
+    ("kl", 9),
+    ("steps/s", 7),
+    ("left", 7),
 ];
-const WIDTH: usize = 11;
+/// The share of a run that a row stands for, unless told otherwise.
+const ROWS: f64 = 20.0;
+/// How many of the newest measurements of the distance from an equilibrium are looked through for the run's.
+const MEASURED_GAMES: usize = 20;
 
 /// Follow a training run of a mesh until it ends; Ctrl-C stops nothing. Exits with 1 unless it completes.
 #[derive(Debug, Args)]
-#[command(
-    after_help = "Examples:\n  tars train watch\n  tars train watch 019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d\n  tars train watch --json | jq .progress.mean_return\n\nA lost connection is made again, and the reports go on after the last one."
-)]
+#[command(after_help = HELP)]
 pub(super) struct Watch {
+    #[command(flatten)]
+    watched: Watched,
+    #[command(flatten)]
+    mesh: MeshArg,
+}
+
+/// The run that is followed, and how it is shown.
+#[derive(Debug, Args)]
+pub(in crate::commands) struct Watched {
     /// The run's id, as the request that started it returned; the newest run when left out.
     #[arg(value_parser = id)]
     run_id: Option<Uuid>,
-    #[command(flatten)]
-    mesh: MeshArg,
-    /// Print one JSON object a line.
+    /// Steps between two rows [default: a twentieth of the run's]; 1 shows every report.
+    #[arg(long, value_name = "STEPS", value_parser = clap::value_parser!(u64).range(1..))]
+    every: Option<u64>,
+    /// Print one JSON object a line, for every report.
     #[arg(long)]
-    json: bool,
+    pub(in crate::commands) json: bool,
 }
 
 impl Watch {
     pub(super) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
         let mesh = global.mesh(&self.mesh)?;
-        let json = self.json;
+        let json = self.watched.json;
         let done = block_on(async {
             let mut session = mesh.session().await?;
-            let run = self.find(&session.rest()).await?;
-            follow(&mut session, run, json).await
+            self.watched.follow(&mut session).await
         })?;
         done.map_err(|e: CommandError| e.in_json_if(json))
+    }
+}
+
+impl Watched {
+    /// Follows the run to its end.
+    pub(in crate::commands) async fn follow(
+        self,
+        session: &mut Session,
+    ) -> Result<ExitCode, CommandError> {
+        let run = self.find(&session.rest()).await?;
+        follow(session, run, &self).await
     }
 
     /// The run as it is now.
@@ -82,18 +111,26 @@ impl Watch {
         }
         let newest = listing::first(rest, RUNS, "runs", 1).await?;
         let newest = newest.into_iter().next();
-        newest.ok_or_else(|| CommandError::Failed("there is no training run yet".to_owned()))
+        newest.ok_or_else(|| CommandError::Failed(NO_RUN.to_owned()))
     }
 }
 
-async fn follow(session: &mut Session, run: Value, json: bool) -> Result<ExitCode, CommandError> {
+async fn follow(
+    session: &mut Session,
+    run: Value,
+    how: &Watched,
+) -> Result<ExitCode, CommandError> {
     let id = listing::required(&run, "run_id")?;
     let goes_on = format!("`tars train watch {id}`");
-    let mut shown = Shown::new(&run, json);
+    let before = match how.json || run["ended_at"].is_string() {
+        true => Vec::new(),
+        false => returns(&session.rest()).await?,
+    };
+    let mut shown = Shown::new(&run, how);
     let mut ended = run;
     let path = format!("{RUNS}/{id}/events");
     let followed = events::follow(session, &path, &goes_on, |item| {
-        match json {
+        match how.json {
             true => say!("{item}"),
             false => shown.item(item),
         }
@@ -105,17 +142,51 @@ async fn follow(session: &mut Session, run: Value, json: bool) -> Result<ExitCod
     });
     followed.await?;
     shown.bar.finish_and_clear();
-    if !json {
+    if !how.json {
         say!("{}", describe(&ended));
+        results(&ended, &before)
+            .iter()
+            .for_each(|line| say!("{line}"));
+        if let Some(line) = distance(&session.rest(), &id).await? {
+            say!("{line}");
+        }
     }
     Ok(ExitCode::from(u8::from(state(&ended) != "completed")))
+}
+
+/// The agents with the returns of the weights that are live.
+async fn returns(rest: &Rest) -> Result<Vec<(String, f64)>, CommandError> {
+    let agents = rest.get(STATE).await?["agents"].take();
+    let agents = agents.as_array().into_iter().flatten();
+    let known = |agent: &Value| Some((text(&agent["agent_id"]), number(&agent["last_return"])?));
+    // What a bound agent learns is not live when a run ends.
+    let unbound = agents.filter(|agent| agent["bound"] != true);
+    Ok(unbound.filter_map(known).collect())
+}
+
+/// How far the agents are from an equilibrium with what the run made, where it was measured.
+async fn distance(rest: &Rest, run: &str) -> Result<Option<String>, CommandError> {
+    let path = format!("{HISTORY}?limit={MEASURED_GAMES}");
+    let history = rest.get(&path).await?["convergence_history"].take();
+    let mut measured = history.as_array().into_iter().flatten().rev();
+    let found = measured.find(|one| one["run_id"] == run);
+    Ok(found.map(|one| {
+        let of = |name: &str| number(&one[name]).unwrap_or(f64::NAN);
+        format!(
+            "  {:<10} {:.4} (95 %: {:.4} to {:.4}), where 0 is an equilibrium",
+            "NashConv",
+            of("nash_convergence_distance"),
+            of("low"),
+            of("high")
+        )
+    }))
 }
 
 fn state(run: &Value) -> String {
     word(&run["state"], "TRAINING_STATE_")
 }
 
-/// How a run ended, in one line.
+/// How a run ended.
 fn describe(run: &Value) -> String {
     let mut line = format!(
         "{}: {} of {} steps, {} episodes",
@@ -124,7 +195,6 @@ fn describe(run: &Value) -> String {
         text(&run["steps"]),
         text(&run["episodes_done"]),
     );
-    line += &returns(run);
     let error = text(&run["error"]);
     if !error.is_empty() {
         line += &format!("; {error}");
@@ -132,41 +202,63 @@ fn describe(run: &Value) -> String {
     line
 }
 
-/// The mean return of the run's agent, or of each under its name.
-fn returns(run: &Value) -> String {
-    let members = run["members"].as_array().map_or(&[][..], Vec::as_slice);
-    if run["final_return"].is_null() {
-        return String::new();
-    }
-    if members.len() < 2 {
-        return format!(", mean return {}", short(&run["final_return"]));
-    }
-    let of = |member: &Value| {
-        let (agent, mean) = (text(&member["agent_id"]), short(&member["final_return"]));
-        format!("{agent} {mean}")
+/// The mean return of each agent that the run trained, after that of the weights that were live before.
+fn results(run: &Value, before: &[(String, f64)]) -> Vec<String> {
+    let line = |member: &Value| {
+        let after = number(&member["final_return"])?;
+        let agent = text(&member["agent_id"]);
+        let known = before.iter().find(|(id, _)| *id == agent);
+        Some(match known {
+            Some((_, before)) if after < *before => format!(
+                "  {agent:<10} mean return {before:.2} -> {after:.2}; `tars agents rollback {agent}` undoes it"
+            ),
+            Some((_, before)) => format!("  {agent:<10} mean return {before:.2} -> {after:.2}"),
+            None => format!("  {agent:<10} mean return {after:.2}"),
+        })
     };
-    let all: Vec<String> = members.iter().map(of).collect();
-    format!(", mean returns: {}", all.join(", "))
+    members(run).filter_map(line).collect()
 }
 
-/// What a person sees of a run: a row for each report, and on a terminal a bar below them.
+fn members(run: &Value) -> impl Iterator<Item = &Value> {
+    run["members"].as_array().into_iter().flatten()
+}
+
+/// What a person sees of a run: rows for some of the reports, and on a terminal a bar below them.
 struct Shown {
     bar: ProgressBar,
     rate: Rate,
+    /// The agents that the run trains, with what they learn by.
+    learners: Vec<(String, String)>,
     steps: f64,
+    every: f64,
+    /// The step from which a report has rows.
+    next: f64,
     headed: bool,
 }
 
 impl Shown {
-    fn new(run: &Value, quiet: bool) -> Self {
+    fn new(run: &Value, how: &Watched) -> Self {
         let steps = number(&run["steps"]).unwrap_or(0.0);
         let seen = number(&run["steps_done"]).unwrap_or(0.0);
+        let learner = |member: &Value| (text(&member["agent_id"]), text(&member["algorithm"]));
         Self {
-            bar: Progress::new(quiet).bar("training", steps as u64),
+            bar: Progress::new(how.json).bar("training", steps as u64),
             rate: Rate::after(seen),
+            learners: members(run).map(learner).collect(),
             steps,
+            every: how.every.map_or(steps / ROWS, |every| every as f64),
+            next: 0.0,
             headed: false,
         }
+    }
+
+    /// Whether a report has rows: the first one, the last one, and one of each part of the run.
+    fn is_due(&mut self, step: f64) -> bool {
+        if step < self.next && step < self.steps {
+            return false;
+        }
+        self.next = step + self.every;
+        true
     }
 
     fn item(&mut self, item: &Value) {
@@ -177,52 +269,88 @@ impl Shown {
         let step = number(&progress["step"]).unwrap_or(0.0);
         self.rate.reached(step, Instant::now());
         self.bar.set_position(step as u64);
+        if !self.is_due(step) {
+            return;
+        }
         let head = !std::mem::replace(&mut self.headed, true);
-        let rows = rows(progress, self.steps, self.rate.per_second());
+        let rows = self.rows(progress);
         self.bar.suspend(|| {
             if head {
-                say!("{}", line(COLUMNS.map(str::to_uppercase)));
+                say!("{}", line(COLUMNS.map(|(name, _)| name.to_uppercase())));
             }
             rows.iter().for_each(|row| say!("{row}"));
         });
     }
 }
 
-/// A row; of a run that trains several agents one for each, with its name at the end.
-fn rows(progress: &Value, steps: f64, rate: Option<f64>) -> Vec<String> {
-    let agents = progress["agents"].as_array();
-    let Some(agents) = agents.filter(|agents| !agents.is_empty()) else {
-        return vec![line(row(&progress["step"], progress, steps, rate))];
+impl Shown {
+    /// A row for each agent that learns.
+    fn rows(&self, progress: &Value) -> Vec<String> {
+        let several = progress["agents"].as_array();
+        let several = several.filter(|agents| !agents.is_empty());
+        let agents = several.map_or(std::slice::from_ref(progress), Vec::as_slice);
+        let rows = agents.iter().enumerate();
+        let row = |(at, agent): (usize, &Value)| {
+            let id = text(&agent["agent_id"]);
+            let named = self.learners.iter().find(|(known, _)| *known == id);
+            let (name, algorithm) = match named.or_else(|| self.learners.get(at)) {
+                Some((name, algorithm)) => (name.clone(), algorithm.as_str()),
+                None => (id, ""),
+            };
+            self.row(name, algorithm, &progress["step"], agent)
+        };
+        rows.map(|numbered| line(row(numbered))).collect()
+    }
+
+    /// The cells of one agent. What an algorithm does not have is left empty: one that learns a distribution
+    /// explores by its entropy, and a2c learns from each step once, so that nothing diverges.
+    fn row(&self, name: String, algorithm: &str, reached: &Value, of: &Value) -> [String; 10] {
+        let step = number(reached).unwrap_or(0.0);
+        let rate = self.rate.per_second();
+        let left = rate.map(|rate| duration((self.steps - step).max(0.0) / rate));
+        let rate = rate.map(|rate| format!("{rate:.0}"));
+        let unknown = || "-".to_owned();
+        let unless = |absent: bool, value: &Value| match absent {
+            true => String::new(),
+            false => cell(value),
+        };
+        [
+            name,
+            text(reached),
+            cell(&of["mean_return"]),
+            cell(&of["loss"]),
+            cell(&of["value_loss"]),
+            unless(["dqn", "ddpg"].contains(&algorithm), &of["entropy"]),
+            unless(["a2c", "ppo"].contains(&algorithm), &of["epsilon"]),
+            unless(["a2c", "dqn", "ddpg"].contains(&algorithm), &of["kl"]),
+            rate.unwrap_or_else(unknown),
+            left.unwrap_or_else(unknown),
+        ]
+    }
+}
+
+/// A number of nine characters at most; `-` for nothing.
+fn cell(value: &Value) -> String {
+    let Some(number) = number(value) else {
+        return "-".to_owned();
     };
-    let named = agents.iter().map(|agent| {
-        let cells = row(&progress["step"], agent, steps, rate);
-        format!("{}  {}", line(cells), text(&agent["agent_id"]))
+    match number.abs() {
+        0.0 => "0".to_owned(),
+        small if small < 1e-3 => format!("{number:.1e}"),
+        small if small < 1e3 => format!("{number:.3}"),
+        large if large < 1e6 => format!("{number:.1}"),
+        _ => format!("{number:.2e}"),
+    }
+}
+
+/// A row: the agent to the left, numbers to the right.
+fn line(cells: [String; 10]) -> String {
+    let sized = cells.iter().zip(COLUMNS).enumerate();
+    let padded = sized.map(|(at, (cell, (_, width)))| match at {
+        0 => format!("{cell:<width$}"),
+        _ => format!("{cell:>width$}"),
     });
-    named.collect()
-}
-
-/// The cells of one agent.
-fn row(reached: &Value, progress: &Value, steps: f64, rate: Option<f64>) -> [String; 9] {
-    let step = number(reached).unwrap_or(0.0);
-    let left = rate.map(|rate| duration((steps - step).max(0.0) / rate));
-    let rate = rate.map(|rate| format!("{rate:.0}"));
-    let unknown = || "-".to_owned();
-    [
-        text(reached),
-        short(&progress["mean_return"]),
-        short(&progress["loss"]),
-        short(&progress["value_loss"]),
-        short(&progress["entropy"]),
-        short(&progress["epsilon"]),
-        short(&progress["kl"]),
-        rate.unwrap_or_else(unknown),
-        left.unwrap_or_else(unknown),
-    ]
-}
-
-fn line(cells: [String; 9]) -> String {
-    let cells = cells.map(|cell| format!("{cell:>WIDTH$}"));
-    cells.join(" ")
+    padded.collect::<Vec<_>>().join(" ")
 }
 
 /// Seconds as `59s`, `4m05s`, `2h03m`.
@@ -275,34 +403,85 @@ mod tests {
     use super::*;
     use serde_json::json;
 
+    fn shown(algorithms: &[(&str, &str)], steps: u64) -> Shown {
+        let member = |(agent, algorithm): &(&str, &str)| json!({ "agent_id": agent, "algorithm": algorithm });
+        let members: Vec<Value> = algorithms.iter().map(member).collect();
+        let run = json!({ "steps": steps.to_string(), "members": members });
+        let how = Watched {
+            run_id: None,
+            every: None,
+            json: false,
+        };
+        Shown::new(&run, &how)
+    }
+
     #[test]
     fn a_report_is_a_row_under_its_columns() {
         let progress = json!({
             "step": "5000", "mean_return": 21.5, "loss": 0.25, "value_loss": null, "epsilon": 0.5,
         });
-        let reached = &progress["step"];
-        let cells = row(reached, &progress, 20_000.0, Some(100.0));
-        let expected = ["5000", "21.5", "0.25", "-", "-", "0.5", "-", "100", "2m30s"];
+        let mut shown = shown(&[("policy", "dqn")], 20_000);
+        let cells =
+            |shown: &Shown| shown.row("policy".to_owned(), "dqn", &progress["step"], &progress);
+        let nothing_made_up = cells(&shown);
+        assert_eq!(nothing_made_up[8..], ["-", "-"]);
+        let begun = Instant::now();
+        for (seconds, step) in [(0, 4900.0), (1, 5000.0)] {
+            shown
+                .rate
+                .reached(step, begun + Duration::from_secs(seconds));
+        }
+        let cells = cells(&shown);
+        let expected = [
+            "policy", "5000", "21.500", "0.250", "-", "", "0.500", "", "100", "2m30s",
+        ];
         assert_eq!(cells, expected);
-        let cells = row(reached, &progress, 20_000.0, None);
-        assert_eq!(cells[7..], ["-", "-"], "nothing is made up");
-        let lines = [line(COLUMNS.map(str::to_uppercase)), line(cells)];
-        assert_eq!(lines[0].len(), lines[1].len());
+        let head = line(COLUMNS.map(|(name, _)| name.to_uppercase()));
+        assert_eq!(head.len(), line(cells).len());
+        assert!(head.len() <= 100, "it fits on a terminal: {}", head.len());
     }
 
     #[test]
-    fn each_agent_of_a_joint_run_has_a_row_of_its_own() {
-        let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean });
-        let agents = [agent("policy", 1.5), agent("resource", -2.5)];
+    fn each_agent_of_a_joint_run_has_a_row_without_what_its_algorithm_lacks() {
+        let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean, "entropy": 0.7, "epsilon": 0.7, "kl": 0.1 });
+        let agents = [agent("consensus", 1.5), agent("ethical", -2.5)];
         let progress = json!({ "step": "500", "mean_return": 1.5, "agents": agents });
-        let rows = rows(&progress, 1000.0, None);
-        assert!(rows[0].contains(" 1.5 ") && rows[0].ends_with("  policy"));
-        assert!(rows[1].contains(" -2.5 ") && rows[1].ends_with("  resource"));
-        assert!(rows.len() == 2 && rows.iter().all(|row| row.trim().starts_with("500 ")));
+        let rows = shown(&[("consensus", "a2c"), ("ethical", "ppo")], 1000).rows(&progress);
+        let words =
+            |row: &String| -> Vec<String> { row.split_whitespace().map(str::to_owned).collect() };
+        let a2c = ["consensus", "500", "1.500", "-", "-", "0.700", "-", "-"];
+        assert_eq!(words(&rows[0]), a2c);
+        let ppo = [
+            "ethical", "500", "-2.500", "-", "-", "0.700", "0.100", "-", "-",
+        ];
+        assert_eq!(words(&rows[1]), ppo);
     }
 
     #[test]
-    fn the_end_of_a_run_is_one_line() {
+    fn a_part_of_the_reports_has_rows_and_the_last_one_always() {
+        let mut shown = shown(&[], 1000);
+        let steps = (1..=100).map(|report| f64::from(report) * 10.0);
+        let due: Vec<f64> = steps.filter(|step| shown.is_due(*step)).collect();
+        assert_eq!(due.len(), 21, "{due:?}");
+        assert_eq!((due[0], due[1], due[20]), (10.0, 60.0, 1000.0));
+    }
+
+    #[test]
+    fn a_number_has_nine_characters_at_most() {
+        for (number, shown) in [
+            (0.0, "0"),
+            (-1.234e-16, "-1.2e-16"),
+            (-88.9612, "-88.961"),
+            (-999_999.94, "-999999.9"),
+            (1.234e7, "1.23e7"),
+        ] {
+            assert_eq!(cell(&json!(number)), shown);
+        }
+        assert_eq!(cell(&Value::Null), "-");
+    }
+
+    #[test]
+    fn the_end_of_a_run_has_a_line_and_each_agent_its_own() {
         let run = |state: &str| {
             json!({
                 "state": format!("TRAINING_STATE_{state}"), "steps": "200", "steps_done": "120",
@@ -310,16 +489,15 @@ mod tests {
             })
         };
         let mut completed = run("COMPLETED");
-        completed["final_return"] = json!(12.25);
-        let line = "completed: 120 of 200 steps, 7 episodes, mean return 12.25";
+        let line = "completed: 120 of 200 steps, 7 episodes";
         assert_eq!(describe(&completed), line);
-        completed["members"] = json!([
-            { "agent_id": "policy", "final_return": 12.25 },
-            { "agent_id": "resource", "final_return": -3.5 },
-        ]);
-        let line =
-            "completed: 120 of 200 steps, 7 episodes, mean returns: policy 12.25, resource -3.5";
-        assert_eq!(describe(&completed), line);
+        let member = |agent: &str, mean: f64| json!({ "agent_id": agent, "final_return": mean });
+        completed["members"] = json!([member("policy", 12.25), member("ethical", -73.5)]);
+        let results = results(&completed, &[("ethical".to_owned(), 132.0)]);
+        assert_eq!(results[0], "  policy     mean return 12.25");
+        let worse =
+            "  ethical    mean return 132.00 -> -73.50; `tars agents rollback ethical` undoes it";
+        assert_eq!(results[1], worse);
         let mut failed = run("FAILED");
         failed["error"] = json!("it\ndiverged");
         let line = "failed: 120 of 200 steps, 7 episodes; it\\ndiverged";

@@ -30,7 +30,10 @@ fn lines(watched: &Output) -> Vec<Value> {
 async fn a_run_is_followed_to_its_end() {
     let desk = Desk::new();
     let none = desk.refused(&["train", "watch"]);
-    assert!(none.contains("no training run"), "{none}");
+    assert!(
+        none.contains("no training run") && none.contains("tars training start"),
+        "{none}"
+    );
     let unknown = desk.refused(&["train", "watch", NOBODYS]);
     assert!(unknown.contains("the newest run"), "{unknown}");
 
@@ -49,13 +52,19 @@ async fn a_run_is_followed_to_its_end() {
     let ended = &items[items.len() - 1]["ended"];
     assert_eq!(ended["state"], "TRAINING_STATE_COMPLETED", "{ended}");
 
-    let shown = desk.good(&["train", "watch"]);
+    // Under the other name, with every report.
+    let shown = desk.good(&["training", "watch", "--every", "1"]);
     let shown: Vec<&str> = shown.lines().collect();
-    assert_eq!(shown.len(), items.len() + 1, "a row for each, and a head");
-    assert!(shown[0].contains("STEP") && shown[0].contains("EXPLORATION"));
-    let last = shown[shown.len() - 1];
-    assert!(last.starts_with("completed: 3000 of 3000 steps"), "{last}");
-    assert!(last.contains("mean return"), "{last}");
+    let rows = shown.iter().filter(|line| line.starts_with("policy "));
+    assert_eq!(rows.count(), items.len() - 1, "a row for each report");
+    assert!(shown[0].starts_with("AGENT") && shown[0].contains("EXPLORATION"));
+    let is_end = |line: &&&str| line.starts_with("completed: 3000 of 3000 steps");
+    assert!(shown.iter().any(|line| is_end(&line)), "{shown:?}");
+    let result = shown.iter().find(|line| line.starts_with("  policy "));
+    assert!(result.unwrap().contains("mean return"), "{result:?}");
+    let fewer = desk.good(&["train", "watch"]);
+    let rows = fewer.lines().filter(|line| line.starts_with("policy "));
+    assert!(rows.count() <= 21, "{fewer}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
