@@ -8,10 +8,10 @@ use super::{
     up::{Addresses, Signals, announce},
 };
 use crate::app::{Mesh, Ready, StartError};
-use clap::Args;
+use clap::{Args, builder::PossibleValuesParser};
 use std::process::ExitCode;
 use tars_runtime::config::{Config, Listen};
-use tars_worlds::make_world;
+use tars_worlds::{ActionSpace, make_world, world_names};
 
 #[derive(Debug, Args)]
 #[command(
@@ -34,11 +34,11 @@ pub(crate) struct Demo {
     #[arg(long)]
     steps: Option<u64>,
     /// Environment of the agents. In `mesh` all of them train together.
-    #[arg(long, default_value = "mesh")]
+    #[arg(long, default_value = "mesh", value_name = "ENV", value_parser = PossibleValuesParser::new(world_names()))]
     env: String,
-    /// The agent that is searched and changed: `resource`, whose search pays most, in `mesh`, and `policy`
-    /// elsewhere.
-    #[arg(long)]
+    /// The agent that is searched and changed: `resource`, whose search pays most, in `mesh` and where actions
+    /// are continuous, and `policy` elsewhere.
+    #[arg(long, value_name = "AGENT", value_parser = ["policy", "consensus", "ethical", "resource"])]
     agent: Option<String>,
     /// Seed of the search.
     #[arg(long, default_value_t = 1)]
@@ -108,10 +108,15 @@ impl Demo {
     }
 
     fn cast(&self) -> Cast {
+        let world = make_world(&self.env).expect("the parser lets known names pass");
         // Elsewhere each of the mesh's agents has the first place of a world of its own.
-        let together =
-            make_world(&self.env).is_some_and(|world| world.spec().agent("resource").is_some());
-        let usual = if together { "resource" } else { "policy" };
+        let together = world.spec().agent("resource").is_some();
+        let first = &world.spec().agents[0].action;
+        let is_continuous = matches!(first, ActionSpace::Continuous(_));
+        let usual = match together || is_continuous {
+            true => "resource",
+            false => "policy",
+        };
         let agent = self.agent.as_deref().unwrap_or(usual).to_owned();
         Cast { together, agent }
     }

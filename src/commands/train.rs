@@ -158,6 +158,12 @@ impl Local {
             start: None,
         };
         let progress = Progress::new(self.json);
+        if agents.len() > 1 && self.agent.is_none() {
+            let (algo, name, env) = (&self.algo, &agents[agent].name, &self.env);
+            progress.done(&format!(
+                "{algo} learns as {name} in {env}; --agent names another"
+            ));
+        }
         let curves = self.curves(agent, agents)?;
         let mut trained = Vec::new();
         for seed in (0..self.seeds).map(|n| self.first_seed.wrapping_add(n)) {
@@ -191,18 +197,29 @@ impl Local {
 
     /// The position of the agent that learns.
     fn agent(&self, algorithm: &Algorithm, agents: &[AgentSpace]) -> Result<usize, CommandError> {
-        let wanted = |agent: &AgentSpace| match &self.agent {
-            Some(name) => agent.name == *name,
-            None => algorithm.fits(agent).is_ok(),
+        let found = match &self.agent {
+            Some(name) => agents.iter().position(|agent| agent.name == *name),
+            None => agents
+                .iter()
+                .position(|agent| algorithm.fits(agent).is_ok()),
         };
-        agents.iter().position(wanted).ok_or_else(|| {
-            let names: Vec<&str> = agents.iter().map(|a| a.name.as_ref()).collect();
+        let Some(at) = found else {
             let why = match &self.agent {
                 Some(name) => format!("{} has no agent {name:?}", self.env),
                 None => format!("{} can act for no agent of {}", self.algo, self.env),
             };
-            CommandError::Usage(format!("{why}; its agents: {}", names.join(", ")))
-        })
+            let each: Vec<String> = agents.iter().map(fitting).collect();
+            let all = each.join("; ");
+            return Err(CommandError::Usage(format!("{why}. Who can learn: {all}")));
+        };
+        algorithm.fits(&agents[at]).map_err(|why| {
+            let fitting = fitting(&agents[at]);
+            CommandError::Usage(format!(
+                "{} does not fit: {why}. Who can learn: {fitting}",
+                self.algo
+            ))
+        })?;
+        Ok(at)
     }
 
     fn values(&self) -> Values {
@@ -224,6 +241,18 @@ impl Local {
             evaluation_episodes: self.eval_episodes,
         }
     }
+}
+
+/// An agent with the algorithms that can act for it: `policy by dqn, a2c or ppo`.
+fn fitting(agent: &AgentSpace) -> String {
+    let fit = ALGORITHMS.iter().filter(|a| a.fits(agent).is_ok());
+    let names: Vec<&str> = fit.map(|a| a.name).collect();
+    let names = match names.split_last() {
+        Some((last, [])) => (*last).to_owned(),
+        Some((last, others)) => format!("{} or {last}", others.join(", ")),
+        None => "nothing".to_owned(),
+    };
+    format!("{} by {names}", agent.name)
 }
 
 /// A refusal with every hyperparameter at fault.
@@ -337,7 +366,7 @@ fn table(seeds: &[Seed]) {
             seed.seed.to_string(),
             number(seed.best_mean_return),
             number(last),
-            number(seed.steps_per_cpu_s.round()),
+            format!("{:.0}", seed.steps_per_cpu_s),
         ]
     };
     let rows: Vec<Vec<String>> = seeds.iter().map(row).collect();
@@ -420,8 +449,18 @@ mod tests {
         assert!(one("--algo a2c --agent consensus").is_ok());
         let nobody = one("--algo a2c --agent nobody").unwrap_err().to_string();
         assert!(nobody.contains("consensus"), "{nobody}");
-        assert!(one("--algo dqn --agent resource").is_err());
-        assert!(train("--env cartpole --algo ddpg --steps 10").is_err());
+        let wrong = |args: &str| match train(args).unwrap_err() {
+            CommandError::Usage(text) => text,
+            other => panic!("it is a mistake of the caller: {other}"),
+        };
+        let discrete = wrong("--env cartpole --algo ddpg --steps 10");
+        let fitting = discrete.split_once("agent by ").expect(&discrete).1;
+        let names = fitting.split([',', ' ']).filter(|word| !word.is_empty());
+        let mut names: Vec<&str> = names.filter(|word| *word != "or").collect();
+        names.sort_unstable();
+        assert_eq!(names, ["a2c", "dqn", "ppo"]);
+        let unfit = wrong("--env mesh --algo dqn --agent resource --steps 10");
+        assert!(unfit.ends_with("resource by a2c, ddpg or ppo"), "{unfit}");
     }
 
     #[test]

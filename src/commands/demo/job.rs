@@ -7,7 +7,9 @@ use super::{
 use crate::{
     app::Ready,
     commands::{
-        CommandError, events,
+        CommandError,
+        advice::{self, Advice},
+        events,
         listing::{number, required, word},
         progress::Progress,
         proposals::{Until, follow_until, measured, training_runs},
@@ -16,11 +18,16 @@ use crate::{
 };
 use rand::RngExt;
 use serde_json::{Value, json};
+use tars_proto::reason;
 use tars_runtime::trace::{Kind, Tracer};
 
 /// What to do when the job's own mesh is lost.
 const ANEW: &str = "a new `tars demo`";
 const AGENTS: &str = "/api/v1/orchestration/agents";
+const ADVICE: &[Advice] = &[(
+    reason::AGENT_NOT_BUILT,
+    "without --agent, one is taken that can act there",
+)];
 /// The states in which the agents' distance from an equilibrium is measured.
 const STATES: u64 = 4;
 
@@ -109,8 +116,9 @@ impl Job {
     }
 
     async fn agent(&self) -> Result<Value, CommandError> {
-        let path = format!("{AGENTS}/{}", self.cast.agent);
-        Ok(self.developer.get(&path).await?["agent"].take())
+        let agent = &self.cast.agent;
+        let answer = self.developer.get(&format!("{AGENTS}/{agent}")).await;
+        Ok(answer.map_err(|e| advice::add(e, ADVICE, agent))?["agent"].take())
     }
 
     async fn train(&self) -> Result<(), CommandError> {
