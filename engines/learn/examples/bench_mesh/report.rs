@@ -146,7 +146,9 @@ fn head(contest: &Contest, options: &Options) -> String {
          interval (training seed {}, {:.0} s of CPU time): policy by DQN, consensus by A2C, ethical by PPO, resource by\n\
          DDPG, with the presets of `engines/learn/src/presets.rs`. Their last policies are compared, without exploration,\n\
          by the mean reward of a step in one episode of 200 steps for each of {} seeds, {} to {}. Nothing was\n\
-         tuned on these seeds: the mesh was tuned on 0 to 39, the presets on other seeds and with other training seeds.",
+         tuned on these seeds: the mesh was tuned on 0 to 39, the presets on other seeds and with other training seeds.\n\n\
+         The agents of a running mesh start with the defaults of their algorithms, with which some stay worse than their\n\
+         rules. `tars training start --preset --steps N` trains them as it was done here; fewer steps show less.",
         contest.trained.steps,
         options.training_seed,
         contest.trained.cpu_seconds,
