@@ -5,10 +5,16 @@
 //! or not at all. What guards secrets and what strangers may call is counted exactly; volume is smoothed.
 
 mod bounded;
+mod breaker;
+mod debts;
 mod headers;
 mod layer;
+mod lease;
+mod link;
 mod local;
 mod plan;
+mod script;
+mod shared;
 
 pub(crate) use layer::RateLimitLayer;
 pub use layer::{LimitFuture, RateLimit};
@@ -18,12 +24,19 @@ pub use plan::{Charge, Charges, Limit, LimitName, Plan, Subject};
 use crate::Call;
 use arc_swap::ArcSwap;
 use futures_util::future::BoxFuture;
+use link::Replica;
 use local::Local;
+use prometheus_client::metrics::counter::Counter;
+use shared::Shared;
 use std::{fmt, sync::Arc, time::Duration};
 use tars_proto::fault;
 use tars_runtime::{
+    bus::Server,
     clock::{Clock, Monotonic},
     config::Limits,
+    health::Condition,
+    metrics::Metrics,
+    seeds::Seeds,
 };
 use tonic::Status;
 
@@ -92,8 +105,18 @@ impl Outcome {
 pub enum Charging {
     /// Decided.
     Ready(Outcome),
-    /// To be decided elsewhere.
+    /// To be decided elsewhere, within a bounded time.
     Remote(BoxFuture<'static, Outcome>),
+}
+
+impl Charging {
+    /// Waits for the decision.
+    pub async fn outcome(self) -> Outcome {
+        match self {
+            Self::Ready(outcome) => outcome,
+            Self::Remote(outcome) => outcome.await,
+        }
+    }
 }
 
 impl fmt::Debug for Charging {
@@ -112,18 +135,81 @@ pub struct RateLimiter(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     plan: ArcSwap<Plan>,
-    local: Local,
+    local: Arc<Local>,
+    /// What is counted together with other replicas.
+    shared: Option<Arc<Shared>>,
     clock: Clock,
 }
 
+/// What a limiter needs that counts together with those of other replicas.
+#[derive(Debug)]
+pub struct Over<'a> {
+    /// The limits of the configuration.
+    pub limits: &'a Limits,
+    /// The clock of the process.
+    pub clock: Clock,
+    /// The Redis server that they share.
+    pub server: Server,
+    /// The services of this process: replicas are the processes that have the same.
+    pub group: String,
+    /// What is wrong with the server.
+    pub condition: Condition,
+    /// The metrics of the process.
+    pub metrics: &'a Metrics,
+    /// The jitter between two attempts to connect.
+    pub seeds: Seeds,
+}
+
 impl RateLimiter {
-    /// Creates a limiter with full budgets.
+    /// Creates a limiter with full budgets, which counts by itself.
     pub fn new(limits: &Limits, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             plan: ArcSwap::from_pointee(Plan::new(limits)),
-            local: Local::new(),
+            local: Arc::new(Local::new()),
+            shared: None,
             clock,
         }))
+    }
+
+    /// Creates a limiter that counts together with others, and the work that keeps it connected, which the
+    /// caller runs for the lifetime of the process. Until it is connected it counts by itself.
+    pub fn over(over: Over<'_>) -> (Self, impl Future<Output = ()> + Send + 'static) {
+        let Over {
+            limits,
+            clock,
+            server,
+            group,
+            condition,
+            metrics,
+            seeds,
+        } = over;
+        let local = Arc::new(Local::new());
+        let alone = metrics.register(
+            "rate_limit_alone",
+            "Decisions about limits that a replica made by itself, as Redis was late or out of reach",
+            Counter::default(),
+        );
+        let shared = Shared::new(server, Arc::clone(&local), clock.clone(), limits, alone);
+        let shared = Arc::new(shared);
+        let name = uuid::Uuid::now_v7().to_string();
+        let work = link::run(
+            Arc::clone(&shared),
+            Replica { group, name },
+            condition,
+            seeds,
+        );
+        let inner = Inner {
+            plan: ArcSwap::from_pointee(Plan::new(limits)),
+            local,
+            shared: Some(shared),
+            clock,
+        };
+        (Self(Arc::new(inner)), work)
+    }
+
+    /// How many replicas count together, as far as is known; 1 for a limiter that counts by itself.
+    pub fn replicas(&self) -> u32 {
+        self.0.shared.as_ref().map_or(1, |shared| shared.replicas())
     }
 
     /// Puts other limits in force. What was counted before is kept.
@@ -147,7 +233,10 @@ impl RateLimiter {
 
     /// Charges a call that arrives at `now` to all of its limits, or to none.
     pub fn charge(&self, charges: &Charges<'_>, now: Monotonic) -> Charging {
-        Charging::Ready(self.0.local.charge(charges, now))
+        match &self.0.shared {
+            None => Charging::Ready(self.0.local.charge(charges, now)),
+            Some(shared) => shared.charge(charges, now),
+        }
     }
 }
 

@@ -12,8 +12,8 @@
 //! out on purpose: a second record of changes would have to agree with the first.
 
 mod follower;
-mod limit;
-mod link;
+pub(crate) mod limit;
+pub(crate) mod link;
 mod server;
 
 pub use follower::{Follower, Wake};

@@ -26,6 +26,7 @@ pub mod ports;
 pub mod rate;
 mod roots;
 pub mod scoped;
+pub mod scripts;
 pub mod seeds;
 pub mod shares;
 pub mod stream;

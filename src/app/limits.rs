@@ -1,17 +1,26 @@
-//! The file of limits, and the rate limiter of the process.
+//! The rate limiter of the process, the file that its limits come from, and the server that it shares.
 
 use crate::app::{StartError, reload::Reload};
-use std::{fs, path::Path};
-use tars_interceptors::limits::{Plan, RateLimiter};
-use tars_runtime::{clock::Clock, config::Limits, health::Check, metrics::Metrics};
+use futures_util::future::BoxFuture;
+use std::{fs, path::Path, time::Duration};
+use tars_interceptors::limits::{Over, Plan, RateLimiter};
+use tars_runtime::{
+    bus::Server,
+    clock::Clock,
+    config::Limits,
+    health::{Check, Condition},
+    metrics::Metrics,
+    seeds::Seeds,
+};
 
-/// The limiter, and the file that its limits come from.
-#[derive(Debug, Clone)]
-pub(crate) struct LimitsFile {
+/// A limiter, with what keeps it up to date.
+pub(crate) struct Limiting {
     pub(crate) limiter: RateLimiter,
     /// The limits of the configuration, which the file changes.
     base: Plan,
     file: Reload,
+    /// What is wrong with the server, and the work that keeps the limiter connected to it.
+    link: Option<(Condition, BoxFuture<'static, ()>)>,
 }
 
 fn read(base: &Plan, path: &Path) -> Result<Plan, String> {
@@ -21,14 +30,35 @@ fn read(base: &Plan, path: &Path) -> Result<Plan, String> {
         .map_err(|mistakes| named(mistakes.join("; ")))
 }
 
-impl LimitsFile {
+impl Limiting {
+    /// `group` names the services of the process; those that have the same are its replicas.
     pub(crate) fn open(
         limits: &Limits,
+        server: Option<Server>,
+        group: String,
         clock: &Clock,
         metrics: &Metrics,
     ) -> Result<Self, StartError> {
         let (base, path) = (Plan::new(limits), limits.file.as_deref());
-        let limiter = RateLimiter::new(limits, clock.clone());
+        let (limiter, link) = match server {
+            None => (RateLimiter::new(limits, clock.clone()), None),
+            Some(server) => {
+                let condition = Condition::new(clock.clone());
+                let (limiter, work) = RateLimiter::over(Over {
+                    limits,
+                    clock: clock.clone(),
+                    server,
+                    group,
+                    condition: condition.clone(),
+                    metrics,
+                    seeds: Seeds::system(),
+                });
+                (
+                    limiter,
+                    Some((condition, Box::pin(work) as BoxFuture<'_, ()>)),
+                )
+            }
+        };
         if let Some(path) = path {
             limiter.replace(read(&base, path).map_err(StartError::Limits)?);
         }
@@ -37,22 +67,30 @@ impl LimitsFile {
             limiter,
             base,
             file,
+            link,
         })
     }
 
-    /// Reloads the file whenever it changes, until dropped. What was counted is kept.
-    pub(crate) async fn follow(self) {
+    /// What shows how the limiter is, and what keeps it up to date for the lifetime of a process. Neither a
+    /// mistake in the file nor a server that is out of reach makes the process unready.
+    pub(crate) fn parts(self) -> (Vec<(&'static str, Check)>, Vec<BoxFuture<'static, ()>>) {
         let Self {
             limiter,
             base,
             file,
+            link,
         } = self;
-        let replace = |path: &Path| read(&base, path).map(|plan| limiter.replace(plan));
-        file.follow(replace).await;
-    }
-
-    /// Degraded while the file differs from the limits in force.
-    pub(crate) fn check(&self) -> Check {
-        self.file.check()
+        let mut checks = vec![("limits", file.check())];
+        let follow = async move {
+            let replace = |path: &Path| read(&base, path).map(|plan| limiter.replace(plan));
+            file.follow(replace).await;
+        };
+        let mut work = vec![Box::pin(follow) as BoxFuture<'_, ()>];
+        if let Some((condition, connect)) = link {
+            let what = "each replica counts its share of the limits, as Redis is out of reach";
+            checks.push(("limits.redis", condition.check(what, Duration::ZERO)));
+            work.push(connect);
+        }
+        (checks, work)
     }
 }

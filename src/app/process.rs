@@ -13,7 +13,7 @@ use crate::app::{
     Service, StartError,
     dir_lock::DirLock,
     identity::{IdentityManager, IdentityMetrics},
-    limits::LimitsFile,
+    limits::Limiting,
     policy::PolicyFile,
     serving::HealthReporter,
 };
@@ -23,7 +23,9 @@ use std::{collections::HashMap, path::PathBuf, sync::Arc, time::Duration};
 use tars_auth::Vault;
 use tars_certs::{Authority, ClassTable};
 use tars_credentials::View;
-use tars_interceptors::{authenticate::Failures, contract, metrics::CallMetrics};
+use tars_interceptors::{
+    authenticate::Failures, contract, limits::RateLimiter, metrics::CallMetrics,
+};
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
 use tars_runtime::{
     audit::Record,
@@ -57,6 +59,12 @@ pub(crate) fn place_of(config: &Config, service: Service) -> Result<Place, DbErr
     })
 }
 
+/// The Redis server that a configuration names.
+fn redis(config: &Config) -> Result<Option<bus::Server>, StartError> {
+    let password = std::env::var(bus::PASSWORD_VARIABLE).ok();
+    Ok(bus::Server::of(&config.redis, password)?)
+}
+
 /// A process of the mesh.
 pub struct Process {
     config: Config,
@@ -74,7 +82,7 @@ pub struct Process {
     pub(crate) classes: Arc<ClassTable>,
     pub(crate) policy: PolicyFile,
     /// What every service of this process charges calls to.
-    pub(crate) limits: LimitsFile,
+    pub(crate) limiter: RateLimiter,
     pub(crate) authority: Option<Arc<Authority>>,
     /// Auth's database, in a process that has Auth.
     vault: Option<Vault>,
@@ -121,11 +129,14 @@ impl Process {
         }
         self.add_check("policy", self.policy.check());
         self.work.background(self.policy.clone().follow());
-        self.add_check("limits", self.limits.check());
-        self.work.background(self.limits.clone().follow());
     }
 
-    fn assemble(config: Config, clock: Clock, lock: DirLock) -> Result<Self, StartError> {
+    fn assemble(
+        config: Config,
+        clock: Clock,
+        lock: DirLock,
+        services: &[Service],
+    ) -> Result<Self, StartError> {
         contract().map_err(|e| StartError::Contract(e.to_string()))?;
         let rules = config
             .certificates
@@ -135,7 +146,13 @@ impl Process {
         let classes = Arc::new(ClassTable::new(rules)?);
         let metrics = Metrics::default();
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
-        let limits = LimitsFile::open(&config.limits, &clock, &metrics)?;
+        let server = redis(&config)?;
+        let group = services
+            .iter()
+            .map(|s| s.as_str())
+            .collect::<Vec<_>>()
+            .join("+");
+        let limiting = Limiting::open(&config.limits, server.clone(), group, &clock, &metrics)?;
         let mut process = Self {
             span_metrics: SpanMetrics::new(&metrics),
             collector: Condition::new(clock.clone()),
@@ -147,7 +164,7 @@ impl Process {
             connections: ConnectionTable::default(),
             classes,
             policy,
-            limits,
+            limiter: limiting.limiter.clone(),
             authority: None,
             vault: None,
             identities: IdentityManager {
@@ -166,17 +183,28 @@ impl Process {
             clock,
             metrics,
         };
-        process.connect_bus()?;
+        process.connect_bus(server);
+        process.keep_limits(limiting);
         process.watch_own_work();
         Ok(process)
     }
 
+    /// Keeps the rate limiter up to date.
+    fn keep_limits(&self, limiting: Limiting) {
+        let (checks, work) = limiting.parts();
+        for (name, check) in checks {
+            self.add_check(name, check);
+        }
+        for work in work {
+            self.work.background(work);
+        }
+    }
+
     /// Connects the bus to the server that the configuration names. A server that is out of reach
     /// delays no start, and does not make the process unready.
-    fn connect_bus(&mut self) -> Result<(), StartError> {
-        let password = std::env::var(bus::PASSWORD_VARIABLE).ok();
-        let Some(server) = bus::Server::of(&self.config.redis, password)? else {
-            return Ok(());
+    fn connect_bus(&mut self, server: Option<bus::Server>) {
+        let Some(server) = server else {
+            return;
         };
         let condition = self.condition();
         let what = "changes are polled every 250 ms, as Redis is out of reach";
@@ -184,7 +212,6 @@ impl Process {
         let (bus, link) = Bus::over(server, condition, Seeds::system());
         self.bus = bus;
         self.work.background(link);
-        Ok(())
     }
 
     pub(crate) fn bus(&self) -> &Bus {

@@ -70,6 +70,13 @@ impl<V: Default> Bounded<V> {
         work(value)
     }
 
+    /// Runs `work` on what is there, without making it.
+    pub(super) fn peek<T>(&self, key: u64, work: impl FnOnce(&mut V) -> T) -> Option<T> {
+        let shard = (key >> 32) as usize % SHARDS;
+        let mut map = self.shards[shard].lock();
+        map.get_mut(&key).map(|(_, value)| work(value))
+    }
+
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
         self.shards.iter().map(|shard| shard.lock().len()).sum()

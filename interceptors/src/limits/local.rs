@@ -67,6 +67,11 @@ impl Local {
         self.keys.key((charge.limit.name, charge.subject))
     }
 
+    /// The key of what is known of a limit of this very size.
+    pub(super) fn sized_key(&self, charge: &Charge<'_>) -> u64 {
+        self.keys.key((charge.limit, charge.subject))
+    }
+
     /// Charges all limits of a call, or none.
     pub(super) fn charge(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
         let class = (charges.class.limit, self.key(&charges.class));
@@ -112,6 +117,14 @@ impl Local {
             let rate = limit.rate();
             self.cells.with(key, now, |cell| cell.give_back(&rate));
         }
+    }
+
+    /// Records a call that was decided elsewhere.
+    pub(super) fn record(&self, limit: &Limit, key: u64, now: Monotonic) {
+        self.logs.with(key, now, |log| {
+            expire(log, limit.window, now);
+            log.push_back(now);
+        });
     }
 }
 

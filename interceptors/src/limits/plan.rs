@@ -114,6 +114,15 @@ impl Limit {
         let rate = self.rate();
         (rate.burst(), rate.interval() * rate.burst())
     }
+
+    /// The part of one of several replicas that cannot count together.
+    #[must_use]
+    pub(crate) fn share(&self, replicas: u32) -> Self {
+        Self {
+            calls: self.calls.div_ceil(replicas.max(1)).max(1),
+            ..*self
+        }
+    }
 }
 
 /// Whom a limit counts.

@@ -19,11 +19,11 @@ const LIMIT: usize = 64 * 1024;
 
 /// The bytes since the last whole message. Clones share the count.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Unfinished(Arc<AtomicUsize>);
+pub(crate) struct Unfinished(Arc<AtomicUsize>);
 
 impl Unfinished {
     /// Begins to count again, after a whole message.
-    pub(super) fn reset(&self) {
+    pub(crate) fn reset(&self) {
         self.0.store(0, Ordering::Relaxed);
     }
 
@@ -41,13 +41,13 @@ impl Unfinished {
 
 /// A stream that fails once it has received too much without a whole message.
 #[derive(Debug)]
-pub(super) struct Limited<S> {
+pub(crate) struct Limited<S> {
     stream: S,
     unfinished: Unfinished,
 }
 
 impl<S> Limited<S> {
-    pub(super) fn new(stream: S, unfinished: Unfinished) -> Self {
+    pub(crate) fn new(stream: S, unfinished: Unfinished) -> Self {
         Self { stream, unfinished }
     }
 }

@@ -34,7 +34,7 @@ const STABLE: Duration = Duration::from_secs(2);
 /// Why there is no connection, for the operator.
 #[derive(Debug, thiserror::Error)]
 #[error("{0}")]
-struct LinkError(String);
+pub(crate) struct LinkError(String);
 
 /// Keeps the bus connected until it is dropped.
 pub(super) async fn run(shared: Arc<Shared>, server: Server, condition: Condition, seeds: Seeds) {
@@ -192,7 +192,7 @@ fn failed(server: &Server, error: &RedisError) -> LinkError {
     })
 }
 
-fn refused(server: &Server, error: &RedisError) -> LinkError {
+pub(crate) fn refused(server: &Server, error: &RedisError) -> LinkError {
     LinkError(match (error.kind(), error.code()) {
         (_, Some("NOAUTH")) => format!(
             "{server} refused the login: a password is needed, in redis.password_file or {PASSWORD_VARIABLE}"
@@ -205,7 +205,7 @@ fn refused(server: &Server, error: &RedisError) -> LinkError {
     })
 }
 
-fn login(server: &Server) -> Result<RedisConnectionInfo, LinkError> {
+pub(crate) fn login(server: &Server) -> Result<RedisConnectionInfo, LinkError> {
     let mut login = RedisConnectionInfo::default()
         .set_protocol(ProtocolVersion::RESP3)
         .set_skip_set_lib_name();

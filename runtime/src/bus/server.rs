@@ -50,7 +50,7 @@ impl fmt::Display for Server {
 }
 
 /// A connection, before anything was said on it.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
 
@@ -98,7 +98,7 @@ impl Server {
     }
 
     /// The name of a topic's channel.
-    pub(super) fn channel(&self, topic: &str) -> String {
+    pub(crate) fn channel(&self, topic: &str) -> String {
         format!("{}:{topic}", self.settings.channel_prefix)
     }
 
@@ -121,7 +121,7 @@ impl Server {
     /// # Errors
     ///
     /// Why there is no connection, for the operator.
-    pub(super) async fn connect(&self) -> Result<Box<dyn Stream>, String> {
+    pub(crate) async fn connect(&self) -> Result<Box<dyn Stream>, String> {
         let failed = |e: io::Error| format!("{self}: {e}");
         Ok(match &self.endpoint {
             Endpoint::Socket(path) => Box::new(UnixStream::connect(path).await.map_err(failed)?),

@@ -210,6 +210,11 @@ pub struct Limits {
     pub key_changes_per_minute: u32,
     /// Calls per second of one workload; a quarter of them may come at once.
     pub internal_per_second: u32,
+    /// How many replicas there are, as long as Redis has not told. A replica that cannot ask Redis admits its
+    /// share of every limit. `tars up --replicas` sets it for its replicas.
+    pub replicas: u32,
+    /// How long a call waits for Redis to count it, in milliseconds.
+    pub redis_budget_ms: u64,
     /// Calls per second of one identity, or of one address where no identity is proven, that are
     /// looked at further; the rest is refused before anything expensive is done.
     pub flood_per_second: u32,
@@ -237,6 +242,8 @@ impl Default for Limits {
             identity_per_minute: 30,
             key_changes_per_minute: 10,
             internal_per_second: 1000,
+            replicas: 1,
+            redis_budget_ms: 5,
             flood_per_second: 100,
             calls_by_caller: 256,
             streams_by_caller: 32,

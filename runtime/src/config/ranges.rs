@@ -78,6 +78,8 @@ const RANGES: &[(&str, Range)] = &[
     ("limits.identity_per_minute", Between(1, RATE)),
     ("limits.key_changes_per_minute", Between(1, RATE)),
     ("limits.internal_per_second", Between(1, RATE)),
+    ("limits.replicas", Between(1, 1024)),
+    ("limits.redis_budget_ms", Between(1, 1000)),
     ("limits.flood_per_second", Between(1, RATE)),
     (
         "limits.calls_by_caller",

@@ -1,4 +1,4 @@
-//! The Redis server that carries wake-up hints between replicas.
+//! The Redis server that carries wake-up hints between replicas and counts their rate limits.
 //!
 //! The hints hold no content, but whoever can send them can make every replica read its database, and
 //! the password must not be seen on the way. So a connection is TLS with a verified certificate, a Unix
@@ -16,8 +16,8 @@ use std::{
     path::PathBuf,
 };
 
-/// The event bus between replicas. Without a URL it stays inside the process, and another replica
-/// learns of a change when it next polls the database, once a second.
+/// The event bus between replicas, and their common count of rate limits. Without a URL both stay inside
+/// the process, and another replica learns of a change when it next polls the database, once a second.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Redis {
@@ -35,7 +35,7 @@ pub struct Redis {
     pub client_certificate: Option<PathBuf>,
     /// The PEM file of the certificate's private key.
     pub client_key: Option<PathBuf>,
-    /// What the name of each channel begins with. Meshes that share a server have different ones.
+    /// What the name of each channel and key begins with. Meshes that share a server have different ones.
     pub channel_prefix: String,
 }
 

@@ -49,7 +49,7 @@ impl Process {
         let config = fit_descriptors(config, services);
         let lock = DirLock::whole(&config.data.dir)?;
         data_dir::check(&config, services)?;
-        let mut process = Self::assemble(config, clock, lock)?;
+        let mut process = Self::assemble(config, clock, lock, services)?;
         let vault = open_vault(&process.config).await?;
         let authority = authority_in(&vault, &process.config, &process.clock).await?;
         let authority = Arc::new(authority);
@@ -79,7 +79,7 @@ impl Process {
         let config = fit_descriptors(config, &[service]);
         let lock = DirLock::part(&config.data.dir, service.as_str())?;
         data_dir::check(&config, &[service])?;
-        let mut process = Self::assemble(config, Clock::system(), lock)?;
+        let mut process = Self::assemble(config, Clock::system(), lock, &[service])?;
         if service == Service::Auth {
             process.open_auth(origin).await?;
         }

@@ -44,7 +44,7 @@ pub(super) fn plans(config: &Config, count: u32) -> Result<Vec<Plan>, StartError
         return Err(StartError::Bind(reserving.failed));
     }
     let all: Vec<&Listen> = listens.iter().map(|(listen, _)| listen).collect();
-    let shared = shared(config, connect(&all));
+    let shared = shared(config, count, connect(&all));
     let plans = (1..).zip(listens).map(|(number, (listen, reserved))| Plan {
         number,
         config: Config {
@@ -61,11 +61,12 @@ pub(super) fn plans(config: &Config, count: u32) -> Result<Vec<Plan>, StartError
 
 /// What the configurations of all replicas have in common. The key that seals Auth's secrets is where one
 /// process without replicas has it.
-fn shared(config: &Config, connect: Connect) -> Config {
+fn shared(config: &Config, count: u32, connect: Connect) -> Config {
     let mut shared = Config {
         connect,
         ..config.clone()
     };
+    shared.limits.replicas = shared.limits.replicas.max(count);
     let key = || config.data.dir.join("auth").join("seal.key");
     shared.credentials.seal_key_file.get_or_insert_with(key);
     shared

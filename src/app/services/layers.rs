@@ -92,7 +92,7 @@ fn stack(
         failures: process.failures.clone(),
         audit,
         policy: process.policy.handle.clone(),
-        limiter: process.limits.limiter.clone(),
+        limiter: process.limiter.clone(),
         served,
         stop: process.work.stop_token(),
     }))

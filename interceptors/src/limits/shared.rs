@@ -1,0 +1,358 @@
+//! Limits that replicas count together, in a Redis server.
+//!
+//! Each exact decision is one script: all limits of a call are charged together or not at all, on the
+//! server's clock. Volume is leased. A decision waits for the server for the budget at most; what is not
+//! decided by then, each replica decides by its own count, with its share of the limit, so that no limit is
+//! ever open. A charge that was late may have counted, and is neither repeated nor owed.
+//!
+//! While the server is out of reach nobody waits for it. What passes meanwhile is owed, and is added to the
+//! server's count before it decides again.
+
+use super::{
+    Charge, Charges, Charging, Decision, Limit, Outcome,
+    bounded::Bounded,
+    breaker::Guarded,
+    debts::Debts,
+    lease::{self, Ask, Grant, Leases, Take},
+    local::Local,
+    script,
+};
+use arc_swap::ArcSwapOption;
+use prometheus_client::metrics::counter::Counter;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::Duration,
+};
+use tars_runtime::{
+    bus::Server,
+    clock::{Clock, Monotonic},
+    config::Limits,
+    scripts::ScriptError,
+};
+use tokio::time::timeout;
+
+/// What a process counts together with others.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) server: Server,
+    /// The connection, while there is one.
+    pub(super) connection: ArcSwapOption<Guarded>,
+    pub(super) debts: Debts,
+    pub(super) clock: Clock,
+    replicas: AtomicU32,
+    pub(super) budget: Duration,
+    local: Arc<Local>,
+    leases: Arc<Leases>,
+    /// Decisions that this process made by itself.
+    by_itself: Counter,
+    /// Refusals that the server has made, until when they hold.
+    refused: Bounded<Refused>,
+}
+
+#[derive(Debug, Default, Clone, Copy)]
+struct Refused {
+    until: Monotonic,
+    reset_at: Monotonic,
+}
+
+/// One limit of a call, with its keys: of this process's count, of what is known of the limit in this
+/// size, and of the server's count.
+#[derive(Debug, Clone)]
+struct Keyed {
+    limit: Limit,
+    local: u64,
+    sized: u64,
+    remote: String,
+}
+
+impl Shared {
+    pub(super) fn new(
+        server: Server,
+        local: Arc<Local>,
+        clock: Clock,
+        settings: &Limits,
+        by_itself: Counter,
+    ) -> Self {
+        Self {
+            server,
+            connection: ArcSwapOption::empty(),
+            debts: Debts::default(),
+            clock,
+            replicas: AtomicU32::new(settings.replicas),
+            budget: Duration::from_millis(settings.redis_budget_ms),
+            local,
+            leases: Arc::new(Leases::new()),
+            by_itself,
+            refused: Bounded::new(),
+        }
+    }
+
+    /// How many replicas there are, as far as is known.
+    pub(super) fn replicas(&self) -> u32 {
+        self.replicas.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_replicas(&self, replicas: u32) {
+        self.replicas.store(replicas.max(1), Ordering::Relaxed);
+    }
+
+    /// Why there is no connection any more, for the operator.
+    pub(super) fn why_lost(&self) -> String {
+        let connection = self.connection.load();
+        let gave_up = connection.as_ref().is_some_and(|c| !c.is_usable());
+        let why = match gave_up {
+            true => "too many decisions were late or failed",
+            false => "the connection was closed",
+        };
+        format!("{}: {why}", self.server)
+    }
+
+    pub(super) fn charge(self: &Arc<Self>, charges: &Charges<'_>, now: Monotonic) -> Charging {
+        let connection = self.connection.load();
+        let Some(server) = connection.as_ref().filter(|c| c.is_usable()) else {
+            return Charging::Ready(self.alone(charges, now));
+        };
+        let class = &charges.class;
+        if class.limit.is_exact() {
+            if let Some(refused) = self.known_refusal(charges, now) {
+                return Charging::Ready(refused);
+            }
+            let keyed = self.keyed(class);
+            let budget = charges.budget.map(|b| self.keyed(&b));
+            let (this, server) = (Arc::clone(self), Arc::clone(server));
+            return Charging::Remote(Box::pin(
+                async move { this.exact(&server, keyed, budget).await },
+            ));
+        }
+        self.charge_volume(server, charges, now)
+    }
+
+    fn charge_volume(
+        self: &Arc<Self>,
+        server: &Arc<Guarded>,
+        charges: &Charges<'_>,
+        now: Monotonic,
+    ) -> Charging {
+        let class = &charges.class;
+        let size = lease::size(&class.limit, self.replicas());
+        let volume = match self.leases.take(self.local.sized_key(class), size, now) {
+            Take::Refused(decision) => Volume::Decided(decision),
+            Take::Passed(decision, more) => {
+                if let Some(ask) = more {
+                    self.lease_ahead(server, ask, class);
+                }
+                Volume::Leased(decision)
+            }
+            Take::Unknown(ask) => Volume::Unknown(ask),
+        };
+        let budget = match (&volume, &charges.budget) {
+            (Volume::Decided(decision), _) | (Volume::Leased(decision), None) => {
+                return Charging::Ready(Outcome::of(class.limit, *decision));
+            }
+            (_, budget) => budget.as_ref().map(|b| self.keyed(b)),
+        };
+        let (this, server, keyed) = (Arc::clone(self), Arc::clone(server), self.keyed(class));
+        Charging::Remote(Box::pin(async move {
+            this.volume(&server, keyed, volume, budget).await
+        }))
+    }
+
+    /// Leases for later, while nobody waits.
+    fn lease_ahead(self: &Arc<Self>, server: &Arc<Guarded>, ask: Ask, class: &Charge<'_>) {
+        let (this, server, keyed) = (Arc::clone(self), Arc::clone(server), self.keyed(class));
+        tokio::spawn(async move {
+            if let Ok(grant) = this.lease(&server, &keyed, &ask).await {
+                this.leases.stored(&ask, grant, this.clock.monotonic());
+            }
+        });
+    }
+
+    /// Decides by this process's count, with its share of each limit; what passes is owed.
+    fn alone(&self, charges: &Charges<'_>, now: Monotonic) -> Outcome {
+        let class = self.keyed(&charges.class);
+        let budget = charges.budget.map(|b| self.keyed(&b));
+        self.without(&class, budget.as_ref(), Missed::NotRun, now)
+    }
+
+    /// Decides by this process's count. What passes is owed, unless the server may have counted it.
+    fn without(
+        &self,
+        class: &Keyed,
+        budget: Option<&Keyed>,
+        missed: Missed,
+        now: Monotonic,
+    ) -> Outcome {
+        let outcome = self.by_share(class, budget, now);
+        if outcome.passed() && missed == Missed::NotRun {
+            for keyed in std::iter::once(class).chain(budget) {
+                self.debts.add(&keyed.limit, keyed.remote.clone(), now);
+            }
+        }
+        outcome
+    }
+
+    fn by_share(&self, class: &Keyed, budget: Option<&Keyed>, now: Monotonic) -> Outcome {
+        self.by_itself.inc();
+        let replicas = self.replicas();
+        let share = |keyed: &Keyed| (keyed.limit.share(replicas), keyed.local);
+        let budget = budget.map(share);
+        self.local.charge_keys(share(class), budget, now)
+    }
+
+    async fn exact(&self, server: &Guarded, class: Keyed, budget: Option<Keyed>) -> Outcome {
+        let all: Vec<&Keyed> = std::iter::once(&class).chain(&budget).collect();
+        let decisions = match self.charge_logs(server, &all).await {
+            Ok(decisions) => decisions,
+            Err(missed) => {
+                let now = self.clock.monotonic();
+                return self.without(&class, budget.as_ref(), missed, now);
+            }
+        };
+        let mut decided = all.iter().map(|keyed| keyed.limit).zip(decisions);
+        let class = decided.next().expect("a decision for each limit");
+        Outcome {
+            class,
+            budget: decided.next(),
+        }
+    }
+
+    async fn volume(
+        &self,
+        server: &Guarded,
+        class: Keyed,
+        volume: Volume,
+        budget: Option<Keyed>,
+    ) -> Outcome {
+        let (decision, leased) = match volume {
+            Volume::Decided(decision) => (decision, false),
+            Volume::Leased(decision) => (decision, true),
+            Volume::Unknown(ask) => {
+                let asked = self.lease(server, &class, &ask).await;
+                let now = self.clock.monotonic();
+                match asked {
+                    Ok(grant) => (self.leases.granted(&ask, grant, now), true),
+                    Err(missed) => (self.without(&class, None, missed, now).class.1, false),
+                }
+            }
+        };
+        let mut outcome = Outcome::of(class.limit, decision);
+        let Some(budget) = budget.filter(|_| decision.passed()) else {
+            return outcome;
+        };
+        let asked = self.charge_logs(server, &[&budget]).await;
+        let now = self.clock.monotonic();
+        let decided = match asked.map(|decisions| decisions[0]) {
+            Ok(decided) => decided,
+            Err(missed) => self.without(&budget, None, missed, now).class.1,
+        };
+        if leased && !decided.passed() {
+            self.leases.give_back(class.sized, now);
+            outcome.class.1.remaining += 1;
+        }
+        outcome.budget = Some((budget.limit, decided));
+        outcome
+    }
+
+    /// Charges one call to every log, or to none.
+    async fn charge_logs(&self, server: &Guarded, all: &[&Keyed]) -> Result<Vec<Decision>, Missed> {
+        let keys: Vec<&str> = all.iter().map(|keyed| keyed.remote.as_str()).collect();
+        let sizes = all.iter().map(|keyed| script::log_size(&keyed.limit));
+        let sizes: Vec<f64> = sizes.flatten().collect();
+        let reply = self.ask(server, script::CHARGE, &keys, &sizes).await?;
+        let decisions = script::decisions(&reply, all.len()).ok_or(Missed::MayHaveRun)?;
+        let now = self.clock.monotonic();
+        for (keyed, decision) in all.iter().zip(&decisions) {
+            if decision.passed() {
+                continue;
+            }
+            let refused = Refused {
+                until: now + decision.retry,
+                reset_at: now + decision.reset,
+            };
+            self.refused.with(keyed.sized, now, |r| *r = refused);
+        }
+        if decisions.iter().all(Decision::passed) {
+            for keyed in all {
+                self.local.record(&keyed.limit, keyed.local, now);
+            }
+        }
+        Ok(decisions)
+    }
+
+    async fn lease(&self, server: &Guarded, keyed: &Keyed, ask: &Ask) -> Result<Grant, Missed> {
+        let [interval, burst] = script::cell_size(&keyed.limit);
+        let sizes = [interval, burst, f64::from(ask.wanted)];
+        let keys = [keyed.remote.as_str()];
+        let reply = self.ask(server, script::LEASE, &keys, &sizes).await?;
+        script::grant(&reply).ok_or(Missed::MayHaveRun)
+    }
+
+    /// Runs a script within the budget.
+    async fn ask(
+        &self,
+        server: &Guarded,
+        script: usize,
+        keys: &[&str],
+        sizes: &[f64],
+    ) -> Result<Vec<i64>, Missed> {
+        let reply = server.scripts.run(script, keys, sizes);
+        let error = match timeout(self.budget, reply).await {
+            Ok(Ok(reply)) => return Ok(reply),
+            Ok(Err(error)) => Some(error),
+            Err(_) => None,
+        };
+        server.record_failure(error.as_ref(), self.clock.monotonic());
+        match error {
+            Some(ScriptError::NotRun(_)) => Err(Missed::NotRun),
+            _ => Err(Missed::MayHaveRun),
+        }
+    }
+
+    /// A refusal that the server has made, and that no call can have ended since.
+    fn known_refusal(&self, charges: &Charges<'_>, now: Monotonic) -> Option<Outcome> {
+        let class = &charges.class;
+        let key = self.local.sized_key(class);
+        let refused = self.refused.peek(key, |refused| *refused)?;
+        (now < refused.until).then(|| {
+            let retry = refused.until.since(now);
+            let decision = Decision {
+                remaining: 0,
+                reset: refused.reset_at.since(now),
+                retry,
+            };
+            Outcome::of(class.limit, decision)
+        })
+    }
+
+    fn keyed(&self, charge: &Charge<'_>) -> Keyed {
+        Keyed {
+            limit: charge.limit,
+            local: self.local.key(charge),
+            sized: self.local.sized_key(charge),
+            remote: script::key(&self.server, charge),
+        }
+    }
+}
+
+/// Why the server has not decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Missed {
+    /// It was late, or has failed: it may have counted the call.
+    MayHaveRun,
+    /// It was not asked, or has not counted the call.
+    NotRun,
+}
+
+/// A call of a volume class.
+#[derive(Debug)]
+enum Volume {
+    /// What is known here decides, and charges nothing.
+    Decided(Decision),
+    /// A leased call was spent.
+    Leased(Decision),
+    /// The server is to be asked.
+    Unknown(Ask),
+}
