@@ -20,6 +20,9 @@ pub(crate) enum Bench {
     Gates,
     /// A mutual TLS handshake, in CPU time, against bare rustls with the same certificates.
     Handshake,
+    /// The rate limiter, in process and over Redis: exactness, decisions a second against PING and the usual
+    /// sliding log, and what a server that hangs costs.
+    Limits,
     /// The four agents of the mesh learn together, against the controllers that do not learn. In full it
     /// rewrites LEARNING.md.
     Mesh,
@@ -65,6 +68,7 @@ impl Bench {
             Self::Egta => "bench_egta",
             Self::Gates => "gates",
             Self::Handshake => "bench_handshake",
+            Self::Limits => "bench_limits",
             Self::Mesh => "bench_mesh",
             Self::Rotation => "bench_rotation",
             Self::Revocation => "bench_revocation",
@@ -118,6 +122,9 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     };
     command.envs(peers.map(|python| ("TARS_PEERS_PYTHON", python)));
     let replicas = options.replicas.unwrap_or(1);
+    if matches!(bench, Bench::Limits) {
+        command.env(redis::VARIABLE, redis::program()?);
+    }
     let server = match bench {
         Bench::Store => postgres::Server::start_durable()?,
         Bench::Revocation if replicas > 1 => {
