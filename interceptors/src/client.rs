@@ -2,12 +2,12 @@
 //! credential of the caller on whose behalf it is made.
 
 use crate::{
-    Call, deadline,
+    Call,
     observe::{Observe, ObserveLayer, Observed, Watch},
 };
 use http::{HeaderValue, Request};
 use std::time::Duration;
-use tars_proto::fault;
+use tars_proto::{fault, timeout};
 use tars_runtime::trace::{Kind, Scope, Span};
 use tokio::time::Instant;
 use tonic::{Code, Status, Streaming};
@@ -58,15 +58,15 @@ impl Observe for Outgoing {
 fn shorten<B>(request: &mut Request<B>, at: Instant) -> Result<(), Status> {
     let left = at.saturating_duration_since(Instant::now());
     if left < Duration::from_millis(1) {
-        return Err(deadline::expired());
+        return Err(timeout::expired());
     }
     let headers = request.headers_mut();
     let asked = headers
-        .get(deadline::HEADER)
-        .and_then(|v| deadline::parse(v.to_str().ok()?));
-    let text = deadline::format(asked.map_or(left, |asked| asked.min(left)));
+        .get(timeout::HEADER)
+        .and_then(|v| timeout::parse(v.to_str().ok()?));
+    let text = timeout::format(asked.map_or(left, |asked| asked.min(left)));
     let value = HeaderValue::try_from(text).map_err(|_| Status::internal("a timeout is ASCII"))?;
-    headers.insert(deadline::HEADER, value);
+    headers.insert(timeout::HEADER, value);
     Ok(())
 }
 

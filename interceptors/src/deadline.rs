@@ -18,57 +18,12 @@ use std::{
     task::{Context, Poll, ready},
     time::Duration,
 };
-use tars_proto::{fault, reason};
+use tars_proto::{fault, reason, timeout};
 use tars_runtime::stream::Stream;
 use tokio::time::{Instant, Sleep};
 use tonic::{Code, Status, body::Body};
 use tower_layer::Layer;
 use tower_service::Service;
-
-/// The header that carries the timeout of a call.
-pub(crate) const HEADER: &str = "grpc-timeout";
-
-/// Parses a `grpc-timeout`: one to eight digits and a unit.
-pub(crate) fn parse(text: &str) -> Option<Duration> {
-    let at = text.len().checked_sub(1)?;
-    let (digits, unit) = (text.get(..at)?, text.get(at..)?);
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|b| b.is_ascii_digit()) {
-        return None;
-    }
-    let n: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(n * 3600)),
-        "M" => Some(Duration::from_secs(n * 60)),
-        "S" => Some(Duration::from_secs(n)),
-        "m" => Some(Duration::from_millis(n)),
-        "u" => Some(Duration::from_micros(n)),
-        "n" => Some(Duration::from_nanos(n)),
-        _ => None,
-    }
-}
-
-/// Formats a `grpc-timeout` in the finest unit in which it fits eight digits.
-pub(crate) fn format(timeout: Duration) -> String {
-    let units = [
-        ("n", 1u128),
-        ("u", 1_000),
-        ("m", 1_000_000),
-        ("S", 1_000_000_000),
-    ];
-    units
-        .iter()
-        .map(|(unit, nanos)| (timeout.as_nanos() / nanos, unit))
-        .find(|(n, _)| *n < 100_000_000)
-        .map_or_else(|| "99999999S".to_owned(), |(n, unit)| format!("{n}{unit}"))
-}
-
-pub(crate) fn expired() -> Status {
-    fault::status(
-        Code::DeadlineExceeded,
-        reason::DEADLINE_EXCEEDED,
-        "the deadline of the call has passed",
-    )
-}
 
 fn not_begun() -> Status {
     fault::status(
@@ -106,20 +61,20 @@ pub struct Deadline<S> {
 /// Returns the instant by which the call must have ended.
 fn decide(call: &Call, headers: &HeaderMap) -> Result<Option<Instant>, Status> {
     let refused = |problem| fault::status(Code::InvalidArgument, reason::INVALID_TIMEOUT, problem);
-    let mut values = headers.get_all(HEADER).iter();
+    let mut values = headers.get_all(timeout::HEADER).iter();
     let asked = match (values.next(), values.next()) {
         (None, _) => None,
         (Some(value), None) => {
-            let parsed = value.to_str().ok().and_then(parse);
+            let parsed = value.to_str().ok().and_then(timeout::parse);
             Some(parsed.ok_or_else(|| refused("grpc-timeout does not parse"))?)
         }
         (Some(_), Some(_)) => return Err(refused("grpc-timeout is given twice")),
     };
-    let timeout = match (asked, call.method.rule.deadline) {
+    let shorter = match (asked, call.method.rule.deadline) {
         (Some(asked), Some(most)) => Some(asked.min(most)),
         (asked, most) => asked.or(most),
     };
-    Ok(timeout.and_then(|t| call.started.checked_add(t)))
+    Ok(shorter.and_then(|t| call.started.checked_add(t)))
 }
 
 impl<S, A> Service<Request<A>> for Deadline<S>
@@ -140,7 +95,7 @@ where
         };
         match decide(&call, request.headers()) {
             // The call has just begun: the clock is not read again.
-            Ok(Some(at)) if at <= call.started => DeadlineFuture::refused(expired()),
+            Ok(Some(at)) if at <= call.started => DeadlineFuture::refused(timeout::expired()),
             Ok(at) => {
                 if let Some(at) = at {
                     call.set_deadline(at);
@@ -236,7 +191,11 @@ where
                 let Poll::Ready(result) = inner.poll(cx) else {
                     return if timer.is_up(cx) {
                         let late = deadline.is_some_and(|at| at <= Instant::now());
-                        let status = if late { expired() } else { not_begun() };
+                        let status = if late {
+                            timeout::expired()
+                        } else {
+                            not_begun()
+                        };
                         Poll::Ready(Ok(status.into_http()))
                     } else {
                         Poll::Pending
@@ -319,38 +278,5 @@ mod tests {
             message.contains("request") && message.contains("handler"),
             "{message}"
         );
-    }
-
-    #[test]
-    fn timeouts_parse_strictly() {
-        assert_eq!(parse("1S"), Some(Duration::from_secs(1)));
-        assert_eq!(parse("99999999m"), Some(Duration::from_millis(99_999_999)));
-        for bad in [
-            "",
-            "S",
-            "1",
-            "-1S",
-            "+1S",
-            "1s",
-            "1.5S",
-            "123456789S",
-            " 1S",
-            "1SS",
-            "é",
-        ] {
-            assert_eq!(parse(bad), None, "{bad}");
-        }
-    }
-
-    #[test]
-    fn a_formatted_timeout_parses_back_no_later() {
-        for t in [0, 1, 999_999_999, 1_500_000_000, 86_400_000_000_000u64].map(Duration::from_nanos)
-        {
-            let back = parse(&format(t)).unwrap();
-            assert!(
-                back <= t && t - back < Duration::from_millis(1) || back == t,
-                "{t:?} {back:?}"
-            );
-        }
     }
 }

@@ -5,7 +5,7 @@
 //! the body, and resets the stream.
 
 use crate::{
-    Call, deadline,
+    Call,
     decide::{self, Verdict, decide},
     policy::PolicyHandle,
 };
@@ -156,7 +156,7 @@ impl StreamConditions {
 pub(crate) fn status_of(why: Cut) -> Status {
     let retry = Duration::from_millis(100);
     match why {
-        Cut::Deadline => deadline::expired(),
+        Cut::Deadline => tars_proto::timeout::expired(),
         Cut::Stalled => fault::unavailable(
             reason::STALLED,
             "the peer read nothing of the response",

@@ -14,6 +14,7 @@ pub mod reason;
 pub mod route;
 pub mod table;
 pub mod time;
+pub mod timeout;
 pub mod validate;
 
 /// The code generated from the protos, with one module per package.
