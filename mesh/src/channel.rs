@@ -3,33 +3,40 @@
 //! leaving the old ones to finish the calls they carry. A connection to a server that is revoked is closed
 //! at once.
 //!
-//! A call goes to the less busy of two addresses. It goes to another one when it was not sent, or when the
-//! server reports that it did not process it, and is never sent again otherwise. An address that cannot be
-//! connected to is left alone for a while, as long as another one can be used.
+//! A call goes to the less busy and less slow of two addresses. It goes to another one when it was not sent,
+//! or when the server reports that it did not process it. Otherwise it is sent again only when the contract
+//! declares it idempotent and its service was unavailable, within a budget. An address that cannot be
+//! connected to, or that fails, is left alone for a while, as long as another one can be used.
 
 mod addresses;
 mod attempts;
 mod balance;
+mod body;
+mod breaker;
+mod call;
 mod connect;
 mod connected;
+mod ejections;
 mod endpoint;
 mod error;
 mod greeting;
+mod health;
 mod options;
 mod resolve;
+mod retry;
 mod slots;
+mod slowness;
 
-use crate::replay::{Replay, never_processed};
-use addresses::{Addresses, Lease, LeaseError};
-use connected::Connected;
+use addresses::Addresses;
+pub use body::{ChannelBody, MAX_RESPONSE};
 pub use connected::Server;
 pub use error::ChannelError;
 use futures_util::future::BoxFuture;
-use http::{Request, Response, uri::PathAndQuery};
+use http::{Request, Response};
 pub use options::{Audience, ChannelOptions};
 use options::{Dialer, Traffic};
 pub use resolve::{Resolve, SystemResolver};
-pub use slots::{ChannelBody, MAX_RESPONSE};
+use retry::Budget;
 use std::{
     sync::Arc,
     task::{Context, Poll},
@@ -53,6 +60,7 @@ pub struct Channel {
 #[derive(Debug)]
 struct Shared {
     addresses: Arc<Addresses>,
+    budget: Budget,
     warnings: parking_lot::Mutex<Warnings>,
 }
 
@@ -92,12 +100,8 @@ impl Channel {
         resolver: Arc<dyn Resolve>,
     ) -> Result<Self, ChannelError> {
         let targets = Targets::parse(&options.target).map_err(ChannelError::Target)?;
-        let traffic = Traffic::Calls;
-        Ok(Self::over(Addresses::new(
-            Dialer { options, traffic },
-            targets,
-            resolver,
-        )))
+        let dialer = Dialer::new(options, Traffic::Calls);
+        Ok(Self::over(Addresses::new(dialer, targets, resolver)))
     }
 
     /// Returns a channel for streams to the same workload, with connections of its own: streams that
@@ -105,10 +109,7 @@ impl Channel {
     #[must_use]
     pub fn separate(&self) -> Self {
         let addresses = &self.shared.addresses;
-        let dialer = Dialer {
-            options: addresses.dialer.options.clone(),
-            traffic: Traffic::Streams,
-        };
+        let dialer = Dialer::new(addresses.dialer.options.clone(), Traffic::Streams);
         let (targets, resolver) = (addresses.targets.clone(), Arc::clone(&addresses.resolver));
         Self::over(Addresses::new(dialer, targets, resolver))
     }
@@ -118,6 +119,7 @@ impl Channel {
         Self {
             shared: Arc::new(Shared {
                 addresses,
+                budget: Budget::default(),
                 warnings,
             }),
         }
@@ -138,55 +140,6 @@ impl Shared {
         &self.addresses.dialer.options
     }
 
-    async fn send(&self, request: Request<Body>) -> Result<Response<ChannelBody>, Status> {
-        let (mut head, body) = request.into_parts();
-        let path = head.uri.path_and_query().cloned();
-        let path = path.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        let replay = Replay::new(body);
-        let mut resends = None;
-        loop {
-            let lease = self.addresses.lease().await;
-            let Lease {
-                endpoint,
-                connected,
-                slot,
-            } = lease.map_err(|e| self.unleased(&e))?;
-            let Some(body) = replay.body() else {
-                return Err(self.unreachable(&ChannelError::Moved {
-                    target: connected.name.to_string(),
-                }));
-            };
-            let uri = connected.absolute(path.clone());
-            head.uri = uri.map_err(|e| Status::internal(e.to_string()))?;
-            let request = Request::from_parts(head.clone(), body);
-            let mut error = match connected.sender.clone().try_send_request(request).await {
-                Ok(response) => {
-                    connected.record_response();
-                    return Ok(response.map(|body| ChannelBody::new(body, slot)));
-                }
-                Err(error) => error,
-            };
-            // It was not sent, or the server reports that it did not process it, because the
-            // connection was closing: it is sent again on another one.
-            let unsent = error.take_message().is_some() || never_processed(error.error());
-            let left = resends.get_or_insert_with(|| self.addresses.connections());
-            if unsent {
-                endpoint.forget(&connected);
-            }
-            if !unsent || *left == 0 {
-                return Err(self.failed(&connected, error.into_error()));
-            }
-            *left -= 1;
-        }
-    }
-
-    fn unleased(&self, error: &LeaseError) -> Status {
-        match error {
-            LeaseError::Full => self.overloaded(),
-            LeaseError::Unreachable(error) => self.unreachable(error),
-        }
-    }
-
     fn overloaded(&self) -> Status {
         let options = self.options();
         let to = match options.audience {
@@ -195,11 +148,6 @@ impl Shared {
         };
         let message = format!("every stream to {to} is in use");
         fault::overloaded(&message, Duration::from_secs(1))
-    }
-
-    fn failed(&self, connected: &Connected, source: hyper::Error) -> Status {
-        let target = connected.name.to_string();
-        self.unreachable(&ChannelError::http(target, source))
     }
 
     fn unreachable(&self, error: &ChannelError) -> Status {

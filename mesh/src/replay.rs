@@ -1,6 +1,7 @@
-//! A request body that can be sent once more, for requests that no server has processed: when a connection
-//! is closed, HTTP/2 tells which streams were never processed (RFC 9113, section 6.8), and those are sent
-//! again on the next connection. That is not a retry, because nothing has happened yet.
+//! A request body that can be sent once more. When a connection is closed, HTTP/2 tells which streams were
+//! never processed (RFC 9113, section 6.8), and those are sent again on the next connection. That is not a
+//! retry, because nothing has happened yet; retries, of calls that may be repeated, send the body again as
+//! well.
 
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
@@ -22,6 +23,8 @@ struct Source {
     bytes: usize,
     /// Whether something was sent that is not retained: trailers, or too many bytes.
     lost: bool,
+    /// Whether reading it failed.
+    failed: bool,
 }
 
 /// A body that can be read from its beginning more than once.
@@ -35,7 +38,19 @@ impl Replay {
             sent: Vec::new(),
             bytes: 0,
             lost: false,
+            failed: false,
         })))
+    }
+
+    /// Whether the body can be read from its beginning.
+    pub(crate) fn is_retained(&self) -> bool {
+        let source = self.0.lock();
+        !source.lost && !source.failed
+    }
+
+    /// Whether reading the body failed: the caller's error, and not the server's.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.0.lock().failed
     }
 
     /// Returns the body from its beginning; `None` when that is not retained.
@@ -71,8 +86,8 @@ impl http_body::Body for Again {
             return Poll::Ready(Some(Ok(Frame::data(sent.clone()))));
         }
         let polled = Pin::new(&mut source.inner).poll_frame(cx);
-        if let Poll::Ready(Some(Ok(frame))) = &polled {
-            match frame.data_ref() {
+        match &polled {
+            Poll::Ready(Some(Ok(frame))) => match frame.data_ref() {
                 Some(data) if source.bytes + data.len() <= MOST && !source.lost => {
                     let data = data.clone();
                     source.bytes += data.len();
@@ -80,7 +95,9 @@ impl http_body::Body for Again {
                     this.at += 1;
                 }
                 _ => source.lost = true,
-            }
+            },
+            Poll::Ready(Some(Err(_))) => source.failed = true,
+            Poll::Ready(None) | Poll::Pending => {}
         }
         polled
     }
@@ -138,6 +155,19 @@ mod tests {
         first.frame().await.unwrap().unwrap();
         drop(first);
         assert_eq!(read(replay.body().unwrap()).await, b"onetwothree");
+    }
+
+    #[tokio::test]
+    async fn a_body_that_fails_is_not_sent_again() {
+        let frames = [
+            Ok(Frame::data(Bytes::from_static(b"one"))),
+            Err(Status::internal("it broke")),
+        ];
+        let body = StreamBody::new(futures_util::stream::iter(frames));
+        let replay = Replay::new(Body::new(body));
+        assert!(replay.is_retained() && !replay.has_failed());
+        replay.body().unwrap().collect().await.unwrap_err();
+        assert!(!replay.is_retained() && replay.has_failed());
     }
 
     #[tokio::test]

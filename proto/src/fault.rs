@@ -187,6 +187,11 @@ pub fn is_busy(status: &Status) -> bool {
     reason == reason::OVERLOADED || (is_spent && status.get_details_retry_info().is_some())
 }
 
+/// Returns how long a status asks to wait before the call is repeated.
+pub fn retry_after(status: &Status) -> Option<Duration> {
+    status.get_details_retry_info()?.retry_delay
+}
+
 /// Returns the canonical upper-case name of a code.
 pub fn code_name(code: Code) -> &'static str {
     match code {

@@ -9,12 +9,14 @@ use super::{
     connected::Connected,
     endpoint::{Endpoint, MAX_CONNECTIONS},
     error::ChannelError,
+    health::{Ending, Trial},
     options::Dialer,
     resolve::Resolve,
     slots::StreamSlot,
 };
 use arc_swap::ArcSwap;
 use futures_util::{StreamExt, future::join_all, stream::FuturesUnordered};
+use http::uri::PathAndQuery;
 use std::{
     io,
     net::SocketAddr,
@@ -22,6 +24,7 @@ use std::{
     time::Duration,
 };
 use tars_certs::Identity;
+use tars_proto::table;
 use tars_runtime::{
     backoff::spread,
     seeds::Seeds,
@@ -29,7 +32,7 @@ use tars_runtime::{
 };
 use tokio::{
     sync::{Mutex, Notify},
-    time::{sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tokio_util::task::AbortOnDropHandle;
 
@@ -41,8 +44,33 @@ const LOOKUP_PAUSE: Duration = Duration::from_secs(2);
 const LOOKUP_LIMIT: Duration = Duration::from_secs(5);
 
 type Endpoints = Vec<Arc<Endpoint>>;
-/// An address, and a connection to it.
-type Candidate = (Arc<Endpoint>, Arc<Connected>);
+
+/// What an address is chosen for.
+#[derive(Debug)]
+pub(super) struct Wanted {
+    pub(super) method: PathAndQuery,
+    /// The addresses that have failed it.
+    pub(super) failed: Vec<Arc<Endpoint>>,
+}
+
+impl Wanted {
+    pub(super) fn new(method: PathAndQuery) -> Self {
+        Self {
+            method,
+            failed: Vec::new(),
+        }
+    }
+
+    /// Whether the contract allows to send the call again after it failed.
+    pub(super) fn is_repeatable(&self) -> bool {
+        table::is_idempotent(self.method.path())
+    }
+
+    fn avoids(&self, endpoint: &Arc<Endpoint>) -> bool {
+        let failed = &self.failed;
+        failed.iter().any(|failed| Arc::ptr_eq(failed, endpoint))
+    }
+}
 
 /// A stream of a connection, for one call.
 #[derive(Debug)]
@@ -50,10 +78,17 @@ pub(super) struct Lease {
     pub(super) endpoint: Arc<Endpoint>,
     pub(super) connected: Arc<Connected>,
     pub(super) slot: StreamSlot,
+    /// `None` where there is one address, which has nothing to be compared with.
+    pub(super) trial: Option<Trial>,
 }
 
 impl Lease {
-    fn new(endpoint: Arc<Endpoint>, connected: Arc<Connected>, slot: StreamSlot) -> Self {
+    fn new(choice: Choice, slot: StreamSlot) -> Self {
+        let Choice {
+            endpoint,
+            connected,
+            trial,
+        } = choice;
         if connected.slots.is_short() {
             endpoint.prepare();
         }
@@ -61,8 +96,16 @@ impl Lease {
             endpoint,
             connected,
             slot,
+            trial,
         }
     }
+}
+
+/// An address that was chosen for a call.
+struct Choice {
+    endpoint: Arc<Endpoint>,
+    connected: Arc<Connected>,
+    trial: Option<Trial>,
 }
 
 /// Why there is no stream for a call.
@@ -97,6 +140,7 @@ impl Addresses {
         let endpoints: Endpoints = literal
             .map(|(target, addr)| Arc::new(Endpoint::new(&dialer, target, addr, &wanted)))
             .collect();
+        dialer.common.ejections.set_addresses(endpoints.len());
         Arc::new(Self {
             dialer,
             targets,
@@ -116,8 +160,11 @@ impl Addresses {
 
     /// Returns a connection; opens one where there is none.
     pub(super) async fn connection(self: &Arc<Self>) -> Result<Arc<Connected>, ChannelError> {
-        match self.usable() {
-            Some((_, connected)) => Ok(connected),
+        let identity = self.dialer.options.identity.current();
+        let endpoints = self.endpoints.load_full();
+        let open = endpoints.iter().find_map(|e| e.usable(&identity));
+        match open {
+            Some(connected) => Ok(connected),
             None => self.connect().await,
         }
     }
@@ -125,42 +172,67 @@ impl Addresses {
     /// Takes a stream of a connection; opens one where none has a free stream.
     ///
     /// Those who wait for a connection share it, so that a crowd may have to wait for several.
-    pub(super) async fn lease(self: &Arc<Self>) -> Result<Lease, LeaseError> {
+    pub(super) async fn lease(self: &Arc<Self>, wanted: &Wanted) -> Result<Lease, LeaseError> {
         for _ in 0..=MAX_CONNECTIONS {
-            let Some((endpoint, connected)) = self.usable() else {
+            let Some(choice) = self.choose(wanted) else {
                 self.connect().await?;
                 continue;
             };
-            if let Some(slot) = connected.slots.try_take() {
-                return Ok(Lease::new(endpoint, connected, slot));
+            if let Some(slot) = choice.connected.slots.try_take() {
+                return Ok(Lease::new(choice, slot));
             }
-            if !endpoint.further().await {
+            if !choice.end_unsent().further().await {
                 break;
             }
         }
-        self.lease_of_others().await
+        self.lease_of_others(wanted).await
     }
 
     /// Waits a moment for a stream of others to end.
-    async fn lease_of_others(&self) -> Result<Lease, LeaseError> {
-        let (endpoint, connected) = self.usable().ok_or(LeaseError::Full)?;
-        let slot = connected.slots.take(self.dialer.traffic.patience()).await;
-        let slot = slot.ok_or(LeaseError::Full)?;
-        Ok(Lease::new(endpoint, connected, slot))
-    }
-
-    fn usable(&self) -> Option<Candidate> {
-        let endpoints = self.endpoints.load();
-        let identity = self.dialer.options.identity.current();
-        match endpoints.as_slice() {
-            [only] => Some((Arc::clone(only), only.usable(&identity)?)),
-            several => self.balanced(several, &identity),
+    async fn lease_of_others(&self, wanted: &Wanted) -> Result<Lease, LeaseError> {
+        let choice = self.choose(wanted).ok_or(LeaseError::Full)?;
+        let patience = self.dialer.traffic.patience();
+        match choice.connected.slots.take(patience).await {
+            Some(slot) => Ok(Lease::new(choice, slot)),
+            None => {
+                choice.end_unsent();
+                Err(LeaseError::Full)
+            }
         }
     }
 
-    /// Prefers connections with a free stream. Addresses without a connection are revived as they are
-    /// come across.
-    fn balanced(&self, all: &[Arc<Endpoint>], identity: &Arc<Identity>) -> Option<Candidate> {
+    fn choose(&self, wanted: &Wanted) -> Option<Choice> {
+        let endpoints = self.endpoints.load();
+        let identity = self.dialer.options.identity.current();
+        match endpoints.as_slice() {
+            [only] => Some(Choice {
+                endpoint: Arc::clone(only),
+                connected: only.usable(&identity)?,
+                trial: None,
+            }),
+            several => {
+                let probe = || probe(several, &identity, wanted);
+                probe().or_else(|| self.balanced(several, &identity, wanted))
+            }
+        }
+    }
+
+    /// Whether there is an address that has not failed a call.
+    pub(super) fn has_other(&self, wanted: &Wanted) -> bool {
+        let endpoints = self.endpoints.load();
+        let identity = self.dialer.options.identity.current();
+        let mut others = endpoints.iter().filter(|e| !wanted.avoids(e));
+        others.any(|e| !e.health.is_ejected() && e.usable(&identity).is_some())
+    }
+
+    /// Prefers addresses that have not failed the call, with a free stream, and takes an ejected one when
+    /// there is no other. Addresses without a connection are revived as they are come across.
+    fn balanced(
+        &self,
+        all: &[Arc<Endpoint>],
+        identity: &Arc<Identity>,
+        wanted: &Wanted,
+    ) -> Option<Choice> {
         let ready = |at: usize| {
             let endpoint = all.get(at)?;
             let connected = endpoint.usable(identity);
@@ -169,12 +241,21 @@ impl Addresses {
             }
             Some((endpoint, connected?))
         };
-        let with_room = |at: usize| ready(at).filter(|(_, open)| open.slots.has_room());
-        let load = |(endpoint, _): &(&Arc<Endpoint>, _)| endpoint.taken();
-        let draw = self.draws.next();
-        let picked = pick(all.len(), draw, with_room, load);
-        let picked = picked.or_else(|| pick(all.len(), draw, ready, load));
-        picked.map(|(endpoint, connected)| (Arc::clone(endpoint), connected))
+        let admitted = |at| ready(at).filter(|(endpoint, _)| !endpoint.health.is_ejected());
+        let best = |at| {
+            let found = admitted(at);
+            found.filter(|(endpoint, open)| open.slots.has_room() && !wanted.avoids(endpoint))
+        };
+        let (draw, now) = (self.draws.next(), Instant::now());
+        let load = |(endpoint, _): &(&Arc<Endpoint>, _)| endpoint.load(now);
+        let picked = pick(all.len(), draw, best, load)
+            .or_else(|| pick(all.len(), draw, admitted, load))
+            .or_else(|| pick(all.len(), draw, ready, load));
+        picked.map(|(endpoint, connected)| Choice {
+            trial: Some(endpoint.health.call(&wanted.method)),
+            endpoint: Arc::clone(endpoint),
+            connected,
+        })
     }
 
     /// Connects to all addresses, and returns the first connection that is open.
@@ -228,7 +309,11 @@ impl Addresses {
         }
         match failure {
             Some(failure) if endpoints.is_empty() => return Err(failure),
-            _ => self.endpoints.store(Arc::new(endpoints)),
+            _ => {
+                let ejections = &self.dialer.common.ejections;
+                ejections.set_addresses(endpoints.len());
+                self.endpoints.store(Arc::new(endpoints));
+            }
         }
         Ok(())
     }
@@ -276,6 +361,38 @@ impl Addresses {
         tracing::debug!(workload, name = target, error = %source, "cannot look up a name");
         ChannelError::connect(target, source)
     }
+}
+
+impl Choice {
+    /// Drops the choice: the call was not sent there.
+    fn end_unsent(self) -> Arc<Endpoint> {
+        if let Some(trial) = self.trial {
+            trial.end(Ending::Other);
+        }
+        self.endpoint
+    }
+}
+
+/// Chooses an ejected address, when it is time to see whether it works again.
+fn probe(all: &[Arc<Endpoint>], identity: &Arc<Identity>, wanted: &Wanted) -> Option<Choice> {
+    let mut ejected = all
+        .iter()
+        .filter(|e| e.health.is_ejected() && !wanted.avoids(e));
+    ejected.find_map(|endpoint| {
+        let Some(connected) = endpoint.usable(identity) else {
+            endpoint.revive();
+            return None;
+        };
+        let (method, now) = (&wanted.method, Instant::now());
+        let trial = endpoint
+            .health
+            .try_probe(method, wanted.is_repeatable(), now)?;
+        Some(Choice {
+            endpoint: Arc::clone(endpoint),
+            connected,
+            trial: Some(trial),
+        })
+    })
 }
 
 /// Looks the names up again and again, until the channel is dropped.

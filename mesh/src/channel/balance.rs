@@ -1,11 +1,10 @@
-//! Which address a call goes to: of two that are drawn at random, the one with fewer streams in use. That
-//! spreads calls almost as evenly as looking at all of them would, and unlike "the least loaded of all" it
-//! does not send every client to the same idle server at once (Mitzenmacher, "The Power of Two Choices in
-//! Randomized Load Balancing", IEEE TPDS 2001). A server that does not respond keeps its streams, and so
-//! gets fewer and fewer calls.
+//! Which address a call goes to: of two that are drawn at random, the one with the lower load. That spreads
+//! calls almost as evenly as looking at all of them would, and unlike "the least loaded of all" it does not
+//! send every client to the same idle server at once (Mitzenmacher, "The Power of Two Choices in Randomized
+//! Load Balancing", IEEE TPDS 2001).
 //!
-//! The load is a function of the candidate, so that a measure of latency can take the place of the number
-//! of streams.
+//! The load is the number of streams in use, times how slow the address is. A server that does not respond
+//! keeps its streams, and one that responds late is slow, and so both get fewer and fewer calls.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use tars_runtime::seeds::Seeds;
@@ -31,12 +30,15 @@ impl Draws {
 
 /// Picks one of `count` candidates. `ready` returns a candidate that can be used; one that cannot is passed
 /// over. Returns `None` when none is ready.
-pub(super) fn pick<C>(
+pub(super) fn pick<C, L>(
     count: usize,
     draw: u64,
     ready: impl Fn(usize) -> Option<C>,
-    load: impl Fn(&C) -> usize,
-) -> Option<C> {
+    load: impl Fn(&C) -> L,
+) -> Option<C>
+where
+    L: PartialOrd,
+{
     let (one, other) = two_of(count, draw)?;
     let second = if one == other { None } else { ready(other) };
     match (ready(one), second) {

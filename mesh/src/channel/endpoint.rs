@@ -12,6 +12,7 @@ use super::{
     attempts::{Attempt, Attempts, Outcome},
     connected::{Carried, Connected},
     error::ChannelError,
+    health::Health,
     options::{CONNECT_TIMEOUT, Dialer, Traffic},
     slots::StreamSlots,
 };
@@ -57,6 +58,7 @@ pub(super) struct Endpoint {
     /// The address as errors name it, with the name that it was found by.
     pub(super) name: Arc<str>,
     pub(super) authority: Authority,
+    pub(super) health: Arc<Health>,
     /// The open connections, the oldest first.
     open: ArcSwap<Vec<Arc<Connected>>>,
     /// The attempts to open one where there is none.
@@ -80,11 +82,13 @@ impl Endpoint {
             None => format!("{text} ({addr})"),
         };
         let authority = Authority::try_from(text);
+        let name = Arc::from(name);
         Self {
             dialer: Arc::clone(dialer),
             target: target.clone(),
             addr,
-            name: name.into(),
+            health: Health::new(&name, &dialer.common),
+            name,
             authority: authority.expect("a host and port is an authority"),
             open: ArcSwap::default(),
             attempts: Mutex::new(Attempts::new()),
@@ -112,10 +116,13 @@ impl Endpoint {
         self.open.load().len()
     }
 
-    /// The number of streams in use, of all connections.
-    pub(super) fn taken(&self) -> usize {
+    /// What one more call would cost here: the streams that are then in use, times how slow the address
+    /// is.
+    pub(super) fn load(&self, now: Instant) -> f64 {
         let open = self.open.load();
-        open.iter().map(|open| open.slots.taken()).sum()
+        let taken = open.iter().map(|open| open.slots.taken()).sum::<usize>();
+        let streams = u32::try_from(taken).unwrap_or(u32::MAX);
+        (f64::from(streams) + 1.0) * self.health.slowness(now)
     }
 
     /// Returns a connection, or the result of an attempt to open one, whether it is due or not.

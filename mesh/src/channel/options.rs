@@ -1,6 +1,7 @@
 //! What a channel needs to know, and how its connections are used.
 
-use std::time::Duration;
+use super::health::Common;
+use std::{sync::Arc, time::Duration};
 use tars_certs::{Identity, IdentityHandle, Revocations, SpiffeId};
 use tars_runtime::clock::Clock;
 
@@ -102,4 +103,16 @@ impl Traffic {
 pub(super) struct Dialer {
     pub(super) options: ChannelOptions,
     pub(super) traffic: Traffic,
+    /// What the addresses are compared by.
+    pub(super) common: Arc<Common>,
+}
+
+impl Dialer {
+    pub(super) fn new(options: ChannelOptions, traffic: Traffic) -> Self {
+        Self {
+            options,
+            traffic,
+            common: Arc::new(Common::new(traffic == Traffic::Calls)),
+        }
+    }
 }

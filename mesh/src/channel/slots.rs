@@ -3,28 +3,17 @@
 //! connection either, is refused instead: at once, or after a moment where streams are short and one will
 //! soon be free.
 
-use crate::framed::Framed;
-use bytes::Bytes;
-use http_body::{Frame, SizeHint};
-use hyper::body::Incoming;
-use pin_project_lite::pin_project;
 use std::{
-    error::Error,
-    pin::Pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    task::{Context, Poll, ready},
     time::Duration,
 };
 use tokio::{
     sync::Notify,
     time::{Instant, timeout_at},
 };
-
-/// Maximum size in bytes of a message that a channel receives.
-pub const MAX_RESPONSE: usize = 16 << 20;
 
 #[derive(Debug)]
 pub(super) struct StreamSlots {
@@ -97,51 +86,6 @@ impl Drop for StreamSlot {
     fn drop(&mut self) {
         self.0.taken.fetch_sub(1, Ordering::Relaxed);
         self.0.freed.notify_one();
-    }
-}
-
-pin_project! {
-    /// The body of a response, which holds the slot of its stream until it has ended.
-    #[derive(Debug)]
-    pub struct ChannelBody {
-        #[pin]
-        body: Framed<Incoming>,
-        slot: Option<StreamSlot>,
-    }
-}
-
-impl ChannelBody {
-    pub(super) fn new(body: Incoming, slot: StreamSlot) -> Self {
-        Self {
-            body: Framed::new(body, MAX_RESPONSE),
-            slot: Some(slot),
-        }
-    }
-}
-
-impl http_body::Body for ChannelBody {
-    type Data = Bytes;
-    type Error = Box<dyn Error + Send + Sync>;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx));
-        let more = matches!(&frame, Some(Ok(frame)) if frame.is_data());
-        if !more {
-            *this.slot = None;
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
     }
 }
 

@@ -28,6 +28,13 @@ pub(super) fn methods(words: Vocabulary) -> Result<Vec<Method>, String> {
     Ok(methods)
 }
 
+/// The gRPC paths of all of them; each may be repeated.
+pub(super) fn paths() -> impl Iterator<Item = String> {
+    let health = ["Check", "List", "Watch"].map(|name| format!("/{HEALTH}/{name}"));
+    let reflection = REFLECTION.map(|service| format!("/{service}/ServerReflectionInfo"));
+    health.into_iter().chain(reflection)
+}
+
 /// Every peer with a certificate may call it; a joiner has none.
 fn health(words: Vocabulary) -> Rule {
     let known = words.peer_classes.iter().filter(|c| **c != "joiner");

@@ -16,7 +16,7 @@ pub(super) fn method(
     words: Vocabulary,
 ) -> Result<Method, Vec<String>> {
     let service = method.parent_service().full_name().to_owned();
-    let path = format!("/{service}/{}", method.name());
+    let path = path(method);
     let label = |mistakes: Vec<String>| -> Vec<String> {
         mistakes
             .into_iter()
@@ -41,7 +41,7 @@ pub(super) fn method(
         routes,
         server_streaming: method.is_server_streaming(),
         read_only: level == Some(READ_ONLY),
-        idempotent: matches!(level, Some(READ_ONLY | IDEMPOTENT)),
+        idempotent: is_idempotent(method),
         summary: comment(method),
         descriptor: Some(method.clone()),
     })
@@ -204,6 +204,16 @@ fn grants(option: &DynamicMessage, method: &MethodDescriptor) -> Result<Option<G
 /// `NO_SIDE_EFFECTS` and `IDEMPOTENT` of descriptor.proto.
 const READ_ONLY: i32 = 1;
 const IDEMPOTENT: i32 = 2;
+
+/// Returns the gRPC path of a method.
+pub(super) fn path(method: &MethodDescriptor) -> String {
+    format!("/{}/{}", method.parent_service().full_name(), method.name())
+}
+
+/// Whether a method is declared to have no more effect when it is repeated.
+pub(super) fn is_idempotent(method: &MethodDescriptor) -> bool {
+    matches!(idempotency(method), Some(READ_ONLY | IDEMPOTENT))
+}
 
 fn idempotency(method: &MethodDescriptor) -> Option<i32> {
     let options = method.options();

@@ -1,0 +1,149 @@
+use super::{super::ejections::Ejections, *};
+use std::sync::Arc;
+
+const ALWAYS: fn() -> Option<Ejection> = || Arc::new(Ejections::new(2)).place();
+const NEVER: fn() -> Option<Ejection> = || None;
+
+fn breaker() -> (Breaker, Instant) {
+    let now = Instant::now();
+    (Breaker::new(Seeds::counted(1), now), now)
+}
+
+/// An ejected address.
+fn ejected() -> (Breaker, Instant) {
+    let (mut breaker, now) = breaker();
+    for at in 1..=FAILURES_IN_A_ROW {
+        let change = breaker.record(Verdict::Failed, now, ALWAYS);
+        assert_eq!(change == Change::Ejected, at == FAILURES_IN_A_ROW);
+    }
+    (breaker, now)
+}
+
+#[test]
+fn failures_in_a_row_eject_and_a_success_between_them_does_not() {
+    let (mut breaker, now) = breaker();
+    for _ in 0..MIN_CALLS {
+        for _ in 1..FAILURES_IN_A_ROW {
+            // Below half of all, so that only the row counts.
+            breaker.record(Verdict::Healthy, now, ALWAYS);
+        }
+        for _ in 1..FAILURES_IN_A_ROW - 1 {
+            assert_eq!(breaker.record(Verdict::Failed, now, ALWAYS), Change::None);
+        }
+    }
+    ejected();
+}
+
+#[test]
+fn half_of_the_calls_eject_once_there_are_enough_of_them() {
+    let (mut breaker, now) = breaker();
+    let mut change = Change::None;
+    for at in 0..MIN_CALLS {
+        assert_eq!(change, Change::None, "{at}");
+        let verdict = match at % 2 {
+            0 => Verdict::Healthy,
+            _ => Verdict::Failed,
+        };
+        change = breaker.record(verdict, now, ALWAYS);
+    }
+    assert_eq!(change, Change::Ejected);
+}
+
+#[test]
+fn failures_of_another_while_do_not_count_together() {
+    let (mut breaker, mut now) = breaker();
+    for _ in 0..MIN_CALLS {
+        for verdict in [Verdict::Failed, Verdict::Healthy] {
+            assert_eq!(breaker.record(verdict, now, ALWAYS), Change::None);
+        }
+        now += WINDOW / 4;
+    }
+}
+
+#[test]
+fn what_says_nothing_neither_ejects_nor_hides_failures() {
+    let (mut breaker, now) = breaker();
+    for _ in 0..100 {
+        assert_eq!(breaker.record(Verdict::Unknown, now, ALWAYS), Change::None);
+    }
+    for _ in 1..FAILURES_IN_A_ROW {
+        breaker.record(Verdict::Failed, now, ALWAYS);
+        breaker.record(Verdict::Unknown, now, ALWAYS);
+    }
+    assert_eq!(
+        breaker.record(Verdict::Failed, now, ALWAYS),
+        Change::Ejected
+    );
+}
+
+#[test]
+fn an_address_that_may_not_be_ejected_is_asked_about_again() {
+    let (mut breaker, now) = breaker();
+    for _ in 0..100 {
+        assert_eq!(breaker.record(Verdict::Failed, now, NEVER), Change::None);
+    }
+    assert_eq!(
+        breaker.record(Verdict::Failed, now, ALWAYS),
+        Change::Ejected
+    );
+}
+
+#[test]
+fn one_probe_is_let_through_when_the_time_is_up() {
+    let (mut breaker, now) = ejected();
+    assert!(!breaker.try_probe(true, now));
+    let later = now + FIRST_EJECTION;
+    assert!(!breaker.try_probe(false, later), "it could not be repeated");
+    assert!(breaker.try_probe(true, later));
+    assert!(!breaker.try_probe(true, later), "one at a time");
+    let change = breaker.record(Verdict::Healthy, later, ALWAYS);
+    assert_eq!(change, Change::None, "that call began before");
+    let change = breaker.record_probe(Verdict::Healthy, later);
+    assert_eq!(change, Change::Readmitted);
+    assert!(!breaker.try_probe(true, later + MAX_EJECTION));
+}
+
+#[test]
+fn without_repeatable_calls_any_call_is_the_probe_after_a_while() {
+    let (mut breaker, now) = ejected();
+    assert!(breaker.try_probe(false, now + FIRST_EJECTION + ANY_PROBE_AFTER));
+}
+
+#[test]
+fn a_probe_that_fails_ejects_for_longer_up_to_a_bound() {
+    let (mut breaker, mut now) = ejected();
+    for failures in 2..20 {
+        now += MAX_EJECTION;
+        assert!(breaker.try_probe(true, now));
+        assert_eq!(breaker.record_probe(Verdict::Failed, now), Change::None);
+        let whole = Backoff::new(FIRST_EJECTION, MAX_EJECTION).after(failures);
+        assert!(!breaker.try_probe(true, now + whole / 2 - Duration::from_millis(1)));
+    }
+}
+
+#[test]
+fn a_probe_without_a_result_leaves_its_place_to_the_next_call() {
+    let (mut breaker, now) = ejected();
+    let later = now + FIRST_EJECTION;
+    assert!(breaker.try_probe(true, later));
+    breaker.record_probe(Verdict::Unknown, later);
+    assert!(breaker.try_probe(true, later));
+}
+
+#[test]
+fn ejections_start_over_after_a_while_that_was_good() {
+    let (mut breaker, now) = ejected();
+    let mut now = now + FIRST_EJECTION;
+    assert!(breaker.try_probe(true, now));
+    breaker.record_probe(Verdict::Healthy, now);
+    let eject = |breaker: &mut Breaker, now| {
+        while breaker.record(Verdict::Failed, now, ALWAYS) == Change::None {}
+    };
+    now += MAX_EJECTION + FIRST_EJECTION;
+    eject(&mut breaker, now);
+    assert_eq!(breaker.ejections, 1);
+    assert!(breaker.try_probe(true, now + FIRST_EJECTION));
+    breaker.record_probe(Verdict::Healthy, now + FIRST_EJECTION);
+    eject(&mut breaker, now + FIRST_EJECTION * 2);
+    assert_eq!(breaker.ejections, 2, "it came back too soon");
+}

@@ -1,0 +1,189 @@
+//! Which failed calls are sent again, and when.
+//!
+//! Only a call that the contract declares idempotent, only when its service was unavailable or the connection
+//! to it was lost, and only before the first byte of a response. A budget bounds the retries to a share of all
+//! calls: when a service fails for everybody, retries must not multiply what it gets. What a server asks
+//! for with `grpc-retry-pushback-ms` holds (gRFC A6, "client retries").
+
+use http::HeaderMap;
+use std::{
+    sync::atomic::{AtomicU32, Ordering},
+    time::Duration,
+};
+use tars_runtime::{backoff::Backoff, seeds::Seeds};
+
+/// Maximum number of times that a call is sent.
+const MAX_ATTEMPTS: u32 = 3;
+/// The header by which a server says when a call may be sent again, in milliseconds, or never.
+const PUSHBACK: &str = "grpc-retry-pushback-ms";
+/// A server that asks for more patience than this gets it from the caller.
+const MAX_PUSHBACK: Duration = Duration::from_secs(5);
+/// The pause before a call is sent to the same address again; it doubles.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// What one call adds to the budget, in the unit of [`RETRY`].
+const CALL: u32 = 1;
+/// What one retry takes from the budget: in the long run, one retry for five calls.
+const RETRY: u32 = 5;
+/// The most that is saved: a hundred retries at once.
+const MAX_SAVED: u32 = 100 * RETRY;
+
+/// The retries that the calls of a channel have saved.
+#[derive(Debug)]
+pub(super) struct Budget(AtomicU32);
+
+impl Default for Budget {
+    fn default() -> Self {
+        Self(AtomicU32::new(MAX_SAVED))
+    }
+}
+
+impl Budget {
+    /// Records a call.
+    pub(super) fn record_call(&self) {
+        let more = |saved| (saved < MAX_SAVED).then_some(saved + CALL);
+        // Reading first keeps the cache line shared while the budget is full, which it most often is.
+        if self.0.load(Ordering::Relaxed) < MAX_SAVED {
+            let saved = self
+                .0
+                .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more);
+            saved.ok();
+        }
+    }
+
+    /// Takes a retry, if there is one.
+    fn take(&self) -> bool {
+        let less = |saved: u32| saved.checked_sub(RETRY);
+        let taken = self
+            .0
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, less);
+        taken.is_ok()
+    }
+}
+
+/// What a server says about sending a call again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pushback {
+    /// Nothing.
+    Unsaid,
+    /// Not before this time has passed.
+    After(Duration),
+    /// Never.
+    Never,
+}
+
+impl Pushback {
+    /// Reads the header. A value that is no time means never, as a negative one does.
+    pub(super) fn of(headers: &HeaderMap) -> Self {
+        let Some(value) = headers.get(PUSHBACK) else {
+            return Self::Unsaid;
+        };
+        let millis = value.to_str().ok().and_then(|text| text.parse().ok());
+        millis.map_or(Self::Never, |ms| Self::After(Duration::from_millis(ms)))
+    }
+}
+
+/// The retries of one call.
+#[derive(Debug, Default)]
+pub(super) struct Retries {
+    sent: u32,
+}
+
+impl Retries {
+    /// Returns how long to wait before the call is sent again; `None` when it is not. `elsewhere` tells
+    /// whether there is an address that has not failed it, and `asks_to_wait` whether the server has said
+    /// that it is of no use to ask it again soon.
+    pub(super) fn next(
+        &mut self,
+        budget: &Budget,
+        pushback: Pushback,
+        elsewhere: bool,
+        asks_to_wait: bool,
+    ) -> Option<Duration> {
+        self.sent += 1;
+        let delay = match pushback {
+            Pushback::Never => None,
+            Pushback::After(delay) => (delay <= MAX_PUSHBACK).then_some(delay),
+            Pushback::Unsaid if elsewhere => Some(Duration::ZERO),
+            Pushback::Unsaid if asks_to_wait => None,
+            Pushback::Unsaid => Some(self.pause()),
+        };
+        delay.filter(|_| self.sent < MAX_ATTEMPTS && budget.take())
+    }
+
+    fn pause(&self) -> Duration {
+        let backoff = Backoff::new(PAUSE, MAX_PUSHBACK).with_jitter(Seeds::system());
+        backoff.after(self.sent)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn next(retries: &mut Retries, pushback: Pushback) -> Option<Duration> {
+        retries.next(&Budget::default(), pushback, true, false)
+    }
+
+    #[test]
+    fn a_call_is_sent_three_times_at_most() {
+        let mut retries = Retries::default();
+        assert_eq!(next(&mut retries, Pushback::Unsaid), Some(Duration::ZERO));
+        assert_eq!(next(&mut retries, Pushback::Unsaid), Some(Duration::ZERO));
+        assert_eq!(next(&mut retries, Pushback::Unsaid), None);
+    }
+
+    #[test]
+    fn a_server_says_when_and_whether() {
+        let second = Duration::from_secs(1);
+        for (pushback, expected) in [
+            (Pushback::After(second), Some(second)),
+            (Pushback::After(Duration::ZERO), Some(Duration::ZERO)),
+            (Pushback::After(second * 3600), None),
+            (Pushback::Never, None),
+        ] {
+            assert_eq!(next(&mut Retries::default(), pushback), expected);
+        }
+    }
+
+    #[test]
+    fn the_same_address_is_asked_after_a_pause_unless_it_wants_a_longer_one() {
+        let budget = Budget::default();
+        let next = |waits| Retries::default().next(&budget, Pushback::Unsaid, false, waits);
+        let pause = next(false).unwrap();
+        assert!((PAUSE / 2..=PAUSE).contains(&pause), "{pause:?}");
+        assert_eq!(next(true), None);
+    }
+
+    #[test]
+    fn the_header_is_read_strictly() {
+        for (text, expected) in [
+            ("0", Pushback::After(Duration::ZERO)),
+            ("250", Pushback::After(Duration::from_millis(250))),
+            ("-1", Pushback::Never),
+            ("soon", Pushback::Never),
+            ("", Pushback::Never),
+            ("1.5", Pushback::Never),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(PUSHBACK, text.parse().unwrap());
+            assert_eq!(Pushback::of(&headers), expected, "{text:?}");
+        }
+        assert_eq!(Pushback::of(&HeaderMap::new()), Pushback::Unsaid);
+    }
+
+    #[test]
+    fn retries_are_a_share_of_the_calls() {
+        let budget = Budget::default();
+        let spend = || std::iter::from_fn(|| budget.take().then_some(())).count();
+        assert_eq!(spend(), 100);
+        for _ in 0..50 {
+            budget.record_call();
+        }
+        assert_eq!(spend(), 10);
+        for _ in 0..10_000 {
+            budget.record_call();
+        }
+        assert_eq!(spend(), 100, "what is saved is bounded");
+    }
+}
