@@ -2,7 +2,7 @@
 //! credential of the caller on whose behalf it is made.
 
 use crate::{
-    Call,
+    Call, contract,
     observe::{Observe, ObserveLayer, Observed, Watch},
 };
 use http::{HeaderValue, Request};
@@ -41,8 +41,9 @@ impl Observe for Outgoing {
 
     fn begin<B>(&self, request: &mut Request<B>) -> Result<ClientWatch, Status> {
         let call = Call::current();
-        if let Some(at) = call.as_ref().and_then(|c| c.deadline()) {
-            shorten(request, at)?;
+        match call.as_ref().and_then(|c| c.deadline()) {
+            Some(at) => shorten(request, at)?,
+            None => bound(request),
         }
         if self.credentials == Credentials::Forward
             && let Some((name, value)) = call.as_ref().and_then(|c| c.credential())
@@ -68,6 +69,21 @@ fn shorten<B>(request: &mut Request<B>, at: Instant) -> Result<(), Status> {
     let value = HeaderValue::try_from(text).map_err(|_| Status::internal("a timeout is ASCII"))?;
     headers.insert(timeout::HEADER, value);
     Ok(())
+}
+
+/// Sets the timeout to what the contract allows, when the call asks for none: a server that does not respond
+/// must not hold its caller.
+fn bound<B>(request: &mut Request<B>) {
+    if request.headers().contains_key(timeout::HEADER) {
+        return;
+    }
+    let method = contract().ok().and_then(|t| t.get(request.uri().path()));
+    let Some(most) = method.and_then(|method| method.rule.deadline) else {
+        return;
+    };
+    if let Ok(value) = HeaderValue::try_from(timeout::format(most)) {
+        request.headers_mut().insert(timeout::HEADER, value);
+    }
 }
 
 fn start<B>(scope: &Scope, request: &mut Request<B>) -> Span {
@@ -112,5 +128,43 @@ impl Watch for ClientWatch {
             span.set("error.type", name);
             span.fail(name);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::fixtures::ME;
+
+    fn timeout_of(path: &str, asked: Option<&str>) -> Option<String> {
+        let mut request = Request::post(path);
+        if let Some(asked) = asked {
+            request = request.header(timeout::HEADER, asked);
+        }
+        let mut request = request.body(()).unwrap();
+        let outgoing = Outgoing {
+            credentials: Credentials::Own,
+        };
+        outgoing.begin(&mut request).unwrap();
+        let value = request.headers().get(timeout::HEADER)?;
+        Some(value.to_str().unwrap().to_owned())
+    }
+
+    #[test]
+    fn a_call_without_a_timeout_gets_what_the_contract_allows() {
+        let most = contract().unwrap().get(ME).unwrap().rule.deadline.unwrap();
+        assert_eq!(timeout_of(ME, None), Some(timeout::format(most)));
+        assert_eq!(timeout_of(ME, Some("1m")).as_deref(), Some("1m"));
+        assert_eq!(timeout_of("/grpc.health.v1.Health/Watch", None), None);
+        assert_eq!(timeout_of("/no.Such/Method", None), None);
+    }
+
+    #[test]
+    fn channels_know_what_may_be_repeated() {
+        for method in contract().unwrap().iter() {
+            let known = tars_proto::table::is_idempotent(&method.path);
+            assert_eq!(known, method.idempotent, "{}", method.path);
+        }
+        assert!(!tars_proto::table::is_idempotent("/no.Such/Method"));
     }
 }

@@ -40,6 +40,8 @@ use tokio::net::TcpListener;
 use tokio_util::{sync::CancellationToken, task::AbortOnDropHandle};
 use tonic::{Code, Status, Streaming};
 
+#[path = "channels/chain.rs"]
+mod chain;
 #[path = "channels/faulty.rs"]
 mod faulty;
 
