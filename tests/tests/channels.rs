@@ -3,13 +3,11 @@
 #![allow(clippy::unwrap_used)]
 
 use bytes::Bytes;
-use futures_util::future::BoxFuture;
 use http::{Request, Response};
 use http_body_util::Full;
 use parking_lot::Mutex;
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    io,
+    collections::BTreeSet,
     net::SocketAddr,
     sync::{
         Arc,
@@ -18,10 +16,7 @@ use std::{
     task::{Context, Poll},
 };
 use tars_certs::{CertName, Identity, SpiffeId, trust::key_id};
-use tars_mesh::{
-    Channel, ChannelOptions,
-    channel::{Audience, Resolve},
-};
+use tars_mesh::{Channel, ChannelOptions, channel::Audience};
 use tars_proto::{
     fault,
     grpc::health::v1::{
@@ -33,7 +28,6 @@ use tars_proto::{
 use tars_runtime::{
     clock::Clock,
     config::{Connections, Timeouts},
-    targets::{MAX_TARGETS, Target},
 };
 use tars_tests::{eventually, fleet::free_addr, test_ca::TestCa, test_listener::TestListener};
 use tokio::net::TcpListener;
@@ -44,6 +38,8 @@ use tonic::{Code, Status, Streaming};
 mod chain;
 #[path = "channels/faulty.rs"]
 mod faulty;
+#[path = "channels/names.rs"]
+mod names;
 
 /// The listeners of one service, each of which a health service of its own name tells apart.
 struct Replicas {
@@ -431,116 +427,5 @@ impl tonic::codegen::Service<Request<tonic::body::Body>> for Stuck {
     fn call(&mut self, _: Request<tonic::body::Body>) -> Self::Future {
         self.0.fetch_add(1, Ordering::Relaxed);
         std::future::pending()
-    }
-}
-
-/// A resolver whose records a test changes.
-#[derive(Debug, Clone, Default)]
-struct Records {
-    addrs: Arc<Mutex<BTreeMap<String, Vec<SocketAddr>>>>,
-    lookups: Arc<AtomicUsize>,
-}
-
-impl Records {
-    fn set(&self, addrs: Option<&[SocketAddr]>) {
-        self.set_of("door.example", addrs);
-    }
-
-    fn set_of(&self, host: &str, addrs: Option<&[SocketAddr]>) {
-        let mut all = self.addrs.lock();
-        all.remove(host);
-        if let Some(addrs) = addrs {
-            all.insert(host.to_owned(), addrs.to_vec());
-        }
-    }
-}
-
-impl Resolve for Records {
-    fn resolve(&self, target: &Target) -> BoxFuture<'static, io::Result<Vec<SocketAddr>>> {
-        self.lookups.fetch_add(1, Ordering::Relaxed);
-        let found = self.addrs.lock().get(target.host()).cloned();
-        let away = || io::Error::other("failed to lookup address information: no server");
-        Box::pin(async move { found.ok_or_else(away) })
-    }
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_counts_as_all_addresses_that_it_has_now() {
-    let mut replicas = Replicas::start(3).await;
-    let records = Records::default();
-    let options = replicas.options("door.example:8093");
-    let channel = Channel::with_resolver(options, Arc::new(records.clone())).unwrap();
-    let refused = answered(&channel).await.unwrap_err();
-    assert!(
-        refused.message().contains("door.example:8093"),
-        "{refused:?}"
-    );
-    assert!(
-        refused.message().contains("failed to lookup"),
-        "{refused:?}"
-    );
-
-    let [first, second, third] = replicas.addrs[..] else {
-        unreachable!()
-    };
-    records.set(Some(&[second, first, second]));
-    replicas.all_answer(&channel, &[0, 1]).await;
-    assert_eq!(counted(&channel, 50, 3).await[2], 0);
-
-    // One moves: it is looked up after the first failure.
-    records.set(Some(&[first, third]));
-    replicas.close(1).await;
-    replicas.all_answer(&channel, &[0, 2]).await;
-
-    // Without DNS, the addresses stay.
-    records.set(None);
-    replicas.close(0).await;
-    let before = records.lookups.load(Ordering::Relaxed);
-    eventually("it was looked up again", || async {
-        assert_eq!(answered(&channel).await.unwrap(), 2);
-        records.lookups.load(Ordering::Relaxed) > before + 1
-    })
-    .await;
-    assert_eq!(counted(&channel, 50, 3).await, [0, 0, 50]);
-
-    // All of them down: the error names the name and the address.
-    replicas.close(2).await;
-    let refused = answered(&channel).await.unwrap_err();
-    let expected = format!("door.example:8093 ({third})");
-    assert!(refused.message().contains(&expected), "{refused:?}");
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn a_name_that_cannot_be_looked_up_keeps_its_addresses_while_others_change() {
-    let mut replicas = Replicas::start(3).await;
-    let [first, second, third] = replicas.addrs[..] else {
-        unreachable!()
-    };
-    let records = Records::default();
-    records.set_of("a.example", Some(&[first]));
-    records.set_of("b.example", Some(&[second]));
-    let options = replicas.options("a.example:8093,b.example:8093");
-    let channel = Channel::with_resolver(options, Arc::new(records.clone())).unwrap();
-    replicas.all_answer(&channel, &[0, 1]).await;
-    records.set_of("a.example", None);
-    records.set_of("b.example", Some(&[third]));
-    replicas.close(1).await;
-    replicas.all_answer(&channel, &[2]).await;
-    replicas.all_answer(&channel, &[0, 2]).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn the_addresses_of_a_name_are_bounded() {
-    let replicas = Replicas::start(1).await;
-    let own = replicas.addrs[0];
-    // Nothing listens at the others, which are in front of the one that does.
-    let refused = (1..).map(|port| SocketAddr::new([127, 0, 0, 1].into(), port));
-    for (others, is_used) in [(MAX_TARGETS - 1, true), (MAX_TARGETS, false)] {
-        let records = Records::default();
-        let addrs: Vec<_> = refused.clone().take(others).chain([own]).collect();
-        records.set(Some(&addrs));
-        let options = replicas.options("door.example:8093");
-        let channel = Channel::with_resolver(options, Arc::new(records)).unwrap();
-        assert_eq!(answered(&channel).await.is_ok(), is_used, "{others}");
     }
 }

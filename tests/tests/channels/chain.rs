@@ -1,6 +1,7 @@
 //! A chain of three services with all of their layers: the deadline of a call holds for the whole chain.
 
 use super::*;
+use futures_util::future::BoxFuture;
 use http::uri::PathAndQuery;
 use std::{convert::Infallible, time::Duration};
 use tars_credentials::View;

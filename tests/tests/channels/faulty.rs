@@ -1,7 +1,7 @@
 //! Calls over replicas some of which are dead, slow, flapping, silent, or refuse.
 
 use super::*;
-use futures_util::{StreamExt, stream};
+use futures_util::{StreamExt, future::BoxFuture, stream};
 use http::{HeaderMap, uri::PathAndQuery};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use std::{convert::Infallible, time::Duration};
