@@ -104,7 +104,7 @@ pub(crate) async fn leased(redis: &Redis, sizes: Sizes) -> Result<Value, ScriptE
         let start = replica.clock.monotonic();
         for _ in 0..sizes.decisions {
             let now = replica.clock.monotonic();
-            match replica.limiter.charge(&charges(limit, "ada"), now) {
+            match replica.limiter.charge(&charges(limit, "busy"), now) {
                 Charging::Ready(outcome) => assert!(outcome.passed()),
                 Charging::Remote(outcome) => {
                     remote += 1;
