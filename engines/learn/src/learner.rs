@@ -146,6 +146,9 @@ pub struct Loss {
     pub of: fn(&Update) -> Option<f32>,
 }
 
+/// Whether an update is to end before its last gradient step.
+pub type Stopped<'a> = &'a dyn Fn() -> bool;
+
 /// An algorithm that learns to act, for one agent.
 pub trait Learner: Send {
     /// Chooses an action for each copy, exploring; overwrites `actions`, which have the form of the agent's
@@ -161,8 +164,9 @@ pub trait Learner: Send {
     /// Takes in what came of the last actions.
     fn observe(&mut self, step: &Step<'_>, rng: &mut Generator);
 
-    /// Does the gradient steps that are due; `None` when there are none.
-    fn update(&mut self, rng: &mut Generator) -> Option<Update>;
+    /// Does the gradient steps that are due; `None` when there are none. Before each it asks whether it is
+    /// `stopped`: then the rest is left undone, and so the learner is of no more use.
+    fn update(&mut self, rng: &mut Generator, stopped: Stopped<'_>) -> Option<Update>;
 
     /// How much it explores at present: the probability of a random action, the noise's standard deviation,
     /// or the policy's entropy in nats.

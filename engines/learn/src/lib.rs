@@ -23,5 +23,5 @@ pub mod training;
 
 pub use algorithm::{ALGORITHMS, Algorithm, NoLearner};
 pub use hyper::Spec;
-pub use learner::{Learner, Step, Update};
+pub use learner::{Learner, Step, Stopped, Update};
 pub use policy::{Decision, Mismatch, Policy};

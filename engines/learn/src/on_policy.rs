@@ -12,7 +12,7 @@ mod rollout;
 
 use crate::{
     hyper::{Complete, ParamViolation, Spec, Values},
-    learner::{self, BadCheckpoint, Learner, Loss, Step, Update, WrongPolicy},
+    learner::{self, BadCheckpoint, Learner, Loss, Step, Stopped, Update, WrongPolicy},
     net::Adam,
     policy::Policy,
 };
@@ -188,14 +188,19 @@ impl OnPolicy {
     }
 
     /// Learns from a full rollout.
-    fn learn(&mut self, rng: &mut Generator) -> Update {
+    fn learn(&mut self, rng: &mut Generator, stopped: Stopped<'_>) -> Update {
         let left = self.annealed();
         let mut objective = self.plan.objective;
         objective.clip = objective.clip.map(|clip| clip * left);
         let mut sums = Sums::default();
         for _ in 0..self.plan.epochs {
             self.start_pass(rng);
-            if !self.pass(&objective, self.plan.learning_rate * left, &mut sums) {
+            if !self.pass(
+                &objective,
+                self.plan.learning_rate * left,
+                &mut sums,
+                stopped,
+            ) {
                 break;
             }
         }
@@ -216,10 +221,19 @@ impl OnPolicy {
         }
     }
 
-    /// A gradient step for each minibatch; `false` when the policy has moved far enough.
-    fn pass(&mut self, objective: &Objective, rate: f32, sums: &mut Sums) -> bool {
+    /// A gradient step for each minibatch; `false` when the policy has moved far enough, or is stopped.
+    fn pass(
+        &mut self,
+        objective: &Objective,
+        rate: f32,
+        sums: &mut Sums,
+        stopped: Stopped<'_>,
+    ) -> bool {
         let size = self.minibatch.batch.capacity();
         for rows in self.order.chunks(size) {
+            if stopped() {
+                return false;
+            }
             let rollout = &self.state.rollout;
             let losses = self
                 .minibatch
@@ -308,11 +322,11 @@ impl Learner for OnPolicy {
         }
     }
 
-    fn update(&mut self, rng: &mut Generator) -> Option<Update> {
+    fn update(&mut self, rng: &mut Generator, stopped: Stopped<'_>) -> Option<Update> {
         if !self.state.rollout.is_full() {
             return None;
         }
-        let update = self.learn(rng);
+        let update = self.learn(rng, stopped);
         self.state.rollout.clear();
         Some(update)
     }

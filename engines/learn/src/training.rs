@@ -19,7 +19,7 @@ pub use statistics::Statistics;
 use crate::{
     algorithm::{self, NoLearner},
     hyper::{ParamViolation, Values},
-    learner::{BadCheckpoint, Update, WrongPolicy},
+    learner::{BadCheckpoint, Stopped, Update, WrongPolicy},
     policy::{Mismatch, Policy},
 };
 use lane::Lane;
@@ -185,6 +185,11 @@ pub trait Control {
         Command::Continue
     }
 
+    /// Whether the training is to stop even within an update, whose rest is left undone then.
+    fn is_stopped(&self) -> bool {
+        false
+    }
+
     /// Receives an evaluation.
     fn evaluated(&mut self, evaluation: &Evaluation) {
         let _ = evaluation;
@@ -280,7 +285,11 @@ impl<'a> Session<'a> {
                 Command::Stop => return Ok(None),
             }
             let before = self.step;
-            if self.advance()? {
+            let ended = self.advance(&|| control.is_stopped())?;
+            if control.is_stopped() {
+                return Ok(None);
+            }
+            if ended {
                 self.reload(control)?;
             }
             let after = self.step;
@@ -296,7 +305,7 @@ impl<'a> Session<'a> {
     }
 
     /// Steps all copies once and learns from it. Returns whether an episode ended.
-    fn advance(&mut self) -> Result<bool, TrainingError> {
+    fn advance(&mut self, stopped: Stopped<'_>) -> Result<bool, TrainingError> {
         let agents = self.lanes.len();
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
             lane.act(&self.copies.agent(agent).observations);
@@ -308,7 +317,7 @@ impl<'a> Session<'a> {
         }
         let mut ended = 0;
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
-            ended = lane.learn(&self.copies, agent)?;
+            ended = lane.learn(&self.copies, agent, stopped)?;
         }
         self.step += self.copies.len() as u64;
         self.episodes += ended;

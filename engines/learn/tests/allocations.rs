@@ -183,7 +183,7 @@ impl Rig {
     }
 
     fn update(&mut self) -> Option<Update> {
-        self.learner.update(&mut self.rng)
+        self.learner.update(&mut self.rng, &|| false)
     }
 }
 

@@ -147,7 +147,7 @@ fn train(learner: &mut dyn Learner, copies: &mut Copies, steps: usize, rng: &mut
             truncated: &seen.truncated,
         };
         learner.observe(&step, rng);
-        learner.update(rng);
+        learner.update(rng, &|| false);
         observations.copy_from_slice(&copies.agent(0).observations);
     }
 }

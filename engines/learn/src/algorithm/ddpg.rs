@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     hyper::{ParamViolation, Values},
-    learner::{Learner, Loss, Step, Update, WrongPolicy},
+    learner::{Learner, Loss, Step, Stopped, Update, WrongPolicy},
     net::{Activation, Adam, Batch, Init, LayerId, Net, Scratch, clip, standard_normal},
     policy::{Bounds, Policy, Readout},
 };
@@ -345,7 +345,7 @@ impl Learner for Ddpg {
         self.counters.waiting += step.copies() as u64;
     }
 
-    fn update(&mut self, rng: &mut Generator) -> Option<Update> {
+    fn update(&mut self, rng: &mut Generator, stopped: Stopped<'_>) -> Option<Update> {
         let every = self.params.train_frequency;
         let enough = self.params.batch_size as u64;
         if self.counters.steps < self.params.warmup_steps.max(enough) {
@@ -356,6 +356,9 @@ impl Learner for Ddpg {
         while self.counters.waiting >= every {
             self.counters.waiting -= every;
             for _ in 0..self.params.gradient_steps {
+                if stopped() {
+                    return None;
+                }
                 updates.merge(&self.learn(rng));
             }
         }

@@ -16,7 +16,7 @@ use super::{
 use crate::{
     distribution::{argmax, uniform},
     hyper::{ParamViolation, Values},
-    learner::{Learner, Loss, Step, Update, WrongPolicy},
+    learner::{Learner, Loss, Step, Stopped, Update, WrongPolicy},
     net::{Activation, Adam, Batch, Init, Net, Scratch, clip},
     policy::{Policy, Readout},
 };
@@ -395,7 +395,7 @@ impl Learner for Dqn {
         self.count_steps(step.copies() as u64);
     }
 
-    fn update(&mut self, rng: &mut Generator) -> Option<Update> {
+    fn update(&mut self, rng: &mut Generator, stopped: Stopped<'_>) -> Option<Update> {
         let params = &self.params;
         let every = params.train_frequency;
         if self.replay.len() < params.batch_size.max(params.learning_starts) {
@@ -406,6 +406,9 @@ impl Learner for Dqn {
         while self.counters.waiting >= every {
             self.counters.waiting -= every;
             for _ in 0..self.params.gradient_steps {
+                if stopped() {
+                    return None;
+                }
                 updates.merge(&self.learn(rng));
             }
         }

@@ -109,7 +109,7 @@ impl Rig {
             truncated: &batch.truncated,
         };
         self.learner.observe(&step, rng);
-        self.learner.update(rng)
+        self.learner.update(rng, &|| false)
     }
 
     fn run(&mut self, steps: u32) {

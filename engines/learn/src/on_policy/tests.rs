@@ -59,7 +59,7 @@ impl Training {
             truncated: &seen.truncated,
         };
         self.learner.observe(&step, &mut self.rng);
-        self.learner.update(&mut self.rng)
+        self.learner.update(&mut self.rng, &|| false)
     }
 }
 

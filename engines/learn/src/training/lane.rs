@@ -5,7 +5,7 @@ use super::{
     seats::Seats, statistics::Recent,
 };
 use crate::{
-    learner::{Learner, Step, Update},
+    learner::{Learner, Step, Stopped, Update},
     policy::Policy,
 };
 use serde::{Deserialize, Serialize};
@@ -172,7 +172,12 @@ impl Lane {
     }
 
     /// Takes in what came of the actions. Returns how many episodes ended.
-    pub(super) fn learn(&mut self, copies: &Copies, agent: usize) -> Result<u64, TrainingError> {
+    pub(super) fn learn(
+        &mut self,
+        copies: &Copies,
+        agent: usize,
+        stopped: Stopped<'_>,
+    ) -> Result<u64, TrainingError> {
         self.write_masks(copies, agent);
         let batch = copies.agent(agent);
         if !is_finite(&batch.rewards) || !is_finite(&batch.observations) {
@@ -201,7 +206,7 @@ impl Lane {
             }
             Driver::Learner(learner) => {
                 learner.observe(&step, &mut self.rng);
-                if let Some(update) = learner.update(&mut self.rng) {
+                if let Some(update) = learner.update(&mut self.rng, stopped) {
                     if !update.is_finite() {
                         return Err(TrainingError::Diverged { agent });
                     }

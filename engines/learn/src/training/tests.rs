@@ -1,6 +1,7 @@
 use super::seats::Seats;
 use super::*;
 use crate::hyper::Value;
+use std::cell::Cell;
 use tars_worlds::world::BadSnapshot;
 use tars_worlds::{Controller, Observations, TimeStep, WorldSpec, make_world};
 
@@ -102,6 +103,56 @@ fn a_resumed_training_ends_as_an_undisturbed_one_to_the_bit() {
             ..training.clone()
         };
         assert!(other.execute(Some(&checkpoint), &mut rest).is_err());
+    }
+}
+
+/// Stops a training when it was asked so often whether it is stopped.
+struct Impatient {
+    asked: Cell<u32>,
+    steps: u64,
+}
+
+impl Control for Impatient {
+    fn report(&mut self, _: Progress) {}
+
+    fn poll(&mut self, step: u64) -> Command {
+        self.steps = step;
+        Command::Continue
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.asked.set(self.asked.get() + 1);
+        self.asked.get() > 500
+    }
+}
+
+#[test]
+fn a_long_update_ends_before_its_next_gradient_step() {
+    let long = [
+        ("gradient_steps", 1000.0),
+        ("learning_starts", 16.0),
+        ("warmup_steps", 16.0),
+        ("n_epochs", 100.0),
+        ("n_steps", 128.0),
+    ];
+    for (world, algorithm) in [("taxi", "dqn"), ("pendulum", "ddpg"), ("cartpole", "ppo")] {
+        let mut member = learns(algorithm);
+        if let Member::Learns { values, .. } = &mut member {
+            let spec = &algorithm::find(algorithm).unwrap().spec;
+            let defaults = spec.defaults();
+            let known = |(name, _): &&(&str, f64)| defaults.contains_key(*name);
+            let known: Vec<(&str, f64)> = long.iter().filter(known).copied().collect();
+            values.extend(numbers(&known));
+        }
+        let training = training(world, vec![member]);
+        let mut control = Impatient {
+            asked: Cell::new(0),
+            steps: 0,
+        };
+        assert_eq!(training.execute(None, &mut control).unwrap(), None);
+        let asked = control.asked.get();
+        assert!((501..=502).contains(&asked), "{algorithm}: {asked}");
+        assert!(control.steps < 300, "most of it was asked within an update");
     }
 }
 

@@ -185,6 +185,10 @@ impl Control for Steering {
         }
     }
 
+    fn is_stopped(&self) -> bool {
+        self.signal.get() == Want::Stop
+    }
+
     fn checkpoint(&mut self, checkpoint: Option<Vec<u8>>) {
         if let (Some(bytes), Some(following)) = (checkpoint, &self.following) {
             // A receiver that went away needs none.

@@ -191,7 +191,7 @@ fn check(case: &Case) {
     for pass in &case.passes {
         let mut sums = Sums::default();
         learner.order.copy_from_slice(&pass.order);
-        assert!(learner.pass(&plan.objective, plan.learning_rate, &mut sums));
+        assert!(learner.pass(&plan.objective, plan.learning_rate, &mut sums, &|| false));
         assert_all_near(&means(&sums), &pass.means, AFTER_ADAM, name);
     }
     let params = [learner.model.net.params(), learner.model.head.params()].concat();
