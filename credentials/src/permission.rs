@@ -98,6 +98,10 @@ pub struct Permissions(u64);
 impl Permissions {
     /// Every permission.
     pub const ALL: Self = Self(u64::MAX >> (64 - PERMISSIONS.len()));
+    /// Change what an agent answers by.
+    pub const RELOAD_AGENTS: Self = Self::known("agents.reload");
+    /// Measure and solve games.
+    pub const SOLVE_GAMES: Self = Self::known("games.solve");
     /// Decide proposals of others, and withdraw them.
     pub const APPROVE_PROPOSALS: Self = Self::known("proposals.approve");
     /// Revoke the keys of any owner, whatever they hold.
@@ -278,6 +282,8 @@ mod tests {
     #[test]
     fn a_named_constant_is_the_permission_of_that_name() {
         for (constant, name) in [
+            (Permissions::RELOAD_AGENTS, "agents.reload"),
+            (Permissions::SOLVE_GAMES, "games.solve"),
             (Permissions::APPROVE_PROPOSALS, "proposals.approve"),
             (Permissions::REVOKE_ANY_API_KEY, "apikeys.revoke_any"),
             (Permissions::ISSUE_CERTIFICATES, "certificates.issue"),

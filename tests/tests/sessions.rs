@@ -37,10 +37,10 @@ fn number(value: &Value) -> f64 {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_living_agents_step_a_world_and_are_rewarded() {
     let mesh = mesh().await;
-    let viewer = mesh.user("ada", "viewer").await;
-    let id = create(&viewer).await;
+    let ada = mesh.user("ada", "developer").await;
+    let id = create(&ada).await;
     let path = format!("{SESSIONS}/{id}");
-    let session = viewer.get(&path).await.unwrap()["session"].clone();
+    let session = ada.get(&path).await.unwrap()["session"].clone();
     assert_eq!(
         (&session["environment"], &session["seed"]),
         (&json!("mesh"), &json!("11"))
@@ -50,7 +50,7 @@ async fn the_living_agents_step_a_world_and_are_rewarded() {
     let widths = AGENTS.map(|agent| seen[agent]["values"].as_array().unwrap().len());
     assert_eq!(widths, [16, 24, 32, 20]);
 
-    let stepped = step(&viewer, step_of(&id)).await;
+    let stepped = step(&ada, step_of(&id)).await;
     let world = &stepped["world"];
     assert_eq!(
         (&world["step"], &world["episode_step"]),
@@ -86,9 +86,16 @@ async fn the_living_agents_step_a_world_and_are_rewarded() {
         );
     }
 
+    // Measuring a game takes a permission that a viewer does not hold.
+    let viewer = mesh.user("vic", "viewer").await;
+    let own = create(&viewer).await;
+    let unmeasured = step(&viewer, step_of(&own)).await;
+    assert_eq!(unmeasured["world"]["step"], "1");
+    assert!(unmeasured["world"]["game"].is_null(), "{unmeasured}");
+
     let quick = json!({ "session_id": id, "game": "STEP_GAME_ACTION_VALUES", "expected_steps": "1",
         "reward": { "normalise": true, "causal_impact": 0.5 } });
-    let second = step(&viewer, quick.clone()).await;
+    let second = step(&ada, quick.clone()).await;
     assert_eq!(second["world"]["step"], "2");
     assert_eq!(second["world"]["global_reward"]["causal_modifier"], 1.5);
     for absent in [
@@ -97,38 +104,35 @@ async fn the_living_agents_step_a_world_and_are_rewarded() {
     ] {
         assert!(absent.is_null(), "{absent}");
     }
-    let (status, refused) = refusal(viewer.post(STEP, quick).await);
+    let (status, refused) = refusal(ada.post(STEP, quick).await);
     assert_eq!((status, reason(&refused).as_str()), (409, "CONFLICT"));
-    let listed = viewer.get(&format!("{path}/steps")).await.unwrap();
+    let listed = ada.get(&format!("{path}/steps")).await.unwrap();
     let ids = [&second["step_id"], &stepped["step_id"]];
     let steps = listed["steps"].as_array().unwrap();
     assert!(steps.iter().map(|one| &one["step_id"]).eq(ids));
 
-    follows(&viewer, &id).await;
+    follows(&ada, &id).await;
     mesh.mesh.stop().await;
 }
 
 /// A watcher gets each step, and its stream ends with the session.
-async fn follows(viewer: &Rest, id: &str) {
+async fn follows(ada: &Rest, id: &str) {
     let path = format!("{SESSIONS}/{id}");
     let mut seen = Vec::new();
     let events = format!("{path}/events");
-    let followed = viewer.follow(&events, |item| {
+    let followed = ada.follow(&events, |item| {
         seen.push(item["sequence"].clone());
         !item["ended"].is_object()
     });
     let steps = async {
         let body = json!({ "session_id": id, "game": "STEP_GAME_ACTION_VALUES" });
-        step(viewer, body).await;
-        viewer
-            .post(&format!("{path}/close"), json!({}))
-            .await
-            .unwrap();
+        step(ada, body).await;
+        ada.post(&format!("{path}/close"), json!({})).await.unwrap();
     };
     let (followed, ()) = tokio::join!(followed, steps);
     followed.unwrap();
     assert_eq!(seen, ["1", "2", "3", "4"]);
-    let (status, refused) = refusal(viewer.post(STEP, step_of(id)).await);
+    let (status, refused) = refusal(ada.post(STEP, step_of(id)).await);
     assert_eq!((status, reason(&refused).as_str()), (400, "SESSION_CLOSED"));
 }
 

@@ -4,11 +4,11 @@
 mod acting;
 mod weights;
 
-pub(crate) use acting::{Action, Answerer};
+pub(crate) use acting::{Action, Answerer, Asker};
 pub(crate) use weights::Installed;
 
 use acting::Instruments;
-use weights::load;
+use weights::{Loaded, load};
 
 use crate::{
     OrchestrationError,
@@ -105,6 +105,8 @@ pub(crate) struct Candidate {
 pub(crate) struct LiveAgent {
     pub(crate) row: AgentRow,
     pub(crate) policy: Option<Policy>,
+    /// Why there is no policy, though the row names weights: they are damaged or lost.
+    pub(crate) unusable: Option<String>,
     /// What answers instead of a policy.
     pub(crate) rule: Option<Rule>,
     pub(crate) shadow: Option<Candidate>,
@@ -137,7 +139,9 @@ impl Agents {
             if definition.algorithm.fits(&definition.space).is_ok() {
                 let instruments = instruments.clone();
                 let agent = Agent::open(definition, stored, store, &blobs, &clock, instruments);
-                all.insert(*id, Arc::new(agent.await?));
+                let agent = agent.await?;
+                agent.fall_if_unusable();
+                all.insert(*id, Arc::new(agent));
             }
         }
         let agents = Self { all, blobs, clock };
@@ -172,6 +176,7 @@ impl Agents {
                 .await?
                 .ok_or_else(|| DbError::from(absent("agents")))?,
             policy: live.policy.clone(),
+            unusable: live.unusable.clone(),
             rule: live.rule.clone(),
             shadow: None,
             canary: None,
@@ -184,16 +189,12 @@ impl Agents {
             agent.in_doubt.store(false, Ordering::Release);
             return Ok(());
         }
-        let policy = match stored.row.weights == live.row.weights {
-            true => stored.policy,
-            false => load(&self.blobs, &stored.row).await?,
-        };
-        let rule = agent.definition.rule_of(&stored.row)?;
-        let mut next = LiveAgent {
-            policy,
-            rule,
-            ..stored
-        };
+        let mut next = stored;
+        if next.row.weights != live.row.weights {
+            let loaded = load(&self.blobs, &agent.definition, &next.row).await?;
+            (next.policy, next.unusable) = (loaded.policy, loaded.unusable);
+        }
+        next.rule = agent.definition.rule_of(&next.row)?;
         self.arrange(tx, agent, &mut next).await?;
         agent.publish(next);
         Ok(())
@@ -274,8 +275,10 @@ impl Agent {
             None => first(&definition, store, clock).await?,
         };
         let (approved, hold) = governance(&row, store, clock).await?;
+        let Loaded { policy, unusable } = load(blobs, &definition, &row).await?;
         let live = LiveAgent {
-            policy: load(blobs, &row).await?,
+            policy,
+            unusable,
             rule: definition.rule_of(&row)?,
             shadow: None,
             canary: None,
@@ -364,7 +367,13 @@ impl Agent {
 }
 
 impl LiveAgent {
-    /// What answers; absent while untrained.
+    /// From now on this answers.
+    fn answer_by(&mut self, answerer: Answerer) {
+        (self.policy, self.rule) = answerer.into_parts();
+        self.unusable = None;
+    }
+
+    /// What answers; absent while untrained, and while its weights cannot be used.
     pub(crate) fn answerer(&self) -> Option<Answerer> {
         let rule = self.rule.clone().map(Answerer::Rule);
         rule.or_else(|| self.policy.clone().map(Answerer::Policy))

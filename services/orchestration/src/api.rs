@@ -12,7 +12,7 @@ mod wire;
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::{Agent as Slot, LiveAgent},
+    agents::{Agent as Slot, Asker, LiveAgent},
     changes::{ApplyOperation, AwaitDecision, ParameterDrift, Release, Reload, Settle},
     serving::Rollout,
     stage::{MIN_SEEDS, Stage},
@@ -22,6 +22,7 @@ use crate::{
 };
 use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
+use tars_credentials::Permissions;
 use tars_interceptors::Call;
 use tars_learn::hyper::{ParamViolation, Value, Values};
 use tars_proto::{
@@ -314,10 +315,16 @@ impl orchestration_service_server::OrchestrationService for Api {
             })
         });
         let constraints = asked.constraints.into_iter().map(wire::constraint);
+        let actor = call.actor();
+        let caller = call.require_caller()?;
+        let asker = Asker {
+            name: &actor,
+            counts: caller.permissions.includes(Permissions::RELOAD_AGENTS),
+        };
         let stepped = self
             .0
             .step(
-                &call.actor(),
+                asker,
                 observed.collect(),
                 constraints.collect::<Result<_, _>>()?,
                 wire::rule(asked.rule),

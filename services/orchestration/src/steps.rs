@@ -5,7 +5,7 @@
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::Action,
+    agents::{Action, Asker},
     choices::{Choice, Choices},
     conflicts::{self, Constraint, Dispute, Party, Resolution, ResolutionRule},
     rewards::weight,
@@ -43,7 +43,7 @@ pub(crate) struct StepOutcome {
 impl Orchestration {
     pub(crate) async fn step(
         &self,
-        caller: &str,
+        asker: Asker<'_>,
         observed: Vec<Observed>,
         constraints: Vec<Constraint>,
         rule: ResolutionRule,
@@ -57,7 +57,7 @@ impl Orchestration {
             .map(|o| {
                 self.agents
                     .get(o.agent)?
-                    .answer(caller, o.agent_type.as_deref(), &o.observation)
+                    .answer(asker, o.agent_type.as_deref(), &o.observation)
             })
             .collect::<Result<Vec<Action>, _>>()?;
         Self::confirm(&tenure)?;

@@ -7,7 +7,7 @@ use crate::{
     rules::{self, Rule},
     shield::{Blocked, Limit},
     stage::{Attempt, Stage},
-    trials::{Due, Entries, Ledger, Passage},
+    trials::{Due, Entries, Fall, Ledger, Passage},
 };
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -41,6 +41,16 @@ pub(crate) struct Action {
     pub(crate) stage: Stage,
     /// Why the shield replaced the action that was preferred.
     pub(crate) shielded: Option<Blocked>,
+}
+
+/// Who asks for a step of the live mesh.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asker<'a> {
+    /// By which a version in CANARY meets a share of the callers.
+    pub(crate) name: &'a str,
+    /// Whether what a bound agent does for them counts for and against its versions. What they observe is only
+    /// what they say, so that it must not count from somebody who may not change the agent.
+    pub(crate) counts: bool,
 }
 
 /// What an agent's steps are counted by, and where they lead.
@@ -96,14 +106,14 @@ impl Agent {
     /// live mesh.
     pub(crate) fn act(&self, observation: &[f32]) -> Result<Action, OrchestrationError> {
         let live = self.live();
-        self.decide(active(&live)?, observation)
+        self.decide(self.active(&live)?, observation)
     }
 
     /// What the agent does in a state of the live mesh. Of a bound agent, the version in CANARY answers a share of
-    /// the callers, and the one in SHADOW is asked too.
+    /// the callers, and the one in SHADOW is asked too where the step counts.
     pub(crate) fn answer(
         &self,
-        caller: &str,
+        asker: Asker<'_>,
         agent_type: Option<&str>,
         observation: &[f32],
     ) -> Result<Action, OrchestrationError> {
@@ -111,8 +121,8 @@ impl Agent {
             return Err(OrchestrationError::AgentType);
         }
         let live = self.live();
-        let acted = self.decide(self.answering(&live, caller)?, observation)?;
-        if self.is_bound() {
+        let acted = self.decide(self.answering(&live, asker.name)?, observation)?;
+        if self.is_bound() && asker.counts {
             self.count(&live, observation, &acted);
         }
         Ok(acted)
@@ -160,7 +170,7 @@ impl Agent {
             Some(Candidate { attempt, answerer }) => {
                 Ok((Stage::Canary, attempt.version, answerer.clone()))
             }
-            None => active(live),
+            None => self.active(live),
         }
     }
 
@@ -255,6 +265,39 @@ impl Agent {
         }
         allowed
     }
+
+    /// What is ACTIVE.
+    fn active(&self, live: &LiveAgent) -> Result<(Stage, i64, Answerer), OrchestrationError> {
+        let version = live.row.weights_version;
+        match (live.answerer(), &live.unusable) {
+            (Some(answerer), _) => Ok((Stage::Active, version, answerer)),
+            (None, None) => Err(OrchestrationError::Untrained),
+            (None, Some(why)) => Err(OrchestrationError::UnusableVersion {
+                agent: self.id(),
+                version,
+                why: why.clone(),
+            }),
+        }
+    }
+
+    /// An agent that is bound to the live mesh falls to its rule when its weights turn out to be damaged or lost.
+    pub(super) fn fall_if_unusable(&self) {
+        let live = self.live();
+        let Some(why) = live.unusable.clone().filter(|_| self.is_bound()) else {
+            return;
+        };
+        let due = Due::Fall(Fall {
+            stage: Stage::Active,
+            attempt: Attempt {
+                version: live.row.weights_version,
+                trial: 0,
+            },
+            why,
+        });
+        if let Err(due) = self.instruments.ledger.enter(self.id(), due) {
+            tracing::error!(agent = self.id(), ?due, "too much waits for the fall");
+        }
+    }
 }
 
 /// The place of a caller among a hundred, for a version: a caller meets one version only (FNV-1a, 64 bits).
@@ -265,12 +308,6 @@ fn share_of(caller: &str, version: i64) -> u64 {
     });
     // The lower bits of the hash of a short text are the least mixed ones.
     (hash >> 32) % 100
-}
-
-/// What is ACTIVE.
-fn active(live: &LiveAgent) -> Result<(Stage, i64, Answerer), OrchestrationError> {
-    let answerer = live.answerer().ok_or(OrchestrationError::Untrained)?;
-    Ok((Stage::Active, live.row.weights_version, answerer))
 }
 
 /// The version that answered, in its trial. The ACTIVE one is in none.

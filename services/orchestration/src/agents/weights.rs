@@ -1,6 +1,6 @@
 //! What an agent answers by: how a version of it is written, restored and loaded.
 
-use super::{Agent, Agents, Answerer, Candidate, LiveAgent};
+use super::{Agent, Agents, Answerer, Candidate, Definition, LiveAgent};
 use crate::{
     OrchestrationError,
     rules::Rule,
@@ -43,7 +43,7 @@ impl Agents {
             next.row.rule = None;
             next.row.weights_version = number;
             next.row.last_return = Some(installed.final_return);
-            (next.policy, next.rule) = (Some(installed.policy.clone()), None);
+            next.answer_by(Answerer::Policy(installed.policy.clone()));
         }
         next.row.total_steps += installed.steps;
         next.row.total_episodes += installed.episodes;
@@ -104,7 +104,7 @@ impl Agents {
         next.row.weights_version = next_version(tx, &next.row).await?;
         next.row.last_return = origin.mean_return;
         next.row.updated_us = self.clock.now_us();
-        (next.policy, next.rule) = answerer.into_parts();
+        next.answer_by(answerer);
         next.row.leave(origin.version);
         self.arrange(tx, agent, &mut next).await?;
         let version = VersionRow {
@@ -184,20 +184,12 @@ impl Agents {
         version: &VersionRow,
         blob: &str,
     ) -> Result<Policy, OrchestrationError> {
-        let unusable = |why: String| OrchestrationError::UnusableVersion {
+        let read = read(&self.blobs, &agent.definition, blob).await?;
+        read.map_err(|why| OrchestrationError::UnusableVersion {
             agent: agent.id(),
             version: version.version,
             why,
-        };
-        let bytes = match self.blobs.get(blob).await {
-            Ok(bytes) => bytes,
-            Err(e @ (BlobError::Db(_) | BlobError::Io { .. })) => return Err(e.into()),
-            Err(e) => return Err(unusable(e.to_string())),
-        };
-        let policy = Policy::from_bytes(&bytes).map_err(|e| unusable(e.to_string()))?;
-        let fits = policy.fits(&agent.definition.space);
-        fits.map_err(|e| unusable(e.to_string()))?;
-        Ok(policy)
+        })
     }
 }
 
@@ -207,12 +199,60 @@ async fn next_version(tx: &mut Transaction, row: &AgentRow) -> Result<i64, Orche
     Ok(newest.max(row.weights_version) + 1)
 }
 
+/// The weights of a row.
+#[derive(Debug, Default)]
+pub(super) struct Loaded {
+    pub(super) policy: Option<Policy>,
+    /// Why there are none, though the row names some.
+    pub(super) unusable: Option<String>,
+}
+
+/// Loads the weights that a row names. An agent whose weights are damaged or lost answers nothing by them; the
+/// others go on.
 pub(super) async fn load(
     blobs: &Blobs,
+    definition: &Definition,
     row: &AgentRow,
-) -> Result<Option<Policy>, OrchestrationError> {
-    Ok(match &row.weights {
-        Some(name) => Some(Policy::from_bytes(&blobs.get(name).await?)?),
-        None => None,
+) -> Result<Loaded, OrchestrationError> {
+    let Some(blob) = &row.weights else {
+        return Ok(Loaded::default());
+    };
+    Ok(match read(blobs, definition, blob).await? {
+        Ok(policy) => Loaded {
+            policy: Some(policy),
+            unusable: None,
+        },
+        Err(why) => {
+            let (agent, version) = (definition.id, row.weights_version);
+            tracing::error!(
+                agent,
+                version,
+                why,
+                "the live weights of an agent cannot be used: promote another version of it, or roll it back"
+            );
+            Loaded {
+                policy: None,
+                unusable: Some(why),
+            }
+        }
     })
+}
+
+/// Reads a policy of an agent, or says why it cannot act by it.
+async fn read(
+    blobs: &Blobs,
+    definition: &Definition,
+    blob: &str,
+) -> Result<Result<Policy, String>, OrchestrationError> {
+    let bytes = match blobs.get(blob).await {
+        Ok(bytes) => bytes,
+        Err(e @ (BlobError::Db(_) | BlobError::Io { .. })) => return Err(e.into()),
+        Err(e) => return Ok(Err(e.to_string())),
+    };
+    let policy = match Policy::from_bytes(&bytes) {
+        Ok(policy) => policy,
+        Err(e) => return Ok(Err(e.to_string())),
+    };
+    let fits = policy.fits(&definition.space);
+    Ok(fits.map(|()| policy).map_err(|e| e.to_string()))
 }

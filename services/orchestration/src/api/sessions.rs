@@ -11,6 +11,7 @@ use crate::{
 };
 use futures_util::{Stream, stream};
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use tars_credentials::Permissions;
 use tars_interceptors::Call;
 use tars_proto::{fault, orchestration::v1::*, time::timestamp};
 use tonic::{Request, Response, Status};
@@ -36,6 +37,10 @@ pub(super) fn step_call(call: &Call, asked: StepRequest) -> Result<StepCall, Sta
         let text = "must not be combined with states: the agents observe the session's world";
         return Err(fault::invalid_field("session_id", text));
     }
+    let may_measure = call
+        .require_caller()?
+        .permissions
+        .includes(Permissions::SOLVE_GAMES);
     let constraints = asked.constraints.into_iter().map(wire::constraint);
     let reward = asked.reward.unwrap_or_default();
     Ok(StepCall {
@@ -44,7 +49,7 @@ pub(super) fn step_call(call: &Call, asked: StepRequest) -> Result<StepCall, Sta
         expected: asked.expected_steps.map(signed),
         constraints: constraints.collect::<Result<_, _>>()?,
         rule: wire::rule(asked.rule),
-        measured: asked.game != i32::from(StepGame::ActionValues),
+        measured: may_measure && asked.game != i32::from(StepGame::ActionValues),
         tolerance: asked.regret_tolerance,
         reward: Rewarding {
             normalise: reward.normalise,

@@ -3,7 +3,7 @@
 use super::*;
 use crate::{
     Setup,
-    agents::Agent,
+    agents::{Agent, Asker},
     changes::{ApplyOperation, Reload, Settle},
     steps::Observed,
     store::RunState,
@@ -117,9 +117,15 @@ impl Replica {
             agent_type: None,
             observation: vec![0.0; 4],
         };
-        let stepped = self
-            .service
-            .step("user:dev", vec![observed], vec![], Default::default());
+        let stepped = self.service.step(
+            Asker {
+                name: "user:dev",
+                counts: true,
+            },
+            vec![observed],
+            vec![],
+            Default::default(),
+        );
         stepped.await.unwrap_err()
     }
 

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{Setup, store::RunState, training::Start};
+use crate::{Setup, agents::Asker, store::RunState, training::Start};
 use std::{path::Path, sync::Arc, time::Duration};
 use tars_runtime::{db::Db, lease::Terms, seeds::Seeds};
 
@@ -36,7 +36,10 @@ async fn step(
         observation: state.to_owned(),
     };
     let stepped = service.step(
-        "user:dev",
+        Asker {
+            name: "user:dev",
+            counts: true,
+        },
         vec![observed],
         vec![],
         ResolutionRule::default(),
@@ -75,7 +78,15 @@ async fn a_state_that_no_agent_can_be_in_is_refused_and_the_next_one_is_answered
     let untrained = step(&service, "ethical", None, &good).await;
     assert!(matches!(untrained, Err(OrchestrationError::Untrained)));
     let none = service
-        .step("user:dev", vec![], vec![], ResolutionRule::default())
+        .step(
+            Asker {
+                name: "user:dev",
+                counts: true,
+            },
+            vec![],
+            vec![],
+            ResolutionRule::default(),
+        )
         .await;
     assert!(matches!(none, Err(OrchestrationError::NoState)));
     let after = step(&service, "policy", None, &good).await.unwrap();

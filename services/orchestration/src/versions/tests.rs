@@ -20,6 +20,7 @@ use uuid::Uuid;
 mod falls;
 mod ladder;
 mod rules;
+mod unusable;
 
 async fn open(dir: &Path) -> Arc<Orchestration> {
     open_in(dir, "cartpole").await

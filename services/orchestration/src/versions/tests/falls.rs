@@ -1,7 +1,7 @@
 use super::ladder::{calibrate, compare_as};
 use super::*;
 use crate::{
-    agents::Action,
+    agents::{Action, Asker},
     stage::{Against, Attempt, CANARY_STEPS, Comparison, Counts, Difference, MIN_SEEDS},
 };
 
@@ -76,11 +76,22 @@ async fn climb_to(service: &Arc<Orchestration>, stage: Stage) -> Result<i64, Orc
 
 /// A step of a caller that observes a share of replicas.
 fn step(service: &Orchestration, caller: &str, share: f32) -> Action {
+    step_by(
+        service,
+        Asker {
+            name: caller,
+            counts: true,
+        },
+        share,
+    )
+}
+
+fn step_by(service: &Orchestration, asker: Asker<'_>, share: f32) -> Action {
     let slot = resource(service);
     let space = &slot.definition.space;
     let mut seen = vec![0.0; space.observation.len()];
     seen[space.position("share").unwrap()] = share;
-    slot.answer(caller, None, &seen).unwrap()
+    slot.answer(asker, None, &seen).unwrap()
 }
 
 /// A share from which the trained version wants to go too far.
@@ -125,6 +136,28 @@ async fn a_version_in_shadow_is_asked_and_does_not_answer() {
     drop(service);
     let service = open_with(dir.path(), 100).await;
     assert!(resource(&service).live().shadow.is_some());
+}
+
+#[tokio::test]
+async fn what_somebody_observes_who_may_not_change_an_agent_counts_for_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = in_stage(dir.path(), 100, Stage::Canary).await;
+    let viewer = Asker {
+        name: "user:viewer",
+        counts: false,
+    };
+    let share = too_far(&service);
+    for _ in 0..200 {
+        let acted = step_by(&service, viewer, share);
+        assert!(acted.shielded.is_some() && acted.stage == Stage::Canary);
+    }
+    assert_eq!(resource(&service).live().row.canary, Some(2));
+    assert_eq!(fell(&service).await, 0);
+    // The same steps of somebody who may change it take the version out of CANARY.
+    for _ in 0..60 {
+        step(&service, "user:dev", share);
+    }
+    eventually("it fell back", async || fell(&service).await == 1).await;
 }
 
 #[tokio::test]
@@ -197,7 +230,14 @@ async fn what_is_compared_is_what_answers() {
             let instead = shield.judge(seen.of(at), &decided.action, &decided.values);
             joint.push(instead.map_or(decided.action, |blocked| blocked.instead));
         }
-        let acted = resource(&service).answer("user:dev", None, seen.of(3));
+        let acted = resource(&service).answer(
+            Asker {
+                name: "user:dev",
+                counts: true,
+            },
+            None,
+            seen.of(3),
+        );
         let acted = acted.unwrap();
         blocked += u32::from(acted.shielded.is_some());
         joint[3] = acted.action;
@@ -243,7 +283,15 @@ async fn only_steps_of_the_live_mesh_are_counted() {
         agent_type: None,
         observation: seen.clone(),
     };
-    let stepped = service.step("user:dev", vec![observed], vec![], Default::default());
+    let stepped = service.step(
+        Asker {
+            name: "user:dev",
+            counts: true,
+        },
+        vec![observed],
+        vec![],
+        Default::default(),
+    );
     assert!(stepped.await.unwrap().resolved[0].shielded.is_some());
     let counted = |n| {
         let labels = r#"agent="resource",limit="share_step""#;
