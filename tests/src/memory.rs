@@ -4,8 +4,8 @@ use serde_json::{Value, json};
 use std::io;
 use tokio::time::Instant;
 
-/// The share of the samples at the beginning that do not count: caches and pools fill.
-const WARM_UP: f64 = 0.25;
+/// The share of the samples at the beginning that do not count: caches, pools and what is kept for a time fill.
+const WARM_UP: f64 = 0.5;
 /// Fewer samples have no slope.
 const FEWEST: usize = 4;
 /// What a process that gives everything back may still grow by, in MiB an hour: an allocator's fragments.
@@ -139,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_warm_up_is_no_growth() {
-        let filled = samples(2.0, |hour| 120.0 + 80.0 * (hour / 0.4).min(1.0));
+        let filled = samples(2.0, |hour| 120.0 + 80.0 * (hour / 0.9).min(1.0));
         assert_eq!(growth(&filled), Growth::Flat);
     }
 
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn a_short_time_is_not_judged() {
-        for hours in [0.0, 0.03, 0.6] {
+        for hours in [0.0, 0.03, 0.9] {
             let leak = samples(hours, |hour| 200.0 + 100.0 * hour);
             assert_eq!(growth(&leak), Growth::Unknown, "{hours}");
         }

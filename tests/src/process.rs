@@ -10,6 +10,7 @@ use std::{
 };
 use tars::{app::Ready, rest::Rest};
 use tars_certs::secret;
+use tars_proto::reason;
 use tokio::time::Instant;
 
 /// A process that ends (SIGKILL) when this is dropped.
@@ -260,13 +261,20 @@ impl Running {
         }
     }
 
-    /// Logs in as the first administrator.
+    /// Logs in as the first administrator; while others' passwords are checked, again.
     pub async fn admin(&self) -> Rest {
         let password = std::fs::read_to_string(&self.ready.admin_password_file);
         let rest = Rest::new(&self.ready.gateway);
         let password = password.expect("the password file");
-        let login = rest.login(&self.ready.admin_user, &password).await;
-        login.expect("the administrator logs in")
+        let started = Instant::now();
+        loop {
+            let login = rest.login(&self.ready.admin_user, &password).await;
+            let is_busy = matches!(&login, Err(busy) if busy.reason() == Some(reason::LOGIN_BUSY));
+            if !is_busy || started.elapsed() > Duration::from_secs(60) {
+                return login.expect("the administrator logs in");
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
     }
 
     /// What it has logged so far.
