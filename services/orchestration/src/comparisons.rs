@@ -1,7 +1,7 @@
 //! Whether a version is as good as what it would replace: episodes in the agent's environment, on seeds that
 //! nothing was trained on, in which the version, the incumbent and each of the agent's rules take the same
 //! part. They play as they answer the live mesh: from each observation alone, and under the action shield. A
-//! comparison is stored whatever it says.
+//! comparison is stored whatever it says, in the place of one that is not on more seeds.
 
 use crate::{
     Orchestration, OrchestrationError,
@@ -171,18 +171,26 @@ impl Orchestration {
         let found = compared(&names, &rewards, incumbent, calibration);
         let found = found.ok_or(OrchestrationError::NotComparable(version))?;
         let (this, kept) = (Arc::clone(self), found.clone());
-        to_the_end(async move { this.store_comparison(agent.id(), version, &kept).await }).await?;
+        to_the_end(async move { this.store_comparison(&agent, version, &kept).await }).await?;
         Ok(found)
     }
 
+    /// Keeps what says more: another comparison with the same incumbent takes at least as many seeds to replace
+    /// one, or whoever compares could choose the seeds by what they show.
     async fn store_comparison(
         &self,
-        agent: &str,
+        agent: &Agent,
         version: i64,
         found: &Comparison,
     ) -> Result<(), OrchestrationError> {
+        let _turn = agent.changing().lock().await;
         let mut tx = self.store.begin("comparisons.put").await?;
-        store::put_comparison(&mut tx, agent, version, found, self.clock.now_us()).await?;
+        let stored = store::comparison(&mut tx, agent.id(), version).await?;
+        let says_more =
+            |stored: Comparison| stored.incumbent == found.incumbent && stored.seeds > found.seeds;
+        if !stored.is_some_and(says_more) {
+            store::put_comparison(&mut tx, agent.id(), version, found, self.clock.now_us()).await?;
+        }
         Ok(tx.commit().await?)
     }
 

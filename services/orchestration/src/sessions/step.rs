@@ -94,10 +94,6 @@ impl Orchestration {
             });
         }
         store::insert_step(&mut tx, &stepped.record).await?;
-        if !stepped.outcome.resolution.conflicts.is_empty() {
-            let conflict = steps::conflict_row(&stepped.outcome);
-            store::insert_conflict(&mut tx, &conflict, steps::KEPT).await?;
-        }
         Ok(self.sessions.commit(tx).await?)
     }
 }

@@ -187,6 +187,8 @@ async fn a_version_that_a_comparison_finds_as_good_climbs_from_sim_to_active() {
     let compared = compare_with(&service, MIN_SEEDS).await;
     assert!(compared.with_incumbent.name.ends_with(&worst.name));
     assert_eq!(compared.with_incumbent.difference, worst.difference);
+    // Fewer seeds are answered, and do not take the place of more.
+    assert_eq!(compare_with(&service, 2).await.seeds, 2);
     climb_to(&service, Stage::Canary).await.unwrap();
     let mut share = 0.5;
     for _ in 0..CANARY_STEPS + 20 {
