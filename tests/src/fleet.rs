@@ -508,9 +508,16 @@ impl Fleet {
             })
             .await;
             statuses.push(status().await);
-            let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": true });
-            let taken = admin.post("/admin/roots/step", body).await;
-            taken.unwrap_or_else(|e| panic!("{step}: {e}"));
+            // Another replica of Auth may not have seen yet what the status was made from.
+            eventually(&format!("{step} is taken"), async || {
+                let body = json!({ "step": format!("ROOT_STEP_{step}"), "cut_off": true });
+                match admin.post("/admin/roots/step", body).await {
+                    Ok(_) => true,
+                    Err(e) if e.reason() == Some("PEERS_NOT_READY") => false,
+                    Err(e) => panic!("{step}: {e}"),
+                }
+            })
+            .await;
         }
         statuses
     }

@@ -66,6 +66,8 @@ pub(crate) enum Root {
 }
 
 /// What a rotation means for clients that no push reaches.
+/// The time between two looks at what is waited for.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
 const BEFORE: &str = "clients outside keep copies of the roots (ca.crt of operators and CI), which no rotation reaches: once the new root is prepared, each needs `tars certs bundle --out DIR/ca.crt --force`, and once it is active, what the mesh issued needs `tars certs renew DIR` after that; to hand them out in time take the steps one by one, with `tars certs root prepare` first";
 const AFTER: &str = "copies of the roots from before this trust the mesh no more: replace each by `tars certs bundle --out DIR/ca.crt --force`; what stood below the removed root cannot renew itself any more: have another issued by `tars certs client NAME --out DIR --force` or `tars certs issue PATH --out DIR --force`";
 
@@ -273,9 +275,18 @@ async fn rotate(
 ) -> Result<Vec<String>, CommandError> {
     loop {
         let rest = session.rest();
-        let next = ready_for(&rest, limit, &mut progress).await?;
-        let ended = cut_off_now(&rest).await?;
-        let root = take(&rest, &next.to_uppercase(), cut_off).await?;
+        let end = tokio::time::Instant::now() + limit;
+        let (next, ended, root) = loop {
+            let next = ready_for(&rest, end, &mut progress).await?;
+            let ended = cut_off_now(&rest).await?;
+            match take(&rest, &next.to_uppercase(), cut_off).await {
+                // Another replica of Auth has not seen yet what the status was made from.
+                Err(e) if is_early(&e) && tokio::time::Instant::now() < end => {
+                    tokio::time::sleep(LOOK_EVERY).await;
+                }
+                taken => break (next, ended, taken?),
+            }
+        };
         progress.report_step(&next, &root);
         session.follow_roots().await?;
         if next == "remove" {
@@ -284,13 +295,23 @@ async fn rotate(
     }
 }
 
+/// Whether a step was refused because a peer is not ready for it.
+fn is_early(error: &CommandError) -> bool {
+    let refusal = match error {
+        CommandError::Rest(refusal) => refusal,
+        CommandError::Advised { error, .. } => error,
+        _ => return false,
+    };
+    refusal.reason() == Some("PEERS_NOT_READY")
+}
+
 /// Waits until every peer is ready for the next step, and returns that step.
 async fn ready_for(
     rest: &Rest,
-    limit: Duration,
+    end: tokio::time::Instant,
     progress: &mut Progress,
 ) -> Result<String, CommandError> {
-    let end = tokio::time::Instant::now() + limit;
+    let begun = tokio::time::Instant::now();
     loop {
         let status = rest.get("/admin/roots").await?;
         let next = word(&status["next"], "ROOT_STEP_");
@@ -303,11 +324,11 @@ async fn ready_for(
         if tokio::time::Instant::now() > end {
             return Err(CommandError::Failed(format!(
                 "not ready to {next} after {} s: {}; run it again to go on",
-                limit.as_secs(),
+                begun.elapsed().as_secs(),
                 waiting.join(", ")
             )));
         }
-        tokio::time::sleep(Duration::from_millis(250)).await;
+        tokio::time::sleep(LOOK_EVERY).await;
     }
 }
 
