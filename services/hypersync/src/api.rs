@@ -5,10 +5,11 @@ mod watch;
 use crate::{
     HyperSync,
     attention::Resolution as Resolve,
+    change::{Change, Tuning, Verification as Verified},
     lost::LostHold,
     proposals::{Decision, View},
     saga::measure::{self, Purpose},
-    store::{Assessment, Proposal as Row, State, Verification as Verified, Which},
+    store::{Assessment, Proposal as Row, State, Which},
 };
 use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
@@ -77,42 +78,56 @@ fn verification(from: Verified) -> Verification {
     }
 }
 
-fn changes(view: &View) -> Vec<ParameterChange> {
-    let row = &view.proposal;
-    let live = view.live.as_ref().map(|live| &live.0);
+fn changes(tuning: &Tuning, live: Option<&Params>) -> Vec<ParameterChange> {
     let value = |params: &Params, name: &String| params.get(name).cloned().map(Into::into);
     let change = |(name, proposed): (&String, &Param)| ParameterChange {
         name: name.clone(),
-        current: value(&row.current_params, name),
+        current: value(&tuning.current_params, name),
         live: live.and_then(|live| value(live, name)),
         proposed: Some(proposed.clone().into()),
     };
-    row.new_params.iter().map(change).collect()
+    tuning.new_params.iter().map(change).collect()
+}
+
+/// The fields of a proposal that say what it changes; the others are empty.
+fn of_change(view: &View) -> Proposal {
+    match &view.proposal.change {
+        Change::Tuning(tuning) => of_tuning(view, tuning),
+    }
+}
+
+fn of_tuning(view: &View, tuning: &Tuning) -> Proposal {
+    let (row, live) = (&view.proposal, view.live.as_ref());
+    Proposal {
+        study_id: tuning.study_id.clone(),
+        trial_number: tuning.trial_number,
+        current_params: Some(params::to_struct(&tuning.current_params)),
+        new_params: Some(params::to_struct(&tuning.new_params)),
+        new_score: tuning.new_score,
+        base_version: row.base_version,
+        applied_version: (row.applied_version > 0).then_some(row.applied_version),
+        verification: tuning.verification.clone().map(verification),
+        changes: changes(tuning, live.map(|live| &live.0)),
+        assessment: tuning.assessment.clone().map(verification),
+        verification_seeds: measure::seeds_of(row.id, tuning, Purpose::Verification),
+        live_version: live.map(|live| live.1),
+        ..Proposal::default()
+    }
 }
 
 fn proposal(view: View) -> Proposal {
-    let (changes, stale) = (changes(&view), view.is_stale());
-    let live_version = view.live.as_ref().map(|live| live.1);
+    let (change, stale) = (of_change(&view), view.is_stale());
     let row = view.proposal;
     let assessment_state = assessment_state(row.assessed()).into();
-    let verification_seeds = measure::seeds_of(&row, Purpose::Verification);
     Proposal {
         update_id: row.id.to_string(),
         agent_id: row.agent_id,
         agent_type: row.agent_type,
-        study_id: row.study_id,
-        trial_number: row.trial_number,
-        current_params: Some(params::to_struct(&row.current_params)),
-        new_params: Some(params::to_struct(&row.new_params)),
-        new_score: row.new_score,
         state: state(row.state).into(),
         proposed_by: row.proposed_by,
         decided_by: row.decided_by,
         applied_by: row.applied_by,
         reason: row.reason,
-        base_version: row.base_version,
-        applied_version: (row.applied_version > 0).then_some(row.applied_version),
-        verification: row.verification.map(verification),
         error_message: row.error,
         revision: u64::try_from(row.revision).unwrap_or_default(),
         created_at: Some(timestamp(row.created_us)),
@@ -121,17 +136,14 @@ fn proposal(view: View) -> Proposal {
         ended_at: row.ended_us.map(timestamp),
         environment: row.environment,
         note: row.note,
-        changes,
-        assessment: row.assessment.map(verification),
         assessment_error: row.assessment_error,
-        verification_seeds,
-        live_version,
         stale,
         attention: row.attention,
         assessment_state,
         approved_without_assessment: row.approved_without_assessment,
         resolved_by: row.resolved_by,
         resolution_reason: row.resolution_reason,
+        ..change
     }
 }
 

@@ -4,10 +4,11 @@
 
 use crate::{
     HyperSync, HyperSyncError,
+    change::{Change, Evidence},
     ownership::assessment_lease,
     pauses::Pauses,
     saga::measure::Purpose,
-    store::{self, Assessment, Proposal, Verification},
+    store::{self, Assessment, Proposal},
 };
 use std::sync::Arc;
 use tars_interceptors::call::with_trace;
@@ -105,16 +106,30 @@ impl HyperSync {
         if proposal.assessed() != Assessment::Pending {
             return Ok(());
         }
-        match self.measure(&proposal, Purpose::Assessment, fence).await {
+        match self.evidence(&proposal, fence).await {
             Err(error) if is_retryable(&error) && pauses.is_patient() => Err(error),
             measured => self.assessed(id, measured, fence).await,
+        }
+    }
+
+    /// What the person who decides is shown.
+    async fn evidence(
+        &self,
+        proposal: &Proposal,
+        fence: &Fence,
+    ) -> Result<Evidence, HyperSyncError> {
+        match &proposal.change {
+            Change::Tuning(tuning) => {
+                let measured = self.measure(proposal, tuning, Purpose::Assessment, fence);
+                Ok(Evidence::Trained(measured.await?))
+            }
         }
     }
 
     async fn assessed(
         &self,
         id: Uuid,
-        measured: Result<Verification, HyperSyncError>,
+        measured: Result<Evidence, HyperSyncError>,
         fence: &Fence,
     ) -> Result<(), HyperSyncError> {
         let mut tx = self.store.begin_owned("proposals.assess", fence).await?;
@@ -123,7 +138,7 @@ impl HyperSync {
             return Ok(());
         }
         match measured {
-            Ok(measured) => proposal.assessment = Some(measured),
+            Ok(evidence) => proposal.change.assess(evidence),
             Err(e) => proposal.assessment_error = e.to_string(),
         }
         proposal.revision += 1;

@@ -8,6 +8,7 @@
 mod api;
 mod assess;
 mod attention;
+mod change;
 mod error;
 #[cfg(test)]
 mod fake;

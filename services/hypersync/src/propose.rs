@@ -5,6 +5,7 @@
 
 use crate::{
     HyperSync, HyperSyncError,
+    change::{Change, Tuning},
     store::{self, Proposal, State},
 };
 use std::sync::Arc;
@@ -44,12 +45,22 @@ impl HyperSync {
         seeds: Option<u32>,
     ) -> Result<Proposal, HyperSyncError> {
         let finding = self.finding(study_id).await?;
-        let proposal = Proposal {
+        let (agent, change) = finding.into_change(seeds.unwrap_or(DEFAULT_SEEDS));
+        let base_version = agent.version;
+        let draft = draft(agent, change, caller, self.clock.now_us());
+        self.submit(Proposal {
             note: note.to_owned(),
-            verification_seeds: seeds.unwrap_or(DEFAULT_SEEDS),
-            ..draft(finding, caller, self.clock.now_us())
-        };
-        // A written proposal is assessed even if the caller has gone away.
+            base_version,
+            ..draft
+        })
+        .await
+    }
+
+    /// Writes a new proposal. Once written it is assessed even if the caller has gone away.
+    pub(crate) async fn submit(
+        self: &Arc<Self>,
+        proposal: Proposal,
+    ) -> Result<Proposal, HyperSyncError> {
         let this = Arc::clone(self);
         to_the_end(async move {
             this.write_new(&proposal).await?;
@@ -86,7 +97,7 @@ impl HyperSync {
     }
 
     /// Reads an agent that no change holds: values that a change is only trying are not a baseline.
-    async fn free_agent(&self, agent_id: &str) -> Result<Agent, HyperSyncError> {
+    pub(crate) async fn free_agent(&self, agent_id: &str) -> Result<Agent, HyperSyncError> {
         let agent = self.peers.for_caller.agent(agent_id).await?;
         let agent = agent.ok_or(HyperSyncError::IncompleteResponse("the agent"))?;
         match agent.hold {
@@ -107,18 +118,36 @@ impl HyperSync {
     }
 }
 
-/// A new proposal, which waits for a decision.
-fn draft(finding: Finding, caller: &Caller, now_us: i64) -> Proposal {
+impl Finding {
+    fn into_change(self, verification_seeds: u32) -> (Agent, Change) {
+        let tuning = Tuning {
+            study_id: self.study.study_id,
+            trial_number: self.trial_number,
+            current_params: self.current,
+            new_params: self.new,
+            new_score: self.score,
+            verification_seeds,
+            steps: self.steps,
+            assessment: None,
+            verification: None,
+        };
+        let agent = Agent {
+            agent_id: self.study.agent_id,
+            environment: self.study.environment,
+            ..self.agent
+        };
+        (agent, Change::Tuning(tuning))
+    }
+}
+
+/// A new proposal of a change of an agent, which waits for a decision.
+pub(crate) fn draft(agent: Agent, change: Change, caller: &Caller, now_us: i64) -> Proposal {
     Proposal {
         id: Uuid::now_v7(),
-        agent_id: finding.study.agent_id,
-        agent_type: finding.agent.agent_type,
-        environment: finding.study.environment,
-        study_id: finding.study.study_id,
-        trial_number: finding.trial_number,
-        current_params: finding.current,
-        new_params: finding.new,
-        new_score: finding.score,
+        agent_id: agent.agent_id,
+        agent_type: agent.agent_type,
+        environment: agent.environment,
+        change,
         state: State::PendingApproval,
         proposed_by: caller.label.clone(),
         proposer_owner: caller.owner_id.clone(),
@@ -126,14 +155,10 @@ fn draft(finding: Finding, caller: &Caller, now_us: i64) -> Proposal {
         applied_by: String::new(),
         note: String::new(),
         reason: String::new(),
-        base_version: finding.agent.version,
+        base_version: 0,
         applied_version: 0,
-        verification_seeds: DEFAULT_SEEDS,
-        steps: finding.steps,
-        assessment: None,
         assessment_error: String::new(),
         approved_without_assessment: false,
-        verification: None,
         error: String::new(),
         attention: String::new(),
         resolved_by: String::new(),

@@ -1,4 +1,5 @@
-//! The saga that applies a proposal: apply, read back, verify by training, or roll back.
+//! The saga that applies a proposal: apply, read back, verify, or roll back. What each of these is depends on
+//! the kind of change.
 //!
 //! Each step commits its state before the next one starts, and each call to Orchestration has an
 //! idempotent operation id and the fencing token of the process that works on the proposal. A process that
@@ -9,21 +10,19 @@
 
 pub(crate) mod measure;
 pub(crate) mod plan;
+mod tuning;
 
 use crate::{
     HyperSync, HyperSyncError,
+    change::Change,
     pauses::Pauses,
     store::{Proposal, State},
 };
-use measure::Purpose;
-use plan::{Recovery, Rollback};
+use plan::Recovery;
 use std::sync::Arc;
 use tars_interceptors::call::with_trace;
 use tars_peers::Failure;
-use tars_proto::{
-    orchestration::v1::{ApplyHyperparametersRequest, SettleHyperparametersRequest},
-    params::{self, Params},
-};
+use tars_proto::orchestration::v1::SettleHyperparametersRequest;
 use tars_runtime::{
     backoff::Backoff,
     lease::{Fence, Lease, LeaseError},
@@ -162,112 +161,9 @@ impl HyperSync {
     }
 
     async fn step(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
-        match proposal.state {
-            State::Applying => self.apply(proposal, fence).await,
-            State::Verifying if proposal.verification.is_none() => {
-                self.verify(proposal, fence).await
-            }
-            State::Verifying => self.judge(proposal, fence).await,
-            State::RollingBack => self.roll_back(proposal, fence).await,
-            _ => Ok(()),
+        match proposal.change.clone() {
+            Change::Tuning(tuning) => self.step_tuning(proposal, tuning, fence).await,
         }
-    }
-
-    async fn apply(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
-        proposal.applied_version = self.set_proposed(proposal, fence).await?;
-        proposal.applied_us = Some(self.clock.now_us());
-        self.advance(proposal, State::Verifying, fence).await
-    }
-
-    /// Checks that the change is live, then measures it. Applying it again has no effect but to renew
-    /// a hold that was released.
-    async fn verify(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
-        proposal.applied_version = self.set_proposed(proposal, fence).await?;
-        let (live, version) = self.read_back(&proposal.agent_id).await?;
-        if version != proposal.applied_version || !plan::holds(&live, &proposal.new_params) {
-            proposal.error = format!(
-                "version {version} is live instead of version {}, which was applied",
-                proposal.applied_version
-            );
-            return self.advance(proposal, State::RollingBack, fence).await;
-        }
-        proposal.verification = Some(self.measure(proposal, Purpose::Verification, fence).await?);
-        self.advance(proposal, State::Verifying, fence).await
-    }
-
-    async fn judge(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
-        if proposal
-            .verification
-            .as_ref()
-            .is_some_and(plan::is_improvement)
-        {
-            let verified = proposal.applied_version;
-            self.settle(proposal, Some(verified), fence).await?;
-            return self.advance(proposal, State::Completed, fence).await;
-        }
-        proposal.error = "the confidence interval of the improvement is not above zero".to_owned();
-        self.advance(proposal, State::RollingBack, fence).await
-    }
-
-    async fn roll_back(
-        &self,
-        proposal: &mut Proposal,
-        fence: &Fence,
-    ) -> Result<(), HyperSyncError> {
-        let (live, version) = self.read_back(&proposal.agent_id).await?;
-        match plan::rollback(proposal, &live, version) {
-            Rollback::AlreadyDone => {
-                self.settle(proposal, None, fence).await?;
-                self.advance(proposal, State::RolledBack, fence).await
-            }
-            // Read back before it counts as done.
-            Rollback::Set { values, expected } => {
-                let operation = format!("{}:back:{expected}", proposal.id);
-                self.set(proposal, &values, expected, &operation, fence)
-                    .await?;
-                let (live, _) = self.read_back(&proposal.agent_id).await?;
-                if plan::holds(&live, &values) {
-                    self.settle(proposal, None, fence).await?;
-                    return self.advance(proposal, State::RolledBack, fence).await;
-                }
-                Err(HyperSyncError::IncompleteResponse("the restored values"))
-            }
-            Rollback::AskPerson(what) => {
-                self.hold(proposal, fence).await?;
-                proposal.attention = what;
-                self.advance(proposal, State::NeedsAttention, fence).await
-            }
-        }
-    }
-
-    async fn set_proposed(
-        &self,
-        proposal: &Proposal,
-        fence: &Fence,
-    ) -> Result<u64, HyperSyncError> {
-        let (values, base) = (&proposal.new_params, proposal.base_version);
-        let operation = proposal.id.to_string();
-        self.set(proposal, values, base, &operation, fence).await
-    }
-
-    async fn set(
-        &self,
-        proposal: &Proposal,
-        values: &Params,
-        expected_version: u64,
-        operation: &str,
-        fence: &Fence,
-    ) -> Result<u64, HyperSyncError> {
-        let request = ApplyHyperparametersRequest {
-            agent_id: proposal.agent_id.clone(),
-            hyperparameters: Some(params::to_struct(values)),
-            expected_version,
-            operation_id: operation.to_owned(),
-            on_behalf_of: proposal.applied_by.clone(),
-            change_id: proposal.id.to_string(),
-            fencing_token: token_of(fence)?,
-        };
-        Ok(self.peers.agents.apply(request).await?)
     }
 
     /// Releases the agent, and approves the given version if there is one.
@@ -285,15 +181,6 @@ impl HyperSync {
             fencing_token: Some(token_of(fence)?),
         };
         Ok(self.peers.agents.settle(request).await?)
-    }
-
-    /// The live hyperparameters of an agent and their version.
-    pub(crate) async fn read_back(&self, agent_id: &str) -> Result<(Params, u64), HyperSyncError> {
-        let answer = self.peers.agents.read(agent_id).await?;
-        Ok((
-            params::from_struct(answer.hyperparameters.unwrap_or_default())?,
-            answer.version,
-        ))
     }
 }
 

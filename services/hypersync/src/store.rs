@@ -7,9 +7,8 @@ mod state;
 
 pub(crate) use state::State;
 
-use crate::HyperSyncError;
+use crate::{HyperSyncError, change::Change};
 use serde::{Deserialize, Serialize};
-use tars_proto::params::Params;
 use tars_runtime::{
     audit, changes,
     db::{
@@ -27,18 +26,6 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
     Migration::new(4, "leases", lease::MIGRATION),
     Migration::new(5, "change numbers", changes::MIGRATION),
 ];
-
-/// A paired measurement: old and new parameters are trained on the same seeds.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Verification {
-    pub(crate) seeds: Vec<u64>,
-    pub(crate) baseline: Vec<f64>,
-    pub(crate) candidate: Vec<f64>,
-    pub(crate) improvement: f64,
-    pub(crate) low: f64,
-    pub(crate) high: f64,
-    pub(crate) steps: u64,
-}
 
 /// The state of a proposal's assessment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -67,11 +54,8 @@ pub(crate) struct Proposal {
     pub(crate) agent_id: String,
     pub(crate) agent_type: String,
     pub(crate) environment: String,
-    pub(crate) study_id: String,
-    pub(crate) trial_number: u32,
-    pub(crate) current_params: Params,
-    pub(crate) new_params: Params,
-    pub(crate) new_score: f64,
+    #[serde(flatten)]
+    pub(crate) change: Change,
     pub(crate) state: State,
     pub(crate) proposed_by: String,
     pub(crate) proposer_owner: String,
@@ -83,16 +67,10 @@ pub(crate) struct Proposal {
     pub(crate) base_version: u64,
     /// The version that applying made; zero before.
     pub(crate) applied_version: u64,
-    pub(crate) verification_seeds: u32,
-    pub(crate) steps: u64,
-    /// The measurement made while the proposal waits for a decision.
-    #[serde(default)]
-    pub(crate) assessment: Option<Verification>,
     #[serde(default)]
     pub(crate) assessment_error: String,
     #[serde(default)]
     pub(crate) approved_without_assessment: bool,
-    pub(crate) verification: Option<Verification>,
     pub(crate) error: String,
     /// What a person has to decide, in `NeedsAttention`.
     #[serde(default)]
@@ -124,10 +102,6 @@ impl Proposal {
             && self.reason == other.reason
     }
 
-    fn trial(&self) -> String {
-        format!("{}/{}", self.study_id, self.trial_number)
-    }
-
     /// Records the reason of a withdrawal or a resolution; the reason of an approval stays.
     pub(crate) fn give_reason(&mut self, by: &str, reason: String) {
         if self.state == State::PendingApproval {
@@ -147,15 +121,15 @@ impl Proposal {
     }
 
     fn open_trial(&self) -> Option<String> {
-        (!self.state.is_final()).then(|| self.trial())
+        (!self.state.is_final()).then(|| self.change.claim())
     }
 
     pub(crate) fn assessed(&self) -> Assessment {
-        match &self.assessment {
-            Some(_) => Assessment::Completed,
-            None if !self.assessment_error.is_empty() => Assessment::Failed,
-            None if self.state.is_waiting() => Assessment::Pending,
-            None => Assessment::NotMade,
+        match self.change.is_assessed() {
+            true => Assessment::Completed,
+            false if !self.assessment_error.is_empty() => Assessment::Failed,
+            false if self.state.is_waiting() => Assessment::Pending,
+            false => Assessment::NotMade,
         }
     }
 
@@ -248,7 +222,9 @@ impl Store {
         let mut tx = self.begin("proposals.claim").await?;
         let rows = tx.all(Query::new(UNCLAIMED)).await?;
         for proposal in readable(rows).filter(|p| !p.state.is_final()) {
-            let free = open_trial(&mut tx, &proposal.trial()).await?.is_none();
+            let free = open_trial(&mut tx, &proposal.change.claim())
+                .await?
+                .is_none();
             let trial = proposal.open_trial().filter(|_| free);
             let free = changing(&mut tx, &proposal.agent_id).await?.is_none();
             let agent = proposal.changing_agent().filter(|_| free);
@@ -341,7 +317,7 @@ pub(crate) async fn insert(
     tx: &mut Transaction,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
-    if let Some(open) = open_trial(tx, &proposal.trial()).await? {
+    if let Some(open) = open_trial(tx, &proposal.change.claim()).await? {
         return Err(HyperSyncError::AlreadyOpen(open));
     }
     unchanged(tx, proposal).await?;

@@ -1,7 +1,10 @@
 //! A proposal that needs attention: how the state is entered, left, fails and is resumed.
 
 use super::*;
-use crate::fake::{Call, Fault, Rig, caller, gamma, reason, unavailable};
+use crate::{
+    fake::{Call, Fault, Rig, caller, gamma, reason, unavailable},
+    store::tests::trial,
+};
 use Resolution::{KeepLive, RollBack};
 
 /// A proposal that waits for a person: 0.9 is live, which is neither its old nor its new value.
@@ -95,7 +98,7 @@ async fn an_agent_that_cannot_be_held_does_not_block_other_agents() {
     let other = Proposal {
         id: Uuid::now_v7(),
         agent_id: "other".into(),
-        trial_number: 4,
+        change: trial(4),
         ..rig
             .service
             .store

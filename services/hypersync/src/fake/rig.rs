@@ -5,7 +5,10 @@ use crate::{
     HyperSync, HyperSyncError, Setup,
     pauses::Pacing,
     peers::Peers,
-    store::{self, Proposal, State, tests::proposal},
+    store::{
+        self, Proposal, State,
+        tests::{proposal, trial},
+    },
 };
 use parking_lot::Mutex;
 use std::{path::Path, sync::Arc, time::Duration};
@@ -107,7 +110,7 @@ impl Rig {
     pub(crate) async fn put(&self, state: State) -> Proposal {
         self.insert(Proposal {
             id: Uuid::now_v7(),
-            verification_seeds: 2,
+            change: trial(3),
             applied_by: "user:ada".into(),
             ..proposal(state)
         })

@@ -106,7 +106,7 @@ async fn an_assessment_of_a_replica_that_stops_is_made_by_another() {
     drop(lease);
     one.service.leases.close().await;
     take_over(&two).await;
-    two.until(proposal.id, |p| p.assessment.is_some()).await;
+    two.until(proposal.id, |p| p.change.is_assessed()).await;
     assert_eq!(two.world.count(Call::Evaluate), 4);
 }
 

@@ -4,8 +4,9 @@
 use super::*;
 use crate::{
     attention::Resolution,
+    change::Change,
     fake::{AgentRecord, Call, Fault, Rig, caller, gamma, reason, refused, unavailable},
-    store::tests::proposal,
+    store::tests::{proposal, trial},
 };
 use std::task::Poll;
 use tars_proto::{fault, params};
@@ -38,7 +39,7 @@ async fn apply(rig: &Rig, id: Uuid) -> Result<Proposal, HyperSyncError> {
 async fn assessed() -> (Rig, Uuid) {
     let rig = Rig::start().await;
     let id = propose(&rig).await.unwrap().id;
-    rig.until(id, |p| p.assessment.is_some()).await;
+    rig.until(id, |p| p.change.is_assessed()).await;
     (rig, id)
 }
 
@@ -69,12 +70,13 @@ async fn proposals_are_counted_and_timed_once_they_end() {
 async fn a_proposal_is_the_best_trial_against_the_live_values() {
     let rig = Rig::start().await;
     let made = propose(&rig).await.unwrap();
+    let Change::Tuning(tuning) = &made.change;
     assert_eq!(
-        (made.state, made.base_version, made.trial_number),
+        (made.state, made.base_version, tuning.trial_number),
         (State::PendingApproval, 1, 3)
     );
     assert_eq!(
-        (&made.current_params, &made.new_params),
+        (&tuning.current_params, &tuning.new_params),
         (&gamma(0.95), &gamma(0.99))
     );
     assert_eq!(
@@ -186,7 +188,7 @@ async fn an_assessment_is_retried_while_the_trainer_is_unreachable() {
     let rig = Rig::start().await;
     rig.world.fail(3, Call::Evaluate, &unavailable());
     let id = propose(&rig).await.unwrap().id;
-    let measured = rig.until(id, |p| p.assessment.is_some()).await;
+    let measured = rig.until(id, |p| p.change.is_assessed()).await;
     assert!(measured.assessment_error.is_empty());
 }
 
@@ -208,8 +210,7 @@ async fn waiting_assessments_do_not_block_others() {
         let proposal = rig
             .insert(Proposal {
                 id: Uuid::now_v7(),
-                verification_seeds: 2,
-                trial_number,
+                change: trial(trial_number),
                 ..proposal(State::PendingApproval)
             })
             .await;
@@ -229,7 +230,7 @@ async fn waiting_assessments_do_not_block_others() {
         asked.expect("the trainer is asked");
     }
     let id = assess(100).await;
-    rig.until(id, |p| p.assessment.is_some()).await;
+    rig.until(id, |p| p.change.is_assessed()).await;
 }
 
 /// Polls a future a bounded number of times, then drops it. Returns whether it completed.
@@ -258,7 +259,7 @@ async fn dropped_anywhere(call: impl AsyncFn(&Rig, Uuid)) {
         let id = Uuid::now_v7();
         let new = Proposal {
             id,
-            trial_number,
+            change: trial(trial_number),
             ..proposal(State::PendingApproval)
         };
         rig.insert(new).await;
@@ -307,7 +308,7 @@ async fn the_next_process_assesses_unassessed_proposals() {
         let waiting = rig.put(state).await;
         let rig = rig.restart().await;
         assert_eq!(rig.resume().await, 1);
-        let assessed = rig.until(waiting.id, |p| p.assessment.is_some()).await;
+        let assessed = rig.until(waiting.id, |p| p.change.is_assessed()).await;
         assert_eq!(assessed.state, state);
     }
 }
@@ -381,7 +382,7 @@ async fn a_proposal_that_became_stale_after_its_approval_is_not_applied() {
 async fn an_agent_has_one_change_in_progress() {
     let (rig, id) = approved().await;
     let other = Proposal {
-        trial_number: 4,
+        change: trial(4),
         applied_by: "user:ada".into(),
         ..proposal(State::NeedsAttention)
     };
@@ -464,7 +465,7 @@ async fn a_proposal_whose_row_was_written_is_assessed_without_its_answer() {
         .db()
         .lose_commit("proposals.propose", LostCommit::Made);
     let id = propose(&rig).await.unwrap().id;
-    rig.until(id, |p| p.assessment.is_some()).await;
+    rig.until(id, |p| p.change.is_assessed()).await;
 }
 
 #[tokio::test]
@@ -523,7 +524,7 @@ async fn each_change_made_at_one_replica_wakes_the_watchers_of_another() {
     let rig = Rig::replica("a").await;
     let other = rig.beside("b").await;
     let id = propose(&rig).await.unwrap().id;
-    other.until(id, |p| p.assessment.is_some()).await;
+    other.until(id, |p| p.change.is_assessed()).await;
     decide(&other, id, APPROVE).await.unwrap();
     rig.until_state(id, State::Approved).await;
     apply(&rig, id).await.unwrap();

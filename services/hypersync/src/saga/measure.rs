@@ -5,14 +5,16 @@
 use super::token_of;
 use crate::{
     HyperSync, HyperSyncError,
+    change::{Tuning, Verification},
     ownership::{assessment_lease, saga_lease},
-    store::{Proposal, Verification},
+    store::Proposal,
 };
 use futures_util::{StreamExt, TryStreamExt, stream};
 use tars_peers::{Evaluation, Failure, PeerError, seeds};
 use tars_proto::params::Params;
 use tars_runtime::lease::Fence;
 use tars_search::interval::bootstrap;
+use uuid::Uuid;
 
 /// Training runs of one measurement that are running or queued at the same time.
 const AT_ONCE: usize = 8;
@@ -25,9 +27,9 @@ pub(crate) enum Purpose {
 }
 
 /// The seeds of a measurement, which are disjoint between the purposes.
-pub(crate) fn seeds_of(proposal: &Proposal, purpose: Purpose) -> Vec<u64> {
-    let base = (proposal.id.as_u128() as u64) >> 13;
-    let count = u64::from(proposal.verification_seeds);
+pub(crate) fn seeds_of(id: Uuid, tuning: &Tuning, purpose: Purpose) -> Vec<u64> {
+    let base = (id.as_u128() as u64) >> 13;
+    let count = u64::from(tuning.verification_seeds);
     let first = match purpose {
         Purpose::Verification => 0,
         Purpose::Assessment => count,
@@ -66,17 +68,24 @@ impl HyperSync {
     pub(crate) async fn measure(
         &self,
         proposal: &Proposal,
+        tuning: &Tuning,
         purpose: Purpose,
         fence: &Fence,
     ) -> Result<Verification, HyperSyncError> {
         let token = token_of(fence)?;
-        let seeds = seeds_of(proposal, purpose);
-        let mut candidate = proposal.current_params.clone();
-        candidate.extend(proposal.new_params.clone());
+        let seeds = seeds_of(proposal.id, tuning, purpose);
+        let mut candidate = tuning.current_params.clone();
+        candidate.extend(tuning.new_params.clone());
+        let each = evaluation(proposal, purpose, token);
         let mut runs = Vec::with_capacity(2 * seeds.len());
         for seed in &seeds {
-            for values in [&proposal.current_params, &candidate] {
-                runs.push(evaluation(proposal, purpose, values, *seed, token));
+            for values in [&tuning.current_params, &candidate] {
+                runs.push(Evaluation {
+                    hyperparameters: values.clone(),
+                    seed: *seed,
+                    steps: tuning.steps,
+                    ..each.clone()
+                });
             }
         }
         let shown = self.measurements.begin(proposal.id, purpose, runs.len());
@@ -91,7 +100,7 @@ impl HyperSync {
         let returns: Vec<f64> = runs.try_collect().await?;
         let of = |side: usize| returns.iter().skip(side).step_by(2).copied().collect();
         let sides = [of(0), of(1)];
-        summary(seeds, sides, proposal.steps)
+        summary(seeds, sides, tuning.steps)
     }
 
     /// The mean return of one training run. It is retried while the learners are busy.
@@ -108,13 +117,8 @@ impl HyperSync {
     }
 }
 
-fn evaluation(
-    proposal: &Proposal,
-    purpose: Purpose,
-    values: &Params,
-    seed: u64,
-    fencing_token: u64,
-) -> Evaluation {
+/// What the training runs of a measurement have in common.
+fn evaluation(proposal: &Proposal, purpose: Purpose, fencing_token: u64) -> Evaluation {
     let (on_behalf_of, work_id) = match purpose {
         Purpose::Assessment => (&proposal.proposer_owner, assessment_lease(proposal.id)),
         Purpose::Verification => (&proposal.applied_by, saga_lease(proposal.id)),
@@ -123,9 +127,9 @@ fn evaluation(
         agent_type: proposal.agent_type.clone(),
         environment: proposal.environment.clone(),
         agent: proposal.agent_id.clone(),
-        hyperparameters: values.clone(),
-        seed,
-        steps: proposal.steps,
+        hyperparameters: Params::new(),
+        seed: 0,
+        steps: 0,
         reports: 1,
         on_behalf_of: on_behalf_of.clone(),
         verification: purpose == Purpose::Verification,
@@ -137,17 +141,17 @@ fn evaluation(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::store::{State, tests::proposal};
+    use crate::store::tests::tuning;
     use std::collections::BTreeSet;
 
     #[test]
     fn assessment_and_verification_share_no_seed() {
-        let proposal = proposal(State::Approved);
-        let verification = seeds_of(&proposal, Purpose::Verification);
-        let assessment = seeds_of(&proposal, Purpose::Assessment);
+        let (id, tuning) = (Uuid::now_v7(), tuning());
+        let verification = seeds_of(id, &tuning, Purpose::Verification);
+        let assessment = seeds_of(id, &tuning, Purpose::Assessment);
         let all: BTreeSet<u64> = verification.iter().chain(&assessment).copied().collect();
-        assert_eq!(all.len(), 2 * proposal.verification_seeds as usize);
-        assert_eq!(seeds_of(&proposal, Purpose::Verification), verification);
+        assert_eq!(all.len(), 2 * tuning.verification_seeds as usize);
+        assert_eq!(seeds_of(id, &tuning, Purpose::Verification), verification);
     }
 
     #[test]

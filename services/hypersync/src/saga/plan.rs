@@ -2,8 +2,9 @@
 
 use crate::{
     HyperSyncError,
+    change::{Tuning, Verification},
     pauses::Pauses,
-    store::{Proposal, State, Verification},
+    store::{Proposal, State},
 };
 use tars_peers::Failure;
 use tars_proto::params::Params;
@@ -71,20 +72,25 @@ pub(crate) fn is_improvement(measured: &Verification) -> bool {
 }
 
 /// How to restore the agent's old values. Other parameters that somebody changed meanwhile are kept.
-pub(crate) fn rollback(proposal: &Proposal, live: &Params, live_version: u64) -> Rollback {
+pub(crate) fn rollback(
+    proposal: &Proposal,
+    tuning: &Tuning,
+    live: &Params,
+    live_version: u64,
+) -> Rollback {
     let set = |values: Params| Rollback::Set {
         values,
         expected: live_version,
     };
-    if holds(live, &proposal.current_params) {
+    if holds(live, &tuning.current_params) {
         return Rollback::AlreadyDone;
     }
     if proposal.forced || live_version == proposal.applied_version {
-        return set(proposal.current_params.clone());
+        return set(tuning.current_params.clone());
     }
-    if holds(live, &proposal.new_params) {
-        let proposed = |name: &String| proposal.new_params.contains_key(name);
-        let old = proposal.current_params.iter();
+    if holds(live, &tuning.new_params) {
+        let proposed = |name: &String| tuning.new_params.contains_key(name);
+        let old = tuning.current_params.iter();
         return set(old
             .filter(|(name, _)| proposed(name))
             .map(|(name, value)| (name.clone(), value.clone()))
@@ -107,7 +113,11 @@ pub(crate) fn holds(live: &Params, wanted: &Params) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{pauses::Pacing, store::tests::proposal};
+    use crate::{
+        change::Change,
+        pauses::Pacing,
+        store::tests::{proposal, tuning},
+    };
     use std::time::Duration;
     use tars_peers::PeerError;
     use tars_proto::{fault, params::Param};
@@ -149,10 +159,17 @@ mod tests {
             .collect()
     }
 
-    fn applied() -> Proposal {
-        Proposal {
+    fn tuned() -> Tuning {
+        Tuning {
             current_params: params(&[("gamma", 0.95), ("tau", 0.1)]),
             new_params: params(&[("gamma", 0.99)]),
+            ..tuning()
+        }
+    }
+
+    fn applied() -> Proposal {
+        Proposal {
+            change: Change::Tuning(tuned()),
             base_version: 1,
             applied_version: 2,
             ..proposal(State::RollingBack)
@@ -287,7 +304,10 @@ mod tests {
     fn nothing_is_restored_when_the_old_values_are_live() {
         let live = params(&[("gamma", 0.95), ("tau", 0.1), ("other", 1.0)]);
         for version in [1, 2, 3, 9] {
-            assert_eq!(rollback(&applied(), &live, version), Rollback::AlreadyDone);
+            assert_eq!(
+                rollback(&applied(), &tuned(), &live, version),
+                Rollback::AlreadyDone
+            );
         }
     }
 
@@ -295,10 +315,10 @@ mod tests {
     fn the_whole_change_is_rolled_back_when_it_is_the_latest() {
         let live = params(&[("gamma", 0.99), ("tau", 0.1)]);
         let expected = Rollback::Set {
-            values: applied().current_params,
+            values: tuned().current_params,
             expected: 2,
         };
-        assert_eq!(rollback(&applied(), &live, 2), expected);
+        assert_eq!(rollback(&applied(), &tuned(), &live, 2), expected);
     }
 
     #[test]
@@ -308,13 +328,13 @@ mod tests {
             values: params(&[("gamma", 0.95)]),
             expected: 5,
         };
-        assert_eq!(rollback(&applied(), &live, 5), expected);
+        assert_eq!(rollback(&applied(), &tuned(), &live, 5), expected);
     }
 
     #[test]
     fn a_value_of_somebody_else_needs_a_person_unless_one_has_decided() {
         let live = params(&[("gamma", 0.91), ("tau", 0.1)]);
-        let Rollback::AskPerson(text) = rollback(&applied(), &live, 3) else {
+        let Rollback::AskPerson(text) = rollback(&applied(), &tuned(), &live, 3) else {
             panic!("not asked");
         };
         assert!(
@@ -326,9 +346,9 @@ mod tests {
             ..applied()
         };
         let expected = Rollback::Set {
-            values: applied().current_params,
+            values: tuned().current_params,
             expected: 3,
         };
-        assert_eq!(rollback(&decided, &live, 3), expected);
+        assert_eq!(rollback(&decided, &tuned(), &live, 3), expected);
     }
 }

@@ -1,7 +1,11 @@
 //! The states that the saga drives: how each is entered, left, fails and is resumed.
 
 use super::*;
-use crate::fake::{AgentRecord, Call, Death, Fault, Rig, busy, gamma, refused, unavailable};
+use crate::{
+    change::Verification,
+    fake::{AgentRecord, Call, Death, Fault, Rig, busy, gamma, refused, unavailable},
+    store::tests::trial,
+};
 use std::collections::BTreeSet;
 use tonic::Code;
 
@@ -24,7 +28,8 @@ impl Rig {
     }
 
     async fn apply(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
-        self.service.apply(proposal, &self.fence().await).await
+        assert_eq!(proposal.state, State::Applying);
+        self.step(proposal).await
     }
 
     async fn advance(&self, proposal: &mut Proposal, next: State) -> Result<(), HyperSyncError> {
@@ -53,6 +58,12 @@ async fn a_proposal_that_went_on_before_its_lease_was_had_is_read_again() {
     let lease = rig.take("another").await;
     rig.service.run_owned(before.id, &lease).await;
     assert_eq!(rig.world.calls(), calls, "there is nothing left to do");
+}
+
+fn verification(proposal: &Proposal) -> Option<Verification> {
+    match &proposal.change {
+        Change::Tuning(tuning) => tuning.verification.clone(),
+    }
 }
 
 /// A proposal whose application has just started.
@@ -193,7 +204,7 @@ async fn verifying_writes_its_measurement_before_it_evaluates_it() {
     rig.step(&mut proposal).await.unwrap();
     let written = rig.service.get(proposal.id).await.unwrap();
     assert_eq!(written.state, State::Verifying);
-    let measured = written.verification.expect("measured");
+    let measured = verification(&written).expect("measured");
     assert_eq!((measured.improvement, measured.seeds.len()), (1.0, 2));
     assert_eq!(rig.world.count(Call::Settle), 0, "not judged yet");
     rig.step(&mut proposal).await.unwrap();
@@ -484,7 +495,7 @@ async fn ended_proposals_are_not_resumed() {
     let rig = Rig::start().await;
     for (trial_number, state) in (0..).zip(State::ALL.into_iter().filter(|s| s.is_final())) {
         rig.insert(Proposal {
-            trial_number,
+            change: trial(trial_number),
             ..crate::store::tests::proposal(state)
         })
         .await;

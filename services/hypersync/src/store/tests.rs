@@ -1,20 +1,40 @@
 use super::*;
+use crate::change::Tuning;
 use std::collections::BTreeSet;
-use tars_proto::params::Param;
+use tars_proto::params::{Param, Params};
 use tonic::{Code, Status};
 
-pub(crate) fn proposal(state: State) -> Proposal {
+pub(crate) fn tuning() -> Tuning {
     let one = |value| Params::from([("gamma".to_owned(), Param::Number(value))]);
-    Proposal {
-        id: Uuid::now_v7(),
-        agent_id: "policy".into(),
-        agent_type: "dqn".into(),
-        environment: "cartpole".into(),
+    Tuning {
         study_id: "study".into(),
         trial_number: 3,
         current_params: one(0.95),
         new_params: one(0.99),
         new_score: 100.0,
+        verification_seeds: 8,
+        steps: 100,
+        assessment: None,
+        verification: None,
+    }
+}
+
+/// Another trial of the same study, which is verified on two seeds.
+pub(crate) fn trial(trial_number: u32) -> Change {
+    Change::Tuning(Tuning {
+        trial_number,
+        verification_seeds: 2,
+        ..tuning()
+    })
+}
+
+pub(crate) fn proposal(state: State) -> Proposal {
+    Proposal {
+        id: Uuid::now_v7(),
+        agent_id: "policy".into(),
+        agent_type: "dqn".into(),
+        environment: "cartpole".into(),
+        change: Change::Tuning(tuning()),
         state,
         proposed_by: "user:dev".into(),
         proposer_owner: "dev".into(),
@@ -24,12 +44,8 @@ pub(crate) fn proposal(state: State) -> Proposal {
         reason: String::new(),
         base_version: 1,
         applied_version: 0,
-        verification_seeds: 8,
-        steps: 100,
-        assessment: None,
         assessment_error: String::new(),
         approved_without_assessment: false,
-        verification: None,
         error: String::new(),
         attention: String::new(),
         resolved_by: String::new(),
@@ -62,7 +78,7 @@ async fn a_list_of_open_proposals_has_every_state_that_is_not_final() {
     let (store, _dir) = store().await;
     for (n, state) in (0..).zip(State::ALL) {
         let mut one = proposal(state);
-        (one.agent_id, one.trial_number) = (format!("agent{n}"), n);
+        (one.agent_id, one.change) = (format!("agent{n}"), trial(n));
         insert_one(&store, &one).await.unwrap();
     }
     for (which, expected) in [
@@ -106,7 +122,7 @@ async fn a_trial_has_one_open_proposal() {
     let status = Status::from(HyperSyncError::AlreadyOpen(open));
     assert_eq!(status.code(), Code::AlreadyExists);
     let other = Proposal {
-        trial_number: 4,
+        change: trial(4),
         ..proposal(State::PendingApproval)
     };
     insert_one(&store, &other).await.unwrap();
@@ -162,7 +178,7 @@ async fn nothing_is_proposed_while_a_change_of_the_agent_needs_attention() {
     let first = proposal(State::NeedsAttention);
     insert_one(&store, &first).await.unwrap();
     let second = Proposal {
-        trial_number: 4,
+        change: trial(4),
         ..proposal(State::PendingApproval)
     };
     let refused = insert_one(&store, &second).await;
@@ -184,11 +200,11 @@ async fn an_agent_has_at_most_one_change_in_progress() {
     let (store, _dir) = store().await;
     let mut first = proposal(State::Approved);
     let mut second = Proposal {
-        trial_number: 4,
+        change: trial(4),
         ..proposal(State::Approved)
     };
     let mut elsewhere = Proposal {
-        trial_number: 5,
+        change: trial(5),
         agent_id: "resource".into(),
         ..proposal(State::Approved)
     };
@@ -220,11 +236,11 @@ async fn proposals_written_before_the_claims_existed_are_given_claims() {
         proposal(State::Verifying),
         proposal(State::PendingApproval),
         Proposal {
-            trial_number: 4,
+            change: trial(4),
             ..proposal(State::Rejected)
         },
         Proposal {
-            trial_number: 5,
+            change: trial(5),
             ..proposal(State::Approved)
         },
     ];
@@ -303,7 +319,7 @@ async fn the_background_work_selects_the_states_that_it_is_for() {
     let mut ids = Vec::new();
     for (number, state) in (0..).zip(State::ALL) {
         let one = Proposal {
-            trial_number: number,
+            change: trial(number),
             agent_id: format!("agent-{number}"),
             ..proposal(state)
         };
