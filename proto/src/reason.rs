@@ -163,6 +163,8 @@ reasons! {
     NO_RULES,
     /// The version climbs one stage at a time, or what is promoted takes no such stage.
     STAGE_ORDER,
+    /// The step up takes a proposal that another person approves.
+    GOVERNED,
     /// The model of the mesh is not calibrated, or was not for too long.
     UNCALIBRATED,
     /// The version was not compared with what it would replace, or on too few seeds.

@@ -19,7 +19,7 @@ pub use identity::{Certificates, ClassRule, Credentials, Policy, Trust};
 pub use peers::{Connections, Limits, Ports, Timeouts};
 pub use places::{Connect, Data, Listen};
 pub use redis::{Endpoint, Redis};
-pub use services::{Automl, Gateway, Orchestration};
+pub use services::{Automl, Gateway, Hypersync, Orchestration};
 pub use telemetry::{Log, LogFormat, Telemetry};
 
 use crate::{count::counted, network::Networks};
@@ -71,6 +71,8 @@ pub struct Config {
     pub orchestration: Orchestration,
     /// Hyperparameter searches.
     pub automl: Automl,
+    /// Governed changes.
+    pub hypersync: Hypersync,
 }
 
 /// Every mistake in a configuration, each a line for the operator.

@@ -118,6 +118,8 @@ const RANGES: &[(&str, Range)] = &[
     ("orchestration.calibration_seconds", Between(1, HOUR)),
     ("orchestration.checkpoint_seconds", Between(0, HOUR)),
     ("orchestration.canary_percent", Between(0, 100)),
+    ("hypersync.verification_steps", Between(1, MANY)),
+    ("hypersync.verification_seconds", Between(1, HOUR)),
     ("automl.parallel_trials", Between(1, 4096)),
     ("automl.max_running_studies", Between(1, MANY)),
 ];

@@ -68,6 +68,9 @@ pub struct Orchestration {
     /// The share of callers, in percent, whose steps a version in CANARY answers. A caller is always answered by
     /// the same version.
     pub canary_percent: u64,
+    /// Whether a version of an agent that is bound to the live mesh enters CANARY and ACTIVE by a proposal that
+    /// another person approves, and not by one person's promotion. Going down, rules and SHADOW are not governed.
+    pub governed_promotion: bool,
 }
 
 /// The agents of a mesh.
@@ -99,6 +102,29 @@ impl Default for Orchestration {
             calibration_seconds: 60,
             bound_agents: Vec::new(),
             canary_percent: 10,
+            governed_promotion: true,
+        }
+    }
+}
+
+/// Governed changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Hypersync {
+    /// Steps that a promoted version has to answer in CANARY or ACTIVE, without falling, until its promotion counts
+    /// as verified. Steps are stored 20 at a time by each replica.
+    pub verification_steps: u64,
+    /// Seconds after which it counts as verified with fewer steps, if it has not fallen until then. The agent is held
+    /// meanwhile.
+    pub verification_seconds: u64,
+}
+
+impl Default for Hypersync {
+    fn default() -> Self {
+        Self {
+            // Whether a version falls is decided on its last 50 steps.
+            verification_steps: 60,
+            verification_seconds: 300,
         }
     }
 }

@@ -6,6 +6,7 @@ mod environments;
 mod games;
 mod hosts;
 mod metrics;
+mod promotions;
 mod sessions;
 mod training;
 mod wire;
@@ -64,6 +65,10 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
         )
         .add_service(
             environment_host_service_server::EnvironmentHostServiceServer::new(hosts)
+                .max_decoding_message_size(max_message),
+        )
+        .add_service(
+            promotion_service_server::PromotionServiceServer::new(api.clone())
                 .max_decoding_message_size(max_message),
         )
         .add_service(
@@ -595,6 +600,7 @@ mod tests {
             shadow: None,
             canary: None,
             counts: Counts::default(),
+            fell: None,
         };
         assert_eq!(version(listed(false)).live_since, None);
         assert_eq!(version(listed(true)).live_since, Some(timestamp(7)));

@@ -314,7 +314,7 @@ impl Orchestration {
 
     /// Waits for a bounded time until every replica shows a change of an agent's hold or approval, which
     /// change nothing of what is live: each change checks them in the database.
-    async fn shown_everywhere(&self, position: u64) {
+    pub(crate) async fn shown_everywhere(&self, position: u64) {
         match self.rollout(position).await {
             Ok(Rollout::Everywhere) => {}
             waited => tracing::info!(?waited, "a hold is not shown by every replica yet"),
@@ -355,7 +355,7 @@ impl Orchestration {
 }
 
 /// A governed change, as work that one process of HyperSync does at a time.
-fn work_of(change: &str, token: i64) -> WorkToken {
+pub(crate) fn work_of(change: &str, token: i64) -> WorkToken {
     WorkToken {
         work: format!("change/{change}"),
         token,

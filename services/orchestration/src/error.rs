@@ -88,6 +88,12 @@ pub(crate) enum OrchestrationError {
         stage: Stage,
         why: Refusal,
     },
+    #[error("version {version} of {agent} does not stand in {stage} any more")]
+    Moved {
+        agent: &'static str,
+        version: i64,
+        stage: Stage,
+    },
     #[error("{agent}: {why}")]
     NoStage { agent: &'static str, why: Refusal },
     #[error(
@@ -252,7 +258,7 @@ impl From<OrchestrationError> for Status {
             E::AgentType => fault::invalid_field("agent_type", &text),
             E::Hyperparameters(wrong) => out_of_bounds(wrong),
             E::NotScalar(_) => fault::invalid_field("hyperparameters", &text),
-            E::Version { .. } | E::WeightsVersion { .. } => {
+            E::Version { .. } | E::WeightsVersion { .. } | E::Moved { .. } => {
                 fault::status(Code::Aborted, reason::VERSION_CHANGED, &text)
             }
             E::NotRetained { version, .. } => fault::absent("version", &version.to_string(), &text),
@@ -331,7 +337,8 @@ fn refused(why: &Refusal, text: &str) -> Status {
     let reason = match why {
         R::NoTarget(_) => return fault::invalid_field("stage", text),
         R::NotBound => reason::NOT_BOUND,
-        R::Skips { .. } | R::ActiveStays | R::RuleIsActive => reason::STAGE_ORDER,
+        R::Skips { .. } | R::ActiveStays | R::RuleIsActive | R::NotUp { .. } => reason::STAGE_ORDER,
+        R::Governed(_) => reason::GOVERNED,
         R::NotMeasured | R::Uncalibrated(_) | R::Outdated { .. } | R::NothingOfAgent(_) => {
             reason::UNCALIBRATED
         }

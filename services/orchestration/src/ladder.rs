@@ -145,7 +145,7 @@ impl Evidence<'_> {
 }
 
 impl Trial {
-    fn is_passed(self) -> Result<(), Refusal> {
+    pub(crate) fn is_passed(self) -> Result<(), Refusal> {
         let Self { steps, blocked } = self;
         if steps < CANARY_STEPS {
             return Err(Refusal::TooFewSteps(steps));

@@ -20,6 +20,7 @@ mod ledger;
 mod metrics;
 mod ownership;
 mod points;
+mod promotions;
 mod rewards;
 mod rules;
 mod serving;
@@ -81,6 +82,8 @@ pub struct Orchestration {
     calibrations: Calibrations,
     calibrating: Mutex<Option<AbortOnDropHandle<()>>>,
     measuring: Mutex<Option<AbortOnDropHandle<()>>>,
+    /// Whether a step up to CANARY or ACTIVE takes a proposal.
+    governed: bool,
     /// The time between two checkpoints of a training run.
     checkpoint_every: Duration,
     trainings: Trainings,
@@ -134,6 +137,8 @@ impl Setup {
             learners: 1,
             queue: 8,
             environment: "cartpole".to_owned(),
+            // What the ladder does is tested by direct promotions; that they can be closed by tests of their own.
+            governed_promotion: false,
             ..config::Orchestration::default()
         };
         Self {
@@ -188,6 +193,7 @@ impl Orchestration {
             calibrations: Calibrations::new(store.clone(), calls, clock.clone(), window, places),
             calibrating: Mutex::default(),
             measuring: Mutex::default(),
+            governed: settings.governed_promotion,
             checkpoint_every: Duration::from_secs(settings.checkpoint_seconds),
             agents,
             trainings: Trainings::default(),

@@ -64,6 +64,10 @@ pub(crate) struct Counts {
     /// Steps that the version in CANARY answered, and those that the shield blocked.
     pub(crate) canary_steps: u64,
     pub(crate) blocked: u64,
+    /// Steps that the version answered while it was ACTIVE and a governed change held the agent, and those that the
+    /// shield blocked.
+    pub(crate) active_steps: u64,
+    pub(crate) active_blocked: u64,
 }
 
 /// What a comparison found.
@@ -114,6 +118,14 @@ pub(crate) enum Refusal {
     ActiveStays,
     #[error("a rule becomes ACTIVE at once, and takes no other stage")]
     RuleIsActive,
+    #[error(
+        "a proposal leads up the ladder, and {to} is not above {from}: PromoteAgent leads down"
+    )]
+    NotUp { from: Stage, to: Stage },
+    #[error(
+        "a step up to {0} takes a proposal that another person approves (orchestration.governed_promotion): SyncService.ProposePromotion"
+    )]
+    Governed(Stage),
     #[error("the mesh's model has not been calibrated yet: that takes two windows of served calls")]
     NotMeasured,
     #[error("the mesh's model is UNCALIBRATED: {0}")]

@@ -19,7 +19,9 @@ pub(crate) use checkpoints::{
     referenced_blobs, served_before, version, versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
-pub(crate) use ladder::{add_counts, begin_trial, comparison, put_comparison, trial, trial_number};
+pub(crate) use ladder::{
+    add_counts, begin_trial, comparison, put_comparison, put_fall, trial, trial_number,
+};
 pub(crate) use members::{MemberRow, complete_members, insert_members};
 pub(crate) use nash::{Episode, NashOrigin, NashPoint, Points};
 pub(crate) use plans::{
@@ -131,6 +133,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         25,
         "regular points",
         include_str!("../migrations/0025_regular_points.sql"),
+    ),
+    Migration::new(
+        27,
+        "watched",
+        include_str!("../migrations/0027_watched.sql"),
     ),
 ];
 

@@ -62,7 +62,7 @@ struct Recent {
 
 impl Counts {
     fn steps(&self) -> u64 {
-        self.shadow_steps + self.canary_steps
+        self.shadow_steps + self.canary_steps + self.active_steps
     }
 
     fn add(&mut self, other: Self) {
@@ -70,6 +70,8 @@ impl Counts {
         self.agreed += other.agreed;
         self.canary_steps += other.canary_steps;
         self.blocked += other.blocked;
+        self.active_steps += other.active_steps;
+        self.active_blocked += other.active_blocked;
     }
 }
 
@@ -81,6 +83,18 @@ impl Tally {
             Counts {
                 shadow_steps: 1,
                 agreed: u64::from(agreed),
+                ..Counts::default()
+            },
+        )
+    }
+
+    /// The ACTIVE version answered while a governed change held the agent, which asks how often it did.
+    pub(crate) fn watched(&mut self, attempt: Attempt, how: Passage) -> Option<Due> {
+        self.count(
+            attempt,
+            Counts {
+                active_steps: 1,
+                active_blocked: u64::from(how != Passage::Allowed),
                 ..Counts::default()
             },
         )
@@ -232,6 +246,25 @@ mod tests {
             }
             other => panic!("{other:?}"),
         }
+    }
+
+    #[test]
+    fn steps_of_the_active_version_are_stored_while_they_are_watched() {
+        let mut tally = Tally::default();
+        let active = Attempt {
+            version: 3,
+            trial: 0,
+        };
+        for _ in 1..BATCH {
+            assert_eq!(tally.watched(active, Passage::Allowed), None);
+        }
+        let counts = Counts {
+            active_steps: BATCH,
+            active_blocked: 1,
+            ..Counts::default()
+        };
+        let due = tally.watched(active, Passage::Blocked);
+        assert_eq!(due, Some(Due::Store(active, counts)));
     }
 
     #[test]

@@ -57,7 +57,7 @@ pub(crate) struct Promotion {
 }
 
 /// What a target is found to be.
-enum Found {
+pub(crate) enum Found {
     Version(VersionRow),
     Rule(Rule),
 }
@@ -88,7 +88,7 @@ impl Target {
     }
 
     /// Finds what is meant.
-    async fn find(
+    pub(crate) async fn find(
         &self,
         tx: &mut Transaction,
         agent: &Agent,
@@ -110,7 +110,7 @@ impl Target {
     }
 }
 
-async fn not_retained(
+pub(crate) async fn not_retained(
     tx: &mut Transaction,
     agent: &str,
     version: i64,
@@ -184,21 +184,33 @@ impl Orchestration {
         promotion: Promotion,
         found: Found,
     ) -> Result<Made, OrchestrationError> {
-        let live = agent.live();
-        if found.is_live(&live) {
+        if found.is_live(&agent.live()) {
             return tx.commit_unchanged().await;
         }
-        let next = match &found {
-            Found::Version(version) => self.agents.restore(&mut tx, agent, version).await?,
-            Found::Rule(rule) => self.agents.follow(&mut tx, agent, rule.clone()).await?,
+        let next = self.activate(&mut tx, agent, &promotion, &found).await?;
+        tx.commit(next).await
+    }
+
+    /// Makes what was found the next version, which answers. The caller commits.
+    pub(crate) async fn activate(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        promotion: &Promotion,
+        found: &Found,
+    ) -> Result<LiveAgent, OrchestrationError> {
+        let live = agent.live();
+        let next = match found {
+            Found::Version(version) => self.agents.restore(tx, agent, version).await?,
+            Found::Rule(rule) => self.agents.follow(tx, agent, rule.clone()).await?,
         };
         let record = self
             .record(promotion.target.event(), &promotion.by, &next)
             .detail("weights_version", next.row.weights_version)
             .detail("replaced", live.row.weights_version)
             .detail("reason", &promotion.reason);
-        audit::insert(&mut tx, &found.describe(record)).await?;
-        tx.commit(next).await
+        audit::insert(tx, &found.describe(record)).await?;
+        Ok(next)
     }
 }
 
@@ -224,6 +236,7 @@ impl Orchestration {
             Move::Stay => return tx.commit_unchanged().await,
             Move::Down(to) => to,
             Move::Up(to) => {
+                self.admits_directly(to).map_err(refused)?;
                 // That it fits and its numbers are finite.
                 self.agents.answerer_of(agent, &version).await?;
                 let admitted = self.admits(&mut tx, agent, &version, to).await?;
@@ -231,18 +244,44 @@ impl Orchestration {
                 to
             }
         };
+        if to == Stage::Active && live.answers_by(&version) {
+            return tx.commit_unchanged().await;
+        }
+        let next = self.stage(&mut tx, agent, &promotion, version, to).await?;
+        tx.commit(next).await
+    }
+
+    /// Whether one person may put a version into a stage.
+    fn admits_directly(&self, to: Stage) -> Result<(), Refusal> {
+        match to {
+            Stage::Canary | Stage::Active if self.governed => Err(Refusal::Governed(to)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Puts a version that may stand there into a stage. The caller commits.
+    pub(crate) async fn stage(
+        &self,
+        tx: &mut Transaction,
+        agent: &Agent,
+        promotion: &Promotion,
+        version: VersionRow,
+        to: Stage,
+    ) -> Result<LiveAgent, OrchestrationError> {
         if to == Stage::Active {
             let found = Found::Version(version);
-            return self.make_active(tx, agent, promotion, found).await;
+            return self.activate(tx, agent, promotion, &found).await;
         }
+        let live = agent.live();
+        let from = Stage::of(&version, live.row.places());
         let mut next = LiveAgent::clone(&live);
         let displaced = next.row.place(version.version, to);
         next.row.updated_us = self.clock.now_us();
         if to == Stage::Canary {
-            store::begin_trial(&mut tx, agent.id(), version.version).await?;
+            store::begin_trial(tx, agent.id(), version.version).await?;
         }
-        self.agents.arrange(&mut tx, agent, &mut next).await?;
-        store::update_weights(&mut tx, &next.row).await?;
+        self.agents.arrange(tx, agent, &mut next).await?;
+        store::update_weights(tx, &next.row).await?;
         let mut record = self
             .record("agent.staged", &promotion.by, &next)
             .detail("weights_version", version.version)
@@ -252,8 +291,8 @@ impl Orchestration {
         if let Some(displaced) = displaced {
             record = record.detail("displaced", displaced);
         }
-        audit::insert(&mut tx, &record).await?;
-        tx.commit(next).await
+        audit::insert(tx, &record).await?;
+        Ok(next)
     }
 
     /// Loads what stands on the ladder, before anything is served.
@@ -295,6 +334,7 @@ impl Orchestration {
             }
             _ => return Ok(()),
         };
+        store::put_fall(&mut tx, agent.id(), fall.attempt, &fall.why).await?;
         let record = self
             .record("agent.fell_back", "orchestration", &next)
             .severity(Severity::Critical)
@@ -309,7 +349,7 @@ impl Orchestration {
     }
 
     /// Whether the evidence lets a version climb.
-    async fn admits(
+    pub(crate) async fn admits(
         &self,
         tx: &mut Transaction,
         agent: &Agent,

@@ -17,7 +17,7 @@ pub enum Failure {
     VersionChanged,
     /// Another process has taken over the work that the call is a part of. The call had no effect.
     Superseded,
-    /// The request is invalid. The call had no effect.
+    /// The request is invalid, or a gate of the ladder does not let it pass. The call had no effect.
     Refused,
     /// A retry would fail too. The call may have taken effect.
     Failed,
@@ -32,6 +32,7 @@ impl Failure {
             }
             Code::Aborted => Self::of_aborted(status),
             Code::InvalidArgument | Code::NotFound => Self::Refused,
+            Code::FailedPrecondition if is_gate(status) => Self::Refused,
             _ => Self::Failed,
         }
     }
@@ -50,6 +51,20 @@ impl Failure {
     }
 }
 
+/// Whether the ladder, or what is known of a version, is in the way.
+fn is_gate(status: &Status) -> bool {
+    const GATES: [&str; 7] = [
+        reason::UNCALIBRATED,
+        reason::NOT_COMPARED,
+        reason::NOT_BETTER,
+        reason::CANARY_UNPROVEN,
+        reason::STAGE_ORDER,
+        reason::NOT_BOUND,
+        reason::UNUSABLE_VERSION,
+    ];
+    fault::reason(status).is_some_and(|reason| GATES.contains(&reason.as_str()))
+}
+
 /// A failed call to another service. Its message is that of the status.
 #[derive(Debug, thiserror::Error)]
 #[error("{}", status.message())]
@@ -62,6 +77,11 @@ impl PeerError {
     /// What the failure means for a retry.
     pub fn failure(&self) -> Failure {
         self.failure
+    }
+
+    /// The peer's reason, if it gave one.
+    pub fn reason(&self) -> Option<String> {
+        fault::reason(&self.status)
     }
 
     /// The peer's message.
@@ -127,6 +147,24 @@ mod tests {
             let failure = failure(fault::status(code, "X", "test"));
             assert_eq!(failure, expected, "{code:?}");
             assert_eq!(failure.is_retryable(), expected == Failure::Transient);
+        }
+    }
+
+    #[test]
+    fn what_a_gate_of_the_ladder_refuses_had_no_effect() {
+        for (reason, expected) in [
+            ("UNCALIBRATED", Failure::Refused),
+            ("NOT_COMPARED", Failure::Refused),
+            ("NOT_BETTER", Failure::Refused),
+            ("CANARY_UNPROVEN", Failure::Refused),
+            ("STAGE_ORDER", Failure::Refused),
+            ("NOT_BOUND", Failure::Refused),
+            ("UNUSABLE_VERSION", Failure::Refused),
+            ("CHANGE_IN_PROGRESS", Failure::Failed),
+        ] {
+            let gate = PeerError::from(fault::precondition(reason, "version", "a test"));
+            assert_eq!(gate.failure(), expected, "{reason}");
+            assert_eq!(gate.reason().as_deref(), Some(reason));
         }
     }
 

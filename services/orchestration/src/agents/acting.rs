@@ -196,7 +196,11 @@ impl Agent {
         let mut due = Vec::new();
         {
             let mut tally = self.tally.lock();
-            due.extend(tally.answered(acted.stage, attempted(live, acted), how));
+            let attempt = attempted(live, acted);
+            due.extend(tally.answered(acted.stage, attempt, how));
+            if live.hold.is_some() && acted.stage == Stage::Active && acted.rule.is_none() {
+                due.extend(tally.watched(attempt, how));
+            }
             due.extend(shadow.and_then(|(attempt, agreed)| tally.shadowed(attempt, agreed)));
         }
         if let Some((_, agreed)) = shadow {

@@ -37,6 +37,8 @@ pub(crate) struct ListedVersion {
     pub(crate) canary: Option<i64>,
     /// What it did on the ladder, as far as that is stored.
     pub(crate) counts: Counts,
+    /// Why it fell by itself, if it did since it last climbed.
+    pub(crate) fell: Option<String>,
 }
 
 impl ListedVersion {
@@ -63,6 +65,8 @@ const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS b
                     checkpoints.served AS served, agents.shadow AS shadow, agents.canary AS canary, \
                     COALESCE(trials.shadow_steps, 0) AS shadow_steps, COALESCE(trials.agreed, 0) AS agreed, \
                     COALESCE(trials.canary_steps, 0) AS canary_steps, COALESCE(trials.blocked, 0) AS blocked, \
+                    COALESCE(trials.active_steps, 0) AS active_steps, \
+                    COALESCE(trials.active_blocked, 0) AS active_blocked, trials.fell AS fell, \
                     agents.weights_version AS live FROM checkpoints JOIN agents ON agents.id = checkpoints.agent_id \
                     LEFT JOIN trials ON trials.agent_id = checkpoints.agent_id \
                     AND trials.version = checkpoints.version \
@@ -140,7 +144,10 @@ impl FromRow for ListedVersion {
                 agreed: count(row, "agreed")?,
                 canary_steps: count(row, "canary_steps")?,
                 blocked: count(row, "blocked")?,
+                active_steps: count(row, "active_steps")?,
+                active_blocked: count(row, "active_blocked")?,
             },
+            fell: row.get("fell")?,
         })
     }
 }

@@ -15,18 +15,24 @@ const PUT_COMPARISON: &str = "INSERT INTO comparisons (agent_id, version, at_us,
 const TRIAL: &str =
     "SELECT version, canary_steps, blocked FROM trials WHERE agent_id = $1 AND version = $2";
 /// Steps in CANARY count for the trial that they belong to, unless another one has begun.
-const ADD_COUNTS: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked) \
-                          VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT (agent_id, version) DO UPDATE SET \
+const ADD_COUNTS: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked, \
+                          active_steps, active_blocked) \
+                          VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (agent_id, version) DO UPDATE SET \
                           shadow_steps = trials.shadow_steps + excluded.shadow_steps, \
                           agreed = trials.agreed + excluded.agreed, \
                           canary_steps = trials.canary_steps + CASE WHEN trials.trial = excluded.trial \
                           THEN excluded.canary_steps ELSE 0 END, \
                           blocked = trials.blocked + CASE WHEN trials.trial = excluded.trial \
-                          THEN excluded.blocked ELSE 0 END";
+                          THEN excluded.blocked ELSE 0 END, \
+                          active_steps = trials.active_steps + excluded.active_steps, \
+                          active_blocked = trials.active_blocked + excluded.active_blocked";
 const TRIAL_NUMBER: &str = "SELECT trial FROM trials WHERE agent_id = $1 AND version = $2";
 const BEGIN_TRIAL: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked) \
                            VALUES ($1, $2, 1, 0, 0, 0, 0) ON CONFLICT (agent_id, version) DO UPDATE SET \
-                           trial = trials.trial + 1, canary_steps = 0, blocked = 0";
+                           trial = trials.trial + 1, canary_steps = 0, blocked = 0, fell = NULL";
+const PUT_FALL: &str = "INSERT INTO trials (agent_id, version, trial, shadow_steps, agreed, canary_steps, blocked, fell) \
+                        VALUES ($1, $2, $3, 0, 0, 0, 0, $4) ON CONFLICT (agent_id, version) DO UPDATE SET \
+                        fell = excluded.fell";
 const DROP_COMPARISONS: &str = "DELETE FROM comparisons WHERE NOT EXISTS (SELECT 1 FROM checkpoints \
                                 WHERE checkpoints.agent_id = comparisons.agent_id \
                                 AND checkpoints.version = comparisons.version)";
@@ -119,8 +125,25 @@ pub(crate) async fn add_counts(
         .bind(number(counts.shadow_steps))
         .bind(number(counts.agreed))
         .bind(number(counts.canary_steps))
-        .bind(number(counts.blocked));
+        .bind(number(counts.blocked))
+        .bind(number(counts.active_steps))
+        .bind(number(counts.active_blocked));
     Ok(tx.execute(add).await?.one()?)
+}
+
+/// Records why a version fell by itself.
+pub(crate) async fn put_fall(
+    tx: &mut Transaction,
+    agent: &str,
+    attempt: Attempt,
+    why: &str,
+) -> Result<(), OrchestrationError> {
+    let put = Query::new(PUT_FALL)
+        .bind(agent)
+        .bind(attempt.version)
+        .bind(attempt.trial)
+        .bind(why);
+    Ok(tx.execute(put).await?.one()?)
 }
 
 /// A version enters CANARY: what it did there before does not count, nor what is still to be stored of that.

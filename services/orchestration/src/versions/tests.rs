@@ -18,6 +18,7 @@ use tars_runtime::{
 use uuid::Uuid;
 
 mod falls;
+mod governed;
 mod ladder;
 mod rules;
 mod unusable;

@@ -405,7 +405,7 @@ async fn each_trial_of_a_version_is_judged_by_itself() {
         canary_steps: 19,
         blocked: 19,
         shadow_steps: 1,
-        agreed: 0,
+        ..Counts::default()
     };
     let before = counts(&service).await;
     let mut tx = service.store.begin("test.late").await.unwrap();

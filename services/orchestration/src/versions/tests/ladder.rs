@@ -27,7 +27,7 @@ async fn open_bound(
 }
 
 /// Promotes a version one step up, or to a stage; returns the reason of a refusal.
-async fn climb(
+pub(super) async fn climb(
     service: &Arc<Orchestration>,
     version: i64,
     stage: Option<Stage>,
@@ -40,25 +40,27 @@ async fn climb(
     promoted.map(|_| ())
 }
 
-fn reason(refused: Result<(), OrchestrationError>) -> String {
+pub(super) fn reason(refused: Result<(), OrchestrationError>) -> String {
     let status = tonic::Status::from(refused.unwrap_err());
     tars_proto::fault::reason(&status).unwrap_or_default()
 }
 
 /// The stages of the retained versions, the newest first.
-async fn stages(service: &Orchestration) -> Vec<(i64, Stage)> {
+pub(super) async fn stages(service: &Orchestration) -> Vec<(i64, Stage)> {
     let (listed, _) = service.versions(&agent(service), "", 0).await.unwrap();
     let stage = |v: &ListedVersion| (v.row.version, Stage::of(&v.row, v.places()));
     listed.iter().map(stage).collect()
 }
 
-fn answers(service: &Orchestration) -> Result<crate::agents::Action, OrchestrationError> {
+pub(super) fn answers(
+    service: &Orchestration,
+) -> Result<crate::agents::Action, OrchestrationError> {
     let slot = agent(service);
     let nothing = vec![0.0; slot.definition.space.observation.len()];
     slot.act(&nothing)
 }
 
-async fn write(service: &Orchestration, query: Query<'_>) {
+pub(super) async fn write(service: &Orchestration, query: Query<'_>) {
     let mut tx = service.store.begin("test.write").await.unwrap();
     tx.execute(query).await.unwrap().one().unwrap();
     tx.commit().await.unwrap();
@@ -115,7 +117,7 @@ pub(super) async fn compare_as(service: &Orchestration, agent: &str, version: i6
 }
 
 /// Stores what a version did in CANARY.
-async fn try_out(service: &Orchestration, version: i64, steps: u64) {
+pub(super) async fn try_out(service: &Orchestration, version: i64, steps: u64) {
     let text = "UPDATE trials SET canary_steps = $2 WHERE agent_id = 'policy' AND version = $1";
     let steps = i64::try_from(steps).unwrap();
     write(service, Query::new(text).bind(version).bind(steps)).await;
