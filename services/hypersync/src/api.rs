@@ -1,5 +1,6 @@
 //! HyperSync's gRPC handlers.
 
+mod promotions;
 mod watch;
 
 use crate::{
@@ -7,9 +8,11 @@ use crate::{
     attention::Resolution as Resolve,
     change::{Change, Tuning, Verification as Verified},
     lost::LostHold,
-    proposals::{Decision, View},
+    proposals::Decision,
+    propose::Climb,
     saga::measure::{self, Purpose},
     store::{Assessment, Proposal as Row, State, Which},
+    views::{Live, View},
 };
 use futures_util::Stream;
 use std::{pin::Pin, sync::Arc};
@@ -93,11 +96,16 @@ fn changes(tuning: &Tuning, live: Option<&Params>) -> Vec<ParameterChange> {
 fn of_change(view: &View) -> Proposal {
     match &view.proposal.change {
         Change::Tuning(tuning) => of_tuning(view, tuning),
+        Change::Promotion { promotion } => promotions::of_promotion(view, promotion),
     }
 }
 
 fn of_tuning(view: &View, tuning: &Tuning) -> Proposal {
-    let (row, live) = (&view.proposal, view.live.as_ref());
+    let row = &view.proposal;
+    let live = match view.live.as_deref() {
+        Some(Live::Tuned(params, version)) => Some((params, *version)),
+        _ => None,
+    };
     Proposal {
         study_id: tuning.study_id.clone(),
         trial_number: tuning.trial_number,
@@ -107,7 +115,7 @@ fn of_tuning(view: &View, tuning: &Tuning) -> Proposal {
         base_version: row.base_version,
         applied_version: (row.applied_version > 0).then_some(row.applied_version),
         verification: tuning.verification.clone().map(verification),
-        changes: changes(tuning, live.map(|live| &live.0)),
+        changes: changes(tuning, live.map(|live| live.0)),
         assessment: tuning.assessment.clone().map(verification),
         verification_seeds: measure::seeds_of(row.id, tuning, Purpose::Verification),
         live_version: live.map(|live| live.1),
@@ -178,6 +186,25 @@ impl sync_service_server::SyncService for Api {
             .propose(caller, &study_id, &note, seeds)
             .await?;
         Ok(Response::new(ProposeUpdateResponse {
+            proposal: self.shown(row).await,
+        }))
+    }
+
+    async fn propose_promotion(
+        &self,
+        request: Request<ProposePromotionRequest>,
+    ) -> Result<Response<ProposePromotionResponse>, Status> {
+        let call = Call::of(&request)?;
+        let asked = request.into_inner();
+        let climb = Climb {
+            to: promotions::stage(asked.to_stage)?,
+            agent_id: asked.agent_id,
+            version: asked.version,
+            note: asked.note,
+        };
+        let caller = call.require_caller()?;
+        let row = self.service.propose_promotion(caller, climb).await?;
+        Ok(Response::new(ProposePromotionResponse {
             proposal: self.shown(row).await,
         }))
     }

@@ -123,6 +123,10 @@ impl HyperSync {
                 let measured = self.measure(proposal, tuning, Purpose::Assessment, fence);
                 Ok(Evidence::Trained(measured.await?))
             }
+            Change::Promotion { promotion } => {
+                let compared = self.compared(proposal, promotion);
+                Ok(Evidence::Compared(compared.await?))
+            }
         }
     }
 

@@ -28,12 +28,17 @@ pub(crate) enum HyperSyncError {
     NoChange,
     #[error("hyperparameters out of bounds")]
     OutOfBounds(Vec<ParamViolation>),
-    #[error("the trial is already proposed, by {0}")]
+    #[error("it is already proposed, by {0}")]
     AlreadyOpen(Uuid),
     #[error(
         "the proposal is stale: it was made against version {base} of the agent, and version {live} is live; withdraw it and propose again"
     )]
     Stale { live: u64, base: u64 },
+    #[error("the proposal is stale: {0}; withdraw it and propose again")]
+    Moved(String),
+    /// A gate of the ladder would not let the version pass.
+    #[error("{text}")]
+    Gate { reason: String, text: String },
     #[error(
         "the proposal's assessment is pending; wait for it with WatchProposal, or approve with without_assessment"
     )]
@@ -94,6 +99,17 @@ impl HyperSyncError {
             _ => None,
         }
     }
+
+    /// What a proposal says of the error that ended a step. What was refused for a reason names it.
+    pub(crate) fn told(&self) -> String {
+        match self {
+            Self::Call(error) if error.failure() == Failure::Refused => match error.reason() {
+                Some(reason) => format!("{reason}: {error}"),
+                None => error.to_string(),
+            },
+            other => other.to_string(),
+        }
+    }
 }
 
 impl From<LeaseError> for HyperSyncError {
@@ -117,7 +133,8 @@ impl From<HyperSyncError> for Status {
             E::NoChange => of_proposal(reason::NO_CHANGE),
             E::OutOfBounds(wrong) => out_of_bounds(wrong),
             E::AlreadyOpen(id) => fault::exists("proposal", &id.to_string(), &text),
-            E::Stale { .. } => of_proposal(reason::STALE),
+            E::Stale { .. } | E::Moved(_) => of_proposal(reason::STALE),
+            E::Gate { reason, text } => fault::precondition(&reason, "version", &text),
             E::NotLost(_) => of_proposal(reason::NOT_LOST),
             E::NotHeld(_) => fault::precondition(reason::NOT_HELD, "agent", &text),
             E::AssessmentPending => of_proposal(reason::ASSESSMENT_PENDING),

@@ -1,9 +1,13 @@
 //! The services that HyperSync calls, in memory: one agent as Orchestration stores it, a trainer, and a
 //! finished study. A script determines which call fails, loses its response, or kills the process.
 
+mod ladder;
 mod rig;
 
-pub(crate) use rig::{LIFE, Rig, caller, reason};
+pub(crate) use ladder::{FELL, step};
+pub(crate) use rig::{LIFE, Rig, WATCH, caller, reason};
+
+use ladder::LadderRecord;
 
 use crate::peers::{ChangeAgents, ReadForCaller};
 use futures_util::stream;
@@ -62,6 +66,12 @@ pub(crate) enum Call {
     Settle,
     Hold,
     Evaluate,
+    Standing,
+    Check,
+    Compare,
+    StepUp,
+    StepBack,
+    SettleStep,
 }
 
 /// A fault of one call.
@@ -73,6 +83,8 @@ pub(crate) enum Fault {
     LoseResponse,
     /// Somebody makes this value live just before the call.
     Overtake(f64),
+    /// The version on the ladder falls just before the call.
+    Fall,
     /// The call never returns.
     Hang,
 }
@@ -92,6 +104,7 @@ pub(crate) struct AgentRecord {
     /// The change that holds the agent, and whether it awaits a person.
     pub(crate) hold: Option<(String, bool)>,
     pub(crate) approved: u64,
+    pub(crate) ladder: LadderRecord,
     operations: BTreeMap<String, u64>,
     /// The largest fencing token of each change.
     tokens: BTreeMap<String, u64>,
@@ -105,6 +118,7 @@ impl AgentRecord {
             version: 1,
             hold: None,
             approved: 1,
+            ladder: LadderRecord::fresh(),
             operations: BTreeMap::new(),
             tokens: BTreeMap::new(),
         }
@@ -261,9 +275,13 @@ impl World {
         self.calls.lock().push(call);
         let fault = self.take_fault(call);
         match &fault {
+            Some(Fault::Fail(_)) if self.death == Some(Death::After(number)) => {
+                return self.die().await;
+            }
             Some(Fault::Fail(status)) => return Err(status.clone().into()),
             Some(Fault::Hang) => return pending().await,
             Some(Fault::Overtake(value)) => drop(self.stored.lock().set(gamma(*value))),
+            Some(Fault::Fall) => self.stored.lock().ladder.fall(),
             Some(Fault::LoseResponse) | None => {}
         }
         let done = effect(&mut self.stored.lock());

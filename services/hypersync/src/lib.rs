@@ -21,6 +21,7 @@ mod proposals;
 mod propose;
 mod saga;
 mod store;
+mod views;
 mod workload;
 
 use error::HyperSyncError;
@@ -28,6 +29,7 @@ use error::HyperSyncError;
 use pauses::Pacing;
 use peers::Peers;
 use progress::Measurements;
+use saga::Watch;
 use std::{io, sync::Arc};
 use store::Store;
 use tars_runtime::{
@@ -54,6 +56,7 @@ pub struct HyperSync {
     peers: Peers,
     clock: Clock,
     pacing: Pacing,
+    watch: Watch,
     /// The changes of proposals, after which watchers read them again.
     changes: Changes,
     assessing: Semaphore,
@@ -76,6 +79,7 @@ pub(crate) struct Setup {
     pub(crate) peers: Peers,
     pub(crate) clock: Clock,
     pub(crate) pacing: Pacing,
+    pub(crate) watch: Watch,
     pub(crate) bus: Bus,
     pub(crate) tracer: Tracer,
     pub(crate) metrics: Metrics,
@@ -91,6 +95,7 @@ impl HyperSync {
             peers,
             clock,
             pacing,
+            watch,
             bus,
             tracer,
             metrics,
@@ -107,6 +112,7 @@ impl HyperSync {
             peers,
             clock,
             pacing,
+            watch,
             changes,
             assessing: Semaphore::new(assess::AT_ONCE),
             held: attention::HeldAgents::default(),

@@ -16,6 +16,8 @@ pub(crate) struct Pacing {
     pub(crate) patience: Duration,
     /// The delay between two attempts of a training run that found no free learner.
     pub(crate) busy: Duration,
+    /// The delay between two looks at a promoted version.
+    pub(crate) look: Duration,
 }
 
 impl Default for Pacing {
@@ -25,6 +27,7 @@ impl Default for Pacing {
             longest: Duration::from_secs(30),
             patience: Duration::from_secs(3600),
             busy: Duration::from_secs(1),
+            look: Duration::from_secs(1),
         }
     }
 }

@@ -3,6 +3,11 @@
 //!
 //! Only this module knows about channels; the rest of the service is tested without a socket.
 
+mod ladder;
+
+pub(crate) use ladder::Ladder;
+
+use ladder::Promotions;
 use std::{fmt::Debug, sync::Arc};
 use tars_interceptors::client::{Credentials, OutgoingService, outgoing};
 use tars_mesh::{Channel, MAX_RESPONSE};
@@ -49,6 +54,7 @@ pub(crate) struct Peers {
     pub(crate) for_caller: Arc<dyn ReadForCaller>,
     pub(crate) agents: Arc<dyn ChangeAgents>,
     pub(crate) trainer: Arc<dyn Trainer>,
+    pub(crate) ladder: Arc<dyn Ladder>,
 }
 
 impl Peers {
@@ -61,11 +67,14 @@ impl Peers {
             studies: studies.max_decoding_message_size(MAX_RESPONSE),
             agents: agents.max_decoding_message_size(MAX_RESPONSE),
         };
+        let own = outgoing(channels.orchestration.clone(), Credentials::Own);
+        let ladder = Promotions::new(own).max_decoding_message_size(MAX_RESPONSE);
         let (agents, training) = tars_peers::orchestration(channels.orchestration);
         Self {
             for_caller: Arc::new(for_caller),
             agents: Arc::new(agents),
             trainer: Arc::new(training),
+            ladder: Arc::new(ladder),
         }
     }
 }

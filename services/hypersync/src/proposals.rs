@@ -1,17 +1,11 @@
-//! Decisions about proposals under the four-eyes principle, withdrawals, and how proposals are shown.
+//! Decisions about proposals under the four-eyes principle, and withdrawals.
 
 use crate::{
     HyperSync, HyperSyncError,
     store::{self, Assessment, Proposal, State, Which},
 };
-use futures_util::future::join_all;
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::sync::Arc;
 use tars_credentials::{Caller, Permissions};
-use tars_proto::params::Params;
 use tars_runtime::{
     audit::{self, Record, Severity},
     changes::Position,
@@ -23,9 +17,6 @@ use tars_runtime::{
 };
 use uuid::Uuid;
 
-/// How long a view waits for the live values of an agent.
-const LIVE_WITHIN: Duration = Duration::from_secs(1);
-
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Decision {
     /// Requires an assessment, unless the caller waives it.
@@ -33,26 +24,6 @@ pub(crate) enum Decision {
         without_assessment: bool,
     },
     Reject,
-}
-
-/// The live hyperparameters of an agent and their version.
-pub(crate) type LiveParams = Arc<(Params, u64)>;
-
-/// A proposal with the live values of its agent, if it is open and they could be read.
-#[derive(Debug, Clone)]
-pub(crate) struct View {
-    pub(crate) proposal: Proposal,
-    pub(crate) live: Option<LiveParams>,
-}
-
-impl View {
-    /// Whether the agent has changed since the proposal was made; `None` when this is unknown or no
-    /// longer matters.
-    pub(crate) fn is_stale(&self) -> Option<bool> {
-        let live = self.live.as_ref()?;
-        let waits = self.proposal.state.is_waiting();
-        waits.then_some(live.1 != self.proposal.base_version)
-    }
 }
 
 impl HyperSync {
@@ -83,7 +54,7 @@ impl HyperSync {
         }
         require_state(&seen, State::PendingApproval)?;
         if decision != Decision::Reject {
-            self.require_current_version(&seen).await?;
+            self.require_current(&seen).await?;
         }
         let mut tx = self.store.begin("proposals.decide").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
@@ -160,7 +131,7 @@ impl HyperSync {
     async fn begin_apply(&self, by: &str, id: Uuid) -> Result<Proposal, HyperSyncError> {
         let seen = self.get(id).await?;
         require_state(&seen, State::Approved)?;
-        self.require_current_version(&seen).await?;
+        self.require_current(&seen).await?;
         let mut tx = self.store.begin("proposals.apply").await?;
         let mut proposal = store::get_in(&mut tx, id).await?;
         require_state(&proposal, State::Approved)?;
@@ -169,17 +140,6 @@ impl HyperSync {
         self.write(tx, &mut proposal, State::Applying, "hypersync.applying", by)
             .await?;
         Ok(proposal)
-    }
-
-    /// Refuses a proposal that was made against another version than the live one.
-    async fn require_current_version(&self, proposal: &Proposal) -> Result<(), HyperSyncError> {
-        let (_, live) = self.read_back(&proposal.agent_id).await?;
-        let base = proposal.base_version;
-        if live == base {
-            Ok(())
-        } else {
-            Err(HyperSyncError::Stale { live, base })
-        }
     }
 
     /// Writes the next state of a proposal that the saga drives.
@@ -260,29 +220,6 @@ impl HyperSync {
             return Ok(());
         }
         Err(doubt.into())
-    }
-
-    /// A proposal as it is shown, an open one with the live values of its agent.
-    pub(crate) async fn view(&self, proposal: Proposal) -> View {
-        let mut views = self.views(vec![proposal]).await;
-        views.remove(0)
-    }
-
-    pub(crate) async fn views(&self, proposals: Vec<Proposal>) -> Vec<View> {
-        let open = proposals.iter().filter(|p| !p.state.is_final());
-        let agents: BTreeSet<String> = open.map(|p| p.agent_id.clone()).collect();
-        let asked = agents.into_iter().map(|agent| async move {
-            let live = tokio::time::timeout(LIVE_WITHIN, self.read_back(&agent)).await;
-            Some((agent, Arc::new(live.ok()?.ok()?)))
-        });
-        let live: BTreeMap<String, LiveParams> =
-            join_all(asked).await.into_iter().flatten().collect();
-        let view = |proposal: Proposal| {
-            let shown = !proposal.state.is_final();
-            let live = live.get(&proposal.agent_id).filter(|_| shown).cloned();
-            View { proposal, live }
-        };
-        proposals.into_iter().map(view).collect()
     }
 
     pub(crate) async fn get(&self, id: Uuid) -> Result<Proposal, HyperSyncError> {

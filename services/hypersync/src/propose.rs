@@ -1,7 +1,11 @@
-//! Proposing a study's best trial as a change of the live agent.
+//! Proposing a study's best trial, or a step of a version, as a change of the live agent.
 //!
 //! The study and the agent are read with the caller's credential, so that nobody can propose on the
 //! basis of something they may not see.
+
+mod promotion;
+
+pub(crate) use promotion::Climb;
 
 use crate::{
     HyperSync, HyperSyncError,

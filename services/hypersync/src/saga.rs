@@ -10,7 +10,10 @@
 
 pub(crate) mod measure;
 pub(crate) mod plan;
+mod promotion;
 mod tuning;
+
+pub(crate) use promotion::Watch;
 
 use crate::{
     HyperSync, HyperSyncError,
@@ -141,10 +144,14 @@ impl HyperSync {
         };
         tracing::warn!(proposal = %committed.id, ?error, next = next.as_str(), "a step of applying failed");
         let mut turned = committed.clone();
-        turned.error = error.to_string();
+        turned.error = match turned.change {
+            Change::Tuning(_) => error.to_string(),
+            Change::Promotion { .. } => error.told(),
+        };
         if next == State::NeedsAttention {
             turned.attention = format!(
-                "the old values could not be restored: {error}; resolve with RESOLUTION_ROLL_BACK to retry, or with RESOLUTION_KEEP_LIVE"
+                "{}: {error}; resolve with RESOLUTION_ROLL_BACK to retry, or with RESOLUTION_KEEP_LIVE",
+                turned.change.not_rolled_back()
             );
         }
         match self.advance(&mut turned, next, fence).await {
@@ -163,6 +170,9 @@ impl HyperSync {
     async fn step(&self, proposal: &mut Proposal, fence: &Fence) -> Result<(), HyperSyncError> {
         match proposal.change.clone() {
             Change::Tuning(tuning) => self.step_tuning(proposal, tuning, fence).await,
+            Change::Promotion { promotion } => {
+                self.step_promotion(proposal, promotion, fence).await
+            }
         }
     }
 
@@ -192,4 +202,4 @@ pub(crate) fn token_of(fence: &Fence) -> Result<u64, LeaseError> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

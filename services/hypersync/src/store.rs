@@ -1,6 +1,6 @@
 //! HyperSync's SQL. Searchable fields are columns; the rest of a proposal is one JSON document.
 //!
-//! Two unique columns are claims: the trial of an open proposal, and the agent of a proposal that is
+//! Two unique columns are claims: the trial, or the version, of an open proposal, and the agent of a proposal that is
 //! changing it. They decide which of two racing proposals wins.
 
 mod state;
@@ -120,8 +120,13 @@ impl Proposal {
         }
     }
 
+    /// What only one open proposal may be about.
+    fn claim(&self) -> String {
+        self.change.claim(&self.agent_id)
+    }
+
     fn open_trial(&self) -> Option<String> {
-        (!self.state.is_final()).then(|| self.change.claim())
+        (!self.state.is_final()).then(|| self.claim())
     }
 
     pub(crate) fn assessed(&self) -> Assessment {
@@ -222,9 +227,7 @@ impl Store {
         let mut tx = self.begin("proposals.claim").await?;
         let rows = tx.all(Query::new(UNCLAIMED)).await?;
         for proposal in readable(rows).filter(|p| !p.state.is_final()) {
-            let free = open_trial(&mut tx, &proposal.change.claim())
-                .await?
-                .is_none();
+            let free = open_trial(&mut tx, &proposal.claim()).await?.is_none();
             let trial = proposal.open_trial().filter(|_| free);
             let free = changing(&mut tx, &proposal.agent_id).await?.is_none();
             let agent = proposal.changing_agent().filter(|_| free);
@@ -317,7 +320,7 @@ pub(crate) async fn insert(
     tx: &mut Transaction,
     proposal: &Proposal,
 ) -> Result<(), HyperSyncError> {
-    if let Some(open) = open_trial(tx, &proposal.change.claim()).await? {
+    if let Some(open) = open_trial(tx, &proposal.claim()).await? {
         return Err(HyperSyncError::AlreadyOpen(open));
     }
     unchanged(tx, proposal).await?;

@@ -4,9 +4,10 @@ use crate::{
     HyperSync, Setup, api,
     pauses::Pacing,
     peers::{Channels, Peers},
+    saga::Watch,
     store,
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tars_runtime::{
     db::{Db, Migration},
     lease::{Leases, Terms},
@@ -23,10 +24,16 @@ impl Workload for HyperSync {
             orchestration_for_caller: parts.peers.dial("orchestration")?,
             orchestration: parts.peers.dial("orchestration")?,
         });
+        let verification = &parts.config.hypersync;
+        let watch = Watch {
+            steps: verification.verification_steps,
+            longest: Duration::from_secs(verification.verification_seconds),
+        };
         let setup = Setup {
             peers,
             clock: parts.clock,
             pacing: Pacing::default(),
+            watch,
             bus: parts.bus,
             tracer: parts.tracer,
             metrics: parts.metrics.clone(),

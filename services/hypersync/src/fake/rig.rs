@@ -5,6 +5,7 @@ use crate::{
     HyperSync, HyperSyncError, Setup,
     pauses::Pacing,
     peers::Peers,
+    saga::Watch,
     store::{
         self, Proposal, State,
         tests::{proposal, trial},
@@ -192,6 +193,13 @@ const PACING: Pacing = Pacing {
     longest: Duration::from_micros(200),
     patience: Duration::from_micros(500),
     busy: Duration::from_micros(100),
+    look: Duration::from_micros(100),
+};
+
+/// A promoted version is watched for ten steps or a minute.
+pub(crate) const WATCH: Watch = Watch {
+    steps: 10,
+    longest: Duration::from_secs(60),
 };
 
 async fn open(
@@ -206,7 +214,8 @@ async fn open(
     let peers = Peers {
         for_caller: handle.clone(),
         agents: handle.clone(),
-        trainer: handle,
+        trainer: handle.clone(),
+        ladder: handle,
     };
     let terms = |_: &Db| match replica {
         None => Ok(Terms::Sole),
@@ -220,6 +229,7 @@ async fn open(
         peers,
         clock,
         pacing,
+        watch: WATCH,
         bus: Bus::local(),
         tracer: Tracer::disabled(),
         metrics: metrics.clone(),

@@ -8,7 +8,7 @@ use crate::{
     fake::{AgentRecord, Call, Fault, Rig, caller, gamma, reason, refused, unavailable},
     store::tests::{proposal, trial},
 };
-use std::task::Poll;
+use std::{task::Poll, time::Duration};
 use tars_proto::{fault, params};
 use tars_runtime::db::LostCommit;
 use tonic::{Code, Status};
@@ -52,7 +52,7 @@ async fn approved() -> (Rig, Uuid) {
 #[tokio::test]
 async fn proposals_are_counted_and_timed_once_they_end() {
     let (rig, id) = approved().await;
-    let hour = std::time::Duration::from_secs(3600);
+    let hour = Duration::from_secs(3600);
     rig.clock.advance(hour);
     let count = |line: &str| rig.metrics.open_metrics().unwrap().contains(line);
     assert!(!count("proposals_ended_total{"), "it waits");
@@ -70,7 +70,9 @@ async fn proposals_are_counted_and_timed_once_they_end() {
 async fn a_proposal_is_the_best_trial_against_the_live_values() {
     let rig = Rig::start().await;
     let made = propose(&rig).await.unwrap();
-    let Change::Tuning(tuning) = &made.change;
+    let Change::Tuning(tuning) = &made.change else {
+        panic!("{made:?}");
+    };
     assert_eq!(
         (made.state, made.base_version, tuning.trial_number),
         (State::PendingApproval, 1, 3)

@@ -19,11 +19,11 @@ impl Rig {
         leases[0].fence()
     }
 
-    async fn run(&self, proposal: Proposal) {
+    pub(crate) async fn run(&self, proposal: Proposal) {
         self.service.run(proposal, &self.fence().await).await;
     }
 
-    async fn step(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
+    pub(crate) async fn step(&self, proposal: &mut Proposal) -> Result<(), HyperSyncError> {
         self.service.step(proposal, &self.fence().await).await
     }
 
@@ -32,7 +32,11 @@ impl Rig {
         self.step(proposal).await
     }
 
-    async fn advance(&self, proposal: &mut Proposal, next: State) -> Result<(), HyperSyncError> {
+    pub(crate) async fn advance(
+        &self,
+        proposal: &mut Proposal,
+        next: State,
+    ) -> Result<(), HyperSyncError> {
         let fence = self.fence().await;
         self.service.advance(proposal, next, &fence).await
     }
@@ -63,6 +67,7 @@ async fn a_proposal_that_went_on_before_its_lease_was_had_is_read_again() {
 fn verification(proposal: &Proposal) -> Option<Verification> {
     match &proposal.change {
         Change::Tuning(tuning) => tuning.verification.clone(),
+        Change::Promotion { .. } => None,
     }
 }
 
@@ -89,7 +94,7 @@ async fn rolling_back() -> (Rig, Proposal) {
 }
 
 /// Drives a proposal until the saga is done with it.
-async fn driven(rig: &Rig, proposal: Proposal) -> Proposal {
+pub(crate) async fn driven(rig: &Rig, proposal: Proposal) -> Proposal {
     let id = proposal.id;
     rig.run(proposal).await;
     rig.service.get(id).await.unwrap()
