@@ -1,7 +1,8 @@
-//! `tars proposals`: governed changes of live hyperparameters, from the proposal to the decision and
-//! to what came of it.
+//! `tars proposals`: governed changes of live hyperparameters and of the stages of versions, from the proposal to
+//! the decision and to what came of it.
 
 mod decide;
+mod promote;
 mod show;
 mod watch;
 
@@ -16,6 +17,7 @@ use super::{
 use crate::rest::{Rest, RestError};
 use clap::{Args, Subcommand};
 use decide::Decision;
+use promote::Promote;
 use serde_json::{Value, json};
 pub(super) use show::measured;
 use std::process::ExitCode;
@@ -83,6 +85,11 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Propose one step of a version up the ladder of an agent that is bound to the live mesh.
+    #[command(
+        after_help = "Examples:\n  tars proposals promote policy 7\n  tars proposals promote policy 7 --to active --note 'held for a day'"
+    )]
+    Promote(Promote),
     /// Follow a proposal until what is awaited, until it ends, or until it needs a person. Exits with 1
     /// unless its assessment was made, it was approved, or it completed, whichever was awaited.
     #[command(
@@ -133,6 +140,7 @@ impl Command {
             | Self::Propose { json, .. }
             | Self::Watch { json, .. }
             | Self::Apply { json, .. } => *json,
+            Self::Promote(promote) => promote.json,
             Self::Decide(decision) => decision.is_in_json(),
         }
     }
@@ -147,6 +155,7 @@ impl Command {
                 note,
                 json,
             } => propose(&rest, study_id, &note, json).await,
+            Self::Promote(promote) => promote.run(&rest).await,
             Self::Watch {
                 update_id,
                 until,
@@ -194,7 +203,7 @@ const ABOUT_PROPOSAL: &[Advice] = &[
     ),
     (
         reason::STALE,
-        "take it back with `tars proposals withdraw {id}`, then propose its study anew",
+        "take it back with `tars proposals withdraw {id}`, then propose it anew",
     ),
     (reason::CHANGE_IN_PROGRESS, OTHER_CHANGE),
 ];

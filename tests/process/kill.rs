@@ -12,6 +12,8 @@ use tars_tests::{
     process::{Running, Up},
 };
 
+#[path = "kill/promotions.rs"]
+mod promotions;
 #[path = "kill/starts.rs"]
 mod starts;
 #[path = "kill/trainings.rs"]

@@ -6,6 +6,7 @@ pub mod faults;
 pub mod fleet;
 pub mod fuzz;
 pub mod governed;
+pub mod ladder;
 pub mod memory;
 pub mod otlp;
 pub mod postgres;

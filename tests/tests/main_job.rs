@@ -13,6 +13,8 @@ use tars_tests::{
 mod agents;
 #[path = "main_job/ladder.rs"]
 mod ladder;
+#[path = "main_job/promotions.rs"]
+mod promotions;
 #[path = "main_job/training.rs"]
 mod training;
 

@@ -27,6 +27,10 @@ const ADVICE: &[Advice] = &[
         "`tars agents compare {id} --version N` compares it",
     ),
     (
+        reason::GOVERNED,
+        "`tars proposals promote {id} VERSION` proposes it",
+    ),
+    (
         reason::UNCALIBRATED,
         "`tars agents calibration` shows what was measured",
     ),

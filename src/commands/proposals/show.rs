@@ -1,6 +1,6 @@
 //! A proposal as its approver reads it.
 
-use super::{advised, assessment_state, path, state};
+use super::{advised, assessment_state, path, promote, state};
 use crate::{
     commands::{
         CommandError,
@@ -26,6 +26,11 @@ pub(super) async fn show(rest: &Rest, id: Uuid, json: bool) -> Result<ExitCode, 
     for (name, value) in lines(&proposal) {
         say!("{name:<12} {value}");
     }
+    if let Some(promotion) = promote::of(&proposal) {
+        promote::print_comparison(promotion);
+        next_step(&proposal);
+        return Ok(ExitCode::SUCCESS);
+    }
     let changes = proposal["changes"].as_array().cloned().unwrap_or_default();
     say!("");
     let head = ["hyperparameter", "when proposed", "live", "proposed"];
@@ -48,13 +53,10 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
         ("error", of("error_message")),
         ("stale", stale(proposal)),
         ("agent", of("agent_id")),
+        ("study", study(proposal)),
         (
-            "study",
-            format!(
-                "{}, trial {}",
-                of("study_id"),
-                short(&proposal["trial_number"])
-            ),
+            "promotion",
+            promote::of(proposal).map(promote::step).unwrap_or_default(),
         ),
         ("proposed by", of("proposed_by")),
         ("note", of("note")),
@@ -62,7 +64,7 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
         ("decided by", decided(proposal)),
         ("reason", of("reason")),
         ("applied by", of("applied_by")),
-        ("verification", measured(&proposal["verification"])),
+        ("verification", verification(proposal)),
         ("version", version(proposal)),
         ("resolved by", of("resolved_by")),
         ("because", of("resolution_reason")),
@@ -82,9 +84,30 @@ fn in_words_of_the_command(attention: &str) -> String {
         .replace("RESOLUTION_KEEP_LIVE", "keep-live")
 }
 
+fn study(proposal: &Value) -> String {
+    match promote::of(proposal) {
+        Some(_) => String::new(),
+        None => format!(
+            "{}, trial {}",
+            text(&proposal["study_id"]),
+            short(&proposal["trial_number"])
+        ),
+    }
+}
+
+fn verification(proposal: &Value) -> String {
+    match promote::of(proposal) {
+        Some(promotion) => promote::verified(promotion),
+        None => measured(&proposal["verification"]),
+    }
+}
+
 fn stale(proposal: &Value) -> String {
     if proposal["stale"] != true {
         return String::new();
+    }
+    if let Some(promotion) = promote::of(proposal) {
+        return promote::stale(promotion);
     }
     let (base, live) = (
         short(&proposal["base_version"]),
@@ -103,7 +126,10 @@ fn decided(proposal: &Value) -> String {
 
 /// The version of the agent that applying made, and whether it stayed.
 fn version(proposal: &Value) -> String {
-    let version = &proposal["applied_version"];
+    let version = match promote::of(proposal) {
+        Some(promotion) => &promotion["applied_version"],
+        None => &proposal["applied_version"],
+    };
     if version.is_null() {
         return String::new();
     }
@@ -119,7 +145,10 @@ fn version(proposal: &Value) -> String {
 fn assessment(proposal: &Value) -> String {
     let state = assessment_state(proposal);
     match state.as_str() {
-        "completed" => measured(&proposal["assessment"]),
+        "completed" => match promote::of(proposal) {
+            Some(promotion) => promote::compared(promotion),
+            None => measured(&proposal["assessment"]),
+        },
         "failed" => format!("failed: {}", text(&proposal["assessment_error"])),
         _ => state.replace('_', " "),
     }
@@ -158,10 +187,17 @@ pub(super) fn outcome(proposal: &Value) {
 /// The commands that a proposal waits for.
 pub(super) fn next_step(proposal: &Value) {
     let id = text(&proposal["update_id"]);
-    let study = text(&proposal["study_id"]);
+    let again = match promote::of(proposal) {
+        Some(promotion) => format!(
+            "promote {} {}",
+            text(&proposal["agent_id"]),
+            short(&promotion["version"])
+        ),
+        None => format!("propose {}", text(&proposal["study_id"])),
+    };
     match state(proposal).as_str() {
         "pending_approval" | "approved" if proposal["stale"] == true => note!(
-            "it can no longer be applied: `tars proposals withdraw {id}`, then `tars proposals propose {study}`"
+            "it can no longer be applied: `tars proposals withdraw {id}`, then `tars proposals {again}`"
         ),
         "pending_approval" if assessment_state(proposal) == "pending" => {
             note!("`tars proposals watch {id}` ends once its assessment is there");

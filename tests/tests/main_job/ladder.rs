@@ -32,6 +32,7 @@ async fn what_a_bound_agent_learns_climbs_with_evidence_while_a_rule_answers() {
     let mut config = tars_tests::config();
     config.orchestration.environment = "mesh".to_owned();
     config.orchestration.bound_agents = vec!["consensus".to_owned()];
+    config.orchestration.governed_promotion = false;
     let mesh = TestMesh::with(config).await;
     let developer = mesh.user("dev", "developer").await;
     train(&developer).await;

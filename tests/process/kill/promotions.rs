@@ -1,0 +1,94 @@
+//! Killed while a version climbs by a proposal.
+
+use super::{locked, people, tars};
+use serde_json::Value;
+use std::path::Path;
+use tars::rest::Rest;
+use tars_runtime::clock::Clock;
+use tars_tests::{
+    governed,
+    ladder::{ETHICAL, evidence, in_shadow, propose, steps},
+    process::{Running, Up},
+};
+
+/// A mesh whose ethical agent is bound to it; a promotion is watched for this many seconds.
+fn up(data: &Path, seconds: &str) -> Running {
+    Up::new(tars(), data)
+        .unlimited()
+        .env("TARS__ORCHESTRATION__ENVIRONMENT", "mesh")
+        .env("TARS__ORCHESTRATION__BOUND_AGENTS", r#"["ethical"]"#)
+        .env("TARS__ORCHESTRATION__CANARY_PERCENT", "100")
+        .env("TARS__ORCHESTRATION__CALIBRATION_SECONDS", "3600")
+        .env("TARS__HYPERSYNC__VERIFICATION_SECONDS", seconds)
+        .start()
+}
+
+async fn ethical(rest: &Rest) -> Value {
+    rest.get(ETHICAL).await.unwrap()["agent"].take()
+}
+
+/// A version in SHADOW, with a proposal that it climbs.
+async fn proposed(mesh: &Running, data: &Path) -> (Rest, Rest, String) {
+    let (admin, developer) = people(mesh).await;
+    in_shadow(&developer).await;
+    evidence(data, Clock::system().now()).await;
+    let id = propose(&developer, 1).await;
+    governed::assessed(&admin, &id).await;
+    (admin, developer, id)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_takes_a_step_up_takes_it_once() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path(), "3600");
+    let (admin, _, id) = proposed(&mesh, data.path()).await;
+    let lock = locked(data.path()).await;
+    governed::approve_and_apply(&admin, &id).await;
+    let applying = governed::in_state(&admin, &id, "PROPOSAL_STATE_APPLYING").await;
+    assert_eq!(applying["state"], "PROPOSAL_STATE_APPLYING", "{applying}");
+    mesh.kill();
+    drop(lock);
+
+    let mesh = up(data.path(), "3600");
+    let admin = mesh.admin().await;
+    let verifying = governed::in_state(&admin, &id, "PROPOSAL_STATE_VERIFYING").await;
+    assert_eq!(
+        verifying["state"], "PROPOSAL_STATE_VERIFYING",
+        "{verifying}"
+    );
+    let load = steps(&admin);
+    let ended = governed::final_state(&admin, &id).await;
+    load.abort();
+    assert_eq!(ended["state"], "PROPOSAL_STATE_COMPLETED", "{ended}");
+    let agent = ethical(&admin).await;
+    assert_eq!(
+        (&agent["canary_version"], &agent["hold"]),
+        (&"1".into(), &Value::Null)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mesh_that_is_killed_while_it_watches_a_version_goes_on_watching() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path(), "3600");
+    let (admin, _, id) = proposed(&mesh, data.path()).await;
+    governed::approve_and_apply(&admin, &id).await;
+    let verifying = governed::in_state(&admin, &id, "PROPOSAL_STATE_VERIFYING").await;
+    assert_eq!(
+        verifying["state"], "PROPOSAL_STATE_VERIFYING",
+        "{verifying}"
+    );
+    assert_eq!(ethical(&admin).await["hold"]["change_id"], id.as_str());
+    mesh.kill();
+
+    // Nobody steps; the time that it is watched for has begun before.
+    let mesh = up(data.path(), "1");
+    let admin = mesh.admin().await;
+    let ended = governed::final_state(&admin, &id).await;
+    assert_eq!(ended["state"], "PROPOSAL_STATE_COMPLETED", "{ended}");
+    let agent = ethical(&admin).await;
+    assert_eq!(
+        (&agent["canary_version"], &agent["hold"]),
+        (&"1".into(), &Value::Null)
+    );
+}
