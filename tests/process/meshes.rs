@@ -16,6 +16,8 @@ mod home;
 mod naming;
 #[path = "meshes/passwords.rs"]
 mod passwords;
+#[path = "meshes/promotions.rs"]
+mod promotions;
 #[path = "meshes/runs.rs"]
 mod runs;
 #[path = "meshes/services.rs"]

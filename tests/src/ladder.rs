@@ -1,7 +1,7 @@
 //! The ladder of a bound agent, with the evidence that a mesh of a test does not gather by itself: a calibration
 //! takes windows of real load, and whether a version learned enough is not for a test to say.
 
-use crate::{eventually, governed::text};
+use crate::{eventually, governed::text, process::Up};
 use serde_json::{Value, json};
 use std::{path::Path, time::Duration};
 use tars::rest::Rest;
@@ -10,6 +10,19 @@ use tokio::task::JoinHandle;
 
 /// The REST path of the agent that climbs. Its shield allows whatever it does.
 pub const ETHICAL: &str = "/api/v1/orchestration/agents/ethical";
+
+/// A mesh that the agent is bound to, whose version in CANARY answers everybody. A promotion is watched for so many
+/// seconds, and no window of measured calls ends meanwhile.
+pub fn bound(up: Up, seconds: u64) -> Up {
+    up.env("TARS__ORCHESTRATION__ENVIRONMENT", "mesh")
+        .env("TARS__ORCHESTRATION__BOUND_AGENTS", r#"["ethical"]"#)
+        .env("TARS__ORCHESTRATION__CANARY_PERCENT", "100")
+        .env("TARS__ORCHESTRATION__CALIBRATION_SECONDS", "3600")
+        .env(
+            "TARS__HYPERSYNC__VERIFICATION_SECONDS",
+            &seconds.to_string(),
+        )
+}
 
 /// A step of that agent.
 pub async fn step(rest: &Rest) -> Value {

@@ -4,7 +4,7 @@
 
 use crate::{
     HyperSync, HyperSyncError,
-    change::{Change, Evidence},
+    change::{Change, Promotion, Tuning},
     ownership::assessment_lease,
     pauses::Pauses,
     saga::measure::Purpose,
@@ -106,26 +106,29 @@ impl HyperSync {
         if proposal.assessed() != Assessment::Pending {
             return Ok(());
         }
-        match self.evidence(&proposal, fence).await {
+        match self.measured(&proposal, fence).await {
             Err(error) if is_retryable(&error) && pauses.is_patient() => Err(error),
             measured => self.assessed(id, measured, fence).await,
         }
     }
 
-    /// What the person who decides is shown.
-    async fn evidence(
-        &self,
-        proposal: &Proposal,
-        fence: &Fence,
-    ) -> Result<Evidence, HyperSyncError> {
-        match &proposal.change {
+    /// The change, with what the person who decides is shown.
+    async fn measured(&self, proposal: &Proposal, fence: &Fence) -> Result<Change, HyperSyncError> {
+        match proposal.change.clone() {
             Change::Tuning(tuning) => {
-                let measured = self.measure(proposal, tuning, Purpose::Assessment, fence);
-                Ok(Evidence::Trained(measured.await?))
+                let measured = self.measure(proposal, &tuning, Purpose::Assessment, fence);
+                Ok(Change::Tuning(Tuning {
+                    assessment: Some(measured.await?),
+                    ..tuning
+                }))
             }
             Change::Promotion { promotion } => {
-                let compared = self.compared(proposal, promotion);
-                Ok(Evidence::Compared(compared.await?))
+                let compared = self.compared(proposal, &promotion).await?;
+                let promotion = Promotion {
+                    comparison: Some(compared),
+                    ..promotion
+                };
+                Ok(Change::Promotion { promotion })
             }
         }
     }
@@ -133,7 +136,7 @@ impl HyperSync {
     async fn assessed(
         &self,
         id: Uuid,
-        measured: Result<Evidence, HyperSyncError>,
+        measured: Result<Change, HyperSyncError>,
         fence: &Fence,
     ) -> Result<(), HyperSyncError> {
         let mut tx = self.store.begin_owned("proposals.assess", fence).await?;
@@ -142,7 +145,8 @@ impl HyperSync {
             return Ok(());
         }
         match measured {
-            Ok(evidence) => proposal.change.assess(evidence),
+            // Nothing else changes it while it waits.
+            Ok(change) => proposal.change = change,
             Err(e) => proposal.assessment_error = e.to_string(),
         }
         proposal.revision += 1;

@@ -20,13 +20,6 @@ pub(crate) enum Change {
     Tuning(Tuning),
 }
 
-/// What was measured for the person who decides.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Evidence {
-    Trained(Verification),
-    Compared(Comparison),
-}
-
 impl Change {
     /// What only one open proposal may be about.
     pub(crate) fn claim(&self, agent: &str) -> String {
@@ -41,21 +34,6 @@ impl Change {
         match self {
             Self::Tuning(tuning) => tuning.assessment.is_some(),
             Self::Promotion { promotion } => promotion.comparison.is_some(),
-        }
-    }
-
-    /// Keeps what was measured of a change of its kind.
-    pub(crate) fn assess(&mut self, evidence: Evidence) {
-        match (self, evidence) {
-            (Self::Tuning(tuning), Evidence::Trained(measured)) => {
-                tuning.assessment = Some(measured);
-            }
-            (Self::Promotion { promotion }, Evidence::Compared(comparison)) => {
-                promotion.comparison = Some(comparison);
-            }
-            // A proposal never changes its kind.
-            (Self::Tuning(_), Evidence::Compared(_))
-            | (Self::Promotion { .. }, Evidence::Trained(_)) => {}
         }
     }
 

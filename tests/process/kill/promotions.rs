@@ -7,20 +7,13 @@ use tars::rest::Rest;
 use tars_runtime::clock::Clock;
 use tars_tests::{
     governed,
-    ladder::{ETHICAL, evidence, in_shadow, propose, steps},
+    ladder::{ETHICAL, bound, evidence, in_shadow, propose, steps},
     process::{Running, Up},
 };
 
 /// A mesh whose ethical agent is bound to it; a promotion is watched for this many seconds.
-fn up(data: &Path, seconds: &str) -> Running {
-    Up::new(tars(), data)
-        .unlimited()
-        .env("TARS__ORCHESTRATION__ENVIRONMENT", "mesh")
-        .env("TARS__ORCHESTRATION__BOUND_AGENTS", r#"["ethical"]"#)
-        .env("TARS__ORCHESTRATION__CANARY_PERCENT", "100")
-        .env("TARS__ORCHESTRATION__CALIBRATION_SECONDS", "3600")
-        .env("TARS__HYPERSYNC__VERIFICATION_SECONDS", seconds)
-        .start()
+fn up(data: &Path, seconds: u64) -> Running {
+    bound(Up::new(tars(), data).unlimited(), seconds).start()
 }
 
 async fn ethical(rest: &Rest) -> Value {
@@ -40,7 +33,7 @@ async fn proposed(mesh: &Running, data: &Path) -> (Rest, Rest, String) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_that_is_killed_while_it_takes_a_step_up_takes_it_once() {
     let data = tempfile::tempdir().unwrap();
-    let mut mesh = up(data.path(), "3600");
+    let mut mesh = up(data.path(), 3600);
     let (admin, _, id) = proposed(&mesh, data.path()).await;
     let lock = locked(data.path()).await;
     governed::approve_and_apply(&admin, &id).await;
@@ -49,7 +42,7 @@ async fn a_mesh_that_is_killed_while_it_takes_a_step_up_takes_it_once() {
     mesh.kill();
     drop(lock);
 
-    let mesh = up(data.path(), "3600");
+    let mesh = up(data.path(), 3600);
     let admin = mesh.admin().await;
     let verifying = governed::in_state(&admin, &id, "PROPOSAL_STATE_VERIFYING").await;
     assert_eq!(
@@ -70,7 +63,7 @@ async fn a_mesh_that_is_killed_while_it_takes_a_step_up_takes_it_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mesh_that_is_killed_while_it_watches_a_version_goes_on_watching() {
     let data = tempfile::tempdir().unwrap();
-    let mut mesh = up(data.path(), "3600");
+    let mut mesh = up(data.path(), 3600);
     let (admin, _, id) = proposed(&mesh, data.path()).await;
     governed::approve_and_apply(&admin, &id).await;
     let verifying = governed::in_state(&admin, &id, "PROPOSAL_STATE_VERIFYING").await;
@@ -82,7 +75,7 @@ async fn a_mesh_that_is_killed_while_it_watches_a_version_goes_on_watching() {
     mesh.kill();
 
     // Nobody steps; the time that it is watched for has begun before.
-    let mesh = up(data.path(), "1");
+    let mesh = up(data.path(), 1);
     let admin = mesh.admin().await;
     let ended = governed::final_state(&admin, &id).await;
     assert_eq!(ended["state"], "PROPOSAL_STATE_COMPLETED", "{ended}");

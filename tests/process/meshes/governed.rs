@@ -14,14 +14,14 @@ use tars_tests::{PASSWORD, governed};
 const NOBODYS: &str = "019aa0de-8f5e-7c39-a27d-1a1f0b1f2c3d";
 
 /// A developer with a machine of its own, logged in.
-struct Developer {
-    home: Home,
+pub(crate) struct Developer {
+    pub(crate) home: Home,
     gateway: String,
-    rest: Rest,
+    pub(crate) rest: Rest,
 }
 
 impl Developer {
-    async fn new(desk: &Desk) -> Self {
+    pub(crate) async fn new(desk: &Desk) -> Self {
         let admin = desk.mesh.admin().await;
         let user = json!({ "username": "dev", "password": PASSWORD, "roles": ["developer"] });
         admin.post("/admin/users", user).await.unwrap();
@@ -46,11 +46,11 @@ impl Developer {
         }
     }
 
-    fn with<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
+    pub(crate) fn with<'a>(&'a self, args: &[&'a str]) -> Vec<&'a str> {
         [args, &["--gateway", &self.gateway]].concat()
     }
 
-    fn good(&self, args: &[&str]) -> (String, String) {
+    pub(crate) fn good(&self, args: &[&str]) -> (String, String) {
         self.home.good_with_notes(&self.with(args))
     }
 }
