@@ -2,7 +2,7 @@
 //! seeds that nothing was tuned on; writes the report that shows whether learning pays.
 //!
 //! ```text
-//! cargo xtask bench mesh [--quick] [--json]
+//! cargo xtask bench learning [--quick] [--json]
 //! ```
 //!
 //! Presets are to be tuned on other seeds, and by other values, for which there are the arguments

@@ -298,7 +298,7 @@ impl Report {
 
 const TITLE: &str = "# Learned agents against rules
 
-<!-- Written by `cargo xtask bench mesh`. -->
+<!-- Written by `cargo xtask bench learning`. -->
 ";
 
 const METHOD: &str = "\
