@@ -1,6 +1,6 @@
 //! Benchmarks: built in release mode, each against its baseline in the same run.
 
-use crate::{Outcome, postgres, redis, tools};
+use crate::{Outcome, peers, postgres, redis, tools};
 use std::process::Command;
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -23,9 +23,12 @@ pub(crate) enum Bench {
     /// The rate limiter, in process and over Redis: exactness, decisions a second against PING and the usual
     /// sliding log, and what a server that hangs costs.
     Limits,
+    /// A small call and a stream through the full stack, against bare tonic, tonic with the usual interceptor, grpc-go,
+    /// and nginx as sidecars; with ghz and k6 as clients, too.
+    Mesh,
     /// The four agents of the mesh learn together, against the controllers that do not learn. In full it
     /// rewrites LEARNING.md.
-    Mesh,
+    Learning,
     /// Leaves and roots rotate under load, one process a service: failed calls, broken streams.
     Rotation,
     /// Equilibria of seeded games of every class, against nashpy and Gambit.
@@ -69,6 +72,7 @@ impl Bench {
             Self::Gates => "gates",
             Self::Handshake => "bench_handshake",
             Self::Limits => "bench_limits",
+            Self::Learning => "bench_learning",
             Self::Mesh => "bench_mesh",
             Self::Rotation => "bench_rotation",
             Self::Revocation => "bench_revocation",
@@ -80,7 +84,7 @@ impl Bench {
 
     fn package(self) -> &'static str {
         match self {
-            Self::Agents | Self::Gates | Self::Mesh => "tars-learn",
+            Self::Agents | Self::Gates | Self::Learning => "tars-learn",
             Self::Egta => "tars-worlds",
             Self::Nash => "tars-games",
             Self::Store => "tars-test-db",
@@ -92,7 +96,7 @@ impl Bench {
     fn report(self) -> Option<&'static str> {
         match self {
             Self::Gates => Some(GATES),
-            Self::Mesh => Some(REPORT),
+            Self::Learning => Some(REPORT),
             _ => None,
         }
     }
@@ -115,12 +119,15 @@ pub(crate) fn run(bench: Bench, options: &Options) -> Outcome {
     if let Some(report) = bench.report().filter(|_| options.is_full()) {
         command.arg("--report").arg(tools::root().join(report));
     }
-    let peers = match bench {
+    let python = match bench {
         Bench::Agents => Some(tools::learners()?),
         Bench::Nash => Some(tools::peers()?),
         _ => None,
     };
-    command.envs(peers.map(|python| ("TARS_PEERS_PYTHON", python)));
+    command.envs(python.map(|python| ("TARS_PEERS_PYTHON", python)));
+    if matches!(bench, Bench::Mesh) {
+        command.envs(peers::all(options.quick));
+    }
     let replicas = options.replicas.unwrap_or(1);
     if matches!(bench, Bench::Limits) {
         command.env(redis::VARIABLE, redis::program()?);

@@ -4,6 +4,7 @@ mod bench;
 mod breaking;
 mod docs;
 mod lint;
+mod peers;
 mod postgres;
 mod redis;
 mod shape;

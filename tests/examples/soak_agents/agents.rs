@@ -93,7 +93,7 @@ impl Client {
         let begun = Instant::now();
         for run in runs {
             let path = format!("{RUNS}/{run}");
-            while self.rest.get(&path).await?["run"]["ended_at"].is_null() {
+            while !self.has_ended(&path).await? {
                 if begun.elapsed() > TRAINED_WITHIN {
                     return Err(format!("the run {run} does not end").into());
                 }
@@ -101,6 +101,17 @@ impl Client {
             }
         }
         Ok(())
+    }
+
+    /// Whether a run has ended. A service that is too busy to say so is asked again.
+    async fn has_ended(&self, path: &str) -> Result<bool, Failure> {
+        match self.rest.get(path).await {
+            Ok(answer) => Ok(!answer["run"]["ended_at"].is_null()),
+            Err(RestError::Refused { status, .. }) if matches!(status.as_u16(), 503 | 504) => {
+                Ok(false)
+            }
+            Err(e) => Err(e.into()),
+        }
     }
 
     /// Reloads, promotes and steps, one agent after the other, until something is done.
