@@ -3,6 +3,7 @@
 
 mod decide;
 mod promote;
+mod promotion;
 mod show;
 mod watch;
 

@@ -78,18 +78,38 @@ pub async fn evidence(data: &Path, now: Duration) {
         "incumbent": { "version": 2, "rule": "hold" }, "calibration": "shipped", "seeds": 30, "first_seed": 1,
         "mean": 0.2, "with_incumbent": against("version 2, the rule hold"), "with_rules": [against("hold")],
     });
-    let place = tars_test_db::of_mesh(data, "orchestration");
-    let db = Db::attach(place).await.expect("the database is there");
-    let begun = db.write("test.evidence", Isolation::Exclusive).await;
-    let mut tx = begun.expect("the database is not busy");
     let calibrated = "INSERT INTO calibrations (number, at_us, body) \
                       SELECT COALESCE(MAX(number), 0) + 1, $1, $2 FROM calibrations";
     let compared =
         "INSERT INTO comparisons (agent_id, version, at_us, body) VALUES ('ethical', 1, $1, $2)";
-    for (text, body) in [(calibrated, finding), (compared, comparison)] {
-        let insert = Query::new(text).bind(now_us).bind(body.to_string());
-        let inserted = tx.execute(insert).await.expect("it is written");
-        inserted.one().expect("one row");
+    let insert = |text, body: Value| Query::new(text).bind(now_us).bind(body.to_string());
+    write(
+        data,
+        [insert(calibrated, finding), insert(compared, comparison)],
+    )
+    .await;
+}
+
+/// Writes that version 1 fell from CANARY to SHADOW, as its steps may lead to; for a mesh that does not run.
+///
+/// # Panics
+///
+/// As [`evidence`].
+pub async fn fall(data: &Path) {
+    let places = "UPDATE agents SET shadow = canary, canary = NULL, updated_us = updated_us + 1 \
+                  WHERE id = 'ethical' AND canary = 1";
+    let why = "UPDATE trials SET fell = 'an action was not finite' WHERE agent_id = 'ethical' AND version = 1";
+    write(data, [Query::new(places), Query::new(why)]).await;
+}
+
+async fn write(data: &Path, rows: [Query<'_>; 2]) {
+    let place = tars_test_db::of_mesh(data, "orchestration");
+    let db = Db::attach(place).await.expect("the database is there");
+    let begun = db.write("test.ladder", Isolation::Exclusive).await;
+    let mut tx = begun.expect("the database is not busy");
+    for row in rows {
+        let written = tx.execute(row).await.expect("it is written");
+        written.one().expect("one row");
     }
     tx.commit().await.expect("it is stored");
 }

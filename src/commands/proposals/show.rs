@@ -1,6 +1,6 @@
 //! A proposal as its approver reads it.
 
-use super::{advised, assessment_state, path, promote, state};
+use super::{advised, assessment_state, path, promotion, state};
 use crate::{
     commands::{
         CommandError,
@@ -26,8 +26,8 @@ pub(super) async fn show(rest: &Rest, id: Uuid, json: bool) -> Result<ExitCode, 
     for (name, value) in lines(&proposal) {
         say!("{name:<12} {value}");
     }
-    if let Some(promotion) = promote::of(&proposal) {
-        promote::print_comparison(promotion);
+    if let Some(step) = promotion::of(&proposal) {
+        promotion::print_comparison(step);
         next_step(&proposal);
         return Ok(ExitCode::SUCCESS);
     }
@@ -56,7 +56,9 @@ fn lines(proposal: &Value) -> Vec<(&'static str, String)> {
         ("study", study(proposal)),
         (
             "promotion",
-            promote::of(proposal).map(promote::step).unwrap_or_default(),
+            promotion::of(proposal)
+                .map(promotion::step)
+                .unwrap_or_default(),
         ),
         ("proposed by", of("proposed_by")),
         ("note", of("note")),
@@ -85,7 +87,7 @@ fn in_words_of_the_command(attention: &str) -> String {
 }
 
 fn study(proposal: &Value) -> String {
-    match promote::of(proposal) {
+    match promotion::of(proposal) {
         Some(_) => String::new(),
         None => format!(
             "{}, trial {}",
@@ -96,8 +98,8 @@ fn study(proposal: &Value) -> String {
 }
 
 fn verification(proposal: &Value) -> String {
-    match promote::of(proposal) {
-        Some(promotion) => promote::verified(promotion),
+    match promotion::of(proposal) {
+        Some(step) => promotion::verified(step),
         None => measured(&proposal["verification"]),
     }
 }
@@ -106,8 +108,8 @@ fn stale(proposal: &Value) -> String {
     if proposal["stale"] != true {
         return String::new();
     }
-    if let Some(promotion) = promote::of(proposal) {
-        return promote::stale(promotion);
+    if let Some(step) = promotion::of(proposal) {
+        return promotion::stale(step);
     }
     let (base, live) = (
         short(&proposal["base_version"]),
@@ -126,8 +128,8 @@ fn decided(proposal: &Value) -> String {
 
 /// The version of the agent that applying made, and whether it stayed.
 fn version(proposal: &Value) -> String {
-    let version = match promote::of(proposal) {
-        Some(promotion) => &promotion["applied_version"],
+    let version = match promotion::of(proposal) {
+        Some(step) => &step["applied_version"],
         None => &proposal["applied_version"],
     };
     if version.is_null() {
@@ -145,8 +147,8 @@ fn version(proposal: &Value) -> String {
 fn assessment(proposal: &Value) -> String {
     let state = assessment_state(proposal);
     match state.as_str() {
-        "completed" => match promote::of(proposal) {
-            Some(promotion) => promote::compared(promotion),
+        "completed" => match promotion::of(proposal) {
+            Some(step) => promotion::compared(step),
             None => measured(&proposal["assessment"]),
         },
         "failed" => format!("failed: {}", text(&proposal["assessment_error"])),
@@ -187,11 +189,11 @@ pub(super) fn outcome(proposal: &Value) {
 /// The commands that a proposal waits for.
 pub(super) fn next_step(proposal: &Value) {
     let id = text(&proposal["update_id"]);
-    let again = match promote::of(proposal) {
-        Some(promotion) => format!(
+    let again = match promotion::of(proposal) {
+        Some(step) => format!(
             "promote {} {}",
             text(&proposal["agent_id"]),
-            short(&promotion["version"])
+            short(&step["version"])
         ),
         None => format!("propose {}", text(&proposal["study_id"])),
     };

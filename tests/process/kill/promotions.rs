@@ -7,7 +7,7 @@ use tars::rest::Rest;
 use tars_runtime::clock::Clock;
 use tars_tests::{
     governed,
-    ladder::{ETHICAL, bound, evidence, in_shadow, propose, steps},
+    ladder::{ETHICAL, bound, evidence, fall, in_shadow, propose, steps},
     process::{Running, Up},
 };
 
@@ -83,5 +83,39 @@ async fn a_mesh_that_is_killed_while_it_watches_a_version_goes_on_watching() {
     assert_eq!(
         (&agent["canary_version"], &agent["hold"]),
         (&"1".into(), &Value::Null)
+    );
+}
+
+/// What the steps of the version led to is written while nobody watches it: the next process finds that it fell.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_version_that_fell_while_its_mesh_was_killed_is_rolled_back() {
+    let data = tempfile::tempdir().unwrap();
+    let mut mesh = up(data.path(), 3600);
+    let (admin, _, id) = proposed(&mesh, data.path()).await;
+    governed::approve_and_apply(&admin, &id).await;
+    let verifying = governed::in_state(&admin, &id, "PROPOSAL_STATE_VERIFYING").await;
+    assert_eq!(
+        verifying["state"], "PROPOSAL_STATE_VERIFYING",
+        "{verifying}"
+    );
+    mesh.kill();
+    fall(data.path()).await;
+
+    let mesh = up(data.path(), 3600);
+    let admin = mesh.admin().await;
+    let ended = governed::final_state(&admin, &id).await;
+    assert_eq!(ended["state"], "PROPOSAL_STATE_ROLLED_BACK", "{ended}");
+    assert_eq!(
+        ended["error_message"],
+        "version 1 fell from CANARY: an action was not finite"
+    );
+    let agent = ethical(&admin).await;
+    assert_eq!(
+        (
+            &agent["shadow_version"],
+            &agent["canary_version"],
+            &agent["hold"]
+        ),
+        (&"1".into(), &Value::Null, &Value::Null)
     );
 }
