@@ -14,6 +14,7 @@ pub mod authenticate;
 pub mod call;
 mod check;
 pub mod client;
+mod compress;
 mod deadline;
 pub mod decide;
 #[cfg(test)]

@@ -4,6 +4,7 @@ use crate::{
     audit::Audit,
     authenticate::{Authenticate, Failures},
     check::{CheckLayer, Checked},
+    compress::{Compress, CompressLayer},
     deadline::{Deadline, DeadlineLayer},
     decide::{Admit, Authorise},
     flood::FloodGuard,
@@ -69,9 +70,11 @@ pub struct Stack {
     limiter: RateLimiter,
     guard: Arc<StreamConditions>,
     open: Duration,
+    compress: CompressLayer,
 }
 
-type Known<S> = Checked<Checked<Checked<RateLimit<S>, Places>, Authorise>, Authenticate>;
+type Limited<S> = RateLimit<Compress<S>>;
+type Known<S> = Checked<Checked<Checked<Limited<S>, Places>, Authorise>, Authenticate>;
 type Checks<S> = Checked<Checked<Checked<Known<S>, FloodGuard>, Served>, Admit>;
 
 /// A service inside all layers.
@@ -112,6 +115,9 @@ impl Stack {
             metrics: call_metrics.clone(),
             served,
             open: Duration::from_secs(config.connections.open_seconds),
+            compress: CompressLayer {
+                max: config.connections.max_message_bytes,
+            },
             audit: Audit::new(service, clock.clone(), audit, call_metrics.unrecorded()),
             policy: policy.clone(),
             flood: FloodGuard::new(config.limits.flood_per_second),
@@ -131,6 +137,7 @@ impl<S> Layer<S> for Stack {
     type Service = Stacked<S>;
 
     fn layer(&self, inner: S) -> Stacked<S> {
+        let inner = self.compress.layer(inner);
         let checks = RateLimitLayer(self.limiter.clone()).layer(inner);
         let checks = CheckLayer(self.places.clone()).layer(checks);
         let checks = CheckLayer(Authorise(self.policy.clone())).layer(checks);

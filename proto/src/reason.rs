@@ -18,6 +18,9 @@ reasons! {
     MALFORMED_MESSAGE,
     /// The message exceeds its maximum size.
     MESSAGE_TOO_LARGE,
+    /// The message is encoded in a way that the method does not accept; `grpc-accept-encoding` names those
+    /// that it does.
+    UNKNOWN_ENCODING,
     /// There is no such resource; the details name its kind and id.
     NOT_FOUND,
     /// The resource exists already; the details name it.

@@ -171,6 +171,8 @@ pub struct Method {
     pub read_only: bool,
     /// Whether it may be repeated.
     pub idempotent: bool,
+    /// Whether its request or its response holds a secret: a field that is marked with `debug_redact`.
+    pub secret: bool,
     /// The comment above the method in the contract.
     pub summary: String,
     /// `None` for health and reflection, which are not part of our descriptors.

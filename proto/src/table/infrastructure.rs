@@ -75,6 +75,7 @@ fn method(service: &str, name: &str, rule: &Rule, streams: bool) -> Method {
         server_streaming: streams,
         read_only: true,
         idempotent: true,
+        secret: false,
         summary: String::new(),
         descriptor: None,
     }

@@ -1,6 +1,8 @@
 //! Reads the rule and the routes of a method from its descriptor. All mistakes of a method are reported
 //! together.
 
+mod secret;
+
 use super::{
     AuditLevel, Body, Budget, Grants, Method, Principal, RateClass, Route, Rule, Vocabulary,
 };
@@ -42,6 +44,7 @@ pub(super) fn method(
         server_streaming: method.is_server_streaming(),
         read_only: level == Some(READ_ONLY),
         idempotent: is_idempotent(method),
+        secret: secret::is_held(method),
         summary: comment(method),
         descriptor: Some(method.clone()),
     })
