@@ -23,6 +23,7 @@ pub mod flood;
 pub mod limits;
 pub mod metrics;
 mod observe;
+pub mod overload;
 mod panic;
 mod places;
 pub mod policy;

@@ -18,13 +18,14 @@ mod kind;
 
 pub(crate) use holders::Holder;
 
+use crate::overload::{InFlight, Overload};
 use crate::{
     Call,
     check::Check,
     observe::{Observe, Watch},
 };
 use holders::Holders;
-use http::Request;
+use http::{HeaderMap, Request};
 use kind::{KINDS, Kind};
 use prometheus_client::{
     encoding::EncodeLabelSet,
@@ -158,6 +159,7 @@ struct Inner {
     peers: Holders,
     callers: Holders,
     refused: Family<RefusalLabels, Counter>,
+    overload: Overload,
 }
 
 fn bounds(config: &Config, kind: Kind) -> Bounds {
@@ -185,7 +187,7 @@ fn bounds(config: &Config, kind: Kind) -> Bounds {
 
 impl Places {
     /// Creates the places of `service`, all of them free.
-    pub fn new(service: &str, config: &Config, metrics: &PlaceMetrics) -> Self {
+    pub fn new(service: &str, config: &Config, metrics: &PlaceMetrics, overload: Overload) -> Self {
         let pool = |kind: Kind| Pool {
             bounds: bounds(config, kind),
             in_use: (metrics.in_use)
@@ -201,6 +203,7 @@ impl Places {
             peers: Holders::new(),
             callers: Holders::new(),
             refused: metrics.refused.clone(),
+            overload,
         }))
     }
 
@@ -210,6 +213,7 @@ impl Places {
 
     fn enter(&self, call: &Arc<Call>) -> Result<Slot, Status> {
         let (kind, key) = (Kind::of(call.peer.class, call.method), Key::of_peer(call));
+        let in_flight = self.0.overload.enter(call)?;
         let pool = self.pool(kind);
         let carries = call.peer.class.is_some_and(PeerClass::is_workload);
         let most = if carries {
@@ -230,6 +234,7 @@ impl Places {
             kind,
             peer,
             call: Arc::clone(call),
+            in_flight,
         })
     }
 
@@ -289,9 +294,17 @@ pub struct Slot {
     kind: Kind,
     peer: Arc<Holder>,
     call: Arc<Call>,
+    /// `None` for a call that does not count towards the limit of the process.
+    in_flight: Option<InFlight>,
 }
 
 impl Watch for Slot {
+    fn answer(&self, headers: &mut HeaderMap) {
+        if let Some(in_flight) = &self.in_flight {
+            in_flight.answered(&self.call, headers);
+        }
+    }
+
     fn end(self, _: Code) {
         drop(self);
     }
@@ -325,7 +338,8 @@ mod tests {
         config.limits.streams_by_caller = 2;
         config.limits.calls_by_peer = 4;
         config.limits.streams_by_peer = 4;
-        let places = Places::new("test", &config, &PlaceMetrics::new(&metrics));
+        let overload = Overload::new(&config.overload, &metrics);
+        let places = Places::new("test", &config, &PlaceMetrics::new(&metrics), overload);
         (places, metrics)
     }
 
@@ -449,7 +463,9 @@ mod tests {
         config.connections.max_open_streams = 256;
         config.limits.streams_by_peer = 64;
         config.limits.streams_by_caller = 64;
-        let places = Places::new("test", &config, &PlaceMetrics::new(&Metrics::default()));
+        let metrics = Metrics::default();
+        let overload = Overload::new(&config.overload, &metrics);
+        let places = Places::new("test", &config, &PlaceMetrics::new(&metrics), overload);
         let greedy = |n: u8| {
             let path = format!("/client/{n}");
             let open = || call(WATCH, PeerClass::Client, &path, [10, 0, 0, n]);

@@ -11,6 +11,7 @@ use crate::{
     limits::{RateLimit, RateLimitLayer, RateLimiter},
     metrics::CallMetrics,
     observe::{ObserveLayer, Observed},
+    overload::Overload,
     panic::{CatchPanic, PanicLayer},
     places::Places,
     policy::PolicyHandle,
@@ -50,6 +51,8 @@ pub struct StackOptions<'a> {
     pub policy: PolicyHandle,
     /// The rate limiter of the process.
     pub limiter: RateLimiter,
+    /// The limit on the calls in flight of the process.
+    pub overload: Overload,
     /// The methods that the listener serves.
     pub served: Served,
     /// Cancelled when the process stops: open streams end.
@@ -101,6 +104,7 @@ impl Stack {
             audit,
             policy,
             limiter,
+            overload,
             served,
             stop,
         } = options;
@@ -111,7 +115,7 @@ impl Stack {
                 tracer,
                 clock: clock.clone(),
             },
-            places: Places::new(listener, config, call_metrics.places()),
+            places: Places::new(listener, config, call_metrics.places(), overload),
             metrics: call_metrics.clone(),
             served,
             open: Duration::from_secs(config.connections.open_seconds),

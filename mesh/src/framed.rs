@@ -9,9 +9,10 @@ use pin_project_lite::pin_project;
 use std::{
     error::Error,
     pin::Pin,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 use tars_proto::{fault, reason};
+use tars_runtime::stream::Stream;
 use tonic::{Code, Status};
 
 type BoxError = Box<dyn Error + Send + Sync>;
@@ -85,7 +86,12 @@ where
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.project();
-        let frame = match ready!(this.body.poll_frame(cx)) {
+        let Poll::Ready(frame) = this.body.poll_frame(cx) else {
+            Stream::request_awaited();
+            return Poll::Pending;
+        };
+        Stream::request_arrived();
+        let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(e)) => return Poll::Ready(Some(Err(e.into()))),
             None => return Poll::Ready(None),

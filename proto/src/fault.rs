@@ -129,6 +129,9 @@ pub fn share_full(subject: &str, of: &str, retry: Duration) -> Status {
     spent(reason::SHARE_FULL, subject, &what, retry)
 }
 
+/// The header by which a server says when a call may be sent again, in milliseconds, or never (gRFC A6).
+pub const PUSHBACK: &str = "grpc-retry-pushback-ms";
+
 /// Creates UNAVAILABLE for a call for which every place is taken.
 pub fn overloaded(message: &str, retry: Duration) -> Status {
     unavailable(reason::OVERLOADED, message, retry)

@@ -115,6 +115,19 @@ pub struct Rule {
     pub deadline: Option<Duration>,
     /// What it grants; `None` for a method that cannot grant anything.
     pub grants: Option<Grants>,
+    /// What it has to do with the load of its process.
+    pub load: Load,
+}
+
+/// What a method has to do with the load of its process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Load {
+    /// How long it takes tells how busy the process is. It may be shed.
+    Measured,
+    /// It waits in a queue or for others. It may be shed.
+    Queued,
+    /// It is answered also while the process sheds calls.
+    Vital,
 }
 
 /// What a call may grant to somebody.

@@ -16,7 +16,7 @@ mod telemetry;
 
 pub use database::{Address, Database, Host};
 pub use identity::{Certificates, ClassRule, Credentials, Policy, Trust};
-pub use peers::{Connections, Limits, Ports, Timeouts};
+pub use peers::{Connections, Limits, Overload, Ports, Timeouts};
 pub use places::{Connect, Data, Listen};
 pub use redis::{Endpoint, Redis};
 pub use services::{Automl, Gateway, Hypersync, Orchestration};
@@ -61,6 +61,8 @@ pub struct Config {
     pub policy: Policy,
     /// Rate limits, and shares of calls and streams.
     pub limits: Limits,
+    /// When calls are shed.
+    pub overload: Overload,
     /// Logging.
     pub log: Log,
     /// Traces.

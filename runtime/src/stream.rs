@@ -51,6 +51,8 @@ pub struct Stream {
     frames: Cell<u64>,
     waiting: Cell<bool>,
     cut: Cell<Option<Cut>>,
+    awaited: Cell<bool>,
+    arrived: Cell<Option<Instant>>,
 }
 
 tokio::task_local! {
@@ -91,6 +93,25 @@ impl Stream {
             None => Poll::Pending,
         });
         polled.unwrap_or(Poll::Pending)
+    }
+
+    /// Records that the next piece of the request has not arrived yet.
+    pub fn request_awaited() {
+        Self::with(|s| s.awaited.set(true));
+    }
+
+    /// Records that a piece of the request has arrived. The clock is read only if the piece was waited for.
+    pub fn request_arrived() {
+        Self::with(|s| {
+            if s.awaited.replace(false) {
+                s.arrived.set(Some(Instant::now()));
+            }
+        });
+    }
+
+    /// Returns when the last piece of the request arrived that was waited for.
+    pub fn request_arrived_at() -> Option<Instant> {
+        Self::with(|s| s.arrived.get()).flatten()
     }
 
     /// Records that a piece of the response was handed to hyper.

@@ -24,7 +24,7 @@ use tars_auth::Vault;
 use tars_certs::{Authority, ClassTable};
 use tars_credentials::View;
 use tars_interceptors::{
-    authenticate::Failures, contract, limits::RateLimiter, metrics::CallMetrics,
+    authenticate::Failures, contract, limits::RateLimiter, metrics::CallMetrics, overload::Overload,
 };
 use tars_mesh::{Channel, ChannelOptions, ConnectionTable, MeshMetrics, channel::Audience};
 use tars_runtime::{
@@ -83,6 +83,8 @@ pub struct Process {
     pub(crate) policy: PolicyFile,
     /// What every service of this process charges calls to.
     pub(crate) limiter: RateLimiter,
+    /// What every service of this process counts its calls in flight by.
+    pub(crate) overload: Overload,
     pub(crate) authority: Option<Arc<Authority>>,
     /// Auth's database, in a process that has Auth.
     vault: Option<Vault>,
@@ -165,6 +167,7 @@ impl Process {
             classes,
             policy,
             limiter: limiting.limiter.clone(),
+            overload: Overload::new(&config.overload, &metrics),
             authority: None,
             vault: None,
             identities: IdentityManager {

@@ -10,12 +10,11 @@ use std::{
     sync::atomic::{AtomicU32, Ordering},
     time::Duration,
 };
+use tars_proto::fault;
 use tars_runtime::{backoff::Backoff, seeds::Seeds};
 
 /// Maximum number of times that a call is sent.
 const MAX_ATTEMPTS: u32 = 3;
-/// The header by which a server says when a call may be sent again, in milliseconds, or never.
-const PUSHBACK: &str = "grpc-retry-pushback-ms";
 /// A server that asks for more patience than this gets it from the caller.
 const MAX_PUSHBACK: Duration = Duration::from_secs(5);
 /// The pause before a call is sent to the same address again; it doubles.
@@ -75,7 +74,7 @@ pub(super) enum Pushback {
 impl Pushback {
     /// Reads the header. A value that is no time means never, as a negative one does.
     pub(super) fn of(headers: &HeaderMap) -> Self {
-        let Some(value) = headers.get(PUSHBACK) else {
+        let Some(value) = headers.get(fault::PUSHBACK) else {
             return Self::Unsaid;
         };
         let millis = value.to_str().ok().and_then(|text| text.parse().ok());

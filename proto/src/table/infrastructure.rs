@@ -1,6 +1,6 @@
 //! Health and reflection: their protos are not ours, so their rules are written here.
 
-use super::{AuditLevel, Method, Principal, RateClass, Rule, Vocabulary};
+use super::{AuditLevel, Load, Method, Principal, RateClass, Rule, Vocabulary};
 use std::time::Duration;
 
 const HEALTH: &str = "grpc.health.v1.Health";
@@ -47,6 +47,7 @@ fn health(words: Vocabulary) -> Rule {
         audit: AuditLevel::None,
         deadline: Some(Duration::from_secs(5)),
         grants: None,
+        load: Load::Vital,
     }
 }
 
@@ -61,6 +62,7 @@ fn reflection(words: Vocabulary) -> Result<Rule, String> {
         audit: AuditLevel::None,
         deadline: Some(REFLECTING),
         grants: None,
+        load: Load::Measured,
     })
 }
 

@@ -4,7 +4,7 @@
 mod secret;
 
 use super::{
-    AuditLevel, Body, Budget, Grants, Method, Principal, RateClass, Route, Rule, Vocabulary,
+    AuditLevel, Body, Budget, Grants, Load, Method, Principal, RateClass, Route, Rule, Vocabulary,
 };
 use crate::route::Template;
 use prost_reflect::{
@@ -131,17 +131,21 @@ fn rule(
         mistakes.add("is unary and has no deadline");
     }
     let grants = mistakes.keep(grants(&option, method)).flatten();
-    match (principal, rate, audit) {
-        (Some(principal), Some(rate), Some(audit)) if mistakes.0.is_empty() => Ok(Rule {
-            principal,
-            peers,
-            enough: Vec::new(),
-            rate,
-            budget,
-            audit,
-            deadline,
-            grants,
-        }),
+    let load = mistakes.keep(load(&option));
+    match (principal, rate, audit, load) {
+        (Some(principal), Some(rate), Some(audit), Some(load)) if mistakes.0.is_empty() => {
+            Ok(Rule {
+                principal,
+                peers,
+                enough: Vec::new(),
+                rate,
+                budget,
+                audit,
+                deadline,
+                grants,
+                load,
+            })
+        }
         _ => Err(mistakes.0),
     }
 }
@@ -152,6 +156,15 @@ fn budget(option: &DynamicMessage) -> Result<Option<Budget>, String> {
         1 => Ok(Some(Budget::Identity)),
         2 => Ok(Some(Budget::KeyChanges)),
         _ => Err("has an unknown budget".into()),
+    }
+}
+
+fn load(option: &DynamicMessage) -> Result<Load, String> {
+    match number(option, "load") {
+        0 => Ok(Load::Measured),
+        1 => Ok(Load::Vital),
+        2 => Ok(Load::Queued),
+        _ => Err("has an unknown load".into()),
     }
 }
 

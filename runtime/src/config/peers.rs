@@ -189,6 +189,28 @@ impl Default for Ports {
     }
 }
 
+/// When a process sheds calls because it has more to do than it can: the number of calls in flight at which
+/// it does follows how much slower they are than usual. Calls that wait in a queue of their own are not
+/// counted, and what withdraws a credential or a session is not shed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub struct Overload {
+    /// The number of calls in flight in the whole process below which none is shed, however slow they are.
+    pub floor: u32,
+    /// The number of calls in flight in the whole process beyond which further ones are shed, however fast
+    /// they are. Calls of services on behalf of others are shed at half as many again.
+    pub ceiling: u32,
+}
+
+impl Default for Overload {
+    fn default() -> Self {
+        Self {
+            floor: 64,
+            ceiling: 4096,
+        }
+    }
+}
+
 /// Rate limits, and shares of the calls and streams in flight.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -98,6 +98,8 @@ const RANGES: &[(&str, Range)] = &[
         "limits.streams_by_peer",
         ShareOf(&["connections.max_open_streams"]),
     ),
+    ("overload.floor", ShareOf(&["overload.ceiling"])),
+    ("overload.ceiling", Between(1, MANY)),
     ("gateway.max_body_bytes", Between(1, GIB)),
     ("gateway.max_header_bytes", Between(1, GIB / 1024)),
     ("gateway.max_connections", Between(1, MANY)),

@@ -93,6 +93,7 @@ fn stack(
         audit,
         policy: process.policy.handle.clone(),
         limiter: process.limiter.clone(),
+        overload: process.overload.clone(),
         served,
         stop: process.work.stop_token(),
     }))

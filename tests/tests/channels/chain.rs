@@ -13,6 +13,7 @@ use tars_interceptors::{
     contract,
     limits::RateLimiter,
     metrics::CallMetrics,
+    overload::Overload,
     served::Served,
 };
 use tars_proto::timeout;
@@ -97,6 +98,7 @@ fn layers() -> Stack {
         call_metrics: CallMetrics::new(&metrics),
         failures: Failures::new(&metrics),
         limiter: RateLimiter::new(&config.limits, clock),
+        overload: Overload::new(&config.overload, &metrics),
         audit,
         policy: PolicyHandle::new(Policy::contract(contract().unwrap())),
         served: Served::new(|_| true),

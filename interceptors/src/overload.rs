@@ -1,0 +1,265 @@
+//! Sheds calls that a process is too busy for, before they cost anything.
+//!
+//! When more arrives than a process can do, calls wait for each other, and all of them are late. So the number
+//! of calls in flight has a limit that follows how slow they are (`overload/gradient.rs`), between a floor and
+//! a ceiling of the configuration. Beyond it a call is answered with UNAVAILABLE and when to come back.
+//!
+//! A call is counted where it enters the mesh. What services ask of each other belongs to calls that were let
+//! in, and is shed only well beyond the limit: shedding it would waste what was done for them. What the
+//! contract calls vital (health, and what withdraws a credential or a session) is not shed at all; places
+//! bound it. Work that waits in a queue or for others is neither counted nor measured, or a few games that are
+//! being solved would look like overload.
+//!
+//! Only the process is measured, not its clients: from the last byte of a request to the first one of the
+//! response.
+
+mod gradient;
+mod meters;
+
+use crate::{Call, contract};
+use gradient::{Gradient, Window};
+use http::HeaderMap;
+use meters::Meter;
+use parking_lot::Mutex;
+use prometheus_client::{
+    encoding::EncodeLabelSet,
+    metrics::{counter::Counter, family::Family, gauge::Gauge},
+};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU32, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+use tars_certs::PeerClass;
+use tars_proto::{
+    fault,
+    table::{Load, Method},
+};
+use tars_runtime::{config, metrics::Metrics, stream::Stream};
+use tokio::time::Instant;
+use tonic::{Code, Status, metadata::MetadataValue};
+
+/// How long a window is at least.
+const WINDOW: Duration = Duration::from_millis(100);
+/// Minimum number of calls in a window.
+const CALLS: u64 = 32;
+/// When a call that was shed may come back: after this, and up to as long again, so that all those that were
+/// shed at once do not come back at once.
+const COME_BACK: Duration = Duration::from_millis(100);
+
+/// What happens to a call when its process is overloaded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tier {
+    /// Never shed.
+    Vital,
+    /// Shed at half as much again as the limit.
+    Hop,
+    /// Shed at the limit.
+    Entry,
+}
+
+impl Tier {
+    fn of(class: Option<PeerClass>, method: &Method) -> Self {
+        match class {
+            _ if method.rule.load == Load::Vital => Self::Vital,
+            Some(PeerClass::Gateway) => Self::Entry,
+            Some(class) if class.is_workload() => Self::Hop,
+            _ => Self::Entry,
+        }
+    }
+
+    /// The number of calls in flight at which it is shed.
+    fn bound(self, limit: u32) -> u32 {
+        match self {
+            Self::Vital => u32::MAX,
+            Self::Hop => limit.saturating_add(limit / 2),
+            Self::Entry => limit,
+        }
+    }
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Vital => "vital",
+            Self::Hop => "hop",
+            Self::Entry => "entry",
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ShedLabels {
+    tier: &'static str,
+}
+
+/// The calls in flight of one process. Clones share them.
+#[derive(Debug, Clone)]
+pub struct Overload(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    limit: AtomicU32,
+    /// The count itself, so that the metric cannot diverge from it.
+    in_flight: Gauge,
+    /// The most in flight in this window.
+    most: AtomicU32,
+    /// The calls that were measured in this window.
+    measured: AtomicU64,
+    /// By the index of the method.
+    meters: Box<[Meter]>,
+    window: Mutex<Current>,
+    limit_shown: Gauge,
+    shed: Family<ShedLabels, Counter>,
+}
+
+#[derive(Debug)]
+struct Current {
+    gradient: Gradient,
+    since: Instant,
+}
+
+impl Overload {
+    /// Creates the limit of a process, and registers its metrics.
+    pub fn new(settings: &config::Overload, metrics: &Metrics) -> Self {
+        let gradient = Gradient::new(settings.floor, settings.ceiling);
+        let limit_shown = metrics.register(
+            "overload_limit",
+            "Calls in flight at which further ones are shed",
+            Gauge::default(),
+        );
+        let shed = metrics.register(
+            "overload_shed",
+            "Calls that were shed because the process was overloaded",
+            Family::default(),
+        );
+        let methods = contract().map_or(0, |table| table.iter().count());
+        limit_shown.set(gradient.limit().into());
+        Self(Arc::new(Inner {
+            limit: AtomicU32::new(gradient.limit()),
+            in_flight: metrics.register(
+                "overload_in_flight",
+                "Calls in flight that count towards the limit",
+                Gauge::default(),
+            ),
+            most: AtomicU32::new(0),
+            measured: AtomicU64::new(0),
+            meters: (0..methods).map(|_| Meter::default()).collect(),
+            window: Mutex::new(Current {
+                gradient,
+                since: Instant::now(),
+            }),
+            limit_shown,
+            shed,
+        }))
+    }
+
+    fn in_flight(&self) -> u32 {
+        u32::try_from(self.0.in_flight.get()).unwrap_or(0)
+    }
+
+    /// Counts a call in, unless the process is too busy for it. `None` for a call that is not counted.
+    pub(crate) fn enter(&self, call: &Call) -> Result<Option<InFlight>, Status> {
+        let tier = Tier::of(call.peer.class, call.method);
+        let bound = tier.bound(self.0.limit.load(Ordering::Relaxed));
+        if !is_measured(call.method) {
+            return match self.in_flight() < bound {
+                true => Ok(None),
+                false => Err(self.shed(tier, call)),
+            };
+        }
+        let before = u32::try_from(self.0.in_flight.inc()).unwrap_or(0);
+        let entered = InFlight(self.clone());
+        if before >= bound {
+            return Err(self.shed(tier, call));
+        }
+        // Most often there were more before, and the cache line stays shared.
+        if before >= self.0.most.load(Ordering::Relaxed) {
+            self.0.most.fetch_max(before + 1, Ordering::Relaxed);
+        }
+        Ok(Some(entered))
+    }
+
+    fn shed(&self, tier: Tier, call: &Call) -> Status {
+        let tier = tier.label();
+        self.0.shed.get_or_create(&ShedLabels { tier }).inc();
+        let pause = come_back(call);
+        let message = "the service has more to do than it can; try again soon";
+        let mut status = fault::overloaded(message, pause);
+        let millis = MetadataValue::from(u64::try_from(pause.as_millis()).unwrap_or(u64::MAX));
+        status.metadata_mut().insert(fault::PUSHBACK, millis);
+        status
+    }
+
+    fn record(&self, call: &Call, outcome: Code) {
+        let Some(meter) = self.0.meters.get(call.method.index) else {
+            return;
+        };
+        let now = Instant::now();
+        let arrived = Stream::request_arrived_at().unwrap_or(call.started);
+        let took = now.saturating_duration_since(arrived.max(call.started));
+        match outcome {
+            Code::Ok => meter.record(took),
+            Code::DeadlineExceeded => meter.record_late(took),
+            // How fast something is refused says nothing about how fast it is done.
+            _ => return,
+        }
+        if self.0.measured.fetch_add(1, Ordering::Relaxed) + 1 >= CALLS {
+            self.close_window(now);
+        }
+    }
+
+    fn close_window(&self, now: Instant) {
+        // One of those who come at the same time does it.
+        let Some(mut current) = self.0.window.try_lock() else {
+            return;
+        };
+        let length = now.saturating_duration_since(current.since);
+        if length < WINDOW {
+            return;
+        }
+        current.since = now;
+        self.0.measured.store(0, Ordering::Relaxed);
+        let most = self.0.most.swap(self.in_flight(), Ordering::Relaxed).max(1);
+        let is_busy = current.gradient.is_used(most);
+        let Some(slowness) = meters::close(&self.0.meters, length, is_busy) else {
+            return;
+        };
+        current.gradient.adapt(Window { slowness, most });
+        let limit = current.gradient.limit();
+        self.0.limit.store(limit, Ordering::Relaxed);
+        self.0.limit_shown.set(limit.into());
+    }
+}
+
+fn is_measured(method: &Method) -> bool {
+    method.rule.load == Load::Measured && !method.server_streaming
+}
+
+/// When a call that was shed may come back. The id of its trace is as good as a draw.
+fn come_back(call: &Call) -> Duration {
+    let [.., last] = call.trace.trace_id.to_be_bytes();
+    COME_BACK + COME_BACK * u32::from(last) / 256
+}
+
+/// A call in flight, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct InFlight(Overload);
+
+impl InFlight {
+    /// Measures a call whose response begins, by the headers of that.
+    pub(crate) fn answered(&self, call: &Call, headers: &HeaderMap) {
+        let status = headers.get("grpc-status");
+        let code = status.map_or(Code::Ok, |code| Code::from_bytes(code.as_bytes()));
+        self.0.record(call, code);
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.0.in_flight.dec();
+    }
+}
+
+#[cfg(test)]
+mod tests;
