@@ -149,8 +149,9 @@ fn save_first_admin(process: &Process, first: Option<FirstAdmin>) -> Result<(), 
     Ok(())
 }
 
+/// Probes and scrapers are answered until everything else has ended.
 fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
-    let stop = process.work.stop_token();
+    let stop = process.work.background_token();
     let pages = process.pages();
     let (readiness, metrics) = (process.readiness(), process.metrics().clone());
     process.watch_checks();
@@ -162,14 +163,14 @@ fn own_ports(process: &Process, admin: TcpListener, observe: TcpListener) {
         places: process.config().ports.clone(),
     };
     let (admin_page, observe_page) = (ports::admin(pages), ports::observe(metrics, readiness));
-    process.work.serve(ports::serve(
+    process.work.last(ports::serve(
         "admin",
         admin,
         admin_page,
         options.clone(),
         stop.clone(),
     ));
-    process.work.serve(ports::serve(
+    process.work.last(ports::serve(
         "observe",
         observe,
         observe_page,

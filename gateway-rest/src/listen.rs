@@ -21,7 +21,6 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 
-const DRAIN: Duration = Duration::from_secs(10);
 /// The retry delay of a gateway that is full: shares shrink and grow within a second.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -33,7 +32,7 @@ pub struct Listening {
 }
 
 impl Listening {
-    /// Creates the listener.
+    /// Creates the listener, which lets open requests take up to `drain` to finish after a stop.
     ///
     /// # Errors
     ///
@@ -41,6 +40,7 @@ impl Listening {
     pub fn new(
         settings: &Settings,
         times: &Timeouts,
+        drain: Duration,
         metrics: PortMetrics,
     ) -> Result<Self, Vec<NetworkError>> {
         let proxies = Networks::parse(&settings.trusted_proxies)?;
@@ -55,7 +55,7 @@ impl Listening {
             proxies: proxies.clone(),
             by_proxy: settings.max_connections_by_proxy,
             answers: answers(),
-            drain: DRAIN,
+            drain,
         };
         Ok(Self {
             http,

@@ -207,6 +207,15 @@ impl Call {
         rule.principal
     }
 
+    /// Whether a workload makes the call on its own behalf.
+    pub(crate) fn is_own(&self) -> bool {
+        let itself = matches!(
+            self.method.rule.principal,
+            Principal::Workload | Principal::Peer
+        );
+        itself && self.peer.class.is_some_and(PeerClass::is_workload)
+    }
+
     /// Returns the class of the peer, or `None` when no pattern matches its id.
     pub fn peer_class(&self) -> Option<PeerClass> {
         self.peer.class

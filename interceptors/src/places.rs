@@ -2,7 +2,9 @@
 //!
 //! Each kind is bounded in total, by peer and by caller, so that neither a certificate nor a credential
 //! takes what others need. A caller or a peer beyond its own share is refused with
-//! RESOURCE_EXHAUSTED; when every place is taken, everybody is refused with UNAVAILABLE, at once.
+//! RESOURCE_EXHAUSTED; when every place is taken, everybody is refused with UNAVAILABLE, at once. So is
+//! whom the process has no time for, which all of its services decide together (`overload`).
+//!
 //! A caller is a person: their keys share one set of places. A call without a credential counts for the
 //! peer that its certificate proves. An address, which many may share, counts only where nothing is
 //! proven, which is behind the gateway. What workloads do on their own behalf has places of its own:
@@ -18,11 +20,11 @@ mod kind;
 
 pub(crate) use holders::Holder;
 
-use crate::overload::{InFlight, Overload};
 use crate::{
     Call,
     check::Check,
     observe::{Observe, Watch},
+    overload::{InFlight, Overload},
 };
 use holders::Holders;
 use http::{HeaderMap, Request};
@@ -212,7 +214,10 @@ impl Places {
     }
 
     fn enter(&self, call: &Arc<Call>) -> Result<Slot, Status> {
-        let (kind, key) = (Kind::of(call.peer.class, call.method), Key::of_peer(call));
+        let (kind, key) = (
+            Kind::of(call.is_own(), call.method.server_streaming),
+            Key::of_peer(call),
+        );
         let in_flight = self.0.overload.enter(call)?;
         let pool = self.pool(kind);
         let carries = call.peer.class.is_some_and(PeerClass::is_workload);
@@ -277,7 +282,7 @@ impl Check for Places {
         let Some(key) = Key::of_caller(call) else {
             return Ok(());
         };
-        let kind = Kind::of(call.peer.class, call.method);
+        let kind = Kind::of(call.is_own(), call.method.server_streaming);
         let (pool, holder) = (self.pool(kind), self.0.callers.get(&key));
         if !holder.enter(kind, pool.shrunk(pool.bounds.by_caller)) {
             return Err(self.share_full(kind, key.subject()));

@@ -55,8 +55,10 @@ pub struct StackOptions<'a> {
     pub overload: Overload,
     /// The methods that the listener serves.
     pub served: Served,
-    /// Cancelled when the process stops: open streams end.
+    /// Cancelled when the service takes no more calls: the streams that workloads follow end.
     pub stop: CancellationToken,
+    /// Cancelled some time later: all other streams end.
+    pub end_streams: CancellationToken,
 }
 
 /// The layers around the handlers of one service.
@@ -107,6 +109,7 @@ impl Stack {
             overload,
             served,
             stop,
+            end_streams,
         } = options;
         let stale = Duration::from_secs(config.credentials.stale_after_seconds);
         let guard_view = view.clone();
@@ -129,6 +132,7 @@ impl Stack {
             limiter,
             guard: Arc::new(StreamConditions {
                 stop,
+                end_streams,
                 policy,
                 view: guard_view,
                 clock,

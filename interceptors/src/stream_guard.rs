@@ -36,8 +36,10 @@ const CHECK_INTERVAL: Duration = Duration::from_millis(250);
 /// What a stream needs in order to stay open.
 #[derive(Debug)]
 pub(crate) struct StreamConditions {
-    /// Cancelled when the process stops.
+    /// Cancelled when the process stops: workloads follow each other without an end, and go on elsewhere.
     pub stop: CancellationToken,
+    /// Cancelled when the time is over that other streams have to finish by themselves.
+    pub end_streams: CancellationToken,
     /// The policy that must admit the peer.
     pub policy: PolicyHandle,
     /// The view in which the caller's credential must be valid.
@@ -128,8 +130,15 @@ impl StreamConditions {
         tokio::select! {
             biased;
             why = denied => why,
-            () = self.stop.cancelled() => Cut::Stopping,
+            () = self.ends(&call).cancelled() => Cut::Stopping,
             () = call.peer.closing.cancelled() => Cut::Closing,
+        }
+    }
+
+    fn ends(&self, call: &Call) -> &CancellationToken {
+        match call.is_own() {
+            true => &self.stop,
+            false => &self.end_streams,
         }
     }
 
@@ -236,6 +245,8 @@ mod tests {
     use http_body_util::BodyExt;
     use tars_certs::PeerClass;
 
+    const CREDENTIALS: &str = "/tars.auth.v1.CredentialService/WatchCredentials";
+
     /// A call that every policy allows.
     fn watch() -> Arc<Call> {
         by_peer(
@@ -245,42 +256,54 @@ mod tests {
         )
     }
 
-    #[tokio::test]
-    async fn a_quiet_stream_ends_when_the_process_stops() {
-        let stop = CancellationToken::new();
-        let conditions = Arc::new(StreamConditions {
-            stop: stop.clone(),
+    fn conditions() -> Arc<StreamConditions> {
+        Arc::new(StreamConditions {
+            stop: CancellationToken::new(),
+            end_streams: CancellationToken::new(),
             policy: PolicyHandle::default(),
             view: View::default(),
             clock: Clock::system(),
-        });
+        })
+    }
+
+    fn silent(call: Arc<Call>, conditions: &Arc<StreamConditions>) -> GuardedBody {
         let silent = Body::new(http_body_util::StreamBody::new(
             futures_util::stream::pending::<Result<Frame<bytes::Bytes>, Status>>(),
         ));
-        let mut body = GuardedBody::new(silent, watch(), conditions);
-        stop.cancel();
-        let trailers = body
-            .frame()
-            .await
-            .unwrap()
-            .unwrap()
-            .into_trailers()
-            .unwrap();
-        assert_eq!(
-            Code::from_bytes(trailers["grpc-status"].as_bytes()),
-            Code::Unavailable
-        );
+        GuardedBody::new(silent, call, Arc::clone(conditions))
+    }
+
+    async fn code_at_the_end(body: &mut GuardedBody) -> Code {
+        let frame = body.frame().await.unwrap().unwrap();
+        let trailers = frame.into_trailers().unwrap();
+        Code::from_bytes(trailers["grpc-status"].as_bytes())
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_workloads_follow_ends_when_the_process_stops() {
+        let conditions = conditions();
+        let own = by_peer(CREDENTIALS, PeerClass::Gateway, "/gateway");
+        let mut body = silent(own, &conditions);
+        conditions.stop.cancel();
+        assert_eq!(code_at_the_end(&mut body).await, Code::Unavailable);
         assert!(body.frame().await.is_none());
     }
 
     #[tokio::test]
+    async fn other_streams_have_time_to_finish_by_themselves() {
+        let conditions = conditions();
+        let mut body = silent(watch(), &conditions);
+        conditions.stop.cancel();
+        let mut frame = Box::pin(body.frame());
+        assert!(futures_util::poll!(frame.as_mut()).is_pending());
+        drop(frame);
+        conditions.end_streams.cancel();
+        assert_eq!(code_at_the_end(&mut body).await, Code::Unavailable);
+    }
+
+    #[tokio::test]
     async fn an_empty_body_stays_empty() {
-        let conditions = Arc::new(StreamConditions {
-            stop: CancellationToken::new(),
-            policy: PolicyHandle::default(),
-            view: View::default(),
-            clock: Clock::system(),
-        });
+        let conditions = conditions();
         assert!(http_body::Body::is_end_stream(&GuardedBody::new(
             Body::empty(),
             watch(),

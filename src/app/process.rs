@@ -33,14 +33,14 @@ use tars_runtime::{
     clock::{Clock, Monotonic},
     config::{Config, Connect},
     db::{DbError, Place, Server},
-    health::{Check, Condition, Readiness, Report},
+    health::{self, Check, Condition, Readiness, Report, State},
     listen::ListenerMetrics,
     metrics::Metrics,
     seeds::Seeds,
     trace::{ExporterError, SpanMetrics, Tracer},
 };
 use tokio::sync::{mpsc, watch};
-use work::{Resume, Work};
+use work::{Pace, Resume, Work};
 
 /// How long a stop waits until Auth knows of it. Auth may be gone itself.
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
@@ -130,6 +130,7 @@ impl Process {
             self.add_check("telemetry", self.collector.check(what, Duration::ZERO));
         }
         self.add_check("policy", self.policy.check());
+        self.add_check("stop", self.stopping());
         self.work.background(self.policy.clone().follow());
     }
 
@@ -340,17 +341,32 @@ impl Process {
         Err(StartError::NotReady(format!("{:?}", report.checks)))
     }
 
-    fn leave_limit(&self) -> Duration {
-        match self.members.contains_key(&Service::Auth) {
-            true => LEAVE_LIMIT_BESIDE_AUTH,
-            false => LEAVE_LIMIT,
+    fn pace(&self) -> Pace {
+        let limits = &self.config.connections;
+        Pace {
+            notice: Duration::from_secs(limits.notice_seconds),
+            leave: match self.members.contains_key(&Service::Auth) {
+                true => LEAVE_LIMIT_BESIDE_AUTH,
+                false => LEAVE_LIMIT,
+            },
+            streams: Duration::from_secs(limits.drain_streams_seconds),
         }
     }
 
-    /// Drains: no new calls, then the end of those in flight, then what is queued for disk.
+    /// Whether the process is about to stop, which makes it unready.
+    fn stopping(&self) -> Check {
+        let leaves = self.work.leave_token();
+        health::check(move || match leaves.is_cancelled() {
+            true => State::Failed("the process is stopping".to_owned()),
+            false => State::Ok,
+        })
+    }
+
+    /// Drains: not ready, then no new calls, then the end of those in flight, then what is queued for disk.
     pub async fn stop(self) {
-        self.work.take_leave(self.leave_limit()).await;
-        self.work.end_serving().await;
+        let pace = self.pace();
+        self.work.take_leave(pace).await;
+        self.work.end_serving(pace).await;
         self.audit_queues.lock().clear();
         self.work.end_background().await;
         let tracers = self.members.into_values().map(|member| member.tracer);

@@ -76,6 +76,7 @@ pub fn config() -> Config {
         ..Limits::default()
     };
     config.connections.drain_seconds = 5;
+    config.connections.drain_streams_seconds = 0;
     // A pole is balanced after a fraction of the steps that the default environment takes.
     config.orchestration.environment = "cartpole".to_owned();
     config

@@ -211,6 +211,11 @@ pub fn kill(pid: u32) {
     signal(pid, Signal::KILL);
 }
 
+/// SIGTERM to a replica: it drains, and ends.
+pub fn terminate(pid: u32) {
+    signal(pid, Signal::TERM);
+}
+
 /// SIGSTOP to a replica: its connections stay open, and it does nothing.
 pub fn freeze(pid: u32) {
     signal(pid, Signal::STOP);

@@ -3,6 +3,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+#[path = "calls/compression.rs"]
+mod compression;
+#[path = "calls/metadata.rs"]
+mod metadata;
+#[path = "calls/overload.rs"]
+mod overload;
+
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full};

@@ -76,7 +76,7 @@ impl Work {
     /// Packs a message. One that does not get smaller by it stays as it is.
     pub(super) fn pack(input: Bytes) -> Self {
         let max = input.len();
-        let pack = Compress::new_gzip(Compression::fast(), WINDOW.into());
+        let pack = Compress::new_gzip(Compression::fast(), WINDOW);
         Self::new(Codec::Pack(pack), input, max)
     }
 

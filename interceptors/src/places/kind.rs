@@ -1,8 +1,5 @@
 //! What places are for.
 
-use tars_certs::PeerClass;
-use tars_proto::table::{Method, Principal};
-
 /// What a place is for, which is also the index of its pool.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -15,11 +12,9 @@ pub(super) enum Kind {
 pub(super) const KINDS: [Kind; 4] = [Kind::Calls, Kind::Streams, Kind::OwnCalls, Kind::OwnStreams];
 
 impl Kind {
-    /// What a call of `method` by a peer of `class` needs.
-    pub(super) fn of(class: Option<PeerClass>, method: &Method) -> Self {
-        let workload = class.is_some_and(PeerClass::is_workload);
-        let itself = matches!(method.rule.principal, Principal::Workload | Principal::Peer);
-        match (workload && itself, method.server_streaming) {
+    /// What a call needs: `is_own` tells whether a workload makes it on its own behalf.
+    pub(super) fn of(is_own: bool, streams: bool) -> Self {
+        match (is_own, streams) {
             (false, false) => Self::Calls,
             (false, true) => Self::Streams,
             (true, false) => Self::OwnCalls,

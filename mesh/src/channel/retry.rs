@@ -165,7 +165,7 @@ mod tests {
             ("1.5", Pushback::Never),
         ] {
             let mut headers = HeaderMap::new();
-            headers.insert(PUSHBACK, text.parse().unwrap());
+            headers.insert(fault::PUSHBACK, text.parse().unwrap());
             assert_eq!(Pushback::of(&headers), expected, "{text:?}");
         }
         assert_eq!(Pushback::of(&HeaderMap::new()), Pushback::Unsaid);

@@ -334,7 +334,7 @@ impl Connection {
             Admission::Mutual => age,
             Admission::Joiners => age.min(JOINING_AGE),
         };
-        Instant::now() + age.mul_f64(0.9 + 0.2 * jitter(self.addr))
+        Instant::now() + varied(age, self.addr)
     }
 }
 
@@ -364,9 +364,36 @@ const SEND_BUFFER: usize = 64 << 10;
 /// Maximum time between notifying streams and the end, and for a refused peer to read why.
 const FINAL_MOMENT: Duration = Duration::from_secs(1);
 
+/// A time that differs by up to a tenth from client to client.
+fn varied(time: Duration, addr: SocketAddr) -> Duration {
+    time.mul_f64(0.9 + 0.2 * jitter(addr))
+}
+
 /// A number in 0..1 that is always the same for one client, so that no randomness is needed.
 fn jitter(addr: SocketAddr) -> f64 {
     use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
     let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(addr);
     (hash >> 11) as f64 / (1u64 << 53) as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ages_of_connections_are_spread_over_a_fifth() {
+        let age = Duration::from_secs(1000);
+        let addr = |port| SocketAddr::from(([192, 0, 2, 1], port));
+        let mut ages: Vec<u64> = (1000..3000)
+            .map(|port| varied(age, addr(port)).as_secs())
+            .collect();
+        ages.sort_unstable();
+        assert!(ages[0] >= 900 && ages[1999] <= 1100, "{ages:?}");
+        for tenth in 0..10 {
+            let (from, to) = (900 + 20 * tenth, 920 + 20 * tenth);
+            let within = ages.iter().filter(|age| (from..to).contains(*age)).count();
+            assert!((100..300).contains(&within), "{within} of 2000 from {from}");
+        }
+        assert_eq!(varied(age, addr(7)), varied(age, addr(7)));
+    }
 }

@@ -39,7 +39,14 @@ pub struct Connections {
     pub max_streams: u32,
     /// Maximum size of a message in bytes; a larger one is refused with RESOURCE_EXHAUSTED.
     pub max_message_bytes: usize,
-    /// Maximum time in seconds that calls in flight may take to finish once the process is stopping.
+    /// Time in seconds between the moment at which a process that stops reports that it is not ready and the
+    /// one at which it takes no more calls. Behind a load balancer, at least its interval of checks.
+    pub notice_seconds: u64,
+    /// Maximum time in seconds that open streams may take to finish by themselves once the process takes no
+    /// more calls; then they are told to resume elsewhere. Streams by which workloads follow each other end
+    /// at once.
+    pub drain_streams_seconds: u64,
+    /// Maximum time in seconds that calls in flight may take to finish once the process takes no more.
     pub drain_seconds: u64,
     /// Maximum number of calls in flight in one service; further ones are shed. Calls that workloads
     /// make for themselves are counted apart, up to the same number.
@@ -69,6 +76,8 @@ impl Default for Connections {
             max_age_grace_seconds: 300,
             max_streams: 200,
             max_message_bytes: 1 << 20,
+            notice_seconds: 0,
+            drain_streams_seconds: 5,
             drain_seconds: 10,
             max_in_flight: 4096,
             max_open_streams: 4096,

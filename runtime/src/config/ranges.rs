@@ -43,6 +43,8 @@ const RANGES: &[(&str, Range)] = &[
     ("connections.max_age_grace_seconds", Between(0, DAY)),
     ("connections.max_streams", Between(1, MANY)),
     ("connections.max_message_bytes", Between(1, GIB)),
+    ("connections.notice_seconds", Between(0, HOUR)),
+    ("connections.drain_streams_seconds", Between(0, DAY)),
     ("connections.drain_seconds", Between(0, DAY)),
     ("connections.max_in_flight", Between(1, MANY)),
     ("connections.max_open_streams", Between(1, MANY)),

@@ -2,9 +2,16 @@
 
 use super::{follow::watch_auth, layers::log_serving};
 use crate::app::{Process, Service, StartError};
+use std::time::Duration;
 use tars_gateway::{Backends, Documents, Gateway, Listening};
-use tars_runtime::config::Connect;
+use tars_runtime::config::{Config, Connect};
 use tokio::net::TcpListener;
+
+/// Streams have their time, and then what is left of the drain to end.
+fn drain(config: &Config) -> Duration {
+    let limits = &config.connections;
+    Duration::from_secs(limits.drain_streams_seconds + limits.drain_seconds)
+}
 
 pub(super) fn start(
     process: &Process,
@@ -29,14 +36,15 @@ pub(super) fn start(
     let gateway = Gateway::new(backends, settings, tracer, documents);
     let gateway = gateway.map_err(StartError::Gateway)?;
     let metrics = process.listener_metrics.of(Service::Gateway.as_str());
-    let listening = Listening::new(&config.gateway, &config.timeouts, metrics);
+    let listening = Listening::new(&config.gateway, &config.timeouts, drain(config), metrics);
     let listening = listening.map_err(|wrong| {
         let wrong: Vec<String> = wrong.iter().map(ToString::to_string).collect();
         StartError::Gateway(wrong.join("; "))
     })?;
     log_serving(Service::Gateway.as_str(), &listener);
+    let stop = process.work.stop_edge_token();
     process
         .work
-        .serve(listening.serve(listener, gateway, process.work.stop_token()));
+        .serve_edge(listening.serve(listener, gateway, stop));
     Ok(())
 }

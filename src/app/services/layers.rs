@@ -96,6 +96,7 @@ fn stack(
         overload: process.overload.clone(),
         served,
         stop: process.work.stop_token(),
+        end_streams: process.work.end_streams_token(),
     }))
 }
 
@@ -177,7 +178,8 @@ async fn with_infrastructure(
 ) -> Result<Routes, StartError> {
     let health = Health::default();
     let revoked = process.member(service)?.identity.subscribe_revoked();
-    let reporter = HealthReporter::new(service, health.clone(), revoked, process.work.stop_token());
+    let leaves = process.work.leave_token();
+    let reporter = HealthReporter::new(service, health.clone(), revoked, leaves);
     process.work.serve(reporter.clone().follow());
     process.add_reporter(reporter);
     let served: std::collections::BTreeSet<&str> = contract()

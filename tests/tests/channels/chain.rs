@@ -103,6 +103,7 @@ fn layers() -> Stack {
         policy: PolicyHandle::new(Policy::contract(contract().unwrap())),
         served: Served::new(|_| true),
         stop: CancellationToken::new(),
+        end_streams: CancellationToken::new(),
     })
 }
 
