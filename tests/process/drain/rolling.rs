@@ -104,7 +104,7 @@ fn unary_load(mesh: &Running, seen: &Arc<Seen>, token: &str) -> Vec<JoinHandle<(
             "orchestration",
             OrchestrationServiceClient,
             list_agents,
-            agents.clone()
+            agents
         ),
     ]
 }
