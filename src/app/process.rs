@@ -60,6 +60,17 @@ pub(crate) fn place_of(config: &Config, service: Service) -> Result<Place, DbErr
 }
 
 /// The Redis server that a configuration names.
+/// The tasks of the runtime that the process was started in.
+fn count_tasks(metrics: &Metrics) {
+    let runtime = tokio::runtime::Handle::current();
+    metrics.measure(
+        "runtime_tasks",
+        "Tasks of the runtime that are alive",
+        "process",
+        move || Some(runtime.metrics().num_alive_tasks() as f64),
+    );
+}
+
 fn redis(config: &Config) -> Result<Option<bus::Server>, StartError> {
     let password = std::env::var(bus::PASSWORD_VARIABLE).ok();
     Ok(bus::Server::of(&config.redis, password)?)
@@ -148,6 +159,7 @@ impl Process {
             .map(|r| (r.pattern.as_str(), r.class.as_str()));
         let classes = Arc::new(ClassTable::new(rules)?);
         let metrics = Metrics::default();
+        count_tasks(&metrics);
         let policy = PolicyFile::open(config.policy.file.as_deref(), &metrics)?;
         let server = redis(&config)?;
         let group = services

@@ -90,6 +90,11 @@ impl Memory {
         Ok(())
     }
 
+    /// The last sample.
+    pub fn last_mib(&self) -> Option<f64> {
+        self.samples.last().map(|sample| sample.1)
+    }
+
     /// Whether it grows after the warm-up.
     pub fn growth(&self) -> Growth {
         growth(&self.samples)
@@ -97,7 +102,7 @@ impl Memory {
 
     /// The last sample and the slope, for people.
     pub fn describe(&self) -> String {
-        let now = self.samples.last().map_or(f64::NAN, |sample| sample.1);
+        let now = self.last_mib().unwrap_or(f64::NAN);
         match slope(warm(&self.samples)) {
             Some(slope) => format!("{now:.1} MiB, {slope:+.1} MiB/h"),
             None => format!("{now:.1} MiB"),

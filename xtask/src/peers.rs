@@ -1,5 +1,6 @@
-//! What other people would run, and the clients with which they would measure it: built or found here, for the
-//! benchmark of the mesh. None of them is needed; what the machine cannot build is left out, and said.
+//! What other people would run, and the clients with which they would try and measure it: built or found here, for
+//! the benchmark of the mesh and the soak of its traffic. None of them is needed; what the machine cannot build is
+//! left out, and said.
 
 use crate::{Outcome, tools};
 use std::{
@@ -9,6 +10,8 @@ use std::{
 
 /// The module of k6, which is built as a part of another one: its own is not where its name says.
 const K6: &str = "go.k6.io/k6/v2@v2.2.0";
+/// The last tag that fits its module's path.
+const H2SPEC: &str = "github.com/summerwind/h2spec/cmd/h2spec@v2.2.1+incompatible";
 const GHZ: &str = "github.com/bojand/ghz/cmd/ghz@v0.121.0";
 
 /// The programs that there are, by the environment variable that names each to the benchmark.
@@ -19,7 +22,7 @@ pub(crate) fn all(quick: bool) -> Vec<(&'static str, PathBuf)> {
         Err(why) => eprintln!("{name} is left out: {why}"),
     };
     add("TARS_PEER_GRPC_GO", "grpc-go", grpc_go());
-    add("TARS_PEER_GHZ", "ghz", ghz());
+    add("TARS_PEER_GHZ", "ghz", installed("ghz", GHZ));
     // It takes minutes to build.
     let k6 = match quick {
         true => built("k6").ok_or("--quick does not build it".to_owned()),
@@ -29,6 +32,17 @@ pub(crate) fn all(quick: bool) -> Vec<(&'static str, PathBuf)> {
     let missing = "on Debian: apt-get install nginx".to_owned();
     add("TARS_PEER_NGINX", "nginx", on_path("nginx").ok_or(missing));
     found
+}
+
+/// h2spec, by the environment variable that names it to the soak of traffic.
+pub(crate) fn h2spec() -> Option<(&'static str, PathBuf)> {
+    match installed("h2spec", H2SPEC) {
+        Ok(program) => Some(("TARS_PEER_H2SPEC", program)),
+        Err(why) => {
+            eprintln!("h2spec is left out: {why}");
+            None
+        }
+    }
 }
 
 fn folder() -> PathBuf {
@@ -68,12 +82,13 @@ fn grpc_go() -> Result<PathBuf, String> {
     Ok(program)
 }
 
-fn ghz() -> Result<PathBuf, String> {
-    if let Some(program) = built("ghz") {
+/// A program of a module; installed if it is not there yet.
+fn installed(name: &str, module: &str) -> Result<PathBuf, String> {
+    if let Some(program) = built(name) {
         return Ok(program);
     }
-    go(&folder(), &["install", GHZ])?;
-    built("ghz").ok_or("it was not built".to_owned())
+    go(&folder(), &["install", module])?;
+    built(name).ok_or("it was not built".to_owned())
 }
 
 fn k6() -> Result<PathBuf, String> {

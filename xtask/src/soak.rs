@@ -1,7 +1,7 @@
 //! Soaks: the real binary, in release mode, under what takes too long for a test. Each ends by itself
 //! and fails at the first thing that is wrong; how far it is, standard error tells.
 
-use crate::{Outcome, postgres, redis, tools};
+use crate::{Outcome, peers, postgres, redis, tools};
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub(crate) enum Soak {
@@ -12,6 +12,9 @@ pub(crate) enum Soak {
     Agents,
     /// Redis, PostgreSQL and replicas fail during load; nothing acknowledged may be lost or done twice.
     Faults,
+    /// Traffic of every kind at a steady rate: no call may fail, and memory, file descriptors and tasks may not grow.
+    /// Before that, h2spec tries the HTTP/2 of a mesh port.
+    Traffic,
 }
 
 impl Soak {
@@ -20,6 +23,7 @@ impl Soak {
             Self::Races => "soak_races",
             Self::Agents => "soak_agents",
             Self::Faults => "soak_faults",
+            Self::Traffic => "soak_traffic",
         }
     }
 }
@@ -30,21 +34,24 @@ pub(crate) struct Length {
     /// The number of rounds; without it 1,000 of races and 20 of faults.
     #[arg(long)]
     rounds: Option<usize>,
-    /// The hours of agents; without it 2.
+    /// The hours of agents and of traffic; without it 2 and a half.
     #[arg(long, conflicts_with = "rounds")]
     hours: Option<f64>,
 }
 
 pub(crate) fn run(soak: Soak, json: bool, length: Length) -> Outcome {
-    let is_timed = matches!(soak, Soak::Agents);
+    let is_timed = matches!(soak, Soak::Agents | Soak::Traffic);
     if is_timed && length.rounds.is_some() || !is_timed && length.hours.is_some() {
-        return Err("agents have hours, and races and faults have rounds".to_owned());
+        return Err("agents and traffic have hours, races and faults have rounds".to_owned());
     }
     tools::build_binary()?;
     let mut command = tools::example("tars-tests", soak.example());
     if matches!(soak, Soak::Faults) {
         command.env(postgres::PROGRAMS, postgres::programs()?);
         command.env(redis::VARIABLE, redis::program()?);
+    }
+    if matches!(soak, Soak::Traffic) {
+        command.envs(peers::h2spec());
     }
     if let Some(rounds) = length.rounds {
         command.args(["--rounds", &rounds.to_string()]);
