@@ -215,12 +215,14 @@ reasons! {
     HOST_PROTOCOL,
     /// The answer of a host is impossible; the details name its field.
     HOST_ANSWER,
-    /// A host took too long for an answer.
+    /// A host took too long for an answer, or for a whole run.
     HOST_LATE,
     /// There are too many sessions of hosts, of the caller or in total, or a host has no copies left.
     HOSTS_BUSY,
     /// The host of an environment went away during a run, and did not come back in time.
     HOST_GONE,
+    /// The run trains in an environment that is lent, which cannot be saved.
+    NOT_SAVED,
 }
 
 // AutoML.

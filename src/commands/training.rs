@@ -34,7 +34,7 @@ pub(crate) struct Training {
 enum Command {
     /// Train agents together, each with its live hyperparameters.
     #[command(
-        after_help = "Examples:\n  tars training start --preset --steps 300000\n  tars training start --agents policy,resource --steps 100000 --seed 1\n  tars training start --agents ethical --others live --json\n\nA run goes on from the live weights, and those that it ends with become live together, also where they are\nworse: `tars agents rollback AGENT` undoes it. A mesh starts with the default hyperparameters of the\nalgorithms; --preset is what is known to learn the environment. 20000 steps show how it works, and are not all\nthat can be learned."
+        after_help = "Examples:\n  tars training start --preset --steps 300000\n  tars training start --agents policy,resource --steps 100000 --seed 1\n  tars training start --agents ethical --others live --json\n  tars training start --agents policy --environment external/cartpole-v1\n\nA run goes on from the live weights, and those that it ends with become live together, also where they are\nworse: `tars agents rollback AGENT` undoes it. A mesh starts with the default hyperparameters of the\nalgorithms; --preset is what is known to learn the environment. 20000 steps show how it works, and are not all\nthat can be learned."
     )]
     Start(Start),
     /// Follow a run until it ends, as `tars train watch` does. Exits with 1 unless it completes.
@@ -75,6 +75,10 @@ struct Start {
     /// The agents, separated by commas; all of the mesh when left out.
     #[arg(long, value_delimiter = ',', value_name = "AGENTS")]
     agents: Vec<String>,
+    /// Where they learn: built in, or lent by you, as `external/NAME`; where they live when left out. An agent must
+    /// observe and do there what it does where it lives, since what it learns is served.
+    #[arg(long, value_name = "ENV")]
+    environment: Option<String>,
     /// How the other agents of the environment act.
     #[arg(long, value_enum, default_value_t = Others::Rules, value_name = "HOW")]
     others: Others,
@@ -120,6 +124,10 @@ const ADVICE: &[Advice] = &[
     (reason::NOT_FOUND, "`tars training list` shows all"),
     (reason::WRONG_STATE, LISTED),
     (
+        reason::NOT_SAVED,
+        "`tars training cancel {id}` stops it, and it can be started anew",
+    ),
+    (
         reason::TRAINING_RUNS,
         "`tars training list` shows the run that trains it: wait for its end, pause it or cancel it",
     ),
@@ -137,6 +145,10 @@ const ADVICE: &[Advice] = &[
 const START: &[Advice] = &[
     (reason::NOT_FOUND, "`tars agents list` shows all"),
     (reason::AGENT_NOT_BUILT, "`tars agents list` shows all"),
+    (
+        reason::HOSTS_BUSY,
+        "`tars_env.py --copies` lends more, or wait for the run that uses them",
+    ),
     (
         reason::NOT_TOGETHER,
         "`tars agents list` shows where each lives: name agents of one environment with --agents",
@@ -200,6 +212,9 @@ impl Start {
             if let Some(number) = given {
                 body[name] = json!(number.to_string());
             }
+        }
+        if let Some(environment) = &self.environment {
+            body["environment"] = json!(environment);
         }
         body
     }
@@ -342,6 +357,7 @@ mod tests {
     fn start(agents: &[&str], steps: Option<u64>) -> Start {
         Start {
             agents: agents.iter().map(ToString::to_string).collect(),
+            environment: None,
             others: Others::Live,
             steps,
             seed: Some(0),
@@ -358,6 +374,11 @@ mod tests {
         );
         let all = start(&[], Some(5)).body();
         assert_eq!((&all["agents"], &all["steps"]), (&json!([]), &json!("5")));
+        let elsewhere = Start {
+            environment: Some("external/maze".to_owned()),
+            ..start(&["policy"], None)
+        };
+        assert_eq!(elsewhere.body()["environment"], "external/maze");
     }
 
     #[test]

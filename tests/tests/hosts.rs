@@ -4,7 +4,7 @@
 
 use futures_util::stream;
 use std::collections::BTreeMap;
-use tars::rest::Rest;
+use tars::rest::{Rest, RestError};
 use tars_proto::{
     fault,
     orchestration::v1::{
@@ -72,9 +72,16 @@ fn say_hello(hello: HostHello) -> SessionRequest {
     }
 }
 
-/// A corridor for each copy: where it is, and after how many steps.
-#[derive(Default)]
-struct Corridor(BTreeMap<u32, (i64, u32)>);
+/// What the agents of CartPole see is as wide; here the place is seen as often.
+fn wide_hello() -> HostHello {
+    let mut hello = hello();
+    let agent = &mut hello.agents[0];
+    agent.observation = vec![agent.observation[0].clone(); 4];
+    hello
+}
+
+/// A corridor for each copy: where it is, and after how many steps. The place is seen so many times.
+struct Corridor(BTreeMap<u32, (i64, u32)>, usize);
 
 impl Corridor {
     fn obey(&mut self, order: SessionResponse) -> SessionRequest {
@@ -98,7 +105,8 @@ impl Corridor {
 
     fn observe(&self, copies: &[u32]) -> Option<Tensor> {
         let places = copies.iter().map(|copy| self.0[copy].0 as f32 / END as f32);
-        numbers(&[copies.len(), 1], places.collect())
+        let seen = places.flat_map(|place| vec![place; self.1]);
+        numbers(&[copies.len(), self.1], seen.collect())
     }
 
     fn step(&mut self, order: &SessionStep) -> HostStep {
@@ -160,7 +168,11 @@ async fn caller(mesh: &TestMesh, name: &str, role: &str) -> Caller {
 type Behaviour = Box<dyn FnMut(SessionResponse) -> Option<Vec<SessionRequest>> + Send>;
 
 fn honest() -> Behaviour {
-    let mut corridor = Corridor::default();
+    honestly_seen(1)
+}
+
+fn honestly_seen(times: usize) -> Behaviour {
+    let mut corridor = Corridor(BTreeMap::new(), times);
     Box::new(move |order| {
         let is_welcome = order.welcome.is_some();
         Some(match is_welcome {
@@ -280,6 +292,84 @@ async fn what_a_caller_lends_is_seen_and_trained_in_by_that_caller_alone() {
     mesh.mesh.stop().await;
 }
 
+const TRAININGS: &str = "/api/v1/orchestration/training";
+
+/// Starts training `policy` in the corridor.
+async fn train(by: &Caller, steps: u64) -> Result<serde_json::Value, RestError> {
+    let body = serde_json::json!({
+        "agents": ["policy"], "environment": ENVIRONMENT, "steps": steps.to_string(), "seed": "3",
+    });
+    Ok(by.rest.post(TRAININGS, body).await?["run"].clone())
+}
+
+/// Starts a search for `policy` in the corridor.
+async fn search(by: &Caller) -> Result<serde_json::Value, RestError> {
+    let body = serde_json::json!({
+        "agent_id": "policy", "environment": ENVIRONMENT, "n_trials": 2, "steps": "300", "seed": "4",
+    });
+    by.rest.post("/api/v1/optimize", body).await
+}
+
+/// Waits until a resource has a state, and returns it.
+async fn in_state(by: &Caller, path: &str, name: &str, state: &str) -> serde_json::Value {
+    let read = || async { by.rest.get(path).await.unwrap()[name].clone() };
+    eventually(state, || async { read().await["state"] == state }).await;
+    read().await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn agents_are_trained_and_searched_for_in_what_their_caller_lends() {
+    let mesh = TestMesh::alone(tars_tests::config(), tars_runtime::clock::Clock::system()).await;
+    let (ann, ben) = (
+        caller(&mesh, "ann", "developer").await,
+        caller(&mesh, "ben", "developer").await,
+    );
+    let lend_wide = || async {
+        let host = lend(&mesh, &ann, vec![say_hello(wide_hello())], honestly_seen(4));
+        eventually("the environment is lent", || is_lent(&ann)).await;
+        host
+    };
+    // What `policy` would learn from one number could not act upon four.
+    let narrow = lend_honestly(&mesh, &ann).await;
+    let (status, text) = refusal(train(&ann, 600).await);
+    assert_eq!(status, 400, "{text}");
+    let text = text.to_string();
+    assert!(text.contains("1 observed, 2 actions"), "{text}");
+    drop(narrow);
+    eventually("it is taken back", || async { !is_lent(&ann).await }).await;
+
+    let host = lend_wide().await;
+    assert_eq!(refusal(train(&ben, 600).await).0, 400);
+    assert_eq!(refusal(search(&ben).await).0, 400);
+    let run = train(&ann, 600).await.unwrap();
+    let path = format!("{TRAININGS}/{}", run["run_id"].as_str().unwrap());
+    let run = in_state(&ann, &path, "run", "TRAINING_STATE_COMPLETED").await;
+    assert_eq!(run["environment"], ENVIRONMENT);
+    let member = &run["members"][0];
+    assert_eq!(member["weights_version"], "1", "what it learned is live");
+    let came_to = member["final_return"].as_f64().unwrap();
+    assert!((-0.21..1.0).contains(&came_to), "{came_to}");
+
+    let study = search(&ann).await.unwrap()["optimization_id"].clone();
+    let path = format!("/api/v1/studies/{}", study.as_str().unwrap());
+    let study = in_state(&ann, &path, "study", "STUDY_STATE_COMPLETED").await;
+    assert_eq!(study["environment"], ENVIRONMENT);
+    assert_eq!(study["n_completed_trials"], 2);
+
+    let run = train(&ann, 10_000_000).await.unwrap();
+    let path = format!("{TRAININGS}/{}", run["run_id"].as_str().unwrap());
+    let pausing = format!("{path}/pause");
+    let pause = ann.rest.post(&pausing, serde_json::json!({})).await;
+    let pause = pause.unwrap_err();
+    assert_eq!(pause.reason(), Some("NOT_SAVED"), "{pause}");
+    in_state(&ann, &path, "run", "TRAINING_STATE_RUNNING").await;
+    drop(host);
+    eventually("it is taken back", || async { !is_lent(&ann).await }).await;
+    let run = in_state(&ann, &path, "run", "TRAINING_STATE_FAILED").await;
+    assert_eq!(run["error_reason"], "HOST_GONE");
+    mesh.mesh.stop().await;
+}
+
 /// Changes what a host is about to say.
 type Spoil = fn(&mut Vec<SessionRequest>);
 
@@ -354,7 +444,7 @@ fn hostilities() -> Vec<(&'static str, Spoil, Code, &'static str)> {
 
 /// Behaves until the first step, in place of whose answer it says something else; `None` hangs up.
 fn hostile(spoil: Option<Spoil>) -> Behaviour {
-    let mut corridor = Corridor::default();
+    let mut corridor = Corridor(BTreeMap::new(), 1);
     Box::new(move |order| {
         if order.welcome.is_some() {
             return Some(Vec::new());

@@ -7,11 +7,12 @@ use std::{
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
+use tars::rest::Rest;
 use tars_proto::orchestration::v1::{
     EvaluateHyperparametersRequest, EvaluationResult,
     training_service_client::TrainingServiceClient,
 };
-use tars_tests::TestMesh;
+use tars_tests::{TestMesh, eventually};
 
 fn tools() -> PathBuf {
     let dir = std::env::var_os("TARS_TEST_TOOLS").expect("`cargo xtask test` sets TARS_TEST_TOOLS");
@@ -166,6 +167,27 @@ async fn evaluate(
     Ok(result.unwrap())
 }
 
+/// Trains an agent that lives in the built-in CartPole in the one that is lent, and waits until it has.
+async fn train_in_cartpole(by: &Rest) {
+    let trainings = "/api/v1/orchestration/training";
+    let body = serde_json::json!({
+        "agents": ["policy"], "environment": "external/cartpole", "steps": "1500", "seed": "5",
+    });
+    let run = by.post(trainings, body).await.unwrap()["run"].clone();
+    let path = format!("{trainings}/{}", run["run_id"].as_str().unwrap());
+    let read = || async { by.get(&path).await.unwrap()["run"].clone() };
+    eventually("the run ends", || async {
+        !read().await["ended_at"].is_null()
+    })
+    .await;
+    let run = read().await;
+    assert_eq!(run["state"], "TRAINING_STATE_COMPLETED", "{run}");
+    let member = &run["members"][0];
+    assert_eq!(member["weights_version"], "1", "{run}");
+    let came_to = member["final_return"].as_f64().unwrap();
+    assert!((1.0..=500.0).contains(&came_to), "{run}");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 #[ignore = "needs Python with grpcio, Gymnasium and PettingZoo: cargo xtask test"]
 async fn agents_learn_in_environments_that_are_lent_from_python() {
@@ -202,6 +224,8 @@ async fn agents_learn_in_environments_that_are_lent_from_python() {
         let within = result.returns.iter().all(|r| bounds.contains(r));
         assert!(within && result.steps >= 1500, "{case:?}: {result:?}");
     }
+    let hopper = mesh.rest().login("hopper", "a long password").await;
+    train_in_cartpole(&hopper.unwrap()).await;
     drop(python.stdin.take());
     let ended = tokio::task::spawn_blocking(move || {
         let rest: Vec<String> = output.map_while(Result::ok).collect();

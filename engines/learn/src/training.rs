@@ -71,6 +71,11 @@ pub enum TrainingError {
     /// The process that runs the world is gone, and did not come back in time.
     #[error("the process that runs the world is gone")]
     WorldLost,
+    /// The world has taken longer than a training may.
+    #[error(
+        "the process that runs the world was too slow: the training has taken as long as one may"
+    )]
+    WorldOverdue,
 }
 
 /// Who acts for an agent of the world.
@@ -208,6 +213,15 @@ pub trait Control {
     }
 }
 
+/// Requires a world that more will come of.
+fn require(soundness: Soundness) -> Result<(), TrainingError> {
+    match soundness {
+        Soundness::Sound | Soundness::Interrupted => Ok(()),
+        Soundness::Lost => Err(TrainingError::WorldLost),
+        Soundness::Overdue => Err(TrainingError::WorldOverdue),
+    }
+}
+
 /// A training that is under way.
 struct Session<'a> {
     training: &'a Training,
@@ -312,9 +326,7 @@ impl<'a> Session<'a> {
             lane.write_actions(self.joint.iter_mut().skip(agent).step_by(agents));
         }
         self.copies.step(&self.joint);
-        if self.copies.soundness() == Soundness::Lost {
-            return Err(TrainingError::WorldLost);
-        }
+        require(self.copies.soundness())?;
         let mut ended = 0;
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
             ended = lane.learn(&self.copies, agent, stopped)?;
@@ -359,9 +371,7 @@ impl<'a> Session<'a> {
         let seed = self.training.seed ^ EVALUATION_STREAM;
         let episodes = self.training.evaluation_episodes;
         let evaluation = evaluate(world.as_mut(), &players, episodes, seed, self.step);
-        if world.soundness() == Soundness::Lost {
-            return Err(TrainingError::WorldLost);
-        }
+        require(world.soundness())?;
         for (agent, lane) in self.lanes.iter_mut().enumerate() {
             lane.keep_best(evaluation.mean(agent));
         }

@@ -44,6 +44,27 @@ pub struct AgentSpace {
     pub action: ActionSpace,
 }
 
+impl AgentSpace {
+    /// Whether an agent of the other space can do here what it learned there: it observes as many components, and
+    /// has as many actions, or the same bounds of each control. What the components are called does not matter.
+    pub fn is_alike(&self, other: &Self) -> bool {
+        self.observation.len() == other.observation.len() && self.action.is_alike(&other.action)
+    }
+
+    /// What it has, in a few words: `4 observed, 2 actions`.
+    pub fn shape(&self) -> String {
+        let (observed, acts) = (self.observation.len(), self.action.len());
+        match &self.action {
+            ActionSpace::Discrete(_) => format!("{observed} observed, {acts} actions"),
+            ActionSpace::Continuous(components) => {
+                let bounds = components.iter().map(|c| format!("{}..={}", c.low, c.high));
+                let bounds: Vec<String> = bounds.collect();
+                format!("{observed} observed, controls of {}", bounds.join(", "))
+            }
+        }
+    }
+}
+
 /// The fixed part of a world.
 #[derive(Debug, Clone, PartialEq)]
 pub struct WorldSpec {
@@ -120,6 +141,19 @@ impl ActionSpace {
     /// A discrete space of named actions.
     pub fn named(names: &[&'static str]) -> Self {
         Self::Discrete(names.iter().map(|name| Cow::Borrowed(*name)).collect())
+    }
+
+    fn is_alike(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Discrete(own), Self::Discrete(others)) => own.len() == others.len(),
+            (Self::Continuous(own), Self::Continuous(others)) => {
+                let bounds = |all: &[Component]| -> Vec<(f32, f32)> {
+                    all.iter().map(|c| (c.low, c.high)).collect()
+                };
+                bounds(own) == bounds(others)
+            }
+            _ => false,
+        }
     }
 
     /// The number of actions of a discrete space, or of components of a continuous one.

@@ -85,6 +85,8 @@ pub enum Soundness {
     Interrupted,
     /// Nothing more will come: rewards and observations mean nothing.
     Lost,
+    /// Nothing more will come, because the world has taken longer than it may.
+    Overdue,
 }
 
 /// A stochastic game: several agents act at the same time. With one agent it is a Markov decision process.

@@ -4,6 +4,7 @@ mod wire;
 
 use crate::{
     Automl, AutomlError,
+    peers::Elsewhere,
     store::{StudyState as State, TrialState as Ended},
     studies::{NewStudy, StudyView},
     watch::{StudyEvent, Watcher},
@@ -62,7 +63,11 @@ impl study_service_server::StudyService for Api {
             return Err(AutomlError::Busy.into());
         }
         let agent_id = asked.agent_id.unwrap_or_else(|| DEFAULT_AGENT.to_owned());
-        let kind = self.automl.agent_kind(&agent_id).await?;
+        let elsewhere = Elsewhere {
+            environment: asked.environment,
+            owner: owner_id.clone(),
+        };
+        let kind = self.automl.agent_kind(&agent_id, elsewhere).await?;
         if asked.agent_type.is_some_and(|t| t != kind.agent_type) {
             let problem = format!("the agent {agent_id} is of type {}", kind.agent_type);
             return Err(invalid("agent_type", problem).into());

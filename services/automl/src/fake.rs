@@ -2,7 +2,7 @@
 
 use crate::{
     Automl, Setup,
-    peers::{AgentKind, DescribeAgents, Peers},
+    peers::{AgentKind, DescribeAgents, Elsewhere, Peers},
     retries::Pacing,
     store::{StudyRow, StudyState, TrialRow, TrialState},
     studies::NewStudy,
@@ -209,10 +209,14 @@ impl Trainer for Handle {
 
 #[async_trait]
 impl DescribeAgents for Handle {
-    async fn kind(&self, _: &str) -> Result<AgentKind, PeerError> {
+    async fn kind(&self, _: &str, elsewhere: Elsewhere) -> Result<AgentKind, PeerError> {
+        let environment = match elsewhere.environment.as_str() {
+            "" => "cartpole".into(),
+            _ => elsewhere.environment,
+        };
         Ok(AgentKind {
             agent_type: "dqn".into(),
-            environment: "cartpole".into(),
+            environment,
         })
     }
 }

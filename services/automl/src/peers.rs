@@ -15,10 +15,20 @@ pub(crate) struct AgentKind {
     pub(crate) environment: String,
 }
 
+/// Where trials are to learn that do not learn where their agent lives.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Elsewhere {
+    /// Empty where the agent lives.
+    pub(crate) environment: String,
+    /// Whose environments are meant, apart from those that are built in.
+    pub(crate) owner: String,
+}
+
 /// Descriptions of agents.
 #[async_trait]
 pub(crate) trait DescribeAgents: Debug + Send + Sync {
-    async fn kind(&self, agent_id: &str) -> Result<AgentKind, PeerError>;
+    /// An agent's type and environment; fails where its algorithm cannot learn in the other environment.
+    async fn kind(&self, agent_id: &str, elsewhere: Elsewhere) -> Result<AgentKind, PeerError>;
 }
 
 /// Calls to Orchestration as this workload.
@@ -41,9 +51,11 @@ impl Peers {
 
 #[async_trait]
 impl DescribeAgents for Agents {
-    async fn kind(&self, agent_id: &str) -> Result<AgentKind, PeerError> {
+    async fn kind(&self, agent_id: &str, elsewhere: Elsewhere) -> Result<AgentKind, PeerError> {
         let request = ReadHyperparametersRequest {
             agent_id: agent_id.to_owned(),
+            environment: elsewhere.environment,
+            on_behalf_of: elsewhere.owner,
         };
         let answer = self.clone().read_hyperparameters(request).await?;
         let answer = answer.into_inner();

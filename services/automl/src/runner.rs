@@ -10,7 +10,7 @@ use crate::{
     cancellation::Cancellation,
     hyper,
     ownership::lease_of,
-    peers::AgentKind,
+    peers::{AgentKind, Elsewhere},
     retries::{AccessRetries, TrialRetries},
     store::{StudyRow, TrialRow, TrialState},
 };
@@ -34,8 +34,12 @@ enum TrialOutcome {
 }
 
 impl Automl {
-    pub(crate) async fn agent_kind(&self, agent_id: &str) -> Result<AgentKind, AutomlError> {
-        Ok(self.peers.agents.kind(agent_id).await?)
+    pub(crate) async fn agent_kind(
+        &self,
+        agent_id: &str,
+        elsewhere: Elsewhere,
+    ) -> Result<AgentKind, AutomlError> {
+        Ok(self.peers.agents.kind(agent_id, elsewhere).await?)
     }
 
     /// Resumes every study that has not ended and that no other process runs, now and whenever one

@@ -343,6 +343,7 @@ impl ReadForCaller for Handle {
             Ok(Some(Agent {
                 agent_id: agent_id.to_owned(),
                 agent_type: "dqn".into(),
+                environment: "cartpole".into(),
                 hyperparameters: Some(params::to_struct(&stored.live)),
                 version: stored.version,
                 hold,

@@ -116,6 +116,7 @@ impl ChangeAgents for Agents {
     async fn read(&self, agent_id: &str) -> Result<ReadHyperparametersResponse, PeerError> {
         let request = ReadHyperparametersRequest {
             agent_id: agent_id.to_owned(),
+            ..ReadHyperparametersRequest::default()
         };
         let answer = self.clone().read_hyperparameters(request).await?;
         Ok(answer.into_inner())

@@ -135,9 +135,9 @@ impl Finding {
             assessment: None,
             verification: None,
         };
+        // The study may have searched elsewhere; what counts is how the values do where they are to be live.
         let agent = Agent {
             agent_id: self.study.agent_id,
-            environment: self.study.environment,
             ..self.agent
         };
         (agent, Change::Tuning(tuning))

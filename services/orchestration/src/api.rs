@@ -568,13 +568,20 @@ impl orchestration_service_server::OrchestrationService for Api {
         &self,
         request: Request<ReadHyperparametersRequest>,
     ) -> Result<Response<ReadHyperparametersResponse>, Status> {
-        let slot = self.0.agents.get(&request.get_ref().agent_id)?;
+        let asked = request.into_inner();
+        let slot = self.0.agents.get(&asked.agent_id)?;
+        let environment = match asked.environment.as_str() {
+            "" => slot.definition.environment.clone(),
+            _ => self
+                .0
+                .searchable(slot, &asked.on_behalf_of, asked.environment)?,
+        };
         let tenure = self.0.tenure()?;
         let live = slot.current()?;
         Orchestration::confirm(&tenure)?;
         Ok(Response::new(ReadHyperparametersResponse {
             agent_type: slot.definition.algorithm.name.to_owned(),
-            environment: slot.definition.environment.clone(),
+            environment,
             hyperparameters: Some(to_struct(&live.row.hyperparameters)),
             version: unsigned(live.row.version),
             hold: live.hold.as_ref().map(hold),

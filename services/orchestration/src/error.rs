@@ -177,6 +177,20 @@ pub(crate) enum OrchestrationError {
     NothingAllowed(usize),
     #[error("the host of {0} has no copies left for a training")]
     HostFull(String),
+    /// What is learned there would fit nothing here.
+    #[error(
+        "{agent} has {there} in {environment}, and {here} where it lives: what it learned there could not answer here"
+    )]
+    OtherSpaces {
+        agent: &'static str,
+        environment: String,
+        there: String,
+        here: String,
+    },
+    #[error(
+        "{0} is lent, and cannot be saved: a run there is not paused, and ends with its process"
+    )]
+    NotSaved(String),
     #[error("too many games are being solved")]
     SolversBusy,
     #[error("{environment} is not where the agents of this mesh live: that is {inhabited}")]
@@ -221,6 +235,17 @@ pub(crate) enum OrchestrationError {
 }
 
 impl OrchestrationError {
+    /// The reason that a training run shows which has ended with this error.
+    pub(crate) fn end_reason(&self) -> &'static str {
+        match self {
+            Self::Training(TrainingError::WorldLost) => reason::HOST_GONE,
+            Self::Training(TrainingError::WorldOverdue) => reason::HOST_LATE,
+            Self::Training(TrainingError::Diverged { .. }) => reason::DIVERGED,
+            Self::NotSaved(_) => reason::NOT_SAVED,
+            _ => reason::INTERNAL,
+        }
+    }
+
     /// Whether the database was unavailable, so that the same access may succeed later.
     pub(crate) fn is_transient(&self) -> bool {
         matches!(self, Self::Store(e) if e.is_transient())
@@ -295,9 +320,10 @@ impl From<OrchestrationError> for Status {
             E::HostFull(_) => fault::spent(reason::HOSTS_BUSY, "copies", &text, LEARNER_SOON),
             E::SolversBusy => fault::spent(reason::SOLVERS_BUSY, "solvers", &text, SOLVER_SOON),
             E::Algorithm(_) => fault::invalid_field("agent_type", &text),
-            E::Environment(_) | E::Mismatch(_) | E::NotInhabited { .. } => {
+            E::Environment(_) | E::Mismatch(_) | E::NotInhabited { .. } | E::OtherSpaces { .. } => {
                 fault::invalid_field("environment", &text)
             }
+            E::NotSaved(_) => fault::precondition(reason::NOT_SAVED, "run", &text),
             E::SessionClosed => fault::precondition(reason::SESSION_CLOSED, "session", &text),
             E::SessionUnusable => fault::precondition(reason::SESSION_UNUSABLE, "session", &text),
             E::SessionsFull(_) => {
@@ -357,6 +383,7 @@ fn of_training(error: TrainingError, text: &str) -> Status {
         E::Mismatch { .. } => fault::invalid_field("environment", text),
         E::Diverged { .. } => fault::status(Code::Aborted, reason::DIVERGED, text),
         E::WorldLost => fault::status(Code::Aborted, reason::HOST_GONE, text),
+        E::WorldOverdue => fault::status(Code::DeadlineExceeded, reason::HOST_LATE, text),
         E::Members | E::Start(_) | E::Checkpoint(_) | E::World => internal(text),
     }
 }

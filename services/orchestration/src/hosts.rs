@@ -21,7 +21,8 @@ use conversation::Ask;
 use parking_lot::{Condvar, Mutex};
 use std::{collections::BTreeMap, fmt, sync::Arc, time::Duration};
 use tars_learn::training::MakeWorld;
-use tars_worlds::WorldSpec;
+use tars_runtime::clock::Clock;
+use tars_worlds::{WorldSpec, make_world};
 use tokio::sync::mpsc;
 use world::Link;
 
@@ -30,6 +31,11 @@ const PREFIX: &str = "external/";
 /// Work that waits while a host answers.
 const WAITING: usize = 16;
 
+/// Whether an environment of this name is lent, if there is one.
+pub(crate) fn is_external(environment: &str) -> bool {
+    environment.starts_with(PREFIX)
+}
+
 /// The bounds of sessions.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Terms {
@@ -37,6 +43,9 @@ pub(crate) struct Terms {
     pub(crate) answer_within: Duration,
     /// How long a training waits for a host that has gone away.
     pub(crate) patience: Duration,
+    /// How long a training may use a host in total. One that answers just in time would otherwise keep a learner
+    /// for years.
+    pub(crate) run_within: Duration,
     /// Sessions of one caller.
     pub(crate) of_one_caller: usize,
     /// Sessions of all callers.
@@ -48,6 +57,7 @@ impl Default for Terms {
         Self {
             answer_within: Duration::from_secs(10),
             patience: Duration::from_secs(15),
+            run_within: Duration::from_secs(24 * 3600),
             of_one_caller: 8,
             of_all: 64,
         }
@@ -55,12 +65,13 @@ impl Default for Terms {
 }
 
 /// The environments that are lent here. Clones share them.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Hosts(Arc<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     terms: Terms,
+    clock: Clock,
     /// By caller and name.
     lent: Mutex<BTreeMap<(String, String), Arc<Lent>>>,
     came: Condvar,
@@ -110,10 +121,12 @@ impl fmt::Debug for External {
 }
 
 impl Hosts {
-    pub(crate) fn new(terms: Terms) -> Self {
+    pub(crate) fn new(terms: Terms, clock: Clock) -> Self {
         Self(Arc::new(Inner {
             terms,
-            ..Inner::default()
+            clock,
+            lent: Mutex::default(),
+            came: Condvar::default(),
         }))
     }
 
@@ -187,6 +200,12 @@ impl Hosts {
     /// The spaces of an environment that a caller lends.
     pub(crate) fn spec(&self, owner: &str, environment: &str) -> Option<WorldSpec> {
         Some(self.find(owner, environment)?.offer.spec.clone())
+    }
+
+    /// The spaces of an environment that a caller may use: a built-in one, or one that the caller lends.
+    pub(crate) fn spec_for(&self, caller: &str, environment: &str) -> Option<WorldSpec> {
+        let built_in = make_world(environment).map(|world| world.spec().clone());
+        built_in.or_else(|| self.spec(caller, environment))
     }
 
     /// An environment that a caller lends, for a training.

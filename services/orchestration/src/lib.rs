@@ -120,6 +120,8 @@ const TRAINING_RUNS: OutcomeNames = OutcomeNames {
 pub(crate) struct Setup {
     pub(crate) settings: config::Orchestration,
     pub(crate) clock: Clock,
+    /// The bounds of hosts of environments.
+    pub(crate) hosts: HostTerms,
     pub(crate) seeds: Seeds,
     pub(crate) bus: Bus,
     pub(crate) metrics: Metrics,
@@ -144,6 +146,7 @@ impl Setup {
         Self {
             settings,
             clock: Clock::manual(std::time::Duration::from_secs(1_700_000_000)),
+            hosts: HostTerms::default(),
             seeds,
             bus: Bus::local(),
             metrics: Metrics::default(),
@@ -163,6 +166,7 @@ impl Orchestration {
         let Setup {
             settings,
             clock,
+            hosts,
             seeds,
             bus,
             metrics,
@@ -198,7 +202,7 @@ impl Orchestration {
             agents,
             trainings: Trainings::default(),
             learners: Learners::new(settings.learners, settings.queue),
-            hosts: Hosts::new(HostTerms::default()),
+            hosts: Hosts::new(hosts, clock.clone()),
             store,
             presence: Presence::new(leases.clone()),
             leases,

@@ -8,6 +8,7 @@
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent,
+    hosts,
     learners::Running,
     leases::LearnerLeases,
     store::{self, PlanRow, RunRow, RunState, Unfinished},
@@ -40,7 +41,7 @@ impl Orchestration {
     ) -> Result<(), OrchestrationError> {
         let resumed = match self.left_row(left).await? {
             Some(row) => self.resume(&row, left, &leases).await,
-            None => return self.end_left(left, leases).await,
+            None => return self.end_left(left, leases, None).await,
         };
         match resumed {
             Ok((owned, running)) => {
@@ -51,7 +52,7 @@ impl Orchestration {
             Err(error) => {
                 let run = left.id;
                 tracing::error!(%run, %error, "a training run cannot be resumed, and ends as interrupted");
-                self.end_left(left, leases).await
+                self.end_left(left, leases, Some(&error)).await
             }
         }
     }
@@ -62,16 +63,17 @@ impl Orchestration {
         Ok(row.filter(|row| matches!(row.state, RunState::Queued | RunState::Running)))
     }
 
-    /// Ends a run that does not go on, or leaves it paused, and gives its learners up.
+    /// Ends a run that does not go on, and why, or leaves it paused, and gives its learners up.
     async fn end_left(
         &self,
         left: &Unfinished,
         leases: LearnerLeases,
+        why: Option<&OrchestrationError>,
     ) -> Result<(), OrchestrationError> {
         let (now_us, fences) = (self.clock.now_us(), leases.fences());
         let begun = self.store.begin_for_run("training_runs.interrupt", &fences);
         let mut tx = begun.await?;
-        let row = store::leave_run(&mut tx, left.id, now_us).await?;
+        let row = store::leave_run(&mut tx, left.id, now_us, why).await?;
         fences.release(&mut tx).await?;
         self.runs.commit(tx).await?;
         self.record_end(row.state, row.queued_us);
@@ -88,6 +90,9 @@ impl Orchestration {
     ) -> Result<(OwnedRun, Running), OrchestrationError> {
         let plan = self.store.plan(row.id).await?;
         let plan = plan.ok_or(OrchestrationError::Worker("the run has no plan"))?;
+        if hosts::is_external(&plan.plan.environment) {
+            return Err(OrchestrationError::NotSaved(plan.plan.environment));
+        }
         let agents = self.agents_of(&plan)?;
         let running = self.start_again(&agents, &plan, row).await?;
         let fences = leases.fences();
@@ -118,7 +123,7 @@ impl Orchestration {
         for run in store::unfinished(&mut *tx).await? {
             let is_shared = run.agents.iter().any(|agent| left.agents.contains(agent));
             if run.id != left.id && is_shared {
-                older.push(store::leave_run(tx, run.id, now_us).await?);
+                older.push(store::leave_run(tx, run.id, now_us, None).await?);
             }
         }
         Ok(older)

@@ -139,6 +139,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "watched",
         include_str!("../migrations/0027_watched.sql"),
     ),
+    Migration::new(
+        28,
+        "run reasons",
+        include_str!("../migrations/0028_run_reasons.sql"),
+    ),
 ];
 
 /// Which versions of an agent stand where on the ladder.

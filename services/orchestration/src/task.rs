@@ -65,7 +65,8 @@ fn find(name: &str) -> Result<&'static Algorithm, OrchestrationError> {
 }
 
 impl Task {
-    /// The task of a run that was left or paused, with the policies that its agents began with.
+    /// The task of a run that was left or paused, with the policies that its agents began with. There is none in
+    /// an environment that is lent.
     pub(crate) fn planned(
         plan: &Plan,
         row: &RunRow,

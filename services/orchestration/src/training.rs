@@ -19,9 +19,10 @@ pub(crate) use watch::{TrainingEvent, Watcher};
 
 use crate::{
     Orchestration, OrchestrationError,
+    agents::Agent,
     learners::{Owner, Running, Stop},
     store::{self, MemberRow, RunRow, RunState, WorkToken},
-    task::Task,
+    task::{Task, position},
 };
 use parking_lot::Mutex;
 use std::{collections::HashMap, sync::Arc, time::Duration};
@@ -140,6 +141,22 @@ impl Orchestration {
             self.view_of(row, members)
         });
         Ok((views.collect(), next))
+    }
+
+    /// An environment that an agent's algorithm can search in on behalf of a caller.
+    pub(crate) fn searchable(
+        &self,
+        agent: &Agent,
+        caller: &str,
+        environment: String,
+    ) -> Result<String, OrchestrationError> {
+        let spec = self.hosts.spec_for(caller, &environment);
+        let Some(spec) = spec else {
+            return Err(OrchestrationError::Environment(environment));
+        };
+        let space = &spec.agents[position(&spec, agent.id())];
+        agent.definition.algorithm.fits(space)?;
+        Ok(environment)
     }
 
     /// Starts a run whose result does not become live, as a part of work that one process of another

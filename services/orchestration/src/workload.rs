@@ -1,6 +1,6 @@
 //! Orchestration as a workload of a process.
 
-use crate::{Orchestration, Setup, api, store};
+use crate::{HostTerms, Orchestration, Setup, api, store};
 use std::sync::Arc;
 use tars_runtime::{
     db::{Db, Migration},
@@ -17,6 +17,7 @@ impl Workload for Orchestration {
         let setup = Setup {
             settings: parts.config.orchestration.clone(),
             clock: parts.clock,
+            hosts: HostTerms::default(),
             seeds: parts.seeds,
             bus: parts.bus,
             metrics: parts.metrics.clone(),

@@ -24,12 +24,15 @@ const ADVICE: &[Advice] = &[(
 
 #[derive(Debug, Args)]
 #[command(
-    after_help = "Examples:\n  tars studies create --trials 30 --watch\n  tars studies create --trials 30 --seed 7 --json | jq -r .study_id\n  tars studies create --space space.json --sampler random\n\nA search space is a JSON list of parameters, each with a range or with choices:\n  [ { \"name\": \"gamma\", \"float\": { \"low\": 0.9, \"high\": 0.999 } },\n    { \"name\": \"batch_size\", \"categorical\": { \"values\": [32, 64] } } ]"
+    after_help = "Examples:\n  tars studies create --trials 30 --watch\n  tars studies create --trials 30 --seed 7 --json | jq -r .study_id\n  tars studies create --space space.json --sampler random\n  tars studies create --environment external/cartpole-v1 --trials 20\n\nA search space is a JSON list of parameters, each with a range or with choices:\n  [ { \"name\": \"gamma\", \"float\": { \"low\": 0.9, \"high\": 0.999 } },\n    { \"name\": \"batch_size\", \"categorical\": { \"values\": [32, 64] } } ]"
 )]
 pub(super) struct Create {
     /// The agent to search for.
     #[arg(long, default_value = "policy", value_name = "AGENT")]
     agent: String,
+    /// Where the trials learn: built in, or lent by you, as `external/NAME`; where the agent lives when left out.
+    #[arg(long, value_name = "ENV")]
+    environment: Option<String>,
     /// How many trials; 100 when left out.
     #[arg(long, value_name = "TRIALS")]
     trials: Option<u32>,
@@ -84,6 +87,7 @@ impl Create {
     fn body(&self) -> Result<Value, CommandError> {
         let mut body = Map::from_iter([("agent_id".to_owned(), json!(self.agent))]);
         let settings = [
+            ("environment", self.environment.clone().map(Value::from)),
             ("n_trials", self.trials.map(Value::from)),
             // JSON numbers of clients have 53 bits.
             ("steps", self.steps.map(|n| json!(n.to_string()))),
@@ -116,11 +120,12 @@ fn read_space(path: &Path) -> Result<Value, CommandError> {
 /// A new study in one line.
 fn describe(study: &Value) -> String {
     format!(
-        "{}: {}, {} trials of {} steps for the agent {}, seed {}",
+        "{}: {}, {} trials of {} steps in {} for the agent {}, seed {}",
         text(&study["study_id"]),
         state(study),
         short(&study["n_trials"]),
         short(&study["steps"]),
+        text(&study["environment"]),
         text(&study["agent_id"]),
         text(&study["seed"]),
     )

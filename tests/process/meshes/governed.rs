@@ -196,7 +196,7 @@ fn a_study_is_created_and_followed_and_an_interrupt_stops_only_the_command() {
     let create = ["studies", "create", "--trials", "2", "--steps", "500"];
     let (made, notes) = desk.good_with_notes(&[&create[..], &["--seed", "7"]].concat());
     let (id, described) = made.trim().split_once(": ").unwrap();
-    let expected = "2 trials of 500 steps for the agent policy, seed 7";
+    let expected = "2 trials of 500 steps in cartpole for the agent policy, seed 7";
     assert!(described.contains(expected), "{made}");
     assert!(
         notes.contains(&format!("tars studies watch {id}")),

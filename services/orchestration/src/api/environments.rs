@@ -4,7 +4,7 @@ use super::{Api, calibrations};
 use crate::OrchestrationError;
 use tars_interceptors::Call;
 use tars_proto::orchestration::v1::{self as pb, *};
-use tars_worlds::{ActionSpace, AgentSpace, Component, WorldSpec, make_world, world_names};
+use tars_worlds::{ActionSpace, AgentSpace, Component, WorldSpec, world_names};
 use tonic::{Request, Response, Status};
 
 fn components(all: &[Component]) -> Vec<pb::Component> {
@@ -73,8 +73,7 @@ impl environment_service_server::EnvironmentService for Api {
     ) -> Result<Response<DescribeSpacesResponse>, Status> {
         let call = Call::of(&request)?;
         let name = request.into_inner().environment;
-        let built_in = make_world(&name).map(|world| world.spec().clone());
-        let spec = built_in.or_else(|| self.0.hosts.spec(call.owner(), &name));
+        let spec = self.0.hosts.spec_for(call.owner(), &name);
         let spec = spec.ok_or(OrchestrationError::NotFound("environment", name))?;
         Ok(Response::new(DescribeSpacesResponse {
             environment: Some(environment(&spec)),
@@ -111,7 +110,7 @@ impl environment_service_server::EnvironmentService for Api {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tars_worlds::{MeshEnv, World};
+    use tars_worlds::{MeshEnv, World, make_world};
 
     #[test]
     fn every_environment_is_described_under_its_name() {

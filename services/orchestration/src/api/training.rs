@@ -47,6 +47,7 @@ fn training_run(view: RunView) -> TrainingRun {
         seed: row.seed as u64,
         final_return: row.final_return,
         error: row.error,
+        error_reason: row.error_reason,
         started_at: row.running_us.map(timestamp),
         ended_at: row
             .ended_us
@@ -185,6 +186,7 @@ impl training_service_server::TrainingService for Api {
             by,
             owner,
             agents: vec![asked.agent_id],
+            environment: asked.environment,
             others: others(asked.others),
             steps: asked.steps,
             seed: asked.seed,
@@ -206,6 +208,7 @@ impl training_service_server::TrainingService for Api {
             by,
             owner,
             agents: asked.agents,
+            environment: asked.environment,
             others: others(asked.others),
             steps: asked.steps,
             seed: asked.seed,

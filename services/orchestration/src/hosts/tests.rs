@@ -20,7 +20,7 @@ fn lend(hosts: &Hosts, owner: &str, name: &str) -> Result<Conversation, Fault> {
 
 #[test]
 fn only_its_owner_finds_an_environment_and_only_while_it_is_lent() {
-    let hosts = Hosts::new(terms());
+    let hosts = Hosts::new(terms(), Clock::system());
     let session = lend(&hosts, "a", "maze").unwrap();
     assert_eq!(hosts.environments("a"), ["external/maze"]);
     assert_eq!(hosts.spec("a", "external/maze").unwrap().agents.len(), 2);
@@ -37,7 +37,7 @@ fn only_its_owner_finds_an_environment_and_only_while_it_is_lent() {
 
 #[test]
 fn sessions_are_bounded_by_name_by_caller_and_in_total() {
-    let hosts = Hosts::new(terms());
+    let hosts = Hosts::new(terms(), Clock::system());
     let refusal = |owner: &str, name: &str| lend(&hosts, owner, name).unwrap_err();
     let first = lend(&hosts, "a", "x").unwrap();
     assert_eq!(refusal("a", "x"), Fault::NameTaken("x".into()));
@@ -51,7 +51,7 @@ fn sessions_are_bounded_by_name_by_caller_and_in_total() {
 
 #[test]
 fn a_host_that_comes_back_is_found_if_its_spaces_are_the_same() {
-    let hosts = Hosts::new(terms());
+    let hosts = Hosts::new(terms(), Clock::system());
     let session = lend(&hosts, "a", "x").unwrap();
     let offer = Arc::clone(&hosts.find("a", "external/x").unwrap().offer);
     drop(session);
@@ -70,7 +70,7 @@ fn a_host_that_comes_back_wakes_who_waits_for_it() {
         patience: Duration::from_secs(30),
         ..terms()
     };
-    let hosts = Hosts::new(patient);
+    let hosts = Hosts::new(patient, Clock::system());
     let session = lend(&hosts, "a", "x").unwrap();
     let offer = Arc::clone(&hosts.find("a", "external/x").unwrap().offer);
     drop(session);

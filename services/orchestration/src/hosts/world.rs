@@ -8,6 +8,7 @@ use super::{Ask, Hosts, Lent, Packed, Work, offer::Accepted, session::AgentRows}
 use parking_lot::Mutex;
 use rand::RngExt;
 use std::{collections::BTreeMap, sync::Arc};
+use tars_runtime::clock::Monotonic;
 use tars_worlds::{
     Action, ActionSpace, AgentSpace, Generator, Observations, Soundness, TimeStep, World,
     WorldSpec, world::BadSnapshot,
@@ -35,7 +36,27 @@ struct State {
     announced: BTreeMap<u32, Vec<Action>>,
     taken: BTreeMap<u32, Vec<Row>>,
     failures: u32,
-    is_lost: bool,
+    /// When the training first used the host.
+    begun: Option<Monotonic>,
+    lost: Option<Loss>,
+}
+
+/// Why nothing more comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Loss {
+    /// The host is gone, or was lost too often, or has no place for a copy.
+    Gone,
+    /// The training has used the host for as long as one may.
+    Overdue,
+}
+
+impl Loss {
+    fn soundness(self) -> Soundness {
+        match self {
+            Self::Gone => Soundness::Lost,
+            Self::Overdue => Soundness::Overdue,
+        }
+    }
 }
 
 /// What one copy of one agent got.
@@ -140,7 +161,8 @@ impl Link {
                 announced: BTreeMap::new(),
                 taken: BTreeMap::new(),
                 failures: 0,
-                is_lost: false,
+                begun: None,
+                lost: None,
             }),
         })
     }
@@ -162,20 +184,41 @@ impl Link {
     /// A place for a copy, at the session that is open, or at the host's next.
     fn seat(&self) -> Option<Seat> {
         let mut state = self.state.lock();
-        if state.is_lost {
+        if state.lost.is_some() || self.is_overdue(&mut state) {
             return None;
         }
         if state.lent.is_none() {
             state.lent = self.hosts.wait_for(&self.owner, &self.offer);
         }
         let seat = state.lent.as_ref().and_then(Lent::seat);
-        state.is_lost = seat.is_none();
+        if seat.is_none() {
+            state.lost = Some(Loss::Gone);
+        }
         seat
+    }
+
+    /// Whether the training has used the host for as long as one may; nothing more is asked of it then.
+    fn is_overdue(&self, state: &mut State) -> bool {
+        let now = self.hosts.0.clock.monotonic();
+        let begun = *state.begun.get_or_insert(now);
+        let is_over = now.since(begun) >= self.hosts.terms().run_within;
+        if is_over {
+            state.give_up(Loss::Overdue);
+        }
+        is_over
+    }
+
+    fn soundness(&self) -> Soundness {
+        let lost = self.state.lock().lost;
+        lost.map_or(Soundness::Interrupted, Loss::soundness)
     }
 
     /// Begins an episode in a copy; `None` when that failed.
     fn reset(&self, seat: &Seat, seed: u32) -> Option<Vec<Row>> {
         let mut state = self.state.lock();
+        if self.is_overdue(&mut state) {
+            return None;
+        }
         let copies = vec![seat.copy];
         let done = seat.lent.ask(Work::Reset { copies, seed });
         if done.is_none() {
@@ -191,7 +234,7 @@ impl Link {
         if let Some(rows) = state.taken.remove(&seat.copy) {
             return Some(rows);
         }
-        if !state.is_at(seat) {
+        if self.is_overdue(&mut state) || !state.is_at(seat) {
             return None;
         }
         state.announced.insert(seat.copy, actions.to_vec());
@@ -226,10 +269,20 @@ impl State {
         let is_current = |lent: &mut Arc<Lent>| Arc::ptr_eq(lent, session);
         if self.lent.take_if(is_current).is_some() {
             self.failures += 1;
-            self.is_lost = self.failures >= MAX_FAILURES;
+            if self.failures >= MAX_FAILURES {
+                self.lost = Some(Loss::Gone);
+            }
             self.announced.clear();
             self.taken.clear();
         }
+    }
+
+    /// Nothing more is asked of any session.
+    fn give_up(&mut self, why: Loss) {
+        self.lent = None;
+        self.lost.get_or_insert(why);
+        self.announced.clear();
+        self.taken.clear();
     }
 }
 
@@ -257,10 +310,7 @@ impl Copy {
 
     /// Truncates the episode where it is.
     fn interrupt(&mut self, steps: &mut [TimeStep]) {
-        self.soundness = match self.link.state.lock().is_lost {
-            true => Soundness::Lost,
-            false => Soundness::Interrupted,
-        };
+        self.soundness = self.link.soundness();
         steps.fill(TimeStep {
             truncated: true,
             ..TimeStep::default()
@@ -281,7 +331,7 @@ impl World for Copy {
         } else if let Some(rows) = self.begin(rng) {
             self.now = rows;
         } else {
-            self.soundness = Soundness::Lost;
+            self.soundness = self.link.soundness();
             return;
         }
         self.write(observations);

@@ -112,6 +112,8 @@ pub(crate) struct RunRow {
     pub(crate) seed: i64,
     pub(crate) final_return: Option<f64>,
     pub(crate) error: String,
+    /// The reason that goes with the error.
+    pub(crate) error_reason: String,
     pub(crate) queued_us: i64,
     /// When a learner started the run.
     pub(crate) running_us: Option<i64>,
@@ -130,10 +132,10 @@ pub(crate) struct Unfinished {
 }
 
 const RUN: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
-                   final_return, error, started_us, running_us, ended_us, last_report, rate \
+                   final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate \
                    FROM training_runs WHERE id = $1";
 const RUNS: &str = "SELECT id, agent_id, environment, others, state, steps, steps_done, episodes_done, seed, \
-                    final_return, error, started_us, running_us, ended_us, last_report, rate \
+                    final_return, error, error_reason, started_us, running_us, ended_us, last_report, rate \
                     FROM training_runs WHERE id < $1 ORDER BY id DESC LIMIT $2";
 /// The newest first.
 const UNFINISHED: &str = "SELECT r.id, m.agent_id FROM training_runs r JOIN run_members m ON m.run_id = r.id \
@@ -151,7 +153,7 @@ const INSERT: &str = "INSERT INTO training_runs (id, agent_id, environment, othe
                       episodes_done, seed, final_return, error, started_us, running_us, ended_us) \
                       VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)";
 const END: &str = "UPDATE training_runs SET state = $1, steps_done = $2, episodes_done = $3, final_return = $4, \
-                   error = $5, ended_us = $6 WHERE id = $7";
+                   error = $5, error_reason = $6, ended_us = $7 WHERE id = $8";
 
 impl FromRow for RunRow {
     fn from_row(row: &Row) -> Result<Self, DbError> {
@@ -169,6 +171,7 @@ impl FromRow for RunRow {
             seed: row.get("seed")?,
             final_return: row.get("final_return")?,
             error: row.get("error")?,
+            error_reason: row.get("error_reason")?,
             queued_us: row.get("started_us")?,
             running_us: row.get("running_us")?,
             ended_us: row.get("ended_us")?,
@@ -260,6 +263,7 @@ pub(crate) async fn leave_run(
     tx: &mut Transaction,
     id: Uuid,
     now_us: i64,
+    why: Option<&OrchestrationError>,
 ) -> Result<RunRow, OrchestrationError> {
     let mut row = run_in(tx, id).await?;
     let next = row.state.left();
@@ -268,6 +272,10 @@ pub(crate) async fn leave_run(
     }
     let ends = next.has_ended() && !row.state.has_ended();
     row.state = next;
+    if let (RunState::Interrupted, Some(why)) = (next, why) {
+        row.error = why.to_string();
+        row.error_reason = why.end_reason().to_owned();
+    }
     if ends {
         row.ended_us.get_or_insert(now_us);
         end_run(tx, &row).await?;
@@ -315,6 +323,7 @@ pub(crate) async fn end_run(tx: &mut Transaction, row: &RunRow) -> Result<(), Or
         .bind(row.episodes_done)
         .bind(row.final_return)
         .bind(&row.error)
+        .bind(&row.error_reason)
         .bind(row.ended_us)
         .bind(row.id);
     tx.execute(end).await?.one()?;

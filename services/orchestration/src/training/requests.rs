@@ -5,6 +5,7 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::Agent,
     changes::ensure_not_held,
+    hosts,
     leases::LearnerLeases,
     store::{self, RunRow, RunState},
     turn::Guards,
@@ -68,6 +69,9 @@ impl Orchestration {
         let Some(next) = Request::Pause.next(row.state)? else {
             return Ok(row);
         };
+        if hosts::is_external(&row.environment) {
+            return Err(OrchestrationError::NotSaved(row.environment));
+        }
         ensure_place_to_pause(&mut tx, id).await?;
         self.change_state(&mut tx, &mut row, next).await?;
         self.audit_request(&mut tx, "training.paused", by, &row)

@@ -261,6 +261,7 @@ impl OwnedRun {
             Err(e) => {
                 row.state = RunState::Failed;
                 row.error = e.to_string();
+                row.error_reason = e.end_reason().to_owned();
             }
         }
         row.ended_us = Some(self.service.clock.now_us());

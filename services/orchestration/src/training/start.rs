@@ -1,6 +1,9 @@
 //! How a run begins: with the leases of all its learners, its rows, and a place in the queue.
 
-use super::{EVAL_EPISODES, MOST_STEPS_A_REPORT, OwnedRun, REPORTED, REPORTS, RunView, team::Team};
+use super::{
+    EVAL_EPISODES, MOST_STEPS_A_REPORT, OwnedRun, REPORTED, REPORTS, RunView,
+    team::{Place, Team},
+};
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent,
@@ -30,6 +33,8 @@ pub(crate) struct Start {
     pub(crate) owner: String,
     /// Those that learn together; all of the mesh when empty.
     pub(crate) agents: Vec<String>,
+    /// Where they learn; where they live when empty.
+    pub(crate) environment: String,
     pub(crate) others: Others,
     pub(crate) steps: Option<u64>,
     pub(crate) seed: Option<u64>,
@@ -48,7 +53,11 @@ impl Orchestration {
         self: &Arc<Self>,
         start: Start,
     ) -> Result<RunView, OrchestrationError> {
-        let team = Team::of(&self.agents, &start.agents)?;
+        let elsewhere = match start.environment.as_str() {
+            "" => None,
+            name => Some(Place::named(&self.hosts, &start.owner, name)?),
+        };
+        let team = Team::of(&self.agents, &start.agents, elsewhere)?;
         let seed = start.seed.unwrap_or_else(|| self.seeds.draw());
         let this = Arc::clone(self);
         to_the_end(async move { this.enqueue(start, team, seed).await }).await
@@ -194,7 +203,7 @@ fn queued(team: &Team, others: Others, steps: u64, seed: u64, now_us: i64) -> Ru
     RunRow {
         id: Uuid::now_v7(),
         agent_id: team.names().next().unwrap_or_default().to_owned(),
-        environment: team.environment.clone(),
+        environment: team.place.spec.name.to_string(),
         others,
         state: RunState::Queued,
         steps: i64::try_from(steps).unwrap_or(i64::MAX),
@@ -203,6 +212,7 @@ fn queued(team: &Team, others: Others, steps: u64, seed: u64, now_us: i64) -> Ru
         seed: seed as i64,
         final_return: None,
         error: String::new(),
+        error_reason: String::new(),
         queued_us: now_us,
         running_us: None,
         ended_us: None,
@@ -223,14 +233,14 @@ fn member(agent: &Agent) -> MemberRow {
 /// A run of agents that each continue from their live policy, if a learner with the live hyperparameters can.
 fn task_of(team: &Team, frozen: &[Arc<Agent>], steps: u64, seed: u64) -> Task {
     Task {
-        environment: team.environment.clone(),
+        environment: team.place.spec.name.to_string(),
         learners: team.learners.iter().map(|agent| learning(agent)).collect(),
         frozen: frozen.iter().filter_map(|agent| policy_of(agent)).collect(),
         seed,
         steps,
         reports: REPORTS.max(steps / MOST_STEPS_A_REPORT),
         evaluation_episodes: EVAL_EPISODES,
-        external: None,
+        external: team.place.external.clone(),
     }
 }
 

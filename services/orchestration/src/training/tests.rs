@@ -1,5 +1,6 @@
 //! Trainings of several agents at once, in one process.
 
+mod elsewhere;
 mod pausing;
 
 use super::*;

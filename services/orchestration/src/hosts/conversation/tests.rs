@@ -1,5 +1,6 @@
 use super::super::{Hosts, Terms, offer::tests::offer, packed::Packed, session::*};
 use super::*;
+use tars_runtime::clock::Clock;
 use tokio_stream_of::channel;
 
 /// A stream out of a channel.
@@ -29,7 +30,7 @@ struct Open {
 }
 
 fn open() -> Open {
-    let hosts = Hosts::new(Terms::default());
+    let hosts = Hosts::new(Terms::default(), Clock::system());
     let hello = Some(Message::Hello(offer()));
     let (_, conversation) = hosts.open("user:a", hello, MESSAGE).unwrap();
     let (says, messages) = channel();

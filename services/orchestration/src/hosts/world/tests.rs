@@ -5,6 +5,7 @@ use super::*;
 use futures_util::stream;
 use rand::SeedableRng;
 use std::{convert::Infallible, thread, time::Duration};
+use tars_runtime::clock::Clock;
 use tars_worlds::Copies;
 use tokio::sync::mpsc;
 
@@ -14,15 +15,16 @@ const MESSAGE: usize = 1 << 20;
 type Obeys = usize;
 
 fn hosts() -> Hosts {
-    Hosts::default()
+    Hosts::new(Terms::default(), Clock::system())
 }
 
 /// Nobody waits long for a host that is gone.
 fn impatient() -> Hosts {
-    Hosts::new(Terms {
+    let terms = Terms {
         patience: Duration::from_millis(50),
         ..Terms::default()
-    })
+    };
+    Hosts::new(terms, Clock::system())
 }
 
 fn packed<T>(
@@ -229,6 +231,33 @@ fn a_host_that_does_not_come_back_is_lost() {
     act(&mut copies);
     assert_eq!(copies.soundness(), Soundness::Lost);
     assert_eq!(copies.agent(0).truncated, [true, true]);
+}
+
+#[test]
+fn a_training_may_use_a_host_for_so_long_and_then_asks_nothing_more_of_it() {
+    let clock = Clock::manual(Duration::ZERO);
+    let terms = Terms {
+        run_within: Duration::from_secs(60),
+        ..Terms::default()
+    };
+    let hosts = Hosts::new(terms, clock.clone());
+    let orders = lend(&hosts, vec![100]);
+    let mut used = copies(&hosts, 2);
+    clock.advance(Duration::from_secs(59));
+    act(&mut used);
+    assert_eq!(used.soundness(), Soundness::Sound);
+    clock.advance(Duration::from_secs(1));
+    let asked = orders.try_iter().count();
+    for _ in 0..2 {
+        act(&mut used);
+        assert_eq!(used.soundness(), Soundness::Overdue);
+        assert_eq!(used.agent(0).truncated, [true, true]);
+    }
+    assert_eq!((asked, orders.try_iter().count()), (3, 0));
+    drop(used);
+    let mut next = copies(&hosts, 2);
+    act(&mut next);
+    assert_eq!(next.soundness(), Soundness::Sound, "another may use it");
 }
 
 #[test]
