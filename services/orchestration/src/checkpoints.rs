@@ -151,7 +151,7 @@ mod tests {
             let blob = blobs.put(&mut tx, weights.to_vec()).await.unwrap();
             if commits {
                 self.row.weights_version += 1;
-                self.row.weights = Some(blob.clone());
+                (self.row.weights, self.row.rule) = (Some(blob.clone()), None);
                 store::update_weights(&mut tx, &self.row).await.unwrap();
                 let inserted = store::insert_version(&mut tx, "policy", &self.version(&blob)).await;
                 inserted.unwrap();
@@ -172,7 +172,27 @@ mod tests {
                 mean_return: None,
                 restored_from: None,
                 served: true,
+                climbed: false,
+                fell: false,
             }
+        }
+
+        /// Takes down what is live, and lets a rule answer.
+        async fn take_down(&mut self) {
+            let Checkpoints { store, .. } = &self.checkpoints;
+            let mut tx = store.begin("test.take_down").await.unwrap();
+            let taken = self.row.weights_version;
+            store::take_down(&mut tx, "policy", taken).await.unwrap();
+            self.row.weights_version += 1;
+            (self.row.weights, self.row.rule) = (None, Some("hold".to_owned()));
+            store::update_weights(&mut tx, &self.row).await.unwrap();
+            let rule = VersionRow {
+                version: self.row.weights_version,
+                ..VersionRow::of_rule("hold")
+            };
+            let inserted = store::insert_version(&mut tx, "policy", &rule).await;
+            inserted.unwrap();
+            tx.commit().await.unwrap();
         }
 
         /// Makes the weights of a version live again.
@@ -285,6 +305,23 @@ mod tests {
         rig.clean().await;
         assert_eq!(rig.retained().await, [8, 7, 3]);
         assert_eq!(rig.left().await, [2, 3]);
+    }
+
+    #[tokio::test]
+    async fn what_one_goes_back_to_is_retained_and_not_what_fell() {
+        let mut rig = Rig::new().await;
+        rig.install(b"good", true).await;
+        for weights in [b"0", b"1", b"2"] {
+            rig.install(weights, true).await;
+            rig.take_down().await;
+        }
+        rig.clean().await;
+        // The newest two, the newest two that were trained, and the one that did not fall and is not what answers.
+        assert_eq!(rig.retained().await, [7, 6, 4, 1]);
+        let listed = rig.checkpoints.store.versions("policy", i64::MAX, 100);
+        let fell = listed.await.unwrap().into_iter().filter(|v| v.row.fell);
+        let fell: Vec<i64> = fell.map(|v| v.row.version).collect();
+        assert_eq!(fell, [6, 4]);
     }
 
     #[tokio::test]

@@ -108,7 +108,9 @@ pub(crate) enum OrchestrationError {
     UnknownStage,
     #[error("exactly one is required: a version, or a rule")]
     OneTarget,
-    #[error("no version of the weights was live before that is retained")]
+    #[error(
+        "there is no version to go back to: none that was live before is retained and did not fall"
+    )]
     NoEarlierVersion,
     #[error("version {version} of the weights cannot be served by {agent}: {why}")]
     UnusableVersion {

@@ -92,6 +92,20 @@ impl Stage {
     }
 }
 
+/// The version that one rolls back to: the newest one before what is live that was ACTIVE, did not fall, and
+/// answers otherwise. Of a bound agent it must have climbed to where it was, or be a rule. The versions are those
+/// before the live one, the newest first.
+pub(crate) fn way_back(
+    before: Vec<VersionRow>,
+    is_bound: bool,
+    answers: impl Fn(&VersionRow) -> bool,
+) -> Option<VersionRow> {
+    let is_earned = |version: &VersionRow| !is_bound || version.climbed || version.rule.is_some();
+    before
+        .into_iter()
+        .find(|version| version.served && !version.fell && is_earned(version) && !answers(version))
+}
+
 impl Evidence<'_> {
     /// Whether a version may climb to a stage. That it fits its agent was checked before.
     pub(crate) fn admits(&self, to: Stage) -> Result<(), Refusal> {

@@ -16,7 +16,7 @@ mod tokens;
 pub(crate) use calibrations::{CalibrationRow, latest_calibration};
 pub(crate) use checkpoints::{
     ListedVersion, VersionRow, drop_old_checkpoints, insert_version, newest_version,
-    referenced_blobs, served_before, version, versions_before,
+    referenced_blobs, take_down, version, versions_before,
 };
 pub(crate) use holds::{ApprovalRow, HoldRow, approval, delete_hold, hold, put_approval, put_hold};
 pub(crate) use ladder::{
@@ -143,6 +143,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         28,
         "run reasons",
         include_str!("../migrations/0028_run_reasons.sql"),
+    ),
+    Migration::new(
+        29,
+        "ways back",
+        include_str!("../migrations/0029_ways_back.sql"),
     ),
 ];
 

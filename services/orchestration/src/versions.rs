@@ -14,7 +14,7 @@ use crate::{
     Orchestration, OrchestrationError,
     agents::{Agent, LiveAgent},
     changes::ensure_not_held,
-    ladder::{Evidence, Move},
+    ladder::{Evidence, Move, way_back},
     rules::Rule,
     serving::{Made, Rollout},
     stage::{Incumbent, Refusal, Stage},
@@ -33,6 +33,8 @@ use tars_worlds::baseline;
 
 /// How many of the retained versions an error names.
 const NAMED: i64 = 20;
+/// More versions than are retained of an agent, among which the way back is.
+const RETAINED: i64 = 10_000;
 
 /// What is to be live.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -102,11 +104,27 @@ impl Target {
             },
             Self::Rule(name) => Ok(Found::Rule(agent.definition.rule(name)?)),
             Self::Before => {
-                let row = store::served_before(tx, id, version).await?;
-                let row = row.ok_or(OrchestrationError::NoEarlierVersion)?;
-                Ok(Found::Version(row))
+                let before = store::versions_before(tx, id, version, RETAINED).await?;
+                let answers = |row: &VersionRow| live.answers_by(row);
+                match way_back(before, agent.is_bound(), answers) {
+                    Some(row) => Ok(Found::Version(row)),
+                    None => last_resort(agent, live),
+                }
             }
         }
+    }
+}
+
+/// The default rule of an agent that is bound to the live mesh, unless that answers already: it has no version that
+/// one could go back to.
+fn last_resort(agent: &Agent, live: &LiveAgent) -> Result<Found, OrchestrationError> {
+    if !agent.is_bound() || live.answerer().is_none() {
+        return Err(OrchestrationError::NoEarlierVersion);
+    }
+    let found = Found::Rule(agent.definition.baseline()?);
+    match found.is_live(live) {
+        true => Err(OrchestrationError::NoEarlierVersion),
+        false => Ok(found),
     }
 }
 
@@ -269,7 +287,10 @@ impl Orchestration {
         to: Stage,
     ) -> Result<LiveAgent, OrchestrationError> {
         if to == Stage::Active {
-            let found = Found::Version(version);
+            let found = Found::Version(VersionRow {
+                climbed: true,
+                ..version
+            });
             return self.activate(tx, agent, promotion, &found).await;
         }
         let live = agent.live();
@@ -330,6 +351,7 @@ impl Orchestration {
                 if live.row.weights_version == fall.attempt.version
                     && live.row.rule.as_deref() != Some(default.name()) =>
             {
+                store::take_down(&mut tx, agent.id(), fall.attempt.version).await?;
                 self.agents.follow(&mut tx, agent, default).await?
             }
             _ => return Ok(()),
@@ -387,7 +409,8 @@ pub(crate) fn incumbent(agent: &Agent, live: &LiveAgent) -> Incumbent {
 }
 
 impl Promotion {
-    /// Whether a bound agent's version climbs by it. The way back to what was ACTIVE is always open.
+    /// Whether a bound agent's version climbs by it. The way back is always open, to what climbed once and did not
+    /// fall, else to a rule.
     fn climbs(&self) -> bool {
         self.target != Target::Before
     }

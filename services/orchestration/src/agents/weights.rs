@@ -58,6 +58,8 @@ impl Agents {
             mean_return: Some(installed.final_return),
             restored_from: None,
             served,
+            climbed: false,
+            fell: false,
         };
         store::update_weights(tx, &next.row).await?;
         store::insert_version(tx, agent.id(), &version).await?;
@@ -111,6 +113,7 @@ impl Agents {
             version: next.row.weights_version,
             at_us: next.row.updated_us,
             served: true,
+            fell: false,
             ..origin
         };
         store::update_weights(tx, &next.row).await?;

@@ -292,3 +292,44 @@ fn a_canary_becomes_active_after_enough_steps_that_the_shield_let_pass() {
         assert_eq!(evidence.admits(Stage::Canary), Ok(()));
     }
 }
+
+/// A version of a policy that was ACTIVE.
+fn earned(number: i64) -> VersionRow {
+    VersionRow {
+        rule: None,
+        climbed: true,
+        ..version(number, true)
+    }
+}
+
+#[test]
+fn one_goes_back_to_the_newest_version_that_was_active_and_did_not_fall() {
+    let rule = |number| version(number, true);
+    let fell = |number| VersionRow {
+        fell: true,
+        ..earned(number)
+    };
+    let unproven = |number| VersionRow {
+        climbed: false,
+        ..earned(number)
+    };
+    let sim = |number| VersionRow {
+        served: false,
+        ..unproven(number)
+    };
+    let back = |before: Vec<VersionRow>, is_bound, live: i64| {
+        let found = way_back(before, is_bound, |version| version.version == live);
+        found.map(|version| version.version)
+    };
+    assert_eq!(back(vec![], true, 0), None);
+    assert_eq!(back(vec![earned(3), earned(2)], true, 0), Some(3));
+    assert_eq!(back(vec![fell(3), earned(2)], true, 0), Some(2));
+    assert_eq!(back(vec![fell(3), earned(2)], false, 0), Some(2));
+    assert_eq!(back(vec![sim(4), fell(3), rule(1)], true, 0), Some(1));
+    // It was ACTIVE before the agent was bound, without evidence.
+    assert_eq!(back(vec![unproven(3), earned(2)], true, 0), Some(2));
+    assert_eq!(back(vec![unproven(3), earned(2)], false, 0), Some(3));
+    // The same answers already.
+    assert_eq!(back(vec![rule(3), earned(2)], true, 3), Some(2));
+    assert_eq!(back(vec![rule(3), fell(2), sim(1)], true, 3), None);
+}

@@ -26,6 +26,10 @@ pub(crate) struct VersionRow {
     pub(crate) mean_return: Option<f64>,
     /// The version that the run made, where this one made its policy live again.
     pub(crate) restored_from: Option<i64>,
+    /// Whether it became ACTIVE by the ladder.
+    pub(crate) climbed: bool,
+    /// Whether it was taken down from ACTIVE, or the same was later.
+    pub(crate) fell: bool,
 }
 
 /// A retained version, and those that stood on the ladder when it was read.
@@ -52,17 +56,18 @@ impl ListedVersion {
 }
 
 const INSERT: &str = "INSERT INTO checkpoints (agent_id, version, blob, rule, at_us, algorithm, run_id, mean_return, \
-                      restored_from, served) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)";
-const VERSION: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served \
-                       FROM checkpoints WHERE agent_id = $1 AND version = $2";
+                      restored_from, served, climbed, taken_down) \
+                      VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)";
+const VERSION: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served, \
+                       climbed, taken_down FROM checkpoints WHERE agent_id = $1 AND version = $2";
 /// The newest first.
-const BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served \
-                      FROM checkpoints WHERE agent_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
+const BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served, \
+                      climbed, taken_down FROM checkpoints WHERE agent_id = $1 AND version < $2 ORDER BY version DESC LIMIT $3";
 const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS blob, \
                     checkpoints.rule AS rule, checkpoints.at_us AS at_us, \
                     checkpoints.algorithm AS algorithm, checkpoints.run_id AS run_id, \
                     checkpoints.mean_return AS mean_return, checkpoints.restored_from AS restored_from, \
-                    checkpoints.served AS served, agents.shadow AS shadow, agents.canary AS canary, \
+                    checkpoints.served AS served, checkpoints.climbed AS climbed, checkpoints.taken_down AS taken_down, agents.shadow AS shadow, agents.canary AS canary, \
                     COALESCE(trials.shadow_steps, 0) AS shadow_steps, COALESCE(trials.agreed, 0) AS agreed, \
                     COALESCE(trials.canary_steps, 0) AS canary_steps, COALESCE(trials.blocked, 0) AS blocked, \
                     COALESCE(trials.active_steps, 0) AS active_steps, \
@@ -72,13 +77,17 @@ const LIST: &str = "SELECT checkpoints.version AS version, checkpoints.blob AS b
                     AND trials.version = checkpoints.version \
                     WHERE checkpoints.agent_id = $1 AND checkpoints.version < $2 \
                     ORDER BY checkpoints.version DESC LIMIT $3";
-/// The last one that was ACTIVE before a number.
-const SERVED_BEFORE: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served \
-                             FROM checkpoints WHERE agent_id = $1 AND version < $2 AND served \
+/// The last one that became ACTIVE.
+const NEWEST_SERVED: &str = "SELECT version, blob, rule, at_us, algorithm, run_id, mean_return, restored_from, served, \
+                             climbed, taken_down FROM checkpoints WHERE agent_id = $1 AND served \
                              ORDER BY version DESC LIMIT 1";
+/// A version that fell, and the earlier ones by which the same answered.
+const TAKE_DOWN: &str = "UPDATE checkpoints SET taken_down = TRUE WHERE agent_id = $1 AND version <= $2 AND served \
+                         AND EXISTS (SELECT 1 FROM checkpoints AS taken WHERE taken.agent_id = $1 \
+                         AND taken.version = $2 AND (taken.blob = checkpoints.blob OR taken.rule = checkpoints.rule))";
 const NEWEST: &str =
     "SELECT COALESCE(MAX(version), 0) AS newest FROM checkpoints WHERE agent_id = $1";
-/// What stands on the ladder stays, and what was ACTIVE before. Weights do not change while a governed change holds their agent, and what it may go back to stays.
+/// What stands on the ladder stays, and what one may roll back to, whether the agent is bound or not. Weights do not change while a governed change holds their agent, and what it may go back to stays.
 /// Versions that made an earlier policy live again, and rules, take no place of those that were trained.
 const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
                         checkpoints.version <= (SELECT MAX(newest.version) FROM checkpoints AS newest \
@@ -86,8 +95,16 @@ const DROP_OLD: &str = "DELETE FROM checkpoints WHERE \
                         AND NOT EXISTS (SELECT 1 FROM agents WHERE agents.id = checkpoints.agent_id AND ( \
                         checkpoints.version IN (agents.weights_version, agents.shadow, agents.canary) OR \
                         checkpoints.version = (SELECT MAX(before.version) FROM checkpoints AS before \
-                        WHERE before.agent_id = checkpoints.agent_id AND before.served \
-                        AND before.version < agents.weights_version))) \
+                        WHERE before.agent_id = checkpoints.agent_id AND before.served AND NOT before.taken_down \
+                        AND (COALESCE(before.blob, '') <> COALESCE(agents.weights, '') \
+                        OR COALESCE(before.rule, '') <> COALESCE(agents.rule, '')) \
+                        AND before.version < agents.weights_version) OR \
+                        checkpoints.version = (SELECT MAX(climbed.version) FROM checkpoints AS climbed \
+                        WHERE climbed.agent_id = checkpoints.agent_id AND climbed.served AND NOT climbed.taken_down \
+                        AND (climbed.climbed OR climbed.rule IS NOT NULL) \
+                        AND (COALESCE(climbed.blob, '') <> COALESCE(agents.weights, '') \
+                        OR COALESCE(climbed.rule, '') <> COALESCE(agents.rule, '')) \
+                        AND climbed.version < agents.weights_version))) \
                         AND NOT EXISTS (SELECT 1 FROM agent_holds WHERE agent_holds.agent_id = checkpoints.agent_id) \
                         AND (checkpoints.restored_from IS NOT NULL OR checkpoints.rule IS NOT NULL OR \
                         (SELECT COUNT(*) FROM checkpoints AS newer WHERE newer.agent_id = checkpoints.agent_id \
@@ -110,6 +127,8 @@ impl VersionRow {
             mean_return: None,
             restored_from: None,
             served: true,
+            climbed: false,
+            fell: false,
         }
     }
 }
@@ -128,6 +147,8 @@ impl FromRow for VersionRow {
             mean_return: row.get("mean_return")?,
             restored_from: row.get("restored_from")?,
             served: row.get("served")?,
+            climbed: row.get("climbed")?,
+            fell: row.get("taken_down")?,
         })
     }
 }
@@ -181,7 +202,9 @@ pub(crate) async fn insert_version(
         .bind(row.run_id)
         .bind(row.mean_return)
         .bind(row.restored_from)
-        .bind(row.served);
+        .bind(row.served)
+        .bind(row.climbed)
+        .bind(row.fell);
     Ok(tx.execute(insert).await?.one()?)
 }
 
@@ -202,14 +225,15 @@ pub(crate) async fn newest_version(
     Ok(tx.value(Query::new(NEWEST).bind(agent), "newest").await?)
 }
 
-/// The last version before one that was ACTIVE.
-pub(crate) async fn served_before(
-    db: &mut impl Fetch,
+/// Records that a version was taken down from ACTIVE, and with it what the same answered by before.
+pub(crate) async fn take_down(
+    tx: &mut Transaction,
     agent: &str,
-    before: i64,
-) -> Result<Option<VersionRow>, OrchestrationError> {
-    let query = Query::new(SERVED_BEFORE).bind(agent).bind(before);
-    Ok(db.optional(query).await?)
+    version: i64,
+) -> Result<(), OrchestrationError> {
+    let take = Query::new(TAKE_DOWN).bind(agent).bind(version);
+    tx.execute(take).await?.any();
+    Ok(())
 }
 
 /// The newest retained versions before one.
@@ -248,7 +272,8 @@ impl super::Store {
         &self,
         agent: &str,
     ) -> Result<Option<VersionRow>, OrchestrationError> {
-        served_before(&mut self.db.read("checkpoints.served"), agent, i64::MAX).await
+        let query = Query::new(NEWEST_SERVED).bind(agent);
+        Ok(self.db.read("checkpoints.served").optional(query).await?)
     }
 
     /// The versions of an agent's weights that are retained, before one, the newest first.

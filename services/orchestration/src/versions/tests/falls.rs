@@ -464,9 +464,15 @@ async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
         .unwrap();
     assert_eq!(resource(&service).live().row.weights_version, 4);
     assert_eq!(fell(&service).await, 1);
-    // A person goes back to what was ACTIVE.
-    let back = service
-        .promote(resource(&service), to(Target::Before, None))
-        .await;
-    assert_eq!(back.unwrap().0.row.weights_version, 5);
+    // A person goes back to what answered before, and not to what fell.
+    let back = async || {
+        let back = to(Target::Before, None);
+        let (live, _) = service.promote(resource(&service), back).await.unwrap();
+        (live.row.weights_version, live.row.rule.clone())
+    };
+    assert_eq!(back().await, (5, Some("hold".to_owned())));
+    assert_eq!(back().await, (6, Some("target_tracking".to_owned())));
+    // It may climb again, with evidence of its own.
+    let refused = climb_to(&service, Stage::Active).await;
+    assert!(matches!(refused, Err(OrchestrationError::Ladder { .. })));
 }

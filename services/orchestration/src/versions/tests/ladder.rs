@@ -124,6 +124,30 @@ pub(super) async fn try_out(service: &Orchestration, version: i64, steps: u64) {
 }
 
 #[tokio::test]
+async fn one_does_not_go_back_to_what_was_live_before_the_agent_was_bound() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = open_in(dir.path(), "mesh").await;
+    train(&service).await;
+    train(&service).await;
+    assert_eq!(
+        promote(&service, Target::Before, None).await.unwrap(),
+        3,
+        "nothing of it climbs"
+    );
+    drop(service);
+    let service = bound(dir.path()).await;
+    let default = agent(&service).definition.baseline().unwrap().name();
+    assert_eq!(
+        promote(&service, Target::Before, None).await.unwrap(),
+        4,
+        "the default rule"
+    );
+    assert_eq!(answers(&service).unwrap().rule, Some(default));
+    let nothing = promote(&service, Target::Before, None).await;
+    assert!(matches!(nothing, Err(E::NoEarlierVersion)), "{nothing:?}");
+}
+
+#[tokio::test]
 async fn what_training_makes_of_a_bound_agent_enters_as_sim_and_answers_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let service = bound(dir.path()).await;
