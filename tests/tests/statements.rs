@@ -139,12 +139,7 @@ const SCANS: &[Scan] = &[
     scan(
         "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points WHERE regular",
         Engine::Either,
-        "as the one before, without the others of at most 1000",
-    ),
-    scan(
-        "DELETE FROM nash_points WHERE regular",
-        Engine::Either,
-        "at most 1000 of either kind, and the newest of them in the order of the key",
+        "as the one before, without the others, of which each owner has at most 1000",
     ),
     scan(
         "DELETE FROM run_reports WHERE run_id < (SELECT id FROM training_runs ORDER BY id DESC LIMIT 1",

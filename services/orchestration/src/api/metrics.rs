@@ -378,14 +378,18 @@ mod tests {
                 regular: true,
                 origin,
             };
-            api.0.store.insert_nash_point(&point).await.unwrap();
+            api.0
+                .store
+                .insert_nash_point("service", &point)
+                .await
+                .unwrap();
             // One that a caller measured elsewhere.
             let other = NashPoint {
                 value: 7.0,
                 regular: false,
                 ..point
             };
-            api.0.store.insert_nash_point(&other).await.unwrap();
+            api.0.store.insert_nash_point("ada", &other).await.unwrap();
         }
         let newest = history(&api, 2, None).await;
         let seen: Vec<_> = newest.iter().map(|d| d.nash_convergence_distance).collect();

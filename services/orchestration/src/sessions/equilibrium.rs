@@ -105,7 +105,7 @@ impl Orchestration {
         let point = equilibrium.point(&asked);
         let this = Arc::clone(self);
         to_the_end(async move {
-            this.store.insert_nash_point(&point).await?;
+            this.store.insert_nash_point(&asked.owner, &point).await?;
             if point.regular {
                 this.nash.set(point.value);
             }

@@ -93,7 +93,7 @@ impl Orchestration {
                 Some(_) => OrchestrationError::SessionStepped,
             });
         }
-        store::insert_step(&mut tx, &stepped.record).await?;
+        store::insert_step(&mut tx, &row.owner, &stepped.record).await?;
         Ok(self.sessions.commit(tx).await?)
     }
 }

@@ -1,7 +1,8 @@
 //! How far the agents were from an equilibrium, each time that it was measured.
 //!
 //! Only points of one game, that of the same episode with the same number of rollouts, differ by what the agents do.
-//! They are marked as regular, and are retained apart from those of other games, which callers measure.
+//! They are marked as regular. The newest of either kind are retained of each owner, so that the history is of the
+//! service's own measurements, whatever callers measure.
 
 use super::Store;
 use crate::OrchestrationError;
@@ -10,17 +11,17 @@ use std::collections::BTreeMap;
 use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, json};
 use uuid::Uuid;
 
-/// How many are retained of either kind.
+/// How many are retained of either kind, of one owner.
 const RETAINED: i64 = 1_000;
 
 const POINTS: &str = "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points \
                       ORDER BY number DESC LIMIT $1";
 const REGULAR: &str = "SELECT number, at_us, environment, value, low, high, regular, body FROM nash_points \
                        WHERE regular ORDER BY number DESC LIMIT $1";
-const INSERT: &str = "INSERT INTO nash_points (number, at_us, environment, value, low, high, regular, body) \
-                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4, $5, $6, $7 FROM nash_points";
-const DROP_OLD: &str = "DELETE FROM nash_points WHERE regular = $1 AND number NOT IN (SELECT number \
-                        FROM nash_points WHERE regular = $1 ORDER BY number DESC LIMIT $2)";
+const INSERT: &str = "INSERT INTO nash_points (number, at_us, environment, value, low, high, regular, body, owner) \
+                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4, $5, $6, $7, $8 FROM nash_points";
+const DROP_OLD: &str = "DELETE FROM nash_points WHERE owner = $1 AND regular = $2 AND number <= (SELECT number \
+                        FROM nash_points WHERE owner = $1 AND regular = $2 ORDER BY number DESC LIMIT 1 OFFSET $3)";
 
 /// The NashConv of what the agents would do, in the empirical game of one state.
 #[derive(Debug, Clone, PartialEq)]
@@ -100,9 +101,10 @@ impl Store {
         Ok(self.db.read("nash_points.list").all(query).await?)
     }
 
-    /// Adds a point, and forgets the oldest of its kind.
+    /// Adds a point that an owner has measured, and forgets the oldest of its kind that the owner has.
     pub(crate) async fn insert_nash_point(
         &self,
+        owner: &str,
         point: &NashPoint,
     ) -> Result<(), OrchestrationError> {
         let mut tx = self.begin("nash_points.insert").await?;
@@ -113,9 +115,13 @@ impl Store {
             .bind(point.low)
             .bind(point.high)
             .bind(point.regular)
-            .bind(json(&point.origin)?);
+            .bind(json(&point.origin)?)
+            .bind(owner);
         tx.execute(insert).await?.one()?;
-        let old = Query::new(DROP_OLD).bind(point.regular).bind(RETAINED);
+        let old = Query::new(DROP_OLD)
+            .bind(owner)
+            .bind(point.regular)
+            .bind(RETAINED);
         tx.execute(old).await?.any();
         Ok(tx.commit().await?)
     }
@@ -153,18 +159,34 @@ mod tests {
         let newest = async |which, limit| store.nash_points(which, limit).await.unwrap();
         assert!(newest(Points::All, 10).await.is_empty());
         let points: Vec<NashPoint> = (0..RETAINED + 2).map(|n| point(n, false)).collect();
-        let first = point(-1, true);
-        store.insert_nash_point(&first).await.unwrap();
-        for point in &points {
-            store.insert_nash_point(point).await.unwrap();
+        let (own, of_bob) = (point(-1, true), point(-2, true));
+        for (owner, first) in [("service", &own), ("bob", &of_bob)] {
+            store.insert_nash_point(owner, first).await.unwrap();
         }
-        assert_eq!(newest(Points::Regular, 10).await, [first], "it is retained");
-        let newest = async |limit| newest(Points::All, limit).await;
-        let all = newest(i64::MAX).await;
+        for point in &points {
+            store.insert_nash_point("bob", point).await.unwrap();
+        }
+        assert_eq!(newest(Points::Regular, 10).await, [of_bob, own], "retained");
+        for at_us in 0..RETAINED {
+            let again = point(at_us, true);
+            store.insert_nash_point("bob", &again).await.unwrap();
+        }
+        let regular = newest(Points::Regular, i64::MAX).await;
+        assert_eq!(
+            (regular.len(), regular[1_000].at_us),
+            (1_001, -1),
+            "the service's"
+        );
+        let newest = async |limit| {
+            let all = newest(Points::All, i64::MAX).await.into_iter();
+            let of_others = all.filter(|point| !point.regular);
+            of_others.take(limit).collect::<Vec<_>>()
+        };
+        let all = newest(usize::MAX).await;
         let newest = newest(2).await;
         assert_eq!(newest[0], *points.last().unwrap());
         assert_eq!(newest[1].at_us, RETAINED);
-        assert_eq!(all.len(), 1_001);
+        assert_eq!(all.len(), 1_000);
         assert_eq!(all[999].at_us, 2);
     }
 }

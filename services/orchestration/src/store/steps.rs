@@ -7,14 +7,15 @@ use tars_runtime::db::{DbError, Fetch, FromRow, Query, Row, Transaction, json};
 use tars_worlds::Action;
 use uuid::Uuid;
 
-/// How many are retained: of one session, and of all.
-const OF_ONE: i64 = 1_000;
-const OF_ALL: i64 = 20_000;
+/// How many are retained: of one session, and of all those of an owner.
+const OF_SESSION: i64 = 1_000;
+const OF_OWNER: i64 = 5_000;
 
-const INSERT: &str = "INSERT INTO session_steps (number, session_id, step, body) \
-                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3 FROM session_steps RETURNING number";
+const INSERT: &str = "INSERT INTO session_steps (number, session_id, owner, step, body) \
+                      SELECT COALESCE(MAX(number), 0) + 1, $1, $2, $3, $4 FROM session_steps";
 const DROP_OWN: &str = "DELETE FROM session_steps WHERE session_id = $1 AND step <= $2";
-const DROP_OLD: &str = "DELETE FROM session_steps WHERE number <= $1";
+const DROP_OLD: &str = "DELETE FROM session_steps WHERE owner = $1 AND number <= (SELECT number \
+                        FROM session_steps WHERE owner = $1 ORDER BY number DESC LIMIT 1 OFFSET $2)";
 const BEFORE: &str = "SELECT number, session_id, step, body FROM session_steps \
                       WHERE session_id = $1 AND step < $2 ORDER BY step DESC LIMIT $3";
 const AFTER: &str = "SELECT number, session_id, step, body FROM session_steps \
@@ -152,21 +153,24 @@ impl Store {
     }
 }
 
-/// Adds a step, and forgets the oldest ones. The transaction must be exclusive: the number is the next one.
+/// Adds a step of an owner's session, and forgets the oldest ones of that owner. The transaction must be exclusive:
+/// the number is the next one.
 pub(crate) async fn insert_step(
     tx: &mut Transaction,
+    owner: &str,
     record: &StepRecord,
 ) -> Result<(), OrchestrationError> {
     let insert = Query::new(INSERT)
         .bind(record.session)
+        .bind(owner)
         .bind(record.step)
         .bind(json(record)?);
-    let number: i64 = tx.value(insert, "number").await?;
+    tx.execute(insert).await?.one()?;
     let own = Query::new(DROP_OWN)
         .bind(record.session)
-        .bind(record.step - OF_ONE);
+        .bind(record.step - OF_SESSION);
     tx.execute(own).await?.any();
-    let old = Query::new(DROP_OLD).bind(number - OF_ALL);
+    let old = Query::new(DROP_OLD).bind(owner).bind(OF_OWNER);
     tx.execute(old).await?.any();
     Ok(())
 }
@@ -194,10 +198,10 @@ mod tests {
         }
     }
 
-    async fn insert(store: &Store, records: impl Iterator<Item = StepRecord>) {
+    async fn insert(store: &Store, owner: &str, records: impl Iterator<Item = StepRecord>) {
         let mut tx = store.begin("test").await.unwrap();
         for record in records {
-            insert_step(&mut tx, &record).await.unwrap();
+            insert_step(&mut tx, owner, &record).await.unwrap();
         }
         tx.commit().await.unwrap();
     }
@@ -208,31 +212,33 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_oldest_steps_are_forgotten_of_one_session_and_of_all() {
-        const RENUMBER: &str =
-            "UPDATE session_steps SET number = $1 WHERE session_id = $2 AND step = $3";
+    async fn the_oldest_steps_are_forgotten_of_one_session_and_of_one_owner() {
         let dir = tempfile::tempdir().unwrap();
         let place = tars_test_db::place(dir.path(), "orchestration");
         let store = Store::new(Db::open(&place, MIGRATIONS).await.unwrap());
-        let (one, other) = (Uuid::now_v7(), Uuid::now_v7());
-        insert(&store, (1..=2).map(|step| record(other, step))).await;
-        insert(&store, (1..=OF_ONE + 3).map(|step| record(one, step))).await;
+        let (of_bob, one, other) = (Uuid::now_v7(), Uuid::now_v7(), Uuid::now_v7());
+        insert(&store, "bob", (1..=2).map(|step| record(of_bob, step))).await;
+        insert(&store, "ada", (1..=2).map(|step| record(other, step))).await;
+        let many = (1..=OF_SESSION + 3).map(|step| record(one, step));
+        insert(&store, "ada", many).await;
         let kept = steps(&store, one).await;
         assert_eq!((kept.len(), kept[0]), (1_000, 4));
         assert_eq!(steps(&store, other).await, [1, 2]);
-        let before = store.steps_before(one, OF_ONE, 2).await.unwrap();
-        assert_eq!((before[0].step, before[1].step), (OF_ONE - 1, OF_ONE - 2));
-
-        // As if so many others had been taken since.
-        let mut tx = store.begin("test").await.unwrap();
-        let renumber = Query::new(RENUMBER).bind(OF_ALL).bind(one).bind(OF_ONE + 3);
-        tx.execute(renumber).await.unwrap().one().unwrap();
-        tx.commit().await.unwrap();
-        insert(&store, std::iter::once(record(other, 3))).await;
+        let before = store.steps_before(one, OF_SESSION, 2).await.unwrap();
         assert_eq!(
-            steps(&store, other).await,
-            [2, 3],
-            "the first was the oldest"
+            (before[0].step, before[1].step),
+            (OF_SESSION - 1, OF_SESSION - 2)
         );
+
+        for session in (0..OF_OWNER / OF_SESSION).map(|_| Uuid::now_v7()) {
+            let many = (1..=OF_SESSION).map(|step| record(session, step));
+            insert(&store, "ada", many).await;
+        }
+        assert_eq!(steps(&store, other).await, [0; 0]);
+        assert_eq!(steps(&store, one).await, [0; 0]);
+        let last = Uuid::now_v7();
+        insert(&store, "ada", (1..=2).map(|step| record(last, step))).await;
+        assert_eq!(steps(&store, last).await, [1, 2]);
+        assert_eq!(steps(&store, of_bob).await, [1, 2], "they are another's");
     }
 }
