@@ -146,7 +146,7 @@ const BEGIN: &str = "UPDATE training_runs SET running_us = COALESCE(running_us, 
                      state = CASE state WHEN 'queued' THEN 'running' ELSE state END \
                      WHERE id = $2 AND (running_us IS NULL OR state = 'queued')";
 const SET_STATE: &str = "UPDATE training_runs SET state = $1 WHERE id = $2 AND state = $3";
-const PAUSED: &str = "SELECT id FROM training_runs WHERE state = 'paused'";
+const PAUSED: &str = "SELECT id FROM training_runs WHERE state IN ('paused', 'pausing')";
 const COMPLETE: &str =
     "UPDATE training_runs SET state = 'completed' WHERE id = $1 AND state = 'installing'";
 const INSERT: &str = "INSERT INTO training_runs (id, agent_id, environment, others, state, steps, steps_done, \
@@ -234,7 +234,7 @@ pub(crate) async fn set_state(
     Ok(tx.execute(set).await?.one()?)
 }
 
-/// The runs that are paused.
+/// The runs that are paused, or are about to be.
 pub(crate) async fn paused(tx: &mut Transaction) -> Result<Vec<Uuid>, OrchestrationError> {
     let rows = tx.rows(Query::new(PAUSED)).await?;
     let ids = rows.iter().map(|row| row.get("id"));

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::store::Report;
-use tars_runtime::audit;
+use tars_runtime::{audit, db::Query};
 
 /// The digests of the weights that some agents have.
 fn digests(service: &Orchestration, agents: &[&str]) -> Vec<Option<String>> {
@@ -40,6 +40,12 @@ async fn recorded(service: &Orchestration, event: &str) -> Vec<String> {
     of_event
         .map(|record| format!("{} {}", record.caller, record.resource))
         .collect()
+}
+
+async fn write(service: &Orchestration, query: Query<'_>) {
+    let mut tx = service.store.begin("test.write").await.unwrap();
+    tx.execute(query).await.unwrap().one().unwrap();
+    tx.commit().await.unwrap();
 }
 
 async fn state(service: &Orchestration, id: Uuid) -> RunState {
@@ -289,6 +295,12 @@ async fn one_caller_does_not_take_the_places_of_all_paused_runs() {
         last = begin(&service, of("ada")).await;
         paused(&service, last).await;
     }
+    // One that is about to be paused takes a place too.
+    let set = |state| {
+        let text = "UPDATE training_runs SET state = $1 WHERE id = $2";
+        Query::new(text).bind(state).bind(last)
+    };
+    write(&service, set("pausing")).await;
     let own = begin(&service, of("ada")).await;
     let refused = pause(&service, own).await.unwrap_err();
     assert!(
@@ -298,6 +310,7 @@ async fn one_caller_does_not_take_the_places_of_all_paused_runs() {
     assert_eq!(state(&service, own).await, RunState::Queued);
     service.cancel_training(by(), own).await.unwrap();
     ended(&service, own).await;
+    write(&service, set("paused")).await;
     let other = begin(&service, of("bob")).await;
     paused(&service, other).await;
     service.cancel_training(by(), last).await.unwrap();
