@@ -42,6 +42,16 @@ pub(crate) enum OrchestrationError {
     },
     #[error("the state of {0} has a number that is infinite or not a number")]
     NotFinite(&'static str),
+    #[error(
+        "{component} of the state of {agent} is {value}; {low}..={high} is what a live mesh can be in"
+    )]
+    OutsideSpace {
+        agent: &'static str,
+        component: String,
+        value: f32,
+        low: f32,
+        high: f32,
+    },
     #[error("at least one agent's state is required")]
     NoState,
     #[error("the observation is for an agent of another type")]
@@ -280,7 +290,9 @@ impl From<OrchestrationError> for Status {
             E::NotFound(kind, name) => fault::not_found(kind, &name),
             E::NotBuilt(..) => fault::status(Code::Unimplemented, reason::AGENT_NOT_BUILT, &text),
             E::Untrained => fault::precondition(reason::UNTRAINED, "agent", &text),
-            E::Observation { .. } | E::NotFinite(_) => fault::invalid_field("state_vector", &text),
+            E::Observation { .. } | E::NotFinite(_) | E::OutsideSpace { .. } => {
+                fault::invalid_field("state_vector", &text)
+            }
             E::NoState => fault::invalid_field("policy_state", &text),
             E::AgentType => fault::invalid_field("agent_type", &text),
             E::Hyperparameters(wrong) => out_of_bounds(wrong),

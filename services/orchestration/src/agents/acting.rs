@@ -15,7 +15,7 @@ use prometheus_client::{
 };
 use tars_learn::policy::{Decision, Policy, Scratch};
 use tars_runtime::metrics::Metrics;
-use tars_worlds::ActionSpace;
+use tars_worlds::{ActionSpace, Component};
 
 /// How far two continuous actions may differ and still be the same.
 const SAME: f32 = 0.05;
@@ -121,11 +121,33 @@ impl Agent {
             return Err(OrchestrationError::AgentType);
         }
         let live = self.live();
-        let acted = self.decide(self.answering(&live, asker.name)?, observation)?;
+        let answering = self.answering(&live, asker.name)?;
+        if self.is_bound() {
+            self.check_state(observation)?;
+        }
+        let acted = self.decide(answering, observation)?;
         if self.is_bound() && asker.counts {
             self.count(&live, observation, &acted);
         }
         Ok(acted)
+    }
+
+    /// Refuses what a live mesh cannot be in, which would count for or against a version as if it had been.
+    fn check_state(&self, observation: &[f32]) -> Result<(), OrchestrationError> {
+        let space = &self.definition.space.observation;
+        let is_outside = |(component, value): &(&Component, &f32)| {
+            value.is_finite() && !(component.low..=component.high).contains(*value)
+        };
+        match space.iter().zip(observation).find(is_outside) {
+            None => Ok(()),
+            Some((component, value)) => Err(OrchestrationError::OutsideSpace {
+                agent: self.id(),
+                component: component.name.to_string(),
+                value: *value,
+                low: component.low,
+                high: component.high,
+            }),
+        }
     }
 
     fn decide(

@@ -1,5 +1,6 @@
 use super::*;
 use crate::{
+    agents::Asker,
     calibration::Finding,
     error::OrchestrationError as E,
     shield::Limit,
@@ -145,6 +146,53 @@ async fn one_does_not_go_back_to_what_was_live_before_the_agent_was_bound() {
     assert_eq!(answers(&service).unwrap().rule, Some(default));
     let nothing = promote(&service, Target::Before, None).await;
     assert!(matches!(nothing, Err(E::NoEarlierVersion)), "{nothing:?}");
+}
+
+#[tokio::test]
+async fn a_state_that_no_live_mesh_can_be_in_is_refused_for_a_bound_agent() {
+    let dir = tempfile::tempdir().unwrap();
+    let service = bound(dir.path()).await;
+    let rule = Target::Rule("aimd".to_owned());
+    promote(&service, rule, None).await.unwrap();
+    let asker = Asker {
+        name: "user:dev",
+        counts: true,
+    };
+    let answer = |id: &str, seen: &[f32]| {
+        let slot = service.agents.get(id).unwrap();
+        slot.answer(asker, None, seen)
+    };
+    let space = agent(&service).definition.space.observation.clone();
+    let inside = vec![0.0; space.len()];
+    answer("policy", &inside).unwrap();
+    for (at, component) in space.iter().enumerate() {
+        let with = |value: f32| {
+            let mut seen = inside.clone();
+            seen[at] = value;
+            answer("policy", &seen)
+        };
+        for edge in [component.low, component.high] {
+            with(edge).unwrap();
+        }
+        for wrong in [component.low - 0.01, component.high + 0.01, 1e30, -1e30] {
+            let refused = tonic::Status::from(with(wrong).unwrap_err());
+            assert_eq!(refused.code(), tonic::Code::InvalidArgument);
+            assert!(refused.message().contains(&*component.name), "{refused}");
+        }
+        let refused = with(f32::NAN).unwrap_err();
+        assert!(matches!(refused, E::NotFinite(_)), "{refused}");
+    }
+    let short = answer("policy", &inside[1..]).unwrap_err();
+    assert!(matches!(short, E::Observation { .. }), "{short}");
+    // An agent that is not bound counts nothing.
+    let free = service.agents.get("resource").unwrap();
+    let rule = to(Target::Rule("hold".to_owned()), None);
+    service.promote(Arc::clone(free), rule).await.unwrap();
+    answer(
+        "resource",
+        &vec![50.0; free.definition.space.observation.len()],
+    )
+    .unwrap();
 }
 
 #[tokio::test]
