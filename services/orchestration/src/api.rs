@@ -1,11 +1,13 @@
 //! Orchestration's gRPC handlers.
 
+mod agents;
 mod calibrations;
 mod comparisons;
 mod environments;
 mod games;
 mod hosts;
 mod metrics;
+mod numbers;
 mod promotions;
 mod sessions;
 mod training;
@@ -13,25 +15,21 @@ mod wire;
 
 use crate::{
     Orchestration, OrchestrationError,
-    agents::{Agent as Slot, Asker, LiveAgent},
-    changes::{ApplyOperation, AwaitDecision, ParameterDrift, Release, Reload, Settle},
-    serving::Rollout,
-    stage::{MIN_SEEDS, Stage},
+    agents::Asker,
+    changes::{ApplyOperation, AwaitDecision, Release, Reload, Settle},
+    stage::MIN_SEEDS,
     steps::{Observed, StepOutcome},
-    store::{HoldRow, ListedVersion},
     versions::{Promotion, Target},
 };
+use agents::{
+    agent, agent_as, hold, pending, stage, target, to_struct, values, version, version_of,
+};
 use futures_util::Stream;
+use numbers::{given, signed, unsigned};
 use std::{pin::Pin, sync::Arc};
 use tars_credentials::Permissions;
 use tars_interceptors::Call;
-use tars_learn::hyper::{ParamViolation, Value, Values};
-use tars_proto::{
-    Struct,
-    orchestration::v1::*,
-    params::{self, Param},
-    time::timestamp,
-};
+use tars_proto::{orchestration::v1::*, time::timestamp};
 use tonic::{Request, Response, Status, service::Routes};
 
 type Items<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -80,175 +78,6 @@ pub(crate) fn routes(service: Arc<Orchestration>, max_message: usize) -> Routes 
                 .max_decoding_message_size(max_message),
         );
     routes.routes()
-}
-
-fn unsigned(n: i64) -> u64 {
-    u64::try_from(n).unwrap_or_default()
-}
-
-fn values(from: Option<Struct>) -> Result<Values, OrchestrationError> {
-    let mut out = Values::new();
-    for (name, param) in params::from_struct(from.unwrap_or_default())? {
-        let value = match param {
-            Param::Flag(b) => Value::Flag(b),
-            Param::Number(n) => Value::Number(n),
-            Param::Text(_) => {
-                let problem = "must be a number or a boolean".to_owned();
-                return Err(OrchestrationError::Hyperparameters(vec![ParamViolation {
-                    name,
-                    problem,
-                }]));
-            }
-        };
-        out.insert(name, value);
-    }
-    Ok(out)
-}
-
-fn to_struct(values: &Values) -> Struct {
-    let params = values
-        .iter()
-        .map(|(name, value)| (name.clone(), param(*value)))
-        .collect();
-    params::to_struct(&params)
-}
-
-fn signed(n: u64) -> i64 {
-    i64::try_from(n).unwrap_or(i64::MAX)
-}
-
-fn param(value: Value) -> Param {
-    match value {
-        Value::Flag(b) => Param::Flag(b),
-        Value::Number(n) => Param::Number(n),
-    }
-}
-
-fn hold(row: &HoldRow) -> Hold {
-    Hold {
-        change_id: row.change_id.clone(),
-        on_behalf_of: row.on_behalf_of.clone(),
-        since: Some(timestamp(row.since_us)),
-        awaits_person: row.awaits_person,
-    }
-}
-
-fn drift(from: Vec<ParameterDrift>) -> Option<Drift> {
-    let parameter = |d: ParameterDrift| DriftedParameter {
-        name: d.name,
-        approved: d.approved.map(|v| param(v).into()),
-        live: d.live.map(|v| param(v).into()),
-    };
-    let parameters: Vec<DriftedParameter> = from.into_iter().map(parameter).collect();
-    (!parameters.is_empty()).then_some(Drift { parameters })
-}
-
-fn agent(slot: &Slot) -> Agent {
-    agent_as(slot, &slot.live())
-}
-
-/// An agent with the live state that a change has left.
-fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
-    let observed = slot.definition.space.observation.iter();
-    Agent {
-        agent_id: slot.definition.id.to_owned(),
-        agent_type: slot.definition.algorithm.name.to_owned(),
-        environment: slot.definition.environment.clone(),
-        hyperparameters: Some(to_struct(&live.row.hyperparameters)),
-        version: unsigned(live.row.version),
-        weights_version: unsigned(live.row.weights_version),
-        last_return: live.row.last_return,
-        total_steps: unsigned(live.row.total_steps),
-        total_episodes: unsigned(live.row.total_episodes),
-        observation_names: observed
-            .map(|component| component.name.to_string())
-            .collect(),
-        action_names: slot.action_names(),
-        updated_at: Some(timestamp(live.row.updated_us)),
-        approved_version: unsigned(live.approved.version),
-        drift: drift(live.drift()),
-        hold: live.hold.as_ref().map(hold),
-        rule: live.row.rule.clone().unwrap_or_default(),
-        bound: slot.is_bound(),
-        shadow_version: live.row.shadow.map(unsigned),
-        canary_version: live.row.canary.map(unsigned),
-        rules: slot
-            .definition
-            .rules
-            .iter()
-            .map(ToString::to_string)
-            .collect(),
-    }
-}
-
-fn version(listed: ListedVersion) -> AgentVersion {
-    let stage = stage_as(Stage::of(&listed.row, listed.places()));
-    let ListedVersion {
-        row, live, counts, ..
-    } = listed;
-    AgentVersion {
-        stage: stage.into(),
-        version: unsigned(row.version),
-        live_since: row.served.then(|| timestamp(row.at_us)),
-        live: row.version == live,
-        agent_type: row.algorithm,
-        run_id: row.run_id.map(|id| id.to_string()).unwrap_or_default(),
-        mean_return: row.mean_return,
-        restored_from: row.restored_from.map(unsigned),
-        rule: row.rule.unwrap_or_default(),
-        digest: row.blob.unwrap_or_default(),
-        shadow_steps: counts.shadow_steps,
-        agreed: counts.agreed,
-        canary_steps: counts.canary_steps,
-        blocked: counts.blocked,
-    }
-}
-
-/// The version that is meant; without one, the live one.
-fn version_of(slot: &Slot, version: Option<u64>) -> Result<i64, OrchestrationError> {
-    match version.map_or_else(|| slot.live().row.weights_version, signed) {
-        0 => Err(OrchestrationError::Untrained),
-        version => Ok(version),
-    }
-}
-
-fn stage_as(stage: Stage) -> AgentStage {
-    match stage {
-        Stage::Sim => AgentStage::Sim,
-        Stage::Shadow => AgentStage::Shadow,
-        Stage::Canary => AgentStage::Canary,
-        Stage::Active => AgentStage::Active,
-        Stage::Retired => AgentStage::Retired,
-    }
-}
-
-/// The stage that a promotion asks for, if it names one.
-fn stage(from: i32) -> Result<Option<Stage>, OrchestrationError> {
-    let named = AgentStage::try_from(from).map_err(|_| OrchestrationError::UnknownStage)?;
-    Ok(match named {
-        AgentStage::Unspecified => None,
-        AgentStage::Sim => Some(Stage::Sim),
-        AgentStage::Shadow => Some(Stage::Shadow),
-        AgentStage::Canary => Some(Stage::Canary),
-        AgentStage::Active => Some(Stage::Active),
-        AgentStage::Retired => Some(Stage::Retired),
-    })
-}
-
-/// What a promotion asks for: a version or a rule.
-fn target(version: u64, rule: String) -> Result<Target, OrchestrationError> {
-    match (version, rule.is_empty()) {
-        (0, false) => Ok(Target::Rule(rule)),
-        (version, true) if version > 0 => Ok(Target::Version(signed(version))),
-        _ => Err(OrchestrationError::OneTarget),
-    }
-}
-
-fn pending(rollout: Rollout) -> Vec<String> {
-    match rollout {
-        Rollout::Everywhere => Vec::new(),
-        Rollout::Pending(replicas) => replicas,
-    }
 }
 
 fn step_response(stepped: StepOutcome) -> StepResponse {
@@ -388,7 +217,7 @@ impl orchestration_service_server::OrchestrationService for Api {
         let reload = Reload {
             by,
             reason: asked.reason,
-            expected_version: asked.expected_version.map(signed),
+            expected_version: given("expected_version", asked.expected_version)?,
             values: values(asked.hyperparameters)?,
         };
         let (live, rollout) = self.0.reload(Arc::clone(slot), reload).await?;
@@ -427,7 +256,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             reason: asked.reason,
             target: target(asked.version, asked.rule)?,
             stage: stage(asked.stage)?,
-            expected: asked.expected_weights_version.map(signed),
+            expected: given("expected_weights_version", asked.expected_weights_version)?,
         };
         let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;
         Ok(Response::new(PromoteAgentResponse {
@@ -447,7 +276,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             reason: asked.reason,
             target: Target::Before,
             stage: None,
-            expected: asked.expected_weights_version.map(signed),
+            expected: given("expected_weights_version", asked.expected_weights_version)?,
         };
         let (agent, pending_replicas) = self.promote(&asked.agent_id, promotion).await?;
         Ok(Response::new(RollbackAgentResponse {
@@ -497,9 +326,9 @@ impl orchestration_service_server::OrchestrationService for Api {
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
             operation_id: asked.operation_id,
-            expected_version: signed(asked.expected_version),
+            expected_version: signed("expected_version", asked.expected_version)?,
             values: values(asked.hyperparameters)?,
-            token: signed(asked.fencing_token),
+            token: signed("fencing_token", asked.fencing_token)?,
         };
         let version = self.0.apply(Arc::clone(slot), step).await?;
         Ok(Response::new(ApplyHyperparametersResponse {
@@ -518,7 +347,7 @@ impl orchestration_service_server::OrchestrationService for Api {
             by,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
-            token: signed(asked.fencing_token),
+            token: signed("fencing_token", asked.fencing_token)?,
         };
         let version = self.0.hold(Arc::clone(slot), waiting).await?;
         Ok(Response::new(HoldAgentResponse {
@@ -537,8 +366,8 @@ impl orchestration_service_server::OrchestrationService for Api {
             by,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
-            approved_version: asked.approved_version.map(signed),
-            token: asked.fencing_token.map(signed),
+            approved_version: given("approved_version", asked.approved_version)?,
+            token: given("fencing_token", asked.fencing_token)?,
         };
         let version = self.0.settle(Arc::clone(slot), settle).await?;
         Ok(Response::new(SettleHyperparametersResponse {
@@ -586,30 +415,5 @@ impl orchestration_service_server::OrchestrationService for Api {
             version: unsigned(live.row.version),
             hold: live.hold.as_ref().map(hold),
         }))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{stage::Counts, store::VersionRow};
-
-    #[test]
-    fn a_version_that_never_answered_is_not_live_since_anything() {
-        let listed = |served| ListedVersion {
-            row: VersionRow {
-                version: 2,
-                at_us: 7,
-                served,
-                ..VersionRow::of_rule("hold")
-            },
-            live: 3,
-            shadow: None,
-            canary: None,
-            counts: Counts::default(),
-            fell: None,
-        };
-        assert_eq!(version(listed(false)).live_since, None);
-        assert_eq!(version(listed(true)).live_since, Some(timestamp(7)));
     }
 }

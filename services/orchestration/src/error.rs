@@ -118,6 +118,8 @@ pub(crate) enum OrchestrationError {
     UnknownStage,
     #[error("exactly one is required: a version, or a rule")]
     OneTarget,
+    #[error("{0} is larger than any that this service gives")]
+    TooLarge(&'static str),
     #[error(
         "there is no version to go back to: none that was live before is retained and did not fall"
     )]
@@ -307,6 +309,7 @@ impl From<OrchestrationError> for Status {
             E::NothingToCompare(_) => fault::precondition(reason::NO_RULES, "agent", &text),
             E::UnknownStage => fault::invalid_field("stage", &text),
             E::OneTarget => fault::invalid_field("version", &text),
+            E::TooLarge(field) => fault::invalid_field(field, &text),
             E::NoEarlierVersion => fault::precondition(reason::NO_EARLIER_VERSION, "agent", &text),
             E::UnusableVersion { .. } => unusable(&text),
             E::ChangeInProgress { change, .. } => {

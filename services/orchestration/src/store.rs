@@ -149,7 +149,7 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         "ways back",
         include_str!("../migrations/0029_ways_back.sql"),
     ),
-    Migration::new(28, "owners", include_str!("../migrations/0028_owners.sql")),
+    Migration::new(30, "owners", include_str!("../migrations/0030_owners.sql")),
 ];
 
 /// Which versions of an agent stand where on the ladder.

@@ -1,6 +1,6 @@
 //! Calibrations as messages.
 
-use super::unsigned;
+use super::numbers::unsigned;
 use crate::{
     calibration::{Finding, Parameter, SOURCE, parameters},
     store::CalibrationRow,

@@ -1,6 +1,6 @@
 //! Comparisons as messages.
 
-use super::unsigned;
+use super::numbers::unsigned;
 use crate::stage;
 use tars_learn::comparison;
 use tars_proto::orchestration::v1::*;

@@ -1,6 +1,6 @@
 //! The gRPC handlers of training's metrics.
 
-use super::{Api, param, training::statistics, unsigned};
+use super::{Api, agents::param, numbers::unsigned, training::statistics};
 use crate::{
     Orchestration, OrchestrationError,
     agents::Agent as Slot,

@@ -1,6 +1,11 @@
 //! Governed promotions as messages.
 
-use super::{Api, comparisons, signed, stage, stage_as, unsigned};
+use super::{
+    Api,
+    agents::{stage, stage_as},
+    comparisons,
+    numbers::{signed, unsigned},
+};
 use crate::{
     Orchestration, OrchestrationError,
     promotions::{self, Checked, Governed, StepBack, StepUp},
@@ -58,8 +63,8 @@ fn placement(from: promotions::Placement) -> Placement {
 fn placed(from: Placement) -> Result<promotions::Placement, OrchestrationError> {
     Ok(promotions::Placement {
         stage: named(from.stage)?,
-        version: signed(from.version),
-        trial: signed(from.trial),
+        version: signed("version", from.version)?,
+        trial: signed("trial", from.trial)?,
     })
 }
 
@@ -76,7 +81,7 @@ impl promotion_service_server::PromotionService for Api {
     ) -> Result<Response<ReadStandingResponse>, Status> {
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let (version, tenure) = (signed(asked.version), self.0.tenure()?);
+        let (version, tenure) = (signed("version", asked.version)?, self.0.tenure()?);
         let found = self.0.standing(slot, version).await?;
         Orchestration::confirm(&tenure)?;
         Ok(Response::new(ReadStandingResponse {
@@ -90,7 +95,7 @@ impl promotion_service_server::PromotionService for Api {
     ) -> Result<Response<CheckPromotionResponse>, Status> {
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let (version, to) = (signed(asked.version), stage(asked.to_stage)?);
+        let (version, to) = (signed("version", asked.version)?, stage(asked.to_stage)?);
         let Checked { to, refusal: why } = self.0.check_promotion(slot, version, to).await?;
         let found = self.0.standing(slot, version).await?;
         Ok(Response::new(CheckPromotionResponse {
@@ -106,7 +111,7 @@ impl promotion_service_server::PromotionService for Api {
     ) -> Result<Response<ComparePromotionResponse>, Status> {
         let asked = request.into_inner();
         let slot = self.0.agents.get(&asked.agent_id)?;
-        let version = signed(asked.version);
+        let version = signed("version", asked.version)?;
         let compared = self
             .0
             .compare_for_promotion(Arc::clone(slot), asked.on_behalf_of, version);
@@ -128,12 +133,12 @@ impl promotion_service_server::PromotionService for Api {
                 by,
                 on_behalf_of: asked.on_behalf_of,
                 change_id: asked.change_id,
-                token: signed(asked.fencing_token),
+                token: signed("fencing_token", asked.fencing_token)?,
             },
             operation_id: asked.operation_id,
-            version: signed(asked.version),
+            version: signed("version", asked.version)?,
             to: named(asked.to_stage)?,
-            incumbent: signed(asked.incumbent_version),
+            incumbent: signed("incumbent_version", asked.incumbent_version)?,
         };
         let taken = self.0.step_up(Arc::clone(slot), step).await?;
         Ok(Response::new(ApplyPromotionResponse {
@@ -153,10 +158,10 @@ impl promotion_service_server::PromotionService for Api {
                 by,
                 on_behalf_of: asked.on_behalf_of,
                 change_id: asked.change_id,
-                token: signed(asked.fencing_token),
+                token: signed("fencing_token", asked.fencing_token)?,
             },
             operation_id: asked.operation_id,
-            version: signed(asked.version),
+            version: signed("version", asked.version)?,
             from: named(asked.from_stage)?,
             to: named(asked.to_stage)?,
         };
@@ -175,7 +180,7 @@ impl promotion_service_server::PromotionService for Api {
             by,
             on_behalf_of: asked.on_behalf_of,
             change_id: asked.change_id,
-            token: signed(asked.fencing_token),
+            token: signed("fencing_token", asked.fencing_token)?,
         };
         let completed = asked.completed.map(placed).transpose()?;
         let settled = self.0.settle_promotion(Arc::clone(slot), change, completed);

@@ -1,6 +1,11 @@
 //! The handlers of sessions, and the conversions of their steps.
 
-use super::{Api, Items, games::deadline, signed, unsigned, wire};
+use super::{
+    Api, Items,
+    games::deadline,
+    numbers::{given, unsigned},
+    wire,
+};
 use crate::{
     rewards::{self, RewardOptions as Rewarding},
     sessions::{
@@ -46,7 +51,7 @@ pub(super) fn step_call(call: &Call, asked: StepRequest) -> Result<StepCall, Sta
     Ok(StepCall {
         owner: call.owner().to_owned(),
         session: id(&asked.session_id)?,
-        expected: asked.expected_steps.map(signed),
+        expected: given("expected_steps", asked.expected_steps)?,
         constraints: constraints.collect::<Result<_, _>>()?,
         rule: wire::rule(asked.rule),
         measured: may_measure && asked.game != i32::from(StepGame::ActionValues),

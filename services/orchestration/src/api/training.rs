@@ -1,6 +1,10 @@
 //! Training's gRPC handlers.
 
-use super::{Api, Items, signed, unsigned, values};
+use super::{
+    Api, Items,
+    agents::values,
+    numbers::{signed, unsigned},
+};
 use crate::{
     Orchestration, OrchestrationError,
     learners::{Class, Event, Owner, Running},
@@ -306,7 +310,7 @@ impl training_service_server::TrainingService for Api {
         let service = class.map_or("", PeerClass::as_str);
         let given = WorkToken {
             work: format!("{service}/{}", asked.work_id),
-            token: signed(asked.fencing_token),
+            token: signed("fencing_token", asked.fencing_token)?,
         };
         let owner = Owner {
             class: if verifies {

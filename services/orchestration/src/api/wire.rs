@@ -429,10 +429,10 @@ pub(super) fn action(acted: Action) -> AgentAction {
         action,
         action_name: acted.name,
         action_values: acted.values.into_iter().map(f64::from).collect(),
-        weights_version: super::unsigned(acted.weights_version),
+        weights_version: super::numbers::unsigned(acted.weights_version),
         continuous_action,
         rule: acted.rule.unwrap_or_default().to_owned(),
-        stage: super::stage_as(acted.stage).into(),
+        stage: super::agents::stage_as(acted.stage).into(),
         shielded: acted
             .shielded
             .map(|blocked| blocked.why.into_owned())
