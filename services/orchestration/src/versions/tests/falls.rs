@@ -108,6 +108,20 @@ async fn counts(service: &Orchestration) -> Counts {
     second.unwrap().counts
 }
 
+/// Takes the steps of a trial, each where the version wants to go, so that the shield blocks nothing, and makes it
+/// ACTIVE. Returns its number then, and the share that it has reached.
+async fn climb_to_active(service: &Arc<Orchestration>) -> (i64, f32) {
+    let mut share = 0.5;
+    for _ in 0..CANARY_STEPS + 20 {
+        share = step(service, "user:dev", share).action.number();
+    }
+    eventually("the steps are stored", async || {
+        counts(service).await.canary_steps >= CANARY_STEPS
+    })
+    .await;
+    (climb_to(service, Stage::Active).await.unwrap(), share)
+}
+
 async fn fell(service: &Orchestration) -> usize {
     let kinds = recorded(service).await;
     kinds
@@ -190,15 +204,7 @@ async fn a_version_that_a_comparison_finds_as_good_climbs_from_sim_to_active() {
     // Fewer seeds are answered, and do not take the place of more.
     assert_eq!(compare_with(&service, 2).await.seeds, 2);
     climb_to(&service, Stage::Canary).await.unwrap();
-    let mut share = 0.5;
-    for _ in 0..CANARY_STEPS + 20 {
-        share = step(&service, "user:dev", share).action.number();
-    }
-    eventually("the steps are stored", async || {
-        counts(&service).await.canary_steps >= CANARY_STEPS
-    })
-    .await;
-    assert_eq!(climb_to(&service, Stage::Active).await.unwrap(), 4);
+    assert_eq!(climb_to_active(&service).await.0, 4);
     // What is ACTIVE now has the rewards that the version had, and cannot be told from it.
     let again = compare_with(&service, 3).await;
     let Difference { mean, low, high } = again.with_incumbent.difference;
@@ -334,16 +340,8 @@ async fn a_version_becomes_active_after_its_steps_in_canary() {
     let service = in_stage(dir.path(), 100, Stage::Canary).await;
     let refused = climb_to(&service, Stage::Active).await;
     assert!(matches!(refused, Err(OrchestrationError::Ladder { .. })));
-    // Where it wants to go, so that the shield blocks nothing.
-    let mut share = 0.5;
-    for _ in 0..CANARY_STEPS + 20 {
-        share = step(&service, "user:dev", share).action.number();
-    }
-    eventually("the steps are stored", async || {
-        counts(&service).await.canary_steps >= CANARY_STEPS
-    })
-    .await;
-    assert_eq!(climb_to(&service, Stage::Active).await.unwrap(), 3);
+    let (version, share) = climb_to_active(&service).await;
+    assert_eq!(version, 3);
     let acted = step(&service, "user:dev", share);
     assert_eq!((acted.stage, acted.weights_version), (Stage::Active, 3));
 }
@@ -422,15 +420,7 @@ async fn each_trial_of_a_version_is_judged_by_itself() {
 async fn what_is_active_and_blocked_falls_to_the_default_rule_and_no_further() {
     let dir = tempfile::tempdir().unwrap();
     let service = in_stage(dir.path(), 100, Stage::Canary).await;
-    let mut share = 0.5;
-    for _ in 0..CANARY_STEPS + 20 {
-        share = step(&service, "user:dev", share).action.number();
-    }
-    eventually("the steps are stored", async || {
-        counts(&service).await.canary_steps >= CANARY_STEPS
-    })
-    .await;
-    climb_to(&service, Stage::Active).await.unwrap();
+    climb_to_active(&service).await;
     let share = too_far(&service);
     eventually("it has fallen", async || {
         for _ in 0..10 {
