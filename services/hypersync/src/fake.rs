@@ -26,8 +26,8 @@ use tars_proto::{
     automl::v1::{Study, Trial},
     fault,
     orchestration::v1::{
-        Agent, ApplyHyperparametersRequest, Hold, HoldAgentRequest, ReadHyperparametersResponse,
-        SettleHyperparametersRequest,
+        Agent, ApplyHyperparametersRequest, DecidedProposal, Hold, HoldAgentRequest,
+        ReadHyperparametersResponse, RecordDecisionsRequest, SettleHyperparametersRequest,
     },
     params::{self, Param, Params},
     reason,
@@ -65,6 +65,7 @@ pub(crate) enum Call {
     Apply,
     Settle,
     Hold,
+    Record,
     Evaluate,
     Standing,
     Check,
@@ -192,6 +193,8 @@ pub(crate) struct World {
     pub(crate) study: Mutex<Option<Study>>,
     /// How much higher the return of the proposed value is.
     pub(crate) improvement: Mutex<f64>,
+    /// The proposals that were recorded.
+    pub(crate) recorded: Mutex<Vec<DecidedProposal>>,
     faults: Mutex<VecDeque<(Call, Fault)>>,
     calls: Mutex<Vec<Call>>,
     death: Option<Death>,
@@ -206,6 +209,7 @@ impl World {
             stored,
             study: Mutex::new(Some(study())),
             improvement: Mutex::new(improvement),
+            recorded: Mutex::default(),
             faults: Mutex::default(),
             calls: Mutex::default(),
             death,
@@ -387,6 +391,14 @@ impl ChangeAgents for Handle {
             Ok(())
         };
         self.0.meet(Call::Hold, hold).await
+    }
+
+    async fn record(&self, request: RecordDecisionsRequest) -> Result<(), PeerError> {
+        let record = |_: &mut AgentRecord| {
+            self.0.recorded.lock().extend(request.proposals);
+            Ok(())
+        };
+        self.0.meet(Call::Record, record).await
     }
 }
 

@@ -9,6 +9,7 @@ mod api;
 mod assess;
 mod attention;
 mod change;
+mod decisions;
 mod error;
 #[cfg(test)]
 mod fake;

@@ -16,8 +16,8 @@ use tars_proto::{
     automl::v1::{GetStudyRequest, Study, study_service_client::StudyServiceClient},
     orchestration::v1::{
         Agent, ApplyHyperparametersRequest, GetAgentRequest, HoldAgentRequest,
-        ReadHyperparametersRequest, ReadHyperparametersResponse, SettleHyperparametersRequest,
-        orchestration_service_client::OrchestrationServiceClient,
+        ReadHyperparametersRequest, ReadHyperparametersResponse, RecordDecisionsRequest,
+        SettleHyperparametersRequest, orchestration_service_client::OrchestrationServiceClient,
     },
 };
 use tonic::async_trait;
@@ -46,6 +46,9 @@ pub(crate) trait ChangeAgents: Debug + Send + Sync {
 
     /// Holds an agent with whatever is live until a person decides.
     async fn hold(&self, request: HoldAgentRequest) -> Result<(), PeerError>;
+
+    /// Records what came of proposals; the same may be recorded again.
+    async fn record(&self, request: RecordDecisionsRequest) -> Result<(), PeerError>;
 }
 
 /// The services that HyperSync calls.
@@ -134,6 +137,11 @@ impl ChangeAgents for Agents {
 
     async fn hold(&self, request: HoldAgentRequest) -> Result<(), PeerError> {
         self.clone().hold_agent(request).await?;
+        Ok(())
+    }
+
+    async fn record(&self, request: RecordDecisionsRequest) -> Result<(), PeerError> {
+        self.clone().record_decisions(request).await?;
         Ok(())
     }
 }

@@ -55,6 +55,7 @@ impl Workload for HyperSync {
     }
 
     async fn resume(self: Arc<Self>) -> Result<(), OpenError> {
+        self.start_reporting();
         self.resume_proposals().await?;
         Ok(())
     }

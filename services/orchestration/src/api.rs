@@ -393,6 +393,17 @@ impl orchestration_service_server::OrchestrationService for Api {
         }))
     }
 
+    async fn record_decisions(
+        &self,
+        request: Request<RecordDecisionsRequest>,
+    ) -> Result<Response<RecordDecisionsResponse>, Status> {
+        let proposals = request.into_inner().proposals.into_iter();
+        let decided = proposals.map(calibrations::decided);
+        let decided = decided.collect::<Result<Vec<_>, _>>()?;
+        self.0.calibrations.record(&decided).await?;
+        Ok(Response::new(RecordDecisionsResponse {}))
+    }
+
     async fn read_hyperparameters(
         &self,
         request: Request<ReadHyperparametersRequest>,

@@ -8,7 +8,11 @@
 //! and of the replica that has the lease of it; its "replicas" are the places of calls in flight. A service
 //! time is what a caller waits for at this service, with all that the service itself waits for. Demand is what
 //! was admitted; what a limit turned away is counted apart.
+//!
+//! Approvals are not calls of a minute: what HyperSync records of the proposals that have ended is fitted by itself,
+//! and tested on the last of them ([`Approvals`]).
 
+mod approvals;
 mod finding;
 mod parameters;
 mod prior;
@@ -16,6 +20,7 @@ mod prior;
 mod tests;
 mod windows;
 
+pub(crate) use approvals::{ApprovalErrors, Approvals, Decided, Quality, Vote};
 pub(crate) use finding::Finding;
 pub(crate) use parameters::{Parameter, parameters};
 
@@ -32,6 +37,7 @@ use tars_runtime::{
 };
 use tars_worlds::mesh::MAX_REPLICAS;
 use tokio::time::{MissedTickBehavior, interval};
+use uuid::Uuid;
 use windows::{Measured, Windows};
 
 /// How many are retained: a day's at the usual length of a window.
@@ -85,6 +91,14 @@ impl Calibrations {
         Ok(rows.pop())
     }
 
+    /// Records what came of proposals.
+    pub(crate) async fn record(
+        &self,
+        decided: &[(Uuid, Decided)],
+    ) -> Result<(), OrchestrationError> {
+        self.store.put_decisions(decided).await
+    }
+
     /// A page of calibrations, newest first, and the token of the next page.
     pub(crate) async fn list(
         &self,
@@ -136,7 +150,11 @@ impl Calibrations {
     }
 
     async fn calibrate(&self, windows: &Windows, fence: &Fence) -> Result<(), OrchestrationError> {
-        let Some(finding) = Finding::of(windows, self.places) else {
+        if windows.is_empty() {
+            return Ok(());
+        }
+        let decided = self.store.decisions().await?;
+        let Some(finding) = Finding::of(windows, &decided, self.places) else {
             return Ok(());
         };
         let at_us = self.clock.now_us();

@@ -382,7 +382,7 @@ fn refused(why: &Refusal, text: &str) -> Status {
         R::NotBound => reason::NOT_BOUND,
         R::Skips { .. } | R::ActiveStays | R::RuleIsActive | R::NotUp { .. } => reason::STAGE_ORDER,
         R::Governed(_) => reason::GOVERNED,
-        R::NotMeasured | R::Uncalibrated(_) | R::Outdated { .. } | R::NothingOfAgent(_) => {
+        R::NotMeasured | R::Uncalibrated(_) | R::Outdated { .. } | R::NothingOfAgent { .. } => {
             reason::UNCALIBRATED
         }
         R::NotCompared(_) | R::FewSeeds(_) => reason::NOT_COMPARED,

@@ -131,7 +131,10 @@ impl Evidence<'_> {
         }
         match finding.measures(self.agent) {
             true => Ok(()),
-            false => Err(Refusal::NothingOfAgent(self.agent.to_owned())),
+            false => Err(Refusal::NothingOfAgent {
+                agent: self.agent.to_owned(),
+                why: finding.why_not(),
+            }),
         }
     }
 

@@ -130,10 +130,8 @@ pub(crate) enum Refusal {
     NotMeasured,
     #[error("the mesh's model is UNCALIBRATED: {0}")]
     Uncalibrated(String),
-    #[error(
-        "the mesh's model is UNCALIBRATED for {0}: what it acts on is not measured, only the calls of the mesh are"
-    )]
-    NothingOfAgent(String),
+    #[error("the mesh's model is UNCALIBRATED for {agent}: what it acts on is not measured: {why}")]
+    NothingOfAgent { agent: String, why: String },
     #[error("the last calibration is {} s old, and counts for {} s: that takes served calls", age.as_secs(), life.as_secs())]
     Outdated { age: Duration, life: Duration },
     #[error("the version was not compared with {0}: CompareAgent does")]

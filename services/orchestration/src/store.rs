@@ -2,6 +2,7 @@
 
 mod calibrations;
 mod checkpoints;
+mod decisions;
 mod holds;
 mod ladder;
 mod members;
@@ -150,6 +151,11 @@ pub(crate) const MIGRATIONS: &[Migration] = &[
         include_str!("../migrations/0029_ways_back.sql"),
     ),
     Migration::new(30, "owners", include_str!("../migrations/0030_owners.sql")),
+    Migration::new(
+        31,
+        "decisions",
+        include_str!("../migrations/0031_decisions.sql"),
+    ),
 ];
 
 /// Which versions of an agent stand where on the ladder.

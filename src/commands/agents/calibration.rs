@@ -62,6 +62,7 @@ fn facts(latest: &Value) -> Vec<(&'static str, String)> {
         ("fitted to", fitted_to(latest)),
         ("tested on", tested_on(latest)),
         ("errors", errors(&latest["errors"])),
+        ("approvals", approvals(&latest["approvals"])),
     ];
     let known = all.into_iter().filter(|(_, value)| !value.is_empty());
     known.collect()
@@ -82,6 +83,26 @@ fn fitted_to(latest: &Value) -> String {
 fn tested_on(latest: &Value) -> String {
     let (calls, until) = (short(&latest["tested_calls"]), text(&latest["tested_to"]));
     format!("{calls} calls in the window until {until}")
+}
+
+/// What was found of approvals.
+fn approvals(found: &Value) -> String {
+    if !found.is_object() {
+        return String::new();
+    }
+    let state = word(&found["state"], "CALIBRATION_STATE_");
+    if state != "calibrated" {
+        return format!("{state}: {}", text(&found["reason"]));
+    }
+    let percent = |name: &str| found["errors"][name].as_f64().unwrap_or(f64::NAN) * 100.0;
+    format!(
+        "{state} to {} answers to {} proposals; on the {} after them, answers {:.1} % off, times {:.1} %",
+        short(&found["answers"]),
+        short(&found["proposals"]),
+        short(&found["tested"]),
+        percent("answers"),
+        percent("time"),
+    )
 }
 
 fn errors(errors: &Value) -> String {
@@ -151,6 +172,21 @@ mod tests {
             (unit(&json!("1")), unit(&json!("s"))),
             (String::new(), "s".to_owned())
         );
+    }
+
+    #[test]
+    fn approvals_are_shown_with_their_errors_or_why_they_are_not_calibrated() {
+        let few = json!({ "state": "CALIBRATION_STATE_UNCALIBRATED", "reason": "too few" });
+        assert_eq!(approvals(&few), "uncalibrated: too few");
+        let found = json!({
+            "state": "CALIBRATION_STATE_CALIBRATED", "proposals": 100, "answers": 90, "tested": 10,
+            "errors": { "answers": 0.1, "time": 0.05 },
+        });
+        assert_eq!(
+            approvals(&found),
+            "calibrated to 90 answers to 100 proposals; on the 10 after them, answers 10.0 % off, times 5.0 %"
+        );
+        assert_eq!(approvals(&Value::Null), "");
     }
 
     #[test]

@@ -89,6 +89,15 @@ async fn a_proposal_is_the_best_trial_against_the_live_values() {
 }
 
 #[tokio::test]
+async fn what_a_study_found_elsewhere_is_measured_where_the_agent_lives() {
+    let rig = Rig::start().await;
+    if let Some(study) = rig.world.study.lock().as_mut() {
+        study.environment = "external/poles".to_owned();
+    }
+    assert_eq!(propose(&rig).await.unwrap().environment, "cartpole");
+}
+
+#[tokio::test]
 async fn a_refused_proposal_leaves_no_row() {
     type Spoil = fn(&Rig);
     let cases: [(&str, Spoil); 7] = [

@@ -1,6 +1,7 @@
 //! What a fit found, and whether it can be trusted.
 
 use super::{
+    approvals::{Approvals, Decided},
     parameters::{Parameter, are_of, parameters},
     prior::prior,
     windows::{Callers, Measured, Windows},
@@ -10,7 +11,7 @@ use tars_runtime::metrics::calls::TenantCalls;
 use tars_worlds::{
     MeshEnv,
     mesh::{
-        BadCalibration,
+        BadCalibration, Calibration, Changes,
         fit::{self, BadWindow, Errors, Reason, Verdict, Window, calibrate, predict},
     },
 };
@@ -55,6 +56,9 @@ pub(crate) struct Finding {
     pub(crate) errors: Option<Errors>,
     /// Empty where there were too few calls.
     pub(crate) parameters: Vec<Parameter>,
+    /// What was found of approvals; absent in findings from before they were looked at.
+    #[serde(default)]
+    pub(crate) approvals: Option<Approvals>,
 }
 
 impl Finding {
@@ -63,11 +67,22 @@ impl Finding {
         are_of(agent, &self.parameters)
     }
 
-    /// Fits to all windows but the newest, and tests by that one. `None` before there are two.
-    pub(super) fn of(windows: &Windows, places: u32) -> Option<Self> {
+    /// Why what an agent acts on was not measured.
+    pub(crate) fn why_not(&self) -> String {
+        let found = self.approvals.as_ref();
+        let why = found.and_then(|approvals| approvals.uncalibrated.clone());
+        why.unwrap_or_else(|| "only the calls of the mesh are".to_owned())
+    }
+
+    /// Fits to all windows but the newest, and tests by that one. `None` before there are two. Approvals are fitted to
+    /// the proposals that have ended, the oldest first.
+    pub(super) fn of(windows: &Windows, decided: &[Decided], places: u32) -> Option<Self> {
         let (to_fit, tested) = windows.split(MIN_TESTED)?;
         let mut finding = Self::without_fit(&to_fit, tested);
-        if let Err(reason) = finding.fit(&to_fit, tested, places) {
+        let assumed = Calibration::shipped().changes;
+        let (approvals, changes) = Approvals::of(decided, &assumed);
+        finding.approvals = Some(approvals);
+        if let Err(reason) = finding.fit(&to_fit, tested, changes, places) {
             finding.uncalibrated = Some(reason.to_string());
         }
         Some(finding)
@@ -89,6 +104,7 @@ impl Finding {
             tested_calls: tested.completed(),
             errors: None,
             parameters: Vec::new(),
+            approvals: None,
         }
     }
 
@@ -96,6 +112,7 @@ impl Finding {
         &mut self,
         to_fit: &[&Measured],
         tested: &Measured,
+        changes: Option<Changes>,
         places: u32,
     ) -> Result<(), Uncalibrated> {
         let (calls, tested_calls) = (self.calls, self.tested_calls);
@@ -111,9 +128,10 @@ impl Finding {
         let prior = prior(&callers.names(), &windows[0], places);
         let (after, before) = windows.split_last().expect("the tested one is there");
         let (mut mesh, _) = calibrate(&prior, before)?;
-        // Nobody counted proposals here: that there were none is no measurement.
-        mesh.changes = prior.changes.clone();
-        self.parameters = parameters(&mesh, before);
+        // Windows of calls have no proposals: that there were none in them is no measurement.
+        let are_measured = changes.is_some();
+        mesh.changes = changes.unwrap_or_else(|| prior.changes.clone());
+        self.parameters = parameters(&mesh, before, are_measured);
         MeshEnv::new(mesh.clone())?;
         let errors = Errors::of(&predict(&mesh, after), after);
         // One that is not a number is in the verdict.

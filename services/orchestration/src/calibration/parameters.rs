@@ -33,8 +33,13 @@ struct Evidence {
     failures: bool,
 }
 
-/// The parameters of a calibration that was fitted to windows; of one that was not, without any.
-pub(crate) fn parameters(mesh: &Calibration, windows: &[Window]) -> Vec<Parameter> {
+/// The parameters of a calibration that was fitted to windows, and to proposals or not; of one that was not fitted,
+/// without any.
+pub(crate) fn parameters(
+    mesh: &Calibration,
+    windows: &[Window],
+    approvals: bool,
+) -> Vec<Parameter> {
     let mut tenants = windows.iter().flat_map(|window| &window.tenants);
     let evidence = Evidence {
         calls: !windows.is_empty(),
@@ -95,7 +100,6 @@ pub(crate) fn parameters(mesh: &Calibration, windows: &[Window]) -> Vec<Paramete
         clients.patient.retries,
         evidence.failures,
     );
-    // Proposals and their approvals are HyperSync's, which this service does not call.
     for (name, unit, value) in [
         ("proposals", "1/s", changes.proposals),
         ("bad", "1", changes.bad),
@@ -105,7 +109,7 @@ pub(crate) fn parameters(mesh: &Calibration, windows: &[Window]) -> Vec<Paramete
         ("spots", "1", changes.spots),
         ("false_alarms", "1", changes.false_alarms),
     ] {
-        add(&format!("changes.{name}"), unit, value, false);
+        add(&format!("changes.{name}"), unit, value, approvals);
     }
     all
 }

@@ -66,7 +66,7 @@ impl Rig {
     }
 
     fn finding(&self) -> Finding {
-        Finding::of(&self.windows, self.calibrations.places).unwrap()
+        Finding::of(&self.windows, &[], self.calibrations.places).unwrap()
     }
 
     /// The leases of a replica.
@@ -139,8 +139,39 @@ async fn what_no_call_shows_keeps_its_shipped_value_and_says_so() {
     ] {
         assert_eq!(value(&finding, name), (expected, false), "{name}");
     }
-    let assumed = parameters(&shipped, &[]);
+    let assumed = parameters(&shipped, &[], false);
     assert!(assumed.iter().all(|parameter| !parameter.fitted));
+}
+
+#[tokio::test]
+async fn approvals_are_fitted_to_the_proposals_that_were_recorded() {
+    let mut rig = Rig::new().await;
+    for _ in 0..3 {
+        rig.window(6_000, 2.0);
+    }
+    let finding = async || {
+        let decided = rig.calibrations.store.decisions().await.unwrap();
+        let found = Finding::of(&rig.windows, &decided, rig.calibrations.places);
+        let found = found.unwrap();
+        assert_eq!(found.uncalibrated, None, "the calls are: {found:?}");
+        found
+    };
+    let before = finding().await;
+    assert!(!before.measures("consensus") && before.measures("policy"));
+    assert!(
+        before.why_not().starts_with("too few proposals"),
+        "{before:?}"
+    );
+    let all = approvals::tests::history(110).into_iter();
+    let all: Vec<_> = all.map(|one| (Uuid::now_v7(), one)).collect();
+    rig.calibrations.record(&all).await.unwrap();
+    let after = finding().await;
+    let approvals = after.approvals.as_ref().unwrap();
+    assert_eq!(approvals.uncalibrated, None);
+    assert_eq!((approvals.proposals, approvals.tested), (100, 10));
+    let (answer, fitted) = value(&after, "changes.answer");
+    assert!(fitted && is_close(answer, 600.0), "{answer}");
+    assert!(after.measures("consensus"));
 }
 
 #[tokio::test]
@@ -197,9 +228,13 @@ async fn what_a_limit_turned_away_is_counted_and_is_no_demand() {
 #[tokio::test]
 async fn too_few_calls_are_no_calibration() {
     let mut rig = Rig::new().await;
-    assert_eq!(Finding::of(&rig.windows, 64), None, "no window");
+    assert_eq!(Finding::of(&rig.windows, &[], 64), None, "no window");
     rig.window(2_000, 2.0);
-    assert_eq!(Finding::of(&rig.windows, 64), None, "nothing follows it");
+    assert_eq!(
+        Finding::of(&rig.windows, &[], 64),
+        None,
+        "nothing follows it"
+    );
     rig.window(40, 2.0);
     let reason =
         "too few calls: 2000 to fit to and 40 in the window after them; 1000 and 100 are needed";
@@ -301,9 +336,9 @@ async fn a_window_that_was_not_read_in_time_is_dropped_with_those_before_it() {
     assert_eq!(rig.finding().uncalibrated, None);
     rig.calls("a", 4_000, 2.0);
     rig.end(WINDOW * 3);
-    assert_eq!(Finding::of(&rig.windows, 64), None);
+    assert_eq!(Finding::of(&rig.windows, &[], 64), None);
     rig.window(4_000, 2.0);
-    assert_eq!(Finding::of(&rig.windows, 64), None);
+    assert_eq!(Finding::of(&rig.windows, &[], 64), None);
 }
 
 #[tokio::test]

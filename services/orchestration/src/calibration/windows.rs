@@ -60,6 +60,11 @@ impl Windows {
         self.latest.push_back(measured);
     }
 
+    /// Whether nothing was measured yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.latest.is_empty()
+    }
+
     /// The newest window, and those before it, the oldest first, as far back as at least so many calls
     /// completed in each. `None` before there are two windows.
     pub(super) fn split(&self, calls: u64) -> Option<(Vec<&Measured>, &Measured)> {

@@ -81,6 +81,7 @@ pub(super) async fn calibrate(service: &Orchestration, number: i64, uncalibrated
         tested_calls: 1_000,
         errors: None,
         parameters: Vec::new(),
+        approvals: None,
     };
     let text = "INSERT INTO calibrations (number, at_us, body) VALUES ($1, $2, $3)";
     let insert = Query::new(text).bind(number).bind(0_i64);

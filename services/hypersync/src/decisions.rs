@@ -1,0 +1,130 @@
+//! Tells Orchestration what came of proposals, to which it calibrates how approvals go.
+//!
+//! Every process does, since what is recorded twice is recorded once. It looks at the newest proposals when it starts
+//! and after each change; what could not be recorded is tried again.
+
+use crate::{
+    HyperSync, HyperSyncError,
+    change::Change,
+    store::{Proposal, State, Which},
+};
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Weak},
+    time::Duration,
+};
+use tars_proto::{
+    orchestration::v1::{DecidedProposal, ProposalQuality, RecordDecisionsRequest, Vote},
+    time::timestamp,
+};
+use tokio::time::timeout;
+use uuid::Uuid;
+
+/// How many of the newest proposals are looked at.
+const NEWEST: i64 = 100;
+/// The delay before what failed is tried again.
+const AGAIN: Duration = Duration::from_secs(30);
+
+/// The proposals that this process has reported.
+#[derive(Debug, Default)]
+pub(crate) struct Reported(BTreeSet<Uuid>);
+
+impl HyperSync {
+    /// Reports in the background, as long as the service lives.
+    pub(crate) fn start_reporting(self: &Arc<Self>) {
+        let mut changed = self.changes.subscribe();
+        let service = Arc::downgrade(self);
+        tokio::spawn(async move {
+            let mut reported = Reported::default();
+            loop {
+                changed.borrow_and_update();
+                let is_done = report(&service, &mut reported).await;
+                let Some(is_done) = is_done else { return };
+                let next = changed.changed();
+                let ended = match is_done {
+                    true => next.await.is_err(),
+                    false => matches!(timeout(AGAIN, next).await, Ok(Err(_))),
+                };
+                if ended {
+                    return;
+                }
+            }
+        });
+    }
+
+    /// Reports the proposals that have ended and were not reported yet.
+    pub(crate) async fn report_decisions(
+        &self,
+        reported: &mut Reported,
+    ) -> Result<(), HyperSyncError> {
+        let newest = self.store.list(Which::All, Uuid::max(), NEWEST).await?;
+        let ended: Vec<Proposal> = newest
+            .into_iter()
+            .filter(|proposal| proposal.state.is_final())
+            .collect();
+        let new = ended.iter().filter(|p| !reported.0.contains(&p.id));
+        let proposals: Vec<DecidedProposal> = new.filter_map(decided).collect();
+        if !proposals.is_empty() {
+            let request = RecordDecisionsRequest { proposals };
+            self.peers.agents.record(request).await?;
+        }
+        reported.0 = ended.iter().map(|proposal| proposal.id).collect();
+        Ok(())
+    }
+}
+
+/// Reports once; whether that succeeded, or nothing when the service is gone.
+async fn report(service: &Weak<HyperSync>, reported: &mut Reported) -> Option<bool> {
+    let reporting = service.upgrade()?;
+    let done = reporting.report_decisions(reported).await;
+    if let Err(error) = &done {
+        tracing::info!(%error, "what came of proposals was not recorded");
+    }
+    Some(done.is_ok())
+}
+
+/// A proposal that has ended, with the answer that it got; one person decides.
+fn decided(proposal: &Proposal) -> Option<DecidedProposal> {
+    let ended_us = proposal.ended_us?;
+    let vote = proposal.decided_us.map(|at_us| Vote {
+        approves: proposal.state != State::Rejected,
+        at: Some(timestamp(at_us)),
+    });
+    Some(DecidedProposal {
+        proposal_id: proposal.id.to_string(),
+        proposed_at: Some(timestamp(proposal.created_us)),
+        ended_at: Some(timestamp(ended_us)),
+        required: 1,
+        votes: vote.into_iter().collect(),
+        quality: quality(proposal).into(),
+    })
+}
+
+/// What a change was, as it proved itself live. Of one that did not become live it is known where the measurement
+/// before the decision says so beyond doubt.
+fn quality(proposal: &Proposal) -> ProposalQuality {
+    match (proposal.state, gain(&proposal.change)) {
+        (State::Completed, _) => ProposalQuality::Good,
+        (State::RolledBack, _) => ProposalQuality::Bad,
+        (_, Some((low, _))) if low > 0.0 => ProposalQuality::Good,
+        (_, Some((_, high))) if high <= 0.0 => ProposalQuality::Bad,
+        _ => ProposalQuality::Unspecified,
+    }
+}
+
+/// The interval in which what a change gains is, as it was measured before the decision.
+fn gain(change: &Change) -> Option<(f64, f64)> {
+    match change {
+        Change::Tuning(tuning) => {
+            let measured = tuning.assessment.as_ref()?;
+            Some((measured.low, measured.high))
+        }
+        Change::Promotion { promotion } => {
+            let against = promotion.comparison.as_ref()?.with_incumbent.as_ref()?;
+            Some((against.low, against.high))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
