@@ -250,9 +250,16 @@ impl Definition {
         })
     }
 
-    /// The rule that plays for the agent while nothing is ACTIVE, and that it falls back to.
+    /// The name of the rule that plays for the agent while nothing is ACTIVE, and that it falls back to; empty where
+    /// it has none.
+    pub(crate) fn default_rule(&self) -> &'static str {
+        let default = baseline(self.id).filter(|name| self.rules.contains(name));
+        default.unwrap_or_default()
+    }
+
+    /// That rule.
     pub(crate) fn baseline(&self) -> Result<Rule, OrchestrationError> {
-        self.rule(baseline(self.id).unwrap_or_default())
+        self.rule(self.default_rule())
     }
 
     /// The rule that an agent with this row answers by.

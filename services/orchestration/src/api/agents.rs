@@ -100,6 +100,7 @@ pub(super) fn agent_as(slot: &Slot, live: &LiveAgent) -> Agent {
         bound: slot.is_bound(),
         shadow_version: live.row.shadow.map(unsigned),
         canary_version: live.row.canary.map(unsigned),
+        default_rule: slot.definition.default_rule().to_owned(),
         rules: slot
             .definition
             .rules
