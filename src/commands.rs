@@ -48,6 +48,7 @@ use clap::{
     error::{ContextKind, ContextValue, ErrorKind},
 };
 use mesh::{Mesh, MeshArg, Named};
+use session::Session;
 use std::{
     ffi::OsString,
     io,
@@ -391,6 +392,18 @@ impl Global {
             std::env::vars(),
             flags,
         )?)
+    }
+
+    /// Does the work of a command in the session with its mesh. An error is JSON where that was asked for.
+    fn in_session<T>(
+        &self,
+        arg: &MeshArg,
+        json: bool,
+        work: impl AsyncFnOnce(&mut Session) -> Result<T, CommandError>,
+    ) -> Result<T, CommandError> {
+        let mesh = self.mesh(arg)?;
+        let done = block_on(async { work(&mut mesh.session().await?).await })?;
+        done.map_err(|e| e.in_json_if(json))
     }
 
     /// The mesh that a command speaks to.

@@ -8,7 +8,6 @@ mod compare;
 use super::{
     CommandError, Global,
     advice::{self, Advice},
-    block_on,
     listing::{self, short, text},
     mesh::MeshArg,
     presets,
@@ -151,10 +150,8 @@ fn path(agent: &str) -> String {
 
 impl Agents {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async {
-            let session = mesh.session().await?;
+        global.in_session(&self.mesh, json, async |session| {
             let rest = session.rest();
             match self.command {
                 Command::List { json } => list(&rest, json).await,
@@ -166,8 +163,7 @@ impl Agents {
                 Command::Rollback(rollback) => rollback.run(&rest).await,
                 Command::Compare(compare) => compare.run(&rest).await,
             }
-        })?;
-        done.map_err(|e: CommandError| e.in_json_if(json))
+        })
     }
 }
 
@@ -222,10 +218,10 @@ fn row(agent: &Value) -> Vec<String> {
 /// What answers for an agent: weights, a rule, or what acts for it as long as nothing was made live.
 fn answers_by(agent: &Value) -> String {
     let (rule, version) = (text(&agent["rule"]), short(&agent["weights_version"]));
-    let has_rules = agent["rules"].as_array().is_some_and(|all| !all.is_empty());
-    match (rule.as_str(), version.as_str(), has_rules) {
-        ("", "0", true) => "its default rule".to_owned(),
-        ("", "0", false) => "nothing yet".to_owned(),
+    let default = text(&agent["default_rule"]);
+    match (rule.as_str(), version.as_str(), default.as_str()) {
+        ("", "0", "") => "nothing yet".to_owned(),
+        ("", "0", default) => format!("default rule {default}"),
         ("", version, _) => format!("weights {version}"),
         (rule, version, _) => format!("rule {rule} (version {version})"),
     }
@@ -390,12 +386,12 @@ mod tests {
 
     #[test]
     fn what_answers_is_weights_or_a_rule() {
-        let agent = |version: &str, rule: &str, rules: &[&str]| json!({ "weights_version": version, "rule": rule, "rules": rules });
+        let agent = |version: &str, rule: &str, default: &str| json!({ "weights_version": version, "rule": rule, "default_rule": default });
         for (agent, shown) in [
-            (agent("0", "", &["aimd"]), "its default rule"),
-            (agent("0", "", &[]), "nothing yet"),
-            (agent("3", "", &["aimd"]), "weights 3"),
-            (agent("4", "aimd", &["aimd"]), "rule aimd (version 4)"),
+            (agent("0", "", "aimd"), "default rule aimd"),
+            (agent("0", "", ""), "nothing yet"),
+            (agent("3", "", "aimd"), "weights 3"),
+            (agent("4", "hold", "aimd"), "rule hold (version 4)"),
         ] {
             assert_eq!(answers_by(&agent), shown);
         }

@@ -10,7 +10,6 @@ mod watch;
 use super::{
     CommandError, Global,
     advice::{self, Advice},
-    block_on,
     listing::{self, id, text, word},
     mesh::MeshArg,
     session::Session,
@@ -126,10 +125,10 @@ enum Command {
 
 impl Proposals {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async { self.command.run(&mut mesh.session().await?).await })?;
-        done.map_err(|e| e.in_json_if(json))
+        global.in_session(&self.mesh, json, async |session| {
+            self.command.run(session).await
+        })
     }
 }
 

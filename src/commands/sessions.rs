@@ -5,7 +5,7 @@ mod show;
 use super::{
     CommandError, Global,
     advice::{self, Advice},
-    block_on, events,
+    events,
     listing::{self, id, short, text},
     mesh::MeshArg,
     session::Session,
@@ -154,24 +154,21 @@ fn path(id: Uuid) -> String {
 
 impl Sessions {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async {
-            let mut session = mesh.session().await?;
+        global.in_session(&self.mesh, json, async |session| {
             let rest = session.rest();
             match self.command {
                 Command::Create { env, seed, json } => create(&rest, env, seed, json).await,
                 Command::List { json } => list(&rest, json).await,
                 Command::Step(step) => step.run(&rest).await,
-                Command::Watch { id, json } => watch(&mut session, id, json).await,
+                Command::Watch { id, json } => watch(session, id, json).await,
                 Command::Close {
                     id: Some(id), json, ..
                 } => close(&rest, id, json).await,
                 Command::Close { json, .. } => close_all(&rest, json).await,
                 Command::Nash(nash) => nash.run(&rest).await,
             }
-        })?;
-        done.map_err(|e: CommandError| e.in_json_if(json))
+        })
     }
 }
 

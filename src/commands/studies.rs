@@ -5,7 +5,6 @@ mod create;
 use super::{
     CommandError, Global,
     advice::{self, Advice},
-    block_on,
     confirm::Confirm,
     events,
     listing::{self, id, number, short, text, word},
@@ -95,23 +94,18 @@ fn path(id: Uuid) -> String {
 
 impl Studies {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async {
-            let mut session = mesh.session().await?;
-            match self.command {
-                Command::Create(create) => create.run(&mut session).await,
-                Command::List { limit, json } => list(&session.rest(), limit, json).await,
-                Command::Show { study_id, json } => show(&session.rest(), study_id, json).await,
-                Command::Watch { study_id, json } => watch(&mut session, study_id, json).await,
-                Command::Cancel {
-                    study_id,
-                    confirm,
-                    json,
-                } => cancel(&session.rest(), study_id, &confirm, json).await,
-            }
-        })?;
-        done.map_err(|e: CommandError| e.in_json_if(json))
+        global.in_session(&self.mesh, json, async |session| match self.command {
+            Command::Create(create) => create.run(session).await,
+            Command::List { limit, json } => list(&session.rest(), limit, json).await,
+            Command::Show { study_id, json } => show(&session.rest(), study_id, json).await,
+            Command::Watch { study_id, json } => watch(session, study_id, json).await,
+            Command::Cancel {
+                study_id,
+                confirm,
+                json,
+            } => cancel(&session.rest(), study_id, &confirm, json).await,
+        })
     }
 }
 

@@ -3,7 +3,6 @@
 use super::{
     CommandError, Global,
     advice::{self, Advice},
-    block_on,
     confirm::Confirm,
     listing::{self, id, number, text, word},
     mesh::MeshArg,
@@ -166,21 +165,18 @@ fn advised(error: RestError, first: &[Advice], id: &dyn Display) -> CommandError
 
 impl Training {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async {
-            let mut session = mesh.session().await?;
+        global.in_session(&self.mesh, json, async |session| {
             let rest = session.rest();
             match self.command {
                 Command::Start(start) => start.run(&rest).await,
-                Command::Watch(watched) => watched.follow(&mut session).await,
+                Command::Watch(watched) => watched.follow(session).await,
                 Command::List { limit, json } => list(&rest, limit, json).await,
                 Command::Pause(run) => run.change(&rest, "pause").await,
                 Command::Resume(run) => run.change(&rest, "resume").await,
                 Command::Cancel { run, confirm } => cancel(&rest, run, &confirm).await,
             }
-        })?;
-        done.map_err(|e: CommandError| e.in_json_if(json))
+        })
     }
 }
 

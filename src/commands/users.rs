@@ -1,7 +1,7 @@
 //! `tars users`: accounts, and what they may do.
 
 use super::{
-    CommandError, Global, block_on,
+    CommandError, Global,
     confirm::Confirm,
     listing::{self, text},
     mesh::MeshArg,
@@ -89,10 +89,10 @@ enum Command {
 
 impl Users {
     pub(crate) fn run(self, global: &Global) -> Result<ExitCode, CommandError> {
-        let mesh = global.mesh(&self.mesh)?;
         let json = self.command.is_in_json();
-        let done = block_on(async { self.command.run(&mesh.session().await?.rest()).await })?;
-        done.map_err(|e| e.in_json_if(json))?;
+        global.in_session(&self.mesh, json, async |session| {
+            self.command.run(&session.rest()).await
+        })?;
         Ok(ExitCode::SUCCESS)
     }
 }

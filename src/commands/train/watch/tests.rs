@@ -1,0 +1,138 @@
+use super::*;
+use serde_json::json;
+
+fn shown(algorithms: &[(&str, &str)], steps: u64) -> Shown {
+    let member =
+        |(agent, algorithm): &(&str, &str)| json!({ "agent_id": agent, "algorithm": algorithm });
+    let members: Vec<Value> = algorithms.iter().map(member).collect();
+    let run = json!({ "steps": steps.to_string(), "members": members });
+    let how = Watched {
+        run_id: None,
+        every: None,
+        json: false,
+    };
+    Shown::new(&run, &how)
+}
+
+#[test]
+fn a_report_is_a_row_under_its_columns() {
+    let progress = json!({
+        "step": "5000", "mean_return": 21.5, "loss": 0.25, "value_loss": null, "epsilon": 0.5,
+    });
+    let mut shown = shown(&[("policy", "dqn")], 20_000);
+    let cells = |shown: &Shown| shown.row("policy".to_owned(), "dqn", &progress["step"], &progress);
+    let nothing_made_up = cells(&shown);
+    assert_eq!(nothing_made_up[8..], ["-", "-"]);
+    let begun = Instant::now();
+    for (seconds, step) in [(0, 4900.0), (1, 5000.0)] {
+        shown
+            .rate
+            .reached(step, begun + Duration::from_secs(seconds));
+    }
+    let cells = cells(&shown);
+    let expected = [
+        "policy", "5000", "21.500", "0.250", "-", "", "0.500", "", "100", "2m30s",
+    ];
+    assert_eq!(cells, expected);
+    let head = line(COLUMNS.map(|(name, _)| name.to_uppercase()));
+    assert_eq!(head.len(), line(cells).len());
+    assert!(head.len() <= 100, "it fits on a terminal: {}", head.len());
+}
+
+#[test]
+fn each_agent_of_a_joint_run_has_a_row_without_what_its_algorithm_lacks() {
+    let agent = |name: &str, mean: f64| json!({ "agent_id": name, "mean_return": mean, "entropy": 0.7, "epsilon": 0.7, "kl": 0.1 });
+    let agents = [agent("consensus", 1.5), agent("ethical", -2.5)];
+    let progress = json!({ "step": "500", "mean_return": 1.5, "agents": agents });
+    let rows = shown(&[("consensus", "a2c"), ("ethical", "ppo")], 1000).rows(&progress);
+    let words =
+        |row: &String| -> Vec<String> { row.split_whitespace().map(str::to_owned).collect() };
+    let a2c = ["consensus", "500", "1.500", "-", "-", "0.700", "-", "-"];
+    assert_eq!(words(&rows[0]), a2c);
+    let ppo = [
+        "ethical", "500", "-2.500", "-", "-", "0.700", "0.100", "-", "-",
+    ];
+    assert_eq!(words(&rows[1]), ppo);
+}
+
+#[test]
+fn a_part_of_the_reports_has_rows_and_the_last_one_always() {
+    let mut shown = shown(&[], 1000);
+    let steps = (1..=100).map(|report| f64::from(report) * 10.0);
+    let due: Vec<f64> = steps.filter(|step| shown.is_due(*step)).collect();
+    assert_eq!(due.len(), 21, "{due:?}");
+    assert_eq!((due[0], due[1], due[20]), (10.0, 60.0, 1000.0));
+}
+
+#[test]
+fn a_number_has_nine_characters_at_most() {
+    for (number, shown) in [
+        (0.0, "0"),
+        (-1.234e-16, "-1.2e-16"),
+        (-88.9612, "-88.961"),
+        (-999_999.94, "-999999.9"),
+        (1.234e7, "1.23e7"),
+    ] {
+        assert_eq!(cell(&json!(number)), shown);
+    }
+    assert_eq!(cell(&Value::Null), "-");
+}
+
+#[test]
+fn the_end_of_a_run_has_a_line_and_each_agent_its_own() {
+    let run = |state: &str| {
+        json!({
+            "state": format!("TRAINING_STATE_{state}"), "steps": "200", "steps_done": "120",
+            "episodes_done": "7", "error": "",
+        })
+    };
+    let mut completed = run("COMPLETED");
+    let line = "completed: 120 of 200 steps, 7 episodes";
+    assert_eq!(describe(&completed), line);
+    let member = |agent: &str, mean: f64| json!({ "agent_id": agent, "final_return": mean });
+    completed["members"] = json!([member("policy", 12.25), member("ethical", -73.5)]);
+    let results = results(&completed, &[("ethical".to_owned(), 132.0)]);
+    assert_eq!(results[0], "  policy     mean return 12.25");
+    let worse =
+        "  ethical    mean return 132.00 -> -73.50; `tars agents rollback ethical` undoes it";
+    assert_eq!(results[1], worse);
+    let mut failed = run("FAILED");
+    failed["error"] = json!("it\ndiverged");
+    let line = "failed: 120 of 200 steps, 7 episodes; it\\ndiverged";
+    assert_eq!(describe(&failed), line);
+}
+
+#[test]
+fn times_are_in_the_units_that_are_read() {
+    for (seconds, shown) in [
+        (0.4, "0s"),
+        (59.4, "59s"),
+        (60.0, "1m00s"),
+        (245.0, "4m05s"),
+        (7380.0, "2h03m"),
+    ] {
+        assert_eq!(duration(seconds), shown);
+    }
+}
+
+#[test]
+fn only_steps_of_the_time_that_is_watched_count() {
+    let begun = Instant::now();
+    let at = |seconds: f64| begun + Duration::from_secs_f64(seconds);
+    let mut rate = Rate::after(1000.0);
+    for step in [100.0, 500.0, 900.0] {
+        rate.reached(step, at(0.0));
+    }
+    assert_eq!(rate.per_second(), None, "they came all at once");
+    rate.reached(1000.0, at(0.0));
+    rate.reached(1100.0, at(0.1));
+    assert_eq!(rate.per_second(), None, "too short a time");
+    rate.reached(1400.0, at(2.0));
+    assert_eq!(rate.per_second(), Some(200.0));
+    rate.reached(3400.0, at(12.0));
+    rate.reached(4400.0, at(22.0));
+    assert_eq!(rate.per_second(), Some(100.0), "over the newest time");
+    rate.reached(4400.0, at(60.0));
+    rate.reached(4400.0, at(80.0));
+    assert_eq!(rate.per_second(), None, "it stands still");
+}
