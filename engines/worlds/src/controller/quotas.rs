@@ -96,6 +96,15 @@ mod tests {
         testing::{Episode, mesh_hold},
     };
 
+    /// The actions at the beginning of an episode.
+    fn set(controller: &mut dyn Controller) -> [usize; 4] {
+        let mut action = Action::Discrete(0);
+        [(); 4].map(|()| {
+            controller.act(&[], &mut action);
+            action.index()
+        })
+    }
+
     #[test]
     fn without_an_episode_it_sets_what_is_not_set() {
         let spec = MeshEnv::shipped();
@@ -114,11 +123,7 @@ mod tests {
                 mesh.step(&joint);
                 joint[2].index()
             });
-            let mut action = Action::Discrete(0);
-            let set = [(); 2].map(|()| {
-                controller.act(&[], &mut action);
-                action.index()
-            });
+            let set = set(&mut *controller);
             assert_eq!(taken, [set[0], set[1], 0, 0]);
         }
     }
@@ -128,12 +133,7 @@ mod tests {
         let mesh = MeshEnv::shipped();
         let mut controller = make_max_min(&mesh.spec().agents[2], mesh.calibration()).unwrap();
         for _ in 0..2 {
-            let mut action = Action::Discrete(0);
-            let taken = [(); 4].map(|()| {
-                controller.act(&[], &mut action);
-                action.index()
-            });
-            assert_eq!(taken, [7, 6, 0, 0]);
+            assert_eq!(set(&mut *controller), [7, 6, 0, 0]);
             controller.reset();
         }
     }

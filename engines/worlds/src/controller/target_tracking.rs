@@ -135,20 +135,14 @@ mod tests {
     }
 
     #[test]
-    fn a_busy_service_gets_replicas_in_proportion() {
-        let (mut controller, observation) = tracked(1.05);
-        let mut action = Action::Continuous(vec![0.0]);
-        controller.act(&observation, &mut action);
+    fn a_busy_service_gets_replicas_in_proportion_and_one_near_its_target_is_left_alone() {
         // 6 × 1.05 / 0.7 = 9 of 1 to 12.
-        assert!((action.number() - 8.0 / 11.0).abs() < 1e-5);
-    }
-
-    #[test]
-    fn a_service_near_its_target_is_left_alone() {
-        let (mut controller, observation) = tracked(0.75);
-        let mut action = Action::Continuous(vec![0.0]);
-        controller.act(&observation, &mut action);
-        assert!((action.number() - 5.0 / 11.0).abs() < 1e-5);
+        for (utilisation, replicas) in [(1.05, 9.0), (0.75, 6.0)] {
+            let (mut controller, observation) = tracked(utilisation);
+            let mut action = Action::Continuous(vec![0.0]);
+            controller.act(&observation, &mut action);
+            assert!((action.number() - (replicas - 1.0) / 11.0).abs() < 1e-5);
+        }
     }
 
     #[test]
