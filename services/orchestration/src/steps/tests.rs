@@ -12,8 +12,13 @@ async fn trained(dir: &Path) -> Arc<Orchestration> {
     let service = opened.await.unwrap();
     let start = Start::of("policy", 200, Some(3));
     let run = service.start_training(start).await.unwrap().row.id;
+    // Until nothing follows the run, its row may say so before its weights are live.
+    let is_done = async || {
+        let row = service.training(run).await.unwrap().row;
+        row.state == RunState::Completed && service.trainings.is_empty()
+    };
     let ended = async {
-        while service.training(run).await.unwrap().row.state != RunState::Completed {
+        while !is_done().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
